@@ -1,0 +1,27 @@
+"""Errors by whose fault they are: the user's, the peer's, or our own.
+
+A lost carrier is none of these: it is an event, handled by the session.
+"""
+
+
+class MproxyError(Exception):
+    """Base of every error that mproxy raises on purpose; its text is one line for a person."""
+
+
+class UsageError(MproxyError):
+    """The command line, a file or the system's set-up is wrong. Programs print the text and exit with status 2."""
+
+
+class PeerError(MproxyError):
+    """The peer broke the protocol. Costs that peer's session or connection, never the process.
+
+    `code` is a member of `mproxy._wire.CloseCode`; both sides log it.
+    """
+
+    def __init__(self, code, reason):
+        super().__init__(reason)
+        self.code = code
+
+
+class LocalError(MproxyError):
+    """A method was called in a state that forbids it: a fault in this program."""
