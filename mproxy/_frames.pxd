@@ -1,0 +1,50 @@
+"""Frame codec: header to bytes, and a parser fed with whatever the carrier brought.
+
+The parser never buffers application bytes: DATA payloads are handed on in the parts they arrived in, straight out of
+the caller's buffer. Frames of every other type are small (bounded before anything is stored) and come whole.
+"""
+
+from libc.stddef cimport size_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from mproxy cimport _wire
+
+
+cdef struct Frame:
+    uint8_t type      # a FrameType
+    uint8_t flags     # FrameFlag bits
+    uint32_t stream   # 0: the session itself
+    uint32_t length   # bytes of payload
+    uint64_t seq      # meaning by type; DATA: offset of the first payload byte
+    uint64_t ack      # stream frames: every byte below was handed to the application
+
+
+cdef enum ParseResult:
+    NEED_MORE    # input used up
+    WHOLE_FRAME  # `frame` complete, its payload at `payload` (length bytes)
+    DATA_PART    # `payload` holds the next `part` bytes of a DATA frame
+    BROKEN       # `error` says why; the parser stays so
+
+
+cdef struct Parser:
+    Frame frame              # the frame being read, valid once its header is complete
+    uint32_t have            # bytes kept in `kept`
+    uint32_t need            # bytes of the frame to gather in `kept` before it can be handed on
+    uint32_t remaining       # DATA: payload bytes still to come
+    bint in_data             # inside a DATA payload
+    const uint8_t *payload   # payload handed on; valid until the next call
+    uint32_t part            # DATA_PART: how many bytes, 0 for an empty DATA frame
+    uint32_t part_offset     # DATA_PART: how far into the frame's payload it begins
+    int error                # BROKEN: a CloseCode
+    const char *reason       # BROKEN: text for the log and the peer
+    uint8_t kept[4124]       # header, and payload of a frame that came in pieces (28 + 4096)
+
+
+cdef void parser_init(Parser *parser) noexcept nogil
+cdef ParseResult parser_next(Parser *parser, const uint8_t **data, const uint8_t *end) noexcept nogil
+cdef void encode_header(uint8_t *out, const Frame *frame) noexcept nogil
+
+
+cdef class FrameParser:
+    cdef Parser parser  # the C parser behind this view
+    cdef bytes left     # input not yet parsed

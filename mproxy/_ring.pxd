@@ -1,0 +1,48 @@
+"""Byte ring with absolute 64-bit offsets, its storage borrowed from a pool.
+
+    head <= tail <= head + capacity
+
+Bytes [head, tail) are kept; byte `offset` lives at base[offset mod capacity]. A ring without bytes owns no storage.
+"""
+
+from libc.stddef cimport size_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+
+cdef extern from "<sys/uio.h>" nogil:
+    struct iovec:
+        void *iov_base
+        size_t iov_len
+
+
+cdef enum:
+    MIN_RING_BYTES = 4096    # smallest storage: one page
+
+
+cdef struct Ring:
+    uint8_t *base        # storage, NULL while capacity is 0
+    uint32_t capacity    # bytes of storage: a power of two, or 0
+    uint64_t head        # offset of the oldest byte kept
+    uint64_t tail        # offset behind the newest byte kept
+
+
+cdef inline uint32_t ring_used(const Ring *ring) noexcept nogil:
+    return <uint32_t>(ring.tail - ring.head)
+
+cdef inline uint32_t ring_free(const Ring *ring) noexcept nogil:
+    return ring.capacity - <uint32_t>(ring.tail - ring.head)
+
+cdef void ring_init(Ring *ring, uint64_t offset) noexcept nogil
+cdef int ring_reserve(Ring *ring, uint32_t capacity) noexcept nogil
+cdef int ring_space(const Ring *ring, uint32_t most, iovec *out) noexcept nogil
+cdef int ring_view(const Ring *ring, uint64_t offset, uint32_t length, iovec *out) noexcept nogil
+cdef int ring_append(Ring *ring, const uint8_t *data, uint32_t length) noexcept nogil
+cdef void ring_release(Ring *ring, uint64_t offset) noexcept nogil
+cdef void ring_drop(Ring *ring) noexcept nogil
+
+cdef size_t pool_lent_bytes() noexcept nogil
+cdef size_t pool_kept_bytes() noexcept nogil
+
+
+cdef class ByteRing:
+    cdef Ring ring  # the C ring behind this view

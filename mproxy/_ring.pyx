@@ -1,0 +1,236 @@
+"""Byte ring with absolute offsets, and the pool its storage comes from.
+
+Storage comes in powers of two from MIN_RING_BYTES up. The pool keeps a bounded amount of returned storage, because a
+busy proxy attaches and returns a ring with every request; beyond that it goes back to the system.
+"""
+
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
+
+
+cdef enum:
+    SIZE_CLASSES = 20                # 4 KiB << 19 = 2 GiB: above the largest window
+    POOL_KEEPS_BYTES = 8388608       # returned storage kept for the next ring
+
+cdef struct Block:
+    Block *next  # next returned block of the same size
+
+cdef Block *returned[SIZE_CLASSES]
+cdef size_t kept_bytes = 0
+cdef size_t lent_bytes = 0
+
+
+cdef inline int size_class(uint32_t capacity) noexcept nogil:
+    cdef int n = 0
+    while (<uint32_t>MIN_RING_BYTES << n) < capacity:
+        n += 1
+    return n
+
+
+cdef uint8_t *storage_take(uint32_t capacity) noexcept nogil:
+    global kept_bytes, lent_bytes
+    cdef int n = size_class(capacity)
+    cdef Block *block = returned[n]
+    if block != NULL:
+        returned[n] = block.next
+        kept_bytes -= capacity
+    else:
+        block = <Block *>malloc(capacity)
+        if block == NULL:
+            return NULL
+    lent_bytes += capacity
+    return <uint8_t *>block
+
+
+cdef void storage_return(uint8_t *base, uint32_t capacity) noexcept nogil:
+    global kept_bytes, lent_bytes
+    cdef Block *block = <Block *>base
+    cdef int n
+    lent_bytes -= capacity
+    if kept_bytes + capacity > POOL_KEEPS_BYTES:
+        free(base)
+        return
+    n = size_class(capacity)
+    block.next = returned[n]
+    returned[n] = block
+    kept_bytes += capacity
+
+
+cdef size_t pool_lent_bytes() noexcept nogil:
+    """Bytes of storage that rings hold now."""
+    return lent_bytes
+
+
+cdef size_t pool_kept_bytes() noexcept nogil:
+    """Bytes of returned storage kept for the next ring."""
+    return kept_bytes
+
+
+cdef void ring_init(Ring *ring, uint64_t offset) noexcept nogil:
+    """Make an empty ring whose next byte has `offset`."""
+    ring.base = NULL
+    ring.capacity = 0
+    ring.head = ring.tail = offset
+
+
+cdef int ring_reserve(Ring *ring, uint32_t capacity) noexcept nogil:
+    """Have storage for at least `capacity` bytes (rounded up to a power of two); -1 when there is no memory.
+
+    What the ring holds stays; iovecs taken before point nowhere afterwards.
+    """
+    cdef uint8_t *base
+    cdef iovec old[2]
+    cdef uint32_t size = MIN_RING_BYTES, first, mask
+    cdef int i, n
+    cdef uint64_t at = ring.head
+    if capacity <= ring.capacity:
+        return 0
+    while size < capacity:
+        size <<= 1
+    base = storage_take(size)
+    if base == NULL:
+        return -1
+    mask = size - 1
+    n = ring_view(ring, ring.head, ring_used(ring), old)
+    for i in range(n):
+        first = size - (at & mask)
+        if first > old[i].iov_len:
+            first = <uint32_t>old[i].iov_len
+        memcpy(base + (at & mask), old[i].iov_base, first)
+        memcpy(base, <uint8_t *>old[i].iov_base + first, old[i].iov_len - first)
+        at += old[i].iov_len
+    if ring.base != NULL:
+        storage_return(ring.base, ring.capacity)
+    ring.base = base
+    ring.capacity = size
+    return 0
+
+
+cdef inline int cut(const Ring *ring, uint64_t offset, uint32_t length, iovec *out) noexcept nogil:
+    """Describe `length` bytes of storage from `offset` on as 0, 1 or 2 segments."""
+    cdef uint32_t at, first
+    if length == 0:
+        return 0
+    at = <uint32_t>(offset & (ring.capacity - 1))
+    first = ring.capacity - at
+    out[0].iov_base = ring.base + at
+    if length <= first:
+        out[0].iov_len = length
+        return 1
+    out[0].iov_len = first
+    out[1].iov_base = ring.base
+    out[1].iov_len = length - first
+    return 2
+
+
+cdef int ring_space(const Ring *ring, uint32_t most, iovec *out) noexcept nogil:
+    """Describe the free space, at most `most` bytes; returns the number of segments (0..2).
+
+    What is written there becomes part of the ring when the caller moves `tail`.
+    """
+    cdef uint32_t length = ring_free(ring)
+    return cut(ring, ring.tail, length if length < most else most, out)
+
+
+cdef int ring_view(const Ring *ring, uint64_t offset, uint32_t length, iovec *out) noexcept nogil:
+    """Describe kept bytes [offset, offset + length); returns the number of segments (0..2)."""
+    return cut(ring, offset, length, out)
+
+
+cdef int ring_append(Ring *ring, const uint8_t *data, uint32_t length) noexcept nogil:
+    """Copy `length` bytes behind the newest one, growing the storage; -1 when there is no memory."""
+    cdef iovec space[2]
+    cdef int i, n
+    if ring_free(ring) < length and ring_reserve(ring, ring_used(ring) + length) < 0:
+        return -1
+    n = ring_space(ring, length, space)
+    for i in range(n):
+        memcpy(space[i].iov_base, data, space[i].iov_len)
+        data += space[i].iov_len
+    ring.tail += length
+    return 0
+
+
+cdef void ring_release(Ring *ring, uint64_t offset) noexcept nogil:
+    """Forget every byte below `offset`; an empty ring gives its storage back."""
+    ring.head = offset
+    if ring.head == ring.tail and ring.base != NULL:
+        storage_return(ring.base, ring.capacity)
+        ring.base = NULL
+        ring.capacity = 0
+
+
+cdef void ring_drop(Ring *ring) noexcept nogil:
+    """Forget every byte."""
+    ring_release(ring, ring.tail)
+
+
+# ---- for tests
+
+def pool_bytes():
+    """Return (bytes lent to rings, bytes kept for the next ring)."""
+    return lent_bytes, kept_bytes
+
+
+cdef class ByteRing:
+    """A ring as Python sees it; for tests. Offsets and lengths outside the ring raise ValueError."""
+
+    def __cinit__(self, uint64_t offset=0):
+        ring_init(&self.ring, offset)
+
+    def __dealloc__(self):
+        ring_drop(&self.ring)
+
+    @property
+    def head(self):
+        """Offset of the oldest byte kept."""
+        return self.ring.head
+
+    @property
+    def tail(self):
+        """Offset behind the newest byte kept."""
+        return self.ring.tail
+
+    @property
+    def capacity(self):
+        """Bytes of storage."""
+        return self.ring.capacity
+
+    def reserve(self, uint32_t capacity):
+        """Grow the storage to at least `capacity` bytes."""
+        if ring_reserve(&self.ring, capacity) < 0:
+            raise MemoryError
+
+    def fill(self, bytes data):
+        """Write as much of `data` as there is space, the way a socket read does; return how many bytes that was."""
+        cdef iovec space[2]
+        cdef const uint8_t *at = data
+        cdef int i
+        cdef uint32_t done = 0
+        for i in range(ring_space(&self.ring, <uint32_t>len(data), space)):
+            memcpy(space[i].iov_base, at + done, space[i].iov_len)
+            done += <uint32_t>space[i].iov_len
+        self.ring.tail += done
+        return done
+
+    def append(self, bytes data):
+        """Copy all of `data` behind the newest byte, growing."""
+        if ring_append(&self.ring, data, <uint32_t>len(data)) < 0:
+            raise MemoryError
+
+    def view(self, uint64_t offset, uint32_t length):
+        """Return the kept bytes [offset, offset + length)."""
+        cdef iovec parts[2]
+        cdef int i
+        if offset < self.ring.head or offset > self.ring.tail or length > self.ring.tail - offset:
+            raise ValueError("outside the ring")
+        result = b""
+        for i in range(ring_view(&self.ring, offset, length, parts)):
+            result += (<char *>parts[i].iov_base)[:parts[i].iov_len]
+        return result
+
+    def release(self, uint64_t offset):
+        """Forget every byte below `offset`."""
+        if not self.ring.head <= offset <= self.ring.tail:
+            raise ValueError("outside the ring")
+        ring_release(&self.ring, offset)
