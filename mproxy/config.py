@@ -111,8 +111,6 @@ class Config:
     def __setattr__(self, name, value):
         raise AttributeError(f"a configuration is frozen: {name}")
 
-    __delattr__ = None
-
     def __eq__(self, other):
         return type(self) is type(other) and self.__dict__ == other.__dict__
 

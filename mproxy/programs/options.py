@@ -1,0 +1,369 @@
+"""The command lines of cproxy and sproxy: words in, a checked configuration out.
+
+Whatever is wrong with a command line raises UsageError with one line that says what is wrong and what to do;
+`--help` and `--version` print and raise SystemExit(0). Defaults and ranges are those of `mproxy.config`.
+"""
+
+import argparse
+import re
+import socket
+
+from mproxy import __version__
+from mproxy.config import (
+    DURATION_UNITS, LOG_FORMATS, LOG_LEVELS, SECOND_US, CproxyConfig, SessionConfig, SproxyConfig,
+    default_state_dir)
+from mproxy.errors import UsageError
+
+DURATION_US = dict(DURATION_UNITS, **{"": SECOND_US})
+
+# The convention of GNU coreutils: K and KiB are 1024 bytes, kB is 1000.
+SIZE_BYTES = {"": 1, "b": 1} | {
+    prefix + suffix: base ** power
+    for power, prefix in enumerate("kmg", 1)
+    for suffix, base in (("", 1024), ("ib", 1024), ("b", 1000))}
+
+# Digits on either side of the point; more would be a slip of the finger, or an attempt to make a huge integer.
+_NUMBER_WITH_UNIT = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,15}))?([A-Za-z]*)", re.ASCII)
+
+# A name that could be told from an option, a path or a URL; the resolver judges the rest. RFC 1035: 253 characters.
+_HOST = re.compile(r"[A-Za-z0-9_\u0080-\U0010ffff][^\s\x00-\x20\x7f\[\]/:@%]{0,252}")
+
+
+def parse_duration(text):
+    """`100ms`, `1s`, `1.5m`, `2h`, `7d`; a bare number is seconds. Microseconds, rounded down."""
+    duration_us = _number_with_unit(text, DURATION_US)
+    if duration_us is None:
+        raise UsageError("is no duration: write a number and us, ms, s, m, h or d, for example 100ms or 1.5h")
+    return duration_us
+
+
+def parse_size(text):
+    """`4MiB`, `64KiB`, `4M` (1024 each), `500kB` (1000 each); a bare number is bytes. Bytes, rounded down."""
+    size_bytes = _number_with_unit(text, SIZE_BYTES)
+    if size_bytes is None:
+        raise UsageError("is no size: write a number and KiB, MiB or GiB, for example 4MiB")
+    return size_bytes
+
+
+def _number_with_unit(text, units):
+    """`text` times its unit as an integer, or None. Exact: no float is involved."""
+    match = _NUMBER_WITH_UNIT.fullmatch(text)
+    if match is None:
+        return None
+    whole, fraction, unit = match[1], match[2] or "", match[3]
+    factor = units.get(unit.lower())
+    return None if factor is None else int(whole + fraction) * factor // 10 ** len(fraction)
+
+
+def parse_count(text):
+    """A whole number in decimal digits."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 15):
+        raise UsageError("is no whole number")
+    return int(text)
+
+
+def parse_port(text, lowest=1):
+    """A TCP port, `lowest` to 65535."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and lowest <= int(text) <= 65535):
+        raise UsageError(f"is no port: a port is a number from {lowest} to 65535")
+    return int(text)
+
+
+def parse_host(text):
+    """A host name or numeric address, an IPv6 address bare or in brackets; without brackets in the result.
+
+    Numeric IPv6 comes out in its one canonical spelling (RFC 5952) and names in lower case, so that equal hosts are
+    equal texts; `--allow` relies on it.
+    """
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    address = canonical_address(bare)
+    if address is not None and (bare == text or ":" in bare):
+        return address
+    if bare != text or ":" in bare or not _HOST.fullmatch(text):
+        raise UsageError("is no host: write a name, an IPv4 address, or an IPv6 address such as ::1")
+    return text.lower()
+
+
+def parse_host_port(text):
+    """`HOST:PORT`, `[IPV6]:PORT`. Gives (host, port)."""
+    host, colon, port = text.rpartition(":")
+    if ":" in host and not host.startswith("["):
+        raise UsageError("is no HOST:PORT: an IPv6 address goes in brackets, for example [::1]:23")
+    if not colon or not host or not port:
+        raise UsageError("is no HOST:PORT, for example 127.0.0.1:23 or [::1]:23")
+    return parse_host(host), parse_port(port)
+
+
+def parse_bind(text):
+    """A numeric address of this host, IPv6 bare or in brackets; `0.0.0.0` and `::` are all of them."""
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    address = canonical_address(bare)
+    if address is None:
+        raise UsageError("is no address: write a numeric one, for example 127.0.0.1, ::1, or 0.0.0.0 for all")
+    return address
+
+
+def canonical_address(text):
+    """The one spelling of a numeric IPv4 or IPv6 address (with its `%scope`), None for anything else."""
+    base, percent, scope = text.partition("%")
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            canonical = socket.inet_ntop(family, socket.inet_pton(family, base))
+        except (OSError, ValueError):
+            continue
+        if not percent:
+            return canonical
+        if family == socket.AF_INET6 and re.fullmatch(r"[^\s/%\x00-\x20\x7f]{1,15}", scope):
+            return canonical + percent + scope
+    return None
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, and whose help is written for 80 columns.
+
+    `add` names the option in the error of its own value. The width is fixed because asking the terminal for it, once
+    an option, would import more than the whole program does otherwise.
+    """
+
+    def __init__(self, program, usage, description, epilog):
+        super().__init__(prog=program, usage=usage, description=description, epilog=epilog, add_help=False,
+                         allow_abbrev=False, formatter_class=_help_format)
+
+    def error(self, message):
+        line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in message)
+        raise UsageError(f"{line.removeprefix('argument ')} (try '{self.prog} --help')")
+
+    def add(self, group, option, parse, help, **keywords):
+        """An option with a value; `parse` turns text into the value or raises UsageError."""
+        def parse_named(text):
+            try:
+                return parse(text)
+            except UsageError as error:
+                raise UsageError(f"{option} {printable(text)} {error}") from None
+        group.add_argument(option, type=parse_named, help=help, **keywords)
+
+    def add_choice(self, group, option, choices, help):
+        """An option whose value is one of `choices`."""
+        def choose(text):
+            if text not in choices:
+                raise UsageError(f"is unknown: choose from {', '.join(choices)}")
+            return text
+        self.add(group, option, choose, help, metavar="|".join(choices) if len(choices) < 3 else "LEVEL")
+
+    def split(self, argv):
+        """(options given, words given) of `argv`; options may stand before, between and after the words."""
+        try:
+            given = vars(self.parse_intermixed_args(argv))
+        except argparse.ArgumentError as error:
+            self.error(str(error))
+        words = given.pop("words")
+        return {name: value for name, value in given.items() if value is not None}, words
+
+
+def _help_format(prog):
+    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=27, width=79)
+
+
+def printable(text):
+    """`text` as typed, but quoted when it is empty, holds blanks or would disturb the terminal."""
+    return text if text.isprintable() and text and " " not in text else ascii(text)
+
+
+def _word(name, text, parse):
+    try:
+        return parse(text)
+    except UsageError as error:
+        raise UsageError(f"{name} {printable(text)} {error}") from None
+
+
+def _listening_port(text):
+    return parse_port(text, lowest=0)
+
+
+def _show(setting):
+    """A setting's default as --help shows it; % is argparse's own sign."""
+    return setting.format(setting.default)
+
+
+def _add_common(parser, config_class, default_bind):
+    """Options that cproxy and sproxy share. Defaults stay None here: what was not given, the configuration fills."""
+    session = SessionConfig
+    group = parser.add_argument_group("session")
+    parser.add(group, "--heartbeat", parse_duration, metavar="TIME", help=(
+        f"send a sign of life after this much silence (default {_show(session.heartbeat_us)}; 10ms to 1h)"))
+    parser.add(group, "--misses", parse_count, metavar="N", help=(
+        f"heartbeats without an answer until the connection counts as lost (default {_show(session.misses)})"))
+    parser.add(group, "--session-ttl", parse_duration, metavar="TIME", help=(
+        f"keep a session without a connection this long (default {_show(session.session_ttl_us)})"))
+    parser.add(group, "--window", parse_size, metavar="SIZE", help=(
+        "bytes on their way in one direction of one stream; memory grows up to it while the other side does not"
+        f" read (default {_show(session.window_bytes)}; 4KiB to 1GiB)"))
+    parser.add(group, "--session-budget", parse_size, metavar="SIZE", help=(
+        "the same for all streams of a session together, at least one window"
+        f" (default {_show(session.session_budget_bytes)})"))
+
+    group = parser.add_argument_group("limits")
+    parser.add(group, "--max-streams", parse_count, metavar="N", help=(
+        f"connections relayed at once in one session (default {_show(session.max_streams)})"))
+    parser.add(group, "--max-sessions", parse_count, metavar="N", help=(
+        f"sessions at once (default {_show(config_class.max_sessions)})"))
+    parser.add(group, "--drain", parse_duration, metavar="TIME", help=(
+        "after SIGTERM or SIGINT deliver what is queued for at most this long"
+        f" (default {_show(config_class.drain_us)})"))
+
+    group = parser.add_argument_group("general")
+    parser.add(group, "--bind", parse_bind, metavar="ADDR", action="append", help=(
+        f"numeric address to listen on, may be repeated (default {default_bind})"))
+    group.add_argument("--plain", action="store_true", default=None, help=(
+        "a bare TCP relay without sessions: nothing survives a lost connection"))
+    parser.add_choice(group, "--log-level", LOG_LEVELS, (
+        f"debug, info, warning or error (default {config_class.log_level.default})"))
+    parser.add_choice(group, "--log-format", LOG_FORMATS, (
+        f"lines for people or one JSON object a line (default {config_class.log_format.default})"))
+    group.add_argument("--version", action="version", version=f"{parser.prog} {__version__}",
+                       help="print the version and exit")
+    group.add_argument("-h", "--help", action="help", help="print this text and exit")
+    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
+
+
+_UNITS = """\
+TIME is a number with us, ms, s, m, h or d (1s, 1.5m; a bare number is seconds).
+SIZE is a number with KiB, MiB, GiB, or kB, MB, GB for powers of 1000.
+"""
+
+_CPROXY_USAGE = """cproxy [options] PORT HOST PORT
+       cproxy [options] --stdio HOST PORT"""
+
+_CPROXY_DESCRIPTION = """\
+Relay TCP connections to sproxy, and keep them alive while the network is gone
+or this host's address changes.
+
+  PORT            listen here for applications; 0 takes any free port
+  HOST PORT       where sproxy listens: a name or address, and its port"""
+
+_CPROXY_EXAMPLES = _UNITS + """
+examples:
+  a telnet session that survives a new address (sproxy 6200 runs on "server"):
+    cproxy 5200 server 6200
+    telnet 127.0.0.1 5200
+
+  like ssh -L 8080:intranet:80 (sproxy 6200 --allow intranet:80 on "server"):
+    cproxy --target intranet:80 8080 server 6200
+
+  ssh without a listening port (sproxy 6200 127.0.0.1:22 on the ssh server):
+    ssh -o ProxyCommand='cproxy --stdio %h 6200' user@server
+"""
+
+_SPROXY_USAGE = "sproxy [options] PORT [HOST:PORT]"
+
+_SPROXY_DESCRIPTION = f"""\
+Accept sessions from cproxy and relay their connections to a daemon.
+
+  PORT            listen here for cproxy; 0 takes any free port
+  HOST:PORT       the daemon (default {SproxyConfig.daemon_host.default}:{SproxyConfig.daemon_port.default})"""
+
+_SPROXY_EXAMPLES = _UNITS + """
+examples:
+  beside a telnet daemon:
+    sproxy 6200
+
+  beside an ssh daemon, reachable over IPv4 and IPv6 on every address:
+    sproxy 6200 127.0.0.1:22
+
+  let clients ask for two more daemons (cproxy --target HOST:PORT):
+    sproxy --allow intranet:80 --allow [fd00::7]:5432 6200
+"""
+
+
+def parse_cproxy(argv):
+    """The CproxyConfig of the command line `argv`, without the program's name."""
+    parser = OneLineParser("cproxy", _CPROXY_USAGE, _CPROXY_DESCRIPTION, _CPROXY_EXAMPLES)
+    group = parser.add_argument_group("connection")
+    group.add_argument("--stdio", action="store_true", default=None, help=(
+        "relay standard input and output as the only connection, then exit"))
+    parser.add(group, "--target", parse_host_port, metavar="HOST:PORT", help=(
+        "ask sproxy for this daemon instead of its default one (sproxy must --allow it)"))
+    group.add_argument("--eager", action="store_true", default=None, help=(
+        "connect to sproxy at start, not at the first application"))
+    parser.add(group, "--idle", parse_duration, metavar="TIME", help=(
+        "keep the connection to sproxy this long after the last application has gone"
+        f" (default {_show(CproxyConfig.idle_us)})"))
+    parser.add(group, "--connect-timeout", parse_duration, metavar="TIME", help=(
+        f"give up one attempt to connect after this long (default {_show(CproxyConfig.connect_timeout_us)})"))
+    parser.add(group, "--state-dir", str, metavar="DIR", help=(
+        "remember here, across restarts, which sessions were ours"
+        " (default $XDG_STATE_HOME/mproxy or ~/.local/state/mproxy)"))
+    _add_common(parser, CproxyConfig, " and ".join(CproxyConfig.DEFAULT_BIND))
+
+    given, words = parser.split(argv)
+    _refuse_together(given, "stdio", ("plain", "bind", "eager", "idle"))
+    _refuse_together(given, "plain", ("target", "eager", "idle", "state_dir", *_SESSION_ONLY))
+    if "stdio" in given:
+        if len(words) == 3:
+            raise UsageError(f"--stdio takes no PORT to listen on: leave out {printable(words[0])} or --stdio")
+        _expect_words(parser, words, ("HOST", "PORT"))
+    else:
+        _expect_words(parser, words, ("PORT", "HOST", "PORT"))
+        given["port"] = _word("PORT", words.pop(0), _listening_port)
+    given["sproxy_host"] = _word("HOST", words[0], parse_host)
+    given["sproxy_port"] = _word("PORT", words[1], parse_port)
+    given.setdefault("state_dir", default_state_dir())
+    return _configure(CproxyConfig, given)
+
+
+def parse_sproxy(argv):
+    """The SproxyConfig of the command line `argv`, without the program's name."""
+    parser = OneLineParser("sproxy", _SPROXY_USAGE, _SPROXY_DESCRIPTION, _SPROXY_EXAMPLES)
+    group = parser.add_argument_group("clients")
+    parser.add(group, "--allow", parse_host_port, metavar="HOST:PORT", action="append", help=(
+        "a further daemon that clients may ask for, may be repeated (default none)"))
+    group.add_argument("--single", action="store_true", default=None, help=(
+        "one session at a time: a new one closes the one before it and its connections to the daemon"))
+    parser.add(group, "--max-unfinished", parse_count, metavar="N", help=(
+        "connections that have not said yet what they want; beyond it the oldest is dropped"
+        f" (default {_show(SproxyConfig.max_unfinished)})"))
+    _add_common(parser, SproxyConfig, "every address")
+
+    given, words = parser.split(argv)
+    _refuse_together(given, "plain", ("single", "allow", "max_unfinished", *_SESSION_ONLY))
+    _expect_words(parser, words, ("PORT", "[HOST:PORT]"))
+    given["port"] = _word("PORT", words[0], _listening_port)
+    if len(words) > 1:
+        given["daemon_host"], given["daemon_port"] = _word("daemon", words[1], parse_host_port)
+    return _configure(SproxyConfig, given)
+
+
+# Options that mean nothing to a relay without sessions; ignoring one silently would hide a mistake.
+_SESSION_ONLY = ("heartbeat", "misses", "session_ttl", "window", "session_budget", "max_sessions")
+
+
+def _refuse_together(given, first, others):
+    """Refuse an option next to `first`, which makes it meaningless."""
+    for other in others:
+        if first in given and other in given:
+            flags = [f"--{name.replace('_', '-')}" for name in (first, other)]
+            raise UsageError(f"{flags[0]} and {flags[1]} exclude each other: leave one of them out")
+
+
+def _expect_words(parser, words, names):
+    """Refuse too few or too many words; names in brackets are optional."""
+    expected = f"expected {' '.join(names)}"
+    needed = sum(not name.startswith("[") for name in names)
+    if len(words) < needed:
+        parser.error(f"{names[len(words)]} is missing: {expected}")
+    if len(words) > len(names):
+        parser.error(f"{printable(words[len(names)])} is one word too many: {expected}")
+
+
+def _configure(config_class, given):
+    """Options by their command line names turned into `config_class`, which checks the ranges."""
+    def take(settings):
+        by_option = {setting.option[2:].replace("-", "_"): name for name, setting in settings.items()}
+        names = [name for name in given if name in by_option]
+        return {by_option[name]: given.pop(name) for name in names}
+
+    session = SessionConfig(**take(SessionConfig.settings()))
+    values = {name: tuple(value) if isinstance(value, list) else value
+              for name, value in take(config_class.settings()).items()}
+    assert not given, given
+    return config_class(session=session, **values)
