@@ -25,8 +25,11 @@ SIZE_BYTES = {"": 1, "b": 1} | {
 # Digits on either side of the point; more would be a slip of the finger, or an attempt to make a huge integer.
 _NUMBER_WITH_UNIT = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,15}))?([A-Za-z]*)", re.ASCII)
 
-# A name that could be told from an option, a path or a URL; the resolver judges the rest. RFC 1035: 253 characters.
-_HOST = re.compile(r"[A-Za-z0-9_\u0080-\U0010ffff][^\s\x00-\x20\x7f\[\]/:@%]{0,252}")
+# What no host name holds, but an option, a path, a URL or a mistyped HOST:PORT does; the resolver judges the rest.
+_NEVER_IN_HOST = frozenset(" /:@%[]'\"\\")
+
+# RFC 1035 section 2.3.4, without the dot at the end.
+_HOST_LENGTH = 253
 
 
 def parse_duration(text):
@@ -79,9 +82,14 @@ def parse_host(text):
     address = canonical_address(bare)
     if address is not None and (bare == text or ":" in bare):
         return address
-    if bare != text or ":" in bare or not _HOST.fullmatch(text):
+    if bare != text or ":" in bare or not _could_be_name(text):
         raise UsageError("is no host: write a name, an IPv4 address, or an IPv6 address such as ::1")
     return text.lower()
+
+
+def _could_be_name(text):
+    return (0 < len(text) <= _HOST_LENGTH and text.isprintable() and text[0] not in "-."
+            and _NEVER_IN_HOST.isdisjoint(text))
 
 
 def parse_host_port(text):
@@ -113,7 +121,7 @@ def canonical_address(text):
             continue
         if not percent:
             return canonical
-        if family == socket.AF_INET6 and re.fullmatch(r"[^\s/%\x00-\x20\x7f]{1,15}", scope):
+        if family == socket.AF_INET6 and 0 < len(scope) < 16 and _could_be_name(scope):
             return canonical + percent + scope
     return None
 
