@@ -1,0 +1,255 @@
+"""What the kernel tells about this host's network, and whether the host has been asleep.
+
+`NetworkWatch` listens on a route socket (rtnetlink(7)) so that a new address is dialled from at once and not after
+the next missed heartbeat. The kernel repeats itself: router advertisements and DHCP renewals announce addresses that
+were there before, wireless scans announce links that did not change. Only what is new comes out as an event.
+
+An address is announced a moment before the routes that go with it: a dial right after `address-added` may still find
+no route, and is worth repeating at the `route-changed` that follows.
+"""
+
+import errno
+import socket
+import struct
+import time
+from collections import namedtuple
+
+# linux/rtnetlink.h, linux/netlink.h
+_NLMSG_OVERRUN = 4
+_RTM_NEWLINK, _RTM_DELLINK = 16, 17
+_RTM_NEWADDR, _RTM_DELADDR = 20, 21
+_RTM_NEWROUTE, _RTM_DELROUTE = 24, 25
+_RTMGRP = 0x1 | 0x10 | 0x40 | 0x100 | 0x400  # link, IPv4 address, IPv4 route, IPv6 address, IPv6 route
+
+_MESSAGE_HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port id
+_ATTRIBUTE_HEADER = struct.Struct("=HH")  # length, type
+_LINK = struct.Struct("=BxHiII")  # family, device type, index, flags, change
+_ADDRESS = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
+_ROUTE = struct.Struct("=BBBBBBBBI")  # family, destination length, ..., type (the eighth), flags
+_U32 = struct.Struct("=I")
+
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
+_IFA_F_OPTIMISTIC, _IFA_F_DADFAILED, _IFA_F_TENTATIVE = 0x04, 0x08, 0x40
+_RTA_DST, _RTA_OIF = 1, 4
+_RTM_F_CLONED = 0x200
+_RTN_LOCAL, _RTN_MULTICAST = 2, 5
+_IFLA_WIRELESS = 11
+_IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000
+
+# A notification is a few hundred bytes, that of a network card with many virtual functions some KiB.
+_RECEIVE_BYTES = 1 << 16
+
+# Datagrams read in one go; a router with a full table changes thousands of routes a second, and streams must move on.
+_MOST_DATAGRAMS = 64
+
+# Addresses and links remembered in order to recognise repetitions; beyond it all are forgotten, which costs at worst
+# one event too many each.
+_MOST_REMEMBERED = 4096
+
+NetworkEvent = namedtuple("NetworkEvent", "kind interface address up", defaults=(None, None, None))
+NetworkEvent.__doc__ = """One change of this host's network.
+
+kind       address-added, address-removed, route-changed, link-changed, or overflow (events were lost: anything may
+           have changed)
+interface  index of the interface, None where there is none
+address    text: the address, or the route's destination as `10.0.0.0/24`, `default`; None for a link
+up         for a link whether it can carry packets now, for a route whether it was added; None for an address
+"""
+
+
+class NetworkWatch:
+    """A route socket, non-blocking; wait on `fileno()` for input and then call `read_events`.
+
+    Raises OSError where the system has no route sockets (some containers): then heartbeats alone must do.
+    """
+
+    def __init__(self):
+        self._socket = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+        try:
+            self._socket.bind((0, _RTMGRP))
+        except OSError:
+            self._socket.close()
+            raise
+        self._parser = NetlinkParser()
+
+    def fileno(self):
+        return self._socket.fileno()
+
+    def close(self):
+        self._socket.close()
+
+    def read_events(self):
+        """The events that are waiting, oldest first; empty when there are none. Never raises for what was read."""
+        events = []
+        for _ in range(_MOST_DATAGRAMS):
+            try:
+                message, _, flags, sender = self._socket.recvmsg(_RECEIVE_BYTES)
+            except OSError as error:
+                if error.errno == errno.ENOBUFS:
+                    events.append(self._parser.overflow())
+                    continue
+                break
+            if sender[0] != 0:
+                continue  # another process, not the kernel
+            if flags & socket.MSG_TRUNC:
+                events.append(self._parser.overflow())
+            events += self._parser.parse(message)
+        return events
+
+
+class NetlinkParser:
+    """Route messages in, events out. Remembers addresses and links to tell news from repetition."""
+
+    def __init__(self):
+        self._addresses = set()  # (interface, address bytes) that were announced
+        self._links = {}  # interface -> whether it was up
+
+    def overflow(self):
+        """Events were lost: what is remembered may be wrong."""
+        self._addresses.clear()
+        self._links.clear()
+        return NetworkEvent("overflow")
+
+    def parse(self, datagram):
+        """The events in one datagram. Short or senseless messages are skipped."""
+        events = []
+        view = memoryview(datagram)
+        while len(view) >= _MESSAGE_HEADER.size:
+            length, kind = _MESSAGE_HEADER.unpack_from(view)[:2]
+            if not _MESSAGE_HEADER.size <= length <= len(view):
+                break
+            event = self._parse_message(kind, view[_MESSAGE_HEADER.size:length])
+            if event is not None:
+                events.append(event)
+            view = view[(length + 3) & ~3:]
+        return events
+
+    def _parse_message(self, kind, body):
+        try:
+            if kind in (_RTM_NEWADDR, _RTM_DELADDR):
+                return self._parse_address(kind, body)
+            if kind in (_RTM_NEWROUTE, _RTM_DELROUTE):
+                return _parse_route(kind, body)
+            if kind in (_RTM_NEWLINK, _RTM_DELLINK):
+                return self._parse_link(kind, body)
+            if kind == _NLMSG_OVERRUN:
+                return self.overflow()
+        except (struct.error, ValueError, OSError):
+            pass  # too short for its kind, or an address of the wrong length
+        return None
+
+    def _parse_address(self, kind, body):
+        family, _, flags, _, interface = _ADDRESS.unpack_from(body)
+        attributes = _attributes(body[_ADDRESS.size:])
+        # On a point-to-point link IFA_ADDRESS is the other end's, IFA_LOCAL ours.
+        raw = bytes(attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS) or b"")
+        address = socket.inet_ntop(family, raw)
+        if _IFA_FLAGS in attributes:
+            flags = _U32.unpack_from(attributes[_IFA_FLAGS])[0]
+        key = (interface, raw)
+        if kind == _RTM_DELADDR:
+            self._addresses.discard(key)
+            return NetworkEvent("address-removed", interface, address)
+        # Duplicate address detection (RFC 4862) still runs or failed: not to be used; the kernel announces it again.
+        waiting = flags & _IFA_F_TENTATIVE and not flags & _IFA_F_OPTIMISTIC
+        if waiting or flags & _IFA_F_DADFAILED or key in self._addresses:
+            return None
+        if len(self._addresses) >= _MOST_REMEMBERED:
+            self._addresses.clear()
+        self._addresses.add(key)
+        return NetworkEvent("address-added", interface, address)
+
+    def _parse_link(self, kind, body):
+        _, _, interface, flags, _ = _LINK.unpack_from(body)
+        attributes = _attributes(body[_LINK.size:])
+        up = kind == _RTM_NEWLINK and flags & (_IFF_UP | _IFF_LOWER_UP) == _IFF_UP | _IFF_LOWER_UP
+        if _IFLA_WIRELESS in attributes:
+            return None
+        before = self._links.pop(interface, None)
+        if kind == _RTM_NEWLINK:
+            if len(self._links) >= _MOST_REMEMBERED:
+                self._links.clear()
+            self._links[interface] = up
+        if before is up:
+            return None
+        return NetworkEvent("link-changed", interface, None, up)
+
+
+def _parse_route(kind, body):
+    family, length, _, _, _, _, _, route_kind, flags = _ROUTE.unpack_from(body)
+    # Routes to our own addresses and to broadcast addresses come with every address; clones are cache entries.
+    if flags & _RTM_F_CLONED or _RTN_LOCAL <= route_kind <= _RTN_MULTICAST:
+        return None
+    if family not in (socket.AF_INET, socket.AF_INET6):
+        return None
+    attributes = _attributes(body[_ROUTE.size:])
+    destination = "default"
+    if _RTA_DST in attributes:
+        destination = f"{socket.inet_ntop(family, bytes(attributes[_RTA_DST]))}/{length}"
+    interface = _U32.unpack_from(attributes[_RTA_OIF])[0] if _RTA_OIF in attributes else None
+    return NetworkEvent("route-changed", interface, destination, kind == _RTM_NEWROUTE)
+
+
+def _attributes(view):
+    """{type: payload} of a message's attributes, up to the first that does not fit."""
+    attributes = {}
+    while len(view) >= _ATTRIBUTE_HEADER.size:
+        length, kind = _ATTRIBUTE_HEADER.unpack_from(view)
+        if not _ATTRIBUTE_HEADER.size <= length <= len(view):
+            break
+        attributes[kind & 0x3FFF] = view[_ATTRIBUTE_HEADER.size:length]
+        view = view[(length + 3) & ~3:]
+    return attributes
+
+
+# A loop that was late by less than this is no suspend. The shortest real ones are seconds.
+SUSPEND_THRESHOLD_US = 1_000_000
+
+
+class SuspendClock:
+    """Notices that the host was suspended: CLOCK_BOOTTIME goes on while it sleeps, CLOCK_MONOTONIC does not."""
+
+    def __init__(self, boottime_us=None):
+        self._boottime_us = boottime_us or _read_boottime_us
+        # The least difference of the two clocks since the last suspend: a late `now_us` makes it look greater than
+        # it is, never smaller.
+        self._offset_us = None
+
+    def check(self, now_us):
+        """Seconds that the host was suspended since the last call, 0.0 if it was not.
+
+        `now_us` is CLOCK_MONOTONIC in microseconds, read a moment ago. Suspends shorter than the threshold add up.
+        """
+        offset_us = self._boottime_us() - now_us
+        if self._offset_us is None:
+            self._offset_us = offset_us
+        suspended_us = offset_us - self._offset_us
+        if suspended_us >= SUSPEND_THRESHOLD_US:
+            self._offset_us = offset_us
+            return suspended_us / 1_000_000
+        self._offset_us = min(self._offset_us, offset_us)
+        return 0.0
+
+
+def _read_boottime_us():
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
+
+
+def preferred_source(sockaddr):
+    """The local address, as text, that the kernel would use towards `sockaddr` now; None when there is no route.
+
+    `sockaddr` is (host, port) for IPv4 or (host, port, flowinfo, scope) for IPv6, numeric. No packet is sent:
+    connecting a UDP socket only looks up the route.
+    """
+    family = socket.AF_INET if len(sockaddr) == 2 else socket.AF_INET6
+    probe = None
+    try:
+        probe = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        probe.connect(sockaddr)
+        return probe.getsockname()[0]
+    except OSError:
+        return None
+    finally:
+        if probe is not None:
+            probe.close()
