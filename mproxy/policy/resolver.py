@@ -1,0 +1,240 @@
+"""Name resolution that never stops the loop.
+
+getaddrinfo(3) blocks, for half a minute and more when the network is gone, and cannot be interrupted. So it runs in
+a few threads which nobody ever waits for: not the loop, and not the process when it wants to exit. /etc/resolv.conf
+needs no watching: glibc (2.26 and later) reads it again when it has changed.
+
+Rules, all of them on the loop's thread:
+
+1. Requests for a host join the lookup of that host that is under way, so a hundred streams cost one lookup.
+2. Unless that lookup is stale: begun more than STALE_AFTER_S ago, or before `network_changed()`. It may be waiting for a
+   name server over an address that is gone. Then a fresh one starts beside it, up to LOOKUPS_PER_HOST.
+3. A good answer serves everybody who waits for that host. A failure serves those who joined this lookup or an
+   earlier one of the same host; later ones keep waiting for theirs.
+4. At most LOOKUPS at once; what does not fit waits in line.
+"""
+
+import _thread
+import socket
+import time
+
+# Threads at once. Each holds its stack (8 MiB of address space, some 50 KiB of memory) while it waits.
+LOOKUPS = 4
+
+# Of these for one host: the one that is stuck, and a fresh one at each of two changes of the network.
+LOOKUPS_PER_HOST = 3
+
+# A lookup that takes longer than this has lost a packet (the stub resolver sends again after 5 s): worth a fresh try.
+STALE_AFTER_S = 2.0
+
+
+class Resolver:
+    """Turns (host, port) into socket addresses, in the order in which to try them (RFC 8305).
+
+    `call_soon_threadsafe(function)` must make the loop call `function()` soon, from whichever thread it is called.
+    Everything else here belongs to the loop's thread. `getaddrinfo`, `clock` (seconds) and `start_thread(function)`
+    are there for tests.
+    """
+
+    def __init__(self, call_soon_threadsafe, getaddrinfo=socket.getaddrinfo, clock=time.monotonic, start_thread=None):
+        self._call_soon = call_soon_threadsafe
+        self._getaddrinfo = getaddrinfo
+        self._clock = clock
+        self._start_thread = start_thread or _start_thread
+        self._names = {}  # host -> _Name with somebody waiting or a lookup under way
+        self._running = 0
+
+    def resolve(self, host, port, callback):
+        """Ask for the addresses of `host`; gives a `Request`.
+
+        `callback(addresses, error)` is called once, from the loop, never from within this call: `addresses` is a list
+        of (family, sockaddr), `error` None; or the list is empty and `error` a line of text. Numeric addresses need
+        no thread, an IPv6 address may have a scope (`fe80::1%eth0`), names may end in a dot.
+        """
+        request = Request(port, callback)
+        numeric = numeric_address(host, port)
+        if numeric is not None:
+            self._call_soon(lambda: request.answer(*numeric))
+            return request
+        name = self._names.setdefault(host, _Name(host))
+        name.waiting.append((name.started if name.joinable(self._clock()) else name.started + 1, request))
+        self._start_what_fits()
+        return request
+
+    def network_changed(self):
+        """Lookups under way are stale from now on: the next request for their hosts starts fresh ones."""
+        for name in self._names.values():
+            name.newest_at = None
+
+    def _start_what_fits(self):
+        """Start a lookup for every host where somebody waits for one that has not begun."""
+        for name in list(self._names.values()):
+            if self._running >= LOOKUPS:
+                return
+            name.drop_cancelled()
+            if name.wants_lookup() and name.running < LOOKUPS_PER_HOST:
+                self._start(name)
+
+    def _start(self, name):
+        name.started += 1
+        name.running += 1
+        name.newest_at = self._clock()
+        self._running += 1
+        number = name.started
+
+        def look_up():
+            answer = look_up_host(name.host, self._getaddrinfo)
+            try:
+                self._call_soon(lambda: self._finish(name, number, answer))
+            except Exception:
+                pass  # the loop is closed, nobody waits any more
+
+        try:
+            self._start_thread(look_up)
+        except RuntimeError as error:
+            failure = [], f"cannot resolve {name.host!r}: {error}"
+            self._call_soon(lambda: self._finish(name, number, failure))
+
+    def _finish(self, name, number, answer):
+        addresses, error = answer
+        self._running -= 1
+        served = name.finished(number, failed=error is not None)
+        if not name.running and not name.waiting:
+            self._names.pop(name.host, None)
+        self._start_what_fits()
+        for request in served:
+            request.answer(addresses, error)
+
+
+class Request:
+    """One caller's wish; after `cancel` its callback is never called."""
+
+    __slots__ = ("_port", "_callback")
+
+    def __init__(self, port, callback):
+        self._port = port
+        self._callback = callback
+
+    @property
+    def cancelled(self):
+        return self._callback is None
+
+    def cancel(self):
+        """Forget the request. May be called at any time and more than once, on the loop's thread."""
+        self._callback = None
+
+    def answer(self, addresses, error):
+        """Call the callback, with this request's port filled in, unless the request was cancelled or answered."""
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback([(family, (sockaddr[0], self._port, *sockaddr[2:])) for family, sockaddr in addresses], error)
+
+
+class _Name:
+    """The lookups of one host and who waits for them."""
+
+    def __init__(self, host):
+        self.host = host
+        self.started = 0  # lookups begun so far; their numbers are 1, 2, ...
+        self.running = 0  # of these, not yet finished
+        self.newest_at = None  # when the newest was begun; None once it is stale or done
+        self.waiting = []  # (number of the lookup that the request joined, request)
+
+    def joinable(self, now):
+        """Whether a new request may join the newest lookup (rule 2)."""
+        return self.newest_at is not None and now - self.newest_at <= STALE_AFTER_S
+
+    def wants_lookup(self):
+        return any(number > self.started for number, _ in self.waiting)
+
+    def drop_cancelled(self):
+        self.waiting = [entry for entry in self.waiting if not entry[1].cancelled]
+
+    def finished(self, number, failed):
+        """Lookup `number` is done: take out the requests that its answer serves (rule 3)."""
+        self.running -= 1
+        if number == self.started:
+            self.newest_at = None
+        served, waiting = [], []
+        for joined, request in self.waiting:
+            if failed and joined > number:
+                waiting.append((joined, request))
+            else:
+                served.append(request)
+        self.waiting = waiting
+        return served
+
+
+def look_up_host(host, getaddrinfo=socket.getaddrinfo):
+    """Blocking: ([(family, sockaddr with port 0), ...] as interleave gives them, None) or ([], error text)."""
+    try:
+        # Plain names go as bytes: for str Python would load its IDNA tables first, while holding up the loop.
+        query = host.encode("ascii") if host.isascii() else host
+        found = getaddrinfo(query, None, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        return [], _explain(host, error)
+    except OSError as error:
+        return [], f"cannot resolve {host!r}: {error.strerror or error}"
+    except UnicodeError:
+        return [], f"unknown host {host!r}: not a valid name"
+    except Exception as error:  # whatever it is, somebody waits for an answer
+        return [], f"cannot resolve {host!r}: {error}"
+    addresses = dict.fromkeys((int(family), sockaddr) for family, _, _, _, sockaddr in found
+                              if family in (socket.AF_INET, socket.AF_INET6))
+    return (interleave(addresses), None) if addresses else ([], f"host {host!r} has no address")
+
+
+_EXPLANATIONS = {
+    socket.EAI_NONAME: "unknown host {}",
+    socket.EAI_NODATA: "host {} has no address",
+    socket.EAI_AGAIN: "name service unreachable, host {} not resolved",
+    socket.EAI_FAIL: "name service failed, host {} not resolved",
+    socket.EAI_MEMORY: "out of memory, host {} not resolved",
+}
+
+
+def _explain(host, error):
+    if error.errno in _EXPLANATIONS:
+        return _EXPLANATIONS[error.errno].format(repr(host))
+    return f"cannot resolve {host!r}: {error.strerror or error}"
+
+
+def numeric_address(host, port):
+    """What `look_up_host` gives, with the port, for an address that needs no lookup; None for a name."""
+    base, percent, scope = host.partition("%")
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, base)
+        except (OSError, ValueError):
+            continue
+        if family == socket.AF_INET:
+            return None if percent else ([(int(family), (base, port))], None)
+        if not percent:
+            return [(int(family), (base, port, 0, 0))], None
+        try:
+            # An interface that comes and goes has another index each time: looked up at every call.
+            index = int(scope) if scope.isdigit() else socket.if_nametoindex(scope)
+        except OSError:
+            return [], f"no interface {scope!r} for {host!r}"
+        return [(int(family), (base, port, 0, index))], None
+    return None
+
+
+def interleave(addresses):
+    """[(family, sockaddr), ...] with the families taking turns, the first one's family first (RFC 8305 section 4).
+
+    Within a family the order stays: it is getaddrinfo's, that of RFC 6724.
+    """
+    addresses = list(addresses)
+    if not addresses:
+        return []
+    first = [entry for entry in addresses if entry[0] == addresses[0][0]]
+    second = [entry for entry in addresses if entry[0] != addresses[0][0]]
+    turns = min(len(first), len(second))
+    mixed = [entry for pair in zip(first, second) for entry in pair]
+    return mixed + first[turns:] + second[turns:]
+
+
+def _start_thread(function):
+    """A thread that the exiting interpreter does not wait for; RuntimeError when the system gives no more."""
+    _thread.start_new_thread(function, ())
