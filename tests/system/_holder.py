@@ -1,0 +1,69 @@
+"""Holds one host of the lab: run in fresh network and mount namespaces, it keeps them until its stdin ends.
+
+Its stdin is a pipe from the test process. Whatever ends that process, `kill -9` too, ends the pipe; then every process
+left in this host is killed and the namespaces go with the last of them. So nothing outlives a run.
+
+usage: _holder.py ETC_DIRECTORY      files in it take the place of those in /etc, for this host alone
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+
+def mount(*arguments):
+    subprocess.run(["mount", *arguments], check=True)
+
+
+def own_files(etc):
+    # A private /run: sshd wants /run/sshd, telnetd writes utmp, and neither may touch the machine's.
+    mount("-t", "tmpfs", "tmpfs", "/run")
+    os.mkdir("/run/sshd", 0o755)
+    for name in os.listdir(etc):
+        mount("--bind", os.path.join(etc, name), os.path.join("/etc", name))
+
+
+def ready_network():
+    # Without duplicate address detection an IPv6 address serves at once, as in the lab nobody else can have it.
+    for which in ("all", "default"):
+        with open(f"/proc/sys/net/ipv6/conf/{which}/accept_dad", "w") as setting:
+            setting.write("0")
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+
+
+def kill_the_rest(parent):
+    mine = os.readlink("/proc/self/ns/net")
+    spared = (os.getpid(), parent)  # a thread of the test process may be in here for a moment
+    # A run that was killed may have had a program on its way in.
+    until = time.monotonic() + (0 if os.getppid() == parent else 0.5)
+    left = True
+    while left or time.monotonic() < until:
+        left = False
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                if int(pid) not in spared and os.readlink(f"/proc/{pid}/ns/net") == mine and not zombie(pid):
+                    os.kill(int(pid), signal.SIGKILL)
+                    left = True
+            except OSError:
+                continue  # gone meanwhile
+        time.sleep(0 if left else 0.02)
+
+
+def zombie(pid):
+    with open(f"/proc/{pid}/stat") as stat:
+        return stat.read().rpartition(")")[2].split()[0] == "Z"
+
+
+def main():
+    parent = os.getppid()
+    own_files(sys.argv[1])
+    ready_network()
+    print("ready", flush=True)
+    sys.stdin.read()
+    kill_the_rest(parent)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Fixtures of the system tests. They need network namespaces: as root, or where users may make their own."""
+
+import resource
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from lab import Lab, become_root
+from proxies import CPROXY, SPROXY, Pair
+
+try:
+    become_root()
+    WHY_NOT = None
+except OSError as error:
+    WHY_NOT = str(error)
+
+# Thousands of applications are the test process itself.
+HARD_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (HARD_LIMIT, HARD_LIMIT))
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """Three hosts and the cables between them, gone after the test."""
+    if WHY_NOT:
+        pytest.skip(f"no network namespaces: {WHY_NOT}")
+    with Lab(tmp_path) as hosts:
+        yield hosts
+        for host in hosts.hosts:  # what the programs wrote: pytest prints it with a failure
+            for program in host.programs:
+                print(f"[{host.name}] {program}\n")
+
+
+@pytest.fixture
+def pair(lab):
+    """Both proxies; the test starts them with the options it wants. Afterwards neither may have crashed."""
+    if not (CPROXY.exists() and SPROXY.exists()):
+        pytest.fail("run `make` first: cproxy and sproxy are not built")
+    proxies = Pair(lab)
+    yield proxies
+    proxies.verify_health()

@@ -1,0 +1,251 @@
+"""The lab: three hosts in network namespaces, and the ways in which a network fails.
+
+    client -- wifi --+
+                     router -- core -- server
+    client -- phone -+
+
+A host is a network and a mount namespace kept by a holder process (_holder.py), without a name that two runs could both
+want. `Link` takes an address away, gives another, and turns into a silent black hole. Programs run inside a host with
+`Host.start`; sockets of the test itself are opened inside one with `Host.connect` and `Host.listen`, since a socket
+belongs to the namespace it was made in, whoever reads it.
+"""
+
+import contextlib
+import ctypes
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from program import Program, PtyProgram
+
+HERE = Path(__file__).parent
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWNET = 0x40000000
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def become_root():
+    """Enters a user namespace as its root where the run is not privileged. Raises OSError where that is forbidden.
+
+    Only while the process has one thread; so it is called when the tests are collected, not when they run.
+    """
+    if os.geteuid() == 0:
+        return
+    uid, gid = os.getuid(), os.getgid()
+    # A network of its own too: nobody gets back into a namespace that belongs to another user.
+    if libc.unshare(CLONE_NEWUSER | CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "user namespaces are not allowed here")
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
+    Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+
+
+def real_root():
+    """True if the uid is root's and not merely called so: sshd needs other users to drop privileges to."""
+    return os.geteuid() == 0 and Path("/proc/self/uid_map").read_text().split()[2] != "1"
+
+
+def outage(seconds):
+    """The time for which the network is away: a part of the scenario, not a wait for something."""
+    time.sleep(seconds)
+
+
+def until(condition, within, what):
+    """Polls `condition` until it is true; AssertionError naming `what` after `within` seconds. Returns its value."""
+    end = time.monotonic() + within
+    while not (value := condition()):
+        assert time.monotonic() < end, f"not within {within} s: {what}"
+        time.sleep(0.005)
+    return value
+
+
+class Host:
+    """One namespace pair. `home` is its directory: HOME, TMPDIR and XDG_STATE_HOME of what runs in it."""
+
+    def __init__(self, name, directory):
+        self.name = name
+        self.home = directory / name
+        etc = self.home / "etc"
+        etc.mkdir(parents=True)
+        self.hosts_file = etc / "hosts"
+        self.hosts_file.write_text("127.0.0.1 localhost\n::1 localhost\n")
+        (etc / "nsswitch.conf").write_text("passwd: files\ngroup: files\nshadow: files\nhosts: files\n")
+        self.programs = []
+        self.holder = subprocess.Popen(
+            ["unshare", "--net", "--mount", "--", sys.executable, "-I", "-S", HERE / "_holder.py", etc],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        if self.holder.stdout.readline() != "ready\n":
+            raise OSError(f"no namespaces: holder of {name} ended with {self.holder.wait()}")
+        self.net = os.open(f"/proc/{self.holder.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+    def entering(self, argv):
+        """`argv` with the prefix that runs it in this host; the prefix execs, so the pid is the program's."""
+        return ["nsenter", f"--target={self.holder.pid}", "--net", "--mount", f"--wd={self.home}", "--",
+                *map(str, argv)]
+
+    def environment(self, extra=None):
+        keep = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "SSH_", "XDG_"))}
+        return {**keep, "HOME": str(self.home), "TMPDIR": str(self.home), "LC_ALL": "C", "TERM": "dumb",
+                "XDG_STATE_HOME": str(self.home / "state"), **(extra or {})}
+
+    def run(self, *argv, input=None, check=True):
+        """Runs a command to its end; returns what it printed."""
+        done = subprocess.run(self.entering(argv), input=input, env=self.environment(), text=True, timeout=30,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        assert not check or done.returncode == 0, f"{argv} in {self.name}: {done.stdout}"
+        return done.stdout
+
+    def ip(self, *lines, family=()):
+        """Runs lines of `ip -batch`, as one process: address and route appear in the same moment."""
+        with self.inside():
+            done = subprocess.run(["ip", *family, "-batch", "-"], input="\n".join(lines) + "\n", text=True,
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30, check=False)
+        assert done.returncode == 0, f"ip in {self.name}: {lines}: {done.stdout}"
+
+    def start(self, *argv, env=None, **options):
+        program = Program(self.entering(argv), env=self.environment(env), **options)
+        self.programs.append(program)
+        return program
+
+    def start_on_terminal(self, *argv, env=None):
+        program = PtyProgram(self.entering(argv), env=self.environment(env))
+        self.programs.append(program)
+        return program
+
+    @contextlib.contextmanager
+    def inside(self):
+        """The calling thread is in this host's network; sockets and processes made here stay in it."""
+        back = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            enter(self.net)
+            yield
+        finally:
+            enter(back)
+            os.close(back)
+
+    def connect(self, port, address="127.0.0.1", timeout=15):
+        with self.inside():
+            connection = socket.create_connection((address, port), timeout=timeout)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+
+    def listen(self, port, address="127.0.0.1", backlog=1024):
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with self.inside():
+            listener = socket.create_server((address, port), family=family, backlog=backlog)
+        listener.settimeout(15)
+        return listener
+
+    def knows(self, **names):
+        """Sets names in this host's /etc/hosts; the file itself stays, for it is mounted."""
+        lines = [f"{address} {name}\n" for name, address in names.items()]
+        self.hosts_file.write_text("127.0.0.1 localhost\n::1 localhost\n" + "".join(lines))
+
+    def close(self):
+        for program in self.programs:
+            program.close()
+        self.holder.stdin.close()
+        self.holder.wait(timeout=30)
+        self.holder.stdout.close()
+        os.close(self.net)
+
+
+def enter(namespace):
+    if libc.setns(namespace, CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "setns")
+
+
+class Link:
+    """A cable from `end` to the router. Networks: 10.NET.0.0/24 and fd00:NET::/64, the router is number 1."""
+
+    def __init__(self, name, end, router, net):
+        self.name, self.end, self.router, self.net = name, end, router, net
+        router.ip(f"link add {name} type veth peer name {name} netns {end.holder.pid}",
+                  f"link set {name} up", f"addr add 10.{net}.0.1/24 dev {name}",
+                  f"addr add fd00:{net}::1/64 dev {name} nodad")
+        end.ip(f"link set {name} up")
+
+    def address(self, number):
+        return f"10.{self.net}.0.{number}"
+
+    def address6(self, number):
+        return f"fd00:{self.net}::{number}"
+
+    def give(self, number, metric=None):
+        """Adds both addresses with that number, and default routes; of two links the lower metric is used (wifi)."""
+        metric = metric or self.net * 100
+        self.end.ip(f"addr add {self.address(number)}/24 dev {self.name}",
+                    f"addr add {self.address6(number)}/64 dev {self.name} nodad",
+                    f"route replace default via {self.address(1)} dev {self.name} metric {metric}",
+                    f"route replace default via {self.address6(1)} dev {self.name} metric {metric}")
+
+    def pull(self):
+        """Takes the addresses away, and with them the routes."""
+        self.end.ip(f"addr flush dev {self.name} scope global",
+                    f"route del default via {self.address6(1)} dev {self.name}")
+
+    def unplug(self):
+        self.end.ip(f"link set {self.name} down")
+
+    def plug(self):
+        self.end.ip(f"link set {self.name} up")
+
+    def cut(self):
+        """From now on every packet through this link vanishes: no event, no RST, no ICMP."""
+        self._black_hole("add")
+
+    def mend(self):
+        self._black_hole("del")
+
+    def _black_hole(self, verb):
+        for family, network in (("-4", f"10.{self.net}.0.0/24"), ("-6", f"fd00:{self.net}::/64")):
+            self.router.ip(f"rule {verb} pref {self.net} from {network} blackhole",
+                           f"rule {verb} pref {self.net + 100} to {network} blackhole", family=[family])
+
+    def shape(self, rate):
+        """Limits both directions to `rate`, in tc's units (`200mbit`), with a queue of 50 ms."""
+        for host in (self.end, self.router):
+            host.run("tc", "qdisc", "replace", "dev", self.name, "root", "tbf", "rate", rate,
+                     "burst", "256kb", "latency", "50ms")
+
+
+class Lab:
+    """Context manager over the whole network of the picture above; wifi and core have addresses at the start."""
+
+    def __init__(self, directory):
+        self.directory = Path(directory)
+        self.hosts = []
+
+    def __enter__(self):
+        try:
+            self._build()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def _build(self):
+        for name in ("client", "router", "server"):
+            self.hosts.append(Host(name, self.directory))
+        self.client, self.router, self.server = self.hosts
+        self.router.run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward;"
+                        "echo 1 > /proc/sys/net/ipv6/conf/all/forwarding")
+        self.wifi = Link("wifi", self.client, self.router, 1)
+        self.phone = Link("phone", self.client, self.router, 2)
+        self.core = Link("core", self.server, self.router, 3)
+        self.wifi.give(2)
+        self.core.give(2)
+        self.server_address = self.core.address(2)
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        for host in reversed(self.hosts):
+            host.close()
+        self.hosts = []

@@ -1,0 +1,93 @@
+"""Daemons behind sproxy, as programs for `Host.start`.
+
+    peers.py echo PORT                  sends back what comes; ends a direction when it ended
+    peers.py count PORT INTERVAL        sends 0, 1, 2, ... a line each, one every INTERVAL seconds, like ping
+    peers.py pour PORT BYTES            sends BYTES bytes of the pattern, then closes; 0: never ends
+    peers.py inetd PORT COMMAND...      runs COMMAND for every connection, on the connection
+
+All listen on 127.0.0.1 and print `ready` when they do.
+"""
+
+import asyncio
+import contextlib
+import resource
+import socket
+import subprocess
+import sys
+
+from traffic import pattern
+
+PORTION = 1 << 18
+
+
+async def echo(reader, writer):
+    while data := await reader.read(PORTION):
+        writer.write(data)
+        await writer.drain()
+    writer.write_eof()
+    await writer.drain()
+
+
+def count(interval):
+    async def serve(reader, writer):
+        number = 0
+        while True:
+            writer.write(b"%d\n" % number)
+            await writer.drain()
+            number += 1
+            await asyncio.sleep(interval)
+    return serve
+
+
+def pour(total):
+    async def serve(reader, writer):
+        sent = 0
+        while not total or sent < total:
+            portion = min(PORTION, total - sent) if total else PORTION
+            writer.write(pattern(sent, portion))
+            await writer.drain()
+            sent += portion
+    return serve
+
+
+def closing(serve):
+    """Ends the connection after `serve`; a peer that went away ends it too."""
+    async def handler(reader, writer):
+        with contextlib.suppress(OSError):
+            await serve(reader, writer)
+        with contextlib.suppress(OSError):
+            writer.close()
+            await writer.wait_closed()
+    return handler
+
+
+async def listen(port, serve):
+    server = await asyncio.start_server(closing(serve), "127.0.0.1", port, backlog=4096)
+    print("ready", flush=True)
+    await server.serve_forever()
+
+
+def inetd(port, command):
+    """The oldest way to run a daemon: the connection is its stdin, stdout and, as inetd has it, no stderr."""
+    listener = socket.create_server(("127.0.0.1", port), backlog=128)
+    print("ready", flush=True)
+    children = []
+    while True:
+        connection, _ = listener.accept()
+        with connection:
+            children.append(subprocess.Popen(command, stdin=connection, stdout=connection))
+        children = [child for child in children if child.poll() is None]
+
+
+def main(kind, port, *rest):
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if kind == "inetd":
+        inetd(int(port), rest)
+    serve = {"echo": lambda: echo, "count": lambda: count(float(rest[0])), "pour": lambda: pour(int(rest[0]))}[kind]()
+    asyncio.run(listen(int(port), serve))
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        main(*sys.argv[1:])

@@ -1,0 +1,198 @@
+"""Programs under test: started, read line by line, waited for with a deadline, measured, ended."""
+
+import json
+import os
+import pty
+import re
+import subprocess
+import threading
+import time
+import tty
+from pathlib import Path
+from signal import SIGTERM
+
+EVENT = re.compile(r"^\S+ +(debug|info|warning|error) +([a-z][a-z-]*)(?: |$)(.*)$")
+FIELD = re.compile(r'([a-z_0-9]+)=("(?:[^"\\]|\\.)*"|\S*)')
+
+
+class Event:
+    """One line of a proxy's log: `event.name`, `event.level`, and its fields by `event["why"]`."""
+
+    def __init__(self, level, name, fields, at):
+        self.level, self.name, self.fields, self.at = level, name, fields, at
+
+    @classmethod
+    def parse(cls, text, at):
+        match = EVENT.match(text)
+        if match is None:
+            return None
+        fields = {key: json.loads(value) if value.startswith('"') else value
+                  for key, value in FIELD.findall(match[3])}
+        return cls(match[1], match[2], fields, at)
+
+    def __getitem__(self, key):
+        return self.fields[key]
+
+    def __repr__(self):
+        return f"Event({self.level} {self.name} {self.fields})"
+
+
+class Output:
+    """What a program writes, as text that grows; `at` of a line is the clock when it came."""
+
+    def __init__(self):
+        self.text = ""
+        self.lines = []  # (at, line)
+        self.ended = False
+        self.changed = threading.Condition()
+
+    def read_from(self, fd):
+        """Body of the reading thread."""
+        partial = ""
+        while True:
+            try:
+                data = os.read(fd, 65536)
+            except OSError:  # a pty whose other end is closed
+                data = b""
+            with self.changed:
+                text = data.decode(errors="replace").replace("\r", "")
+                self.text += text
+                whole = (partial + text).split("\n")
+                partial = whole.pop()
+                if not data and partial:
+                    whole.append(partial)
+                now = time.monotonic()
+                self.lines.extend((now, line) for line in whole)
+                self.ended = not data
+                self.changed.notify_all()
+            if not data:
+                os.close(fd)
+                return
+
+    def wait(self, look, within):
+        """The first true value of `look()`, tried at every change; None at the deadline or the output's end."""
+        end = time.monotonic() + within
+        with self.changed:
+            while not (found := look()):
+                left = end - time.monotonic()
+                if left <= 0 or self.ended or not self.changed.wait(left):
+                    return look() or None
+            return found
+
+
+class Program:
+    """A process with its output. Ends by `stop` in a test or by `close` at the end of one."""
+
+    def __init__(self, argv, env=None, stdin=subprocess.DEVNULL, stdout=None, stderr=None, **popen):
+        self.argv = argv
+        self.started_at = time.monotonic()
+        self.out, self.log = Output(), Output()
+        self.process = subprocess.Popen(
+            argv, env=env, stdin=stdin, stdout=subprocess.PIPE if stdout is None else stdout,
+            stderr=subprocess.PIPE if stderr is None else stderr, start_new_session=True, **popen)
+        self.readers = [self._reader(self.out, self.process.stdout), self._reader(self.log, self.process.stderr)]
+
+    def _reader(self, output, pipe):
+        if pipe is None:
+            output.ended = True
+            return None
+        fd = os.dup(pipe.fileno())
+        pipe.close()
+        thread = threading.Thread(target=output.read_from, args=(fd,), daemon=True)
+        thread.start()
+        return thread
+
+    @property
+    def pid(self):
+        return self.process.pid
+
+    @property
+    def running(self):
+        return self.process.poll() is None
+
+    def expect(self, pattern, within=10, output=None):
+        """Waits until the standard output (or `output`) matches; returns the match."""
+        output = output or self.out
+        found = output.wait(lambda: re.search(pattern, output.text, re.MULTILINE), within)
+        assert found, f"no {pattern!r} within {within} s from {self}"
+        return found
+
+    def events(self, name=None):
+        """The events logged so far, all or those of one name."""
+        with self.log.changed:
+            lines = list(self.log.lines)
+        parsed = (Event.parse(line, at) for at, line in lines)
+        return [event for event in parsed if event and name in (None, event.name)]
+
+    def event(self, name, count=1, within=10):
+        """Waits until an event of that name was logged `count` times; returns the count-th."""
+        found = self.log.wait(lambda: self.events(name)[count - 1:], within)
+        assert found, f"no event {name!r} (number {count}) within {within} s from {self}"
+        return found[0]
+
+    def signal(self, number):
+        self.process.send_signal(number)
+
+    def wait(self, within=10):
+        """The exit status, negative for a signal; the output is complete afterwards."""
+        try:
+            status = self.process.wait(timeout=within)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {within} s: {self}") from None
+        for reader in filter(None, self.readers):
+            reader.join(timeout=2)
+        return status
+
+    def stop(self, number=SIGTERM, within=10):
+        self.signal(number)
+        return self.wait(within)
+
+    def close(self):
+        if self.running:
+            self.process.kill()
+        self.wait()
+        if self.process.stdin:
+            self.process.stdin.close()
+
+    def status(self, field):
+        """A kB field of /proc/PID/status, in bytes."""
+        text = Path(f"/proc/{self.pid}/status").read_text()
+        return int(re.search(rf"^{field}:\s+(\d+) kB", text, re.MULTILINE)[1]) * 1024
+
+    def anonymous_bytes(self):
+        """Resident memory that is the program's own: no file pages, no kernel buffers."""
+        return self.status("RssAnon")
+
+    def cpu_seconds(self):
+        """User and system time of all threads so far."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def open_fds(self):
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def __str__(self):
+        name = " ".join(map(str, self.argv[self.argv.index("--") + 1:])) if "--" in self.argv else str(self.argv)
+        tail = "\n".join([line for _, line in self.out.lines[-20:]] + [line for _, line in self.log.lines[-30:]])
+        return f"`{name}` (status {self.process.poll()}), which wrote:\n{tail}"
+
+
+class PtyProgram(Program):
+    """A program that talks to a person: its three files are a terminal. `out` is the screen."""
+
+    def __init__(self, argv, env=None):
+        screen, terminal = pty.openpty()
+        tty.setraw(screen)  # no echo and no line editing of our own: what comes is what the program wrote
+        super().__init__(argv, env=env, stdin=terminal, stdout=terminal, stderr=terminal)
+        os.close(terminal)
+        self.screen = screen
+        self.out.ended = False
+        self.readers = [threading.Thread(target=self.out.read_from, args=(os.dup(screen),), daemon=True)]
+        self.readers[0].start()
+
+    def type(self, text):
+        os.write(self.screen, text.encode())
+
+    def close(self):
+        super().close()
+        os.close(self.screen)

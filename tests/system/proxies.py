@@ -1,0 +1,69 @@
+"""A pair of proxies in a lab: cproxy on the client, sproxy on the server, ready to be used."""
+
+import sys
+from pathlib import Path
+
+from lab import HERE
+from traffic import read_exactly
+
+ROOT = HERE.parent.parent
+CPROXY, SPROXY, MPROXY = ROOT / "cproxy", ROOT / "sproxy", ROOT / ".venv/bin/mproxy"
+CPROXY_PORT, SPROXY_PORT, DAEMON_PORT = 5200, 6200, 7007
+PEERS = Path(__file__).with_name("peers.py")
+
+
+class Pair:
+    """Starts proxies and daemons in `lab` and remembers the last of each; `app` connects as an application does."""
+
+    def __init__(self, lab):
+        self.lab = lab
+        self.cproxy = self.sproxy = None
+        self.started = []
+
+    def start(self, sproxy=(), cproxy=(), daemon=f"127.0.0.1:{DAEMON_PORT}"):
+        """Both proxies, listening. `sproxy` and `cproxy` are their options."""
+        self.start_sproxy(*sproxy, daemon=daemon)
+        self.start_cproxy(*cproxy)
+        return self
+
+    def start_sproxy(self, *options, port=SPROXY_PORT, daemon=f"127.0.0.1:{DAEMON_PORT}", prefix=(), **popen):
+        self.sproxy = self.lab.server.start(*prefix, SPROXY, *options, port, daemon, **popen)
+        self.started.append(self.sproxy)
+        if self.sproxy.process.stderr:
+            self.sproxy.event("listening")
+        return self.sproxy
+
+    def start_cproxy(self, *options, port=CPROXY_PORT, server=None, server_port=SPROXY_PORT, prefix=(), **popen):
+        server = server or self.lab.server_address
+        self.cproxy = self.lab.client.start(*prefix, CPROXY, *options, port, server, server_port, **popen)
+        self.started.append(self.cproxy)
+        if self.cproxy.process.stderr:
+            self.cproxy.event("listening")
+        return self.cproxy
+
+    def peer(self, *arguments):
+        """One of the daemons of peers.py on the server, ready."""
+        daemon = self.lab.server.start(sys.executable, PEERS, *arguments)
+        daemon.expect("^ready$")
+        return daemon
+
+    def echo(self, port=DAEMON_PORT):
+        return self.peer("echo", port)
+
+    def app(self, port=CPROXY_PORT):
+        return self.lab.client.connect(port)
+
+    def joined(self, listener):
+        """An application and the daemon's connection that belongs to it: two sockets."""
+        app = self.app()
+        app.sendall(b"?")
+        daemon, _ = listener.accept()
+        daemon.settimeout(15)
+        assert read_exactly(daemon, 1) == b"?"
+        return app, daemon
+
+    def verify_health(self):
+        """No proxy may have crashed, or shown a traceback, whatever was done to it."""
+        for program in self.started:
+            assert "Traceback" not in program.log.text, str(program)
+            assert program.process.poll() not in (-4, -6, -8, -11), str(program)

@@ -1,0 +1,94 @@
+"""The lab itself: without it the other tests would prove nothing."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from lab import HERE, until
+from traffic import Traffic, read_exactly
+
+
+def reachable(lab, address):
+    return ", 0% packet loss" in lab.client.run("ping", "-c1", "-W0.3", address, check=False)
+
+
+@pytest.fixture(params=[4, 6])
+def server_address(lab, request):
+    return lab.core.address(2) if request.param == 4 else lab.core.address6(2)
+
+
+def test_client_reaches_the_server_from_every_address_it_gets(lab, server_address):
+    assert reachable(lab, server_address)
+    lab.wifi.pull()
+    assert not reachable(lab, server_address)
+    lab.wifi.give(7)
+    assert reachable(lab, server_address)
+    lab.phone.give(9)
+    lab.wifi.pull()
+    assert reachable(lab, server_address)
+
+
+def test_black_hole_swallows_everything_and_tells_nobody(lab, server_address):
+    listener = lab.server.listen(80, server_address)
+    app = lab.client.connect(80, server_address)
+    daemon, _ = listener.accept()
+    lab.wifi.cut()
+    assert not reachable(lab, server_address)
+    daemon.sendall(b"held back")
+    app.settimeout(0.3)
+    with pytest.raises(socket.timeout):
+        app.recv(100)
+    lab.wifi.mend()
+    app.settimeout(10)
+    assert read_exactly(app, 9) == b"held back"
+
+
+def test_traffic_judges_every_byte(lab):
+    """The judge of other tests must see a difference: a daemon that changes one byte is found out."""
+    with lab.server.inside():
+        listener = socket.create_server((lab.server_address, 80))
+    app = lab.client.connect(80, lab.server_address)
+    daemon, _ = listener.accept()
+    traffic = Traffic([app])
+    daemon.sendall(daemon.recv(100, socket.MSG_WAITALL))
+    until(lambda: traffic.total == 100, 5, "echo of 100 bytes")
+    part = bytearray(daemon.recv(100, socket.MSG_WAITALL))
+    part[50] ^= 1
+    daemon.sendall(part)
+    traffic.join(timeout=5)
+    assert traffic.failures == ["connection 0: wrong byte at offset 150"]
+
+
+@pytest.mark.parametrize("death", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_nothing_outlives_a_killed_run(lab, tmp_path, death):
+    """Programs and namespaces of a run that was ended, in any way, go with it; daemons of their own sessions too."""
+    script = textwrap.dedent("""
+        import signal, sys
+        from lab import Lab
+        with Lab(sys.argv[1]) as lab:
+            lab.client.start("setsid", "-f", "sleep", "1000")
+            lab.server.start("sleep", "1000")
+            print(*(host.holder.pid for host in lab.hosts), flush=True)
+            signal.pause()
+    """)
+    run = subprocess.Popen([sys.executable, "-c", script, tmp_path / "other"], stdout=subprocess.PIPE, text=True,
+                           stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(HERE)})
+    holders = run.stdout.readline().split()
+    networks = {os.readlink(f"/proc/{pid}/ns/net") for pid in holders}
+    assert len(networks) == 3
+    run.send_signal(death)
+    run.wait(timeout=10)
+    run.stdout.close()
+    until(lambda: not networks & set(networks_in_use()), 10, "end of the other run's programs")
+
+
+def networks_in_use():
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            yield os.readlink(f"/proc/{pid}/ns/net")
+        except OSError:
+            continue
