@@ -26,7 +26,7 @@ memset(shapes, 0, sizeof(shapes))
 shapes[<int>FrameType.HELLO] = Shape(HELLO_BYTES, HELLO_BYTES, 0, 0)
 shapes[<int>FrameType.WELCOME] = Shape(WELCOME_BYTES, WELCOME_BYTES, 0, 0)
 shapes[<int>FrameType.RESUME] = Shape(
-    0, 0, FrameFlag.FIN | FrameFlag.END | FrameFlag.DONE | FrameFlag.ABORTED, -1)
+    0, 0, FrameFlag.END | FrameFlag.DONE | FrameFlag.ABORTED, -1)
 shapes[<int>FrameType.HEARTBEAT] = Shape(HEARTBEAT_BYTES, HEARTBEAT_BYTES, FrameFlag.REPLY, 0)
 shapes[<int>FrameType.OPEN] = Shape(0, MAX_TARGET_BYTES, 0, 1)
 shapes[<int>FrameType.DATA] = Shape(0, MAX_DATA_BYTES, FrameFlag.FIN | FrameFlag.WANT_ACK, 1)
@@ -78,7 +78,7 @@ cdef const char *check_header(const Frame *frame, uint32_t reserved) noexcept no
         return "frame with a length its type does not have"
     if shape.of_stream >= 0 and (frame.stream != 0) != shape.of_stream:
         return "frame with a stream number its type does not have"
-    if frame.type == FrameType.RESUME and (frame.stream == 0) != bool(frame.flags & FrameFlag.END):
+    if frame.type == FrameType.RESUME and (frame.stream == 0) != ((frame.flags & FrameFlag.END) != 0):
         return "RESUME with a stream number its flags do not have"
     if frame.type == FrameType.DATA and frame.length == 0 and not frame.flags & FrameFlag.FIN:
         return "DATA frame without data"

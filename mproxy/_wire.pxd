@@ -40,7 +40,7 @@ cpdef enum FrameType:
 
 
 cpdef enum FrameFlag:
-    FIN = 0x01        # DATA: the direction ends after this payload; RESUME: that end was received
+    FIN = 0x01        # DATA: the direction ends after this payload
     WANT_ACK = 0x02   # DATA: the sender's buffer is full behind this frame: acknowledge once delivered
     REPLY = 0x04      # HEARTBEAT: answer to a heartbeat, not to be answered
     END = 0x08        # RESUME: last of the list, stream 0

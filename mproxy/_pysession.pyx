@@ -1,0 +1,164 @@
+"""The session as Python code drives it: an application is a name for how many bytes it is willing to take.
+
+Streams are named by their id. What the I/O layer does with sockets is done here with bytes: `receive` gives the
+session what a carrier brought and hands the streams' bytes to their applications, `transmit` returns what goes out.
+"""
+
+from libc.stdint cimport int64_t, uint32_t
+from libc.string cimport memcpy
+
+from mproxy._ring cimport iovec, ring_space, ring_used, ring_view
+from mproxy._session cimport Event, EventKind, Session
+from mproxy._stream cimport Stream, table_find
+from mproxy._transmit cimport MAX_IOVECS
+
+
+cdef class PySession:
+    """Wrap a Session. Events are tuples whose first item is an EventKind."""
+
+    def __init__(self, Session session):
+        self.session = session
+
+    cdef Stream *find(self, uint32_t id) except NULL:
+        cdef Stream *stream = table_find(&self.session.table, id)
+        if stream == NULL:
+            raise KeyError(id)
+        return stream
+
+    # ---- carrier
+
+    def receive(self, bytes data, int64_t now, takes):
+        """Give carrier bytes; return events: (OPENED, id, target), (DATA, id, bytes taken, ends), (RESET, id, code),
+        (RESUMED,), (CLOSED, code, reason, local).
+
+        `takes(id, n)` says how many of n bytes the application takes at once; the rest is kept. `ends` is the flag of
+        the frame; the application is told by `hand` when the bytes before are taken.
+        """
+        cdef Event event
+        cdef Stream *stream
+        cdef uint32_t count
+        events = []
+        self.session.receive(data, len(data), now)
+        while True:
+            self.session.poll_event(&event)
+            if event.kind == EventKind.NOTHING:
+                return events
+            stream = event.stream
+            if event.kind == EventKind.DATA:
+                count = 0
+                if ring_used(&stream.inp) == 0:
+                    count = min(<uint32_t>takes(stream.id, event.length), event.length)
+                part = (<const char *>event.data)[:count] if count else b""
+                events.append((event.kind, stream.id, part, bool(event.ends)))
+                self.session.take(count)
+            elif event.kind == EventKind.OPENED:
+                stream.owner = <void *>self
+                events.append((event.kind, stream.id, (<const char *>event.data)[:event.length]))
+            elif event.kind == EventKind.RESET:
+                events.append((event.kind, stream.id, event.code))
+                self.session.release(stream)
+            elif event.kind == EventKind.CLOSED:
+                reason = (<const char *>event.data)[:event.length]
+                events.append((event.kind, event.code, reason, bool(event.local)))
+            else:
+                events.append((event.kind,))
+
+    def transmit(self, size_t most):
+        """Return what the carrier is to send, and count as sent, at most `most` bytes of it."""
+        cdef iovec parts[MAX_IOVECS]
+        cdef int i, n = self.session.poll_transmit(most, parts)
+        out = b"".join([(<const char *>parts[i].iov_base)[:parts[i].iov_len] for i in range(n)])[:most]
+        self.session.transmitted(len(out))
+        return out
+
+    # ---- streams
+
+    def open(self, bytes target=b""):
+        """Start a stream; returns its id, 0 when the session has too many."""
+        cdef Stream *stream = self.session.open_stream(target, <void *>self)
+        return stream.id if stream != NULL else 0
+
+    def write(self, uint32_t id, bytes data):
+        """Write as the application does: returns how many bytes the session took, 0 when it has no room."""
+        cdef Stream *stream = self.find(id)
+        cdef iovec parts[2]
+        cdef uint32_t room, done = 0
+        cdef const char *at = data
+        cdef int i, n
+        while done < len(data):
+            room = self.session.room(stream, <uint32_t>len(data) - done)
+            if room == 0:
+                break
+            n = ring_space(&stream.out, room, parts)
+            for i in range(n):
+                memcpy(parts[i].iov_base, at + done, parts[i].iov_len)
+                done += <uint32_t>parts[i].iov_len
+            self.session.wrote(stream, room)
+        return done
+
+    def end(self, uint32_t id):
+        """The application ends its direction."""
+        self.session.end(self.find(id))
+
+    def reset(self, uint32_t id, int code=0):
+        """The application resets its connection."""
+        cdef Stream *stream = self.find(id)
+        self.session.reset(stream, code)
+        self.session.release(stream)
+
+    def discard(self, uint32_t id):
+        """The application vanished after its end."""
+        cdef Stream *stream = self.find(id)
+        self.session.discard(stream)
+        self.session.release(stream)
+
+    def hand(self, uint32_t id, uint32_t most):
+        """The application takes up to `most` kept bytes: returns (bytes, whether the direction ended behind them)."""
+        cdef Stream *stream = self.find(id)
+        cdef iovec parts[2]
+        cdef int i, n
+        n = ring_view(&stream.inp, stream.inp.head, min(most, ring_used(&stream.inp)), parts)
+        data = b"".join([(<const char *>parts[i].iov_base)[:parts[i].iov_len] for i in range(n)])
+        if data:
+            self.session.handed(stream, <uint32_t>len(data))
+        if stream.in_ended and not stream.in_done and ring_used(&stream.inp) == 0:
+            self.session.end_handed(stream)
+        return data, bool(stream.in_done)
+
+    def release(self, uint32_t id):
+        """The application is done with both directions."""
+        self.session.release(self.find(id))
+
+    def spaces(self):
+        """Return the ids of the streams whose application may write again."""
+        cdef Stream *stream
+        ids = []
+        while True:
+            stream = self.session.poll_space()
+            if stream == NULL:
+                return ids
+            ids.append(stream.id)
+
+    def look(self, uint32_t id):
+        """Return the offsets of a stream, for assertions; None when it is forgotten."""
+        cdef Stream *stream = table_find(&self.session.table, id)
+        if stream == NULL:
+            return None
+        return {
+            "acked": stream.out.head, "sent": stream.sent, "peak": stream.peak, "written": stream.out.tail,
+            "out_ended": bool(stream.out_ended), "out_done": bool(stream.out_done),
+            "handed": stream.inp.head, "received": stream.inp.tail,
+            "in_ended": bool(stream.in_ended), "in_done": bool(stream.in_done),
+            "out_capacity": stream.out.capacity, "in_capacity": stream.inp.capacity,
+            "aborted": bool(stream.aborted), "retired": bool(stream.retired), "blocked": bool(stream.blocked),
+        }
+
+    @property
+    def frames(self):
+        """Stream frames planned, ever."""
+        return self.session.transmitter.frames
+
+    @property
+    def resent_bytes(self):
+        """Payload bytes that were planned a second time."""
+        return self.session.transmitter.resent_bytes

@@ -1,0 +1,757 @@
+"""The session's state machine. Everything that changes its state lives here; call order: _session.pxd.
+
+Theory. The peer's application has received exactly the bytes below an offset, and this side keeps every byte above
+the last such offset it was told (the ack). So a carrier may vanish at any moment: on the next one both sides first
+say how far they have received (RESUME, one a stream), and sending goes on from there. A byte is let go only by an ack
+that covers it, and enters only at the offset that is expected, so none is lost, repeated or reordered.
+
+    state            input that is valid           goes to
+    NO_CARRIER       none                          RESUMING by `attach`
+    RESUMING         RESUME HEARTBEAT GOODBYE      ACTIVE at the peer's end mark
+    ACTIVE           all but HELLO WELCOME RESUME  NO_CARRIER by `carrier_lost`
+    CLOSED_FOR_GOOD  none                          nowhere; entered by GOODBYE, `close`, or a fault of the peer
+
+A finished stream is kept, without its rings, until a heartbeat sent after its last frame is echoed: the carrier keeps
+order, so the peer has then read that frame, and a resume can no longer ask about the stream. (docs/protocol.md)
+"""
+
+cimport cython
+
+from libc.stdint cimport uint8_t, uint16_t
+from libc.stdlib cimport malloc
+from libc.string cimport memcmp, memcpy
+
+from mproxy._frames cimport Frame, ParseResult, encode_header, parser_init, parser_next
+from mproxy._ring cimport (
+    MIN_RING_BYTES, iovec, ring_append, ring_drop, ring_free, ring_release, ring_reserve, ring_used,
+)
+from mproxy._stream cimport (
+    Queue, Stream, all_push, all_remove, stream_finished, stream_free, stream_new, stream_receive,
+    stream_rewind, stream_take_ack, table_add, table_clear, table_find, table_remove,
+)
+from mproxy._transmit cimport Transmitter
+from mproxy._wire cimport (
+    HEADER_BYTES, HEARTBEAT_BYTES, MAX_REASON_BYTES, MIN_WINDOW_BYTES,
+    SESSION_ID_BYTES, CloseCode, FrameFlag, FrameType, ResetCode,
+)
+from mproxy.errors import LocalError
+
+
+cdef enum:
+    ACK_BYTES = 262144             # most bytes delivered without an ack
+    FINISHED_MANY = 4096           # finished streams that call for a heartbeat before its time
+
+cdef int64_t NEVER = 0x7FFFFFFFFFFFFFFF
+
+
+@cython.no_gc_clear  # __dealloc__ needs the transmitter
+cdef class Session:
+    """One association. `config` is a `mproxy.config.SessionConfig`."""
+
+    def __init__(self, config, *, bint is_server, bytes session_id=b"", bytes secret=b""):
+        self.is_server = is_server
+        self.session_id = session_id
+        self.secret = secret
+        self.window = config.window_bytes
+        self.budget = config.session_budget_bytes
+        self.max_streams = config.max_streams
+        self.heartbeat_us = config.heartbeat_us
+        self.misses = config.misses
+        self.ack_bytes = min(ACK_BYTES, self.window // 4)
+        self.send_window = MIN_WINDOW_BYTES  # the peer's limits are not known yet; so much every peer holds
+        self.send_budget = 0
+        self.transmitter = Transmitter()
+        self.state = CarrierState.NO_CARRIER
+        self.close_code = -1
+        self.close_reason = b""
+        self.rtt_us = -1
+        self.reply_to = -1
+
+    def __dealloc__(self):
+        self.transmitter.carrier_lost()
+        while self.open_list.first != NULL:
+            self.forget(self.open_list.first)
+        while self.finished_list.first != NULL:
+            self.forget(self.finished_list.first)
+        table_clear(&self.table)
+
+    # ---- carrier
+
+    def learn_identity(self, bytes session_id, bytes secret):
+        """cproxy: take the id and secret that the first WELCOME gave."""
+        if self.session_id:
+            raise LocalError("the session has an identity already")
+        self.session_id = session_id
+        self.secret = secret
+
+    cpdef bytes resume_list(self):
+        """Return the RESUME frames that tell a peer where every stream stands, end mark included.
+
+        sproxy sends them behind WELCOME; cproxy already behind HELLO, while an old carrier may still bring data:
+        then they are out of date when they arrive, which is safe, because old offsets only cause repetitions.
+        """
+        cdef size_t count = self.open_count + self.finished_count + 1
+        cdef bytes result = bytes(count * HEADER_BYTES)
+        cdef uint8_t *at = <uint8_t *><char *>result
+        cdef Frame frame
+        at = list_streams(self.open_list.first, at)
+        at = list_streams(self.finished_list.first, at)
+        frame.type = FrameType.RESUME
+        frame.flags = FrameFlag.END
+        frame.stream = frame.length = 0
+        frame.seq = frame.ack = 0
+        encode_header(at, &frame)
+        return result
+
+    cpdef attach(self, uint64_t epoch, uint32_t peer_window, uint64_t peer_budget, bytes first, int64_t now):
+        """Go on over a new carrier, on which `first` is sent before all else.
+
+        The old carrier must not bring or take bytes any more. Limits are what the peer offered in its HELLO or
+        WELCOME.
+        """
+        if self.state == CarrierState.CLOSED_FOR_GOOD:
+            raise LocalError("the session is closed")
+        if epoch <= self.epoch:
+            raise LocalError("the epoch of a carrier is higher than those before it")
+        if len(self.session_id) != SESSION_ID_BYTES:
+            raise LocalError("the session has no identity yet")
+        self.carrier_lost()
+        self.epoch = epoch
+        self.send_window = min(self.window, peer_window)
+        self.send_budget = min(self.budget, peer_budget)
+        self.transmitter.peer_window = self.send_window
+        parser_init(&self.parser)
+        if self.transmitter.add_control(first, len(first)) < 0:
+            raise MemoryError
+        self.state = CarrierState.RESUMING
+        self.received_at = now
+        self.heartbeat_at = now + self.heartbeat_us
+        self.barrier_sent_at = 0
+        self.reply_to = -1
+
+    cpdef carrier_lost(self):
+        """The carrier ended or is given up; streams go on buffering."""
+        self.transmitter.carrier_lost()
+        self.input = self.input_end = NULL
+        self.current = NULL
+        self.comparing = False
+        self.stalled = self.suspect = self.dead = False
+        if self.state != CarrierState.CLOSED_FOR_GOOD:
+            self.state = CarrierState.NO_CARRIER
+
+    cdef void receive(self, const uint8_t *data, size_t length, int64_t now) noexcept:
+        """Give what the carrier brought; it must stay where it is until `poll_event` says NOTHING."""
+        self.input = data
+        self.input_end = data + length
+        self.received_at = now
+        self.suspect = self.dead = False
+        if self.finished_count > FINISHED_MANY and self.barrier_sent_at == 0:
+            self.add_heartbeat(0, now, 0)
+
+    cdef void poll_event(self, Event *event) noexcept:
+        """Parse until there is something the caller must act on; fills `event`."""
+        cdef ParseResult result
+        event.kind = EventKind.NOTHING
+        event.length = 0
+        if self.current != NULL:
+            self.take(0)
+        if self.comparing and self.compare_next(event):
+            return
+        while self.state != CarrierState.CLOSED_FOR_GOOD and self.state != CarrierState.NO_CARRIER:
+            result = parser_next(&self.parser, &self.input, self.input_end)
+            if result == ParseResult.NEED_MORE:
+                return
+            if result == ParseResult.BROKEN:
+                self.fail(self.parser.error, self.parser.reason)
+            elif result == ParseResult.DATA_PART:
+                if self.on_data_part(event):
+                    break
+            elif self.on_frame(event):
+                break
+        if self.state == CarrierState.CLOSED_FOR_GOOD and not self.close_told:
+            self.tell_closed(event)
+
+    cdef int take(self, uint32_t length) noexcept:
+        """The application took the first `length` bytes of the DATA event; the rest is kept for it.
+
+        `length` must be 0 while earlier bytes are kept. -1 when there was no memory: the session is then closed.
+        """
+        cdef Stream *stream = self.current
+        cdef uint32_t rest = self.current_left - length
+        self.current = NULL
+        if stream == NULL or stream.aborted:
+            return 0
+        self.in_bytes += self.current_left
+        stream.inp.head += length
+        stream.inp.tail += length
+        if rest > 0:
+            if ring_append(&stream.inp, self.current_data + length, rest) < 0:
+                self.fail(CloseCode.INTERNAL, "out of memory")
+                return -1
+            self.in_held += rest
+        stream.in_ended |= self.current_ends
+        self.acknowledge(stream)
+        return 0
+
+    cdef int poll_transmit(self, size_t most, iovec *out) noexcept:
+        """Describe what the carrier is to send next, about `most` bytes; 0 iovecs when there is nothing."""
+        cdef Transmitter transmitter = self.transmitter
+        cdef int before = transmitter.count - transmitter.first
+        cdef int n, i
+        if self.state == CarrierState.NO_CARRIER:
+            return 0
+        if self.reply_to >= 0:
+            self.add_heartbeat(FrameFlag.REPLY, 0, self.reply_to)
+            self.reply_to = -1
+        n = transmitter.poll(most, self.state == CarrierState.ACTIVE, out)
+        for i in range(transmitter.first + before, transmitter.count):
+            if transmitter.plans[i].stream != NULL:
+                self.retire_if_finished(transmitter.plans[i].stream)
+        return n
+
+    cdef void transmitted(self, size_t length) noexcept:
+        """The carrier took `length` bytes of what was described last."""
+        self.transmitter.sent(length)
+
+    cpdef bint wants_transmit(self) noexcept:
+        """There is something to send on this carrier."""
+        if self.state == CarrierState.NO_CARRIER:
+            return False
+        return self.reply_to >= 0 or self.transmitter.has_work(self.state == CarrierState.ACTIVE)
+
+    # ---- time
+
+    cpdef int64_t deadline(self) noexcept:
+        """When `handle_timeout` wants to be called next; far in the future without a carrier."""
+        cdef int64_t at, misses
+        if self.state == CarrierState.NO_CARRIER or self.state == CarrierState.CLOSED_FOR_GOOD:
+            return NEVER
+        misses = self.misses if self.suspect else min(2, self.misses)
+        at = self.received_at + misses * self.heartbeat_us
+        return self.heartbeat_at if self.dead or self.heartbeat_at < at else at
+
+    cpdef handle_timeout(self, int64_t now):
+        """Send what is due and judge the carrier: `suspect` and `dead` may become true.
+
+        When this call itself comes late, our own process did not run: silence in that time says nothing, so one
+        interval is granted anew.
+        """
+        cdef int64_t late = now - self.deadline()
+        if late < 0:
+            return
+        if late > self.heartbeat_us // 2 and now - self.received_at > self.heartbeat_us:
+            self.received_at = now - self.heartbeat_us
+        if now >= self.heartbeat_at:
+            self.probe(now)
+        if now - self.received_at >= min(2, self.misses) * self.heartbeat_us:
+            self.suspect = True
+        if now - self.received_at >= self.misses * self.heartbeat_us:
+            self.dead = True
+
+    cpdef probe(self, int64_t now):
+        """Send a heartbeat, and the acks that have waited, now."""
+        self.transmitter.acks_now()
+        self.add_heartbeat(0, now, 0)
+        self.heartbeat_at = now + self.heartbeat_us
+
+    cdef void add_heartbeat(self, int flags, uint64_t seq, uint64_t ack) noexcept:
+        """Queue a heartbeat; one that asks for an echo becomes the barrier when none is under way."""
+        cdef Frame frame
+        cdef uint8_t data[HEADER_BYTES + HEARTBEAT_BYTES]
+        frame.type = FrameType.HEARTBEAT
+        frame.flags = <uint8_t>flags
+        frame.stream = 0
+        frame.length = HEARTBEAT_BYTES
+        frame.seq = seq
+        frame.ack = ack
+        encode_header(data, &frame)
+        memcpy(data + HEADER_BYTES, <const char *>self.session_id, HEARTBEAT_BYTES)
+        if self.transmitter.add_control(data, sizeof(data)) == 0 and flags == 0 and self.barrier_sent_at == 0:
+            self.barriers += 1
+            self.barrier_sent_at = <int64_t>seq
+
+    # ---- streams: what the I/O layer tells
+
+    cdef Stream *open_stream(self, bytes target, void *owner) noexcept:
+        """cproxy: start a stream to `target` (HOST:PORT, empty: the default daemon). NULL: too many, or no memory."""
+        cdef Stream *stream
+        if self.state == CarrierState.CLOSED_FOR_GOOD or self.open_count >= self.max_streams:
+            return NULL
+        self.last_id += 1
+        while self.last_id == 0 or table_find(&self.table, self.last_id) != NULL:
+            self.last_id += 1
+        stream = self.add_stream(self.last_id)
+        if stream == NULL:
+            return NULL
+        if target:
+            stream.target = <uint8_t *>malloc(len(target))
+            if stream.target == NULL:
+                self.forget(stream)
+                return NULL
+            memcpy(stream.target, <const char *>target, len(target))
+            stream.target_bytes = <uint16_t>len(target)
+        stream.owner = owner
+        stream.open_due = True
+        self.transmitter.ready(stream)
+        return stream
+
+    cdef uint32_t room(self, Stream *stream, uint32_t want) noexcept:
+        """How many bytes (at most `want`) may be read from the application now; its ring has space for them.
+
+        0: none, and `poll_space` will name the stream when there is room again. The ring grows when it is full and
+        the carrier is not what holds things up: then the round trip is, and only a larger ring can fill it.
+        """
+        cdef uint32_t used = ring_used(&stream.out), limit, capacity
+        cdef uint64_t share = 0
+        if self.out_held < self.send_budget:
+            share = (self.send_budget - self.out_held) // 2
+        limit = <uint32_t>max(<uint64_t>MIN_WINDOW_BYTES, min(<uint64_t>self.send_window, share))
+        if used >= limit:
+            stream.blocked = True
+            return 0
+        if ring_free(&stream.out) == 0:
+            capacity = stream.out.capacity
+            if capacity == 0:
+                capacity = MIN_RING_BYTES
+            elif not self.stalled:
+                capacity = min(limit, capacity * 4)
+            if ring_reserve(&stream.out, capacity) < 0 or ring_free(&stream.out) == 0:
+                stream.blocked = True
+                return 0
+        return min(want, min(limit - used, ring_free(&stream.out)))
+
+    cdef void wrote(self, Stream *stream, uint32_t length) noexcept:
+        """`length` bytes of the application now lie behind `out.tail`, in the space that `room` granted."""
+        stream.out.tail += length
+        self.out_held += length
+        self.out_bytes += length
+        self.transmitter.ready(stream)
+
+    cdef void end(self, Stream *stream) noexcept:
+        """The application ended its direction."""
+        stream.out_ended = True
+        self.transmitter.ready(stream)
+
+    cdef void reset(self, Stream *stream, int code) noexcept:
+        """The application's connection broke, or could not be made: end the stream at once."""
+        self.abort(stream, code, True)
+
+    cdef void discard(self, Stream *stream) noexcept:
+        """The application ended its direction and then vanished.
+
+        What it wrote before still goes to the daemon; what comes back goes nowhere; then the stream is reset.
+        """
+        if stream.aborted:
+            return
+        if stream.out_done:
+            self.abort(stream, ResetCode.APPLICATION, True)
+            return
+        stream.drain_reset = True
+        self.in_held -= ring_used(&stream.inp)
+        ring_drop(&stream.inp)
+        stream.in_done = stream.in_ended
+        self.acknowledge(stream)
+
+    cdef void handed(self, Stream *stream, uint32_t length) noexcept:
+        """The application took `length` of the kept bytes."""
+        ring_release(&stream.inp, stream.inp.head + length)
+        self.in_held -= length
+        self.acknowledge(stream)
+
+    cdef void end_handed(self, Stream *stream) noexcept:
+        """The application was told the end of the peer's direction."""
+        stream.in_done = True
+        self.acknowledge(stream)
+        self.retire_if_finished(stream)
+
+    cdef void release(self, Stream *stream) noexcept:
+        """The I/O layer no longer needs the stream."""
+        stream.owner = NULL
+        self.retire_if_finished(stream)
+
+    cdef Stream *poll_space(self) noexcept:
+        """Next stream whose application may be read again, or NULL."""
+        cdef Stream *stream
+        while self.space_first != NULL:
+            stream = self.space_first
+            self.space_first = stream.space_next
+            if self.space_first == NULL:
+                self.space_last = NULL
+            stream.has_space = False
+            if stream.owner != NULL and not stream.aborted:
+                return stream
+        return NULL
+
+    cpdef close(self, int code, str reason):
+        """End the session for good; the peer is told if there is a carrier. The caller resets the applications."""
+        text = reason.encode(errors="replace")[:MAX_REASON_BYTES]
+        self.fail(code, text)
+        self.close_told = True
+
+    # ---- frames
+
+    cdef bint on_frame(self, Event *event) noexcept:
+        """Act on a whole frame; true when `event` was filled or the session closed."""
+        cdef Frame *frame = &self.parser.frame
+        cdef Stream *stream
+        if frame.type == FrameType.HEARTBEAT:
+            return self.on_heartbeat()
+        if frame.type == FrameType.GOODBYE:
+            self.state = CarrierState.CLOSED_FOR_GOOD
+            self.close_code = <int>frame.seq if frame.seq <= <int>CloseCode.INTERNAL else <int>CloseCode.ORDERLY
+            self.close_reason = (<const char *>self.parser.payload)[:frame.length]
+            self.tell_closed(event)
+            event.local = False
+            return True
+        if frame.type == FrameType.RESUME:
+            return self.on_resume(event)
+        if frame.type == FrameType.HELLO or frame.type == FrameType.WELCOME:
+            return self.fail(CloseCode.STATE_ERROR, "HELLO or WELCOME inside a session")
+        if frame.type > FrameType.GOODBYE:
+            return False
+        if self.state != CarrierState.ACTIVE:
+            return self.fail(CloseCode.STATE_ERROR, "stream frame before the end of the RESUME list")
+        if frame.type == FrameType.OPEN:
+            return self.on_open(event)
+        if frame.type == FrameType.RESET:
+            return self.on_reset(event)
+        stream = table_find(&self.table, frame.stream)
+        if stream == NULL:
+            return self.check_forgotten()
+        stream.confirmed = True
+        return self.on_ack(stream, frame.ack)
+
+    cdef bint check_forgotten(self) noexcept:
+        """A frame without bytes may come late, for a stream that both sides have finished; never for a new one."""
+        if self.parser.frame.stream > self.highest_id:
+            return self.fail(CloseCode.STREAM_ERROR, "frame for a stream that was never opened")
+        return False
+
+    cdef bint on_data_part(self, Event *event) noexcept:
+        cdef Parser *parser = &self.parser
+        cdef Frame *frame = &parser.frame
+        cdef Stream *stream
+        cdef uint32_t skip = 0
+        cdef int fresh
+        cdef bint ends = (frame.flags & FrameFlag.FIN) and parser.remaining == 0
+        if self.state != CarrierState.ACTIVE:
+            return self.fail(CloseCode.STATE_ERROR, "DATA before the end of the RESUME list")
+        stream = table_find(&self.table, frame.stream)
+        if stream == NULL:
+            return self.fail(CloseCode.STREAM_ERROR, "DATA for a stream that is not open")
+        stream.confirmed = True
+        if parser.part_offset == 0 and self.on_ack(stream, frame.ack):
+            return True
+        if stream.aborted:
+            return False
+        fresh = stream_receive(stream, frame.seq + parser.part_offset, parser.part, self.window, &skip)
+        if fresh == -1 or (ends and frame.seq + frame.length < stream.inp.tail):
+            return self.fail(CloseCode.OFFSET_ERROR, "DATA at an offset that is not expected")
+        if fresh == -2 or self.in_held + fresh > self.budget + <uint64_t>self.open_count * MIN_WINDOW_BYTES:
+            return self.fail(CloseCode.LIMIT_ERROR, "more DATA than the window or the session budget")
+        if frame.flags & FrameFlag.WANT_ACK and parser.remaining == 0:
+            stream.want_ack_at = frame.seq + frame.length
+        if fresh == 0 and (not ends or stream.in_ended):
+            stream.ack_due = True
+            self.transmitter.ready(stream)
+            return False
+        self.current = stream
+        self.current_data = parser.payload + skip
+        self.current_left = <uint32_t>fresh
+        self.current_ends = ends
+        if stream.drain_reset:
+            stream.in_done = ends
+            self.take(<uint32_t>fresh)
+            return False
+        event.kind = EventKind.DATA
+        event.stream = stream
+        event.data = self.current_data
+        event.length = self.current_left
+        event.ends = ends
+        return True
+
+    cdef bint on_ack(self, Stream *stream, uint64_t ack) noexcept:
+        """The peer's application has everything below `ack`."""
+        cdef uint64_t before = stream.out.head
+        if stream.aborted:
+            return False
+        if stream_take_ack(stream, ack) < 0:
+            return self.fail(CloseCode.OFFSET_ERROR, "ack of what was not sent, or going backwards")
+        self.out_held -= stream.out.head - before
+        if stream.blocked and stream.out.head != before:
+            stream.blocked = False
+            self.space(stream)
+        if stream.drain_reset and stream.out_done:
+            self.abort(stream, ResetCode.APPLICATION, True)
+            return False
+        self.transmitter.ready(stream)
+        self.retire_if_finished(stream)
+        return False
+
+    cdef bint on_open(self, Event *event) noexcept:
+        cdef Frame *frame = &self.parser.frame
+        cdef Stream *stream
+        if not self.is_server:
+            return self.fail(CloseCode.STATE_ERROR, "OPEN from the side that does not open streams")
+        if table_find(&self.table, frame.stream) != NULL:
+            return self.fail(CloseCode.STREAM_ERROR, "OPEN of a stream that is open")
+        if self.open_count + self.finished_count > 4 * <uint64_t>self.max_streams + FINISHED_MANY:
+            return self.fail(CloseCode.LIMIT_ERROR, "far more streams than the limit")
+        stream = self.add_stream(frame.stream)
+        if stream == NULL:
+            return self.fail(CloseCode.INTERNAL, "out of memory")
+        stream.confirmed = True
+        if self.open_count > self.max_streams:
+            self.abort(stream, ResetCode.STREAM_LIMIT, True)
+            return False
+        event.kind = EventKind.OPENED
+        event.stream = stream
+        event.data = self.parser.payload
+        event.length = frame.length
+        return True
+
+    cdef bint on_reset(self, Event *event) noexcept:
+        cdef Frame *frame = &self.parser.frame
+        cdef Stream *stream = table_find(&self.table, frame.stream)
+        if stream == NULL:
+            return self.check_forgotten()
+        if stream.aborted:
+            return False
+        self.tell_reset(
+            event, stream, <int>frame.seq if frame.seq <= <int>ResetCode.LOCAL_ERROR else <int>ResetCode.APPLICATION)
+        return event.kind != EventKind.NOTHING
+
+    cdef bint on_heartbeat(self) noexcept:
+        cdef Frame *frame = &self.parser.frame
+        cdef int64_t sample
+        if memcmp(self.parser.payload, <const char *>self.session_id, HEARTBEAT_BYTES) != 0:
+            return self.fail(CloseCode.STATE_ERROR, "HEARTBEAT of another session")
+        if not frame.flags & FrameFlag.REPLY:
+            self.reply_to = <int64_t>(frame.seq & NEVER)
+            return False
+        if self.barrier_sent_at == 0 or <int64_t>frame.ack != self.barrier_sent_at:
+            return False
+        sample = max(<int64_t>0, self.received_at - self.barrier_sent_at)
+        self.rtt_us = sample if self.rtt_us < 0 else (7 * self.rtt_us + sample) // 8
+        self.barrier_sent_at = 0
+        while self.finished_list.first != NULL and self.finished_list.first.retire_after < self.barriers:
+            self.forget(self.finished_list.first)
+        return False
+
+    # ---- resume
+
+    cdef bint on_resume(self, Event *event) noexcept:
+        """The peer says where one stream stands, or that its list is complete."""
+        cdef Frame *frame = &self.parser.frame
+        cdef Stream *stream
+        if self.state != CarrierState.RESUMING:
+            return self.fail(CloseCode.STATE_ERROR, "RESUME outside of a resume")
+        if frame.flags & FrameFlag.END:
+            self.comparing = True
+            self.unlisted = self.open_list.first
+            self.resend_bytes = 0
+            return self.compare_next(event)
+        stream = table_find(&self.table, frame.stream)
+        if stream == NULL:
+            return False  # finished here, or its OPEN is still to come
+        stream.listed_epoch = self.epoch
+        stream.confirmed = True
+        stream.open_due = False
+        if stream.aborted:
+            if frame.flags & FrameFlag.DONE:
+                stream.reset_ours = stream.reset_due = False
+            return False
+        if frame.flags & FrameFlag.ABORTED:
+            self.tell_reset(event, stream, <int>(frame.seq & 0xFF))
+            return event.kind != EventKind.NOTHING
+        if frame.ack > frame.seq:
+            return self.fail(CloseCode.OFFSET_ERROR, "RESUME acknowledges more than it received")
+        if frame.ack > stream.out.head + stream.out_done and self.on_ack(stream, frame.ack):
+            return True
+        if stream_rewind(stream, frame.seq) < 0:
+            return self.fail(CloseCode.OFFSET_ERROR, "RESUME claims bytes that were never sent")
+        return False
+
+    cdef bint compare_next(self, Event *event) noexcept:
+        """After the peer's list: settle the streams it did not name, one event at a time, then go ACTIVE."""
+        cdef Stream *stream
+        while self.unlisted != NULL:
+            stream = self.unlisted
+            self.unlisted = stream.all_next
+            if stream.listed_epoch != self.epoch and not stream.aborted:
+                if self.is_server or stream.confirmed:
+                    self.tell_reset(event, stream, ResetCode.UNKNOWN_STREAM)
+                    if event.kind != EventKind.NOTHING:
+                        return True
+                    continue
+                stream.open_due = True
+                stream.sent = stream.out.head
+            self.rejoin(stream)
+        stream = self.finished_list.first
+        while stream != NULL:
+            self.rejoin(stream)
+            stream = stream.all_next
+        self.comparing = False
+        self.state = CarrierState.ACTIVE
+        event.kind = EventKind.RESUMED
+        return True
+
+    cdef void rejoin(self, Stream *stream) noexcept:
+        """Let the stream send on the new carrier: what is missing, or again the reset that may have been lost."""
+        if stream.aborted:
+            stream.reset_due = stream.reset_ours
+        elif stream.peak > stream.sent:
+            self.resend_bytes += stream.peak - stream.sent
+        if stream.blocked:
+            stream.blocked = False
+            self.space(stream)
+        self.transmitter.ready(stream)
+
+    # ---- ends
+
+    cdef bint fail(self, int code, const char *reason) noexcept:
+        """Close the session for good and queue the GOODBYE that says why. Always true."""
+        cdef Frame frame
+        cdef uint8_t header[HEADER_BYTES]
+        if self.state == CarrierState.CLOSED_FOR_GOOD:
+            return True
+        self.close_code = code
+        self.close_reason = reason
+        if self.state != CarrierState.NO_CARRIER:
+            frame.type = FrameType.GOODBYE
+            frame.flags = 0
+            frame.stream = 0
+            frame.length = <uint32_t>len(self.close_reason)
+            frame.seq = <uint64_t>code
+            frame.ack = 0
+            encode_header(header, &frame)
+            self.transmitter.add_control(header, HEADER_BYTES)
+            self.transmitter.add_control(<const uint8_t *><const char *>self.close_reason, frame.length)
+        self.state = CarrierState.CLOSED_FOR_GOOD
+        return True
+
+    cdef void tell_closed(self, Event *event) noexcept:
+        self.close_told = True
+        event.kind = EventKind.CLOSED
+        event.code = self.close_code
+        event.data = <const uint8_t *><const char *>self.close_reason
+        event.length = <uint32_t>len(self.close_reason)
+        event.local = True
+
+    cdef void tell_reset(self, Event *event, Stream *stream, int code) noexcept:
+        """The peer reset the stream: end it here; an event when an application hangs on it."""
+        self.abort(stream, code, False)
+        if stream.owner != NULL:
+            event.kind = EventKind.RESET
+            event.stream = stream
+            event.code = code
+
+    cdef void abort(self, Stream *stream, int code, bint tell_peer) noexcept:
+        """End both directions at once and let the bytes go."""
+        if stream.aborted:
+            return
+        stream.aborted = True
+        stream.reset_code = <uint8_t>code
+        stream.reset_ours = stream.reset_due = tell_peer and not stream.open_due
+        stream.open_due = False
+        stream.ack_due = False
+        self.out_held -= ring_used(&stream.out)
+        self.in_held -= ring_used(&stream.inp)
+        ring_drop(&stream.inp)
+        if stream.planned == 0:
+            ring_drop(&stream.out)
+        self.transmitter.dequeue(stream)
+        self.transmitter.ready(stream)
+        self.retire_if_finished(stream)
+
+    cdef void acknowledge(self, Stream *stream) noexcept:
+        """The application took bytes or the end: tell the peer, at once when it waits for it, else when convenient."""
+        cdef uint64_t owed = stream.inp.head + stream.in_done - stream.acked
+        if owed == 0:
+            return
+        if stream.in_done or owed >= self.ack_bytes or (
+                stream.want_ack_at and stream.inp.head >= stream.want_ack_at):
+            stream.want_ack_at = 0
+            stream.ack_due = True
+            self.transmitter.ready(stream)
+        else:
+            self.transmitter.ack_later(stream)
+
+    cdef void space(self, Stream *stream) noexcept:
+        if stream.has_space:
+            return
+        stream.has_space = True
+        stream.space_next = NULL
+        if self.space_last != NULL:
+            self.space_last.space_next = stream
+        else:
+            self.space_first = stream
+        self.space_last = stream
+
+    # ---- the set of streams
+
+    cdef Stream *add_stream(self, uint32_t id) noexcept:
+        cdef Stream *stream = stream_new(id)
+        if stream == NULL:
+            return NULL
+        if table_add(&self.table, stream) < 0:
+            stream_free(stream)
+            return NULL
+        all_push(&self.open_list, stream)
+        self.open_count += 1
+        self.opened += 1
+        if id > self.highest_id:
+            self.highest_id = id
+        return stream
+
+    cdef void retire_if_finished(self, Stream *stream) noexcept:
+        if stream.retired or not stream_finished(stream):
+            return
+        stream.retired = True
+        stream.retire_after = self.barriers
+        all_remove(&self.open_list, stream)
+        self.open_count -= 1
+        all_push(&self.finished_list, stream)
+        self.finished_count += 1
+
+    cdef void forget(self, Stream *stream) noexcept:
+        """Free the stream; nothing may refer to it but the session's own lists."""
+        cdef Stream **link = &self.space_first
+        cdef Stream *last = NULL
+        if stream.has_space:
+            while link[0] != stream:
+                last = link[0]
+                link = &last.space_next
+            link[0] = stream.space_next
+            if self.space_last == stream:
+                self.space_last = last
+        self.transmitter.dequeue(stream)
+        table_remove(&self.table, stream)
+        if stream.retired:
+            all_remove(&self.finished_list, stream)
+            self.finished_count -= 1
+        else:
+            all_remove(&self.open_list, stream)
+            self.open_count -= 1
+        stream_free(stream)
+
+
+cdef uint8_t *list_streams(const Stream *stream, uint8_t *at) noexcept:
+    """Encode a RESUME frame for every stream of a list; returns where the next frame goes."""
+    cdef Frame frame
+    frame.type = FrameType.RESUME
+    frame.length = 0
+    while stream != NULL:
+        frame.stream = stream.id
+        frame.flags = 0
+        frame.seq = stream.inp.tail + stream.in_ended
+        frame.ack = stream.inp.head + stream.in_done
+        if stream.aborted:
+            frame.flags = FrameFlag.DONE | FrameFlag.ABORTED
+            frame.seq = frame.ack = stream.reset_code
+        elif stream.retired:
+            frame.flags = FrameFlag.DONE
+        encode_header(at, &frame)
+        at += HEADER_BYTES
+        stream = stream.all_next
+    return at

@@ -1,0 +1,219 @@
+"""One stream: the rules its offsets obey, and the containers a session keeps streams in.
+
+Rules (every function here keeps them; the session decides when to call):
+
+1. A byte leaves `out` only when the peer's ack covers it; the ack never covers what was not put on a carrier.
+2. A byte enters `inp` only at offset `inp.tail`: what is below is a repetition and is skipped, what is above is a gap
+   and is an error.
+3. After a direction's FIN, no further byte and no second, different FIN.
+4. After a reset no byte moves in either direction.
+"""
+
+from libc.stdlib cimport calloc, free
+
+from mproxy._ring cimport ring_drop, ring_init, ring_release
+
+
+cdef Stream *stream_new(uint32_t id) noexcept nogil:
+    """Return a stream in its first state, or NULL when there is no memory."""
+    cdef Stream *stream = <Stream *>calloc(1, sizeof(Stream))
+    if stream != NULL:
+        stream.id = id
+        ring_init(&stream.out, 0)
+        ring_init(&stream.inp, 0)
+    return stream
+
+
+cdef void stream_free(Stream *stream) noexcept nogil:
+    ring_drop(&stream.out)
+    ring_drop(&stream.inp)
+    free(stream.target)
+    free(stream)
+
+
+# ---- application -> carrier
+
+cdef uint64_t stream_unsent(const Stream *stream) noexcept nogil:
+    """Offsets (bytes, and one for FIN) that still have to be put on this carrier."""
+    return stream.out.tail + stream.out_ended - stream.sent
+
+
+cdef int stream_take_ack(Stream *stream, uint64_t ack) noexcept nogil:
+    """The peer's application has everything below `ack`: let go of it. -1 when that cannot be true."""
+    if ack < stream.out.head + stream.out_done or ack > stream.peak:
+        return -1
+    if ack > stream.out.tail:
+        stream.out_done = True
+        ack = stream.out.tail
+    if ack > stream.out.head:
+        ring_release(&stream.out, ack)
+    if stream.sent < ack + stream.out_done:
+        stream.sent = ack + stream.out_done
+    return 0
+
+
+cdef int stream_rewind(Stream *stream, uint64_t received) noexcept nogil:
+    """On a new carrier go on where the peer's receiving stands. -1 when it claims more than was ever sent.
+
+    A claim below what the peer has acknowledged is older than that ack (both can cross); the ack holds.
+    """
+    cdef uint64_t acked = stream.out.head + stream.out_done
+    if received > stream.peak:
+        return -1
+    stream.sent = received if received > acked else acked
+    return 0
+
+
+# ---- carrier -> application
+
+cdef int stream_receive(
+        const Stream *stream, uint64_t seq, uint32_t length, uint32_t window, uint32_t *skip) noexcept nogil:
+    """Judge bytes [seq, seq + length) of the peer. Returns how many are new; the first `skip` are a repetition.
+
+    -1: they would leave a gap or lie behind the end; -2: more than the window allows.
+    """
+    cdef uint64_t end = seq + length
+    if seq > stream.inp.tail or end < seq or (stream.in_ended and end > stream.inp.tail):
+        return -1
+    if end <= stream.inp.tail:
+        skip[0] = length
+        return 0
+    if end - stream.inp.head > window:
+        return -2
+    skip[0] = <uint32_t>(stream.inp.tail - seq)
+    return <int>(end - stream.inp.tail)
+
+
+cdef int stream_receive_end(Stream *stream, uint64_t at) noexcept nogil:
+    """The peer's direction ends at offset `at`. -1 when that is not where it stands."""
+    if at != stream.inp.tail:
+        return -1
+    stream.in_ended = True
+    return 0
+
+
+cdef bint stream_finished(const Stream *stream) noexcept nogil:
+    """Nothing more to do for this stream but to remember it."""
+    if stream.owner != NULL or stream.reset_due:
+        return False
+    if stream.aborted:
+        return True
+    return (stream.out_done and stream.in_done and not stream.drain_reset
+            and stream.acked == stream.inp.tail + 1)
+
+
+# ---- id -> stream
+
+cdef inline uint32_t slot_of(const StreamTable *table, uint32_t id) noexcept nogil:
+    return (id * <uint32_t>2654435769) & (table.size - 1)
+
+
+cdef Stream *table_find(const StreamTable *table, uint32_t id) noexcept nogil:
+    cdef uint32_t i
+    if table.size == 0:
+        return NULL
+    i = slot_of(table, id)
+    while table.slots[i] != NULL:
+        if table.slots[i].id == id:
+            return table.slots[i]
+        i = (i + 1) & (table.size - 1)
+    return NULL
+
+
+cdef void table_place(StreamTable *table, Stream *stream) noexcept nogil:
+    cdef uint32_t i = slot_of(table, stream.id)
+    while table.slots[i] != NULL:
+        i = (i + 1) & (table.size - 1)
+    table.slots[i] = stream
+
+
+cdef int table_add(StreamTable *table, Stream *stream) noexcept nogil:
+    """Add a stream whose id is not there yet; -1 when there is no memory."""
+    cdef Stream **old = table.slots
+    cdef uint32_t i, old_size = table.size
+    if (table.count + 1) * 2 > table.size:
+        table.slots = <Stream **>calloc(old_size * 2 if old_size else 16, sizeof(Stream *))
+        if table.slots == NULL:
+            table.slots = old
+            return -1
+        table.size = old_size * 2 if old_size else 16
+        for i in range(old_size):
+            if old[i] != NULL:
+                table_place(table, old[i])
+        free(old)
+    table_place(table, stream)
+    table.count += 1
+    return 0
+
+
+cdef void table_remove(StreamTable *table, const Stream *stream) noexcept nogil:
+    """Take a stream out; later entries of its run move up, so that no mark of it stays."""
+    cdef uint32_t mask = table.size - 1
+    cdef uint32_t hole = slot_of(table, stream.id), i, home
+    while table.slots[hole] != stream:
+        hole = (hole + 1) & mask
+    i = hole
+    while True:
+        i = (i + 1) & mask
+        if table.slots[i] == NULL:
+            break
+        home = slot_of(table, table.slots[i].id)
+        if ((i - home) & mask) >= ((i - hole) & mask):
+            table.slots[hole] = table.slots[i]
+            hole = i
+    table.slots[hole] = NULL
+    table.count -= 1
+
+
+cdef void table_clear(StreamTable *table) noexcept nogil:
+    """Free the slots; the streams are not the table's."""
+    free(table.slots)
+    table.slots = NULL
+    table.size = table.count = 0
+
+
+# ---- lists
+
+cdef void queue_push(StreamList *queue, Stream *stream, Queue kind) noexcept nogil:
+    """Append a stream that is in no queue."""
+    stream.queue = kind
+    stream.queue_next = NULL
+    stream.queue_prev = queue.last
+    if queue.last != NULL:
+        queue.last.queue_next = stream
+    else:
+        queue.first = stream
+    queue.last = stream
+
+
+cdef void queue_remove(StreamList *queue, Stream *stream) noexcept nogil:
+    if stream.queue_prev != NULL:
+        stream.queue_prev.queue_next = stream.queue_next
+    else:
+        queue.first = stream.queue_next
+    if stream.queue_next != NULL:
+        stream.queue_next.queue_prev = stream.queue_prev
+    else:
+        queue.last = stream.queue_prev
+    stream.queue = Queue.NOT_QUEUED
+
+
+cdef void all_push(StreamList *streams, Stream *stream) noexcept nogil:
+    stream.all_next = NULL
+    stream.all_prev = streams.last
+    if streams.last != NULL:
+        streams.last.all_next = stream
+    else:
+        streams.first = stream
+    streams.last = stream
+
+
+cdef void all_remove(StreamList *streams, Stream *stream) noexcept nogil:
+    if stream.all_prev != NULL:
+        stream.all_prev.all_next = stream.all_next
+    else:
+        streams.first = stream.all_next
+    if stream.all_next != NULL:
+        stream.all_next.all_prev = stream.all_prev
+    else:
+        streams.last = stream.all_prev

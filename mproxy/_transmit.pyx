@@ -1,0 +1,272 @@
+"""What goes on the carrier next. Contract and pipeline: _transmit.pxd.
+
+Order: bytes of the session itself (control) first, then streams with little queued, then bulk streams in turns; a
+bulk stream gets a turn after every URGENT_RUN_BYTES, so that many small streams cannot starve it.
+
+A planned frame is a promise: the carrier is a byte stream, so a frame whose first byte left must be finished, whatever
+happens to its stream meanwhile. Hence `Stream.planned`, and hence only what was really sent moves `Stream.peak`.
+"""
+
+from mproxy._frames cimport Frame, encode_header
+from mproxy._ring cimport ring_append, ring_drop, ring_init, ring_release, ring_view
+from mproxy._stream cimport Queue, queue_push, queue_remove, stream_unsent
+from mproxy._wire cimport HEADER_BYTES, FrameFlag, FrameType
+
+
+cdef class Transmitter:
+    """Send queues and batch of one session.
+
+    Input: `ready`, `ack_later`, `acks_now`, `add_control`, `sent`, `carrier_lost`. Output: `has_work`, `poll`.
+    """
+
+    def __cinit__(self):
+        ring_init(&self.control, 0)
+
+    def __dealloc__(self):
+        ring_drop(&self.control)
+
+    # ---- input
+
+    cdef void ready(self, Stream *stream) noexcept:
+        """Put the stream in the queue that what it has to send calls for, if any."""
+        cdef uint64_t unsent
+        if stream.queue == Queue.URGENT or stream.queue == Queue.BULK:
+            return
+        unsent = 0
+        if not stream.aborted and stream.sent - stream.out.head < self.peer_window:
+            unsent = stream_unsent(stream)
+        if unsent == 0 and not (stream.open_due or stream.reset_due or stream.ack_due):
+            return
+        if stream.queue == Queue.ACK_LATER:
+            queue_remove(&self.later, stream)
+        if unsent > SMALL_BYTES:
+            queue_push(&self.bulk, stream, Queue.BULK)
+        else:
+            queue_push(&self.urgent, stream, Queue.URGENT)
+
+    cdef void ack_later(self, Stream *stream) noexcept:
+        """An ack is owed, but may wait for a frame to ride on, or the next heartbeat."""
+        if stream.queue == Queue.NOT_QUEUED:
+            queue_push(&self.later, stream, Queue.ACK_LATER)
+
+    cdef void acks_now(self) noexcept:
+        """Send the acks that have waited."""
+        cdef Stream *stream
+        while self.later.first != NULL:
+            stream = self.later.first
+            queue_remove(&self.later, stream)
+            stream.ack_due = True
+            queue_push(&self.urgent, stream, Queue.URGENT)
+
+    cdef void dequeue(self, Stream *stream) noexcept:
+        if stream.queue == Queue.URGENT:
+            queue_remove(&self.urgent, stream)
+        elif stream.queue == Queue.BULK:
+            queue_remove(&self.bulk, stream)
+        elif stream.queue == Queue.ACK_LATER:
+            queue_remove(&self.later, stream)
+
+    cdef int add_control(self, const uint8_t *data, size_t length) noexcept:
+        """Append whole encoded frames of the session itself; -1 when there is no memory."""
+        return ring_append(&self.control, data, <uint32_t>length)
+
+    cdef void sent(self, size_t length) noexcept:
+        """The carrier took `length` bytes of what `poll` described last."""
+        cdef Plan *plan
+        cdef Stream *stream
+        cdef size_t size, payload
+        cdef uint64_t reached
+        self.batch_bytes -= length
+        length += self.first_sent
+        while self.first < self.count:
+            plan = &self.plans[self.first]
+            size = plan.header_bytes + plan.length
+            stream = plan.stream
+            if stream != NULL and plan.of_ring:
+                payload = (length if length < size else size)
+                if payload >= HEADER_BYTES:
+                    reached = plan.seq + payload - HEADER_BYTES
+                    if payload == size:
+                        reached += plan.ends
+                    if reached > stream.peak:
+                        stream.peak = reached
+            if length < size:
+                break
+            length -= size
+            self.first += 1
+            if stream == NULL:
+                ring_release(&self.control, plan.seq + plan.length)
+                continue
+            stream.planned -= 1
+            if stream.aborted and stream.planned == 0:
+                ring_drop(&stream.out)
+        self.first_sent = length
+        if self.first == self.count:
+            self.first = self.count = 0
+
+    cdef void carrier_lost(self) noexcept:
+        """Forget the batch and the control bytes: they belonged to the carrier that is gone."""
+        cdef Stream *stream
+        cdef int i
+        for i in range(self.first, self.count):
+            stream = self.plans[i].stream
+            if stream == NULL:
+                continue
+            stream.planned -= 1
+            if stream.aborted and stream.planned == 0:
+                ring_drop(&stream.out)
+        self.first = self.count = 0
+        self.first_sent = self.batch_bytes = 0
+        ring_drop(&self.control)
+        self.control_planned = self.control.tail
+
+    # ---- output
+
+    cdef bint has_work(self, bint streams_too) noexcept:
+        """Something waits to be sent."""
+        if self.first < self.count or self.control_planned < self.control.tail:
+            return True
+        return streams_too and (self.urgent.first != NULL or self.bulk.first != NULL)
+
+    cdef int poll(self, size_t most, bint streams_too, iovec *out) noexcept:
+        """Plan frames up to about `most` bytes in all and describe what is to be sent in `out` (MAX_IOVECS).
+
+        Returns the number of iovecs. Without `streams_too` only control bytes are planned.
+        """
+        cdef int i, n = 0
+        cdef Plan *plan
+        if self.first > 0 and self.count == MAX_PLANS:
+            for i in range(self.first, self.count):
+                self.plans[i - self.first] = self.plans[i]
+            self.count -= self.first
+            self.first = 0
+        while self.count < MAX_PLANS and self.batch_bytes < most:
+            if self.control_planned < self.control.tail:
+                self.plan_control()
+            elif streams_too and (self.urgent.first != NULL or self.bulk.first != NULL):
+                self.plan_next_stream(most - self.batch_bytes)
+            else:
+                break
+        for i in range(self.first, self.count):
+            plan = &self.plans[i]
+            if plan.header_bytes:
+                out[n].iov_base = plan.header
+                out[n].iov_len = HEADER_BYTES
+                n += 1
+            if plan.length == 0:
+                continue
+            if plan.stream == NULL:
+                n += ring_view(&self.control, plan.seq, plan.length, out + n)
+            elif plan.of_ring:
+                n += ring_view(&plan.stream.out, plan.seq, plan.length, out + n)
+            else:
+                out[n].iov_base = plan.stream.target
+                out[n].iov_len = plan.length
+                n += 1
+        return skip_sent(out, n, self.first_sent)
+
+    cdef void plan_control(self) noexcept:
+        cdef Plan *plan = &self.plans[self.count]
+        plan.stream = NULL
+        plan.header_bytes = 0
+        plan.of_ring = False
+        plan.ends = False
+        plan.seq = self.control_planned
+        plan.length = <uint32_t>(self.control.tail - self.control_planned)
+        self.control_planned = self.control.tail
+        self.count += 1
+        self.batch_bytes += plan.length
+
+    cdef void plan_next_stream(self, size_t room) noexcept:
+        """Plan a frame or two of the stream whose turn it is."""
+        cdef Stream *stream
+        if self.urgent.first != NULL and (self.urgent_run < URGENT_RUN_BYTES or self.bulk.first == NULL):
+            stream = self.urgent.first
+            queue_remove(&self.urgent, stream)
+            if stream_unsent(stream) > SMALL_BYTES and not (
+                    stream.open_due or stream.reset_due or stream.ack_due):
+                queue_push(&self.bulk, stream, Queue.BULK)
+                return
+            self.plan_stream(stream, SMALL_BYTES)
+        else:
+            stream = self.bulk.first
+            queue_remove(&self.bulk, stream)
+            self.urgent_run = 0
+            if room < SMALL_BYTES:
+                room = SMALL_BYTES
+            self.plan_stream(stream, room if room < BULK_FRAME_BYTES else BULK_FRAME_BYTES)
+        self.ready(stream)
+
+    cdef void plan_stream(self, Stream *stream, size_t most) noexcept:
+        """Plan what the stream owes: OPEN or RESET, then DATA of at most `most` bytes, or a bare ACK."""
+        cdef uint64_t length, allowed
+        cdef int flags = 0
+        if stream.open_due:
+            stream.open_due = False
+            self.plan_frame(stream, FrameType.OPEN, 0, 0, stream.target_bytes)
+            if self.count == MAX_PLANS:
+                return
+        if stream.aborted:
+            if stream.reset_due:
+                self.plan_frame(stream, FrameType.RESET, 0, stream.reset_code, 0)
+                stream.reset_due = False
+            stream.ack_due = False
+            return
+        length = allowed = 0
+        if stream.sent < stream.out.tail:
+            length = stream.out.tail - stream.sent
+            allowed = self.peer_window - (stream.sent - stream.out.head)
+            if length > allowed:
+                length = allowed
+            if length > most:
+                length = most
+        if stream.out_ended and stream.sent + length == stream.out.tail:
+            flags = FrameFlag.FIN
+        if length > 0 or (flags and stream.sent == stream.out.tail):
+            if stream.blocked and stream.sent + length == stream.out.tail:
+                flags |= FrameFlag.WANT_ACK
+            self.plan_frame(stream, FrameType.DATA, flags, stream.sent, <uint32_t>length)
+            if stream.sent < stream.peak:
+                self.resent_bytes += length if stream.sent + length <= stream.peak else stream.peak - stream.sent
+            stream.sent += length + ((flags & FrameFlag.FIN) != 0)
+        elif stream.ack_due:
+            self.plan_frame(stream, FrameType.ACK, 0, 0, 0)
+
+    cdef void plan_frame(self, Stream *stream, int type, int flags, uint64_t seq, uint32_t length) noexcept:
+        """Append one frame with the newest ack to the batch."""
+        cdef Plan *plan = &self.plans[self.count]
+        cdef Frame frame
+        frame.type = <uint8_t>type
+        frame.flags = <uint8_t>flags
+        frame.stream = stream.id
+        frame.length = length
+        frame.seq = seq
+        frame.ack = stream.acked = stream.inp.head + stream.in_done
+        stream.ack_due = False
+        encode_header(plan.header, &frame)
+        plan.header_bytes = HEADER_BYTES
+        plan.stream = stream
+        plan.of_ring = type == FrameType.DATA
+        plan.ends = (flags & FrameFlag.FIN) != 0
+        plan.seq = seq
+        plan.length = length
+        stream.planned += 1
+        self.count += 1
+        self.frames += 1
+        self.batch_bytes += HEADER_BYTES + length
+        self.urgent_run += HEADER_BYTES + length
+
+
+cdef int skip_sent(iovec *out, int n, size_t length) noexcept:
+    """Drop the first `length` bytes from the iovecs; returns how many are left, moved to the front."""
+    cdef int i, first = 0
+    while first < n and length >= out[first].iov_len:
+        length -= out[first].iov_len
+        first += 1
+    if first < n:
+        out[first].iov_base = <uint8_t *>out[first].iov_base + length
+        out[first].iov_len -= length
+    if first:
+        for i in range(first, n):
+            out[i - first] = out[i]
+    return n - first
