@@ -1,10 +1,12 @@
 """The command lines of cproxy and sproxy: words in, a checked configuration out.
 
-Whatever is wrong with a command line raises UsageError with one line that says what is wrong and what to do;
-`--help` and `--version` print and raise SystemExit(0). Defaults and ranges are those of `mproxy.config`.
+Whatever is wrong with a command line raises UsageError with one line that says what is wrong and what to do; programs
+hand it to `complain` and exit with 2. `--help` and `--version` print and raise SystemExit(0). Defaults and ranges are
+those of `mproxy.config`.
 """
 
 import argparse
+import os
 import re
 import socket
 
@@ -138,17 +140,15 @@ class OneLineParser(argparse.ArgumentParser):
                          allow_abbrev=False, formatter_class=_help_format)
 
     def error(self, message):
-        line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in message)
-        raise UsageError(f"{line.removeprefix('argument ')} (try '{self.prog} --help')")
+        raise UsageError(f"{message.removeprefix('argument ')} (try '{self.prog} --help')")
 
     def add(self, group, option, parse, help, **keywords):
         """An option with a value; `parse` turns text into the value or raises UsageError."""
-        def parse_named(text):
-            try:
-                return parse(text)
-            except UsageError as error:
-                raise UsageError(f"{option} {printable(text)} {error}") from None
-        group.add_argument(option, type=parse_named, help=help, **keywords)
+        group.add_argument(option, type=lambda text: _word(option, text, parse), help=help, **keywords)
+
+    def add_word(self, name, parse, help):
+        """A required positional argument, an attribute `name` of what `parse_args` gives."""
+        self.add_argument(name, type=lambda text: _word(name, text, parse), help=help)
 
     def add_choice(self, group, option, choices, help):
         """An option whose value is one of `choices`."""
@@ -168,6 +168,15 @@ class OneLineParser(argparse.ArgumentParser):
         return {name: value for name, value in given.items() if value is not None}, words
 
 
+def complain(program, text):
+    """One line `program: text` on standard error, never an exception."""
+    line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(text))
+    try:
+        os.write(2, f"{program}: {line}\n".encode("utf-8", "backslashreplace"))
+    except OSError:
+        pass  # nobody is there to read it; the exit status still tells
+
+
 def _help_format(prog):
     return argparse.RawDescriptionHelpFormatter(prog, max_help_position=27, width=79)
 
@@ -178,6 +187,7 @@ def printable(text):
 
 
 def _word(name, text, parse):
+    """`parse(text)`, with name and text in front of what it complains about."""
     try:
         return parse(text)
     except UsageError as error:

@@ -1,0 +1,51 @@
+"""The `mproxy` command: finds the program by its first word and hands it the rest.
+
+Programs are imported only when called: each one starts as fast as if it were alone.
+"""
+
+import importlib
+import sys
+
+from mproxy import __version__
+
+# word: (module, function, summary). Every function takes the words after its own and returns the exit status.
+PROGRAMS = {
+    "cproxy": ("mproxy.programs.cproxy", "main", "the proxy beside the application"),
+    "sproxy": ("mproxy.programs.sproxy", "main", "the proxy beside the daemon"),
+    "demo": ("mproxy.programs.demo", "main", "watch a connection survive a change of address"),
+    "message-server": ("mproxy.programs.message", "server_main", "print the messages of any number of clients"),
+    "message-client": ("mproxy.programs.message", "client_main", "send each line typed as a message"),
+}
+
+
+def main(argv=None):
+    """Run the program named by `argv` (default: the process's own command line); the exit status."""
+    program, *rest = (sys.argv[1:] if argv is None else argv) or [""]
+    if program in ("--help", "-h"):
+        print(_help())
+        return 0
+    if program == "--version":
+        print(f"mproxy {__version__}")
+        return 0
+    if program in PROGRAMS:
+        module, function, _ = PROGRAMS[program]
+        return getattr(importlib.import_module(module), function)(rest)
+    from mproxy.programs.options import complain, printable
+
+    wrong = f"{printable(program)} is no program of mproxy." if program else "which program?"
+    complain("mproxy", f"{wrong} Choose from {', '.join(PROGRAMS)} (try 'mproxy --help')")
+    return 2
+
+
+def _help():
+    width = max(map(len, PROGRAMS))
+    lines = [f"  {name:{width}}  {summary}" for name, (_, _, summary) in PROGRAMS.items()]
+    return "\n".join((
+        "usage: mproxy PROGRAM ...", "",
+        "Keeps TCP connections alive while the address under them changes.", "",
+        "programs:", *lines, "",
+        "mproxy PROGRAM --help tells more. cproxy and sproxy are commands of their own, too."))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

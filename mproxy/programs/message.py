@@ -1,0 +1,335 @@
+"""Two small programs for learning and for trying a path: lines of text as length-prefixed messages over TCP.
+
+On the wire a message is its length, 32 bits big-endian, then that many bytes; at most LIMIT_BYTES. `MessageReader`
+and `LineSplitter` know nothing of sockets; `MessageServer` and `MessageClient` do nothing but carry bytes to them.
+"""
+
+import os
+import select
+import selectors
+import socket
+import struct
+
+from mproxy.config import format_host_port
+from mproxy.errors import MproxyError, UsageError
+from mproxy.policy.resolver import look_up_host, numeric_address
+from mproxy.programs.log import reserve_standard_fds
+from mproxy.programs.options import OneLineParser, complain, parse_bind, parse_host, parse_port
+
+# Longest payload of a message, that is of a line without its newline.
+LIMIT_BYTES = 1024
+
+_LENGTH = struct.Struct(">I")
+
+# Bytes read at once; a client that sends more waits until the others have had their turn.
+_READ_BYTES = 1 << 16
+
+# Seconds until a server that ran out of descriptors looks again.
+_ACCEPT_AGAIN_S = 1
+
+# Seconds for one address to answer, and for the server to take leave after our end of input.
+_CONNECT_S = 10
+_FAREWELL_S = 5
+
+
+class MessageError(MproxyError):
+    """The bytes are no messages: a length above the limit, or an end in the middle."""
+
+
+class MessageReader:
+    """Messages out of a byte stream that arrives in pieces of any size.
+
+    `feed` what was read, then take with `poll_message` until it gives None; at the end of the stream `finish`. Holds
+    at most what was fed and not polled.
+    """
+
+    def __init__(self):
+        self._buffer = bytearray()
+
+    def feed(self, data):
+        self._buffer += data
+
+    def poll_message(self):
+        """The next whole payload as bytes, or None. Raises MessageError at a length above the limit."""
+        if len(self._buffer) < _LENGTH.size:
+            return None
+        length, = _LENGTH.unpack_from(self._buffer)
+        if length > LIMIT_BYTES:
+            raise MessageError(f"message of {length} bytes is above the limit of {LIMIT_BYTES} bytes")
+        end = _LENGTH.size + length
+        if len(self._buffer) < end:
+            return None
+        payload = bytes(self._buffer[_LENGTH.size:end])
+        del self._buffer[:end]
+        return payload
+
+    def finish(self):
+        """Raise MessageError if the stream ended in the middle of a message."""
+        if self._buffer:
+            raise MessageError(f"message cut off after {len(self._buffer)} bytes, its length included")
+
+
+def pack_message(payload):
+    """A message as it goes over the wire."""
+    return _LENGTH.pack(len(payload)) + payload
+
+
+class LineSplitter:
+    """Lines out of a byte stream, without their newlines; those above the limit are counted but not kept."""
+
+    def __init__(self, limit_bytes=LIMIT_BYTES):
+        self._limit_bytes = limit_bytes
+        self._line = bytearray()  # the line that has not ended, at most limit + 1 bytes of it
+        self._length = 0  # of that line, as typed
+
+    def feed(self, data):
+        """[(line, length), ...] that `data` completes; line is None where length is above the limit."""
+        lines = []
+        *ended, rest = data.split(b"\n")
+        for piece in ended:
+            self._append(piece)
+            lines.append(self._take())
+        self._append(rest)
+        return lines
+
+    def finish(self):
+        """The last line, [] if the input ended with a newline."""
+        return [self._take()] if self._length else []
+
+    def _append(self, piece):
+        self._length += len(piece)
+        self._line += piece[:self._limit_bytes + 1 - len(self._line)]
+
+    def _take(self):
+        length, self._length = self._length, 0
+        line, self._line = bytes(self._line), bytearray()
+        return (line if length <= self._limit_bytes else None), length
+
+
+class MessageServer:
+    """Takes messages from any number of clients and prints each one's length and text.
+
+    `write(data)` prints, `report(text)` tells about a client that went wrong.
+    """
+
+    def __init__(self, listeners, write, report):
+        self._selector = selectors.DefaultSelector()
+        self._listeners = listeners
+        self._write = write
+        self._report = report
+        self._accepting = False
+        self._resume_accepting()
+
+    def run(self):
+        """Serve until an exception (KeyboardInterrupt) ends it."""
+        while True:
+            self.run_once()
+
+    def run_once(self):
+        """Wait for clients and serve those that have something."""
+        ready = self._selector.select(None if self._accepting else _ACCEPT_AGAIN_S)
+        for key, _ in ready:
+            if key.data is None:
+                self._accept(key.fileobj)
+            else:
+                self._read(key.fileobj, *key.data)
+        if not ready:
+            self._resume_accepting()
+
+    def _accept(self, listener):
+        try:
+            client, (host, port, *_) = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            # Out of descriptors or memory: the listener would report the waiting client for ever.
+            self._report(f"cannot accept: {error.strerror}; trying again later")
+            self._pause_accepting()
+            return
+        client.setblocking(False)
+        # An IPv4 client of an IPv6 listener is shown as IPv4 (RFC 4291 section 2.5.5.2).
+        address = format_host_port(host.removeprefix("::ffff:"), port)
+        self._selector.register(client, selectors.EVENT_READ, (address, MessageReader()))
+
+    def _read(self, client, address, reader):
+        try:
+            data = client.recv(_READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._drop(client, f"{address}: {error.strerror or error}")
+            return
+        reader.feed(data)
+        try:
+            while (payload := reader.poll_message()) is not None:
+                self._write(b"%d\n%b\n" % (len(payload), payload))
+            if not data:
+                reader.finish()
+                self._drop(client)
+        except MessageError as error:
+            self._drop(client, f"{address}: {error}; connection closed")
+
+    def _drop(self, client, reason=None):
+        if reason:
+            self._report(reason)
+        self._selector.unregister(client)
+        client.close()
+        self._resume_accepting()
+
+    def _pause_accepting(self):
+        self._accepting = False
+        for listener in self._listeners:
+            self._selector.unregister(listener)
+
+    def _resume_accepting(self):
+        if not self._accepting:
+            self._accepting = True
+            for listener in self._listeners:
+                self._selector.register(listener, selectors.EVENT_READ, None)
+
+
+class MessageClient:
+    """Sends each line of the descriptor `input_fd` as a message over the connected socket `server`."""
+
+    def __init__(self, server, input_fd, report):
+        self._server = server
+        self._input_fd = input_fd
+        self._report = report
+        self._splitter = LineSplitter()
+
+    def run(self):
+        """Until the end of input. Raises MproxyError when the server goes first."""
+        poll = select.poll()
+        poll.register(self._input_fd, select.POLLIN)
+        poll.register(self._server, select.POLLIN)
+        try:
+            while True:
+                ready = [fd for fd, _ in poll.poll()]
+                if self._server.fileno() in ready and not self._server.recv(_READ_BYTES):
+                    raise MproxyError("the server closed the connection")
+                if self._input_fd in ready:
+                    data = self._read_input()
+                    self._send(self._splitter.feed(data) if data else self._splitter.finish())
+                    if not data:
+                        return self._take_leave()
+        except (ConnectionResetError, BrokenPipeError) as error:
+            raise MproxyError(f"the server closed the connection: {error.strerror}") from None
+        except OSError as error:
+            raise MproxyError(f"connection lost: {error.strerror or error}") from None
+
+    def _read_input(self):
+        try:
+            return os.read(self._input_fd, _READ_BYTES)
+        except OSError as error:
+            raise MproxyError(f"cannot read standard input: {error.strerror}") from None
+
+    def _send(self, lines):
+        for line, length in lines:
+            if line is None:
+                self._report(f"line of {length} bytes not sent: the limit is {LIMIT_BYTES} bytes")
+            else:
+                self._server.sendall(pack_message(line))
+
+    def _take_leave(self):
+        """Say that no more comes and wait for the server to say so too: then it has read everything."""
+        self._server.shutdown(socket.SHUT_WR)
+        self._server.settimeout(_FAREWELL_S)
+        try:
+            while self._server.recv(_READ_BYTES):
+                pass
+        except TimeoutError:
+            pass
+
+
+def server_main(argv):
+    """`mproxy message-server`; the exit status."""
+    program = "message-server"
+    parser = OneLineParser(
+        f"mproxy {program}", "mproxy message-server [options] PORT",
+        "Print the messages that clients send: each one's length on one line, its text on the next.",
+        "example: mproxy message-server 5000")
+    parser.add(parser, "--bind", parse_bind, metavar="ADDR", help="numeric address to listen on (default all)")
+    parser.add_argument("--help", "-h", action="help", help="print this text and exit")
+    parser.add_word("PORT", lambda text: parse_port(text, lowest=0), "TCP port; 0 takes any free one")
+    reserve_standard_fds()
+    try:
+        options = parser.parse_args(argv)
+        listener = _listen(options.bind, options.PORT)
+        complain(program, f"listening on {format_host_port(*listener.getsockname()[:2])}")
+        MessageServer([listener], _write_output, lambda text: complain(program, text)).run()
+    except UsageError as error:
+        complain(program, error)
+        return 2
+    except BrokenPipeError:
+        return 0  # whoever read the output has seen enough
+    except OSError as error:
+        complain(program, f"cannot write: {error.strerror}")
+        return 1
+    except KeyboardInterrupt:
+        return 0
+
+
+def client_main(argv):
+    """`mproxy message-client`; the exit status."""
+    program = "message-client"
+    parser = OneLineParser(
+        f"mproxy {program}", "mproxy message-client HOST PORT",
+        f"Send each line of standard input, up to {LIMIT_BYTES} bytes, as a message.",
+        "example: mproxy message-client 127.0.0.1 5000")
+    parser.add_argument("--help", "-h", action="help", help="print this text and exit")
+    parser.add_word("HOST", parse_host, "name or address of the server")
+    parser.add_word("PORT", parse_port, "its TCP port")
+    reserve_standard_fds()
+    try:
+        options = parser.parse_args(argv)
+        with _connect(options.HOST, options.PORT) as server:
+            MessageClient(server, 0, lambda text: complain(program, text)).run()
+        return 0
+    except UsageError as error:
+        complain(program, error)
+        return 2
+    except MproxyError as error:
+        complain(program, error)
+        return 1
+    except KeyboardInterrupt:
+        return 0
+
+
+def _listen(address, port):
+    """A listening socket on `address`, or on every address when None (IPv4 through IPv6 where there is IPv6)."""
+    both = address is None and socket.has_dualstack_ipv6()
+    host = address or ("::" if both else "0.0.0.0")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, dualstack_ipv6=both)
+    except OSError as error:
+        reason = os.strerror(error.errno)
+        where = format_host_port(host, port)
+        raise UsageError(f"cannot listen on {where}: {reason}; choose another PORT or --bind") from None
+    listener.setblocking(False)
+    return listener
+
+
+def _connect(host, port):
+    """A socket connected to the first address of `host` that answers."""
+    addresses, failure = numeric_address(host, port) or look_up_host(host)
+    for family, sockaddr in addresses:
+        server = socket.socket(family, socket.SOCK_STREAM)
+        server.settimeout(_CONNECT_S)
+        try:
+            server.connect((sockaddr[0], port, *sockaddr[2:]))
+            server.settimeout(None)
+            return server
+        except OSError as error:
+            server.close()
+            failure = f"cannot connect to {format_host_port(host, port)}: {error.strerror or error}"
+    raise MproxyError(failure)
+
+
+def _write_output(data):
+    """All of `data` on standard output, now."""
+    while data:
+        try:
+            data = data[os.write(1, data):]
+        except BlockingIOError:
+            select.select((), (1,), ())
