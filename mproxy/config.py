@@ -1,7 +1,8 @@
 """Every setting of cproxy and sproxy: unit, default, allowed range, and why.
 
-Ground layer: imports nothing but `errors`. The defaults live here and nowhere else; `programs.options` takes them
-from the `Setting` objects, which a configuration class shows as class attributes while an instance shows values:
+Ground layer: imports nothing but `errors`. The defaults live here and nowhere else; `programs.options` takes
+them from the `Setting` objects, which a configuration class shows as class attributes while an instance shows
+values:
 
     SessionConfig.heartbeat_us.default    1_000_000
     SessionConfig().heartbeat_us          1_000_000
@@ -32,7 +33,7 @@ LOG_FORMATS = ("text", "json")
 
 
 def format_duration(duration_us):
-    """Microseconds in the largest unit that divides them, so that parsing it gives the same number: `90s`, `7d`."""
+    """Microseconds in the largest unit that divides them, so that nothing is rounded: `90s`, `7d`."""
     for unit, unit_us in DURATION_UNITS:
         if duration_us and duration_us % unit_us == 0:
             return f"{duration_us // unit_us}{unit}"
@@ -40,7 +41,7 @@ def format_duration(duration_us):
 
 
 def format_size(size_bytes):
-    """Bytes in the largest unit that divides them, so that parsing it gives the same number: `4MiB`, `65000`."""
+    """Bytes in the largest unit that divides them, so that nothing is rounded: `4MiB`, `65000`."""
     for unit, unit_bytes in SIZE_UNITS:
         if size_bytes and size_bytes % unit_bytes == 0:
             return f"{size_bytes // unit_bytes}{unit}"
@@ -55,8 +56,8 @@ def format_host_port(host, port):
 class Setting:
     """One knob: its default, its allowed range, and the option that sets it.
 
-    `option` is made of the attribute's name without its unit (`window_bytes` is `--window`). `lowest` and `highest`
-    are both inclusive; None leaves that end open.
+    `option` is made of the attribute's name without its unit (`window_bytes` is `--window`). `lowest` and
+    `highest` are both inclusive; None leaves that end open.
     """
 
     __slots__ = ("default", "lowest", "highest", "option", "format")
@@ -123,31 +124,32 @@ class Config:
 
 
 class SessionConfig(Config):
-    """What both ends of a session keep to. Each side has its own; the peer's limits arrive with HELLO and WELCOME."""
+    """What one end of a session keeps to. The peer's limits arrive with HELLO and WELCOME."""
 
-    # Microseconds of silence after which a heartbeat is sent. 1 s finds a dead carrier in 3 s for one small frame a
-    # second; 100 ms finds it in 0.3 s. Below 10 ms a busy host's scheduling alone would look like a dead peer.
+    # Microseconds of silence after which a heartbeat is sent. 1 s finds a dead carrier in 3 s for one small
+    # frame a second; 100 ms finds it in 0.3 s. Below 10 ms a busy host's scheduling alone would look like a
+    # dead peer.
     heartbeat_us = Setting(SECOND_US, 10 * MILLISECOND_US, HOUR_US)
 
-    # Heartbeat intervals without a byte after which the carrier is given up. One lost packet costs a retransmission
-    # timeout of 200 ms and more, so 1 suits only long intervals.
+    # Heartbeat intervals without a byte after which the carrier is given up. One lost packet costs a
+    # retransmission timeout of 200 ms and more, so 1 suits only long intervals.
     misses = Setting(3, 1, 1000)
 
-    # Bytes of one stream, in one direction, that may be written but not yet acknowledged. Memory: up to this much in
-    # the sender's ring and as much in the receiver's while its application does not read; nothing while idle.
-    # 4 MiB lets one stream fill 300 Mbit/s on a path of 100 ms.
+    # Bytes of one stream, in one direction, that may be written but not yet acknowledged. Memory: up to this
+    # much in the sender's ring and as much in the receiver's while its application does not read; nothing
+    # while idle. 4 MiB lets one stream fill 300 Mbit/s on a path of 100 ms.
     window_bytes = Setting(4 * MIB, 4 * KIB, GIB)
 
-    # Bytes that all streams of a session together may hold in one direction: the most memory that one session takes
-    # is twice this. 64 MiB is sixteen full windows; a stream gets at most half of what is still free.
+    # Bytes that all streams of a session together may hold in one direction: the most memory that one session
+    # takes is twice this. 64 MiB is sixteen full windows; a stream gets at most half of what is still free.
     session_budget_bytes = Setting(64 * MIB, 4 * KIB, 1024 * GIB)
 
-    # Microseconds that a session without a carrier is kept before its streams are reset. A week covers a laptop
-    # closed over the holidays; the cost is the daemon's idle connection and what its rings hold.
+    # Microseconds that a session without a carrier is kept before its streams are reset. A week covers a
+    # laptop closed over the holidays; the cost is the daemon's idle connection and what its rings hold.
     session_ttl_us = Setting(7 * DAY_US, SECOND_US, 3650 * DAY_US)
 
-    # Streams open at once in one session. Each is one file descriptor and, idle, at most 2 KiB of user memory:
-    # 20,000 of them 40 MiB. The process's limit of open files must be higher than this.
+    # Streams open at once in one session. Each is one file descriptor and, idle, at most 2 KiB of user
+    # memory: 20,000 of them 40 MiB. The process's limit of open files must be higher than this.
     max_streams = Setting(20_000, 1, 1_000_000)
 
     def _check(self):
@@ -162,7 +164,8 @@ class ProgramConfig(Config):
 
     session = Setting(SessionConfig())
 
-    # TCP port to listen on; 0 takes any free one, told by the log line `listening`. None: no listener (--stdio).
+    # TCP port to listen on; 0 takes any free one, told by the log line `listening`. None: no listener
+    # (--stdio).
     port = Setting(None, 0, 65535)
 
     # Numeric addresses to listen on. While empty the program's own default holds, see `bind_addresses`.
@@ -171,16 +174,17 @@ class ProgramConfig(Config):
     # A bare TCP relay: no session, no protocol between the proxies, nothing survives the connection.
     plain = Setting(False)
 
-    # Sessions held at once, those without a carrier included. Each costs a few KiB plus its streams; when all are
-    # taken a newcomer is refused, nobody is evicted. cproxy has one session at a time and never comes near.
+    # Sessions held at once, those without a carrier included. Each costs a few KiB plus its streams; when all
+    # are taken a newcomer is refused, nobody is evicted. cproxy has one session at a time and never comes
+    # near.
     max_sessions = Setting(1000, 1, 1_000_000)
 
-    # Microseconds that SIGTERM or SIGINT leaves for delivering what is queued. 5 s is enough for a full window on a
-    # slow path and well below the 90 s after which systemd kills.
+    # Microseconds that SIGTERM or SIGINT leaves for delivering what is queued. 5 s is enough for a full
+    # window on a slow path and well below the 90 s after which systemd kills.
     drain_us = Setting(5 * SECOND_US, 0, HOUR_US)
 
-    # Microseconds for one dial: name resolution, every address tried, the connection made. 10 s outlasts two lost
-    # SYNs (1 s + 2 s) and a name server that has to be tried twice.
+    # Microseconds for one dial: name resolution, every address tried, the connection made. 10 s outlasts two
+    # lost SYNs (1 s + 2 s) and a name server that has to be tried twice.
     connect_timeout_us = Setting(10 * SECOND_US, 100 * MILLISECOND_US, 10 * MINUTE_US)
 
     # Lowest level that is logged; one of LOG_LEVELS.
@@ -195,16 +199,17 @@ class ProgramConfig(Config):
     def bind_addresses(self):
         """Addresses to listen on: `bind`, or the program's default.
 
-        Where `bind` is empty a host without IPv6 (or IPv4) is no reason to refuse to start: one listener is enough.
-        An address that the user named must work.
+        Where `bind` is empty a host without IPv6 (or IPv4) is no reason to refuse to start: one listener is
+        enough. An address that the user named must work.
         """
         return self.bind or self.DEFAULT_BIND
 
     def _check(self):
         if self.log_level not in LOG_LEVELS:
-            raise UsageError(f"--log-level {self.log_level} is unknown: allowed is {', '.join(LOG_LEVELS)}")
+            raise UsageError(f"--log-level {self.log_level} is unknown: choose from {', '.join(LOG_LEVELS)}")
         if self.log_format not in LOG_FORMATS:
-            raise UsageError(f"--log-format {self.log_format} is unknown: allowed is {', '.join(LOG_FORMATS)}")
+            choices = ", ".join(LOG_FORMATS)
+            raise UsageError(f"--log-format {self.log_format} is unknown: choose from {choices}")
 
 
 class CproxyConfig(ProgramConfig):
@@ -223,15 +228,15 @@ class CproxyConfig(ProgramConfig):
     # Dial sproxy at start instead of at the first application.
     eager = Setting(False)
 
-    # Microseconds that the carrier is kept after the last stream has ended. 60 s spares the next application a dial
-    # for the cost of one heartbeat a second.
+    # Microseconds that the carrier is kept after the last stream has ended. 60 s spares the next application
+    # a dial for the cost of one heartbeat a second.
     idle_us = Setting(60 * SECOND_US, 0, 30 * DAY_US)
 
     # (host, port) of the daemon that sproxy is asked for; None takes sproxy's default.
     target = Setting(None)
 
-    # Directory for the instance id, one small file per listening port; None keeps none, then a cproxy that died and
-    # came back cannot end its former sessions.
+    # Directory for the instance id, one small file per listening port; None keeps none, then a cproxy that
+    # died and came back cannot end its former sessions.
     state_dir = Setting(None)
 
 
@@ -250,8 +255,8 @@ class SproxyConfig(ProgramConfig):
     # ((host, port), ...) that clients may ask for besides the default; empty: none. Compared as text.
     allow = Setting(())
 
-    # Connections that have not yet shown a valid preamble and HELLO; beyond it the oldest is dropped. Each costs one
-    # file descriptor and under 1 KiB, for at most 5 s.
+    # Connections that have not yet shown a valid preamble and HELLO; beyond it the oldest is dropped. Each
+    # costs one file descriptor and under 1 KiB, for at most 5 s.
     max_unfinished = Setting(128, 1, 65536)
 
 

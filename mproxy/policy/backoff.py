@@ -1,8 +1,9 @@
 """How long to wait before the next dial.
 
-At once, then at most 50 ms, doubling to at most 5 s; each delay is drawn evenly between nothing and that ceiling
-("full jitter", M. Brooker, Exponential Backoff And Jitter, AWS Architecture Blog 2015): when a thousand clients lose
-the same sproxy, their dials spread out instead of arriving together and tripping a firewall's rate limit.
+At once, then at most 50 ms, doubling to at most 5 s; each delay is drawn evenly between nothing and that
+ceiling ("full jitter", M. Brooker, Exponential Backoff And Jitter, AWS Architecture Blog 2015): when a
+thousand clients lose the same sproxy, their dials spread out instead of arriving together and tripping a
+firewall's rate limit.
 """
 
 import os
@@ -17,8 +18,8 @@ LAST_CEILING_US = 5_000_000
 class Backoff:
     """The delays of one series of dials.
 
-    `draw` gives a float in [0, 1), as random.random does. Call `next_delay_us` before each dial, `reset` when a
-    carrier works or when the network changed.
+    `draw` gives a float in [0, 1), as random.random does. Call `next_delay_us` before each dial, `reset` when
+    a carrier works or when the network changed.
     """
 
     def __init__(self, draw=None, first_us=FIRST_CEILING_US, last_us=LAST_CEILING_US):
@@ -39,5 +40,5 @@ class Backoff:
 
 
 def draw_from_system():
-    """A float in [0, 1) from the kernel; the `random` module takes longer to import than all draws ever made."""
+    """A float in [0, 1) from the kernel; importing `random` takes longer than all draws ever made."""
     return int.from_bytes(os.urandom(6), "big") / (1 << 48)

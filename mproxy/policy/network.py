@@ -1,11 +1,12 @@
 """What the kernel tells about this host's network, and whether the host has been asleep.
 
-`NetworkWatch` listens on a route socket (rtnetlink(7)) so that a new address is dialled from at once and not after
-the next missed heartbeat. The kernel repeats itself: router advertisements and DHCP renewals announce addresses that
-were there before, wireless scans announce links that did not change. Only what is new comes out as an event.
+`NetworkWatch` listens on a route socket (rtnetlink(7)) so that a new address is dialled from at once and not
+after the next missed heartbeat. The kernel repeats itself: router advertisements and DHCP renewals announce
+addresses that were there before, wireless scans announce links that did not change. Only what is new comes
+out as an event.
 
-An address is announced a moment before the routes that go with it: a dial right after `address-added` may still find
-no route, and is worth repeating at the `route-changed` that follows.
+An address is announced a moment before the routes that go with it: a dial right after `address-added` may
+still find no route, and is worth repeating at the `route-changed` that follows.
 """
 
 import errno
@@ -39,21 +40,22 @@ _IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000
 # A notification is a few hundred bytes, that of a network card with many virtual functions some KiB.
 _RECEIVE_BYTES = 1 << 16
 
-# Datagrams read in one go; a router with a full table changes thousands of routes a second, and streams must move on.
+# Datagrams read in one go; a router with a full table changes thousands of routes a second, and streams must
+# move on.
 _MOST_DATAGRAMS = 64
 
-# Addresses and links remembered in order to recognise repetitions; beyond it all are forgotten, which costs at worst
-# one event too many each.
+# Addresses and links remembered in order to recognise repetitions; beyond it all are forgotten, which costs
+# at worst one event too many each.
 _MOST_REMEMBERED = 4096
 
 NetworkEvent = namedtuple("NetworkEvent", "kind interface address up", defaults=(None, None, None))
 NetworkEvent.__doc__ = """One change of this host's network.
 
-kind       address-added, address-removed, route-changed, link-changed, or overflow (events were lost: anything may
-           have changed)
+kind       address-added, address-removed, route-changed, link-changed, or overflow: events were lost and
+           anything may have changed
 interface  index of the interface, None where there is none
 address    text: the address, or the route's destination as `10.0.0.0/24`, `default`; None for a link
-up         for a link whether it can carry packets now, for a route whether it was added; None for an address
+up         whether the link can carry packets now, whether the route was added; None for an address
 """
 
 
@@ -64,8 +66,8 @@ class NetworkWatch:
     """
 
     def __init__(self):
-        self._socket = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+        flags = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | flags, socket.NETLINK_ROUTE)
         try:
             self._socket.bind((0, _RTMGRP))
         except OSError:
@@ -80,7 +82,7 @@ class NetworkWatch:
         self._socket.close()
 
     def read_events(self):
-        """The events that are waiting, oldest first; empty when there are none. Never raises for what was read."""
+        """The events that are waiting, oldest first. Never raises, whatever was received."""
         events = []
         for _ in range(_MOST_DATAGRAMS):
             try:
@@ -151,7 +153,8 @@ class NetlinkParser:
         if kind == _RTM_DELADDR:
             self._addresses.discard(key)
             return NetworkEvent("address-removed", interface, address)
-        # Duplicate address detection (RFC 4862) still runs or failed: not to be used; the kernel announces it again.
+        # Duplicate address detection (RFC 4862) still runs or failed: not to be used; the kernel announces it
+        # again.
         waiting = flags & _IFA_F_TENTATIVE and not flags & _IFA_F_OPTIMISTIC
         if waiting or flags & _IFA_F_DADFAILED or key in self._addresses:
             return None
@@ -178,7 +181,8 @@ class NetlinkParser:
 
 def _parse_route(kind, body):
     family, length, _, _, _, _, _, route_kind, flags = _ROUTE.unpack_from(body)
-    # Routes to our own addresses and to broadcast addresses come with every address; clones are cache entries.
+    # Routes to our own addresses and to broadcast addresses come with every address; clones are cache
+    # entries.
     if flags & _RTM_F_CLONED or _RTN_LOCAL <= route_kind <= _RTN_MULTICAST:
         return None
     if family not in (socket.AF_INET, socket.AF_INET6):
@@ -208,18 +212,19 @@ SUSPEND_THRESHOLD_US = 1_000_000
 
 
 class SuspendClock:
-    """Notices that the host was suspended: CLOCK_BOOTTIME goes on while it sleeps, CLOCK_MONOTONIC does not."""
+    """Notices that the host slept: CLOCK_BOOTTIME goes on meanwhile, CLOCK_MONOTONIC does not."""
 
     def __init__(self, boottime_us=None):
         self._boottime_us = boottime_us or _read_boottime_us
-        # The least difference of the two clocks since the last suspend: a late `now_us` makes it look greater than
-        # it is, never smaller.
+        # The least difference of the two clocks since the last suspend: a late `now_us` makes it look greater
+        # than it is, never smaller.
         self._offset_us = None
 
     def check(self, now_us):
         """Seconds that the host was suspended since the last call, 0.0 if it was not.
 
-        `now_us` is CLOCK_MONOTONIC in microseconds, read a moment ago. Suspends shorter than the threshold add up.
+        `now_us` is CLOCK_MONOTONIC in microseconds, read a moment ago. Suspends shorter than the threshold
+        add up.
         """
         offset_us = self._boottime_us() - now_us
         if self._offset_us is None:
@@ -237,7 +242,7 @@ def _read_boottime_us():
 
 
 def preferred_source(sockaddr):
-    """The local address, as text, that the kernel would use towards `sockaddr` now; None when there is no route.
+    """The local address, as text, that the kernel would now use towards `sockaddr`; None without a route.
 
     `sockaddr` is (host, port) for IPv4 or (host, port, flowinfo, scope) for IPv6, numeric. No packet is sent:
     connecting a UDP socket only looks up the route.

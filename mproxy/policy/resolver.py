@@ -1,14 +1,15 @@
 """Name resolution that never stops the loop.
 
-getaddrinfo(3) blocks, for half a minute and more when the network is gone, and cannot be interrupted. So it runs in
-a few threads which nobody ever waits for: not the loop, and not the process when it wants to exit. /etc/resolv.conf
-needs no watching: glibc (2.26 and later) reads it again when it has changed.
+getaddrinfo(3) blocks, for half a minute and more when the network is gone, and cannot be interrupted. So it
+runs in a few threads which nobody ever waits for: not the loop, and not the process when it wants to exit.
+/etc/resolv.conf needs no watching: glibc (2.26 and later) reads it again when it has changed.
 
 Rules, all of them on the loop's thread:
 
 1. Requests for a host join the lookup of that host that is under way, so a hundred streams cost one lookup.
-2. Unless that lookup is stale: begun more than STALE_AFTER_S ago, or before `network_changed()`. It may be waiting for a
-   name server over an address that is gone. Then a fresh one starts beside it, up to LOOKUPS_PER_HOST.
+2. Unless that lookup is stale: begun more than STALE_AFTER_S ago, or before `network_changed()`. It may be
+   waiting for a name server over an address that is gone. Then a fresh one starts beside it, up to
+   LOOKUPS_PER_HOST.
 3. A good answer serves everybody who waits for that host. A failure serves those who joined this lookup or an
    earlier one of the same host; later ones keep waiting for theirs.
 4. At most LOOKUPS at once; what does not fit waits in line.
@@ -24,19 +25,21 @@ LOOKUPS = 4
 # Of these for one host: the one that is stuck, and a fresh one at each of two changes of the network.
 LOOKUPS_PER_HOST = 3
 
-# A lookup that takes longer than this has lost a packet (the stub resolver sends again after 5 s): worth a fresh try.
+# A lookup that takes longer than this has lost a packet (the stub resolver sends again after 5 s): worth a
+# fresh try.
 STALE_AFTER_S = 2.0
 
 
 class Resolver:
     """Turns (host, port) into socket addresses, in the order in which to try them (RFC 8305).
 
-    `call_soon_threadsafe(function)` must make the loop call `function()` soon, from whichever thread it is called.
-    Everything else here belongs to the loop's thread. `getaddrinfo`, `clock` (seconds) and `start_thread(function)`
-    are there for tests.
+    `call_soon_threadsafe(function)` must make the loop call `function()` soon, from whichever thread it is
+    called. Everything else here belongs to the loop's thread. `getaddrinfo`, `clock` (seconds) and
+    `start_thread(function)` are there for tests.
     """
 
-    def __init__(self, call_soon_threadsafe, getaddrinfo=socket.getaddrinfo, clock=time.monotonic, start_thread=None):
+    def __init__(self, call_soon_threadsafe, getaddrinfo=socket.getaddrinfo, clock=time.monotonic,
+                 start_thread=None):
         self._call_soon = call_soon_threadsafe
         self._getaddrinfo = getaddrinfo
         self._clock = clock
@@ -47,9 +50,10 @@ class Resolver:
     def resolve(self, host, port, callback):
         """Ask for the addresses of `host`; gives a `Request`.
 
-        `callback(addresses, error)` is called once, from the loop, never from within this call: `addresses` is a list
-        of (family, sockaddr), `error` None; or the list is empty and `error` a line of text. Numeric addresses need
-        no thread, an IPv6 address may have a scope (`fe80::1%eth0`), names may end in a dot.
+        `callback(addresses, error)` is called once, from the loop, never from within this call: `addresses`
+        is a list of (family, sockaddr), `error` None; or the list is empty and `error` a line of text.
+        Numeric addresses need no thread, an IPv6 address may have a scope (`fe80::1%eth0`), names may end in
+        a dot.
         """
         request = Request(port, callback)
         numeric = numeric_address(host, port)
@@ -124,10 +128,11 @@ class Request:
         self._callback = None
 
     def answer(self, addresses, error):
-        """Call the callback, with this request's port filled in, unless the request was cancelled or answered."""
+        """Call the callback, with the port filled in, unless the request was cancelled or answered."""
         callback, self._callback = self._callback, None
         if callback is not None:
-            callback([(family, (sockaddr[0], self._port, *sockaddr[2:])) for family, sockaddr in addresses], error)
+            with_port = [(family, (host, self._port, *rest)) for family, (host, _, *rest) in addresses]
+            callback(with_port, error)
 
 
 class _Name:
@@ -166,7 +171,7 @@ class _Name:
 
 
 def look_up_host(host, getaddrinfo=socket.getaddrinfo):
-    """Blocking: ([(family, sockaddr with port 0), ...] as interleave gives them, None) or ([], error text)."""
+    """Blocking: ([(family, sockaddr with port 0), ...] in the order of interleave, None) or ([], error)."""
     try:
         # Plain names go as bytes: for str Python would load its IDNA tables first, while holding up the loop.
         query = host.encode("ascii") if host.isascii() else host
@@ -221,7 +226,7 @@ def numeric_address(host, port):
 
 
 def interleave(addresses):
-    """[(family, sockaddr), ...] with the families taking turns, the first one's family first (RFC 8305 section 4).
+    """[(family, sockaddr), ...] with the families taking turns, the first one's first (RFC 8305 section 4).
 
     Within a family the order stays: it is getaddrinfo's, that of RFC 6724.
     """
@@ -231,7 +236,7 @@ def interleave(addresses):
     first = [entry for entry in addresses if entry[0] == addresses[0][0]]
     second = [entry for entry in addresses if entry[0] != addresses[0][0]]
     turns = min(len(first), len(second))
-    mixed = [entry for pair in zip(first, second) for entry in pair]
+    mixed = [entry for pair in zip(first, second, strict=False) for entry in pair]
     return mixed + first[turns:] + second[turns:]
 
 

@@ -1,17 +1,19 @@
 """The log: one line an event, on standard error.
 
-    2026-11-21T08:00:00.123 info resumed session=4f2a91c0 after=6.213s        text: local time, for people and grep
-    {"time":"2026-11-21T08:00:00.123+01:00","level":"info","event":...}       json: ISO 8601 with the zone's offset
+    text: local time, for people and grep
+        2026-11-21T08:00:00.123 info resumed session=4f2a91c0 after=6.213s
+    json: ISO 8601 with the zone's offset
+        {"time":"2026-11-21T08:00:00.123+01:00","level":"info","event":"resumed",...}
 
 Three promises, because the log must never be what stops or fools a relay:
 
-1. Logging never raises. A line that cannot be written (disk full, reader gone, descriptor closed) is counted, the
-   next line tries again, and the first that gets through is preceded by `lines-lost count=N`.
+1. Logging never raises. A line that cannot be written (disk full, reader gone, descriptor closed) is counted,
+   the next line tries again, and the first that gets through is preceded by `lines-lost count=N`.
 2. Logging never waits. A stopped terminal (ctrl-S) or a full pipe would block a plain write and with it every
-   stream; so the descriptor is asked first, and a line is at most PIPE_BUF bytes, which a pipe or terminal that
-   says "writable" takes without waiting (pipe(7)).
-3. Nothing that a peer sends can forge a line or move the cursor: values leave as printable ASCII, everything else
-   escaped.
+   stream; so the descriptor is asked first, and a line is at most PIPE_BUF bytes, which a pipe or terminal
+   that says "writable" takes without waiting (pipe(7)).
+3. Nothing that a peer sends can forge a line or move the cursor: values leave as printable ASCII, everything
+   else escaped.
 """
 
 import os
@@ -28,7 +30,7 @@ _VALUES_BYTES = select.PIPE_BUF - 700
 _VALUE_BYTES = 400
 
 # A value made of these alone needs no quotes; blanks, quotes and = would make `key=value` ambiguous.
-_PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!#$%&'()*+,-./:;<>?@[]^_`{|}~")
+_PLAIN = frozenset(map(chr, range(0x21, 0x7F))) - frozenset('"=\\')
 
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
@@ -36,8 +38,9 @@ _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 class Log:
     """Writes events to a file descriptor.
 
-    `level` is the lowest that is written, `style` is "text" or "json", `now` gives seconds since 1970. Fields whose
-    value is None are left out; true, false and numbers are themselves in JSON, everything else is its `str`.
+    `level` is the lowest that is written, `style` is "text" or "json", `now` gives seconds since 1970. Fields
+    whose value is None are left out; true, false and numbers are themselves in JSON, everything else is its
+    `str`.
     """
 
     def __init__(self, level="info", style="text", fd=2, now=time.time):
@@ -46,7 +49,8 @@ class Log:
         self._fd = fd
         self._now = now
         self._lost = 0
-        # What is left of a line that a descriptor took only in part (a disk that filled up in the middle of it).
+        # What is left of a line that a descriptor took only in part (a disk that filled up in the middle of
+        # it).
         self._rest = b""
         if fd == 2:
             reserve_standard_fds()
@@ -154,7 +158,7 @@ def _value_limit(fields):
 
 
 def quote(text, limit=_VALUE_BYTES):
-    """`text` as a JSON string (RFC 8259 section 7) of printable ASCII, cut off with `...` after `limit` bytes.
+    """`text` as a JSON string (RFC 8259 section 7) of printable ASCII, cut off with `...` at `limit` bytes.
 
     JSON itself would let DEL pass, and the C1 control characters, both of which terminals obey.
     """
@@ -181,7 +185,8 @@ def _escape(code):
 def _timestamp(now):
     """Local time with milliseconds, cut off and not rounded: no line may be dated after the next one."""
     milliseconds = int(now * 1000)
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(milliseconds // 1000)) + f".{milliseconds % 1000:03d}"
+    seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(milliseconds // 1000))
+    return f"{seconds}.{milliseconds % 1000:03d}"
 
 
 def _zone(now):

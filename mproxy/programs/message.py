@@ -1,7 +1,8 @@
 """Two small programs for learning and for trying a path: lines of text as length-prefixed messages over TCP.
 
-On the wire a message is its length, 32 bits big-endian, then that many bytes; at most LIMIT_BYTES. `MessageReader`
-and `LineSplitter` know nothing of sockets; `MessageServer` and `MessageClient` do nothing but carry bytes to them.
+On the wire a message is its length, 32 bits big-endian, then that many bytes; at most LIMIT_BYTES.
+`MessageReader` and `LineSplitter` know nothing of sockets; `MessageServer` and `MessageClient` do nothing but
+carry bytes to them.
 """
 
 import os
@@ -39,8 +40,8 @@ class MessageError(MproxyError):
 class MessageReader:
     """Messages out of a byte stream that arrives in pieces of any size.
 
-    `feed` what was read, then take with `poll_message` until it gives None; at the end of the stream `finish`. Holds
-    at most what was fed and not polled.
+    `feed` what was read, then take with `poll_message` until it gives None; at the end of the stream
+    `finish`. Holds at most what was fed and not polled.
     """
 
     def __init__(self):
@@ -248,7 +249,8 @@ def server_main(argv):
         f"mproxy {program}", "mproxy message-server [options] PORT",
         "Print the messages that clients send: each one's length on one line, its text on the next.",
         "example: mproxy message-server 5000")
-    parser.add(parser, "--bind", parse_bind, metavar="ADDR", help="numeric address to listen on (default all)")
+    parser.add(parser, "--bind", parse_bind, metavar="ADDR", help=(
+        "numeric address to listen on (default every address)"))
     parser.add_argument("--help", "-h", action="help", help="print this text and exit")
     parser.add_word("PORT", lambda text: parse_port(text, lowest=0), "TCP port; 0 takes any free one")
     reserve_standard_fds()
@@ -296,7 +298,7 @@ def client_main(argv):
 
 
 def _listen(address, port):
-    """A listening socket on `address`, or on every address when None (IPv4 through IPv6 where there is IPv6)."""
+    """A listening socket on `address`; when None, on every address, IPv4 and IPv6 in one socket."""
     both = address is None and socket.has_dualstack_ipv6()
     host = address or ("::" if both else "0.0.0.0")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -1,8 +1,8 @@
 """The command lines of cproxy and sproxy: words in, a checked configuration out.
 
-Whatever is wrong with a command line raises UsageError with one line that says what is wrong and what to do; programs
-hand it to `complain` and exit with 2. `--help` and `--version` print and raise SystemExit(0). Defaults and ranges are
-those of `mproxy.config`.
+Whatever is wrong with a command line raises UsageError with one line that says what is wrong and what to do;
+programs hand it to `complain` and exit with 2. `--help` and `--version` print and raise SystemExit(0).
+Defaults and ranges are those of `mproxy.config`.
 """
 
 import argparse
@@ -12,8 +12,15 @@ import socket
 
 from mproxy import __version__
 from mproxy.config import (
-    DURATION_UNITS, LOG_FORMATS, LOG_LEVELS, SECOND_US, CproxyConfig, SessionConfig, SproxyConfig,
-    default_state_dir)
+    DURATION_UNITS,
+    LOG_FORMATS,
+    LOG_LEVELS,
+    SECOND_US,
+    CproxyConfig,
+    SessionConfig,
+    SproxyConfig,
+    default_state_dir,
+)
 from mproxy.errors import UsageError
 
 DURATION_US = dict(DURATION_UNITS, **{"": SECOND_US})
@@ -24,10 +31,12 @@ SIZE_BYTES = {"": 1, "b": 1} | {
     for power, prefix in enumerate("kmg", 1)
     for suffix, base in (("", 1024), ("ib", 1024), ("b", 1000))}
 
-# Digits on either side of the point; more would be a slip of the finger, or an attempt to make a huge integer.
+# Digits on either side of the point; more would be a slip of the finger, or an attempt to make a huge
+# integer.
 _NUMBER_WITH_UNIT = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,15}))?([A-Za-z]*)", re.ASCII)
 
-# What no host name holds, but an option, a path, a URL or a mistyped HOST:PORT does; the resolver judges the rest.
+# What no host name holds, but an option, a path, a URL or a mistyped HOST:PORT does; the resolver judges the
+# rest.
 _NEVER_IN_HOST = frozenset(" /:@%[]'\"\\")
 
 # RFC 1035 section 2.3.4, without the dot at the end.
@@ -77,8 +86,8 @@ def parse_port(text, lowest=1):
 def parse_host(text):
     """A host name or numeric address, an IPv6 address bare or in brackets; without brackets in the result.
 
-    Numeric IPv6 comes out in its one canonical spelling (RFC 5952) and names in lower case, so that equal hosts are
-    equal texts; `--allow` relies on it.
+    Numeric IPv6 comes out in its one canonical spelling (RFC 5952) and names in lower case, so that equal
+    hosts are equal texts; `--allow` relies on it.
     """
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     address = canonical_address(bare)
@@ -131,8 +140,8 @@ def canonical_address(text):
 class OneLineParser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, and whose help is written for 80 columns.
 
-    `add` names the option in the error of its own value. The width is fixed because asking the terminal for it, once
-    an option, would import more than the whole program does otherwise.
+    `add` names the option in the error of its own value. The width is fixed because asking the terminal for
+    it, once an option, would import more than the whole program does otherwise.
     """
 
     def __init__(self, program, usage, description, epilog):
@@ -204,18 +213,19 @@ def _show(setting):
 
 
 def _add_common(parser, config_class, default_bind):
-    """Options that cproxy and sproxy share. Defaults stay None here: what was not given, the configuration fills."""
+    """Options that cproxy and sproxy share. What was not given stays None: the configuration fills it."""
     session = SessionConfig
     group = parser.add_argument_group("session")
     parser.add(group, "--heartbeat", parse_duration, metavar="TIME", help=(
         f"send a sign of life after this much silence (default {_show(session.heartbeat_us)}; 10ms to 1h)"))
     parser.add(group, "--misses", parse_count, metavar="N", help=(
-        f"heartbeats without an answer until the connection counts as lost (default {_show(session.misses)})"))
+        "heartbeats without an answer until the connection counts as lost"
+        f" (default {_show(session.misses)})"))
     parser.add(group, "--session-ttl", parse_duration, metavar="TIME", help=(
         f"keep a session without a connection this long (default {_show(session.session_ttl_us)})"))
     parser.add(group, "--window", parse_size, metavar="SIZE", help=(
-        "bytes on their way in one direction of one stream; memory grows up to it while the other side does not"
-        f" read (default {_show(session.window_bytes)}; 4KiB to 1GiB)"))
+        "bytes on their way in one direction of one stream; memory grows up to it while the other side"
+        f" does not read (default {_show(session.window_bytes)}; 4KiB to 1GiB)"))
     parser.add(group, "--session-budget", parse_size, metavar="SIZE", help=(
         "the same for all streams of a session together, at least one window"
         f" (default {_show(session.session_budget_bytes)})"))
@@ -274,11 +284,13 @@ examples:
 
 _SPROXY_USAGE = "sproxy [options] PORT [HOST:PORT]"
 
+_DAEMON = f"{SproxyConfig.daemon_host.default}:{SproxyConfig.daemon_port.default}"
+
 _SPROXY_DESCRIPTION = f"""\
 Accept sessions from cproxy and relay their connections to a daemon.
 
   PORT            listen here for cproxy; 0 takes any free port
-  HOST:PORT       the daemon (default {SproxyConfig.daemon_host.default}:{SproxyConfig.daemon_port.default})"""
+  HOST:PORT       the daemon (default {_DAEMON})"""
 
 _SPROXY_EXAMPLES = _UNITS + """
 examples:
@@ -318,7 +330,7 @@ def parse_cproxy(argv):
     _refuse_together(given, "plain", ("target", "eager", "idle", "state_dir", *_SESSION_ONLY))
     if "stdio" in given:
         if len(words) == 3:
-            raise UsageError(f"--stdio takes no PORT to listen on: leave out {printable(words[0])} or --stdio")
+            raise UsageError(f"--stdio takes no PORT to listen on: leave out {printable(words[0])}")
         _expect_words(parser, words, ("HOST", "PORT"))
     else:
         _expect_words(parser, words, ("PORT", "HOST", "PORT"))
