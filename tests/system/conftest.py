@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from lab import Lab, become_root
 from proxies import CPROXY, SPROXY, Pair
+from traffic import Traffic
 
 try:
     become_root()
@@ -42,3 +43,20 @@ def pair(lab):
     proxies = Pair(lab)
     yield proxies
     proxies.verify_health()
+
+
+@pytest.fixture
+def bystander(pair):
+    """A session in traffic. After the test it must not have noticed anything."""
+    def start(*sproxy_options):
+        pair.echo()
+        pair.start(sproxy=sproxy_options)
+        started.append(Traffic([pair.app() for _ in range(3)]))
+        started[0].goes_on()
+    started = []
+    yield start
+    for traffic in started:
+        traffic.goes_on(more=50_000)
+        traffic.finish()
+        assert not pair.sproxy.events("lost")
+        assert not pair.cproxy.events("lost")

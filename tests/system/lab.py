@@ -141,6 +141,14 @@ class Host:
         listener.settimeout(15)
         return listener
 
+    def command_lines(self):
+        """Those of all processes in this host, by whomever started."""
+        mine = os.readlink(f"/proc/{self.holder.pid}/ns/net")
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if os.readlink(process / "ns/net") == mine:
+                    yield (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+
     def knows(self, **names):
         """Sets names in this host's /etc/hosts; the file itself stays, for it is mounted."""
         lines = [f"{address} {name}\n" for name, address in names.items()]
@@ -178,11 +186,13 @@ class Link:
 
     def give(self, number, metric=None):
         """Adds both addresses with that number, and default routes; of two links the lower metric is used (wifi)."""
-        metric = metric or self.net * 100
         self.end.ip(f"addr add {self.address(number)}/24 dev {self.name}",
                     f"addr add {self.address6(number)}/64 dev {self.name} nodad",
-                    f"route replace default via {self.address(1)} dev {self.name} metric {metric}",
-                    f"route replace default via {self.address6(1)} dev {self.name} metric {metric}")
+                    *self._routes(metric or self.net * 100))
+
+    def _routes(self, metric):
+        return (f"route replace default via {self.address(1)} dev {self.name} metric {metric}",
+                f"route replace default via {self.address6(1)} dev {self.name} metric {metric}")
 
     def pull(self):
         """Takes the addresses away, and with them the routes."""
@@ -192,8 +202,10 @@ class Link:
     def unplug(self):
         self.end.ip(f"link set {self.name} down")
 
-    def plug(self):
-        self.end.ip(f"link set {self.name} up")
+    def plug(self, number):
+        """Up again, with the same number: the kernel keeps IPv4 addresses, but neither IPv6 ones nor routes."""
+        self.end.ip(f"link set {self.name} up", f"addr replace {self.address6(number)}/64 dev {self.name} nodad",
+                    *self._routes(self.net * 100))
 
     def cut(self):
         """From now on every packet through this link vanishes: no event, no RST, no ICMP."""

@@ -41,6 +41,13 @@ class Pair:
             self.cproxy.event("listening")
         return self.cproxy
 
+    def start_stdio(self, *options, **popen):
+        """`cproxy --stdio`; it has no listener, so nothing is waited for."""
+        self.cproxy = self.lab.client.start(
+            CPROXY, "--stdio", *options, self.lab.server_address, SPROXY_PORT, **popen)
+        self.started.append(self.cproxy)
+        return self.cproxy
+
     def peer(self, *arguments):
         """One of the daemons of peers.py on the server, ready."""
         daemon = self.lab.server.start(sys.executable, PEERS, *arguments)

@@ -155,3 +155,61 @@ class Traffic(threading.Thread):
         open_now = len(self.selector.get_map() or ()) if self.is_alive() else 0
         assert not self.is_alive(), f"{open_now} connections did not end within {within} s"
         return self.total
+
+
+def fill(connection, quiet=0.5, most=1 << 28):
+    """Sends the pattern until nothing was taken for `quiet` seconds; returns the number of bytes taken."""
+    connection.setblocking(False)
+    sent, progress_at = 0, time.monotonic()
+    while sent < most and time.monotonic() - progress_at < quiet:
+        try:
+            sent += connection.send(pattern(sent, 1 << 18))
+            progress_at = time.monotonic()
+        except BlockingIOError:
+            time.sleep(0.01)
+    connection.settimeout(15)
+    return sent
+
+
+class Flow(threading.Thread):
+    """Sends the pattern on `source` and judges it at `sink`, as fast as it goes, in two threads until `stop`."""
+
+    def __init__(self, source, sink):
+        super().__init__(daemon=True)
+        self.source, self.sink = source, sink
+        self.received = 0
+        self.failure = None
+        self.stopping = False
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+        self.start()
+
+    def run(self):
+        sent = 0
+        while not self.stopping and not self.failure:
+            self.source.sendall(pattern(sent, 1 << 18))
+            sent += 1 << 18
+        self.source.shutdown(socket.SHUT_WR)
+
+    def _read(self):
+        try:
+            while data := self.sink.recv(1 << 18):
+                check(data, self.received)
+                self.received += len(data)
+        except (OSError, AssertionError) as error:
+            self.failure = error
+
+    def rate(self, seconds):
+        """Bytes a second that arrive during the next `seconds`."""
+        before = self.received
+        time.sleep(seconds)
+        assert self.failure is None, self.failure
+        return (self.received - before) / seconds
+
+    def stop(self, within=20):
+        """Ends the direction; everything sent must have arrived."""
+        self.stopping = True
+        self.join(within)
+        self.reader.join(within)
+        assert self.failure is None, self.failure
+        assert not self.is_alive() and not self.reader.is_alive(), f"stuck after {self.received} bytes"

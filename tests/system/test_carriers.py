@@ -1,0 +1,205 @@
+"""How a carrier is lost, and found again: black holes, other paths, cables, names, stopped processes."""
+
+import signal
+import socket
+import time
+
+import pytest
+from lab import outage, until
+from proxies import CPROXY_PORT, DAEMON_PORT
+from traffic import Traffic, read_exactly
+
+
+@pytest.fixture
+def traffic(pair):
+    """Starts both proxies with the options given, and three applications in traffic with an echo daemon."""
+    def start(*options, server=None, **traffic_options):
+        pair.echo()
+        pair.start_sproxy(*options)
+        pair.start_cproxy(*options, server=server)
+        going = Traffic([pair.app() for _ in range(3)], **traffic_options)
+        going.goes_on(more=1000)
+        return going
+    return start
+
+
+@pytest.mark.parametrize("busy", [True, False], ids=["busy", "idle"])
+@pytest.mark.parametrize("heartbeat_s", [0.1, 1])
+def test_silent_black_hole_is_noticed_in_time(pair, traffic, heartbeat_s, busy):
+    """Goal: packets vanish without RST, ICMP or address event. Both sides notice within misses x heartbeat + 20 %, and
+    not much earlier than after misses - 1 heartbeats."""
+    going = traffic("--heartbeat", f"{round(heartbeat_s * 1000)}ms", "--misses", "3")
+    if not busy:
+        going.finish()
+        app = pair.app()
+        app.sendall(b"one")
+        assert read_exactly(app, 3) == b"one"
+    pair.lab.wifi.cut()
+    cut_at = time.monotonic()
+    for proxy in (pair.cproxy, pair.sproxy):
+        after = proxy.event("lost", within=5 * heartbeat_s + 1).at - cut_at
+        assert after <= 3 * heartbeat_s * 1.2 + 0.02, f"noticed after {after:.3f} s"
+        assert after >= 2 * heartbeat_s - 0.05, f"declared dead after only {after:.3f} s"
+    pair.lab.wifi.mend()
+    pair.cproxy.event("resumed", within=8)
+    if busy:
+        going.goes_on(more=1000)
+        going.finish()
+    else:
+        app.sendall(b"two")
+        assert read_exactly(app, 3) == b"two"
+
+
+def test_long_black_hole_loses_nothing(pair, traffic):
+    """Goal: 6 s of silence with 100 ms heartbeats; the backoff does not outlive it by more than its greatest delay."""
+    going = traffic("--heartbeat", "100ms")
+    pair.lab.wifi.cut()
+    outage(6)
+    pair.lab.wifi.mend()
+    pair.cproxy.event("resumed", within=6)
+    going.goes_on(more=1000)
+    going.finish()
+
+
+def test_half_dead_carrier_does_not_block_the_return(pair, traffic):
+    """Goal: the old path swallows everything and sproxy has not noticed yet; the client comes by another path and is
+    served at once: a higher epoch supersedes."""
+    going = traffic("--heartbeat", "10s")
+    pair.lab.wifi.cut()
+    pair.lab.phone.give(4, metric=50)
+    given_at = time.monotonic()
+    resumed = pair.cproxy.event("resumed", within=5)
+    assert resumed["local"].startswith(pair.lab.phone.address(4) + ":")
+    going.goes_on(more=1000)
+    assert time.monotonic() - given_at < 2
+    assert pair.sproxy.event("resumed")["epoch"] == resumed["epoch"] == "2"
+    going.finish()
+
+
+def test_from_wifi_to_phone_and_back(pair, traffic):
+    """Goal: five changes between two networks, in full traffic, without a gap between them."""
+    going = traffic()
+    for change in range(5):
+        gone, come = (pair.lab.wifi, pair.lab.phone) if change % 2 == 0 else (pair.lab.phone, pair.lab.wifi)
+        come.give(20 + change)
+        gone.pull()
+        pair.cproxy.event("resumed", count=change + 1, within=5)
+        going.goes_on(more=1000)
+    going.finish()
+
+
+def test_cable_unplugged(pair, traffic):
+    """Goal: the link goes down and up again; the address stays."""
+    going = traffic()
+    pair.lab.wifi.unplug()
+    outage(4)
+    pair.lab.wifi.plug(2)
+    going.goes_on(more=1000)
+    going.finish()
+
+
+def test_short_interruption_costs_no_carrier(pair, traffic):
+    """Goal: packets vanish for less than the heartbeats allow: the carrier lives on."""
+    going = traffic()
+    pair.lab.wifi.cut()
+    outage(0.8)
+    pair.lab.wifi.mend()
+    going.goes_on(more=1000)
+    going.finish()
+    assert not pair.sproxy.events("lost")
+
+
+def test_server_changes_its_address(pair, traffic):
+    """Goal: the server comes back at another address under the same name: the name is resolved again at every dial."""
+    pair.lab.client.knows(server=pair.lab.server_address)
+    going = traffic(server="server")
+    pair.lab.core.pull()
+    outage(1)
+    pair.lab.core.give(40)
+    pair.lab.client.knows(server=pair.lab.core.address(40))
+    resumed = pair.cproxy.event("resumed", within=15)
+    assert resumed["peer"].startswith(pair.lab.core.address(40) + ":")
+    going.goes_on(more=1000)
+    going.finish()
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_both_families(pair, traffic, family):
+    """Goal: the carrier over IPv4 and over IPv6, by numeric address, with a change of address."""
+    core = pair.lab.core
+    going = traffic(server=core.address(2) if family == 4 else core.address6(2))
+    assert ("[" in pair.cproxy.event("connected")["peer"]) == (family == 6)
+    pair.lab.wifi.pull()
+    outage(0.3)
+    pair.lab.wifi.give(8)
+    pair.cproxy.event("resumed")
+    going.goes_on(more=1000)
+    going.finish()
+
+
+def test_ipv6_that_leads_nowhere_does_not_delay(pair, lab):
+    """Goal: the server's name has an IPv6 address that swallows every packet, and an IPv4 address that works: the first
+    application is served within a second (RFC 8305)."""
+    pair.echo()
+    with lab.client.hosts_file.open("a") as hosts:
+        hosts.write(f"{lab.core.address6(99)} server\n{lab.server_address} server\n")
+    lab.router.ip(f"rule add pref 5 to {lab.core.address6(99)} blackhole", family=["-6"])
+    pair.start_sproxy()
+    pair.start_cproxy(server="server")
+    app = pair.app()
+    began_at = time.monotonic()
+    app.sendall(b"served?")
+    assert read_exactly(app, 7) == b"served?"
+    assert time.monotonic() - began_at < 1
+
+
+@pytest.mark.parametrize("stopped", ["cproxy", "sproxy"])
+def test_stopped_process_loses_nothing(pair, traffic, stopped):
+    """Goal: SIGSTOP for 10 s, then SIGCONT: the other side declares the carrier dead, and nothing is lost."""
+    going = traffic()
+    program = getattr(pair, stopped)
+    program.signal(signal.SIGSTOP)
+    outage(10)
+    program.signal(signal.SIGCONT)
+    going.goes_on(more=1000)
+    going.finish()
+    assert len(going.connections) == 3
+
+
+def test_carrier_reset_from_outside(pair, traffic):
+    """Goal: something in the network resets the TCP connection of the carrier (here `ss -K`): a new one is there at
+    once, as the network itself is well."""
+    going = traffic()
+    if not pair.lab.client.run("ss", "-K", "dst", pair.lab.server_address, check=False).count("6200"):
+        pytest.skip("the kernel cannot destroy sockets (INET_DIAG_DESTROY)")
+    lost = pair.cproxy.event("lost", within=3)
+    assert pair.cproxy.event("resumed", within=3).at - lost.at < 1
+    going.goes_on(more=1000)
+    going.finish()
+
+
+def test_application_may_connect_during_an_outage(pair, traffic):
+    """Goal: a connection that is made while the network is away is served when it is back, with what it sent."""
+    going = traffic()
+    pair.lab.wifi.pull()
+    pair.cproxy.event("lost", within=5)
+    app = pair.app(CPROXY_PORT)
+    app.sendall(b"early bird")
+    app.settimeout(0.5)
+    with pytest.raises(socket.timeout):
+        app.recv(1)
+    pair.lab.wifi.give(6)
+    app.settimeout(10)
+    assert read_exactly(app, 10) == b"early bird"
+    going.finish()
+
+
+def test_application_on_either_loopback_address(pair, lab):
+    """Goal: an application on IPv6 loopback is served like one on IPv4."""
+    pair.echo(DAEMON_PORT)
+    pair.start()
+    for address in ("127.0.0.1", "::1"):
+        app = lab.client.connect(CPROXY_PORT, address)
+        app.sendall(b"x")
+        assert read_exactly(app, 1) == b"x"
+    assert until(lambda: len(pair.cproxy.events("connected")) == 1, 1, "one session for both")

@@ -1,0 +1,197 @@
+"""Signals, and a machine that has no more descriptors, no more disk, or nobody who reads the log."""
+
+import os
+import signal
+import socket
+import time
+
+import pytest
+from lab import outage, until
+from proxies import CPROXY_PORT, DAEMON_PORT, SPROXY_PORT
+from traffic import pattern, read_exactly, read_pattern, read_to_end, send_pattern
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def daemon(lab):
+    with lab.server.listen(DAEMON_PORT) as listener:
+        yield listener
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
+@pytest.mark.parametrize("ending", ["cproxy", "sproxy"])
+def test_signal_drains_what_is_queued(pair, daemon, ending, number):
+    """Goal: on a slow path 2 MiB are queued when the signal comes: all of it is delivered, the peer is told, the exit
+    status is 0, no new connection is taken."""
+    pair.start()
+    pair.lab.wifi.shape("20mbit")
+    app, connection = pair.joined(daemon)
+    sender, reader = (app, connection) if ending == "cproxy" else (connection, app)
+    program, peer = getattr(pair, ending), pair.sproxy if ending == "cproxy" else pair.cproxy
+    send_pattern(sender, 2 * MIB)
+    sender.shutdown(socket.SHUT_WR)
+    program.signal(number)
+    program.event("stopping")
+    with pytest.raises(OSError):
+        refused = pair.app() if ending == "cproxy" else pair.lab.client.connect(SPROXY_PORT, pair.lab.server_address)
+        refused.settimeout(3)
+        refused.sendall(b"?")
+        assert refused.recv(1) == b"", "served although it ends"
+        raise ConnectionResetError
+    read_pattern(reader, 2 * MIB)
+    assert program.wait(within=7) == 0
+    assert peer.event("ended")["why"]
+    assert not peer.events("lost")
+
+
+@pytest.mark.parametrize("ending", ["cproxy", "sproxy"])
+def test_open_connections_do_not_hold_the_end_up(pair, daemon, ending):
+    """Goal: a connection that is merely open is ended: nothing is queued, so --drain need not pass."""
+    pair.start(sproxy=["--drain", "20s"], cproxy=["--drain", "20s"])
+    app, connection = pair.joined(daemon)
+    assert getattr(pair, ending).stop(signal.SIGTERM, within=10) == 0
+    for end in (app, connection):
+        try:
+            assert read_to_end(end) == b""
+        except ConnectionResetError:
+            pass
+
+
+@pytest.mark.parametrize("ending", ["cproxy", "sproxy"])
+def test_drain_has_a_limit(pair, daemon, ending):
+    """Goal: what cannot be delivered (black hole) holds the end up for --drain and no longer; the status is 0."""
+    pair.start(sproxy=["--drain", "1s"], cproxy=["--drain", "1s"])
+    app, connection = pair.joined(daemon)
+    pair.lab.wifi.cut()
+    send_pattern(app if ending == "cproxy" else connection, MIB)
+    began_at = time.monotonic()
+    assert getattr(pair, ending).stop(signal.SIGTERM) == 0
+    assert 0.8 < time.monotonic() - began_at < 2.5
+
+
+@pytest.mark.parametrize("ending", ["cproxy", "sproxy"])
+def test_second_signal_ends_at_once(pair, daemon, ending):
+    """Goal: who does not want to wait for the drain says it twice."""
+    pair.start(sproxy=["--drain", "60s"], cproxy=["--drain", "60s"])
+    app, connection = pair.joined(daemon)
+    pair.lab.wifi.cut()
+    send_pattern(app if ending == "cproxy" else connection, MIB)
+    program = getattr(pair, ending)
+    program.signal(signal.SIGTERM)
+    program.event("stopping")
+    outage(0.5)
+    assert program.running
+    program.signal(signal.SIGTERM)
+    program.wait(within=1)
+
+
+@pytest.mark.parametrize("where", ["cproxy", "sproxy"])
+def test_signal_without_any_session(pair, where):
+    """Goal: a program that has nothing to do ends at once, with status 0."""
+    pair.start()
+    assert getattr(pair, where).stop(signal.SIGTERM, within=1) == 0
+
+
+def test_out_of_descriptors(pair):
+    """Goal: cproxy may open 40 files and 80 applications come: accepting pauses with a log line, without a busy loop;
+    those that were taken are served, and the others when there is room."""
+    pair.echo()
+    pair.start_sproxy()
+    pair.start_cproxy(prefix=("prlimit", "--nofile=40:40"))
+    apps = [pair.app() for _ in range(80)]
+    for number, app in enumerate(apps):
+        app.sendall(b"%02d" % number)
+    pair.cproxy.event("accept-paused")
+    assert read_exactly(apps[0], 2) == b"00"
+    used = pair.cproxy.cpu_seconds()
+    outage(2)
+    assert pair.cproxy.cpu_seconds() - used < 0.2, "busy"
+    assert len(pair.cproxy.events("accept-paused")) <= 5
+    for number, app in enumerate(apps):
+        if number:
+            assert read_exactly(app, 2) == b"%02d" % number
+        app.close()
+    assert pair.cproxy.event("accept-resumed")
+
+
+def test_out_of_descriptors_beside_the_daemon(pair):
+    """Goal: sproxy may open 40 files and 80 streams come: those beyond are reset, the others live, and a carrier that
+    comes later finds room again."""
+    pair.echo()
+    pair.start_sproxy(prefix=("prlimit", "--nofile=40:40"))
+    pair.start_cproxy()
+    apps = [pair.app() for _ in range(80)]
+    served = 0
+    for app in apps:
+        try:
+            app.sendall(b"x")
+            served += read_exactly(app, 1) == b"x"
+        except ConnectionError:
+            continue
+    assert 15 <= served < 40
+    used = pair.sproxy.cpu_seconds()
+    outage(1)
+    assert pair.sproxy.cpu_seconds() - used < 0.2, "busy"
+    for app in apps:
+        app.close()
+    until(lambda: pair.sproxy.open_fds() < 20, 5, "closed descriptors")
+    app = pair.app()
+    app.sendall(b"x")
+    assert read_exactly(app, 1) == b"x"
+
+
+def log_of_kind(kind):
+    """What is given as stderr, and what stays open for it."""
+    if kind == "/dev/full":
+        full = os.open("/dev/full", os.O_WRONLY)
+        return full, [full]
+    read_end, write_end = os.pipe()
+    if kind == "nobody reads":
+        os.set_blocking(write_end, False)
+        try:
+            while os.write(write_end, bytes(4096)):
+                pass
+        except BlockingIOError:
+            os.set_blocking(write_end, True)
+        return write_end, [read_end, write_end]
+    os.close(read_end)
+    return write_end, [write_end]
+
+
+@pytest.mark.parametrize("kind", ["/dev/full", "nobody reads", "reader gone", "closed"])
+def test_log_that_cannot_be_written(pair, lab, kind):
+    """Goal: the log may fail in any way, at any level: both programs relay as if nothing were."""
+    pair.echo()
+    options = ["--log-level", "debug"]
+    if kind == "closed":
+        prefix, popen, opened = ["sh", "-c", 'exec "$@" 2>&-', "sh"], {"stderr": os.open(os.devnull, os.O_WRONLY)}, []
+        opened.append(popen["stderr"])
+    else:
+        prefix, (stderr, opened) = [], log_of_kind(kind)
+        popen = {"stderr": stderr}
+    pair.start_sproxy(*options, prefix=prefix, **popen)
+    pair.start_cproxy(*options, prefix=prefix, **popen)
+    until(lambda: accepts(lab.server, SPROXY_PORT) and accepts(lab.client, CPROXY_PORT), 10, "both listening")
+    for count in (5, MIB):
+        app = pair.app()
+        app.sendall(pattern(0, count))
+        read_pattern(app, count)
+        app.close()
+    lab.wifi.pull()
+    lab.wifi.give(5)
+    app = pair.app()
+    app.sendall(b"x")
+    assert read_exactly(app, 1) == b"x"
+    assert pair.cproxy.stop() == 0
+    assert pair.sproxy.stop() == 0
+    for fd in opened:
+        os.close(fd)
+
+
+def accepts(host, port):
+    try:
+        host.connect(port).close()
+    except ConnectionRefusedError:
+        return False
+    return True

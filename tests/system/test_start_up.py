@@ -1,0 +1,141 @@
+"""What cannot work is said in one line, with an exit status; what may work later is tried again, and said too."""
+
+import re
+import socket
+
+import pytest
+from lab import outage
+from proxies import CPROXY, CPROXY_PORT, SPROXY, SPROXY_PORT
+from traffic import Traffic, read_exactly
+
+
+def fails(program, name):
+    """The one line with which a program that did not start explains itself; its status is 2."""
+    assert program.wait() == 2, str(program)
+    assert program.out.text == ""
+    lines = [line for _, line in program.log.lines]
+    assert len(lines) == 1, lines
+    assert lines[0].startswith(f"{name}: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize("name", ["cproxy", "sproxy"])
+def test_port_in_use(pair, lab, name):
+    """Goal: a second program on the same port says which port, and goes."""
+    pair.start()
+    second = (lab.client.start(CPROXY, CPROXY_PORT, "server", 1) if name == "cproxy" else
+              lab.server.start(SPROXY, SPROXY_PORT))
+    line = fails(second, name)
+    assert str(CPROXY_PORT if name == "cproxy" else SPROXY_PORT) in line
+    assert "in use" in line
+
+
+@pytest.mark.parametrize("command", [[CPROXY, 23, "server", 6200], [SPROXY, 23]], ids=["cproxy", "sproxy"])
+def test_privileged_port_as_unprivileged_user(lab, command):
+    """Goal: port 23 without the right to it: one line, no traceback."""
+    program = lab.client.start("setpriv", "--bounding-set=-net_bind_service", "--inh-caps=-net_bind_service", *command)
+    assert re.search(r"23.*(permission|allowed|privilege)", fails(program, command[0].name), re.IGNORECASE)
+
+
+@pytest.mark.parametrize("command, words", [
+    ([SPROXY, "--bind", "192.0.2.1", 6200], "192.0.2.1"),
+    ([CPROXY, "--bind", "192.0.2.1", 5200, "server", 6200], "192.0.2.1"),
+    ([SPROXY, "--bind", "some.name", 6200], "some.name"),
+    ([CPROXY, 5200, "server"], "PORT"),
+    ([CPROXY, 5200, "server", "port"], "port"),
+    ([SPROXY, "--heartbeat", "soon", 6200], "soon"),
+    ([SPROXY, "--nonsense", 6200], "--nonsense"),
+    ([CPROXY, "--stdio", 5200, "server", 6200], "--stdio"),
+    ([SPROXY], "PORT"),
+], ids=lambda value: value if isinstance(value, str) else value[0].name)
+def test_wrong_command_line(lab, command, words):
+    """Goal: one line that names what is wrong."""
+    assert words in fails(lab.client.start(*command), command[0].name)
+
+
+def no_address(lab):
+    lab.wifi.pull()
+    return lab.server_address
+
+
+def unknown_name(lab):
+    return "nowhere.example"
+
+
+def refusing(lab):
+    return lab.server_address
+
+
+def swallowing(lab):
+    lab.wifi.cut()
+    return lab.server_address
+
+
+WHYS = {no_address: "unreachable", unknown_name: "nowhere.example", refusing: "refused", swallowing: "time"}
+
+
+@pytest.mark.parametrize("trouble", WHYS, ids=lambda function: function.__name__)
+def test_server_that_cannot_be_reached_yet(pair, lab, trouble):
+    """Goal: cproxy says why and tries again, without filling the log; the application waits and is served when the
+    trouble is over."""
+    pair.echo()
+    pair.start_cproxy("--connect-timeout", "1s", server=trouble(lab))
+    app = pair.app()
+    app.sendall(b"hello")
+    assert WHYS[trouble] in pair.cproxy.event("dial-failed")["why"].lower()
+    pair.start_sproxy()
+    if trouble is no_address:
+        lab.wifi.give(2)
+    elif trouble is unknown_name:
+        lab.client.knows(**{"nowhere.example": lab.server_address})
+    elif trouble is swallowing:
+        lab.wifi.mend()
+    assert read_exactly(app, 5) == b"hello"
+    assert len(pair.cproxy.events("dial-failed")) < 10
+
+
+@pytest.fixture
+def silent_name_server(lab):
+    """Names that are not in the client's /etc/hosts are asked of a name server that never answers."""
+    (lab.client.home / "etc/nsswitch.conf").write_text("hosts: files dns\n")
+    resolv_conf = lab.client.home / "resolv.conf"
+    resolv_conf.write_text("nameserver 127.0.0.9\noptions timeout:30 attempts:5\n")
+    lab.client.run("mount", "--bind", resolv_conf, "/etc/resolv.conf")
+    with lab.client.inside():
+        silent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    silent.bind(("127.0.0.9", 53))
+    with silent:
+        yield silent
+
+
+def test_name_service_that_hangs_stops_nobody(pair, lab, silent_name_server):
+    """Goal: the name server does not answer any more when another path comes up: the session on the old path goes on
+    meanwhile, and cproxy ends on a signal."""
+    lab.client.knows(server=lab.server_address)
+    pair.echo()
+    pair.start_sproxy()
+    pair.start_cproxy(server="server")
+    traffic = Traffic([pair.app()])
+    traffic.goes_on()
+    lab.client.knows()
+    lab.phone.give(5)
+    silent_name_server.settimeout(10)
+    assert silent_name_server.recv(512), "nobody asked the name server"
+    for _ in range(20):
+        traffic.goes_on(more=1000, within=0.5)
+        outage(0.1)
+    traffic.finish()
+    assert not pair.cproxy.events("lost")
+    assert pair.cproxy.stop(within=7) == 0
+
+
+def test_state_directory_that_cannot_be_made(pair, lab):
+    """Goal: no place for the instance id is a warning, no reason not to relay."""
+    pair.echo()
+    pair.start_sproxy()
+    (lab.client.home / "file").write_text("")
+    pair.start_cproxy("--state-dir", lab.client.home / "file" / "below")
+    app = pair.app()
+    app.sendall(b"hello")
+    assert read_exactly(app, 5) == b"hello"
+    assert [event for event in pair.cproxy.events() if event.level == "warning"]

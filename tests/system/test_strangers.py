@@ -1,0 +1,209 @@
+"""Whoever else may call at sproxy's port, or answer cproxy's call, before there is a session."""
+
+import random
+import socket
+import time
+
+import pytest
+from lab import until
+from proxies import SPROXY_PORT
+from traffic import read_exactly
+from wire_peer import (
+    BAD_PROOF, FRAME_ERROR, GOODBYE, LIMIT_ERROR, MIB, OPEN, STALE_EPOCH, STATE_ERROR, UNKNOWN_SESSION, VERSION_ERROR,
+    LyingClient, LyingServer, frame, hello, preamble,
+)
+
+TLS_CLIENT_HELLO = bytes.fromhex("16030100c8010000c40303") + random.Random(1).randbytes(194)
+
+STRANGERS = {
+    "garbage": random.Random(2).randbytes(500),
+    "http": b"GET / HTTP/1.1\r\nHost: server\r\n\r\n",
+    "tls": TLS_CLIENT_HELLO,
+    "ssh": b"SSH-2.0-OpenSSH_9.2\r\n",
+    "zeros": bytes(300),
+    "one letter": b"x",
+    "nearly our magic": preamble(magic=0xAB6D7079),
+}
+
+
+def test_strangers_are_turned_away(pair, lab, bystander):
+    """Goal: garbage, HTTP, TLS, ... each is told off by a closed connection at once and one log line that says what it
+    was; a session beside them goes on."""
+    bystander()
+    for number, (name, first_bytes) in enumerate(STRANGERS.items(), 1):
+        stranger = LyingClient(lab, SPROXY_PORT)
+        stranger.send(first_bytes)
+        assert stranger.is_ended(2), name
+        refused = pair.sproxy.event("refused", count=number)
+        assert refused["peer"].startswith(lab.wifi.address(2) + ":")
+        if name in ("http", "tls", "ssh"):
+            assert name.upper() in refused["why"]
+    assert len(pair.sproxy.events("refused")) == len(STRANGERS)
+
+
+def test_strangers_that_leave_at_once(pair, lab, bystander):
+    """Goal: port scanners: connections that are closed or reset before or in the middle of the preamble."""
+    bystander()
+    for first_bytes in (b"", preamble()[:7], preamble(), preamble() + hello()[:50]):
+        for _ in range(20):
+            with lab.client.connect(SPROXY_PORT, lab.server_address) as stranger:
+                stranger.sendall(first_bytes)
+    until(lambda: pair.sproxy.open_fds() < 40, 5, "closed connections")
+
+
+def test_unfinished_openings_are_dropped_after_5_s(pair, lab, bystander):
+    """Goal: who has not said HELLO after 5 s is dropped, wherever it stopped."""
+    bystander()
+    began_at = time.monotonic()
+    unfinished = [LyingClient(lab, SPROXY_PORT) for _ in range(4)]
+    for peer, first_bytes in zip(unfinished, (b"", preamble()[:5], preamble(), preamble() + hello()[:60]), strict=True):
+        peer.send(first_bytes)
+    dripping = unfinished[1]
+    for position in range(5, 9):  # a byte now and then buys no time
+        dripping.send(preamble()[position:position + 1])
+        time.sleep(0.5)
+    assert time.monotonic() - began_at < 4
+    for peer in unfinished:
+        peer.connection.settimeout(0.01)
+        with pytest.raises(socket.timeout):
+            peer.connection.recv(1)
+    assert all(peer.is_ended(5) for peer in unfinished)
+    assert 4.5 < time.monotonic() - began_at < 6.5
+
+
+def test_the_oldest_unfinished_opening_makes_room(pair, lab, bystander):
+    """Goal: --max-unfinished 3: at the fourth the oldest goes; finished ones do not count."""
+    bystander("--max-unfinished", "3")
+    peers = []
+    for _ in range(5):
+        peers.append(LyingClient(lab, SPROXY_PORT))
+        peers[-1].send(preamble())
+    assert peers[0].is_ended(2)
+    assert peers[1].is_ended(2)
+    peers[4].send(hello() + b"")
+    assert peers[4].read_preamble() == 1
+    for peer in peers[2:4]:
+        peer.connection.settimeout(0.01)
+        with pytest.raises(socket.timeout):
+            peer.connection.recv(1)
+
+
+def test_byte_by_byte_is_as_good_as_whole(pair, lab, bystander):
+    """Goal: a slow peer is no stranger: a session set up with one byte a packet."""
+    bystander()
+    peer = LyingClient(lab, SPROXY_PORT)
+    for byte in preamble() + hello() + frame(3, 0x08) + frame(OPEN, stream=1) + frame(6, 1, stream=1, payload=b"hello"):
+        peer.send(bytes([byte]))
+    peer.read_preamble()
+    assert peer.next_frame(6).payload == b"hello"
+
+
+def test_version_mismatch_names_both_versions(pair, lab, bystander):
+    """Goal: a peer of another protocol version is told so, and both logs say which version each side speaks."""
+    bystander()
+    peer = LyingClient(lab, SPROXY_PORT)
+    peer.send(preamble(version=9))
+    code, text, _ = peer.turned_away()
+    assert code == VERSION_ERROR
+    for told in (text, pair.sproxy.event("refused")["why"]):
+        assert "version 9" in told and "version 1" in told
+
+
+@pytest.mark.parametrize("answer, words", [
+    (preamble(version=7), ["version 7", "version 1"]),
+    (preamble() + frame(GOODBYE, seq=VERSION_ERROR, payload=b"peer speaks protocol version 1, this program version 8"),
+     ["version 8", "version 1"]),
+    (b"HTTP/1.1 400 Bad Request\r\n\r\n", ["HTTP"]),
+    (b"SSH-2.0-OpenSSH_9.2\r\n", ["SSH"]),
+    (preamble() + frame(OPEN, stream=1), []),
+    (preamble() + frame(99), []),
+    (b"", []),
+], ids=["version", "their version", "http", "ssh", "no welcome", "unknown frame", "closed"])
+def test_cproxy_says_what_answered(pair, lab, answer, words):
+    """Goal: no sproxy at that port, or one of another version: cproxy logs what it is, lives on, and tries again."""
+    with lab.server.listen(SPROXY_PORT, "0.0.0.0") as listener:
+        pair.start_cproxy()
+        app = pair.app()
+        app.sendall(b"hello")
+        answering = LyingServer(listener)
+        answering.read_preamble()
+        answering.send(answer)
+        answering.connection.close()
+        told = until(lambda: [event for event in pair.cproxy.events() if event.name in ("dial-failed", "refused")], 10,
+                     "reason")
+        assert all(word in told[0]["why"] for word in words), told
+        assert told[0].level in ("info", "warning", "error")
+    pair.echo()
+    pair.start_sproxy()
+    if app_was_reset(app):
+        app = pair.app()
+        app.sendall(b"hello")
+    assert read_exactly(app, 5) == b"hello"
+
+
+def app_was_reset(app):
+    app.settimeout(1)
+    try:
+        app.recv(1, socket.MSG_PEEK)
+    except TimeoutError:
+        return False
+    except ConnectionResetError:
+        return True
+    finally:
+        app.settimeout(15)
+    return False
+
+
+@pytest.mark.parametrize("first_frame, code", [
+    (frame(OPEN, stream=1), STATE_ERROR),
+    (frame(1, payload=bytes(103)), FRAME_ERROR),
+    (frame(1, length=0xFFFFFFFF), FRAME_ERROR),
+    (frame(77), FRAME_ERROR),
+    (hello(window=1000), LIMIT_ERROR),
+    (hello(budget=1), LIMIT_ERROR),
+    (hello(window=1 << 31), LIMIT_ERROR),
+    (hello(epoch=0), STALE_EPOCH),
+    (hello(session=b"never was", proof=bytes(32)), UNKNOWN_SESSION),
+], ids=["open", "short hello", "endless hello", "unknown type", "small window", "small budget", "large window", "epoch 0",
+        "unknown session"])
+def test_wrong_first_frame(pair, lab, bystander, first_frame, code):
+    """Goal: after a good preamble a first frame that is none: turned away with the reason."""
+    bystander()
+    peer = LyingClient(lab, SPROXY_PORT)
+    peer.send(preamble() + first_frame)
+    got, text, _ = peer.turned_away()
+    assert (got, bool(text)) == (code, True)
+    assert pair.sproxy.event("refused")["why"]
+
+
+def test_resume_needs_the_secret(pair, lab, bystander):
+    """Goal: knowing a session's id is not enough: a wrong proof is refused and the true carrier is not touched. An old
+    epoch is refused too and told the newest one; the true peer with a higher epoch is served."""
+    bystander()
+    true = LyingClient(lab, SPROXY_PORT)
+    welcome = true.join()
+    identity = {"session": welcome.session, "secret": welcome.secret}
+    for what, code in (({"session": welcome.session, "epoch": 2, "proof": bytes(32)}, BAD_PROOF),
+                       ({"session": welcome.session, "epoch": 2, "secret": bytes(32)}, BAD_PROOF),
+                       ({"session": welcome.session, "epoch": 1, "secret": b"wrong"}, BAD_PROOF),
+                       ({**identity, "epoch": 1}, STALE_EPOCH)):
+        liar = LyingClient(lab, SPROXY_PORT)
+        liar.send(preamble() + hello(**what))
+        got, _, epoch = liar.turned_away()
+        assert got == code
+        assert epoch == (1 if code == STALE_EPOCH else 0)
+    true.send(frame(OPEN, stream=1) + frame(6, stream=1, payload=b"still"))
+    assert true.next_frame(6).payload == b"still"
+    again = LyingClient(lab, SPROXY_PORT)
+    assert again.join(epoch=2, **identity).session == welcome.session
+    assert true.is_ended()
+
+
+def test_endless_openings_take_no_memory(pair, lab, bystander):
+    """Goal: lengths from the wire size no buffer: hundreds of peers that announce the largest frames."""
+    bystander()
+    before = pair.sproxy.anonymous_bytes()
+    peers = [LyingClient(lab, SPROXY_PORT) for _ in range(120)]
+    for peer in peers:
+        peer.send(preamble() + hello()[:28] + bytes(70))
+    assert pair.sproxy.anonymous_bytes() - before < 4 * MIB

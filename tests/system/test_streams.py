@@ -1,0 +1,209 @@
+"""Many connections in one session, and how each of them may end."""
+
+import errno
+import socket
+
+import pytest
+from lab import outage, until
+from proxies import DAEMON_PORT
+from traffic import (
+    Flow, Traffic, ends_by_reset, fill, pattern, read_exactly, read_pattern, read_to_end, reset, send_pattern,
+)
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def daemon(lab):
+    """The listening socket of a daemon whose connections are the test's own."""
+    with lab.server.listen(DAEMON_PORT) as listener:
+        yield listener
+
+
+def test_200_streams_across_a_change_of_address(pair):
+    """Goal: 200 applications in full traffic; the address goes away for 2 s and changes; each gets each of its bytes
+    once and in order, and its end."""
+    pair.echo()
+    pair.start()
+    traffic = Traffic(pair.app() for _ in range(200))
+    traffic.goes_on(more=20_000)
+    pair.lab.wifi.pull()
+    outage(2)
+    pair.lab.wifi.give(9)
+    traffic.goes_on(more=50_000)
+    traffic.finish()
+    assert len(pair.cproxy.events("connected")) == 1
+    assert len(pair.cproxy.events("resumed")) == 1
+
+
+@pytest.mark.parametrize("stopped", ["application", "daemon"])
+def test_stopped_reader_disturbs_nobody(pair, daemon, stopped):
+    """Goal: for 10 s one side of a stream reads nothing (ctrl-S) while its other side sends all it can. Another stream
+    goes on at full speed, the carrier is not declared dead, and afterwards the stopped stream has lost nothing."""
+    pair.start()
+    app, connection = pair.joined(daemon)
+    sender, reader = (connection, app) if stopped == "application" else (app, connection)
+    other = Flow(*reversed(pair.joined(daemon)))
+    alone = other.rate(2)
+    sent = fill(sender)
+    assert sent < 64 * MIB, "the application is read although nobody takes its bytes"
+    beside = other.rate(10)
+    assert beside > alone / 3, f"{beside / 1e6:.0f} MB/s beside a stopped reader, {alone / 1e6:.0f} MB/s before"
+    assert not pair.cproxy.events("lost")
+    assert not pair.sproxy.events("lost")
+    other.stop()
+    sender.shutdown(socket.SHUT_WR)
+    read_pattern(reader, sent)
+    assert reader.recv(1) == b""
+
+
+def test_stopped_streams_leave_room_for_others(pair, daemon):
+    """Goal: more stopped readers than the session budget holds; another stream still goes through."""
+    options = ["--window", "256KiB", "--session-budget", "1MiB"]
+    pair.start(sproxy=options, cproxy=options)
+    stopped = [pair.joined(daemon) for _ in range(12)]
+    sent = [fill(connection, quiet=0.1) for _, connection in stopped]
+    app, connection = pair.joined(daemon)
+    flow = Flow(connection, app)
+    until(lambda: flow.received > 4 * MIB, 20, "4 MiB beside stopped readers")
+    flow.stop()
+    for (application, connection), count in zip(stopped, sent, strict=True):
+        connection.shutdown(socket.SHUT_WR)
+        read_pattern(application, count)
+        assert application.recv(1) == b""
+
+
+@pytest.mark.parametrize("answer_bytes", [0, 1, 20 * MIB])
+def test_end_of_the_request_lets_the_whole_answer_through(pair, daemon, answer_bytes):
+    """Goal: the application sends its request and EOF, and still gets everything that the daemon says after that."""
+    pair.start()
+    app = pair.app()
+    app.sendall(b"request")
+    app.shutdown(socket.SHUT_WR)
+    connection, _ = daemon.accept()
+    connection.settimeout(15)
+    assert read_to_end(connection) == b"request"
+    answer = Flow(connection, app) if answer_bytes > MIB else None
+    if answer:
+        until(lambda: answer.received >= answer_bytes, 15, "the answer")
+        answer.stop()
+    else:
+        connection.sendall(pattern(0, answer_bytes))
+        connection.close()
+        assert read_to_end(app) == pattern(0, answer_bytes)
+
+
+def test_end_of_the_answer_lets_the_request_go_on(pair, daemon):
+    """Goal: the other way round: the daemon says EOF first and goes on reading."""
+    pair.start()
+    app, connection = pair.joined(daemon)
+    connection.sendall(b"enough")
+    connection.shutdown(socket.SHUT_WR)
+    assert read_to_end(app) == b"enough"
+    send_pattern(app, 3 * MIB)
+    app.shutdown(socket.SHUT_WR)
+    read_pattern(connection, 3 * MIB)
+    assert connection.recv(1) == b""
+
+
+def test_half_close_passes_a_change_of_address(pair, daemon):
+    """Goal: EOF sent during the outage is told after it, behind all bytes."""
+    pair.start()
+    app, connection = pair.joined(daemon)
+    pair.lab.wifi.pull()
+    send_pattern(app, 100_000)
+    app.shutdown(socket.SHUT_WR)
+    send_pattern(connection, 200_000)
+    connection.shutdown(socket.SHUT_WR)
+    outage(0.5)
+    pair.lab.wifi.give(5)
+    assert read_to_end(connection) == pattern(0, 100_000)
+    assert read_to_end(app) == pattern(0, 200_000)
+
+
+@pytest.mark.parametrize("who", ["application", "daemon"])
+def test_close_passes_and_both_proxies_listen_on(pair, daemon, who):
+    """Goal: one side closes, the other sees the end; nothing stays open; the next connection is served."""
+    pair.start()
+    app, connection = pair.joined(daemon)
+    idle_fds = pair.cproxy.open_fds() - 1, pair.sproxy.open_fds() - 1
+    closing, other = (app, connection) if who == "application" else (connection, app)
+    closing.sendall(b"last words")
+    closing.close()
+    assert read_to_end(other) == b"last words"
+    other.close()
+    until(lambda: (pair.cproxy.open_fds(), pair.sproxy.open_fds()) == idle_fds, 5, "closed descriptors")
+    app, connection = pair.joined(daemon)
+    connection.sendall(b"again")
+    assert read_exactly(app, 5) == b"again"
+
+
+@pytest.mark.parametrize("who", ["application", "daemon"])
+def test_reset_passes_as_a_reset(pair, daemon, who):
+    """Goal: RST on one side is RST on the other, not an orderly end that would look like success."""
+    pair.start()
+    app, connection = pair.joined(daemon)
+    resetting, other = (app, connection) if who == "application" else (connection, app)
+    reset(resetting)
+    assert ends_by_reset(other)
+    pair.joined(daemon)
+
+
+@pytest.mark.parametrize("who", ["application", "daemon"])
+def test_reset_during_an_outage_passes_after_it(pair, daemon, who):
+    """Goal: a stream that is reset while there is no carrier is reset at the other end when there is one."""
+    pair.start()
+    app, connection = pair.joined(daemon)
+    pair.lab.wifi.pull()
+    resetting, other = (app, connection) if who == "application" else (connection, app)
+    reset(resetting)
+    outage(0.5)
+    pair.lab.wifi.give(5)
+    assert ends_by_reset(other)
+    pair.joined(daemon)
+
+
+def test_refused_daemon_is_a_reset(pair):
+    """Goal: no daemon listens: the application is told by a reset, and the reason stands in the log."""
+    pair.start()
+    app = pair.app()
+    with pytest.raises(OSError) as raised:  # the reset may come before the shutdown
+        app.shutdown(socket.SHUT_WR)
+        read_to_end(app)
+    assert raised.value.errno in (errno.ECONNRESET, errno.ENOTCONN)
+    with pair.lab.server.listen(DAEMON_PORT) as listener:
+        pair.joined(listener)
+
+
+def test_unread_bytes_of_a_closed_application_reset_the_daemon(pair, daemon):
+    """Goal: an application that goes away while its daemon still sends: the daemon is told, it does not hang."""
+    pair.start()
+    app, connection = pair.joined(daemon)
+    fill(connection)
+    app.close()
+    with pytest.raises(OSError):
+        until(lambda: connection.send(pattern(0, MIB)) == 0, 10, "an error at the daemon")
+
+
+def test_connections_come_and_go(pair):
+    """Goal: 2,000 short connections, one after the other and some at once, leave nothing behind."""
+    pair.echo()
+    pair.start()
+    pair.app().close()
+    pair.sproxy.event("connected")
+    fds = None
+    for round_number in range(40):
+        apps = [pair.app() for _ in range(50)]
+        for index, app in enumerate(apps):
+            app.sendall(b"%d" % index)
+            app.shutdown(socket.SHUT_WR)
+        assert [read_to_end(app) for app in apps] == [b"%d" % index for index in range(50)]
+        for app in apps:
+            app.close()
+        if round_number == 5:
+            until(lambda: pair.sproxy.open_fds() < 30 and pair.cproxy.open_fds() < 30, 5, "closed descriptors")
+            fds = pair.cproxy.open_fds(), pair.sproxy.open_fds()
+            memory = pair.cproxy.anonymous_bytes(), pair.sproxy.anonymous_bytes()
+    until(lambda: (pair.cproxy.open_fds(), pair.sproxy.open_fds()) == fds, 5, "closed descriptors")
+    assert pair.cproxy.anonymous_bytes() - memory[0] < MIB
+    assert pair.sproxy.anonymous_bytes() - memory[1] < MIB

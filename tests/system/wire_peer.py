@@ -1,0 +1,137 @@
+"""A cproxy and an sproxy of a few lines, for lies: they send whatever a test wants, at whatever point.
+
+Written from docs/protocol.md alone, with numbers of its own: were the programs and the document to differ, these
+peers would not get along with them.
+"""
+
+import hashlib
+import hmac
+import struct
+import time
+from collections import namedtuple
+
+from traffic import read_exactly
+
+MAGIC, VERSION = 0xAB6D7078, 1
+HELLO, WELCOME, RESUME, HEARTBEAT, OPEN, DATA, ACK, RESET, GOODBYE = range(1, 10)
+FIN, WANT_ACK, REPLY, END, DONE, ABORTED, IGNORABLE = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x80
+(ORDERLY, SHUTDOWN, FRAME_ERROR, STREAM_ERROR, OFFSET_ERROR, LIMIT_ERROR, STATE_ERROR, VERSION_ERROR, UNKNOWN_SESSION,
+ BAD_PROOF, STALE_EPOCH, TOO_MANY, REPLACED, EXPIRED, INTERNAL) = range(15)
+
+PREAMBLE = struct.Struct(">IBBHQ")
+HEADER = struct.Struct(">BBHIIQQ")
+HELLO_PAYLOAD = struct.Struct(">16s16s32s16sQQII")
+WELCOME_PAYLOAD = struct.Struct(">16s32sQQIIQ")
+
+Frame = namedtuple("Frame", "type flags stream seq ack payload")
+Welcome = namedtuple("Welcome", "session secret epoch budget window features tag")
+
+MIB = 1 << 20
+NOBODY = bytes(16)
+
+
+def preamble(version=VERSION, magic=MAGIC):
+    return PREAMBLE.pack(magic, version, 0, 0, 0)
+
+
+def frame(kind, flags=0, stream=0, seq=0, ack=0, payload=b"", length=None, reserved=0):
+    """The bytes of a frame; nothing need be right about it."""
+    length = len(payload) if length is None else length
+    return HEADER.pack(kind, flags, reserved, stream, length, seq, ack) + payload
+
+
+def hello(session=NOBODY, secret=b"", epoch=1, instance=b"i" * 16, window=4 * MIB, budget=64 * MIB, proof=None):
+    nonce = b"n" * 16
+    if proof is None:
+        claim = b"mproxy resume\0" + session + instance + nonce + struct.pack(">Q", epoch)
+        proof = hmac.digest(secret, claim, hashlib.sha256) if secret else bytes(32)
+    return frame(HELLO, payload=HELLO_PAYLOAD.pack(session, instance, proof, nonce, epoch, budget, window, 0))
+
+
+class Peer:
+    """A carrier's end. Heartbeats are not answered unless `next_frame` is waiting for something else."""
+
+    def __init__(self, connection):
+        self.connection = connection
+        self.session = NOBODY
+
+    def send(self, data):
+        self.connection.sendall(data)
+
+    def read_preamble(self):
+        """The peer's protocol version."""
+        magic, version, *_ = PREAMBLE.unpack(read_exactly(self.connection, PREAMBLE.size))
+        assert magic == MAGIC
+        return version
+
+    def read_frame(self):
+        kind, flags, reserved, stream, length, seq, ack = HEADER.unpack(read_exactly(self.connection, HEADER.size))
+        assert reserved == 0
+        return Frame(kind, flags, stream, seq, ack, read_exactly(self.connection, length))
+
+    def next_frame(self, *kinds):
+        """The next frame of one of these types; others are skipped, heartbeats answered."""
+        while True:
+            got = self.read_frame()
+            if got.type in kinds:
+                return got
+            assert got.type != GOODBYE, f"GOODBYE {got.seq}: {got.payload.decode()}"
+            if got.type == HEARTBEAT and not got.flags & REPLY:
+                self.send(frame(HEARTBEAT, REPLY, ack=got.seq, payload=self.session))
+
+    def end_mark(self):
+        self.send(frame(RESUME, END))
+
+    def is_ended(self, within=5):
+        """Waits for the end of the carrier, whatever comes before."""
+        end = time.monotonic() + within
+        self.connection.settimeout(within)
+        try:
+            while self.connection.recv(65536):
+                assert time.monotonic() < end
+        except ConnectionResetError:
+            pass
+        return True
+
+
+class LyingClient(Peer):
+    """Plays cproxy. `join` makes a session or resumes one; then any frame may be sent."""
+
+    def __init__(self, lab, port, **more):
+        super().__init__(lab.client.connect(port, lab.server_address, **more))
+
+    def join(self, *resume_list, **what):
+        """HELLO and the list; returns the WELCOME."""
+        self.send(preamble() + hello(**what) + b"".join(resume_list))
+        self.end_mark()
+        assert self.read_preamble() == VERSION
+        welcome = Welcome._make(WELCOME_PAYLOAD.unpack(self.next_frame(WELCOME).payload))
+        self.session = welcome.session
+        while not self.next_frame(RESUME).flags & END:
+            pass
+        return welcome
+
+    def turned_away(self):
+        """Reads the refusal: (code, text, epoch)."""
+        assert self.read_preamble() == VERSION
+        got = self.next_frame(GOODBYE)
+        assert self.is_ended()
+        return got.seq, got.payload.decode(), got.ack
+
+
+class LyingServer(Peer):
+    """Plays sproxy on `listener`; made when cproxy dials."""
+
+    def __init__(self, listener):
+        connection, _ = listener.accept()
+        connection.settimeout(15)
+        super().__init__(connection)
+
+    def welcome(self, epoch=None, session=None, window=4 * MIB, budget=64 * MIB):
+        """Reads HELLO and grants what it asks for, or something else."""
+        assert self.read_preamble() == VERSION
+        asked, _, _, _, asked_epoch, *_ = HELLO_PAYLOAD.unpack(self.next_frame(HELLO).payload)
+        self.session = session or (asked if asked != NOBODY else b"s" * 16)
+        self.send(preamble() + frame(WELCOME, payload=WELCOME_PAYLOAD.pack(
+            self.session, b"k" * 32, epoch or asked_epoch, budget, window, 0, 0)))
+        self.end_mark()
