@@ -1,0 +1,74 @@
+"""The chart of a run: one panel per headline figure, a bar per contender at the median, a whisker from min to
+max."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.contenders import MPROXY, TABLE
+from harness.results import Results, number
+
+# row, metric, what is better
+PANELS = (
+    ("bulk up", "CPU s/GB", "less is better"),
+    ("bulk up", "Gbit/s", "more is better"),
+    ("bulk 50 streams", "CPU s/GB", "less is better"),
+    ("keep-alive, 32 clients", "req/s", "more is better"),
+    ("connection: close, 32 clients", "conn/s", "more is better"),
+    ("ping-pong 1 B", "p50 us", "less is better"),
+    ("key stroke beside upload", "p99 ms", "less is better"),
+    ("100 ms path up", "Mbit/s", "more is better"),
+    ("10,000 idle streams", "MB a proxy", "less is better"),
+)
+COLUMNS = 3
+OURS, OTHERS, NO_PROXY = "#1f6f4a", "#9aa5b1", "#d5dae0"
+
+
+def draw(results: Results, subtitle: str, path: Path) -> bool:
+    """Write the chart; False without matplotlib or without any of the rows."""
+    try:
+        import matplotlib
+    except ImportError:
+        return False
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "bench"  # the same figures give the same file
+    from matplotlib import pyplot
+
+    panels = [panel for panel in PANELS if panel[0] in results.rows]
+    if not panels:
+        return False
+    lines = -(-len(panels) // COLUMNS)
+    figure, axes = pyplot.subplots(lines, COLUMNS, figsize=(15, 3.2 * lines), squeeze=False)
+    for axis, panel in zip(axes.flat, panels, strict=False):
+        _draw_panel(axis, results, *panel)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    figure.suptitle("Two proxies in a row, medians with min to max", fontsize=13)
+    figure.text(0.5, 0.005, subtitle, ha="center", fontsize=6, color="#555555")
+    figure.tight_layout(rect=(0, 0.015, 1, 0.99))
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    pyplot.close(figure)
+    return True
+
+
+def _draw_panel(axis, results: Results, row: str, metric: str, better: str) -> None:
+    names = [name for name in TABLE if results.figure(row, name, metric)]
+    figures = [results.figure(row, name, metric) for name in names]
+    medians = [figure.median for figure in figures]
+    whiskers = [
+        [figure.median - min(figure.values) for figure in figures],
+        [max(figure.values) - figure.median for figure in figures],
+    ]
+    colours = [
+        OURS if name.startswith(MPROXY) else OTHERS if TABLE[name].hops else NO_PROXY for name in names
+    ]
+    axis.barh(names, medians, xerr=whiskers, color=colours, error_kw={"elinewidth": 0.8, "capsize": 2})
+    axis.invert_yaxis()
+    room = max(medians) * 0.02
+    for position, figure in enumerate(figures):
+        axis.text(max(figure.values) + room, position, number(figure.median), va="center", fontsize=7)
+    axis.set_xlim(0, max(max(figure.values) for figure in figures) * 1.18)
+    axis.set_title(f"{row}: {metric} ({better})", fontsize=9)
+    axis.tick_params(labelsize=7)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)

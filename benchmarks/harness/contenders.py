@@ -1,0 +1,148 @@
+"""The contenders: one line each in TABLE. A new one is a name, a start function and the programs it needs.
+
+A start function gets the row of hops (two, or none for `direct`) and a scratch directory, and gives the
+started processes in the order of the row. It starts the last proxy first, so that nobody dials into the void.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from harness import peers
+from harness.chain import Chain, Hop
+from harness.places import LOOPBACK, TwoHosts, free_port
+from harness.process import Group, Process, StartError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+DIRECT = "direct"
+MPROXY = "mproxy"
+MPROXY_PLAIN = "mproxy --plain"
+HAPROXY = "haproxy"
+HAPROXY_BIG = "haproxy 256k"
+HAPROXY_SPLICE = "haproxy splice"
+NGINX = "nginx stream"
+SOCAT = "socat"
+STUNNEL = "stunnel"
+HAPROXY_TLS = "haproxy tls"
+SSH = "ssh -L"
+
+StartRow = Callable[[tuple[Hop, ...], Path], list[Process]]
+HopCommand = Callable[[Hop, Path], list[str]]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """How to start one competitor, and the programs without which it is left out of the tables."""
+
+    name: str
+    start_row: StartRow
+    needs: tuple[str, ...] = ()
+    hops: int = 2
+
+    def missing(self) -> list[str]:
+        return [program for program in self.needs if shutil.which(program) is None]
+
+    def start(self, chain: Chain, work: Path) -> Group:
+        return Group(self.start_row(chain.hops, work))
+
+    def chain_between(self, target: str) -> Chain:
+        """A row on this host, over loopback, that ends at `target`."""
+        return self._chain([(LOOPBACK, free_port(), None) for _ in range(self.hops)], target)
+
+    def chain_across(self, hosts: TwoHosts, target: str) -> Chain:
+        """First proxy on host a (loopback side), last proxy on host b next to the daemon.
+
+        `target` is on host b; without proxies the client has to reach it over the path.
+        """
+        if not self.hops:
+            return Chain((), f"{hosts.address_b}:{target.rpartition(':')[2]}")
+        return self._chain(
+            [(LOOPBACK, free_port(), hosts.a), (hosts.address_b, free_port(), hosts.b)], target
+        )
+
+    def chain_through(self, middle: str, last_port: int, target: str) -> Chain:
+        """A row whose first proxy reaches the last one by way of `middle`, a relay that leads to
+        `last_port`."""
+        if not self.hops:
+            return Chain((), middle)
+        first = Hop(LOOPBACK, free_port(), middle)
+        return Chain((first, Hop(LOOPBACK, last_port, target, is_last=True)), target)
+
+    def _chain(self, places: list[tuple[str, int, str | None]], target: str) -> Chain:
+        hops: list[Hop] = []
+        onward = target
+        for address, port, netns in reversed(places):
+            hops.insert(0, Hop(address, port, onward, netns, is_last=not hops))
+            onward = f"{address}:{port}"
+        return Chain(tuple(hops), target)
+
+
+def started(command: list[str], hop: Hop, work: Path) -> Process:
+    """Start one proxy and wait until it listens."""
+    name = Path(command[0]).name
+    process = Process(command, work / f"{name}-{hop.port}.log", hop.netns)
+    try:
+        process.wait_listening(hop.port)
+    except StartError:
+        process.stop()
+        raise
+    return process
+
+
+def no_proxy(_hops: tuple[Hop, ...], _work: Path) -> list[Process]:
+    return []
+
+
+def same_program(command: HopCommand, hops: tuple[Hop, ...], work: Path) -> list[Process]:
+    """Every hop is the same program with its own configuration."""
+    row = [started(command(hop, work), hop, work) for hop in reversed(hops)]
+    return row[::-1]
+
+
+def ssh_pair(hops: tuple[Hop, ...], work: Path) -> list[Process]:
+    first, last = hops
+    server = started(peers.sshd(last, work), last, work)
+    return [started(peers.ssh_forward(first, last, work), first, work), server]
+
+
+def mproxy_pair(options: tuple[str, ...], hops: tuple[Hop, ...], work: Path) -> list[Process]:
+    first, last = hops
+    address, _, port = first.target.rpartition(":")
+    state = ["--state-dir", str(work / f"state-{first.port}")]
+    server_command = [
+        str(REPOSITORY / "sproxy"),
+        *options,
+        "--bind",
+        last.listen_address,
+        str(last.port),
+        last.target,
+    ]
+    client_command = [str(REPOSITORY / "cproxy"), *options, *state, "--bind", first.listen_address]
+    client_command += [str(first.port), address, port]
+    server = started(server_command, last, work)
+    return [started(client_command, first, work), server]
+
+
+_MPROXY_PROGRAMS = (str(REPOSITORY / "cproxy"), str(REPOSITORY / "sproxy"))
+
+TABLE: dict[str, Contender] = {
+    contender.name: contender
+    for contender in (
+        Contender(DIRECT, no_proxy, hops=0),
+        Contender(MPROXY, partial(mproxy_pair, ()), _MPROXY_PROGRAMS),
+        Contender(MPROXY_PLAIN, partial(mproxy_pair, ("--plain",)), _MPROXY_PROGRAMS),
+        Contender(HAPROXY, partial(same_program, peers.haproxy), ("haproxy",)),
+        Contender(HAPROXY_BIG, partial(same_program, peers.haproxy_big_buffers), ("haproxy",)),
+        Contender(HAPROXY_SPLICE, partial(same_program, peers.haproxy_splice), ("haproxy",)),
+        Contender(NGINX, partial(same_program, peers.nginx_stream), ("nginx",)),
+        Contender(SOCAT, partial(same_program, peers.socat), ("socat",)),
+        Contender(HAPROXY_TLS, partial(same_program, peers.haproxy_tls), ("haproxy", "openssl")),
+        Contender(STUNNEL, partial(same_program, peers.stunnel), ("stunnel4", "openssl")),
+        Contender(SSH, ssh_pair, ("ssh", "/usr/sbin/sshd", "ssh-keygen")),
+    )
+}
