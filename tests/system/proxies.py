@@ -7,7 +7,7 @@ from lab import HERE
 from traffic import read_exactly
 
 ROOT = HERE.parent.parent
-CPROXY, SPROXY, MPROXY = ROOT / "cproxy", ROOT / "sproxy", ROOT / ".venv/bin/mproxy"
+CPROXY, SPROXY, PYTHON = ROOT / "cproxy", ROOT / "sproxy", ROOT / ".venv/bin/python"
 CPROXY_PORT, SPROXY_PORT, DAEMON_PORT = 5200, 6200, 7007
 PEERS = Path(__file__).with_name("peers.py")
 

@@ -1,6 +1,7 @@
 """What dies with a proxy, what ends at its time, and what goes on: killed, restarted, idle, replaced."""
 
 import errno
+import os
 import signal
 import subprocess
 import time
@@ -178,6 +179,21 @@ def test_stdio_gives_up_when_the_session_is_gone(pair, daemon):
     connection.close()
     pair.start_sproxy()
     assert cproxy.wait() != 0
+
+
+def test_stdio_whose_reader_is_gone(pair, daemon):
+    """Goal: nobody reads cproxy's stdout any more (SIGPIPE): it ends with a status that is not 0, and so does the
+    daemon's connection."""
+    pair.start_sproxy()
+    read_end, write_end = os.pipe()
+    cproxy = pair.start_stdio(stdin=subprocess.PIPE, stdout=write_end)
+    os.close(write_end)
+    connection, _ = daemon.accept()
+    connection.settimeout(15)
+    os.close(read_end)
+    connection.sendall(b"nobody reads this")
+    assert cproxy.wait() != 0
+    assert ended(connection)
 
 
 def test_traffic_of_one_session_survives_the_death_of_another(pair, lab):

@@ -12,11 +12,10 @@ import threading
 import time
 
 from lab import HERE, outage, until
-from proxies import CPROXY_PORT, DAEMON_PORT, ROOT, SPROXY_PORT
+from proxies import CPROXY_PORT, DAEMON_PORT, PYTHON, SPROXY_PORT
 from traffic import Flow, read_exactly
 
 CHANGES = 20
-PYTHON = ROOT / ".venv/bin/python"
 
 
 class Arrivals(threading.Thread):

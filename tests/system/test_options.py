@@ -109,6 +109,14 @@ def test_bind_chooses_the_addresses(pair, bind, there, not_there):
         pair.lab.client.connect(CPROXY_PORT, not_there)
 
 
+@pytest.mark.parametrize("host, address", [("[::1]", "::1"), ("localhost", "127.0.0.1"), ("127.9.9.9", "127.9.9.9")])
+def test_daemon_by_name_and_family(pair, host, address):
+    """Goal: the daemon's HOST:PORT may be IPv6, IPv4 or a name."""
+    with pair.lab.server.listen(DAEMON_PORT, address) as listener:
+        pair.start(daemon=f"{host}:{DAEMON_PORT}")
+        pair.joined(listener)
+
+
 def test_listening_addresses_by_default(pair):
     """Goal: cproxy listens on loopback alone, whoever reaches it may use the daemon; sproxy on every address."""
     pair.echo()
