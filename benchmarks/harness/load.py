@@ -1,6 +1,6 @@
 """Load generators: forked Python processes that do nothing per byte, only big system calls.
 
-Measured on two cores: one bulk stream without a proxy runs at 20 to 30 Gbit/s, so the generators do not hold
+Measured on two cores: one bulk stream without a proxy runs at 14 to 40 Gbit/s, so the generators do not hold
 a proxy back that reaches 10. Their CPU time is never counted; only the processes of a contender's group are.
 """
 
