@@ -1,0 +1,88 @@
+# Builds mproxy in place, into its own virtual environment, and runs everything there is to run.
+#
+#   make PYTHON=/path/to/python3    another Python than the first of 3.11 or newer on the PATH
+#
+# `make debug` and `make` share the place of the extension modules; going from one to the other builds anew. As goals
+# of one call, `make debug test`, everything after is done with the debug build.
+
+PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,$(shell \
+	$(python) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v $(python))))
+
+MODE := $(if $(filter debug,$(MAKECMDGOALS)),debug,release)
+VENV := .venv
+RUN := $(VENV)/bin/python
+BUILT := build/$(MODE)/built
+SOURCES := $(shell find mproxy -name '*.pyx' -o -name '*.pxd')
+PIP_INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check
+
+SECONDS := 600
+
+.PHONY: all
+all: $(BUILT) cproxy sproxy  ## build: extension modules, ./cproxy and ./sproxy (the default)
+
+.PHONY: debug
+debug: all  ## the same with assertions, checked indexes, -O0 -g; `make debug test` tests that build
+
+.PHONY: demo
+demo: all  ## watch a connection survive a change of address
+	$(RUN) -m mproxy.programs.demo
+
+.PHONY: test
+test: all $(VENV)/dev-packages  ## unit, simulation, system and meta tests
+	.ci/system-packages test
+	$(RUN) -m pytest tests $(PYTEST)
+
+.PHONY: soak
+soak: all $(VENV)/dev-packages  ## random schedules against the protocol core: SECONDS=600, SEED=n repeats one
+	$(RUN) -m tests.sim.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
+.PHONY: bench
+bench: all $(VENV)/dev-packages  ## whole programs beside their peers; QUICK=1 takes two minutes
+	.ci/system-packages bench
+	$(RUN) benchmarks/run.py $(if $(QUICK),--quick)
+
+.PHONY: lint
+lint: $(VENV)/dev-packages  ## ruff, and mypy on the Python part
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+
+.PHONY: clean
+clean:  ## remove what was built, keep the virtual environment
+	rm -rf build cproxy sproxy *.egg-info dist .mypy_cache .pytest_cache .ruff_cache
+	find mproxy tests benchmarks \( -name '*.so' -o -name __pycache__ \) -prune -exec rm -rf {} +
+
+.PHONY: distclean
+distclean: clean  ## remove the virtual environment too
+	rm -rf $(VENV) .hypothesis .benchmarks
+
+.PHONY: help
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*##/\1:/p' $(MAKEFILE_LIST) | column -t -s: 2>/dev/null
+
+# A failed or interrupted step leaves no stamp behind, so the next make takes it up again.
+.DELETE_ON_ERROR:
+
+$(VENV)/bin/python:
+	.ci/system-packages build "$(PYTHON)"
+	"$(PYTHON)" -m venv $(VENV)
+	echo "$(CURDIR)" > "$$($(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/mproxy.pth"
+
+# Both lists of packages live in pyproject.toml.
+$(VENV)/build-packages: pyproject.toml | $(VENV)/bin/python
+	$(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' > $@.txt
+	$(PIP_INSTALL) -r $@.txt
+	mv $@.txt $@
+
+$(VENV)/dev-packages: pyproject.toml $(VENV)/build-packages
+	$(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")' > $@.txt
+	$(PIP_INSTALL) -r $@.txt
+	mv $@.txt $@
+
+# Forced when this mode was not the one built last: what lies in place is then of the other mode.
+$(BUILT): $(SOURCES) setup.py $(VENV)/build-packages
+	$(if $(filter debug,$(MODE)),MPROXY_DEBUG=1) $(RUN) setup.py --quiet build_ext --inplace $(if $(wildcard $@),,--force)
+	rm -f build/*/built
+	touch $@
+
+cproxy sproxy: .ci/write-launcher | $(VENV)/bin/python
+	$(RUN) .ci/write-launcher $@
