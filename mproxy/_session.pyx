@@ -181,6 +181,10 @@ cdef class Session:
         self.current = NULL
         if stream == NULL or stream.aborted:
             return 0
+        if stream.drain_reset:
+            stream.in_done = self.current_ends
+            length = self.current_left
+            rest = 0
         self.in_bytes += self.current_left
         stream.inp.head += length
         stream.inp.tail += length
@@ -460,8 +464,7 @@ cdef class Session:
         self.current_left = <uint32_t>fresh
         self.current_ends = ends
         if stream.drain_reset:
-            stream.in_done = ends
-            self.take(<uint32_t>fresh)
+            self.take(0)
             return False
         event.kind = EventKind.DATA
         event.stream = stream

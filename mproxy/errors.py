@@ -15,12 +15,13 @@ class UsageError(MproxyError):
 class PeerError(MproxyError):
     """The peer broke the protocol. Costs that peer's session or connection, never the process.
 
-    `code` is a member of `mproxy._wire.CloseCode`; both sides log it.
+    `code` is a member of `mproxy._wire.CloseCode`; both sides log it. `epoch` goes with STALE_EPOCH: the newest seen.
     """
 
-    def __init__(self, code, reason):
+    def __init__(self, code, reason, epoch=0):
         super().__init__(reason)
         self.code = code
+        self.epoch = epoch
 
 
 class LocalError(MproxyError):

@@ -169,10 +169,10 @@ class Greeter(_Opening):
         return Hello.decode(payload)
 
     @staticmethod
-    def farewell(error, epoch=0):
+    def farewell(error):
         """Bytes that tell the peer why it is turned away."""
         reason = str(error).encode(errors="replace")[:_wire.MAX_REASON_BYTES]
-        return encode_preamble() + encode_frame(FrameType.GOODBYE, seq=int(error.code), ack=epoch, payload=reason)
+        return encode_preamble() + encode_frame(FrameType.GOODBYE, seq=int(error.code), ack=error.epoch, payload=reason)
 
 
 class Caller(_Opening):
@@ -181,7 +181,8 @@ class Caller(_Opening):
     def __init__(self, hello, resume_list, tag=0):
         super().__init__()
         self.opening = encode_preamble(tag=tag) + hello.encode() + resume_list
-        self._hello = hello
+        self.hello = hello
+        self.refused = False  # the peer is an sproxy and said GOODBYE
         self.stale_epoch = 0
 
     def feed(self, data):
@@ -195,11 +196,12 @@ class Caller(_Opening):
         frame_type, seq, ack, payload = frame
         if frame_type == FrameType.GOODBYE:
             code = CloseCode(seq) if seq in set(CloseCode) else CloseCode.ORDERLY
+            self.refused = True
             self.stale_epoch = ack
             raise PeerError(code, payload.decode(errors="replace") or code.name)
         if frame_type != FrameType.WELCOME:
             raise PeerError(CloseCode.STATE_ERROR, "first frame is not WELCOME")
         welcome = Welcome.decode(payload)
-        if welcome.epoch != self._hello.epoch or self._hello.session_id not in (b"", welcome.session_id):
+        if welcome.epoch != self.hello.epoch or self.hello.session_id not in (b"", welcome.session_id):
             raise PeerError(CloseCode.STATE_ERROR, "WELCOME for another session or carrier")
         return welcome

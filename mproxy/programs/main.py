@@ -44,7 +44,7 @@ def _help():
         "usage: mproxy PROGRAM ...", "",
         "Keeps TCP connections alive while the address under them changes.", "",
         "programs:", *lines, "",
-        "mproxy PROGRAM --help tells more. cproxy and sproxy are commands of their own, too."))
+        "mproxy PROGRAM --help tells more."))
 
 
 if __name__ == "__main__":

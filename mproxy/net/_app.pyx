@@ -1,0 +1,293 @@
+"""One application connection: how its socket and its stream move each other.
+
+Edge-triggered: `readable` and `writable` stay true until the system says EAGAIN, or gives less than asked for. The
+application's end becomes the stream's end and the other way round, each direction for itself; when both have ended
+the socket is closed. A broken connection resets the stream, except that what the application had written and ended
+before still reaches the daemon.
+"""
+
+from cpython.ref cimport PyObject, Py_XDECREF
+from libc.errno cimport EAGAIN, EINTR, EPERM, errno
+from libc.stdlib cimport calloc
+
+from mproxy._ring cimport iovec, ring_space, ring_used, ring_view
+from mproxy._wire cimport ResetCode
+from mproxy.net._loop cimport EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP
+from mproxy.net._socket cimport (
+    SHUT_WR, close, close_with_reset, pending_error, receive_parts, send_parts, shutdown, ssize_t,
+)
+
+
+cdef enum:
+    READ_BYTES = 262144  # most bytes of one read
+
+
+cdef App *app_new(Apps *apps, Stream *stream, int fd, int write_fd) noexcept:
+    """Record an application on `fd`; `write_fd` is where it takes bytes, or -1 for the same. NULL: no memory."""
+    cdef App *app = <App *>calloc(1, sizeof(App))
+    if app == NULL:
+        return NULL
+    app.source.fd = fd
+    app.source.ready = on_ready
+    app.source.owner = app
+    app.sink.fd = write_fd
+    app.sink.ready = on_ready
+    app.sink.owner = app
+    app.apps = apps
+    app.stream = stream
+    app.is_socket = write_fd < 0
+    app.all_prev = apps.last
+    if apps.last != NULL:
+        apps.last.all_next = app
+    else:
+        apps.first = app
+    apps.last = app
+    apps.count += 1
+    stream.owner = app
+    return app
+
+
+cdef int app_watch(App *app) noexcept:
+    """Begin to wait for the descriptors; -1 with errno."""
+    cdef Loop loop = <Loop>app.apps.loop
+    cdef uint32_t events = EPOLLIN | EPOLLRDHUP | EPOLLET
+    if app.sink.fd < 0:
+        events |= EPOLLOUT
+    elif loop.add(&app.sink, EPOLLOUT | EPOLLET) < 0:
+        if errno != EPERM:
+            return -1
+        app.writable = True
+    if loop.add(&app.source, events) < 0:
+        if errno != EPERM:
+            return -1
+        app.is_file = True
+        app.readable = True
+        app_mark_ready(app)
+    return 0
+
+
+cdef void app_close(App *app, bint abruptly) noexcept:
+    """Close the descriptors, with a reset when `abruptly`, and let go of the stream."""
+    cdef Apps *apps = app.apps
+    cdef Loop loop = <Loop>apps.loop
+    cdef int fd = app.source.fd, write_fd = app.sink.fd
+    loop.remove(&app.source)
+    loop.remove(&app.sink)
+    if abruptly:
+        close_with_reset(fd)
+    else:
+        close(fd)
+    if write_fd >= 0:
+        close(write_fd)
+    drop_target(app)
+    leave_ready(app)
+    if app.all_prev != NULL:
+        app.all_prev.all_next = app.all_next
+    else:
+        apps.first = app.all_next
+    if app.all_next != NULL:
+        app.all_next.all_prev = app.all_prev
+    else:
+        apps.last = app.all_prev
+    apps.count -= 1
+    (<Session>apps.session).release(app.stream)
+    loop.schedule(apps.work)  # there may be a frame to send, and the owner wants to know when none is left
+    loop.free_later(app)
+
+
+cdef void app_vanished(App *app) noexcept:
+    """The application's connection broke."""
+    cdef Session session = <Session>app.apps.session
+    if app.read_ended:
+        session.discard(app.stream)
+    else:
+        session.reset(app.stream, ResetCode.APPLICATION)
+    app_close(app, False)
+
+
+cdef void on_ready(Source *source, uint32_t events) noexcept:
+    """Events of a descriptor: note them; the work is done when all events of the turn are noted."""
+    cdef App *app = <App *>source.owner
+    if events & (EPOLLOUT | EPOLLERR | EPOLLHUP):
+        app.writable = True
+    if app.connecting:
+        finish_connect(app)
+        if app.source.fd < 0 or app.connecting:
+            return
+    if events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+        app.readable = True
+        app.hung_up |= (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0
+        app.broken |= (events & EPOLLERR) != 0
+        app_mark_ready(app)
+    if app.writable and (ring_used(&app.stream.inp) > 0 or app.stream.in_ended):
+        app_flush(app)
+
+
+cdef void finish_connect(App *app) noexcept:
+    cdef int error
+    if not app.writable:
+        return
+    error = pending_error(app.source.fd)
+    if error:
+        app.apps.connect_failed(app.apps, app, error)
+        return
+    app.connecting = False
+    drop_target(app)
+
+
+cdef void drop_target(App *app) noexcept:
+    Py_XDECREF(<PyObject *>app.target)
+    app.target = NULL
+
+
+# ---- applications to be read
+
+cdef void app_mark_ready(App *app) noexcept:
+    """Read the application in this turn."""
+    cdef Apps *apps = app.apps
+    (<Loop>apps.loop).schedule(apps.work)
+    if app.in_ready:
+        return
+    app.in_ready = True
+    app.ready_next = NULL
+    if apps.ready_last != NULL:
+        apps.ready_last.ready_next = app
+    else:
+        apps.ready_first = app
+    apps.ready_last = app
+
+
+cdef App *app_next_ready(Apps *apps) noexcept:
+    """Take the first of the applications to be read, or NULL."""
+    cdef App *app = apps.ready_first
+    if app != NULL:
+        apps.ready_first = app.ready_next
+        if apps.ready_first == NULL:
+            apps.ready_last = NULL
+        app.in_ready = False
+    return app
+
+
+cdef void leave_ready(App *app) noexcept:
+    cdef App **link = &app.apps.ready_first
+    cdef App *last = NULL
+    if not app.in_ready:
+        return
+    while link[0] != app:
+        last = link[0]
+        link = &last.ready_next
+    link[0] = app.ready_next
+    if app.apps.ready_last == app:
+        app.apps.ready_last = last
+    app.in_ready = False
+
+
+# ---- application -> stream
+
+cdef size_t app_read(App *app, size_t budget) noexcept:
+    """Read until the system has no more, the stream has no room, or `budget` is used; returns the bytes read.
+
+    The application may be closed on return. With budget left over it is out of the ready list until an event or
+    `poll_space` puts it there again; without, it queues itself again.
+    """
+    cdef Session session = <Session>app.apps.session
+    cdef Stream *stream = app.stream
+    cdef iovec parts[2]
+    cdef size_t done = 0
+    cdef uint32_t room
+    cdef ssize_t n
+    while app.readable and not (app.read_ended or app.connecting or app.apps.paused):
+        room = session.room(stream, READ_BYTES)
+        if room == 0:
+            if app.broken:
+                app_vanished(app)
+            return done
+        if done >= budget:
+            app_mark_ready(app)
+            return done
+        n = receive_parts(app.source.fd, app.is_socket, parts, ring_space(&stream.out, room, parts))
+        if n > 0:
+            session.wrote(stream, <uint32_t>n)
+            done += n
+            # A short read has emptied the socket, and new bytes make a new event; but only a read tells the end.
+            app.readable = n == <ssize_t>room or app.hung_up or app.is_file
+        elif n == 0:
+            app.read_ended = True
+            session.end(stream)
+            close_if_done(app)
+            return done
+        elif errno == EAGAIN:
+            app.readable = False
+        elif errno != EINTR:
+            app_vanished(app)
+            return done
+    return done
+
+
+cdef void close_if_done(App *app) noexcept:
+    if app.read_ended and app.write_ended:
+        app_close(app, False)
+
+
+# ---- stream -> application
+
+cdef void app_deliver(App *app, const uint8_t *data, uint32_t length) noexcept:
+    """Hand the bytes of a DATA event to the application, as many as it takes; the session keeps the rest."""
+    cdef Session session = <Session>app.apps.session
+    cdef iovec part
+    cdef ssize_t n = 0
+    if length > 0 and app.writable and not app.connecting and ring_used(&app.stream.inp) == 0:
+        part.iov_base = <void *>data
+        part.iov_len = length
+        n = send_parts(app.sink.fd if app.sink.fd >= 0 else app.source.fd, app.is_socket, &part, 1)
+        if n < 0 and errno != EAGAIN and errno != EINTR:
+            app_vanished(app)
+            return
+        n = max(n, <ssize_t>0)
+        app.writable = n == <ssize_t>length
+    session.take(<uint32_t>n)
+    if app.stream.in_ended:
+        app_flush(app)
+
+
+cdef void app_flush(App *app) noexcept:
+    """Hand kept bytes, and then the end, to the application."""
+    cdef Session session = <Session>app.apps.session
+    cdef Stream *stream = app.stream
+    cdef int fd = app.sink.fd if app.sink.fd >= 0 else app.source.fd
+    cdef iovec parts[2]
+    cdef uint32_t kept
+    cdef ssize_t n
+    if app.connecting or app.write_ended:
+        return
+    while ring_used(&stream.inp) > 0:
+        if not app.writable:
+            return
+        kept = ring_used(&stream.inp)
+        n = send_parts(fd, app.is_socket, parts, ring_view(&stream.inp, stream.inp.head, kept, parts))
+        if n >= 0:
+            session.handed(stream, <uint32_t>n)
+            app.writable = n == <ssize_t>kept
+        elif errno == EAGAIN:
+            app.writable = False
+        elif errno != EINTR:
+            app_vanished(app)
+            return
+    (<Loop>app.apps.loop).schedule(app.apps.work)  # an ack may be due
+    if not stream.in_ended:
+        return
+    app.write_ended = True
+    if app.is_socket:
+        shutdown(fd, SHUT_WR)
+    else:
+        end_sink(app)
+    session.end_handed(stream)
+    close_if_done(app)
+
+
+cdef void end_sink(App *app) noexcept:
+    """Close the write side when it is a descriptor of its own: a reader of a pipe sees the end."""
+    cdef int fd = app.sink.fd
+    if fd >= 0:
+        (<Loop>app.apps.loop).remove(&app.sink)
+        close(fd)

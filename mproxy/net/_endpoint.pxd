@@ -1,0 +1,59 @@
+"""Joins a session to its carrier and its applications: every byte that both ends relay passes through here.
+
+Life of an inbound byte: carrier socket -> the loop's buffer (`read_carrier`) -> the session parses -> written to the
+application's socket straight from that buffer, or kept in the stream's ring when the application does not take it.
+Life of an outbound byte: application's socket -> the stream's ring (`app_read`) -> carrier, from the ring, in one
+`sendmsg` with the headers (`write_carrier`).
+
+Python is told of events only, through `observer`:
+
+    on_resumed(endpoint)                      streams flow on the new carrier
+    on_suspect(endpoint)                      two heartbeats missed
+    on_lost(endpoint, why)                    the carrier is gone
+    on_closed(endpoint, code, reason, local)  the session is over; its applications were reset
+    on_opened(endpoint, stream, target)       sproxy: answer with `connect` or `refuse`, now or later
+    on_reset(endpoint, stream, code)          the peer reset a stream; its application was reset
+    on_refused(endpoint, stream, target, error)  sproxy: the daemon cannot be reached (errno)
+    on_idle(endpoint)                         the last application has gone
+"""
+
+from libc.stddef cimport size_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from mproxy._session cimport Session
+from mproxy._stream cimport Stream
+from mproxy.net._app cimport App, Apps
+from mproxy.net._loop cimport Loop, Source, Timer, Work
+from mproxy.net._socket cimport Target
+
+
+cdef class Endpoint:
+    cdef readonly Loop loop              # runs everything here
+    cdef readonly Session session        # the state machine
+    cdef public object observer          # told of events
+    cdef public Target default_target    # sproxy: the daemon; None: ask the observer for every stream
+    cdef Apps apps                       # the application connections
+    cdef Work work                       # `pump`, in the loop's queue
+    cdef Timer timer                     # calls `on_timer`
+    cdef Source carrier                  # the carrier's socket, fd -1 when there is none
+    cdef bint carrier_readable           # no EAGAIN since the last event
+    cdef bint carrier_writable           # no EAGAIN since the last event
+    cdef bint carrier_hung_up            # the next read will tell how it ended
+    cdef bint suspected                  # the observer was told
+    cdef bint was_busy                   # there was an application when the observer was last told of idleness
+
+    cdef void pump(self) noexcept
+    cdef void read_carrier(self) noexcept
+    cdef void process(self, const uint8_t *data, size_t length) noexcept
+    cdef void read_apps(self) noexcept
+    cdef void write_carrier(self) noexcept
+    cdef void carrier_failed(self, str why) noexcept
+    cdef void end_carrier(self) noexcept
+    cdef void reset_apps(self) noexcept
+    cdef int accepted(self, int fd, bytes target) noexcept
+    cdef void opened(self, Stream *stream, const uint8_t *target, uint32_t length) noexcept
+    cdef void dial(self, Stream *stream, Target target) noexcept
+    cdef void try_next(self, App *app, int error) noexcept
+    cdef void refused(self, Stream *stream, Target target, int error) noexcept
+    cdef void arm(self) noexcept
+    cdef void tell(self, str event, tuple arguments) noexcept

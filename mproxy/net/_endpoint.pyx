@@ -1,0 +1,418 @@
+"""Joins a session to its carrier and its applications. Life of a byte and observer: _endpoint.pxd."""
+
+import os
+import socket as _python_socket
+from functools import partial
+
+from cpython.ref cimport Py_INCREF
+from libc.errno cimport EAGAIN, ECONNREFUSED, EINTR, EMFILE, ENFILE, ENOMEM, ETIMEDOUT, errno
+
+from mproxy._ring cimport iovec
+from mproxy._session cimport CarrierState, Event, EventKind
+from mproxy._stream cimport table_find
+from mproxy._transmit cimport MAX_IOVECS
+from mproxy._wire cimport ResetCode
+from mproxy.net._app cimport (
+    app_close, app_deliver, app_mark_ready, app_new, app_next_ready, app_read, app_watch,
+)
+from mproxy.net._loop cimport (
+    BUFFER_BYTES, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP,
+)
+from mproxy.net._socket cimport (
+    IPPROTO_TCP, TCP_NODELAY, TCP_NOTSENT_LOWAT, close, close_with_reset, receive_parts, send_parts, set_option,
+    ssize_t,
+)
+
+
+cdef enum:
+    BATCH_BYTES = 262144        # offered to the carrier in one sendmsg
+    APP_TURN_BYTES = 262144     # read from one application before the next one's turn
+    TURN_BYTES = 1048576        # read from applications before the carrier's turn
+    UNSENT_BYTES = 131072       # unsent data the kernel may hold: what a key stroke has to wait behind
+
+
+cdef void carrier_ready(Source *source, uint32_t events) noexcept:
+    cdef Endpoint endpoint = <Endpoint>source.owner
+    if events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+        endpoint.carrier_readable = True
+        endpoint.carrier_hung_up |= (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0
+    if events & EPOLLOUT:
+        endpoint.carrier_writable = True
+        endpoint.session.stalled = False
+    endpoint.loop.schedule(&endpoint.work)
+
+
+cdef void run_endpoint(Work *work) noexcept:
+    (<Endpoint>work.owner).pump()
+
+
+cdef void connect_failed(Apps *apps, App *app, int error) noexcept:
+    (<Endpoint>apps.owner).try_next(app, error)
+
+
+cdef class Endpoint:
+    """One session's I/O. Close it with `close` or let the peer; then `renew` it or drop it."""
+
+    def __init__(self, Loop loop, Session session, observer):
+        self.loop = loop
+        self.observer = observer
+        self.carrier.fd = -1
+        self.carrier.ready = carrier_ready
+        self.carrier.owner = <void *>self
+        self.work.run = run_endpoint
+        self.work.owner = <void *>self
+        self.apps.loop = <void *>loop
+        self.apps.work = &self.work
+        self.apps.connect_failed = connect_failed
+        self.apps.owner = <void *>self
+        self.session = session
+        self.apps.session = <void *>session
+        _endpoints.add(self)
+
+    # ---- commands
+
+    def renew(self, Session session):
+        """Go on with another session; the one before is closed and without applications."""
+        self.session = session
+        self.apps.session = <void *>session
+
+    def attach(self, int fd, uint64_t epoch, uint32_t peer_window, uint64_t peer_budget, bytes first, bytes leftover):
+        """Use the connected socket `fd` (ours from now on) as the carrier; a former one is closed.
+
+        `first` is sent before all else; `leftover` was received behind the handshake.
+        """
+        self.end_carrier()
+        self.session.attach(epoch, peer_window, peer_budget, first, self.loop.now_us)
+        set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1)
+        set_option(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+        self.carrier.fd = fd
+        self.carrier_readable = self.carrier_writable = True
+        self.carrier_hung_up = False
+        self.suspected = False
+        if self.loop.add(&self.carrier, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET) < 0:
+            self.carrier_failed(os.strerror(errno))
+            return
+        self.arm()
+        self.loop.schedule(&self.work)
+        if leftover:
+            self.process(leftover, len(leftover))
+
+    def drop_carrier(self, str why):
+        """Give up the carrier as if it had been lost."""
+        if self.carrier.fd >= 0:
+            self.carrier_failed(why)
+
+    def add_app(self, int fd, bytes target):
+        """cproxy: relay the application on `fd` (ours from now on) as a new stream; False when there is no room."""
+        return self.accepted(fd, target) == 0
+
+    def add_pipes(self, int read_fd, int write_fd, bytes target):
+        """cproxy: the same with two descriptors, non-blocking or files."""
+        cdef Stream *stream = self.session.open_stream(target, NULL)
+        cdef App *app = app_new(&self.apps, stream, read_fd, write_fd) if stream != NULL else NULL
+        if app == NULL or app_watch(app) < 0:
+            raise OSError(errno, os.strerror(errno))
+        self.was_busy = True
+        self.loop.schedule(&self.work)
+
+    def connect(self, uint32_t stream_id, Target target):
+        """sproxy: connect the stream's daemon; nothing happens when the stream has ended meanwhile."""
+        cdef Stream *stream = table_find(&self.session.table, stream_id)
+        if stream != NULL and not stream.aborted and stream.owner == NULL:
+            self.dial(stream, target)
+
+    def refuse(self, uint32_t stream_id, int code):
+        """sproxy: reset the stream instead."""
+        cdef Stream *stream = table_find(&self.session.table, stream_id)
+        if stream != NULL and not stream.aborted and stream.owner == NULL:
+            self.session.reset(stream, code)
+            self.loop.schedule(&self.work)
+
+    def probe(self):
+        """Send a heartbeat now."""
+        self.session.probe(self.loop.now_us)
+        self.loop.schedule(&self.work)
+
+    def pause(self):
+        """Read no application any more: what is buffered can drain."""
+        self.apps.paused = True
+
+    def close(self, int code, str reason):
+        """End the session: tell the peer, reset the applications. The observer is not told."""
+        self.session.close(code, reason)
+        if self.carrier.fd >= 0:
+            self.write_carrier()
+        self.end_carrier()
+        self.reset_apps()
+
+    def dispose(self):
+        """Let the loop forget this endpoint; it has no carrier and no application."""
+        self.end_carrier()
+        self.reset_apps()
+        if self.timer is not None:
+            self.timer.cancel()
+        self.loop.unschedule(&self.work)
+        # An event of this turn may still point here.
+        self.loop.soon.append(lambda: _endpoints.discard(self))
+
+    # ---- getters
+
+    @property
+    def attached(self):
+        """There is a carrier."""
+        return self.carrier.fd >= 0
+
+    @property
+    def app_count(self):
+        """Application connections now."""
+        return self.apps.count
+
+    @property
+    def drained(self):
+        """Nothing is buffered in either direction."""
+        return self.session.out_held == 0 and self.session.in_held == 0
+
+    @property
+    def receive_silence_us(self):
+        """Time since the carrier's last byte."""
+        return self.loop.now_us - self.session.received_at
+
+    def addresses(self):
+        """Return (local, peer) sockaddr tuples of the carrier, or None."""
+        if self.carrier.fd < 0:
+            return None
+        try:
+            with _python_socket.socket(fileno=os.dup(self.carrier.fd)) as carrier:
+                return carrier.getsockname(), carrier.getpeername()
+        except OSError:
+            return None
+
+    # ---- one turn
+
+    cdef void pump(self) noexcept:
+        """Do what the turn's events made possible: carrier in, applications in, carrier out."""
+        if self.carrier.fd >= 0 and self.carrier_readable:
+            self.read_carrier()
+        self.read_apps()
+        if self.carrier.fd >= 0:
+            self.write_carrier()
+        if self.apps.ready_first != NULL or (self.carrier.fd >= 0 and (
+                self.carrier_readable or (self.carrier_writable and self.session.wants_transmit()))):
+            self.loop.schedule(&self.work)
+        if self.was_busy and self.apps.count == 0:
+            self.was_busy = False
+            self.tell("on_idle", (self,))
+
+    cdef void read_carrier(self) noexcept:
+        cdef iovec part
+        cdef ssize_t n
+        part.iov_base = self.loop.buffer
+        part.iov_len = BUFFER_BYTES
+        n = receive_parts(self.carrier.fd, True, &part, 1)
+        if n > 0:
+            self.carrier_readable = n == BUFFER_BYTES or self.carrier_hung_up
+            self.process(self.loop.buffer, n)
+        elif n == 0:
+            self.carrier_failed("closed by the peer")
+        elif errno == EAGAIN:
+            self.carrier_readable = False
+        elif errno != EINTR:
+            self.carrier_failed(os.strerror(errno))
+
+    cdef void process(self, const uint8_t *data, size_t length) noexcept:
+        """Let the session parse what the carrier brought and act on its events."""
+        cdef Event event
+        cdef App *app
+        self.session.receive(data, length, self.loop.now_us)
+        self.suspected = False
+        while True:
+            self.session.poll_event(&event)
+            if event.kind == EventKind.NOTHING:
+                return
+            if event.kind == EventKind.DATA:
+                app = <App *>event.stream.owner
+                if app != NULL:
+                    app_deliver(app, event.data, event.length)
+            elif event.kind == EventKind.OPENED:
+                self.opened(event.stream, event.data, event.length)
+            elif event.kind == EventKind.RESET:
+                app = <App *>event.stream.owner
+                app_close(app, True)
+                self.tell("on_reset", (self, event.stream.id, event.code))
+            elif event.kind == EventKind.RESUMED:
+                self.tell("on_resumed", (self,))
+            else:
+                self.write_carrier()
+                self.end_carrier()
+                self.reset_apps()
+                reason = (<const char *>event.data)[:event.length].decode(errors="replace")
+                self.tell("on_closed", (self, event.code, reason, bool(event.local)))
+                return
+
+    cdef void read_apps(self) noexcept:
+        """Read applications that have something and whose stream has room, in turns."""
+        cdef Stream *stream
+        cdef App *app
+        cdef size_t done = 0
+        while True:
+            stream = self.session.poll_space()
+            if stream == NULL:
+                break
+            app = <App *>stream.owner
+            if app.readable:
+                app_mark_ready(app)
+        while done < TURN_BYTES:
+            app = app_next_ready(&self.apps)
+            if app == NULL:
+                break
+            done += app_read(app, APP_TURN_BYTES)
+
+    cdef void write_carrier(self) noexcept:
+        """Send frames until there are none or the carrier takes no more."""
+        cdef iovec parts[MAX_IOVECS]
+        cdef size_t offered, done = 0
+        cdef ssize_t n
+        cdef int i, count
+        while self.carrier_writable and done < TURN_BYTES:
+            count = self.session.poll_transmit(BATCH_BYTES, parts)
+            if count == 0:
+                return
+            offered = 0
+            for i in range(count):
+                offered += parts[i].iov_len
+            n = send_parts(self.carrier.fd, True, parts, count)
+            if n < 0 and errno == EINTR:
+                continue
+            if n < 0 and errno != EAGAIN:
+                if self.session.state != CarrierState.CLOSED_FOR_GOOD:
+                    self.carrier_failed(os.strerror(errno))
+                return
+            n = max(n, <ssize_t>0)
+            self.session.transmitted(n)
+            done += n
+            if <size_t>n < offered:
+                self.carrier_writable = False
+                self.session.stalled = True
+
+    # ---- carrier
+
+    cdef void carrier_failed(self, str why) noexcept:
+        """The carrier is gone; the session goes on without."""
+        self.end_carrier()
+        self.session.carrier_lost()
+        self.tell("on_lost", (self, why))
+
+    cdef void end_carrier(self) noexcept:
+        cdef int fd = self.carrier.fd
+        if fd < 0:
+            return
+        self.loop.remove(&self.carrier)
+        close(fd)
+        self.carrier_readable = self.carrier_writable = False
+
+    cdef void arm(self) noexcept:
+        """Have `on_timer` called no later than the session's deadline."""
+        cdef int64_t at = self.session.deadline()
+        if self.timer is not None:
+            self.timer.cancel()
+        self.timer = self.loop.call_at(at, self.on_timer) if self.carrier.fd >= 0 else None
+
+    def on_timer(self):
+        """Heartbeats and judgement of the carrier; called by the loop."""
+        if self.carrier.fd < 0:
+            return
+        self.session.handle_timeout(self.loop.now_us)
+        self.loop.schedule(&self.work)
+        if self.session.dead:
+            silence = (self.loop.now_us - self.session.received_at) / 1e6
+            self.carrier_failed(f"nothing heard for {silence:.1f}s")
+            return
+        if self.session.suspect and not self.suspected:
+            self.suspected = True
+            self.tell("on_suspect", (self,))
+        self.arm()
+
+    # ---- applications
+
+    cdef void reset_apps(self) noexcept:
+        while self.apps.first != NULL:
+            app_close(self.apps.first, True)
+
+    cdef int accepted(self, int fd, bytes target) noexcept:
+        """cproxy: a stream for an application just accepted; -1 (the application is reset) without room."""
+        cdef Stream *stream = self.session.open_stream(target, NULL)
+        cdef App *app = app_new(&self.apps, stream, fd, -1) if stream != NULL else NULL
+        if app == NULL:
+            if stream != NULL:
+                self.session.reset(stream, ResetCode.LOCAL_ERROR)
+            close_with_reset(fd)
+            return -1
+        set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1)
+        self.was_busy = True
+        app_watch(app)
+        return 0
+
+    cdef void opened(self, Stream *stream, const uint8_t *target, uint32_t length) noexcept:
+        """sproxy: the peer opened a stream."""
+        self.was_busy = True
+        if length == 0 and self.default_target is not None:
+            self.dial(stream, self.default_target)
+        else:
+            self.tell("on_opened", (self, stream.id, (<const char *>target)[:length]))
+
+    cdef void dial(self, Stream *stream, Target target) noexcept:
+        """Connect to the first address of the daemon that does not fail at once."""
+        cdef int fd = -1, index = 0, error = 0
+        cdef App *app
+        while fd < 0 and index < target.count:
+            fd = target.dial(index)
+            error = errno
+            index += 1
+        app = app_new(&self.apps, stream, fd, -1) if fd >= 0 else NULL
+        if app == NULL:
+            self.refused(stream, target, error)
+            return
+        app.connecting = True
+        app.address = <uint8_t>(index - 1)
+        app.target = <void *>target
+        Py_INCREF(target)
+        app_watch(app)
+
+    cdef void try_next(self, App *app, int error) noexcept:
+        """The address that was tried failed: on to the next, or tell the peer."""
+        cdef Target target = <Target>app.target
+        cdef Stream *stream = app.stream
+        cdef int fd = -1, index = app.address + 1, failed
+        while fd < 0 and index < target.count:
+            fd = target.dial(index)
+            index += 1
+        if fd < 0:
+            self.refused(stream, target, error)
+            app_close(app, False)
+            return
+        failed = app.source.fd
+        self.loop.remove(&app.source)
+        close(failed)
+        app.source.fd = fd
+        app.address = <uint8_t>(index - 1)
+        app.writable = False
+        app_watch(app)
+
+    cdef void refused(self, Stream *stream, Target target, int error) noexcept:
+        cdef int code = ResetCode.UNREACHABLE
+        if error == ECONNREFUSED:
+            code = ResetCode.REFUSED
+        elif error == ETIMEDOUT:
+            code = ResetCode.TIMED_OUT
+        elif error == EMFILE or error == ENFILE or error == ENOMEM:
+            code = ResetCode.LOCAL_ERROR
+        self.session.reset(stream, code)
+        self.loop.schedule(&self.work)
+        self.tell("on_refused", (self, stream.id, target.text, error))
+
+    cdef void tell(self, str event, tuple arguments) noexcept:
+        """Call the observer; what it lets through goes to the loop's `on_error`."""
+        self.loop.guard(partial(getattr(self.observer, event), *arguments), None)
+
+
+_endpoints = set()  # alive until `dispose`: the kernel and the loop hold pointers to them

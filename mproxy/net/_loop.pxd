@@ -1,0 +1,73 @@
+"""The event loop: epoll, work to be done before the loop sleeps again, timers, calls from other threads.
+
+One turn: wait -> mark what is ready -> run the queued work -> run the timers that are due. Sources are edge-triggered
+for C users (`Source`) and level-triggered for Python users (`Watch`).
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+
+
+cdef extern from "<sys/epoll.h>" nogil:
+    int EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLLERR, EPOLLHUP
+    uint32_t EPOLLET
+
+
+cdef struct Source:
+    int fd                                                # -1 once removed
+    void (*ready)(Source *source, uint32_t events) noexcept  # only marks, and queues work
+    void *owner                                           # for `ready`
+
+
+cdef struct Work:
+    void (*run)(Work *work) noexcept  # may queue itself again: it then runs in the next turn
+    void *owner                       # for `run`
+    Work *next                        # queue
+    bint queued                       # in the queue
+
+
+cdef enum:
+    BUFFER_BYTES = 262144  # one carrier read
+
+
+cdef class Timer:
+    cdef readonly int64_t at    # when, microseconds of Loop.now
+    cdef uint32_t number        # order among equals
+    cdef object callback        # None once cancelled or run
+
+
+cdef class Loop:
+    cdef int epoll_fd           # the epoll instance
+    cdef int wake_fd            # eventfd: other threads and signals end the wait
+    cdef Source wake_source     # of wake_fd
+    cdef Work *work_first       # queue of work
+    cdef Work *work_last        # its end
+    cdef int work_count         # its length
+    cdef list timers            # heap of Timer
+    cdef uint32_t timer_number  # numbers given
+    cdef object soon            # collections.deque of calls from any thread
+    cdef void **garbage         # memory to free at the end of the turn: events fetched may still point there
+    cdef int garbage_count      # entries
+    cdef int garbage_size       # room for entries
+    cdef bint stopping          # leave `run`
+    cdef int64_t now_us         # of this turn
+    cdef readonly uint32_t turns  # turns so far, modulo 2**32
+    cdef public object on_error   # called with an exception that a Python callback let through
+    cdef uint8_t *buffer        # BUFFER_BYTES for whoever reads right now
+
+    cdef int add(self, Source *source, uint32_t events) noexcept
+    cdef void modify(self, Source *source, uint32_t events) noexcept
+    cdef void remove(self, Source *source) noexcept
+    cdef void schedule(self, Work *work) noexcept
+    cdef void unschedule(self, Work *work) noexcept
+    cdef void free_later(self, void *memory) noexcept
+    cdef void run_work(self) noexcept
+    cdef run_soon(self)
+    cdef run_timers(self)
+    cdef int wait_ms(self) noexcept
+    cdef object guard(self, callback, argument)
+
+
+cdef class Watch:
+    cdef Loop loop         # None once closed
+    cdef Source source     # the descriptor
+    cdef object callback   # called with the epoll events

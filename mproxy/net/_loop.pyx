@@ -1,0 +1,308 @@
+"""The event loop. Order of a turn and the two kinds of source: _loop.pxd."""
+
+import heapq
+import os
+import time
+from collections import deque
+
+from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport errno
+from libc.stdint cimport uint64_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memset
+
+
+cdef extern from "<sys/epoll.h>" nogil:
+    union epoll_data_t:
+        void *ptr
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL, EPOLL_CLOEXEC
+    int epoll_create1(int flags)
+    int epoll_ctl(int epoll_fd, int operation, int fd, epoll_event *event)
+    int epoll_wait(int epoll_fd, epoll_event *events, int most, int timeout_ms)
+
+cdef extern from "<sys/eventfd.h>" nogil:
+    int EFD_NONBLOCK, EFD_CLOEXEC
+    int eventfd(unsigned int start, int flags)
+
+cdef extern from "<time.h>" nogil:
+    struct timespec:
+        long tv_sec
+        long tv_nsec
+    int CLOCK_MONOTONIC
+    int clock_gettime(int clock, timespec *out)
+
+cdef extern from "<unistd.h>" nogil:
+    long read(int fd, void *data, size_t length)
+    int close(int fd)
+
+cdef enum:
+    EVENTS_A_TURN = 512
+    LONGEST_WAIT_MS = 60000
+
+
+cdef int64_t read_clock() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <int64_t>now.tv_sec * 1000000 + now.tv_nsec // 1000
+
+
+cdef void drain_wake(Source *source, uint32_t events) noexcept:
+    cdef uint64_t count
+    read(source.fd, &count, sizeof(count))
+
+
+cdef class Timer:
+    """A call that is due `at` a time; `cancel` it as often as you like."""
+
+    def __lt__(self, Timer other):
+        return self.at < other.at if self.at != other.at else self.number < other.number
+
+    def cancel(self):
+        """Never call."""
+        self.callback = None
+
+
+cdef class Loop:
+    """An epoll loop for one thread. Times are microseconds of CLOCK_MONOTONIC."""
+
+    def __cinit__(self):
+        self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
+        self.wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+        if self.epoll_fd < 0 or self.wake_fd < 0:
+            raise OSError(errno, os.strerror(errno))
+        self.buffer = <uint8_t *>malloc(BUFFER_BYTES)
+        if self.buffer == NULL:
+            raise MemoryError
+        self.timers = []
+        self.soon = deque()
+        self.now_us = read_clock()
+        self.wake_source.fd = self.wake_fd
+        self.wake_source.ready = drain_wake
+        self.add(&self.wake_source, EPOLLIN)
+
+    def __dealloc__(self):
+        cdef int i
+        for i in range(self.garbage_count):
+            free(self.garbage[i])
+        free(self.garbage)
+        free(self.buffer)
+        if self.epoll_fd >= 0:
+            close(self.epoll_fd)
+        if self.wake_fd >= 0:
+            close(self.wake_fd)
+
+    # ---- for Python
+
+    def now(self):
+        """Time of this turn."""
+        return self.now_us
+
+    def wake_fileno(self):
+        """Descriptor for signal.set_wakeup_fd: writing 8 bytes ends the wait."""
+        return self.wake_fd
+
+    def call_at(self, int64_t at, callback):
+        """Call `callback()` at a time; returns the Timer."""
+        cdef Timer timer = Timer()
+        timer.at = at
+        timer.callback = callback
+        self.timer_number += 1
+        timer.number = self.timer_number
+        heapq.heappush(self.timers, timer)
+        return timer
+
+    def call_later(self, int64_t delay_us, callback):
+        """Call `callback()` after a delay."""
+        return self.call_at(read_clock() + delay_us, callback)
+
+    def call_soon_threadsafe(self, callback):
+        """Call `callback()` in the loop's thread, in its next turn; from any thread."""
+        self.soon.append(callback)
+        os.write(self.wake_fd, b"\1\0\0\0\0\0\0\0")
+
+    def watch(self, int fd, callback, *, bint read=True, bint write=False):
+        """Call `callback(events)` while `fd` is ready; returns the Watch. The descriptor stays the caller's."""
+        return Watch(self, fd, callback, read, write)
+
+    def stop(self):
+        """Leave `run` at the end of the turn."""
+        self.stopping = True
+
+    def run(self):
+        """Turn until `stop`. Exceptions of callbacks go to `on_error`; those of signal handlers leave."""
+        cdef epoll_event events[EVENTS_A_TURN]
+        cdef Source *source
+        cdef int i, n, wait
+        self.stopping = False
+        while not self.stopping:
+            wait = self.wait_ms()
+            if wait:
+                with nogil:
+                    n = epoll_wait(self.epoll_fd, events, EVENTS_A_TURN, wait)
+            else:
+                n = epoll_wait(self.epoll_fd, events, EVENTS_A_TURN, 0)
+            PyErr_CheckSignals()
+            self.now_us = read_clock()
+            self.turns += 1
+            for i in range(n):
+                source = <Source *>events[i].data.ptr
+                if source.fd >= 0:
+                    source.ready(source, events[i].events)
+            self.run_work()
+            if self.soon:
+                self.run_soon()
+            if self.timers:
+                self.run_timers()
+            for i in range(self.garbage_count):
+                free(self.garbage[i])
+            self.garbage_count = 0
+
+    # ---- sources and work
+
+    cdef int add(self, Source *source, uint32_t events) noexcept:
+        """Watch a source; -1 with errno (EPERM: the descriptor is a file, always ready)."""
+        cdef epoll_event event
+        memset(&event, 0, sizeof(event))
+        event.events = events
+        event.data.ptr = source
+        return epoll_ctl(self.epoll_fd, EPOLL_CTL_ADD, source.fd, &event)
+
+    cdef void modify(self, Source *source, uint32_t events) noexcept:
+        cdef epoll_event event
+        memset(&event, 0, sizeof(event))
+        event.events = events
+        event.data.ptr = source
+        epoll_ctl(self.epoll_fd, EPOLL_CTL_MOD, source.fd, &event)
+
+    cdef void remove(self, Source *source) noexcept:
+        """Stop watching. The source must live to the end of the turn (`free_later`)."""
+        if source.fd >= 0:
+            epoll_ctl(self.epoll_fd, EPOLL_CTL_DEL, source.fd, NULL)
+            source.fd = -1
+
+    cdef void schedule(self, Work *work) noexcept:
+        """Run the work before the loop sleeps again."""
+        if work.queued:
+            return
+        work.queued = True
+        work.next = NULL
+        if self.work_last != NULL:
+            self.work_last.next = work
+        else:
+            self.work_first = work
+        self.work_last = work
+        self.work_count += 1
+
+    cdef void unschedule(self, Work *work) noexcept:
+        """Take queued work back; its owner ends."""
+        cdef Work **link = &self.work_first
+        cdef Work *last = NULL
+        if not work.queued:
+            return
+        while link[0] != work:
+            last = link[0]
+            link = &last.next
+        link[0] = work.next
+        if self.work_last == work:
+            self.work_last = last
+        self.work_count -= 1
+        work.queued = False
+
+    cdef void free_later(self, void *memory) noexcept:
+        """free(3) at the end of the turn."""
+        cdef void **larger
+        if self.garbage_count == self.garbage_size:
+            larger = <void **>realloc(self.garbage, (self.garbage_size * 2 + 64) * sizeof(void *))
+            if larger == NULL:
+                return  # a leak of one record is the lesser evil
+            self.garbage = larger
+            self.garbage_size = self.garbage_size * 2 + 64
+        self.garbage[self.garbage_count] = memory
+        self.garbage_count += 1
+
+    cdef void run_work(self) noexcept:
+        """Run what is queued now; what these queue is for the next turn, so that new events are seen between."""
+        cdef Work *work
+        cdef int left = self.work_count
+        while left > 0 and self.work_first != NULL:
+            left -= 1
+            work = self.work_first
+            self.work_first = work.next
+            if self.work_first == NULL:
+                self.work_last = NULL
+            self.work_count -= 1
+            work.queued = False
+            work.run(work)
+
+    cdef run_soon(self):
+        for _ in range(len(self.soon)):
+            self.guard(self.soon.popleft(), None)
+
+    cdef run_timers(self):
+        cdef Timer timer
+        while self.timers and (<Timer>self.timers[0]).at <= self.now_us:
+            timer = heapq.heappop(self.timers)
+            callback = timer.callback
+            if callback is not None:
+                timer.callback = None
+                self.guard(callback, None)
+
+    cdef int wait_ms(self) noexcept:
+        """How long the loop may sleep."""
+        cdef int64_t wait
+        if self.work_first != NULL or self.soon or self.stopping:
+            return 0
+        while self.timers and (<Timer>self.timers[0]).callback is None:
+            heapq.heappop(self.timers)
+        if not self.timers:
+            return LONGEST_WAIT_MS
+        wait = (<Timer>self.timers[0]).at - read_clock()
+        if wait <= 0:
+            return 0
+        return <int>min((wait + 999) // 1000, <int64_t>LONGEST_WAIT_MS)
+
+    cdef object guard(self, callback, argument):
+        """Call Python code; what it lets through must not end the loop."""
+        try:
+            return callback() if argument is None else callback(argument)
+        except Exception as error:
+            if self.on_error is None:
+                raise
+            self.on_error(error)
+
+
+cdef void watch_ready(Source *source, uint32_t events) noexcept:
+    cdef Watch watch = <Watch>source.owner
+    watch.loop.guard(watch.callback, events)
+
+
+cdef class Watch:
+    """A descriptor that Python code waits for, level-triggered."""
+
+    def __init__(self, Loop loop, int fd, callback, bint read, bint write):
+        self.loop = loop
+        self.callback = callback
+        self.source.fd = fd
+        self.source.ready = watch_ready
+        self.source.owner = <void *>self
+        if loop.add(&self.source, (EPOLLIN if read else 0) | (EPOLLOUT if write else 0)) < 0:
+            raise OSError(errno, os.strerror(errno))
+        _watches.add(self)
+
+    def set(self, *, bint read=False, bint write=False):
+        """Change what is waited for."""
+        if self.source.fd >= 0:
+            self.loop.modify(&self.source, (EPOLLIN if read else 0) | (EPOLLOUT if write else 0))
+
+    def close(self):
+        """Stop waiting. The descriptor stays open."""
+        if self.source.fd >= 0:
+            self.loop.remove(&self.source)
+            # An event already fetched may still point here: live to the end of the turn.
+            self.loop.soon.append(lambda: _watches.discard(self))
+
+
+_watches = set()  # open ones: the kernel holds a pointer to each

@@ -1,0 +1,72 @@
+"""The system calls on sockets, and the few combinations that more than one file needs."""
+
+from libc.stddef cimport size_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+
+from mproxy._ring cimport iovec
+
+
+cdef extern from "<sys/types.h>" nogil:
+    ctypedef long ssize_t
+
+cdef extern from "<sys/socket.h>" nogil:
+    ctypedef uint32_t socklen_t
+    struct sockaddr:
+        uint16_t sa_family
+    struct sockaddr_storage:
+        uint16_t ss_family
+    struct msghdr:
+        void *msg_name
+        socklen_t msg_namelen
+        iovec *msg_iov
+        size_t msg_iovlen
+        void *msg_control
+        size_t msg_controllen
+        int msg_flags
+    struct linger:
+        int l_onoff
+        int l_linger
+    int MSG_DONTWAIT, MSG_NOSIGNAL
+    int SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC
+    int SOL_SOCKET, SO_ERROR, SO_LINGER
+    int SHUT_WR
+    ssize_t recv(int fd, void *data, size_t length, int flags)
+    ssize_t send(int fd, const void *data, size_t length, int flags)
+    ssize_t recvmsg(int fd, msghdr *message, int flags)
+    ssize_t sendmsg(int fd, const msghdr *message, int flags)
+    int socket(int domain, int type, int protocol)
+    int connect(int fd, const sockaddr *address, socklen_t length)
+    int accept4(int fd, sockaddr *address, socklen_t *length, int flags)
+    int shutdown(int fd, int how)
+    int setsockopt(int fd, int level, int name, const void *value, socklen_t length)
+    int getsockopt(int fd, int level, int name, void *value, socklen_t *length)
+
+cdef extern from "<netinet/in.h>" nogil:
+    int IPPROTO_TCP
+
+cdef extern from "<netinet/tcp.h>" nogil:
+    int TCP_NODELAY, TCP_SYNCNT, TCP_NOTSENT_LOWAT
+
+cdef extern from "<sys/uio.h>" nogil:
+    ssize_t readv(int fd, const iovec *parts, int count)
+    ssize_t writev(int fd, const iovec *parts, int count)
+
+cdef extern from "<unistd.h>" nogil:
+    int close(int fd)
+    int dup(int fd)
+
+
+cdef ssize_t receive_parts(int fd, bint is_socket, iovec *parts, int count) noexcept nogil
+cdef ssize_t send_parts(int fd, bint is_socket, iovec *parts, int count) noexcept nogil
+cdef void set_option(int fd, int level, int name, int value) noexcept nogil
+cdef int pending_error(int fd) noexcept nogil
+cdef void close_with_reset(int fd) noexcept nogil
+
+
+cdef class Target:
+    cdef sockaddr_storage addresses[8]  # where a daemon may be, in the order to try
+    cdef socklen_t lengths[8]           # of each address
+    cdef readonly int count             # addresses known
+    cdef readonly str text              # HOST:PORT, for people
+
+    cdef int dial(self, int index) noexcept

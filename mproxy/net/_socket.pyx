@@ -1,0 +1,128 @@
+"""The system calls on sockets. Every descriptor here is non-blocking; errors are left in errno."""
+
+import socket as _python_socket
+
+from libc.errno cimport EINPROGRESS, errno
+from libc.string cimport memset
+
+
+cdef extern from "<arpa/inet.h>" nogil:
+    uint16_t htons(uint16_t)
+    int inet_pton(int family, const char *text, void *out)
+
+cdef extern from "<netinet/in.h>" nogil:
+    int AF_INET, AF_INET6
+    struct in_addr:
+        uint32_t s_addr
+    struct in6_addr:
+        uint8_t s6_addr[16]
+    struct sockaddr_in:
+        uint16_t sin_family
+        uint16_t sin_port
+        in_addr sin_addr
+    struct sockaddr_in6:
+        uint16_t sin6_family
+        uint16_t sin6_port
+        uint32_t sin6_flowinfo
+        in6_addr sin6_addr
+        uint32_t sin6_scope_id
+
+cdef extern from *:
+    """
+    #include <errno.h>
+    #define set_errno(value) (errno = (value))
+    """
+    void set_errno(int) nogil
+
+cdef enum:
+    DAEMON_SYN_RETRIES = 4  # about 30 s (tcp(7), TCP_SYNCNT); the system's own limit is over two minutes
+
+
+cdef ssize_t receive_parts(int fd, bint is_socket, iovec *parts, int count) noexcept nogil:
+    """recv or readv into the parts."""
+    cdef msghdr message
+    if not is_socket:
+        return readv(fd, parts, count)
+    if count == 1:
+        return recv(fd, parts.iov_base, parts.iov_len, MSG_DONTWAIT)
+    memset(&message, 0, sizeof(message))
+    message.msg_iov = parts
+    message.msg_iovlen = count
+    return recvmsg(fd, &message, MSG_DONTWAIT)
+
+
+cdef ssize_t send_parts(int fd, bint is_socket, iovec *parts, int count) noexcept nogil:
+    """send or writev of the parts; never raises SIGPIPE on a socket."""
+    cdef msghdr message
+    if not is_socket:
+        return writev(fd, parts, count)
+    if count == 1:
+        return send(fd, parts.iov_base, parts.iov_len, MSG_DONTWAIT | MSG_NOSIGNAL)
+    memset(&message, 0, sizeof(message))
+    message.msg_iov = parts
+    message.msg_iovlen = count
+    return sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
+
+
+cdef void set_option(int fd, int level, int name, int value) noexcept nogil:
+    """Set an integer option; a system without it goes on without it."""
+    setsockopt(fd, level, name, &value, sizeof(value))
+
+
+cdef int pending_error(int fd) noexcept nogil:
+    """Fetch and clear the socket's error (SO_ERROR)."""
+    cdef int error = 0
+    cdef socklen_t length = sizeof(error)
+    if getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length) < 0:
+        return errno
+    return error
+
+
+cdef void close_with_reset(int fd) noexcept nogil:
+    """Close so that the other end sees a reset (SO_LINGER of 0, socket(7))."""
+    cdef linger now
+    now.l_onoff = 1
+    now.l_linger = 0
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now))
+    close(fd)
+
+
+cdef class Target:
+    """A daemon's addresses, ready for connect(2). `addresses`: [(family, sockaddr)] as `resolver` gives them."""
+
+    def __init__(self, str text, list addresses):
+        cdef sockaddr_in *v4
+        cdef sockaddr_in6 *v6
+        self.text = text
+        for family, address in addresses[:8]:
+            memset(&self.addresses[self.count], 0, sizeof(sockaddr_storage))
+            host = address[0].partition("%")[0].encode()
+            if family == _python_socket.AF_INET:
+                v4 = <sockaddr_in *>&self.addresses[self.count]
+                v4.sin_family = AF_INET
+                v4.sin_port = htons(address[1])
+                inet_pton(AF_INET, host, &v4.sin_addr)
+                self.lengths[self.count] = sizeof(sockaddr_in)
+            else:
+                v6 = <sockaddr_in6 *>&self.addresses[self.count]
+                v6.sin6_family = AF_INET6
+                v6.sin6_port = htons(address[1])
+                v6.sin6_scope_id = address[3]
+                inet_pton(AF_INET6, host, &v6.sin6_addr)
+                self.lengths[self.count] = sizeof(sockaddr_in6)
+            self.count += 1
+
+    cdef int dial(self, int index) noexcept:
+        """Start to connect to address `index`; returns the descriptor, or -1 with errno."""
+        cdef int fd, error
+        fd = socket(self.addresses[index].ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
+        if fd < 0:
+            return -1
+        set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1)
+        set_option(fd, IPPROTO_TCP, TCP_SYNCNT, DAEMON_SYN_RETRIES)
+        if connect(fd, <sockaddr *>&self.addresses[index], self.lengths[index]) < 0 and errno != EINPROGRESS:
+            error = errno
+            close(fd)
+            set_errno(error)
+            return -1
+        return fd

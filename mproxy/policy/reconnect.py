@@ -1,0 +1,93 @@
+"""When to look for a new carrier.
+
+A carrier is in doubt from the moment something speaks against it (two missed heartbeats, its own address gone, another
+route to sproxy, the host slept) until bytes arrive on it again. While it is in doubt, or gone, a new one is dialled,
+beside the old one; the first that works wins. A change of the network that does not concern the carrier only makes it
+prove itself with a heartbeat at once.
+"""
+
+from mproxy.policy.network import NetworkWatch, SuspendClock, preferred_source
+
+# How often to compare the clocks: the longest that a wake-up without any other sign goes unnoticed.
+CLOCK_CHECK_US = 1_000_000
+
+
+class Reconnect:
+    """Watches network and clocks for one endpoint and runs its dialer.
+
+    `wanted()` says whether a carrier is needed at all. `log` gets one line for each cause of a dial.
+    """
+
+    def __init__(self, loop, endpoint, dialer, log, wanted):
+        self._loop = loop
+        self._endpoint = endpoint
+        self._dialer = dialer
+        self._log = log
+        self._wanted = wanted
+        self._in_doubt_at = None
+        self._suspend_clock = SuspendClock()
+        self._network = NetworkWatch()
+        self._watch = loop.watch(self._network.fileno(), self._on_network)
+        self._check_clock()
+
+    def close(self):
+        """Stop watching and dialling."""
+        self._dialer.stop()
+        self._watch.close()
+        self._network.close()
+
+    def needed(self):
+        """A carrier is wanted now (an application waits, or the carrier was lost): dial unless there is one."""
+        if self._wanted() and not self._endpoint.attached:
+            self._dialer.start()
+
+    def doubt(self, why):
+        """Something speaks against the carrier: look for another one beside it."""
+        if not self._endpoint.attached:
+            self.needed()
+            return
+        if self._in_doubt_at is None:
+            self._log.debug("in-doubt", why=why)
+        self._in_doubt_at = self._loop.now()
+        self._dialer.start()
+
+    def settled(self):
+        """A new carrier is attached."""
+        self._in_doubt_at = None
+
+    def still_wanted(self):
+        """Whether the next dial attempt makes sense; clears a doubt that bytes have refuted."""
+        if not self._endpoint.attached:
+            return self._wanted()
+        if self._in_doubt_at is not None and self._heard_since(self._in_doubt_at) and self._well_placed():
+            self._in_doubt_at = None
+        return self._in_doubt_at is not None
+
+    def _heard_since(self, at):
+        return self._loop.now() - self._endpoint.receive_silence_us > at
+
+    def _well_placed(self):
+        """The carrier speaks from the address that the kernel would choose now."""
+        addresses = self._endpoint.addresses()
+        return addresses is not None and preferred_source(addresses[1]) == addresses[0][0]
+
+    def _on_network(self, _events):
+        events = self._network.read_events()
+        if not events or not self._wanted():
+            return
+        self._log.debug("network", what=events[0].kind, address=events[0].address, events=len(events))
+        if self._endpoint.attached:
+            if not self._well_placed():
+                self.doubt("the route to sproxy changed")
+            elif self._in_doubt_at is None:
+                self._endpoint.probe()
+        else:
+            self.needed()
+        self._dialer.network_changed()
+
+    def _check_clock(self):
+        self._loop.call_later(CLOCK_CHECK_US, self._check_clock)
+        slept_s = self._suspend_clock.check(self._loop.now())
+        if slept_s:
+            self.doubt(f"the host slept {slept_s:.0f}s")
+            self._dialer.network_changed()

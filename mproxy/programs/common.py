@@ -1,0 +1,140 @@
+"""What cproxy and sproxy share: from command line to exit status, listeners, signals, words for the log."""
+
+import errno
+import os
+import resource
+import signal
+import socket
+
+from mproxy.config import format_host_port
+from mproxy.errors import MproxyError, UsageError
+from mproxy.net._loop import Loop
+from mproxy.programs.log import Log
+from mproxy.programs.options import complain
+
+# What the kernel lets wait for accept(2) at most is in net.core.somaxconn; asking for more costs nothing.
+BACKLOG = 65535
+
+NO_SUCH_ADDRESS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+
+
+def run_program(name, parse, program_class, argv):
+    """Parse, run until the program stops its loop, and return the exit status."""
+    log = None
+    try:
+        config = parse(argv)
+        log = Log(config.log_level, config.log_format)
+        raise_descriptor_limit()
+        loop = Loop()
+        loop.on_error = lambda error: log.error("internal-error", why=f"{type(error).__name__}: {error}")
+        program = program_class(config, log, loop)
+        install_signals(loop, program)
+        program.start()
+        loop.run()
+        return program.exit_status
+    except UsageError as error:
+        complain(name, error)
+        return 2
+    except MproxyError as error:
+        complain(name, error)
+        return 1
+    except SecondSignal:
+        return 1
+    except OSError as error:
+        complain(name, f"{error.strerror or error}{': ' + str(error.filename) if error.filename else ''}")
+        return 1
+
+
+class SecondSignal(BaseException):
+    """The user wants out now."""
+
+
+def install_signals(loop, program):
+    """First SIGTERM or SIGINT: `program.shut_down()`. Second: leave at once."""
+    received = []
+
+    def on_signal(number, _frame):
+        received.append(number)
+        if len(received) > 1:
+            raise SecondSignal
+        loop.call_soon_threadsafe(lambda: program.shut_down(signal.Signals(number).name))
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a log file at its size limit
+
+
+def raise_descriptor_limit():
+    """Every stream takes a descriptor: use all that the system grants."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def open_listeners(config):
+    """Return listening sockets for the configured addresses, all on one port.
+
+    Of the default addresses those whose family the host lacks are left out; one that the user named must work.
+    """
+    listeners = []
+    port = config.port
+    for address in config.bind_addresses:
+        try:
+            listeners.append(listen(address, port))
+        except OSError as error:
+            others = listeners or address != config.bind_addresses[-1]
+            if others and not config.bind and error.errno in NO_SUCH_ADDRESS:
+                continue
+            for listener in listeners:
+                listener.close()
+            raise MproxyError(
+                f"cannot listen on {format_host_port(address, port)}: {_explain_bind(error, port)}") from None
+        port = listeners[-1].getsockname()[1]
+    return listeners
+
+
+def listen(address, port):
+    """Return a non-blocking listening TCP socket; an IPv6 one takes IPv6 only."""
+    host, _, scope = address.partition("%")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind((host, port, 0, socket.if_nametoindex(scope) if scope else 0))
+        else:
+            listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _explain_bind(error, port):
+    if error.errno == errno.EADDRINUSE:
+        return "the port is in use; stop the other program or choose another port"
+    if error.errno == errno.EACCES:
+        return f"ports below 1024 need root or CAP_NET_BIND_SERVICE; choose a port above 1023 instead of {port}"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "this host has no such address; see 'ip address'"
+    return os.strerror(error.errno) if error.errno else str(error)
+
+
+def say_address(sockaddr):
+    """A socket address as the log shows it: `10.0.0.1:6200`, `[::1]:6200`."""
+    host = sockaddr[0]
+    if host.startswith("::ffff:"):
+        host = host[7:]
+    return format_host_port(host, sockaddr[1])
+
+
+def say_session(session_id):
+    """A session as the log names it: the beginning of its id, which gives no right to it."""
+    return session_id[:4].hex()
+
+
+def say_seconds(us):
+    """A duration as the log shows it: `6.213s`."""
+    return f"{us / 1e6:.3f}s"

@@ -1,0 +1,308 @@
+"""cproxy: the proxy beside the application. Wires listeners, endpoint, dialer and reconnect policy together.
+
+One session at a time. It begins with the first application (or --eager) and ends when it has been idle for --idle.
+When it ends for another reason its applications are reset, and the next application begins a new one.
+"""
+
+import os
+import sys
+import time
+
+from mproxy import _wire
+from mproxy._session import Session
+from mproxy._wire import CloseCode, ResetCode
+from mproxy.config import format_host_port
+from mproxy.handshake import Caller, Hello, make_proof
+from mproxy.net._endpoint import Endpoint
+from mproxy.net._listener import AppListener
+from mproxy.net.stdio import open_stdio
+from mproxy.policy.dialer import Dialer
+from mproxy.policy.instance import Instance
+from mproxy.policy.reconnect import Reconnect
+from mproxy.policy.resolver import Resolver
+from mproxy.programs.common import open_listeners, run_program, say_address, say_seconds, say_session
+from mproxy.programs.options import parse_cproxy
+
+# sproxy's word that the session is no more; every other refusal may be of passing nature.
+FINAL = {CloseCode.UNKNOWN_SESSION, CloseCode.BAD_PROOF, CloseCode.EXPIRED, CloseCode.REPLACED, CloseCode.LIMIT_ERROR}
+
+
+def main(argv=None):
+    """Run cproxy; returns the exit status."""
+    return run_program("cproxy", parse_cproxy, make_program, argv)
+
+
+def make_program(config, log, loop):
+    """The program that the configuration asks for."""
+    if config.plain:
+        from mproxy.programs.plain import PlainRelay
+        return PlainRelay(config, log, loop, config.sproxy_host, config.sproxy_port)
+    return Cproxy(config, log, loop)
+
+
+class Cproxy:
+    """Observer of endpoint, listeners and dialer."""
+
+    def __init__(self, config, log, loop):
+        self.exit_status = 0
+        self._config = config
+        self._log = log
+        self._loop = loop
+        self._target = format_host_port(*config.target).encode() if config.target else b""
+        self._instance = Instance(config.state_dir, None if config.stdio else config.port or None)
+        self._endpoint = Endpoint(loop, self._new_session(), self)
+        self._dialer = Dialer(loop, Resolver(loop.call_soon_threadsafe), config, self)
+        self._reconnect = Reconnect(loop, self._endpoint, self._dialer, log, self._carrier_wanted)
+        self._listeners = []
+        self._epoch = 0
+        self._lost_at = None      # the carrier of a living session is missing since
+        self._end_timer = None    # of --idle or --session-ttl
+        self._last_failure = None
+        self._stopping_at = None
+
+    def start(self):
+        """Begin to serve."""
+        if self._config.stdio:
+            self._endpoint.add_pipes(*open_stdio(), self._target)
+            self._reconnect.needed()
+            return
+        for listener in open_listeners(self._config):
+            address = listener.getsockname()
+            self._listeners.append(AppListener(self._loop, listener.fileno(), self._endpoint, self._target))
+            listener.close()
+            sproxy = format_host_port(self._config.sproxy_host, self._config.sproxy_port)
+            self._log.info("listening", address=address[0], port=address[1], sproxy=sproxy)
+        if self._config.eager:
+            self._reconnect.needed()
+
+    # ---- the session
+
+    def _new_session(self):
+        return Session(self._config.session, is_server=False)
+
+    @property
+    def _known(self):
+        """sproxy has a session for us."""
+        return bool(self._endpoint.session.session_id)
+
+    def _carrier_wanted(self):
+        return self._endpoint.session.open_count > 0 or self._config.eager
+
+    def _end_session(self, code, why, level="info"):
+        """End the session, if there is one, and be ready for the next."""
+        session = self._endpoint.session
+        self._dialer.stop()
+        self._endpoint.close(code, why)
+        self._session_over(session, why, level)
+
+    def _session_over(self, session, why, level="info"):
+        self._set_end_timer(None)
+        self._lost_at = None
+        if session.session_id:
+            getattr(self._log, level)(
+                "ended", session=say_session(session.session_id), why=why, streams=session.opened,
+                sent=session.out_bytes, received=session.in_bytes)
+        self._endpoint.renew(self._new_session())
+        if self._config.stdio:
+            self.exit_status = self.exit_status or int(level != "info")
+            self._loop.stop()
+
+    def _set_end_timer(self, delay_us, callback=None):
+        if self._end_timer is not None:
+            self._end_timer.cancel()
+        self._end_timer = None if delay_us is None else self._loop.call_later(delay_us, callback)
+
+    # ---- told by the endpoint and the listeners
+
+    def on_waiting(self, _endpoint):
+        """An application came while there is no carrier."""
+        self._reconnect.needed()
+
+    def on_resumed(self, endpoint):
+        """Streams flow on a new carrier."""
+        local, peer = endpoint.addresses() or (("?", 0), ("?", 0))
+        session = endpoint.session
+        fields = {"local": say_address(local), "peer": say_address(peer)}
+        if self._lost_at is None:
+            self._log.info("connected", session=say_session(session.session_id), **fields)
+        else:
+            self._log.info(
+                "resumed", session=say_session(session.session_id), after=say_seconds(self._loop.now() - self._lost_at),
+                resent=session.resend_bytes, streams=session.open_count, epoch=session.epoch, **fields)
+        self._lost_at = None
+        self._last_failure = None
+        if endpoint.app_count == 0:
+            self.on_idle(endpoint)
+
+    def on_suspect(self, _endpoint):
+        """Two heartbeats missed."""
+        self._reconnect.doubt("two heartbeats missed")
+
+    def on_lost(self, endpoint, why):
+        """The carrier is gone."""
+        session = endpoint.session
+        if self._stopping_at is None:
+            self._log.warning(
+                "lost", session=say_session(session.session_id), why=why, streams=session.open_count,
+                unacknowledged=session.out_held)
+        self._note_loss()
+        if self._carrier_wanted():
+            self._reconnect.needed()
+        else:
+            self._end_session(CloseCode.ORDERLY, "lost while idle")
+
+    def _note_loss(self):
+        if self._lost_at is None:
+            self._lost_at = self._loop.now()
+            self._set_end_timer(self._config.session.session_ttl_us, self._on_ttl)
+
+    def _on_ttl(self):
+        self._end_session(CloseCode.EXPIRED, "no carrier for --session-ttl", "warning")
+
+    def on_closed(self, endpoint, code, reason, local):
+        """The session is over, by sproxy's word or by its fault."""
+        who = "sproxy broke the protocol" if local else "sproxy ended it"
+        self._dialer.stop()
+        self._session_over(endpoint.session, f"{who}: {describe(code, reason)}", "warning")
+
+    def on_idle(self, endpoint):
+        """The last application has gone."""
+        if self._config.stdio:
+            # What the application's end still owes the peer leaves with the goodbye.
+            self._finish_stdio()
+        elif self._lost_at is None and not self._config.eager:
+            self._set_end_timer(self._config.idle_us, self._on_idle_timeout)
+
+    def _on_idle_timeout(self):
+        if self._carrier_wanted():
+            self.on_idle(self._endpoint)
+        else:
+            self._end_session(CloseCode.ORDERLY, "idle")
+
+    def _finish_stdio(self):
+        if self._endpoint.session.open_count > 0 and self._stopping_at is None:
+            self._wait_for_drain(self._loop.now() + self._config.drain_us)
+        elif self._stopping_at is None:
+            self._end_session(CloseCode.ORDERLY, "finished")
+
+    def on_reset(self, endpoint, stream, code):
+        """sproxy reset a stream; the application has been told by a reset."""
+        if code != ResetCode.APPLICATION:
+            self._log.warning(
+                "stream-reset", session=say_session(endpoint.session.session_id), stream=stream,
+                why=RESET_REASONS.get(code, "unknown reason"))
+        if self._config.stdio:
+            self.exit_status = 1
+
+    def on_accept_paused(self, why):
+        """No descriptors."""
+        self._log.warning("accept-paused", why=why)
+
+    def on_accept_resumed(self):
+        """Descriptors again."""
+        self._log.info("accept-resumed")
+
+    # ---- told by the dialer
+
+    def still_wanted(self):
+        """Whether to go on dialling."""
+        return self._reconnect.still_wanted()
+
+    def make_caller(self):
+        """HELLO for the session as it stands now."""
+        session = self._endpoint.session
+        # Time, so that a cproxy which lost its memory is not taken for an older carrier of itself.
+        self._epoch = max(self._epoch + 1, time.time_ns() // 1000)
+        hello = Hello(
+            session.session_id, self._instance.id, bytes(_wire.PROOF_BYTES), os.urandom(_wire.NONCE_BYTES),
+            self._epoch, self._config.session.session_budget_bytes, self._config.session.window_bytes)
+        if session.session_id:
+            hello.proof = make_proof(session.secret, hello)
+        return Caller(hello, session.resume_list())
+
+    def on_welcome(self, sock, caller, welcome):
+        """The candidate becomes the carrier."""
+        session = self._endpoint.session
+        if not session.session_id:
+            session.learn_identity(welcome.session_id, welcome.secret)
+            self._lost_at = None
+        else:
+            self._note_loss()
+        if self._end_timer is not None:
+            self._set_end_timer(None)
+        self._reconnect.settled()
+        self._endpoint.attach(
+            sock.detach(), welcome.epoch, welcome.window_bytes, welcome.budget_bytes, b"", caller.leftover)
+
+    def on_dial_failed(self, why):
+        """One attempt failed on every address."""
+        if self._last_failure != why:
+            self._last_failure = why
+            self._log.warning(
+                "dial-failed", sproxy=format_host_port(self._config.sproxy_host, self._config.sproxy_port), why=why)
+        if not self._known:
+            self._give_up()
+
+    def on_turned_away(self, error, caller):
+        """sproxy said no, or something else answered."""
+        if caller.refused and error.code == CloseCode.STALE_EPOCH:
+            self._epoch = max(self._epoch, caller.stale_epoch)
+        elif self._known and caller.refused and error.code in FINAL:
+            self._end_session(CloseCode.ORDERLY, f"sproxy ended it: {describe(error.code, str(error))}", "warning")
+            self._reconnect.needed()
+        else:
+            self.on_dial_failed(str(error))
+
+    def _give_up(self):
+        """No session could be had: as a failed connect does, tell those who wait for it now."""
+        if not self._config.eager:
+            self._dialer.stop()
+        self.exit_status = int(self._config.stdio)
+        session = self._endpoint.session
+        if session.opened:
+            self._endpoint.close(CloseCode.ORDERLY, "no session")
+            self._session_over(session, "no session")
+
+    # ---- the end
+
+    def shut_down(self, _signal):
+        """Stop accepting, drain, say goodbye."""
+        self._log.info("stopping", streams=self._endpoint.app_count)
+        for listener in self._listeners:
+            listener.close()
+        self._stopping_at = self._loop.now()
+        self._endpoint.pause()
+        self._wait_for_drain(self._loop.now() + self._config.drain_us)
+
+    def _wait_for_drain(self, deadline):
+        stopping = self._stopping_at is not None
+        done = self._endpoint.drained and (stopping or self._endpoint.session.open_count == 0)
+        if not done and self._loop.now() < deadline and self._known:
+            self._loop.call_later(10_000, lambda: self._wait_for_drain(deadline))
+            return
+        code = CloseCode.SHUTDOWN if stopping else CloseCode.ORDERLY
+        self._end_session(code, "cproxy ends" if stopping else "finished")
+        self._loop.stop()
+
+
+RESET_REASONS = {
+    ResetCode.APPLICATION: "the daemon reset its connection",
+    ResetCode.REFUSED: "the daemon refused the connection",
+    ResetCode.UNREACHABLE: "sproxy cannot reach the daemon",
+    ResetCode.TIMED_OUT: "the daemon did not answer",
+    ResetCode.NOT_ALLOWED: "sproxy does not allow this --target",
+    ResetCode.UNKNOWN_STREAM: "sproxy no longer knows the stream",
+    ResetCode.STREAM_LIMIT: "sproxy serves its greatest number of streams",
+    ResetCode.ENDED: "the session ended",
+    ResetCode.LOCAL_ERROR: "sproxy has no descriptors or memory left",
+}
+
+
+def describe(code, reason):
+    """A close code with the peer's words, for the log."""
+    name = CloseCode(code).name.lower().replace("_", "-")
+    return f"{name} ({reason})" if reason else name
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""--plain of cproxy and sproxy: a bare TCP relay, to try one leg of the path at a time."""
+
+import os
+
+from mproxy.config import format_host_port
+from mproxy.net._socket import Target
+from mproxy.policy.resolver import Resolver, numeric_address
+from mproxy.programs.common import open_listeners
+from mproxy.relay._tcp import Relay
+
+
+class PlainRelay:
+    """Relays every connection to one host and port."""
+
+    def __init__(self, config, log, loop, host, port):
+        self.exit_status = 0
+        self._config = config
+        self._log = log
+        self._loop = loop
+        self._host, self._port = host, port
+        self._resolver = Resolver(loop.call_soon_threadsafe)
+        self._relay = Relay(loop, self)
+
+    def start(self):
+        """Begin to serve."""
+        target = format_host_port(self._host, self._port)
+        numeric = numeric_address(self._host, self._port)
+        if numeric is not None and numeric[0]:
+            self._relay.target = Target(target, numeric[0])
+        for listener in open_listeners(self._config):
+            address = listener.getsockname()
+            self._relay.listen(listener.fileno())
+            listener.close()
+            self._log.info("listening", address=address[0], port=address[1], target=target, plain=True)
+
+    def on_wanted(self, fd):
+        """Look the target up for one connection."""
+        def resolved(addresses, error):
+            if error is not None:
+                self._log.warning("target-unreachable", target=format_host_port(self._host, self._port), why=error)
+            self._relay.relay(fd, Target(format_host_port(self._host, self._port), addresses) if addresses else None)
+        self._resolver.resolve(self._host, self._port, resolved)
+
+    def on_refused(self, target, error):
+        """The target cannot be reached."""
+        self._log.warning("target-unreachable", target=target, why=os.strerror(error))
+
+    def on_accept_paused(self, why):
+        """No descriptors."""
+        self._log.warning("accept-paused", why=why)
+
+    def on_accept_resumed(self):
+        """Descriptors again."""
+        self._log.info("accept-resumed")
+
+    def shut_down(self, _signal):
+        """Stop accepting; connections may finish within --drain."""
+        self._log.info("stopping", connections=self._relay.count)
+        self._relay.stop_listening()
+        self._wait_for_end(self._loop.now() + self._config.drain_us)
+
+    def _wait_for_end(self, deadline):
+        if self._relay.count and self._loop.now() < deadline:
+            self._loop.call_later(10_000, lambda: self._wait_for_end(deadline))
+            return
+        self._relay.close()
+        self._loop.stop()

@@ -1,0 +1,267 @@
+"""sproxy: the proxy beside the daemon. Accepts carriers, decides which session each belongs to, connects daemons."""
+
+import os
+import sys
+
+from mproxy import _wire
+from mproxy._session import Session
+from mproxy._wire import CloseCode, ResetCode
+from mproxy.config import format_host_port
+from mproxy.errors import PeerError, UsageError
+from mproxy.handshake import Welcome, encode_preamble
+from mproxy.net._endpoint import Endpoint
+from mproxy.net._socket import Target
+from mproxy.policy.resolver import Resolver, numeric_address
+from mproxy.programs.common import open_listeners, run_program, say_address, say_seconds, say_session
+from mproxy.programs.cproxy import describe
+from mproxy.programs.greeting import Reception
+from mproxy.programs.options import parse_host_port, parse_sproxy
+
+# A session without streams and without a carrier holds nothing worth keeping: its cproxy begins a new one.
+EMPTY_SESSION_US = 60_000_000
+
+
+def main(argv=None):
+    """Run sproxy; returns the exit status."""
+    return run_program("sproxy", parse_sproxy, make_program, argv)
+
+
+def make_program(config, log, loop):
+    """The program that the configuration asks for."""
+    if config.plain:
+        from mproxy.programs.plain import PlainRelay
+        return PlainRelay(config, log, loop, config.daemon_host, config.daemon_port)
+    return Sproxy(config, log, loop)
+
+
+class Client:
+    """One session and what sproxy remembers about it."""
+
+    def __init__(self, endpoint, instance_id):
+        self.endpoint = endpoint
+        self.instance_id = instance_id
+        self.lost_at = None    # without a carrier since
+        self.end_timer = None  # of --session-ttl
+        self.resumed = False   # had a carrier before
+
+    @property
+    def name(self):
+        """The session as the log names it."""
+        return say_session(self.endpoint.session.session_id)
+
+
+class Sproxy:
+    """Observer of every endpoint and of the reception."""
+
+    def __init__(self, config, log, loop):
+        self.exit_status = 0
+        self._config = config
+        self._log = log
+        self._loop = loop
+        self._clients = {}    # session id -> Client
+        self._instances = {}  # instance id -> Client
+        self._resolver = Resolver(loop.call_soon_threadsafe)
+        self._default_target = None
+        self._reception = Reception(loop, log, config, self.admit)
+        self._stopping = False
+
+    def start(self):
+        """Begin to serve."""
+        host, port = self._config.daemon_host, self._config.daemon_port
+        numeric = numeric_address(host, port)
+        if numeric is not None and numeric[0]:
+            self._default_target = Target(format_host_port(host, port), numeric[0])
+        for listener in open_listeners(self._config):
+            address = listener.getsockname()
+            self._reception.open(listener)
+            self._log.info("listening", address=address[0], port=address[1], daemon=format_host_port(host, port))
+
+    # ---- carriers
+
+    def admit(self, sock, hello, leftover):
+        """Decide about a carrier that has said HELLO; PeerError turns it away. The socket is ours if we return."""
+        client = self._find(hello) if hello.session_id else self._begin(hello)
+        session = client.endpoint.session
+        secret = bytes(_wire.SECRET_BYTES) if hello.session_id else session.secret
+        welcome = Welcome(
+            session.session_id, secret, hello.epoch, self._config.session.session_budget_bytes,
+            self._config.session.window_bytes)
+        if client.endpoint.attached:
+            client.lost_at = self._loop.now()
+        self._set_end_timer(client, None)
+        first = encode_preamble() + welcome.encode() + session.resume_list()
+        client.endpoint.attach(
+            sock.detach(), hello.epoch, hello.window_bytes, hello.budget_bytes, first, leftover)
+
+    def _find(self, hello):
+        """The client of a HELLO that wants to resume: known, proven, and newer than every carrier before."""
+        client = self._clients.get(hello.session_id)
+        if client is None:
+            raise PeerError(CloseCode.UNKNOWN_SESSION, "no such session; sproxy was restarted, or it expired")
+        session = client.endpoint.session
+        if not hello.proves(session.secret):
+            raise PeerError(CloseCode.BAD_PROOF, "wrong proof for this session")
+        check_epoch(hello, session)
+        return client
+
+    def _begin(self, hello):
+        """A client for a HELLO that wants a new session; ends the one that the same cproxy, or --single, replaces."""
+        former = self._instances.get(hello.instance_id)
+        if former is not None:
+            check_epoch(hello, former.endpoint.session)
+        replaced = list(self._clients.values()) if self._config.single else [former] if former else []
+        if len(self._clients) - len(replaced) >= self._config.max_sessions:
+            raise PeerError(CloseCode.TOO_MANY, f"sproxy serves its greatest number of sessions ({len(self._clients)})")
+        for client in replaced:
+            why = "cproxy started anew" if client is former else "--single: a new session began"
+            self._end(client, CloseCode.REPLACED, why)
+        session = Session(
+            self._config.session, is_server=True, session_id=os.urandom(_wire.SESSION_ID_BYTES),
+            secret=os.urandom(_wire.SECRET_BYTES))
+        endpoint = Endpoint(self._loop, session, self)
+        endpoint.default_target = self._default_target
+        client = Client(endpoint, hello.instance_id)
+        self._clients[session.session_id] = client
+        self._instances[hello.instance_id] = client
+        return client
+
+    def _end(self, client, code, why, level="info"):
+        """End a session from this side."""
+        client.endpoint.close(code, why)
+        self._forget(client, why, level)
+
+    def _forget(self, client, why, level="info"):
+        session = client.endpoint.session
+        self._set_end_timer(client, None)
+        self._clients.pop(session.session_id, None)
+        if self._instances.get(client.instance_id) is client:
+            del self._instances[client.instance_id]
+        getattr(self._log, level)(
+            "ended", session=client.name, why=why, streams=session.opened, sent=session.out_bytes,
+            received=session.in_bytes)
+        client.endpoint.dispose()
+
+    def _client(self, endpoint):
+        return self._clients[endpoint.session.session_id]
+
+    def _set_end_timer(self, client, delay_us):
+        if client.end_timer is not None:
+            client.end_timer.cancel()
+        client.end_timer = None
+        if delay_us is not None:
+            client.end_timer = self._loop.call_later(
+                delay_us, lambda: self._end(client, CloseCode.EXPIRED, "no carrier for --session-ttl"))
+
+    # ---- told by the endpoints
+
+    def on_resumed(self, endpoint):
+        """Streams flow on a new carrier."""
+        client = self._client(endpoint)
+        local, peer = endpoint.addresses() or (("?", 0), ("?", 0))
+        fields = {"local": say_address(local), "peer": say_address(peer)}
+        session = endpoint.session
+        if not client.resumed:
+            self._log.info("connected", session=client.name, **fields)
+        else:
+            after = say_seconds(self._loop.now() - (client.lost_at or self._loop.now()))
+            self._log.info(
+                "resumed", session=client.name, after=after, resent=session.resend_bytes, streams=session.open_count,
+                epoch=session.epoch, **fields)
+        client.resumed = True
+        client.lost_at = None
+
+    def on_suspect(self, endpoint):
+        """Two heartbeats missed; it is cproxy that looks for another way."""
+
+    def on_lost(self, endpoint, why):
+        """The carrier is gone; the session waits for the next."""
+        client = self._client(endpoint)
+        session = endpoint.session
+        client.lost_at = self._loop.now()
+        self._log.warning(
+            "lost", session=client.name, why=why, streams=session.open_count, unacknowledged=session.out_held)
+        self._wait_for_carrier(client)
+
+    def on_idle(self, endpoint):
+        """The last daemon connection has gone."""
+        client = self._client(endpoint)
+        if not endpoint.attached:
+            self._wait_for_carrier(client)
+
+    def _wait_for_carrier(self, client):
+        ttl_us = self._config.session.session_ttl_us
+        self._set_end_timer(client, ttl_us if client.endpoint.session.open_count else min(ttl_us, EMPTY_SESSION_US))
+
+    def on_closed(self, endpoint, code, reason, local):
+        """The session is over, by cproxy's word or by its fault."""
+        who = "cproxy broke the protocol" if local else "cproxy ended it"
+        self._forget(self._client(endpoint), f"{who}: {describe(code, reason)}", "warning" if local else "info")
+
+    def on_reset(self, endpoint, stream, code):
+        """The application reset its connection; the daemon has been told by a reset."""
+
+    def on_refused(self, endpoint, stream, target, error):
+        """A daemon cannot be reached."""
+        self._log.warning(
+            "daemon-unreachable", session=self._client(endpoint).name, stream=stream, daemon=target,
+            why=os.strerror(error))
+
+    # ---- daemons by name or by request
+
+    def on_opened(self, endpoint, stream, target):
+        """Find the daemon for a stream that asks for one, or whose default has a name."""
+        host, port = self._config.daemon_host, self._config.daemon_port
+        if target:
+            try:
+                host, port = parse_host_port(target.decode())
+            except (UsageError, ValueError):
+                host = None
+            if (host, port) not in self._config.allow and (host, port) != (
+                    self._config.daemon_host, self._config.daemon_port):
+                self._log.warning(
+                    "refused", session=self._client(endpoint).name, stream=stream, why="target is not allowed",
+                    target=target.decode(errors="replace"))
+                endpoint.refuse(stream, ResetCode.NOT_ALLOWED)
+                return
+        self._resolver.resolve(host, port, lambda addresses, error: self._resolved(
+            endpoint, stream, format_host_port(host, port), addresses, error))
+
+    def _resolved(self, endpoint, stream, text, addresses, error):
+        if endpoint.session.session_id not in self._clients:
+            return
+        if error is not None:
+            self._log.warning("daemon-unreachable", session=self._client(endpoint).name, stream=stream, daemon=text,
+                              why=error)
+            endpoint.refuse(stream, ResetCode.UNREACHABLE)
+        else:
+            endpoint.connect(stream, Target(text, addresses))
+
+    # ---- the end
+
+    def shut_down(self, _signal):
+        """Stop accepting, drain, say goodbye."""
+        self._log.info("stopping", sessions=len(self._clients))
+        self._reception.close()
+        self._stopping = True
+        for client in self._clients.values():
+            client.endpoint.pause()
+        self._wait_for_drain(self._loop.now() + self._config.drain_us)
+
+    def _wait_for_drain(self, deadline):
+        busy = any(not c.endpoint.drained for c in self._clients.values())
+        if busy and self._loop.now() < deadline:
+            self._loop.call_later(10_000, lambda: self._wait_for_drain(deadline))
+            return
+        for client in list(self._clients.values()):
+            self._end(client, CloseCode.SHUTDOWN, "sproxy ends")
+        self._loop.stop()
+
+
+def check_epoch(hello, session):
+    """PeerError unless the HELLO is newer than every carrier of the session."""
+    if hello.epoch <= session.epoch:
+        raise PeerError(CloseCode.STALE_EPOCH, "a newer carrier was seen", session.epoch)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
