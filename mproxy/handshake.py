@@ -19,6 +19,7 @@ from mproxy.errors import PeerError
 PREAMBLE = struct.Struct(">IBBHQ")  # magic, version, flags, reserved, routing tag
 HELLO = struct.Struct(">16s16s32s16sQQII")
 WELCOME = struct.Struct(">16s32sQQIIQ")
+MAGIC = _wire.MAGIC & 0xFFFFFFFF  # a C enum's number reaches Python as a signed int
 NO_SESSION = bytes(_wire.SESSION_ID_BYTES)
 MIN_BUDGET_BYTES = _wire.MIN_WINDOW_BYTES
 
@@ -101,7 +102,7 @@ def make_proof(secret, hello):
 
 def encode_preamble(version=_wire.VERSION, tag=0):
     """Return the 16 bytes that open a carrier in either direction."""
-    return PREAMBLE.pack(_wire.MAGIC, version, 0, 0, tag)
+    return PREAMBLE.pack(MAGIC, version, 0, 0, tag)
 
 
 class _Opening:
@@ -132,7 +133,7 @@ class _Opening:
 
     def _check_preamble(self):
         got = self._preamble
-        magic = PREAMBLE.pack(_wire.MAGIC, 0, 0, 0, 0)[:4]
+        magic = PREAMBLE.pack(MAGIC, 0, 0, 0, 0)[:4]
         if not magic.startswith(got[:4]):
             raise PeerError(CloseCode.VERSION_ERROR, f"not an mproxy peer: it sent {describe_bytes(got)}")
         if len(got) < _wire.PREAMBLE_BYTES:
