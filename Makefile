@@ -5,8 +5,10 @@
 # `make debug` and `make` share the place of the extension modules; going from one to the other builds anew. As goals
 # of one call, `make debug test`, everything after is done with the debug build.
 
-PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,$(shell \
-	$(python) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v $(python))))
+ifndef PYTHON
+PYTHON := $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,$(shell \
+	$(python) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null && command -v $(python))))
+endif
 
 MODE := $(if $(filter debug,$(MAKECMDGOALS)),debug,release)
 VENV := .venv
@@ -57,14 +59,14 @@ distclean: clean  ## remove the virtual environment too
 
 .PHONY: help
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*##/\1:/p' $(MAKEFILE_LIST) | column -t -s: 2>/dev/null
+	@awk -F ':.*##' '/^[a-z]+:.*##/ { printf "make %-10s%s\n", $$1, $$2 }' Makefile
 
 # A failed or interrupted step leaves no stamp behind, so the next make takes it up again.
 .DELETE_ON_ERROR:
 
 $(VENV)/bin/python:
 	.ci/system-packages build "$(PYTHON)"
-	"$(PYTHON)" -m venv $(VENV)
+	"$(PYTHON)" -m venv --clear $(VENV)
 	echo "$(CURDIR)" > "$$($(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/mproxy.pth"
 
 # Both lists of packages live in pyproject.toml.

@@ -14,7 +14,7 @@ BUILD = "build/debug" if DEBUG else "build/release"
 
 # Python's own flags come first and win nothing: the last -O, -D or -U counts. Extensions are one C file each, so
 # link-time optimisation has nothing to do. _FORTIFY_SOURCE only warns without optimisation.
-FLAGS = ["-fno-strict-aliasing"]
+FLAGS = ["-fno-strict-aliasing", "-Wno-unused-function"]
 FLAGS += ["-O0", "-g", "-UNDEBUG", "-U_FORTIFY_SOURCE"] if DEBUG else ["-O3"]
 
 # Division is C's in both builds: a debug build must not compute something else.
