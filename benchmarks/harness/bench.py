@@ -70,6 +70,7 @@ class Bench:
     plan: Plan
     results: Results = field(default_factory=Results)
     workload: Workload | None = None
+    latest: dict[str, Group] = field(default_factory=dict)  # whose logs explain a failure
 
     def run(self, workload: Workload) -> None:
         self.workload = workload
@@ -97,10 +98,14 @@ class Bench:
         """Start a contender until the stack unwinds; None, and a note in the results, if it does not come
         up."""
         try:
-            group = contender.start(chain, self.plan.work)
+            return self.start_or_raise(stack, contender, chain)
         except (StartError, OSError) as error:
             self._left_out(self.workload.name, contender.name, error)
             return None
+
+    def start_or_raise(self, stack: ExitStack, contender: Contender, chain: Chain) -> Group:
+        group = contender.start(chain, self.plan.work)
+        self.latest[contender.name] = group
         stack.callback(group.stop)
         return group
 
@@ -121,6 +126,8 @@ class Bench:
             figures = case.measure()
         except (MeasureError, StartError, OSError, EOFError, RuntimeError) as error:
             self._left_out(case.row, case.contender, error)
+            for process in self.latest[case.contender].processes if case.contender in self.latest else ():
+                _say(f"    {Path(process.command[0]).name}: {process.tail() or '(no log)'}")
             return False
         self.results.add(self.workload.name, case.row, case.contender, figures)
         return True

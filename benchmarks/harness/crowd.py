@@ -21,11 +21,11 @@ class ShortfallError(RuntimeError):
     """Not everything that was sent came back in time."""
 
 
-def crowd_client(_worker: Worker, control, address: Address, netns_ready: bool = True) -> None:
+def crowd_client(_worker: Worker, control, address: Address) -> None:
     """Commands: ("open", n) ("exchange", bytes) ("collect", bytes, timeout_s); failures come back as their
     text."""
     crowd = Crowd(address)
-    control.send("ready" if netns_ready else "")
+    control.send("ready")
     while True:
         verb, *arguments = control.recv()
         try:

@@ -22,6 +22,7 @@ from harness.process import die_with_parent
 Address = tuple[str, int]
 
 BULK_CALL_BYTES = 256 * 1024
+ANSWER_TIMEOUT_SECONDS = 5.0  # a byte that takes longer to come back is not coming
 BACKLOG = 16384
 MOST_DESCRIPTORS = 1 << 20
 # First byte of a bulk connection: what the server is to do on it.
@@ -51,24 +52,30 @@ class Worker:
         self._process = _fork.Process(target=self._run, args=(work, inner, netns, arguments), daemon=True)
         self._process.start()
         inner.close()
-        if not self.control.poll(30.0) or self.control.recv() != "ready":
+        if self.answer(30.0) != "ready":
             raise RuntimeError(f"load generator {work.__name__} did not start")
 
     def _run(self, work: Callable, inner, netns: str | None, arguments: tuple) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self.control.close()
         enter_namespace(netns)
-        work(self, inner, *arguments)
+        try:
+            work(self, inner, *arguments)
+        except OSError as error:
+            inner.send(error)
 
     def ask(self, *command, timeout_s: float = 60.0):
-        """Send one command to the worker and return its answer."""
+        """Send one command to the worker and return its answer; what ended the worker is raised here."""
         self.control.send(command)
         return self.answer(timeout_s)
 
     def answer(self, timeout_s: float = 60.0):
         if not self.control.poll(timeout_s):
             raise TimeoutError(f"no answer from the load generator within {timeout_s:g} s")
-        return self.control.recv()
+        answer = self.control.recv()
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
 
     def stop(self) -> None:
         self._process.kill()
@@ -211,6 +218,7 @@ def typist(_worker: Worker, control, address: Address) -> None:
     """One connection; each command (size, seconds, interval_s) is answered with the round trips' times in
     ns."""
     sock = connect(address)
+    sock.settimeout(ANSWER_TIMEOUT_SECONDS)
     round_trip_times_ns(sock, 1, 0.05)
     control.send("ready")
     while True:

@@ -65,8 +65,10 @@ def measure(group: Group, entry: Address, clients: int, close: bool, seconds: in
     cpu = group.cpu_seconds() - cpu
     rate, count = _RATE.search(result.stdout), _COUNT.search(result.stdout)
     trouble = _TROUBLE.search(result.stdout)
-    if result.returncode or not rate or not int(count[1]):
+    if result.returncode or not rate:
         raise MeasureError(f"wrk: {(result.stderr or result.stdout).strip()[-200:]}")
+    if not int(count[1]):
+        raise MeasureError("wrk: not one request was answered")
     if trouble:
         raise MeasureError(f"wrk: {trouble[0]}")
     figures = {"conn/s" if close else "req/s": float(rate[1])}

@@ -45,8 +45,7 @@ def measure(bench: Bench, contender: Contender) -> dict[str, float]:
         port = free_port()
         stack.enter_context(load.Worker(crowd_server, (LOOPBACK, port)))
         chain = contender.chain_between(f"{LOOPBACK}:{port}")
-        group = contender.start(chain, bench.plan.work)
-        stack.callback(group.stop)
+        group = bench.start_or_raise(stack, contender, chain)
         _warm_up(chain.entry)
         before = group.rss_bytes()
         client = stack.enter_context(load.Worker(crowd_client, chain.entry))
@@ -62,6 +61,7 @@ def measure(bench: Bench, contender: Contender) -> dict[str, float]:
 def _warm_up(entry: load.Address) -> None:
     """One connection, so that what is there once a process is not charged to the streams."""
     with load.connect(entry) as sock:
+        sock.settimeout(load.ANSWER_TIMEOUT_SECONDS)
         load.round_trip_times_ns(sock, 1, 0.1)
     time.sleep(0.2)
 

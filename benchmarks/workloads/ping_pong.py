@@ -39,7 +39,7 @@ def cases(bench: Bench, stack: ExitStack) -> Iterator[Case]:
 def measure(entry: load.Address, size: int, seconds: float) -> dict[str, float]:
     """Percentiles of the round trip in microseconds."""
     with load.connect(entry) as sock:
-        sock.settimeout(5.0)
+        sock.settimeout(load.ANSWER_TIMEOUT_SECONDS)
         load.round_trip_times_ns(sock, size, WARM_UP_SECONDS)
         sock.settimeout(None)
         times = sorted(load.round_trip_times_ns(sock, size, seconds))
