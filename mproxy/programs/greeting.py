@@ -96,12 +96,11 @@ class Reception:
 
     def introduced(self, guest, hello, leftover):
         """The guest has said HELLO."""
+        guest.release()
         try:
             self._admit(guest.sock, hello, leftover)
         except PeerError as error:
             self.refuse(guest, error)
-        else:
-            guest.release()
 
     def refuse(self, guest, error):
         """Tell the guest why, and the log."""
