@@ -15,7 +15,13 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 BUILT := build/$(MODE)/built
 SOURCES := $(shell find mproxy -name '*.pyx' -o -name '*.pxd')
-PIP_INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check
+
+# Installs a list of pyproject.toml; the stamp is the list that was installed.
+define pip_install
+	$(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))$(1), sep="\n")' > $@.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r $@.txt
+	mv $@.txt $@
+endef
 
 SECONDS := 600
 
@@ -30,7 +36,7 @@ demo: all  ## watch a connection survive a change of address
 	$(RUN) -m mproxy.programs.demo
 
 .PHONY: test
-test: all $(VENV)/dev-packages  ## unit, simulation, system and meta tests
+test: all $(VENV)/dev-packages  ## unit, simulation, system and meta tests; PYTEST="-k resume -x" adds options
 	.ci/system-packages test
 	$(RUN) -m pytest tests $(PYTEST)
 
@@ -39,7 +45,7 @@ soak: all $(VENV)/dev-packages  ## random schedules against the protocol core: S
 	$(RUN) -m tests.sim.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 .PHONY: bench
-bench: all $(VENV)/dev-packages  ## whole programs beside their peers; QUICK=1 takes two minutes
+bench: all $(VENV)/bench-packages  ## whole programs beside their peers; QUICK=1 takes two minutes
 	.ci/system-packages bench
 	$(RUN) benchmarks/run.py $(if $(QUICK),--quick)
 
@@ -69,16 +75,15 @@ $(VENV)/bin/python:
 	"$(PYTHON)" -m venv --clear $(VENV)
 	echo "$(CURDIR)" > "$$($(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/mproxy.pth"
 
-# Both lists of packages live in pyproject.toml.
+# The lists of packages live in pyproject.toml.
 $(VENV)/build-packages: pyproject.toml | $(VENV)/bin/python
-	$(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' > $@.txt
-	$(PIP_INSTALL) -r $@.txt
-	mv $@.txt $@
+	$(call pip_install,["build-system"]["requires"])
 
 $(VENV)/dev-packages: pyproject.toml $(VENV)/build-packages
-	$(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")' > $@.txt
-	$(PIP_INSTALL) -r $@.txt
-	mv $@.txt $@
+	$(call pip_install,["dependency-groups"]["dev"])
+
+$(VENV)/bench-packages: pyproject.toml $(VENV)/build-packages
+	$(call pip_install,["dependency-groups"]["bench"])
 
 # Forced when this mode was not the one built last: what lies in place is then of the other mode.
 $(BUILT): $(SOURCES) setup.py $(VENV)/build-packages

@@ -1,0 +1,34 @@
+"""What all tests share: one seed for everything random, and patience on a slow machine.
+
+    pytest --seed N     what a failed run printed in its header, to have the same run again
+"""
+
+import random
+
+import hypothesis
+import pytest
+
+SEEDS = 2**32
+
+# A deadline per example fails on a busy machine and says nothing about the code.
+hypothesis.settings.register_profile("mproxy", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("mproxy")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--seed", type=int, help="seed of the random schedules (default: another one each run)")
+
+
+def pytest_configure(config):
+    if config.option.seed is None:
+        config.option.seed = random.randrange(SEEDS)
+
+
+def pytest_report_header(config):
+    return f"seed: {config.option.seed} (the same again: --seed {config.option.seed})"
+
+
+@pytest.fixture(scope="session")
+def seed(request):
+    """The seed of this run."""
+    return request.config.option.seed

@@ -1,0 +1,78 @@
+"""What a Cython module owes its readers: a .pxd with a line for every field, and a stub that tells the truth."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.meta.sources import PACKAGE, ROOT, imports, module_name, source_files
+
+MODULES = source_files(".pyx")
+NAMES = {module_name(path) for path in MODULES}
+BLOCK = re.compile(r"(?P<indent> *)(?:cdef |cpdef |ctypedef )?(?:packed )?(?P<kind>class|struct|union)\b.*:\s*(#.*)?")
+METHOD = re.compile(r"[^#]*\w\(|\s*@|\s*pass\b")
+
+# What Cython adds to a module of its own accord.
+STUBTEST_IGNORES = r"""
+.*\.__pyx_\w+__
+.*\.__(reduce|setstate)_cython__
+.*\.__test__
+"""
+
+
+def fields(path):
+    """(line number, line) of every data field of the classes and structs in a .pxd that this project defines."""
+    inside = None
+    extern = None  # indentation of a `cdef extern` block: its structs are described elsewhere
+    for number, line in enumerate(path.read_text().split("\n"), 1):
+        indent = len(line) - len(line.lstrip())
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        if extern is not None and indent > extern:
+            continue
+        extern = indent if line.lstrip().startswith("cdef extern") else None
+        if inside is not None and indent <= inside:
+            inside = None
+        if block := BLOCK.fullmatch(line):
+            inside = len(block["indent"])
+        elif inside is not None and not METHOD.match(line):
+            yield number, line
+
+
+def imported_extensions():
+    """Extensions that Python code imports."""
+    for path in source_files(".py"):
+        for found in imports(path):
+            yield from {found.name, found.name.rpartition(".")[0]} & NAMES
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_every_field_has_a_line(path):
+    declarations = path.with_suffix(".pxd")
+    assert declarations.exists(), f"{declarations.name}: the page where one reads what {path.name} holds is missing"
+    bare = [f"{declarations.name}:{number}: {line.strip()}" for number, line in fields(declarations) if "#" not in line]
+    assert not bare, "fields without a comment (why, invariant, or unit):\n" + "\n".join(bare)
+
+
+def test_extensions_imported_by_python_have_stubs():
+    missing = [name for name in sorted(set(imported_extensions()))
+               if not (PACKAGE.parent / name.replace(".", "/")).with_suffix(".pyi").exists()]
+    assert not missing, f"no .pyi for {', '.join(missing)}"
+
+
+def test_package_says_that_it_is_typed():
+    assert (PACKAGE / "py.typed").exists()
+
+
+def test_stubs_tell_the_truth(tmp_path):
+    """Names, signatures and kinds of the stubs are those of the built extensions."""
+    stubs = [module_name(path) for path in source_files(".pyi")]
+    assert stubs, "there is no stub at all"
+    ignores = tmp_path / "ignores"
+    ignores.write_text(STUBTEST_IGNORES)
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy.stubtest", "--concise", "--ignore-unused-allowlist", "--allowlist", ignores,
+         "--mypy-config-file", ROOT / "pyproject.toml", *stubs],
+        cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

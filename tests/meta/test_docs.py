@@ -1,0 +1,79 @@
+"""The documentation: links lead somewhere, and the options page has every option and no other."""
+
+import re
+import subprocess
+
+import pytest
+
+from tests.meta.sources import ROOT, source_files
+
+PAGES = [ROOT / "README.md", *source_files(".md", under=ROOT / "docs")]
+OPERATIONS = ROOT / "docs" / "operations.md"
+LINK = re.compile(r"\]\(([^)\s]+)[^)]*\)|^\[[^\]]+\]:\s*(\S+)", re.MULTILINE)  # [](here), ![](here), [name]: here
+FENCED = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
+HEADING = re.compile(r"^#+\s+(.*?)\s*$", re.MULTILINE)
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+
+
+def page_name(path):
+    return str(path.relative_to(ROOT))
+
+
+def prose(path):
+    """The page without its blocks of code."""
+    return FENCED.sub("", path.read_text())
+
+
+def anchors(path):
+    """The anchors that a web view of the page gives its headings."""
+    slugs = (re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in HEADING.findall(prose(path)))
+    return set(slugs)
+
+
+def broken(page):
+    """The links of `page` that lead nowhere on this disk."""
+    for groups in LINK.findall(prose(page)):
+        link = "".join(groups)
+        if re.match(r"[a-z]+:", link):
+            continue
+        target, _, anchor = link.partition("#")
+        file = (page.parent / target).resolve() if target else page
+        if not file.exists():
+            yield f"{page_name(page)}: {link}: no such file"
+        elif anchor and anchor not in anchors(file):
+            yield f"{page_name(page)}: {link}: no such heading"
+
+
+def options_of(program):
+    """Every option that `./program --help` shows."""
+    done = subprocess.run([ROOT / program, "--help"], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    return set(OPTION.findall(done.stdout))
+
+
+def documented():
+    """The options that have a row of their own in docs/operations.md: they stand in its first cell."""
+    rows = (line for line in prose(OPERATIONS).split("\n") if line.startswith("|"))
+    return {option for row in rows for option in OPTION.findall(row.split("|")[1])}
+
+
+def test_the_pages_are_there():
+    missing = [name for name in ("README.md", "docs/protocol.md", "docs/architecture.md", "docs/operations.md")
+               if not (ROOT / name).exists()]
+    assert not missing, f"not written: {', '.join(missing)}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_links_lead_somewhere(page):
+    assert not list(broken(page)), "\n".join(broken(page))
+
+
+@pytest.mark.parametrize("program", ["cproxy", "sproxy"])
+def test_every_option_has_its_row(program):
+    missing = options_of(program) - documented()
+    assert not missing, f"{program} --help shows, docs/operations.md has no row for: {' '.join(sorted(missing))}"
+
+
+def test_every_row_has_its_option():
+    unknown = documented() - options_of("cproxy") - options_of("sproxy")
+    assert not unknown, f"docs/operations.md has rows for, no --help shows: {' '.join(sorted(unknown))}"
