@@ -1,0 +1,367 @@
+"""Command lines: every option, what is refused and in which words, and the help as people see it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mproxy
+from mproxy.config import (
+    MIB,
+    SECOND_US,
+    CproxyConfig,
+    SessionConfig,
+    SproxyConfig,
+    format_duration,
+    format_host_port,
+    format_size,
+)
+from mproxy.errors import UsageError
+from mproxy.programs import main as mproxy_main
+from mproxy.programs.options import (
+    complain,
+    parse_bind,
+    parse_count,
+    parse_cproxy,
+    parse_duration,
+    parse_host,
+    parse_host_port,
+    parse_port,
+    parse_size,
+    parse_sproxy,
+    printable,
+)
+
+PARSE = {"cproxy": parse_cproxy, "sproxy": parse_sproxy}
+
+
+PARSERS = (parse_duration, parse_size, parse_count, parse_port, parse_host, parse_host_port, parse_bind)
+
+
+def refusal(parse, argument):
+    with pytest.raises(UsageError) as caught:
+        parse(argument)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+# --- values ---
+
+@pytest.mark.parametrize("text, duration_us", [
+    ("100ms", 100_000), ("1s", 1_000_000), ("1.5m", 90_000_000), ("2h", 7_200_000_000),
+    ("7d", 604_800_000_000), ("3", 3_000_000), ("0.25", 250_000), ("1us", 1), ("0.0000019s", 1),
+    ("1S", 1_000_000), ("0", 0),
+])
+def test_durations(text, duration_us):
+    assert parse_duration(text) == duration_us
+
+
+@pytest.mark.parametrize("text, size_bytes", [
+    ("4MiB", 4 << 20), ("64KiB", 65536), ("1GiB", 1 << 30), ("4M", 4 << 20), ("500kB", 500_000),
+    ("65536", 65536), ("1.5MiB", 1_572_864), ("2g", 2 << 30), ("1MB", 1_000_000), ("12B", 12),
+])
+def test_sizes(text, size_bytes):
+    assert parse_size(text) == size_bytes
+
+
+WRONG_NUMBERS = ["", " ", "1 s", "s", "-1s", "+1s", "1e3s", "1.s", ".5s", "1..5", "1,5s", "0x10", "1x",
+                 "1s1s", "٣s", "nan", "inf", "9" * 16, "1s\n"]
+
+
+@pytest.mark.parametrize("text", WRONG_NUMBERS)
+def test_wrong_numbers_are_refused(text):
+    assert refusal(parse_duration, text).startswith("is no duration: write")
+    assert refusal(parse_size, text).startswith("is no size: write")
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10 ** 15 - 1))
+def test_what_is_shown_can_be_typed(number):
+    assert parse_duration(format_duration(number)) == number
+    assert parse_size(format_size(number)) == number
+
+
+@settings(deadline=None)
+@given(st.text(max_size=12))
+def test_any_text_is_a_value_or_refused(text):
+    for parse in PARSERS:
+        try:
+            parse(text)
+        except UsageError as error:
+            assert str(error).isprintable()
+
+
+def test_counts():
+    assert parse_count("20000") == 20000
+    for text in ("", "-1", "1.5", "1k", "²", "9" * 16):
+        assert refusal(parse_count, text) == "is no whole number"
+
+
+def test_ports():
+    assert parse_port("1") == 1 and parse_port("65535") == 65535 and parse_port("0", lowest=0) == 0
+    for text in ("0", "65536", "-1", "", "ssh", "22 ", "²", "000022"):
+        assert refusal(parse_port, text) == "is no port: a port is a number from 1 to 65535"
+
+
+@pytest.mark.parametrize("text, host", [
+    ("Example.COM", "example.com"), ("10.0.0.1", "10.0.0.1"), ("::1", "::1"), ("[::1]", "::1"),
+    ("FD00:0:0::5", "fd00::5"), ("fe80::1%eth0", "fe80::1%eth0"), ("[fe80::1%eth0]", "fe80::1%eth0"),
+    ("a_b-c", "a_b-c"), ("host.", "host."),
+    ("bücher.example", "bücher.example"),
+])
+def test_hosts(text, host):
+    assert parse_host(text) == host
+
+
+@pytest.mark.parametrize("text", [
+    "", "-x", ".", "a b", "a:b", "a:23", "a/b", "user@host", "[10.0.0.1]", "[name]", "[::1", "::1]", "::1%",
+    "::1%a%b", "10.0.0.1%eth0", "a\nb", "a\x1b[2J", "a" * 254, "[]",
+])
+def test_wrong_hosts(text):
+    assert refusal(parse_host, text).startswith("is no host: write")
+
+
+@pytest.mark.parametrize("text, pair", [
+    ("127.0.0.1:23", ("127.0.0.1", 23)), ("[::1]:23", ("::1", 23)), ("Intranet:80", ("intranet", 80)),
+    ("[fe80::1%eth0]:5", ("fe80::1%eth0", 5)),
+])
+def test_host_and_port(text, pair):
+    assert parse_host_port(text) == pair
+    assert parse_host_port(format_host_port(*pair)) == pair
+
+
+@pytest.mark.parametrize("text, reason", [
+    ("::1:23", "is no HOST:PORT: an IPv6 address goes in brackets"), ("host", "is no HOST:PORT, for example"),
+    (":23", "is no HOST:PORT, for example"), ("host:", "is no HOST:PORT, for example"),
+    ("host:0", "is no port"), ("host:http", "is no port"), ("[::1]", "is no"), ("a b:5", "is no host"),
+])
+def test_wrong_host_and_port(text, reason):
+    assert refusal(parse_host_port, text).startswith(reason)
+
+
+@settings(deadline=None)
+@given(st.ip_addresses(v=4) | st.ip_addresses(v=6), st.integers(1, 65535))
+def test_every_address_survives_a_round_trip(address, port):
+    text = parse_host(str(address))
+    assert parse_host_port(format_host_port(text, port)) == (text, port)
+    assert parse_bind(str(address)) == text
+    assert parse_host(address.exploded) == text
+
+
+def test_bind_takes_numeric_addresses_only():
+    assert parse_bind("[::]") == "::"
+    for text in ("localhost", "", "*", "10.0.0", "127.1"):
+        assert refusal(parse_bind, text).startswith("is no address: write a numeric one")
+
+
+def test_printable_shows_plain_words_as_they_are():
+    assert printable("a:1") == "a:1"
+    assert [printable(text) for text in ("", "a b", "a\x1b")] == ["''", "'a b'", r"'a\x1b'"]
+
+
+# --- cproxy ---
+
+def test_cproxy_with_defaults(monkeypatch):
+    monkeypatch.setattr("mproxy.programs.options.default_state_dir", lambda: "/state")
+    assert parse_cproxy(["5200", "server", "6200"]) == CproxyConfig(
+        port=5200, sproxy_host="server", sproxy_port=6200, state_dir="/state")
+
+
+def test_cproxy_with_every_option():
+    argv = ("--bind 10.0.0.1 --bind ::1 --heartbeat 100ms --misses 5 --window 1MiB --session-budget 8MiB"
+            " --session-ttl 1h --max-streams 7 --max-sessions 8 --drain 1s --log-level debug"
+            " --log-format json --eager"
+            " --idle 5m --target [::1]:80 --connect-timeout 3s --state-dir /s 5200 ::1 6200").split()
+    assert parse_cproxy(argv) == CproxyConfig(
+        session=SessionConfig(
+            heartbeat_us=100_000, misses=5, window_bytes=MIB, session_budget_bytes=8 * MIB,
+            session_ttl_us=3600 * SECOND_US, max_streams=7),
+        port=5200, sproxy_host="::1", sproxy_port=6200, bind=("10.0.0.1", "::1"), max_sessions=8,
+        drain_us=SECOND_US, log_level="debug", log_format="json", eager=True, idle_us=300 * SECOND_US,
+        target=("::1", 80), connect_timeout_us=3 * SECOND_US, state_dir="/s")
+
+
+def test_options_stand_anywhere():
+    config = parse_cproxy(["5200", "--eager", "server", "--misses=4", "6200"])
+    assert (config.port, config.sproxy_host, config.sproxy_port) == (5200, "server", 6200)
+    assert config.eager and config.session.misses == 4
+
+
+def test_cproxy_stdio():
+    config = parse_cproxy(["--stdio", "[fd00::1]", "6200"])
+    assert config.stdio and config.port is None
+    assert (config.sproxy_host, config.sproxy_port) == ("fd00::1", 6200)
+
+
+def test_cproxy_plain_keeps_the_words():
+    config = parse_cproxy(["--plain", "5200", "host", "23"])
+    assert config.plain and (config.port, config.sproxy_host, config.sproxy_port) == (5200, "host", 23)
+
+
+# --- sproxy ---
+
+def test_sproxy_with_defaults():
+    assert parse_sproxy(["6200"]) == SproxyConfig(port=6200)
+
+
+def test_sproxy_with_every_option():
+    argv = ["--allow", "a:1", "--allow", "[::1]:2", "--single", "--max-unfinished", "3", "--bind", "::",
+            "6200", "[::1]:22"]
+    assert parse_sproxy(argv) == SproxyConfig(
+        port=6200, daemon_host="::1", daemon_port=22, allow=(("a", 1), ("::1", 2)), single=True,
+        max_unfinished=3, bind=("::",))
+
+
+def test_sproxy_plain():
+    assert parse_sproxy(["--plain", "6200", "host:5"]) == SproxyConfig(
+        plain=True, port=6200, daemon_host="host", daemon_port=5)
+
+
+# --- refusals ---
+
+@pytest.mark.parametrize("command, text", [
+    ("cproxy", "PORT is missing: expected PORT HOST PORT (try 'cproxy --help')"),
+    ("cproxy 1 host", "PORT is missing: expected PORT HOST PORT (try 'cproxy --help')"),
+    ("cproxy 1 host 2 3", "3 is one word too many: expected PORT HOST PORT (try 'cproxy --help')"),
+    ("cproxy 65536 host 2", "PORT 65536 is no port: a port is a number from 0 to 65535"),
+    ("cproxy 1 host 0", "PORT 0 is no port: a port is a number from 1 to 65535"),
+    ("cproxy --stdio 1 host 2", "--stdio takes no PORT to listen on: leave out 1"),
+    ("cproxy --stdio host", "PORT is missing: expected HOST PORT (try 'cproxy --help')"),
+    ("cproxy --stdio --bind ::1 h 2", "--stdio and --bind exclude each other: leave one of them out"),
+    ("cproxy --stdio --eager h 2", "--stdio and --eager exclude each other: leave one of them out"),
+    ("cproxy --stdio --idle 1s h 2", "--stdio and --idle exclude each other: leave one of them out"),
+    ("cproxy --stdio --plain h 2", "--stdio and --plain exclude each other: leave one of them out"),
+    ("cproxy --plain --target a:1 1 h 2", "--plain and --target exclude each other: leave one of them out"),
+    ("cproxy --plain --misses 3 1 h 2", "--plain and --misses exclude each other: leave one of them out"),
+    ("cproxy --plain --session-ttl 3d 1 h 2",
+     "--plain and --session-ttl exclude each other: leave one of them out"),
+    ("cproxy --allow a:1 1 h 2", "unrecognized arguments: --allow (try 'cproxy --help')"),
+    ("cproxy --heart 1s 1 h 2", "unrecognized arguments: --heart (try 'cproxy --help')"),
+    ("cproxy 1 h 2 --heartbeat", "--heartbeat: expected one argument (try 'cproxy --help')"),
+    ("cproxy --heartbeat 5ms 1 h 2", "--heartbeat 5ms is out of range: allowed is 10ms to 1h"),
+    ("cproxy --heartbeat soon 1 h 2",
+     "--heartbeat soon is no duration: write a number and us, ms, s, m, h or d, for example 100ms or 1.5h"),
+    ("cproxy --window 128MiB 1 h 2",
+     "--session-budget 64MiB is out of range: allowed is 128MiB (one --window) to 1024GiB"),
+    ("cproxy --target ::1:23 1 h 2",
+     "--target ::1:23 is no HOST:PORT: an IPv6 address goes in brackets, for example [::1]:23"),
+    ("sproxy", "PORT is missing: expected PORT [HOST:PORT] (try 'sproxy --help')"),
+    ("sproxy 1 2", "daemon 2 is no HOST:PORT, for example 127.0.0.1:23 or [::1]:23"),
+    ("sproxy 1 a:2 b:3", "b:3 is one word too many: expected PORT [HOST:PORT] (try 'sproxy --help')"),
+    ("sproxy --single --plain 1", "--plain and --single exclude each other: leave one of them out"),
+    ("sproxy --plain --allow a:1 1", "--plain and --allow exclude each other: leave one of them out"),
+    ("sproxy --log-level loud 1", "--log-level loud is unknown: choose from debug, info, warning, error"),
+    ("sproxy --log-format xml 1", "--log-format xml is unknown: choose from text, json"),
+    ("sproxy --bind localhost 1",
+     "--bind localhost is no address: write a numeric one, for example 127.0.0.1, ::1, or 0.0.0.0 for all"),
+    ("sproxy -5", "PORT -5 is no port: a port is a number from 0 to 65535"),
+])
+def test_what_is_refused_and_in_which_words(command, text):
+    program, *argv = command.split()
+    assert refusal(PARSE[program], argv) == text
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.sampled_from([
+    "--stdio", "--plain", "--eager", "--bind", "--idle=1s", "--misses", "5", "::1", "host", "--", "-x", "",
+    "--version=1", "\n"]), max_size=6))
+def test_any_words_are_a_configuration_or_refused(argv):
+    try:
+        assert isinstance(parse_cproxy(argv), CproxyConfig)
+    except UsageError:
+        pass
+
+
+def test_complaints_are_one_printable_line(capfd):
+    complain("cproxy", "bad \x1b[2J\nword \u202e")
+    assert capfd.readouterr().err == "cproxy: bad \\x1b[2J\\nword \\u202e\n"
+
+
+# --- help, version, start ---
+
+@pytest.mark.parametrize("program", ["cproxy", "sproxy"])
+def test_help_is_complete_and_fits_80_columns(program, capsys):
+    with pytest.raises(SystemExit) as caught:
+        PARSE[program](["--help"])
+    text = capsys.readouterr().out
+    assert caught.value.code == 0
+    assert max(map(len, text.splitlines())) <= 80
+    config_class = {"cproxy": CproxyConfig, "sproxy": SproxyConfig}[program]
+    shown = {**SessionConfig.settings(), **config_class.settings()}
+    words = {"session", "port", "sproxy_host", "sproxy_port", "daemon_host", "daemon_port"}
+    if program == "sproxy":
+        words.add("connect_timeout_us")
+    for name in shown.keys() - words:
+        assert f"\n  {shown[name].option} " in text or f"\n  {shown[name].option}\n" in text, name
+    for name in SessionConfig.settings().keys() | {"drain_us", "max_sessions"}:
+        assert f"(default {shown[name].format(shown[name].default)}" in " ".join(text.split()), name
+    assert "examples:" in text and "kB" in text
+
+
+def test_help_mentions_telnet_forwarding_and_proxy_command(capsys):
+    with pytest.raises(SystemExit):
+        parse_cproxy(["-h"])
+    text = capsys.readouterr().out
+    for word in ("telnet 127.0.0.1 5200", "ssh -L", "ProxyCommand='cproxy --stdio %h 6200'"):
+        assert word in text
+
+
+@pytest.mark.parametrize("program", ["cproxy", "sproxy"])
+def test_version(program, capsys):
+    with pytest.raises(SystemExit) as caught:
+        PARSE[program](["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"{program} {mproxy.__version__}\n"
+
+
+def test_starting_does_not_import_what_is_slow():
+    program = (
+        "import sys\n"
+        "from mproxy.programs import log, message, options, main\n"
+        "from mproxy.policy import backoff, network, resolver\n"
+        "options.parse_cproxy(['1', 'host', '2']); options.parse_sproxy(['1'])\n"
+        "slow = ['asyncio', 'concurrent', 'ctypes', 'dataclasses', 'inspect', 'ipaddress', 'json',\n"
+        "        'logging', 'random', 'shutil', 'subprocess', 'tempfile', 'typing', 'urllib']\n"
+        "sys.exit(', '.join(name for name in slow if name in sys.modules) or 0)\n")
+    environ = {**os.environ, "PYTHONPATH": str(Path(mproxy.__file__).parents[1])}
+    # Without site, whose imports are not ours to count.
+    command = [sys.executable, "-S", "-c", program]
+    result = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=30, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+# --- the mproxy command ---
+
+def test_mproxy_dispatches_the_rest_of_the_words(monkeypatch):
+    received = []
+    sample = SimpleNamespace(main=lambda argv: received.append(argv) or 7)
+    monkeypatch.setitem(sys.modules, "sample_program", sample)
+    monkeypatch.setitem(mproxy_main.PROGRAMS, "sample", ("sample_program", "main", "for this test"))
+    assert mproxy_main.main(["sample", "--help", "x"]) == 7
+    assert received == [["--help", "x"]]
+
+
+def test_mproxy_help_and_version(capsys):
+    assert mproxy_main.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"\n  {name} " in text for name in mproxy_main.PROGRAMS)
+    assert max(map(len, text.splitlines())) <= 80
+    assert mproxy_main.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"mproxy {mproxy.__version__}\n"
+
+
+@pytest.mark.parametrize("argv, start", [
+    (["relax"], "mproxy: relax is no program of mproxy. Choose from cproxy, sproxy,"),
+    (["--what"], "mproxy: --what is no program of mproxy."),
+    ([], "mproxy: which program? Choose from"),
+])
+def test_mproxy_refuses_unknown_programs_in_one_line(argv, start, capfd):
+    assert mproxy_main.main(argv) == 2
+    error = capfd.readouterr().err
+    assert error.startswith(start) and error.endswith("(try 'mproxy --help')\n") and error.count("\n") == 1
