@@ -46,7 +46,7 @@ def imports(path):
 
 def externs(path):
     """C headers of a Cython file: `cdef extern from`, and #include in verbatim C."""
-    return [match[1] or match[2] for match in EXTERN.finditer(path.read_text())]
+    return [(match[1] or match[2]).strip("<>") for match in EXTERN.finditer(path.read_text())]
 
 
 def blank_strings(text):
@@ -62,7 +62,8 @@ def _python_imports(path):
                 yield Import(alias.name, path, node.lineno)
         elif isinstance(node, ast.ImportFrom):
             for alias in node.names:
-                yield Import("." * node.level + f"{node.module or ''}.{alias.name}", path, node.lineno)
+                module = f"{node.module}." if node.module else ""
+                yield Import("." * node.level + module + alias.name, path, node.lineno)
 
 
 def _cython_imports(path):
