@@ -55,7 +55,7 @@ class Cproxy:
         self._reconnect = Reconnect(loop, self._endpoint, self._dialer, log, self._carrier_wanted)
         self._listeners = []
         self._epoch = 0
-        self._lost_at = None      # the carrier of a living session is missing since
+        self._lost_at = None      # the last carrier's last byte, while the session is without a working one
         self._end_timer = None    # of --idle or --session-ttl
         self._last_failure = None
         self._stopping_at = None
@@ -153,7 +153,7 @@ class Cproxy:
 
     def _note_loss(self):
         if self._lost_at is None:
-            self._lost_at = self._loop.now()
+            self._lost_at = self._endpoint.session.received_at
             self._set_end_timer(self._config.session.session_ttl_us, self._on_ttl)
 
     def _on_ttl(self):

@@ -40,7 +40,7 @@ class Client:
     def __init__(self, endpoint, instance_id):
         self.endpoint = endpoint
         self.instance_id = instance_id
-        self.lost_at = None    # without a carrier since
+        self.lost_at = None    # the last carrier's last byte
         self.end_timer = None  # of --session-ttl
         self.resumed = False   # had a carrier before
 
@@ -87,7 +87,7 @@ class Sproxy:
             session.session_id, secret, hello.epoch, self._config.session.session_budget_bytes,
             self._config.session.window_bytes)
         if client.endpoint.attached:
-            client.lost_at = self._loop.now()
+            client.lost_at = session.received_at
         self._set_end_timer(client, None)
         first = encode_preamble() + welcome.encode() + session.resume_list()
         client.endpoint.attach(
@@ -177,7 +177,7 @@ class Sproxy:
         """The carrier is gone; the session waits for the next."""
         client = self._client(endpoint)
         session = endpoint.session
-        client.lost_at = self._loop.now()
+        client.lost_at = session.received_at
         self._log.warning(
             "lost", session=client.name, why=why, streams=session.open_count, unacknowledged=session.out_held)
         self._wait_for_carrier(client)
