@@ -14,7 +14,7 @@ from mproxy._stream cimport Stream, StreamList
 
 cdef enum:
     MAX_PLANS = 128            # frames of one batch
-    MAX_IOVECS = 384           # header and at most two ring segments each
+    MAX_IOVECS = 512           # header, at most two ring segments, and what has left the ring each
     SMALL_BYTES = 16384        # a stream with no more than this unsent goes before bulk
     URGENT_RUN_BYTES = 131072  # bytes of such streams after which a bulk stream gets a turn
     BULK_FRAME_BYTES = 262144  # most payload of one DATA frame

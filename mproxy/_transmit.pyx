@@ -8,9 +8,12 @@ happens to its stream meanwhile. Hence `Stream.planned`, and hence only what was
 """
 
 from mproxy._frames cimport Frame, encode_header
-from mproxy._ring cimport ring_append, ring_drop, ring_init, ring_release, ring_view
+from mproxy._ring cimport Ring, iovec, ring_append, ring_drop, ring_init, ring_release, ring_view
 from mproxy._stream cimport Queue, queue_push, queue_remove, stream_unsent
 from mproxy._wire cimport HEADER_BYTES, FrameFlag, FrameType
+
+
+cdef uint8_t zeros[BULK_FRAME_BYTES]  # in place of bytes that need not be sent any more
 
 
 cdef class Transmitter:
@@ -158,7 +161,7 @@ cdef class Transmitter:
             if plan.stream == NULL:
                 n += ring_view(&self.control, plan.seq, plan.length, out + n)
             elif plan.of_ring:
-                n += ring_view(&plan.stream.out, plan.seq, plan.length, out + n)
+                n += view_payload(plan, out + n)
             else:
                 out[n].iov_base = plan.stream.target
                 out[n].iov_len = plan.length
@@ -255,6 +258,23 @@ cdef class Transmitter:
         self.frames += 1
         self.batch_bytes += HEADER_BYTES + length
         self.urgent_run += HEADER_BYTES + length
+
+
+cdef int view_payload(const Plan *plan, iovec *out) noexcept:
+    """Describe the payload of a planned DATA frame; returns the number of segments (0..3).
+
+    After a resume with an old offset, an ack can overtake the repetition it makes needless: those bytes have left the
+    ring. The peer skips them unseen, so anything goes in their place.
+    """
+    cdef const Ring *ring = &plan.stream.out
+    cdef uint32_t gone = 0
+    cdef int n = 0
+    if plan.seq < ring.head and plan.length > 0:
+        gone = <uint32_t>min(<uint64_t>plan.length, ring.head - plan.seq)
+        out[0].iov_base = zeros
+        out[0].iov_len = gone
+        n = 1
+    return n + ring_view(ring, plan.seq + gone, plan.length - gone, out + n)
 
 
 cdef int skip_sent(iovec *out, int n, size_t length) noexcept:
