@@ -72,6 +72,10 @@ class Setting:
         self.format = {"us": format_duration, "bytes": format_size}.get(unit, str)
         self.option = "--" + (stem if unit in ("us", "bytes") else name).replace("_", "-")
 
+    def __get__(self, config, owner):
+        """The setting itself, for the class: an instance has its value in its own dictionary, which goes first."""
+        return self
+
     def check(self, value):
         """Raise UsageError with option, value and allowed range when `value` lies outside."""
         too_low = self.lowest is not None and value is not None and value < self.lowest
@@ -193,7 +197,7 @@ class ProgramConfig(Config):
     # One of LOG_FORMATS: `text` for people and grep, `json` for collectors.
     log_format = Setting("text")
 
-    DEFAULT_BIND = ()
+    DEFAULT_BIND: tuple[str, ...] = ()
 
     @property
     def bind_addresses(self):

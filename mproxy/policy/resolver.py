@@ -96,8 +96,8 @@ class Resolver:
         try:
             self._start_thread(look_up)
         except RuntimeError as error:
-            failure = [], f"cannot resolve {name.host!r}: {error}"
-            self._call_soon(lambda: self._finish(name, number, failure))
+            reason = f"cannot resolve {name.host!r}: {error}"
+            self._call_soon(lambda: self._finish(name, number, ([], reason)))
 
     def _finish(self, name, number, answer):
         addresses, error = answer

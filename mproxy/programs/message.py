@@ -305,7 +305,7 @@ def _listen(address, port):
     try:
         listener = socket.create_server((host, port), family=family, dualstack_ipv6=both)
     except OSError as error:
-        reason = os.strerror(error.errno)
+        reason = os.strerror(error.errno or 0)  # create_server has put the address into its own text
         where = format_host_port(host, port)
         raise UsageError(f"cannot listen on {where}: {reason}; choose another PORT or --bind") from None
     listener.setblocking(False)

@@ -292,7 +292,7 @@ def test_a_line_above_the_limit_is_refused_and_the_session_goes_on(line, monkeyp
 def test_a_server_that_goes_is_noticed_while_nobody_types(line):
     _, theirs, _, client, _ = line
     theirs.close()
-    with pytest.raises(MproxyError, match="^the server closed the connection$"):
+    with pytest.raises(MproxyError, match=r"^the server closed the connection$"):
         client.run()
 
 
@@ -308,7 +308,7 @@ def test_what_the_server_says_is_not_its_end(line, monkeypatch):
 
 def test_a_closed_input_is_an_error_of_its_own():
     ours, theirs = socket.socketpair()
-    with ours, theirs, pytest.raises(MproxyError, match="^cannot read standard input: Bad file descriptor$"):
+    with ours, theirs, pytest.raises(MproxyError, match=r"^cannot read standard input: Bad file descriptor$"):
         MessageClient(ours, 999, print).run()
 
 

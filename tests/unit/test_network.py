@@ -238,7 +238,7 @@ def test_a_full_receive_buffer_is_one_overflow_and_reading_goes_on(watch):
 
 def test_a_truncated_datagram_is_an_overflow(watch):
     watch._socket = FakeSocket((address(NEWADDR, "10.0.0.7")[:-3], socket.MSG_TRUNC, 0))
-    assert [event.kind for event in watch.read_events()][0] == "overflow"
+    assert watch.read_events()[0].kind == "overflow"
 
 
 def test_only_the_kernel_is_believed(watch):

@@ -174,10 +174,11 @@ def test_cproxy_with_defaults(monkeypatch):
 
 
 def test_cproxy_with_every_option():
-    argv = ("--bind 10.0.0.1 --bind ::1 --heartbeat 100ms --misses 5 --window 1MiB --session-budget 8MiB"
-            " --session-ttl 1h --max-streams 7 --max-sessions 8 --drain 1s --log-level debug"
-            " --log-format json --eager"
-            " --idle 5m --target [::1]:80 --connect-timeout 3s --state-dir /s 5200 ::1 6200").split()
+    argv = [
+        "--bind", "10.0.0.1", "--bind", "::1", "--heartbeat", "100ms", "--misses", "5", "--window", "1MiB",
+        "--session-budget", "8MiB", "--session-ttl", "1h", "--max-streams", "7", "--max-sessions", "8",
+        "--drain", "1s", "--log-level", "debug", "--log-format", "json", "--eager", "--idle", "5m",
+        "--target", "[::1]:80", "--connect-timeout", "3s", "--state-dir", "/s", "5200", "::1", "6200"]
     assert parse_cproxy(argv) == CproxyConfig(
         session=SessionConfig(
             heartbeat_us=100_000, misses=5, window_bytes=MIB, session_budget_bytes=8 * MIB,

@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -276,7 +277,7 @@ def test_control_characters_in_a_name_do_not_reach_the_error_text():
 
 
 def test_repeated_and_foreign_addresses_are_left_out():
-    answer = found("10.0.0.1", "10.0.0.1", "fd00::1") + [(socket.AF_UNIX, 1, 0, "", "/x")]
+    answer = [*found("10.0.0.1", "10.0.0.1", "fd00::1"), (socket.AF_UNIX, 1, 0, "", "/x")]
     assert look_up_host("foo", lambda *_, **__: answer) == (
         [(IPV4, ("10.0.0.1", 0)), (IPV6, ("fd00::1", 0, 0, 0))], None)
 
@@ -313,7 +314,7 @@ def test_interleave_loses_nothing_and_keeps_each_familys_order(addresses):
             == [entry for entry in addresses if entry[0] == family]
     fewer = min(sum(entry[0] == IPV4 for entry in addresses), sum(entry[0] == IPV6 for entry in addresses))
     turns = mixed[:2 * fewer]
-    assert all(one[0] != other[0] for one, other in zip(turns, turns[1:], strict=False))
+    assert all(one[0] != other[0] for one, other in pairwise(turns))
     assert mixed[:1] == addresses[:1]
 
 
