@@ -73,7 +73,7 @@ class Setting:
         self.option = "--" + (stem if unit in ("us", "bytes") else name).replace("_", "-")
 
     def __get__(self, config, owner):
-        """The setting itself, for the class: an instance has its value in its own dictionary, which goes first."""
+        """The setting itself, for the class: an instance finds its value first, in its own dictionary."""
         return self
 
     def check(self, value):
