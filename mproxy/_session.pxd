@@ -149,6 +149,7 @@ cdef class Session:
     cdef void acknowledge(self, Stream *stream) noexcept
     cdef void space(self, Stream *stream) noexcept
     cdef void retire_if_finished(self, Stream *stream) noexcept
+    cdef void revive(self, Stream *stream) noexcept
     cdef Stream *add_stream(self, uint32_t id) noexcept
     cdef void forget(self, Stream *stream) noexcept
     cdef void add_heartbeat(self, int flags, uint64_t seq, uint64_t ack) noexcept

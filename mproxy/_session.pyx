@@ -457,6 +457,7 @@ cdef class Session:
             stream.want_ack_at = frame.seq + frame.length
         if fresh == 0 and (not ends or stream.in_ended):
             stream.ack_due = True
+            self.revive(stream)
             self.transmitter.ready(stream)
             return False
         self.current = stream
@@ -526,6 +527,7 @@ cdef class Session:
 
     cdef bint on_heartbeat(self) noexcept:
         cdef Frame *frame = &self.parser.frame
+        cdef Stream *stream
         cdef int64_t sample
         if memcmp(self.parser.payload, <const char *>self.session_id, HEARTBEAT_BYTES) != 0:
             return self.fail(CloseCode.STATE_ERROR, "HEARTBEAT of another session")
@@ -537,9 +539,11 @@ cdef class Session:
         sample = max(<int64_t>0, self.received_at - self.barrier_sent_at)
         self.rtt_us = sample if self.rtt_us < 0 else (7 * self.rtt_us + sample) // 8
         self.barrier_sent_at = 0
-        while self.finished_list.first != NULL and self.finished_list.first.retire_after < self.barriers:
-            self.forget(self.finished_list.first)
-        return False
+        while True:  # a stream is never forgotten under a planned frame, whatever the peer claims to have read
+            stream = self.finished_list.first
+            if stream == NULL or stream.retire_after >= self.barriers or stream.planned:
+                return False
+            self.forget(stream)
 
     # ---- resume
 
@@ -567,6 +571,9 @@ cdef class Session:
         if frame.flags & FrameFlag.ABORTED:
             self.tell_reset(event, stream, <int>(frame.seq & 0xFF))
             return event.kind != EventKind.NOTHING
+        if stream.retired and not frame.flags & FrameFlag.DONE:
+            self.revive(stream)  # the last ack may be lost
+            stream.ack_due = True
         if frame.ack > frame.seq:
             return self.fail(CloseCode.OFFSET_ERROR, "RESUME acknowledges more than it received")
         if frame.ack > stream.out.head + stream.out_done and self.on_ack(stream, frame.ack):
@@ -578,6 +585,7 @@ cdef class Session:
     cdef bint compare_next(self, Event *event) noexcept:
         """After the peer's list: settle the streams it did not name, one event at a time, then go ACTIVE."""
         cdef Stream *stream
+        cdef Stream *following
         while self.unlisted != NULL:
             stream = self.unlisted
             self.unlisted = stream.all_next
@@ -590,10 +598,13 @@ cdef class Session:
                 stream.open_due = True
                 stream.sent = stream.out.head
             self.rejoin(stream)
-        stream = self.finished_list.first
-        while stream != NULL:
-            self.rejoin(stream)
-            stream = stream.all_next
+        following = self.finished_list.first
+        while following != NULL:
+            stream = following
+            following = stream.all_next
+            if stream.aborted and stream.reset_ours:
+                self.revive(stream)
+                self.rejoin(stream)
         self.comparing = False
         self.state = CarrierState.ACTIVE
         event.kind = EventKind.RESUMED
@@ -716,6 +727,16 @@ cdef class Session:
         self.open_count -= 1
         all_push(&self.finished_list, stream)
         self.finished_count += 1
+
+    cdef void revive(self, Stream *stream) noexcept:
+        """A finished stream has something to say again, and may be forgotten only when the peer has read that."""
+        if not stream.retired:
+            return
+        stream.retired = False
+        all_remove(&self.finished_list, stream)
+        self.finished_count -= 1
+        all_push(&self.open_list, stream)
+        self.open_count += 1
 
     cdef void forget(self, Stream *stream) noexcept:
         """Free the stream; nothing may refer to it but the session's own lists."""

@@ -94,7 +94,7 @@ cdef int stream_receive_end(Stream *stream, uint64_t at) noexcept nogil:
 
 cdef bint stream_finished(const Stream *stream) noexcept nogil:
     """Nothing more to do for this stream but to remember it."""
-    if stream.owner != NULL or stream.reset_due:
+    if stream.owner != NULL or stream.reset_due or stream.ack_due:
         return False
     if stream.aborted:
         return True
