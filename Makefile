@@ -24,6 +24,7 @@ define pip_install
 endef
 
 SECONDS := 600
+TESTS := tests
 
 .PHONY: all
 all: $(BUILT) cproxy sproxy  ## build: extension modules, ./cproxy and ./sproxy (the default)
@@ -36,9 +37,9 @@ demo: all  ## watch a connection survive a change of address
 	$(RUN) -m mproxy.programs.demo
 
 .PHONY: test
-test: all $(VENV)/dev-packages  ## unit, simulation, system and meta tests; PYTEST="-k resume -x" adds options
+test: all $(VENV)/dev-packages  ## unit, simulation, system and meta tests; TESTS=tests/unit PYTEST="-x -k ring"
 	.ci/system-packages test
-	$(RUN) -m pytest tests $(PYTEST)
+	$(RUN) -m pytest $(TESTS) $(PYTEST)
 
 .PHONY: soak
 soak: all $(VENV)/dev-packages  ## random schedules against the protocol core: SECONDS=600, SEED=n repeats one
@@ -50,8 +51,9 @@ bench: all $(VENV)/bench-packages  ## whole programs beside their peers; QUICK=1
 	$(RUN) benchmarks/run.py $(if $(QUICK),--quick)
 
 .PHONY: lint
-lint: $(VENV)/dev-packages  ## ruff, and mypy on the Python part
+lint: $(VENV)/dev-packages  ## ruff and mypy on the Python part, cython-lint on the rest
 	$(RUN) -m ruff check .
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cython-lint mproxy
 	$(RUN) -m mypy
 
 .PHONY: clean
