@@ -14,7 +14,7 @@ from mproxy._ring cimport iovec, ring_space, ring_used, ring_view
 from mproxy._wire cimport ResetCode
 from mproxy.net._loop cimport EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP
 from mproxy.net._socket cimport (
-    SHUT_WR, close, close_with_reset, pending_error, receive_parts, send_parts, shutdown, ssize_t,
+    SHUT_WR, pending_error, receive_parts, reset_on_close, send_parts, shutdown, ssize_t,
 )
 
 
@@ -70,15 +70,10 @@ cdef void app_close(App *app, bint abruptly) noexcept:
     """Close the descriptors, with a reset when `abruptly`, and let go of the stream."""
     cdef Apps *apps = app.apps
     cdef Loop loop = <Loop>apps.loop
-    cdef int fd = app.source.fd, write_fd = app.sink.fd
-    loop.remove(&app.source)
-    loop.remove(&app.sink)
     if abruptly:
-        close_with_reset(fd)
-    else:
-        close(fd)
-    if write_fd >= 0:
-        close(write_fd)
+        reset_on_close(app.source.fd)
+    loop.close(&app.source)
+    loop.close(&app.sink)
     drop_target(app)
     leave_ready(app)
     if app.all_prev != NULL:
@@ -111,7 +106,7 @@ cdef void on_ready(Source *source, uint32_t events) noexcept:
     if events & (EPOLLOUT | EPOLLERR | EPOLLHUP):
         app.writable = True
     if app.connecting:
-        finish_connect(app)
+        finish_connect(app, events)
         if app.source.fd < 0 or app.connecting:
             return
     if events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
@@ -123,14 +118,16 @@ cdef void on_ready(Source *source, uint32_t events) noexcept:
         app_flush(app)
 
 
-cdef void finish_connect(App *app) noexcept:
-    cdef int error
-    if not app.writable:
-        return
-    error = pending_error(app.source.fd)
-    if error:
-        app.apps.connect_failed(app.apps, app, error)
-        return
+cdef void finish_connect(App *app, uint32_t events) noexcept:
+    """The daemon has answered: the socket is writable, or broken."""
+    if events & (EPOLLERR | EPOLLHUP):
+        app.apps.connect_failed(app.apps, app, pending_error(app.source.fd))
+    elif app.writable:
+        answered(app)
+
+
+cdef void answered(App *app) noexcept:
+    """The daemon has accepted the connection. On loopback it has by the time its first bytes are there to be sent."""
     app.connecting = False
     drop_target(app)
 
@@ -214,7 +211,8 @@ cdef size_t app_read(App *app, size_t budget) noexcept:
         elif n == 0:
             app.read_ended = True
             session.end(stream)
-            close_if_done(app)
+            if app.write_ended:
+                app_close(app, False)
             return done
         elif errno == EAGAIN:
             app.readable = False
@@ -224,11 +222,6 @@ cdef size_t app_read(App *app, size_t budget) noexcept:
     return done
 
 
-cdef void close_if_done(App *app) noexcept:
-    if app.read_ended and app.write_ended:
-        app_close(app, False)
-
-
 # ---- stream -> application
 
 cdef void app_deliver(App *app, const uint8_t *data, uint32_t length) noexcept:
@@ -236,15 +229,19 @@ cdef void app_deliver(App *app, const uint8_t *data, uint32_t length) noexcept:
     cdef Session session = <Session>app.apps.session
     cdef iovec part
     cdef ssize_t n = 0
-    if length > 0 and app.writable and not app.connecting and ring_used(&app.stream.inp) == 0:
+    if length > 0 and (app.writable or app.connecting) and ring_used(&app.stream.inp) == 0:
         part.iov_base = <void *>data
         part.iov_len = length
         n = send_parts(app.sink.fd if app.sink.fd >= 0 else app.source.fd, app.is_socket, &part, 1)
-        if n < 0 and errno != EAGAIN and errno != EINTR:
+        if n > 0:
+            app.writable = n == <ssize_t>length
+            answered(app)
+        elif errno == EAGAIN:
+            app.writable = False
+        elif not app.connecting and errno != EINTR:
             app_vanished(app)
             return
-        n = max(n, <ssize_t>0)
-        app.writable = n == <ssize_t>length
+        n = max(n, <ssize_t>0)  # a connection that failed is told by its event
     session.take(<uint32_t>n)
     if app.stream.in_ended:
         app_flush(app)
@@ -277,17 +274,10 @@ cdef void app_flush(App *app) noexcept:
     if not stream.in_ended:
         return
     app.write_ended = True
-    if app.is_socket:
+    session.end_handed(stream)
+    if app.read_ended:
+        app_close(app, False)
+    elif app.is_socket:
         shutdown(fd, SHUT_WR)
     else:
-        end_sink(app)
-    session.end_handed(stream)
-    close_if_done(app)
-
-
-cdef void end_sink(App *app) noexcept:
-    """Close the write side when it is a descriptor of its own: a reader of a pipe sees the end."""
-    cdef int fd = app.sink.fd
-    if fd >= 0:
-        (<Loop>app.apps.loop).remove(&app.sink)
-        close(fd)
+        (<Loop>app.apps.loop).close(&app.sink)  # a reader of a pipe sees the end

@@ -19,8 +19,7 @@ from mproxy.net._loop cimport (
     BUFFER_BYTES, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP,
 )
 from mproxy.net._socket cimport (
-    IPPROTO_TCP, TCP_NODELAY, TCP_NOTSENT_LOWAT, close, close_with_reset, receive_parts, send_parts, set_option,
-    ssize_t,
+    IPPROTO_TCP, TCP_NODELAY, TCP_NOTSENT_LOWAT, close_with_reset, receive_parts, send_parts, set_option, ssize_t,
 )
 
 
@@ -303,11 +302,7 @@ cdef class Endpoint:
         self.tell("on_lost", (self, why))
 
     cdef void end_carrier(self) noexcept:
-        cdef int fd = self.carrier.fd
-        if fd < 0:
-            return
-        self.loop.remove(&self.carrier)
-        close(fd)
+        self.loop.close(&self.carrier)
         self.carrier_readable = self.carrier_writable = False
 
     cdef void arm(self) noexcept:
@@ -347,7 +342,6 @@ cdef class Endpoint:
                 self.session.reset(stream, ResetCode.LOCAL_ERROR)
             close_with_reset(fd)
             return -1
-        set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1)
         self.was_busy = True
         app_watch(app)
         return 0
@@ -382,7 +376,7 @@ cdef class Endpoint:
         """The address that was tried failed: on to the next, or tell the peer."""
         cdef Target target = <Target>app.target
         cdef Stream *stream = app.stream
-        cdef int fd = -1, index = app.address + 1, failed
+        cdef int fd = -1, index = app.address + 1
         while fd < 0 and index < target.count:
             fd = target.dial(index)
             index += 1
@@ -390,9 +384,7 @@ cdef class Endpoint:
             self.refused(stream, target, error)
             app_close(app, False)
             return
-        failed = app.source.fd
-        self.loop.remove(&app.source)
-        close(failed)
+        self.loop.close(&app.source)
         app.source.fd = fd
         app.address = <uint8_t>(index - 1)
         app.writable = False

@@ -57,6 +57,7 @@ cdef class Loop:
     cdef int add(self, Source *source, uint32_t events) noexcept
     cdef void modify(self, Source *source, uint32_t events) noexcept
     cdef void remove(self, Source *source) noexcept
+    cdef void close(self, Source *source) noexcept
     cdef void schedule(self, Work *work) noexcept
     cdef void unschedule(self, Work *work) noexcept
     cdef void free_later(self, void *memory) noexcept

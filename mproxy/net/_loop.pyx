@@ -183,6 +183,12 @@ cdef class Loop:
             epoll_ctl(self.epoll_fd, EPOLL_CTL_DEL, source.fd, NULL)
             source.fd = -1
 
+    cdef void close(self, Source *source) noexcept:
+        """Close the descriptor, of which there is no duplicate: that ends the watching, too."""
+        if source.fd >= 0:
+            close(source.fd)
+            source.fd = -1
+
     cdef void schedule(self, Work *work) noexcept:
         """Run the work before the loop sleeps again."""
         if work.queued:

@@ -60,6 +60,7 @@ cdef ssize_t receive_parts(int fd, bint is_socket, iovec *parts, int count) noex
 cdef ssize_t send_parts(int fd, bint is_socket, iovec *parts, int count) noexcept nogil
 cdef void set_option(int fd, int level, int name, int value) noexcept nogil
 cdef int pending_error(int fd) noexcept nogil
+cdef void reset_on_close(int fd) noexcept nogil
 cdef void close_with_reset(int fd) noexcept nogil
 
 
@@ -68,5 +69,6 @@ cdef class Target:
     cdef socklen_t lengths[8]           # of each address
     cdef readonly int count             # addresses known
     cdef readonly str text              # HOST:PORT, for people
+    cdef bint local                     # on this host: an answer always comes
 
     cdef int dial(self, int index) noexcept

@@ -78,12 +78,17 @@ cdef int pending_error(int fd) noexcept nogil:
     return error
 
 
-cdef void close_with_reset(int fd) noexcept nogil:
-    """Close so that the other end sees a reset (SO_LINGER of 0, socket(7))."""
+cdef void reset_on_close(int fd) noexcept nogil:
+    """Make close(2) send a reset (SO_LINGER of 0, socket(7)); nothing for what is no socket."""
     cdef linger now
     now.l_onoff = 1
     now.l_linger = 0
     setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now))
+
+
+cdef void close_with_reset(int fd) noexcept nogil:
+    """Close so that the other end sees a reset."""
+    reset_on_close(fd)
     close(fd)
 
 
@@ -94,6 +99,7 @@ cdef class Target:
         cdef sockaddr_in *v4
         cdef sockaddr_in6 *v6
         self.text = text
+        self.local = all(address[0] in ("127.0.0.1", "::1") for _family, address in addresses)
         for family, address in addresses[:8]:
             memset(&self.addresses[self.count], 0, sizeof(sockaddr_storage))
             host = address[0].partition("%")[0].encode()
@@ -119,7 +125,8 @@ cdef class Target:
         if fd < 0:
             return -1
         set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1)
-        set_option(fd, IPPROTO_TCP, TCP_SYNCNT, DAEMON_SYN_RETRIES)
+        if not self.local:
+            set_option(fd, IPPROTO_TCP, TCP_SYNCNT, DAEMON_SYN_RETRIES)
         if connect(fd, <sockaddr *>&self.addresses[index], self.lengths[index]) < 0 and errno != EINPROGRESS:
             error = errno
             close(fd)
