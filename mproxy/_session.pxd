@@ -85,6 +85,7 @@ cdef class Session:
     cdef bint current_ends                 # the direction ends behind them
     cdef Stream *unlisted                  # after the end mark: next stream to compare with the peer's list
     cdef bint comparing                    # that comparison is under way
+    cdef uint32_t listed_id                # newest stream opened when the peer made its list
     cdef public bint stalled               # the carrier did not take all it was offered
     cdef int close_code                    # why the session ended
     cdef bytes close_reason                # the same in words
@@ -141,6 +142,7 @@ cdef class Session:
     cdef bint check_forgotten(self) noexcept
     cdef bint on_ack(self, Stream *stream, uint64_t ack) noexcept
     cdef bint compare_next(self, Event *event) noexcept
+    cdef bint unknown_to_peer(self, const Stream *stream) noexcept
     cdef void rejoin(self, Stream *stream) noexcept
     cdef bint fail(self, int code, const char *reason) noexcept
     cdef void tell_closed(self, Event *event) noexcept

@@ -17,7 +17,7 @@ order, so the peer has then read that frame, and a resume can no longer ask abou
 
 cimport cython
 
-from libc.stdint cimport uint8_t, uint16_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t
 from libc.stdlib cimport malloc
 from libc.string cimport memcmp, memcpy
 
@@ -99,7 +99,8 @@ cdef class Session:
         frame.type = FrameType.RESUME
         frame.flags = FrameFlag.END
         frame.stream = frame.length = 0
-        frame.seq = frame.ack = 0
+        frame.seq = self.last_id
+        frame.ack = 0
         encode_header(at, &frame)
         return result
 
@@ -556,6 +557,7 @@ cdef class Session:
         if frame.flags & FrameFlag.END:
             self.comparing = True
             self.unlisted = self.open_list.first
+            self.listed_id = <uint32_t>frame.seq
             self.resend_bytes = 0
             return self.compare_next(event)
         stream = table_find(&self.table, frame.stream)
@@ -589,20 +591,27 @@ cdef class Session:
         while self.unlisted != NULL:
             stream = self.unlisted
             self.unlisted = stream.all_next
-            if stream.listed_epoch != self.epoch and not stream.aborted:
-                if self.is_server or stream.confirmed:
+            if self.unknown_to_peer(stream):
+                if stream.aborted:
+                    stream.reset_ours = False  # nobody to tell
+                elif stream.in_done and stream.out_done:
+                    continue  # finished and forgotten there; here the application has yet to let go
+                elif self.is_server or stream.confirmed:
                     self.tell_reset(event, stream, ResetCode.UNKNOWN_STREAM)
                     if event.kind != EventKind.NOTHING:
                         return True
                     continue
-                stream.open_due = True
-                stream.sent = stream.out.head
+                else:
+                    stream.open_due = True
+                    stream.sent = stream.out.head
+            elif stream.listed_epoch != self.epoch:
+                stream_rewind(stream, 0)
             self.rejoin(stream)
         following = self.finished_list.first
         while following != NULL:
             stream = following
             following = stream.all_next
-            if stream.aborted and stream.reset_ours:
+            if stream.aborted and stream.reset_ours and not self.unknown_to_peer(stream):
                 self.revive(stream)
                 self.rejoin(stream)
         self.comparing = False
@@ -610,10 +619,20 @@ cdef class Session:
         event.kind = EventKind.RESUMED
         return True
 
+    cdef bint unknown_to_peer(self, const Stream *stream) noexcept:
+        """The peer's list is complete and lacks the stream.
+
+        Not so when the client opened it, on the carrier before, after it had made the list for this one.
+        """
+        if stream.listed_epoch == self.epoch:
+            return False
+        return not self.is_server or <int32_t>(stream.id - self.listed_id) <= 0
+
     cdef void rejoin(self, Stream *stream) noexcept:
         """Let the stream send on the new carrier: what is missing, or again the reset that may have been lost."""
         if stream.aborted:
             stream.reset_due = stream.reset_ours
+            self.retire_if_finished(stream)
         elif stream.peak > stream.sent:
             self.resend_bytes += stream.peak - stream.sent
         if stream.blocked:

@@ -43,7 +43,7 @@ cpdef enum FrameFlag:
     FIN = 0x01        # DATA: the direction ends after this payload
     WANT_ACK = 0x02   # DATA: the sender's buffer is full behind this frame: acknowledge once delivered
     REPLY = 0x04      # HEARTBEAT: answer to a heartbeat, not to be answered
-    END = 0x08        # RESUME: last of the list, stream 0
+    END = 0x08        # RESUME: last of the list, stream 0; cproxy's seq is the id of the newest stream it knew
     DONE = 0x10       # RESUME: this side has finished with the stream
     ABORTED = 0x20    # RESUME, with DONE: it ended by a reset
     IGNORABLE = 0x80  # a receiver that does not know the type skips the frame

@@ -95,3 +95,85 @@ def test_reset_lost_with_the_carrier_is_told_again_behind_its_own_barrier(pair):
     pair.client.transmit(50)
     pair.client.receive(heartbeat(echo_of=pair.now), pair.now, take_all)
     assert pair.client.look(stream) is not None
+
+
+# ---- resume: what the other side does not list
+
+def test_stream_opened_after_hello_left(pair):
+    """The client's list for the new carrier lacks a stream that the old carrier still brought to the server."""
+    old_list = pair.hello()
+    stream = pair.client.open()
+    pair.client.write(stream, b"question")
+    pair.up()
+    pair.server.write(stream, b"answer")
+    pair.server.transmit(1 << 20)
+    pair.attach(old_list)
+    assert [event[:3] for event in pair.pump()[0]] == [(EventKind.DATA, stream, b"answer")]
+    pair.both_end(stream)
+    pair.beat()
+    pair.beat()
+    assert pair.streams() == (0, 0)
+
+
+def test_reset_of_a_stream_whose_open_was_lost(pair):
+    """The server never heard of the stream: a RESET would be one for a stream that was never opened."""
+    stream = pair.client.open()
+    pair.client.transmit(1 << 20)
+    pair.lose()
+    pair.client.reset(stream)
+    pair.attach()
+    assert pair.pump() == ([], [])
+    pair.beat()
+    pair.beat()
+    assert pair.streams() == (0, 0)
+
+
+def test_lost_open_is_sent_again_with_its_data(pair):
+    stream = pair.client.open(b"host:23")
+    pair.client.write(stream, b"hello")
+    pair.client.transmit(1 << 20)
+    pair.lose()
+    pair.attach()
+    events = pair.pump()[1]
+    assert events == [(EventKind.OPENED, stream, b"host:23"), (EventKind.DATA, stream, b"hello", False)]
+
+
+def test_application_that_has_seen_both_ends_is_not_reset(pair):
+    """The server has finished with the stream and forgotten it; here the application has yet to let go."""
+    stream = started(pair)
+    for one in (pair.client, pair.server):
+        one.end(stream)
+    pair.pump()
+    for one in (pair.client, pair.server):
+        one.hand(stream, 0)
+    pair.server.release(stream)
+    pair.pump()
+    pair.beat()
+    pair.beat()
+    assert pair.streams() == (1, 0)
+    assert pair.attach() == ([(EventKind.RESUMED,)], [(EventKind.RESUMED,)])
+    pair.client.release(stream)
+    pair.beat()
+    pair.beat()
+    assert pair.streams() == (0, 0)
+
+
+@pytest.mark.parametrize("is_server", [True, False])
+def test_stream_that_the_peer_does_not_know_is_reset(is_server):
+    one = lone(is_server=is_server)
+    if is_server:
+        one.receive(encode_frame(FrameType.OPEN, stream=1), 2000, take_all)
+    else:
+        one.open()
+        one.transmit(1 << 20)
+        one.receive(encode_frame(FrameType.ACK, stream=1), 2000, take_all)
+    one.session.attach(2, 16384, 65536, b"", 3000)
+    events = one.receive(end_mark(newest=1), 3000, take_all)
+    assert events == [(EventKind.RESET, 1, ResetCode.UNKNOWN_STREAM), (EventKind.RESUMED,)]
+
+
+def test_newer_than_the_list_also_when_ids_wrapped():
+    one = lone(is_server=True)
+    one.receive(encode_frame(FrameType.OPEN, stream=3), 2000, take_all)
+    one.session.attach(2, 16384, 65536, b"", 3000)
+    assert one.receive(end_mark(newest=0xFFFFFFF0), 3000, take_all) == [(EventKind.RESUMED,)]
