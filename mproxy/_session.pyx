@@ -635,6 +635,8 @@ cdef class Session:
             self.retire_if_finished(stream)
         elif stream.peak > stream.sent:
             self.resend_bytes += stream.peak - stream.sent
+        if not self.is_server and not stream.aborted and stream.inp.head + stream.in_done > 0:
+            stream.ack_due = True  # a client's list can be older than the acks that the carrier before has lost
         if stream.blocked:
             stream.blocked = False
             self.space(stream)

@@ -177,3 +177,17 @@ def test_newer_than_the_list_also_when_ids_wrapped():
     one.receive(encode_frame(FrameType.OPEN, stream=3), 2000, take_all)
     one.session.attach(2, 16384, 65536, b"", 3000)
     assert one.receive(end_mark(newest=0xFFFFFFF0), 3000, take_all) == [(EventKind.RESUMED,)]
+
+
+def test_ack_lost_behind_an_old_list(pair):
+    """All bytes arrived before HELLO left, their ack left after it and is lost: the writer must not wait for ever."""
+    stream = started(pair)
+    while pair.server.write(stream, bytes(16384)):
+        pair.down(take_none)
+    old_list = pair.hello()
+    pair.client.hand(stream, 1 << 20)
+    pair.client.transmit(1 << 20)
+    pair.attach(old_list)
+    pair.pump()
+    assert pair.server.session.out_held == 0
+    assert stream in pair.server.spaces()
