@@ -535,9 +535,10 @@ cdef class Session:
         if not frame.flags & FrameFlag.REPLY:
             self.reply_to = <int64_t>(frame.seq & NEVER)
             return False
-        if self.barrier_sent_at == 0 or <int64_t>frame.ack != self.barrier_sent_at:
+        # A peer that read several heartbeats at once echoes the newest of them.
+        if self.barrier_sent_at == 0 or not self.barrier_sent_at <= <int64_t>frame.ack <= self.received_at:
             return False
-        sample = max(<int64_t>0, self.received_at - self.barrier_sent_at)
+        sample = self.received_at - <int64_t>frame.ack
         self.rtt_us = sample if self.rtt_us < 0 else (7 * self.rtt_us + sample) // 8
         self.barrier_sent_at = 0
         while True:  # a stream is never forgotten under a planned frame, whatever the peer claims to have read

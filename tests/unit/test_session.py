@@ -191,3 +191,39 @@ def test_ack_lost_behind_an_old_list(pair):
     pair.pump()
     assert pair.server.session.out_held == 0
     assert stream in pair.server.spaces()
+
+
+# ---- heartbeats
+
+def test_echo_of_a_later_heartbeat_counts(pair):
+    """A peer that was stopped reads several heartbeats at once and answers the newest: the barrier must not stick."""
+    stream = started(pair)
+    pair.both_end(stream)
+    late = b""
+    for _ in range(3):
+        pair.now += BEAT_US
+        pair.client.session.handle_timeout(pair.now)
+        late += pair.client.transmit(1 << 20)
+    pair.now += 5000
+    pair.server.receive(late, pair.now, take_all)
+    echoes = frames_of(pair.server.transmit(1 << 20))
+    assert [frame[4] for frame in echoes if frame[1] & FrameFlag.REPLY] == [1000 + 3 * BEAT_US]
+    pair.client.receive(heartbeat(echo_of=1000 + 3 * BEAT_US), pair.now, take_all)
+    assert pair.client.look(stream) is None
+    assert pair.client.session.rtt_us == 5000
+
+
+@pytest.mark.parametrize("echo", [0, 999, 1 << 40, 1 << 63, (1 << 64) - 1])
+def test_echo_of_nothing_we_sent_is_ignored(pair, echo):
+    pair.client.session.probe(2000)
+    pair.client.receive(heartbeat(echo_of=echo), 3000, take_all)
+    assert pair.client.session.rtt_us == -1
+
+
+def test_round_trip_time_is_smoothed(pair):
+    for rtt in (8000, 16000):
+        pair.now += BEAT_US
+        sent_at = pair.now
+        pair.client.session.probe(sent_at)
+        pair.client.receive(heartbeat(echo_of=sent_at), sent_at + rtt, take_all)
+    assert pair.client.session.rtt_us == 9000
