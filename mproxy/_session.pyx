@@ -412,7 +412,7 @@ cdef class Session:
             return self.on_resume(event)
         if frame.type == FrameType.HELLO or frame.type == FrameType.WELCOME:
             return self.fail(CloseCode.STATE_ERROR, "HELLO or WELCOME inside a session")
-        if frame.type > FrameType.GOODBYE:
+        if not FrameType.HELLO <= frame.type <= FrameType.GOODBYE:
             return False
         if self.state != CarrierState.ACTIVE:
             return self.fail(CloseCode.STATE_ERROR, "stream frame before the end of the RESUME list")

@@ -227,3 +227,16 @@ def test_round_trip_time_is_smoothed(pair):
         pair.client.session.probe(sent_at)
         pair.client.receive(heartbeat(echo_of=sent_at), sent_at + rtt, take_all)
     assert pair.client.session.rtt_us == 9000
+
+
+# ---- frames of the peer
+
+@pytest.mark.parametrize("frame_type", [0, 10, 255])
+def test_unknown_type_that_may_be_ignored_is_skipped(pair, frame_type):
+    """Type 0 is as unknown as any other; its numbers mean nothing."""
+    stream = started(pair)
+    skipped = encode_frame(
+        frame_type, flags=FrameFlag.IGNORABLE, stream=stream, seq=99, ack=77, payload=b"of a later version")
+    for one in (pair.client, pair.server):
+        assert one.receive(skipped, pair.now, take_all) == []
+        assert one.session.state == CarrierState.ACTIVE
