@@ -87,6 +87,7 @@ cdef void table_remove(StreamTable *table, const Stream *stream) noexcept nogil
 cdef void table_clear(StreamTable *table) noexcept nogil
 
 cdef void queue_push(StreamList *queue, Stream *stream, Queue kind) noexcept nogil
+cdef void queue_push_front(StreamList *queue, Stream *stream, Queue kind) noexcept nogil
 cdef void queue_remove(StreamList *queue, Stream *stream) noexcept nogil
 cdef void all_push(StreamList *streams, Stream *stream) noexcept nogil
 cdef void all_remove(StreamList *streams, Stream *stream) noexcept nogil

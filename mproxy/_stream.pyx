@@ -186,6 +186,18 @@ cdef void queue_push(StreamList *queue, Stream *stream, Queue kind) noexcept nog
     queue.last = stream
 
 
+cdef void queue_push_front(StreamList *queue, Stream *stream, Queue kind) noexcept nogil:
+    """Put a stream that is in no queue before all others."""
+    stream.queue = kind
+    stream.queue_prev = NULL
+    stream.queue_next = queue.first
+    if queue.first != NULL:
+        queue.first.queue_prev = stream
+    else:
+        queue.last = stream
+    queue.first = stream
+
+
 cdef void queue_remove(StreamList *queue, Stream *stream) noexcept nogil:
     if stream.queue_prev != NULL:
         stream.queue_prev.queue_next = stream.queue_next

@@ -1,7 +1,9 @@
 """What goes on the carrier next. Contract and pipeline: _transmit.pxd.
 
-Order: bytes of the session itself (control) first, then streams with little queued, then bulk streams in turns; a
-bulk stream gets a turn after every URGENT_RUN_BYTES, so that many small streams cannot starve it.
+Order: bytes of the session itself (control) first, then resets, streams with little queued, and bulk streams in
+turns; a bulk stream gets a turn after every URGENT_RUN_BYTES, so that many small streams cannot starve it. Resets are
+early because the budget counts on it: what the stream held is given to others at once, and their bytes must not
+arrive before the peer let go of as much.
 
 A planned frame is a promise: the carrier is a byte stream, so a frame whose first byte left must be finished, whatever
 happens to its stream meanwhile. Hence `Stream.planned`, and hence only what was really sent moves `Stream.peak`.
@@ -9,7 +11,7 @@ happens to its stream meanwhile. Hence `Stream.planned`, and hence only what was
 
 from mproxy._frames cimport Frame, encode_header
 from mproxy._ring cimport Ring, iovec, ring_append, ring_drop, ring_init, ring_release, ring_view
-from mproxy._stream cimport Queue, queue_push, queue_remove, stream_unsent
+from mproxy._stream cimport Queue, queue_push, queue_push_front, queue_remove, stream_unsent
 from mproxy._wire cimport HEADER_BYTES, FrameFlag, FrameType
 
 
@@ -33,6 +35,10 @@ cdef class Transmitter:
     cdef void ready(self, Stream *stream) noexcept:
         """Put the stream in the queue that what it has to send calls for, if any."""
         cdef uint64_t unsent
+        if stream.reset_due:
+            self.dequeue(stream)
+            queue_push_front(&self.urgent, stream, Queue.URGENT)
+            return
         if stream.queue == Queue.URGENT or stream.queue == Queue.BULK:
             return
         unsent = 0
@@ -183,7 +189,8 @@ cdef class Transmitter:
     cdef void plan_next_stream(self, size_t room) noexcept:
         """Plan a frame or two of the stream whose turn it is."""
         cdef Stream *stream
-        if self.urgent.first != NULL and (self.urgent_run < URGENT_RUN_BYTES or self.bulk.first == NULL):
+        if self.urgent.first != NULL and (
+                self.urgent_run < URGENT_RUN_BYTES or self.bulk.first == NULL or self.urgent.first.reset_due):
             stream = self.urgent.first
             queue_remove(&self.urgent, stream)
             if stream_unsent(stream) > SMALL_BYTES and not (

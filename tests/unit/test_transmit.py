@@ -128,3 +128,14 @@ def test_control_frames_go_before_streams():
     server.write(1, b"data")
     server.session.probe(2000)
     assert [frame[0] for frame in frames_of(server.transmit(1 << 20))] == [FrameType.HEARTBEAT, FrameType.DATA]
+
+
+def test_a_reset_goes_before_bytes_that_take_its_place():
+    """The peer counts the stream's bytes in its budget until it reads the RESET."""
+    client, (lost, other, *small) = opened(count=40)
+    for stream in small:
+        write_all(client, stream, bytes(16_000))
+    write_all(client, other, bytes(100_000))
+    client.reset(lost)
+    first = frames_of(client.transmit(1 << 20))[0]
+    assert first[:3] == (FrameType.RESET, 0, lost)
