@@ -58,5 +58,6 @@ def bystander(pair):
     for traffic in started:
         traffic.goes_on(more=50_000)
         traffic.finish()
-        assert not pair.sproxy.events("lost")
-        assert not pair.cproxy.events("lost")
+        session = pair.cproxy.event("connected")["session"]
+        for proxy in (pair.sproxy, pair.cproxy):
+            assert not [event for event in proxy.events("lost") if event["session"] == session]

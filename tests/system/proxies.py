@@ -13,7 +13,8 @@ PEERS = Path(__file__).with_name("peers.py")
 
 
 class Pair:
-    """Starts proxies and daemons in `lab` and remembers the last of each; `app` connects as an application does."""
+    """Starts proxies and daemons in `lab` and remembers the last of each; `app` connects as an application
+    does."""
 
     def __init__(self, lab):
         self.lab = lab
@@ -70,7 +71,8 @@ class Pair:
         return app, daemon
 
     def verify_health(self):
-        """No proxy may have crashed, or shown a traceback, whatever was done to it."""
+        """No proxy may have crashed, or shown a fault of its own, whatever was done to it."""
         for program in self.started:
             assert "Traceback" not in program.log.text, str(program)
+            assert "internal-error" not in program.log.text, str(program)
             assert program.process.poll() not in (-4, -6, -8, -11), str(program)

@@ -94,7 +94,7 @@ def test_copy_both_ways_through_ten_address_changes(pair, sshd):
         both_grow(there, here)
         lab.wifi.pull()
         outage(0.3)
-        assert up.running and down.running, f"a copy ended before change {change}"
+        assert all((up.running, down.running)), f"a copy ended before change {change}"
         lab.wifi.give(10 + change)
     assert up.wait(60) == 0, str(up)
     assert down.wait(60) == 0, str(down)

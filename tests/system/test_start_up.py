@@ -2,16 +2,17 @@
 
 import re
 import socket
+import subprocess
 
 import pytest
 from lab import outage
 from proxies import CPROXY, CPROXY_PORT, SPROXY, SPROXY_PORT
-from traffic import Traffic, read_exactly
+from traffic import Traffic, ends_by_reset, read_exactly
 
 
-def fails(program, name):
-    """The one line with which a program that did not start explains itself; its status is 2."""
-    assert program.wait() == 2, str(program)
+def fails(program, name, status=2):
+    """The one line with which a program that did not start explains itself."""
+    assert program.wait() == status, str(program)
     assert program.out.text == ""
     lines = [line for _, line in program.log.lines]
     assert len(lines) == 1, lines
@@ -25,7 +26,7 @@ def test_port_in_use(pair, lab, name):
     pair.start()
     second = (lab.client.start(CPROXY, CPROXY_PORT, "server", 1) if name == "cproxy" else
               lab.server.start(SPROXY, SPROXY_PORT))
-    line = fails(second, name)
+    line = fails(second, name, status=1)
     assert str(CPROXY_PORT if name == "cproxy" else SPROXY_PORT) in line
     assert "in use" in line
 
@@ -34,12 +35,17 @@ def test_port_in_use(pair, lab, name):
 def test_privileged_port_as_unprivileged_user(lab, command):
     """Goal: port 23 without the right to it: one line, no traceback."""
     program = lab.client.start("setpriv", "--bounding-set=-net_bind_service", "--inh-caps=-net_bind_service", *command)
-    assert re.search(r"23.*(permission|allowed|privilege)", fails(program, command[0].name), re.IGNORECASE)
+    assert re.search(r"23.*need root", fails(program, command[0].name, status=1), re.IGNORECASE)
 
 
-@pytest.mark.parametrize("command, words", [
-    ([SPROXY, "--bind", "192.0.2.1", 6200], "192.0.2.1"),
-    ([CPROXY, "--bind", "192.0.2.1", 5200, "server", 6200], "192.0.2.1"),
+@pytest.mark.parametrize("command", [[CPROXY, "--bind", "192.0.2.1", 5200, "server", 6200],
+                                     [SPROXY, "--bind", "192.0.2.1", 6200]], ids=["cproxy", "sproxy"])
+def test_address_of_another_host(lab, command):
+    """Goal: --bind with an address that this host does not have."""
+    assert "192.0.2.1" in fails(lab.client.start(*command), command[0].name, status=1)
+
+
+@pytest.mark.parametrize(("command", "words"), [
     ([SPROXY, "--bind", "some.name", 6200], "some.name"),
     ([CPROXY, 5200, "server"], "PORT"),
     ([CPROXY, 5200, "server", "port"], "port"),
@@ -71,18 +77,18 @@ def swallowing(lab):
     return lab.server_address
 
 
-WHYS = {no_address: "unreachable", unknown_name: "nowhere.example", refusing: "refused", swallowing: "time"}
+WHYS = {no_address: "unreachable", unknown_name: "nowhere.example", refusing: "refused", swallowing: "no answer"}
 
 
 @pytest.mark.parametrize("trouble", WHYS, ids=lambda function: function.__name__)
 def test_server_that_cannot_be_reached_yet(pair, lab, trouble):
-    """Goal: cproxy says why and tries again, without filling the log; the application waits and is served when the
-    trouble is over."""
+    """Goal: cproxy says why; without a session the application is told by a reset, as a failed connect would. The next
+    application is served when the trouble is over."""
     pair.echo()
     pair.start_cproxy("--connect-timeout", "1s", server=trouble(lab))
     app = pair.app()
-    app.sendall(b"hello")
     assert WHYS[trouble] in pair.cproxy.event("dial-failed")["why"].lower()
+    assert ends_by_reset(app)
     pair.start_sproxy()
     if trouble is no_address:
         lab.wifi.give(2)
@@ -90,8 +96,31 @@ def test_server_that_cannot_be_reached_yet(pair, lab, trouble):
         lab.client.knows(**{"nowhere.example": lab.server_address})
     elif trouble is swallowing:
         lab.wifi.mend()
+    app = pair.app()
+    app.sendall(b"hello")
     assert read_exactly(app, 5) == b"hello"
-    assert len(pair.cproxy.events("dial-failed")) < 10
+    assert len(pair.cproxy.events("dial-failed")) < 5
+
+
+def test_eager_keeps_trying(pair):
+    """Goal: --eager: no application is needed for the next attempt, and the log is not filled with them."""
+    pair.start_cproxy("--eager")
+    assert pair.cproxy.event("dial-failed")["why"]
+    outage(3)
+    pair.start_sproxy()
+    pair.cproxy.event("connected", within=7)
+    assert len(pair.cproxy.events("dial-failed")) < 5
+
+
+@pytest.mark.parametrize("trouble", WHYS, ids=lambda function: function.__name__)
+def test_stdio_without_a_server(pair, lab, trouble):
+    """Goal: `cproxy --stdio` that gets no session says why in one line and exits with a status that is not 0."""
+    server = trouble(lab)
+    cproxy = pair.lab.client.start(CPROXY, "--stdio", "--connect-timeout", "1s", server, SPROXY_PORT,
+                                   stdin=subprocess.PIPE)
+    assert cproxy.wait() == 1
+    assert len(cproxy.log.lines) == 1
+    assert WHYS[trouble] in cproxy.event("dial-failed")["why"].lower()
 
 
 @pytest.fixture
@@ -118,7 +147,7 @@ def test_name_service_that_hangs_stops_nobody(pair, lab, silent_name_server):
     traffic = Traffic([pair.app()])
     traffic.goes_on()
     lab.client.knows()
-    lab.phone.give(5)
+    lab.phone.give(5, metric=50)
     silent_name_server.settimeout(10)
     assert silent_name_server.recv(512), "nobody asked the name server"
     for _ in range(20):
@@ -129,13 +158,8 @@ def test_name_service_that_hangs_stops_nobody(pair, lab, silent_name_server):
     assert pair.cproxy.stop(within=7) == 0
 
 
-def test_state_directory_that_cannot_be_made(pair, lab):
-    """Goal: no place for the instance id is a warning, no reason not to relay."""
-    pair.echo()
-    pair.start_sproxy()
+def test_state_directory_that_cannot_be_made(lab):
+    """Goal: no place for the instance id where the user wants it: one line that names it."""
     (lab.client.home / "file").write_text("")
-    pair.start_cproxy("--state-dir", lab.client.home / "file" / "below")
-    app = pair.app()
-    app.sendall(b"hello")
-    assert read_exactly(app, 5) == b"hello"
-    assert [event for event in pair.cproxy.events() if event.level == "warning"]
+    cproxy = lab.client.start(CPROXY, "--state-dir", lab.client.home / "file" / "below", CPROXY_PORT, "server", 1)
+    assert "file/below" in fails(cproxy, "cproxy", status=1)

@@ -9,8 +9,21 @@ from lab import until
 from proxies import SPROXY_PORT
 from traffic import read_exactly
 from wire_peer import (
-    BAD_PROOF, FRAME_ERROR, GOODBYE, LIMIT_ERROR, MIB, OPEN, STALE_EPOCH, STATE_ERROR, UNKNOWN_SESSION, VERSION_ERROR,
-    LyingClient, LyingServer, frame, hello, preamble,
+    BAD_PROOF,
+    FRAME_ERROR,
+    GOODBYE,
+    LIMIT_ERROR,
+    MIB,
+    OPEN,
+    STALE_EPOCH,
+    STATE_ERROR,
+    UNKNOWN_SESSION,
+    VERSION_ERROR,
+    LyingClient,
+    LyingServer,
+    frame,
+    hello,
+    preamble,
 )
 
 TLS_CLIENT_HELLO = bytes.fromhex("16030100c8010000c40303") + random.Random(1).randbytes(194)
@@ -27,8 +40,8 @@ STRANGERS = {
 
 
 def test_strangers_are_turned_away(pair, lab, bystander):
-    """Goal: garbage, HTTP, TLS, ... each is told off by a closed connection at once and one log line that says what it
-    was; a session beside them goes on."""
+    """Goal: garbage, HTTP, TLS, ... each is told off by a closed connection at once and one log line that
+    says what it was; a session beside them goes on."""
     bystander()
     for number, (name, first_bytes) in enumerate(STRANGERS.items(), 1):
         stranger = LyingClient(lab, SPROXY_PORT)
@@ -106,10 +119,11 @@ def test_version_mismatch_names_both_versions(pair, lab, bystander):
     code, text, _ = peer.turned_away()
     assert code == VERSION_ERROR
     for told in (text, pair.sproxy.event("refused")["why"]):
-        assert "version 9" in told and "version 1" in told
+        assert "version 9" in told
+        assert "version 1" in told
 
 
-@pytest.mark.parametrize("answer, words", [
+@pytest.mark.parametrize(("answer", "words"), [
     (preamble(version=7), ["version 7", "version 1"]),
     (preamble() + frame(GOODBYE, seq=VERSION_ERROR, payload=b"peer speaks protocol version 1, this program version 8"),
      ["version 8", "version 1"]),
@@ -120,7 +134,8 @@ def test_version_mismatch_names_both_versions(pair, lab, bystander):
     (b"", []),
 ], ids=["version", "their version", "http", "ssh", "no welcome", "unknown frame", "closed"])
 def test_cproxy_says_what_answered(pair, lab, answer, words):
-    """Goal: no sproxy at that port, or one of another version: cproxy logs what it is, lives on, and tries again."""
+    """Goal: no sproxy at that port, or one of another version: cproxy logs what it is, lives on, and tries
+    again."""
     with lab.server.listen(SPROXY_PORT, "0.0.0.0") as listener:
         pair.start_cproxy()
         app = pair.app()
@@ -154,7 +169,7 @@ def app_was_reset(app):
     return False
 
 
-@pytest.mark.parametrize("first_frame, code", [
+@pytest.mark.parametrize(("first_frame", "code"), [
     (frame(OPEN, stream=1), STATE_ERROR),
     (frame(1, payload=bytes(103)), FRAME_ERROR),
     (frame(1, length=0xFFFFFFFF), FRAME_ERROR),
@@ -164,8 +179,8 @@ def app_was_reset(app):
     (hello(window=1 << 31), LIMIT_ERROR),
     (hello(epoch=0), STALE_EPOCH),
     (hello(session=b"never was", proof=bytes(32)), UNKNOWN_SESSION),
-], ids=["open", "short hello", "endless hello", "unknown type", "small window", "small budget", "large window", "epoch 0",
-        "unknown session"])
+], ids=["open", "short hello", "endless hello", "unknown type", "small window", "small budget", "large window",
+        "epoch 0", "unknown session"])
 def test_wrong_first_frame(pair, lab, bystander, first_frame, code):
     """Goal: after a good preamble a first frame that is none: turned away with the reason."""
     bystander()
@@ -177,8 +192,9 @@ def test_wrong_first_frame(pair, lab, bystander, first_frame, code):
 
 
 def test_resume_needs_the_secret(pair, lab, bystander):
-    """Goal: knowing a session's id is not enough: a wrong proof is refused and the true carrier is not touched. An old
-    epoch is refused too and told the newest one; the true peer with a higher epoch is served."""
+    """Goal: knowing a session's id is not enough: a wrong proof is refused and the true carrier is not
+    touched. An old epoch is refused too and told the newest one; the true peer with a higher epoch is served.
+    """
     bystander()
     true = LyingClient(lab, SPROXY_PORT)
     welcome = true.join()

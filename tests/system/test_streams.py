@@ -7,7 +7,16 @@ import pytest
 from lab import outage, until
 from proxies import DAEMON_PORT
 from traffic import (
-    Flow, Traffic, ends_by_reset, fill, pattern, read_exactly, read_pattern, read_to_end, reset, send_pattern,
+    Flow,
+    Traffic,
+    ends_by_reset,
+    fill,
+    pattern,
+    read_exactly,
+    read_pattern,
+    read_to_end,
+    reset,
+    send_pattern,
 )
 
 MIB = 1 << 20
@@ -21,8 +30,8 @@ def daemon(lab):
 
 
 def test_200_streams_across_a_change_of_address(pair):
-    """Goal: 200 applications in full traffic; the address goes away for 2 s and changes; each gets each of its bytes
-    once and in order, and its end."""
+    """Goal: 200 applications in full traffic; the address goes away for 2 s and changes; each gets each of
+    its bytes once and in order, and its end."""
     pair.echo()
     pair.start()
     traffic = Traffic(pair.app() for _ in range(200))
@@ -36,36 +45,38 @@ def test_200_streams_across_a_change_of_address(pair):
     assert len(pair.cproxy.events("resumed")) == 1
 
 
-@pytest.mark.parametrize("stopped", ["application", "daemon"])
-def test_stopped_reader_disturbs_nobody(pair, daemon, stopped):
-    """Goal: for 10 s one side of a stream reads nothing (ctrl-S) while its other side sends all it can. Another stream
-    goes on at full speed, the carrier is not declared dead, and afterwards the stopped stream has lost nothing."""
+def test_stopped_readers_disturb_nobody(pair, daemon):
+    """Goal: for 10 s one application and one daemon read nothing (ctrl-S) while their other sides send all they can.
+    Another stream goes on at full speed, the carrier is not declared dead, and afterwards nothing is lost."""
     pair.start()
-    app, connection = pair.joined(daemon)
-    sender, reader = (connection, app) if stopped == "application" else (app, connection)
+    app, sending_daemon = pair.joined(daemon)
+    sending_app, connection = pair.joined(daemon)
     other = Flow(*reversed(pair.joined(daemon)))
     alone = other.rate(2)
-    sent = fill(sender)
-    assert sent < 64 * MIB, "the application is read although nobody takes its bytes"
+    sent = fill(sending_daemon), fill(sending_app)
+    assert max(sent) < 64 * MIB, "the sender is read although nobody takes its bytes"
     beside = other.rate(10)
-    assert beside > alone / 3, f"{beside / 1e6:.0f} MB/s beside a stopped reader, {alone / 1e6:.0f} MB/s before"
+    assert beside > alone / 3, f"{beside / 1e6:.0f} MB/s beside stopped readers, {alone / 1e6:.0f} MB/s before"
     assert not pair.cproxy.events("lost")
     assert not pair.sproxy.events("lost")
     other.stop()
-    sender.shutdown(socket.SHUT_WR)
-    read_pattern(reader, sent)
-    assert reader.recv(1) == b""
+    for sender, reader, count in ((sending_daemon, app, sent[0]), (sending_app, connection, sent[1])):
+        sender.shutdown(socket.SHUT_WR)
+        read_pattern(reader, count)
+        assert reader.recv(1) == b""
 
 
 def test_stopped_streams_leave_room_for_others(pair, daemon):
-    """Goal: more stopped readers than the session budget holds; another stream still goes through."""
+    """Goal: more stopped readers than the session budget holds; another stream still goes through, not fast (its share
+    is small) but steadily, without waiting for heartbeats."""
     options = ["--window", "256KiB", "--session-budget", "1MiB"]
     pair.start(sproxy=options, cproxy=options)
     stopped = [pair.joined(daemon) for _ in range(12)]
     sent = [fill(connection, quiet=0.1) for _, connection in stopped]
     app, connection = pair.joined(daemon)
     flow = Flow(connection, app)
-    until(lambda: flow.received > 4 * MIB, 20, "4 MiB beside stopped readers")
+    rate = flow.rate(2)
+    assert rate > 5e6, f"{rate / 1e6:.2f} MB/s"
     flow.stop()
     for (application, connection), count in zip(stopped, sent, strict=True):
         connection.shutdown(socket.SHUT_WR)
@@ -75,7 +86,8 @@ def test_stopped_streams_leave_room_for_others(pair, daemon):
 
 @pytest.mark.parametrize("answer_bytes", [0, 1, 20 * MIB])
 def test_end_of_the_request_lets_the_whole_answer_through(pair, daemon, answer_bytes):
-    """Goal: the application sends its request and EOF, and still gets everything that the daemon says after that."""
+    """Goal: the application sends its request and EOF, and still gets everything that the daemon says after
+    that."""
     pair.start()
     app = pair.app()
     app.sendall(b"request")

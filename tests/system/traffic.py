@@ -1,7 +1,7 @@
 """Bytes that tell where they belong, and sockets driven and judged by them.
 
-`pattern(offset, count)` is the same pseudo-random text for every test: a byte lost, repeated or moved shows as a
-difference at its offset.
+`pattern(offset, count)` is the same pseudo-random text for every test: a byte lost, repeated or moved shows
+as a difference at its offset.
 """
 
 import errno
@@ -79,9 +79,11 @@ def ends_by_reset(connection):
 
 
 class Traffic(threading.Thread):
-    """Sends the pattern on every connection to an echo daemon, and judges what comes back, until told to finish.
+    """Sends the pattern on every connection to an echo daemon, and judges what comes back, until told to
+    finish.
 
-    At most `in_flight` bytes of a connection are on their way. `received[i]` counts the good bytes of connection i.
+    At most `in_flight` bytes of a connection are on their way. `received[i]` counts the good bytes of
+    connection i.
     """
 
     def __init__(self, connections, in_flight=1 << 16):
@@ -121,7 +123,9 @@ class Traffic(threading.Thread):
             check(data, self.received[index])
             self.received[index] += len(data)
             if not data:
-                assert finishing and self.received[index] == self.sent[index], "ended too early"
+                missing = self.sent[index] - self.received[index]
+                assert finishing, "ended too early"
+                assert missing == 0, f"ended {missing} bytes too early"
                 self.selector.unregister(key.fileobj)
                 return
         room = 0 if finishing else self.in_flight - (self.sent[index] - self.received[index])
@@ -212,4 +216,4 @@ class Flow(threading.Thread):
         self.join(within)
         self.reader.join(within)
         assert self.failure is None, self.failure
-        assert not self.is_alive() and not self.reader.is_alive(), f"stuck after {self.received} bytes"
+        assert not (self.is_alive() or self.reader.is_alive()), f"stuck after {self.received} bytes"

@@ -6,6 +6,7 @@ peers would not get along with them.
 
 import hashlib
 import hmac
+import os
 import struct
 import time
 from collections import namedtuple
@@ -40,8 +41,8 @@ def frame(kind, flags=0, stream=0, seq=0, ack=0, payload=b"", length=None, reser
     return HEADER.pack(kind, flags, reserved, stream, length, seq, ack) + payload
 
 
-def hello(session=NOBODY, secret=b"", epoch=1, instance=b"i" * 16, window=4 * MIB, budget=64 * MIB, proof=None):
-    nonce = b"n" * 16
+def hello(session=NOBODY, secret=b"", epoch=1, instance=None, window=4 * MIB, budget=64 * MIB, proof=None):
+    nonce, instance = b"n" * 16, instance or os.urandom(16)
     if proof is None:
         claim = b"mproxy resume\0" + session + instance + nonce + struct.pack(">Q", epoch)
         proof = hmac.digest(secret, claim, hashlib.sha256) if secret else bytes(32)
