@@ -26,6 +26,7 @@ cdef struct App:
     bint writable       # no EAGAIN since the last event
     bint connecting     # the daemon has not answered yet
     bint hung_up        # the other end closed or broke: the next read will say which
+    bint urgent         # it sends urgent data: a read ends in front of such a byte, so a short one proves nothing
     bint broken         # the other end reset the connection
     bint read_ended     # EOF read and given to the stream
     bint write_ended    # the stream's end given to the application

@@ -12,7 +12,7 @@ from libc.stdlib cimport calloc
 
 from mproxy._ring cimport iovec, ring_space, ring_used, ring_view
 from mproxy._wire cimport ResetCode
-from mproxy.net._loop cimport EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP
+from mproxy.net._loop cimport EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
 from mproxy.net._socket cimport (
     SHUT_WR, pending_error, receive_parts, reset_on_close, send_parts, shutdown, ssize_t,
 )
@@ -50,7 +50,7 @@ cdef App *app_new(Apps *apps, Stream *stream, int fd, int write_fd) noexcept:
 cdef int app_watch(App *app) noexcept:
     """Begin to wait for the descriptors; -1 with errno."""
     cdef Loop loop = <Loop>app.apps.loop
-    cdef uint32_t events = EPOLLIN | EPOLLRDHUP | EPOLLET
+    cdef uint32_t events = EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET
     if app.sink.fd < 0:
         events |= EPOLLOUT
     elif loop.add(&app.sink, EPOLLOUT | EPOLLET) < 0:
@@ -109,9 +109,10 @@ cdef void on_ready(Source *source, uint32_t events) noexcept:
         finish_connect(app, events)
         if app.source.fd < 0 or app.connecting:
             return
-    if events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+    if events & (EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
         app.readable = True
         app.hung_up |= (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0
+        app.urgent |= (events & EPOLLPRI) != 0
         app.broken |= (events & EPOLLERR) != 0
         app_mark_ready(app)
     if app.writable and (ring_used(&app.stream.inp) > 0 or app.stream.in_ended):
@@ -207,7 +208,7 @@ cdef size_t app_read(App *app, size_t budget) noexcept:
             session.wrote(stream, <uint32_t>n)
             done += n
             # A short read has emptied the socket, and new bytes make a new event; but only a read tells the end.
-            app.readable = n == <ssize_t>room or app.hung_up or app.is_file
+            app.readable = n == <ssize_t>room or app.hung_up or app.urgent or app.is_file
         elif n == 0:
             app.read_ended = True
             session.end(stream)
@@ -277,7 +278,7 @@ cdef void app_flush(App *app) noexcept:
     session.end_handed(stream)
     if app.read_ended:
         app_close(app, False)
-    elif app.is_socket:
-        shutdown(fd, SHUT_WR)
-    else:
-        (<Loop>app.apps.loop).close(&app.sink)  # a reader of a pipe sees the end
+        return
+    shutdown(fd, SHUT_WR)
+    if not app.is_socket:
+        (<Loop>app.apps.loop).close(&app.sink)  # the reader of a pipe sees the end by this

@@ -28,7 +28,7 @@ cdef extern from "<sys/socket.h>" nogil:
         int l_linger
     int MSG_DONTWAIT, MSG_NOSIGNAL
     int SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC
-    int SOL_SOCKET, SO_ERROR, SO_LINGER
+    int SOL_SOCKET, SO_ERROR, SO_LINGER, SO_OOBINLINE
     int SHUT_WR
     ssize_t recv(int fd, void *data, size_t length, int flags)
     ssize_t send(int fd, const void *data, size_t length, int flags)

@@ -125,6 +125,7 @@ cdef class Target:
         if fd < 0:
             return -1
         set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1)
+        set_option(fd, SOL_SOCKET, SO_OOBINLINE, 1)  # else an urgent byte (telnet sends some) would not be read
         if not self.local:
             set_option(fd, IPPROTO_TCP, TCP_SYNCNT, DAEMON_SYN_RETRIES)
         if connect(fd, <sockaddr *>&self.addresses[index], self.lengths[index]) < 0 and errno != EINPROGRESS:

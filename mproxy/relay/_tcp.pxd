@@ -19,7 +19,7 @@ cdef struct Side:
     Ring waiting       # bytes that this socket has not taken yet
     bint readable      # no EAGAIN since the last event
     bint writable      # no EAGAIN since the last event
-    bint hung_up       # the next read tells how the connection ends
+    bint hung_up       # the next read tells how the connection ends, or urgent data cuts reads short
     bint connecting    # the target has not answered yet
     bint read_ended    # EOF read
     bint write_ended   # the other side's EOF passed on

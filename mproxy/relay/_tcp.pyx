@@ -10,7 +10,7 @@ from libc.stdlib cimport calloc
 
 from mproxy._ring cimport iovec, ring_append, ring_drop, ring_release, ring_used, ring_view
 from mproxy.net._loop cimport (
-    BUFFER_BYTES, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP,
+    BUFFER_BYTES, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP,
 )
 from mproxy.net._socket cimport (
     IPPROTO_TCP, SHUT_WR, SOCK_CLOEXEC, SOCK_NONBLOCK, TCP_NODELAY, accept4, close, close_with_reset, dup,
@@ -22,6 +22,8 @@ cdef enum:
     ACCEPTS_A_TURN = 64
     PAUSE_US = 500000
     TURN_READS = 4  # reads of one direction before other pairs get their turn
+
+cdef uint32_t PAIR_EVENTS = EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP | EPOLLET
 
 
 cdef class Relay:
@@ -76,7 +78,7 @@ cdef class Relay:
         self.first = pair
         self.count += 1
         self.total += 1
-        self.loop.add(&pair.client.source, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)
+        self.loop.add(&pair.client.source, PAIR_EVENTS)
         if self.dial(pair) < 0:
             pair_unreachable(pair, errno)
 
@@ -92,7 +94,7 @@ cdef class Relay:
         pair.server.source.fd = fd
         pair.server.connecting = True
         pair.server.writable = False
-        return self.loop.add(&pair.server.source, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)
+        return self.loop.add(&pair.server.source, PAIR_EVENTS)
 
     cdef void tell(self, str event, tuple arguments) noexcept:
         self.loop.guard(partial(getattr(self.observer, event), *arguments), None)
@@ -115,9 +117,9 @@ cdef void side_ready(Source *source, uint32_t events) noexcept:
     cdef Side *side = <Side *>source.owner
     if events & (EPOLLOUT | EPOLLERR | EPOLLHUP):
         side.writable = True
-    if events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+    if events & (EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
         side.readable = True
-        side.hung_up |= (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0
+        side.hung_up |= (events & (EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0
     (<Relay>side.pair.relay).loop.schedule(&side.pair.work)
 
 
