@@ -30,7 +30,7 @@ shapes[<int>FrameType.RESUME] = Shape(
 shapes[<int>FrameType.HEARTBEAT] = Shape(HEARTBEAT_BYTES, HEARTBEAT_BYTES, FrameFlag.REPLY, 0)
 shapes[<int>FrameType.OPEN] = Shape(0, MAX_TARGET_BYTES, 0, 1)
 shapes[<int>FrameType.DATA] = Shape(0, MAX_DATA_BYTES, FrameFlag.FIN | FrameFlag.WANT_ACK, 1)
-shapes[<int>FrameType.ACK] = Shape(0, 0, 0, 1)
+shapes[<int>FrameType.ACK] = Shape(0, 0, FrameFlag.WANT_ACK, 1)
 shapes[<int>FrameType.RESET] = Shape(0, MAX_REASON_BYTES, 0, 1)
 shapes[<int>FrameType.GOODBYE] = Shape(0, MAX_REASON_BYTES, 0, 0)
 

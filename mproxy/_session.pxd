@@ -58,7 +58,7 @@ cdef class Session:
     cdef readonly uint32_t max_streams     # open at once
     cdef readonly int64_t heartbeat_us     # interval
     cdef readonly int misses               # intervals of silence that mean a dead carrier
-    cdef uint32_t ack_bytes                # delivered and not acknowledged: send a bare ACK
+    cdef uint32_t ack_bytes                # delivered and not acknowledged: send a bare ACK; from the smaller window
     cdef uint32_t send_window              # the smaller of our window and the peer's
     cdef uint64_t send_budget              # the smaller of our budget and the peer's
     # streams
@@ -122,6 +122,7 @@ cdef class Session:
     # streams
     cdef Stream *open_stream(self, bytes target, void *owner) noexcept
     cdef uint32_t room(self, Stream *stream, uint32_t want) noexcept
+    cdef uint32_t no_room(self, Stream *stream) noexcept
     cdef void wrote(self, Stream *stream, uint32_t length) noexcept
     cdef void end(self, Stream *stream) noexcept
     cdef void reset(self, Stream *stream, int code) noexcept

@@ -120,6 +120,7 @@ cdef class Session:
         self.epoch = epoch
         self.send_window = min(self.window, peer_window)
         self.send_budget = min(self.budget, peer_budget)
+        self.ack_bytes = min(ACK_BYTES, self.send_window // 4)
         self.transmitter.peer_window = self.send_window
         parser_init(&self.parser)
         if self.transmitter.add_control(first, len(first)) < 0:
@@ -312,8 +313,7 @@ cdef class Session:
             share = (self.send_budget - self.out_held) // 2
         limit = <uint32_t>max(<uint64_t>MIN_WINDOW_BYTES, min(<uint64_t>self.send_window, share))
         if used >= limit:
-            stream.blocked = True
-            return 0
+            return self.no_room(stream)
         if ring_free(&stream.out) == 0:
             capacity = stream.out.capacity
             if capacity == 0:
@@ -321,9 +321,17 @@ cdef class Session:
             elif not self.stalled:
                 capacity = min(limit, capacity * 4)
             if ring_reserve(&stream.out, capacity) < 0 or ring_free(&stream.out) == 0:
-                stream.blocked = True
-                return 0
+                return self.no_room(stream)
         return min(want, min(limit - used, ring_free(&stream.out)))
+
+    cdef uint32_t no_room(self, Stream *stream) noexcept:
+        """The application waits for an ack. When everything is planned already, no DATA can ask for one: an ACK does."""
+        if not stream.blocked:
+            stream.blocked = True
+            if stream.sent == stream.out.tail:
+                stream.ack_due = True
+                self.transmitter.ready(stream)
+        return 0
 
     cdef void wrote(self, Stream *stream, uint32_t length) noexcept:
         """`length` bytes of the application now lie behind `out.tail`, in the space that `room` granted."""
@@ -424,6 +432,9 @@ cdef class Session:
         if stream == NULL:
             return self.check_forgotten()
         stream.confirmed = True
+        if frame.flags & FrameFlag.WANT_ACK and not stream.aborted:
+            stream.want_ack_at = stream.inp.tail
+            self.acknowledge(stream)
         return self.on_ack(stream, frame.ack)
 
     cdef bint check_forgotten(self) noexcept:

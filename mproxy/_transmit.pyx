@@ -240,7 +240,7 @@ cdef class Transmitter:
                 self.resent_bytes += length if stream.sent + length <= stream.peak else stream.peak - stream.sent
             stream.sent += length + ((flags & FrameFlag.FIN) != 0)
         elif stream.ack_due:
-            self.plan_frame(stream, FrameType.ACK, 0, 0, 0)
+            self.plan_frame(stream, FrameType.ACK, FrameFlag.WANT_ACK if stream.blocked else 0, 0, 0)
 
     cdef void plan_frame(self, Stream *stream, int type, int flags, uint64_t seq, uint32_t length) noexcept:
         """Append one frame with the newest ack to the batch."""

@@ -41,7 +41,7 @@ cpdef enum FrameType:
 
 cpdef enum FrameFlag:
     FIN = 0x01        # DATA: the direction ends after this payload
-    WANT_ACK = 0x02   # DATA: the sender's buffer is full behind this frame: acknowledge once delivered
+    WANT_ACK = 0x02   # DATA, ACK: the sender's buffer is full: acknowledge once all up to here is delivered
     REPLY = 0x04      # HEARTBEAT: answer to a heartbeat, not to be answered
     END = 0x08        # RESUME: last of the list, stream 0; cproxy's seq is the id of the newest stream it knew
     DONE = 0x10       # RESUME: this side has finished with the stream

@@ -240,3 +240,46 @@ def test_unknown_type_that_may_be_ignored_is_skipped(pair, frame_type):
     for one in (pair.client, pair.server):
         assert one.receive(skipped, pair.now, take_all) == []
         assert one.session.state == CarrierState.ACTIVE
+
+
+# ---- acks
+
+def test_full_buffer_whose_bytes_have_left_asks_for_an_ack():
+    config = make_config(window_bytes=1 << 20, session_budget_bytes=1 << 20)
+    pair = Pair(config)
+    pair.attach()
+    streams = [started(pair) for _ in range(12)]
+    for stream in streams:        # each delivered and below what calls for an ack; together the whole budget
+        while pair.client.write(stream, bytes(4096)) and pair.client.look(stream)["written"] < 120_000:
+            pass
+        pair.pump()
+    stream = streams[-1]
+    assert pair.client.session.out_held > config.session_budget_bytes // 2
+    while pair.client.write(stream, bytes(1024)):
+        pair.up()
+    pair.pump()
+    assert pair.client.look(stream)["acked"] == pair.client.look(stream)["written"]
+    assert stream in pair.client.spaces()
+
+
+@pytest.mark.parametrize("small_is_server", [True, False])
+def test_acks_follow_the_smaller_window(small_is_server):
+    """A stream that fills a small window and then ends asks for nothing; its end must not wait for a heartbeat."""
+    big, small = make_config(window_bytes=65536), make_config(window_bytes=4096)
+    pair = Pair(*((big, small) if small_is_server else (small, big)))
+    pair.attach()
+    stream = started(pair)
+    for one in (pair.client, pair.server):
+        assert one.write(stream, bytes(4096)) == 4096
+        one.end(stream)
+    pair.pump()
+    assert pair.client.look(stream)["in_ended"] and pair.server.look(stream)["in_ended"]
+
+
+def test_ack_of_what_little_was_delivered_waits_for_the_heartbeat(pair):
+    stream = started(pair)
+    pair.client.write(stream, b"key")
+    pair.pump()
+    assert pair.client.look(stream)["acked"] == 0
+    pair.beat()
+    assert pair.client.look(stream)["acked"] == 3
