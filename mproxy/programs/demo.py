@@ -1,0 +1,354 @@
+"""`mproxy demo`: a connection through cproxy and sproxy while the client's address is taken away and another is given.
+
+The life of a number: the daemon writes it (demo_peers.CountingDaemon), sproxy and cproxy carry it over a network that
+comes and goes (demo_net), the client reads it, `Screen` shows it, and `Verdict` compares what was sent with what came.
+"""
+
+import itertools
+import os
+import select
+import signal
+import sys
+import textwrap
+import time
+
+from mproxy.config import SECOND_US, Config, SessionConfig, Setting, format_duration
+from mproxy.errors import MproxyError, UsageError
+from mproxy.programs.demo_net import Cable, Cut, why_no_cable
+from mproxy.programs.demo_peers import END_OF_STREAM, Client, CountingDaemon, Proxy, Watch
+from mproxy.programs.log import reserve_standard_fds
+from mproxy.programs.options import OneLineParser, complain, parse_count, parse_duration
+
+# Seconds of undisturbed counting before the first change and after each.
+COUNTING_S = 2
+
+# Seconds after the return of the network until the connection is given up. Behind `Cut` cproxy has to find out by
+# itself that it is back: it tries every 5 s at least.
+PATIENCE_S = 15
+
+# Seconds without a number that are worth a dot.
+DOT_S = 0.5
+
+INTRODUCTION = """\
+Numbers are lines of a daemon as they reach a client through sproxy and cproxy,
+dots are half seconds without any, while the client loses its network and gets
+another one.
+"""
+
+
+class DemoConfig(Config):
+    """What the command line says."""
+
+    # Microseconds without a network. 6 s is more than the 3 s after which the proxies give up a silent connection.
+    outage_us = Setting(6 * SECOND_US, SECOND_US // 10, 24 * 3600 * SECOND_US)
+
+    # Times that the network goes and comes back as another.
+    changes = Setting(1, 1, 1000)
+
+    # Of both proxies.
+    heartbeat_us = SessionConfig.heartbeat_us
+
+    # Cut connections even where a cable could be had.
+    cut = Setting(False)
+
+
+def main(argv=None):
+    """Run the demo; the exit status is 0 if not a byte was lost, repeated or reordered."""
+    reserve_standard_fds()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, _interrupt)
+    try:
+        return run(parse(argv))
+    except UsageError as error:
+        complain("mproxy demo", error)
+        return 2
+    except MproxyError as error:
+        complain("mproxy demo", error)
+    except BrokenPipeError:
+        pass  # whoever read the output has seen enough
+    except OSError as error:
+        complain("mproxy demo", f"{error.strerror or error}")
+    except Interrupted as interrupted:
+        complain("mproxy demo", "interrupted; programs and networks of the demo are gone")
+        return 128 + interrupted.number
+    return 1
+
+
+def parse(argv):
+    """The DemoConfig of a command line."""
+    parser = OneLineParser(
+        "mproxy demo", "mproxy demo [options]",
+        "Watch a connection through cproxy and sproxy survive a change of address.",
+        "TIME is a number with us, ms, s, m or h (6s, 500ms; a bare number is seconds).\n"
+        "The exit status is 0 if nothing was lost, repeated or reordered, else 1.")
+    parser.add(parser, "--outage", parse_duration, metavar="TIME", help=(
+        f"time without a network (default {format_duration(DemoConfig.outage_us.default)})"))
+    parser.add(parser, "--changes", parse_count, metavar="N", help=(
+        f"how often the network goes and comes back as another (default {DemoConfig.changes.default})"))
+    parser.add(parser, "--heartbeat", parse_duration, metavar="TIME", help=(
+        f"of both proxies (default {format_duration(DemoConfig.heartbeat_us.default)})"))
+    parser.add_argument("--cut", action="store_true", default=None, help=(
+        "cut connections on this host instead of changing an address between two virtual ones;"
+        " done anyway where the system does not allow these"))
+    parser.add_argument("--help", "-h", action="help", help="print this text and exit")
+    given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+    return DemoConfig(**{{"outage": "outage_us", "heartbeat": "heartbeat_us"}.get(name, name): value
+                         for name, value in given.items()})
+
+
+def run(config):
+    """The whole demo; the exit status."""
+    screen = Screen(1)
+    screen.write(INTRODUCTION + "\n")
+    reason = "asked for" if config.cut else why_no_cable()
+    if reason:
+        screen.tell(f"no change of address but cut connections: {reason}")
+    watch = Watch()
+    try:
+        network = Cut(watch) if reason else Cable()
+        screen.tell(network.title)
+        verdict = Story(config, network, watch, screen).run()
+    finally:
+        watch.close()
+        screen.end_row()
+    screen.conclude(verdict)
+    return 0 if verdict.good else 1
+
+
+class Interrupted(BaseException):
+    """A signal that ends the demo came."""
+
+    def __init__(self, number):
+        self.number = number
+
+
+def _interrupt(number, _frame):
+    raise Interrupted(number)
+
+
+class Story:
+    """What happens, in order."""
+
+    def __init__(self, config, network, watch, screen):
+        self._config = config
+        self._network = network
+        self._watch = watch
+        self._screen = screen
+        self._proxies = []
+        self._daemon = self._client = None
+        self._delays_s = []  # of each change: from the network's return to the first byte, None if none came
+
+    def run(self):
+        """Tell it from beginning to end; the Verdict."""
+        try:
+            self._begin()
+            for _ in range(self._config.changes):
+                self._change()
+            return self._end()
+        finally:
+            for proxy in reversed(self._proxies):  # cproxy first: it takes leave of sproxy
+                proxy.stop()
+
+    def _begin(self):
+        """Daemon and sproxy on the one host, cproxy and client on the other, and a first few numbers."""
+        self._network.enter("server")
+        self._daemon = CountingDaemon(self._watch)
+        daemon = f"127.0.0.1:{self._daemon.port}"
+        sproxy_port = self._start("sproxy", self._network.server_address, 0, daemon)
+        self._network.enter("client")
+        cproxy_port = self._start("cproxy", "127.0.0.1", 0, *self._network.way_to(sproxy_port))
+        self._screen.tell("a daemon counts beside sproxy, a client reads beside cproxy")
+        self._client = Client(self._watch, cproxy_port, self._show_lines)
+        self._watch.every(DOT_S, self._show_silence)
+        self._count()
+
+    def _start(self, name, address, *arguments):
+        proxy = Proxy(
+            self._watch, name, self._screen.show_event,
+            ["--bind", address, "--heartbeat", f"{self._config.heartbeat_us}us", *arguments])
+        self._proxies.append(proxy)
+        return proxy.wait_for_port()
+
+    def _change(self):
+        """The network goes, stays away, and comes back as another."""
+        self._screen.tell(self._network.take(), "TAKEN: ", RED)
+        self._watch.run(self._config.outage_us / SECOND_US, self._is_over)
+        given_at = time.monotonic()  # before the address is there: the delay is rather shown too long than too short
+        self._screen.tell(self._network.give(), "GIVEN: ", GREEN)
+        self._watch.run(PATIENCE_S, lambda: self._client.heard_at > given_at or self._is_over())
+        heard = self._client.heard_at > given_at
+        self._delays_s.append(self._client.heard_at - given_at if heard else None)
+        if heard:
+            self._count()
+
+    def _count(self):
+        self._watch.run(COUNTING_S, self._is_over)
+
+    def _is_over(self):
+        return self._client.ended is not None
+
+    def _end(self):
+        """The client has had enough; what the daemon wrote until it heard so has yet to come."""
+        died = self._client.ended
+        if not died:
+            self._client.finish()
+            if not self._watch.run(PATIENCE_S, self._is_over):
+                died = "the last lines and the end of the stream did not come"
+            elif self._client.ended != END_OF_STREAM:
+                died = self._client.ended
+        if self._daemon.connections != 1:
+            died = f"the daemon saw {self._daemon.connections} connections"
+        return Verdict(self._daemon.sent, self._client.received, died, self._delays_s)
+
+    def _show_lines(self, lines):
+        for word in spans(line.partition(" ")[0] for line in lines):
+            self._screen.add(word)
+
+    def _show_silence(self):
+        if time.monotonic() - self._client.heard_at >= DOT_S:
+            self._screen.add(".")
+
+
+class Verdict:
+    """What was sent against what came.
+
+    `sent` and `received` are lines that begin with their number, counted from 1; `died` is why the connection did not
+    last, or None; `delays_s` as in Story. Lists of numbers: `missing`, `repeated`, `reordered` (came after a higher
+    one). `damaged` are lines that nobody sent.
+    """
+
+    def __init__(self, sent, received, died, delays_s):
+        self.sent, self.received, self.died, self.delays_s = sent, received, died, delays_s
+        self.missing, self.repeated, self.reordered, self.damaged = [], [], [], []
+        numbers = {line: number for number, line in enumerate(sent, 1)}
+        seen = set()
+        highest = 0
+        for line in received:
+            number = numbers.get(line)
+            if number is None:
+                self.damaged.append(line)
+            elif number in seen:
+                self.repeated.append(number)
+            elif number < highest:
+                self.reordered.append(number)
+            seen.add(number)
+            highest = max(highest, number or 0)
+        self.missing = [number for number in numbers.values() if number not in seen]
+
+    @property
+    def good(self):
+        """Every line came, once, unharmed and in order, on a connection that lived as long as it was wanted."""
+        return bool(self.received) and not (
+            self.died or self.missing or self.repeated or self.reordered or self.damaged or None in self.delays_s)
+
+    @property
+    def summary(self):
+        """One sentence."""
+        if self.good:
+            return "nothing lost, nothing repeated, nothing out of order."
+        return "the connection did not survive." if self.died else "the connection did not keep what was sent."
+
+    def rows(self):
+        """(what, its finding) for each thing that was looked at."""
+        delays = ", ".join("never" if delay_s is None else f"{delay_s:.3f} s" for delay_s in self.delays_s)
+        return [
+            ("numbers", f"{len(self.received)} received of {len(self.sent)} sent"),
+            ("gaps", _list(self.missing)),
+            ("repeated", _list(self.repeated)),
+            ("out of order", _list(self.reordered)),
+            ("damaged", f"{len(self.damaged)} lines" if self.damaged else "none"),
+            ("connection", self.died or "the same one from the first number to the last"),
+            ("first byte", f"{delays} after the network was back" if delays else "no change of the network came about"),
+        ]
+
+
+def _list(numbers):
+    return ", ".join(spans(numbers)) or "none"
+
+
+def spans(numbers):
+    """Runs of consecutive numbers as words: 1 2 3 7 gives `1-3` and `7`. What is no number stays as it is."""
+    words = []
+    first = last = None
+    for number in itertools.chain(map(str, numbers), [""]):
+        if last is not None and number == str(last + 1):
+            last += 1
+            continue
+        if last is not None:
+            words.append(str(first) if first == last else f"{first}-{last}")
+        first = last = int(number) if number.isdecimal() else None
+        if number and last is None:
+            words.append(number)
+    return words
+
+
+RED, GREEN, FAINT = "31;1", "32;1", "2"  # ECMA-48, select graphic rendition
+
+
+class Screen:
+    """Writes to `fd`: lines with the time since the start, and between them rows of numbers and dots."""
+
+    WIDTH = 80
+    INDENT = 8
+
+    # Fields of an event that say nothing in a demo with one session and one stream.
+    UNTOLD = ("time", "level", "event", "session", "streams", "epoch", "local", "sproxy")
+
+    def __init__(self, fd):
+        self._fd = fd
+        self._colours = os.isatty(fd) and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+        self._column = 0  # in a row of numbers; 0 while there is none
+        self._started_at = time.monotonic()
+
+    def tell(self, text, head="", colour=""):
+        """A line of its own, or several; `head` stands in front, in `colour`."""
+        self.end_row()
+        elapsed_s = time.monotonic() - self._started_at
+        lines = textwrap.wrap(head + text, self.WIDTH, initial_indent=" " * self.INDENT,
+                              subsequent_indent=" " * self.INDENT)
+        painted = self._paint(head, colour)
+        self.write(f"{elapsed_s:5.1f}s  " + "\n".join(lines)[self.INDENT:].replace(head, painted, 1) + "\n")
+
+    def add(self, word):
+        """One more word in the row of numbers."""
+        if self._column + 1 + len(word) > self.WIDTH:
+            self.end_row()
+        blank = " " if self._column else " " * self.INDENT
+        self.write(blank + word)
+        self._column += len(blank) + len(word)
+
+    def end_row(self):
+        """Whatever comes next begins a line."""
+        if self._column:
+            self.write("\n")
+        self._column = 0
+
+    def show_event(self, program, record):
+        """An event of a proxy's log."""
+        fields = (f"{name}={value}" for name, value in record.items() if name not in self.UNTOLD)
+        self.tell(", ".join(fields), f"{program} {record['event']}: ", FAINT)
+
+    def conclude(self, verdict):
+        """The verdict."""
+        word, colour = ("PASSED: ", GREEN) if verdict.good else ("FAILED: ", RED)
+        self.write(f"\n{self._paint(word, colour)}{verdict.summary}\n")
+        for what, finding in verdict.rows():
+            lines = textwrap.wrap(finding, self.WIDTH, initial_indent=f"  {what:14}", subsequent_indent=" " * 16)
+            self.write("\n".join(lines) + "\n")
+
+    def write(self, text):
+        """All of it, now; BrokenPipeError when nobody reads."""
+        data = text.encode("ascii", "backslashreplace")
+        while data:
+            try:
+                data = data[os.write(self._fd, data):]
+            except BlockingIOError:
+                select.select((), (self._fd,), ())
+
+    def _paint(self, text, colour):
+        return f"\x1b[{colour}m{text}\x1b[m" if self._colours and colour else text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

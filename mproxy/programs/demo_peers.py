@@ -1,0 +1,241 @@
+"""Who takes part in the demo: a daemon that counts, a client that reads, the two proxies; and the wait for all of them.
+
+Everything happens in one thread, in handlers that `Watch.run` calls: which network a new socket or process belongs to
+is the state of a thread (network_namespaces(7)), and with one thread the story alone decides it.
+"""
+
+import ctypes
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mproxy
+from mproxy.errors import MproxyError
+
+# Seconds between two lines of the daemon.
+COUNT_S = 0.1
+
+# Seconds that a proxy has to start to listen, and to end.
+_START_S = 15
+_STOP_S = 3
+
+# Why a client's connection ended, if it did so in good order.
+END_OF_STREAM = "end of stream"
+
+_READ_BYTES = 1 << 16
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_libc = ctypes.CDLL(None)
+
+
+class Watch:
+    """Calls a handler when its file has input, and others at intervals."""
+
+    def __init__(self):
+        self._selector = selectors.DefaultSelector()
+        self._timers = {}  # callback -> (interval_s, due_at)
+
+    def add(self, file, handler):
+        """Call `handler()` whenever `file` can be read."""
+        self._selector.register(file, selectors.EVENT_READ, handler)
+
+    def remove(self, file):
+        """Forget `file` and close it; a second time does nothing."""
+        if file in self._selector.get_map():
+            self._selector.unregister(file)
+        file.close()
+
+    def every(self, interval_s, callback):
+        """Call `callback()` every `interval_s` seconds, for the first time after one interval."""
+        self._timers[callback] = (interval_s, time.monotonic() + interval_s)
+
+    def cancel(self, callback):
+        """End what `every` began."""
+        self._timers.pop(callback, None)
+
+    def run(self, seconds, enough=lambda: False):
+        """Wait and call handlers for `seconds`, or until `enough()`; says whether it was enough."""
+        end = time.monotonic() + seconds
+        while not enough():
+            now = time.monotonic()
+            if now >= end:
+                return False
+            self._call_timers(now)
+            due_at = min([end, *(due_at for _, due_at in self._timers.values())])
+            for key, _ in self._selector.select(max(0, due_at - time.monotonic())):
+                if key.fileobj in self._selector.get_map():  # an earlier handler may have removed it
+                    key.data()
+        return True
+
+    def close(self):
+        """Close every file that is still waited for."""
+        for key in list(self._selector.get_map().values()):
+            self.remove(key.fileobj)
+        self._selector.close()
+
+    def _call_timers(self, now):
+        for callback, (interval_s, due_at) in list(self._timers.items()):
+            if due_at <= now:
+                # From the due time on, so that the pace does not depend on how long the handlers take.
+                self._timers[callback] = (interval_s, due_at + interval_s)
+                callback()
+
+
+class CountingDaemon:
+    """Writes numbered lines with the time, as ping does, to the one who connects, until that one has had enough.
+
+    `sent` are the lines so far, `connections` how many clients there have been.
+    """
+
+    def __init__(self, watch):
+        self.sent = []
+        self.connections = 0
+        self._watch = watch
+        self._connection = None
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        watch.add(self._listener, self._accept)
+
+    def _accept(self):
+        connection, _ = self._listener.accept()
+        self.connections += 1
+        if self._connection is not None:
+            connection.close()  # the verdict tells that the first one did not last
+            return
+        self._connection = connection
+        self._watch.add(connection, self._on_input)
+        self._watch.every(COUNT_S, self._count)
+
+    def _count(self):
+        line = f"{len(self.sent) + 1} {time.strftime('%H:%M:%S')}.{time.time_ns() // 1_000_000 % 1000:03}"
+        self.sent.append(line)
+        try:
+            self._connection.sendall(line.encode() + b"\n")
+        except OSError:
+            self._finish()
+
+    def _on_input(self):
+        try:
+            data = self._connection.recv(_READ_BYTES)
+        except OSError:
+            data = b""
+        if not data:
+            self._finish()
+
+    def _finish(self):
+        self._watch.cancel(self._count)
+        self._watch.remove(self._connection)
+
+
+class Client:
+    """Reads lines from cproxy and hands them to `on_lines`.
+
+    `received` are the lines so far, `heard_at` the clock at the last of them, `ended` why no more will come.
+    """
+
+    def __init__(self, watch, port, on_lines):
+        self.received = []
+        self.heard_at = time.monotonic()
+        self.ended = None
+        self._watch = watch
+        self._on_lines = on_lines
+        self._partial = b""
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=_START_S)
+        watch.add(self._socket, self._on_input)
+
+    def finish(self):
+        """Say that this was enough. The daemon answers with the end of its own stream, after its last line."""
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # the connection is dead, and `ended` says so
+
+    def _on_input(self):
+        try:
+            data = self._socket.recv(_READ_BYTES)
+            self.ended = None if data else END_OF_STREAM
+        except OSError as error:
+            data = b""
+            self.ended = error.strerror or str(error)
+        *whole, self._partial = (self._partial + data).split(b"\n")
+        if self.ended:
+            self._watch.remove(self._socket)
+            whole += [self._partial] if self._partial else []
+        if whole:
+            lines = [line.decode("ascii", "replace") for line in whole]
+            self.heard_at = time.monotonic()
+            self.received += lines
+            self._on_lines(lines)
+
+
+class Proxy:
+    """A cproxy or sproxy of this installation, in the network that the thread is in now.
+
+    `on_event(name, record)` gets each event of its log but `listening`. Whatever ends the demo ends the proxy too.
+    """
+
+    def __init__(self, watch, name, on_event, arguments):
+        self.name = name
+        self.port = None  # where it listens
+        self._watch = watch
+        self._on_event = on_event
+        self._partial = b""
+        self._last_words = ""
+        # Nothing is left to drain at a good end, and at a bad one nobody wants to wait.
+        command = [sys.executable, "-P", "-m", f"mproxy.programs.{name}", "--log-format=json", "--drain=0s"]
+        self._process = subprocess.Popen(
+            [*command, *map(str, arguments)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, env=_environment(), preexec_fn=_die_with_parent,
+            start_new_session=True)  # Ctrl-C is the demo's affair
+        watch.add(self._process.stderr, self._on_log)
+
+    def wait_for_port(self):
+        """Until it listens; the port."""
+        if not self._watch.run(_START_S, lambda: self.port):
+            raise MproxyError(f"{self.name} does not listen after {_START_S} s")
+        return self.port
+
+    def stop(self):
+        """End the program, by force if it must be."""
+        self._watch.remove(self._process.stderr)
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _on_log(self):
+        data = os.read(self._process.stderr.fileno(), _READ_BYTES)
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        for line in lines:
+            self._on_line(line.decode("utf-8", "replace"))
+        if not data:
+            raise MproxyError(f"{self.name} ended with status {self._process.wait()}: {self._last_words or 'no word'}")
+
+    def _on_line(self, line):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            self._last_words = line  # a complaint, or the last line of a traceback
+            return
+        if record["event"] == "listening":
+            self.port = record["port"]
+        else:
+            self._on_event(self.name, record)
+
+
+def _environment():
+    """This process's own, with the package that runs now in front of any other."""
+    paths = [str(Path(mproxy.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+def _die_with_parent():
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
