@@ -26,15 +26,20 @@ class Reconnect:
         self._wanted = wanted
         self._in_doubt_at = None
         self._suspend_clock = SuspendClock()
-        self._network = NetworkWatch()
-        self._watch = loop.watch(self._network.fileno(), self._on_network)
+        self._network = self._watch = None
+        try:
+            self._network = NetworkWatch()
+            self._watch = loop.watch(self._network.fileno(), self._on_network)
+        except OSError as error:  # a container or a service manager may forbid route sockets
+            log.warning("network-unwatched", why=error.strerror)
         self._check_clock()
 
     def close(self):
         """Stop watching and dialling."""
         self._dialer.stop()
-        self._watch.close()
-        self._network.close()
+        if self._watch is not None:
+            self._watch.close()
+            self._network.close()
 
     def needed(self):
         """A carrier is wanted now (an application waits, or the carrier was lost): dial unless there is one."""
