@@ -48,7 +48,8 @@ def kill_the_rest(parent):
                     left = True
             except OSError:
                 continue  # gone meanwhile
-        time.sleep(0 if left else 0.02)
+        if not left and time.monotonic() < until:
+            time.sleep(0.02)
 
 
 def zombie(pid):

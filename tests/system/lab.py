@@ -79,8 +79,12 @@ class Host:
         self.holder = subprocess.Popen(
             ["unshare", "--net", "--mount", "--", sys.executable, "-I", "-S", HERE / "_holder.py", etc],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        self.net = None
+
+    def wait_until_ready(self):
+        """The namespaces are there. OSError where they are not allowed."""
         if self.holder.stdout.readline() != "ready\n":
-            raise OSError(f"no namespaces: holder of {name} ended with {self.holder.wait()}")
+            raise OSError(f"no namespaces: holder of {self.name} ended with {self.holder.wait()}")
         self.net = os.open(f"/proc/{self.holder.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
     def entering(self, argv):
@@ -154,13 +158,17 @@ class Host:
         lines = [f"{address} {name}\n" for name, address in names.items()]
         self.hosts_file.write_text("127.0.0.1 localhost\n::1 localhost\n" + "".join(lines))
 
-    def close(self):
+    def kill(self):
+        """Ends the programs, and tells the holder to end whatever they have left."""
         for program in self.programs:
             program.close()
         self.holder.stdin.close()
+
+    def close(self):
         self.holder.wait(timeout=30)
         self.holder.stdout.close()
-        os.close(self.net)
+        if self.net is not None:
+            os.close(self.net)
 
 
 def enter(namespace):
@@ -244,9 +252,12 @@ class Lab:
     def _build(self):
         for name in ("client", "router", "server"):
             self.hosts.append(Host(name, self.directory))
+        for host in self.hosts:
+            host.wait_until_ready()
         self.client, self.router, self.server = self.hosts
-        self.router.run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward;"
-                        "echo 1 > /proc/sys/net/ipv6/conf/all/forwarding")
+        with self.router.inside():
+            for setting in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+                Path("/proc/sys/net", setting).write_text("1")
         self.wifi = Link("wifi", self.client, self.router, 1)
         self.phone = Link("phone", self.client, self.router, 2)
         self.core = Link("core", self.server, self.router, 3)
@@ -258,6 +269,8 @@ class Lab:
         self.close()
 
     def close(self):
-        for host in reversed(self.hosts):
+        for host in self.hosts:
+            host.kill()
+        for host in self.hosts:
             host.close()
         self.hosts = []

@@ -91,7 +91,8 @@ def test_signal_without_any_session(pair, where):
 
 def test_out_of_descriptors(pair):
     """Goal: cproxy may open 40 files and 80 applications come: accepting pauses with a log line, without a busy loop;
-    those that were taken are served, and the others when there is room."""
+    those that were taken are served, and the others when there is room. Meanwhile there are descriptors enough for a
+    new carrier: a change of address is survived all the same."""
     pair.echo()
     pair.start_sproxy()
     pair.start_cproxy(prefix=("prlimit", "--nofile=40:40"))
@@ -104,6 +105,9 @@ def test_out_of_descriptors(pair):
     outage(2)
     assert pair.cproxy.cpu_seconds() - used < 0.2, "busy"
     assert len(pair.cproxy.events("accept-paused")) <= 5
+    pair.lab.wifi.pull()
+    pair.lab.wifi.give(8)
+    pair.cproxy.event("resumed", within=5)
     for number, app in enumerate(apps):
         if number:
             assert read_exactly(app, 2) == b"%02d" % number

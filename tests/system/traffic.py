@@ -190,10 +190,13 @@ class Flow(threading.Thread):
 
     def run(self):
         sent = 0
-        while not self.stopping and not self.failure:
-            self.source.sendall(pattern(sent, 1 << 18))
-            sent += 1 << 18
-        self.source.shutdown(socket.SHUT_WR)
+        try:
+            while not self.stopping and not self.failure:
+                self.source.sendall(pattern(sent, 1 << 18))
+                sent += 1 << 18
+            self.source.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            self.failure = self.failure or error
 
     def _read(self):
         try:
