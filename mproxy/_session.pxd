@@ -151,7 +151,8 @@ cdef class Session:
     cdef void abort(self, Stream *stream, int code, bint tell_peer) noexcept
     cdef void acknowledge(self, Stream *stream) noexcept
     cdef void space(self, Stream *stream) noexcept
-    cdef void retire_if_finished(self, Stream *stream) noexcept
+    cdef void retire_if_finished(self, Stream *stream) noexcept  # may free the stream
+    cdef void leave_open_list(self, Stream *stream) noexcept
     cdef void revive(self, Stream *stream) noexcept
     cdef Stream *add_stream(self, uint32_t id) noexcept
     cdef void forget(self, Stream *stream) noexcept

@@ -687,8 +687,9 @@ cdef class Session:
 
     cdef void tell_reset(self, Event *event, Stream *stream, int code) noexcept:
         """The peer reset the stream: end it here; an event when an application hangs on it."""
+        cdef bint owned = stream.owner != NULL
         self.abort(stream, code, False)
-        if stream.owner != NULL:
+        if owned:
             event.kind = EventKind.RESET
             event.stream = stream
             event.code = code
@@ -700,6 +701,7 @@ cdef class Session:
         stream.aborted = True
         stream.reset_code = <uint8_t>code
         stream.reset_ours = stream.reset_due = tell_peer and not stream.open_due
+        stream.unheard = stream.open_due
         stream.open_due = False
         stream.ack_due = False
         self.out_held -= ring_used(&stream.out)
@@ -754,12 +756,20 @@ cdef class Session:
     cdef void retire_if_finished(self, Stream *stream) noexcept:
         if stream.retired or not stream_finished(stream):
             return
+        if stream.unheard:
+            self.forget(stream)
+            return
+        self.leave_open_list(stream)
         stream.retired = True
         stream.retire_after = self.barriers
-        all_remove(&self.open_list, stream)
-        self.open_count -= 1
         all_push(&self.finished_list, stream)
         self.finished_count += 1
+
+    cdef void leave_open_list(self, Stream *stream) noexcept:
+        if self.unlisted == stream:
+            self.unlisted = stream.all_next
+        all_remove(&self.open_list, stream)
+        self.open_count -= 1
 
     cdef void revive(self, Stream *stream) noexcept:
         """A finished stream has something to say again, and may be forgotten only when the peer has read that."""
@@ -788,8 +798,7 @@ cdef class Session:
             all_remove(&self.finished_list, stream)
             self.finished_count -= 1
         else:
-            all_remove(&self.open_list, stream)
-            self.open_count -= 1
+            self.leave_open_list(stream)
         stream_free(stream)
 
 

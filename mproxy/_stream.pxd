@@ -38,6 +38,7 @@ cdef struct Stream:
     uint16_t target_bytes # length of `target`
     bint open_due         # OPEN must still be put on this carrier
     bint confirmed        # cproxy: the peer has shown that it knows the stream
+    bint unheard          # ended before the peer can have heard of it: nothing to remember
     bint ack_due          # a bare ACK is owed
     bint aborted          # ended by a reset, ours or the peer's; no byte moves any more
     bint reset_due        # RESET must still be put on this carrier

@@ -283,3 +283,23 @@ def test_ack_of_what_little_was_delivered_waits_for_the_heartbeat(pair):
     assert pair.client.look(stream)["acked"] == 0
     pair.beat()
     assert pair.client.look(stream)["acked"] == 3
+
+
+# ---- no memory for what has no use
+
+def test_streams_that_come_and_go_without_a_carrier_leave_nothing():
+    """Applications that try again every second through a long outage must not fill the memory."""
+    pair = Pair()
+    for attempt in range(3):
+        for _ in range(5):
+            stream = pair.client.open(b"host:23")
+            pair.client.write(stream, b"hello")
+            pair.client.reset(stream)
+        assert pair.streams() == (0, 0)
+        assert pair.client.session.out_held == 0
+        if attempt == 1:
+            pair.attach()
+            pair.lose()
+    kept = pair.client.open()
+    pair.attach()
+    assert pair.pump()[1] == [(EventKind.OPENED, kept, b"")]
