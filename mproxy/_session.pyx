@@ -39,7 +39,9 @@ from mproxy.errors import LocalError
 
 cdef enum:
     ACK_BYTES = 262144             # most bytes delivered without an ack
-    FINISHED_MANY = 4096           # finished streams that call for a heartbeat before its time
+    FINISHED_MANY = 1024           # finished streams that call for a heartbeat before its time
+    FINISHED_MOST = 16384          # finished streams beyond which the peer is not an honest one
+    CONTROL_BYTES = 65536          # of the session's own frames waiting: no heartbeat is added to more
 
 cdef int64_t NEVER = 0x7FFFFFFFFFFFFFFF
 
@@ -47,6 +49,9 @@ cdef int64_t NEVER = 0x7FFFFFFFFFFFFFFF
 @cython.no_gc_clear  # __dealloc__ needs the transmitter
 cdef class Session:
     """One association. `config` is a `mproxy.config.SessionConfig`."""
+
+    def __cinit__(self, *_arguments, **_options):
+        self.transmitter = Transmitter()
 
     def __init__(self, config, *, bint is_server, bytes session_id=b"", bytes secret=b""):
         self.is_server = is_server
@@ -57,10 +62,8 @@ cdef class Session:
         self.max_streams = config.max_streams
         self.heartbeat_us = config.heartbeat_us
         self.misses = config.misses
-        self.ack_bytes = min(ACK_BYTES, self.window // 4)
         self.send_window = MIN_WINDOW_BYTES  # the peer's limits are not known yet; so much every peer holds
         self.send_budget = 0
-        self.transmitter = Transmitter()
         self.state = CarrierState.NO_CARRIER
         self.close_code = -1
         self.close_reason = b""
@@ -264,6 +267,8 @@ cdef class Session:
         """Queue a heartbeat; one that asks for an echo becomes the barrier when none is under way."""
         cdef Frame frame
         cdef uint8_t data[HEADER_BYTES + HEARTBEAT_BYTES]
+        if ring_used(&self.transmitter.control) > CONTROL_BYTES:
+            return
         frame.type = FrameType.HEARTBEAT
         frame.flags = <uint8_t>flags
         frame.stream = 0
@@ -309,6 +314,8 @@ cdef class Session:
         """
         cdef uint32_t used = ring_used(&stream.out), limit, capacity
         cdef uint64_t share = 0
+        if stream.aborted:
+            return 0
         if self.out_held < self.send_budget:
             share = (self.send_budget - self.out_held) // 2
         limit = <uint32_t>max(<uint64_t>MIN_WINDOW_BYTES, min(<uint64_t>self.send_window, share))
@@ -511,7 +518,7 @@ cdef class Session:
             return self.fail(CloseCode.STATE_ERROR, "OPEN from the side that does not open streams")
         if table_find(&self.table, frame.stream) != NULL:
             return self.fail(CloseCode.STREAM_ERROR, "OPEN of a stream that is open")
-        if self.open_count + self.finished_count > 4 * <uint64_t>self.max_streams + FINISHED_MANY:
+        if self.open_count + self.finished_count > 4 * <uint64_t>self.max_streams + FINISHED_MOST:
             return self.fail(CloseCode.LIMIT_ERROR, "far more streams than the limit")
         stream = self.add_stream(frame.stream)
         if stream == NULL:
@@ -533,8 +540,7 @@ cdef class Session:
             return self.check_forgotten()
         if stream.aborted:
             return False
-        self.tell_reset(
-            event, stream, <int>frame.seq if frame.seq <= <int>ResetCode.LOCAL_ERROR else <int>ResetCode.APPLICATION)
+        self.tell_reset(event, stream, reset_code(frame.seq))
         return event.kind != EventKind.NOTHING
 
     cdef bint on_heartbeat(self) noexcept:
@@ -583,7 +589,7 @@ cdef class Session:
                 stream.reset_ours = stream.reset_due = False
             return False
         if frame.flags & FrameFlag.ABORTED:
-            self.tell_reset(event, stream, <int>(frame.seq & 0xFF))
+            self.tell_reset(event, stream, reset_code(frame.seq))
             return event.kind != EventKind.NOTHING
         if stream.retired and not frame.flags & FrameFlag.DONE:
             self.revive(stream)  # the last ack may be lost
@@ -800,6 +806,11 @@ cdef class Session:
         else:
             self.leave_open_list(stream)
         stream_free(stream)
+
+
+cdef inline int reset_code(uint64_t seq) noexcept:
+    """The peer's reason for a reset, or the plainest one when it is of a later version."""
+    return <int>seq if seq <= <int>ResetCode.LOCAL_ERROR else <int>ResetCode.APPLICATION
 
 
 cdef uint8_t *list_streams(const Stream *stream, uint8_t *at) noexcept:

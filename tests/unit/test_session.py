@@ -303,3 +303,56 @@ def test_streams_that_come_and_go_without_a_carrier_leave_nothing():
     kept = pair.client.open()
     pair.attach()
     assert pair.pump()[1] == [(EventKind.OPENED, kept, b"")]
+
+
+def test_peer_that_reads_nothing_gets_no_heap_of_heartbeats(pair):
+    for at in range(5000):
+        pair.now += 1000
+        pair.client.session.probe(pair.now)
+        pair.client.receive(heartbeat(at + 1), pair.now, take_all)
+        pair.client.transmit(1)
+    assert len(pair.client.transmit(1 << 20)) < 80_000
+
+
+@pytest.mark.parametrize("code", [9, 255, 1 << 40])
+def test_unknown_reset_code_is_an_ordinary_reset(pair, code):
+    """Both where a RESET carries it and where a RESUME does."""
+    first, second = started(pair), started(pair)
+    events = pair.client.receive(encode_frame(FrameType.RESET, stream=first, seq=code), pair.now, take_all)
+    assert events == [(EventKind.RESET, first, ResetCode.APPLICATION)]
+    pair.lose()
+    pair.client.session.attach(pair.epoch + 1, 16384, 65536, b"", pair.now)
+    ended = encode_frame(FrameType.RESUME, flags=FrameFlag.DONE | FrameFlag.ABORTED, stream=second, seq=code, ack=code)
+    events = pair.client.receive(ended, pair.now, take_all)
+    assert events == [(EventKind.RESET, second, ResetCode.APPLICATION)]
+
+
+def test_no_room_for_an_application_whose_stream_was_reset(pair):
+    stream = started(pair)
+    pair.client.session  # the I/O layer may ask once more before it learns of the reset
+    pair.client.receive(encode_frame(FrameType.RESET, stream=stream), pair.now, take_all)
+    assert pair.client.write(stream, b"late") == 0
+    assert pair.client.session.out_held == 0
+
+
+def test_few_streams_allowed_many_short_ones_in_a_row():
+    """Finished streams are forgotten by echo; a fast client with a low limit must not look like an attacker."""
+    pair = Pair(make_config(max_streams=2))
+    pair.attach()
+    for _ in range(6000):
+        stream = pair.client.open()
+        pair.client.end(stream)
+        pair.up()
+        pair.server.end(stream)
+        pair.server.hand(stream, 0)
+        pair.server.release(stream)
+        pair.down()
+        pair.client.hand(stream, 0)
+        pair.client.release(stream)
+    pair.pump()
+    assert max(pair.streams()) < 1100
+
+
+def test_broken_configuration_is_an_ordinary_error():
+    with pytest.raises(AttributeError):
+        Session(object(), is_server=True)
