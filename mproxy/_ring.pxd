@@ -40,9 +40,6 @@ cdef int ring_append(Ring *ring, const uint8_t *data, uint32_t length) noexcept 
 cdef void ring_release(Ring *ring, uint64_t offset) noexcept nogil
 cdef void ring_drop(Ring *ring) noexcept nogil
 
-cdef size_t pool_lent_bytes() noexcept nogil
-cdef size_t pool_kept_bytes() noexcept nogil
-
 
 cdef class ByteRing:
     cdef Ring ring  # the C ring behind this view

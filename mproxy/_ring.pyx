@@ -1,69 +1,8 @@
-"""Byte ring with absolute offsets, and the pool its storage comes from.
+"""Byte ring with absolute offsets. Storage comes from `_pool` in powers of two from MIN_RING_BYTES up."""
 
-Storage comes in powers of two from MIN_RING_BYTES up. The pool keeps a bounded amount of returned storage, because a
-busy proxy attaches and returns a ring with every request; beyond that it goes back to the system.
-"""
-
-from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-
-cdef enum:
-    SIZE_CLASSES = 20                # 4 KiB << 19 = 2 GiB: above the largest window
-    POOL_KEEPS_BYTES = 8388608       # returned storage kept for the next ring
-
-cdef struct Block:
-    Block *next  # next returned block of the same size
-
-cdef Block *returned[SIZE_CLASSES]
-cdef size_t kept_bytes = 0
-cdef size_t lent_bytes = 0
-
-
-cdef inline int size_class(uint32_t capacity) noexcept nogil:
-    cdef int n = 0
-    while (<uint32_t>MIN_RING_BYTES << n) < capacity:
-        n += 1
-    return n
-
-
-cdef uint8_t *storage_take(uint32_t capacity) noexcept nogil:
-    global kept_bytes, lent_bytes
-    cdef int n = size_class(capacity)
-    cdef Block *block = returned[n]
-    if block != NULL:
-        returned[n] = block.next
-        kept_bytes -= capacity
-    else:
-        block = <Block *>malloc(capacity)
-        if block == NULL:
-            return NULL
-    lent_bytes += capacity
-    return <uint8_t *>block
-
-
-cdef void storage_return(uint8_t *base, uint32_t capacity) noexcept nogil:
-    global kept_bytes, lent_bytes
-    cdef Block *block = <Block *>base
-    cdef int n
-    lent_bytes -= capacity
-    if kept_bytes + capacity > POOL_KEEPS_BYTES:
-        free(base)
-        return
-    n = size_class(capacity)
-    block.next = returned[n]
-    returned[n] = block
-    kept_bytes += capacity
-
-
-cdef size_t pool_lent_bytes() noexcept nogil:
-    """Bytes of storage that rings hold now."""
-    return lent_bytes
-
-
-cdef size_t pool_kept_bytes() noexcept nogil:
-    """Bytes of returned storage kept for the next ring."""
-    return kept_bytes
+from mproxy._pool cimport pool_kept_bytes, pool_lent_bytes, pool_return, pool_take
 
 
 cdef void ring_init(Ring *ring, uint64_t offset) noexcept nogil:
@@ -87,7 +26,7 @@ cdef int ring_reserve(Ring *ring, uint32_t capacity) noexcept nogil:
         return 0
     while size < capacity:
         size <<= 1
-    base = storage_take(size)
+    base = pool_take(size)
     if base == NULL:
         return -1
     mask = size - 1
@@ -100,7 +39,7 @@ cdef int ring_reserve(Ring *ring, uint32_t capacity) noexcept nogil:
         memcpy(base, <uint8_t *>old[i].iov_base + first, old[i].iov_len - first)
         at += old[i].iov_len
     if ring.base != NULL:
-        storage_return(ring.base, ring.capacity)
+        pool_return(ring.base, ring.capacity)
     ring.base = base
     ring.capacity = size
     return 0
@@ -155,7 +94,7 @@ cdef void ring_release(Ring *ring, uint64_t offset) noexcept nogil:
     """Forget every byte below `offset`; an empty ring gives its storage back."""
     ring.head = offset
     if ring.head == ring.tail and ring.base != NULL:
-        storage_return(ring.base, ring.capacity)
+        pool_return(ring.base, ring.capacity)
         ring.base = NULL
         ring.capacity = 0
 
@@ -169,7 +108,7 @@ cdef void ring_drop(Ring *ring) noexcept nogil:
 
 def pool_bytes():
     """Return (bytes lent to rings, bytes kept for the next ring)."""
-    return lent_bytes, kept_bytes
+    return pool_lent_bytes(), pool_kept_bytes()
 
 
 cdef class ByteRing:

@@ -17,6 +17,7 @@ cdef enum:
     MAX_IOVECS = 512           # header, at most two ring segments, and what has left the ring each
     SMALL_BYTES = 16384        # a stream with no more than this unsent goes before bulk
     URGENT_RUN_BYTES = 131072  # bytes of such streams after which a bulk stream gets a turn
+    LEAST_FRAME_BYTES = 4096   # of a bulk stream, however little room the batch has
     BULK_FRAME_BYTES = 262144  # most payload of one DATA frame
 
 

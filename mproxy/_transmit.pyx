@@ -202,9 +202,7 @@ cdef class Transmitter:
             stream = self.bulk.first
             queue_remove(&self.bulk, stream)
             self.urgent_run = 0
-            if room < SMALL_BYTES:
-                room = SMALL_BYTES
-            self.plan_stream(stream, room if room < BULK_FRAME_BYTES else BULK_FRAME_BYTES)
+            self.plan_stream(stream, min(max(room, <size_t>LEAST_FRAME_BYTES), <size_t>BULK_FRAME_BYTES))
         self.ready(stream)
 
     cdef void plan_stream(self, Stream *stream, size_t most) noexcept:

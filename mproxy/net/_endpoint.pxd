@@ -39,6 +39,9 @@ cdef class Endpoint:
     cdef bint carrier_readable           # no EAGAIN since the last event
     cdef bint carrier_writable           # no EAGAIN since the last event
     cdef bint carrier_hung_up            # the next read will tell how it ended
+    cdef uint32_t batch_bytes            # offered in one sendmsg, and left unsent in the kernel: by measured rate
+    cdef int64_t pace_since              # the carrier has been the bottleneck since, 0: it is not
+    cdef uint64_t pace_bytes             # taken by it since then
     cdef bint suspected                  # the observer was told
     cdef bint was_busy                   # there was an application when the observer was last told of idleness
 
@@ -47,6 +50,8 @@ cdef class Endpoint:
     cdef void process(self, const uint8_t *data, size_t length) noexcept
     cdef void read_apps(self) noexcept
     cdef void write_carrier(self) noexcept
+    cdef void note_pace(self, size_t offered, size_t taken) noexcept
+    cdef void set_batch(self, uint64_t size) noexcept
     cdef void carrier_failed(self, str why) noexcept
     cdef void end_carrier(self) noexcept
     cdef void reset_apps(self) noexcept

@@ -24,10 +24,14 @@ from mproxy.net._socket cimport (
 
 
 cdef enum:
-    BATCH_BYTES = 262144        # offered to the carrier in one sendmsg
     APP_TURN_BYTES = 262144     # read from one application before the next one's turn
     TURN_BYTES = 1048576        # read from applications before the carrier's turn
-    UNSENT_BYTES = 131072       # unsent data the kernel may hold: what a key stroke has to wait behind
+    MIN_BATCH_BYTES = 8192      # offered to a slow carrier in one sendmsg
+    FIRST_BATCH_BYTES = 65536   # offered to a carrier that has not been measured
+    MAX_BATCH_BYTES = 262144    # offered to a fast carrier
+    MAX_UNSENT_BYTES = 131072   # most that the kernel may hold unsent
+    BATCH_US = 2000             # a batch is what the carrier takes in this time: a key stroke may wait behind two
+    PACE_US = 10000             # shortest time to measure the rate over
 
 
 cdef void carrier_ready(Source *source, uint32_t events) noexcept:
@@ -83,8 +87,9 @@ cdef class Endpoint:
         self.end_carrier()
         self.session.attach(epoch, peer_window, peer_budget, first, self.loop.now_us)
         set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1)
-        set_option(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         self.carrier.fd = fd
+        self.pace_since = self.batch_bytes = 0
+        self.set_batch(FIRST_BATCH_BYTES)
         self.carrier_readable = self.carrier_writable = True
         self.carrier_hung_up = False
         self.suspected = False
@@ -244,6 +249,7 @@ cdef class Endpoint:
                 self.write_carrier()
                 self.end_carrier()
                 self.reset_apps()
+                self.was_busy = False  # the end is told; that nobody is left then is no news
                 reason = (<const char *>event.data)[:event.length].decode(errors="replace")
                 self.tell("on_closed", (self, event.code, reason, bool(event.local)))
                 return
@@ -273,8 +279,9 @@ cdef class Endpoint:
         cdef ssize_t n
         cdef int i, count
         while self.carrier_writable and done < TURN_BYTES:
-            count = self.session.poll_transmit(BATCH_BYTES, parts)
+            count = self.session.poll_transmit(self.batch_bytes, parts)
             if count == 0:
+                self.pace_since = 0
                 return
             offered = 0
             for i in range(count):
@@ -289,9 +296,38 @@ cdef class Endpoint:
             n = max(n, <ssize_t>0)
             self.session.transmitted(n)
             done += n
+            self.note_pace(offered, <size_t>n)
             if <size_t>n < offered:
                 self.carrier_writable = False
                 self.session.stalled = True
+
+    cdef void note_pace(self, size_t offered, size_t taken) noexcept:
+        """Measure what the carrier takes while it is the bottleneck, and size the batches by it.
+
+        A frame that has begun must be finished, and what the kernel holds cannot be overtaken: on a slow carrier both
+        have to be small, or a key stroke waits behind a copy.
+        """
+        cdef int64_t elapsed
+        if self.pace_since == 0:
+            if taken < offered:
+                self.pace_since = self.loop.now_us
+                self.pace_bytes = 0
+            elif offered >= self.batch_bytes:
+                self.set_batch(2 * self.batch_bytes)
+            return
+        self.pace_bytes += taken
+        elapsed = self.loop.now_us - self.pace_since
+        if elapsed >= PACE_US:
+            self.set_batch(self.pace_bytes * BATCH_US // elapsed)
+            self.pace_since = self.loop.now_us
+            self.pace_bytes = 0
+
+    cdef void set_batch(self, uint64_t size) noexcept:
+        """Change the batch size by half or more; less is not worth a system call."""
+        cdef uint32_t batch = <uint32_t>min(max(size, <uint64_t>MIN_BATCH_BYTES), <uint64_t>MAX_BATCH_BYTES)
+        if 2 * batch <= self.batch_bytes or batch >= 2 * self.batch_bytes:
+            self.batch_bytes = batch
+            set_option(self.carrier.fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, min(batch, <uint32_t>MAX_UNSENT_BYTES))
 
     # ---- carrier
 

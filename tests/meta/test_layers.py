@@ -10,7 +10,8 @@ from tests.meta.sources import PACKAGE, ROOT, externs, imports, module_name, sou
 # in its row. docs/architecture.md explains the rows.
 LAYERS = [
     ["mproxy", "mproxy.errors"],
-    ["mproxy.config", "mproxy._wire", "mproxy._ring"],
+    ["mproxy.config", "mproxy._wire", "mproxy._pool"],
+    ["mproxy._ring"],
     ["mproxy._frames", "mproxy._stream"],
     ["mproxy._transmit"],
     ["mproxy._session", "mproxy.handshake"],

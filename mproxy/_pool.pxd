@@ -1,0 +1,20 @@
+"""Storage for rings: blocks in powers of two, returned memory really given back.
+
+A proxy with 10,000 streams borrows and returns a small ring with every request, and after a burst should be as small
+as before it. malloc(3) cannot promise that: small rings and long-lived records would share pages. So blocks up to
+CHUNK_BLOCK_BYTES are cut from large chunks of their own, and the pages of a returned block go back to the system
+(MADV_DONTNEED) as soon as more than POOL_KEEPS_BYTES are unused; the address range stays for the next ring.
+"""
+
+from libc.stddef cimport size_t
+from libc.stdint cimport uint8_t, uint32_t
+
+
+cdef enum:
+    MIN_BLOCK_BYTES = 4096       # one page
+
+
+cdef uint8_t *pool_take(uint32_t size) noexcept nogil
+cdef void pool_return(uint8_t *block, uint32_t size) noexcept nogil
+cdef size_t pool_lent_bytes() noexcept nogil
+cdef size_t pool_kept_bytes() noexcept nogil

@@ -1,0 +1,120 @@
+"""Storage for rings. Why not malloc(3) alone: _pool.pxd."""
+
+from libc.stdlib cimport free, malloc, realloc
+
+
+cdef extern from "<stdlib.h>" nogil:
+    int posix_memalign(void **out, size_t alignment, size_t size)
+
+cdef extern from "<sys/mman.h>" nogil:
+    int MADV_DONTNEED
+    int madvise(void *start, size_t length, int advice)
+
+
+cdef enum:
+    SIZE_CLASSES = 20             # 4 KiB << 19 = 2 GiB: above the largest window
+    POOL_KEEPS_BYTES = 8388608    # unused memory kept warm
+    CHUNK_BLOCK_BYTES = 524288    # largest block that is cut from a chunk; above, malloc maps each by itself
+    CHUNK_BYTES = 16777216        # address range asked for at a time; its pages cost nothing until used
+
+
+cdef struct Stack:
+    void **blocks    # unused blocks
+    uint32_t count   # entries
+    uint32_t size    # room for entries
+
+
+cdef struct SizeClass:
+    Stack warm       # with their memory
+    Stack cold       # address ranges without memory
+    uint8_t *fresh   # rest of the newest chunk: never used
+    size_t fresh_bytes  # its length
+
+
+cdef SizeClass classes[SIZE_CLASSES]
+cdef size_t kept_bytes = 0
+cdef size_t lent_bytes = 0
+
+
+cdef inline bint push(Stack *stack, void *block) noexcept nogil:
+    """False when there is no memory for the entry."""
+    cdef void **larger
+    if stack.count == stack.size:
+        larger = <void **>realloc(stack.blocks, (stack.size * 2 + 64) * sizeof(void *))
+        if larger == NULL:
+            return False
+        stack.blocks = larger
+        stack.size = stack.size * 2 + 64
+    stack.blocks[stack.count] = block
+    stack.count += 1
+    return True
+
+
+cdef inline void *pop(Stack *stack) noexcept nogil:
+    if stack.count == 0:
+        return NULL
+    stack.count -= 1
+    return stack.blocks[stack.count]
+
+
+cdef inline SizeClass *class_of(uint32_t size) noexcept nogil:
+    cdef int n = 0
+    while (<uint32_t>MIN_BLOCK_BYTES << n) < size:
+        n += 1
+    return &classes[n]
+
+
+cdef uint8_t *pool_take(uint32_t size) noexcept nogil:
+    """Return a block of `size` bytes (a power of two, MIN_BLOCK_BYTES at least), or NULL when there is no memory."""
+    global kept_bytes, lent_bytes
+    cdef SizeClass *of_size = class_of(size)
+    cdef uint8_t *block = <uint8_t *>pop(&of_size.warm)
+    if block != NULL:
+        kept_bytes -= size
+    elif size > CHUNK_BLOCK_BYTES:
+        block = <uint8_t *>malloc(size)
+    else:
+        block = <uint8_t *>pop(&of_size.cold)
+        if block == NULL:
+            block = cut_fresh(of_size, size)
+    if block != NULL:
+        lent_bytes += size
+    return block
+
+
+cdef uint8_t *cut_fresh(SizeClass *of_size, uint32_t size) noexcept nogil:
+    cdef void *chunk
+    cdef uint8_t *block
+    if of_size.fresh_bytes < size:
+        if posix_memalign(&chunk, MIN_BLOCK_BYTES, CHUNK_BYTES) != 0:
+            return NULL
+        of_size.fresh = <uint8_t *>chunk
+        of_size.fresh_bytes = CHUNK_BYTES
+    block = of_size.fresh
+    of_size.fresh += size
+    of_size.fresh_bytes -= size
+    return block
+
+
+cdef void pool_return(uint8_t *block, uint32_t size) noexcept nogil:
+    """Take back a block that `pool_take` gave for the same size."""
+    global kept_bytes, lent_bytes
+    cdef SizeClass *of_size = class_of(size)
+    lent_bytes -= size
+    if kept_bytes + size <= POOL_KEEPS_BYTES and push(&of_size.warm, block):
+        kept_bytes += size
+    elif size > CHUNK_BLOCK_BYTES:
+        free(block)
+    else:
+        madvise(block, size, MADV_DONTNEED)
+        push(&of_size.cold, block)  # without room for the entry only the address range is lost
+
+
+cdef size_t pool_lent_bytes() noexcept nogil:
+    """Bytes that rings hold now."""
+    return lent_bytes
+
+
+cdef size_t pool_kept_bytes() noexcept nogil:
+    """Bytes of unused memory kept for the next ring."""
+    return kept_bytes
