@@ -66,7 +66,7 @@ cdef class PySession:
     def transmit(self, size_t most):
         """Return what the carrier is to send, and count as sent, at most `most` bytes of it."""
         cdef iovec parts[MAX_IOVECS]
-        cdef int i, n = self.session.poll_transmit(most, parts)
+        cdef int i, n = self.session.poll_transmit(most, True, parts)
         out = b"".join([(<const char *>parts[i].iov_base)[:parts[i].iov_len] for i in range(n)])[:most]
         self.session.transmitted(len(out))
         return out

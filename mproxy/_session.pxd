@@ -112,7 +112,7 @@ cdef class Session:
     cdef void receive(self, const uint8_t *data, size_t length, int64_t now) noexcept
     cdef void poll_event(self, Event *event) noexcept
     cdef int take(self, uint32_t length) noexcept
-    cdef int poll_transmit(self, size_t most, iovec *out) noexcept
+    cdef int poll_transmit(self, size_t most, bint bulk_too, iovec *out) noexcept
     cdef void transmitted(self, size_t length) noexcept
     cpdef bint wants_transmit(self) noexcept
     # time

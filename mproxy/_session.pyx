@@ -202,8 +202,11 @@ cdef class Session:
         self.acknowledge(stream)
         return 0
 
-    cdef int poll_transmit(self, size_t most, iovec *out) noexcept:
-        """Describe what the carrier is to send next, about `most` bytes; 0 iovecs when there is nothing."""
+    cdef int poll_transmit(self, size_t most, bint bulk_too, iovec *out) noexcept:
+        """Describe what the carrier is to send next, about `most` bytes; 0 iovecs when there is nothing.
+
+        Without `bulk_too` streams that have much to send wait.
+        """
         cdef Transmitter transmitter = self.transmitter
         cdef int before = transmitter.count - transmitter.first
         cdef int n, i
@@ -212,7 +215,7 @@ cdef class Session:
         if self.reply_to >= 0:
             self.add_heartbeat(FrameFlag.REPLY, 0, self.reply_to)
             self.reply_to = -1
-        n = transmitter.poll(most, self.state == CarrierState.ACTIVE, out)
+        n = transmitter.poll(most, self.state == CarrierState.ACTIVE, bulk_too, out)
         for i in range(transmitter.first + before, transmitter.count):
             if transmitter.plans[i].stream != NULL:
                 self.retire_if_finished(transmitter.plans[i].stream)

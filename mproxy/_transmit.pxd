@@ -44,6 +44,7 @@ cdef class Transmitter:
     cdef size_t batch_bytes        # bytes of the batch still to be sent
     cdef uint32_t urgent_run       # bytes planned for urgent streams since the last bulk turn
     cdef uint32_t peer_window      # most bytes of one stream beyond its ack
+    cdef uint64_t overtakes        # frames of little planned while bulk waited, ever
     cdef uint64_t frames           # frames planned, ever
     cdef uint64_t resent_bytes     # payload bytes planned below `peak`: a repetition
 
@@ -53,11 +54,11 @@ cdef class Transmitter:
     cdef void dequeue(self, Stream *stream) noexcept
     cdef int add_control(self, const uint8_t *data, size_t length) noexcept
     cdef bint has_work(self, bint streams_too) noexcept
-    cdef int poll(self, size_t most, bint streams_too, iovec *out) noexcept
+    cdef int poll(self, size_t most, bint streams_too, bint bulk_too, iovec *out) noexcept
     cdef void sent(self, size_t length) noexcept
     cdef void carrier_lost(self) noexcept
 
     cdef void plan_control(self) noexcept
-    cdef void plan_next_stream(self, size_t room) noexcept
+    cdef void plan_next_stream(self, size_t room, bint bulk_too) noexcept
     cdef void plan_stream(self, Stream *stream, size_t most) noexcept
     cdef void plan_frame(self, Stream *stream, int type, int flags, uint64_t seq, uint32_t length) noexcept

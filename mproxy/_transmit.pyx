@@ -137,10 +137,11 @@ cdef class Transmitter:
             return True
         return streams_too and (self.urgent.first != NULL or self.bulk.first != NULL)
 
-    cdef int poll(self, size_t most, bint streams_too, iovec *out) noexcept:
+    cdef int poll(self, size_t most, bint streams_too, bint bulk_too, iovec *out) noexcept:
         """Plan frames up to about `most` bytes in all and describe what is to be sent in `out` (MAX_IOVECS).
 
-        Returns the number of iovecs. Without `streams_too` only control bytes are planned.
+        Returns the number of iovecs. Without `streams_too` only control bytes are planned, without
+        `bulk_too` no stream of the bulk queue.
         """
         cdef int i, n = 0
         cdef Plan *plan
@@ -152,8 +153,8 @@ cdef class Transmitter:
         while self.count < MAX_PLANS and self.batch_bytes < most:
             if self.control_planned < self.control.tail:
                 self.plan_control()
-            elif streams_too and (self.urgent.first != NULL or self.bulk.first != NULL):
-                self.plan_next_stream(most - self.batch_bytes)
+            elif streams_too and (self.urgent.first != NULL or (bulk_too and self.bulk.first != NULL)):
+                self.plan_next_stream(most - self.batch_bytes, bulk_too)
             else:
                 break
         for i in range(self.first, self.count):
@@ -186,17 +187,19 @@ cdef class Transmitter:
         self.count += 1
         self.batch_bytes += plan.length
 
-    cdef void plan_next_stream(self, size_t room) noexcept:
+    cdef void plan_next_stream(self, size_t room, bint bulk_too) noexcept:
         """Plan a frame or two of the stream whose turn it is."""
         cdef Stream *stream
         if self.urgent.first != NULL and (
-                self.urgent_run < URGENT_RUN_BYTES or self.bulk.first == NULL or self.urgent.first.reset_due):
+                self.urgent_run < URGENT_RUN_BYTES or self.bulk.first == NULL or not bulk_too
+                or self.urgent.first.reset_due):
             stream = self.urgent.first
             queue_remove(&self.urgent, stream)
             if stream_unsent(stream) > SMALL_BYTES and not (
                     stream.open_due or stream.reset_due or stream.ack_due):
                 queue_push(&self.bulk, stream, Queue.BULK)
                 return
+            self.overtakes += self.bulk.first != NULL
             self.plan_stream(stream, SMALL_BYTES)
         else:
             stream = self.bulk.first

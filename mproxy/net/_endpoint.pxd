@@ -24,6 +24,7 @@ from mproxy._session cimport Session
 from mproxy._stream cimport Stream
 from mproxy.net._app cimport App, Apps
 from mproxy.net._loop cimport Loop, Source, Timer, Work
+from mproxy.net._pace cimport Pace
 from mproxy.net._socket cimport Target
 
 
@@ -39,9 +40,8 @@ cdef class Endpoint:
     cdef bint carrier_readable           # no EAGAIN since the last event
     cdef bint carrier_writable           # no EAGAIN since the last event
     cdef bint carrier_hung_up            # the next read will tell how it ended
-    cdef uint32_t batch_bytes            # offered in one sendmsg, and left unsent in the kernel: by measured rate
-    cdef int64_t pace_since              # the carrier has been the bottleneck since, 0: it is not
-    cdef uint64_t pace_bytes             # taken by it since then
+    cdef Pace pace                       # how much the carrier gets at a time
+    cdef bint holding                    # bulk waits a moment, see `write_carrier`
     cdef bint suspected                  # the observer was told
     cdef bint was_busy                   # there was an application when the observer was last told of idleness
 
@@ -50,8 +50,7 @@ cdef class Endpoint:
     cdef void process(self, const uint8_t *data, size_t length) noexcept
     cdef void read_apps(self) noexcept
     cdef void write_carrier(self) noexcept
-    cdef void note_pace(self, size_t offered, size_t taken) noexcept
-    cdef void set_batch(self, uint64_t size) noexcept
+    cdef void hold_bulk(self) noexcept
     cdef void carrier_failed(self, str why) noexcept
     cdef void end_carrier(self) noexcept
     cdef void reset_apps(self) noexcept

@@ -18,20 +18,16 @@ from mproxy.net._app cimport (
 from mproxy.net._loop cimport (
     BUFFER_BYTES, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP,
 )
+from mproxy.net._pace cimport pace_bulk_room, pace_idle, pace_init, pace_note, pace_note_overtakes
 from mproxy.net._socket cimport (
-    IPPROTO_TCP, TCP_NODELAY, TCP_NOTSENT_LOWAT, close_with_reset, receive_parts, send_parts, set_option, ssize_t,
+    IPPROTO_TCP, TCP_NODELAY, close_with_reset, receive_parts, send_parts, set_option, ssize_t,
 )
 
 
 cdef enum:
     APP_TURN_BYTES = 262144     # read from one application before the next one's turn
     TURN_BYTES = 1048576        # read from applications before the carrier's turn
-    MIN_BATCH_BYTES = 8192      # offered to a slow carrier in one sendmsg
-    FIRST_BATCH_BYTES = 65536   # offered to a carrier that has not been measured
-    MAX_BATCH_BYTES = 262144    # offered to a fast carrier
-    MAX_UNSENT_BYTES = 131072   # most that the kernel may hold unsent
-    BATCH_US = 2000             # a batch is what the carrier takes in this time: a key stroke may wait behind two
-    PACE_US = 10000             # shortest time to measure the rate over
+    HOLD_US = 1000              # bulk that waits for room on the path looks again after this
 
 
 cdef void carrier_ready(Source *source, uint32_t events) noexcept:
@@ -88,8 +84,7 @@ cdef class Endpoint:
         self.session.attach(epoch, peer_window, peer_budget, first, self.loop.now_us)
         set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1)
         self.carrier.fd = fd
-        self.pace_since = self.batch_bytes = 0
-        self.set_batch(FIRST_BATCH_BYTES)
+        pace_init(&self.pace, fd)
         self.carrier_readable = self.carrier_writable = True
         self.carrier_hung_up = False
         self.suspected = False
@@ -201,7 +196,8 @@ cdef class Endpoint:
         if self.carrier.fd >= 0:
             self.write_carrier()
         if self.apps.ready_first != NULL or (self.carrier.fd >= 0 and (
-                self.carrier_readable or (self.carrier_writable and self.session.wants_transmit()))):
+                self.carrier_readable or (
+                    self.carrier_writable and not self.holding and self.session.wants_transmit()))):
             self.loop.schedule(&self.work)
         if self.was_busy and self.apps.count == 0:
             self.was_busy = False
@@ -276,12 +272,17 @@ cdef class Endpoint:
         """Send frames until there are none or the carrier takes no more."""
         cdef iovec parts[MAX_IOVECS]
         cdef size_t offered, done = 0
+        cdef int64_t room
         cdef ssize_t n
         cdef int i, count
         while self.carrier_writable and done < TURN_BYTES:
-            count = self.session.poll_transmit(self.batch_bytes, parts)
+            room = pace_bulk_room(&self.pace, self.loop.now_us)
+            count = self.session.poll_transmit(self.pace.batch_bytes, room > 0, parts)
             if count == 0:
-                self.pace_since = 0
+                if room > 0:
+                    pace_idle(&self.pace)
+                else:
+                    self.hold_bulk()
                 return
             offered = 0
             for i in range(count):
@@ -296,38 +297,23 @@ cdef class Endpoint:
             n = max(n, <ssize_t>0)
             self.session.transmitted(n)
             done += n
-            self.note_pace(offered, <size_t>n)
+            pace_note(&self.pace, offered, <size_t>n, self.loop.now_us)
+            pace_note_overtakes(&self.pace, self.session.transmitter.overtakes, self.loop.now_us)
             if <size_t>n < offered:
                 self.carrier_writable = False
                 self.session.stalled = True
 
-    cdef void note_pace(self, size_t offered, size_t taken) noexcept:
-        """Measure what the carrier takes while it is the bottleneck, and size the batches by it.
+    cdef void hold_bulk(self) noexcept:
+        """Let bulk wait for room on the path."""
+        if not self.holding:
+            self.holding = True
+            self.loop.call_later(HOLD_US, self.on_hold_over)
 
-        A frame that has begun must be finished, and what the kernel holds cannot be overtaken: on a slow carrier both
-        have to be small, or a key stroke waits behind a copy.
-        """
-        cdef int64_t elapsed
-        if self.pace_since == 0:
-            if taken < offered:
-                self.pace_since = self.loop.now_us
-                self.pace_bytes = 0
-            elif offered >= self.batch_bytes:
-                self.set_batch(2 * self.batch_bytes)
-            return
-        self.pace_bytes += taken
-        elapsed = self.loop.now_us - self.pace_since
-        if elapsed >= PACE_US:
-            self.set_batch(self.pace_bytes * BATCH_US // elapsed)
-            self.pace_since = self.loop.now_us
-            self.pace_bytes = 0
-
-    cdef void set_batch(self, uint64_t size) noexcept:
-        """Change the batch size by half or more; less is not worth a system call."""
-        cdef uint32_t batch = <uint32_t>min(max(size, <uint64_t>MIN_BATCH_BYTES), <uint64_t>MAX_BATCH_BYTES)
-        if 2 * batch <= self.batch_bytes or batch >= 2 * self.batch_bytes:
-            self.batch_bytes = batch
-            set_option(self.carrier.fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, min(batch, <uint32_t>MAX_UNSENT_BYTES))
+    def on_hold_over(self):
+        """Try bulk again; called by the loop."""
+        self.holding = False
+        if self.carrier.fd >= 0:
+            self.loop.schedule(&self.work)
 
     # ---- carrier
 

@@ -1,0 +1,29 @@
+"""How much a carrier gets at a time, so that a key stroke overtakes a copy.
+
+Three things cannot be overtaken: a frame that has begun, what the kernel holds unsent, and the queue on the path. The
+first two are kept to what the carrier takes in BATCH_US, by its measured rate. The third belongs to the path; it is
+kept short only while little and much share the carrier, because elsewhere it is what keeps the path busy.
+"""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+
+cdef enum:
+    MAX_BATCH_BYTES = 262144  # offered to a fast carrier in one sendmsg
+
+
+cdef struct Pace:
+    int fd                 # the carrier's socket
+    uint32_t batch_bytes   # to offer in one sendmsg, and to leave unsent in the kernel at most
+    int64_t since          # the carrier has been the bottleneck since, 0: it is not
+    uint64_t taken_bytes   # taken by it since then
+    uint64_t rate          # bytes per second while it is the bottleneck, 0: unknown
+    uint64_t overtakes     # the transmitter's count when last looked at
+    int64_t shared_until   # little and much share the carrier
+
+
+cdef void pace_init(Pace *pace, int fd) noexcept nogil
+cdef void pace_idle(Pace *pace) noexcept nogil
+cdef void pace_note(Pace *pace, size_t offered, size_t taken, int64_t now) noexcept nogil
+cdef void pace_note_overtakes(Pace *pace, uint64_t overtakes, int64_t now) noexcept nogil
+cdef int64_t pace_bulk_room(Pace *pace, int64_t now) noexcept nogil
