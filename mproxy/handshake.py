@@ -177,7 +177,10 @@ class Greeter(_Opening):
 
 
 class Caller(_Opening):
-    """cproxy's side of a new carrier; `hello` is sent as it stands, `resume_list` behind it."""
+    """cproxy's side of a new carrier; `hello` is sent as it stands, `resume_list` behind it.
+
+    `opening` is what still has to be sent: WELCOME can come before the end of a long list has left.
+    """
 
     def __init__(self, hello, resume_list, tag=0):
         super().__init__()

@@ -273,7 +273,6 @@ class Candidate:
         self._sock = sock
         self.caller = caller
         self._dialer = dialer
-        self._out = caller.opening
         self._began_at = loop.now()
         self._patience_us = max(OVERDUE_US, 4 * connect_us)
         self._watch = None
@@ -324,9 +323,9 @@ class Candidate:
     def _exchange(self):
         """Send what is left of the opening, read what there is; returns the Welcome when it has come."""
         try:
-            if self._out:
-                self._out = self._out[self._sock.send(self._out):]
-                if not self._out:
+            if self.caller.opening:
+                self.caller.opening = self.caller.opening[self._sock.send(self.caller.opening):]
+                if not self.caller.opening:
                     self._watch.set(read=True)
             data = self._sock.recv(RECEIVE_BYTES)
         except BlockingIOError:

@@ -232,7 +232,7 @@ class Cproxy:
             self._set_end_timer(None)
         self._reconnect.settled()
         self._endpoint.attach(
-            sock.detach(), welcome.epoch, welcome.window_bytes, welcome.budget_bytes, b"", caller.leftover)
+            sock.detach(), welcome.epoch, welcome.window_bytes, welcome.budget_bytes, caller.opening, caller.leftover)
 
     def on_dial_failed(self, why):
         """One attempt failed on every address."""
