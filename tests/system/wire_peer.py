@@ -80,8 +80,9 @@ class Peer:
             if got.type == HEARTBEAT and not got.flags & REPLY:
                 self.send(frame(HEARTBEAT, REPLY, ack=got.seq, payload=self.session))
 
-    def end_mark(self):
-        self.send(frame(RESUME, END))
+    def end_mark(self, newest=0):
+        """Ends the RESUME list; a client tells the newest stream that it knows."""
+        self.send(frame(RESUME, END, seq=newest))
 
     def is_ended(self, within=5):
         """Waits for the end of the carrier, whatever comes before."""
@@ -101,10 +102,10 @@ class LyingClient(Peer):
     def __init__(self, lab, port, **more):
         super().__init__(lab.client.connect(port, lab.server_address, **more))
 
-    def join(self, *resume_list, **what):
+    def join(self, *resume_list, newest=0, **what):
         """HELLO and the list; returns the WELCOME."""
         self.send(preamble() + hello(**what) + b"".join(resume_list))
-        self.end_mark()
+        self.end_mark(newest)
         assert self.read_preamble() == VERSION
         welcome = Welcome._make(WELCOME_PAYLOAD.unpack(self.next_frame(WELCOME).payload))
         self.session = welcome.session
