@@ -3,7 +3,8 @@
 A proxy with 10,000 streams borrows and returns a small ring with every request, and after a burst should be as small
 as before it. malloc(3) cannot promise that: small rings and long-lived records would share pages. So blocks up to
 CHUNK_BLOCK_BYTES are cut from large chunks of their own, and the pages of a returned block go back to the system
-(MADV_DONTNEED) as soon as more than POOL_KEEPS_BYTES are unused; the address range stays for the next ring.
+(MADV_DONTNEED) when more than POOL_KEEPS_BYTES are unused, and what `pool_trim` finds unused since its last call goes,
+too; the address range stays for the next ring.
 """
 
 from libc.stddef cimport size_t
@@ -16,5 +17,6 @@ cdef enum:
 
 cdef uint8_t *pool_take(uint32_t size) noexcept nogil
 cdef void pool_return(uint8_t *block, uint32_t size) noexcept nogil
+cdef void pool_trim() noexcept nogil
 cdef size_t pool_lent_bytes() noexcept nogil
 cdef size_t pool_kept_bytes() noexcept nogil

@@ -13,7 +13,7 @@ cdef extern from "<sys/mman.h>" nogil:
 
 cdef enum:
     SIZE_CLASSES = 20             # 4 KiB << 19 = 2 GiB: above the largest window
-    POOL_KEEPS_BYTES = 8388608    # unused memory kept warm
+    POOL_KEEPS_BYTES = 2097152    # unused memory kept warm: a ring for each of 512 short requests
     CHUNK_BLOCK_BYTES = 524288    # largest block that is cut from a chunk; above, malloc maps each by itself
     CHUNK_BYTES = 16777216        # address range asked for at a time; its pages cost nothing until used
 
@@ -33,6 +33,7 @@ cdef struct SizeClass:
 
 cdef SizeClass classes[SIZE_CLASSES]
 cdef size_t kept_bytes = 0
+cdef size_t least_kept_bytes = 0  # since the last trim: so much was not needed
 cdef size_t lent_bytes = 0
 
 
@@ -66,11 +67,13 @@ cdef inline SizeClass *class_of(uint32_t size) noexcept nogil:
 
 cdef uint8_t *pool_take(uint32_t size) noexcept nogil:
     """Return a block of `size` bytes (a power of two, MIN_BLOCK_BYTES at least), or NULL when there is no memory."""
-    global kept_bytes, lent_bytes
+    global kept_bytes, least_kept_bytes, lent_bytes
     cdef SizeClass *of_size = class_of(size)
     cdef uint8_t *block = <uint8_t *>pop(&of_size.warm)
     if block != NULL:
         kept_bytes -= size
+        if kept_bytes < least_kept_bytes:
+            least_kept_bytes = kept_bytes
     elif size > CHUNK_BLOCK_BYTES:
         block = <uint8_t *>malloc(size)
     else:
@@ -103,11 +106,32 @@ cdef void pool_return(uint8_t *block, uint32_t size) noexcept nogil:
     lent_bytes -= size
     if kept_bytes + size <= POOL_KEEPS_BYTES and push(&of_size.warm, block):
         kept_bytes += size
-    elif size > CHUNK_BLOCK_BYTES:
+    else:
+        give_back(of_size, block, size)
+
+
+cdef void give_back(SizeClass *of_size, uint8_t *block, uint32_t size) noexcept nogil:
+    """Return a block's memory to the system."""
+    if size > CHUNK_BLOCK_BYTES:
         free(block)
     else:
         madvise(block, size, MADV_DONTNEED)
         push(&of_size.cold, block)  # without room for the entry only the address range is lost
+
+
+cdef void pool_trim() noexcept nogil:
+    """Give back what was not needed since the last call; call it every second or so."""
+    global kept_bytes, least_kept_bytes
+    cdef size_t surplus = least_kept_bytes
+    cdef uint32_t size
+    cdef int n
+    for n in range(SIZE_CLASSES):
+        size = <uint32_t>MIN_BLOCK_BYTES << n
+        while surplus >= size and classes[n].warm.count > 0:
+            give_back(&classes[n], <uint8_t *>pop(&classes[n].warm), size)
+            kept_bytes -= size
+            surplus -= size
+    least_kept_bytes = kept_bytes
 
 
 cdef size_t pool_lent_bytes() noexcept nogil:

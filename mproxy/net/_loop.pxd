@@ -48,6 +48,7 @@ cdef class Loop:
     cdef void **garbage         # memory to free at the end of the turn: events fetched may still point there
     cdef int garbage_count      # entries
     cdef int garbage_size       # room for entries
+    cdef int64_t trim_at        # when to look for unused ring memory
     cdef bint stopping          # leave `run`
     cdef int64_t now_us         # of this turn
     cdef readonly uint32_t turns  # turns so far, modulo 2**32

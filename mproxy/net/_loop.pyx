@@ -11,6 +11,8 @@ from libc.stdint cimport uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memset
 
+from mproxy._pool cimport pool_trim
+
 
 cdef extern from "<sys/epoll.h>" nogil:
     union epoll_data_t:
@@ -41,6 +43,7 @@ cdef extern from "<unistd.h>" nogil:
 cdef enum:
     EVENTS_A_TURN = 512
     LONGEST_WAIT_MS = 60000
+    TRIM_US = 1000000
 
 
 cdef int64_t read_clock() noexcept nogil:
@@ -159,6 +162,9 @@ cdef class Loop:
             for i in range(self.garbage_count):
                 free(self.garbage[i])
             self.garbage_count = 0
+            if self.now_us >= self.trim_at:
+                self.trim_at = self.now_us + TRIM_US
+                pool_trim()
 
     # ---- sources and work
 
