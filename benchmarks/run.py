@@ -23,6 +23,7 @@ from harness.targets import NAMED_PEER, check, target_table
 from workloads import ALL
 
 RESULTS = Path(__file__).resolve().parent / "results"
+QUIET_LOAD = 0.7
 FULL_ROUNDS, QUICK_ROUNDS = 5, 2
 
 
@@ -31,6 +32,8 @@ def main() -> int:
     load.raise_descriptor_limit()
     private = places.is_root() and places.enter_private_network()
     about = environment.describe(private)
+    if about["load_before"] > QUIET_LOAD:
+        print(f"load average {about['load_before']:.1f}: other programs will show in the figures", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="bench-") as work:
         plan = Plan(arguments.quick, arguments.rounds, Path(work), frozenset(arguments.contender))
         bench = Bench(plan)

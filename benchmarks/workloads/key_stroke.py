@@ -85,6 +85,6 @@ WORKLOAD = Workload(
     "Key stroke beside a copy over 50 Mbit/s",
     cases,
     (DIRECT, MPROXY, HAPROXY, SSH, STUNNEL),
-    (DIRECT, MPROXY, HAPROXY, SSH),
+    (DIRECT, MPROXY, SSH),
     needs_root=True,
 )

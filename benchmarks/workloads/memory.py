@@ -78,4 +78,4 @@ def _order(client: load.Worker, *command) -> None:
         raise MeasureError(detail)
 
 
-WORKLOAD = Workload("memory", "Memory of idle streams", cases, (MPROXY, HAPROXY, NGINX), (MPROXY, HAPROXY))
+WORKLOAD = Workload("memory", "Memory of idle streams", cases, (MPROXY, HAPROXY, NGINX), (MPROXY,))
