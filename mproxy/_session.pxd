@@ -122,6 +122,7 @@ cdef class Session:
     # streams
     cdef Stream *open_stream(self, bytes target, void *owner) noexcept
     cdef uint32_t room(self, Stream *stream, uint32_t want) noexcept
+    cdef uint32_t useful_bytes(self) noexcept
     cdef uint32_t no_room(self, Stream *stream) noexcept
     cdef void wrote(self, Stream *stream, uint32_t length) noexcept
     cdef void end(self, Stream *stream) noexcept

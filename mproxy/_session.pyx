@@ -31,7 +31,7 @@ from mproxy._stream cimport (
 )
 from mproxy._transmit cimport Transmitter
 from mproxy._wire cimport (
-    HEADER_BYTES, HEARTBEAT_BYTES, MAX_REASON_BYTES, MIN_WINDOW_BYTES,
+    HEADER_BYTES, HEARTBEAT_BYTES, MAX_REASON_BYTES, MAX_WINDOW_BYTES, MIN_WINDOW_BYTES,
     SESSION_ID_BYTES, CloseCode, FrameFlag, FrameType, ResetCode,
 )
 from mproxy.errors import LocalError
@@ -39,6 +39,9 @@ from mproxy.errors import LocalError
 
 cdef enum:
     ACK_BYTES = 262144             # most bytes delivered without an ack
+    NEAR_US = 10000                # a round trip below this limits the rings
+    NEAR_RING_BYTES = 524288       # ring of a bulk stream on loopback
+    FAST_PATH_BYTES_US = 1250      # 10 Gbit/s
     FINISHED_MANY = 1024           # finished streams that call for a heartbeat before its time
     FINISHED_MOST = 16384          # finished streams beyond which the peer is not an honest one
     CONTROL_BYTES = 65536          # of the session's own frames waiting: no heartbeat is added to more
@@ -130,9 +133,9 @@ cdef class Session:
             raise MemoryError
         self.state = CarrierState.RESUMING
         self.received_at = now
-        self.heartbeat_at = now + self.heartbeat_us
+        self.heartbeat_at = now  # at once: its echo is the first round-trip time
         self.barrier_sent_at = 0
-        self.reply_to = -1
+        self.reply_to = self.rtt_us = -1
 
     cpdef carrier_lost(self):
         """The carrier ended or is given up; streams go on buffering."""
@@ -329,10 +332,19 @@ cdef class Session:
             if capacity == 0:
                 capacity = MIN_RING_BYTES
             elif not self.stalled:
-                capacity = min(limit, capacity * 4)
+                capacity = min(limit, min(capacity * 4, self.useful_bytes()))
             if ring_reserve(&stream.out, capacity) < 0 or ring_free(&stream.out) == 0:
                 return self.no_room(stream)
         return min(want, min(limit - used, ring_free(&stream.out)))
+
+    cdef uint32_t useful_bytes(self) noexcept:
+        """The largest ring that the round trip can call for: what FAST_PATH brings meanwhile, and an ack's delay.
+
+        A larger one would fill, too, but leave the processor's cache on its way.
+        """
+        if self.rtt_us < 0 or self.rtt_us > NEAR_US:
+            return MAX_WINDOW_BYTES
+        return max(<uint32_t>NEAR_RING_BYTES, <uint32_t>self.rtt_us * <uint32_t>FAST_PATH_BYTES_US)
 
     cdef uint32_t no_room(self, Stream *stream) noexcept:
         """The application waits for an ack. When everything is planned already, no DATA can ask for one: an ACK does."""
