@@ -14,7 +14,7 @@ from mproxy._ring cimport iovec, ring_space, ring_used, ring_view
 from mproxy._wire cimport ResetCode
 from mproxy.net._loop cimport EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
 from mproxy.net._socket cimport (
-    SHUT_WR, pending_error, receive_parts, reset_on_close, send_parts, shutdown, ssize_t,
+    SHUT_WR, close, pending_error, receive_parts, reset_on_close, send_parts, shutdown, ssize_t,
 )
 
 
@@ -72,8 +72,8 @@ cdef void app_close(App *app, bint abruptly) noexcept:
     cdef Loop loop = <Loop>apps.loop
     if abruptly:
         reset_on_close(app.source.fd)
-    loop.close(&app.source)
-    loop.close(&app.sink)
+    close_source(app, &app.source)
+    close_source(app, &app.sink)
     drop_target(app)
     leave_ready(app)
     if app.all_prev != NULL:
@@ -88,6 +88,18 @@ cdef void app_close(App *app, bint abruptly) noexcept:
     (<Session>apps.session).release(app.stream)
     loop.schedule(apps.work)  # there may be a frame to send, and the owner wants to know when none is left
     loop.free_later(app)
+
+
+cdef void close_source(App *app, Source *source) noexcept:
+    """Close a descriptor. Standard input and output may have duplicates in other programs: closing does not end the
+    watching of these."""
+    cdef Loop loop = <Loop>app.apps.loop
+    cdef int fd = source.fd
+    if app.is_socket:
+        loop.close(source)
+    elif fd >= 0:
+        loop.remove(source)
+        close(fd)
 
 
 cdef void app_vanished(App *app) noexcept:
@@ -281,4 +293,4 @@ cdef void app_flush(App *app) noexcept:
         return
     shutdown(fd, SHUT_WR)
     if not app.is_socket:
-        (<Loop>app.apps.loop).close(&app.sink)  # the reader of a pipe sees the end by this
+        close_source(app, &app.sink)  # the reader of a pipe sees the end by this
