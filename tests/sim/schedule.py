@@ -1,0 +1,167 @@
+"""Random schedules: one seed makes limits, applications, network and faults, and so replays a run exactly."""
+
+import random
+
+from mproxy.config import SessionConfig
+
+from tests.sim.apps import Plan
+from tests.sim.world import HOUR_US, World
+
+MAX_FAULTS = 12
+
+
+class Schedule:
+    """One run. `str()` says how to replay it."""
+
+    def __init__(self, seed):
+        self.seed = seed
+        self.random = random.Random(seed)
+        self.kind = self.random.choice(("mixed", "mixed", "both-full", "supersede", "short-streams", "beating"))
+        pick = self.random
+        beating = self.kind == "beating"
+        self.heartbeat_us = pick.choice((100_000, 1_000_000)) if beating else HOUR_US
+        self.latency = int(10 ** pick.uniform(2, 4.2 if beating else 5.2))
+        self.world = World(
+            self._config(), self._config(), latency=self.latency, capacity=int(2 ** pick.uniform(9, 20)))
+        self.world.redial_pause = lambda: int(pick.uniform(1, 2 + 4 * self.latency))
+        self.world.dial_patience = 50 * self.latency + 1_000_000
+        self.world.on_carrier = self._watch
+        self.faults_left = pick.randrange(MAX_FAULTS)
+        self.split = pick.choice((None, None, self._split))
+
+    def __str__(self):
+        return f"seed {self.seed} ({self.kind}); replay: python -m tests.sim.soak --seed {self.seed}"
+
+    # ---- making it up
+
+    def _config(self):
+        pick = self.random
+        window = pick.choice((4096, 5000, 8192, 16384, 65536, 100_000))
+        budget = max(window, pick.choice((4096, 10_000, 65536, 1 << 20)))
+        return SessionConfig(
+            heartbeat_us=self.heartbeat_us, misses=pick.choice((2, 3, 5)), window_bytes=window,
+            session_budget_bytes=budget)
+
+    def _plan(self, is_server):
+        pick = self.random
+        total = int(2 ** pick.uniform(0, 12 if self.kind == "short-streams" else 18)) - 1
+        plan = Plan(total, chunk=int(2 ** pick.uniform(4, 15)), end_pause=pick.choice((0, 0, 0, 20_000, 300_000)),
+                    release_pause=pick.choice((0, 0, 0, 50_000)), start=pick.choice((0, 0, 1_000, 100_000)))
+        plan.chunk = max(plan.chunk, total // 200)
+        slow = pick.random()
+        if slow < 0.2:
+            plan.pause = pick.randrange(1, 20_000)
+        elif slow < 0.4:
+            plan.read_chunk = max(1 + total // 200, int(2 ** pick.uniform(5, 13)))
+            plan.read_pause = pick.randrange(1, 20_000)
+        if self.kind == "both-full":
+            plan.total = total = 300_000
+            plan.pause = 0
+            plan.chunk = 8192
+            plan.stall_at, plan.stall_for = 0, HOUR_US
+        elif pick.random() < 0.4:
+            plan.stall_at, plan.stall_for = pick.randrange(total + 1), pick.randrange(1, 2_000_000)
+        end = pick.random()
+        if end < 0.1:
+            plan.reset_at = pick.randrange(2 * total + 1)
+        elif end < 0.2:
+            plan.discard = True
+        elif end < 0.25 and is_server:
+            plan.refuse = True
+        return plan
+
+    def _split(self, data):
+        """Deliver in pieces: single bytes at first, then of any size."""
+        pieces, at = [], 0
+        singles = self.random.choice((0, 0, 0, 30))
+        size = max(self.random.choice((7, 100, 4000)), len(data) // 10)
+        while at < len(data):
+            pieces.append(data[at:at + (1 if singles > 0 else size)])
+            at += len(pieces[-1])
+            singles -= 1
+        return pieces
+
+    # ---- faults
+
+    def _watch(self, carrier):
+        """A carrier was dialled: perhaps it will not live long."""
+        carrier.up.split = carrier.down.split = self.split
+        if self.faults_left == 0 or self.world.healing:
+            return
+        pick = self.random
+        if pick.random() < 0.3:      # dies after so many bytes one way, perhaps inside HELLO or WELCOME
+            self.faults_left -= 1
+            pipe = pick.choice((carrier.up, carrier.down))
+            pipe.cut_after = int(2 ** pick.uniform(0, 16))
+            pipe.on_cut = lambda: self._cut(carrier)
+
+    def _cut(self, carrier):
+        pick = self.random
+        carrier.cut(pick.choice((0, pick.randrange(100_000))), pick.choice((0, pick.randrange(100_000))),
+                    pick.choice((0, 0, 300_000)), pick.choice((0, 0, 300_000)))
+
+    def _fault(self):
+        """Something goes wrong now."""
+        world, pick = self.world, self.random
+        if self.faults_left <= 0 or world.healing:
+            return
+        self.faults_left -= 1
+        carrier = world.client.carrier
+        what = pick.random()
+        if self.kind == "supersede" or what < 0.3:
+            for _ in range(pick.choice((1, 1, 2, 3))):
+                world.clock.after(pick.randrange(2 * self.latency), world.client.dial)
+        elif carrier is None:
+            pass
+        elif what < 0.6:
+            self._cut(carrier)
+        elif what < 0.7:
+            carrier.hold(pick.randrange(1, 3_000_000))
+        elif what < 0.8 and self.kind == "beating":
+            carrier.black_hole()
+        elif what < 0.9:
+            pick.choice((world.client, world.server)).freeze(pick.randrange(1, 5_000_000))
+        else:
+            self._cut(carrier)
+            world.clock.after(pick.randrange(2 * self.latency), world.client.dial)
+        world.clock.after(self._gap(), self._fault)
+
+    def _gap(self):
+        return int(10 ** self.random.uniform(2, 6.3))
+
+    # ---- running
+
+    def run(self):
+        """Play it; AssertionError when anything is not as it must be."""
+        world, pick = self.world, self.random
+        if pick.random() < 0.5:
+            world.client.dial()
+        else:
+            world.clock.after(pick.randrange(1, 100_000), world.client.dial)
+        most = 40 if self.kind == "short-streams" else 8
+        for _ in range(pick.randrange(1, most)):
+            when = 0 if self.kind == "both-full" else int(10 ** pick.uniform(0, 6))
+            world.clock.after(when, self._open)
+        if self.kind == "both-full":
+            world.run(until=world.clock.now + 3_000_000 + 10 * self.latency)
+            if world.client.carrier:
+                self._cut(world.client.carrier)
+        world.clock.after(self._gap(), self._fault)
+        world.run(until=world.clock.now + pick.randrange(1, 8_000_000))
+        world.client.redial(1)
+        # Whatever window and latency, this is far less than the hour after which a heartbeat would free a stall.
+        world.finish(within_us=HOUR_US // 2)
+
+    def _open(self):
+        if not self.world.healing:
+            self.world.client.open(self._plan(False), self._plan(True))
+
+
+def play(seed):
+    """Run the schedule of `seed`; the AssertionError of a failure tells how to replay it."""
+    schedule = Schedule(seed)
+    try:
+        schedule.run()
+    except Exception as error:
+        raise AssertionError(f"{schedule}\n{type(error).__name__}: {error}") from error
+    return schedule

@@ -1,0 +1,184 @@
+"""Two sessions joined in memory, in virtual time, and what must hold of them at every moment."""
+
+from mproxy._ring import pool_bytes
+from mproxy._session import CarrierState
+from mproxy._wire import ResetCode
+from mproxy.config import SessionConfig
+
+from tests.sim.ends import Client, Server
+from tests.sim.net import Carrier, Clock
+
+HOUR_US = 3_600_000_000
+
+
+def small_config(**values):
+    """A SessionConfig with small limits and, unless told otherwise, no heartbeat that could hide a stall."""
+    defaults = {"heartbeat_us": HOUR_US, "misses": 3, "window_bytes": 16384, "session_budget_bytes": 65536}
+    return SessionConfig(**{**defaults, **values})
+
+
+class World:
+    """Both ends, the clock, the network. `new_carrier` and `redial_pause` are the schedule's to replace."""
+
+    def __init__(self, client_config=None, server_config=None, *, latency=5_000, capacity=65536):
+        self.base_bytes = pool_bytes()[0]
+        self.clock = Clock()
+        self.latency = latency
+        self.capacity = capacity
+        self.carriers = []
+        self.dial_patience = 2_000_000_000
+        self.redial_pause = lambda: 50_000
+        self.on_carrier = lambda carrier: None
+        self.healing = False      # no more faults; applications hurry
+        self.attached = 0
+        self.deaths = 0
+        self.may_limit = False    # more streams than the server's limit may be opened
+        self.client = Client(self, client_config or small_config())
+        self.server = Server(self, server_config or small_config())
+
+    @staticmethod
+    def target_of(plan):
+        """The target a stream to `plan` is opened with: of varying length, sometimes empty."""
+        length = plan.total % 40
+        return b"host%d:%d" % (plan.total, plan.chunk) if length > 5 else b""
+
+    def new_carrier(self):
+        """Make a carrier and tell the schedule."""
+        carrier = Carrier(self.clock, self.latency, self.capacity)
+        self.carriers.append(carrier)
+        self.on_carrier(carrier)
+        return carrier
+
+    # ---- invariants
+
+    def check(self, end):
+        """What must hold of one end at every moment."""
+        session, config = end.ps.session, end.config
+        peer_config = (self.server if end is self.client else self.client).config
+        budget = min(config.session_budget_bytes, peer_config.session_budget_bytes)
+        streams = session.open_count + session.finished_count
+        assert session.out_held <= budget + 4096 * streams, f"{end.name} holds {session.out_held} to send"
+        assert session.in_held <= config.session_budget_bytes + 4096 * streams, f"{end.name}: {session.in_held} kept"
+
+    def check_streams(self, end):
+        """The same of every stream: slower, so not after every event. Returns the storage of the rings."""
+        session, window = end.ps.session, end.config.window_bytes
+        out_held = in_held = storage = 0
+        for stream_id in end.apps:
+            look = end.ps.look(stream_id)
+            if look is None:
+                continue
+            storage += look["out_capacity"] + look["in_capacity"]
+            if look["aborted"]:
+                continue
+            out_held += look["written"] - look["acked"]
+            in_held += look["received"] - look["handed"]
+            assert look["acked"] <= look["sent"] <= look["written"] + look["out_ended"], look
+            assert look["acked"] <= look["peak"] <= look["written"] + look["out_ended"], look
+            assert look["written"] - look["acked"] <= min(max(window, 4096), look["out_capacity"]), look
+            assert look["received"] - look["handed"] <= min(window, look["in_capacity"] or 0), look
+            assert max(look["out_capacity"], look["in_capacity"]) < 2 * window, look
+        assert (out_held, in_held) == (session.out_held, session.in_held), end.name
+        return storage
+
+    def check_memory(self):
+        """No ring storage beyond what streams hold, but for a little of frames of the session itself."""
+        ends = [end for end in (self.client, self.server) if end.ps is not None]
+        storage = sum(self.check_streams(end) for end in ends)
+        lists = sum(28 * (end.ps.session.open_count + end.ps.session.finished_count) for end in ends)
+        lent = pool_bytes()[0] - self.base_bytes
+        assert lent <= storage + 2 * (8192 + 2 * lists), f"{lent} bytes lent, streams have {storage}"
+
+    def judge_reset(self, app, code):
+        """An application was told a reset: somebody must have meant it, and lost nothing it was promised."""
+        peer = app.peer
+        if code == ResetCode.STREAM_LIMIT and self.may_limit:
+            return
+        assert peer.did_reset or peer.did_discard, f"reset {ResetCode(code)!r} out of nowhere: {app}"
+        if peer.did_discard and not app.did_reset:
+            assert app.received == peer.plan.total, f"reset before the bytes of the vanished: {app}"
+
+    def settled(self):
+        """Every application is through."""
+        return all(app.over for end in (self.client, self.server) for app in end.every_app)
+
+    def idle(self):
+        """Nothing is left of any stream."""
+        ends = [end for end in (self.client, self.server) if end.ps is not None]
+        return all(end.ps.session.open_count + end.ps.session.finished_count == 0 for end in ends)
+
+    # ---- running
+
+    def run(self, until=None, most_us=HOUR_US * 10, done=None):
+        """Step until `done()`, or virtual time `until`, at most `most_us`; whether `done` was reached."""
+        limit = self.clock.now + most_us if until is None else until
+        count = 0
+        while True:
+            if done is not None and done():
+                return True
+            if not self.clock._events or self.clock._events[0][0] > limit:
+                self.clock.now = max(self.clock.now, limit)
+                return False
+            self.clock.step()
+            count += 1
+            if count % 64 == 0 and self.server.ps is not None:
+                self.check_memory()
+            assert count < 2_000_000, "the world does not come to rest"
+
+    def finish(self, within_us):
+        """No more faults: everything must be through `within_us`, and all be forgotten some heartbeats later."""
+        self.healing = True
+        start = self.clock.now
+        for end in (self.client, self.server):
+            for app in end.every_app:
+                app.stalled_until = 0
+                if end.ps.look(app.id) is not None and not app.released:
+                    app.reading = False
+                    app.read_later()
+                    if not app.ended and app.written == app.plan.total:
+                        app.finish()
+                    elif not app.ended and self.clock.now >= 0:
+                        app.may_write = True
+                        app.write()
+                    app.let_go()
+            end.pump()
+        if not self.run(most_us=within_us, done=self.settled):
+            raise AssertionError("stall:\n" + self.report())
+        self.settled_after = self.clock.now - start
+        beat = max(self.client.config.heartbeat_us, self.server.config.heartbeat_us)
+        if not self.run(most_us=8 * beat + 60_000_000 + 8 * self.latency, done=self.idle):
+            raise AssertionError("streams are left over:\n" + self.report())
+        self.run(most_us=4 * self.latency)
+        self.check_outcome()
+        lent = pool_bytes()[0] - self.base_bytes
+        assert lent <= 8192, f"{lent} bytes of ring storage leaked"
+
+    def check_outcome(self):
+        """Every stream ended as it should."""
+        for app in self.client.every_app:
+            peer = app.peer
+            if self.server.apps.get(app.id) is not peer:
+                assert app.did_reset or app.saw_reset is not None, f"never opened: {app}"
+                continue
+            reset = app.did_reset or peer.did_reset or app.saw_reset is not None or peer.saw_reset is not None
+            for one in (app, peer):
+                assert one.released, one
+                if not reset and not one.did_discard:
+                    assert one.saw_end and one.received == one.peer.plan.total, one
+        for end in (self.client, self.server):
+            if end.ps is not None:
+                session = end.ps.session
+                assert (session.out_held, session.in_held) == (0, 0), end.name
+                assert session.state in (CarrierState.ACTIVE, CarrierState.NO_CARRIER), end.name
+
+    def report(self):
+        """The state of everything that is not through."""
+        lines = []
+        for end in (self.client, self.server):
+            if end.ps is not None:
+                session = end.ps.session
+                lines.append(f"{end.name}: state {session.state} epoch {session.epoch} open {session.open_count}"
+                             f" finished {session.finished_count} out {session.out_held} in {session.in_held}"
+                             f" carrier {end.carrier is not None} now {self.clock.now}")
+            lines += [f"  {app}" for app in end.every_app if not app.over or end.ps.look(app.id)]
+        return "\n".join(lines)
