@@ -37,7 +37,7 @@ cpdef enum CarrierState:
 
 
 cdef struct Event:
-    EventKind kind
+    EventKind kind        # what happened
     Stream *stream        # OPENED, DATA, RESET
     const uint8_t *data   # DATA, OPENED, CLOSED (reason text): valid until the next call
     uint32_t length       # bytes at `data`
@@ -74,7 +74,7 @@ cdef class Session:
     cdef readonly uint64_t out_held        # bytes in the streams' `out` rings
     cdef readonly uint64_t in_held         # bytes in the streams' `inp` rings
     # carrier
-    cdef readonly CarrierState state
+    cdef readonly CarrierState state       # between carriers, resuming, active or over
     cdef Parser parser                     # of this carrier's input
     cdef Transmitter transmitter           # of this carrier's output, and the send queues
     cdef const uint8_t *input              # not yet parsed

@@ -347,7 +347,7 @@ cdef class Session:
         return max(<uint32_t>NEAR_RING_BYTES, <uint32_t>self.rtt_us * <uint32_t>FAST_PATH_BYTES_US)
 
     cdef uint32_t no_room(self, Stream *stream) noexcept:
-        """The application waits for an ack. When everything is planned already, no DATA can ask for one: an ACK does."""
+        """The application waits for an ack. When all is planned already, no DATA can ask for one: an ACK does."""
         if not stream.blocked:
             stream.blocked = True
             if stream.sent == stream.out.tail:

@@ -9,7 +9,6 @@ from mproxy._session import EventKind, Session
 from mproxy._wire import CloseCode, ResetCode
 from mproxy.errors import PeerError
 from mproxy.handshake import Caller, Greeter, Hello, Welcome, encode_preamble, make_proof
-
 from tests.sim.apps import App
 
 SECRET = bytes(range(32))

@@ -3,7 +3,6 @@
 import random
 
 from mproxy.config import SessionConfig
-
 from tests.sim.apps import Plan
 from tests.sim.world import HOUR_US, World
 

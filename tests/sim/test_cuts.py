@@ -51,12 +51,12 @@ def traffic():
 UP_BYTES, DOWN_BYTES = traffic()
 
 
-def cut_first(direction, position):
-    """An `on_carrier` that cuts the first carrier when so many bytes were delivered in `direction`."""
+def cut_carriers(direction, *positions):
+    """An `on_carrier` that cuts the first carriers when so many bytes were delivered in `direction`."""
     def on_carrier(number, carrier, cut):
-        if number == 1:
+        if number <= len(positions):
             pipe = getattr(carrier, direction)
-            pipe.cut_after, pipe.on_cut = position, cut
+            pipe.cut_after, pipe.on_cut = positions[number - 1], cut
     return on_carrier
 
 
@@ -66,7 +66,7 @@ def test_cut_at_every_byte(direction, kept):
     """A cut after every number of bytes; what goes the other way is lost, or arrives although nobody is left."""
     for position in range(UP_BYTES if direction == "up" else DOWN_BYTES):
         try:
-            world = scripted(cut_first(direction, position), kept=kept)
+            world = scripted(cut_carriers(direction, position), kept=kept)
         except Exception as error:
             raise AssertionError(f"cut {direction} after {position} bytes: {error}") from error
         assert len(world.carriers) >= 2
@@ -77,12 +77,8 @@ def test_second_carrier_cut_too(direction):
     """Both carriers are cut: the second within its resume."""
     for first in range(0, 2600, 173):
         for second in range(0, 700, 13):
-            def on_carrier(number, carrier, cut):
-                if number <= 2:
-                    pipe = getattr(carrier, direction)
-                    pipe.cut_after, pipe.on_cut = (first, second)[number - 1], cut
             try:
-                scripted(on_carrier)
+                scripted(cut_carriers(direction, first, second))
             except Exception as error:
                 raise AssertionError(f"cut {direction} after {first}, then after {second} bytes: {error}") from error
 

@@ -3,7 +3,6 @@
 import pytest
 
 from mproxy.config import SessionConfig
-
 from tests.sim.apps import Plan
 from tests.sim.ends import End
 from tests.sim.world import HOUR_US, World, small_config

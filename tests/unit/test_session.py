@@ -4,11 +4,17 @@ import pytest
 
 from mproxy._frames import encode_frame
 from mproxy._session import CarrierState, EventKind, Session
-from mproxy._wire import CloseCode, FrameFlag, FrameType, ResetCode
-from mproxy.errors import LocalError
-
+from mproxy._wire import FrameFlag, FrameType, ResetCode
 from tests.unit.session_pair import (
-    BEAT_US, SECRET, SESSION_ID, Pair, end_mark, frames_of, heartbeat, lone, make_config, take_all, take_none,
+    BEAT_US,
+    Pair,
+    end_mark,
+    frames_of,
+    heartbeat,
+    lone,
+    make_config,
+    take_all,
+    take_none,
 )
 
 
@@ -328,8 +334,8 @@ def test_unknown_reset_code_is_an_ordinary_reset(pair, code):
 
 
 def test_no_room_for_an_application_whose_stream_was_reset(pair):
+    """The I/O layer may ask once more before it has let go."""
     stream = started(pair)
-    pair.client.session  # the I/O layer may ask once more before it learns of the reset
     pair.client.receive(encode_frame(FrameType.RESET, stream=stream), pair.now, take_all)
     assert pair.client.write(stream, b"late") == 0
     assert pair.client.session.out_held == 0

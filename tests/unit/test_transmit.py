@@ -1,9 +1,8 @@
 """What goes on the carrier next: order, batches, turns, and frames that outlive their reason."""
 
-from tests.unit.session_pair import Pair, frames_of, lone, make_config, take_none
-
 from mproxy._frames import encode_frame
 from mproxy._wire import FrameFlag, FrameType
+from tests.unit.session_pair import Pair, frames_of, lone, make_config, take_none
 
 BIG = make_config(window_bytes=1 << 20, session_budget_bytes=1 << 23)
 
