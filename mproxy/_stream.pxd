@@ -78,7 +78,6 @@ cdef int stream_take_ack(Stream *stream, uint64_t ack) noexcept nogil
 cdef int stream_rewind(Stream *stream, uint64_t received) noexcept nogil
 cdef int stream_receive(
     const Stream *stream, uint64_t seq, uint32_t length, uint32_t window, uint32_t *skip) noexcept nogil
-cdef int stream_receive_end(Stream *stream, uint64_t at) noexcept nogil
 cdef bint stream_finished(const Stream *stream) noexcept nogil
 
 cdef Stream *table_find(const StreamTable *table, uint32_t id) noexcept nogil

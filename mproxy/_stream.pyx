@@ -84,14 +84,6 @@ cdef int stream_receive(
     return <int>(end - stream.inp.tail)
 
 
-cdef int stream_receive_end(Stream *stream, uint64_t at) noexcept nogil:
-    """The peer's direction ends at offset `at`. -1 when that is not where it stands."""
-    if at != stream.inp.tail:
-        return -1
-    stream.in_ended = True
-    return 0
-
-
 cdef bint stream_finished(const Stream *stream) noexcept nogil:
     """Nothing more to do for this stream but to remember it."""
     if stream.owner != NULL or stream.reset_due or stream.ack_due:

@@ -130,7 +130,7 @@ class Config:
 class SessionConfig(Config):
     """What one end of a session keeps to. The peer's limits arrive with HELLO and WELCOME."""
 
-    # Microseconds of silence after which a heartbeat is sent. 1 s finds a dead carrier in 3 s for one small
+    # Microseconds from one heartbeat to the next. 1 s finds a dead carrier in 3 s for one small
     # frame a second; 100 ms finds it in 0.3 s. Below 10 ms a busy host's scheduling alone would look like a
     # dead peer.
     heartbeat_us = Setting(SECOND_US, 10 * MILLISECOND_US, HOUR_US)

@@ -105,6 +105,7 @@ cdef void close_source(App *app, Source *source) noexcept:
 cdef void app_vanished(App *app) noexcept:
     """The application's connection broke."""
     cdef Session session = <Session>app.apps.session
+    app.apps.vanished += 1
     if app.read_ended:
         session.discard(app.stream)
     else:

@@ -167,6 +167,11 @@ cdef class Endpoint:
         return self.apps.count
 
     @property
+    def vanished(self):
+        """Application connections that broke, ever."""
+        return self.apps.vanished
+
+    @property
     def drained(self):
         """Nothing is buffered in either direction."""
         return self.session.out_held == 0 and self.session.in_held == 0

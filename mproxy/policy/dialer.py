@@ -215,7 +215,7 @@ class Attempt:
             try:
                 self._connect(family, address)
             except OSError as error:
-                self._error = f"{os.strerror(error.errno) if error.errno else error} ({address[0]} port {address[1]})"
+                self._error = f"{_reason(error)} ({address[0]} port {address[1]})"
                 continue
             if self._addresses:
                 self._timers.append(self._loop.call_later(NEXT_ADDRESS_US, self._try_next))
@@ -323,18 +323,30 @@ class Candidate:
     def _exchange(self):
         """Send what is left of the opening, read what there is; returns the Welcome when it has come."""
         try:
-            if self.caller.opening:
-                self.caller.opening = self.caller.opening[self._sock.send(self.caller.opening):]
-                if not self.caller.opening:
-                    self._watch.set(read=True)
+            self._send_rest()
             data = self._sock.recv(RECEIVE_BYTES)
         except BlockingIOError:
             return None
         except OSError as error:
-            raise OSError(f"{os.strerror(error.errno)} before the welcome") from None
+            raise OSError(f"{_reason(error)} before the welcome") from None
         if not data:
             raise OSError("closed before the welcome")
         return self.caller.feed(data)
+
+    def _send_rest(self):
+        """A list of many streams does not leave at once; WELCOME is read meanwhile all the same."""
+        if not self.caller.opening:
+            return
+        try:
+            self.caller.opening = self.caller.opening[self._sock.send(self.caller.opening):]
+        except BlockingIOError:
+            return
+        if not self.caller.opening:
+            self._watch.set(read=True)
+
+
+def _reason(error):
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 def well_placed(sock, address):

@@ -56,7 +56,8 @@ class Cproxy:
         self._listeners = []
         self._epoch = 0
         self._lost_at = None      # the last carrier's last byte, while the session is without a working one
-        self._end_timer = None    # of --idle or --session-ttl
+        self._idle_timer = None   # of --idle
+        self._ttl_timer = None    # of --session-ttl
         self._last_failure = None
         self._stopping_at = None
 
@@ -96,7 +97,7 @@ class Cproxy:
         self._session_over(session, why, level)
 
     def _session_over(self, session, why, level="info"):
-        self._set_end_timer(None)
+        self._cancel_ttl()
         self._lost_at = None
         if session.session_id:
             getattr(self._log, level)(
@@ -107,10 +108,10 @@ class Cproxy:
             self.exit_status = self.exit_status or int(level != "info")
             self._loop.stop()
 
-    def _set_end_timer(self, delay_us, callback=None):
-        if self._end_timer is not None:
-            self._end_timer.cancel()
-        self._end_timer = None if delay_us is None else self._loop.call_later(delay_us, callback)
+    def _cancel_ttl(self):
+        if self._ttl_timer is not None:
+            self._ttl_timer.cancel()
+            self._ttl_timer = None
 
     # ---- told by the endpoint and the listeners
 
@@ -130,6 +131,7 @@ class Cproxy:
                 "resumed", session=say_session(session.session_id), after=say_seconds(self._loop.now() - self._lost_at),
                 resent=session.resend_bytes, streams=session.open_count, epoch=session.epoch, **fields)
         self._lost_at = None
+        self._cancel_ttl()
         self._last_failure = None
         if endpoint.app_count == 0:
             self.on_idle(endpoint)
@@ -154,7 +156,8 @@ class Cproxy:
     def _note_loss(self):
         if self._lost_at is None:
             self._lost_at = self._endpoint.session.received_at
-            self._set_end_timer(self._config.session.session_ttl_us, self._on_ttl)
+        if self._ttl_timer is None:
+            self._ttl_timer = self._loop.call_later(self._config.session.session_ttl_us, self._on_ttl)
 
     def _on_ttl(self):
         self._end_session(CloseCode.EXPIRED, "no carrier for --session-ttl", "warning")
@@ -168,15 +171,17 @@ class Cproxy:
     def on_idle(self, endpoint):
         """The last application has gone."""
         if self._config.stdio:
-            # What the application's end still owes the peer leaves with the goodbye.
+            self.exit_status = self.exit_status or int(endpoint.vanished > 0)
             self._finish_stdio()
-        elif self._lost_at is None and not self._config.eager:
-            self._set_end_timer(self._config.idle_us, self._on_idle_timeout)
+        elif not self._config.eager:
+            if self._idle_timer is not None:
+                self._idle_timer.cancel()
+            self._idle_timer = self._loop.call_later(self._config.idle_us, self._on_idle_timeout)
 
     def _on_idle_timeout(self):
-        if self._carrier_wanted():
-            self.on_idle(self._endpoint)
-        else:
+        if self._endpoint.app_count == 0 and self._carrier_wanted():
+            self.on_idle(self._endpoint)  # what the last application left is not delivered yet
+        elif self._endpoint.app_count == 0 and self._known:
             self._end_session(CloseCode.ORDERLY, "idle")
 
     def _finish_stdio(self):
@@ -228,8 +233,6 @@ class Cproxy:
             self._lost_at = None
         else:
             self._note_loss()
-        if self._end_timer is not None:
-            self._set_end_timer(None)
         self._reconnect.settled()
         self._endpoint.attach(
             sock.detach(), welcome.epoch, welcome.window_bytes, welcome.budget_bytes, caller.opening, caller.leftover)

@@ -217,7 +217,7 @@ def _add_common(parser, config_class, default_bind):
     session = SessionConfig
     group = parser.add_argument_group("session")
     parser.add(group, "--heartbeat", parse_duration, metavar="TIME", help=(
-        f"send a sign of life after this much silence (default {_show(session.heartbeat_us)}; 10ms to 1h)"))
+        f"send a sign of life this often (default {_show(session.heartbeat_us)}; 10ms to 1h)"))
     parser.add(group, "--misses", parse_count, metavar="N", help=(
         "heartbeats without an answer until the connection counts as lost"
         f" (default {_show(session.misses)})"))
@@ -327,7 +327,7 @@ def parse_cproxy(argv):
 
     given, words = parser.split(argv)
     _refuse_together(given, "stdio", ("plain", "bind", "eager", "idle"))
-    _refuse_together(given, "plain", ("target", "eager", "idle", "state_dir", *_SESSION_ONLY))
+    _refuse_together(given, "plain", ("target", "eager", "idle", "connect_timeout", "state_dir", *_SESSION_ONLY))
     if "stdio" in given:
         if len(words) == 3:
             raise UsageError(f"--stdio takes no PORT to listen on: leave out {printable(words[0])}")
@@ -364,7 +364,7 @@ def parse_sproxy(argv):
 
 
 # Options that mean nothing to a relay without sessions; ignoring one silently would hide a mistake.
-_SESSION_ONLY = ("heartbeat", "misses", "session_ttl", "window", "session_budget", "max_sessions")
+_SESSION_ONLY = ("heartbeat", "misses", "session_ttl", "window", "session_budget", "max_streams", "max_sessions")
 
 
 def _refuse_together(given, first, others):

@@ -63,7 +63,6 @@ class Sproxy:
         self._resolver = Resolver(loop.call_soon_threadsafe)
         self._default_target = None
         self._reception = Reception(loop, log, config, self.admit)
-        self._stopping = False
 
     def start(self):
         """Begin to serve."""
@@ -242,7 +241,6 @@ class Sproxy:
         """Stop accepting, drain, say goodbye."""
         self._log.info("stopping", sessions=len(self._clients))
         self._reception.close()
-        self._stopping = True
         for client in self._clients.values():
             client.endpoint.pause()
         self._wait_for_drain(self._loop.now() + self._config.drain_us)
