@@ -31,6 +31,8 @@ STUNNEL = "stunnel"
 HAPROXY_TLS = "haproxy tls"
 SSH = "ssh -L"
 
+PLAIN = "--plain"  # keeps no state, and refuses to be told where
+
 StartRow = Callable[[tuple[Hop, ...], Path], list[Process]]
 HopCommand = Callable[[Hop, Path], list[str]]
 
@@ -113,7 +115,7 @@ def ssh_pair(hops: tuple[Hop, ...], work: Path) -> list[Process]:
 def mproxy_pair(options: tuple[str, ...], hops: tuple[Hop, ...], work: Path) -> list[Process]:
     first, last = hops
     address, _, port = first.target.rpartition(":")
-    state = ["--state-dir", str(work / f"state-{first.port}")]
+    state = [] if PLAIN in options else ["--state-dir", str(work / f"state-{first.port}")]
     server_command = [
         str(REPOSITORY / "sproxy"),
         *options,
@@ -135,7 +137,7 @@ TABLE: dict[str, Contender] = {
     for contender in (
         Contender(DIRECT, no_proxy, hops=0),
         Contender(MPROXY, partial(mproxy_pair, ()), _MPROXY_PROGRAMS),
-        Contender(MPROXY_PLAIN, partial(mproxy_pair, ("--plain",)), _MPROXY_PROGRAMS),
+        Contender(MPROXY_PLAIN, partial(mproxy_pair, (PLAIN,)), _MPROXY_PROGRAMS),
         Contender(HAPROXY, partial(same_program, peers.haproxy), ("haproxy",)),
         Contender(HAPROXY_BIG, partial(same_program, peers.haproxy_big_buffers), ("haproxy",)),
         Contender(HAPROXY_SPLICE, partial(same_program, peers.haproxy_splice), ("haproxy",)),

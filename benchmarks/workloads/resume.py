@@ -8,8 +8,8 @@ handed to a waiting `ip -batch`. First byte and last byte are seen by the client
 proxies log. For detection the switch goes down with both cables left up: no reset, no event; the clock stops
 when a proxy logs `lost`.
 Limits: of all contenders only mproxy survives this, so it stands alone here. Reading 10,000 streams costs the
-Python client some tens of milliseconds, which are in the figure. The path dies at any point of a heartbeat interval, so
-detection may take up to one interval less than misses x heartbeat.
+Python client some tens of milliseconds, which are in the figure. The path dies at any point of a heartbeat
+interval, so detection may take up to one interval less than misses x heartbeat.
 """
 
 from __future__ import annotations
