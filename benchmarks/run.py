@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -29,6 +30,7 @@ FULL_ROUNDS, QUICK_ROUNDS = 5, 2
 
 def main() -> int:
     arguments = parse_arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwind: namespaces outlive a process
     load.raise_descriptor_limit()
     private = places.is_root() and places.enter_private_network()
     about = environment.describe(private)

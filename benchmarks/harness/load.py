@@ -57,6 +57,8 @@ class Worker:
 
     def _run(self, work: Callable, inner, netns: str | None, arguments: tuple) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        die_with_parent()
         self.control.close()
         enter_namespace(netns)
         try:
