@@ -11,6 +11,7 @@ from mproxy._wire cimport (
     HELLO_BYTES, WELCOME_BYTES, HEARTBEAT_BYTES,
     CloseCode, FrameFlag, FrameType, get16, get32, get64, put16, put32, put64,
 )
+from mproxy import _wire as numbers  # as Python sees them; the cimported enums are C's alone
 from mproxy.errors import PeerError
 
 
@@ -203,7 +204,7 @@ cdef class FrameParser:
             if result == ParseResult.NEED_MORE:
                 break
             if result == ParseResult.BROKEN:
-                raise PeerError(CloseCode(self.parser.error), self.parser.reason.decode())
+                raise PeerError(numbers.CloseCode(self.parser.error), self.parser.reason.decode())
             size = self.parser.part if result == ParseResult.DATA_PART else frame.length
             offset = self.parser.part_offset if result == ParseResult.DATA_PART else 0
             payload = (<const char *>self.parser.payload)[:size] if size else b""
