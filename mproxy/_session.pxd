@@ -16,8 +16,8 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from mproxy._frames cimport Parser
 from mproxy._ring cimport iovec
-from mproxy._stream cimport Stream, StreamList, StreamTable
-from mproxy._transmit cimport Transmitter
+from mproxy._stream cimport Stream
+from mproxy._streams cimport StreamSet
 
 
 cpdef enum EventKind:
@@ -46,7 +46,7 @@ cdef struct Event:
     bint local            # CLOSED: this side found the reason
 
 
-cdef class Session:
+cdef class Session(StreamSet):
     # identity
     cdef readonly bint is_server           # sproxy's end: streams are opened by the peer
     cdef readonly bytes session_id         # 16 random bytes, empty before the first WELCOME
@@ -58,51 +58,31 @@ cdef class Session:
     cdef readonly uint32_t max_streams     # open at once
     cdef readonly int64_t heartbeat_us     # interval
     cdef readonly int misses               # intervals of silence that mean a dead carrier
-    cdef uint32_t ack_bytes                # delivered and not acknowledged: send a bare ACK; from the smaller window
-    cdef uint32_t send_window              # the smaller of our window and the peer's
-    cdef uint64_t send_budget              # the smaller of our budget and the peer's
     # streams
-    cdef StreamTable table                 # by id
-    cdef StreamList open_list              # not finished, oldest first
-    cdef StreamList finished_list          # finished, kept until the peer surely knows
-    cdef readonly uint32_t open_count      # streams in `open_list`
-    cdef readonly uint32_t finished_count  # streams in `finished_list`
     cdef uint32_t last_id                  # cproxy: id given last
-    cdef uint32_t highest_id               # highest id ever opened
-    cdef Stream *space_first               # applications to be read again: oldest
-    cdef Stream *space_last                # newest
-    cdef readonly uint64_t out_held        # bytes in the streams' `out` rings
-    cdef readonly uint64_t in_held         # bytes in the streams' `inp` rings
     # carrier
     cdef readonly CarrierState state       # between carriers, resuming, active or over
     cdef Parser parser                     # of this carrier's input
-    cdef Transmitter transmitter           # of this carrier's output, and the send queues
     cdef const uint8_t *input              # not yet parsed
     cdef const uint8_t *input_end          # behind it
     cdef Stream *current                   # stream of the last DATA event
     cdef const uint8_t *current_data       # its bytes not yet taken or kept
     cdef uint32_t current_left             # number of those
     cdef bint current_ends                 # the direction ends behind them
-    cdef Stream *unlisted                  # after the end mark: next stream to compare with the peer's list
     cdef bint comparing                    # that comparison is under way
     cdef uint32_t listed_id                # newest stream opened when the peer made its list
-    cdef public bint stalled               # the carrier did not take all it was offered
     cdef int close_code                    # why the session ended
     cdef bytes close_reason                # the same in words
     cdef bint close_told                   # the CLOSED event was given
     # time
     cdef readonly int64_t received_at      # last byte of the peer, moved on when our own clock came late
     cdef int64_t heartbeat_at              # next heartbeat
-    cdef uint64_t barriers                 # heartbeats sent whose echo is waited for, ever
     cdef int64_t barrier_sent_at           # timestamp of the one still unanswered, 0 when none
     cdef int64_t reply_to                  # timestamp to echo, -1 when none
     cdef readonly bint suspect             # two intervals of silence: look for another carrier
     cdef readonly bint dead                # `misses` intervals of silence
-    cdef readonly int64_t rtt_us           # smoothed round-trip time, -1 before the first echo
     # counters
-    cdef readonly uint64_t out_bytes       # application bytes taken for the peer
     cdef readonly uint64_t in_bytes        # application bytes received
-    cdef readonly uint64_t opened          # streams ever
     cdef readonly uint64_t resend_bytes    # bytes sent before that the last resume found missing
 
     # carrier
@@ -121,17 +101,6 @@ cdef class Session:
     cpdef probe(self, int64_t now)
     # streams
     cdef Stream *open_stream(self, bytes target, void *owner) noexcept
-    cdef uint32_t room(self, Stream *stream, uint32_t want) noexcept
-    cdef uint32_t useful_bytes(self) noexcept
-    cdef uint32_t no_room(self, Stream *stream) noexcept
-    cdef void wrote(self, Stream *stream, uint32_t length) noexcept
-    cdef void end(self, Stream *stream) noexcept
-    cdef void reset(self, Stream *stream, int code) noexcept
-    cdef void discard(self, Stream *stream) noexcept
-    cdef void handed(self, Stream *stream, uint32_t length) noexcept
-    cdef void end_handed(self, Stream *stream) noexcept
-    cdef void release(self, Stream *stream) noexcept
-    cdef Stream *poll_space(self) noexcept
     cpdef close(self, int code, str reason)
 
     # inner
@@ -149,12 +118,4 @@ cdef class Session:
     cdef bint fail(self, int code, const char *reason) noexcept
     cdef void tell_closed(self, Event *event) noexcept
     cdef void tell_reset(self, Event *event, Stream *stream, int code) noexcept
-    cdef void abort(self, Stream *stream, int code, bint tell_peer) noexcept
-    cdef void acknowledge(self, Stream *stream) noexcept
-    cdef void space(self, Stream *stream) noexcept
-    cdef void retire_if_finished(self, Stream *stream) noexcept  # may free the stream
-    cdef void leave_open_list(self, Stream *stream) noexcept
-    cdef void revive(self, Stream *stream) noexcept
-    cdef Stream *add_stream(self, uint32_t id) noexcept
-    cdef void forget(self, Stream *stream) noexcept
     cdef void add_heartbeat(self, int flags, uint64_t seq, uint64_t ack) noexcept

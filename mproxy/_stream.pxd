@@ -11,9 +11,9 @@ from mproxy._ring cimport Ring
 
 cdef enum Queue:
     NOT_QUEUED
-    ACK_LATER   # nothing to send but an ack that can wait for the next heartbeat
-    URGENT      # little queued, or a control frame
-    BULK        # much queued: takes turns with other bulk
+    ACK_LATER             # nothing to send but an ack that can wait for the next heartbeat
+    URGENT                # little queued, or a control frame
+    BULK                  # much queued: takes turns with other bulk
 
 
 cdef struct Stream:
@@ -35,7 +35,7 @@ cdef struct Stream:
     bint in_done          # ... and handed to the application
     # life
     uint8_t *target       # OPEN not yet confirmed: its payload, ours; NULL: the default daemon
-    uint16_t target_bytes # length of `target`
+    uint16_t target_bytes  # length of `target`
     bint open_due         # OPEN must still be put on this carrier
     bint confirmed        # cproxy: the peer has shown that it knows the stream
     bint unheard          # ended before the peer can have heard of it: nothing to remember
@@ -46,8 +46,8 @@ cdef struct Stream:
     bint drain_reset      # the application vanished after its end: reset once that end is acknowledged
     uint8_t reset_code    # a ResetCode
     bint retired          # in the session's list of finished streams
-    uint64_t retire_after # may be forgotten once a heartbeat with a higher number is echoed
-    uint64_t listed_epoch # last carrier on which the peer listed the stream
+    uint64_t retire_after  # may be forgotten once a heartbeat with a higher number is echoed
+    uint64_t listed_epoch  # last carrier on which the peer listed the stream
     uint16_t planned      # frames of the batch being sent that point into `out` or `target`: both must stay
     # links
     Queue queue           # which send queue it is in
@@ -60,14 +60,14 @@ cdef struct Stream:
 
 
 cdef struct StreamList:
-    Stream *first  # oldest
-    Stream *last   # newest
+    Stream *first         # oldest
+    Stream *last          # newest
 
 
 cdef struct StreamTable:
     Stream **slots   # open addressing, linear probing
-    uint32_t size    # number of slots: a power of two, or 0
-    uint32_t count   # streams in it; at most half of `size`
+    uint32_t size         # number of slots: a power of two, or 0
+    uint32_t count        # streams in it; at most half of `size`
 
 
 cdef Stream *stream_new(uint32_t id) noexcept nogil

@@ -3,7 +3,7 @@ nothing spins."""
 
 import os
 
-from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
+from libc.errno cimport ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
 
 from mproxy.net._loop cimport EPOLLIN
 from mproxy.net._socket cimport SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, close, dup
@@ -41,8 +41,8 @@ cdef class AppListener:
             self.loop.soon.append(lambda: _listeners.discard(self))
 
     cdef void accept_all(self) noexcept:
-        cdef int fd, i
-        for i in range(ACCEPTS_A_TURN):
+        cdef int fd, _turn
+        for _turn in range(ACCEPTS_A_TURN):
             fd = accept4(self.source.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
             if fd >= 0:
                 self.endpoint.accepted(fd, self.target)

@@ -2,7 +2,6 @@
 
 import heapq
 import os
-import time
 from collections import deque
 
 from cpython.exc cimport PyErr_CheckSignals

@@ -4,7 +4,7 @@ import os
 import stat
 
 
-def open_stdio():
+def open_stdio() -> tuple[int, int]:
     """Return (read descriptor, write descriptor) in place of descriptors 0 and 1, which then lead nowhere.
 
     Pipes and terminals are opened anew, so that O_NONBLOCK does not reach other programs that share them, and closing

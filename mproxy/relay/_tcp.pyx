@@ -284,8 +284,8 @@ cdef class _Listener:
         """Nothing: the bound method kept the object alive."""
 
     cdef void accept_all(self) noexcept:
-        cdef int fd, i
-        for i in range(ACCEPTS_A_TURN):
+        cdef int fd, _turn
+        for _turn in range(ACCEPTS_A_TURN):
             fd = accept4(self.source.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
             if fd < 0:
                 if errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM):

@@ -14,6 +14,7 @@ LAYERS = [
     ["mproxy._ring"],
     ["mproxy._frames", "mproxy._stream"],
     ["mproxy._transmit"],
+    ["mproxy._streams"],
     ["mproxy._session", "mproxy.handshake"],
     ["mproxy._pysession"],
     ["mproxy.net"],
@@ -24,7 +25,7 @@ LAYERS = [
 ROW = {room: row for row, rooms in enumerate(LAYERS) for room in rooms}
 
 # The sans-I/O core: everything it needs comes in as an argument.
-PURE = ["_wire", "_ring", "_frames", "_stream", "_transmit", "_session", "_pysession", "handshake"]
+PURE = ["_wire", "_ring", "_frames", "_stream", "_transmit", "_streams", "_session", "_pysession", "handshake"]
 PURE_FILES = [path for name in PURE for path in sorted(PACKAGE.glob(f"{name}.p[yx]*")) if path.suffix != ".pyi"]
 # No errno: there is no system call that could set it. cpython: what handles objects and memory, not signals or files.
 PURE_IMPORTS = re.compile(

@@ -1,0 +1,55 @@
+"""The streams of a session, and what their applications do to them. Base of `Session`; call order: _session.pxd."""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from mproxy._stream cimport Stream, StreamList, StreamTable
+from mproxy._transmit cimport Transmitter
+
+
+cdef class StreamSet:
+    # limits and what is known of the path
+    cdef uint32_t ack_bytes                # delivered and not acknowledged: send a bare ACK; from the smaller window
+    cdef uint32_t send_window              # the smaller of our window and the peer's
+    cdef uint64_t send_budget              # the smaller of our budget and the peer's
+    cdef readonly int64_t rtt_us           # smoothed round-trip time, -1 before the first echo
+    cdef public bint stalled               # the carrier did not take all it was offered
+    # streams
+    cdef Transmitter transmitter           # send queues, and the batch on its way to the carrier
+    cdef StreamTable table                 # by id
+    cdef StreamList open_list              # not finished, oldest first
+    cdef StreamList finished_list          # finished, kept until the peer surely knows
+    cdef readonly uint32_t open_count      # streams in `open_list`
+    cdef readonly uint32_t finished_count  # streams in `finished_list`
+    cdef uint32_t highest_id               # highest id ever opened
+    cdef Stream *space_first               # applications to be read again: oldest
+    cdef Stream *space_last                # newest
+    cdef Stream *unlisted                  # after the end mark: next stream to compare with the peer's list
+    cdef uint64_t barriers                 # heartbeats sent whose echo is waited for, ever
+    # accounts
+    cdef readonly uint64_t out_held        # bytes in the streams' `out` rings
+    cdef readonly uint64_t in_held         # bytes in the streams' `inp` rings
+    cdef readonly uint64_t out_bytes       # application bytes taken for the peer
+    cdef readonly uint64_t opened          # streams ever
+
+    cdef uint32_t room(self, Stream *stream, uint32_t want) noexcept
+    cdef uint32_t useful_bytes(self) noexcept
+    cdef uint32_t no_room(self, Stream *stream) noexcept
+    cdef void wrote(self, Stream *stream, uint32_t length) noexcept
+    cdef void end(self, Stream *stream) noexcept
+    cdef Stream *poll_space(self) noexcept
+    cdef void space(self, Stream *stream) noexcept
+    cdef void handed(self, Stream *stream, uint32_t length) noexcept
+    cdef void end_handed(self, Stream *stream) noexcept
+    cdef void acknowledge(self, Stream *stream) noexcept
+    cdef void reset(self, Stream *stream, int code) noexcept
+    cdef void discard(self, Stream *stream) noexcept
+    cdef void release(self, Stream *stream) noexcept
+    cdef void abort(self, Stream *stream, int code, bint tell_peer) noexcept
+    cdef Stream *add_stream(self, uint32_t id) noexcept
+    cdef void retire_if_finished(self, Stream *stream) noexcept  # may free the stream
+    cdef void leave_open_list(self, Stream *stream) noexcept
+    cdef void revive(self, Stream *stream) noexcept
+    cdef void forget(self, Stream *stream) noexcept
+
+
+cdef uint8_t *list_streams(const Stream *stream, uint8_t *at) noexcept

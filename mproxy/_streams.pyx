@@ -1,0 +1,280 @@
+"""The streams of a session, and what their applications do to them.
+
+Flow control is here: how much an application may give (`room`), when it may give again (`poll_space`), when what it
+took is acknowledged. So is the life of a stream from `add_stream` over `retire_if_finished` to `forget`. What the
+peer does to streams is in _session.
+"""
+
+cimport cython
+
+from mproxy._frames cimport Frame, encode_header
+from mproxy._ring cimport (
+    MIN_RING_BYTES, ring_drop, ring_free, ring_release, ring_reserve, ring_used,
+)
+from mproxy._stream cimport (
+    all_push, all_remove, stream_finished, stream_free, stream_new, table_add, table_clear, table_remove,
+)
+from mproxy._wire cimport HEADER_BYTES, MAX_WINDOW_BYTES, MIN_WINDOW_BYTES, FrameFlag, FrameType, ResetCode
+
+
+cdef enum:
+    NEAR_US = 10000                # a round trip below this limits the rings
+    NEAR_RING_BYTES = 524288       # ring of a bulk stream on loopback
+    FAST_PATH_BYTES_US = 1250      # 10 Gbit/s
+
+
+@cython.no_gc_clear  # __dealloc__ needs the transmitter
+cdef class StreamSet:
+    """Base of `Session`. Streams are named by pointer; the I/O layer holds one from OPENED or `open_stream` on until
+    it calls `release`."""
+
+    def __cinit__(self, *_arguments, **_options):
+        self.transmitter = Transmitter()
+        self.rtt_us = -1
+
+    def __dealloc__(self):
+        self.transmitter.carrier_lost()
+        while self.open_list.first != NULL:
+            self.forget(self.open_list.first)
+        while self.finished_list.first != NULL:
+            self.forget(self.finished_list.first)
+        table_clear(&self.table)
+
+    # ---- application -> peer
+
+    cdef uint32_t room(self, Stream *stream, uint32_t want) noexcept:
+        """How many bytes (at most `want`) may be read from the application now; its ring has space for them.
+
+        0: none, and `poll_space` will name the stream when there is room again. The ring grows when it is full and
+        the carrier is not what holds things up: then the round trip is, and only a larger ring can fill it.
+        """
+        cdef uint32_t used = ring_used(&stream.out), limit, capacity
+        cdef uint64_t share = 0
+        if stream.aborted:
+            return 0
+        if self.out_held < self.send_budget:
+            share = (self.send_budget - self.out_held) // 2
+        limit = <uint32_t>max(<uint64_t>MIN_WINDOW_BYTES, min(<uint64_t>self.send_window, share))
+        if used >= limit:
+            return self.no_room(stream)
+        if ring_free(&stream.out) == 0:
+            capacity = stream.out.capacity
+            if capacity == 0:
+                capacity = MIN_RING_BYTES
+            elif not self.stalled:
+                capacity = min(limit, min(capacity * 4, self.useful_bytes()))
+            if ring_reserve(&stream.out, capacity) < 0 or ring_free(&stream.out) == 0:
+                return self.no_room(stream)
+        return min(want, min(limit - used, ring_free(&stream.out)))
+
+    cdef uint32_t useful_bytes(self) noexcept:
+        """The largest ring that the round trip can call for: what FAST_PATH brings meanwhile, and an ack's delay.
+
+        A larger one would fill, too, but leave the processor's cache on its way.
+        """
+        if self.rtt_us < 0 or self.rtt_us > NEAR_US:
+            return MAX_WINDOW_BYTES
+        return max(<uint32_t>NEAR_RING_BYTES, <uint32_t>self.rtt_us * <uint32_t>FAST_PATH_BYTES_US)
+
+    cdef uint32_t no_room(self, Stream *stream) noexcept:
+        """The application waits for an ack. When all is planned already, no DATA can ask for one: an ACK does."""
+        if not stream.blocked:
+            stream.blocked = True
+            if stream.sent == stream.out.tail:
+                stream.ack_due = True
+                self.transmitter.ready(stream)
+        return 0
+
+    cdef void wrote(self, Stream *stream, uint32_t length) noexcept:
+        """`length` bytes of the application now lie behind `out.tail`, in the space that `room` granted."""
+        stream.out.tail += length
+        self.out_held += length
+        self.out_bytes += length
+        self.transmitter.ready(stream)
+
+    cdef void end(self, Stream *stream) noexcept:
+        """The application ended its direction."""
+        stream.out_ended = True
+        self.transmitter.ready(stream)
+
+    cdef Stream *poll_space(self) noexcept:
+        """Next stream whose application may be read again, or NULL."""
+        cdef Stream *stream
+        while self.space_first != NULL:
+            stream = self.space_first
+            self.space_first = stream.space_next
+            if self.space_first == NULL:
+                self.space_last = NULL
+            stream.has_space = False
+            if stream.owner != NULL and not stream.aborted:
+                return stream
+        return NULL
+
+    cdef void space(self, Stream *stream) noexcept:
+        if stream.has_space:
+            return
+        stream.has_space = True
+        stream.space_next = NULL
+        if self.space_last != NULL:
+            self.space_last.space_next = stream
+        else:
+            self.space_first = stream
+        self.space_last = stream
+
+    # ---- peer -> application
+
+    cdef void handed(self, Stream *stream, uint32_t length) noexcept:
+        """The application took `length` of the kept bytes."""
+        ring_release(&stream.inp, stream.inp.head + length)
+        self.in_held -= length
+        self.acknowledge(stream)
+
+    cdef void end_handed(self, Stream *stream) noexcept:
+        """The application was told the end of the peer's direction."""
+        stream.in_done = True
+        self.acknowledge(stream)
+        self.retire_if_finished(stream)
+
+    cdef void acknowledge(self, Stream *stream) noexcept:
+        """The application took bytes or the end: tell the peer, at once when it waits for it, else when convenient."""
+        cdef uint64_t owed = stream.inp.head + stream.in_done - stream.acked
+        if owed == 0:
+            return
+        if stream.in_done or owed >= self.ack_bytes or (
+                stream.want_ack_at and stream.inp.head >= stream.want_ack_at):
+            stream.want_ack_at = 0
+            stream.ack_due = True
+            self.transmitter.ready(stream)
+        else:
+            self.transmitter.ack_later(stream)
+
+    # ---- ends
+
+    cdef void reset(self, Stream *stream, int code) noexcept:
+        """The application's connection broke, or could not be made: end the stream at once."""
+        self.abort(stream, code, True)
+
+    cdef void discard(self, Stream *stream) noexcept:
+        """The application ended its direction and then vanished.
+
+        What it wrote before still goes to the daemon; what comes back goes nowhere; then the stream is reset.
+        """
+        if stream.aborted:
+            return
+        if stream.out_done:
+            self.abort(stream, ResetCode.APPLICATION, True)
+            return
+        stream.drain_reset = True
+        self.in_held -= ring_used(&stream.inp)
+        ring_drop(&stream.inp)
+        stream.in_done = stream.in_ended
+        self.acknowledge(stream)
+
+    cdef void release(self, Stream *stream) noexcept:
+        """The I/O layer no longer needs the stream."""
+        stream.owner = NULL
+        self.retire_if_finished(stream)
+
+    cdef void abort(self, Stream *stream, int code, bint tell_peer) noexcept:
+        """End both directions at once and let the bytes go."""
+        if stream.aborted:
+            return
+        stream.aborted = True
+        stream.reset_code = <uint8_t>code
+        stream.reset_ours = stream.reset_due = tell_peer and not stream.open_due
+        stream.unheard = stream.open_due
+        stream.open_due = False
+        stream.ack_due = False
+        self.out_held -= ring_used(&stream.out)
+        self.in_held -= ring_used(&stream.inp)
+        ring_drop(&stream.inp)
+        if stream.planned == 0:
+            ring_drop(&stream.out)
+        self.transmitter.dequeue(stream)
+        self.transmitter.ready(stream)
+        self.retire_if_finished(stream)
+
+    # ---- the life of a stream
+
+    cdef Stream *add_stream(self, uint32_t id) noexcept:
+        cdef Stream *stream = stream_new(id)
+        if stream == NULL:
+            return NULL
+        if table_add(&self.table, stream) < 0:
+            stream_free(stream)
+            return NULL
+        all_push(&self.open_list, stream)
+        self.open_count += 1
+        self.opened += 1
+        if id > self.highest_id:
+            self.highest_id = id
+        return stream
+
+    cdef void retire_if_finished(self, Stream *stream) noexcept:
+        if stream.retired or not stream_finished(stream):
+            return
+        if stream.unheard:
+            self.forget(stream)
+            return
+        self.leave_open_list(stream)
+        stream.retired = True
+        stream.retire_after = self.barriers
+        all_push(&self.finished_list, stream)
+        self.finished_count += 1
+
+    cdef void leave_open_list(self, Stream *stream) noexcept:
+        if self.unlisted == stream:
+            self.unlisted = stream.all_next
+        all_remove(&self.open_list, stream)
+        self.open_count -= 1
+
+    cdef void revive(self, Stream *stream) noexcept:
+        """A finished stream has something to say again, and may be forgotten only when the peer has read that."""
+        if not stream.retired:
+            return
+        stream.retired = False
+        all_remove(&self.finished_list, stream)
+        self.finished_count -= 1
+        all_push(&self.open_list, stream)
+        self.open_count += 1
+
+    cdef void forget(self, Stream *stream) noexcept:
+        """Free the stream; nothing may refer to it but the session's own lists."""
+        cdef Stream **link = &self.space_first
+        cdef Stream *last = NULL
+        if stream.has_space:
+            while link[0] != stream:
+                last = link[0]
+                link = &last.space_next
+            link[0] = stream.space_next
+            if self.space_last == stream:
+                self.space_last = last
+        self.transmitter.dequeue(stream)
+        table_remove(&self.table, stream)
+        if stream.retired:
+            all_remove(&self.finished_list, stream)
+            self.finished_count -= 1
+        else:
+            self.leave_open_list(stream)
+        stream_free(stream)
+
+
+cdef uint8_t *list_streams(const Stream *stream, uint8_t *at) noexcept:
+    """Encode a RESUME frame for every stream of a list; returns where the next frame goes."""
+    cdef Frame frame
+    frame.type = FrameType.RESUME
+    frame.length = 0
+    while stream != NULL:
+        frame.stream = stream.id
+        frame.flags = 0
+        frame.seq = stream.inp.tail + stream.in_ended
+        frame.ack = stream.inp.head + stream.in_done
+        if stream.aborted:
+            frame.flags = FrameFlag.DONE | FrameFlag.ABORTED
+            frame.seq = frame.ack = stream.reset_code
+        elif stream.retired:
+            frame.flags = FrameFlag.DONE
+        encode_header(at, &frame)
+        at += HEADER_BYTES
+        stream = stream.all_next
+    return at
