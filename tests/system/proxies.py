@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from lab import HERE
-from traffic import read_exactly
+from traffic import ends_by_reset, read_exactly
 
 ROOT = HERE.parent.parent
 CPROXY, SPROXY, PYTHON = ROOT / "cproxy", ROOT / "sproxy", ROOT / ".venv/bin/python"
@@ -60,6 +60,13 @@ class Pair:
 
     def app(self, port=CPROXY_PORT):
         return self.lab.client.connect(port)
+
+    def app_is_reset(self, port=CPROXY_PORT):
+        """Connects as an application; True if that is reset, maybe before the connect has returned."""
+        try:
+            return ends_by_reset(self.app(port))
+        except ConnectionResetError:
+            return True
 
     def joined(self, listener):
         """An application and the daemon's connection that belongs to it: two sockets."""

@@ -150,6 +150,7 @@ def test_resume_with_impossible_offsets(pair, lab, bystander, resume, code):
     again = LyingClient(lab, SPROXY_PORT)
     again.send(b"\xab\x6d\x70\x78\x01" + bytes(11) + hello(welcome.session, welcome.secret, epoch=2) + resume)
     again.read_preamble()
+    again.session = welcome.session
     assert again.next_frame(WELCOME)
     assert again.next_frame(GOODBYE).seq == code
     assert again.is_ended()

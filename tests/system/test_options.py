@@ -16,9 +16,10 @@ def daemon(lab):
         yield listener
 
 
-def is_served(app):
-    """True if the echo daemon answers on `app`, False if the connection is reset."""
+def is_served(connect, *where):
+    """True if the echo daemon answers on the connection that `connect(*where)` makes, False if it is reset."""
     try:
+        app = connect(*where)
         app.sendall(b"hello")
         return read_exactly(app, 5) == b"hello"
     except ConnectionError:
@@ -51,7 +52,7 @@ def test_target_must_be_allowed(pair, target, allowed):
     pair.echo()
     pair.echo(8001)
     pair.start(sproxy=["--allow", "127.0.0.1:8001", "--allow", "[::1]:9999"], cproxy=["--target", target])
-    assert is_served(pair.app()) == allowed
+    assert is_served(pair.app) == allowed
 
 
 def test_nothing_is_allowed_by_default(pair):
@@ -59,9 +60,9 @@ def test_nothing_is_allowed_by_default(pair):
     pair.echo()
     pair.echo(8001)
     pair.start(cproxy=["--target", "127.0.0.1:8001"])
-    assert not is_served(pair.app())
+    assert not is_served(pair.app)
     pair.start_cproxy(port=CPROXY_PORT + 1)
-    assert is_served(pair.app(CPROXY_PORT + 1))
+    assert is_served(pair.app, CPROXY_PORT + 1)
 
 
 @pytest.mark.parametrize("plain", ["cproxy", "sproxy"])
@@ -96,8 +97,7 @@ def test_plain_is_a_bare_relay(pair, daemon, plain):
 def test_plain_does_not_survive(pair):
     """Goal: --plain promises nothing: after its daemon died the application sees it, and the next one is refused."""
     pair.start_sproxy("--plain")
-    app = pair.lab.client.connect(SPROXY_PORT, pair.lab.server_address)
-    assert not is_served(app)
+    assert not is_served(pair.lab.client.connect, SPROXY_PORT, pair.lab.server_address)
 
 
 @pytest.mark.parametrize(("bind", "there", "not_there"), [
@@ -107,7 +107,7 @@ def test_bind_chooses_the_addresses(pair, bind, there, not_there):
     """Goal: only the addresses that were named are listened on; `[addr]` and `addr` are the same."""
     pair.echo()
     pair.start(cproxy=[word for address in bind for word in ("--bind", address)])
-    assert is_served(pair.lab.client.connect(CPROXY_PORT, there))
+    assert is_served(pair.lab.client.connect, CPROXY_PORT, there)
     with pytest.raises(ConnectionRefusedError):
         pair.lab.client.connect(CPROXY_PORT, not_there)
 
@@ -137,7 +137,7 @@ def test_port_zero_is_any_free_port(pair):
     pair.start_sproxy(port=0)
     sproxy_port = int(pair.sproxy.event("listening")["port"])
     pair.start_cproxy(port=0, server_port=sproxy_port)
-    assert is_served(pair.app(int(pair.cproxy.event("listening")["port"])))
+    assert is_served(pair.app, int(pair.cproxy.event("listening")["port"]))
     assert len({event["port"] for event in pair.cproxy.events("listening")}) == 1
 
 
@@ -145,7 +145,7 @@ def test_streams_beyond_the_limit_are_reset(pair, daemon):
     """Goal: --max-streams: one more is reset, the others go on, and a place that gets free is given again."""
     pair.start(sproxy=["--max-streams", "2"])
     pairs = [pair.joined(daemon) for _ in range(2)]
-    assert not is_served(pair.app())
+    assert not is_served(pair.app)
     for app, connection in pairs:
         connection.sendall(b"still here")
         assert read_exactly(app, 10) == b"still here"
@@ -157,8 +157,8 @@ def test_streams_beyond_the_limit_are_reset(pair, daemon):
 
 def try_joined(pair, daemon):
     daemon.settimeout(0.3)
-    app = pair.app()
     try:
+        app = pair.app()
         app.sendall(b"?")
         daemon.accept()[0].close()
     except OSError:

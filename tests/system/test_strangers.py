@@ -107,7 +107,7 @@ def test_byte_by_byte_is_as_good_as_whole(pair, lab, bystander):
     peer = LyingClient(lab, SPROXY_PORT)
     for byte in preamble() + hello() + frame(3, 0x08) + frame(OPEN, stream=1) + frame(6, 1, stream=1, payload=b"hello"):
         peer.send(bytes([byte]))
-    peer.read_preamble()
+    peer.read_welcome()
     assert peer.next_frame(6).payload == b"hello"
 
 

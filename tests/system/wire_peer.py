@@ -106,6 +106,10 @@ class LyingClient(Peer):
         """HELLO and the list; returns the WELCOME."""
         self.send(preamble() + hello(**what) + b"".join(resume_list))
         self.end_mark(newest)
+        return self.read_welcome()
+
+    def read_welcome(self):
+        """sproxy's answer to HELLO, and its list."""
         assert self.read_preamble() == VERSION
         welcome = Welcome._make(WELCOME_PAYLOAD.unpack(self.next_frame(WELCOME).payload))
         self.session = welcome.session
