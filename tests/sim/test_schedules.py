@@ -10,7 +10,7 @@ import pytest
 
 from tests.sim.schedule import play
 
-BLOCK = 100
+BLOCK = 60
 FRESH = random.SystemRandom().randrange(1 << 40)
 
 
