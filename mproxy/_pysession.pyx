@@ -4,7 +4,7 @@ Streams are named by their id. What the I/O layer does with sockets is done here
 session what a carrier brought and hands the streams' bytes to their applications, `transmit` returns what goes out.
 """
 
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy
 
 from mproxy._ring cimport iovec, ring_space, ring_used, ring_view
@@ -162,3 +162,36 @@ cdef class PySession:
     def resent_bytes(self):
         """Payload bytes that were planned a second time."""
         return self.session.transmitter.resent_bytes
+
+
+def exchange(PySession one, PySession other, int64_t now, size_t most):
+    """Let two sessions send each other all they have, batches of `most` bytes, every byte taken at once.
+
+    Returns the bytes that the carrier carried. No Python on the way: this measures the core alone.
+    """
+    cdef size_t total = 0, moved = 1
+    while moved:
+        moved = send_batch(one.session, other.session, now, most) + send_batch(other.session, one.session, now, most)
+        total += moved
+    return total
+
+
+cdef size_t send_batch(Session sender, Session receiver, int64_t now, size_t most):
+    cdef iovec parts[MAX_IOVECS]
+    cdef Event event
+    cdef size_t length, total = 0
+    cdef int i, n = sender.poll_transmit(most, True, parts)
+    for i in range(n):
+        length = parts[i].iov_len
+        receiver.receive(<const uint8_t *>parts[i].iov_base, length, now)
+        total += length
+        while True:
+            receiver.poll_event(&event)
+            if event.kind == EventKind.NOTHING:
+                break
+            if event.kind == EventKind.DATA:
+                receiver.take(event.length)
+            elif event.kind != EventKind.RESUMED:
+                raise AssertionError(f"event {event.kind} while measuring")
+    sender.transmitted(total)
+    return total

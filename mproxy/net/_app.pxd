@@ -44,7 +44,6 @@ cdef struct Apps:
     App *ready_last     # to be read
     uint32_t count      # all
     uint32_t vanished   # those whose connection broke, ever
-    bint paused         # do not read any application: the session is draining
     void (*connect_failed)(Apps *apps, App *app, int error) noexcept  # daemon's address failed
     void *owner         # for connect_failed
 

@@ -207,7 +207,7 @@ cdef size_t app_read(App *app, size_t budget) noexcept:
     cdef size_t done = 0
     cdef uint32_t room
     cdef ssize_t n
-    while app.readable and not (app.read_ended or app.connecting or app.apps.paused):
+    while app.readable and not (app.read_ended or app.connecting):
         room = session.room(stream, READ_BYTES)
         if room == 0:
             if app.broken:

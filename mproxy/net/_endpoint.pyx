@@ -132,10 +132,6 @@ cdef class Endpoint:
         self.session.probe(self.loop.now_us)
         self.loop.schedule(&self.work)
 
-    def pause(self):
-        """Read no application any more: what is buffered can drain."""
-        self.apps.paused = True
-
     def close(self, int code, str reason):
         """End the session: tell the peer, reset the applications. The observer is not told."""
         self.session.close(code, reason)
@@ -185,11 +181,13 @@ cdef class Endpoint:
         """Return (local, peer) sockaddr tuples of the carrier, or None."""
         if self.carrier.fd < 0:
             return None
+        carrier = _python_socket.socket(fileno=self.carrier.fd)
         try:
-            with _python_socket.socket(fileno=os.dup(self.carrier.fd)) as carrier:
-                return carrier.getsockname(), carrier.getpeername()
+            return carrier.getsockname(), carrier.getpeername()
         except OSError:
             return None
+        finally:
+            carrier.detach()
 
     # ---- one turn
 

@@ -6,7 +6,7 @@ import os
 from libc.errno cimport ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
 
 from mproxy.net._loop cimport EPOLLIN
-from mproxy.net._socket cimport SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, close, dup
+from mproxy.net._socket cimport SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, close, dup, is_spare
 
 
 cdef enum:
@@ -46,6 +46,9 @@ cdef class AppListener:
             fd = accept4(self.source.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
             if fd >= 0:
                 self.endpoint.accepted(fd, self.target)
+                if is_spare(fd):
+                    self.pause(EMFILE)
+                    break
             elif errno in (EMFILE, ENFILE, ENOMEM, ENOBUFS):
                 self.pause(errno)
                 break
@@ -74,11 +77,11 @@ cdef class AppListener:
 
 
 cdef bint can_accept(int fd) noexcept:
-    """Whether a descriptor is to be had now."""
+    """Whether a descriptor is to be had now, and more stay for carriers."""
     cdef int copy = dup(fd)
     if copy >= 0:
         close(copy)
-    return copy >= 0
+    return copy >= 0 and not is_spare(copy)
 
 
 _listeners = set()  # open ones: the kernel holds a pointer to each

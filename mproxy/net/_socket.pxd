@@ -64,6 +64,9 @@ cdef void reset_on_close(int fd) noexcept nogil
 cdef void close_with_reset(int fd) noexcept nogil
 
 
+cdef bint is_spare(int fd) noexcept nogil
+
+
 cdef class Target:
     cdef sockaddr_storage addresses[8]  # where a daemon may be, in the order to try
     cdef socklen_t lengths[8]           # of each address

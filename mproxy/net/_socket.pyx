@@ -2,7 +2,7 @@
 
 import socket as _python_socket
 
-from libc.errno cimport EINPROGRESS, errno
+from libc.errno cimport EINPROGRESS, EMFILE, errno
 from libc.string cimport memset
 
 
@@ -35,6 +35,7 @@ cdef extern from *:
     void set_errno(int) nogil
 
 cdef enum:
+    SPARE_DESCRIPTORS = 32  # a few carriers being dialled or accepted, a name being looked up
     DAEMON_SYN_RETRIES = 4  # about 30 s (tcp(7), TCP_SYNCNT); the system's own limit is over two minutes
 
 
@@ -92,6 +93,20 @@ cdef void close_with_reset(int fd) noexcept nogil:
     close(fd)
 
 
+cdef int first_spare = 0x7FFFFFFF
+
+
+def keep_spare(int limit):
+    """Of `limit` descriptors keep some for carriers, names and logs: streams get none of the highest numbers."""
+    global first_spare
+    first_spare = limit - min(SPARE_DESCRIPTORS, limit // 4)
+
+
+cdef bint is_spare(int fd) noexcept nogil:
+    """The system gave one of the last descriptors: streams must not take it."""
+    return fd >= first_spare
+
+
 cdef class Target:
     """A daemon's addresses, ready for connect(2). `addresses`: [(family, sockaddr)] as `resolver` gives them."""
 
@@ -123,6 +138,10 @@ cdef class Target:
         cdef int fd, error
         fd = socket(self.addresses[index].ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
         if fd < 0:
+            return -1
+        if is_spare(fd):
+            close(fd)
+            set_errno(EMFILE)
             return -1
         set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1)
         set_option(fd, SOL_SOCKET, SO_OOBINLINE, 1)  # else an urgent byte (telnet sends some) would not be read

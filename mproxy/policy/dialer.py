@@ -4,9 +4,9 @@ Rules:
 
 1. An attempt resolves the name anew and tries the addresses in order, the next one 250 ms after the last or as soon
    as the last has failed (RFC 8305, section 5).
-2. After a failure the next attempt begins at the backoff's pace. While one is neither connected nor failed, the next
-   begins every second: a SYN that was swallowed does not hold things up. At most ATTEMPTS run at once; the oldest
-   gives way.
+2. After a failure the next attempt begins at the backoff's pace. While one is neither connected nor failed, more
+   begin after 0.1 s, 0.2 s, 0.4 s, at last every second: a SYN that was swallowed, as by a link that comes up, does
+   not hold things up. At most ATTEMPTS run at once; the oldest gives way.
 3. The first that connects becomes the candidate: it alone says HELLO, so that sproxy never sees two of our carriers
    compete. A later one takes its place only when the candidate is overdue.
 4. When the network changed, what was sent from an address that is no longer the right one is dropped, and an attempt
@@ -28,8 +28,9 @@ ATTEMPTS = 3
 # RFC 8305, section 8: Connection Attempt Delay.
 NEXT_ADDRESS_US = 250_000
 
-# As often as the system repeats a SYN the first time (RFC 6298, section 2.1).
-SILENT_US = 1_000_000
+# A second is when the system repeats a SYN the first time (RFC 6298, section 2.1).
+FIRST_SILENT_US = 100_000
+LAST_SILENT_US = 1_000_000
 
 # A candidate is overdue after this, or four times what its connection took: HELLO and WELCOME are one round trip.
 OVERDUE_US = 1_000_000
@@ -55,6 +56,7 @@ class Dialer:
         self._timeout_us = config.connect_timeout_us
         self._observer = observer
         self._backoff = Backoff()
+        self._silent_us = FIRST_SILENT_US
         self._attempts = []
         self._candidate = None
         self._timer = None
@@ -66,6 +68,7 @@ class Dialer:
         if not self.running:
             self.running = True
             self._backoff.reset()
+            self._silent_us = FIRST_SILENT_US
             self._schedule(self._backoff.next_delay_us())
 
     def stop(self):
@@ -93,6 +96,7 @@ class Dialer:
         self._burst += 1
         if self._burst <= BURST:
             self._backoff.reset()
+            self._silent_us = FIRST_SILENT_US
             self._cancel_timer()
             self._begin_attempt()
 
@@ -111,7 +115,8 @@ class Dialer:
         if not self._observer.still_wanted():
             self.stop()
             return
-        self._schedule(SILENT_US)
+        self._schedule(self._silent_us)
+        self._silent_us = min(2 * self._silent_us, LAST_SILENT_US)
         if self._candidate is not None and not self._candidate.overdue():
             return
         if len(self._attempts) >= ATTEMPTS:

@@ -9,6 +9,7 @@ import socket
 from mproxy.config import format_host_port
 from mproxy.errors import MproxyError, UsageError
 from mproxy.net._loop import Loop
+from mproxy.net._socket import keep_spare
 from mproxy.programs.log import Log
 from mproxy.programs.options import complain
 
@@ -50,7 +51,7 @@ class SecondSignal(BaseException):
 
 
 def install_signals(loop, program):
-    """First SIGTERM or SIGINT: `program.shut_down()`. Second: leave at once."""
+    """First SIGTERM, SIGINT or SIGHUP: `program.shut_down()`. Second: leave at once."""
     received = []
 
     def on_signal(number, _frame):
@@ -61,6 +62,8 @@ def install_signals(loop, program):
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup(1)
+        signal.signal(signal.SIGHUP, on_signal)  # the terminal is gone, or the ssh whose ProxyCommand this is
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a log file at its size limit
 
@@ -69,6 +72,7 @@ def raise_descriptor_limit():
     """Every stream takes a descriptor: use all that the system grants."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    keep_spare(min(hard, 1 << 30))
 
 
 def open_listeners(config):
@@ -123,6 +127,37 @@ def _explain_bind(error, port):
     if error.errno == errno.EADDRNOTAVAIL:
         return "this host has no such address; see 'ip address'"
     return os.strerror(error.errno) if error.errno else str(error)
+
+
+class Drain:
+    """Waits until endpoints have nothing left to deliver: buffers empty, and no byte moved for a while.
+
+    Applications are read on meanwhile, because what they had written before the end lies in the kernel, too.
+    """
+
+    # Between two looks; and how many of them without a byte mean that the applications have no more.
+    LOOK_US = 20_000
+    QUIET_LOOKS = 5
+
+    def __init__(self, loop, endpoints, patience_us, done):
+        self._loop = loop
+        self._endpoints = endpoints
+        self._deadline = loop.now() + patience_us
+        self._done = done
+        self._moved = None
+        self._quiet = 0
+        self._look()
+
+    def _look(self):
+        endpoints = self._endpoints()
+        moved = sum(e.session.out_bytes + e.session.in_bytes for e in endpoints)
+        self._quiet = self._quiet + 1 if moved == self._moved else 0
+        self._moved = moved
+        drained = all(e.drained for e in endpoints)
+        if (drained and self._quiet >= self.QUIET_LOOKS) or not endpoints or self._loop.now() >= self._deadline:
+            self._done()
+        else:
+            self._loop.call_later(self.LOOK_US, self._look)
 
 
 def say_address(sockaddr):

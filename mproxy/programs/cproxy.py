@@ -20,11 +20,14 @@ from mproxy.policy.dialer import Dialer
 from mproxy.policy.instance import Instance
 from mproxy.policy.reconnect import Reconnect
 from mproxy.policy.resolver import Resolver
-from mproxy.programs.common import open_listeners, run_program, say_address, say_seconds, say_session
+from mproxy.programs.common import Drain, open_listeners, run_program, say_address, say_seconds, say_session
 from mproxy.programs.options import parse_cproxy
 
 # sproxy's word that the session is no more; every other refusal may be of passing nature.
 FINAL = {CloseCode.UNKNOWN_SESSION, CloseCode.BAD_PROOF, CloseCode.EXPIRED, CloseCode.REPLACED, CloseCode.LIMIT_ERROR}
+
+# How often --stdio looks whether the peer has acknowledged the end.
+ACK_LOOK_US = 5_000
 
 
 def main(argv=None):
@@ -59,7 +62,7 @@ class Cproxy:
         self._idle_timer = None   # of --idle
         self._ttl_timer = None    # of --session-ttl
         self._last_failure = None
-        self._stopping_at = None
+        self._stopping = False
 
     def start(self):
         """Begin to serve."""
@@ -143,7 +146,7 @@ class Cproxy:
     def on_lost(self, endpoint, why):
         """The carrier is gone."""
         session = endpoint.session
-        if self._stopping_at is None:
+        if not self._stopping:
             self._log.warning(
                 "lost", session=say_session(session.session_id), why=why, streams=session.open_count,
                 unacknowledged=session.out_held)
@@ -185,9 +188,16 @@ class Cproxy:
             self._end_session(CloseCode.ORDERLY, "idle")
 
     def _finish_stdio(self):
-        if self._endpoint.session.open_count > 0 and self._stopping_at is None:
-            self._wait_for_drain(self._loop.now() + self._config.drain_us)
-        elif self._stopping_at is None:
+        """The application has gone: leave as soon as the peer has acknowledged the rest, or --drain is over."""
+        if not self._stopping:
+            self._stopping = True
+            deadline = self._loop.now() + self._config.drain_us
+            self._wait_for_ack(deadline)
+
+    def _wait_for_ack(self, deadline):
+        if self._endpoint.session.open_count and self._known and self._loop.now() < deadline:
+            self._loop.call_later(ACK_LOOK_US, lambda: self._wait_for_ack(deadline))
+        else:
             self._end_session(CloseCode.ORDERLY, "finished")
 
     def on_reset(self, endpoint, stream, code):
@@ -273,18 +283,14 @@ class Cproxy:
         self._log.info("stopping", streams=self._endpoint.app_count)
         for listener in self._listeners:
             listener.close()
-        self._stopping_at = self._loop.now()
-        self._endpoint.pause()
-        self._wait_for_drain(self._loop.now() + self._config.drain_us)
+        self._stopping = True
+        Drain(self._loop, self._unfinished, self._config.drain_us, self._say_goodbye)
 
-    def _wait_for_drain(self, deadline):
-        stopping = self._stopping_at is not None
-        done = self._endpoint.drained and (stopping or self._endpoint.session.open_count == 0)
-        if not done and self._loop.now() < deadline and self._known:
-            self._loop.call_later(10_000, lambda: self._wait_for_drain(deadline))
-            return
-        code = CloseCode.SHUTDOWN if stopping else CloseCode.ORDERLY
-        self._end_session(code, "cproxy ends" if stopping else "finished")
+    def _unfinished(self):
+        return [self._endpoint] if self._known and self._endpoint.session.open_count else []
+
+    def _say_goodbye(self):
+        self._end_session(CloseCode.SHUTDOWN, "cproxy ends")
         self._loop.stop()
 
 

@@ -12,7 +12,7 @@ from mproxy.handshake import Welcome, encode_preamble
 from mproxy.net._endpoint import Endpoint
 from mproxy.net._socket import Target
 from mproxy.policy.resolver import Resolver, numeric_address
-from mproxy.programs.common import open_listeners, run_program, say_address, say_seconds, say_session
+from mproxy.programs.common import Drain, open_listeners, run_program, say_address, say_seconds, say_session
 from mproxy.programs.cproxy import describe
 from mproxy.programs.greeting import Reception
 from mproxy.programs.options import parse_host_port, parse_sproxy
@@ -241,15 +241,12 @@ class Sproxy:
         """Stop accepting, drain, say goodbye."""
         self._log.info("stopping", sessions=len(self._clients))
         self._reception.close()
-        for client in self._clients.values():
-            client.endpoint.pause()
-        self._wait_for_drain(self._loop.now() + self._config.drain_us)
+        Drain(self._loop, self._busy_endpoints, self._config.drain_us, self._say_goodbye)
 
-    def _wait_for_drain(self, deadline):
-        busy = any(not c.endpoint.drained for c in self._clients.values())
-        if busy and self._loop.now() < deadline:
-            self._loop.call_later(10_000, lambda: self._wait_for_drain(deadline))
-            return
+    def _busy_endpoints(self):
+        return [c.endpoint for c in self._clients.values() if c.endpoint.app_count]
+
+    def _say_goodbye(self):
         for client in list(self._clients.values()):
             self._end(client, CloseCode.SHUTDOWN, "sproxy ends")
         self._loop.stop()
