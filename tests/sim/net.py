@@ -67,43 +67,42 @@ class Pipe:
         self.held_bytes += len(data)
         if self.swallow:
             return
-        self.under_way.append(data)
-        self.clock.after(self.latency, self._deliver, len(data))
+        self.under_way.append((self.clock.now + self.latency, data))
+        self.clock.after(self.latency, self._deliver)
 
     def end(self, delay=0):
         """End the direction: the reader is told behind everything under way."""
         if not self.ended:
             self.ended = True
-            self.clock.after(self.latency + delay, self._deliver, None)
+            self.clock.after(self.latency + delay, self._deliver, True)
 
     def drop(self, keep=0):
         """Lose what is under way but its first `keep` bytes."""
-        kept = b"".join(self.under_way)[:keep]
+        kept = b"".join(data for _due_at, data in self.under_way)[:keep]
         self.under_way.clear()
         self.held_bytes = 0
         if kept and not self.closed:
-            self.under_way.append(kept)
+            self.under_way.append((self.clock.now, kept))
             self.held_bytes = len(kept)
 
-    def _deliver(self, length):
+    def _deliver(self, last=False):
+        """Hand over all that is due, in one piece as a read does; `last`: whatever there is, and the end."""
         if self.closed:
             return
         held_until = max(self.held_until, self.reader.frozen_until if self.reader else 0)
         if self.clock.now < held_until:
-            self.clock.at(held_until, self._deliver, length)
-            return
-        if length is None:
-            while self.under_way:
-                self._hand_over(self.under_way.popleft())
-            if not self.closed:
-                self.closed = True
-                self.sink(None)
-            return
-        if not self.under_way:
+            self.clock.at(held_until, self._deliver, last)
             return
         was_full = self.room() == 0
-        self._hand_over(self.under_way.popleft())
-        if was_full and self.on_room and not self.ended:
+        due = []
+        while self.under_way and (last or self.under_way[0][0] <= self.clock.now):
+            due.append(self.under_way.popleft()[1])
+        if due:
+            self._hand_over(b"".join(due))
+        if last and not self.closed:
+            self.closed = True
+            self.sink(None)
+        elif was_full and self.on_room and not self.ended:
             self.on_room()
 
     def _hand_over(self, data):

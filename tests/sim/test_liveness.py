@@ -102,8 +102,8 @@ def test_no_stall_waits_for_a_heartbeat(client_window, server_window, budget):
             world = World(small_config(window_bytes=client_window, session_budget_bytes=budget),
                           small_config(window_bytes=server_window, session_budget_bytes=65536))
             world.client.dial()
-            for _ in range(5):
-                world.client.open(Plan(60_000, chunk=chunk, pause=pause), Plan(60_000, chunk=chunk, pause=pause))
+            for end_pause in (0, 0, 20_000, 20_000, 50_000):    # behind a window that is just full
+                world.client.open(*(Plan(61_440, chunk=chunk, pause=pause, end_pause=end_pause) for _ in range(2)))
             assert world.run(most_us=HOUR_US // 2, done=world.settled), world.report()
 
 

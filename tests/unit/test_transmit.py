@@ -112,8 +112,8 @@ def test_an_ack_may_overtake_the_repetition_it_makes_needless():
     pair.client.hand(stream, 1 << 20)
     pair.up()
     assert pair.server.look(stream)["out_capacity"] == 0
+    rest = begun + pair.server.transmit(1000)
     write_all(pair.server, stream, b"z" * 50_000)
-    rest = begun
     while piece := pair.server.transmit(1 << 20):
         rest += piece
     pair.client.receive(rest, pair.now, take_none)
