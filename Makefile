@@ -34,6 +34,7 @@ debug: all  ## the same with assertions, checked indexes, -O0 -g; `make debug te
 
 .PHONY: demo
 demo: all  ## watch a connection survive a change of address
+	-.ci/system-packages demo  # without them the demo does with less, and says so
 	$(RUN) -m mproxy.programs.demo
 
 .PHONY: test

@@ -4,6 +4,7 @@
 """
 
 import random
+import signal
 
 import hypothesis
 import pytest
@@ -20,6 +21,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    # A run in the background of a shell inherits an ignored SIGINT, and so would every program under test.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.option.seed is None:
         config.option.seed = random.randrange(SEEDS)
 
