@@ -17,13 +17,16 @@ cdef int ring_reserve(Ring *ring, uint32_t capacity) noexcept nogil:
 
     What the ring holds stays; iovecs taken before point nowhere afterwards.
     """
+    return 0 if capacity <= ring.capacity else move(ring, capacity)
+
+
+cdef int move(Ring *ring, uint32_t capacity) noexcept nogil:
+    """Go to storage for `capacity` bytes, rounded up, and no fewer than the ring holds; -1 when there is no memory."""
     cdef uint8_t *base
     cdef iovec old[2]
     cdef uint32_t size = MIN_RING_BYTES, first, mask
     cdef int i, n
     cdef uint64_t at = ring.head
-    if capacity <= ring.capacity:
-        return 0
     while size < capacity:
         size <<= 1
     base = pool_take(size)
@@ -91,12 +94,20 @@ cdef int ring_append(Ring *ring, const uint8_t *data, uint32_t length) noexcept 
 
 
 cdef void ring_release(Ring *ring, uint64_t offset) noexcept nogil:
-    """Forget every byte below `offset`; an empty ring gives its storage back."""
+    """Forget every byte below `offset`; an empty ring gives its storage back, one almost empty most of it.
+
+    Without the latter many streams could each hold a window of storage for one last byte, far beyond the budget.
+    Iovecs taken before point nowhere afterwards.
+    """
+    cdef uint32_t used
     ring.head = offset
-    if ring.head == ring.tail and ring.base != NULL:
+    used = ring_used(ring)
+    if used == 0 and ring.base != NULL:
         pool_return(ring.base, ring.capacity)
         ring.base = NULL
         ring.capacity = 0
+    elif ring.capacity > SMALL_RING_BYTES and used <= ring.capacity // SPARSE:
+        move(ring, 2 * used)
 
 
 cdef void ring_drop(Ring *ring) noexcept nogil:

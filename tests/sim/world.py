@@ -77,6 +77,8 @@ class World:
             assert look["written"] - look["acked"] <= min(max(window, 4096), look["out_capacity"]), look
             assert look["received"] - look["handed"] <= min(window, look["in_capacity"] or 0), look
             assert max(look["out_capacity"], look["in_capacity"]) < 2 * window, look
+            assert look["out_capacity"] <= max(65536, 8 * (look["written"] - look["acked"])), look
+            assert look["in_capacity"] <= max(65536, 8 * (look["received"] - look["handed"])), look
         assert (out_held, in_held) == (session.out_held, session.in_held), end.name
         return storage
 

@@ -31,13 +31,13 @@ class RingMachine(RuleBasedStateMachine):
         self.count += 1
         return bytes((i * 7 + self.count * 31 + i // 251) & 0xFF for i in range(length))
 
-    @rule(length=st.one_of(st.integers(0, 50), st.integers(0, 9000)))
+    @rule(length=st.one_of(st.integers(0, 50), st.integers(0, 9000), st.integers(60_000, 200_000)))
     def append(self, length):
         data = self.some(length)
         self.ring.append(data)
         self.kept += data
 
-    @rule(length=st.one_of(st.integers(0, 50), st.integers(0, 9000)))
+    @rule(length=st.one_of(st.integers(0, 50), st.integers(0, 9000), st.integers(60_000, 200_000)))
     def fill(self, length):
         data = self.some(length)
         free = self.ring.capacity - len(self.kept)
@@ -115,6 +115,16 @@ def test_an_idle_ring_owns_nothing():
     assert (ring.capacity, pool_bytes()[0]) == (4096, lent + 4096)
     ring.release(1)
     assert (ring.capacity, pool_bytes()[0]) == (0, lent)
+
+
+@pytest.mark.parametrize("left", [1, 1000, 40_000, 131_072])
+def test_an_almost_empty_ring_gives_most_of_its_storage_back(left):
+    ring = ByteRing(12345)
+    data = bytes(i * 11 % 253 for i in range(1 << 20))
+    ring.append(data)
+    ring.release(ring.tail - left)
+    assert ring.capacity <= max(4096, 4 * left)
+    assert ring.view(ring.head, left) == data[-left:]
 
 
 def test_returned_storage_is_bounded_and_used_again():
