@@ -16,9 +16,9 @@ cdef extern from "<sys/uio.h>" nogil:
 
 
 cdef enum:
-    MIN_RING_BYTES = 4096    # smallest storage: one page
-    SMALL_RING_BYTES = 65536 # storage up to this is left to a ring that is almost empty
-    SPARSE = 8               # almost empty: one part in so many is used
+    MIN_RING_BYTES = 4096     # smallest storage: one page
+    SMALL_RING_BYTES = 65536  # storage up to this is left to a ring that is almost empty
+    SPARSE = 8                # almost empty: one part in so many is used
 
 
 cdef struct Ring:
