@@ -51,6 +51,10 @@ bench: all $(VENV)/bench-packages  ## whole programs beside their peers; QUICK=1
 	.ci/system-packages bench
 	$(RUN) benchmarks/run.py $(if $(QUICK),--quick)
 
+.PHONY: bench-parts
+bench-parts: all $(VENV)/dev-packages  ## codec, ring and sessions in memory: ns per frame, bytes per second
+	$(RUN) -m pytest -q benchmarks/test_parts.py --benchmark-columns=median,iqr,rounds
+
 .PHONY: lint
 lint: $(VENV)/dev-packages  ## ruff and mypy on the Python part, cython-lint on the rest
 	$(RUN) -m ruff check .
