@@ -482,8 +482,9 @@ cdef class Session(StreamSet):
         if frame.flags & FrameFlag.ABORTED:
             self.tell_reset(event, stream, reset_code(frame.seq))
             return event.kind != EventKind.NOTHING
-        if stream.retired and not frame.flags & FrameFlag.DONE:
-            self.revive(stream)  # the last ack may be lost
+        if not (self.is_server or frame.flags & FrameFlag.DONE) and stream.inp.head + stream.in_done > 0:
+            # A client's list can be older than the acks, the last one among them, that the carrier before has lost.
+            self.revive(stream)
             stream.ack_due = True
         if frame.ack > frame.seq:
             return self.fail(CloseCode.OFFSET_ERROR, "RESUME acknowledges more than it received")
@@ -544,8 +545,6 @@ cdef class Session(StreamSet):
             self.retire_if_finished(stream)
         elif stream.peak > stream.sent:
             self.resend_bytes += stream.peak - stream.sent
-        if not self.is_server and not stream.aborted and stream.inp.head + stream.in_done > 0:
-            stream.ack_due = True  # a client's list can be older than the acks that the carrier before has lost
         if stream.blocked:
             stream.blocked = False
             self.space(stream)

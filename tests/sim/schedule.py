@@ -15,9 +15,10 @@ class Schedule:
     def __init__(self, seed):
         self.seed = seed
         self.random = random.Random(seed)
-        self.kind = self.random.choice(("mixed", "mixed", "both-full", "supersede", "short-streams", "beating"))
+        self.kind = self.random.choice((
+            "mixed", "mixed", "both-full", "supersede", "short-streams", "beating", "crossing"))
         pick = self.random
-        beating = self.kind == "beating"
+        beating = self.kind in ("beating", "crossing")
         self.heartbeat_us = pick.choice((100_000, 1_000_000)) if beating else HOUR_US
         self.latency = int(10 ** pick.uniform(2, 4.2 if beating else 5.2))
         self.world = World(
@@ -25,7 +26,7 @@ class Schedule:
         self.world.redial_pause = lambda: int(pick.uniform(1, 2 + 4 * self.latency))
         self.world.dial_patience = 50 * self.latency + 1_000_000
         self.world.on_carrier = self._watch
-        self.faults_left = pick.randrange(MAX_FAULTS)
+        self.faults_left = pick.randrange(3 * MAX_FAULTS if self.kind == "crossing" else MAX_FAULTS)
         self.split = pick.choice((None, None, self._split))
 
     def __str__(self):
@@ -43,7 +44,7 @@ class Schedule:
 
     def _plan(self, is_server):
         pick = self.random
-        total = int(2 ** pick.uniform(0, 12 if self.kind == "short-streams" else 18)) - 1
+        total = int(2 ** pick.uniform(0, 12 if self.kind in ("short-streams", "crossing") else 18)) - 1
         plan = Plan(total, chunk=int(2 ** pick.uniform(4, 15)), end_pause=pick.choice((0, 0, 0, 20_000, 300_000)),
                     release_pause=pick.choice((0, 0, 0, 50_000)), start=pick.choice((0, 0, 1_000, 100_000)))
         plan.chunk = max(plan.chunk, total // 200)
@@ -107,7 +108,7 @@ class Schedule:
         self.faults_left -= 1
         carrier = world.client.carrier
         what = pick.random()
-        if self.kind == "supersede" or what < 0.3:
+        if self.kind in ("supersede", "crossing") or what < 0.3:
             for _ in range(pick.choice((1, 1, 2, 3))):
                 world.clock.after(pick.randrange(2 * self.latency), world.client.dial)
         elif carrier is None:
@@ -116,7 +117,7 @@ class Schedule:
             self._cut(carrier)
         elif what < 0.7:
             carrier.hold(pick.randrange(1, 3_000_000))
-        elif what < 0.8 and self.kind == "beating":
+        elif what < 0.8 and self.heartbeat_us < HOUR_US:
             carrier.black_hole()
         elif what < 0.9:
             pick.choice((world.client, world.server)).freeze(pick.randrange(1, 5_000_000))
@@ -126,7 +127,7 @@ class Schedule:
         world.clock.after(self._gap(), self._fault)
 
     def _gap(self):
-        return int(10 ** self.random.uniform(2, 6.3))
+        return int(10 ** self.random.uniform(2, 5 if self.kind == "crossing" else 6.3))
 
     # ---- running
 
@@ -137,7 +138,7 @@ class Schedule:
             world.client.dial()
         else:
             world.clock.after(pick.randrange(1, 100_000), world.client.dial)
-        most = 40 if self.kind == "short-streams" else 8
+        most = 40 if self.kind in ("short-streams", "crossing") else 8
         for _ in range(pick.randrange(1, most)):
             when = 0 if self.kind == "both-full" else int(10 ** pick.uniform(0, 6))
             world.clock.after(when, self._open)

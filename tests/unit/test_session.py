@@ -74,6 +74,33 @@ def test_last_ack_lost_behind_an_old_list(pair):
     assert pair.streams() == (0, 0)
 
 
+def test_last_ack_lost_and_the_peers_told_by_its_list(pair):
+    """The same, but it is the server's list that finishes the stream: after it the client still owes its last ack."""
+    stream = started(pair)
+    pair.client.end(stream)
+    old_list = pair.hello()
+    pair.up()
+    pair.server.write(stream, b"answer")
+    pair.server.end(stream)
+    pair.down()
+    pair.client.hand(stream, 0)
+    pair.client.release(stream)
+    pair.client.transmit(1 << 20)
+    assert not pair.client.look(stream)["out_done"]
+    pair.server.hand(stream, 0)
+    pair.server.release(stream)
+    pair.attach(old_list)
+    pair.client.session.probe(pair.now)
+    sent = pair.client.transmit(1 << 20)
+    pair.client.receive(heartbeat(echo_of=pair.now), pair.now, take_all)
+    pair.server.receive(sent, pair.now, take_all)
+    assert pair.server.look(stream)["out_done"]
+    assert pair.pump() == ([], [])
+    pair.beat()
+    pair.beat()
+    assert pair.streams() == (0, 0)
+
+
 def test_no_stream_is_forgotten_under_a_planned_frame(pair):
     """A peer may claim to have read what it cannot have read yet."""
     stream = started(pair)
