@@ -280,9 +280,9 @@ class Cproxy:
 
     def shut_down(self, _signal):
         """Stop accepting, drain, say goodbye."""
-        self._log.info("stopping", streams=self._endpoint.app_count)
         for listener in self._listeners:
             listener.close()
+        self._log.info("stopping", streams=self._endpoint.app_count)
         self._stopping = True
         Drain(self._loop, self._unfinished, self._config.drain_us, self._say_goodbye)
 

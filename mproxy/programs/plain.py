@@ -55,8 +55,8 @@ class PlainRelay:
 
     def shut_down(self, _signal):
         """Stop accepting; connections may finish within --drain."""
-        self._log.info("stopping", connections=self._relay.count)
         self._relay.stop_listening()
+        self._log.info("stopping", connections=self._relay.count)
         self._wait_for_end(self._loop.now() + self._config.drain_us)
 
     def _wait_for_end(self, deadline):

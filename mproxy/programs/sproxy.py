@@ -239,8 +239,8 @@ class Sproxy:
 
     def shut_down(self, _signal):
         """Stop accepting, drain, say goodbye."""
-        self._log.info("stopping", sessions=len(self._clients))
         self._reception.close()
+        self._log.info("stopping", sessions=len(self._clients))
         Drain(self._loop, self._busy_endpoints, self._config.drain_us, self._say_goodbye)
 
     def _busy_endpoints(self):
