@@ -96,17 +96,8 @@ cdef class Endpoint:
         if leftover:
             self.process(leftover, len(leftover))
 
-    def drop_carrier(self, str why):
-        """Give up the carrier as if it had been lost."""
-        if self.carrier.fd >= 0:
-            self.carrier_failed(why)
-
-    def add_app(self, int fd, bytes target):
-        """cproxy: relay the application on `fd` (ours from now on) as a new stream; False when there is no room."""
-        return self.accepted(fd, target) == 0
-
     def add_pipes(self, int read_fd, int write_fd, bytes target):
-        """cproxy: the same with two descriptors, non-blocking or files."""
+        """cproxy: relay an application on two descriptors (ours from now on), non-blocking or files."""
         cdef Stream *stream = self.session.open_stream(target, NULL)
         cdef App *app = app_new(&self.apps, stream, read_fd, write_fd) if stream != NULL else NULL
         if app == NULL or app_watch(app) < 0:
