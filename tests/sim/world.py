@@ -170,7 +170,7 @@ class World:
             if end.ps is not None:
                 session = end.ps.session
                 assert (session.out_held, session.in_held) == (0, 0), end.name
-                assert session.state in (CarrierState.ACTIVE, CarrierState.NO_CARRIER), end.name
+                assert session.state != CarrierState.CLOSED_FOR_GOOD, end.name
 
     def report(self):
         """The state of everything that is not through."""
