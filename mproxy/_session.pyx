@@ -116,7 +116,7 @@ cdef class Session(StreamSet):
         self.received_at = now
         self.heartbeat_at = now  # at once: its echo is the first round-trip time
         self.barrier_sent_at = 0
-        self.reply_to = self.rtt_us = -1
+        self.reply_to = -1
 
     cpdef carrier_lost(self):
         """The carrier ended or is given up; streams go on buffering."""
@@ -125,6 +125,7 @@ cdef class Session(StreamSet):
         self.current = NULL
         self.comparing = False
         self.stalled = self.suspect = self.dead = False
+        self.rtt_us = -1  # of the next carrier nothing is known; until then the window alone bounds the rings
         if self.state != CarrierState.CLOSED_FOR_GOOD:
             self.state = CarrierState.NO_CARRIER
 

@@ -226,7 +226,8 @@ cdef class Transmitter:
         length = allowed = 0
         if stream.sent < stream.out.tail:
             length = stream.out.tail - stream.sent
-            allowed = self.peer_window - (stream.sent - stream.out.head)
+            allowed = stream.sent - stream.out.head
+            allowed = self.peer_window - allowed if allowed < self.peer_window else 0
             if length > allowed:
                 length = allowed
             if length > most:

@@ -135,9 +135,10 @@ class SessionConfig(Config):
     # dead peer.
     heartbeat_us = Setting(SECOND_US, 10 * MILLISECOND_US, HOUR_US)
 
-    # Heartbeat intervals without a byte after which the carrier is given up. One lost packet costs a
-    # retransmission timeout of 200 ms and more, so 1 suits only long intervals.
-    misses = Setting(3, 1, 1000)
+    # Heartbeat intervals without a byte after which the carrier is given up. Nearly one interval of silence
+    # is normal, so 1 would kill living carriers; one lost packet costs a retransmission timeout of 200 ms and
+    # more, so 2 suits only long intervals.
+    misses = Setting(3, 2, 1000)
 
     # Bytes of one stream, in one direction, that may be written but not yet acknowledged. Memory: up to this
     # much in the sender's ring and as much in the receiver's while its application does not read; nothing

@@ -48,7 +48,7 @@ def test_a_named_address_replaces_the_default_ones():
 
 @pytest.mark.parametrize("config_class, values, message", [
     (SessionConfig, {"heartbeat_us": 9_999}, "--heartbeat 9999us is out of range: allowed is 10ms to 1h"),
-    (SessionConfig, {"misses": 0}, "--misses 0 is out of range: allowed is 1 to 1000"),
+    (SessionConfig, {"misses": 1}, "--misses 1 is out of range: allowed is 2 to 1000"),
     (SessionConfig, {"window_bytes": 4 * KIB - 1}, "--window 4095 is out of range: allowed is 4KiB to 1GiB"),
     (SessionConfig, {"window_bytes": GIB + 1},
      "--window 1073741825 is out of range: allowed is 4KiB to 1GiB"),
@@ -71,7 +71,7 @@ def test_out_of_range_names_option_value_and_range(config_class, values, message
 
 
 @pytest.mark.parametrize("values", [
-    {"heartbeat_us": 10_000}, {"heartbeat_us": 3600 * SECOND_US}, {"misses": 1}, {"window_bytes": 4 * KIB},
+    {"heartbeat_us": 10_000}, {"heartbeat_us": 3600 * SECOND_US}, {"misses": 2}, {"window_bytes": 4 * KIB},
     {"window_bytes": GIB, "session_budget_bytes": GIB}, {"window_bytes": 64 * MIB},
 ])
 def test_the_ends_of_a_range_are_allowed(values):
