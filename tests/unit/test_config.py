@@ -149,8 +149,8 @@ def test_format_host_port():
 @pytest.mark.parametrize("environ, directory", [
     ({"STATE_DIRECTORY": "/var/lib/a:/var/lib/b", "HOME": "/root"}, "/var/lib/a"),
     ({"XDG_STATE_HOME": "/s", "HOME": "/root"}, "/s/mproxy"),
-    ({"XDG_STATE_HOME": "relative", "HOME": "/home/ann"}, "/home/ann/.local/state/mproxy"),
-    ({"HOME": "/home/ann"}, "/home/ann/.local/state/mproxy"),
+    ({"XDG_STATE_HOME": "relative", "HOME": "/srv/ann"}, "/srv/ann/.local/state/mproxy"),
+    ({"HOME": "/srv/ann"}, "/srv/ann/.local/state/mproxy"),
     ({}, None),
 ])
 def test_default_state_dir(environ, directory):
