@@ -47,9 +47,13 @@ soak: all $(VENV)/dev-packages  ## random schedules against the protocol core: S
 	$(RUN) -m tests.sim.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 .PHONY: bench
-bench: all $(VENV)/bench-packages  ## whole programs beside their peers; QUICK=1 takes two minutes
+bench: all $(VENV)/bench-packages  ## whole programs beside their peers; QUICK=1 for a look, GROUP=session
 	.ci/system-packages bench
-	$(RUN) benchmarks/run.py $(if $(QUICK),--quick)
+	$(RUN) benchmarks/run.py $(if $(QUICK),--quick) $(if $(GROUP),--group $(GROUP))
+
+.PHONY: bench-docs
+bench-docs: $(VENV)/bench-packages  ## put the tables of the last whole `make bench` into the docs
+	$(RUN) benchmarks/run.py --update-docs
 
 .PHONY: bench-parts
 bench-parts: all $(VENV)/dev-packages  ## codec, ring and sessions in memory: ns per frame, bytes per second

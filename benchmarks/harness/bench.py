@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.chain import Chain
-from harness.contenders import TABLE, Contender
+from harness.contenders import HAPROXY, TABLE, Contender
 from harness.process import Group, StartError
 from harness.results import Results
 
@@ -53,7 +53,8 @@ class Plan:
 
 @dataclass(frozen=True)
 class Workload:
-    """One section of the table. `quick` names the contenders that stay in a quick run."""
+    """One section of the table. `quick` names the contenders that stay in a quick run, `peer` is whom the ratio
+    columns compare with."""
 
     name: str
     title: str
@@ -61,6 +62,7 @@ class Workload:
     contenders: tuple[str, ...]
     quick: tuple[str, ...]
     needs_root: bool = False
+    peer: str = HAPROXY
 
 
 @dataclass

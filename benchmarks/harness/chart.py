@@ -6,25 +6,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.contenders import MPROXY, TABLE
+from harness.group import WorkloadGroup
 from harness.results import Results, number
 
-# row, metric, what is better
-PANELS = (
-    ("bulk up", "CPU s/GB", "less is better"),
-    ("bulk up", "Gbit/s", "more is better"),
-    ("bulk 50 streams", "CPU s/GB", "less is better"),
-    ("keep-alive, 32 clients", "req/s", "more is better"),
-    ("connection: close, 32 clients", "conn/s", "more is better"),
-    ("ping-pong 1 B", "p50 us", "less is better"),
-    ("key stroke beside upload", "p99 ms", "less is better"),
-    ("100 ms path up", "Mbit/s", "more is better"),
-    ("10,000 idle streams", "MB a proxy", "less is better"),
-)
 COLUMNS = 3
 OURS, OTHERS, NO_PROXY = "#1f6f4a", "#9aa5b1", "#d5dae0"
 
 
-def draw(results: Results, subtitle: str, path: Path) -> bool:
+def draw(results: Results, group: WorkloadGroup, subtitle: str, path: Path) -> bool:
     """Write the chart; False without matplotlib or without any of the rows."""
     try:
         import matplotlib
@@ -34,7 +23,7 @@ def draw(results: Results, subtitle: str, path: Path) -> bool:
     matplotlib.rcParams["svg.hashsalt"] = "bench"  # the same figures give the same file
     from matplotlib import pyplot
 
-    panels = [panel for panel in PANELS if panel[0] in results.rows]
+    panels = [panel for panel in group.panels if panel[0] in results.rows]
     if not panels:
         return False
     lines = -(-len(panels) // COLUMNS)
@@ -43,7 +32,7 @@ def draw(results: Results, subtitle: str, path: Path) -> bool:
         _draw_panel(axis, results, *panel)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
-    figure.suptitle("Two proxies in a row, medians with min to max", fontsize=13)
+    figure.suptitle(f"{group.title}, medians with min to max", fontsize=13)
     figure.text(0.5, 0.005, subtitle, ha="center", fontsize=6, color="#555555")
     figure.tight_layout(rect=(0, 0.015, 1, 0.99))
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)

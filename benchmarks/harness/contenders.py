@@ -20,6 +20,7 @@ from harness.process import Group, Process, StartError
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 DIRECT = "direct"
+DIRECT_IPERF = "direct, iperf3"
 MPROXY = "mproxy"
 MPROXY_PLAIN = "mproxy --plain"
 HAPROXY = "haproxy"
@@ -136,6 +137,7 @@ TABLE: dict[str, Contender] = {
     contender.name: contender
     for contender in (
         Contender(DIRECT, no_proxy, hops=0),
+        Contender(DIRECT_IPERF, no_proxy, ("iperf3",), hops=0),
         Contender(MPROXY, partial(mproxy_pair, ()), _MPROXY_PROGRAMS),
         Contender(MPROXY_PLAIN, partial(mproxy_pair, (PLAIN,)), _MPROXY_PROGRAMS),
         Contender(HAPROXY, partial(same_program, peers.haproxy), ("haproxy",)),

@@ -18,6 +18,7 @@ VERSION_COMMANDS = {
     "stunnel": ["stunnel4", "-version"],
     "ssh": ["ssh", "-V"],
     "wrk": ["wrk", "-v"],
+    "iperf3": ["iperf3", "--version"],
     "mproxy": [str(Path(__file__).resolve().parents[2] / "cproxy"), "--version"],
 }
 _VERSION = re.compile(r"\d+\.\d+[\w.+~-]*")

@@ -11,6 +11,8 @@ looked at (the system tests compare checksums). Nothing is pinned to a core.
 
 from __future__ import annotations
 
+import json
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -20,6 +22,7 @@ from harness import load
 from harness.bench import Bench, Case, MeasureError, Workload
 from harness.contenders import (
     DIRECT,
+    DIRECT_IPERF,
     HAPROXY,
     HAPROXY_BIG,
     HAPROXY_SPLICE,
@@ -32,10 +35,10 @@ from harness.contenders import (
     STUNNEL,
 )
 from harness.places import LOOPBACK, free_port
-from harness.process import Group
+from harness.process import Group, Process
 
-FULL_SECONDS, QUICK_SECONDS = 1.5, 0.5
-WARM_UP_SECONDS = 0.25
+FULL_SECONDS, QUICK_SECONDS = 0.6, 0.4
+WARM_UP_SECONDS = 0.15
 SETTLE_SECONDS = 0.05  # the last bytes of one turn must not run in the next
 
 ONE_STREAM = (
@@ -43,6 +46,7 @@ ONE_STREAM = (
     ("bulk down", load.SERVER_SENDS, 1),
     ("bulk both ways", load.SERVER_DOES_BOTH, 1),
 )
+IPERF_MODES = {load.SERVER_RECEIVES: (), load.SERVER_SENDS: ("-R",), load.SERVER_DOES_BOTH: ("--bidir",)}
 MANY_STREAMS = (("bulk 50 streams", load.SERVER_RECEIVES, 50),)
 
 
@@ -51,6 +55,11 @@ def cases(rows: tuple[tuple[str, bytes, int], ...], bench: Bench, stack: ExitSta
     server = stack.enter_context(load.Worker(load.bulk_server, address))
     seconds = bench.plan.pick(FULL_SECONDS, QUICK_SECONDS)
     for contender in bench.contenders():
+        if contender.name == DIRECT_IPERF:
+            iperf = iperf_server(bench, stack)
+            for row, mode, streams in rows:
+                yield Case(row, contender.name, partial(measure_iperf, iperf, mode, streams))
+            continue
         chain = contender.chain_between(f"{LOOPBACK}:{address[1]}")
         group = bench.start(stack, contender, chain)
         if group is None:
@@ -81,11 +90,31 @@ def measure(
     return {"CPU s/GB": cpu / received * 1e9, **rate} if group.processes else rate
 
 
+def iperf_server(bench: Bench, stack: ExitStack) -> int:
+    """Start iperf3 as server; returns its port."""
+    port = free_port()
+    server = Process(["iperf3", "-s", "-p", str(port), "-B", LOOPBACK], bench.plan.work / "iperf3.log")
+    stack.callback(server.stop)
+    server.wait_listening(port)
+    return port
+
+
+def measure_iperf(port: int, mode: bytes, streams: int) -> dict[str, float]:
+    """Gbit/s without a proxy by somebody else's load generator, for comparison with ours; it takes whole seconds."""
+    command = ["iperf3", "-c", LOOPBACK, "-p", str(port), "-t", "1", "-P", str(streams), "--json", *IPERF_MODES[mode]]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    outcome = json.loads(result.stdout or "{}")
+    if "end" not in outcome or "error" in outcome:
+        raise MeasureError(f"iperf3: {outcome.get('error') or result.stderr.strip() or 'no result'}")
+    sums = [outcome["end"].get(name) for name in ("sum_received", "sum_received_bidir_reverse")]
+    return {"Gbit/s": sum(found["bits_per_second"] for found in sums if found) / 1e9}
+
+
 def _received(server: load.Worker, client: load.Worker) -> int:
     return server.counters[0] + client.counters[0]
 
 
-_PLAIN = (DIRECT, MPROXY, MPROXY_PLAIN, HAPROXY, HAPROXY_BIG, HAPROXY_SPLICE, NGINX, SOCAT)
+_PLAIN = (DIRECT, DIRECT_IPERF, MPROXY, MPROXY_PLAIN, HAPROXY, HAPROXY_BIG, HAPROXY_SPLICE, NGINX, SOCAT)
 _SECURE = (HAPROXY_TLS, STUNNEL, SSH)
 _QUICK = (DIRECT, MPROXY, HAPROXY, HAPROXY_BIG)
 

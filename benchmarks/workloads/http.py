@@ -24,7 +24,7 @@ from harness.load import Address
 from harness.places import LOOPBACK, free_port
 from harness.process import Group, Process
 
-FULL_SECONDS, QUICK_SECONDS = 2, 1  # wrk takes whole seconds only
+SECONDS = 1  # the shortest that wrk takes
 HEADLINE_CLIENTS = 32  # the row with a promise; the others get one turn in a quick run
 KEEP_ALIVE = tuple(
     (f"keep-alive, {clients} client{'s' * (clients > 1)}", clients, False) for clients in (1, 32, 256)
@@ -43,7 +43,6 @@ def cases(rows: tuple[tuple[str, int, bool], ...], bench: Bench, stack: ExitStac
     origin = Process(peers.nginx_origin(target, work), work / "origin.log")
     stack.callback(origin.stop)
     origin.wait_listening(port)
-    seconds = bench.plan.pick(FULL_SECONDS, QUICK_SECONDS)
     for contender in bench.contenders():
         chain = contender.chain_between(target)
         group = bench.start(stack, contender, chain)
@@ -51,14 +50,12 @@ def cases(rows: tuple[tuple[str, int, bool], ...], bench: Bench, stack: ExitStac
             continue
         for row, clients, close in rows:
             rounds = bench.plan.pick(None, None if clients == HEADLINE_CLIENTS else 1)
-            yield Case(
-                row, contender.name, partial(measure, group, chain.entry, clients, close, seconds), rounds
-            )
+            yield Case(row, contender.name, partial(measure, group, chain.entry, clients, close), rounds)
 
 
-def measure(group: Group, entry: Address, clients: int, close: bool, seconds: int) -> dict[str, float]:
+def measure(group: Group, entry: Address, clients: int, close: bool) -> dict[str, float]:
     """Requests (or connections) per second, and CPU microseconds each in the proxies."""
-    command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s"]
+    command = ["wrk", "-t1", f"-c{clients}", f"-d{SECONDS}s"]
     command += ["-H", "Connection: close"] if close else []
     cpu = group.cpu_seconds()
     result = subprocess.run([*command, f"http://{entry[0]}:{entry[1]}/"], capture_output=True, text=True)

@@ -20,7 +20,7 @@ from harness.contenders import DIRECT, HAPROXY, MPROXY, MPROXY_PLAIN, NGINX, SOC
 from harness.places import LOOPBACK, free_port
 
 SIZES = (("ping-pong 1 B", 1), ("ping-pong 1 KiB", 1024))
-FULL_SECONDS, QUICK_SECONDS = 1.0, 0.3
+FULL_SECONDS, QUICK_SECONDS = 0.6, 0.3
 WARM_UP_SECONDS = 0.1
 
 

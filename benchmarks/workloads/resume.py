@@ -31,7 +31,7 @@ from harness.process import Group, Process
 TOKEN_BYTES = 64
 # streams, changes in a full run, changes in a quick run
 SIZES = ((1, 20, 3), (1_000, 5, 1), (10_000, 5, 1))
-FULL_OUTAGE_SECONDS, QUICK_OUTAGE_SECONDS = 2.5, 1.0
+FULL_OUTAGE_SECONDS, QUICK_OUTAGE_SECONDS = 1.5, 1.0
 SEND_AFTER_SECONDS = 0.2  # into the outage, so that the tokens can't slip through before it
 SETTLE_SECONDS = 0.5
 HEARTBEATS = (("1s", "black hole, heartbeat 1 s"), ("100ms", "black hole, heartbeat 100 ms"))

@@ -1,0 +1,11 @@
+"""The groups of the bench, one module each.
+
+To add a workload: a module in workloads/ with a `Workload` (its `peer` is whom the ratio column compares with), its
+line in the group's `workloads`, its promises in the group's `targets`, its headline figure in `panels`. Contenders are
+lines of `harness.contenders.TABLE`. To add a group: a module here, a line below, and markers in docs/performance.md
+(see `harness.docs`).
+"""
+
+from groups import session
+
+ALL = {group.name: group for group in (session.GROUP,)}

@@ -1,0 +1,103 @@
+"""What a run of a group leaves behind: tables, JSON and chart in benchmarks/results/, and the tables in the docs.
+
+The files are named after the group, so that measuring one group leaves the others' figures alone. Quick and partial
+runs (`session-quick.json`, `session-part.json`) never replace those of a whole run, and only whole runs get into
+the docs.
+
+In README.md and docs/performance.md a pair of lines marks where a group's tables go, as they are, or only its promises:
+
+    <!-- bench session tables -->      <!-- bench session promises -->
+    <!-- end of bench -->              <!-- end of bench -->
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import chart, environment
+from harness.group import WorkloadGroup
+from harness.results import Results, row_table
+from harness.targets import check, target_table
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+RESULTS = REPOSITORY / "benchmarks" / "results"
+DOCS = (REPOSITORY / "README.md", REPOSITORY / "docs" / "performance.md")
+END_MARK = "<!-- end of bench -->"
+PROMISES_HEAD = "| promise"
+
+
+@dataclass(frozen=True)
+class Report:
+    """One group's results after a run. `about` is where and how they were taken; `kind`: full, quick or part."""
+
+    group: WorkloadGroup
+    results: Results
+    about: dict
+    kind: str
+
+    def document(self) -> dict:
+        return {
+            "group": self.group.name,
+            "about": self.about,
+            "figures": self.results.as_json(),
+            "promises": check(self.results, self.group.targets),
+            "left_out": self.results.left_out,
+        }
+
+    def text(self) -> str:
+        head = f"{environment.summary(self.about)}; {self.kind} run, {self.about['rounds']} rounds, medians (min..max)"
+        verdicts = check(self.results, self.group.targets)
+        peers = {workload.name: workload.peer for workload in self.group.workloads}
+        lines = [head, ""]
+        for row in self.results.rows:
+            lines += [*row_table(self.results, row, peers[self.results.workload_of[row]]), ""]
+        lines += target_table([verdict for verdict in verdicts if verdict["verdict"] != "not measured"])
+        if missing := [verdict["row"] for verdict in verdicts if verdict["verdict"] == "not measured"]:
+            lines += ["", "Not measured in this run: " + "; ".join(dict.fromkeys(missing))]
+        if self.results.left_out:
+            lines += ["", "Left out:", ""]
+            lines += [f"* {entry['row']}, {entry['contender']}: {entry['why']}" for entry in self.results.left_out]
+        return "\n".join(lines)
+
+    def save(self) -> None:
+        """Write JSON, Markdown and chart."""
+        stem = self.group.name if self.kind == "full" else f"{self.group.name}-{self.kind}"
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{stem}.json").write_text(json.dumps(self.document(), indent=1) + "\n")
+        (RESULTS / f"{stem}.md").write_text(self.text() + "\n")
+        subtitle = environment.summary(self.about)
+        if not chart.draw(self.results, self.group, subtitle, RESULTS / f"{stem}.svg"):
+            print("no chart: matplotlib is not installed, or no charted row was measured", file=sys.stderr)
+
+
+def update_docs() -> list[str]:
+    """Write the tables of the last whole run of every group between its markers; returns what was written."""
+    written = []
+    for page in DOCS:
+        text = page.read_text()
+        for name, part in re.findall(r"<!-- bench (\w+) (tables|promises) -->", text):
+            source = RESULTS / f"{name}.md"
+            if source.exists():
+                text = _replaced(text, f"<!-- bench {name} {part} -->", _part(source.read_text(), part))
+                written.append(f"{page.name}: {name} {part}")
+        page.write_text(text)
+    return written
+
+
+def _part(tables: str, part: str) -> str:
+    if part == "tables":
+        return tables.strip()
+    promises = tables[tables.index(PROMISES_HEAD) :]
+    return promises.partition("\n\n")[0].strip()
+
+
+def _replaced(text: str, begin_mark: str, tables: str) -> str:
+    begin = text.index(begin_mark) + len(begin_mark)
+    end = text.find(END_MARK, begin)
+    if end < 0:
+        raise SystemExit(f"no {END_MARK} after {begin_mark}: nothing written")
+    return f"{text[:begin]}\n{tables}\n\n{text[end:]}"
