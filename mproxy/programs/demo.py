@@ -17,7 +17,8 @@ from mproxy.errors import MproxyError, UsageError
 from mproxy.programs.demo_net import Cable, Cut, why_no_cable
 from mproxy.programs.demo_peers import END_OF_STREAM, Client, CountingDaemon, Proxy, Watch
 from mproxy.programs.log import reserve_standard_fds
-from mproxy.programs.options import OneLineParser, complain, parse_count, parse_duration
+from mproxy.programs.options import OneLineParser, complain
+from mproxy.words import parse_count, parse_duration
 
 # Seconds of undisturbed counting before the first change and after each.
 COUNTING_S = 2

@@ -30,7 +30,8 @@ def main(argv=None):
     if program in PROGRAMS:
         module, function, _ = PROGRAMS[program]
         return getattr(importlib.import_module(module), function)(rest)
-    from mproxy.programs.options import complain, printable
+    from mproxy.programs.options import complain
+    from mproxy.words import printable
 
     wrong = f"{printable(program)} is no program of mproxy." if program else "which program?"
     complain("mproxy", f"{wrong} Choose from {', '.join(PROGRAMS)} (try 'mproxy --help')")

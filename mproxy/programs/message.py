@@ -15,7 +15,8 @@ from mproxy.config import format_host_port
 from mproxy.errors import MproxyError, UsageError
 from mproxy.policy.resolver import look_up_host, numeric_address
 from mproxy.programs.log import reserve_standard_fds
-from mproxy.programs.options import OneLineParser, complain, parse_bind, parse_host, parse_port
+from mproxy.programs.options import OneLineParser, complain
+from mproxy.words import parse_bind, parse_host, parse_port
 
 # Longest payload of a message, that is of a line without its newline.
 LIMIT_BYTES = 1024

@@ -7,134 +7,27 @@ Defaults and ranges are those of `mproxy.config`.
 
 import argparse
 import os
-import re
-import socket
 
 from mproxy import __version__
 from mproxy.config import (
-    DURATION_UNITS,
     LOG_FORMATS,
     LOG_LEVELS,
-    SECOND_US,
     CproxyConfig,
     SessionConfig,
     SproxyConfig,
     default_state_dir,
 )
 from mproxy.errors import UsageError
-
-DURATION_US = dict(DURATION_UNITS, **{"": SECOND_US})
-
-# The convention of GNU coreutils: K and KiB are 1024 bytes, kB is 1000.
-SIZE_BYTES = {"": 1, "b": 1} | {
-    prefix + suffix: base ** power
-    for power, prefix in enumerate("kmg", 1)
-    for suffix, base in (("", 1024), ("ib", 1024), ("b", 1000))}
-
-# Digits on either side of the point; more would be a slip of the finger, or an attempt to make a huge
-# integer.
-_NUMBER_WITH_UNIT = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,15}))?([A-Za-z]*)", re.ASCII)
-
-# What no host name holds, but an option, a path, a URL or a mistyped HOST:PORT does; the resolver judges the
-# rest.
-_NEVER_IN_HOST = frozenset(" /:@%[]'\"\\")
-
-# RFC 1035 section 2.3.4, without the dot at the end.
-_HOST_LENGTH = 253
-
-
-def parse_duration(text):
-    """`100ms`, `1s`, `1.5m`, `2h`, `7d`; a bare number is seconds. Microseconds, rounded down."""
-    duration_us = _number_with_unit(text, DURATION_US)
-    if duration_us is None:
-        raise UsageError("is no duration: write a number and us, ms, s, m, h or d, for example 100ms or 1.5h")
-    return duration_us
-
-
-def parse_size(text):
-    """`4MiB`, `64KiB`, `4M` (1024 each), `500kB` (1000 each); a bare number is bytes. Bytes, rounded down."""
-    size_bytes = _number_with_unit(text, SIZE_BYTES)
-    if size_bytes is None:
-        raise UsageError("is no size: write a number and KiB, MiB or GiB, for example 4MiB")
-    return size_bytes
-
-
-def _number_with_unit(text, units):
-    """`text` times its unit as an integer, or None. Exact: no float is involved."""
-    match = _NUMBER_WITH_UNIT.fullmatch(text)
-    if match is None:
-        return None
-    whole, fraction, unit = match[1], match[2] or "", match[3]
-    factor = units.get(unit.lower())
-    return None if factor is None else int(whole + fraction) * factor // 10 ** len(fraction)
-
-
-def parse_count(text):
-    """A whole number in decimal digits."""
-    if not (text.isascii() and text.isdigit() and len(text) <= 15):
-        raise UsageError("is no whole number")
-    return int(text)
-
-
-def parse_port(text, lowest=1):
-    """A TCP port, `lowest` to 65535."""
-    if not (text.isascii() and text.isdigit() and len(text) <= 5 and lowest <= int(text) <= 65535):
-        raise UsageError(f"is no port: a port is a number from {lowest} to 65535")
-    return int(text)
-
-
-def parse_host(text):
-    """A host name or numeric address, an IPv6 address bare or in brackets; without brackets in the result.
-
-    Numeric IPv6 comes out in its one canonical spelling (RFC 5952) and names in lower case, so that equal
-    hosts are equal texts; `--allow` relies on it.
-    """
-    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
-    address = canonical_address(bare)
-    if address is not None and (bare == text or ":" in bare):
-        return address
-    if bare != text or ":" in bare or not _could_be_name(text):
-        raise UsageError("is no host: write a name, an IPv4 address, or an IPv6 address such as ::1")
-    return text.lower()
-
-
-def _could_be_name(text):
-    return (0 < len(text) <= _HOST_LENGTH and text.isprintable() and text[0] not in "-."
-            and _NEVER_IN_HOST.isdisjoint(text))
-
-
-def parse_host_port(text):
-    """`HOST:PORT`, `[IPV6]:PORT`. Gives (host, port)."""
-    host, colon, port = text.rpartition(":")
-    if ":" in host and not host.startswith("["):
-        raise UsageError("is no HOST:PORT: an IPv6 address goes in brackets, for example [::1]:23")
-    if not colon or not host or not port:
-        raise UsageError("is no HOST:PORT, for example 127.0.0.1:23 or [::1]:23")
-    return parse_host(host), parse_port(port)
-
-
-def parse_bind(text):
-    """A numeric address of this host, IPv6 bare or in brackets; `0.0.0.0` and `::` are all of them."""
-    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
-    address = canonical_address(bare)
-    if address is None:
-        raise UsageError("is no address: write a numeric one, for example 127.0.0.1, ::1, or 0.0.0.0 for all")
-    return address
-
-
-def canonical_address(text):
-    """The one spelling of a numeric IPv4 or IPv6 address (with its `%scope`), None for anything else."""
-    base, percent, scope = text.partition("%")
-    for family in (socket.AF_INET, socket.AF_INET6):
-        try:
-            canonical = socket.inet_ntop(family, socket.inet_pton(family, base))
-        except (OSError, ValueError):
-            continue
-        if not percent:
-            return canonical
-        if family == socket.AF_INET6 and 0 < len(scope) < 16 and _could_be_name(scope):
-            return canonical + percent + scope
-    return None
+from mproxy.words import (
+    parse_bind,
+    parse_count,
+    parse_duration,
+    parse_host,
+    parse_host_port,
+    parse_port,
+    parse_size,
+    printable,
+)
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -188,11 +81,6 @@ def complain(program, text):
 
 def _help_format(prog):
     return argparse.RawDescriptionHelpFormatter(prog, max_help_position=27, width=79)
-
-
-def printable(text):
-    """`text` as typed, but quoted when it is empty, holds blanks or would disturb the terminal."""
-    return text if text.isprintable() and text and " " not in text else ascii(text)
 
 
 def _word(name, text, parse):

@@ -15,7 +15,8 @@ from mproxy.policy.resolver import Resolver, numeric_address
 from mproxy.programs.common import Drain, open_listeners, run_program, say_address, say_seconds, say_session
 from mproxy.programs.cproxy import describe
 from mproxy.programs.greeting import Reception
-from mproxy.programs.options import parse_host_port, parse_sproxy
+from mproxy.programs.options import parse_sproxy
+from mproxy.words import parse_host_port
 
 # A session without streams and without a carrier holds nothing worth keeping: its cproxy begins a new one.
 EMPTY_SESSION_US = 60_000_000

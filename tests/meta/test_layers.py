@@ -11,7 +11,7 @@ from tests.meta.sources import PACKAGE, ROOT, externs, imports, module_name, sou
 LAYERS = [
     ["mproxy", "mproxy.errors"],
     ["mproxy.config", "mproxy._wire", "mproxy._pool"],
-    ["mproxy._ring"],
+    ["mproxy._ring", "mproxy.words"],
     ["mproxy._frames", "mproxy._stream", "mproxy.datagram._packet"],
     ["mproxy._transmit", "mproxy.datagram._listener"],
     ["mproxy._streams", "mproxy.datagram._connection"],

@@ -23,17 +23,15 @@ from mproxy.config import (
 )
 from mproxy.errors import UsageError
 from mproxy.programs import main as mproxy_main
-from mproxy.programs.options import (
-    complain,
+from mproxy.programs.options import complain, parse_cproxy, parse_sproxy
+from mproxy.words import (
     parse_bind,
     parse_count,
-    parse_cproxy,
     parse_duration,
     parse_host,
     parse_host_port,
     parse_port,
     parse_size,
-    parse_sproxy,
     printable,
 )
 
