@@ -1,0 +1,329 @@
+"""Rules as a person writes them.
+
+    [tcp|udp|tcp+udp] [ADDRESS:]PORT[-PORT] -> HOST:PORT[-PORT][, HOST:PORT ...] [OPTION ...]   # comment
+
+The steps, and where a mistake is found:
+
+1. A line is cut at `#`, and at blanks after `->`; what is wrong in it is one sentence: what, and what was expected.
+2. Ranges and `tcp+udp` become single rules.
+3. `[::]` takes IPv4 as well, as Linux does by itself, unless another rule has that port on an IPv4 address.
+4. Two rules for one address, port and protocol are a mistake of the second. A rule for every address overlaps with one
+   for a single address.
+
+Every wrong line is named, not only the first; and with one wrong line no rule at all is given out.
+"""
+
+import ipaddress
+import re
+
+from mproxy.config import DAY_US, HOUR_US, MILLISECOND_US, format_duration
+from mproxy.errors import UsageError
+from mproxy.relay.rules import LEAST_CONNECTIONS, ROUND_ROBIN, UDP_OPTIONS, Rule, RuleOptions
+from mproxy.words import parse_bind, parse_count, parse_duration, parse_host, parse_port, printable
+
+LINE = "[tcp|udp|tcp+udp] [ADDRESS:]PORT -> HOST:PORT [OPTION ...]"
+
+# Wrong lines that are told one by one; the rest is a number.
+TOLD = 20
+
+# A file with more is a mistake, such as a range with a digit too many in each of many lines.
+MOST_RULES = 100_000
+MOST_TARGETS = 64
+LONGEST_LINE = 4096
+
+PROTOCOLS = {"tcp": ("tcp",), "udp": ("udp",), "tcp+udp": ("tcp", "udp"), "udp+tcp": ("tcp", "udp")}
+
+_HEAD = re.compile(r"(?:([^\s:\[\]]*)\s+)?(\S+)")
+
+
+class RulesError(UsageError):
+    """Rules that cannot be used. `wrong`: [(line number, what is wrong and what is expected), ...], never empty."""
+
+    def __init__(self, name, wrong):
+        self.name = name
+        self.wrong = wrong
+        super().__init__("; ".join(self.lines()))
+
+    def lines(self):
+        """Lines for a person, each `FILE:LINE: text`, the first TOLD of them and how many more there are."""
+        told = [f"{self.name}:{number}: {text}" for number, text in self.wrong[:TOLD]]
+        more = len(self.wrong) - TOLD
+        return told + ([f"{self.name}: and {more} more wrong lines"] if more > 0 else [])
+
+
+def read_rules(path):
+    """The Rules of a file; RulesError, or UsageError when it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+        text = data.decode()
+    except OSError as error:
+        raise UsageError(f"cannot read {printable(path)}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise RulesError(path, [(line, "is no text in UTF-8; expected one rule a line")]) from None
+    return parse_rules(text, path)
+
+
+def parse_rules(text, name="rules"):
+    """The Rules of a whole file, in its order; `name` stands before the line number in a RulesError."""
+    rules: list[Rule] = []
+    wrong: list[tuple[int, str]] = []
+    cache: dict[object, list[RuleOptions]] = {}
+    for number, line in enumerate(text.split("\n"), 1):
+        words = line.partition("#")[0].strip()
+        if not words:
+            continue
+        try:
+            rules += parse_line(words, number, cache)
+        except UsageError as error:
+            wrong.append((number, str(error)))
+        if len(rules) > MOST_RULES:
+            wrong.append((number, f"more than {MOST_RULES} rules; expected fewer: is a range too long?"))
+            break
+    rules = _widen(rules)
+    wrong += _overlaps(rules)
+    if not wrong and not rules:
+        wrong = [(1, f"no rule in this file; expected lines such as {LINE}")]
+    if wrong:
+        raise RulesError(name, sorted(wrong))
+    return rules
+
+
+def parse_line(line, number, cache=None):
+    """The Rules of one line without its comment. `cache`: {(protocols, words): [RuleOptions]}, so that equal ones are
+    one object."""
+    if len(line) > LONGEST_LINE:
+        raise UsageError(f"longer than {LONGEST_LINE} characters; expected {LINE}")
+    head, arrow, tail = line.partition("->")
+    if not arrow:
+        raise UsageError(f"has no '->'; expected {LINE}")
+    protocols, host, ports = parse_head(head.strip())
+    words = re.sub(r"\s*,\s*", ",", tail).split()
+    if not words:
+        raise UsageError(f"has nothing behind '->'; expected {LINE}")
+    targets = [_target(word, len(ports)) for word in words[0].split(",")]
+    if len(targets) > MOST_TARGETS:
+        raise UsageError(f"has {len(targets)} targets; expected at most {MOST_TARGETS}")
+    options = parse_options(protocols, tuple(words[1:]), {} if cache is None else cache)
+    rules = [
+        Rule(number, protocol, host, port,
+             tuple((target, first + index) for target, first in targets), options[which])
+        for which, protocol in enumerate(protocols) for index, port in enumerate(ports)]
+    for rule in rules:
+        _refuse_circle(rule)
+    return rules
+
+
+def _refuse_circle(rule):
+    """A relay to itself would take every descriptor there is with its first connection."""
+    everywhere = {"": ("127.0.0.1", "::1"), "0.0.0.0": ("127.0.0.1",), "::": ("::1",)}
+    own = everywhere.get(rule.listen_host, (rule.listen_host,))
+    for host, port in rule.targets:
+        if port == rule.listen_port and host in own:
+            raise UsageError(f"{rule} leads to itself; expected another host or another port")
+
+
+# ---- before the arrow
+
+def parse_head(text):
+    """(protocols, host, ports) of `udp [::]:5060`, `7100-7110`, `10.0.0.1:80`."""
+    match = _HEAD.fullmatch(text)
+    if match is None:
+        raise UsageError(f"{printable(text)} before '->' is no listening address; expected {LINE}")
+    protocol, listen = match[1] or "tcp", match[2]
+    if protocol.lower() not in PROTOCOLS:
+        raise UsageError(f"{printable(protocol)} is no protocol; expected tcp, udp or tcp+udp")
+    host, ports = parse_listen(listen)
+    return PROTOCOLS[protocol.lower()], host, ports
+
+
+def parse_listen(text, lowest=1):
+    """(host, ports) of `[ADDRESS:]PORT[-PORT]`; host "" is every address."""
+    host, colon, ports = text.rpartition(":")
+    if colon:
+        if not host or (":" in host and not host.startswith("[")):
+            raise UsageError(f"{printable(text)} is no listening address; expected PORT, ADDRESS:PORT or [IPV6]:PORT")
+        try:
+            host = parse_bind(host)
+        except UsageError:
+            raise UsageError(f"{printable(host)} is no address to listen on; expected a numeric one of this host, such"
+                             f" as 127.0.0.1 or [::1], or the port alone for all") from None
+    return host, _ports(ports, "listening port", lowest)
+
+
+def _ports(text, what, lowest=1):
+    first, dash, last = text.partition("-")
+    try:
+        low = parse_port(first, lowest)
+        high = parse_port(last) if dash else low
+    except UsageError:
+        raise UsageError(f"{printable(text)} is no {what}; expected a number from {lowest} to 65535, or two of them as"
+                         f" in 7100-7110") from None
+    if high < low:
+        raise UsageError(f"{printable(text)} is a range that goes down; expected {last}-{first}")
+    return range(low, high + 1)
+
+
+# ---- behind the arrow
+
+def _target(text, count):
+    """(host, first port) of `HOST:PORT[-PORT]`; a range must have as many ports as are listened on."""
+    host, colon, ports = text.rpartition(":")
+    if not colon or not host or not ports or (":" in host and not host.startswith("[")):
+        raise UsageError(f"{printable(text)} is no target; expected HOST:PORT or [IPV6]:PORT")
+    try:
+        host = parse_host(host)
+    except UsageError:
+        raise UsageError(f"{printable(host)} is no host; expected a name, an IPv4 address, or an IPv6 address in"
+                         " brackets") from None
+    ports = _ports(ports, "target port")
+    if len(ports) != count:
+        raise UsageError(
+            f"{printable(text)} has {_count(len(ports))} and the listener {_count(count)}; expected as many:"
+            f" {ports[0]}-{min(65535, ports[0] + count - 1)}" if count > 1 else
+            f"{printable(text)} has {_count(len(ports))} and the listener 1; expected one target port")
+    return host, ports[0]
+
+
+def _count(ports):
+    return f"{ports} port{'s' if ports > 1 else ''}"
+
+
+def parse_options(protocols, words, cache):
+    """A RuleOptions for each of the protocols, from words such as `max=500` and `accept-proxy`."""
+    key = protocols, words
+    if key not in cache:
+        given = {}
+        for word in words:
+            name, value = _option(word, protocols)
+            if name in given:
+                raise UsageError(f"{printable(word)} is the second {word.partition('=')[0]}; expected it once")
+            given[name] = value
+        names = tuple(word.partition("=")[0] for word in words)
+        cache[key] = [_fill(protocol, given | {"given": names}) for protocol in protocols]
+    return cache[key]
+
+
+def _fill(protocol, given):
+    """RuleOptions of one protocol: what was given and concerns it, defaults for the rest."""
+    if protocol == "tcp":
+        return RuleOptions(**{name: value for name, value in given.items() if name != "per_source"})
+    values = {name: value for name, value in given.items() if name != "connect_timeout_us"}
+    values.setdefault("max_connections", UDP_OPTIONS.max_connections)
+    values.setdefault("idle_timeout_us", UDP_OPTIONS.idle_timeout_us)
+    # Half of the table, so that one source never pushes out everybody else.
+    values.setdefault("per_source", max(1, values["max_connections"] // 2))
+    return RuleOptions(**values)
+
+
+def _option(word, protocols):
+    """(field of RuleOptions, value) of one word."""
+    name, equals, text = word.partition("=")
+    if name not in OPTIONS:
+        raise UsageError(f"{printable(word)} is no option; expected one of {', '.join(_SPELLING.values())}")
+    field, parse, only, expected = OPTIONS[name]
+    if only and (only not in protocols or (field in ("proxy", "accept_proxy") and protocols != ("tcp",))):
+        raise UsageError(f"{name} is for {only} alone; expected it in a {only} rule")
+    if bool(equals) != (parse is not None):
+        raise UsageError(f"{printable(word)} is no option; expected {_SPELLING[name]}")
+    if parse is None:
+        return field, True
+    try:
+        return field, parse(text)
+    except (UsageError, ValueError):
+        raise UsageError(f"{printable(word)}: {printable(text)} is not {expected[0]}; expected {expected[1]}") from None
+
+
+def _networks(text):
+    return tuple(ipaddress.ip_network(word.strip("[]") if "/" not in word else word) for word in text.split(","))
+
+
+def _limit(text):
+    value = parse_count(text)
+    if not 1 <= value <= 1_000_000:
+        raise UsageError
+    return value
+
+
+def _timeout(lowest, highest, zero=False):
+    def parse(text):
+        value = parse_duration(text)
+        if not lowest <= value <= highest and not (zero and value == 0):
+            raise UsageError
+        return value
+    return parse
+
+
+def _choice(**values):
+    def parse(text):
+        if text not in values:
+            raise UsageError
+        return values[text]
+    return parse
+
+
+_COUNT = ("a number from 1 to 1000000", "for example {}=500")
+_NETWORKS = ("a list of networks", "for example {}=10.0.0.0/8,192.168.1.7,fd00::/8 (no bits set behind the prefix)")
+
+# option: (field of RuleOptions, parser of its value or None for a bare word, its only protocol or "", (what the value
+# is, example))
+OPTIONS = {
+    "allow": ("allow", _networks, "", _NETWORKS),
+    "deny": ("deny", _networks, "", _NETWORKS),
+    "max": ("max_connections", _limit, "", _COUNT),
+    "per-source": ("per_source", _limit, "udp", _COUNT),
+    "timeout": ("idle_timeout_us", _timeout(MILLISECOND_US, 30 * DAY_US, zero=True), "", (
+        f"a time from 1ms to {format_duration(30 * DAY_US)} or 0", "for example {}=30s or {}=1h")),
+    "connect-timeout": ("connect_timeout_us", _timeout(MILLISECOND_US, HOUR_US), "tcp", (
+        f"a time from 1ms to {format_duration(HOUR_US)}", "for example {}=5s")),
+    "balance": ("balance", _choice(**{ROUND_ROBIN: ROUND_ROBIN, LEAST_CONNECTIONS: LEAST_CONNECTIONS}), "", (
+        "a way to balance", f"{{}}={ROUND_ROBIN} or {{}}={LEAST_CONNECTIONS}")),
+    "proxy": ("proxy", _choice(v1=1, v2=2), "tcp", ("a version of the PROXY protocol", "{}=v1 or {}=v2")),
+    "accept-proxy": ("accept_proxy", None, "tcp", ("", "")),
+}
+OPTIONS = {
+    name: (field, parse, only, (what, example.replace("{}", name)))
+    for name, (field, parse, only, (what, example)) in OPTIONS.items()}
+_SPELLING = {name: name if entry[1] is None else f"{name}=" for name, entry in OPTIONS.items()}
+
+
+# ---- rules beside each other
+
+def _is_ipv4(host):
+    return bool(host) and ":" not in host
+
+
+def _widen(rules):
+    """Step 3: `::` becomes "" where IPv4 has nobody else at that port."""
+    taken = {(rule.protocol, rule.listen_port) for rule in rules if _is_ipv4(rule.listen_host)}
+    return [
+        Rule(rule.number, rule.protocol, "", rule.listen_port, rule.targets, rule.options)
+        if rule.listen_host == "::" and (rule.protocol, rule.listen_port) not in taken else rule
+        for rule in rules]
+
+
+def _overlaps(rules):
+    """[(line, text)] for every line that listens where an earlier one does, once a pair of lines."""
+    places: dict[tuple[str, int], list[Rule]] = {}
+    wrong = {}
+    for rule in rules:
+        others = places.setdefault((rule.protocol, rule.listen_port), [])
+        for other in others:
+            lines = other.number, rule.number
+            if lines not in wrong and _meet(rule.listen_host, other.listen_host):
+                wrong[lines] = (
+                    f"{rule.protocol} {rule.listen_text} is taken by line {other.number}"
+                    f" ({other.protocol} {other.listen_text}); expected one rule for an address and port")
+        others.append(rule)
+    return [(number, text) for (_, number), text in wrong.items()]
+
+
+def _meet(one, other):
+    """Whether there is an address that both listen on."""
+    if one == other or not one or not other:
+        return True
+    if _is_ipv4(one) != _is_ipv4(other):
+        return False
+    everywhere = "0.0.0.0" if _is_ipv4(one) else "::"
+    return everywhere in (one, other)

@@ -1,0 +1,107 @@
+"""What a relay is told to do: one Rule a port and protocol. How they are written: rule_file.py; no I/O here."""
+
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Network, IPv6Network
+
+from mproxy.config import MINUTE_US, SECOND_US, format_host_port
+
+ROUND_ROBIN, LEAST_CONNECTIONS = "roundrobin", "leastconn"
+
+# Sessions of a UDP rule that does not say: the table is bounded, whatever strangers send.
+UDP_SESSIONS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class RuleOptions:
+    """What stands behind the targets of a rule. Rules with the same words share one object."""
+
+    # Networks that clients may come from, empty: all; and those they may not, which win.
+    allow: tuple[IPv4Network | IPv6Network, ...] = ()
+    deny: tuple[IPv4Network | IPv6Network, ...] = ()
+
+    # Connections, or UDP sessions, at once; 0: as many as the process can hold. One connection more is reset; one UDP
+    # session more takes the place of the one that has been silent longest.
+    max_connections: int = 0
+
+    # From accepting to a connection that stands, all addresses and targets together. 10 s outlast two lost SYNs.
+    connect_timeout_us: int = 10 * SECOND_US
+
+    # Without a byte in either direction; 0: never. TCP has keepalive against peers that vanished; UDP has no end
+    # but this one.
+    idle_timeout_us: int = 0
+
+    # Version of the PROXY protocol header that targets get, 0: none.
+    proxy: int = 0
+
+    # Clients begin with a PROXY protocol header of either version, and it tells who they are.
+    accept_proxy: bool = False
+
+    # How a connection finds its target: ROUND_ROBIN or LEAST_CONNECTIONS.
+    balance: str = ROUND_ROBIN
+
+    # UDP sessions of one source address at once, 0: as `max_connections` allows.
+    per_source: int = 0
+
+    # Names of the options as the person gave them: what is a wish, and not only a default.
+    given: tuple[str, ...] = ()
+
+    def share(self, worker, workers):
+        """The part of the limits that worker number `worker` keeps to. The parts add up to the whole, unless there are
+        more workers than the limit allows: each has 1 then."""
+        if workers == 1:
+            return self
+        return replace(self, max_connections=_part(self.max_connections, worker, workers),
+                       per_source=_part(self.per_source, worker, workers))
+
+
+def _part(limit, worker, workers):
+    # 0 would be no limit at all.
+    return max(1, limit // workers + (worker < limit % workers)) if limit else 0
+
+
+UDP_OPTIONS = RuleOptions(
+    max_connections=UDP_SESSIONS, idle_timeout_us=MINUTE_US, per_source=UDP_SESSIONS // 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One port of one protocol and where it leads: ranges and `tcp+udp` are already taken apart."""
+
+    # Line of the file, for messages. Two rules that differ in it alone are the same rule: see `same`.
+    number: int
+
+    # "tcp" or "udp".
+    protocol: str
+
+    # "": every address, IPv4 and IPv6. "0.0.0.0": IPv4 alone. "::": IPv6 alone. Otherwise one address in its canonical
+    # spelling, an IPv6 one perhaps with a scope.
+    listen_host: str
+
+    # 0, only from a command line: any free port.
+    listen_port: int
+
+    # ((host, port), ...): names in lower case or canonical addresses.
+    targets: tuple[tuple[str, int], ...]
+
+    options: RuleOptions = RuleOptions()
+
+    @property
+    def listener(self):
+        """(protocol, host, port): which listener it is across a reload."""
+        return self.protocol, self.listen_host, self.listen_port
+
+    @property
+    def listen_text(self):
+        """As the log and `status` show it: `7005`, `10.0.0.1:7005`, `[::]:5060`."""
+        return format_host_port(self.listen_host, self.listen_port) if self.listen_host else str(self.listen_port)
+
+    @property
+    def targets_text(self):
+        return ", ".join(format_host_port(host, port) for host, port in self.targets)
+
+    def same(self, other):
+        """Does the same as `other`, wherever in the file it stands."""
+        return (self.listener, self.targets, self.options) == (other.listener, other.targets, other.options)
+
+    def __str__(self):
+        return f"{self.protocol} {self.listen_text} -> {self.targets_text}"

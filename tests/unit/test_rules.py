@@ -1,0 +1,251 @@
+"""The rule file: what each line means, what is wrong with it in which words, and what two lines say together."""
+
+import time
+from ipaddress import ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mproxy.config import HOUR_US, MINUTE_US, SECOND_US
+from mproxy.errors import UsageError
+from mproxy.relay.rule_file import RulesError, parse_rules, read_rules
+from mproxy.relay.rules import UDP_SESSIONS, Rule, RuleOptions
+
+EXAMPLE = """\
+# the example of the documentation
+7005 -> 192.168.0.1:8005
+7006 -> 192.168.0.2:8006
+udp 53 -> 10.0.0.2:53            timeout=30s max=10000
+tcp+udp [::]:5060 -> sip.example:5060
+
+7100-7110 -> 10.0.0.3:8100-8110  allow=10.0.0.0/8 proxy=v2 max=500   # eleven rules
+8443 -> a.example:443, b.example:443   balance=leastconn
+"""
+
+
+def only(text):
+    [rule] = parse_rules(text)
+    return rule
+
+
+def wrong(text):
+    with pytest.raises(RulesError) as caught:
+        parse_rules(text, "relay.conf")
+    return caught.value
+
+
+def test_the_example():
+    rules = parse_rules(EXAMPLE)
+    assert [str(rule) for rule in rules[:5]] == [
+        "tcp 7005 -> 192.168.0.1:8005", "tcp 7006 -> 192.168.0.2:8006", "udp 53 -> 10.0.0.2:53",
+        "tcp 5060 -> sip.example:5060", "udp 5060 -> sip.example:5060"]
+    assert [rule.number for rule in rules] == [2, 3, 4, 5, 5, *[7] * 11, 8]
+    assert rules[2].options.idle_timeout_us == 30 * SECOND_US
+    assert rules[2].options.max_connections == 10000
+    ranged = rules[5:16]
+    assert [rule.listen_port for rule in ranged] == list(range(7100, 7111))
+    assert [rule.targets for rule in ranged] == [(("10.0.0.3", port),) for port in range(8100, 8111)]
+    assert ranged[0].options is ranged[-1].options
+    assert ranged[0].options == RuleOptions(
+        allow=(ip_network("10.0.0.0/8"),), proxy=2, max_connections=500, given=("allow", "proxy", "max"))
+    assert rules[16].targets == (("a.example", 443), ("b.example", 443))
+    assert rules[16].options.balance == "leastconn"
+
+
+@pytest.mark.parametrize("listen, host, port", [
+    ("80", "", 80), ("0.0.0.0:80", "0.0.0.0", 80), ("127.0.0.1:80", "127.0.0.1", 80), ("[::1]:80", "::1", 80),
+    ("[0:0::1]:80", "::1", 80), ("[::]:80", "", 80), ("[fe80::1%eth0]:80", "fe80::1%eth0", 80),
+])
+def test_listening_addresses(listen, host, port):
+    rule = only(f"{listen} -> host:1")
+    assert (rule.listen_host, rule.listen_port) == (host, port)
+
+
+def test_ipv6_wildcard_leaves_ipv4_to_a_rule_of_its_own():
+    v4, v6 = parse_rules("0.0.0.0:53 -> 10.0.0.1:53\n[::]:53 -> [fd00::1]:53")
+    assert (v4.listen_host, v6.listen_host) == ("0.0.0.0", "::")
+    _, udp = parse_rules("127.0.0.1:53 -> 10.0.0.1:53\nudp [::]:53 -> [fd00::1]:53")
+    assert udp.listen_host == ""
+
+
+@pytest.mark.parametrize("words, field, value", [
+    ("max=1", "max_connections", 1), ("timeout=1h", "idle_timeout_us", HOUR_US), ("timeout=0", "idle_timeout_us", 0),
+    ("connect-timeout=500ms", "connect_timeout_us", 500_000), ("proxy=v1", "proxy", 1),
+    ("accept-proxy", "accept_proxy", True), ("balance=roundrobin", "balance", "roundrobin"),
+    ("deny=10.1.2.3,fd00::/8", "deny", (ip_network("10.1.2.3/32"), ip_network("fd00::/8"))),
+    ("allow=10.0.0.0/8 , 192.168.0.0/16", "allow", (ip_network("10.0.0.0/8"), ip_network("192.168.0.0/16"))),
+])
+def test_options(words, field, value):
+    assert getattr(only(f"80 -> host:1 {words}").options, field) == value
+
+
+def test_defaults():
+    tcp, udp = parse_rules("tcp+udp 80 -> host:1")
+    assert tcp.options == RuleOptions()
+    assert (udp.options.idle_timeout_us, udp.options.max_connections) == (MINUTE_US, UDP_SESSIONS)
+    assert udp.options.per_source == UDP_SESSIONS // 2
+    assert only("udp 80 -> host:1 max=1").options.per_source == 1
+
+
+@pytest.mark.parametrize("line, says", [
+    ("7005 192.168.0.1:8005", "has no '->'; expected [tcp|udp|tcp+udp] [ADDRESS:]PORT -> HOST:PORT [OPTION ...]"),
+    ("7005 ->", "has nothing behind '->'; expected"),
+    ("-> host:1", "before '->' is no listening address; expected"),
+    ("7005 -> host", "host is no target; expected HOST:PORT or [IPV6]:PORT"),
+    ("7005 -> ::1:80", "::1:80 is no target; expected HOST:PORT or [IPV6]:PORT"),
+    ("7005 -> ho/st:80", "ho/st is no host; expected a name"),
+    ("7005 -> host:0", "0 is no target port; expected a number from 1 to 65535"),
+    ("7005 -> host:99999", "99999 is no target port; expected a number from 1 to 65535"),
+    ("70005 -> host:1", "70005 is no listening port; expected a number from 1 to 65535"),
+    ("0 -> host:1", "0 is no listening port; expected"),
+    ("host:80 -> host:1", "host is no address to listen on; expected a numeric one"),
+    ("::1:80 -> host:1", "::1:80 is no listening address; expected PORT, ADDRESS:PORT or [IPV6]:PORT"),
+    ("sctp 80 -> host:1", "sctp is no protocol; expected tcp, udp or tcp+udp"),
+    ("80-70 -> host:1-11", "80-70 is a range that goes down; expected 70-80"),
+    ("70-80 -> host:1-10", "1-10 has 10 ports and the listener 11 ports; expected as many: 1-11"),
+    ("70 -> host:1-10", "has 10 ports and the listener 1; expected one target port"),
+    ("70-80 -> host:1", "has 1 port and the listener 11 ports; expected as many: 1-11"),
+    ("80 -> host:1 max=0", "max=0: 0 is not a number from 1 to 1000000; expected for example max=500"),
+    ("80 -> host:1 max=many", "many is not a number"),
+    ("80 -> host:1 max", "max is no option; expected max="),
+    ("80 -> host:1 accept-proxy=1", "accept-proxy=1 is no option; expected accept-proxy"),
+    ("80 -> host:1 mx=3", "mx=3 is no option; expected one of allow=, deny=, max="),
+    ("80 -> host:1 max=3 max=4", "max=4 is the second max; expected it once"),
+    ("80 -> host:1 timeout=5x", "5x is not a time from 1ms to 30d or 0; expected for example timeout=30s"),
+    ("80 -> host:1 proxy=v3", "v3 is not a version of the PROXY protocol; expected proxy=v1 or proxy=v2"),
+    ("80 -> host:1 allow=10.0.0.1/8", "10.0.0.1/8 is not a list of networks; expected for example allow=10.0.0.0/8"),
+    ("80 -> host:1 allow=", "is not a list of networks"),
+    ("80 -> host:1 balance=random", "random is not a way to balance; expected balance=roundrobin or"),
+    ("80 -> host:1 per-source=3", "per-source is for udp alone; expected it in a udp rule"),
+    ("udp 80 -> host:1 proxy=v1", "proxy is for tcp alone; expected it in a tcp rule"),
+    ("tcp+udp 80 -> host:1 accept-proxy", "accept-proxy is for tcp alone"),
+    ("udp 80 -> host:1 connect-timeout=1s", "connect-timeout is for tcp alone"),
+    ("80 -> 127.0.0.1:80", "leads to itself; expected another host or another port"),
+    ("10.0.0.1:80 -> 10.0.0.1:80", "leads to itself"),
+    ("80 -> " + "a" * 5000, "longer than 4096 characters"),
+    ("80 -> " + ",".join(["a:1"] * 65), "has 65 targets; expected at most 64"),
+    ("80 -> host:1\x1b[2J", "'1\\x1b[2J' is no target port"),
+])
+def test_what_is_wrong_with_a_line(line, says):
+    error = wrong(f"81 -> host:1\n{line}\n")
+    [(number, text)] = error.wrong
+    assert number == 2
+    assert says in text
+    assert error.lines() == [f"relay.conf:2: {text}"]
+
+
+def test_every_wrong_line_is_named():
+    error = wrong("80 -> host\n81 -> host:1\nsctp 1 -> a:1\n81 -> b:1\n")
+    assert [number for number, _ in error.wrong] == [1, 3, 4]
+
+
+def test_at_most_twenty_lines_are_told():
+    lines = wrong("80\n" * 50).lines()
+    assert len(lines) == 21
+    assert lines[-1] == "relay.conf: and 30 more wrong lines"
+
+
+@pytest.mark.parametrize("first, second, other", [
+    ("80", "80", True), ("80", "127.0.0.1:80", True), ("127.0.0.1:80", "80", True), ("0.0.0.0:80", "10.0.0.1:80", True),
+    ("80", "0.0.0.0:80", True), ("80", "[::]:80", True), ("[::]:80", "[::1]:80", True), ("70-80", "80-90", True),
+    ("0.0.0.0:80", "[::]:80", False), ("0.0.0.0:80", "[::1]:80", False), ("10.0.0.1:80", "10.0.0.2:80", False),
+    ("udp 80", "tcp 80", False), ("udp 80", "tcp+udp 80", True),
+])
+def test_overlaps(first, second, other):
+    def line(listen):
+        ports = listen.split(" ")[-1].rpartition(":")[2]
+        return f"{listen} -> host:{'1-11' if '-' in ports else 1}"
+    text = f"{line(first)}\n\n{line(second)}"
+    if not other:
+        assert len(parse_rules(text)) == 2
+        return
+    [(number, says)] = wrong(text).wrong
+    assert number == 3
+    assert "is taken by line 1 (" in says
+
+
+def test_nothing_to_do_is_a_mistake():
+    assert "no rule in this file" in wrong("# nothing\n").wrong[0][1]
+
+
+def test_too_many_rules():
+    text = "".join(f"10.0.0.{i}:1-65535 -> host:1-65535\n" for i in range(1, 5))
+    assert "more than 100000 rules" in str(wrong(text))
+
+
+@pytest.mark.parametrize("content, says", [(b"80 -> a:1\n\xff -> b:2\n", "relay.conf:2: is no text in UTF-8"),
+                                           (None, "cannot read")])
+def test_files_that_are_none(tmp_path, monkeypatch, content, says):
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        (tmp_path / "relay.conf").write_bytes(content)
+    with pytest.raises(UsageError, match=says):
+        read_rules("relay.conf")
+
+
+def test_a_file(tmp_path):
+    path = tmp_path / "relay.conf"
+    path.write_text(EXAMPLE.replace("\n", "\r\n"))
+    assert read_rules(path) == parse_rules(EXAMPLE)
+
+
+def test_same_rule_on_another_line():
+    first, second = only("80 -> host:1 max=3"), only("\n80 -> host:1 max=3")
+    assert first.same(second) and first != second
+    assert not first.same(only("80 -> host:1 max=4"))
+    assert not first.same(only("80 -> host:2 max=3"))
+
+
+@pytest.mark.parametrize("limit, workers, shares", [
+    (0, 3, [0, 0, 0]), (10, 1, [10]), (10, 3, [4, 3, 3]), (1, 2, [1, 1])])
+def test_shares_of_the_limits(limit, workers, shares):
+    options = RuleOptions(max_connections=limit)
+    assert [options.share(i, workers).max_connections for i in range(workers)] == shares
+
+
+def test_ten_thousand_rules_load_within_a_second():
+    text = "".join(f"{10000 + i} -> host{i}.example:{1 + i} allow=10.0.0.0/8 max={1 + i}\n" for i in range(10_000))
+    best = float("inf")
+    for _ in range(3):
+        start = time.process_time()
+        assert len(parse_rules(text)) == 10_000
+        best = min(best, time.process_time() - start)
+    assert best < 1
+
+
+hosts = st.sampled_from(["10.0.0.1", "a.example", "[fd00::1]", "localhost"])
+ports = st.integers(1, 65535)
+options = st.lists(st.sampled_from(["max=5", "timeout=3s", "allow=10.0.0.0/8", "deny=fd00::/8"]), unique=True)
+
+
+@given(st.sampled_from(["", "tcp ", "udp ", "tcp+udp "]), st.sampled_from(["", "0.0.0.0:", "[::1]:", "10.1.1.1:"]),
+       ports, st.integers(0, 20), st.lists(st.tuples(hosts, ports), min_size=1, max_size=3), options)
+def test_a_line_is_taken_apart_port_by_port(protocol, address, port, more, targets, words):
+    more = min([more, 65535 - port, *(65535 - first for _, first in targets)])
+
+    def span(first):
+        return f"{first}-{first + more}" if more else f"{first}"
+    line = f"{protocol}{address}{span(port)} -> {', '.join(f'{h}:{span(p)}' for h, p in targets)} {' '.join(words)}"
+    try:
+        rules = parse_rules(line)
+    except RulesError as error:
+        assert "leads to itself" in str(error)
+        return
+    protocols = (protocol.strip() or "tcp").split("+")
+    assert [(rule.protocol, rule.listen_port) for rule in rules] == [
+        (name, port + i) for name in protocols for i in range(more + 1)]
+    for rule in rules:
+        offset = rule.listen_port - port
+        assert rule.targets == tuple((h.strip("[]"), p + offset) for h, p in targets)
+
+
+@given(st.text(alphabet=st.sampled_from("tcpud+ 0123456789.:[]->,=#/\n\tamxv\x00é"), max_size=60))
+def test_no_text_does_worse_than_a_rules_error(text):
+    try:
+        rules = parse_rules(text)
+    except RulesError as error:
+        assert all(1 <= number <= text.count("\n") + 1 and "expected" in says for number, says in error.wrong)
+        assert all("\n" not in line for line in error.lines())
+    else:
+        assert all(isinstance(rule, Rule) for rule in rules)
