@@ -27,7 +27,7 @@ SECONDS := 600
 TESTS := tests
 
 .PHONY: all
-all: $(BUILT) cproxy sproxy  ## build: extension modules, ./cproxy and ./sproxy (the default)
+all: $(BUILT) $(VENV)/run-packages cproxy sproxy  ## build: extension modules, ./cproxy and ./sproxy (the default)
 
 .PHONY: debug
 debug: all  ## the same with assertions, checked indexes, -O0 -g; `make debug test` tests that build
@@ -89,6 +89,9 @@ $(VENV)/bin/python:
 # The lists of packages live in pyproject.toml.
 $(VENV)/build-packages: pyproject.toml | $(VENV)/bin/python
 	$(call pip_install,["build-system"]["requires"])
+
+$(VENV)/run-packages: pyproject.toml $(VENV)/build-packages
+	$(call pip_install,["project"]["dependencies"])
 
 $(VENV)/dev-packages: pyproject.toml $(VENV)/build-packages
 	$(call pip_install,["dependency-groups"]["dev"])

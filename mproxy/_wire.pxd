@@ -65,6 +65,7 @@ cpdef enum CloseCode:
     REPLACED = 12        # the client started anew, or --single: a newer session took this one's place
     EXPIRED = 13         # without a carrier for longer than --session-ttl
     INTERNAL = 14        # this side failed (no memory)
+    KEY_REFUSED = 15     # the peer's key is not trusted, or not any more
 
 
 cpdef enum ResetCode:

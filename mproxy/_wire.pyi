@@ -37,6 +37,7 @@ class CloseCode(IntFlag):
     REPLACED = 12
     EXPIRED = 13
     INTERNAL = 14
+    KEY_REFUSED = 15
 
 class FrameFlag(IntFlag):
     FIN = 1

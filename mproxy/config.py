@@ -192,6 +192,10 @@ class ProgramConfig(Config):
     # lost SYNs (1 s + 2 s) and a name server that has to be tried twice.
     connect_timeout_us = Setting(10 * SECOND_US, 100 * MILLISECOND_US, 10 * MINUTE_US)
 
+    # Directory for keys and for cproxy's instance ids, one small file per listening port. None keeps nothing: the
+    # peer sees another key after each start, and a cproxy that came back cannot end its former sessions.
+    state_dir = Setting(None)
+
     # Lowest level that is logged; one of LOG_LEVELS.
     log_level = Setting("info")
 
@@ -199,6 +203,10 @@ class ProgramConfig(Config):
     log_format = Setting("text")
 
     DEFAULT_BIND: tuple[str, ...] = ()
+
+    def in_state_dir(self, name):
+        """The path of a file in `state_dir`; None when nothing is kept."""
+        return self.state_dir and os.path.join(self.state_dir, name)
 
     @property
     def bind_addresses(self):
@@ -240,9 +248,24 @@ class CproxyConfig(ProgramConfig):
     # (host, port) of the daemon that sproxy is asked for; None takes sproxy's default.
     target = Setting(None)
 
-    # Directory for the instance id, one small file per listening port; None keeps none, then a cproxy that
-    # died and came back cannot end its former sessions.
-    state_dir = Setting(None)
+    # File with this client's key, made when there is none.
+    key = Setting(None)
+
+    # File in which the keys of sproxies are remembered.
+    known_hosts = Setting(None)
+
+    # Fingerprints (`SHA256:...`) of which sproxy must have one; while there are any, known_hosts is not asked.
+    host_fingerprint = Setting(())
+
+    @property
+    def key_file(self):
+        """`key` or its default; None: no place to keep one, a key for this process alone."""
+        return self.key or self.in_state_dir("client-key.pem")
+
+    @property
+    def known_hosts_file(self):
+        """`known_hosts` or its default; None: nothing is remembered."""
+        return self.known_hosts or self.in_state_dir("known_hosts")
 
 
 class SproxyConfig(ProgramConfig):
@@ -264,17 +287,43 @@ class SproxyConfig(ProgramConfig):
     # costs one file descriptor and under 1 KiB, for at most 5 s.
     max_unfinished = Setting(128, 1, 65536)
 
+    # File with sproxy's key, made when there is none.
+    host_key = Setting(None)
 
-def default_state_dir(environ=os.environ):
-    """Where cproxy keeps its instance ids, or None when the environment tells no place.
+    # File with the keys that may connect. A file named here must exist; where there is none at the default place
+    # everybody may.
+    authorized_keys = Setting(None)
+
+    # User whose rights the process has once it listens and has read its keys; None keeps those it was started with.
+    user = Setting(None)
+
+    # Bytes that the buffers of all sessions may hold together. 1 GiB is eight sessions at their worst, or thousands
+    # that do not stall; beyond it every stream is left with what it must have (4 KiB) until others let go.
+    memory_limit_bytes = Setting(GIB, 16 * MIB, 1024 * GIB)
+
+    @property
+    def host_key_file(self):
+        """`host_key` or its default; None: no place to keep one, a key for this process alone."""
+        return self.host_key or self.in_state_dir("host-key.pem")
+
+    @property
+    def authorized_keys_file(self):
+        """`authorized_keys` or its default; None: everybody may connect."""
+        return self.authorized_keys or self.in_state_dir("authorized_keys")
+
+
+def default_state_dir(environ=os.environ, is_root=None):
+    """Where keys and instance ids are kept, or None when the environment tells no place.
 
     The service manager's directory first (systemd.exec(5), STATE_DIRECTORY), then the XDG base directory
-    specification's state directory.
+    specification's state directory; root without one has the system's (hier(7)).
     """
     if environ.get("STATE_DIRECTORY"):
         return environ["STATE_DIRECTORY"].split(":")[0]
     if environ.get("XDG_STATE_HOME", "").startswith("/"):
         return os.path.join(environ["XDG_STATE_HOME"], "mproxy")
+    if os.geteuid() == 0 if is_root is None else is_root:
+        return "/var/lib/mproxy"
     if environ.get("HOME", "").startswith("/"):
         return os.path.join(environ["HOME"], ".local", "state", "mproxy")
     return None

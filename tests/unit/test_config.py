@@ -154,4 +154,9 @@ def test_format_host_port():
     ({}, None),
 ])
 def test_default_state_dir(environ, directory):
-    assert default_state_dir(environ) == directory
+    assert default_state_dir(environ, is_root=False) == directory
+
+
+def test_default_state_dir_of_root():
+    assert default_state_dir({"HOME": "/root"}, is_root=True) == "/var/lib/mproxy"
+    assert default_state_dir({"HOME": "/root", "XDG_STATE_HOME": "/s"}, is_root=True) == "/s/mproxy"

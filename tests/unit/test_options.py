@@ -37,6 +37,8 @@ from mproxy.words import (
 
 PARSE = {"cproxy": parse_cproxy, "sproxy": parse_sproxy}
 
+FINGERPRINT = "SHA256:" + "a" * 43
+
 
 PARSERS = (parse_duration, parse_size, parse_count, parse_port, parse_host, parse_host_port, parse_bind)
 
@@ -167,8 +169,9 @@ def test_printable_shows_plain_words_as_they_are():
 
 def test_cproxy_with_defaults(monkeypatch):
     monkeypatch.setattr("mproxy.programs.options.default_state_dir", lambda: "/state")
-    assert parse_cproxy(["5200", "server", "6200"]) == CproxyConfig(
-        port=5200, sproxy_host="server", sproxy_port=6200, state_dir="/state")
+    config = parse_cproxy(["5200", "server", "6200"])
+    assert config == CproxyConfig(port=5200, sproxy_host="server", sproxy_port=6200, state_dir="/state")
+    assert (config.key_file, config.known_hosts_file) == ("/state/client-key.pem", "/state/known_hosts")
 
 
 def test_cproxy_with_every_option():
@@ -176,14 +179,16 @@ def test_cproxy_with_every_option():
         "--bind", "10.0.0.1", "--bind", "::1", "--heartbeat", "100ms", "--misses", "5", "--window", "1MiB",
         "--session-budget", "8MiB", "--session-ttl", "1h", "--max-streams", "7", "--max-sessions", "8",
         "--drain", "1s", "--log-level", "debug", "--log-format", "json", "--eager", "--idle", "5m",
-        "--target", "[::1]:80", "--connect-timeout", "3s", "--state-dir", "/s", "5200", "::1", "6200"]
+        "--target", "[::1]:80", "--connect-timeout", "3s", "--state-dir", "/s", "--key", "k", "--known-hosts", "kh",
+        "--host-fingerprint", FINGERPRINT, "5200", "::1", "6200"]
     assert parse_cproxy(argv) == CproxyConfig(
         session=SessionConfig(
             heartbeat_us=100_000, misses=5, window_bytes=MIB, session_budget_bytes=8 * MIB,
             session_ttl_us=3600 * SECOND_US, max_streams=7),
         port=5200, sproxy_host="::1", sproxy_port=6200, bind=("10.0.0.1", "::1"), max_sessions=8,
         drain_us=SECOND_US, log_level="debug", log_format="json", eager=True, idle_us=300 * SECOND_US,
-        target=("::1", 80), connect_timeout_us=3 * SECOND_US, state_dir="/s")
+        target=("::1", 80), connect_timeout_us=3 * SECOND_US, state_dir="/s", key="k", known_hosts="kh",
+        host_fingerprint=(FINGERPRINT,))
 
 
 def test_options_stand_anywhere():
@@ -205,21 +210,27 @@ def test_cproxy_plain_keeps_the_words():
 
 # --- sproxy ---
 
-def test_sproxy_with_defaults():
-    assert parse_sproxy(["6200"]) == SproxyConfig(port=6200)
+def test_sproxy_with_defaults(monkeypatch):
+    monkeypatch.setattr("mproxy.programs.options.default_state_dir", lambda: "/state")
+    config = parse_sproxy(["6200"])
+    assert config == SproxyConfig(port=6200, state_dir="/state")
+    assert config.host_key_file == "/state/host-key.pem"
+    assert config.authorized_keys_file == "/state/authorized_keys"
 
 
 def test_sproxy_with_every_option():
     argv = ["--allow", "a:1", "--allow", "[::1]:2", "--single", "--max-unfinished", "3", "--bind", "::",
-            "6200", "[::1]:22"]
+            "--host-key", "hk", "--authorized-keys", "ak", "--user", "nobody", "--memory-limit", "64MiB",
+            "--state-dir", "/s", "6200", "[::1]:22"]
     assert parse_sproxy(argv) == SproxyConfig(
         port=6200, daemon_host="::1", daemon_port=22, allow=(("a", 1), ("::1", 2)), single=True,
-        max_unfinished=3, bind=("::",))
+        max_unfinished=3, bind=("::",), host_key="hk", authorized_keys="ak", user="nobody",
+        memory_limit_bytes=64 * MIB, state_dir="/s")
 
 
 def test_sproxy_plain():
-    assert parse_sproxy(["--plain", "6200", "host:5"]) == SproxyConfig(
-        plain=True, port=6200, daemon_host="host", daemon_port=5)
+    config = parse_sproxy(["--plain", "6200", "host:5"])
+    assert config.plain and (config.daemon_host, config.daemon_port) == ("host", 5)
 
 
 # --- refusals ---
@@ -231,6 +242,9 @@ def test_sproxy_plain():
     ("cproxy 65536 host 2", "PORT 65536 is no port: a port is a number from 0 to 65535"),
     ("cproxy 1 host 0", "PORT 0 is no port: a port is a number from 1 to 65535"),
     ("cproxy --stdio 1 host 2", "--stdio takes no PORT to listen on: leave out 1"),
+    ("cproxy --host-fingerprint SHA256:abc 1 host 2", "--host-fingerprint SHA256:abc is no fingerprint: write SHA256: and the"
+     " 43 characters that sproxy prints at its start"),
+    ("sproxy --memory-limit 1MiB 1", "--memory-limit 1MiB is out of range: allowed is 16MiB to 1024GiB"),
     ("cproxy --stdio host", "PORT is missing: expected HOST PORT (try 'cproxy --help')"),
     ("cproxy --stdio --bind ::1 h 2", "--stdio and --bind exclude each other: leave one of them out"),
     ("cproxy --stdio --eager h 2", "--stdio and --eager exclude each other: leave one of them out"),

@@ -1,0 +1,159 @@
+"""What a client may do: one line of authorized_keys.
+
+    [options ]mproxy-ed25519 BASE64 [comment]
+
+Options are joined by commas, their values stand in double quotes (\\" for a quote inside):
+
+    target="HOST:PORT,..."   only these daemons
+    from="CIDR,..."          only from these addresses
+    expiry="2027-01-31"      not any more from then on; local time, or UTC with a Z: "2027-01-31T18:00Z"
+    max-streams=N            so many connections at once
+
+Nothing here reads a file or a clock.
+"""
+
+from mproxy.words import parse_host_port
+from mproxy.errors import UsageError
+from mproxy.policy.keys import KEY_TYPE, parse_spki
+
+
+class Grant:
+    """What one line of authorized_keys allows. None in `targets`, `networks`, `expires_at`, `max_streams`: no limit.
+
+    `targets` are (host, port), compared as text; `expires_at` is in seconds since 1970.
+    """
+
+    __slots__ = ("spki", "line", "comment", "targets", "networks", "expires_at", "max_streams")
+
+    def __init__(self, spki, line, comment="", options=None):
+        options = options or {}
+        self.spki = spki
+        self.line = line
+        self.comment = comment
+        self.targets = options.get("target")
+        self.networks = options.get("from")
+        self.expires_at = options.get("expiry")
+        self.max_streams = options.get("max-streams")
+
+    def refusal(self, host, now):
+        """Why the key may not be used from the address `host` at `now` (seconds since 1970), or None."""
+        if self.expires_at is not None and now >= self.expires_at:
+            return "the key's expiry is over"
+        if self.networks is not None and not _within(host, self.networks):
+            return "the key may not be used from this address"
+        return None
+
+    def allows_target(self, host, port):
+        """Whether streams may go to HOST:PORT, as far as this line has a say."""
+        return self.targets is None or (host, port) in self.targets
+
+
+def parse_grant(text, number=1):
+    """The Grant of one line; UsageError says what is wrong with it."""
+    options = {}
+    if text.split(None, 1)[:1] != [KEY_TYPE]:
+        options, text = parse_options(text)
+    words = text.split(None, 2)
+    if not words or words[0] != KEY_TYPE:
+        raise UsageError(f"there is no {KEY_TYPE} key")
+    spki = parse_spki(words[1]) if len(words) > 1 else None
+    if spki is None:
+        raise UsageError(f"what follows {KEY_TYPE} is no key")
+    return Grant(spki, number, words[2].strip() if len(words) > 2 else "", options)
+
+
+def parse_options(text):
+    """({name: parsed value}, the rest of the line) of a line that begins with options."""
+    options = {}
+    at = 0
+    while True:
+        end = at
+        while end < len(text) and ((text[end].isascii() and text[end].isalpha()) or text[end] == "-"):
+            end += 1
+        name = text[at:end].lower()
+        if name not in _OPTIONS:
+            raise UsageError(f"unknown option {text[at:at + 40].split(' ')[0]!r}: there are {', '.join(_OPTIONS)}")
+        if name in options:
+            raise UsageError(f"option {name} stands there twice")
+        if text[end:end + 1] != "=":
+            raise UsageError(f"option {name} needs a value: {name}=\"...\"")
+        value, at = _read_value(text, end + 1, name)
+        try:
+            options[name] = _OPTIONS[name](value)
+        except UsageError as error:
+            raise UsageError(f"option {name}: {value[:80]!r} {error}") from None
+        if text[at:at + 1] != ",":
+            break
+        at += 1
+    if text[at:at + 1] not in (" ", "\t"):
+        raise UsageError(f"a blank or comma must follow option {name}")
+    return options, text[at:].lstrip()
+
+
+def _read_value(text, at, name):
+    """(value, where it ends): in double quotes, with \\" for a quote, or bare up to a blank or comma."""
+    if text[at:at + 1] != '"':
+        end = at
+        while end < len(text) and text[end] not in ' \t,"':
+            end += 1
+        return text[at:end], end
+    value = []
+    at += 1
+    while at < len(text) and text[at] != '"':
+        at += text.startswith('\\"', at)
+        value.append(text[at])
+        at += 1
+    if at >= len(text):
+        raise UsageError(f"the quotes of option {name} are not closed")
+    return "".join(value), at + 1
+
+
+def _parse_targets(value):
+    return frozenset(parse_host_port(part.strip()) for part in value.split(","))
+
+
+def _parse_networks(value):
+    import ipaddress  # needed by this option alone
+    try:
+        return tuple(ipaddress.ip_network(part.strip()) for part in value.split(","))
+    except ValueError as error:
+        raise UsageError(f"is no list of networks: {error}") from None
+
+
+def _parse_expiry(value):
+    """Local time, or UTC with a Z at the end: 2027-01-31, 2027-01-31T18:00, 20270131, 202701311800[SS]."""
+    import time
+    from datetime import UTC, datetime
+    digits = value.removesuffix("Z")
+    compact = digits.replace("-", "").replace(":", "").replace("T", "").replace(" ", "")
+    layout = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}.get(len(compact))
+    try:
+        if layout is None or not (compact.isascii() and compact.isdigit()):
+            raise ValueError
+        moment = datetime.strptime(compact, layout)
+        if value.endswith("Z"):
+            return moment.replace(tzinfo=UTC).timestamp()
+        return time.mktime(moment.timetuple())
+    except (ValueError, OverflowError):
+        raise UsageError("is no time: write 2027-01-31 or 2027-01-31T18:00, with Z for UTC") from None
+
+
+def _parse_max_streams(value):
+    if not (value.isascii() and value.isdigit() and len(value) <= 9 and int(value) > 0):
+        raise UsageError("is no number of streams: write 1 or more")
+    return int(value)
+
+
+_OPTIONS = {"target": _parse_targets, "from": _parse_networks, "expiry": _parse_expiry,
+            "max-streams": _parse_max_streams}
+
+
+def _within(host, networks):
+    """Whether a numeric address (IPv4 possibly as ::ffff:a.b.c.d, IPv6 possibly with %scope) is in one of them."""
+    import ipaddress
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    address = getattr(address, "ipv4_mapped", None) or address
+    return any(address in network for network in networks)

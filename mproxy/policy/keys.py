@@ -1,0 +1,219 @@
+"""Keys: Ed25519, in self-signed certificates that are nothing but containers for them.
+
+A key file is PEM: the private key (PKCS #8), then the certificate. A key is known by its `spki`, the DER
+SubjectPublicKeyInfo of 44 bytes (RFC 8410, section 4); names and dates in the certificate mean nothing.
+
+Private keys are held in bytearrays, which `wipe` clears. They are made in a child process, so that neither what the
+`cryptography` package leaves behind nor the package itself stays in the memory of a program that runs for months.
+"""
+
+import base64
+import binascii
+import hashlib
+import os
+import stat
+
+from mproxy.errors import MproxyError
+
+KEY_TYPE = "mproxy-ed25519"
+SPKI_PREFIX = bytes.fromhex("302a300506032b6570032100")  # RFC 8410, section 10.1: all but the key itself
+SPKI_BYTES = 44
+
+# A key file has about 700 bytes.
+_MOST_BYTES = 16384
+
+_BEGIN, _END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
+
+
+class Identity:
+    """A key of our own: where it lies and what the peer will see of it. `pem` is a bytearray; wipe it after use."""
+
+    def __init__(self, path, pem):
+        self.path = path
+        self.pem = pem
+        self.spki = find_spki(pem, path)
+
+    @property
+    def fingerprint(self):
+        """As the peer's log shows the key."""
+        return fingerprint(self.spki)
+
+
+def fingerprint(spki):
+    """`SHA256:...` of a key, as ssh prints it: base64 without padding."""
+    return "SHA256:" + base64.b64encode(hashlib.sha256(spki).digest()).decode().rstrip("=")
+
+
+def public_line(spki, comment=""):
+    """The key as one line of authorized_keys; blanks are all that a comment may hold besides printable characters."""
+    words = "".join(char if char.isprintable() else "?" for char in comment).split()
+    return " ".join([KEY_TYPE, base64.b64encode(spki).decode(), *words])
+
+
+def parse_spki(text):
+    """The key behind KEY_TYPE in a line of a file; None when it is none."""
+    try:
+        spki = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return spki if len(spki) == SPKI_BYTES and spki.startswith(SPKI_PREFIX) else None
+
+
+def find_spki(pem, path):
+    """The key of the one certificate in a PEM text; MproxyError naming `path` when there is none."""
+    start = pem.find(_BEGIN)
+    end = pem.find(_END, start)
+    try:
+        der = base64.b64decode(bytes(pem[start + len(_BEGIN):end])) if 0 <= start < end else b""
+    except (binascii.Error, ValueError):
+        der = b""
+    at = der.find(SPKI_PREFIX)
+    if at < 0 or len(der) < at + SPKI_BYTES:
+        raise MproxyError(f"{path} holds no Ed25519 certificate; move it away to have a new key made")
+    return der[at:at + SPKI_BYTES]
+
+
+def wipe(secret):
+    """Overwrite a bytearray, in place."""
+    secret[:] = bytes(len(secret))
+
+
+# ---- files
+
+def take_identity(path):
+    """The Identity in the file `path`, made now when there is none: (Identity, whether it is new).
+
+    Without a path the key is of this process alone. MproxyError when others could have read or changed the file.
+    """
+    if path is None:
+        return Identity("memory", fresh_pem()), True
+    identity = read_identity(path)
+    if identity is not None:
+        return identity, False
+    pem = fresh_pem()
+    if write_new(path, pem):
+        return Identity(path, pem), True
+    wipe(pem)  # another process was faster
+    return read_identity(path), False
+
+
+def read_identity(path):
+    """The Identity in the file `path`; None when there is no such file."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise MproxyError(f"cannot read the key {path}: {error.strerror}") from None
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise MproxyError(f"the key {path} is no file")
+        if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o077:
+            raise MproxyError(f"others may use the key {path}: it must be yours and have mode 0600 (chmod 600)")
+        pem = bytearray(_MOST_BYTES)
+        length = os.preadv(fd, [pem], 0)
+        wipe_from(pem, length)
+        return Identity(path, pem)
+    finally:
+        os.close(fd)
+
+
+def wipe_from(buffer, length):
+    """Shorten a bytearray whose rest was never used; nothing of it is copied."""
+    del buffer[length:]
+
+
+def make_private_directory(path):
+    """Have a directory that only this user can enter; MproxyError otherwise."""
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise MproxyError(f"cannot make the directory {path}: {error.strerror}") from None
+
+
+def write_new(path, data):
+    """Write a file of mode 0600 that was not there; False, and nothing changed, when it was.
+
+    Whoever looks sees the whole file or none.
+    """
+    directory, name = os.path.split(os.path.abspath(path))
+    make_private_directory(directory)
+    temporary = os.path.join(directory, f".{name}.{os.urandom(8).hex()}")
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            with open(fd, "wb", buffering=0) as file:
+                file.write(data)
+                os.fsync(file.fileno())
+            os.link(temporary, path)
+        finally:
+            os.unlink(temporary)
+        sync_directory(directory)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise MproxyError(f"cannot write {path}: {error.strerror}") from None
+    return True
+
+
+def sync_directory(directory):
+    """Have the names in a directory on the disk."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+# ---- making a key
+
+def fresh_pem():
+    """A new key and its certificate as PEM, in a bytearray."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.write(writer, _make_pem())
+            status = 0
+        except ImportError:
+            status = 2
+        finally:
+            os._exit(status)
+    os.close(writer)
+    pem = bytearray(_MOST_BYTES)
+    with open(reader, "rb", buffering=0) as pipe:
+        length = pipe.readinto(pem)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status == 2:
+        raise MproxyError("cannot make a key: the Python package 'cryptography' is missing (pip install cryptography)")
+    if status or not length:
+        raise MproxyError("cannot make a key: the package 'cryptography' failed")
+    wipe_from(pem, length)
+    return pem
+
+
+def _make_pem():
+    """Runs in the child alone."""
+    try:
+        import cryptography  # noqa: F401
+    except ImportError:
+        import site
+        site.main()  # the launcher starts Python without site-packages: nothing but this needs them
+    import datetime
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    key = Ed25519PrivateKey.generate()
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "mproxy")])
+    certificate = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        # A key does not age by the calendar, and a clock that jumps must not lock anybody out (RFC 5280, 4.1.2.5).
+        .not_valid_before(datetime.datetime(2000, 1, 1)).not_valid_after(datetime.datetime(9999, 12, 31, 23, 59, 59))
+        .sign(key, None))
+    return (key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+            + certificate.public_bytes(Encoding.PEM))

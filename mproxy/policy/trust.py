@@ -1,0 +1,246 @@
+"""Whose key is trusted: known_hosts for cproxy, authorized_keys for sproxy, with the habits of ssh.
+
+known_hosts      HOST:PORT mproxy-ed25519 BASE64 [comment]
+authorized_keys  [options ]mproxy-ed25519 BASE64 [comment], see mproxy.policy.grants
+
+Both: one entry a line, `#` begins a comment line. A line that says nothing valid is skipped with a warning that names
+file and line.
+"""
+
+import fcntl
+import os
+import stat
+
+from mproxy._wire import CloseCode
+from mproxy.words import parse_host_port
+from mproxy.config import format_host_port
+from mproxy.errors import MproxyError, PeerError, UsageError
+from mproxy.policy.grants import parse_grant
+from mproxy.policy.keys import KEY_TYPE, fingerprint, make_private_directory, parse_spki, public_line
+
+# Files larger than this are no lists of keys; longer lines no entries.
+MOST_BYTES = 4 << 20
+LINE_BYTES = 16384
+
+
+# ---- known_hosts
+
+class HostTrust:
+    """cproxy's memory of sproxies' keys. `path` may be None: then nothing is remembered.
+
+    `pinned` are fingerprints; while there are any, only these keys are trusted and the file is not asked.
+    """
+
+    def __init__(self, path, pinned=(), warn=lambda text: None):
+        self.path = path
+        self._pinned = pinned
+        self._warn = warn
+
+    def verify(self, host, port, spki):
+        """Judge the key that HOST:PORT has proved to hold: "pinned", "known", or "new" and now remembered.
+
+        PeerError for any other key than the expected one.
+        """
+        if self._pinned:
+            if fingerprint(spki) in self._pinned:
+                return "pinned"
+            raise PeerError(CloseCode.KEY_REFUSED, (
+                f"{format_host_port(host, port)} has another key than --host-fingerprint says:"
+                f" it offers {fingerprint(spki)}, expected is {' or '.join(self._pinned)}"))
+        if self.check(host, port, spki) == "same":
+            return "known"
+        self.add(host, port, spki)
+        return "new"
+
+    def check(self, host, port, spki):
+        """"same" or "new"; PeerError when only other keys are known for HOST:PORT."""
+        entries = [] if self.path is None else parse_known_hosts(read_list(self.path), self.path, self._warn)
+        return judge_host(entries, self.path, (host, port), spki)
+
+    def add(self, host, port, spki):
+        """Remember a key. Whatever other processes add at the same time stays.
+
+        PeerError when one of them has just remembered another key; a file that cannot be written costs a warning.
+        """
+        if self.path is None:
+            return
+        try:
+            make_private_directory(os.path.dirname(os.path.abspath(self.path)))
+            fd = open_locked(self.path)
+        except (OSError, MproxyError) as error:
+            self._warn(f"cannot remember the host's key in {self.path}: {getattr(error, 'strerror', None) or error}")
+            return
+        try:
+            if self.check(host, port, spki) == "same":
+                return
+            line = f"{format_host_port(host, port)} {public_line(spki)}\n".encode()
+            size = os.fstat(fd).st_size
+            if size and os.pread(fd, 1, size - 1) != b"\n":
+                line = b"\n" + line
+            os.write(fd, line)
+            os.fsync(fd)
+        except OSError as error:
+            self._warn(f"cannot remember the host's key in {self.path}: {error.strerror}")
+        finally:
+            os.close(fd)
+
+
+def judge_host(entries, path, endpoint, spki):
+    """"same" when an entry has this key for (host, port), "new" when none has any; else PeerError."""
+    known = [(number, key) for number, place, key in entries if place == endpoint]
+    if any(key == spki for _, key in known):
+        return "same"
+    if not known:
+        return "new"
+    number, key = known[0]
+    raise PeerError(CloseCode.KEY_REFUSED, (
+        f"the key of {format_host_port(*endpoint)} has changed: known is {fingerprint(key)}, offered"
+        f" {fingerprint(spki)}; somebody may be in between. If the change is right, remove line {path}:{number}"))
+
+
+def parse_known_hosts(data, path, warn):
+    """[(line number, (host, port), spki)] of the file's bytes."""
+    entries = []
+    for number, text in lines_of(data):
+        words = text.split(None, 3)
+        try:
+            endpoint = parse_host_port(words[0])
+        except UsageError as error:
+            warn(f"{path}:{number}: {words[0][:80]} {error}")
+            continue
+        spki = parse_spki(words[2]) if len(words) > 2 and words[1] == KEY_TYPE else None
+        if spki is None:
+            warn(f"{path}:{number}: no {KEY_TYPE} key follows the host")
+            continue
+        entries.append((number, endpoint, spki))
+    return entries
+
+
+def open_locked(path):
+    """A descriptor to append to `path`, which stays the file of that name while it is locked."""
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.path.samestat(os.fstat(fd), os.stat(path)):
+                return fd
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)  # somebody has put another file in its place while we waited
+
+
+# ---- authorized_keys
+
+class AuthorizedKeys:
+    """The keys that may connect, from a file that is read again when it changes.
+
+    Without a file at the start `exists` is False and everybody may connect. A file that vanishes later, or that others
+    could have written, authorises nobody: it fails closed.
+    """
+
+    def __init__(self, path, warn=lambda text: None):
+        self.path = path
+        self._warn = warn
+        self._grants = []
+        self._stamp = None  # of the file that was read last
+        self.exists = path is not None and os.path.lexists(path)
+        if self.exists:
+            self.changed()
+
+    def find(self, spki, host, now):
+        """The Grant of a key at the address `host` and the time `now` (seconds since 1970).
+
+        Of several lines with the key the first that allows it counts. PeerError when there is none.
+        """
+        why = "the key is not in authorized_keys"
+        for grant in self._grants:
+            if grant.spki == spki:
+                why = grant.refusal(host, now)
+                if why is None:
+                    return grant
+        raise PeerError(CloseCode.KEY_REFUSED, f"{why}: {fingerprint(spki)}")
+
+    def changed(self):
+        """Read the file again if it is another than before; True when it was. Costs one stat(2) when it was not."""
+        stamp = file_stamp(self.path)
+        if not self.exists or stamp == self._stamp:
+            return False
+        self._stamp = stamp
+        try:
+            check_private(self.path)
+            self._grants = parse_authorized_keys(read_list(self.path), self.path, self._warn)
+        except (MproxyError, OSError) as error:
+            self._grants = []
+            self._warn(f"nobody may connect: {getattr(error, 'strerror', None) or error}")
+        return True
+
+    def __len__(self):
+        return len(self._grants)
+
+
+def file_stamp(path):
+    """What changes when a file does; None when there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def check_private(path):
+    """MproxyError when another user could have written the file, as sshd's StrictModes has it.
+
+    The file and every directory above it, up to the home directory, belong to us or root and are not writable by
+    others. (A directory with the sticky bit, like the one for temporary files, keeps others from replacing ours.)
+    """
+    path = os.path.realpath(path)
+    home = os.path.realpath(os.environ.get("HOME") or "/")
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise MproxyError(f"{path} is no file")
+    while True:
+        sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
+        if status.st_uid not in (0, os.geteuid()) or (status.st_mode & 0o022 and not sticky):
+            raise MproxyError(f"others may write to {path}: it must be yours and not writable by others (chmod go-w)")
+        if path in (home, "/"):
+            return
+        path = os.path.dirname(path)
+        status = os.stat(path)
+
+
+def parse_authorized_keys(data, path, warn):
+    """The Grants of the file's bytes, in order."""
+    grants = []
+    for number, text in lines_of(data):
+        try:
+            grants.append(parse_grant(text, number))
+        except UsageError as error:
+            warn(f"{path}:{number}: {error}")
+    return grants
+
+
+# ---- lines
+
+def read_list(path):
+    """The bytes of a file with one entry a line; none when there is no file. MproxyError when it cannot be read."""
+    try:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            data = file.read(MOST_BYTES + 1) or b""
+    except (FileNotFoundError, NotADirectoryError):
+        return b""
+    except OSError as error:
+        raise MproxyError(f"cannot read {path}: {error.strerror}") from None
+    if len(data) > MOST_BYTES:
+        raise MproxyError(f"{path} is larger than {MOST_BYTES >> 20} MiB: that is no list of keys")
+    return data
+
+
+def lines_of(data):
+    """(number, text) of the lines that say something: no blank ones, no comments."""
+    for number, line in enumerate(data.split(b"\n"), 1):
+        text = line[:LINE_BYTES].decode(errors="replace").strip()
+        if text and not text.startswith("#"):
+            yield number, text
