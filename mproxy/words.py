@@ -22,6 +22,8 @@ SIZE_BYTES = {"": 1, "b": 1} | {
 # integer.
 _NUMBER_WITH_UNIT = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,15}))?([A-Za-z]*)", re.ASCII)
 
+_FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}", re.ASCII)
+
 # What no host name holds, but an option, a path, a URL or a mistyped HOST:PORT does; the resolver judges the
 # rest.
 _NEVER_IN_HOST = frozenset(" /:@%[]'\"\\")
@@ -61,6 +63,13 @@ def parse_count(text):
     if not (text.isascii() and text.isdigit() and len(text) <= 15):
         raise UsageError("is no whole number")
     return int(text)
+
+
+def parse_fingerprint(text):
+    """`SHA256:` and 43 characters of base64, as the log and `mproxy keygen` show a key."""
+    if not _FINGERPRINT.fullmatch(text):
+        raise UsageError("is no fingerprint: write SHA256: and the 43 characters behind it")
+    return text
 
 
 def parse_port(text, lowest=1):

@@ -12,9 +12,9 @@ Options are joined by commas, their values stand in double quotes (\\" for a quo
 Nothing here reads a file or a clock.
 """
 
-from mproxy.words import parse_host_port
 from mproxy.errors import UsageError
 from mproxy.policy.keys import KEY_TYPE, parse_spki
+from mproxy.words import parse_host_port
 
 
 class Grant:

@@ -22,6 +22,7 @@ from mproxy.words import (
     parse_bind,
     parse_count,
     parse_duration,
+    parse_fingerprint,
     parse_host,
     parse_host_port,
     parse_port,
@@ -132,6 +133,9 @@ def _add_common(parser, config_class, default_bind):
         f"numeric address to listen on, may be repeated (default {default_bind})"))
     group.add_argument("--plain", action="store_true", default=None, help=(
         "a bare TCP relay without sessions: nothing survives a lost connection"))
+    parser.add(group, "--state-dir", str, metavar="DIR", help=(
+        "keep keys, and what must be known after a restart, here (default $XDG_STATE_HOME/mproxy or"
+        " ~/.local/state/mproxy; root: /var/lib/mproxy)"))
     parser.add_choice(group, "--log-level", LOG_LEVELS, (
         f"debug, info, warning or error (default {config_class.log_level.default})"))
     parser.add_choice(group, "--log-format", LOG_FORMATS, (
@@ -208,14 +212,20 @@ def parse_cproxy(argv):
         f" (default {_show(CproxyConfig.idle_us)})"))
     parser.add(group, "--connect-timeout", parse_duration, metavar="TIME", help=(
         f"give up one attempt to connect after this long (default {_show(CproxyConfig.connect_timeout_us)})"))
-    parser.add(group, "--state-dir", str, metavar="DIR", help=(
-        "remember here, across restarts, which sessions were ours"
-        " (default $XDG_STATE_HOME/mproxy or ~/.local/state/mproxy)"))
+    group = parser.add_argument_group("trust")
+    parser.add(group, "--key", str, metavar="FILE", help=(
+        "our key, made when there is none (default client-key.pem in --state-dir)"))
+    parser.add(group, "--known-hosts", str, metavar="FILE", help=(
+        "remember the keys of servers here (default known_hosts in --state-dir)"))
+    parser.add(group, "--host-fingerprint", parse_fingerprint, metavar="SHA256:...", action="append", help=(
+        "the server must have this key, may be repeated; nothing is remembered then"))
     _add_common(parser, CproxyConfig, " and ".join(CproxyConfig.DEFAULT_BIND))
 
     given, words = parser.split(argv)
     _refuse_together(given, "stdio", ("plain", "bind", "eager", "idle"))
-    _refuse_together(given, "plain", ("target", "eager", "idle", "connect_timeout", "state_dir", *_SESSION_ONLY))
+    _refuse_together(given, "plain", (
+        "target", "eager", "idle", "connect_timeout", "state_dir", "key", "known_hosts", "host_fingerprint",
+        *_SESSION_ONLY))
     if "stdio" in given:
         if len(words) == 3:
             raise UsageError(f"--stdio takes no PORT to listen on: leave out {printable(words[0])}")
@@ -240,14 +250,28 @@ def parse_sproxy(argv):
     parser.add(group, "--max-unfinished", parse_count, metavar="N", help=(
         "connections that have not said yet what they want; beyond it the oldest is dropped"
         f" (default {_show(SproxyConfig.max_unfinished)})"))
+    parser.add(group, "--memory-limit", parse_size, metavar="SIZE", help=(
+        "bytes that the buffers of all sessions may hold together"
+        f" (default {_show(SproxyConfig.memory_limit_bytes)})"))
+    group = parser.add_argument_group("trust")
+    parser.add(group, "--host-key", str, metavar="FILE", help=(
+        "our key, made when there is none (default host-key.pem in --state-dir)"))
+    parser.add(group, "--authorized-keys", str, metavar="FILE", help=(
+        "only the keys in this file may connect (default authorized_keys in --state-dir;"
+        " where there is none, everybody may)"))
+    parser.add(group, "--user", str, metavar="USER", help=(
+        "run as this user once the port is open and the keys are read; for a start as root"))
     _add_common(parser, SproxyConfig, "every address")
 
     given, words = parser.split(argv)
-    _refuse_together(given, "plain", ("single", "allow", "max_unfinished", *_SESSION_ONLY))
+    _refuse_together(given, "plain", (
+        "single", "allow", "max_unfinished", "memory_limit", "state_dir", "host_key", "authorized_keys",
+        *_SESSION_ONLY))
     _expect_words(parser, words, ("PORT", "[HOST:PORT]"))
     given["port"] = _word("PORT", words[0], _listening_port)
     if len(words) > 1:
         given["daemon_host"], given["daemon_port"] = _word("daemon", words[1], parse_host_port)
+    given.setdefault("state_dir", default_state_dir())
     return _configure(SproxyConfig, given)
 
 

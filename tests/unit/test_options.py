@@ -242,8 +242,8 @@ def test_sproxy_plain():
     ("cproxy 65536 host 2", "PORT 65536 is no port: a port is a number from 0 to 65535"),
     ("cproxy 1 host 0", "PORT 0 is no port: a port is a number from 1 to 65535"),
     ("cproxy --stdio 1 host 2", "--stdio takes no PORT to listen on: leave out 1"),
-    ("cproxy --host-fingerprint SHA256:abc 1 host 2", "--host-fingerprint SHA256:abc is no fingerprint: write SHA256: and the"
-     " 43 characters that sproxy prints at its start"),
+    ("cproxy --host-fingerprint SHA256:abc 1 host 2", "--host-fingerprint SHA256:abc is no fingerprint: write"
+     " SHA256: and the 43 characters behind it"),
     ("sproxy --memory-limit 1MiB 1", "--memory-limit 1MiB is out of range: allowed is 16MiB to 1024GiB"),
     ("cproxy --stdio host", "PORT is missing: expected HOST PORT (try 'cproxy --help')"),
     ("cproxy --stdio --bind ::1 h 2", "--stdio and --bind exclude each other: leave one of them out"),
