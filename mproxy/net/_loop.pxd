@@ -8,6 +8,11 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 
 cdef extern from "<sys/epoll.h>" nogil:
+    union epoll_data_t:
+        void *ptr
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
     int EPOLLIN, EPOLLPRI, EPOLLOUT, EPOLLRDHUP, EPOLLERR, EPOLLHUP
     uint32_t EPOLLET
 
@@ -49,6 +54,8 @@ cdef class Loop:
     cdef int garbage_count      # entries
     cdef int garbage_size       # room for entries
     cdef int64_t trim_at        # when to look for unused ring memory
+    cdef int light_turns        # in a row until now, up to look_after
+    cdef int look_after         # light turns in a row before the loop looks for events instead of sleeping at once
     cdef bint stopping          # leave `run`
     cdef int64_t now_us         # of this turn
     cdef readonly uint32_t turns  # turns so far, modulo 2**32
@@ -65,6 +72,8 @@ cdef class Loop:
     cdef void run_work(self) noexcept
     cdef run_soon(self)
     cdef run_timers(self)
+    cdef int wait(self, epoll_event *events, int before) noexcept
+    cdef int look(self, epoll_event *events, int64_t until) noexcept nogil
     cdef int wait_ms(self) noexcept
     cdef object guard(self, callback, argument)
 

@@ -14,11 +14,6 @@ from mproxy._pool cimport pool_trim
 
 
 cdef extern from "<sys/epoll.h>" nogil:
-    union epoll_data_t:
-        void *ptr
-    struct epoll_event:
-        uint32_t events
-        epoll_data_t data
     int EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL, EPOLL_CLOEXEC
     int epoll_create1(int flags)
     int epoll_ctl(int epoll_fd, int operation, int fd, epoll_event *event)
@@ -35,6 +30,9 @@ cdef extern from "<time.h>" nogil:
     int CLOCK_MONOTONIC
     int clock_gettime(int clock, timespec *out)
 
+cdef extern from "<sched.h>" nogil:
+    int sched_yield()
+
 cdef extern from "<unistd.h>" nogil:
     long read(int fd, void *data, size_t length)
     int close(int fd)
@@ -43,6 +41,10 @@ cdef enum:
     EVENTS_A_TURN = 512
     LONGEST_WAIT_MS = 60000
     TRIM_US = 1000000
+    LIGHT_TURN_US = 30      # a turn of less work may be part of a conversation
+    LOOK_US = 50            # for an answer before sleeping; two more proxies and a quick daemon answer in that time
+    LOOK_AFTER = 8          # light turns before the first look
+    MOST_LOOK_AFTER = 512   # light turns from one look to the next where they are in vain
 
 
 cdef int64_t read_clock() noexcept nogil:
@@ -81,6 +83,7 @@ cdef class Loop:
         self.timers = []
         self.soon = deque()
         self.now_us = read_clock()
+        self.look_after = LOOK_AFTER
         self.wake_source.fd = self.wake_fd
         self.wake_source.ready = drain_wake
         self.add(&self.wake_source, EPOLLIN)
@@ -137,15 +140,10 @@ cdef class Loop:
         """Turn until `stop`. Exceptions of callbacks go to `on_error`; those of signal handlers leave."""
         cdef epoll_event events[EVENTS_A_TURN]
         cdef Source *source
-        cdef int i, n, wait
+        cdef int i, n = 0
         self.stopping = False
         while not self.stopping:
-            wait = self.wait_ms()
-            if wait:
-                with nogil:
-                    n = epoll_wait(self.epoll_fd, events, EVENTS_A_TURN, wait)
-            else:
-                n = epoll_wait(self.epoll_fd, events, EVENTS_A_TURN, 0)
+            n = self.wait(events, n)
             PyErr_CheckSignals()
             self.now_us = read_clock()
             self.turns += 1
@@ -260,6 +258,47 @@ cdef class Loop:
             if callback is not None:
                 timer.callback = None
                 self.guard(callback, None)
+
+    cdef int wait(self, epoll_event *events, int before) noexcept:
+        """Fetch events, at most EVENTS_A_TURN, and sleep for them if need be; `before`: how many the turn had.
+
+        A series of light turns, one event and next to no work in each, is a conversation, whose answer often comes in
+        less time than it takes to wake a sleeper: look for it for a moment first, and let others run meanwhile. A
+        look in vain doubles the series that must come before the next. A busy loop sleeps at once: what
+        accumulates meanwhile is done with fewer system calls.
+        """
+        cdef int wait = self.wait_ms(), n = 0
+        cdef int64_t now
+        if wait == 0:
+            return epoll_wait(self.epoll_fd, events, EVENTS_A_TURN, 0)
+        with nogil:
+            if before > 1:
+                self.light_turns = 0
+            elif before == 1:
+                now = read_clock()
+                if now - self.now_us >= LIGHT_TURN_US:
+                    self.light_turns = 0
+                elif self.light_turns < self.look_after:
+                    self.light_turns += 1
+                else:
+                    n = self.look(events, now + LOOK_US)
+            if n == 0:
+                n = epoll_wait(self.epoll_fd, events, EVENTS_A_TURN, wait)
+        return n
+
+    cdef int look(self, epoll_event *events, int64_t until) noexcept nogil:
+        """Look for events without sleeping; 0 when there are none `until` then."""
+        cdef int n
+        while True:
+            sched_yield()
+            n = epoll_wait(self.epoll_fd, events, EVENTS_A_TURN, 0)
+            if n != 0:
+                self.look_after = LOOK_AFTER
+                return n
+            if read_clock() >= until:
+                self.light_turns = 0
+                self.look_after = min(2 * self.look_after, MOST_LOOK_AFTER)
+                return 0
 
     cdef int wait_ms(self) noexcept:
         """How long the loop may sleep."""
