@@ -1,7 +1,5 @@
 """What cproxy and sproxy share: from command line to exit status, listeners, signals, words for the log."""
 
-import errno
-import os
 import resource
 import signal
 import socket
@@ -10,13 +8,9 @@ from mproxy.config import format_host_port
 from mproxy.errors import MproxyError, UsageError
 from mproxy.net._loop import Loop
 from mproxy.net._socket import keep_spare
+from mproxy.net.bind import BACKLOG, NO_SUCH_ADDRESS, explain_bind
 from mproxy.programs.log import Log
 from mproxy.programs.options import complain
-
-# What the kernel lets wait for accept(2) at most is in net.core.somaxconn; asking for more costs nothing.
-BACKLOG = 65535
-
-NO_SUCH_ADDRESS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
 
 def run_program(name, parse, program_class, argv):
@@ -92,7 +86,7 @@ def open_listeners(config):
             for listener in listeners:
                 listener.close()
             raise MproxyError(
-                f"cannot listen on {format_host_port(address, port)}: {_explain_bind(error, port)}") from None
+                f"cannot listen on {format_host_port(address, port)}: {explain_bind(error, port)}") from None
         port = listeners[-1].getsockname()[1]
     return listeners
 
@@ -117,16 +111,6 @@ def listen(address, port):
         listener.close()
         raise
     return listener
-
-
-def _explain_bind(error, port):
-    if error.errno == errno.EADDRINUSE:
-        return "the port is in use; stop the other program or choose another port"
-    if error.errno == errno.EACCES:
-        return f"ports below 1024 need root or CAP_NET_BIND_SERVICE; choose a port above 1023 instead of {port}"
-    if error.errno == errno.EADDRNOTAVAIL:
-        return "this host has no such address; see 'ip address'"
-    return os.strerror(error.errno) if error.errno else str(error)
 
 
 class Drain:
