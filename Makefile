@@ -27,7 +27,7 @@ SECONDS := 600
 TESTS := tests
 
 .PHONY: all
-all: $(BUILT) $(VENV)/run-packages cproxy sproxy  ## build: extension modules, ./cproxy and ./sproxy (the default)
+all: $(BUILT) $(VENV)/run-packages cproxy sproxy bin/mproxy  ## build: extension modules, ./cproxy, ./sproxy, bin/mproxy (the default)
 
 .PHONY: debug
 debug: all  ## the same with assertions, checked indexes, -O0 -g; `make debug test` tests that build
@@ -67,7 +67,7 @@ lint: $(VENV)/dev-packages  ## ruff and mypy on the Python part, cython-lint on 
 
 .PHONY: clean
 clean:  ## remove what was built, keep the virtual environment
-	rm -rf build cproxy sproxy *.egg-info dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build cproxy sproxy bin *.egg-info dist .mypy_cache .pytest_cache .ruff_cache
 	find mproxy tests benchmarks \( -name '*.so' -o -name __pycache__ \) -prune -exec rm -rf {} +
 
 .PHONY: distclean
@@ -106,4 +106,8 @@ $(BUILT): $(SOURCES) setup.py $(VENV)/build-packages
 	touch $@
 
 cproxy sproxy: .ci/write-launcher | $(VENV)/bin/python
-	$(RUN) .ci/write-launcher $@
+	$(RUN) .ci/write-launcher $@ $@
+
+# Not ./mproxy: that is the package.
+bin/mproxy: .ci/write-launcher | $(VENV)/bin/python
+	$(RUN) .ci/write-launcher $@ main

@@ -12,6 +12,7 @@ from mproxy import __version__
 PROGRAMS = {
     "cproxy": ("mproxy.programs.cproxy", "main", "the proxy beside the application"),
     "sproxy": ("mproxy.programs.sproxy", "main", "the proxy beside the daemon"),
+    "relay": ("mproxy.programs.relay", "main", "relay TCP and UDP for many connections at once"),
     "demo": ("mproxy.programs.demo", "main", "watch a connection survive a change of address"),
     "message-server": ("mproxy.programs.message", "server_main", "print the messages that clients send"),
     "message-client": ("mproxy.programs.message", "client_main", "send each line typed as a message"),

@@ -17,7 +17,7 @@ import ipaddress
 import re
 
 from mproxy.config import DAY_US, HOUR_US, MILLISECOND_US, format_duration
-from mproxy.errors import UsageError
+from mproxy.errors import MproxyError, UsageError
 from mproxy.relay.rules import LEAST_CONNECTIONS, ROUND_ROBIN, UDP_OPTIONS, Rule, RuleOptions
 from mproxy.words import parse_bind, parse_count, parse_duration, parse_host, parse_port, printable
 
@@ -36,8 +36,8 @@ PROTOCOLS = {"tcp": ("tcp",), "udp": ("udp",), "tcp+udp": ("tcp", "udp"), "udp+t
 _HEAD = re.compile(r"(?:([^\s:\[\]]*)\s+)?(\S+)")
 
 
-class RulesError(UsageError):
-    """Rules that cannot be used. `wrong`: [(line number, what is wrong and what is expected), ...], never empty."""
+class LinesError(MproxyError):
+    """What is wrong with lines of a file. `wrong`: [(line number, what is wrong and what is expected), ...]."""
 
     def __init__(self, name, wrong):
         self.name = name
@@ -49,6 +49,14 @@ class RulesError(UsageError):
         told = [f"{self.name}:{number}: {text}" for number, text in self.wrong[:TOLD]]
         more = len(self.wrong) - TOLD
         return told + ([f"{self.name}: and {more} more wrong lines"] if more > 0 else [])
+
+
+class RulesError(LinesError, UsageError):
+    """Rules that say something wrong."""
+
+
+class ListenError(LinesError):
+    """Rules that are right, but whose ports or addresses cannot be had."""
 
 
 def read_rules(path):

@@ -20,7 +20,9 @@ LAYERS = [
     ["mproxy.net"],
     ["mproxy.relay", "mproxy.datagram"],
     ["mproxy.policy"],
+    ["mproxy.relay.supervisor", "mproxy.relay.kernel"],
     ["mproxy.programs"],
+    ["mproxy.__main__"],
 ]
 ROW = {room: row for row, rooms in enumerate(LAYERS) for room in rooms}
 

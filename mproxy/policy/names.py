@@ -1,0 +1,163 @@
+"""Names that are used for months: looked up off the loop, again and again, and the last good answer kept.
+
+1. A name is looked up at once, then when its time to live is over: at least FLOOR_US later, at most CEILING_US. What
+   does not come from the domain name system (/etc/hosts) has no time to live and is looked up every UNKNOWN_US.
+2. A lookup that fails changes nothing: the last good answer stays, the next attempt comes after 1 s, 2 s, ... RETRY_US.
+3. At most LOOKUPS threads, however many names there are; what does not fit waits in line. A name server that does not
+   answer delays other names, never the loop.
+4. Only other addresses are news: a name server that answers in another order each time is not told of.
+"""
+
+import _thread
+from collections import deque
+
+from mproxy.config import HOUR_US, SECOND_US
+from mproxy.policy.resolver import look_up_host, numeric_address
+
+FLOOR_US = 5 * SECOND_US
+CEILING_US = HOUR_US
+UNKNOWN_US = 30 * SECOND_US
+RETRY_US = 30 * SECOND_US
+
+# Each thread waits for one name server's answer at a time; 10,000 names at 20 ms each are through in half a minute.
+LOOKUPS = 8
+
+
+class Names:
+    """Keeps the addresses of a set of hosts. Everything but the lookups runs on the loop's thread.
+
+    `changed(host)` is called when the addresses of a host are others than before; `failed(host, why)` when a host that
+    has none cannot be looked up, once for each reason. `look_up(host)` and `ask_ttl(host, families)` block; they and
+    `start_thread(function)` are there for tests.
+    """
+
+    def __init__(self, loop, changed, failed, look_up=look_up_host, ask_ttl=None, start_thread=None):
+        self._loop = loop
+        self._changed = changed
+        self._failed = failed
+        self._look_up = look_up
+        self._ask_ttl = ask_ttl or _ask_ttl
+        self._start_thread = start_thread or (lambda function: _thread.start_new_thread(function, ()))
+        self._names = {}       # host -> _Name
+        self._due: deque[_Name] = deque()  # _Names to be looked up next
+        self._running = 0
+
+    def want(self, hosts):
+        """From now on keep these hosts, and no others."""
+        hosts = set(hosts)
+        for host in self._names.keys() - hosts:
+            self._names.pop(host).forget()
+        for host in sorted(hosts - self._names.keys()):
+            name = self._names[host] = _Name(host)
+            numeric = numeric_address(host, 0)
+            if numeric is None:
+                self._due.append(name)
+            else:
+                name.addresses, name.error = numeric
+                name.answered = True
+        self._start_what_fits()
+
+    def addresses(self, host, port):
+        """[(family, sockaddr), ...] of a host, [] while nothing is known."""
+        name = self._names.get(host)
+        return [(family, (address, port, *rest)) for family, (address, _, *rest) in name.addresses] if name else []
+
+    @property
+    def waiting(self):
+        """Hosts whose first lookup is not over."""
+        return sum(not name.answered for name in self._names.values())
+
+    def unresolved(self):
+        """{host: why} of those without an address."""
+        return {host: name.error or "not looked up yet" for host, name in self._names.items() if not name.addresses}
+
+    def close(self):
+        """Forget every host."""
+        self.want(())
+
+    def _start_what_fits(self):
+        while self._due and self._running < LOOKUPS:
+            name = self._due.popleft()
+            if not name.forgotten:
+                self._running += 1
+                self._run(name)
+
+    def _run(self, name):
+        def work():
+            answer = self._look_up(name.host)
+            self._soon(lambda: self._take(name, *answer))
+            ttl = None
+            if answer[0]:
+                ttl = self._ask_ttl(name.host, dict.fromkeys(family for family, _ in answer[0]))
+            self._soon(lambda: self._finish(name, ttl))
+
+        try:
+            self._start_thread(work)
+        except RuntimeError as error:  # the system gives no more threads
+            why = str(error)
+            self._soon(lambda: self._take(name, [], why))
+            self._soon(lambda: self._finish(name, None))
+
+    def _soon(self, call):
+        try:
+            self._loop.call_soon_threadsafe(call)
+        except OSError:
+            pass  # the loop is closed, nobody waits any more
+
+    def _take(self, name, addresses, error):
+        """The answer of a lookup, on the loop's thread."""
+        name.answered = True
+        if name.forgotten:
+            return
+        if not addresses:
+            name.failures += 1
+            if not name.addresses and error != name.error:
+                self._failed(name.host, error)
+            name.error = error
+            return
+        name.failures = 0
+        name.error = None
+        if set(map(repr, addresses)) != set(map(repr, name.addresses)):
+            name.addresses = addresses
+            self._changed(name.host)
+
+    def _finish(self, name, ttl):
+        """A lookup's thread has ended; `ttl` in seconds or None."""
+        self._running -= 1
+        if not name.forgotten:
+            name.timer = self._loop.call_later(self._delay_us(name, ttl), lambda: self._again(name))
+        self._start_what_fits()
+
+    def _again(self, name):
+        self._due.append(name)
+        self._start_what_fits()
+
+    @staticmethod
+    def _delay_us(name, ttl):
+        if name.failures:
+            return min(RETRY_US, SECOND_US << min(name.failures - 1, 20))
+        return UNKNOWN_US if ttl is None else min(max(ttl * SECOND_US, FLOOR_US), CEILING_US)
+
+
+class _Name:
+    """One host: what is known about it."""
+
+    def __init__(self, host):
+        self.host = host
+        self.addresses = []     # (family, sockaddr with port 0), the last good answer
+        self.error = None       # why the last lookup failed
+        self.failures = 0       # in a row
+        self.answered = False   # the first lookup is over
+        self.forgotten = False
+        self.timer = None       # of the next lookup
+
+    def forget(self):
+        self.forgotten = True
+        if self.timer is not None:
+            self.timer.cancel()
+
+
+def _ask_ttl(host, families):
+    from mproxy.policy.ttl import ask_ttl  # ctypes takes 10 ms to import, which only rules with names cost
+
+    return ask_ttl(host, families)

@@ -1,0 +1,114 @@
+"""mproxy relay: a TCP and UDP relay for many connections at once."""
+
+import os
+import sys
+
+from mproxy.errors import MproxyError, UsageError
+from mproxy.programs.daemon import Background, LogFile, running_pid, stop_process
+from mproxy.programs.log import reserve_standard_fds
+from mproxy.programs.options import complain
+from mproxy.programs.relay_options import PROGRAM, parse_relay
+from mproxy.programs.relay_service import Service
+from mproxy.programs.relay_status import say_status
+from mproxy.programs.systemd import given_sockets
+from mproxy.relay import control
+from mproxy.relay.rule_file import LinesError, read_rules
+
+# Beyond the relay's own --drain-timeout, which only the relay knows: a day at most.
+STOP_PATIENCE_S = 86_400 + 60
+
+
+def main(argv=None):
+    """Run `mproxy relay` with the words after it; returns the exit status."""
+    try:
+        command, config = parse_relay(sys.argv[1:] if argv is None else argv)
+        if command == "run":
+            return run(config)
+        return {"check": check, "reload": reload, "stop": stop, "status": status}[command](config)
+    except LinesError as error:
+        for line in error.lines():
+            complain(PROGRAM, line)
+        return 2
+    except MproxyError as error:
+        complain(PROGRAM, error)
+        return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        return 1
+
+
+# ---- commands
+
+def check(given):
+    """Look at a file of rules."""
+    rules = read_rules(given["file"])
+    print(f"{given['file']}: {len(rules)} rule{'s' if len(rules) > 1 else ''}")
+    return 0
+
+
+def reload(given):
+    """Let the running relay read its rules again."""
+    pid = find_relay(given)
+    answer = control.ask(pid, "reload")
+    for line in answer["lines"]:
+        complain(PROGRAM, line)
+    if answer["ok"]:
+        print(answer["done"])
+    return 0 if answer["ok"] else 1
+
+
+def stop(given):
+    """End the running relay, after its connections."""
+    stop_process(find_relay(given), STOP_PATIENCE_S)
+    return 0
+
+
+def status(given):
+    """Print what the running relay does."""
+    answer = control.ask(find_relay(given), "status")
+    try:
+        print(say_status(answer, as_json=given.get("json", False)))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # `| head` has seen enough
+    return 0
+
+
+def find_relay(given):
+    """The process of the running relay that the command is for."""
+    if "pidfile" in given:
+        return running_pid(given["pidfile"])
+    running = control.find_running()
+    if len(running) != 1:
+        found = f"{len(running)} relays run" if running else "no relay of this user runs here"
+        raise UsageError(f"{found}: say which one with --pidfile FILE")
+    return running[0]
+
+
+# ---- running
+
+def run(config):
+    """Serve until stopped; the exit status."""
+    given, strange = given_sockets()
+    rules = list(config.rules) or read_rules(config.file)
+    reserve_standard_fds()
+    background = Background()
+    if config.daemon:
+        background.begin()
+    log_file = LogFile(config.log_file)
+    try:
+        log_file.open()
+        service = Service(config, log_file, background, given)
+        for what in strange:
+            service.log.warning("socket-unused", why="no socket that is bound", address=what)
+        return service.run(rules)
+    except MproxyError as error:
+        log_file.give_back()
+        for line in error.lines() if isinstance(error, LinesError) else [str(error)]:
+            complain(PROGRAM, line)
+        exit_status = 2 if isinstance(error, UsageError) else 1
+        background.failed(exit_status)
+        return exit_status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

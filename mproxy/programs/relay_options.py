@@ -1,0 +1,177 @@
+"""The command line of `mproxy relay`: words in, (command, configuration) out. UsageError for what is wrong."""
+
+import argparse
+import os
+
+from mproxy import __version__
+from mproxy.config import LOG_FORMATS, LOG_LEVELS
+from mproxy.errors import UsageError
+from mproxy.programs.options import OneLineParser
+from mproxy.relay.rule_file import parse_listen, parse_options
+from mproxy.relay.rules import Rule
+from mproxy.relay.settings import RelayConfig
+from mproxy.words import parse_count, parse_duration, parse_host, parse_port, printable
+
+PROGRAM = "mproxy relay"
+COMMANDS = ("check", "reload", "stop", "status")
+
+_USAGE = """mproxy relay [options] PORT HOST HOST_PORT [RULE_OPTION ...]
+       mproxy relay [options] --config FILE
+       mproxy relay check FILE
+       mproxy relay reload|stop|status [--pidfile FILE]"""
+
+_DESCRIPTION = """\
+Relay TCP connections and UDP datagrams: client -> relay -> server.
+
+  PORT            listen here: PORT for every address, ADDRESS:PORT or
+                  [IPV6]:PORT for one; 0 takes any free port
+  HOST HOST_PORT  the server: a name or address, and its port
+  RULE_OPTION     as in a file, for example max=500 proxy=v2
+
+  check           say what is wrong with a file of rules, start nothing
+  reload          let a running relay read its file again; only what changed
+                  changes, connections go on
+  stop            let it finish its connections, and end it
+  status          what it does: rules, connections, bytes, workers"""
+
+_EPILOG = """\
+a file has one rule a line, # begins a comment:
+  7005 -> 192.168.0.1:8005
+  udp 53 -> 10.0.0.2:53            timeout=30s max=10000
+  tcp+udp [::]:5060 -> sip.example:5060
+  7100-7110 -> 10.0.0.3:8100-8110  allow=10.0.0.0/8 proxy=v2 max=500
+  8443 -> a.example:443, b.example:443   balance=leastconn
+
+options of a rule:
+  allow=NETS, deny=NETS    networks of clients, with commas between; deny wins
+  max=N                    connections or UDP sessions at once
+  timeout=TIME             end after this long without a byte (default tcp 0,
+                           which is never; udp 1m)
+  connect-timeout=TIME     for a connection to a server (default 10s)
+  balance=roundrobin|leastconn   over several servers (default roundrobin)
+  proxy=v1|v2              send a PROXY protocol header to the server
+  accept-proxy             expect one from the client
+  per-source=N             UDP sessions of one client address at once
+
+TIME is a number with us, ms, s, m, h or d (1s, 1.5m; a bare number is seconds).
+
+examples:
+  mproxy relay 80 192.168.0.2 8080
+  mproxy relay --udp 53 10.0.0.2 53 timeout=5s
+  mproxy relay --config /etc/mproxy/relay.conf --workers auto --daemon \\
+               --pidfile /run/mproxy/relay.pid
+  mproxy relay status --pidfile /run/mproxy/relay.pid --json
+"""
+
+_CLIENT_EPILOG = """\
+Without --pidfile it is the one relay of this user that runs.
+"""
+
+
+def parse_relay(argv):
+    """(command, RelayConfig) for running, command "run"; (command, {option: value}) for the commands."""
+    if argv and argv[0] in COMMANDS:
+        return argv[0], _parse_command(*argv)
+    parser = OneLineParser(PROGRAM, _USAGE, _DESCRIPTION, _EPILOG)
+    _add_options(parser)
+    given, words = parser.split(argv)
+    udp = given.pop("udp", False)
+    if "config" in given:
+        if words:
+            raise UsageError(f"{printable(words[0])} and --config exclude each other: write the rule into the file")
+        if udp:
+            raise UsageError("--udp and --config exclude each other: write 'udp' before the rule in the file")
+        given["file"] = os.path.abspath(given.pop("config"))
+    else:
+        given["rules"] = (_rule(parser, words, "udp" if udp else "tcp"),)
+    if "daemon" in given and "pidfile" not in given:
+        raise UsageError("--daemon needs --pidfile FILE: without it reload, stop and status do not find the process")
+    return "run", RelayConfig(**given)
+
+
+def _add_options(parser):
+    config = RelayConfig
+    group = parser.add_argument_group("rules")
+    group.add_argument("--udp", action="store_true", default=None, help="relay UDP datagrams, not TCP connections")
+    parser.add(group, "--config", str, metavar="FILE", help="take the rules of this file")
+    group.add_argument("--kernel", action="store_true", default=None, help=(
+        "let the kernel relay by nftables: faster, less options; needs root and nft"))
+
+    group = parser.add_argument_group("process")
+    parser.add(group, "--workers", _workers, metavar="N|auto", help=(
+        f"processes that relay (default {config.workers.default}); auto is one a CPU"))
+    parser.add(group, "--max-connections", parse_count, metavar="N", help=(
+        "TCP connections, and UDP sessions, of all rules at once (default 0: as many as the limit of open files"
+        " allows)"))
+    parser.add(group, "--drain-timeout", parse_duration, metavar="TIME", help=(
+        "after SIGTERM let connections finish for at most this long"
+        f" (default {config.drain_timeout_us.format(config.drain_timeout_us.default)})"))
+    group.add_argument("--daemon", action="store_true", default=None, help=(
+        "run in the background; return when it serves, or tell why it does not"))
+    parser.add(group, "--pidfile", str, metavar="FILE", help="keep the process's number here")
+
+    group = parser.add_argument_group("general")
+    parser.add(group, "--log-file", str, metavar="FILE", help=(
+        "append the log here (default standard error; a daemon without it logs nothing, unless standard error is a"
+        " file)"))
+    parser.add_choice(group, "--log-level", LOG_LEVELS, (
+        f"debug, info, warning or error (default {config.log_level.default})"))
+    parser.add_choice(group, "--log-format", LOG_FORMATS, (
+        f"lines for people or one JSON object a line (default {config.log_format.default})"))
+    _add_help(parser, group)
+    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
+
+
+def _add_help(parser, group):
+    group.add_argument("--version", action="version", version=f"{parser.prog} {__version__}",
+                       help="print the version and exit")
+    group.add_argument("-h", "--help", action="help", help="print this text and exit")
+
+
+def _parse_command(command, *argv):
+    """The options of check, reload, stop and status."""
+    if command == "check":
+        parser = OneLineParser(f"{PROGRAM} check", "mproxy relay check [--kernel] FILE",
+                               "Say what is wrong with a file of rules.", None)
+        group = parser.add_argument_group("options")
+        group.add_argument("--kernel", action="store_true", default=None, help="and what --kernel cannot do")
+    else:
+        parser = OneLineParser(f"{PROGRAM} {command}", f"mproxy relay {command} [--pidfile FILE]", None, _CLIENT_EPILOG)
+        group = parser.add_argument_group("options")
+        parser.add(group, "--pidfile", str, metavar="FILE", help="the running relay's")
+        if command == "status":
+            group.add_argument("--json", action="store_true", default=None, help="for programs")
+    _add_help(parser, group)
+    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
+    given, words = parser.split(list(argv))
+    expected = ["FILE"] if command == "check" else []
+    if len(words) != len(expected):
+        parser.error(f"expected {' '.join(expected)}" if len(words) < len(expected)
+                     else f"{printable(words[len(expected)])} is one word too many")
+    return given | dict(zip(("file",), words, strict=False))
+
+
+def _workers(text):
+    if text == "auto":
+        return min(len(os.sched_getaffinity(0)), RelayConfig.workers.highest)
+    if not text.isdigit():
+        raise UsageError("is no number of processes: write 1, 2, ... or auto")
+    return parse_count(text)
+
+
+def _rule(parser, words, protocol):
+    """The one Rule of `PORT HOST HOST_PORT [RULE_OPTION ...]`."""
+    names = ("PORT", "HOST", "HOST_PORT")
+    if len(words) < len(names):
+        parser.error(f"{names[len(words)]} is missing: expected {' '.join(names)}, or --config FILE")
+    host, ports = parse_listen(words[0], lowest=0)
+    if len(ports) != 1:
+        raise UsageError(f"PORT {printable(words[0])} is a range: write it into a file for --config")
+    values = []
+    for name, text, parse in zip(names[1:], words[1:3], (parse_host, parse_port), strict=True):
+        try:
+            values.append(parse(text))
+        except UsageError as error:
+            raise UsageError(f"{name} {printable(text)} {error}") from None
+    [options] = parse_options((protocol,), tuple(words[3:]), {})
+    return Rule(1, protocol, "" if host == "::" else host, ports[0], (tuple(values),), options)

@@ -1,0 +1,165 @@
+"""A relay that runs: signals, commands, service manager and log on one side, what does the relaying on the other.
+
+What does the relaying is a Supervisor or a Kernel; both have start, apply, status, stop and stop_at_once.
+"""
+
+import os
+import signal
+import socket
+
+from mproxy import __version__
+from mproxy.errors import MproxyError, UsageError
+from mproxy.net._loop import Loop
+from mproxy.programs.common import raise_descriptor_limit
+from mproxy.programs.daemon import PidFile
+from mproxy.programs.log import Log
+from mproxy.programs.systemd import Notifier
+from mproxy.relay import control
+from mproxy.relay.rule_file import LinesError, read_rules
+from mproxy.relay.supervisor import Supervisor
+
+
+class Service:
+    """One relay, from its start to its end."""
+
+    def __init__(self, config, log_file, background, given):
+        self.log = Log(config.log_level, config.log_format)
+        self._config = config
+        self._log_file = log_file
+        self._background = background
+        self._notifier = Notifier()
+        self._loop = Loop()
+        self._loop.on_error = lambda error: self.log.error("internal-error", why=f"{type(error).__name__}: {error}")
+        self._started_at = self._loop.now()
+        self._rules = []
+        self._reloads = 0
+        self._last_reload = None  # what went wrong with it, None: nothing
+        self._stopping = False
+        self._exit_status = 0
+        self._server = None
+        self._backend = self._make_backend(given)
+
+    def _make_backend(self, given):
+        if self._config.kernel:
+            raise UsageError("--kernel is not in this build")
+        return Supervisor(self._config, self.log, self._loop, given)
+
+    def run(self, rules):
+        """Serve until stopped; the exit status. MproxyError when it cannot start."""
+        pidfile = PidFile(self._config.pidfile) if self._config.pidfile else None
+        try:
+            raise_descriptor_limit()
+            self._listen_for_signals()
+            self._listen_for_commands()
+            self._rules = rules
+            self._backend.start(rules, self._on_ready)
+            self._loop.run()
+        finally:
+            if self._server is not None:
+                self._server.close()
+            if pidfile is not None:
+                pidfile.remove()
+        self.log.info("stopped")
+        return self._exit_status
+
+    def _on_ready(self):
+        self.log.info("ready", pid=os.getpid(), rules=len(self._rules), mode=self._mode)
+        self._notifier.ready(f"{len(self._rules)} rules")
+        self._background.ready()
+        if self._notifier.watchdog_us:
+            self._feed_watchdog()
+
+    def _feed_watchdog(self):
+        self._notifier.watchdog()
+        self._loop.call_later(self._notifier.watchdog_us // 3, self._feed_watchdog)
+
+    @property
+    def _mode(self):
+        return "kernel" if self._config.kernel else "user"
+
+    # ---- signals
+
+    def _listen_for_signals(self):
+        """Signals arrive as bytes on a socket, so that none is overlooked between two turns of the loop."""
+        read_end, write_end = socket.socketpair()
+        read_end.setblocking(False)
+        write_end.setblocking(False)
+        signal.set_wakeup_fd(write_end.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number != signal.SIGHUP or self._config.file or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, lambda *_: None)
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_IGN)
+        self._signals = read_end, write_end
+        self._loop.watch(read_end.fileno(), self._on_signals)
+
+    def _on_signals(self, _events):
+        for number in self._signals[0].recv(64):
+            if number == signal.SIGHUP and self._config.file:
+                self._reload()
+            elif number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                self._stop(signal.Signals(number).name)
+
+    # ---- commands
+
+    def _listen_for_commands(self):
+        place = control.runtime_directories()[0]
+        try:
+            control.make_directory(place)
+            self._server = control.Server(
+                self._loop, os.path.join(place, f"relay-{os.getpid()}.sock"), self._on_command)
+        except MproxyError as error:
+            self.log.warning("no-control-socket", why=error)
+
+    def _on_command(self, command, reply):
+        if command == "status":
+            self._backend.status(lambda facts: reply(self._facts(facts)))
+        elif command == "reload":
+            reply(self._reload())
+        else:
+            reply({"ok": False, "lines": [f"unknown command: {command}"]})
+
+    def _facts(self, facts):
+        return {
+            "version": __version__, "pid": os.getpid(), "mode": self._mode, "rules_from": self._config.name,
+            "state": "stopping" if self._stopping else "running",
+            "uptime_s": (self._loop.now() - self._started_at) // 1_000_000,
+            "reloads": self._reloads, "last_reload_errors": self._last_reload or [], **facts}
+
+    def _reload(self):
+        """Read the file again and go over to its rules; {"ok": bool, "lines": what is wrong, "done": summary}."""
+        if self._stopping or not self._config.file:
+            why = "the relay is stopping" if self._stopping else "the rule is from the command line: there is no file"
+            return {"ok": False, "lines": [why]}
+        self._notifier.reloading()
+        try:
+            self._log_file.open()
+            self._backend.reopen_log(2)
+            rules = read_rules(self._config.file)
+            added, changed, removed = self._backend.apply(rules)
+        except MproxyError as error:
+            lines = error.lines() if isinstance(error, LinesError) else [str(error)]
+            for line in lines:
+                self.log.error("reload-failed", why=line)
+            self._last_reload = lines
+            self._notifier.ready("reload failed, the former rules hold")
+            return {"ok": False, "lines": [*lines, "nothing was changed: the former rules hold"]}
+        self._rules, self._last_reload = rules, None
+        self._reloads += 1
+        self.log.info("reloaded", rules=len(rules), added=added, changed=changed, removed=removed)
+        self._notifier.ready(f"{len(rules)} rules")
+        return {"ok": True, "lines": [], "done": f"{len(rules)} rules: {added} added, {changed} changed,"
+                                                 f" {removed} removed"}
+
+    # ---- the end
+
+    def _stop(self, why):
+        if self._stopping:
+            self._exit_status = 1
+            self._backend.stop_at_once()
+            self._loop.stop()
+            return
+        self._stopping = True
+        self.log.info("stopping", why=why)
+        self._notifier.stopping()
+        self._backend.stop(self._config.drain_timeout_us, self._loop.stop)

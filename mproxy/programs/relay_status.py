@@ -1,0 +1,63 @@
+"""What `mproxy relay status` prints, of what the relay told."""
+
+import json
+
+from mproxy.config import format_host_port
+
+_UNITS = ("", "K", "M", "G", "T", "P")
+
+# Rules that a person is shown; --json has them all.
+SHOWN = 200
+
+
+def say_status(facts, as_json):
+    """Text for a person, or JSON on one line a relay."""
+    if as_json:
+        return json.dumps(facts)
+    totals = facts["totals"]
+    lines = [
+        f"mproxy relay {facts['version']}, process {facts['pid']}, {facts['state']} for {_say_time(facts['uptime_s'])},"
+        f" {facts['mode']} mode, {len(facts['rules'])} rules from {facts['rules_from']}",
+        f"tcp  {_say(totals['tcp'])}",
+        f"udp  {_say(totals['udp'])}"]
+    for worker in facts["workers"]:
+        lines.append(
+            f"worker {worker['worker']}: {worker['state']}, process {worker['pid'] or '-'} for"
+            f" {_say_time(worker['uptime_s'])}, {worker['connections']} connections, {worker['sessions']} sessions,"
+            f" {worker['deaths']} deaths")
+    lines += [f"not resolved: {host}: {why}" for host, why in facts.get("unresolved", {}).items()]
+    lines += [f"last reload failed: {line}" for line in facts["last_reload_errors"]]
+    lines.append("")
+    for rule in facts["rules"][:SHOWN]:
+        listen = format_host_port(rule["address"], rule["port"]) if rule["address"] else rule["port"]
+        lines.append(f"{rule['protocol']} {listen} -> {', '.join(rule['targets'])}")
+        lines.append(f"     {_say(rule['counters'])}")
+    if len(facts["rules"]) > SHOWN:
+        lines.append(f"and {len(facts['rules']) - SHOWN} more rules: --json shows them")
+    return "\n".join(lines)
+
+
+def _say(counters):
+    if not counters:
+        return "nothing yet"
+    return ", ".join(f"{name.replace('_', ' ')} {_say_bytes(value) if name.startswith('bytes') else value}"
+                     for name, value in counters.items())
+
+
+def _say_bytes(count):
+    """`1.5M`, powers of 1024."""
+    unit = 0
+    while count >= 1024 and unit < len(_UNITS) - 1:
+        count /= 1024
+        unit += 1
+    return f"{count:.1f}{_UNITS[unit]}" if unit else str(count)
+
+
+def _say_time(seconds):
+    """The two largest units: `3d 4h`, `2m 5s`."""
+    parts: list[str] = []
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        if seconds >= length or (unit == "s" and not parts):
+            parts.append(f"{seconds // length}{unit}")
+            seconds %= length
+    return " ".join(parts[:2])

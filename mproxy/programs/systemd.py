@@ -1,0 +1,84 @@
+"""What a service manager says and wants to hear: sd_notify(3), sd_watchdog_enabled(3), sd_listen_fds(3).
+
+Plain environment variables and datagrams; nothing of systemd need be there.
+"""
+
+import os
+import socket
+import time
+
+from mproxy.relay.listeners import name_of
+
+_FIRST_FD = 3
+
+
+class Notifier:
+    """Tells the service manager how we do. Without one every method does nothing."""
+
+    def __init__(self, environ=os.environ):
+        self._address = environ.get("NOTIFY_SOCKET", "")
+        if self._address.startswith("@"):
+            self._address = "\0" + self._address[1:]
+        self.watchdog_us = _watchdog_us(environ) if self._address else 0
+
+    def ready(self, status):
+        """Serving, from the start or again after a reload. MAINPID: a daemon is not the process that was started."""
+        self._send(f"READY=1\nMAINPID={os.getpid()}\nSTATUS={status}")
+
+    def reloading(self):
+        """New rules are being looked at."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def stopping(self):
+        """Draining."""
+        self._send("STOPPING=1\nSTATUS=stopping")
+
+    def watchdog(self):
+        """Alive."""
+        self._send("WATCHDOG=1")
+
+    def _send(self, text):
+        if not self._address:
+            return
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+                sock.connect(self._address)
+                sock.send(text.encode())
+        except OSError:
+            pass  # a manager that is being restarted; the next word reaches it
+
+
+def _watchdog_us(environ):
+    """Microseconds after which silence is a failure, 0: never."""
+    if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return 0
+    text = environ.get("WATCHDOG_USEC", "")
+    return int(text) if text.isdigit() else 0
+
+
+def given_sockets(environ=os.environ):
+    """Sockets that the service manager has bound for us, {(protocol, host, port): [socket, ...]}, and names of
+    descriptors that are none.
+
+    The variables are removed: they are not for our children.
+    """
+    count, pid = environ.pop("LISTEN_FDS", ""), environ.pop("LISTEN_PID", "")
+    environ.pop("LISTEN_FDNAMES", None)
+    if pid != str(os.getpid()) or not count.isdigit():
+        return {}, []
+    given: dict[tuple, list[socket.socket]] = {}
+    strange = []
+    for fd in range(_FIRST_FD, _FIRST_FD + int(count)):
+        try:
+            sock = socket.socket(fileno=fd)
+        except OSError:
+            strange.append(f"descriptor {fd}")
+            continue
+        sock.set_inheritable(False)
+        name = name_of(sock)
+        if name is None:
+            strange.append(f"descriptor {fd}")
+            sock.close()
+        else:
+            given.setdefault(name, []).append(sock)
+    return given, strange

@@ -1,0 +1,61 @@
+"""What the workers count, put together; nothing is lost with a worker, or with a rule that goes."""
+
+# What there is to count, by protocol: `stats` of the engines.
+NAMES = {
+    "tcp": ("connections", "total", "refused", "failed", "timed_out", "bytes_in", "bytes_out"),
+    "udp": ("sessions", "total", "refused", "evicted", "errors", "packets_in", "packets_out", "bytes_in", "bytes_out"),
+}
+
+# Values of this very moment. They end with their worker; all others are sums.
+GAUGES = frozenset(("connections", "sessions"))
+
+
+class Counters:
+    """By rule and by worker. Values are what the engines' `stats` give: {name: int}."""
+
+    def __init__(self):
+        self._live = {}      # worker -> {key: values as last told}
+        self._former = {}    # key -> sums of workers that are gone
+        self._retired = {}   # protocol -> sums of rules that are gone
+
+    def told(self, worker, changed):
+        """A worker's report: {key: values}."""
+        self._live.setdefault(worker, {}).update(changed)
+
+    def retire(self, key, protocol):
+        """A rule is gone, and every worker has said its last word on it: only the sums of its protocol keep it."""
+        parts = [self._former.pop(key, {}), *(live.pop(key, {}) for live in self._live.values())]
+        for values in parts:
+            _add(self._retired.setdefault(protocol, {}), values, sums_only=True)
+
+    def worker_gone(self, worker):
+        """Keep the sums of a worker that ended."""
+        for key, values in self._live.pop(worker, {}).items():
+            _add(self._former.setdefault(key, {}), values, sums_only=True)
+
+    def of_rule(self, key, protocol):
+        """{name: value} over all workers that there were; every name is there."""
+        return add_up([dict.fromkeys(NAMES[protocol], 0), self._former.get(key, {}),
+                       *(live.get(key, {}) for live in self._live.values())])
+
+    def of_worker(self, worker):
+        """{name: value} over all rules, since that worker began."""
+        return add_up(self._live.get(worker, {}).values())
+
+    def retired(self, protocol):
+        """Sums of the rules that are gone; every name is there."""
+        return add_up([dict.fromkeys(NAMES[protocol], 0), self._retired.get(protocol, {})])
+
+
+def add_up(parts):
+    """{name: sum} of several."""
+    total: dict[str, int] = {}
+    for values in parts:
+        _add(total, values)
+    return total
+
+
+def _add(total, values, sums_only=False):
+    for name, value in values.items():
+        if not (sums_only and name in GAUGES):
+            total[name] = total.get(name, 0) + value

@@ -1,0 +1,54 @@
+"""The TCP and the UDP engine as one: rules go to the engine of their protocol, by the supervisor's key."""
+
+from typing import Any
+
+from mproxy.relay._stopgap import TcpRelay, UdpRelay
+
+
+class Engines:
+    """Both engines on one loop. `max_connections` bounds connections and sessions each, 0: no bound."""
+
+    def __init__(self, loop, observer, max_connections):
+        self._loop = loop
+        self._engines: dict[str, Any] = {"tcp": TcpRelay(loop, observer, max_connections),
+                         "udp": UdpRelay(loop, observer, max_connections)}
+        self._of_key: dict[int, Any] = {}
+
+    @property
+    def keys(self):
+        """Those of the rules that listen."""
+        return self._of_key.keys()
+
+    def add(self, key, rule, fds):
+        """Listen on duplicates of the sockets; OSError."""
+        engine = self._engines[rule.protocol]
+        engine.add(key, rule, fds)
+        self._of_key[key] = engine
+
+    def update(self, key, rule):
+        """Other options for connections to come."""
+        if key in self._of_key:
+            self._of_key[key].update(key, rule)
+
+    def set_targets(self, key, targets):
+        """Other addresses for connections to come."""
+        if key in self._of_key:
+            self._of_key[key].set_targets(key, targets)
+
+    def remove(self, key):
+        """Listen no more. What stands goes on."""
+        if key in self._of_key:
+            self._of_key.pop(key).remove(key)
+
+    def stats(self, key):
+        """{name: value} of a rule; {} for one that failed to listen."""
+        return self._of_key[key].stats(key) if key in self._of_key else {}
+
+    def counts(self):
+        """(TCP connections, UDP sessions) now, those of removed rules too."""
+        return self._engines["tcp"].count, self._engines["udp"].count
+
+    def close(self):
+        """Reset everything."""
+        for engine in self._engines.values():
+            engine.close()

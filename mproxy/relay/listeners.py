@@ -1,0 +1,145 @@
+"""Listening sockets of the rules. The supervisor binds and keeps them, the workers get duplicates: so no caller is lost
+when a worker dies or the rules change.
+
+TCP: one socket, which all workers wait for; one that has no room leaves the caller to the others. UDP: one socket a
+worker (SO_REUSEPORT), so that the kernel brings a client always to the same worker.
+
+A port that somebody else uses must be an error, though SO_REUSEPORT would allow to share it with another program of the
+same user: the first socket of a listener is bound without it.
+"""
+
+import errno
+import socket
+
+from mproxy.errors import MproxyError
+from mproxy.net.bind import BACKLOG, NO_SUCH_ADDRESS, explain_bind
+
+V4, V6, TCP, UDP = socket.AF_INET, socket.AF_INET6, socket.SOCK_STREAM, socket.SOCK_DGRAM
+
+
+class Listener:
+    """The sockets of one (protocol, host, port), closed when the last reference is gone: after each worker got them."""
+
+    def __init__(self, shared=(), apart=()):
+        self._shared = list(shared)  # for all workers
+        self._apart = list(apart)    # one a worker, perhaps fewer
+
+    def __del__(self):
+        for sock in self.sockets:
+            sock.close()
+
+    @property
+    def sockets(self):
+        return self._shared + self._apart
+
+    @property
+    def port(self):
+        """The real one, where the rule said 0."""
+        return self.sockets[0].getsockname()[1]
+
+    def fds(self, worker):
+        """Descriptors for worker number `worker`."""
+        return [sock.fileno() for sock in self._shared + self._apart[worker:worker + 1]]
+
+
+def open_listener(rule, workers, given=(), replaces=()):
+    """The Listener of a rule, MproxyError with the reason where that fails.
+
+    given: bound sockets of the service manager for this address, taken instead of new ones. replaces: sockets of ours
+    on this port that are closed afterwards; both exist for a moment, so that callers find one of them.
+    """
+    protocol, host, port = rule.listener
+    kind = TCP if protocol == "tcp" else UDP
+    try:
+        for sock in replaces:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if kind == TCP:
+            sockets = list(given) or [_bind(kind, host, port, reuse=bool(replaces))]
+            for sock in sockets:
+                _prepare_tcp(sock)
+            return Listener(shared=sockets)
+        return _open_udp(host, port, workers, list(given), bool(replaces))
+    except OSError as error:
+        raise MproxyError(f"cannot listen on {protocol} {rule.listen_text}: {explain_bind(error, port)}") from None
+
+
+def _open_udp(host, port, workers, sockets, reuse):
+    if not sockets:
+        sockets = [_bind(UDP, host, port, reuse)]
+        port = sockets[0].getsockname()[1]
+    sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        while len(sockets) < workers:
+            sockets.append(_bind(UDP, host, port, reuse=True))
+    except OSError as error:
+        # The service manager's socket belongs to another user, with whom ports are not shared: fewer workers serve it.
+        if error.errno != errno.EADDRINUSE or len(sockets) == 0:
+            raise
+    return Listener(apart=sockets)
+
+
+def _bind(kind, host, port, reuse):
+    """A bound socket; host "" is IPv6 and IPv4 together, where the host has both."""
+    if host:
+        return _bind_one(kind, host, port, reuse)
+    try:
+        return _bind_one(kind, "::", port, reuse, both=True)
+    except OSError as error:
+        if error.errno not in NO_SUCH_ADDRESS:
+            raise
+    return _bind_one(kind, "0.0.0.0", port, reuse)
+
+
+def _bind_one(kind, host, port, reuse, both=False):
+    address, _, scope = host.partition("%")
+    family = V6 if ":" in address else V4
+    sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        if kind == TCP:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == V6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if both else 1)
+            sock.bind((address, port, 0, socket.if_nametoindex(scope) if scope else 0))
+        else:
+            sock.bind((address, port))
+        if reuse and kind == TCP:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _prepare_tcp(sock):
+    """Accepted connections inherit all of these."""
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # else an urgent byte would not be read
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a client that vanished is found in the end
+    sock.listen(BACKLOG)
+
+
+# ---- from the service manager
+
+def name_of(sock):
+    """(protocol, host, port) that a bound socket stands for, as in Rule.listener; None for what no rule can want."""
+    try:
+        protocol = {TCP: "tcp", UDP: "udp"}[sock.type]
+        address = sock.getsockname()
+        if sock.family == V4:
+            return protocol, address[0], address[1]
+        if sock.family == V6:
+            scope = f"%{socket.if_indextoname(address[3])}" if address[3] else ""
+            return protocol, address[0].partition("%")[0] + scope, address[1]
+    except (KeyError, OSError):
+        pass
+    return None
+
+
+def take_given(rule, given):
+    """Those of `given`, {name: [socket, ...]}, that are for `rule`; they are taken out of it."""
+    protocol, host, port = rule.listener
+    hosts = ("::", "0.0.0.0") if host == "" else (host,)
+    return [sock for name in hosts for sock in given.pop((protocol, name, port), [])]

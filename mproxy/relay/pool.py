@@ -1,0 +1,172 @@
+"""The worker processes: forked, watched, replaced.
+
+Everything that starts or ends a worker is in this file. A worker is in one of these states:
+
+    starting   forked, has not said `ready`
+    running    serves
+    waiting    died; its successor comes after a delay, which grows while they die young
+    ended      died while the relay stops: no successor
+"""
+
+import os
+import signal
+
+from mproxy.relay import worker as worker_module
+from mproxy.relay.channel import Channel, pair
+
+STARTING, RUNNING, WAITING, ENDED = "starting", "running", "waiting", "ended"
+
+# A worker that lived shorter died young. Its successor waits, 0.1 s and then twice as long each time.
+YOUNG_US = 10_000_000
+FIRST_DELAY_US = 100_000
+LAST_DELAY_US = 10_000_000
+
+# Workers report each second, late by 1 % of what a report takes. One that is silent for this long hangs.
+SILENCE_US = 60_000_000
+LOOK_US = 5_000_000
+
+
+class WorkerProcess:
+    """One place in the pool, and the process that fills it now."""
+
+    def __init__(self, number):
+        self.number = number
+        self.state = WAITING
+        self.pid = None
+        self.channel = None
+        self.started_at = 0
+        self.heard_at = 0
+        self.deaths = 0         # since the relay started
+        self.delay_us = 0       # before the next start
+        self.connections = 0    # as last told
+        self.sessions = 0
+        self.watch = None       # of the pidfd
+        self.pidfd = -1
+
+
+class Pool:
+    """`count` workers. The observer is told `on_started(worker)`: give it rules, `on_message(worker, message)`,
+    `on_died(worker)`, `on_all_ended()` after `drain`."""
+
+    def __init__(self, loop, log, observer, count):
+        self._loop = loop
+        self._log = log
+        self._observer = observer
+        self._draining = False
+        self._max_connections = [0] * count
+        self.workers = [WorkerProcess(number) for number in range(count)]
+
+    def start(self, max_connections):
+        """Fork them all. max_connections: for each worker, 0 for no limit."""
+        self._max_connections = max_connections
+        for worker in self.workers:
+            self._fork(worker)
+        self._loop.call_later(LOOK_US, self._look)
+
+    def send(self, *message):
+        """To every worker that there is."""
+        for worker in self.alive:
+            worker.channel.send(*message)
+
+    @property
+    def alive(self):
+        return [worker for worker in self.workers if worker.channel is not None]
+
+    def drain(self, patience_us):
+        """Let every worker finish; none is replaced any more."""
+        self._draining = True
+        self.send("drain", patience_us)
+        self._loop.call_later(patience_us + LOOK_US, self.kill)
+        for worker in self.workers:
+            if worker.state == WAITING:
+                worker.state = ENDED
+        self._tell_if_ended()
+
+    def kill(self):
+        """End what is left at once."""
+        self._draining = True
+        for worker in self.alive:
+            signal.pidfd_send_signal(worker.pidfd, signal.SIGKILL)
+
+    # ---- birth
+
+    def _fork(self, worker):
+        if self._draining:
+            return
+        ours, its = pair()
+        pid = os.fork()
+        if pid == 0:
+            worker_module.run(its, self._log, worker.number, self._max_connections[worker.number])
+        its.close()
+        worker.pid = pid
+        worker.state = STARTING
+        worker.started_at = worker.heard_at = self._loop.now()
+        worker.pidfd = os.pidfd_open(pid)
+        worker.watch = self._loop.watch(worker.pidfd, lambda _events: self._reap(worker))
+        worker.channel = Channel(
+            self._loop, ours, lambda message, _fds: self._received(worker, message), lambda: None)
+        self._observer.on_started(worker)
+
+    def _received(self, worker, message):
+        worker.heard_at = self._loop.now()
+        if message[0] == "ready":
+            worker.state = RUNNING
+            self._log.debug("worker-ready", worker=worker.number, pid=worker.pid)
+        self._observer.on_message(worker, message)
+
+    def _look(self):
+        """Find workers that hang: in an endless loop, or stopped by somebody."""
+        now = self._loop.now()
+        for worker in self.alive:
+            if now - worker.heard_at > SILENCE_US:
+                self._log.error("worker-hangs", worker=worker.number, pid=worker.pid, silent=SILENCE_US // 1_000_000)
+                signal.pidfd_send_signal(worker.pidfd, signal.SIGKILL)
+        self._loop.call_later(LOOK_US, self._look)
+
+    # ---- death
+
+    def _reap(self, worker):
+        pid, status = os.waitpid(worker.pid, os.WNOHANG)
+        if pid == 0:
+            return
+        worker.channel.read()  # what it said last
+        worker.channel.close()
+        worker.watch.close()
+        os.close(worker.pidfd)
+        worker.channel = worker.watch = None
+        worker.connections = worker.sessions = 0
+        self._observer.on_died(worker)
+        if self._draining:
+            worker.state = ENDED
+            self._tell_if_ended()
+        else:
+            self._replace(worker, status)
+
+    def _replace(self, worker, status):
+        young = self._loop.now() - worker.started_at < YOUNG_US
+        delay_us = min(max(2 * worker.delay_us, FIRST_DELAY_US), LAST_DELAY_US) if young and worker.deaths else 0
+        worker.state = WAITING
+        worker.deaths += 1
+        worker.delay_us = delay_us
+        self._log.error(
+            "worker-died", worker=worker.number, pid=worker.pid, why=_say_status(status),
+            restart=f"{delay_us / 1e6:.1f}s" if delay_us else "now")
+        worker.pid = None
+        if delay_us:
+            self._loop.call_later(delay_us, lambda: self._fork(worker))
+        else:
+            self._fork(worker)
+
+    def _tell_if_ended(self):
+        if all(worker.state == ENDED for worker in self.workers):
+            self._observer.on_all_ended()
+
+
+def _say_status(status):
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return f"exit status {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"

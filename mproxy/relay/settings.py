@@ -1,0 +1,46 @@
+"""Every setting of `mproxy relay`: unit, default, allowed range, and why. Those of a single rule: rules.RuleOptions."""
+
+from mproxy.config import HOUR_US, LOG_FORMATS, LOG_LEVELS, SECOND_US, Config, Setting
+from mproxy.errors import UsageError
+
+
+class RelayConfig(Config):
+    """One relay. Either `rules` hold, which come from the command line, or those of the file `file`."""
+
+    rules = Setting(())
+    file = Setting(None)
+
+    # Processes that relay. One moves as much as one CPU can; more of them also hold more connections, since the limit
+    # of open files is one of a process. More than there are CPUs only serve the second purpose.
+    workers = Setting(1, 1, 64)
+
+    # TCP connections, and UDP sessions, of all rules together; 0: what the descriptors allow.
+    max_connections = Setting(0, 0, 10_000_000)
+
+    # The rules become an nftables table; no process of ours touches a packet.
+    kernel = Setting(False)
+
+    # Run in the background; keep the process's number in this file.
+    daemon = Setting(False)
+    pidfile = Setting(None)
+
+    # Microseconds that SIGTERM leaves for the connections that stand. 10 s let web requests end and stay well below the
+    # 90 s after which systemd kills; a longer one suits connections that are worth waiting for.
+    drain_timeout_us = Setting(10 * SECOND_US, 0, 24 * HOUR_US)
+
+    log_level = Setting("info")
+    log_format = Setting("text")
+
+    # Lines are appended here, by every process; opened anew with each reload, so that it can be rotated.
+    log_file = Setting(None)
+
+    @property
+    def name(self):
+        """Where the rules come from, for messages."""
+        return self.file or "command line"
+
+    def _check(self):
+        if self.log_level not in LOG_LEVELS:
+            raise UsageError(f"--log-level {self.log_level} is unknown: choose from {', '.join(LOG_LEVELS)}")
+        if self.log_format not in LOG_FORMATS:
+            raise UsageError(f"--log-format {self.log_format} is unknown: choose from {', '.join(LOG_FORMATS)}")

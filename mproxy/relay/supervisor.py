@@ -1,0 +1,331 @@
+"""The relay in user space: which rules hold, their listeners, names and keys, and the workers that do the relaying.
+
+A reload goes in this order, so that it is whole or nothing, and no caller is lost:
+
+1. Every new listener is bound. One that cannot be: those bound so far are closed, the old rules stay, ListenError.
+2. Workers get the new rules, then the changes of rules whose listener stays, then the names of those that go.
+3. Listeners that go are closed, by now only here; connections that stand are not touched.
+"""
+
+import resource
+from dataclasses import replace
+
+from mproxy.config import format_host_port
+from mproxy.errors import MproxyError
+from mproxy.policy.names import Names
+from mproxy.relay.channel import MOST_FDS
+from mproxy.relay.counters import Counters, add_up
+from mproxy.relay.listeners import open_listener, take_given
+from mproxy.relay.pool import RUNNING, Pool
+from mproxy.relay.rule_file import ListenError
+
+# Descriptors of a process that are for none of its listeners and connections: log, channels, loop, files.
+OTHER_FDS = 64
+
+# Rules of one message to a worker: far below its limits of bytes and descriptors, even with 64 targets each.
+RULES_A_MESSAGE = 20
+
+# Listeners that the log names one by one, when they open or close.
+LOGGED_ONE_BY_ONE = 200
+
+# How long `status` waits for workers that do not answer.
+REPORT_PATIENCE_US = 1_000_000
+
+# How long the start waits for the first answer to every name, so that the first caller finds a target.
+NAMES_PATIENCE_US = 2_000_000
+LOOK_US = 5_000
+
+
+class Entry:
+    """A rule that holds: its key for the workers, and its listener."""
+
+    __slots__ = ("key", "rule", "listener")
+
+    def __init__(self, key, rule, listener):
+        self.key = key
+        self.rule = rule
+        self.listener = listener
+
+
+class Supervisor:
+    """config: `workers`, `max_connections`, `name` of the rule file for messages. `given`: see listeners.take_given."""
+
+    def __init__(self, config, log, loop, given=None):
+        self._config = config
+        self._log = log
+        self._loop = loop
+        self._given = given or {}
+        self._entries = {}     # rule.listener -> Entry
+        self._users = {}       # host -> {key, ...}
+        self._by_key = {}      # key -> Entry
+        self._going = {}       # key of a rule that went -> (protocol, workers that have not said their last word on it)
+        self._next_key = 1
+        self._counters = Counters()
+        self._names = Names(loop, self._on_name_changed, self._on_name_failed)
+        self._pool = Pool(loop, log, self, config.workers)
+        self._questions = {}   # number -> [workers asked, callback]
+        self._next_question = 1
+        self._on_ended = None
+
+    # ---- commands
+
+    def start(self, rules, on_ready):
+        """Bind everything, fork the workers; `on_ready()` when all of them serve. ListenError if a listener fails."""
+        self._take_over(rules, self._open(rules, {}))
+        for name, sockets in self._given.items():
+            self._log.warning("socket-unused", why="no rule listens there", address=":".join(map(str, name)))
+            for sock in sockets:
+                sock.close()
+        self._given = {}
+        self._log_capacity()
+        self._pool.start(self._shares())
+        self._await_ready(self._loop.now() + NAMES_PATIENCE_US, on_ready)
+
+    def apply(self, rules):
+        """Go over to other rules: (added, changed, removed), counts. ListenError: nothing was changed."""
+        gone = {name: entry for name, entry in self._entries.items()
+                if name not in {rule.listener for rule in rules}}
+        opened = self._open([rule for rule in rules if rule.listener not in self._entries], gone)
+        changed = [rule for rule in rules
+                   if rule.listener in self._entries and not rule.same(self._entries[rule.listener].rule)]
+        added = self._take_over(rules, opened)
+        for worker in self._pool.alive:
+            self._send_rules(worker, added)
+            for rule in changed:
+                self._send_update(worker, self._entries[rule.listener])
+        self._remove(gone)
+        return len(added), len(changed), len(gone)
+
+    def status(self, callback):
+        """Ask the workers, then call `callback(facts)`: {"workers": [...], "rules": [...], "totals": {...}}."""
+        asked = {worker.number for worker in self._pool.alive if worker.state == RUNNING}
+        number = self._next_question
+        self._next_question += 1
+        self._questions[number] = [asked, lambda: callback(self._facts())]
+        self._pool.send("report", number)
+        self._loop.call_later(REPORT_PATIENCE_US, lambda: self._answered(number, None))
+        self._answered(number, None if not asked else -1)
+
+    def stop(self, patience_us, on_ended):
+        """Accept nobody, drain, end the workers; then `on_ended()`."""
+        self._on_ended = on_ended
+        self._names.close()
+        self._entries = {}
+        self._by_key = {}
+        self._pool.drain(patience_us)
+
+    def stop_at_once(self):
+        """Leave nothing behind."""
+        self._pool.kill()
+
+    def reopen_log(self, fd):
+        """Workers write to another log file from now on."""
+        for worker in self._pool.alive:
+            worker.channel.send("log", fds=[fd])
+
+    # ---- listeners
+
+    def _open(self, rules, gone):
+        """{rule.listener: Listener} of new rules; all or none. `gone`: entries whose port may be taken over."""
+        self._check_descriptors(rules)
+        opened, wrong = {}, []
+        for rule in rules:
+            replaces = [sock for entry in gone.values()
+                        if (entry.rule.protocol, entry.rule.listen_port) == (rule.protocol, rule.listen_port)
+                        for sock in entry.listener.sockets]
+            try:
+                opened[rule.listener] = open_listener(
+                    rule, self._config.workers, take_given(rule, self._given), replaces)
+            except MproxyError as error:
+                wrong.append((rule.number, str(error)))
+        if wrong:
+            raise ListenError(self._config.name, wrong)
+        return opened
+
+    def _check_descriptors(self, rules):
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        have = sum(len(entry.listener.sockets) for entry in self._entries.values())
+        need = have + sum(1 if rule.protocol == "tcp" else self._config.workers for rule in rules) + OTHER_FDS
+        if need > limit:
+            raise MproxyError(
+                f"{len(rules)} rules need {need} descriptors and this process may have {limit}: raise the limit"
+                " (ulimit -Hn, LimitNOFILE=), or use fewer workers")
+
+    def _log_capacity(self):
+        """How many connections there can be: each takes two descriptors of its worker."""
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        mine = max((len(entry.listener.fds(0)) for entry in self._entries.values()), default=0)
+        free = max(0, limit - OTHER_FDS - mine * len(self._entries))
+        self._log.info("capacity", descriptors=limit, workers=self._config.workers, rules=len(self._entries),
+                       connections=free // 2 * self._config.workers)
+
+    def _shares(self):
+        """The most connections of each worker, 0: as many as it can."""
+        total, workers = self._config.max_connections, self._config.workers
+        return [max(1, total // workers + (number < total % workers)) if total else 0 for number in range(workers)]
+
+    def _take_over(self, rules, opened):
+        """Make `rules` those that hold, beside what goes; the entries that are new."""
+        added = []
+        for rule in rules:
+            entry = self._entries.get(rule.listener)
+            if entry is None:
+                entry = Entry(self._next_key, rule, opened[rule.listener])
+                self._next_key += 1
+                self._entries[rule.listener] = self._by_key[entry.key] = entry
+                added.append(entry)
+            entry.rule = rule
+        self._log_listening("listening", added)
+        self._find_users()
+        return added
+
+    def _log_listening(self, event, entries):
+        """A line each, or only how many there are."""
+        if len(entries) > LOGGED_ONE_BY_ONE:
+            self._log.info(event, rules=len(entries))
+            return
+        for entry in entries:
+            self._log.info(event, protocol=entry.rule.protocol, address=entry.rule.listen_host or "*",
+                           port=entry.listener.port, target=entry.rule.targets_text)
+
+    def _remove(self, gone):
+        keys = [entry.key for entry in gone.values()]
+        alive = {worker.number for worker in self._pool.alive}
+        for name, entry in gone.items():
+            self._going[entry.key] = entry.rule.protocol, set(alive)
+            del self._entries[name], self._by_key[entry.key]
+        self._log_listening("closed", list(gone.values()))
+        for start in range(0, len(keys), 1000):
+            self._pool.send("remove", keys[start:start + 1000])
+        self._find_users()
+
+    # ---- names
+
+    def _find_users(self):
+        self._users = {}
+        for entry in self._entries.values():
+            for host, _ in entry.rule.targets:
+                self._users.setdefault(host, set()).add(entry.key)
+        self._names.want(self._users)
+
+    def _targets(self, rule):
+        return [(format_host_port(host, port), self._names.addresses(host, port)) for host, port in rule.targets]
+
+    def _on_name_changed(self, host):
+        keys = sorted(self._users.get(host, ()))
+        addresses = ", ".join(address for _, (address, *_) in self._names.addresses(host, 0))
+        self._log.info("resolved", name=host, addresses=addresses, rules=len(keys))
+        for start in range(0, len(keys), RULES_A_MESSAGE):
+            self._pool.send("targets", [(key, self._targets(self._by_key[key].rule))
+                                        for key in keys[start:start + RULES_A_MESSAGE]])
+
+    def _on_name_failed(self, host, why):
+        self._log.warning("not-resolved", name=host, why=why)
+
+    # ---- workers
+
+    def on_started(self, worker):
+        """A new process: tell it everything."""
+        self._send_rules(worker, list(self._entries.values()))
+
+    def _send_rules(self, worker, entries):
+        batch: list[tuple[Entry, int]] = []
+        fds: list[int] = []
+        for entry in entries:
+            mine = entry.listener.fds(worker.number)
+            if batch and (len(batch) == RULES_A_MESSAGE or len(fds) + len(mine) > MOST_FDS):
+                self._send_batch(worker, batch, fds)
+                batch, fds = [], []
+            batch.append((entry, len(mine)))
+            fds += mine
+        if batch:
+            self._send_batch(worker, batch, fds)
+
+    def _send_batch(self, worker, batch, fds):
+        entries = [(entry.key, self._share(entry.rule, worker), self._targets(entry.rule), count)
+                   for entry, count in batch]
+        worker.channel.send("add", entries, fds=fds, owner=[entry.listener for entry, _ in batch])
+
+    def _send_update(self, worker, entry):
+        worker.channel.send("update", entry.key, self._share(entry.rule, worker))
+        worker.channel.send("targets", [(entry.key, self._targets(entry.rule))])
+
+    def _share(self, rule, worker):
+        """The rule with that worker's part of its limits."""
+        options = rule.options.share(worker.number, self._config.workers)
+        return rule if options is rule.options else replace(rule, options=options)
+
+    def on_message(self, worker, message):
+        """Counters; see worker.py."""
+        if message[0] == "counters":
+            _, number, changed, worker.connections, worker.sessions = message
+            self._counters.told(worker.number, changed)
+            if number:
+                self._answered(number, worker.number)
+        elif message[0] == "removed":
+            self._counters.told(worker.number, message[1])
+            self._last_word(worker, message[1])
+
+    def on_died(self, worker):
+        """Its numbers stay, and nobody waits for its answers."""
+        self._counters.worker_gone(worker.number)
+        self._last_word(worker, list(self._going))
+        for number in list(self._questions):
+            self._answered(number, worker.number)
+
+    def _last_word(self, worker, keys):
+        """That worker tells no more about those rules."""
+        for key in keys:
+            protocol, workers = self._going.get(key, (None, set()))
+            workers.discard(worker.number)
+            if protocol and not workers:
+                del self._going[key]
+                self._counters.retire(key, protocol)
+
+    def on_all_ended(self):
+        """Drained."""
+        if self._on_ended:
+            self._on_ended()
+
+    def _await_ready(self, patience_until, on_ready):
+        late = self._loop.now() >= patience_until
+        if all(worker.state == RUNNING for worker in self._pool.workers) and (late or not self._names.waiting):
+            on_ready()
+        else:
+            self._loop.call_later(LOOK_US, lambda: self._await_ready(patience_until, on_ready))
+
+    # ---- status
+
+    def _answered(self, number, worker):
+        """Worker number `worker` has answered question `number`; None: time is up."""
+        asked, callback = self._questions.get(number, (None, None))
+        if callback is None:
+            return
+        asked.discard(worker)
+        if worker is None or not asked:
+            del self._questions[number]
+            callback()
+
+    def _facts(self):
+        rules = [self._rule_facts(entry) for entry in self._entries.values()]
+        totals = {protocol: add_up([self._counters.retired(protocol),
+                                    *(facts["counters"] for facts in rules if facts["protocol"] == protocol)])
+                  for protocol in ("tcp", "udp")}
+        workers = self._pool.workers
+        totals["tcp"]["connections"] = sum(worker.connections for worker in workers)
+        totals["udp"]["sessions"] = sum(worker.sessions for worker in workers)
+        return {"workers": [self._worker_facts(worker) for worker in workers], "rules": rules, "totals": totals,
+                "unresolved": self._names.unresolved()}
+
+    def _rule_facts(self, entry):
+        rule = entry.rule
+        return {"line": rule.number, "protocol": rule.protocol, "address": rule.listen_host,
+                "port": entry.listener.port,
+                "targets": [format_host_port(host, port) for host, port in rule.targets],
+                "counters": self._counters.of_rule(entry.key, rule.protocol)}
+
+    def _worker_facts(self, worker):
+        uptime_us = self._loop.now() - worker.started_at if worker.pid else 0
+        return {"worker": worker.number, "pid": worker.pid, "state": worker.state, "deaths": worker.deaths,
+                "uptime_s": uptime_us // 1_000_000, "connections": worker.connections, "sessions": worker.sessions,
+                "counters": self._counters.of_worker(worker.number)}

@@ -1,0 +1,231 @@
+"""A worker: one process with one loop, which relays what the supervisor tells it to.
+
+It begins as a fork of the supervisor, keeps nothing of it but the channel, and does what comes over that:
+
+    add      [(key, rule, targets, count of descriptors), ...]   with the listening sockets
+    update   key, rule                                           other options, same listener
+    targets  [(key, targets), ...]                               after a name was looked up
+    remove   [key, ...]                                          established connections go on
+    report   number                                              answered by `counters`, with everything that changed
+    drain    microseconds                                        accept nobody, end when the last connection has
+    log      with the descriptor of a log file that was opened anew
+
+`targets` is [(text, [(family, sockaddr), ...]), ...], one entry for each target of the rule. It tells:
+
+    ready                                                        once, when the loop turns
+    counters number, {key: {name: value}}, connections, sessions
+                                                                 number 0: unasked, so that little is lost with a worker
+    removed  {key: {name: value}}                                the last word on rules that went
+"""
+
+import gc
+import os
+import signal
+import time
+from collections.abc import Callable
+
+from mproxy.net._loop import Loop
+from mproxy.net._socket import Target
+from mproxy.relay.channel import Channel
+from mproxy.relay.engines import Engines
+
+# Between two unasked reports; and how many times longer than a report takes at least, so that reporting costs 1 % of
+# one CPU however many rules there are.
+REPORT_US = 1_000_000
+REPORT_SHARE = 100
+
+# Rules of one message of counters: well below its greatest size.
+COUNTERS_A_MESSAGE = 200
+
+# While draining: between two looks at what is left.
+LOOK_US = 20_000
+
+# How long the answer to a last datagram is waited for: UDP sessions have no end to wait for.
+LAST_ANSWER_US = 1_000_000
+
+# For the connections of a supervisor that was killed.
+ORPHAN_US = 5_000_000
+
+# The same unreachable target is told once in this time; and how many of them are remembered.
+REPEAT_US = 10_000_000
+MOST_REMEMBERED = 10_000
+
+
+def run(sock, log, number, max_connections):
+    """Serve until drained, or told to end by the supervisor's end; never returns."""
+    status = 1
+    try:
+        # What was the supervisor's is never freed here: its descriptors have other owners by now.
+        gc.freeze()
+        _forget_supervisor(sock)
+        Worker(sock, log, number, max_connections).run()
+        status = 0
+    except BaseException as error:
+        log.error("worker-failed", worker=number, why=f"{type(error).__name__}: {error}")
+    finally:
+        os._exit(status)
+
+
+def _forget_supervisor(sock):
+    """Signals reach the whole group; the supervisor passes on what they mean. Its descriptors are closed."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    os.closerange(3, sock.fileno())
+    os.closerange(sock.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
+
+
+class Worker:
+    """Observer of the engines, and the supervisor's hand in this process."""
+
+    def __init__(self, sock, log, number, max_connections):
+        self._log = log
+        self._number = number
+        self._loop = Loop()
+        self._loop.on_error = self._on_error
+        self._engines = Engines(self._loop, Watcher(log, self._loop, number), max_connections)
+        self._channel = Channel(self._loop, sock, self._on_message, self._on_orphaned)
+        self._told = {}  # key -> counters as last told
+        self._drain_at = 0  # once draining
+        self._handlers: dict[str, Callable[..., None]] = {
+            "add": self._add, "update": self._engines.update, "targets": self._set_targets, "remove": self._remove,
+            "report": self._report, "drain": self._drain, "log": self._take_log}
+
+    def run(self):
+        """Turn the loop until everything is done."""
+        self._channel.send("ready")
+        self._loop.call_later(REPORT_US, self._report_unasked)
+        self._loop.run()
+
+    def _on_error(self, error):
+        self._log.error("internal-error", worker=self._number, why=f"{type(error).__name__}: {error}")
+
+    def _on_message(self, message, fds):
+        name, *arguments = message
+        try:
+            if name in ("add", "log"):
+                arguments.append(fds)
+            self._handlers[name](*arguments)
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    # ---- rules
+
+    def _add(self, entries, fds):
+        for key, rule, targets, count in entries:
+            mine, fds = fds[:count], fds[count:]
+            try:
+                self._engines.add(key, rule, mine)
+            except OSError as error:
+                self._log.error("listener-failed", worker=self._number, line=rule.number, rule=rule, why=error.strerror)
+                continue
+            self._engines.set_targets(key, make_targets(targets))
+
+    def _set_targets(self, entries):
+        for key, targets in entries:
+            self._engines.set_targets(key, make_targets(targets))
+
+    def _remove(self, keys):
+        for start in range(0, len(keys), COUNTERS_A_MESSAGE):
+            some = keys[start:start + COUNTERS_A_MESSAGE]
+            self._channel.send("removed", {key: self._engines.stats(key) for key in some})
+        for key in keys:
+            self._engines.remove(key)
+            self._told.pop(key, None)
+
+    # ---- counters
+
+    def _report_unasked(self):
+        started = time.monotonic_ns()
+        self._report(0)
+        took_us = (time.monotonic_ns() - started) // 1000
+        self._loop.call_later(max(REPORT_US, REPORT_SHARE * took_us), self._report_unasked)
+
+    def _report(self, number):
+        """Tell what changed since the last report, in as many messages as it takes; the last one has the number."""
+        changed = {}
+        for key in self._engines.keys:
+            now = self._engines.stats(key)
+            if now != self._told.get(key):
+                self._told[key] = now
+                changed[key] = now
+                if len(changed) == COUNTERS_A_MESSAGE:
+                    self._tell(0, changed)
+                    changed = {}
+        self._tell(number, changed)
+
+    def _tell(self, number, changed):
+        self._channel.send("counters", number, changed, *self._engines.counts())
+
+    # ---- the end
+
+    def _drain(self, patience_us):
+        """Accept nobody, and wait for the connections that stand."""
+        self._remove(list(self._engines.keys))
+        now = self._loop.now()
+        self._drain_at = now + patience_us
+        self._look(now + min(patience_us, LAST_ANSWER_US))
+
+    def _look(self, last_answer_at):
+        connections, sessions = self._engines.counts()
+        now = self._loop.now()
+        if now < self._drain_at and (connections or (sessions and now < last_answer_at)):
+            self._loop.call_later(LOOK_US, lambda: self._look(last_answer_at))
+            return
+        if connections:
+            self._log.warning("connections-cut", worker=self._number, connections=connections)
+        self._engines.close()
+        self._loop.stop()
+
+    def _on_orphaned(self):
+        """The supervisor is gone without a word: its port must be free for the next one."""
+        if not self._drain_at:
+            self._log.error("supervisor-lost", worker=self._number)
+            self._drain(ORPHAN_US)
+
+    def _take_log(self, fds):
+        os.dup2(fds[0], 2)
+
+
+class Watcher:
+    """Observer of the engines: tells the log what a person can do something about, and the same thing not too often."""
+
+    def __init__(self, log, loop, worker):
+        self._log = log
+        self._loop = loop
+        self._worker = worker
+        self._unreachable = {}  # (target, why) -> [time of the last line, connections since]
+
+    def on_accept_paused(self, why):
+        """No descriptors."""
+        self._log.warning("accept-paused", worker=self._worker, why=why)
+
+    def on_accept_resumed(self):
+        """Descriptors again."""
+        self._log.info("accept-resumed", worker=self._worker)
+
+    def on_refused(self, key, target, error):
+        """No target of a rule could be reached for one connection."""
+        why = os.strerror(error) if error else "no address known"
+        entry = self._unreachable.setdefault((target, why), [None, 0])
+        now = self._loop.now()
+        entry[1] += 1
+        if entry[0] is None or now - entry[0] >= REPEAT_US:
+            self._log.warning("target-unreachable", worker=self._worker, target=target, why=why, connections=entry[1])
+            entry[:] = now, 0
+        if len(self._unreachable) > MOST_REMEMBERED:
+            self._unreachable.clear()
+
+    def on_target_down(self, key, target):
+        """One of several targets is left out."""
+        self._log.warning("target-down", worker=self._worker, target=target)
+
+    def on_target_up(self, key, target):
+        """It answers again."""
+        self._log.info("target-up", worker=self._worker, target=target)
+
+
+def make_targets(targets):
+    """[(text, addresses), ...] as the engines take them; addresses [] where a name is not known yet."""
+    return [Target(text, addresses) for text, addresses in targets]
