@@ -51,6 +51,7 @@ options of a rule:
   balance=roundrobin|leastconn   over several servers (default roundrobin)
   proxy=v1|v2              send a PROXY protocol header to the server
   accept-proxy             expect one from the client
+  source=ADDRESS           connect to servers from this address of the host
   per-source=N             UDP sessions of one client address at once
 
 TIME is a number with us, ms, s, m, h or d (1s, 1.5m; a bare number is seconds).

@@ -231,7 +231,7 @@ def _option(word, protocols):
     if name not in OPTIONS:
         raise UsageError(f"{printable(word)} is no option; expected one of {', '.join(_SPELLING.values())}")
     field, parse, only, expected = OPTIONS[name]
-    if only and (only not in protocols or (field in ("proxy", "accept_proxy") and protocols != ("tcp",))):
+    if only and (only not in protocols or (field in ("proxy", "accept_proxy", "source") and protocols != ("tcp",))):
         raise UsageError(f"{name} is for {only} alone; expected it in a {only} rule")
     if bool(equals) != (parse is not None):
         raise UsageError(f"{printable(word)} is no option; expected {_SPELLING[name]}")
@@ -245,6 +245,13 @@ def _option(word, protocols):
 
 def _networks(text):
     return tuple(ipaddress.ip_network(word.strip("[]") if "/" not in word else word) for word in text.split(","))
+
+
+def _sources(text):
+    addresses = tuple(parse_bind(word) for word in text.split(","))
+    if len({":" in address for address in addresses}) != len(addresses):
+        raise UsageError
+    return addresses
 
 
 def _limit(text):
@@ -288,6 +295,8 @@ OPTIONS = {
     "balance": ("balance", _choice(**{ROUND_ROBIN: ROUND_ROBIN, LEAST_CONNECTIONS: LEAST_CONNECTIONS}), "", (
         "a way to balance", f"{{}}={ROUND_ROBIN} or {{}}={LEAST_CONNECTIONS}")),
     "proxy": ("proxy", _choice(v1=1, v2=2), "tcp", ("a version of the PROXY protocol", "{}=v1 or {}=v2")),
+    "source": ("source", _sources, "tcp", (
+        "an address of this host, or one of IPv4 and one of IPv6", "for example {}=10.0.0.7")),
     "accept-proxy": ("accept_proxy", None, "tcp", ("", "")),
 }
 OPTIONS = {

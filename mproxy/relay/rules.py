@@ -39,6 +39,10 @@ class RuleOptions:
     # How a connection finds its target: ROUND_ROBIN or LEAST_CONNECTIONS.
     balance: str = ROUND_ROBIN
 
+    # Addresses of this host that connections to targets leave from, at most one IPv4 and one IPv6; empty: the system's
+    # choice.
+    source: tuple[str, ...] = ()
+
     # UDP sessions of one source address at once, 0: as `max_connections` allows.
     per_source: int = 0
 

@@ -73,6 +73,7 @@ def test_ipv6_wildcard_leaves_ipv4_to_a_rule_of_its_own():
     ("max=1", "max_connections", 1), ("timeout=1h", "idle_timeout_us", HOUR_US), ("timeout=0", "idle_timeout_us", 0),
     ("connect-timeout=500ms", "connect_timeout_us", 500_000), ("proxy=v1", "proxy", 1),
     ("accept-proxy", "accept_proxy", True), ("balance=roundrobin", "balance", "roundrobin"),
+    ("source=10.0.0.7,[fd00::7]", "source", ("10.0.0.7", "fd00::7")),
     ("deny=10.1.2.3,fd00::/8", "deny", (ip_network("10.1.2.3/32"), ip_network("fd00::/8"))),
     ("allow=10.0.0.0/8 , 192.168.0.0/16", "allow", (ip_network("10.0.0.0/8"), ip_network("192.168.0.0/16"))),
 ])
@@ -115,6 +116,7 @@ def test_defaults():
     ("80 -> host:1 timeout=5x", "5x is not a time from 1ms to 30d or 0; expected for example timeout=30s"),
     ("80 -> host:1 proxy=v3", "v3 is not a version of the PROXY protocol; expected proxy=v1 or proxy=v2"),
     ("80 -> host:1 allow=10.0.0.1/8", "10.0.0.1/8 is not a list of networks; expected for example allow=10.0.0.0/8"),
+    ("80 -> host:1 source=10.0.0.1,10.0.0.2", "is not an address of this host, or one of IPv4 and one of IPv6"),
     ("80 -> host:1 allow=", "is not a list of networks"),
     ("80 -> host:1 balance=random", "random is not a way to balance; expected balance=roundrobin or"),
     ("80 -> host:1 per-source=3", "per-source is for udp alone; expected it in a udp rule"),
