@@ -5,6 +5,8 @@ the two builds live apart, in build/release and build/debug.
 """
 
 import os
+import subprocess
+import sys
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -27,9 +29,36 @@ DIRECTIVES = {
     "overflowcheck": False,
 }
 
+# Modules that are linked with OpenSSL: all others build without it.
+NEED_OPENSSL = ["mproxy/net/_tls.pyx"]
+
+
+def openssl_keywords():
+    """What pkg-config says about OpenSSL, as keywords of Extension."""
+    asked = ["pkg-config", "--cflags-only-I", "--libs", "openssl >= 3.0"]
+    try:
+        words = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.split()
+    except (OSError, subprocess.CalledProcessError):
+        sys.exit("setup.py: OpenSSL 3.0 or newer with its headers, and pkg-config, are needed to build mproxy\n"
+                 "setup.py: on Debian and Ubuntu: sudo apt-get install libssl-dev pkg-config")
+    def after(prefix):
+        return [word[2:] for word in words if word.startswith(prefix)]
+    return {"include_dirs": after("-I"), "library_dirs": after("-L"), "runtime_library_dirs": after("-L"),
+            "libraries": after("-l")}
+
+
+def extensions():
+    """One extension for each .pyx; the pattern leaves out what is named."""
+    openssl = openssl_keywords()
+    for path in NEED_OPENSSL:
+        name = path.removesuffix(".pyx").replace("/", ".")
+        yield Extension(name, [path], extra_compile_args=FLAGS, **openssl)
+    yield Extension("*", ["mproxy/**/*.pyx"], extra_compile_args=FLAGS)
+
+
 setup(
     ext_modules=cythonize(
-        Extension("*", ["mproxy/**/*.pyx"], extra_compile_args=FLAGS),
+        list(extensions()),
         build_dir=BUILD,
         compiler_directives=DIRECTIVES,
         nthreads=2,

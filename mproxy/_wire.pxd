@@ -66,6 +66,7 @@ cpdef enum CloseCode:
     EXPIRED = 13         # without a carrier for longer than --session-ttl
     INTERNAL = 14        # this side failed (no memory)
     KEY_REFUSED = 15     # the peer's key is not trusted, or not any more
+    ENCRYPTION = 16      # one side encrypts and the other does not, or TLS failed
 
 
 cpdef enum ResetCode:
@@ -78,6 +79,10 @@ cpdef enum ResetCode:
     STREAM_LIMIT = 6     # too many streams
     ENDED = 7            # its session ended
     LOCAL_ERROR = 8      # this side failed (descriptors, memory)
+
+
+cpdef enum PreambleFlag:
+    TLS = 0x01           # what follows is TLS, and frames inside it
 
 
 cpdef enum:

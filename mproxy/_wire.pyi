@@ -38,6 +38,7 @@ class CloseCode(IntFlag):
     EXPIRED = 13
     INTERNAL = 14
     KEY_REFUSED = 15
+    ENCRYPTION = 16
 
 class FrameFlag(IntFlag):
     FIN = 1
@@ -58,6 +59,9 @@ class FrameType(IntFlag):
     ACK = 7
     RESET = 8
     GOODBYE = 9
+
+class PreambleFlag(IntFlag):
+    TLS = 1
 
 class ResetCode(IntFlag):
     APPLICATION = 0
