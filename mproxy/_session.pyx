@@ -310,7 +310,7 @@ cdef class Session(StreamSet):
             return self.on_heartbeat()
         if frame.type == FrameType.GOODBYE:
             self.state = CarrierState.CLOSED_FOR_GOOD
-            self.close_code = <int>frame.seq if frame.seq <= <int>CloseCode.KEY_REFUSED else <int>CloseCode.ORDERLY
+            self.close_code = <int>frame.seq if frame.seq <= <int>CloseCode.ENCRYPTION else <int>CloseCode.ORDERLY
             self.close_reason = (<const char *>self.parser.payload)[:frame.length]
             self.tell_closed(event)
             event.local = False

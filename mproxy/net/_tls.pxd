@@ -38,9 +38,9 @@ cdef struct Wire:
 
 
 cdef class TlsContext:
-    cdef SSL_CTX *context        # key, certificate, rules
-    cdef readonly bint is_server # sproxy's side
-    cdef readonly bytes spki     # our public key, 44 bytes of DER (RFC 8410)
+    cdef SSL_CTX *context         # key, certificate, rules
+    cdef readonly bint is_server  # sproxy's side
+    cdef readonly bytes spki      # our public key, 44 bytes of DER (RFC 8410)
 
     cdef use(self, const uint8_t[::1] pem)
 

@@ -2,13 +2,13 @@
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 from mproxy._pool cimport pool_return, pool_take
 from mproxy._wire import CloseCode
 from mproxy.errors import PeerError, UsageError
 from mproxy.net._openssl cimport (
-    BIO, BIO_CTRL_FLUSH, BIO_METHOD, BIO_TYPE_SOURCE_SINK, EVP_PKEY, EVP_PKEY_ED25519, SSL_CTX, SSL_ERROR_WANT_READ,
+    BIO, BIO_CTRL_FLUSH, BIO_METHOD, BIO_TYPE_SOURCE_SINK, EVP_PKEY, EVP_PKEY_ED25519, SSL_ERROR_WANT_READ,
     SSL_ERROR_ZERO_RETURN, SSL_KEY_UPDATE_NOT_REQUESTED, SSL_METHOD, SSL_MODE_RELEASE_BUFFERS,
     SSL_OP_CIPHER_SERVER_PREFERENCE, SSL_OP_ENABLE_MIDDLEBOX_COMPAT, SSL_OP_NO_COMPRESSION, SSL_OP_NO_RENEGOTIATION,
     SSL_OP_NO_TICKET, SSL_OP_PRIORITIZE_CHACHA, SSL_SESS_CACHE_OFF, SSL_VERIFY_FAIL_IF_NO_PEER_CERT, SSL_VERIFY_PEER,
@@ -51,9 +51,8 @@ cdef enum:
     SPARE_BYTES = 64              # room a record needs above its plain bytes: 22, and as much for a key update
     RECORDS_A_KEY = 8388608       # RFC 8446, section 5.5, allows 2^24.5 records under one key of AES-GCM
 
-cdef bytes CIPHERS = (
-    b"TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256" if has_fast_aes() else
-    b"TLS_CHACHA20_POLY1305_SHA256:TLS_AES_128_GCM_SHA256")
+cdef bytes CIPHERS = b":".join(
+    [b"TLS_AES_128_GCM_SHA256", b"TLS_CHACHA20_POLY1305_SHA256"][::1 if has_fast_aes() else -1])
 
 cdef uint8_t gathered[RECORD_BYTES]  # a record whose bytes lie in several places
 
