@@ -41,6 +41,9 @@ def main(argv=None):
 def check(given):
     """Look at a file of rules."""
     rules = read_rules(given["file"])
+    if given.get("kernel"):
+        from mproxy.relay.kernel import refuse_impossible
+        refuse_impossible(rules, given["file"])
     print(f"{given['file']}: {len(rules)} rule{'s' if len(rules) > 1 else ''}")
     return 0
 

@@ -8,7 +8,7 @@ import signal
 import socket
 
 from mproxy import __version__
-from mproxy.errors import MproxyError, UsageError
+from mproxy.errors import MproxyError
 from mproxy.net._loop import Loop
 from mproxy.programs.common import raise_descriptor_limit
 from mproxy.programs.daemon import PidFile
@@ -36,12 +36,14 @@ class Service:
         self._last_reload = None  # what went wrong with it, None: nothing
         self._stopping = False
         self._exit_status = 0
+        self._failure = None
         self._server = None
         self._backend = self._make_backend(given)
 
     def _make_backend(self, given):
         if self._config.kernel:
-            raise UsageError("--kernel is not in this build")
+            from mproxy.relay.kernel import Kernel
+            return Kernel(self._config, self.log, self._loop)
         return Supervisor(self._config, self.log, self._loop, given)
 
     def run(self, rules):
@@ -52,8 +54,10 @@ class Service:
             self._listen_for_signals()
             self._listen_for_commands()
             self._rules = rules
-            self._backend.start(rules, self._on_ready)
+            self._backend.start(rules, self._on_ready, self._on_failed)
             self._loop.run()
+            if self._failure is not None:
+                raise self._failure
         finally:
             if self._server is not None:
                 self._server.close()
@@ -68,6 +72,11 @@ class Service:
         self._background.ready()
         if self._notifier.watchdog_us:
             self._feed_watchdog()
+
+    def _on_failed(self, error):
+        """It cannot start after all."""
+        self._failure = error
+        self._loop.stop()
 
     def _feed_watchdog(self):
         self._notifier.watchdog()

@@ -63,6 +63,15 @@ def open_listener(rule, workers, given=(), replaces=()):
         raise MproxyError(f"cannot listen on {protocol} {rule.listen_text}: {explain_bind(error, port)}") from None
 
 
+def check_free(rule):
+    """MproxyError when a program listens where the rule wants to, or the address is not here."""
+    protocol, host, port = rule.listener
+    try:
+        _bind(TCP if protocol == "tcp" else UDP, host, port, reuse=False).close()
+    except OSError as error:
+        raise MproxyError(f"cannot listen on {protocol} {rule.listen_text}: {explain_bind(error, port)}") from None
+
+
 def _open_udp(host, port, workers, sockets, reuse):
     if not sockets:
         sockets = [_bind(UDP, host, port, reuse)]

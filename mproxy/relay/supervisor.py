@@ -69,7 +69,7 @@ class Supervisor:
 
     # ---- commands
 
-    def start(self, rules, on_ready):
+    def start(self, rules, on_ready, _on_failed):
         """Bind everything, fork the workers; `on_ready()` when all of them serve. ListenError if a listener fails."""
         self._take_over(rules, self._open(rules, {}))
         for name, sockets in self._given.items():
