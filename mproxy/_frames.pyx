@@ -187,7 +187,7 @@ cdef class FrameParser:
         parser_init(&self.parser)
         self.left = b""
 
-    def feed(self, bytes data, *, size_t limit=0):
+    def feed(self, bytes data, *, Py_ssize_t limit=0):
         """Return [(type, flags, stream, seq, ack, payload, part_offset)]; DATA comes in parts.
 
         With `limit` stop after so many; the rest of the input is then in `unparsed`.

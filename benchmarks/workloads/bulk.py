@@ -37,8 +37,9 @@ from harness.contenders import (
 from harness.places import LOOPBACK, free_port
 from harness.process import Group, Process
 
-FULL_SECONDS, QUICK_SECONDS = 0.6, 0.4
+FULL_SECONDS, QUICK_SECONDS = 0.5, 0.4
 WARM_UP_SECONDS = 0.15
+MANY_WARM_UP_SECONDS = 0.5  # until every stream has its share, and buffers their size
 SETTLE_SECONDS = 0.05  # the last bytes of one turn must not run in the next
 
 ONE_STREAM = (
@@ -75,7 +76,7 @@ def measure(
 ) -> dict[str, float]:
     """CPU seconds per GB and Gbit/s of one contender over one interval."""
     with load.Worker(load.bulk_client, entry, mode, streams) as client:
-        time.sleep(WARM_UP_SECONDS)
+        time.sleep(WARM_UP_SECONDS if streams == 1 else MANY_WARM_UP_SECONDS)
         begun_at, cpu, received = time.monotonic(), group.cpu_seconds(), _received(server, client)
         time.sleep(seconds)
         elapsed, cpu, received = (

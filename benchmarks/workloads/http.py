@@ -26,6 +26,7 @@ from harness.process import Group, Process
 
 SECONDS = 1  # the shortest that wrk takes
 HEADLINE_CLIENTS = 32  # the row with a promise; the others get one turn in a quick run
+HEADLINE_ONLY = (SSH, STUNNEL)  # not measured with other numbers of clients
 KEEP_ALIVE = tuple(
     (f"keep-alive, {clients} client{'s' * (clients > 1)}", clients, False) for clients in (1, 32, 256)
 )
@@ -49,6 +50,8 @@ def cases(rows: tuple[tuple[str, int, bool], ...], bench: Bench, stack: ExitStac
         if group is None:
             continue
         for row, clients, close in rows:
+            if contender.name in HEADLINE_ONLY and clients != HEADLINE_CLIENTS:
+                continue
             rounds = bench.plan.pick(None, None if clients == HEADLINE_CLIENTS else 1)
             yield Case(row, contender.name, partial(measure, group, chain.entry, clients, close), rounds)
 

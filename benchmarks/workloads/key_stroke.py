@@ -27,8 +27,8 @@ KEY_IDLE, KEY_UP, KEY_DOWN = "key stroke, idle path", "key stroke beside upload"
 PATH = Shape(mbit_s=50, queue_ms=20)
 ROWS = ((KEY_UP, load.SERVER_RECEIVES), (KEY_DOWN, load.SERVER_SENDS))
 INTERVAL_SECONDS = 0.01
-FULL_SECONDS, QUICK_SECONDS = 2.5, 2.0
-FULL_WARM_UP_SECONDS, QUICK_WARM_UP_SECONDS = 1.2, 1.0
+SECONDS = 2.0
+WARM_UP_SECONDS = 1.2
 QUICK_ROUNDS = 1
 
 
@@ -43,25 +43,22 @@ def cases(bench: Bench, stack: ExitStack) -> Iterator[Case]:
         if bench.start(stack, contender, chain) is None:
             continue
         if contender.name == DIRECT:
-            yield Case(KEY_IDLE, DIRECT, partial(measure, bench, hosts, server, chain.entry, None), rounds)
+            yield Case(KEY_IDLE, DIRECT, partial(measure, hosts, server, chain.entry, None), rounds)
         for row, mode in bench.plan.pick(ROWS, ROWS[:1]):
-            yield Case(row, contender.name, partial(measure, bench, hosts, server, chain.entry, mode), rounds)
+            yield Case(row, contender.name, partial(measure, hosts, server, chain.entry, mode), rounds)
 
 
-def measure(
-    bench: Bench, hosts: TwoHosts, server: load.Worker, entry: load.Address, mode: bytes | None
-) -> dict[str, float]:
+def measure(hosts: TwoHosts, server: load.Worker, entry: load.Address, mode: bytes | None) -> dict[str, float]:
     """Round trip of a key stroke in milliseconds, and what the copy beside it reached."""
-    seconds = bench.plan.pick(FULL_SECONDS, QUICK_SECONDS)
     with ExitStack() as stack:
         typist = stack.enter_context(load.Worker(load.typist, entry, netns=hosts.a))
         copied = _no_copy
         if mode is not None:
             copier = stack.enter_context(load.Worker(load.bulk_client, entry, mode, 1, netns=hosts.a))
             copied = partial(_received, server, copier)
-            time.sleep(bench.plan.pick(FULL_WARM_UP_SECONDS, QUICK_WARM_UP_SECONDS))
+            time.sleep(WARM_UP_SECONDS)
         begun_at, before = time.monotonic(), copied()
-        times = sorted(typist.ask(1, seconds, INTERVAL_SECONDS))
+        times = sorted(typist.ask(1, SECONDS, INTERVAL_SECONDS))
         rate = (copied() - before) * 8 / (time.monotonic() - begun_at) / 1e6
     time.sleep(0.3)
     if not times:

@@ -296,6 +296,7 @@ cdef class Loop:
                 self.look_after = LOOK_AFTER
                 return n
             if read_clock() >= until:
+                self.looks_in_vain += 1
                 self.light_turns = 0
                 self.look_after = min(2 * self.look_after, MOST_LOOK_AFTER)
                 return 0
