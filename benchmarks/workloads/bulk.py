@@ -39,7 +39,7 @@ from harness.process import Group, Process
 
 FULL_SECONDS, QUICK_SECONDS = 0.5, 0.4
 WARM_UP_SECONDS = 0.15
-MANY_WARM_UP_SECONDS = 0.5  # until every stream has its share, and buffers their size
+MANY_WARM_UP_SECONDS = 0.5  # with less the figures scatter: 50 streams take longer to settle
 SETTLE_SECONDS = 0.05  # the last bytes of one turn must not run in the next
 
 ONE_STREAM = (
