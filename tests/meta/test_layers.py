@@ -27,7 +27,8 @@ LAYERS = [
 ROW = {room: row for row, rooms in enumerate(LAYERS) for room in rooms}
 
 # The sans-I/O core: everything it needs comes in as an argument.
-PURE = ["_wire", "_ring", "_frames", "_stream", "_transmit", "_streams", "_session", "_pysession", "handshake"]
+PURE = ["_wire", "_ring", "_frames", "_stream", "_transmit", "_streams", "_session", "_pysession", "handshake",
+        "relay/_runs", "relay/_sessions"]
 PURE_FILES = [path for name in PURE for path in sorted(PACKAGE.glob(f"{name}.p[yx]*")) if path.suffix != ".pyi"]
 # No errno: there is no system call that could set it. cpython: what handles objects and memory, not signals or files.
 PURE_IMPORTS = re.compile(
@@ -81,7 +82,7 @@ def test_no_module_imports_itself_in_a_circle():
 
 
 def test_every_pure_module_is_there():
-    assert {path.stem for path in PURE_FILES} == set(PURE)
+    assert {path.relative_to(PACKAGE).with_suffix("").as_posix() for path in PURE_FILES} == set(PURE)
 
 
 @pytest.mark.parametrize("path", PURE_FILES, ids=lambda path: path.name)

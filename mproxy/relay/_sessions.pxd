@@ -1,0 +1,95 @@
+"""The session table of the UDP relay: who is known, who is least recently used, whose time is over; no socket or clock.
+
+An `Entry` is the first field of whatever record its owner keeps for a session; the table only links it. Each entry is
+in three lists, from the least to the most recently used: of the whole table, of its group (a rule) and of its source
+(the addresses that one client can send from). Each has a bound; the first of the list that is full is the victim.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+
+cdef enum:
+    OF_TABLE = 0
+    OF_GROUP = 1
+    OF_SOURCE = 2
+    LISTS = 3
+
+
+cdef struct Key:
+    uint8_t client[16]     # who sends; IPv4 as ::ffff:a.b.c.d
+    uint8_t local[16]      # the address it sends to
+    uint16_t client_port   # in the byte order of the packet, like everything here
+    uint16_t local_port    # likewise
+    uint32_t scope         # interface of a link-local client, else 0
+
+
+cdef struct Links:
+    Entry *prev            # used before
+    Entry *next            # used after
+
+
+cdef struct Line:
+    Entry *first           # least recently used
+    Entry *last            # most recently used
+    uint32_t count         # entries
+
+
+cdef struct Entry:
+    Key key                # whose session this is
+    uint64_t hash          # of the key
+    Entry *chain           # next entry of the same bucket
+    Links links[LISTS]     # places in the three lists
+    Group *group           # its rule
+    Source *source         # its client's addresses
+    int64_t used_at        # microseconds
+
+
+cdef struct Group:
+    Line line              # its entries
+    int64_t idle_us        # entries unused for so long are over; 0: never
+    uint32_t most          # entries at most; 0: no bound
+    uint32_t most_a_source  # entries of one source at most; 0: no bound
+    Group *prev            # groups that have entries
+    Group *next            # groups that have entries
+
+
+cdef struct Source:
+    Line line              # its entries
+    uint8_t prefix[16]     # IPv4 address, or the first 64 bits of an IPv6 address (one host has them all)
+    Group *group           # sources are counted for each rule
+    uint64_t hash          # of prefix and group
+    Source *chain          # next source of the same bucket
+
+
+cdef class SessionTable:
+    cdef Entry **buckets           # by hash of the key
+    cdef Source **source_buckets   # by hash of prefix and group
+    cdef uint32_t mask             # buckets of each kind less one: a power of two less one
+    cdef uint32_t most             # entries at most
+    cdef uint64_t seed0            # of the hash: an attacker who chooses addresses must not choose buckets
+    cdef uint64_t seed1            # see seed0
+    cdef Line line                 # every entry
+    cdef Group *active             # groups that have entries
+
+    cdef Entry *find(self, const Key *key) noexcept
+    cdef Entry *victim(self, Group *group, const Key *key) noexcept
+    cdef int insert(self, Entry *entry, Group *group, int64_t now) noexcept
+    cdef void touch(self, Entry *entry, int64_t now) noexcept
+    cdef void remove(self, Entry *entry) noexcept
+    cdef int64_t next_end(self) noexcept
+    cdef void forget_source(self, Source *source) noexcept
+    cdef Source *find_source(self, Group *group, const Key *key, uint64_t *out_hash) noexcept
+    cdef uint64_t hash(self, const void *words, int count) noexcept
+    cdef void resize(self, uint32_t size) noexcept
+
+
+cdef Entry *group_ended(const Group *group, int64_t now) noexcept nogil
+
+
+cdef class Sessions:
+    cdef SessionTable table        # under test
+    cdef dict groups               # name -> _GroupOfTest
+    cdef dict names                # address of an entry -> its key
+
+    cdef object _drop(self, Entry *entry)
+    cdef void _key(self, key, Key *out)

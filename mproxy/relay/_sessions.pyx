@@ -1,0 +1,384 @@
+"""The session table. A datagram costs one hash and, at most, moving its entry to the end of three lists; nothing is
+allocated or searched, whether the table holds ten entries or twenty thousand."""
+
+from libc.stddef cimport size_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memcpy, memset
+
+
+cdef enum:
+    LEAST_BUCKETS = 256
+    KEY_WORDS = sizeof(Key) // 8
+    PREFIX_BYTES = 8  # of an IPv6 address: what one host or home is given (RFC 6177)
+
+
+# ---- hash
+
+cdef inline uint64_t rotate(uint64_t value, int bits) noexcept nogil:
+    return value << bits | value >> (64 - bits)
+
+
+cdef inline void sip_round(uint64_t *v) noexcept nogil:
+    v[0] += v[1]
+    v[2] += v[3]
+    v[1] = rotate(v[1], 13) ^ v[0]
+    v[3] = rotate(v[3], 16) ^ v[2]
+    v[0] = rotate(v[0], 32)
+    v[2] += v[1]
+    v[0] += v[3]
+    v[1] = rotate(v[1], 17) ^ v[2]
+    v[3] = rotate(v[3], 21) ^ v[0]
+    v[2] = rotate(v[2], 32)
+
+
+# ---- lists
+
+cdef inline void line_append(Line *line, Entry *entry, int which) noexcept nogil:
+    entry.links[which].next = NULL
+    entry.links[which].prev = line.last
+    if line.last != NULL:
+        line.last.links[which].next = entry
+    else:
+        line.first = entry
+    line.last = entry
+    line.count += 1
+
+
+cdef inline void line_remove(Line *line, Entry *entry, int which) noexcept nogil:
+    cdef Links *links = &entry.links[which]
+    if links.prev != NULL:
+        links.prev.links[which].next = links.next
+    else:
+        line.first = links.next
+    if links.next != NULL:
+        links.next.links[which].prev = links.prev
+    else:
+        line.last = links.prev
+    line.count -= 1
+
+
+cdef inline void line_touch(Line *line, Entry *entry, int which) noexcept nogil:
+    if line.last != entry:
+        line_remove(line, entry, which)
+        line_append(line, entry, which)
+
+
+cdef Entry *group_ended(const Group *group, int64_t now) noexcept nogil:
+    """An entry of the group whose idle time is over, or NULL."""
+    cdef Entry *entry = group.line.first
+    if entry != NULL and group.idle_us > 0 and now - entry.used_at >= group.idle_us:
+        return entry
+    return NULL
+
+
+cdef void prefix_of(const Key *key, uint8_t *out) noexcept nogil:
+    """What counts as one source: an IPv4 address, or the first 64 bits of an IPv6 address."""
+    cdef bint is_v4 = key.client[10] == 0xFF and key.client[11] == 0xFF and key.client[0] == 0
+    memset(out, 0, 16)
+    memcpy(out, key.client, 16 if is_v4 else PREFIX_BYTES)
+
+
+cdef class SessionTable:
+    """Entries by key, at most `most` of them. `seed`: 16 random bytes.
+
+    Before an `insert`, `victim` names an entry that has to be removed, until it names none. `group_ended` names one
+    whose time is over; `next_end` says when to ask. Every time is the caller's, and never less than the one before.
+    """
+
+    def __cinit__(self, uint32_t most, bytes seed):
+        cdef const uint8_t *words = seed
+        if most == 0 or len(seed) != 16:
+            raise ValueError("at least one entry, 16 bytes of seed")
+        self.most = most
+        memcpy(&self.seed0, words, 8)
+        memcpy(&self.seed1, words + 8, 8)
+        self.resize(LEAST_BUCKETS)
+        if self.buckets == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self.buckets)
+        free(self.source_buckets)
+
+    cdef Entry *find(self, const Key *key) noexcept:
+        """The entry of this key, or NULL."""
+        cdef uint64_t hash = self.hash(key, KEY_WORDS)
+        cdef Entry *entry = self.buckets[hash & self.mask]
+        while entry != NULL and (entry.hash != hash or memcmp(&entry.key, key, sizeof(Key)) != 0):
+            entry = entry.chain
+        return entry
+
+    cdef Entry *victim(self, Group *group, const Key *key) noexcept:
+        """The entry that has to go before one with this key may come, or NULL.
+
+        A source that is at its bound gives one of its own, so it can't push out anybody else's.
+        """
+        cdef Source *source
+        cdef uint64_t hash
+        if group.most_a_source:
+            source = self.find_source(group, key, &hash)
+            if source != NULL and source.line.count >= group.most_a_source:
+                return source.line.first
+        if group.most and group.line.count >= group.most:
+            return group.line.first
+        return self.line.first if self.line.count >= self.most else NULL
+
+    cdef int insert(self, Entry *entry, Group *group, int64_t now) noexcept:
+        """Enter the entry, its key set and not yet known; -1 when there is no memory."""
+        cdef Source *source
+        cdef uint64_t hash
+        if self.line.count > self.mask:
+            self.resize((self.mask + 1) * 2)
+        source = self.find_source(group, &entry.key, &hash)
+        if source == NULL:
+            source = <Source *>calloc(1, sizeof(Source))
+            if source == NULL:
+                return -1
+            prefix_of(&entry.key, source.prefix)
+            source.group = group
+            source.hash = hash
+            source.chain = self.source_buckets[hash & self.mask]
+            self.source_buckets[hash & self.mask] = source
+        entry.hash = self.hash(&entry.key, KEY_WORDS)
+        entry.chain = self.buckets[entry.hash & self.mask]
+        self.buckets[entry.hash & self.mask] = entry
+        entry.group = group
+        entry.source = source
+        entry.used_at = now
+        if group.line.count == 0:
+            group.prev = NULL
+            group.next = self.active
+            if self.active != NULL:
+                self.active.prev = group
+            self.active = group
+        line_append(&self.line, entry, OF_TABLE)
+        line_append(&group.line, entry, OF_GROUP)
+        line_append(&source.line, entry, OF_SOURCE)
+        return 0
+
+    cdef void touch(self, Entry *entry, int64_t now) noexcept:
+        """The session was used."""
+        entry.used_at = now
+        line_touch(&self.line, entry, OF_TABLE)
+        line_touch(&entry.group.line, entry, OF_GROUP)
+        line_touch(&entry.source.line, entry, OF_SOURCE)
+
+    cdef void remove(self, Entry *entry) noexcept:
+        """Forget the entry; its memory is the caller's."""
+        cdef Entry **link = &self.buckets[entry.hash & self.mask]
+        cdef Group *group = entry.group
+        cdef Source *source = entry.source
+        while link[0] != entry:
+            link = &link[0].chain
+        link[0] = entry.chain
+        line_remove(&self.line, entry, OF_TABLE)
+        line_remove(&group.line, entry, OF_GROUP)
+        line_remove(&source.line, entry, OF_SOURCE)
+        if source.line.count == 0:
+            self.forget_source(source)
+        if group.line.count == 0:
+            if group.prev != NULL:
+                group.prev.next = group.next
+            else:
+                self.active = group.next
+            if group.next != NULL:
+                group.next.prev = group.prev
+        if self.mask >= LEAST_BUCKETS and self.line.count < self.mask // 8:
+            self.resize((self.mask + 1) // 2)
+
+    cdef int64_t next_end(self) noexcept:
+        """When the next session is over if nothing uses it; -1: none will be."""
+        cdef Group *group = self.active
+        cdef int64_t at = -1, end
+        while group != NULL:
+            if group.idle_us > 0:
+                end = group.line.first.used_at + group.idle_us
+                if at < 0 or end < at:
+                    at = end
+            group = group.next
+        return at
+
+    # ---- inside
+
+    cdef Source *find_source(self, Group *group, const Key *key, uint64_t *out_hash) noexcept:
+        """The source of this key in the group, or NULL; and the hash it has or would have."""
+        cdef uint64_t words[3]
+        cdef Source *source
+        prefix_of(key, <uint8_t *>words)
+        words[2] = <uint64_t><size_t>group
+        out_hash[0] = self.hash(words, 3)
+        source = self.source_buckets[out_hash[0] & self.mask]
+        while source != NULL and (source.group != group or memcmp(source.prefix, words, 16) != 0):
+            source = source.chain
+        return source
+
+    cdef void forget_source(self, Source *source) noexcept:
+        cdef Source **link = &self.source_buckets[source.hash & self.mask]
+        while link[0] != source:
+            link = &link[0].chain
+        link[0] = source.chain
+        free(source)
+
+    cdef uint64_t hash(self, const void *words, int count) noexcept:
+        """SipHash-1-3 (Aumasson and Bernstein, SipHash: a fast short-input PRF) of so many 8-byte words."""
+        cdef uint64_t v[4]
+        cdef uint64_t word
+        cdef int i
+        v[0] = self.seed0 ^ 0x736F6D6570736575
+        v[1] = self.seed1 ^ 0x646F72616E646F6D
+        v[2] = self.seed0 ^ 0x6C7967656E657261
+        v[3] = self.seed1 ^ 0x7465646279746573
+        for i in range(count):
+            memcpy(&word, <const uint8_t *>words + 8 * i, 8)
+            v[3] ^= word
+            sip_round(v)
+            v[0] ^= word
+        word = <uint64_t>(count * 8) << 56
+        v[3] ^= word
+        sip_round(v)
+        v[0] ^= word
+        v[2] ^= 0xFF
+        sip_round(v)
+        sip_round(v)
+        sip_round(v)
+        return v[0] ^ v[1] ^ v[2] ^ v[3]
+
+    cdef void resize(self, uint32_t size) noexcept:
+        """Have `size` buckets; without the memory for them it stays as it is, only slower."""
+        cdef Entry **buckets = <Entry **>calloc(size, sizeof(Entry *))
+        cdef Source **source_buckets = <Source **>calloc(size, sizeof(Source *))
+        cdef Entry *entry = self.line.first
+        cdef Source *source
+        if buckets == NULL or source_buckets == NULL:
+            free(buckets)
+            free(source_buckets)
+            return
+        free(self.buckets)
+        free(self.source_buckets)
+        self.buckets, self.source_buckets, self.mask = buckets, source_buckets, size - 1
+        while entry != NULL:
+            entry.chain = buckets[entry.hash & self.mask]
+            buckets[entry.hash & self.mask] = entry
+            source = entry.source
+            if source.line.first == entry:  # each source once
+                source.chain = source_buckets[source.hash & self.mask]
+                source_buckets[source.hash & self.mask] = source
+            entry = entry.links[OF_TABLE].next
+
+
+# ---- for tests
+
+cdef class _GroupOfTest:
+    cdef Group group
+
+
+cdef class Sessions:
+    """A table as Python sees it; for tests. Keys: (client, client port, local, local port), addresses of 16 bytes."""
+
+    def __init__(self, most, seed=bytes(16)):
+        self.table = SessionTable(most, seed)
+        self.groups = {}
+        self.names = {}
+
+    def __dealloc__(self):
+        while self.table is not None and self.table.line.first != NULL:
+            self._drop(self.table.line.first)
+
+    def add_group(self, name, *, idle_us=0, most=0, most_a_source=0):
+        """Make a group of sessions, or change its bounds."""
+        cdef _GroupOfTest group = self.groups.setdefault(name, _GroupOfTest())
+        group.group.idle_us, group.group.most, group.group.most_a_source = idle_us, most, most_a_source
+
+    def open(self, name, key, now):
+        """Enter a session; returns the keys that had to go."""
+        cdef _GroupOfTest group = self.groups[name]
+        cdef Entry *entry = <Entry *>calloc(1, sizeof(Entry))
+        cdef Entry *victim
+        gone = []
+        self._key(key, &entry.key)
+        while True:
+            victim = self.table.victim(&group.group, &entry.key)
+            if victim == NULL:
+                break
+            gone.append(self._drop(victim))
+        assert self.table.insert(entry, &group.group, now) == 0
+        self.names[<size_t>entry] = key
+        return gone
+
+    def use(self, key, now):
+        """Touch a session; False if it is not there."""
+        cdef Key wanted
+        self._key(key, &wanted)
+        cdef Entry *entry = self.table.find(&wanted)
+        if entry != NULL:
+            self.table.touch(entry, now)
+        return entry != NULL
+
+    def close(self, key):
+        """Remove a session; False if it is not there."""
+        cdef Key wanted
+        self._key(key, &wanted)
+        cdef Entry *entry = self.table.find(&wanted)
+        if entry != NULL:
+            self._drop(entry)
+        return entry != NULL
+
+    def expire(self, now):
+        """Remove the sessions whose time is over; returns their keys in order."""
+        cdef Group *group
+        gone = []
+        for of_test in self.groups.values():
+            group = &(<_GroupOfTest>of_test).group
+            while group_ended(group, now) != NULL:
+                gone.append(self._drop(group_ended(group, now)))
+        return gone
+
+    def next_end(self):
+        """See SessionTable.next_end."""
+        return self.table.next_end()
+
+    def keys(self, group=None):
+        """Keys of the table, or of one group, from the least to the most recently used."""
+        cdef Entry *entry = self.table.line.first
+        cdef int which = OF_TABLE
+        found = []
+        if group is not None:
+            which = OF_GROUP
+            entry = (<_GroupOfTest>self.groups[group]).group.line.first
+        while entry != NULL:
+            found.append(self.names[<size_t>entry])
+            entry = entry.links[which].next
+        return found
+
+    def shape(self):
+        """(sessions, sources, buckets, longest chain of a bucket)."""
+        cdef Entry *entry
+        cdef Source *source
+        cdef uint32_t i
+        cdef int sources = 0, longest = 0, length
+        for i in range(self.table.mask + 1):
+            length = 0
+            entry = self.table.buckets[i]
+            while entry != NULL:
+                length += 1
+                entry = entry.chain
+            longest = max(longest, length)
+            source = self.table.source_buckets[i]
+            while source != NULL:
+                sources += 1
+                source = source.chain
+        return self.table.line.count, sources, self.table.mask + 1, longest
+
+    cdef object _drop(self, Entry *entry):
+        self.table.remove(entry)
+        key = self.names.pop(<size_t>entry)
+        free(entry)
+        return key
+
+    cdef void _key(self, key, Key *out):
+        client, client_port, local, local_port = key
+        assert len(client) == len(local) == 16
+        memset(out, 0, sizeof(Key))
+        memcpy(out.client, <const uint8_t *>client, 16)
+        memcpy(out.local, <const uint8_t *>local, 16)
+        out.client_port, out.local_port = client_port, local_port
