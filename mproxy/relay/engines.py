@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from mproxy.relay._stopgap import TcpRelay, UdpRelay
+from mproxy.relay._stopgap import TcpRelay
+from mproxy.relay._udp import UdpRelay
 
 
 class Engines:

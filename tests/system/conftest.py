@@ -2,6 +2,7 @@
 
 import resource
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from lab import Lab, become_root
 from proxies import CPROXY, SPROXY, Pair
 from traffic import Traffic
+from udp_lab import Echo, RelayThread
 
 try:
     become_root()
@@ -43,6 +45,33 @@ def pair(lab):
     proxies = Pair(lab)
     yield proxies
     proxies.verify_health()
+
+
+@pytest.fixture
+def ends():
+    """Closes what a test opened, in the order from last to first."""
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def host(lab):
+    """One host of the lab, for what happens on its loopback."""
+    return lab.client
+
+
+@pytest.fixture
+def udp_relay(host, ends):
+    """The engine of UDP rules in a thread, in `host`."""
+    relay = RelayThread(host)
+    ends.callback(relay.close)
+    return relay
+
+
+@pytest.fixture
+def echo(host, ends):
+    """A UDP server in `host` that sends everything back."""
+    return ends.enter_context(Echo(host))
 
 
 @pytest.fixture

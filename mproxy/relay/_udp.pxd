@@ -1,0 +1,19 @@
+"""UDP relay, for Python: rules by key.
+
+Observer: on_refused(key, target, errno) at most once a second a rule; with several targets on_target_down(key, target)
+and on_target_up(key, target).
+"""
+
+from libc.stdint cimport int64_t
+
+from mproxy.net._loop cimport Loop, Timer
+from mproxy.relay._udp_flow cimport UdpFlow
+from mproxy.relay._udp_rule cimport UdpRule
+
+
+cdef class UdpRelay(UdpFlow):
+    cdef dict rules    # key -> UdpRule
+    cdef set leaving   # removed rules that still have sessions
+    cdef Timer timer   # ends idle sessions; None: not set
+
+    cdef void set_timer(self, int64_t at) noexcept

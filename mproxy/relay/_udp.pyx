@@ -1,0 +1,158 @@
+"""UDP relay: rules come, change and go; idle sessions end. What happens to packets: _udp_flow.pyx."""
+
+import resource
+from functools import partial
+
+from libc.string cimport memcmp
+
+from mproxy.net._packets cimport Address
+from mproxy.relay._sessions cimport OF_GROUP, Entry, Group, group_ended
+from mproxy.relay._udp_flow cimport Listener, Session
+from mproxy.relay._udp_rule cimport UdpRule
+
+
+cdef enum:
+    ENDS_A_TURN = 1000  # idle sessions closed in one go: about 5 ms
+    TIMER_US = 20000    # the timer's grain
+    OTHERS_SHARE = 8    # one part in so many of the process's descriptors is not for sessions
+
+_relays = set()  # open ones: the loop holds pointers to them
+
+
+cdef class UdpRelay(UdpFlow):
+    """Relays UDP rules. `max_sessions`: of all rules together, 0: as many as this process has descriptors for."""
+
+    def __init__(self, Loop loop, observer, max_sessions):
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        for_sessions = max(1, descriptors - descriptors // OTHERS_SHARE)
+        UdpFlow.__init__(self, loop, observer, min(max_sessions or for_sessions, for_sessions))
+        self.rules = {}
+        self.leaving = set()
+        _relays.add(self)
+
+    @property
+    def count(self):
+        """Sessions now."""
+        return self.table.line.count
+
+    @property
+    def max_sessions(self):
+        """Sessions at most."""
+        return self.table.most
+
+    def add(self, key, rule, fds):
+        """Serve `rule` (rules.Rule) on bound UDP sockets (duplicates of the caller's); `set_targets` says where to."""
+        cdef UdpRule added = UdpRule(key, rule)
+        if key in self.rules:
+            raise ValueError(f"key {key!r} is in use")
+        self.rules[key] = added
+        for fd in fds:
+            listener = Listener(self, added, fd)
+            added.listeners.append(listener)
+            self._take_over(listener)
+
+    def set_targets(self, key, targets):
+        """New sessions of the rule go to these (net._socket.Target each); those that there are stay where they are."""
+        (<UdpRule>self.rules[key]).set_targets(targets)
+
+    def update(self, key, rule):
+        """The rule's options have changed."""
+        cdef UdpRule changed = self.rules[key]
+        changed.configure(rule)
+        while changed.group.most and changed.group.line.count > changed.group.most:
+            self.evict(<Session *>changed.group.line.first)
+        self.set_timer(self.table.next_end())
+
+    def remove(self, key):
+        """Nobody new; sessions go on until they are idle, and replies leave from the same address."""
+        cdef UdpRule rule = self.rules.pop(key)
+        rule.leaving = True
+        if rule.group.line.count:
+            self.leaving.add(rule)
+        else:
+            self._dissolve(rule)
+
+    def stats(self, key):
+        """Counts of a rule: sessions (now), total, refused, evicted, expired, errors, dropped, packets_in, packets_out,
+        bytes_in, bytes_out (in: from client to target)."""
+        return (<UdpRule>self.rules[key]).stats()
+
+    def close(self):
+        """End every session and stop listening."""
+        cdef Session *session
+        for key in list(self.rules):
+            self.remove(key)
+        while self.table.line.first != NULL:
+            session = <Session *>self.table.line.first
+            self.end(session)
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        self.loop.unschedule(&self.work)
+        self.loop.soon.append(partial(_relays.discard, self))
+
+    def _take_over(self, Listener listener):
+        """The sessions of a removed rule with the same address: both sockets get packets of their clients."""
+        cdef Listener old
+        cdef Session *session
+        cdef Session *next_session
+        for rule in list(self.leaving):
+            for former in list((<UdpRule>rule).listeners):
+                old = former
+                if memcmp(&old.bound, &listener.bound, sizeof(Address)) != 0:
+                    continue
+                session = <Session *>old.rule.group.line.first
+                while session != NULL:
+                    next_session = <Session *>session.entry.links[OF_GROUP].next
+                    if session.listener == <void *>old:
+                        self.table.remove(&session.entry)
+                        session.listener = <void *>listener
+                        if self.table.insert(&session.entry, &listener.rule.group, session.entry.used_at) < 0:
+                            self.table.insert(&session.entry, &old.rule.group, session.entry.used_at)
+                    session = next_session
+                while old.read_batch():
+                    pass  # what still waits in the old socket
+                old.rule.listeners.remove(old)
+                old.stop()
+            if not (<UdpRule>rule).group.line.count:
+                self._dissolve(rule)
+        self.set_timer(self.table.next_end())
+
+    cdef void rule_ended(self, UdpRule rule) noexcept:
+        self._dissolve(rule)
+
+    cdef void idle_at(self, int64_t at) noexcept:
+        self.set_timer(at)
+
+    def _dissolve(self, UdpRule rule):
+        self.leaving.discard(rule)
+        for listener in rule.listeners:
+            (<Listener>listener).stop()
+        rule.listeners = []
+
+    cdef void set_timer(self, int64_t at) noexcept:
+        """Look for idle sessions then, or before; at < 0: no need to."""
+        if at < 0 or self.timer is not None and self.timer.at <= at:
+            return
+        if self.timer is not None:
+            self.timer.cancel()
+        self.timer = self.loop.call_at(max(at, self.loop.now_us + TIMER_US), self.end_idle)
+
+    def end_idle(self):
+        """End the sessions whose time is over; called by the loop."""
+        cdef Group *group = self.table.active
+        cdef Group *next_group
+        cdef Entry *entry
+        cdef int left = ENDS_A_TURN
+        self.timer = None
+        while group != NULL and left > 0:
+            next_group = group.next
+            while left > 0:
+                entry = group_ended(group, self.loop.now_us)
+                if entry == NULL:
+                    break
+                left -= 1
+                (<Listener>(<Session *>entry).listener).rule.counts.expired += 1
+                self.end(<Session *>entry)
+            group = next_group
+        self.set_timer(self.table.next_end())

@@ -1,0 +1,86 @@
+"""UDP relay: a session for each client address (and local address it sends to), with a socket of its own to the target.
+
+An inbox and an outbox are shared by all rules; each is empty again before anything else runs.
+"""
+
+from libc.stdint cimport int64_t, uint32_t
+
+from mproxy.net._loop cimport Loop, Source, Work
+from mproxy.net._packets cimport Address, Inbox, LocalAddress, Message, Outbox, Slot
+from mproxy.net._socket cimport socklen_t
+from mproxy.relay._runs cimport Piece
+from mproxy.relay._sessions cimport Entry, Key, SessionTable
+from mproxy.relay._udp_rule cimport Destination, UdpRule
+
+
+cdef struct Session:
+    Entry entry             # in the table; first, so that a pointer to one is a pointer to the other
+    Source source           # the socket connected to the target
+    void *listener          # borrowed Listener: whence replies leave; it outlives its sessions
+    void *destination       # owned reference to a Destination
+    Address client          # who gets the replies
+    socklen_t client_bytes  # length of `client`
+    LocalAddress local      # the address the client sent to, when the listener has many
+    uint32_t in_limit       # GSO towards the target: segments below this size
+    uint32_t out_limit      # GSO towards the client: likewise
+    int most_slots          # read at a time: fewer once trains come, to stay in the cache
+    int first_slot          # packets for the target in the inbox, -1: none
+    int last_slot           # the last of them
+    int touched_index       # place among the sessions that have packets in the inbox
+    bint failed             # the socket has an error to be read
+    bint queued             # has replies to be read
+    Session *prev           # queue of those
+    Session *next           # queue of those
+
+
+cdef class Listener:
+    cdef UdpFlow flow       # whose
+    cdef UdpRule rule       # what to do with what comes
+    cdef Source source      # the socket
+    cdef Work work          # reads it
+    cdef Address bound      # its address
+    cdef bint is_wildcard   # packets tell which address they came to
+    cdef int most_slots     # read at a time: fewer once trains come
+    cdef uint32_t overflow  # SO_RXQ_OVFL so far
+
+    cdef void read(self) noexcept
+    cdef bint read_batch(self) noexcept
+    cdef void count_overflow(self) noexcept
+    cdef void make_key(self, const Slot *slot, Key *out) noexcept
+
+
+cdef class UdpFlow:
+    cdef Loop loop               # runs everything here
+    cdef object observer         # told of events
+    cdef SessionTable table      # of all rules
+    cdef Inbox inbox             # packets just received; empty between batches
+    cdef Outbox outbox           # packets about to be sent; empty between batches
+    cdef Piece pieces[64]        # of one session
+    cdef Session *touched[64]    # sessions with packets in the inbox
+    cdef int touched_count       # entries
+    cdef int next_slot[64]       # the next slot of the same session, -1: none
+    cdef Work work               # reads replies
+    cdef Session *first          # sessions with replies to be read
+    cdef Session *last           # their end
+    cdef uint32_t queued         # their number
+
+    cdef void deliver(self, Listener listener, int count) noexcept
+    cdef Session *open(self, Listener listener, Slot *slot, Key *key) noexcept
+    cdef int make_room(self, UdpRule rule, const Key *key) noexcept
+    cdef int dial(self, Destination destination) noexcept
+    cdef void enter(self, Session *session, Listener listener, Slot *slot) noexcept
+    cdef void send_in(self, Session *session) noexcept
+    cdef void pack(self, Session *session, int count, bint inward) noexcept
+    cdef void flush_out(self, Listener listener) noexcept
+    cdef void read_replies(self) noexcept
+    cdef int read_reply(self, Session *session, int slot) noexcept
+    cdef void fail(self, Session *session, int error) noexcept
+    cdef void end(self, Session *session) noexcept
+    cdef void evict(self, Session *session) noexcept
+    cdef void enqueue(self, Session *session) noexcept
+    cdef void dequeue(self, Session *session) noexcept
+    cdef void rule_ended(self, UdpRule rule) noexcept
+    cdef void idle_at(self, int64_t at) noexcept
+    cdef void refused(self, UdpRule rule, Destination destination, int error) noexcept
+    cdef void recovered(self, Session *session) noexcept
+    cdef void tell(self, str event, tuple arguments) noexcept

@@ -1,0 +1,48 @@
+"""One UDP rule as the engine keeps it: who may come, where the sessions go, what was counted. No system calls."""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from mproxy.net._socket cimport Target, sockaddr
+from mproxy.relay._cidr cimport CidrSet
+from mproxy.relay._sessions cimport Group
+
+
+cdef enum:
+    AVOID_US = 10000000  # a target that refused gets no new session for so long, while there are others
+    TELL_US = 1000000    # refusals are told at most so often: a stranger must not fill the log
+
+
+cdef struct Counts:
+    uint64_t total        # sessions opened
+    uint64_t refused      # packets of clients that got no session
+    uint64_t evicted      # sessions that made room for others
+    uint64_t expired      # sessions whose idle time was over
+    uint64_t errors       # sessions that ended with an error, and packets that could not be sent
+    uint64_t dropped      # packets that the kernel dropped because nobody read them in time
+    uint64_t packets_in   # client to target
+    uint64_t packets_out  # target to client
+    uint64_t bytes_in     # client to target
+    uint64_t bytes_out    # target to client
+
+
+cdef class Destination:
+    cdef Target target         # its addresses; count 0: not known yet
+    cdef uint32_t sessions     # now
+    cdef int64_t avoid_until   # it refused: prefer others; 0: it did not
+
+
+cdef class UdpRule:
+    cdef object key            # the caller's name for this rule
+    cdef Group group           # its sessions, and their bounds
+    cdef CidrSet allow         # None: everybody
+    cdef CidrSet deny          # None: nobody
+    cdef list destinations     # of Destination, in the order of the rule
+    cdef bint least            # new sessions go where there are fewest
+    cdef uint32_t turn         # for round robin
+    cdef Counts counts         # see Counts
+    cdef list listeners        # its sockets
+    cdef bint leaving          # removed: nobody new, and gone with its last session
+    cdef int64_t told_at       # when the observer was told of a refusal
+
+    cdef bint admits(self, const sockaddr *client) noexcept
+    cdef Destination choose(self, int64_t now)
