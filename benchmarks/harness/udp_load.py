@@ -1,0 +1,174 @@
+"""UDP load: forked Python processes that make one system call for up to 64 packets, and nothing per packet.
+
+The C structures for recvmmsg and sendmmsg are laid out once; a turn is one call. 1,000 clients are 1,000 addresses of
+127.0.0.0/8 behind one socket, chosen for each packet by IP_PKTINFO: to a relay they are 1,000 clients, and the
+generator stays far faster than any relay.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import select
+import socket
+import struct
+import time
+
+from harness.load import Address, Worker
+
+BATCH = 64
+BUFFER_BYTES = 4 << 20  # of a socket; the system may allow less
+SO_BUSY = 0.2  # seconds without a reply after which what is on the way counts as lost
+SOL_UDP, UDP_SEGMENT, UDP_GRO = 17, 103, 104
+IP_PKTINFO = 8
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _Iovec(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+class _Msghdr(ctypes.Structure):
+    _fields_ = (
+        ("name", ctypes.c_void_p),
+        ("name_length", ctypes.c_uint32),
+        ("parts", ctypes.c_void_p),
+        ("part_count", ctypes.c_size_t),
+        ("control", ctypes.c_void_p),
+        ("control_length", ctypes.c_size_t),
+        ("flags", ctypes.c_int),
+    )
+
+
+class _Mmsghdr(ctypes.Structure):
+    _fields_ = (("header", _Msghdr), ("length", ctypes.c_uint32))
+
+
+def control_message(level: int, kind: int, data: bytes) -> bytes:
+    """One cmsg(3), padded."""
+    whole = struct.pack("@Nii", 16 + len(data), level, kind) + data
+    return whole + bytes(-len(whole) % 8)
+
+
+class Messages:
+    """`count` messages laid out for recvmmsg and sendmmsg, each with a buffer of its own and room for an address."""
+
+    def __init__(self, count: int, size: int, controls: list[bytes] | None = None):
+        self.count = count
+        self._buffers = [ctypes.create_string_buffer(size) for _ in range(count)]
+        self._names = [ctypes.create_string_buffer(16) for _ in range(count)]
+        self._parts = (_Iovec * count)()
+        self.headers = (_Mmsghdr * count)()
+        self._controls = [ctypes.create_string_buffer(control, len(control)) for control in controls or ()]
+        for index in range(count):
+            self._parts[index] = _Iovec(ctypes.addressof(self._buffers[index]), size)
+            header = self.headers[index].header
+            header.parts = ctypes.addressof(self._parts[index])
+            header.part_count = 1
+            if self._controls:
+                header.control = ctypes.addressof(self._controls[index])
+                header.control_length = len(self._controls[index])
+
+    def with_names(self) -> Messages:
+        """recvmmsg shall note the senders, to whom sendmmsg then answers."""
+        for index in range(self.count):
+            header = self.headers[index].header
+            header.name = ctypes.addressof(self._names[index])
+            header.name_length = 16
+        return self
+
+    def receive(self, fd: int, flags: int = socket.MSG_DONTWAIT) -> int:
+        return max(0, _libc.recvmmsg(fd, self.headers, self.count, flags, None))
+
+    def send(self, fd: int, count: int | None = None, first: int = 0) -> int:
+        at = ctypes.byref(self.headers, first * ctypes.sizeof(_Mmsghdr))
+        return max(0, _libc.sendmmsg(fd, at, self.count - first if count is None else count, 0))
+
+
+def udp_socket(address: Address | None = None) -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+        sock.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
+    if address:
+        sock.bind(address)
+    return sock
+
+
+def udp_sink(worker: Worker, control, address: Address, gro: bool) -> None:
+    """Counts bytes (counter 0), and answers every first packet of a client so that a relay knows it works."""
+    sock = udp_socket(address)
+    if gro:
+        sock.setsockopt(SOL_UDP, UDP_GRO, 1)
+    messages = Messages(BATCH, 65536)
+    control.send("ready")
+    while True:
+        got = messages.receive(sock.fileno(), 0x10000)  # MSG_WAITFORONE
+        worker.counters[0] += sum(messages.headers[index].length for index in range(got))
+
+
+def udp_flood(_worker: Worker, control, address: Address, size: int, gso: bool) -> None:
+    """Sends packets of `size` bytes to the address as fast as the system takes them; with GSO, or 64 a call."""
+    sock = udp_socket()
+    sock.connect(address)
+    train = 65507 // size
+    controls = [control_message(SOL_UDP, UDP_SEGMENT, struct.pack("@H", size))]
+    messages = Messages(1, size * train, controls) if gso else Messages(BATCH, size)
+    control.send("ready")
+    while True:
+        messages.send(sock.fileno())
+
+
+def udp_paced(_worker: Worker, control, address: Address, size: int, gso: bool, rate: int) -> None:
+    """Like udp_flood, but `rate` packets per second: less than the slowest relay can take."""
+    sock = udp_socket()
+    sock.connect(address)
+    train = 65507 // size if gso else BATCH
+    controls = [control_message(SOL_UDP, UDP_SEGMENT, struct.pack("@H", size))]
+    messages = Messages(1, size * train, controls) if gso else Messages(BATCH, size)
+    control.send("ready")
+    begun_at, sent = time.monotonic(), 0
+    while True:
+        ahead = sent / rate - (time.monotonic() - begun_at)
+        if ahead > 0:
+            time.sleep(ahead)
+        messages.send(sock.fileno())
+        sent += train
+
+
+def udp_echo(_worker: Worker, control, address: Address, size: int) -> None:
+    """Sends every packet of `size` bytes back to where it came from."""
+    sock = udp_socket(address)
+    messages = Messages(BATCH, size).with_names()
+    control.send("ready")
+    while True:
+        got = messages.receive(sock.fileno(), 0x10000)
+        messages.send(sock.fileno(), got)
+
+
+def udp_crowd(worker: Worker, control, address: Address, clients: int, size: int, window: int) -> None:
+    """`clients` addresses take turns in sending one packet; `window` are on the way. Counter 0: replies, 1: lost."""
+    sock = udp_socket(("0.0.0.0", 0))
+    sock.connect(address)
+    sock.setblocking(False)
+    addresses = [bytes((127, 1 + number // 250, number % 250, 1)) for number in range(clients)]
+    controls = [
+        control_message(socket.IPPROTO_IP, IP_PKTINFO, struct.pack("@i4s4s", 0, address, b""))
+        for address in addresses
+    ]
+    outgoing = Messages(clients, size, controls)
+    incoming = Messages(BATCH, size)
+    poller = select.poll()
+    poller.register(sock, select.POLLIN)
+    control.send("ready")
+    turn = on_the_way = 0
+    while True:
+        while on_the_way < window:
+            count = min(BATCH, clients - turn, window - on_the_way)
+            on_the_way += outgoing.send(sock.fileno(), count, turn)
+            turn = (turn + count) % clients
+        got = incoming.receive(sock.fileno())
+        if not got and not poller.poll(SO_BUSY * 1000):
+            worker.counters[1] += on_the_way
+            on_the_way = 0
+        worker.counters[0] += got
+        on_the_way = max(0, on_the_way - got)
