@@ -1,5 +1,6 @@
 """What cproxy and sproxy share: from command line to exit status, listeners, signals, words for the log."""
 
+import os
 import resource
 import signal
 import socket
@@ -54,6 +55,10 @@ def install_signals(loop, program):
             raise SecondSignal
         loop.call_soon_threadsafe(lambda: program.shut_down(signal.Signals(number).name))
 
+    # A signal that comes just before the loop sleeps would only be seen after the next event: let it be one.
+    arrived, arrival = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(arrival, warn_on_full_buffer=False)
+    loop.watch(arrived, lambda _events: os.read(arrived, 512))
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup(1)

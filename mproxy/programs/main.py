@@ -14,6 +14,7 @@ PROGRAMS = {
     "sproxy": ("mproxy.programs.sproxy", "main", "the proxy beside the daemon"),
     "relay": ("mproxy.programs.relay", "main", "relay TCP and UDP for many connections at once"),
     "demo": ("mproxy.programs.demo", "main", "watch a connection survive a change of address"),
+    "impair": ("mproxy.programs.impair", "main", "a bad network in a box, for any UDP protocol"),
     "message-server": ("mproxy.programs.message", "server_main", "print the messages that clients send"),
     "message-client": ("mproxy.programs.message", "client_main", "send each line typed as a message"),
 }

@@ -70,6 +70,11 @@ class OneLineParser(argparse.ArgumentParser):
         words = given.pop("words")
         return {name: value for name, value in given.items() if value is not None}, words
 
+    def take_words(self, words, expected):
+        """The values of `words`; `expected` is ((name, parse), ...), all of them needed."""
+        _expect_words(self, words, [name for name, _ in expected])
+        return [_word(name, word, parse) for word, (name, parse) in zip(words, expected, strict=True)]
+
 
 def complain(program, text):
     """One line `program: text` on standard error, never an exception."""

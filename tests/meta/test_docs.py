@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 
 import pytest
 
@@ -10,6 +11,7 @@ from tests.meta.sources import ROOT, source_files
 PAGES = [ROOT / "README.md", *source_files(".md", under=ROOT / "docs")]
 OPERATIONS = ROOT / "docs" / "operations.md"
 LINK = re.compile(r"\]\(([^)\s]+)[^)]*\)|^\[[^\]]+\]:\s*(\S+)", re.MULTILINE)  # [](here), ![](here), [name]: here
+PROGRAMS = ["cproxy", "sproxy", "mproxy impair"]
 FENCED = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^#+\s+(.*?)\s*$", re.MULTILINE)
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
@@ -45,8 +47,10 @@ def broken(page):
 
 
 def options_of(program):
-    """Every option that `./program --help` shows."""
-    done = subprocess.run([ROOT / program, "--help"], capture_output=True, text=True, timeout=30)
+    """Every option that `./program --help` shows, or `mproxy program --help`."""
+    program, *word = program.split()
+    command = [sys.executable, "-m", "mproxy.programs.main", *word] if word else [ROOT / program]
+    done = subprocess.run([*command, "--help"], capture_output=True, text=True, timeout=30, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return set(OPTION.findall(done.stdout))
 
@@ -68,12 +72,12 @@ def test_links_lead_somewhere(page):
     assert not list(broken(page)), "\n".join(broken(page))
 
 
-@pytest.mark.parametrize("program", ["cproxy", "sproxy"])
+@pytest.mark.parametrize("program", PROGRAMS)
 def test_every_option_has_its_row(program):
     missing = options_of(program) - documented()
     assert not missing, f"{program} --help shows, docs/operations.md has no row for: {' '.join(sorted(missing))}"
 
 
 def test_every_row_has_its_option():
-    unknown = documented() - options_of("cproxy") - options_of("sproxy")
+    unknown = documented().difference(*map(options_of, PROGRAMS))
     assert not unknown, f"docs/operations.md has rows for, no --help shows: {' '.join(sorted(unknown))}"

@@ -1,0 +1,196 @@
+# distutils: libraries = crypto
+"""Sealing of packets. Why nonces are fresh and keys not worn out: _seal.pxd."""
+
+from libc.string cimport memcpy, memset
+
+
+cdef extern from "<openssl/evp.h>" nogil:
+    int EVP_CTRL_AEAD_GET_TAG, EVP_CTRL_AEAD_SET_TAG
+    const EVP_CIPHER *EVP_aes_256_gcm()
+    const EVP_CIPHER *EVP_chacha20_poly1305()
+    EVP_CIPHER_CTX *EVP_CIPHER_CTX_new()
+    void EVP_CIPHER_CTX_free(EVP_CIPHER_CTX *context)
+    int EVP_CipherInit_ex(EVP_CIPHER_CTX *context, const EVP_CIPHER *cipher, void *engine, const uint8_t *key,
+                          const uint8_t *nonce, int encrypt)
+    int EVP_CipherUpdate(EVP_CIPHER_CTX *context, uint8_t *out, int *out_length, const uint8_t *data, int length)
+    int EVP_CipherFinal_ex(EVP_CIPHER_CTX *context, uint8_t *out, int *out_length)
+    int EVP_CIPHER_CTX_ctrl(EVP_CIPHER_CTX *context, int what, int length, void *data)
+
+cdef extern from "<openssl/crypto.h>" nogil:
+    void OPENSSL_cleanse(void *memory, size_t length)
+
+
+cdef class PacketKey:
+    """The key of one direction. `first` is the number of that direction's first packet."""
+
+    def __init__(self, bytes key, int cipher, uint64_t first, bint sealing):
+        cdef int i
+        if len(key) != KEY_BYTES or cipher not in (AESGCM, CHACHAPOLY):
+            raise ValueError("no such cipher, or a key of another length")
+        self.state.evp = EVP_aes_256_gcm() if cipher == AESGCM else EVP_chacha20_poly1305()
+        self.state.cipher = cipher
+        self.state.sealing = sealing
+        self.state.first = self.state.next_number = first
+        for i in range(GENERATIONS):
+            self.state.generations[i].number = -1
+            self.state.generations[i].context = EVP_CIPHER_CTX_new()
+            if self.state.generations[i].context == NULL:
+                raise MemoryError
+        if not (set_key(&self.state, 0, key) and derive(&self.state, 1)):
+            raise MemoryError
+
+    def __dealloc__(self):
+        cdef int i
+        for i in range(GENERATIONS):
+            EVP_CIPHER_CTX_free(self.state.generations[i].context)
+            OPENSSL_cleanse(self.state.generations[i].key, KEY_BYTES)
+
+    @property
+    def failed(self):
+        """Packets that were not authentic."""
+        return self.state.failed
+
+    cdef void fill(self, Seal *out) noexcept:
+        """Describe this key to the engine, which borrows it."""
+        out.seal = seal_packet
+        out.open = open_packet
+        out.context = &self.state
+        out.trailer_bytes = TAG_BYTES
+
+    # ---- for tests
+
+    def seal(self, uint64_t number, bytes header, bytes data):
+        """`data` sealed, the tag behind; None when the number must not be used."""
+        cdef Seal functions
+        cdef iovec part
+        cdef bytearray out = bytearray(len(data) + TAG_BYTES)
+        part.iov_base = <char *>data
+        part.iov_len = len(data)
+        self.fill(&functions)
+        if functions.seal(functions.context, number, header, <uint32_t>len(header), &part, 1, out) < 0:
+            return None
+        return bytes(out)
+
+    def open(self, uint64_t number, bytes header, bytes data):
+        """What `seal` was given; None when it is not authentic."""
+        cdef Seal functions
+        cdef iovec part
+        cdef bytearray out = bytearray(max(0, len(data) - TAG_BYTES))
+        part.iov_base = <char *>out
+        part.iov_len = len(out)
+        self.fill(&functions)
+        if functions.open(functions.context, number, header, <uint32_t>len(header), data, <uint32_t>len(data),
+                          &part, 1) < 0:
+            return None
+        return bytes(out)
+
+
+cdef inline void make_nonce(int cipher, uint64_t number, uint8_t *nonce) noexcept nogil:
+    """Noise specification section 12: 4 zero bytes, then the number, big-endian for AESGCM, little for ChaChaPoly."""
+    cdef int i
+    memset(nonce, 0, 4)
+    for i in range(8):
+        nonce[4 + i] = <uint8_t>(number >> (56 - 8 * i if cipher == AESGCM else 8 * i))
+
+
+cdef Generation *generation_of(KeyState *key, uint64_t number) noexcept nogil:
+    """The key for a packet; NULL: too old, absurdly new, or before the first."""
+    cdef int64_t wanted
+    if number < key.first:
+        return NULL
+    wanted = <int64_t>((number - key.first) >> KEY_PACKETS_LOG)
+    if wanted > key.current + 1 or wanted < key.current - 1:
+        return NULL
+    return &key.generations[wanted % GENERATIONS]
+
+
+cdef bint derive(KeyState *state, int64_t number) noexcept nogil:
+    """Have generation `number` in its place, from the one before: Noise's REKEY(), the key encrypted by itself."""
+    cdef Generation *before = &state.generations[(number - 1) % GENERATIONS]
+    cdef uint8_t nonce[12]
+    cdef uint8_t nothing[32]
+    cdef uint8_t key[64]
+    cdef int length
+    cdef bint done
+    cdef EVP_CIPHER_CTX *context = EVP_CIPHER_CTX_new()
+    memset(nothing, 0, KEY_BYTES)
+    make_nonce(state.cipher, <uint64_t>-1, nonce)
+    done = (context != NULL and EVP_CipherInit_ex(context, state.evp, NULL, before.key, nonce, 1) == 1
+            and EVP_CipherUpdate(context, key, &length, nothing, KEY_BYTES) == 1
+            and set_key(state, number, key))
+    EVP_CIPHER_CTX_free(context)
+    OPENSSL_cleanse(key, sizeof(key))
+    return done
+
+
+cdef bint set_key(KeyState *state, int64_t number, const uint8_t *key) noexcept nogil:
+    cdef Generation *generation = &state.generations[number % GENERATIONS]
+    memcpy(generation.key, key, KEY_BYTES)
+    generation.number = number
+    return EVP_CipherInit_ex(generation.context, state.evp, NULL, key, NULL, state.sealing) == 1
+
+
+cdef inline bint begin(KeyState *key, Generation *generation, uint64_t number, const uint8_t *header,
+                       uint32_t header_bytes) noexcept nogil:
+    cdef uint8_t nonce[12]
+    cdef int length
+    make_nonce(key.cipher, number, nonce)
+    return (EVP_CipherInit_ex(generation.context, NULL, NULL, NULL, nonce, -1) == 1
+            and EVP_CipherUpdate(generation.context, NULL, &length, header, <int>header_bytes) == 1)
+
+
+cdef int seal_packet(void *context, uint64_t number, const uint8_t *header, uint32_t header_bytes,
+                     const iovec *parts, int count, uint8_t *out) noexcept nogil:
+    """See Seal.seal."""
+    cdef KeyState *key = <KeyState *>context
+    cdef Generation *generation
+    cdef int length, i
+    if number < key.next_number:
+        return -1
+    key.next_number = number + 1
+    generation = generation_of(key, number)
+    if generation == NULL:
+        return -1
+    if generation.number > key.current:
+        key.current = generation.number
+        if not derive(key, key.current + 1):
+            return -1
+    if not begin(key, generation, number, header, header_bytes):
+        return -1
+    for i in range(count):
+        if parts[i].iov_len:
+            if EVP_CipherUpdate(generation.context, out, &length, <uint8_t *>parts[i].iov_base,
+                                <int>parts[i].iov_len) != 1:
+                return -1
+            out += length
+    if EVP_CipherFinal_ex(generation.context, out, &length) != 1:
+        return -1
+    return 0 if EVP_CIPHER_CTX_ctrl(generation.context, EVP_CTRL_AEAD_GET_TAG, TAG_BYTES, out) == 1 else -1
+
+
+cdef int open_packet(void *context, uint64_t number, const uint8_t *header, uint32_t header_bytes,
+                     const uint8_t *data, uint32_t length, const iovec *parts, int count) noexcept nogil:
+    """See Seal.open."""
+    cdef KeyState *key = <KeyState *>context
+    cdef Generation *generation = generation_of(key, number)
+    cdef uint8_t last[16]
+    cdef int written, i
+    if generation == NULL or length < TAG_BYTES or not begin(key, generation, number, header, header_bytes):
+        key.failed += 1
+        return -1
+    for i in range(count):
+        if parts[i].iov_len:
+            if EVP_CipherUpdate(generation.context, <uint8_t *>parts[i].iov_base, &written, data,
+                                <int>parts[i].iov_len) != 1:
+                key.failed += 1
+                return -1
+            data += parts[i].iov_len
+    memcpy(last, data, TAG_BYTES)
+    if (EVP_CIPHER_CTX_ctrl(generation.context, EVP_CTRL_AEAD_SET_TAG, TAG_BYTES, last) != 1
+            or EVP_CipherFinal_ex(generation.context, last, &written) != 1):
+        key.failed += 1
+        return -1
+    if generation.number > key.current:
+        key.current = generation.number
+        derive(key, key.current + 1)
+    return 0

@@ -1,0 +1,295 @@
+"""mproxy impair: a bad network in a box, for any UDP protocol, both directions."""
+
+import argparse
+import json
+import os
+import re
+import signal
+import socket
+import time
+
+from mproxy import __version__
+from mproxy.config import LOG_FORMATS, LOG_LEVELS, MIB, SECOND_US, Config, Setting, format_host_port
+from mproxy.datagram._impair import Path
+from mproxy.datagram._impair_io import ImpairRelay
+from mproxy.errors import MproxyError, UsageError
+from mproxy.net._socket import Target
+from mproxy.net.bind import explain_bind
+from mproxy.policy.resolver import look_up_host, numeric_address
+from mproxy.programs.common import run_program
+from mproxy.programs.options import OneLineParser
+from mproxy.words import parse_bind, parse_count, parse_duration, parse_host, parse_port, parse_size, printable
+
+_HIGHEST_SEED = 2**64 - 1
+
+_RATE = re.compile(r"([0-9]{1,12})(?:\.([0-9]{1,6}))?([kmg]?)(?:bit|bit/s)?", re.ASCII | re.IGNORECASE)
+_RATE_FACTOR = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
+
+
+class ImpairConfig(Config):
+    """What the bad network does. A pair is (to the server, to the client)."""
+
+    port = Setting(None, 0, 65535)
+    host = Setting("")
+    server_port = Setting(None, 1, 65535)
+    bind = Setting(None)
+
+    # Probabilities, 0 to 1.
+    loss = Setting((0.0, 0.0))
+    duplicate = Setting((0.0, 0.0))
+    corrupt = Setting((0.0, 0.0))
+    reorder = Setting((0.0, 0.0))
+
+    # Microseconds. A reordered packet arrives later by up to `reorder_by`; 5 ms lets some forty packets of a
+    # 100 Mbit/s flow overtake it.
+    delay = Setting((0, 0))
+    jitter = Setting((0, 0))
+    reorder_by = Setting((5_000, 5_000))
+
+    # Bits a second, 0 is without limit; bytes that may wait in front of the link. 256 KiB is 20 ms at 100 Mbit/s.
+    rate = Setting((0, 0))
+    queue = Setting((262_144, 262_144))
+
+    # Bytes of the largest IP packet, 0 is without limit.
+    mtu = Setting((0, 0))
+
+    seed = Setting(None, 0, _HIGHEST_SEED)
+
+    # Clients at once, each one descriptor; and after how much silence one is forgotten.
+    clients = Setting(1024, 1, 100_000)
+    idle_us = Setting(60 * SECOND_US, SECOND_US, 3600 * SECOND_US)
+
+    json = Setting(False)
+    log_level = Setting("info")
+    log_format = Setting("text")
+
+
+_USAGE = "mproxy impair [options] PORT HOST PORT"
+
+_DESCRIPTION = """\
+A bad network in a box: relay UDP packets from the first PORT to HOST PORT and
+back, and on the way lose, duplicate, reorder, damage and delay them.
+
+A value counts for both directions; A/B is A for packets to the server and B
+for packets to the client. P is a percentage. What happens to a packet depends
+on the seed and on how many packets went before it, so a run can be repeated."""
+
+_EPILOG = """\
+TIME is a number with us, ms, s; SIZE a number with KiB, MiB; RATE a number
+with kbit, Mbit, Gbit (a second). SIGUSR1 prints the statistics so far.
+
+examples:
+  5 % loss to the server, 20 ms round trip, 100 Mbit/s:
+    mproxy impair --loss 5/0 --delay 10ms --rate 100Mbit 7001 127.0.0.1 7000
+
+  the same run again:
+    mproxy impair --seed 42 --loss 10 --corrupt 5 --reorder 20 7001 server 7000
+"""
+
+
+def parse_percent(text):
+    """`5`, `0.1`, `5%`: a probability from 0 to 1."""
+    match = re.fullmatch(r"([0-9]{1,3})(?:\.([0-9]{1,9}))?%?", text, re.ASCII)
+    value = float(text.rstrip("%")) if match else 101.0
+    if value > 100:
+        raise UsageError("is no percentage: write a number from 0 to 100, for example 5 or 0.1")
+    return value / 100
+
+
+def parse_rate(text):
+    """`100Mbit`, `1.5Gbit`, `300k`; a bare number is bits a second; 0 is no limit."""
+    match = _RATE.fullmatch(text)
+    if match is None:
+        raise UsageError("is no rate: write a number and kbit, Mbit or Gbit, for example 100Mbit")
+    whole, fraction, unit = match[1], match[2] or "", match[3].lower()
+    rate = int(whole + fraction) * _RATE_FACTOR[unit] // 10 ** len(fraction)
+    if rate > 10**12 or 0 < rate < 1000:
+        raise UsageError("is out of range: allowed is 1kbit to 1000Gbit, and 0 for no limit")
+    return rate
+
+
+def parse_mtu(text):
+    """Bytes of an IP packet; 0 is no limit."""
+    mtu = parse_count(text)
+    if mtu and not 68 <= mtu <= 65535:
+        raise UsageError("is out of range: allowed is 68 (RFC 791) to 65535, and 0 for no limit")
+    return mtu
+
+
+def _parse_queue(text):
+    size = parse_size(text)
+    if not 2048 <= size <= 1024 * MIB:
+        raise UsageError("is out of range: allowed is 2KiB to 1GiB")
+    return size
+
+
+def _parse_delay(text):
+    delay_us = parse_duration(text)
+    if delay_us > 60 * SECOND_US:
+        raise UsageError("is out of range: allowed is 0 to 1m")
+    return delay_us
+
+
+def both(parse):
+    """A parser of `VALUE` or `VALUE/VALUE`."""
+    def parse_both(text):
+        to_server, slash, to_client = text.partition("/")
+        first = parse(to_server)
+        return first, parse(to_client) if slash else first
+    return parse_both
+
+
+def parse_impair(argv):
+    """The ImpairConfig of the command line `argv`."""
+    parser = OneLineParser("mproxy impair", _USAGE, _DESCRIPTION, _EPILOG)
+    group = parser.add_argument_group("packets")
+    for option, what in (("--loss", "lose P %%"), ("--duplicate", "deliver P %% twice"), ("--corrupt", "damage P %%"),
+                         ("--reorder", "let others overtake P %%")):
+        parser.add(group, option, both(parse_percent), metavar="P[/P]", help=f"{what} of them (default 0)")
+    parser.add(group, "--reorder-by", both(_parse_delay), metavar="TIME[/TIME]", help=(
+        "reordered ones arrive up to this much later (default 5ms)"))
+    parser.add(group, "--mtu", both(parse_mtu), metavar="N[/N]", help=(
+        "drop IP packets larger than N bytes (default 0: none)"))
+    group = parser.add_argument_group("link")
+    parser.add(group, "--delay", both(_parse_delay), metavar="TIME[/TIME]", help="one way (default 0)")
+    parser.add(group, "--jitter", both(_parse_delay), metavar="TIME[/TIME]", help=(
+        "up to this much more or less delay; the order stays (default 0)"))
+    parser.add(group, "--rate", both(parse_rate), metavar="RATE[/RATE]", help=(
+        "of IP packets, headers included (default 0: no limit)"))
+    parser.add(group, "--queue", both(_parse_queue), metavar="SIZE[/SIZE]", help=(
+        "what may wait for the link; more is dropped (default 256KiB)"))
+    group = parser.add_argument_group("general")
+    parser.add(group, "--seed", parse_seed, metavar="N", help=(
+        "of the random numbers (default: another one each run; the log shows it)"))
+    parser.add(group, "--clients", parse_count, metavar="N", help=(
+        f"at once; beyond it the one silent longest is forgotten (default {ImpairConfig.clients.default})"))
+    parser.add(group, "--idle", parse_duration, metavar="TIME", help="forget a silent client after this (default 1m)")
+    parser.add(group, "--bind", parse_bind, metavar="ADDR", help=(
+        "numeric address to listen on (default every address)"))
+    group.add_argument("--json", action="store_true", default=None, help="statistics as one JSON object a line")
+    parser.add_choice(group, "--log-level", LOG_LEVELS, "debug, info, warning or error (default info)")
+    parser.add_choice(group, "--log-format", LOG_FORMATS, "lines for people or one JSON object a line (default text)")
+    group.add_argument("--version", action="version", version=f"mproxy {__version__}",
+                       help="print the version and exit")
+    group.add_argument("-h", "--help", action="help", help="print this text and exit")
+    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
+    given, words = parser.split(argv)
+    words = parser.take_words(words, (("PORT", lambda text: parse_port(text, 0)), ("HOST", parse_host),
+                                      ("PORT", parse_port)))
+    given["idle_us"] = given.pop("idle", ImpairConfig.idle_us.default)
+    return ImpairConfig(port=words[0], host=words[1], server_port=words[2], **given)
+
+
+def parse_seed(text):
+    """A whole number of 64 bits."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 20 and int(text) <= _HIGHEST_SEED):
+        raise UsageError("is no seed: write a whole number below 2**64")
+    return int(text)
+
+
+class Impair:
+    """The program: one relay, statistics when asked and at the end."""
+
+    def __init__(self, config, log, loop):
+        self.exit_status = 0
+        self._config = config
+        self._log = log
+        self._loop = loop
+        self._relay = None
+        self._began = time.monotonic()
+        self._seed = int.from_bytes(os.urandom(4)) if config.seed is None else config.seed
+
+    def start(self):
+        """Begin to relay."""
+        config = self._config
+        addresses, error = numeric_address(config.host, config.server_port) or look_up_host(config.host)
+        if error:
+            raise MproxyError(error)
+        family, sockaddr = addresses[0]
+        target = Target(format_host_port(config.host, config.server_port),
+                        [(family, (sockaddr[0], config.server_port, *sockaddr[2:]))])
+        with open_udp(config.bind, config.port) as listener:
+            self._relay = ImpairRelay(self._loop, listener.fileno(), target, self._path(0), self._path(1), self,
+                                      most=config.clients, idle_us=config.idle_us)
+            address = listener.getsockname()
+        signal.signal(signal.SIGUSR1, lambda *_: self._loop.call_soon_threadsafe(self.print_statistics))
+        self._log.info("listening", address=address[0], port=address[1], server=target.text, seed=self._seed)
+
+    def _path(self, direction):
+        """The network of one direction, which has a seed of its own."""
+        config = self._config
+        return Path((self._seed * 2 + direction) & _HIGHEST_SEED, loss=config.loss[direction],
+                    duplicate=config.duplicate[direction], corrupt=config.corrupt[direction],
+                    reorder=config.reorder[direction], delay_us=config.delay[direction],
+                    jitter_us=config.jitter[direction], reorder_us=config.reorder_by[direction],
+                    rate=config.rate[direction], queue_bytes=config.queue[direction], mtu=config.mtu[direction])
+
+    def on_client(self, host, port, count):
+        """A new client wrote."""
+        self._log.debug("client", peer=format_host_port(host.removeprefix("::ffff:"), port), clients=count)
+
+    def shut_down(self, _signal):
+        """The end."""
+        self.print_statistics()
+        self._relay.close()
+        self._loop.stop()
+
+    def print_statistics(self):
+        """One JSON object, or a small table, on standard output."""
+        relay = self._relay
+        directions = {"to_server": relay.up.statistics(), "to_client": relay.down.statistics()}
+        seconds = time.monotonic() - self._began
+        if self._config.json:
+            text = json.dumps({"seed": self._seed, "seconds": round(seconds, 3), "clients": relay.total,
+                               "unsent": relay.unsent, **directions}) + "\n"
+        else:
+            text = _table(directions, f"seed {self._seed}, {seconds:.1f} s, clients {relay.total}, "
+                                      f"not sent {relay.unsent}")
+        try:
+            os.write(1, text.encode())
+        except OSError:
+            pass  # nobody is there to read it
+
+
+def _table(directions, title):
+    """Statistics for people: a line for each number, a column for each direction."""
+    names = list(directions["to_server"])
+    lines = [title, f"{'':16}{'to server':>16}{'to client':>16}"]
+    lines += [f"{name.replace('_', ' '):16}{directions['to_server'][name]:16}{directions['to_client'][name]:16}"
+              for name in names]
+    return "\n".join(lines) + "\n"
+
+
+def open_udp(bind, port):
+    """A UDP socket on `bind`, or on every address, IPv6 and IPv4; MproxyError when that cannot be."""
+    both_families = bind is None and socket.has_dualstack_ipv6()
+    host = bind or ("::" if both_families else "0.0.0.0")
+    name, _, scope = host.partition("%")
+    listener = None
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both_families)
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+            listener.bind((name, port, 0, socket.if_nametoindex(scope) if scope else 0))
+        else:
+            listener.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+            listener.bind((name, port))
+        listener.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, 1)
+    except OSError as error:
+        if listener is not None:
+            listener.close()
+        where = printable(format_host_port(host, port))
+        raise MproxyError(f"cannot listen on {where}: {explain_bind(error, port)}") from None
+    return listener
+
+
+# linux/in.h, linux/udp.h: not in Python's socket module.
+_IP_PKTINFO = 8
+_UDP_GRO = 104
+
+
+def main(argv=None):
+    """`mproxy impair`; the exit status."""
+    return run_program("mproxy impair", parse_impair, Impair, argv)

@@ -1,0 +1,135 @@
+"""`mproxy impair` as a process: packets of real sockets, many clients, statistics."""
+
+import json
+import signal
+import socket
+import sys
+
+import pytest
+from lab import until
+from program import Program
+
+MPROXY = [sys.executable, "-m", "mproxy.programs.main"]
+
+
+@pytest.fixture
+def server():
+    """A UDP socket that the clients write to, by way of the program."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as bound:
+        bound.bind(("127.0.0.1", 0))
+        bound.settimeout(10)
+        yield bound
+
+
+@pytest.fixture
+def impair(server):
+    """Starts the program with options; gives (program, its port)."""
+    started = []
+
+    def start(*options):
+        program = Program([*MPROXY, "impair", "--json", *options, "0", "127.0.0.1", str(server.getsockname()[1])])
+        started.append(program)
+        return program, int(program.event("listening")["port"])
+    yield start
+    for program in started:
+        assert "Traceback" not in program.log.text
+        program.close()
+
+
+def client_of(port, host="127.0.0.1"):
+    client = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+    client.connect((host, port))
+    client.settimeout(10)
+    return client
+
+
+def statistics(program):
+    assert program.stop() == 0
+    return json.loads(program.out.text.splitlines()[-1])
+
+
+@pytest.mark.parametrize("length", [0, 1, 1400, 9000, 65507])
+def test_packets_of_every_size_there_and_back(server, impair, length):
+    program, port = impair()
+    with client_of(port) as client:
+        client.send(bytes(length))
+        data, address = server.recvfrom(65536)
+        assert len(data) == length
+        server.sendto(b"answer" + data[:60000], address)
+        assert client.recv(65536) == b"answer" + data[:60000]
+    counts = statistics(program)
+    assert counts["to_server"]["delivered"] == counts["to_client"]["delivered"] == 1
+    assert counts["unsent"] == 0
+
+
+def test_clients_are_told_apart_and_answers_come_from_where_they_wrote_to(server, impair):
+    _program, port = impair()
+    clients = [client_of(port, host) for host in ["127.0.0.1", "127.0.0.2", "::1"] * 20]
+    for number, client in enumerate(clients):
+        client.send(b"%d" % number)
+        data, address = server.recvfrom(100)
+        server.sendto(b"to " + data, address)
+    for number, client in enumerate(clients):
+        assert client.recv(100) == b"to %d" % number
+        client.close()
+
+
+def test_the_oldest_client_makes_room(server, impair):
+    program, port = impair("--clients", "2")
+    for number in range(5):
+        with client_of(port) as client:
+            client.send(b"%d" % number)
+            assert server.recv(100) == b"%d" % number
+    assert statistics(program)["clients"] == 5
+
+
+def test_the_same_seed_loses_the_same_packets(server, impair):
+    came = []
+    for _run in range(2):
+        program, port = impair("--seed", "5", "--loss", "50/0", "--delay", "1ms")
+        with client_of(port) as client:
+            for number in range(200):
+                client.send(b"%d" % number)
+            client.send(b"end")
+            client.send(b"end")
+            lost = json.loads(program_report(program))["to_server"]["lost"]
+            came.append([server.recv(100) for _ in range(202 - lost)])
+    assert came[0] == came[1]
+    assert 70 < len(came[0]) < 130
+
+
+def program_report(program):
+    """What SIGUSR1 prints, once everything has gone through."""
+    def ask():
+        before = program.out.text.count("\n")
+        program.signal(signal.SIGUSR1)
+        assert program.out.wait(lambda: program.out.text.count("\n") > before, 10)
+        return program.out.text.splitlines()[-1]
+    return until(lambda: (line := ask()).count('"packets": 202') and line, 10, "every packet went in")
+
+
+def test_nobody_listens_at_the_server_yet(server, impair):
+    """ICMP answers do not stop it."""
+    _program, port = impair()
+    where = server.getsockname()
+    server.close()
+    with client_of(port) as client, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as late:
+        for _ in range(10):
+            client.send(b"anybody?")
+        late.bind(where)
+        late.settimeout(0.2)
+        for _attempt in range(50):
+            client.send(b"hello")
+            try:
+                assert late.recv(100) in (b"hello", b"anybody?")
+                return
+            except TimeoutError:
+                continue
+    raise AssertionError("nothing came through after the server was there")
+
+
+def test_wrong_command_line():
+    program = Program([*MPROXY, "impair", "--loss", "200", "1", "h", "2"])
+    assert program.wait() == 2
+    assert "is no percentage" in program.log.text
+    program.close()
