@@ -77,6 +77,14 @@ class Messages:
             header.name_length = 16
         return self
 
+    def to(self, address: Address) -> Messages:
+        """sendmmsg shall send to this address: for a socket that is not connected."""
+        self.with_names()
+        raw = struct.pack("=H", socket.AF_INET) + struct.pack("!H4s8x", address[1], socket.inet_aton(address[0]))
+        for name in self._names:
+            name.raw = raw
+        return self
+
     def receive(self, fd: int, flags: int = socket.MSG_DONTWAIT) -> int:
         return max(0, _libc.recvmmsg(fd, self.headers, self.count, flags, None))
 
@@ -148,14 +156,13 @@ def udp_echo(_worker: Worker, control, address: Address, size: int) -> None:
 def udp_crowd(worker: Worker, control, address: Address, clients: int, size: int, window: int) -> None:
     """`clients` addresses take turns in sending one packet; `window` are on the way. Counter 0: replies, 1: lost."""
     sock = udp_socket(("0.0.0.0", 0))
-    sock.connect(address)
     sock.setblocking(False)
     addresses = [bytes((127, 1 + number // 250, number % 250, 1)) for number in range(clients)]
     controls = [
         control_message(socket.IPPROTO_IP, IP_PKTINFO, struct.pack("@i4s4s", 0, address, b""))
         for address in addresses
     ]
-    outgoing = Messages(clients, size, controls)
+    outgoing = Messages(clients, size, controls).to(address)
     incoming = Messages(BATCH, size)
     poller = select.poll()
     poller.register(sock, select.POLLIN)
