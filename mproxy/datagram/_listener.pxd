@@ -2,6 +2,15 @@
 
 A program with a socket does this with a packet: when `packet_id` is a connection's, `Connection.receive`; otherwise
 `Listener.receive`, and on ACCEPT `Connection.accept`.
+
+    SYN        number: the client's first; offset: its id; control: options; padded to BASE_PACKET_BYTES
+    SYN_ACK    number: the server's first; offset: its id; control: options 18, time 4, cookie 8
+    ACK        number, offset as SYN; control: options 18, server's options 18, time 4, cookie 8, handshake
+    options    version 1, flags 1, packet bytes 4, ack delay 4, credit 8
+
+The cookie is SipHash-2-4 under the listener's secret over address, client id, number, both options and time. Id and
+first number of the server are made the same way, so the ACK is enough to make them again. A cookie is good for
+COOKIE_US and once: ids accepted are remembered that long.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -10,7 +19,19 @@ from mproxy.datagram._packet cimport Address
 
 
 cdef enum:
-    ANSWER_BYTES = 256   # largest answer of a listener; never longer than the packet it answers
+    ANSWER_BYTES = 256        # room for the answer of a listener, which is never longer than what it answers
+    COOKIE_US = 60000000      # longer than a client goes on trying
+    REMEMBERED = 8192         # ids accepted: 128 a second for as long as a cookie is good
+    REMEMBERED_WAYS = 8       # places where one may be
+    OPTIONS_BYTES = 18
+    SYN_ACK_CONTROL_BYTES = 30
+    ACK_CONTROL_BYTES = 48    # without the handshake message
+    PROLOGUE_BYTES = 68       # ids 16, numbers 16, options 36
+
+
+cpdef enum OptionFlag:
+    SEALED = 0x01    # packets after the set-up are sealed with keys
+    GO_BACK = 0x02   # recovery gbn in both directions; the client says
 
 
 cdef enum ListenResult:
@@ -20,6 +41,7 @@ cdef enum ListenResult:
 
 
 cdef struct Options:
+    uint8_t version           # DATAGRAM_VERSION
     uint8_t flags             # OptionFlag
     uint32_t packet_bytes     # largest packet this side takes
     uint32_t ack_delay_us     # longest it waits with an ack
@@ -35,14 +57,37 @@ cdef struct Accepted:
     Options options           # the client's
     const uint8_t *handshake  # first handshake message, inside the packet given
     uint32_t handshake_bytes  # its length, 0: none
-    const uint8_t *prologue   # what SYN and SYN-ACK agreed on, for the handshake to authenticate
-    uint32_t prologue_bytes   # its length
+    uint8_t prologue[PROLOGUE_BYTES]  # what SYN and SYN-ACK agreed on, for the handshake to authenticate
+
+
+cdef struct Reply:
+    uint8_t answer[ANSWER_BYTES]  # ANSWER: send this back
+    uint32_t answer_bytes     # its length
+    Accepted accepted         # ACCEPT: what the connection begins with
+
+
+cdef struct Used:
+    uint64_t id       # accepted
+    int64_t until     # its cookie is good until then
+
+
+cdef void put_options(uint8_t *p, const Options *options) noexcept nogil
+cdef void get_options(const uint8_t *p, Options *options) noexcept nogil
+cdef void make_prologue(uint8_t *out, uint64_t client_id, uint64_t server_id, uint64_t client_number,
+                        uint64_t server_number, const uint8_t *client, const uint8_t *server) noexcept nogil
+cdef uint64_t siphash(const uint8_t *key, const uint8_t *data, uint32_t length) noexcept nogil
 
 
 cdef class Listener:
+    cdef uint8_t secret[16]            # of this listener; nobody else knows it
+    cdef Options options               # offered to every client
+    cdef Used *used                    # REMEMBERED ids
     cdef readonly uint64_t syns        # SYNs answered
     cdef readonly uint64_t accepted    # connections begun
     cdef readonly uint64_t refused     # ACKs whose cookie was wrong, too old, or used already
 
-    cdef ListenResult receive(self, const uint8_t *packet, uint32_t length, const Address *from_address, int64_t now,
-                              uint8_t *answer, uint32_t *answer_bytes, Accepted *accepted) noexcept
+    cdef int receive(self, const uint8_t *p, uint32_t length, const Address *source, int64_t now, Reply *out) noexcept
+    cdef uint32_t answer_syn(self, const uint8_t *packet, const Address *source, int64_t now, uint8_t *out) noexcept
+    cdef bint check_ack(self, const uint8_t *packet, const Address *source, int64_t now, Accepted *out) noexcept
+    cdef uint64_t derive(self, int purpose, const uint8_t *packet, const Address *source, uint32_t time) noexcept
+    cdef bint use(self, uint64_t id, int64_t now) noexcept

@@ -68,15 +68,20 @@ cdef struct Address:
     uint8_t bytes[28]   # a struct sockaddr_in or sockaddr_in6; only compared, and hashed into cookies
 
 
+# Write `parts` one after the other, sealed, to `out`, the trailer behind; parts[0] may be at `out`. `header` is
+# authenticated, `number` is the nonce and never comes twice. Returns 0, or -1: the key is used up.
+ctypedef int (*SealPacket)(void *context, uint64_t number, const uint8_t *header, uint32_t header_bytes,
+                           const iovec *parts, int count, uint8_t *out) noexcept nogil
+
+# Open `length` bytes at `data`, trailer included, into `parts`, which together take length - trailer_bytes; parts[0]
+# may be at `data`. Returns 0, or -1: not authentic, and then what was written is garbage and nobody reads it.
+ctypedef int (*OpenPacket)(void *context, uint64_t number, const uint8_t *header, uint32_t header_bytes,
+                           const uint8_t *data, uint32_t length, const iovec *parts, int count) noexcept nogil
+
+
 cdef struct Seal:
-    # Write parts one after the other, sealed, to `out`, the trailer behind; may be called with parts[0] at `out`.
-    # `header` is authenticated, `number` is the nonce and never comes twice. Returns 0, or -1: the key is used up.
-    int (*seal)(void *context, uint64_t number, const uint8_t *header, uint32_t header_bytes,
-                const iovec *parts, int count, uint8_t *out) noexcept nogil  # see above
-    # Open `length` bytes at `data`, trailer included, into parts, which together take length - trailer_bytes;
-    # parts[0] may be at `data`. 0, or -1: not authentic, and then what was written is garbage and nobody reads it.
-    int (*open)(void *context, uint64_t number, const uint8_t *header, uint32_t header_bytes,
-                const uint8_t *data, uint32_t length, const iovec *parts, int count) noexcept nogil  # see above
+    SealPacket seal         # for packets that go out
+    OpenPacket open         # for packets that come in
     void *context           # of this direction's key
     uint32_t trailer_bytes  # at the packet's end: 16 for a tag
 
@@ -107,5 +112,23 @@ cdef inline uint64_t packet_id(const uint8_t *packet) noexcept nogil:
     """The connection a packet (of MIN_PACKET_BYTES at least) is for."""
     return get64(packet + 4)
 
+cdef inline void put_header(uint8_t *p, const Header *header) noexcept nogil:
+    p[0] = header.type
+    p[1] = header.flags
+    put16(p + 2, header.control_bytes)
+    put64(p + 4, header.destination)
+    put64(p + 12, header.number)
+    put64(p + 20, header.offset)
+
+cdef inline void get_header(const uint8_t *p, Header *header) noexcept nogil:
+    header.type = p[0]
+    header.flags = p[1]
+    header.control_bytes = get16(p + 2)
+    header.destination = get64(p + 4)
+    header.number = get64(p + 12)
+    header.offset = get64(p + 20)
+
 cdef uint32_t crc32c(uint32_t crc, const uint8_t *data, size_t length) noexcept nogil
 cdef void crc_seal(Seal *seal) noexcept nogil
+cdef int put_varint(uint8_t *p, uint64_t value) noexcept nogil
+cdef int get_varint(const uint8_t *p, const uint8_t *end, uint64_t *value) noexcept nogil

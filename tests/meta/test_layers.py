@@ -12,12 +12,17 @@ LAYERS = [
     ["mproxy", "mproxy.errors"],
     ["mproxy.config", "mproxy._wire", "mproxy._pool"],
     ["mproxy._ring", "mproxy.words"],
-    ["mproxy._frames", "mproxy._stream", "mproxy.datagram._packet",
-     "mproxy.datagram._impair"],
-    ["mproxy._transmit", "mproxy.datagram._listener"],
-    ["mproxy._streams", "mproxy.datagram._connection"],
-    ["mproxy._session", "mproxy.handshake"],
-    ["mproxy._pysession"],
+    ["mproxy._frames", "mproxy._stream", "mproxy.datagram.config", "mproxy.datagram._packet", "mproxy.datagram._ranges",
+     "mproxy.datagram._rtt", "mproxy.datagram._sent", "mproxy.datagram._congestion", "mproxy.datagram._pace",
+     "mproxy.datagram._states", "mproxy.datagram._impair"],
+    ["mproxy._transmit", "mproxy.datagram._outflow", "mproxy.datagram._inflow", "mproxy.datagram._acks",
+     "mproxy.datagram._cubic", "mproxy.datagram._bbr"],
+    ["mproxy._streams", "mproxy.datagram._listener", "mproxy.datagram._mtu", "mproxy.datagram._recovery"],
+    ["mproxy._session", "mproxy.handshake", "mproxy.datagram._channel"],
+    ["mproxy._pysession", "mproxy.datagram._path"],
+    ["mproxy.datagram._setup"],
+    ["mproxy.datagram._connection"],
+    ["mproxy.datagram._pyconnection"],
     ["mproxy.net"],
     ["mproxy.relay", "mproxy.datagram"],
     ["mproxy.policy"],
@@ -30,6 +35,10 @@ ROW = {room: row for row, rooms in enumerate(LAYERS) for room in rooms}
 # The sans-I/O core: everything it needs comes in as an argument.
 PURE = ["_wire", "_ring", "_frames", "_stream", "_transmit", "_streams", "_session", "_pysession", "handshake",
         "relay/_runs", "relay/_sessions"]
+PURE += [f"datagram/{name}" for name in (
+    "config", "_packet", "_ranges", "_rtt", "_sent", "_outflow", "_inflow", "_acks", "_pace", "_mtu", "_congestion",
+    "_cubic", "_bbr", "_recovery", "_listener", "_states", "_channel", "_path", "_setup", "_connection",
+    "_pyconnection")]
 PURE_FILES = [path for name in PURE for path in sorted(PACKAGE.glob(f"{name}.p[yx]*")) if path.suffix != ".pyi"]
 # No errno: there is no system call that could set it. cpython: what handles objects and memory, not signals or files.
 PURE_IMPORTS = re.compile(

@@ -1,0 +1,76 @@
+"""What all controllers have in common, and the simplest of them; contract: _congestion.pxd."""
+
+
+cdef class Congestion:
+    """Base: a window of FIRST_PACKETS, unpaced."""
+
+    def __init__(self, uint32_t packet_bytes):
+        self.packet_bytes = packet_bytes
+        self.window = FIRST_PACKETS * packet_bytes
+        self.rate = 0
+
+    cdef void on_ack(self, const AckSample *sample) noexcept:
+        """An ack came, or losses were found; `sample` says all about it."""
+
+    cdef void on_round_trip(self, int64_t rtt) noexcept:
+        """The set-up took a round trip of `rtt`: the first window is spread over it."""
+        self.rate = <uint64_t>(2 * self.window * 1000000 // rtt) if rtt > 0 else 0
+
+    cdef void on_timeout(self, uint64_t in_flight, int64_t now) noexcept:
+        """Probe after probe went unanswered: the path is dead, or so full that it might as well be."""
+
+    cdef void on_spurious(self, int64_t now) noexcept:
+        """What counted as lost was only late."""
+
+    cdef void on_packet_size(self, uint32_t packet_bytes) noexcept:
+        """Full packets have another size from now on."""
+        self.packet_bytes = packet_bytes
+        if self.window < LEAST_PACKETS * packet_bytes:
+            self.window = LEAST_PACKETS * packet_bytes
+
+    cdef void start_again(self, int64_t now) noexcept:
+        """Another path: nothing learnt holds."""
+        self.window = FIRST_PACKETS * self.packet_bytes
+
+    def feed(self, *, int64_t now, uint64_t acked_bytes, uint64_t lost_bytes=0, int64_t newest_lost_sent_at=0,
+             int64_t rtt=0, uint64_t delivered=0, uint64_t prior_delivered=0, int64_t interval=0, bint burst=False,
+             uint64_t in_flight=0, bint limited=True):
+        """Give the controller one sample; for tests and experiments."""
+        cdef AckSample sample
+        sample.now = now
+        sample.acked_bytes = acked_bytes
+        sample.lost_bytes = lost_bytes
+        sample.newest_lost_sent_at = newest_lost_sent_at
+        sample.rtt = sample.minimum_rtt = sample.smoothed_rtt = rtt
+        sample.delivered = delivered
+        sample.prior_delivered = prior_delivered
+        sample.interval = interval
+        sample.burst = burst
+        sample.in_flight = sample.sent_in_flight = in_flight
+        sample.lost_since = lost_bytes
+        sample.limited = limited
+        sample.packet_bytes = self.packet_bytes
+        self.on_ack(&sample)
+
+    def time_out(self, int64_t now, uint64_t in_flight=0):
+        """Tell the controller of timeouts; for tests and experiments."""
+        self.on_timeout(in_flight, now)
+
+
+cdef class Fixed(Congestion):
+    """A window of so many packets whatever happens, as course texts have it."""
+
+    def __init__(self, uint32_t packet_bytes, uint32_t packets):
+        super().__init__(packet_bytes)
+        self.packets = packets
+        self.window = <uint64_t>packets * packet_bytes
+
+    cdef void on_round_trip(self, int64_t rtt) noexcept:
+        pass
+
+    cdef void on_packet_size(self, uint32_t packet_bytes) noexcept:
+        self.packet_bytes = packet_bytes
+        self.window = <uint64_t>self.packets * packet_bytes
+
+    cdef void start_again(self, int64_t now) noexcept:
+        pass

@@ -1,0 +1,45 @@
+"""Pacing: a bucket that fills at the controller's rate, so that a window leaves over a round trip and not at once.
+
+A run leaves when a QUANTUM_US of the rate is in the bucket (one full packet at least, one GSO buffer at most): few
+timers, short bursts. The bucket holds LATE_US, so that a loop that wakes up late catches up.
+"""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+
+cdef enum:
+    QUANTUM_US = 500
+    LATE_US = 4000
+    RUN_BYTES = 65536  # one GSO buffer
+
+
+cdef struct Pacer:
+    int64_t bytes       # in the bucket; negative: overdrawn by what must not wait (probes, a last packet)
+    int64_t filled_at   # when it was filled last
+
+
+cdef inline void pacer_fill(Pacer *pacer, uint64_t rate, uint32_t packet_bytes, int64_t now) noexcept nogil:
+    """Put in what came together since the last time; `rate` is bytes per second."""
+    cdef int64_t most = <int64_t>(rate * LATE_US // 1000000)
+    cdef int64_t since = now - pacer.filled_at
+    if most < 4 * <int64_t>packet_bytes:
+        most = 4 * <int64_t>packet_bytes
+    if since > 1000000:
+        since = 1000000
+    if since > 0:
+        pacer.bytes += <int64_t>(rate * <uint64_t>since // 1000000)
+        pacer.filled_at = now
+    if pacer.bytes > most:
+        pacer.bytes = most
+
+cdef inline int64_t pacer_ready_at(const Pacer *pacer, uint64_t rate, uint32_t packet_bytes) noexcept nogil:
+    """When the next run may leave, after `pacer_fill`."""
+    cdef int64_t need = <int64_t>(rate * QUANTUM_US // 1000000)
+    if need < packet_bytes:
+        need = packet_bytes
+    if need > RUN_BYTES:
+        need = RUN_BYTES
+    need -= pacer.bytes
+    if need <= 0 or rate == 0:
+        return pacer.filled_at
+    return pacer.filled_at + <int64_t>(<uint64_t>need * 1000000 // rate) + 1

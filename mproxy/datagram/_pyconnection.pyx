@@ -1,0 +1,236 @@
+"""The engine as Python code drives it, and what it costs without a network between."""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+
+from mproxy._ring cimport iovec
+from mproxy.datagram._channel cimport Transmit
+from mproxy.datagram._connection cimport Connection, DatagramEvent, Event
+from mproxy.datagram._listener cimport Listener, ListenResult, Reply
+from mproxy.datagram._packet cimport Address
+from mproxy.datagram._states cimport ConnectionState
+
+
+cdef enum:
+    BUFFER_BYTES = 65536
+
+
+cdef void put_address(Address *address, bytes text) noexcept:
+    address.length = <uint8_t>min(len(text), 28)
+    memset(address.bytes, 0, 28)
+    memcpy(address.bytes, <const char *>text, address.length)
+
+
+cdef bytes get_address(const Address *address):
+    return (<const char *>address.bytes)[:address.length]
+
+
+cdef class PyConnection:
+    """Wrap a Connection. Events are tuples whose first item is a DatagramEvent."""
+
+    def __cinit__(self, config, bytes entropy):
+        self.connection = Connection(config, entropy=entropy)
+        self.buffer = <uint8_t *>malloc(BUFFER_BYTES)
+        if self.buffer == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self.buffer)
+
+    def begin_at(self, uint64_t number):
+        """Take `number` for the set-up: the first packet is the one behind it."""
+        self.connection.first_out = number
+
+    def connect(self, bytes address, int64_t now):
+        """Be the active side."""
+        cdef Address to
+        put_address(&to, address)
+        self.connection.connect(&to, now)
+
+    def receive(self, bytes packet, bytes source, int64_t now):
+        """Take a packet; returns a Taken."""
+        cdef Address address
+        put_address(&address, source)
+        memcpy(self.buffer, <const char *>packet, min(len(packet), BUFFER_BYTES))
+        return self.connection.receive(self.buffer, <uint32_t>len(packet), &address, now)
+
+    def transmit(self, int64_t now, uint32_t most=64):
+        """The next run: (address, packets, is_probe), None when there is nothing to send now."""
+        cdef Transmit out
+        cdef uint32_t at = 0, size
+        out.data = self.buffer
+        out.room = BUFFER_BYTES
+        out.most = most
+        if self.connection.poll_transmit(&out, now) == 0:
+            return None
+        packets = []
+        while at < out.length:
+            size = min(out.segment_bytes, out.length - at)
+            packets.append((<const char *>self.buffer)[at:at + size])
+            at += size
+        assert len(packets) == <object>out.count
+        return get_address(out.to), packets, bool(out.is_probe)
+
+    def events(self):
+        """What happened: (HANDSHAKE_DATA, bytes), (ESTABLISHED,), (ADDRESS_CHANGED,), (ENDED, code, reason, local)."""
+        cdef Event event
+        found = []
+        while True:
+            self.connection.poll_event(&event)
+            if event.kind == DatagramEvent.NOTHING:
+                return found
+            if event.kind == DatagramEvent.HANDSHAKE_DATA:
+                found.append((event.kind, (<const char *>event.data)[:event.length]))
+            elif event.kind == DatagramEvent.ENDED:
+                found.append((event.kind, event.code, (<const char *>event.data)[:event.length], bool(event.local)))
+            else:
+                found.append((event.kind,))
+
+    def write(self, bytes data):
+        """Write as much of `data` as there is room for; returns how much."""
+        cdef iovec parts[2]
+        cdef const char *at = data
+        cdef uint32_t done = 0, left
+        cdef int i, n
+        while done < len(data):
+            left = <uint32_t>len(data) - done
+            n = self.connection.write_space(left, parts)
+            if n == 0:
+                break
+            for i in range(n):
+                memcpy(parts[i].iov_base, at + done, parts[i].iov_len)
+                done += <uint32_t>parts[i].iov_len
+                self.connection.wrote(<uint32_t>parts[i].iov_len)
+        return done
+
+    def read(self, uint32_t most, int64_t now):
+        """Take up to `most` bytes that arrived in order."""
+        cdef iovec parts[2]
+        cdef int i, n = self.connection.read_view(most, parts)
+        data = b"".join([(<const char *>parts[i].iov_base)[:parts[i].iov_len] for i in range(n)])
+        if data:
+            self.connection.consume(<uint32_t>len(data), now)
+        elif self.connection.state == ConnectionState.OPEN:
+            self.connection.consume(0, now)
+        return data
+
+    def finish(self):
+        """Write no more."""
+        self.connection.finish()
+
+    def abort(self, int code, bytes reason, int64_t now):
+        """Give up."""
+        self.connection.abort(code, reason, now)
+
+    def probe(self, int64_t now):
+        """The path may have changed."""
+        self.connection.probe(now)
+
+    def too_big(self, uint32_t packet_bytes, int64_t now):
+        """The host refuses packets of this size."""
+        self.connection.packet_too_big(packet_bytes, now)
+
+    def handle_timeout(self, int64_t now):
+        """The deadline is reached."""
+        self.connection.handle_timeout(now)
+
+    def send_handshake(self, bytes message):
+        """Send the next handshake message; False: too long."""
+        return self.connection.send_handshake(message, <uint32_t>len(message)) == 0
+
+    @property
+    def deadline(self):
+        """When `handle_timeout` is due."""
+        return self.connection.deadline()
+
+    @property
+    def state(self):
+        """A ConnectionState."""
+        return self.connection.state
+
+    def look(self):
+        """Numbers for assertions and experiments."""
+        cdef Connection c = self.connection
+        return {
+            "in_flight": c.recovery.in_flight, "waiting": c.recovery.waiting, "window": c.congestion.window,
+            "rate": c.congestion.rate, "smoothed_rtt": c.recovery.rtt.smoothed, "minimum_rtt": c.recovery.rtt.minimum,
+            "packet_bytes": c.mtu.current, "lost_packets": c.recovery.lost_packets,
+            "sent_packets": c.recovery.sent_packets, "spurious": c.recovery.spurious_packets,
+            "timeouts": c.recovery.timeouts, "tries": c.recovery.tries, "acks_sent": c.acks_sent,
+            "out_packets": c.out_packets, "out_bytes": c.out_bytes, "in_packets": c.in_packets,
+            "corrupt": c.corrupt, "repeated": c.repeated, "discarded": c.discarded,
+            "acked": c.out.acked_to, "sent": c.out.sent, "written": c.out.ring.tail, "limit": c.out.limit,
+            "resent": c.out.resent, "arrived": c.inp.arrived, "consumed": c.inp.ring.head, "in_window": c.inp.window,
+            "out_capacity": c.out.ring.capacity, "in_capacity": c.inp.ring.capacity,
+            "entries": c.recovery.sent.mask + 1, "duplicate_bytes": c.inp.duplicate_bytes,
+            "next_number": c.recovery.sent.next, "peer": get_address(&c.peer), "starved": bool(c.starved),
+        }
+
+
+cdef class PyListener:
+    """Wrap a Listener."""
+
+    def __cinit__(self, config, bytes secret):
+        self.config = config
+        self.listener = Listener(config, secret)
+
+    def receive(self, bytes packet, bytes source, int64_t now, bytes entropy):
+        """Take a packet for no connection: bytes to be sent back, a new PyConnection, or None."""
+        cdef Address address
+        cdef Reply reply
+        cdef PyConnection made
+        cdef int result
+        put_address(&address, source)
+        result = self.listener.receive(packet, <uint32_t>len(packet), &address, now, &reply)
+        if result == ListenResult.ANSWER:
+            return (<char *>reply.answer)[:reply.answer_bytes]
+        if result == ListenResult.ACCEPT:
+            made = PyConnection(self.config, entropy)
+            made.connection.accept(&reply.accepted, now)
+            return made
+        return None
+
+
+def exchange(PyConnection one, PyConnection other, uint64_t total, int64_t now, int64_t step):
+    """Send `total` bytes from one to the other over a perfect path whose time goes on by `step` a turn.
+
+    Returns (packets sent by one, packets sent by the other). No Python on the way: this measures the engine alone.
+    """
+    cdef Address here, there
+    cdef uint64_t written = 0, taken = 0
+    cdef iovec parts[2]
+    cdef uint32_t room
+    cdef int i, n
+    put_address(&here, b"here")
+    put_address(&there, b"there")
+    while taken < total:
+        n = one.connection.write_space(1 << 20, parts)
+        for i in range(n):
+            room = <uint32_t>min(parts[i].iov_len, total - written)
+            one.connection.wrote(room)
+            written += room
+        carry(one, other.connection, &here, now)
+        n = other.connection.read_view(1 << 30, parts)
+        room = 0
+        for i in range(n):
+            room += <uint32_t>parts[i].iov_len
+        if room > 0:
+            other.connection.consume(room, now)
+            taken += room
+        carry(other, one.connection, &there, now)
+        now += step
+        if one.connection.deadline() <= now:
+            one.connection.handle_timeout(now)
+        if other.connection.deadline() <= now:
+            other.connection.handle_timeout(now)
+    return one.connection.out_packets, other.connection.out_packets
+
+
+cdef void carry(PyConnection sender, Connection receiver, const Address *source, int64_t now) noexcept:
+    cdef Transmit out
+    out.data = sender.buffer
+    out.room = BUFFER_BYTES
+    out.most = 64
+    while sender.connection.poll_transmit(&out, now) > 0:
+        receiver.receive_run(out.data, out.length, out.segment_bytes, source, now)

@@ -1,0 +1,96 @@
+"""The packets under way; theory and invariants: _sent.pxd."""
+
+from libc.stdlib cimport calloc, free, malloc
+
+
+cdef extern from *:
+    int lowest_bit "__builtin_ctzll"(unsigned long long) nogil
+
+
+cdef int sent_init(SentTable *table, uint64_t first) noexcept nogil:
+    """Make an empty table whose first packet is `first`; -1 when there is no memory."""
+    table.entries = <Sent *>malloc(FIRST_SENT * sizeof(Sent))
+    table.waiting = <uint64_t *>calloc(FIRST_SENT // 64, sizeof(uint64_t))
+    table.mask = FIRST_SENT - 1
+    table.base = table.next = first
+    return 0 if table.entries != NULL and table.waiting != NULL else -1
+
+
+cdef void sent_free(SentTable *table) noexcept nogil:
+    """Give the memory back."""
+    free(table.entries)
+    free(table.waiting)
+    table.entries = NULL
+    table.waiting = NULL
+
+
+cdef inline bint is_waiting(const SentTable *table, uint64_t number) noexcept nogil:
+    cdef uint64_t index = number & table.mask
+    return (table.waiting[index >> 6] >> (index & 63)) & 1
+
+
+cdef int sent_grow(SentTable *table) noexcept nogil:
+    """Double the array; -1 when there is no memory, or too much is under way already."""
+    cdef SentTable larger
+    cdef uint64_t number = table.base, size = 2 * (table.mask + 1)
+    if size > MOST_SENT:
+        return -1
+    larger.entries = <Sent *>malloc(size * sizeof(Sent))
+    larger.waiting = <uint64_t *>calloc(size // 64, sizeof(uint64_t))
+    if larger.entries == NULL or larger.waiting == NULL:
+        sent_free(&larger)
+        return -1
+    larger.mask = size - 1
+    larger.base = table.base
+    larger.next = table.next
+    while number < table.next:
+        if is_waiting(table, number):
+            sent_at(&larger, number)[0] = sent_at(table, number)[0]
+            larger.waiting[(number & larger.mask) >> 6] |= <uint64_t>1 << (number & 63)
+        number += 1
+    sent_free(table)
+    table[0] = larger
+    return 0
+
+
+cdef int sent_reserve(SentTable *table) noexcept nogil:
+    """Have a place for packet `next`, with or without entry; -1 when there is none, and it must not be sent."""
+    if table.next - table.base <= table.mask:
+        return 0
+    table.base = sent_next(table, table.base, table.next)
+    return 0 if table.next - table.base <= table.mask else sent_grow(table)
+
+
+cdef Sent *sent_add(SentTable *table) noexcept nogil:
+    """Return the entry of packet `next`, which waits for its ack from now on; a place was reserved.
+
+    The caller moves `next`, as it does for packets without an entry.
+    """
+    cdef uint64_t index = table.next & table.mask
+    table.waiting[index >> 6] |= <uint64_t>1 << (index & 63)
+    return table.entries + index
+
+
+cdef uint64_t sent_next(const SentTable *table, uint64_t number, uint64_t end) noexcept nogil:
+    """The first waiting packet in [number, end), or `end`. Constant time for each 64 settled ones."""
+    cdef uint64_t index, word
+    if number < table.base:
+        number = table.base
+    if end > table.next:
+        end = table.next
+    while number < end:
+        index = number & table.mask
+        word = table.waiting[index >> 6] >> (index & 63)
+        if word != 0:
+            number += lowest_bit(word)
+            return number if number < end else end
+        number += 64 - (index & 63)
+    return end
+
+
+cdef void sent_settle(SentTable *table, uint64_t number) noexcept nogil:
+    """Packet `number` waits no longer."""
+    cdef uint64_t index = number & table.mask
+    table.waiting[index >> 6] &= ~(<uint64_t>1 << (index & 63))
+    if number == table.base:
+        table.base = sent_next(table, number, table.next)
