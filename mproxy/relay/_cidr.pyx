@@ -70,7 +70,8 @@ cdef class CidrSet:
         cdef sockaddr_in6 v6
         cdef const uint8_t *packed
         address = ipaddress.ip_address(text)
-        packed = address.packed
+        data = address.packed
+        packed = data
         if address.version == 4:
             v4.sin_family = AF_INET
             memcpy(&v4.sin_addr, packed, 4)
