@@ -1,7 +1,9 @@
 """Builds one extension module per .pyx file; everything else about the project is in pyproject.toml.
 
 MPROXY_DEBUG=1 gives the build for finding bugs: checked indexes, C assertions, no optimisation. C files and objects of
-the two builds live apart, in build/release and build/debug.
+the two builds live apart, in build/release and build/debug. MPROXY_SANITIZE=1 adds AddressSanitizer and
+UndefinedBehaviorSanitizer to it, MPROXY_SANITIZE=fuzz also what a fuzzer sees of the way through the code; .ci/asan
+builds these in a place of their own.
 """
 
 import os
@@ -11,13 +13,20 @@ import sys
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-DEBUG = os.environ.get("MPROXY_DEBUG") == "1"
+SANITIZE = os.environ.get("MPROXY_SANITIZE", "")
+DEBUG = os.environ.get("MPROXY_DEBUG") == "1" or bool(SANITIZE)
 BUILD = "build/debug" if DEBUG else "build/release"
 
 # Python's own flags come first and win nothing: the last -O, -D or -U counts. Extensions are one C file each, so
 # link-time optimisation has nothing to do. _FORTIFY_SOURCE only warns without optimisation.
 FLAGS = ["-fno-strict-aliasing", "-Wno-unused-function"]
 FLAGS += ["-O0", "-g", "-UNDEBUG", "-U_FORTIFY_SOURCE"] if DEBUG else ["-O3"]
+LINK_FLAGS = []
+if SANITIZE:
+    LINK_FLAGS = ["-fsanitize=address,undefined"]
+    FLAGS += [*LINK_FLAGS, "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-O1"]
+if SANITIZE == "fuzz":
+    FLAGS += ["-fsanitize-coverage=trace-pc,trace-cmp"]
 
 # Division is C's in both builds: a debug build must not compute something else.
 DIRECTIVES = {
@@ -52,8 +61,8 @@ def extensions():
     openssl = openssl_keywords()
     for path in NEED_OPENSSL:
         name = path.removesuffix(".pyx").replace("/", ".")
-        yield Extension(name, [path], extra_compile_args=FLAGS, **openssl)
-    yield Extension("*", ["mproxy/**/*.pyx"], extra_compile_args=FLAGS)
+        yield Extension(name, [path], extra_compile_args=FLAGS, extra_link_args=LINK_FLAGS, **openssl)
+    yield Extension("*", ["mproxy/**/*.pyx"], extra_compile_args=FLAGS, extra_link_args=LINK_FLAGS)
 
 
 setup(

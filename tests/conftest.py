@@ -3,6 +3,7 @@
     pytest --seed N     what a failed run printed in its header, to have the same run again
 """
 
+import os
 import random
 import signal
 
@@ -13,7 +14,8 @@ SEEDS = 2**32
 
 # A deadline per example fails on a busy machine and says nothing about the code.
 hypothesis.settings.register_profile("mproxy", deadline=None, print_blob=True)
-hypothesis.settings.load_profile("mproxy")
+hypothesis.settings.register_profile("sanitizer", parent=hypothesis.settings.get_profile("mproxy"), max_examples=15)
+hypothesis.settings.load_profile("sanitizer" if "ASAN_OPTIONS" in os.environ else "mproxy")
 
 
 def pytest_addoption(parser):

@@ -137,8 +137,8 @@ def open_locked(path):
 class AuthorizedKeys:
     """The keys that may connect, from a file that is read again when it changes.
 
-    Without a file at the start `exists` is False and everybody may connect. A file that vanishes later, or that others
-    could have written, authorises nobody: it fails closed.
+    While there was no file `exists` is False and everybody may connect. One that appears counts from then on; one that
+    vanishes later, or that others could have written, authorises nobody: it fails closed.
     """
 
     def __init__(self, path, warn=lambda text: None):
@@ -166,7 +166,8 @@ class AuthorizedKeys:
     def changed(self):
         """Read the file again if it is another than before; True when it was. Costs one stat(2) when it was not."""
         stamp = file_stamp(self.path)
-        if not self.exists or stamp == self._stamp:
+        self.exists = self.exists or stamp is not None
+        if stamp == self._stamp:
             return False
         self._stamp = stamp
         try:

@@ -12,6 +12,7 @@ from mproxy.net._socket import keep_spare
 from mproxy.net.bind import BACKLOG, NO_SUCH_ADDRESS, explain_bind
 from mproxy.programs.log import Log
 from mproxy.programs.options import complain
+from mproxy.programs.rights import User, protect_memory, warn_of_lost_files
 
 
 def run_program(name, parse, program_class, argv):
@@ -19,13 +20,18 @@ def run_program(name, parse, program_class, argv):
     log = None
     try:
         config = parse(argv)
+        protect_memory()
         log = Log(config.log_level, config.log_format)
+        user = User(config.user) if getattr(config, "user", None) else None
         raise_descriptor_limit()
         loop = Loop()
         loop.on_error = lambda error: log.error("internal-error", why=f"{type(error).__name__}: {error}")
         program = program_class(config, log, loop)
         install_signals(loop, program)
         program.start()
+        if user is not None:
+            user.become()
+            warn_of_lost_files(config, log)
         loop.run()
         return program.exit_status
     except UsageError as error:

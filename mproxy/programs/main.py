@@ -13,6 +13,8 @@ PROGRAMS = {
     "cproxy": ("mproxy.programs.cproxy", "main", "the proxy beside the application"),
     "sproxy": ("mproxy.programs.sproxy", "main", "the proxy beside the daemon"),
     "relay": ("mproxy.programs.relay", "main", "relay TCP and UDP for many connections at once"),
+    "keygen": ("mproxy.programs.keygen", "main", "make this client's key"),
+    "authorize": ("mproxy.programs.authorize", "main", "exchange keys with a server over ssh"),
     "demo": ("mproxy.programs.demo", "main", "watch a connection survive a change of address"),
     "impair": ("mproxy.programs.impair", "main", "a bad network in a box, for any UDP protocol"),
     "message-server": ("mproxy.programs.message", "server_main", "print the messages that clients send"),

@@ -236,6 +236,9 @@ def test_file_decides(tmp_path):
 def test_without_a_file_there_is_no_list(tmp_path):
     keys = AuthorizedKeys(tmp_path / "authorized_keys")
     assert not keys.exists and not keys.changed()
+    write(keys.path, public_line(ONE))
+    assert keys.changed() and keys.exists, "a file that appears counts at once"
+    refusal(keys.find, OTHER, "10.0.0.1", NOW)
 
 
 def test_change_is_seen_and_no_change_costs_no_reading(tmp_path, monkeypatch):

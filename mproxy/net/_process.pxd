@@ -1,0 +1,1 @@
+"""What a process says to the system about itself."""

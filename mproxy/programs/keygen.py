@@ -1,0 +1,73 @@
+"""`mproxy keygen`: makes a key and prints the line that authorises it."""
+
+import os
+import socket
+
+from mproxy.config import default_state_dir
+from mproxy.errors import MproxyError, UsageError
+from mproxy.policy.keys import fingerprint, public_line, read_identity, take_identity, wipe
+from mproxy.programs.options import OneLineParser, complain
+
+PROGRAM = "mproxy keygen"
+
+
+def main(argv):
+    """Run; the exit status."""
+    try:
+        return _generate(_parse(argv))
+    except UsageError as error:
+        complain(PROGRAM, error)
+        return 2
+    except MproxyError as error:
+        complain(PROGRAM, error)
+        return 1
+
+
+def _parse(argv):
+    parser = OneLineParser(
+        PROGRAM, f"{PROGRAM} [options]",
+        "Make this client's key, and print the line that authorises it: append it to\n"
+        "authorized_keys of sproxy. A key that exists is kept; its line is printed.",
+        "The line can have options in front, joined by commas:\n"
+        "  target=\"HOST:PORT,...\"  only these daemons\n"
+        "  from=\"CIDR,...\"         only from these addresses\n"
+        "  expiry=\"2027-01-31\"     not from that day on\n"
+        "  max-streams=N           connections at once")
+    parser.add_argument("-f", "--file", metavar="FILE", help=(
+        "the key (default client-key.pem in $XDG_STATE_HOME/mproxy or ~/.local/state/mproxy; root: /var/lib/mproxy)"))
+    parser.add_argument("--comment", metavar="TEXT", help="words behind the key (default USER@HOST)")
+    parser.add_argument("--host", action="store_true", help="sproxy's key instead of a client's (host-key.pem)")
+    parser.add_argument("-h", "--help", action="help", help="print this text and exit")
+    return parser.parse_args(argv)
+
+
+def _generate(options):
+    path = options.file or key_file("host-key.pem" if options.host else "client-key.pem")
+    existing = read_identity(path)
+    identity, new = (existing, False) if existing else take_identity(path)
+    wipe(identity.pem)
+    os.write(1, (public_line(identity.spki, own_name() if options.comment is None else options.comment)
+                 + "\n").encode())
+    if new:
+        complain(PROGRAM, f"made {path}, {fingerprint(identity.spki)}")
+        return 0
+    complain(PROGRAM, f"{path} exists and is kept, {fingerprint(identity.spki)}; the line is its own")
+    return 0 if options.host else 1
+
+
+def key_file(name):
+    """The default place of a key; UsageError when the environment tells none."""
+    directory = default_state_dir()
+    if directory is None:
+        raise UsageError("there is no home directory to keep the key in: say where with -f FILE")
+    return os.path.join(directory, name)
+
+
+def own_name():
+    """USER@HOST, as ssh-keygen comments a key."""
+    import pwd  # needed here alone
+    try:
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"

@@ -1,0 +1,62 @@
+"""What the process may do, and what others may do to it: core dumps, debuggers, root's rights."""
+
+import os
+import resource
+
+from mproxy.errors import UsageError
+from mproxy.net._process import forbid_dumps
+
+
+def protect_memory():
+    """Secrets stay in this process: neither core files nor debuggers of the same user get at them."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    forbid_dumps()
+
+
+class User:
+    """Whose rights the process is to have; looked up before anything else is done, so that a mistyped name is told."""
+
+    def __init__(self, name):
+        import pwd  # needed by --user alone
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            raise UsageError(f"--user {name} is unknown: there is no such user on this system") from None
+        if os.geteuid() not in (0, entry.pw_uid):
+            raise UsageError(f"--user {name} needs a start as root: only root can become another user")
+        self.name = name
+        self.uid, self.gid = entry.pw_uid, entry.pw_gid
+
+    def become(self):
+        """Give up every right of root for good, groups and capabilities included."""
+        if os.geteuid() != 0:
+            return
+        os.initgroups(self.name, self.gid)
+        os.setresgid(self.gid, self.gid, self.gid)
+        os.setresuid(self.uid, self.uid, self.uid)
+        if self.uid != 0 and _can_return():
+            raise OSError(f"the rights of root could not be given up for those of {self.name}")
+        forbid_dumps()  # a change of user sets it anew
+
+
+def warn_of_lost_files(config, log):
+    """Say so when a file that must be read again later is out of reach of the user that the process now is."""
+    path = config.authorized_keys_file
+    try:
+        if path is None or os.access(path, os.R_OK, effective_ids=True):
+            return
+        os.stat(path)
+    except FileNotFoundError:
+        return
+    except PermissionError:
+        pass
+    log.warning("file-out-of-reach", file=path, user=config.user, why=(
+        "after its next change nobody could connect; let the user read it (chgrp, chmod g+r; the directory g+x)"))
+
+
+def _can_return():
+    try:
+        os.setresuid(0, 0, 0)
+    except PermissionError:
+        return False
+    return True

@@ -1,0 +1,124 @@
+"""`mproxy keygen` and `mproxy authorize`: making keys, and exchanging them over a real ssh."""
+
+import re
+import shutil
+
+import pytest
+from lab import real_root, until
+from proxies import PYTHON
+from test_ssh import SSHD, SSHD_CONFIG, SSHD_PORT, listening, make_key, options
+
+KEYGEN = [PYTHON, "-m", "mproxy.programs.main", "keygen"]
+AUTHORIZE = [PYTHON, "-m", "mproxy.programs.main", "authorize"]
+FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
+
+needs_ssh = [
+    pytest.mark.skipif(not (shutil.which("ssh") and shutil.which(SSHD)), reason="no openssh-client and -server"),
+    pytest.mark.skipif(not real_root(), reason="sshd gives up privileges only as the real root"),
+]
+
+
+def lines(path):
+    return path.read_text().splitlines()
+
+
+def finish(program, status=0):
+    assert program.wait(30) == status, str(program)
+    return program.log.text
+
+
+def test_keygen_makes_a_key_once(lab):
+    """Goal: the line for authorized_keys on standard output and nothing else; the second run keeps the key."""
+    first = lab.client.start(*KEYGEN, "--comment", "ann@desk")
+    made = finish(first)
+    path = lab.client.home / "state" / "mproxy" / "client-key.pem"
+    assert str(path) in made and FINGERPRINT.search(made)
+    assert re.fullmatch(r"mproxy-ed25519 [A-Za-z0-9+/]{59}= ann@desk\n", first.out.text)
+    assert oct(path.stat().st_mode)[-3:] == "600" and oct(path.parent.stat().st_mode)[-3:] == "700"
+    before = path.read_bytes()
+    second = lab.client.start(*KEYGEN, "--comment", "ann@desk")
+    assert "is kept" in finish(second, status=1)
+    assert path.read_bytes() == before and second.out.text == first.out.text
+
+
+def test_keygen_says_where_it_cannot_write(lab):
+    """Goal: one line, no traceback."""
+    (lab.client.home / "file").write_text("")
+    program = lab.client.start(*KEYGEN, "-f", lab.client.home / "file" / "key")
+    assert len(finish(program, status=1).splitlines()) == 1 and program.out.text == ""
+
+
+@pytest.fixture
+def server(lab):
+    """sshd on the server; what runs there finds its state below the host's home, as sproxy in the lab does."""
+    home = lab.server.home
+    make_key(home / "host_key")
+    make_key(lab.client.home / "key")
+    shutil.copy(lab.client.home / "key.pub", home / "authorized_keys")
+    config = SSHD_CONFIG.replace("127.0.0.1", "0.0.0.0") + f"SetEnv XDG_STATE_HOME={home}/state\n"
+    (home / "sshd_config").write_text(config.format(port=SSHD_PORT, home=home))
+    daemon = lab.server.start(SSHD, "-D", "-e", "-f", home / "sshd_config")
+    with lab.server.inside():
+        until(lambda: daemon.running and listening(SSHD_PORT), 10, "sshd listening")
+    return home / "state" / "mproxy"
+
+
+def authorize(lab, *more):
+    """One run of it, to the lab's server, which cproxy would call by its address."""
+    ssh = " ".join(map(str, ["ssh", *options(lab, "-p", SSHD_PORT)]))
+    return lab.client.start(*AUTHORIZE, "--ssh", ssh, *more, f"root@{lab.server_address}")
+
+
+class TestAuthorize:
+    pytestmark = needs_ssh
+
+    def test_both_sides_know_each_other(self, lab, server):
+        """Goal: to a server where sproxy has never run: it has a host key afterwards, our line once, however
+        often it is repeated, and we have its key."""
+        said = finish(authorize(lab, "--options", 'max-streams=50,target="localhost:22"', "--comment", "ann@desk"))
+        mine = lab.client.start(*KEYGEN, "--comment", "ann@desk")
+        finish(mine, status=1)
+        assert lines(server / "authorized_keys") == ['max-streams=50,target="localhost:22" ' + mine.out.text.strip()]
+        assert oct((server / "authorized_keys").stat().st_mode)[-3:] == "600"
+        assert oct((server / "host-key.pem").stat().st_mode)[-3:] == "600"
+        theirs = lab.server.start(*KEYGEN, "--host", "--comment", "")
+        finish(theirs)
+        known_hosts = lab.client.home / "state" / "mproxy" / "known_hosts"
+        assert lines(known_hosts) == [f"{lab.server_address}:6200 {theirs.out.text.strip()}"]
+        assert FINGERPRINT.search(theirs.log.text)[0] in said
+        again = finish(authorize(lab))
+        assert again.count("already in") == 2
+        assert len(lines(server / "authorized_keys")) == len(lines(known_hosts)) == 1
+
+    def test_existing_lines_stay(self, lab, server):
+        """Goal: other keys, a last line without its end, a host key that is there already, another port."""
+        server.mkdir(parents=True)
+        (server / "authorized_keys").write_text("# team\nmproxy-ed25519 other")
+        finish(lab.server.start(*KEYGEN, "--host"))
+        before = (server / "host-key.pem").read_bytes()
+        finish(authorize(lab, "--port", "7000", "--name", "Bastion"))
+        assert lines(server / "authorized_keys")[:2] == ["# team", "mproxy-ed25519 other"]
+        assert len(lines(server / "authorized_keys")) == 3
+        assert (server / "host-key.pem").read_bytes() == before
+        assert lines(lab.client.home / "state" / "mproxy" / "known_hosts")[0].startswith("bastion:7000 mproxy-ed25519 ")
+
+    def test_changed_host_key_is_told_and_not_taken(self, lab, server):
+        """Goal: known_hosts has another key: refused with the line to remove, nothing overwritten."""
+        finish(authorize(lab))
+        known_hosts = lab.client.home / "state" / "mproxy" / "known_hosts"
+        before = known_hosts.read_text()
+        (server / "host-key.pem").unlink()
+        said = finish(authorize(lab), status=1)
+        assert "has changed" in said and f"{known_hosts}:1" in said
+        assert known_hosts.read_text() == before
+
+    @pytest.mark.parametrize(("more", "status", "words"), [
+        (["--options", "target=localhost"], 2, "no HOST:PORT"),
+        (["--ssh", "no-such-ssh"], 1, "no-such-ssh"),
+        (["--ssh", "false"], 1, "failed with status 1"),
+    ])
+    def test_what_fails_says_why(self, lab, server, more, status, words):
+        """Goal: one line, and no line for a key that nobody wanted."""
+        said = finish(authorize(lab, *more), status=status)
+        assert words in said and "Traceback" not in said
+        assert not (server / "authorized_keys").exists()
