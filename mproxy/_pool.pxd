@@ -5,10 +5,13 @@ as before it. malloc(3) cannot promise that: small rings and long-lived records 
 CHUNK_BLOCK_BYTES are cut from large chunks of their own, and the pages of a returned block go back to the system
 (MADV_DONTNEED) when more than POOL_KEEPS_BYTES are unused, and what `pool_trim` finds unused since its last call goes,
 too; the address range stays for the next ring.
+
+One account for the process: what rings hold and what records are charged for, against a limit. `pool_free_bytes` says
+how much is left; who asks before it grows, and takes no more than is left, leaves as much again for all others.
 """
 
 from libc.stddef cimport size_t
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 
 cdef enum:
@@ -20,3 +23,6 @@ cdef void pool_return(uint8_t *block, uint32_t size) noexcept nogil
 cdef void pool_trim() noexcept nogil
 cdef size_t pool_lent_bytes() noexcept nogil
 cdef size_t pool_kept_bytes() noexcept nogil
+cdef void pool_set_limit(size_t limit) noexcept nogil
+cdef void pool_charge(int64_t size) noexcept nogil
+cdef size_t pool_free_bytes() noexcept nogil

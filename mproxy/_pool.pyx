@@ -35,6 +35,8 @@ cdef SizeClass classes[SIZE_CLASSES]
 cdef size_t kept_bytes = 0
 cdef size_t least_kept_bytes = 0  # since the last trim: so much was not needed
 cdef size_t lent_bytes = 0
+cdef int64_t charged_bytes = 0    # of records that are not rings
+cdef size_t limit_bytes = <size_t>-1
 
 
 cdef inline bint push(Stack *stack, void *block) noexcept nogil:
@@ -142,3 +144,38 @@ cdef size_t pool_lent_bytes() noexcept nogil:
 cdef size_t pool_kept_bytes() noexcept nogil:
     """Bytes of unused memory kept for the next ring."""
     return kept_bytes
+
+
+cdef void pool_set_limit(size_t limit) noexcept nogil:
+    """What rings and records may hold together from now on."""
+    global limit_bytes
+    limit_bytes = limit
+
+
+cdef void pool_charge(int64_t size) noexcept nogil:
+    """Enter a record of `size` bytes; a negative size when it is gone."""
+    global charged_bytes
+    charged_bytes += size
+
+
+cdef size_t pool_free_bytes() noexcept nogil:
+    """What is left of the limit; 0 when it is exceeded."""
+    cdef size_t used = lent_bytes + <size_t>charged_bytes
+    return limit_bytes - used if used < limit_bytes else 0
+
+
+# ---- for Python
+
+def limit_memory(size_t limit):
+    """Set what rings and records may hold together, in bytes."""
+    pool_set_limit(limit)
+
+
+def charge_memory(int64_t size):
+    """Enter a record of `size` bytes that Python code keeps; a negative size when it is gone."""
+    pool_charge(size)
+
+
+def memory_left():
+    """Bytes left of the limit."""
+    return pool_free_bytes()

@@ -26,6 +26,7 @@ cdef struct Ring:
     uint32_t capacity    # bytes of storage: a power of two, or 0
     uint64_t head        # offset of the oldest byte kept
     uint64_t tail        # offset behind the newest byte kept
+    size_t *account      # bytes of storage of all rings of one owner; NULL: not counted
 
 
 cdef inline uint32_t ring_used(const Ring *ring) noexcept nogil:
@@ -34,7 +35,7 @@ cdef inline uint32_t ring_used(const Ring *ring) noexcept nogil:
 cdef inline uint32_t ring_free(const Ring *ring) noexcept nogil:
     return ring.capacity - <uint32_t>(ring.tail - ring.head)
 
-cdef void ring_init(Ring *ring, uint64_t offset) noexcept nogil
+cdef void ring_init(Ring *ring, uint64_t offset, size_t *account) noexcept nogil
 cdef int ring_reserve(Ring *ring, uint32_t capacity) noexcept nogil
 cdef int ring_space(const Ring *ring, uint32_t most, iovec *out) noexcept nogil
 cdef int ring_view(const Ring *ring, uint64_t offset, uint32_t length, iovec *out) noexcept nogil

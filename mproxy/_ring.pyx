@@ -5,8 +5,9 @@ from libc.string cimport memcpy
 from mproxy._pool cimport pool_kept_bytes, pool_lent_bytes, pool_return, pool_take
 
 
-cdef void ring_init(Ring *ring, uint64_t offset) noexcept nogil:
-    """Make an empty ring whose next byte has `offset`."""
+cdef void ring_init(Ring *ring, uint64_t offset, size_t *account) noexcept nogil:
+    """Make an empty ring whose next byte has `offset`; its storage is counted in `account`, if not NULL."""
+    ring.account = account
     ring.base = NULL
     ring.capacity = 0
     ring.head = ring.tail = offset
@@ -43,6 +44,9 @@ cdef int move(Ring *ring, uint32_t capacity) noexcept nogil:
         at += old[i].iov_len
     if ring.base != NULL:
         pool_return(ring.base, ring.capacity)
+    if ring.account != NULL:
+        ring.account[0] += size
+        ring.account[0] -= ring.capacity
     ring.base = base
     ring.capacity = size
     return 0
@@ -104,6 +108,8 @@ cdef void ring_release(Ring *ring, uint64_t offset) noexcept nogil:
     used = ring_used(ring)
     if used == 0 and ring.base != NULL:
         pool_return(ring.base, ring.capacity)
+        if ring.account != NULL:
+            ring.account[0] -= ring.capacity
         ring.base = NULL
         ring.capacity = 0
     elif ring.capacity > SMALL_RING_BYTES and used <= ring.capacity // SPARSE:
@@ -126,7 +132,7 @@ cdef class ByteRing:
     """A ring as Python sees it; for tests. Offsets and lengths outside the ring raise ValueError."""
 
     def __cinit__(self, uint64_t offset=0):
-        ring_init(&self.ring, offset)
+        ring_init(&self.ring, offset, NULL)
 
     def __dealloc__(self):
         ring_drop(&self.ring)

@@ -83,6 +83,7 @@ cdef class Session(StreamSet):
     cdef readonly bint dead                # `misses` intervals of silence
     # counters
     cdef readonly uint64_t in_bytes        # application bytes received
+    cdef uint64_t sent_bytes               # bytes that carriers took
     cdef readonly uint64_t resend_bytes    # bytes sent before that the last resume found missing
 
     # carrier

@@ -35,6 +35,7 @@ from mproxy.errors import LocalError
 
 cdef enum:
     ACK_BYTES = 262144             # most bytes delivered without an ack
+    FINISHED_FEW = 256             # finished streams that a session may leave behind when memory is short
     FINISHED_MANY = 1024           # finished streams that call for a heartbeat before its time
     FINISHED_MOST = 16384          # finished streams beyond which the peer is not an honest one
     CONTROL_BYTES = 65536          # of the session's own frames waiting: no heartbeat is added to more
@@ -208,6 +209,7 @@ cdef class Session(StreamSet):
 
     cdef void transmitted(self, size_t length) noexcept:
         """The carrier took `length` bytes of what was described last."""
+        self.sent_bytes += length
         self.transmitter.sent(length)
 
     cpdef bint wants_transmit(self) noexcept:
@@ -410,13 +412,14 @@ cdef class Session(StreamSet):
             return self.fail(CloseCode.STATE_ERROR, "OPEN from the side that does not open streams")
         if table_find(&self.table, frame.stream) != NULL:
             return self.fail(CloseCode.STREAM_ERROR, "OPEN of a stream that is open")
-        if self.open_count + self.finished_count > 4 * <uint64_t>self.max_streams + FINISHED_MOST:
-            return self.fail(CloseCode.LIMIT_ERROR, "far more streams than the limit")
+        if self.open_count + self.finished_count > 4 * <uint64_t>self.max_streams + FINISHED_MOST or (
+                self.finished_count > FINISHED_FEW and not self.may_hold(0)):
+            return self.fail(CloseCode.LIMIT_ERROR, "far more streams than the limit, or than there is memory for")
         stream = self.add_stream(frame.stream)
         if stream == NULL:
             return self.fail(CloseCode.INTERNAL, "out of memory")
         stream.confirmed = True
-        if self.open_count > self.max_streams:
+        if self.open_count > self.max_streams or not self.may_hold(0):
             self.abort(stream, ResetCode.STREAM_LIMIT, True)
             return False
         event.kind = EventKind.OPENED

@@ -4,6 +4,7 @@ Offsets of a direction count its bytes from 0; its end (FIN) takes one offset be
 C without a pointer into a Python object. Contract of each function: _stream.pyx.
 """
 
+from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from mproxy._ring cimport Ring
@@ -70,7 +71,7 @@ cdef struct StreamTable:
     uint32_t count        # streams in it; at most half of `size`
 
 
-cdef Stream *stream_new(uint32_t id) noexcept nogil
+cdef Stream *stream_new(uint32_t id, size_t *account) noexcept nogil
 cdef void stream_free(Stream *stream) noexcept nogil
 
 cdef uint64_t stream_unsent(const Stream *stream) noexcept nogil

@@ -14,13 +14,13 @@ from libc.stdlib cimport calloc, free
 from mproxy._ring cimport ring_drop, ring_init, ring_release
 
 
-cdef Stream *stream_new(uint32_t id) noexcept nogil:
-    """Return a stream in its first state, or NULL when there is no memory."""
+cdef Stream *stream_new(uint32_t id, size_t *account) noexcept nogil:
+    """Return a stream in its first state, its rings counted in `account`, or NULL when there is no memory."""
     cdef Stream *stream = <Stream *>calloc(1, sizeof(Stream))
     if stream != NULL:
         stream.id = id
-        ring_init(&stream.out, 0)
-        ring_init(&stream.inp, 0)
+        ring_init(&stream.out, 0, account)
+        ring_init(&stream.inp, 0, account)
     return stream
 
 

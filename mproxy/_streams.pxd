@@ -1,5 +1,6 @@
 """The streams of a session, and what their applications do to them. Base of `Session`; call order: _session.pxd."""
 
+from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from mproxy._stream cimport Stream, StreamList, StreamTable
@@ -30,10 +31,15 @@ cdef class StreamSet:
     cdef readonly uint64_t in_held         # bytes in the streams' `inp` rings
     cdef readonly uint64_t out_bytes       # application bytes taken for the peer
     cdef readonly uint64_t opened          # streams ever
+    cdef readonly size_t storage_bytes     # memory of all its rings and records
+    cdef readonly bint starved             # a stream that holds nothing was refused room for want of memory
 
     cdef uint32_t room(self, Stream *stream, uint32_t want) noexcept
     cdef uint32_t useful_bytes(self) noexcept
     cdef uint32_t no_room(self, Stream *stream) noexcept
+    cdef bint may_hold(self, size_t more) noexcept
+    cpdef bint relieve(self) noexcept
+    cdef size_t receive_room(self) noexcept
     cdef void wrote(self, Stream *stream, uint32_t length) noexcept
     cdef void end(self, Stream *stream) noexcept
     cdef Stream *poll_space(self) noexcept

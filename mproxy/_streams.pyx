@@ -8,6 +8,7 @@ peer does to streams is in _session.
 cimport cython
 
 from mproxy._frames cimport Frame, encode_header
+from mproxy._pool cimport pool_charge, pool_free_bytes
 from mproxy._ring cimport (
     MIN_RING_BYTES, ring_drop, ring_free, ring_release, ring_reserve, ring_used,
 )
@@ -21,6 +22,8 @@ cdef enum:
     NEAR_US = 10000                # a round trip below this limits the rings
     NEAR_RING_BYTES = 524288       # ring of a bulk stream on loopback
     FAST_PATH_BYTES_US = 1250      # 10 Gbit/s
+    LEAST_READ_BYTES = 4096        # a read of the carrier that is worth its system call
+    STREAM_BYTES = 640             # of a stream without its rings: its record, its slot, its application's record
 
 
 @cython.no_gc_clear  # __dealloc__ needs the transmitter
@@ -30,6 +33,7 @@ cdef class StreamSet:
 
     def __cinit__(self, *_arguments, **_options):
         self.transmitter = Transmitter()
+        self.transmitter.control.account = &self.storage_bytes
         self.rtt_us = -1
 
     def __dealloc__(self):
@@ -39,6 +43,7 @@ cdef class StreamSet:
         while self.finished_list.first != NULL:
             self.forget(self.finished_list.first)
         table_clear(&self.table)
+        self.transmitter.control.account = NULL
 
     # ---- application -> peer
 
@@ -63,9 +68,42 @@ cdef class StreamSet:
                 capacity = MIN_RING_BYTES
             elif not self.stalled:
                 capacity = min(limit, min(capacity * 4, self.useful_bytes()))
+            if capacity > stream.out.capacity and not self.may_hold(capacity):
+                self.starved |= used == 0
+                return self.no_room(stream)
             if ring_reserve(&stream.out, capacity) < 0 or ring_free(&stream.out) == 0:
                 return self.no_room(stream)
         return min(want, min(limit - used, ring_free(&stream.out)))
+
+    cdef bint may_hold(self, size_t more) noexcept:
+        """Whether the session may take so much more memory: in all no more than what the process has left.
+
+        So sessions that take all they get share the limit evenly, and as much as each has is free for another.
+        """
+        return self.storage_bytes + more <= pool_free_bytes()
+
+    cpdef bint relieve(self) noexcept:
+        """If there is memory again let starved streams try anew, by `poll_space`; true when they may."""
+        cdef Stream *stream = self.open_list.first
+        if not self.starved or not self.may_hold(MIN_RING_BYTES):
+            return False
+        self.starved = False
+        while stream != NULL:
+            if stream.blocked and ring_used(&stream.out) == 0:
+                stream.blocked = False
+                self.space(stream)
+            stream = stream.all_next
+        return True
+
+    cdef size_t receive_room(self) noexcept:
+        """Most bytes to read from the carrier now; 0: none, memory is short and applications hold up what came before.
+
+        A ring may double, so half of what the session may take is read. Without kept bytes a little always is: acks
+        and heartbeats.
+        """
+        cdef size_t left = pool_free_bytes()
+        left = (left - self.storage_bytes) // 2 if self.storage_bytes < left else 0
+        return left if left > LEAST_READ_BYTES or self.in_held > 0 else LEAST_READ_BYTES
 
     cdef uint32_t useful_bytes(self) noexcept:
         """The largest ring that the round trip can call for: what FAST_PATH brings meanwhile, and an ack's delay.
@@ -197,12 +235,14 @@ cdef class StreamSet:
     # ---- the life of a stream
 
     cdef Stream *add_stream(self, uint32_t id) noexcept:
-        cdef Stream *stream = stream_new(id)
+        cdef Stream *stream = stream_new(id, &self.storage_bytes)
         if stream == NULL:
             return NULL
         if table_add(&self.table, stream) < 0:
             stream_free(stream)
             return NULL
+        self.storage_bytes += STREAM_BYTES
+        pool_charge(STREAM_BYTES)
         all_push(&self.open_list, stream)
         self.open_count += 1
         self.opened += 1
@@ -257,6 +297,8 @@ cdef class StreamSet:
         else:
             self.leave_open_list(stream)
         stream_free(stream)
+        self.storage_bytes -= STREAM_BYTES
+        pool_charge(-STREAM_BYTES)
 
 
 cdef uint8_t *list_streams(const Stream *stream, uint8_t *at) noexcept:

@@ -25,7 +25,7 @@ cdef class Transmitter:
     """
 
     def __cinit__(self):
-        ring_init(&self.control, 0)
+        ring_init(&self.control, 0, NULL)
 
     def __dealloc__(self):
         ring_drop(&self.control)

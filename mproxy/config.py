@@ -299,7 +299,7 @@ class SproxyConfig(ProgramConfig):
 
     # Bytes that the buffers of all sessions may hold together. 1 GiB is eight sessions at their worst, or thousands
     # that do not stall; beyond it every stream is left with what it must have (4 KiB) until others let go.
-    memory_limit_bytes = Setting(GIB, 16 * MIB, 1024 * GIB)
+    memory_limit_bytes = Setting(GIB, 64 * MIB, 1024 * GIB)
 
     @property
     def host_key_file(self):

@@ -42,10 +42,15 @@ cdef class Endpoint:
     cdef bint carrier_hung_up            # the next read will tell how it ended
     cdef Pace pace                       # how much the carrier gets at a time
     cdef bint holding                    # bulk waits a moment, see `write_carrier`
+    cdef bint short_of_memory            # the carrier is not read, or applications are not: `on_memory` looks again
+    cdef size_t read_bytes               # most to read from the carrier at once while this endpoint is slow
+    cdef int64_t slow_until              # it counts as slow until then
     cdef bint suspected                  # the observer was told
     cdef bint was_busy                   # there was an application when the observer was last told of idleness
 
     cdef void pump(self) noexcept
+    cdef void judge(self, int64_t spent_us, uint64_t moved_bytes) noexcept
+    cdef void wait_for_memory(self) noexcept
     cdef void read_carrier(self) noexcept
     cdef void process(self, const uint8_t *data, size_t length) noexcept
     cdef void read_apps(self) noexcept

@@ -16,7 +16,7 @@ from mproxy.net._app cimport (
     app_close, app_deliver, app_mark_ready, app_new, app_next_ready, app_read, app_watch,
 )
 from mproxy.net._loop cimport (
-    BUFFER_BYTES, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP,
+    BUFFER_BYTES, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, read_clock,
 )
 from mproxy.net._pace cimport pace_bulk_room, pace_idle, pace_init, pace_note, pace_note_overtakes
 from mproxy.net._socket cimport (
@@ -27,6 +27,11 @@ from mproxy.net._socket cimport (
 cdef enum:
     APP_TURN_BYTES = 262144     # read from one application before the next one's turn
     TURN_BYTES = 1048576        # read from applications before the carrier's turn
+    LONG_PUMP_US = 200          # a pump that takes no longer holds nobody up
+    SLOW_BYTES_US = 50          # who moves fewer bytes in a microsecond is slow; bulk moves a thousand
+    SLOW_US = 1000000           # and stays slow for so long
+    LEAST_SLOW_READ_BYTES = 128  # of a slow carrier at once: four OPENs
+    MEMORY_LOOK_US = 100000     # from one look for memory to the next
     HOLD_US = 1000              # bulk that waits for room on the path looks again after this
 
 
@@ -55,6 +60,7 @@ cdef class Endpoint:
     def __init__(self, Loop loop, Session session, observer):
         self.loop = loop
         self.observer = observer
+        self.read_bytes = BUFFER_BYTES
         self.carrier.fd = -1
         self.carrier.ready = carrier_ready
         self.carrier.owner = <void *>self
@@ -184,27 +190,61 @@ cdef class Endpoint:
 
     cdef void pump(self) noexcept:
         """Do what the turn's events made possible: carrier in, applications in, carrier out."""
+        cdef int64_t began = read_clock()
+        cdef uint64_t before = self.session.out_bytes + self.session.in_bytes + self.session.sent_bytes
         if self.carrier.fd >= 0 and self.carrier_readable:
             self.read_carrier()
         self.read_apps()
         if self.carrier.fd >= 0:
             self.write_carrier()
         if self.apps.ready_first != NULL or (self.carrier.fd >= 0 and (
-                self.carrier_readable or (
+                (self.carrier_readable and not self.short_of_memory) or (
                     self.carrier_writable and not self.holding and self.session.wants_transmit()))):
             self.loop.schedule(&self.work)
         if self.was_busy and self.apps.count == 0:
             self.was_busy = False
             self.tell("on_idle", (self,))
 
+        self.judge(
+            read_clock() - began, self.session.out_bytes + self.session.in_bytes + self.session.sent_bytes - before)
+
+    cdef void judge(self, int64_t spent_us, uint64_t moved_bytes) noexcept:
+        """Who takes much time for few bytes waits behind those who do not, and is read in smaller portions."""
+        cdef int64_t now = self.loop.now_us
+        if spent_us > LONG_PUMP_US and moved_bytes < <uint64_t>spent_us * SLOW_BYTES_US:
+            self.work.slow = True
+            self.slow_until = now + SLOW_US
+            self.read_bytes = max(self.read_bytes // 2, <size_t>LEAST_SLOW_READ_BYTES)
+        elif self.work.slow and now > self.slow_until:
+            self.work.slow = False
+            self.read_bytes = BUFFER_BYTES
+        elif spent_us < LONG_PUMP_US // 4 and self.read_bytes < BUFFER_BYTES:
+            self.read_bytes *= 2
+
+    cdef void wait_for_memory(self) noexcept:
+        """Look again in a moment."""
+        if not self.short_of_memory:
+            self.short_of_memory = True
+            self.loop.call_later(MEMORY_LOOK_US, self.on_memory)
+
+    def on_memory(self):
+        """There may be memory again; called by the loop."""
+        self.short_of_memory = False
+        self.session.relieve()
+        if self in _endpoints:
+            self.loop.schedule(&self.work)
+
     cdef void read_carrier(self) noexcept:
         cdef iovec part
         cdef ssize_t n
         part.iov_base = self.loop.buffer
-        part.iov_len = BUFFER_BYTES
+        part.iov_len = min(self.read_bytes, self.session.receive_room())
+        if part.iov_len == 0:
+            self.wait_for_memory()
+            return
         n = receive_parts(self.carrier.fd, True, &part, 1)
         if n > 0:
-            self.carrier_readable = n == BUFFER_BYTES or self.carrier_hung_up
+            self.carrier_readable = <size_t>n == part.iov_len or self.carrier_hung_up
             self.process(self.loop.buffer, n)
         elif n == 0:
             self.carrier_failed("closed by the peer")
@@ -261,6 +301,8 @@ cdef class Endpoint:
             if app == NULL:
                 break
             done += app_read(app, APP_TURN_BYTES)
+        if self.session.starved:
+            self.wait_for_memory()
 
     cdef void write_carrier(self) noexcept:
         """Send frames until there are none or the carrier takes no more."""
@@ -332,6 +374,8 @@ cdef class Endpoint:
         """Heartbeats and judgement of the carrier; called by the loop."""
         if self.carrier.fd < 0:
             return
+        if self.carrier_readable and self.short_of_memory:
+            self.session.received_at = self.loop.now_us  # it is we who do not read
         self.session.handle_timeout(self.loop.now_us)
         self.loop.schedule(&self.work)
         if self.session.dead:

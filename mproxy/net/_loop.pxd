@@ -1,7 +1,7 @@
 """The event loop: epoll, work to be done before the loop sleeps again, timers, calls from other threads.
 
-One turn: wait -> mark what is ready -> run the queued work -> run the timers that are due. Sources are edge-triggered
-for C users (`Source`) and level-triggered for Python users (`Watch`).
+One turn: wait -> mark what is ready -> run the queued work, the slow one last -> run the timers that are due. Sources
+are edge-triggered for C users (`Source`) and level-triggered for Python users (`Watch`).
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
@@ -27,7 +27,9 @@ cdef struct Work:
     void (*run)(Work *work) noexcept  # may queue itself again: it then runs in the next turn
     void *owner                       # for `run`
     Work *next                        # queue
-    bint queued                       # in the queue
+    bint queued                       # in a queue
+    bint slow                         # runs after the others, and for a part of their time only
+    bint in_slow                      # it is in the queue of such work
 
 
 cdef enum:
@@ -47,6 +49,11 @@ cdef class Loop:
     cdef Work *work_first       # queue of work
     cdef Work *work_last        # its end
     cdef int work_count         # its length
+    cdef Work *slow_first       # queue of slow work
+    cdef Work *slow_last        # its end
+    cdef int slow_count         # its length
+    cdef object slow_calls      # collections.deque of Python calls that are slow work
+    cdef int64_t quick_at       # when work that is not slow ran last
     cdef list timers            # heap of Timer
     cdef uint32_t timer_number  # numbers given
     cdef object soon            # collections.deque of calls from any thread
@@ -71,12 +78,16 @@ cdef class Loop:
     cdef void unschedule(self, Work *work) noexcept
     cdef void free_later(self, void *memory) noexcept
     cdef void run_work(self) noexcept
+    cdef void run_slow(self, bint busy) noexcept
     cdef run_soon(self)
     cdef run_timers(self)
     cdef int wait(self, epoll_event *events, int before) noexcept
     cdef int look(self, epoll_event *events, int64_t until) noexcept nogil
     cdef int wait_ms(self) noexcept
     cdef object guard(self, callback, argument)
+
+
+cdef int64_t read_clock() noexcept nogil
 
 
 cdef class Watch:

@@ -41,6 +41,10 @@ cdef enum:
     EVENTS_A_TURN = 512
     LONGEST_WAIT_MS = 60000
     TRIM_US = 1000000
+    SLOW_PART = 4           # of the time that other work took in a turn slow work gets one part in so many
+    SLOW_LEAST_US = 100     # but at least so much
+    SLOW_ALONE_US = 2000    # and so much when there is no other
+    QUICK_MEMORY_US = 10000  # work that ran so recently may come again any moment
     LIGHT_TURN_US = 30      # a turn of less work may be part of a conversation
     LOOK_US = 50            # for an answer before sleeping; two more proxies and a quick daemon answer in that time
     LOOK_AFTER = 8          # light turns before the first look
@@ -82,6 +86,7 @@ cdef class Loop:
             raise MemoryError
         self.timers = []
         self.soon = deque()
+        self.slow_calls = deque()
         self.now_us = read_clock()
         self.look_after = LOOK_AFTER
         self.wake_source.fd = self.wake_fd
@@ -127,6 +132,10 @@ cdef class Loop:
         """Call `callback()` in the loop's thread, in its next turn; from any thread."""
         self.soon.append(callback)
         os.write(self.wake_fd, b"\1\0\0\0\0\0\0\0")
+
+    def call_slow(self, callback):
+        """Call `callback()` when its turn among the slow work comes: what strangers cause must not hold up others."""
+        self.slow_calls.append(callback)
 
     def watch(self, int fd, callback, *, bint read=True, bint write=False):
         """Call `callback(events)` while `fd` is ready; returns the Watch. The descriptor stays the caller's."""
@@ -197,7 +206,16 @@ cdef class Loop:
         if work.queued:
             return
         work.queued = True
+        work.in_slow = work.slow
         work.next = NULL
+        if work.slow:
+            if self.slow_last != NULL:
+                self.slow_last.next = work
+            else:
+                self.slow_first = work
+            self.slow_last = work
+            self.slow_count += 1
+            return
         if self.work_last != NULL:
             self.work_last.next = work
         else:
@@ -207,7 +225,7 @@ cdef class Loop:
 
     cdef void unschedule(self, Work *work) noexcept:
         """Take queued work back; its owner ends."""
-        cdef Work **link = &self.work_first
+        cdef Work **link = &self.slow_first if work.in_slow else &self.work_first
         cdef Work *last = NULL
         if not work.queued:
             return
@@ -215,10 +233,15 @@ cdef class Loop:
             last = link[0]
             link = &last.next
         link[0] = work.next
+        work.queued = False
+        if work.in_slow:
+            self.slow_count -= 1
+            if self.slow_last == work:
+                self.slow_last = last
+            return
+        self.work_count -= 1
         if self.work_last == work:
             self.work_last = last
-        self.work_count -= 1
-        work.queued = False
 
     cdef void free_later(self, void *memory) noexcept:
         """free(3) at the end of the turn."""
@@ -236,6 +259,7 @@ cdef class Loop:
         """Run what is queued now; what these queue is for the next turn, so that new events are seen between."""
         cdef Work *work
         cdef int left = self.work_count
+        cdef bint busy = left > 0
         while left > 0 and self.work_first != NULL:
             left -= 1
             work = self.work_first
@@ -245,6 +269,34 @@ cdef class Loop:
             self.work_count -= 1
             work.queued = False
             work.run(work)
+        if self.slow_count > 0 or self.slow_calls:
+            self.run_slow(busy)
+
+    cdef void run_slow(self, bint busy) noexcept:
+        """Run slow work, in turns, for as long as the rest of this turn leaves to it."""
+        cdef Work *work
+        cdef int64_t began = read_clock(), budget = SLOW_ALONE_US
+        cdef int left = self.slow_count, calls = len(self.slow_calls)
+        if busy:
+            self.quick_at = began
+            budget = max((began - self.now_us) // SLOW_PART, <int64_t>SLOW_LEAST_US)
+        elif began - self.quick_at < QUICK_MEMORY_US:
+            budget = SLOW_LEAST_US
+        while left > 0 or calls > 0:
+            if left > 0 and self.slow_first != NULL:
+                work = self.slow_first
+                self.slow_first = work.next
+                if self.slow_first == NULL:
+                    self.slow_last = NULL
+                self.slow_count -= 1
+                work.queued = False
+                work.run(work)
+            left -= 1
+            if calls > 0:
+                self.guard(self.slow_calls.popleft(), None)
+            calls -= 1
+            if read_clock() - began >= budget:
+                return
 
     cdef run_soon(self):
         for _ in range(len(self.soon)):
@@ -304,7 +356,7 @@ cdef class Loop:
     cdef int wait_ms(self) noexcept:
         """How long the loop may sleep."""
         cdef int64_t wait
-        if self.work_first != NULL or self.soon or self.stopping:
+        if self.work_first != NULL or self.slow_first != NULL or self.soon or self.slow_calls or self.stopping:
             return 0
         while self.timers and (<Timer>self.timers[0]).callback is None:
             heapq.heappop(self.timers)

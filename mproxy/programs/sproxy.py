@@ -4,6 +4,7 @@ import os
 import sys
 
 from mproxy import _wire
+from mproxy._pool import charge_memory, limit_memory, memory_left
 from mproxy._session import Session
 from mproxy._wire import CloseCode, ResetCode
 from mproxy.config import format_host_port
@@ -17,6 +18,9 @@ from mproxy.programs.cproxy import describe
 from mproxy.programs.greeting import Reception
 from mproxy.programs.options import parse_sproxy
 from mproxy.words import parse_host_port
+
+# What a session costs before it has a stream: its objects, the batch of frames, what TLS keeps for a carrier.
+SESSION_BYTES = 65536
 
 # A session without streams and without a carrier holds nothing worth keeping: its cproxy begins a new one.
 EMPTY_SESSION_US = 60_000_000
@@ -64,6 +68,7 @@ class Sproxy:
         self._resolver = Resolver(loop.call_soon_threadsafe)
         self._default_target = None
         self._reception = Reception(loop, log, config, self.admit)
+        limit_memory(buffer_limit(config.memory_limit_bytes))
 
     def start(self):
         """Begin to serve."""
@@ -115,6 +120,8 @@ class Sproxy:
         for client in replaced:
             why = "cproxy started anew" if client is former else "--single: a new session began"
             self._end(client, CloseCode.REPLACED, why)
+        if memory_left() < 2 * SESSION_BYTES:
+            raise PeerError(CloseCode.TOO_MANY, "sproxy has no memory left for another session (--memory-limit)")
         session = Session(
             self._config.session, is_server=True, session_id=os.urandom(_wire.SESSION_ID_BYTES),
             secret=os.urandom(_wire.SECRET_BYTES))
@@ -123,6 +130,7 @@ class Sproxy:
         client = Client(endpoint, hello.instance_id)
         self._clients[session.session_id] = client
         self._instances[hello.instance_id] = client
+        charge_memory(SESSION_BYTES)
         return client
 
     def _end(self, client, code, why, level="info"):
@@ -140,6 +148,7 @@ class Sproxy:
             "ended", session=client.name, why=why, streams=session.opened, sent=session.out_bytes,
             received=session.in_bytes)
         client.endpoint.dispose()
+        charge_memory(-SESSION_BYTES)
 
     def _client(self, endpoint):
         return self._clients[endpoint.session.session_id]
@@ -251,6 +260,13 @@ class Sproxy:
         for client in list(self._clients.values()):
             self._end(client, CloseCode.SHUTDOWN, "sproxy ends")
         self._loop.stop()
+
+
+def buffer_limit(memory_limit_bytes):
+    """What is left for sessions of what the process may have: it has something already, and rounds things up."""
+    with open("/proc/self/statm", "rb") as statm:
+        resident_bytes = int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+    return max(0, memory_limit_bytes - resident_bytes - memory_limit_bytes // 8)
 
 
 def check_epoch(hello, session):

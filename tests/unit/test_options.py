@@ -244,7 +244,7 @@ def test_sproxy_plain():
     ("cproxy --stdio 1 host 2", "--stdio takes no PORT to listen on: leave out 1"),
     ("cproxy --host-fingerprint SHA256:abc 1 host 2", "--host-fingerprint SHA256:abc is no fingerprint: write"
      " SHA256: and the 43 characters behind it"),
-    ("sproxy --memory-limit 1MiB 1", "--memory-limit 1MiB is out of range: allowed is 16MiB to 1024GiB"),
+    ("sproxy --memory-limit 1MiB 1", "--memory-limit 1MiB is out of range: allowed is 64MiB to 1024GiB"),
     ("cproxy --stdio host", "PORT is missing: expected HOST PORT (try 'cproxy --help')"),
     ("cproxy --stdio --bind ::1 h 2", "--stdio and --bind exclude each other: leave one of them out"),
     ("cproxy --stdio --eager h 2", "--stdio and --eager exclude each other: leave one of them out"),
