@@ -128,8 +128,8 @@ cdef bytes spki_of(X509 *certificate):
 cdef class TlsContext:
     """Our key and our rules, for any number of connections.
 
-    `pem`, bytes or a bytearray, holds an Ed25519 private key (PKCS#8, no passphrase) and its certificate; UsageError when
-    it does not.
+    `pem`, bytes or a bytearray, holds an Ed25519 private key (PKCS#8, no passphrase) and its certificate; UsageError
+    when it does not.
     """
 
     def __init__(self, const uint8_t[::1] pem, *, bint is_server):
