@@ -1,52 +1,95 @@
-"""Plain TCP relay: pairs of connections, bytes moved between them, no protocol.
+"""TCP relay: connections accepted by rules, each paired with one to a target.
 
-Observer: on_refused(target, error) when a target cannot be reached, on_accept_paused(why), on_accept_resumed(), and
-on_wanted(fd) for a connection whose target has to be looked up first (answer with `relay`).
+Observer, called per event only:
+
+    on_refused(key, target_text, error)  no target could be reached; errno of the last attempt, 0: no address is known
+    on_target_down(key, text)            a target of several failed and is left out for a while
+    on_target_up(key, text)              it answered again
+    on_accept_paused(why), on_accept_resumed()  see _accept.pxd
+    on_wanted(key, fd)                   after `ask(key)`: answer with `relay`
 """
 
-from libc.stddef cimport size_t
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from mproxy._ring cimport Ring
-from mproxy.net._loop cimport Loop, Source, Work
-from mproxy.net._socket cimport Target
+from mproxy.net._loop cimport Loop, Work
+from mproxy.net._socket cimport sockaddr_storage
+from mproxy.relay._accept cimport Gate, Listener
+from mproxy.relay._balance cimport Backend, Balance
+from mproxy.relay._cidr cimport CidrSet
+from mproxy.relay._dial cimport Sources
+from mproxy.relay._flow cimport Mover, Side
+from mproxy.relay._proxy_header cimport Origin
+from mproxy.relay._wheel cimport Wheel, WheelLink
 
 
-cdef struct Side:
-    Source source      # the socket
-    Pair *pair         # whose half this is
-    Side *other        # the other half
-    Ring waiting       # bytes that this socket has not taken yet
-    bint readable      # no EAGAIN since the last event
-    bint writable      # no EAGAIN since the last event
-    bint hung_up       # the next read tells how the connection ends, or urgent data cuts reads short
-    bint connecting    # the target has not answered yet
-    bint read_ended    # EOF read
-    bint write_ended   # the other side's EOF passed on
+cdef enum State:
+    GREETING = 0    # the client's PROXY header is not complete
+    STARVED = 1     # no descriptor for the connection to the target; tried again
+    CONNECTING = 2  # the target has not answered
+    OPEN = 3        # bytes flow
 
 
 cdef struct Pair:
     Side client        # who connected to us
-    Side server        # whom we connected to
+    Side server        # whom we connect to; fd -1: nobody yet
     Work work          # moves bytes
-    void *relay        # borrowed Relay
-    void *target       # owned reference to a Target while connecting, else NULL
-    int address        # which of its addresses is tried
-    bint closed        # to be freed at the end of the turn
+    WheelLink link     # time-out
+    void *route        # owned Route
+    void *backend      # owned Backend, or NULL
+    Origin *origin     # owned; what the client's PROXY header said, until the target knows; or NULL
+    int64_t since      # OPEN: last byte; before: accepted
+    int64_t due_at     # when the time-out is looked at
+    int64_t idle_us    # longest silence, 0: any
+    uint8_t state      # State
+    uint8_t address    # the address of the backend that is tried next
+    uint8_t attempts   # backends tried
     Pair *next         # all pairs
     Pair *prev         # all pairs
 
 
-cdef class Relay:
-    cdef Loop loop                  # runs everything here
-    cdef object observer            # told of events
-    cdef public Target target       # where connections go; None: ask the observer for each
-    cdef dict listeners             # descriptor -> _Listener
-    cdef Pair *first                # all pairs
-    cdef readonly uint32_t count    # pairs now
-    cdef readonly uint64_t total    # pairs ever
-    cdef readonly uint64_t moved    # bytes written, both directions
+cdef class Route:
+    cdef TcpRelay relay            # whose rule this is
+    cdef readonly object key       # the caller's name for it
+    cdef object rule               # what `add` or `update` said
+    cdef list listeners            # of RouteListener
+    cdef Balance balance           # targets
+    cdef CidrSet allow             # None: everybody
+    cdef CidrSet deny              # None: nobody
+    cdef Sources sources           # where connections to targets come from
+    cdef bint ask                  # the observer names the target of each connection
+    cdef uint8_t proxy             # version of the header that targets get, 0: none
+    cdef bint accept_proxy         # clients send one
+    cdef uint32_t most             # connections at once, 0: no bound
+    cdef int64_t connect_us        # from accepting to OPEN, 0: no limit
+    cdef int64_t idle_us           # longest silence, 0: any
+    cdef uint32_t connections      # now
+    cdef uint64_t total            # admitted so far
+    cdef uint64_t refused          # not admitted: networks, limit, header, no address
+    cdef uint64_t failed           # no target could be reached
+    cdef uint64_t timed_out        # header, connecting, silence
+    cdef uint64_t bytes_in         # client to target
+    cdef uint64_t bytes_out        # target to client
 
-    cdef void start(self, int fd, Target target) noexcept
-    cdef int dial(self, Pair *pair) noexcept
+    cdef void configure(self, rule)
+    cdef void admit(self, int fd, sockaddr_storage *address) noexcept
+    cdef void begin(self, int fd, Backend backend) noexcept
+
+
+cdef class RouteListener(Listener):
+    cdef Route route  # whose connections these are
+
+
+cdef class TcpRelay:
+    cdef readonly Loop loop        # runs everything here
+    cdef object observer           # told of events
+    cdef readonly Gate gate        # room for connections
+    cdef readonly Mover mover      # moves bytes
+    cdef dict routes               # key -> Route
+    cdef Pair *first               # all pairs
+    cdef Wheel wheel               # their time-outs
+    cdef bint timing               # `on_tick` will be called
+    cdef int64_t trim_at           # when to look for unused pipes
+
+    cdef void wait_until(self, Pair *pair, int64_t at) noexcept
+    cdef void arm(self) noexcept
     cdef void tell(self, str event, tuple arguments) noexcept

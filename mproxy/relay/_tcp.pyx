@@ -1,168 +1,493 @@
-"""Plain TCP relay. Each direction ends for itself (half-close); a reset at one end becomes a reset at the other; while
-one end does not take bytes the other is not read."""
+"""TCP relay. Life of a connection:
 
-import os
+1. `RouteListener.accepted` -> `Route.admit`: networks and the rule's limit; one too many is reset at once.
+2. GREETING, with accept-proxy only: the header is peeked at until it is complete, then taken (`greet`).
+3. CONNECTING: `connect_next` takes addresses of a target, then other targets, until one answers (`connected`) or the
+   time is up. STARVED in between when there is no descriptor.
+4. OPEN: `run_pair` lets the Mover move what the events of the turn allow, in both directions.
+5. `pair_close`: both ways through, or a reset, an error or a time-out, which becomes a reset on both sides.
+"""
+
 from functools import partial
 
-from cpython.ref cimport Py_INCREF, PyObject, Py_XDECREF
-from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
-from libc.stdlib cimport calloc
+from cpython.ref cimport PyObject, Py_INCREF, Py_XDECREF
+from libc.errno cimport EADDRNOTAVAIL, EAGAIN, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, ETIMEDOUT, errno
+from libc.stdlib cimport calloc, free, malloc
 
-from mproxy._ring cimport iovec, ring_append, ring_drop, ring_release, ring_used, ring_view
-from mproxy.net._loop cimport (
-    BUFFER_BYTES, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP,
-)
+from mproxy.net._loop cimport EPOLLET, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, Source
 from mproxy.net._socket cimport (
-    IPPROTO_TCP, SHUT_WR, SOCK_CLOEXEC, SOCK_NONBLOCK, TCP_NODELAY, accept4, close, close_with_reset, dup,
-    pending_error, receive_parts, send_parts, set_option, shutdown, ssize_t,
+    MSG_DONTWAIT, MSG_NOSIGNAL, Target, close_with_reset, pending_error, recv, reset_on_close, send, sockaddr,
+    socklen_t, ssize_t,
 )
+from mproxy.relay._cidr cimport is_allowed
+from mproxy.relay._dial cimport dial
+from mproxy.relay._flow cimport AGAIN, BROKEN, Outcome, side_mark
+from mproxy.relay._proxy_header cimport (
+    LONGEST_HEADER_BYTES, OWN_HEADER_BYTES, header_parse, header_write, origin_set, origin_source,
+)
+from mproxy.relay._wheel cimport TICK_US, wheel_due, wheel_init, wheel_put, wheel_sweep, wheel_take
 
+
+cdef extern from "<sys/socket.h>" nogil:
+    int MSG_PEEK
+    int getsockname(int fd, sockaddr *address, socklen_t *length)
+    int getpeername(int fd, sockaddr *address, socklen_t *length)
 
 cdef enum:
-    ACCEPTS_A_TURN = 64
-    PAUSE_US = 500000
-    TURN_READS = 4  # reads of one direction before other pairs get their turn
+    TRIM_US = 2000000
+    MOST_ATTEMPTS = 255
 
 cdef uint32_t PAIR_EVENTS = EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP | EPOLLET
 
 
-cdef class Relay:
-    """Relays what `listen` accepts to `target`."""
+cdef class TcpRelay:
+    """Relays what the listening sockets of its rules accept. `max_connections`: of all rules, 0: no bound."""
 
-    def __init__(self, Loop loop, observer):
+    def __init__(self, Loop loop, observer, uint32_t max_connections=0):
         self.loop = loop
         self.observer = observer
-        self.listeners = {}
+        self.gate = Gate(loop, observer, max_connections)
+        self.mover = Mover(loop)
+        self.routes = {}
+        wheel_init(&self.wheel, loop.now_us)
         _relays.add(self)
 
-    def listen(self, int fd):
-        """Accept on the listening socket `fd` (a duplicate of the caller's)."""
-        self.listeners[fd] = _Listener(self, dup(fd))
+    @property
+    def count(self):
+        """Connections now."""
+        return self.gate.count
 
-    def relay(self, int fd, Target target):
-        """Answer to `on_wanted`; target None drops the connection."""
-        if target is None:
+    def add(self, key, rule, fds):
+        """Accept on the listening sockets `fds` (duplicates of the caller's) by `rule`; then `set_targets`."""
+        cdef Route route = Route(self, key, rule)
+        self.routes[key] = route
+        for fd in fds:
+            route.listeners.append(RouteListener(route, fd))
+
+    def set_targets(self, key, targets):
+        """Where the connections of a rule go: a Target for each of its targets, count 0 while it is not resolved."""
+        (<Route>self.routes[key]).balance.set_targets(targets)
+
+    def ask(self, key):
+        """Let the observer name the target of each connection: on_wanted(key, fd), to be answered by `relay`."""
+        (<Route>self.routes[key]).ask = True
+
+    def relay(self, key, int fd, Target target):
+        """Answer to `on_wanted`; target None resets the connection."""
+        if target is None or key not in self.routes:
             close_with_reset(fd)
         else:
-            self.start(fd, target)
+            (<Route>self.routes[key]).begin(fd, Backend(target))
 
-    def stop_listening(self):
-        """Accept nobody any more."""
-        for listener in self.listeners.values():
-            (<_Listener>listener).stop()
-        self.listeners = {}
+    def update(self, key, rule):
+        """New options for the same listeners: connections accepted from now on follow them."""
+        (<Route>self.routes[key]).configure(rule)
+
+    def remove(self, key):
+        """Accept nobody any more by this rule; its connections go on."""
+        for listener in (<Route>self.routes.pop(key)).listeners:
+            listener.close()
+
+    def stats(self, key):
+        """Counters of a rule: names as in Route, whole numbers since `add`."""
+        cdef Route route = self.routes[key]
+        return {
+            "connections": route.connections, "total": route.total, "refused": route.refused, "failed": route.failed,
+            "timed_out": route.timed_out, "bytes_in": route.bytes_in, "bytes_out": route.bytes_out,
+        }
 
     def close(self):
-        """Reset every connection."""
-        self.stop_listening()
+        """Accept nobody any more and reset every connection."""
+        for key in list(self.routes):
+            self.remove(key)
         while self.first != NULL:
             pair_close(self.first, True)
+        self.loop.soon.append(partial(_relays.discard, self))
 
-    cdef void start(self, int fd, Target target) noexcept:
-        """Pair the accepted connection with a new one to the target."""
-        cdef Pair *pair = <Pair *>calloc(1, sizeof(Pair))
-        if pair == NULL:
-            close_with_reset(fd)
-            return
-        set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1)
-        side_init(&pair.client, pair, &pair.server, fd)
-        side_init(&pair.server, pair, &pair.client, -1)
-        pair.work.run = run_pair
-        pair.work.owner = pair
-        pair.relay = <void *>self
-        pair.target = <void *>target
-        Py_INCREF(target)
-        pair.next = self.first
-        if self.first != NULL:
-            self.first.prev = pair
-        self.first = pair
-        self.count += 1
-        self.total += 1
-        self.loop.add(&pair.client.source, PAIR_EVENTS)
-        if self.dial(pair) < 0:
-            pair_unreachable(pair, errno)
+    def on_tick(self):
+        """Look for time-outs and unused pipes; called by the loop."""
+        cdef WheelLink *link
+        self.timing = False
+        wheel_sweep(&self.wheel, self.loop.now_us)
+        link = wheel_due(&self.wheel)
+        while link != NULL:
+            pair_due(<Pair *>link.owner, self.loop.now_us)
+            link = wheel_due(&self.wheel)
+        if self.loop.now_us >= self.trim_at:
+            self.trim_at = self.loop.now_us + TRIM_US
+            self.mover.pool.trim()
+        if self.wheel.count or self.mover.pool.open:
+            self.arm()
 
-    cdef int dial(self, Pair *pair) noexcept:
-        """Connect to the next address that does not fail at once; -1 with errno when there is none."""
-        cdef Target target = <Target>pair.target
-        cdef int fd = -1
-        while fd < 0 and pair.address < target.count:
-            fd = target.dial(pair.address)
-            pair.address += 1
-        if fd < 0:
-            return -1
-        pair.server.source.fd = fd
-        pair.server.connecting = True
-        pair.server.writable = False
-        return self.loop.add(&pair.server.source, PAIR_EVENTS)
+    cdef void wait_until(self, Pair *pair, int64_t at) noexcept:
+        """Have `pair_due` called at `at` or soon after."""
+        pair.due_at = at
+        wheel_put(&self.wheel, &pair.link, at)
+        self.arm()
+
+    cdef void arm(self) noexcept:
+        if not self.timing:
+            self.timing = True
+            self.loop.call_later(TICK_US, self.on_tick)
 
     cdef void tell(self, str event, tuple arguments) noexcept:
         self.loop.guard(partial(getattr(self.observer, event), *arguments), None)
 
 
-_relays = set()  # alive to the end of the process: the kernel holds pointers to their pairs
+_relays = set()  # not closed ones: the kernel holds pointers to their pairs
 
 
-# ---- a pair
+cdef class RouteListener(Listener):
+    """One listening socket of a rule."""
+
+    def __init__(self, Route route, int fd):
+        self.route = route
+        self.with_address = True
+        Listener.__init__(self, route.relay.gate, fd)
+
+    cdef void accepted(self, int fd, sockaddr_storage *address) noexcept:
+        self.route.admit(fd, address)
+
+
+cdef class Route:
+    """A rule, its counters and targets."""
+
+    def __init__(self, TcpRelay relay, key, rule):
+        self.relay = relay
+        self.key = key
+        self.listeners = []
+        self.balance = Balance()
+        self.configure(rule)
+
+    cdef void configure(self, rule):
+        options = rule.options
+        self.rule = rule
+        self.balance.least = options.balance == "leastconn"
+        self.allow = CidrSet(options.allow) if options.allow else None
+        self.deny = CidrSet(options.deny) if options.deny else None
+        self.sources = Sources(getattr(options, "source", ()))
+        self.proxy, self.accept_proxy = options.proxy, options.accept_proxy
+        self.most = options.max_connections
+        self.connect_us, self.idle_us = options.connect_timeout_us, options.idle_timeout_us
+
+    cdef void admit(self, int fd, sockaddr_storage *address) noexcept:
+        """Take a new connection on, or reset it."""
+        if not is_allowed(self.allow, self.deny, <sockaddr *>address) or (self.most and self.connections >= self.most):
+            self.refused += 1
+            close_with_reset(fd)
+        elif self.ask:
+            self.relay.tell("on_wanted", (self.key, fd))
+        else:
+            self.begin(fd, None)
+
+    cdef void begin(self, int fd, Backend backend) noexcept:
+        """Make a pair of the connection. `backend` None: balance chooses."""
+        cdef TcpRelay relay = self.relay
+        cdef Pair *pair = <Pair *>calloc(1, sizeof(Pair))
+        if pair == NULL:
+            close_with_reset(fd)
+            return
+        pair_init(pair, self, fd)
+        self.connections += 1
+        self.total += 1
+        relay.gate.enter()
+        relay.loop.add(&pair.client.source, PAIR_EVENTS)
+        if self.connect_us:
+            relay.wait_until(pair, pair.since + self.connect_us)
+        if backend is not None:
+            hold_backend(pair, backend)
+            pair.attempts = MOST_ATTEMPTS
+        if not self.accept_proxy:
+            connect_next(pair, 0)
+
+
+# ---- a pair begins
+
+cdef void pair_init(Pair *pair, Route route, int fd) noexcept:
+    cdef TcpRelay relay = route.relay
+    side_init(&pair.client, pair, &pair.server, fd)
+    side_init(&pair.server, pair, &pair.client, -1)
+    pair.work.run = run_pair
+    pair.work.owner = pair
+    pair.link.owner = pair
+    pair.route = <void *>route
+    Py_INCREF(route)
+    pair.state = GREETING
+    pair.since = relay.loop.now_us
+    pair.idle_us = route.idle_us
+    pair.next = relay.first
+    if relay.first != NULL:
+        relay.first.prev = pair
+    relay.first = pair
+
 
 cdef void side_init(Side *side, Pair *pair, Side *other, int fd) noexcept:
     side.source.fd = fd
     side.source.ready = side_ready
-    side.source.owner = side
-    side.pair = pair
+    side.source.owner = pair
     side.other = other
 
 
 cdef void side_ready(Source *source, uint32_t events) noexcept:
-    cdef Side *side = <Side *>source.owner
-    if events & (EPOLLOUT | EPOLLERR | EPOLLHUP):
-        side.writable = True
-    if events & (EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
-        side.readable = True
-        side.hung_up |= (events & (EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0
-    (<Relay>side.pair.relay).loop.schedule(&side.pair.work)
+    cdef Pair *pair = <Pair *>source.owner
+    side_mark(<Side *>source, events)  # the source is the first field of its side
+    (<Route>pair.route).relay.loop.schedule(&pair.work)
 
 
-cdef void run_pair(Work *work) noexcept:
-    cdef Pair *pair = <Pair *>work.owner
-    if pair.server.connecting and pair.server.writable:
-        finish_connect(pair)
-    if pair.closed or pair.server.connecting:
-        return
-    if not (move(&pair.client) and move(&pair.server)):
-        pair_close(pair, True)
-    elif pair.client.write_ended and pair.server.write_ended:
-        pair_close(pair, False)
+cdef bint greet(Pair *pair) noexcept:
+    """Take the PROXY header that the client begins with; true when it is there and the client may come in."""
+    cdef Route route = <Route>pair.route
+    cdef uint8_t *buffer = route.relay.loop.buffer
+    cdef int fd = pair.client.source.fd
+    cdef sockaddr_storage source
+    cdef Origin origin
+    cdef int length
+    cdef ssize_t n = recv(fd, buffer, LONGEST_HEADER_BYTES, MSG_PEEK | MSG_DONTWAIT)
+    if n <= 0:
+        if n == 0 or (errno != EAGAIN and errno != EINTR):
+            pair_close(pair, n < 0)  # came and went without a byte: someone looks whether we are alive
+        return False
+    length = header_parse(buffer, <int>n, &origin)
+    if length == 0 and n < LONGEST_HEADER_BYTES and not pair.client.hung_up:
+        return False
+    if length > 0 and recv(fd, buffer, length, MSG_DONTWAIT) == length:
+        origin_source(&origin, &source)
+        if origin.family == 0 or route.deny is None or not route.deny.has(<sockaddr *>&source):
+            if origin.family and route.proxy:
+                pair.origin = <Origin *>malloc(sizeof(Origin))
+                if pair.origin != NULL:
+                    pair.origin[0] = origin
+            return True
+    route.refused += 1
+    pair_close(pair, True)
+    return False
 
 
-cdef void finish_connect(Pair *pair) noexcept:
-    cdef Relay relay = <Relay>pair.relay
-    cdef int fd = pair.server.source.fd
-    cdef int error = pending_error(fd)
-    pair.server.connecting = False
-    if error:
-        relay.loop.remove(&pair.server.source)
-        close(fd)
-        if relay.dial(pair) < 0:
-            pair_unreachable(pair, error)
-        return
-    Py_XDECREF(<PyObject *>pair.target)
-    pair.target = NULL
+# ---- connecting
+
+cdef void hold_backend(Pair *pair, Backend backend) noexcept:
+    Py_INCREF(backend)
+    pair.backend = <void *>backend
+    pair.address = 0
+    backend.connections += 1
+
+
+cdef void drop_backend(Pair *pair) noexcept:
+    if pair.backend != NULL:
+        (<Backend>pair.backend).connections -= 1
+        Py_XDECREF(<PyObject *>pair.backend)
+        pair.backend = NULL
+
+
+cdef void connect_next(Pair *pair, int error) noexcept:
+    """Try the next address, of the next target after the last one; without any left the pair ends with `error`."""
+    cdef Route route = <Route>pair.route
+    cdef TcpRelay relay = route.relay
+    cdef Backend backend
+    cdef int fd
+    while True:
+        if pair.backend == NULL:
+            backend = None
+            if pair.attempts < min(len(route.balance.backends), <Py_ssize_t>MOST_ATTEMPTS):
+                backend = route.balance.choose(relay.loop.now_us)
+            if backend is None:
+                pair_unreachable(pair, error)
+                return
+            pair.attempts += 1
+            hold_backend(pair, backend)
+        backend = <Backend>pair.backend
+        while pair.address < backend.target.count:
+            pair.address += 1
+            fd = dial(backend.target, pair.address - 1, route.sources)
+            if fd >= 0:
+                start_wait(pair, fd)
+                return
+            error = errno
+            if error in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
+                pair.address -= 1
+                pair.state = STARVED
+                relay.wait_until(pair, relay.loop.now_us + TICK_US)
+                return
+        backend_failed(pair, error)
+
+
+cdef void start_wait(Pair *pair, int fd) noexcept:
+    """Wait for the answer: half of the time that is left while there is something else to try, else all of it."""
+    cdef Route route = <Route>pair.route
+    cdef TcpRelay relay = route.relay
+    cdef int64_t left
+    cdef bint last = (pair.address >= (<Backend>pair.backend).target.count
+                      and pair.attempts >= len(route.balance.backends))
+    pair.state = CONNECTING
+    pair.server.source.fd = fd
+    pair.server.writable = pair.server.readable = pair.server.failed = pair.server.hung_up = False
+    relay.loop.add(&pair.server.source, PAIR_EVENTS)
+    if route.connect_us:
+        left = max(<int64_t>0, pair.since + route.connect_us - relay.loop.now_us)
+        if not last or pair.due_at != pair.since + route.connect_us:
+            relay.wait_until(pair, relay.loop.now_us + (left if last else left // 2))
+    else:
+        wheel_take(&relay.wheel, &pair.link)
+
+
+cdef void backend_failed(Pair *pair, int error) noexcept:
+    """Not one address of the target answered."""
+    cdef Route route = <Route>pair.route
+    cdef Backend backend = <Backend>pair.backend
+    # Without a free port of our own (EADDRNOTAVAIL) the target is not at fault.
+    if error != EADDRNOTAVAIL and route.balance.failed(backend, route.relay.loop.now_us) \
+            and len(route.balance.backends) > 1:
+        route.relay.tell("on_target_down", (route.key, backend.target.text))
+    drop_backend(pair)
+
+
+cdef void attempt_failed(Pair *pair, int error) noexcept:
+    """The address did not answer, or in the negative."""
+    (<Route>pair.route).relay.loop.close(&pair.server.source)
+    connect_next(pair, error)
 
 
 cdef void pair_unreachable(Pair *pair, int error) noexcept:
-    cdef Relay relay = <Relay>pair.relay
-    text = (<Target>pair.target).text
+    """Nothing is left to try."""
+    cdef Route route = <Route>pair.route
+    if error == 0:
+        route.refused += 1
+    elif error == ETIMEDOUT:
+        route.timed_out += 1
+    else:
+        route.failed += 1
     pair_close(pair, True)
-    relay.tell("on_refused", (text, error))
+    route.relay.tell("on_refused", (route.key, route.rule.targets_text, error))
+
+
+cdef bint connected(Pair *pair) noexcept:
+    """The target answered: let the bytes flow. False when the pair has ended already."""
+    cdef Route route = <Route>pair.route
+    cdef TcpRelay relay = route.relay
+    cdef Backend backend = <Backend>pair.backend
+    pair.state = OPEN
+    pair.since = relay.loop.now_us
+    if pair.idle_us:
+        relay.wait_until(pair, pair.since + pair.idle_us)
+    else:
+        wheel_take(&relay.wheel, &pair.link)
+    if backend.failures and route.balance.worked(backend) and len(route.balance.backends) > 1:
+        relay.tell("on_target_up", (route.key, backend.target.text))
+    if route.proxy and not send_header(pair, route.proxy):
+        pair_close(pair, True)
+        return False
+    return True
+
+
+cdef bint send_header(Pair *pair, int version) noexcept:
+    """Tell the target who the client is; a new connection always has room for that."""
+    cdef uint8_t header[OWN_HEADER_BYTES]
+    cdef sockaddr_storage source, destination
+    cdef socklen_t source_length = sizeof(source), destination_length = sizeof(destination)
+    cdef Origin origin
+    cdef int length
+    if pair.origin != NULL:
+        origin = pair.origin[0]
+        free(pair.origin)
+        pair.origin = NULL
+    elif getpeername(pair.client.source.fd, <sockaddr *>&source, &source_length) < 0 \
+            or getsockname(pair.client.source.fd, <sockaddr *>&destination, &destination_length) < 0:
+        return False  # the client has reset the connection
+    else:
+        origin_set(&origin, <sockaddr *>&source, <sockaddr *>&destination)
+    length = header_write(header, version, &origin)
+    return send(pair.server.source.fd, header, length, MSG_DONTWAIT | MSG_NOSIGNAL) == length
+
+
+# ---- a pair lives and ends
+
+cdef void run_pair(Work *work) noexcept:
+    """Do what the events of this turn allow."""
+    cdef Pair *pair = <Pair *>work.owner
+    cdef Route route = <Route>pair.route
+    cdef Mover mover = route.relay.mover
+    cdef uint64_t before = mover.moved
+    cdef Outcome up, down = BROKEN
+    if pair.state != OPEN and not advance(pair):
+        return
+    up = mover.move(&pair.client, &route.bytes_in)
+    if up != BROKEN:
+        down = mover.move(&pair.server, &route.bytes_out)
+    if mover.moved != before:
+        pair.since = route.relay.loop.now_us
+    if up == BROKEN or down == BROKEN or is_broken(&pair.client) or is_broken(&pair.server):
+        pair_close(pair, True)
+    elif pair.client.write_ended and pair.server.write_ended:
+        pair_close(pair, False)
+    elif up == AGAIN or down == AGAIN:
+        route.relay.loop.schedule(&pair.work)
+    if mover.pool.open:
+        route.relay.arm()
+
+
+cdef bint advance(Pair *pair) noexcept:
+    """Go on towards OPEN; true when it is reached."""
+    cdef int error
+    if pair.client.failed:
+        pair_close(pair, True)
+        return False
+    if pair.state == GREETING:
+        if greet(pair):
+            connect_next(pair, 0)
+        return False
+    if pair.state != CONNECTING or not pair.server.writable:
+        return False
+    if pair.server.failed:
+        error = pending_error(pair.server.source.fd)
+        if error:
+            attempt_failed(pair, error)
+            return False
+        pair.server.failed = False
+    return connected(pair)
+
+
+cdef bint is_broken(Side *side) noexcept:
+    """Whether the socket has an error that no read will tell: it is not read, because the other side is slow or because
+    its end has been read."""
+    if not side.failed or (side.readable and not side.read_ended and side.other.writable):
+        return False
+    side.failed = False
+    return pending_error(side.source.fd) != 0
+
+
+cdef void pair_due(Pair *pair, int64_t now) noexcept:
+    """The time-out has fallen out of the wheel."""
+    cdef Route route = <Route>pair.route
+    if pair.state == OPEN:
+        pair.due_at = pair.since + pair.idle_us  # a byte since then has put it off
+    if now < pair.due_at:
+        route.relay.wait_until(pair, pair.due_at)
+    elif pair.state == OPEN:
+        route.timed_out += 1
+        pair_close(pair, True)
+    elif route.connect_us and now >= pair.since + route.connect_us:
+        if pair.state == CONNECTING:
+            backend_failed(pair, ETIMEDOUT)
+        if pair.state == GREETING:
+            route.timed_out += 1
+            pair_close(pair, True)
+        else:
+            pair_unreachable(pair, ETIMEDOUT)
+    elif pair.state == STARVED:
+        connect_next(pair, 0)
+    elif pair.state == CONNECTING:
+        attempt_failed(pair, ETIMEDOUT)
 
 
 cdef void pair_close(Pair *pair, bint abruptly) noexcept:
-    cdef Relay relay = <Relay>pair.relay
-    pair.closed = True
+    """End both connections, orderly or with resets, and give everything back."""
+    cdef Route route = <Route>pair.route
+    cdef TcpRelay relay = route.relay
     side_close(&pair.client, relay, abruptly)
     side_close(&pair.server, relay, abruptly)
-    Py_XDECREF(<PyObject *>pair.target)
+    drop_backend(pair)
+    free(pair.origin)
+    wheel_take(&relay.wheel, &pair.link)
     relay.loop.unschedule(&pair.work)
     if pair.prev != NULL:
         pair.prev.next = pair.next
@@ -170,151 +495,14 @@ cdef void pair_close(Pair *pair, bint abruptly) noexcept:
         relay.first = pair.next
     if pair.next != NULL:
         pair.next.prev = pair.prev
-    relay.count -= 1
+    route.connections -= 1
+    relay.gate.leave()
+    Py_XDECREF(<PyObject *>pair.route)
     relay.loop.free_later(pair)
 
 
-cdef void side_close(Side *side, Relay relay, bint abruptly) noexcept:
-    cdef int fd = side.source.fd
-    ring_drop(&side.waiting)
-    if fd < 0:
-        return
-    relay.loop.remove(&side.source)
-    if abruptly:
-        close_with_reset(fd)
-    else:
-        close(fd)
-
-
-cdef bint move(Side *source) noexcept:
-    """Move what `source` has to its other side; false when a connection broke."""
-    cdef Relay relay = <Relay>source.pair.relay
-    cdef Side *sink = source.other
-    cdef iovec part
-    cdef ssize_t n
-    cdef int reads = 0
-    if not flush(sink, relay):
-        return False
-    while source.readable and not source.read_ended and ring_used(&sink.waiting) == 0:
-        if reads == TURN_READS:
-            relay.loop.schedule(&source.pair.work)
-            return True
-        reads += 1
-        part.iov_base = relay.loop.buffer
-        part.iov_len = BUFFER_BYTES
-        n = receive_parts(source.source.fd, True, &part, 1)
-        if n > 0:
-            source.readable = n == BUFFER_BYTES or source.hung_up
-            if not deliver(sink, relay, relay.loop.buffer, <uint32_t>n):
-                return False
-        elif n == 0:
-            source.read_ended = True
-        elif errno == EAGAIN:
-            source.readable = False
-        elif errno != EINTR:
-            return False
-    if source.read_ended and not sink.write_ended and ring_used(&sink.waiting) == 0:
-        sink.write_ended = True
-        shutdown(sink.source.fd, SHUT_WR)
-    return True
-
-
-cdef bint deliver(Side *sink, Relay relay, const uint8_t *data, uint32_t length) noexcept:
-    """Write the bytes; what the socket does not take waits in the ring. False when the connection broke."""
-    cdef iovec part
-    cdef ssize_t n = 0
-    if sink.writable:
-        part.iov_base = <void *>data
-        part.iov_len = length
-        n = send_parts(sink.source.fd, True, &part, 1)
-        if n < 0 and errno != EAGAIN and errno != EINTR:
-            return False
-        n = max(n, <ssize_t>0)
-        relay.moved += n
-        sink.writable = n == <ssize_t>length
-    return <uint32_t>n == length or ring_append(&sink.waiting, data + n, length - <uint32_t>n) == 0
-
-
-cdef bint flush(Side *sink, Relay relay) noexcept:
-    """Write what waits. False when the connection broke."""
-    cdef iovec parts[2]
-    cdef uint32_t waiting
-    cdef ssize_t n
-    while sink.writable and ring_used(&sink.waiting) > 0:
-        waiting = ring_used(&sink.waiting)
-        n = send_parts(sink.source.fd, True, parts, ring_view(&sink.waiting, sink.waiting.head, waiting, parts))
-        if n >= 0:
-            ring_release(&sink.waiting, sink.waiting.head + n)
-            relay.moved += n
-            sink.writable = n == <ssize_t>waiting
-        elif errno == EAGAIN:
-            sink.writable = False
-        elif errno != EINTR:
-            return False
-    return True
-
-
-# ---- accepting
-
-cdef void listener_ready(Source *source, uint32_t events) noexcept:
-    (<_Listener>source.owner).accept_all()
-
-
-cdef class _Listener:
-    """One listening socket of a relay."""
-    cdef Relay relay
-    cdef Source source
-    cdef bint paused
-
-    def __cinit__(self, Relay relay, int fd):
-        self.relay = relay
-        self.source.fd = fd
-        self.source.ready = listener_ready
-        self.source.owner = <void *>self
-        if relay.loop.add(&self.source, EPOLLIN) < 0:
-            raise OSError(errno, os.strerror(errno))
-
-    cdef void stop(self) noexcept:
-        cdef int fd = self.source.fd
-        self.relay.loop.remove(&self.source)
-        close(fd)
-        self.relay.loop.soon.append(self.release)  # an event of this turn may still point here
-
-    def release(self):
-        """Nothing: the bound method kept the object alive."""
-
-    cdef void accept_all(self) noexcept:
-        cdef int fd, _turn
-        for _turn in range(ACCEPTS_A_TURN):
-            fd = accept4(self.source.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
-            if fd < 0:
-                if errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
-                    self.pause(errno)
-                elif errno in (EINTR, ECONNABORTED):
-                    continue
-                return
-            if self.relay.target is not None:
-                self.relay.start(fd, self.relay.target)
-            else:
-                self.relay.tell("on_wanted", (fd,))
-
-    cdef void pause(self, int error) noexcept:
-        if not self.paused:
-            self.paused = True
-            self.relay.tell("on_accept_paused", (os.strerror(error),))
-        self.relay.loop.modify(&self.source, 0)
-        self.relay.loop.call_later(PAUSE_US, self.resume)
-
-    def resume(self):
-        """Try again; called by the loop."""
-        cdef int copy
-        if self.source.fd < 0:
-            return
-        copy = dup(self.source.fd)
-        if copy < 0:
-            self.relay.loop.call_later(PAUSE_US, self.resume)
-            return
-        close(copy)
-        self.relay.loop.modify(&self.source, EPOLLIN)
-        self.paused = False
-        self.relay.tell("on_accept_resumed", ())
+cdef void side_close(Side *side, TcpRelay relay, bint abruptly) noexcept:
+    relay.mover.drop(side)
+    if side.source.fd >= 0 and abruptly:
+        reset_on_close(side.source.fd)
+    relay.loop.close(&side.source)

@@ -1,0 +1,70 @@
+"""Bytes from one socket to another: by copying, or in bulk by splice(2).
+
+Rules, for each direction:
+
+1. While the sink holds bytes it could not pass on (in its ring or its pipe), the source is not read.
+2. Bytes wait in a ring or in a pipe, never in both.
+3. The source's EOF is passed on (shutdown) when the last byte has been; the other direction goes on.
+4. A source is read in small pieces until one read fills the buffer, then in large ones, then spliced; and back.
+5. Splicing can't tell an empty socket from a full pipe, nor EOF from urgent data: only with an empty pipe is EAGAIN
+   an answer, and EOF is taken from recv(2) alone.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from mproxy._ring cimport Ring
+from mproxy.net._loop cimport Loop, Source
+from mproxy.relay._pipes cimport Pipe, PipePool
+
+
+cdef enum:
+    SMALL_READ_BYTES = 16384
+    LARGE_READ_BYTES = 262144        # the loop's buffer
+    TURN_READS = 4                   # reads of one direction before other pairs get their turn
+    WAITING_BUDGET_BYTES = 67108864  # bytes in all rings above which reads stay small
+
+
+cdef enum Grade:
+    SMALL = 0    # nothing in a hurry
+    LARGE = 1    # a read filled the buffer
+    SPLICED = 2  # a large read brought much
+
+
+cdef enum Outcome:
+    BROKEN = -1  # a connection broke: reset both
+    WAITS = 0    # nothing to do before the next event
+    AGAIN = 1    # there may be more; other pairs first
+
+
+cdef struct Side:
+    Source source        # the socket
+    Side *other          # the other half of the pair
+    Ring waiting         # bytes that this socket has not taken yet
+    Pipe *pipe           # the same; NULL: none
+    uint8_t grade        # Grade of reading this socket
+    bint readable        # no EAGAIN since the last event
+    bint writable        # no EAGAIN since the last event
+    bint hung_up         # the next read tells how the connection ends
+    bint urgent          # urgent data cuts reads short; such a socket is not spliced
+    bint failed          # the socket has an error to tell
+    bint read_ended      # EOF read
+    bint write_ended     # the other side's EOF passed on
+
+
+cdef class Mover:
+    cdef Loop loop               # its buffer, its time
+    cdef readonly PipePool pool  # pipes
+    cdef uint64_t moved          # bytes passed on, all directions
+
+    cdef Outcome move(self, Side *source, uint64_t *count) noexcept
+    cdef Outcome copy_some(self, Side *source, uint64_t *count) noexcept
+    cdef Outcome splice_some(self, Side *source, uint64_t *count) noexcept
+    cdef bint deliver(self, Side *sink, const uint8_t *data, uint32_t length, uint64_t *count) noexcept
+    cdef bint flush(self, Side *sink, uint64_t *count) noexcept
+    cdef bint flush_ring(self, Side *sink, uint64_t *count) noexcept
+    cdef bint flush_pipe(self, Side *sink, uint64_t *count) noexcept
+    cdef void drop(self, Side *side) noexcept
+
+
+cdef void side_mark(Side *side, uint32_t events) noexcept
+cdef bint side_holds(const Side *side) noexcept

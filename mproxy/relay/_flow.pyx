@@ -1,0 +1,174 @@
+"""Bytes from one socket to another. The rules: _flow.pxd."""
+
+from libc.errno cimport EAGAIN, EINTR, errno
+
+from mproxy._pool cimport pool_lent_bytes
+from mproxy._ring cimport iovec, ring_append, ring_drop, ring_release, ring_used, ring_view
+from mproxy.net._loop cimport EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
+from mproxy.net._socket cimport MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_WR, recv, send, send_parts, shutdown, ssize_t
+
+
+cdef extern from "<fcntl.h>" nogil:
+    int SPLICE_F_MOVE, SPLICE_F_NONBLOCK
+    ssize_t splice(int fd_in, void *offset_in, int fd_out, void *offset_out, size_t length, unsigned int flags)
+
+cdef enum:
+    BULK_BYTES = 65536  # a read of so many is worth a pipe
+
+
+cdef void side_mark(Side *side, uint32_t events) noexcept:
+    """Note what an event says is possible."""
+    if events & (EPOLLOUT | EPOLLERR | EPOLLHUP):
+        side.writable = True
+    if events & (EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+        side.readable = True
+        side.hung_up |= (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0
+        side.urgent |= (events & EPOLLPRI) != 0
+        side.failed |= (events & EPOLLERR) != 0
+
+
+cdef bint side_holds(const Side *side) noexcept:
+    """Whether bytes wait for this socket."""
+    return side.pipe != NULL or ring_used(&side.waiting) > 0
+
+
+cdef class Mover:
+    """Moves the bytes of all pairs of one loop. SIGPIPE must be ignored, as Python does: splice has no MSG_NOSIGNAL."""
+
+    def __init__(self, Loop loop):
+        self.loop = loop
+        self.pool = PipePool()
+
+    cdef Outcome move(self, Side *source, uint64_t *count) noexcept:
+        """Move what `source` has to its other side; counts the bytes passed on."""
+        cdef Side *sink = source.other
+        cdef Outcome outcome = AGAIN
+        cdef int reads = 0
+        if side_holds(sink) and not self.flush(sink, count):
+            return BROKEN
+        while source.readable and not source.read_ended and not side_holds(sink):
+            if reads == TURN_READS:
+                return AGAIN
+            reads += 1
+            outcome = WAITS
+            if source.grade == SPLICED:
+                outcome = self.splice_some(source, count)
+            if outcome == WAITS:
+                outcome = self.copy_some(source, count)
+            if outcome == BROKEN:
+                return BROKEN
+        if source.read_ended and not sink.write_ended and not side_holds(sink):
+            sink.write_ended = True
+            if not source.write_ended:  # else both directions are through, and close(2) says so
+                shutdown(sink.source.fd, SHUT_WR)
+        return WAITS
+
+    cdef Outcome copy_some(self, Side *source, uint64_t *count) noexcept:
+        """One recv and one send."""
+        cdef size_t most = SMALL_READ_BYTES
+        cdef ssize_t n
+        if source.grade != SMALL and pool_lent_bytes() < WAITING_BUDGET_BYTES:
+            most = LARGE_READ_BYTES
+        n = recv(source.source.fd, self.loop.buffer, most, MSG_DONTWAIT)
+        if n > 0:
+            source.readable = n == <ssize_t>most or source.hung_up or source.urgent
+            if n >= BULK_BYTES and not source.urgent:
+                source.grade = SPLICED
+            else:
+                source.grade = LARGE if n >= SMALL_READ_BYTES else SMALL
+            return AGAIN if self.deliver(source.other, self.loop.buffer, <uint32_t>n, count) else BROKEN
+        if n == 0:
+            source.read_ended = True
+        elif errno == EAGAIN:
+            source.readable = False
+        elif errno != EINTR:
+            return BROKEN
+        return AGAIN
+
+    cdef Outcome splice_some(self, Side *source, uint64_t *count) noexcept:
+        """One splice into a pipe and what the sink takes out of it; WAITS: copy instead."""
+        cdef Side *sink = source.other
+        cdef Pipe *pipe
+        cdef ssize_t n
+        if source.urgent:
+            source.grade = LARGE
+            return WAITS
+        pipe = self.pool.take(self.loop.now_us)
+        if pipe == NULL:
+            return WAITS
+        n = splice(source.source.fd, NULL, pipe.write_fd, NULL, pipe.capacity, SPLICE_F_MOVE | SPLICE_F_NONBLOCK)
+        if n <= 0:
+            self.pool.give(pipe)
+            if n < 0 and errno == EAGAIN and not source.hung_up:
+                source.readable = False
+                return AGAIN
+            return WAITS  # recv knows what it is
+        pipe.held = <uint32_t>n
+        sink.pipe = pipe
+        if n < SMALL_READ_BYTES:
+            source.grade = LARGE
+        return AGAIN if self.flush_pipe(sink, count) else BROKEN
+
+    cdef bint deliver(self, Side *sink, const uint8_t *data, uint32_t length, uint64_t *count) noexcept:
+        """Write the bytes; what the socket does not take waits in the ring. False when the connection broke."""
+        cdef ssize_t n = 0
+        if sink.writable:
+            n = send(sink.source.fd, data, length, MSG_DONTWAIT | MSG_NOSIGNAL)
+            if n < 0:
+                if errno != EAGAIN and errno != EINTR:
+                    return False
+                n = 0
+            count[0] += n
+            self.moved += n
+            sink.writable = n == <ssize_t>length
+        if <uint32_t>n == length:
+            return True
+        sink.other.grade = SMALL  # the sink is the slow one: larger reads would only wait here
+        return ring_append(&sink.waiting, data + n, length - <uint32_t>n) == 0
+
+    cdef bint flush(self, Side *sink, uint64_t *count) noexcept:
+        """Write what waits. False when the connection broke."""
+        return self.flush_ring(sink, count) and (sink.pipe == NULL or self.flush_pipe(sink, count))
+
+    cdef bint flush_ring(self, Side *sink, uint64_t *count) noexcept:
+        cdef iovec parts[2]
+        cdef uint32_t waiting
+        cdef ssize_t n
+        while sink.writable and ring_used(&sink.waiting) > 0:
+            waiting = ring_used(&sink.waiting)
+            n = send_parts(sink.source.fd, True, parts, ring_view(&sink.waiting, sink.waiting.head, waiting, parts))
+            if n >= 0:
+                ring_release(&sink.waiting, sink.waiting.head + n)
+                count[0] += n
+                self.moved += n
+                sink.writable = n == <ssize_t>waiting
+            elif errno == EAGAIN:
+                sink.writable = False
+            elif errno != EINTR:
+                return False
+        return True
+
+    cdef bint flush_pipe(self, Side *sink, uint64_t *count) noexcept:
+        cdef Pipe *pipe = sink.pipe
+        cdef ssize_t n
+        while sink.writable and pipe.held > 0:
+            n = splice(pipe.read_fd, NULL, sink.source.fd, NULL, pipe.held, SPLICE_F_MOVE | SPLICE_F_NONBLOCK)
+            if n > 0:
+                pipe.held -= <uint32_t>n
+                count[0] += n
+                self.moved += n
+            elif n < 0 and errno == EAGAIN:
+                sink.writable = False
+            elif n == 0 or errno != EINTR:
+                return False
+        if pipe.held == 0:
+            sink.pipe = NULL
+            self.pool.give(pipe)
+        return True
+
+    cdef void drop(self, Side *side) noexcept:
+        """Forget what waits for this socket."""
+        ring_drop(&side.waiting)
+        if side.pipe != NULL:
+            self.pool.give(side.pipe)
+            side.pipe = NULL

@@ -1,0 +1,382 @@
+"""The relay's TCP engine between real sockets: how connections begin, flow and end."""
+
+import contextlib
+import hashlib
+import random
+import socket
+import struct
+import threading
+import time
+
+import pytest
+from lab import until
+from relay_engine import Backstage, address_of
+
+SECOND_US = 1_000_000
+BULK = 48 << 20
+
+
+@pytest.fixture
+def stage():
+    backstage = Backstage()
+    yield backstage
+    backstage.close()
+
+
+@pytest.fixture
+def relayed(stage):
+    """(stage, engine, port, server) of one rule; the engine ends without a connection left."""
+    engine, server = stage.engine(), stage.server()
+    yield stage, engine, engine.listen(0, [address_of(server)], {}), server
+
+
+def receive_all(sock):
+    """Everything up to the end of the direction."""
+    parts = []
+    while part := sock.recv(1 << 18):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def reset(sock):
+    """Close with a reset."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def is_reset(sock):
+    """Wait for the end; whether it is a reset."""
+    try:
+        while sock.recv(1 << 18):
+            pass
+    except ConnectionResetError:
+        return True
+    return False
+
+
+def fill(sock):
+    """Send until nothing more is taken for a while; how many bytes that was."""
+    sock.settimeout(0.5)
+    sent = 0
+    with contextlib.suppress(TimeoutError):
+        while True:
+            sent += sock.send(bytes(1 << 16))
+    sock.settimeout(20)
+    return sent
+
+
+def gone(engine, key=0):
+    """Wait until the rule has no connection left."""
+    engine.wait_for_stat(key, "connections", 0)
+
+
+# ---- flow
+
+@pytest.mark.parametrize("client_first", [True, False])
+def test_each_direction_ends_for_itself(relayed, client_first):
+    """Goal: who has said everything can still be answered, however long the answer."""
+    stage, engine, port, server = relayed
+    first, second = stage.through(engine, port, server)
+    if not client_first:
+        first, second = second, first
+    first.sendall(b"question")
+    first.shutdown(socket.SHUT_WR)
+    assert receive_all(second) == b"question"
+    answer = random.randbytes(3 << 20)
+    sender = threading.Thread(target=lambda: (second.sendall(answer), second.shutdown(socket.SHUT_WR)))
+    sender.start()
+    assert receive_all(first) == answer
+    sender.join()
+    gone(engine)
+    stats = engine.stats(0)
+    assert sorted((stats["bytes_in"], stats["bytes_out"])) == [8, len(answer)]
+
+
+@pytest.mark.parametrize("client_resets", [True, False])
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_reset_is_passed_on(relayed, client_resets, busy):
+    """Goal: a reset at one end is one at the other, also when the other end does not read."""
+    stage, engine, port, server = relayed
+    one, other = stage.through(engine, port, server)
+    if not client_resets:
+        one, other = other, one
+    one.sendall(b"x")
+    assert other.recv(1) == b"x"
+    if busy:
+        assert fill(one) > 100_000
+    reset(one)
+    assert is_reset(other)
+    gone(engine)
+
+
+def test_a_reset_after_half_a_close_is_passed_on(relayed):
+    """Goal: the direction whose end was read still hears of a reset."""
+    stage, engine, port, server = relayed
+    client, daemon = stage.through(engine, port, server)
+    client.shutdown(socket.SHUT_WR)
+    assert daemon.recv(1) == b""
+    reset(client)
+    assert is_reset(daemon)
+    gone(engine)
+
+
+@pytest.mark.parametrize("pipes", [64, 1, 0])
+def test_bulk_both_ways_byte_for_byte(relayed, pipes):
+    """Goal: spliced or copied, with stalls and odd sizes, every byte arrives once and in order."""
+    stage, engine, port, server = relayed
+    engine.allow_pipes(pipes)
+    ends = [stage.through(engine, port, server) for _ in range(2)]
+    rng = random.Random(7)
+    results, threads = [], []
+
+    def send(sock, data, pauses):
+        view, at = memoryview(data), 0
+        while at < len(view):
+            size = pauses.choice((1, 700, 16384, 100_000, 1 << 20))
+            sock.sendall(view[at:at + size])
+            at += size
+        sock.shutdown(socket.SHUT_WR)
+
+    def take(sock, pauses, place):
+        digest = hashlib.sha256()
+        while part := sock.recv(pauses.choice((1000, 65536, 1 << 20))):
+            digest.update(part)
+            if pauses.random() < 0.01:
+                time.sleep(0.01)  # a reader that stalls: the scenario
+        results[place] = digest.hexdigest()
+
+    expected = []
+    for client, daemon in ends:
+        for source, sink in (client, daemon), (daemon, client):
+            data = rng.randbytes(BULK // 4)
+            expected.append(hashlib.sha256(data).hexdigest())
+            results.append(None)
+            threads.append(threading.Thread(target=send, args=(source, data, random.Random(len(threads)))))
+            threads.append(threading.Thread(
+                target=take, args=(sink, random.Random(len(threads)), len(results) - 1)))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert results == expected
+    gone(engine)
+    stats = engine.stats(0)
+    assert stats["bytes_in"] == stats["bytes_out"] == BULK // 2
+    assert engine.pipes()[0] - engine.pipes()[1] == 0, "pipes were not given back"
+
+
+def test_who_does_not_read_holds_only_its_own_connection(relayed):
+    """Goal: a slow reader stops its sender, costs bounded memory, and gets everything in the end."""
+    stage, engine, port, server = relayed
+    _, before = engine.footprint()
+    slow = [stage.through(engine, port, server) for _ in range(8)]
+    sent = [fill(client) for client, _ in slow]
+    _, after = engine.footprint()
+    assert after - before < 8 * 400_000
+    client, daemon = stage.through(engine, port, server)
+    client.sendall(b"others go on")
+    assert daemon.recv(100) == b"others go on"
+    for (client, daemon), count in zip(slow, sent, strict=True):
+        client.shutdown(socket.SHUT_WR)
+        assert len(receive_all(daemon)) == count
+
+
+def test_an_urgent_byte_is_a_byte(relayed):
+    """Goal: out-of-band data (telnet) arrives in its place, in bulk too."""
+    stage, engine, port, server = relayed
+    client, daemon = stage.through(engine, port, server)
+    sender = threading.Thread(target=lambda: (
+        client.sendall(bytes(4 << 20)), client.send(b"!", socket.MSG_OOB), client.sendall(bytes(4 << 20)),
+        client.shutdown(socket.SHUT_WR)))
+    sender.start()
+    received = receive_all(daemon)
+    sender.join()
+    assert len(received) == (8 << 20) + 1 and received[4 << 20:(4 << 20) + 1] == b"!"
+
+
+def test_pipes_that_the_system_makes_small_are_not_used(stage):
+    """Goal: a user beyond pipe-user-pages-soft has its bytes copied instead."""
+    engine, server = stage.engine(), stage.server()
+    port = engine.listen(0, [address_of(server)], {})
+    engine.become_nobody()
+    client, daemon = stage.through(engine, port, server)
+    data = random.randbytes(8 << 20)
+    sender = threading.Thread(target=lambda: (client.sendall(data), client.shutdown(socket.SHUT_WR)))
+    sender.start()
+    assert receive_all(daemon) == data
+    sender.join()
+    assert engine.pipes()[0] == 0 and engine.pipes()[2] >= 1
+
+
+def test_unused_pipes_are_closed(relayed):
+    """Goal: descriptors of pipes do not stay after the bulk."""
+    stage, engine, port, server = relayed
+    before, _ = engine.footprint()
+    client, daemon = stage.through(engine, port, server)
+    sender = threading.Thread(target=lambda: (client.sendall(bytes(32 << 20)), client.close()))
+    sender.start()
+    received = b""
+    while not engine.pipes()[0]:
+        received = daemon.recv(65536)
+        assert received, "nothing was spliced"
+    receive_all(daemon)
+    sender.join()
+    daemon.close()
+    until(lambda: engine.footprint()[0] == before, 15, "descriptors as before")
+
+
+# ---- time-outs
+
+def test_silence_ends_a_connection(stage):
+    """Goal: the idle time-out counts from the last byte in either direction."""
+    engine, server = stage.engine(), stage.server()
+    port = engine.listen(0, [address_of(server)], {"idle_timeout_us": SECOND_US})
+    talker, listener = stage.through(engine, port, server)
+    silent, _ = stage.through(engine, port, server)
+    silent_since = time.monotonic()
+    for n in range(8):
+        (talker, listener)[n % 2].sendall(b".")
+        assert (listener, talker)[n % 2].recv(1) == b"."
+        time.sleep(0.3)  # the scenario: bytes every 0.3 s
+    assert is_reset(silent) and time.monotonic() - silent_since >= 1
+    assert engine.stats(0)["timed_out"] == 1 and engine.stats(0)["connections"] == 1
+    assert is_reset(talker)
+    gone(engine)
+
+
+def black_hole(stage):
+    """A listening socket whose queue is full: SYNs to it are dropped."""
+    server = stage.server(backlog=0)
+    for _ in range(4):
+        sock = socket.socket()
+        sock.setblocking(False)
+        sock.connect_ex(address_of(server))
+        stage._stack.enter_context(sock)
+    return server
+
+
+def test_a_target_that_does_not_answer(stage):
+    """Goal: the connect time-out, with its event."""
+    engine, server = stage.engine(), black_hole(stage)
+    port = engine.listen(0, [address_of(server)], {"connect_timeout_us": SECOND_US})
+    begun_at = time.monotonic()
+    client = stage.client(port)
+    assert is_reset(client) and 0.9 <= time.monotonic() - begun_at < 8
+    key, text, error = engine.wait_for("on_refused")
+    assert (key, text, error) == (0, "127.0.0.1:%d" % address_of(server)[1], 110)
+    assert engine.stats(0)["timed_out"] == 1
+
+
+def test_a_target_that_does_not_answer_leaves_time_for_the_next(stage):
+    """Goal: failover within one connection, from silence too."""
+    engine, hole, server = stage.engine(), black_hole(stage), stage.server()
+    port = engine.listen(0, [address_of(hole), address_of(server)], {"connect_timeout_us": 3 * SECOND_US})
+    client, daemon = stage.through(engine, port, server)
+    client.sendall(b"hello")
+    assert daemon.recv(5) == b"hello"
+    assert engine.named("on_target_down") == [(0, "127.0.0.1:%d" % address_of(hole)[1])]
+
+
+# ---- limits
+
+def test_one_connection_more_than_the_rule_has_is_reset(stage):
+    """Goal: a rule's own limit answers at once."""
+    engine, server = stage.engine(), stage.server()
+    port = engine.listen(0, [address_of(server)], {"max_connections": 2})
+    first = stage.through(engine, port, server)
+    stage.through(engine, port, server)
+    assert is_reset(stage.client(port))
+    assert engine.stats(0)["refused"] == 1 and engine.stats(0)["total"] == 2
+    for sock in first:
+        sock.close()
+    engine.wait_for_stat(0, "connections", 1)
+    client, daemon = stage.through(engine, port, server)
+    client.sendall(b"in")
+    assert daemon.recv(2) == b"in"
+
+
+def test_without_room_callers_wait(stage):
+    """Goal: the limit of the process leaves callers to others, or in the queue, and goes on by itself."""
+    engine, server = stage.engine(max_connections=3), stage.server()
+    ports = [engine.listen(key, [address_of(server)], {}) for key in range(2)]
+    taken = [stage.through(engine, ports[n % 2], server) for n in range(3)]
+    waiting = [stage.client(ports[n % 2]) for n in range(4)]
+    for client in waiting:
+        client.sendall(b"here")
+    engine.wait_for("on_accept_paused")
+    assert engine.count() == 3
+    for pair in taken:
+        for sock in pair:
+            sock.close()
+    for _ in waiting:
+        daemon = stage.accept(server)
+        assert daemon.recv(10) == b"here"
+        daemon.close()
+        until(lambda: engine.count() <= 3, 10, "within the limit")
+    for client in waiting:
+        assert client.recv(1) == b""
+        client.close()
+    engine.wait_for("on_accept_resumed")
+    assert len(engine.named("on_accept_paused")) == len(engine.named("on_accept_resumed")) == 1
+    assert sum(engine.stats(key)["refused"] for key in range(2)) == 0
+
+
+@pytest.mark.parametrize("spare", [False, True])
+def test_without_descriptors_callers_wait(stage, spare):
+    """Goal: EMFILE costs nobody the connection, is told of once, and ends by itself."""
+    engine, server = stage.engine(), stage.server()
+    port = engine.listen(0, [address_of(server)], {})
+    engine.limit_descriptors(31)
+    if spare:
+        engine.spare_descriptors()
+    clients = [stage.client(port) for _ in range(30)]
+    for n, client in enumerate(clients):
+        client.sendall(b"%02d" % n)
+    engine.wait_for("on_accept_paused")
+    served = 0
+    while served < len(clients):
+        daemon = stage.accept(server)
+        number = int(daemon.recv(2))
+        daemon.sendall(b"ok")
+        assert clients[number].recv(2) == b"ok"
+        clients[number].close()
+        daemon.close()
+        served += 1
+    engine.wait_for("on_accept_resumed")
+    assert len(engine.named("on_accept_paused")) == 1 and engine.stats(0)["total"] == 30
+    assert engine.stats(0)["failed"] == engine.stats(0)["refused"] == 0
+
+
+def test_networks(stage):
+    """Goal: deny wins over allow; a refused client is reset and counted."""
+    from ipaddress import ip_network
+    engine, server = stage.engine(), stage.server()
+    options = {"allow": (ip_network("127.0.0.0/24"),), "deny": (ip_network("127.0.0.3/32"),)}
+    port = engine.listen(0, [address_of(server)], options, "0.0.0.0")
+    mapped = engine.listen(1, [address_of(server)], options, "::")
+    for number, where in enumerate((port, mapped)):
+        assert is_reset(stage.client(where, source="127.0.0.3"))
+        assert is_reset(stage.client(where, source="127.0.1.1"))
+        client = stage.client(where, source="127.0.0.2")
+        client.sendall(b"in")
+        assert stage.accept(server).recv(2) == b"in"
+        assert engine.stats(number)["refused"] == 2 and engine.stats(number)["total"] == 1
+    assert is_reset(stage.client(mapped, "::1"))
+
+
+# ---- the whole
+
+def test_a_removed_rule_lets_its_connections_go_on(relayed):
+    """Goal: `remove` ends the listening, nothing else; `update` is for connections to come."""
+    stage, engine, port, server = relayed
+    client, daemon = stage.through(engine, port, server)
+    engine.change(0, [address_of(server)], {"max_connections": 1})
+    assert is_reset(stage.client(port))
+    engine.remove(0)
+    with pytest.raises(OSError):
+        until(lambda: stage.client(port).recv(1) and False, 5, "a closed port")
+    client.sendall(b"still here")
+    assert daemon.recv(20) == b"still here"
+    assert engine.count() == 1
+    engine.close()
+    assert is_reset(client) and is_reset(daemon) and engine.count() == 0
