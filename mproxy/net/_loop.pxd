@@ -14,7 +14,7 @@ cdef extern from "<sys/epoll.h>" nogil:
         uint32_t events
         epoll_data_t data
     int EPOLLIN, EPOLLPRI, EPOLLOUT, EPOLLRDHUP, EPOLLERR, EPOLLHUP
-    uint32_t EPOLLET
+    uint32_t EPOLLET, EPOLLEXCLUSIVE
 
 
 cdef struct Source:
@@ -72,6 +72,7 @@ cdef class Loop:
 
     cdef int add(self, Source *source, uint32_t events) noexcept
     cdef void modify(self, Source *source, uint32_t events) noexcept
+    cdef void suspend(self, Source *source) noexcept
     cdef void remove(self, Source *source) noexcept
     cdef void close(self, Source *source) noexcept
     cdef void schedule(self, Work *work) noexcept

@@ -189,6 +189,10 @@ cdef class Loop:
         event.data.ptr = source
         epoll_ctl(self.epoll_fd, EPOLL_CTL_MOD, source.fd, &event)
 
+    cdef void suspend(self, Source *source) noexcept:
+        """Stop watching until it is added again; an event already fetched may still arrive."""
+        epoll_ctl(self.epoll_fd, EPOLL_CTL_DEL, source.fd, NULL)
+
     cdef void remove(self, Source *source) noexcept:
         """Stop watching. The source must live to the end of the turn (`free_later`)."""
         if source.fd >= 0:

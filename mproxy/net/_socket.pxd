@@ -28,7 +28,7 @@ cdef extern from "<sys/socket.h>" nogil:
         int l_linger
     int MSG_DONTWAIT, MSG_NOSIGNAL
     int SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC
-    int SOL_SOCKET, SO_ERROR, SO_LINGER, SO_OOBINLINE
+    int SOL_SOCKET, SO_ERROR, SO_KEEPALIVE, SO_LINGER, SO_OOBINLINE
     int SHUT_WR
     ssize_t recv(int fd, void *data, size_t length, int flags)
     ssize_t send(int fd, const void *data, size_t length, int flags)
@@ -54,6 +54,13 @@ cdef extern from "<sys/uio.h>" nogil:
 cdef extern from "<unistd.h>" nogil:
     int close(int fd)
     int dup(int fd)
+
+cdef extern from *:
+    """
+    #include <errno.h>
+    #define set_errno(value) (errno = (value))
+    """
+    void set_errno(int) nogil
 
 
 cdef ssize_t receive_parts(int fd, bint is_socket, iovec *parts, int count) noexcept nogil

@@ -27,13 +27,6 @@ cdef extern from "<netinet/in.h>" nogil:
         in6_addr sin6_addr
         uint32_t sin6_scope_id
 
-cdef extern from *:
-    """
-    #include <errno.h>
-    #define set_errno(value) (errno = (value))
-    """
-    void set_errno(int) nogil
-
 cdef enum:
     SPARE_DESCRIPTORS = 32  # a few carriers being dialled or accepted, a name being looked up
     DAEMON_SYN_RETRIES = 4  # about 30 s (tcp(7), TCP_SYNCNT); the system's own limit is over two minutes

@@ -6,7 +6,8 @@ from mproxy.config import format_host_port
 from mproxy.net._socket import Target
 from mproxy.policy.resolver import Resolver, numeric_address
 from mproxy.programs.common import open_listeners
-from mproxy.relay._tcp import Relay
+from mproxy.relay._tcp import TcpRelay
+from mproxy.relay.rules import Rule
 
 
 class PlainRelay:
@@ -19,29 +20,32 @@ class PlainRelay:
         self._loop = loop
         self._host, self._port = host, port
         self._resolver = Resolver(loop.call_soon_threadsafe)
-        self._relay = Relay(loop, self)
+        self._relay = TcpRelay(loop, self)
 
     def start(self):
         """Begin to serve."""
         target = format_host_port(self._host, self._port)
+        listeners = open_listeners(self._config)
+        self._relay.add(0, Rule(0, "tcp", "", 0, ((self._host, self._port),)), [one.fileno() for one in listeners])
         numeric = numeric_address(self._host, self._port)
         if numeric is not None and numeric[0]:
-            self._relay.target = Target(target, numeric[0])
-        for listener in open_listeners(self._config):
+            self._relay.set_targets(0, [Target(target, numeric[0])])
+        else:
+            self._relay.ask(0)
+        for listener in listeners:
             address = listener.getsockname()
-            self._relay.listen(listener.fileno())
             listener.close()
             self._log.info("listening", address=address[0], port=address[1], target=target, plain=True)
 
-    def on_wanted(self, fd):
+    def on_wanted(self, _key, fd):
         """Look the target up for one connection."""
         def resolved(addresses, error):
             if error is not None:
                 self._log.warning("target-unreachable", target=format_host_port(self._host, self._port), why=error)
-            self._relay.relay(fd, Target(format_host_port(self._host, self._port), addresses) if addresses else None)
+            self._relay.relay(0, fd, Target(format_host_port(self._host, self._port), addresses) if addresses else None)
         self._resolver.resolve(self._host, self._port, resolved)
 
-    def on_refused(self, target, error):
+    def on_refused(self, _key, target, error):
         """The target cannot be reached."""
         self._log.warning("target-unreachable", target=target, why=os.strerror(error))
 
@@ -55,7 +59,7 @@ class PlainRelay:
 
     def shut_down(self, _signal):
         """Stop accepting; connections may finish within --drain."""
-        self._relay.stop_listening()
+        self._relay.remove(0)
         self._log.info("stopping", connections=self._relay.count)
         self._wait_for_end(self._loop.now() + self._config.drain_us)
 

@@ -146,7 +146,7 @@ cdef class Listener:
                 return  # network errors of the connection itself (accept(2)); the next event tells more
 
     cdef void accepted(self, int fd, sockaddr_storage *address) noexcept:
-        """A connection, non-blocking; the callee owns the descriptor. `address` is filled in with `with_address` only."""
+        """A connection, non-blocking, the callee's now. `address` is filled in only with `with_address`."""
         close(fd)
 
 

@@ -1,8 +1,8 @@
 """Which of several targets a connection goes to, and which of them are down. Takes `now`, knows no socket.
 
-Passive failover: a target that failed is left out for BACKOFF_US, doubling up to LONGEST_BACKOFF_US. When that is over one
-connection tries it, while the others still leave it out. When all are down the one whose time is up first is tried
-anyway: waiting would help nobody.
+Passive failover: a target that failed is left out for BACKOFF_US, doubling up to LONGEST_BACKOFF_US. When that is
+over one connection tries it, while the others still leave it out. When all are down the one whose time is up first is
+tried anyway: waiting would help nobody.
 """
 
 from libc.stdint cimport int64_t, uint32_t

@@ -11,7 +11,7 @@ cdef class Backend:
 cdef class Balance:
     """The targets of one rule. Call order: `choose`, then `failed` or `worked` for what was chosen."""
 
-    def __init__(self, *, bint least=False):
+    def __init__(self, bint least=False):
         self.backends = []
         self.least = least
 

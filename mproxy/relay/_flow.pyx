@@ -1,6 +1,6 @@
 """Bytes from one socket to another. The rules: _flow.pxd."""
 
-from libc.errno cimport EAGAIN, EINTR, errno
+from libc.errno cimport EAGAIN, EINTR, EINVAL, ENOMEM, errno
 
 from mproxy._pool cimport pool_lent_bytes
 from mproxy._ring cimport iovec, ring_append, ring_drop, ring_release, ring_used, ring_view
@@ -90,6 +90,7 @@ cdef class Mover:
         cdef Side *sink = source.other
         cdef Pipe *pipe
         cdef ssize_t n
+        cdef int error
         if source.urgent:
             source.grade = LARGE
             return WAITS
@@ -98,8 +99,11 @@ cdef class Mover:
             return WAITS
         n = splice(source.source.fd, NULL, pipe.write_fd, NULL, pipe.capacity, SPLICE_F_MOVE | SPLICE_F_NONBLOCK)
         if n <= 0:
+            error = errno if n < 0 else 0
             self.pool.give(pipe)
-            if n < 0 and errno == EAGAIN and not source.hung_up:
+            if error not in (0, EAGAIN, EINTR, EINVAL, ENOMEM):  # told once: recv would say EOF
+                return BROKEN
+            if error == EAGAIN and not source.hung_up:
                 source.readable = False
                 return AGAIN
             return WAITS  # recv knows what it is

@@ -27,7 +27,7 @@ cdef class PipePool:
     cdef readonly uint32_t open      # pipes, lent or unused
     cdef readonly uint32_t kept      # unused
     cdef uint32_t least_kept         # since the last trim: so many were not needed
-    cdef readonly uint32_t most      # bound of `open`
+    cdef public uint32_t most        # bound of `open`
     cdef int64_t refused_until       # the system gave none, or a small one
     cdef readonly uint32_t refusals  # how often that was so
 

@@ -44,7 +44,7 @@ class Inside:
     def listen(self, key, targets, options, host="127.0.0.1"):
         """Add a rule on any free port of `host`; gives the port."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.create_server((host, 0), family=family, backlog=BACKLOG) as listener:
+        with socket.create_server((host, 0), family=family, backlog=BACKLOG, dualstack_ipv6=host == "::") as listener:
             self.relay.add(key, make_rule(targets, options), [listener.fileno()])
             self.aim(key, targets)
             return listener.getsockname()[1]

@@ -1,6 +1,7 @@
 """The relay's TCP engine between real sockets: how connections begin, flow and end."""
 
 import contextlib
+import errno
 import hashlib
 import random
 import socket
@@ -52,6 +53,14 @@ def is_reset(sock):
     except ConnectionResetError:
         return True
     return False
+
+
+def is_turned_away(stage, *where, **options):
+    """Whether a connection is reset, be it while it is being made."""
+    try:
+        return is_reset(stage.client(*where, **options))
+    except ConnectionResetError:
+        return True
 
 
 def fill(sock):
@@ -116,7 +125,9 @@ def test_a_reset_after_half_a_close_is_passed_on(relayed):
     client.shutdown(socket.SHUT_WR)
     assert daemon.recv(1) == b""
     reset(client)
-    assert is_reset(daemon)
+    # After the end of one direction a read says EOF for ever; the socket's error tells (tcp(7): EPIPE).
+    error = until(lambda: daemon.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), 10, "an error")
+    assert error in (errno.EPIPE, errno.ECONNRESET)
     gone(engine)
 
 
@@ -260,10 +271,9 @@ def test_a_target_that_does_not_answer(stage):
     engine, server = stage.engine(), black_hole(stage)
     port = engine.listen(0, [address_of(server)], {"connect_timeout_us": SECOND_US})
     begun_at = time.monotonic()
-    client = stage.client(port)
-    assert is_reset(client) and 0.9 <= time.monotonic() - begun_at < 8
+    assert is_turned_away(stage, port) and 0.9 <= time.monotonic() - begun_at < 8
     key, text, error = engine.wait_for("on_refused")
-    assert (key, text, error) == (0, "127.0.0.1:%d" % address_of(server)[1], 110)
+    assert (key, text, error) == (0, f"127.0.0.1:{address_of(server)[1]}", 110)
     assert engine.stats(0)["timed_out"] == 1
 
 
@@ -274,7 +284,7 @@ def test_a_target_that_does_not_answer_leaves_time_for_the_next(stage):
     client, daemon = stage.through(engine, port, server)
     client.sendall(b"hello")
     assert daemon.recv(5) == b"hello"
-    assert engine.named("on_target_down") == [(0, "127.0.0.1:%d" % address_of(hole)[1])]
+    assert engine.named("on_target_down") == [(0, f"127.0.0.1:{address_of(hole)[1]}")]
 
 
 # ---- limits
@@ -285,7 +295,7 @@ def test_one_connection_more_than_the_rule_has_is_reset(stage):
     port = engine.listen(0, [address_of(server)], {"max_connections": 2})
     first = stage.through(engine, port, server)
     stage.through(engine, port, server)
-    assert is_reset(stage.client(port))
+    assert is_turned_away(stage, port)
     assert engine.stats(0)["refused"] == 1 and engine.stats(0)["total"] == 2
     for sock in first:
         sock.close()
@@ -301,8 +311,8 @@ def test_without_room_callers_wait(stage):
     ports = [engine.listen(key, [address_of(server)], {}) for key in range(2)]
     taken = [stage.through(engine, ports[n % 2], server) for n in range(3)]
     waiting = [stage.client(ports[n % 2]) for n in range(4)]
-    for client in waiting:
-        client.sendall(b"here")
+    for n, client in enumerate(waiting):
+        client.sendall(b"%d" % n)
     engine.wait_for("on_accept_paused")
     assert engine.count() == 3
     for pair in taken:
@@ -310,12 +320,9 @@ def test_without_room_callers_wait(stage):
             sock.close()
     for _ in waiting:
         daemon = stage.accept(server)
-        assert daemon.recv(10) == b"here"
+        waiting[int(daemon.recv(1))].close()
         daemon.close()
-        until(lambda: engine.count() <= 3, 10, "within the limit")
-    for client in waiting:
-        assert client.recv(1) == b""
-        client.close()
+        assert engine.count() <= 3
     engine.wait_for("on_accept_resumed")
     assert len(engine.named("on_accept_paused")) == len(engine.named("on_accept_resumed")) == 1
     assert sum(engine.stats(key)["refused"] for key in range(2)) == 0
@@ -355,13 +362,13 @@ def test_networks(stage):
     port = engine.listen(0, [address_of(server)], options, "0.0.0.0")
     mapped = engine.listen(1, [address_of(server)], options, "::")
     for number, where in enumerate((port, mapped)):
-        assert is_reset(stage.client(where, source="127.0.0.3"))
-        assert is_reset(stage.client(where, source="127.0.1.1"))
+        assert is_turned_away(stage, where, source="127.0.0.3")
+        assert is_turned_away(stage, where, source="127.0.1.1")
         client = stage.client(where, source="127.0.0.2")
         client.sendall(b"in")
         assert stage.accept(server).recv(2) == b"in"
         assert engine.stats(number)["refused"] == 2 and engine.stats(number)["total"] == 1
-    assert is_reset(stage.client(mapped, "::1"))
+    assert is_turned_away(stage, mapped, "::1")
 
 
 # ---- the whole
@@ -371,7 +378,7 @@ def test_a_removed_rule_lets_its_connections_go_on(relayed):
     stage, engine, port, server = relayed
     client, daemon = stage.through(engine, port, server)
     engine.change(0, [address_of(server)], {"max_connections": 1})
-    assert is_reset(stage.client(port))
+    assert is_turned_away(stage, port)
     engine.remove(0)
     with pytest.raises(OSError):
         until(lambda: stage.client(port).recv(1) and False, 5, "a closed port")

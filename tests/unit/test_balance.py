@@ -16,7 +16,7 @@ def target(name, known=True):
 
 
 def make(names, *, least=False, unknown=""):
-    balance = Balance(least=least)
+    balance = Balance(least)
     balance.set_targets([target(name, name not in unknown) for name in names])
     return balance
 

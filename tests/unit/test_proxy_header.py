@@ -67,7 +67,8 @@ def test_extensions_are_skipped():
     b"PROXY TCP4 1.2.3.4 1.2.3.4 1 2\n", b"PROXY TCP4 1.2.3.4 1.2.3.4 1 65536\r\n", b"PROXY TCP4 1.2.3.4 1.2.3.4 1\r\n",
     b"PROXY TCP4 1.2.3.4 1.2.3.4 1 2 \r\n", b"PROXY TCP4 1.2.3.4  1.2.3.4 1 2\r\n", b"PROXY TCP4 1.2.3 1.2.3.4 1 2\r\n",
     b"PROXY TCP4 ::1 ::1 1 2\r\n", b"PROXY TCP6 1.2.3.4 1.2.3.4 1 2\r\n", b"PROXY TCP5 1.2.3.4 1.2.3.4 1 2\r\n",
-    b"PROXY TCP4 1.2.3.4 1.2.3.4 -1 2\r\n", b"PROXY TCP4 1.2.3.4 1.2.3.4 000001 2\r\n", b"PROXY \r\n", b"PROXY UNKNOWNS\r\n",
+    b"PROXY TCP4 1.2.3.4 1.2.3.4 -1 2\r\n", b"PROXY TCP4 1.2.3.4 1.2.3.4 000001 2\r\n",
+    b"PROXY \r\n", b"PROXY UNKNOWNS\r\n",
     b"PROXY TCP4 1.2.3.4\0 1.2.3.4 1 2\r\n", b"PROXY UNKNOWN " + b"x" * 93, b"\n", b"\r\n\r\n\0\r\nQUIX",
     SIGNATURE + b"\x11\x11\0\x0c" + bytes(12),       # version 1 in a header of version 2
     SIGNATURE + b"\x22\x11\0\x0c" + bytes(12),       # no such command
