@@ -105,7 +105,7 @@ cdef int write_line(char *out, const Origin *origin) noexcept nogil:
     inet_ntop(origin.family, origin.source, source, sizeof(source))
     inet_ntop(origin.family, origin.destination, destination, sizeof(destination))
     return snprintf(
-        out, OWN_HEADER_BYTES, b"PROXY TCP%d %s %s %u %u\r\n", 4 if origin.family == AF_INET else 6,
+        out, OWN_HEADER_BYTES, b"PROXY TCP%d %s %s %u %u\r\n", <int>(4 if origin.family == AF_INET else 6),
         source, destination, <unsigned int>origin.source_port, <unsigned int>origin.destination_port)
 
 
@@ -217,7 +217,7 @@ cdef bint parse_address(const char **at, int family, uint8_t *out) noexcept nogi
 cdef bint parse_port(const char **at, char end, uint16_t *out) noexcept nogil:
     """Take a decimal number of up to 65535 and the `end` behind it."""
     cdef int value = 0, size = 0
-    while at[0][size] >= ZERO and at[0][size] <= NINE and size < 6:
+    while at[0][size] >= ZERO and at[0][size] <= NINE and size < 5:
         value = value * 10 + at[0][size] - ZERO
         size += 1
     if size == 0 or value > 65535 or at[0][size] != end:

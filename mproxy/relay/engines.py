@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mproxy.relay._stopgap import TcpRelay
+from mproxy.relay._tcp import TcpRelay
 from mproxy.relay._udp import UdpRelay
 
 
