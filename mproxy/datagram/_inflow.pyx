@@ -13,7 +13,7 @@ UNKNOWN_END = 0xFFFFFFFFFFFFFFFF
 
 cdef void inflow_init(Inflow *flow, uint32_t first, uint32_t most) noexcept nogil:
     """Nothing has come; the window is `first` bytes and may grow to `most`."""
-    ring_init(&flow.ring, 0)
+    ring_init(&flow.ring, 0, NULL)
     ranges_init(&flow.early)
     flow.arrived = flow.grown_at = flow.duplicate_bytes = 0
     flow.end = UNKNOWN_END

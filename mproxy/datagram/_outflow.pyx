@@ -12,7 +12,7 @@ cdef enum:
 
 cdef void outflow_init(Outflow *flow, uint32_t most) noexcept nogil:
     """Nothing is written; the ring may grow to `most` bytes."""
-    ring_init(&flow.ring, 0)
+    ring_init(&flow.ring, 0, NULL)
     ranges_init(&flow.acked)
     ranges_init(&flow.lost)
     flow.finished = False
