@@ -5,6 +5,7 @@ connection. The socket lies in a directory of mode 0700 under the runtime direct
 process knows the socket.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -48,6 +49,17 @@ def make_directory(path):
         os.chmod(path, 0o700)
 
 
+@contextlib.contextmanager
+def short_path(path):
+    """Another way to say `path`: addresses of unix sockets end at 107 bytes (unix(7)), directories do not."""
+    directory, name = os.path.split(path)
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}/{name}"
+    finally:
+        os.close(fd)
+
+
 class Server:
     """Listens for commands. `answer(command, reply)` must call `reply(object)` once, now or later."""
 
@@ -60,7 +72,8 @@ class Server:
         try:
             if os.path.lexists(path):
                 os.unlink(path)  # of a process that had the same number
-            self._socket.bind(path)
+            with short_path(path) as short:
+                self._socket.bind(short)
             os.chmod(path, 0o600)
             self._socket.listen(MOST_CLIENTS)
         except OSError as error:
@@ -154,7 +167,8 @@ def ask(pid, command):
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(PATIENCE_S)
-            connection.connect(path)
+            with short_path(path) as short:
+                connection.connect(short)
             connection.sendall(json.dumps({"command": command}).encode() + b"\n")
             parts = []
             while part := connection.recv(1 << 20):

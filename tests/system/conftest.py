@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from lab import Lab, become_root
 from proxies import CPROXY, SPROXY, Pair
+from relays import MPROXY, RelayHost
 from traffic import Traffic
 from udp_lab import Echo, RelayThread
 
@@ -72,6 +73,16 @@ def udp_relay(host, ends):
 def echo(host, ends):
     """A UDP server in `host` that sends everything back."""
     return ends.enter_context(Echo(host))
+
+
+@pytest.fixture
+def relay(lab):
+    """Relays on the router; none may have crashed."""
+    if not MPROXY.exists():
+        pytest.fail("run `make` first: bin/mproxy is not built")
+    host = RelayHost(lab.router)
+    yield host
+    host.verify_health()
 
 
 @pytest.fixture

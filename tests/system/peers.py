@@ -1,11 +1,11 @@
 """Daemons behind sproxy, as programs for `Host.start`.
 
-    peers.py echo PORT                  sends back what comes; ends a direction when it ended
+    peers.py echo PORT [all]            sends back what comes; ends a direction when it ended
     peers.py count PORT INTERVAL        sends 0, 1, 2, ... a line each, one every INTERVAL seconds, like ping
     peers.py pour PORT BYTES            sends BYTES bytes of the pattern, then closes; 0: never ends
     peers.py inetd PORT COMMAND...      runs COMMAND for every connection, on the connection
 
-All listen on 127.0.0.1 and print `ready` when they do.
+All listen on 127.0.0.1, with `all` on every address, and print `ready` when they do.
 """
 
 import asyncio
@@ -61,8 +61,8 @@ def closing(serve):
     return handler
 
 
-async def listen(port, serve):
-    server = await asyncio.start_server(closing(serve), "127.0.0.1", port, backlog=4096)
+async def listen(port, serve, address):
+    server = await asyncio.start_server(closing(serve), address, port, backlog=4096)
     print("ready", flush=True)
     await server.serve_forever()
 
@@ -85,7 +85,7 @@ def main(kind, port, *rest):
     if kind == "inetd":
         inetd(int(port), rest)
     serve = {"echo": lambda: echo, "count": lambda: count(float(rest[0])), "pour": lambda: pour(int(rest[0]))}[kind]()
-    asyncio.run(listen(int(port), serve))
+    asyncio.run(listen(int(port), serve, None if rest[-1:] == ("all",) else "127.0.0.1"))
 
 
 if __name__ == "__main__":

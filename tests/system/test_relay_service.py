@@ -1,0 +1,479 @@
+"""mproxy relay as a service: workers that die, rules that change, the end, the background, what it tells of itself."""
+
+import os
+import signal
+import socket
+import stat
+import sys
+import time
+
+import pytest
+from lab import outage, until
+from relays import (
+    ECHO_PORT,
+    RELAY,
+    RELAY6,
+    SERVER,
+    SERVER6,
+    Callers,
+    echoes,
+    is_served,
+    notify_socket,
+    start_echo,
+)
+from traffic import ends_by_reset
+
+RULE = f"7005 -> {SERVER}:{ECHO_PORT}"
+
+
+@pytest.fixture
+def echo(lab):
+    return start_echo(lab.server)
+
+
+def connect(lab, port=7005, address=RELAY):
+    return lab.client.connect(port, address)
+
+
+# ---- starting
+
+@pytest.mark.parametrize("address", [RELAY, RELAY6])
+@pytest.mark.parametrize("server", [SERVER, SERVER6])
+def test_one_rule_of_the_command_line(lab, relay, echo, address, server):
+    """Goal: PORT HOST HOST_PORT relays, from IPv4 and IPv6 to IPv4 and IPv6."""
+    relay.start_with("7005", server, ECHO_PORT)
+    assert is_served(lab.client, 7005, address)
+
+
+def test_listening_address(lab, relay, echo):
+    """Goal: a rule for one address is not reachable on another; a free port is told."""
+    program = relay.start_with(f"{RELAY}:0", SERVER, ECHO_PORT)
+    port = int(program.event("listening")["port"])
+    assert is_served(lab.client, port)
+    assert not is_served(lab.router, port, "127.0.0.1")
+
+
+def test_wrong_lines_start_nothing(lab, relay, echo):
+    """Goal: every wrong line is named, and the right ones are not served."""
+    program = relay.start(RULE, "7006 -> ", "sctp 1 -> a:1", ready=False)
+    assert program.wait() == 2
+    assert f"{relay.file}:2: has nothing behind '->'; expected " in program.log.text
+    assert f"{relay.file}:3: sctp is no protocol; expected tcp, udp or tcp+udp" in program.log.text
+    assert not is_served(lab.client, 7005)
+
+
+def test_a_port_in_use_starts_nothing(lab, relay, echo):
+    """Goal: the line whose port is taken is named; no other port stays open."""
+    with lab.router.listen(7006, "0.0.0.0"):
+        program = relay.start(RULE, f"7006 -> {SERVER}:1", ready=False)
+        assert program.wait() == 1
+    assert f"{relay.file}:2: cannot listen on tcp 7006: the port is in use" in program.log.text
+    assert not is_served(lab.client, 7005)
+
+
+def test_two_relays_on_one_port(lab, relay, echo):
+    """Goal: SO_REUSEPORT lets no second relay share a port by accident, TCP or UDP."""
+    relay.start_with("7005", SERVER, ECHO_PORT)
+    relay.start_with("--udp", "7005", SERVER, ECHO_PORT)
+    for words in ([], ["--udp"]):
+        second = relay.start_with(*words, "7005", SERVER, ECHO_PORT, ready=False)
+        assert second.wait() == 1
+        assert "the port is in use" in second.log.text
+
+
+def test_low_port_without_the_right(relay):
+    """Goal: a port below 1024 without root says what is missing."""
+    relay.host.run("sysctl", "-q", "net.ipv4.ip_unprivileged_port_start=1024")
+    program = relay.start_with(
+        "80", SERVER, ECHO_PORT, ready=False,
+        prefix=["setpriv", "--bounding-set=-net_bind_service", "--inh-caps=-net_bind_service"])
+    assert program.wait() == 1
+    assert "ports below 1024 need root or CAP_NET_BIND_SERVICE" in program.log.text
+
+
+def test_check(relay):
+    """Goal: check says what is wrong, and starts nothing."""
+    relay.write(RULE, "udp 53 -> 10.0.0.2:53")
+    assert relay.command("check", relay.file) == (0, f"{relay.file}: 2 rules\n")
+    relay.write(RULE, "7005 -> b:2")
+    status, text = relay.command("check", relay.file)
+    assert status == 2
+    assert f"{relay.file}:2: tcp 7005 is taken by line 1" in text
+
+
+def test_names_that_come_later(lab, relay, echo):
+    """Goal: a name that does not resolve stops nothing else, and is found as soon as it is there; another address is
+    taken over."""
+    program = relay.start(f"7006 -> backend.example:{ECHO_PORT}", RULE)
+    assert program.event("not-resolved")["name"] == "backend.example"
+    assert is_served(lab.client, 7005)
+    assert not is_served(lab.client, 7006)
+    assert "backend.example" in relay.status()["unresolved"]
+    lab.router.knows(**{"backend.example": SERVER})
+    program.event("resolved", within=60)
+    assert is_served(lab.client, 7006)
+
+
+# ---- workers
+
+def test_a_dead_worker_is_replaced(lab, relay, echo):
+    """Goal: connections of other workers go on, counters are kept, callers are served by the successor."""
+    program = relay.start(RULE, options=["--workers", "2"])
+    connections = [connect(lab) for _ in range(20)]
+    assert all(echoes(connection) for connection in connections)
+    before = relay.status()
+    busy = [worker for worker in before["workers"] if worker["connections"]]
+    victim = busy[0]
+    os.kill(victim["pid"], signal.SIGKILL)
+    program.event("worker-died")
+    alive = sum(echoes(connection) for connection in connections)
+    assert alive == 20 - victim["connections"]
+    assert is_served(lab.client, 7005)
+    after = relay.status()
+    assert after["totals"]["tcp"]["total"] == 21
+    assert after["totals"]["tcp"]["connections"] == alive
+    assert after["workers"][victim["worker"]]["deaths"] == 1
+    assert after["workers"][victim["worker"]]["pid"] != victim["pid"]
+
+
+def test_a_worker_that_dies_young_again_and_again(lab, relay, echo):
+    """Goal: successors of the short-lived wait longer and longer, and callers are served all the same."""
+    program = relay.start(RULE)
+    for deaths in range(1, 5):
+        os.kill(until(lambda: relay.workers()[0], 20, "a worker"), signal.SIGKILL)
+        program.event("worker-died", count=deaths)
+    delays = [event["restart"] for event in program.events("worker-died")]
+    assert delays == ["now", "0.1s", "0.2s", "0.4s"]
+    until(lambda: is_served(lab.client, 7005), 20, "served again")
+
+
+def test_callers_do_not_notice_a_death(lab, relay, echo):
+    """Goal: who calls while there is no worker waits in the listener's queue, and is served by the successor."""
+    program = relay.start(RULE)
+    [pid] = relay.workers()
+    os.kill(pid, signal.SIGSTOP)
+    connections = [connect(lab) for _ in range(20)]
+    os.kill(pid, signal.SIGKILL)
+    program.event("worker-died")
+    assert all(echoes(connection) for connection in connections)
+
+
+def test_a_lost_supervisor_frees_the_port(lab, relay, echo):
+    """Goal: the workers of a killed supervisor let go of the port, so that the next relay can start."""
+    program = relay.start(RULE, options=["--workers", "2"])
+    connection = connect(lab)
+    assert echoes(connection)
+    program.signal(signal.SIGKILL)
+    program.event("supervisor-lost", count=2)
+    assert echoes(connection)
+    relay.start(RULE)
+    assert is_served(lab.client, 7005)
+
+
+# ---- reload
+
+def test_reload_under_load(lab, relay, echo):
+    """Goal: no caller fails while rules come, change and go around and in the one they use, and connections go on."""
+    relay.start(RULE, options=["--workers", "2"])
+    connection = connect(lab)
+    callers = Callers(lab.client, 7005)
+    for turn in range(10):
+        done = relay.reload(f"{7100 + turn} -> {SERVER}:{ECHO_PORT}", f"{RULE} max={1000 + turn}")
+        assert done.startswith("2 rules: 1 added, 1 changed")
+        callers.serve_more(20)
+        assert is_served(lab.client, 7100 + turn)
+    callers.finish()
+    assert echoes(connection)
+    assert not is_served(lab.client, 7100)
+    assert relay.status()["reloads"] == 10
+
+
+def test_reload_moves_a_port_to_other_addresses(lab, relay, echo):
+    """Goal: the same port on every address, on one, and on each family apart: no caller is lost in between."""
+    relay.start(RULE)
+    callers = Callers(lab.client, 7005)
+    for rules in ([f"{RELAY}:{RULE}"], [f"0.0.0.0:{RULE}", f"[::]:{RULE}"], [RULE]):
+        relay.reload(*rules)
+        callers.serve_more(50)
+    callers.finish()
+
+
+def test_a_removed_rule_keeps_its_connections(lab, relay, echo):
+    """Goal: what stands goes on after its rule is gone; nobody new is let in; its counters stay in the totals."""
+    relay.start(RULE, f"7006 -> {SERVER}:{ECHO_PORT}")
+    connection = connect(lab)
+    assert echoes(connection)
+    relay.reload(f"7006 -> {SERVER}:{ECHO_PORT}")
+    assert not is_served(lab.client, 7005)
+    assert echoes(connection)
+    totals = relay.status()["totals"]["tcp"]
+    assert (totals["total"], totals["connections"]) == (1, 1)
+
+
+def test_a_changed_target_is_for_new_connections(lab, relay, echo):
+    """Goal: after a reload new connections go to the new target, old ones stay with the old."""
+    with lab.server.listen(8006, "0.0.0.0") as other:
+        relay.start(RULE)
+        connection = connect(lab)
+        assert echoes(connection)
+        relay.reload(f"7005 -> {SERVER}:8006")
+        new = connect(lab)
+        accepted, _ = other.accept()
+        accepted.close()
+        new.close()
+        assert echoes(connection)
+
+
+@pytest.mark.parametrize("bad, says", [
+    ("7006 -> b", ":2: b is no target; expected HOST:PORT"),
+    ("192.0.2.1:7006 -> b:1", ":2: cannot listen on tcp 192.0.2.1:7006: this host has no such address"),
+])
+def test_a_bad_file_changes_nothing(lab, relay, echo, bad, says):
+    """Goal: reload of a wrong file names the line, ends with a failure, and the former rules hold."""
+    program = relay.start(RULE)
+    relay.write(f"7007 -> {SERVER}:{ECHO_PORT}", bad)
+    status, text = relay.command("reload", "--pidfile", relay.pidfile)
+    assert status == 1
+    assert says in text
+    assert says in program.event("reload-failed")["why"]
+    assert is_served(lab.client, 7005)
+    assert not is_served(lab.client, 7007)
+    assert says in relay.status()["last_reload_errors"][0]
+
+
+def test_sighup_is_a_reload(lab, relay, echo):
+    """Goal: SIGHUP does what reload does; the log file is opened anew for logrotate."""
+    log = relay.host.home / "relay.log"
+    program = relay.start(RULE, options=["--log-file", log], ready=False)
+    until(lambda: log.exists() and " ready " in log.read_text(), 20, "ready")
+    log.rename(relay.host.home / "relay.log.1")
+    relay.write(RULE, f"7006 -> {SERVER}:{ECHO_PORT}")
+    program.signal(signal.SIGHUP)
+    until(lambda: log.exists() and " reloaded " in log.read_text(), 20, "reloaded")
+    assert is_served(lab.client, 7006)
+
+
+# ---- the end
+
+def test_stop_drains(lab, relay, echo):
+    """Goal: after stop nobody new is served, a standing connection is finished, then the process ends with 0."""
+    program = relay.start(RULE, options=["--workers", "2", "--drain-timeout", "60s"])
+    connection = connect(lab)
+    assert echoes(connection)
+    program.signal(signal.SIGTERM)
+    program.event("stopping")
+    until(lambda: not is_served(lab.client, 7005), 10, "nobody new is served")
+    assert echoes(connection)
+    connection.close()
+    assert program.wait(within=20) == 0
+    assert not relay.pidfile.exists()
+    assert list((relay.runtime / "mproxy").glob("relay-*")) == []
+
+
+def test_drain_has_a_limit(lab, relay, echo):
+    """Goal: a connection that never ends is cut by --drain-timeout, and told in the log."""
+    program = relay.start(RULE, options=["--drain-timeout", "500ms"])
+    connection = connect(lab)
+    assert echoes(connection)
+    status, text = relay.command("stop", "--pidfile", relay.pidfile)
+    assert (status, text) == (0, "")
+    assert ends_by_reset(connection)
+    assert program.wait() == 0
+    assert program.event("connections-cut")["connections"] == "1"
+
+
+def test_second_signal_ends_at_once(lab, relay, echo):
+    """Goal: who signals twice does not wait."""
+    program = relay.start(RULE, options=["--drain-timeout", "1h"])
+    connection = connect(lab)
+    assert echoes(connection)
+    program.signal(signal.SIGTERM)
+    program.event("stopping")
+    program.signal(signal.SIGTERM)
+    assert program.wait() == 1
+    assert ends_by_reset(connection)
+
+
+# ---- the background
+
+def test_daemon(lab, relay, echo):
+    """Goal: --daemon returns when it serves; its pidfile finds it; a second one on the pidfile is refused; stop ends
+    it."""
+    relay.write(RULE)
+    words = ["--config", relay.file, "--daemon", "--pidfile", relay.pidfile]
+    assert relay.command(*words)[0] == 0
+    assert is_served(lab.client, 7005)
+    pid = int(relay.pidfile.read_text())
+    assert relay.status()["pid"] == pid
+    assert os.getpgid(pid) != os.getpgid(0)
+    status, text = relay.command(*words)
+    assert status == 1
+    assert f"already running as process {pid}" in text
+    assert relay.command("stop", "--pidfile", relay.pidfile) == (0, "")
+    assert not os.path.exists(f"/proc/{pid}")
+    status, text = relay.command("status", "--pidfile", relay.pidfile)
+    assert status == 1
+    assert "is the relay running?" in text
+
+
+def test_daemon_that_cannot_start(lab, relay):
+    """Goal: the caller sees why, and a failure."""
+    relay.write(RULE)
+    with lab.router.listen(7005, "0.0.0.0"):
+        status, text = relay.command("--config", relay.file, "--daemon", "--pidfile", relay.pidfile)
+    assert status == 1
+    assert "the port is in use" in text
+    assert not relay.pidfile.exists()
+
+
+def test_stale_pidfile(lab, relay, echo):
+    """Goal: the pidfile of a killed relay, even with the number of a living process, is nobody's: commands say so, and
+    a new relay takes it over."""
+    program = relay.start(RULE)
+    program.signal(signal.SIGKILL)
+    program.wait()
+    relay.pidfile.write_text(f"{os.getpid()}\n")
+    for command in ("status", "reload", "stop"):
+        status, text = relay.command(command, "--pidfile", relay.pidfile)
+        assert status == 1
+        assert "is stale" in text
+    relay.start(RULE)
+    assert is_served(lab.client, 7005)
+
+
+# ---- the service manager
+
+def test_notifications(relay, tmp_path):
+    """Goal: sd_notify: READY with the process's number, watchdog, reload, stop."""
+    with notify_socket(tmp_path) as (address, receive):
+        program = relay.start(RULE, env={"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "300000"})
+        words = receive()
+        assert "READY=1" in words
+        assert f"MAINPID={program.pid}" in words
+        assert "WATCHDOG=1" in until(lambda: "WATCHDOG=1" in (text := receive()) and text, 10, "watchdog")
+        relay.reload(RULE, "7006 -> host:1")
+        until(lambda: "RELOADING=1\nMONOTONIC_USEC=" in receive(), 10, "reloading")
+        until(lambda: "READY=1" in receive(), 10, "ready again")
+        program.signal(signal.SIGTERM)
+        until(lambda: "STOPPING=1" in receive(), 10, "stopping")
+
+
+ACTIVATE = """
+import os, socket, sys
+sock = socket.socket(socket.AF_INET, getattr(socket, sys.argv[1]))
+sock.bind(("0.0.0.0", int(sys.argv[2])))
+if sys.argv[1] == "SOCK_STREAM":
+    sock.listen()
+os.dup2(sock.fileno(), 3)
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+
+def test_socket_activation(lab, relay, echo):
+    """Goal: a socket of the service manager is taken for its rule, one without a rule is told of."""
+    prefix = [sys.executable, "-c", ACTIVATE, "SOCK_STREAM"]
+    program = relay.start(f"0.0.0.0:{RULE}", prefix=[*prefix, "7005"], options=["--workers", "2"])
+    inode = lab.router.run("ss", "-Hltne", "sport = :7005").split("ino:")[1].split()[0]
+    links = {os.readlink(f"/proc/{program.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{program.pid}/fd")}
+    assert f"socket:[{inode}]" in links
+    assert is_served(lab.client, 7005)
+    assert program.stop() == 0
+    program = relay.start(RULE, prefix=[*prefix, "7999"])
+    assert program.event("socket-unused")["address"] == "tcp:0.0.0.0:7999"
+    assert is_served(lab.client, 7005)
+
+
+# ---- status
+
+def test_status_as_json(lab, relay, echo):
+    """Goal: every promised number is there and right."""
+    relay.start(RULE, f"udp 53 -> {SERVER}:53", f"7010-7012 -> {SERVER}:8010-8012", options=["--workers", "2"])
+    with connect(lab) as connection:
+        assert echoes(connection, b"x" * 1000)
+        facts = relay.status()
+    assert {"version", "pid", "mode", "state", "uptime_s", "reloads", "rules_from", "last_reload_errors", "workers",
+            "rules", "totals", "unresolved"} <= facts.keys()
+    assert facts["mode"] == "user"
+    assert [worker["state"] for worker in facts["workers"]] == ["running"] * 2
+    assert len(facts["rules"]) == 5
+    tcp, udp = facts["rules"][:2]
+    assert (tcp["line"], tcp["protocol"], tcp["port"], tcp["targets"]) == (1, "tcp", 7005, [f"{SERVER}:{ECHO_PORT}"])
+    assert tcp["counters"] | {"connections": 1, "total": 1, "refused": 0, "failed": 0, "timed_out": 0,
+                              "bytes_in": 1000, "bytes_out": 1000} == tcp["counters"]
+    assert {"sessions", "total", "refused", "evicted", "errors", "packets_in", "packets_out", "bytes_in",
+            "bytes_out"} <= udp["counters"].keys()
+    assert facts["totals"]["tcp"]["bytes_out"] == 1000
+    assert sum(worker["connections"] for worker in facts["workers"]) == 1
+
+
+def test_status_for_people(lab, relay, echo):
+    """Goal: the text names process, rules and workers; with one relay running no pidfile is needed."""
+    relay.start(RULE)
+    assert is_served(lab.client, 7005)
+    status, text = relay.command("status")
+    assert status == 0
+    assert "user mode, 1 rules from" in text
+    assert f"tcp 7005 -> {SERVER}:{ECHO_PORT}" in text
+    assert "worker 0: running" in text
+
+
+def test_control_socket_is_private(relay):
+    """Goal: the socket lies in a directory of mode 0700 under the runtime directory."""
+    program = relay.start(RULE)
+    directory = relay.runtime / "mproxy"
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert stat.S_ISSOCK((directory / f"relay-{program.pid}.sock").stat().st_mode)
+
+
+def test_strange_requests(relay):
+    """Goal: nonsense on the control socket costs nothing but its connection."""
+    program = relay.start(RULE)
+    path = str(relay.runtime / "mproxy" / f"relay-{program.pid}.sock")
+    for request in (b"\n", b"[]\n", b'{"command": 3}\n', b"x" * 10_000, b""):
+        with socket.socket(socket.AF_UNIX) as sock:
+            fd = os.open(os.path.dirname(path), os.O_PATH)
+            sock.connect(f"/proc/self/fd/{fd}/{os.path.basename(path)}")
+            os.close(fd)
+            sock.settimeout(15)
+            sock.sendall(request)
+            sock.shutdown(socket.SHUT_WR)
+            try:
+                answer = sock.recv(4096)
+            except ConnectionResetError:
+                answer = b""
+            assert answer == b"" or b"unknown command" in answer
+    assert relay.status()["state"] == "running"
+
+
+# ---- many
+
+def test_ten_thousand_rules(lab, relay, echo):
+    """Goal: ten thousand rules are served within seconds, take as many descriptors, and a reload of all is quick."""
+    rules = [f"{port} -> {SERVER}:{ECHO_PORT}" for port in range(10_001, 20_001)]
+    started = time.monotonic()
+    relay.start(*rules)
+    assert time.monotonic() - started < 20
+    assert is_served(lab.client, 10_001)
+    assert is_served(lab.client, 20_000)
+    assert len(relay.status()["rules"]) == 10_000
+    assert relay.reload(*rules[:5000], RULE).startswith("5001 rules: 1 added, 0 changed, 5000 removed")
+    assert is_served(lab.client, 7005)
+    assert not is_served(lab.client, 20_000)
+
+
+def test_no_descriptors_left(lab, relay, echo):
+    """Goal: without descriptors accepting pauses, told once; who waits is served as soon as others have gone."""
+    program = relay.start(RULE, prefix=["prlimit", "--nofile=100"])
+    connections = []
+    while not program.events("accept-paused"):
+        connections.append(connect(lab))
+        outage(0.01)
+        assert len(connections) < 200
+    waiting = [connect(lab) for _ in range(5)]
+    outage(1.5)  # more than one attempt to accept
+    assert len(program.events("accept-paused")) == 1
+    for connection in connections:
+        connection.close()
+    assert all(echoes(connection) for connection in waiting)
+    program.event("accept-resumed")
