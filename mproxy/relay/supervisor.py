@@ -83,8 +83,8 @@ class Supervisor:
 
     def apply(self, rules):
         """Go over to other rules: (added, changed, removed), counts. ListenError: nothing was changed."""
-        gone = {name: entry for name, entry in self._entries.items()
-                if name not in {rule.listener for rule in rules}}
+        names = {rule.listener for rule in rules}
+        gone = {name: entry for name, entry in self._entries.items() if name not in names}
         opened = self._open([rule for rule in rules if rule.listener not in self._entries], gone)
         changed = [rule for rule in rules
                    if rule.listener in self._entries and not rule.same(self._entries[rule.listener].rule)]
@@ -129,13 +129,14 @@ class Supervisor:
         """{rule.listener: Listener} of new rules; all or none. `gone`: entries whose port may be taken over."""
         self._check_descriptors(rules)
         opened, wrong = {}, []
+        leaving: dict[tuple, list] = {}  # (protocol, port) -> sockets
+        for (protocol, _, port), entry in gone.items():
+            leaving.setdefault((protocol, port), []).extend(entry.listener.sockets)
         for rule in rules:
-            replaces = [sock for entry in gone.values()
-                        if (entry.rule.protocol, entry.rule.listen_port) == (rule.protocol, rule.listen_port)
-                        for sock in entry.listener.sockets]
             try:
                 opened[rule.listener] = open_listener(
-                    rule, self._config.workers, take_given(rule, self._given), replaces)
+                    rule, self._config.workers, take_given(rule, self._given),
+                    leaving.get((rule.protocol, rule.listen_port), ()))
             except MproxyError as error:
                 wrong.append((rule.number, str(error)))
         if wrong:

@@ -111,7 +111,7 @@ class Callers:
         self.failures = []
         self.served = 0
         self._ending = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(host, port)) for _ in range(count)]
+        self._threads = [threading.Thread(target=self._run, args=(host, port), daemon=True) for _ in range(count)]
         for thread in self._threads:
             thread.start()
 
