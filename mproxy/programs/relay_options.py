@@ -85,6 +85,8 @@ def parse_relay(argv):
         given["file"] = os.path.abspath(given.pop("config"))
     else:
         given["rules"] = (_rule(parser, words, "udp" if udp else "tcp"),)
+    if "drain_timeout" in given:
+        given["drain_timeout_us"] = given.pop("drain_timeout")
     if "daemon" in given and "pidfile" not in given:
         raise UsageError("--daemon needs --pidfile FILE: without it reload, stop and status do not find the process")
     return "run", RelayConfig(**given)

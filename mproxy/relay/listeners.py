@@ -113,8 +113,6 @@ def _bind_one(kind, host, port, reuse, both=False):
             sock.bind((address, port, 0, socket.if_nametoindex(scope) if scope else 0))
         else:
             sock.bind((address, port))
-        if reuse and kind == TCP:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
     except OSError:
         sock.close()
         raise
@@ -128,6 +126,7 @@ def _prepare_tcp(sock):
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # else an urgent byte would not be read
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a client that vanished is found in the end
     sock.listen(BACKLOG)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)  # was needed to replace another; nobody shares this one
 
 
 # ---- from the service manager

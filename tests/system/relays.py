@@ -91,7 +91,7 @@ def echoes(connection, data=b"hello"):
     try:
         connection.sendall(data)
         return read_exactly(connection, len(data)) == data
-    except (ConnectionError, TimeoutError):
+    except (AssertionError, ConnectionError, TimeoutError):
         return False
 
 
