@@ -93,7 +93,7 @@ chain admit_leaving {
     ct state new jump admit
 }
 chain lead {
-    fib daddr type local dnat ip to meta l4proto . th dport map @any4
+    meta nfproto ipv4 fib daddr type local dnat ip to meta l4proto . th dport map @any4
     ip6 daddr != ::1 fib daddr type local dnat ip6 to meta l4proto . th dport map @any6
     dnat ip to ip daddr . meta l4proto . th dport map @at4
     dnat ip6 to ip6 daddr . meta l4proto . th dport map @at6

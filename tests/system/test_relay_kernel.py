@@ -1,0 +1,231 @@
+"""mproxy relay --kernel: what it installs, refuses, changes, and takes back."""
+
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+from lab import until
+from relays import ECHO_PORT, RELAY, SERVER, echoes, is_served, start_echo
+
+RULE = f"7005 -> {SERVER}:{ECHO_PORT}"
+SETTINGS = ("ipv4/ip_forward", "ipv6/conf/all/forwarding", "ipv4/conf/all/route_localnet")
+
+
+@pytest.fixture
+def echo(lab):
+    return start_echo(lab.server)
+
+
+def settings(host, value=None):
+    """The kernel settings that kernel mode needs; sets them first if told."""
+    with host.inside():
+        for name in SETTINGS if value is not None else ():
+            Path("/proc/sys/net", name).write_text(value)
+        return [Path("/proc/sys/net", name).read_text().strip() for name in SETTINGS]
+
+
+def start(relay, *rules, **more):
+    return relay.start(*rules, options=["--kernel"], **more)
+
+
+def table(host):
+    return host.run("nft", "list", "ruleset")
+
+
+def test_everything_is_taken_back(lab, relay, echo):
+    """Goal: table and settings are there while it runs, and as before afterwards; nobody gets forwarding for free."""
+    settings(lab.router, "0")
+    program = start(relay, RULE)
+    assert is_served(lab.client, 7005)
+    assert settings(lab.router) == ["1", "0", "1"]
+    with pytest.raises(OSError):
+        lab.client.connect(ECHO_PORT, SERVER, timeout=1)
+    assert "mproxy_relay" in table(lab.router)
+    assert program.stop(within=30) == 0
+    assert settings(lab.router) == ["0", "0", "0"]
+    assert table(lab.router) == ""
+    assert not is_served(lab.client, 7005)
+
+
+def test_loopback_stays_private(lab, relay):
+    """Goal: route_localnet does not let neighbours reach 127.0.0.1, which only a rule may lead to."""
+    start_echo(lab.router, 8007)
+    start(relay, "7007 -> 127.0.0.1:8007")
+    assert is_served(lab.client, 7007)
+    assert is_served(lab.router, 7007, "127.0.0.1")
+    lab.client.ip(f"route add 127.9.9.9/32 via {RELAY} dev wifi", "rule add pref 0 to 127.9.9.9 lookup main")
+    settings(lab.client, "1")
+    with pytest.raises(OSError):
+        lab.client.connect(8007, "127.9.9.9", timeout=1)
+
+
+def test_killed_run_is_replaced(lab, relay, echo):
+    """Goal: a killed run leaves traffic working; the next start takes table and former settings over."""
+    settings(lab.router, "0")
+    program = start(relay, RULE)
+    program.signal(signal.SIGKILL)
+    program.wait()
+    assert is_served(lab.client, 7005)
+    program = start(relay, f"7006 -> {SERVER}:{ECHO_PORT}")
+    assert is_served(lab.client, 7006)
+    assert not is_served(lab.client, 7005)
+    assert program.stop(within=30) == 0
+    assert settings(lab.router) == ["0", "0", "0"]
+    assert table(lab.router) == ""
+
+
+def test_other_tables_are_left_alone(lab, relay, echo):
+    """Goal: what somebody else has in nftables is there before, during and after."""
+    lab.router.run("nft", "add", "table", "inet", "mine")
+    program = start(relay, RULE)
+    program.stop(within=30)
+    assert table(lab.router).split() == ["table", "inet", "mine", "{", "}"]
+
+
+def test_one_at_a_time(lab, relay, echo):
+    """Goal: a second one in the same network is refused and changes nothing."""
+    start(relay, RULE)
+    second = relay.start_with("--kernel", "7009", SERVER, ECHO_PORT, ready=False)
+    assert second.wait() == 1
+    assert "another mproxy relay --kernel runs on this host" in second.log.text
+    assert is_served(lab.client, 7005)
+
+
+@pytest.mark.parametrize("rule, says", [
+    ("80 -> a:1 proxy=v2 max=3", "--kernel cannot do proxy, max; expected a rule without it"),
+    ("80 -> a:1 accept-proxy", "--kernel cannot do accept-proxy"),
+    ("80 -> a:1 timeout=5s", "--kernel cannot do timeout"),
+    ("80 -> a:1, b:1 balance=leastconn", "--kernel cannot do balance"),
+    ("80 -> 10.0.0.1:1, 10.0.0.2:1", "--kernel cannot choose between 2 targets"),
+    ("80 -> [::1]:1", "--kernel cannot do ::1"),
+    ("0.0.0.0:80 -> [fd00::1]:1", "--kernel cannot lead from IPv4 to IPv6"),
+])
+def test_impossible_rules(relay, rule, says):
+    """Goal: what the kernel cannot do is refused by name, with its line, before anything is installed."""
+    program = start(relay, RULE, rule, ready=False)
+    assert program.wait() == 2
+    assert f"{relay.file}:2: {says}" in program.log.text
+    assert table(relay.host) == ""
+    status, text = relay.command("check", "--kernel", relay.file)
+    assert status == 2
+    assert says in text
+
+
+def test_name_with_several_addresses(lab, relay):
+    """Goal: the kernel makes no choice between the addresses of a name."""
+    lab.router.hosts_file.write_text("10.3.0.2 twins.example\n10.3.0.3 twins.example\n")
+    program = start(relay, "7005 -> twins.example:1", ready=False)
+    assert program.wait() == 2
+    assert "--kernel cannot choose between the addresses of twins.example: 10.3.0.2, 10.3.0.3" in program.log.text
+    assert table(lab.router) == ""
+
+
+def test_name_that_comes_later(lab, relay, echo):
+    """Goal: a name without an address stops no other rule, and is led to as soon as it has one."""
+    program = start(relay, RULE, f"7006 -> later.example:{ECHO_PORT}")
+    assert is_served(lab.client, 7005)
+    assert "later.example" in relay.status()["unresolved"]
+    lab.router.knows(**{"later.example": SERVER})
+    program.event("resolved", within=60)
+    until(lambda: is_served(lab.client, 7006), 20, "the rule of the name works")
+
+
+def test_without_root(relay):
+    """Goal: who is not root is told so."""
+    program = relay.start_with("--kernel", "7005", SERVER, ECHO_PORT, ready=False,
+                               prefix=["setpriv", "--reuid=65534", "--clear-groups"])
+    assert program.wait() == 2
+    assert "--kernel needs root" in program.log.text
+
+
+def test_without_nft(relay):
+    """Goal: without nft the missing package is named."""
+    relay.host.run("sh", "-c", "mount --bind /dev/null $(PATH=$PATH:/usr/sbin:/sbin command -v nft)")
+    program = start(relay, RULE, ready=False)
+    assert program.wait() == 1
+    assert "--kernel needs the program nft: install the package nftables" in program.log.text
+
+
+def test_port_of_another_program(lab, relay):
+    """Goal: a port that a program listens on is not taken away from it."""
+    with lab.router.listen(7005, "0.0.0.0"):
+        program = start(relay, RULE, ready=False)
+        assert program.wait() == 1
+    assert f"{relay.file}:1: cannot listen on tcp 7005: the port is in use" in program.log.text
+
+
+def test_reload(lab, relay, echo):
+    """Goal: rules come and go, a connection goes on, counters are kept, a wrong file changes nothing."""
+    start(relay, RULE)
+    connection = lab.client.connect(7005, RELAY)
+    assert echoes(connection)
+    relay.reload(RULE, f"7006 -> {SERVER}:{ECHO_PORT}")
+    assert echoes(connection)
+    assert is_served(lab.client, 7006)
+    facts = relay.status()["rules"][0]["counters"]
+    assert (facts["total"], facts["connections"]) == (1, 1)
+    relay.write("7006 -> a:1 proxy=v1")
+    status, text = relay.command("reload", "--pidfile", relay.pidfile)
+    assert status == 1
+    assert "--kernel cannot do proxy" in text
+    assert is_served(lab.client, 7005)
+    relay.reload(f"7006 -> {SERVER}:{ECHO_PORT}")
+    assert not is_served(lab.client, 7005)
+    assert echoes(connection)
+    assert relay.status()["totals"]["tcp"]["total"] >= 3
+
+
+def test_allow_and_deny(lab, relay, echo):
+    """Goal: lists of networks hold in the kernel as well."""
+    start(relay, f"{RULE} allow=10.1.0.0/24", f"7006 -> {SERVER}:{ECHO_PORT} allow=10.0.0.0/8 deny=10.1.0.0/24",
+          f"{RELAY}:7007 -> {SERVER}:{ECHO_PORT} deny=10.1.0.2")
+    assert is_served(lab.client, 7005)
+    for port in (7006, 7007):
+        with pytest.raises(OSError):
+            lab.client.connect(port, RELAY, timeout=1)
+
+
+def test_udp_flows_follow_the_rule(lab, relay):
+    """Goal: after a reload the datagrams of a client that never stopped go to the new target: its flow is forgotten."""
+    def server(port):
+        with lab.server.inside():
+            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.bind((SERVER, port))
+        sock.settimeout(15)
+        return sock
+    first, second = server(8101), server(8102)
+    start(relay, f"udp 7005 -> {SERVER}:8101")
+    with lab.client.inside():
+        client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    client.settimeout(15)
+    client.connect((RELAY, 7005))
+    for server_socket, rule in ((first, None), (second, f"udp 7005 -> {SERVER}:8102")):
+        if rule:
+            relay.reload(rule)
+        client.send(b"question")
+        data, address = server_socket.recvfrom(100)
+        assert data == b"question"
+        server_socket.sendto(b"answer", address)
+        assert client.recv(100) == b"answer"
+
+
+def test_drain(lab, relay, echo):
+    """Goal: after SIGTERM nobody new is led, a standing connection is finished first."""
+    program = start(relay, RULE)
+    connection = lab.client.connect(7005, RELAY)
+    assert echoes(connection)
+    program.signal(signal.SIGTERM)
+    program.event("stopping")
+    until(lambda: not is_served(lab.client, 7005), 20, "nobody new is led")
+    assert echoes(connection)
+    connection.close()
+    assert program.wait(within=30) == 0
+    assert table(lab.router) == ""
+
+
+def test_ten_thousand_rules(lab, relay, echo):
+    """Goal: ten thousand rules are one transaction of a second or so."""
+    start(relay, *(f"{port} -> {SERVER}:{ECHO_PORT}" for port in range(10_001, 20_001)))
+    assert is_served(lab.client, 10_001)
+    assert is_served(lab.client, 20_000)
