@@ -10,6 +10,7 @@ from tests.meta.sources import ROOT, source_files
 
 PAGES = [ROOT / "README.md", *source_files(".md", under=ROOT / "docs")]
 OPERATIONS = ROOT / "docs" / "operations.md"
+RELAY = ROOT / "docs" / "relay.md"
 LINK = re.compile(r"\]\(([^)\s]+)[^)]*\)|^\[[^\]]+\]:\s*(\S+)", re.MULTILINE)  # [](here), ![](here), [name]: here
 PROGRAMS = ["cproxy", "sproxy", "mproxy impair"]
 FENCED = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
@@ -55,9 +56,9 @@ def options_of(program):
     return set(OPTION.findall(done.stdout))
 
 
-def documented():
-    """The options that have a row of their own in docs/operations.md: they stand in its first cell."""
-    rows = (line for line in prose(OPERATIONS).split("\n") if line.startswith("|"))
+def documented(page=OPERATIONS):
+    """The options that have a row of their own in a page: they stand in its first cell."""
+    rows = (line for line in prose(page).split("\n") if line.startswith("|"))
     return {option for row in rows for option in OPTION.findall(row.split("|")[1])}
 
 
@@ -76,6 +77,12 @@ def test_links_lead_somewhere(page):
 def test_every_option_has_its_row(program):
     missing = options_of(program) - documented()
     assert not missing, f"{program} --help shows, docs/operations.md has no row for: {' '.join(sorted(missing))}"
+
+
+def test_the_relay_has_its_own_page():
+    shown = options_of("mproxy relay") | options_of("mproxy relay status")
+    page = documented(RELAY)
+    assert page == shown, f"only in --help or only in docs/relay.md: {' '.join(sorted(page ^ shown))}"
 
 
 def test_every_row_has_its_option():
