@@ -37,7 +37,7 @@ cdef extern from "<sys/socket.h>" nogil:
 cdef enum:
     SLOTS = 64             # messages a batch
     SLOT_BYTES = 65536     # above the largest packet and the largest train
-    CONTROL_BYTES = 128    # control data of one message: address, segment, overflow
+    CONTROL_BYTES = 128    # control data of one message: address, segment
     PARTS = 128            # memory segments of the messages in an outbox
     LARGEST_PACKET = 65507  # payload, of IPv4: 65535 less both headers (RFC 768, 791); IPv6 takes 20 more
     MOST_SEGMENTS = 64     # packets of a train that every kernel with UDP_SEGMENT sends
@@ -70,7 +70,6 @@ cdef class Inbox:
     cdef iovec parts[SLOTS]         # storage of each slot
     cdef uint8_t controls[SLOTS][CONTROL_BYTES]  # control data of each slot
     cdef uint8_t *storage           # of all slots
-    cdef uint32_t overflow          # latest SO_RXQ_OVFL count seen; 0 when none came
 
     cdef int receive(self, int fd, int first, int most, bint with_sender) noexcept
 
@@ -112,4 +111,4 @@ cdef class Outbox:
 cdef uint32_t packet_count(uint32_t length, uint32_t segment) noexcept nogil
 cdef void receive_trains(int fd) noexcept
 cdef void report_local_address(int fd, int family) noexcept
-cdef void report_overflow(int fd) noexcept
+cdef uint32_t dropped_packets(int fd) noexcept

@@ -75,6 +75,8 @@ cdef class UdpRelay(UdpFlow):
     def stats(self, key):
         """Counts of a rule: sessions (now), total, refused, evicted, expired, errors, dropped, packets_in, packets_out,
         bytes_in, bytes_out (in: from client to target)."""
+        for listener in (<UdpRule>self.rules[key]).listeners:
+            (<Listener>listener).count_dropped()
         return (<UdpRule>self.rules[key]).stats()
 
     def close(self):

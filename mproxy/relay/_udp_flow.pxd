@@ -41,11 +41,11 @@ cdef class Listener:
     cdef Address bound      # its address
     cdef bint is_wildcard   # packets tell which address they came to
     cdef int most_slots     # read at a time: fewer once trains come
-    cdef uint32_t overflow  # SO_RXQ_OVFL so far
+    cdef uint32_t dropped   # packets that the kernel had dropped when it was last asked
 
     cdef void read(self) noexcept
     cdef bint read_batch(self) noexcept
-    cdef void count_overflow(self) noexcept
+    cdef void count_dropped(self) noexcept
     cdef void make_key(self, const Slot *slot, Key *out) noexcept
 
 

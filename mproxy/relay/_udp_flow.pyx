@@ -22,7 +22,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 from mproxy.net._loop cimport EPOLLERR, EPOLLET, EPOLLIN
 from mproxy.net._packets cimport (
-    AF_INET, SLOTS, packet_count, receive_trains, report_local_address, report_overflow,
+    AF_INET, SLOTS, dropped_packets, packet_count, receive_trains, report_local_address,
 )
 from mproxy.net._socket cimport (
     SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, Target, close, connect, is_spare, set_option, sockaddr,
@@ -173,6 +173,7 @@ cdef class UdpFlow:
         cdef Listener listener = None
         cdef uint32_t left = self.queued
         cdef int used = 0, n
+        self.loop.light_turns = 0  # as in `read_batch`
         while left > 0 and self.first != NULL:
             left -= 1
             session = self.first
@@ -452,7 +453,6 @@ cdef class Listener:
         if self.is_wildcard:
             report_local_address(fd, self.bound.any.sa_family)
         receive_trains(fd)
-        report_overflow(fd)
         set_option(fd, SOL_SOCKET, SO_RCVBUF, LISTENER_BUFFER)
         if flow.loop.add(&self.source, EPOLLIN | EPOLLET) < 0:
             os.close(self.source.fd)
@@ -464,6 +464,7 @@ cdef class Listener:
         cdef int fd = self.source.fd
         if fd < 0:
             return
+        self.count_dropped()
         self.flow.loop.unschedule(&self.work)
         self.flow.loop.remove(&self.source)
         close(fd)
@@ -485,23 +486,23 @@ cdef class Listener:
         cdef int most = self.most_slots
         if self.source.fd < 0:
             return False
+        self.flow.loop.light_turns = 0  # the loop's looking for an answer would cost more than it gives
         n = self.flow.inbox.receive(self.source.fd, 0, most, True)
         if n < 0:
             return errno != EAGAIN
         for i in range(n):
             length += self.flow.inbox.slots[i].length
         self.most_slots = adapt(most, n, length)
-        self.count_overflow()
         self.flow.deliver(self, n)
         return n == most
 
-    cdef void count_overflow(self) noexcept:
+    cdef void count_dropped(self) noexcept:
         """Take over the kernel's count of packets dropped at this socket."""
-        cdef uint32_t overflow = self.flow.inbox.overflow
-        if overflow:
-            self.flow.inbox.overflow = 0
-            self.rule.counts.dropped += <uint32_t>(overflow - self.overflow)
-            self.overflow = overflow
+        cdef uint32_t dropped
+        if self.source.fd >= 0:
+            dropped = dropped_packets(self.source.fd)
+            self.rule.counts.dropped += <uint32_t>(dropped - self.dropped)
+            self.dropped = dropped
 
     cdef void make_key(self, const Slot *slot, Key *out) noexcept:
         """Whose session a packet belongs to."""
