@@ -32,6 +32,10 @@ STUNNEL = "stunnel"
 HAPROXY_TLS = "haproxy tls"
 SSH = "ssh -L"
 
+MPROXY_UDP = "mproxy relay --udp"
+NGINX_UDP = "nginx stream udp"
+SOCAT_UDP = "socat udp"
+
 PLAIN = "--plain"  # keeps no state, and refuses to be told where
 
 StartRow = Callable[[tuple[Hop, ...], Path], list[Process]]
@@ -85,12 +89,12 @@ class Contender:
         return Chain(tuple(hops), target)
 
 
-def started(command: list[str], hop: Hop, work: Path) -> Process:
+def started(command: list[str], hop: Hop, work: Path, udp: bool = False) -> Process:
     """Start one proxy and wait until it listens."""
     name = Path(command[0]).name
     process = Process(command, work / f"{name}-{hop.port}.log", hop.netns)
     try:
-        process.wait_listening(hop.port)
+        process.wait_listening(hop.port, udp=udp)
     except StartError:
         process.stop()
         raise
@@ -131,6 +135,17 @@ def mproxy_pair(options: tuple[str, ...], hops: tuple[Hop, ...], work: Path) -> 
     return [started(client_command, first, work), server]
 
 
+def udp_hop(command: HopCommand, hops: tuple[Hop, ...], work: Path) -> list[Process]:
+    """One UDP relay."""
+    return [started(command(hop, work), hop, work, udp=True) for hop in hops]
+
+
+def mproxy_udp(hop: Hop, _work: Path) -> list[str]:
+    address, _, port = hop.target.rpartition(":")
+    return [_MPROXY, "relay", "--udp", "--workers", "1", f"{hop.listen_address}:{hop.port}", address, port]
+
+
+_MPROXY = str(REPOSITORY / "bin" / "mproxy")
 _MPROXY_PROGRAMS = (str(REPOSITORY / "cproxy"), str(REPOSITORY / "sproxy"))
 
 TABLE: dict[str, Contender] = {
@@ -145,6 +160,9 @@ TABLE: dict[str, Contender] = {
         Contender(HAPROXY_SPLICE, partial(same_program, peers.haproxy_splice), ("haproxy",)),
         Contender(NGINX, partial(same_program, peers.nginx_stream), ("nginx",)),
         Contender(SOCAT, partial(same_program, peers.socat), ("socat",)),
+        Contender(MPROXY_UDP, partial(udp_hop, mproxy_udp), (_MPROXY,), hops=1),
+        Contender(NGINX_UDP, partial(udp_hop, peers.nginx_udp), ("nginx",), hops=1),
+        Contender(SOCAT_UDP, partial(udp_hop, peers.socat_udp), ("socat",), hops=1),
         Contender(HAPROXY_TLS, partial(same_program, peers.haproxy_tls), ("haproxy", "openssl")),
         Contender(STUNNEL, partial(same_program, peers.stunnel), ("stunnel4", "openssl")),
         Contender(SSH, ssh_pair, ("ssh", "/usr/sbin/sshd", "ssh-keygen")),

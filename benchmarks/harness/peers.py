@@ -53,6 +53,25 @@ stream {{
 }}
 """
 
+NGINX_UDP = """
+load_module /usr/lib/nginx/modules/ngx_stream_module.so;
+daemon off;
+worker_processes 1;
+worker_rlimit_nofile 20000;
+pid {work}/nginx-{port}.pid;
+error_log {work}/nginx-{port}.err crit;
+events {{ worker_connections 19900; multi_accept on; }}
+stream {{
+    access_log off;
+    server {{
+        listen {listen} udp rcvbuf=4m;
+        proxy_pass {target};
+        proxy_buffer_size 64k;
+        proxy_timeout 60s;
+    }}
+}}
+"""
+
 NGINX_ORIGIN = """
 daemon off;
 worker_processes 1;
@@ -155,6 +174,18 @@ def nginx_origin(listen: str, work: Path) -> list[str]:
 def socat(hop: Hop, _work: Path) -> list[str]:
     listen = f"TCP-LISTEN:{hop.port},bind={hop.listen_address},fork,reuseaddr,nodelay,backlog=4096"
     return ["socat", "-b", "262144", listen, f"TCP:{hop.target},nodelay"]
+
+
+def nginx_udp(hop: Hop, work: Path) -> list[str]:
+    config = work / f"nginx-udp-{hop.port}.conf"
+    config.write_text(NGINX_UDP.format(work=work, port=hop.port, listen=hop.listen, target=hop.target))
+    return ["nginx", "-p", str(work), "-c", str(config)]
+
+
+def socat_udp(hop: Hop, _work: Path) -> list[str]:
+    """A process for each client, which ends when nothing came for 10 s."""
+    listen = f"UDP4-LISTEN:{hop.port},bind={hop.listen_address},fork,reuseaddr,rcvbuf=4194304"
+    return ["socat", "-b", "65536", "-T", "10", listen, f"UDP4:{hop.target}"]
 
 
 def stunnel(hop: Hop, work: Path) -> list[str]:

@@ -56,8 +56,8 @@ class Process:
             )
         self.pid = self.popen.pid
 
-    def wait_listening(self, port: int, timeout_s: float = 10.0) -> None:
-        """Return once a TCP socket listens on `port` in this process's namespace.
+    def wait_listening(self, port: int, timeout_s: float = 10.0, udp: bool = False) -> None:
+        """Return once a TCP socket listens on `port` in this process's namespace, or a UDP socket is bound to it.
 
         Looked up in /proc instead of by connecting: a probe connection would be a stream, or a session, of
         its own.
@@ -66,7 +66,7 @@ class Process:
         while time.monotonic() < deadline_at:
             if self.popen.poll() is not None:
                 raise StartError(f"{self.command[0]} ended with {self.popen.returncode}: {self.tail()}")
-            if port in listening_ports(self.pid):
+            if port in (bound_udp_ports(self.pid) if udp else listening_ports(self.pid)):
                 return
             time.sleep(0.01)
         raise StartError(f"{self.command[0]} does not listen on {port} after {timeout_s:g} s: {self.tail()}")
@@ -174,6 +174,18 @@ def listening_ports(pid: int | str = "self") -> set[int]:
             fields = line.split()
             if fields[3] == TCP_LISTEN:
                 ports.add(int(fields[1].rpartition(":")[2], 16))
+    return ports
+
+
+def bound_udp_ports(pid: int | str = "self") -> set[int]:
+    """UDP ports that somebody is bound to in the network namespace of `pid`."""
+    ports = set()
+    for table in ("udp", "udp6"):
+        try:
+            lines = Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]
+        except OSError:
+            continue
+        ports |= {int(line.split()[1].rpartition(":")[2], 16) for line in lines}
     return ports
 
 

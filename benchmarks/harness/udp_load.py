@@ -107,7 +107,7 @@ def udp_socket(address: Address | None = None) -> socket.socket:
 
 
 def udp_sink(worker: Worker, control, address: Address, gro: bool) -> None:
-    """Counts bytes (counter 0), and answers every first packet of a client so that a relay knows it works."""
+    """Counts bytes (counter 0)."""
     sock = udp_socket(address)
     if gro:
         sock.setsockopt(SOL_UDP, UDP_GRO, 1)
@@ -120,33 +120,30 @@ def udp_sink(worker: Worker, control, address: Address, gro: bool) -> None:
         worker.counters[0] += sum(messages.headers[index].length for index in range(got))
 
 
-def udp_flood(_worker: Worker, control, address: Address, size: int, gso: bool) -> None:
-    """Sends packets of `size` bytes to the address as fast as the system takes them; with GSO, or 64 a call."""
-    sock = udp_socket()
-    sock.connect(address)
-    train = 65507 // size
-    controls = [control_message(SOL_UDP, UDP_SEGMENT, struct.pack("@H", size))]
-    messages = Messages(1, size * train, controls) if gso else Messages(BATCH, size)
-    control.send("ready")
-    while True:
-        messages.send(sock.fileno())
-
-
-def udp_paced(_worker: Worker, control, address: Address, size: int, gso: bool, rate: int) -> None:
-    """Like udp_flood, but `rate` packets per second: less than the slowest relay can take."""
+def udp_flood(
+    _worker: Worker, control, address: Address, size: int, gso: bool, arrived: ctypes.Array, window: int
+) -> None:
+    """Sends packets of `size` bytes to the address, with GSO or 64 a call, as long as fewer than `window` are on the
+    way; `arrived` is the counter of the sink."""
     sock = udp_socket()
     sock.connect(address)
     train = 65507 // size if gso else BATCH
     controls = [control_message(SOL_UDP, UDP_SEGMENT, struct.pack("@H", size))]
     messages = Messages(1, size * train, controls) if gso else Messages(BATCH, size)
     control.send("ready")
-    begun_at, sent = time.monotonic(), 0
+    sent = arrived[0]
+    moved_at = time.monotonic()
+    before = sent
     while True:
-        ahead = sent / rate - (time.monotonic() - begun_at)
-        if ahead > 0:
-            time.sleep(ahead)
-        messages.send(sock.fileno())
-        sent += train
+        if sent - arrived[0] < window * size:
+            messages.send(sock.fileno())
+            sent += train * size
+            continue
+        time.sleep(NAP_SECONDS)
+        if arrived[0] != before:
+            before, moved_at = arrived[0], time.monotonic()
+        elif time.monotonic() - moved_at > LOST_AFTER_SECONDS:
+            sent = before
 
 
 def udp_echo(_worker: Worker, control, address: Address, size: int) -> None:
