@@ -86,7 +86,7 @@ cpdef enum PreambleFlag:
 
 
 cpdef enum:
-    VERSION = 1
+    VERSION = 2
     MAGIC = 0xAB6D7078            # 0xAB 'm' 'p' 'x': first byte neither text nor TLS (0x16)
     PREAMBLE_BYTES = 16
     HEADER_BYTES = 28
@@ -95,8 +95,9 @@ cpdef enum:
     SECRET_BYTES = 32
     PROOF_BYTES = 32
     NONCE_BYTES = 16
-    HELLO_BYTES = 104             # payload of HELLO
-    WELCOME_BYTES = 80            # payload of WELCOME
+    DIGEST_BYTES = 32
+    HELLO_BYTES = 144             # payload of HELLO
+    WELCOME_BYTES = 168           # payload of WELCOME
     HEARTBEAT_BYTES = 16          # payload of HEARTBEAT: the session id
     MAX_TARGET_BYTES = 300        # payload of OPEN: HOST:PORT, HOST at most 255 bytes
     MAX_REASON_BYTES = 200        # payload of RESET and GOODBYE: UTF-8 text

@@ -2,6 +2,7 @@
 
 from enum import IntFlag
 
+DIGEST_BYTES: int
 HEADER_BYTES: int
 HEARTBEAT_BYTES: int
 HELLO_BYTES: int

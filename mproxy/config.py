@@ -179,6 +179,9 @@ class ProgramConfig(Config):
     # A bare TCP relay: no session, no protocol between the proxies, nothing survives the connection.
     plain = Setting(False)
 
+    # No encryption between the proxies; both sides must agree. For a trusted wire.
+    plaintext = Setting(False)
+
     # Sessions held at once, those without a carrier included. Each costs a few KiB plus its streams; when all
     # are taken a newcomer is refused, nobody is evicted. cproxy has one session at a time and never comes
     # near.

@@ -1,9 +1,10 @@
 """Joins a session to its carrier and its applications: every byte that both ends relay passes through here.
 
-Life of an inbound byte: carrier socket -> the loop's buffer (`read_carrier`) -> the session parses -> written to the
-application's socket straight from that buffer, or kept in the stream's ring when the application does not take it.
-Life of an outbound byte: application's socket -> the stream's ring (`app_read`) -> carrier, from the ring, in one
-`sendmsg` with the headers (`write_carrier`).
+Life of an inbound byte: carrier socket -> the loop's buffer (`read_carrier`), where TLS opens it in place -> the session
+parses -> written to the application's socket straight from that buffer, or kept in the stream's ring when the
+application does not take it.
+Life of an outbound byte: application's socket -> the stream's ring (`app_read`) -> carrier (`write_carrier`), in one
+`sendmsg` with the headers straight from the ring, or sealed by TLS from there.
 
 Python is told of events only, through `observer`:
 
@@ -20,12 +21,14 @@ Python is told of events only, through `observer`:
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+from mproxy._ring cimport iovec
 from mproxy._session cimport Session
 from mproxy._stream cimport Stream
 from mproxy.net._app cimport App, Apps
 from mproxy.net._loop cimport Loop, Source, Timer, Work
 from mproxy.net._pace cimport Pace
 from mproxy.net._socket cimport Target
+from mproxy.net._tls cimport Tls
 
 
 cdef class Endpoint:
@@ -40,6 +43,7 @@ cdef class Endpoint:
     cdef bint carrier_readable           # no EAGAIN since the last event
     cdef bint carrier_writable           # no EAGAIN since the last event
     cdef bint carrier_hung_up            # the next read will tell how it ended
+    cdef Tls tls                         # seals and opens the carrier's bytes; None with --plaintext
     cdef Pace pace                       # how much the carrier gets at a time
     cdef bint holding                    # bulk waits a moment, see `write_carrier`
     cdef bint short_of_memory            # the carrier is not read, or applications are not: `on_memory` looks again
@@ -52,9 +56,12 @@ cdef class Endpoint:
     cdef void judge(self, int64_t spent_us, uint64_t moved_bytes) noexcept
     cdef void wait_for_memory(self) noexcept
     cdef void read_carrier(self) noexcept
+    cdef void process_sealed(self, size_t length) noexcept
     cdef void process(self, const uint8_t *data, size_t length) noexcept
     cdef void read_apps(self) noexcept
     cdef void write_carrier(self) noexcept
+    cdef size_t send_frames(self, iovec *parts, int count, int *error) noexcept
+    cdef int send_sealed(self) noexcept
     cdef void hold_bulk(self) noexcept
     cdef void carrier_failed(self, str why) noexcept
     cdef void end_carrier(self) noexcept

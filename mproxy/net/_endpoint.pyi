@@ -3,6 +3,7 @@ from typing import Any
 from mproxy._session import Session
 from mproxy.net._loop import Loop
 from mproxy.net._socket import Target
+from mproxy.net._tls import Tls
 
 class Endpoint:
     observer: Any
@@ -14,7 +15,8 @@ class Endpoint:
     def session(self) -> Session: ...
     def renew(self, session: Session) -> None: ...
     def attach(
-        self, fd: int, epoch: int, peer_window: int, peer_budget: int, first: bytes, leftover: bytes
+        self, fd: int, epoch: int, peer_window: int, peer_budget: int, first: bytes, leftover: bytes,
+        tls: Tls | None = None,
     ) -> None: ...
     def add_pipes(self, read_fd: int, write_fd: int, target: bytes) -> None: ...
     def connect(self, stream_id: int, target: Target) -> None: ...

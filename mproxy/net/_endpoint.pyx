@@ -5,7 +5,7 @@ import socket as _python_socket
 from functools import partial
 
 from cpython.ref cimport Py_INCREF
-from libc.errno cimport EAGAIN, ECONNREFUSED, EINTR, EMFILE, ENFILE, ENOMEM, ETIMEDOUT, errno
+from libc.errno cimport EAGAIN, ECONNREFUSED, EINTR, EMFILE, ENFILE, ENOMEM, EPROTO, ETIMEDOUT, errno
 
 from mproxy._ring cimport iovec
 from mproxy._session cimport CarrierState, Event, EventKind
@@ -22,6 +22,7 @@ from mproxy.net._pace cimport pace_bulk_room, pace_idle, pace_init, pace_note, p
 from mproxy.net._socket cimport (
     IPPROTO_TCP, TCP_NODELAY, close_with_reset, receive_parts, send_parts, set_option, ssize_t,
 )
+from mproxy.net._tls cimport LARGE_OUT_BYTES, OPEN_MARGIN_BYTES, SMALL_OUT_BYTES, Tls
 
 
 cdef enum:
@@ -81,12 +82,15 @@ cdef class Endpoint:
         self.session = session
         self.apps.session = <void *>session
 
-    def attach(self, int fd, uint64_t epoch, uint32_t peer_window, uint64_t peer_budget, bytes first, bytes leftover):
+    def attach(self, int fd, uint64_t epoch, uint32_t peer_window, uint64_t peer_budget, bytes first, bytes leftover,
+               Tls tls=None):
         """Use the connected socket `fd` (ours from now on) as the carrier; a former one is closed.
 
-        `first` is sent before all else; `leftover` was received behind the handshake.
+        `first` is sent before all else; `leftover` was received (and opened) behind the handshake. `tls` seals and opens
+        everything that follows; its handshake is over.
         """
         self.end_carrier()
+        self.tls = tls
         self.session.attach(epoch, peer_window, peer_budget, first, self.loop.now_us)
         set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1)
         self.carrier.fd = fd
@@ -237,21 +241,34 @@ cdef class Endpoint:
     cdef void read_carrier(self) noexcept:
         cdef iovec part
         cdef ssize_t n
-        part.iov_base = self.loop.buffer
-        part.iov_len = min(self.read_bytes, self.session.receive_room())
+        cdef size_t margin = OPEN_MARGIN_BYTES if self.tls is not None else 0
+        part.iov_base = self.loop.buffer + margin
+        part.iov_len = min(BUFFER_BYTES - margin, min(self.read_bytes, self.session.receive_room()))
         if part.iov_len == 0:
             self.wait_for_memory()
             return
         n = receive_parts(self.carrier.fd, True, &part, 1)
         if n > 0:
             self.carrier_readable = <size_t>n == part.iov_len or self.carrier_hung_up
-            self.process(self.loop.buffer, n)
+            if self.tls is not None:
+                self.process_sealed(n)
+            else:
+                self.process(self.loop.buffer, n)
         elif n == 0:
             self.carrier_failed("closed by the peer")
         elif errno == EAGAIN:
             self.carrier_readable = False
         elif errno != EINTR:
             self.carrier_failed(os.strerror(errno))
+
+    cdef void process_sealed(self, size_t length) noexcept:
+        """Open what the carrier brought; part of a record is a sign of life, too."""
+        cdef Tls tls = self.tls  # the session may end the carrier
+        cdef long opened = tls.open_in_place(self.loop.buffer, length)
+        if opened >= 0:
+            self.process(self.loop.buffer, opened)
+        if (tls.broken or tls.ended) and self.tls is tls:
+            self.carrier_failed(tls.why())
 
     cdef void process(self, const uint8_t *data, size_t length) noexcept:
         """Let the session parse what the carrier brought and act on its events."""
@@ -307,11 +324,14 @@ cdef class Endpoint:
     cdef void write_carrier(self) noexcept:
         """Send frames until there are none or the carrier takes no more."""
         cdef iovec parts[MAX_IOVECS]
-        cdef size_t offered, done = 0
+        cdef size_t offered, taken, done = 0
         cdef int64_t room
-        cdef ssize_t n
-        cdef int i, count
-        while self.carrier_writable and done < TURN_BYTES:
+        cdef int i, count, error = 0
+        if self.carrier_writable and self.tls is not None:
+            taken = self.tls.unsent()
+            error = self.send_sealed()
+            pace_note(&self.pace, 0, taken - self.tls.unsent(), self.loop.now_us)
+        while not error and self.carrier_writable and done < TURN_BYTES:
             room = pace_bulk_room(&self.pace, self.loop.now_us)
             count = self.session.poll_transmit(self.pace.batch_bytes, room > 0, parts)
             if count == 0:
@@ -323,21 +343,65 @@ cdef class Endpoint:
             offered = 0
             for i in range(count):
                 offered += parts[i].iov_len
-            n = send_parts(self.carrier.fd, True, parts, count)
-            if n < 0 and errno == EINTR:
-                continue
-            if n < 0 and errno != EAGAIN:
-                if self.session.state != CarrierState.CLOSED_FOR_GOOD:
-                    self.carrier_failed(os.strerror(errno))
-                return
-            n = max(n, <ssize_t>0)
-            self.session.transmitted(n)
-            done += n
-            pace_note(&self.pace, offered, <size_t>n, self.loop.now_us)
+            taken = self.send_frames(parts, count, &error)
+            self.session.transmitted(taken)
+            done += taken
+            if self.tls is not None:
+                taken -= min(taken, self.tls.unsent())
+            pace_note(&self.pace, offered, taken, self.loop.now_us)
             pace_note_overtakes(&self.pace, self.session.transmitter.overtakes, self.loop.now_us)
-            if <size_t>n < offered:
+            if taken < offered:
                 self.carrier_writable = False
                 self.session.stalled = True
+        if error and self.session.state != CarrierState.CLOSED_FOR_GOOD:
+            self.carrier_failed(os.strerror(error) if error != EPROTO else self.tls.why())
+
+    cdef size_t send_frames(self, iovec *parts, int count, int *error) noexcept:
+        """Offer the parts to the carrier; returns how much is on its way, some of it sealed and still here.
+
+        `error` is set when the carrier is lost (EPROTO: ask TLS why).
+        """
+        cdef ssize_t n
+        cdef size_t sealed, done = 0
+        cdef Tls tls = self.tls
+        if tls is None:
+            n = send_parts(self.carrier.fd, True, parts, count)
+            while n < 0 and errno == EINTR:
+                n = send_parts(self.carrier.fd, True, parts, count)
+            if n < 0 and errno != EAGAIN:
+                error[0] = errno
+            return max(n, <ssize_t>0)
+        tls.wire.take_bytes = LARGE_OUT_BYTES if self.pace.batch_bytes > SMALL_OUT_BYTES else SMALL_OUT_BYTES
+        while error[0] == 0 and tls.unsent() == 0:
+            sealed = tls.seal_parts(parts, count)
+            if sealed == 0:
+                break
+            done += sealed
+            error[0] = self.send_sealed()
+        if tls.broken:
+            error[0] = EPROTO
+        return done
+
+    cdef int send_sealed(self) noexcept:
+        """Send what is sealed, as far as the socket takes it; returns 0, or errno when the carrier is lost."""
+        cdef size_t left = self.tls.unsent()
+        cdef iovec part
+        cdef ssize_t n
+        if left == 0:
+            return 0
+        part.iov_base = <void *>self.tls.out_view()
+        part.iov_len = left
+        n = send_parts(self.carrier.fd, True, &part, 1)
+        while n < 0 and errno == EINTR:
+            n = send_parts(self.carrier.fd, True, &part, 1)
+        if n < 0 and errno != EAGAIN:
+            return errno
+        n = max(n, <ssize_t>0)
+        self.tls.out_sent(n)
+        if <size_t>n < left:
+            self.carrier_writable = False
+            self.session.stalled = True
+        return 0
 
     cdef void hold_bulk(self) noexcept:
         """Let bulk wait for room on the path."""
@@ -360,6 +424,10 @@ cdef class Endpoint:
         self.tell("on_lost", (self, why))
 
     cdef void end_carrier(self) noexcept:
+        if self.tls is not None and self.carrier.fd >= 0 and self.tls.unsent() == 0:
+            self.tls.seal_end()
+            self.send_sealed()
+        self.tls = None
         self.loop.close(&self.carrier)
         self.carrier_readable = self.carrier_writable = False
 

@@ -32,8 +32,10 @@ NEXT_ADDRESS_US = 250_000
 FIRST_SILENT_US = 100_000
 LAST_SILENT_US = 1_000_000
 
-# A candidate is overdue after this, or four times what its connection took: HELLO and WELCOME are one round trip.
+# A candidate is overdue after this, or four times what its connection took: TLS and HELLO are two round trips. The
+# list of streams comes on top, at what a slow link takes for a byte.
 OVERDUE_US = 1_000_000
+SLOW_BYTE_US = 20
 
 # Changes of the network come in bursts; past this many in a second an attempt waits for the pace of rule 2.
 BURST = 8
@@ -271,7 +273,7 @@ class Attempt:
 
 
 class Candidate:
-    """A connected socket on which HELLO is out; tells the dialer how it ends."""
+    """A connected socket on which the handshake is under way; tells the dialer how it ends."""
 
     def __init__(self, loop, sock, caller, connect_us, dialer):
         self._loop = loop
@@ -279,20 +281,28 @@ class Candidate:
         self.caller = caller
         self._dialer = dialer
         self._began_at = loop.now()
-        self._patience_us = max(OVERDUE_US, 4 * connect_us)
+        self._connect_us = connect_us
         self._watch = None
         self._timer = None
 
     def begin(self):
-        """Say HELLO and wait for the answer."""
+        """Say the first words and wait for the answer."""
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._watch = self._loop.watch(self._sock.fileno(), self._on_ready, read=True, write=True)
-        self._timer = self._loop.call_later(3 * self._patience_us, self._time_out)
+        self._timer = self._loop.call_later(3 * self._patience_us, self._time_out)  # or later, once the list is known
         self._on_ready(0)
+
+    @property
+    def _patience_us(self):
+        return max(OVERDUE_US, 4 * self._connect_us) + SLOW_BYTE_US * self.caller.list_bytes
 
     def overdue(self):
         """It should have been welcomed by now."""
-        return self._loop.now() - self._began_at > self._patience_us
+        return self.overdue_for(1)
+
+    def overdue_for(self, times):
+        """It has taken so many times as long as it should have."""
+        return self._loop.now() - self._began_at >= times * self._patience_us
 
     def misplaced(self):
         """It speaks from an address that the kernel would not choose any more."""
@@ -312,7 +322,10 @@ class Candidate:
         self.release().close()
 
     def _time_out(self):
-        self._dialer.candidate_failed(self, TimeoutError("no welcome"))
+        if self.overdue_for(3):
+            self._dialer.candidate_failed(self, TimeoutError("no welcome"))
+        else:
+            self._timer = self._loop.call_later(self._patience_us, self._time_out)
 
     def _on_ready(self, _events):
         if self._sock.fileno() < 0:
@@ -326,28 +339,30 @@ class Candidate:
             self._dialer.welcomed(self, welcome)
 
     def _exchange(self):
-        """Send what is left of the opening, read what there is; returns the Welcome when it has come."""
+        """Send what there is to say, read what there is; returns the Welcome when it has come."""
+        welcome = None
         try:
-            self._send_rest()
+            self._send()
             data = self._sock.recv(RECEIVE_BYTES)
+            if not data:
+                raise OSError("closed before the welcome")
+            welcome = self.caller.feed(data)
+            self._send()
         except BlockingIOError:
-            return None
+            pass
         except OSError as error:
             raise OSError(f"{_reason(error)} before the welcome") from None
-        if not data:
-            raise OSError("closed before the welcome")
-        return self.caller.feed(data)
+        return welcome
 
-    def _send_rest(self):
-        """A list of many streams does not leave at once; WELCOME is read meanwhile all the same."""
-        if not self.caller.opening:
-            return
-        try:
-            self.caller.opening = self.caller.opening[self._sock.send(self.caller.opening):]
-        except BlockingIOError:
-            return
-        if not self.caller.opening:
-            self._watch.set(read=True)
+    def _send(self):
+        """A list of many streams does not leave at once; what comes is read meanwhile all the same."""
+        caller = self.caller
+        while caller.outgoing:
+            try:
+                caller.outgoing = caller.outgoing[self._sock.send(caller.outgoing):]
+            except BlockingIOError:
+                break
+        self._watch.set(read=True, write=bool(caller.outgoing))
 
 
 def _reason(error):

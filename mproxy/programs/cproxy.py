@@ -12,19 +12,25 @@ from mproxy import _wire
 from mproxy._session import Session
 from mproxy._wire import CloseCode, ResetCode
 from mproxy.config import format_host_port
-from mproxy.handshake import Caller, Hello, make_proof
+from mproxy.errors import MproxyError, PeerError
+from mproxy.handshake import Caller, Hello
 from mproxy.net._endpoint import Endpoint
 from mproxy.net._listener import AppListener
+from mproxy.net._tls import Tls
 from mproxy.net.stdio import open_stdio
 from mproxy.policy.dialer import Dialer
 from mproxy.policy.instance import Instance
+from mproxy.policy.keys import fingerprint
 from mproxy.policy.reconnect import Reconnect
 from mproxy.policy.resolver import Resolver
+from mproxy.policy.trust import HostTrust
 from mproxy.programs.common import Drain, open_listeners, run_program, say_address, say_seconds, say_session
+from mproxy.programs.door import is_loopback, open_context
 from mproxy.programs.options import parse_cproxy
 
 # sproxy's word that the session is no more; every other refusal may be of passing nature.
-FINAL = {CloseCode.UNKNOWN_SESSION, CloseCode.BAD_PROOF, CloseCode.EXPIRED, CloseCode.REPLACED, CloseCode.LIMIT_ERROR}
+FINAL = {CloseCode.UNKNOWN_SESSION, CloseCode.BAD_PROOF, CloseCode.EXPIRED, CloseCode.REPLACED, CloseCode.LIMIT_ERROR,
+         CloseCode.KEY_REFUSED}
 
 # How often --stdio looks whether the peer has acknowledged the end.
 ACK_LOOK_US = 5_000
@@ -53,6 +59,10 @@ class Cproxy:
         self._loop = loop
         self._target = format_host_port(*config.target).encode() if config.target else b""
         self._instance = Instance(config.state_dir, None if config.stdio else config.port or None)
+        self._context = None     # our key; None without encryption
+        self._host_spki = None   # the key of the sproxy that has our session
+        self._host_trust = HostTrust(
+            config.known_hosts_file, config.host_fingerprint, lambda text: log.warning("known-hosts", why=text))
         self._endpoint = Endpoint(loop, self._new_session(), self)
         self._dialer = Dialer(loop, Resolver(loop.call_soon_threadsafe), config, self)
         self._reconnect = Reconnect(loop, self._endpoint, self._dialer, log, self._carrier_wanted)
@@ -66,6 +76,7 @@ class Cproxy:
 
     def start(self):
         """Begin to serve."""
+        self._open_key()
         if self._config.stdio:
             self._endpoint.add_pipes(*open_stdio(), self._target)
             self._reconnect.needed()
@@ -78,6 +89,12 @@ class Cproxy:
             self._log.info("listening", address=address[0], port=address[1], sproxy=sproxy)
         if self._config.eager:
             self._reconnect.needed()
+
+    def _open_key(self):
+        if not self._config.plaintext:
+            self._context = open_context(self._config.key_file, self._log, is_server=False)
+        elif not is_loopback(self._config.sproxy_host):
+            self._log.warning("plaintext", why="--plaintext: whoever is on the path reads and changes everything")
 
     # ---- the session
 
@@ -224,16 +241,39 @@ class Cproxy:
         return self._reconnect.still_wanted()
 
     def make_caller(self):
-        """HELLO for the session as it stands now."""
+        """The client's side of a handshake."""
+        tls = Tls(self._context) if self._context is not None else None
+        return Caller(self._compose_hello, tls, self._judge_host)
+
+    def _judge_host(self, spki):
+        """PeerError unless sproxy's key is the one that is expected: during a session its own, whatever is known."""
+        host, port = self._config.sproxy_host, self._config.sproxy_port
+        if self._known and spki == self._host_spki:
+            return
+        try:
+            verdict = self._host_trust.verify(host, port, spki)
+        except PeerError:
+            raise
+        except MproxyError as error:
+            raise PeerError(CloseCode.KEY_REFUSED, str(error)) from None
+        if self._known:
+            raise PeerError(CloseCode.KEY_REFUSED, (
+                f"{format_host_port(host, port)} offers another key than this session began with: offered is"
+                f" {fingerprint(spki)}, expected {fingerprint(self._host_spki)}"))
+        self._host_spki = spki
+        if verdict == "new":
+            self._log.info("host-remembered", sproxy=format_host_port(host, port), fingerprint=fingerprint(spki),
+                           file=self._host_trust.path)
+
+    def _compose_hello(self):
+        """HELLO for the session as it stands now, the list behind it, and the secret that proves both."""
         session = self._endpoint.session
         # Time, so that a cproxy which lost its memory is not taken for an older carrier of itself.
         self._epoch = max(self._epoch + 1, time.time_ns() // 1000)
         hello = Hello(
-            session.session_id, self._instance.id, bytes(_wire.PROOF_BYTES), os.urandom(_wire.NONCE_BYTES),
-            self._epoch, self._config.session.session_budget_bytes, self._config.session.window_bytes)
-        if session.session_id:
-            hello.proof = make_proof(session.secret, hello)
-        return Caller(hello, session.resume_list())
+            session.session_id, self._instance.id, os.urandom(_wire.NONCE_BYTES), self._epoch,
+            self._config.session.session_budget_bytes, self._config.session.window_bytes)
+        return hello, session.resume_list(), session.secret
 
     def on_welcome(self, sock, caller, welcome):
         """The candidate becomes the carrier."""
@@ -245,7 +285,7 @@ class Cproxy:
             self._note_loss()
         self._reconnect.settled()
         self._endpoint.attach(
-            sock.detach(), welcome.epoch, welcome.window_bytes, welcome.budget_bytes, caller.opening, caller.leftover)
+            sock.detach(), welcome.epoch, welcome.window_bytes, welcome.budget_bytes, b"", caller.leftover, caller.tls)
 
     def on_dial_failed(self, why):
         """One attempt failed on every address."""

@@ -1,7 +1,7 @@
-"""sproxy's reception: connections that have not yet shown a valid preamble and HELLO.
+"""sproxy's reception: connections that have not yet shown a valid preamble, their key and HELLO.
 
-Each costs a descriptor and under 1 KiB, for at most PATIENCE_US; when there are too many the oldest gives way, so that
-silent connections cannot keep a real cproxy out.
+Each costs a descriptor and, once it has begun to encrypt, some 20 KiB, for at most PATIENCE_US; when there are too many
+the oldest gives way, so that silent connections cannot keep a real cproxy out.
 """
 
 import errno
@@ -13,7 +13,8 @@ from mproxy.errors import PeerError
 from mproxy.handshake import Greeter
 from mproxy.programs.common import say_address
 
-# Preamble and HELLO leave in one segment; this is time for a few lost packets.
+# A few packets in each direction; this is time for some of them to be lost. Who has proved to hold a session has as
+# much again after each piece of its list.
 PATIENCE_US = 5_000_000
 
 # How often to try again after descriptors ran out.
@@ -29,14 +30,16 @@ RECEIVE_BYTES = 65536
 class Reception:
     """Accepts on any number of listeners and hands over each guest that says HELLO.
 
-    `admit(socket, hello, leftover)` takes the socket or raises PeerError.
+    `host` is asked for `make_tls()` (None: no encryption), `judge(spki, address)` when a guest's key is proven, and
+    `check(guest, hello, channel)` when its HELLO is there; both raise PeerError to refuse. `admit(guest, hello)` takes
+    the guest's socket, `greeter` and what is left in that, or raises PeerError.
     """
 
-    def __init__(self, loop, log, config, admit):
+    def __init__(self, loop, log, config, host):
         self._loop = loop
         self._log = log
         self._most = config.max_unfinished
-        self._admit = admit
+        self.host = host
         self._listeners = {}  # socket -> Watch
         self._guests = {}     # Guest -> None, oldest first
         self._paused = False
@@ -67,7 +70,7 @@ class Reception:
                 self._log.warning("refused", peer=oldest.peer, why="too many unfinished connections, the oldest goes")
                 oldest.close()
             sock.setblocking(False)
-            self._guests[Guest(self._loop, self, sock, say_address(address))] = None
+            self._guests[Guest(self._loop, self, sock, address)] = None
 
     def _pause(self, error):
         if not self._paused:
@@ -94,11 +97,11 @@ class Reception:
         """The guest is gone."""
         self._guests.pop(guest, None)
 
-    def introduced(self, guest, hello, leftover):
-        """The guest has said HELLO."""
+    def introduced(self, guest, hello):
+        """The guest has said HELLO, and proven it."""
         guest.release()
         try:
-            self._admit(guest.sock, hello, leftover)
+            self.host.admit(guest, hello)
         except PeerError as error:
             self.refuse(guest, error)
 
@@ -106,7 +109,7 @@ class Reception:
         """Tell the guest why, and the log."""
         self._log.warning("refused", peer=guest.peer, why=str(error))
         try:
-            guest.sock.send(Greeter.farewell(error))
+            guest.sock.send(guest.greeter.farewell(error))
             guest.sock.shutdown(socket.SHUT_WR)
         except OSError:
             pass  # it did not wait for the answer
@@ -116,12 +119,15 @@ class Reception:
 class Guest:
     """One connection before its HELLO is whole."""
 
-    def __init__(self, loop, reception, sock, peer):
+    def __init__(self, loop, reception, sock, address):
         self.sock = sock
-        self.peer = peer
+        self.address = address[0]
+        self.peer = say_address(address)
+        self.spki = b""  # its key, proven; empty without encryption
+        self._loop = loop
         self._reception = reception
-        self._greeter = Greeter()
-        self._watch = loop.watch(sock.fileno(), lambda _events: self._on_readable())
+        self.greeter = Greeter(self._check, reception.host.make_tls(), self._judge)
+        self._watch = loop.watch(sock.fileno(), lambda _events: self._on_ready())
         self._timer = loop.call_later(PATIENCE_US, self._time_out)
 
     def release(self):
@@ -135,23 +141,50 @@ class Guest:
         self.release()
         self.sock.close()
 
+    def _judge(self, spki):
+        self._reception.host.judge(spki, self.address)
+        self.spki = spki
+
+    def _check(self, hello, channel):
+        self._reception.host.check(self, hello, channel)
+        self._wait_anew()
+
+    def _wait_anew(self):
+        self._timer.cancel()
+        self._timer = self._loop.call_later(PATIENCE_US, self._time_out)
+
     def _time_out(self):
         self._reception.refuse(self, PeerError(CloseCode.STATE_ERROR, "no HELLO within 5s"))
 
-    def _on_readable(self):
+    def _on_ready(self):
         try:
             data = self.sock.recv(RECEIVE_BYTES)
         except BlockingIOError:
-            return
+            data = None
         except OSError:
             data = b""
-        if not data:
+        if data == b"":
             self.close()
             return
         try:
-            hello = self._greeter.feed(data)
+            hello = self.greeter.feed(data) if data else None
+            self._send()
         except PeerError as error:
             self._reception.refuse(self, error)
-            return
-        if hello is not None:
-            self._reception.introduced(self, hello, self._greeter.leftover)
+        except OSError:
+            self.close()
+        else:
+            if hello is not None:
+                self._reception.introduced(self, hello)
+            elif data and self.greeter.proven:
+                self._wait_anew()
+
+    def _send(self):
+        """Send what the handshake has to say; the socket's buffer is empty and takes it, but nobody promises that."""
+        greeter = self.greeter
+        if greeter.outgoing:
+            try:
+                greeter.outgoing = greeter.outgoing[self.sock.send(greeter.outgoing):]
+            except BlockingIOError:
+                pass
+        self._watch.set(read=True, write=bool(greeter.outgoing))

@@ -138,6 +138,8 @@ def _add_common(parser, config_class, default_bind):
         f"numeric address to listen on, may be repeated (default {default_bind})"))
     group.add_argument("--plain", action="store_true", default=None, help=(
         "a bare TCP relay without sessions: nothing survives a lost connection"))
+    group.add_argument("--plaintext", action="store_true", default=None, help=(
+        "no encryption between the proxies, on both sides: for a trusted wire"))
     parser.add(group, "--state-dir", str, metavar="DIR", help=(
         "keep keys, and what must be known after a restart, here (default $XDG_STATE_HOME/mproxy or"
         " ~/.local/state/mproxy; root: /var/lib/mproxy)"))
@@ -227,6 +229,7 @@ def parse_cproxy(argv):
     _add_common(parser, CproxyConfig, " and ".join(CproxyConfig.DEFAULT_BIND))
 
     given, words = parser.split(argv)
+    _refuse_together(given, "plaintext", ("key", "known_hosts", "host_fingerprint"))
     _refuse_together(given, "stdio", ("plain", "bind", "eager", "idle"))
     _refuse_together(given, "plain", (
         "target", "eager", "idle", "connect_timeout", "state_dir", "key", "known_hosts", "host_fingerprint",
@@ -272,6 +275,7 @@ def parse_sproxy(argv):
     _refuse_together(given, "plain", (
         "single", "allow", "max_unfinished", "memory_limit", "state_dir", "host_key", "authorized_keys",
         *_SESSION_ONLY))
+    _refuse_together(given, "plaintext", ("host_key", "authorized_keys"))
     _expect_words(parser, words, ("PORT", "[HOST:PORT]"))
     given["port"] = _word("PORT", words[0], _listening_port)
     if len(words) > 1:
@@ -281,7 +285,8 @@ def parse_sproxy(argv):
 
 
 # Options that mean nothing to a relay without sessions; ignoring one silently would hide a mistake.
-_SESSION_ONLY = ("heartbeat", "misses", "session_ttl", "window", "session_budget", "max_streams", "max_sessions")
+_SESSION_ONLY = (
+    "plaintext", "heartbeat", "misses", "session_ttl", "window", "session_budget", "max_streams", "max_sessions")
 
 
 def _refuse_together(given, first, others):

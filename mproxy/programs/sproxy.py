@@ -2,22 +2,24 @@
 
 import os
 import sys
+from functools import partial
 
 from mproxy import _wire
 from mproxy._pool import charge_memory, limit_memory, memory_left
 from mproxy._session import Session
 from mproxy._wire import CloseCode, ResetCode
 from mproxy.config import format_host_port
-from mproxy.errors import PeerError, UsageError
-from mproxy.handshake import Welcome, encode_preamble
+from mproxy.errors import PeerError
+from mproxy.handshake import NO_SECRET, Welcome
 from mproxy.net._endpoint import Endpoint
 from mproxy.net._socket import Target
 from mproxy.policy.resolver import Resolver, numeric_address
+from mproxy.policy.targets import without_guarded
 from mproxy.programs.common import Drain, open_listeners, run_program, say_address, say_seconds, say_session
 from mproxy.programs.cproxy import describe
+from mproxy.programs.door import LOOK_US, Door, check_same_key
 from mproxy.programs.greeting import Reception
 from mproxy.programs.options import parse_sproxy
-from mproxy.words import parse_host_port
 
 # What a session costs before it has a stream: its objects, the batch of frames, what TLS keeps for a carrier.
 SESSION_BYTES = 65536
@@ -42,9 +44,12 @@ def make_program(config, log, loop):
 class Client:
     """One session and what sproxy remembers about it."""
 
-    def __init__(self, endpoint, instance_id):
+    def __init__(self, endpoint, instance_id, guest):
         self.endpoint = endpoint
         self.instance_id = instance_id
+        self.spki = guest.spki     # the key it began with; empty without encryption
+        self.host = guest.address  # where its newest carrier comes from
+        self.grant = None          # what its key may do, None: everything
         self.lost_at = None    # the last carrier's last byte
         self.end_timer = None  # of --session-ttl
         self.resumed = False   # had a carrier before
@@ -67,11 +72,15 @@ class Sproxy:
         self._instances = {}  # instance id -> Client
         self._resolver = Resolver(loop.call_soon_threadsafe)
         self._default_target = None
-        self._reception = Reception(loop, log, config, self.admit)
+        self._door = Door(config, log)
+        self._reception = Reception(loop, log, config, self)
         limit_memory(buffer_limit(config.memory_limit_bytes))
 
     def start(self):
         """Begin to serve."""
+        self._door.open()
+        if self._door.guarded:
+            self._loop.call_later(LOOK_US, self._look_at_keys)
         host, port = self._config.daemon_host, self._config.daemon_port
         numeric = numeric_address(host, port)
         if numeric is not None and numeric[0]:
@@ -83,35 +92,62 @@ class Sproxy:
 
     # ---- carriers
 
-    def admit(self, sock, hello, leftover):
-        """Decide about a carrier that has said HELLO; PeerError turns it away. The socket is ours if we return."""
-        client = self._find(hello) if hello.session_id else self._begin(hello)
-        session = client.endpoint.session
-        secret = bytes(_wire.SECRET_BYTES) if hello.session_id else session.secret
-        welcome = Welcome(
-            session.session_id, secret, hello.epoch, self._config.session.session_budget_bytes,
-            self._config.session.window_bytes)
-        if client.endpoint.attached:
-            client.lost_at = session.received_at
-        self._set_end_timer(client, None)
-        first = encode_preamble() + welcome.encode() + session.resume_list()
-        client.endpoint.attach(
-            sock.detach(), hello.epoch, hello.window_bytes, hello.budget_bytes, first, leftover)
+    def make_tls(self):
+        """TLS for a guest."""
+        return self._door.make_tls()
 
-    def _find(self, hello):
-        """The client of a HELLO that wants to resume: known, proven, and newer than every carrier before."""
+    def judge(self, spki, host):
+        """PeerError unless the key may connect from that address."""
+        self._door.grant(spki, host)
+
+    def check(self, guest, hello, channel):
+        """PeerError unless what a HELLO claims is proven; nothing is touched."""
+        if not hello.session_id:
+            return
         client = self._clients.get(hello.session_id)
         if client is None:
             raise PeerError(CloseCode.UNKNOWN_SESSION, "no such session; sproxy was restarted, or it expired")
         session = client.endpoint.session
-        if not hello.proves(session.secret):
+        check_same_key(guest.spki, client.spki)
+        if not hello.proves(session.secret, channel):
             raise PeerError(CloseCode.BAD_PROOF, "wrong proof for this session")
         check_epoch(hello, session)
+        if hello.list_bytes > session.most_list_bytes:
+            raise PeerError(CloseCode.LIMIT_ERROR, "more streams than a session has")
+
+    def admit(self, guest, hello):
+        """Take a guest's carrier, whose HELLO was checked; PeerError turns it away."""
+        greeter = guest.greeter
+        client = self._find(guest, hello) if hello.session_id else self._begin(guest, hello)
+        session = client.endpoint.session
+        secret = session.secret if not hello.session_id and greeter.tls is None else NO_SECRET
+        welcome = Welcome(
+            session.session_id, secret, os.urandom(_wire.NONCE_BYTES), hello.epoch,
+            self._config.session.session_budget_bytes, self._config.session.window_bytes)
+        resume_list = session.resume_list()
+        if hello.session_id:
+            welcome.prove(session.secret, greeter.channel(), hello, resume_list)
+        if client.endpoint.attached:
+            client.lost_at = session.received_at
+        self._set_end_timer(client, None)
+        client.endpoint.attach(
+            guest.sock.detach(), hello.epoch, hello.window_bytes, hello.budget_bytes,
+            greeter.prefix + welcome.encode() + resume_list, greeter.leftover, greeter.tls)
+
+    def _find(self, guest, hello):
+        """The client of a HELLO that resumes; what may have changed since `check`, while its list came, is judged."""
+        client = self._clients.get(hello.session_id)
+        if client is None:
+            raise PeerError(CloseCode.UNKNOWN_SESSION, "the session ended meanwhile")
+        check_epoch(hello, client.endpoint.session)
+        client.grant = self._door.grant(guest.spki, guest.address)
+        client.host = guest.address
         return client
 
-    def _begin(self, hello):
+    def _begin(self, guest, hello):
         """A client for a HELLO that wants a new session; ends the one that the same cproxy, or --single, replaces."""
-        former = self._instances.get(hello.instance_id)
+        grant = self._door.grant(guest.spki, guest.address)
+        former = self._instances.get((guest.spki, hello.instance_id))
         if former is not None:
             check_epoch(hello, former.endpoint.session)
         replaced = list(self._clients.values()) if self._config.single else [former] if former else []
@@ -122,14 +158,16 @@ class Sproxy:
             self._end(client, CloseCode.REPLACED, why)
         if memory_left() < 2 * SESSION_BYTES:
             raise PeerError(CloseCode.TOO_MANY, "sproxy has no memory left for another session (--memory-limit)")
-        session = Session(
-            self._config.session, is_server=True, session_id=os.urandom(_wire.SESSION_ID_BYTES),
-            secret=os.urandom(_wire.SECRET_BYTES))
+        session_id = os.urandom(_wire.SESSION_ID_BYTES)
+        encrypted = guest.greeter.tls is not None
+        secret = guest.greeter.fresh_secret(session_id) if encrypted else os.urandom(_wire.SECRET_BYTES)
+        session = Session(self._config.session, is_server=True, session_id=session_id, secret=secret)
         endpoint = Endpoint(self._loop, session, self)
-        endpoint.default_target = self._default_target
-        client = Client(endpoint, hello.instance_id)
-        self._clients[session.session_id] = client
-        self._instances[hello.instance_id] = client
+        endpoint.default_target = None if self._door.guarded else self._default_target
+        client = Client(endpoint, hello.instance_id, guest)
+        client.grant = grant
+        self._clients[session_id] = client
+        self._instances[guest.spki, hello.instance_id] = client
         charge_memory(SESSION_BYTES)
         return client
 
@@ -142,8 +180,8 @@ class Sproxy:
         session = client.endpoint.session
         self._set_end_timer(client, None)
         self._clients.pop(session.session_id, None)
-        if self._instances.get(client.instance_id) is client:
-            del self._instances[client.instance_id]
+        if self._instances.get((client.spki, client.instance_id)) is client:
+            del self._instances[client.spki, client.instance_id]
         getattr(self._log, level)(
             "ended", session=client.name, why=why, streams=session.opened, sent=session.out_bytes,
             received=session.in_bytes)
@@ -218,32 +256,59 @@ class Sproxy:
     # ---- daemons by name or by request
 
     def on_opened(self, endpoint, stream, target):
-        """Find the daemon for a stream that asks for one, or whose default has a name."""
-        host, port = self._config.daemon_host, self._config.daemon_port
-        if target:
-            try:
-                host, port = parse_host_port(target.decode())
-            except (UsageError, ValueError):
-                host = None
-            if (host, port) not in self._config.allow and (host, port) != (
-                    self._config.daemon_host, self._config.daemon_port):
-                self._log.warning(
-                    "refused", session=self._client(endpoint).name, stream=stream, why="target is not allowed",
-                    target=target.decode(errors="replace"))
-                endpoint.refuse(stream, ResetCode.NOT_ALLOWED)
-                return
-        self._resolver.resolve(host, port, lambda addresses, error: self._resolved(
-            endpoint, stream, format_host_port(host, port), addresses, error))
+        """Find the daemon for a stream that asks for one, or whose default has a name, or whose client has a grant."""
+        client = self._client(endpoint)
+        try:
+            client.grant = self._door.grant(client.spki, client.host)
+        except PeerError as refusal:
+            self._loop.call_later(0, partial(self._revoke, client, refusal))  # the endpoint is at work
+            endpoint.refuse(stream, ResetCode.NOT_ALLOWED)
+            return
+        found = self._door.target(target, client.grant)
+        most = client.grant.max_streams if client.grant is not None else None
+        if found is None:
+            self._log.warning("refused", session=client.name, stream=stream, why="target is not allowed",
+                              target=target.decode(errors="replace") or "the default daemon")
+            endpoint.refuse(stream, ResetCode.NOT_ALLOWED)
+        elif most is not None and endpoint.session.open_count > most:
+            endpoint.refuse(stream, ResetCode.STREAM_LIMIT)
+        elif not target and self._default_target is not None:
+            endpoint.connect(stream, self._default_target)
+        else:
+            host, port = found
+            self._resolver.resolve(host, port, lambda addresses, error: self._resolved(
+                endpoint, stream, (host, port), addresses, error))
 
-    def _resolved(self, endpoint, stream, text, addresses, error):
+    def _resolved(self, endpoint, stream, target, addresses, error):
         if endpoint.session.session_id not in self._clients:
             return
+        text = format_host_port(*target)
+        usable = without_guarded(addresses or [], target[0])
+        if error is None and not usable:
+            error = "the name means a link-local or metadata address, which is used only when named as a number"
         if error is not None:
             self._log.warning("daemon-unreachable", session=self._client(endpoint).name, stream=stream, daemon=text,
                               why=error)
             endpoint.refuse(stream, ResetCode.UNREACHABLE)
         else:
-            endpoint.connect(stream, Target(text, addresses))
+            endpoint.connect(stream, Target(text, usable))
+
+    # ---- keys that are taken away
+
+    def _look_at_keys(self):
+        """End the sessions of keys that were removed, or whose time is over."""
+        self._loop.call_later(LOOK_US, self._look_at_keys)
+        changed = self._door.changed()
+        for client in list(self._clients.values()):
+            if changed or (client.grant is not None and client.grant.expires_at is not None):
+                try:
+                    client.grant = self._door.grant(client.spki, client.host)
+                except PeerError as refusal:
+                    self._revoke(client, refusal)
+
+    def _revoke(self, client, error):
+        if self._clients.get(client.endpoint.session.session_id) is client:
+            self._end(client, error.code, str(error), "warning")
 
     # ---- the end
 

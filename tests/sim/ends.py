@@ -8,7 +8,7 @@ from mproxy._pysession import PySession
 from mproxy._session import EventKind, Session
 from mproxy._wire import CloseCode, ResetCode
 from mproxy.errors import PeerError
-from mproxy.handshake import Caller, Greeter, Hello, Welcome, encode_preamble, make_proof
+from mproxy.handshake import NO_SECRET, Caller, Greeter, Hello, Welcome
 from tests.sim.apps import App
 
 SECRET = bytes(range(32))
@@ -209,17 +209,15 @@ class Client(End):
         if not session.session_id and self.dials:
             return      # a second session would come of it
         self.epoch += 1
-        hello = Hello(session.session_id, INSTANCE_ID, bytes(32), bytes(16), self.epoch,
+        hello = Hello(session.session_id, INSTANCE_ID, bytes(16), self.epoch,
                       self.config.session_budget_bytes, self.config.window_bytes)
-        if session.session_id:
-            hello.proof = make_proof(session.secret, hello)
-        caller = Caller(hello, session.resume_list())
+        caller = Caller(lambda: (hello, session.resume_list(), session.secret))
         carrier = self.world.new_carrier()
         self.dials.append(carrier)
         carrier.up.sink = lambda data: self.world.server.incoming(carrier, data)
         carrier.down.sink = lambda data: self._answer(carrier, caller, hello, data)
         carrier.up.reader, carrier.down.reader = self.world.server, self
-        carrier.up.write(caller.opening)
+        carrier.up.write(caller.outgoing)
 
     def redial(self, delay):
         """Dial in `delay` unless something is under way by then."""
@@ -296,7 +294,7 @@ class Server(End):
 
     def incoming(self, carrier, data):
         """First bytes of a carrier."""
-        greeter = Greeter()
+        greeter = Greeter(self._check)
         carrier.up.sink = lambda more: self._greet(carrier, greeter, more)
         self._greet(carrier, greeter, data)
 
@@ -304,29 +302,42 @@ class Server(End):
         if data is None or carrier.up.closed:
             carrier.close(carrier.up, carrier.down)
             return
-        hello = greeter.feed(data)
-        if hello is None:
+        try:
+            hello = greeter.feed(data)
+            if hello is None:
+                return
+            self._check_epoch(hello)         # the list may have taken its time
+        except PeerError as error:
+            assert error.code == CloseCode.STALE_EPOCH, error
+            carrier.down.write(greeter.farewell(error))
+            carrier.close(carrier.up, carrier.down)
             return
+        self._attach(carrier, greeter, hello)
+
+    def _check(self, hello, channel):
         if not hello.session_id:             # an earlier WELCOME, if any, never arrived
             assert not self.apps
             self.ps = PySession(Session(
                 self.config, is_server=True, session_id=SESSION_ID, secret=SECRET))
         else:
-            assert hello.proves(SECRET)
+            assert hello.proves(SECRET, channel)
+        self._check_epoch(hello)
+
+    def _check_epoch(self, hello):
         session = self.ps.session
         if hello.epoch <= session.epoch:
-            carrier.down.write(greeter.farewell(PeerError(CloseCode.STALE_EPOCH, "stale", session.epoch)))
-            carrier.close(carrier.up, carrier.down)
-            return
-        self._attach(carrier, greeter, hello)
+            raise PeerError(CloseCode.STALE_EPOCH, "stale", session.epoch)
 
     def _attach(self, carrier, greeter, hello):
         session = self.ps.session
-        welcome = Welcome(SESSION_ID, SECRET if not hello.session_id else bytes(32), hello.epoch,
+        welcome = Welcome(SESSION_ID, NO_SECRET if hello.session_id else SECRET, bytes(16), hello.epoch,
                           self.config.session_budget_bytes, self.config.window_bytes)
+        resume_list = session.resume_list()
+        if hello.session_id:
+            welcome.prove(SECRET, greeter.channel(), hello, resume_list)
         self.use(carrier, carrier.up, carrier.down)
         carrier.up.sink = lambda data: self.arrived(carrier, data)
-        first = encode_preamble() + welcome.encode() + session.resume_list()
+        first = greeter.prefix + welcome.encode() + resume_list
         session.attach(hello.epoch, hello.window_bytes, hello.budget_bytes, first, self.clock.now)
         if greeter.leftover:
             self.arrived(carrier, greeter.leftover)

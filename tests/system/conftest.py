@@ -39,11 +39,11 @@ def lab(tmp_path):
 
 
 @pytest.fixture
-def pair(lab):
+def pair(lab, carrier_options):
     """Both proxies; the test starts them with the options it wants. Afterwards neither may have crashed."""
     if not (CPROXY.exists() and SPROXY.exists()):
         pytest.fail("run `make` first: cproxy and sproxy are not built")
-    proxies = Pair(lab)
+    proxies = Pair(lab, carrier_options)
     yield proxies
     proxies.verify_health()
 
@@ -83,6 +83,12 @@ def relay(lab):
     host = RelayHost(lab.router)
     yield host
     host.verify_health()
+
+
+@pytest.fixture
+def carrier_options():
+    """Options of both proxies for the carriers between them; a file of tests, or one test, may have its own."""
+    return []
 
 
 @pytest.fixture

@@ -6,20 +6,40 @@ from pathlib import Path
 from lab import HERE
 from traffic import ends_by_reset, read_exactly
 
+from tests import keys
+
 ROOT = HERE.parent.parent
 CPROXY, SPROXY, PYTHON = ROOT / "cproxy", ROOT / "sproxy", ROOT / ".venv/bin/python"
 CPROXY_PORT, SPROXY_PORT, DAEMON_PORT = 5200, 6200, 7007
 PEERS = Path(__file__).with_name("peers.py")
 
 
+def state_dir(host):
+    """Where the proxies of a host keep their keys."""
+    return host.home / "state" / "mproxy"
+
+
+def keep_key(host, name, number):
+    """Put a key where the proxy on `host` looks for its own."""
+    directory = state_dir(host)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file = directory / name
+    file.touch(mode=0o600)
+    file.write_bytes(keys.pem(number))
+
+
 class Pair:
     """Starts proxies and daemons in `lab` and remembers the last of each; `app` connects as an application
     does."""
 
-    def __init__(self, lab):
+    def __init__(self, lab, options=()):
         self.lab = lab
+        self.options = options  # of both proxies
         self.cproxy = self.sproxy = None
         self.started = []
+        # Made once a run, not once a test; a test of first starts takes them away.
+        keep_key(lab.server, "host-key.pem", 1)
+        keep_key(lab.client, "client-key.pem", 2)
 
     def start(self, sproxy=(), cproxy=(), daemon=f"127.0.0.1:{DAEMON_PORT}"):
         """Both proxies, listening. `sproxy` and `cproxy` are their options."""
@@ -28,7 +48,7 @@ class Pair:
         return self
 
     def start_sproxy(self, *options, port=SPROXY_PORT, daemon=f"127.0.0.1:{DAEMON_PORT}", prefix=(), **popen):
-        self.sproxy = self.lab.server.start(*prefix, SPROXY, *options, port, daemon, **popen)
+        self.sproxy = self.lab.server.start(*prefix, SPROXY, *self.options, *options, port, daemon, **popen)
         self.started.append(self.sproxy)
         if self.sproxy.process.stderr:
             self.sproxy.event("listening")
@@ -36,6 +56,7 @@ class Pair:
 
     def start_cproxy(self, *options, port=CPROXY_PORT, server=None, server_port=SPROXY_PORT, prefix=(), **popen):
         server = server or self.lab.server_address
+        options = [*self.options, *options]
         self.cproxy = self.lab.client.start(*prefix, CPROXY, *options, port, server, server_port, **popen)
         self.started.append(self.cproxy)
         if self.cproxy.process.stderr:
@@ -45,7 +66,7 @@ class Pair:
     def start_stdio(self, *options, **popen):
         """`cproxy --stdio`; it has no listener, so nothing is waited for."""
         self.cproxy = self.lab.client.start(
-            CPROXY, "--stdio", *options, self.lab.server_address, SPROXY_PORT, **popen)
+            CPROXY, "--stdio", *self.options, *options, self.lab.server_address, SPROXY_PORT, **popen)
         self.started.append(self.cproxy)
         return self.cproxy
 

@@ -31,6 +31,7 @@ from wire_peer import (
     LyingServer,
     frame,
     hello,
+    preamble,
 )
 
 # Sent on a session whose stream 1 is open, has sent the daemon 5 bytes, and has got and acknowledged 5.
@@ -64,6 +65,12 @@ WRONG_FRAMES = {
     "ack going backwards": (frame(ACK, stream=1, ack=4), OFFSET_ERROR),
     "end before what was sent": (frame(DATA, FIN, stream=1, seq=3, ack=5, payload=b"x"), OFFSET_ERROR),
 }
+
+
+@pytest.fixture
+def carrier_options():
+    """The peers of wire_peer.py do not encrypt."""
+    return ["--plaintext"]
 
 
 def liar_with_a_stream(lab):
@@ -148,7 +155,7 @@ def test_resume_with_impossible_offsets(pair, lab, bystander, resume, code):
     first.send(frame(OPEN, stream=1) + frame(DATA, stream=1, payload=b"hello"))
     assert first.next_frame(DATA).payload == b"hello"
     again = LyingClient(lab, SPROXY_PORT)
-    again.send(b"\xab\x6d\x70\x78\x01" + bytes(11) + hello(welcome.session, welcome.secret, epoch=2) + resume)
+    again.send(preamble() + hello(welcome.session, welcome.secret, epoch=2, resume_list=resume) + resume)
     again.read_preamble()
     again.session = welcome.session
     assert again.next_frame(WELCOME)

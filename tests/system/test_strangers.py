@@ -18,6 +18,7 @@ from wire_peer import (
     STALE_EPOCH,
     STATE_ERROR,
     UNKNOWN_SESSION,
+    VERSION,
     VERSION_ERROR,
     LyingClient,
     LyingServer,
@@ -37,6 +38,12 @@ STRANGERS = {
     "one letter": b"x",
     "nearly our magic": preamble(magic=0xAB6D7079),
 }
+
+
+@pytest.fixture
+def carrier_options():
+    """The peers of wire_peer.py do not encrypt."""
+    return ["--plaintext"]
 
 
 def test_strangers_are_turned_away(pair, lab, bystander):
@@ -94,7 +101,7 @@ def test_the_oldest_unfinished_opening_makes_room(pair, lab, bystander):
     assert peers[0].is_ended(2)
     assert peers[1].is_ended(2)
     peers[4].send(hello() + b"")
-    assert peers[4].read_preamble() == 1
+    assert peers[4].read_preamble() == VERSION
     for peer in peers[2:4]:
         peer.connection.settimeout(0.01)
         with pytest.raises(socket.timeout):
@@ -123,11 +130,11 @@ def test_version_mismatch_names_both_versions(pair, lab, bystander):
     assert code == VERSION_ERROR
     for told in (text, pair.sproxy.event("refused")["why"]):
         assert "version 9" in told
-        assert "version 1" in told
+        assert "version 2" in told
 
 
 @pytest.mark.parametrize(("answer", "words"), [
-    (preamble(version=7), ["version 7", "version 1"]),
+    (preamble(version=7), ["version 7", "version 2"]),
     (preamble() + frame(GOODBYE, seq=VERSION_ERROR, payload=b"peer speaks protocol version 1, this program version 8"),
      ["version 8", "version 1"]),
     (b"HTTP/1.1 400 Bad Request\r\n\r\n", ["HTTP"]),

@@ -1,7 +1,7 @@
 """A cproxy and an sproxy of a few lines, for lies: they send whatever a test wants, at whatever point.
 
 Written from docs/protocol.md alone, with numbers of its own: were the programs and the document to differ, these
-peers would not get along with them.
+peers would not get along with them. They do not encrypt: the programs they talk to run with --plaintext.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from collections import namedtuple
 
 from traffic import read_exactly
 
-MAGIC, VERSION = 0xAB6D7078, 1
+MAGIC, VERSION = 0xAB6D7078, 2
 HELLO, WELCOME, RESUME, HEARTBEAT, OPEN, DATA, ACK, RESET, GOODBYE = range(1, 10)
 FIN, WANT_ACK, REPLY, END, DONE, ABORTED, IGNORABLE = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x80
 (ORDERLY, SHUTDOWN, FRAME_ERROR, STREAM_ERROR, OFFSET_ERROR, LIMIT_ERROR, STATE_ERROR, VERSION_ERROR, UNKNOWN_SESSION,
@@ -21,11 +21,11 @@ FIN, WANT_ACK, REPLY, END, DONE, ABORTED, IGNORABLE = 0x01, 0x02, 0x04, 0x08, 0x
 
 PREAMBLE = struct.Struct(">IBBHQ")
 HEADER = struct.Struct(">BBHIIQQ")
-HELLO_PAYLOAD = struct.Struct(">16s16s32s16sQQII")
-WELCOME_PAYLOAD = struct.Struct(">16s32sQQIIQ")
+HELLO_PAYLOAD = struct.Struct(">16s16s32s16sQQII32sII")
+WELCOME_PAYLOAD = struct.Struct(">16s32s32s16sQQIIQ32sII")
 
 Frame = namedtuple("Frame", "type flags stream seq ack payload")
-Welcome = namedtuple("Welcome", "session secret epoch budget window features tag")
+Welcome = namedtuple("Welcome", "session secret proof nonce epoch budget window features tag digest length reserved")
 
 MIB = 1 << 20
 NOBODY = bytes(16)
@@ -41,12 +41,25 @@ def frame(kind, flags=0, stream=0, seq=0, ack=0, payload=b"", length=None, reser
     return HEADER.pack(kind, flags, reserved, stream, length, seq, ack) + payload
 
 
-def hello(session=NOBODY, secret=b"", epoch=1, instance=None, window=4 * MIB, budget=64 * MIB, proof=None):
-    nonce, instance = b"n" * 16, instance or os.urandom(16)
+def hello(session=NOBODY, secret=b"", epoch=1, instance=None, window=4 * MIB, budget=64 * MIB, proof=None,
+          resume_list=b""):
+    """HELLO; with a secret the proof for it and for the list that will be sent behind it."""
+    instance = instance or os.urandom(16)
+    digest = hashlib.sha256(resume_list).digest() if session != NOBODY else bytes(32)
+    length = len(resume_list) if session != NOBODY else 0
+
+    def pack(proof):
+        return HELLO_PAYLOAD.pack(
+            session, instance, proof, b"n" * 16, epoch, budget, window, 0, digest, length, 0)
     if proof is None:
-        claim = b"mproxy resume\0" + session + instance + nonce + struct.pack(">Q", epoch)
+        claim = b"mproxy 2 client\0" + bytes(32) + pack(bytes(32))
         proof = hmac.digest(secret, claim, hashlib.sha256) if secret else bytes(32)
-    return frame(HELLO, payload=HELLO_PAYLOAD.pack(session, instance, proof, nonce, epoch, budget, window, 0))
+    return frame(HELLO, payload=pack(proof))
+
+
+def end_mark(newest=0):
+    """The end of a RESUME list; a client tells the newest stream that it knows."""
+    return frame(RESUME, END, seq=newest)
 
 
 class Peer:
@@ -81,8 +94,8 @@ class Peer:
                 self.send(frame(HEARTBEAT, REPLY, ack=got.seq, payload=self.session))
 
     def end_mark(self, newest=0):
-        """Ends the RESUME list; a client tells the newest stream that it knows."""
-        self.send(frame(RESUME, END, seq=newest))
+        """Ends the RESUME list."""
+        self.send(end_mark(newest))
 
     def is_ended(self, within=5):
         """Waits for the end of the carrier, whatever comes before."""
@@ -104,8 +117,8 @@ class LyingClient(Peer):
 
     def join(self, *resume_list, newest=0, **what):
         """HELLO and the list; returns the WELCOME."""
-        self.send(preamble() + hello(**what) + b"".join(resume_list))
-        self.end_mark(newest)
+        whole = b"".join(resume_list) + end_mark(newest)
+        self.send(preamble() + hello(resume_list=whole, **what) + whole)
         return self.read_welcome()
 
     def read_welcome(self):
@@ -139,5 +152,6 @@ class LyingServer(Peer):
         asked, _, _, _, asked_epoch, *_ = HELLO_PAYLOAD.unpack(self.next_frame(HELLO).payload)
         self.session = session or (asked if asked != NOBODY else b"s" * 16)
         self.send(preamble() + frame(WELCOME, payload=WELCOME_PAYLOAD.pack(
-            self.session, b"k" * 32, epoch or asked_epoch, budget, window, 0, 0)))
+            self.session, b"k" * 32, bytes(32), b"N" * 16, epoch or asked_epoch, budget, window, 0, 0, bytes(32), 0,
+            0)))
         self.end_mark()
