@@ -72,11 +72,6 @@ cdef class Session(StreamSet):
         self.session_id = session_id
         self.secret = secret
 
-    @property
-    def most_list_bytes(self):
-        """How long the peer's list of streams can be."""
-        return (4 * self.max_streams + FINISHED_MOST + 1) * HEADER_BYTES
-
     cpdef bytes resume_list(self):
         """Return the RESUME frames that tell a peer where every stream stands, end mark included.
 

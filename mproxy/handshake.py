@@ -180,6 +180,9 @@ class _Opening:
     raises PeerError to turn the peer away.
     """
 
+    our_name = peer_name = ""  # in messages
+    is_server = False
+
     def __init__(self, tls, judge, tag):
         self.tls = tls
         self.outgoing = b""  # to be sent; whoever does takes it away
@@ -206,7 +209,7 @@ class _Opening:
         """32 bytes that only the two ends of this connection can know; zero without TLS."""
         if self.tls is None:
             return NO_CHANNEL
-        preambles = (self._preamble + self._our_preamble if self.tls_server else self._our_preamble + self._preamble)
+        preambles = (self._preamble + self._our_preamble if self.is_server else self._our_preamble + self._preamble)
         return self.tls.exporter(CHANNEL_LABEL, preambles, len(NO_CHANNEL))
 
     def fresh_secret(self, session_id):
@@ -247,6 +250,10 @@ class _Opening:
 
     def _open(self):
         """Frames may flow from now on."""
+
+    def _read_first(self, frame_type, seq, ack, payload):
+        """The Hello or Welcome of the peer's first frame; PeerError when it is none."""
+        raise NotImplementedError
 
     def _complete(self):
         """The first frame, when the list that it announces is whole and is the one it was proven for."""
@@ -296,7 +303,7 @@ class Greeter(_Opening):
     unless a resume is proven.
     """
 
-    our_name, peer_name, tls_server = "sproxy", "cproxy", True
+    our_name, peer_name, is_server = "sproxy", "cproxy", True
 
     def __init__(self, check, tls=None, judge=judge_nobody):
         super().__init__(tls, judge, 0)
@@ -307,7 +314,7 @@ class Greeter(_Opening):
         if self.tls is not None:
             self.outgoing, self.prefix = self.prefix, b""
 
-    def _read_first(self, frame_type, _seq, _ack, payload):
+    def _read_first(self, frame_type, seq, ack, payload):
         if frame_type != FrameType.HELLO:
             raise PeerError(CloseCode.STATE_ERROR, "first frame is not HELLO")
         hello = Hello.decode(payload)
@@ -330,7 +337,7 @@ class Greeter(_Opening):
 class Caller(_Opening):
     """cproxy's side of a new carrier. `compose()` gives (Hello, RESUME list, secret) as late as they are needed."""
 
-    our_name, peer_name, tls_server = "cproxy", "sproxy", False
+    our_name, peer_name = "cproxy", "sproxy"
 
     def __init__(self, compose, tls=None, judge=judge_nobody, tag=0):
         super().__init__(tls, judge, tag)

@@ -22,6 +22,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 DIRECT = "direct"
 DIRECT_IPERF = "direct, iperf3"
 MPROXY = "mproxy"
+MPROXY_TLS = "mproxy tls"
 MPROXY_PLAIN = "mproxy --plain"
 HAPROXY = "haproxy"
 HAPROXY_BIG = "haproxy 256k"
@@ -37,6 +38,7 @@ NGINX_UDP = "nginx stream udp"
 SOCAT_UDP = "socat udp"
 
 PLAIN = "--plain"  # keeps no state, and refuses to be told where
+PLAINTEXT = "--plaintext"  # beside peers that do not encrypt
 
 StartRow = Callable[[tuple[Hop, ...], Path], list[Process]]
 HopCommand = Callable[[Hop, Path], list[str]]
@@ -120,10 +122,13 @@ def ssh_pair(hops: tuple[Hop, ...], work: Path) -> list[Process]:
 def mproxy_pair(options: tuple[str, ...], hops: tuple[Hop, ...], work: Path) -> list[Process]:
     first, last = hops
     address, _, port = first.target.rpartition(":")
-    state = [] if PLAIN in options else ["--state-dir", str(work / f"state-{first.port}")]
+    state, server_state = (
+        [] if PLAIN in options else ["--state-dir", str(work / f"state-{hop.port}")] for hop in hops
+    )
     server_command = [
         str(REPOSITORY / "sproxy"),
         *options,
+        *server_state,
         "--bind",
         last.listen_address,
         str(last.port),
@@ -153,7 +158,8 @@ TABLE: dict[str, Contender] = {
     for contender in (
         Contender(DIRECT, no_proxy, hops=0),
         Contender(DIRECT_IPERF, no_proxy, ("iperf3",), hops=0),
-        Contender(MPROXY, partial(mproxy_pair, ()), _MPROXY_PROGRAMS),
+        Contender(MPROXY, partial(mproxy_pair, (PLAINTEXT,)), _MPROXY_PROGRAMS),
+        Contender(MPROXY_TLS, partial(mproxy_pair, ()), _MPROXY_PROGRAMS),
         Contender(MPROXY_PLAIN, partial(mproxy_pair, (PLAIN,)), _MPROXY_PROGRAMS),
         Contender(HAPROXY, partial(same_program, peers.haproxy), ("haproxy",)),
         Contender(HAPROXY_BIG, partial(same_program, peers.haproxy_big_buffers), ("haproxy",)),

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from harness import load
 from harness.bench import Bench, Case, MeasureError, Workload
-from harness.contenders import MPROXY, TABLE, Contender, mproxy_pair
+from harness.contenders import MPROXY, PLAINTEXT, TABLE, Contender, mproxy_pair
 from harness.crowd import crowd_client, crowd_server
 from harness.places import LOOPBACK, AddressSwitch, TwoHosts, free_port
 from harness.process import Group, Process
@@ -104,7 +104,7 @@ def black_hole_cases(bench: Bench, stack: ExitStack) -> Iterator[Case]:
         hosts = stack.enter_context(TwoHosts(f"hole{heartbeat}"))
         port = free_port()
         stack.enter_context(load.Worker(crowd_server, (LOOPBACK, port), netns=hosts.b))
-        contender = Contender(MPROXY, partial(mproxy_pair, ("--heartbeat", heartbeat)), TABLE[MPROXY].needs)
+        contender = Contender(MPROXY, partial(mproxy_pair, (PLAINTEXT, "--heartbeat", heartbeat)), TABLE[MPROXY].needs)
         chain = contender.chain_across(hosts, f"{LOOPBACK}:{port}")
         group = bench.start_or_raise(stack, contender, chain)
         client = stack.enter_context(load.Worker(crowd_client, chain.entry, netns=hosts.a))

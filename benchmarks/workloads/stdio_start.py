@@ -23,7 +23,7 @@ from pathlib import Path
 from harness import load, peers
 from harness.bench import Bench, Case, MeasureError, Workload
 from harness.chain import Hop
-from harness.contenders import MPROXY, REPOSITORY, SOCAT, SSH, started
+from harness.contenders import MPROXY, PLAINTEXT, REPOSITORY, SOCAT, SSH, started
 from harness.places import LOOPBACK, free_port
 
 ROW = "start of --stdio"
@@ -53,10 +53,10 @@ def cases(bench: Bench, stack: ExitStack) -> Iterator[Case]:
 
 def mproxy_command(bench: Bench, stack: ExitStack, daemon_port: int) -> list[str]:
     hop = Hop(LOOPBACK, free_port(), f"{LOOPBACK}:{daemon_port}", is_last=True)
-    server = [str(REPOSITORY / "sproxy"), "--bind", LOOPBACK, str(hop.port), hop.target]
+    server = [str(REPOSITORY / "sproxy"), PLAINTEXT, "--bind", LOOPBACK, str(hop.port), hop.target]
     stack.callback(started(server, hop, bench.plan.work).stop)
     state = Path(bench.plan.work) / "state-stdio"
-    return [str(REPOSITORY / "cproxy"), "--state-dir", str(state), "--stdio", LOOPBACK, str(hop.port)]
+    return [str(REPOSITORY / "cproxy"), PLAINTEXT, "--state-dir", str(state), "--stdio", LOOPBACK, str(hop.port)]
 
 
 def socat_command(_bench: Bench, _stack: ExitStack, daemon_port: int) -> list[str]:

@@ -1,7 +1,7 @@
 """Joins a session to its carrier and its applications: every byte that both ends relay passes through here.
 
-Life of an inbound byte: carrier socket -> the loop's buffer (`read_carrier`), where TLS opens it in place -> the session
-parses -> written to the application's socket straight from that buffer, or kept in the stream's ring when the
+Life of an inbound byte: carrier socket -> the loop's buffer (`read_carrier`), where TLS opens it in place -> the
+session parses -> written to the application's socket straight from that buffer, or kept in the stream's ring when the
 application does not take it.
 Life of an outbound byte: application's socket -> the stream's ring (`app_read`) -> carrier (`write_carrier`), in one
 `sendmsg` with the headers straight from the ring, or sealed by TLS from there.

@@ -86,8 +86,8 @@ cdef class Endpoint:
                Tls tls=None):
         """Use the connected socket `fd` (ours from now on) as the carrier; a former one is closed.
 
-        `first` is sent before all else; `leftover` was received (and opened) behind the handshake. `tls` seals and opens
-        everything that follows; its handshake is over.
+        `first` is sent before all else; `leftover` was received, and opened, behind the handshake. `tls` seals and
+        opens everything that follows; its handshake is over.
         """
         self.end_carrier()
         self.tls = tls

@@ -24,6 +24,10 @@ from mproxy.programs.options import parse_sproxy
 # What a session costs before it has a stream: its objects, the batch of frames, what TLS keeps for a carrier.
 SESSION_BYTES = 65536
 
+# A list of streams longer than this is no honest one (docs/protocol.md, section 8).
+LIST_BYTES = 4 * _wire.HEADER_BYTES
+LIST_BYTES_MORE = 16385 * _wire.HEADER_BYTES
+
 # A session without streams and without a carrier holds nothing worth keeping: its cproxy begins a new one.
 EMPTY_SESSION_US = 60_000_000
 
@@ -112,7 +116,7 @@ class Sproxy:
         if not hello.proves(session.secret, channel):
             raise PeerError(CloseCode.BAD_PROOF, "wrong proof for this session")
         check_epoch(hello, session)
-        if hello.list_bytes > session.most_list_bytes:
+        if hello.list_bytes > LIST_BYTES * self._config.session.max_streams + LIST_BYTES_MORE:
             raise PeerError(CloseCode.LIMIT_ERROR, "more streams than a session has")
 
     def admit(self, guest, hello):

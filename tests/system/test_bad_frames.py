@@ -51,7 +51,7 @@ WRONG_FRAMES = {
     "reason of 201 bytes": (frame(RESET, stream=1, payload=b"x" * 201), FRAME_ERROR),
     "end mark with a stream": (frame(RESUME, END, stream=1), FRAME_ERROR),
     "hello again": (hello(), STATE_ERROR),
-    "welcome from the client": (frame(WELCOME, payload=bytes(80)), STATE_ERROR),
+    "welcome from the client": (frame(WELCOME, payload=bytes(168)), STATE_ERROR),
     "resume without a new carrier": (frame(RESUME, stream=1, seq=5, ack=5), STATE_ERROR),
     "heartbeat of another session": (frame(HEARTBEAT, payload=b"someone else's.."), STATE_ERROR),
     "data for a stream never opened": (frame(DATA, stream=7, payload=b"x"), STREAM_ERROR),
@@ -215,7 +215,7 @@ def random_frame(chance):
 
 @pytest.mark.parametrize("wrong", [
     frame(OPEN, stream=2), frame(DATA, stream=9, payload=b"x"), frame(DATA, stream=1, seq=1, payload=b"x"),
-    frame(ACK, stream=1, ack=6), frame(WELCOME, payload=bytes(80)), frame(55), frame(DATA, stream=1, length=1 << 31),
+    frame(ACK, stream=1, ack=6), frame(WELCOME, payload=bytes(168)), frame(55), frame(DATA, stream=1, length=1 << 31),
     frame(HEARTBEAT, payload=b"someone else's.."),
 ], ids=["open", "unknown stream", "gap", "ack of the unsent", "welcome again", "unknown type", "2 GiB", "heartbeat"])
 def test_cproxy_closes_the_session_of_a_lying_server(pair, lab, wrong):

@@ -31,8 +31,8 @@ def flags(*allowed):
 
 NONE, ZERO = payload(0, 0), st.just(0)
 VALID = {
-    "HELLO": frame(FrameType.HELLO, flags(), ZERO, payload(104, 104)),
-    "WELCOME": frame(FrameType.WELCOME, flags(), ZERO, payload(80, 80)),
+    "HELLO": frame(FrameType.HELLO, flags(), ZERO, payload(144, 144)),
+    "WELCOME": frame(FrameType.WELCOME, flags(), ZERO, payload(168, 168)),
     "RESUME": frame(FrameType.RESUME, flags(FrameFlag.DONE, FrameFlag.ABORTED), STREAM, NONE),
     "RESUME END": frame(FrameType.RESUME, st.just(int(FrameFlag.END)), ZERO, NONE),
     "HEARTBEAT": frame(FrameType.HEARTBEAT, flags(FrameFlag.REPLY), ZERO, payload(16, 16)),

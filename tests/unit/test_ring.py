@@ -1,5 +1,7 @@
 """The byte ring against a plain bytearray with an offset."""
 
+import gc
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,6 +10,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from mproxy._ring import ByteRing, pool_bytes
 
 LARGEST = (1 << 64) - (1 << 20)   # offsets are 64 bits; nobody lives to see them wrap
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_garbage():
+    """What other tests left behind holds memory of the pool, too: it must not be given back meanwhile."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 def power_of_two(number):

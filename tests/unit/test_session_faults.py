@@ -29,8 +29,8 @@ FAR_DATA = encode_frame(FrameType.DATA, stream=9, payload=b"x")
 FAR_ACK = encode_frame(FrameType.ACK, stream=9)
 FAR_RESET = encode_frame(FrameType.RESET, stream=9)
 LISTED = encode_frame(FrameType.RESUME, stream=1)
-HELLO = encode_frame(FrameType.HELLO, payload=bytes(104))
-WELCOME = encode_frame(FrameType.WELCOME, payload=bytes(80))
+HELLO = encode_frame(FrameType.HELLO, payload=bytes(144))
+WELCOME = encode_frame(FrameType.WELCOME, payload=bytes(168))
 FOREIGN_BEAT = encode_frame(FrameType.HEARTBEAT, payload=b"another session!")
 
 
