@@ -1,0 +1,30 @@
+"""Where sproxy may connect to: addresses that nobody reaches by a name alone.
+
+Link-local addresses (RFC 3927; RFC 4291, section 2.5.6) are the neighbourhood of the host, and on the machines of cloud
+providers the place of the metadata service, which hands out the machine's own credentials. A name that a client may ask
+for could be made to point there, so these addresses count only when they are named as numbers.
+"""
+
+import ipaddress
+
+# Metadata services outside of the link-local networks: Amazon's over IPv6, Alibaba's, Oracle's.
+METADATA = {ipaddress.ip_address(text) for text in ("fd00:ec2::254", "100.100.100.200", "192.0.0.192")}
+
+
+def is_guarded(host):
+    """Whether a numeric address is link-local or a metadata service's."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    address = getattr(address, "ipv4_mapped", None) or address
+    return address.is_link_local or address in METADATA
+
+
+def without_guarded(addresses, host):
+    """Of a resolver's `addresses` [(family, sockaddr)] those that the name `host` may mean; all when it is a number."""
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return [(family, address) for family, address in addresses if not is_guarded(address[0])]
+    return addresses

@@ -1,0 +1,102 @@
+"""sproxy's door: its key, who may come in, and what who came in may do."""
+
+import time
+
+from mproxy._wire import CloseCode
+from mproxy.errors import PeerError, UsageError
+from mproxy.net._tls import Tls, TlsContext
+from mproxy.policy.keys import take_identity, wipe
+from mproxy.policy.trust import AuthorizedKeys
+from mproxy.words import parse_host_port
+
+# How often to look whether authorized_keys has changed, or a key's time is over.
+LOOK_US = 500_000
+
+
+class Door:
+    """What sproxy asks about a peer's key. Without encryption there are no keys, and everybody may come in."""
+
+    def __init__(self, config, log):
+        self._config = config
+        self._log = log
+        self._context = None
+        self._keys = AuthorizedKeys(None)
+        self._targets = {(config.daemon_host, config.daemon_port), *config.allow}
+
+    def open(self):
+        """Read the keys; makes the host's at the first start."""
+        config = self._config
+        if config.plaintext:
+            if not all(is_loopback(address) for address in config.bind_addresses):
+                self._log.warning("plaintext", why="--plaintext: whoever is on the path reads and changes everything")
+            return
+        self._context = open_context(config.host_key_file, self._log, is_server=True)
+        self._keys = AuthorizedKeys(
+            config.authorized_keys_file, lambda text: self._log.warning("authorized-keys", why=text))
+        if not self._keys.exists:
+            self._log.warning("open-door", why=(
+                "no authorized_keys: whoever can reach the port can reach the daemon"))
+
+    @property
+    def guarded(self):
+        """Only some keys may come in, so every stream has to be asked for."""
+        return self._keys.exists
+
+    def make_tls(self):
+        """The server's end of a new connection; None without encryption."""
+        return Tls(self._context) if self._context is not None else None
+
+    def changed(self):
+        """Whether authorized_keys has been read anew."""
+        return self._keys.changed()
+
+    def grant(self, spki, host):
+        """The Grant of a key that comes from an address, None where everybody may come in; PeerError."""
+        if not self._keys.exists:
+            return None
+        self._keys.changed()
+        return self._keys.find(spki, host, time.time())
+
+    def target(self, words, grant):
+        """(host, port) that a stream may be connected to; None when it may not. `words`: as OPEN has them."""
+        config = self._config
+        host, port = config.daemon_host, config.daemon_port
+        if words:
+            try:
+                host, port = parse_host_port(words.decode())
+            except (UsageError, ValueError):
+                return None
+        allowed = (host, port) in self._targets and (grant is None or grant.allows_target(host, port))
+        return (host, port) if allowed else None
+
+
+def open_context(path, log, *, is_server):
+    """The TlsContext of a key file, which is made when there is none."""
+    identity, is_new = take_identity(path)
+    try:
+        context = TlsContext(identity.pem, is_server=is_server)
+    except UsageError as error:
+        raise UsageError(f"{path} {error}; move it away to have a new key made") from None
+    finally:
+        wipe(identity.pem)
+    if is_server:
+        log.info("host-key", fingerprint=identity.fingerprint, file=identity.path, new=is_new)
+    elif is_new and path is not None:
+        log.info("client-key", fingerprint=identity.fingerprint, file=identity.path, new=True)
+    return context
+
+
+def is_loopback(host):
+    """Whether a host's name or address means this host alone."""
+    import ipaddress  # 5 ms, needed with --plaintext alone
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def check_same_key(spki, expected):
+    """PeerError unless a session's client has the key that it began with."""
+    if spki != expected:
+        raise PeerError(CloseCode.BAD_PROOF, "the session belongs to another key")
+
