@@ -171,6 +171,8 @@ cdef class Bbr(Congestion):
         """Rate and window of the model; before there is one, a window that grows by what is acknowledged."""
         cdef double rate = self.bandwidth, target
         if rate <= 0 or self.shortest <= 0 and self.mode != BbrMode.SHRINK:
+            if self.bandwidth <= 0:
+                self.window += sample.acked_bytes
             if sample.smoothed_rtt > 0:
                 self.rate = <uint64_t>(self.gain * self.window * 1e6 / sample.smoothed_rtt)
             return

@@ -406,10 +406,10 @@ cdef class Channel:
         return out.count
 
     cdef uint32_t fill_probe(self, Transmit *out, int64_t now) noexcept:
-        """A packet that asks whether its size passes; only while data flows, and within the window."""
+        """A packet that asks whether its size passes; only while data flows. One may exceed the window."""
         cdef uint32_t size, control_bytes
         if self.recovery.waiting < 2 or self.probes > 0 or now < self.mtu.next_at or self.mtu.in_flight \
-                or self.recovery.in_flight + self.mtu.probing > self.congestion.window:
+                or self.recovery.in_flight > self.congestion.window:
             return 0
         size = mtu_probe(&self.mtu, now)
         if size == 0 or size > out.room:

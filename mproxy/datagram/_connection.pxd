@@ -29,7 +29,7 @@ from mproxy.datagram._states cimport ConnectionCause
 
 cdef enum:
     MAX_END_REASON_BYTES = 200  # text that says why a connection ended
-    DRAIN_TIMEOUTS = 3          # how long DRAINING lasts (RFC 9000 section 10.2)
+    DRAIN_TIMEOUTS = 3          # how long DRAINING lasts (RFC 9000 section 10.2), each of FIRST_RTO_US at least
 
 
 cpdef enum DatagramEvent:
@@ -55,6 +55,7 @@ cdef class Connection(SetUp):
     cdef uint32_t end_reason_bytes       # its length
     cdef bint end_local                  # found here
     cdef bint close_due                  # send CLOSE
+    cdef int closes                      # repetitions of it
     cdef bint peer_done                  # the peer has everything and will not answer much longer
     # time
     cdef int64_t keepalive_at            # when to ask the peer for a sign of life

@@ -18,6 +18,7 @@ from mproxy.datagram._inflow cimport inflow_complete, inflow_consume, inflow_don
 from mproxy.datagram._mtu cimport mtu_too_big
 from mproxy.datagram._outflow cimport outflow_acked, outflow_blocked, outflow_done, outflow_end, outflow_room
 from mproxy.datagram._packet cimport PACKET_HEADER_BYTES, ControlType, EndCode, PacketType, packet_type
+from mproxy.datagram._rtt cimport FIRST_RTO_US
 from mproxy.datagram._setup cimport SetUp
 from mproxy.datagram._states cimport ConnectionCause, ConnectionState, state_after
 
@@ -129,7 +130,7 @@ cdef class Connection(SetUp):
             self.was_established = self.established_event = True
         if self.state == ConnectionState.DRAINING:
             self.close_due = self.close_due or self.eliciting
-            if self.peer_done:
+            if self.peer_done and self.end_code == EndCode.DONE:
                 self.move(ConnectionCause.PEER_END)  # both know: nobody needs an answer any more
             return
         if woken:
@@ -174,9 +175,6 @@ cdef class Connection(SetUp):
         if self.state == ConnectionState.OPEN and outflow_done(&self.out) and inflow_done(&self.inp):
             self.end_code = EndCode.DONE
             self.end_local = self.ended_event = True
-            if self.peer_done:
-                self.move(ConnectionCause.PEER_END)
-                return
             self.move(ConnectionCause.FINISHED)
             self.start_draining(now)
 
@@ -194,9 +192,11 @@ cdef class Connection(SetUp):
             self.start_draining(now)
 
     cdef void start_draining(self, int64_t now) noexcept:
+        """Tell the peer, and stay for as long as it may take to ask again: its timeout may be longer than ours."""
         self.close_due = True
+        self.closes = 0
         self.close_at = now + self.timeout_us(0)
-        self.drain_at = now + DRAIN_TIMEOUTS * self.timeout_us(0)
+        self.drain_at = now + DRAIN_TIMEOUTS * max(self.timeout_us(0), <int64_t>FIRST_RTO_US)
         self.setup_at = self.keepalive_at = self.idle_at = self.path_at = NEVER
 
     cdef void too_many_tries(self, int64_t now) noexcept:
@@ -226,7 +226,8 @@ cdef class Connection(SetUp):
                 self.move(ConnectionCause.QUIET)
             elif now >= self.close_at:
                 self.close_due = True
-                self.close_at = now + self.timeout_us(0)
+                self.closes += 1
+                self.close_at = now + self.timeout_us(self.closes)
             return
         if self.state == ConnectionState.CLOSED:
             return
@@ -237,13 +238,14 @@ cdef class Connection(SetUp):
             self.repeat_setup(now)
         if now >= self.path_at:
             self.ask_again(now)
+        if now >= self.keepalive_at:
+            self.keepalive_at = now + self.keepalive_us
+            if self.recovery.waiting == 0:
+                self.ping_due = True  # who waits for an ack asks anyway
         if self.state == ConnectionState.OPEN:
             self.open_timeouts(now)
 
     cdef void open_timeouts(self, int64_t now) noexcept:
-        if now >= self.keepalive_at:
-            self.keepalive_at = now + self.keepalive_us
-            self.ping_due = self.ping_due or self.recovery.waiting == 0
         if now >= self.acks.due_at:
             self.acks.due = True
         if now >= self.recovery.loss_at:
@@ -302,7 +304,10 @@ cdef class Connection(SetUp):
         put16(control + length + 1, self.end_code)
         control[length + 3] = self.end_reason_bytes
         memcpy(control + length + 4, self.end_reason, self.end_reason_bytes)
-        return self.build_bare(out, length + 4 + self.end_reason_bytes, 0, now)
+        self.build_bare(out, length + 4 + self.end_reason_bytes, 0, now)
+        if self.peer_done:
+            self.move(ConnectionCause.PEER_END)  # both know now; if this packet is lost, the peer will go by itself
+        return out.count
 
     # ---- events and getters
 

@@ -43,7 +43,7 @@ cdef void choose(Mtu *mtu, int64_t now) noexcept nogil:
 
 
 cdef inline bint is_next_above(int index, uint32_t failed) noexcept nogil:
-    return index > 0 and USUAL[index - 1] <= failed
+    return index == 0 or USUAL[index - 1] <= failed
 
 
 cdef uint32_t mtu_probe(Mtu *mtu, int64_t now) noexcept nogil:

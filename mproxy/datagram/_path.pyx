@@ -97,9 +97,9 @@ cdef class Path(Channel):
             if self.answer_to.length == 0:
                 out.to = &self.response_to
             return self.build_bare(out, 9, ANSWERED_FLAG, now)
-        self.challenge_due = False
         if self.candidate.length == 0 or self.candidate_out + length > AMPLIFICATION * self.candidate_in:
-            return 0
+            return 0  # still due when more has come from there
+        self.challenge_due = False
         control[0] = ControlType.PATH_CHALLENGE
         put64(control + 1, self.challenge)
         out.to = &self.candidate

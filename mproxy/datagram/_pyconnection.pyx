@@ -149,6 +149,15 @@ cdef class PyConnection:
         """A ConnectionState."""
         return self.connection.state
 
+    def timers(self):
+        """Every time at which something is due, for assertions."""
+        cdef Connection c = self.connection
+        return {
+            "setup": c.setup_at, "path": c.path_at, "keepalive": c.keepalive_at, "idle": c.idle_at, "ack": c.acks.due_at,
+            "pace": c.pace_at, "loss": c.recovery.loss_at, "timeout": c.recovery.timeout_at(c.peer_delay_us),
+            "close": c.close_at, "drain": c.drain_at,
+        }
+
     def look(self):
         """Numbers for assertions and experiments."""
         cdef Connection c = self.connection
@@ -218,8 +227,8 @@ def exchange(PyConnection one, PyConnection other, uint64_t total, int64_t now, 
         if room > 0:
             other.connection.consume(room, now)
             taken += room
-        carry(other, one.connection, &there, now)
         now += step
+        carry(other, one.connection, &there, now)
         if one.connection.deadline() <= now:
             one.connection.handle_timeout(now)
         if other.connection.deadline() <= now:

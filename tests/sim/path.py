@@ -13,6 +13,7 @@ from mproxy.datagram.config import DatagramConfig
 from tests.sim.net import Clock
 
 NEVER = 2**63 - 1
+CHUNK = 16_384         # bytes that an application writes at once
 OVERHEAD = 28          # IP and UDP headers, as a link counts them
 
 
@@ -110,17 +111,19 @@ class Peer:
         now, connection = self.world.clock.now, self.connection
         if connection.state == ConnectionState.CLOSED and self.ended:
             return
-        if connection.deadline <= now:
-            connection.handle_timeout(now)
-        self._application(now)
-        while run := connection.transmit(now):
-            address, packets, _is_probe = run
-            for packet in packets:
-                self.sent_packets += 1
-                self.world.send(self, address, packet)
+        for _ in range(3):  # an ack may bring a deadline that has passed already
+            if connection.deadline <= now:
+                connection.handle_timeout(now)
             self._application(now)
+            while run := connection.transmit(now):
+                address, packets, _is_probe = run
+                for packet in packets:
+                    self.sent_packets += 1
+                    self.world.send(self, address, packet)
+                self._application(now)
         self._events()
         deadline = connection.deadline
+        assert deadline > now, f"wants to be woken in the past: {self.world}"
         if deadline < self.wake_at or self.wake_at <= now:
             self.wake_at = deadline
             if deadline != NEVER:
@@ -133,7 +136,7 @@ class Peer:
 
     def _application(self, now):
         if self.to_send is not None and self.written < len(self.to_send):
-            self.written += self.connection.write(self.to_send[self.written:self.written + (1 << 18)])
+            self.written += self.connection.write(self.to_send[self.written:self.written + CHUNK])
         if self.to_send is not None and self.written == len(self.to_send):
             self.connection.finish()
             self.to_send = None

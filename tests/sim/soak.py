@@ -1,6 +1,7 @@
 """Random schedules for as long as told: `python -m tests.sim.soak --seconds 600 [--seed N]`.
 
-With --seed exactly that schedule is played, once. A failure prints the seed and how to replay it; exit status 1.
+With --datagram these are passages of datagram connections instead of carriers of sessions. With --seed exactly that
+schedule is played, once. A failure prints the seed and how to replay it; exit status 1.
 """
 
 import argparse
@@ -9,7 +10,7 @@ import sys
 import time
 import traceback
 
-from tests.sim.schedule import play
+from tests.sim import passage, schedule
 
 
 def main(arguments=None):
@@ -17,8 +18,10 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m tests.sim.soak", description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60, help="how long (default 60)")
     parser.add_argument("--seed", type=int, help="play this schedule only")
+    parser.add_argument("--datagram", action="store_true", help="connections over datagrams")
     parser.add_argument("--from", dest="first", type=int, help="first seed; the rest follow (default: a random one)")
     options = parser.parse_args(arguments)
+    play = passage.play if options.datagram else schedule.play
     first = options.first if options.first is not None else random.SystemRandom().randrange(1 << 40)
     seeds = [options.seed] if options.seed is not None else range(first, first + (1 << 40))
     start = shown = time.monotonic()
