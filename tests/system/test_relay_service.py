@@ -481,3 +481,56 @@ def test_no_descriptors_left(lab, relay, echo):
         connection.close()
     assert all(echoes(connection) for connection in waiting)
     program.event("accept-resumed")
+
+
+# ---- UDP
+
+def udp_client(lab):
+    with lab.client.inside():
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.settimeout(15)
+    sock.connect((RELAY, 7005))
+    return sock
+
+
+@pytest.fixture
+def udp_server(lab):
+    with lab.server.inside():
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with sock:
+        sock.bind((SERVER, ECHO_PORT))
+        sock.settimeout(15)
+        yield sock
+
+
+def exchange(client, server):
+    """A question and its answer; the address that the server saw."""
+    client.send(b"question")
+    data, address = server.recvfrom(2000)
+    assert data == b"question"
+    server.sendto(b"answer", address)
+    assert client.recv(2000) == b"answer"
+    return address
+
+
+def test_udp_sessions_go_on_over_a_reload(lab, relay, udp_server):
+    """Goal: with several workers each client keeps its session: through reloads, and through the death of a worker that
+    is not its own."""
+    program = relay.start(f"udp {RULE}", options=["--workers", "2"])
+    clients = [udp_client(lab) for _ in range(20)]
+    seen = [exchange(client, udp_server) for client in clients]
+    assert len(set(seen)) == 20
+    relay.reload(f"udp {RULE} timeout=2m", f"udp 7006 -> {SERVER}:{ECHO_PORT}")
+    assert [exchange(client, udp_server) for client in clients] == seen
+    facts = relay.status()
+    assert facts["rules"][0]["counters"]["sessions"] == 20
+    sessions = [worker["sessions"] for worker in facts["workers"]]
+    assert sum(sessions) == 20
+    assert min(sessions) > 0
+    os.kill(facts["workers"][0]["pid"], signal.SIGKILL)
+    program.event("worker-died")
+    after = [exchange(client, udp_server) for client in clients]
+    assert sum(address in seen for address in after) >= sessions[1]
+    facts = relay.status()
+    assert facts["rules"][0]["counters"]["sessions"] == 20
+    assert facts["rules"][0]["counters"]["total"] == 20 + sessions[0]
