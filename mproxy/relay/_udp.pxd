@@ -1,7 +1,7 @@
 """UDP relay, for Python: rules by key.
 
-Observer: on_refused(key, target, errno) at most once a second a rule; with several targets on_target_down(key, target)
-and on_target_up(key, target).
+Observer: on_refused(key, target, errno), 0 for a target without an address, at most once a second a rule; with several
+targets on_target_down(key, target) and on_target_up(key, target).
 """
 
 from libc.stdint cimport int64_t

@@ -82,5 +82,6 @@ cdef class UdpFlow:
     cdef void rule_ended(self, UdpRule rule) noexcept
     cdef void idle_at(self, int64_t at) noexcept
     cdef void refused(self, UdpRule rule, Destination destination, int error) noexcept
+    cdef void tell_refused(self, UdpRule rule, Destination destination, int error) noexcept
     cdef void recovered(self, Session *session) noexcept
     cdef void tell(self, str event, tuple arguments) noexcept

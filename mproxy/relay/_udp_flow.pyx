@@ -255,6 +255,8 @@ cdef class UdpFlow:
             return NULL
         destination = rule.choose(self.loop.now_us)
         if destination is None:
+            if rule.destinations:
+                self.tell_refused(rule, rule.destinations[0], 0)
             return NULL
         self.make_room(rule, key)
         fd = self.dial(destination)
@@ -392,6 +394,11 @@ cdef class UdpFlow:
             if destination.avoid_until == 0:
                 self.tell("on_target_down", (rule.key, destination.target.text))
             destination.avoid_until = now + AVOID_US
+        self.tell_refused(rule, destination, error)
+
+    cdef void tell_refused(self, UdpRule rule, Destination destination, int error) noexcept:
+        """A session could not be had; error 0: no address is known."""
+        cdef int64_t now = self.loop.now_us
         if rule.told_at == 0 or now - rule.told_at >= TELL_US:
             rule.told_at = now
             self.tell("on_refused", (rule.key, destination.target.text, error))

@@ -3,7 +3,8 @@
 # What there is to count, by protocol: `stats` of the engines.
 NAMES = {
     "tcp": ("connections", "total", "refused", "failed", "timed_out", "bytes_in", "bytes_out"),
-    "udp": ("sessions", "total", "refused", "evicted", "errors", "packets_in", "packets_out", "bytes_in", "bytes_out"),
+    "udp": ("sessions", "total", "refused", "evicted", "expired", "errors", "dropped",
+            "packets_in", "packets_out", "bytes_in", "bytes_out"),
 }
 
 # Values of this very moment. They end with their worker; all others are sums.

@@ -250,6 +250,7 @@ def test_a_target_without_an_address_is_skipped(host, udp_relay, echo):
     udp_relay.aim(key, [(None, 53)])
     client_of(host, "127.0.0.1", port).send(b"x")
     udp_relay.reaches(key, refused=1)
+    assert udp_relay.events == [("on_refused", key, "None:53", 0)]
 
 
 def test_a_removed_rule_serves_its_sessions_to_their_end(host, udp_relay, echo):
