@@ -169,6 +169,11 @@ class Handshake:
         return not self._messages
 
     @property
+    def shows_static(self):
+        """The next message to be written holds our static key."""
+        return bool(self._messages) and "s" in self._messages[0]
+
+    @property
     def hash(self):
         """Names this handshake (section 11.2); both sides have the same."""
         return self._symmetric.hash

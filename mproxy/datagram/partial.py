@@ -219,11 +219,14 @@ class PartialFile:
             os.pwrite(self._state_fd, digest, _STATE.size + at)
 
     def finish(self, size, digest):
-        """Check the whole and move it to its name; the root. None: the hash does not agree, and nothing is kept."""
+        """Check the whole and move it to its name; the root. None: the hash does not agree, and nothing is kept.
+
+        A `digest` of zeros is of a sender that has sent only what was missing: every block was checked as it came.
+        """
         complete = all(self._has(number) for number in range(len(self._digests) // DIGEST_BYTES))
         known = self._file.size if self._file.kind == FileKind.FILE else size
         own = root(self._digests)
-        if not complete or size != known or os.fstat(self._fd).st_size != size or own != digest:
+        if not complete or size != known or os.fstat(self._fd).st_size != size or digest not in (own, _MISSING):
             self.discard()
             return None
         os.fchmod(self._fd, self._file.mode & 0o777)

@@ -16,6 +16,8 @@ PROGRAMS = {
     "keygen": ("mproxy.programs.keygen", "main", "make this client's key"),
     "authorize": ("mproxy.programs.authorize", "main", "exchange keys with a server over ssh"),
     "demo": ("mproxy.programs.demo", "main", "watch a connection survive a change of address"),
+    "send": ("mproxy.programs.send", "main", "files and directories to mproxy recv, over UDP"),
+    "recv": ("mproxy.programs.recv", "main", "take what mproxy send sends"),
     "impair": ("mproxy.programs.impair", "main", "a bad network in a box, for any UDP protocol"),
     "message-server": ("mproxy.programs.message", "server_main", "print the messages that clients send"),
     "message-client": ("mproxy.programs.message", "client_main", "send each line typed as a message"),

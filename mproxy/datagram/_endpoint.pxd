@@ -1,0 +1,100 @@
+"""UDP sockets, and the connections that live on them: packets in to the right connection, its output out, one timer.
+
+A turn (`run`), queued by packets, by the timer and by commands:
+
+1. read what the sockets have; each run of joined packets goes to the connection its id names, or to the listener;
+2. tell connections whose time has come;
+3. for each connection that something happened to: events, bytes to and from the program's buffers, packets out;
+4. set the timer to the earliest deadline.
+
+Python is called per event and per filled or emptied buffer, never per packet. The handler of a Link:
+
+    on_handshake(link, data)              a handshake message; empty: send the first one
+    on_established(link)                  the peer is there, with the keys
+    on_filled(link)                       the buffer given to `fill` is full
+    on_sent(link)                         the last buffer given to `send` is in the ring: there is room for more
+    on_read_ended(link)                   the peer's stream ended, everything of it was taken
+    on_address_changed(link)              the peer has another address
+    on_ended(link, code, reason, local)   over; nothing follows
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from mproxy.datagram._connection cimport Connection
+from mproxy.datagram._listener cimport Listener, Reply
+from mproxy.datagram._packet cimport Address as PeerAddress
+from mproxy.datagram._seal cimport PacketKey
+from mproxy.net._alarm cimport Alarm
+from mproxy.net._batch cimport Address, Received, Receiver, Sender
+from mproxy.net._loop cimport Loop, Source, Work
+
+
+cdef enum:
+    SOCKETS = 2              # the one that sends, too, and --ack-port
+    BATCHES_A_TURN = 16      # of one socket before connections get their turn
+    OUT_BYTES = 262144       # packets of one system call
+    RUN_BYTES = 65507        # most that UDP takes in one piece
+    SENT_A_TURN = 1048576    # of one connection before others get their turn
+    SOCKET_BYTES = 8388608   # socket buffers asked for
+
+
+cdef class Link:
+    cdef readonly Connection connection  # the engine
+    cdef DatagramEndpoint endpoint       # NULL-like None once ended
+    cdef public object handler           # told of events
+    cdef bint active                     # in the endpoint's list of this turn
+    cdef readonly bint ended             # `on_ended` was called
+    cdef bint read_end_told              # `on_read_ended` was called
+    cdef bint closed                     # to be forgotten
+    cdef bint finish_due                 # FIN after the last buffer
+    cdef uint8_t local[16]               # our address that the peer writes to; zero: any
+    cdef uint32_t interface              # for link-local addresses
+    cdef object fill_buffer              # keeps the memory of `fill_at`
+    cdef uint8_t *fill_at                # where the next bytes go
+    cdef size_t fill_left                # bytes still wanted
+    cdef object send_queue               # deque of buffers to be sent
+    cdef object send_buffer              # keeps the memory of `send_at`
+    cdef const uint8_t *send_at          # the next byte of the buffer in hand
+    cdef size_t send_left                # bytes of it
+    cdef PacketKey sending               # keeps the memory of the engine's Seal
+    cdef PacketKey receiving             # keeps the memory of the engine's Seal
+
+    cdef void wake(self) noexcept
+    cdef void move_in(self, int64_t now) noexcept
+    cdef void move_out(self) noexcept
+    cdef bint next_buffer(self) noexcept
+    cdef void events(self, int64_t now) noexcept
+    cdef void tell(self, str event, tuple arguments) noexcept
+
+
+cdef class DatagramEndpoint:
+    cdef Loop loop                    # runs everything here
+    cdef object config                # DatagramConfig
+    cdef object observer              # on_link(link): a peer has dialled; set link.handler
+    cdef Listener listener            # None: no peer may dial
+    cdef Source sources[2]            # the sockets
+    cdef bint readable[2]             # packets wait
+    cdef int sockets                  # of these
+    cdef Work work                    # a turn
+    cdef Alarm alarm                  # the earliest deadline
+    cdef Receiver receiver            # of whichever socket is read
+    cdef Sender sender                # of the first socket
+    cdef uint8_t *out                 # OUT_BYTES
+    cdef dict links                   # all, by id
+    cdef list waiting                 # those that something happened to
+    cdef readonly uint32_t most       # links at once
+    cdef readonly uint64_t strays     # packets for nobody
+    cdef bint has_answer_to           # answers go to another address
+    cdef PeerAddress answer_to        # that one
+
+    cdef int add_socket(self, int fd) except -1
+    cdef void run(self) noexcept
+    cdef bint read(self, int index, int64_t now) noexcept
+    cdef void take(self, Received *packet, int64_t now) noexcept
+    cdef void take_new(self, Received *packet, const PeerAddress *source, int64_t now) noexcept
+    cdef void accept(self, const Reply *reply, Received *packet, int64_t now) noexcept
+    cdef Link find(self, uint64_t id) noexcept
+    cdef void insert(self, Link link) noexcept
+    cdef void remove(self, Link link) noexcept
+    cdef bint transmit(self, Link link, int64_t now) noexcept
+    cdef bint flush(self, Link link, int64_t now) noexcept

@@ -1,0 +1,473 @@
+"""UDP sockets and their connections. A turn, and who is told what: _endpoint.pxd."""
+
+import os
+from collections import deque
+from functools import partial
+
+from libc.errno cimport EAGAIN, EINVAL, errno
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+
+from mproxy._ring cimport iovec
+from mproxy.datagram._channel cimport Transmit
+from mproxy.datagram._connection cimport DatagramEvent, Event
+from mproxy.datagram._listener cimport ListenResult
+from mproxy.datagram._packet cimport Seal, packet_id, packet_type
+from mproxy.datagram._states cimport ConnectionState
+from mproxy.net._alarm cimport NEVER
+from mproxy.net._batch cimport (
+    address_pair, address_set, receive_batch, received, receiver_free, receiver_init, send_add, send_batch,
+    sender_init, udp_buffers, udp_fragment,
+)
+from mproxy.net._loop cimport EPOLLET, EPOLLIN, EPOLLOUT
+from mproxy.net._socket cimport Target
+
+
+cdef class Link:
+    """A connection and the program's buffers. Made by DatagramEndpoint."""
+
+    def __init__(self, DatagramEndpoint endpoint):
+        self.endpoint = endpoint
+        self.connection = Connection(endpoint.config, entropy=os.urandom(32))
+        self.send_queue = deque()
+
+    # ---- commands
+
+    def fill(self, buffer):
+        """Put the peer's next bytes into `buffer` until it is full; one buffer at a time."""
+        cdef uint8_t[::1] view = buffer
+        assert self.fill_left == 0
+        self.fill_buffer = buffer
+        self.fill_left = view.shape[0]
+        self.fill_at = &view[0] if self.fill_left else NULL
+        self.wake()
+
+    def send(self, buffer):
+        """Send these bytes, which must not change before `on_sent`."""
+        self.send_queue.append(buffer)
+        self.wake()
+
+    def finish(self):
+        """Nothing is sent behind what was given to `send`."""
+        self.finish_due = True
+        self.wake()
+
+    def send_handshake(self, bytes data):
+        """Answer `on_handshake`."""
+        self.connection.send_handshake(data, <uint32_t>len(data))
+        self.wake()
+
+    def secure(self, bytes send_key, bytes receive_key, int cipher):
+        """The handshake's keys."""
+        cdef Seal sending, receiving
+        self.sending = PacketKey(send_key, cipher, self.connection.first_out, True)
+        self.receiving = PacketKey(receive_key, cipher, self.connection.first_in, False)
+        self.sending.fill(&sending)
+        self.receiving.fill(&receiving)
+        self.connection.secure(&sending, &receiving, self.endpoint.loop.now_us)
+        self.wake()
+
+    def abort(self, int code, bytes reason):
+        """Give up at once and tell the peer."""
+        if not self.ended:
+            self.connection.abort(code, reason, self.endpoint.loop.now_us)
+            self.wake()
+
+    def probe(self):
+        """The network has changed: let the peer see where we are."""
+        self.connection.probe(self.endpoint.loop.now_us)
+        self.wake()
+
+    # ---- getters
+
+    @property
+    def prologue(self):
+        """What both sides have agreed on."""
+        return self.connection.prologue
+
+    @property
+    def peer(self):
+        """(host, port) of the peer now."""
+        cdef Address address
+        memset(&address, 0, sizeof(address))
+        memcpy(&address.name, self.connection.peer.bytes, 28)
+        return address_pair(&address)
+
+    @property
+    def unsent(self):
+        """Buffers given to `send` that are not in the ring yet."""
+        return len(self.send_queue) + (self.send_left > 0)
+
+    @property
+    def statistics(self):
+        """Counters of the connection: {name: number}."""
+        cdef Connection c = self.connection
+        return {"packets_in": c.in_packets, "bytes_in": c.in_bytes, "packets_out": c.out_packets,
+                "bytes_out": c.out_bytes, "corrupt": c.corrupt, "repeated": c.repeated,
+                "lost": c.recovery.lost_packets, "round_trip_us": c.recovery.rtt.smoothed}
+
+    # ---- inner
+
+    cdef void wake(self) noexcept:
+        """Give it a turn."""
+        if not self.active and not self.closed:
+            self.active = True
+            self.endpoint.waiting.append(self)
+            self.endpoint.loop.schedule(&self.endpoint.work)
+
+    cdef void tell(self, str event, tuple arguments) noexcept:
+        if self.handler is not None:
+            self.endpoint.loop.guard(partial(getattr(self.handler, event), self, *arguments), None)
+
+    cdef void events(self, int64_t now) noexcept:
+        cdef Event event
+        while True:
+            self.connection.poll_event(&event)
+            if event.kind == DatagramEvent.NOTHING:
+                return
+            if event.kind == DatagramEvent.HANDSHAKE_DATA:
+                self.tell("on_handshake", ((<char *>event.data)[:event.length] if event.length else b"",))
+            elif event.kind == DatagramEvent.ESTABLISHED:
+                self.tell("on_established", ())
+            elif event.kind == DatagramEvent.ADDRESS_CHANGED:
+                self.tell("on_address_changed", ())
+            elif event.kind == DatagramEvent.ENDED:
+                reason = (<char *>event.data)[:event.length].decode("utf-8", "replace")
+                self.move_in(now)
+                self.ended = True
+                self.tell("on_ended", (event.code, reason, bool(event.local)))
+
+    cdef void move_in(self, int64_t now) noexcept:
+        """Bytes that arrived into the program's buffer."""
+        cdef iovec parts[2]
+        cdef uint32_t taken
+        cdef size_t length
+        cdef int i, n
+        while self.fill_left > 0 and not self.ended:
+            n = self.connection.read_view(<uint32_t>min(self.fill_left, <size_t>0x40000000), parts)
+            taken = 0
+            for i in range(n):
+                length = parts[i].iov_len
+                memcpy(self.fill_at, parts[i].iov_base, length)
+                self.fill_at += length
+                taken += <uint32_t>length
+            if taken == 0:
+                break
+            self.connection.consume(taken, now)
+            self.fill_left -= taken
+            if self.fill_left == 0:
+                self.fill_buffer = None
+                self.tell("on_filled", ())
+        if not self.read_end_told and self.connection.read_ended:
+            self.read_end_told = True
+            self.tell("on_read_ended", ())
+
+    cdef bint next_buffer(self) noexcept:
+        """Take the next buffer in hand; false when there is none."""
+        cdef const uint8_t[::1] view
+        self.send_buffer = None
+        while self.send_left == 0:
+            if not self.send_queue:
+                return False
+            self.send_buffer = self.send_queue.popleft()
+            view = self.send_buffer
+            self.send_left = view.shape[0]
+            self.send_at = &view[0] if self.send_left else NULL
+        return True
+
+    cdef void move_out(self) noexcept:
+        """The program's bytes into the ring."""
+        cdef iovec parts[2]
+        cdef size_t length
+        cdef uint32_t copied
+        cdef int i, n
+        cdef bint had = self.send_left > 0 or self.send_queue
+        while self.send_left > 0 or self.next_buffer():
+            n = self.connection.write_space(<uint32_t>min(self.send_left, <size_t>0x40000000), parts)
+            copied = 0
+            for i in range(n):
+                length = min(parts[i].iov_len, self.send_left)
+                memcpy(parts[i].iov_base, self.send_at, length)
+                self.send_at += length
+                self.send_left -= length
+                copied += <uint32_t>length
+            if copied == 0:
+                return
+            self.connection.wrote(copied)
+        if had:
+            self.tell("on_sent", ())
+        if self.finish_due and self.send_left == 0 and not self.send_queue:
+            self.finish_due = False
+            self.connection.finish()
+
+
+cdef class DatagramEndpoint:
+    """`fd` is a bound UDP socket (a duplicate of the caller's is used), `observer` is told of peers that dial;
+    None: nobody may. `answers_fd`: a second socket, on which packets arrive for the same connections."""
+
+    def __init__(self, Loop loop, int fd, config, observer=None, *, int answers_fd=-1, uint32_t most=1000):
+        self.loop = loop
+        self.config = config
+        self.observer = observer
+        self.most = most
+        self.links = {}
+        self.waiting = []
+        self.work.run = run_endpoint
+        self.work.owner = <void *>self
+        self.out = <uint8_t *>malloc(OUT_BYTES)
+        if self.out == NULL or receiver_init(&self.receiver) < 0:
+            raise MemoryError
+        self.alarm = Alarm()
+        if self.alarm.open(loop, &self.work) < 0:
+            raise OSError(errno, os.strerror(errno))
+        if observer is not None:
+            self.listener = Listener(config, os.urandom(16))
+        if config.answer_to:
+            self.has_answer_to = True
+            self.answer_to.length = 28
+            memcpy(self.answer_to.bytes, <const char *>config.answer_to, 28)
+        self.add_socket(fd)
+        sender_init(&self.sender, self.sources[0].fd, False)
+        if answers_fd >= 0:
+            self.add_socket(answers_fd)
+        _endpoints.add(self)
+
+    def __dealloc__(self):
+        free(self.out)
+        receiver_free(&self.receiver)
+
+    cdef int add_socket(self, int fd) except -1:
+        cdef Source *source = &self.sources[self.sockets]
+        source.fd = os.dup(fd)
+        source.ready = socket_ready
+        source.owner = <void *>self
+        udp_buffers(source.fd, SOCKET_BYTES)
+        udp_fragment(source.fd, False)
+        if self.loop.add(source, EPOLLIN | EPOLLOUT | EPOLLET) < 0:
+            raise OSError(errno, os.strerror(errno))
+        self.sockets += 1
+        return 0
+
+    # ---- commands
+
+    def connect(self, Target target, handler):
+        """Dial the first address of `target`; the Link."""
+        cdef Link link = Link(self)
+        cdef Address address
+        cdef PeerAddress peer
+        address_set(&address, &target.addresses[0])
+        to_peer(&address, &peer)
+        link.handler = handler
+        self.insert(link)
+        link.connection.connect(&peer, self.loop.now_us)
+        link.wake()
+        return link
+
+    def probe(self):
+        """The network has changed: every peer is to see where we are."""
+        for link in self.links.values():
+            (<Link>link).probe()
+
+    @property
+    def count(self):
+        """Links now."""
+        return len(self.links)
+
+    def close(self):
+        """Forget every link without a word, and close the sockets."""
+        cdef int i
+        for link in list(self.links.values()):
+            self.remove(link)
+        self.loop.unschedule(&self.work)
+        self.alarm.close()
+        for i in range(self.sockets):
+            self.loop.close(&self.sources[i])
+        self.sockets = 0
+        self.loop.soon.append(partial(_endpoints.discard, self))
+
+    # ---- a turn
+
+    cdef void run(self) noexcept:
+        cdef int64_t now = self.loop.now_us, earliest = NEVER
+        cdef Link link
+        cdef bint again = False
+        cdef int i
+        if self.sockets == 0:
+            return
+        for i in range(self.sockets):
+            if self.readable[i] and self.read(i, now):
+                again = True
+        for link in self.links.values():
+            if link.connection.deadline() <= now:
+                link.connection.handle_timeout(now)
+                link.wake()
+        waiting, self.waiting = self.waiting, []
+        for link in waiting:
+            link.active = False
+            if link.closed:
+                continue
+            link.events(now)
+            link.move_in(now)
+            link.move_out()
+            link.events(now)
+            if (self.sender.blocked or self.transmit(link, now)) and not link.active:
+                link.active = True
+                self.waiting.append(link)
+            if link.connection.state == ConnectionState.CLOSED:
+                link.events(now)
+                self.remove(link)
+        for link in self.links.values():
+            earliest = min(earliest, link.connection.deadline())
+        self.alarm.set(earliest)
+        if again or (self.waiting and not self.sender.blocked):
+            self.loop.schedule(&self.work)
+
+    cdef bint read(self, int index, int64_t now) noexcept:
+        """Take what the socket has; true when there may be more."""
+        cdef Received packet
+        cdef int i, n, _batches
+        for _batches in range(BATCHES_A_TURN):
+            n = receive_batch(&self.receiver, self.sources[index].fd)
+            for i in range(n):
+                received(&self.receiver, i, &packet)
+                if not packet.cut_off and packet.length > 0:
+                    self.take(&packet, now)
+            if n < 0 and errno == EAGAIN:
+                self.readable[index] = False
+                return False
+        return True
+
+    cdef void take(self, Received *packet, int64_t now) noexcept:
+        """A run of packets, which is of one connection."""
+        cdef PeerAddress source
+        cdef Link link
+        if packet_type(packet.data, min(packet.segment_bytes, packet.length)) == 0:
+            self.strays += 1
+            return
+        to_peer(&packet.from_address, &source)
+        link = self.find(packet_id(packet.data))
+        if link is None:
+            self.take_new(packet, &source, now)
+            return
+        link.connection.receive_run(packet.data, packet.length, packet.segment_bytes, &source, now)
+        if self.listener is not None:
+            memcpy(link.local, packet.from_address.local, 16)
+            link.interface = packet.from_address.interface
+        link.wake()
+
+    cdef void take_new(self, Received *packet, const PeerAddress *source, int64_t now) noexcept:
+        """Packets of no connection: of a peer that dials, or of one long gone."""
+        cdef Reply reply
+        cdef Address to
+        cdef uint32_t offset = 0, length
+        cdef int result
+        while offset < packet.length:
+            length = min(packet.segment_bytes, packet.length - offset)
+            result = ListenResult.DROP
+            if self.listener is not None:
+                result = self.listener.receive(packet.data + offset, length, source, now, &reply)
+            if result == ListenResult.ANSWER and not self.sender.blocked:
+                to = packet.from_address
+                if self.has_answer_to:
+                    memcpy(&to.name, self.answer_to.bytes, 28)
+                    memset(to.local, 0, 16)
+                send_add(&self.sender, &to, reply.answer, reply.answer_bytes, reply.answer_bytes, now)
+                send_batch(&self.sender, now)
+            elif result == ListenResult.ACCEPT and len(self.links) < self.most:
+                self.accept(&reply, packet, now)
+            elif result == ListenResult.DROP:
+                self.strays += 1
+            offset += length
+
+    cdef void accept(self, const Reply *reply, Received *packet, int64_t now) noexcept:
+        cdef Link link
+        try:
+            link = Link(self)
+        except MemoryError:
+            return
+        memcpy(link.local, packet.from_address.local, 16)
+        link.interface = packet.from_address.interface
+        link.connection.accept(&reply.accepted, now)
+        self.insert(link)
+        self.loop.guard(partial(self.observer.on_link, link), None)
+        link.wake()
+
+    cdef bint transmit(self, Link link, int64_t now) noexcept:
+        """Send what the connection has to send now; true when it must wait for its turn or for the socket."""
+        cdef Transmit run
+        cdef Address to
+        cdef uint32_t used = 0, sent = 0
+        memset(&to, 0, sizeof(to))
+        memset(&run, 0, sizeof(run))
+        while sent < SENT_A_TURN:
+            if OUT_BYTES - used < RUN_BYTES:
+                if not self.flush(link, now):
+                    return True
+                used = 0
+            run.data = self.out + used
+            run.room = RUN_BYTES
+            run.most = 64
+            if link.connection.poll_transmit(&run, now) == 0:
+                self.flush(link, now)
+                return self.sender.blocked
+            memcpy(&to.name, run.to.bytes, 28)
+            memcpy(to.local, link.local, 16)
+            to.interface = link.interface
+            if not send_add(&self.sender, &to, run.data, run.length, run.segment_bytes, now):
+                self.flush(link, now)
+                send_add(&self.sender, &to, run.data, run.length, run.segment_bytes, now)
+            used += run.length
+            sent += run.length
+        self.flush(link, now)
+        return True
+
+    cdef bint flush(self, Link link, int64_t now) noexcept:
+        """Hand the gathered packets to the kernel; false when the socket is full: the rest waits there."""
+        cdef uint32_t largest = 0
+        cdef int i
+        for i in range(self.sender.count):
+            largest = max(largest, self.sender.segment_bytes[i])
+        self.sender.error = 0
+        self.sender.too_large = 0
+        send_batch(&self.sender, now)
+        if self.sender.too_large:
+            link.connection.packet_too_big(largest, now)
+        if self.sender.error == EINVAL:
+            memset(link.local, 0, 16)  # the address that the peer wrote to is ours no more
+        return not self.sender.blocked
+
+    # ---- links
+
+    cdef Link find(self, uint64_t id) noexcept:
+        return self.links.get(id)
+
+    cdef void insert(self, Link link) noexcept:
+        self.links[link.connection.local_id] = link
+
+    cdef void remove(self, Link link) noexcept:
+        link.closed = True
+        self.links.pop(link.connection.local_id, None)
+
+
+_endpoints = set()  # open ones: the kernel holds pointers to their sources
+
+
+cdef void run_endpoint(Work *work) noexcept:
+    (<DatagramEndpoint>work.owner).run()
+
+
+cdef void socket_ready(Source *source, uint32_t events) noexcept:
+    cdef DatagramEndpoint endpoint = <DatagramEndpoint>source.owner
+    cdef int index = 0 if source == &endpoint.sources[0] else 1
+    if events & ~<uint32_t>EPOLLOUT:
+        endpoint.readable[index] = True
+    if events & EPOLLOUT and endpoint.sender.blocked:
+        send_batch(&endpoint.sender, endpoint.loop.now_us)
+    endpoint.loop.schedule(&endpoint.work)
+
+
+cdef void to_peer(const Address *address, PeerAddress *out) noexcept:
+    """An address as the engine compares it: without what is ours."""
+    memset(out, 0, sizeof(PeerAddress))
+    out.length = 28
+    memcpy(out.bytes, &address.name, 28)

@@ -1,0 +1,146 @@
+"""Keys for a connection: which Noise protocol is spoken, with which key, and whether the peer's key is trusted.
+
+The first byte of the first handshake message is a Suite; it is part of the prologue, with everything that the set-up of
+the connection has agreed on, so nobody between can change any of it.
+"""
+
+import base64
+import binascii
+import enum
+import hashlib
+
+
+from mproxy.datagram.noise import Handshake, NoiseError, import_cryptography, x25519_private, x25519_public
+from mproxy.datagram._seal import Cipher
+from mproxy.errors import MproxyError, UsageError
+
+
+class Suite(enum.IntEnum):
+    NNPSK0_AESGCM = 1
+    NNPSK0_CHACHAPOLY = 2
+    XX_AESGCM = 3
+    XX_CHACHAPOLY = 4
+
+
+_NAMES = {
+    Suite.NNPSK0_AESGCM: ("Noise_NNpsk0_25519_AESGCM_SHA256", Cipher.AESGCM),
+    Suite.NNPSK0_CHACHAPOLY: ("Noise_NNpsk0_25519_ChaChaPoly_SHA256", Cipher.CHACHAPOLY),
+    Suite.XX_AESGCM: ("Noise_XX_25519_AESGCM_SHA256", Cipher.AESGCM),
+    Suite.XX_CHACHAPOLY: ("Noise_XX_25519_ChaChaPoly_SHA256", Cipher.CHACHAPOLY),
+}
+_SHORTEST_SECRET = 16
+_MOST_BYTES = 65536
+_PKCS8_PREFIX = bytes.fromhex("302e020100300506032b657004220420")  # RFC 8410 section 7: all but the seed
+_SPKI_PREFIX = bytes.fromhex("302a300506032b6570032100")  # RFC 8410 section 10.1: all but the key
+
+
+class Key:
+    """What --key names: a secret that both sides know, or the Ed25519 key of `mproxy keygen`."""
+
+    def __init__(self, path):
+        try:
+            with open(path, "rb") as file:
+                data = file.read(_MOST_BYTES)
+        except OSError as error:
+            raise UsageError(f"--key {path}: {error.strerror}") from None
+        self.psk = self.seed = None
+        if b"-----BEGIN PRIVATE KEY-----" in data:
+            self.seed = _seed_of(data, path)
+        elif len(data.strip()) < _SHORTEST_SECRET:
+            raise UsageError(f"--key {path}: a secret of {len(data.strip())} bytes is too short, {_SHORTEST_SECRET}"
+                             " are needed; 'head -c 32 /dev/urandom' makes a good one")
+        else:
+            self.psk = hashlib.blake2b(data.strip(), digest_size=32, person=b"mproxy --key").digest()
+
+    @property
+    def public(self):
+        """The Ed25519 public key."""
+        import_cryptography()
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+        return Ed25519PrivateKey.from_private_bytes(self.seed).public_key().public_bytes_raw()
+
+
+def _seed_of(data, path):
+    begin, end = b"-----BEGIN PRIVATE KEY-----", b"-----END PRIVATE KEY-----"
+    text = data.partition(begin)[2].partition(end)[0]
+    try:
+        der = base64.b64decode(text)
+    except binascii.Error:
+        der = b""
+    if not der.startswith(_PKCS8_PREFIX) or len(der) < len(_PKCS8_PREFIX) + 32:
+        raise UsageError(f"--key {path}: holds no Ed25519 key; 'mproxy keygen' makes one")
+    return der[len(_PKCS8_PREFIX):len(_PKCS8_PREFIX) + 32]
+
+
+def fingerprint(public):
+    """`SHA256:...` of an Ed25519 public key, as `mproxy keygen` prints it."""
+    digest = hashlib.sha256(_SPKI_PREFIX + public).digest()
+    return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+
+
+def has_aes():
+    """Whether the processor computes AES itself; without, ChaCha20 is several times faster."""
+    try:
+        with open("/proc/cpuinfo", "rb") as file:
+            text = file.read(8192)
+    except OSError:
+        return True
+    return b" aes" in text
+
+
+class Keying:
+    """One side of the handshake of one connection. `trusted` are fingerprints, for keys of `mproxy keygen`."""
+
+    def __init__(self, key, initiator, trusted=()):
+        self._key = key
+        self._initiator = initiator
+        self._trusted = trusted
+        self._handshake = None
+        self._cipher = None
+        self.peer = None  # fingerprint of the peer's key
+
+    def take(self, link, data):
+        """A handshake message of the peer, or b"" for the first one to be made; answers over the link."""
+        if self._handshake is None:
+            message = self._begin(link, data)
+        else:
+            message = data
+        if not (self._initiator and message is None):
+            self._heard(self._handshake.read(message))
+        if not self._handshake.finished:
+            first = bytes([self._suite]) if message is None else b""
+            link.send_handshake(first + self._handshake.write(self._identity()))
+        if self._handshake.finished:
+            link.secure(*self._handshake.keys(), int(self._cipher))
+
+    def _begin(self, link, data):
+        if self._initiator:
+            base = Suite.NNPSK0_AESGCM if self._key.psk else Suite.XX_AESGCM
+            self._suite = Suite(base + (not has_aes()))
+            message = None
+        else:
+            allowed = (Suite.NNPSK0_AESGCM, Suite.NNPSK0_CHACHAPOLY) if self._key.psk else (
+                Suite.XX_AESGCM, Suite.XX_CHACHAPOLY)
+            if not data or data[0] not in allowed:
+                raise NoiseError("the sides have keys of different kinds")
+            self._suite, message = Suite(data[0]), data[1:]
+        name, self._cipher = _NAMES[self._suite]
+        static = None if self._key.psk else x25519_private(self._key.seed)
+        self._handshake = Handshake(name, self._initiator, link.prologue + bytes([self._suite]), static=static,
+                                    psk=self._key.psk)
+        return message
+
+    def _identity(self):
+        """The Ed25519 key that our static key is made of, once the message can carry it in secret."""
+        shows = not self._key.psk and self._handshake.shows_static
+        return self._key.public if shows else b""
+
+    def _heard(self, payload):
+        if self._key.psk or self._handshake.remote_static is None or self.peer:
+            return
+        if len(payload) != 32 or x25519_public(payload) != self._handshake.remote_static:
+            raise NoiseError("the peer's key is not the one it shows")
+        shown = fingerprint(payload)
+        if shown not in self._trusted:
+            raise NoiseError(f"the peer's key {shown} is not one that --peer names")
+        self.peer = shown

@@ -1,0 +1,299 @@
+"""The sending side of a transfer: announces files, reads and hashes what is wanted, sends it, hears how it went.
+
+Life of a block: wanted -> read and hashed on a worker's thread (READ_AHEAD of them at once) -> sent in order. The loop's
+thread copies it into the connection's ring when there is room, and that is the only back-pressure there is.
+"""
+
+import hashlib
+import os
+import stat
+from collections import deque
+
+from mproxy.datagram import messages
+from mproxy.datagram.conversation import Conversation
+from mproxy.datagram.messages import AHEAD, UNKNOWN_SIZE, File, FileKind, MessageType, Result, bad
+from mproxy.datagram.tree import DIGEST_BYTES, LEAF_BYTES, block_count, block_length, leaf, root
+from mproxy.errors import MproxyError
+
+READ_AHEAD = 6  # blocks being read, hashed, or waiting to be sent
+_UNKNOWN_ROOT = bytes(DIGEST_BYTES)
+
+
+class Changed(MproxyError):
+    """The source is not what it was when it was announced."""
+
+
+def identity(status):
+    """16 bytes that are others as soon as the file was written to, replaced, or given another time."""
+    parts = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return hashlib.blake2b(repr(parts).encode(), digest_size=16).digest()
+
+
+class Source:
+    """One thing to send: `name` is what the receiver gets to see, a relative path as bytes; `path` or `fd` is ours."""
+
+    def __init__(self, name, kind, path=None, fd=-1):
+        self.name, self.kind, self.path = name, kind, path
+        self.fd = fd
+        self.size = 0
+        self.identity = bytes(16)
+        self.outcome = None  # Outcome, once it is known
+        self.sent_blocks = 0
+        self._digests = {}
+        self._rest = None  # a pipe's block behind the one in hand
+        self._ended = False
+
+    def open(self, index):
+        """Its FILE message."""
+        if self.kind == FileKind.PIPE:
+            return File(index, self.kind, 0o666, 0, UNKNOWN_SIZE, os.urandom(16), self.name)
+        flags = os.O_RDONLY | os.O_CLOEXEC | (os.O_DIRECTORY if self.kind == FileKind.DIRECTORY else 0)
+        self.fd = os.open(self.path, flags)
+        status = os.fstat(self.fd)
+        if self.kind == FileKind.FILE:
+            self.size = status.st_size
+        self.identity = identity(status)
+        return File(index, self.kind, stat.S_IMODE(status.st_mode) & 0o777, status.st_mtime_ns, self.size,
+                    self.identity, self.name)
+
+    def read_block(self, number):
+        """(data, digest); data None behind a pipe's end. On a worker's thread."""
+        if self.kind == FileKind.PIPE:
+            return self._read_pipe(number)
+        length = block_length(self.size, number)
+        buffer = bytearray(length)
+        view, at = memoryview(buffer), number * LEAF_BYTES
+        while view:
+            got = os.preadv(self.fd, [view], at)
+            if got == 0:
+                raise Changed("the file became shorter while it was sent")
+            view, at = view[got:], at + got
+        return buffer, leaf(buffer, number, number == block_count(self.size) - 1)
+
+    def _read_pipe(self, number):
+        if self._ended:
+            return None, None
+        data = self._read_full() if number == 0 else self._rest
+        self._rest = self._read_full() if len(data) == LEAF_BYTES else b""
+        self._ended = not self._rest
+        return data, leaf(data, number, self._ended)
+
+    def _read_full(self):
+        buffer = bytearray(LEAF_BYTES)
+        length = 0
+        while length < LEAF_BYTES:
+            got = os.readv(self.fd, [memoryview(buffer)[length:]])
+            if got == 0:
+                break
+            length += got
+        del buffer[length:]
+        return buffer
+
+    def note(self, number, digest, length):
+        """A block was sent."""
+        self._digests[number] = digest
+        self.sent_blocks += 1
+        if self.kind == FileKind.PIPE:
+            self.size += length
+
+    def check_unchanged(self):
+        """Changed, when the file was touched since `open`."""
+        if self.kind == FileKind.FILE and identity(os.fstat(self.fd)) != self.identity:
+            raise Changed("the file changed while it was sent")
+
+    def root(self):
+        """The hash of the whole, where all of it was sent; zeros otherwise."""
+        count = block_count(self.size)
+        if len(self._digests) != count:
+            return _UNKNOWN_ROOT
+        return root(b"".join(self._digests[number] for number in range(count)))
+
+    def close(self):
+        """Give the descriptor back."""
+        if self.fd > 2:
+            os.close(self.fd)
+        self.fd = -1
+
+
+class FileSender(Conversation):
+    """Sends `sources` over a Link. The observer is told on_file(source) for each outcome and on_finished(error)."""
+
+    def __init__(self, link, sources, workers, observer, keying=None):
+        super().__init__(link, keying)
+        self._sources = sources
+        self._workers = workers
+        self._observer = observer
+        self._announced = 0
+        self._settled = 0
+        self._wanted = deque()  # (index, iterator over block numbers)
+        self._reading = deque()  # [source, number, result or None] in the order in which they are sent
+        self.sent_bytes = 0  # of files
+        self.kept_bytes = 0  # that the receiver had already
+
+    # ---- of Conversation
+
+    def on_open(self):
+        """Say hello, and what there is."""
+        self.link.send(messages.pack_hello())
+        self._announce()
+
+    def on_message(self, kind, message):
+        """An answer of the receiver."""
+        if kind == MessageType.WANT:
+            source = self._source_of(message.index)
+            self._wanted.append((message.index, _numbers(message.ranges)))
+            if source.kind == FileKind.FILE:
+                self.kept_bytes += source.size - sum(
+                    min(count * LEAF_BYTES, source.size - first * LEAF_BYTES) for first, count in message.ranges)
+            self._read()
+        elif kind == MessageType.RESULT:
+            self._settle(message)
+        elif kind == MessageType.BYE:
+            self.link.finish()
+        elif kind != MessageType.HELLO:
+            raise bad("the receiver sends what only a sender sends")
+
+    def block_buffer(self, _block, _length):
+        """Receivers send no blocks."""
+        raise bad("the receiver sends what only a sender sends")
+
+    def on_sent(self, _link):
+        """Room for more."""
+        self._send()
+
+    def on_over(self, code, reason, _local):
+        """The connection is over."""
+        for source in self._sources:
+            source.close()
+        done = code == 0 and self._settled == len(self._sources)
+        self._observer.on_finished(None if done else reason or "the receiver closed the connection", code)
+
+    # ---- inner
+
+    def _source_of(self, index):
+        if index >= self._announced or self._sources[index].outcome is not None:
+            raise bad("the receiver speaks of a file that is not on its way")
+        return self._sources[index]
+
+    def _announce(self):
+        while self._announced < len(self._sources) and self._announced - self._settled < AHEAD:
+            index, source = self._announced, self._sources[self._announced]
+            self._announced += 1
+            try:
+                self.link.send(messages.pack_file(source.open(index)))
+            except OSError as error:
+                self._settle_as(index, Result.FAILED, f"cannot read: {error.strerror}")
+        if self._settled == len(self._sources):
+            self.link.send(messages.pack_bye())
+
+    def _settle_as(self, index, code, text):
+        self._settle(messages.Outcome(index, code, _UNKNOWN_ROOT, text))
+
+    def _settle(self, outcome):
+        source = self._source_of(outcome.index)
+        source.outcome = outcome
+        source.close() if not any(entry[0] is source for entry in self._reading) else None
+        self._settled += 1
+        self._observer.on_file(source)
+        self._announce()
+
+    def _read(self):
+        """Keep the workers busy."""
+        while self._wanted and len(self._reading) < READ_AHEAD:
+            index, numbers = self._wanted[0]
+            source = self._sources[index]
+            if source.outcome is not None:
+                self._wanted.popleft()
+                continue
+            if source.kind == FileKind.PIPE and self._reading:
+                return  # in order, one at a time
+            number = next(numbers, None)
+            entry = [source, number, None, index]
+            self._reading.append(entry)
+            if number is None:  # behind the last block: END
+                self._wanted.popleft()
+                entry[2] = (None, None)
+                self._send()
+            else:
+                self._workers.submit(lambda source=source, number=number: source.read_block(number),
+                                     lambda result, error, entry=entry: self._was_read(entry, result, error))
+
+    def _was_read(self, entry, result, error):
+        entry[2] = error or result
+        if not self.over:
+            self._send()
+
+    def _send(self):
+        """Send what was read, in order, while the connection has room."""
+        while self._reading and self._reading[0][2] is not None and self.link.unsent == 0:
+            source, number, result, index = self._reading.popleft()
+            if source.outcome is None:
+                self._send_one(source, number, result, index)
+        self._read()
+
+    def _send_one(self, source, number, result, index):
+        try:
+            if isinstance(result, Exception):
+                raise result
+            data, digest = result
+            if data is None:
+                if self._wanted and self._wanted[0][0] == index:
+                    self._wanted.popleft()  # a pipe's end
+                source.check_unchanged()
+                self.link.send(messages.pack_end(index, source.size, source.root()))
+                return
+        except (OSError, MproxyError) as error:
+            code = Result.CHANGED if isinstance(error, Changed) else Result.FAILED
+            text = error.strerror if isinstance(error, OSError) else str(error)
+            self.link.send(messages.pack_result(index, code, text=text))
+            self._settle_as(index, code, text)
+            return
+        source.note(number, digest, len(data))
+        self.sent_bytes += len(data)
+        self.link.send(messages.pack_block_header(index, number, digest, len(data)))
+        if data:
+            self.link.send(data)
+
+
+def _numbers(ranges):
+    for first, count in ranges:
+        yield from range(first, first + count)
+
+
+def find_sources(paths):
+    """Sources of the files and directories named on a command line; MproxyError for what cannot be sent."""
+    sources = []
+    for path in paths:
+        if path == "-":
+            sources.append(Source(b"stdin", FileKind.PIPE, fd=0))
+            continue
+        try:
+            mode = os.stat(path).st_mode
+        except OSError as error:
+            raise MproxyError(f"cannot send {path}: {error.strerror}") from None
+        base = os.fsencode(os.path.basename(os.path.abspath(path)) or "root")
+        if stat.S_ISDIR(mode):
+            sources += _walk(path, base)
+        elif stat.S_ISREG(mode):
+            sources.append(Source(base, FileKind.FILE, path))
+        else:
+            raise MproxyError(f"cannot send {path}: neither a file nor a directory; a pipe goes by '-'")
+    return sources
+
+
+def _walk(top, base):
+    """Everything in a directory but symbolic links and devices."""
+    found = [Source(base, FileKind.DIRECTORY, top)]
+    for directory, names, files in os.walk(top):
+        below = os.path.relpath(directory, top)
+        prefix = base if below == "." else base + b"/" + os.fsencode(below)
+        for name in sorted(names):
+            path = os.path.join(directory, name)
+            if not os.path.islink(path):
+                found.append(Source(prefix + b"/" + os.fsencode(name), FileKind.DIRECTORY, path))
+        for name in sorted(files):
+            path = os.path.join(directory, name)
+            if stat.S_ISREG(os.lstat(path).st_mode):
+                found.append(Source(prefix + b"/" + os.fsencode(name), FileKind.FILE, path))
+        names.sort()
+    return found

@@ -1,0 +1,183 @@
+"""mproxy recv: takes what `mproxy send` sends."""
+
+import os
+
+from mproxy.config import format_host_port
+from mproxy.datagram._endpoint import DatagramEndpoint
+from mproxy.datagram._packet import EndCode
+from mproxy.datagram.keying import Keying
+from mproxy.datagram.messages import FileKind, Result
+from mproxy.datagram.receiver import FileReceiver, IntoDirectory, IntoFile, IntoPipe
+from mproxy.datagram.workers import Workers
+from mproxy.errors import MproxyError, UsageError
+from mproxy.policy.network import NetworkWatch
+from mproxy.policy.resolver import look_up_host, numeric_address
+from mproxy.programs.common import run_program
+from mproxy.programs.impair import open_udp
+from mproxy.programs.options import OneLineParser, complain
+from mproxy.programs.transfer import (
+    STATUS_OF_END,
+    STATUS_OF_RESULT,
+    add_common,
+    configure,
+    first_address,
+    show_name,
+    sockaddr_bytes,
+    with_packet_size,
+    write_line,
+)
+from mproxy.words import parse_count, parse_host_port, parse_port
+
+_USAGE = "mproxy recv [options] PORT [-o FILE|DIR|-]"
+
+_DESCRIPTION = """\
+Receive what 'mproxy send' sends to UDP port PORT. Files go to the current
+directory, to DIR, to FILE (one), or to standard output (-o -). A file has its
+name only when all of it has arrived and its hash agrees."""
+
+_EPILOG = """\
+exit status (--once): 0 everything arrived, 2 wrong command line, 3 no space, 4
+no permission, 5 there already, 6 no answer, 7 the keys do not agree, 1 else.
+
+examples:
+  mproxy recv 7000 -o incoming/
+  mproxy recv --once --key secret 7000 -o - | tar x
+"""
+
+
+def parse_recv(argv):
+    """The TransferConfig of the command line `argv`."""
+    parser = OneLineParser("mproxy recv", _USAGE, _DESCRIPTION, _EPILOG)
+    group = parser.add_argument_group("files")
+    group.add_argument("-o", "--output", metavar="FILE|DIR|-", help=(
+        "where to: a file, a directory, '-' for standard output (default: the current directory)"))
+    group.add_argument("--force", action="store_true", default=None, help="replace files that are there")
+    group.add_argument("--once", action="store_true", default=None, help="end after the first sender")
+    parser.add(group, "--senders", parse_count, metavar="N", help="senders at once (default 16)")
+    add_common(parser)
+    parser.add(parser, "--ack-to", parse_host_port, metavar="HOST:PORT", help=(
+        "send every answer there ('mproxy send --ack-port'), not to where the packets come from"))
+    given, words = parser.split(argv)
+    port, = parser.take_words(words, (("PORT", lambda text: parse_port(text, 0)),))
+    return configure(given, port=port)
+
+
+def destination_of(output, force):
+    """Where files go, by -o."""
+    if output == "-":
+        return IntoPipe()
+    if output is None or output.endswith("/") or os.path.isdir(output):
+        path = output or "."
+        if not os.path.isdir(path):
+            raise UsageError(f"-o {path}: there is no such directory")
+        return IntoDirectory(path, force)
+    if not os.path.isdir(os.path.dirname(os.path.abspath(output))):
+        raise UsageError(f"-o {output}: its directory does not exist")
+    return IntoFile(output, force)
+
+
+class Recv:
+    """The program."""
+
+    def __init__(self, config, log, loop):
+        self.exit_status = 0
+        self._config, self._log, self._loop = config, log, loop
+        self._endpoint = self._network = None
+        self._receivers = {}
+        self._worst = 0
+        self._served = False
+        self._leaving = False
+        self._workers = self._in_order = None
+        self._destination = destination_of(config.output, config.force)
+
+    def start(self):
+        """Listen."""
+        config = self._config
+        datagram = with_packet_size(config.datagram, False)
+        if config.ack_to is not None:
+            family, sockaddr = first_address(*config.ack_to, lambda host, port: numeric_address(host, port)
+                                             or look_up_host(host))
+            datagram = datagram.replace(answer_to=sockaddr_bytes(family, sockaddr))
+        self._workers = Workers(self._loop.call_soon_threadsafe, min(4, os.cpu_count() or 1))
+        self._in_order = Workers(self._loop.call_soon_threadsafe, 1)
+        with open_udp(config.bind, config.port) as listener:
+            self._endpoint = DatagramEndpoint(self._loop, listener.fileno(), datagram, self, most=config.senders)
+            address = listener.getsockname()
+        self._log.info("listening", address=address[0], port=address[1])
+        try:
+            self._network = NetworkWatch()
+            self._loop.watch(self._network.fileno(), self._on_network)
+        except OSError:
+            pass  # then the engine's own timeouts must do
+
+    def _on_network(self, _events):
+        if self._network.read_events():
+            self._endpoint.probe()
+
+    def on_link(self, link):
+        """A sender dials."""
+        config = self._config
+        if self._leaving or (config.once and self._served):
+            link.abort(int(EndCode.ABORTED), b"the receiver takes one sender, and that one has come")
+            return
+        keying = Keying(config.key, False, config.peers) if config.key else None
+        receiver = FileReceiver(link, self._destination, self._workers, self, keying, self._in_order)
+        self._receivers[receiver] = link.peer
+        self._log.info("sender", peer=_say(link.peer))
+
+    def on_file(self, receiver, file, code, root, text):
+        """One file's end."""
+        self._served = True
+        name, peer = show_name(file.name), _say(self._receivers.get(receiver, ("?", 0)))
+        self._worst = self._worst or STATUS_OF_RESULT.get(code, 1)
+        if self._config.json:
+            if self._config.output != "-":
+                write_line({"file": name, "peer": peer, "result": code.name.lower(),
+                            "hash": root.hex() if code == Result.DONE else None, "text": text})
+        elif code == Result.DONE:
+            size = file.size if file.kind == FileKind.FILE else receiver.received_bytes
+            self._log.info("received", file=name, peer=peer, bytes=size, hash=root.hex())
+        else:
+            self._log.warning("not-received", file=name, peer=peer, why=text)
+
+    def on_finished(self, receiver, error, code):
+        """A sender's connection is over."""
+        peer = _say(self._receivers.pop(receiver, ("?", 0)))
+        if error is None:
+            self._log.info("finished", peer=peer, bytes=receiver.received_bytes, kept=receiver.kept_bytes)
+        else:
+            self._log.warning("broken-off", peer=peer, why=error)
+        # Somebody without the key, or who never said anything, is not the sender that --once waits for.
+        if self._config.once and (error is None or receiver.received_bytes or self._served):
+            self.exit_status = self._worst if error is None else STATUS_OF_END.get(EndCode(code), 1)
+            self._leave()
+        elif self._config.once and code == EndCode.HANDSHAKE_FAILED:
+            self._log.warning("refused", peer=peer, why="the keys do not agree")
+
+    def _leave(self):
+        self._leaving = True
+        if self._endpoint.count:
+            self._loop.call_later(5_000, self._leave)
+        else:
+            self._loop.stop()
+
+    def shut_down(self, signal_name):
+        """SIGINT, SIGTERM: what has arrived stays for the next attempt."""
+        for receiver in list(self._receivers):
+            receiver.give_up(EndCode.ABORTED, f"the receiver was interrupted by {signal_name}")
+        if self._config.once:
+            self.exit_status = 1
+        self._leave()
+
+
+def _say(peer):
+    return format_host_port(peer[0].removeprefix("::ffff:"), peer[1])
+
+
+def main(argv=None):
+    """`mproxy recv`; the exit status."""
+    try:
+        return run_program("mproxy recv", parse_recv, Recv, argv)
+    except MproxyError as error:
+        complain("mproxy recv", error)
+        return 1

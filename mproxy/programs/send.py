@@ -1,0 +1,169 @@
+"""mproxy send: files and directories to `mproxy recv`, over UDP."""
+
+import os
+import socket
+
+from mproxy.config import format_host_port
+from mproxy.datagram._endpoint import DatagramEndpoint
+from mproxy.datagram._packet import EndCode
+from mproxy.datagram.keying import Keying
+from mproxy.datagram.messages import FileKind, Result
+from mproxy.datagram.sender import FileSender, find_sources
+from mproxy.datagram.workers import Workers
+from mproxy.errors import MproxyError, UsageError
+from mproxy.net._socket import Target
+from mproxy.policy.network import NetworkWatch
+from mproxy.policy.resolver import look_up_host, numeric_address
+from mproxy.programs.common import run_program
+from mproxy.programs.impair import open_udp
+from mproxy.programs.options import OneLineParser, complain
+from mproxy.programs.transfer import (
+    STATUS_OF_END,
+    STATUS_OF_RESULT,
+    Progress,
+    Stopwatch,
+    add_common,
+    configure,
+    end_text,
+    first_address,
+    show_name,
+    with_packet_size,
+    write_line,
+)
+from mproxy.words import parse_host, parse_port
+
+_USAGE = "mproxy send [options] FILE... HOST PORT"
+
+_DESCRIPTION = """\
+Send files and directories to 'mproxy recv' at HOST PORT, over UDP. FILE '-' is
+standard input. Sent again after an interruption, a file goes on where it
+stopped, as long as it has not changed."""
+
+_EPILOG = """\
+exit status: 0 everything arrived, 2 wrong command line, 3 no space, 4 no
+permission, 5 there already, 6 no answer, 7 the keys do not agree, 1 else.
+
+examples:
+  mproxy send movie.mkv photos/ server 7000
+  tar c . | mproxy send --key secret - server 7000
+"""
+
+
+def parse_send(argv):
+    """The TransferConfig of the command line `argv`."""
+    parser = OneLineParser("mproxy send", _USAGE, _DESCRIPTION, _EPILOG)
+    add_common(parser)
+    parser.add(parser, "--ack-port", parse_port, metavar="PORT", help=(
+        "answers arrive on this port of ours ('mproxy recv --ack-to'), not on the one that sends"))
+    given, words = parser.split(argv)
+    if len(words) < 3:
+        parser.error(f"{('FILE', 'HOST', 'PORT')[len(words)]} is missing: expected FILE... HOST PORT")
+    host, port = parser.take_words(words[-2:], (("HOST", parse_host), ("PORT", parse_port)))
+    if words[:-2].count("-") > 1:
+        raise UsageError("'-' is standard input, of which there is only one: leave the others out")
+    return configure(given, paths=tuple(words[:-2]), host=host, port=port)
+
+
+def _look_up(host, port):
+    return numeric_address(host, port) or look_up_host(host)
+
+
+class Send:
+    """The program."""
+
+    def __init__(self, config, log, loop):
+        self.exit_status = 1
+        self._config, self._log, self._loop = config, log, loop
+        self._sender = self._endpoint = self._progress = self._network = None
+        self._sources = []
+        self._worst = 0
+        self._stopped = False
+        self._watch = Stopwatch()
+
+    def start(self):
+        """Dial."""
+        config = self._config
+        self._sources = find_sources(config.paths)
+        family, sockaddr = first_address(config.host, config.port, _look_up)
+        target = Target(format_host_port(config.host, config.port), [(family, sockaddr)])
+        loopback = sockaddr[0] == "::1" or sockaddr[0].startswith("127.")
+        datagram = with_packet_size(config.datagram, loopback)
+        answers = None
+        if config.ack_port is not None:
+            datagram = datagram.replace(fixed_path=True)
+            answers = open_udp(config.bind, config.ack_port)
+        with open_udp(config.bind or ("0.0.0.0" if not socket.has_dualstack_ipv6() else None), 0) as own:
+            self._endpoint = DatagramEndpoint(self._loop, own.fileno(), datagram,
+                                              answers_fd=answers.fileno() if answers else -1)
+        if answers:
+            answers.close()
+        keying = Keying(config.key, True, config.peers) if config.key else None
+        link = self._endpoint.connect(target, None)
+        workers = Workers(self._loop.call_soon_threadsafe, min(4, os.cpu_count() or 1))
+        self._sender = FileSender(link, self._sources, workers, self, keying)
+        total = sum(os.path.getsize(source.path) for source in self._sources if source.kind == FileKind.FILE)
+        self._progress = Progress(self._loop, total, lambda: self._sender.sent_bytes + self._sender.kept_bytes,
+                                  lambda: f"lost {link.statistics['lost']}", config.quiet)
+        self._watch_network()
+
+    def _watch_network(self):
+        try:
+            self._network = NetworkWatch()
+        except OSError:
+            return  # then the engine's own timeouts must do
+        self._loop.watch(self._network.fileno(), self._on_network)
+
+    def _on_network(self, _events):
+        if self._network.read_events():
+            self._endpoint.probe()
+
+    def on_file(self, source):
+        """One file's outcome."""
+        outcome, name = source.outcome, show_name(source.name)
+        self._worst = self._worst or STATUS_OF_RESULT.get(outcome.code, 1)
+        done = outcome.code == Result.DONE
+        if self._config.json:
+            write_line({"file": name, "result": outcome.code.name.lower(), "bytes": source.size,
+                        "hash": outcome.root.hex() if done and source.kind != FileKind.DIRECTORY else None,
+                        "text": outcome.text})
+        elif not done:
+            complain("mproxy send", f"{name}: {outcome.text}")
+        elif source.kind != FileKind.DIRECTORY:
+            self._log.info("sent", file=name, bytes=source.size, hash=outcome.root.hex())
+
+    def on_finished(self, error, code):
+        """The connection is over."""
+        config, statistics = self._config, self._sender.link.statistics
+        self._progress.close()
+        seconds = self._watch.seconds
+        if error is not None and not self._stopped:
+            complain("mproxy send", end_text(code, error, True, config.host, config.port))
+        self.exit_status = self._worst if error is None else STATUS_OF_END.get(EndCode(code), 1)
+        summary = {"bytes": self._sender.sent_bytes, "kept": self._sender.kept_bytes, "seconds": round(seconds, 3),
+                   **statistics}
+        if config.json:
+            write_line({"status": self.exit_status, **summary})
+        else:
+            self._log.info("finished", **summary)
+        self._wait_for_end()
+
+    def _wait_for_end(self):
+        """The engine answers the peer's last repetitions for a moment."""
+        if self._endpoint.count:
+            self._loop.call_later(5_000, self._wait_for_end)
+        else:
+            self._loop.stop()
+
+    def shut_down(self, signal_name):
+        """SIGINT, SIGTERM: what has arrived stays there for the next attempt."""
+        self._stopped = True
+        self._sender.give_up(EndCode.ABORTED, f"interrupted by {signal_name}")
+
+
+def main(argv=None):
+    """`mproxy send`; the exit status."""
+    try:
+        return run_program("mproxy send", parse_send, Send, argv)
+    except MproxyError as error:
+        complain("mproxy send", error)
+        return 1

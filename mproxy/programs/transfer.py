@@ -1,0 +1,188 @@
+"""What `mproxy send` and `mproxy recv` share: options, exit status, progress, the words for how it went."""
+
+import argparse
+import json
+import os
+import socket
+import time
+
+from mproxy import __version__
+from mproxy.config import LOG_FORMATS, LOG_LEVELS, Config, Setting, format_host_port
+from mproxy.datagram._packet import MAX_PACKET_BYTES, EndCode
+from mproxy.datagram.config import CONGESTIONS, RECOVERIES, DatagramConfig
+from mproxy.datagram.keying import Key
+from mproxy.datagram.messages import Result
+from mproxy.errors import MproxyError
+from mproxy.words import parse_bind, parse_count, parse_duration
+
+# Exit status, for scripts; 1 is any other failure, 2 a wrong command line.
+STATUS_OF_RESULT = {Result.DONE: 0, Result.NO_SPACE: 3, Result.NO_PERMISSION: 4, Result.EXISTS: 5}
+STATUS_OF_END = {EndCode.TIMED_OUT: 6, EndCode.IDLE: 6, EndCode.HANDSHAKE_FAILED: 7, EndCode.VERSION: 7}
+
+_HEADERS = {socket.AF_INET: 28, socket.AF_INET6: 48}
+_LOOPBACK_BYTES = 65483  # IPv4 within the 65,535 of an IP packet: a multiple of nothing, the loopback's own MTU
+
+
+class TransferConfig(Config):
+    """What both programs know besides the DatagramConfig."""
+
+    datagram = Setting(None)
+    key = Setting(None)
+    peers = Setting(())
+    bind = Setting(None)
+    json = Setting(False)
+    quiet = Setting(False)
+    log_level = Setting("info")
+    log_format = Setting("text")
+    # send
+    paths = Setting(())
+    host = Setting("")
+    port = Setting(None, 0, 65535)
+    ack_port = Setting(None, 0, 65535)
+    # recv
+    output = Setting(None)
+    force = Setting(False)
+    once = Setting(False)
+    ack_to = Setting(None)
+    senders = Setting(16, 1, 1000)
+
+
+def add_common(parser):
+    """Options of both programs."""
+    group = parser.add_argument_group("connection")
+    parser.add(group, "--key", str, metavar="FILE", help=(
+        "seal every packet: FILE holds a secret that both sides have, or a key of 'mproxy keygen'"))
+    parser.add(group, "--peer", str, metavar="SHA256:...", action="append", help=(
+        "fingerprint of a key of 'mproxy keygen' that the other side may have, may be repeated"))
+    parser.add_choice(group, "--recovery", RECOVERIES, (
+        "how losses are repaired: sack (default) or gbn, Go-Back-N"))
+    parser.add_choice(group, "--congestion", CONGESTIONS, (
+        f"who decides how much is under way: bbr, cubic or fixed (default {DatagramConfig.congestion.default})"))
+    parser.add(group, "--window", parse_count, metavar="N", help=(
+        f"packets under way with --congestion fixed, which it implies (default {DatagramConfig.window.default})"))
+    parser.add(group, "--retries", parse_count, metavar="N", help=(
+        f"tries in a row without an answer before giving up (default {DatagramConfig.retries.default})"))
+    parser.add(group, "--timeout", parse_duration, metavar="TIME", help=(
+        "give up when nothing was heard for this long (default 1m)"))
+    parser.add(group, "--bind", parse_bind, metavar="ADDR", help="numeric address of ours to use (default every one)")
+    group = parser.add_argument_group("output")
+    group.add_argument("--json", action="store_true", default=None, help="one JSON object a file on standard output")
+    group.add_argument("--quiet", action="store_true", default=None, help="no progress bar")
+    parser.add_choice(group, "--log-level", LOG_LEVELS, "debug, info, warning or error (default info)")
+    parser.add_choice(group, "--log-format", LOG_FORMATS, "lines for people or one JSON object a line (default text)")
+    group.add_argument("--version", action="version", version=f"mproxy {__version__}",
+                       help="print the version and exit")
+    group.add_argument("-h", "--help", action="help", help="print this text and exit")
+    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
+
+
+def configure(given, **values):
+    """The TransferConfig of options by their command line names; `values` are settings that are ready."""
+    datagram = {name: given.pop(name) for name in ("recovery", "congestion", "window", "retries") if name in given}
+    if "window" in datagram:
+        datagram.setdefault("congestion", "fixed")
+    if "timeout" in given:
+        datagram["idle_us"] = given.pop("timeout")
+    key = Key(given.pop("key")) if "key" in given else None
+    peers = tuple(given.pop("peer", ()))
+    if key is not None and key.seed and not peers:
+        from mproxy.errors import UsageError
+        raise UsageError("--key of 'mproxy keygen' needs --peer: the fingerprint of the other side's key")
+    datagram["sealed"] = key is not None
+    given = {name.replace("-", "_"): value for name, value in given.items()}
+    return TransferConfig(datagram=DatagramConfig(**datagram), key=key, peers=peers, **given, **values)
+
+
+def with_packet_size(datagram, loopback):
+    """The DatagramConfig for a local interface: the loopback carries packets of 64 KiB."""
+    return datagram.replace(max_packet_bytes=_LOOPBACK_BYTES if loopback else MAX_PACKET_BYTES)
+
+
+def sockaddr_bytes(family, sockaddr):
+    """A socket address in the form of the endpoint: that of IPv6, IPv4 mapped into it."""
+    host = sockaddr[0].partition("%")[0]
+    raw = socket.inet_pton(family, host)
+    if family == socket.AF_INET:
+        raw = bytes(10) + b"\xff\xff" + raw
+    scope = sockaddr[3] if len(sockaddr) > 3 else 0
+    return (socket.AF_INET6.to_bytes(2, "little") + sockaddr[1].to_bytes(2, "big") + bytes(4) + raw
+            + scope.to_bytes(4, "little"))
+
+
+def show_name(name):
+    """A file's name for people: what a terminal would obey is escaped."""
+    text = os.fsdecode(name)
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def write_line(data):
+    """A line of JSON on standard output; whoever does not read it misses it."""
+    try:
+        os.write(1, (json.dumps(data) + "\n").encode())
+    except OSError:
+        pass
+
+
+class Progress:
+    """A bar on the terminal with rate, time left and losses; nothing where there is no terminal or no tqdm."""
+
+    LOOK_US = 200_000
+
+    def __init__(self, loop, total, done, postfix, quiet):
+        self._bar = None if quiet or not os.isatty(2) else _make_bar(total)
+        self._loop, self._done, self._postfix = loop, done, postfix
+        if self._bar is not None:
+            self._look()
+
+    def _look(self):
+        if self._bar is None:
+            return
+        self._bar.n = self._done()
+        self._bar.set_postfix_str(self._postfix(), refresh=False)
+        self._bar.refresh()
+        self._loop.call_later(self.LOOK_US, self._look)
+
+    def close(self):
+        """Leave the bar as it is."""
+        if self._bar is not None:
+            self._bar.n = self._done()
+            self._bar.close()
+            self._bar = None
+
+
+def _make_bar(total):
+    try:
+        from mproxy.datagram.noise import import_cryptography
+        import_cryptography()  # the launchers start without site-packages
+        from tqdm import tqdm
+    except ImportError:
+        return None
+    return tqdm(total=total or None, unit="B", unit_scale=True, unit_divisor=1024, dynamic_ncols=True)
+
+
+class Stopwatch:
+    """Seconds and rate of a transfer."""
+
+    def __init__(self):
+        self._began = time.monotonic()
+
+    @property
+    def seconds(self):
+        return time.monotonic() - self._began
+
+
+def first_address(host, port, look_up):
+    """(family, sockaddr) of a host; MproxyError when there is none."""
+    addresses, error = look_up(host, port)
+    if error:
+        raise MproxyError(error)
+    family, sockaddr = addresses[0]
+    return family, (sockaddr[0], port, *sockaddr[2:])
+
+
+def end_text(code, reason, local, host, port):
+    """How a connection ended, for people."""
+    where = format_host_port(host, port)
+    if code in (EndCode.TIMED_OUT, EndCode.IDLE):
+        return f"{where} does not answer: {reason}"
+    return f"{where}: {reason}"
