@@ -1,7 +1,7 @@
 """Messages in and out over a Link: what FileSender and FileReceiver have in common."""
 
-from mproxy.datagram.messages import BLOCK, HEADER, Block, MessageType, parse_header, parse_payload
 from mproxy.datagram._packet import EndCode
+from mproxy.datagram.messages import BLOCK, HEADER, Block, MessageType, parse_header, parse_payload
 from mproxy.errors import PeerError
 
 
@@ -18,7 +18,10 @@ class Conversation:
         self._keying = keying
         self._header = bytearray(HEADER.size)
         self._next = self._start  # what the buffer being filled is
-        self._kind = self._length = self._buffer = self._block = None
+        self._kind = MessageType.HELLO  # of the message in hand
+        self._length = 0  # of its payload
+        self._buffer = bytearray()  # what is being filled
+        self._block = Block(0, 0, b"")  # whose data is being received
         link.handler = self
 
     # ---- of Link
@@ -57,6 +60,28 @@ class Conversation:
         if not self.over:
             self.over = True
             self.on_over(code, reason, local)
+
+    # ---- of subclasses
+
+    def on_open(self):
+        """The connection is open."""
+        raise NotImplementedError
+
+    def on_message(self, kind, message):
+        """A message other than BLOCK."""
+        raise NotImplementedError
+
+    def block_buffer(self, block, length):
+        """Where a block's data goes."""
+        raise NotImplementedError
+
+    def on_block(self, block, data):
+        """A block, its data in the buffer."""
+        raise NotImplementedError
+
+    def on_over(self, code, reason, local):
+        """The connection is over."""
+        raise NotImplementedError
 
     # ---- for subclasses
 
@@ -105,7 +130,7 @@ class Conversation:
 
     def _end_block(self):
         block, buffer, length = self._block, self._buffer, self._length - BLOCK.size
-        self._block = self._buffer = None
+        self._buffer = bytearray()
         self._next = self._take_header
         self.link.fill(self._header)
         self.on_block(block, memoryview(buffer)[:length])

@@ -9,10 +9,9 @@ import binascii
 import enum
 import hashlib
 
-
-from mproxy.datagram.noise import Handshake, NoiseError, import_cryptography, x25519_private, x25519_public
 from mproxy.datagram._seal import Cipher
-from mproxy.errors import MproxyError, UsageError
+from mproxy.datagram.noise import Handshake, NoiseError, import_cryptography, x25519_private, x25519_public
+from mproxy.errors import UsageError
 
 
 class Suite(enum.IntEnum):
@@ -43,7 +42,7 @@ class Key:
                 data = file.read(_MOST_BYTES)
         except OSError as error:
             raise UsageError(f"--key {path}: {error.strerror}") from None
-        self.psk = self.seed = None
+        self.psk = self.seed = b""
         if b"-----BEGIN PRIVATE KEY-----" in data:
             self.seed = _seed_of(data, path)
         elif len(data.strip()) < _SHORTEST_SECRET:
@@ -96,15 +95,13 @@ class Keying:
         self._initiator = initiator
         self._trusted = trusted
         self._handshake = None
-        self._cipher = None
+        self._suite = Suite.NNPSK0_AESGCM
+        self._cipher = Cipher.AESGCM
         self.peer = None  # fingerprint of the peer's key
 
     def take(self, link, data):
         """A handshake message of the peer, or b"" for the first one to be made; answers over the link."""
-        if self._handshake is None:
-            message = self._begin(link, data)
-        else:
-            message = data
+        message = self._begin(link, data) if self._handshake is None else data
         if not (self._initiator and message is None):
             self._heard(self._handshake.read(message))
         if not self._handshake.finished:
@@ -127,7 +124,7 @@ class Keying:
         name, self._cipher = _NAMES[self._suite]
         static = None if self._key.psk else x25519_private(self._key.seed)
         self._handshake = Handshake(name, self._initiator, link.prologue + bytes([self._suite]), static=static,
-                                    psk=self._key.psk)
+                                    psk=self._key.psk or None)
         return message
 
     def _identity(self):

@@ -16,9 +16,10 @@ from mproxy.errors import PeerError
 
 BUFFERS = 6  # of a mebibyte each, for every sender
 
-_CODES = {errno.ENOSPC: Result.NO_SPACE, errno.EDQUOT: Result.NO_SPACE, errno.EFBIG: Result.NO_SPACE,
-          errno.EACCES: Result.NO_PERMISSION, errno.EPERM: Result.NO_PERMISSION, errno.EROFS: Result.NO_PERMISSION,
-          errno.EEXIST: Result.EXISTS}
+_CODES: dict[int | None, Result] = {
+    errno.ENOSPC: Result.NO_SPACE, errno.EDQUOT: Result.NO_SPACE, errno.EFBIG: Result.NO_SPACE,
+    errno.EACCES: Result.NO_PERMISSION, errno.EPERM: Result.NO_PERMISSION, errno.EROFS: Result.NO_PERMISSION,
+    errno.EEXIST: Result.EXISTS}
 
 
 class Refusal(PeerError):
@@ -175,12 +176,14 @@ class FileReceiver(Conversation):
             self._on_file(message)
         elif kind == MessageType.END:
             arriving = self._arriving(message.index)
-            arriving.end = message
-            self._advance(arriving)
+            if arriving is not None:
+                arriving.end = message
+                self._advance(arriving)
         elif kind == MessageType.RESULT:
             arriving = self._arriving(message.index)
-            arriving.failure = (message.code, message.text or "the sender gave the file up")
-            self._advance(arriving)
+            if arriving is not None:
+                arriving.failure = (message.code, message.text or "the sender gave the file up")
+                self._advance(arriving)
         elif kind == MessageType.BYE:
             if self._files:
                 raise bad("the sender says goodbye before its files have ended")
@@ -192,13 +195,14 @@ class FileReceiver(Conversation):
 
     def block_buffer(self, block, length):
         """Where the next block goes; None while all buffers are busy."""
-        arriving = self._files.get(block.index)
-        if arriving is None or arriving.target is None or arriving.end is not None:
-            raise bad("a block of a file that was not asked for")
-        file = arriving.file
-        if file.kind == FileKind.FILE and (
-                block.number >= block_count(file.size) or length != block_length(file.size, block.number)):
-            raise bad("a block that is not of its file")
+        arriving = self._arriving(block.index)
+        if arriving is not None:
+            file = arriving.file
+            if arriving.target is None or arriving.end is not None:
+                raise bad("a block of a file that was not asked for")
+            if file.kind == FileKind.FILE and (
+                    block.number >= block_count(file.size) or length != block_length(file.size, block.number)):
+                raise bad("a block that is not of its file")
         if not self._buffers:
             self._waiting_block = True
             return None
@@ -230,14 +234,15 @@ class FileReceiver(Conversation):
     # ---- inner
 
     def _arriving(self, index):
-        if index not in self._files:
+        """The file; None when it was settled while this was on its way."""
+        if index >= self._next_index:
             raise bad("the sender speaks of a file that is not on its way")
-        return self._files[index]
+        return self._files.get(index)
 
     def _on_file(self, file):
-        if file.index != self._next_index or len(self._files) >= AHEAD:
+        if file.index < self._next_index or len(self._files) >= AHEAD:
             raise bad("files out of order, or too many at once")
-        self._next_index += 1
+        self._next_index = file.index + 1  # one that the sender could not open leaves a gap
         arriving = self._files[file.index] = _Arriving(file)
         if file.kind == FileKind.FILE:
             self.expected_bytes += file.size

@@ -1,7 +1,7 @@
 """The sending side of a transfer: announces files, reads and hashes what is wanted, sends it, hears how it went.
 
-Life of a block: wanted -> read and hashed on a worker's thread (READ_AHEAD of them at once) -> sent in order. The loop's
-thread copies it into the connection's ring when there is room, and that is the only back-pressure there is.
+Life of a block: wanted -> read and hashed on a worker's thread (READ_AHEAD of them at once) -> sent in order. The
+loop's thread copies it into the connection's ring when there is room, and that is the only back-pressure there is.
 """
 
 import hashlib
@@ -38,9 +38,9 @@ class Source:
         self.size = 0
         self.identity = bytes(16)
         self.outcome = None  # Outcome, once it is known
-        self.sent_blocks = 0
-        self._digests = {}
-        self._rest = None  # a pipe's block behind the one in hand
+        self.failed = False  # given up here; the receiver has not answered yet
+        self._digests: dict[int, bytes] = {}
+        self._rest: bytearray | bytes = b""  # a pipe's block behind the one in hand
         self._ended = False
 
     def open(self, index):
@@ -92,7 +92,6 @@ class Source:
     def note(self, number, digest, length):
         """A block was sent."""
         self._digests[number] = digest
-        self.sent_blocks += 1
         if self.kind == FileKind.PIPE:
             self.size += length
 
@@ -125,8 +124,8 @@ class FileSender(Conversation):
         self._observer = observer
         self._announced = 0
         self._settled = 0
-        self._wanted = deque()  # (index, iterator over block numbers)
-        self._reading = deque()  # [source, number, result or None] in the order in which they are sent
+        self._wanted: deque = deque()  # (index, iterator over block numbers)
+        self._reading: deque = deque()  # [source, number, result or None] in the order in which they are sent
         self.sent_bytes = 0  # of files
         self.kept_bytes = 0  # that the receiver had already
 
@@ -192,7 +191,8 @@ class FileSender(Conversation):
     def _settle(self, outcome):
         source = self._source_of(outcome.index)
         source.outcome = outcome
-        source.close() if not any(entry[0] is source for entry in self._reading) else None
+        if not any(entry[0] is source for entry in self._reading):
+            source.close()
         self._settled += 1
         self._observer.on_file(source)
         self._announce()
@@ -202,7 +202,7 @@ class FileSender(Conversation):
         while self._wanted and len(self._reading) < READ_AHEAD:
             index, numbers = self._wanted[0]
             source = self._sources[index]
-            if source.outcome is not None:
+            if source.outcome is not None or source.failed:
                 self._wanted.popleft()
                 continue
             if source.kind == FileKind.PIPE and self._reading:
@@ -227,7 +227,7 @@ class FileSender(Conversation):
         """Send what was read, in order, while the connection has room."""
         while self._reading and self._reading[0][2] is not None and self.link.unsent == 0:
             source, number, result, index = self._reading.popleft()
-            if source.outcome is None:
+            if source.outcome is None and not source.failed:
                 self._send_one(source, number, result, index)
         self._read()
 
@@ -245,8 +245,8 @@ class FileSender(Conversation):
         except (OSError, MproxyError) as error:
             code = Result.CHANGED if isinstance(error, Changed) else Result.FAILED
             text = error.strerror if isinstance(error, OSError) else str(error)
+            source.failed = True  # settled by the receiver's answer
             self.link.send(messages.pack_result(index, code, text=text))
-            self._settle_as(index, code, text)
             return
         source.note(number, digest, len(data))
         self.sent_bytes += len(data)

@@ -9,7 +9,7 @@ class Workers:
 
     def __init__(self, call_soon_threadsafe, count):
         self._call_soon = call_soon_threadsafe
-        self._jobs = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue = queue.SimpleQueue()
         for _ in range(count):
             threading.Thread(target=self._run, daemon=True).start()
 

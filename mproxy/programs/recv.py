@@ -11,7 +11,6 @@ from mproxy.datagram.receiver import FileReceiver, IntoDirectory, IntoFile, Into
 from mproxy.datagram.workers import Workers
 from mproxy.errors import MproxyError, UsageError
 from mproxy.policy.network import NetworkWatch
-from mproxy.policy.resolver import look_up_host, numeric_address
 from mproxy.programs.common import run_program
 from mproxy.programs.impair import open_udp
 from mproxy.programs.options import OneLineParser, complain
@@ -21,6 +20,7 @@ from mproxy.programs.transfer import (
     add_common,
     configure,
     first_address,
+    look_up,
     show_name,
     sockaddr_bytes,
     with_packet_size,
@@ -95,8 +95,8 @@ class Recv:
         config = self._config
         datagram = with_packet_size(config.datagram, False)
         if config.ack_to is not None:
-            family, sockaddr = first_address(*config.ack_to, lambda host, port: numeric_address(host, port)
-                                             or look_up_host(host))
+            host, port = config.ack_to
+            family, sockaddr = first_address(host, port, look_up)
             datagram = datagram.replace(answer_to=sockaddr_bytes(family, sockaddr))
         self._workers = Workers(self._loop.call_soon_threadsafe, min(4, os.cpu_count() or 1))
         self._in_order = Workers(self._loop.call_soon_threadsafe, 1)

@@ -13,7 +13,6 @@ from mproxy.datagram.workers import Workers
 from mproxy.errors import MproxyError, UsageError
 from mproxy.net._socket import Target
 from mproxy.policy.network import NetworkWatch
-from mproxy.policy.resolver import look_up_host, numeric_address
 from mproxy.programs.common import run_program
 from mproxy.programs.impair import open_udp
 from mproxy.programs.options import OneLineParser, complain
@@ -26,6 +25,7 @@ from mproxy.programs.transfer import (
     configure,
     end_text,
     first_address,
+    look_up,
     show_name,
     with_packet_size,
     write_line,
@@ -64,10 +64,6 @@ def parse_send(argv):
     return configure(given, paths=tuple(words[:-2]), host=host, port=port)
 
 
-def _look_up(host, port):
-    return numeric_address(host, port) or look_up_host(host)
-
-
 class Send:
     """The program."""
 
@@ -84,7 +80,7 @@ class Send:
         """Dial."""
         config = self._config
         self._sources = find_sources(config.paths)
-        family, sockaddr = first_address(config.host, config.port, _look_up)
+        family, sockaddr = first_address(config.host, config.port, look_up)
         target = Target(format_host_port(config.host, config.port), [(family, sockaddr)])
         loopback = sockaddr[0] == "::1" or sockaddr[0].startswith("127.")
         datagram = with_packet_size(config.datagram, loopback)

@@ -12,7 +12,8 @@ from mproxy.datagram._packet import MAX_PACKET_BYTES, EndCode
 from mproxy.datagram.config import CONGESTIONS, RECOVERIES, DatagramConfig
 from mproxy.datagram.keying import Key
 from mproxy.datagram.messages import Result
-from mproxy.errors import MproxyError
+from mproxy.errors import MproxyError, UsageError
+from mproxy.policy.resolver import look_up_host, numeric_address
 from mproxy.words import parse_bind, parse_count, parse_duration
 
 # Exit status, for scripts; 1 is any other failure, 2 a wrong command line.
@@ -86,7 +87,6 @@ def configure(given, **values):
     key = Key(given.pop("key")) if "key" in given else None
     peers = tuple(given.pop("peer", ()))
     if key is not None and key.seed and not peers:
-        from mproxy.errors import UsageError
         raise UsageError("--key of 'mproxy keygen' needs --peer: the fingerprint of the other side's key")
     datagram["sealed"] = key is not None
     given = {name.replace("-", "_"): value for name, value in given.items()}
@@ -154,7 +154,7 @@ def _make_bar(total):
     try:
         from mproxy.datagram.noise import import_cryptography
         import_cryptography()  # the launchers start without site-packages
-        from tqdm import tqdm
+        from tqdm import tqdm  # type: ignore[import-untyped]
     except ImportError:
         return None
     return tqdm(total=total or None, unit="B", unit_scale=True, unit_divisor=1024, dynamic_ncols=True)
@@ -169,6 +169,11 @@ class Stopwatch:
     @property
     def seconds(self):
         return time.monotonic() - self._began
+
+
+def look_up(host, port):
+    """(addresses, error) of a host; blocks while a name is looked up."""
+    return numeric_address(host, port) or look_up_host(host)
 
 
 def first_address(host, port, look_up):

@@ -12,7 +12,7 @@ PAGES = [ROOT / "README.md", *source_files(".md", under=ROOT / "docs")]
 OPERATIONS = ROOT / "docs" / "operations.md"
 RELAY = ROOT / "docs" / "relay.md"
 LINK = re.compile(r"\]\(([^)\s]+)[^)]*\)|^\[[^\]]+\]:\s*(\S+)", re.MULTILINE)  # [](here), ![](here), [name]: here
-PROGRAMS = ["cproxy", "sproxy", "mproxy impair"]
+PROGRAMS = ["cproxy", "sproxy", "mproxy impair", "mproxy send", "mproxy recv"]
 FENCED = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^#+\s+(.*?)\s*$", re.MULTILINE)
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")

@@ -1,0 +1,406 @@
+"""mproxy send and recv as processes: through bad networks, killed and resumed, with hostile names and full disks."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from lab import until
+from program import Program
+
+from mproxy.datagram import tree
+
+MPROXY_ROOT = Path(__file__).resolve().parents[2]
+MPROXY = [sys.executable, "-m", "mproxy.programs.main"]
+MANY = 90  # seconds; the machine may be busy
+
+
+def content(seed, size):
+    return random.Random(seed).randbytes(size)
+
+
+def hash_of(data):
+    """The root of the tree, computed from the whole."""
+    count = tree.block_count(len(data))
+    leaves = [tree.leaf(data[number << 20:(number + 1) << 20], number, number == count - 1)
+              for number in range(count)]
+    return tree.root(b"".join(leaves)).hex()
+
+
+class Transfer:
+    """Programs of one test, in one directory."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        self.programs = []
+        for name in ("in", "out"):
+            (directory / name).mkdir()
+        self.source, self.target = directory / "in", directory / "out"
+
+    def start(self, *words, **options):
+        program = Program([*MPROXY, *map(str, words)], **options)
+        self.programs.append(program)
+        return program
+
+    def recv(self, *options, output=None, port=0, once=True):
+        output = output or f"{self.target}/"
+        program = self.start("recv", *(["--once"] if once else []), *options, port, "-o", output)
+        return program, int(program.event("listening", within=30)["port"])
+
+    def impair(self, port, *options, listen=0):
+        program = self.start("impair", "--json", *options, listen, "127.0.0.1", port)
+        return program, int(program.event("listening", within=30)["port"])
+
+    def send(self, port, *words, **options):
+        return self.start("send", *words, "127.0.0.1", port, **options)
+
+    def file(self, name, data):
+        path = self.source / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        return path
+
+    def close(self):
+        for program in self.programs:
+            program.close()
+            assert "Traceback" not in program.log.text, str(program)
+            assert "internal-error" not in program.log.text, str(program)
+
+
+@pytest.fixture
+def transfer(tmp_path):
+    made = Transfer(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=["clear", "secret"])
+def key(request, tmp_path):
+    """Options of both sides."""
+    if request.param == "clear":
+        return ()
+    path = tmp_path / "secret"
+    path.write_bytes(b"thirty-two bytes that both know!")
+    return "--key", path
+
+
+@pytest.mark.parametrize("size", [0, 1, 100_000, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 5_000_000])
+def test_files_of_every_size(transfer, key, size):
+    data = content(size, size)
+    receiver, port = transfer.recv(*key)
+    sender = transfer.send(port, "--json", *key, transfer.file("a file", data))
+    assert sender.wait(MANY) == 0
+    assert receiver.wait(MANY) == 0
+    assert (transfer.target / "a file").read_bytes() == data
+    assert json.loads(sender.out.lines[0][1])["hash"] == hash_of(data)
+    assert os.listdir(transfer.target) == ["a file"]
+
+
+@pytest.mark.parametrize("recovery", ["sack", "gbn"])
+def test_byte_exact_through_a_bad_network(transfer, key, recovery, seed):
+    data = content(seed, 6_000_000)
+    receiver, port = transfer.recv(*key)
+    box, through = transfer.impair(port, "--seed", seed, "--loss", "10", "--corrupt", "5", "--reorder", "10",
+                                   "--duplicate", "5", "--delay", "2ms", "--mtu", "1500")
+    sender = transfer.send(through, "--recovery", recovery, *key, transfer.file("f", data))
+    assert sender.wait(MANY) == 0
+    assert receiver.wait(MANY) == 0
+    assert (transfer.target / "f").read_bytes() == data
+    box.stop()
+    counts = json.loads(box.out.text.splitlines()[-1])["to_server"]
+    assert counts["lost"] > 100
+    assert counts["corrupted"] > 50
+
+
+def test_directories(transfer):
+    files = {f"tree/{number % 7}/{number}": content(number, number * 997) for number in range(120)}
+    for name, data in files.items():
+        transfer.file(name, data)
+    (transfer.source / "tree" / "empty").mkdir()
+    (transfer.source / "tree" / "link").symlink_to("/etc/passwd")
+    os.chmod(transfer.source / "tree/1/1", 0o741)
+    receiver, port = transfer.recv()
+    sender = transfer.send(port, transfer.source / "tree")
+    assert sender.wait(MANY) == 0
+    assert receiver.wait(MANY) == 0
+    for name, data in files.items():
+        assert (transfer.target / name).read_bytes() == data
+    assert (transfer.target / "tree" / "empty").is_dir()
+    assert not (transfer.target / "tree" / "link").exists()
+    assert (transfer.target / "tree/1/1").stat().st_mode & 0o777 == 0o741
+    assert (transfer.target / "tree/1/1").stat().st_mtime_ns == (transfer.source / "tree/1/1").stat().st_mtime_ns
+
+
+def test_pipes(transfer):
+    data = b"".join(b"line %d\n" % number for number in range(300_000))
+    receiver, port = transfer.recv(output="-")
+    sender = transfer.start("send", "-", "127.0.0.1", port, stdin=subprocess.PIPE)
+    sender.process.stdin.write(data)
+    sender.process.stdin.close()
+    assert sender.wait(MANY) == 0
+    assert receiver.wait(MANY) == 0
+    assert receiver.out.text.encode() == data
+
+
+def test_a_pipe_into_a_file(transfer):
+    data = content(6, 2_500_000)
+    target = transfer.target / "made"
+    receiver, port = transfer.recv(output=target)
+    sender = transfer.start("send", "-", "127.0.0.1", port, stdin=subprocess.PIPE)
+    sender.process.stdin.write(data)
+    sender.process.stdin.close()
+    assert sender.wait(MANY) == 0
+    assert receiver.wait(MANY) == 0
+    assert target.read_bytes() == data
+
+
+def test_killed_and_resumed_ten_times(transfer, seed):
+    """Each attempt begins where the one before was killed, and sends nothing twice that had arrived."""
+    chance = random.Random(seed)
+    data = content(seed, 40 << 20)
+    path = transfer.file("big", data)
+    receiver, port = transfer.recv(once=False)
+    _box, through = transfer.impair(port, "--rate", "400Mbit", "--delay", "1ms")
+    kept = 0
+    for _attempt in range(10):
+        sender = transfer.send(through, "--json", path)
+        part = transfer.target / ".big.mproxy-state"
+        until(part.exists, 30, "the transfer has begun")
+        enough = kept + chance.randrange(1, 4)
+        until(lambda part=part, enough=enough, sender=sender: blocks_of(part) >= enough or not sender.running, 60,
+              "some blocks more")
+        victim = chance.choice([sender, receiver])
+        victim.signal(signal.SIGKILL)
+        victim.wait()
+        sender.process.kill()
+        sender.wait()
+        if victim is receiver:
+            kept = blocks_of(part)
+            receiver, _ = transfer.recv(port=port, once=False)
+        else:
+            receiver.signal(signal.SIGKILL)
+            receiver.wait()
+            kept = blocks_of(part)
+            receiver, _ = transfer.recv(port=port, once=False)
+        assert blocks_of(part) == kept
+    sender = transfer.send(through, "--json", path)
+    assert sender.wait(MANY) == 0
+    assert (transfer.target / "big").read_bytes() == data
+    summary = json.loads(sender.out.lines[-1][1])
+    assert summary["kept"] == kept << 20
+    assert summary["bytes"] == len(data) - summary["kept"]
+    assert os.listdir(transfer.target) == ["big"]
+
+
+def blocks_of(state):
+    """Blocks that a state file says are there."""
+    try:
+        digests = state.read_bytes()[72:]
+    except FileNotFoundError:
+        return 0
+    return sum(any(digests[at:at + 32]) for at in range(0, len(digests), 32))
+
+
+def test_a_changed_source_begins_anew(transfer):
+    old, new = content(1, 20 << 20), content(2, 20 << 20)
+    path = transfer.file("f", old)
+    receiver, port = transfer.recv(once=False)
+    _box, through = transfer.impair(port, "--rate", "200Mbit")
+    sender = transfer.send(through, path)
+    state = transfer.target / ".f.mproxy-state"
+    until(lambda: blocks_of(state) > 2, 30, "some blocks")
+    sender.signal(signal.SIGKILL)
+    sender.wait()
+    path.write_bytes(new)
+    receiver.signal(signal.SIGKILL)
+    receiver.wait()
+    transfer.recv(port=port, once=False)
+    sender = transfer.send(through, "--json", path)
+    assert sender.wait(MANY) == 0
+    assert json.loads(sender.out.lines[-1][1])["kept"] == 0
+    assert (transfer.target / "f").read_bytes() == new
+
+
+def test_a_source_that_changes_meanwhile_is_not_delivered(transfer):
+    path = transfer.file("f", content(1, 20 << 20))
+    _receiver, port = transfer.recv(once=False)
+    _box, through = transfer.impair(port, "--rate", "100Mbit")
+    sender = transfer.send(through, path)
+    state = transfer.target / ".f.mproxy-state"
+    until(lambda: blocks_of(state) > 2, 30, "some blocks")
+    with path.open("r+b") as file:
+        file.write(b"other")
+    assert sender.wait(MANY) == 1
+    assert "changed while it was sent" in sender.log.text
+    until(lambda: os.listdir(transfer.target) == [], 10, "nothing is left")
+
+
+def test_nothing_is_replaced_without_force(transfer):
+    path = transfer.file("f", b"new")
+    (transfer.target / "f").write_bytes(b"old")
+    receiver, port = transfer.recv()
+    assert transfer.send(port, path).wait(MANY) == 5
+    assert receiver.wait(MANY) == 5
+    assert (transfer.target / "f").read_bytes() == b"old"
+    receiver, port = transfer.recv("--force")
+    assert transfer.send(port, path).wait(MANY) == 0
+    assert receiver.wait(MANY) == 0
+    assert (transfer.target / "f").read_bytes() == b"new"
+
+
+def test_many_senders_at_once(transfer):
+    _receiver, port = transfer.recv(once=False)
+    files = {f"f{number}": content(number, 2_000_000) for number in range(8)}
+    senders = [transfer.send(port, transfer.file(name, data)) for name, data in files.items()]
+    for sender in senders:
+        assert sender.wait(MANY) == 0, str(sender)
+    for name, data in files.items():
+        assert (transfer.target / name).read_bytes() == data
+
+
+@pytest.mark.parametrize("ours, theirs", [(b"one secret of sixteen", b"another of sixteen..."), (b"one" * 10, None),
+                                          (None, b"two" * 10)])
+def test_keys_that_do_not_agree(transfer, tmp_path, ours, theirs):
+    options = []
+    for name, secret in (("ours", ours), ("theirs", theirs)):
+        (tmp_path / name).write_bytes(secret or b"")
+        options.append(("--key", tmp_path / name) if secret else ())
+    _receiver, port = transfer.recv(*options[1])
+    sender = transfer.send(port, "--timeout", "5s", "--retries", "4", *options[0], transfer.file("f", b"x"))
+    assert sender.wait(MANY) in ((7,) if ours and theirs else (6, 7))
+    assert os.listdir(transfer.target) == []
+
+
+def test_nobody_there(transfer):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        sender = transfer.send(silent.getsockname()[1], "--retries", "3", transfer.file("f", b"x"))
+        assert sender.wait(MANY) == 6
+    assert "does not answer" in sender.log.text
+
+
+@pytest.mark.parametrize("words, status, text", [
+    (["send", "/nowhere", "127.0.0.1", "9"], 1, "No such file"), (["send", "127.0.0.1", "9"], 2, "missing"),
+    (["recv", "9", "-o", "/nowhere/"], 2, "no such directory"),
+    (["send", "--key", "/nowhere", "f", "h", "9"], 2, "key"),
+    (["recv", "--window", "0", "9"], 2, "out of range"), (["recv", "--recovery", "tcp", "9"], 2, "unknown")])
+def test_wrong_command_lines(transfer, words, status, text):
+    program = transfer.start(*words)
+    assert program.wait(30) == status
+    assert text in program.log.text
+
+
+def test_answers_by_another_way(transfer):
+    """Data through a bad network in one direction, answers directly."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        ack_port = probe.getsockname()[1]
+    data = content(9, 3_000_000)
+    receiver, port = transfer.recv("--ack-to", f"127.0.0.1:{ack_port}")
+    box, through = transfer.impair(port, "--loss", "5/100", "--corrupt", "2")
+    sender = transfer.send(through, "--ack-port", ack_port, "--window", "32", "--recovery", "gbn",
+                           transfer.file("f", data))
+    assert sender.wait(MANY) == 0
+    assert receiver.wait(MANY) == 0
+    assert (transfer.target / "f").read_bytes() == data
+    box.stop()
+    assert json.loads(box.out.text.splitlines()[-1])["to_client"]["packets"] == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 4 MiB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", place], check=True)
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+@pytest.mark.parametrize("kind", ["file", "pipe"])
+def test_no_space(transfer, small_disk, kind):
+    data = content(3, 8 << 20)
+    receiver, port = transfer.recv(output=f"{small_disk}/")
+    if kind == "file":
+        sender = transfer.send(port, transfer.file("f", data))
+    else:
+        sender = transfer.start("send", "-", "127.0.0.1", port, stdin=subprocess.PIPE)
+        with contextlib.suppress(BrokenPipeError):
+            sender.process.stdin.write(data)
+            sender.process.stdin.close()
+    assert sender.wait(MANY) == 3
+    assert "No space left" in sender.log.text
+    assert receiver.wait(MANY) == 3
+
+
+def test_no_permission(transfer):
+    os.chmod(transfer.target, 0o555)
+    words = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *MPROXY, "recv", "--once", "0", "-o",
+             f"{transfer.target}/"]
+    for directory in [transfer.directory, *transfer.directory.parents][:3]:
+        os.chmod(directory, 0o755)
+    receiver = Program(words)
+    transfer.programs.append(receiver)
+    port = int(receiver.event("listening", within=30)["port"])
+    os.chmod(transfer.target, 0o555)
+    assert transfer.send(port, transfer.file("f", b"data")).wait(MANY) == 4
+    assert receiver.wait(MANY) == 4
+
+
+def test_the_address_changes_in_mid_transfer(lab, tmp_path):
+    """The sender's host moves from one network to another; the connection goes on, nothing begins anew."""
+    (tmp_path / "in").mkdir()
+    target = lab.server.home / "out"
+    target.mkdir()
+    data = content(11, 30 << 20)
+    path = tmp_path / "in" / "f"
+    path.write_bytes(data)
+    lab.wifi.shape("100mbit")
+    environment = {"PYTHONPATH": str(MPROXY_ROOT)}
+    receiver = lab.server.start(*MPROXY, "recv", "--once", "7000", "-o", f"{target}/", env=environment)
+    receiver.event("listening", within=30)
+    sender = lab.client.start(*MPROXY, "send", "--json", path, lab.server_address, "7000", env=environment)
+    state = target / ".f.mproxy-state"
+    until(lambda: blocks_of(state) > 3, 60, "some blocks")
+    lab.wifi.pull()
+    lab.phone.give(2)
+    assert sender.wait(MANY) == 0, str(sender)
+    assert receiver.wait(MANY) == 0, str(receiver)
+    assert (target / "f").read_bytes() == data
+    assert json.loads(sender.out.lines[-1][1])["kept"] == 0
+    assert len(receiver.events("sender")) == 1
+
+
+@pytest.mark.parametrize("name", [b"../escape", b"/absolute", b"a/../../b", b"", b"a//b", b".", b"link/f", b"a\0b",
+                                  b"x" * 300, b".f.mproxy-state"])
+def test_a_hostile_sender_does_not_get_out(transfer, tmp_path, name):
+    """Names that lead elsewhere, and a symbolic link that lies in wait, are refused; the rest of its files arrive."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (transfer.target / "link").symlink_to(outside)
+    path = transfer.file("f", b"data")
+    script = tmp_path / "hostile.py"
+    script.write_text(f"""
+import sys
+from pathlib import Path
+from mproxy.datagram import sender
+from mproxy.datagram.messages import FileKind
+from mproxy.programs.send import main
+import mproxy.programs.send as send
+send.find_sources = lambda paths: [sender.Source({name!r}, FileKind.FILE, {str(path)!r}),
+                                   sender.Source(b"good", FileKind.FILE, {str(path)!r})]
+sys.exit(main(sys.argv[1:]))
+""")
+    before = set(tmp_path.rglob("*"))
+    _receiver, port = transfer.recv()
+    program = Program([sys.executable, str(script), str(path), "127.0.0.1", str(port)],
+                      env={**os.environ, "PYTHONPATH": str(MPROXY_ROOT)})
+    transfer.programs.append(program)
+    assert program.wait(MANY) == 1
+    assert set(tmp_path.rglob("*")) - before == {transfer.target / "good"}
