@@ -169,7 +169,7 @@ cdef class Bbr(Congestion):
 
     cdef void publish(self, const AckSample *sample) noexcept:
         """Rate and window of the model; before there is one, a window that grows by what is acknowledged."""
-        cdef double rate = self.bandwidth, target
+        cdef double rate = self.bandwidth, target, least
         if rate <= 0 or self.shortest <= 0 and self.mode != BbrMode.SHRINK:
             if self.bandwidth <= 0:
                 self.window += sample.acked_bytes
@@ -179,8 +179,9 @@ cdef class Bbr(Congestion):
         if self.ceiling > 0:
             rate = min(rate, self.ceiling)
         rate = self.gain * rate / (1 - self.floor) * 1e6
-        if self.full or rate > self.rate:
-            self.rate = max(<uint64_t>rate, self.packet_bytes)
+        least = <double>(LEAST_PACKETS if self.full else FIRST_PACKETS) * self.packet_bytes * 1e6 / sample.smoothed_rtt
+        if self.full or rate > self.rate or self.rate < least:
+            self.rate = <uint64_t>max(rate, least)
         if self.shortest > 0:
             target = self.window_gain * self.path_bytes()
             if self.mode != BbrMode.SHRINK:

@@ -18,7 +18,7 @@ from mproxy.datagram._mtu cimport BLACK_HOLE_PACKETS, mtu_acked, mtu_black_hole,
 from mproxy.datagram._outflow cimport (
     Chunk, outflow_cut, outflow_free, outflow_has, outflow_init, outflow_pick, outflow_took,
 )
-from mproxy.datagram._pace cimport pacer_fill, pacer_ready_at
+from mproxy.datagram._pace cimport RUN_BYTES, pacer_fill, pacer_ready_at
 from mproxy.datagram._packet cimport (
     BASE_PACKET_BYTES, PACKET_HEADER_BYTES, ControlType, PacketFlag, PacketType, crc_seal, get_header,
     put_header,
@@ -386,7 +386,8 @@ cdef class Channel:
         if plan.flags != 0:
             if self.probes > 0:
                 self.probes -= 1
-            self.pacer.bytes -= length
+            if self.congestion.rate > 0:
+                self.pacer.bytes = max(self.pacer.bytes - length, -<int64_t>RUN_BYTES)
         self.out_packets += 1
         self.out_bytes += length
         return length
