@@ -76,12 +76,13 @@ class Cproxy:
 
     def start(self):
         """Begin to serve."""
+        listeners = [] if self._config.stdio else open_listeners(self._config)
         self._open_key()
         if self._config.stdio:
             self._endpoint.add_pipes(*open_stdio(), self._target)
             self._reconnect.needed()
             return
-        for listener in open_listeners(self._config):
+        for listener in listeners:
             address = listener.getsockname()
             self._listeners.append(AppListener(self._loop, listener.fileno(), self._endpoint, self._target))
             listener.close()

@@ -82,6 +82,7 @@ class Sproxy:
 
     def start(self):
         """Begin to serve."""
+        listeners = open_listeners(self._config)
         self._door.open()
         if self._door.guarded:
             self._loop.call_later(LOOK_US, self._look_at_keys)
@@ -89,7 +90,7 @@ class Sproxy:
         numeric = numeric_address(host, port)
         if numeric is not None and numeric[0]:
             self._default_target = Target(format_host_port(host, port), numeric[0])
-        for listener in open_listeners(self._config):
+        for listener in listeners:
             address = listener.getsockname()
             self._reception.open(listener)
             self._log.info("listening", address=address[0], port=address[1], daemon=format_host_port(host, port))
