@@ -23,7 +23,7 @@ from pathlib import Path
 from harness import load, peers
 from harness.bench import Bench, Case, MeasureError, Workload
 from harness.chain import Hop
-from harness.contenders import MPROXY, PLAINTEXT, REPOSITORY, SOCAT, SSH, started
+from harness.contenders import MPROXY, MPROXY_TLS, PLAINTEXT, REPOSITORY, SOCAT, SSH, started
 from harness.places import LOOPBACK, free_port
 
 ROW = "start of --stdio"
@@ -45,18 +45,23 @@ def greeter(_worker: load.Worker, control, address: load.Address) -> None:
 def cases(bench: Bench, stack: ExitStack) -> Iterator[Case]:
     port = free_port()
     stack.enter_context(load.Worker(greeter, (LOOPBACK, port)))
-    commands = {MPROXY: mproxy_command, SOCAT: socat_command, SSH: ssh_command}
+    commands = {
+        MPROXY: partial(mproxy_command, [PLAINTEXT]),
+        MPROXY_TLS: partial(mproxy_command, []),
+        SOCAT: socat_command,
+        SSH: ssh_command,
+    }
     for contender in bench.contenders():
         command = commands[contender.name](bench, stack, port)
         yield Case(ROW, contender.name, partial(measure, command, bench.plan.pick(FULL_STARTS, QUICK_STARTS)))
 
 
-def mproxy_command(bench: Bench, stack: ExitStack, daemon_port: int) -> list[str]:
+def mproxy_command(options: list[str], bench: Bench, stack: ExitStack, daemon_port: int) -> list[str]:
     hop = Hop(LOOPBACK, free_port(), f"{LOOPBACK}:{daemon_port}", is_last=True)
-    server = [str(REPOSITORY / "sproxy"), PLAINTEXT, "--bind", LOOPBACK, str(hop.port), hop.target]
+    state = ["--state-dir", str(Path(bench.plan.work) / "state-stdio")]
+    server = [str(REPOSITORY / "sproxy"), *options, *state, "--bind", LOOPBACK, str(hop.port), hop.target]
     stack.callback(started(server, hop, bench.plan.work).stop)
-    state = Path(bench.plan.work) / "state-stdio"
-    return [str(REPOSITORY / "cproxy"), PLAINTEXT, "--state-dir", str(state), "--stdio", LOOPBACK, str(hop.port)]
+    return [str(REPOSITORY / "cproxy"), *options, *state, "--stdio", LOOPBACK, str(hop.port)]
 
 
 def socat_command(_bench: Bench, _stack: ExitStack, daemon_port: int) -> list[str]:

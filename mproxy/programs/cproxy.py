@@ -28,9 +28,9 @@ from mproxy.programs.common import Drain, open_listeners, run_program, say_addre
 from mproxy.programs.door import is_loopback, open_context
 from mproxy.programs.options import parse_cproxy
 
-# sproxy's word that the session is no more; every other refusal may be of passing nature.
-FINAL = {CloseCode.UNKNOWN_SESSION, CloseCode.BAD_PROOF, CloseCode.EXPIRED, CloseCode.REPLACED, CloseCode.LIMIT_ERROR,
-         CloseCode.KEY_REFUSED}
+# sproxy's word that the session is no more. Every other refusal may be of passing nature; BAD_PROOF is one, because
+# somebody on the path can bring it about by changing the preamble, which the proof covers.
+FINAL = {CloseCode.UNKNOWN_SESSION, CloseCode.EXPIRED, CloseCode.REPLACED, CloseCode.LIMIT_ERROR, CloseCode.KEY_REFUSED}
 
 # How often --stdio looks whether the peer has acknowledged the end.
 ACK_LOOK_US = 5_000
