@@ -41,17 +41,21 @@ class Names:
         self._names = {}       # host -> _Name
         self._due: deque[_Name] = deque()  # _Names to be looked up next
         self._running = 0
+        self._waiting = 0
 
     def want(self, hosts):
         """From now on keep these hosts, and no others."""
         hosts = set(hosts)
         for host in self._names.keys() - hosts:
-            self._names.pop(host).forget()
+            name = self._names.pop(host)
+            self._waiting -= not name.answered
+            name.forget()
         for host in sorted(hosts - self._names.keys()):
             name = self._names[host] = _Name(host)
             numeric = numeric_address(host, 0)
             if numeric is None:
                 self._due.append(name)
+                self._waiting += 1
             else:
                 name.addresses, name.error = numeric
                 name.answered = True
@@ -65,7 +69,7 @@ class Names:
     @property
     def waiting(self):
         """Hosts whose first lookup is not over."""
-        return sum(not name.answered for name in self._names.values())
+        return self._waiting
 
     def unresolved(self):
         """{host: why} of those without an address."""
@@ -106,9 +110,10 @@ class Names:
 
     def _take(self, name, addresses, error):
         """The answer of a lookup, on the loop's thread."""
-        name.answered = True
         if name.forgotten:
             return
+        self._waiting -= not name.answered
+        name.answered = True
         if not addresses:
             name.failures += 1
             if not name.addresses and error != name.error:

@@ -25,7 +25,7 @@ OTHER_FDS = 64
 # Rules of one message to a worker: far below its limits of bytes and descriptors, even with 64 targets each.
 RULES_A_MESSAGE = 20
 
-# Listeners that the log names one by one, when they open or close.
+# Listeners that the log names one by one, when they open or close, and names that are looked up.
 LOGGED_ONE_BY_ONE = 200
 
 # How long `status` waits for workers that do not answer.
@@ -63,6 +63,7 @@ class Supervisor:
         self._counters = Counters()
         self._names = Names(loop, self._on_name_changed, self._on_name_failed)
         self._pool = Pool(loop, log, self, config.workers)
+        self._failed_names = 0
         self._questions = {}   # number -> [workers asked, callback]
         self._next_question = 1
         self._on_ended = None
@@ -215,13 +216,18 @@ class Supervisor:
     def _on_name_changed(self, host):
         keys = sorted(self._users.get(host, ()))
         addresses = ", ".join(address for _, (address, *_) in self._names.addresses(host, 0))
-        self._log.info("resolved", name=host, addresses=addresses, rules=len(keys))
+        level = self._log.info if len(self._users) <= LOGGED_ONE_BY_ONE else self._log.debug
+        level("resolved", name=host, addresses=addresses, rules=len(keys))
         for start in range(0, len(keys), RULES_A_MESSAGE):
             self._pool.send("targets", [(key, self._targets(self._by_key[key].rule))
                                         for key in keys[start:start + RULES_A_MESSAGE]])
 
     def _on_name_failed(self, host, why):
-        self._log.warning("not-resolved", name=host, why=why)
+        self._failed_names += 1
+        if self._failed_names <= LOGGED_ONE_BY_ONE:
+            self._log.warning("not-resolved", name=host, why=why)
+        elif self._failed_names == LOGGED_ONE_BY_ONE + 1:
+            self._log.warning("not-resolved", name="and more", why="status tells them all")
 
     # ---- workers
 
