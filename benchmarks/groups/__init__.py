@@ -6,6 +6,6 @@ lines of `harness.contenders.TABLE`. To add a group: a module here, a line below
 (see `harness.docs`).
 """
 
-from groups import relay, session, tls
+from groups import datagram, relay, session, tls
 
-ALL = {group.name: group for group in (session.GROUP, tls.GROUP, relay.GROUP)}
+ALL = {group.name: group for group in (session.GROUP, relay.GROUP, tls.GROUP, datagram.GROUP)}

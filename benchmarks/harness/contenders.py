@@ -6,6 +6,7 @@ started processes in the order of the row. It starts the last proxy first, so th
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,6 +33,15 @@ SOCAT = "socat"
 STUNNEL = "stunnel"
 HAPROXY_TLS = "haproxy tls"
 SSH = "ssh -L"
+# Of transfers, started by harness.transfer.
+MPROXY_CUBIC = "mproxy --congestion cubic"
+MPROXY_GBN = "mproxy --recovery gbn"
+SRT = "srt-file-transmit"
+KCPTUN = "kcptun, wide"
+KCPTUN_BARE = "kcptun, wide, no FEC"
+KCPTUN_DEFAULT = "kcptun"
+AIOQUIC = "aioquic"
+PATH = "path"
 
 MPROXY_UDP = "mproxy relay --udp"
 NGINX_UDP = "nginx stream udp"
@@ -52,9 +62,11 @@ class Contender:
     start_row: StartRow
     needs: tuple[str, ...] = ()
     hops: int = 2
+    modules: tuple[str, ...] = ()  # of Python
 
     def missing(self) -> list[str]:
-        return [program for program in self.needs if shutil.which(program) is None]
+        programs = [program for program in self.needs if shutil.which(program) is None]
+        return programs + [module for module in self.modules if importlib.util.find_spec(module) is None]
 
     def start(self, chain: Chain, work: Path) -> Group:
         return Group(self.start_row(chain.hops, work))
@@ -172,5 +184,13 @@ TABLE: dict[str, Contender] = {
         Contender(HAPROXY_TLS, partial(same_program, peers.haproxy_tls), ("haproxy", "openssl")),
         Contender(STUNNEL, partial(same_program, peers.stunnel), ("stunnel4", "openssl")),
         Contender(SSH, ssh_pair, ("ssh", "/usr/sbin/sshd", "ssh-keygen")),
+        Contender(MPROXY_CUBIC, no_proxy),
+        Contender(MPROXY_GBN, no_proxy),
+        Contender(SRT, no_proxy, ("srt-file-transmit",)),
+        Contender(KCPTUN, no_proxy, ("kcptun-client", "kcptun-server")),
+        Contender(KCPTUN_BARE, no_proxy, ("kcptun-client", "kcptun-server")),
+        Contender(KCPTUN_DEFAULT, no_proxy, ("kcptun-client", "kcptun-server")),
+        Contender(AIOQUIC, no_proxy, modules=("aioquic",)),
+        Contender(PATH, no_proxy, hops=0),
     )
 }

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -19,9 +20,12 @@ VERSION_COMMANDS = {
     "ssh": ["ssh", "-V"],
     "wrk": ["wrk", "-v"],
     "iperf3": ["iperf3", "--version"],
+    "srt": ["srt-file-transmit", "-version"],
+    "kcptun": ["dpkg-query", "-W", "-f", "${Version}", "kcptun"],
+    "aioquic": [sys.executable, "-c", "import aioquic; print(aioquic.__version__)"],
     "mproxy": [str(Path(__file__).resolve().parents[2] / "cproxy"), "--version"],
 }
-_VERSION = re.compile(r"\d+\.\d+[\w.+~-]*")
+_VERSION = re.compile(r"(?:\d+\.\d+|\d{8})[\w.+~-]*")
 
 
 def describe(private_network: bool) -> dict:

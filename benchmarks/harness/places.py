@@ -8,10 +8,12 @@ their carrier), and a token bucket on the ports shapes the path.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import itertools
 import os
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,6 +88,17 @@ def set_usual_congestion_control() -> None:
 
 def congestion_control() -> str:
     return _CONGESTION_CONTROL.read_text().strip()
+
+
+@contextlib.contextmanager
+def loopback_mtu(mtu: int) -> Iterator[None]:
+    """Loopback of this namespace carries packets up to that size for a while."""
+    before = run("ip", "-o", "link", "show", "lo").split(" mtu ")[1].split()[0]
+    run("ip", "link", "set", "lo", "mtu", str(mtu))
+    try:
+        yield
+    finally:
+        run("ip", "link", "set", "lo", "mtu", before)
 
 
 @dataclass(frozen=True)

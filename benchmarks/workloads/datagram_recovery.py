@@ -1,0 +1,54 @@
+"""Workload: selective repair against Go-Back-N, by loss and round trip.
+
+Goal: a table and a chart of what the two ways to repair losses make of the same path.
+Method: the path of workloads/datagram_path.py at 100 Mbit/s, the same engine with --recovery sack and gbn, the same
+losses; a file of 25 MB. Where that takes longer than the limit, what has arrived by then makes the rate (whole blocks
+of 1 MiB).
+Limits: start and slow start are in the figure: 25 MB are two seconds at the path's rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
+
+from harness import transfer
+from harness.bench import Bench, Case, Workload
+from harness.contenders import MPROXY, MPROXY_GBN
+from workloads.datagram_path import BadPath, Load, PathRuns, own_directory
+
+LOSSES = (0, 0.1, 1, 5)
+ROUND_TRIPS_MS = (10, 100)
+FULL_BYTES, QUICK_BYTES = 25_000_000, 10_000_000
+FULL_LIMIT_SECONDS, QUICK_LIMIT_SECONDS = 20.0, 5.0
+FULL_ROUNDS = 3
+
+
+def row_name(round_trip_ms: int, loss: float) -> str:
+    return f"repair, {round_trip_ms} ms, {loss:g} % loss"
+
+
+def cases(bench: Bench, stack: ExitStack) -> Iterator[Case]:
+    size = bench.plan.pick(FULL_BYTES, QUICK_BYTES)
+    directory = own_directory(stack, bench.plan.work, size)
+    limit_s = bench.plan.pick(FULL_LIMIT_SECONDS, QUICK_LIMIT_SECONDS)
+    file = Load(transfer.make_source(directory, size), limit_s, may_stop=True)
+    runs = PathRuns(bench, directory)
+    names = [contender.name for contender in bench.contenders()]
+    rounds = min(bench.plan.rounds, bench.plan.pick(FULL_ROUNDS, 1))
+    for round_trip_ms in ROUND_TRIPS_MS:
+        for loss in LOSSES:
+            row, path = row_name(round_trip_ms, loss), BadPath(100, round_trip_ms, loss)
+            for name in names:
+                yield Case(row, name, partial(runs.measure, row, name, path, file), rounds)
+
+
+WORKLOAD = Workload(
+    "dgrepair",
+    "Selective repair against Go-Back-N",
+    cases,
+    (MPROXY, MPROXY_GBN),
+    (MPROXY, MPROXY_GBN),
+    peer=MPROXY_GBN,
+)
