@@ -122,9 +122,9 @@ def mproxy_pair(*options: str) -> Callable[[Job], Outcome]:
 
 
 def srt_pair(job: Job) -> Outcome:
-    """srt-file-transmit in file mode, not encrypted."""
+    """srt-file-transmit in file mode, not encrypted. The sender names the file, except when that name gets lost."""
     receiver = ["srt-file-transmit", "-q", f"srt://{LOOPBACK}:{job.port}?mode=listener&{SRT_OPTIONS}",
-                f"file://{job.directory}"]  # fmt: skip
+                f"file://{job.target}"]  # fmt: skip
     sender = ["srt-file-transmit", "-q", f"file://{job.source}",
               f"srt://{LOOPBACK}:{job.to_port}?mode=caller&{SRT_OPTIONS}"]  # fmt: skip
     return _run_pair(job, receiver, sender)

@@ -21,7 +21,7 @@ from harness.bench import Bench, MeasureError
 from harness.contenders import PATH
 from harness.places import LOOPBACK, free_port
 from harness.process import Process
-from harness.udp_load import udp_paced, udp_sink
+from harness.udp_load import BATCH, Messages, udp_sink, udp_socket
 
 HEADER_BYTES = 28
 MTU = 1500
@@ -101,6 +101,21 @@ class PathRuns:
         return {RATE: outcome.mbit_s, COST: outcome.cpu_s_per_gb}
 
 
+def paced_flood(_worker: load.Worker, control, address: load.Address, size: int, rate: int) -> None:
+    """Sends `rate` packets of `size` bytes a second, in batches."""
+    sock = udp_socket()
+    sock.connect(address)
+    messages = Messages(BATCH, size)
+    control.send("ready")
+    begun_at, sent = time.monotonic(), 0
+    while True:
+        ahead = sent / rate - (time.monotonic() - begun_at)
+        if ahead > 0:
+            time.sleep(ahead)
+        messages.send(sock.fileno())
+        sent += BATCH
+
+
 def flood(work: Path, path: BadPath, seed: int) -> float:
     """Mbit/s of IP packets that arrive out of more than the path can take."""
     port, size = free_port(), MTU - HEADER_BYTES
@@ -108,7 +123,7 @@ def flood(work: Path, path: BadPath, seed: int) -> float:
     rate = int(FLOOD * path.mbit_s * 1e6 / 8 / MTU)
     try:
         with load.Worker(udp_sink, (LOOPBACK, port), False) as sink, load.Worker(
-            udp_paced, (LOOPBACK, entry), size, False, rate
+            paced_flood, (LOOPBACK, entry), size, rate
         ):
             time.sleep(FLOOD_WARM_UP_SECONDS + path.round_trip_ms / 1000)
             begun_at, begun = time.monotonic(), sink.counters[0]
