@@ -2,8 +2,7 @@
 """One stream of bulk data over QUIC, by aioquic: `quic_bulk.py receive PORT CERTIFICATE TARGET`, and then
 `quic_bulk.py send PORT CERTIFICATE SOURCE`.
 
-The receiver makes a certificate, which the sender trusts. It writes what comes and names the file TARGET when the
-stream ends. Windows are wide enough that they never close, and everything else is aioquic's default.
+The receiver makes a certificate, which the sender trusts. When the stream ends it writes what came to TARGET. Windows are wide enough that they never close, and everything else is aioquic's default.
 """
 
 import asyncio
@@ -36,7 +35,7 @@ def make_certificate(path: Path) -> None:
     """A self-signed one for HOST, with its key, in one PEM file."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, HOST)])
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -54,21 +53,22 @@ def make_certificate(path: Path) -> None:
 
 
 class Receiver(QuicConnectionProtocol):
-    """Writes one stream to a file and answers its end with its length."""
+    """Keeps one stream, writes it to a file and answers its end with its length."""
 
     target: Path
     done: asyncio.Event
 
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
-        self._file = open(self.target.with_suffix(".part"), "wb")
+        self._parts: list[bytes] = []
 
     def quic_event_received(self, event):
         if isinstance(event, StreamDataReceived):
-            self._file.write(event.data)
+            self._parts.append(event.data)
             if event.end_stream:
-                self._file.close()
-                os.rename(self._file.name, self.target)
+                part = self.target.with_suffix(".part")
+                part.write_bytes(b"".join(self._parts))
+                os.rename(part, self.target)
                 self._quic.send_stream_data(event.stream_id, b"%d" % self.target.stat().st_size, end_stream=True)
                 asyncio.get_running_loop().call_later(0.1, self.done.set)
 

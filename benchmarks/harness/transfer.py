@@ -1,7 +1,7 @@
 """Programs that carry one file from here to there over UDP: mproxy, srt-file-transmit, kcptun, aioquic.
 
-The clock starts with the sending program (after the receiving one is bound to its port) and stops when the whole file is
-there under its name; then every byte is compared. CPU time is that of both programs from exec to exit, as wait4(2)
+The clock starts with the sending program (after the receiving one is bound to its port) and stops when the whole file
+is there under its name; then every byte is compared. CPU time is that of both programs from exec to exit, as wait4(2)
 gives it: their start, handshake and hashing are in it.
 """
 
@@ -19,7 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.bench import MeasureError
-from harness.contenders import AIOQUIC, KCPTUN, KCPTUN_BARE, KCPTUN_DEFAULT, MPROXY, MPROXY_CUBIC, MPROXY_GBN, REPOSITORY, SRT
+from harness.contenders import (
+    AIOQUIC,
+    KCPTUN,
+    KCPTUN_BARE,
+    KCPTUN_DEFAULT,
+    MPROXY,
+    MPROXY_CUBIC,
+    MPROXY_GBN,
+    REPOSITORY,
+    SRT,
+)
 from harness.load import connect, listen
 from harness.places import LOOPBACK, free_port
 from harness.process import Process, cpu_seconds
@@ -32,7 +42,7 @@ QUIC_SCRIPT = Path(__file__).with_name("quic_bulk.py")
 MPROXY_PROGRAM = str(REPOSITORY / "bin" / "mproxy")
 # 48 MB each way: more than any path here holds.
 SRT_OPTIONS = "fc=40000&sndbuf=48000000&rcvbuf=48000000"
-# Windows for 100 Mbit/s at 100 ms, which the project's page says to choose by oneself; random bytes can't be compressed.
+# Windows for 100 Mbit/s at 100 ms, which its page says to choose by oneself; random bytes can't be compressed.
 KCPTUN_OPTIONS = ("--nocomp", "--sndwnd", "1024", "--rcvwnd", "1024", "--mode", "fast")
 
 

@@ -18,6 +18,7 @@ from harness import places, transfer
 from harness.bench import Bench, Case, Workload
 from harness.contenders import AIOQUIC, MPROXY, SRT
 from harness.places import free_port
+
 from workloads.datagram_path import own_directory
 
 WIDE_ROW, WIRE_ROW = "1 GB file, loopback", "1 GB file, loopback of MTU 1500"

@@ -1,8 +1,8 @@
 """Workload: a file over a long fat path, 200 ms round trip and 300 Mbit/s, nothing lost.
 
 Goal: window, pacing and slow start fill it.
-Method: the path of workloads/datagram_path.py with a queue of bandwidth times round trip (7.5 MB). 1 GB, which takes 27 s
-at the path's rate: start, handshake, and slow start are in the figure. A quick run sends 300 MB, of which the start is
+Method: the path of workloads/datagram_path.py with a queue of bandwidth times round trip (7.5 MB). 1 GB, which takes
+27 s at the path's rate: start, handshake, and slow start are in the figure. A quick run sends 300 MB, of which the start is
 a larger part.
 Limits: once or twice, because it takes long; the path is the same program for everyone.
 """
@@ -16,6 +16,7 @@ from functools import partial
 from harness import transfer
 from harness.bench import Bench, Case, Workload
 from harness.contenders import MPROXY, MPROXY_CUBIC, PATH, SRT
+
 from workloads.datagram_path import BadPath, Load, PathRuns, own_directory
 
 ROW = "1 GB, 200 ms, 300 Mbit/s"

@@ -18,6 +18,7 @@ from functools import partial
 from harness import transfer
 from harness.bench import Bench, Case, Workload
 from harness.contenders import KCPTUN, KCPTUN_BARE, KCPTUN_DEFAULT, MPROXY, MPROXY_CUBIC, PATH, SRT
+
 from workloads.datagram_path import BadPath, Load, PathRuns, own_directory
 
 LOSSES = (0, 1, 5, 10)

@@ -3,7 +3,7 @@
 The path has a rate, a delay, packets of at most 1,500 bytes, a queue of about bandwidth times round trip, and loses
 packets in both directions; a round has its own seed, the same for every contender. Its rate counts whole IP packets.
 `path` in the tables is what one way of it delivers of a flood of UDP packets at 1.05 times the rate: rate x (1 - loss),
-if the box keeps what it promises, headers counted. A transfer of which only the file's bytes are counted can't reach it.
+if the box keeps what it promises, headers counted. A transfer of which only the file's bytes count can't reach it.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from functools import partial
 from harness import transfer
 from harness.bench import Bench, Case, Workload
 from harness.contenders import MPROXY, MPROXY_GBN
+
 from workloads.datagram_path import BadPath, Load, PathRuns, own_directory
 
 LOSSES = (0, 0.1, 1, 5)
