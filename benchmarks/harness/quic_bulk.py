@@ -2,7 +2,8 @@
 """One stream of bulk data over QUIC, by aioquic: `quic_bulk.py receive PORT CERTIFICATE TARGET`, and then
 `quic_bulk.py send PORT CERTIFICATE SOURCE`.
 
-The receiver makes a certificate, which the sender trusts. When the stream ends it writes what came to TARGET. Windows are wide enough that they never close, and everything else is aioquic's default.
+The receiver makes a certificate, which the sender trusts. When the stream ends it writes what came to TARGET.
+Windows are wide enough that they never close, and everything else is aioquic's default.
 """
 
 import asyncio

@@ -2,8 +2,8 @@
 
 Goal: window, pacing and slow start fill it.
 Method: the path of workloads/datagram_path.py with a queue of bandwidth times round trip (7.5 MB). 1 GB, which takes
-27 s at the path's rate: start, handshake, and slow start are in the figure. A quick run sends 300 MB, of which the start is
-a larger part.
+27 s at the path's rate: start, handshake, and slow start are in the figure. A quick run sends 300 MB, of which the
+start is a larger part.
 Limits: once or twice, because it takes long; the path is the same program for everyone.
 """
 
