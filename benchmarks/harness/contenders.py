@@ -25,6 +25,7 @@ DIRECT_IPERF = "direct, iperf3"
 MPROXY = "mproxy"
 MPROXY_TLS = "mproxy tls"
 MPROXY_PLAIN = "mproxy --plain"
+MPROXY_RELAY = "mproxy relay"
 HAPROXY = "haproxy"
 HAPROXY_BIG = "haproxy 256k"
 HAPROXY_SPLICE = "haproxy splice"
@@ -173,6 +174,7 @@ TABLE: dict[str, Contender] = {
         Contender(MPROXY, partial(mproxy_pair, (PLAINTEXT,)), _MPROXY_PROGRAMS),
         Contender(MPROXY_TLS, partial(mproxy_pair, ()), _MPROXY_PROGRAMS),
         Contender(MPROXY_PLAIN, partial(mproxy_pair, (PLAIN,)), _MPROXY_PROGRAMS),
+        Contender(MPROXY_RELAY, partial(same_program, peers.relay_hop), (str(peers.MPROXY),), hops=1),
         Contender(HAPROXY, partial(same_program, peers.haproxy), ("haproxy",)),
         Contender(HAPROXY_BIG, partial(same_program, peers.haproxy_big_buffers), ("haproxy",)),
         Contender(HAPROXY_SPLICE, partial(same_program, peers.haproxy_splice), ("haproxy",)),

@@ -80,6 +80,30 @@ class Crowd:
                 self._receive(fd, missing)
         return first_ns, time.monotonic_ns()
 
+    def requests(self, size: int, rate: float, seconds: float) -> list[float]:
+        """For so long send `size` bytes on one stream after the other, `rate` a second; the time in ms of each to its
+        echo. A stream whose last echo has not come is passed over."""
+        order, payload = list(self._streams), bytes(size)
+        begun: dict[int, float] = {}
+        missing: dict[int, int] = {}
+        times: list[float] = []
+        start_at = time.monotonic()
+        sent = 0
+        while (now := time.monotonic()) < start_at + seconds or missing:
+            while now < start_at + seconds and sent < (now - start_at) * rate:
+                fd = order[sent % len(order)]
+                sent += 1
+                if fd not in missing:
+                    begun[fd], missing[fd] = time.monotonic(), size
+                    self._streams[fd].send(payload)
+            for fd, _events in self._poller.poll(0.001, 4096):
+                self._receive(fd, missing)
+                if fd not in missing:
+                    times.append((time.monotonic() - begun.pop(fd)) * 1e3)
+            if now > start_at + seconds + IDLE_TIMEOUT_SECONDS:
+                raise ShortfallError(f"{len(missing)} echoes did not come")
+        return times
+
     def _ready(self, timeout_s: float = IDLE_TIMEOUT_SECONDS) -> list[tuple[int, int]]:
         ready = self._poller.poll(timeout_s, 4096)
         if not ready:

@@ -121,6 +121,20 @@ UseDNS no
 """
 
 
+MPROXY = Path(__file__).resolve().parents[2] / "bin" / "mproxy"
+
+
+def mproxy_relay(listen: str, targets: str, work: Path, workers: int = 1) -> list[str]:
+    """Our relay with one rule; `targets` as a rule has them."""
+    config = work / f"relay-{listen.rpartition(':')[2]}.conf"
+    config.write_text(f"{listen} -> {targets}\n")
+    return [str(MPROXY), "relay", "--config", str(config), "--workers", str(workers)]
+
+
+def relay_hop(hop: Hop, work: Path) -> list[str]:
+    return mproxy_relay(hop.listen, hop.target, work)
+
+
 def haproxy(hop: Hop, work: Path, *, tuning="", options="", bind_options="", server_options="") -> list[str]:
     config = work / f"haproxy-{hop.port}.cfg"
     config.write_text(
