@@ -8,4 +8,4 @@ cdef class Sources:
     cdef sockaddr_storage six   # the same for IPv6
 
 
-cdef int dial(Target target, int index, Sources sources) noexcept
+cdef int dial(Target target, int index, Sources sources, bint with_data) noexcept

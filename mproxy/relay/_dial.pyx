@@ -15,6 +15,9 @@ from mproxy.net._socket cimport (
 cdef extern from "<sys/socket.h>" nogil:
     int bind(int fd, const sockaddr *address, socklen_t length)
 
+cdef extern from "<netinet/tcp.h>" nogil:
+    int TCP_QUICKACK
+
 cdef extern from "<netinet/in.h>" nogil:
     int AF_INET, AF_INET6, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT
     struct in_addr:
@@ -45,9 +48,11 @@ cdef class Sources:
                 memcpy(&(<sockaddr_in6 *>&self.six).sin6_addr, packed, 16)
 
 
-cdef int dial(Target target, int index, Sources sources) noexcept:
+cdef int dial(Target target, int index, Sources sources, bint with_data) noexcept:
     """Start to connect to address `index`; returns the descriptor, or -1 with errno.
 
+    `with_data`: bytes follow as soon as the target has answered, so the last packet of the handshake can travel with
+    them (tcp(7), TCP_QUICKACK): a packet less, and the server wakes up once instead of twice.
     IP_BIND_ADDRESS_NO_PORT leaves the choice of the port to connect(2): otherwise a source address could have no more
     connections than ports, whatever the number of targets.
     """
@@ -64,6 +69,8 @@ cdef int dial(Target target, int index, Sources sources) noexcept:
     set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1)
     set_option(fd, SOL_SOCKET, SO_OOBINLINE, 1)  # else an urgent byte (telnet sends some) would not be read
     set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1)
+    if with_data:
+        set_option(fd, IPPROTO_TCP, TCP_QUICKACK, 0)
     if source.ss_family:
         set_option(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
         if bind(fd, <sockaddr *>source, size) < 0:

@@ -49,6 +49,7 @@ cdef struct Side:
     bint failed          # the socket has an error to tell
     bint read_ended      # EOF read
     bint write_ended     # the other side's EOF passed on
+    bint awaits_space    # events tell when it is writable; asked for when a write was short for the first time
 
 
 cdef class Mover:
@@ -56,6 +57,8 @@ cdef class Mover:
     cdef readonly PipePool pool  # pipes
     cdef uint64_t moved          # bytes passed on, all directions
 
+    cdef void watch(self, Side *side, bint awaits_space) noexcept
+    cdef void stalled(self, Side *sink) noexcept
     cdef Outcome move(self, Side *source, uint64_t *count) noexcept
     cdef Outcome copy_some(self, Side *source, uint64_t *count) noexcept
     cdef Outcome splice_some(self, Side *source, uint64_t *count) noexcept

@@ -4,7 +4,7 @@ from libc.errno cimport EAGAIN, EINTR, EINVAL, ENOMEM, errno
 
 from mproxy._pool cimport pool_lent_bytes
 from mproxy._ring cimport iovec, ring_append, ring_drop, ring_release, ring_used, ring_view
-from mproxy.net._loop cimport EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
+from mproxy.net._loop cimport EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
 from mproxy.net._socket cimport MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_WR, recv, send, send_parts, shutdown, ssize_t
 
 
@@ -14,6 +14,9 @@ cdef extern from "<fcntl.h>" nogil:
 
 cdef enum:
     BULK_BYTES = 65536  # a read of so many is worth a pipe
+
+
+cdef uint32_t READ_EVENTS = EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET
 
 
 cdef void side_mark(Side *side, uint32_t events) noexcept:
@@ -38,6 +41,18 @@ cdef class Mover:
     def __init__(self, Loop loop):
         self.loop = loop
         self.pool = PipePool()
+
+    cdef void watch(self, Side *side, bint awaits_space) noexcept:
+        """Have events of the socket come. Most sockets never wait for space, and save an event each without it."""
+        side.awaits_space = awaits_space
+        self.loop.add(&side.source, READ_EVENTS | EPOLLOUT if awaits_space else READ_EVENTS)
+
+    cdef void stalled(self, Side *sink) noexcept:
+        """The socket takes no more for now."""
+        sink.writable = False
+        if not sink.awaits_space:
+            sink.awaits_space = True
+            self.loop.modify(&sink.source, READ_EVENTS | EPOLLOUT)
 
     cdef Outcome move(self, Side *source, uint64_t *count) noexcept:
         """Move what `source` has to its other side; counts the bytes passed on."""
@@ -124,9 +139,9 @@ cdef class Mover:
                 n = 0
             count[0] += n
             self.moved += n
-            sink.writable = n == <ssize_t>length
-        if <uint32_t>n == length:
-            return True
+            if n == <ssize_t>length:
+                return True
+            self.stalled(sink)
         sink.other.grade = SMALL  # the sink is the slow one: larger reads would only wait here
         return ring_append(&sink.waiting, data + n, length - <uint32_t>n) == 0
 
@@ -145,9 +160,10 @@ cdef class Mover:
                 ring_release(&sink.waiting, sink.waiting.head + n)
                 count[0] += n
                 self.moved += n
-                sink.writable = n == <ssize_t>waiting
+                if n < <ssize_t>waiting:
+                    self.stalled(sink)
             elif errno == EAGAIN:
-                sink.writable = False
+                self.stalled(sink)
             elif errno != EINTR:
                 return False
         return True
@@ -162,7 +178,7 @@ cdef class Mover:
                 count[0] += n
                 self.moved += n
             elif n < 0 and errno == EAGAIN:
-                sink.writable = False
+                self.stalled(sink)
             elif n == 0 or errno != EINTR:
                 return False
         if pipe.held == 0:

@@ -14,14 +14,15 @@ from cpython.ref cimport PyObject, Py_INCREF, Py_XDECREF
 from libc.errno cimport EADDRNOTAVAIL, EAGAIN, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, ETIMEDOUT, errno
 from libc.stdlib cimport calloc, free, malloc
 
-from mproxy.net._loop cimport EPOLLET, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, Source
+from mproxy._ring cimport Ring, iovec, ring_append, ring_release, ring_used, ring_view
+from mproxy.net._loop cimport Source
 from mproxy.net._socket cimport (
-    MSG_DONTWAIT, MSG_NOSIGNAL, Target, close_with_reset, pending_error, recv, reset_on_close, send, sockaddr,
-    socklen_t, ssize_t,
+    MSG_DONTWAIT, MSG_NOSIGNAL, Target, close_with_reset, pending_error, recv, reset_on_close, send,
+    send_parts, sockaddr, socklen_t, ssize_t,
 )
 from mproxy.relay._cidr cimport is_allowed
 from mproxy.relay._dial cimport dial
-from mproxy.relay._flow cimport AGAIN, BROKEN, Outcome, side_mark
+from mproxy.relay._flow cimport AGAIN, BROKEN, SMALL_READ_BYTES, Outcome, side_holds, side_mark
 from mproxy.relay._proxy_header cimport (
     LONGEST_HEADER_BYTES, OWN_HEADER_BYTES, header_parse, header_write, origin_set, origin_source,
 )
@@ -36,8 +37,6 @@ cdef extern from "<sys/socket.h>" nogil:
 cdef enum:
     TRIM_US = 2000000
     MOST_ATTEMPTS = 255
-
-cdef uint32_t PAIR_EVENTS = EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP | EPOLLET
 
 
 cdef class TcpRelay:
@@ -191,7 +190,9 @@ cdef class Route:
         self.connections += 1
         self.total += 1
         relay.gate.enter()
-        relay.loop.add(&pair.client.source, PAIR_EVENTS)
+        if not self.accept_proxy and not self.proxy:
+            read_early(pair, relay.loop.buffer)
+        relay.mover.watch(&pair.client, False)
         if self.connect_us:
             relay.wait_until(pair, pair.since + self.connect_us)
         if backend is not None:
@@ -207,6 +208,7 @@ cdef void pair_init(Pair *pair, Route route, int fd) noexcept:
     cdef TcpRelay relay = route.relay
     side_init(&pair.client, pair, &pair.server, fd)
     side_init(&pair.server, pair, &pair.client, -1)
+    pair.client.writable = True
     pair.work.run = run_pair
     pair.work.owner = pair
     pair.link.owner = pair
@@ -265,6 +267,32 @@ cdef bint greet(Pair *pair) noexcept:
 
 # ---- connecting
 
+cdef void read_early(Pair *pair, uint8_t *buffer) noexcept:
+    """Take what the client has already sent: clients that speak first mostly have. It goes with the handshake."""
+    cdef ssize_t n = recv(pair.client.source.fd, buffer, SMALL_READ_BYTES, MSG_DONTWAIT)
+    if n < 0:
+        pair.client.failed = errno != EAGAIN and errno != EINTR  # an error is told once
+    elif n > 0 and ring_append(&pair.server.waiting, buffer, <uint32_t>n) < 0:
+        pair.client.failed = True  # no memory: the bytes are lost, and with them the connection
+
+
+cdef int send_early(Pair *pair) noexcept:
+    """Pass on what was read early; 0: done, the target has answered; else errno, EAGAIN: it has not yet."""
+    cdef iovec parts[2]
+    cdef Route route = <Route>pair.route
+    cdef Ring *ring = &pair.server.waiting
+    cdef ssize_t n
+    if ring_used(ring) == 0:
+        return EAGAIN
+    n = send_parts(pair.server.source.fd, True, parts, ring_view(ring, ring.head, ring_used(ring), parts))
+    if n < 0:
+        return errno
+    ring_release(ring, ring.head + n)
+    route.bytes_in += n
+    route.relay.mover.moved += n
+    return 0
+
+
 cdef void hold_backend(Pair *pair, Backend backend) noexcept:
     Py_INCREF(backend)
     pair.backend = <void *>backend
@@ -298,11 +326,10 @@ cdef void connect_next(Pair *pair, int error) noexcept:
         backend = <Backend>pair.backend
         while pair.address < backend.target.count:
             pair.address += 1
-            fd = dial(backend.target, pair.address - 1, route.sources)
-            if fd >= 0:
-                start_wait(pair, fd)
+            fd = dial(backend.target, pair.address - 1, route.sources, ring_used(&pair.server.waiting) > 0)
+            error = errno if fd < 0 else start_wait(pair, fd)
+            if error == 0:
                 return
-            error = errno
             if error in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
                 pair.address -= 1
                 pair.state = STARVED
@@ -311,23 +338,37 @@ cdef void connect_next(Pair *pair, int error) noexcept:
         backend_failed(pair, error)
 
 
-cdef void start_wait(Pair *pair, int fd) noexcept:
-    """Wait for the answer: half of the time that is left while there is something else to try, else all of it."""
+cdef int start_wait(Pair *pair, int fd) noexcept:
+    """Wait for the answer: half of the time that is left while there is something else to try, else all of it.
+
+    Not at all when the answer is there, as it is from this host. Returns 0, or errno of an answer in the negative.
+    """
     cdef Route route = <Route>pair.route
     cdef TcpRelay relay = route.relay
     cdef int64_t left
+    cdef int error
     cdef bint last = (pair.address >= (<Backend>pair.backend).target.count
                       and pair.attempts >= len(route.balance.backends))
     pair.state = CONNECTING
     pair.server.source.fd = fd
     pair.server.writable = pair.server.readable = pair.server.failed = pair.server.hung_up = False
-    relay.loop.add(&pair.server.source, PAIR_EVENTS)
+    error = send_early(pair)
+    if error != 0 and error != EAGAIN:
+        relay.loop.close(&pair.server.source)
+        return error
+    relay.mover.watch(&pair.server, error != 0)
+    if error == 0:
+        pair.server.writable = True
+        if connected(pair) and side_holds(&pair.server):
+            relay.loop.schedule(&pair.work)
+        return 0
     if route.connect_us:
         left = max(<int64_t>0, pair.since + route.connect_us - relay.loop.now_us)
         if not last or pair.due_at != pair.since + route.connect_us:
             relay.wait_until(pair, relay.loop.now_us + (left if last else left // 2))
     else:
         wheel_take(&relay.wheel, &pair.link)
+    return 0
 
 
 cdef void backend_failed(Pair *pair, int error) noexcept:
