@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from harness import load, peers
@@ -25,6 +26,7 @@ from harness.contenders import DIRECT, HAPROXY, HAPROXY_BIG, HAPROXY_SPLICE, MPR
 from harness.crowd import crowd_client, crowd_server
 from harness.places import LOOPBACK, free_port
 from harness.process import Process
+
 from workloads import bulk, http
 
 BULK_ROWS = (
@@ -105,10 +107,10 @@ def measure_crowd(bench: Bench) -> dict[str, float]:
         ask_all(clients, "open", CROWD_EACH)
         time.sleep(SETTLE_SECONDS)
         figures = {"bytes each": (private_bytes(relay) - before) / (CROWD_CLIENTS * CROWD_EACH)}
-        times_ms = sum(ask_all(clients, "requests", REQUEST_BYTES, CROWD_RATE, seconds), start=[])
+        answers = ask_all(clients, "requests", REQUEST_BYTES, CROWD_RATE, seconds)
         if (held := sum(server.counters[0] for server in servers)) != CROWD_CLIENTS * CROWD_EACH:
             raise MeasureError(f"{held} connections arrived")
-        times_ms.sort()
+        times_ms = sorted(chain.from_iterable(answers))
         figures["p50 ms"] = load.percentile(times_ms, 0.5)
         figures["p99 ms"] = load.percentile(times_ms, 0.99)
         figures["requests"] = len(times_ms)
