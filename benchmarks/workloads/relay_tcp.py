@@ -12,12 +12,12 @@ three workers, which `--workers` gives; peers with one process could not hold it
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 from harness import load, peers
@@ -110,7 +110,7 @@ def measure_crowd(bench: Bench) -> dict[str, float]:
         answers = ask_all(clients, "requests", REQUEST_BYTES, CROWD_RATE, seconds)
         if (held := sum(server.counters[0] for server in servers)) != CROWD_CLIENTS * CROWD_EACH:
             raise MeasureError(f"{held} connections arrived")
-        times_ms = sorted(chain.from_iterable(answers))
+        times_ms = sorted(itertools.chain.from_iterable(answers))
         figures["p50 ms"] = load.percentile(times_ms, 0.5)
         figures["p99 ms"] = load.percentile(times_ms, 0.99)
         figures["requests"] = len(times_ms)
