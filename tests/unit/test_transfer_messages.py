@@ -1,0 +1,178 @@
+"""What sender and receiver say: there and back, and whatever a peer sends instead."""
+
+import os
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mproxy.datagram import messages, tree
+from mproxy.datagram.messages import HEADER, File, FileKind, MessageType, Result
+from mproxy.datagram.partial import LONGEST_COMPONENT, BadName, PartialFile, split_name
+from mproxy.errors import PeerError
+
+DIGEST = bytes(range(32))
+FILE = File(3, FileKind.FILE, 0o644, 10**18, 5_000_000, b"i" * 16, b"dir/name")
+
+
+def taken(data):
+    kind, length = messages.parse_header(data[:HEADER.size])
+    assert length == len(data) - HEADER.size
+    return kind, messages.parse_payload(kind, data[HEADER.size:])
+
+
+def test_there_and_back():
+    assert taken(messages.pack_hello()) == (MessageType.HELLO, 1)
+    assert taken(messages.pack_file(FILE)) == (MessageType.FILE, FILE)
+    assert taken(messages.pack_want(3, [(0, 2), (5, 1)])) == (MessageType.WANT, (3, ((0, 2), (5, 1))))
+    assert taken(messages.pack_end(3, 9, DIGEST)) == (MessageType.END, (3, 9, DIGEST))
+    assert taken(messages.pack_result(3, Result.EXISTS, DIGEST, "é")) == (
+        MessageType.RESULT, (3, Result.EXISTS, DIGEST, "é"))
+    assert taken(messages.pack_bye()) == (MessageType.BYE, None)
+
+
+@given(st.binary(min_size=8, max_size=8), st.binary(max_size=300))
+@settings(max_examples=500)
+def test_whatever_comes_is_a_message_or_the_peers_fault(header, payload):
+    """Only PeerError, and no length above the bound."""
+    try:
+        kind, length = messages.parse_header(header)
+        assert length <= messages.BLOCK.size + tree.LEAF_BYTES
+        if kind != MessageType.BLOCK:
+            messages.parse_payload(kind, payload[:length].ljust(length, b"\0"))
+    except PeerError:
+        pass
+
+
+@given(st.sampled_from([messages.pack_file(FILE), messages.pack_want(3, [(0, 2), (5, 1)]),
+                        messages.pack_end(3, 9, DIGEST), messages.pack_result(3, Result.DONE, DIGEST, "x")]),
+       st.integers(0, 200), st.integers(1, 255))
+def test_a_changed_byte_does_no_harm(data, place, change):
+    damaged = bytearray(data)
+    damaged[place % len(damaged)] ^= change
+    try:
+        kind, length = messages.parse_header(bytes(damaged[:HEADER.size]))
+        if kind != MessageType.BLOCK and length == len(damaged) - HEADER.size:
+            messages.parse_payload(kind, damaged[HEADER.size:])
+    except PeerError:
+        pass
+
+
+@pytest.mark.parametrize("name", [b"", b"/etc/passwd", b"..", b"a/..", b"a/../b", b"a//b", b"./a", b"a/", b"a\0b",
+                                  b"x" * (LONGEST_COMPONENT + 1), b"a/.b.mproxy-part", b".b.mproxy-state"])
+def test_names_that_are_not_taken(name):
+    with pytest.raises(BadName):
+        split_name(name)
+
+
+def test_names_that_are_taken():
+    assert split_name(b"a/b c/..d") == [b"a", b"b c", b"..d"]
+    assert split_name(b"x" * LONGEST_COMPONENT) == [b"x" * LONGEST_COMPONENT]
+
+
+# ---- files that arrive
+
+class Arrival:
+    """A source in memory and its PartialFile in a directory."""
+
+    def __init__(self, directory, size=2_500_000, identity=b"1" * 16):
+        self.directory = directory
+        self.data = bytes(number * 7 & 0xFF for number in range(1000)) * (size // 1000)
+        self.file = File(0, FileKind.FILE, 0o640, 10**18, len(self.data), identity, b"f")
+        self.count = tree.block_count(len(self.data))
+
+    def begin(self, boot=b"b" * 36, force=False):
+        fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+        self.partial = PartialFile(fd, b"f", self.file, boot=boot, force=force)
+        return self.partial.begin()
+
+    def block(self, number):
+        data = self.data[number << 20:(number + 1) << 20]
+        return data, tree.leaf(data, number, number == self.count - 1)
+
+    def write(self, *numbers):
+        for number in numbers:
+            assert self.partial.write_block(number, *self.block(number))
+
+    def root(self):
+        return tree.root(b"".join(self.block(number)[1] for number in range(self.count)))
+
+
+def test_a_file_arrives_in_any_order(tmp_path):
+    arrival = Arrival(tmp_path)
+    assert arrival.begin() == [(0, 3)]
+    arrival.write(2, 0, 1)
+    assert arrival.partial.finish(len(arrival.data), arrival.root()) == arrival.root()
+    arrival.partial.close()
+    assert (tmp_path / "f").read_bytes() == arrival.data
+    assert (tmp_path / "f").stat().st_mode & 0o777 == 0o640
+    assert os.listdir(tmp_path) == ["f"]
+
+
+def test_it_goes_on_where_it_stopped(tmp_path):
+    arrival = Arrival(tmp_path)
+    arrival.begin()
+    arrival.write(1)
+    arrival.partial.close()
+    assert arrival.begin() == [(0, 1), (2, 1)]
+    assert arrival.partial.kept_blocks == 1
+    arrival.write(0, 2)
+    assert arrival.partial.finish(len(arrival.data), bytes(32)) == arrival.root()
+
+
+def test_another_source_begins_anew(tmp_path):
+    arrival = Arrival(tmp_path)
+    arrival.begin()
+    arrival.write(1)
+    arrival.partial.close()
+    assert Arrival(tmp_path, identity=b"2" * 16).begin() == [(0, 3)]
+
+
+def test_after_a_crash_of_the_system_blocks_are_looked_at(tmp_path):
+    arrival = Arrival(tmp_path)
+    arrival.begin()
+    arrival.write(0, 1)
+    arrival.partial.close()
+    with (tmp_path / ".f.mproxy-part").open("r+b") as part:
+        part.seek(1 << 20)
+        part.write(b"what the page cache lost")
+    assert arrival.begin(boot=b"c" * 36) == [(1, 2)]
+
+
+def test_damage_is_not_written_as_good(tmp_path):
+    arrival = Arrival(tmp_path)
+    arrival.begin()
+    data, digest = arrival.block(0)
+    assert not arrival.partial.write_block(0, b"x" + data[1:], digest)
+    arrival.write(1, 2)
+    assert arrival.partial.finish(len(arrival.data), arrival.root()) is None
+    assert os.listdir(tmp_path) == []
+
+
+def test_nothing_is_replaced_even_if_it_comes_meanwhile(tmp_path):
+    arrival = Arrival(tmp_path)
+    arrival.begin()
+    arrival.write(0, 1, 2)
+    (tmp_path / "f").write_bytes(b"somebody else's")
+    with pytest.raises(FileExistsError):
+        arrival.partial.finish(len(arrival.data), arrival.root())
+    assert (tmp_path / "f").read_bytes() == b"somebody else's"
+    arrival.partial.close()
+    with pytest.raises(FileExistsError):
+        arrival.begin()
+    assert arrival.begin(force=True) == []
+
+
+def test_two_at_once_do_not_mix(tmp_path):
+    Arrival(tmp_path).begin()
+    first = Arrival(tmp_path)
+    held = Arrival(tmp_path)
+    with pytest.raises(FileExistsError):
+        first.begin() or held.begin()
+
+
+def test_a_link_in_the_place_of_the_temporary_file(tmp_path):
+    (tmp_path / ".f.mproxy-part").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError):
+        Arrival(tmp_path).begin()
+    assert not (tmp_path / "elsewhere").exists()
