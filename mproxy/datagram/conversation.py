@@ -15,6 +15,7 @@ class Conversation:
     def __init__(self, link, keying=None):
         self.link = link
         self.over = False
+        self.open = False  # the peer has shown that it is there, with the keys
         self._keying = keying
         self._header = bytearray(HEADER.size)
         self._next = self._start  # what the buffer being filled is
@@ -35,6 +36,7 @@ class Conversation:
 
     def on_established(self, link):
         """The peer is there."""
+        self.open = True
         self._next = self._take_header
         link.fill(self._header)
         self.on_open()

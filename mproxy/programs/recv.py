@@ -28,6 +28,9 @@ from mproxy.programs.transfer import (
 )
 from mproxy.words import parse_count, parse_host_port, parse_port
 
+# A handshake is three packets; 10 s outlast several losses on the longest path.
+OPEN_WITHIN_US = 10_000_000
+
 _USAGE = "mproxy recv [options] PORT [-o FILE|DIR|-]"
 
 _DESCRIPTION = """\
@@ -124,6 +127,9 @@ class Recv:
         receiver = FileReceiver(link, self._destination, self._workers, self, keying, self._in_order)
         self._receivers[receiver] = link.peer
         self._log.info("sender", peer=_say(link.peer))
+        # Whoever has no key must not keep a place from those who have.
+        self._loop.call_later(OPEN_WITHIN_US, lambda: receiver.open or receiver.give_up(
+            EndCode.TIMED_OUT, "no keys within 10 s"))
 
     def on_file(self, receiver, file, code, root, text):
         """One file's end."""
