@@ -42,6 +42,15 @@ test: all $(VENV)/dev-packages  ## unit, simulation, system and meta tests; TEST
 	.ci/system-packages test
 	$(RUN) -m pytest $(TESTS) $(PYTEST)
 
+.PHONY: asan
+asan: all $(VENV)/dev-packages  ## the whole test suite with AddressSanitizer and UBSan, in build/asan
+	.ci/system-packages test
+	.ci/asan test
+
+.PHONY: fuzz
+fuzz: all $(VENV)/dev-packages  ## hammer parsers and sessions, guided by coverage: SECONDS=600 each, FUZZ="frames rules"
+	.ci/asan fuzz $(SECONDS) $(FUZZ)
+
 .PHONY: soak
 soak: all $(VENV)/dev-packages  ## random schedules against the protocol core: SECONDS=600, SEED=n repeats one
 	$(RUN) -m tests.sim.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))

@@ -62,7 +62,7 @@ def extensions():
     for path in NEED_OPENSSL:
         name = path.removesuffix(".pyx").replace("/", ".")
         yield Extension(name, [path], extra_compile_args=FLAGS, extra_link_args=LINK_FLAGS, **openssl)
-    yield Extension("*", ["mproxy/**/*.pyx"], extra_compile_args=FLAGS, extra_link_args=LINK_FLAGS)
+    yield Extension("*", os.environ.get("MPROXY_MODULES", "mproxy/**/*.pyx").split(), extra_compile_args=FLAGS, extra_link_args=LINK_FLAGS)
 
 
 setup(

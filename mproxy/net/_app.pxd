@@ -48,6 +48,7 @@ cdef struct Apps:
     void *owner         # for connect_failed
 
 
+cdef bint apps_may_grow(const Apps *apps) noexcept
 cdef App *app_new(Apps *apps, Stream *stream, int fd, int write_fd) noexcept
 cdef int app_watch(App *app) noexcept
 cdef void app_close(App *app, bint abruptly) noexcept

@@ -14,7 +14,7 @@ from mproxy._ring cimport iovec, ring_space, ring_used, ring_view
 from mproxy._wire cimport ResetCode
 from mproxy.net._loop cimport EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
 from mproxy.net._socket cimport (
-    SHUT_WR, close, pending_error, receive_parts, reset_on_close, send_parts, shutdown, ssize_t,
+    SHUT_WR, close, pending_error, receive_parts, reset_on_close, send_parts, shutdown, spare_from, ssize_t,
 )
 
 
@@ -22,8 +22,17 @@ cdef enum:
     READ_BYTES = 262144  # most bytes of one read
 
 
+cdef int all_apps = 0  # of all endpoints
+
+
+cdef bint apps_may_grow(const Apps *apps) noexcept:
+    """Whether an endpoint may have one more: no more than as many descriptors as it leaves to others."""
+    return apps.count < spare_from() - all_apps
+
+
 cdef App *app_new(Apps *apps, Stream *stream, int fd, int write_fd) noexcept:
     """Record an application on `fd`; `write_fd` is where it takes bytes, or -1 for the same. NULL: no memory."""
+    global all_apps
     cdef App *app = <App *>calloc(1, sizeof(App))
     if app == NULL:
         return NULL
@@ -43,6 +52,7 @@ cdef App *app_new(Apps *apps, Stream *stream, int fd, int write_fd) noexcept:
         apps.first = app
     apps.last = app
     apps.count += 1
+    all_apps += 1
     stream.owner = app
     return app
 
@@ -68,6 +78,7 @@ cdef int app_watch(App *app) noexcept:
 
 cdef void app_close(App *app, bint abruptly) noexcept:
     """Close the descriptors, with a reset when `abruptly`, and let go of the stream."""
+    global all_apps
     cdef Apps *apps = app.apps
     cdef Loop loop = <Loop>apps.loop
     if abruptly:
@@ -85,6 +96,7 @@ cdef void app_close(App *app, bint abruptly) noexcept:
     else:
         apps.last = app.all_prev
     apps.count -= 1
+    all_apps -= 1
     (<Session>apps.session).release(app.stream)
     loop.schedule(apps.work)  # there may be a frame to send, and the owner wants to know when none is left
     loop.free_later(app)

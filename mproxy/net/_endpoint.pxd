@@ -49,6 +49,8 @@ cdef class Endpoint:
     cdef bint short_of_memory            # the carrier is not read, or applications are not: `on_memory` looks again
     cdef size_t read_bytes               # most to read from the carrier at once while this endpoint is slow
     cdef int64_t slow_until              # it counts as slow until then
+    cdef int64_t refusals_at             # beginning of the present second
+    cdef int refusals                    # daemons that could not be reached in that second
     cdef bint suspected                  # the observer was told
     cdef bint was_busy                   # there was an application when the observer was last told of idleness
 
@@ -68,6 +70,7 @@ cdef class Endpoint:
     cdef void reset_apps(self) noexcept
     cdef int accepted(self, int fd, bytes target) noexcept
     cdef void opened(self, Stream *stream, const uint8_t *target, uint32_t length) noexcept
+    cdef bint must_not_dial(self) noexcept
     cdef void dial(self, Stream *stream, Target target) noexcept
     cdef void try_next(self, App *app, int error) noexcept
     cdef void refused(self, Stream *stream, Target target, int error) noexcept

@@ -13,7 +13,7 @@ from mproxy._stream cimport table_find
 from mproxy._transmit cimport MAX_IOVECS
 from mproxy._wire cimport ResetCode
 from mproxy.net._app cimport (
-    app_close, app_deliver, app_mark_ready, app_new, app_next_ready, app_read, app_watch,
+    app_close, app_deliver, app_mark_ready, app_new, app_next_ready, app_read, app_watch, apps_may_grow,
 )
 from mproxy.net._loop cimport (
     BUFFER_BYTES, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, read_clock,
@@ -31,9 +31,18 @@ cdef enum:
     LONG_PUMP_US = 200          # a pump that takes no longer holds nobody up
     SLOW_BYTES_US = 50          # who moves fewer bytes in a microsecond is slow; bulk moves a thousand
     SLOW_US = 1000000           # and stays slow for so long
+    FIRST_READ_BYTES = 16384    # of a carrier whose ways are not known yet; doubles with every quick pump
     LEAST_SLOW_READ_BYTES = 128  # of a slow carrier at once: four OPENs
+    REFUSALS_TOLD = 10          # in REFUSALS_US the observer is told of so many; a flood of them is one piece of news
+    REFUSALS_US = 1000000
+    LONG_DIAL_US = 500          # a connect(2) that takes longer has searched for a free port
+    DIAL_PAUSE = 20             # then whoever holds others up does not dial for so many times as long
+    LONG_TURN_US = 5000         # who dials in a turn that has lasted so long holds others up
     MEMORY_LOOK_US = 100000     # from one look for memory to the next
     HOLD_US = 1000              # bulk that waits for room on the path looks again after this
+
+
+cdef int64_t dials_paused_until = 0
 
 
 cdef void carrier_ready(Source *source, uint32_t events) noexcept:
@@ -61,7 +70,7 @@ cdef class Endpoint:
     def __init__(self, Loop loop, Session session, observer):
         self.loop = loop
         self.observer = observer
-        self.read_bytes = BUFFER_BYTES
+        self.read_bytes = FIRST_READ_BYTES
         self.carrier.fd = -1
         self.carrier.ready = carrier_ready
         self.carrier.owner = <void *>self
@@ -221,7 +230,6 @@ cdef class Endpoint:
             self.read_bytes = max(self.read_bytes // 2, <size_t>LEAST_SLOW_READ_BYTES)
         elif self.work.slow and now > self.slow_until:
             self.work.slow = False
-            self.read_bytes = BUFFER_BYTES
         elif spent_us < LONG_PUMP_US // 4 and self.read_bytes < BUFFER_BYTES:
             self.read_bytes *= 2
 
@@ -477,19 +485,32 @@ cdef class Endpoint:
     cdef void opened(self, Stream *stream, const uint8_t *target, uint32_t length) noexcept:
         """sproxy: the peer opened a stream."""
         self.was_busy = True
+        if not apps_may_grow(&self.apps) or self.must_not_dial():
+            self.session.reset(stream, ResetCode.LOCAL_ERROR)
+            return
         if length == 0 and self.default_target is not None:
             self.dial(stream, self.default_target)
         else:
             self.tell("on_opened", (self, stream.id, (<const char *>target)[:length]))
 
+    cdef bint must_not_dial(self) noexcept:
+        """Dials take long, as they do when the system runs out of ports, and this session has had much of that time."""
+        cdef int64_t now = read_clock()
+        return now < dials_paused_until and (self.work.slow or now - self.loop.now_us > LONG_TURN_US)
+
     cdef void dial(self, Stream *stream, Target target) noexcept:
         """Connect to the first address of the daemon that does not fail at once."""
+        global dials_paused_until
         cdef int fd = -1, index = 0, error = 0
+        cdef int64_t began = read_clock(), ended
         cdef App *app
         while fd < 0 and index < target.count:
             fd = target.dial(index)
             error = errno
             index += 1
+        ended = read_clock()
+        if ended - began > LONG_DIAL_US:
+            dials_paused_until = ended + DIAL_PAUSE * (ended - began)
         app = app_new(&self.apps, stream, fd, -1) if fd >= 0 else NULL
         if app == NULL:
             self.refused(stream, target, error)
@@ -528,7 +549,12 @@ cdef class Endpoint:
             code = ResetCode.LOCAL_ERROR
         self.session.reset(stream, code)
         self.loop.schedule(&self.work)
-        self.tell("on_refused", (self, stream.id, target.text, error))
+        if self.loop.now_us - self.refusals_at >= REFUSALS_US:
+            self.refusals_at = self.loop.now_us
+            self.refusals = 0
+        self.refusals += 1
+        if self.refusals <= REFUSALS_TOLD:
+            self.tell("on_refused", (self, stream.id, target.text, error))
 
     cdef void tell(self, str event, tuple arguments) noexcept:
         """Call the observer; what it lets through goes to the loop's `on_error`."""

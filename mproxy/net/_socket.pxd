@@ -71,6 +71,7 @@ cdef void reset_on_close(int fd) noexcept nogil
 cdef void close_with_reset(int fd) noexcept nogil
 
 
+cdef int spare_from() noexcept nogil
 cdef bint is_spare(int fd) noexcept nogil
 
 

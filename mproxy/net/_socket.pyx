@@ -95,6 +95,11 @@ def keep_spare(int limit):
     first_spare = limit - min(SPARE_DESCRIPTORS, limit // 4)
 
 
+cdef int spare_from() noexcept nogil:
+    """Descriptors that streams may have together."""
+    return first_spare
+
+
 cdef bint is_spare(int fd) noexcept nogil:
     """The system gave one of the last descriptors: streams must not take it."""
     return fd >= first_spare

@@ -1,0 +1,169 @@
+"""A crowd of hostile clients, as a program: crowd.py ADDRESS PORT SESSIONS
+
+Each fourth of them does one thing, as fast as it is let, until it is killed:
+
+    stuff    fills the windows of some streams, whose daemon echoes, and never reads an answer
+    open     opens stream after stream, thousands of them, and never answers a heartbeat
+    crumbs   sends DATA of one byte each
+    resume   dials again and again and takes its own session over each time
+
+Prints `ready SESSIONS` when all had a session, and `again N` when somebody had to begin anew, N in all.
+"""
+
+import os
+import resource
+import selectors
+import socket
+import sys
+import time
+
+from wire_peer import DATA, END, HEADER, OPEN, PREAMBLE, RESUME, WELCOME_PAYLOAD, frame, hello, preamble
+
+KINDS = ("stuff", "open", "crumbs", "resume")
+PORTION = 64 * 1024
+WELCOME_BYTES = PREAMBLE.size + HEADER.size + WELCOME_PAYLOAD.size
+
+
+class Crowd:
+    """All of them in one loop."""
+
+    def __init__(self, address, port, count):
+        self.address = address, port
+        self.selector = selectors.DefaultSelector()
+        self.welcomed = self.again = 0
+        self.count = count
+        self.clients = [Client(self, KINDS[number % len(KINDS)]) for number in range(count)]
+
+    def run(self):
+        """Never ends."""
+        for number, client in enumerate(self.clients):
+            client.dial()
+            if number % 20 == 0:
+                self.turn(0.01)
+        while True:
+            self.turn(1)
+
+    def turn(self, wait):
+        for key, events in self.selector.select(wait):
+            if key.data.connection is key.fileobj:
+                key.data.on_ready(events)
+
+    def tell_welcomed(self):
+        self.welcomed += 1
+        if self.welcomed == self.count:
+            print("ready", self.count, flush=True)
+
+
+class Client:
+    """One hostile session."""
+
+    def __init__(self, crowd, kind):
+        self.crowd, self.kind = crowd, kind
+        self.connection = None
+        self.instance = os.urandom(16)
+        self.identity = {}  # what a resume needs
+        self.epoch = time.time_ns() // 1000
+        self.known = False
+
+    def dial(self):
+        """A new connection; the one before is dropped."""
+        self.drop()
+        self.connection = socket.socket()
+        self.connection.setblocking(False)
+        self.connection.connect_ex(self.crowd.address)
+        self.epoch += 1
+        said = hello(instance=self.instance, epoch=self.epoch, **self.identity)
+        self.out = preamble() + said + frame(RESUME, END, seq=1)
+        self.received = b""
+        self.welcomed = False
+        self.script = getattr(self, self.kind)()
+        self.crowd.selector.register(self.connection, selectors.EVENT_READ | selectors.EVENT_WRITE, self)
+
+    def drop(self):
+        if self.connection is not None:
+            self.crowd.selector.unregister(self.connection)
+            self.connection.close()
+            self.connection = None
+
+    def on_ready(self, events):
+        try:
+            if events & selectors.EVENT_READ and not self.welcomed:
+                self.read_welcome()
+            if events & selectors.EVENT_WRITE and self.connection is not None:
+                self.write()
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.begin_anew()
+
+    def read_welcome(self):
+        data = self.connection.recv(WELCOME_BYTES - len(self.received))
+        if not data:
+            raise ConnectionResetError
+        self.received += data
+        if len(self.received) < WELCOME_BYTES:
+            return
+        welcome = WELCOME_PAYLOAD.unpack(self.received[-WELCOME_PAYLOAD.size:])
+        self.welcomed = True
+        if not self.known:
+            self.known = True
+            self.crowd.tell_welcomed()
+        if not self.identity:
+            self.identity = {"session": welcome[0], "secret": welcome[1]}
+        if self.kind == "resume":
+            self.dial()
+        else:  # from now on nothing is read any more
+            self.crowd.selector.modify(self.connection, selectors.EVENT_WRITE, self)
+
+    def write(self):
+        if not self.out:
+            if not self.welcomed:
+                self.crowd.selector.modify(self.connection, selectors.EVENT_READ, self)
+                return
+            self.out = next(self.script)
+        self.out = self.out[self.connection.send(self.out):]
+
+    def begin_anew(self):
+        """sproxy has ended it: another session."""
+        self.crowd.again += 1
+        print("again", self.crowd.again, flush=True)
+        self.identity = {}
+        self.dial()
+
+    # what each kind sends after its WELCOME
+
+    def stuff(self):
+        for stream in range(1, 9):
+            yield frame(OPEN, stream=stream)
+        offset = 0
+        while True:
+            for stream in range(1, 9):
+                yield frame(DATA, stream=stream, seq=offset, payload=bytes(PORTION))
+            offset += PORTION
+
+    def open(self):
+        stream = 0
+        while True:
+            yield b"".join(frame(OPEN, stream=stream + n) + frame(DATA, stream=stream + n, payload=b"hello")
+                           for n in range(1, 51))
+            stream += 50
+
+    def crumbs(self):
+        yield frame(OPEN, stream=1)
+        offset = 0
+        while True:
+            yield b"".join(frame(DATA, stream=1, seq=offset + n, payload=b"x") for n in range(1000))
+            offset += 1000
+
+    def resume(self):
+        yield b""
+
+
+def main(address, port, count):
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    Crowd(address, int(port), int(count)).run()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
