@@ -62,7 +62,8 @@ def extensions():
     for path in NEED_OPENSSL:
         name = path.removesuffix(".pyx").replace("/", ".")
         yield Extension(name, [path], extra_compile_args=FLAGS, extra_link_args=LINK_FLAGS, **openssl)
-    yield Extension("*", os.environ.get("MPROXY_MODULES", "mproxy/**/*.pyx").split(), extra_compile_args=FLAGS, extra_link_args=LINK_FLAGS)
+    patterns = os.environ.get("MPROXY_MODULES", "mproxy/**/*.pyx").split()
+    yield Extension("*", patterns, extra_compile_args=FLAGS, extra_link_args=LINK_FLAGS)
 
 
 setup(

@@ -1,5 +1,5 @@
-# Invariant: any bytes are an authorized_keys file: every line that says something is a grant or a warning, and any grant
-# answers any question about addresses, times and targets.
+# Invariant: any bytes are an authorized_keys file: every line that says something is a grant or a warning, and any
+# grant answers any question about addresses, times and targets.
 """The parser of authorized_keys, options included."""
 
 from mproxy.policy.trust import lines_of, parse_authorized_keys

@@ -1,5 +1,5 @@
-# Invariant: however the bytes are cut into pieces, the parser finds the same frames or ends with the same error; no frame
-# is longer than its type allows, and no piece of DATA lies outside its frame.
+# Invariant: however the bytes are cut into pieces, the parser finds the same frames or ends with the same error; no
+# frame is longer than its type allows, and no piece of DATA lies outside its frame.
 """The frame parser, whole and byte by byte."""
 
 from mproxy._frames import FrameParser

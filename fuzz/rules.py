@@ -1,5 +1,5 @@
-# Invariant: any text is a relay configuration, or is refused in one line with the number of its line; what is accepted is
-# within bounds.
+# Invariant: any text is a relay configuration, or is refused in one line with the number of its line; what is accepted
+# is within bounds.
 """The parser of relay rules."""
 
 from mproxy.relay.rule_file import RulesError, parse_rules

@@ -35,7 +35,8 @@ cdef enum:
     LEAST_SLOW_READ_BYTES = 128  # of a slow carrier at once: four OPENs
     REFUSALS_TOLD = 10          # in REFUSALS_US the observer is told of so many; a flood of them is one piece of news
     REFUSALS_US = 1000000
-    LONG_DIAL_US = 500          # a connect(2) that takes longer has searched for a free port
+    LONG_DIAL_US = 1000         # connect(2) taking longer on average has to search for free ports
+    MOST_DIAL_US = 8000         # one that took longer counts as so much: the process may not have run meanwhile
     DIAL_PAUSE = 20             # then whoever holds others up does not dial for so many times as long
     LONG_TURN_US = 5000         # who dials in a turn that has lasted so long holds others up
     MEMORY_LOOK_US = 100000     # from one look for memory to the next
@@ -43,6 +44,7 @@ cdef enum:
 
 
 cdef int64_t dials_paused_until = 0
+cdef int64_t mean_dial_us = 0  # of connect(2), all endpoints
 
 
 cdef void carrier_ready(Source *source, uint32_t events) noexcept:
@@ -500,7 +502,7 @@ cdef class Endpoint:
 
     cdef void dial(self, Stream *stream, Target target) noexcept:
         """Connect to the first address of the daemon that does not fail at once."""
-        global dials_paused_until
+        global dials_paused_until, mean_dial_us
         cdef int fd = -1, index = 0, error = 0
         cdef int64_t began = read_clock(), ended
         cdef App *app
@@ -509,7 +511,8 @@ cdef class Endpoint:
             error = errno
             index += 1
         ended = read_clock()
-        if ended - began > LONG_DIAL_US:
+        mean_dial_us += (min(ended - began, <int64_t>MOST_DIAL_US) - mean_dial_us) // 16
+        if mean_dial_us > LONG_DIAL_US:
             dials_paused_until = ended + DIAL_PAUSE * (ended - began)
         app = app_new(&self.apps, stream, fd, -1) if fd >= 0 else NULL
         if app == NULL:

@@ -17,7 +17,7 @@ import socket
 import sys
 import time
 
-from wire_peer import DATA, END, HEADER, OPEN, PREAMBLE, RESUME, WELCOME_PAYLOAD, frame, hello, preamble
+from wire_peer import DATA, HEADER, OPEN, PREAMBLE, WELCOME_PAYLOAD, end_mark, frame, hello, preamble
 
 KINDS = ("stuff", "open", "crumbs", "resume")
 PORTION = 64 * 1024
@@ -72,8 +72,8 @@ class Client:
         self.connection.setblocking(False)
         self.connection.connect_ex(self.crowd.address)
         self.epoch += 1
-        said = hello(instance=self.instance, epoch=self.epoch, **self.identity)
-        self.out = preamble() + said + frame(RESUME, END, seq=1)
+        said = hello(instance=self.instance, epoch=self.epoch, resume_list=end_mark(1), **self.identity)
+        self.out = preamble() + said + end_mark(1)
         self.received = b""
         self.welcomed = False
         self.script = getattr(self, self.kind)()
