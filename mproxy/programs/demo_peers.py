@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -187,11 +188,12 @@ class Proxy:
         self._on_event = on_event
         self._partial = b""
         self._last_words = ""
+        self._state = tempfile.TemporaryDirectory(prefix="mproxy-demo-")  # its keys are for this run alone
         # Nothing is left to drain at a good end, and at a bad one nobody wants to wait.
         command = [sys.executable, "-P", "-m", f"mproxy.programs.{name}", "--log-format=json", "--drain=0s"]
         self._process = subprocess.Popen(
             [*command, *map(str, arguments)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, env=_environment(), preexec_fn=_die_with_parent,
+            stderr=subprocess.PIPE, env=_environment(self._state.name), preexec_fn=_die_with_parent,
             start_new_session=True)  # Ctrl-C is the demo's affair
         watch.add(self._process.stderr, self._on_log)
 
@@ -210,6 +212,7 @@ class Proxy:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._state.cleanup()
 
     def _on_log(self):
         data = os.read(self._process.stderr.fileno(), _READ_BYTES)
@@ -231,10 +234,10 @@ class Proxy:
             self._on_event(self.name, record)
 
 
-def _environment():
-    """This process's own, with the package that runs now in front of any other."""
+def _environment(state):
+    """This process's own, with the package that runs now in front of any other, and a state directory."""
     paths = [str(Path(mproxy.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "XDG_STATE_HOME": state}
 
 
 def _die_with_parent():
