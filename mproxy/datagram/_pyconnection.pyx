@@ -153,7 +153,8 @@ cdef class PyConnection:
         """Every time at which something is due, for assertions."""
         cdef Connection c = self.connection
         return {
-            "setup": c.setup_at, "path": c.path_at, "keepalive": c.keepalive_at, "idle": c.idle_at, "ack": c.acks.due_at,
+            "setup": c.setup_at, "path": c.path_at, "keepalive": c.keepalive_at, "idle": c.idle_at,
+            "ack": c.acks.due_at,
             "pace": c.pace_at, "loss": c.recovery.loss_at, "timeout": c.recovery.timeout_at(c.peer_delay_us),
             "close": c.close_at, "drain": c.drain_at,
         }

@@ -2,9 +2,9 @@
 
 import random
 
-from mproxy.datagram._packet import EndCode
 from mproxy.datagram._states import ConnectionState
 
+from mproxy.datagram._packet import EndCode
 from mproxy.datagram.config import DatagramConfig
 from tests.sim.path import Faults, World
 
