@@ -14,7 +14,7 @@ LAYERS = [
     ["mproxy._ring", "mproxy.words"],
     ["mproxy._frames", "mproxy._stream", "mproxy.datagram.config", "mproxy.datagram._packet", "mproxy.datagram._ranges",
      "mproxy.datagram._rtt", "mproxy.datagram._sent", "mproxy.datagram._congestion", "mproxy.datagram._pace",
-     "mproxy.datagram._states", "mproxy.datagram._impair"],
+     "mproxy.datagram._states", "mproxy.datagram._impair", "mproxy.datagram._hash"],
     ["mproxy._transmit", "mproxy.datagram._outflow", "mproxy.datagram._inflow", "mproxy.datagram._acks",
      "mproxy.datagram._cubic", "mproxy.datagram._bbr"],
     ["mproxy._streams", "mproxy.datagram._listener", "mproxy.datagram._mtu", "mproxy.datagram._recovery"],

@@ -1,0 +1,147 @@
+"""BLAKE2b of four leaves at once. How and why: _hash.pxd."""
+
+from libc.stdint cimport uint8_t, uint64_t
+
+cdef extern from *:
+    r"""
+    #include <stdint.h>
+    #include <string.h>
+
+    typedef uint64_t lanes __attribute__((vector_size(32)));
+    typedef uint8_t lane_bytes __attribute__((vector_size(32)));
+    /* Vector operations are lowered before functions are inlined: each needs to know what it may use. */
+    #if defined(__x86_64__)
+    #define FOR_LANES __attribute__((target("avx2")))
+    #else
+    #define FOR_LANES
+    #endif
+    #define INLINE FOR_LANES static inline __attribute__((always_inline))
+
+    static const uint64_t blake_iv[8] = {
+        0x6a09e667f3bcc908, 0xbb67ae8584caa73b, 0x3c6ef372fe94f82b, 0xa54ff53a5f1d36f1,
+        0x510e527fade682d1, 0x9b05688c2b3e6c1f, 0x1f83d9abfb41bd6b, 0x5be0cd19137e2179};
+
+    #define SAME(x) ((lanes){(x), (x), (x), (x)})
+    #define BY_BYTES(x, ...) ((lanes)__builtin_shuffle((lane_bytes)(x), (lane_bytes){__VA_ARGS__}))
+    #define ROT32(x) BY_BYTES(x, \
+        4,5,6,7,0,1,2,3, 12,13,14,15,8,9,10,11, 20,21,22,23,16,17,18,19, 28,29,30,31,24,25,26,27)
+    #define ROT24(x) BY_BYTES(x, \
+        3,4,5,6,7,0,1,2, 11,12,13,14,15,8,9,10, 19,20,21,22,23,16,17,18, 27,28,29,30,31,24,25,26)
+    #define ROT16(x) BY_BYTES(x, \
+        2,3,4,5,6,7,0,1, 10,11,12,13,14,15,8,9, 18,19,20,21,22,23,16,17, 26,27,28,29,30,31,24,25)
+    #define ROT63(x) (((x) >> 63) | ((x) + (x)))
+    #define MIX(a, b, c, d, x, y) \
+        a += b + m[x]; d = ROT32(d ^ a); c += d; b = ROT24(b ^ c); \
+        a += b + m[y]; d = ROT16(d ^ a); c += d; b = ROT63(b ^ c);
+    #define ROUND(s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, sa, sb, sc, sd, se, sf) \
+        MIX(v0, v4, v8, vc, s0, s1) MIX(v1, v5, v9, vd, s2, s3) \
+        MIX(v2, v6, va, ve, s4, s5) MIX(v3, v7, vb, vf, s6, s7) \
+        MIX(v0, v5, va, vf, s8, s9) MIX(v1, v6, vb, vc, sa, sb) \
+        MIX(v2, v7, v8, vd, sc, sd) MIX(v3, v4, v9, ve, se, sf)
+
+    /* Four words of four leaves: from a row a leaf to a row a word. */
+    INLINE void blake_load(lanes *m, const uint8_t *data, uint64_t stride) {
+        lanes a, b, c, d, e, f, g, h;
+        memcpy(&a, data, 32);
+        memcpy(&b, data + stride, 32);
+        memcpy(&c, data + 2 * stride, 32);
+        memcpy(&d, data + 3 * stride, 32);
+        e = __builtin_shuffle(a, b, (lanes){0, 4, 2, 6});
+        f = __builtin_shuffle(a, b, (lanes){1, 5, 3, 7});
+        g = __builtin_shuffle(c, d, (lanes){0, 4, 2, 6});
+        h = __builtin_shuffle(c, d, (lanes){1, 5, 3, 7});
+        m[0] = __builtin_shuffle(e, g, (lanes){0, 1, 4, 5});
+        m[1] = __builtin_shuffle(f, h, (lanes){0, 1, 4, 5});
+        m[2] = __builtin_shuffle(e, g, (lanes){2, 3, 6, 7});
+        m[3] = __builtin_shuffle(f, h, (lanes){2, 3, 6, 7});
+    }
+
+    INLINE void blake_compress(lanes *h, const uint8_t *data, uint64_t stride, uint64_t count, lanes end, lanes last) {
+        lanes m[16];
+        lanes v0 = h[0], v1 = h[1], v2 = h[2], v3 = h[3], v4 = h[4], v5 = h[5], v6 = h[6], v7 = h[7];
+        lanes v8 = SAME(blake_iv[0]), v9 = SAME(blake_iv[1]), va = SAME(blake_iv[2]), vb = SAME(blake_iv[3]);
+        lanes vc = SAME(blake_iv[4] ^ count), vd = SAME(blake_iv[5]);
+        lanes ve = SAME(blake_iv[6]) ^ end, vf = SAME(blake_iv[7]) ^ last;
+        int word;
+        for (word = 0; word < 16; word += 4)
+            blake_load(m + word, data + word * 8, stride);
+        ROUND(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
+        ROUND(14, 10, 4, 8, 9, 15, 13, 6, 1, 12, 0, 2, 11, 7, 5, 3)
+        ROUND(11, 8, 12, 0, 5, 2, 15, 13, 10, 14, 3, 6, 7, 1, 9, 4)
+        ROUND(7, 9, 3, 1, 13, 12, 11, 14, 2, 6, 5, 10, 4, 0, 15, 8)
+        ROUND(9, 0, 5, 7, 2, 4, 10, 15, 14, 1, 11, 12, 6, 8, 3, 13)
+        ROUND(2, 12, 6, 10, 0, 11, 8, 3, 4, 13, 7, 5, 15, 14, 1, 9)
+        ROUND(12, 5, 1, 15, 14, 13, 4, 10, 0, 7, 6, 3, 9, 2, 8, 11)
+        ROUND(13, 11, 7, 14, 12, 1, 3, 9, 5, 0, 15, 4, 8, 6, 2, 10)
+        ROUND(6, 15, 14, 9, 11, 3, 0, 8, 12, 2, 13, 7, 1, 4, 10, 5)
+        ROUND(10, 2, 8, 4, 7, 6, 1, 5, 15, 11, 9, 14, 3, 12, 13, 0)
+        ROUND(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
+        ROUND(14, 10, 4, 8, 9, 15, 13, 6, 1, 12, 0, 2, 11, 7, 5, 3)
+        h[0] ^= v0 ^ v8; h[1] ^= v1 ^ v9; h[2] ^= v2 ^ va; h[3] ^= v3 ^ vb;
+        h[4] ^= v4 ^ vc; h[5] ^= v5 ^ vd; h[6] ^= v6 ^ ve; h[7] ^= v7 ^ vf;
+    }
+
+    FOR_LANES static void blake_four(const uint8_t *data, uint64_t size, uint64_t *state, int is_last) {
+        lanes h[8], none = SAME(0);
+        uint64_t done;
+        memcpy(h, state, sizeof h);
+        for (done = 0; done + 128 < size; done += 128)
+            blake_compress(h, data + done, size, done + 128, none, none);
+        blake_compress(h, data + done, size, size, SAME(~(uint64_t)0), (lanes){0, 0, 0, is_last ? ~(uint64_t)0 : 0});
+        memcpy(state, h, sizeof h);
+    }
+
+    static int blake_is_fast(void) {
+    #if defined(__x86_64__)
+        return __builtin_cpu_supports("avx2") != 0;
+    #else
+        return 0;
+    #endif
+    }
+    """
+    # `data` is four leaves of `size` bytes (a multiple of 128, and not 0); `state` 8 words of four lanes; the fourth
+    # leaf is the last of its level or none is. Only where blake_is_fast.
+    void blake_four(const uint8_t *data, uint64_t size, uint64_t *state, int is_last) noexcept nogil
+    int blake_is_fast() noexcept nogil
+    const uint64_t *blake_iv
+
+
+is_fast = bool(blake_is_fast())
+
+cdef enum:
+    LANES = 4
+    WORDS = 8
+
+
+def four_leaves(const uint8_t[::1] data not None, tuple parameters, uint64_t offset, bint is_last):
+    """The 32-byte digests of the four quarters of `data`, joined, as hashlib.blake2b makes them with `parameters`.
+
+    Those are (digest bytes, fanout, depth, leaf bytes, node depth, inner bytes); the node offsets count from `offset`;
+    `is_last`: the fourth leaf is the last of its level. A quarter is a multiple of 128 bytes and not empty, else
+    ValueError. Only where `is_fast`. Releases the GIL.
+    """
+    cdef uint64_t state[WORDS * LANES]
+    cdef uint64_t digest_bytes, fanout, depth, leaf_bytes, node_depth, inner_bytes
+    cdef uint64_t size = <uint64_t>data.shape[0] // LANES
+    cdef int word, lane
+    if size == 0 or data.shape[0] % (128 * LANES) or not is_fast:
+        raise ValueError("four leaves need four equal quarters of whole blocks, and AVX2")
+    digest_bytes, fanout, depth, leaf_bytes, node_depth, inner_bytes = parameters
+    for lane in range(LANES):
+        for word in range(WORDS):
+            state[word * LANES + lane] = blake_iv[word]
+        state[lane] ^= digest_bytes | fanout << 16 | depth << 24 | leaf_bytes << 32
+        state[LANES + lane] ^= offset + <uint64_t>lane
+        state[2 * LANES + lane] ^= node_depth | inner_bytes << 8
+    with nogil:
+        blake_four(&data[0], size, state, is_last)
+    return b"".join([_digest(state, lane, <int>digest_bytes) for lane in range(LANES)])
+
+
+cdef bytes _digest(const uint64_t *state, int lane, int length):
+    """One lane's state as bytes: words of little-endian order."""
+    cdef uint64_t words[WORDS]
+    cdef int word
+    for word in range(WORDS):
+        words[word] = state[word * LANES + lane]
+    return (<char *>words)[:length]

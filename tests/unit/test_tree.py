@@ -1,0 +1,60 @@
+"""The hash of a file: what the vector unit computes is what hashlib does, by the BLAKE2 specification."""
+
+import hashlib
+import random
+
+import pytest
+
+from mproxy.datagram import tree
+from mproxy.datagram._hash import four_leaves, is_fast
+
+BLOCK = random.Random(6).randbytes(tree.LEAF_BYTES)
+
+
+def node(data, depth, offset, is_last):
+    """One node, by the words of docs/datagram.md."""
+    return hashlib.blake2b(data, digest_size=32, fanout=0, depth=3, leaf_size=262144, node_offset=offset,
+                           node_depth=depth, inner_size=32, last_node=is_last).digest()
+
+
+@pytest.mark.parametrize("number", [0, 1, 2**30, 2**32 + 5])
+@pytest.mark.parametrize("is_last", [False, True])
+def test_block(number, is_last):
+    """A whole block: four leaves and a node over them."""
+    leaves = b"".join(node(BLOCK[i * 262144:(i + 1) * 262144], 0, number * 4 + i, is_last and i == 3) for i in range(4))
+    assert tree.slow_leaves(BLOCK, number, is_last) == leaves
+    assert tree.leaf(bytearray(BLOCK), number, is_last) == node(leaves, 1, number, is_last)
+
+
+@pytest.mark.parametrize("size, leaves", [(0, 1), (1, 1), (262144, 1), (262145, 2), (1048575, 4)])
+def test_short_block(size, leaves):
+    """The last block of a file has as many leaves as it fills, and one if it is empty."""
+    digests = b"".join(node(BLOCK[:size][i * 262144:(i + 1) * 262144], 0, 12 + i, i == leaves - 1)
+                       for i in range(leaves))
+    assert tree.leaf(BLOCK[:size], 3, True) == node(digests, 1, 3, True)
+
+
+def test_root():
+    """The digests of all blocks, in order."""
+    assert tree.root(b"a" * 64) == node(b"a" * 64, 2, 0, True)
+
+
+@pytest.mark.parametrize("quarter", [128, 256, 4096])
+def test_lanes_are_apart(quarter):
+    """Every parameter reaches every lane, and short leaves end where they should."""
+    data = BLOCK[:4 * quarter]
+    expected = [hashlib.blake2b(data[i * quarter:(i + 1) * quarter], digest_size=20, fanout=2, depth=5, leaf_size=77,
+                                node_offset=9 + i, node_depth=3, inner_size=64, last_node=i == 3).digest()
+                for i in range(4)]
+    if is_fast:
+        assert four_leaves(data, (20, 2, 5, 77, 3, 64), 9, True) == b"".join(expected)
+    else:  # this processor has no AVX2: hashlib does it all
+        with pytest.raises(ValueError, match="AVX2"):
+            four_leaves(data, (20, 2, 5, 77, 3, 64), 9, True)
+
+
+def test_bad_sizes():
+    """What is no four whole quarters is refused."""
+    for size in (0, 128, 513, 640):
+        with pytest.raises(ValueError, match="quarters"):
+            four_leaves(bytes(size), (32, 0, 3, 262144, 0, 32), 0, False)
