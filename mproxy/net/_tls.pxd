@@ -24,7 +24,7 @@ cdef enum:
     RECORD_BYTES = 16384           # most plain bytes of a record (RFC 8446, section 5.1)
     OPEN_MARGIN_BYTES = 20480      # more than a record may hold: what opens stays behind what is still sealed
     SMALL_OUT_BYTES = 65536        # storage for sealed bytes of a carrier of no known speed: three records
-    LARGE_OUT_BYTES = 131072       # of a fast one: seven
+    LARGE_OUT_BYTES = 262144       # of a fast one: fifteen
 
 
 cdef struct Wire:
