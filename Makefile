@@ -56,9 +56,9 @@ soak: all $(VENV)/dev-packages  ## random schedules against the protocol core: S
 	$(RUN) -m tests.sim.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 .PHONY: bench
-bench: all $(VENV)/bench-packages  ## whole programs beside their peers; QUICK=1 for a look, GROUP=session
+bench: all $(VENV)/bench-packages  ## whole programs beside their peers; GROUP=relay is one group, QUICK=1 a look at the first
 	.ci/system-packages bench
-	$(RUN) benchmarks/run.py $(if $(QUICK),--quick) $(if $(GROUP),--group $(GROUP))
+	$(RUN) benchmarks/run.py $(if $(QUICK),--quick) $(addprefix --group ,$(or $(GROUP),$(if $(QUICK),session)))
 
 .PHONY: bench-docs
 bench-docs: $(VENV)/bench-packages  ## put the tables of the last whole `make bench` into the docs
