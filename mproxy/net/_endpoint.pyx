@@ -12,6 +12,7 @@ from mproxy._session cimport CarrierState, Event, EventKind
 from mproxy._stream cimport table_find
 from mproxy._transmit cimport MAX_IOVECS
 from mproxy._wire cimport ResetCode
+from mproxy._wipe import wipe
 from mproxy.net._app cimport (
     app_close, app_deliver, app_mark_ready, app_new, app_next_ready, app_read, app_watch, apps_may_grow,
 )
@@ -89,7 +90,8 @@ cdef class Endpoint:
     # ---- commands
 
     def renew(self, Session session):
-        """Go on with another session; the one before is closed and without applications."""
+        """Go on with another session; the one before is closed and without applications, and its secret is wiped."""
+        wipe(self.session.secret)
         self.session = session
         self.apps.session = <void *>session
 
@@ -153,7 +155,8 @@ cdef class Endpoint:
         self.reset_apps()
 
     def dispose(self):
-        """Let the loop forget this endpoint; it has no carrier and no application."""
+        """Let the loop forget this endpoint; it has no carrier and no application. The session's secret is wiped."""
+        wipe(self.session.secret)
         self.end_carrier()
         self.reset_apps()
         if self.timer is not None:

@@ -13,6 +13,7 @@ import hashlib
 import os
 import stat
 
+from mproxy._wipe import wipe
 from mproxy.errors import MproxyError
 
 KEY_TYPE = "mproxy-ed25519"
@@ -71,11 +72,6 @@ def find_spki(pem, path):
     if at < 0 or len(der) < at + SPKI_BYTES:
         raise MproxyError(f"{path} holds no Ed25519 certificate; move it away to have a new key made")
     return der[at:at + SPKI_BYTES]
-
-
-def wipe(secret):
-    """Overwrite a bytearray, in place."""
-    secret[:] = bytes(len(secret))
 
 
 # ---- files

@@ -12,10 +12,11 @@ import os
 import shlex
 import subprocess
 
+from mproxy._wipe import wipe
 from mproxy.config import default_state_dir, format_host_port
 from mproxy.errors import MproxyError, UsageError
 from mproxy.policy.grants import parse_grant
-from mproxy.policy.keys import find_spki, fingerprint, public_line, take_identity, wipe
+from mproxy.policy.keys import find_spki, fingerprint, public_line, take_identity
 from mproxy.policy.trust import HostTrust
 from mproxy.programs.keygen import key_file, own_name
 from mproxy.programs.options import OneLineParser, complain

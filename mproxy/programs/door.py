@@ -2,10 +2,11 @@
 
 import time
 
+from mproxy._wipe import wipe
 from mproxy._wire import CloseCode
 from mproxy.errors import PeerError, UsageError
 from mproxy.net._tls import Tls, TlsContext
-from mproxy.policy.keys import take_identity, wipe
+from mproxy.policy.keys import take_identity
 from mproxy.policy.trust import AuthorizedKeys
 from mproxy.words import parse_host_port
 

@@ -3,9 +3,10 @@
 import os
 import socket
 
+from mproxy._wipe import wipe
 from mproxy.config import default_state_dir
 from mproxy.errors import MproxyError, UsageError
-from mproxy.policy.keys import fingerprint, public_line, read_identity, take_identity, wipe
+from mproxy.policy.keys import fingerprint, public_line, read_identity, take_identity
 from mproxy.programs.options import OneLineParser, complain
 
 PROGRAM = "mproxy keygen"

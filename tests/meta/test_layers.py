@@ -10,7 +10,7 @@ from tests.meta.sources import PACKAGE, ROOT, externs, imports, module_name, sou
 # in its row. docs/architecture.md explains the rows.
 LAYERS = [
     ["mproxy", "mproxy.errors"],
-    ["mproxy.config", "mproxy._wire", "mproxy._pool"],
+    ["mproxy.config", "mproxy._wire", "mproxy._pool", "mproxy._wipe"],
     ["mproxy._ring", "mproxy.words"],
     ["mproxy._frames", "mproxy._stream", "mproxy.datagram.config", "mproxy.datagram._packet", "mproxy.datagram._ranges",
      "mproxy.datagram._rtt", "mproxy.datagram._sent", "mproxy.datagram._congestion", "mproxy.datagram._pace",

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from mproxy._wipe import wipe
 from mproxy.errors import MproxyError
 from mproxy.policy import keys
 from mproxy.policy.keys import (
@@ -17,7 +18,6 @@ from mproxy.policy.keys import (
     public_line,
     read_identity,
     take_identity,
-    wipe,
     write_new,
 )
 
@@ -142,3 +142,9 @@ def test_wiping_leaves_nothing():
     secret = bytearray(b"secret")
     wipe(secret)
     assert secret == bytes(6)
+    made = os.urandom(32)
+    wipe(made)
+    assert made == bytes(32)
+    wipe(b"")
+    wipe(bytes([made[0] + 1]))
+    assert bytes([1]) == b"\x01", "what all of Python shares is left alone"

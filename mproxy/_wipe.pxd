@@ -1,0 +1,1 @@
+"""Overwriting secrets where they lie."""

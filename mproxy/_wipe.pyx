@@ -1,0 +1,21 @@
+"""Overwriting secrets where they lie."""
+
+from cpython.bytearray cimport PyByteArray_AS_STRING
+from cpython.bytes cimport PyBytes_AS_STRING
+
+
+cdef extern from "<string.h>" nogil:
+    void explicit_bzero(void *data, size_t length)
+
+
+def wipe(secret):
+    """Overwrite bytes or a bytearray in place with zeros, by a call that no compiler leaves out.
+
+    Bytes too, although Python calls them immutable: so whoever wipes some must be the last to have a use for them, and
+    must have made them (never a literal, which others may share).
+    """
+    if len(secret) > 1:  # shorter ones are shared by all of Python
+        if isinstance(secret, bytearray):
+            explicit_bzero(PyByteArray_AS_STRING(secret), len(secret))
+        else:
+            explicit_bzero(PyBytes_AS_STRING(<bytes?>secret), len(<bytes>secret))
