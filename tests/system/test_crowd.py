@@ -11,7 +11,7 @@ from wire_peer import MIB
 
 CROWD = HERE / "crowd.py"
 SESSIONS = 1000
-LIMIT_BYTES = 256 * MIB
+LIMIT_BYTES = 512 * MIB
 SECONDS = 6
 
 
@@ -28,7 +28,7 @@ def test_a_thousand_hostile_sessions(pair, lab):
     pair.peer("echo", 7008)
     with lab.server.listen(7007) as listener:
         pair.start(sproxy=("--max-sessions", str(SESSIONS + 10), "--max-unfinished", "1000", "--max-streams", "2000",
-                           "--allow", "127.0.0.1:7007", "--memory-limit", "256MiB"),
+                           "--allow", "127.0.0.1:7007", "--memory-limit", "512MiB"),
                    cproxy=("--target", "127.0.0.1:7007"), daemon="127.0.0.1:7008")
         flow = Flow(*pair.joined(listener))
         flow.rate(1)
