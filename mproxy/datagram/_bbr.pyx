@@ -4,6 +4,9 @@ from mproxy.datagram._congestion cimport FIRST_PACKETS, LEAST_PACKETS
 
 
 cdef double STARTUP_GAIN = 2.77     # 4 ln 2: doubles what is delivered each round trip (draft-ietf-ccwg-bbr)
+cdef double EXCESS = 0.02           # share lost above the floor that is too much (draft-ietf-ccwg-bbr, BBRLossThresh)
+cdef double YIELD = 0.9             # of the bandwidth, when that happens
+cdef double DOUBT = 0.8             # of a share lost beside a standing queue: it may be ours
 cdef double[PHASES] GAINS = [1.25, 0.75, 1, 1, 1, 1, 1, 1]
 
 
@@ -86,9 +89,10 @@ cdef class Bbr(Congestion):
         if not self.round_start or self.span_acked + self.span_lost < LOSS_SPAN_PACKETS * self.packet_bytes:
             return
         share = <double>self.span_lost / (self.span_acked + self.span_lost)
-        if self.mode == BbrMode.PROBE and self.queue_us > self.shortest // 4 + SHORT_PATH_US \
-                and share > self.floor + 0.1:
-            self.ceiling = max(0.85 * self.bandwidth, self.ceiling * 0.85)
+        if self.queue_us > self.shortest // 16 + SHORT_PATH_US // 2:  # never empty in all this time
+            if self.mode == BbrMode.PROBE and share > self.floor + EXCESS:
+                self.ceiling = YIELD * (self.ceiling if self.ceiling > 0 else self.bandwidth)
+            share *= DOUBT
         self.losses[self.loss_slot] = share
         self.loss_slot = (self.loss_slot + 1) % LOSS_SLOTS
         if self.loss_spans < LOSS_SLOTS:

@@ -14,7 +14,9 @@ from mproxy.datagram._inflow cimport (
     FIRST_WINDOW_BYTES, UNKNOWN_END, inflow_allows, inflow_complete, inflow_copy, inflow_free, inflow_init,
     inflow_place, inflow_take, inflow_wanted,
 )
-from mproxy.datagram._mtu cimport BLACK_HOLE_PACKETS, mtu_acked, mtu_black_hole, mtu_init, mtu_lost, mtu_probe
+from mproxy.datagram._mtu cimport (
+    BLACK_HOLE_PACKETS, PROBE_TRIES, mtu_acked, mtu_black_hole, mtu_init, mtu_lost, mtu_probe,
+)
 from mproxy.datagram._outflow cimport (
     Chunk, outflow_cut, outflow_free, outflow_has, outflow_init, outflow_pick, outflow_took,
 )
@@ -205,6 +207,7 @@ cdef class Channel:
             mtu_acked(&self.mtu, recovery.probe_size, now)
             self.congestion.on_packet_size(self.mtu.current)
         elif recovery.lost_flags & SENT_PROBE:
+            self.mtu.most_tries = PROBE_TRIES + <int>min(30 * recovery.lost_packets // (recovery.sent_packets + 1), 12)
             mtu_lost(&self.mtu, recovery.probe_size, now)
         if recovery.lost_flags & SENT_CREDIT:
             self.credit_due = True

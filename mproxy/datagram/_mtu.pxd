@@ -12,7 +12,7 @@ from libc.stdint cimport int64_t, uint32_t
 
 
 cdef enum:
-    PROBE_TRIES = 3          # RFC 8899 section 5.1.2, MAX_PROBES
+    PROBE_TRIES = 3          # RFC 8899 section 5.1.2, MAX_PROBES, on a path that loses little
     SEARCH_STEP = 24         # bytes of difference that are not worth a probe
     RAISE_US = 600000000     # from the end of a search to the next (RFC 8899 section 5.1.1, PMTU_RAISE_TIMER)
     BLACK_HOLE_PACKETS = 6   # full packets lost in a row, none acknowledged
@@ -24,6 +24,7 @@ cdef struct Mtu:
     uint32_t failed     # smallest size that did not pass, ceiling + 1: none
     uint32_t probing    # size asked for now, 0: nothing
     int tries           # probes of that size lost
+    int most_tries      # so many mean no: more on a path that loses much anyway
     bint in_flight      # a probe is under way
     int64_t next_at     # when to probe next
 

@@ -14,6 +14,7 @@ cdef void mtu_init(Mtu *mtu, uint32_t base, uint32_t ceiling, int64_t now) noexc
     mtu.ceiling = ceiling if ceiling > base else base
     mtu.failed = mtu.ceiling + 1
     mtu.tries = 0
+    mtu.most_tries = PROBE_TRIES
     mtu.in_flight = False
     mtu.next_at = now
     choose(mtu, now)
@@ -75,7 +76,7 @@ cdef void mtu_lost(Mtu *mtu, uint32_t size, int64_t now) noexcept nogil:
     if size != mtu.probing:
         return
     mtu.tries += 1
-    if mtu.tries >= PROBE_TRIES:
+    if mtu.tries >= mtu.most_tries:
         mtu.failed = size
         choose(mtu, now)
 
