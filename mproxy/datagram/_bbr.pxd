@@ -8,7 +8,7 @@ LOSS_SLOTS spans of a round or more. A path that loses at random loses that shar
 the queue it made; a full queue does not. So the floor is what no restraint of ours would avoid, it is made up for, and
 losses above it together with a queue (round trips above the shortest) lower the bandwidth believed.
 
-    STARTUP     gain 2.77 until the bandwidth grows by less than a quarter in three rounds
+    STARTUP     gain 2.77 until the bandwidth grows by less than a quarter in three rounds, or such losses come
     DRAIN       gain 0.36 until no more is under way than the path holds
     PROBE       gains 1.25, 0.75 and six times 1, each for a round trip
     SHRINK      window of half the path for 200 ms every ten seconds: shows the shortest round trip

@@ -5,6 +5,7 @@ from mproxy.datagram._congestion cimport FIRST_PACKETS, LEAST_PACKETS
 
 cdef double STARTUP_GAIN = 2.77     # 4 ln 2: doubles what is delivered each round trip (draft-ietf-ccwg-bbr)
 cdef double EXCESS = 0.02           # share lost above the floor that is too much (draft-ietf-ccwg-bbr, BBRLossThresh)
+cdef double CROWDED = 0.1           # share above one and a half floors that ends the start, queue or not
 cdef double YIELD = 0.9             # of the bandwidth, when that happens
 cdef double DOUBT = 0.8             # of a share lost beside a standing queue: it may be ours
 cdef double[PHASES] GAINS = [1.25, 0.75, 1, 1, 1, 1, 1, 1]
@@ -89,9 +90,13 @@ cdef class Bbr(Congestion):
         if not self.round_start or self.span_acked + self.span_lost < LOSS_SPAN_PACKETS * self.packet_bytes:
             return
         share = <double>self.span_lost / (self.span_acked + self.span_lost)
+        if self.mode == BbrMode.STARTUP and self.loss_spans > 0 and share > 1.5 * self.floor + CROWDED:
+            self.full = True  # so short a queue that it never shows in the round trip
         if self.queue_us > self.shortest // 16 + SHORT_PATH_US // 2:  # never empty in all this time
-            if self.mode == BbrMode.PROBE and share > self.floor + EXCESS:
-                self.ceiling = YIELD * (self.ceiling if self.ceiling > 0 else self.bandwidth)
+            if share > self.floor + EXCESS and self.loss_spans > 0:
+                self.full = True
+                if self.mode == BbrMode.PROBE:
+                    self.ceiling = YIELD * (self.ceiling if self.ceiling > 0 else self.bandwidth)
             share *= DOUBT
         self.losses[self.loss_slot] = share
         self.loss_slot = (self.loss_slot + 1) % LOSS_SLOTS
@@ -135,7 +140,8 @@ cdef class Bbr(Congestion):
         """From mode to mode, from phase to phase."""
         cdef int64_t now = sample.now
         cdef int64_t phase_us = max(self.shortest, SHORT_PATH_US)
-        if not self.full and self.round_start and not sample.burst:
+        if not self.full and self.round_start and not (
+                sample.burst and sample.sent_in_flight < 1.25 * self.path_bytes()):
             if self.bandwidth >= 1.25 * self.full_rate:
                 self.full_rate = self.bandwidth
                 self.full_rounds = 0

@@ -21,7 +21,7 @@ from mproxy.datagram._states cimport ConnectionCause, ConnectionState
 
 
 cdef enum:
-    FIRST_SETUP_US = 250000     # to the first repetition of SYN; it is small, and bounded in number
+    FIRST_SETUP_US = 250000     # to the first two repetitions of SYN; it is small, and bounded in number
 
 
 cdef class SetUp(Path):

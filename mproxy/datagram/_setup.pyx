@@ -229,7 +229,7 @@ cdef class SetUp(Path):
         if self.recovery.rtt.smoothed > 0:
             self.setup_at = now + rtt_timeout(&self.recovery.rtt, 0, self.setup_tries)
         else:
-            self.setup_at = now + min(FIRST_SETUP_US << min(self.setup_tries, 4), MAX_RTO_US)
+            self.setup_at = now + min(FIRST_SETUP_US << min(max(self.setup_tries - 1, 0), 4), MAX_RTO_US)
         self.setup_tries += 1
         return 1
 

@@ -180,7 +180,7 @@ def test_model_finds_bandwidth_and_round_trip():
 def test_model_does_not_slow_down_for_random_loss(loss):
     pipe = Pipe(loss=loss).run(60)
     assert pipe.control.bandwidth >= 0.9 * 12.5 * (1 - loss)
-    assert pipe.control.floor == pytest.approx(loss, abs=0.02)
+    assert 0.75 * loss <= pipe.control.floor <= loss + 0.01  # less than all of it where a queue stands as well
 
 
 def test_model_forgets_a_bandwidth_that_is_gone():
