@@ -471,8 +471,9 @@ cdef class Endpoint:
     # ---- applications
 
     cdef void reset_apps(self) noexcept:
+        """Reset every application; one that has been given all there was keeps what it has not read yet."""
         while self.apps.first != NULL:
-            app_close(self.apps.first, True)
+            app_close(self.apps.first, not self.apps.first.write_ended)
 
     cdef int accepted(self, int fd, bytes target) noexcept:
         """cproxy: a stream for an application just accepted; -1 (the application is reset) without room."""
