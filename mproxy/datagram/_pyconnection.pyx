@@ -8,7 +8,7 @@ from mproxy._ring cimport iovec
 from mproxy.datagram._channel cimport Transmit
 from mproxy.datagram._connection cimport Connection, DatagramEvent, Event
 from mproxy.datagram._listener cimport Listener, ListenResult, Reply
-from mproxy.datagram._packet cimport Address
+from mproxy.datagram._packet cimport Address, Seal, crc_seal
 from mproxy.datagram._states cimport ConnectionState
 
 
@@ -138,6 +138,12 @@ cdef class PyConnection:
     def send_handshake(self, bytes message):
         """Send the next handshake message; False: too long."""
         return self.connection.send_handshake(message, <uint32_t>len(message)) == 0
+
+    def secure(self, int64_t now):
+        """Go on as if keys were known: the checksum stands for them, so that the handshake can be played without any."""
+        cdef Seal seal
+        crc_seal(&seal)
+        self.connection.secure(&seal, &seal, now)
 
     @property
     def deadline(self):

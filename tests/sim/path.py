@@ -121,7 +121,7 @@ class Peer:
                     self.sent_packets += 1
                     self.world.send(self, address, packet)
                 self._application(now)
-        self._events()
+            self._events()
         deadline = connection.deadline
         assert deadline > now, f"wants to be woken in the past: {self.world}"
         if deadline < self.wake_at or self.wake_at <= now:
@@ -158,6 +158,8 @@ class Peer:
                 assert self.ended is None, "ended twice"
                 self.ended = event[1:]
                 self.ended_at = self.world.clock.now
+            elif event[0] == DatagramEvent.HANDSHAKE_DATA:
+                self.world.on_handshake(self, event[1])
             elif event[0] == DatagramEvent.ESTABLISHED:
                 self.established = True
             elif event[0] == DatagramEvent.ADDRESS_CHANGED:
@@ -192,6 +194,7 @@ class World:
         self.up.sink = self._to_server
         self.down.sink = self._to_client
         self.stray = 0
+        self.messages = 2
 
     # ---- packets between
 
@@ -206,6 +209,14 @@ class World:
             self.down.send(packet)
         else:
             self.stray += 1
+
+    def on_handshake(self, peer, message):
+        """A handshake message came (empty: send the first): `messages` of them go to and fro, the last two bring keys."""
+        number = len(message) + 1
+        if number <= self.messages:
+            peer.connection.send_handshake(b"m" * number)
+        if number >= self.messages:
+            peer.connection.secure(self.clock.now)
 
     def _to_server(self, packet):
         if self.server is not None:
