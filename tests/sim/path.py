@@ -211,7 +211,7 @@ class World:
             self.stray += 1
 
     def on_handshake(self, peer, message):
-        """A handshake message came (empty: send the first): `messages` of them go to and fro, the last two bring keys."""
+        """A handshake message came (empty: send the first): `messages` go to and fro, the last two bring keys."""
         number = len(message) + 1
         if number <= self.messages:
             peer.connection.send_handshake(b"m" * number)
