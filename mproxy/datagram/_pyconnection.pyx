@@ -140,7 +140,7 @@ cdef class PyConnection:
         return self.connection.send_handshake(message, <uint32_t>len(message)) == 0
 
     def secure(self, int64_t now):
-        """Go on as if keys were known: the checksum stands for them, so that the handshake can be played without any."""
+        """Go on as if keys were known: the checksum stands for them, so that a handshake can be played without."""
         cdef Seal seal
         crc_seal(&seal)
         self.connection.secure(&seal, &seal, now)
