@@ -30,7 +30,8 @@ class Import:
 def source_files(*suffixes, under=PACKAGE):
     """Files below `under` with one of `suffixes`, without what tools put there."""
     found = (path for suffix in suffixes for path in under.rglob(f"*{suffix}"))
-    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(under).parts))
+    return sorted(
+        path for path in found if not any(part[0] == "." or part == "build" for part in path.relative_to(under).parts))
 
 
 def module_name(path):
