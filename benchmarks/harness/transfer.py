@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import filecmp
 import os
+import re
 import shutil
 import signal
 import sys
@@ -37,7 +38,7 @@ from harness.process import Process, cpu_seconds
 LOOK_SECONDS = 0.002
 LEAVE_SECONDS = 15.0  # that a program may take to end after its work; SRT closes its connection slowly
 BLOCK_BYTES = 1 << 20
-SMALL_BYTES = 1 << 14  # of a file beside the one that arrives: keys and the like
+_BROKEN_OFF = re.compile(r" broken-off .*\bbytes=(\d+)")
 QUIC_SCRIPT = Path(__file__).with_name("quic_bulk.py")
 MPROXY_PROGRAM = str(REPOSITORY / "bin" / "mproxy")
 # 48 MB each way: more than any path here holds.
@@ -232,9 +233,11 @@ def _run_pair(job: Job, receiver_command: list[str], sender_command: list[str]) 
         size = _wait_for_file(job, ends, begun_at)
         seconds = time.monotonic() - begun_at
         if size < job.size:
+            cpu_s = sum(cpu_seconds(process.pid) for process in (sender, receiver))
+            size = _bytes_so_far(job, receiver)
             if not job.may_stop or not size:
                 raise MeasureError(f"{size:,} of {job.size:,} bytes arrived in {seconds:.0f} s")
-            return Outcome(size, seconds, sum(cpu_seconds(process.pid) for process in (sender, receiver)))
+            return Outcome(size, seconds, cpu_s)
         ends.wait(LEAVE_SECONDS)
         return Outcome(size, seconds, ends.cpu_s)
     except MeasureError as error:
@@ -246,7 +249,7 @@ def _run_pair(job: Job, receiver_command: list[str], sender_command: list[str]) 
 
 
 def _wait_for_file(job: Job, ends: _Ends, begun_at: float) -> int:
-    """Bytes of the file that are there: all of them, or what there is at the limit."""
+    """Bytes of the file if all of them are there, 0 at the limit."""
     while True:
         have_ended = ends.over()
         with contextlib.suppress(FileNotFoundError):
@@ -255,13 +258,18 @@ def _wait_for_file(job: Job, ends: _Ends, begun_at: float) -> int:
         if have_ended:
             raise MeasureError("both programs have ended, and the file is not there")
         if time.monotonic() - begun_at > job.limit_s:
-            return min(_bytes_there(job.directory), job.size - 1)
+            return 0
         time.sleep(LOOK_SECONDS)
 
 
-def _bytes_there(directory: Path) -> int:
-    """Bytes of the parts of a file, which lie in it with holes between."""
-    return sum(path.stat().st_blocks * 512 for path in directory.iterdir() if path.stat().st_size > SMALL_BYTES)
+def _bytes_so_far(job: Job, receiver: Process) -> int:
+    """What an unfinished transfer has brought: ours says so when it is ended (its file has its full size from the
+    start), the others write what comes."""
+    if receiver.command[0] != MPROXY_PROGRAM:
+        return job.target.stat().st_size if job.target.exists() else 0
+    receiver.stop()
+    found = _BROKEN_OFF.search(receiver.log.read_text())
+    return int(found[1]) if found else 0
 
 
 class _Ends:
