@@ -415,7 +415,7 @@ cdef class Channel:
         if self.recovery.waiting < 2 or self.probes > 0 or now < self.mtu.next_at or self.mtu.in_flight \
                 or self.recovery.in_flight > self.congestion.window:
             return 0
-        size = mtu_probe(&self.mtu, now)
+        size = mtu_probe(&self.mtu, self.congestion.window // 4, now)
         if size == 0 or size > out.room:
             self.mtu.in_flight = False
             return 0

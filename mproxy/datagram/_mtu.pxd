@@ -4,11 +4,14 @@ Packets of BASE_PACKET_BYTES always pass (the set-up has shown it). The search a
 takes, then for the sizes that paths really have, downwards; a probe lost PROBE_TRIES times means no. Between the
 largest that passed and the smallest that did not, it halves. What passed is used at once.
 
+A probe is at most a quarter of the window: one that takes all of it would keep the data back until it is lost. Until
+the window is large enough, the usual sizes within that quarter are asked for.
+
 When full packets vanish while small ones arrive (a black hole), packets are of the base size again and the search
 starts anew.
 """
 
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 
 cdef enum:
@@ -30,7 +33,7 @@ cdef struct Mtu:
 
 
 cdef void mtu_init(Mtu *mtu, uint32_t base, uint32_t ceiling, int64_t now) noexcept nogil
-cdef uint32_t mtu_probe(Mtu *mtu, int64_t now) noexcept nogil
+cdef uint32_t mtu_probe(Mtu *mtu, uint64_t most, int64_t now) noexcept nogil
 cdef void mtu_acked(Mtu *mtu, uint32_t size, int64_t now) noexcept nogil
 cdef void mtu_lost(Mtu *mtu, uint32_t size, int64_t now) noexcept nogil
 cdef void mtu_too_big(Mtu *mtu, uint32_t size, int64_t now) noexcept nogil

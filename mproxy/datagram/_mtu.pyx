@@ -47,14 +47,23 @@ cdef inline bint is_next_above(int index, uint32_t failed) noexcept nogil:
     return index == 0 or USUAL[index - 1] <= failed
 
 
-cdef uint32_t mtu_probe(Mtu *mtu, int64_t now) noexcept nogil:
-    """The size of a probe to be sent now, 0: none. The caller sends it."""
+cdef uint32_t mtu_probe(Mtu *mtu, uint64_t most, int64_t now) noexcept nogil:
+    """The size of a probe of at most `most` bytes to be sent now, 0: none. The caller sends it."""
+    cdef int i
     if mtu.in_flight or now < mtu.next_at:
         return 0
     if mtu.probing == 0:
         mtu.failed = mtu.ceiling + 1
         choose(mtu, now)
         if mtu.probing == 0:
+            return 0
+    if mtu.probing > most:
+        for i in range(9):
+            if USUAL[i] <= most and mtu.current < USUAL[i] < mtu.failed and USUAL[i] <= mtu.ceiling:
+                mtu.probing = USUAL[i]
+                mtu.tries = 0
+                break
+        else:
             return 0
     mtu.in_flight = True
     return mtu.probing
@@ -111,9 +120,9 @@ cdef class MtuSearch:
         """Packets are at most so large."""
         return self.mtu.current
 
-    def probe(self, int64_t now):
-        """Size of a probe to be sent now, 0: none."""
-        return mtu_probe(&self.mtu, now)
+    def probe(self, int64_t now, uint64_t most=65535):
+        """Size of a probe of at most `most` bytes to be sent now, 0: none."""
+        return mtu_probe(&self.mtu, most, now)
 
     def acked(self, uint32_t size, int64_t now):
         """A probe came through."""

@@ -222,3 +222,15 @@ def test_host_refusal_bounds_the_search():
     assert mtu.probe(0) == 9000
     mtu.too_big(9000, 1)
     assert mtu.probe(1) == 8972
+
+
+def test_probe_leaves_room_for_data():
+    """A probe is at most so large as the window allows: the usual sizes first, the interface's when there is room."""
+    mtu = MtuSearch(1200, 65483)
+    assert mtu.probe(0, 1000) == 0, "not even the smallest"
+    assert mtu.probe(0, 9600) == 8972
+    mtu.acked(8972, 0)
+    assert mtu.probe(0, 9600) == 0, "nothing usual between"
+    assert mtu.probe(0, 70000) == 65483
+    mtu.acked(65483, 0)
+    assert mtu.current == 65483
