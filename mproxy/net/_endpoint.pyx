@@ -23,7 +23,7 @@ from mproxy.net._pace cimport pace_bulk_room, pace_idle, pace_init, pace_note, p
 from mproxy.net._socket cimport (
     IPPROTO_TCP, TCP_NODELAY, close_with_reset, receive_parts, send_parts, set_option, ssize_t,
 )
-from mproxy.net._tls cimport LARGE_OUT_BYTES, OPEN_MARGIN_BYTES, SMALL_OUT_BYTES, Tls
+from mproxy.net._tls cimport OPEN_MARGIN_BYTES, OUT_BYTES, Tls
 
 
 cdef enum:
@@ -104,6 +104,8 @@ cdef class Endpoint:
         """
         self.end_carrier()
         self.tls = tls
+        if tls is not None:
+            tls.wire.take_bytes = OUT_BYTES
         self.session.attach(epoch, peer_window, peer_budget, first, self.loop.now_us)
         set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1)
         self.carrier.fd = fd
@@ -384,7 +386,6 @@ cdef class Endpoint:
             if n < 0 and errno != EAGAIN:
                 error[0] = errno
             return max(n, <ssize_t>0)
-        tls.wire.take_bytes = LARGE_OUT_BYTES if self.pace.batch_bytes > SMALL_OUT_BYTES else SMALL_OUT_BYTES
         while error[0] == 0 and tls.unsent() == 0:
             sealed = tls.seal_parts(parts, count)
             if sealed == 0:

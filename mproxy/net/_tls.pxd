@@ -23,8 +23,7 @@ from mproxy.net._openssl cimport SSL, SSL_CTX
 cdef enum:
     RECORD_BYTES = 16384           # most plain bytes of a record (RFC 8446, section 5.1)
     OPEN_MARGIN_BYTES = 20480      # more than a record may hold: what opens stays behind what is still sealed
-    SMALL_OUT_BYTES = 65536        # storage for sealed bytes of a carrier of no known speed: three records
-    LARGE_OUT_BYTES = 262144       # of a fast one: fifteen
+    OUT_BYTES = 65536              # storage for sealed bytes: three records, sent while they are in the nearest cache
 
 
 cdef struct Wire:

@@ -237,7 +237,7 @@ cdef class Tls:
         sealed = [self.take_out()]
         part.iov_base = PyBytes_AS_STRING(data)
         part.iov_len = len(data)
-        self.wire.take_bytes = SMALL_OUT_BYTES
+        self.wire.take_bytes = OUT_BYTES
         while part.iov_len > 0:
             self.seal_parts(&part, 1)
             if self.broken:
