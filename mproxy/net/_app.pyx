@@ -26,11 +26,12 @@ cdef int all_apps = 0  # of all endpoints
 
 
 cdef bint apps_may_grow(const Apps *apps) noexcept:
-    """Whether an endpoint may have one more: no more than twice as many descriptors as it leaves to others.
+    """Whether an endpoint may have one more: no more than twice as many descriptors as it leaves to others, if there are
+    any.
 
-    So one session has two thirds, and 10,000 streams within the 20,000 descriptors that are a usual limit.
+    So one session beside others can have two thirds, and 10,000 streams within the 20,000 that are a usual limit.
     """
-    return <int>apps.count < 2 * (spare_from() - all_apps)
+    return <int>apps.count == all_apps or <int>apps.count < 2 * (spare_from() - all_apps)
 
 
 cdef App *app_new(Apps *apps, Stream *stream, int fd, int write_fd) noexcept:

@@ -47,8 +47,9 @@ cdef class Endpoint:
     cdef Pace pace                       # how much the carrier gets at a time
     cdef bint holding                    # bulk waits a moment, see `write_carrier`
     cdef bint short_of_memory            # the carrier is not read, or applications are not: `on_memory` looks again
-    cdef size_t read_bytes               # most to read from the carrier at once while this endpoint is slow
-    cdef int64_t slow_until              # it counts as slow until then
+    cdef size_t read_bytes               # most to read from the carrier at once
+    cdef int64_t spent_us                # time that pumps took, the recent one counting more
+    cdef uint64_t moved_bytes            # what they moved in that time
     cdef int64_t refusals_at             # beginning of the present second
     cdef int refusals                    # daemons that could not be reached in that second
     cdef bint suspected                  # the observer was told

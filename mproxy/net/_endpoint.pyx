@@ -31,15 +31,15 @@ cdef enum:
     TURN_BYTES = 1048576        # read from applications before the carrier's turn
     LONG_PUMP_US = 200          # a pump that takes no longer holds nobody up
     SLOW_BYTES_US = 50          # who moves fewer bytes in a microsecond is slow; bulk moves a thousand
-    SLOW_US = 1000000           # and stays slow for so long
+    JUDGED_US = 10000           # the time that this is judged by
     FIRST_READ_BYTES = 16384    # of a carrier whose ways are not known yet; doubles with every quick pump
-    LEAST_SLOW_READ_BYTES = 128  # of a slow carrier at once: four OPENs
+    LEAST_READ_BYTES = 128      # of one whose frames cost much: four OPENs
     REFUSALS_TOLD = 10          # in REFUSALS_US the observer is told of so many; a flood of them is one piece of news
     REFUSALS_US = 1000000
-    LONG_DIAL_US = 1000         # connect(2) taking longer on average has to search for free ports
+    LONG_DIAL_US = 300          # connect(2) taking longer on average has to search for free ports
     MOST_DIAL_US = 8000         # one that took longer counts as so much: the process may not have run meanwhile
-    DIAL_PAUSE = 20             # then whoever holds others up does not dial for so many times as long
-    LONG_TURN_US = 5000         # who dials in a turn that has lasted so long holds others up
+    DIAL_PAUSE = 20             # then who has more than FEW_APPS does not dial for so many times as long
+    FEW_APPS = 8
     MEMORY_LOOK_US = 100000     # from one look for memory to the next
     HOLD_US = 1000              # bulk that waits for room on the path looks again after this
 
@@ -229,14 +229,15 @@ cdef class Endpoint:
             read_clock() - began, self.session.out_bytes + self.session.in_bytes + self.session.sent_bytes - before)
 
     cdef void judge(self, int64_t spent_us, uint64_t moved_bytes) noexcept:
-        """Who takes much time for few bytes waits behind those who do not, and is read in smaller portions."""
-        cdef int64_t now = self.loop.now_us
-        if spent_us > LONG_PUMP_US and moved_bytes < <uint64_t>spent_us * SLOW_BYTES_US:
-            self.work.slow = True
-            self.slow_until = now + SLOW_US
-            self.read_bytes = max(self.read_bytes // 2, <size_t>LEAST_SLOW_READ_BYTES)
-        elif self.work.slow and now > self.slow_until:
-            self.work.slow = False
+        """Who takes much time for few bytes is slow work; one that takes too long at once is read in small portions."""
+        self.spent_us += spent_us
+        self.moved_bytes += moved_bytes
+        self.work.slow = self.moved_bytes < <uint64_t>self.spent_us * SLOW_BYTES_US
+        if self.spent_us > JUDGED_US:
+            self.spent_us //= 2
+            self.moved_bytes //= 2
+        if spent_us > LONG_PUMP_US and self.work.slow:
+            self.read_bytes = max(self.read_bytes // 2, <size_t>LEAST_READ_BYTES)
         elif spent_us < LONG_PUMP_US // 4 and self.read_bytes < BUFFER_BYTES:
             self.read_bytes *= 2
 
@@ -501,9 +502,8 @@ cdef class Endpoint:
             self.tell("on_opened", (self, stream.id, (<const char *>target)[:length]))
 
     cdef bint must_not_dial(self) noexcept:
-        """Dials take long, as they do when the system runs out of ports, and this session has had much of that time."""
-        cdef int64_t now = read_clock()
-        return now < dials_paused_until and (self.work.slow or now - self.loop.now_us > LONG_TURN_US)
+        """Dials take long, as they do when the system runs out of ports, and this session has or costs much already."""
+        return (self.work.slow or self.apps.count > FEW_APPS) and read_clock() < dials_paused_until
 
     cdef void dial(self, Stream *stream, Target target) noexcept:
         """Connect to the first address of the daemon that does not fail at once."""

@@ -54,6 +54,8 @@ cdef class Loop:
     cdef int slow_count         # its length
     cdef object slow_calls      # collections.deque of Python calls that are slow work
     cdef int64_t quick_at       # when work that is not slow ran last
+    cdef int64_t slow_at        # when slow work was looked at last
+    cdef int64_t slow_credit_us  # what it may take; negative: what it took too much
     cdef list timers            # heap of Timer
     cdef uint32_t timer_number  # numbers given
     cdef object soon            # collections.deque of calls from any thread

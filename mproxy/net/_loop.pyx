@@ -38,12 +38,11 @@ cdef extern from "<unistd.h>" nogil:
     int close(int fd)
 
 cdef enum:
-    EVENTS_A_TURN = 512
+    EVENTS_A_TURN = 128
     LONGEST_WAIT_MS = 60000
     TRIM_US = 1000000
-    SLOW_PART = 4           # of the time that other work took in a turn slow work gets one part in so many
-    SLOW_LEAST_US = 100     # but at least so much
-    SLOW_ALONE_US = 2000    # and so much when there is no other
+    SLOW_PART = 2           # of the time slow work gets one part in so many while there is other work
+    SLOW_BURST_US = 2000    # and so much at once
     QUICK_MEMORY_US = 10000  # work that ran so recently may come again any moment
     LIGHT_TURN_US = 30      # a turn of less work may be part of a conversation
     LOOK_US = 50            # for an answer before sleeping; two more proxies and a quick daemon answer in that time
@@ -277,16 +276,19 @@ cdef class Loop:
             self.run_slow(busy)
 
     cdef void run_slow(self, bint busy) noexcept:
-        """Run slow work, in turns, for as long as the rest of this turn leaves to it."""
+        """Run slow work, in turns; while other work comes again and again, for a part of the time only."""
         cdef Work *work
-        cdef int64_t began = read_clock(), budget = SLOW_ALONE_US
+        cdef int64_t began = read_clock(), spent = 0
         cdef int left = self.slow_count, calls = len(self.slow_calls)
         if busy:
             self.quick_at = began
-            budget = max((began - self.now_us) // SLOW_PART, <int64_t>SLOW_LEAST_US)
-        elif began - self.quick_at < QUICK_MEMORY_US:
-            budget = SLOW_LEAST_US
-        while left > 0 or calls > 0:
+        if began - self.quick_at >= QUICK_MEMORY_US:
+            self.slow_credit_us = SLOW_BURST_US
+        else:
+            self.slow_credit_us = min(
+                <int64_t>SLOW_BURST_US, self.slow_credit_us + (began - self.slow_at) // SLOW_PART)
+        self.slow_at = began
+        while spent < self.slow_credit_us and (left > 0 or calls > 0):
             if left > 0 and self.slow_first != NULL:
                 work = self.slow_first
                 self.slow_first = work.next
@@ -299,8 +301,8 @@ cdef class Loop:
             if calls > 0:
                 self.guard(self.slow_calls.popleft(), None)
             calls -= 1
-            if read_clock() - began >= budget:
-                return
+            spent = read_clock() - began
+        self.slow_credit_us -= spent
 
     cdef run_soon(self):
         for _ in range(len(self.soon)):
@@ -360,8 +362,10 @@ cdef class Loop:
     cdef int wait_ms(self) noexcept:
         """How long the loop may sleep."""
         cdef int64_t wait
-        if self.work_first != NULL or self.slow_first != NULL or self.soon or self.slow_calls or self.stopping:
+        if self.work_first != NULL or self.soon or self.stopping:
             return 0
+        if self.slow_first != NULL or self.slow_calls:
+            return 0 if self.slow_credit_us > 0 or read_clock() - self.quick_at >= QUICK_MEMORY_US else 1
         while self.timers and (<Timer>self.timers[0]).callback is None:
             heapq.heappop(self.timers)
         if not self.timers:

@@ -23,7 +23,7 @@ PATIENCE_US = 5_000_000
 # How often to try again after descriptors ran out.
 PAUSE_US = 500_000
 
-ACCEPTS_A_TURN = 16
+ACCEPTS_A_TURN = 4
 OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 # A refusal that says nothing against whoever asked.
