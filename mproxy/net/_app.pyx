@@ -26,8 +26,7 @@ cdef int all_apps = 0  # of all endpoints
 
 
 cdef bint apps_may_grow(const Apps *apps) noexcept:
-    """Whether an endpoint may have one more: no more than twice as many descriptors as it leaves to others, if there are
-    any.
+    """Whether an endpoint may have one more: no more than twice as many descriptors as it leaves to others, if any.
 
     So one session beside others can have two thirds, and 10,000 streams within the 20,000 that are a usual limit.
     """
