@@ -56,7 +56,10 @@ def open_directory(base_fd, parts):
             try:
                 below = os.open(part, _DIRECTORY, dir_fd=fd)
             except FileNotFoundError:
-                os.mkdir(part, 0o777, dir_fd=fd)
+                try:
+                    os.mkdir(part, 0o777, dir_fd=fd)
+                except FileExistsError:
+                    pass  # another file of the same directory was quicker
                 below = os.open(part, _DIRECTORY, dir_fd=fd)
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.ENOTDIR):
