@@ -71,7 +71,6 @@ cdef class Endpoint:
     cdef void reset_apps(self) noexcept
     cdef int accepted(self, int fd, bytes target) noexcept
     cdef void opened(self, Stream *stream, const uint8_t *target, uint32_t length) noexcept
-    cdef bint must_not_dial(self) noexcept
     cdef void dial(self, Stream *stream, Target target) noexcept
     cdef void try_next(self, App *app, int error) noexcept
     cdef void refused(self, Stream *stream, Target target, int error) noexcept

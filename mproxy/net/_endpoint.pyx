@@ -36,16 +36,8 @@ cdef enum:
     LEAST_READ_BYTES = 128      # of one whose frames cost much: four OPENs
     REFUSALS_TOLD = 10          # in REFUSALS_US the observer is told of so many; a flood of them is one piece of news
     REFUSALS_US = 1000000
-    LONG_DIAL_US = 300          # connect(2) taking longer on average has to search for free ports
-    MOST_DIAL_US = 8000         # one that took longer counts as so much: the process may not have run meanwhile
-    DIAL_PAUSE = 20             # then who has more than FEW_APPS does not dial for so many times as long
-    FEW_APPS = 8
     MEMORY_LOOK_US = 100000     # from one look for memory to the next
     HOLD_US = 1000              # bulk that waits for room on the path looks again after this
-
-
-cdef int64_t dials_paused_until = 0
-cdef int64_t mean_dial_us = 0  # of connect(2), all endpoints
 
 
 cdef void carrier_ready(Source *source, uint32_t events) noexcept:
@@ -493,7 +485,7 @@ cdef class Endpoint:
     cdef void opened(self, Stream *stream, const uint8_t *target, uint32_t length) noexcept:
         """sproxy: the peer opened a stream."""
         self.was_busy = True
-        if not apps_may_grow(&self.apps) or self.must_not_dial():
+        if not apps_may_grow(&self.apps):
             self.session.reset(stream, ResetCode.LOCAL_ERROR)
             return
         if length == 0 and self.default_target is not None:
@@ -501,24 +493,14 @@ cdef class Endpoint:
         else:
             self.tell("on_opened", (self, stream.id, (<const char *>target)[:length]))
 
-    cdef bint must_not_dial(self) noexcept:
-        """Dials take long, as they do when the system runs out of ports, and this session has or costs much already."""
-        return (self.work.slow or self.apps.count > FEW_APPS) and read_clock() < dials_paused_until
-
     cdef void dial(self, Stream *stream, Target target) noexcept:
         """Connect to the first address of the daemon that does not fail at once."""
-        global dials_paused_until, mean_dial_us
         cdef int fd = -1, index = 0, error = 0
-        cdef int64_t began = read_clock(), ended
         cdef App *app
         while fd < 0 and index < target.count:
             fd = target.dial(index)
             error = errno
             index += 1
-        ended = read_clock()
-        mean_dial_us += (min(ended - began, <int64_t>MOST_DIAL_US) - mean_dial_us) // 16
-        if mean_dial_us > LONG_DIAL_US:
-            dials_paused_until = ended + DIAL_PAUSE * (ended - began)
         app = app_new(&self.apps, stream, fd, -1) if fd >= 0 else NULL
         if app == NULL:
             self.refused(stream, target, error)
