@@ -5,7 +5,7 @@ from libc.errno cimport EAGAIN, EINTR, EINVAL, ENOMEM, errno
 from mproxy._pool cimport pool_lent_bytes
 from mproxy._ring cimport iovec, ring_append, ring_drop, ring_release, ring_used, ring_view
 from mproxy.net._loop cimport EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
-from mproxy.net._socket cimport MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_WR, recv, send, send_parts, shutdown, ssize_t
+from mproxy.net._socket cimport MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, SHUT_WR, recv, send, send_parts, shutdown, ssize_t
 
 
 cdef extern from "<fcntl.h>" nogil:
@@ -131,8 +131,11 @@ cdef class Mover:
     cdef bint deliver(self, Side *sink, const uint8_t *data, uint32_t length, uint64_t *count) noexcept:
         """Write the bytes; what the socket does not take waits in the ring. False when the connection broke."""
         cdef ssize_t n = 0
+        cdef int flags = MSG_DONTWAIT | MSG_NOSIGNAL
         if sink.writable:
-            n = send(sink.source.fd, data, length, MSG_DONTWAIT | MSG_NOSIGNAL)
+            if sink.other.hung_up and not sink.other.failed:  # EOF is next and can travel with these bytes
+                flags |= MSG_MORE
+            n = send(sink.source.fd, data, length, flags)
             if n < 0:
                 if errno != EAGAIN and errno != EINTR:
                     return False
