@@ -13,7 +13,7 @@ from mproxy.net._socket cimport sockaddr_storage
 
 
 cdef enum:
-    ACCEPTS_A_TURN = 64
+    ACCEPTS_A_TURN = 8     # then other workers may come first; with one worker it makes no difference
     CALM_US = 1000000      # a gate that opens and closes all the time is told of once
     RETRY_US = 250000      # descriptors come back when other processes or connections end
 
