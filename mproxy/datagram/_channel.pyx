@@ -204,11 +204,11 @@ cdef class Channel:
         """What an ack or a timer has settled goes to the controller and to the search for the packet size."""
         cdef Recovery recovery = self.recovery
         if recovery.acked_flags & SENT_PROBE:
-            mtu_acked(&self.mtu, recovery.probe_size, now)
+            mtu_acked(&self.mtu, recovery.acked_probe, now)
             self.congestion.on_packet_size(self.mtu.current)
-        elif recovery.lost_flags & SENT_PROBE:
+        if recovery.lost_flags & SENT_PROBE:
             self.mtu.most_tries = PROBE_TRIES + <int>min(30 * recovery.lost_packets // (recovery.sent_packets + 1), 12)
-            mtu_lost(&self.mtu, recovery.probe_size, now)
+            mtu_lost(&self.mtu, recovery.lost_probe, now)
         if recovery.lost_flags & SENT_CREDIT:
             self.credit_due = True
         if recovery.large_lost >= BLACK_HOLE_PACKETS and 0 < recovery.largest_size <= BASE_PACKET_BYTES \

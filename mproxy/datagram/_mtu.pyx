@@ -25,6 +25,7 @@ cdef void choose(Mtu *mtu, int64_t now) noexcept nogil:
     cdef int i
     mtu.tries = 0
     mtu.probing = 0
+    mtu.in_flight = False
     if mtu.failed > mtu.ceiling:
         if mtu.ceiling > mtu.current:
             mtu.probing = mtu.ceiling
@@ -71,7 +72,8 @@ cdef uint32_t mtu_probe(Mtu *mtu, uint64_t most, int64_t now) noexcept nogil:
 
 cdef void mtu_acked(Mtu *mtu, uint32_t size, int64_t now) noexcept nogil:
     """A probe of `size` bytes came through."""
-    mtu.in_flight = False
+    if size == mtu.probing:
+        mtu.in_flight = False
     if size > mtu.current and size <= mtu.ceiling:
         mtu.current = size
         if mtu.failed <= size:
@@ -80,10 +82,10 @@ cdef void mtu_acked(Mtu *mtu, uint32_t size, int64_t now) noexcept nogil:
 
 
 cdef void mtu_lost(Mtu *mtu, uint32_t size, int64_t now) noexcept nogil:
-    """A probe of `size` bytes was lost."""
-    mtu.in_flight = False
+    """A probe of `size` bytes was lost; perhaps one that the host refused long ago, and another is under way."""
     if size != mtu.probing:
         return
+    mtu.in_flight = False
     mtu.tries += 1
     if mtu.tries >= mtu.most_tries:
         mtu.failed = size

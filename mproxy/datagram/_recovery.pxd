@@ -58,7 +58,8 @@ cdef class Recovery:
     cdef AckSample sample                # for the congestion controller
     cdef uint32_t acked_flags            # SENT_* of what was acknowledged
     cdef uint32_t lost_flags             # SENT_* of what was lost
-    cdef uint32_t probe_size             # size of the path probe acknowledged or lost, as the flags say
+    cdef uint32_t acked_probe            # size of the path probe acknowledged, if the flags say so
+    cdef uint32_t lost_probe             # size of the newest path probe lost, if the flags say so
     cdef uint32_t largest_size           # largest packet acknowledged
     cdef uint32_t large_lost             # packets above the base size lost since one of them was acknowledged
     cdef uint64_t newest                 # highest number newly acknowledged

@@ -147,7 +147,7 @@ cdef class Recovery:
         self.sample.acked_bytes += entry.size
         self.acked_flags |= entry.flags
         if entry.flags & SENT_PROBE:
-            self.probe_size = entry.size
+            self.acked_probe = entry.size
         if entry.size > self.largest_size:
             self.largest_size = entry.size
         if entry.size > BASE_PACKET_BYTES:
@@ -213,7 +213,7 @@ cdef class Recovery:
         self.lost_flags |= entry.flags
         entry.flags |= SENT_LOST
         if entry.flags & SENT_PROBE:
-            self.probe_size = entry.size
+            self.lost_probe = entry.size
             sent_settle(&self.sent, number)
             return
         self.lost_bytes += entry.size

@@ -233,6 +233,25 @@ def test_path_that_takes_smaller_packets_all_of_a_sudden():
     assert world.client.connection.look()["packet_bytes"] <= 1300
 
 
+@pytest.mark.parametrize("window", [32, 64, 200])
+def test_sizes_that_the_host_refuses_are_not_taken_for_proved(window):
+    """The ack of a small probe comes together with the loss of larger ones that never left the host."""
+    world = World(8, Faults(delay=1000), data=random.Random(8).randbytes(3_000_000),
+                  config=DatagramConfig(congestion="fixed", window=window))
+    carried, sizes = world.send, set()
+
+    def refuse(peer, address, packet):
+        sizes.add(peer.connection.look()["packet_bytes"])
+        if len(packet) > 1472:
+            peer.connection.too_big(len(packet), world.clock.now)
+        else:
+            carried(peer, address, packet)
+
+    world.send = refuse
+    world.start().run().check()
+    assert sizes == {1200, 1472}, window
+
+
 # ---- peers that mean harm
 
 def dialled(number=1000, **settings):
