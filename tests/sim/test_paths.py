@@ -237,7 +237,8 @@ def test_path_that_takes_smaller_packets_all_of_a_sudden():
 def test_sizes_that_the_host_refuses_are_not_taken_for_proved(window):
     """The ack of a small probe comes together with the loss of larger ones that never left the host."""
     world = World(8, Faults(delay=1000), data=random.Random(8).randbytes(3_000_000),
-                  config=DatagramConfig(congestion="fixed", window=window))
+                  config=DatagramConfig(congestion="fixed", window=window, max_packet_bytes=8972),
+                  server_config=DatagramConfig(max_packet_bytes=8972))
     carried, sizes = world.send, set()
 
     def refuse(peer, address, packet):
