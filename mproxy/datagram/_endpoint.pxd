@@ -25,17 +25,19 @@ from mproxy.datagram._listener cimport Listener, Reply
 from mproxy.datagram._packet cimport Address as PeerAddress
 from mproxy.datagram._seal cimport PacketKey
 from mproxy.net._alarm cimport Alarm
-from mproxy.net._batch cimport Address, Received, Receiver, Sender
 from mproxy.net._loop cimport Loop, Source, Work
+from mproxy.net._packets cimport Address, Inbox, LocalAddress, Outbox, Slot
 
 
 cdef enum:
     SOCKETS = 2              # the one that sends, too, and --ack-port
     BATCHES_A_TURN = 16      # of one socket before connections get their turn
+    BATCH = 8                # messages of one system call: 512 KiB stay in the cache until they are opened
     OUT_BYTES = 262144       # packets of one system call
     RUN_BYTES = 65507        # most that UDP takes in one piece
     SENT_A_TURN = 1048576    # of one connection before others get their turn
     SOCKET_BYTES = 8388608   # socket buffers asked for
+    SINGLY_US = 10000000     # a device that cannot cut trains is believed for so long: a route may change
 
 
 cdef class Link:
@@ -47,8 +49,8 @@ cdef class Link:
     cdef bint read_end_told              # `on_read_ended` was called
     cdef bint closed                     # to be forgotten
     cdef bint finish_due                 # FIN after the last buffer
-    cdef uint8_t local[16]               # our address that the peer writes to; zero: any
-    cdef uint32_t interface              # for link-local addresses
+    cdef LocalAddress local              # our address that the peer writes to
+    cdef int64_t singly_until            # until then trains go packet by packet
     cdef object fill_buffer              # keeps the memory of `fill_at`
     cdef uint8_t *fill_at                # where the next bytes go
     cdef size_t fill_left                # bytes still wanted
@@ -77,8 +79,11 @@ cdef class DatagramEndpoint:
     cdef int sockets                  # of these
     cdef Work work                    # a turn
     cdef Alarm alarm                  # the earliest deadline
-    cdef Receiver receiver            # of whichever socket is read
-    cdef Sender sender                # of the first socket
+    cdef Inbox inbox                  # of whichever socket is read
+    cdef Outbox outbox                # of the first socket: packets of one link
+    cdef Address receivers[64]        # of its messages
+    cdef Link sending                 # whose packets wait in the outbox until the socket has room; None: it is empty
+    cdef bint v4                      # the first socket is for IPv4 alone
     cdef uint8_t *out                 # OUT_BYTES
     cdef dict links                   # all, by id
     cdef list waiting                 # those that something happened to
@@ -90,11 +95,14 @@ cdef class DatagramEndpoint:
     cdef int add_socket(self, int fd) except -1
     cdef void run(self) noexcept
     cdef bint read(self, int index, int64_t now) noexcept
-    cdef void take(self, Received *packet, int64_t now) noexcept
-    cdef void take_new(self, Received *packet, const PeerAddress *source, int64_t now) noexcept
-    cdef void accept(self, const Reply *reply, Received *packet, int64_t now) noexcept
+    cdef void take(self, Slot *slot, int64_t now) noexcept
+    cdef void take_new(self, Slot *slot, const PeerAddress *source, int64_t now) noexcept
+    cdef void answer(self, Reply *reply, Slot *slot, const PeerAddress *source) noexcept
+    cdef void accept(self, const Reply *reply, Slot *slot, int64_t now) noexcept
+    cdef void put(self, const PeerAddress *to, const LocalAddress *local, uint8_t *data, uint32_t length) noexcept
     cdef Link find(self, uint64_t id) noexcept
     cdef void insert(self, Link link) noexcept
     cdef void remove(self, Link link) noexcept
     cdef bint transmit(self, Link link, int64_t now) noexcept
     cdef bint flush(self, Link link, int64_t now) noexcept
+    cdef void settle(self, Link link, int64_t now) noexcept

@@ -4,7 +4,7 @@ import os
 from collections import deque
 from functools import partial
 
-from libc.errno cimport EAGAIN, EINVAL, errno
+from libc.errno cimport EAGAIN, EINVAL, EMSGSIZE, errno
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
@@ -15,12 +15,10 @@ from mproxy.datagram._listener cimport ListenResult
 from mproxy.datagram._packet cimport Seal, packet_id, packet_type
 from mproxy.datagram._states cimport ConnectionState
 from mproxy.net._alarm cimport NEVER
-from mproxy.net._batch cimport (
-    address_pair, address_set, receive_batch, received, receiver_free, receiver_init, send_add, send_batch,
-    sender_init, udp_buffers, udp_fragment,
-)
 from mproxy.net._loop cimport EPOLLET, EPOLLIN, EPOLLOUT
+from mproxy.net._packets cimport MOST_SEGMENTS, Message
 from mproxy.net._socket cimport Target
+from mproxy.net._udp cimport Peer, peer_name, peer_of, peer_pair, peer_set, udp_buffers, udp_fragment, udp_is_v4
 
 
 cdef class Link:
@@ -88,10 +86,9 @@ cdef class Link:
     @property
     def peer(self):
         """(host, port) of the peer now."""
-        cdef Address address
-        memset(&address, 0, sizeof(address))
-        memcpy(&address.name, self.connection.peer.bytes, 28)
-        return address_pair(&address)
+        cdef Peer peer
+        memcpy(&peer.name, self.connection.peer.bytes, 28)
+        return peer_pair(&peer)
 
     @property
     def unsent(self):
@@ -215,8 +212,10 @@ cdef class DatagramEndpoint:
         self.work.run = run_endpoint
         self.work.owner = <void *>self
         self.out = <uint8_t *>malloc(OUT_BYTES)
-        if self.out == NULL or receiver_init(&self.receiver) < 0:
+        if self.out == NULL:
             raise MemoryError
+        self.inbox = Inbox()
+        self.outbox = Outbox()
         self.alarm = Alarm()
         if self.alarm.open(loop, &self.work) < 0:
             raise OSError(errno, os.strerror(errno))
@@ -227,14 +226,13 @@ cdef class DatagramEndpoint:
             self.answer_to.length = 28
             memcpy(self.answer_to.bytes, <const char *>config.answer_to, 28)
         self.add_socket(fd)
-        sender_init(&self.sender, self.sources[0].fd, False)
+        self.v4 = udp_is_v4(self.sources[0].fd)
         if answers_fd >= 0:
             self.add_socket(answers_fd)
         _endpoints.add(self)
 
     def __dealloc__(self):
         free(self.out)
-        receiver_free(&self.receiver)
 
     cdef int add_socket(self, int fd) except -1:
         cdef Source *source = &self.sources[self.sockets]
@@ -253,13 +251,13 @@ cdef class DatagramEndpoint:
     def connect(self, Target target, handler):
         """Dial the first address of `target`; the Link."""
         cdef Link link = Link(self)
-        cdef Address address
-        cdef PeerAddress peer
-        address_set(&address, &target.addresses[0])
-        to_peer(&address, &peer)
+        cdef Peer peer
+        cdef PeerAddress address
+        peer_set(&peer, &target.addresses[0])
+        to_engine(&peer, &address)
         link.handler = handler
         self.insert(link)
-        link.connection.connect(&peer, self.loop.now_us)
+        link.connection.connect(&address, self.loop.now_us)
         link.wake()
         return link
 
@@ -310,7 +308,7 @@ cdef class DatagramEndpoint:
             link.move_in(now)
             link.move_out()
             link.events(now)
-            if (self.sender.blocked or self.transmit(link, now)) and not link.active:
+            if (self.sending is not None or self.transmit(link, now)) and not link.active:
                 link.active = True
                 self.waiting.append(link)
             if link.connection.state == ConnectionState.CLOSED:
@@ -319,122 +317,143 @@ cdef class DatagramEndpoint:
         for link in self.links.values():
             earliest = min(earliest, link.connection.deadline())
         self.alarm.set(earliest)
-        if again or (self.waiting and not self.sender.blocked):
+        if again or (self.waiting and self.sending is None):
             self.loop.schedule(&self.work)
 
     cdef bint read(self, int index, int64_t now) noexcept:
         """Take what the socket has; true when there may be more."""
-        cdef Received packet
+        cdef Slot *slot
         cdef int i, n, _batches
         for _batches in range(BATCHES_A_TURN):
-            n = receive_batch(&self.receiver, self.sources[index].fd)
+            n = self.inbox.receive(self.sources[index].fd, 0, BATCH, True)
             for i in range(n):
-                received(&self.receiver, i, &packet)
-                if not packet.cut_off and packet.length > 0:
-                    self.take(&packet, now)
+                slot = &self.inbox.slots[i]
+                if not slot.cut and slot.length > 0:
+                    self.take(slot, now)
             if n < 0 and errno == EAGAIN:
                 self.readable[index] = False
                 return False
         return True
 
-    cdef void take(self, Received *packet, int64_t now) noexcept:
-        """A run of packets, which is of one connection."""
+    cdef void take(self, Slot *slot, int64_t now) noexcept:
+        """A train, which is of one connection."""
+        cdef Peer peer
         cdef PeerAddress source
         cdef Link link
-        if packet_type(packet.data, min(packet.segment_bytes, packet.length)) == 0:
+        if packet_type(slot.data, slot.segment) == 0:
             self.strays += 1
             return
-        to_peer(&packet.from_address, &source)
-        link = self.find(packet_id(packet.data))
+        peer_of(&peer, slot)
+        to_engine(&peer, &source)
+        link = self.find(packet_id(slot.data))
         if link is None:
-            self.take_new(packet, &source, now)
+            self.take_new(slot, &source, now)
             return
-        link.connection.receive_run(packet.data, packet.length, packet.segment_bytes, &source, now)
+        link.connection.receive_run(slot.data, slot.length, slot.segment, &source, now)
         if self.listener is not None:
-            memcpy(link.local, packet.from_address.local, 16)
-            link.interface = packet.from_address.interface
+            link.local = slot.local
         link.wake()
 
-    cdef void take_new(self, Received *packet, const PeerAddress *source, int64_t now) noexcept:
+    cdef void take_new(self, Slot *slot, const PeerAddress *source, int64_t now) noexcept:
         """Packets of no connection: of a peer that dials, or of one long gone."""
         cdef Reply reply
-        cdef Address to
         cdef uint32_t offset = 0, length
         cdef int result
-        while offset < packet.length:
-            length = min(packet.segment_bytes, packet.length - offset)
+        while offset < slot.length:
+            length = min(slot.segment, slot.length - offset)
             result = ListenResult.DROP
             if self.listener is not None:
-                result = self.listener.receive(packet.data + offset, length, source, now, &reply)
-            if result == ListenResult.ANSWER and not self.sender.blocked:
-                to = packet.from_address
-                if self.has_answer_to:
-                    memcpy(&to.name, self.answer_to.bytes, 28)
-                    memset(to.local, 0, 16)
-                send_add(&self.sender, &to, reply.answer, reply.answer_bytes, reply.answer_bytes, now)
-                send_batch(&self.sender, now)
+                result = self.listener.receive(slot.data + offset, length, source, now, &reply)
+            if result == ListenResult.ANSWER:
+                self.answer(&reply, slot, source)
             elif result == ListenResult.ACCEPT and len(self.links) < self.most:
-                self.accept(&reply, packet, now)
+                self.accept(&reply, slot, now)
             elif result == ListenResult.DROP:
                 self.strays += 1
             offset += length
 
-    cdef void accept(self, const Reply *reply, Received *packet, int64_t now) noexcept:
+    cdef void answer(self, Reply *reply, Slot *slot, const PeerAddress *source) noexcept:
+        """Send a SYN_ACK; whoever misses it asks again."""
+        if self.sending is not None:
+            return
+        if self.has_answer_to:
+            self.put(&self.answer_to, NULL, reply.answer, reply.answer_bytes)
+        else:
+            self.put(source, &slot.local, reply.answer, reply.answer_bytes)
+        self.outbox.finish(0, False)
+        self.outbox.flush(self.sources[0].fd, False)
+        self.outbox.clear()
+
+    cdef void accept(self, const Reply *reply, Slot *slot, int64_t now) noexcept:
         cdef Link link
         try:
             link = Link(self)
         except MemoryError:
             return
-        memcpy(link.local, packet.from_address.local, 16)
-        link.interface = packet.from_address.interface
+        link.local = slot.local
         link.connection.accept(&reply.accepted, now)
         self.insert(link)
         self.loop.guard(partial(self.observer.on_link, link), None)
         link.wake()
 
+    # ---- packets out
+
+    cdef void put(self, const PeerAddress *to, const LocalAddress *local, uint8_t *data, uint32_t length) noexcept:
+        """Begin a message in the outbox, which has room for it."""
+        cdef Peer peer
+        cdef Address *receiver = &self.receivers[self.outbox.count]
+        memcpy(&peer.name, to.bytes, 28)
+        self.outbox.add(receiver, peer_name(&peer, self.v4, receiver), local)
+        self.outbox.add_part(data, length)
+
     cdef bint transmit(self, Link link, int64_t now) noexcept:
         """Send what the connection has to send now; true when it must wait for its turn or for the socket."""
         cdef Transmit run
-        cdef Address to
         cdef uint32_t used = 0, sent = 0
-        memset(&to, 0, sizeof(to))
         memset(&run, 0, sizeof(run))
         while sent < SENT_A_TURN:
-            if OUT_BYTES - used < RUN_BYTES:
+            if OUT_BYTES - used < RUN_BYTES or not self.outbox.has_room(1):
                 if not self.flush(link, now):
                     return True
                 used = 0
             run.data = self.out + used
             run.room = RUN_BYTES
-            run.most = 64
+            run.most = MOST_SEGMENTS
             if link.connection.poll_transmit(&run, now) == 0:
-                self.flush(link, now)
-                return self.sender.blocked
-            memcpy(&to.name, run.to.bytes, 28)
-            memcpy(to.local, link.local, 16)
-            to.interface = link.interface
-            if not send_add(&self.sender, &to, run.data, run.length, run.segment_bytes, now):
-                self.flush(link, now)
-                send_add(&self.sender, &to, run.data, run.length, run.segment_bytes, now)
+                return not self.flush(link, now)
+            self.put(run.to, &link.local, run.data, run.length)
+            self.outbox.finish(run.segment_bytes, now < link.singly_until)
             used += run.length
             sent += run.length
         self.flush(link, now)
         return True
 
     cdef bint flush(self, Link link, int64_t now) noexcept:
-        """Hand the gathered packets to the kernel; false when the socket is full: the rest waits there."""
-        cdef uint32_t largest = 0
+        """Hand the outbox to the kernel; false when the socket is full: the rest waits there."""
+        if not self.outbox.flush(self.sources[0].fd, True):
+            self.sending = link
+            return False
+        self.sending = None
+        self.settle(link, now)
+        self.outbox.clear()
+        return True
+
+    cdef void settle(self, Link link, int64_t now) noexcept:
+        """Learn from what the kernel did not take. A packet lost here is lost as on the path."""
+        cdef Message *message
+        cdef uint32_t refused = 0, size
         cdef int i
-        for i in range(self.sender.count):
-            largest = max(largest, self.sender.segment_bytes[i])
-        self.sender.error = 0
-        self.sender.too_large = 0
-        send_batch(&self.sender, now)
-        if self.sender.too_large:
-            link.connection.packet_too_big(largest, now)
-        if self.sender.error == EINVAL:
-            memset(link.local, 0, 16)  # the address that the peer wrote to is ours no more
-        return not self.sender.blocked
+        for i in range(self.outbox.count):
+            message = &self.outbox.messages[i]
+            if message.error == EMSGSIZE:
+                size = message.segment if message.segment else message.length
+                refused = min(refused, size) if refused else size
+            elif message.error == EINVAL:
+                memset(&link.local, 0, sizeof(LocalAddress))  # the address that the peer wrote to is ours no more
+            elif message.fell_back and message.error == 0 and now >= link.singly_until:
+                link.singly_until = now + SINGLY_US
+        if refused:
+            link.connection.packet_too_big(refused, now)
 
     # ---- links
 
@@ -461,13 +480,13 @@ cdef void socket_ready(Source *source, uint32_t events) noexcept:
     cdef int index = 0 if source == &endpoint.sources[0] else 1
     if events & ~<uint32_t>EPOLLOUT:
         endpoint.readable[index] = True
-    if events & EPOLLOUT and endpoint.sender.blocked:
-        send_batch(&endpoint.sender, endpoint.loop.now_us)
+    if events & EPOLLOUT and endpoint.sending is not None:
+        endpoint.flush(endpoint.sending, endpoint.loop.now_us)
     endpoint.loop.schedule(&endpoint.work)
 
 
-cdef void to_peer(const Address *address, PeerAddress *out) noexcept:
+cdef void to_engine(const Peer *peer, PeerAddress *out) noexcept:
     """An address as the engine compares it: without what is ours."""
     memset(out, 0, sizeof(PeerAddress))
     out.length = 28
-    memcpy(out.bytes, &address.name, 28)
+    memcpy(out.bytes, &peer.name, 28)

@@ -5,8 +5,10 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from mproxy.datagram._impair cimport Held, Path
 from mproxy.net._alarm cimport Alarm
-from mproxy.net._batch cimport Address, Receiver, Sender
 from mproxy.net._loop cimport Loop, Source, Work
+from mproxy.net._packets cimport Address, Inbox, Outbox
+from mproxy.net._socket cimport socklen_t
+from mproxy.net._udp cimport Peer
 
 
 cdef enum:
@@ -14,13 +16,18 @@ cdef enum:
     BURST = 256              # packets that leave together
     TOGETHER_US = 100        # what arrives within this leaves together; a wake-up per packet would cost more
     READS_A_TURN = 16        # batches of one socket before others get their turn
+    BATCH = 8                # messages of one system call
+    SINGLY_US = 10000000     # a device that cannot cut trains is believed for so long
     SOCKET_BYTES = 8388608   # socket buffers: the path alone shall lose packets
 
 
 cdef struct Client:
     Source source      # its socket towards the server, connected
     void *relay        # borrowed ImpairRelay
-    Address address    # where it writes from
+    Peer peer          # where it writes from
+    Address name       # the same as the listening socket wants it
+    socklen_t name_bytes  # of `name`
+    int64_t singly_until[2]  # until then trains go packet by packet, to the server and to the client
     uint64_t id        # slot and generation: names it while its packets are on their way
     int64_t used_at    # when it wrote last
     bint readable      # the server's answers wait
@@ -35,13 +42,13 @@ cdef class ImpairRelay:
     cdef readonly Path up          # clients to server
     cdef readonly Path down        # server to clients
     cdef Source listening          # the clients' socket
-    cdef Address server            # where the server is
+    cdef Peer server               # where the server is
+    cdef bint v4                   # the clients' socket is for IPv4 alone
     cdef bint readable             # clients' packets wait
     cdef Work work                 # moves packets
     cdef Alarm alarm               # the next arrival
-    cdef Receiver receiver         # of whichever socket is read
-    cdef Sender to_clients         # answers
-    cdef Sender to_server          # of the client in hand
+    cdef Inbox inbox               # of whichever socket is read
+    cdef Outbox outbox             # of whichever socket is written to; empty again before anything else runs
     cdef Client **slots            # clients by slot, NULL where free
     cdef uint32_t *generations     # of each slot
     cdef uint32_t most             # clients at once
@@ -59,8 +66,10 @@ cdef class ImpairRelay:
     cdef bint read_server(self, Client *client, int64_t now) noexcept
     cdef void send_up(self, int64_t now) noexcept
     cdef void send_down(self, int64_t now) noexcept
-    cdef Client *client_of(self, const Address *address, int64_t now) noexcept
-    cdef Client *add_client(self, const Address *address, int64_t now) noexcept
+    cdef int put_train(self, Client *client, int first, int count, bint inward, int64_t now) noexcept
+    cdef void flush(self, int fd, bint inward, int64_t now) noexcept
+    cdef Client *client_of(self, const Peer *peer, int64_t now) noexcept
+    cdef Client *add_client(self, const Peer *peer, int64_t now) noexcept
     cdef void forget(self, Client *client) noexcept
     cdef void used(self, Client *client, int64_t now) noexcept
     cdef void unlink(self, Client *client) noexcept

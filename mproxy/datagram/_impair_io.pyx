@@ -6,12 +6,13 @@ from functools import partial
 from libc.errno cimport EAGAIN, errno
 from libc.stdlib cimport calloc, free
 
-from mproxy.net._batch cimport (
-    Received, address_hash, address_pair, address_same, address_set, receive_batch, received, receiver_free,
-    receiver_init, send_add, send_batch, sender_init, udp_buffers, udp_connect, udp_fragment, udp_socket,
-)
 from mproxy.net._loop cimport EPOLLET, EPOLLIN
+from mproxy.net._packets cimport LARGEST_PACKET, MOST_SEGMENTS, Message, Slot
 from mproxy.net._socket cimport Target, close, is_spare
+from mproxy.net._udp cimport (
+    peer_hash, peer_name, peer_of, peer_pair, peer_same, peer_set, udp_buffers, udp_connect, udp_fragment,
+    udp_is_v4, udp_socket,
+)
 
 
 cdef class ImpairRelay:
@@ -27,11 +28,13 @@ cdef class ImpairRelay:
         self.up, self.down = up, down
         self.most = most
         self.idle_us = idle_us
-        address_set(&self.server, &target.addresses[0])
+        peer_set(&self.server, &target.addresses[0])
         self.slots = <Client **>calloc(most, sizeof(Client *))
         self.generations = <uint32_t *>calloc(most, sizeof(uint32_t))
-        if receiver_init(&self.receiver) < 0 or self.slots == NULL or self.generations == NULL:
+        if self.slots == NULL or self.generations == NULL:
             raise MemoryError
+        self.inbox = Inbox()
+        self.outbox = Outbox()
         self.work.run = run_relay
         self.work.owner = <void *>self
         self.alarm = Alarm()
@@ -42,11 +45,10 @@ cdef class ImpairRelay:
             raise OSError(errno, os.strerror(errno))
         udp_buffers(self.listening.fd, SOCKET_BYTES)
         udp_fragment(self.listening.fd, True)
-        sender_init(&self.to_clients, self.listening.fd, False)
+        self.v4 = udp_is_v4(self.listening.fd)
         _relays.add(self)
 
     def __dealloc__(self):
-        receiver_free(&self.receiver)
         free(self.slots)
         free(self.generations)
 
@@ -79,16 +81,16 @@ cdef class ImpairRelay:
 
     cdef bint read_clients(self, int64_t now) noexcept:
         """Take what the clients sent; true when there may be more."""
-        cdef Received packet
+        cdef Peer peer
         cdef Client *client
         cdef int i, n, _reads
         for _reads in range(READS_A_TURN):
-            n = receive_batch(&self.receiver, self.listening.fd)
+            n = self.inbox.receive(self.listening.fd, 0, BATCH, True)
             for i in range(n):
-                received(&self.receiver, i, &packet)
-                client = self.client_of(&packet.from_address, now)
+                peer_of(&peer, &self.inbox.slots[i])
+                client = self.client_of(&peer, now)
                 if client != NULL:
-                    put_all(self.up, &packet, client.id, now)
+                    put_all(self.up, &self.inbox.slots[i], client.id, now)
             if n < 0 and errno == EAGAIN:
                 self.readable = False
                 return False
@@ -96,60 +98,85 @@ cdef class ImpairRelay:
 
     cdef bint read_server(self, Client *client, int64_t now) noexcept:
         """Take what the server sent to a client; true when there may be more."""
-        cdef Received packet
         cdef int i, n, _reads
         for _reads in range(READS_A_TURN):
-            n = receive_batch(&self.receiver, client.source.fd)
+            n = self.inbox.receive(client.source.fd, 0, BATCH, False)
             for i in range(n):
-                received(&self.receiver, i, &packet)
-                put_all(self.down, &packet, client.id, now)
+                put_all(self.down, &self.inbox.slots[i], client.id, now)
             if n < 0 and errno == EAGAIN:  # any other error was one packet's: ECONNREFUSED when nobody listens
                 client.readable = False
                 return False
         return True
 
     cdef void send_up(self, int64_t now) noexcept:
-        """Hand what has arrived to the server, runs of one client's packets together."""
+        """Hand what has arrived to the server, by the socket of the client it comes from."""
         cdef Client *client
-        cdef uint64_t id = 0
-        cdef int count = 0, sent = 0, i
-        while True:
+        cdef int count = BURST, done, i
+        while count == BURST:
+            count = done = 0
             while count < BURST and self.up.take(now, &self.burst[count]):
                 count += 1
-            while sent < count:
-                id = self.burst[sent].client
-                client = self.find(id)
-                if client != NULL:
-                    sender_init(&self.to_server, client.source.fd, True)
-                while sent < count and self.burst[sent].client == id:
-                    if client != NULL:
-                        put_out(&self.to_server, &self.server, &self.burst[sent], now)
-                    sent += 1
-                if client != NULL:
-                    finish(&self.to_server, now)
-                    self.unsent += self.to_server.dropped
+            while done < count:
+                client = self.find(self.burst[done].client)
+                if client == NULL:
+                    done += 1
+                    continue
+                done += self.put_train(client, done, count, True, now)
+                if done == count or self.burst[done].client != client.id or not self.outbox.has_room(MOST_SEGMENTS):
+                    self.flush(client.source.fd, True, now)
             for i in range(count):
                 free(self.burst[i].data)
-            if count < BURST:
-                return
-            count = sent = 0
 
     cdef void send_down(self, int64_t now) noexcept:
         """Hand what has arrived to the clients."""
         cdef Client *client
-        cdef uint64_t dropped = self.to_clients.dropped
-        cdef int count = BURST, i
+        cdef int count = BURST, done, i
         while count == BURST:
-            count = 0
+            count = done = 0
             while count < BURST and self.down.take(now, &self.burst[count]):
-                client = self.find(self.burst[count].client)
-                if client != NULL:
-                    put_out(&self.to_clients, &client.address, &self.burst[count], now)
                 count += 1
-            finish(&self.to_clients, now)
+            while done < count:
+                client = self.find(self.burst[done].client)
+                done += self.put_train(client, done, count, False, now) if client != NULL else 1
+                if done == count or not self.outbox.has_room(MOST_SEGMENTS):
+                    self.flush(self.listening.fd, False, now)
             for i in range(count):
                 free(self.burst[i].data)
-        self.unsent += self.to_clients.dropped - dropped
+
+    cdef int put_train(self, Client *client, int first, int count, bint inward, int64_t now) noexcept:
+        """Put the packet `first` of `count` in the burst into the outbox, with those that can go in one train; how
+        many. The outbox has room for MOST_SEGMENTS parts."""
+        cdef uint32_t segment = self.burst[first].length, total = segment
+        cdef int last = first
+        cdef Message *message
+        if inward:
+            message = self.outbox.add(NULL, 0, NULL)
+        else:
+            message = self.outbox.add(&client.name, client.name_bytes, &client.peer.local)
+        message.owner = client
+        self.outbox.add_part(self.burst[first].data, segment)
+        while last + 1 < count and last + 1 - first < MOST_SEGMENTS and self.burst[last].length == segment \
+                and self.burst[last + 1].client == client.id and 0 < self.burst[last + 1].length <= segment \
+                and total + self.burst[last + 1].length <= LARGEST_PACKET:
+            last += 1
+            total += self.burst[last].length
+            self.outbox.add_part(self.burst[last].data, self.burst[last].length)
+        self.outbox.finish(segment, now < client.singly_until[inward])
+        return last + 1 - first
+
+    cdef void flush(self, int fd, bint inward, int64_t now) noexcept:
+        """Send the outbox; a full socket loses packets, as a full device does."""
+        cdef Message *message
+        cdef Client *client
+        cdef int i
+        self.outbox.flush(fd, False)
+        for i in range(self.outbox.count):
+            message = &self.outbox.messages[i]
+            client = <Client *>message.owner
+            self.unsent += message.packets - message.sent
+            if message.fell_back and message.error == 0 and now >= client.singly_until[inward]:
+                client.singly_until[inward] = now + SINGLY_US
+        self.outbox.clear()
 
     # ---- clients
 
@@ -158,26 +185,26 @@ cdef class ImpairRelay:
         cdef Client *client = self.slots[<uint32_t>id]
         return client if client != NULL and client.id == id else NULL
 
-    cdef Client *client_of(self, const Address *address, int64_t now) noexcept:
+    cdef Client *client_of(self, const Peer *peer, int64_t now) noexcept:
         """Who writes from this address, a new client if need be; NULL when there is no descriptor for one."""
-        cdef Client *client = self.buckets[address_hash(address) % BUCKETS]
-        while client != NULL and not address_same(&client.address, address):
+        cdef Client *client = self.buckets[peer_hash(peer) % BUCKETS]
+        while client != NULL and not peer_same(&client.peer, peer):
             client = client.next
         if client == NULL:
-            return self.add_client(address, now)
+            return self.add_client(peer, now)
         self.used(client, now)
         return client
 
-    cdef Client *add_client(self, const Address *address, int64_t now) noexcept:
+    cdef Client *add_client(self, const Peer *peer, int64_t now) noexcept:
         cdef Client *client
-        cdef Client **bucket = &self.buckets[address_hash(address) % BUCKETS]
+        cdef Client **bucket = &self.buckets[peer_hash(peer) % BUCKETS]
         cdef uint32_t slot = 0
         while self.oldest != NULL and (self.count == self.most or now - self.oldest.used_at > self.idle_us):
             self.forget(self.oldest)
         client = <Client *>calloc(1, sizeof(Client))
         if client == NULL:
             return NULL
-        client.source.fd = udp_socket(True)
+        client.source.fd = udp_socket()
         if client.source.fd < 0 or is_spare(client.source.fd) or udp_connect(client.source.fd, &self.server) < 0:
             if client.source.fd >= 0:
                 close(client.source.fd)
@@ -190,7 +217,8 @@ cdef class ImpairRelay:
         self.generations[slot] += 1
         self.slots[slot] = client
         client.id = <uint64_t>self.generations[slot] << 32 | slot
-        client.address = address[0]
+        client.peer = peer[0]
+        client.name_bytes = peer_name(peer, self.v4, &client.name)
         client.relay = <void *>self
         client.source.ready = server_ready
         client.source.owner = client
@@ -200,7 +228,7 @@ cdef class ImpairRelay:
         self.total += 1
         self.used(client, now)
         self.loop.add(&client.source, EPOLLIN | EPOLLET)
-        host, port = address_pair(address)
+        host, port = peer_pair(peer)
         self.loop.guard(partial(self.observer.on_client, host, port, self.count), None)
         return client
 
@@ -231,7 +259,7 @@ cdef class ImpairRelay:
 
     cdef void forget(self, Client *client) noexcept:
         """The client is gone; what is still on its way to it will find nobody."""
-        cdef Client **link = &self.buckets[address_hash(&client.address) % BUCKETS]
+        cdef Client **link = &self.buckets[peer_hash(&client.peer) % BUCKETS]
         cdef int fd = client.source.fd
         while link[0] != client:
             link = &link[0].next
@@ -263,29 +291,14 @@ cdef void server_ready(Source *source, uint32_t events) noexcept:
     (<ImpairRelay>client.relay).loop.schedule(&(<ImpairRelay>client.relay).work)
 
 
-cdef void put_all(Path path, const Received *packet, uint64_t client, int64_t now) noexcept:
+cdef void put_all(Path path, const Slot *slot, uint64_t client, int64_t now) noexcept:
     """Let each of the joined packets enter by itself."""
     cdef uint32_t offset = 0, length
-    if packet.cut_off:
+    if slot.cut:
         return
-    if packet.length == 0:
-        path.put(packet.data, 0, client, now)
-    while offset < packet.length:
-        length = min(packet.segment_bytes, packet.length - offset)
-        path.put(packet.data + offset, length, client, now)
+    if slot.length == 0:
+        path.put(slot.data, 0, client, now)
+    while offset < slot.length:
+        length = min(slot.segment, slot.length - offset)
+        path.put(slot.data + offset, length, client, now)
         offset += length
-
-
-cdef void put_out(Sender *sender, const Address *address, const Held *packet, int64_t now) noexcept:
-    if not send_add(sender, address, packet.data, packet.length, max(packet.length, <uint32_t>1), now):
-        finish(sender, now)
-        send_add(sender, address, packet.data, packet.length, max(packet.length, <uint32_t>1), now)
-
-
-cdef void finish(Sender *sender, int64_t now) noexcept:
-    """Send what was gathered; a full socket loses packets, as a full device does."""
-    cdef int i
-    if send_batch(sender, now) < 0:
-        for i in range(sender.next, sender.count):
-            sender.dropped += sender.packets[i]
-        sender.count = sender.part_count = sender.next = 0

@@ -38,7 +38,7 @@ cdef enum:
     SLOTS = 64             # messages a batch
     SLOT_BYTES = 65536     # above the largest packet and the largest train
     CONTROL_BYTES = 128    # control data of one message: address, segment
-    PARTS = 128            # memory segments of the messages in an outbox
+    PARTS = 256            # memory segments of the messages in an outbox
     LARGEST_PACKET = 65507  # payload, of IPv4: 65535 less both headers (RFC 768, 791); IPv6 takes 20 more
     MOST_SEGMENTS = 64     # packets of a train that every kernel with UDP_SEGMENT sends
 
@@ -81,6 +81,7 @@ cdef struct Message:
     uint32_t length        # bytes
     int first_part         # its memory: parts [first_part, first_part + part_count)
     int part_count         # see first_part
+    uint32_t tried         # packets of the train that were offered one by one
     uint32_t sent          # result: packets that the kernel took
     uint32_t sent_bytes    # result: their bytes
     int error              # result: errno of the last packet that it did not take, or 0
@@ -95,20 +96,21 @@ cdef class Outbox:
     cdef mmsghdr single_headers[SLOTS]  # packets of a train that go one by one
     cdef iovec single_parts[SLOTS]  # their memory
     cdef readonly int count         # messages
+    cdef int next                   # the first message that the kernel was not offered yet
     cdef int part_count             # parts in use
 
     cdef bint has_room(self, int parts) noexcept
     cdef Message *add(self, Address *receiver, socklen_t receiver_bytes, const LocalAddress *local) noexcept
     cdef void add_part(self, uint8_t *data, uint32_t length) noexcept
     cdef void finish(self, uint32_t segment, bint one_by_one) noexcept
-    cdef void flush(self, int fd) noexcept
+    cdef bint flush(self, int fd, bint waits) noexcept
     cdef void clear(self) noexcept
     cdef int send(self, int fd, int first) noexcept
-    cdef void send_one_by_one(self, int fd, int index) noexcept
-    cdef int send_singles(self, int fd, Message *message, int count) noexcept
+    cdef bint send_one_by_one(self, int fd, int index, bint waits) noexcept
+    cdef bint send_singles(self, int fd, Message *message, int count, bint waits) noexcept
 
 
 cdef uint32_t packet_count(uint32_t length, uint32_t segment) noexcept nogil
-cdef void receive_trains(int fd) noexcept
-cdef void report_local_address(int fd, int family) noexcept
+cdef void receive_trains(int fd) noexcept nogil
+cdef void report_local_address(int fd, int family) noexcept nogil
 cdef uint32_t dropped_packets(int fd) noexcept

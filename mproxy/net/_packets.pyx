@@ -52,12 +52,12 @@ cdef uint32_t packet_count(uint32_t length, uint32_t segment) noexcept nogil:
     return 1 if length <= segment else (length + segment - 1) // segment
 
 
-cdef void receive_trains(int fd) noexcept:
+cdef void receive_trains(int fd) noexcept nogil:
     """Let the kernel hand over coalesced packets as one message (UDP_GRO); an old kernel goes on without."""
     set_option(fd, IPPROTO_UDP, UDP_GRO, 1)
 
 
-cdef void report_local_address(int fd, int family) noexcept:
+cdef void report_local_address(int fd, int family) noexcept nogil:
     """Have every packet say which local address it was sent to: for sockets bound to all addresses."""
     if family == AF_INET:
         set_option(fd, IPPROTO_IP, IP_PKTINFO, 1)
@@ -159,7 +159,8 @@ cdef class Outbox:
     """Messages for one socket: `add`, `add_part` once or more, `finish`; then `flush`, read the results, `clear`.
 
     A train that the kernel refuses as such (no checksum offload on the way: EIO; longer than the path allows: EMSGSIZE,
-    EINVAL) goes packet by packet. What finds no room in the kernel's buffers is dropped: that is what UDP promises.
+    EINVAL) goes packet by packet. What finds no room in the kernel's buffers is dropped, for that is what UDP promises,
+    or waits.
     """
 
     def __cinit__(self):
@@ -224,28 +225,36 @@ cdef class Outbox:
         """Forget the messages."""
         self.count = 0
         self.part_count = 0
+        self.next = 0
 
-    cdef void flush(self, int fd) noexcept:
-        """Send everything; `sent`, `sent_bytes`, `error` and `fell_back` of each message tell what became of it."""
-        cdef int done = 0, taken
+    cdef bint flush(self, int fd, bint waits) noexcept:
+        """Send everything; `sent`, `sent_bytes`, `error` and `fell_back` of each message tell what became of it.
+
+        `waits`: when the socket has no room, return false; the rest stays for another flush, once it is writable.
+        """
+        cdef int taken
         cdef Message *message
-        while done < self.count:
-            message = &self.messages[done]
+        while self.next < self.count:
+            message = &self.messages[self.next]
             if message.fell_back:
-                self.send_one_by_one(fd, done)
-                done += 1
+                if not self.send_one_by_one(fd, self.next, waits):
+                    return False
+                self.next += 1
                 continue
-            taken = self.send(fd, done)
-            done += taken
+            taken = self.send(fd, self.next)
+            self.next += taken
             if taken > 0:
                 continue
             if message.segment and errno in (EIO, EMSGSIZE, EINVAL):
                 message.fell_back = True
             elif errno == EMSGSIZE and message.error != EMSGSIZE:
                 message.error = EMSGSIZE  # it may be an ICMP's, about an earlier packet: then the next try succeeds
+            elif errno == EAGAIN and waits:
+                return False
             elif errno != EINTR:
                 message.error = errno
-                done += 1
+                self.next += 1
+        return True
 
     cdef int send(self, int fd, int first) noexcept:
         """Send messages from `first` on, up to one that goes packet by packet; returns how many went, 0 with errno."""
@@ -266,10 +275,12 @@ cdef class Outbox:
             self.messages[i].error = 0
         return n
 
-    cdef void send_one_by_one(self, int fd, int index) noexcept:
-        """Send the packets of a train as packets: what is too long for the path is cut into fragments by the kernel."""
+    cdef bint send_one_by_one(self, int fd, int index, bint waits) noexcept:
+        """Send the packets of a train as packets, those behind `tried`; false: see `flush`. What is too long for the
+        path is cut into fragments by the kernel, if the socket allows it."""
         cdef Message *message = &self.messages[index]
         cdef msghdr *header = &self.headers[index].msg_hdr
+        cdef uint32_t skip = message.tried
         cdef int part, count = 0
         cdef size_t at
         cdef iovec *whole
@@ -278,6 +289,10 @@ cdef class Outbox:
             whole = &self.parts[part]
             at = 0
             while at < whole.iov_len:
+                if skip > 0:
+                    skip -= 1
+                    at += message.segment
+                    continue
                 self.single_parts[count].iov_base = <uint8_t *>whole.iov_base + at
                 self.single_parts[count].iov_len = min(<size_t>message.segment, whole.iov_len - at)
                 at += message.segment
@@ -287,12 +302,13 @@ cdef class Outbox:
                 self.single_headers[count].msg_hdr.msg_controllen = header.msg_controllen
                 count += 1
                 if count == SLOTS:
-                    self.send_singles(fd, message, count)
+                    if not self.send_singles(fd, message, count, waits):
+                        return False
                     count = 0
-        self.send_singles(fd, message, count)
+        return self.send_singles(fd, message, count, waits)
 
-    cdef int send_singles(self, int fd, Message *message, int count) noexcept:
-        """Send `count` packets; what the kernel does not take counts as the message's error."""
+    cdef bint send_singles(self, int fd, Message *message, int count, bint waits) noexcept:
+        """Send `count` packets; what the kernel does not take counts as the message's error. False: see `flush`."""
         cdef int done = 0, i, n
         cdef bint again = False
         while done < count:
@@ -301,17 +317,21 @@ cdef class Outbox:
                 for i in range(done, done + n):
                     message.sent_bytes += <uint32_t>self.single_parts[i].iov_len
                 message.sent += n
+                message.tried += n
                 done += n
                 again = False
             elif errno == EMSGSIZE and not again:
                 again = True  # as in `flush`
+            elif errno == EAGAIN and waits:
+                return False
             elif errno != EINTR:
                 message.error = errno
                 if errno == EAGAIN:
                     break
+                message.tried += 1
                 done += 1
                 again = False
-        return done
+        return True
 
 
 cdef void put_local(msghdr *header, uint8_t *controls, int family, const LocalAddress *local) noexcept:

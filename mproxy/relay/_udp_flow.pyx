@@ -132,7 +132,7 @@ cdef class UdpFlow:
         session.first_slot = NOWHERE
         self.touched[session.touched_index] = NULL
         self.pack(session, count, True)
-        self.outbox.flush(session.source.fd)
+        self.outbox.flush(session.source.fd, False)
         for i in range(self.outbox.count):
             message = &self.outbox.messages[i]
             rule.counts.packets_in += message.sent
@@ -231,7 +231,7 @@ cdef class UdpFlow:
         cdef Message *message
         cdef Session *session
         cdef int i
-        self.outbox.flush(listener.source.fd)
+        self.outbox.flush(listener.source.fd, False)
         for i in range(self.outbox.count):
             message = &self.outbox.messages[i]
             session = <Session *>message.owner
