@@ -19,6 +19,7 @@ from mproxy.relay._cidr cimport CidrSet
 from mproxy.relay._dial cimport Sources
 from mproxy.relay._flow cimport Mover, Side
 from mproxy.relay._proxy_header cimport Origin
+from mproxy.relay._tally cimport Tally
 from mproxy.relay._wheel cimport Wheel, WheelLink
 
 
@@ -59,10 +60,11 @@ cdef class Route:
     cdef bint ask                  # the observer names the target of each connection
     cdef uint8_t proxy             # version of the header that targets get, 0: none
     cdef bint accept_proxy         # clients send one
-    cdef uint32_t most             # connections at once, 0: no bound
+    cdef uint32_t most             # connections at once, of all workers; 0: no bound
+    cdef uint32_t slot             # where they are counted
     cdef int64_t connect_us        # from accepting to OPEN, 0: no limit
     cdef int64_t idle_us           # longest silence, 0: any
-    cdef uint32_t connections      # now
+    cdef uint32_t connections      # now, here
     cdef uint64_t total            # admitted so far
     cdef uint64_t refused          # not admitted: networks, limit, header, no address
     cdef uint64_t failed           # no target could be reached
@@ -84,6 +86,7 @@ cdef class TcpRelay:
     cdef object observer           # told of events
     cdef readonly Gate gate        # room for connections
     cdef readonly Mover mover      # moves bytes
+    cdef readonly Tally tally      # of the rules, over all workers
     cdef dict routes               # key -> Route
     cdef Pair *first               # all pairs
     cdef Wheel wheel               # their time-outs

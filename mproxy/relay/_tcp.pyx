@@ -40,13 +40,15 @@ cdef enum:
 
 
 cdef class TcpRelay:
-    """Relays what the listening sockets of its rules accept. `max_connections`: of all rules, 0: no bound."""
+    """Relays what the listening sockets of its rules accept. `max_connections`: of all rules, 0: no bound.
+    `tally`: where connections are counted with those of other processes."""
 
-    def __init__(self, Loop loop, observer, uint32_t max_connections=0):
+    def __init__(self, Loop loop, observer, uint32_t max_connections=0, Tally tally=None):
         self.loop = loop
         self.observer = observer
         self.gate = Gate(loop, observer, max_connections)
         self.mover = Mover(loop)
+        self.tally = tally or Tally()
         self.routes = {}
         wheel_init(&self.wheel, loop.now_us)
         _relays.add(self)
@@ -154,6 +156,7 @@ cdef class Route:
     def __init__(self, TcpRelay relay, key, rule):
         self.relay = relay
         self.key = key
+        self.slot = relay.tally.slot(key)
         self.listeners = []
         self.balance = Balance()
         self.configure(rule)
@@ -171,7 +174,7 @@ cdef class Route:
 
     cdef void admit(self, int fd, sockaddr_storage *address) noexcept:
         """Take a new connection on, or reset it."""
-        if not is_allowed(self.allow, self.deny, <sockaddr *>address) or (self.most and self.connections >= self.most):
+        if not is_allowed(self.allow, self.deny, <sockaddr *>address):
             self.refused += 1
             close_with_reset(fd)
         elif self.ask:
@@ -180,10 +183,16 @@ cdef class Route:
             self.begin(fd, None)
 
     cdef void begin(self, int fd, Backend backend) noexcept:
-        """Make a pair of the connection. `backend` None: balance chooses."""
+        """Make a pair of the connection, if the rule may have one more. `backend` None: balance chooses."""
         cdef TcpRelay relay = self.relay
-        cdef Pair *pair = <Pair *>calloc(1, sizeof(Pair))
+        cdef Pair *pair
+        if not relay.tally.enter(self.slot, self.most):
+            self.refused += 1
+            close_with_reset(fd)
+            return
+        pair = <Pair *>calloc(1, sizeof(Pair))
         if pair == NULL:
+            relay.tally.leave(self.slot)
             close_with_reset(fd)
             return
         pair_init(pair, self, fd)
@@ -537,6 +546,7 @@ cdef void pair_close(Pair *pair, bint abruptly) noexcept:
     if pair.next != NULL:
         pair.next.prev = pair.prev
     route.connections -= 1
+    relay.tally.leave(route.slot)
     relay.gate.leave()
     Py_XDECREF(<PyObject *>pair.route)
     relay.loop.free_later(pair)

@@ -7,11 +7,12 @@ from mproxy.relay._udp import UdpRelay
 
 
 class Engines:
-    """Both engines on one loop. `max_connections` bounds connections and sessions each, 0: no bound."""
+    """Both engines on one loop. `max_connections` bounds connections and sessions each, 0: no bound.
+    `tally`: see TcpRelay."""
 
-    def __init__(self, loop, observer, max_connections):
+    def __init__(self, loop, observer, max_connections, tally=None):
         self._loop = loop
-        self._engines: dict[str, Any] = {"tcp": TcpRelay(loop, observer, max_connections),
+        self._engines: dict[str, Any] = {"tcp": TcpRelay(loop, observer, max_connections, tally),
                          "udp": UdpRelay(loop, observer, max_connections)}
         self._of_key: dict[int, Any] = {}
 

@@ -12,6 +12,7 @@ import os
 import signal
 
 from mproxy.relay import worker as worker_module
+from mproxy.relay._tally import Tally
 from mproxy.relay.channel import Channel, pair
 
 STARTING, RUNNING, WAITING, ENDED = "starting", "running", "waiting", "ended"
@@ -54,6 +55,7 @@ class Pool:
         self._observer = observer
         self._draining = False
         self._max_connections = [0] * count
+        self._tally = Tally(count)
         self.workers = [WorkerProcess(number) for number in range(count)]
 
     def start(self, max_connections):
@@ -96,7 +98,7 @@ class Pool:
         ours, its = pair()
         pid = os.fork()
         if pid == 0:
-            worker_module.run(its, self._log, worker.number, self._max_connections[worker.number])
+            worker_module.run(its, self._log, worker.number, self._max_connections[worker.number], self._tally)
         its.close()
         worker.pid = pid
         worker.state = STARTING
@@ -135,6 +137,7 @@ class Pool:
         os.close(worker.pidfd)
         worker.channel = worker.watch = None
         worker.connections = worker.sessions = 0
+        self._tally.forget(worker.number)
         self._observer.on_died(worker)
         if self._draining:
             worker.state = ENDED

@@ -258,7 +258,9 @@ class Supervisor:
         worker.channel.send("targets", [(entry.key, self._targets(entry.rule))])
 
     def _share(self, rule, worker):
-        """The rule with that worker's part of its limits."""
+        """The rule with that worker's part of its limits; those of TCP hold for all workers together."""
+        if rule.protocol == "tcp":
+            return rule
         options = rule.options.share(worker.number, self._config.workers)
         return rule if options is rule.options else replace(rule, options=options)
 

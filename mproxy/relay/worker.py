@@ -51,14 +51,15 @@ REPEAT_US = 10_000_000
 MOST_REMEMBERED = 10_000
 
 
-def run(sock, log, number, max_connections):
+def run(sock, log, number, max_connections, tally):
     """Serve until drained, or told to end by the supervisor's end; never returns."""
     status = 1
     try:
         # What was the supervisor's is never freed here: its descriptors have other owners by now.
         gc.freeze()
         _forget_supervisor(sock)
-        Worker(sock, log, number, max_connections).run()
+        tally.be(number)
+        Worker(sock, log, number, max_connections, tally).run()
         status = 0
     except BaseException as error:
         log.error("worker-failed", worker=number, why=f"{type(error).__name__}: {error}")
@@ -78,12 +79,12 @@ def _forget_supervisor(sock):
 class Worker:
     """Observer of the engines, and the supervisor's hand in this process."""
 
-    def __init__(self, sock, log, number, max_connections):
+    def __init__(self, sock, log, number, max_connections, tally):
         self._log = log
         self._number = number
         self._loop = Loop()
         self._loop.on_error = self._on_error
-        self._engines = Engines(self._loop, Watcher(log, self._loop, number), max_connections)
+        self._engines = Engines(self._loop, Watcher(log, self._loop, number), max_connections, tally)
         self._channel = Channel(self._loop, sock, self._on_message, self._on_orphaned)
         self._told = {}  # key -> counters as last told
         self._drain_at = 0  # once draining

@@ -136,6 +136,21 @@ def test_a_dead_worker_is_replaced(lab, relay, echo):
     assert after["workers"][victim["worker"]]["pid"] != victim["pid"]
 
 
+def test_a_limit_of_a_rule_holds_for_all_workers(lab, relay, echo):
+    """Goal: `max=` lets in exactly so many, whichever workers they meet, also after one of them has died."""
+    program = relay.start(f"{RULE} max=5", options=["--workers", "3"])
+    connections = [connect(lab) for _ in range(12)]
+    served = [connection for connection in connections if echoes(connection)]
+    assert len(served) == 5
+    busy = [worker for worker in relay.status()["workers"] if worker["connections"]]
+    os.kill(busy[0]["pid"], signal.SIGKILL)
+    program.event("worker-died")
+    lost = busy[0]["connections"]
+    more = [connect(lab) for _ in range(12)]
+    assert sum(echoes(connection) for connection in more) == lost
+    assert sum(echoes(connection) for connection in served) == 5 - lost
+
+
 def test_a_worker_that_dies_young_again_and_again(lab, relay, echo):
     """Goal: successors of the short-lived wait longer and longer, and callers are served all the same."""
     program = relay.start(RULE)

@@ -1,0 +1,19 @@
+"""How many connections each rule has in all workers together, in memory that they share: `max=` holds for the rule,
+not for a worker. Each worker counts in a row of its own, so one that was killed can be taken out of the sum."""
+
+from libc.stdint cimport uint32_t
+
+
+cdef enum:
+    SLOTS = 1048576  # of a row: many more than rules at once. Pages that no rule uses take no memory
+
+
+cdef class Tally:
+    cdef uint32_t *counts           # a row of SLOTS for each worker
+    cdef readonly uint32_t workers  # rows
+    cdef uint32_t *mine             # the row of this process
+
+    cdef uint32_t slot(self, key)
+    cdef uint32_t sum(self, uint32_t slot) noexcept
+    cdef bint enter(self, uint32_t slot, uint32_t most) noexcept
+    cdef void leave(self, uint32_t slot) noexcept

@@ -1,0 +1,87 @@
+"""Connections of each rule, over all workers: _tally.pxd."""
+
+import os
+
+from libc.errno cimport errno
+from libc.stddef cimport size_t
+
+
+cdef extern from "<sys/mman.h>" nogil:
+    int PROT_READ, PROT_WRITE, MAP_SHARED, MAP_ANONYMOUS, MAP_NORESERVE, MADV_REMOVE
+    void *MAP_FAILED
+    void *mmap(void *start, size_t length, int protection, int flags, int fd, long offset)
+    int munmap(void *start, size_t length)
+    int madvise(void *start, size_t length, int advice)
+
+cdef extern from *:
+    """
+    static unsigned atomic_add(unsigned *at, unsigned n) { return __atomic_add_fetch(at, n, __ATOMIC_SEQ_CST); }
+    static unsigned atomic_load(const unsigned *at) { return __atomic_load_n(at, __ATOMIC_SEQ_CST); }
+    """
+    uint32_t atomic_add(uint32_t *at, uint32_t n) nogil
+    uint32_t atomic_load(const uint32_t *at) nogil
+
+
+cdef class Tally:
+    """Rows for `workers` processes, to be made before they are forked; OSError without memory."""
+
+    def __init__(self, uint32_t workers=1):
+        cdef void *memory = mmap(NULL, <size_t>workers * SLOTS * sizeof(uint32_t), PROT_READ | PROT_WRITE,
+                                 MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+        if memory == MAP_FAILED:
+            raise OSError(errno, os.strerror(errno))
+        self.counts = <uint32_t *>memory
+        self.workers = workers
+        self.mine = self.counts
+
+    def __dealloc__(self):
+        if self.counts != NULL:
+            munmap(self.counts, <size_t>self.workers * SLOTS * sizeof(uint32_t))
+
+    def be(self, uint32_t worker):
+        """This process counts in the row of that worker from now on; IndexError."""
+        if worker >= self.workers:
+            raise IndexError(worker)
+        self.mine = self.counts + <size_t>worker * SLOTS
+
+    def forget(self, uint32_t worker):
+        """That worker has died, and its connections with it; OSError, IndexError."""
+        if worker >= self.workers:
+            raise IndexError(worker)
+        if madvise(self.counts + <size_t>worker * SLOTS, SLOTS * sizeof(uint32_t), MADV_REMOVE) < 0:
+            raise OSError(errno, os.strerror(errno))
+
+    def count(self, key):
+        """Connections of a rule now, in all workers."""
+        return self.sum(self.slot(key))
+
+    def try_enter(self, key, uint32_t most):
+        """`enter`, for tests."""
+        return self.enter(self.slot(key), most)
+
+    cdef uint32_t slot(self, key):
+        """Where a rule is counted. Keys are numbers given one after the other: two rules would have to be SLOTS reloads
+        apart to meet."""
+        return <uint32_t>(hash(key) & (SLOTS - 1))
+
+    cdef uint32_t sum(self, uint32_t slot) noexcept:
+        cdef uint32_t worker, total = 0
+        for worker in range(self.workers):
+            total += atomic_load(self.counts + <size_t>worker * SLOTS + slot)
+        return total
+
+    cdef bint enter(self, uint32_t slot, uint32_t most) noexcept:
+        """One connection more, if that makes at most `most` (0: any number).
+
+        Counting comes before looking: of workers that do so at the same time none lets one too many in; at worst each
+        sees the other and both refuse.
+        """
+        atomic_add(self.mine + slot, 1)
+        if most and self.sum(slot) > most:
+            self.leave(slot)
+            return False
+        return True
+
+    cdef void leave(self, uint32_t slot) noexcept:
+        """One connection less."""
+        atomic_add(self.mine + slot, <uint32_t>-1)

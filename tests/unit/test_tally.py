@@ -1,0 +1,72 @@
+"""Connections of a rule over all workers."""
+
+import os
+
+import pytest
+
+from mproxy.relay._tally import Tally
+
+
+def in_child(work):
+    """Runs `work()` in a fork; its exit status is the number that it returns."""
+    pid = os.fork()
+    if pid == 0:
+        status = 99
+        try:
+            status = work()
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_a_limit_holds_for_all_workers_together():
+    tally = Tally(2)
+
+    def other_worker():
+        tally.be(1)
+        return sum(tally.try_enter(7, 5) for _ in range(10))
+
+    assert [tally.try_enter(7, 5) for _ in range(2)] == [True, True]
+    assert in_child(other_worker) == 3
+    assert tally.count(7) == 5
+    assert not tally.try_enter(7, 5)
+
+
+def test_rules_are_counted_apart_and_without_a_limit_too():
+    tally = Tally()
+    assert all(tally.try_enter(1, 0) for _ in range(100))
+    assert (tally.count(1), tally.count(2)) == (100, 0)
+    assert not tally.try_enter(1, 100)
+    assert tally.try_enter(1, 101)
+
+
+def test_a_dead_worker_s_connections_leave_the_sum():
+    tally = Tally(2)
+    assert in_child(lambda: (tally.be(1), sum(tally.try_enter(7, 3) for _ in range(9)))[1]) == 3
+    assert not tally.try_enter(7, 3)
+    tally.forget(1)
+    assert tally.count(7) == 0
+    assert tally.try_enter(7, 3)
+
+
+def test_workers_at_the_same_time_never_let_one_too_many_in():
+    tally, start = Tally(4), os.pipe()
+    pids = []
+    for number in range(4):
+        pid = os.fork()
+        if pid == 0:
+            tally.be(number)
+            os.read(start[0], 1)
+            os._exit(sum(tally.try_enter(7, 100) for _ in range(1000)))
+        pids.append(pid)
+    os.write(start[1], b"gogo")
+    entered = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    assert 0 < sum(entered) <= 100
+    assert tally.count(7) == sum(entered)
+
+
+def test_workers_that_are_none():
+    tally = Tally(2)
+    for wrong in (tally.be, tally.forget):
+        with pytest.raises(IndexError):
+            wrong(2)
