@@ -10,7 +10,7 @@ import enum
 import hashlib
 
 from mproxy.datagram._seal import Cipher
-from mproxy.datagram.noise import Handshake, NoiseError, import_cryptography, x25519_private, x25519_public
+from mproxy.datagram.noise import Handshake, NoiseError, import_cryptography, load, x25519_private, x25519_public
 from mproxy.errors import UsageError
 
 
@@ -50,6 +50,7 @@ class Key:
                              " are needed; 'head -c 32 /dev/urandom' makes a good one")
         else:
             self.psk = hashlib.blake2b(data.strip(), digest_size=32, person=b"mproxy --key").digest()
+        load()
 
     @property
     def public(self):

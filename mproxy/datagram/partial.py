@@ -16,11 +16,13 @@ import os
 import stat
 import struct
 
+from mproxy.datagram._disk import reserve
 from mproxy.datagram.messages import MOST_NAME_BYTES, MOST_RANGES, FileKind
 from mproxy.datagram.tree import DIGEST_BYTES, LEAF_BYTES, block_count, block_length, leaf, root
 from mproxy.errors import MproxyError
 
 PART, STATE = ".mproxy-part", ".mproxy-state"
+RESERVE_BYTES = 16 << 20  # at once: a reservation keeps other threads from writing to the file
 LONGEST_COMPONENT = 255 - len(PART) - 1  # NAME_MAX, less what the temporary name adds
 
 _STATE = struct.Struct(">8sQ16s36s4x")  # magic, size, identity, boot id; then the digests
@@ -84,7 +86,8 @@ class PartialFile:
     """One arriving file in the directory `directory_fd` (which it takes over). `file` is the sender's FILE message.
 
     `begin` first: it gives the ranges of blocks that are missing. Then `write_block` for each, from any thread but
-    each block once at a time; `finish` when the sender has ended; `close` at last, in every case.
+    each block once at a time, and beside them `reserve`; when all of that is over `finish`, if the sender has ended;
+    `close` at last, in every case.
     """
 
     def __init__(self, directory_fd, name, file, *, force=False, boot=None):
@@ -163,17 +166,22 @@ class PartialFile:
         os.ftruncate(self._state_fd, 0)
         if self._file.kind == FileKind.FILE:
             self._digests = bytearray(block_count(self._file.size) * DIGEST_BYTES)
+            self._check_room()
             os.pwrite(self._state_fd, self._header() + self._digests, 0)
-            if self._file.size:
-                self._allocate()
 
-    def _allocate(self):
+    def _check_room(self):
         """Find out now, not after an hour, that the disk is too small."""
-        try:
-            os.posix_fallocate(self._fd, 0, self._file.size)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-                raise
+        room = os.fstatvfs(self._fd)
+        if self._file.size > room.f_bavail * room.f_frsize and room.f_blocks:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def reserve(self):
+        """Take the room while the first blocks arrive; OSError where there is none. On a worker's thread."""
+        if self._file.kind != FileKind.FILE:
+            return
+        for at in range(0, self._file.size, RESERVE_BYTES):
+            if not reserve(self._fd, at, min(RESERVE_BYTES, self._file.size - at)):
+                break
 
     def _digest(self, number):
         return bytes(self._digests[number * DIGEST_BYTES:(number + 1) * DIGEST_BYTES])

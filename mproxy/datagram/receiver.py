@@ -121,6 +121,9 @@ class PipedFile:
             view = view[os.write(self._fd, view):]
         return True
 
+    def reserve(self):
+        """A pipe has no room to be taken."""
+
     def finish(self, size, digest):
         """The root; None when it is another."""
         own = root(b"".join(self._digests))
@@ -272,14 +275,23 @@ class FileReceiver(Conversation):
             arriving.target, ranges = opened
             self.kept_bytes += min(arriving.target.kept_blocks * LEAF_BYTES, arriving.file.size)
             self.link.send(messages.pack_want(arriving.file.index, ranges))
+            self._reserve(arriving)
         self._advance(arriving)
 
+    def _reserve(self, arriving):
+        arriving.pending += 1
+        self._workers.submit(arriving.target.reserve, lambda _, error: self._was_done(arriving, error))
+
     def _was_written(self, arriving, buffer, good, error):
-        arriving.pending -= 1
         self._release(buffer)
-        if error is not None or not good:
-            arriving.failure = arriving.failure or (
-                result_of(error) if error else (Result.DAMAGED, "a block does not have its hash"))
+        if error is None and not good:
+            arriving.failure = arriving.failure or (Result.DAMAGED, "a block does not have its hash")
+        self._was_done(arriving, error)
+
+    def _was_done(self, arriving, error):
+        arriving.pending -= 1
+        if error is not None:
+            arriving.failure = arriving.failure or result_of(error)
         if arriving.settled:
             if not arriving.pending and arriving.target is not None:
                 arriving.target.close()

@@ -56,19 +56,18 @@ class Source:
         return File(index, self.kind, stat.S_IMODE(status.st_mode) & 0o777, status.st_mtime_ns, self.size,
                     self.identity, self.name)
 
-    def read_block(self, number):
-        """(data, digest); data None behind a pipe's end. On a worker's thread."""
+    def read_block(self, number, buffer):
+        """(data, digest), the data in `buffer` (LEAF_BYTES) or not; None behind a pipe's end. On a worker's thread."""
         if self.kind == FileKind.PIPE:
             return self._read_pipe(number)
-        length = block_length(self.size, number)
-        buffer = bytearray(length)
-        view, at = memoryview(buffer), number * LEAF_BYTES
+        data = memoryview(buffer)[:block_length(self.size, number)]
+        view, at = data, number * LEAF_BYTES
         while view:
             got = os.preadv(self.fd, [view], at)
             if got == 0:
                 raise Changed("the file became shorter while it was sent")
             view, at = view[got:], at + got
-        return buffer, leaf(buffer, number, number == block_count(self.size) - 1)
+        return data, leaf(data, number, number == block_count(self.size) - 1)
 
     def _read_pipe(self, number):
         if self._ended:
@@ -125,7 +124,9 @@ class FileSender(Conversation):
         self._announced = 0
         self._settled = 0
         self._wanted: deque = deque()  # (index, iterator over block numbers)
-        self._reading: deque = deque()  # [source, number, result or None] in the order in which they are sent
+        self._reading: deque = deque()  # [source, number, result or None, index, buffer] in the order of sending
+        self._spare: list[bytearray] = []  # buffers for blocks, of which new ones would have to be cleared
+        self._leaving = None  # the buffer whose block is on its way into the connection's ring
         self.sent_bytes = 0  # of files
         self.kept_bytes = 0  # that the receiver had already
 
@@ -208,14 +209,16 @@ class FileSender(Conversation):
             if source.kind == FileKind.PIPE and self._reading:
                 return  # in order, one at a time
             number = next(numbers, None)
-            entry = [source, number, None, index]
+            entry = [source, number, None, index, None]
             self._reading.append(entry)
             if number is None:  # behind the last block: END
                 self._wanted.popleft()
                 entry[2] = (None, None)
                 self._send()
             else:
-                self._workers.submit(lambda source=source, number=number: source.read_block(number),
+                buffer = entry[4] = self._spare.pop() if self._spare else bytearray(LEAF_BYTES)
+                self._workers.submit(lambda source=source, number=number, buffer=buffer: (
+                                         source.read_block(number, buffer)),
                                      lambda result, error, entry=entry: self._was_read(entry, result, error))
 
     def _was_read(self, entry, result, error):
@@ -226,7 +229,9 @@ class FileSender(Conversation):
     def _send(self):
         """Send what was read, in order, while the connection has room."""
         while self._reading and self._reading[0][2] is not None and self.link.unsent == 0:
-            source, number, result, index = self._reading.popleft()
+            if self._leaving is not None:
+                self._spare.append(self._leaving)
+            source, number, result, index, self._leaving = self._reading.popleft()
             if source.outcome is None and not source.failed:
                 self._send_one(source, number, result, index)
         self._read()

@@ -53,6 +53,35 @@ def test_lanes_are_apart(quarter):
             four_leaves(data, (20, 2, 5, 77, 3, 64), 9, True)
 
 
+def test_lanes_of_every_length():
+    """Each number of compressions up to 80, other bytes in each: the same as hashlib's."""
+    if not is_fast:
+        return  # this processor has no AVX2: hashlib does it all, and the test below looks at that
+    for quarter in range(128, 80 * 128 + 1, 128):
+        data = BLOCK[quarter:5 * quarter]
+        for is_last in (False, True):
+            expected = b"".join(node(data[i * quarter:(i + 1) * quarter], 0, 4 + i, is_last and i == 3)
+                                for i in range(4))
+            assert four_leaves(data, (32, 0, 3, 262144, 0, 32), 4, is_last) == expected, quarter
+
+
+BORDERS = [length for quarter in range(5) for around in range(-130, 131)
+           if 0 <= (length := quarter * tree.QUARTER_BYTES + around) <= tree.LEAF_BYTES]
+
+
+@pytest.mark.parametrize("offset", range(10))
+def test_blocks_of_every_length_around_every_border(offset):
+    """From empty to whole, each byte of difference around the ends of leaves and of the 128 bytes hashed at once."""
+    for length in BORDERS[offset::10]:
+        leaves = max(1, -(-length // tree.QUARTER_BYTES))
+        data = memoryview(BLOCK)[:length]
+        for is_last in (False, True):
+            digests = b"".join(
+                node(data[i * 262144:min((i + 1) * 262144, length)], 0, 28 + i, is_last and i == leaves - 1)
+                for i in range(leaves))
+            assert tree.leaf(data, 7, is_last) == node(digests, 1, 7, is_last), length
+
+
 def test_bad_sizes():
     """What is no four whole quarters is refused."""
     for size in (0, 128, 513, 640):
