@@ -17,7 +17,7 @@ GROUP = WorkloadGroup(
         at_least(relay_tcp.KEEP_ALIVE_ROW, "req/s", 1.0, 1.2, HAPROXY, ours=MPROXY_RELAY),
         at_least(relay_tcp.CLOSE_ROW, "conn/s", 1.0, 1.2, HAPROXY, ours=MPROXY_RELAY),
         absolute(relay_tcp.CROWD_ROW, "bytes each", 4096, 1024, ours=MPROXY_RELAY),
-        at_least(relay_udp.TRAINS, relay_udp.METRIC, 3.0, 6.0, NGINX_UDP, ours=MPROXY_UDP),
+        *(at_least(row, relay_udp.METRIC, 3.0, 6.0, NGINX_UDP, ours=MPROXY_UDP) for row, *_ in relay_udp.BUSY),
         at_least(relay_udp.CROWD, relay_udp.METRIC, 1.2, 2.0, NGINX_UDP, ours=MPROXY_UDP),
         at_least(relay_kernel.ROW, relay_kernel.METRIC, 1.2, 1.2, relay_kernel.USER, *relay_kernel.PEERS,
                  ours=relay_kernel.KERNEL),
