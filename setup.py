@@ -39,7 +39,7 @@ DIRECTIVES = {
 }
 
 # Modules that are linked with OpenSSL: all others build without it.
-NEED_OPENSSL = ["mproxy/net/_tls.pyx"]
+NEED_OPENSSL = ["mproxy/net/_tls.pyx", "mproxy/net/_records.pyx"]
 
 
 def openssl_keywords():

@@ -63,8 +63,8 @@ cdef class Endpoint:
     cdef void process(self, const uint8_t *data, size_t length) noexcept
     cdef void read_apps(self) noexcept
     cdef void write_carrier(self) noexcept
-    cdef size_t send_frames(self, iovec *parts, int count, int *error) noexcept
-    cdef int send_sealed(self) noexcept
+    cdef size_t send_frames(self, iovec *parts, int count, size_t offered, int *error) noexcept
+    cdef int send_sealed(self, bint more) noexcept
     cdef void hold_bulk(self) noexcept
     cdef void carrier_failed(self, str why) noexcept
     cdef void end_carrier(self) noexcept

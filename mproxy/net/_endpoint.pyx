@@ -21,7 +21,8 @@ from mproxy.net._loop cimport (
 )
 from mproxy.net._pace cimport pace_bulk_room, pace_idle, pace_init, pace_note, pace_note_overtakes
 from mproxy.net._socket cimport (
-    IPPROTO_TCP, TCP_NODELAY, close_with_reset, receive_parts, send_parts, set_option, ssize_t,
+    IPPROTO_TCP, TCP_NODELAY, close_with_reset, receive_parts, send_bytes, send_parts, set_option,
+    ssize_t,
 )
 from mproxy.net._tls cimport OPEN_MARGIN_BYTES, OUT_BYTES, Tls
 
@@ -337,7 +338,7 @@ cdef class Endpoint:
         cdef int i, count, error = 0
         if self.carrier_writable and self.tls is not None:
             taken = self.tls.unsent()
-            error = self.send_sealed()
+            error = self.send_sealed(False)
             pace_note(&self.pace, 0, taken - self.tls.unsent(), self.loop.now_us)
         while not error and self.carrier_writable and done < TURN_BYTES:
             room = pace_bulk_room(&self.pace, self.loop.now_us)
@@ -351,7 +352,7 @@ cdef class Endpoint:
             offered = 0
             for i in range(count):
                 offered += parts[i].iov_len
-            taken = self.send_frames(parts, count, &error)
+            taken = self.send_frames(parts, count, offered, &error)
             self.session.transmitted(taken)
             done += taken
             if self.tls is not None:
@@ -364,9 +365,10 @@ cdef class Endpoint:
         if error and self.session.state != CarrierState.CLOSED_FOR_GOOD:
             self.carrier_failed(os.strerror(error) if error != EPROTO else self.tls.why())
 
-    cdef size_t send_frames(self, iovec *parts, int count, int *error) noexcept:
-        """Offer the parts to the carrier; returns how much is on its way, some of it sealed and still here.
+    cdef size_t send_frames(self, iovec *parts, int count, size_t offered, int *error) noexcept:
+        """Offer the parts, `offered` bytes, to the carrier; returns how much is on its way.
 
+        With TLS some of it may be sealed and still here.
         `error` is set when the carrier is lost (EPROTO: ask TLS why).
         """
         cdef ssize_t n
@@ -384,23 +386,21 @@ cdef class Endpoint:
             if sealed == 0:
                 break
             done += sealed
-            error[0] = self.send_sealed()
+            error[0] = self.send_sealed(done < offered)
         if tls.broken:
             error[0] = EPROTO
         return done
 
-    cdef int send_sealed(self) noexcept:
-        """Send what is sealed, as far as the socket takes it; returns 0, or errno when the carrier is lost."""
+    cdef int send_sealed(self, bint more) noexcept:
+        """Send what is sealed, as far as the socket takes it; returns 0, or errno when the carrier is lost.
+
+        With `more` the next call follows at once.
+        """
         cdef size_t left = self.tls.unsent()
-        cdef iovec part
         cdef ssize_t n
         if left == 0:
             return 0
-        part.iov_base = <void *>self.tls.out_view()
-        part.iov_len = left
-        n = send_parts(self.carrier.fd, True, &part, 1)
-        while n < 0 and errno == EINTR:
-            n = send_parts(self.carrier.fd, True, &part, 1)
+        n = send_bytes(self.carrier.fd, self.tls.out_view(), left, more)
         if n < 0 and errno != EAGAIN:
             return errno
         n = max(n, <ssize_t>0)
@@ -433,7 +433,7 @@ cdef class Endpoint:
     cdef void end_carrier(self) noexcept:
         if self.tls is not None and self.carrier.fd >= 0 and self.tls.unsent() == 0:
             self.tls.seal_end()
-            self.send_sealed()
+            self.send_sealed(False)
         self.tls = None
         self.loop.close(&self.carrier)
         self.carrier_readable = self.carrier_writable = False

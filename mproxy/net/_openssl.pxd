@@ -46,12 +46,9 @@ cdef extern from "<openssl/ssl.h>" nogil:
     void SSL_set_accept_state(SSL *ssl)
     void SSL_set_connect_state(SSL *ssl)
     int SSL_do_handshake(SSL *ssl)
-    int SSL_read_ex(SSL *ssl, void *data, size_t room, size_t *length)
-    int SSL_write_ex(SSL *ssl, const void *data, size_t length, size_t *written)
-    int SSL_shutdown(SSL *ssl)
-    int SSL_KEY_UPDATE_NOT_REQUESTED
-    int SSL_key_update(SSL *ssl, int kind)
-    int SSL_ERROR_WANT_READ, SSL_ERROR_ZERO_RETURN
+    void SSL_CTX_set_keylog_callback(SSL_CTX *context, void (*callback)(const SSL *ssl, const char *line) noexcept)
+    BIO *SSL_get_rbio(const SSL *ssl)
+    int SSL_ERROR_WANT_READ
     int SSL_get_error(const SSL *ssl, int result)
     X509 *SSL_get1_peer_certificate(const SSL *ssl)
     const char *SSL_get_cipher_name(const SSL *ssl)
@@ -104,6 +101,9 @@ cdef extern from "<openssl/bio.h>" nogil:
     void BIO_set_retry_read(BIO *bio)
     void BIO_set_retry_write(BIO *bio)
     void BIO_clear_retry_flags(BIO *bio)
+
+cdef extern from "<openssl/crypto.h>" nogil:
+    void OPENSSL_cleanse(void *memory, size_t length)
 
 cdef extern from "<openssl/err.h>" nogil:
     unsigned long ERR_peek_last_error()

@@ -64,6 +64,7 @@ cdef extern from *:
 
 
 cdef ssize_t receive_parts(int fd, bint is_socket, iovec *parts, int count) noexcept nogil
+cdef ssize_t send_bytes(int fd, const uint8_t *data, size_t length, bint more) noexcept nogil
 cdef ssize_t send_parts(int fd, bint is_socket, iovec *parts, int count) noexcept nogil
 cdef void set_option(int fd, int level, int name, int value) noexcept nogil
 cdef int pending_error(int fd) noexcept nogil

@@ -2,7 +2,7 @@
 
 import socket as _python_socket
 
-from libc.errno cimport EINPROGRESS, EMFILE, errno
+from libc.errno cimport EINPROGRESS, EINTR, EMFILE, errno
 from libc.string cimport memset
 
 
@@ -56,6 +56,14 @@ cdef ssize_t send_parts(int fd, bint is_socket, iovec *parts, int count) noexcep
     message.msg_iov = parts
     message.msg_iovlen = count
     return sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
+
+
+cdef ssize_t send_bytes(int fd, const uint8_t *data, size_t length, bint more) noexcept nogil:
+    """send to a socket; with `more` the system may wait for what the caller sends next (send(2), MSG_MORE)."""
+    cdef ssize_t n = send(fd, data, length, MSG_DONTWAIT | MSG_NOSIGNAL | (MSG_MORE if more else 0))
+    while n < 0 and errno == EINTR:
+        n = send(fd, data, length, MSG_DONTWAIT | MSG_NOSIGNAL | (MSG_MORE if more else 0))
+    return n
 
 
 cdef void set_option(int fd, int level, int name, int value) noexcept nogil:

@@ -2,28 +2,32 @@
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy, strlen, strncmp
 
 from mproxy._pool cimport pool_return, pool_take
 from mproxy._wire import CloseCode
 from mproxy.errors import PeerError, UsageError
 from mproxy.net._openssl cimport (
-    BIO, BIO_CTRL_FLUSH, BIO_METHOD, BIO_TYPE_SOURCE_SINK, EVP_PKEY, EVP_PKEY_ED25519, SSL_ERROR_WANT_READ,
-    SSL_ERROR_ZERO_RETURN, SSL_KEY_UPDATE_NOT_REQUESTED, SSL_METHOD, SSL_MODE_RELEASE_BUFFERS,
-    SSL_OP_CIPHER_SERVER_PREFERENCE, SSL_OP_ENABLE_MIDDLEBOX_COMPAT, SSL_OP_NO_COMPRESSION, SSL_OP_NO_RENEGOTIATION,
-    SSL_OP_NO_TICKET, SSL_OP_PRIORITIZE_CHACHA, SSL_SESS_CACHE_OFF, SSL_VERIFY_FAIL_IF_NO_PEER_CERT, SSL_VERIFY_PEER,
-    TLS1_3_VERSION, X509, X509_PUBKEY, X509_STORE_CTX, BIO_clear_retry_flags, BIO_free, BIO_get_data,
-    BIO_get_new_index, BIO_meth_new, BIO_meth_set_ctrl, BIO_meth_set_read_ex, BIO_meth_set_write_ex, BIO_new,
-    BIO_new_mem_buf, BIO_set_data, BIO_set_init, BIO_set_retry_read, BIO_set_retry_write, ERR_clear_error,
-    ERR_peek_last_error, ERR_reason_error_string, EVP_PKEY_free, EVP_PKEY_get_base_id, PEM_read_bio_PrivateKey,
-    PEM_read_bio_X509, SSL_CTX_clear_options, SSL_CTX_free, SSL_CTX_new, SSL_CTX_set1_client_sigalgs_list,
-    SSL_CTX_set1_groups_list, SSL_CTX_set1_sigalgs_list, SSL_CTX_set_cert_verify_callback, SSL_CTX_set_ciphersuites,
-    SSL_CTX_set_max_cert_list, SSL_CTX_set_max_proto_version, SSL_CTX_set_min_proto_version, SSL_CTX_set_mode,
-    SSL_CTX_set_num_tickets, SSL_CTX_set_options, SSL_CTX_set_session_cache_mode, SSL_CTX_set_verify,
-    SSL_CTX_use_certificate, SSL_CTX_use_PrivateKey, SSL_do_handshake, SSL_export_keying_material, SSL_free,
-    SSL_get1_peer_certificate, SSL_get_cipher_name, SSL_get_error, SSL_key_update, SSL_new, SSL_read_ex,
-    SSL_set_accept_state, SSL_set_bio, SSL_set_connect_state, SSL_shutdown, SSL_write_ex, TLS_client_method,
-    TLS_server_method, X509_free, X509_get0_pubkey, X509_get_X509_PUBKEY, i2d_X509_PUBKEY,
+    BIO, BIO_CTRL_FLUSH, BIO_METHOD, BIO_TYPE_SOURCE_SINK, EVP_PKEY, EVP_PKEY_ED25519, SSL, SSL_ERROR_WANT_READ,
+    SSL_METHOD, SSL_MODE_RELEASE_BUFFERS, SSL_OP_CIPHER_SERVER_PREFERENCE, SSL_OP_ENABLE_MIDDLEBOX_COMPAT,
+    SSL_OP_NO_COMPRESSION, SSL_OP_NO_RENEGOTIATION, SSL_OP_NO_TICKET, SSL_OP_PRIORITIZE_CHACHA, SSL_SESS_CACHE_OFF,
+    SSL_VERIFY_FAIL_IF_NO_PEER_CERT, SSL_VERIFY_PEER, TLS1_3_VERSION, X509, X509_PUBKEY, X509_STORE_CTX,
+    BIO_clear_retry_flags, BIO_free, BIO_get_data, BIO_get_new_index, BIO_meth_new, BIO_meth_set_ctrl,
+    BIO_meth_set_read_ex, BIO_meth_set_write_ex, BIO_new, BIO_new_mem_buf, BIO_set_data, BIO_set_init,
+    BIO_set_retry_read, BIO_set_retry_write, ERR_clear_error, ERR_peek_last_error, ERR_reason_error_string,
+    EVP_PKEY_free, EVP_PKEY_get_base_id, OPENSSL_cleanse, PEM_read_bio_PrivateKey, PEM_read_bio_X509,
+    SSL_CTX_clear_options, SSL_CTX_free, SSL_CTX_new, SSL_CTX_set1_client_sigalgs_list, SSL_CTX_set1_groups_list,
+    SSL_CTX_set1_sigalgs_list, SSL_CTX_set_cert_verify_callback, SSL_CTX_set_ciphersuites,
+    SSL_CTX_set_keylog_callback, SSL_CTX_set_max_cert_list, SSL_CTX_set_max_proto_version,
+    SSL_CTX_set_min_proto_version, SSL_CTX_set_mode, SSL_CTX_set_num_tickets, SSL_CTX_set_options,
+    SSL_CTX_set_session_cache_mode, SSL_CTX_set_verify, SSL_CTX_use_PrivateKey, SSL_CTX_use_certificate,
+    SSL_do_handshake, SSL_export_keying_material, SSL_free, SSL_get1_peer_certificate, SSL_get_cipher_name,
+    SSL_get_error, SSL_get_rbio, SSL_new, SSL_set_accept_state, SSL_set_bio, SSL_set_connect_state,
+    TLS_client_method, TLS_server_method, X509_free, X509_get0_pubkey, X509_get_X509_PUBKEY, i2d_X509_PUBKEY,
+)
+from mproxy.net._records cimport (
+    MAX_SEALED_BYTES, RECORD_BYTES, SEAL_BYTES, SECRET_BYTES, RecordType, direction_begin, direction_end,
+    direction_update, record_length, record_open, record_seal,
 )
 
 
@@ -49,24 +53,39 @@ cdef enum:
     HANDSHAKE_OUT_BYTES = 8192    # a flight takes about 1 KiB
     MAX_CERTIFICATE_BYTES = 4096  # of a peer's chain; ours take 300
     SPARE_BYTES = 64              # room a record needs above its plain bytes: 22, and as much for a key update
+    LABEL_BYTES = 24
+    SECRET_AT = 89                # behind label, 64 digits and a space
     RECORDS_A_KEY = 8388608       # RFC 8446, section 5.5, allows 2^24.5 records under one key of AES-GCM
 
 cdef bytes CIPHERS = b":".join(
     [b"TLS_AES_128_GCM_SHA256", b"TLS_CHACHA20_POLY1305_SHA256"][::1 if has_fast_aes() else -1])
 
-cdef uint8_t gathered[RECORD_BYTES]  # a record whose bytes lie in several places
+cdef const char *KEY_UPDATE = b"\x18\0\0\1\0"  # a handshake message: its type, its length, no update in return
+
+
+cdef enum Alert:
+    CLOSE_NOTIFY = 0
+    UNEXPECTED_MESSAGE = 10
+    BAD_RECORD_MAC = 20
+    INTERNAL_ERROR = 80
+    USER_CANCELED = 90
 
 
 # ---- where OpenSSL gets its bytes from and puts them
 
-cdef int put_out(BIO *bio, const char *data, size_t length, size_t *written) noexcept nogil:
-    cdef Wire *wire = <Wire *>BIO_get_data(bio)
-    BIO_clear_retry_flags(bio)
+cdef bint wire_has_room(Wire *wire, size_t length) noexcept nogil:
+    """Have storage for sealed bytes; whether so many find room in it."""
     if wire.out == NULL:
         wire.out_size = wire.take_bytes
         wire.out = pool_take(wire.out_size)
         wire.out_first = wire.out_end = 0
-    if wire.out == NULL or length > wire.out_size - wire.out_end:
+    return wire.out != NULL and length <= wire.out_size - wire.out_end
+
+
+cdef int put_out(BIO *bio, const char *data, size_t length, size_t *written) noexcept nogil:
+    cdef Wire *wire = <Wire *>BIO_get_data(bio)
+    BIO_clear_retry_flags(bio)
+    if not wire_has_room(wire, length):
         BIO_set_retry_write(bio)
         return 0
     memcpy(wire.out + wire.out_end, data, length)
@@ -96,6 +115,28 @@ cdef BIO_METHOD *bio_method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE
 BIO_meth_set_write_ex(bio_method, put_out)
 BIO_meth_set_read_ex(bio_method, get_arrived)
 BIO_meth_set_ctrl(bio_method, control)
+
+
+cdef void take_secret(const SSL *ssl, const char *line) noexcept nogil:
+    """OpenSSL tells a secret, in the format of its key logs: label, 64 digits of the client's nonce, the secret."""
+    cdef Wire *wire = <Wire *>BIO_get_data(SSL_get_rbio(ssl))
+    cdef const char *digits = line + SECRET_AT
+    cdef int which, i
+    if strncmp(line, b"CLIENT_TRAFFIC_SECRET_0 ", LABEL_BYTES) == 0:
+        which = CLIENT
+    elif strncmp(line, b"SERVER_TRAFFIC_SECRET_0 ", LABEL_BYTES) == 0:
+        which = SERVER
+    else:
+        return
+    if strlen(line) != SECRET_AT + 2 * SECRET_BYTES:
+        return
+    for i in range(SECRET_BYTES):
+        wire.secrets.of[which][i] = digit(digits[2 * i]) << 4 | digit(digits[2 * i + 1])
+    wire.secrets.known |= 1 << which
+
+
+cdef inline uint8_t digit(char letter) noexcept nogil:
+    return (letter - 48 if letter <= 57 else (letter & 0xDF) - 55) & 15  # 0 to 9, a to f
 
 
 cdef int accept_any(X509_STORE_CTX *store, void *argument) noexcept nogil:
@@ -149,6 +190,7 @@ cdef class TlsContext:
         SSL_CTX_set_session_cache_mode(self.context, SSL_SESS_CACHE_OFF)
         SSL_CTX_set_num_tickets(self.context, 0)
         SSL_CTX_set_mode(self.context, SSL_MODE_RELEASE_BUFFERS)
+        SSL_CTX_set_keylog_callback(self.context, take_secret)
         SSL_CTX_set_max_cert_list(self.context, MAX_CERTIFICATE_BYTES)
         SSL_CTX_set_verify(self.context, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL)
         SSL_CTX_set_cert_verify_callback(self.context, accept_any, NULL)
@@ -190,6 +232,7 @@ cdef class Tls:
         self.context = context
         self.wire.take_bytes = HANDSHAKE_OUT_BYTES
         self.records_a_key = RECORDS_A_KEY
+        self.reason = "connection ended"
         self.ssl = SSL_new(context.context)
         bio = BIO_new(bio_method)
         if self.ssl == NULL or bio == NULL:
@@ -204,6 +247,10 @@ cdef class Tls:
 
     def __dealloc__(self):
         SSL_free(self.ssl)
+        direction_end(&self.sealing)
+        direction_end(&self.opening)
+        OPENSSL_cleanse(&self.wire.secrets, sizeof(self.wire.secrets))
+        free(self.kept)
         if self.wire.out != NULL:
             pool_return(self.wire.out, self.wire.out_size)
 
@@ -241,7 +288,7 @@ cdef class Tls:
         while part.iov_len > 0:
             self.seal_parts(&part, 1)
             if self.broken:
-                raise PeerError(CloseCode.ENCRYPTION, f"TLS: {last_error()}")
+                raise PeerError(CloseCode.ENCRYPTION, self.why())
             sealed.append(self.take_out())
         return b"".join(sealed)
 
@@ -282,11 +329,25 @@ cdef class Tls:
         ERR_clear_error()
         result = SSL_do_handshake(self.ssl)
         if result == 1:
-            self.finished = True
+            self._take_over()
         elif SSL_get_error(self.ssl, result) != SSL_ERROR_WANT_READ:
             self.broken = True
             raise PeerError(CloseCode.ENCRYPTION, f"TLS handshake: {last_error()}")
         return self.finished
+
+    def _take_over(self):
+        """The handshake is over: records are ours from here on, in both directions."""
+        cdef bint chacha = "CHACHA20" in self.cipher
+        cdef bint is_server = self.context.is_server
+        cdef int ours = SERVER if is_server else CLIENT
+        done = (self.wire.secrets.known == 1 << CLIENT | 1 << SERVER
+                and direction_begin(&self.sealing, chacha, self.wire.secrets.of[ours], True)
+                and direction_begin(&self.opening, chacha, self.wire.secrets.of[CLIENT + SERVER - ours], False))
+        OPENSSL_cleanse(&self.wire.secrets, sizeof(self.wire.secrets))
+        if not done:
+            self.fail(Alert.INTERNAL_ERROR, "no keys")
+            raise PeerError(CloseCode.ENCRYPTION, self.why())
+        self.finished = True
 
     def _lend(self, bytes data):
         self.wire.arrived = <const uint8_t *>PyBytes_AS_STRING(data)
@@ -307,69 +368,112 @@ cdef class Tls:
         """Open `length` sealed bytes at buffer + OPEN_MARGIN_BYTES; the plain ones lie at `buffer` afterwards.
 
         Returns their number, or -1 when there are none and the connection is `broken` or `ended`. Why one may
-        overwrite the other: at any moment at most one record, read in an earlier call, and what was used up of these
-        bytes have been opened, and opening never makes more of them.
+        overwrite the other: what was kept of a record is put before them, and the margin is longer than that and
+        another record, so what opens stays behind what is still sealed.
         """
-        cdef size_t made = 0, n
-        cdef int error
-        self.wire.arrived = buffer + OPEN_MARGIN_BYTES
-        self.wire.arrived_bytes = length
-        if not (self.broken or self.ended):
-            ERR_clear_error()
-            while SSL_read_ex(self.ssl, buffer + made, OPEN_MARGIN_BYTES + length - made, &n) == 1:
-                made += n
-            error = SSL_get_error(self.ssl, 0)
-            self.ended = error == SSL_ERROR_ZERO_RETURN
-            self.broken = not self.ended and error != SSL_ERROR_WANT_READ
-        self.wire.arrived = NULL
-        self.wire.arrived_bytes = 0
+        cdef uint8_t *at = buffer + OPEN_MARGIN_BYTES - self.kept_bytes
+        cdef size_t left = self.kept_bytes + length, made = 0, sealed
+        cdef long plain
+        cdef int type
+        if self.broken or self.ended:
+            return -1
+        if self.kept_bytes > 0:
+            memcpy(at, self.kept, self.kept_bytes)
+        while True:
+            sealed = record_length(at, left)
+            if sealed == 0:
+                self.fail(Alert.UNEXPECTED_MESSAGE, "not a record")
+                break
+            if sealed > left:
+                self.keep(at, left)
+                break
+            plain = record_open(&self.opening, at, sealed, buffer + made, &type)
+            if plain < 0:
+                self.fail(Alert.BAD_RECORD_MAC, "a record that is not authentic")
+                break
+            at += sealed
+            left -= sealed
+            if type == RecordType.DATA:
+                made += plain
+            elif not self.take_message(type, buffer + made, plain):
+                break
         return <long>made if made > 0 or not (self.broken or self.ended) else -1
+
+    cdef void keep(self, const uint8_t *data, size_t length) noexcept:
+        """Keep the beginning of a record until the rest arrives."""
+        if length > 0 and self.kept == NULL:
+            self.kept = <uint8_t *>malloc(MAX_SEALED_BYTES)
+            if self.kept == NULL:
+                self.fail(Alert.INTERNAL_ERROR, "out of memory")
+                return
+        self.kept_bytes = length
+        if length > 0:
+            memcpy(self.kept, data, length)
+        else:
+            free(self.kept)
+            self.kept = NULL
+
+    cdef bint take_message(self, int type, const uint8_t *data, size_t length) noexcept:
+        """Act on a record that is no data: a key update or an alert; false when nothing may follow it."""
+        if type == RecordType.HANDSHAKE and length == 5 and memcmp(data, KEY_UPDATE, 4) == 0 and data[4] <= 1:
+            self.update_due |= data[4] == 1
+            if not direction_update(&self.opening):
+                self.fail(Alert.INTERNAL_ERROR, "out of memory")
+        elif type == RecordType.ALERT and length == 2:
+            if data[1] == Alert.CLOSE_NOTIFY:
+                self.ended = True
+                return False
+            if data[1] != Alert.USER_CANCELED:
+                self.fail(Alert.CLOSE_NOTIFY, "the peer gave up")
+        else:
+            self.fail(Alert.UNEXPECTED_MESSAGE, "a message that has no place here")
+        return not self.broken
+
+    cdef void fail(self, int alert, const char *reason) noexcept:
+        """End the connection; `seal_end` tells the peer."""
+        self.broken = True
+        self.alert = alert
+        self.reason = reason
 
     cdef size_t seal_parts(self, iovec *parts, int count) noexcept:
         """Seal as much of the parts as there is room for and advance them past it; returns the plain bytes sealed.
 
         None are when the storage is full, or the connection is `broken`.
         """
-        cdef size_t done = 0, length, n
+        cdef size_t done = 0
         cdef int i = 0
-        if self.broken:
-            return 0
-        ERR_clear_error()
-        while i < count and self.has_room():
-            if parts[i].iov_len >= RECORD_BYTES:
-                if not self.seal_record(parts[i].iov_base, RECORD_BYTES):
-                    break
-                length = RECORD_BYTES
-                advance(&parts[i], length)
-            else:
-                length = 0
-                while i < count and length < RECORD_BYTES:
-                    n = min(parts[i].iov_len, RECORD_BYTES - length)
-                    memcpy(gathered + length, parts[i].iov_base, n)
-                    length += n
-                    advance(&parts[i], n)
-                    if parts[i].iov_len == 0:
-                        i += 1
-                if length == 0 or not self.seal_record(gathered, length):
-                    break
-            done += length
+        while not self.broken:
+            while i < count and parts[i].iov_len == 0:
+                i += 1
+            if i == count or not wire_has_room(&self.wire, RECORD_BYTES + SPARE_BYTES):
+                break
+            if self.update_due or self.sealing.number >= self.records_a_key:
+                self.seal_update()
+            done += self.seal_record(RecordType.DATA, parts + i, count - i)
         return done
 
-    cdef bint has_room(self) noexcept:
-        """A whole record fits, and a key update before it."""
-        cdef uint32_t size = self.wire.out_size if self.wire.out != NULL else self.wire.take_bytes
-        cdef uint32_t end = self.wire.out_end if self.wire.out != NULL else 0
-        return size - end >= RECORD_BYTES + SPARE_BYTES
+    cdef size_t seal_record(self, int type, iovec *parts, int count) noexcept:
+        """Seal one record, for which there is room; returns the plain bytes in it."""
+        cdef size_t length = record_seal(&self.sealing, type, parts, count, self.wire.out + self.wire.out_end)
+        if length == 0:
+            self.fail(Alert.INTERNAL_ERROR, "sealing failed")
+            return 0
+        self.wire.out_end += <uint32_t>length
+        return length - SEAL_BYTES
 
-    cdef bint seal_record(self, const void *data, size_t length) noexcept:
-        cdef size_t written
-        if self.sealed_records >= self.records_a_key:
-            SSL_key_update(self.ssl, SSL_KEY_UPDATE_NOT_REQUESTED)
-            self.sealed_records = 0
-        self.sealed_records += 1
-        if SSL_write_ex(self.ssl, data, length, &written) != 1:
-            self.broken = True
-        return not self.broken
+    cdef void seal_update(self) noexcept:
+        """Change the key of what is sealed from here on, and say so (RFC 8446, section 4.6.3)."""
+        self.seal_message(RecordType.HANDSHAKE, KEY_UPDATE, 5)
+        self.update_due = False
+        if not direction_update(&self.sealing):
+            self.fail(Alert.INTERNAL_ERROR, "out of memory")
+
+    cdef void seal_message(self, int type, const char *data, size_t length) noexcept:
+        cdef iovec part
+        part.iov_base = <void *>data
+        part.iov_len = length
+        if wire_has_room(&self.wire, length + SEAL_BYTES):
+            self.seal_record(type, &part, 1)
 
     cdef size_t unsent(self) noexcept:
         """Sealed bytes that wait to be sent."""
@@ -377,7 +481,7 @@ cdef class Tls:
 
     cdef const uint8_t *out_view(self) noexcept:
         """Where they lie."""
-        return self.wire.out + self.wire.out_first if self.wire.out != NULL else gathered
+        return self.wire.out + self.wire.out_first if self.wire.out != NULL else NULL
 
     cdef void out_sent(self, size_t length) noexcept:
         """The carrier took `length` of them; when it took all their storage is given back."""
@@ -388,16 +492,13 @@ cdef class Tls:
             wire.out = NULL
 
     cdef void seal_end(self) noexcept:
-        """Seal the word that nothing follows (close_notify)."""
-        if self.finished and not self.broken:
-            ERR_clear_error()
-            SSL_shutdown(self.ssl)
+        """Seal the word that nothing follows (close_notify), or why (RFC 8446, section 6)."""
+        cdef char message[2]
+        message[0] = 2 if self.broken else 1  # fatal, warning
+        message[1] = <char>self.alert
+        if self.finished and not (self.broken and self.alert == Alert.CLOSE_NOTIFY):
+            self.seal_message(RecordType.ALERT, message, 2)
 
     cdef str why(self):
-        """Why the connection is `broken` or `ended`; to be asked at once."""
-        return "closed by the peer" if self.ended else f"TLS: {last_error()}"
-
-
-cdef inline void advance(iovec *part, size_t length) noexcept:
-    part.iov_base = <uint8_t *>part.iov_base + length
-    part.iov_len -= length
+        """Why the connection is `broken` or `ended`."""
+        return "closed by the peer" if self.ended else f"TLS: {self.reason.decode()}"

@@ -408,8 +408,8 @@ def served(pair):
 
 def kept(pair):
     """An application that got an answer, and stays."""
-    app = pair.app()
     try:
+        app = pair.app()
         app.sendall(b"one")
         return app if read_exactly(app, 3) == b"one" else None
     except (OSError, AssertionError):

@@ -10,6 +10,7 @@ from mproxy._wire import CloseCode
 from mproxy.errors import PeerError, UsageError
 from mproxy.net._tls import Tls, TlsContext
 from tests.keys import client, context, joined, pem, server
+from tests.stranger import Stranger, chain_file
 
 RECORD = 16384
 SEAL_BYTES = 22   # RFC 8446, section 5.2: header 5, type 1, tag 16
@@ -68,36 +69,6 @@ def test_a_handshake_with_a_stranger_fails(data):
     with pytest.raises(PeerError) as caught:
         server().receive(data)
     assert caught.value.code == CloseCode.ENCRYPTION
-
-
-class Stranger:
-    """A TLS client of another make (Python's own)."""
-
-    def __init__(self, chain=None, newest=ssl.TLSVersion.TLSv1_3):
-        rules = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        rules.check_hostname, rules.verify_mode = False, ssl.CERT_NONE
-        rules.maximum_version = newest
-        if chain:
-            rules.load_cert_chain(chain)
-        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.tls = rules.wrap_bio(self.incoming, self.outgoing)
-
-    def meet(self, other):
-        """The handshake with `other`, as far as it goes; what the server opened."""
-        with pytest.raises(ssl.SSLWantReadError):
-            self.tls.do_handshake()
-        other.receive(self.outgoing.read())
-        self.incoming.write(other.take_out())
-        self.tls.do_handshake()
-        return other.receive(self.outgoing.read())
-
-
-def chain_file(directory, certificates):
-    """A file with key 1 and its certificate, which is repeated."""
-    file = directory / "chain.pem"
-    start = pem(1).index(b"-----BEGIN CERT")
-    file.write_bytes(pem(1) + pem(1)[start:] * (certificates - 1))
-    return file
 
 
 def test_tls_1_2_is_refused():
