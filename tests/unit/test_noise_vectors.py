@@ -19,7 +19,8 @@ PAYLOADS = [bytes.fromhex(text) for text in (
     "4c756477696720766f6e204d69736573", "4d757272617920526f746862617264", "462e20412e20486179656b",
     "4361726c204d656e676572", "4a65616e2d426170746973746520536179", "457567656e2042f6686d20766f6e2042617765726b")]
 
-# Protocol: (handshake hash as it stands before the last handshake message, ciphertexts of the payloads in turns, the initiator first).
+# Protocol: (handshake hash as it stands before the last handshake message, ciphertexts of the payloads in turns, of
+# which the initiator writes the first).
 VECTORS = {
     "Noise_NNpsk0_25519_AESGCM_SHA256": (
         "29d92c13649b5d28b41afd8dc5d6ce7f46df2348e4061c09f1c354b593e13add", (
