@@ -12,7 +12,7 @@ from mproxy._ring cimport iovec
 from mproxy.datagram._channel cimport Transmit
 from mproxy.datagram._connection cimport DatagramEvent, Event
 from mproxy.datagram._listener cimport ListenResult
-from mproxy.datagram._packet cimport Seal, packet_id, packet_type
+from mproxy.datagram._packet cimport PacketType, Seal, packet_id, packet_type
 from mproxy.datagram._states cimport ConnectionState
 from mproxy.net._alarm cimport NEVER
 from mproxy.net._loop cimport EPOLLET, EPOLLIN, EPOLLOUT
@@ -362,11 +362,13 @@ cdef class DatagramEndpoint:
         while offset < slot.length:
             length = min(slot.segment, slot.length - offset)
             result = ListenResult.DROP
-            if self.listener is not None:
+            # Without room an ACK is not even looked at: its cookie is good for once, and the peer asks again.
+            if self.listener is not None and not (
+                    len(self.links) >= self.most and packet_type(slot.data + offset, length) == PacketType.ACK):
                 result = self.listener.receive(slot.data + offset, length, source, now, &reply)
             if result == ListenResult.ANSWER:
                 self.answer(&reply, slot, source)
-            elif result == ListenResult.ACCEPT and len(self.links) < self.most:
+            elif result == ListenResult.ACCEPT:
                 self.accept(&reply, slot, now)
             elif result == ListenResult.DROP:
                 self.strays += 1

@@ -1,11 +1,26 @@
 """Messages in and out over a Link: what FileSender and FileReceiver have in common."""
 
+from abc import ABC, abstractmethod
+
 from mproxy.datagram._packet import EndCode
 from mproxy.datagram.messages import BLOCK, HEADER, Block, MessageType, parse_header, parse_payload
 from mproxy.errors import PeerError
 
 
-class Conversation:
+class _Deaf:
+    """Events of a Link that need no answer."""
+
+    def on_sent(self, _link):
+        """Room for more."""
+
+    def on_read_ended(self, _link):
+        """The peer's stream is over; its BYE or the connection's end says more."""
+
+    def on_address_changed(self, _link):
+        """The peer moved."""
+
+
+class Conversation(_Deaf, ABC):
     """A Link's handler that reads messages. `keying` answers handshakes, None where there are no keys.
 
     Subclasses have `on_open()`, `on_message(kind, message)`, `block_buffer(block, length)` (None: wait, and call
@@ -17,6 +32,7 @@ class Conversation:
         self.over = False
         self.open = False  # the peer has shown that it is there, with the keys
         self._keying = keying
+        self._refusal = ""  # why we do not trust the peer's key, which is not for the peer to know
         self._header = bytearray(HEADER.size)
         self._next = self._start  # what the buffer being filled is
         self._kind = MessageType.HELLO  # of the message in hand
@@ -32,10 +48,13 @@ class Conversation:
         try:
             self._keying.take(self.link, data)
         except PeerError as error:
-            self.give_up(EndCode.HANDSHAKE_FAILED, str(error))
+            self._refusal = str(error)
+            self.give_up(EndCode.HANDSHAKE_FAILED, "the keys do not agree")
 
     def on_established(self, link):
         """The peer is there."""
+        if self._refusal:
+            return  # with keys, but we do not trust it
         self.open = True
         self._next = self._take_header
         link.fill(self._header)
@@ -48,42 +67,33 @@ class Conversation:
         except PeerError as error:
             self.give_up(EndCode.BAD_PACKET, str(error))
 
-    def on_sent(self, _link):
-        """Room for more."""
-
-    def on_read_ended(self, _link):
-        """The peer's stream is over; its BYE or the connection's end says more."""
-
-    def on_address_changed(self, _link):
-        """The peer moved."""
-
     def on_ended(self, _link, code, reason, local):
         """Over."""
         if not self.over:
             self.over = True
-            self.on_over(code, reason, local)
+            self.on_over(code, self._refusal or reason, local)
 
     # ---- of subclasses
 
+    @abstractmethod
     def on_open(self):
         """The connection is open."""
-        raise NotImplementedError
 
+    @abstractmethod
     def on_message(self, kind, message):
         """A message other than BLOCK."""
-        raise NotImplementedError
 
+    @abstractmethod
     def block_buffer(self, block, length):
         """Where a block's data goes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def on_block(self, block, data):
         """A block, its data in the buffer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def on_over(self, code, reason, local):
         """The connection is over."""
-        raise NotImplementedError
 
     # ---- for subclasses
 

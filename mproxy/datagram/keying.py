@@ -11,7 +11,7 @@ import hashlib
 
 from mproxy.datagram._seal import Cipher
 from mproxy.datagram.noise import Handshake, NoiseError, import_cryptography, load, x25519_private, x25519_public
-from mproxy.errors import UsageError
+from mproxy.errors import PeerError, UsageError
 
 
 class Suite(enum.IntEnum):
@@ -72,12 +72,6 @@ def _seed_of(data, path):
     return der[len(_PKCS8_PREFIX):len(_PKCS8_PREFIX) + 32]
 
 
-def fingerprint(public):
-    """`SHA256:...` of an Ed25519 public key, as `mproxy keygen` prints it."""
-    digest = hashlib.sha256(_SPKI_PREFIX + public).digest()
-    return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
-
-
 def has_aes():
     """Whether the processor computes AES itself; without, ChaCha20 is several times faster."""
     try:
@@ -89,22 +83,29 @@ def has_aes():
 
 
 class Keying:
-    """One side of the handshake of one connection. `trusted` are fingerprints, for keys of `mproxy keygen`."""
+    """One side of the handshake of one connection. `judge(spki, link)` raises PeerError for a key of `mproxy keygen`
+    that is not trusted; `spki` is its DER SubjectPublicKeyInfo."""
 
-    def __init__(self, key, initiator, trusted=()):
+    def __init__(self, key, initiator, judge=None):
         self._key = key
         self._initiator = initiator
-        self._trusted = trusted
+        self._judge = judge
         self._handshake = None
         self._suite = Suite.NNPSK0_AESGCM
         self._cipher = Cipher.AESGCM
-        self.peer = None  # fingerprint of the peer's key
+        self._judged = False
 
     def take(self, link, data):
         """A handshake message of the peer, or b"" for the first one to be made; answers over the link."""
         message = self._begin(link, data) if self._handshake is None else data
         if not (self._initiator and message is None):
-            self._heard(self._handshake.read(message))
+            payload = self._handshake.read(message)
+            try:
+                self._heard(payload, link)
+            except PeerError:
+                if self._handshake.finished:  # the peer has its keys, and believes nothing any more that is not sealed
+                    link.secure(*self._handshake.keys(), int(self._cipher))
+                raise
         if not self._handshake.finished:
             first = bytes([self._suite]) if message is None else b""
             link.send_handshake(first + self._handshake.write(self._identity()))
@@ -133,12 +134,10 @@ class Keying:
         shows = not self._key.psk and self._handshake.shows_static
         return self._key.public if shows else b""
 
-    def _heard(self, payload):
-        if self._key.psk or self._handshake.remote_static is None or self.peer:
+    def _heard(self, payload, link):
+        if self._key.psk or self._handshake.remote_static is None or self._judged:
             return
         if len(payload) != 32 or x25519_public(payload) != self._handshake.remote_static:
             raise NoiseError("the peer's key is not the one it shows")
-        shown = fingerprint(payload)
-        if shown not in self._trusted:
-            raise NoiseError(f"the peer's key {shown} is not one that --peer names")
-        self.peer = shown
+        self._judge(_SPKI_PREFIX + payload, link)
+        self._judged = True

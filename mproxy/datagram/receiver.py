@@ -163,6 +163,7 @@ class FileReceiver(Conversation):
         self._buffers = [None] * BUFFERS
         self._waiting_block = False
         self._said_bye = False
+        self.announced = False  # the sender has said what it wants
         self.received_bytes = 0  # of files
         self.expected_bytes = 0  # of files whose size is known
         self.kept_bytes = 0  # that were here already
@@ -175,6 +176,7 @@ class FileReceiver(Conversation):
 
     def on_message(self, kind, message):
         """What the sender says."""
+        self.announced = self.announced or kind != MessageType.HELLO
         if kind == MessageType.FILE:
             self._on_file(message)
         elif kind == MessageType.END:

@@ -157,6 +157,9 @@ class FileSender(Conversation):
         """Receivers send no blocks."""
         raise bad("the receiver sends what only a sender sends")
 
+    def on_block(self, block, data):
+        """None comes: there is no buffer for it."""
+
     def on_sent(self, _link):
         """Room for more."""
         self._send()

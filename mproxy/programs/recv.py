@@ -5,7 +5,6 @@ import os
 from mproxy.config import format_host_port
 from mproxy.datagram._endpoint import DatagramEndpoint
 from mproxy.datagram._packet import EndCode
-from mproxy.datagram.keying import Keying
 from mproxy.datagram.messages import FileKind, Result
 from mproxy.datagram.receiver import FileReceiver, IntoDirectory, IntoFile, IntoPipe
 from mproxy.datagram.workers import Workers
@@ -19,16 +18,16 @@ from mproxy.programs.transfer import (
     STATUS_OF_RESULT,
     add_common,
     configure,
-    first_address,
-    look_up,
+    find_addresses,
     show_name,
     sockaddr_bytes,
     with_packet_size,
     write_line,
 )
+from mproxy.programs.transfer_keys import SenderTrust
 from mproxy.words import parse_count, parse_host_port, parse_port
 
-# A handshake is three packets; 10 s outlast several losses on the longest path.
+# A handshake is three packets, and a sender says at once what it has; 10 s outlast several losses on the longest path.
 OPEN_WITHIN_US = 10_000_000
 
 _USAGE = "mproxy recv [options] PORT [-o FILE|DIR|-]"
@@ -58,11 +57,13 @@ def parse_recv(argv):
     group.add_argument("--once", action="store_true", default=None, help="end after the first sender")
     parser.add(group, "--senders", parse_count, metavar="N", help="senders at once (default 16)")
     add_common(parser)
+    parser.add(parser, "--authorized-keys", str, metavar="FILE", help=(
+        "keys of 'mproxy keygen' that may send, as of sproxy (default authorized_keys in its state directory)"))
     parser.add(parser, "--ack-to", parse_host_port, metavar="HOST:PORT", help=(
         "send every answer there ('mproxy send --ack-port'), not to where the packets come from"))
     given, words = parser.split(argv)
     port, = parser.take_words(words, (("PORT", lambda text: parse_port(text, 0)),))
-    return configure(given, port=port)
+    return configure(given, "host-key.pem", port=port)
 
 
 def destination_of(output, force):
@@ -92,6 +93,7 @@ class Recv:
         self._leaving = False
         self._workers = self._in_order = None
         self._destination = destination_of(config.output, config.force)
+        self._trust = SenderTrust(config, log)
 
     def start(self):
         """Listen."""
@@ -99,7 +101,7 @@ class Recv:
         datagram = with_packet_size(config.datagram, False)
         if config.ack_to is not None:
             host, port = config.ack_to
-            family, sockaddr = first_address(host, port, look_up)
+            family, sockaddr = find_addresses(host, port)[0]
             datagram = datagram.replace(answer_to=sockaddr_bytes(family, sockaddr))
         self._workers = Workers(self._loop.call_soon_threadsafe, min(4, os.cpu_count() or 1))
         self._in_order = Workers(self._loop.call_soon_threadsafe, 1)
@@ -123,13 +125,12 @@ class Recv:
         if self._leaving or (config.once and self._served):
             link.abort(int(EndCode.ABORTED), b"the receiver takes one sender, and that one has come")
             return
-        keying = Keying(config.key, False, config.peers) if config.key else None
-        receiver = FileReceiver(link, self._destination, self._workers, self, keying, self._in_order)
+        receiver = FileReceiver(link, self._destination, self._workers, self, self._trust.keying(), self._in_order)
         self._receivers[receiver] = link.peer
         self._log.info("sender", peer=_say(link.peer))
-        # Whoever has no key must not keep a place from those who have.
-        self._loop.call_later(OPEN_WITHIN_US, lambda: receiver.open or receiver.give_up(
-            EndCode.TIMED_OUT, "no keys within 10 s"))
+        # Whoever has no key, or nothing to send, must not keep a place from those who have.
+        self._loop.call_later(OPEN_WITHIN_US, lambda: receiver.announced or receiver.give_up(
+            EndCode.TIMED_OUT, "no file announced within 10 s" if receiver.open else "no keys within 10 s"))
 
     def on_file(self, receiver, file, code, root, text):
         """One file's end."""

@@ -1,35 +1,34 @@
 """mproxy send: files and directories to `mproxy recv`, over UDP."""
 
 import os
-import socket
 
-from mproxy.config import format_host_port
 from mproxy.datagram._endpoint import DatagramEndpoint
 from mproxy.datagram._packet import EndCode
-from mproxy.datagram.keying import Keying
 from mproxy.datagram.messages import FileKind, Result
 from mproxy.datagram.sender import FileSender, find_sources
 from mproxy.datagram.workers import Workers
 from mproxy.errors import MproxyError, UsageError
-from mproxy.net._socket import Target
 from mproxy.policy.network import NetworkWatch
 from mproxy.programs.common import run_program
 from mproxy.programs.impair import open_udp
 from mproxy.programs.options import OneLineParser, complain
+from mproxy.programs.reach import Reach
 from mproxy.programs.transfer import (
     STATUS_OF_END,
     STATUS_OF_RESULT,
     Progress,
     Stopwatch,
     add_common,
+    bound_family,
     configure,
     end_text,
-    first_address,
-    look_up,
+    find_addresses,
+    is_loopback,
     show_name,
     with_packet_size,
     write_line,
 )
+from mproxy.programs.transfer_keys import sender_keying
 from mproxy.words import parse_host, parse_port
 
 _USAGE = "mproxy send [options] FILE... HOST PORT"
@@ -53,6 +52,8 @@ def parse_send(argv):
     """The TransferConfig of the command line `argv`."""
     parser = OneLineParser("mproxy send", _USAGE, _DESCRIPTION, _EPILOG)
     add_common(parser)
+    parser.add(parser, "--known-hosts", str, metavar="FILE", help=(
+        "remembered keys of receivers, as of cproxy (default known_hosts in its state directory)"))
     parser.add(parser, "--ack-port", parse_port, metavar="PORT", help=(
         "answers arrive on this port of ours ('mproxy recv --ack-to'), not on the one that sends"))
     given, words = parser.split(argv)
@@ -61,7 +62,7 @@ def parse_send(argv):
     host, port = parser.take_words(words[-2:], (("HOST", parse_host), ("PORT", parse_port)))
     if words[:-2].count("-") > 1:
         raise UsageError("'-' is standard input, of which there is only one: leave the others out")
-    return configure(given, paths=tuple(words[:-2]), host=host, port=port)
+    return configure(given, "client-key.pem", paths=tuple(words[:-2]), host=host, port=port)
 
 
 class Send:
@@ -70,7 +71,7 @@ class Send:
     def __init__(self, config, log, loop):
         self.exit_status = 1
         self._config, self._log, self._loop = config, log, loop
-        self._sender = self._endpoint = self._progress = self._network = None
+        self._sender = self._endpoint = self._reach = self._progress = self._network = None
         self._sources = []
         self._worst = 0
         self._stopped = False
@@ -80,27 +81,31 @@ class Send:
         """Dial."""
         config = self._config
         self._sources = find_sources(config.paths)
-        family, sockaddr = first_address(config.host, config.port, look_up)
-        target = Target(format_host_port(config.host, config.port), [(family, sockaddr)])
-        loopback = sockaddr[0] == "::1" or sockaddr[0].startswith("127.")
-        datagram = with_packet_size(config.datagram, loopback)
         answers = None
-        if config.ack_port is not None:
-            datagram = datagram.replace(fixed_path=True)
-            answers = open_udp(config.bind, config.ack_port)
-        with open_udp(config.bind or ("0.0.0.0" if not socket.has_dualstack_ipv6() else None), 0) as own:
+        with open_udp(config.bind, 0) as own:
+            addresses = find_addresses(config.host, config.port, bound_family(own))
+            datagram = with_packet_size(config.datagram, all(is_loopback(entry[1][0]) for entry in addresses))
+            if config.ack_port is not None:
+                datagram = datagram.replace(fixed_path=True)
+                answers = open_udp(config.bind, config.ack_port)
             self._endpoint = DatagramEndpoint(self._loop, own.fileno(), datagram,
                                               answers_fd=answers.fileno() if answers else -1)
         if answers:
             answers.close()
-        keying = Keying(config.key, True, config.peers) if config.key else None
-        link = self._endpoint.connect(target, None)
+        self._reach = Reach(self._loop, self._endpoint, addresses, self._begin, self._unreached)
+        self._watch_network()
+
+    def _begin(self, link):
+        """The receiver has answered."""
         workers = Workers(self._loop.call_soon_threadsafe, min(4, os.cpu_count() or 1))
-        self._sender = FileSender(link, self._sources, workers, self, keying)
+        self._sender = FileSender(link, self._sources, workers, self, sender_keying(self._config, self._log))
         total = sum(os.path.getsize(source.path) for source in self._sources if source.kind == FileKind.FILE)
         self._progress = Progress(self._loop, total, lambda: self._sender.sent_bytes + self._sender.kept_bytes,
-                                  lambda: f"lost {link.statistics['lost']}", config.quiet)
-        self._watch_network()
+                                  lambda: f"lost {link.statistics['lost']}", self._config.quiet)
+
+    def _unreached(self, code, reason):
+        """No address has answered."""
+        self._finish(reason, code, {"bytes": 0, "kept": 0})
 
     def _watch_network(self):
         try:
@@ -129,14 +134,16 @@ class Send:
 
     def on_finished(self, error, code):
         """The connection is over."""
-        config, statistics = self._config, self._sender.link.statistics
         self._progress.close()
-        seconds = self._watch.seconds
+        self._finish(error, code, {"bytes": self._sender.sent_bytes, "kept": self._sender.kept_bytes},
+                     self._sender.link.statistics)
+
+    def _finish(self, error, code, counts, statistics=None):
+        config = self._config
         if error is not None and not self._stopped:
             complain("mproxy send", end_text(code, error, True, config.host, config.port))
         self.exit_status = self._worst if error is None else STATUS_OF_END.get(EndCode(code), 1)
-        summary = {"bytes": self._sender.sent_bytes, "kept": self._sender.kept_bytes, "seconds": round(seconds, 3),
-                   **statistics}
+        summary = {**counts, "seconds": round(self._watch.seconds, 3), **(statistics or {})}
         if config.json:
             write_line({"status": self.exit_status, **summary})
         else:
@@ -153,7 +160,7 @@ class Send:
     def shut_down(self, signal_name):
         """SIGINT, SIGTERM: what has arrived stays there for the next attempt."""
         self._stopped = True
-        self._sender.give_up(EndCode.ABORTED, f"interrupted by {signal_name}")
+        (self._sender or self._reach).give_up(EndCode.ABORTED, f"interrupted by {signal_name}")
 
 
 def main(argv=None):

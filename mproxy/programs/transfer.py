@@ -10,10 +10,10 @@ from mproxy import __version__
 from mproxy.config import LOG_FORMATS, LOG_LEVELS, Config, Setting, format_host_port
 from mproxy.datagram._packet import MAX_PACKET_BYTES, EndCode
 from mproxy.datagram.config import CONGESTIONS, RECOVERIES, DatagramConfig
-from mproxy.datagram.keying import Key
 from mproxy.datagram.messages import Result
 from mproxy.errors import MproxyError, UsageError
-from mproxy.policy.resolver import look_up_host, numeric_address
+from mproxy.policy.resolver import interleave, look_up_host, numeric_address
+from mproxy.programs.transfer_keys import add_key_options, take_key
 from mproxy.words import parse_bind, parse_count, parse_duration
 
 # Exit status, for scripts; 1 is any other failure, 2 a wrong command line.
@@ -40,21 +40,20 @@ class TransferConfig(Config):
     host = Setting("")
     port = Setting(None, 0, 65535)
     ack_port = Setting(None, 0, 65535)
+    known_hosts = Setting(None)
     # recv
     output = Setting(None)
     force = Setting(False)
     once = Setting(False)
     ack_to = Setting(None)
+    authorized_keys = Setting(None)
     senders = Setting(16, 1, 1000)
 
 
 def add_common(parser):
     """Options of both programs."""
     group = parser.add_argument_group("connection")
-    parser.add(group, "--key", str, metavar="FILE", help=(
-        "seal every packet: FILE holds a secret that both sides have, or a key of 'mproxy keygen'"))
-    parser.add(group, "--peer", str, metavar="SHA256:...", action="append", help=(
-        "fingerprint of a key of 'mproxy keygen' that the other side may have, may be repeated"))
+    add_key_options(parser, group)
     parser.add_choice(group, "--recovery", RECOVERIES, (
         "how losses are repaired: sack (default) or gbn, Go-Back-N"))
     parser.add_choice(group, "--congestion", CONGESTIONS, (
@@ -77,17 +76,18 @@ def add_common(parser):
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
 
 
-def configure(given, **values):
-    """The TransferConfig of options by their command line names; `values` are settings that are ready."""
+def configure(given, own_key, **values):
+    """The TransferConfig of options by their command line names; `own_key` is the file of --own-key, `values` are
+    settings that are ready."""
     datagram = {name: given.pop(name) for name in ("recovery", "congestion", "window", "retries") if name in given}
     if "window" in datagram:
         datagram.setdefault("congestion", "fixed")
     if "timeout" in given:
         datagram["idle_us"] = given.pop("timeout")
-    key = Key(given.pop("key")) if "key" in given else None
+    key = take_key(given, own_key)
     peers = tuple(given.pop("peer", ()))
-    if key is not None and key.seed and not peers:
-        raise UsageError("--key of 'mproxy keygen' needs --peer: the fingerprint of the other side's key")
+    if peers and not (key and key.seed):
+        raise UsageError("--peer names keys of 'mproxy keygen', so --key must be one")
     datagram["sealed"] = key is not None
     given = {name.replace("-", "_"): value for name, value in given.items()}
     return TransferConfig(datagram=DatagramConfig(**datagram), key=key, peers=peers, **given, **values)
@@ -171,18 +171,29 @@ class Stopwatch:
         return time.monotonic() - self._began
 
 
-def look_up(host, port):
-    """(addresses, error) of a host; blocks while a name is looked up."""
-    return numeric_address(host, port) or look_up_host(host)
+def bound_family(sock):
+    """The family of the addresses that a socket of `open_udp` can send to; None: both."""
+    if sock.family == socket.AF_INET:
+        return socket.AF_INET
+    return socket.AF_INET6 if sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) else None
 
 
-def first_address(host, port, look_up):
-    """(family, sockaddr) of a host; MproxyError when there is none."""
-    addresses, error = look_up(host, port)
+def is_loopback(host):
+    """Whether a numeric address is of this host's loopback."""
+    return host == "::1" or host.startswith("127.")
+
+
+def find_addresses(host, port, family=None):
+    """[(family, sockaddr), ...] of a host in the order to try, of `family` alone if one is given; MproxyError when
+    there is none. Blocks while a name is looked up."""
+    addresses, error = numeric_address(host, port) or look_up_host(host)
     if error:
         raise MproxyError(error)
-    family, sockaddr = addresses[0]
-    return family, (sockaddr[0], port, *sockaddr[2:])
+    fitting = [entry for entry in interleave(addresses) if family in (None, entry[0])]
+    if not fitting:
+        wanted = "IPv4" if family == socket.AF_INET else "IPv6"
+        raise MproxyError(f"{host} has no {wanted} address, and our socket is for {wanted}")
+    return [(family, (sockaddr[0], port, *sockaddr[2:])) for family, sockaddr in fitting]
 
 
 def end_text(code, reason, local, host, port):

@@ -1,0 +1,71 @@
+"""Dialling a host that has several addresses: another one is tried each 250 ms until one answers (RFC 8305 section 5).
+
+A packet that nobody answers says nothing: there is no refusal as with TCP, and waiting for all tries at an address
+where nobody is would take a minute.
+"""
+
+from mproxy.config import format_host_port
+from mproxy.net._socket import Target
+
+NEXT_AFTER_US = 250_000  # RFC 8305's Connection Attempt Delay
+OVERTAKEN = 1            # any code: nobody is told, for the peer has not answered
+
+
+class Reach:
+    """Links to `addresses` [(family, sockaddr)], one after the other. The first that answers goes to `adopt(link)`,
+    which must set its handler; when none does, the last one's end goes to `fail(code, reason)`."""
+
+    def __init__(self, loop, endpoint, addresses, adopt, fail):
+        self._loop, self._endpoint = loop, endpoint
+        self._left = list(addresses)
+        self._adopt, self._fail = adopt, fail
+        self._links = []
+        self._over = False
+        self._next()
+
+    def _next(self):
+        if self._over or not self._left:
+            return
+        family, sockaddr = self._left.pop(0)
+        target = Target(format_host_port(sockaddr[0], sockaddr[1]), [(family, sockaddr)])
+        self._links.append(self._endpoint.connect(target, self))
+        self._loop.call_later(NEXT_AFTER_US, self._next)
+
+    def give_up(self, code, reason):
+        """Stop dialling; `fail` is told."""
+        self._left = []
+        for link in list(self._links):
+            link.abort(int(code), reason.encode())
+
+    # ---- of Link, until the peer has answered
+
+    def on_handshake(self, link, data):
+        """It is there and wants keys."""
+        self._take(link)
+        link.handler.on_handshake(link, data)
+
+    def on_established(self, link):
+        """It is there."""
+        self._take(link)
+        link.handler.on_established(link)
+
+    def on_sent(self, link):
+        """Nothing was sent."""
+
+    def on_ended(self, link, code, reason, _local):
+        """No answer, or a refusal."""
+        self._links.remove(link)
+        if self._over:
+            return
+        if self._left:
+            self._next()
+        elif not self._links:
+            self._over = True
+            self._fail(code, reason)
+
+    def _take(self, link):
+        self._over = True
+        for other in list(self._links):
+            if other is not link:
+                other.abort(OVERTAKEN, b"")
+        self._adopt(link)

@@ -1,0 +1,227 @@
+"""Who may send to whom: keys of `mproxy keygen`, hosts with several addresses, peers that only take a place."""
+
+import os
+import socket
+import time
+
+import pytest
+from lab import until
+from program import Program
+from test_transfer import MANY, MPROXY, MPROXY_ROOT, Transfer, content
+
+from mproxy.datagram._endpoint import DatagramEndpoint
+from mproxy.datagram.config import DatagramConfig
+from mproxy.net._loop import Loop
+from mproxy.net._socket import Target
+
+
+@pytest.fixture
+def transfer(tmp_path):
+    made = Transfer(tmp_path)
+    yield made
+    made.close()
+
+
+class Keys:
+    """Keys of a receiver and two senders, made by the real program."""
+
+    def __init__(self, transfer):
+        self._transfer = transfer
+        self.known_hosts = transfer.directory / "known_hosts"
+        self.authorized_keys = transfer.directory / "authorized_keys"
+        self.lines = {name: self._make(name) for name in ("host", "client", "stranger")}
+        self.authorized_keys.write_text(self.lines["client"])
+
+    def _make(self, name):
+        program = self._transfer.start("keygen", "-f", self.path(name), "--comment", name)
+        assert program.wait(30) == 0
+        self.fingerprint = {**getattr(self, "fingerprint", {}), name: program.log.text.split(", ")[1].strip()}
+        return program.out.text
+
+    def path(self, name):
+        return self._transfer.directory / f"{name}.pem"
+
+    def recv(self, *options, key="host", **more):
+        return self._transfer.recv("--key", self.path(key), "--authorized-keys", self.authorized_keys, *options, **more)
+
+    def send(self, port, *options, key="client", name="f"):
+        path = self._transfer.file(name, content(4, 300_000))
+        return self._transfer.send(port, "--key", self.path(key), "--known-hosts", self.known_hosts, *options, path)
+
+
+@pytest.fixture
+def keys(transfer):
+    return Keys(transfer)
+
+
+def test_the_first_contact_is_remembered_and_another_key_refused(transfer, keys):
+    receiver, port = keys.recv("--force")
+    sender = keys.send(port)
+    assert sender.wait(MANY) == 0, str(sender)
+    assert receiver.wait(MANY) == 0
+    assert (transfer.target / "f").read_bytes() == content(4, 300_000)
+    assert sender.event("host-remembered")["fingerprint"] == keys.fingerprint["host"]
+    remembered = keys.known_hosts.read_text()
+    assert remembered.split()[:3] == [f"127.0.0.1:{port}", *keys.lines["host"].split()[:2]]
+
+    receiver, _ = keys.recv("--force", port=port)
+    sender = keys.send(port)
+    assert sender.wait(MANY) == 0
+    assert receiver.wait(MANY) == 0
+    assert "host-remembered" not in sender.log.text
+
+    receiver, _ = keys.recv(port=port, key="stranger")
+    sender = keys.send(port)
+    assert sender.wait(MANY) == 7
+    assert "has changed" in sender.log.text
+    assert keys.known_hosts.read_text() == remembered
+    assert str(keys.known_hosts) not in receiver.log.text  # it is not told why
+
+
+def test_only_authorised_keys_send(transfer, keys):
+    receiver, port = keys.recv()
+    sender = keys.send(port, key="stranger")
+    assert sender.wait(MANY) == 7
+    assert "the keys do not agree" in sender.log.text
+    until(lambda: "not in authorized_keys" in receiver.log.text, 30, "the receiver says whom it refused")
+    assert os.listdir(transfer.target) == []
+    keys.authorized_keys.write_text(keys.lines["client"] + 'from="192.0.2.0/24" ' + keys.lines["stranger"])
+    assert keys.send(port, key="stranger").wait(MANY) == 7
+    keys.authorized_keys.write_text('target="127.0.0.1:23" ' + keys.lines["stranger"])
+    assert keys.send(port, key="stranger").wait(MANY) == 7
+    assert os.listdir(transfer.target) == []
+    keys.authorized_keys.write_text(keys.lines["stranger"])
+    assert keys.send(port, key="stranger").wait(MANY) == 0
+    assert receiver.wait(MANY) == 0
+
+
+def test_peers_by_fingerprint(transfer, keys):
+    receiver, port = keys.recv("--peer", keys.fingerprint["stranger"])
+    assert keys.send(port, "--peer", keys.fingerprint["client"], key="stranger").wait(MANY) == 7
+    assert keys.send(port, "--peer", keys.fingerprint["host"], key="client").wait(MANY) == 7
+    assert keys.send(port, "--peer", keys.fingerprint["host"], key="stranger").wait(MANY) == 0
+    assert receiver.wait(MANY) == 0
+    assert not keys.known_hosts.exists()
+
+
+def test_the_usual_places(transfer, keys):
+    """--own-key, known_hosts and authorized_keys in the state directory."""
+    state = transfer.directory / "state" / "mproxy"
+    state.mkdir(parents=True, mode=0o700)
+    environment = {**os.environ, "XDG_STATE_HOME": str(state.parent), "HOME": str(transfer.directory)}
+    environment.pop("STATE_DIRECTORY", None)
+
+    def start(*words):
+        program = Program([*MPROXY, *map(str, words)], env=environment)
+        transfer.programs.append(program)
+        return program
+
+    sender = start("send", "--own-key", transfer.file("f", b"data"), "127.0.0.1", "9")
+    assert sender.wait(30) == 2
+    assert "client-key.pem; 'mproxy keygen' makes it" in sender.log.text
+    for option in ([], ["--host"]):
+        assert start("keygen", *option).wait(30) == 0
+    receiver = start("recv", "--own-key", "0")
+    assert receiver.wait(30) == 2
+    assert f"into {state}/authorized_keys" in receiver.log.text
+    line = start("keygen")
+    line.wait(30)
+    (state / "authorized_keys").write_text(line.out.text)
+    receiver = start("recv", "--own-key", "--once", "0", "-o", f"{transfer.target}/")
+    port = receiver.event("listening", within=30)["port"]
+    assert start("send", "--own-key", transfer.source / "f", "127.0.0.1", port).wait(MANY) == 0
+    assert receiver.wait(MANY) == 0
+    assert (transfer.target / "f").read_bytes() == b"data"
+    assert (state / "known_hosts").read_text().startswith(f"127.0.0.1:{port} ")
+
+
+def test_a_key_that_others_may_read_is_not_used(transfer, keys):
+    os.chmod(keys.path("client"), 0o644)
+    sender = keys.send(9)
+    assert sender.wait(30) == 2
+    assert "mode 0600" in sender.log.text
+
+
+def test_every_address_of_a_name_is_tried(transfer):
+    """The first two addresses are deaf: the third is asked after half a second, not after all tries at the first."""
+    data = content(8, 1_000_000)
+    path = transfer.file("f", data)
+    receiver, port = transfer.recv("--bind", "127.0.0.3")
+    script = transfer.directory / "names.py"
+    script.write_text("""
+import socket, sys
+import mproxy.programs.transfer as transfer
+names = [(socket.AF_INET, (f"127.0.0.{number}", 0)) for number in (1, 2, 3, 4)]
+transfer.look_up_host = lambda host: (names, None)
+from mproxy.programs.send import main
+sys.exit(main(sys.argv[1:]))
+""")
+    deaf = []
+    for number in (1, 2, 4):
+        deaf.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        deaf[-1].bind((f"127.0.0.{number}", port))
+    began = time.monotonic()
+    sender = Program([*MPROXY[:1], str(script), str(path), "three.example", str(port)],
+                     env={**os.environ, "PYTHONPATH": str(MPROXY_ROOT)})
+    transfer.programs.append(sender)
+    assert sender.wait(MANY) == 0, str(sender)
+    assert receiver.wait(MANY) == 0
+    assert time.monotonic() - began < 20
+    assert (transfer.target / "f").read_bytes() == data
+    for sock in deaf:
+        sock.close()
+
+
+def test_nobody_at_any_address(transfer):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        sender = transfer.start("send", "--json", "--retries", "2", transfer.file("f", b"x"), "localhost",
+                                silent.getsockname()[1])
+        assert sender.wait(MANY) == 6
+    assert "does not answer" in sender.log.text
+    assert '"status": 6' in sender.out.text
+
+
+class Mute:
+    """Dials, answers what the engine answers, and says nothing."""
+
+    def __init__(self):
+        self.established = self.ended = None
+
+    def on_established(self, _link):
+        self.established = True
+
+    def on_read_ended(self, _link):
+        """Nothing to say."""
+
+    def on_sent(self, _link):
+        """Nothing to say."""
+
+    def on_ended(self, _link, code, reason, local):
+        self.ended = (code, reason, local)
+
+
+def test_who_announces_nothing_keeps_no_place(transfer):
+    receiver, port = transfer.recv("--senders", "1", once=False)
+    loop, mute = Loop(), Mute()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.setblocking(False)
+        endpoint = DatagramEndpoint(loop, sock.fileno(), DatagramConfig())
+    endpoint.connect(Target("there", [(socket.AF_INET, ("127.0.0.1", port))]), mute)
+
+    def look():
+        if mute.ended:
+            loop.stop()
+        else:
+            loop.call_later(50_000, look)
+
+    loop.call_later(50_000, look)
+    loop.call_later(MANY * 1_000_000, loop.stop)
+    loop.run()
+    endpoint.close()
+    assert mute.established
+    assert mute.ended is not None
+    assert "no file announced" in mute.ended[1]
+    assert transfer.send(port, transfer.file("f", b"data")).wait(MANY) == 0
+    assert "no file announced" in receiver.log.text
