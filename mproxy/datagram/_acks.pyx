@@ -25,7 +25,7 @@ cdef void acks_init(Acks *acks, uint64_t first, int64_t delay_us, bint in_order)
     acks.delay_us = delay_us
     acks.in_order = in_order
     acks.answered = 0
-    acks.owed = 0
+    acks.owed = acks.hurry = 0
 
 
 cdef void acks_free(Acks *acks) noexcept nogil:
@@ -54,9 +54,15 @@ cdef int acks_note(Acks *acks, uint64_t number, int64_t now) noexcept nogil:
     return 0 if in_turn else 1
 
 
-cdef void acks_want(Acks *acks, bint at_once, int64_t now) noexcept nogil:
-    """The packet noted last wants an ack."""
+cdef void acks_want(Acks *acks, bint in_turn, bint at_once, int64_t now) noexcept nogil:
+    """The packet noted last wants an ack, and `in_turn` follows the one before; `at_once`: its sender says so."""
     acks.unacked += 1
+    if not in_turn:
+        acks.hurry = PACKET_THRESHOLD
+        at_once = True
+    if acks.hurry > 0:
+        acks.hurry -= 1
+        at_once = at_once or acks.hurry == 0  # now the sender knows what it has to send again
     if at_once or acks.unacked >= ACK_EVERY:
         acks.due = True
     elif acks.due_at == NEVER:

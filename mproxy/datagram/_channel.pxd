@@ -68,6 +68,7 @@ cdef class Channel:
     cdef bint ping_due                   # ask for a sign of life
     cdef bint credit_due                 # tell the credit with a packet that is acknowledged
     cdef uint32_t unasked                # packets sent since one asked for an ack
+    cdef uint64_t asked                  # number of that one
     cdef bint starved                    # the last `fill` ended for want of data, not of permission
     cdef int64_t pace_at                 # when the pacer lets the next run leave, NEVER: nothing waits for it
     # outcome of `take`

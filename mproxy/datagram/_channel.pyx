@@ -107,7 +107,7 @@ cdef class Channel:
         if self.eliciting:
             if self.go_back:
                 self.acks.answered = header.number
-            acks_want(&self.acks, count > 0 or header.flags & (PacketFlag.WANT_ACK | PacketFlag.FIN), now)
+            acks_want(&self.acks, count == 0, header.flags & (PacketFlag.WANT_ACK | PacketFlag.FIN), now)
         self.in_packets += 1
         self.in_bytes += length
         return Taken.ACCEPTED
@@ -267,9 +267,9 @@ cdef class Channel:
         if self.fill_probe(out, now):
             return 1
         while count < out.most and out.length + plan.size <= out.room and self.recovery.ready() == 0:
-            allowed = self.may_send(plan.size, count == 0, now)
+            allowed = self.may_send(plan.size, count == 0, now) and (outflow_has(&self.out) or self.probes > 0)
             if not allowed and not (self.acks.due or self.ping_due or self.credit_due):
-                break
+                break  # an ack that is not due waits for company
             self.write_control(p + PACKET_HEADER_BYTES, &plan, now)
             if not (allowed and self.pick(&plan)):
                 if plan.control_bytes == 0:
@@ -348,12 +348,15 @@ cdef class Channel:
         return self.inp.arrived + (1 if inflow_complete(&self.inp) else 0)
 
     cdef bint should_ask(self, const Plan *plan) noexcept:
-        """Whether this packet asks for an ack: every part of a window, and the last one before a pause."""
+        """Whether this packet asks for an ack: every part of a window, and the last one before a pause unless an
+        answer is under way that ends the pause."""
         cdef uint64_t part = self.congestion.window // plan.size // ASK_PARTS
         if self.go_back or plan.flags & PING_FLAG or self.unasked >= min(max(part, 2), MOST_UNASKED):
             return True
-        return plan.chunk.fin or self.probes > 0 or not outflow_has(&self.out) \
-            or self.recovery.in_flight + 2 * plan.size > self.congestion.window
+        if plan.chunk.fin or self.probes > 0:
+            return True
+        return self.asked <= self.recovery.largest_acked and (
+            not outflow_has(&self.out) or self.recovery.in_flight + 2 * plan.size > self.congestion.window)
 
     cdef uint32_t build(self, uint8_t *p, Plan *plan, int64_t now) noexcept:
         """Make one packet at `p`: control is there already, data comes from the ring. Returns its length, 0: no key."""
@@ -381,6 +384,7 @@ cdef class Channel:
             if self.should_ask(plan):
                 header.flags |= PacketFlag.WANT_ACK
                 self.unasked = 0
+                self.asked = header.number
         put_header(p, &header)
         if self.sending.seal(self.sending.context, header.number, p, PACKET_HEADER_BYTES, parts, count,
                              p + PACKET_HEADER_BYTES) < 0:

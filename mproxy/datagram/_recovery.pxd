@@ -21,7 +21,6 @@ from mproxy.datagram._sent cimport SentTable
 
 
 cdef enum:
-    PACKET_THRESHOLD = 3   # RFC 9002 section 6.1.1, RFC 5681
     DUPLICATES = 3         # gbn: acks for the same offset that mean a loss (RFC 5681 section 3.2)
     MOST_THRESHOLD = 10000  # packets of reordering that are believed
     PROBES = 2             # packets at a probe timeout (RFC 9002 section 6.2.4)

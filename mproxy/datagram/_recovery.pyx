@@ -1,6 +1,6 @@
 """Acks, losses and timeouts; theory: _recovery.pxd. Everything that settles a packet lives here."""
 
-from mproxy.datagram._acks cimport NEVER, acks_next_range
+from mproxy.datagram._acks cimport NEVER, PACKET_THRESHOLD, acks_next_range
 from mproxy.datagram._outflow cimport outflow_acked, outflow_go_back, outflow_lost
 from mproxy.datagram._packet cimport BASE_PACKET_BYTES
 from mproxy.datagram._rtt cimport GRANULARITY_US, rtt_init, rtt_sample, rtt_timeout
