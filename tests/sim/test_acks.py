@@ -1,0 +1,54 @@
+"""How often acks go out: seldom when all is well, at once when the sender has to know."""
+
+import random
+
+import pytest
+
+from mproxy.datagram._packet import PacketType, unpack_header
+from mproxy.datagram.config import DatagramConfig
+from tests.sim.path import Faults, World
+
+FAST = 12.5e6  # bytes per second: 100 Mbit/s
+
+
+@pytest.mark.parametrize("congestion", ["bbr", "cubic"])
+def test_bulk_is_acknowledged_seldom(congestion):
+    """An ack costs both ends a wake-up: one for many packets is enough."""
+    config = DatagramConfig(congestion=congestion)
+    world = World(1, Faults(rate=FAST, queue_bytes=250_000), Faults(), data=bytes(6_000_000), config=config)
+    world.start().run().check()
+    assert world.down.sent < world.up.sent / 15
+
+
+def test_ack_that_is_not_due_goes_with_data():
+    """Both ways at once: an ack travels for nothing in a packet that leaves anyway."""
+    config = DatagramConfig(max_packet_bytes=1200)
+    faults = Faults(rate=FAST, queue_bytes=1_000_000)
+    world = World(2, faults, data=bytes(3_000_000), answer=bytes(3_000_000), config=config)
+    world.start().run().check()
+    for look in (world.client.connection.look(), world.server.connection.look()):
+        assert look["out_packets"] - look["sent_packets"] < look["sent_packets"] / 20, "packets that were acks only"
+
+
+@pytest.mark.parametrize("delay", [10_000, 400_000])
+def test_loss_is_repaired_in_a_round_trip(delay):
+    """Three packets behind the gap bring an ack, however long an ack may wait and however many packets it may await."""
+    config = DatagramConfig(congestion="fixed", window=256, max_packet_bytes=1200, ack_delay_us=delay)
+    world = World(3, Faults(rate=FAST, queue_bytes=1_000_000), Faults(), data=random.Random(3).randbytes(1_000_000),
+                  config=config)
+    carried, times, offsets = world.up.send, [], []
+
+    def lose_one(packet):
+        offset = unpack_header(packet)[5]
+        offsets.append(offset)
+        if packet[0] == PacketType.DATA and len(offsets) > 300 and offset == offsets[300]:
+            queue = max(0, world.up.busy_until - world.clock.now)
+            times.append((world.clock.now, queue))
+            if len(times) == 1:
+                return
+        carried(packet)
+
+    world.up.send = lose_one
+    world.start().run().check()
+    (first, queue), (again, _) = times
+    assert again - first < 20_000 + queue + 6 * 1228 / 12.5, "a round trip, and the time in which few packets come"
