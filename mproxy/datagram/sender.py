@@ -130,12 +130,15 @@ class FileSender(Conversation):
         self.sent_bytes = 0  # of files
         self.kept_bytes = 0  # that the receiver had already
 
+    def start(self):
+        """Say hello, and what there is: it leaves with the first packet that may carry it, sealed if there are keys."""
+        self.link.send(messages.pack_hello())
+        self._announce()
+
     # ---- of Conversation
 
     def on_open(self):
-        """Say hello, and what there is."""
-        self.link.send(messages.pack_hello())
-        self._announce()
+        """The receiver is there; it knows already what there is."""
 
     def on_message(self, kind, message):
         """An answer of the receiver."""

@@ -102,6 +102,7 @@ class Send:
         total = sum(os.path.getsize(source.path) for source in self._sources if source.kind == FileKind.FILE)
         self._progress = Progress(self._loop, total, lambda: self._sender.sent_bytes + self._sender.kept_bytes,
                                   lambda: f"lost {link.statistics['lost']}", self._config.quiet)
+        self._sender.start()
 
     def _unreached(self, code, reason):
         """No address has answered."""
