@@ -1,7 +1,7 @@
 """A controller that follows a model of the path: its bandwidth and its shortest round trip (after BBR, Cardwell et
 al. 2016, and draft-ietf-ccwg-bbr), so that packets lost at random do not slow it down.
 
-    rate   = gain * bandwidth / (1 - floor)         window = 2 * bandwidth * round trip / (1 - floor) + headroom
+    rate   = 0.99 * gain * bandwidth / (1 - floor)         window = 2 * bandwidth * round trip / (1 - floor) + headroom
 
 bandwidth: the largest delivery rate of the last RATE_SLOTS rounds. floor: the smallest share lost in any of the last
 LOSS_SLOTS spans of a round or more. A path that loses at random loses that share always, also while this sender drains
@@ -23,7 +23,8 @@ cdef enum:
     RATE_SLOTS = 10           # rounds that the bandwidth is remembered
     SLOT_US = 5000            # and each this long at least: on a path of microseconds a round says little
     LOSS_SLOTS = 8            # spans that the loss is remembered: each cycle of gains has a phase that drains
-    LOSS_SPAN_PACKETS = 64    # in a span at least
+    LOSS_SPAN_PACKETS = 256   # in a span at least: of fewer, chance makes too much
+    DRAIN_ROUNDS = 3          # that a probe's queue may take to drain
     PHASES = 8                # of a cycle
     SHRINK_EVERY_US = 10000000
     SHRINK_US = 200000

@@ -1,9 +1,12 @@
 """The model of the path and what follows from it; theory: _bbr.pxd."""
 
+from libc.math cimport sqrt
+
 from mproxy.datagram._congestion cimport FIRST_PACKETS, LEAST_PACKETS
 
 
 cdef double STARTUP_GAIN = 2.77     # 4 ln 2: doubles what is delivered each round trip (draft-ietf-ccwg-bbr)
+cdef double MARGIN = 0.99           # of the rate: the largest of many samples errs upwards (draft-ietf-ccwg-bbr)
 cdef double EXCESS = 0.02           # share lost above the floor that is too much (draft-ietf-ccwg-bbr, BBRLossThresh)
 cdef double CROWDED = 0.1           # share above one and a half floors that ends the start, queue or not
 cdef double YIELD = 0.9             # of the bandwidth, when that happens
@@ -22,7 +25,7 @@ cdef class Bbr(Congestion):
         cdef int i
         self.mode = BbrMode.STARTUP
         self.gain = STARTUP_GAIN
-        self.window_gain = STARTUP_GAIN
+        self.window_gain = 2
         self.round_end = 0
         self.rounds = self.bunch_round = 0
         for i in range(RATE_SLOTS):
@@ -83,17 +86,18 @@ cdef class Bbr(Congestion):
 
     cdef void note_losses(self, const AckSample *sample) noexcept:
         """Count what was lost, by spans; the least share of the spans remembered is the floor."""
-        cdef double share
+        cdef double share, chance
         cdef int i
         self.span_acked += sample.acked_bytes
         self.span_lost += sample.lost_bytes
         if not self.round_start or self.span_acked + self.span_lost < LOSS_SPAN_PACKETS * self.packet_bytes:
             return
         share = <double>self.span_lost / (self.span_acked + self.span_lost)
+        chance = sqrt(self.floor * self.packet_bytes / (self.span_acked + self.span_lost))  # standard deviation
         if self.mode == BbrMode.STARTUP and self.loss_spans > 0 and share > 1.5 * self.floor + CROWDED:
             self.full = True  # so short a queue that it never shows in the round trip
         if self.queue_us > self.shortest // 16 + SHORT_PATH_US // 2:  # never empty in all this time
-            if share > self.floor + EXCESS and self.loss_spans > 0:
+            if share > self.floor + EXCESS + 2 * chance and self.loss_spans > 0:
                 self.full = True
                 if self.mode == BbrMode.PROBE:
                     self.ceiling = YIELD * (self.ceiling if self.ceiling > 0 else self.bandwidth)
@@ -159,7 +163,7 @@ cdef class Bbr(Congestion):
                         sample.in_flight >= 1.25 * self.path_bytes() or now - self.phase_at > 2 * phase_us):
                     self.begin_phase(1, now)
             elif self.phase == 1:
-                if now - self.phase_at > phase_us or sample.in_flight <= self.path_bytes():
+                if sample.in_flight <= self.path_bytes() or now - self.phase_at > DRAIN_ROUNDS * phase_us:
                     self.begin_phase(2, now)
             elif now - self.phase_at > phase_us:
                 self.begin_phase((self.phase + 1) % PHASES, now)
@@ -188,7 +192,7 @@ cdef class Bbr(Congestion):
             return
         if self.ceiling > 0:
             rate = min(rate, self.ceiling)
-        rate = self.gain * rate / (1 - self.floor) * 1e6
+        rate = MARGIN * self.gain * rate / (1 - self.floor) * 1e6
         least = <double>(LEAST_PACKETS if self.full else FIRST_PACKETS) * self.packet_bytes * 1e6 / sample.smoothed_rtt
         if self.full or rate > self.rate or self.rate < least:
             self.rate = <uint64_t>max(rate, least)
