@@ -8,7 +8,8 @@ LOSS_SLOTS spans of a round or more. A path that loses at random loses that shar
 the queue it made; a full queue does not. So the floor is what no restraint of ours would avoid, it is made up for, and
 losses above it together with a queue (round trips above the shortest) lower the bandwidth believed.
 
-    STARTUP     gain 2.77 until the bandwidth grows by less than a quarter in three rounds, or such losses come
+    STARTUP     gain 2.77 until the bandwidth grows by less than a quarter in three rounds, or in two with a queue, or
+                such losses come; as long as there is no queue the window grows by what is acknowledged
     DRAIN       gain 0.36 until no more is under way than the path holds
     PROBE       gains 1.25, 0.75 and six times 1, each for a round trip
     SHRINK      window of half the path for 200 ms every ten seconds: shows the shortest round trip
@@ -29,6 +30,8 @@ cdef enum:
     SHRINK_EVERY_US = 10000000
     SHRINK_US = 200000
     SHORT_PATH_US = 1000      # hosts hold packets about so long, whatever the path does
+    LEAST_RISE_US = 4000      # of a round trip that shows a queue: an eighth of the shortest, within these bounds
+    MOST_RISE_US = 16000      # (RFC 9406 section 4.3)
     MOST_FLOOR_PERCENT = 45   # loss that is made up for
 
 
@@ -58,6 +61,8 @@ cdef class Bbr(Congestion):
     # round trip
     cdef readonly int64_t shortest      # microseconds, 0: unknown
     cdef int64_t shortest_at            # when it was measured
+    cdef bint calm                      # the newest is near the shortest: no queue
+    cdef bint round_calm                # some of this round were
     cdef int64_t shrink_until           # end of SHRINK, 0: not yet begun in earnest
     # losses
     cdef double losses[LOSS_SLOTS]      # share lost in each span

@@ -6,6 +6,7 @@ from mproxy.datagram._congestion cimport FIRST_PACKETS, LEAST_PACKETS
 
 
 cdef double STARTUP_GAIN = 2.77     # 4 ln 2: doubles what is delivered each round trip (draft-ietf-ccwg-bbr)
+cdef double CROWDED_GAIN = 1.5      # of the window at the start, when there is a queue already
 cdef double MARGIN = 0.99           # of the rate: the largest of many samples errs upwards (draft-ietf-ccwg-bbr)
 cdef double EXCESS = 0.02           # share lost above the floor that is too much (draft-ietf-ccwg-bbr, BBRLossThresh)
 cdef double CROWDED = 0.1           # share above one and a half floors that ends the start, queue or not
@@ -37,6 +38,7 @@ cdef class Bbr(Congestion):
         self.bandwidth = self.full_rate = self.floor = self.ceiling = 0
         self.full_rounds = 0
         self.full = False
+        self.calm = self.round_calm = True
         self.shortest = self.shortest_at = self.shrink_until = 0
         self.span_acked = self.span_lost = 0
         self.bunches[0] = self.bunches[1] = 0
@@ -63,6 +65,8 @@ cdef class Bbr(Congestion):
         if self.shortest == 0 or sample.rtt <= self.shortest:
             self.shortest = sample.rtt
             self.shortest_at = sample.now
+        self.calm = sample.rtt <= self.shortest + min(max(self.shortest // 8, LEAST_RISE_US), MOST_RISE_US)
+        self.round_calm = self.round_calm or self.calm
         if self.queue_us < 0 or sample.rtt - self.shortest < self.queue_us:
             self.queue_us = sample.rtt - self.shortest
 
@@ -151,7 +155,9 @@ cdef class Bbr(Congestion):
                 self.full_rounds = 0
             else:
                 self.full_rounds += 1
-                self.full = self.full_rounds >= 3
+                self.full = self.full_rounds >= (3 if self.round_calm else 2)
+        if self.round_start:
+            self.round_calm = self.calm
         if self.mode == BbrMode.STARTUP and self.full:
             self.mode = BbrMode.DRAIN
             self.gain = 1 / STARTUP_GAIN
@@ -194,15 +200,17 @@ cdef class Bbr(Congestion):
             rate = min(rate, self.ceiling)
         rate = MARGIN * self.gain * rate / (1 - self.floor) * 1e6
         least = <double>(LEAST_PACKETS if self.full else FIRST_PACKETS) * self.packet_bytes * 1e6 / sample.smoothed_rtt
+        if self.calm and not self.full:
+            least = max(least, 2.0 * self.window * 1e6 / sample.smoothed_rtt)
         if self.full or rate > self.rate or self.rate < least:
             self.rate = <uint64_t>max(rate, least)
         if self.shortest > 0:
-            target = self.window_gain * self.path_bytes()
-            if self.mode != BbrMode.SHRINK:
+            target = (self.window_gain if self.full or self.calm else CROWDED_GAIN) * self.path_bytes()
+            if self.full and self.mode != BbrMode.SHRINK:
                 target += max(self.bunches[0], self.bunches[1]) + 3 * self.packet_bytes
             if self.full:
                 self.window = min(self.window + sample.acked_bytes, <uint64_t>target)
-            elif self.window < target:
+            elif self.calm or self.window < target:
                 self.window += sample.acked_bytes
         self.window = max(self.window, LEAST_PACKETS * self.packet_bytes)
 
