@@ -1,7 +1,5 @@
 """The model of the path and what follows from it; theory: _bbr.pxd."""
 
-from libc.math cimport sqrt
-
 from mproxy.datagram._congestion cimport FIRST_PACKETS, LEAST_PACKETS
 
 
@@ -90,18 +88,19 @@ cdef class Bbr(Congestion):
 
     cdef void note_losses(self, const AckSample *sample) noexcept:
         """Count what was lost, by spans; the least share of the spans remembered is the floor."""
-        cdef double share, chance
+        cdef double share, chance, excess
         cdef int i
         self.span_acked += sample.acked_bytes
         self.span_lost += sample.lost_bytes
         if not self.round_start or self.span_acked + self.span_lost < LOSS_SPAN_PACKETS * self.packet_bytes:
             return
         share = <double>self.span_lost / (self.span_acked + self.span_lost)
-        chance = sqrt(self.floor * self.packet_bytes / (self.span_acked + self.span_lost))  # standard deviation
+        chance = self.floor * self.packet_bytes / (self.span_acked + self.span_lost)  # square of the deviation
+        excess = share - self.floor - EXCESS
         if self.mode == BbrMode.STARTUP and self.loss_spans > 0 and share > 1.5 * self.floor + CROWDED:
             self.full = True  # so short a queue that it never shows in the round trip
         if self.queue_us > self.shortest // 16 + SHORT_PATH_US // 2:  # never empty in all this time
-            if share > self.floor + EXCESS + 2 * chance and self.loss_spans > 0:
+            if excess > 0 and excess * excess > 4 * chance and self.loss_spans > 0:
                 self.full = True
                 if self.mode == BbrMode.PROBE:
                     self.ceiling = YIELD * (self.ceiling if self.ceiling > 0 else self.bandwidth)
