@@ -69,6 +69,7 @@ cdef class Loop:
     cdef int64_t now_us         # of this turn
     cdef readonly uint32_t turns  # turns so far, modulo 2**32
     cdef readonly uint32_t looks_in_vain  # times the loop looked for events before sleeping, and none came
+    cdef object leaving           # what a signal handler raised within a callback: `run` ends with it
     cdef public object on_error   # called with an exception that a Python callback let through
     cdef uint8_t *buffer        # BUFFER_BYTES for whoever reads right now
 

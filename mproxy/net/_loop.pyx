@@ -170,6 +170,9 @@ cdef class Loop:
             if self.now_us >= self.trim_at:
                 self.trim_at = self.now_us + TRIM_US
                 pool_trim()
+        leaving, self.leaving = self.leaving, None
+        if leaving is not None:
+            raise leaving
 
     # ---- sources and work
 
@@ -383,6 +386,9 @@ cdef class Loop:
             if self.on_error is None:
                 raise
             self.on_error(error)
+        except BaseException as error:  # above us there may be C functions, through which nothing can be raised
+            self.leaving = error
+            self.stopping = True
 
 
 cdef void watch_ready(Source *source, uint32_t events) noexcept:

@@ -199,6 +199,8 @@ def find_addresses(host, port, family=None):
 def end_text(code, reason, local, host, port):
     """How a connection ended, for people."""
     where = format_host_port(host, port)
+    if "does not answer" in reason:
+        return f"{where} does not answer"
     if code in (EndCode.TIMED_OUT, EndCode.IDLE):
         return f"{where} does not answer: {reason}"
     return f"{where}: {reason}"

@@ -14,6 +14,33 @@ def loop():
     return Loop()
 
 
+class Leave(BaseException):
+    """As of a signal handler."""
+
+
+@pytest.mark.parametrize("way", ["watch", "timer", "soon"])
+def test_what_a_signal_handler_raises_leaves_the_loop(loop, way):
+    """Also out of a callback that C code calls: nothing is printed, nothing swallowed."""
+    read_end, write_end = os.pipe()
+    os.write(write_end, b"x")
+
+    def leave(*_events):
+        raise Leave
+
+    loop.on_error = lambda error: pytest.fail(f"{error} is no error")
+    loop.call_later(5_000_000, loop.stop)
+    watch = loop.watch(read_end, leave if way == "watch" else lambda _events: None)
+    if way == "timer":
+        loop.call_later(1, leave)
+    elif way == "soon":
+        loop.call_soon_threadsafe(leave)
+    with pytest.raises(Leave):
+        loop.run()
+    watch.close()
+    os.close(read_end)
+    os.close(write_end)
+
+
 def run_with_events(loop, count, interval_us):
     """One event at a time, so often and so far apart; returns the CPU seconds the loop took for them."""
     read_end, write_end = os.pipe()
