@@ -40,6 +40,7 @@ cdef struct Acks:
     bint in_order        # gbn: tell the offset expected, not numbers
     uint32_t owed        # gbn: acks to be sent one by one, for packets of no use: the sender counts them
     uint64_t answered    # gbn: the packet that the next ack answers, 0: one that was corrupt
+    bint pinned          # gbn: that packet wants an answer of its own
 
 
 cdef struct AckInfo:
@@ -59,6 +60,7 @@ cdef void acks_free(Acks *acks) noexcept nogil
 cdef bint acks_is_new(const Acks *acks, uint64_t number) noexcept nogil
 cdef int acks_note(Acks *acks, uint64_t number, int64_t now) noexcept nogil
 cdef void acks_want(Acks *acks, bint in_turn, bint at_once, int64_t now) noexcept nogil
+cdef void acks_answer(Acks *acks, uint64_t number, bint itself) noexcept nogil
 cdef void acks_sent(Acks *acks) noexcept nogil
 cdef void acks_owe(Acks *acks) noexcept nogil
 cdef uint32_t acks_write(const Acks *acks, uint8_t *p, uint32_t room, uint64_t credit, uint64_t next,

@@ -25,6 +25,7 @@ cdef void acks_init(Acks *acks, uint64_t first, int64_t delay_us, bint in_order)
     acks.delay_us = delay_us
     acks.in_order = in_order
     acks.answered = 0
+    acks.pinned = False
     acks.owed = acks.hurry = 0
 
 
@@ -69,11 +70,19 @@ cdef void acks_want(Acks *acks, bint in_turn, bint at_once, int64_t now) noexcep
         acks.due_at = now + acks.delay_us
 
 
+cdef void acks_answer(Acks *acks, uint64_t number, bint itself) noexcept nogil:
+    """gbn: the next ack answers packet `number`; `itself`: no data says by its offset that it has come."""
+    if itself or not acks.pinned:
+        acks.answered = number
+        acks.pinned = itself
+
+
 cdef void acks_sent(Acks *acks) noexcept nogil:
     """An ack goes out."""
     acks.unacked = 0
     acks.due_at = NEVER
     acks.answered = 0
+    acks.pinned = False
     if acks.owed > 0:
         acks.owed -= 1
     acks.due = acks.owed > 0

@@ -4,7 +4,7 @@ from libc.string cimport memset
 
 from mproxy._ring cimport ring_view
 from mproxy.datagram._acks cimport (
-    NEVER, AckInfo, acks_free, acks_init, acks_is_new, acks_note, acks_owe,
+    NEVER, AckInfo, acks_answer, acks_free, acks_init, acks_is_new, acks_note, acks_owe,
     acks_parse, acks_sent, acks_want, acks_write,
 )
 from mproxy.datagram._bbr import Bbr
@@ -106,7 +106,7 @@ cdef class Channel:
             return Taken.NO_ROOM
         if self.eliciting:
             if self.go_back:
-                self.acks.answered = header.number
+                acks_answer(&self.acks, header.number, control_end + self.receiving.trailer_bytes == length)
             acks_want(&self.acks, count == 0, header.flags & (PacketFlag.WANT_ACK | PacketFlag.FIN), now)
         self.in_packets += 1
         self.in_bytes += length

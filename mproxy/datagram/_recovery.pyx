@@ -254,6 +254,9 @@ cdef class Recovery:
             if entry.flags & SENT_DATA and entry.offset + entry.length > info.next:
                 if number >= info.largest:
                     break
+            elif entry.flags & SENT_PROBE and number != info.largest:
+                if number + DUPLICATES <= info.largest:
+                    self.lost(number, now)  # what came later says nothing about whether so large a packet passes
             elif entry.flags & SENT_DATA or number <= info.largest:
                 self.acked(number, now)
             number = sent_next(&self.sent, number + 1, self.sent.next)
@@ -272,10 +275,22 @@ cdef class Recovery:
         return 0
 
     cdef void resend_window(self, int64_t now) noexcept:
-        """Go back: everything from the oldest byte not acknowledged is sent again."""
+        """Go back: everything from the oldest byte not acknowledged is sent again. The oldest packet was lost; of the
+        others nobody knows, and the controller must not take them for losses of the path."""
         cdef uint64_t number = sent_next(&self.sent, self.sent.base, self.sent.next)
+        cdef bint found = False
+        cdef Sent *entry
         while number < self.sent.next:
-            self.lost(number, now)
+            entry = sent_at(&self.sent, number)
+            if not found or entry.flags & SENT_PROBE:
+                self.lost(number, now)
+                found = found or not entry.flags & SENT_PROBE
+            else:
+                self.in_flight -= entry.size
+                self.waiting -= 1
+                self.lost_flags |= entry.flags
+                if entry.size > BASE_PACKET_BYTES:
+                    self.large_lost += 1
             sent_settle(&self.sent, number)
             number = sent_next(&self.sent, number, self.sent.next)
         self.went_back = self.sent.next

@@ -52,3 +52,35 @@ def test_loss_is_repaired_in_a_round_trip(delay):
     world.start().run().check()
     (first, queue), (again, _) = times
     assert again - first < 20_000 + queue + 6 * 1228 / 12.5, "a round trip, and the time in which few packets come"
+
+
+# ---- Go-Back-N
+
+def test_go_back_n_does_not_take_a_later_ack_for_that_of_a_large_probe():
+    """An ack of everything below an offset says nothing of a packet without data that asked whether its size passes."""
+    config = DatagramConfig(recovery="gbn", max_packet_bytes=9000)
+    world = World(4, Faults(rate=FAST, delay=5_000, queue_bytes=125_000, mtu=1472), Faults(delay=5_000),
+                  data=random.Random(4).randbytes(3_000_000), config=config)
+    sizes, carried = [], world.up.send
+
+    def note(packet):
+        if packet[0] == PacketType.DATA and len(packet) - unpack_header(packet)[2] > 1472:
+            sizes.append(len(packet))
+        carried(packet)
+
+    world.up.send = note
+    world.start().run().check()
+    look = world.client.connection.look()
+    assert look["packet_bytes"] == 1472 and not sizes and look["timeouts"] == 0
+
+
+def test_go_back_n_on_a_clean_path_settles_after_the_start():
+    """What is sent again with the window is no loss of the path: counted as one it would be made up for, for ever."""
+    config = DatagramConfig(recovery="gbn")
+    world = World(5, Faults(rate=FAST, delay=5_000, queue_bytes=125_000), Faults(delay=5_000), data=bytes(8_000_000),
+                  config=config).start()
+    world.run(lambda: world.server and len(world.server.received) > 2_000_000)
+    early, overflows = world.client.connection.look()["resent"], world.up.overflows
+    world.run().check()
+    assert world.up.overflows == overflows and world.client.connection.look()["resent"] == early
+    assert early < 2_000_000
