@@ -1,0 +1,111 @@
+"""How the default controller behaves towards others: what it keeps in the queue, what it does when it must give way.
+And packets that belong to nobody any more."""
+
+import random
+
+import pytest
+from mproxy.datagram._pyconnection import PyListener
+
+from mproxy.datagram.config import DatagramConfig
+from tests.sim.path import Faults, World
+
+SECOND = 1_000_000
+FAST = 12.5e6  # bytes per second: 100 Mbit/s
+HELD = FAST * 0.02  # bytes that the path holds in 20 ms
+
+
+def watch(world, seconds):
+    """Run for so long; returns what was in flight and in the queue, in bytes, every millisecond."""
+    seen = []
+    for _ in range(seconds * 1000):
+        end = world.clock.now + 1000
+        while world.clock.now < end and world.clock.step():
+            pass
+        queued = max(0, world.up.busy_until - world.clock.now) * FAST / SECOND
+        seen.append((world.client.connection.look()["in_flight"], queued))
+    return seen
+
+
+@pytest.mark.parametrize("loss", [0, 0.01, 0.05])
+def test_what_is_under_way_is_bounded(loss):
+    """However long the queue: twice what the path holds, also at the start, and most of the time next to no queue."""
+    world = World(1, Faults(rate=FAST, loss=loss, queue_bytes=4_000_000), Faults(loss=loss), data=bytes(60_000_000))
+    seen = watch(world.start(), 4)
+    assert max(in_flight for in_flight, _queued in seen) <= 2.2 * HELD
+    queues = sorted(queued for _in_flight, queued in seen[1000:])
+    assert queues[len(queues) // 2] <= 0.15 * HELD
+    assert len(world.server.received) >= 0.85 * (1 - loss) * FAST * 3.5
+
+
+@pytest.mark.parametrize("share", [1, 0.5])
+def test_start_does_not_overflow_a_queue(share):
+    """A queue of what the path holds takes the start without loss; half of that, with little."""
+    world = World(2, Faults(rate=FAST, queue_bytes=int(share * HELD)), Faults(), data=bytes(10_000_000)).start()
+    world.run().check()
+    assert world.up.overflows <= (0 if share == 1 else 0.03 * world.up.sent)
+
+
+def test_path_that_becomes_narrow_is_not_flooded():
+    """A quarter of the rate from now on: after two seconds next to nothing is dropped, and the rest is used."""
+    world = World(3, Faults(rate=FAST, queue_bytes=100_000), Faults(), data=bytes(60_000_000)).start()
+    watch(world, 1)
+    world.up.faults.rate = FAST / 4
+    watch(world, 2)
+    dropped, sent, received = world.up.overflows, world.up.sent, len(world.server.received)
+    watch(world, 4)
+    assert world.up.overflows - dropped <= 0.05 * (world.up.sent - sent)
+    assert len(world.server.received) - received >= 0.85 * FAST / 4 * 4
+
+
+@pytest.mark.parametrize("recovery", ["sack", "gbn"])
+@pytest.mark.parametrize("before", [1, 40, 300])
+def test_packet_numbers_pass_2_to_the_32(recovery, before):
+    """Losses, repetitions and disorder while the numbers cross; gaps must not look larger or smaller there."""
+    faults = Faults(loss=0.03, duplicate=0.05, reorder=0.05)
+    world = World(4, faults, data=random.Random(4).randbytes(600_000), config=DatagramConfig(recovery=recovery),
+                  number=2**32 - before)
+    world.start().run().check()
+    assert world.client.connection.look()["next_number"] > 2**32 + 100
+
+
+def test_packets_of_an_old_connection_find_nobody():
+    """Its id is unknown: no answer, and no connection comes of them; neither from the ACK that once made one."""
+    world = World(5, Faults(), data=b"x" * 100_000)
+    kept, carried = [], world.up.send
+
+    def keep(packet):
+        kept.append(packet)
+        carried(packet)
+
+    world.up.send = keep
+    world.start().run().check()
+    answers = [world.listener.receive(packet, world.client.address, world.clock.now, bytes(32)) for packet in kept]
+    assert not any(isinstance(answer, type(world.client.connection)) for answer in answers)
+    assert sum(answer is not None for answer in answers) == 1, "the SYN, as of anybody"
+    another = PyListener(DatagramConfig(), bytes(16))
+    assert sum(another.receive(packet, b"client", world.clock.now, bytes(32)) is not None for packet in kept) == 1
+
+
+def test_tiny_packets_without_end_cost_nothing_but_themselves():
+    """One byte a packet, in order: the memory stays that of one window, and acks are few."""
+    world = World(6, Faults(), data=bytes(3000), config=DatagramConfig(max_window_bytes=64 << 10))
+    write = world.client.connection.write
+    world.client.connection = Slow(world.client.connection, write)
+    world.start().run().check()
+    server = world.server.connection.look()
+    assert server["in_capacity"] <= 64 << 10
+    assert server["in_packets"] > 500 and server["out_packets"] < server["in_packets"]
+
+
+class Slow:
+    """A PyConnection whose application writes a byte whenever it may."""
+
+    def __init__(self, inner, write):
+        self._inner, self._write = inner, write
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+    def write(self, data):
+        """Only the first byte of `data`."""
+        return self._write(data[:1])
