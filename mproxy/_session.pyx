@@ -451,7 +451,6 @@ cdef class Session(StreamSet):
         if self.barrier_sent_at == 0 or not self.barrier_sent_at <= <int64_t>frame.ack <= self.received_at:
             return False
         sample = self.received_at - <int64_t>frame.ack
-        # The shortest of late: what is above it is our own queue, and rings sized by that would lengthen it.
         self.rtt_us = sample if self.rtt_us < 0 else min(sample, self.rtt_us + (sample - self.rtt_us) // 64)
         self.barrier_sent_at = 0
         while True:  # a stream is never forgotten under a planned frame, whatever the peer claims to have read
