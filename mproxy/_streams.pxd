@@ -12,7 +12,7 @@ cdef class StreamSet:
     cdef uint32_t ack_bytes                # delivered and not acknowledged: send a bare ACK; from the smaller window
     cdef uint32_t send_window              # the smaller of our window and the peer's
     cdef uint64_t send_budget              # the smaller of our budget and the peer's
-    cdef readonly int64_t rtt_us           # shortest round trip of late: more is our own queue; -1 before the first echo
+    cdef readonly int64_t rtt_us           # shortest round trip of late: more is our queue; -1 before the first echo
     cdef public bint stalled               # the carrier did not take all it was offered
     # streams
     cdef Transmitter transmitter           # send queues, and the batch on its way to the carrier
