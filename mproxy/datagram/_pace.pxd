@@ -8,7 +8,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 
 cdef enum:
-    QUANTUM_US = 500
+    QUANTUM_US = 1000
     LATE_US = 4000
     RUN_BYTES = 65536  # one GSO buffer
 
