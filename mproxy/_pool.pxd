@@ -6,8 +6,9 @@ CHUNK_BLOCK_BYTES are cut from large chunks of their own, and the pages of a ret
 (MADV_DONTNEED) when more than POOL_KEEPS_BYTES are unused, and what `pool_trim` finds unused since its last call goes,
 too; the address range stays for the next ring.
 
-One account for the process: what rings hold and what records are charged for, against a limit. `pool_free_bytes` says
-how much is left; who asks before it grows, and takes no more than is left, leaves as much again for all others.
+One account for the process: what rings hold and what records are charged for, against a limit. A part of the limit
+is promised to the sessions, the same to each; `pool_free_bytes` says how much is left of the rest. Who asks before it
+grows, and takes beyond its promise no more than is left, leaves as much again for all others, and their promises whole.
 """
 
 from libc.stddef cimport size_t
@@ -26,3 +27,5 @@ cdef size_t pool_kept_bytes() noexcept nogil
 cdef void pool_set_limit(size_t limit) noexcept nogil
 cdef void pool_charge(int64_t size) noexcept nogil
 cdef size_t pool_free_bytes() noexcept nogil
+cdef size_t pool_session_bytes() noexcept nogil
+cdef size_t pool_redeem(size_t held, size_t before) noexcept nogil

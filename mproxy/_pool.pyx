@@ -37,6 +37,8 @@ cdef size_t least_kept_bytes = 0  # since the last trim: so much was not needed
 cdef size_t lent_bytes = 0
 cdef int64_t charged_bytes = 0    # of records that are not rings
 cdef size_t limit_bytes = <size_t>-1
+cdef size_t session_bytes = 0     # promised to every session
+cdef size_t promised_bytes = 0    # to all sessions together, those to come among them, less what they hold of it
 
 
 cdef inline bint push(Stack *stack, void *block) noexcept nogil:
@@ -160,15 +162,34 @@ cdef void pool_charge(int64_t size) noexcept nogil:
 
 cdef size_t pool_free_bytes() noexcept nogil:
     """What is left of the limit; 0 when it is exceeded."""
-    cdef size_t used = lent_bytes + <size_t>charged_bytes
+    cdef size_t used = lent_bytes + <size_t>charged_bytes + promised_bytes
     return limit_bytes - used if used < limit_bytes else 0
+
+
+cdef size_t pool_session_bytes() noexcept nogil:
+    """What a session may hold now: what it was promised, and on top of that as much as is free for all."""
+    return session_bytes + pool_free_bytes()
+
+
+cdef size_t pool_redeem(size_t held, size_t before) noexcept nogil:
+    """Enter how much of its promise a session of `held` bytes has used; returns it. `before`: last time's result."""
+    global promised_bytes
+    cdef size_t redeemed = held if held < session_bytes else session_bytes
+    promised_bytes += before - redeemed
+    return redeemed
 
 
 # ---- for Python
 
-def limit_memory(size_t limit):
-    """Set what rings and records may hold together, in bytes."""
+def limit_memory(size_t limit, size_t sessions=0, size_t each=0):
+    """Set what rings and records may hold together, in bytes, and what of it `each` of so many sessions is sure of.
+
+    Before there are sessions.
+    """
+    global session_bytes, promised_bytes
     pool_set_limit(limit)
+    session_bytes = each
+    promised_bytes = sessions * each
 
 
 def charge_memory(int64_t size):

@@ -32,12 +32,14 @@ cdef class StreamSet:
     cdef readonly uint64_t out_bytes       # application bytes taken for the peer
     cdef readonly uint64_t opened          # streams ever
     cdef readonly size_t storage_bytes     # memory of all its rings and records
+    cdef size_t redeemed_bytes             # of `storage_bytes`, what its promise covers, as the account knows it
     cdef readonly bint starved             # a stream that holds nothing was refused room for want of memory
 
     cdef uint32_t room(self, Stream *stream, uint32_t want) noexcept
     cdef uint32_t useful_bytes(self) noexcept
     cdef uint32_t no_room(self, Stream *stream) noexcept
     cdef bint may_hold(self, size_t more) noexcept
+    cdef void settle(self) noexcept
     cpdef bint relieve(self) noexcept
     cdef size_t receive_room(self) noexcept
     cdef void wrote(self, Stream *stream, uint32_t length) noexcept

@@ -8,7 +8,7 @@ peer does to streams is in _session.
 cimport cython
 
 from mproxy._frames cimport Frame, encode_header
-from mproxy._pool cimport pool_charge, pool_free_bytes
+from mproxy._pool cimport pool_charge, pool_redeem, pool_session_bytes
 from mproxy._ring cimport (
     MIN_RING_BYTES, ring_drop, ring_free, ring_release, ring_reserve, ring_used,
 )
@@ -44,6 +44,7 @@ cdef class StreamSet:
             self.forget(self.finished_list.first)
         table_clear(&self.table)
         self.transmitter.control.account = NULL
+        pool_redeem(0, self.redeemed_bytes)
 
     # ---- application -> peer
 
@@ -76,11 +77,16 @@ cdef class StreamSet:
         return min(want, min(limit - used, ring_free(&stream.out)))
 
     cdef bint may_hold(self, size_t more) noexcept:
-        """Whether the session may take so much more memory: in all no more than what the process has left.
+        """Whether the session may take so much more memory: beyond its promise no more than what the process has left.
 
         So sessions that take all they get share the limit evenly, and as much as each has is free for another.
         """
-        return self.storage_bytes + more <= pool_free_bytes()
+        self.settle()
+        return self.storage_bytes + more <= pool_session_bytes()
+
+    cdef void settle(self) noexcept:
+        """Tell the account how much of its promise the session has used; after all that changed its rings."""
+        self.redeemed_bytes = pool_redeem(self.storage_bytes, self.redeemed_bytes)
 
     cpdef bint relieve(self) noexcept:
         """If there is memory again let starved streams try anew, by `poll_space`; true when they may."""
@@ -101,7 +107,9 @@ cdef class StreamSet:
         A ring may double, so half of what the session may take is read. Without kept bytes a little always is: acks
         and heartbeats.
         """
-        cdef size_t left = pool_free_bytes()
+        cdef size_t left
+        self.settle()
+        left = pool_session_bytes()
         left = (left - self.storage_bytes) // 2 if self.storage_bytes < left else 0
         return left if left > LEAST_READ_BYTES or self.in_held > 0 else LEAST_READ_BYTES
 

@@ -28,6 +28,7 @@ cdef struct App:
     bint hung_up        # the other end closed or broke: the next read will say which
     bint urgent         # it sends urgent data: a read ends in front of such a byte, so a short one proves nothing
     bint broken         # the other end reset the connection
+    bint bounded        # the kernel takes little more than it can send at once
     bint read_ended     # EOF read and given to the stream
     bint write_ended    # the stream's end given to the application
     uint8_t address     # which of the target's addresses is tried
@@ -53,6 +54,7 @@ cdef App *app_new(Apps *apps, Stream *stream, int fd, int write_fd) noexcept
 cdef int app_watch(App *app) noexcept
 cdef void app_close(App *app, bint abruptly) noexcept
 cdef void app_vanished(App *app) noexcept
+cdef int app_refusal(int error) noexcept
 cdef void app_mark_ready(App *app) noexcept
 cdef App *app_next_ready(Apps *apps) noexcept
 cdef size_t app_read(App *app, size_t budget) noexcept

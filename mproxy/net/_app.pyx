@@ -7,19 +7,23 @@ before still reaches the daemon.
 """
 
 from cpython.ref cimport PyObject, Py_XDECREF
-from libc.errno cimport EAGAIN, EINTR, EPERM, errno
+from libc.errno cimport (
+    EAGAIN, ECONNREFUSED, EINTR, EMFILE, ENFILE, ENOMEM, EPERM, ETIMEDOUT, errno,
+)
 from libc.stdlib cimport calloc
 
 from mproxy._ring cimport iovec, ring_space, ring_used, ring_view
 from mproxy._wire cimport ResetCode
 from mproxy.net._loop cimport EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
 from mproxy.net._socket cimport (
-    SHUT_WR, close, pending_error, receive_parts, reset_on_close, send_parts, shutdown, spare_from, ssize_t,
+    IPPROTO_TCP, SHUT_WR, TCP_NOTSENT_LOWAT, close, pending_error, receive_parts, reset_on_close, send_parts,
+    set_option, shutdown, spare_from, ssize_t,
 )
 
 
 cdef enum:
-    READ_BYTES = 262144  # most bytes of one read
+    READ_BYTES = 262144    # most bytes of one read
+    UNSENT_BYTES = 131072  # most that the kernel may hold of what an application's host has no room for
 
 
 cdef int all_apps = 0  # of all endpoints
@@ -161,6 +165,15 @@ cdef void answered(App *app) noexcept:
     drop_target(app)
 
 
+cdef int app_refusal(int error) noexcept:
+    """The ResetCode for a daemon that could not be reached (errno)."""
+    if error == ECONNREFUSED:
+        return ResetCode.REFUSED
+    if error == ETIMEDOUT:
+        return ResetCode.TIMED_OUT
+    return ResetCode.LOCAL_ERROR if error == EMFILE or error == ENFILE or error == ENOMEM else ResetCode.UNREACHABLE
+
+
 cdef void drop_target(App *app) noexcept:
     Py_XDECREF(<PyObject *>app.target)
     app.target = NULL
@@ -265,6 +278,8 @@ cdef void app_deliver(App *app, const uint8_t *data, uint32_t length) noexcept:
         if n > 0:
             app.writable = n == <ssize_t>length
             answered(app)
+            if not app.bounded and app.stream.inp.tail > UNSENT_BYTES:
+                bound_unsent(app)
         elif errno == EAGAIN:
             app.writable = False
         elif not app.connecting and errno != EINTR:
@@ -274,6 +289,14 @@ cdef void app_deliver(App *app, const uint8_t *data, uint32_t length) noexcept:
     session.take(<uint32_t>n)
     if app.stream.in_ended:
         app_flush(app)
+
+
+cdef void bound_unsent(App *app) noexcept:
+    """Have the kernel take little more of one stream than goes on its way at once: what an application does not read
+    stays in our account. By itself the kernel would take 4 MiB of each, and share its memory between the wicked."""
+    app.bounded = True
+    if app.is_socket:
+        set_option(app.source.fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_BYTES)
 
 
 cdef void app_flush(App *app) noexcept:

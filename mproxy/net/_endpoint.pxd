@@ -25,6 +25,7 @@ from mproxy._ring cimport iovec
 from mproxy._session cimport Session
 from mproxy._stream cimport Stream
 from mproxy.net._app cimport App, Apps
+from mproxy.net._judge cimport Judge
 from mproxy.net._loop cimport Loop, Source, Timer, Work
 from mproxy.net._pace cimport Pace
 from mproxy.net._socket cimport Target
@@ -46,17 +47,19 @@ cdef class Endpoint:
     cdef Tls tls                         # seals and opens the carrier's bytes; None with --plaintext
     cdef Pace pace                       # how much the carrier gets at a time
     cdef bint holding                    # bulk waits a moment, see `write_carrier`
-    cdef bint short_of_memory            # the carrier is not read, or applications are not: `on_memory` looks again
-    cdef size_t read_bytes               # most to read from the carrier at once
-    cdef int64_t spent_us                # time that pumps took, the recent one counting more
-    cdef uint64_t moved_bytes            # what they moved in that time
+    cdef bint short_of_memory            # the carrier is not read
+    cdef bint awaits_memory              # `on_memory` will look: the carrier is not read, or applications are not
+    cdef object unopened                 # sproxy: deque of (stream id, target) of OPENs for the next turn
+    cdef int opens_left                  # more may be served in this turn
+    cdef Judge judge                     # what it costs, and how it is read
     cdef int64_t refusals_at             # beginning of the present second
     cdef int refusals                    # daemons that could not be reached in that second
     cdef bint suspected                  # the observer was told
+    cdef bint ending                     # the session is over, its last applications are still to be reset
+    cdef bint disposed                   # forget this when that is done
     cdef bint was_busy                   # there was an application when the observer was last told of idleness
 
     cdef void pump(self) noexcept
-    cdef void judge(self, int64_t spent_us, uint64_t moved_bytes) noexcept
     cdef void wait_for_memory(self) noexcept
     cdef void read_carrier(self) noexcept
     cdef void process_sealed(self, size_t length) noexcept
@@ -69,8 +72,12 @@ cdef class Endpoint:
     cdef void carrier_failed(self, str why) noexcept
     cdef void end_carrier(self) noexcept
     cdef void reset_apps(self) noexcept
+    cdef void end_rest(self) noexcept
+    cdef void vanish(self) noexcept
     cdef int accepted(self, int fd, bytes target) noexcept
     cdef void opened(self, Stream *stream, const uint8_t *target, uint32_t length) noexcept
+    cdef void open_rest(self) noexcept
+    cdef void open_app(self, Stream *stream, const uint8_t *target, size_t length) noexcept
     cdef void dial(self, Stream *stream, Target target) noexcept
     cdef void try_next(self, App *app, int error) noexcept
     cdef void refused(self, Stream *stream, Target target, int error) noexcept

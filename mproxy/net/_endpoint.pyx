@@ -2,10 +2,11 @@
 
 import os
 import socket as _python_socket
+from collections import deque
 from functools import partial
 
 from cpython.ref cimport Py_INCREF
-from libc.errno cimport EAGAIN, ECONNREFUSED, EINTR, EMFILE, ENFILE, ENOMEM, EPROTO, ETIMEDOUT, errno
+from libc.errno cimport EAGAIN, EINTR, EPROTO, errno
 
 from mproxy._ring cimport iovec
 from mproxy._session cimport CarrierState, Event, EventKind
@@ -14,12 +15,13 @@ from mproxy._transmit cimport MAX_IOVECS
 from mproxy._wire cimport ResetCode
 from mproxy._wipe import wipe
 from mproxy.net._app cimport (
-    app_close, app_deliver, app_mark_ready, app_new, app_next_ready, app_read, app_watch, apps_may_grow,
+    app_close, app_deliver, app_mark_ready, app_new, app_next_ready, app_read, app_refusal, app_watch, apps_may_grow,
 )
-from mproxy.net._loop cimport (
-    BUFFER_BYTES, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, read_clock,
+from mproxy.net._judge cimport judge_begin, judge_end, judge_init
+from mproxy.net._loop cimport BUFFER_BYTES, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP
+from mproxy.net._pace cimport (
+    pace_bound, pace_bulk_room, pace_idle, pace_init, pace_note, pace_note_overtakes, pace_unbound,
 )
-from mproxy.net._pace cimport pace_bulk_room, pace_idle, pace_init, pace_note, pace_note_overtakes
 from mproxy.net._socket cimport (
     IPPROTO_TCP, TCP_NODELAY, close_with_reset, receive_parts, send_bytes, send_parts, set_option,
     ssize_t,
@@ -30,11 +32,9 @@ from mproxy.net._tls cimport OPEN_MARGIN_BYTES, OUT_BYTES, Tls
 cdef enum:
     APP_TURN_BYTES = 262144     # read from one application before the next one's turn
     TURN_BYTES = 1048576        # read from applications before the carrier's turn
-    LONG_PUMP_US = 200          # a pump that takes no longer holds nobody up
-    SLOW_BYTES_US = 50          # who moves fewer bytes in a microsecond is slow; bulk moves a thousand
-    JUDGED_US = 10000           # the time that this is judged by
-    FIRST_READ_BYTES = 16384    # of a carrier whose ways are not known yet; doubles with every quick pump
-    LEAST_READ_BYTES = 128      # of one whose frames cost much: four OPENs
+    READS_A_TURN = 4
+    RESETS_A_TURN = 16          # daemon connections of a session that is over
+    OPENS_A_TURN = 4            # daemons to connect to in one pump: each costs as much as a large read
     REFUSALS_TOLD = 10          # in REFUSALS_US the observer is told of so many; a flood of them is one piece of news
     REFUSALS_US = 1000000
     MEMORY_LOOK_US = 100000     # from one look for memory to the next
@@ -66,7 +66,8 @@ cdef class Endpoint:
     def __init__(self, Loop loop, Session session, observer):
         self.loop = loop
         self.observer = observer
-        self.read_bytes = FIRST_READ_BYTES
+        judge_init(&self.judge)
+        self.unopened = deque()
         self.carrier.fd = -1
         self.carrier.ready = carrier_ready
         self.carrier.owner = <void *>self
@@ -153,9 +154,19 @@ cdef class Endpoint:
         """Let the loop forget this endpoint; it has no carrier and no application. The session's secret is wiped."""
         wipe(self.session.secret)
         self.end_carrier()
-        self.reset_apps()
         if self.timer is not None:
             self.timer.cancel()
+        self.disposed = True
+        self.reset_apps()
+        if self.apps.first == NULL:
+            self.vanish()
+
+    def reset_rest(self):
+        """Reset what applications are left at once, not in portions: there will be no more turns."""
+        while self.apps.first != NULL:
+            self.reset_apps()
+
+    cdef void vanish(self) noexcept:
         self.loop.unschedule(&self.work)
         # An event of this turn may still point here.
         self.loop.soon.append(lambda: _endpoints.discard(self))
@@ -203,57 +214,65 @@ cdef class Endpoint:
 
     cdef void pump(self) noexcept:
         """Do what the turn's events made possible: carrier in, applications in, carrier out."""
-        cdef int64_t began = read_clock()
-        cdef uint64_t before = self.session.out_bytes + self.session.in_bytes + self.session.sent_bytes
-        if self.carrier.fd >= 0 and self.carrier_readable:
+        cdef int reads = 0
+        judge_begin(&self.judge, self.session.out_bytes + self.session.in_bytes + self.session.sent_bytes)
+        if self.ending:
+            self.end_rest()
+            return
+        self.open_rest()
+        while self.carrier.fd >= 0 and self.carrier_readable:
             self.read_carrier()
+            reads += 1
+            # a read brings little while memory is short; who keeps none of it may read again
+            if (reads == READS_A_TURN or self.work.slow or self.session.in_held > 0 or self.short_of_memory
+                    or self.session.receive_room() >= BUFFER_BYTES):
+                break
+        if self.ending:
+            return
         self.read_apps()
         if self.carrier.fd >= 0:
             self.write_carrier()
-        if self.apps.ready_first != NULL or (self.carrier.fd >= 0 and (
+        if self.apps.ready_first != NULL or self.unopened or (self.carrier.fd >= 0 and (
                 (self.carrier_readable and not self.short_of_memory) or (
                     self.carrier_writable and not self.holding and self.session.wants_transmit()))):
             self.loop.schedule(&self.work)
         if self.was_busy and self.apps.count == 0:
             self.was_busy = False
             self.tell("on_idle", (self,))
-
-        self.judge(
-            read_clock() - began, self.session.out_bytes + self.session.in_bytes + self.session.sent_bytes - before)
-
-    cdef void judge(self, int64_t spent_us, uint64_t moved_bytes) noexcept:
-        """Who takes much time for few bytes is slow work; one that takes too long at once is read in small portions."""
-        self.spent_us += spent_us
-        self.moved_bytes += moved_bytes
-        self.work.slow = self.moved_bytes < <uint64_t>self.spent_us * SLOW_BYTES_US
-        if self.spent_us > JUDGED_US:
-            self.spent_us //= 2
-            self.moved_bytes //= 2
-        if spent_us > LONG_PUMP_US and self.work.slow:
-            self.read_bytes = max(self.read_bytes // 2, <size_t>LEAST_READ_BYTES)
-        elif spent_us < LONG_PUMP_US // 4 and self.read_bytes < BUFFER_BYTES:
-            self.read_bytes *= 2
+        self.session.settle()
+        judge_end(&self.judge, self.session.out_bytes + self.session.in_bytes + self.session.sent_bytes,
+                  self.loop.now_us, self.loop.slow_count, BUFFER_BYTES)
+        self.work.slow = self.judge.slow
+        if self.judge.long_pump:
+            pace_bound(&self.pace, self.loop.now_us)
+        elif self.pace.bounded and not self.judge.slow:
+            pace_unbound(&self.pace, self.loop.now_us)
 
     cdef void wait_for_memory(self) noexcept:
         """Look again in a moment."""
-        if not self.short_of_memory:
-            self.short_of_memory = True
+        if not self.awaits_memory:
+            self.awaits_memory = True
             self.loop.call_later(MEMORY_LOOK_US, self.on_memory)
 
     def on_memory(self):
         """There may be memory again; called by the loop."""
-        self.short_of_memory = False
-        self.session.relieve()
-        if self in _endpoints:
+        self.awaits_memory = False
+        if self not in _endpoints:
+            return
+        if self.session.relieve() or (self.short_of_memory and self.session.receive_room() > 0):
             self.loop.schedule(&self.work)
+        elif self.short_of_memory or self.session.starved:
+            self.wait_for_memory()
 
     cdef void read_carrier(self) noexcept:
         cdef iovec part
         cdef ssize_t n
         cdef size_t margin = OPEN_MARGIN_BYTES if self.tls is not None else 0
         part.iov_base = self.loop.buffer + margin
-        part.iov_len = min(BUFFER_BYTES - margin, min(self.read_bytes, self.session.receive_room()))
-        if part.iov_len == 0:
+        part.iov_len = min(BUFFER_BYTES - margin, min(self.judge.read_bytes, self.session.receive_room()))
+        self.short_of_memory = part.iov_len == 0
+        if self.short_of_memory:
+            pace_bound(&self.pace, self.loop.now_us)
             self.wait_for_memory()
             return
         n = receive_parts(self.carrier.fd, True, &part, 1)
@@ -449,7 +468,7 @@ cdef class Endpoint:
         """Heartbeats and judgement of the carrier; called by the loop."""
         if self.carrier.fd < 0:
             return
-        if self.carrier_readable and self.short_of_memory:
+        if self.carrier_readable and (self.short_of_memory or self.work.queued):
             self.session.received_at = self.loop.now_us  # it is we who do not read
         self.session.handle_timeout(self.loop.now_us)
         self.loop.schedule(&self.work)
@@ -465,9 +484,25 @@ cdef class Endpoint:
     # ---- applications
 
     cdef void reset_apps(self) noexcept:
-        """Reset every application; one that has been given all there was keeps what it has not read yet."""
-        while self.apps.first != NULL:
+        """Reset every application; one that has been given all there was keeps what it has not read yet.
+
+        sproxy, whose clients may have thousands, does so in portions, one in each turn: `pump` goes on.
+        """
+        cdef int left = RESETS_A_TURN
+        self.unopened.clear()
+        while self.apps.first != NULL and (left > 0 or not self.session.is_server):
             app_close(self.apps.first, not self.apps.first.write_ended)
+            left -= 1
+        self.ending = self.apps.first != NULL
+
+    cdef void end_rest(self) noexcept:
+        """The session is over and some applications are left."""
+        self.reset_apps()
+        if self.ending:
+            self.work.slow = True
+            self.loop.schedule(&self.work)
+        elif self.disposed:
+            self.vanish()
 
     cdef int accepted(self, int fd, bytes target) noexcept:
         """cproxy: a stream for an application just accepted; -1 (the application is reset) without room."""
@@ -487,7 +522,23 @@ cdef class Endpoint:
         self.was_busy = True
         if not apps_may_grow(&self.apps):
             self.session.reset(stream, ResetCode.LOCAL_ERROR)
-            return
+        elif self.opens_left == 0:
+            self.unopened.append((stream.id, (<const char *>target)[:length]))
+        else:
+            self.open_app(stream, target, length)
+
+    cdef void open_rest(self) noexcept:
+        """Go on with streams whose daemons had to wait for another turn."""
+        cdef Stream *stream
+        self.opens_left = OPENS_A_TURN
+        while self.unopened and self.opens_left > 0:
+            number, target = self.unopened.popleft()
+            stream = table_find(&self.session.table, number)
+            if stream != NULL and not stream.aborted and stream.owner == NULL:
+                self.open_app(stream, target, len(target))
+
+    cdef void open_app(self, Stream *stream, const uint8_t *target, size_t length) noexcept:
+        self.opens_left -= 1
         if length == 0 and self.default_target is not None:
             self.dial(stream, self.default_target)
         else:
@@ -516,6 +567,9 @@ cdef class Endpoint:
         cdef Target target = <Target>app.target
         cdef Stream *stream = app.stream
         cdef int fd = -1, index = app.address + 1
+        if self.ending:
+            app_close(app, False)
+            return
         while fd < 0 and index < target.count:
             fd = target.dial(index)
             index += 1
@@ -530,14 +584,7 @@ cdef class Endpoint:
         app_watch(app)
 
     cdef void refused(self, Stream *stream, Target target, int error) noexcept:
-        cdef int code = ResetCode.UNREACHABLE
-        if error == ECONNREFUSED:
-            code = ResetCode.REFUSED
-        elif error == ETIMEDOUT:
-            code = ResetCode.TIMED_OUT
-        elif error == EMFILE or error == ENFILE or error == ENOMEM:
-            code = ResetCode.LOCAL_ERROR
-        self.session.reset(stream, code)
+        self.session.reset(stream, app_refusal(error))
         self.loop.schedule(&self.work)
         if self.loop.now_us - self.refusals_at >= REFUSALS_US:
             self.refusals_at = self.loop.now_us

@@ -42,7 +42,7 @@ cdef enum:
     LONGEST_WAIT_MS = 60000
     TRIM_US = 1000000
     SLOW_PART = 2           # of the time slow work gets one part in so many while there is other work
-    SLOW_BURST_US = 2000    # and so much at once
+    SLOW_BURST_US = 400    # and so much at once
     QUICK_MEMORY_US = 10000  # work that ran so recently may come again any moment
     LIGHT_TURN_US = 30      # a turn of less work may be part of a conversation
     LOOK_US = 50            # for an answer before sleeping; two more proxies and a quick daemon answer in that time

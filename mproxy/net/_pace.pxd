@@ -20,10 +20,14 @@ cdef struct Pace:
     uint64_t rate          # bytes per second while it is the bottleneck, 0: unknown
     uint64_t overtakes     # the transmitter's count when last looked at
     int64_t shared_until   # little and much share the carrier
+    bint bounded           # the kernel keeps little of what we do not read
+    int64_t bounded_at     # when that was last called for
 
 
 cdef void pace_init(Pace *pace, int fd) noexcept nogil
 cdef void pace_idle(Pace *pace) noexcept nogil
 cdef void pace_note(Pace *pace, size_t offered, size_t taken, int64_t now) noexcept nogil
 cdef void pace_note_overtakes(Pace *pace, uint64_t overtakes, int64_t now) noexcept nogil
+cdef void pace_bound(Pace *pace, int64_t now) noexcept nogil
+cdef void pace_unbound(Pace *pace, int64_t now) noexcept nogil
 cdef int64_t pace_bulk_room(Pace *pace, int64_t now) noexcept nogil

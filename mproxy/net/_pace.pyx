@@ -1,10 +1,11 @@
 """How much a carrier gets at a time. What for: _pace.pxd."""
 
+from libc.limits cimport INT_MAX
 from libc.string cimport memset
 
 
 cdef extern from "<linux/tcp.h>" nogil:
-    int TCP_NOTSENT_LOWAT, TCP_INFO
+    int TCP_NOTSENT_LOWAT, TCP_INFO, TCP_WINDOW_CLAMP
     struct tcp_info:
         uint32_t tcpi_min_rtt
 
@@ -15,7 +16,7 @@ cdef extern from "<sys/ioctl.h>" nogil:
     int ioctl(int fd, unsigned long request, int *value)
 
 cdef extern from "<sys/socket.h>" nogil:
-    int IPPROTO_TCP
+    int IPPROTO_TCP, SOL_SOCKET, SO_BUF_LOCK
     int getsockopt(int fd, int level, int name, void *value, unsigned int *length)
     int setsockopt(int fd, int level, int name, const void *value, unsigned int length)
 
@@ -30,6 +31,9 @@ cdef enum:
     MEASURE_US = 10000          # shortest time to measure the rate over
     SHARED_US = 2000000         # how long after a small frame overtook bulk the queue on the path is kept short
     PATH_QUEUE_US = 6000        # how long it may then be
+    BOUNDED_BYTES = 65536       # window of a peer who is not read as he would like
+    BOUNDED_US = 1000000        # for so long at least
+    SOCK_RCVBUF_LOCK = 2        # bit of SO_BUF_LOCK (Linux 5.15, net/sock.h): the kernel does not change the size
 
 
 cdef void pace_init(Pace *pace, int fd) noexcept nogil:
@@ -79,6 +83,29 @@ cdef void pace_note_overtakes(Pace *pace, uint64_t overtakes, int64_t now) noexc
     if overtakes != pace.overtakes:
         pace.overtakes = overtakes
         pace.shared_until = now + SHARED_US
+
+
+cdef void pace_bound(Pace *pace, int64_t now) noexcept nogil:
+    """The carrier is not read as fast as its peer would like: what waits in the kernel is kept small.
+
+    Otherwise a thousand such carriers fill the memory that all TCP connections of the host share, and the kernel then
+    takes from everybody. The window gets no larger, and is not taken back: what is on its way is not dropped.
+    """
+    cdef int lock = SOCK_RCVBUF_LOCK, window = BOUNDED_BYTES
+    pace.bounded_at = now
+    if not pace.bounded:
+        pace.bounded = True
+        setsockopt(pace.fd, SOL_SOCKET, SO_BUF_LOCK, &lock, sizeof(lock))
+        setsockopt(pace.fd, IPPROTO_TCP, TCP_WINDOW_CLAMP, &window, sizeof(window))
+
+
+cdef void pace_unbound(Pace *pace, int64_t now) noexcept nogil:
+    """The carrier is read: let the kernel find the window again, if `pace_bound` is long ago."""
+    cdef int lock = 0, window = INT_MAX
+    if pace.bounded and now - pace.bounded_at >= BOUNDED_US:
+        pace.bounded = False
+        setsockopt(pace.fd, SOL_SOCKET, SO_BUF_LOCK, &lock, sizeof(lock))
+        setsockopt(pace.fd, IPPROTO_TCP, TCP_WINDOW_CLAMP, &window, sizeof(window))
 
 
 cdef int64_t pace_bulk_room(Pace *pace, int64_t now) noexcept nogil:

@@ -184,6 +184,8 @@ class AuthorizedKeys:
 
 def file_stamp(path):
     """What changes when a file does; None when there is none."""
+    if path is None:
+        return None
     try:
         status = os.stat(path)
     except OSError:

@@ -22,6 +22,7 @@ class Door:
         self._log = log
         self._context = None
         self._keys = AuthorizedKeys(None)
+        self._changed = False  # the file was read, and `changed` has not told yet
         self._targets = {(config.daemon_host, config.daemon_port), *config.allow}
 
     def open(self):
@@ -48,14 +49,21 @@ class Door:
         return Tls(self._context) if self._context is not None else None
 
     def changed(self):
-        """Whether authorized_keys has been read anew."""
-        return self._keys.changed()
+        """Whether authorized_keys has been read anew since this was last asked; `grant` reads it, too."""
+        self._read_keys()
+        changed, self._changed = self._changed, False
+        return changed
+
+    def _read_keys(self):
+        if self._keys.changed():
+            self._changed = True
+            self._log.info("keys-read", file=self._keys.path, keys=len(self._keys))
 
     def grant(self, spki, host):
         """The Grant of a key that comes from an address, None where everybody may come in; PeerError."""
+        self._read_keys()
         if not self._keys.exists:
             return None
-        self._keys.changed()
         return self._keys.find(spki, host, time.time())
 
     def target(self, words, grant):

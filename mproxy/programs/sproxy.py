@@ -5,7 +5,7 @@ import sys
 from functools import partial
 
 from mproxy import _wire
-from mproxy._pool import charge_memory, limit_memory, memory_left
+from mproxy._pool import limit_memory
 from mproxy._session import Session
 from mproxy._wire import CloseCode, ResetCode
 from mproxy.config import format_host_port
@@ -23,6 +23,9 @@ from mproxy.programs.options import parse_sproxy
 
 # What a session costs before it has a stream: its objects, the batch of frames, what TLS keeps for a carrier.
 SESSION_BYTES = 65536
+
+# What each may hold besides, at least, whatever all others do: two streams can go on with that.
+LEAST_PROMISE_BYTES = 16384
 
 # A list of streams longer than this is no honest one (docs/protocol.md, section 8).
 LIST_BYTES = 4 * _wire.HEADER_BYTES
@@ -78,13 +81,13 @@ class Sproxy:
         self._default_target = None
         self._door = Door(config, log)
         self._reception = Reception(loop, log, config, self)
-        limit_memory(buffer_limit(config.memory_limit_bytes))
+        self._most_clients = self._share_memory()
 
     def start(self):
         """Begin to serve."""
         listeners = open_listeners(self._config)
         self._door.open()
-        if self._door.guarded:
+        if not self._config.plaintext:
             self._loop.call_later(LOOK_US, self._look_at_keys)
         host, port = self._config.daemon_host, self._config.daemon_port
         numeric = numeric_address(host, port)
@@ -94,6 +97,17 @@ class Sproxy:
             address = listener.getsockname()
             self._reception.open(listener)
             self._log.info("listening", address=address[0], port=address[1], daemon=format_host_port(host, port))
+
+    def _share_memory(self):
+        """Promise every session its part of --memory-limit; how many sessions there can be."""
+        config = self._config
+        whole = buffer_limit(config.memory_limit_bytes)
+        most, each = promises(whole, config.max_sessions)
+        if most < config.max_sessions:
+            self._log.warning("few-sessions", most=most, why=(
+                f"--memory-limit is not enough for --max-sessions {config.max_sessions}"))
+        limit_memory(whole - most * SESSION_BYTES, most, each)
+        return most
 
     # ---- carriers
 
@@ -156,13 +170,11 @@ class Sproxy:
         if former is not None:
             check_epoch(hello, former.endpoint.session)
         replaced = list(self._clients.values()) if self._config.single else [former] if former else []
-        if len(self._clients) - len(replaced) >= self._config.max_sessions:
+        if len(self._clients) - len(replaced) >= self._most_clients:
             raise PeerError(CloseCode.TOO_MANY, f"sproxy serves its greatest number of sessions ({len(self._clients)})")
         for client in replaced:
             why = "cproxy started anew" if client is former else "--single: a new session began"
             self._end(client, CloseCode.REPLACED, why)
-        if memory_left() < 2 * SESSION_BYTES:
-            raise PeerError(CloseCode.TOO_MANY, "sproxy has no memory left for another session (--memory-limit)")
         session_id = os.urandom(_wire.SESSION_ID_BYTES)
         encrypted = guest.greeter.tls is not None
         secret = guest.greeter.fresh_secret(session_id) if encrypted else os.urandom(_wire.SECRET_BYTES)
@@ -173,7 +185,6 @@ class Sproxy:
         client.grant = grant
         self._clients[session_id] = client
         self._instances[guest.spki, hello.instance_id] = client
-        charge_memory(SESSION_BYTES)
         return client
 
     def _end(self, client, code, why, level="info"):
@@ -191,7 +202,6 @@ class Sproxy:
             "ended", session=client.name, why=why, streams=session.opened, sent=session.out_bytes,
             received=session.in_bytes)
         client.endpoint.dispose()
-        charge_memory(-SESSION_BYTES)
 
     def _client(self, endpoint):
         return self._clients[endpoint.session.session_id]
@@ -305,6 +315,8 @@ class Sproxy:
         self._loop.call_later(LOOK_US, self._look_at_keys)
         changed = self._door.changed()
         for client in list(self._clients.values()):
+            if changed:
+                client.endpoint.default_target = None  # the file may be the first: every stream is asked for from now on
             if changed or (client.grant is not None and client.grant.expires_at is not None):
                 try:
                     client.grant = self._door.grant(client.spki, client.host)
@@ -329,6 +341,7 @@ class Sproxy:
     def _say_goodbye(self):
         for client in list(self._clients.values()):
             self._end(client, CloseCode.SHUTDOWN, "sproxy ends")
+            client.endpoint.reset_rest()
         self._loop.stop()
 
 
@@ -337,6 +350,15 @@ def buffer_limit(memory_limit_bytes):
     with open("/proc/self/statm", "rb") as statm:
         resident_bytes = int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE")
     return max(0, memory_limit_bytes - resident_bytes - memory_limit_bytes // 8)
+
+
+def promises(whole, max_sessions):
+    """(sessions, bytes): half of `whole` bytes is promised to so many sessions, so much to each for its streams.
+
+    The other half is for whoever needs it: docs/decisions/memory-by-what-is-free.md.
+    """
+    most = max(1, min(max_sessions, whole // 2 // (SESSION_BYTES + LEAST_PROMISE_BYTES)))
+    return most, max(0, whole // 2 // most - SESSION_BYTES)
 
 
 def check_epoch(hello, session):

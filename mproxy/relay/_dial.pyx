@@ -39,7 +39,8 @@ cdef class Sources:
         cdef const uint8_t *packed
         for text in addresses:
             address = ipaddress.ip_address(text)
-            packed = address.packed
+            data = address.packed  # `packed` points into it
+            packed = data
             if address.version == 4:
                 self.four.ss_family = <uint16_t>AF_INET
                 memcpy(&(<sockaddr_in *>&self.four).sin_addr, packed, 4)

@@ -239,10 +239,12 @@ def encode_header(int version, origin):
         (source, found.source_port), (destination, found.destination_port) = origin
         address = ipaddress.ip_address(source)
         found.family = <uint16_t>(AF_INET if address.version == 4 else AF_INET6)
-        packed = address.packed
+        data = address.packed
+        packed = data
         memcpy(found.source, packed, address.max_prefixlen // 8)
         address = ipaddress.ip_address(destination)
-        packed = address.packed
+        data = address.packed
+        packed = data
         memcpy(found.destination, packed, address.max_prefixlen // 8)
     length = header_write(out, version, &found)
     return (<char *>out)[:length]

@@ -3,6 +3,7 @@
     peers.py echo PORT [all]            sends back what comes; ends a direction when it ended
     peers.py count PORT INTERVAL        sends 0, 1, 2, ... a line each, one every INTERVAL seconds, like ping
     peers.py pour PORT BYTES            sends BYTES bytes of the pattern, then closes; 0: never ends
+    peers.py glut PORT BYTES            sends so much, and never reads
     peers.py inetd PORT COMMAND...      runs COMMAND for every connection, on the connection
 
 All listen on 127.0.0.1, with `all` on every address, and print `ready` when they do.
@@ -11,6 +12,7 @@ All listen on 127.0.0.1, with `all` on every address, and print `ready` when the
 import asyncio
 import contextlib
 import resource
+import select
 import socket
 import subprocess
 import sys
@@ -67,6 +69,26 @@ async def listen(port, serve, address):
     await server.serve_forever()
 
 
+def glut(port, count):
+    """A daemon that makes no work: connections wait, full both ways, until the other side ends them."""
+    listener = socket.create_server(("127.0.0.1", port), backlog=4096)
+    waiter = select.epoll()
+    waiter.register(listener, select.EPOLLIN)
+    connections = {}
+    print("ready", flush=True)
+    while True:
+        for fd, _ in waiter.poll():
+            if fd != listener.fileno():
+                connections.pop(fd).close()
+                continue
+            connection, _ = listener.accept()
+            connections[connection.fileno()] = connection
+            waiter.register(connection, select.EPOLLRDHUP)
+            connection.setblocking(False)
+            with contextlib.suppress(OSError):
+                connection.send(bytes(count))
+
+
 def inetd(port, command):
     """The oldest way to run a daemon: the connection is its stdin, stdout and, as inetd has it, no stderr."""
     listener = socket.create_server(("127.0.0.1", port), backlog=128)
@@ -84,6 +106,8 @@ def main(kind, port, *rest):
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if kind == "inetd":
         inetd(int(port), rest)
+    if kind == "glut":
+        glut(int(port), int(rest[0]))
     serve = {"echo": lambda: echo, "count": lambda: count(float(rest[0])), "pour": lambda: pour(int(rest[0]))}[kind]()
     asyncio.run(listen(int(port), serve, None if rest[-1:] == ("all",) else "127.0.0.1"))
 

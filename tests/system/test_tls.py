@@ -347,6 +347,49 @@ def test_key_removed_while_connected(pair, lab):
     until(lambda: served(pair), 10, "the key counts again")
 
 
+def test_authorized_keys_made_after_the_start(pair, lab):
+    """Goal: the first authorized_keys takes effect while sproxy runs: who is not in it loses his session at once and gets
+    no other; who is in it goes on. When the file is taken away the door does not open again."""
+    pair.echo()
+    pair.start()
+    other_cproxy(lab, 3)
+    going = Traffic([pair.app(CPROXY_PORT + 1)])
+    going.goes_on(more=1000)
+    app = pair.app()
+    app.sendall(b"hello")
+    assert read_exactly(app, 5) == b"hello"
+    authorize(lab, 3)
+    app.settimeout(10)
+    assert ends_by_reset(app)
+    assert pair.sproxy.event("keys-read")["keys"] == "1"
+    assert pair.app_is_reset()
+    going.goes_on(more=1000)
+    (state_dir(lab.server) / "authorized_keys").unlink()
+    assert "nobody may connect" in pair.sproxy.event("authorized-keys", within=10)["why"]
+    until(lambda: going.failures, 10, "nobody has a session any more")
+    assert pair.app_is_reset()
+
+
+def test_an_address_that_is_not_listed_cannot_resume(pair, lab):
+    """Goal: from= is looked at again at every resume: from a listed address the session goes on, from another it ends."""
+    authorize(lab, 2, options=f'from="{lab.wifi.address(2)},{lab.wifi.address(3)}" ')
+    pair.echo()
+    pair.start()
+    app = pair.app()
+    app.sendall(b"hello")
+    assert read_exactly(app, 5) == b"hello"
+    lab.wifi.pull()
+    lab.wifi.give(3)
+    pair.cproxy.event("resumed", within=15)
+    app.sendall(b"again")
+    assert read_exactly(app, 5) == b"again"
+    lab.wifi.pull()
+    lab.wifi.give(9)
+    assert ends_by_reset(app)
+    assert "address" in pair.sproxy.event("refused", within=15)["why"]
+    assert len(pair.sproxy.events("resumed")) == 1
+
+
 def test_key_removed_while_there_is_no_carrier(pair, lab):
     """Goal: the session of a removed key cannot be resumed; its applications are told."""
     authorize(lab, 2)

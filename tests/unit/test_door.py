@@ -81,6 +81,31 @@ def test_with_a_file_its_keys_alone(make):
     assert "not in authorized_keys" in refused(door, keys.context(3, True).spki)
 
 
+def test_a_file_that_appears_later_counts_from_then_on(make, tmp_path):
+    """And so does one that vanishes again: then nobody may come in. The log has a line for both."""
+    door = make(None)
+    assert not door.changed()
+    file = tmp_path / "authorized_keys"
+    file.write_text(public_line(SPKI) + "\n")
+    file.chmod(0o600)
+    assert door.changed() and door.guarded and not door.changed()
+    assert door.grant(SPKI, "10.0.0.1").spki == SPKI
+    refused(door, keys.context(3, True).spki)
+    file.unlink()
+    assert door.changed() and door.guarded
+    refused(door)
+    assert [fields["keys"] for event, fields in door._log.events if event == "keys-read"] == [1, 0]
+    assert "nobody may connect" in str([fields for event, fields in door._log.events if event == "authorized-keys"])
+
+
+def test_a_change_that_a_new_client_sees_first_is_told_all_the_same(make, tmp_path):
+    """Otherwise a removed key kept its carrier when somebody else connected in that half second."""
+    door = make([public_line(SPKI)])
+    (tmp_path / "authorized_keys").write_text("# nobody\n")
+    refused(door)
+    assert door.changed() and not door.changed()
+
+
 def test_a_clock_that_jumps_closes_the_door_and_opens_it_again(make, clock):
     """Nothing is remembered of an earlier time: only the present one counts."""
     door = make([f'expiry="20270115200000Z" {public_line(SPKI)}'])

@@ -18,6 +18,8 @@ def test_no_more_than_the_bound():
     assert pool.borrow(NOW) is None and pool.refusals == 0
     pool.bring_back(first)
     assert pool.borrow(NOW) == first, "a warm pipe is taken again"
+    for pipe in (first, second):
+        pool.bring_back(pipe)
 
 
 def test_a_pipe_with_bytes_in_it_is_never_lent_again():

@@ -1,5 +1,6 @@
 """The rule file: what each line means, what is wrong with it in which words, and what two lines say together."""
 
+import os
 import time
 from ipaddress import ip_network
 
@@ -213,7 +214,7 @@ def test_ten_thousand_rules_load_within_a_second():
         start = time.process_time()
         assert len(parse_rules(text)) == 10_000
         best = min(best, time.process_time() - start)
-    assert best < 1
+    assert best < (5 if "ASAN_OPTIONS" in os.environ else 1)  # which makes every allocation slow
 
 
 hosts = st.sampled_from(["10.0.0.1", "a.example", "[fd00::1]", "localhost"])
