@@ -32,7 +32,6 @@ from mproxy.net._tls cimport OPEN_MARGIN_BYTES, OUT_BYTES, Tls
 cdef enum:
     APP_TURN_BYTES = 262144     # read from one application before the next one's turn
     TURN_BYTES = 1048576        # read from applications before the carrier's turn
-    READS_A_TURN = 4
     RESETS_A_TURN = 16          # daemon connections of a session that is over
     OPENS_A_TURN = 4            # daemons to connect to in one pump: each costs as much as a large read
     REFUSALS_TOLD = 10          # in REFUSALS_US the observer is told of so many; a flood of them is one piece of news
@@ -162,7 +161,7 @@ cdef class Endpoint:
             self.vanish()
 
     def reset_rest(self):
-        """Reset what applications are left at once, not in portions: there will be no more turns."""
+        """Reset the applications that are left: there will be no more turns."""
         while self.apps.first != NULL:
             self.reset_apps()
 
@@ -223,9 +222,9 @@ cdef class Endpoint:
         while self.carrier.fd >= 0 and self.carrier_readable:
             self.read_carrier()
             reads += 1
-            # a read brings little while memory is short; who keeps none of it may read again
-            if (reads == READS_A_TURN or self.work.slow or self.session.in_held > 0 or self.short_of_memory
-                    or self.session.receive_room() >= BUFFER_BYTES):
+            # A read brings little while memory is short; who keeps none of it may read again.
+            if reads == 4 or self.work.slow or self.session.in_held or self.short_of_memory or (
+                    self.session.receive_room() >= BUFFER_BYTES):
                 break
         if self.ending:
             return

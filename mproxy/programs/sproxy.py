@@ -316,7 +316,7 @@ class Sproxy:
         changed = self._door.changed()
         for client in list(self._clients.values()):
             if changed:
-                client.endpoint.default_target = None  # the file may be the first: every stream is asked for from now on
+                client.endpoint.default_target = None  # every stream is asked for from now on
             if changed or (client.grant is not None and client.grant.expires_at is not None):
                 try:
                     client.grant = self._door.grant(client.spki, client.host)

@@ -27,8 +27,8 @@ def test_a_thousand_hostile_sessions(pair, lab):
     stays below --memory-limit, no well-behaved session loses its carrier, and its bytes go on.
 
     The crowd and its daemons would have processors of their own. Here all share what there is: so they are nice, and
-    the crowd rests most of the time once it is complete. It still costs sproxy more time than itself. What they take from
-    the well-behaved session's own programs cannot be told apart from what sproxy takes: hence a third, not half.
+    the crowd rests most of the time once it is complete. It still costs sproxy more time than itself. What they take
+    from the well-behaved session's own programs cannot be told apart from what sproxy takes: hence a third, not half.
     """
     lab.server.run("sysctl", "-q", "-w", "net.ipv4.ip_local_port_range=1024 64999")
     for port, count in ((QUIET_PORT, 4096), (FULL_PORT, 262144)):

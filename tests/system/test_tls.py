@@ -348,8 +348,8 @@ def test_key_removed_while_connected(pair, lab):
 
 
 def test_authorized_keys_made_after_the_start(pair, lab):
-    """Goal: the first authorized_keys takes effect while sproxy runs: who is not in it loses his session at once and gets
-    no other; who is in it goes on. When the file is taken away the door does not open again."""
+    """Goal: the first authorized_keys takes effect while sproxy runs: who is not in it loses his session at once and
+    gets no other; who is in it goes on. When the file is taken away the door does not open again."""
     pair.echo()
     pair.start()
     other_cproxy(lab, 3)
@@ -371,7 +371,7 @@ def test_authorized_keys_made_after_the_start(pair, lab):
 
 
 def test_an_address_that_is_not_listed_cannot_resume(pair, lab):
-    """Goal: from= is looked at again at every resume: from a listed address the session goes on, from another it ends."""
+    """Goal: from= is looked at again at every resume: from a listed address the session goes on, from no other."""
     authorize(lab, 2, options=f'from="{lab.wifi.address(2)},{lab.wifi.address(3)}" ')
     pair.echo()
     pair.start()

@@ -1,0 +1,35 @@
+"""How --memory-limit is shared: what is promised to every session, and what one keeps of it beside a greedy one."""
+
+import pytest
+
+from mproxy import _pool
+from mproxy.programs.sproxy import LEAST_PROMISE_BYTES, SESSION_BYTES, promises
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize("whole", [MIB, 31 * MIB, 423 * MIB, 870 * MIB, 1 << 40])
+@pytest.mark.parametrize("most", [1, 10, 1000, 1_000_000])
+def test_half_is_promised_and_never_more(whole, most):
+    sessions, each = promises(whole, most)
+    assert 1 <= sessions <= most
+    assert sessions * (each + SESSION_BYTES) <= max(whole // 2, SESSION_BYTES)
+    assert each >= LEAST_PROMISE_BYTES or sessions == 1
+
+
+def test_fewer_sessions_where_there_is_little():
+    assert promises(31 * MIB, 1000)[0] == 31 * MIB // 2 // (SESSION_BYTES + LEAST_PROMISE_BYTES)
+    assert promises(870 * MIB, 1000)[0] == 1000
+
+
+def test_what_is_promised_is_not_free_for_others():
+    before = _pool.memory_left()
+    try:
+        _pool.limit_memory(100 * MIB, 10, 5 * MIB)
+        assert _pool.memory_left() <= 50 * MIB
+        _pool.charge_memory(60 * MIB)
+        assert _pool.memory_left() == 0
+        _pool.charge_memory(-60 * MIB)
+    finally:
+        _pool.limit_memory(2**64 - 1)
+    assert before - _pool.memory_left() < MIB
