@@ -1,5 +1,6 @@
 """Fixtures of the system tests. They need network namespaces: as root, or where users may make their own."""
 
+import os
 import resource
 import sys
 from contextlib import ExitStack
@@ -14,6 +15,9 @@ from proxies import CPROXY, SPROXY, Pair
 from relays import MPROXY, RelayHost
 from traffic import Traffic
 from udp_lab import Echo, RelayThread
+
+# The sanitizers' library is for this process; ./cproxy and the like bring their own, and others are to go without.
+os.environ.pop("LD_PRELOAD", None)
 
 try:
     become_root()
