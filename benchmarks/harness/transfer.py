@@ -58,6 +58,7 @@ class Job:
     to_port: int
     limit_s: float
     may_stop: bool = False  # at the limit what has arrived by then counts, instead of an error
+    options: tuple[str, ...] = ()  # more of them, for both ends of mproxy
 
     @property
     def size(self) -> int:
@@ -124,7 +125,7 @@ def mproxy_pair(*options: str) -> Callable[[Job], Outcome]:
     def run(job: Job) -> Outcome:
         key = job.directory / "key"
         key.write_text("bench secret of more than enough bytes\n")
-        common = [*options, "--key", str(key), "--json", "--quiet"]
+        common = [*options, *job.options, "--key", str(key), "--json", "--quiet"]
         receiver = [MPROXY_PROGRAM, "recv", *common, "--once", "--bind", LOOPBACK, "-o", str(job.target), str(job.port)]
         sender = [MPROXY_PROGRAM, "send", *common, str(job.source), LOOPBACK, str(job.to_port)]
         return _run_pair(job, receiver, sender)

@@ -44,6 +44,11 @@ class BadPath:
         """About what the path holds in flight."""
         return max(64, round(self.mbit_s * 1e3 * self.round_trip_ms / 8 / 1024))
 
+    @property
+    def packets(self) -> int:
+        """Of the largest size, under way when the path is full and its queue empty."""
+        return round(self.mbit_s * 1e3 * self.round_trip_ms / 8 / MTU)
+
     def command(self, port: int, to_port: int, seed: int) -> list[str]:
         return [
             transfer.MPROXY_PROGRAM, "impair", "--bind", LOOPBACK, "--seed", str(seed), "--mtu", str(MTU), "--loss",
@@ -65,11 +70,12 @@ class BadPath:
 
 @dataclass(frozen=True)
 class Load:
-    """A file, and how long it may take; `may_stop`: what arrived by then makes the rate."""
+    """A file, and how long it may take; `may_stop`: what arrived by then makes the rate. `options`: of mproxy."""
 
     source: Path
     limit_s: float
     may_stop: bool = False
+    options: tuple[str, ...] = ()
 
 
 def own_directory(stack: ExitStack, work: Path, size: int) -> Path:
@@ -94,7 +100,7 @@ class PathRuns:
         port = free_port()
         process, entry = path.start(self._work, port, seed)
         try:
-            job = transfer.Job(file.source, self._directory / "to", port, entry, file.limit_s, file.may_stop)
+            job = transfer.Job(file.source, self._directory / "to", port, entry, file.limit_s, file.may_stop, file.options)
             outcome = transfer.carry(contender, job)
         finally:
             process.stop()

@@ -301,9 +301,11 @@ cdef class Recovery:
 
     cdef int64_t timeout_at(self, int64_t max_delay) noexcept:
         """When to give up waiting for any ack, NEVER: nothing is under way."""
+        cdef int64_t wait
         if self.waiting == 0:
             return NEVER
-        return self.eliciting_at + rtt_timeout(&self.rtt, max_delay, self.tries)
+        wait = rtt_timeout(&self.rtt, max_delay, self.tries)
+        return self.eliciting_at + (max(wait, <int64_t>LEAST_GO_BACK_US) if self.go_back else wait)
 
     cdef void on_timeout(self, int64_t now) noexcept:
         """No ack came in time. gbn goes back; the other way leaves it to probes."""

@@ -95,6 +95,18 @@ def carrier_options():
     return []
 
 
+# Files of tests of what a session promises, whether its carriers are encrypted or not.
+BOTH_WAYS = {
+    "test_carriers", "test_deaths", "test_figures", "test_signals", "test_ssh", "test_streams", "test_telnet",
+    "test_urgent",
+}
+
+
+def pytest_generate_tests(metafunc):
+    if metafunc.module.__name__.rpartition(".")[2] in BOTH_WAYS and "carrier_options" in metafunc.fixturenames:
+        metafunc.parametrize("carrier_options", [[], ["--plaintext"]], ids=["tls", "plaintext"])
+
+
 @pytest.fixture
 def bystander(pair):
     """A session in traffic. After the test it must not have noticed anything."""

@@ -50,7 +50,6 @@ def test_silent_black_hole_is_noticed_in_time(pair, traffic, heartbeat_s, busy):
         assert read_exactly(app, 3) == b"two"
 
 
-@pytest.mark.parametrize("carrier_options", [[], ["--plaintext"]], ids=["tls", "plaintext"])
 def test_long_black_hole_loses_nothing(pair, traffic):
     """Goal: 6 s of silence with 100 ms heartbeats; the backoff does not outlive it by more than its greatest delay."""
     going = traffic("--heartbeat", "100ms")
@@ -62,7 +61,6 @@ def test_long_black_hole_loses_nothing(pair, traffic):
     going.finish()
 
 
-@pytest.mark.parametrize("carrier_options", [[], ["--plaintext"]], ids=["tls", "plaintext"])
 def test_half_dead_carrier_does_not_block_the_return(pair, traffic):
     """Goal: the old path swallows everything and sproxy has not noticed yet; the client comes by another path and is
     served at once: a higher epoch supersedes."""
@@ -78,7 +76,6 @@ def test_half_dead_carrier_does_not_block_the_return(pair, traffic):
     going.finish()
 
 
-@pytest.mark.parametrize("carrier_options", [[], ["--plaintext"]], ids=["tls", "plaintext"])
 def test_from_wifi_to_phone_and_back(pair, traffic):
     """Goal: five changes between two networks, in full traffic, without a gap between them."""
     going = traffic()
