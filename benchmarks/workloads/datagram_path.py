@@ -100,7 +100,8 @@ class PathRuns:
         port = free_port()
         process, entry = path.start(self._work, port, seed)
         try:
-            job = transfer.Job(file.source, self._directory / "to", port, entry, file.limit_s, file.may_stop, file.options)
+            where = file.source, self._directory / "to", port, entry
+            job = transfer.Job(*where, file.limit_s, file.may_stop, file.options)
             outcome = transfer.carry(contender, job)
         finally:
             process.stop()

@@ -22,7 +22,7 @@ from mproxy.datagram._sent cimport SentTable
 
 cdef enum:
     DUPLICATES = 3         # gbn: acks for the same offset that mean a loss (RFC 5681 section 3.2)
-    LEAST_GO_BACK_US = 200000  # gbn: a timeout costs a whole window, so a delay must not be taken for one (RFC 6298, 2.4)
+    LEAST_GO_BACK_US = 200000  # gbn: a timeout costs a whole window, a delay must not be taken for one (RFC 6298, 2.4)
     MOST_THRESHOLD = 10000  # packets of reordering that are believed
     PROBES = 2             # packets at a probe timeout (RFC 9002 section 6.2.4)
     SKIP_EVERY = 512       # packets, on average, from one number left out to the next

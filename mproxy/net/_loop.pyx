@@ -45,7 +45,7 @@ cdef enum:
     SLOW_BURST_US = 400    # and so much at once
     QUICK_MEMORY_US = 10000  # work that ran so recently may come again any moment
     LIGHT_TURN_US = 30      # a turn of less work may be part of a conversation
-    LOOK_US = 120           # for an answer before sleeping: two more proxies and a daemon that was asleep answer in that time
+    LOOK_US = 120           # for an answer before sleeping: enough for a proxy and a daemon to wake and answer
     LOOK_AFTER = 8          # light turns before the first look
     MOST_LOOK_AFTER = 512   # light turns from one look to the next where they are in vain
 
