@@ -81,11 +81,12 @@ cdef void acks_sent(Acks *acks) noexcept nogil:
     """An ack goes out."""
     acks.unacked = 0
     acks.due_at = NEVER
-    acks.answered = 0
     acks.pinned = False
     if acks.owed > 0:
         acks.owed -= 1
     acks.due = acks.owed > 0
+    if not acks.due:
+        acks.answered = 0  # those of one batch answer its last packet: they must not look like answers to corrupt ones
 
 
 cdef void acks_owe(Acks *acks) noexcept nogil:

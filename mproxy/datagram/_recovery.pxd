@@ -45,6 +45,7 @@ cdef class Recovery:
     cdef int reorder_quarters            # the same in quarters of a minimum round trip, above 9/8 of the smoothed one
     cdef int64_t loss_at                 # when the oldest packet overtaken counts as lost, NEVER: none was
     cdef uint64_t went_back              # gbn: packets below were sent before the window was resent
+    cdef int64_t went_back_at            # gbn: and when that was
     cdef int duplicates                  # gbn: acks in a row for the same offset
     # timeout
     cdef int64_t eliciting_at            # when the last packet that wants an ack was sent
@@ -92,5 +93,6 @@ cdef class Recovery:
     cdef int acked_range(self, uint64_t low, uint64_t high, int64_t now) noexcept
     cdef void expire(self, int64_t now) noexcept
     cdef int on_ack_next(self, AckInfo *info, int64_t max_delay, int64_t now) noexcept
+    cdef bint is_news(self, uint64_t number, int64_t now) noexcept
     cdef void resend_window(self, int64_t now) noexcept
     cdef int64_t time_threshold(self) noexcept

@@ -268,11 +268,16 @@ cdef class Recovery:
             self.finish(sent_time, delay, now)
         if info.next > before:
             self.duplicates = 0
-        elif self.waiting > 0 and (info.largest == 0 or info.largest >= self.went_back):
+        elif self.waiting > 0 and self.is_news(info.largest, now):
             self.duplicates += 1
             if self.duplicates == DUPLICATES:
                 self.resend_window(now)
         return 0
+
+    cdef bint is_news(self, uint64_t number, int64_t now) noexcept:
+        """Whether an ack that expects what was expected before answers a packet of the window as it was sent last. Of a
+        corrupt one (0) the number is not known: what comes within a round trip may be older."""
+        return number >= self.went_back if number != 0 else now - self.went_back_at >= self.rtt.smoothed
 
     cdef void resend_window(self, int64_t now) noexcept:
         """Go back: everything from the oldest byte not acknowledged is sent again. The oldest packet was lost; of the
@@ -294,6 +299,7 @@ cdef class Recovery:
             sent_settle(&self.sent, number)
             number = sent_next(&self.sent, number, self.sent.next)
         self.went_back = self.sent.next
+        self.went_back_at = now
         self.duplicates = 0
         outflow_go_back(self.flow)
 
