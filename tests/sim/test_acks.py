@@ -109,8 +109,8 @@ def test_a_late_ack_does_not_send_a_window_again():
 
 @pytest.mark.parametrize("corrupt", [0, 0.02])
 def test_going_back_happens_once_in_a_round_trip(corrupt):
-    """Goal: a receiver that takes packets in batches and answers each, and corrupt packets whose number nobody knows, do not
-    make the sender go back again and again for the same loss."""
+    """Goal: a receiver that takes packets in batches and answers each, and corrupt packets whose number nobody knows,
+    do not make the sender go back again and again for the same loss."""
     config = DatagramConfig(recovery="gbn", congestion="fixed", window=200, max_packet_bytes=1200)
     world = World(8, Faults(rate=FAST, delay=10_000, queue_bytes=500_000, loss=0.01, corrupt=corrupt),
                   Faults(delay=10_000), data=bytes(3_000_000), config=config).start()
