@@ -107,12 +107,12 @@ def test_copy_both_ways_through_ten_address_changes(pair, sshd):
     assert not pair.cproxy.events("ended")
 
 
-def test_proxy_command_survives_an_address_change(pair, sshd):
+def test_proxy_command_survives_an_address_change(pair, sshd, carrier_options):
     """Goal: ssh with `cproxy --stdio` as its ProxyCommand; the session lives on at another address, its exit status
     and its last output come through, and cproxy goes when ssh goes."""
     lab = pair.lab
     pair.start_sproxy(daemon=f"127.0.0.1:{SSHD_PORT}")
-    command = f"ProxyCommand={CPROXY} --stdio {lab.server_address} {SPROXY_PORT}"
+    command = f"ProxyCommand={CPROXY} {' '.join(carrier_options)} --stdio {lab.server_address} {SPROXY_PORT}"
     script = "for i in $(seq 100); do echo number $i; sleep 0.05; done; read line; echo got $line; exit 7"
     ssh = lab.client.start("ssh", *options(lab, "-o", command), "root@somewhere", script, stdin=subprocess.PIPE)
     ssh.expect("^number 20$")
