@@ -48,10 +48,10 @@ cdef class Channel:
         crc_seal(&self.sending)
         crc_seal(&self.receiving)
         self.recovery = Recovery()
-        if config.controller == "fixed":
+        if config.congestion == "fixed":
             self.congestion = Fixed(BASE_PACKET_BYTES, config.window)
         else:
-            self.congestion = (Bbr if config.controller == "bbr" else Cubic)(BASE_PACKET_BYTES)
+            self.congestion = (Bbr if config.congestion == "bbr" else Cubic)(BASE_PACKET_BYTES)
         mtu_init(&self.mtu, BASE_PACKET_BYTES, config.max_packet_bytes, 0)
         self.pace_at = NEVER
 

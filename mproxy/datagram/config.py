@@ -14,9 +14,8 @@ class DatagramConfig(Config):
     # choice holds for both directions.
     recovery = Setting("sack")
 
-    # Who decides how much is under way: `bbr` by a model of the path, `cubic` by losses, `fixed` the user. Empty: see
-    # `controller`.
-    congestion = Setting("")
+    # Who decides how much is under way: `bbr` by a model of the path, `cubic` by losses, `fixed` the user.
+    congestion = Setting("bbr")
 
     # Packets under way with `fixed`.
     window = Setting(64, 1, 100_000)
@@ -51,14 +50,8 @@ class DatagramConfig(Config):
     # The address everything is sent to instead of the peer's, as the bytes of a struct sockaddr; empty: the peer's.
     answer_to = Setting(b"")
 
-    @property
-    def controller(self):
-        """`congestion`, or what suits the recovery: gbn does not tell how much of a window was lost, which a model has
-        to know, and only that something was."""
-        return self.congestion or ("cubic" if self.recovery == "gbn" else "bbr")
-
     def _check(self):
         if self.recovery not in RECOVERIES:
             raise UsageError(f"--recovery {self.recovery} is unknown: choose from {', '.join(RECOVERIES)}")
-        if self.congestion and self.congestion not in CONGESTIONS:
+        if self.congestion not in CONGESTIONS:
             raise UsageError(f"--congestion {self.congestion} is unknown: choose from {', '.join(CONGESTIONS)}")

@@ -57,7 +57,7 @@ def add_common(parser):
     parser.add_choice(group, "--recovery", RECOVERIES, (
         "how losses are repaired: sack (default) or gbn, Go-Back-N"))
     parser.add_choice(group, "--congestion", CONGESTIONS, (
-        "who decides how much is under way: bbr, cubic or fixed (default bbr; cubic with gbn)"))
+        f"who decides how much is under way: bbr, cubic or fixed (default {DatagramConfig.congestion.default})"))
     parser.add(group, "--window", parse_count, metavar="N", help=(
         f"packets under way with --congestion fixed, which it implies (default {DatagramConfig.window.default})"))
     parser.add(group, "--retries", parse_count, metavar="N", help=(

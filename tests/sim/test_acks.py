@@ -86,17 +86,6 @@ def test_go_back_n_on_a_clean_path_settles_after_the_start():
     assert early < 2_000_000
 
 
-def test_go_back_n_sends_little_again_on_a_clean_path():
-    """By default a window that overflows the queue is cut, so that going back stays seldom."""
-    config = DatagramConfig(recovery="gbn")
-    assert config.controller == "cubic" and DatagramConfig().controller == "bbr"
-    world = World(6, Faults(rate=FAST, delay=5_000, queue_bytes=125_000), Faults(delay=5_000), data=bytes(8_000_000),
-                  config=config).start()
-    world.run().check()
-    look = world.client.connection.look()
-    assert look["resent"] < 2_000_000 and look["timeouts"] == 0
-
-
 def test_a_late_ack_does_not_send_a_window_again():
     """Goal: with gbn an ack held up for 100 ms on a path of 10 ms is waited for."""
     config = DatagramConfig(recovery="gbn", congestion="fixed", window=50, max_packet_bytes=1200)
