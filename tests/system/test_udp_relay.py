@@ -1,5 +1,6 @@
 """The engine of UDP rules: sessions, addresses, bounds, ends. The relay runs in a thread of the test."""
 
+import gc
 import ipaddress
 import socket
 
@@ -306,6 +307,7 @@ def test_options_change_for_new_sessions_and_bounds_for_all(host, udp_relay, ech
 
 def test_nothing_is_left_after_close(host, ends, echo):
     relay = RelayThread(host)
+    gc.collect()  # what former tests left must not close its descriptors meanwhile
     before = open_descriptors()
     key, port = relay.rule([("127.0.0.1", echo.port)])
     clients = [client_of(host, "127.0.0.1", port) for _ in range(50)]
