@@ -10,19 +10,21 @@ from libc.stdint cimport int64_t, uint32_t
 
 from mproxy.net._loop cimport Loop, Source
 from mproxy.net._socket cimport sockaddr_storage
+from mproxy.relay._tally cimport Tally
 
 
 cdef enum:
     ACCEPTS_A_TURN = 8     # then other workers may come first; with one worker it makes no difference
     CALM_US = 1000000      # a gate that opens and closes all the time is told of once
-    RETRY_US = 250000      # descriptors come back when other processes or connections end
+    RETRY_US = 250000      # descriptors come back when other processes or connections end, room in other workers
 
 
 cdef class Gate:
     cdef readonly Loop loop        # runs everything here
     cdef object observer           # told of events
-    cdef readonly uint32_t room    # connections at once, 0: no bound
-    cdef readonly uint32_t count   # connections now
+    cdef readonly uint32_t room    # connections at once, of all workers; 0: no bound
+    cdef readonly uint32_t count   # connections now, here
+    cdef Tally tally               # counts them over all workers, if there is a bound
     cdef set waiting               # listeners taken out of the loop
     cdef bint starved              # closed for want of descriptors or memory
     cdef bint told                 # the observer believes that we have paused
@@ -30,7 +32,7 @@ cdef class Gate:
     cdef bint timing               # `on_timer` will be called
 
     cdef bint is_full(self) noexcept
-    cdef void enter(self) noexcept
+    cdef bint enter(self) noexcept
     cdef void leave(self) noexcept
     cdef void shut(self, Listener listener, str why, bint starved) noexcept
     cdef void open(self) noexcept

@@ -1,9 +1,10 @@
 from typing import Any
 
 from mproxy.net._loop import Loop
+from mproxy.relay._tally import Tally
 
 class Gate:
-    def __init__(self, loop: Loop, observer: Any, room: int) -> None: ...
+    def __init__(self, loop: Loop, observer: Any, room: int, tally: Tally) -> None: ...
     @property
     def loop(self) -> Loop: ...
     @property

@@ -3,34 +3,42 @@
 import os
 from functools import partial
 
-from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
+from libc.errno cimport ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
 
 from mproxy.net._loop cimport EPOLLEXCLUSIVE, EPOLLIN
 from mproxy.net._socket cimport (
     IPPROTO_TCP, SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, SO_KEEPALIVE, SO_OOBINLINE, TCP_NODELAY, accept4, close, dup,
     is_spare, set_option, sockaddr, socklen_t,
 )
+from mproxy.relay._tally cimport ALL_RULES
 
 
 cdef class Gate:
-    """Counts connections and closes the listeners while there is no room for another."""
+    """Counts connections and closes the listeners while there is no room for another. `room`: of all workers together,
+    who count in `tally`."""
 
-    def __init__(self, Loop loop, observer, uint32_t room):
+    def __init__(self, Loop loop, observer, uint32_t room, Tally tally):
         self.loop = loop
         self.observer = observer
         self.room = room
+        self.tally = tally
         self.waiting = set()
 
     cdef bint is_full(self) noexcept:
-        return self.room != 0 and self.count >= self.room
+        return self.room != 0 and self.tally.sum(ALL_RULES) >= self.room
 
-    cdef void enter(self) noexcept:
-        """One connection more."""
+    cdef bint enter(self) noexcept:
+        """One connection more, if there is room."""
+        if self.room and not self.tally.enter(ALL_RULES, self.room):
+            return False
         self.count += 1
+        return True
 
     cdef void leave(self) noexcept:
         """One connection less."""
         self.count -= 1
+        if self.room:
+            self.tally.leave(ALL_RULES)
         if self.waiting and not self.starved and not self.is_full():
             self.open()
 
@@ -122,10 +130,10 @@ cdef class Listener:
         """Accept until nobody waits, there is no room, or it is the others' turn."""
         cdef sockaddr_storage address
         cdef socklen_t length
-        cdef int fd, _turn
+        cdef int fd, error, _turn
         for _turn in range(ACCEPTS_A_TURN):
-            if self.gate.is_full():
-                self.gate.shut(self, f"all {self.gate.room} connections of this process are in use", False)
+            if not self.gate.enter():
+                self.gate.shut(self, f"all {self.gate.room} connections are in use", False)
                 return
             length = sizeof(address)
             fd = accept4(self.source.fd, <sockaddr *>&address if self.with_address else NULL,
@@ -137,17 +145,20 @@ cdef class Listener:
                 if is_spare(fd):
                     self.gate.shut(self, os.strerror(EMFILE), True)
                     return
-            elif errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
-                self.gate.shut(self, os.strerror(errno), True)
+                continue
+            error = errno
+            self.gate.leave()
+            if error in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
+                self.gate.shut(self, os.strerror(error), True)
                 return
-            elif errno == EAGAIN:
-                return
-            elif errno not in (EINTR, ECONNABORTED):
-                return  # network errors of the connection itself (accept(2)); the next event tells more
+            if error not in (EINTR, ECONNABORTED):
+                return  # EAGAIN, or a network error of the connection itself (accept(2)); the next event tells more
 
     cdef void accepted(self, int fd, sockaddr_storage *address) noexcept:
-        """A connection, non-blocking, the callee's now. `address` is filled in only with `with_address`."""
+        """A connection, non-blocking, the callee's now, and its place: `Gate.leave` when it has ended. `address` is
+        filled in only with `with_address`."""
         close(fd)
+        self.gate.leave()
 
 
 _listeners = set()  # open ones: the kernel holds a pointer to each

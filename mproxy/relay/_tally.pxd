@@ -1,11 +1,13 @@
-"""How many connections each rule has in all workers together, in memory that they share: `max=` holds for the rule,
-not for a worker. Each worker counts in a row of its own, so one that was killed can be taken out of the sum."""
+"""How many connections each rule has in all workers together, and all rules, in memory that they share: `max=` and
+`--max-connections` hold for the whole, not for a worker. Each worker counts in a row of its own, so one that was killed
+can be taken out of the sum."""
 
 from libc.stdint cimport uint32_t
 
 
 cdef enum:
     SLOTS = 1048576  # of a row: many more than rules at once. Pages that no rule uses take no memory
+    ALL_RULES = 0    # the slot that counts for all of them together
 
 
 cdef class Tally:

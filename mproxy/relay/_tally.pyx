@@ -1,4 +1,4 @@
-"""Connections of each rule, over all workers: _tally.pxd."""
+"""Connections of each rule and of all, over all workers: _tally.pxd."""
 
 import os
 
@@ -56,13 +56,13 @@ cdef class Tally:
         return self.sum(self.slot(key))
 
     def try_enter(self, key, uint32_t most):
-        """`enter`, for tests."""
-        return self.enter(self.slot(key), most)
+        """`enter`, for tests; key None: all rules."""
+        return self.enter(ALL_RULES if key is None else self.slot(key), most)
 
     cdef uint32_t slot(self, key):
         """Where a rule is counted. Keys are numbers given one after the other: two rules would have to be SLOTS reloads
         apart to meet."""
-        return <uint32_t>(hash(key) & (SLOTS - 1))
+        return <uint32_t>(1 + hash(key) % (SLOTS - 1))
 
     cdef uint32_t sum(self, uint32_t slot) noexcept:
         cdef uint32_t worker, total = 0

@@ -86,13 +86,14 @@ cdef class TcpRelay:
     cdef object observer           # told of events
     cdef readonly Gate gate        # room for connections
     cdef readonly Mover mover      # moves bytes
-    cdef readonly Tally tally      # of the rules, over all workers
+    cdef readonly Tally tally      # of the rules, and of all together, over all workers
     cdef dict routes               # key -> Route
     cdef Pair *first               # all pairs
     cdef Wheel wheel               # their time-outs
     cdef bint timing               # `on_tick` will be called
     cdef int64_t trim_at           # when to look for unused pipes
 
+    cdef void refuse(self, int fd) noexcept
     cdef void wait_until(self, Pair *pair, int64_t at) noexcept
     cdef void arm(self) noexcept
     cdef void tell(self, str event, tuple arguments) noexcept

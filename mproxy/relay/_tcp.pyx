@@ -40,15 +40,15 @@ cdef enum:
 
 
 cdef class TcpRelay:
-    """Relays what the listening sockets of its rules accept. `max_connections`: of all rules, 0: no bound.
-    `tally`: where connections are counted with those of other processes."""
+    """Relays what the listening sockets of its rules accept. `max_connections`: of all rules and
+    workers, 0: no bound. `tally`: where connections are counted with those of other workers."""
 
     def __init__(self, Loop loop, observer, uint32_t max_connections=0, Tally tally=None):
         self.loop = loop
         self.observer = observer
-        self.gate = Gate(loop, observer, max_connections)
-        self.mover = Mover(loop)
         self.tally = tally or Tally()
+        self.gate = Gate(loop, observer, max_connections, self.tally)
+        self.mover = Mover(loop)
         self.routes = {}
         wheel_init(&self.wheel, loop.now_us)
         _relays.add(self)
@@ -76,7 +76,7 @@ cdef class TcpRelay:
     def relay(self, key, int fd, Target target):
         """Answer to `on_wanted`; target None resets the connection."""
         if target is None or key not in self.routes:
-            close_with_reset(fd)
+            self.refuse(fd)
         else:
             (<Route>self.routes[key]).begin(fd, Backend(target))
 
@@ -119,6 +119,11 @@ cdef class TcpRelay:
             self.mover.pool.trim()
         if self.wheel.count or self.mover.pool.open:
             self.arm()
+
+    cdef void refuse(self, int fd) noexcept:
+        """Reset a connection that has been accepted, and give its place back."""
+        close_with_reset(fd)
+        self.gate.leave()
 
     cdef void wait_until(self, Pair *pair, int64_t at) noexcept:
         """Have `pair_due` called at `at` or soon after."""
@@ -176,7 +181,7 @@ cdef class Route:
         """Take a new connection on, or reset it."""
         if not is_allowed(self.allow, self.deny, <sockaddr *>address):
             self.refused += 1
-            close_with_reset(fd)
+            self.relay.refuse(fd)
         elif self.ask:
             self.relay.tell("on_wanted", (self.key, fd))
         else:
@@ -188,17 +193,16 @@ cdef class Route:
         cdef Pair *pair
         if not relay.tally.enter(self.slot, self.most):
             self.refused += 1
-            close_with_reset(fd)
+            relay.refuse(fd)
             return
         pair = <Pair *>calloc(1, sizeof(Pair))
         if pair == NULL:
             relay.tally.leave(self.slot)
-            close_with_reset(fd)
+            relay.refuse(fd)
             return
         pair_init(pair, self, fd)
         self.connections += 1
         self.total += 1
-        relay.gate.enter()
         if not self.accept_proxy and not self.proxy:
             read_early(pair, relay.loop.buffer)
         relay.mover.watch(&pair.client, False)

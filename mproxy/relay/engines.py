@@ -7,13 +7,12 @@ from mproxy.relay._udp import UdpRelay
 
 
 class Engines:
-    """Both engines on one loop. `max_connections` bounds connections and sessions each, 0: no bound.
-    `tally`: see TcpRelay."""
+    """Both engines on one loop. `max_connections` and `tally`: see TcpRelay; `max_sessions`: see UdpRelay."""
 
-    def __init__(self, loop, observer, max_connections, tally=None):
+    def __init__(self, loop, observer, max_connections, max_sessions, tally):
         self._loop = loop
         self._engines: dict[str, Any] = {"tcp": TcpRelay(loop, observer, max_connections, tally),
-                         "udp": UdpRelay(loop, observer, max_connections)}
+                         "udp": UdpRelay(loop, observer, max_sessions)}
         self._of_key: dict[int, Any] = {}
 
     @property

@@ -54,12 +54,12 @@ class Pool:
         self._log = log
         self._observer = observer
         self._draining = False
-        self._max_connections = [0] * count
+        self._max_connections = 0
         self._tally = Tally(count)
         self.workers = [WorkerProcess(number) for number in range(count)]
 
     def start(self, max_connections):
-        """Fork them all. max_connections: for each worker, 0 for no limit."""
+        """Fork them all. max_connections: of all together, 0 for no limit."""
         self._max_connections = max_connections
         for worker in self.workers:
             self._fork(worker)
@@ -98,7 +98,7 @@ class Pool:
         ours, its = pair()
         pid = os.fork()
         if pid == 0:
-            worker_module.run(its, self._log, worker.number, self._max_connections[worker.number], self._tally)
+            worker_module.run(its, self._log, worker.number, self._max_connections, self._tally)
         its.close()
         worker.pid = pid
         worker.state = STARTING

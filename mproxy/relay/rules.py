@@ -54,12 +54,12 @@ class RuleOptions:
         more workers than the limit allows: each has 1 then."""
         if workers == 1:
             return self
-        return replace(self, max_connections=_part(self.max_connections, worker, workers),
-                       per_source=_part(self.per_source, worker, workers))
+        return replace(self, max_connections=share(self.max_connections, worker, workers),
+                       per_source=share(self.per_source, worker, workers))
 
 
-def _part(limit, worker, workers):
-    # 0 would be no limit at all.
+def share(limit, worker, workers):
+    """The part of one limit that worker number `worker` keeps to; 0 is no limit at all."""
     return max(1, limit // workers + (worker < limit % workers)) if limit else 0
 
 

@@ -79,7 +79,7 @@ class Supervisor:
                 sock.close()
         self._given = {}
         self._log_capacity()
-        self._pool.start(self._shares())
+        self._pool.start(self._config.max_connections)
         self._await_ready(self._loop.now() + NAMES_PATIENCE_US, on_ready)
 
     def apply(self, rules):
@@ -160,11 +160,6 @@ class Supervisor:
         free = max(0, limit - OTHER_FDS - mine * len(self._entries))
         self._log.info("capacity", descriptors=limit, workers=self._config.workers, rules=len(self._entries),
                        connections=free // 2 * self._config.workers)
-
-    def _shares(self):
-        """The most connections of each worker, 0: as many as it can."""
-        total, workers = self._config.max_connections, self._config.workers
-        return [max(1, total // workers + (number < total % workers)) if total else 0 for number in range(workers)]
 
     def _take_over(self, rules, opened):
         """Make `rules` those that hold, beside what goes; the entries that are new."""

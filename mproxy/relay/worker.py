@@ -28,6 +28,7 @@ from mproxy.net._loop import Loop
 from mproxy.net._socket import Target
 from mproxy.relay.channel import Channel
 from mproxy.relay.engines import Engines
+from mproxy.relay.rules import share
 
 # Between two unasked reports; and how many times longer than a report takes at least, so that reporting costs 1 % of
 # one CPU however many rules there are.
@@ -84,7 +85,8 @@ class Worker:
         self._number = number
         self._loop = Loop()
         self._loop.on_error = self._on_error
-        self._engines = Engines(self._loop, Watcher(log, self._loop, number), max_connections, tally)
+        self._engines = Engines(self._loop, Watcher(log, self._loop, number), max_connections,
+                                share(max_connections, number, tally.workers), tally)
         self._channel = Channel(self._loop, sock, self._on_message, self._on_orphaned)
         self._told = {}  # key -> counters as last told
         self._drain_at = 0  # once draining

@@ -161,6 +161,31 @@ def test_a_limit_of_a_rule_holds_for_all_workers(lab, relay, echo):
     assert sum(echoes(connection) for connection in served) == 5 - lost
 
 
+def test_the_limit_of_the_relay_holds_for_all_workers(lab, relay, echo):
+    """Goal: --max-connections lets in exactly so many, over all rules and workers; who comes later waits, is not turned
+    away, and is served as soon as others have gone, be it with their worker."""
+    rules = [RULE, f"7006 -> {SERVER}:{ECHO_PORT}"]
+    program = relay.start(*rules, options=["--workers", "4", "--max-connections", "3"])
+    served = [connect(lab, 7005 + number % 2) for number in range(3)]
+    assert all(echoes(connection) for connection in served)
+    waiting = [connect(lab, 7005 + number % 2) for number in range(4)]
+    program.event("accept-paused")
+    outage(1)  # more than one attempt to accept
+    facts = relay.status()
+    assert facts["totals"]["tcp"] | {"connections": 3, "total": 3, "refused": 0} == facts["totals"]["tcp"]
+    served.pop().close()
+    served.pop().close()
+    until(lambda: relay.status()["totals"]["tcp"]["total"] == 5, 20, "two of those who wait are served")
+    busy = [worker for worker in relay.status()["workers"] if worker["connections"]]
+    os.kill(busy[0]["pid"], signal.SIGKILL)
+    program.event("worker-died")
+    freed = busy[0]["connections"]
+    until(lambda: relay.status()["totals"]["tcp"]["total"] >= 5 + min(2, freed), 20, "their places are taken")
+    for connection in served:
+        connection.close()
+    assert sum(echoes(connection) for connection in waiting) >= len(waiting) - freed
+
+
 def test_a_worker_that_dies_young_again_and_again(lab, relay, echo):
     """Goal: successors of the short-lived wait longer and longer, and callers are served all the same."""
     program = relay.start(RULE)

@@ -1,4 +1,4 @@
-"""Connections of a rule over all workers."""
+"""Connections of a rule, and of all rules, over all workers."""
 
 import os
 
@@ -38,6 +38,13 @@ def test_rules_are_counted_apart_and_without_a_limit_too():
     assert (tally.count(1), tally.count(2)) == (100, 0)
     assert not tally.try_enter(1, 100)
     assert tally.try_enter(1, 101)
+
+
+def test_all_rules_are_counted_apart_from_each():
+    tally = Tally()
+    assert [tally.try_enter(None, 2) for _ in range(3)] == [True, True, False]
+    assert [tally.count(key) for key in (0, 1, 1_048_575, 1_048_576)] == [0, 0, 0, 0]
+    assert tally.try_enter(0, 1)
 
 
 def test_a_dead_worker_s_connections_leave_the_sum():
