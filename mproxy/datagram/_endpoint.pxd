@@ -100,7 +100,7 @@ cdef class DatagramEndpoint:
     cdef void answer(self, Reply *reply, Slot *slot, const PeerAddress *source) noexcept
     cdef void accept(self, const Reply *reply, Slot *slot, int64_t now) noexcept
     cdef void put(self, const PeerAddress *to, const LocalAddress *local, uint8_t *data, uint32_t length) noexcept
-    cdef Link find(self, uint64_t id) noexcept
+    cdef Link find(self, uint64_t id)
     cdef void insert(self, Link link) noexcept
     cdef void remove(self, Link link) noexcept
     cdef bint transmit(self, Link link, int64_t now) noexcept

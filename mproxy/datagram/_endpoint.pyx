@@ -459,7 +459,7 @@ cdef class DatagramEndpoint:
 
     # ---- links
 
-    cdef Link find(self, uint64_t id) noexcept:
+    cdef Link find(self, uint64_t id):
         return self.links.get(id)
 
     cdef void insert(self, Link link) noexcept:
