@@ -64,7 +64,7 @@ def read_rules(path):
     try:
         with open(path, "rb") as file:
             data = file.read()
-        text = data.decode()
+        text = data.decode("utf-8-sig")  # some editors begin with a byte order mark
     except OSError as error:
         raise UsageError(f"cannot read {printable(path)}: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -125,11 +125,25 @@ def parse_line(line, number, cache=None):
 
 def _refuse_circle(rule):
     """A relay to itself would take every descriptor there is with its first connection."""
-    everywhere = {"": ("127.0.0.1", "::1"), "0.0.0.0": ("127.0.0.1",), "::": ("::1",)}
-    own = everywhere.get(rule.listen_host, (rule.listen_host,))
     for host, port in rule.targets:
-        if port == rule.listen_port and host in own:
+        if port == rule.listen_port and _reaches(rule.listen_host, host):
             raise UsageError(f"{rule} leads to itself; expected another host or another port")
+
+
+def _reaches(listening, host):
+    """Whether a connection to `host`, perhaps a name, certainly reaches who listens there."""
+    if host == listening:
+        return True
+    if host == "localhost":
+        return listening in ("", "0.0.0.0", "::", "127.0.0.1", "::1")
+    try:
+        target = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    if not (target.is_loopback or target.is_unspecified):  # connecting to no address is connecting to this host
+        return False
+    loopback, everywhere = ("127.0.0.1", "0.0.0.0") if target.version == 4 else ("::1", "::")
+    return listening in ("", everywhere) or (target.is_unspecified and listening == loopback)
 
 
 # ---- before the arrow

@@ -126,6 +126,12 @@ def test_defaults():
     ("udp 80 -> host:1 connect-timeout=1s", "connect-timeout is for tcp alone"),
     ("80 -> 127.0.0.1:80", "leads to itself; expected another host or another port"),
     ("10.0.0.1:80 -> 10.0.0.1:80", "leads to itself"),
+    ("80 -> host:1, LOCALHOST:80", "leads to itself"),
+    ("127.0.0.1:80 -> localhost:80", "leads to itself"),
+    ("80 -> 127.9.9.9:80", "leads to itself"),
+    ("0.0.0.0:80 -> 0.0.0.0:80", "leads to itself"),
+    ("127.0.0.1:80 -> 0.0.0.0:80", "leads to itself"),
+    ("[::1]:80 -> [::]:80", "leads to itself"),
     ("80 -> " + "a" * 5000, "longer than 4096 characters"),
     ("80 -> " + ",".join(["a:1"] * 65), "has 65 targets; expected at most 64"),
     ("80 -> host:1\x1b[2J", "'1\\x1b[2J' is no target port"),
@@ -185,6 +191,19 @@ def test_files_that_are_none(tmp_path, monkeypatch, content, says):
         (tmp_path / "relay.conf").write_bytes(content)
     with pytest.raises(UsageError, match=says):
         read_rules("relay.conf")
+
+
+@pytest.mark.parametrize("line", [
+    "127.0.0.1:80 -> 127.0.0.2:80", "10.0.0.1:80 -> localhost:80", "0.0.0.0:80 -> [::1]:80", "80 -> 10.0.0.1:80",
+    "80 -> host:80", "[::1]:80 -> 127.0.0.1:80"])
+def test_the_same_port_elsewhere_is_no_circle(line):
+    assert only(line).listen_port == 80
+
+
+def test_a_byte_order_mark_is_no_part_of_a_rule(tmp_path):
+    path = tmp_path / "relay.conf"
+    path.write_bytes(b"\xef\xbb\xbf80 -> host:1\n")
+    assert [rule.listen_port for rule in read_rules(path)] == [80]
 
 
 def test_a_file(tmp_path):
