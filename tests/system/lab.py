@@ -22,6 +22,9 @@ from pathlib import Path
 from program import Program, PtyProgram
 
 HERE = Path(__file__).parent
+# What a busy machine may add to a figure that is promised.
+SLOWNESS_S = 3
+
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
 

@@ -11,6 +11,9 @@ import tty
 from pathlib import Path
 from signal import SIGTERM
 
+# How long what must happen is waited for: much longer than it takes, as the machine may be busy with something else.
+PATIENCE_S = 30
+
 EVENT = re.compile(r"^\S+ +(debug|info|warning|error) +([a-z][a-z-]*)(?: |$)(.*)$")
 FIELD = re.compile(r'([a-z_0-9]+)=("(?:[^"\\]|\\.)*"|\S*)')
 
@@ -110,7 +113,7 @@ class Program:
     def running(self):
         return self.process.poll() is None
 
-    def expect(self, pattern, within=10, output=None):
+    def expect(self, pattern, within=PATIENCE_S, output=None):
         """Waits until the standard output (or `output`) matches; returns the match."""
         output = output or self.out
         found = output.wait(lambda: re.search(pattern, output.text, re.MULTILINE), within)
@@ -124,7 +127,7 @@ class Program:
         parsed = (Event.parse(line, at) for at, line in lines)
         return [event for event in parsed if event and name in (None, event.name)]
 
-    def event(self, name, count=1, within=10):
+    def event(self, name, count=1, within=PATIENCE_S):
         """Waits until an event of that name was logged `count` times; returns the count-th."""
         found = self.log.wait(lambda: self.events(name)[count - 1:], within)
         assert found, f"no event {name!r} (number {count}) within {within} s from {self}"
@@ -133,7 +136,7 @@ class Program:
     def signal(self, number):
         self.process.send_signal(number)
 
-    def wait(self, within=10):
+    def wait(self, within=PATIENCE_S):
         """The exit status, negative for a signal; the output is complete afterwards."""
         try:
             status = self.process.wait(timeout=within)
@@ -143,7 +146,7 @@ class Program:
             reader.join(timeout=2)
         return status
 
-    def stop(self, number=SIGTERM, within=10):
+    def stop(self, number=SIGTERM, within=PATIENCE_S):
         self.signal(number)
         return self.wait(within)
 

@@ -156,11 +156,11 @@ class Engine:
         """Arguments of each event of that name so far."""
         return [tuple(arguments) for name, *arguments in self.events() if name == event]
 
-    def wait_for(self, event, within=10):
+    def wait_for(self, event, within=30):
         """Arguments of the first event of that name."""
         return until(lambda: self.named(event), within, f"{event}, only {self.events()}")[0]
 
-    def wait_for_stat(self, key, name, value, within=10):
+    def wait_for_stat(self, key, name, value, within=30):
         """Wait until a counter of a rule has a value."""
         until(lambda: self.stats(key)[name] == value, within, f"{name} of {value}, there is {self.stats(key)}")
 

@@ -11,7 +11,7 @@ import struct
 import threading
 import time
 
-from lab import HERE, outage, until
+from lab import HERE, SLOWNESS_S, outage, until
 from proxies import CPROXY_PORT, DAEMON_PORT, PYTHON, SPROXY_PORT
 from traffic import Flow, read_exactly
 
@@ -50,18 +50,18 @@ def test_first_byte_after_an_address_change(pair):
     pair.peer("count", DAEMON_PORT, "0.01")
     pair.start()
     arrivals = Arrivals(pair.app())
-    until(lambda: arrivals.times, 5, "first number")
+    until(lambda: arrivals.times, 20, "first number")
     delays = []
     for change in range(CHANGES):
         pair.lab.wifi.pull()
         outage(0.25)
         given_at = time.monotonic()  # before the address is there, so that the figure is the larger one
         pair.lab.wifi.give(50 + change)
-        until(lambda: arrivals.times[-1] > given_at, 10, "a number after the change")  # noqa: B023
+        until(lambda: arrivals.times[-1] > given_at, 20, "a number after the change")  # noqa: B023
         delays.append(arrivals.first_after(given_at) - given_at)
     print("seconds to the first byte:", *(f"{delay:.3f}" for delay in sorted(delays)))
     assert statistics.median(delays) <= 0.100
-    assert max(delays) < 3
+    assert max(delays) < 3 + SLOWNESS_S
     seen = list(arrivals.numbers)
     assert seen == list(range(len(seen)))
 
@@ -71,15 +71,15 @@ def test_first_byte_after_a_long_outage(pair):
     pair.peer("count", DAEMON_PORT, "0.01")
     pair.start()
     arrivals = Arrivals(pair.app())
-    until(lambda: arrivals.times, 5, "first number")
+    until(lambda: arrivals.times, 20, "first number")
     pair.lab.wifi.pull()
     outage(7)
     given_at = time.monotonic()
     pair.lab.wifi.give(9)
-    until(lambda: arrivals.times[-1] > given_at, 10, "a number after the outage")
+    until(lambda: arrivals.times[-1] > given_at, 20, "a number after the outage")
     delay = arrivals.first_after(given_at) - given_at
     print(f"{delay:.3f} s to the first byte")
-    assert delay < 0.5
+    assert delay < 1.5  # what it would be is seconds
 
 
 def answers(connections, within):
@@ -115,7 +115,7 @@ def test_thousand_streams_resume(pair):
         outage(0.5)
         given_at = time.monotonic()
         pair.lab.wifi.give(20 + change)
-        delays.append(answers(apps, 10) - given_at)
+        delays.append(answers(apps, 20) - given_at)
         for app in apps:
             assert read_exactly(app, 4) == b"late"
     print("seconds until all of 1,000 streams live:", *(f"{delay:.3f}" for delay in delays))

@@ -6,7 +6,7 @@ import socket
 import time
 
 import pytest
-from lab import outage, until
+from lab import SLOWNESS_S, outage, until
 from proxies import CPROXY_PORT, DAEMON_PORT, SPROXY_PORT
 from traffic import pattern, read_exactly, read_pattern, read_to_end, send_pattern
 
@@ -36,7 +36,7 @@ def test_signal_drains_what_is_queued(pair, daemon, ending, number):
     with pytest.raises(ConnectionRefusedError):
         pair.app() if ending == "cproxy" else pair.lab.client.connect(SPROXY_PORT, pair.lab.server_address)
     read_pattern(reader, 2 * MIB)
-    assert program.wait(within=7) == 0
+    assert program.wait() == 0
     assert peer.event("ended")["why"]
     assert not peer.events("lost")
 
@@ -46,7 +46,7 @@ def test_open_connections_do_not_hold_the_end_up(pair, daemon, ending):
     """Goal: a connection that is merely open is ended: nothing is queued, so --drain need not pass."""
     pair.start(sproxy=["--drain", "20s"], cproxy=["--drain", "20s"])
     app, connection = pair.joined(daemon)
-    assert getattr(pair, ending).stop(signal.SIGTERM, within=10) == 0
+    assert getattr(pair, ending).stop(signal.SIGTERM) == 0
     for end in (app, connection):
         try:
             assert read_to_end(end) == b""
@@ -63,7 +63,7 @@ def test_drain_has_a_limit(pair, daemon, ending):
     send_pattern(app if ending == "cproxy" else connection, MIB)
     began_at = time.monotonic()
     assert getattr(pair, ending).stop(signal.SIGTERM) == 0
-    assert 0.8 < time.monotonic() - began_at < 2.5
+    assert 0.8 < time.monotonic() - began_at < 2.5 + SLOWNESS_S
 
 
 @pytest.mark.parametrize("ending", ["cproxy", "sproxy"])
@@ -79,14 +79,14 @@ def test_second_signal_ends_at_once(pair, daemon, ending):
     outage(0.5)
     assert program.running
     program.signal(signal.SIGTERM)
-    program.wait(within=1)
+    program.wait()  # not the 60 s
 
 
 @pytest.mark.parametrize("where", ["cproxy", "sproxy"])
 def test_signal_without_any_session(pair, where):
     """Goal: a program that has nothing to do ends at once, with status 0."""
     pair.start()
-    assert getattr(pair, where).stop(signal.SIGTERM, within=1) == 0
+    assert getattr(pair, where).stop(signal.SIGTERM) == 0
 
 
 def test_out_of_descriptors(pair):
@@ -107,7 +107,7 @@ def test_out_of_descriptors(pair):
     assert len(pair.cproxy.events("accept-paused")) <= 5
     pair.lab.wifi.pull()
     pair.lab.wifi.give(8)
-    pair.cproxy.event("resumed", within=5)
+    pair.cproxy.event("resumed")
     for number, app in enumerate(apps):
         if number:
             assert read_exactly(app, 2) == b"%02d" % number

@@ -5,7 +5,7 @@ import socket
 import time
 
 import pytest
-from lab import until
+from lab import SLOWNESS_S, until
 from proxies import SPROXY_PORT
 from traffic import read_exactly
 from wire_peer import (
@@ -53,7 +53,7 @@ def test_strangers_are_turned_away(pair, lab, bystander):
     for number, (name, first_bytes) in enumerate(STRANGERS.items(), 1):
         stranger = LyingClient(lab, SPROXY_PORT)
         stranger.send(first_bytes)
-        assert stranger.is_ended(2), name
+        assert stranger.is_ended(4), name
         refused = pair.sproxy.event("refused", count=number)
         assert refused["peer"].startswith(lab.wifi.address(2) + ":")
         if name in ("http", "tls", "ssh"):
@@ -68,7 +68,7 @@ def test_strangers_that_leave_at_once(pair, lab, bystander):
         for _ in range(20):
             with lab.client.connect(SPROXY_PORT, lab.server_address) as stranger:
                 stranger.sendall(first_bytes)
-    until(lambda: pair.sproxy.open_fds() < 40, 5, "closed connections")
+    until(lambda: pair.sproxy.open_fds() < 40, 20, "closed connections")
 
 
 def test_unfinished_openings_are_dropped_after_5_s(pair, lab, bystander):
@@ -87,8 +87,8 @@ def test_unfinished_openings_are_dropped_after_5_s(pair, lab, bystander):
         peer.connection.settimeout(0.01)
         with pytest.raises(socket.timeout):
             peer.connection.recv(1)
-    assert all(peer.is_ended(5) for peer in unfinished)
-    assert 4.5 < time.monotonic() - began_at < 6.5
+    assert all(peer.is_ended() for peer in unfinished)
+    assert 4.5 < time.monotonic() - began_at < 6.5 + SLOWNESS_S
 
 
 def test_the_oldest_unfinished_opening_makes_room(pair, lab, bystander):
@@ -98,8 +98,8 @@ def test_the_oldest_unfinished_opening_makes_room(pair, lab, bystander):
     for _ in range(5):
         peers.append(LyingClient(lab, SPROXY_PORT))
         peers[-1].send(preamble())
-    assert peers[0].is_ended(2)
-    assert peers[1].is_ended(2)
+    assert peers[0].is_ended()
+    assert peers[1].is_ended()
     peers[4].send(hello() + b"")
     assert peers[4].read_preamble() == VERSION
     for peer in peers[2:4]:

@@ -4,7 +4,7 @@ import re
 import shutil
 
 import pytest
-from lab import outage
+from lab import SLOWNESS_S, outage
 from proxies import CPROXY_PORT
 
 TELNETD = shutil.which("telnetd") or shutil.which("in.telnetd") or "/usr/sbin/telnetd"
@@ -51,7 +51,7 @@ def test_running_ping_keeps_every_line_while_the_address_changes(pair, telnetd):
         assert len(sequence_numbers(telnet)) <= before + 1, "the outage was none"
     pair.lab.wifi.give(77)
     for (telnet, cproxy), before in zip(pings, seen, strict=True):
-        telnet.expect(f"icmp_seq={before + 38} ", within=2)
+        telnet.expect(f"icmp_seq={before + 38} ", within=2 + SLOWNESS_S)
         finish(telnet)
         assert cproxy.event("resumed")["local"].startswith(pair.lab.wifi.address(77) + ":")
         assert len(cproxy.events("lost")) == len(cproxy.events("resumed")) == 1

@@ -176,7 +176,7 @@ def test_a_hundred_thousand_sessions_leave_nothing_behind(host, udp_relay):
     assert stats["evicted"] + stats["expired"] == 105_000
     assert stats["packets_out"] == 105_000
     gc.collect()
-    assert open_descriptors() == descriptors
+    assert open_descriptors() <= descriptors  # threads of former tests may still be closing theirs
     assert resident_bytes() - memory < 2 << 20
     server.close()
 

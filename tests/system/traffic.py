@@ -141,7 +141,7 @@ class Traffic(threading.Thread):
             key.fileobj.shutdown(socket.SHUT_WR)
             self.selector.modify(key.fileobj, selectors.EVENT_READ, key.data)
 
-    def goes_on(self, more=1, within=10):
+    def goes_on(self, more=1, within=30):
         """Waits until every connection received `more` bytes."""
         goals = [count + more for count in self.received]
         end = time.monotonic() + within

@@ -97,7 +97,7 @@ class Peer:
         """Ends the RESUME list."""
         self.send(end_mark(newest))
 
-    def is_ended(self, within=5):
+    def is_ended(self, within=15):
         """Waits for the end of the carrier, whatever comes before."""
         end = time.monotonic() + within
         self.connection.settimeout(within)
