@@ -133,6 +133,13 @@ def canonical_address(text):
     return None
 
 
+def parse_name(text):
+    """A name of anything. An empty one is a variable that was not set, and no wish to have the default."""
+    if not text:
+        raise UsageError("is empty")
+    return text
+
+
 def printable(text):
     """`text` as typed, but quoted when it is empty, holds blanks or would disturb the terminal."""
     return text if text.isprintable() and text and " " not in text else ascii(text)

@@ -9,6 +9,7 @@ Private keys are held in bytearrays, which `wipe` clears. They are made in a chi
 
 import base64
 import binascii
+import errno
 import hashlib
 import os
 import stat
@@ -100,7 +101,8 @@ def read_identity(path):
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise MproxyError(f"cannot read the key {path}: {error.strerror}") from None
+        why = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
+        raise MproxyError(f"cannot read the key {path}: {why}") from None
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):

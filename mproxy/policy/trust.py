@@ -37,7 +37,8 @@ class HostTrust:
         self._warn = warn
 
     def verify(self, host, port, spki):
-        """Judge the key that HOST:PORT has proved to hold: "pinned", "known", or "new" and now remembered.
+        """Judge the key that HOST:PORT has proved to hold: "pinned", "known", "new" and now remembered, or "unwritten":
+        new, and it could not be remembered.
 
         PeerError for any other key than the expected one.
         """
@@ -49,8 +50,7 @@ class HostTrust:
                 f" it offers {fingerprint(spki)}, expected is {' or '.join(self._pinned)}"))
         if self.check(host, port, spki) == "same":
             return "known"
-        self.add(host, port, spki)
-        return "new"
+        return "new" if self.add(host, port, spki) else "unwritten"
 
     def check(self, host, port, spki):
         """"same" or "new"; PeerError when only other keys are known for HOST:PORT."""
@@ -58,29 +58,31 @@ class HostTrust:
         return judge_host(entries, self.path, (host, port), spki)
 
     def add(self, host, port, spki):
-        """Remember a key. Whatever other processes add at the same time stays.
+        """Remember a key; whether that is so now. Whatever other processes add at the same time stays.
 
         PeerError when one of them has just remembered another key; a file that cannot be written costs a warning.
         """
         if self.path is None:
-            return
+            return False
         try:
             make_private_directory(os.path.dirname(os.path.abspath(self.path)))
             fd = open_locked(self.path)
         except (OSError, MproxyError) as error:
             self._warn(f"cannot remember the host's key in {self.path}: {getattr(error, 'strerror', None) or error}")
-            return
+            return False
         try:
             if self.check(host, port, spki) == "same":
-                return
+                return True
             line = f"{format_host_port(host, port)} {public_line(spki)}\n".encode()
             size = os.fstat(fd).st_size
             if size and os.pread(fd, 1, size - 1) != b"\n":
                 line = b"\n" + line
             os.write(fd, line)
             os.fsync(fd)
+            return True
         except OSError as error:
             self._warn(f"cannot remember the host's key in {self.path}: {error.strerror}")
+            return False
         finally:
             os.close(fd)
 

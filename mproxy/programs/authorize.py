@@ -20,7 +20,7 @@ from mproxy.policy.keys import find_spki, fingerprint, public_line, take_identit
 from mproxy.policy.trust import HostTrust
 from mproxy.programs.keygen import key_file, own_name
 from mproxy.programs.options import OneLineParser, complain
-from mproxy.words import parse_host, parse_port, printable
+from mproxy.words import parse_host, parse_name, parse_port, printable
 
 PROGRAM = "mproxy authorize"
 
@@ -101,12 +101,14 @@ def _parse(argv):
         f"where sproxy listens (default {SPROXY_PORT})"))
     parser.add(parser, "--name", parse_host, metavar="HOST", help=(
         "what cproxy will call the server, when ssh calls it otherwise (default HOST)"))
-    parser.add_argument("--ssh", metavar="COMMAND", default="ssh", help="ssh with options of its own (default ssh)")
+    parser.add(parser, "--ssh", _parse_command, metavar="COMMAND", default=["ssh"], help=(
+        "ssh with options of its own (default ssh)"))
     parser.add_argument("--options", metavar="LIST", default="", help=(
         "put in front of the key: target=, from=, expiry=, max-streams="))
     parser.add_argument("--comment", metavar="TEXT", help="words behind the key (default USER@HOST of this side)")
-    parser.add_argument("--key", metavar="FILE", help="our key, made when there is none (default client-key.pem)")
-    parser.add_argument("--known-hosts", metavar="FILE", help="the file that learns the server's key")
+    parser.add(parser, "--key", parse_name, metavar="FILE", help=(
+        "our key, made when there is none (default client-key.pem)"))
+    parser.add(parser, "--known-hosts", parse_name, metavar="FILE", help="the file that learns the server's key")
     parser.add_argument("--remote-dir", metavar="DIR", default="", help=(
         "sproxy's state directory on the server (default as sproxy's own)"))
     parser.add_argument("--remote-mproxy", metavar="COMMAND", default="mproxy", help=(
@@ -121,6 +123,16 @@ def _parse_destination(text):
     if text.startswith("-") or "@" in user or not text.isprintable() or " " in text:
         raise UsageError("is no destination: write USER@HOST or HOST")
     return text, parse_host(host)
+
+
+def _parse_command(text):
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise UsageError(f"is no command: {str(error).lower()}") from None
+    if not words:
+        raise UsageError("is empty")
+    return words
 
 
 def _authorize(options):
@@ -147,7 +159,7 @@ def ask_server(options, destination, line, key):
     script = SCRIPT.format(
         line=shlex.quote(line), key=shlex.quote(key), directory=shlex.quote(options.remote_dir),
         mproxy=shlex.quote(options.remote_mproxy), begin=BEGIN, end=END)
-    command = [*shlex.split(options.ssh), "-T", "--", destination, "exec sh -s"]
+    command = [*options.ssh, "-T", "--", destination, "exec sh -s"]
     try:
         done = subprocess.run(command, input=script.encode(), stdout=subprocess.PIPE, check=False)
     except OSError as error:
@@ -168,6 +180,8 @@ def remember(options, name, spki):
     found = HostTrust(path, warn=warnings.append).verify(name, options.port, spki)
     for warning in warnings:
         complain(PROGRAM, warning)
+    if found == "unwritten":
+        return 1
     said = "added to" if found == "new" else "already in"
     complain(PROGRAM, f"{format_host_port(name, options.port)} {fingerprint(spki)} is {said} {path}")
     return 0

@@ -262,8 +262,9 @@ class Cproxy:
                 f"{format_host_port(host, port)} offers another key than this session began with: offered is"
                 f" {fingerprint(spki)}, expected {fingerprint(self._host_spki)}"))
         self._host_spki = spki
-        if verdict == "new":
-            self._log.info("host-remembered", sproxy=format_host_port(host, port), fingerprint=fingerprint(spki),
+        if verdict in ("new", "unwritten"):
+            event = "host-remembered" if verdict == "new" else "host-not-remembered"
+            self._log.info(event, sproxy=format_host_port(host, port), fingerprint=fingerprint(spki),
                            file=self._host_trust.path)
 
     def _compose_hello(self):

@@ -8,7 +8,7 @@ from mproxy.errors import PeerError, UsageError
 from mproxy.net._tls import Tls, TlsContext
 from mproxy.policy.keys import take_identity
 from mproxy.policy.trust import AuthorizedKeys
-from mproxy.words import parse_host_port
+from mproxy.words import parse_host_port, printable
 
 # How often to look whether authorized_keys has changed, or a key's time is over.
 LOOK_US = 500_000
@@ -35,6 +35,9 @@ class Door:
         self._context = open_context(config.host_key_file, self._log, is_server=True)
         self._keys = AuthorizedKeys(
             config.authorized_keys_file, lambda text: self._log.warning("authorized-keys", why=text))
+        if not self._keys.exists and config.authorized_keys is not None:
+            raise UsageError(f"--authorized-keys {printable(config.authorized_keys)}: there is no such file; make it"
+                             " (an empty one lets nobody in)")
         if not self._keys.exists:
             self._log.warning("open-door", why=(
                 "no authorized_keys: whoever can reach the port can reach the daemon"))

@@ -43,12 +43,17 @@ def _parse(argv):
 
 
 def _generate(options):
+    if options.file == "":
+        raise UsageError("--file '' is empty")
     path = options.file or key_file("host-key.pem" if options.host else "client-key.pem")
     existing = read_identity(path)
     identity, new = (existing, False) if existing else take_identity(path)
     wipe(identity.pem)
-    os.write(1, (public_line(identity.spki, own_name() if options.comment is None else options.comment)
-                 + "\n").encode())
+    line = public_line(identity.spki, own_name() if options.comment is None else options.comment)
+    try:
+        os.write(1, f"{line}\n".encode())
+    except OSError as error:
+        raise MproxyError(f"cannot write the line to standard output: {error.strerror}; the key is in {path}") from None
     if new:
         complain(PROGRAM, f"made {path}, {fingerprint(identity.spki)}")
         return 0

@@ -25,6 +25,7 @@ from mproxy.words import (
     parse_fingerprint,
     parse_host,
     parse_host_port,
+    parse_name,
     parse_port,
     parse_size,
     printable,
@@ -140,7 +141,7 @@ def _add_common(parser, config_class, default_bind):
         "a bare TCP relay without sessions: nothing survives a lost connection"))
     group.add_argument("--plaintext", action="store_true", default=None, help=(
         "no encryption between the proxies, on both sides: for a trusted wire"))
-    parser.add(group, "--state-dir", str, metavar="DIR", help=(
+    parser.add(group, "--state-dir", parse_name, metavar="DIR", help=(
         "keep keys, and what must be known after a restart, here (default $XDG_STATE_HOME/mproxy or"
         " ~/.local/state/mproxy; root: /var/lib/mproxy)"))
     parser.add_choice(group, "--log-level", LOG_LEVELS, (
@@ -220,9 +221,9 @@ def parse_cproxy(argv):
     parser.add(group, "--connect-timeout", parse_duration, metavar="TIME", help=(
         f"give up one attempt to connect after this long (default {_show(CproxyConfig.connect_timeout_us)})"))
     group = parser.add_argument_group("trust")
-    parser.add(group, "--key", str, metavar="FILE", help=(
+    parser.add(group, "--key", parse_name, metavar="FILE", help=(
         "our key, made when there is none (default client-key.pem in --state-dir)"))
-    parser.add(group, "--known-hosts", str, metavar="FILE", help=(
+    parser.add(group, "--known-hosts", parse_name, metavar="FILE", help=(
         "remember the keys of servers here (default known_hosts in --state-dir)"))
     parser.add(group, "--host-fingerprint", parse_fingerprint, metavar="SHA256:...", action="append", help=(
         "the server must have this key, may be repeated; nothing is remembered then"))
@@ -262,12 +263,12 @@ def parse_sproxy(argv):
         "bytes that the buffers of all sessions may hold together"
         f" (default {_show(SproxyConfig.memory_limit_bytes)})"))
     group = parser.add_argument_group("trust")
-    parser.add(group, "--host-key", str, metavar="FILE", help=(
+    parser.add(group, "--host-key", parse_name, metavar="FILE", help=(
         "our key, made when there is none (default host-key.pem in --state-dir)"))
-    parser.add(group, "--authorized-keys", str, metavar="FILE", help=(
+    parser.add(group, "--authorized-keys", parse_name, metavar="FILE", help=(
         "only the keys in this file may connect (default authorized_keys in --state-dir;"
         " where there is none, everybody may)"))
-    parser.add(group, "--user", str, metavar="USER", help=(
+    parser.add(group, "--user", parse_name, metavar="USER", help=(
         "run as this user once the port is open and the keys are read; for a start as root"))
     _add_common(parser, SproxyConfig, "every address")
 

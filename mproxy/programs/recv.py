@@ -25,7 +25,7 @@ from mproxy.programs.transfer import (
     write_line,
 )
 from mproxy.programs.transfer_keys import SenderTrust
-from mproxy.words import parse_count, parse_host_port, parse_port
+from mproxy.words import parse_count, parse_host_port, parse_name, parse_port
 
 # A handshake is three packets, and a sender says at once what it has; 10 s outlast several losses on the longest path.
 OPEN_WITHIN_US = 10_000_000
@@ -57,7 +57,7 @@ def parse_recv(argv):
     group.add_argument("--once", action="store_true", default=None, help="end after the first sender")
     parser.add(group, "--senders", parse_count, metavar="N", help="senders at once (default 16)")
     add_common(parser)
-    parser.add(parser, "--authorized-keys", str, metavar="FILE", help=(
+    parser.add(parser, "--authorized-keys", parse_name, metavar="FILE", help=(
         "keys of 'mproxy keygen' that may send, as of sproxy (default authorized_keys in its state directory)"))
     parser.add(parser, "--ack-to", parse_host_port, metavar="HOST:PORT", help=(
         "send every answer there ('mproxy send --ack-port'), not to where the packets come from"))

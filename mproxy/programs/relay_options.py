@@ -10,7 +10,7 @@ from mproxy.programs.options import OneLineParser
 from mproxy.relay.rule_file import parse_listen, parse_options
 from mproxy.relay.rules import Rule
 from mproxy.relay.settings import RelayConfig
-from mproxy.words import parse_count, parse_duration, parse_host, parse_port, printable
+from mproxy.words import parse_count, parse_duration, parse_host, parse_name, parse_port, printable
 
 PROGRAM = "mproxy relay"
 COMMANDS = ("check", "reload", "stop", "status")
@@ -96,7 +96,7 @@ def _add_options(parser):
     config = RelayConfig
     group = parser.add_argument_group("rules")
     group.add_argument("--udp", action="store_true", default=None, help="relay UDP datagrams, not TCP connections")
-    parser.add(group, "--config", str, metavar="FILE", help="take the rules of this file")
+    parser.add(group, "--config", parse_name, metavar="FILE", help="take the rules of this file")
     group.add_argument("--kernel", action="store_true", default=None, help=(
         "let the kernel relay by nftables: faster, less options; needs root and nft"))
 
@@ -111,10 +111,10 @@ def _add_options(parser):
         f" (default {config.drain_timeout_us.format(config.drain_timeout_us.default)})"))
     group.add_argument("--daemon", action="store_true", default=None, help=(
         "run in the background; return when it serves, or tell why it does not"))
-    parser.add(group, "--pidfile", str, metavar="FILE", help="keep the process's number here")
+    parser.add(group, "--pidfile", parse_name, metavar="FILE", help="keep the process's number here")
 
     group = parser.add_argument_group("general")
-    parser.add(group, "--log-file", str, metavar="FILE", help=(
+    parser.add(group, "--log-file", parse_name, metavar="FILE", help=(
         "append the log here (default standard error; a daemon without it logs nothing, unless standard error is a"
         " file)"))
     parser.add_choice(group, "--log-level", LOG_LEVELS, (
@@ -141,7 +141,7 @@ def _parse_command(command, *argv):
     else:
         parser = OneLineParser(f"{PROGRAM} {command}", f"mproxy relay {command} [--pidfile FILE]", None, _CLIENT_EPILOG)
         group = parser.add_argument_group("options")
-        parser.add(group, "--pidfile", str, metavar="FILE", help="the running relay's")
+        parser.add(group, "--pidfile", parse_name, metavar="FILE", help="the running relay's")
         if command == "status":
             group.add_argument("--json", action="store_true", default=None, help="for programs")
     _add_help(parser, group)

@@ -29,7 +29,7 @@ from mproxy.programs.transfer import (
     write_line,
 )
 from mproxy.programs.transfer_keys import sender_keying
-from mproxy.words import parse_host, parse_port
+from mproxy.words import parse_host, parse_name, parse_port
 
 _USAGE = "mproxy send [options] FILE... HOST PORT"
 
@@ -52,7 +52,7 @@ def parse_send(argv):
     """The TransferConfig of the command line `argv`."""
     parser = OneLineParser("mproxy send", _USAGE, _DESCRIPTION, _EPILOG)
     add_common(parser)
-    parser.add(parser, "--known-hosts", str, metavar="FILE", help=(
+    parser.add(parser, "--known-hosts", parse_name, metavar="FILE", help=(
         "remembered keys of receivers, as of cproxy (default known_hosts in its state directory)"))
     parser.add(parser, "--ack-port", parse_port, metavar="PORT", help=(
         "answers arrive on this port of ours ('mproxy recv --ack-to'), not on the one that sends"))

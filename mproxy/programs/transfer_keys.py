@@ -14,12 +14,12 @@ from mproxy.datagram.keying import Key, Keying
 from mproxy.errors import PeerError, UsageError
 from mproxy.policy.keys import fingerprint
 from mproxy.policy.trust import AuthorizedKeys, HostTrust
-from mproxy.words import parse_fingerprint
+from mproxy.words import parse_fingerprint, parse_name
 
 
 def add_key_options(parser, group):
     """Options of both programs."""
-    parser.add(group, "--key", str, metavar="FILE", help=(
+    parser.add(group, "--key", parse_name, metavar="FILE", help=(
         "seal every packet: FILE holds a secret that both sides have, or a key of 'mproxy keygen'"))
     group.add_argument("--own-key", action="store_true", default=None, help=(
         "the same with the key that 'mproxy keygen' makes when no file is named"))

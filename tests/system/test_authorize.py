@@ -48,6 +48,30 @@ def test_keygen_says_where_it_cannot_write(lab):
     assert len(finish(program, status=1).splitlines()) == 1 and program.out.text == ""
 
 
+@pytest.mark.parametrize(("arguments", "status", "words"), [
+    (["-f", ""], 2, "is empty"),
+    (["-f", "."], 1, "is no file"),
+    (["-f", "link"], 1, "symbolic link"),
+    (["-f", "junk"], 1, "chmod 600"),
+    (["key"], 2, "key"),
+])
+def test_keygen_says_what_is_wrong(lab, arguments, status, words):
+    """Goal: one line that names it; nothing is made, and nothing that was there is touched."""
+    (lab.client.home / "link").symlink_to("elsewhere")
+    (lab.client.home / "junk").write_text("no key")
+    said = finish(lab.client.start(*KEYGEN, *arguments), status=status)
+    assert words in said and len(said.splitlines()) == 1
+    assert not (lab.client.home / "elsewhere").exists() and not (lab.client.home / "state").exists()
+    assert (lab.client.home / "junk").read_text() == "no key"
+
+
+def test_keygen_with_nowhere_to_print(lab):
+    """Goal: a full disk behind standard output is told in one line."""
+    with open("/dev/full", "wb") as full:
+        said = finish(lab.client.start(*KEYGEN, stdout=full), status=1)
+    assert "No space left" in said.splitlines()[-1] and "Traceback" not in said
+
+
 @pytest.fixture
 def server(lab):
     """sshd on the server; what runs there finds its state below the host's home, as sproxy in the lab does."""
@@ -112,10 +136,18 @@ class TestAuthorize:
         assert "has changed" in said and f"{known_hosts}:1" in said
         assert known_hosts.read_text() == before
 
+    def test_known_hosts_that_cannot_be_written(self, lab, server):
+        """Goal: said, and told by the status: the next first contact would be an unprotected one."""
+        said = finish(authorize(lab, "--known-hosts", "/proc/known_hosts"), status=1)
+        assert "cannot remember the host's key in /proc/known_hosts" in said and "Traceback" not in said
+
     @pytest.mark.parametrize(("more", "status", "words"), [
         (["--options", "target=localhost"], 2, "no HOST:PORT"),
         (["--ssh", "no-such-ssh"], 1, "no-such-ssh"),
         (["--ssh", "false"], 1, "failed with status 1"),
+        (["--ssh", "'"], 2, "--ssh ' is no command"),
+        (["--ssh", ""], 2, "--ssh '' is empty"),
+        (["--key", ""], 2, "--key '' is empty"),
     ])
     def test_what_fails_says_why(self, lab, server, more, status, words):
         """Goal: one line, and no line for a key that nobody wanted."""

@@ -6,7 +6,7 @@ import pytest
 
 from mproxy._wire import CloseCode
 from mproxy.config import SproxyConfig
-from mproxy.errors import PeerError
+from mproxy.errors import PeerError, UsageError
 from mproxy.policy.keys import public_line
 from mproxy.policy.targets import is_guarded, without_guarded
 from mproxy.programs import door as door_module
@@ -73,6 +73,13 @@ def test_without_a_file_everybody_may_come_in(make):
     door = make(None)
     assert not door.guarded and door.grant(SPKI, "10.0.0.1") is None
     assert "open-door" in [event for event, _ in door._log.events]
+
+
+def test_a_file_that_was_named_must_be_there(make, tmp_path):
+    """A mistyped name must not leave the door open."""
+    with pytest.raises(UsageError, match="mistyped: there is no such file"):
+        make(None, authorized_keys=str(tmp_path / "mistyped"))
+    assert make([], authorized_keys=str(tmp_path / "authorized_keys")).guarded
 
 
 def test_with_a_file_its_keys_alone(make):

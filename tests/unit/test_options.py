@@ -160,6 +160,14 @@ def test_bind_takes_numeric_addresses_only():
         assert refusal(parse_bind, text).startswith("is no address: write a numeric one")
 
 
+def test_names_are_not_empty():
+    """As `--user "$VARIABLE"` gives one that was forgotten: the program would go on as root."""
+    for option in ("--user", "--authorized-keys", "--host-key", "--state-dir"):
+        assert refusal(parse_sproxy, [option, "", "6200"]) == f"{option} '' is empty"
+    for option in ("--key", "--known-hosts", "--state-dir"):
+        assert refusal(parse_cproxy, [option, "", "5200", "server", "6200"]) == f"{option} '' is empty"
+
+
 def test_printable_shows_plain_words_as_they_are():
     assert printable("a:1") == "a:1"
     assert [printable(text) for text in ("", "a b", "a\x1b")] == ["''", "'a b'", r"'a\x1b'"]

@@ -72,13 +72,13 @@ def test_pinned_key_asks_no_file(tmp_path):
 
 def test_without_a_file_every_contact_is_the_first():
     trust = HostTrust(None)
-    assert trust.verify("server", 6200, ONE) == trust.verify("server", 6200, OTHER) == "new"
+    assert trust.verify("server", 6200, ONE) == trust.verify("server", 6200, OTHER) == "unwritten"
 
 
 def test_what_cannot_be_written_costs_a_warning(tmp_path):
     (tmp_path / "file").write_text("")
     warnings = []
-    assert HostTrust(tmp_path / "file" / "known_hosts", warn=warnings.append).verify("server", 6200, ONE) == "new"
+    assert HostTrust(tmp_path / "file" / "known_hosts", warn=warnings.append).verify("server", 6200, ONE) == "unwritten"
     assert len(warnings) == 1 and "cannot remember" in warnings[0]
 
 
