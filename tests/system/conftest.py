@@ -16,7 +16,8 @@ from relays import MPROXY, RelayHost
 from traffic import Traffic
 from udp_lab import Echo, RelayThread
 
-# The sanitizers' library is for this process; ./cproxy and the like bring their own, and others are to go without.
+# The sanitizers' library is for this process; ./cproxy and the like, and sys.executable, bring it with them, and others
+# are to go without.
 os.environ.pop("LD_PRELOAD", None)
 
 try:
@@ -97,7 +98,8 @@ def carrier_options():
 
 # Files of tests of what a session promises, whether its carriers are encrypted or not.
 BOTH_WAYS = {
-    "test_carriers", "test_deaths", "test_figures", "test_signals", "test_ssh", "test_streams", "test_telnet",
+    "test_carriers", "test_deaths", "test_figures", "test_long_path", "test_signals", "test_ssh",
+    "test_streams", "test_telnet",
 }
 
 
