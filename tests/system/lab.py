@@ -53,6 +53,12 @@ def real_root():
     return os.geteuid() == 0 and Path("/proc/self/uid_map").read_text().split()[2] != "1"
 
 
+def as_nobody():
+    """Prefix that runs a program as somebody who is not root, and may read what root may: Python lies anywhere."""
+    return ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
+            "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
+
+
 def outage(seconds):
     """The time for which the network is away: a part of the scenario, not a wait for something."""
     time.sleep(seconds)

@@ -44,10 +44,15 @@ class Output:
     """What a program writes, as text that grows; `at` of a line is the clock when it came."""
 
     def __init__(self):
-        self.text = ""
+        self.parts = []
         self.lines = []  # (at, line)
         self.ended = False
         self.changed = threading.Condition()
+
+    @property
+    def text(self):
+        """All that came. Put together when somebody asks: a program may write faster than a growing text is copied."""
+        return "".join(self.parts)
 
     def read_from(self, fd):
         """Body of the reading thread."""
@@ -59,7 +64,7 @@ class Output:
                 data = b""
             with self.changed:
                 text = data.decode(errors="replace").replace("\r", "")
-                self.text += text
+                self.parts.append(text)
                 whole = (partial + text).split("\n")
                 partial = whole.pop()
                 if not data and partial:

@@ -9,7 +9,7 @@ from traffic import ends_by_reset, read_exactly
 from tests import keys
 
 ROOT = HERE.parent.parent
-CPROXY, SPROXY, PYTHON = ROOT / "cproxy", ROOT / "sproxy", ROOT / ".venv/bin/python"
+CPROXY, SPROXY, PYTHON = ROOT / "cproxy", ROOT / "sproxy", sys.executable
 CPROXY_PORT, SPROXY_PORT, DAEMON_PORT = 5200, 6200, 7007
 PEERS = Path(__file__).with_name("peers.py")
 

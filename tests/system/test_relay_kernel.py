@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from lab import until
+from lab import as_nobody, until
 from relays import ECHO_PORT, RELAY, SERVER, echoes, is_served, start_echo
 
 RULE = f"7005 -> {SERVER}:{ECHO_PORT}"
@@ -134,7 +134,7 @@ def test_name_that_comes_later(lab, relay, echo):
 def test_without_root(relay):
     """Goal: who is not root is told so."""
     program = relay.start_with("--kernel", "7005", SERVER, ECHO_PORT, ready=False,
-                               prefix=["setpriv", "--reuid=65534", "--clear-groups"])
+                               prefix=as_nobody())
     assert program.wait() == 2
     assert "--kernel needs root" in program.log.text
 

@@ -5,7 +5,7 @@ import pwd
 from pathlib import Path
 
 import pytest
-from lab import real_root
+from lab import as_nobody, real_root
 from proxies import CPROXY, CPROXY_PORT, SPROXY, SPROXY_PORT
 from test_start_up import fails
 
@@ -67,6 +67,6 @@ def test_user_that_does_not_exist(lab):
 @pytest.mark.skipif(not real_root(), reason="only the real root can become another user")
 def test_another_user_without_root(lab):
     """Goal: --user by somebody who is not root: one line."""
-    program = lab.server.start("setpriv", f"--reuid={NOBODY.pw_uid}", f"--regid={NOBODY.pw_gid}", "--clear-groups",
-                               SPROXY, "--user", "daemon", SPROXY_PORT, env={"HOME": os.fspath(lab.server.home)})
+    program = lab.server.start(*as_nobody(), SPROXY, "--user", "daemon", SPROXY_PORT,
+                               env={"HOME": os.fspath(lab.server.home)})
     assert "root" in fails(program, "sproxy")
