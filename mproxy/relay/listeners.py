@@ -20,9 +20,10 @@ V4, V6, TCP, UDP = socket.AF_INET, socket.AF_INET6, socket.SOCK_STREAM, socket.S
 class Listener:
     """The sockets of one (protocol, host, port), closed when the last reference is gone: after each worker got them."""
 
-    def __init__(self, shared=(), apart=()):
+    def __init__(self, shared=(), apart=(), workers=1):
         self._shared = list(shared)  # for all workers
-        self._apart = list(apart)    # one a worker, perhaps fewer
+        self._apart = list(apart)    # one a worker; the service manager may have given fewer, or more
+        self._workers = workers
 
     def __del__(self):
         for sock in self.sockets:
@@ -39,7 +40,7 @@ class Listener:
 
     def fds(self, worker):
         """Descriptors for worker number `worker`."""
-        return [sock.fileno() for sock in self._shared + self._apart[worker:worker + 1]]
+        return [sock.fileno() for sock in self._shared + self._apart[worker::self._workers]]
 
 
 def open_listener(rule, workers, given=(), replaces=()):
@@ -82,9 +83,9 @@ def _open_udp(host, port, workers, sockets, reuse):
             sockets.append(_bind(UDP, host, port, reuse=True))
     except OSError as error:
         # The service manager's socket belongs to another user, with whom ports are not shared: fewer workers serve it.
-        if error.errno != errno.EADDRINUSE or len(sockets) == 0:
+        if error.errno != errno.EADDRINUSE:
             raise
-    return Listener(apart=sockets)
+    return Listener(apart=sockets, workers=workers)
 
 
 def _bind(kind, host, port, reuse):

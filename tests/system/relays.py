@@ -146,3 +146,28 @@ def notify_socket(directory):
         sock.bind(path)
         sock.settimeout(15)
         yield path, lambda: sock.recv(4096).decode()
+
+
+def udp_socket(host, address):
+    """A UDP socket of the family of `address`, inside `host`."""
+    with host.inside():
+        sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+    sock.settimeout(15)
+    return sock
+
+
+def udp_client(lab, address=RELAY):
+    """Connected to the relay's port 7005."""
+    sock = udp_socket(lab.client, address)
+    sock.connect((address, 7005))
+    return sock
+
+
+def exchange(client, server):
+    """A question and its answer; the address that the server saw."""
+    client.send(b"question")
+    data, address = server.recvfrom(2000)
+    assert data == b"question"
+    server.sendto(b"answer", address)
+    assert client.recv(2000) == b"answer"
+    return address

@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import stat
-import sys
 import time
 
 import pytest
@@ -18,9 +17,11 @@ from relays import (
     SERVER6,
     Callers,
     echoes,
+    exchange,
     is_served,
-    notify_socket,
     start_echo,
+    udp_client,
+    udp_socket,
 )
 from traffic import ends_by_reset
 
@@ -393,51 +394,6 @@ def test_stale_pidfile(lab, relay, echo):
     assert is_served(lab.client, 7005)
 
 
-# ---- the service manager
-
-def test_notifications(relay, tmp_path):
-    """Goal: sd_notify: READY with the process's number, watchdog, reload, stop."""
-    with notify_socket(tmp_path) as (address, receive):
-        program = relay.start(RULE, env={"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "300000"})
-        words = receive()
-        assert "READY=1" in words
-        assert f"MAINPID={program.pid}" in words
-        assert "WATCHDOG=1" in until(lambda: "WATCHDOG=1" in (text := receive()) and text, 10, "watchdog")
-        relay.reload(RULE, "7006 -> host:1")
-        until(lambda: "RELOADING=1\nMONOTONIC_USEC=" in receive(), 10, "reloading")
-        until(lambda: "READY=1" in receive(), 10, "ready again")
-        program.signal(signal.SIGTERM)
-        until(lambda: "STOPPING=1" in receive(), 10, "stopping")
-
-
-ACTIVATE = """
-import os, socket, sys
-sock = socket.socket(socket.AF_INET, getattr(socket, sys.argv[1]))
-sock.bind(("0.0.0.0", int(sys.argv[2])))
-if sys.argv[1] == "SOCK_STREAM":
-    sock.listen()
-if sock.fileno() != 3:
-    os.dup2(sock.fileno(), 3)
-os.set_inheritable(3, True)
-os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
-os.execv(sys.argv[3], sys.argv[3:])
-"""
-
-
-def test_socket_activation(lab, relay, echo):
-    """Goal: a socket of the service manager is taken for its rule, one without a rule is told of."""
-    prefix = [sys.executable, "-c", ACTIVATE, "SOCK_STREAM"]
-    program = relay.start(f"0.0.0.0:{RULE}", prefix=[*prefix, "7005"], options=["--workers", "2"])
-    inode = lab.router.run("ss", "-Hltne", "sport = :7005").split("ino:")[1].split()[0]
-    links = {os.readlink(f"/proc/{program.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{program.pid}/fd")}
-    assert f"socket:[{inode}]" in links
-    assert is_served(lab.client, 7005)
-    assert program.stop() == 0
-    program = relay.start(RULE, prefix=[*prefix, "7999"])
-    assert program.event("socket-unused")["address"] == "tcp:0.0.0.0:7999"
-    assert is_served(lab.client, 7005)
-
-
 # ---- status
 
 def test_status_as_json(lab, relay, echo):
@@ -535,32 +491,11 @@ def test_no_descriptors_left(lab, relay, echo):
 
 # ---- UDP
 
-def udp_client(lab):
-    with lab.client.inside():
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sock.settimeout(15)
-    sock.connect((RELAY, 7005))
-    return sock
-
-
 @pytest.fixture
 def udp_server(lab):
-    with lab.server.inside():
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    with sock:
+    with udp_socket(lab.server, SERVER) as sock:
         sock.bind((SERVER, ECHO_PORT))
-        sock.settimeout(15)
         yield sock
-
-
-def exchange(client, server):
-    """A question and its answer; the address that the server saw."""
-    client.send(b"question")
-    data, address = server.recvfrom(2000)
-    assert data == b"question"
-    server.sendto(b"answer", address)
-    assert client.recv(2000) == b"answer"
-    return address
 
 
 def test_udp_sessions_go_on_over_a_reload(lab, relay, udp_server):
