@@ -61,6 +61,8 @@ def running_pid(path):
     try:
         pid = _read_number(fd)
         holder = _lock_holder(fd)
+    except OSError as error:
+        raise MproxyError(f"cannot read --pidfile {printable(path)}: {error.strerror}") from None
     finally:
         os.close(fd)
     if pid is None:

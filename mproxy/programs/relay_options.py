@@ -89,6 +89,8 @@ def parse_relay(argv):
         given["drain_timeout_us"] = given.pop("drain_timeout")
     if "daemon" in given and "pidfile" not in given:
         raise UsageError("--daemon needs --pidfile FILE: without it reload, stop and status do not find the process")
+    for file in given.keys() & {"pidfile", "log_file"}:
+        given[file] = os.path.abspath(given[file])  # a daemon leaves the directory
     return "run", RelayConfig(**given)
 
 

@@ -11,6 +11,7 @@ import pytest
 from lab import outage, until
 from relays import (
     ECHO_PORT,
+    MPROXY,
     RELAY,
     RELAY6,
     SERVER,
@@ -369,6 +370,20 @@ def test_daemon(lab, relay, echo):
     assert "is the relay running?" in text
 
 
+def test_daemon_with_relative_paths(lab, relay, echo):
+    """Goal: files are those of the directory where the command was given, though the daemon leaves it."""
+    relay.write(RULE)
+    home = relay.host.home
+    done = relay.host.start("env", "-C", home, MPROXY, "relay", "--config", relay.file.name, "--daemon", "--pidfile",
+                            relay.pidfile.name, "--log-file", "relay.log", env=relay.environment)
+    assert done.wait() == 0
+    assert " ready " in (home / "relay.log").read_text()
+    assert is_served(lab.client, 7005)
+    relay.reload(RULE, f"7006 -> {SERVER}:{ECHO_PORT}")
+    assert is_served(lab.client, 7006)
+    assert relay.command("stop", "--pidfile", relay.pidfile) == (0, "")
+
+
 def test_daemon_that_cannot_start(lab, relay):
     """Goal: the caller sees why, and a failure."""
     relay.write(RULE)
@@ -385,6 +400,9 @@ def test_stale_pidfile(lab, relay, echo):
     program = relay.start(RULE)
     program.signal(signal.SIGKILL)
     program.wait()
+    status, text = relay.command("status", "--pidfile", relay.host.home)
+    assert status == 1
+    assert "Is a directory" in text
     relay.pidfile.write_text(f"{os.getpid()}\n")
     for command in ("status", "reload", "stop"):
         status, text = relay.command(command, "--pidfile", relay.pidfile)
