@@ -203,11 +203,13 @@ cdef class Channel:
     cdef void after_acks(self, int64_t now) noexcept:
         """What an ack or a timer has settled goes to the controller and to the search for the packet size."""
         cdef Recovery recovery = self.recovery
+        cdef uint64_t lost
         if recovery.acked_flags & SENT_PROBE:
             mtu_acked(&self.mtu, recovery.acked_probe, now)
             self.congestion.on_packet_size(self.mtu.current)
         if recovery.lost_flags & SENT_PROBE:
-            self.mtu.most_tries = PROBE_TRIES + <int>min(30 * recovery.lost_packets // (recovery.sent_packets + 1), 12)
+            lost = 30 * recovery.lost_packets // (recovery.sent_packets + 1)
+            self.mtu.most_tries = PROBE_TRIES + <int>min(lost, <uint64_t>12)
             mtu_lost(&self.mtu, recovery.lost_probe, now)
         if recovery.lost_flags & SENT_CREDIT:
             self.credit_due = True
@@ -350,8 +352,8 @@ cdef class Channel:
     cdef bint should_ask(self, const Plan *plan) noexcept:
         """Whether this packet asks for an ack: every part of a window, and the last one before a pause unless an
         answer is under way that ends the pause."""
-        cdef uint64_t part = self.congestion.window // plan.size // ASK_PARTS
-        if self.go_back or plan.flags & PING_FLAG or self.unasked >= min(max(part, 2), MOST_UNASKED):
+        cdef uint64_t part = max(self.congestion.window // plan.size // ASK_PARTS, <uint64_t>2)
+        if self.go_back or plan.flags & PING_FLAG or self.unasked >= min(part, <uint64_t>MOST_UNASKED):
             return True
         if plan.chunk.fin or self.probes > 0:
             return True

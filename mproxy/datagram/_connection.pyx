@@ -164,7 +164,7 @@ cdef class Connection(SetUp):
             self.move(ConnectionCause.PEER_END)
             return
         self.end_code = code if code > 0 else EndCode.ABORTED
-        self.end_reason_bytes = min(length, MAX_END_REASON_BYTES)
+        self.end_reason_bytes = min(length, <uint32_t>MAX_END_REASON_BYTES)
         memcpy(self.end_reason, reason, self.end_reason_bytes)
         self.end_local = False
         self.ended_event = True

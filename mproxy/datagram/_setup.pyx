@@ -144,7 +144,7 @@ cdef class SetUp(Path):
 
     cdef bint is_intact(self, const uint8_t *packet, uint32_t length) noexcept:
         """Checksum and length of a packet of the set-up."""
-        return PACKET_HEADER_BYTES + get16(packet + 2) + CRC_BYTES == length and \
+        return <uint32_t>(PACKET_HEADER_BYTES + get16(packet + 2) + CRC_BYTES) == length and \
             crc32c(0, packet, length - CRC_BYTES) == get32(packet + length - CRC_BYTES)
 
     cdef void take_syn_ack(self, const uint8_t *packet, uint32_t control_bytes, int64_t now) noexcept:
