@@ -18,7 +18,7 @@ from mproxy.net._app cimport (
     app_close, app_deliver, app_mark_ready, app_new, app_next_ready, app_read, app_refusal, app_watch, apps_may_grow,
 )
 from mproxy.net._judge cimport judge_begin, judge_end, judge_init
-from mproxy.net._loop cimport BUFFER_BYTES, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP
+from mproxy.net._loop cimport BUFFER_BYTES, CROWD, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP
 from mproxy.net._pace cimport (
     pace_bound, pace_bulk_room, pace_idle, pace_init, pace_note, pace_note_overtakes, pace_unbound,
 )
@@ -33,7 +33,8 @@ cdef enum:
     APP_TURN_BYTES = 262144     # read from one application before the next one's turn
     TURN_BYTES = 1048576        # read from applications before the carrier's turn
     RESETS_A_TURN = 16          # daemon connections of a session that is over
-    OPENS_A_TURN = 4            # daemons to connect to in one pump: each costs as much as a large read
+    OPENS_A_TURN = 4            # daemons to connect to in one pump: each costs as much as a large read;
+    OPENS_ALONE = 64            # of a session that has the loop for itself
     REFUSALS_TOLD = 10          # in REFUSALS_US the observer is told of so many; a flood of them is one piece of news
     REFUSALS_US = 1000000
     MEMORY_LOOK_US = 100000     # from one look for memory to the next
@@ -240,9 +241,9 @@ cdef class Endpoint:
             self.tell("on_idle", (self,))
         self.session.settle()
         judge_end(&self.judge, self.session.out_bytes + self.session.in_bytes + self.session.sent_bytes,
-                  self.loop.now_us, self.loop.slow_count, BUFFER_BYTES)
+                  self.loop.now_us, self.loop.slow_count, self.loop.undisturbed())
         self.work.slow = self.judge.slow
-        if self.judge.long_pump:
+        if self.judge.long_pump or (self.judge.slow and self.loop.slow_count > CROWD):
             pace_bound(&self.pace, self.loop.now_us)
         elif self.pace.bounded and not self.judge.slow:
             pace_unbound(&self.pace, self.loop.now_us)
@@ -386,8 +387,7 @@ cdef class Endpoint:
     cdef size_t send_frames(self, iovec *parts, int count, size_t offered, int *error) noexcept:
         """Offer the parts, `offered` bytes, to the carrier; returns how much is on its way.
 
-        With TLS some of it may be sealed and still here.
-        `error` is set when the carrier is lost (EPROTO: ask TLS why).
+        With TLS some of it may be sealed and still here. `error` is set when the carrier is lost (EPROTO: ask TLS why).
         """
         cdef ssize_t n
         cdef size_t sealed, done = 0
@@ -529,7 +529,7 @@ cdef class Endpoint:
     cdef void open_rest(self) noexcept:
         """Go on with streams whose daemons had to wait for another turn."""
         cdef Stream *stream
-        self.opens_left = OPENS_A_TURN
+        self.opens_left = OPENS_ALONE if self.loop.undisturbed() else OPENS_A_TURN
         while self.unopened and self.opens_left > 0:
             number, target = self.unopened.popleft()
             stream = table_find(&self.session.table, number)

@@ -2,7 +2,8 @@
 
 Bulk moves a thousand bytes in a microsecond, frames of one byte each not one. What a pump costs is measured by the
 clock on the wall, which is cheap but also counts what other processes took; a session with a long pump is measured by
-the processor's time from then on, until its pumps are short again.
+the processor's time from then on, until its pumps are short again. A session that has the loop for itself is in
+nobody's way, whatever it does.
 """
 
 from libc.stddef cimport size_t
@@ -24,4 +25,4 @@ cdef struct Judge:
 
 cdef void judge_init(Judge *judge) noexcept nogil
 cdef void judge_begin(Judge *judge, uint64_t moved) noexcept nogil
-cdef void judge_end(Judge *judge, uint64_t moved, int64_t now, int slow_count, size_t most_bytes) noexcept nogil
+cdef void judge_end(Judge *judge, uint64_t moved, int64_t now, int slow_count, bint alone) noexcept nogil

@@ -2,7 +2,7 @@
 
 from libc.string cimport memset
 
-from mproxy.net._loop cimport read_clock
+from mproxy.net._loop cimport BUFFER_BYTES, read_clock
 
 
 cdef extern from "<time.h>" nogil:
@@ -41,8 +41,8 @@ cdef void judge_begin(Judge *judge, uint64_t moved) noexcept nogil:
     judge.began = processor_time() if judge.precise else read_clock()
 
 
-cdef void judge_end(Judge *judge, uint64_t moved, int64_t now, int slow_count, size_t most_bytes) noexcept nogil:
-    """The pump is over; `slow_count` sessions are slow and waiting, `most_bytes` is the largest read there is.
+cdef void judge_end(Judge *judge, uint64_t moved, int64_t now, int slow_count, bint alone) noexcept nogil:
+    """The pump is over; `slow_count` sessions are slow and waiting; `alone`: nobody else did anything of late.
 
     A little time is everybody's own, for heartbeats and key strokes; what was done a while ago counts no more.
     """
@@ -61,14 +61,14 @@ cdef void judge_end(Judge *judge, uint64_t moved, int64_t now, int slow_count, s
         judge.moved_bytes >>= min(elapsed // FORGET_US, <int64_t>32)
     judge.spent_us += charged_us
     judge.moved_bytes += moved - judge.moved_before
-    judge.slow = judge.moved_bytes < <uint64_t>judge.spent_us * SLOW_BYTES_US
+    judge.slow = not alone and judge.moved_bytes < <uint64_t>judge.spent_us * SLOW_BYTES_US
     if judge.spent_us > JUDGED_US:
         judge.spent_us //= 2
         judge.moved_bytes //= 2
     judge.long_pump = judge.slow and spent_us > LONG_PUMP_US
     if judge.long_pump:
         judge.read_bytes = max(judge.read_bytes // 2, <size_t>LEAST_READ_BYTES)
-    elif spent_us < LONG_PUMP_US // 4:
-        judge.precise = judge.slow
-        if judge.read_bytes < most_bytes:
+    elif alone or spent_us < LONG_PUMP_US // 4:
+        judge.precise = judge.slow or slow_count > 0  # where many compete nobody is judged by what others took
+        if judge.read_bytes < BUFFER_BYTES:
             judge.read_bytes *= 2

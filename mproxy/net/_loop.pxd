@@ -30,10 +30,13 @@ cdef struct Work:
     bint queued                       # in a queue
     bint slow                         # runs after the others, and for a part of their time only
     bint in_slow                      # it is in the queue of such work
+    int64_t ran_at                    # the turn it ran in last
+    int favours                       # of slow work that had rested: so many turns it goes before the rest of such work
 
 
 cdef enum:
     BUFFER_BYTES = 262144  # one carrier read
+    CROWD = 12             # more sessions and strangers than these, all of them slow work, are many
 
 
 cdef class Timer:
@@ -49,8 +52,11 @@ cdef class Loop:
     cdef Work *work_first       # queue of work
     cdef Work *work_last        # its end
     cdef int work_count         # its length
+    cdef Work *last_run         # whose turn was the last one; only compared
+    cdef int64_t others_at      # when that changed last
     cdef Work *slow_first       # queue of slow work
     cdef Work *slow_last        # its end
+    cdef Work *favoured_last    # end of its first part, of those in favour; NULL when that is empty
     cdef int slow_count         # its length
     cdef object slow_calls      # collections.deque of Python calls that are slow work
     cdef int64_t quick_at       # when work that is not slow ran last
@@ -79,8 +85,12 @@ cdef class Loop:
     cdef void remove(self, Source *source) noexcept
     cdef void close(self, Source *source) noexcept
     cdef void schedule(self, Work *work) noexcept
+    cdef void schedule_slow(self, Work *work) noexcept
+    cdef Work *next_slow(self) noexcept
     cdef void unschedule(self, Work *work) noexcept
     cdef void free_later(self, void *memory) noexcept
+    cdef bint undisturbed(self) noexcept
+    cdef void note_run(self, Work *work) noexcept
     cdef void run_work(self) noexcept
     cdef void run_slow(self, bint busy) noexcept
     cdef run_soon(self)

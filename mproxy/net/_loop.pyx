@@ -42,8 +42,13 @@ cdef enum:
     LONGEST_WAIT_MS = 60000
     TRIM_US = 1000000
     SLOW_PART = 2           # of the time slow work gets one part in so many while there is other work
-    SLOW_BURST_US = 400    # and so much at once
+    SLOW_BURST_US = 400     # and so much at once
+    CROWD_PART = 8          # the same when a CROWD is slow work,
+    CROWD_BURST_US = 100    # and so much at once: who waits for a processor with others has few turns
+    RESTED_US = 100000      # slow work that comes after so long is in favour
+    FAVOURED_TURNS = 20     # for so many turns: enough to show that it is not slow any more
     QUICK_MEMORY_US = 10000  # work that ran so recently may come again any moment
+    OTHERS_US = 10000       # who had all turns for so long has the loop for itself
     LIGHT_TURN_US = 30      # a turn of less work may be part of a conversation
     LOOK_US = 120           # for an answer before sleeping: enough for a proxy and a daemon to wake and answer
     LOOK_AFTER = 8          # light turns before the first look
@@ -215,12 +220,7 @@ cdef class Loop:
         work.in_slow = work.slow
         work.next = NULL
         if work.slow:
-            if self.slow_last != NULL:
-                self.slow_last.next = work
-            else:
-                self.slow_first = work
-            self.slow_last = work
-            self.slow_count += 1
+            self.schedule_slow(work)
             return
         if self.work_last != NULL:
             self.work_last.next = work
@@ -228,6 +228,36 @@ cdef class Loop:
             self.work_first = work
         self.work_last = work
         self.work_count += 1
+
+    cdef void schedule_slow(self, Work *work) noexcept:
+        """Who comes after a rest goes before those who come again and again: a heartbeat must not wait for a crowd."""
+        cdef Work *before = self.slow_last
+        if self.now_us - work.ran_at >= RESTED_US:
+            work.favours = FAVOURED_TURNS
+        if work.favours > 0:
+            work.favours -= 1
+            before = self.favoured_last
+            self.favoured_last = work
+        work.next = before.next if before != NULL else self.slow_first
+        if before != NULL:
+            before.next = work
+        else:
+            self.slow_first = work
+        if work.next == NULL:
+            self.slow_last = work
+        self.slow_count += 1
+
+    cdef Work *next_slow(self) noexcept:
+        """Take the first of the slow work."""
+        cdef Work *work = self.slow_first
+        self.slow_first = work.next
+        if self.slow_first == NULL:
+            self.slow_last = NULL
+        if self.favoured_last == work:
+            self.favoured_last = NULL
+        self.slow_count -= 1
+        work.queued = False
+        return work
 
     cdef void unschedule(self, Work *work) noexcept:
         """Take queued work back; its owner ends."""
@@ -244,6 +274,8 @@ cdef class Loop:
             self.slow_count -= 1
             if self.slow_last == work:
                 self.slow_last = last
+            if self.favoured_last == work:
+                self.favoured_last = last
             return
         self.work_count -= 1
         if self.work_last == work:
@@ -261,6 +293,16 @@ cdef class Loop:
         self.garbage[self.garbage_count] = memory
         self.garbage_count += 1
 
+    cdef bint undisturbed(self) noexcept:
+        """Whether the work that runs is the only one of late: then it holds nobody up."""
+        return self.now_us - self.others_at >= OTHERS_US
+
+    cdef void note_run(self, Work *work) noexcept:
+        work.ran_at = self.now_us
+        if work != self.last_run:
+            self.last_run = work
+            self.others_at = self.now_us
+
     cdef void run_work(self) noexcept:
         """Run what is queued now; what these queue is for the next turn, so that new events are seen between."""
         cdef Work *work
@@ -274,6 +316,7 @@ cdef class Loop:
                 self.work_last = NULL
             self.work_count -= 1
             work.queued = False
+            self.note_run(work)
             work.run(work)
         if self.slow_count > 0 or self.slow_calls:
             self.run_slow(busy)
@@ -283,22 +326,20 @@ cdef class Loop:
         cdef Work *work
         cdef int64_t began = read_clock(), spent = 0
         cdef int left = self.slow_count, calls = len(self.slow_calls)
+        cdef bint crowded = left + calls > CROWD
         if busy:
             self.quick_at = began
         if began - self.quick_at >= QUICK_MEMORY_US:
             self.slow_credit_us = SLOW_BURST_US
         else:
+            self.slow_credit_us += (began - self.slow_at) // (CROWD_PART if crowded else SLOW_PART)
             self.slow_credit_us = min(
-                <int64_t>SLOW_BURST_US, self.slow_credit_us + (began - self.slow_at) // SLOW_PART)
+                self.slow_credit_us, <int64_t>CROWD_BURST_US if crowded else <int64_t>SLOW_BURST_US)
         self.slow_at = began
         while spent < self.slow_credit_us and (left > 0 or calls > 0):
             if left > 0 and self.slow_first != NULL:
-                work = self.slow_first
-                self.slow_first = work.next
-                if self.slow_first == NULL:
-                    self.slow_last = NULL
-                self.slow_count -= 1
-                work.queued = False
+                work = self.next_slow()
+                self.note_run(work)
                 work.run(work)
             left -= 1
             if calls > 0:
