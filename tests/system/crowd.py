@@ -1,4 +1,4 @@
-"""A crowd of hostile clients, as a program: crowd.py ADDRESS PORT SESSIONS
+"""A crowd of hostile clients, as a program: crowd.py ADDRESS PORT SESSIONS tls|plaintext
 
 Each fourth of them does one thing, as fast as it is let, until it is killed:
 
@@ -16,21 +16,28 @@ import selectors
 import socket
 import sys
 import time
+from pathlib import Path
 
-from wire_peer import DATA, HEADER, OPEN, PREAMBLE, WELCOME_PAYLOAD, end_mark, frame, hello, preamble
+sys.path.insert(0, str(Path(__file__).parent.parent.parent))
+
+from wire_peer import DATA, MIB, OPEN, end_mark, frame
+
+from mproxy.errors import PeerError
+from mproxy.handshake import Caller, Hello
+from tests import keys
 
 KINDS = ("stuff", "open", "crumbs", "resume")
 PORTION = 64 * 1024
 IDLE_PART = 4  # as long as it worked, times this, the crowd then rests: processors are not what it is to take away
 STUFFED = b"127.0.0.1:7009"  # the daemon of those who stuff
-WELCOME_BYTES = PREAMBLE.size + HEADER.size + WELCOME_PAYLOAD.size
 
 
 class Crowd:
     """All of them in one loop."""
 
-    def __init__(self, address, port, count):
+    def __init__(self, address, port, count, encrypts):
         self.address = address, port
+        self.encrypts = encrypts
         self.selector = selectors.DefaultSelector()
         self.welcomed = self.again = 0
         self.count = count
@@ -66,7 +73,7 @@ class Client:
         self.crowd, self.kind = crowd, kind
         self.connection = None
         self.instance = os.urandom(16)
-        self.identity = {}  # what a resume needs
+        self.session_id = self.secret = b""  # what a resume needs
         self.epoch = time.time_ns() // 1000
         self.known = False
 
@@ -79,9 +86,10 @@ class Client:
         self.connection.setblocking(False)
         self.connection.connect_ex(self.crowd.address)
         self.epoch += 1
-        said = hello(instance=self.instance, epoch=self.epoch, resume_list=end_mark(1), **self.identity)
-        self.out = preamble() + said + end_mark(1)
-        self.received = b""
+        hello = Hello(self.session_id, self.instance, os.urandom(16), self.epoch, 64 * MIB, 4 * MIB)
+        self.tls = keys.client() if self.crowd.encrypts else None
+        self.caller = Caller(lambda: (hello, end_mark(1), self.secret), self.tls)
+        self.out = b""
         self.welcomed = False
         self.script = getattr(self, self.kind)()
         self.crowd.selector.register(self.connection, selectors.EVENT_READ | selectors.EVENT_WRITE, self)
@@ -100,23 +108,23 @@ class Client:
                 self.write()
         except BlockingIOError:
             pass
-        except OSError:
+        except (OSError, PeerError):
             self.begin_anew()
 
     def read_welcome(self):
-        data = self.connection.recv(WELCOME_BYTES - len(self.received))
+        data = self.connection.recv(PORTION)
         if not data:
             raise ConnectionResetError
-        self.received += data
-        if len(self.received) < WELCOME_BYTES:
+        welcome = self.caller.feed(data)
+        if welcome is None:
+            self.crowd.selector.modify(self.connection, selectors.EVENT_READ | selectors.EVENT_WRITE, self)
             return
-        welcome = WELCOME_PAYLOAD.unpack(self.received[-WELCOME_PAYLOAD.size:])
         self.welcomed = True
         if not self.known:
             self.known = True
             self.crowd.tell_welcomed()
-        if not self.identity:
-            self.identity = {"session": welcome[0], "secret": welcome[1]}
+        if not self.session_id:
+            self.session_id, self.secret = welcome.session_id, welcome.secret
         if self.kind == "resume":
             self.dial()
         else:  # from now on nothing is read any more
@@ -124,17 +132,20 @@ class Client:
 
     def write(self):
         if not self.out:
+            self.out, self.caller.outgoing = self.caller.outgoing, b""
+        if not self.out:
             if not self.welcomed:
                 self.crowd.selector.modify(self.connection, selectors.EVENT_READ, self)
                 return
-            self.out = next(self.script)
+            words = next(self.script)
+            self.out = self.tls.seal(words) if self.tls is not None else words
         self.out = self.out[self.connection.send(self.out):]
 
     def begin_anew(self):
         """sproxy has ended it: another session."""
         self.crowd.again += 1
         print("again", self.crowd.again, flush=True)
-        self.identity = {}
+        self.session_id = self.secret = b""
         self.dial()
 
     # what each kind sends after its WELCOME
@@ -166,10 +177,10 @@ class Client:
         yield b""
 
 
-def main(address, port, count):
+def main(address, port, count, carriers):
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    Crowd(address, int(port), int(count)).run()
+    Crowd(address, int(port), int(count), carriers == "tls").run()
 
 
 if __name__ == "__main__":

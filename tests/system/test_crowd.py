@@ -2,33 +2,25 @@
 
 import sys
 
-import pytest
-from lab import HERE
+from lab import HERE, KEPT_BYTES
 from proxies import PEERS, SPROXY_PORT
 from traffic import Flow
 from wire_peer import MIB
 
 CROWD = HERE / "crowd.py"
 SESSIONS = 1000
-LIMIT_BYTES = 512 * MIB
+LIMIT_BYTES = 512 * MIB + 2 * KEPT_BYTES  # the sanitizers also put something around every piece
 QUIET_PORT, FULL_PORT = 7008, 7009  # daemons of the crowd: one says little, one fills its windows
 NICE = ("nice", "-n", "19", sys.executable)
 SECONDS = 5
 
 
-@pytest.fixture
-def carrier_options():
-    """The crowd speaks the protocol itself, without TLS."""
-    return ["--plaintext"]
-
-
-def test_a_thousand_hostile_sessions(pair, lab):
+def test_a_thousand_hostile_sessions(pair, lab, carrier_options):
     """Goal: windows full, never reading, thousands of streams, resumes without end, from 1,000 sessions at once: sproxy
-    stays below --memory-limit, no well-behaved session loses its carrier, and its bytes go on.
+    stays below --memory-limit, no well-behaved session loses its carrier, and its bytes go on, half as fast at least.
 
     The crowd and its daemons would have processors of their own. Here all share what there is: so they are nice, and
-    the crowd rests most of the time once it is complete. It still costs sproxy more time than itself. What they take
-    from the well-behaved session's own programs cannot be told apart from what sproxy takes: hence a third, not half.
+    the crowd rests most of the time once it is complete. It still costs sproxy more time than itself.
     """
     lab.server.run("sysctl", "-q", "-w", "net.ipv4.ip_local_port_range=1024 64999")
     for port, count in ((QUIET_PORT, 4096), (FULL_PORT, 262144)):
@@ -39,7 +31,8 @@ def test_a_thousand_hostile_sessions(pair, lab):
                            "--memory-limit", "512MiB"),
                    cproxy=("--target", "127.0.0.1:7007"), daemon=f"127.0.0.1:{QUIET_PORT}")
         before = rate_of(pair, listener)
-        crowd = lab.client.start(*NICE, CROWD, lab.server_address, SPROXY_PORT, SESSIONS)
+        crowd = lab.client.start(*NICE, CROWD, lab.server_address, SPROXY_PORT, SESSIONS,
+                                 "plaintext" if carrier_options else "tls")
         crowd.expect(f"^ready {SESSIONS}$", within=240)
         beside = max(rate_of(pair, listener) for _ in range(2))  # something else may have been busy in one
         most = pair.sproxy.status("VmHWM")
@@ -49,7 +42,7 @@ def test_a_thousand_hostile_sessions(pair, lab):
     print(f"before {before / 1e6:.0f} MB/s, beside {beside / 1e6:.0f} MB/s, after {after / 1e6:.0f} MB/s, sproxy's"
           f" memory {most / MIB:.0f} MiB at most")
     assert most < LIMIT_BYTES
-    assert beside > min(before, after) / 3
+    assert beside >= min(before, after) / 2
     assert not pair.cproxy.events("lost")
 
 
