@@ -62,7 +62,7 @@ cdef class Tally:
     cdef uint32_t slot(self, key):
         """Where a rule is counted. Keys are numbers given one after the other: two rules would have to be SLOTS reloads
         apart to meet."""
-        return <uint32_t>(1 + hash(key) % (SLOTS - 1))
+        return <uint32_t>(1 + <size_t>hash(key) % (SLOTS - 1))  # a hash may be negative
 
     cdef uint32_t sum(self, uint32_t slot) noexcept:
         cdef uint32_t worker, total = 0

@@ -40,6 +40,13 @@ def test_rules_are_counted_apart_and_without_a_limit_too():
     assert tally.try_enter(1, 101)
 
 
+def test_any_key_has_a_place():
+    """Names have hashes of either sign, another one in each process."""
+    tally = Tally()
+    for key in (-5, -(2**60), "::1", "127.0.0.1", *map(str, range(50))):
+        assert tally.try_enter(key, 0) and tally.count(key) >= 1
+
+
 def test_all_rules_are_counted_apart_from_each():
     tally = Tally()
     assert [tally.try_enter(None, 2) for _ in range(3)] == [True, True, False]
