@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from lab import as_nobody, until
+from lab import as_nobody, real_root, until
 from relays import ECHO_PORT, RELAY, SERVER, echoes, is_served, start_echo
 
 RULE = f"7005 -> {SERVER}:{ECHO_PORT}"
@@ -131,6 +131,7 @@ def test_name_that_comes_later(lab, relay, echo):
     until(lambda: is_served(lab.client, 7006), 20, "the rule of the name works")
 
 
+@pytest.mark.skipif(not real_root(), reason="only the real root can become another user")
 def test_without_root(relay):
     """Goal: who is not root is told so."""
     program = relay.start_with("--kernel", "7005", SERVER, ECHO_PORT, ready=False,
@@ -224,6 +225,7 @@ def test_drain(lab, relay, echo):
     assert table(lab.router) == ""
 
 
+@pytest.mark.skipif(not real_root(), reason="only the real root may have a socket buffer for so large a transaction")
 def test_ten_thousand_rules(lab, relay, echo):
     """Goal: ten thousand rules are one transaction of a second or so."""
     start(relay, *(f"{port} -> {SERVER}:{ECHO_PORT}" for port in range(10_001, 20_001)))
