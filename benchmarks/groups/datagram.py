@@ -1,6 +1,6 @@
 """Files over UDP beside SRT, KCP and QUIC: on a perfect path for cost, on bad ones for the rate that is left."""
 
-from harness.contenders import AIOQUIC, KCPTUN, KCPTUN_BARE, KCPTUN_DEFAULT, PATH, SRT
+from harness.contenders import AIOQUIC, KCPTUN_BARE, KCPTUN_DEFAULT, PATH, SRT
 from harness.group import WorkloadGroup
 from harness.targets import at_least, at_most
 from workloads import datagram_bulk, datagram_long, datagram_loss, datagram_recovery
@@ -9,7 +9,7 @@ from workloads.datagram_bulk import RATE as BULK_RATE
 from workloads.datagram_path import RATE
 
 ONE, FIVE = datagram_loss.row_name(1), datagram_loss.row_name(5)
-PEERS = (SRT, KCPTUN, KCPTUN_BARE, KCPTUN_DEFAULT)
+PEERS = (SRT, KCPTUN_BARE, KCPTUN_DEFAULT)
 
 GROUP = WorkloadGroup(
     "datagram",
@@ -29,10 +29,6 @@ GROUP = WorkloadGroup(
         (WIDE_ROW, COST, "less is better"),
         (datagram_long.ROW, RATE, "more is better"),
         *((datagram_loss.row_name(loss), RATE, "more is better") for loss in datagram_loss.LOSSES),
-        *(
-            (datagram_recovery.row_name(round_trip_ms, loss), RATE, "more is better")
-            for round_trip_ms in datagram_recovery.ROUND_TRIPS_MS
-            for loss in datagram_recovery.LOSSES
-        ),
     ),
+    (datagram_recovery.GRID,),
 )

@@ -63,6 +63,7 @@ class Workload:
     quick: tuple[str, ...]
     needs_root: bool = False
     peer: str = HAPROXY
+    note: str = ""  # a line under its tables: what a reader must know to compare the figures
 
 
 @dataclass

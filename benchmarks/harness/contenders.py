@@ -38,7 +38,6 @@ SSH = "ssh -L"
 MPROXY_CUBIC = "mproxy --congestion cubic"
 MPROXY_GBN = "mproxy --recovery gbn"
 SRT = "srt-file-transmit"
-KCPTUN = "kcptun, wide"
 KCPTUN_BARE = "kcptun, wide, no FEC"
 KCPTUN_DEFAULT = "kcptun"
 AIOQUIC = "aioquic"
@@ -189,7 +188,6 @@ TABLE: dict[str, Contender] = {
         Contender(MPROXY_CUBIC, no_proxy),
         Contender(MPROXY_GBN, no_proxy),
         Contender(SRT, no_proxy, ("srt-file-transmit",)),
-        Contender(KCPTUN, no_proxy, ("kcptun-client", "kcptun-server")),
         Contender(KCPTUN_BARE, no_proxy, ("kcptun-client", "kcptun-server")),
         Contender(KCPTUN_DEFAULT, no_proxy, ("kcptun-client", "kcptun-server")),
         Contender(AIOQUIC, no_proxy, modules=("aioquic",)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.bench import Workload
+from harness.grid import Grid
 from harness.targets import Target
 
 Panel = tuple[str, str, str]  # row, metric, what is better
@@ -19,3 +20,4 @@ class WorkloadGroup:
     workloads: tuple[Workload, ...]
     targets: tuple[Target, ...]
     panels: tuple[Panel, ...] = ()  # of the chart
+    grids: tuple[Grid, ...] = ()  # each a table and a chart of its own beside the group's

@@ -4,10 +4,11 @@ The files are named after the group, so that measuring one group leaves the othe
 runs (`session-quick.json`, `session-part.json`) never replace those of a whole run, and only whole runs get into
 the docs.
 
-In README.md and docs/performance.md a pair of lines marks where a group's tables go, as they are, or only its promises:
+In the pages a pair of lines marks where a group's tables go, as they are, or only its promises, or the table of one
+of its grids, which has a file of its own:
 
-    <!-- bench session tables -->      <!-- bench session promises -->
-    <!-- end of bench -->              <!-- end of bench -->
+    <!-- bench session tables -->      <!-- bench session promises -->      <!-- bench datagram-repair grid -->
+    <!-- end of bench -->              <!-- end of bench -->                <!-- end of bench -->
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import chart, environment
+from harness import chart, environment, grid
 from harness.group import WorkloadGroup
 from harness.results import Results, row_table
 from harness.targets import check, target_table
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RESULTS = REPOSITORY / "benchmarks" / "results"
-DOCS = (REPOSITORY / "README.md", REPOSITORY / "docs" / "performance.md")
+DOCS = (REPOSITORY / "README.md", REPOSITORY / "docs" / "performance.md", REPOSITORY / "docs" / "datagram.md")
 END_MARK = "<!-- end of bench -->"
 PROMISES_HEAD = "| promise"
 
@@ -55,6 +56,9 @@ class Report:
         lines = [head, ""]
         for row in self.results.rows:
             lines += [*row_table(self.results, row, peers[self.results.workload_of[row]]), ""]
+        for workload in self.group.workloads:
+            if workload.note and workload.name in self.results.workload_of.values():
+                lines += [f"{workload.title}: {workload.note}", ""]
         lines += target_table([verdict for verdict in verdicts if verdict["verdict"] != "not measured"])
         if missing := [verdict["row"] for verdict in verdicts if verdict["verdict"] == "not measured"]:
             lines += ["", "Not measured in this run: " + "; ".join(dict.fromkeys(missing))]
@@ -72,6 +76,11 @@ class Report:
         subtitle = environment.summary(self.about)
         if not chart.draw(self.results, self.group, subtitle, RESULTS / f"{stem}.svg"):
             print("no chart: matplotlib is not installed, or no charted row was measured", file=sys.stderr)
+        for item in self.group.grids:
+            if item.is_measured(self.results):
+                part = stem.replace(self.group.name, item.name, 1)
+                (RESULTS / f"{part}.md").write_text("\n".join(grid.table(self.results, item)) + "\n")
+                grid.draw(self.results, item, subtitle, RESULTS / f"{part}.svg")
 
 
 def update_docs() -> list[str]:
@@ -79,7 +88,7 @@ def update_docs() -> list[str]:
     written = []
     for page in DOCS:
         text = page.read_text()
-        for name, part in re.findall(r"<!-- bench (\w+) (tables|promises) -->", text):
+        for name, part in re.findall(r"<!-- bench ([\w-]+) (tables|promises|grid) -->", text):
             source = RESULTS / f"{name}.md"
             if source.exists():
                 text = _replaced(text, f"<!-- bench {name} {part} -->", _part(source.read_text(), part))
@@ -89,7 +98,7 @@ def update_docs() -> list[str]:
 
 
 def _part(tables: str, part: str) -> str:
-    if part == "tables":
+    if part != "promises":
         return tables.strip()
     promises = tables[tables.index(PROMISES_HEAD) :]
     return promises.partition("\n\n")[0].strip()

@@ -22,7 +22,6 @@ from pathlib import Path
 from harness.bench import MeasureError
 from harness.contenders import (
     AIOQUIC,
-    KCPTUN,
     KCPTUN_BARE,
     KCPTUN_DEFAULT,
     MPROXY,
@@ -195,7 +194,7 @@ def _through_tcp(job: Job, entry: int, sink, processes: list[Process]) -> Outcom
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     seconds = time.monotonic() - begun_at
-    if arrived < job.size:
+    if arrived < job.size and not (job.may_stop and arrived):
         raise MeasureError(f"{arrived:,} of {job.size:,} bytes arrived in {seconds:.0f} s")
     return Outcome(arrived, seconds, sum(cpu_seconds(process.pid) for process in processes) - begun_cpu)
 
@@ -215,7 +214,6 @@ CARRIERS: dict[str, Callable[[Job], Outcome]] = {
     MPROXY_CUBIC: mproxy_pair("--congestion", "cubic"),
     MPROXY_GBN: mproxy_pair("--recovery", "gbn"),
     SRT: srt_pair,
-    KCPTUN: kcptun_pair(*KCPTUN_OPTIONS),
     KCPTUN_BARE: kcptun_pair(*KCPTUN_OPTIONS, "--datashard", "0", "--parityshard", "0"),
     KCPTUN_DEFAULT: kcptun_pair(),
     AIOQUIC: quic_pair,

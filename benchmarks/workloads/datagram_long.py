@@ -4,7 +4,8 @@ Goal: window, pacing and slow start fill it.
 Method: the path of workloads/datagram_path.py with a queue of bandwidth times round trip (7.5 MB). 1 GB, which takes
 27 s at the path's rate: start, handshake, and slow start are in the figure. A quick run sends 300 MB, of which the
 start is a larger part.
-Limits: once or twice, because it takes long; the path is the same program for everyone.
+srt-file-transmit is stopped after 25 s, and what has arrived by then makes its rate.
+Limits: three rounds, because it takes long; the path is the same program for everyone.
 """
 
 from __future__ import annotations
@@ -15,24 +16,26 @@ from functools import partial
 
 from harness import transfer
 from harness.bench import Bench, Case, Workload
-from harness.contenders import MPROXY, MPROXY_CUBIC, PATH, SRT
+from harness.contenders import MPROXY, PATH, SRT
 
 from workloads.datagram_path import BadPath, Load, PathRuns, own_directory
 
 ROW = "1 GB, 200 ms, 300 Mbit/s"
 PATH_200_MS = BadPath(300, 200)
 FULL_BYTES, QUICK_BYTES = 1_000_000_000, 300_000_000
-FULL_ROUNDS = 2
-LIMIT_SECONDS = 120.0
+FULL_ROUNDS = 3
+LIMIT_SECONDS, OTHERS_LIMIT_SECONDS = 120.0, 25.0
 
 
 def cases(bench: Bench, stack: ExitStack) -> Iterator[Case]:
     size = bench.plan.pick(FULL_BYTES, QUICK_BYTES)
     directory = own_directory(stack, bench.plan.work, size)
-    file = Load(transfer.make_source(directory, size), LIMIT_SECONDS)
+    source = transfer.make_source(directory, size)
     runs = PathRuns(bench, directory)
     rounds = min(bench.plan.rounds, bench.plan.pick(FULL_ROUNDS, 1))
     for contender in bench.contenders():
+        is_ours = contender.name == MPROXY
+        file = Load(source, LIMIT_SECONDS if is_ours else OTHERS_LIMIT_SECONDS, may_stop=not is_ours)
         yield Case(ROW, contender.name, partial(runs.measure, ROW, contender.name, PATH_200_MS, file), rounds)
 
 
@@ -40,7 +43,9 @@ WORKLOAD = Workload(
     "dglong",
     "A file over a long fat path",
     cases,
-    (PATH, MPROXY, MPROXY_CUBIC, SRT),
+    (PATH, MPROXY, SRT),
     (PATH, MPROXY),
     peer=PATH,
+    note=f"srt-file-transmit is stopped after {OTHERS_LIMIT_SECONDS:g} s, and what arrived by then makes its rate; "
+    f"{FULL_ROUNDS} rounds.",
 )

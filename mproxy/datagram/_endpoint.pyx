@@ -91,6 +91,11 @@ cdef class Link:
         return peer_pair(&peer)
 
     @property
+    def filled(self):
+        """Bytes that the buffer given to `fill` has got so far; 0 once it is full."""
+        return len(self.fill_buffer) - self.fill_left if self.fill_left else 0
+
+    @property
     def unsent(self):
         """Buffers given to `send` that are not in the ring yet."""
         return len(self.send_queue) + (self.send_left > 0)

@@ -111,6 +111,11 @@ class Conversation(_Deaf, ABC):
         else:
             self._end_block()
 
+    @property
+    def begun_bytes(self):
+        """Of the block that is being received."""
+        return self.link.filled if self._next == self._end_block else 0
+
     # ---- parts of a message
 
     def _start(self):

@@ -153,7 +153,7 @@ class Recv:
         if error is None:
             self._log.info("finished", peer=peer, bytes=receiver.received_bytes, kept=receiver.kept_bytes)
         else:
-            self._log.warning("broken-off", peer=peer, why=error, bytes=receiver.received_bytes)
+            self._log.warning("broken-off", peer=peer, why=error, bytes=receiver.received_bytes + receiver.begun_bytes)
         # Somebody without the key, or who never said anything, is not the sender that --once waits for.
         if self._config.once and (error is None or receiver.received_bytes or self._served):
             self.exit_status = self._worst if error is None else STATUS_OF_END.get(EndCode(code), 1)

@@ -63,3 +63,42 @@ def test_a_mark_without_its_end_changes_nothing(report, tmp_path):
     with pytest.raises(SystemExit, match="no <!-- end of bench -->"):
         report.update_docs()
     assert "old session" in page.read_text()
+
+
+def test_a_grid_is_a_table_and_a_chart(report, tmp_path):
+    from harness import grid
+    from harness.results import Results
+
+    results = Results()
+    for loss in (0, 1):
+        for contender, rate in (("ours", 90), ("theirs", 40)):
+            for value in (rate - loss - 1, rate - loss, rate - loss + 5):
+                results.add("work", f"{loss} %", contender, {"Mbit/s": value})
+    rows = ("0 %", "1 %")
+    lines = (grid.Line("us", "ours", rows), grid.Line("them", "theirs", rows, colour=1))
+    both = grid.Grid("some-grid", "Rates", "Mbit/s", "loss", rows, lines)
+    assert both.is_measured(results) and not both.is_measured(Results())
+    head, rule, first, second = grid.table(results, both)
+    assert [cell.strip() for cell in head.split("|")[1:-1]] == ["Mbit/s by loss", "us", "them"]
+    assert [cell.strip() for cell in second.split("|")[1:-1]] == ["1 %", "89.0 (88.0..94.0)", "39.0 (38.0..44.0)"]
+    page = tmp_path / "page.md"
+    page.write_text("a\n<!-- bench some-grid grid -->\n<!-- end of bench -->\nb\n")
+    (tmp_path / "some-grid.md").write_text("\n".join([head, rule, first, second]) + "\n")
+    assert report.update_docs() == ["page.md: some-grid grid"]
+    assert second in page.read_text()
+
+
+def test_notes_stand_under_the_tables(report, monkeypatch):
+    from dataclasses import replace
+
+    from groups import ALL
+    from harness.results import Results
+
+    results = Results()
+    group = ALL["datagram"]
+    results.add(group.workloads[1].name, "some row", "mproxy", {"Mbit/s": 1.0})
+    about = {"rounds": 1, "load_before": 0.0}
+    outcome = report.Report(replace(group, targets=()), results, about, "part")
+    monkeypatch.setattr(report.environment, "summary", lambda _about: "here")
+    text = outcome.text()
+    assert group.workloads[1].note in text and group.workloads[0].note not in text
