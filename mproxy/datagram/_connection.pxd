@@ -69,6 +69,7 @@ cdef class Connection(SetUp):
     # events not yet polled
     cdef bint established_event          # each as in DatagramEvent
     cdef bint ended_event                # each as in DatagramEvent
+    cdef bint end_told                   # ENDED was given: nothing follows
     cdef bint was_established            # the event was given
 
     # input

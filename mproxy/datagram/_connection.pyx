@@ -160,6 +160,8 @@ cdef class Connection(SetUp):
 
     cdef void take_close(self, int code, const uint8_t *reason, uint32_t length) noexcept:
         """The peer gives up."""
+        if self.state == ConnectionState.CLOSED:
+            return  # a second one in the same packet
         if self.state == ConnectionState.DRAINING:
             self.move(ConnectionCause.PEER_END)
             return
@@ -315,6 +317,8 @@ cdef class Connection(SetUp):
         """Say what happened, one thing a call, NOTHING at the end."""
         event.kind = DatagramEvent.NOTHING
         event.length = 0
+        if self.end_told:
+            return  # packets still come, but for the program it is over
         if self.handshake_event:
             self.handshake_event = False
             event.kind = DatagramEvent.HANDSHAKE_DATA
@@ -328,6 +332,7 @@ cdef class Connection(SetUp):
             event.kind = DatagramEvent.ADDRESS_CHANGED
         elif self.ended_event:
             self.ended_event = False
+            self.end_told = True
             event.kind = DatagramEvent.ENDED
             event.code = self.end_code
             event.local = self.end_local

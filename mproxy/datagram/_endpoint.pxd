@@ -16,6 +16,11 @@ Python is called per event and per filled or emptied buffer, never per packet. T
     on_read_ended(link)                   the peer's stream ended, everything of it was taken
     on_address_changed(link)              the peer has another address
     on_ended(link, code, reason, local)   over; nothing follows
+
+The observer of an endpoint that peers may dial:
+
+    on_link(link)                         a peer has dialled; set link.handler
+    on_full()                             another one waits because `most` links are there; at most once in FULL_US
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -37,6 +42,7 @@ cdef enum:
     RUN_BYTES = 65507        # most that UDP takes in one piece
     SENT_A_TURN = 1048576    # of one connection before others get their turn
     SOCKET_BYTES = 8388608   # socket buffers asked for
+    FULL_US = 500000         # between two words about having no room
     SINGLY_US = 10000000     # a device that cannot cut trains is believed for so long: a route may change
 
 
@@ -72,7 +78,7 @@ cdef class Link:
 cdef class DatagramEndpoint:
     cdef Loop loop                    # runs everything here
     cdef object config                # DatagramConfig
-    cdef object observer              # on_link(link): a peer has dialled; set link.handler
+    cdef object observer              # see above; None: no peer may dial
     cdef Listener listener            # None: no peer may dial
     cdef Source sources[2]            # the sockets
     cdef bint readable[2]             # packets wait
@@ -88,6 +94,7 @@ cdef class DatagramEndpoint:
     cdef dict links                   # all, by id
     cdef list waiting                 # those that something happened to
     cdef readonly uint32_t most       # links at once
+    cdef int64_t full_at              # when the observer is told again that there is no room
     cdef readonly uint64_t strays     # packets for nobody
     cdef bint has_answer_to           # answers go to another address
     cdef PeerAddress answer_to        # that one
@@ -96,6 +103,7 @@ cdef class DatagramEndpoint:
     cdef void run(self) noexcept
     cdef bint read(self, int index, int64_t now) noexcept
     cdef void take(self, Slot *slot, int64_t now) noexcept
+    cdef bint is_full(self, const uint8_t *data, uint32_t length, int64_t now) noexcept
     cdef void take_new(self, Slot *slot, const PeerAddress *source, int64_t now) noexcept
     cdef void answer(self, Reply *reply, Slot *slot, const PeerAddress *source) noexcept
     cdef void accept(self, const Reply *reply, Slot *slot, int64_t now) noexcept

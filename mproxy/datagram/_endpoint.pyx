@@ -367,9 +367,7 @@ cdef class DatagramEndpoint:
         while offset < slot.length:
             length = min(slot.segment, slot.length - offset)
             result = ListenResult.DROP
-            # Without room an ACK is not even looked at: its cookie is good for once, and the peer asks again.
-            if self.listener is not None and not (
-                    len(self.links) >= self.most and packet_type(slot.data + offset, length) == PacketType.ACK):
+            if self.listener is not None and not self.is_full(slot.data + offset, length, now):
                 result = self.listener.receive(slot.data + offset, length, source, now, &reply)
             if result == ListenResult.ANSWER:
                 self.answer(&reply, slot, source)
@@ -378,6 +376,16 @@ cdef class DatagramEndpoint:
             elif result == ListenResult.DROP:
                 self.strays += 1
             offset += length
+
+    cdef bint is_full(self, const uint8_t *data, uint32_t length, int64_t now) noexcept:
+        """Whether there is no room for it: then an ACK is not even looked at, for its cookie is good for once, and the
+        peer asks again."""
+        if len(self.links) < self.most or packet_type(data, length) != PacketType.ACK:
+            return False
+        if now >= self.full_at:
+            self.full_at = now + FULL_US
+            self.loop.guard(self.observer.on_full, None)
+        return True
 
     cdef void answer(self, Reply *reply, Slot *slot, const PeerAddress *source) noexcept:
         """Send a SYN_ACK; whoever misses it asks again."""

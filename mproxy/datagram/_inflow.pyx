@@ -83,7 +83,8 @@ cdef int inflow_take(Inflow *flow, uint64_t offset, uint32_t length, bint fin) n
     if fin:
         flow.end = end
     if end > flow.ring.tail:
-        flow.ring.tail = end
+        if length > 0:  # an end alone, come before its data, has no storage
+            flow.ring.tail = end
     elif offset < flow.arrived or length > 0 and end <= flow.arrived:
         flow.duplicate_bytes += length
     if offset <= flow.arrived < end:

@@ -13,13 +13,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from mproxy._ring cimport iovec
 from mproxy.datagram._packet cimport Seal
-
-
-cdef extern from "<openssl/evp.h>" nogil:
-    ctypedef struct EVP_CIPHER_CTX:
-        pass
-    ctypedef struct EVP_CIPHER:
-        pass
+from mproxy.net._evp cimport EVP_CIPHER, EVP_CIPHER_CTX
 
 
 cdef enum:

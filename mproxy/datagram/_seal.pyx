@@ -3,21 +3,10 @@
 
 from libc.string cimport memcpy, memset
 
-
-cdef extern from "<openssl/evp.h>" nogil:
-    int EVP_CTRL_AEAD_GET_TAG, EVP_CTRL_AEAD_SET_TAG
-    const EVP_CIPHER *EVP_aes_256_gcm()
-    const EVP_CIPHER *EVP_chacha20_poly1305()
-    EVP_CIPHER_CTX *EVP_CIPHER_CTX_new()
-    void EVP_CIPHER_CTX_free(EVP_CIPHER_CTX *context)
-    int EVP_CipherInit_ex(EVP_CIPHER_CTX *context, const EVP_CIPHER *cipher, void *engine, const uint8_t *key,
-                          const uint8_t *nonce, int encrypt)
-    int EVP_CipherUpdate(EVP_CIPHER_CTX *context, uint8_t *out, int *out_length, const uint8_t *data, int length)
-    int EVP_CipherFinal_ex(EVP_CIPHER_CTX *context, uint8_t *out, int *out_length)
-    int EVP_CIPHER_CTX_ctrl(EVP_CIPHER_CTX *context, int what, int length, void *data)
-
-cdef extern from "<openssl/crypto.h>" nogil:
-    void OPENSSL_cleanse(void *memory, size_t length)
+from mproxy.net._evp cimport (
+    EVP_CIPHER_CTX_ctrl, EVP_CIPHER_CTX_free, EVP_CIPHER_CTX_new, EVP_CTRL_AEAD_GET_TAG, EVP_CTRL_AEAD_SET_TAG,
+    EVP_CipherFinal_ex, EVP_CipherInit_ex, EVP_CipherUpdate, EVP_aes_256_gcm, EVP_chacha20_poly1305, OPENSSL_cleanse,
+)
 
 
 cdef class PacketKey:

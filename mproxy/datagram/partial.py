@@ -82,6 +82,10 @@ def boot_id():
         return None
 
 
+class Busy(MproxyError):
+    """Another transfer is writing the same file."""
+
+
 class PartialFile:
     """One arriving file in the directory `directory_fd` (which it takes over). `file` is the sender's FILE message.
 
@@ -123,7 +127,7 @@ class PartialFile:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise FileExistsError(errno.EEXIST, "another transfer is writing it") from None
+            raise Busy("another transfer is writing it") from None
 
     def _taken(self):
         try:
@@ -165,8 +169,8 @@ class PartialFile:
         os.ftruncate(self._fd, 0)
         os.ftruncate(self._state_fd, 0)
         if self._file.kind == FileKind.FILE:
+            self._check_room()  # first: the digests of a size that nobody has would fill the memory
             self._digests = bytearray(block_count(self._file.size) * DIGEST_BYTES)
-            self._check_room()
             os.pwrite(self._state_fd, self._header() + self._digests, 0)
 
     def _check_room(self):

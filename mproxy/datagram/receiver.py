@@ -10,7 +10,7 @@ import os
 from mproxy.datagram import messages
 from mproxy.datagram.conversation import Conversation
 from mproxy.datagram.messages import AHEAD, FileKind, MessageType, Result, bad
-from mproxy.datagram.partial import BadName, PartialFile, open_directory, split_name
+from mproxy.datagram.partial import BadName, Busy, PartialFile, open_directory, split_name
 from mproxy.datagram.tree import DIGEST_BYTES, LEAF_BYTES, block_count, block_length, leaf, root
 from mproxy.errors import PeerError
 
@@ -36,6 +36,8 @@ def result_of(error):
         return error.result, str(error)
     if isinstance(error, BadName):
         return Result.BAD_NAME, str(error)
+    if isinstance(error, Busy):
+        return Result.EXISTS, str(error)
     if isinstance(error, OSError):
         code = _CODES.get(error.errno, Result.FAILED)
         if code == Result.EXISTS:
@@ -70,13 +72,11 @@ class IntoFile:
     def __init__(self, path, force):
         self._directory, self._name = os.path.split(os.path.abspath(path))
         self._force = force
-        self._taken = False
 
     def open(self, file):
         """As of IntoDirectory."""
-        if file.kind == FileKind.DIRECTORY or self._taken:
+        if file.kind == FileKind.DIRECTORY or file.index > 0:
             raise Refusal(Result.REFUSED, "the receiver takes one file; with -o DIR it takes many")
-        self._taken = True
         directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         return PartialFile(directory, os.fsencode(self._name), file, force=self._force)
 
@@ -145,12 +145,15 @@ class _Arriving:
         self.pending = 0  # blocks being written
         self.failure = None  # (Result, text)
         self.end = None  # the END message
+        self.looks = 0  # how often another transfer was found writing it
         self.settled = False
 
 
 class FileReceiver(Conversation):
-    """Receives over a Link into `destination`. Observer: on_file(receiver, file, code, root, text) and
-    on_finished(receiver, error, code). `workers` writes; blocks of a pipe go through `in_order`, one thread."""
+    """Receives over a Link into `destination`. Observer: on_file(receiver, file, code, root, text),
+    on_finished(receiver, error, code) and on_busy(receiver, file, looks, again): another transfer is writing that file,
+    as seen `looks` times; it calls `again` later, or returns False. `workers` writes; blocks of a pipe go through
+    `in_order`, one thread."""
 
     def __init__(self, link, destination, workers, observer, keying=None, in_order=None):
         super().__init__(link, keying)
@@ -164,6 +167,7 @@ class FileReceiver(Conversation):
         self._waiting_block = False
         self._said_bye = False
         self.announced = False  # the sender has said what it wants
+        self.messages = 0  # from it, blocks not counted
         self.received_bytes = 0  # of files
         self.expected_bytes = 0  # of files whose size is known
         self.kept_bytes = 0  # that were here already
@@ -177,6 +181,7 @@ class FileReceiver(Conversation):
     def on_message(self, kind, message):
         """What the sender says."""
         self.announced = self.announced or kind != MessageType.HELLO
+        self.messages += 1
         if kind == MessageType.FILE:
             self._on_file(message)
         elif kind == MessageType.END:
@@ -236,6 +241,16 @@ class FileReceiver(Conversation):
         done = self._said_bye and code == 0
         self._observer.on_finished(self, None if done else reason or "the sender closed the connection", code)
 
+    @property
+    def progress(self):
+        """Bytes of files that have come, those of the block in hand too."""
+        return self.received_bytes + self.begun_bytes
+
+    @property
+    def waits_for_us(self):
+        """Whether the sender can do nothing now because our disk is busy."""
+        return self._waiting_block or any(arriving.pending for arriving in self._files.values())
+
     # ---- inner
 
     def _arriving(self, index):
@@ -251,7 +266,16 @@ class FileReceiver(Conversation):
         arriving = self._files[file.index] = _Arriving(file)
         if file.kind == FileKind.FILE:
             self.expected_bytes += file.size
-        self._workers.submit(lambda: self._open(file), lambda opened, error: self._was_opened(arriving, opened, error))
+        self._begin(arriving)
+
+    def _begin(self, arriving):
+        if not arriving.settled:
+            self._workers.submit(lambda: self._open(arriving.file),
+                                 lambda opened, error: self._was_opened(arriving, opened, error))
+
+    def is_receiving(self, file):
+        """Whether the same source is on its way here under the same name."""
+        return any((one.file.name, one.file.identity) == (file.name, file.identity) for one in self._files.values())
 
     def _open(self, file):
         target = self._destination.open(file)
@@ -268,6 +292,10 @@ class FileReceiver(Conversation):
             if opened and opened[0]:
                 opened[0].close()
             return
+        if isinstance(error, Busy):
+            arriving.looks += 1
+            if self._observer.on_busy(self, arriving.file, arriving.looks, lambda: self._begin(arriving)):
+                return
         if error is not None:
             arriving.failure = result_of(error)
         elif opened[0] is None:

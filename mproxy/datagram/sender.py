@@ -42,6 +42,7 @@ class Source:
         self._digests: dict[int, bytes] = {}
         self._rest: bytearray | bytes = b""  # a pipe's block behind the one in hand
         self._ended = False
+        self._asked = False  # the receiver has said what it wants
 
     def open(self, index):
         """Its FILE message."""
@@ -55,6 +56,15 @@ class Source:
         self.identity = identity(status)
         return File(index, self.kind, stat.S_IMODE(status.st_mode) & 0o777, status.st_mtime_ns, self.size,
                     self.identity, self.name)
+
+    def check_wanted(self, ranges):
+        """PeerError, when a receiver asks twice, or for more than there is."""
+        if self._asked or self.kind == FileKind.DIRECTORY:
+            raise bad("the receiver asks for what it cannot want")
+        self._asked = True
+        # Ranges are in order: nothing lies behind the last one.
+        if self.kind == FileKind.FILE and ranges and sum(ranges[-1]) > block_count(self.size):
+            raise bad("the receiver asks for blocks behind the end")
 
     def read_block(self, number, buffer):
         """(data, digest), the data in `buffer` (LEAF_BYTES) or not; None behind a pipe's end. On a worker's thread."""
@@ -144,6 +154,7 @@ class FileSender(Conversation):
         """An answer of the receiver."""
         if kind == MessageType.WANT:
             source = self._source_of(message.index)
+            source.check_wanted(message.ranges)
             self._wanted.append((message.index, _numbers(message.ranges)))
             if source.kind == FileKind.FILE:
                 self.kept_bytes += source.size - sum(
@@ -271,8 +282,10 @@ def _numbers(ranges):
         yield from range(first, first + count)
 
 
-def find_sources(paths):
-    """Sources of the files and directories named on a command line; MproxyError for what cannot be sent."""
+def find_sources(paths, on_left_out):
+    """Sources of the files and directories named on a command line; MproxyError for what cannot be sent.
+    `on_left_out(path, error)` is told of what a directory has besides files and directories (error None), and of what
+    of it cannot be read (OSError)."""
     sources = []
     for path in paths:
         if path == "-":
@@ -284,7 +297,7 @@ def find_sources(paths):
             raise MproxyError(f"cannot send {path}: {error.strerror}") from None
         base = os.fsencode(os.path.basename(os.path.abspath(path)) or "root")
         if stat.S_ISDIR(mode):
-            sources += _walk(path, base)
+            sources += _walk(path, base, on_left_out)
         elif stat.S_ISREG(mode):
             sources.append(Source(base, FileKind.FILE, path))
         else:
@@ -292,19 +305,23 @@ def find_sources(paths):
     return sources
 
 
-def _walk(top, base):
-    """Everything in a directory but symbolic links and devices."""
+def _walk(top, base, on_left_out):
+    """Everything in a directory but symbolic links, devices and the like."""
     found = [Source(base, FileKind.DIRECTORY, top)]
-    for directory, names, files in os.walk(top):
+    for directory, names, files in os.walk(top, onerror=lambda error: on_left_out(error.filename, error)):
         below = os.path.relpath(directory, top)
         prefix = base if below == "." else base + b"/" + os.fsencode(below)
         for name in sorted(names):
             path = os.path.join(directory, name)
-            if not os.path.islink(path):
+            if os.path.islink(path):
+                on_left_out(path, None)
+            else:
                 found.append(Source(prefix + b"/" + os.fsencode(name), FileKind.DIRECTORY, path))
         for name in sorted(files):
             path = os.path.join(directory, name)
             if stat.S_ISREG(os.lstat(path).st_mode):
                 found.append(Source(prefix + b"/" + os.fsencode(name), FileKind.FILE, path))
+            else:
+                on_left_out(path, None)
         names.sort()
     return found

@@ -13,13 +13,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint64_t
 
 from mproxy._ring cimport iovec
-
-
-cdef extern from "<openssl/evp.h>" nogil:
-    ctypedef struct EVP_CIPHER:
-        pass
-    ctypedef struct EVP_CIPHER_CTX:
-        pass
+from mproxy.net._evp cimport EVP_CIPHER, EVP_CIPHER_CTX
 
 
 cdef enum:

@@ -55,12 +55,12 @@ class OneLineParser(argparse.ArgumentParser):
         self.add_argument(name, type=lambda text: _word(name, text, parse), help=help)
 
     def add_choice(self, group, option, choices, help):
-        """An option whose value is one of `choices`."""
+        """An option whose value is one of `choices`; those of a level stand in the help's text alone."""
         def choose(text):
             if text not in choices:
                 raise UsageError(f"is unknown: choose from {', '.join(choices)}")
             return text
-        self.add(group, option, choose, help, metavar="|".join(choices) if len(choices) < 3 else "LEVEL")
+        self.add(group, option, choose, help, metavar="LEVEL" if option == "--log-level" else "|".join(choices))
 
     def split(self, argv):
         """(options given, words given) of `argv`; options may stand before, between and after the words."""

@@ -1,6 +1,7 @@
 """mproxy recv: takes what `mproxy send` sends."""
 
 import os
+import time
 
 from mproxy.config import format_host_port
 from mproxy.datagram._endpoint import DatagramEndpoint
@@ -29,6 +30,15 @@ from mproxy.words import parse_count, parse_host_port, parse_name, parse_port
 
 # A handshake is three packets, and a sender says at once what it has; 10 s outlast several losses on the longest path.
 OPEN_WITHIN_US = 10_000_000
+
+# A sender slower than this keeps its place only while nobody else needs it. Its transfer goes on where it was another
+# time, and a path that slow is no path for a file.
+SLOW_BYTES_A_SECOND = 1024
+SLOW_FOR_SECONDS = 10.0
+MESSAGE_WORTH = 256  # bytes: many small files are progress, too
+
+# One that gives way to its successor has its last blocks to write, and then lets go of the file.
+LOOK_AGAIN_US, MOST_LOOKS = 50_000, 100
 
 _USAGE = "mproxy recv [options] PORT [-o FILE|DIR|-]"
 
@@ -88,6 +98,7 @@ class Recv:
         self._config, self._log, self._loop = config, log, loop
         self._endpoint = self._network = None
         self._receivers = {}
+        self._marks = {}  # while senders wait for a place: {receiver: (what it had brought, when)}
         self._worst = 0
         self._served = False
         self._leaving = False
@@ -132,29 +143,56 @@ class Recv:
         self._loop.call_later(OPEN_WITHIN_US, lambda: receiver.announced or receiver.give_up(
             EndCode.TIMED_OUT, "no file announced within 10 s" if receiver.open else "no keys within 10 s"))
 
+    def on_busy(self, receiver, file, looks, again):
+        """Another transfer is writing this file. If it is of the same source, its sender was killed or has lost its
+        way, and we have not noticed yet: the new one takes over."""
+        older = [other for other in self._receivers if other is not receiver and other.is_receiving(file)]
+        for other in older:
+            other.give_up(EndCode.ABORTED, "the same file is being sent anew")
+        if (looks == 1 and not older) or looks > MOST_LOOKS:
+            return False
+        self._loop.call_later(LOOK_AGAIN_US, again)
+        return True
+
+    def on_full(self):
+        """A sender waits for a place: whoever gets nowhere makes room."""
+        now = time.monotonic()
+        for receiver in list(self._receivers):
+            done = receiver.progress + MESSAGE_WORTH * receiver.messages
+            done_then, then = self._marks.setdefault(receiver, (done, now))
+            if receiver.waits_for_us or done - done_then > SLOW_BYTES_A_SECOND * (now - then):
+                self._marks[receiver] = done, now
+            elif now - then >= SLOW_FOR_SECONDS:
+                receiver.give_up(EndCode.TIMED_OUT, "too slow to keep its place while others wait for one")
+
     def on_file(self, receiver, file, code, root, text):
         """One file's end."""
         self._served = True
         name, peer = show_name(file.name), _say(self._receivers.get(receiver, ("?", 0)))
         self._worst = self._worst or STATUS_OF_RESULT.get(code, 1)
+        is_file = file.kind != FileKind.DIRECTORY
         if self._config.json:
             if self._config.output != "-":
                 write_line({"file": name, "peer": peer, "result": code.name.lower(),
-                            "hash": root.hex() if code == Result.DONE else None, "text": text})
-        elif code == Result.DONE:
+                            "hash": root.hex() if code == Result.DONE and is_file else None, "text": text})
+        elif code == Result.DONE and is_file:
             size = file.size if file.kind == FileKind.FILE else receiver.received_bytes
             self._log.info("received", file=name, peer=peer, bytes=size, hash=root.hex())
-        else:
+        elif code != Result.DONE:
             self._log.warning("not-received", file=name, peer=peer, why=text)
 
     def on_finished(self, receiver, error, code):
         """A sender's connection is over."""
         peer = _say(self._receivers.pop(receiver, ("?", 0)))
+        self._marks.pop(receiver, None)
         if error is None:
             self._log.info("finished", peer=peer, bytes=receiver.received_bytes, kept=receiver.kept_bytes)
         else:
-            self._log.warning("broken-off", peer=peer, why=error, bytes=receiver.received_bytes + receiver.begun_bytes)
-        # Somebody without the key, or who never said anything, is not the sender that --once waits for.
+            self._log.warning("broken-off", peer=peer, why=error, bytes=receiver.progress)
+        # Somebody without the key, or who never said anything, is not the sender that --once waits for; nor is one
+        # whose successor is here already.
+        if error is not None and self._receivers:
+            return
         if self._config.once and (error is None or receiver.received_bytes or self._served):
             self.exit_status = self._worst if error is None else STATUS_OF_END.get(EndCode(code), 1)
             self._leave()

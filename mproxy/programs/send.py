@@ -80,7 +80,7 @@ class Send:
     def start(self):
         """Dial."""
         config = self._config
-        self._sources = find_sources(config.paths)
+        self._sources = find_sources(config.paths, self._left_out)
         answers = None
         with open_udp(config.bind, 0) as own:
             addresses = find_addresses(config.host, config.port, bound_family(own))
@@ -95,11 +95,17 @@ class Send:
         self._reach = Reach(self._loop, self._endpoint, addresses, self._begin, self._unreached)
         self._watch_network()
 
+    def _left_out(self, path, error):
+        if error is not None:
+            self._worst = 1
+        self._log.warning("left-out", file=show_name(os.fsencode(path)),
+                          why="neither a file nor a directory" if error is None else error.strerror)
+
     def _begin(self, link):
         """The receiver has answered."""
         workers = Workers(self._loop.call_soon_threadsafe, min(4, os.cpu_count() or 1))
         self._sender = FileSender(link, self._sources, workers, self, sender_keying(self._config, self._log))
-        total = sum(os.path.getsize(source.path) for source in self._sources if source.kind == FileKind.FILE)
+        total = sum(_size_of(source.path) for source in self._sources if source.kind == FileKind.FILE)
         self._progress = Progress(self._loop, total, lambda: self._sender.sent_bytes + self._sender.kept_bytes,
                                   lambda: f"lost {link.statistics['lost']}", self._config.quiet)
         self._sender.start()
@@ -162,6 +168,14 @@ class Send:
         """SIGINT, SIGTERM: what has arrived stays there for the next attempt."""
         self._stopped = True
         (self._sender or self._reach).give_up(EndCode.ABORTED, f"interrupted by {signal_name}")
+
+
+def _size_of(path):
+    """Of a file that may have gone meanwhile; then opening it will say so."""
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return 0
 
 
 def main(argv=None):

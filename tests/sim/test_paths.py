@@ -4,6 +4,7 @@ import itertools
 import random
 
 import pytest
+from mproxy.datagram._connection import DatagramEvent
 from mproxy.datagram._pyconnection import PyConnection, PyListener
 from mproxy.datagram._states import ConnectionState
 
@@ -285,6 +286,7 @@ HARM = {
     "unknown message": lambda _last: {"control": b"\x77"},
     "goodbye to streams that are open": lambda _last: {"control": bytes([ControlType.CLOSE, 0, 0, 0])},
 }
+GIVES_UP = bytes([ControlType.CLOSE, 0, EndCode.ABORTED, 0])
 
 
 @pytest.mark.parametrize("harm", HARM)
@@ -293,6 +295,34 @@ def test_authentic_nonsense_ends_the_connection(harm):
     last = world.server.connection.look()["next_number"] - 1
     world.server.take(forge(**HARM[harm](last)), world.client.address)
     assert world.server.ended and world.server.ended[0] == EndCode.BAD_PACKET
+
+
+def test_giving_up_twice_is_giving_up(recwarn):
+    """Several CLOSE in one packet; an exception in the engine would be seen as one that nobody could raise."""
+    world, forge = dialled()
+    world.server.take(forge(control=GIVES_UP * 3), world.client.address)
+    assert world.server.ended[0] == EndCode.ABORTED
+    assert not recwarn.list
+    world, forge = dialled()
+    world.server.connection.abort(EndCode.ABORTED, b"", world.clock.now)
+    world.server.take(forge(control=GIVES_UP * 3), world.client.address)
+    assert world.server.connection.state == ConnectionState.CLOSED
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("size", [1, 5_000, 60_000])
+def test_an_end_that_comes_before_everything_else(size):
+    """The FIN alone, then the bytes before it, backwards: there is storage for what has come, and no more."""
+    data = random.Random(size).randbytes(size)
+    world, forge = dialled()
+    server, address = world.server.connection, world.client.address
+    if size > 5_000:
+        server.receive(forge(data=data[:1], offset=0), address, world.clock.now)  # storage for little
+    server.receive(forge(offset=size, flags=PacketFlag.FIN), address, world.clock.now)
+    for at in range(size - size % 1000, -1, -1000):
+        server.receive(forge(data=data[at:at + 1000], offset=at), address, world.clock.now)
+    assert server.read(size + 1, world.clock.now) == data
+    assert server.look()["in_capacity"] <= 65536
 
 
 def test_second_end_of_a_stream_ends_the_connection():
@@ -427,3 +457,17 @@ def test_sides_without_a_common_way_of_sealing_say_so():
     client.receive(listener.receive(syn, b"client", SECOND, bytes(32)), b"server", SECOND)
     assert client.events() == [(4, EndCode.VERSION, b"the other side wants a key", True)]
     assert client.state == ConnectionState.CLOSED
+
+
+def test_nothing_is_told_after_the_end():
+    """A connection that was given up before its peer said a word hears the word while it drains."""
+    client, listener, _syn, answer = knock()
+    server = listener.receive(shown(client, answer), b"client", SECOND, bytes(32))
+    server.abort(EndCode.ABORTED, b"no", SECOND)
+    assert [event[0] for event in server.events()] == [DatagramEvent.ENDED]
+    client.write(b"hello")
+    while run := client.transmit(SECOND):
+        for packet in run[1]:
+            server.receive(packet, b"client", SECOND)
+    assert server.connection.in_packets > 0
+    assert server.events() == []

@@ -129,12 +129,41 @@ def test_directories(transfer):
     sender = transfer.send(port, transfer.source / "tree")
     assert sender.wait(MANY) == 0
     assert receiver.wait(MANY) == 0
+    (left_out,) = sender.events("left-out")
+    assert left_out["file"].endswith("/tree/link")
+    assert "tree/empty" not in receiver.log.text, "directories are no files that were received"
     for name, data in files.items():
         assert (transfer.target / name).read_bytes() == data
     assert (transfer.target / "tree" / "empty").is_dir()
     assert not (transfer.target / "tree" / "link").exists()
     assert (transfer.target / "tree/1/1").stat().st_mode & 0o777 == 0o741
     assert (transfer.target / "tree/1/1").stat().st_mtime_ns == (transfer.source / "tree/1/1").stat().st_mtime_ns
+
+
+def test_a_directory_that_cannot_be_read(transfer):
+    """The rest is sent, and the exit status tells."""
+    transfer.file("tree/good", b"data")
+    transfer.file("tree/bad/f", b"data")
+    receiver, port = transfer.recv()
+    script = transfer.directory / "blind.py"
+    script.write_text(f"""
+import os, sys
+from mproxy.programs.send import main
+scandir = os.scandir
+def blind(path):
+    if os.path.basename(path) == "bad":
+        raise PermissionError(13, "Permission denied", path)
+    return scandir(path)
+os.scandir = blind
+sys.exit(main([{str(transfer.source / 'tree')!r}, "127.0.0.1", "{port}"]))
+""")
+    sender = Program([sys.executable, str(script)], env={**os.environ, "PYTHONPATH": str(MPROXY_ROOT)})
+    transfer.programs.append(sender)
+    assert sender.wait(MANY) == 1
+    assert sender.event("left-out")["why"] == "Permission denied"
+    assert receiver.wait(MANY) == 0
+    assert (transfer.target / "tree" / "good").read_bytes() == b"data"
+    assert (transfer.target / "tree" / "bad").is_dir()
 
 
 def test_pipes(transfer):
@@ -393,7 +422,7 @@ from mproxy.datagram import sender
 from mproxy.datagram.messages import FileKind
 from mproxy.programs.send import main
 import mproxy.programs.send as send
-send.find_sources = lambda paths: [sender.Source({name!r}, FileKind.FILE, {str(path)!r}),
+send.find_sources = lambda paths, _left_out: [sender.Source({name!r}, FileKind.FILE, {str(path)!r}),
                                    sender.Source(b"good", FileKind.FILE, {str(path)!r})]
 sys.exit(main(sys.argv[1:]))
 """)
@@ -404,3 +433,54 @@ sys.exit(main(sys.argv[1:]))
     transfer.programs.append(program)
     assert program.wait(MANY) == 1
     assert set(tmp_path.rglob("*")) - before == {transfer.target / "good"}
+
+
+@pytest.mark.parametrize("once", [False, True], ids=["stays", "once"])
+def test_a_killed_sender_comes_back_at_once(transfer, once):
+    """The receiver, which goes on running, has not noticed yet that its peer is gone; the new one takes over."""
+    data = content(14, 30 << 20)
+    path = transfer.file("f", data)
+    receiver, port = transfer.recv(once=once)
+    _box, through = transfer.impair(port, "--rate", "200Mbit")
+    state = transfer.target / ".f.mproxy-state"
+    for blocks in (3, 8):
+        sender = transfer.send(through, path)
+        until(lambda blocks=blocks: blocks_of(state) >= blocks, 60, "some blocks")
+        sender.signal(signal.SIGKILL)
+        sender.wait()
+    sender = transfer.send(through, "--json", path)
+    assert sender.wait(MANY) == 0, str(sender)
+    assert json.loads(sender.out.lines[-1][1])["kept"] >= 8 << 20
+    assert (transfer.target / "f").read_bytes() == data
+    assert len(receiver.events("broken-off")) == 2
+    assert not once or receiver.wait(MANY) == 0, str(receiver)
+
+
+def test_a_killed_sender_comes_back_to_one_file(transfer):
+    """-o FILE is for one file of a sender, not for one attempt."""
+    data = content(15, 20 << 20)
+    path = transfer.file("f", data)
+    target = transfer.target / "g"
+    _receiver, port = transfer.recv(output=target, once=False)
+    _box, through = transfer.impair(port, "--rate", "200Mbit")
+    sender = transfer.send(through, path)
+    until(lambda: blocks_of(transfer.target / ".g.mproxy-state") >= 3, 60, "some blocks")
+    sender.signal(signal.SIGKILL)
+    sender.wait()
+    assert transfer.send(through, path).wait(MANY) == 0
+    assert target.read_bytes() == data
+
+
+def test_two_transfers_of_one_name(transfer):
+    """Another source under the name of one that is on its way is refused, and says why."""
+    (transfer.source / "other").mkdir()
+    first, second = transfer.file("f", content(16, 20 << 20)), transfer.file("other/f", b"another")
+    _receiver, port = transfer.recv(once=False)
+    _box, through = transfer.impair(port, "--rate", "50Mbit")
+    sender = transfer.send(through, first)
+    until(lambda: blocks_of(transfer.target / ".f.mproxy-state") >= 1, 60, "some blocks")
+    late = transfer.send(port, second)
+    assert late.wait(MANY) == 5
+    assert "another transfer is writing it" in late.log.text
+    assert sender.wait(MANY) == 0
+    assert (transfer.target / "f").read_bytes() == first.read_bytes()

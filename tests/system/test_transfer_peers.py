@@ -2,6 +2,7 @@
 
 import os
 import socket
+import subprocess
 import time
 
 import pytest
@@ -13,6 +14,7 @@ from mproxy.datagram._endpoint import DatagramEndpoint
 from mproxy.datagram.config import DatagramConfig
 from mproxy.net._loop import Loop
 from mproxy.net._socket import Target
+from mproxy.programs import recv
 
 
 @pytest.fixture
@@ -225,3 +227,40 @@ def test_who_announces_nothing_keeps_no_place(transfer):
     assert "no file announced" in mute.ended[1]
     assert transfer.send(port, transfer.file("f", b"data")).wait(MANY) == 0
     assert "no file announced" in receiver.log.text
+
+
+def test_who_sends_nothing_makes_room_for_others(transfer):
+    """A sender that has announced something and then stalls keeps its place until somebody else needs it."""
+    receiver, port = transfer.recv("--senders", "1", once=False)
+    stalled = transfer.send(port, "-", stdin=subprocess.PIPE)
+    receiver.event("sender", within=MANY)
+    assert transfer.send(port, transfer.file("f", b"data")).wait(MANY) == 0
+    assert stalled.wait(MANY) == 6
+    assert "too slow to keep its place" in stalled.log.text
+    assert (transfer.target / "f").read_bytes() == b"data"
+
+
+class Slow:
+    """A FileReceiver as Recv sees it."""
+
+    def __init__(self):
+        self.progress = self.messages = 0
+        self.waits_for_us = False
+        self.ended = None
+
+    def give_up(self, code, reason):
+        self.ended = (code, reason)
+
+
+def test_who_gets_on_keeps_its_place(monkeypatch):
+    program = recv.Recv(recv.parse_recv(["7000"]), None, None)
+    names = ("stalled", "slow", "small files", "our disk is busy")
+    receivers = {name: Slow() for name in names}
+    monkeypatch.setattr(program, "_receivers", dict.fromkeys(receivers.values(), ("127.0.0.1", 1)))
+    for second in range(0, 60, 5):
+        monkeypatch.setattr(recv.time, "monotonic", lambda second=second: 1000.0 + second)
+        receivers["slow"].progress += 6000
+        receivers["small files"].messages += 50
+        receivers["our disk is busy"].waits_for_us = True
+        program.on_full()
+    assert [name for name in names if receivers[name].ended] == ["stalled"]

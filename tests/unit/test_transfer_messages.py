@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from mproxy.datagram import messages, tree
 from mproxy.datagram.messages import HEADER, File, FileKind, MessageType, Result
-from mproxy.datagram.partial import LONGEST_COMPONENT, BadName, PartialFile, split_name
+from mproxy.datagram.partial import LONGEST_COMPONENT, BadName, Busy, PartialFile, split_name
+from mproxy.datagram.sender import Source
 from mproxy.errors import PeerError
 
 DIGEST = bytes(range(32))
@@ -167,7 +168,7 @@ def test_two_at_once_do_not_mix(tmp_path):
     Arrival(tmp_path).begin()
     first = Arrival(tmp_path)
     held = Arrival(tmp_path)
-    with pytest.raises(FileExistsError):
+    with pytest.raises(Busy):
         first.begin() or held.begin()
 
 
@@ -176,3 +177,29 @@ def test_a_link_in_the_place_of_the_temporary_file(tmp_path):
     with pytest.raises(OSError):
         Arrival(tmp_path).begin()
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_size_that_nobody_has_costs_no_memory(tmp_path):
+    """2**51 bytes would be 64 GiB of digests; there is no room for them, and that is found out first."""
+    directory = os.open(tmp_path, os.O_RDONLY)
+    partial = PartialFile(directory, b"f", FILE._replace(size=1 << 51))
+    with pytest.raises(OSError, match="No space"):
+        partial.begin()
+    assert len(partial._digests) == 0
+    partial.close()
+
+
+@pytest.mark.parametrize("ranges", [[(0, 6)], [(4, 2)], [(0, 1), (5, 1)], [((1 << 32) - 1, (1 << 32) - 1)]])
+def test_a_receiver_that_wants_more_than_there_is(ranges):
+    source = Source(b"f", FileKind.FILE)
+    source.size = FILE.size  # five blocks
+    with pytest.raises(PeerError, match="behind the end"):
+        source.check_wanted(ranges)
+
+
+def test_a_receiver_that_wants_a_file_twice():
+    source = Source(b"f", FileKind.FILE)
+    source.size = FILE.size
+    source.check_wanted([(0, 2), (3, 2)])
+    with pytest.raises(PeerError, match="cannot want"):
+        source.check_wanted([])

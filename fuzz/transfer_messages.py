@@ -1,0 +1,67 @@
+# Invariant: a message that a peer sends is refused with a PeerError, or is one that cannot ask for more memory, more
+# files or other blocks than there may be; and a name that is taken leads nowhere but into the directory.
+"""What senders and receivers of files say to each other, and the names of files."""
+
+import os
+import tempfile
+
+from mproxy.datagram.messages import (
+    BLOCK,
+    HEADER,
+    MOST_CONTROL_BYTES,
+    MOST_INDEX,
+    MOST_RANGES,
+    MOST_SIZE,
+    FileKind,
+    MessageType,
+    parse_header,
+    parse_payload,
+)
+from mproxy.datagram.partial import BadName
+from mproxy.datagram.receiver import IntoDirectory
+from mproxy.datagram.tree import LEAF_BYTES
+from mproxy.errors import PeerError
+
+PLACE = tempfile.mkdtemp(prefix="fuzz-")
+INSIDE = os.path.join(PLACE, "in")
+os.mkdir(INSIDE)
+os.symlink(PLACE, os.path.join(INSIDE, "link"))
+DESTINATION = IntoDirectory(INSIDE, False)
+
+
+def check(data):
+    """Called with every input."""
+    if len(data) < HEADER.size:
+        return
+    try:
+        kind, length = parse_header(data[:HEADER.size])
+    except PeerError:
+        return
+    assert length <= (BLOCK.size + LEAF_BYTES if kind == MessageType.BLOCK else MOST_CONTROL_BYTES)
+    if kind == MessageType.BLOCK:
+        return
+    try:
+        message = parse_payload(kind, data[HEADER.size:].ljust(length, b"\0")[:length])
+    except PeerError:
+        return
+    if kind == MessageType.WANT:
+        assert len(message.ranges) <= MOST_RANGES
+        assert all(count > 0 and first + count <= 1 << 33 for first, count in message.ranges)
+    elif kind == MessageType.FILE:
+        assert message.index <= MOST_INDEX
+        assert message.kind == FileKind.PIPE or message.size <= MOST_SIZE
+        open_file(message)
+
+
+def open_file(file):
+    """As a receiver does, which must not touch anything outside."""
+    outside = set(os.listdir(PLACE))
+    try:
+        target = DESTINATION.open(file)
+    except (OSError, PeerError, ValueError, BadName) as error:
+        assert not isinstance(error, UnicodeError), error
+    else:
+        if target is not None:
+            target.discard()
+            target.close()
+    assert set(os.listdir(PLACE)) == outside
