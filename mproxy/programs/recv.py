@@ -100,6 +100,7 @@ class Recv:
         self._receivers = {}
         self._marks = {}  # while senders wait for a place: {receiver: (what it had brought, when)}
         self._worst = 0
+        self._outcome = None  # exit status, as --once has it
         self._served = False
         self._leaving = False
         self._workers = self._in_order = None
@@ -189,15 +190,17 @@ class Recv:
             self._log.info("finished", peer=peer, bytes=receiver.received_bytes, kept=receiver.kept_bytes)
         else:
             self._log.warning("broken-off", peer=peer, why=error, bytes=receiver.progress)
-        # Somebody without the key, or who never said anything, is not the sender that --once waits for; nor is one
-        # whose successor is here already.
-        if error is not None and self._receivers:
-            return
-        if self._config.once and (error is None or receiver.received_bytes or self._served):
-            self.exit_status = self._worst if error is None else STATUS_OF_END.get(EndCode(code), 1)
-            self._leave()
+        # Somebody without the key, or who never said anything, is not the sender that --once waits for.
+        if error is None:
+            self._outcome = self._worst
+        elif receiver.received_bytes or self._served:
+            self._outcome = STATUS_OF_END.get(EndCode(code), 1)
         elif self._config.once and code == EndCode.HANDSHAKE_FAILED:
             self._log.warning("refused", peer=peer, why="the keys do not agree")
+        # Nor is it one that broke off while its successor is here already.
+        if self._config.once and self._outcome is not None and (error is None or not self._receivers):
+            self.exit_status = self._outcome
+            self._leave()
 
     def _leave(self):
         self._leaving = True
