@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from lab import until
+from lab import as_nobody, until
 from program import Program
 
 from mproxy.datagram import tree
@@ -370,8 +370,7 @@ def test_no_space(transfer, small_disk, kind):
 
 def test_no_permission(transfer):
     os.chmod(transfer.target, 0o555)
-    words = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *MPROXY, "recv", "--once", "0", "-o",
-             f"{transfer.target}/"]
+    words = [*as_nobody(), *MPROXY, "recv", "--once", "0", "-o", f"{transfer.target}/"]
     for directory in [transfer.directory, *transfer.directory.parents][:3]:
         os.chmod(directory, 0o755)
     receiver = Program(words)
