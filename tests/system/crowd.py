@@ -82,7 +82,7 @@ class Client:
         self.drop()
         self.connection = socket.socket()
         # What waits here to be sent would lie on other hosts; that of the test has one memory for all.
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PORTION)
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PORTION // 4)
         self.connection.setblocking(False)
         self.connection.connect_ex(self.crowd.address)
         self.epoch += 1
