@@ -248,13 +248,20 @@ cdef class Loop:
         self.slow_count += 1
 
     cdef Work *next_slow(self) noexcept:
-        """Take the first of the slow work."""
+        """Take the first of the slow work, or, every other time, the first that is not in favour: none waits for ever."""
+        cdef Work *before = self.favoured_last
         cdef Work *work = self.slow_first
-        self.slow_first = work.next
-        if self.slow_first == NULL:
-            self.slow_last = NULL
-        if self.favoured_last == work:
-            self.favoured_last = NULL
+        if before != NULL and before.next != NULL and (self.turns + <uint32_t>self.slow_count) & 1:
+            work = before.next
+            before.next = work.next
+            if self.slow_last == work:
+                self.slow_last = before
+        else:
+            self.slow_first = work.next
+            if self.slow_first == NULL:
+                self.slow_last = NULL
+            if before == work:
+                self.favoured_last = NULL
         self.slow_count -= 1
         work.queued = False
         return work
