@@ -13,7 +13,8 @@ cdef extern from "<sys/mman.h>" nogil:
 
 cdef enum:
     SIZE_CLASSES = 20             # 4 KiB << 19 = 2 GiB: above the largest window
-    POOL_KEEPS_BYTES = 2097152    # unused memory kept warm: a ring for each of 512 short requests
+    MOST_KEPT_BYTES = 33554432    # unused memory kept warm until `pool_trim`: many bulk streams come back to it at once
+    KEPT_PART = 16                # ... and no more than one part in so many of the limit
     CHUNK_BLOCK_BYTES = 524288    # largest block that is cut from a chunk; above, malloc maps each by itself
     CHUNK_BYTES = 16777216        # address range asked for at a time; its pages cost nothing until used
 
@@ -37,6 +38,7 @@ cdef size_t least_kept_bytes = 0  # since the last trim: so much was not needed
 cdef size_t lent_bytes = 0
 cdef int64_t charged_bytes = 0    # of records that are not rings
 cdef size_t limit_bytes = <size_t>-1
+cdef size_t most_kept_bytes = MOST_KEPT_BYTES
 cdef size_t session_bytes = 0     # promised to every session
 cdef size_t promised_bytes = 0    # to all sessions together, those to come among them, less what they hold of it
 
@@ -108,7 +110,7 @@ cdef void pool_return(uint8_t *block, uint32_t size) noexcept nogil:
     global kept_bytes, lent_bytes
     cdef SizeClass *of_size = class_of(size)
     lent_bytes -= size
-    if kept_bytes + size <= POOL_KEEPS_BYTES and push(&of_size.warm, block):
+    if kept_bytes + size <= most_kept_bytes and push(&of_size.warm, block):
         kept_bytes += size
     else:
         give_back(of_size, block, size)
@@ -150,8 +152,9 @@ cdef size_t pool_kept_bytes() noexcept nogil:
 
 cdef void pool_set_limit(size_t limit) noexcept nogil:
     """What rings and records may hold together from now on."""
-    global limit_bytes
+    global limit_bytes, most_kept_bytes
     limit_bytes = limit
+    most_kept_bytes = min(<size_t>MOST_KEPT_BYTES, limit // KEPT_PART)
 
 
 cdef void pool_charge(int64_t size) noexcept nogil:

@@ -125,6 +125,10 @@ cdef class PySession:
             self.session.end_handed(stream)
         return data, bool(stream.in_done)
 
+    def turn(self, uint32_t id, uint32_t most):
+        """How much of `most` the application may write in this turn; of 0 `spaces` tells the end."""
+        return self.session.turn_bytes(self.find(id), most)
+
     def release(self, uint32_t id):
         """The application is done with both directions."""
         self.session.release(self.find(id))

@@ -125,7 +125,7 @@ cdef class Session(StreamSet):
         self.input = self.input_end = NULL
         self.current = NULL
         self.comparing = False
-        self.stalled = self.suspect = self.dead = False
+        self.active = self.stalled = self.suspect = self.dead = False
         self.rtt_us = -1  # of the next carrier nothing is known; until then the window alone bounds the rings
         if self.state != CarrierState.CLOSED_FOR_GOOD:
             self.state = CarrierState.NO_CARRIER
@@ -528,7 +528,7 @@ cdef class Session(StreamSet):
             if stream.aborted and stream.reset_ours and not self.unknown_to_peer(stream):
                 self.revive(stream)
                 self.rejoin(stream)
-        self.comparing = False
+        self.comparing, self.active = False, True
         self.state = CarrierState.ACTIVE
         event.kind = EventKind.RESUMED
         return True

@@ -13,6 +13,7 @@ cdef class StreamSet:
     cdef uint32_t send_window              # the smaller of our window and the peer's
     cdef uint64_t send_budget              # the smaller of our budget and the peer's
     cdef readonly int64_t rtt_us           # shortest round trip of late: more is our queue; -1 before the first echo
+    cdef bint active                       # there is a carrier for streams
     cdef public bint stalled               # the carrier did not take all it was offered
     # streams
     cdef Transmitter transmitter           # send queues, and the batch on its way to the carrier
@@ -36,6 +37,8 @@ cdef class StreamSet:
     cdef readonly bint starved             # a stream that holds nothing was refused room for want of memory
 
     cdef uint32_t room(self, Stream *stream, uint32_t want) noexcept
+    cdef bint enough_waits(self) noexcept
+    cdef uint32_t turn_bytes(self, Stream *stream, uint32_t most) noexcept
     cdef uint32_t useful_bytes(self) noexcept
     cdef uint32_t no_room(self, Stream *stream) noexcept
     cdef bint may_hold(self, size_t more) noexcept
@@ -45,6 +48,7 @@ cdef class StreamSet:
     cdef void wrote(self, Stream *stream, uint32_t length) noexcept
     cdef void end(self, Stream *stream) noexcept
     cdef Stream *poll_space(self) noexcept
+    cdef bint has_space(self) noexcept
     cdef void space(self, Stream *stream) noexcept
     cdef void handed(self, Stream *stream, uint32_t length) noexcept
     cdef void end_handed(self, Stream *stream) noexcept

@@ -15,6 +15,7 @@ from mproxy._ring cimport (
 from mproxy._stream cimport (
     all_push, all_remove, stream_finished, stream_free, stream_new, table_add, table_clear, table_remove,
 )
+from mproxy._transmit cimport SMALL_BYTES
 from mproxy._wire cimport HEADER_BYTES, MAX_WINDOW_BYTES, MIN_WINDOW_BYTES, FrameFlag, FrameType, ResetCode
 
 
@@ -75,6 +76,22 @@ cdef class StreamSet:
             if ring_reserve(&stream.out, capacity) < 0 or ring_free(&stream.out) == 0:
                 return self.no_room(stream)
         return min(want, min(limit - used, ring_free(&stream.out)))
+
+    cdef bint enough_waits(self) noexcept:
+        """Two streams wait with bulk: what more they and others have stays with the kernel until the carrier takes it.
+
+        A copy of it here would only leave the processor's cache before its turn comes. Without a carrier all is read.
+        """
+        return self.active and self.transmitter.bulk.first != self.transmitter.bulk.last
+
+    cdef uint32_t turn_bytes(self, Stream *stream, uint32_t most) noexcept:
+        """How much of `most` to read from the application in its turn; 0: none, and `poll_space` names it later."""
+        if not self.enough_waits():
+            return most
+        if stream.sent == stream.out.tail:
+            return min(most, <uint32_t>SMALL_BYTES)
+        self.space(stream)
+        return 0
 
     cdef bint may_hold(self, size_t more) noexcept:
         """Whether the session may take so much more memory: beyond its promise no more than what the process has left.
@@ -146,7 +163,7 @@ cdef class StreamSet:
     cdef Stream *poll_space(self) noexcept:
         """Next stream whose application may be read again, or NULL."""
         cdef Stream *stream
-        while self.space_first != NULL:
+        while self.has_space():
             stream = self.space_first
             self.space_first = stream.space_next
             if self.space_first == NULL:
@@ -155,6 +172,10 @@ cdef class StreamSet:
             if stream.owner != NULL and not stream.aborted:
                 return stream
         return NULL
+
+    cdef bint has_space(self) noexcept:
+        """`poll_space` would name a stream."""
+        return self.space_first != NULL and not self.enough_waits()
 
     cdef void space(self, Stream *stream) noexcept:
         if stream.has_space:

@@ -39,12 +39,17 @@ cdef class Transmitter:
             self.dequeue(stream)
             queue_push_front(&self.urgent, stream, Queue.URGENT)
             return
-        if stream.queue == Queue.URGENT or stream.queue == Queue.BULK:
+        if stream.queue == Queue.BULK:
             return
         unsent = 0
         if not stream.aborted and stream.sent - stream.out.head < self.peer_window:
             unsent = stream_unsent(stream)
-        if unsent == 0 and not (stream.open_due or stream.reset_due or stream.ack_due):
+        if stream.queue == Queue.URGENT:
+            if unsent > SMALL_BYTES and not (stream.open_due or stream.ack_due):
+                queue_remove(&self.urgent, stream)
+                queue_push(&self.bulk, stream, Queue.BULK)
+            return
+        if unsent == 0 and not (stream.open_due or stream.ack_due):
             return
         if stream.queue == Queue.ACK_LATER:
             queue_remove(&self.later, stream)
@@ -195,10 +200,6 @@ cdef class Transmitter:
                 or self.urgent.first.reset_due):
             stream = self.urgent.first
             queue_remove(&self.urgent, stream)
-            if stream_unsent(stream) > SMALL_BYTES and not (
-                    stream.open_due or stream.reset_due or stream.ack_due):
-                queue_push(&self.bulk, stream, Queue.BULK)
-                return
             self.overtakes += self.bulk.first != NULL
             self.plan_stream(stream, SMALL_BYTES)
         else:

@@ -57,6 +57,6 @@ cdef void app_vanished(App *app) noexcept
 cdef int app_refusal(int error) noexcept
 cdef void app_mark_ready(App *app) noexcept
 cdef App *app_next_ready(Apps *apps) noexcept
-cdef size_t app_read(App *app, size_t budget) noexcept
+cdef size_t app_read(App *app) noexcept
 cdef void app_deliver(App *app, const uint8_t *data, uint32_t length) noexcept
 cdef void app_flush(App *app) noexcept

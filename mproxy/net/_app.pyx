@@ -22,7 +22,7 @@ from mproxy.net._socket cimport (
 
 
 cdef enum:
-    READ_BYTES = 262144    # most bytes of one read
+    TURN_BYTES = 262144    # read from one application before the next one's turn
     UNSENT_BYTES = 131072  # most that the kernel may hold of what an application's host has no room for
 
 
@@ -223,27 +223,26 @@ cdef void leave_ready(App *app) noexcept:
 
 # ---- application -> stream
 
-cdef size_t app_read(App *app, size_t budget) noexcept:
-    """Read until the system has no more, the stream has no room, or `budget` is used; returns the bytes read.
+cdef size_t app_read(App *app) noexcept:
+    """Read until the system has no more, the stream has no room, or its turn is over; returns the bytes read.
 
-    The application may be closed on return. With budget left over it is out of the ready list until an event or
-    `poll_space` puts it there again; without, it queues itself again.
+    The application may be closed on return. Whose turn is over queues itself again, or the session does.
     """
     cdef Session session = <Session>app.apps.session
     cdef Stream *stream = app.stream
     cdef iovec parts[2]
-    cdef size_t done = 0
-    cdef uint32_t room
+    cdef uint32_t turn = session.turn_bytes(stream, TURN_BYTES) if app.readable else 0, done = 0, room
     cdef ssize_t n
     while app.readable and not (app.read_ended or app.connecting):
-        room = session.room(stream, READ_BYTES)
+        room = session.room(stream, turn) if turn > 0 else 0
         if room == 0:
             if app.broken:
                 app_vanished(app)
             return done
-        if done >= budget:
+        if done >= turn:
             app_mark_ready(app)
             return done
+        room = min(room, turn - done)
         n = receive_parts(app.source.fd, app.is_socket, parts, ring_space(&stream.out, room, parts))
         if n > 0:
             session.wrote(stream, <uint32_t>n)

@@ -15,7 +15,7 @@ from mproxy._transmit cimport MAX_IOVECS
 from mproxy._wire cimport ResetCode
 from mproxy._wipe import wipe
 from mproxy.net._app cimport (
-    app_close, app_deliver, app_mark_ready, app_new, app_next_ready, app_read, app_refusal, app_watch, apps_may_grow,
+    app_close, app_deliver, app_new, app_next_ready, app_read, app_refusal, app_watch, apps_may_grow,
 )
 from mproxy.net._judge cimport judge_begin, judge_end, judge_init
 from mproxy.net._loop cimport BUFFER_BYTES, CROWD, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP
@@ -30,7 +30,6 @@ from mproxy.net._tls cimport OPEN_MARGIN_BYTES, OUT_BYTES, Tls
 
 
 cdef enum:
-    APP_TURN_BYTES = 262144     # read from one application before the next one's turn
     TURN_BYTES = 1048576        # read from applications before the carrier's turn
     RESETS_A_TURN = 16          # daemon connections of a session that is over
     OPENS_A_TURN = 4            # daemons to connect to in one pump: each costs as much as a large read;
@@ -232,7 +231,7 @@ cdef class Endpoint:
         self.read_apps()
         if self.carrier.fd >= 0:
             self.write_carrier()
-        if self.apps.ready_first != NULL or self.unopened or (self.carrier.fd >= 0 and (
+        if self.apps.ready_first != NULL or self.unopened or self.session.has_space() or (self.carrier.fd >= 0 and (
                 (self.carrier_readable and not self.short_of_memory) or (
                     self.carrier_writable and not self.holding and self.session.wants_transmit()))):
             self.loop.schedule(&self.work)
@@ -334,18 +333,14 @@ cdef class Endpoint:
         cdef Stream *stream
         cdef App *app
         cdef size_t done = 0
-        while True:
-            stream = self.session.poll_space()
-            if stream == NULL:
-                break
-            app = <App *>stream.owner
-            if app.readable:
-                app_mark_ready(app)
         while done < TURN_BYTES:
             app = app_next_ready(&self.apps)
             if app == NULL:
-                break
-            done += app_read(app, APP_TURN_BYTES)
+                stream = self.session.poll_space()
+                if stream == NULL:
+                    break
+                app = <App *>stream.owner
+            done += app_read(app)
         if self.session.starved:
             self.wait_for_memory()
 

@@ -141,11 +141,11 @@ def test_an_almost_empty_ring_gives_most_of_its_storage_back(left):
 def test_returned_storage_is_bounded_and_used_again():
     rings = [ByteRing() for _ in range(600)]
     for ring in rings:
-        ring.append(bytes(32768))
+        ring.append(bytes(131072))
     lent = pool_bytes()[0]
     del rings, ring
-    assert pool_bytes()[0] == lent - 600 * 32768
-    assert pool_bytes()[1] <= 8 << 20
+    assert pool_bytes()[0] == lent - 600 * 131072
+    assert pool_bytes()[1] <= 32 << 20
 
 
 def test_storage_is_not_shared():

@@ -304,6 +304,32 @@ def test_full_buffer_whose_bytes_have_left_asks_for_an_ack():
     assert stream in pair.client.spaces()
 
 
+def test_bulk_beyond_what_waits_stays_with_its_application():
+    """While two streams wait with bulk a third gives little, and then nothing until its turn comes: when the carrier
+    took enough, or is lost."""
+    pair = Pair(make_config(window_bytes=1 << 20, session_budget_bytes=1 << 24))
+    pair.attach()
+    client = pair.client
+    one, two, three = (started(pair) for _ in range(3))
+    for stream in (one, two):
+        assert client.turn(stream, 65536) == 65536
+        client.write(stream, bytes(65536))
+    assert client.turn(one, 65536) == 0
+    assert client.turn(three, 65536) == 16384
+    client.write(three, bytes(16384))
+    assert client.turn(three, 65536) == 0
+    assert client.spaces() == []
+    client.transmit(1 << 20)
+    assert client.spaces() == [one, three]
+    for stream in (one, two):
+        assert client.turn(stream, 65536) == 65536
+        client.write(stream, bytes(65536))
+    assert client.turn(one, 65536) == 0
+    pair.lose()
+    assert client.spaces() == [one]
+    assert client.turn(two, 65536) == 65536
+
+
 @pytest.mark.parametrize("small_is_server", [True, False])
 def test_acks_follow_the_smaller_window(small_is_server):
     """A stream that fills a small window and then ends asks for nothing; its end must not wait for a heartbeat."""
