@@ -63,7 +63,8 @@ def extensions():
         name = path.removesuffix(".pyx").replace("/", ".")
         yield Extension(name, [path], extra_compile_args=FLAGS, extra_link_args=LINK_FLAGS, **openssl)
     patterns = os.environ.get("MPROXY_MODULES", "mproxy/**/*.pyx").split()
-    yield Extension("*", patterns, extra_compile_args=FLAGS, extra_link_args=LINK_FLAGS)
+    for pattern in patterns:  # of several in one Extension only the first is a pattern
+        yield Extension("*", [pattern], extra_compile_args=FLAGS, extra_link_args=LINK_FLAGS)
 
 
 setup(
