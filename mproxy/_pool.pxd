@@ -3,8 +3,8 @@
 A proxy with 10,000 streams borrows and returns a small ring with every request, and after a burst should be as small
 as before it. malloc(3) cannot promise that: small rings and long-lived records would share pages. So blocks up to
 CHUNK_BLOCK_BYTES are cut from large chunks of their own. The pages of a returned block go back to the system
-(MADV_DONTNEED) when `pool_trim` finds that they were not needed since its last call, and at once beyond
-MOST_KEPT_BYTES; the address range stays for the next ring.
+(MADV_DONTNEED) when `pool_trim` finds that they were not needed since its last call, and at once beyond KEPT_BYTES
+(BULK_KEPT_BYTES for large blocks); the address range stays for the next ring.
 
 One account for the process: what rings hold and what records are charged for, against a limit. A part of the limit
 is promised to the sessions, the same to each; `pool_free_bytes` says how much is left of the rest. Who asks before it

@@ -13,8 +13,10 @@ cdef extern from "<sys/mman.h>" nogil:
 
 cdef enum:
     SIZE_CLASSES = 20             # 4 KiB << 19 = 2 GiB: above the largest window
-    MOST_KEPT_BYTES = 33554432    # unused memory kept warm until `pool_trim`: many bulk streams come back to it at once
-    KEPT_PART = 16                # ... and no more than one part in so many of the limit
+    KEPT_BYTES = 2097152          # unused memory kept warm: a ring for each of 512 short requests
+    BULK_BLOCK_BYTES = 65536      # a block of so much is a bulk stream's, that comes back at once with many others;
+    BULK_KEPT_BYTES = 33554432    # it is kept beside so much more,
+    KEPT_PART = 16                # but no more than one part in so many of the limit
     CHUNK_BLOCK_BYTES = 524288    # largest block that is cut from a chunk; above, malloc maps each by itself
     CHUNK_BYTES = 16777216        # address range asked for at a time; its pages cost nothing until used
 
@@ -38,7 +40,7 @@ cdef size_t least_kept_bytes = 0  # since the last trim: so much was not needed
 cdef size_t lent_bytes = 0
 cdef int64_t charged_bytes = 0    # of records that are not rings
 cdef size_t limit_bytes = <size_t>-1
-cdef size_t most_kept_bytes = MOST_KEPT_BYTES
+cdef size_t bulk_kept_bytes = BULK_KEPT_BYTES  # the limit taken into account
 cdef size_t session_bytes = 0     # promised to every session
 cdef size_t promised_bytes = 0    # to all sessions together, those to come among them, less what they hold of it
 
@@ -109,8 +111,9 @@ cdef void pool_return(uint8_t *block, uint32_t size) noexcept nogil:
     """Take back a block that `pool_take` gave for the same size."""
     global kept_bytes, lent_bytes
     cdef SizeClass *of_size = class_of(size)
+    cdef size_t most = bulk_kept_bytes if size >= BULK_BLOCK_BYTES else <size_t>KEPT_BYTES
     lent_bytes -= size
-    if kept_bytes + size <= most_kept_bytes and push(&of_size.warm, block):
+    if kept_bytes + size <= most and push(&of_size.warm, block):
         kept_bytes += size
     else:
         give_back(of_size, block, size)
@@ -152,9 +155,9 @@ cdef size_t pool_kept_bytes() noexcept nogil:
 
 cdef void pool_set_limit(size_t limit) noexcept nogil:
     """What rings and records may hold together from now on."""
-    global limit_bytes, most_kept_bytes
+    global limit_bytes, bulk_kept_bytes
     limit_bytes = limit
-    most_kept_bytes = min(<size_t>MOST_KEPT_BYTES, limit // KEPT_PART)
+    bulk_kept_bytes = min(<size_t>BULK_KEPT_BYTES, limit // KEPT_PART)
 
 
 cdef void pool_charge(int64_t size) noexcept nogil:
