@@ -52,4 +52,7 @@ void __sanitizer_cov_trace_const_cmp1(uint8_t a, uint8_t b) { if (cmp1) cmp1(a, 
 void __sanitizer_cov_trace_const_cmp2(uint16_t a, uint16_t b) { if (cmp2) cmp2(a, b); }
 void __sanitizer_cov_trace_const_cmp4(uint32_t a, uint32_t b) { if (cmp4) cmp4(a, b); }
 void __sanitizer_cov_trace_const_cmp8(uint64_t a, uint64_t b) { if (cmp8) cmp8(a, b); }
+/* libFuzzer has nothing for floating point. */
+void __sanitizer_cov_trace_cmpf(float a, float b) { (void)a; (void)b; }
+void __sanitizer_cov_trace_cmpd(double a, double b) { (void)a; (void)b; }
 void __sanitizer_cov_trace_switch(uint64_t value, uint64_t *cases) { if (many) many(value, cases); }
