@@ -31,6 +31,7 @@ from mproxy.net._tls cimport OPEN_MARGIN_BYTES, OUT_BYTES, Tls
 
 cdef enum:
     TURN_BYTES = 1048576        # read from applications before the carrier's turn
+    MANY = 64                   # sessions: of more, all carriers begin with a small window
     RESETS_A_TURN = 16          # daemon connections of a session that is over
     OPENS_A_TURN = 4            # daemons to connect to in one pump: each costs as much as a large read;
     OPENS_ALONE = 64            # of a session that has the loop for itself
@@ -103,6 +104,8 @@ cdef class Endpoint:
         set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1)
         self.carrier.fd = fd
         pace_init(&self.pace, fd)
+        if len(_endpoints) > MANY:
+            pace_bound(&self.pace, self.loop.now_us)
         self.carrier_readable = self.carrier_writable = True
         self.carrier_hung_up = False
         self.suspected = False

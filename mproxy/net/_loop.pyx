@@ -248,7 +248,7 @@ cdef class Loop:
         self.slow_count += 1
 
     cdef Work *next_slow(self) noexcept:
-        """Take the first of the slow work, or, every other time, the first that is not in favour: none waits for ever."""
+        """Take the first of the slow work; every other time the first that is not in favour: none waits for ever."""
         cdef Work *before = self.favoured_last
         cdef Work *work = self.slow_first
         if before != NULL and before.next != NULL and (self.turns + <uint32_t>self.slow_count) & 1:

@@ -2,7 +2,6 @@
 
 import sys
 
-import pytest
 from lab import HERE, KEPT_BYTES
 from proxies import PEERS, SPROXY_PORT
 from traffic import Flow
@@ -14,12 +13,6 @@ LIMIT_BYTES = 512 * MIB + 2 * KEPT_BYTES  # the sanitizers also put something ar
 QUIET_PORT, FULL_PORT = 7008, 7009  # daemons of the crowd: one says little, one fills its windows
 NICE = ("nice", "-n", "19", sys.executable)
 SECONDS = 5
-
-
-@pytest.fixture
-def carrier_options():
-    """Without TLS: with it a session that begins to move bytes can wait for seconds (docs/decisions/slow-work.md)."""
-    return ["--plaintext"]
 
 
 def test_a_thousand_hostile_sessions(pair, lab, carrier_options):
@@ -41,7 +34,7 @@ def test_a_thousand_hostile_sessions(pair, lab, carrier_options):
         crowd = lab.client.start(*NICE, CROWD, lab.server_address, SPROXY_PORT, SESSIONS,
                                  "plaintext" if carrier_options else "tls")
         crowd.expect(f"^ready {SESSIONS}$", within=240)
-        beside = max(rate_of(pair, listener) for _ in range(2))  # something else may have been busy in one
+        beside = max(rate_of(pair, listener) for _ in range(3))  # something else may have been busy in one
         most = pair.sproxy.status("VmHWM")
         assert crowd.running
         crowd.close()

@@ -114,7 +114,7 @@ def test_names_that_come_later(lab, relay, echo):
     assert "backend.example" in relay.status()["unresolved"]
     lab.router.knows(**{"backend.example": SERVER})
     program.event("resolved", within=60)
-    assert is_served(lab.client, 7006)
+    until(lambda: is_served(lab.client, 7006), 10, "a worker that was told the address")
 
 
 # ---- workers
