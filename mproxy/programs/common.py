@@ -40,15 +40,9 @@ def run_program(name, parse, program_class, argv):
     except MproxyError as error:
         complain(name, error)
         return 1
-    except SecondSignal:
-        return 1
     except OSError as error:
         complain(name, f"{error.strerror or error}{': ' + str(error.filename) if error.filename else ''}")
         return 1
-
-
-class SecondSignal(BaseException):
-    """The user wants out now."""
 
 
 def install_signals(loop, program):
@@ -58,7 +52,7 @@ def install_signals(loop, program):
     def on_signal(number, _frame):
         received.append(number)
         if len(received) > 1:
-            raise SecondSignal
+            os._exit(1)  # an exception could come while the interpreter ends, where nobody catches it
         loop.call_soon_threadsafe(lambda: program.shut_down(signal.Signals(number).name))
 
     # A signal that comes just before the loop sleeps would only be seen after the next event: let it be one.
