@@ -3,14 +3,24 @@
 import os
 import signal
 import socket
+import sys
 import time
 
 import pytest
 from lab import SLOWNESS_S, outage, until
+from program import Program
 from proxies import CPROXY_PORT, DAEMON_PORT, SPROXY_PORT
 from traffic import pattern, read_exactly, read_pattern, read_to_end, send_pattern
 
 MIB = 1 << 20
+
+# A program that gets the signal once more when its own end has begun: Python runs this after main() has returned.
+SIGNALLED_AT_THE_END = """\
+import atexit, os, signal, sys
+from mproxy.programs.main import main
+atexit.register(os.kill, os.getpid(), int(sys.argv.pop(1)))
+sys.exit(main())
+"""
 
 
 @pytest.fixture
@@ -80,6 +90,18 @@ def test_second_signal_ends_at_once(pair, daemon, ending):
     assert program.running
     program.signal(signal.SIGTERM)
     program.wait()  # not the 60 s
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=["TERM", "INT", "HUP"])
+def test_second_signal_while_the_interpreter_ends(ends, tmp_path, number):
+    """Goal: where no exception would be caught any more the second signal ends the program all the same, and without a
+    word on the terminal but its log."""
+    program = Program([sys.executable, "-c", SIGNALLED_AT_THE_END, str(int(number)), "recv", "0", "-o", f"{tmp_path}/"])
+    ends.callback(program.close)
+    program.event("listening")
+    status = program.stop(number)
+    assert len(program.log.lines) == len(program.events()), str(program)
+    assert status == 1
 
 
 @pytest.mark.parametrize("where", ["cproxy", "sproxy"])
