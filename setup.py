@@ -9,6 +9,7 @@ builds these in a place of their own.
 import os
 import subprocess
 import sys
+import sysconfig
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -39,7 +40,9 @@ DIRECTIVES = {
 }
 
 # Modules that are linked with OpenSSL: all others build without it.
-NEED_OPENSSL = ["mproxy/net/_tls.pyx", "mproxy/net/_records.pyx"]
+NEED_OPENSSL = ["mproxy/net/_tls.pyx", "mproxy/net/_records.pyx", "mproxy/net/_aead.pyx"]
+# The one that computes AES-GCM with Intel's Multi-Buffer Crypto library, where there is one.
+WANTS_IPSEC_MB = "mproxy/net/_aead.pyx"
 
 
 def openssl_keywords():
@@ -56,12 +59,23 @@ def openssl_keywords():
             "libraries": after("-l")}
 
 
+def has_ipsec_mb():
+    """Whether the compiler finds that library's header, and knows the processor it is for."""
+    tried = "#ifndef __x86_64__\n#error\n#endif\n#include <intel-ipsec-mb.h>\n"
+    compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC")).split()
+    return subprocess.run([*compiler, "-E", "-"], input=tried, capture_output=True, text=True).returncode == 0
+
+
 def extensions():
     """One extension for each .pyx; the pattern leaves out what is named."""
     openssl = openssl_keywords()
     for path in NEED_OPENSSL:
         name = path.removesuffix(".pyx").replace("/", ".")
-        yield Extension(name, [path], extra_compile_args=FLAGS, extra_link_args=LINK_FLAGS, **openssl)
+        extension = Extension(name, [path], extra_compile_args=FLAGS, extra_link_args=LINK_FLAGS, **openssl)
+        if path == WANTS_IPSEC_MB and has_ipsec_mb():
+            extension.define_macros.append(("MPROXY_IPSEC_MB", None))
+            extension.libraries.append("IPSec_MB")
+        yield extension
     patterns = os.environ.get("MPROXY_MODULES", "mproxy/**/*.pyx").split()
     for pattern in patterns:  # of several in one Extension only the first is a pattern
         yield Extension("*", [pattern], extra_compile_args=FLAGS, extra_link_args=LINK_FLAGS)

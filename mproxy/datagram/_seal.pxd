@@ -1,4 +1,4 @@
-"""Sealing of packets by libcrypto (3.0 and newer): AES-256-GCM or ChaCha20-Poly1305, the packet number is the nonce.
+"""Sealing of packets: AES-256-GCM or ChaCha20-Poly1305, the packet number is the nonce.
 
 Why no nonce comes twice: a key belongs to one direction of one connection (the Noise handshake derives both from fresh
 X25519 keys), the engine numbers packets upwards and never uses a number twice, and `seal` refuses a number that is
@@ -13,7 +13,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from mproxy._ring cimport iovec
 from mproxy.datagram._packet cimport Seal
-from mproxy.net._evp cimport EVP_CIPHER, EVP_CIPHER_CTX
+from mproxy.net._aead cimport Aead
 
 
 cdef enum:
@@ -30,13 +30,12 @@ cpdef enum Cipher:
 
 
 cdef struct Generation:
-    EVP_CIPHER_CTX *context  # keyed
-    uint8_t key[32]          # to derive the next one
-    int64_t number           # which generation this is; -1: none yet
+    Aead aead        # keyed
+    uint8_t key[32]  # to derive the next one
+    int64_t number   # which generation this is; -1: none yet
 
 
 cdef struct KeyState:
-    const EVP_CIPHER *evp    # the algorithm
     int cipher               # Cipher
     bint sealing             # this side sends with it
     uint64_t first           # the first packet number of this direction

@@ -3,10 +3,11 @@
 
 from libc.string cimport memcpy, memset
 
-from mproxy.net._evp cimport (
-    EVP_CIPHER_CTX_ctrl, EVP_CIPHER_CTX_free, EVP_CIPHER_CTX_new, EVP_CTRL_AEAD_GET_TAG, EVP_CTRL_AEAD_SET_TAG,
-    EVP_CipherFinal_ex, EVP_CipherInit_ex, EVP_CipherUpdate, EVP_aes_256_gcm, EVP_chacha20_poly1305, OPENSSL_cleanse,
+from mproxy.net._aead cimport (
+    AES_256_GCM, CHACHA20_POLY1305, AeadCipher, aead_agrees, aead_begin, aead_end, aead_pass, aead_start, aead_tag,
+    aead_take_key,
 )
+from mproxy.net._evp cimport OPENSSL_cleanse
 
 
 cdef class PacketKey:
@@ -16,14 +17,12 @@ cdef class PacketKey:
         cdef int i
         if len(key) != KEY_BYTES or cipher not in (AESGCM, CHACHAPOLY):
             raise ValueError("no such cipher, or a key of another length")
-        self.state.evp = EVP_aes_256_gcm() if cipher == AESGCM else EVP_chacha20_poly1305()
         self.state.cipher = cipher
         self.state.sealing = sealing
         self.state.first = self.state.next_number = first
         for i in range(GENERATIONS):
             self.state.generations[i].number = -1
-            self.state.generations[i].context = EVP_CIPHER_CTX_new()
-            if self.state.generations[i].context == NULL:
+            if not aead_begin(&self.state.generations[i].aead, algorithm(cipher), sealing):
                 raise MemoryError
         if not (set_key(&self.state, 0, key) and derive(&self.state, 1)):
             raise MemoryError
@@ -31,7 +30,7 @@ cdef class PacketKey:
     def __dealloc__(self):
         cdef int i
         for i in range(GENERATIONS):
-            EVP_CIPHER_CTX_free(self.state.generations[i].context)
+            aead_end(&self.state.generations[i].aead)
             OPENSSL_cleanse(self.state.generations[i].key, KEY_BYTES)
 
     @property
@@ -74,6 +73,10 @@ cdef class PacketKey:
         return bytes(out)
 
 
+cdef inline AeadCipher algorithm(int cipher) noexcept nogil:
+    return AES_256_GCM if cipher == AESGCM else CHACHA20_POLY1305
+
+
 cdef inline void make_nonce(int cipher, uint64_t number, uint8_t *nonce) noexcept nogil:
     """Noise specification section 12: 4 zero bytes, then the number, big-endian for AESGCM, little for ChaChaPoly."""
     cdef int i
@@ -98,16 +101,16 @@ cdef bint derive(KeyState *state, int64_t number) noexcept nogil:
     cdef Generation *before = &state.generations[(number - 1) % GENERATIONS]
     cdef uint8_t nonce[12]
     cdef uint8_t nothing[32]
-    cdef uint8_t key[64]
-    cdef int length
+    cdef uint8_t key[32]
+    cdef Aead aead
     cdef bint done
-    cdef EVP_CIPHER_CTX *context = EVP_CIPHER_CTX_new()
+    memset(&aead, 0, sizeof(aead))
     memset(nothing, 0, KEY_BYTES)
     make_nonce(state.cipher, <uint64_t>-1, nonce)
-    done = (context != NULL and EVP_CipherInit_ex(context, state.evp, NULL, before.key, nonce, 1) == 1
-            and EVP_CipherUpdate(context, key, &length, nothing, KEY_BYTES) == 1
+    done = (aead_begin(&aead, algorithm(state.cipher), True) and aead_take_key(&aead, before.key)
+            and aead_start(&aead, nonce, NULL, 0) and aead_pass(&aead, key, nothing, KEY_BYTES)
             and set_key(state, number, key))
-    EVP_CIPHER_CTX_free(context)
+    aead_end(&aead)
     OPENSSL_cleanse(key, sizeof(key))
     return done
 
@@ -116,16 +119,14 @@ cdef bint set_key(KeyState *state, int64_t number, const uint8_t *key) noexcept 
     cdef Generation *generation = &state.generations[number % GENERATIONS]
     memcpy(generation.key, key, KEY_BYTES)
     generation.number = number
-    return EVP_CipherInit_ex(generation.context, state.evp, NULL, key, NULL, state.sealing) == 1
+    return aead_take_key(&generation.aead, key)
 
 
 cdef inline bint begin(KeyState *key, Generation *generation, uint64_t number, const uint8_t *header,
                        uint32_t header_bytes) noexcept nogil:
     cdef uint8_t nonce[12]
-    cdef int length
     make_nonce(key.cipher, number, nonce)
-    return (EVP_CipherInit_ex(generation.context, NULL, NULL, NULL, nonce, -1) == 1
-            and EVP_CipherUpdate(generation.context, NULL, &length, header, <int>header_bytes) == 1)
+    return aead_start(&generation.aead, nonce, header, header_bytes)
 
 
 cdef int seal_packet(void *context, uint64_t number, const uint8_t *header, uint32_t header_bytes,
@@ -133,7 +134,7 @@ cdef int seal_packet(void *context, uint64_t number, const uint8_t *header, uint
     """See Seal.seal."""
     cdef KeyState *key = <KeyState *>context
     cdef Generation *generation
-    cdef int length, i
+    cdef int i
     if number < key.next_number:
         return -1
     key.next_number = number + 1
@@ -147,14 +148,10 @@ cdef int seal_packet(void *context, uint64_t number, const uint8_t *header, uint
     if not begin(key, generation, number, header, header_bytes):
         return -1
     for i in range(count):
-        if parts[i].iov_len:
-            if EVP_CipherUpdate(generation.context, out, &length, <uint8_t *>parts[i].iov_base,
-                                <int>parts[i].iov_len) != 1:
-                return -1
-            out += length
-    if EVP_CipherFinal_ex(generation.context, out, &length) != 1:
-        return -1
-    return 0 if EVP_CIPHER_CTX_ctrl(generation.context, EVP_CTRL_AEAD_GET_TAG, TAG_BYTES, out) == 1 else -1
+        if not aead_pass(&generation.aead, out, <uint8_t *>parts[i].iov_base, parts[i].iov_len):
+            return -1
+        out += parts[i].iov_len
+    return 0 if aead_tag(&generation.aead, out) else -1
 
 
 cdef int open_packet(void *context, uint64_t number, const uint8_t *header, uint32_t header_bytes,
@@ -162,21 +159,16 @@ cdef int open_packet(void *context, uint64_t number, const uint8_t *header, uint
     """See Seal.open."""
     cdef KeyState *key = <KeyState *>context
     cdef Generation *generation = generation_of(key, number)
-    cdef uint8_t last[16]
-    cdef int written, i
+    cdef int i
     if generation == NULL or length < TAG_BYTES or not begin(key, generation, number, header, header_bytes):
         key.failed += 1
         return -1
     for i in range(count):
-        if parts[i].iov_len:
-            if EVP_CipherUpdate(generation.context, <uint8_t *>parts[i].iov_base, &written, data,
-                                <int>parts[i].iov_len) != 1:
-                key.failed += 1
-                return -1
-            data += parts[i].iov_len
-    memcpy(last, data, TAG_BYTES)
-    if (EVP_CIPHER_CTX_ctrl(generation.context, EVP_CTRL_AEAD_SET_TAG, TAG_BYTES, last) != 1
-            or EVP_CipherFinal_ex(generation.context, last, &written) != 1):
+        if not aead_pass(&generation.aead, <uint8_t *>parts[i].iov_base, data, parts[i].iov_len):
+            key.failed += 1
+            return -1
+        data += parts[i].iov_len
+    if not aead_agrees(&generation.aead, data):
         key.failed += 1
         return -1
     if generation.number > key.current:

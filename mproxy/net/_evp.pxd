@@ -18,7 +18,6 @@ cdef extern from "<openssl/evp.h>" nogil:
     const EVP_MD *EVP_sha256()
     EVP_CIPHER_CTX *EVP_CIPHER_CTX_new()
     void EVP_CIPHER_CTX_free(EVP_CIPHER_CTX *context)
-    int EVP_CIPHER_get_key_length(const EVP_CIPHER *cipher)
     int EVP_CipherInit_ex(EVP_CIPHER_CTX *context, const EVP_CIPHER *cipher, void *engine, const uint8_t *key,
                           const uint8_t *nonce, int encrypt)
     int EVP_CipherUpdate(EVP_CIPHER_CTX *context, uint8_t *out, int *out_length, const uint8_t *data, int length)
@@ -31,3 +30,4 @@ cdef extern from "<openssl/hmac.h>" nogil:
 
 cdef extern from "<openssl/crypto.h>" nogil:
     void OPENSSL_cleanse(void *memory, size_t length)
+    int CRYPTO_memcmp(const void *a, const void *b, size_t length)

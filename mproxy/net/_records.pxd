@@ -1,9 +1,9 @@
 """Records of TLS 1.3 (RFC 8446, section 5), without system calls: what protects the bytes after the handshake.
 
-The handshake, and with it everything about trust, is OpenSSL's; so is the cipher. Here is what lies between: headers,
-numbers, keys and their updates (sections 4.6.3, 5 and 7). OpenSSL's own record layer copies every byte twice in each
-direction; this one seals from where the bytes lie to where they are sent from, and opens from where they were received
-to where they are parsed.
+The handshake, and with it everything about trust, is OpenSSL's; the cipher is `_aead`'s. Here is what lies between:
+headers, numbers, keys and their updates (sections 4.6.3, 5 and 7). OpenSSL's own record layer copies every byte twice
+in each direction; this one seals from where the bytes lie to where they are sent from, and opens from where they were
+received to where they are parsed.
 
 A Direction is the key of one direction. A record's number is its nonce: it is counted here, never given, so a nonce
 is used once, and a record that is repeated, left out or out of order is not authentic.
@@ -13,7 +13,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint64_t
 
 from mproxy._ring cimport iovec
-from mproxy.net._evp cimport EVP_CIPHER, EVP_CIPHER_CTX
+from mproxy.net._aead cimport Aead
 
 
 cdef enum:
@@ -31,12 +31,10 @@ cdef enum RecordType:
 
 
 cdef struct Direction:
-    EVP_CIPHER_CTX *context       # cipher and key; NULL: there is no key yet
-    const EVP_CIPHER *cipher      # AES-128-GCM or ChaCha20-Poly1305
+    Aead aead                     # AES-128-GCM or ChaCha20-Poly1305, and the key
     uint64_t number               # of the next record under this key
     uint8_t secret[32]            # the traffic secret that key and `iv` come from
     uint8_t iv[12]                # what the number is mixed with
-    bint sealing                  # or opening
 
 
 cdef bint direction_begin(Direction *self, bint chacha, const uint8_t *secret, bint sealing) noexcept nogil

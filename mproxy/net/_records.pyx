@@ -2,15 +2,14 @@
 
 from libc.string cimport memcpy, memset
 
-from mproxy.net._evp cimport (
-    HMAC, EVP_CIPHER_CTX_ctrl, EVP_CIPHER_CTX_free, EVP_CIPHER_CTX_new, EVP_CIPHER_get_key_length,
-    EVP_CTRL_AEAD_GET_TAG, EVP_CTRL_AEAD_SET_TAG, EVP_CipherFinal_ex, EVP_CipherInit_ex, EVP_CipherUpdate,
-    EVP_aes_128_gcm, EVP_chacha20_poly1305, EVP_sha256, OPENSSL_cleanse,
+from mproxy.net._aead cimport (
+    AEAD_TAG_BYTES, AES_128_GCM, CHACHA20_POLY1305, aead_agrees, aead_begin, aead_end, aead_key_bytes, aead_pass,
+    aead_start, aead_tag, aead_take_key,
 )
+from mproxy.net._evp cimport HMAC, EVP_sha256, OPENSSL_cleanse
 
 
 cdef enum:
-    TAG_BYTES = 16
     MAX_LABEL_BYTES = 11
 
 
@@ -18,11 +17,8 @@ cdef enum:
 
 cdef bint direction_begin(Direction *self, bint chacha, const uint8_t *secret, bint sealing) noexcept nogil:
     """Take the traffic secret of one direction; false when there is no memory. Numbers begin at 0."""
-    self.cipher = EVP_chacha20_poly1305() if chacha else EVP_aes_128_gcm()
-    self.context = EVP_CIPHER_CTX_new()
-    self.sealing = sealing
     memcpy(self.secret, secret, SECRET_BYTES)
-    return self.context != NULL and use_secret(self)
+    return aead_begin(&self.aead, CHACHA20_POLY1305 if chacha else AES_128_GCM, sealing) and use_secret(self)
 
 
 cdef bint direction_update(Direction *self) noexcept nogil:
@@ -36,17 +32,15 @@ cdef bint direction_update(Direction *self) noexcept nogil:
 
 cdef void direction_end(Direction *self) noexcept nogil:
     """Forget the keys."""
-    EVP_CIPHER_CTX_free(self.context)
+    aead_end(&self.aead)
     OPENSSL_cleanse(self, sizeof(self[0]))
 
 
 cdef bint use_secret(Direction *self) noexcept nogil:
     """Key and iv of the secret (section 7.3)."""
     cdef uint8_t key[32]
-    cdef bint done
-    done = (expand(self.secret, b"key", key, EVP_CIPHER_get_key_length(self.cipher))
-            and expand(self.secret, b"iv", self.iv, sizeof(self.iv))
-            and EVP_CipherInit_ex(self.context, self.cipher, NULL, key, NULL, self.sealing) == 1)
+    cdef bint done = (expand(self.secret, b"key", key, aead_key_bytes(self.aead.cipher))
+                      and expand(self.secret, b"iv", self.iv, sizeof(self.iv)) and aead_take_key(&self.aead, key))
     OPENSSL_cleanse(key, sizeof(key))
     self.number = 0
     return done
@@ -79,24 +73,23 @@ cdef bint expand(const uint8_t *secret, const char *label, uint8_t *out, size_t 
 cdef inline bint begin(Direction *self, const uint8_t *header) noexcept nogil:
     """The nonce of the next record (section 5.3), and its header as what is authenticated besides."""
     cdef uint8_t nonce[12]
-    cdef int i, n
+    cdef int i
     memcpy(nonce, self.iv, sizeof(nonce))
     for i in range(8):
         nonce[4 + i] ^= <uint8_t>(self.number >> (56 - 8 * i))
     self.number += 1
-    return (EVP_CipherInit_ex(self.context, NULL, NULL, NULL, nonce, -1) == 1
-            and EVP_CipherUpdate(self.context, NULL, &n, header, RECORD_HEADER_BYTES) == 1)
+    return aead_start(&self.aead, nonce, header, RECORD_HEADER_BYTES)
 
 
 cdef size_t record_seal(Direction *self, int type, iovec *parts, int count, uint8_t *out) noexcept nogil:
     """Seal one record with as much of the parts as it may hold, and advance them past it.
 
-    Returns the record's length, SEAL_BYTES more than it holds, or 0 when libcrypto fails. `out` has room for it.
+    Returns the record's length, SEAL_BYTES more than it holds, or 0 when the cipher fails. `out` has room for it.
     """
     cdef uint8_t true_type = <uint8_t>type
     cdef uint8_t *at = out + RECORD_HEADER_BYTES
     cdef size_t length = 0, part
-    cdef int i, n
+    cdef int i
     for i in range(count):
         length += parts[i].iov_len
         if length >= RECORD_BYTES:
@@ -104,13 +97,13 @@ cdef size_t record_seal(Direction *self, int type, iovec *parts, int count, uint
             break
     out[0] = RecordType.DATA
     out[1] = out[2] = 3
-    out[3] = <uint8_t>((length + 1 + TAG_BYTES) >> 8)
-    out[4] = <uint8_t>(length + 1 + TAG_BYTES)
+    out[3] = <uint8_t>((length + 1 + AEAD_TAG_BYTES) >> 8)
+    out[4] = <uint8_t>(length + 1 + AEAD_TAG_BYTES)
     if not begin(self, out):
         return 0
     for i in range(count):
         part = min(parts[i].iov_len, length)
-        if part > 0 and EVP_CipherUpdate(self.context, at, &n, <uint8_t *>parts[i].iov_base, <int>part) != 1:
+        if not aead_pass(&self.aead, at, <uint8_t *>parts[i].iov_base, part):
             return 0
         parts[i].iov_base = <uint8_t *>parts[i].iov_base + part
         parts[i].iov_len -= part
@@ -118,11 +111,9 @@ cdef size_t record_seal(Direction *self, int type, iovec *parts, int count, uint
         length -= part
         if length == 0:
             break
-    if (EVP_CipherUpdate(self.context, at, &n, &true_type, 1) != 1
-            or EVP_CipherFinal_ex(self.context, at + 1, &n) != 1
-            or EVP_CIPHER_CTX_ctrl(self.context, EVP_CTRL_AEAD_GET_TAG, TAG_BYTES, at + 1) != 1):
+    if not (aead_pass(&self.aead, at, &true_type, 1) and aead_tag(&self.aead, at + 1)):
         return 0
-    return <size_t>(at + 1 + TAG_BYTES - out)
+    return <size_t>(at + 1 + AEAD_TAG_BYTES - out)
 
 
 cdef size_t record_length(const uint8_t *data, size_t length) noexcept nogil:
@@ -144,12 +135,10 @@ cdef long record_open(Direction *self, const uint8_t *record, size_t length, uin
 
     `out` has room for `length` bytes and shares none with the record. What is there after -1 means nothing.
     """
-    cdef int sealed = <int>length - RECORD_HEADER_BYTES - TAG_BYTES, n
+    cdef int sealed = <int>length - RECORD_HEADER_BYTES - AEAD_TAG_BYTES
     cdef const uint8_t *data = record + RECORD_HEADER_BYTES
-    if (not begin(self, record)
-            or EVP_CipherUpdate(self.context, out, &n, data, sealed) != 1
-            or EVP_CIPHER_CTX_ctrl(self.context, EVP_CTRL_AEAD_SET_TAG, TAG_BYTES, <void *>(data + sealed)) != 1
-            or EVP_CipherFinal_ex(self.context, out + sealed, &n) != 1):
+    if not (begin(self, record) and aead_pass(&self.aead, out, data, sealed)
+            and aead_agrees(&self.aead, data + sealed)):
         return -1
     while sealed > 0 and out[sealed - 1] == 0:
         sealed -= 1  # padding (section 5.4)

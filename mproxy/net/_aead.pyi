@@ -1,0 +1,11 @@
+import enum
+
+class AeadCipher(enum.IntFlag):
+    AES_128_GCM = 1
+    AES_256_GCM = 2
+    CHACHA20_POLY1305 = 3
+
+def use_multi_buffer(wanted: bool) -> bool: ...
+def pass_message(
+    cipher: int, sealing: bool, key: bytes, nonce: bytes, header: bytes, parts: list[bytes], tag: bytes = b""
+) -> tuple[bytes, bytes]: ...
