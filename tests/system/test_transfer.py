@@ -48,9 +48,9 @@ class Transfer:
         self.programs.append(program)
         return program
 
-    def recv(self, *options, output=None, port=0, once=True):
+    def recv(self, *options, output=None, port=0, once=True, env=None):
         output = output or f"{self.target}/"
-        program = self.start("recv", *(["--once"] if once else []), *options, port, "-o", output)
+        program = self.start("recv", *(["--once"] if once else []), *options, port, "-o", output, env=env)
         return program, int(program.event("listening", within=30)["port"])
 
     def impair(self, port, *options, listen=0):

@@ -1,13 +1,17 @@
 """Where the kernel does not cut trains (UDP_SEGMENT): packets go one by one, and everything arrives."""
 
 import ctypes
+import errno
+import json
 import os
 import socket
 import struct
 import subprocess
+import threading
 
 import pytest
 from test_transfer import MANY, Transfer, content
+from trains import REFUSALS, Refusal
 
 UDP_SEGMENT = 103  # linux/udp.h
 SO_NO_CHECK = 11  # asm-generic/socket.h; a socket without checksums gets EINVAL for a train
@@ -72,9 +76,32 @@ def test_a_system_that_cuts_no_trains(transfer, tmp_path, sealed):
     for sock in sockets:
         refuse_trains(sock)
         sock.close()
-    sender.process.stdin.write(data[10 << 20:])
-    sender.process.stdin.close()
+    threading.Thread(target=write_rest, args=(sender.process.stdin, data[10 << 20:]), daemon=True).start()
+    arrives(transfer, sender, receiver, data)
+
+
+def write_rest(pipe, data):
+    """Body of a thread: a program that has come to a halt takes no more."""
+    pipe.write(data)
+    pipe.close()
+
+
+def arrives(transfer, sender, receiver, data):
+    """The transfer ends well, and less than one packet in a hundred was lost on a path that loses none by itself."""
     assert sender.wait(MANY) == 0, str(sender)
     assert receiver.wait(MANY) == 0, str(receiver)
     (arrived,) = transfer.target.iterdir()
     assert arrived.read_bytes() == data
+    assert json.loads(sender.out.lines[-1][1])["lost"] < len(data) / 1500 / 100, str(sender)
+
+
+@pytest.mark.parametrize("error", REFUSALS, ids=lambda number: errno.errorcode[number])
+def test_whatever_the_system_says_to_a_train(transfer, tmp_path, error):
+    """Goal: the same from the first packet on, for each of the errors; the system is asked again only now and then."""
+    refusal = Refusal(tmp_path, error)
+    data = content(6, 8 << 20)
+    receiver, port = transfer.recv(env=os.environ | refusal.environment)
+    _impair, port = transfer.impair(port, "--mtu", "1500")
+    sender = transfer.send(port, "--json", transfer.file("f", data), env=os.environ | refusal.environment)
+    arrives(transfer, sender, receiver, data)
+    assert 0 < refusal.refused < 20

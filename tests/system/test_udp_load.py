@@ -1,5 +1,6 @@
 """The UDP engine under trains, small paths, shortage and crowds: every packet counted, every byte compared."""
 
+import errno
 import gc
 import os
 import random
@@ -10,6 +11,8 @@ import time
 
 import pytest
 from lab import until
+from relays import RELAY, SERVER
+from trains import REFUSALS, Refusal
 from udp_lab import RelayThread, answers, client_of, open_descriptors, send_from, send_train, udp_socket
 
 WINDOW = 32  # packets on the way: no queue of the test is ever full
@@ -103,6 +106,30 @@ def test_a_path_too_small_for_the_train_gets_its_packets_one_by_one(lab, ends, v
         got.wait(len(sent))
     assert got.packets == sent
     assert relay.stats(key)["errors"] == 0
+
+
+@pytest.mark.parametrize("error", REFUSALS, ids=lambda number: errno.errorcode[number])
+@pytest.mark.parametrize("upwards", [True, False], ids=["to the target", "to the client"])
+def test_a_system_that_refuses_trains_gets_their_packets_one_by_one(lab, relay, tmp_path, error, upwards):
+    """Every packet arrives, in order, whatever the system says; and no session asks it time and again."""
+    refusal = Refusal(tmp_path, error)
+    server = udp_socket(lab.server, SERVER)
+    relay.start(f"udp 7000 -> {SERVER}:{server.getsockname()[1]}", env=refusal.environment)
+    client = client_of(lab.client, RELAY, 7000)
+    client.send(b"open")
+    server.connect(server.recvfrom(100)[1][:2])
+    sender, receiver = (client, server) if upwards else (server, client)
+    got = Collector(receiver)
+    sent = []
+    for _ in range(10):
+        packets = [numbered(len(sent) + n, 1400) for n in range(20)]
+        packets[-1] = packets[-1][:700]
+        send_train(sender, b"".join(packets), 1400)
+        sent += packets
+        got.wait(len(sent))
+    assert got.packets == sent
+    assert relay.status()["rules"][0]["counters"]["errors"] == 0
+    assert 0 < refusal.refused < 10
 
 
 def test_a_packet_too_long_for_the_target_costs_only_itself(host, udp_relay, echo):
