@@ -140,6 +140,11 @@ def parse_name(text):
     return text
 
 
+def counted(count, noun):
+    """`1 rule`, `2 rules`, of nouns that take an s."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def printable(text):
     """`text` as typed, but quoted when it is empty, holds blanks or would disturb the terminal."""
     return text if text.isprintable() and text and " " not in text else ascii(text)

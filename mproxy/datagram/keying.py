@@ -12,6 +12,7 @@ import hashlib
 from mproxy.datagram._seal import Cipher
 from mproxy.datagram.noise import Handshake, NoiseError, import_cryptography, load, x25519_private, x25519_public
 from mproxy.errors import PeerError, UsageError
+from mproxy.words import counted
 
 
 class Suite(enum.IntEnum):
@@ -46,8 +47,8 @@ class Key:
         if b"-----BEGIN PRIVATE KEY-----" in data:
             self.seed = _seed_of(data, path)
         elif len(data.strip()) < _SHORTEST_SECRET:
-            raise UsageError(f"--key {path}: a secret of {len(data.strip())} bytes is too short, {_SHORTEST_SECRET}"
-                             " are needed; 'head -c 32 /dev/urandom' makes a good one")
+            raise UsageError(f"--key {path}: a secret of {counted(len(data.strip()), 'byte')} is too short,"
+                             f" {_SHORTEST_SECRET} are needed; 'head -c 32 /dev/urandom' makes a good one")
         else:
             self.psk = hashlib.blake2b(data.strip(), digest_size=32, person=b"mproxy --key").digest()
         load()

@@ -18,7 +18,7 @@ from mproxy.programs.demo_net import Cable, Cut, why_no_cable
 from mproxy.programs.demo_peers import END_OF_STREAM, Client, CountingDaemon, Proxy, Watch
 from mproxy.programs.log import reserve_standard_fds
 from mproxy.programs.options import OneLineParser, complain
-from mproxy.words import parse_count, parse_duration
+from mproxy.words import counted, parse_count, parse_duration
 
 # Seconds of undisturbed counting before the first change and after each.
 COUNTING_S = 2
@@ -258,7 +258,7 @@ class Verdict:
             ("gaps", _list(self.missing)),
             ("repeated", _list(self.repeated)),
             ("out of order", _list(self.reordered)),
-            ("damaged", f"{len(self.damaged)} lines" if self.damaged else "none"),
+            ("damaged", counted(len(self.damaged), "line") if self.damaged else "none"),
             ("connection", self.died or "the same one from the first number to the last"),
             ("first byte", f"{delays} after the network was back" if delays else "no change of the network came about"),
         ]

@@ -16,7 +16,7 @@ from mproxy.errors import MproxyError, UsageError
 from mproxy.policy.resolver import look_up_host, numeric_address
 from mproxy.programs.log import reserve_standard_fds
 from mproxy.programs.options import OneLineParser, complain
-from mproxy.words import parse_bind, parse_host, parse_port
+from mproxy.words import counted, parse_bind, parse_host, parse_port
 
 # Longest payload of a message, that is of a line without its newline.
 LIMIT_BYTES = 1024
@@ -68,7 +68,7 @@ class MessageReader:
     def finish(self):
         """Raise MessageError if the stream ended in the middle of a message."""
         if self._buffer:
-            raise MessageError(f"message cut off after {len(self._buffer)} bytes, its length included")
+            raise MessageError(f"message cut off after {counted(len(self._buffer), 'byte')}, its length included")
 
 
 def pack_message(payload):

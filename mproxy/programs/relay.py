@@ -13,6 +13,7 @@ from mproxy.programs.relay_status import say_status
 from mproxy.programs.systemd import given_sockets
 from mproxy.relay import control
 from mproxy.relay.rule_file import LinesError, read_rules
+from mproxy.words import counted
 
 # Beyond the relay's own --drain-timeout, which only the relay knows: a day at most.
 STOP_PATIENCE_S = 86_400 + 60
@@ -44,7 +45,7 @@ def check(given):
     if given.get("kernel"):
         from mproxy.relay.kernel import refuse_impossible
         refuse_impossible(rules, given["file"])
-    print(f"{given['file']}: {len(rules)} rule{'s' if len(rules) > 1 else ''}")
+    print(f"{given['file']}: {counted(len(rules), 'rule')}")
     return 0
 
 

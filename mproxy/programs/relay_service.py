@@ -17,6 +17,7 @@ from mproxy.programs.systemd import Notifier
 from mproxy.relay import control
 from mproxy.relay.rule_file import LinesError, read_rules
 from mproxy.relay.supervisor import Supervisor
+from mproxy.words import counted
 
 
 class Service:
@@ -68,7 +69,7 @@ class Service:
 
     def _on_ready(self):
         self.log.info("ready", pid=os.getpid(), rules=len(self._rules), mode=self._mode)
-        self._notifier.ready(f"{len(self._rules)} rules")
+        self._notifier.ready(counted(len(self._rules), "rule"))
         self._background.ready()
         if self._notifier.watchdog_us:
             self._feed_watchdog()
@@ -156,9 +157,9 @@ class Service:
         self._rules, self._last_reload = rules, None
         self._reloads += 1
         self.log.info("reloaded", rules=len(rules), added=added, changed=changed, removed=removed)
-        self._notifier.ready(f"{len(rules)} rules")
-        return {"ok": True, "lines": [], "done": f"{len(rules)} rules: {added} added, {changed} changed,"
-                                                 f" {removed} removed"}
+        total = counted(len(rules), "rule")
+        self._notifier.ready(total)
+        return {"ok": True, "lines": [], "done": f"{total}: {added} added, {changed} changed, {removed} removed"}
 
     # ---- the end
 

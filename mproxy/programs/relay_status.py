@@ -3,6 +3,7 @@
 import json
 
 from mproxy.config import format_host_port
+from mproxy.words import counted
 
 _UNITS = ("", "K", "M", "G", "T", "P")
 
@@ -17,14 +18,14 @@ def say_status(facts, as_json):
     totals = facts["totals"]
     lines = [
         f"mproxy relay {facts['version']}, process {facts['pid']}, {facts['state']} for {_say_time(facts['uptime_s'])},"
-        f" {facts['mode']} mode, {len(facts['rules'])} rules from {facts['rules_from']}",
+        f" {facts['mode']} mode, {counted(len(facts['rules']), 'rule')} from {facts['rules_from']}",
         f"tcp  {_say(totals['tcp'])}",
         f"udp  {_say(totals['udp'])}"]
     for worker in facts["workers"]:
         lines.append(
             f"worker {worker['worker']}: {worker['state']}, process {worker['pid'] or '-'} for"
-            f" {_say_time(worker['uptime_s'])}, {worker['connections']} connections, {worker['sessions']} sessions,"
-            f" {worker['deaths']} deaths")
+            f" {_say_time(worker['uptime_s'])}, {counted(worker['connections'], 'connection')},"
+            f" {counted(worker['sessions'], 'session')}, {counted(worker['deaths'], 'death')}")
     lines += [f"not resolved: {host}: {why}" for host, why in facts.get("unresolved", {}).items()]
     lines += [f"last reload failed: {line}" for line in facts["last_reload_errors"]]
     lines.append("")
@@ -33,7 +34,7 @@ def say_status(facts, as_json):
         lines.append(f"{rule['protocol']} {listen} -> {', '.join(rule['targets'])}")
         lines.append(f"     {_say(rule['counters'])}")
     if len(facts["rules"]) > SHOWN:
-        lines.append(f"and {len(facts['rules']) - SHOWN} more rules: --json shows them")
+        lines.append(f"and {counted(len(facts['rules']) - SHOWN, 'more rule')}: --json has all")
     return "\n".join(lines)
 
 

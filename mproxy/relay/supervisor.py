@@ -18,6 +18,7 @@ from mproxy.relay.counters import Counters, add_up
 from mproxy.relay.listeners import open_listener, take_given
 from mproxy.relay.pool import RUNNING, Pool
 from mproxy.relay.rule_file import ListenError
+from mproxy.words import counted
 
 # Descriptors of a process that are for none of its listeners and connections: log, channels, loop, files.
 OTHER_FDS = 64
@@ -150,8 +151,8 @@ class Supervisor:
         need = have + sum(1 if rule.protocol == "tcp" else self._config.workers for rule in rules) + OTHER_FDS
         if need > limit:
             raise MproxyError(
-                f"{len(rules)} rules need {need} descriptors and this process may have {limit}: raise the limit"
-                " (ulimit -Hn, LimitNOFILE=), or use fewer workers")
+                f"{counted(len(rules), 'rule')} would take {need} descriptors and this process may have {limit}:"
+                " raise the limit (ulimit -Hn, LimitNOFILE=), or use fewer workers")
 
     def _log_capacity(self):
         """How many connections there can be: each takes two descriptors of its worker."""

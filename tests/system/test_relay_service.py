@@ -441,7 +441,7 @@ def test_status_for_people(lab, relay, echo):
     assert is_served(lab.client, 7005)
     status, text = relay.command("status")
     assert status == 0
-    assert "user mode, 1 rules from" in text
+    assert "user mode, 1 rule from" in text
     assert f"tcp 7005 -> {SERVER}:{ECHO_PORT}" in text
     assert "worker 0: running" in text
 

@@ -25,6 +25,7 @@ from mproxy.errors import UsageError
 from mproxy.programs import main as mproxy_main
 from mproxy.programs.options import complain, parse_cproxy, parse_sproxy
 from mproxy.words import (
+    counted,
     parse_bind,
     parse_count,
     parse_duration,
@@ -166,6 +167,10 @@ def test_names_are_not_empty():
         assert refusal(parse_sproxy, [option, "", "6200"]) == f"{option} '' is empty"
     for option in ("--key", "--known-hosts", "--state-dir"):
         assert refusal(parse_cproxy, [option, "", "5200", "server", "6200"]) == f"{option} '' is empty"
+
+
+def test_one_of_a_thing_is_no_plural():
+    assert [counted(number, "rule") for number in (0, 1, 2)] == ["0 rules", "1 rule", "2 rules"]
 
 
 def test_printable_shows_plain_words_as_they_are():

@@ -335,7 +335,7 @@ def test_status_text():
         "unresolved": {"a": "unknown"}, "rules": [{
             "protocol": "tcp", "address": "::1", "port": 80, "targets": ["a:1"], "counters": {"bytes_in": 5}}]}, False)
     assert text == """\
-mproxy relay 1, process 7, running for 1d 2h, user mode, 1 rules from f
+mproxy relay 1, process 7, running for 1d 2h, user mode, 1 rule from f
 tcp  connections 1, bytes in 1.5K
 udp  sessions 0, total 0
 not resolved: a: unknown
