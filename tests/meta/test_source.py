@@ -11,9 +11,16 @@ import pytest
 from tests.meta.sources import ROOT, source_files
 
 MOST_LINES = 600
+MOST_COLUMNS = 120
 SOURCES = source_files(".py", ".pyx", ".pxd", ".pyi", under=ROOT)
 TEXTS = [path for path in SOURCES + source_files(".md", ".toml", ".in", under=ROOT) + sorted((ROOT / ".ci").iterdir())
          + [ROOT / "Makefile"] if path.is_file()]
+
+PAGES = [path for path in source_files(".md", under=ROOT) if path.parent.name != "results"]
+
+# What cannot be broken, or is written by a program: tables, code, the report of a benchmark.
+NO_PROSE = re.compile(r"<!-- bench .*?<!-- end of bench -->|^ *```.*?^ *```$|^ *\|.*?$|^ {4}.*?$",
+                      re.DOTALL | re.MULTILINE)
 
 # The project speaks of what it is and does: not of the work on it, nor of the places where that was done. (Brackets
 # keep the patterns from finding themselves.)
@@ -50,6 +57,13 @@ def test_cython_lint():
 def test_file_is_not_too_long(path):
     count = path.read_text().count("\n")
     assert count <= MOST_LINES, f"{relative(path)} has {count} lines; at {MOST_LINES} there are two files in one"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=relative)
+def test_prose_has_lines_that_fit(path):
+    prose = NO_PROSE.sub(lambda found: "\n" * found[0].count("\n"), path.read_text()).split("\n")
+    wrong = [number for number, line in enumerate(prose, 1) if len(line) > MOST_COLUMNS]
+    assert not wrong, f"{relative(path)}: above {MOST_COLUMNS} columns in lines {wrong}"
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=relative)
