@@ -36,6 +36,11 @@ cdef class UdpRelay(UdpFlow):
         return self.table.line.count
 
     @property
+    def gathering_count(self):
+        """Listeners whose packets gather just now."""
+        return len(self.gathering)
+
+    @property
     def max_sessions(self):
         """Sessions at most."""
         return self.table.most
@@ -90,6 +95,8 @@ cdef class UdpRelay(UdpFlow):
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+        self.alarm.close()
+        self.loop.unschedule(&self.look)
         self.loop.unschedule(&self.work)
         self.loop.soon.append(partial(_relays.discard, self))
 

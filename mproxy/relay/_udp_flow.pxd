@@ -5,9 +5,11 @@ An inbox and an outbox are shared by all rules; each is empty again before anyth
 
 from libc.stdint cimport int64_t, uint32_t
 
+from mproxy.net._alarm cimport Alarm
 from mproxy.net._loop cimport Loop, Source, Work
 from mproxy.net._packets cimport Address, Inbox, LocalAddress, Message, Outbox, Slot
 from mproxy.net._socket cimport socklen_t
+from mproxy.relay._gather cimport Gather
 from mproxy.relay._runs cimport Piece
 from mproxy.relay._sessions cimport Entry, Key, SessionTable
 from mproxy.relay._udp_rule cimport Destination, UdpRule
@@ -41,10 +43,13 @@ cdef class Listener:
     cdef Address bound      # its address
     cdef bint is_wildcard   # packets tell which address they came to
     cdef int most_slots     # read at a time: fewer once trains come
+    cdef Gather gather      # whether packets shall gather, and how long
+    cdef bint gathers       # they do: the alarm has the socket read
     cdef uint32_t dropped   # packets that the kernel had dropped when it was last asked
 
     cdef void read(self) noexcept
     cdef bint read_batch(self) noexcept
+    cdef void set_gathering(self, bint on) noexcept
     cdef void count_dropped(self) noexcept
     cdef void make_key(self, const Slot *slot, Key *out) noexcept
 
@@ -63,6 +68,10 @@ cdef class UdpFlow:
     cdef Session *first          # sessions with replies to be read
     cdef Session *last           # their end
     cdef uint32_t queued         # their number
+    cdef list gathering          # listeners whose packets gather
+    cdef Alarm alarm             # rings when they have
+    cdef Work look               # reads them
+    cdef bint can_gather         # there is an alarm
 
     cdef void deliver(self, Listener listener, int count) noexcept
     cdef Session *open(self, Listener listener, Slot *slot, Key *key) noexcept

@@ -1,7 +1,8 @@
 """UDP relay.
 
-Life of a packet to the target: the listener's socket is ready; one recvmmsg fills the inbox; each message finds its
-session (or opens one); what a session got is joined to trains and leaves through its own connected socket.
+Life of a packet to the target: the listener's socket is ready, or a stream has gathered there (_gather.pyx); one
+recvmmsg fills the inbox; each message finds its session (or opens one); what a session got is joined to trains and
+leaves through its own connected socket.
 
 Life of a reply: the session's socket is ready; recvmmsg; trains again; they wait in the outbox beside the replies of
 other sessions, and one sendmmsg through the listener's socket sends them all, each from the address its client knows.
@@ -20,7 +21,7 @@ from libc.stdint cimport uint8_t
 from libc.stdlib cimport calloc
 from libc.string cimport memcmp, memcpy, memset
 
-from mproxy.net._loop cimport EPOLLERR, EPOLLET, EPOLLIN
+from mproxy.net._loop cimport EPOLLERR, EPOLLET, EPOLLIN, read_clock
 from mproxy.net._packets cimport (
     AF_INET, SLOTS, dropped_packets, packet_count, receive_trains, report_local_address,
 )
@@ -28,6 +29,7 @@ from mproxy.net._socket cimport (
     SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, Target, close, connect, is_spare, set_option, sockaddr,
     socket, socklen_t,
 )
+from mproxy.relay._gather cimport gather_is_due, gather_judge
 from mproxy.relay._runs cimport ANY_SEGMENT, Run, run_next
 from mproxy.relay._sessions cimport Group
 from mproxy.relay._udp_rule cimport AVOID_US, TELL_US
@@ -73,6 +75,11 @@ cdef class UdpFlow:
         self.outbox = Outbox()
         self.work.run = run_replies
         self.work.owner = <void *>self
+        self.look.run = run_gathering
+        self.look.owner = <void *>self
+        self.gathering = []
+        self.alarm = Alarm()
+        self.can_gather = self.alarm.open(loop, &self.look) == 0
 
     cdef void rule_ended(self, UdpRule rule) noexcept:
         """The last session of a removed rule has ended."""
@@ -432,6 +439,13 @@ cdef void listener_ready(Source *source, uint32_t events) noexcept:
     listener.flow.loop.schedule(&listener.work)
 
 
+cdef void run_gathering(Work *work) noexcept:
+    """Read all listeners whose packets gather: the alarm rings for the first of them."""
+    cdef UdpFlow flow = <UdpFlow>work.owner
+    for listener in list(flow.gathering):
+        (<Listener>listener).read()
+
+
 cdef void run_listener(Work *work) noexcept:
     (<Listener>work.owner).read()
 
@@ -472,19 +486,43 @@ cdef class Listener:
         if fd < 0:
             return
         self.count_dropped()
+        self.set_gathering(False)
         self.flow.loop.unschedule(&self.work)
         self.flow.loop.remove(&self.source)
         close(fd)
         self.flow.loop.soon.append(partial(_listeners.discard, self))
 
     cdef void read(self) noexcept:
-        """Read until the socket is empty, or others should have their turn."""
+        """Read until the socket is empty, or others should have their turn; then wait for more, or let it gather."""
         cdef int _batch
+        cdef bint more = True
+        cdef int64_t now = self.flow.loop.now_us
         for _batch in range(BATCHES_A_TURN):
-            if not self.read_batch():
-                return
-        if self.source.fd >= 0:
+            more = self.read_batch()
+            if not more:
+                break
+        if self.source.fd < 0:
+            return
+        if gather_is_due(&self.gather, now):
+            if self.gathers:
+                self.count_dropped()
+            gather_judge(&self.gather, now, self.rule.counts.packets_out, self.dropped)
+            self.set_gathering(self.gather.wait_us > 0)
+        if more:
             self.flow.loop.schedule(&self.work)
+        elif self.gathers:
+            self.flow.alarm.set(min(self.flow.alarm.at, read_clock() + self.gather.wait_us))
+
+    cdef void set_gathering(self, bint on) noexcept:
+        """Whether the alarm, in place of arriving packets, has the socket read."""
+        if on == self.gathers or on and not self.flow.can_gather:
+            return
+        self.gathers = on
+        if on:
+            self.flow.gathering.append(self)
+        else:
+            self.flow.gathering.remove(self)
+        self.flow.loop.modify(&self.source, EPOLLET | (0 if on else EPOLLIN))
 
     cdef bint read_batch(self) noexcept:
         """Relay what one call receives; false when the socket was empty, or was closed."""
@@ -500,6 +538,7 @@ cdef class Listener:
         for i in range(n):
             length += self.flow.inbox.slots[i].length
         self.most_slots = adapt(most, n, length)
+        self.gather.came += n
         self.flow.deliver(self, n)
         return n == most
 

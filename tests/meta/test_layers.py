@@ -34,7 +34,7 @@ ROW = {room: row for row, rooms in enumerate(LAYERS) for room in rooms}
 
 # The sans-I/O core: everything it needs comes in as an argument.
 PURE = ["_wire", "_ring", "_frames", "_stream", "_transmit", "_streams", "_session", "_pysession", "handshake",
-        "relay/_runs", "relay/_sessions"]
+        "relay/_gather", "relay/_runs", "relay/_sessions"]
 PURE += [f"datagram/{name}" for name in (
     "config", "_packet", "_ranges", "_rtt", "_sent", "_outflow", "_inflow", "_acks", "_pace", "_mtu", "_congestion",
     "_cubic", "_bbr", "_recovery", "_listener", "_states", "_channel", "_path", "_setup", "_connection",

@@ -1,12 +1,13 @@
 """The engine of UDP rules: sessions, addresses, bounds, ends. The relay runs in a thread of the test."""
 
+import contextlib
 import gc
 import ipaddress
 import socket
 
 import pytest
 from lab import outage, until
-from udp_lab import Echo, RelayThread, answers, client_of, is_silent, open_descriptors, send_from, udp_socket
+from udp_lab import Echo, RelayThread, answers, client_of, flood, is_silent, open_descriptors, send_from, udp_socket
 
 from mproxy.relay.rules import Rule, RuleOptions
 
@@ -333,3 +334,52 @@ def test_a_stranger_s_burst_does_not_stop_the_others(host, udp_relay, echo):
         if number % 20 == 0:
             assert answers(known, b"known") == b"known"
     assert udp_relay.stats(key)["sessions"] <= 100
+
+
+def test_the_packets_of_a_stream_gather_and_stay_in_order(host, udp_relay, ends):
+    """Nobody answers the flood. When it is over, the next packet is waited for again, and not looked for."""
+    sink = ends.enter_context(udp_socket(host))
+    key, port = udp_relay.rule([sink.getsockname()])
+    numbers = []
+
+    def gathers():
+        for _ in range(100):
+            data = sink.recv(200)
+            assert data == data[:8] * 16
+            numbers.append(int.from_bytes(data[:8], "big"))
+        return udp_relay.gathering()
+    with flood(host, port):
+        until(gathers, 60, "the packets of a stream gather")
+        for _ in range(20):
+            gathers()
+    assert numbers == sorted(set(numbers)), "no packet overtakes another, none comes twice"
+    until(lambda: udp_relay.gathering() == 0, 20, "without a stream nothing gathers")
+    assert udp_relay.stats(key)["sessions"] == 1
+    sink.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while sink.recv(200):
+            pass
+    sink.settimeout(20)
+    client_of(host, "127.0.0.1", port).send(b"alone")
+    assert sink.recv(200) == b"alone"
+
+
+def test_who_waits_for_answers_does_not_wait_for_others(host, udp_relay, echo):
+    """As fast as it may be: one packet to one answer is no stream."""
+    _key, port = udp_relay.rule([("127.0.0.1", echo.port)])
+    client = client_of(host, "127.0.0.1", port)
+    for _ in range(40):
+        for _ in range(50):
+            answers(client, b"x" * 100)
+        assert udp_relay.gathering() == 0
+
+
+def test_a_rule_may_go_while_its_packets_gather(host, udp_relay, ends):
+    sink = ends.enter_context(udp_socket(host))
+    key, port = udp_relay.rule([sink.getsockname()])
+    with flood(host, port):
+        until(udp_relay.gathering, 60, "the packets of a stream gather")
+        udp_relay.call(udp_relay.relay.remove, key)
+        udp_relay.call(udp_relay.relay.close)
+        assert udp_relay.gathering() == 0
+    assert_port_free(host, port)

@@ -5,6 +5,8 @@ import ipaddress
 import os
 import socket
 import struct
+import subprocess
+import sys
 import threading
 
 from lab import enter, until
@@ -18,6 +20,14 @@ UDP_SEGMENT = 103  # linux/udp.h; Python has no names for these two
 IP_PKTINFO = 8
 BUFFER = 4 << 20  # of a socket, where the system allows it
 PATIENCE = 20
+
+FLOOD = """
+import itertools, socket, sys
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    sock.connect(("127.0.0.1", int(sys.argv[1])))
+    for number in itertools.count():
+        sock.send(number.to_bytes(8, "big") * 16)
+"""
 
 
 def family_of(address):
@@ -64,6 +74,18 @@ def is_silent(sock, seconds=0.3):
 def send_train(sock, data, segment):
     """One sendmsg that the kernel cuts into packets of `segment` bytes."""
     sock.sendmsg([data], [(socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("@H", segment))])
+
+
+@contextlib.contextmanager
+def flood(host, port):
+    """A process that sends packets of 128 bytes, its number in each 8 of them, as fast as it can."""
+    with host.inside():
+        process = subprocess.Popen([sys.executable, "-I", "-S", "-c", FLOOD, str(port)])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 def send_from(sock, source, data, receiver):
@@ -176,6 +198,9 @@ class RelayThread:
         with contextlib.suppress(AssertionError):
             return until(good, PATIENCE, "")
         raise AssertionError(f"wanted {wanted}, have {self.stats(key)}")
+
+    def gathering(self):
+        return self.call(lambda: self.relay.gathering_count)
 
     def close(self):
         self.call(self.relay.close)

@@ -1,0 +1,26 @@
+"""When to let packets gather before they are read: a pure calculation. Why: docs/decisions/relay-udp-gathering.md."""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+
+cdef enum:
+    PERIOD_US = 10000    # judged at most so often
+    BEGIN_GAP_US = 25    # gather once messages come closer together than this on average,
+    STAY_GAP_US = 50     # and go on while they come closer than this
+    ONE_WAY = 4          # and while there are at least so many of them to one packet the other way
+    FULL = 64            # messages that shall come together,
+    LONGEST_US = 200     # but none waits longer than this
+    REST_US = 1000000    # after the kernel had no room for what gathered
+
+
+cdef struct Gather:
+    int64_t begun_at         # of the period
+    int64_t rests_until      # not before then
+    uint64_t came            # messages in the period
+    uint64_t answered        # packets the other way, ever, when it began
+    uint32_t dropped         # packets dropped by the kernel, modulo 2**32, when it began
+    int64_t wait_us          # how long to let messages gather; 0: not at all
+
+
+cdef bint gather_is_due(const Gather *gather, int64_t now) noexcept nogil
+cdef void gather_judge(Gather *gather, int64_t now, uint64_t answered, uint32_t dropped) noexcept nogil
