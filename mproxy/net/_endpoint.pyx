@@ -243,9 +243,9 @@ cdef class Endpoint:
             self.tell("on_idle", (self,))
         self.session.settle()
         judge_end(&self.judge, self.session.out_bytes + self.session.in_bytes + self.session.sent_bytes,
-                  self.loop.now_us, self.loop.slow_count, self.loop.undisturbed())
+                  self.loop.now_us, self.loop.slow_count(), self.loop.undisturbed())
         self.work.slow = self.judge.slow
-        if self.judge.long_pump or (self.judge.slow and self.loop.slow_count > CROWD):
+        if self.judge.long_pump or (self.judge.slow and self.loop.slow_count() > CROWD):
             pace_bound(&self.pace, self.loop.now_us)
         elif self.pace.bounded and not self.judge.slow:
             pace_unbound(&self.pace, self.loop.now_us)
@@ -465,7 +465,7 @@ cdef class Endpoint:
         """Heartbeats and judgement of the carrier; called by the loop."""
         if self.carrier.fd < 0:
             return
-        if self.carrier_readable and (self.short_of_memory or self.work.queued):
+        if self.carrier_readable and (self.short_of_memory or self.work.queue != NULL):
             self.session.received_at = self.loop.now_us  # it is we who do not read
         self.session.handle_timeout(self.loop.now_us)
         self.loop.schedule(&self.work)

@@ -23,13 +23,21 @@ cdef struct Source:
     void *owner                                           # for `ready`
 
 
+cdef struct Work
+
+
+cdef struct Queue:
+    Work *first                       # NULL: it is empty
+    Work *last                        # its end
+    int count                         # its length
+
+
 cdef struct Work:
     void (*run)(Work *work) noexcept  # may queue itself again: it then runs in the next turn
     void *owner                       # for `run`
-    Work *next                        # queue
-    bint queued                       # in a queue
+    Queue *queue                      # that it waits in; NULL: in none
+    Work *next                        # behind it there
     bint slow                         # runs after the others, and for a part of their time only
-    bint in_slow                      # it is in the queue of such work
     int64_t ran_at                    # the turn it ran in last
     int favours                       # of slow work that had rested: so many turns it goes before the rest of such work
 
@@ -49,15 +57,12 @@ cdef class Loop:
     cdef int epoll_fd           # the epoll instance
     cdef int wake_fd            # eventfd: other threads and signals end the wait
     cdef Source wake_source     # of wake_fd
-    cdef Work *work_first       # queue of work
-    cdef Work *work_last        # its end
-    cdef int work_count         # its length
+    cdef Queue quick            # work that is not slow
+    cdef Queue favoured         # slow work that had rested
+    cdef Queue slow             # slow work otherwise
+    cdef bint slow_is_next      # of these two, when there is work in both
     cdef Work *last_run         # whose turn was the last one; only compared
     cdef int64_t others_at      # when that changed last
-    cdef Work *slow_first       # queue of slow work
-    cdef Work *slow_last        # its end
-    cdef Work *favoured_last    # end of its first part, of those in favour; NULL when that is empty
-    cdef int slow_count         # its length
     cdef object slow_calls      # collections.deque of Python calls that are slow work
     cdef int64_t quick_at       # when work that is not slow ran last
     cdef int64_t slow_at        # when slow work was looked at last
@@ -85,8 +90,9 @@ cdef class Loop:
     cdef void remove(self, Source *source) noexcept
     cdef void close(self, Source *source) noexcept
     cdef void schedule(self, Work *work) noexcept
-    cdef void schedule_slow(self, Work *work) noexcept
+    cdef Queue *queue_of(self, Work *work) noexcept
     cdef Work *next_slow(self) noexcept
+    cdef int slow_count(self) noexcept
     cdef void unschedule(self, Work *work) noexcept
     cdef void free_later(self, void *memory) noexcept
     cdef bint undisturbed(self) noexcept

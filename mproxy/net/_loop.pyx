@@ -66,6 +66,29 @@ cdef void drain_wake(Source *source, uint32_t events) noexcept:
     read(source.fd, &count, sizeof(count))
 
 
+cdef void put(Queue *queue, Work *work) noexcept:
+    """Append."""
+    work.queue = queue
+    work.next = NULL
+    if queue.last != NULL:
+        queue.last.next = work
+    else:
+        queue.first = work
+    queue.last = work
+    queue.count += 1
+
+
+cdef Work *take_first(Queue *queue) noexcept:
+    """Take the first of a queue that is not empty."""
+    cdef Work *work = queue.first
+    queue.first = work.next
+    if queue.first == NULL:
+        queue.last = NULL
+    queue.count -= 1
+    work.queue = NULL
+    return work
+
+
 cdef class Timer:
     """A call that is due `at` a time; `cancel` it as often as you like."""
 
@@ -214,79 +237,47 @@ cdef class Loop:
 
     cdef void schedule(self, Work *work) noexcept:
         """Run the work before the loop sleeps again."""
-        if work.queued:
-            return
-        work.queued = True
-        work.in_slow = work.slow
-        work.next = NULL
-        if work.slow:
-            self.schedule_slow(work)
-            return
-        if self.work_last != NULL:
-            self.work_last.next = work
-        else:
-            self.work_first = work
-        self.work_last = work
-        self.work_count += 1
+        if work.queue == NULL:
+            put(self.queue_of(work), work)
 
-    cdef void schedule_slow(self, Work *work) noexcept:
+    cdef Queue *queue_of(self, Work *work) noexcept:
         """Who comes after a rest goes before those who come again and again: a heartbeat must not wait for a crowd."""
-        cdef Work *before = self.slow_last
+        if not work.slow:
+            return &self.quick
         if self.now_us - work.ran_at >= RESTED_US:
             work.favours = FAVOURED_TURNS
-        if work.favours > 0:
-            work.favours -= 1
-            before = self.favoured_last
-            self.favoured_last = work
-        work.next = before.next if before != NULL else self.slow_first
-        if before != NULL:
-            before.next = work
-        else:
-            self.slow_first = work
-        if work.next == NULL:
-            self.slow_last = work
-        self.slow_count += 1
+        if work.favours == 0:
+            return &self.slow
+        work.favours -= 1
+        return &self.favoured
 
     cdef Work *next_slow(self) noexcept:
-        """Take the first of the slow work; every other time the first that is not in favour: none waits for ever."""
-        cdef Work *before = self.favoured_last
-        cdef Work *work = self.slow_first
-        if before != NULL and before.next != NULL and (self.turns + <uint32_t>self.slow_count) & 1:
-            work = before.next
-            before.next = work.next
-            if self.slow_last == work:
-                self.slow_last = before
-        else:
-            self.slow_first = work.next
-            if self.slow_first == NULL:
-                self.slow_last = NULL
-            if before == work:
-                self.favoured_last = NULL
-        self.slow_count -= 1
-        work.queued = False
-        return work
+        """Take slow work (there is some): in turns from those in favour and the others, so none waits for ever."""
+        cdef bint from_slow = self.slow.count > 0 and (self.slow_is_next or self.favoured.count == 0)
+        self.slow_is_next = not from_slow
+        return take_first(&self.slow if from_slow else &self.favoured)
+
+    cdef int slow_count(self) noexcept:
+        """How much slow work waits."""
+        return self.favoured.count + self.slow.count
 
     cdef void unschedule(self, Work *work) noexcept:
         """Take queued work back; its owner ends."""
-        cdef Work **link = &self.slow_first if work.in_slow else &self.work_first
-        cdef Work *last = NULL
-        if not work.queued:
+        cdef Queue *queue = work.queue
+        cdef Work *before
+        if queue == NULL:
             return
-        while link[0] != work:
-            last = link[0]
-            link = &last.next
-        link[0] = work.next
-        work.queued = False
-        if work.in_slow:
-            self.slow_count -= 1
-            if self.slow_last == work:
-                self.slow_last = last
-            if self.favoured_last == work:
-                self.favoured_last = last
+        if queue.first == work:
+            take_first(queue)
             return
-        self.work_count -= 1
-        if self.work_last == work:
-            self.work_last = last
+        before = queue.first
+        while before.next != work:
+            before = before.next
+        before.next = work.next
+        if queue.last == work:
+            queue.last = before
+        queue.count -= 1
+        work.queue = NULL
 
     cdef void free_later(self, void *memory) noexcept:
         """free(3) at the end of the turn."""
@@ -313,26 +304,21 @@ cdef class Loop:
     cdef void run_work(self) noexcept:
         """Run what is queued now; what these queue is for the next turn, so that new events are seen between."""
         cdef Work *work
-        cdef int left = self.work_count
+        cdef int left = self.quick.count
         cdef bint busy = left > 0
-        while left > 0 and self.work_first != NULL:
+        while left > 0 and self.quick.count > 0:
             left -= 1
-            work = self.work_first
-            self.work_first = work.next
-            if self.work_first == NULL:
-                self.work_last = NULL
-            self.work_count -= 1
-            work.queued = False
+            work = take_first(&self.quick)
             self.note_run(work)
             work.run(work)
-        if self.slow_count > 0 or self.slow_calls:
+        if self.slow_count() > 0 or self.slow_calls:
             self.run_slow(busy)
 
     cdef void run_slow(self, bint busy) noexcept:
         """Run slow work, in turns; while other work comes again and again, for a part of the time only."""
         cdef Work *work
         cdef int64_t began = read_clock(), spent = 0
-        cdef int left = self.slow_count, calls = len(self.slow_calls)
+        cdef int left = self.slow_count(), calls = len(self.slow_calls)
         cdef bint crowded = left + calls > CROWD
         if busy:
             self.quick_at = began
@@ -344,7 +330,7 @@ cdef class Loop:
                 self.slow_credit_us, <int64_t>CROWD_BURST_US if crowded else <int64_t>SLOW_BURST_US)
         self.slow_at = began
         while spent < self.slow_credit_us and (left > 0 or calls > 0):
-            if left > 0 and self.slow_first != NULL:
+            if left > 0 and self.slow_count() > 0:
                 work = self.next_slow()
                 self.note_run(work)
                 work.run(work)
@@ -413,9 +399,9 @@ cdef class Loop:
     cdef int wait_ms(self) noexcept:
         """How long the loop may sleep."""
         cdef int64_t wait
-        if self.work_first != NULL or self.soon or self.stopping:
+        if self.quick.count > 0 or self.soon or self.stopping:
             return 0
-        if self.slow_first != NULL or self.slow_calls:
+        if self.slow_count() > 0 or self.slow_calls:
             return 0 if self.slow_credit_us > 0 or read_clock() - self.quick_at >= QUICK_MEMORY_US else 1
         while self.timers and (<Timer>self.timers[0]).callback is None:
             heapq.heappop(self.timers)
