@@ -17,6 +17,7 @@ class CarrierState(IntFlag):
 
 class Session:
     stalled: bool
+    sealed: bool
     def __init__(
         self, config: Any, *, is_server: bool, session_id: bytes = b"", secret: bytes = b""
     ) -> None: ...

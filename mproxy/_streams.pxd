@@ -14,6 +14,7 @@ cdef class StreamSet:
     cdef uint64_t send_budget              # the smaller of our budget and the peer's
     cdef readonly int64_t rtt_us           # shortest round trip of late: more is our queue; -1 before the first echo
     cdef bint active                       # there is a carrier for streams
+    cdef public bint sealed                # the carrier is encrypted
     cdef public bint stalled               # the carrier did not take all it was offered
     # streams
     cdef Transmitter transmitter           # send queues, and the batch on its way to the carrier

@@ -22,6 +22,7 @@ from mproxy._wire cimport HEADER_BYTES, MAX_WINDOW_BYTES, MIN_WINDOW_BYTES, Fram
 cdef enum:
     NEAR_US = 10000                # a round trip below this limits the rings
     NEAR_RING_BYTES = 524288       # ring of a bulk stream on loopback
+    SEALED_RING_BYTES = 1048576    # the same when the carrier is encrypted: each end then works longer on what it has
     FAST_PATH_BYTES_US = 1250      # 10 Gbit/s
     LEAST_READ_BYTES = 4096        # a read of the carrier that is worth its system call
     STREAM_BYTES = 640             # of a stream without its rings: its record, its slot, its application's record
@@ -133,11 +134,13 @@ cdef class StreamSet:
     cdef uint32_t useful_bytes(self) noexcept:
         """The largest ring that the round trip can call for: what FAST_PATH brings meanwhile, and an ack's delay.
 
-        A larger one would fill, too, but leave the processor's cache on its way.
+        A larger one would fill, too, but leave the processor's cache on its way; with a smaller one the two ends would
+        work in turns, not at once.
         """
+        cdef uint32_t near = SEALED_RING_BYTES if self.sealed else NEAR_RING_BYTES
         if self.rtt_us < 0 or self.rtt_us > NEAR_US:
             return MAX_WINDOW_BYTES
-        return max(<uint32_t>NEAR_RING_BYTES, <uint32_t>self.rtt_us * <uint32_t>FAST_PATH_BYTES_US)
+        return max(near, <uint32_t>self.rtt_us * <uint32_t>FAST_PATH_BYTES_US)
 
     cdef uint32_t no_room(self, Stream *stream) noexcept:
         """The application waits for an ack. When all is planned already, no DATA can ask for one: an ACK does."""

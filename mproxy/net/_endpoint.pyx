@@ -101,6 +101,7 @@ cdef class Endpoint:
         if tls is not None:
             tls.wire.take_bytes = OUT_BYTES
         self.session.attach(epoch, peer_window, peer_budget, first, self.loop.now_us)
+        self.session.sealed = tls is not None
         set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1)
         self.carrier.fd = fd
         pace_init(&self.pace, fd)
