@@ -74,6 +74,7 @@ cdef void close_with_reset(int fd) noexcept nogil
 
 cdef int spare_from() noexcept nogil
 cdef bint is_spare(int fd) noexcept nogil
+cdef bint is_reserved(int fd) noexcept nogil
 
 
 cdef class Target:

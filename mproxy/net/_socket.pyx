@@ -95,12 +95,15 @@ cdef void close_with_reset(int fd) noexcept nogil:
 
 
 cdef int first_spare = 0x7FFFFFFF
+cdef int first_reserved = 0x7FFFFFFF
 
 
 def keep_spare(int limit):
     """Of `limit` descriptors keep some for carriers, names and logs: streams get none of the highest numbers."""
-    global first_spare
-    first_spare = limit - min(SPARE_DESCRIPTORS, limit // 4)
+    global first_spare, first_reserved
+    spare = min(SPARE_DESCRIPTORS, limit // 4)
+    first_spare = limit - spare
+    first_reserved = limit - spare // 2
 
 
 cdef int spare_from() noexcept nogil:
@@ -111,6 +114,11 @@ cdef int spare_from() noexcept nogil:
 cdef bint is_spare(int fd) noexcept nogil:
     """The system gave one of the last descriptors: streams must not take it."""
     return fd >= first_spare
+
+
+cdef bint is_reserved(int fd) noexcept nogil:
+    """It is of the second half of those: not even for the other end of a stream that is already here."""
+    return fd >= first_reserved
 
 
 cdef class Target:

@@ -131,6 +131,9 @@ cdef class Listener:
         cdef sockaddr_storage address
         cdef socklen_t length
         cdef int fd, error, _turn
+        if self.gate.starved:  # another listener found that out in this turn
+            self.gate.shut(self, os.strerror(EMFILE), True)
+            return
         for _turn in range(ACCEPTS_A_TURN):
             if not self.gate.enter():
                 self.gate.shut(self, f"all {self.gate.room} connections are in use", False)

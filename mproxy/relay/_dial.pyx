@@ -8,7 +8,7 @@ from libc.string cimport memcpy
 
 from mproxy.net._socket cimport (
     IPPROTO_TCP, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_KEEPALIVE, SO_OOBINLINE, TCP_NODELAY, close,
-    connect, is_spare, set_errno, set_option, sockaddr, socket,
+    connect, is_reserved, set_errno, set_option, sockaddr, socket,
 )
 
 
@@ -63,7 +63,7 @@ cdef int dial(Target target, int index, Sources sources, bint with_data) noexcep
     cdef int fd = socket(target.addresses[index].ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
     if fd < 0:
         return -1
-    if is_spare(fd):
+    if is_reserved(fd):  # accepting ends with the first spare one: who came last needs one or two of them here
         close(fd)
         set_errno(EMFILE)
         return -1

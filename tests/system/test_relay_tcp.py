@@ -10,7 +10,7 @@ import threading
 import time
 
 import pytest
-from lab import until
+from lab import outage, until
 from relay_engine import Backstage, address_of
 
 SECOND_US = 1_000_000
@@ -352,6 +352,30 @@ def test_without_descriptors_callers_wait(stage, spare):
     engine.wait_for("on_accept_resumed")
     assert len(engine.named("on_accept_paused")) == 1 and engine.stats(0)["total"] == 30
     assert engine.stats(0)["failed"] == engine.stats(0)["refused"] == 0
+
+
+@pytest.mark.parametrize("free", [50, 51])
+@pytest.mark.parametrize("rules", [1, 3])
+def test_a_full_worker_keeps_whom_it_has_accepted(stage, free, rules):
+    """Goal: the last one that finds room has its connection to the server, too, and is not reset for want of it."""
+    engine, server = stage.engine(), stage.server()
+    ports = [engine.listen(key, [address_of(server)], {"connect_timeout_us": 300_000}) for key in range(rules)]
+    engine.limit_descriptors(free)
+    engine.spare_descriptors()
+    clients = [stage.client(ports[n % rules]) for n in range(40)]
+    for n, client in enumerate(clients):
+        client.sendall(b"%02d" % n)
+    engine.wait_for("on_accept_paused")
+    daemons = [stage.accept(server) for _ in range(engine.count())]
+    assert 10 < len(daemons) < 30
+    outage(1.0)  # three times what the connection to the server may take
+    assert engine.count() == len(daemons)
+    for daemon in daemons:
+        number = int(daemon.recv(2))
+        daemon.sendall(b"ok")
+        assert clients[number].recv(2) == b"ok"
+    stats = [engine.stats(key) for key in range(rules)]
+    assert {stat[name] for stat in stats for name in ("failed", "refused", "timed_out")} == {0}
 
 
 def test_networks(stage):
