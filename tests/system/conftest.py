@@ -2,6 +2,7 @@
 
 import os
 import resource
+import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +20,9 @@ from udp_lab import Echo, RelayThread
 # The sanitizers' library is for this process; ./cproxy and the like, and sys.executable, bring it with them, and others
 # are to go without.
 os.environ.pop("LD_PRELOAD", None)
+
+# Programs obey an ignored SIGHUP, and with nohup it is.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 try:
     become_root()

@@ -162,7 +162,7 @@ BAD = {
     "lost at the end": (lines(1, 2, 3, 4), None, [0.1], "gaps          5"),
     "repeated": (lines(1, 2, 2, 3, 4, 5), None, [0.1], "repeated      2"),
     "out of order": (lines(1, 3, 2, 4, 5), None, [0.1], "out of order  2"),
-    "damaged": ([*SENT[:4], "5 08:00:00.0"], None, [0.1], "damaged       1 lines"),
+    "damaged": ([*SENT[:4], "5 08:00:00.0"], None, [0.1], "damaged       1 line"),
     "died": (SENT, "Connection reset by peer", [0.1], "connection    Connection reset by peer"),
     "never came back": (SENT, None, [0.1, None], "first byte    0.100 s, never after"),
     "nothing at all": ([], None, [], "numbers       0 received of 5"),
