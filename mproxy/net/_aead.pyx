@@ -69,13 +69,14 @@ cdef extern from *:
         else IMB_AES128_GCM_DEC_FINALIZE(gcm_library, &self->key, &self->message, tag, 16);
     }
     #else
+    #include <stdlib.h>
     typedef struct { char nothing; } Gcm;
     #define gcm_find_library() 0
     #define gcm_new() NULL
-    #define gcm_take_key(...)
-    #define gcm_start(...)
-    #define gcm_pass(...)
-    #define gcm_finish(...)
+    #define gcm_take_key(...) abort()
+    #define gcm_start(...) abort()
+    #define gcm_pass(...) abort()
+    #define gcm_finish(...) abort()
     #endif
     """
     bint gcm_find_library() nogil
