@@ -22,6 +22,7 @@ from harness.process import Group, StartError
 from harness.results import Results
 
 Measure = Callable[[], dict[str, float]]
+MANY = 3
 
 
 class MeasureError(Exception):
@@ -30,7 +31,7 @@ class MeasureError(Exception):
 
 @dataclass(frozen=True)
 class Case:
-    """One contender on one row; `rounds` overrides the plan's number for measurements that are dear."""
+    """One contender on one row; `rounds` overrides the plan's number for measurements that are dear, or cheap."""
 
     row: str
     contender: str
@@ -49,6 +50,11 @@ class Plan:
 
     def pick(self, full, quick):
         return quick if self.quick else full
+
+    @property
+    def many_rounds(self) -> int:
+        """For rows of short measurements: single ones differ by more than what the row is to tell."""
+        return self.pick(MANY * self.rounds, self.rounds)
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def http_cases(bench: Bench, stack: ExitStack) -> Iterator[Case]:
             continue
         for row, close in (KEEP_ALIVE_ROW, False), (CLOSE_ROW, True):
             measure = partial(http.measure, group, chain.entry, HTTP_CLIENTS, close)
-            yield Case(row, contender.name, measure)
+            yield Case(row, contender.name, measure, bench.plan.many_rounds)
 
 
 def crowd_cases(bench: Bench, _stack: ExitStack) -> Iterator[Case]:
@@ -142,6 +142,6 @@ _HTTP = (DIRECT, MPROXY_RELAY, HAPROXY, NGINX)
 
 WORKLOADS = (
     Workload("relay-bulk", "Relay, bulk", bulk_cases, _BULK, (MPROXY_RELAY, HAPROXY, HAPROXY_BIG)),
-    Workload("relay-http", "Relay, HTTP", http_cases, _HTTP, (MPROXY_RELAY, HAPROXY)),
+    Workload("relay-http", "Relay, HTTP", http_cases, _HTTP, (MPROXY_RELAY, HAPROXY), note=http.NOTE),
     Workload("relay-crowd", "Relay, 20,000 connections", crowd_cases, (MPROXY_RELAY,), (MPROXY_RELAY,)),
 )

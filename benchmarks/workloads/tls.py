@@ -35,7 +35,7 @@ WORKLOADS = (
     ),
     Workload(
         "tls-keepalive", "HTTP, keep-alive, encrypted", partial(http.cases, _KEEP_ALIVE), _ALL, _QUICK,
-        peer=HAPROXY_TLS,
+        peer=HAPROXY_TLS, note=http.NOTE,
     ),
     Workload(
         "tls-resume", "Another address, encrypted", resume.resume_cases, (MPROXY_TLS,), (MPROXY_TLS,),

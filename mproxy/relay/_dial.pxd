@@ -9,3 +9,4 @@ cdef class Sources:
 
 
 cdef int dial(Target target, int index, Sources sources, bint with_data) noexcept
+cdef void acknowledge_at_once(int fd) noexcept

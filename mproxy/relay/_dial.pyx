@@ -53,7 +53,8 @@ cdef int dial(Target target, int index, Sources sources, bint with_data) noexcep
     """Start to connect to address `index`; returns the descriptor, or -1 with errno.
 
     `with_data`: bytes follow as soon as the target has answered, so the last packet of the handshake can travel with
-    them (tcp(7), TCP_QUICKACK): a packet less, and the server wakes up once instead of twice.
+    them (tcp(7), TCP_QUICKACK): a packet less, and the server wakes up once instead of twice. When they have been sent,
+    `acknowledge_at_once`.
     IP_BIND_ADDRESS_NO_PORT leaves the choice of the port to connect(2): otherwise a source address could have no more
     connections than ports, whatever the number of targets.
     """
@@ -79,6 +80,12 @@ cdef int dial(Target target, int index, Sources sources, bint with_data) noexcep
     if connect(fd, <sockaddr *>&target.addresses[index], target.lengths[index]) < 0 and errno != EINPROGRESS:
         return failed(fd)
     return fd
+
+
+cdef void acknowledge_at_once(int fd) noexcept:
+    """Undo `with_data`: a server that writes its answer in two pieces, with Nagle's algorithm, would wait 40 ms for the
+    acknowledgement of the first one."""
+    set_option(fd, IPPROTO_TCP, TCP_QUICKACK, 1)
 
 
 cdef int failed(int fd) noexcept:

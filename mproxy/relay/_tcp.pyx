@@ -21,7 +21,7 @@ from mproxy.net._socket cimport (
     send_parts, sockaddr, socklen_t, ssize_t,
 )
 from mproxy.relay._cidr cimport is_allowed
-from mproxy.relay._dial cimport dial
+from mproxy.relay._dial cimport acknowledge_at_once, dial
 from mproxy.relay._flow cimport AGAIN, BROKEN, SMALL_READ_BYTES, Outcome, side_holds, side_mark
 from mproxy.relay._proxy_header cimport (
     LONGEST_HEADER_BYTES, OWN_HEADER_BYTES, header_parse, header_write, origin_set, origin_source,
@@ -300,6 +300,7 @@ cdef int send_early(Pair *pair) noexcept:
     n = send_parts(pair.server.source.fd, True, parts, ring_view(ring, ring.head, ring_used(ring), parts))
     if n < 0:
         return errno
+    acknowledge_at_once(pair.server.source.fd)
     ring_release(ring, ring.head + n)
     route.bytes_in += n
     route.relay.mover.moved += n
@@ -497,6 +498,7 @@ cdef bint advance(Pair *pair) noexcept:
             attempt_failed(pair, error)
             return False
         pair.server.failed = False
+    send_early(pair)  # what it can't send, or why, the mover will find
     return connected(pair)
 
 

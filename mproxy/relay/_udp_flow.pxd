@@ -7,7 +7,7 @@ from libc.stdint cimport int64_t, uint32_t
 
 from mproxy.net._alarm cimport Alarm
 from mproxy.net._loop cimport Loop, Source, Work
-from mproxy.net._packets cimport Address, Inbox, LocalAddress, Message, Outbox, Slot
+from mproxy.net._packets cimport SLOTS, Address, Inbox, LocalAddress, Message, Outbox, Slot
 from mproxy.net._socket cimport socklen_t
 from mproxy.relay._gather cimport Gather
 from mproxy.relay._runs cimport Piece
@@ -60,10 +60,10 @@ cdef class UdpFlow:
     cdef SessionTable table      # of all rules
     cdef Inbox inbox             # packets just received; empty between batches
     cdef Outbox outbox           # packets about to be sent; empty between batches
-    cdef Piece pieces[64]        # of one session
-    cdef Session *touched[64]    # sessions with packets in the inbox
+    cdef Piece pieces[SLOTS]     # of one session
+    cdef Session *touched[SLOTS] # sessions with packets in the inbox
     cdef int touched_count       # entries
-    cdef int next_slot[64]       # the next slot of the same session, -1: none
+    cdef int next_slot[SLOTS]    # the next slot of the same session, -1: none
     cdef Work work               # reads replies
     cdef Session *first          # sessions with replies to be read
     cdef Session *last           # their end
