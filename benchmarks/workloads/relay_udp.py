@@ -12,8 +12,8 @@ for each direction.
 Limits: clients and servers do not sleep for packets but look
 every 0.3 ms, so that no relay pays for waking them, as it would not over a network. The kernel's loopback work up to
 the receiving socket is done by whoever sends, the cutting of trains for a server without GRO too. Content is not
-looked at (the system tests compare every byte). Where the scheduler puts the relay, on the core of the client or on that of
-the server, changes what a packet costs by a quarter: "plain" has more rounds.
+looked at (the system tests compare every byte). On whose core the scheduler puts the relay, the client's or the
+server's, changes what a packet costs by a quarter: "plain" has more rounds.
 """
 
 from __future__ import annotations

@@ -55,23 +55,23 @@ cdef class Listener:
 
 
 cdef class UdpFlow:
-    cdef Loop loop               # runs everything here
-    cdef object observer         # told of events
-    cdef SessionTable table      # of all rules
-    cdef Inbox inbox             # packets just received; empty between batches
-    cdef Outbox outbox           # packets about to be sent; empty between batches
-    cdef Piece pieces[SLOTS]     # of one session
-    cdef Session *touched[SLOTS] # sessions with packets in the inbox
-    cdef int touched_count       # entries
-    cdef int next_slot[SLOTS]    # the next slot of the same session, -1: none
-    cdef Work work               # reads replies
-    cdef Session *first          # sessions with replies to be read
-    cdef Session *last           # their end
-    cdef uint32_t queued         # their number
-    cdef list gathering          # listeners whose packets gather
-    cdef Alarm alarm             # rings when they have
-    cdef Work look               # reads them
-    cdef bint can_gather         # there is an alarm
+    cdef Loop loop                # runs everything here
+    cdef object observer          # told of events
+    cdef SessionTable table       # of all rules
+    cdef Inbox inbox              # packets just received; empty between batches
+    cdef Outbox outbox            # packets about to be sent; empty between batches
+    cdef Piece pieces[SLOTS]      # of one session
+    cdef Session *touched[SLOTS]  # sessions with packets in the inbox
+    cdef int touched_count        # entries
+    cdef int next_slot[SLOTS]     # the next slot of the same session, -1: none
+    cdef Work work                # reads replies
+    cdef Session *first           # sessions with replies to be read
+    cdef Session *last            # their end
+    cdef uint32_t queued          # their number
+    cdef list gathering           # listeners whose packets gather
+    cdef Alarm alarm              # rings when they have
+    cdef Work look                # reads them
+    cdef bint can_gather          # there is an alarm
 
     cdef void deliver(self, Listener listener, int count) noexcept
     cdef Session *open(self, Listener listener, Slot *slot, Key *key) noexcept
