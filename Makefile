@@ -25,6 +25,8 @@ endef
 
 SECONDS := 600
 TESTS := tests
+# Most system tests wait for timeouts, so more processes than processors share them.
+PROCESSES := 3
 
 .PHONY: all
 all: $(BUILT) $(VENV)/run-packages cproxy sproxy bin/mproxy  ## build: extension modules, ./cproxy, ./sproxy, bin/mproxy (the default)
@@ -38,9 +40,9 @@ demo: all  ## watch a connection survive a change of address
 	$(RUN) -m mproxy.programs.demo
 
 .PHONY: test
-test: all $(VENV)/dev-packages  ## unit, simulation, system and meta tests; TESTS=tests/unit PYTEST="-x -k ring"
+test: all $(VENV)/dev-packages  ## unit, simulation, system and meta tests; TESTS=tests/unit PYTEST="-x -k ring" PROCESSES=0
 	.ci/system-packages test
-	$(RUN) -m pytest $(TESTS) $(PYTEST)
+	$(RUN) -m pytest -n $(PROCESSES) --dist worksteal $(TESTS) $(PYTEST)
 
 .PHONY: asan
 asan: all $(VENV)/dev-packages  ## the whole test suite with AddressSanitizer and UBSan, in build/asan

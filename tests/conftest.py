@@ -3,6 +3,7 @@
     pytest --seed N     what a failed run printed in its header, to have the same run again
 """
 
+import contextlib
 import multiprocessing
 import os
 import random
@@ -13,6 +14,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.root import become_root
+
 SEEDS = 2**32
 
 # A deadline per example fails on a busy machine and says nothing about the code.
@@ -20,7 +23,13 @@ hypothesis.settings.register_profile("mproxy", deadline=None, print_blob=True)
 hypothesis.settings.register_profile("sanitizer", parent=hypothesis.settings.get_profile("mproxy"), max_examples=15)
 
 # A run on the sanitizers' build: where its programs leave reports, and the Python that brings the sanitizers with it.
-REPORTS = os.environ.get("MPROXY_REPORTS")
+REPORTS = [Path(os.environ["MPROXY_REPORTS"])] if "MPROXY_REPORTS" in os.environ else []
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")  # the name of this process, where several share the tests
+if REPORTS and WORKER:  # a place of its own; what does not get our environment (through sshd) uses the common one
+    REPORTS.append(REPORTS[0] / WORKER)
+    REPORTS[1].mkdir(exist_ok=True)
+    REPORTS[1].chmod(0o1777)  # also for programs that gave up root's rights
+    os.environ["MPROXY_REPORTS"] = str(REPORTS[1])
 if "MPROXY_PYTHON" in os.environ:
     sys.executable = os.environ["MPROXY_PYTHON"]
     multiprocessing.set_executable(sys.executable)
@@ -39,7 +48,10 @@ def pytest_configure(config):
     # A run in the background of a shell inherits an ignored SIGINT, and so would every program under test.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.option.seed is None:
-        config.option.seed = random.randrange(SEEDS)
+        config.option.seed = random.randrange(SEEDS)  # before the processes that share the tests start: one for all
+    if config.getoption("numprocesses", None) and WORKER is None:
+        with contextlib.suppress(OSError):  # where it is needed, it says so
+            become_root()
 
 
 def pytest_report_header(config):
@@ -50,12 +62,12 @@ def pytest_report_header(config):
 def pytest_runtest_teardown():
     """After everything that a test has started has ended: no sanitizer may have said anything about it."""
     result = yield
-    if REPORTS:
-        files = sorted(Path(REPORTS).iterdir())
-        said = "\n".join(file.read_text(errors="replace") for file in files)
-        for file in files:
+    said = []
+    for file in (file for place in REPORTS for file in sorted(place.glob("report*"))):
+        with contextlib.suppress(FileNotFoundError):  # another process was first, and its test fails
+            said.append(file.read_text(errors="replace"))
             file.unlink()
-        assert not said, f"what the sanitizers say of a program:\n{said}"
+    assert not said, "what the sanitizers say of a program:\n" + "\n".join(said)
     return result
 
 

@@ -11,11 +11,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from lab import Lab, become_root
+from lab import Lab
 from proxies import CPROXY, SPROXY, Pair
 from relays import MPROXY, RelayHost
 from traffic import Traffic
 from udp_lab import Echo, RelayThread
+
+from tests.root import become_root
 
 # The sanitizers' library is for this process; ./cproxy and the like, and sys.executable, bring it with them, and others
 # are to go without.

@@ -28,32 +28,9 @@ KEPT_BYTES = 128 << 20 if "MPROXY_REPORTS" in os.environ else 0
 # What a busy machine may add to a figure that is promised.
 SLOWNESS_S = 3
 
-CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
 
 libc = ctypes.CDLL(None, use_errno=True)
-
-
-def become_root():
-    """Enters a user namespace as its root where the run is not privileged. Raises OSError where that is forbidden.
-
-    Only while the process has one thread; so it is called when the tests are collected, not when they run.
-    """
-    if os.geteuid() == 0:
-        return
-    uid, gid = os.getuid(), os.getgid()
-    # A network of its own too: nobody gets back into a namespace that belongs to another user.
-    if libc.unshare(CLONE_NEWUSER | CLONE_NEWNET):
-        raise OSError(ctypes.get_errno(), "user namespaces are not allowed here")
-    Path("/proc/self/setgroups").write_text("deny")
-    Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
-    Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-
-
-def real_root():
-    """True if the uid is root's and not merely called so: sshd needs other users to drop privileges to."""
-    return os.geteuid() == 0 and Path("/proc/self/uid_map").read_text().split()[2] != "1"
 
 
 def as_nobody():

@@ -4,9 +4,11 @@ import re
 import shutil
 
 import pytest
-from lab import real_root, until
+from lab import until
 from proxies import PYTHON
 from test_ssh import SSHD, SSHD_CONFIG, SSHD_PORT, listening, make_key, options
+
+from tests.root import real_root
 
 KEYGEN = [PYTHON, "-m", "mproxy.programs.main", "keygen"]
 AUTHORIZE = [PYTHON, "-m", "mproxy.programs.main", "authorize"]

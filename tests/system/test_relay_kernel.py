@@ -5,8 +5,10 @@ import socket
 from pathlib import Path
 
 import pytest
-from lab import as_nobody, real_root, until
+from lab import as_nobody, until
 from relays import ECHO_PORT, RELAY, SERVER, echoes, is_served, start_echo
+
+from tests.root import real_root
 
 RULE = f"7005 -> {SERVER}:{ECHO_PORT}"
 SETTINGS = ("ipv4/ip_forward", "ipv6/conf/all/forwarding", "ipv4/conf/all/route_localnet")

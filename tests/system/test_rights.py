@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from lab import as_nobody, real_root
+from lab import as_nobody
 from proxies import CPROXY, CPROXY_PORT, SPROXY, SPROXY_PORT
 from test_start_up import fails
+
+from tests.root import real_root
 
 NOBODY = pwd.getpwnam("nobody")
 

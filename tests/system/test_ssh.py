@@ -6,8 +6,10 @@ import shutil
 import subprocess
 
 import pytest
-from lab import outage, real_root, until
+from lab import outage, until
 from proxies import CPROXY, CPROXY_PORT, SPROXY_PORT
+
+from tests.root import real_root
 
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 SSHD_PORT = 2222

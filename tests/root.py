@@ -1,0 +1,34 @@
+"""Root's rights for tests that make networks, where users may have them in namespaces of their own."""
+
+import ctypes
+import os
+import subprocess
+from pathlib import Path
+
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWNET = 0x40000000
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def become_root():
+    """Enters a user namespace as its root where the run is not privileged. Raises OSError where that is forbidden.
+
+    Only while the process has one thread: before tests run, and before pytest-xdist starts the processes that run them,
+    which are in it then.
+    """
+    if os.geteuid() == 0:
+        return
+    uid, gid = os.getuid(), os.getgid()
+    # A network of its own too: nobody gets back into a namespace that belongs to another user.
+    if _libc.unshare(CLONE_NEWUSER | CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "user namespaces are not allowed here")
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
+    Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+
+
+def real_root():
+    """True if the uid is root's and not merely called so: sshd needs other users to drop privileges to."""
+    return os.geteuid() == 0 and Path("/proc/self/uid_map").read_text().split()[2] != "1"
