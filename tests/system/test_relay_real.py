@@ -82,7 +82,8 @@ def test_name_server(lab, relay, mode):
     """Goal: DNS through UDP and TCP rules: answers find the one who asked, from the address that was asked, also in
     parallel and on a wildcard listener."""
     lab.server.start("dnsmasq", "--keep-in-foreground", "--no-hosts", "--no-resolv", "--conf-file=/dev/null",
-                     "--user=root", "--address=/a.example/192.0.2.1", "--address=/b.example/192.0.2.2", "--pid-file=",
+                     "--user=root", "--group=", "--pid-file=", "--address=/a.example/192.0.2.1",
+                     "--address=/b.example/192.0.2.2",
                      "--txt-record=large.example," + ",".join(["x" * 200] * 10))
     until(lambda: "192.0.2.1" in lab.server.run("dig", "+short", "+tries=1", "+timeout=1", "@127.0.0.1", "a.example",
                                                 check=False), 20, "the name server")
