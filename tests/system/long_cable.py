@@ -13,6 +13,7 @@ from lab import Link
 
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000  # linux/if_tun.h
 TCP = 6
+TUN = "/dev/net/tun"
 
 Segment = namedtuple("Segment", "at up port payload")
 
@@ -20,7 +21,7 @@ Segment = namedtuple("Segment", "at up port payload")
 def open_tun(host, name):
     """The descriptor of a new tun device in `host`."""
     with host.inside():
-        fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(TUN, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TUN | IFF_NO_PI))
     return fd
 

@@ -13,6 +13,8 @@ import pytest
 from lab import outage, until
 from relay_engine import Backstage, address_of
 
+from tests.root import real_root
+
 SECOND_US = 1_000_000
 BULK = 48 << 20
 
@@ -223,12 +225,16 @@ def test_an_answer_in_two_pieces_is_not_held_up(stage):
         begun_at = time.monotonic()
         daemon.send(b"head")
         daemon.send(b"body")
-        assert client.recv(8, socket.MSG_WAITALL) == b"headbody"
+        answer = client.recv(8)
+        if answer == b"head":
+            answer += client.recv(8)
+        assert answer == b"headbody"
         pauses.append(time.monotonic() - begun_at)
         pair = client, daemon
     assert min(pauses) < 0.030, pauses
 
 
+@pytest.mark.skipif(not real_root(), reason="only the real root can become another user")
 def test_pipes_that_the_system_makes_small_are_not_used(stage):
     """Goal: a user beyond pipe-user-pages-soft has its bytes copied instead."""
     engine, server = stage.engine(), stage.server()

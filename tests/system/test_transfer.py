@@ -15,6 +15,7 @@ from lab import as_nobody, until
 from program import Program
 
 from mproxy.datagram import tree
+from tests.root import real_root
 
 MPROXY_ROOT = Path(__file__).resolve().parents[2]
 MPROXY = [sys.executable, "-m", "mproxy.programs.main"]
@@ -352,6 +353,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", place], check=True)
 
 
+@pytest.mark.skipif(not real_root(), reason="only the real root can mount a small file system")
 @pytest.mark.parametrize("kind", ["file", "pipe"])
 def test_no_space(transfer, small_disk, kind):
     data = content(3, 8 << 20)
@@ -368,6 +370,7 @@ def test_no_space(transfer, small_disk, kind):
     assert receiver.wait(MANY) == 3
 
 
+@pytest.mark.skipif(not real_root(), reason="only the real root can become another user")
 def test_no_permission(transfer):
     os.chmod(transfer.target, 0o555)
     words = [*as_nobody(), *MPROXY, "recv", "--once", "0", "-o", f"{transfer.target}/"]
