@@ -43,7 +43,8 @@ def test_no_debugger(lab, command, tmp_path):
         directory.chmod(0o711)
     program = lab.client.start(*as_nobody(), *command, "--state-dir", tmp_path)
     program.event("listening")
-    other = lab.client.start(*as_nobody(), sys.executable, "-c", "print('ready', flush=True); input()")
+    other = lab.client.start(*as_nobody(), sys.executable, "-c",
+                             "import signal; print('ready', flush=True); signal.pause()")
     other.expect("^ready$")
     owners = [Path(f"/proc/{pid}/environ").stat().st_uid for pid in (program.pid, other.pid)]
     assert owners == [0, NOBODY.pw_uid]
