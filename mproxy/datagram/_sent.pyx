@@ -54,11 +54,12 @@ cdef int sent_grow(SentTable *table) noexcept nogil:
 
 
 cdef int sent_reserve(SentTable *table) noexcept nogil:
-    """Have a place for packet `next`, with or without entry; -1 when there is none, and it must not be sent."""
-    if table.next - table.base <= table.mask:
+    """Have a place for packet `next`, with or without entry, and for the one behind it, since a number may be left out;
+    -1 when there is none, and nothing must be sent."""
+    if table.next - table.base < table.mask:
         return 0
     table.base = sent_next(table, table.base, table.next)
-    return 0 if table.next - table.base <= table.mask else sent_grow(table)
+    return 0 if table.next - table.base < table.mask else sent_grow(table)
 
 
 cdef Sent *sent_add(SentTable *table) noexcept nogil:

@@ -56,6 +56,19 @@ def test_loss_is_repaired_in_a_round_trip(delay):
 
 # ---- Go-Back-N
 
+def test_a_number_left_out_while_the_table_is_full():
+    """Goal: packets under way have a place each, also when the number of the next one is left out just then; otherwise
+    a part of the stream is neither under way nor lost, and with the ring full of what follows all stands still.
+
+    Which numbers are left out depends on the first one, so many are tried; two of these hit the place.
+    """
+    data, config = random.Random(1).randbytes(1_200_000), DatagramConfig(max_window_bytes=1 << 19)
+    for number in range(1, 640):
+        world = World(7, Faults(rate=FAST, delay=25_000, queue_bytes=2_000_000), data=data, config=config,
+                      number=number)
+        world.start().run(limit=100_000_000).check()
+
+
 def test_go_back_n_does_not_take_a_later_ack_for_that_of_a_large_probe():
     """An ack of everything below an offset says nothing of a packet without data that asked whether its size passes."""
     config = DatagramConfig(recovery="gbn", max_packet_bytes=9000)
