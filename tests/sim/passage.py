@@ -35,7 +35,8 @@ class Passage:
         return pick.choice((None, 2**32 - pick.randrange(1, 300), 2**32 - 1, 2**62, 1))
 
     def _size(self):
-        return int(2 ** self.random.uniform(0, 18.5)) - 1
+        """Bytes of a stream: mostly few packets, now and then some thousands."""
+        return int(2 ** self.random.uniform(0, self.random.choice((18.5,) * 9 + (22,)))) - 1
 
     def _config(self):
         pick = self.random
