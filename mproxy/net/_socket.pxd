@@ -67,6 +67,7 @@ cdef ssize_t receive_parts(int fd, bint is_socket, iovec *parts, int count) noex
 cdef ssize_t send_bytes(int fd, const uint8_t *data, size_t length, bint more) noexcept nogil
 cdef ssize_t send_parts(int fd, bint is_socket, iovec *parts, int count) noexcept nogil
 cdef void set_option(int fd, int level, int name, int value) noexcept nogil
+cdef int set_receive_queue(int fd, int size) noexcept nogil
 cdef int pending_error(int fd) noexcept nogil
 cdef void reset_on_close(int fd) noexcept nogil
 cdef void close_with_reset(int fd) noexcept nogil

@@ -6,6 +6,9 @@ from libc.errno cimport EINPROGRESS, EINTR, EMFILE, errno
 from libc.string cimport memset
 
 
+cdef extern from "<sys/socket.h>" nogil:
+    int SO_RCVBUF, SO_RCVBUFFORCE
+
 cdef extern from "<arpa/inet.h>" nogil:
     uint16_t htons(uint16_t)
     int inet_pton(int family, const char *text, void *out)
@@ -69,6 +72,16 @@ cdef ssize_t send_bytes(int fd, const uint8_t *data, size_t length, bint more) n
 cdef void set_option(int fd, int level, int name, int value) noexcept nogil:
     """Set an integer option; a system without it goes on without it."""
     setsockopt(fd, level, name, &value, sizeof(value))
+
+
+cdef int set_receive_queue(int fd, int size) noexcept nogil:
+    """Ask for room for `size` bytes (SO_RCVBUF); without privileges the system grants what it likes. Returns what it
+    granted, which counts the kernel's own needs, too (socket(7))."""
+    cdef socklen_t length = sizeof(size)
+    if setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof(size)) < 0:
+        set_option(fd, SOL_SOCKET, SO_RCVBUF, size)
+    getsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, &length)
+    return size
 
 
 cdef int pending_error(int fd) noexcept nogil:

@@ -8,11 +8,13 @@ from libc.string cimport memcmp, memcpy, memset
 from mproxy.net._packets cimport (
     AF_INET, AF_INET6, IPPROTO_IP, IPPROTO_IPV6, sockaddr_in, receive_trains, report_local_address,
 )
-from mproxy.net._socket cimport SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, set_option, setsockopt, sockaddr
+from mproxy.net._socket cimport (
+    SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, set_option, set_receive_queue, setsockopt, sockaddr,
+)
 
 
 cdef extern from "<sys/socket.h>" nogil:
-    int SOCK_DGRAM, SO_RCVBUF, SO_SNDBUF, SO_RCVBUFFORCE, SO_SNDBUFFORCE
+    int SOCK_DGRAM, SO_SNDBUF, SO_SNDBUFFORCE
     int socket(int domain, int type, int protocol)
     int connect(int fd, const sockaddr *address, socklen_t length)
     int getsockname(int fd, sockaddr *address, socklen_t *length)
@@ -130,7 +132,6 @@ cdef void udp_fragment(int fd, bint allowed) noexcept nogil:
 
 cdef void udp_buffers(int fd, int size) noexcept nogil:
     """Ask for socket buffers of `size` bytes each; without privileges the system grants what it likes."""
-    if setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof(size)) < 0:
-        set_option(fd, SOL_SOCKET, SO_RCVBUF, size)
+    set_receive_queue(fd, size)
     if setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size)) < 0:
         set_option(fd, SOL_SOCKET, SO_SNDBUF, size)

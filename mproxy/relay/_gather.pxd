@@ -8,8 +8,10 @@ cdef enum:
     BEGIN_GAP_US = 25    # gather once messages come closer together than this on average,
     STAY_GAP_US = 50     # and go on while they come closer than this
     ONE_WAY = 4          # and while there are at least so many of them to one packet the other way
-    FULL = 64            # messages that shall come together,
-    LONGEST_US = 200     # but none waits longer than this
+    FULL = 96            # messages that shall come together,
+    LONGEST_US = 300     # but none waits longer than this,
+    QUEUE_SHARE = 4      # and no more than one part in so many of the kernel's queue
+    PACKET_ROOM = 2304   # bytes a packet of 1,500 bytes takes there
     REST_US = 1000000    # after the kernel had no room for what gathered
 
 
@@ -20,7 +22,9 @@ cdef struct Gather:
     uint64_t answered        # packets the other way, ever, when it began
     uint32_t dropped         # packets dropped by the kernel, modulo 2**32, when it began
     int64_t wait_us          # how long to let messages gather; 0: not at all
+    int64_t full             # messages that shall come together
 
 
+cdef int64_t gather_full(int64_t queue_bytes) noexcept nogil
 cdef bint gather_is_due(const Gather *gather, int64_t now) noexcept nogil
 cdef void gather_judge(Gather *gather, int64_t now, uint64_t answered, uint32_t dropped) noexcept nogil

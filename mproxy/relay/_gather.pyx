@@ -11,6 +11,12 @@ Call order: `came` is added to with every read; when the judgement is due, `gath
 """
 
 
+cdef int64_t gather_full(int64_t queue_bytes) noexcept nogil:
+    """How many messages shall come together at a socket with such a queue: what comes while they are read needs room,
+    too, and bursts do."""
+    return max(1, min(<int64_t>FULL, queue_bytes // (QUEUE_SHARE * PACKET_ROOM)))
+
+
 cdef bint gather_is_due(const Gather *gather, int64_t now) noexcept nogil:
     """Whether the period is over."""
     return now - gather.begun_at >= PERIOD_US
@@ -25,17 +31,17 @@ cdef void gather_judge(Gather *gather, int64_t now, uint64_t answered, uint32_t 
         gather.rests_until = now + REST_US
     gather.wait_us = 0
     if now >= gather.rests_until and <int64_t>gather.came * gap >= elapsed and gather.came >= ONE_WAY * answers:
-        gather.wait_us = max(1, min(<int64_t>LONGEST_US, elapsed * FULL // <int64_t>gather.came))
+        gather.wait_us = max(1, min(<int64_t>LONGEST_US, elapsed * gather.full // <int64_t>gather.came))
     gather.begun_at = now
     gather.came = 0
     gather.answered = answered
     gather.dropped = dropped
 
 
-def judge(reads):
+def judge(reads, queue_bytes=1 << 23):
     """For tests. reads: [(now, messages read, packets the other way so far, packets dropped so far)]; returns how
     long to let messages gather after each, microseconds."""
-    cdef Gather gather = Gather(0, 0, 0, 0, 0, 0)
+    cdef Gather gather = Gather(0, 0, 0, 0, 0, 0, gather_full(queue_bytes))
     waits = []
     for now, came, answered, dropped in reads:
         gather.came += came

@@ -27,9 +27,9 @@ from mproxy.net._packets cimport (
 )
 from mproxy.net._socket cimport (
     SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, Target, close, connect, is_spare, set_option, sockaddr,
-    socket, socklen_t,
+    set_receive_queue, socket, socklen_t,
 )
-from mproxy.relay._gather cimport gather_is_due, gather_judge
+from mproxy.relay._gather cimport gather_full, gather_is_due, gather_judge
 from mproxy.relay._runs cimport ANY_SEGMENT, Run, run_next
 from mproxy.relay._sessions cimport Group
 from mproxy.relay._udp_rule cimport AVOID_US, TELL_US
@@ -43,7 +43,7 @@ cdef enum:
     BATCHES_A_TURN = 4           # of one listener, before others get their turn
     FEW_SLOTS = 8                # for trains: 512 KiB, about what a cache holds
     TRAIN_BYTES = 8192           # messages longer than this on average are trains
-    LISTENER_BUFFER = 4194304    # bytes of a listener's queue; the system may allow less (net.core.rmem_max)
+    LISTENER_BUFFER = 4194304    # bytes of a listener's queue; without privileges it may be less (net.core.rmem_max)
     SESSION_BUFFER = 1048576     # of a session's: a few trains
     NOWHERE = -1
 
@@ -474,7 +474,7 @@ cdef class Listener:
         if self.is_wildcard:
             report_local_address(fd, self.bound.any.sa_family)
         receive_trains(fd)
-        set_option(fd, SOL_SOCKET, SO_RCVBUF, LISTENER_BUFFER)
+        self.gather.full = gather_full(set_receive_queue(fd, LISTENER_BUFFER))
         if flow.loop.add(&self.source, EPOLLIN | EPOLLET) < 0:
             os.close(self.source.fd)
             raise OSError(errno, os.strerror(errno))

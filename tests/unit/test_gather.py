@@ -6,7 +6,7 @@ import pytest
 
 from mproxy.relay._gather import judge
 
-LONGEST_US = 200
+LONGEST_US = 300
 SECOND_US = 1_000_000
 
 
@@ -19,12 +19,18 @@ def reads(a_second, seconds=0.1, every_us=40, answers=0.0, start_us=SECOND_US, b
         came = whole
 
 
-@pytest.mark.parametrize("a_second, wait_us", [(50_000, 200), (300_000, 200), (640_000, 100), (3_200_000, 20)])
-def test_a_stream_gathers_until_a_train_is_full_but_not_for_long(a_second, wait_us):
+@pytest.mark.parametrize("a_second, wait_us", [(50_000, 300), (300_000, 300), (640_000, 150), (3_200_000, 30)])
+def test_a_stream_gathers_until_there_are_many_but_not_for_long(a_second, wait_us):
     waits = judge(reads(a_second))
     assert waits[0] == 0
     assert waits[-1] == pytest.approx(wait_us, rel=0.05)
     assert max(waits) <= LONGEST_US
+
+
+def test_what_gathers_takes_a_quarter_of_the_queue_at_most():
+    a_system_s_default = 2 * 212_992
+    assert judge(reads(640_000), a_system_s_default)[-1] == pytest.approx(46 / 0.64, rel=0.05)
+    assert judge(reads(640_000), 0)[-1] == 1
 
 
 @pytest.mark.parametrize("a_second", [1, 1_000, 30_000])
