@@ -10,6 +10,7 @@ from cpython.ref cimport PyObject, Py_XDECREF
 from libc.errno cimport (
     EAGAIN, ECONNREFUSED, EINTR, EMFILE, ENFILE, ENOMEM, EPERM, ETIMEDOUT, errno,
 )
+from libc.limits cimport INT_MAX
 from libc.stdlib cimport calloc
 
 from mproxy._ring cimport iovec, ring_space, ring_used, ring_view
@@ -24,22 +25,40 @@ from mproxy.net._socket cimport (
 cdef enum:
     TURN_BYTES = 262144    # read from one application before the next one's turn
     UNSENT_BYTES = 131072  # most that the kernel may hold of what an application's host has no room for
+    OWN_DESCRIPTORS = 16   # the loop's, listeners, the log
 
 
-cdef int all_apps = 0  # of all endpoints
+cdef int promised = 1      # daemon connections that every session may have,
+cdef int shared = INT_MAX  # and those beyond, of all sessions together
+cdef int all_apps = 0      # of all sessions
+cdef int all_beyond = 0    # of these beyond the promises
+
+
+def share_descriptors(int sessions, int strangers):
+    """sproxy: promise each of `sessions` sessions a descriptor for its carrier and some for daemon connections.
+
+    So that many do not leave too little for few, the promises together take a quarter at most; `strangers`
+    connections may be waiting to become carriers. docs/decisions/memory-by-what-is-free.md.
+    """
+    global promised, shared
+    cdef int limit = spare_from()
+    promised = max(1, limit // 8 // sessions)
+    shared = limit - min(sessions * (promised + 1) + strangers + OWN_DESCRIPTORS, limit // 4)
 
 
 cdef bint apps_may_grow(const Apps *apps) noexcept:
-    """Whether an endpoint may have one more: no more than twice as many descriptors as it leaves to others, if any.
+    """Whether a session may have one more daemon connection: beyond its promise no more than twice what it leaves to
+    others, if there are any.
 
-    So one session beside others can have two thirds, and 10,000 streams within the 20,000 that are a usual limit.
+    So one session beside others can have more than half, and 10,000 streams within the 20,000 that are a usual limit.
     """
-    return <int>apps.count == all_apps or <int>apps.count < 2 * (spare_from() - all_apps)
+    cdef int64_t beyond = <int64_t>apps.count - promised, left = <int64_t>shared - all_beyond
+    return beyond < 0 or beyond < 2 * left or left > 0 and <int>apps.count == all_apps
 
 
 cdef App *app_new(Apps *apps, Stream *stream, int fd, int write_fd) noexcept:
     """Record an application on `fd`; `write_fd` is where it takes bytes, or -1 for the same. NULL: no memory."""
-    global all_apps
+    global all_apps, all_beyond
     cdef App *app = <App *>calloc(1, sizeof(App))
     if app == NULL:
         return NULL
@@ -60,6 +79,7 @@ cdef App *app_new(Apps *apps, Stream *stream, int fd, int write_fd) noexcept:
     apps.last = app
     apps.count += 1
     all_apps += 1
+    all_beyond += <int>apps.count > promised
     stream.owner = app
     return app
 
@@ -85,7 +105,7 @@ cdef int app_watch(App *app) noexcept:
 
 cdef void app_close(App *app, bint abruptly) noexcept:
     """Close the descriptors, with a reset when `abruptly`, and let go of the stream."""
-    global all_apps
+    global all_apps, all_beyond
     cdef Apps *apps = app.apps
     cdef Loop loop = <Loop>apps.loop
     if abruptly:
@@ -102,6 +122,7 @@ cdef void app_close(App *app, bint abruptly) noexcept:
         app.all_next.all_prev = app.all_prev
     else:
         apps.last = app.all_prev
+    all_beyond -= <int>apps.count > promised
     apps.count -= 1
     all_apps -= 1
     (<Session>apps.session).release(app.stream)

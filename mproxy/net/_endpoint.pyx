@@ -6,7 +6,7 @@ from collections import deque
 from functools import partial
 
 from cpython.ref cimport Py_INCREF
-from libc.errno cimport EAGAIN, EINTR, EPROTO, errno
+from libc.errno cimport EAGAIN, EINTR, EMFILE, EPROTO, errno
 
 from mproxy._ring cimport iovec
 from mproxy._session cimport CarrierState, Event, EventKind
@@ -518,9 +518,7 @@ cdef class Endpoint:
     cdef void opened(self, Stream *stream, const uint8_t *target, uint32_t length) noexcept:
         """sproxy: the peer opened a stream."""
         self.was_busy = True
-        if not apps_may_grow(&self.apps):
-            self.session.reset(stream, ResetCode.LOCAL_ERROR)
-        elif self.opens_left == 0:
+        if self.opens_left == 0:
             self.unopened.append((stream.id, (<const char *>target)[:length]))
         else:
             self.open_app(stream, target, length)
@@ -546,6 +544,9 @@ cdef class Endpoint:
         """Connect to the first address of the daemon that does not fail at once."""
         cdef int fd = -1, index = 0, error = 0
         cdef App *app
+        if not apps_may_grow(&self.apps):
+            self.refused(stream, target, EMFILE)
+            return
         while fd < 0 and index < target.count:
             fd = target.dial(index)
             error = errno

@@ -11,6 +11,7 @@ from mproxy._wire import CloseCode, ResetCode
 from mproxy.config import format_host_port
 from mproxy.errors import PeerError
 from mproxy.handshake import NO_SECRET, Welcome
+from mproxy.net._app import share_descriptors
 from mproxy.net._endpoint import Endpoint
 from mproxy.net._socket import Target
 from mproxy.policy.resolver import Resolver, numeric_address
@@ -81,7 +82,7 @@ class Sproxy:
         self._default_target = None
         self._door = Door(config, log)
         self._reception = Reception(loop, log, config, self)
-        self._most_clients = self._share_memory()
+        self._most_clients = self._share_out()
 
     def start(self):
         """Begin to serve."""
@@ -98,8 +99,8 @@ class Sproxy:
             self._reception.open(listener)
             self._log.info("listening", address=address[0], port=address[1], daemon=format_host_port(host, port))
 
-    def _share_memory(self):
-        """Promise every session its part of --memory-limit; how many sessions there can be."""
+    def _share_out(self):
+        """Promise every session its part of --memory-limit and of the descriptors; how many sessions there can be."""
         config = self._config
         whole = buffer_limit(config.memory_limit_bytes)
         most, each = promises(whole, config.max_sessions)
@@ -107,6 +108,7 @@ class Sproxy:
             self._log.warning("few-sessions", most=most, why=(
                 f"--memory-limit is not enough for --max-sessions {config.max_sessions}"))
         limit_memory(whole - most * SESSION_BYTES, most, each)
+        share_descriptors(most, config.max_unfinished)
         return most
 
     # ---- carriers

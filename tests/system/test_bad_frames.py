@@ -241,3 +241,30 @@ def test_cproxy_closes_the_session_of_a_lying_server(pair, lab, wrong):
         assert honest.next_frame(DATA).payload == b"hello"
         honest.send(frame(DATA, FIN, stream=1, ack=5, payload=b"welcome"))
         assert read_exactly(app, 7) == b"welcome"
+
+
+def test_who_takes_all_descriptors_leaves_some(pair, lab):
+    """Goal: sproxy may open 1,000 files, and one session after the other opens as many streams as it is let; each gets
+    its promised six, and the last one, which wants one, too."""
+    pair.echo()
+    pair.start_sproxy("--max-sessions", "20", "--max-unfinished", "20", prefix=("prlimit", "--nofile=1000:1000"))
+    pair.start_cproxy()
+    sessions = []
+    for _ in range(19):
+        session = LyingClient(lab, SPROXY_PORT)
+        sessions.append(session)
+        session.join()
+        session.send(b"".join(frame(OPEN, stream=number) for number in range(1, 1001)))
+        session.send(frame(DATA, stream=6, payload=b"x"))
+        got = session.next_frame(DATA, RESET)
+        while got.type == RESET:
+            assert got.stream > 6
+            got = session.next_frame(DATA, RESET)
+        assert got.stream == 6
+    assert pair.sproxy.open_fds() > 900
+    app = pair.app()
+    app.sendall(b"x")
+    assert read_exactly(app, 1) == b"x"
+    assert not pair.sproxy.events("accept-paused")
+    for session in sessions:
+        session.connection.close()
