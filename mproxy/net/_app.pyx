@@ -35,10 +35,9 @@ cdef int all_beyond = 0    # of these beyond the promises
 
 
 def share_descriptors(int sessions, int strangers):
-    """sproxy: promise each of `sessions` sessions a descriptor for its carrier and some for daemon connections.
-
-    So that many do not leave too little for few, the promises together take a quarter at most; `strangers`
-    connections may be waiting to become carriers. docs/decisions/memory-by-what-is-free.md.
+    """sproxy: promise each of `sessions` sessions a descriptor for its carrier and some for daemon connections, while
+    `strangers` connections wait to become carriers. At most a quarter of the descriptors is kept for that, so with very
+    many sessions no promise holds. Why: docs/decisions/memory-by-what-is-free.md.
     """
     global promised, shared
     cdef int limit = spare_from()
