@@ -10,7 +10,7 @@ from libc.stdint cimport int64_t, uint32_t
 cdef enum:
     PIPE_BYTES = 524288       # 128 pages; with 50 streams a fifth less CPU than half of it, with one stream the same
     LEAST_PIPE_BYTES = 65536  # below, splice costs more than it saves
-    MOST_PIPES = 64           # 32 MiB a worker: pipe-user-pages-soft (pipe(7)) is 64 MiB a user; 32 are not enough for 50
+    MOST_PIPES = 64           # 32 MiB a worker; pipe-user-pages-soft (pipe(7)) is 64 MiB a user; fewer: streams copy
     RETRY_US = 5000000        # after the system refused one
 
 
