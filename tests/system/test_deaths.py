@@ -140,7 +140,7 @@ def test_idle_session_ends_and_the_next_application_gets_another(pair, daemon):
     until(lambda: pair.sproxy.events("ended"), 5, "end of the idle session")
     assert not pair.sproxy.events("lost")
     pair.joined(daemon)
-    assert len(pair.sproxy.events("connected")) == 2
+    pair.sproxy.event("connected", count=2)
 
 
 def test_cproxy_dials_at_the_first_application_only(pair, daemon):

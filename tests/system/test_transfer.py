@@ -454,6 +454,7 @@ def test_a_killed_sender_comes_back_at_once(transfer, once):
     assert sender.wait(MANY) == 0, str(sender)
     assert json.loads(sender.out.lines[-1][1])["kept"] >= 8 << 20
     assert (transfer.target / "f").read_bytes() == data
+    receiver.event("broken-off", count=2)
     assert len(receiver.events("broken-off")) == 2
     assert not once or receiver.wait(MANY) == 0, str(receiver)
 
