@@ -10,7 +10,6 @@ The CPU time of packets led on in the kernel is charged to whoever sends, so the
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -21,8 +20,9 @@ from harness import load
 from harness.bench import Bench, Case, MeasureError, Workload
 from harness.chain import Hop
 from harness.contenders import HAPROXY, HAPROXY_BIG, HAPROXY_SPLICE, NGINX, REPOSITORY, SOCAT
-from harness.places import free_port, run
+from harness.places import free_port
 from harness.process import Group, Process, StartError
+from harness.three_hosts import ThreeHosts
 
 from workloads import bulk
 
@@ -32,32 +32,6 @@ KERNEL, USER = "mproxy relay --kernel", "mproxy relay"
 PEERS = (HAPROXY, HAPROXY_BIG, HAPROXY_SPLICE, NGINX, SOCAT)
 FULL_SECONDS, QUICK_SECONDS = 1.0, 0.5
 START_SECONDS = 10
-
-
-class ThreeHosts:
-    """Namespaces client, relay and server; 10.78.1.0/24 between the first two, 10.78.2.0/24 between the last two."""
-
-    relay_address, server_address = "10.78.1.1", "10.78.2.2"
-
-    def __init__(self, tag: str):
-        self.client, self.relay, self.server = (f"bench-{os.getpid()}-{tag}-{end}" for end in ("c", "r", "s"))
-
-    def __enter__(self) -> ThreeHosts:
-        for name in (self.client, self.relay, self.server):
-            run("ip", "netns", "add", name)
-            run("ip", "-n", name, "link", "set", "lo", "up")
-        for end, net, own in ((self.client, 1, "10.78.1.2"), (self.server, 2, self.server_address)):
-            run("ip", "-n", end, "link", "add", "cable", "type", "veth", "peer", "name", f"port{net}", "netns",
-                self.relay)
-            for host, device, address in ((end, "cable", own), (self.relay, f"port{net}", f"10.78.{net}.1")):
-                run("ip", "-n", host, "addr", "add", f"{address}/24", "dev", device)
-                run("ip", "-n", host, "link", "set", device, "up")
-            run("ip", "-n", end, "route", "add", "default", "via", f"10.78.{net}.1")
-        return self
-
-    def __exit__(self, *_exception) -> None:
-        for name in (self.client, self.relay, self.server):
-            run("ip", "netns", "del", name)
 
 
 def cases(bench: Bench, stack: ExitStack) -> Iterator[Case]:

@@ -41,8 +41,9 @@ TRAINS, TRAINS_IN, PLAIN, CROWD = (
     "UDP 1400 B, plain",
     "UDP 64 B, 1,000 clients",
 )
-# Row, client sends trains, server receives trains.
-BUSY = ((TRAINS, True, True), (TRAINS_IN, True, False), (PLAIN, False, False))
+# Client sends trains, server receives trains.
+NO_TRAINS = (False, False)
+BUSY = ((TRAINS, (True, True)), (TRAINS_IN, (True, False)), (PLAIN, NO_TRAINS))
 
 
 def cases(bench: Bench, stack: ExitStack) -> Iterator[Case]:
@@ -54,19 +55,27 @@ def cases(bench: Bench, stack: ExitStack) -> Iterator[Case]:
         group = bench.start(stack, contender, chain)
         if group is None:
             continue
-        for row, gso, gro in BUSY:
-            measure = partial(busy, group, chain.entry, server, (gso, gro), seconds)
+        for row, trains in BUSY:
+            measure = partial(busy, group, chain.entry, server, trains, seconds)
             yield Case(row, contender.name, measure, bench.plan.many_rounds if row == PLAIN else None)
         if contender.name != SOCAT_UDP:  # which would be a thousand processes
             yield Case(CROWD, contender.name, partial(crowd, group, chain.entry, server, seconds))
 
 
-def busy(group: Group, entry: Address, server: Address, trains: tuple[bool, bool], seconds: float) -> dict[str, float]:
-    """One client that sends without end."""
+def busy(
+    group: Group,
+    entry: Address,
+    server: Address,
+    trains: tuple[bool, bool],
+    seconds: float,
+    hosts: tuple[str | None, str | None] = (None, None),
+) -> dict[str, float]:
+    """One client that sends without end; `hosts` are the namespaces of client and server."""
     gso, gro = trains
+    client_host, server_host = hosts
     with (
-        load.Worker(udp_load.udp_sink, server, gro) as sink,
-        load.Worker(udp_load.udp_flood, entry, PACKET_BYTES, gso, sink.counters, ON_THE_WAY),
+        load.Worker(udp_load.udp_sink, server, gro, netns=server_host) as sink,
+        load.Worker(udp_load.udp_flood, entry, PACKET_BYTES, gso, sink.counters, ON_THE_WAY, netns=client_host),
     ):
         return _rate(group, seconds, lambda: sink.counters[0] / PACKET_BYTES)
 
