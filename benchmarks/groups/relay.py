@@ -5,7 +5,7 @@ from harness.group import WorkloadGroup
 from harness.targets import absolute, at_least, at_most
 from workloads import relay_kernel, relay_tcp, relay_udp, relay_udp_hosts
 
-# As users meet them; what haproxy does when told to splice stands in the table beside it.
+# As users meet them. What haproxy does when told to splice, and nginx when told multi_accept, stands in the tables.
 BULK_PEERS = (HAPROXY, NGINX, SOCAT)
 UDP_BUSY_ROWS = (relay_udp_hosts.ROW, *(row for row, _ in relay_udp.BUSY))
 

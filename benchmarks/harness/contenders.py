@@ -45,6 +45,7 @@ PATH = "path"
 
 MPROXY_UDP = "mproxy relay --udp"
 NGINX_UDP = "nginx stream udp"
+NGINX_UDP_MANY = "nginx udp, multi_accept"
 SOCAT_UDP = "socat udp"
 
 PLAIN = "--plain"  # keeps no state, and refuses to be told where
@@ -181,6 +182,7 @@ TABLE: dict[str, Contender] = {
         Contender(SOCAT, partial(same_program, peers.socat), ("socat",)),
         Contender(MPROXY_UDP, partial(udp_hop, mproxy_udp), (_MPROXY,), hops=1),
         Contender(NGINX_UDP, partial(udp_hop, peers.nginx_udp), ("nginx",), hops=1),
+        Contender(NGINX_UDP_MANY, partial(udp_hop, peers.nginx_udp_many), ("nginx",), hops=1),
         Contender(SOCAT_UDP, partial(udp_hop, peers.socat_udp), ("socat",), hops=1),
         Contender(HAPROXY_TLS, partial(same_program, peers.haproxy_tls), ("haproxy", "openssl")),
         Contender(STUNNEL, partial(same_program, peers.stunnel), ("stunnel4", "openssl")),

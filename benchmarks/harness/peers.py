@@ -4,7 +4,8 @@ One process, one thread each: haproxy `nbthread 1`, nginx `worker_processes 1`. 
 Buffers of nginx (16 to 256 KiB) and socat (8 to 256 KiB) were tried, the best is used. haproxy runs three
 times: as it comes (16 KiB buffers), with 256 KiB buffers, and with splice, because the three lie far apart in
 bulk. `option splice-auto` in place of splice-request and -response made no difference that stood out of the
-noise; other options of haproxy, `tcp-smart-connect` and `-accept` among them, are left at their defaults.
+noise; other options of haproxy, `tcp-smart-connect` and `-accept` among them, are left at their defaults. nginx as a
+UDP relay runs twice: as it comes, and with `multi_accept on`, which gives it a quarter more packets a CPU second.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ worker_processes 1;
 worker_rlimit_nofile 20000;
 pid {work}/nginx-{port}.pid;
 error_log {work}/nginx-{port}.err crit;
-events {{ worker_connections 19900; multi_accept on; }}
+events {{ worker_connections 19900; {event_options} }}
 stream {{
     access_log off;
     server {{
@@ -190,10 +191,17 @@ def socat(hop: Hop, _work: Path) -> list[str]:
     return ["socat", "-b", "262144", listen, f"TCP:{hop.target},nodelay"]
 
 
-def nginx_udp(hop: Hop, work: Path) -> list[str]:
+def nginx_udp(hop: Hop, work: Path, event_options: str = "") -> list[str]:
     config = work / f"nginx-udp-{hop.port}.conf"
-    config.write_text(NGINX_UDP.format(work=work, port=hop.port, listen=hop.listen, target=hop.target))
+    config.write_text(
+        NGINX_UDP.format(work=work, port=hop.port, listen=hop.listen, target=hop.target, event_options=event_options)
+    )
     return ["nginx", "-p", str(work), "-c", str(config)]
+
+
+def nginx_udp_many(hop: Hop, work: Path) -> list[str]:
+    """Reads all packets that are there when the loop tells it of some, instead of one; off unless asked for."""
+    return nginx_udp(hop, work, "multi_accept on;")
 
 
 def socat_udp(hop: Hop, _work: Path) -> list[str]:

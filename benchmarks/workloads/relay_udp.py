@@ -25,7 +25,7 @@ from functools import partial
 
 from harness import load, udp_load
 from harness.bench import MANY, Bench, Case, MeasureError, Workload
-from harness.contenders import MPROXY_UDP, NGINX_UDP, SOCAT_UDP
+from harness.contenders import MPROXY_UDP, NGINX_UDP, NGINX_UDP_MANY, SOCAT_UDP
 from harness.load import Address
 from harness.places import LOOPBACK, free_port
 from harness.process import Group
@@ -103,7 +103,7 @@ WORKLOAD = Workload(
     "udp",
     "UDP relays",
     cases,
-    (MPROXY_UDP, NGINX_UDP, SOCAT_UDP),
+    (MPROXY_UDP, NGINX_UDP, NGINX_UDP_MANY, SOCAT_UDP),
     (MPROXY_UDP, NGINX_UDP),
     peer=NGINX_UDP,
     note=f"{PLAIN}: {MANY} times the rounds.",

@@ -16,7 +16,7 @@ from functools import partial
 
 from harness.bench import Bench, Case, Workload
 from harness.chain import Chain, Hop
-from harness.contenders import MPROXY_UDP, NGINX_UDP, SOCAT_UDP
+from harness.contenders import MPROXY_UDP, NGINX_UDP, NGINX_UDP_MANY, SOCAT_UDP
 from harness.places import free_port
 from harness.three_hosts import ThreeHosts
 
@@ -44,7 +44,7 @@ WORKLOAD = Workload(
     "udp-hosts",
     "UDP relay between hosts",
     cases,
-    (MPROXY_UDP, NGINX_UDP, SOCAT_UDP),
+    (MPROXY_UDP, NGINX_UDP, NGINX_UDP_MANY, SOCAT_UDP),
     (MPROXY_UDP, NGINX_UDP),
     needs_root=True,
     peer=NGINX_UDP,
