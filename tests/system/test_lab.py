@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+from contextlib import ExitStack
 
 import pytest
 from lab import HERE, until
@@ -78,12 +79,15 @@ def test_nothing_outlives_a_killed_run(lab, tmp_path, death):
     run = subprocess.Popen([sys.executable, "-c", script, tmp_path / "other"], stdout=subprocess.PIPE, text=True,
                            stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(HERE)})
     holders = run.stdout.readline().split()
-    networks = {os.readlink(f"/proc/{pid}/ns/net") for pid in holders}
-    assert len(networks) == 3
-    run.send_signal(death)
-    run.wait(timeout=10)
-    run.stdout.close()
-    until(lambda: not networks & set(networks_in_use()), 10, "end of the other run's programs")
+    with ExitStack() as held:
+        # Held, or the kernel gives a network's number to the next one, of a test that runs beside this one.
+        networks = {held.enter_context(open(f"/proc/{pid}/ns/net")) for pid in holders}
+        numbers = {f"net:[{os.fstat(network.fileno()).st_ino}]" for network in networks}
+        assert len(numbers) == 3
+        run.send_signal(death)
+        run.wait(timeout=10)
+        run.stdout.close()
+        until(lambda: not numbers & set(networks_in_use()), 10, "end of the other run's programs")
 
 
 def networks_in_use():
