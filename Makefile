@@ -110,9 +110,10 @@ $(VENV)/dev-packages: pyproject.toml $(VENV)/build-packages
 $(VENV)/bench-packages: pyproject.toml $(VENV)/build-packages
 	$(call pip_install,["dependency-groups"]["bench"])
 
-# Forced when this mode was not the one built last: what lies in place is then of the other mode.
+# Forced when this mode was not the one built last, for what lies in place is then of the other mode, and when setup.py
+# is another one: its flags hold for all modules.
 $(BUILT): $(SOURCES) setup.py $(VENV)/build-packages
-	$(if $(filter debug,$(MODE)),MPROXY_DEBUG=1) $(RUN) setup.py --quiet build_ext --inplace $(if $(wildcard $@),,--force)
+	$(if $(filter debug,$(MODE)),MPROXY_DEBUG=1) $(RUN) setup.py --quiet build_ext --inplace $(if $(filter setup.py,$?),--force)
 	rm -f build/*/built
 	touch $@
 

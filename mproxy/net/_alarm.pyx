@@ -27,7 +27,8 @@ cdef extern from "<unistd.h>" nogil:
 cdef void alarm_ready(Source *source, uint32_t events) noexcept:
     cdef Alarm alarm = <Alarm>source.owner
     cdef uint64_t count
-    read(source.fd, &count, sizeof(count))
+    if read(source.fd, &count, sizeof(count)) < 0:
+        return  # set anew meanwhile
     alarm.at = NEVER
     alarm.loop.schedule(alarm.work)
 

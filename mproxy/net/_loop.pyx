@@ -63,7 +63,8 @@ cdef int64_t read_clock() noexcept nogil:
 
 cdef void drain_wake(Source *source, uint32_t events) noexcept:
     cdef uint64_t count
-    read(source.fd, &count, sizeof(count))
+    if read(source.fd, &count, sizeof(count)) < 0:
+        return  # taken away already
 
 
 cdef void put(Queue *queue, Work *work) noexcept:
