@@ -52,7 +52,7 @@ exit status (--once): 0 everything arrived, 2 wrong command line, 3 no space, 4
 no permission, 5 there already, 6 no answer, 7 the keys do not agree, 1 else.
 
 examples:
-  mproxy recv 7000 -o incoming/
+  mproxy recv --key secret 7000 -o incoming/
   mproxy recv --once --key secret 7000 -o - | tar x
 """
 
@@ -69,11 +69,17 @@ def parse_recv(argv):
     add_common(parser)
     parser.add(parser, "--authorized-keys", parse_name, metavar="FILE", help=(
         "keys of 'mproxy keygen' that may send, as of sproxy (default authorized_keys in its state directory)"))
+    parser.add_argument("--open", action="store_true", default=None, help=(
+        "without keys: take files from everybody who reaches the port"))
     parser.add(parser, "--ack-to", parse_host_port, metavar="HOST:PORT", help=(
         "send every answer there ('mproxy send --ack-port'), not to where the packets come from"))
     given, words = parser.split(argv)
     port, = parser.take_words(words, (("PORT", lambda text: parse_port(text, 0)),))
-    return configure(given, "host-key.pem", port=port)
+    config = configure(given, "host-key.pem", port=port)
+    if config.key is None and not config.open:
+        raise UsageError("without keys everybody who reaches the port could write files here: give --key FILE (a secret"
+                         " that both sides have) or --own-key, or --open to take files from everybody")
+    return config
 
 
 def destination_of(output, force):
@@ -82,8 +88,10 @@ def destination_of(output, force):
         return IntoPipe()
     if output is None or output.endswith("/") or os.path.isdir(output):
         path = output or "."
-        if not os.path.isdir(path):
-            raise UsageError(f"-o {path}: there is no such directory")
+        try:
+            os.makedirs(path, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"-o {path}: cannot make this directory: {error.strerror}") from None
         return IntoDirectory(path, force)
     if not os.path.isdir(os.path.dirname(os.path.abspath(output))):
         raise UsageError(f"-o {output}: its directory does not exist")
@@ -120,6 +128,9 @@ class Recv:
         with open_udp(config.bind, config.port) as listener:
             self._endpoint = DatagramEndpoint(self._loop, listener.fileno(), datagram, self, most=config.senders)
             address = listener.getsockname()
+        if config.key is None:
+            self._log.warning("open-door", why=(
+                "--open: whoever reaches the port can send files; --key or --own-key lets in only those with keys"))
         self._log.info("listening", address=address[0], port=address[1])
         try:
             self._network = NetworkWatch()

@@ -47,6 +47,7 @@ class TransferConfig(Config):
     once = Setting(False)
     ack_to = Setting(None)
     authorized_keys = Setting(None)
+    open = Setting(False)
     senders = Setting(16, 1, 1000)
 
 

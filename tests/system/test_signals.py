@@ -96,7 +96,8 @@ def test_second_signal_ends_at_once(pair, daemon, ending):
 def test_second_signal_while_the_interpreter_ends(ends, tmp_path, number):
     """Goal: where no exception would be caught any more the second signal ends the program all the same, and without a
     word on the terminal but its log."""
-    program = Program([sys.executable, "-c", SIGNALLED_AT_THE_END, str(int(number)), "recv", "0", "-o", f"{tmp_path}/"])
+    words = ["recv", "--open", "0", "-o", f"{tmp_path}/"]
+    program = Program([sys.executable, "-c", SIGNALLED_AT_THE_END, str(int(number)), *words])
     ends.callback(program.close)
     program.event("listening")
     status = program.stop(number)

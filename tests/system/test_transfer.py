@@ -51,7 +51,8 @@ class Transfer:
 
     def recv(self, *options, output=None, port=0, once=True, env=None):
         output = output or f"{self.target}/"
-        program = self.start("recv", *(["--once"] if once else []), *options, port, "-o", output, env=env)
+        door = [] if "--key" in options else ["--open"]
+        program = self.start("recv", *(["--once"] if once else []), *door, *options, port, "-o", output, env=env)
         return program, int(program.event("listening", within=30)["port"])
 
     def impair(self, port, *options, listen=0):
@@ -317,13 +318,29 @@ def test_nobody_there(transfer):
 
 @pytest.mark.parametrize("words, status, text", [
     (["send", "/nowhere", "127.0.0.1", "9"], 1, "No such file"), (["send", "127.0.0.1", "9"], 2, "missing"),
-    (["recv", "9", "-o", "/nowhere/"], 2, "no such directory"),
+    (["recv", "9"], 2, "--key FILE (a secret that both sides have) or --own-key, or --open"),
+    (["recv", "--open", "9", "-o", "/proc/nowhere/"], 2, "cannot make this directory"),
     (["send", "--key", "/nowhere", "f", "h", "9"], 2, "key"),
     (["recv", "--window", "0", "9"], 2, "out of range"), (["recv", "--recovery", "tcp", "9"], 2, "unknown")])
 def test_wrong_command_lines(transfer, words, status, text):
     program = transfer.start(*words)
     assert program.wait(30) == status
     assert text in program.log.text
+
+
+def test_the_directory_is_made(transfer):
+    path = transfer.target / "not" / "yet"
+    receiver, port = transfer.recv(output=f"{path}/")
+    assert transfer.send(port, transfer.file("f", b"data")).wait(MANY) == 0
+    assert receiver.wait(MANY) == 0
+    assert (path / "f").read_bytes() == b"data"
+
+
+def test_an_open_door_is_said(transfer, tmp_path):
+    assert "whoever reaches the port" in transfer.recv(once=False)[0].event("open-door")["why"]
+    (tmp_path / "secret").write_bytes(b"one secret of sixteen")
+    sealed, _port = transfer.recv("--key", tmp_path / "secret", once=False)
+    assert not sealed.events("open-door")
 
 
 def test_answers_by_another_way(transfer):
@@ -373,7 +390,7 @@ def test_no_space(transfer, small_disk, kind):
 @pytest.mark.skipif(not real_root(), reason="only the real root can become another user")
 def test_no_permission(transfer):
     os.chmod(transfer.target, 0o555)
-    words = [*as_nobody(), *MPROXY, "recv", "--once", "0", "-o", f"{transfer.target}/"]
+    words = [*as_nobody(), *MPROXY, "recv", "--once", "--open", "0", "-o", f"{transfer.target}/"]
     for directory in [transfer.directory, *transfer.directory.parents][:3]:
         os.chmod(directory, 0o755)
     receiver = Program(words)
@@ -394,7 +411,7 @@ def test_the_address_changes_in_mid_transfer(lab, tmp_path):
     path.write_bytes(data)
     lab.wifi.shape("100mbit")
     environment = {"PYTHONPATH": str(MPROXY_ROOT)}
-    receiver = lab.server.start(*MPROXY, "recv", "--once", "7000", "-o", f"{target}/", env=environment)
+    receiver = lab.server.start(*MPROXY, "recv", "--once", "--open", "7000", "-o", f"{target}/", env=environment)
     receiver.event("listening", within=30)
     sender = lab.client.start(*MPROXY, "send", "--json", path, lab.server_address, "7000", env=environment)
     state = target / ".f.mproxy-state"
