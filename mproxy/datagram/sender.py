@@ -4,8 +4,10 @@ Life of a block: wanted -> read and hashed on a worker's thread (READ_AHEAD of t
 loop's thread copies it into the connection's ring when there is room, and that is the only back-pressure there is.
 """
 
+import errno
 import hashlib
 import os
+import select
 import stat
 from collections import deque
 
@@ -17,6 +19,14 @@ from mproxy.errors import MproxyError
 
 READ_AHEAD = 6  # blocks being read, hashed, or waiting to be sent
 _UNKNOWN_ROOT = bytes(DIGEST_BYTES)
+
+# Neither a pipe nor a terminal that has taken the file's place since may make us wait, or become ours.
+_OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+
+# A file of /proc or /sys has no blocks, and its size is 0 or a page whatever it holds.
+_MADE_UP_BYTES = 1 << 16
+
+_TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
 
 
 class Changed(MproxyError):
@@ -32,30 +42,46 @@ def identity(status):
 class Source:
     """One thing to send: `name` is what the receiver gets to see, a relative path as bytes; `path` or `fd` is ours."""
 
-    def __init__(self, name, kind, path=None, fd=-1):
+    def __init__(self, name, kind, path=None, fd=-1, follow=True):
         self.name, self.kind, self.path = name, kind, path
         self.fd = fd
         self.size = 0
         self.identity = bytes(16)
         self.outcome = None  # Outcome, once it is known
         self.failed = False  # given up here; the receiver has not answered yet
+        self._follow = follow  # a symbolic link at `path` is what was meant
         self._digests: dict[int, bytes] = {}
         self._rest: bytearray | bytes = b""  # a pipe's block behind the one in hand
         self._ended = False
         self._asked = False  # the receiver has said what it wants
+        self.reads = 0  # on workers' threads now
+        self._leaving = False  # to be closed when these have ended
 
     def open(self, index):
-        """Its FILE message."""
-        if self.kind == FileKind.PIPE:
+        """Its FILE message; OSError, or Changed when something of another kind has taken its place."""
+        if self.path is None:
             return File(index, self.kind, 0o666, 0, UNKNOWN_SIZE, os.urandom(16), self.name)
-        flags = os.O_RDONLY | os.O_CLOEXEC | (os.O_DIRECTORY if self.kind == FileKind.DIRECTORY else 0)
-        self.fd = os.open(self.path, flags)
+        is_directory = self.kind == FileKind.DIRECTORY
+        self._leaving = False
+        self.fd = os.open(self.path, _OPEN | (os.O_DIRECTORY if is_directory else 0)
+                          | (0 if self._follow else os.O_NOFOLLOW))
         status = os.fstat(self.fd)
+        if not is_directory and not stat.S_ISREG(status.st_mode):
+            raise Changed("it is no longer a file")
+        mode, mtime_ns = stat.S_IMODE(status.st_mode) & 0o777, status.st_mtime_ns
+        if not is_directory and self._is_made_up(status):
+            self.kind = FileKind.PIPE
+            return File(index, self.kind, mode, mtime_ns, UNKNOWN_SIZE, os.urandom(16), self.name)
         if self.kind == FileKind.FILE:
             self.size = status.st_size
         self.identity = identity(status)
-        return File(index, self.kind, stat.S_IMODE(status.st_mode) & 0o777, status.st_mtime_ns, self.size,
-                    self.identity, self.name)
+        return File(index, self.kind, mode, mtime_ns, self.size, self.identity, self.name)
+
+    def _is_made_up(self, status):
+        """Whether the size is not that of the contents: the kernel makes them when they are read (proc(5))."""
+        if status.st_blocks or status.st_size > _MADE_UP_BYTES:
+            return False
+        return len(os.pread(self.fd, status.st_size + 1, 0)) != status.st_size
 
     def check_wanted(self, ranges):
         """PeerError, when a receiver asks twice, or for more than there is."""
@@ -91,7 +117,13 @@ class Source:
         buffer = bytearray(LEAF_BYTES)
         length = 0
         while length < LEAF_BYTES:
-            got = os.readv(self.fd, [memoryview(buffer)[length:]])
+            try:
+                got = os.readv(self.fd, [memoryview(buffer)[length:]])
+            except BlockingIOError:
+                if self.path is not None:
+                    raise  # a file of the kernel's with nothing in it yet: nobody knows for how long
+                _wait_for_input(self.fd)  # somebody else has made it so (O_NONBLOCK), and may rely on it
+                continue
             if got == 0:
                 break
             length += got
@@ -117,10 +149,18 @@ class Source:
         return root(b"".join(self._digests[number] for number in range(count)))
 
     def close(self):
-        """Give the descriptor back."""
-        if self.fd > 2:
-            os.close(self.fd)
-        self.fd = -1
+        """Give the descriptor back, once nobody reads from it: its number may be another file's at once."""
+        self._leaving = True
+        if self.reads == 0:
+            if self.fd > 2:
+                os.close(self.fd)
+            self.fd = -1
+
+    def was_read(self):
+        """A read that `reads` counts has ended."""
+        self.reads -= 1
+        if self._leaving:
+            self.close()
 
 
 class FileSender(Conversation):
@@ -132,7 +172,9 @@ class FileSender(Conversation):
         self._workers = workers
         self._observer = observer
         self._announced = 0
+        self._announcing = False
         self._settled = 0
+        self._said_bye = False
         self._wanted: deque = deque()  # (index, iterator over block numbers)
         self._reading: deque = deque()  # [source, number, result or None, index, buffer] in the order of sending
         self._spare: list[bytearray] = []  # buffers for blocks, of which new ones would have to be cleared
@@ -193,24 +235,32 @@ class FileSender(Conversation):
         return self._sources[index]
 
     def _announce(self):
+        """Say what there is, as far ahead as may be. What cannot be read settles itself."""
+        if self._announcing:
+            return
+        self._announcing = True
         while self._announced < len(self._sources) and self._announced - self._settled < AHEAD:
             index, source = self._announced, self._sources[self._announced]
-            self._announced += 1
             try:
-                self.link.send(messages.pack_file(source.open(index)))
-            except OSError as error:
-                self._settle_as(index, Result.FAILED, f"cannot read: {error.strerror}")
-        if self._settled == len(self._sources):
+                message = source.open(index)
+            except (OSError, Changed) as error:
+                source.close()
+                if getattr(error, "errno", None) in _TOO_MANY_OPEN and self._announced > self._settled:
+                    break  # again when another one has ended
+                self._announced += 1
+                self._settle(messages.Outcome(index, Result.FAILED, _UNKNOWN_ROOT, f"cannot read: {_why(error)}"))
+                continue
+            self._announced += 1
+            self.link.send(messages.pack_file(message))
+        self._announcing = False
+        if self._settled == len(self._sources) and not self._said_bye:
+            self._said_bye = True
             self.link.send(messages.pack_bye())
-
-    def _settle_as(self, index, code, text):
-        self._settle(messages.Outcome(index, code, _UNKNOWN_ROOT, text))
 
     def _settle(self, outcome):
         source = self._source_of(outcome.index)
         source.outcome = outcome
-        if not any(entry[0] is source for entry in self._reading):
-            source.close()
+        source.close()
         self._settled += 1
         self._observer.on_file(source)
         self._announce()
@@ -233,6 +283,7 @@ class FileSender(Conversation):
                 entry[2] = (None, None)
                 self._send()
             else:
+                source.reads += 1
                 buffer = entry[4] = self._spare.pop() if self._spare else bytearray(LEAF_BYTES)
                 self._workers.submit(lambda source=source, number=number, buffer=buffer: (
                                          source.read_block(number, buffer)),
@@ -240,6 +291,7 @@ class FileSender(Conversation):
 
     def _was_read(self, entry, result, error):
         entry[2] = error or result
+        entry[0].was_read()
         if not self.over:
             self._send()
 
@@ -266,7 +318,7 @@ class FileSender(Conversation):
                 return
         except (OSError, MproxyError) as error:
             code = Result.CHANGED if isinstance(error, Changed) else Result.FAILED
-            text = error.strerror if isinstance(error, OSError) else str(error)
+            text = _why(error)
             source.failed = True  # settled by the receiver's answer
             self.link.send(messages.pack_result(index, code, text=text))
             return
@@ -277,6 +329,20 @@ class FileSender(Conversation):
             self.link.send(data)
 
 
+def _why(error):
+    """What went wrong with a file, for people."""
+    if not isinstance(error, OSError):
+        return str(error)
+    return "it is a symbolic link now" if error.errno == errno.ELOOP else error.strerror
+
+
+def _wait_for_input(fd):
+    """Until there is something to read, or the end."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    poll.poll()
+
+
 def _numbers(ranges):
     for first, count in ranges:
         yield from range(first, first + count)
@@ -285,7 +351,7 @@ def _numbers(ranges):
 def find_sources(paths, on_left_out):
     """Sources of the files and directories named on a command line; MproxyError for what cannot be sent.
     `on_left_out(path, error)` is told of what a directory has besides files and directories (error None), and of what
-    of it cannot be read (OSError)."""
+    cannot be read or has gone meanwhile (an OSError)."""
     sources = []
     for path in paths:
         if path == "-":
@@ -311,17 +377,18 @@ def _walk(top, base, on_left_out):
     for directory, names, files in os.walk(top, onerror=lambda error: on_left_out(error.filename, error)):
         below = os.path.relpath(directory, top)
         prefix = base if below == "." else base + b"/" + os.fsencode(below)
-        for name in sorted(names):
-            path = os.path.join(directory, name)
-            if os.path.islink(path):
-                on_left_out(path, None)
-            else:
-                found.append(Source(prefix + b"/" + os.fsencode(name), FileKind.DIRECTORY, path))
-        for name in sorted(files):
-            path = os.path.join(directory, name)
-            if stat.S_ISREG(os.lstat(path).st_mode):
-                found.append(Source(prefix + b"/" + os.fsencode(name), FileKind.FILE, path))
-            else:
-                on_left_out(path, None)
         names.sort()
+        for name in names + sorted(files):
+            path = os.path.join(directory, name)
+            try:
+                mode = os.lstat(path).st_mode
+            except OSError as error:
+                on_left_out(path, error)
+                continue
+            if stat.S_ISDIR(mode):
+                found.append(Source(prefix + b"/" + os.fsencode(name), FileKind.DIRECTORY, path, follow=False))
+            elif stat.S_ISREG(mode):
+                found.append(Source(prefix + b"/" + os.fsencode(name), FileKind.FILE, path, follow=False))
+            else:
+                on_left_out(path, None)
     return found

@@ -7,6 +7,7 @@ Defaults and ranges are those of `mproxy.config`.
 
 import argparse
 import os
+import sys
 
 from mproxy import __version__
 from mproxy.config import (
@@ -63,12 +64,15 @@ class OneLineParser(argparse.ArgumentParser):
         self.add(group, option, choose, help, metavar="LEVEL" if option == "--log-level" else "|".join(choices))
 
     def split(self, argv):
-        """(options given, words given) of `argv`; options may stand before, between and after the words."""
+        """(options given, words given) of `argv`; options may stand before, between and after the words, and behind
+        `--` there are words alone."""
+        argv = list(sys.argv[1:] if argv is None else argv)
+        end = argv.index("--") if "--" in argv else len(argv)
         try:
-            given = vars(self.parse_intermixed_args(argv))
+            given = vars(self.parse_intermixed_args(argv[:end]))
         except argparse.ArgumentError as error:
             self.error(str(error))
-        words = given.pop("words")
+        words = given.pop("words") + argv[end + 1:]
         return {name: value for name, value in given.items() if value is not None}, words
 
     def take_words(self, words, expected):

@@ -15,6 +15,7 @@ from mproxy.programs.options import OneLineParser, complain
 from mproxy.programs.reach import Reach
 from mproxy.programs.transfer import (
     STATUS_OF_END,
+    STATUS_OF_LEFT_OUT,
     STATUS_OF_RESULT,
     Progress,
     Stopwatch,
@@ -40,7 +41,8 @@ stopped, as long as it has not changed."""
 
 _EPILOG = """\
 exit status: 0 everything arrived, 2 wrong command line, 3 no space, 4 no
-permission, 5 there already, 6 no answer, 7 the keys do not agree, 1 else.
+permission, 5 there already, 6 no answer, 7 the keys do not agree, 8 arrived
+but for what is neither a file nor a directory (symbolic links), 1 else.
 
 examples:
   mproxy send movie.mkv photos/ server 7000
@@ -74,6 +76,7 @@ class Send:
         self._sender = self._endpoint = self._reach = self._progress = self._network = None
         self._sources = []
         self._worst = 0
+        self._left_any_out = False
         self._stopped = False
         self._watch = Stopwatch()
 
@@ -98,8 +101,9 @@ class Send:
     def _left_out(self, path, error):
         if error is not None:
             self._worst = 1
-        self._log.warning("left-out", file=show_name(os.fsencode(path)),
-                          why="neither a file nor a directory" if error is None else error.strerror)
+        self._left_any_out = True
+        self._log.warning("left-out", file=show_name(os.fsencode(path)), why=_kind_of(path) if error is None
+                          else error.strerror)
 
     def _begin(self, link):
         """The receiver has answered."""
@@ -149,7 +153,10 @@ class Send:
         config = self._config
         if error is not None and not self._stopped:
             complain("mproxy send", end_text(code, error, True, config.host, config.port))
-        self.exit_status = self._worst if error is None else STATUS_OF_END.get(EndCode(code), 1)
+        if error is not None:
+            self.exit_status = STATUS_OF_END.get(code, 1)
+        else:
+            self.exit_status = self._worst or (STATUS_OF_LEFT_OUT if self._left_any_out else 0)
         summary = {**counts, "seconds": round(self._watch.seconds, 3), **(statistics or {})}
         if config.json:
             write_line({"status": self.exit_status, **summary})
@@ -168,6 +175,10 @@ class Send:
         """SIGINT, SIGTERM: what has arrived stays there for the next attempt."""
         self._stopped = True
         (self._sender or self._reach).give_up(EndCode.ABORTED, f"interrupted by {signal_name}")
+
+
+def _kind_of(path):
+    return "a symbolic link" if os.path.islink(path) else "neither a file nor a directory"
 
 
 def _size_of(path):

@@ -17,6 +17,7 @@ from mproxy.programs.transfer_keys import add_key_options, take_key
 from mproxy.words import parse_bind, parse_count, parse_duration
 
 # Exit status, for scripts; 1 is any other failure, 2 a wrong command line.
+STATUS_OF_LEFT_OUT = 8
 STATUS_OF_RESULT = {Result.DONE: 0, Result.NO_SPACE: 3, Result.NO_PERMISSION: 4, Result.EXISTS: 5}
 STATUS_OF_END = {EndCode.TIMED_OUT: 6, EndCode.IDLE: 6, EndCode.HANDSHAKE_FAILED: 7, EndCode.VERSION: 7}
 

@@ -1,0 +1,178 @@
+"""What `mproxy send` meets on its own disk: files that vanish, cannot be read, or are not what they were."""
+
+import json
+import os
+import sys
+
+import pytest
+from program import Program
+from test_transfer import MANY, MPROXY_ROOT, Transfer
+
+from mproxy.datagram import sender as sending
+from mproxy.datagram.messages import FileKind, Result
+from mproxy.datagram.sender import FileSender, Source, find_sources
+
+
+@pytest.fixture
+def transfer(tmp_path):
+    made = Transfer(tmp_path)
+    yield made
+    made.close()
+
+
+def send_with(transfer, patch, port, *words):
+    """The sender with `patch`, lines of Python, run before it."""
+    script = transfer.directory / "patched.py"
+    script.write_text(f"import os, sys\nfrom mproxy.programs.send import main\n{patch}\nsys.exit(main(sys.argv[1:]))\n")
+    program = Program([sys.executable, str(script), *map(str, words), "127.0.0.1", str(port)],
+                      env={**os.environ, "PYTHONPATH": str(MPROXY_ROOT)})
+    transfer.programs.append(program)
+    return program
+
+
+class SilentLink:
+    """A Link whose peer says nothing."""
+
+    unsent = 0
+
+    def __init__(self):
+        self.handler = None
+        self.sent = []
+
+    def send(self, data):
+        self.sent.append(bytes(data))
+
+
+class Outcomes:
+    """An observer of FileSender."""
+
+    def __init__(self):
+        self.files = []
+
+    def on_file(self, source):
+        self.files.append((source.name, source.outcome.code, source.outcome.text))
+
+
+def test_any_number_of_files_that_cannot_be_opened_in_a_row(tmp_path):
+    gone = [Source(b"f%d" % number, FileKind.FILE, str(tmp_path / "gone")) for number in range(5000)]
+    outcomes = Outcomes()
+    FileSender(SilentLink(), gone, None, outcomes).start()
+    assert outcomes.files == [(source.name, Result.FAILED, "cannot read: No such file or directory") for source in gone]
+
+
+def test_out_of_descriptors_a_file_waits(tmp_path, monkeypatch):
+    (tmp_path / "f").write_bytes(b"data")
+    sources = [Source(b"f%d" % number, FileKind.FILE, str(tmp_path / "f")) for number in range(3)]
+    real, left = os.open, [2]
+
+    def scarce(*arguments, **more):
+        if not left[0]:
+            raise OSError(24, "Too many open files")
+        left[0] -= 1
+        return real(*arguments, **more)
+
+    outcomes = Outcomes()
+    sender = FileSender(SilentLink(), sources, None, outcomes)
+    monkeypatch.setattr(sending.os, "open", scarce)
+    sender.start()
+    assert outcomes.files == []
+    left[0] = 1
+    sender.on_message(sending.MessageType.RESULT, sending.messages.Outcome(0, Result.DONE, bytes(32), ""))
+    assert outcomes.files == [(b"f0", Result.DONE, "")]
+    assert len(sender.link.sent) == 4, "HELLO and three files"
+    for source in sources:
+        source.close()
+
+
+@pytest.mark.parametrize("becomes", ["fifo", "link", "directory"])
+def test_something_else_in_its_place_does_not_stop_us(tmp_path, becomes):
+    (tmp_path / "tree").mkdir()
+    path = tmp_path / "tree" / "f"
+    path.write_bytes(b"data")
+    sources = find_sources([str(tmp_path / "tree")], None)
+    path.unlink()
+    if becomes == "fifo":
+        os.mkfifo(path)
+    elif becomes == "link":
+        path.symlink_to("/etc/passwd")
+    else:
+        path.mkdir()
+    outcomes = Outcomes()
+    FileSender(SilentLink(), sources, None, outcomes).start()
+    (name, code, text), = outcomes.files
+    assert (name, code) == (b"tree/f", Result.FAILED)
+    assert text == ("cannot read: it is a symbolic link now" if becomes == "link"
+                    else "cannot read: it is no longer a file")
+    sources[0].close()
+
+
+def test_what_goes_during_the_walk_is_named_and_the_rest_arrives(transfer):
+    for name in ("tree/a", "tree/gone", "tree/z", "tree/sub/b"):
+        transfer.file(name, b"data")
+    receiver, port = transfer.recv()
+    sender = send_with(transfer, """
+lstat = os.lstat
+def late(path, **more):
+    if path.endswith("gone") and os.path.exists(path):
+        os.unlink(path)
+    return lstat(path, **more)
+os.lstat = late
+""", port, transfer.source / "tree")
+    assert sender.wait(MANY) == 1
+    assert receiver.wait(MANY) == 0
+    assert sender.event("left-out")["file"].endswith("/tree/gone")
+    assert sender.event("left-out")["why"] == "No such file or directory"
+    assert {path.name for path in transfer.target.rglob("*") if path.is_file()} == {"a", "z", "b"}
+
+
+def test_files_whose_size_the_kernel_makes_up(transfer):
+    receiver, port = transfer.recv()
+    sender = transfer.send(port, "--json", "/proc/version", "/sys/kernel/mm/transparent_hugepage/enabled"
+                           if os.path.exists("/sys/kernel/mm/transparent_hugepage/enabled") else "/proc/filesystems",
+                           "/proc/self/mountinfo")
+    assert sender.wait(MANY) == 0, str(sender)
+    assert receiver.wait(MANY) == 0
+    with open("/proc/version", "rb") as version:
+        assert (transfer.target / "version").read_bytes() == version.read()
+    results = [json.loads(line) for _, line in sender.out.lines][:-1]
+    assert all(result["bytes"] > 0 for result in results), results
+
+
+def test_an_empty_and_a_sparse_file_are_files(tmp_path):
+    for name, size in (("empty", 0), ("sparse", 4096)):
+        with open(tmp_path / name, "wb") as file:
+            file.truncate(size)
+        source = Source(b"f", FileKind.FILE, str(tmp_path / name))
+        message = source.open(0)
+        assert (message.kind, message.size) == (FileKind.FILE, size)
+        source.close()
+
+
+def test_a_standard_input_that_does_not_block(transfer):
+    """Somebody else has set O_NONBLOCK: it waits for more, and leaves the flag alone."""
+    receiver, port = transfer.recv(output="-")
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    sender = transfer.send(port, "-", stdin=reading)
+    receiver.event("sender", within=MANY)
+    for part in (b"one ", b"two"):
+        os.write(writing, part)
+    assert not sender.process.poll()
+    assert not os.get_blocking(reading)
+    os.close(writing)
+    os.close(reading)
+    assert sender.wait(MANY) == 0, str(sender)
+    assert receiver.wait(MANY) == 0
+    assert receiver.out.text == "one two"
+
+
+def test_names_that_begin_with_a_dash(transfer):
+    (transfer.source / "-f").write_bytes(b"data")
+    receiver, port = transfer.recv()
+    sender = transfer.start("send", "--quiet", "--", "-f", "127.0.0.1", port, cwd=transfer.source,
+                            env={**os.environ, "PYTHONPATH": str(MPROXY_ROOT)})
+    assert sender.wait(MANY) == 0, str(sender)
+    assert receiver.wait(MANY) == 0
+    assert (transfer.target / "-f").read_bytes() == b"data"
+
+
