@@ -1,6 +1,7 @@
 # Builds mproxy in place, into its own virtual environment, and runs everything there is to run.
 #
 #   make PYTHON=/path/to/python3    another Python than the first of 3.11 or newer on the PATH
+#   make SYSTEM=no                  as root, too: the system stays as it is; what it lacks is said
 #
 # `make debug` and `make` share the place of the extension modules; going from one to the other builds anew. As goals
 # of one call, `make debug test`, everything after is done with the debug build.
@@ -27,6 +28,13 @@ SECONDS := 600
 TESTS := tests
 # Most system tests wait for timeouts, so more processes than processors share them.
 PROCESSES := 3
+# Tests that need nothing of the system.
+NEEDS_NOTHING := tests/unit% tests/sim% tests/meta%
+
+# SYSTEM=no: what the system lacks is said, and not installed, whoever asks.
+ifeq ($(SYSTEM),no)
+export MPROXY_SYSTEM := no
+endif
 
 .PHONY: all
 all: $(BUILT) $(VENV)/run-packages cproxy sproxy bin/mproxy  ## build: extension modules, ./cproxy, ./sproxy, bin/mproxy (the default)
@@ -41,7 +49,7 @@ demo: all  ## watch a connection survive a change of address
 
 .PHONY: test
 test: all $(VENV)/dev-packages  ## unit, simulation, system and meta tests; TESTS=tests/unit PYTEST="-x -k ring" PROCESSES=0
-	.ci/system-packages test
+	$(if $(filter-out $(NEEDS_NOTHING),$(TESTS)),.ci/system-packages test)
 	$(RUN) -m pytest -n $(PROCESSES) --dist worksteal $(TESTS) $(PYTEST)
 
 .PHONY: asan
