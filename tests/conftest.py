@@ -14,9 +14,10 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from tests.root import become_root
+from tests.root import why_no_hosts
 
 SEEDS = 2**32
+SYSTEM = Path(__file__).parent / "system"
 
 # A deadline per example fails on a busy machine and says nothing about the code.
 hypothesis.settings.register_profile("mproxy", deadline=None, print_blob=True)
@@ -49,9 +50,17 @@ def pytest_configure(config):
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.option.seed is None:
         config.option.seed = random.randrange(SEEDS)  # before the processes that share the tests start: one for all
-    if config.getoption("numprocesses", None) and WORKER is None:
-        with contextlib.suppress(OSError):  # where it is needed, it says so
-            become_root()
+    if WORKER is None and wants_hosts(config):  # and before they start, as becoming root needs a process of one thread
+        why = why_no_hosts()
+        if why:
+            pytest.exit(f"the system tests need hosts of their own, with networks and mounts, and cannot have them here: {why}"
+                        "\nAll others: make test TESTS='tests/unit tests/sim tests/meta'", returncode=1)
+
+
+def wants_hosts(config):
+    """Whether system tests are among those asked for."""
+    asked = (Path(argument.partition("::")[0]).resolve() for argument in config.args)
+    return any(path == SYSTEM or path in SYSTEM.parents or SYSTEM in path.parents for path in asked)
 
 
 def pytest_report_header(config):

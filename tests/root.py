@@ -3,7 +3,11 @@
 import ctypes
 import os
 import subprocess
+import sys
+import tempfile
 from pathlib import Path
+
+HOLDER = Path(__file__).parent / "system" / "_holder.py"
 
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
@@ -32,3 +36,18 @@ def become_root():
 def real_root():
     """True if the uid is root's and not merely called so: sshd needs other users to drop privileges to."""
     return os.geteuid() == 0 and Path("/proc/self/uid_map").read_text().split()[2] != "1"
+
+
+def why_no_hosts():
+    """Why a host of the lab (tests/system/lab.py) cannot be made here, in one line; None if it can."""
+    try:
+        become_root()
+        with tempfile.TemporaryDirectory() as etc:
+            done = subprocess.run(
+                ["unshare", "--net", "--mount", "--", sys.executable, "-I", "-S", HOLDER, etc],
+                stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+    except OSError as error:
+        return str(error)
+    if done.stdout == "ready\n":
+        return None
+    return (done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"])[-1]

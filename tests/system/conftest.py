@@ -17,20 +17,12 @@ from relays import MPROXY, RelayHost
 from traffic import Traffic
 from udp_lab import Echo, RelayThread
 
-from tests.root import become_root
-
 # The sanitizers' library is for this process; ./cproxy and the like, and sys.executable, bring it with them, and others
 # are to go without.
 os.environ.pop("LD_PRELOAD", None)
 
 # Programs obey an ignored SIGHUP, and with nohup it is.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-try:
-    become_root()
-    WHY_NOT = None
-except OSError as error:
-    WHY_NOT = str(error)
 
 # Thousands of applications are the test process itself.
 HARD_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -40,8 +32,6 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (HARD_LIMIT, HARD_LIMIT))
 @pytest.fixture
 def lab(tmp_path):
     """Three hosts and the cables between them, gone after the test."""
-    if WHY_NOT:
-        pytest.skip(f"no network namespaces: {WHY_NOT}")
     with Lab(tmp_path) as hosts:
         yield hosts
         for host in hosts.hosts:  # what the programs wrote: pytest prints it with a failure
