@@ -126,8 +126,8 @@ $(BUILT): $(SOURCES) setup.py $(VENV)/build-packages
 	touch $@
 
 cproxy sproxy: .ci/write-launcher | $(VENV)/bin/python
-	$(RUN) .ci/write-launcher $@ $@
+	$(RUN) .ci/write-launcher $@
 
 # Not ./mproxy: that is the package.
 bin/mproxy: .ci/write-launcher | $(VENV)/bin/python
-	$(RUN) .ci/write-launcher $@ main
+	$(RUN) .ci/write-launcher $@

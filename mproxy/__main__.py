@@ -2,7 +2,7 @@
 
 import sys
 
-from mproxy.programs.main import main
+from mproxy.programs.start import mproxy
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(mproxy())

@@ -53,8 +53,8 @@ def pytest_configure(config):
     if WORKER is None and wants_hosts(config):  # and before they start, as becoming root needs a process of one thread
         why = why_no_hosts()
         if why:
-            pytest.exit(f"the system tests need hosts of their own, with networks and mounts, and cannot have them here: {why}"
-                        "\nAll others: make test TESTS='tests/unit tests/sim tests/meta'", returncode=1)
+            pytest.exit("the system tests need hosts of their own, with networks and mounts, and cannot have them here:"
+                        f" {why}\nAll others: make test TESTS='tests/unit tests/sim tests/meta'", returncode=1)
 
 
 def wants_hosts(config):

@@ -56,9 +56,9 @@ def _generate(options):
         raise MproxyError(f"cannot write the line to standard output: {error.strerror}; the key is in {path}") from None
     if new:
         complain(PROGRAM, f"made {path}, {fingerprint(identity.spki)}")
-        return 0
-    complain(PROGRAM, f"{path} exists and is kept, {fingerprint(identity.spki)}; the line is its own")
-    return 0 if options.host else 1
+    else:
+        complain(PROGRAM, f"{path} exists and is kept, {fingerprint(identity.spki)}; the line is its own")
+    return 0
 
 
 def key_file(name):

@@ -55,4 +55,5 @@ def _help():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from mproxy.programs.start import mproxy
+    sys.exit(mproxy())

@@ -8,11 +8,13 @@ carry bytes to them.
 import os
 import select
 import selectors
+import signal
 import socket
 import struct
 
 from mproxy.config import format_host_port
 from mproxy.errors import MproxyError, UsageError
+from mproxy.net.bind import explain_bind
 from mproxy.policy.resolver import look_up_host, numeric_address
 from mproxy.programs.log import reserve_standard_fds
 from mproxy.programs.options import OneLineParser, complain
@@ -191,13 +193,17 @@ class MessageServer:
 
 
 class MessageClient:
-    """Sends each line of the descriptor `input_fd` as a message over the connected socket `server`."""
+    """Sends each line of the descriptor `input_fd` as a message over the connected socket `server`.
+
+    `unsent` counts the lines that were too long.
+    """
 
     def __init__(self, server, input_fd, report):
         self._server = server
         self._input_fd = input_fd
         self._report = report
         self._splitter = LineSplitter()
+        self.unsent = 0
 
     def run(self):
         """Until the end of input. Raises MproxyError when the server goes first."""
@@ -228,6 +234,7 @@ class MessageClient:
     def _send(self, lines):
         for line, length in lines:
             if line is None:
+                self.unsent += 1
                 self._report(f"line of {length} bytes not sent: the limit is {LIMIT_BYTES} bytes")
             else:
                 self._server.sendall(pack_message(line))
@@ -255,6 +262,7 @@ def server_main(argv):
     parser.add_argument("--help", "-h", action="help", help="print this text and exit")
     parser.add_word("PORT", lambda text: parse_port(text, lowest=0), "TCP port; 0 takes any free one")
     reserve_standard_fds()
+    take_interrupts()
     try:
         options = parser.parse_args(argv)
         listener = _listen(options.bind, options.PORT)
@@ -263,6 +271,9 @@ def server_main(argv):
     except UsageError as error:
         complain(program, error)
         return 2
+    except MproxyError as error:
+        complain(program, error)
+        return 1
     except BrokenPipeError:
         return 0  # whoever read the output has seen enough
     except OSError as error:
@@ -283,11 +294,13 @@ def client_main(argv):
     parser.add_word("HOST", parse_host, "name or address of the server")
     parser.add_word("PORT", parse_port, "its TCP port")
     reserve_standard_fds()
+    take_interrupts()
     try:
         options = parser.parse_args(argv)
         with _connect(options.HOST, options.PORT) as server:
-            MessageClient(server, 0, lambda text: complain(program, text)).run()
-        return 0
+            client = MessageClient(server, 0, lambda text: complain(program, text))
+            client.run()
+        return 1 if client.unsent else 0
     except UsageError as error:
         complain(program, error)
         return 2
@@ -298,17 +311,22 @@ def client_main(argv):
         return 0
 
 
+def take_interrupts():
+    """Ctrl-C is KeyboardInterrupt from here on: the ordinary way to end these programs."""
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def _listen(address, port):
-    """A listening socket on `address`; when None, on every address, IPv4 and IPv6 in one socket."""
+    """A listening socket on `address`; when None, on every address, IPv4 and IPv6 in one socket. MproxyError with what
+    the other programs say of a port that cannot be had."""
     both = address is None and socket.has_dualstack_ipv6()
     host = address or ("::" if both else "0.0.0.0")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, dualstack_ipv6=both)
     except OSError as error:
-        reason = os.strerror(error.errno or 0)  # create_server has put the address into its own text
-        where = format_host_port(host, port)
-        raise UsageError(f"cannot listen on {where}: {reason}; choose another PORT or --bind") from None
+        raise MproxyError(f"cannot listen on {format_host_port(host, port)}: {explain_bind(error, port)}") from None
     listener.setblocking(False)
     return listener
 

@@ -82,9 +82,10 @@ def find_relay(given):
     if "pidfile" in given:
         return running_pid(given["pidfile"])
     running = control.find_running()
-    if len(running) != 1:
-        found = f"{len(running)} relays run" if running else "no relay of this user runs here"
-        raise UsageError(f"{found}: say which one with --pidfile FILE")
+    if not running:
+        raise MproxyError("no relay of this user is running here; for another user's say which one with --pidfile FILE")
+    if len(running) > 1:
+        raise UsageError(f"{len(running)} relays are running: say which one with --pidfile FILE")
     return running[0]
 
 

@@ -39,7 +39,7 @@ def test_keygen_makes_a_key_once(lab):
     assert oct(path.stat().st_mode)[-3:] == "600" and oct(path.parent.stat().st_mode)[-3:] == "700"
     before = path.read_bytes()
     second = lab.client.start(*KEYGEN, "--comment", "ann@desk")
-    assert "is kept" in finish(second, status=1)
+    assert "is kept" in finish(second)
     assert path.read_bytes() == before and second.out.text == first.out.text
 
 
@@ -103,7 +103,7 @@ class TestAuthorize:
         often it is repeated, and we have its key."""
         said = finish(authorize(lab, "--options", 'max-streams=50,target="localhost:22"', "--comment", "ann@desk"))
         mine = lab.client.start(*KEYGEN, "--comment", "ann@desk")
-        finish(mine, status=1)
+        finish(mine)
         assert lines(server / "authorized_keys") == ['max-streams=50,target="localhost:22" ' + mine.out.text.strip()]
         assert oct((server / "authorized_keys").stat().st_mode)[-3:] == "600"
         assert oct((server / "host-key.pem").stat().st_mode)[-3:] == "600"

@@ -10,17 +10,17 @@ from lab import until
 from tests.meta.sources import ROOT
 
 SCRIPT = ROOT / ".ci" / "system-packages"
-TOOLS = ("bash", "sh", "cat", "chmod", "comm", "cut", "find", "flock", "grep", "id", "mv", "rm", "sed", "sort", "tr", "uname",
-         "sleep", "gcc")
+TOOLS = ("bash", "sh", "cat", "chmod", "comm", "cut", "find", "flock", "gcc", "grep", "id", "mv", "rm", "sed", "sleep",
+         "sort", "tr", "uname")
 ASKED = "/usr/sbin/policy-rc.d ssh start; echo $? >> {home}/answers"
 
 # What a package does that brings a daemon: ask whether it may start, and be there at the next boot.
 APT_GET = """\
 #!/bin/sh
-%s
+{asked}
 echo $$ > {home}/installing
 [ ! -e {home}/hang ] || exec sleep 60
-""" % ASKED
+"""
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def system(host):
     for tool in TOOLS:
         (tools / tool).symlink_to(shutil.which(tool))
     apt_get = tools / "apt-get"
-    apt_get.write_text(APT_GET.format(home=host.home))
+    apt_get.write_text(APT_GET.format(asked=ASKED.format(home=host.home), home=host.home))
     apt_get.chmod(0o755)
     host.run("mount", "-t", "tmpfs", "tmpfs", "/usr/sbin")
     return host

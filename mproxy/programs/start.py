@@ -1,0 +1,75 @@
+"""Where every program begins and ends: Ctrl-C before it has its own say, output that cannot be written, an exit status.
+
+`make` has the launchers start Python with SIGINT blocked, for Python's own start would answer it with a traceback. It
+is let through here, before anything else is imported, and ends the program at once and without a word. A program that
+wants to end in order sets a handler later.
+"""
+
+import os
+import signal
+import sys
+
+INTERRUPTED = 128 + signal.SIGINT  # as shells count it
+INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
+
+
+def let_interrupts_through():
+    """SIGINT ends the process, as the system does it; one that is ignored (nohup, `&` in a script) stays ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
+
+
+def cproxy():
+    """./cproxy; the exit status."""
+    return run("cproxy")
+
+
+def sproxy():
+    """./sproxy; the exit status."""
+    return run("sproxy")
+
+
+def mproxy():
+    """bin/mproxy, `python -m mproxy`; the exit status."""
+    return run("main")
+
+
+def run(module):
+    """`main()` of the program in `module`; the exit status, whatever becomes of it and of its output."""
+    let_interrupts_through()
+    from importlib import import_module
+    try:
+        status = import_module(f"mproxy.programs.{module}").main()
+    except SystemExit as end:  # --help, --version
+        status = end.code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        if os.environ.get("MPROXY_TRACEBACK"):
+            raise
+        complain(module, f"internal error: {type(error).__name__}: {error}; please report it, with what"
+                 " MPROXY_TRACEBACK=1 in the environment adds to this line")
+        return INTERNAL_ERROR
+    return flush_output(module) or status
+
+
+def flush_output(module):
+    """Write what is left of standard output; 1 when that fails, and a line says so. A reader that has gone
+    (`| head -1`) has seen enough."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python tries once more at its end
+        if not isinstance(error, BrokenPipeError):
+            complain(module, f"cannot write to standard output: {error.strerror}")
+            return 1
+    except AttributeError:
+        pass  # there is none
+    return 0
+
+
+def complain(module, text):
+    """One line on standard error, with the name that the user called."""
+    from mproxy.programs.options import complain as say
+    say("mproxy" if module == "main" else module, text)
