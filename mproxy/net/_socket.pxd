@@ -84,5 +84,7 @@ cdef class Target:
     cdef readonly int count             # addresses known
     cdef readonly str text              # HOST:PORT, for people
     cdef bint local                     # on this host: an answer always comes
+    cdef uint8_t source[4]              # of 127.0.0.0/8: where connections to such addresses come from; 0: no matter
 
     cdef int dial(self, int index) noexcept
+    cdef int comes_from(self, int fd, int index) noexcept

@@ -3,18 +3,19 @@
 import socket as _python_socket
 
 from libc.errno cimport EINPROGRESS, EINTR, EMFILE, errno
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 
 cdef extern from "<sys/socket.h>" nogil:
     int SO_RCVBUF, SO_RCVBUFFORCE
+    int bind(int fd, const sockaddr *address, socklen_t length)
 
 cdef extern from "<arpa/inet.h>" nogil:
     uint16_t htons(uint16_t)
     int inet_pton(int family, const char *text, void *out)
 
 cdef extern from "<netinet/in.h>" nogil:
-    int AF_INET, AF_INET6
+    int AF_INET, AF_INET6, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT
     struct in_addr:
         uint32_t s_addr
     struct in6_addr:
@@ -32,6 +33,7 @@ cdef extern from "<netinet/in.h>" nogil:
 
 cdef enum:
     SPARE_DESCRIPTORS = 32  # a few carriers being dialled or accepted, a name being looked up
+    LOOPBACK = 127          # first byte of IPv4 addresses that mean this host (RFC 1122, section 3.2.1.3)
     DAEMON_SYN_RETRIES = 4  # about 30 s (tcp(7), TCP_SYNCNT); the system's own limit is over two minutes
 
 
@@ -135,12 +137,18 @@ cdef bint is_reserved(int fd) noexcept nogil:
 
 
 cdef class Target:
-    """A daemon's addresses, ready for connect(2). `addresses`: [(family, sockaddr)] as `resolver` gives them."""
+    """A daemon's addresses, ready for connect(2). `addresses`: [(family, sockaddr)] as `resolver` gives them.
 
-    def __init__(self, str text, list addresses):
+    `source`: 4 bytes of an address in 127.0.0.0/8 from which the daemon is reached where its own is one of these.
+    """
+
+    def __init__(self, str text, list addresses, bytes source=bytes(4)):
         cdef sockaddr_in *v4
         cdef sockaddr_in6 *v6
+        cdef int i
         self.text = text
+        for i in range(4):
+            self.source[i] = source[i]
         self.local = all(address[0] in ("127.0.0.1", "::1") for _family, address in addresses)
         for family, address in addresses[:8]:
             memset(&self.addresses[self.count], 0, sizeof(sockaddr_storage))
@@ -174,9 +182,25 @@ cdef class Target:
         set_option(fd, SOL_SOCKET, SO_OOBINLINE, 1)  # else an urgent byte (telnet sends some) would not be read
         if not self.local:
             set_option(fd, IPPROTO_TCP, TCP_SYNCNT, DAEMON_SYN_RETRIES)
-        if connect(fd, <sockaddr *>&self.addresses[index], self.lengths[index]) < 0 and errno != EINPROGRESS:
+        if self.comes_from(fd, index) < 0 or (
+                connect(fd, <sockaddr *>&self.addresses[index], self.lengths[index]) < 0 and errno != EINPROGRESS):
             error = errno
             close(fd)
             set_errno(error)
             return -1
         return fd
+
+    cdef int comes_from(self, int fd, int index) noexcept:
+        """Bind to `source`, where there is one and it can reach address `index`; -1 with errno when that fails.
+
+        IP_BIND_ADDRESS_NO_PORT leaves the choice of the port to connect(2), as without a source.
+        """
+        cdef sockaddr_in source
+        cdef const sockaddr_in *daemon = <const sockaddr_in *>&self.addresses[index]
+        if not self.source[0] or daemon.sin_family != AF_INET or (<const uint8_t *>&daemon.sin_addr)[0] != LOOPBACK:
+            return 0
+        memset(&source, 0, sizeof(source))
+        source.sin_family = <uint16_t>AF_INET
+        memcpy(&source.sin_addr, self.source, 4)
+        set_option(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+        return bind(fd, <const sockaddr *>&source, sizeof(source))
