@@ -299,18 +299,21 @@ def judge_nobody(_spki):
 class Greeter(_Opening):
     """sproxy's side of a new carrier.
 
-    `check(hello, channel)` is called when HELLO is whole, before the list behind it is kept: it raises PeerError
-    unless a resume is proven.
+    `meet(tag)` is called when the preamble is right, before anything costs more than a few bytes: what it raises comes
+    through. `check(hello, channel)` is called when HELLO is whole, before the list behind it is kept: it raises
+    PeerError unless a resume is proven.
     """
 
     our_name, peer_name, is_server = "sproxy", "cproxy", True
 
-    def __init__(self, check, tls=None, judge=judge_nobody):
+    def __init__(self, check, tls=None, judge=judge_nobody, meet=lambda tag: None):
         super().__init__(tls, judge, 0)
         self._check = check
+        self._meet = meet
         self.prefix = self._our_preamble  # what goes before WELCOME or GOODBYE
 
     def _met(self):
+        self._meet(self.peer_tag)
         if self.tls is not None:
             self.outgoing, self.prefix = self.prefix, b""
 

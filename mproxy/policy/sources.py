@@ -1,8 +1,8 @@
-"""Where strangers come from: how many connections that have not shown who they are one source may have, and how often
-it may fail to.
+"""Where connections come from: how often a source may fail to show who it is, and whether known people live there.
 
 A source is an IPv4 address, or the 64 leading bits of an IPv6 address: so many belong to one customer (RFC 6177).
-Takes the time as an argument; remembers MOST_SOURCES sources at most.
+Behind one address there may be a whole office: while known people are there, it is heard whatever its strangers do.
+Takes the time as an argument; remembers MOST_SOURCES sources of each kind at most.
 """
 
 import socket
@@ -12,8 +12,8 @@ import socket
 FAILURES = 30
 FAILURE_US = 1_000_000
 
-# Of the connections that have not said who they are, one source may have a quarter, but at least so many.
-LEAST_SHARE = 8
+# How long a source counts as one with known people after a session began, was resumed or lost its carrier there.
+KNOWN_US = 8 * 3_600_000_000
 
 MOST_SOURCES = 4096
 
@@ -30,41 +30,40 @@ def source_of(host):
 
 
 class Sources:
-    """Counts for every source. `most`: connections in all that have not said who they are."""
+    """What is remembered of every source."""
 
-    def __init__(self, most):
-        self._share = min(most, max(LEAST_SHARE, most // 4))
-        self._waiting = {}   # source -> connections that have not said who they are, oldest first, as keys of a dict
+    def __init__(self):
         self._failures = {}  # source -> (failures that count, when that was so); least recent first
+        self._welcomed = {}  # source -> when known people were there; least recent first
 
-    def arrived(self, source, connection):
-        """Note a connection; returns the oldest one of its source when that now has too many, to be closed."""
-        waiting = self._waiting.setdefault(source, {})
-        waiting[connection] = None
-        return next(iter(waiting)) if len(waiting) > self._share else None
+    def welcomed(self, source, now):
+        """A session is, or was just now, there."""
+        _remember(self._welcomed, source, now)
 
-    def left(self, source, connection):
-        """The connection has said who it is, or is gone."""
-        waiting = self._waiting.get(source)
-        if waiting is not None:
-            waiting.pop(connection, None)
-            if not waiting:
-                del self._waiting[source]
+    def known(self, source, now):
+        """Whether there were sessions in the last hours."""
+        return source in self._welcomed and now - self._welcomed[source] < KNOWN_US
 
     def failed(self, source, now):
         """An attempt was refused; True when no more are served for a while, and this was the one that decided it."""
         before = self._level(source, now)
-        self._failures.pop(source, None)
-        if len(self._failures) >= MOST_SOURCES:
-            del self._failures[next(iter(self._failures))]
-        self._failures[source] = min(before + 1, 2 * FAILURES), now
-        return before < FAILURES <= before + 1
+        _remember(self._failures, source, (min(before + 1, 2 * FAILURES), now))
+        return before < FAILURES <= before + 1 and not self.known(source, now)
 
     def blocked(self, source, now):
-        """Whether its connections are closed unheard."""
-        return source in self._failures and self._level(source, now) >= FAILURES
+        """Whether its strangers are closed unheard."""
+        return (source in self._failures and self._level(source, now) >= FAILURES
+                and not self.known(source, now))
 
     def _level(self, source, now):
         """Failures that still count: each is forgotten after FAILURE_US, one after the other."""
         level, at = self._failures.get(source, (0, now))
         return max(0.0, level - (now - at) / FAILURE_US)
+
+
+def _remember(table, source, value):
+    """Put it last; the one that was not heard of for longest makes room."""
+    table.pop(source, None)
+    if len(table) >= MOST_SOURCES:
+        del table[next(iter(table))]
+    table[source] = value

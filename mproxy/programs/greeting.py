@@ -1,24 +1,35 @@
 """sproxy's reception: connections that have not yet shown a valid preamble, their key and HELLO.
 
-Each costs a descriptor and, once it has begun to encrypt, some 20 KiB, for at most PATIENCE_US; when there are too many
-the oldest gives way, so that silent connections cannot keep a real cproxy out. One source (mproxy.policy.sources) may
-have a part of them only, and is not heard for a while after too many failures. All that is done for guests is slow work
-of the loop: however many there are, sessions come first.
+Each costs a descriptor and, once it has begun to encrypt, some 20 KiB. They wait in two crowds of `--max-unfinished`
+each (mproxy.policy.crowd): the silent, which have not sent a preamble, of which the oldest gives way; and the heard, of
+which strangers give way before those that show the tag of an earlier WELCOME, one drawn at random. So connections that
+say nothing never stand in the way of one that does, and a flood of those that do leaves a part to everybody.
+
+One source (mproxy.policy.sources) may have a part of either crowd only, and after too many failures its strangers are
+sent away after their preamble: until then nobody knows whether it is a session that comes back. A tag is a source of
+its own: an overheard one cannot be used to fill the place, and its failures are not held against its neighbours.
+
+All that is done for guests is slow work of the loop: however many there are, sessions come first.
 """
 
 import errno
 import os
+import resource
 import socket
 
-from mproxy._wire import CloseCode
+from mproxy._wire import PREAMBLE_BYTES, CloseCode
 from mproxy.errors import PeerError
 from mproxy.handshake import Greeter
+from mproxy.policy.crowd import TAG_SHARE, Crowd, Rank, at_random, share_of
 from mproxy.policy.sources import Sources, source_of
 from mproxy.programs.common import say_address
 
-# A few packets in each direction; this is time for some of them to be lost. Who has proved to hold a session has as
-# much again after each piece of its list.
-PATIENCE_US = 5_000_000
+# The preamble travels right behind the connection's first packets; this is time for some of them to be lost.
+SILENT_US = 5_000_000
+
+# From one step of the opening to the next: preamble, HELLO, each piece of the list. Paths take up to ten seconds for a
+# round trip and lose packets, too; whoever dawdles holds nobody up, because strangers give way.
+STEP_US = 30_000_000
 
 # How often to try again after descriptors ran out.
 PAUSE_US = 500_000
@@ -32,23 +43,41 @@ NOT_ITS_FAULT = {CloseCode.UNKNOWN_SESSION, CloseCode.STALE_EPOCH, CloseCode.TOO
 # More than preamble and HELLO; what follows (the RESUME list) is read on.
 RECEIVE_BYTES = 65536
 
+# Of the oldest silent guests so many are looked at, whether their first words have come meanwhile.
+LOOK_AT = 16
+
+
+class Unheard(Exception):
+    """The guest is sent away without a word."""
+
+
+def most_unfinished(config):
+    """Guests in one crowd: --max-unfinished, if descriptors allow; an eighth of them at most."""
+    return min(config.max_unfinished, max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
+
+
+def first_silent(guests):
+    """The oldest one whose words are not waiting to be read."""
+    return next((guest for guest in guests[:LOOK_AT] if not guest.has_words()), None) or at_random(guests)
+
 
 class Reception:
     """Accepts on any number of listeners and hands over each guest that says HELLO.
 
-    `host` is asked for `make_tls()` (None: no encryption), `judge(spki, address)` when a guest's key is proven, and
-    `check(guest, hello, channel)` when its HELLO is there; both raise PeerError to refuse. `admit(guest, hello)` takes
-    the guest's socket, `greeter` and what is left in that, or raises PeerError.
+    `host` is asked for `make_tls()` (None: no encryption), `rank(tag)` when a guest shows one, `judge(spki, address)`
+    when its key is proven, and `check(guest, hello, channel)` when its HELLO is there; the last two raise PeerError to
+    refuse. `admit(guest, hello)` takes the guest's socket, `greeter` and what is left in that, or raises PeerError.
     """
 
     def __init__(self, loop, log, config, host):
         self._loop = loop
         self._log = log
-        self._most = config.max_unfinished
-        self._sources = Sources(self._most)
+        most = most_unfinished(config)
+        self._silent = Crowd(most, first_silent)  # no preamble yet
+        self._heard = Crowd(most, at_random)
+        self._sources = Sources()
         self.host = host
         self._listeners = {}  # socket -> Watch
-        self._guests = {}     # Guest -> None, oldest first
         self._paused = False
 
     def open(self, listener):
@@ -64,8 +93,12 @@ class Reception:
             watch.close()
             listener.close()
         self._listeners = {}
-        for guest in list(self._guests):
+        for guest in (*self._silent, *self._heard):
             guest.close()
+
+    def known_at(self, address):
+        """A session is, or was just now, at that address: its neighbours will be heard."""
+        self._sources.welcomed(source_of(address), self._loop.now())
 
     def _accept(self, listener):
         if listener not in self._listeners:
@@ -82,28 +115,22 @@ class Reception:
             self._listeners[listener].set(read=True)
 
     def _receive(self, sock, address):
-        """Make a guest of a connection, unless its source has failed too often; the oldest may have to go for it."""
-        source = source_of(address[0])
-        if self._sources.blocked(source, self._loop.now()):
-            sock.close()
-            return
-        if len(self._guests) >= self._most:
-            self._dismiss(next(iter(self._guests)), "too many unfinished connections, the oldest goes")
+        """Make a guest of a connection; another one may have to go for it."""
         sock.setblocking(False)
-        guest = Guest(self._loop, self, sock, address)
-        self._guests[guest] = None
-        oldest = self._sources.arrived(source, guest)
-        if oldest is not None:
-            self._dismiss(oldest, "too many unfinished connections from one source, its oldest goes")
+        self._place(self._silent, Guest(self._loop, self, sock, address), Rank.STRANGER)
 
-    def _dismiss(self, guest, why):
-        self._log.warning("refused", peer=guest.peer, why=why)
-        guest.close()
+    def _place(self, crowd, guest, rank):
+        share = share_of(crowd.most, self._sources.known(guest.source, self._loop.now()))
+        leaving = crowd.add(guest, guest.source, share, rank)
+        if leaving is not None:
+            self._log.warning(
+                "refused", peer=leaving.peer, why="too many unfinished connections, of all or of its source")
+            leaving.close()
 
     def _note_failure(self, guest):
-        source = source_of(guest.address)
-        if self._sources.failed(source, self._loop.now()):
-            self._log.warning("source-blocked", source=source, why="too many failed attempts, not heard for a while")
+        if self._sources.failed(guest.source, self._loop.now()):
+            self._log.warning(
+                "source-blocked", source=guest.source, why="too many failed attempts, not heard for a while")
 
     def _pause(self, error):
         if not self._paused:
@@ -128,8 +155,29 @@ class Reception:
 
     def left(self, guest):
         """The guest is gone."""
-        self._guests.pop(guest, None)
-        self._sources.left(source_of(guest.address), guest)
+        self._silent.remove(guest)
+        self._heard.remove(guest)
+
+    def met(self, guest, tag):
+        """The guest's preamble is right; Unheard when its source was not to be heard, or there are too many."""
+        now = self._loop.now()
+        self._silent.remove(guest)
+        rank = self.host.rank(tag) if tag else Rank.STRANGER
+        if rank != Rank.STRANGER:
+            name = f"tag:{tag:016x}"
+            if self._heard.count(name) < TAG_SHARE and not self._sources.blocked(name, now):
+                guest.source = name
+            else:
+                rank = Rank.STRANGER
+        if rank == Rank.STRANGER and self._sources.blocked(guest.source, now):
+            raise Unheard
+        self._place(self._heard, guest, rank)
+        if guest.left:
+            raise Unheard
+
+    def proven(self, guest):
+        """Its HELLO was right; the list behind it may take its time."""
+        self._heard.promote(guest, Rank.PROVEN)
 
     def gave_up(self, guest):
         """The guest has left before its HELLO was whole."""
@@ -144,6 +192,8 @@ class Reception:
             self.host.admit(guest, hello)
         except PeerError as error:
             self.refuse(guest, error)
+        else:
+            self.known_at(guest.address)
 
     def refuse(self, guest, error):
         """Tell the guest why, and the log."""
@@ -164,27 +214,51 @@ class Guest:
     def __init__(self, loop, reception, sock, address):
         self.sock = sock
         self.address = address[0]
+        self.source = source_of(address[0])  # or the tag that it shows: what its failures are counted for
         self.peer = say_address(address)
         self.spki = b""  # its key, proven; empty without encryption
+        self.begun = False  # it has sent something
+        self.left = False
         self._loop = loop
         self._reception = reception
-        self.greeter = Greeter(self._check, reception.host.make_tls(), self._judge)
-        self.begun = False   # it has sent something
-        self._left = False
+        self.greeter = Greeter(self._check, reception.host.make_tls(), self._judge, self._meet)
         self._watch = loop.watch(sock.fileno(), lambda _events: self._queue())
-        self._timer = loop.call_later(PATIENCE_US, self._time_out)
+        self._missing = None  # what the timer waits for
+        self._timer = None
+        self._wait(SILENT_US, "preamble")
 
     def release(self):
         """Stop waiting; the socket is somebody else's now."""
-        self._left = True
-        self._watch.close()
-        self._timer.cancel()
-        self._reception.left(self)
+        if not self.left:
+            self.left = True
+            self._watch.close()
+            self._timer.cancel()
+            self._reception.left(self)
 
     def close(self):
         """End the connection."""
         self.release()
         self.sock.close()
+
+    def has_words(self):
+        """A preamble waits to be read."""
+        try:
+            return len(self.sock.recv(PREAMBLE_BYTES, socket.MSG_PEEK)) == PREAMBLE_BYTES
+        except OSError:
+            return False
+
+    def _is_gone(self):
+        """It has hung up."""
+        try:
+            return not self.sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    def _meet(self, tag):
+        self._reception.met(self, tag)
+        self._wait(STEP_US, "HELLO")
 
     def _judge(self, spki):
         self._reception.host.judge(spki, self.address)
@@ -192,21 +266,24 @@ class Guest:
 
     def _check(self, hello, channel):
         self._reception.host.check(self, hello, channel)
-        self._wait_anew()
+        self._reception.proven(self)
+        self._wait(STEP_US, "list of streams")
 
-    def _wait_anew(self):
-        self._timer.cancel()
-        self._timer = self._loop.call_later(PATIENCE_US, self._time_out)
+    def _wait(self, delay_us, missing):
+        if self._timer is not None:
+            self._timer.cancel()
+        self._missing = f"no {missing} within {delay_us // 1_000_000}s"
+        self._timer = self._loop.call_later(delay_us, self._time_out)
 
     def _time_out(self):
-        self._reception.refuse(self, PeerError(CloseCode.STATE_ERROR, "no HELLO within 5s"))
+        self._reception.refuse(self, PeerError(CloseCode.STATE_ERROR, self._missing))
 
     def _queue(self):
         self._watch.set()
         self._loop.call_slow(self._on_turn)
 
     def _on_turn(self):
-        if not self._left:
+        if not self.left:
             self._on_ready()
 
     def _on_ready(self):
@@ -216,6 +293,9 @@ class Guest:
             data = None
         except OSError:
             data = b""
+        if data and not self.begun and self._is_gone():
+            self.close()  # it came and went while we were busy: that costs nothing, and is no fault
+            return
         if data == b"":
             self._reception.gave_up(self)
             return
@@ -223,6 +303,8 @@ class Guest:
         try:
             hello = self.greeter.feed(data) if data else None
             self._send()
+        except Unheard:
+            self.close()
         except PeerError as error:
             self._reception.refuse(self, error)
         except OSError:
@@ -231,7 +313,7 @@ class Guest:
             if hello is not None:
                 self._reception.introduced(self, hello)
             elif data and self.greeter.proven:
-                self._wait_anew()
+                self._wait(STEP_US, "list of streams")
 
     def _send(self):
         """Send what the handshake has to say; the socket's buffer is empty and takes it, but nobody promises that."""

@@ -1,8 +1,8 @@
-"""Strangers: how many from one source, how many failures, and what counts as one source."""
+"""Sources: how many failures, where known people are, and what counts as one source."""
 
 import pytest
 
-from mproxy.policy.sources import FAILURE_US, FAILURES, MOST_SOURCES, Sources, source_of
+from mproxy.policy.sources import FAILURE_US, FAILURES, KNOWN_US, MOST_SOURCES, Sources, source_of
 
 A, B = "10.0.0.1", "10.0.0.2"
 
@@ -20,30 +20,8 @@ def test_source_of(host, source):
     assert source_of(host) == source
 
 
-def test_oldest_of_a_source_that_has_its_share_gives_way():
-    sources = Sources(40)
-    assert [sources.arrived(A, n) for n in range(12)] == [None] * 10 + [0, 0]
-    sources.left(A, 0)
-    assert sources.arrived(A, 12) == 1
-    assert sources.arrived(B, 99) is None, "another source has a share of its own"
-
-
-def test_small_limits_are_not_divided():
-    sources = Sources(3)
-    assert [sources.arrived(A, n) for n in range(4)] == [None, None, None, 0]
-
-
-def test_who_left_counts_no_more():
-    sources = Sources(40)
-    for n in range(1000):
-        assert sources.arrived(A, n) is None
-        sources.left(A, n)
-        sources.left(A, n)
-    assert not sources._waiting
-
-
 def test_failures_block_and_are_forgotten():
-    sources = Sources(40)
+    sources = Sources()
     told = [sources.failed(A, 0) for _ in range(FAILURES)]
     assert told == [False] * (FAILURES - 1) + [True]
     assert sources.blocked(A, 0) and not sources.blocked(B, 0)
@@ -53,21 +31,35 @@ def test_failures_block_and_are_forgotten():
 
 
 def test_slow_failures_never_block():
-    sources = Sources(40)
+    sources = Sources()
     for n in range(10 * FAILURES):
         sources.failed(A, n * FAILURE_US)
         assert not sources.blocked(A, n * FAILURE_US)
 
 
 def test_long_series_does_not_block_for_long():
-    sources = Sources(40)
+    sources = Sources()
     for _ in range(100_000):
         sources.failed(A, 0)
     assert not sources.blocked(A, (FAILURES + 1) * FAILURE_US)
 
 
 def test_many_sources_take_no_memory():
-    sources = Sources(40)
+    sources = Sources()
     for n in range(2 * MOST_SOURCES):
         sources.failed(str(n), 0)
-    assert len(sources._failures) == MOST_SOURCES
+        sources.welcomed(str(n), 0)
+    assert len(sources._failures) == len(sources._welcomed) == MOST_SOURCES
+
+
+def test_where_known_people_are_nobody_is_shut_out():
+    """Their neighbour's failures may be as many as they like, before or after."""
+    sources = Sources()
+    for _ in range(FAILURES):
+        sources.failed(A, 0)
+    sources.welcomed(A, 1)
+    assert not sources.blocked(A, 1) and not sources.blocked(A, KNOWN_US)
+    assert not any(sources.failed(A, 2) for _ in range(10 * FAILURES)), "what is not so is not told"
+    for _ in range(FAILURES + 1):
+        sources.failed(A, KNOWN_US)
+    assert not sources.blocked(A, KNOWN_US) and sources.blocked(A, KNOWN_US + 1)

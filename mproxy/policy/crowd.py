@@ -1,0 +1,89 @@
+"""Who waits before the door, and who of them gives way when there are too many.
+
+A bounded crowd of guests, of whom each belongs to a source and has a rank. When there are more than there may be, one
+of the lowest rank goes; when one source has more than its share, one of that source. Which of several: `choose` says.
+"""
+
+import os
+from enum import IntEnum
+
+# Of a crowd one source may have a quarter, but at least so many; one whose people are known half.
+LEAST_SHARE = 8
+
+# One tag brings no more: its cproxy dials once, and again when that takes long.
+TAG_SHARE = 2
+
+
+class Rank(IntEnum):
+    """How much is known of a guest; the lower ones go first."""
+
+    STRANGER = 0   # speaks our protocol
+    RETURNING = 1  # shows a tag that this sproxy has made
+    PRESENT = 2    # shows the tag of a session that is here
+    PROVEN = 3     # has proven to hold a session; only the rest of its list is missing
+
+
+class Crowd:
+    """`most`: guests at once. `choose(guests)`: which of a list, oldest first and never empty, has to go."""
+
+    def __init__(self, most, choose):
+        self.most = most
+        self._choose = choose
+        self._places = {}   # guest -> (source, rank)
+        self._ranks = {}    # rank -> guests, oldest first, as keys of a dict
+        self._sources = {}  # source -> guests, the same
+
+    def __len__(self):
+        return len(self._places)
+
+    def __iter__(self):
+        return iter(list(self._places))
+
+    def add(self, guest, source, share, rank=Rank.STRANGER):
+        """Take a guest in; returns who has to go for it, None or maybe the guest itself. `remove` that one."""
+        self.remove(guest)
+        self._places[guest] = source, rank
+        self._ranks.setdefault(rank, {})[guest] = None
+        same = self._sources.setdefault(source, {})
+        same[guest] = None
+        if len(same) > share:
+            lowest = min(self._places[other][1] for other in same)
+            return self._pick(guest, (other for other in same if self._places[other][1] == lowest))
+        if len(self._places) > self.most:
+            return self._pick(guest, self._ranks[min(self._ranks)])
+        return None
+
+    def _pick(self, newcomer, guests):
+        others = [guest for guest in guests if guest is not newcomer]
+        return self._choose(others) if others else newcomer
+
+    def remove(self, guest):
+        """The guest is gone, or somewhere else."""
+        source, rank = self._places.pop(guest, (None, None))
+        for table, key in ((self._sources, source), (self._ranks, rank)):
+            if key in table:
+                table[key].pop(guest, None)
+                if not table[key]:
+                    del table[key]
+
+    def count(self, source):
+        """Guests of a source."""
+        return len(self._sources.get(source, ()))
+
+    def promote(self, guest, rank):
+        """More is known of a guest; its source is the same."""
+        source, _ = self._places[guest]
+        self.remove(guest)
+        self._places[guest] = source, rank
+        self._ranks.setdefault(rank, {})[guest] = None
+        self._sources.setdefault(source, {})[guest] = None
+
+
+def share_of(most, known):
+    """Guests that one source may have among `most`; more when its people are `known`."""
+    return min(most, max(LEAST_SHARE, most // (2 if known else 4)))
+
+
+def at_random(guests):
+    """One of them: nobody can aim, and whoever is quicker than a flood gets through."""
+    return guests[int.from_bytes(os.urandom(4), "big") % len(guests)]

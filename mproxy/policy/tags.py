@@ -1,0 +1,52 @@
+"""The routing tag: what a cproxy that was here before shows in the clear, before anything else about it is known.
+
+    tag = nonce (24 bits), then the first 40 bits of HMAC-SHA256(key, "mproxy 2 tag" 0x00 period nonce)
+
+It gives no right but to be heard before strangers, so 40 bits are plenty: a guess costs a connection. Every WELCOME has
+another one, so that tags link no two carriers of a session to whoever listens. A tag that was overheard is of use to
+one or two connections at a time (`mproxy.programs.greeting`), and to nobody when its time is over.
+
+Nothing here reads a clock: `now` is in seconds since 1970, because tags outlive the process that made them.
+"""
+
+NONCE_BYTES = 3
+MAC_BYTES = 5
+
+LABEL = b"mproxy 2 tag\0"
+
+# The MAC covers the period in which it was made; so many are tried, hence a tag lives for PERIODS - 1 of them at least.
+PERIODS = 9
+
+LEAST_PERIOD_S = 3600
+
+
+class Tags:
+    """Makes tags and knows them again, after a restart too when `key` (any bytes nobody else has) is the same.
+
+    `life_us`: how long a tag holds at least.
+    """
+
+    def __init__(self, key, life_us):
+        self._key = key
+        self._period_s = max(LEAST_PERIOD_S, life_us // 1_000_000 // (PERIODS - 1) + 1)
+
+    def make(self, nonce, now):
+        """The tag for a random nonce of NONCE_BYTES; never 0, which means none."""
+        return int.from_bytes(nonce + self._mac(nonce, self._period(now)), "big") or 1
+
+    def holds(self, tag, now):
+        """Whether the tag was made with our key, and not too long ago."""
+        if not tag:
+            return False
+        packed = tag.to_bytes(NONCE_BYTES + MAC_BYTES, "big")
+        nonce, mac = packed[:NONCE_BYTES], packed[NONCE_BYTES:]
+        period = self._period(now)
+        # In constant time it need not be: who could measure it would learn what a few thousand guesses tell.
+        return any(mac == self._mac(nonce, period - back) for back in range(PERIODS))
+
+    def _period(self, now):
+        return int(now // self._period_s)
+
+    def _mac(self, nonce, period):
+        import hmac  # 4 ms, and sproxy alone needs it
+        return hmac.digest(self._key, LABEL + period.to_bytes(8, "big", signed=True) + nonce, "sha256")[:MAC_BYTES]

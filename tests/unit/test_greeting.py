@@ -1,0 +1,272 @@
+"""The reception: who is heard, who has to go, and what counts as a failure. Sockets and loop are played."""
+
+import pytest
+
+from mproxy._wire import CloseCode
+from mproxy.config import SproxyConfig
+from mproxy.errors import PeerError
+from mproxy.handshake import encode_preamble
+from mproxy.policy.crowd import TAG_SHARE, Rank
+from mproxy.policy.sources import FAILURES
+from mproxy.programs import greeting
+from mproxy.programs.greeting import SILENT_US, STEP_US, Reception
+
+OFFICE, ELSEWHERE = "203.0.113.1", "198.51.100.1"
+PREAMBLE = encode_preamble()
+TAG = 77
+
+
+class Handle:
+    """A watch or a timer."""
+
+    def set(self, **_how):
+        pass
+
+    def close(self):
+        pass
+
+    cancel = close
+
+
+class Loop:
+    """Its time stands still; slow calls are made when `run` is called."""
+
+    def __init__(self):
+        self.at = 0
+        self.slow = []
+        self.timers = []
+
+    def now(self):
+        return self.at
+
+    def watch(self, _fd, callback, **_how):
+        self.ready = callback
+        return Handle()
+
+    def call_later(self, delay_us, callback):
+        timer = Handle()
+        self.timers.append((self.at + delay_us, callback, timer))
+        timer.cancel = lambda: self.timers.remove(entry) if entry in self.timers else None
+        entry = self.timers[-1]
+        return timer
+
+    def call_slow(self, callback):
+        self.slow.append(callback)
+
+    def run(self):
+        calls, self.slow = self.slow, []
+        for call in calls:
+            call()
+
+    def pass_time(self, us):
+        self.at += us
+        for timer in [timer for timer in self.timers if timer[0] <= self.at]:
+            if timer in self.timers:
+                self.timers.remove(timer)
+                timer[1]()
+
+
+class Sock:
+    """The server's end of a connection."""
+
+    def __init__(self, number):
+        self.number = number
+        self.arrived = b""
+        self.hung_up = self.closed = False
+        self.sent = b""
+
+    def fileno(self):
+        return self.number
+
+    def setblocking(self, _how):
+        pass
+
+    def recv(self, size, flags=0):
+        data = self.arrived[:size]
+        if not data and not self.hung_up:
+            raise BlockingIOError
+        if not flags:
+            self.arrived = self.arrived[size:]
+        return data
+
+    def send(self, data):
+        self.sent += data
+        return len(data)
+
+    def shutdown(self, _how):
+        pass
+
+    def close(self):
+        self.closed = True
+
+
+class Log:
+    def __init__(self):
+        self.events = []
+
+    def warning(self, event, **fields):
+        self.events.append((event, fields))
+
+
+class Host:
+    """Knows one tag; turns every HELLO away."""
+
+    def __init__(self):
+        self.ranks = {TAG: Rank.PRESENT}
+
+    def make_tls(self):
+        return None
+
+    def rank(self, tag):
+        return self.ranks.get(tag, Rank.STRANGER)
+
+    def check(self, _guest, _hello, _channel):
+        raise PeerError(CloseCode.BAD_PROOF, "wrong proof")
+
+
+class Scene:
+    """A reception with room for `most` in each crowd."""
+
+    def __init__(self, most):
+        self.loop, self.log, self.host = Loop(), Log(), Host()
+        self.reception = Reception(self.loop, self.log, SproxyConfig(port=0, max_unfinished=most), self.host)
+        self.made = 0
+
+    def call(self, words=b"", source=OFFICE, hung_up=False, later=False):
+        """A connection that says `words`; with `later` they have come, but were not read yet."""
+        self.made += 1
+        sock = Sock(self.made)
+        sock.arrived, sock.hung_up = words, hung_up
+        self.reception._receive(sock, (source, 50_000 + self.made))
+        if words and not later:
+            self.loop.ready(0)
+            self.loop.run()
+        return sock
+
+    def source_of(self, prefix=ELSEWHERE):
+        """Another source each time."""
+        self.made += 1
+        return f"100.{self.made >> 8}.{self.made & 255}.1"
+
+
+@pytest.fixture
+def scene():
+    return Scene(16)
+
+
+def block(scene, source=OFFICE):
+    for _ in range(FAILURES):
+        assert scene.call(b"garbage, not ours", source).closed
+    assert scene.log.events[-1][0] == "source-blocked"
+
+
+def test_any_number_of_silent_connections_leave_those_who_speak_alone(scene):
+    """Fifteen hundred a second from 250 sources kept honest clients out: the oldest of all went."""
+    speaking = [scene.call(PREAMBLE, scene.source_of()) for _ in range(16)]
+    silent = [scene.call(b"", scene.source_of()) for _ in range(500)]
+    assert not any(sock.closed for sock in speaking)
+    assert [sock.closed for sock in silent] == [True] * 484 + [False] * 16, "of the silent the oldest go"
+
+
+def test_words_that_were_not_read_yet_count(scene):
+    """The loop is busy: an honest caller among the silent is not taken for one."""
+    honest = scene.call(PREAMBLE, ELSEWHERE, later=True)
+    for _ in range(100):
+        scene.call(b"", scene.source_of())
+    assert not honest.closed
+
+
+def test_a_flood_that_speaks_lets_returning_sessions_in(scene):
+    returning = scene.call(encode_preamble(tag=TAG))
+    flood = [scene.call(PREAMBLE, scene.source_of()) for _ in range(200)]
+    assert not returning.closed and sum(not sock.closed for sock in flood) == 15
+    assert flood[-1].closed is False, "and a newcomer gets its turn"
+
+
+def test_a_blocked_source_is_still_heard_when_it_shows_a_tag(scene):
+    """All behind one address: garbage of one must not keep the sessions of the others away."""
+    block(scene)
+    assert scene.call(PREAMBLE).closed and not scene.call(b"").closed
+    assert not scene.call(encode_preamble(tag=TAG)).closed
+    assert scene.call(encode_preamble(tag=TAG + 1)).closed, "a tag that nobody made"
+    assert not scene.call(PREAMBLE, ELSEWHERE).closed
+
+
+def test_nobody_is_blocked_where_sessions_are(scene):
+    scene.reception.known_at(OFFICE)
+    for _ in range(5 * FAILURES):
+        scene.call(b"garbage, not ours")
+    assert not scene.call(PREAMBLE).closed
+    assert "source-blocked" not in [event for event, _ in scene.log.events]
+
+
+def test_an_overheard_tag_brings_no_crowd_in(scene):
+    block(scene)
+    shown = [scene.call(encode_preamble(tag=TAG), ELSEWHERE) for _ in range(TAG_SHARE)]
+    assert not any(sock.closed for sock in shown)
+    assert scene.call(encode_preamble(tag=TAG)).closed, "from then on it is a stranger's"
+
+
+def test_a_tag_that_only_fails_is_worth_nothing(scene):
+    """Its failures are not held against the address, and it has no more of them than an address."""
+    refused = encode_preamble(tag=TAG) + b"no frame, and nothing that could become one"
+    for _ in range(FAILURES):
+        assert scene.call(refused, ELSEWHERE).closed
+    assert scene.log.events[-1] == ("source-blocked", {
+        "source": f"tag:{TAG:016x}", "why": "too many failed attempts, not heard for a while"})
+    assert not scene.call(PREAMBLE, ELSEWHERE).closed
+    block(scene)
+    assert scene.call(encode_preamble(tag=TAG)).closed
+
+
+def test_dials_that_were_given_up_while_nobody_looked_are_no_failures(scene):
+    """sproxy stood still for ten seconds; its clients dialled and gave up, all from one address."""
+    for _ in range(5 * FAILURES):
+        assert scene.call(PREAMBLE + b"the beginning of a handshake", hung_up=True).closed
+    assert not scene.call(PREAMBLE).closed and not scene.log.events
+
+
+def test_who_leaves_in_the_middle_has_failed(scene):
+    for _ in range(FAILURES):
+        sock = scene.call(PREAMBLE)
+        sock.hung_up = True
+        scene.loop.ready(0)
+        scene.loop.run()
+        assert sock.closed
+    assert scene.call(PREAMBLE).closed
+
+
+def test_the_silent_have_seconds_and_who_speaks_has_more(scene):
+    """A round trip of seven seconds is slow, not hostile; bytes that lead nowhere buy no time."""
+    silent, dripping = scene.call(b""), scene.call(PREAMBLE[:5])
+    speaking = scene.call(PREAMBLE)
+    scene.loop.pass_time(SILENT_US - 1)
+    assert not (silent.closed or dripping.closed)
+    scene.loop.pass_time(1)
+    assert silent.closed and dripping.closed and not speaking.closed
+    scene.loop.pass_time(STEP_US - SILENT_US - 1)
+    assert not speaking.closed
+    scene.loop.pass_time(1)
+    assert speaking.closed
+    assert [fields["why"] for event, fields in scene.log.events] == [
+        "no preamble within 5s", "no preamble within 5s", "no HELLO within 30s"]
+
+
+def test_one_source_has_a_part_and_a_known_one_more():
+    scene = Scene(64)
+    strangers = [scene.call(PREAMBLE) for _ in range(40)]
+    assert sum(not sock.closed for sock in strangers) == 16
+    scene.reception.known_at(ELSEWHERE)
+    assert sum(not scene.call(PREAMBLE, ELSEWHERE).closed for _ in range(32)) == 32
+
+
+def test_guests_never_take_more_than_a_quarter_of_the_descriptors(monkeypatch):
+    monkeypatch.setattr(greeting.resource, "getrlimit", lambda _which: (1024, 1024))
+    assert greeting.most_unfinished(SproxyConfig(port=0)) == 128
+    assert greeting.most_unfinished(SproxyConfig(port=0, max_unfinished=3)) == 3
+
+
+def test_the_end_sends_everybody_away(scene):
+    socks = [scene.call(b""), scene.call(PREAMBLE)]
+    scene.reception.close()
+    assert all(sock.closed for sock in socks) and not scene.loop.timers
