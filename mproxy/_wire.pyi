@@ -61,6 +61,9 @@ class FrameType(IntFlag):
     RESET = 8
     GOODBYE = 9
 
+class HelloFeature(IntFlag):
+    STDIO = 1073741824
+
 class PreambleFlag(IntFlag):
     TLS = 1
 

@@ -183,8 +183,8 @@ class ProgramConfig(Config):
     plaintext = Setting(False)
 
     # Sessions held at once, those without a carrier included. Each costs a few KiB plus its streams; when all
-    # are taken a newcomer is refused, nobody is evicted. cproxy has one session at a time and never comes
-    # near.
+    # are taken one that nobody needs gives way, else the newcomer is refused. cproxy has one session at a time and
+    # never comes near.
     max_sessions = Setting(1000, 1, 1_000_000)
 
     # Microseconds that SIGTERM or SIGINT leaves for delivering what is queued. 5 s is enough for a full
@@ -286,9 +286,14 @@ class SproxyConfig(ProgramConfig):
     # ((host, port), ...) that clients may ask for besides the default; empty: none. Compared as text.
     allow = Setting(())
 
-    # Connections that have not yet shown a valid preamble and HELLO; beyond it the oldest is dropped. Each
-    # costs one file descriptor and under 1 KiB, for at most 5 s.
-    max_unfinished = Setting(128, 1, 65536)
+    # Connections that have not yet said anything, and as many again that have begun but not yet said HELLO. Each costs
+    # one file descriptor, and some 20 KiB once it encrypts. One source has a quarter: 128 that dial at once.
+    max_unfinished = Setting(512, 1, 65536)
+
+    # Microseconds that a session of `cproxy --stdio` without a carrier is kept, if that is less than `session_ttl_us`.
+    # Nobody but that one process can resume it, and many end without a word: killed, or with their host. A day
+    # covers a night and a laptop closed for it.
+    stdio_ttl_us = Setting(DAY_US, SECOND_US, 3650 * DAY_US)
 
     # File with sproxy's key, made when there is none.
     host_key = Setting(None)
@@ -299,6 +304,10 @@ class SproxyConfig(ProgramConfig):
 
     # User whose rights the process has once it listens and has read its keys; None keeps those it was started with.
     user = Setting(None)
+
+    # Towards daemons on 127.0.0.0/8: come from an address there that is made of the client's key, so that what the
+    # daemon does about one address (limits, bans) concerns one client.
+    source_per_key = Setting(False)
 
     # Bytes that the buffers of all sessions may hold together. 1 GiB is eight sessions at their worst, or thousands
     # that do not stall; beyond it every stream is left with what it must have (4 KiB) until others let go.

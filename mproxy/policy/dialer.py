@@ -48,7 +48,8 @@ class Dialer:
 
     The observer answers `still_wanted()` before each attempt and `make_caller()` (a handshake.Caller) when one has
     connected, and is told `on_welcome(socket, caller, welcome)`, `on_dial_failed(why)` when an attempt failed on all
-    addresses or timed out, and `on_turned_away(error, caller)` when sproxy answered with a refusal or nonsense.
+    addresses or timed out, `on_cut_off(why)` when a connection stood and ended before its welcome, and
+    `on_turned_away(error, caller)` when sproxy answered with a refusal or nonsense.
     """
 
     def __init__(self, loop, resolver, config, observer):
@@ -168,7 +169,7 @@ class Dialer:
         if isinstance(error, PeerError):
             self._observer.on_turned_away(error, candidate.caller)
         else:
-            self._observer.on_dial_failed(str(error))
+            self._observer.on_cut_off(str(error))
 
 
 class Attempt:

@@ -7,7 +7,8 @@ Options are joined by commas, their values stand in double quotes (\\" for a quo
     target="HOST:PORT,..."   only these daemons
     from="CIDR,..."          only from these addresses
     expiry="2027-01-31"      not any more from then on; local time, or UTC with a Z: "2027-01-31T18:00Z"
-    max-streams=N            so many connections at once
+    max-streams=N            so many connections at once, in all sessions of the key together
+    max-sessions=N           so many sessions at once
 
 Nothing here reads a file or a clock.
 """
@@ -18,12 +19,13 @@ from mproxy.words import parse_host_port
 
 
 class Grant:
-    """What one line of authorized_keys allows. None in `targets`, `networks`, `expires_at`, `max_streams`: no limit.
+    """What one line of authorized_keys allows. None in `targets`, `networks`, `expires_at`, `max_streams`,
+    `max_sessions`: nothing is said.
 
     `targets` are (host, port), compared as text; `expires_at` is in seconds since 1970.
     """
 
-    __slots__ = ("spki", "line", "comment", "targets", "networks", "expires_at", "max_streams")
+    __slots__ = ("spki", "line", "comment", "targets", "networks", "expires_at", "max_streams", "max_sessions")
 
     def __init__(self, spki, line, comment="", options=None):
         options = options or {}
@@ -34,6 +36,7 @@ class Grant:
         self.networks = options.get("from")
         self.expires_at = options.get("expiry")
         self.max_streams = options.get("max-streams")
+        self.max_sessions = options.get("max-sessions")
 
     def refusal(self, host, now):
         """Why the key may not be used from the address `host` at `now` (seconds since 1970), or None."""
@@ -138,14 +141,14 @@ def _parse_expiry(value):
         raise UsageError("is no time: write 2027-01-31 or 2027-01-31T18:00, with Z for UTC") from None
 
 
-def _parse_max_streams(value):
+def _parse_number(value):
     if not (value.isascii() and value.isdigit() and len(value) <= 9 and int(value) > 0):
-        raise UsageError("is no number of streams: write 1 or more")
+        raise UsageError("is no number: write 1 or more")
     return int(value)
 
 
 _OPTIONS = {"target": _parse_targets, "from": _parse_networks, "expiry": _parse_expiry,
-            "max-streams": _parse_max_streams}
+            "max-streams": _parse_number, "max-sessions": _parse_number}
 
 
 def _within(host, networks):

@@ -10,7 +10,7 @@ import time
 
 from mproxy import _wire
 from mproxy._session import Session
-from mproxy._wire import CloseCode, ResetCode
+from mproxy._wire import CloseCode, HelloFeature, ResetCode
 from mproxy.config import format_host_port
 from mproxy.errors import MproxyError, PeerError
 from mproxy.handshake import Caller, Hello
@@ -68,7 +68,9 @@ class Cproxy:
         self._reconnect = Reconnect(loop, self._endpoint, self._dialer, log, self._carrier_wanted)
         self._listeners = []
         self._epoch = 0
+        self._tag = 0             # of the last WELCOME: by it sproxy knows us again before all else
         self._lost_at = None      # the last carrier's last byte, while the session is without a working one
+        self._waiting_at = None   # since when applications wait for a session
         self._idle_timer = None   # of --idle
         self._ttl_timer = None    # of --session-ttl
         self._last_failure = None
@@ -80,7 +82,7 @@ class Cproxy:
         self._open_key()
         if self._config.stdio:
             self._endpoint.add_pipes(*open_stdio(), self._target)
-            self._reconnect.needed()
+            self._need_carrier()
             return
         for listener in listeners:
             address = listener.getsockname()
@@ -89,7 +91,7 @@ class Cproxy:
             sproxy = format_host_port(self._config.sproxy_host, self._config.sproxy_port)
             self._log.info("listening", address=address[0], port=address[1], sproxy=sproxy)
         if self._config.eager:
-            self._reconnect.needed()
+            self._need_carrier()
 
     def _open_key(self):
         if not self._config.plaintext:
@@ -138,6 +140,11 @@ class Cproxy:
 
     def on_waiting(self, _endpoint):
         """An application came while there is no carrier."""
+        self._need_carrier()
+
+    def _need_carrier(self):
+        if self._waiting_at is None:
+            self._waiting_at = self._loop.now()
         self._reconnect.needed()
 
     def on_resumed(self, endpoint):
@@ -244,7 +251,7 @@ class Cproxy:
     def make_caller(self):
         """The client's side of a handshake."""
         tls = Tls(self._context) if self._context is not None else None
-        return Caller(self._compose_hello, tls, self._judge_host)
+        return Caller(self._compose_hello, tls, self._judge_host, self._tag)
 
     def _judge_host(self, spki):
         """PeerError unless sproxy's key is the one that is expected: during a session its own, whatever is known."""
@@ -274,12 +281,15 @@ class Cproxy:
         self._epoch = max(self._epoch + 1, time.time_ns() // 1000)
         hello = Hello(
             session.session_id, self._instance.id, os.urandom(_wire.NONCE_BYTES), self._epoch,
-            self._config.session.session_budget_bytes, self._config.session.window_bytes)
+            self._config.session.session_budget_bytes, self._config.session.window_bytes,
+            HelloFeature.STDIO if self._config.stdio else 0)
         return hello, session.resume_list(), session.secret
 
     def on_welcome(self, sock, caller, welcome):
         """The candidate becomes the carrier."""
         session = self._endpoint.session
+        self._tag = welcome.routing_tag
+        self._waiting_at = None
         if not session.session_id:
             session.learn_identity(welcome.session_id, welcome.secret)
             self._lost_at = None
@@ -291,12 +301,25 @@ class Cproxy:
 
     def on_dial_failed(self, why):
         """One attempt failed on every address."""
+        self._tell_failure(why)
+        if not self._known:
+            self._give_up()
+
+    def on_cut_off(self, why):
+        """sproxy, or what is in its place, closed a connection before its welcome."""
+        self._tell_failure(why)
+        if not self._known and not self._may_try_again():
+            self._give_up()
+
+    def _may_try_again(self):
+        """Being sent away is no answer yet: sproxy may have too many callers at this moment."""
+        return self._waiting_at is None or self._loop.now() - self._waiting_at < self._config.connect_timeout_us
+
+    def _tell_failure(self, why):
         if self._last_failure != why:
             self._last_failure = why
             self._log.warning(
                 "dial-failed", sproxy=format_host_port(self._config.sproxy_host, self._config.sproxy_port), why=why)
-        if not self._known:
-            self._give_up()
 
     def on_turned_away(self, error, caller):
         """sproxy said no, or something else answered."""
@@ -304,7 +327,9 @@ class Cproxy:
             self._epoch = max(self._epoch, caller.stale_epoch)
         elif self._known and caller.refused and error.code in FINAL:
             self._end_session(CloseCode.ORDERLY, f"sproxy ended it: {describe(error.code, str(error))}", "warning")
-            self._reconnect.needed()
+            self._need_carrier()
+        elif error.code == CloseCode.TOO_MANY:
+            self.on_cut_off(str(error))
         else:
             self.on_dial_failed(str(error))
 
@@ -312,6 +337,7 @@ class Cproxy:
         """No session could be had: as a failed connect does, tell those who wait for it now."""
         if not self._config.eager:
             self._dialer.stop()
+        self._waiting_at = None
         self.exit_status = int(self._config.stdio)
         session = self._endpoint.session
         if session.opened:

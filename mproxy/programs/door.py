@@ -1,5 +1,6 @@
 """sproxy's door: its key, who may come in, and what who came in may do."""
 
+import os
 import time
 
 from mproxy._wipe import wipe
@@ -7,6 +8,7 @@ from mproxy._wire import CloseCode
 from mproxy.errors import PeerError, UsageError
 from mproxy.net._tls import Tls, TlsContext
 from mproxy.policy.keys import take_identity
+from mproxy.policy.tags import Tags
 from mproxy.policy.trust import AuthorizedKeys
 from mproxy.words import parse_host_port, printable
 
@@ -23,6 +25,7 @@ class Door:
         self._context = None
         self._keys = AuthorizedKeys(None)
         self._changed = False  # the file was read, and `changed` has not told yet
+        self.tags = Tags(os.urandom(32), config.session.session_ttl_us)  # until there is a key: of this process alone
         self._targets = {(config.daemon_host, config.daemon_port), *config.allow}
 
     def open(self):
@@ -32,7 +35,7 @@ class Door:
             if not all(is_loopback(address) for address in config.bind_addresses):
                 self._log.warning("plaintext", why="--plaintext: whoever is on the path reads and changes everything")
             return
-        self._context = open_context(config.host_key_file, self._log, is_server=True)
+        self._context = open_context(config.host_key_file, self._log, is_server=True, use=self._make_tags)
         self._keys = AuthorizedKeys(
             config.authorized_keys_file, lambda text: self._log.warning("authorized-keys", why=text))
         if not self._keys.exists and config.authorized_keys is not None:
@@ -41,6 +44,12 @@ class Door:
         if not self._keys.exists:
             self._log.warning("open-door", why=(
                 "no authorized_keys: whoever can reach the port can reach the daemon"))
+
+    def _make_tags(self, pem):
+        """Tags by a secret of the host key: they hold when sproxy is started anew."""
+        import hmac
+        secret = hmac.digest(pem, b"mproxy 2 tag key", "sha256")
+        self.tags = Tags(secret, self._config.session.session_ttl_us)
 
     @property
     def guarded(self):
@@ -82,10 +91,11 @@ class Door:
         return (host, port) if allowed else None
 
 
-def open_context(path, log, *, is_server):
-    """The TlsContext of a key file, which is made when there is none."""
+def open_context(path, log, *, is_server, use=lambda pem: None):
+    """The TlsContext of a key file, which is made when there is none; `use(pem)` is called before that is wiped."""
     identity, is_new = take_identity(path)
     try:
+        use(identity.pem)
         context = TlsContext(identity.pem, is_server=is_server)
     except UsageError as error:
         raise UsageError(f"{path} {error}; move it away to have a new key made") from None

@@ -201,8 +201,8 @@ examples:
   beside a telnet daemon:
     sproxy 6200
 
-  beside an ssh daemon, reachable over IPv4 and IPv6 on every address:
-    sproxy 6200 127.0.0.1:22
+  beside an ssh daemon, which sees each client's key come from another address:
+    sproxy --source-per-key 6200 127.0.0.1:22
 
   let clients ask for two more daemons (cproxy --target HOST:PORT):
     sproxy --allow intranet:80 --allow [fd00::7]:5432 6200
@@ -260,8 +260,14 @@ def parse_sproxy(argv):
         "a further daemon that clients may ask for, may be repeated (default none)"))
     group.add_argument("--single", action="store_true", default=None, help=(
         "one session at a time: a new one closes the one before it and its connections to the daemon"))
+    group.add_argument("--source-per-key", action="store_true", default=None, help=(
+        "daemons on 127.0.0.1 see each client's key come from an address of its own (127.x.y.z), so that"
+        " their limits and bans concern one client"))
+    parser.add(group, "--stdio-ttl", parse_duration, metavar="TIME", help=(
+        "keep a session of cproxy --stdio without a connection this long"
+        f" (default {_show(SproxyConfig.stdio_ttl_us)}, at most --session-ttl)"))
     parser.add(group, "--max-unfinished", parse_count, metavar="N", help=(
-        "connections that have not said yet what they want; beyond it the oldest is dropped"
+        "connections that have said nothing, and as many that have not said yet what they want"
         f" (default {_show(SproxyConfig.max_unfinished)})"))
     parser.add(group, "--memory-limit", parse_size, metavar="SIZE", help=(
         "bytes that the buffers of all sessions may hold together"
@@ -278,9 +284,10 @@ def parse_sproxy(argv):
 
     given, words = parser.split(argv)
     _refuse_together(given, "plain", (
-        "single", "allow", "max_unfinished", "memory_limit", "state_dir", "host_key", "authorized_keys",
+        "single", "allow", "source_per_key", "stdio_ttl", "max_unfinished", "memory_limit", "state_dir", "host_key",
+        "authorized_keys",
         *_SESSION_ONLY))
-    _refuse_together(given, "plaintext", ("host_key", "authorized_keys"))
+    _refuse_together(given, "plaintext", ("host_key", "authorized_keys", "source_per_key"))
     _expect_words(parser, words, ("PORT", "[HOST:PORT]"))
     given["port"] = _word("PORT", words[0], _listening_port)
     if len(words) > 1:

@@ -2,24 +2,29 @@
 
 import os
 import sys
+import time
 from functools import partial
 
 from mproxy import _wire
 from mproxy._pool import limit_memory
 from mproxy._session import Session
-from mproxy._wire import CloseCode, ResetCode
+from mproxy._wire import CloseCode, HelloFeature, ResetCode
 from mproxy.config import format_host_port
 from mproxy.errors import PeerError
 from mproxy.handshake import NO_SECRET, Welcome
 from mproxy.net._app import share_descriptors
 from mproxy.net._endpoint import Endpoint
 from mproxy.net._socket import Target
+from mproxy.policy.crowd import Rank
+from mproxy.policy.places import Places, key_quota
 from mproxy.policy.resolver import Resolver, numeric_address
+from mproxy.policy.sources import source_of
+from mproxy.policy.tags import NONCE_BYTES
 from mproxy.policy.targets import without_guarded
 from mproxy.programs.common import Drain, open_listeners, run_program, say_address, say_seconds, say_session
 from mproxy.programs.cproxy import describe
 from mproxy.programs.door import LOOK_US, Door, check_same_key
-from mproxy.programs.greeting import Reception
+from mproxy.programs.greeting import Reception, most_unfinished
 from mproxy.programs.options import parse_sproxy
 
 # What a session costs before it has a stream: its objects, the batch of frames, what TLS keeps for a carrier.
@@ -34,6 +39,9 @@ LIST_BYTES_MORE = 16385 * _wire.HEADER_BYTES
 
 # A session without streams and without a carrier holds nothing worth keeping: its cproxy begins a new one.
 EMPTY_SESSION_US = 60_000_000
+
+# How often the addresses of living sessions are noted as those of known people.
+NEIGHBOURS_US = 3_600_000_000
 
 
 def main(argv=None):
@@ -52,15 +60,29 @@ def make_program(config, log, loop):
 class Client:
     """One session and what sproxy remembers about it."""
 
-    def __init__(self, endpoint, instance_id, guest):
+    def __init__(self, endpoint, hello, guest, holder, now):
         self.endpoint = endpoint
-        self.instance_id = instance_id
+        self.instance_id = hello.instance_id
         self.spki = guest.spki     # the key it began with; empty without encryption
         self.host = guest.address  # where its newest carrier comes from
+        self.holder = holder       # whose place it has
         self.grant = None          # what its key may do, None: everything
+        self.stdio = False         # all its streams come from --stdio
+        self.tags = []             # those that cproxy may show, the newest last
+        self.began_at = now
         self.lost_at = None    # the last carrier's last byte
         self.end_timer = None  # of --session-ttl
         self.resumed = False   # had a carrier before
+
+    @property
+    def attached(self):
+        """There is a carrier."""
+        return self.endpoint.attached
+
+    @property
+    def streams(self):
+        """Open now."""
+        return self.endpoint.session.open_count
 
     @property
     def name(self):
@@ -77,12 +99,16 @@ class Sproxy:
         self._log = log
         self._loop = loop
         self._clients = {}    # session id -> Client
-        self._instances = {}  # instance id -> Client
+        self._instances = {}  # (key, instance id) -> Client
+        self._tags = {}       # routing tag -> Client
         self._resolver = Resolver(loop.call_soon_threadsafe)
-        self._default_target = None
+        self._default_target = None   # when it was given as a number
+        self._default_addresses = []
         self._door = Door(config, log)
         self._reception = Reception(loop, log, config, self)
-        self._most_clients = self._share_out()
+        most = self._share_out()
+        self._places = Places(most)
+        self._key_quota = key_quota(most)
 
     def start(self):
         """Begin to serve."""
@@ -90,10 +116,12 @@ class Sproxy:
         self._door.open()
         if not self._config.plaintext:
             self._loop.call_later(LOOK_US, self._look_at_keys)
+        self._note_neighbours()
         host, port = self._config.daemon_host, self._config.daemon_port
         numeric = numeric_address(host, port)
         if numeric is not None and numeric[0]:
-            self._default_target = Target(format_host_port(host, port), numeric[0])
+            self._default_addresses = numeric[0]
+            self._default_target = self._target(format_host_port(host, port), numeric[0], b"")
         for listener in listeners:
             address = listener.getsockname()
             self._reception.open(listener)
@@ -108,7 +136,7 @@ class Sproxy:
             self._log.warning("few-sessions", most=most, why=(
                 f"--memory-limit is not enough for --max-sessions {config.max_sessions}"))
         limit_memory(whole - most * SESSION_BYTES, most, each)
-        share_descriptors(most, config.max_unfinished)
+        share_descriptors(most, 2 * most_unfinished(config))
         return most
 
     # ---- carriers
@@ -116,6 +144,12 @@ class Sproxy:
     def make_tls(self):
         """TLS for a guest."""
         return self._door.make_tls()
+
+    def rank(self, tag):
+        """What a routing tag says of who shows it."""
+        if tag in self._tags:
+            return Rank.PRESENT
+        return Rank.RETURNING if self._door.tags.holds(tag, time.time()) else Rank.STRANGER
 
     def judge(self, spki, host):
         """PeerError unless the key may connect from that address."""
@@ -141,10 +175,12 @@ class Sproxy:
         greeter = guest.greeter
         client = self._find(guest, hello) if hello.session_id else self._begin(guest, hello)
         session = client.endpoint.session
+        client.stdio = bool(hello.features & HelloFeature.STDIO)
         secret = session.secret if not hello.session_id and greeter.tls is None else NO_SECRET
         welcome = Welcome(
             session.session_id, secret, os.urandom(_wire.NONCE_BYTES), hello.epoch,
-            self._config.session.session_budget_bytes, self._config.session.window_bytes)
+            self._config.session.session_budget_bytes, self._config.session.window_bytes,
+            routing_tag=self._new_tag(client))
         resume_list = session.resume_list()
         if hello.session_id:
             welcome.prove(session.secret, greeter.channel(), hello, resume_list)
@@ -154,6 +190,15 @@ class Sproxy:
         client.endpoint.attach(
             guest.sock.detach(), hello.epoch, hello.window_bytes, hello.budget_bytes,
             greeter.prefix + welcome.encode() + resume_list, greeter.leftover, greeter.tls)
+
+    def _new_tag(self, client):
+        """The tag of a WELCOME. It may not arrive, so the one before holds, too."""
+        tag = self._door.tags.make(os.urandom(NONCE_BYTES), time.time())
+        client.tags.append(tag)
+        self._tags[tag] = client
+        if len(client.tags) > 2:
+            self._tags.pop(client.tags.pop(0), None)
+        return tag
 
     def _find(self, guest, hello):
         """The client of a HELLO that resumes; what may have changed since `check`, while its list came, is judged."""
@@ -171,23 +216,41 @@ class Sproxy:
         former = self._instances.get((guest.spki, hello.instance_id))
         if former is not None:
             check_epoch(hello, former.endpoint.session)
-        replaced = list(self._clients.values()) if self._config.single else [former] if former else []
-        if len(self._clients) - len(replaced) >= self._most_clients:
-            raise PeerError(CloseCode.TOO_MANY, f"sproxy serves its greatest number of sessions ({len(self._clients)})")
-        for client in replaced:
-            why = "cproxy started anew" if client is former else "--single: a new session began"
-            self._end(client, CloseCode.REPLACED, why)
+        holder = self._holder(guest.spki, guest.address)
+        self._make_place(holder, grant, former)
         session_id = os.urandom(_wire.SESSION_ID_BYTES)
         encrypted = guest.greeter.tls is not None
         secret = guest.greeter.fresh_secret(session_id) if encrypted else os.urandom(_wire.SECRET_BYTES)
         session = Session(self._config.session, is_server=True, session_id=session_id, secret=secret)
         endpoint = Endpoint(self._loop, session, self)
-        endpoint.default_target = None if self._door.guarded else self._default_target
-        client = Client(endpoint, hello.instance_id, guest)
+        endpoint.default_target = None if self._door.guarded else self._default_for(guest.spki)
+        client = Client(endpoint, hello, guest, holder, self._loop.now())
         client.grant = grant
         self._clients[session_id] = client
+        self._places.add(client, holder)
         self._instances[guest.spki, hello.instance_id] = client
         return client
+
+    def _holder(self, spki, address):
+        """Whose place a session takes: its key's where keys mean something."""
+        return spki if self._door.guarded else source_of(address)
+
+    def _make_place(self, holder, grant, former):
+        """End what a new session replaces: `former` of the same cproxy, or all with --single, or one that gives way."""
+        if self._config.single:
+            for client in list(self._clients.values()):
+                self._end(client, CloseCode.REPLACED, (
+                    "cproxy started anew" if client is former else "--single: a new session began"))
+        elif former is not None:
+            self._end(former, CloseCode.REPLACED, "cproxy started anew")
+        else:
+            quota = None
+            if self._door.guarded:
+                quota = (grant and grant.max_sessions) or self._key_quota
+            client = self._places.make_room(holder, quota, not self._door.guarded, self._loop.now())
+            if client is not None:
+                self._end(client, CloseCode.REPLACED, "all places are taken: it gave way to a new session",
+                          "warning" if client.streams else "info")
 
     def _end(self, client, code, why, level="info"):
         """End a session from this side."""
@@ -198,6 +261,9 @@ class Sproxy:
         session = client.endpoint.session
         self._set_end_timer(client, None)
         self._clients.pop(session.session_id, None)
+        self._places.remove(client, client.holder)
+        for tag in client.tags:
+            self._tags.pop(tag, None)
         if self._instances.get((client.spki, client.instance_id)) is client:
             del self._instances[client.spki, client.instance_id]
         getattr(self._log, level)(
@@ -214,7 +280,8 @@ class Sproxy:
         client.end_timer = None
         if delay_us is not None:
             client.end_timer = self._loop.call_later(
-                delay_us, lambda: self._end(client, CloseCode.EXPIRED, "no carrier for --session-ttl"))
+                delay_us, lambda: self._end(client, CloseCode.EXPIRED, "no carrier for "
+                                            + ("--stdio-ttl" if client.stdio else "--session-ttl")))
 
     # ---- told by the endpoints
 
@@ -225,6 +292,8 @@ class Sproxy:
         fields = {"local": say_address(local), "peer": say_address(peer)}
         session = endpoint.session
         if not client.resumed:
+            if self._config.source_per_key:
+                fields["source"] = ".".join(map(str, loopback_of(client.spki)))
             self._log.info("connected", session=client.name, **fields)
         else:
             after = say_seconds(self._loop.now() - (client.lost_at or self._loop.now()))
@@ -242,6 +311,7 @@ class Sproxy:
         client = self._client(endpoint)
         session = endpoint.session
         client.lost_at = session.received_at
+        self._reception.known_at(client.host)
         self._log.warning(
             "lost", session=client.name, why=why, streams=session.open_count, unacknowledged=session.out_held)
         self._wait_for_carrier(client)
@@ -254,6 +324,8 @@ class Sproxy:
 
     def _wait_for_carrier(self, client):
         ttl_us = self._config.session.session_ttl_us
+        if client.stdio:
+            ttl_us = min(ttl_us, self._config.stdio_ttl_us)
         self._set_end_timer(client, ttl_us if client.endpoint.session.open_count else min(ttl_us, EMPTY_SESSION_US))
 
     def on_closed(self, endpoint, code, reason, local):
@@ -272,6 +344,18 @@ class Sproxy:
 
     # ---- daemons by name or by request
 
+    def _target(self, text, addresses, spki):
+        """A daemon as it is reached for a key."""
+        if self._config.source_per_key:
+            return Target(text, addresses, loopback_of(spki))
+        return Target(text, addresses)
+
+    def _default_for(self, spki):
+        """The same of the default daemon; None when its name has to be looked up."""
+        if self._default_target is None or not self._config.source_per_key:
+            return self._default_target
+        return self._target(self._default_target.text, self._default_addresses, spki)
+
     def on_opened(self, endpoint, stream, target):
         """Find the daemon for a stream that asks for one, or whose default has a name, or whose client has a grant."""
         client = self._client(endpoint)
@@ -287,10 +371,10 @@ class Sproxy:
             self._log.warning("refused", session=client.name, stream=stream, why="target is not allowed",
                               target=target.decode(errors="replace") or "the default daemon")
             endpoint.refuse(stream, ResetCode.NOT_ALLOWED)
-        elif most is not None and endpoint.session.open_count > most:
+        elif most is not None and sum(each.streams for each in self._places.held(client.holder)) > most:
             endpoint.refuse(stream, ResetCode.STREAM_LIMIT)
         elif not target and self._default_target is not None:
-            endpoint.connect(stream, self._default_target)
+            endpoint.connect(stream, self._default_for(client.spki))
         else:
             host, port = found
             self._resolver.resolve(host, port, lambda addresses, error: self._resolved(
@@ -308,7 +392,7 @@ class Sproxy:
                               why=error)
             endpoint.refuse(stream, ResetCode.UNREACHABLE)
         else:
-            endpoint.connect(stream, Target(text, usable))
+            endpoint.connect(stream, self._target(text, usable, self._client(endpoint).spki))
 
     # ---- keys that are taken away
 
@@ -318,12 +402,27 @@ class Sproxy:
         changed = self._door.changed()
         for client in list(self._clients.values()):
             if changed:
+                self._rehouse(client)
+            if changed:
                 client.endpoint.default_target = None  # every stream is asked for from now on
             if changed or (client.grant is not None and client.grant.expires_at is not None):
                 try:
                     client.grant = self._door.grant(client.spki, client.host)
                 except PeerError as refusal:
                     self._revoke(client, refusal)
+
+    def _rehouse(self, client):
+        """The door may have been open when the session began: places belong to keys from then on."""
+        self._places.remove(client, client.holder)
+        client.holder = self._holder(client.spki, client.host)
+        self._places.add(client, client.holder)
+
+    def _note_neighbours(self):
+        """Where sessions live strangers do not lock others out."""
+        self._loop.call_later(NEIGHBOURS_US, self._note_neighbours)
+        for client in self._clients.values():
+            if client.attached:
+                self._reception.known_at(client.host)
 
     def _revoke(self, client, error):
         if self._clients.get(client.endpoint.session.session_id) is client:
@@ -361,6 +460,13 @@ def promises(whole, max_sessions):
     """
     most = max(1, min(max_sessions, whole // 2 // (SESSION_BYTES + LEAST_PROMISE_BYTES)))
     return most, max(0, whole // 2 // most - SESSION_BYTES)
+
+
+def loopback_of(spki):
+    """An address of 127.0.0.0/8 for a key, 4 bytes: the same for ever; none of those in common use (127.0.x.y)."""
+    import hashlib
+    first, second, third = hashlib.sha256(b"mproxy loopback\0" + spki).digest()[:3]
+    return bytes((127, 1 + first % 254, second, 1 + third % 254))
 
 
 def check_epoch(hello, session):

@@ -185,9 +185,10 @@ class Link:
         """Adds both addresses with that number, and default routes; of two links the lower metric is used (wifi)."""
         self.end.ip(f"addr add {self.address(number)}/24 dev {self.name}",
                     f"addr add {self.address6(number)}/64 dev {self.name} nodad",
-                    *self._routes(metric or self.net * 100))
+                    *self.routes(metric or self.net * 100))
 
-    def _routes(self, metric):
+    def routes(self, metric):
+        """Default routes through this link, as `ip` takes them."""
         return (f"route replace default via {self.address(1)} dev {self.name} metric {metric}",
                 f"route replace default via {self.address6(1)} dev {self.name} metric {metric}")
 
@@ -202,7 +203,7 @@ class Link:
     def plug(self, number):
         """Up again, with the same number: the kernel keeps IPv4 addresses, but neither IPv6 ones nor routes."""
         self.end.ip(f"link set {self.name} up", f"addr replace {self.address6(number)}/64 dev {self.name} nodad",
-                    *self._routes(self.net * 100))
+                    *self.routes(self.net * 100))
 
     def cut(self):
         """From now on every packet through this link vanishes: no event, no RST, no ICMP."""

@@ -77,9 +77,9 @@ class Middle:
 class Member:
     """A cproxy of a few lines: says HELLO through TLS with key `number`, then sends and receives bytes."""
 
-    def __init__(self, connection, number, session_id=b"", secret=b"", epoch=None):
+    def __init__(self, connection, number, session_id=b"", secret=b"", epoch=None, instance=b"i" * 16):
         self.connection = connection
-        hello = Hello(session_id, b"i" * 16, os.urandom(16), epoch or time.time_ns() // 1000, 64 << 20, 4 << 20)
+        hello = Hello(session_id, instance, os.urandom(16), epoch or time.time_ns() // 1000, 64 << 20, 4 << 20)
         self.tls = keys.client(number)
         self.caller = Caller(lambda: (hello, end_of_list(), secret), self.tls)
         self.hello = hello

@@ -1,15 +1,18 @@
 """Whoever else may call at sproxy's port, or answer cproxy's call, before there is a session."""
 
+import contextlib
 import random
 import socket
+import threading
 import time
 
 import pytest
 from lab import SLOWNESS_S, until
 from proxies import SPROXY_PORT
-from traffic import read_exactly
+from traffic import Traffic, ends_by_reset, read_exactly
 from wire_peer import (
     BAD_PROOF,
+    DATA,
     FRAME_ERROR,
     GOODBYE,
     LIMIT_ERROR,
@@ -17,6 +20,7 @@ from wire_peer import (
     OPEN,
     STALE_EPOCH,
     STATE_ERROR,
+    TOO_MANY,
     UNKNOWN_SESSION,
     VERSION,
     VERSION_ERROR,
@@ -72,11 +76,12 @@ def test_strangers_that_leave_at_once(pair, lab, bystander):
 
 
 def test_unfinished_openings_are_dropped_after_5_s(pair, lab, bystander):
-    """Goal: who has not said HELLO after 5 s is dropped, wherever it stopped."""
+    """Goal: who has not sent its preamble after 5 s is dropped, wherever it stopped. (Who has may take longer: a round
+    trip may.)"""
     bystander()
     began_at = time.monotonic()
-    unfinished = [LyingClient(lab, SPROXY_PORT) for _ in range(4)]
-    for peer, first_bytes in zip(unfinished, (b"", preamble()[:5], preamble(), preamble() + hello()[:60]), strict=True):
+    unfinished = [LyingClient(lab, SPROXY_PORT) for _ in range(3)]
+    for peer, first_bytes in zip(unfinished, (b"", preamble()[:5], preamble()[:15]), strict=True):
         peer.send(first_bytes)
     dripping = unfinished[1]
     for position in range(5, 9):  # a byte now and then buys no time
@@ -91,21 +96,97 @@ def test_unfinished_openings_are_dropped_after_5_s(pair, lab, bystander):
     assert 4.5 < time.monotonic() - began_at < 6.5 + SLOWNESS_S
 
 
-def test_the_oldest_unfinished_opening_makes_room(pair, lab, bystander):
-    """Goal: --max-unfinished 3: at the fourth the oldest goes; finished ones do not count."""
+def test_the_oldest_silent_opening_makes_room(pair, lab, bystander):
+    """Goal: --max-unfinished 3: at the fourth silent one the oldest goes; those that speak, and sessions, do not
+    count."""
     bystander("--max-unfinished", "3")
-    peers = []
-    for _ in range(5):
-        peers.append(LyingClient(lab, SPROXY_PORT))
-        peers[-1].send(preamble())
-    assert peers[0].is_ended()
-    assert peers[1].is_ended()
-    peers[4].send(hello() + b"")
-    assert peers[4].read_preamble() == VERSION
-    for peer in peers[2:4]:
-        peer.connection.settimeout(0.01)
-        with pytest.raises(socket.timeout):
-            peer.connection.recv(1)
+    speaking = LyingClient(lab, SPROXY_PORT)
+    speaking.send(preamble())
+    silent = [LyingClient(lab, SPROXY_PORT) for _ in range(5)]
+    assert silent[0].is_ended() and silent[1].is_ended()
+    speaking.send(hello())
+    assert speaking.read_preamble() == VERSION
+    assert all(is_there(peer) for peer in silent[3:]), "the one that speaks may not have been read when they came"
+
+
+def is_there(peer):
+    """Nothing came, and no end."""
+    peer.connection.settimeout(0.01)
+    with pytest.raises(socket.timeout):
+        peer.connection.recv(1)
+    return True
+
+
+def test_a_hundred_from_one_address_are_all_served(pair, lab, bystander):
+    """Goal: an office behind one address, all at the same moment: nobody has to go for another one."""
+    bystander()
+    peers = [LyingClient(lab, SPROXY_PORT) for _ in range(100)]
+    for peer in peers:
+        peer.send(preamble())
+    for peer in peers:
+        peer.send(hello())
+    assert len({peer.read_welcome().tag for peer in peers}) == 100
+
+
+def test_a_session_comes_back_by_an_address_that_is_blocked(pair, lab):
+    """Goal: garbage from one host behind an address must not keep out a session that moves there."""
+    pair.echo()
+    pair.start()
+    going = Traffic([pair.app()])
+    going.goes_on(more=1000)
+    lab.phone.give(4)
+    with lab.client.inside():
+        for _ in range(60):
+            with socket.create_connection((lab.server_address, SPROXY_PORT), 15, (lab.phone.address(4), 0)) as stranger:
+                stranger.sendall(b"garbage that is no preamble")
+                with contextlib.suppress(ConnectionResetError):
+                    while stranger.recv(100):
+                        pass
+    assert pair.sproxy.event("source-blocked")["source"] == lab.phone.address(4)
+    moved_at = time.monotonic()
+    lab.client.ip(*lab.phone.routes(50))
+    assert pair.cproxy.event("resumed")["local"].startswith(lab.phone.address(4) + ":")
+    assert time.monotonic() - moved_at < 3 + SLOWNESS_S
+    going.goes_on(more=1000)
+    going.finish()
+
+
+def test_a_first_dial_that_is_turned_away_is_tried_again(pair, lab):
+    """Goal: sproxy has too many callers at this moment: the application waits for the next try, and is not reset."""
+    with lab.server.listen(SPROXY_PORT, "0.0.0.0") as listener:
+        pair.start_cproxy()
+        app = pair.app()
+        app.sendall(b"hello")
+        for answer in (b"", preamble() + frame(GOODBYE, seq=TOO_MANY, payload=b"full"), b""):
+            busy = LyingServer(listener)
+            busy.read_preamble()
+            busy.send(answer)
+            busy.connection.close()
+        served = LyingServer(listener)
+        served.welcome(tag=4711)
+        assert served.tag == 0
+        assert served.next_frame(DATA).payload == b"hello"
+        served.connection.close()
+        again = LyingServer(listener)
+        assert again.read_preamble() == VERSION and again.tag == 4711, "it shows that it was here"
+
+
+def test_who_is_never_let_in_hears_of_it(pair, lab):
+    """Goal: and when it goes on for --connect-timeout the application is reset."""
+    with lab.server.listen(SPROXY_PORT, "0.0.0.0") as listener:
+        pair.start_cproxy("--connect-timeout", "1s")
+        app = pair.app()
+        closing = threading.Thread(target=close_all, args=(listener,))
+        closing.start()
+        assert ends_by_reset(app)
+        pair.cproxy.process.terminate()
+    closing.join()
+
+
+def close_all(listener):
+    with contextlib.suppress(OSError):
+        while True:
+            LyingServer(listener).connection.close()
 
 
 def test_byte_by_byte_is_as_good_as_whole(pair, lab, bystander):

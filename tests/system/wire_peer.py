@@ -31,8 +31,8 @@ MIB = 1 << 20
 NOBODY = bytes(16)
 
 
-def preamble(version=VERSION, magic=MAGIC):
-    return PREAMBLE.pack(magic, version, 0, 0, 0)
+def preamble(version=VERSION, magic=MAGIC, tag=0):
+    return PREAMBLE.pack(magic, version, 0, 0, tag)
 
 
 def frame(kind, flags=0, stream=0, seq=0, ack=0, payload=b"", length=None, reserved=0):
@@ -74,7 +74,7 @@ class Peer:
 
     def read_preamble(self):
         """The peer's protocol version."""
-        magic, version, *_ = PREAMBLE.unpack(read_exactly(self.connection, PREAMBLE.size))
+        magic, version, _, _, self.tag = PREAMBLE.unpack(read_exactly(self.connection, PREAMBLE.size))
         assert magic == MAGIC
         return version
 
@@ -146,12 +146,12 @@ class LyingServer(Peer):
         connection.settimeout(15)
         super().__init__(connection)
 
-    def welcome(self, epoch=None, session=None, window=4 * MIB, budget=64 * MIB):
+    def welcome(self, epoch=None, session=None, window=4 * MIB, budget=64 * MIB, tag=0):
         """Reads HELLO and grants what it asks for, or something else."""
         assert self.read_preamble() == VERSION
         asked, _, _, _, asked_epoch, *_ = HELLO_PAYLOAD.unpack(self.next_frame(HELLO).payload)
         self.session = session or (asked if asked != NOBODY else b"s" * 16)
         self.send(preamble() + frame(WELCOME, payload=WELCOME_PAYLOAD.pack(
-            self.session, b"k" * 32, bytes(32), b"N" * 16, epoch or asked_epoch, budget, window, 0, 0, bytes(32), 0,
+            self.session, b"k" * 32, bytes(32), b"N" * 16, epoch or asked_epoch, budget, window, 0, tag, bytes(32), 0,
             0)))
         self.end_mark()

@@ -142,6 +142,16 @@ def test_a_session_belongs_to_the_key_that_began_it():
     assert caught.value.code == CloseCode.BAD_PROOF
 
 
+def test_tags_hold_when_sproxy_is_started_anew_and_not_elsewhere(make):
+    """By the host key, which is wiped; without one they are of this process alone."""
+    door = make(None)
+    tag = door.tags.make(b"abc", NOON)
+    assert make(None).tags.holds(tag, NOON)
+    other = Door(SproxyConfig(port=0, plaintext=True, bind=("127.0.0.1",)), Log())
+    other.open()
+    assert not other.tags.holds(tag, NOON) and other.tags.holds(other.tags.make(b"abc", NOON), NOON)
+
+
 # ---- targets
 
 @pytest.mark.parametrize(("words", "found"), [

@@ -234,10 +234,11 @@ def test_sproxy_with_defaults(monkeypatch):
 def test_sproxy_with_every_option():
     argv = ["--allow", "a:1", "--allow", "[::1]:2", "--single", "--max-unfinished", "3", "--bind", "::",
             "--host-key", "hk", "--authorized-keys", "ak", "--user", "nobody", "--memory-limit", "64MiB",
-            "--state-dir", "/s", "6200", "[::1]:22"]
+            "--source-per-key", "--stdio-ttl", "2h", "--state-dir", "/s", "6200", "[::1]:22"]
     assert parse_sproxy(argv) == SproxyConfig(
         port=6200, daemon_host="::1", daemon_port=22, allow=(("a", 1), ("::1", 2)), single=True,
-        max_unfinished=3, bind=("::",), host_key="hk", authorized_keys="ak", user="nobody",
+        max_unfinished=3, bind=("::",), host_key="hk", authorized_keys="ak", user="nobody", source_per_key=True,
+        stdio_ttl_us=7200 * SECOND_US,
         memory_limit_bytes=64 * MIB, state_dir="/s")
 
 
@@ -257,6 +258,8 @@ def test_sproxy_plain():
     ("cproxy --stdio 1 host 2", "--stdio takes no PORT to listen on: leave out 1"),
     ("cproxy --host-fingerprint SHA256:abc 1 host 2", "--host-fingerprint SHA256:abc is no fingerprint: write"
      " SHA256: and the 43 characters behind it"),
+    ("sproxy --plaintext --source-per-key 1",
+     "--plaintext and --source-per-key exclude each other: leave one of them out"),
     ("sproxy --memory-limit 1MiB 1", "--memory-limit 1MiB is out of range: allowed is 64MiB to 1024GiB"),
     ("cproxy --stdio host", "PORT is missing: expected HOST PORT (try 'cproxy --help')"),
     ("cproxy --stdio --bind ::1 h 2", "--stdio and --bind exclude each other: leave one of them out"),

@@ -136,18 +136,19 @@ def test_second_of_two_first_contacts_with_different_keys_is_refused(tmp_path):
 
 def test_bare_key_allows_everything():
     grant = parse_grant(public_line(ONE, "ann at desk"))
-    assert (grant.spki, grant.comment, grant.max_streams) == (ONE, "ann at desk", None)
+    assert (grant.spki, grant.comment, grant.max_streams, grant.max_sessions) == (ONE, "ann at desk", None, None)
     assert grant.allows_target("any", 1) and grant.refusal("10.0.0.1", NOW) is None
 
 
 def test_every_option():
-    grant = grant_of('target="localhost:22,[::1]:80",from="10.0.0.0/8, fd00::/16",expiry="2027-06-01Z",max-streams=5')
+    grant = grant_of('target="localhost:22,[::1]:80",from="10.0.0.0/8, fd00::/16",expiry="2027-06-01Z",max-streams=5,'
+                     "max-sessions=2")
     assert grant.allows_target("localhost", 22) and grant.allows_target("::1", 80)
     assert not grant.allows_target("localhost", 23)
     assert grant.refusal("10.9.9.9", NOW) is None and grant.refusal("fd00::1%eth0", NOW) is None
     assert grant.refusal("::ffff:10.1.1.1", NOW) is None, "IPv4 at a socket of both families"
     assert "this address" in grant.refusal("11.0.0.1", NOW) and "this address" in grant.refusal("not an address", NOW)
-    assert grant.max_streams == 5 and grant.comment == "ann"
+    assert (grant.max_streams, grant.max_sessions) == (5, 2) and grant.comment == "ann"
 
 
 @pytest.mark.parametrize(("text", "moment"), [
@@ -172,8 +173,9 @@ def test_expiry(text, moment):
     ("mproxy-ed25519 AAAA", "is no key"),
     ("restrict KEY", "unknown option 'restrict'"),
     ("max-streams KEY", "needs a value"),
-    ("max-streams=0 KEY", "no number of streams"),
-    ("max-streams=x KEY", "no number of streams"),
+    ("max-streams=0 KEY", "is no number"),
+    ("max-streams=x KEY", "is no number"),
+    ("max-sessions=0 KEY", "is no number"),
     ("max-streams=1,max-streams=2 KEY", "twice"),
     ('target="localhost" KEY', "no HOST:PORT"),
     ('target="" KEY', "no HOST:PORT"),

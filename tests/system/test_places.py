@@ -1,0 +1,169 @@
+"""Who has how many sessions and streams at sproxy, who gives way, and how a daemon tells clients apart."""
+
+import os
+import signal
+import subprocess
+
+import pytest
+from lab import until
+from middle import Member
+from proxies import DAEMON_PORT, SPROXY_PORT, keep_key, state_dir
+from traffic import read_exactly
+from wire_peer import DATA, OPEN, RESET, TOO_MANY, frame
+
+from mproxy.errors import PeerError
+from mproxy.policy.keys import public_line
+from mproxy.programs.sproxy import loopback_of
+from tests import keys
+
+STREAM_LIMIT = 6
+
+
+def spki(number):
+    return keys.context(number, True).spki
+
+
+def authorize(lab, **lines):
+    """Write sproxy's authorized_keys: key2="options"."""
+    keep_key(lab.server, "host-key.pem", 1)
+    file = state_dir(lab.server) / "authorized_keys"
+    file.touch(mode=0o600)
+    file.write_text("".join(f"{options} {public_line(spki(int(name[3:])))}\n".lstrip()
+                            for name, options in lines.items()))
+
+
+def member(lab, number):
+    """Another cproxy with that key, in a session of its own."""
+    joined = Member(lab.client.connect(SPROXY_PORT, lab.server_address), number, instance=os.urandom(16))
+    joined.join()
+    return joined
+
+
+def turned_away(lab, number):
+    with pytest.raises(PeerError) as caught:
+        member(lab, number)
+    return caught.value.code == TOO_MANY
+
+
+def open_streams(session, *numbers):
+    for number in numbers:
+        session.send(frame(OPEN, stream=number) + frame(DATA, stream=number, payload=b"stream %d!" % number))
+
+
+def stdio(pair):
+    """A `cproxy --stdio` in use."""
+    program = pair.start_stdio("--log-level", "info", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    program.process.stdin.write(b"x\n")
+    program.process.stdin.flush()
+    program.expect("x")
+    return program
+
+
+def kill(program):
+    program.signal(signal.SIGKILL)
+    program.wait()
+
+
+def test_max_streams_is_for_all_sessions_of_a_key(pair, lab):
+    """Goal: another session brings no more streams; another key has its own."""
+    pair.echo()
+    authorize(lab, key2="max-streams=2", key3="")
+    pair.start_sproxy()
+    one, other, neighbour = member(lab, 2), member(lab, 2), member(lab, 3)
+    open_streams(one, 1, 2)
+    one.wait_for(b"stream 2!")
+    open_streams(other, 1)
+    other.wait_for(frame(RESET, stream=1, seq=STREAM_LIMIT))
+    open_streams(neighbour, 1, 2, 3)
+    neighbour.wait_for(b"stream 3!")
+    one.send(frame(RESET, stream=1))
+    one.send(frame(DATA, stream=2, seq=9, payload=b"after it"))
+    one.wait_for(b"after it")
+    open_streams(other, 3)
+    other.wait_for(b"stream 3!")
+
+
+def test_max_sessions_of_a_key(pair, lab):
+    """Goal: a key has so many sessions; at its bound those of its own that have no carrier give way, no others'."""
+    pair.echo()
+    authorize(lab, key2="max-sessions=2", key3="")
+    pair.start_sproxy()
+    neighbour = member(lab, 3)
+    first, second = member(lab, 2), member(lab, 2)
+    open_streams(second, 1)
+    second.wait_for(b"stream 1!")
+    assert turned_away(lab, 2)
+    assert "max-sessions=" in pair.sproxy.event("refused")["why"]
+    second.connection.close()
+    pair.sproxy.event("lost")
+    third = member(lab, 2)
+    assert "gave way" in pair.sproxy.event("ended")["why"]
+    assert turned_away(lab, 2), "the two that are there stay"
+    for session in (neighbour, first, third):
+        open_streams(session, 1)
+        session.wait_for(b"stream 1!")
+
+
+def test_one_key_leaves_places_to_others(pair, lab):
+    """Goal: without a word about it a key has three quarters of --max-sessions."""
+    authorize(lab, key2="", key3="")
+    pair.start_sproxy("--max-sessions", "4")
+    held = [member(lab, 2) for _ in range(3)]
+    assert turned_away(lab, 2) and member(lab, 3) and held
+
+
+def test_dead_stdio_clients_lock_nobody_out(pair, lab):
+    """Goal: ssh's proxies died without a word and hold all places: the next one gets in, also of the same key."""
+    pair.echo()
+    pair.start_sproxy("--max-sessions", "3")
+    for program in [stdio(pair) for _ in range(3)]:
+        kill(program)
+    pair.sproxy.event("lost", count=3)
+    assert stdio(pair)
+    assert "gave way" in pair.sproxy.event("ended")["why"]
+
+
+def test_sessions_of_stdio_have_a_time_of_their_own(pair, lab):
+    """Goal: nobody can come back to the session of a dead --stdio: it ends before those of others do."""
+    pair.echo()
+    pair.start(sproxy=["--stdio-ttl", "1s"])
+    app = pair.app()
+    app.sendall(b"hello")
+    assert read_exactly(app, 5) == b"hello"
+    kill(pair.cproxy)
+    pair.sproxy.event("lost")
+    kill(stdio(pair))
+    ended = pair.sproxy.event("ended")
+    assert "--stdio-ttl" in ended["why"] and ended["session"] == pair.sproxy.events("lost")[1]["session"]
+
+
+def test_a_daemon_on_this_host_can_tell_keys_apart(pair, lab):
+    """Goal: --source-per-key: each key comes from an address of its own in 127.0.0.0/8, the same at each connection; a
+    daemon elsewhere, or on ::1, is reached as always."""
+    authorize(lab, key2="", key3="")
+    listener = lab.server.listen(DAEMON_PORT)
+    pair.start_sproxy("--source-per-key", "--allow", f"[::1]:{DAEMON_PORT}")
+    seen = []
+    for number in (2, 3, 2):
+        session = member(lab, number)
+        open_streams(session, 1)
+        connection, address = listener.accept()
+        seen.append(address[0])
+        connection.sendall(b"welcome, stranger")
+        session.wait_for(b"welcome, stranger")
+    expected = [".".join(map(str, loopback_of(spki(number)))) for number in (2, 3, 2)]
+    assert seen == expected and len(set(seen)) == 2
+    assert [event["source"] for event in pair.sproxy.events("connected")] == expected
+    six = lab.server.listen(DAEMON_PORT, "::1")
+    session.send(frame(OPEN, stream=2, payload=b"[::1]:%d" % DAEMON_PORT))
+    assert six.accept()[1][0] == "::1"
+
+
+def test_without_the_option_it_is_the_usual_address(pair, lab):
+    listener = lab.server.listen(DAEMON_PORT)
+    pair.start_sproxy()
+    open_streams(member(lab, 2), 1)
+    assert listener.accept()[1][0] == "127.0.0.1"
+    assert until(lambda: pair.sproxy.events("connected"), 5, "log")[0].fields.get("source") is None
+
+
