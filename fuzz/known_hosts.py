@@ -1,5 +1,5 @@
-# Invariant: any bytes are a known_hosts file: every line that says something is an entry or a warning, and a judgement
-# about any key is "same", "new" or a refusal that names a line.
+# Invariant: any bytes are a known_hosts file: every line that says something is an entry, with a key or a warning, and
+# a judgement about any key is "same", "new" or a refusal that names a line; "new" only while no line may be about it.
 """The parser of known_hosts."""
 
 from mproxy.errors import PeerError
@@ -13,12 +13,18 @@ def check(data):
     """Called with every input."""
     warnings = []
     entries = parse_known_hosts(data, "file", warnings.append)
-    assert len(entries) + len(warnings) == len(list(lines_of(data)))
+    whole = [entry for entry in entries if entry[2] is not None]
+    assert len(entries) == len(whole) + len(warnings) == len(list(lines_of(data)))
     assert all(warning.startswith("file:") and "\n" not in warning for warning in warnings)
-    for number, (host, port), spki in entries:
+    for number, (host, port), spki in whole:
         assert len(spki) == SPKI_BYTES and 0 < port < 65536 and host and number > 0
         assert judge_host(entries, "file", (host, port), spki) == "same"
         try:
             assert judge_host(entries, "file", (host, port), KEY) == "same"
+        except PeerError as error:
+            assert "file:" in str(error)
+    for _number, place, _spki in entries:
+        try:
+            assert judge_host(entries, "file", place or ("host", 1), KEY) == "same"
         except PeerError as error:
             assert "file:" in str(error)

@@ -3,8 +3,9 @@
 known_hosts      HOST:PORT mproxy-ed25519 BASE64 [comment]
 authorized_keys  [options ]mproxy-ed25519 BASE64 [comment], see mproxy.policy.grants
 
-Both: one entry a line, `#` begins a comment line. A line that says nothing valid is skipped with a warning that names
-file and line.
+Both: one entry a line, `#` begins a comment line. In authorized_keys a line that says nothing valid is skipped with a
+warning that names file and line: it lets nobody in. In known_hosts that would let somebody in, as at a first contact:
+there it refuses whoever it may be about.
 """
 
 import fcntl
@@ -21,6 +22,9 @@ from mproxy.words import parse_host_port
 # Files larger than this are no lists of keys; longer lines no entries.
 MOST_BYTES = 4 << 20
 LINE_BYTES = 16384
+
+# So long authorized_keys has to be the same until it ends sessions: longer than editors and deployments take.
+SETTLE_S = 5.0
 
 
 # ---- known_hosts
@@ -53,8 +57,14 @@ class HostTrust:
         return "new" if self.add(host, port, spki) else "unwritten"
 
     def check(self, host, port, spki):
-        """"same" or "new"; PeerError when only other keys are known for HOST:PORT."""
-        entries = [] if self.path is None else parse_known_hosts(read_list(self.path), self.path, self._warn)
+        """"same" or "new"; PeerError when only other keys are known for HOST:PORT, or what is known cannot be read.
+
+        MproxyError when the file cannot be.
+        """
+        entries = []
+        if self.path is not None:
+            check_readable(self.path)
+            entries = parse_known_hosts(read_list(self.path), self.path, self._warn)
         return judge_host(entries, self.path, (host, port), spki)
 
     def add(self, host, port, spki):
@@ -88,10 +98,18 @@ class HostTrust:
 
 
 def judge_host(entries, path, endpoint, spki):
-    """"same" when an entry has this key for (host, port), "new" when none has any; else PeerError."""
+    """"same" when an entry has this key for (host, port), "new" when none has any; else PeerError.
+
+    So it is when a line is damaged that is about (host, port), or may be: the key that it held is not known any more.
+    """
     known = [(number, key) for number, place, key in entries if place == endpoint]
     if any(key == spki for _, key in known):
         return "same"
+    damaged = [number for number, place, key in entries if key is None and place in (endpoint, None)]
+    if damaged:
+        raise PeerError(CloseCode.KEY_REFUSED, (
+            f"{path}:{damaged[0]} is damaged, and may be what is known of {format_host_port(*endpoint)}, which offers"
+            f" {fingerprint(spki)}: repair the line, or remove it to trust this key"))
     if not known:
         return "new"
     number, key = known[0]
@@ -101,21 +119,45 @@ def judge_host(entries, path, endpoint, spki):
 
 
 def parse_known_hosts(data, path, warn):
-    """[(line number, (host, port), spki)] of the file's bytes."""
+    """[(line number, (host, port), spki)] of the file's bytes; None for what cannot be read."""
     entries = []
     for number, text in lines_of(data):
         words = text.split(None, 3)
+        endpoint = spki = None
         try:
             endpoint = parse_host_port(words[0])
         except UsageError as error:
             warn(f"{path}:{number}: {words[0][:80]} {error}")
-            continue
-        spki = parse_spki(words[2]) if len(words) > 2 and words[1] == KEY_TYPE else None
-        if spki is None:
-            warn(f"{path}:{number}: no {KEY_TYPE} key follows the host")
-            continue
+        if endpoint is not None:
+            spki = parse_spki(words[2]) if len(words) > 2 and words[1] == KEY_TYPE else None
+            if spki is None:
+                warn(f"{path}:{number}: no {KEY_TYPE} key follows the host")
         entries.append((number, endpoint, spki))
     return entries
+
+
+def check_readable(path):
+    """MproxyError when there is something of that name that is no list: a link to nowhere, a directory, a pipe."""
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        link = _link_to_nowhere(os.path.abspath(path))
+        if link is not None:
+            raise MproxyError(f"cannot read {path}: {link} is a link to something that is not there") from None
+        return
+    except OSError as error:
+        raise MproxyError(f"cannot read {path}: {error.strerror}") from None
+    if not stat.S_ISREG(mode) and not os.path.samefile(path, os.devnull):
+        raise MproxyError(f"cannot read {path}: it is no file")
+
+
+def _link_to_nowhere(path):
+    """The part of a path that is one; None when the name is simply not there."""
+    while path != os.path.dirname(path):
+        if os.path.islink(path) and not os.path.exists(path):
+            return path
+        path = os.path.dirname(path)
+    return None
 
 
 def open_locked(path):
@@ -139,49 +181,98 @@ def open_locked(path):
 class AuthorizedKeys:
     """The keys that may connect, from a file that is read again when it changes.
 
-    While there was no file `exists` is False and everybody may connect. One that appears counts from then on; one that
-    vanishes later, or that others could have written, authorises nobody: it fails closed.
+    While there was no file `exists` is False and everybody may connect, unless `closed`. One that appears counts from
+    then on; one that vanishes later, or that others could have written, authorises nobody: it fails closed.
+
+    Whoever comes is judged by the file as it is. Whoever is there already is judged by what the file has been for
+    SETTLE_S: an editor empties it before it writes, a deployment removes it and changes its mode. A file that took the
+    other's place whole, by rename, counts at once. `moved_in()` says whether that was the last that happened to the
+    name.
     """
 
-    def __init__(self, path, warn=lambda text: None):
+    def __init__(self, path, warn=lambda text: None, moved_in=lambda: False, closed=False):
         self.path = path
         self._warn = warn
-        self._grants = []
-        self._stamp = None  # of the file that was read last
-        self.exists = path is not None and os.path.lexists(path)
-        if self.exists:
+        self._moved_in = moved_in
+        self._grants = []          # as the file is
+        self._settled = None       # as it was when the living were judged last; None: everybody might
+        self._changed_at = None    # when the file became what it is; None: the living have been judged by that
+        self._stamp = None         # of the file that was read last
+        self.problem = None        # why nobody may connect, None when the file is in order
+        there = path is not None and os.path.lexists(path)
+        self.exists = closed or there
+        if there:
+            self._stamp = "not read yet"
             self.changed()
+        self.settle()
 
     def find(self, spki, host, now):
         """The Grant of a key at the address `host` and the time `now` (seconds since 1970).
 
         Of several lines with the key the first that allows it counts. PeerError when there is none.
         """
-        why = "the key is not in authorized_keys"
-        for grant in self._grants:
-            if grant.spki == spki:
-                why = grant.refusal(host, now)
-                if why is None:
-                    return grant
-        raise PeerError(CloseCode.KEY_REFUSED, f"{why}: {fingerprint(spki)}")
+        return _find(self._grants, spki, host, now)
 
-    def changed(self):
-        """Read the file again if it is another than before; True when it was. Costs one stat(2) when it was not."""
+    def find_living(self, spki, host, now):
+        """The same for the key of a session that is there already; None when it began while everybody might."""
+        try:
+            return self.find(spki, host, now)
+        except PeerError:
+            if self._changed_at is None:
+                raise
+        return None if self._settled is None else _find(self._settled, spki, host, now)
+
+    def changed(self, now=0.0):
+        """Read the file again if it is another than before; True when it was. Costs one stat(2) when it was not.
+
+        `now` is in seconds of any clock that is not put back, the same as `settles` is given.
+        """
         stamp = file_stamp(self.path)
         self.exists = self.exists or stamp is not None
         if stamp == self._stamp:
             return False
         self._stamp = stamp
+        self._changed_at = now
+        self.problem = None
         try:
             check_private(self.path)
             self._grants = parse_authorized_keys(read_list(self.path), self.path, self._warn)
         except (MproxyError, OSError) as error:
             self._grants = []
-            self._warn(f"nobody may connect: {getattr(error, 'strerror', None) or error}")
+            self.problem = str(getattr(error, "strerror", None) or error)
+            self._warn(f"nobody may connect: {self.problem}")
+        if self._moved_in() and self.problem is None:
+            self._changed_at = now - SETTLE_S
         return True
+
+    def settles(self, now):
+        """Whether the living are to be judged anew at `now`: the file has been what it is for long enough."""
+        if self._changed_at is None or now - self._changed_at < SETTLE_S:
+            return False
+        self.settle()
+        return True
+
+    def settle(self):
+        """Take the file as it was read last for what is meant, for everybody."""
+        self._settled = self._grants if self.exists else None
+        self._changed_at = None
 
     def __len__(self):
         return len(self._grants)
+
+    def in_force(self, now):
+        """How many keys may connect at `now`, from one address or another."""
+        return len({grant.spki for grant in self._grants if grant.expires_at is None or now < grant.expires_at})
+
+
+def _find(grants, spki, host, now):
+    why = "the key is not in authorized_keys"
+    for grant in grants:
+        if grant.spki == spki:
+            why = grant.refusal(host, now)
+            if why is None:
+                return grant
+    raise PeerError(CloseCode.KEY_REFUSED, f"{why}: {fingerprint(spki)}")
 
 
 def file_stamp(path):

@@ -1,18 +1,22 @@
 """The log: one line an event, on standard error.
 
-    text: local time, for people and grep
-        2026-11-21T08:00:00.123 info resumed session=4f2a91c0 after=6.213s
-    json: ISO 8601 with the zone's offset
-        {"time":"2026-11-21T08:00:00.123+01:00","level":"info","event":"resumed",...}
+    text: for people and grep
+        2026-11-21T08:00:00.123+01:00 info resumed session=4f2a91c0 after=6.213s
+    json: for collectors; a duration is a number of seconds
+        {"time":"2026-11-21T08:00:00.123+01:00","level":"info","event":"resumed",...,"after":6.213}
 
-Three promises, because the log must never be what stops or fools a relay:
+Times are local, with the zone's offset from UTC (ISO 8601). On a terminal a line ends with a carriage return, too: ssh,
+whose ProxyCommand we may be, has set it to raw.
+
+Four promises, because the log must never be what stops or fools a relay:
 
 1. Logging never raises. A line that cannot be written (disk full, reader gone, descriptor closed) is counted,
    the next line tries again, and the first that gets through is preceded by `lines-lost count=N`.
 2. Logging never waits. A stopped terminal (ctrl-S) or a full pipe would block a plain write and with it every
    stream; so the descriptor is asked first, and a line is at most PIPE_BUF bytes, which a pipe or terminal
    that says "writable" takes without waiting (pipe(7)).
-3. Nothing that a peer sends can forge a line or move the cursor: values leave as printable ASCII, everything
+3. Logging has a rate: whatever a peer does, or however long something is out of reach (`restrain`).
+4. Nothing that a peer sends can forge a line or move the cursor: values leave as printable ASCII, everything
    else escaped.
 """
 
@@ -34,6 +38,16 @@ _PLAIN = frozenset(map(chr, range(0x21, 0x7F))) - frozenset('"=\\')
 
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
+# How often to look whether lines that were held back may be told.
+_LOOK_US = 10_000_000
+
+
+class Seconds(float):
+    """A duration in seconds: `6.213s` in text, a number in JSON."""
+
+    def __str__(self):
+        return f"{float(self):.3f}s"
+
 
 class Log:
     """Writes events to a file descriptor.
@@ -52,8 +66,33 @@ class Log:
         # What is left of a line that a descriptor took only in part (a disk that filled up in the middle of
         # it).
         self._rest = b""
+        self._restraint = None  # what holds repetitions back
+        self._call_later = lambda _delay_us, _function: None
+        self._looking = False   # a timer runs
         if fd == 2:
             reserve_standard_fds()
+
+    def restrain(self, call_later):
+        """From now on hold back what repeats itself (mproxy.programs.log_rate).
+
+        `call_later(microseconds, function)` is the loop's: what was held back is told when its time has come, or by
+        `tell_rest`.
+        """
+        from mproxy.programs.log_rate import Restraint
+        self._restraint = Restraint()
+        self._call_later = call_later
+        self._looking = False
+
+    def forget(self, event):
+        """Do not tell any more what was held back of an event: it is over."""
+        if self._restraint is not None:
+            self._restraint.forget(event)
+
+    def tell_rest(self):
+        """Tell what was held back: nothing follows any more."""
+        if self._restraint is not None:
+            for line in self._restraint.rest():
+                self._put(*line)
 
     def enabled(self, level):
         """Whether events of `level` are written: ask before computing costly fields."""
@@ -75,7 +114,31 @@ class Log:
         self._log("error", event, fields)
 
     def _log(self, level, event, fields):
+        more = 0
+        if self._restraint is not None:
+            more = self._restraint.admit(level, event, fields, self._now())
+            if more is None:
+                self._look_later()
+                return
+        self._put(level, event, fields, more)
+
+    def _look_later(self):
+        if not self._looking:
+            self._looking = True
+            self._call_later(_LOOK_US, self._look)
+
+    def _look(self):
+        self._looking = False
+        for line in self._restraint.due(self._now()):
+            self._put(*line)
+        if self._restraint.holding:
+            self._look_later()
+
+    def _put(self, level, event, fields, more=0):
+        """Write a line; `more` like it were held back before it."""
         now = self._now()
+        if more:
+            fields = {**fields, "more": more}
         lost = b""
         if self._lost:
             lost = self._compose(now, "warning", "lines-lost", {"count": self._lost})
@@ -97,6 +160,8 @@ class Log:
         try:
             if not _writable(self._fd):
                 return False
+            if os.isatty(self._fd) and not line.endswith(b"\r\n"):
+                line = line[:-1] + b"\r\n"
             written = os.write(self._fd, line)
         except (OSError, ValueError):
             return False
@@ -127,7 +192,7 @@ def reserve_standard_fds():
 
 def _compose_text(now, level, event, fields):
     limit = _value_limit(fields)
-    parts = [_timestamp(now), level, event]
+    parts = [_timestamp(now) + _zone(now), level, event]
     for name, value in fields.items():
         if value is None:
             continue
@@ -145,6 +210,8 @@ def _compose_json(now, level, event, fields):
             continue
         if value is True or value is False:
             text = "true" if value else "false"
+        elif isinstance(value, Seconds):
+            text = f"{float(value):.3f}"
         elif type(value) is int or (type(value) is float and abs(value) < float("inf")):
             text = repr(value)
         else:

@@ -85,6 +85,7 @@ class Worker:
         self._number = number
         self._loop = Loop()
         self._loop.on_error = self._on_error
+        log.restrain(self._loop.call_later)
         self._engines = Engines(self._loop, Watcher(log, self._loop, number), max_connections,
                                 share(max_connections, number, tally.workers), tally)
         self._channel = Channel(self._loop, sock, self._on_message, self._on_orphaned)

@@ -3,9 +3,11 @@
 import errno
 import json
 import os
+import pty
 import subprocess
 import sys
 import time
+import tty
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 
 from mproxy.config import LOG_FORMATS, LOG_LEVELS
 from mproxy.programs import log as log_module
+from mproxy.programs.common import say_seconds
 from mproxy.programs.log import Log, quote
 
 # 2026-11-21 08:00:00.123 in UTC
@@ -68,7 +71,7 @@ def json_lines():
 
 def test_a_text_line(text):
     text.log.info("connected", session="4f2a91c0", peer="10.0.0.1:6200", local="[fe80::1%eth0]:40000")
-    assert text.read() == ("2026-11-21T08:00:00.123 info connected session=4f2a91c0 peer=10.0.0.1:6200"
+    assert text.read() == ("2026-11-21T08:00:00.123+00:00 info connected session=4f2a91c0 peer=10.0.0.1:6200"
                            " local=[fe80::1%eth0]:40000\n")
 
 
@@ -88,7 +91,7 @@ def test_times_are_local(monkeypatch, text, json_lines, zone, clock, offset):
     time.tzset()
     text.log.info("stopping")
     json_lines.log.info("stopping")
-    assert text.read() == f"{clock} info stopping\n"
+    assert text.read() == f"{clock}{offset} info stopping\n"
     assert json.loads(json_lines.read())["time"] == clock + offset
 
 
@@ -101,12 +104,70 @@ def test_times_are_local(monkeypatch, text, json_lines, zone, clock, offset):
 ])
 def test_values_in_text(text, value, shown):
     text.log.info("x", why=value)
-    assert text.read() == f"2026-11-21T08:00:00.123 info x why={shown}\n"
+    assert text.read() == f"2026-11-21T08:00:00.123+00:00 info x why={shown}\n"
 
 
 def test_fields_without_a_value_are_left_out(text):
     text.log.info("lost", session=None, why="timeout", peer=None)
     assert text.read().endswith(" info lost why=timeout\n")
+
+
+def test_a_duration_is_a_number_in_json(text, json_lines):
+    for pipe in (text, json_lines):
+        pipe.log.info("resumed", after=say_seconds(6_213_400))
+    assert text.read().endswith(" after=6.213s\n")
+    assert json.loads(json_lines.read())["after"] == 6.213
+
+
+def test_lines_suit_a_raw_terminal():
+    """Goal: what ssh's ProxyCommand writes begins at the left."""
+    screen, terminal = pty.openpty()
+    tty.setraw(screen)
+    log = Log("info", "text", terminal, lambda: NOW)
+    log.info("one")
+    log.info("two")
+    shown = b""
+    while shown.count(b"\n") < 2:
+        shown += os.read(screen, 4096)
+    assert shown == b"2026-11-21T08:00:00.123+00:00 info one\r\n2026-11-21T08:00:00.123+00:00 info two\r\n"
+    os.close(screen)
+    os.close(terminal)
+
+
+class Timer:
+    """Stands for the loop: what was to be called later, and when."""
+
+    def __init__(self):
+        self.calls = []
+
+    def call_later(self, delay_us, function):
+        self.calls.append((delay_us, function))
+
+
+def test_repetitions_are_held_back_and_told(text):
+    """Goal: 3,000 refusals in a moment are five lines, and one more that counts the rest."""
+    clock, timer = [NOW], Timer()
+    log = Log("info", "text", text.write_fd, lambda: clock[0])
+    log.restrain(timer.call_later)
+    for stream in range(3000):
+        log.warning("stream-reset", session="4f2a91c0", stream=stream, why="the daemon refused the connection")
+    assert text.read().count("\n") == 5 and len(timer.calls) == 1
+    while timer.calls:
+        delay_us, function = timer.calls.pop()
+        clock[0] += delay_us / 1e6
+        function()
+    line, = text.read().splitlines()
+    assert line.endswith(' stream=2999 why="the daemon refused the connection" more=2994')
+    assert clock[0] - NOW == 60
+
+
+def test_what_is_held_at_the_end_is_told(text):
+    log = Log("info", "text", text.write_fd, lambda: NOW)
+    log.restrain(Timer().call_later)
+    for _ in range(9):
+        log.warning("refused", peer="10.0.0.1:1", why="no")
+    log.tell_rest()
+    assert text.read().splitlines()[-1].endswith(" peer=10.0.0.1:1 why=no more=3")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

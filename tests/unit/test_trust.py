@@ -12,9 +12,18 @@ from hypothesis import strategies as st
 
 from mproxy._wire import CloseCode
 from mproxy.errors import MproxyError, PeerError, UsageError
+from mproxy.net._moves import Moves
 from mproxy.policy.grants import parse_grant
 from mproxy.policy.keys import SPKI_PREFIX, fingerprint, public_line
-from mproxy.policy.trust import AuthorizedKeys, HostTrust, check_private, parse_authorized_keys, parse_known_hosts
+from mproxy.policy.trust import (
+    SETTLE_S,
+    AuthorizedKeys,
+    HostTrust,
+    check_private,
+    judge_host,
+    parse_authorized_keys,
+    parse_known_hosts,
+)
 
 ONE, OTHER, THIRD = (SPKI_PREFIX + bytes([n]) * 32 for n in (1, 2, 3))
 NOW = 1_800_000_000
@@ -95,13 +104,52 @@ def test_line_without_its_end_stays_one_line(tmp_path):
     assert [entry[1] for entry in parse_known_hosts(path.read_bytes(), path, None)] == [("other", 1), ("server", 6200)]
 
 
-@pytest.mark.parametrize("line", ["server", "server:6200", "server:6200 ssh-ed25519 AAAA", "server:99999 x y",
-                                  "server:6200 mproxy-ed25519 AAAA", "::1:6200 mproxy-ed25519 AAAA", "\x00 \xff"])
-def test_bad_line_is_named_and_skipped(line):
+DAMAGED = ["server", "server:62\x00\x00", "server:6200", "server:6200 ssh-ed25519 AAAA", "server:99999 x y",
+           "server:6200 mproxy-ed25519 AAAA", f"server:6200 {public_line(OTHER)[:60]}", "::1:6200 mproxy-ed25519 AAAA",
+           "\x00 \xff", "\x00" * 80, f"server:6200\x00 {public_line(OTHER)}"]
+
+
+@pytest.mark.parametrize("line", DAMAGED)
+def test_damaged_line_is_no_first_contact(tmp_path, line):
+    """Goal: a key that was known and is so no more must not be replaced by whatever key comes next."""
+    path = tmp_path / "known_hosts"
+    path.write_bytes(f"other:1 {public_line(OTHER)}\n{line}\n".encode())
+    before = path.read_bytes()
+    warnings = []
+    trust = HostTrust(path, warn=warnings.append)
+    text = refusal(trust.verify, "server", 6200, ONE)
+    assert f"{path}:2" in text and "damaged" in text and fingerprint(ONE) in text
+    assert warnings[0].startswith(f"{path}:2: ")
+    refusal(trust.add, "server", 6200, ONE)
+    assert path.read_bytes() == before
+    assert trust.verify("other", 1, OTHER) == "known", "whoever is known stays so"
+
+
+@pytest.mark.parametrize("line", DAMAGED)
+def test_damaged_line_beside_a_whole_one_is_named_and_skipped(line):
     warnings = []
     data = f"{line}\nserver:6200 {public_line(ONE)}".encode()
-    assert parse_known_hosts(data, "kh", warnings.append) == [(2, ("server", 6200), ONE)]
+    entries = parse_known_hosts(data, "kh", warnings.append)
+    assert entries[-1] == (2, ("server", 6200), ONE) and judge_host(entries, "kh", ("server", 6200), ONE) == "same"
     assert len(warnings) == 1 and warnings[0].startswith("kh:1: ")
+
+
+def test_line_of_another_host_may_be_damaged(tmp_path):
+    path = tmp_path / "known_hosts"
+    path.write_text("other:1 mproxy-ed25519 AAAA\n")
+    assert HostTrust(path).verify("server", 6200, ONE) == "new"
+
+
+@pytest.mark.parametrize("kind", ["link", "link above", "pipe"])
+def test_what_is_no_list_is_no_first_contact(tmp_path, kind):
+    path = tmp_path / "state" / "known_hosts"
+    if kind == "link above":
+        path.parent.symlink_to("nowhere")
+    else:
+        path.parent.mkdir()
+        path.symlink_to("nowhere") if kind == "link" else os.mkfifo(path)
+    with pytest.raises(MproxyError, match="cannot read"):
+        HostTrust(path).verify("server", 6200, ONE)
 
 
 def add_many(path, number):
@@ -214,7 +262,8 @@ def test_no_bytes_are_too_strange(data):
         warnings = []
         entries = parse(data, "file", warnings.append)
         said = [line for line in data.split(b"\n") if line.decode(errors="replace").strip()[:1] not in ("", "#")]
-        assert len(entries) + len(warnings) == len(said)
+        whole = [entry for entry in entries if not isinstance(entry, tuple) or entry[2] is not None]
+        assert len(whole) + len(warnings) == len(said)
 
 
 # --- authorized_keys as a file ---
@@ -317,3 +366,118 @@ def test_expiry_needs_no_change_of_the_file(tmp_path):
     keys = AuthorizedKeys(path)
     assert keys.find(ONE, "10.0.0.1", NOW - 1)
     refusal(keys.find, ONE, "10.0.0.1", NOW)
+
+
+# --- who is there already ---
+
+def rewrite(path, *lines):
+    """As an editor does: the file keeps its inode."""
+    with open(path, "r+") as file:
+        file.truncate(0)
+        file.write("".join(f"{line}\n" for line in lines))
+
+
+PASSING = {
+    "truncated": lambda path: os.truncate(path, 0),
+    "removed": os.unlink,
+    "others may write": lambda path: os.chmod(path, 0o664),
+    "unreadable": lambda path: (os.unlink(path), os.mkdir(path)),
+}
+
+
+@pytest.mark.parametrize("kind", PASSING)
+def test_passing_state_of_the_file_is_no_decision(tmp_path, monkeypatch, kind):
+    """Goal: whoever comes in that moment is refused, whoever is there stays; nobody has to be judged afterwards but by
+    the file as it was left."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = tmp_path / "authorized_keys"
+    write(path, public_line(ONE))
+    keys = AuthorizedKeys(path)
+    PASSING[kind](path)
+    assert keys.changed(100.0) and not keys.settles(100.0)
+    refusal(keys.find, ONE, "10.0.0.1", NOW)
+    assert keys.find_living(ONE, "10.0.0.1", NOW)
+    assert not keys.changed(102.0) and not keys.settles(102.0)
+    if path.is_dir():
+        path.rmdir()
+    write(path, public_line(ONE), public_line(OTHER))
+    assert keys.changed(103.0) and not keys.settles(103.0 + SETTLE_S - 0.1)
+    assert keys.find(OTHER, "10.0.0.1", NOW) and keys.find_living(ONE, "10.0.0.1", NOW)
+    assert keys.settles(103.0 + SETTLE_S) and not keys.settles(200.0)
+    assert keys.find_living(ONE, "10.0.0.1", NOW)
+
+
+def test_what_the_file_stays_counts_for_all(tmp_path):
+    path = tmp_path / "authorized_keys"
+    write(path, public_line(ONE), public_line(OTHER))
+    keys = AuthorizedKeys(path)
+    rewrite(path, public_line(OTHER))
+    assert keys.changed(100.0) and keys.find_living(ONE, "10.0.0.1", NOW)
+    assert keys.settles(100.0 + SETTLE_S)
+    refusal(keys.find_living, ONE, "10.0.0.1", NOW)
+
+
+def test_what_is_asked_for_counts_for_all(tmp_path):
+    """SIGHUP: whoever sends it has finished writing."""
+    path = tmp_path / "authorized_keys"
+    write(path, public_line(ONE))
+    keys = AuthorizedKeys(path)
+    rewrite(path, public_line(OTHER))
+    keys.changed(100.0)
+    keys.settle()
+    refusal(keys.find_living, ONE, "10.0.0.1", NOW)
+
+
+def test_file_that_was_moved_in_counts_at_once(tmp_path):
+    path = tmp_path / "authorized_keys"
+    write(path, public_line(ONE))
+    keys = AuthorizedKeys(path, moved_in=Moves(path).last_was_move)
+    write(tmp_path / "new", public_line(OTHER))
+    (tmp_path / "new").rename(path)
+    assert keys.changed(100.0) and keys.settles(100.0)
+    refusal(keys.find_living, ONE, "10.0.0.1", NOW)
+    os.truncate(path, 0)
+    assert keys.changed(101.0) and not keys.settles(101.0), "what is done to it afterwards is another matter"
+
+
+def test_moved_in_and_then_written_to_is_not_whole(tmp_path):
+    path = tmp_path / "authorized_keys"
+    write(path, public_line(ONE))
+    keys = AuthorizedKeys(path, moved_in=Moves(path).last_was_move)
+    write(tmp_path / "new", public_line(ONE))
+    (tmp_path / "new").rename(path)
+    os.truncate(path, 0)
+    assert keys.changed(100.0) and not keys.settles(100.0)
+
+
+def test_list_that_appears_ends_nobody_while_it_is_written(tmp_path):
+    keys = AuthorizedKeys(tmp_path / "authorized_keys")
+    write(keys.path)
+    assert keys.changed(100.0) and keys.find_living(ONE, "10.0.0.1", NOW) is None
+    write(keys.path, public_line(ONE))
+    assert keys.changed(101.0) and keys.settles(101.0 + SETTLE_S)
+    assert keys.find_living(ONE, "10.0.0.1", NOW).spki == ONE
+    refusal(keys.find_living, OTHER, "10.0.0.1", NOW)
+
+
+def test_closed_without_a_file_lets_nobody_in(tmp_path):
+    keys = AuthorizedKeys(tmp_path / "authorized_keys", closed=True)
+    assert keys.exists and keys.in_force(NOW) == 0
+    refusal(keys.find, ONE, "10.0.0.1", NOW)
+    write(keys.path, public_line(ONE))
+    assert keys.changed() and keys.find(ONE, "10.0.0.1", NOW)
+
+
+def test_link_to_nowhere_lets_nobody_in_and_says_so(tmp_path):
+    (tmp_path / "authorized_keys").symlink_to("nowhere")
+    warnings = []
+    keys = AuthorizedKeys(tmp_path / "authorized_keys", warnings.append)
+    refusal(keys.find, ONE, "10.0.0.1", NOW)
+    assert keys.problem and "nobody may connect" in warnings[0]
+
+
+def test_keys_in_force_are_counted_once_and_not_after_their_time(tmp_path):
+    path = tmp_path / "authorized_keys"
+    write(path, public_line(ONE), f'from="10.0.0.0/8" {public_line(ONE)}', f'expiry="20200101" {public_line(OTHER)}',
+          "mproxy-ed25519 damaged", public_line(THIRD))
+    assert AuthorizedKeys(path).in_force(NOW) == 2

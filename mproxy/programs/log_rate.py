@@ -1,0 +1,160 @@
+"""How often the log may say the same: no stranger, no client and no outage fills a disk with it.
+
+Every line takes a token from each of up to three buckets, which fill up again with time:
+
+1. of its event: all sources together;
+2. of its event and source (who it is about: the address of its `peer`, else its `session`, else its `source`);
+3. a warning or error that says `why`: of its event, source and reason.
+
+A line for which one of them is empty is held back and counted there. The next line of that kind that gets through
+says `more=N`: so many like it were not written. When none comes, the last one that was held back is written itself as
+soon as there is a token for it. The rates: docs/operations.md, "How often".
+
+Takes the time as an argument, in seconds.
+"""
+
+from mproxy.policy.sources import source_of
+
+# (lines at once, seconds until one more). A reason once a minute is what a person needs to see that it goes on; a
+# source's part is 8,640 warnings a day, some 1.5 MB; all sources together can write ten times that.
+REASON = (5, 60.0)
+SOURCE_WARNING, SOURCE_INFO = (20, 10.0), (100, 1.0)
+EVENT_WARNING, EVENT_INFO = (200, 1.0), (1000, 0.05)
+
+# One line tells that a server is out of reach, whatever number of dials it took to find out.
+ONCE = {"dial-failed": (1, 60.0)}
+
+# A change of state and no complaint: `resumed` without its `lost` would be a riddle.
+STATES = {"lost", "ended"}
+
+# What the user of a transfer has ordered: a line a file.
+FILES = {"sent", "left-out"}
+FILE_OF_A_PEER = {"received": (10_000, 0.05)}
+
+# Of a reason; the rest may be a peer's words.
+REASON_CHARACTERS = 120
+
+# Buckets of sources and reasons that are remembered; the least recent is forgotten.
+MOST_BUCKETS = 2048
+
+
+class Bucket:
+    """Tokens of one kind of line, and what was held back for want of one."""
+
+    __slots__ = ("tokens", "at", "held", "line")
+
+    def __init__(self, burst, now):
+        self.tokens = float(burst)
+        self.at = now
+        self.held = 0     # lines, since the last that was written
+        self.line = None  # (level, event, fields) of the last of these
+
+    def fill(self, burst, every_s, now):
+        """Whether there is a token at `now`. A clock that was put back costs nothing but the time until then."""
+        self.tokens = min(burst, self.tokens + max(0.0, now - self.at) / every_s)
+        self.at = now
+        return self.tokens >= 1 - 1e-9
+
+
+class Restraint:
+    """Decides about each line."""
+
+    def __init__(self):
+        self._events = {}   # (event,) -> Bucket
+        self._buckets = {}  # (event, source[, why]) -> Bucket, least recent first
+
+    def admit(self, level, event, fields, now):
+        """None when the line is to be held back; else how many like it were not written before it."""
+        if event in FILES:
+            return 0
+        asked = [(self._bucket(key, rate, now), rate) for key, rate in rates(level, event, fields)]
+        for bucket, (burst, every_s) in asked:
+            if not bucket.fill(burst, every_s, now):
+                bucket.held += 1
+                bucket.line = level, event, fields
+                return None
+        more = 0
+        for bucket, _rate in asked:
+            bucket.tokens -= 1
+            more += bucket.held
+            bucket.held, bucket.line = 0, None
+        return more
+
+    def _bucket(self, key, rate, now):
+        if len(key) == 1:
+            return self._events.setdefault(key, Bucket(rate[0], now))
+        bucket = self._buckets.pop(key, None)
+        if bucket is None:
+            if len(self._buckets) >= MOST_BUCKETS:
+                self._forget(next(iter(self._buckets)))
+            bucket = Bucket(rate[0], now)
+        self._buckets[key] = bucket
+        return bucket
+
+    def _forget(self, key):
+        """Drop a bucket; what it has held back counts for its event."""
+        bucket = self._buckets.pop(key)
+        if bucket.held:
+            of_event = self._events[key[:1]]
+            of_event.held += bucket.held
+            of_event.line = bucket.line
+
+    @property
+    def holding(self):
+        """Whether lines were held back and not told yet."""
+        return bool(self._held())
+
+    def _held(self):
+        return [bucket for some in (self._events, self._buckets) for bucket in some.values() if bucket.held]
+
+    def due(self, now):
+        """[(level, event, fields, more)] of held lines that may be written now."""
+        told = []
+        for bucket in self._held():
+            if bucket.held:  # one before it may have told it
+                bucket.held -= 1
+                line = bucket.line
+                more = self.admit(line[0], line[1], line[2], now)
+                if more is not None:
+                    told.append((*line, more))
+        return told
+
+    def forget(self, event):
+        """Drop what is held of an event; its rate stays."""
+        for bucket in self._held():
+            if bucket.line[1] == event:
+                bucket.held, bucket.line = 0, None
+
+    def rest(self):
+        """[(level, event, fields, more)]: all that is held, one line an event; nothing is held afterwards."""
+        lines: dict[str, tuple[str, str, dict, int]] = {}
+        for bucket in self._held():
+            level, event, fields = bucket.line
+            lines[event] = (level, event, fields, bucket.held + (lines[event][3] if event in lines else 0))
+            bucket.held, bucket.line = 0, None
+        return [(level, event, fields, held - 1) for level, event, fields, held in lines.values()]
+
+
+def rates(level, event, fields):
+    """[(key of a bucket, (burst, seconds a line))] of a line, the most general first."""
+    complaint = level in ("warning", "error") and event not in STATES
+    source = source_of_line(fields)
+    asked: list[tuple[tuple[str, ...], tuple[int, float]]]
+    asked = [((event,), EVENT_WARNING if complaint else FILE_OF_A_PEER.get(event, EVENT_INFO))]
+    if source:
+        asked.append(((event, source), SOURCE_WARNING if complaint else FILE_OF_A_PEER.get(event, SOURCE_INFO)))
+    if complaint and fields.get("why") is not None:
+        asked.append(((event, source, str(fields["why"])[:REASON_CHARACTERS]), ONCE.get(event, REASON)))
+    return asked
+
+
+def source_of_line(fields):
+    """Who a line is about, without the port: that is another at every connection. Empty: nobody in particular."""
+    peer = fields.get("peer")
+    if peer:
+        host = peer.rpartition(":")[0].strip("[]")
+        try:
+            return source_of(host)
+        except (OSError, ValueError):
+            return host
+    return fields.get("session") or fields.get("source") or ""
