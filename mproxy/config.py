@@ -205,6 +205,9 @@ class ProgramConfig(Config):
     # One of LOG_FORMATS: `text` for people and grep, `json` for collectors.
     log_format = Setting("text")
 
+    # File that the log is appended to; None: standard error.
+    log_file = Setting(None)
+
     DEFAULT_BIND: tuple[str, ...] = ()
 
     def in_state_dir(self, name):
@@ -251,7 +254,7 @@ class CproxyConfig(ProgramConfig):
     # (host, port) of the daemon that sproxy is asked for; None takes sproxy's default.
     target = Setting(None)
 
-    # File with this client's key, made when there is none.
+    # File with this client's key; the one in `state_dir` is made when there is none.
     key = Setting(None)
 
     # File in which the keys of sproxies are remembered.
@@ -295,12 +298,15 @@ class SproxyConfig(ProgramConfig):
     # covers a night and a laptop closed for it.
     stdio_ttl_us = Setting(DAY_US, SECOND_US, 3650 * DAY_US)
 
-    # File with sproxy's key, made when there is none.
+    # File with sproxy's key; the one in `state_dir` is made when there is none.
     host_key = Setting(None)
 
     # File with the keys that may connect. A file named here must exist; where there is none at the default place
-    # everybody may.
+    # everybody may, unless `closed`.
     authorized_keys = Setting(None)
+
+    # Without that file let nobody in, instead of everybody.
+    closed = Setting(False)
 
     # User whose rights the process has once it listens and has read its keys; None keeps those it was started with.
     user = Setting(None)

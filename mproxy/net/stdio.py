@@ -3,6 +3,17 @@
 import os
 import stat
 
+from mproxy.errors import UsageError
+
+
+def check_stdio():
+    """UsageError when standard input or output is closed: what comes would be thrown away without a word."""
+    for fd, name in enumerate(("input", "output")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            raise UsageError(f"--stdio: standard {name} is closed") from None
+
 
 def open_stdio() -> tuple[int, int]:
     """Return (read descriptor, write descriptor) in place of descriptors 0 and 1, which then lead nowhere.

@@ -10,46 +10,101 @@ from mproxy.errors import MproxyError, UsageError
 from mproxy.net._loop import Loop
 from mproxy.net._socket import keep_spare
 from mproxy.net.bind import BACKLOG, NO_SUCH_ADDRESS, explain_bind
-from mproxy.programs.log import Log
+from mproxy.net.stdio import check_stdio
+from mproxy.programs.log import Log, Seconds
 from mproxy.programs.options import complain
 from mproxy.programs.rights import User, protect_memory, warn_of_lost_files
 
 
 def run_program(name, parse, program_class, argv):
     """Parse, run until the program stops its loop, and return the exit status."""
-    log = None
+    log = log_file = None
     try:
         config = parse(argv)
         protect_memory()
+        stdio = getattr(config, "stdio", False)
+        if stdio:
+            check_stdio()
+        log_file = open_log_file(getattr(config, "log_file", None))
         log = Log(config.log_level, config.log_format)
         user = User(config.user) if getattr(config, "user", None) else None
         raise_descriptor_limit()
         loop = Loop()
         loop.on_error = lambda error: log.error("internal-error", why=f"{type(error).__name__}: {error}")
+        log.restrain(loop.call_later)
         program = program_class(config, log, loop)
-        install_signals(loop, program)
+        reloads = hasattr(program, "reload") and not stdio  # ssh says SIGHUP to its ProxyCommand when it is done
+        install_signals(loop, program, Reload(program, log, log_file) if reloads else None)
         program.start()
         if user is not None:
             user.become()
             warn_of_lost_files(config, log)
         loop.run()
+        log.tell_rest()
         return program.exit_status
     except UsageError as error:
-        complain(name, error)
-        return 2
+        why, status = str(error), 2
     except MproxyError as error:
-        complain(name, error)
-        return 1
+        why, status = str(error), 1
     except OSError as error:
-        complain(name, f"{error.strerror or error}{': ' + str(error.filename) if error.filename else ''}")
-        return 1
+        why, status = f"{error.strerror or error}{': ' + str(error.filename) if error.filename else ''}", 1
+    if log_file is not None:
+        log_file.give_back()  # whoever started it reads this, not the log
+    complain(name, why)
+    return status
 
 
-def install_signals(loop, program):
-    """First SIGTERM, SIGINT or SIGHUP: `program.shut_down()`. Second: leave at once."""
-    received = []
+def open_log_file(path):
+    """Send standard error to a file; None without one. UsageError."""
+    if path is None:
+        return None
+    from mproxy.programs.daemon import LogFile
+    log_file = LogFile(path)
+    log_file.open()
+    return log_file
+
+
+class Reload:
+    """What SIGHUP means to a program that serves: files are looked at anew, sessions go on."""
+
+    def __init__(self, program, log, log_file):
+        self._program = program
+        self._log = log
+        self._log_file = log_file
+        self._had_terminal = has_terminal()
+
+    @property
+    def wanted(self):
+        """Not when the terminal that the program was started from is gone: then the signal means its end."""
+        return not self._had_terminal or has_terminal()
+
+    def __call__(self):
+        try:
+            if self._log_file is not None:
+                self._log_file.open()
+        except UsageError as error:
+            self._log.error("reload-failed", why=error)
+        self._program.reload()
+
+
+def has_terminal():
+    """Whether the process has a controlling terminal that is still there."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
+def install_signals(loop, program, reload=None):
+    """First SIGTERM, SIGINT or SIGHUP: `program.shut_down()`. Second: leave at once. SIGHUP: `reload`, if there is one.
+    """
+    received: list[int] = []
 
     def on_signal(number, _frame):
+        if number == signal.SIGHUP and reload is not None and not received and reload.wanted:
+            loop.call_soon_threadsafe(reload)
+            return
         received.append(number)
         if len(received) > 1:
             os._exit(1)  # an exception could come while the interpreter ends, where nobody catches it
@@ -63,8 +118,9 @@ def install_signals(loop, program):
     signal.signal(signal.SIGINT, on_signal)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup(1)
         signal.signal(signal.SIGHUP, on_signal)  # the terminal is gone, or the ssh whose ProxyCommand this is
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a log file at its size limit
+    # What has no meaning here must not end anything; SIGXFSZ comes for a log file at its size limit.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def raise_descriptor_limit():
@@ -163,5 +219,5 @@ def say_session(session_id):
 
 
 def say_seconds(us):
-    """A duration as the log shows it: `6.213s`."""
-    return f"{us / 1e6:.3f}s"
+    """A duration as the log shows it: `6.213s`, in JSON 6.213."""
+    return Seconds(us / 1e6)

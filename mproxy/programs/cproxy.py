@@ -73,7 +73,9 @@ class Cproxy:
         self._waiting_at = None   # since when applications wait for a session
         self._idle_timer = None   # of --idle
         self._ttl_timer = None    # of --session-ttl
-        self._last_failure = None
+        self._failures = 0        # dials since there was a carrier
+        self._introduced = False  # another carrier has said HELLO and waits for its answer
+        self._complained = False  # the log has a warning that the carrier is lost
         self._stopping = False
 
     def start(self):
@@ -95,7 +97,7 @@ class Cproxy:
 
     def _open_key(self):
         if not self._config.plaintext:
-            self._context = open_context(self._config.key_file, self._log, is_server=False)
+            self._context = open_context(self._config.key_file, self._log, is_server=False, named=self._config.key)
         elif not is_loopback(self._config.sproxy_host):
             self._log.warning("plaintext", why="--plaintext: whoever is on the path reads and changes everything")
 
@@ -151,16 +153,19 @@ class Cproxy:
         """Streams flow on a new carrier."""
         local, peer = endpoint.addresses() or (("?", 0), ("?", 0))
         session = endpoint.session
-        fields = {"local": say_address(local), "peer": say_address(peer)}
+        fields = {"local": say_address(local), "peer": say_address(peer), "failures": self._failures or None}
+        self._log.forget("dial-failed")
         if self._lost_at is None:
             self._log.info("connected", session=say_session(session.session_id), **fields)
         else:
-            self._log.info(
-                "resumed", session=say_session(session.session_id), after=say_seconds(self._loop.now() - self._lost_at),
+            # --stdio is silent otherwise; who has read that it is lost wants to know that it is back.
+            log = self._log.warning if self._complained and self._config.stdio else self._log.info
+            log("resumed", session=say_session(session.session_id), after=say_seconds(self._loop.now() - self._lost_at),
                 resent=session.resend_bytes, streams=session.open_count, epoch=session.epoch, **fields)
         self._lost_at = None
         self._cancel_ttl()
-        self._last_failure = None
+        self._failures = 0
+        self._complained = False
         if endpoint.app_count == 0:
             self.on_idle(endpoint)
 
@@ -171,8 +176,11 @@ class Cproxy:
     def on_lost(self, endpoint, why):
         """The carrier is gone."""
         session = endpoint.session
+        # sproxy closes the old carrier when it welcomes the next: that may be seen before the welcome is.
+        planned = self._introduced and not why.startswith("nothing heard")
         if not self._stopping:
-            self._log.warning(
+            self._complained |= not planned
+            (self._log.info if planned else self._log.warning)(
                 "lost", session=say_session(session.session_id), why=why, streams=session.open_count,
                 unacknowledged=session.out_held)
         self._note_loss()
@@ -276,6 +284,7 @@ class Cproxy:
 
     def _compose_hello(self):
         """HELLO for the session as it stands now, the list behind it, and the secret that proves both."""
+        self._introduced = True
         session = self._endpoint.session
         # Time, so that a cproxy which lost its memory is not taken for an older carrier of itself.
         self._epoch = max(self._epoch + 1, time.time_ns() // 1000)
@@ -287,6 +296,7 @@ class Cproxy:
 
     def on_welcome(self, sock, caller, welcome):
         """The candidate becomes the carrier."""
+        self._introduced = False
         session = self._endpoint.session
         self._tag = welcome.routing_tag
         self._waiting_at = None
@@ -316,13 +326,14 @@ class Cproxy:
         return self._waiting_at is None or self._loop.now() - self._waiting_at < self._config.connect_timeout_us
 
     def _tell_failure(self, why):
-        if self._last_failure != why:
-            self._last_failure = why
-            self._log.warning(
-                "dial-failed", sproxy=format_host_port(self._config.sproxy_host, self._config.sproxy_port), why=why)
+        self._introduced = False
+        self._failures += 1
+        self._log.warning(
+            "dial-failed", sproxy=format_host_port(self._config.sproxy_host, self._config.sproxy_port), why=why)
 
     def on_turned_away(self, error, caller):
         """sproxy said no, or something else answered."""
+        self._introduced = False
         if caller.refused and error.code == CloseCode.STALE_EPOCH:
             self._epoch = max(self._epoch, caller.stale_epoch)
         elif self._known and caller.refused and error.code in FINAL:
@@ -344,7 +355,11 @@ class Cproxy:
             self._endpoint.close(CloseCode.ORDERLY, "no session")
             self._session_over(session, "no session")
 
-    # ---- the end
+    # ---- from outside
+
+    def reload(self):
+        """SIGHUP: known_hosts is read at every dial, and sessions go on."""
+        self._log.info("reloaded")
 
     def shut_down(self, _signal):
         """Stop accepting, drain, say goodbye."""

@@ -1,11 +1,14 @@
 """sproxy's door: its key, who may come in, and what who came in may do."""
 
 import os
+import shlex
 import time
 
 from mproxy._wipe import wipe
 from mproxy._wire import CloseCode
+from mproxy.config import format_host_port
 from mproxy.errors import PeerError, UsageError
+from mproxy.net._moves import Moves
 from mproxy.net._tls import Tls, TlsContext
 from mproxy.policy.keys import take_identity
 from mproxy.policy.tags import Tags
@@ -14,6 +17,9 @@ from mproxy.words import parse_host_port, printable
 
 # How often to look whether authorized_keys has changed, or a key's time is over.
 LOOK_US = 500_000
+
+# How often to say that everybody may come in.
+DAY_US = 24 * 3600 * 1_000_000
 
 
 class Door:
@@ -24,7 +30,6 @@ class Door:
         self._log = log
         self._context = None
         self._keys = AuthorizedKeys(None)
-        self._changed = False  # the file was read, and `changed` has not told yet
         self.tags = Tags(os.urandom(32), config.session.session_ttl_us)  # until there is a key: of this process alone
         self._targets = {(config.daemon_host, config.daemon_port), *config.allow}
 
@@ -35,15 +40,26 @@ class Door:
             if not all(is_loopback(address) for address in config.bind_addresses):
                 self._log.warning("plaintext", why="--plaintext: whoever is on the path reads and changes everything")
             return
-        self._context = open_context(config.host_key_file, self._log, is_server=True, use=self._make_tags)
-        self._keys = AuthorizedKeys(
-            config.authorized_keys_file, lambda text: self._log.warning("authorized-keys", why=text))
-        if not self._keys.exists and config.authorized_keys is not None:
-            raise UsageError(f"--authorized-keys {printable(config.authorized_keys)}: there is no such file; make it"
-                             " (an empty one lets nobody in)")
-        if not self._keys.exists:
-            self._log.warning("open-door", why=(
-                "no authorized_keys: whoever can reach the port can reach the daemon"))
+        self._context = open_context(config.host_key_file, self._log, is_server=True, named=config.host_key,
+                                     use=self._make_tags)
+        self._keys = self._open_list(config.authorized_keys_file)
+        if config.authorized_keys is not None:
+            name = printable(config.authorized_keys)
+            if not self._keys.exists:
+                raise UsageError(f"--authorized-keys {name}: there is no such file; make it"
+                                 " (an empty one lets nobody in)")
+            if self._keys.problem is not None:
+                raise UsageError(f"--authorized-keys {name}: {self._keys.problem}")
+        if self._keys.exists:
+            self._tell_keys()
+
+    def _open_list(self, path):
+        def warn(text):
+            self._log.warning("authorized-keys", why=text)
+        if path is None:
+            return AuthorizedKeys(None, closed=self._config.closed)
+        moves = Moves(path)
+        return AuthorizedKeys(path, warn, moves.last_was_move, self._config.closed)
 
     def _make_tags(self, pem):
         """Tags by a secret of the host key: they hold when sproxy is started anew."""
@@ -61,15 +77,22 @@ class Door:
         return Tls(self._context) if self._context is not None else None
 
     def changed(self):
-        """Whether authorized_keys has been read anew since this was last asked; `grant` reads it, too."""
+        """Whether whoever is there already has to be judged by `grant_living` anew."""
         self._read_keys()
-        changed, self._changed = self._changed, False
-        return changed
+        return self._keys.settles(time.monotonic())
+
+    def reload(self):
+        """Take authorized_keys as it is now, for everybody; how many keys may connect, None: everybody may."""
+        self._read_keys()
+        self._keys.settle()
+        return self._keys.in_force(time.time()) if self._keys.exists else None
 
     def _read_keys(self):
-        if self._keys.changed():
-            self._changed = True
-            self._log.info("keys-read", file=self._keys.path, keys=len(self._keys))
+        if self._keys.changed(time.monotonic()):
+            self._tell_keys()
+
+    def _tell_keys(self):
+        self._log.info("keys-read", file=self._keys.path, keys=self._keys.in_force(time.time()))
 
     def grant(self, spki, host):
         """The Grant of a key that comes from an address, None where everybody may come in; PeerError."""
@@ -77,6 +100,41 @@ class Door:
         if not self._keys.exists:
             return None
         return self._keys.find(spki, host, time.time())
+
+    def grant_living(self, spki, host):
+        """The same for a key that has a session: a file that is just being written decides nothing about that."""
+        self._read_keys()
+        if not self._keys.exists:
+            return None
+        return self._keys.find_living(spki, host, time.time())
+
+    def say_open(self, listeners):
+        """Tell the log who can reach what, and how to close the door; nothing when it is closed.
+
+        `listeners` are the addresses that are listened on, [(host, port)].
+        """
+        if self.guarded:
+            return
+        config = self._config
+        daemons = [format_host_port(*target) for target in sorted(self._targets)]
+        places = " or ".join(format_host_port(*address[:2]) for address in listeners)
+        who, log = "every user of this host", self._log.warning
+        if not all(is_loopback(address[0]) for address in listeners):
+            who = "everybody whose packets arrive here"
+            if any(is_loopback(host) for host, _port in self._targets):
+                who, log = f"ANYBODY {who.removeprefix('everybody ')}, not this host alone,", self._log.error
+        reason = "--plaintext" if config.plaintext else "no authorized_keys"
+        log("open-door", daemons=", ".join(daemons), why=f"{reason}: {who} can use them through {places}",
+            close=self._how_to_close())
+
+    def _how_to_close(self):
+        """The command after which nobody comes in without a key that is listed."""
+        path = self._config.authorized_keys_file
+        if self._config.plaintext:
+            return "start sproxy and cproxy without --plaintext"
+        if path is None:
+            return "start sproxy with --state-dir DIR --closed"
+        return f"touch {shlex.quote(os.path.abspath(path))}"
 
     def target(self, words, grant):
         """(host, port) that a stream may be connected to; None when it may not. `words`: as OPEN has them."""
@@ -91,8 +149,15 @@ class Door:
         return (host, port) if allowed else None
 
 
-def open_context(path, log, *, is_server, use=lambda pem: None):
-    """The TlsContext of a key file, which is made when there is none; `use(pem)` is called before that is wiped."""
+def open_context(path, log, *, is_server, named=None, use=lambda pem: None):
+    """The TlsContext of a key file, which is made when there is none, unless it is one that the user has `named`.
+
+    `use(pem)` is called before that is wiped.
+    """
+    if named is not None and not os.path.lexists(path):
+        option, word = ("--host-key", " --host") if is_server else ("--key", "")
+        raise UsageError(f"{option} {printable(named)}: there is no such file;"
+                         f" 'mproxy keygen{word} -f {printable(named)}' makes it")
     identity, is_new = take_identity(path)
     try:
         use(identity.pem)
@@ -101,6 +166,10 @@ def open_context(path, log, *, is_server, use=lambda pem: None):
         raise UsageError(f"{path} {error}; move it away to have a new key made") from None
     finally:
         wipe(identity.pem)
+    if path is None:
+        log.warning("key-not-kept", fingerprint=identity.fingerprint, why=(
+            "HOME is not set, so there is no place for a key: this one ends with the process, and the other side takes"
+            " the next for a stranger's; say where with --state-dir DIR"))
     if is_server:
         log.info("host-key", fingerprint=identity.fingerprint, file=identity.path, new=is_new)
     elif is_new and path is not None:

@@ -84,8 +84,9 @@ class OneLineParser(argparse.ArgumentParser):
 def complain(program, text):
     """One line `program: text` on standard error, never an exception."""
     line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(text))
+    end = "\r\n" if os.isatty(2) else "\n"  # a terminal may be raw: ssh's is
     try:
-        os.write(2, f"{program}: {line}\n".encode("utf-8", "backslashreplace"))
+        os.write(2, f"{program}: {line}{end}".encode("utf-8", "backslashreplace"))
     except OSError:
         pass  # nobody is there to read it; the exit status still tells
 
@@ -148,8 +149,11 @@ def _add_common(parser, config_class, default_bind):
     parser.add(group, "--state-dir", parse_name, metavar="DIR", help=(
         "keep keys, and what must be known after a restart, here (default $XDG_STATE_HOME/mproxy or"
         " ~/.local/state/mproxy; root: /var/lib/mproxy)"))
+    stdio = "; with --stdio warning" if config_class is CproxyConfig else ""
     parser.add_choice(group, "--log-level", LOG_LEVELS, (
-        f"debug, info, warning or error (default {config_class.log_level.default})"))
+        f"debug, info, warning or error (default {config_class.log_level.default}{stdio})"))
+    parser.add(group, "--log-file", parse_name, metavar="FILE", help=(
+        "append the log to this file instead of standard error; SIGHUP opens it anew"))
     parser.add_choice(group, "--log-format", LOG_FORMATS, (
         f"lines for people or one JSON object a line (default {config_class.log_format.default})"))
     group.add_argument("--version", action="version", version=f"{parser.prog} {__version__}",
@@ -194,7 +198,9 @@ _SPROXY_DESCRIPTION = f"""\
 Accept sessions from cproxy and relay their connections to a daemon.
 
   PORT            listen here for cproxy; 0 takes any free port
-  HOST:PORT       the daemon (default {_DAEMON})"""
+  HOST:PORT       the daemon (default {_DAEMON})
+
+Without authorized_keys whoever reaches PORT can use the daemon: see trust."""
 
 _SPROXY_EXAMPLES = _UNITS + """
 examples:
@@ -226,7 +232,7 @@ def parse_cproxy(argv):
         f"give up one attempt to connect after this long (default {_show(CproxyConfig.connect_timeout_us)})"))
     group = parser.add_argument_group("trust")
     parser.add(group, "--key", parse_name, metavar="FILE", help=(
-        "our key, made when there is none (default client-key.pem in --state-dir)"))
+        "our key (default client-key.pem in --state-dir, made when there is none)"))
     parser.add(group, "--known-hosts", parse_name, metavar="FILE", help=(
         "remember the keys of servers here (default known_hosts in --state-dir)"))
     parser.add(group, "--host-fingerprint", parse_fingerprint, metavar="SHA256:...", action="append", help=(
@@ -240,6 +246,7 @@ def parse_cproxy(argv):
         "target", "eager", "idle", "connect_timeout", "state_dir", "key", "known_hosts", "host_fingerprint",
         *_SESSION_ONLY))
     if "stdio" in given:
+        given.setdefault("log_level", "warning")  # ssh's terminal is no place for what is in order
         if len(words) == 3:
             raise UsageError(f"--stdio takes no PORT to listen on: leave out {printable(words[0])}")
         _expect_words(parser, words, ("HOST", "PORT"))
@@ -274,10 +281,12 @@ def parse_sproxy(argv):
         f" (default {_show(SproxyConfig.memory_limit_bytes)})"))
     group = parser.add_argument_group("trust")
     parser.add(group, "--host-key", parse_name, metavar="FILE", help=(
-        "our key, made when there is none (default host-key.pem in --state-dir)"))
+        "our key (default host-key.pem in --state-dir, made when there is none)"))
     parser.add(group, "--authorized-keys", parse_name, metavar="FILE", help=(
         "only the keys in this file may connect (default authorized_keys in --state-dir;"
-        " where there is none, everybody may)"))
+        " where there is none, everybody may connect, and the log says how to close the door)"))
+    group.add_argument("--closed", action="store_true", default=None, help=(
+        "where there is no authorized_keys let nobody in until there is one"))
     parser.add(group, "--user", parse_name, metavar="USER", help=(
         "run as this user once the port is open and the keys are read; for a start as root"))
     _add_common(parser, SproxyConfig, "every address")
@@ -285,9 +294,9 @@ def parse_sproxy(argv):
     given, words = parser.split(argv)
     _refuse_together(given, "plain", (
         "single", "allow", "source_per_key", "stdio_ttl", "max_unfinished", "memory_limit", "state_dir", "host_key",
-        "authorized_keys",
+        "authorized_keys", "closed",
         *_SESSION_ONLY))
-    _refuse_together(given, "plaintext", ("host_key", "authorized_keys", "source_per_key"))
+    _refuse_together(given, "plaintext", ("host_key", "authorized_keys", "source_per_key", "closed"))
     _expect_words(parser, words, ("PORT", "[HOST:PORT]"))
     given["port"] = _word("PORT", words[0], _listening_port)
     if len(words) > 1:

@@ -57,6 +57,10 @@ class PlainRelay:
         """Descriptors again."""
         self._log.info("accept-resumed")
 
+    def reload(self):
+        """SIGHUP: nothing but the log file is looked at anew."""
+        self._log.info("reloaded")
+
     def shut_down(self, _signal):
         """Stop accepting; connections may finish within --drain."""
         self._relay.remove(0)

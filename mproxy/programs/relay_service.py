@@ -31,6 +31,7 @@ class Service:
         self._notifier = Notifier()
         self._loop = Loop()
         self._loop.on_error = lambda error: self.log.error("internal-error", why=f"{type(error).__name__}: {error}")
+        self.log.restrain(self._loop.call_later)
         self._started_at = self._loop.now()
         self._rules = []
         self._reloads = 0
@@ -64,6 +65,7 @@ class Service:
                 self._server.close()
             if pidfile is not None:
                 pidfile.remove()
+        self.log.tell_rest()
         self.log.info("stopped")
         return self._exit_status
 
@@ -98,7 +100,7 @@ class Service:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             if number != signal.SIGHUP or self._config.file or signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, lambda *_: None)
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
         self._signals = read_end, write_end
         self._loop.watch(read_end.fileno(), self._on_signals)

@@ -16,6 +16,7 @@ from mproxy.net._app import share_descriptors
 from mproxy.net._endpoint import Endpoint
 from mproxy.net._socket import Target
 from mproxy.policy.crowd import Rank
+from mproxy.policy.keys import fingerprint
 from mproxy.policy.places import Places, key_quota
 from mproxy.policy.resolver import Resolver, numeric_address
 from mproxy.policy.sources import source_of
@@ -23,7 +24,7 @@ from mproxy.policy.tags import NONCE_BYTES
 from mproxy.policy.targets import without_guarded
 from mproxy.programs.common import Drain, open_listeners, run_program, say_address, say_seconds, say_session
 from mproxy.programs.cproxy import describe
-from mproxy.programs.door import LOOK_US, Door, check_same_key
+from mproxy.programs.door import DAY_US, LOOK_US, Door, check_same_key
 from mproxy.programs.greeting import Reception, most_unfinished
 from mproxy.programs.options import parse_sproxy
 
@@ -53,6 +54,8 @@ def make_program(config, log, loop):
     """The program that the configuration asks for."""
     if config.plain:
         from mproxy.programs.plain import PlainRelay
+        log.warning("open-door", daemons=format_host_port(config.daemon_host, config.daemon_port), why=(
+            "--plain: no key is asked for, whoever reaches the port can use it"), close="start sproxy without --plain")
         return PlainRelay(config, log, loop, config.daemon_host, config.daemon_port)
     return Sproxy(config, log, loop)
 
@@ -104,6 +107,7 @@ class Sproxy:
         self._resolver = Resolver(loop.call_soon_threadsafe)
         self._default_target = None   # when it was given as a number
         self._default_addresses = []
+        self._listening = []  # (host, port) of each listener
         self._door = Door(config, log)
         self._reception = Reception(loop, log, config, self)
         most = self._share_out()
@@ -114,6 +118,8 @@ class Sproxy:
         """Begin to serve."""
         listeners = open_listeners(self._config)
         self._door.open()
+        self._listening = [listener.getsockname()[:2] for listener in listeners]
+        self._say_open_door()
         if not self._config.plaintext:
             self._loop.call_later(LOOK_US, self._look_at_keys)
         self._note_neighbours()
@@ -139,6 +145,11 @@ class Sproxy:
         share_descriptors(most, 2 * most_unfinished(config))
         return most
 
+    def _say_open_door(self):
+        """At the start, and once a day: whoever runs this has to know."""
+        self._door.say_open(self._listening)
+        self._loop.call_later(DAY_US, self._say_open_door)
+
     # ---- carriers
 
     def make_tls(self):
@@ -152,8 +163,8 @@ class Sproxy:
         return Rank.RETURNING if self._door.tags.holds(tag, time.time()) else Rank.STRANGER
 
     def judge(self, spki, host):
-        """PeerError unless the key may connect from that address."""
-        self._door.grant(spki, host)
+        """PeerError unless the key may connect from that address; whether to begin a session is asked again."""
+        self._door.grant_living(spki, host)
 
     def check(self, guest, hello, channel):
         """PeerError unless what a HELLO claims is proven; nothing is touched."""
@@ -206,7 +217,7 @@ class Sproxy:
         if client is None:
             raise PeerError(CloseCode.UNKNOWN_SESSION, "the session ended meanwhile")
         check_epoch(hello, client.endpoint.session)
-        client.grant = self._door.grant(guest.spki, guest.address)
+        client.grant = self._door.grant_living(guest.spki, guest.address)
         client.host = guest.address
         return client
 
@@ -294,7 +305,7 @@ class Sproxy:
         if not client.resumed:
             if self._config.source_per_key:
                 fields["source"] = ".".join(map(str, loopback_of(client.spki)))
-            self._log.info("connected", session=client.name, **fields)
+            self._log.info("connected", session=client.name, **fields, **say_key(client))
         else:
             after = say_seconds(self._loop.now() - (client.lost_at or self._loop.now()))
             self._log.info(
@@ -360,7 +371,7 @@ class Sproxy:
         """Find the daemon for a stream that asks for one, or whose default has a name, or whose client has a grant."""
         client = self._client(endpoint)
         try:
-            client.grant = self._door.grant(client.spki, client.host)
+            client.grant = self._door.grant_living(client.spki, client.host)
         except PeerError as refusal:
             self._loop.call_later(0, partial(self._revoke, client, refusal))  # the endpoint is at work
             endpoint.refuse(stream, ResetCode.NOT_ALLOWED)
@@ -399,15 +410,17 @@ class Sproxy:
     def _look_at_keys(self):
         """End the sessions of keys that were removed, or whose time is over."""
         self._loop.call_later(LOOK_US, self._look_at_keys)
-        changed = self._door.changed()
+        self._judge_living(self._door.changed())
+
+    def _judge_living(self, changed=True):
         for client in list(self._clients.values()):
             if changed:
                 self._rehouse(client)
-            if changed:
+            if self._door.guarded:
                 client.endpoint.default_target = None  # every stream is asked for from now on
             if changed or (client.grant is not None and client.grant.expires_at is not None):
                 try:
-                    client.grant = self._door.grant(client.spki, client.host)
+                    client.grant = self._door.grant_living(client.spki, client.host)
                 except PeerError as refusal:
                     self._revoke(client, refusal)
 
@@ -428,7 +441,13 @@ class Sproxy:
         if self._clients.get(client.endpoint.session.session_id) is client:
             self._end(client, error.code, str(error), "warning")
 
-    # ---- the end
+    # ---- from outside
+
+    def reload(self):
+        """SIGHUP: authorized_keys counts as it is now, also for those who are there."""
+        keys = self._door.reload()
+        self._judge_living()
+        self._log.info("reloaded", keys=keys)
 
     def shut_down(self, _signal):
         """Stop accepting, drain, say goodbye."""
@@ -467,6 +486,12 @@ def loopback_of(spki):
     import hashlib
     first, second, third = hashlib.sha256(b"mproxy loopback\0" + spki).digest()[:3]
     return bytes((127, 1 + first % 254, second, 1 + third % 254))
+
+
+def say_key(client):
+    """Whose session it is, for the log: nothing without encryption."""
+    comment = client.grant.comment if client.grant is not None else ""
+    return {"key": fingerprint(client.spki) if client.spki else None, "comment": comment or None}
 
 
 def check_epoch(hello, session):

@@ -3,14 +3,16 @@
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from lab import SLOWNESS_S, outage, until
 from program import Program
 from proxies import CPROXY_PORT, DAEMON_PORT, SPROXY_PORT
-from traffic import pattern, read_exactly, read_pattern, read_to_end, send_pattern
+from traffic import Traffic, pattern, read_exactly, read_pattern, read_to_end, send_pattern
 
 MIB = 1 << 20
 
@@ -103,6 +105,29 @@ def test_second_signal_while_the_interpreter_ends(ends, tmp_path, number):
     status = program.stop(number)
     assert len(program.log.lines) == len(program.events()), str(program)
     assert status == 1
+
+
+@pytest.mark.parametrize("where", ["cproxy", "sproxy"])
+def test_hangup_reloads_and_other_signals_are_nothing(pair, lab, where):
+    """Goal: the session goes on; the log is written to a new file of the same name when the old one was moved away."""
+    log = lab.server.home / "proxy.log"
+    pair.echo()
+    options = {where: ["--log-file", log]}
+    pair.start_sproxy(*options.get("sproxy", ()), **({"stderr": subprocess.DEVNULL} if where == "sproxy" else {}))
+    pair.start_cproxy(*options.get("cproxy", ()), **({"stderr": subprocess.DEVNULL} if where == "cproxy" else {}))
+    until(lambda: accepts(lab.server, SPROXY_PORT) and accepts(lab.client, CPROXY_PORT), 10, "both listening")
+    going = Traffic([pair.app()])
+    going.goes_on(more=1000)
+    program = getattr(pair, where)
+    for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
+        program.signal(number)
+    until(lambda: " info reloaded" in log.read_text(), 10, "reloaded")
+    log.rename(f"{log}.1")
+    program.signal(signal.SIGHUP)
+    until(lambda: log.exists() and " info reloaded" in log.read_text(), 10, "reloaded, in a new file")
+    assert " info listening " in Path(f"{log}.1").read_text()
+    going.goes_on(more=1000)
+    going.finish()
 
 
 @pytest.mark.parametrize("where", ["cproxy", "sproxy"])

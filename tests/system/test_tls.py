@@ -1,12 +1,15 @@
 """Encrypted carriers: what the cable shows, and who tries to get in between: refused, and the session goes on."""
 
 import contextlib
+import os
 import re
+import signal
 import socket
 import threading
+import time
 
 import pytest
-from lab import until
+from lab import SLOWNESS_S, outage, until
 from middle import Member, Middle
 from proxies import CPROXY, CPROXY_PORT, DAEMON_PORT, SPROXY, SPROXY_PORT, keep_key, state_dir
 from traffic import Traffic, ends_by_reset, read_exactly
@@ -110,7 +113,8 @@ def test_first_contact_needs_no_configuration(pair, lab):
     offered = pair.sproxy.event("host-key")
     assert offered["new"] == "true"
     assert pair.cproxy.event("host-remembered")["fingerprint"] == offered["fingerprint"]
-    assert "no authorized_keys" in pair.sproxy.event("open-door")["why"]
+    assert "no authorized_keys: ANYBODY" in pair.sproxy.event("open-door")["why"]
+    assert pair.sproxy.event("open-door")["close"] == f"touch {state_dir(lab.server) / 'authorized_keys'}"
     for host, name in ((lab.server, "host-key.pem"), (lab.client, "client-key.pem"), (lab.client, "known_hosts")):
         assert (state_dir(host) / name).stat().st_mode & 0o777 == 0o600
         assert state_dir(host).stat().st_mode & 0o777 == 0o700
@@ -336,10 +340,12 @@ def two_keys_served(pair, lab):
 
 
 def test_key_removed_while_connected(pair, lab):
-    """Goal: the removed key loses its carrier and its daemon connections at once and gets no new session; another key's
-    session does not notice."""
+    """Goal: the removed key loses its carrier and its daemon connections and gets no new session; another key's session
+    does not notice."""
     authorize(lab, 2, 3)
     app, going = two_keys_served(pair, lab)
+    assert pair.sproxy.event("keys-read")["keys"] == "2"
+    assert fingerprint(spki(2)) in [event["key"] for event in pair.sproxy.events("connected")]
     authorize(lab, 3)
     assert ends_by_reset(app)
     assert fingerprint(spki(2)) in pair.sproxy.event("ended")["why"]
@@ -350,6 +356,54 @@ def test_key_removed_while_connected(pair, lab):
     going.finish()
     authorize(lab, 2, 3)
     until(lambda: served(pair), 10, "the key counts again")
+
+
+def test_an_editor_and_a_deployment_end_nothing(pair, lab):
+    """Goal: authorized_keys is emptied, removed, writable by others, each for a second: the session lives. Replaced by
+    rename, or told by SIGHUP, it counts at once, well before a file that may still be written to would."""
+    authorize(lab, 2)
+    pair.echo()
+    pair.start()
+    going = Traffic([pair.app()])
+    going.goes_on(more=1000)
+    file = state_dir(lab.server) / "authorized_keys"
+    for trouble in (lambda: os.truncate(file, 0), file.unlink, lambda: file.chmod(0o664)):
+        trouble()
+        keys_are(pair, 0)
+        outage(1)
+        authorize(lab, 2)
+        file.chmod(0o600)
+        keys_are(pair, 1)
+        going.goes_on(more=1000)
+    assert not pair.sproxy.events("ended")
+    began_at = time.monotonic()
+    (file.parent / "new").touch(mode=0o600)
+    (file.parent / "new").write_text(public_line(spki(3)) + "\n")
+    (file.parent / "new").rename(file)
+    assert "not in authorized_keys" in pair.sproxy.event("ended")["why"]
+    assert time.monotonic() - began_at < 2.5 + SLOWNESS_S
+    until(lambda: going.failures, 10, "the application was told")
+
+
+def test_hangup_takes_authorized_keys_as_it_is(pair, lab):
+    """Goal: whoever has finished writing says so; nobody need wait whether more is to come."""
+    pair.echo()
+    authorize(lab, 2)
+    pair.start()
+    app = pair.app()
+    app.sendall(b"hello")
+    assert read_exactly(app, 5) == b"hello"
+    authorize(lab)
+    began_at = time.monotonic()
+    pair.sproxy.signal(signal.SIGHUP)
+    pair.sproxy.event("ended")
+    assert time.monotonic() - began_at < 2 + SLOWNESS_S
+    assert pair.sproxy.event("reloaded")["keys"] == "0"
+
+
+def keys_are(pair, number):
+    """Waits until sproxy has read a list of so many keys."""
+    until(lambda: pair.sproxy.events("keys-read")[-1]["keys"] == str(number), 10, f"{number} keys read")
 
 
 def test_authorized_keys_made_after_the_start(pair, lab):

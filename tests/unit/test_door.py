@@ -1,6 +1,7 @@
 """sproxy's door: where streams may go, whose key may come in, and what a clock that jumps does to it."""
 
 import socket
+import subprocess
 
 import pytest
 
@@ -9,6 +10,7 @@ from mproxy.config import SproxyConfig
 from mproxy.errors import PeerError, UsageError
 from mproxy.policy.keys import public_line
 from mproxy.policy.targets import is_guarded, without_guarded
+from mproxy.policy.trust import SETTLE_S
 from mproxy.programs import door as door_module
 from mproxy.programs.door import Door, check_same_key, is_loopback
 from tests import keys
@@ -26,7 +28,11 @@ class Log:
     def info(self, event, **fields):
         self.events.append((event, fields))
 
-    warning = info
+    warning = error = info
+
+    def of(self, event):
+        """The fields of the lines of one event."""
+        return [fields for name, fields in self.events if name == event]
 
 
 @pytest.fixture
@@ -37,6 +43,8 @@ def clock(monkeypatch):
 
         def time(self):
             return self.now
+
+        monotonic = time
     clock = Clock()
     monkeypatch.setattr(door_module, "time", clock)
     return clock
@@ -72,7 +80,6 @@ def refused(door, spki=SPKI, host="10.0.0.1"):
 def test_without_a_file_everybody_may_come_in(make):
     door = make(None)
     assert not door.guarded and door.grant(SPKI, "10.0.0.1") is None
-    assert "open-door" in [event for event, _ in door._log.events]
 
 
 def test_a_file_that_was_named_must_be_there(make, tmp_path):
@@ -82,35 +89,135 @@ def test_a_file_that_was_named_must_be_there(make, tmp_path):
     assert make([], authorized_keys=str(tmp_path / "authorized_keys")).guarded
 
 
+def test_a_file_that_was_named_must_be_of_use(make, tmp_path):
+    """Nobody could come in; that is told at once, and not by a line of the log."""
+    named = tmp_path / "list"
+    named.mkdir()
+    with pytest.raises(UsageError, match="is no file"):
+        make(None, authorized_keys=str(named))
+    named.rmdir()
+    named.touch(mode=0o666)
+    named.chmod(0o666)
+    with pytest.raises(UsageError, match="chmod go-w"):
+        make(None, authorized_keys=str(named))
+    named.unlink()
+    named.symlink_to("nowhere")
+    with pytest.raises(UsageError, match="No such file"):
+        make(None, authorized_keys=str(named))
+
+
+def test_a_key_that_was_named_must_be_there(make, tmp_path):
+    """A mistyped name must not give the server another identity."""
+    with pytest.raises(UsageError, match=r"--host-key .*mistyped: there is no such file; 'mproxy keygen --host -f "):
+        make(None, host_key=str(tmp_path / "mistyped"))
+    assert not (tmp_path / "mistyped").exists()
+    with pytest.raises(UsageError, match=r"--key mistyped: there is no such file; 'mproxy keygen -f mistyped'"):
+        door_module.open_context("mistyped", Log(), is_server=False, named="mistyped")
+
+
+def test_a_key_without_a_place_is_told(tmp_path):
+    """It is another at each start: whoever remembers it will think of somebody in between."""
+    for is_server in (True, False):
+        log = Log()
+        door_module.open_context(None, log, is_server=is_server)
+        assert "HOME is not set" in log.of("key-not-kept")[0]["why"]
+
+
+def test_the_keys_in_force_are_counted_at_the_start(make):
+    assert not make(None)._log.of("keys-read"), "there is no list"
+    assert make([public_line(SPKI), "damaged"])._log.of("keys-read")[0]["keys"] == 1
+
+
+# ---- the open door
+
+ANYWHERE, HERE = [("0.0.0.0", 6200), ("::", 6200)], [("127.0.0.1", 6200)]
+
+
+@pytest.mark.parametrize(("listening", "settings", "level", "words"), [
+    (ANYWHERE, {}, "error", "ANYBODY whose packets arrive here, not this host alone, can use them through"
+                            " 0.0.0.0:6200 or [::]:6200"),
+    (ANYWHERE, {"daemon_host": "10.0.0.9"}, "warning", "everybody whose packets arrive here can use them through"),
+    (ANYWHERE, {"daemon_host": "10.0.0.9", "allow": (("localhost", 80),)}, "error", "ANYBODY"),
+    (HERE, {}, "warning", "every user of this host can use them through 127.0.0.1:6200"),
+])
+def test_an_open_door_is_told(make, tmp_path, listening, settings, level, words):
+    """Goal: who can reach what, and the command that ends that; louder where it undoes a daemon's being local."""
+    door = make(None, **settings)
+    door._log.warning = lambda event, **fields: door._log.events.append((f"warning {event}", fields))
+    door._log.error = lambda event, **fields: door._log.events.append((f"error {event}", fields))
+    door.say_open(listening)
+    line, = door._log.of(f"{level} open-door")
+    assert words in line["why"] and f"{settings.get('daemon_host', '127.0.0.1')}:23" in line["daemons"]
+    assert line["close"] == f"touch {tmp_path}/authorized_keys"
+
+
+def test_the_command_that_is_told_closes_the_door(make, tmp_path, clock):
+    door = make(None)
+    door.say_open(ANYWHERE)
+    subprocess.run(["sh", "-c", door._log.of("open-door")[0]["close"]], check=True)
+    refused(door)
+    before = len(door._log.events)
+    door.say_open(ANYWHERE)
+    assert len(door._log.events) == before, "it is not open any more"
+
+
+def test_a_door_that_starts_closed(make):
+    door = make(None, closed=True)
+    door.say_open(ANYWHERE)
+    assert door.guarded and not door._log.of("open-door") and door._log.of("keys-read")[0]["keys"] == 0
+    refused(door)
+
+
+def test_without_encryption_the_door_is_open_too(tmp_path):
+    door = Door(SproxyConfig(state_dir=str(tmp_path), port=0, plaintext=True), Log())
+    door.open()
+    door.say_open(ANYWHERE)
+    assert "--plaintext" in door._log.of("open-door")[0]["close"]
+
+
 def test_with_a_file_its_keys_alone(make):
     door = make([public_line(SPKI)])
     assert door.guarded and door.grant(SPKI, "10.0.0.1").spki == SPKI
     assert "not in authorized_keys" in refused(door, keys.context(3, True).spki)
 
 
-def test_a_file_that_appears_later_counts_from_then_on(make, tmp_path):
+def test_a_file_that_appears_later_counts_from_then_on(make, tmp_path, clock):
     """And so does one that vanishes again: then nobody may come in. The log has a line for both."""
     door = make(None)
     assert not door.changed()
     file = tmp_path / "authorized_keys"
     file.write_text(public_line(SPKI) + "\n")
     file.chmod(0o600)
-    assert door.changed() and door.guarded and not door.changed()
+    assert not door.changed() and door.guarded
     assert door.grant(SPKI, "10.0.0.1").spki == SPKI
     refused(door, keys.context(3, True).spki)
+    assert door.grant_living(keys.context(3, True).spki, "10.0.0.1") is None, "it may still be written to"
+    clock.now += SETTLE_S
+    assert door.changed() and not door.changed()
     file.unlink()
-    assert door.changed() and door.guarded
+    assert not door.changed() and door.guarded
     refused(door)
-    assert [fields["keys"] for event, fields in door._log.events if event == "keys-read"] == [1, 0]
-    assert "nobody may connect" in str([fields for event, fields in door._log.events if event == "authorized-keys"])
+    clock.now += SETTLE_S
+    assert door.changed()
+    assert [fields["keys"] for fields in door._log.of("keys-read")] == [1, 0]
+    assert "nobody may connect" in str(door._log.of("authorized-keys"))
 
 
-def test_a_change_that_a_new_client_sees_first_is_told_all_the_same(make, tmp_path):
+def test_a_change_that_a_new_client_sees_first_is_told_all_the_same(make, tmp_path, clock):
     """Otherwise a removed key kept its carrier when somebody else connected in that half second."""
     door = make([public_line(SPKI)])
     (tmp_path / "authorized_keys").write_text("# nobody\n")
     refused(door)
+    clock.now += SETTLE_S
     assert door.changed() and not door.changed()
+
+
+def test_a_reload_judges_everybody_at_once(make, tmp_path, clock):
+    door = make([public_line(SPKI)])
+    (tmp_path / "authorized_keys").write_text("# nobody\n")
+    assert door.reload() == 0
+    with pytest.raises(PeerError):
+        door.grant_living(SPKI, "10.0.0.1")
 
 
 def test_a_clock_that_jumps_closes_the_door_and_opens_it_again(make, clock):
