@@ -9,7 +9,18 @@ from lab import until
 from middle import Member
 from proxies import DAEMON_PORT, SPROXY_PORT, keep_key, state_dir
 from traffic import read_exactly
-from wire_peer import DATA, OPEN, RESET, TOO_MANY, frame
+from wire_peer import (
+    DATA,
+    GOODBYE,
+    OPEN,
+    REPLACED,
+    RESET,
+    TOO_MANY,
+    LyingClient,
+    frame,
+    hello,
+    preamble,
+)
 
 from mproxy.errors import PeerError
 from mproxy.policy.keys import public_line
@@ -121,6 +132,29 @@ def test_dead_stdio_clients_lock_nobody_out(pair, lab):
     pair.sproxy.event("lost", count=3)
     assert stdio(pair)
     assert "gave way" in pair.sproxy.event("ended")["why"]
+
+
+def test_one_address_leaves_places_to_others_at_an_open_door(pair, lab):
+    """Goal: a stranger takes all places, with sessions in use; somebody from elsewhere gets in, and the stranger's
+    newest session ends for it."""
+    pair.echo()
+    pair.start_sproxy("--plaintext", "--max-sessions", "4")
+    held = []
+    for _ in range(4):
+        held.append(LyingClient(lab, SPROXY_PORT))
+        held[-1].join()
+        held[-1].send(frame(OPEN, stream=1) + frame(DATA, stream=1, payload=b"here"))
+        assert held[-1].next_frame(DATA).payload == b"here"
+    fifth = LyingClient(lab, SPROXY_PORT)
+    fifth.send(preamble() + hello())
+    assert fifth.turned_away()[0] == TOO_MANY
+    elsewhere = LyingClient(lab, SPROXY_PORT, lab.router)
+    elsewhere.join()
+    elsewhere.send(frame(OPEN, stream=1) + frame(DATA, stream=1, payload=b"let me in"))
+    assert elsewhere.next_frame(DATA).payload == b"let me in"
+    assert held[3].next_frame(GOODBYE).seq == REPLACED
+    held[0].send(frame(DATA, stream=1, seq=4, payload=b"still"))
+    assert held[0].next_frame(DATA).payload == b"still"
 
 
 def test_sessions_of_stdio_have_a_time_of_their_own(pair, lab):

@@ -110,10 +110,11 @@ class Peer:
 
 
 class LyingClient(Peer):
-    """Plays cproxy. `join` makes a session or resumes one; then any frame may be sent."""
+    """Plays cproxy, on the client or another `host`. `join` makes a session or resumes one; then any frame may be
+    sent."""
 
-    def __init__(self, lab, port, **more):
-        super().__init__(lab.client.connect(port, lab.server_address, **more))
+    def __init__(self, lab, port, host=None, **more):
+        super().__init__((host or lab.client).connect(port, lab.server_address, **more))
 
     def join(self, *resume_list, newest=0, **what):
         """HELLO and the list; returns the WELCOME."""
