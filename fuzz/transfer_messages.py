@@ -5,6 +5,7 @@
 import os
 import tempfile
 
+from mproxy.datagram.destinations import IntoDirectory
 from mproxy.datagram.messages import (
     BLOCK,
     HEADER,
@@ -17,8 +18,7 @@ from mproxy.datagram.messages import (
     parse_header,
     parse_payload,
 )
-from mproxy.datagram.partial import BadName
-from mproxy.datagram.receiver import IntoDirectory
+from mproxy.datagram.names import BadName
 from mproxy.datagram.tree import LEAF_BYTES
 from mproxy.errors import PeerError
 
@@ -57,7 +57,11 @@ def open_file(file):
     """As a receiver does, which must not touch anything outside."""
     outside = set(os.listdir(PLACE))
     try:
-        target = DESTINATION.open(file)
+        if file.kind == FileKind.DIRECTORY:
+            DESTINATION.make(file)
+            target = None
+        else:
+            target = DESTINATION.open(file)
     except (OSError, PeerError, ValueError, BadName) as error:
         assert not isinstance(error, UnicodeError), error
     else:

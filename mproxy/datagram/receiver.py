@@ -1,33 +1,63 @@
 """The receiving side of a transfer: takes announcements, asks for what is missing, writes and checks what comes.
 
 A block is received into one of BUFFERS buffers, then hashed and written on a worker's thread. When all buffers are
-busy nothing is read from the connection, and its window holds the sender back.
+busy nothing is read from the connection, and its window holds the sender back. Files that are announced wait for their
+turn when this sender, or all together, have as much open as they may: `Allowance`.
 """
 
 import errno
-import os
+from collections import deque
 
 from mproxy.datagram import messages
+from mproxy.datagram._packet import EndCode
 from mproxy.datagram.conversation import Conversation
+from mproxy.datagram.destinations import Refusal
 from mproxy.datagram.messages import AHEAD, FileKind, MessageType, Result, bad
-from mproxy.datagram.partial import BadName, Busy, PartialFile, open_directory, split_name
-from mproxy.datagram.tree import DIGEST_BYTES, LEAF_BYTES, block_count, block_length, leaf, root
-from mproxy.errors import PeerError
+from mproxy.datagram.names import BadName
+from mproxy.datagram.partial import Busy, Cancelled, Damaged
+from mproxy.datagram.present import Differs
+from mproxy.datagram.tree import DIGEST_BYTES, LEAF_BYTES, block_count, block_length
 
 BUFFERS = 6  # of a mebibyte each, for every sender
+
+# Digests of the files that are open: 2 TiB of one sender, or a larger file alone, and 8 TiB of all.
+SENDER_DIGEST_BYTES = 64 << 20
+ALL_DIGEST_BYTES = 256 << 20
+
+# Directories of one sender, whose times we set at the end: a million with short names.
+MOST_DIRECTORY_BYTES = 16 << 20
+DIRECTORY_BYTES = 256  # what one costs us besides its name
 
 _CODES: dict[int | None, Result] = {
     errno.ENOSPC: Result.NO_SPACE, errno.EDQUOT: Result.NO_SPACE, errno.EFBIG: Result.NO_SPACE,
     errno.EACCES: Result.NO_PERMISSION, errno.EPERM: Result.NO_PERMISSION, errno.EROFS: Result.NO_PERMISSION,
-    errno.EEXIST: Result.EXISTS}
+    errno.ENAMETOOLONG: Result.BAD_NAME, errno.EILSEQ: Result.BAD_NAME, errno.EEXIST: Result.EXISTS}
+_TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
 
 
-class Refusal(PeerError):
-    """A file that is not taken."""
+class Allowance:
+    """What all senders share: each may have `files_each` files open, and all of them ALL_DIGEST_BYTES of digests."""
 
-    def __init__(self, code, text):
-        super().__init__(None, text)
-        self.result = code
+    def __init__(self, files_each=AHEAD):
+        self.files_each = files_each
+        self._digest_bytes = 0
+        self._waiting = {}  # receiver -> what to call when there is something again
+
+    def take(self, amount, held, receiver, again):
+        """Whether a file with `amount` bytes of digests may be opened by a receiver that holds `held`; else it calls
+        `again` later."""
+        if (held == 0 or held + amount <= SENDER_DIGEST_BYTES) and self._digest_bytes + amount <= ALL_DIGEST_BYTES:
+            self._digest_bytes += amount
+            return True
+        self._waiting[receiver] = again
+        return False
+
+    def give(self, amount):
+        """A file has ended."""
+        self._digest_bytes -= amount
+        waiting, self._waiting = self._waiting, {}
+        for again in waiting.values():
+            again()
 
 
 def result_of(error):
@@ -38,102 +68,14 @@ def result_of(error):
         return Result.BAD_NAME, str(error)
     if isinstance(error, Busy):
         return Result.EXISTS, str(error)
+    if isinstance(error, Damaged):
+        return Result.DAMAGED, str(error)
     if isinstance(error, OSError):
         code = _CODES.get(error.errno, Result.FAILED)
         if code == Result.EXISTS:
-            return code, "it is there already; --force replaces it"
+            return code, "it is there already, and another; --force replaces it"
         return code, error.strerror or str(error)
     return Result.FAILED, str(error)
-
-
-class IntoDirectory:
-    """Files go below `path`, under the names they come with."""
-
-    def __init__(self, path, force):
-        self.path, self._force = path, force
-
-    def open(self, file):
-        """A PartialFile, or None when there is nothing to be received (a directory). On a worker's thread."""
-        parts = split_name(file.name)
-        base = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            if file.kind == FileKind.DIRECTORY:
-                os.close(open_directory(base, parts))
-                return None
-            directory = open_directory(base, parts[:-1])
-        finally:
-            os.close(base)
-        return PartialFile(directory, parts[-1], file, force=self._force)
-
-
-class IntoFile:
-    """One file, under a name of ours."""
-
-    def __init__(self, path, force):
-        self._directory, self._name = os.path.split(os.path.abspath(path))
-        self._force = force
-
-    def open(self, file):
-        """As of IntoDirectory."""
-        if file.kind == FileKind.DIRECTORY or file.index > 0:
-            raise Refusal(Result.REFUSED, "the receiver takes one file; with -o DIR it takes many")
-        directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        return PartialFile(directory, os.fsencode(self._name), file, force=self._force)
-
-
-class IntoPipe:
-    """Standard output, one file after the other."""
-
-    def __init__(self, fd=1):
-        self._fd = fd
-
-    def open(self, file):
-        """As of IntoDirectory."""
-        if file.kind == FileKind.DIRECTORY:
-            raise Refusal(Result.REFUSED, "the receiver writes to a pipe and takes no directories")
-        return PipedFile(self._fd, file)
-
-
-class PipedFile:
-    """What PartialFile is, for a pipe: blocks in order, nothing to go on with later."""
-
-    in_order = True
-    kept_blocks = 0
-
-    def __init__(self, fd, file):
-        self._fd, self._file = fd, file
-        self._digests = []
-        self._size = 0
-
-    def begin(self):
-        """Everything is missing."""
-        count = block_count(self._file.size) if self._file.kind == FileKind.FILE else (1 << 32) - 1
-        return [(0, count)]
-
-    def write_block(self, number, data, digest):
-        """Write a block; False when it is damaged."""
-        if number != len(self._digests) or digest not in (leaf(data, number, False), leaf(data, number, True)):
-            return False
-        self._digests.append(digest)
-        self._size += len(data)
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._fd, view):]
-        return True
-
-    def reserve(self):
-        """A pipe has no room to be taken."""
-
-    def finish(self, size, digest):
-        """The root; None when it is another."""
-        own = root(b"".join(self._digests))
-        return own if size == self._size and digest == own else None
-
-    def discard(self):
-        """What was written is written."""
-
-    def close(self):
-        """The descriptor stays open for the next file."""
 
 
 class _Arriving:
@@ -142,30 +84,51 @@ class _Arriving:
     def __init__(self, file):
         self.file = file
         self.target = None
-        self.pending = 0  # blocks being written
+        self.candidate = None  # the target while it is being opened
+        self.anew = False  # what has its name is another file, and is to be replaced
+        self.asked = False  # for blocks
+        self.next_number = 0  # of a pipe's blocks
+        self.pending = 0  # what workers are doing for it
         self.failure = None  # (Result, text)
         self.end = None  # the END message
         self.looks = 0  # how often another transfer was found writing it
+        self.holds = False  # its part of the Allowance
         self.settled = False
+
+    @property
+    def digest_bytes(self):
+        """Memory for its digests, before one of them has come."""
+        return block_count(self.file.size) * DIGEST_BYTES if self.file.kind == FileKind.FILE else 0
 
 
 class FileReceiver(Conversation):
-    """Receives over a Link into `destination`. Observer: on_file(receiver, file, code, root, text),
-    on_finished(receiver, error, code) and on_busy(receiver, file, looks, again): another transfer is writing that file,
-    as seen `looks` times; it calls `again` later, or returns False. `workers` writes; blocks of a pipe go through
-    `in_order`, one thread."""
+    """Receives over a Link into `destination`. `workers` writes; blocks of a pipe go through `in_order`, one thread.
 
-    def __init__(self, link, destination, workers, observer, keying=None, in_order=None):
+    Observer: on_first_file(receiver), whose answer is why this sender is not taken, or None; on_file(receiver, file,
+    code, root, text); on_finished(receiver, error, code); on_busy(receiver, file, looks, again): another transfer is
+    writing that file, as seen `looks` times; it calls `again` later, or returns False; on_crowded(again): we have too
+    many files open, it calls `again` later.
+    """
+
+    def __init__(self, link, destination, workers, observer, *, keying=None, in_order=None, allowance=None):
         super().__init__(link, keying)
         self._destination = destination
         self._workers = workers
         self._in_order = in_order or workers
         self._observer = observer
+        self._allowance = allowance or Allowance()
         self._files = {}
+        self._queue: deque = deque()  # files that are not yet being opened
+        self._directory = None  # that is being made: what is announced behind it lies in it
+        self._directories = []  # (File, whether it was made here)
+        self._directory_bytes = 0
+        self._held_files = self._held_bytes = 0  # of the Allowance
+        self._closing = set()  # files that workers still have in hand, after the end
         self._next_index = 0
         self._buffers = [None] * BUFFERS
         self._waiting_block = False
         self._said_bye = False
+        self.first = None  # (name, identity) of what the sender has announced first
         self.announced = False  # the sender has said what it wants
         self.messages = 0  # from it, blocks not counted
         self.received_bytes = 0  # of files
@@ -182,24 +145,19 @@ class FileReceiver(Conversation):
         """What the sender says."""
         self.announced = self.announced or kind != MessageType.HELLO
         self.messages += 1
+        if self._said_bye:
+            raise bad("the sender goes on after its goodbye")
         if kind == MessageType.FILE:
             self._on_file(message)
         elif kind == MessageType.END:
-            arriving = self._arriving(message.index)
-            if arriving is not None:
-                arriving.end = message
-                self._advance(arriving)
+            self._on_end(message)
         elif kind == MessageType.RESULT:
             arriving = self._arriving(message.index)
             if arriving is not None:
                 arriving.failure = (message.code, message.text or "the sender gave the file up")
                 self._advance(arriving)
         elif kind == MessageType.BYE:
-            if self._files:
-                raise bad("the sender says goodbye before its files have ended")
-            self._said_bye = True
-            self.link.send(messages.pack_bye())
-            self.link.finish()
+            self._on_bye()
         elif kind == MessageType.WANT:
             raise bad("the sender sends what only a receiver sends")
 
@@ -207,16 +165,22 @@ class FileReceiver(Conversation):
         """Where the next block goes; None while all buffers are busy."""
         arriving = self._arriving(block.index)
         if arriving is not None:
-            file = arriving.file
-            if arriving.target is None or arriving.end is not None:
-                raise bad("a block of a file that was not asked for")
-            if file.kind == FileKind.FILE and (
-                    block.number >= block_count(file.size) or length != block_length(file.size, block.number)):
-                raise bad("a block that is not of its file")
+            self._check_block(arriving, block, length)
         if not self._buffers:
             self._waiting_block = True
             return None
         return self._buffers.pop() or bytearray(LEAF_BYTES)
+
+    def _check_block(self, arriving, block, length):
+        file = arriving.file
+        if not arriving.asked or arriving.end is not None:
+            raise bad("a block of a file that was not asked for")
+        if file.kind == FileKind.PIPE:
+            if block.number != arriving.next_number:
+                raise bad("a pipe's blocks out of order")
+            arriving.next_number += 1
+        elif block.number >= block_count(file.size) or length != block_length(file.size, block.number):
+            raise bad("a block that is not of its file")
 
     def on_block(self, block, data):
         """A block has come."""
@@ -225,19 +189,20 @@ class FileReceiver(Conversation):
         if arriving is None or arriving.failure:
             self._release(data.obj)
             return
-        arriving.pending += 1
-        workers = self._in_order if getattr(arriving.target, "in_order", False) else self._workers
-        workers.submit(lambda: arriving.target.write_block(block.number, data, block.digest),
-                       lambda good, error: self._was_written(arriving, data.obj, good, error))
+        self._submit(arriving, lambda: arriving.target.write_block(block.number, data, block.digest),
+                     lambda good, error: self._was_written(arriving, data.obj, good, error))
 
     def on_over(self, code, reason, _local):
         """The connection is over; what has arrived stays for another attempt."""
         unfinished = list(self._files.values())
         self._files = {}
+        self._queue.clear()
         for arriving in unfinished:
             arriving.settled = True
-            if arriving.target is not None and not arriving.pending:
-                arriving.target.close()
+            if arriving.candidate is not None:
+                arriving.candidate.cancel()
+            self._closing.add(arriving)
+            self._close_soon(arriving)
         done = self._said_bye and code == 0
         self._observer.on_finished(self, None if done else reason or "the sender closed the connection", code)
 
@@ -249,9 +214,26 @@ class FileReceiver(Conversation):
     @property
     def waits_for_us(self):
         """Whether the sender can do nothing now because our disk is busy."""
-        return self._waiting_block or any(arriving.pending for arriving in self._files.values())
+        return self._waiting_block or any(
+            arriving.pending or arriving.target is None for arriving in self._files.values())
 
-    # ---- inner
+    @property
+    def closing(self):
+        """Whether the connection is over and files of it are still being written."""
+        return bool(self._closing)
+
+    def is_receiving(self, file):
+        """Whether the same source is on its way here to the same place."""
+        place = self._destination.place_of(file)
+        return any((self._destination.place_of(one.file), one.file.identity) == (place, file.identity)
+                   for one in self._files.values())
+
+    def is_closing(self, file):
+        """Whether what lies at the place of this file is about to be let go."""
+        place = self._destination.place_of(file)
+        return any(self._destination.place_of(one.file) == place for one in self._closing)
+
+    # ---- what the sender says
 
     def _arriving(self, index):
         """The file; None when it was settled while this was on its way."""
@@ -262,69 +244,157 @@ class FileReceiver(Conversation):
     def _on_file(self, file):
         if file.index < self._next_index or len(self._files) >= AHEAD:
             raise bad("files out of order, or too many at once")
+        if self.first is None:
+            self.first = file.name, file.identity
+            refusal = self._observer.on_first_file(self)
+            if refusal:
+                self.give_up(EndCode.ABORTED, refusal)
+                return
         self._next_index = file.index + 1  # one that the sender could not open leaves a gap
         arriving = self._files[file.index] = _Arriving(file)
         if file.kind == FileKind.FILE:
             self.expected_bytes += file.size
-        self._begin(arriving)
+        if arriving.digest_bytes > ALL_DIGEST_BYTES:
+            self._fail(arriving, Result.NO_SPACE, "a file larger than 8 TiB")
+            return
+        self._queue.append(arriving)
+        self._open_next()
+
+    def _on_end(self, end):
+        arriving = self._arriving(end.index)
+        if arriving is None:
+            return
+        if arriving.target is None or arriving.end is not None:
+            raise bad("the end of a file that was not asked for")
+        arriving.end = end
+        self._advance(arriving)
+
+    def _on_bye(self):
+        if self._files:
+            raise bad("the sender says goodbye before its files have ended")
+        self._said_bye = True
+        self._workers.submit(lambda: self._destination.dress(self._directories), self._were_dressed)
+
+    def _were_dressed(self, _result, _error):
+        if not self.over:
+            self.link.send(messages.pack_bye())
+            self.link.finish()
+
+    # ---- opening
+
+    def _open_next(self):
+        """Open what is announced, in order, as much as may be open."""
+        while self._queue and self._directory is None and not self.over:
+            arriving = self._queue[0]
+            if not arriving.settled and not self._take(arriving):
+                return
+            self._queue.popleft()
+            if arriving.settled:
+                continue
+            if arriving.file.kind == FileKind.DIRECTORY:
+                self._directory = arriving
+            self._begin(arriving)
+
+    def _take(self, arriving):
+        """Whether it may be opened now, as far as the Allowance goes."""
+        if arriving.file.kind == FileKind.DIRECTORY:
+            return True
+        if self._held_files >= self._allowance.files_each or not self._allowance.take(
+                arriving.digest_bytes, self._held_bytes, self, self._open_next):
+            return False
+        arriving.holds = True
+        self._held_files += 1
+        self._held_bytes += arriving.digest_bytes
+        return True
+
+    def _let_go(self, arriving):
+        if arriving is self._directory:
+            self._directory = None
+        if arriving.holds:
+            arriving.holds = False
+            self._held_files -= 1
+            self._held_bytes -= arriving.digest_bytes
+            self._allowance.give(arriving.digest_bytes)
+        self._open_next()
 
     def _begin(self, arriving):
-        if not arriving.settled:
-            self._workers.submit(lambda: self._open(arriving.file),
-                                 lambda opened, error: self._was_opened(arriving, opened, error))
+        if arriving.settled:
+            return
+        arriving.pending += 1
+        self._workers.submit(lambda: self._open(arriving),
+                             lambda opened, error: self._was_opened(arriving, opened, error))
 
-    def is_receiving(self, file):
-        """Whether the same source is on its way here under the same name."""
-        return any((one.file.name, one.file.identity) == (file.name, file.identity) for one in self._files.values())
-
-    def _open(self, file):
-        target = self._destination.open(file)
-        if target is None:
-            return None, None
+    def _open(self, arriving):
+        """(target, ranges); of a directory whether it was made now. On a worker's thread."""
+        if arriving.file.kind == FileKind.DIRECTORY:
+            return self._destination.make(arriving.file)
+        arriving.candidate = target = self._destination.open(arriving.file, arriving.anew)
         try:
+            if arriving.settled:
+                raise Cancelled("the connection is over")
             return target, target.begin()
         except BaseException:
-            target.close()
+            target.abandon()
             raise
+        finally:
+            arriving.candidate = None
 
     def _was_opened(self, arriving, opened, error):
+        arriving.pending -= 1
+        if error is None and arriving.file.kind != FileKind.DIRECTORY:
+            arriving.target = opened[0]
         if arriving.settled:
-            if opened and opened[0]:
-                opened[0].close()
-            return
+            self._close_soon(arriving)
+        elif error is not None:
+            self._could_not_open(arriving, error)
+        elif arriving.target is None:
+            self._note_directory(arriving, made=opened)
+        elif arriving.failure:
+            self._advance(arriving)
+        else:
+            self._ask(arriving, opened[1])
+
+    def _ask(self, arriving, ranges):
+        arriving.asked = bool(ranges)
+        if not arriving.anew:
+            self.kept_bytes += min(arriving.target.kept_blocks * LEAF_BYTES, arriving.file.size)
+        self.link.send(messages.pack_want(arriving.file.index, ranges))
+
+    def _could_not_open(self, arriving, error):
         if isinstance(error, Busy):
             arriving.looks += 1
             if self._observer.on_busy(self, arriving.file, arriving.looks, lambda: self._begin(arriving)):
                 return
-        if error is not None:
-            arriving.failure = result_of(error)
-        elif opened[0] is None:
-            self._settle(arriving, Result.DONE, bytes(DIGEST_BYTES), "")
+        if isinstance(error, OSError) and error.errno in _TOO_MANY_OPEN:
+            self._observer.on_crowded(lambda: self._begin(arriving))
             return
-        else:
-            arriving.target, ranges = opened
-            self.kept_bytes += min(arriving.target.kept_blocks * LEAF_BYTES, arriving.file.size)
-            self.link.send(messages.pack_want(arriving.file.index, ranges))
-            self._reserve(arriving)
-        self._advance(arriving)
+        self._fail(arriving, *result_of(error))
 
-    def _reserve(self, arriving):
+    def _note_directory(self, arriving, made):
+        file = arriving.file
+        self._directory_bytes += len(file.name) + DIRECTORY_BYTES
+        if self._directory_bytes > MOST_DIRECTORY_BYTES:
+            self.give_up(EndCode.BAD_PACKET, "more directories than one sender may have")
+            return
+        self._directories.append((file, made))
+        self._settle(arriving, Result.DONE, bytes(DIGEST_BYTES), "")
+
+    # ---- writing and finishing
+
+    def _submit(self, arriving, function, done):
         arriving.pending += 1
-        self._workers.submit(arriving.target.reserve, lambda _, error: self._was_done(arriving, error))
+        workers = self._in_order if arriving.target.in_order else self._workers
+        workers.submit(function, done)
 
     def _was_written(self, arriving, buffer, good, error):
         self._release(buffer)
-        if error is None and not good:
-            arriving.failure = arriving.failure or (Result.DAMAGED, "a block does not have its hash")
-        self._was_done(arriving, error)
-
-    def _was_done(self, arriving, error):
         arriving.pending -= 1
         if error is not None:
             arriving.failure = arriving.failure or result_of(error)
+        elif not good:
+            arriving.failure = arriving.failure or (Result.DAMAGED, "a block does not have its hash")
         if arriving.settled:
-            if not arriving.pending and arriving.target is not None:
-                arriving.target.close()
+            self._close_soon(arriving)
         else:
             self._advance(arriving)
 
@@ -342,32 +412,55 @@ class FileReceiver(Conversation):
             code, text = arriving.failure
             if arriving.target is not None and code in (Result.CHANGED, Result.DAMAGED):
                 arriving.target.discard()
-            self._settle(arriving, code, bytes(DIGEST_BYTES), text)
+            self._fail(arriving, code, text)
         elif arriving.end is not None:
-            end, arriving.end = arriving.end, None
-            arriving.pending = 1
-            self._workers.submit(lambda: arriving.target.finish(end.size, end.root),
-                                 lambda digest, error: self._was_finished(arriving, digest, error))
+            end = arriving.end
+            self._submit(arriving, lambda: arriving.target.finish(end.size, end.root),
+                         lambda digest, error: self._was_finished(arriving, digest, error))
 
     def _was_finished(self, arriving, digest, error):
-        arriving.pending = 0
+        arriving.pending -= 1
         if arriving.settled:
+            self._close_soon(arriving)
+        elif isinstance(error, Differs):
             arriving.target.close()
+            arriving.target, arriving.end, arriving.anew = None, None, True
+            self.kept_bytes -= arriving.file.size
+            self._begin(arriving)
         elif error is not None:
-            self._settle(arriving, *_with_zeros(result_of(error)))
+            self._fail(arriving, *result_of(error))
         elif digest is None:
-            self._settle(arriving, Result.DAMAGED, bytes(DIGEST_BYTES), "the hash of the whole does not agree")
+            self._fail(arriving, Result.DAMAGED, "the hash of the whole does not agree")
         else:
             self._settle(arriving, Result.DONE, digest, "")
+
+    def _fail(self, arriving, code, text):
+        self._settle(arriving, code, bytes(DIGEST_BYTES), text)
 
     def _settle(self, arriving, code, digest, text):
         arriving.settled = True
         del self._files[arriving.file.index]
         if arriving.target is not None:
-            arriving.target.close()
+            arriving.target.abandon()
+            arriving.target = None
         self.link.send(messages.pack_result(arriving.file.index, code, digest, text))
         self._observer.on_file(self, arriving.file, code, digest, text)
+        self._let_go(arriving)
 
+    def _close_soon(self, arriving):
+        """After the end: let go of a file once no worker has it in hand."""
+        if arriving.pending:
+            return
+        target, arriving.target = arriving.target, None
+        if target is None:
+            self._was_closed(arriving)
+        else:
+            self._submit_close(target, arriving)
 
-def _with_zeros(result):
-    return result[0], bytes(DIGEST_BYTES), result[1]
+    def _submit_close(self, target, arriving):
+        workers = self._in_order if target.in_order else self._workers
+        workers.submit(target.abandon, lambda _result, _error: self._was_closed(arriving))
+
+    def _was_closed(self, arriving):
+        self._closing.discard(arriving)
+        self._let_go(arriving)

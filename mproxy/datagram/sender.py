@@ -54,6 +54,8 @@ class Source:
         self._rest: bytearray | bytes = b""  # a pipe's block behind the one in hand
         self._ended = False
         self._asked = False  # the receiver has said what it wants
+        self.kept_bytes = 0  # of it, that the receiver had already
+        self.compared = False  # it wants no block, but the hash of the whole: it may have the file
         self.reads = 0  # on workers' threads now
         self._leaving = False  # to be closed when these have ended
 
@@ -85,8 +87,10 @@ class Source:
 
     def check_wanted(self, ranges):
         """PeerError, when a receiver asks twice, or for more than there is."""
-        if self._asked or self.kind == FileKind.DIRECTORY:
+        if (self._asked and not self.compared) or self.kind == FileKind.DIRECTORY:
             raise bad("the receiver asks for what it cannot want")
+        # It asks once; or once for the hash, and then for blocks of what it has found to be another file.
+        self.compared = self.kind == FileKind.FILE and not ranges and not self._asked
         self._asked = True
         # Ranges are in order: nothing lies behind the last one.
         if self.kind == FileKind.FILE and ranges and sum(ranges[-1]) > block_count(self.size):
@@ -197,10 +201,13 @@ class FileSender(Conversation):
         if kind == MessageType.WANT:
             source = self._source_of(message.index)
             source.check_wanted(message.ranges)
-            self._wanted.append((message.index, _numbers(message.ranges)))
+            numbers = range(block_count(source.size)) if source.compared else _numbers(message.ranges)
+            self._wanted.append((message.index, iter(numbers)))
             if source.kind == FileKind.FILE:
-                self.kept_bytes += source.size - sum(
+                self.kept_bytes -= source.kept_bytes
+                source.kept_bytes = source.size - sum(
                     min(count * LEAF_BYTES, source.size - first * LEAF_BYTES) for first, count in message.ranges)
+                self.kept_bytes += source.kept_bytes
             self._read()
         elif kind == MessageType.RESULT:
             self._settle(message)
@@ -323,6 +330,8 @@ class FileSender(Conversation):
             self.link.send(messages.pack_result(index, code, text=text))
             return
         source.note(number, digest, len(data))
+        if source.compared:
+            return
         self.sent_bytes += len(data)
         self.link.send(messages.pack_block_header(index, number, digest, len(data)))
         if data:

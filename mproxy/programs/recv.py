@@ -1,13 +1,16 @@
 """mproxy recv: takes what `mproxy send` sends."""
 
 import os
+import resource
 import time
 
 from mproxy.config import format_host_port
 from mproxy.datagram._endpoint import DatagramEndpoint
 from mproxy.datagram._packet import EndCode
-from mproxy.datagram.messages import FileKind, Result
-from mproxy.datagram.receiver import FileReceiver, IntoDirectory, IntoFile, IntoPipe
+from mproxy.datagram.destinations import IntoDirectory, IntoFile, IntoPipe
+from mproxy.datagram.messages import AHEAD, FileKind, Result
+from mproxy.datagram.names import current_umask
+from mproxy.datagram.receiver import Allowance, FileReceiver
 from mproxy.datagram.workers import Workers
 from mproxy.errors import MproxyError, UsageError
 from mproxy.policy.network import NetworkWatch
@@ -38,7 +41,16 @@ SLOW_FOR_SECONDS = 10.0
 MESSAGE_WORTH = 256  # bytes: many small files are progress, too
 
 # One that gives way to its successor has its last blocks to write, and then lets go of the file.
-LOOK_AGAIN_US, MOST_LOOKS = 50_000, 100
+LOOK_AGAIN_US = 50_000
+
+# Interrupted, we wait so long for what is being written.
+LEAVE_WITHIN_US, LEAVE_LOOK_US = 3_000_000, 5_000
+
+# A file that is arriving costs three descriptors; so many are for everything else.
+FILE_DESCRIPTORS, OTHER_DESCRIPTORS = 3, 64
+
+ONE_SENDER = "the receiver takes one sender, and that one has come"
+ANEW = "the same file is being sent anew"
 
 _USAGE = "mproxy recv [options] PORT [-o FILE|DIR|-]"
 
@@ -82,8 +94,9 @@ def parse_recv(argv):
     return config
 
 
-def destination_of(output, force):
+def destination_of(config):
     """Where files go, by -o."""
+    output, umask = config.output, current_umask()
     if output == "-":
         return IntoPipe()
     if output is None or output.endswith("/") or os.path.isdir(output):
@@ -92,10 +105,16 @@ def destination_of(output, force):
             os.makedirs(path, exist_ok=True)
         except OSError as error:
             raise UsageError(f"-o {path}: cannot make this directory: {error.strerror}") from None
-        return IntoDirectory(path, force)
+        return IntoDirectory(path, config.force, dots=config.key is not None, umask=umask)
     if not os.path.isdir(os.path.dirname(os.path.abspath(output))):
         raise UsageError(f"-o {output}: its directory does not exist")
-    return IntoFile(output, force)
+    return IntoFile(output, config.force, umask=umask)
+
+
+def files_each(senders):
+    """How many files each sender may have open, so that the descriptors last for all."""
+    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return max(1, min(AHEAD, (descriptors - OTHER_DESCRIPTORS) // FILE_DESCRIPTORS // senders))
 
 
 class Recv:
@@ -106,13 +125,17 @@ class Recv:
         self._config, self._log, self._loop = config, log, loop
         self._endpoint = self._network = None
         self._receivers = {}
+        self._closing = []  # receivers whose connection is over, while they have files in hand
         self._marks = {}  # while senders wait for a place: {receiver: (what it had brought, when)}
         self._worst = 0
         self._outcome = None  # exit status, as --once has it
-        self._served = False
+        self._served = None  # what the sender of --once had announced first, when something of it came or was settled
+        self._taken = None  # the one sender that may send: with --once, or while it writes to standard output
         self._leaving = False
+        self._leave_us = LEAVE_WITHIN_US
         self._workers = self._in_order = None
-        self._destination = destination_of(config.output, config.force)
+        self._allowance = Allowance(files_each(config.senders))
+        self._destination = destination_of(config)
         self._trust = SenderTrust(config, log)
 
     def start(self):
@@ -125,6 +148,7 @@ class Recv:
             datagram = datagram.replace(answer_to=sockaddr_bytes(family, sockaddr))
         self._workers = Workers(self._loop.call_soon_threadsafe, min(4, os.cpu_count() or 1))
         self._in_order = Workers(self._loop.call_soon_threadsafe, 1)
+        self._destination.spread = self._workers.spread
         with open_udp(config.bind, config.port) as listener:
             self._endpoint = DatagramEndpoint(self._loop, listener.fileno(), datagram, self, most=config.senders)
             address = listener.getsockname()
@@ -144,27 +168,49 @@ class Recv:
 
     def on_link(self, link):
         """A sender dials."""
-        config = self._config
-        if self._leaving or (config.once and self._served):
-            link.abort(int(EndCode.ABORTED), b"the receiver takes one sender, and that one has come")
+        if self._leaving:
+            link.abort(int(EndCode.ABORTED), ONE_SENDER.encode())
             return
-        receiver = FileReceiver(link, self._destination, self._workers, self, self._trust.keying(), self._in_order)
+        receiver = FileReceiver(link, self._destination, self._workers, self, keying=self._trust.keying(),
+                                in_order=self._in_order, allowance=self._allowance)
         self._receivers[receiver] = link.peer
         self._log.info("sender", peer=_say(link.peer))
         # Whoever has no key, or nothing to send, must not keep a place from those who have.
         self._loop.call_later(OPEN_WITHIN_US, lambda: receiver.announced or receiver.give_up(
             EndCode.TIMED_OUT, "no file announced within 10 s" if receiver.open else "no keys within 10 s"))
 
+    def on_first_file(self, receiver):
+        """Why this sender may not send, None when it may. Whoever sends the same as one that is here takes over: that
+        one was killed or has lost its way, and we have not noticed yet. Not on standard output: what is written there
+        is written."""
+        if not self._config.once and not self._destination.one_sender:
+            return None
+        taken, once = self._taken, self._config.once
+        is_other = receiver.first != (taken.first if taken is not None else self._served)
+        if is_other and once and (taken is not None or self._served is not None):
+            return ONE_SENDER
+        if taken is not None and (is_other or (self._destination.one_sender and taken.progress)):
+            return "another sender is writing to the receiver's output"
+        self._taken = receiver
+        if taken is not None:
+            taken.give_up(EndCode.ABORTED, ANEW)
+        return None
+
     def on_busy(self, receiver, file, looks, again):
-        """Another transfer is writing this file. If it is of the same source, its sender was killed or has lost its
-        way, and we have not noticed yet: the new one takes over."""
+        """Another transfer is writing this file. If it is of the same source, the new one takes over; what a sender
+        that is gone has begun comes to its end."""
         older = [other for other in self._receivers if other is not receiver and other.is_receiving(file)]
         for other in older:
-            other.give_up(EndCode.ABORTED, "the same file is being sent anew")
-        if (looks == 1 and not older) or looks > MOST_LOOKS:
+            other.give_up(EndCode.ABORTED, ANEW)
+        self._closing = [other for other in self._closing if other.closing]
+        if looks > 1 and not older and not any(other.is_closing(file) for other in self._closing):
             return False
         self._loop.call_later(LOOK_AGAIN_US, again)
         return True
+
+    def on_crowded(self, again):
+        """Too many files are open, ours or others': it is tried again."""
+        self._loop.call_later(LOOK_AGAIN_US, again)
 
     def on_full(self):
         """A sender waits for a place: whoever gets nowhere makes room."""
@@ -179,7 +225,8 @@ class Recv:
 
     def on_file(self, receiver, file, code, root, text):
         """One file's end."""
-        self._served = True
+        if receiver is self._taken:
+            self._served = receiver.first
         name, peer = show_name(file.name), _say(self._receivers.get(receiver, ("?", 0)))
         self._worst = self._worst or STATUS_OF_RESULT.get(code, 1)
         is_file = file.kind != FileKind.DIRECTORY
@@ -195,28 +242,41 @@ class Recv:
 
     def on_finished(self, receiver, error, code):
         """A sender's connection is over."""
+        if receiver.closing:
+            self._closing.append(receiver)
         peer = _say(self._receivers.pop(receiver, ("?", 0)))
         self._marks.pop(receiver, None)
         if error is None:
             self._log.info("finished", peer=peer, bytes=receiver.received_bytes, kept=receiver.kept_bytes)
         else:
             self._log.warning("broken-off", peer=peer, why=error, bytes=receiver.progress)
-        # Somebody without the key, or who never said anything, is not the sender that --once waits for.
+        # Somebody without the key, or who never said anything, is not the sender that --once waits for, nor is it one
+        # whose successor is here already.
+        if receiver is self._taken:
+            self._taken = None
+            if receiver.received_bytes:
+                self._served = receiver.first
+        if not self._config.once:
+            return
         if error is None:
             self._outcome = self._worst
-        elif receiver.received_bytes or self._served:
+        elif self._served is not None and self._served == receiver.first:
             self._outcome = STATUS_OF_END.get(EndCode(code), 1)
-        elif self._config.once and code == EndCode.HANDSHAKE_FAILED:
+        elif code == EndCode.HANDSHAKE_FAILED:
             self._log.warning("refused", peer=peer, why="the keys do not agree")
-        # Nor is it one that broke off while its successor is here already.
-        if self._config.once and self._outcome is not None and (error is None or not self._receivers):
+        if self._outcome is not None and self._taken is None and (error is None or not self._receivers):
             self.exit_status = self._outcome
             self._leave()
 
     def _leave(self):
-        self._leaving = True
-        if self._endpoint.count:
-            self._loop.call_later(5_000, self._leave)
+        """Stop when the last repetitions are answered and the last blocks written."""
+        if not self._leaving:
+            self._leaving = True
+            for receiver in list(self._receivers):
+                receiver.give_up(EndCode.ABORTED, ONE_SENDER)
+        self._leave_us -= LEAVE_LOOK_US
+        if self._endpoint.count or (self._leave_us > 0 and any(receiver.closing for receiver in self._closing)):
+            self._loop.call_later(LEAVE_LOOK_US, self._leave)
         else:
             self._loop.stop()
 
