@@ -201,6 +201,11 @@ class _Opening:
         return self._behind
 
     @property
+    def met(self):
+        """The peer has said something."""
+        return bool(self._preamble)
+
+    @property
     def proven(self):
         """The peer's first frame was right; only the rest of its list is missing."""
         return self._first is not None
@@ -283,7 +288,7 @@ class _Opening:
 
 def describe_bytes(data):
     """Say what a stranger's first bytes look like, without repeating more than a few of them."""
-    if data[:1] == b"\x16":
+    if data[:1] in (b"\x15", b"\x16"):  # an alert, a handshake
         return "TLS"
     if data[:4] in (b"GET ", b"POST", b"HEAD", b"PUT ", b"HTTP", b"OPTI", b"CONN"):
         return "HTTP"

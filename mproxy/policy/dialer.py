@@ -343,17 +343,31 @@ class Candidate:
         """Send what there is to say, read what there is; returns the Welcome when it has come."""
         welcome = None
         try:
-            self._send()
+            cut_off = self._try_to_send()
             data = self._sock.recv(RECEIVE_BYTES)
             if not data:
-                raise OSError("closed before the welcome")
+                raise cut_off or OSError("closed")
             welcome = self.caller.feed(data)
             self._send()
         except BlockingIOError:
             pass
         except OSError as error:
-            raise OSError(f"{_reason(error)} before the welcome") from None
+            raise OSError(self._say_end(_reason(error))) from None
         return welcome
+
+    def _try_to_send(self):
+        """The error of a connection that takes no more. It may have brought words before it was reset."""
+        try:
+            self._send()
+        except OSError as error:
+            return error
+        return None
+
+    def _say_end(self, reason):
+        if self.caller.met:
+            return f"{reason} before the welcome"
+        return (f"{reason} without a word: what listens there is no sproxy (a portal or a web server ends like that), or"
+                " turns this address away for a while")
 
     def _send(self):
         """A list of many streams does not leave at once; what comes is read meanwhile all the same."""

@@ -220,10 +220,12 @@ def test_version_mismatch_names_both_versions(pair, lab, bystander):
      ["version 8", "version 1"]),
     (b"HTTP/1.1 400 Bad Request\r\n\r\n", ["HTTP"]),
     (b"SSH-2.0-OpenSSH_9.2\r\n", ["SSH"]),
+    (b"\x15\x03\x01\x00\x02\x02\x46", ["TLS"]),
     (preamble() + frame(OPEN, stream=1), []),
     (preamble() + frame(99), []),
-    (b"", []),
-], ids=["version", "their version", "http", "ssh", "no welcome", "unknown frame", "closed"])
+    (preamble(), ["before the welcome"]),
+    (b"", ["without a word: what listens there is no sproxy"]),
+], ids=["version", "their version", "http", "ssh", "tls", "no welcome", "unknown frame", "cut short", "closed"])
 def test_cproxy_says_what_answered(pair, lab, answer, words):
     """Goal: no sproxy at that port, or one of another version: cproxy logs what it is, lives on, and tries
     again."""
@@ -238,6 +240,7 @@ def test_cproxy_says_what_answered(pair, lab, answer, words):
         told = until(lambda: [event for event in pair.cproxy.events() if event.name in ("dial-failed", "refused")], 10,
                      "reason")
         assert all(word in told[0]["why"] for word in words), told
+        assert told[0]["why"].count("welcome") <= 1
         assert told[0].level in ("info", "warning", "error")
     pair.echo()
     pair.start_sproxy()
