@@ -168,6 +168,13 @@ cdef class Target:
                 self.lengths[self.count] = sizeof(sockaddr_in6)
             self.count += 1
 
+    def address_text(self, int index):
+        """Address `index`, without its port."""
+        cdef sockaddr_storage *address = &self.addresses[index]
+        if address.ss_family == AF_INET:
+            return _python_socket.inet_ntop(AF_INET, (<uint8_t *>&(<sockaddr_in *>address).sin_addr)[:4])
+        return _python_socket.inet_ntop(AF_INET6, (<uint8_t *>&(<sockaddr_in6 *>address).sin6_addr)[:16])
+
     cdef int dial(self, int index) noexcept:
         """Start to connect to address `index`; returns the descriptor, or -1 with errno."""
         cdef int fd, error

@@ -49,6 +49,14 @@ class PlainRelay:
         """The target cannot be reached."""
         self._log.warning("target-unreachable", target=target, why=os.strerror(error))
 
+    def on_target_down(self, _key, target, error):
+        """One of several addresses did not answer."""
+        self._log.warning("target-down", target=target, why=os.strerror(error))
+
+    def on_target_up(self, _key, target):
+        """It answers again."""
+        self._log.info("target-up", target=target)
+
     def on_accept_paused(self, why):
         """No descriptors."""
         self._log.warning("accept-paused", why=why)

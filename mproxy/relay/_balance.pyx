@@ -1,42 +1,73 @@
-"""Which target a connection goes to. The rules: _balance.pxd."""
+"""Which address a connection or session goes to. The rules: _balance.pxd."""
+
+from libc.errno cimport ETIMEDOUT
+from libc.string cimport memcmp
 
 
 cdef class Backend:
-    """A target and how it is doing."""
+    """An address of a target and how it is doing."""
 
-    def __init__(self, Target target):
+    def __init__(self, Target target, int index=0):
         self.target = target
+        self.index = index
+
+    @property
+    def text(self):
+        """HOST:PORT, with the address where the host has several."""
+        if self.target.count < 2:
+            return self.target.text
+        return f"{self.target.text} at {self.target.address_text(self.index)}"
+
+    cdef bint at(self, Target target, int index) noexcept:
+        """Whether it is that address of a target of the same name."""
+        return self.target.text == target.text and self.target.lengths[self.index] == target.lengths[index] and memcmp(
+            &self.target.addresses[self.index], &target.addresses[index], target.lengths[index]) == 0
 
 
 cdef class Balance:
-    """The targets of one rule. Call order: `choose`, then `failed` or `worked` for what was chosen."""
+    """The addresses of one rule. Call order: `choose`, then `failed` or `worked` for what was chosen; with datagrams
+    `asks` when a session begins and `answers` for replies."""
 
     def __init__(self, bint least=False):
+        self.targets = []
         self.backends = []
         self.least = least
 
     def set_targets(self, targets):
-        """New addresses (Target, ...). A target that was there before, by its text, keeps its state."""
-        known = {backend.target.text: backend for backend in self.backends}
-        backends = []
+        """New addresses (Target, ...). One that was there before, of a target with the same text, keeps its state."""
+        cdef Backend backend
+        cdef Target target
+        known, backends = list(self.backends), []
         for target in targets:
-            backend = known.pop(target.text, None)
-            if backend is None:
-                backend = Backend(target)
-            (<Backend>backend).target = target
-            backends.append(backend)
-        self.backends = backends
+            for index in range(target.count):
+                for backend in known:
+                    if backend.at(target, index):
+                        known.remove(backend)
+                        break
+                else:
+                    backend = Backend(target)
+                backend.target, backend.index = target, index
+                backends.append(backend)
+        for backend in known:
+            backend.gone = True
+        self.targets, self.backends = list(targets), backends
 
-    cdef Backend choose(self, int64_t now):
-        """The target for the next connection; None when there is none with an address."""
+    cdef Backend choose(self, int64_t now, list tried):
+        """The address for the next caller, none of `tried` (or None); None when there is none left."""
         cdef Backend backend, best = None
         cdef uint32_t i, at, count = <uint32_t>len(self.backends)
         for i in range(count):
             at = (self.turn + i) % count
             backend = <Backend>self.backends[at]
-            if backend.target.count == 0 or (backend.failures and now < backend.down_until):
+            if tried is not None and backend in tried:
                 continue
-            if backend.failures:  # the time is up: this connection tries, the others wait for what it finds
+            if backend.failures == 0 and self.is_silent(backend, now):
+                self.failed(backend, now, now, ETIMEDOUT)
+            if backend.failures and now < backend.down_until:
+                continue
+            if backend.failures:  # the time is up: this caller tries, the others wait for what it finds
+                if backend.asked:  # who tried before was not answered
+                    backend.failures = min(backend.failures + 1, <uint32_t>32)
                 backend.down_until = now + backoff_us(backend.failures)
                 return backend
             if best is None or (self.least and backend.connections < best.connections):
@@ -44,35 +75,65 @@ cdef class Balance:
                 if not self.least:
                     break
         if best is None:
-            return self.last_resort()
+            return self.last_resort(tried)
         self.turn = (<uint32_t>self.backends.index(best) + 1) % count
         return best
 
-    cdef Backend last_resort(self):
-        """Of those that are down, the one whose time is up first; None when not one has an address."""
+    cdef Backend last_resort(self, list tried):
+        """Of those that are down, the one whose time is up first; None when there is none."""
         cdef Backend backend, best = None
         for backend in self.backends:
-            if backend.target.count and (best is None or backend.down_until < best.down_until):
+            if (tried is None or backend not in tried) and (best is None or backend.down_until < best.down_until):
                 best = backend
         return best
 
-    cdef bint failed(self, Backend backend, int64_t now):
-        """Not one address answered; true when that is news."""
+    cdef bint failed(self, Backend backend, int64_t began, int64_t now, int error):
+        """An attempt that began at `began` failed; true when that should be told. ETIMEDOUT: no answer came."""
+        backend.error = error
+        backend.is_unsure = error == ETIMEDOUT and now - began < SURE_US
+        if backend.failures and began <= backend.failed_at:
+            return False
         backend.failures = min(backend.failures + 1, <uint32_t>32)
+        backend.failed_at = now
         backend.down_until = now + backoff_us(backend.failures)
-        return backend.failures == 1
+        return self.is_news(backend)
+
+    cdef bint is_news(self, Backend backend):
+        """Whether it should be told that this one is down; true once."""
+        if backend.told or len(self.backends) < 2 or backend.failures < (2 if backend.is_unsure else 1):
+            return False
+        backend.told = True
+        return True
 
     cdef bint worked(self, Backend backend):
-        """It answered; true when that is news."""
-        cdef bint was_down = backend.failures > 0
+        """It answered; true when that should be told."""
+        cdef bint was_told = backend.told
         backend.failures = 0
-        return was_down
+        backend.told = False
+        return was_told
+
+    # ---- datagrams
+
+    cdef bint is_silent(self, Backend backend, int64_t now):
+        return backend.asked >= SILENT_SESSIONS and now - backend.asked_at >= SILENT_US \
+            and self.answered_at > backend.asked_at
+
+    cdef void asks(self, Backend backend, int64_t now) noexcept:
+        """A session begins to ask this address."""
+        if backend.asked == 0:
+            backend.asked_at = now
+        backend.asked += 1
+
+    cdef void answers(self, Backend backend, int64_t now) noexcept:
+        """A reply came; when the address was down, `worked` is to be called."""
+        backend.asked = 0
+        backend.answered_at = self.answered_at = now
 
     # ---- for tests
 
-    def pick(self, int64_t now):
+    def pick(self, int64_t now, tried=None):
         """`choose`, counting the connection."""
-        cdef Backend backend = self.choose(now)
+        cdef Backend backend = self.choose(now, tried)
         if backend is None:
             return None
         backend.connections += 1
@@ -82,9 +143,18 @@ cdef class Balance:
         """A connection has ended."""
         backend.connections -= 1
 
-    def note(self, Backend backend, bint good, int64_t now):
+    def note(self, Backend backend, bint good, int64_t now, began=None, int error=111):
         """`worked` or `failed`."""
-        return self.worked(backend) if good else self.failed(backend, now)
+        return self.worked(backend) if good else self.failed(backend, now if began is None else began, now, error)
+
+    def ask(self, Backend backend, int64_t now):
+        """`asks`."""
+        self.asks(backend, now)
+
+    def answer(self, Backend backend, int64_t now):
+        """`answers`, and `worked` where it is due."""
+        self.answers(backend, now)
+        return self.worked(backend) if backend.failures else False
 
 
 cdef inline int64_t backoff_us(uint32_t failures) noexcept:

@@ -1,8 +1,19 @@
 """The session table of the UDP relay: who is known, who is least recently used, whose time is over; no socket or clock.
 
 An `Entry` is the first field of whatever record its owner keeps for a session; the table only links it. Each entry is
-in three lists, from the least to the most recently used: of the whole table, of its group (a rule) and of its source
-(the addresses that one client can send from). Each has a bound; the first of the list that is full is the victim.
+in three rolls: of the whole table, of its group (a rule) and of its source (the addresses that one client can send
+from). Each has a bound. Who has to go when one is full depends on what became of its sessions, its standing:
+
+    WAITING   has asked and is owed an answer
+    ANSWERED  nothing is owed: one exchange, like a query. The last of them to be answered are in probation, bound / 8
+    SETTLED   of these; the ones before them are settled
+    TWO_WAY   its client went on after an answer: a conversation, which breaks when it gets another port
+
+1. conversations, when they have more than three quarters of the bound: newcomers always find room;
+2. who waits, when these have more than half of it: a flood that nobody answers is such;
+3. of the answered: in probation, the one silent longest, as long as there are more than the probation holds: so a flood
+   of single queries makes room for itself, and does not push out who was there before;
+4. the last one settled, then any answered, then who waits, then conversations, silent longest first.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -13,6 +24,14 @@ cdef enum:
     OF_GROUP = 1
     OF_SOURCE = 2
     LISTS = 3
+
+
+cdef enum:
+    WAITING = 0
+    ANSWERED = 1
+    SETTLED = 2
+    TWO_WAY = 3
+    STANDINGS = 4
 
 
 cdef struct Key:
@@ -34,18 +53,24 @@ cdef struct Line:
     uint32_t count         # entries
 
 
+cdef struct Roll:
+    Line lines[STANDINGS]  # by standing
+    uint32_t count         # entries
+
+
 cdef struct Entry:
     Key key                # whose session this is
     uint64_t hash          # of the key
     Entry *chain           # next entry of the same bucket
-    Links links[LISTS]     # places in the three lists
+    Links links[LISTS]     # places in lines of the three rolls
+    uint8_t standings[LISTS]  # of which standing these are: they differ in ANSWERED and SETTLED only
     Group *group           # its rule
     Source *source         # its client's addresses
     int64_t used_at        # microseconds
 
 
 cdef struct Group:
-    Line line              # its entries
+    Roll roll              # its entries
     int64_t idle_us        # entries unused for so long are over; 0: never
     uint32_t most          # entries at most; 0: no bound
     uint32_t most_a_source  # entries of one source at most; 0: no bound
@@ -54,7 +79,7 @@ cdef struct Group:
 
 
 cdef struct Source:
-    Line line              # its entries
+    Roll roll              # its entries
     uint8_t prefix[16]     # IPv4 address, or the first 64 bits of an IPv6 address (one host has them all)
     Group *group           # sources are counted for each rule
     uint64_t hash          # of prefix and group
@@ -68,13 +93,17 @@ cdef class SessionTable:
     cdef uint32_t most             # entries at most
     cdef uint64_t seed0            # of the hash: an attacker who chooses addresses must not choose buckets
     cdef uint64_t seed1            # see seed0
-    cdef Line line                 # every entry
+    cdef Roll roll                 # every entry
     cdef Group *active             # groups that have entries
 
     cdef Entry *find(self, const Key *key) noexcept
     cdef Entry *victim(self, Group *group, const Key *key) noexcept
     cdef int insert(self, Entry *entry, Group *group, int64_t now) noexcept
-    cdef void touch(self, Entry *entry, int64_t now) noexcept
+    cdef void asks(self, Entry *entry, int64_t now) noexcept
+    cdef void answers(self, Entry *entry, bint is_last, int64_t now) noexcept
+    cdef void change(self, Entry *entry, int standing) noexcept
+    cdef void settle(self, Roll *roll, int which, uint32_t bound) noexcept
+    cdef Entry *some(self) noexcept
     cdef void remove(self, Entry *entry) noexcept
     cdef int64_t next_end(self) noexcept
     cdef void forget_source(self, Source *source) noexcept
@@ -83,7 +112,9 @@ cdef class SessionTable:
     cdef void resize(self, uint32_t size) noexcept
 
 
-cdef Entry *group_ended(const Group *group, int64_t now) noexcept nogil
+cdef Entry *roll_victim(Roll *roll, uint32_t bound) noexcept nogil
+cdef Entry *roll_oldest(Roll *roll, int which) noexcept nogil
+cdef Entry *group_ended(Group *group, int64_t now) noexcept nogil
 
 
 cdef class Sessions:

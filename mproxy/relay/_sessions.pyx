@@ -1,4 +1,4 @@
-"""The session table. A datagram costs one hash and, at most, moving its entry to the end of three lists; nothing is
+"""The session table. A datagram costs one hash and, at most, moving its entry to the end of three lines; nothing is
 allocated or searched, whether the table holds ten entries or twenty thousand."""
 
 from libc.stddef cimport size_t
@@ -9,6 +9,7 @@ from libc.string cimport memcmp, memcpy, memset
 cdef enum:
     LEAST_BUCKETS = 256
     KEY_WORDS = sizeof(Key) // 8
+    PROBATION_MOST = 2000  # of a very large table: ports may run out long before it is full
     PREFIX_BYTES = 8  # of an IPv6 address: what one host or home is given (RFC 6177)
 
 
@@ -63,12 +64,63 @@ cdef inline void line_touch(Line *line, Entry *entry, int which) noexcept nogil:
         line_append(line, entry, which)
 
 
-cdef Entry *group_ended(const Group *group, int64_t now) noexcept nogil:
+cdef inline void roll_append(Roll *roll, Entry *entry, int which) noexcept nogil:
+    line_append(&roll.lines[entry.standings[which]], entry, which)
+    roll.count += 1
+
+
+cdef inline void roll_remove(Roll *roll, Entry *entry, int which) noexcept nogil:
+    line_remove(&roll.lines[entry.standings[which]], entry, which)
+    roll.count -= 1
+
+
+cdef inline void roll_touch(Roll *roll, Entry *entry, int which) noexcept nogil:
+    line_touch(&roll.lines[entry.standings[which]], entry, which)
+
+
+cdef inline void roll_change(Roll *roll, Entry *entry, int which, uint8_t standing) noexcept nogil:
+    roll_remove(roll, entry, which)
+    entry.standings[which] = standing
+    roll_append(roll, entry, which)
+
+
+cdef inline uint32_t probation(uint32_t bound) noexcept nogil:
+    return max(<uint32_t>1, min(bound // 8, <uint32_t>PROBATION_MOST))
+
+
+cdef Entry *roll_victim(Roll *roll, uint32_t bound) noexcept nogil:
+    """Who of a roll that is full has to go; the rules: _sessions.pxd."""
+    cdef Line *lines = roll.lines
+    if lines[TWO_WAY].count > bound - bound // 4:
+        return lines[TWO_WAY].first
+    if lines[WAITING].count > bound // 2:
+        return lines[WAITING].first
+    if lines[ANSWERED].count > probation(bound) or lines[SETTLED].count == 0 and lines[ANSWERED].count:
+        return lines[ANSWERED].first
+    if lines[SETTLED].count:
+        return lines[SETTLED].last
+    return lines[WAITING].first if lines[WAITING].count else lines[TWO_WAY].first
+
+
+cdef Entry *roll_oldest(Roll *roll, int which) noexcept nogil:
+    """The entry that was used before all others, or NULL."""
+    cdef Entry *entry
+    cdef Entry *oldest = NULL
+    cdef int standing
+    for standing in range(STANDINGS):
+        entry = roll.lines[standing].first
+        if entry != NULL and (oldest == NULL or entry.used_at < oldest.used_at):
+            oldest = entry
+    return oldest
+
+
+cdef Entry *group_ended(Group *group, int64_t now) noexcept nogil:
     """An entry of the group whose idle time is over, or NULL."""
-    cdef Entry *entry = group.line.first
-    if entry != NULL and group.idle_us > 0 and now - entry.used_at >= group.idle_us:
-        return entry
-    return NULL
+    cdef Entry *entry
+    if group.idle_us <= 0:
+        return NULL
+    entry = roll_oldest(&group.roll, OF_GROUP)
+    return entry if entry != NULL and now - entry.used_at >= group.idle_us else NULL
 
 
 cdef void prefix_of(const Key *key, uint8_t *out) noexcept nogil:
@@ -117,17 +169,21 @@ cdef class SessionTable:
         cdef uint64_t hash
         if group.most_a_source:
             source = self.find_source(group, key, &hash)
-            if source != NULL and source.line.count >= group.most_a_source:
-                return source.line.first
-        if group.most and group.line.count >= group.most:
-            return group.line.first
-        return self.line.first if self.line.count >= self.most else NULL
+            if source != NULL and source.roll.count >= group.most_a_source:
+                return roll_victim(&source.roll, group.most_a_source)
+        if group.most and group.roll.count >= group.most:
+            return roll_victim(&group.roll, group.most)
+        return self.some() if self.roll.count >= self.most else NULL
+
+    cdef Entry *some(self) noexcept:
+        """The entry that has to go when anybody has to, or NULL."""
+        return roll_victim(&self.roll, self.roll.count)
 
     cdef int insert(self, Entry *entry, Group *group, int64_t now) noexcept:
         """Enter the entry, its key set and not yet known; -1 when there is no memory."""
         cdef Source *source
         cdef uint64_t hash
-        if self.line.count > self.mask:
+        if self.roll.count > self.mask:
             self.resize((self.mask + 1) * 2)
         source = self.find_source(group, &entry.key, &hash)
         if source == NULL:
@@ -145,23 +201,40 @@ cdef class SessionTable:
         entry.group = group
         entry.source = source
         entry.used_at = now
-        if group.line.count == 0:
+        if group.roll.count == 0:
             group.prev = NULL
             group.next = self.active
             if self.active != NULL:
                 self.active.prev = group
             self.active = group
-        line_append(&self.line, entry, OF_TABLE)
-        line_append(&group.line, entry, OF_GROUP)
-        line_append(&source.line, entry, OF_SOURCE)
+        roll_append(&self.roll, entry, OF_TABLE)
+        roll_append(&group.roll, entry, OF_GROUP)
+        roll_append(&source.roll, entry, OF_SOURCE)
         return 0
 
-    cdef void touch(self, Entry *entry, int64_t now) noexcept:
-        """The session was used."""
+    cdef void asks(self, Entry *entry, int64_t now) noexcept:
+        """Its client sent something."""
         entry.used_at = now
-        line_touch(&self.line, entry, OF_TABLE)
-        line_touch(&entry.group.line, entry, OF_GROUP)
-        line_touch(&entry.source.line, entry, OF_SOURCE)
+        if entry.standings[OF_TABLE] in (ANSWERED, SETTLED):
+            self.change(entry, TWO_WAY)
+            return
+        roll_touch(&self.roll, entry, OF_TABLE)
+        roll_touch(&entry.group.roll, entry, OF_GROUP)
+        roll_touch(&entry.source.roll, entry, OF_SOURCE)
+
+    cdef void answers(self, Entry *entry, bint is_last, int64_t now) noexcept:
+        """Its client was answered; `is_last`: nothing is owed to it any more."""
+        cdef uint8_t standing = entry.standings[OF_TABLE]
+        entry.used_at = now
+        if standing != TWO_WAY and (standing != WAITING or is_last):
+            self.change(entry, ANSWERED)
+            self.settle(&self.roll, OF_TABLE, self.most)
+            self.settle(&entry.group.roll, OF_GROUP, entry.group.most)
+            self.settle(&entry.source.roll, OF_SOURCE, entry.group.most_a_source)
+            return
+        roll_touch(&self.roll, entry, OF_TABLE)
+        roll_touch(&entry.group.roll, entry, OF_GROUP)
+        roll_touch(&entry.source.roll, entry, OF_SOURCE)
 
     cdef void remove(self, Entry *entry) noexcept:
         """Forget the entry; its memory is the caller's."""
@@ -171,19 +244,19 @@ cdef class SessionTable:
         while link[0] != entry:
             link = &link[0].chain
         link[0] = entry.chain
-        line_remove(&self.line, entry, OF_TABLE)
-        line_remove(&group.line, entry, OF_GROUP)
-        line_remove(&source.line, entry, OF_SOURCE)
-        if source.line.count == 0:
+        roll_remove(&self.roll, entry, OF_TABLE)
+        roll_remove(&group.roll, entry, OF_GROUP)
+        roll_remove(&source.roll, entry, OF_SOURCE)
+        if source.roll.count == 0:
             self.forget_source(source)
-        if group.line.count == 0:
+        if group.roll.count == 0:
             if group.prev != NULL:
                 group.prev.next = group.next
             else:
                 self.active = group.next
             if group.next != NULL:
                 group.next.prev = group.prev
-        if self.mask >= LEAST_BUCKETS and self.line.count < self.mask // 8:
+        if self.mask >= LEAST_BUCKETS and self.roll.count < self.mask // 8:
             self.resize((self.mask + 1) // 2)
 
     cdef int64_t next_end(self) noexcept:
@@ -192,13 +265,26 @@ cdef class SessionTable:
         cdef int64_t at = -1, end
         while group != NULL:
             if group.idle_us > 0:
-                end = group.line.first.used_at + group.idle_us
+                end = roll_oldest(&group.roll, OF_GROUP).used_at + group.idle_us
                 if at < 0 or end < at:
                     at = end
             group = group.next
         return at
 
     # ---- inside
+
+    cdef void change(self, Entry *entry, int standing) noexcept:
+        """Give the entry another standing, at the end of its lines."""
+        roll_change(&self.roll, entry, OF_TABLE, <uint8_t>standing)
+        roll_change(&entry.group.roll, entry, OF_GROUP, <uint8_t>standing)
+        roll_change(&entry.source.roll, entry, OF_SOURCE, <uint8_t>standing)
+
+    cdef void settle(self, Roll *roll, int which, uint32_t bound) noexcept:
+        """Let the first ones out of probation while there is room for more; a roll without a bound has none. With the
+        roll full they stay, and go: else they would take the places of those who were here before."""
+        if bound and roll.count < bound:
+            while roll.lines[ANSWERED].count > probation(bound):
+                roll_change(roll, roll.lines[ANSWERED].first, which, SETTLED)
 
     cdef Source *find_source(self, Group *group, const Key *key, uint64_t *out_hash) noexcept:
         """The source of this key in the group, or NULL; and the hash it has or would have."""
@@ -247,8 +333,8 @@ cdef class SessionTable:
         """Have `size` buckets; without the memory for them it stays as it is, only slower."""
         cdef Entry **buckets = <Entry **>calloc(size, sizeof(Entry *))
         cdef Source **source_buckets = <Source **>calloc(size, sizeof(Source *))
-        cdef Entry *entry = self.line.first
-        cdef Source *source
+        cdef Entry *entry
+        cdef int standing
         if buckets == NULL or source_buckets == NULL:
             free(buckets)
             free(source_buckets)
@@ -256,14 +342,15 @@ cdef class SessionTable:
         free(self.buckets)
         free(self.source_buckets)
         self.buckets, self.source_buckets, self.mask = buckets, source_buckets, size - 1
-        while entry != NULL:
-            entry.chain = buckets[entry.hash & self.mask]
-            buckets[entry.hash & self.mask] = entry
-            source = entry.source
-            if source.line.first == entry:  # each source once
-                source.chain = source_buckets[source.hash & self.mask]
-                source_buckets[source.hash & self.mask] = source
-            entry = entry.links[OF_TABLE].next
+        for standing in range(STANDINGS):
+            entry = self.roll.lines[standing].first
+            while entry != NULL:
+                entry.chain = buckets[entry.hash & self.mask]
+                buckets[entry.hash & self.mask] = entry
+                if roll_oldest(&entry.source.roll, OF_SOURCE) == entry:  # each source once
+                    entry.source.chain = source_buckets[entry.source.hash & self.mask]
+                    source_buckets[entry.source.hash & self.mask] = entry.source
+                entry = entry.links[OF_TABLE].next
 
 
 # ---- for tests
@@ -281,8 +368,8 @@ cdef class Sessions:
         self.names = {}
 
     def __dealloc__(self):
-        while self.table is not None and self.table.line.first != NULL:
-            self._drop(self.table.line.first)
+        while self.table is not None and self.table.roll.count:
+            self._drop(self.table.some())
 
     def add_group(self, name, *, idle_us=0, most=0, most_a_source=0):
         """Make a group of sessions, or change its bounds."""
@@ -306,12 +393,21 @@ cdef class Sessions:
         return gone
 
     def use(self, key, now):
-        """Touch a session; False if it is not there."""
+        """Its client sends something; False if it is not there."""
         cdef Key wanted
         self._key(key, &wanted)
         cdef Entry *entry = self.table.find(&wanted)
         if entry != NULL:
-            self.table.touch(entry, now)
+            self.table.asks(entry, now)
+        return entry != NULL
+
+    def answer(self, key, now, is_last=True):
+        """Its client is answered; False if it is not there."""
+        cdef Key wanted
+        self._key(key, &wanted)
+        cdef Entry *entry = self.table.find(&wanted)
+        if entry != NULL:
+            self.table.answers(entry, is_last, now)
         return entry != NULL
 
     def close(self, key):
@@ -338,16 +434,19 @@ cdef class Sessions:
         return self.table.next_end()
 
     def keys(self, group=None):
-        """Keys of the table, or of one group, from the least to the most recently used."""
-        cdef Entry *entry = self.table.line.first
+        """Keys of the table, or of one group, by standing, and from the least to the most recently used."""
+        cdef Entry *entry
+        cdef Roll *roll = &self.table.roll
         cdef int which = OF_TABLE
         found = []
         if group is not None:
             which = OF_GROUP
-            entry = (<_GroupOfTest>self.groups[group]).group.line.first
-        while entry != NULL:
-            found.append(self.names[<size_t>entry])
-            entry = entry.links[which].next
+            roll = &(<_GroupOfTest>self.groups[group]).group.roll
+        for standing in range(STANDINGS):
+            entry = roll.lines[<int>standing].first
+            while entry != NULL:
+                found.append(self.names[<size_t>entry])
+                entry = entry.links[which].next
         return found
 
     def shape(self):
@@ -367,7 +466,7 @@ cdef class Sessions:
             while source != NULL:
                 sources += 1
                 source = source.chain
-        return self.table.line.count, sources, self.table.mask + 1, longest
+        return self.table.roll.count, sources, self.table.mask + 1, longest
 
     cdef object _drop(self, Entry *entry):
         self.table.remove(entry)

@@ -3,7 +3,7 @@
 Observer, called per event only:
 
     on_refused(key, target_text, error)  no target could be reached; errno of the last attempt, 0: no address is known
-    on_target_down(key, text)            a target of several failed and is left out for a while
+    on_target_down(key, text, error)     an address of several failed and is left out for a while; errno
     on_target_up(key, text)              it answered again
     on_accept_paused(why), on_accept_resumed()  see _accept.pxd
     on_wanted(key, fd)                   after `ask(key)`: answer with `relay`
@@ -36,14 +36,15 @@ cdef struct Pair:
     Work work          # moves bytes
     WheelLink link     # time-out
     void *route        # owned Route
+    void *balance      # owned Balance: the addresses it may connect to
     void *backend      # owned Backend, or NULL
     Origin *origin     # owned; what the client's PROXY header said, until the target knows; or NULL
     int64_t since      # OPEN: last byte; before: accepted
     int64_t due_at     # when the time-out is looked at
     int64_t idle_us    # longest silence, 0: any
     uint8_t state      # State
-    uint8_t address    # the address of the backend that is tried next
-    uint8_t attempts   # backends tried
+    uint32_t attempts  # addresses tried
+    int64_t dialled_at  # when the last of these was
     Pair *next         # all pairs
     Pair *prev         # all pairs
 
@@ -74,7 +75,7 @@ cdef class Route:
 
     cdef void configure(self, rule)
     cdef void admit(self, int fd, sockaddr_storage *address) noexcept
-    cdef void begin(self, int fd, Backend backend) noexcept
+    cdef void begin(self, int fd, Balance balance) noexcept
 
 
 cdef class RouteListener(Listener):

@@ -36,7 +36,6 @@ cdef extern from "<sys/socket.h>" nogil:
 
 cdef enum:
     TRIM_US = 2000000
-    MOST_ATTEMPTS = 255
 
 
 cdef class TcpRelay:
@@ -77,8 +76,10 @@ cdef class TcpRelay:
         """Answer to `on_wanted`; target None resets the connection."""
         if target is None or key not in self.routes:
             self.refuse(fd)
-        else:
-            (<Route>self.routes[key]).begin(fd, Backend(target))
+            return
+        balance = Balance()
+        balance.set_targets([target])
+        (<Route>self.routes[key]).begin(fd, balance)
 
     def update(self, key, rule):
         """New options for the same listeners: connections accepted from now on follow them."""
@@ -185,10 +186,10 @@ cdef class Route:
         elif self.ask:
             self.relay.tell("on_wanted", (self.key, fd))
         else:
-            self.begin(fd, None)
+            self.begin(fd, self.balance)
 
-    cdef void begin(self, int fd, Backend backend) noexcept:
-        """Make a pair of the connection, if the rule may have one more. `backend` None: balance chooses."""
+    cdef void begin(self, int fd, Balance balance) noexcept:
+        """Make a pair of the connection, if the rule may have one more."""
         cdef TcpRelay relay = self.relay
         cdef Pair *pair
         if not relay.tally.enter(self.slot, self.most):
@@ -200,7 +201,7 @@ cdef class Route:
             relay.tally.leave(self.slot)
             relay.refuse(fd)
             return
-        pair_init(pair, self, fd)
+        pair_init(pair, self, fd, balance)
         self.connections += 1
         self.total += 1
         if not self.accept_proxy and not self.proxy:
@@ -208,16 +209,13 @@ cdef class Route:
         relay.mover.watch(&pair.client, False)
         if self.connect_us:
             relay.wait_until(pair, pair.since + self.connect_us)
-        if backend is not None:
-            hold_backend(pair, backend)
-            pair.attempts = MOST_ATTEMPTS
         if not self.accept_proxy:
             connect_next(pair, 0)
 
 
 # ---- a pair begins
 
-cdef void pair_init(Pair *pair, Route route, int fd) noexcept:
+cdef void pair_init(Pair *pair, Route route, int fd, Balance balance) noexcept:
     cdef TcpRelay relay = route.relay
     side_init(&pair.client, pair, &pair.server, fd)
     side_init(&pair.server, pair, &pair.client, -1)
@@ -227,6 +225,8 @@ cdef void pair_init(Pair *pair, Route route, int fd) noexcept:
     pair.link.owner = pair
     pair.route = <void *>route
     Py_INCREF(route)
+    pair.balance = <void *>balance
+    Py_INCREF(balance)
     pair.state = GREETING
     pair.since = relay.loop.now_us
     pair.idle_us = route.idle_us
@@ -310,7 +310,6 @@ cdef int send_early(Pair *pair) noexcept:
 cdef void hold_backend(Pair *pair, Backend backend) noexcept:
     Py_INCREF(backend)
     pair.backend = <void *>backend
-    pair.address = 0
     backend.connections += 1
 
 
@@ -322,33 +321,32 @@ cdef void drop_backend(Pair *pair) noexcept:
 
 
 cdef void connect_next(Pair *pair, int error) noexcept:
-    """Try the next address, of the next target after the last one; without any left the pair ends with `error`."""
+    """Try the next address; without any left the pair ends with `error`."""
     cdef Route route = <Route>pair.route
+    cdef Balance balance = <Balance>pair.balance
     cdef TcpRelay relay = route.relay
     cdef Backend backend
     cdef int fd
     while True:
         if pair.backend == NULL:
             backend = None
-            if pair.attempts < min(len(route.balance.backends), <Py_ssize_t>MOST_ATTEMPTS):
-                backend = route.balance.choose(relay.loop.now_us)
+            if pair.attempts < <uint32_t>len(balance.backends):
+                backend = balance.choose(relay.loop.now_us, None)
             if backend is None:
                 pair_unreachable(pair, error)
                 return
             pair.attempts += 1
             hold_backend(pair, backend)
         backend = <Backend>pair.backend
-        while pair.address < backend.target.count:
-            pair.address += 1
-            fd = dial(backend.target, pair.address - 1, route.sources, ring_used(&pair.server.waiting) > 0)
-            error = errno if fd < 0 else start_wait(pair, fd)
-            if error == 0:
-                return
-            if error in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
-                pair.address -= 1
-                pair.state = STARVED
-                relay.wait_until(pair, relay.loop.now_us + TICK_US)
-                return
+        pair.dialled_at = relay.loop.now_us
+        fd = dial(backend.target, backend.index, route.sources, ring_used(&pair.server.waiting) > 0)
+        error = errno if fd < 0 else start_wait(pair, fd)
+        if error == 0:
+            return
+        if error in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
+            pair.state = STARVED
+            relay.wait_until(pair, relay.loop.now_us + TICK_US)
+            return
         backend_failed(pair, error)
 
 
@@ -361,8 +359,7 @@ cdef int start_wait(Pair *pair, int fd) noexcept:
     cdef TcpRelay relay = route.relay
     cdef int64_t left
     cdef int error
-    cdef bint last = (pair.address >= (<Backend>pair.backend).target.count
-                      and pair.attempts >= len(route.balance.backends))
+    cdef bint last = pair.attempts >= <uint32_t>len((<Balance>pair.balance).backends)
     pair.state = CONNECTING
     pair.server.source.fd = fd
     pair.server.writable = pair.server.readable = pair.server.failed = pair.server.hung_up = False
@@ -386,19 +383,21 @@ cdef int start_wait(Pair *pair, int fd) noexcept:
 
 
 cdef void backend_failed(Pair *pair, int error) noexcept:
-    """Not one address of the target answered."""
+    """The address did not answer, or in the negative."""
     cdef Route route = <Route>pair.route
+    cdef Balance balance = <Balance>pair.balance
     cdef Backend backend = <Backend>pair.backend
+    cdef int64_t now = route.relay.loop.now_us
     # Without a free port of our own (EADDRNOTAVAIL) the target is not at fault.
-    if error != EADDRNOTAVAIL and route.balance.failed(backend, route.relay.loop.now_us) \
-            and len(route.balance.backends) > 1:
-        route.relay.tell("on_target_down", (route.key, backend.target.text))
+    if error != EADDRNOTAVAIL and balance.failed(backend, pair.dialled_at, now, error):
+        route.relay.tell("on_target_down", (route.key, backend.text, error))
     drop_backend(pair)
 
 
 cdef void attempt_failed(Pair *pair, int error) noexcept:
     """The address did not answer, or in the negative."""
     (<Route>pair.route).relay.loop.close(&pair.server.source)
+    backend_failed(pair, error)
     connect_next(pair, error)
 
 
@@ -426,8 +425,8 @@ cdef bint connected(Pair *pair) noexcept:
         relay.wait_until(pair, pair.since + pair.idle_us)
     else:
         wheel_take(&relay.wheel, &pair.link)
-    if backend.failures and route.balance.worked(backend) and len(route.balance.backends) > 1:
-        relay.tell("on_target_up", (route.key, backend.target.text))
+    if backend.failures and (<Balance>pair.balance).worked(backend):
+        relay.tell("on_target_up", (route.key, backend.text))
     if route.proxy and not send_header(pair, route.proxy):
         pair_close(pair, True)
         return False
@@ -555,6 +554,7 @@ cdef void pair_close(Pair *pair, bint abruptly) noexcept:
     relay.tally.leave(route.slot)
     relay.gate.leave()
     Py_XDECREF(<PyObject *>pair.route)
+    Py_XDECREF(<PyObject *>pair.balance)
     relay.loop.free_later(pair)
 
 

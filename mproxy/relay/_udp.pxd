@@ -7,8 +7,9 @@ targets on_target_down(key, target) and on_target_up(key, target).
 from libc.stdint cimport int64_t
 
 from mproxy.net._loop cimport Loop, Timer
-from mproxy.relay._udp_flow cimport UdpFlow
+from mproxy.relay._udp_flow cimport Listener, UdpFlow
 from mproxy.relay._udp_rule cimport UdpRule
+from mproxy.relay._udp_session cimport Session
 
 
 cdef class UdpRelay(UdpFlow):
@@ -16,4 +17,5 @@ cdef class UdpRelay(UdpFlow):
     cdef set leaving   # removed rules that still have sessions
     cdef Timer timer   # ends idle sessions; None: not set
 
+    cdef void hand_over(self, Session *session, Listener listener) noexcept
     cdef void set_timer(self, int64_t at) noexcept

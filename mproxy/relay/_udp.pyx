@@ -6,9 +6,10 @@ from functools import partial
 from libc.string cimport memcmp
 
 from mproxy.net._packets cimport Address
-from mproxy.relay._sessions cimport OF_GROUP, Entry, Group, group_ended
-from mproxy.relay._udp_flow cimport Listener, Session
+from mproxy.relay._sessions cimport OF_GROUP, STANDINGS, Entry, Group, group_ended, roll_victim
+from mproxy.relay._udp_flow cimport Listener
 from mproxy.relay._udp_rule cimport UdpRule
+from mproxy.relay._udp_session cimport Session
 
 
 cdef enum:
@@ -33,7 +34,7 @@ cdef class UdpRelay(UdpFlow):
     @property
     def count(self):
         """Sessions now."""
-        return self.table.line.count
+        return self.table.roll.count
 
     @property
     def gathering_count(self):
@@ -57,22 +58,23 @@ cdef class UdpRelay(UdpFlow):
             self._take_over(listener)
 
     def set_targets(self, key, targets):
-        """New sessions of the rule go to these (net._socket.Target each); those that there are stay where they are."""
-        (<UdpRule>self.rules[key]).set_targets(targets)
+        """Sessions of the rule go to these (net._socket.Target each). Those that there are stay when their address is
+        among them, and else move with their client's next packet."""
+        (<UdpRule>self.rules[key]).balance.set_targets(targets)
 
     def update(self, key, rule):
         """The rule's options have changed."""
         cdef UdpRule changed = self.rules[key]
         changed.configure(rule)
-        while changed.group.most and changed.group.line.count > changed.group.most:
-            self.evict(<Session *>changed.group.line.first)
+        while changed.group.most and changed.group.roll.count > changed.group.most:
+            self.evict(<Session *>roll_victim(&changed.group.roll, changed.group.most))
         self.set_timer(self.table.next_end())
 
     def remove(self, key):
         """Nobody new; sessions go on until they are idle, and replies leave from the same address."""
         cdef UdpRule rule = self.rules.pop(key)
         rule.leaving = True
-        if rule.group.line.count:
+        if rule.group.roll.count:
             self.leaving.add(rule)
         else:
             self._dissolve(rule)
@@ -86,12 +88,10 @@ cdef class UdpRelay(UdpFlow):
 
     def close(self):
         """End every session and stop listening."""
-        cdef Session *session
         for key in list(self.rules):
             self.remove(key)
-        while self.table.line.first != NULL:
-            session = <Session *>self.table.line.first
-            self.end(session)
+        while self.table.roll.count:
+            self.end(<Session *>self.table.some())
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
@@ -110,22 +110,30 @@ cdef class UdpRelay(UdpFlow):
                 old = former
                 if memcmp(&old.bound, &listener.bound, sizeof(Address)) != 0:
                     continue
-                session = <Session *>old.rule.group.line.first
-                while session != NULL:
-                    next_session = <Session *>session.entry.links[OF_GROUP].next
-                    if session.listener == <void *>old:
-                        self.table.remove(&session.entry)
-                        session.listener = <void *>listener
-                        if self.table.insert(&session.entry, &listener.rule.group, session.entry.used_at) < 0:
-                            self.table.insert(&session.entry, &old.rule.group, session.entry.used_at)
-                    session = next_session
+                if not listener.rule.balance.backends:  # `set_targets` finds out which of them are lost
+                    listener.rule.balance.backends = list(old.rule.balance.backends)
+                for standing in range(STANDINGS):
+                    session = <Session *>old.rule.group.roll.lines[<int>standing].first
+                    while session != NULL:
+                        next_session = <Session *>session.entry.links[OF_GROUP].next
+                        if session.listener == <void *>old:
+                            self.hand_over(session, listener)
+                        session = next_session
                 while old.read_batch():
                     pass  # what still waits in the old socket
                 old.rule.listeners.remove(old)
                 old.stop()
-            if not (<UdpRule>rule).group.line.count:
+            if not (<UdpRule>rule).group.roll.count:
                 self._dissolve(rule)
         self.set_timer(self.table.next_end())
+
+    cdef void hand_over(self, Session *session, Listener listener) noexcept:
+        """The session belongs to another rule from now on."""
+        cdef Group *former = session.entry.group
+        self.table.remove(&session.entry)
+        session.listener = <void *>listener
+        if self.table.insert(&session.entry, &listener.rule.group, session.entry.used_at) < 0:
+            self.table.insert(&session.entry, former, session.entry.used_at)
 
     cdef void rule_ended(self, UdpRule rule) noexcept:
         self._dissolve(rule)

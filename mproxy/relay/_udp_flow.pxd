@@ -3,36 +3,17 @@
 An inbox and an outbox are shared by all rules; each is empty again before anything else runs.
 """
 
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t
 
 from mproxy.net._alarm cimport Alarm
 from mproxy.net._loop cimport Loop, Source, Work
-from mproxy.net._packets cimport SLOTS, Address, Inbox, LocalAddress, Message, Outbox, Slot
-from mproxy.net._socket cimport socklen_t
+from mproxy.net._packets cimport SLOTS, Address, Inbox, Outbox, Slot
+from mproxy.relay._balance cimport Backend
 from mproxy.relay._gather cimport Gather
 from mproxy.relay._runs cimport Piece
-from mproxy.relay._sessions cimport Entry, Key, SessionTable
-from mproxy.relay._udp_rule cimport Destination, UdpRule
-
-
-cdef struct Session:
-    Entry entry             # in the table; first, so that a pointer to one is a pointer to the other
-    Source source           # the socket connected to the target
-    void *listener          # borrowed Listener: whence replies leave; it outlives its sessions
-    void *destination       # owned reference to a Destination
-    Address client          # who gets the replies
-    socklen_t client_bytes  # length of `client`
-    LocalAddress local      # the address the client sent to, when the listener has many
-    uint32_t in_limit       # GSO towards the target: segments below this size
-    uint32_t out_limit      # GSO towards the client: likewise
-    int most_slots          # read at a time: fewer once trains come, to stay in the cache
-    int first_slot          # packets for the target in the inbox, -1: none
-    int last_slot           # the last of them
-    int touched_index       # place among the sessions that have packets in the inbox
-    bint failed             # the socket has an error to be read
-    bint queued             # has replies to be read
-    Session *prev           # queue of those
-    Session *next           # queue of those
+from mproxy.relay._sessions cimport Key, SessionTable
+from mproxy.relay._udp_rule cimport UdpRule
+from mproxy.relay._udp_session cimport Ready, Session
 
 
 cdef class Listener:
@@ -51,7 +32,6 @@ cdef class Listener:
     cdef bint read_batch(self) noexcept
     cdef void set_gathering(self, bint on) noexcept
     cdef void count_dropped(self) noexcept
-    cdef void make_key(self, const Slot *slot, Key *out) noexcept
 
 
 cdef class UdpFlow:
@@ -65,18 +45,23 @@ cdef class UdpFlow:
     cdef int touched_count        # entries
     cdef int next_slot[SLOTS]     # the next slot of the same session, -1: none
     cdef Work work                # reads replies
-    cdef Session *first           # sessions with replies to be read
-    cdef Session *last            # their end
-    cdef uint32_t queued          # their number
+    cdef Ready ready              # sessions with replies to be read
     cdef list gathering           # listeners whose packets gather
     cdef Alarm alarm              # rings when they have
     cdef Work look                # reads them
     cdef bint can_gather          # there is an alarm
+    cdef Backend dialled          # the address that `dial` tried last
+    cdef int64_t no_port_until    # every port that the kernel offered rests: nobody new until then
 
     cdef void deliver(self, Listener listener, int count) noexcept
     cdef Session *open(self, Listener listener, Slot *slot, Key *key) noexcept
     cdef int make_room(self, UdpRule rule, const Key *key) noexcept
-    cdef int dial(self, Destination destination) noexcept
+    cdef int dial(self, UdpRule rule, uint16_t *port) noexcept
+    cdef int connect(self, Backend backend, uint16_t *port) noexcept
+    cdef void move(self, Session *session) noexcept
+    cdef void heard(self, Session *session, int first, int count) noexcept
+    cdef void asks(self, Session *session, Backend backend) noexcept
+    cdef void let_go(self, Session *session) noexcept
     cdef void enter(self, Session *session, Listener listener, Slot *slot) noexcept
     cdef void send_in(self, Session *session) noexcept
     cdef void pack(self, Session *session, int count, bint inward) noexcept
@@ -87,10 +72,9 @@ cdef class UdpFlow:
     cdef void end(self, Session *session) noexcept
     cdef void evict(self, Session *session) noexcept
     cdef void enqueue(self, Session *session) noexcept
-    cdef void dequeue(self, Session *session) noexcept
     cdef void rule_ended(self, UdpRule rule) noexcept
     cdef void idle_at(self, int64_t at) noexcept
-    cdef void refused(self, UdpRule rule, Destination destination, int error) noexcept
-    cdef void tell_refused(self, UdpRule rule, Destination destination, int error) noexcept
-    cdef void recovered(self, Session *session) noexcept
+    cdef void failed(self, UdpRule rule, Backend backend, int64_t began, int error) noexcept
+    cdef void tell_down(self, UdpRule rule, Backend backend) noexcept
+    cdef void tell_refused(self, UdpRule rule, str target, int error) noexcept
     cdef void tell(self, str event, tuple arguments) noexcept

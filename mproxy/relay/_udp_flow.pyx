@@ -7,54 +7,53 @@ leaves through its own connected socket.
 Life of a reply: the session's socket is ready; recvmmsg; trains again; they wait in the outbox beside the replies of
 other sessions, and one sendmmsg through the listener's socket sends them all, each from the address its client knows.
 
-Nothing waits: what the kernel has no room for is dropped and counted. Python runs when a session begins with a target
-that does not answer, and by one timer; not for a packet.
+Nothing waits: what the kernel has no room for is dropped and counted. Python runs when a session begins, or looks for
+another address, and by one timer; not for a packet.
 """
 
 import os
 from functools import partial
 
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.errno cimport EAGAIN, EINTR, EMFILE, EMSGSIZE, ENFILE, ENOBUFS, ENOMEM, EPERM, errno
+from libc.errno cimport EADDRINUSE, EAGAIN, EDESTADDRREQ, EINTR, EMSGSIZE, ENOBUFS, ENOMEM, EPERM, errno
 from libc.stddef cimport size_t
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint16_t
 from libc.stdlib cimport calloc
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memset
 
 from mproxy.net._loop cimport EPOLLERR, EPOLLET, EPOLLIN, read_clock
 from mproxy.net._packets cimport (
-    AF_INET, SLOTS, dropped_packets, packet_count, receive_trains, report_local_address,
+    AF_INET, SLOTS, Address, Message, Slot, dropped_packets, packet_count, receive_trains, report_local_address,
 )
-from mproxy.net._socket cimport (
-    SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, Target, close, connect, is_spare, set_option, sockaddr,
-    set_receive_queue, socket, socklen_t,
-)
+from mproxy.net._socket cimport Target, close, set_receive_queue, sockaddr, socklen_t
+from mproxy.relay._balance cimport Backend, Balance
 from mproxy.relay._gather cimport gather_full, gather_is_due, gather_judge
+from mproxy.relay._ports cimport port_rest
 from mproxy.relay._runs cimport ANY_SEGMENT, Run, run_next
-from mproxy.relay._sessions cimport Group
-from mproxy.relay._udp_rule cimport AVOID_US, TELL_US
+from mproxy.relay._sessions cimport Group, Key
+from mproxy.relay._udp_dial cimport is_shortage, udp_dial
+from mproxy.relay._udp_rule cimport TELL_US
+from mproxy.relay._udp_session cimport (
+    PATIENCE_US, ready_add, ready_remove, session_begin, session_heard, session_is_due, session_key, session_may_leave,
+    session_rest_us, session_sent,
+)
 
 
 cdef extern from "<sys/socket.h>" nogil:
-    int SOCK_DGRAM, SO_RCVBUF
     int getsockname(int fd, sockaddr *address, socklen_t *length)
 
 cdef enum:
+    MOST_ATTEMPTS = 8            # addresses tried for a packet, when they fail at once
+    NO_PORT_US = 10000           # without a port that has rested nobody new is let in for so long: looking takes time
     BATCHES_A_TURN = 4           # of one listener, before others get their turn
     FEW_SLOTS = 8                # for trains: 512 KiB, about what a cache holds
     TRAIN_BYTES = 8192           # messages longer than this on average are trains
     LISTENER_BUFFER = 4194304    # bytes of a listener's queue; without privileges it may be less (net.core.rmem_max)
-    SESSION_BUFFER = 1048576     # of a session's: a few trains
     NOWHERE = -1
 
 # Errors of sending that say nothing about the session: no room, a filter in our own host, a packet too long.
 cdef bint is_passing(int error) noexcept nogil:
     return error in (EAGAIN, ENOBUFS, ENOMEM, EPERM, EMSGSIZE, EINTR)
-
-
-# Errors of opening a socket for which an older session can make room (EAGAIN: no port is left, connect(2)).
-cdef bint is_shortage(int error) noexcept nogil:
-    return error in (EMFILE, ENFILE, ENOBUFS, ENOMEM, EAGAIN)
 
 
 cdef inline int adapt(int most, int n, size_t length) noexcept nogil:
@@ -101,7 +100,7 @@ cdef class UdpFlow:
             if slot.cut:
                 listener.rule.counts.errors += 1
                 continue
-            listener.make_key(slot, &key)
+            session_key(slot, &listener.bound, listener.is_wildcard, &key)
             # Packets of one client tend to come together.
             if session == NULL or memcmp(&session.entry.key, &key, sizeof(Key)) != 0:
                 session = <Session *>self.table.find(&key)
@@ -116,19 +115,23 @@ cdef class UdpFlow:
                 session.touched_index = self.touched_count
                 self.touched[self.touched_count] = session
                 self.touched_count += 1
-                self.table.touch(&session.entry, self.loop.now_us)
+                self.table.asks(&session.entry, self.loop.now_us)
             else:
                 self.next_slot[session.last_slot] = i
             session.last_slot = i
         for i in range(self.touched_count):
-            if self.touched[i] != NULL:
-                self.send_in(self.touched[i])
+            session = self.touched[i]
+            if session != NULL:
+                if session_is_due(session, self.loop.now_us):
+                    self.move(session)
+                self.send_in(session)
         self.touched_count = 0
 
     cdef void send_in(self, Session *session) noexcept:
         """Send the session's packets of the inbox to its target."""
         cdef UdpRule rule = (<Listener>session.listener).rule
         cdef int slot = session.first_slot, count = 0, i, error = 0
+        cdef uint32_t sent = 0
         cdef Message *message
         while slot != NOWHERE:
             self.pieces[count].data = self.inbox.slots[slot].data
@@ -142,7 +145,7 @@ cdef class UdpFlow:
         self.outbox.flush(session.source.fd, False)
         for i in range(self.outbox.count):
             message = &self.outbox.messages[i]
-            rule.counts.packets_in += message.sent
+            sent += message.sent
             rule.counts.bytes_in += message.sent_bytes
             if message.fell_back:
                 session.in_limit = min(session.in_limit, message.segment)
@@ -151,6 +154,8 @@ cdef class UdpFlow:
             elif message.error:
                 error = message.error
         self.outbox.clear()
+        rule.counts.packets_in += sent
+        session_sent(session, sent, self.loop.now_us)
         if error:
             self.fail(session, error)
 
@@ -178,13 +183,13 @@ cdef class UdpFlow:
         """One read of every session that is ready now."""
         cdef Session *session
         cdef Listener listener = None
-        cdef uint32_t left = self.queued
+        cdef uint32_t left = self.ready.count
         cdef int used = 0, n
         self.loop.light_turns = 0  # as in `read_batch`
-        while left > 0 and self.first != NULL:
+        while left > 0 and self.ready.first != NULL:
             left -= 1
-            session = self.first
-            self.dequeue(session)
+            session = self.ready.first
+            ready_remove(&self.ready, session)
             if self.outbox.count and (<void *>listener != session.listener or used + session.most_slots > SLOTS):
                 self.flush_out(listener)
             if self.outbox.count == 0:
@@ -199,7 +204,7 @@ cdef class UdpFlow:
                 used += n
         if self.outbox.count:
             self.flush_out(listener)
-        if self.first != NULL:
+        if self.ready.first != NULL:
             self.loop.schedule(&self.work)
 
     cdef int read_reply(self, Session *session, int first) noexcept:
@@ -228,10 +233,18 @@ cdef class UdpFlow:
             length += slot.length
         session.most_slots = adapt(session.most_slots, n, length)
         self.pack(session, n, False)
-        self.table.touch(&session.entry, self.loop.now_us)
-        if (<Destination>session.destination).avoid_until:
-            self.recovered(session)
+        self.heard(session, first, n)
         return n
+
+    cdef void heard(self, Session *session, int first, int count) noexcept:
+        """Replies came, in so many slots."""
+        cdef UdpRule rule = (<Listener>session.listener).rule
+        cdef Backend backend = <Backend>session.backend
+        session_heard(session, &self.inbox.slots[first], count)
+        self.table.answers(&session.entry, session.owed == 0, self.loop.now_us)
+        rule.balance.answers(backend, self.loop.now_us)
+        if backend.failures and rule.balance.worked(backend):
+            self.tell("on_target_up", (rule.key, backend.text))
 
     cdef void flush_out(self, Listener listener) noexcept:
         """Send the replies in the outbox."""
@@ -256,23 +269,19 @@ cdef class UdpFlow:
         """A new session for the sender of this packet, or NULL: it is not let in, or can't be had."""
         cdef UdpRule rule = listener.rule
         cdef Session *session
-        cdef Destination destination
+        cdef uint16_t port = 0
         cdef int fd
-        if not rule.admits(&slot.sender.any):
-            return NULL
-        destination = rule.choose(self.loop.now_us)
-        if destination is None:
-            if rule.destinations:
-                self.tell_refused(rule, rule.destinations[0], 0)
+        if not rule.admits(&slot.sender.any) or self.loop.now_us < self.no_port_until:
             return NULL
         self.make_room(rule, key)
-        fd = self.dial(destination)
-        if fd < 0 and is_shortage(-fd) and self.table.line.first != NULL:
-            self.evict(<Session *>self.table.line.first)
-            fd = self.dial(destination)
+        fd = self.dial(rule, &port)
+        if fd < 0 and is_shortage(-fd) and self.table.roll.count:
+            self.evict(<Session *>self.table.some())
+            fd = self.dial(rule, &port)
+            if fd < 0 and is_shortage(-fd):
+                rule.counts.errors += 1
+                self.tell_refused(rule, self.dialled.text, -fd)
         if fd < 0:
-            rule.counts.errors += 1
-            self.refused(rule, destination, -fd)
             return NULL
         session = <Session *>calloc(1, sizeof(Session))
         if session == NULL:
@@ -280,7 +289,8 @@ cdef class UdpFlow:
             return NULL
         session.entry.key = key[0]
         session.source.fd = fd
-        session.destination = <void *>destination
+        session.port = port
+        session.backend = <void *>self.dialled
         if self.loop.add(&session.source, EPOLLIN | EPOLLET) < 0 or \
                 self.table.insert(&session.entry, &rule.group, self.loop.now_us) < 0:
             close(fd)
@@ -301,11 +311,19 @@ cdef class UdpFlow:
         session.in_limit = session.out_limit = ANY_SEGMENT
         session.most_slots = FEW_SLOTS
         session.first_slot = NOWHERE
-        Py_INCREF(<object>session.destination)
-        (<Destination>session.destination).sessions += 1
+        session.patience_us = PATIENCE_US
+        self.asks(session, <Backend>session.backend)
         listener.rule.counts.total += 1
         if group.idle_us:
             self.idle_at(self.loop.now_us + group.idle_us)
+
+    cdef void asks(self, Session *session, Backend backend) noexcept:
+        """The session begins to ask an address."""
+        Py_INCREF(backend)
+        session.backend = <void *>backend
+        backend.connections += 1
+        (<Listener>session.listener).rule.balance.asks(backend, self.loop.now_us)
+        session_begin(session)
 
     cdef int make_room(self, UdpRule rule, const Key *key) noexcept:
         """Evict until the bounds let one more in; returns how many went."""
@@ -317,24 +335,74 @@ cdef class UdpFlow:
             victim = <Session *>self.table.victim(&rule.group, key)
         return gone
 
-    cdef int dial(self, Destination destination) noexcept:
-        """A socket connected to the first address that works; or -errno."""
-        cdef Target target = destination.target
-        cdef int fd, index, error = 0
-        for index in range(target.count):
-            fd = socket(target.addresses[index].ss_family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
-            if fd < 0:
-                return -errno
-            if is_spare(fd):
-                close(fd)
-                return -EMFILE
-            if connect(fd, <sockaddr *>&target.addresses[index], target.lengths[index]) == 0:
-                receive_trains(fd)
-                set_option(fd, SOL_SOCKET, SO_RCVBUF, SESSION_BUFFER)
+    cdef int dial(self, UdpRule rule, uint16_t *port) noexcept:
+        """A socket connected to an address of the rule, `dialled`, or the next where that one can't be reached. Or
+        -errno: of a shortage, which is the caller's to tell, or because nothing is left to try."""
+        cdef Balance balance = rule.balance
+        cdef int fd = 0
+        for _attempt in range(min(len(balance.backends), MOST_ATTEMPTS)):
+            self.dialled = balance.choose(self.loop.now_us, None)
+            if self.dialled.failures:
+                self.tell_down(rule, self.dialled)
+            fd = self.connect(self.dialled, port)
+            if fd >= 0 or fd == -EADDRINUSE or is_shortage(-fd):
                 return fd
-            error = errno
-            close(fd)
-        return -error
+            self.failed(rule, self.dialled, self.loop.now_us, -fd)
+        if fd < 0:
+            rule.counts.errors += 1
+            self.tell_refused(rule, self.dialled.text, -fd)
+        elif balance.targets:
+            self.tell_refused(rule, (<Target>balance.targets[0]).text, 0)
+        return fd or -EDESTADDRREQ
+
+    cdef int connect(self, Backend backend, uint16_t *port) noexcept:
+        """A socket connected to an address; or -errno, EADDRINUSE: all ports seem to rest."""
+        cdef int fd = udp_dial(backend.target, backend.index, self.loop.now_us, port)
+        if fd == -EADDRINUSE:
+            self.no_port_until = self.loop.now_us + NO_PORT_US
+        return fd
+
+    cdef void let_go(self, Session *session) noexcept:
+        """Leave the address, and let the port rest until nothing can come any more."""
+        cdef Backend backend = <Backend>session.backend
+        cdef Balance balance = (<Listener>session.listener).rule.balance
+        port_rest(session.port, self.loop.now_us, session_rest_us(session, balance, self.loop.now_us))
+        self.loop.close(&session.source)
+        backend.connections -= 1
+        Py_DECREF(backend)
+
+    # ---- another address
+
+    cdef void move(self, Session *session) noexcept:
+        """Go on with another address, if there is a reason and a better one; the rules: _udp_session.pxd."""
+        cdef UdpRule rule = (<Listener>session.listener).rule
+        cdef Backend former = <Backend>session.backend
+        cdef Backend backend = None
+        cdef uint16_t port = 0
+        cdef int fd
+        if session_may_leave(session, rule.balance, self.loop.now_us):
+            backend = rule.balance.choose(self.loop.now_us, [former])
+        if backend is None:
+            session.asked_at = self.loop.now_us  # look again when patience has ended again
+            return
+        if backend.failures:
+            self.tell_down(rule, backend)
+        fd = self.connect(backend, &port)
+        if fd < 0:
+            if fd != -EADDRINUSE and not is_shortage(-fd):
+                self.failed(rule, backend, self.loop.now_us, -fd)
+            session.asked_at = self.loop.now_us
+            return
+        if not former.gone:
+            rule.balance.asks(former, self.loop.now_us)  # who asks again counts as another who was not answered
+        self.let_go(session)
+        self.asks(session, backend)
+        session.in_limit = ANY_SEGMENT
+        session.port = port
+        session.source.fd = fd
+        if self.loop.add(&session.source, EPOLLIN | EPOLLET) < 0:
+            session.failed = True
+            self.enqueue(session)
 
     cdef void evict(self, Session *session) noexcept:
         """Somebody else needs the room; what it sent in this batch still goes."""
@@ -346,75 +414,46 @@ cdef class UdpFlow:
     cdef void fail(self, Session *session, int error) noexcept:
         """The target, or the way to it, refused (ICMP, or no route): this session is over, the others go on."""
         cdef UdpRule rule = (<Listener>session.listener).rule
-        destination = <Destination>session.destination
+        cdef Backend backend = <Backend>session.backend
+        cdef int64_t began = session.asked_at or self.loop.now_us
         rule.counts.errors += 1
         self.end(session)
-        self.refused(rule, destination, error)
+        self.failed(rule, backend, began, error)
+        self.tell_refused(rule, backend.text, error)
 
     cdef void end(self, Session *session) noexcept:
         """Give back everything that the session has."""
         cdef UdpRule rule = (<Listener>session.listener).rule
-        self.dequeue(session)
+        ready_remove(&self.ready, session)
+        self.let_go(session)
         self.table.remove(&session.entry)
-        self.loop.close(&session.source)
-        (<Destination>session.destination).sessions -= 1
-        Py_DECREF(<object>session.destination)
         self.loop.free_later(session)
-        if rule.leaving and rule.group.line.count == 0:
+        if rule.leaving and rule.group.roll.count == 0:
             self.rule_ended(rule)
 
     cdef void enqueue(self, Session *session) noexcept:
         """The session has replies."""
-        if session.queued:
-            return
-        session.queued = True
-        session.next = NULL
-        session.prev = self.last
-        if self.last != NULL:
-            self.last.next = session
-        else:
-            self.first = session
-        self.last = session
-        self.queued += 1
-        self.loop.schedule(&self.work)
-
-    cdef void dequeue(self, Session *session) noexcept:
-        if not session.queued:
-            return
-        session.queued = False
-        if session.prev != NULL:
-            session.prev.next = session.next
-        else:
-            self.first = session.next
-        if session.next != NULL:
-            session.next.prev = session.prev
-        else:
-            self.last = session.prev
-        self.queued -= 1
+        if ready_add(&self.ready, session):
+            self.loop.schedule(&self.work)
 
     # ---- who is told
 
-    cdef void refused(self, UdpRule rule, Destination destination, int error) noexcept:
-        """A session failed: prefer other targets for a while, and say so."""
-        cdef int64_t now = self.loop.now_us
-        if len(rule.destinations) > 1:
-            if destination.avoid_until == 0:
-                self.tell("on_target_down", (rule.key, destination.target.text))
-            destination.avoid_until = now + AVOID_US
-        self.tell_refused(rule, destination, error)
+    cdef void failed(self, UdpRule rule, Backend backend, int64_t began, int error) noexcept:
+        """A session failed that asked since `began`: prefer other addresses for a while, and say so."""
+        if rule.balance.failed(backend, began, self.loop.now_us, error):
+            self.tell("on_target_down", (rule.key, backend.text, error))
 
-    cdef void tell_refused(self, UdpRule rule, Destination destination, int error) noexcept:
+    cdef void tell_down(self, UdpRule rule, Backend backend) noexcept:
+        """A session tries an address that was left out: nobody who tried before was answered."""
+        if rule.balance.is_news(backend):
+            self.tell("on_target_down", (rule.key, backend.text, backend.error))
+
+    cdef void tell_refused(self, UdpRule rule, str target, int error) noexcept:
         """A session could not be had; error 0: no address is known."""
         cdef int64_t now = self.loop.now_us
         if rule.told_at == 0 or now - rule.told_at >= TELL_US:
             rule.told_at = now
-            self.tell("on_refused", (rule.key, destination.target.text, error))
-
-    cdef void recovered(self, Session *session) noexcept:
-        """A target that refused answers again."""
-        destination = <Destination>session.destination
-        destination.avoid_until = 0
-        self.tell("on_target_up", ((<Listener>session.listener).rule.key, destination.target.text))
+            self.tell("on_refused", (rule.key, target, error))
 
     cdef void tell(self, str event, tuple arguments) noexcept:
         self.loop.guard(partial(getattr(self.observer, event), *arguments), None)
@@ -549,23 +588,3 @@ cdef class Listener:
             dropped = dropped_packets(self.source.fd)
             self.rule.counts.dropped += <uint32_t>(dropped - self.dropped)
             self.dropped = dropped
-
-    cdef void make_key(self, const Slot *slot, Key *out) noexcept:
-        """Whose session a packet belongs to."""
-        cdef const Address *sender = &slot.sender
-        memset(out, 0, sizeof(Key))
-        if sender.any.sa_family == AF_INET:
-            out.client[10] = out.client[11] = 0xFF
-            memcpy(&out.client[12], &sender.v4.sin_addr, 4)
-            out.client_port = sender.v4.sin_port
-        else:
-            memcpy(out.client, &sender.v6.sin6_addr, 16)
-            out.client_port = sender.v6.sin6_port
-            out.scope = sender.v6.sin6_scope_id
-        if self.is_wildcard:
-            memcpy(out.local, slot.local.bytes, 16)
-        elif self.bound.any.sa_family == AF_INET:
-            memcpy(out.local, &self.bound.v4.sin_addr, 4)
-        else:
-            memcpy(out.local, &self.bound.v6.sin6_addr, 16)
-        out.local_port = self.bound.v4.sin_port  # at the same place in both families

@@ -2,13 +2,13 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from mproxy.net._socket cimport Target, sockaddr
+from mproxy.net._socket cimport sockaddr
+from mproxy.relay._balance cimport Balance
 from mproxy.relay._cidr cimport CidrSet
 from mproxy.relay._sessions cimport Group
 
 
 cdef enum:
-    AVOID_US = 10000000  # a target that refused gets no new session for so long, while there are others
     TELL_US = 1000000    # refusals are told at most so often: a stranger must not fill the log
 
 
@@ -25,24 +25,15 @@ cdef struct Counts:
     uint64_t bytes_out    # target to client
 
 
-cdef class Destination:
-    cdef Target target         # its addresses; count 0: not known yet
-    cdef uint32_t sessions     # now
-    cdef int64_t avoid_until   # it refused: prefer others; 0: it did not
-
-
 cdef class UdpRule:
     cdef object key            # the caller's name for this rule
     cdef Group group           # its sessions, and their bounds
     cdef CidrSet allow         # None: everybody
     cdef CidrSet deny          # None: nobody
-    cdef list destinations     # of Destination, in the order of the rule
-    cdef bint least            # new sessions go where there are fewest
-    cdef uint32_t turn         # for round robin
+    cdef Balance balance       # where they go
     cdef Counts counts         # see Counts
     cdef list listeners        # its sockets
     cdef bint leaving          # removed: nobody new, and gone with its last session
     cdef int64_t told_at       # when the observer was told of a refusal
 
     cdef bint admits(self, const sockaddr *client) noexcept
-    cdef Destination choose(self, int64_t now)

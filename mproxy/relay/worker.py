@@ -221,9 +221,9 @@ class Watcher:
         if len(self._unreachable) > MOST_REMEMBERED:
             self._unreachable.clear()
 
-    def on_target_down(self, key, target):
-        """One of several targets is left out."""
-        self._log.warning("target-down", worker=self._worker, target=target)
+    def on_target_down(self, key, target, error):
+        """One of several addresses is left out."""
+        self._log.warning("target-down", worker=self._worker, target=target, why=os.strerror(error))
 
     def on_target_up(self, key, target):
         """It answers again."""

@@ -68,7 +68,7 @@ def test_a_target_that_refuses_is_left_out_and_tried_again(stage):
     port = engine.listen(0, [dead, address_of(good)], {})
     for _ in range(5):
         stage.through(engine, port, good)
-    assert engine.named("on_target_down") == [(0, text(dead))]
+    assert engine.named("on_target_down") == [(0, text(dead), 111)]
     back = stage.server(port=dead[1])
     back.settimeout(0.05)
 

@@ -314,7 +314,7 @@ def test_a_target_that_does_not_answer_leaves_time_for_the_next(stage):
     client, daemon = stage.through(engine, port, server)
     client.sendall(b"hello")
     assert daemon.recv(5) == b"hello"
-    assert engine.named("on_target_down") == [(0, f"127.0.0.1:{address_of(hole)[1]}")]
+    assert engine.named("on_target_down") == [(0, f"127.0.0.1:{address_of(hole)[1]}", 110)]
 
 
 # ---- limits

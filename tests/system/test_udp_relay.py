@@ -94,20 +94,19 @@ def test_link_local_clients_are_answered(lab, ends):
 
 
 def test_a_refusal_ends_that_session_alone(host, udp_relay, ends, echo):
-    key, port = udp_relay.rule([("127.0.0.1", echo.port)])
+    closed = udp_socket(host)
+    dead = closed.getsockname()
+    key, port = udp_relay.rule([("127.0.0.1", echo.port), dead])
     good = client_of(host, "127.0.0.1", port)
     assert answers(good, b"one") == b"one"
-    closed = udp_socket(host)
-    udp_relay.aim(key, [("127.0.0.1", closed.getsockname()[1])])
     closed.close()
     bad = client_of(host, "127.0.0.1", port)
     bad.send(b"nobody there")
     assert udp_relay.reaches(key, errors=1, sessions=1)["total"] == 2
-    assert [event[0] for event in udp_relay.events] == ["on_refused"]
-    assert udp_relay.events[0][3] == REFUSED
+    assert [event[0] for event in udp_relay.events] == ["on_target_down", "on_refused"]
+    assert udp_relay.events[1][3] == REFUSED
     assert answers(good, b"two") == b"two"
-    udp_relay.aim(key, [("127.0.0.1", echo.port)])
-    assert answers(bad, b"there now") == b"there now"
+    assert answers(bad, b"elsewhere now") == b"elsewhere now"
 
 
 def test_refusals_do_not_fill_the_log(host, udp_relay):
@@ -240,7 +239,7 @@ def test_a_target_that_refuses_is_avoided(host, udp_relay, ends, echo):
     udp_relay.reaches(key, errors=1)
     for _ in range(10):
         assert answers(client_of(host, "127.0.0.1", port), b"x") == b"x"
-    assert ("on_target_down", key, f"127.0.0.1:{dead[1]}") in udp_relay.events
+    assert ("on_target_down", key, f"127.0.0.1:{dead[1]}", REFUSED) in udp_relay.events
 
 
 def test_a_target_without_an_address_is_skipped(host, udp_relay, echo):

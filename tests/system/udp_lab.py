@@ -184,6 +184,16 @@ class RelayThread:
                    if address else [])
             for address, port in targets])
 
+    def aim_name(self, key, port, *addresses):
+        """Makes a name with these addresses the only target."""
+        self.call(self.relay.set_targets, key, [
+            Target(f"name:{port}", [(family_of(address), (address, port, 0, 0)[:4 if ":" in address else 2])
+                                    for address in addresses])])
+
+    def named(self, event):
+        """The target of each such event."""
+        return [target for name, _key, target, *_ in self.events if name == event]
+
     def stats(self, key):
         return self.call(self.relay.stats, key)
 

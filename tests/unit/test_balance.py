@@ -1,5 +1,6 @@
 """Which target a connection goes to, in literal time."""
 
+import errno
 import socket
 
 import pytest
@@ -97,3 +98,110 @@ def test_new_addresses_keep_the_state_of_targets_that_stay():
     balance.set_targets([target("c"), target("b"), target("a")])
     assert balance.backends[1] is old and old.connections == 1
     assert "a" not in picks(balance, 4)
+
+
+# ---- addresses
+
+def several(name, *hosts):
+    return Target(name, [(socket.AF_INET6, (host, 80, 0, 0)) if ":" in host else (socket.AF_INET, (host, 80))
+                         for host in hosts])
+
+
+def aimed(*targets):
+    balance = Balance()
+    balance.set_targets(targets)
+    return balance
+
+
+def test_every_address_of_a_name_has_its_turn_and_its_own_state():
+    balance = aimed(several("web:80", "10.0.0.1", "2001:db8::2"), target("b"))
+    assert [balance.pick(NOW).text for _ in range(4)] == [
+        "web:80 at 10.0.0.1", "web:80 at 2001:db8::2", "b", "web:80 at 10.0.0.1"]
+    balance.note(balance.backends[0], False, NOW)
+    assert [balance.pick(NOW).text for _ in range(3)] == ["web:80 at 2001:db8::2", "b", "web:80 at 2001:db8::2"]
+
+
+def test_an_address_that_stays_keeps_its_state_and_one_that_is_lost_is_gone():
+    balance = aimed(several("web:80", "10.0.0.1", "10.0.0.2"))
+    first, second = balance.backends
+    balance.note(first, False, NOW)
+    balance.set_targets([several("web:80", "10.0.0.3", "10.0.0.1")])
+    assert balance.backends[1] is first and first.failures == 1
+    assert (first.gone, second.gone) == (False, True)
+    assert first.text == "web:80 at 10.0.0.1"
+
+
+def test_what_was_tried_is_not_chosen_again():
+    balance = make("ab")
+    first = balance.pick(NOW)
+    second = balance.pick(NOW, [first])
+    assert {first.target.text, second.target.text} == {"a", "b"}
+    assert balance.pick(NOW, [first, second]) is None
+
+
+def test_a_hundred_callers_that_find_the_same_failure_are_one_finding():
+    balance = make("ab")
+    for n in range(100):
+        fail_began(balance, "a", NOW, NOW + n)
+    assert balance.backends[0].down_until == NOW + SECOND
+
+
+def fail_began(balance, name, began, now):
+    backend = next(backend for backend in balance.backends if backend.target.text == name)
+    return balance.note(backend, False, now, began)
+
+
+def test_one_silence_is_no_news_and_two_in_a_row_are():
+    balance = make("ab")
+    backend = balance.backends[0]
+    assert balance.note(backend, False, NOW, NOW, errno.ETIMEDOUT) is False
+    assert balance.note(backend, True, NOW) is False
+    assert [balance.note(backend, False, NOW + n, NOW + n, errno.ETIMEDOUT) for n in range(3)] == [False, True, False]
+    assert balance.note(backend, True, NOW) is True
+    assert balance.note(backend, False, NOW + SECOND, NOW, errno.ETIMEDOUT) is True, "silent for a second"
+
+
+def test_the_only_address_is_no_news():
+    balance = make("a")
+    assert fail(balance, "a", NOW) is False
+    assert balance.note(balance.backends[0], True, NOW) is False
+
+
+# ---- datagrams
+
+def test_an_address_that_two_sessions_asked_in_vain_while_another_answered_is_left_out():
+    balance = make("ab")
+    a, b = balance.backends
+    balance.ask(a, NOW)
+    balance.ask(b, NOW)
+    balance.answer(b, NOW + 1)
+    assert picks(balance, 2, NOW + SECOND // 2) == "ab", "one packet may get lost"
+    balance.ask(a, NOW + 1)
+    assert picks(balance, 2, NOW + 299_999) == "ab", "it may be slow"
+    assert picks(balance, 4, NOW + 300_000) == "bbbb"
+    assert picks(balance, 3, NOW + 300_000 + SECOND) == "abb", "it is tried again"
+
+
+def test_where_nobody_answers_nobody_is_silent():
+    balance = make("ab")
+    for n in range(10):
+        balance.ask(balance.pick(NOW + n * SECOND), NOW + n * SECOND)
+    assert picks(balance, 4, NOW + 60 * SECOND) == "abab"
+
+
+def test_a_trial_that_is_not_answered_doubles_the_pause():
+    balance = make("ab")
+    a, b = balance.backends
+    balance.ask(a, NOW)
+    balance.ask(a, NOW)
+    balance.answer(b, NOW + 1)
+    now, pauses = NOW + SECOND, []
+    for _ in range(6):
+        assert "a" not in picks(balance, 2, now)
+        pauses.append((a.down_until - now) // SECOND)
+        now = a.down_until
+        assert picks(balance, 1, now) == "a"
+        balance.ask(a, now)
+    assert pauses == [1, 2, 4, 8, 16, 30]
+    assert balance.answer(a, now + 1) is False, "it was never told"
+    assert sorted(picks(balance, 2, now + 2)) == ["a", "b"]

@@ -201,3 +201,84 @@ def make_room(model, bounds, group, chosen):
             return gone
         model.remove(victim)
         gone.append(victim[0])
+
+
+# ---- who makes room, by what became of the sessions
+
+def fill(table, numbers, now=0, *, answered=True, goes_on=False):
+    """Sessions of different clients; returns who had to go."""
+    gone = []
+    for number in numbers:
+        gone += table.open("rule", key(number), now)
+        if answered:
+            table.answer(key(number), now)
+        if goes_on:
+            table.use(key(number), now)
+    return gone
+
+
+@pytest.fixture
+def full():
+    """A table for 100 that nobody else's bounds disturb."""
+    table = Sessions(100)
+    table.add_group("rule")
+    return table
+
+
+def test_single_queries_make_room_for_each_other(full):
+    fill(full, range(20))
+    fill(full, range(20, 40), goes_on=True)
+    gone = fill(full, range(1000, 3000), now=1)
+    assert len(gone) == 1940 and min(gone)[1] >= 1000, "nobody of those who were here before"
+
+
+def test_a_flood_that_nobody_answers_makes_room_for_itself(full):
+    fill(full, range(10), goes_on=True)
+    gone = fill(full, range(1000, 3000), now=1, answered=False)
+    assert len(gone) == 1910 and min(gone)[1] >= 1000
+
+
+def test_who_waits_for_an_answer_is_not_the_first_to_go(full):
+    fill(full, range(40), answered=False)
+    fill(full, range(100, 160))
+    gone = fill(full, range(1000, 1100), now=1)
+    assert min(gone)[1] >= 100
+    assert full.answer(key(0), 2)
+
+
+def test_what_is_owed_keeps_a_session_among_those_who_wait(full):
+    fill(full, [1], answered=False)
+    full.answer(key(1), 1, is_last=False)
+    fill(full, range(100, 199))
+    assert key(1) not in fill(full, range(1000, 1100), now=1)
+    full.answer(key(1), 2)
+    assert key(1) in fill(full, range(2000, 2100), now=3)
+
+
+def test_conversations_leave_a_quarter_to_newcomers(full):
+    fill(full, range(100), goes_on=True)
+    gone = fill(full, range(1000, 1025), now=1, answered=False)
+    assert gone == [key(number) for number in range(25)]
+    assert fill(full, [2000], now=2, answered=False) == [key(1000)]
+
+
+def test_a_source_s_own_conversations_stay_too():
+    table = Sessions(1000)
+    table.add_group("rule", most_a_source=20)
+    for number in range(10):
+        table.open("rule", key(number, "192.0.2.7"), 0)
+        table.answer(key(number, "192.0.2.7"), 0)
+        table.use(key(number, "192.0.2.7"), 0)
+    for number in range(100, 200):
+        table.open("rule", key(number, "192.0.2.7"), 1)
+        table.answer(key(number, "192.0.2.7"), 1)
+    assert all(table.use(key(number, "192.0.2.7"), 2) for number in range(10))
+
+
+def test_the_time_of_a_session_ends_whatever_its_standing(table):
+    fill(table, [1], answered=False)
+    fill(table, [2], now=1 * S)
+    fill(table, [3], now=2 * S, goes_on=True)
+    assert table.next_end() == 30 * S
+    assert table.expire(31 * S) == [key(1), key(2)]
+    assert table.expire(32 * S) == [key(3)]

@@ -1,0 +1,46 @@
+"""Ports that rest: _ports.pxd."""
+
+import os
+
+from libc.errno cimport errno
+from libc.stddef cimport size_t
+from libc.stdint cimport uint32_t
+
+
+cdef extern from "<sys/mman.h>" nogil:
+    int PROT_READ, PROT_WRITE, MAP_SHARED, MAP_ANONYMOUS, MAP_NORESERVE
+    void *MAP_FAILED
+    void *mmap(void *start, size_t length, int protection, int flags, int fd, long offset)
+
+cdef enum:
+    PORTS = 65536
+    REST_MOST_MS = REST_MOST_US // 1000
+
+cdef void *_memory = mmap(NULL, PORTS * sizeof(uint32_t), PROT_READ | PROT_WRITE,
+                          MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+if _memory == MAP_FAILED:
+    raise OSError(errno, os.strerror(errno))
+cdef uint32_t *_until = <uint32_t *>_memory  # milliseconds modulo 2**32; several processes write, each whole numbers
+
+
+cdef void port_rest(uint16_t port, int64_t now, int64_t rest_us) noexcept nogil:
+    """Let the port rest for so long; no longer than the most."""
+    _until[port] = <uint32_t>((now + min(rest_us, <int64_t>REST_MOST_US)) // 1000)
+
+
+cdef bint port_rests(uint16_t port, int64_t now) noexcept nogil:
+    """Whether the port rests. A time so far ahead that nobody can have set it is one of 49 days ago."""
+    cdef uint32_t left = _until[port] - <uint32_t>(now // 1000)
+    return 0 < left <= REST_MOST_MS
+
+
+# ---- for tests
+
+def rest(uint16_t port, int64_t now, int64_t rest_us):
+    """`port_rest`."""
+    port_rest(port, now, rest_us)
+
+
+def rests(uint16_t port, int64_t now):
+    """`port_rests`."""
+    return port_rests(port, now)

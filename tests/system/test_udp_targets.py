@@ -1,0 +1,285 @@
+"""The UDP relay and the addresses it leads to: which of them answer, whose port is whose, and who makes room."""
+
+import contextlib
+import random
+import time
+
+import pytest
+from lab import until
+from udp_lab import Echo, RelayThread, answers, client_of, is_silent, udp_socket
+
+
+def free_port(host):
+    with udp_socket(host, "0.0.0.0") as sock:
+        return sock.getsockname()[1]
+
+
+@pytest.fixture
+def two(host, udp_relay, ends):
+    """A rule for a name with two addresses, 127.0.0.2 and 127.0.0.3, nobody there yet: (key, listening port, port)."""
+    port = free_port(host)
+    key, listening = udp_relay.rule([])
+    udp_relay.aim_name(key, port, "127.0.0.2", "127.0.0.3")
+    return key, listening, port
+
+
+def asks_until_answered(client, within=5, pause=0.1):
+    """What a client gets that asks again and again; and how long that took."""
+    started = time.monotonic()
+    client.settimeout(pause)
+    while time.monotonic() - started < within:
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            return answers(client, b"?"), time.monotonic() - started
+    return None, within
+
+
+# ---- health
+
+def test_both_addresses_of_a_name_serve(host, two, ends):
+    _key, listening, port = two
+    for number in (2, 3):
+        ends.enter_context(Echo(host, f"127.0.0.{number}", port, mark=b"%d" % number))
+    marks = [answers(client_of(host, "127.0.0.1", listening), b"") for _ in range(10)]
+    assert sorted(marks) == [b"2"] * 5 + [b"3"] * 5
+
+
+def test_a_client_that_asks_again_reaches_the_next_address(host, two, ends):
+    """Goal: a lone client, and nothing known yet; whichever of the two is silent."""
+    _key, listening, port = two
+    silent = ends.enter_context(udp_socket(host, "127.0.0.2", port))
+    ends.enter_context(Echo(host, "127.0.0.3", port, mark=b"3"))
+    for _ in range(2):
+        reply, took = asks_until_answered(client_of(host, "127.0.0.1", listening))
+        assert reply == b"3?" and took < 1.5
+    assert silent.recv(10) == b"?"
+
+
+def test_a_silent_address_leaves_the_rotation_and_is_tried_again(host, udp_relay, two, ends):
+    _key, listening, port = two
+    silent = ends.enter_context(udp_socket(host, "127.0.0.2", port))
+    ends.enter_context(Echo(host, "127.0.0.3", port, mark=b"3"))
+
+    def is_answered():
+        client = client_of(host, "127.0.0.1", listening)
+        client.send(b"?")
+        return not is_silent(client, 0.2)
+    lost = [is_answered() for _ in range(60)].count(False)
+    assert lost <= 6, "each new client has one packet, and none is told that it was lost"
+    silent.close()
+    ends.enter_context(Echo(host, "127.0.0.2", port, mark=b"2"))
+
+    def is_back():
+        return answers(client_of(host, "127.0.0.1", listening), b"") == b"2"
+    until(is_back, 20, "the address is used again")
+    assert udp_relay.named("on_target_down") == udp_relay.named("on_target_up")
+
+
+def test_a_one_way_stream_stays_with_its_address(host, udp_relay, two, ends):
+    """Goal: nobody ever answers, so nothing is known of anybody; the packets of a stream stay together."""
+    key, listening, port = two
+    sinks = [ends.enter_context(udp_socket(host, f"127.0.0.{number}", port)) for number in (2, 3)]
+    client = client_of(host, "127.0.0.1", listening)
+    for number in range(200):
+        client.send(b"%d" % number)
+        time.sleep(0.005 if number > 20 else 0)
+    udp_relay.reaches(key, packets_in=200)
+    counts = []
+    for sink in sinks:
+        sink.settimeout(0.1)
+        count = 0
+        with contextlib.suppress(TimeoutError):
+            while sink.recv(10):
+                count += 1
+        counts.append(count)
+    assert sorted(counts) == [0, 200]
+    assert udp_relay.events == []
+
+
+def test_a_refusal_sends_others_to_the_next_address(host, udp_relay, two, ends):
+    """Goal: the first address has a host and no server: an ICMP error a session, until it is known."""
+    _key, listening, port = two
+    ends.enter_context(Echo(host, "127.0.0.3", port, mark=b"3"))
+    replies = [asks_until_answered(client_of(host, "127.0.0.1", listening)) for _ in range(20)]
+    assert all(reply == b"3?" for reply, _ in replies)
+    assert sum(took > 0.09 for _, took in replies) <= 2
+    assert udp_relay.named("on_target_down") == [f"name:{port} at 127.0.0.2"]
+
+
+def test_an_address_of_a_family_that_is_not_here_is_passed_over(host, udp_relay, ends):
+    """Goal: the client notices nothing."""
+    port = free_port(host)
+    ends.enter_context(Echo(host, "127.0.0.3", port, mark=b"3"))
+    key, listening = udp_relay.rule([])
+    udp_relay.aim_name(key, port, "fe80::2", "127.0.0.3")  # without a scope: no way leads there
+    for _ in range(10):
+        assert answers(client_of(host, "127.0.0.1", listening), b"?") == b"3?"
+    assert udp_relay.stats(key)["errors"] == 0
+    assert {event[0] for event in udp_relay.events} == {"on_target_down"}
+
+
+def test_a_session_follows_the_name(host, udp_relay, two, ends):
+    """Goal: an address that is lost is left with the next packet, though it still answers; one that stays is not."""
+    key, listening, port = two
+    for number in (2, 3, 4):
+        ends.enter_context(Echo(host, f"127.0.0.{number}", port, mark=b"%d" % number))
+    clients = [client_of(host, "127.0.0.1", listening) for _ in range(2)]
+    assert [answers(client, b"") for client in clients] == [b"2", b"3"]
+    udp_relay.aim_name(key, port, "127.0.0.3", "127.0.0.4")
+    seen = [answers(client, b"") for client in clients for _ in range(2)]
+    assert seen[2:] == [b"3", b"3"]
+    assert seen[0] == seen[1] and seen[0] in (b"3", b"4")
+    udp_relay.aim_name(key, port, "127.0.0.4")
+    assert [answers(client, b"") for client in clients] == [b"4", b"4"]
+    assert udp_relay.stats(key)["total"] == 2
+
+
+def test_a_rule_that_comes_back_with_another_target_takes_its_sessions_there(host, udp_relay, ends):
+    one, other = (ends.enter_context(Echo(host, mark=mark)) for mark in (b"1", b"2"))
+    key, port = udp_relay.rule([("127.0.0.1", one.port)])
+    client = client_of(host, "127.0.0.1", port)
+    assert answers(client, b"") == b"1"
+    udp_relay.call(udp_relay.relay.remove, key)
+    assert answers(client, b"") == b"1", "a rule that went serves its sessions to their end"
+    udp_relay.rule([("127.0.0.1", other.port)], port=port)
+    assert answers(client, b"") == b"2"
+
+
+# ---- ports
+
+def late_echo(host, ends):
+    """A server's port, a function that lists what it was asked, and one that has it answer all of that."""
+    server = ends.enter_context(udp_socket(host, timeout=0.02))
+    asked = []
+
+    def listen():
+        with contextlib.suppress(TimeoutError):
+            while True:
+                asked.append(server.recvfrom(100))
+        return asked
+
+    def answer():
+        while asked:
+            server.sendto(*asked.pop(0))
+    return server.getsockname()[1], listen, answer
+
+
+@pytest.fixture
+def few_ports(lab):
+    """A network where sessions have 16 ports between them."""
+    with lab.client.inside():
+        path = "/proc/sys/net/ipv4/ip_local_port_range"
+        with open(path) as file:
+            before = file.read()
+        with open(path, "w") as file:
+            file.write("40000 40015")
+    yield lab.client
+    with lab.client.inside(), open(path, "w") as file:
+        file.write(before)
+
+
+def test_a_late_answer_reaches_nobody_else(few_ports, ends):
+    """Goal: sessions that end before they are answered, and so few ports that each would be used again at once."""
+    host = few_ports
+    relay = RelayThread(host)
+    ends.callback(relay.close)
+    server, listen, answer = late_echo(host, ends)
+    key, port = relay.rule([("127.0.0.1", server)], idle_timeout_us=50_000)
+    first = [client_of(host, "127.0.0.1", port, source=f"127.0.1.{number}") for number in range(1, 9)]
+    for number, client in enumerate(first):
+        client.send(b"first %d" % number)
+    until(lambda: len(listen()) == 8, 5, "everybody has asked")
+    relay.reaches(key, sessions=0)
+    second = [client_of(host, "127.0.0.1", port, source=f"127.0.2.{number}") for number in range(1, 9)]
+    for number, client in enumerate(second):
+        client.send(b"second %d" % number)
+    until(lambda: relay.stats(key)["total"] + relay.stats(key)["refused"] == 16, 5, "the others have")
+    answer()
+    for number, client in enumerate(second):
+        client.settimeout(0.1)
+        with contextlib.suppress(TimeoutError):
+            assert client.recv(100) == b"second %d" % number
+
+
+def test_an_answered_session_s_port_is_soon_free(few_ports, ends):
+    """Goal: queries that are answered go on, however few ports there are."""
+    host = few_ports
+    relay = RelayThread(host)
+    ends.callback(relay.close)
+    echo = ends.enter_context(Echo(host))
+    _key, port = relay.rule([("127.0.0.1", echo.port)])
+    replies = [asks_until_answered(client_of(host, "127.0.0.1", port)) for _ in range(60)]
+    assert all(reply == b"?" for reply, _ in replies)
+
+
+# ---- who makes room
+
+def test_single_queries_do_not_move_conversations(host, udp_relay, echo):
+    """Goal: 20 sessions keep their ports at the server while 2,000 clients come by."""
+    key, port = udp_relay.rule([("127.0.0.1", echo.port)], max_connections=100, per_source=0)
+    clients = [client_of(host, "127.0.0.1", port) for _ in range(20)]
+    for client in clients:
+        answers(client, b"x")
+    for client in clients[:10]:  # the others had one exchange only
+        answers(client, b"y")
+    peers = set(echo.peers)
+    for _ in range(2000):
+        with client_of(host, "127.0.0.1", port) as passer_by:
+            answers(passer_by, b"?")
+    assert udp_relay.stats(key)["evicted"] >= 1900
+    echo.peers.clear()
+    for client in clients:
+        assert answers(client, b"z") == b"z"
+    assert echo.peers == peers
+
+
+def test_who_waits_for_an_answer_stays(host, udp_relay, ends):
+    """Goal: the answers of a slow server come, though the table was full meanwhile."""
+    server, listen, answer = late_echo(host, ends)
+    key, port = udp_relay.rule([("127.0.0.1", server)], max_connections=100, per_source=0)
+    waiting = [client_of(host, "127.0.0.1", port) for _ in range(20)]
+    for number, client in enumerate(waiting):
+        client.send(b"%d" % number)
+    until(lambda: len(listen()) == 20, 5, "all have asked")
+    slow = list(listen())
+    listen().clear()
+    for _ in range(300):
+        with client_of(host, "127.0.0.1", port) as passer_by:
+            passer_by.send(b"quick")
+            until(listen, 5, "who passes by has asked")
+            answer()
+            assert passer_by.recv(100) == b"quick"
+    assert udp_relay.stats(key)["evicted"] >= 200
+    listen()[:] = slow
+    answer()
+    for number, client in enumerate(waiting):
+        assert client.recv(100) == b"%d" % number
+
+
+def test_random_sessions_leave_nothing_behind(host, udp_relay, two, ends, seed):
+    """Goal: moves, evictions, refusals and lost addresses in any order; all counts are right in the end."""
+    key, listening, port = two
+    chance = random.Random(seed)
+    ends.enter_context(Echo(host, "127.0.0.3", port))
+    clients = [client_of(host, "127.0.0.1", listening) for _ in range(60)]
+    for _ in range(600):
+        action = chance.random()
+        if action < 0.02:
+            addresses = chance.sample(["127.0.0.2", "127.0.0.3", "127.0.0.4"], chance.randrange(1, 4))
+            udp_relay.aim_name(key, port, *addresses)
+        with contextlib.suppress(ConnectionError):
+            chance.choice(clients).send(b"x")
+    udp_relay.aim_name(key, port, "127.0.0.3")
+    for client in clients:
+        client.settimeout(0.05)
+        until(lambda client=client: last_reply(client) == b"last", 5, "an answer to this very question")
+    assert udp_relay.stats(key)["sessions"] == 60
+
+
+def last_reply(client):
+    """Asks, and gives the last of the replies that come."""
+    reply = None
+    with contextlib.suppress(TimeoutError, ConnectionError):
+        client.send(b"last")
+        while reply != b"last":
+            reply = client.recv(100)
+    return reply
