@@ -8,8 +8,8 @@ than the newcomer, the one with the most first; of a holder's sessions, in this 
 2. without a carrier: the one that has been without for longest;
 3. without streams, and not just begun: its cproxy begins another one when it wants to.
 
-A session that is in use gives way on an open door alone, where one source holds more than half of all places: the one
-that began last. A key's own bound (`max-sessions=`) is kept by the first two rules within the key.
+When there is none of these, what a holder has beyond half of all places is lent: its newest session gives way although
+it is in use, unless the key's line gave it so many. A key's own bound is kept by the first two rules within the key.
 """
 
 from mproxy._wire import CloseCode
@@ -18,18 +18,19 @@ from mproxy.errors import PeerError
 # A session that has just begun is about to open its first stream.
 YOUNG_US = 5_000_000
 
-# Where nothing else is said a key may have three quarters of the places: whatever one client does, others get in.
+# Where nothing else is said a key may have three quarters of the places; small numbers are not divided.
 KEY_SHARE = 0.75
+LEAST_QUOTA = 64
 
 
 def key_quota(most):
     """Sessions that one key may have of `most`, unless its line says otherwise."""
-    return max(1, int(most * KEY_SHARE))
+    return min(most, max(LEAST_QUOTA, int(most * KEY_SHARE)))
 
 
 class Places:
     """Sessions by holder; of a session is asked: `streams` (open now), `attached` (there is a carrier), `lost_at` (when
-    the last one went) and `began_at`, in microseconds of one clock."""
+    the last one went) and `began_at`, in microseconds of one clock, and `lent` (no line gave its holder the place)."""
 
     def __init__(self, most):
         self._most = most
@@ -54,10 +55,10 @@ class Places:
         """The holder's sessions, oldest first."""
         return list(self._held.get(holder, ()))
 
-    def make_room(self, holder, quota, is_open, now):
+    def make_room(self, holder, quota, now):
         """The session that gives way to a new one of `holder`, None when there is room; PeerError when none has to.
 
-        `quota`: sessions the holder may have, None: no bound of its own. `is_open`: holders are sources.
+        `quota`: sessions the holder may have, None: no bound of its own.
         """
         own = self.held(holder)
         if quota is not None and len(own) >= quota:
@@ -74,8 +75,9 @@ class Places:
                 if gone is not None:
                     return gone
         largest = max(self._held, key=lambda each: len(self._held[each]))
-        if is_open and largest != holder and len(self._held[largest]) > self._most // 2:
-            return self.held(largest)[-1]
+        newest = self.held(largest)[-1]
+        if largest != holder and len(self._held[largest]) > self._most // 2 and newest.lent:
+            return newest
         raise PeerError(CloseCode.TOO_MANY, f"sproxy serves its greatest number of sessions ({self._count})")
 
 

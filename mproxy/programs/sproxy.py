@@ -83,6 +83,11 @@ class Client:
         return self.endpoint.attached
 
     @property
+    def lent(self):
+        """No line gave its key the place."""
+        return self.grant is None or self.grant.max_sessions is None
+
+    @property
     def streams(self):
         """Open now."""
         return self.endpoint.session.open_count
@@ -258,7 +263,7 @@ class Sproxy:
             quota = None
             if self._door.guarded:
                 quota = (grant and grant.max_sessions) or self._key_quota
-            client = self._places.make_room(holder, quota, not self._door.guarded, self._loop.now())
+            client = self._places.make_room(holder, quota, self._loop.now())
             if client is not None:
                 self._end(client, CloseCode.REPLACED, "all places are taken: it gave way to a new session",
                           "warning" if client.streams else "info")

@@ -116,11 +116,20 @@ def test_max_sessions_of_a_key(pair, lab):
 
 
 def test_one_key_leaves_places_to_others(pair, lab):
-    """Goal: without a word about it a key has three quarters of --max-sessions."""
+    """Goal: a key takes all places, with sessions in use; another one gets in all the same."""
+    pair.echo()
     authorize(lab, key2="", key3="")
     pair.start_sproxy("--max-sessions", "4")
-    held = [member(lab, 2) for _ in range(3)]
-    assert turned_away(lab, 2) and member(lab, 3) and held
+    held = [member(lab, 2) for _ in range(4)]
+    for session in held:
+        open_streams(session, 1)
+        session.wait_for(b"stream 1!")
+    assert turned_away(lab, 2)
+    other = member(lab, 3)
+    for session in (*held[:3], other):
+        open_streams(session, 2)
+        session.wait_for(b"stream 2!")
+    assert turned_away(lab, 2), "and stays"
 
 
 def test_dead_stdio_clients_lock_nobody_out(pair, lab):

@@ -10,7 +10,8 @@ NOW = 1_000_000_000
 
 
 class Session:
-    def __init__(self, name, streams=1, gone_for=None, age=YOUNG_US):
+    def __init__(self, name, streams=1, gone_for=None, age=YOUNG_US, lent=True):
+        self.lent = lent
         self.name = name
         self.streams = streams
         self.attached = gone_for is None
@@ -29,13 +30,13 @@ def full(*held):
     return places
 
 
-def gives_way(places, holder, quota=None, is_open=False):
-    return str(places.make_room(holder, quota, is_open, NOW))
+def gives_way(places, holder, quota=None):
+    return str(places.make_room(holder, quota, NOW))
 
 
-def refused(places, holder, quota=None, is_open=False):
+def refused(places, holder, quota=None):
     with pytest.raises(PeerError) as caught:
-        places.make_room(holder, quota, is_open, NOW)
+        places.make_room(holder, quota, NOW)
     assert caught.value.code == CloseCode.TOO_MANY
     return str(caught.value)
 
@@ -43,7 +44,7 @@ def refused(places, holder, quota=None, is_open=False):
 def test_nobody_gives_way_while_there_is_room():
     places = Places(2)
     places.add(Session("a", 0, gone_for=9), "A")
-    assert places.make_room("A", 2, False, NOW) is None
+    assert places.make_room("A", 2, NOW) is None
 
 
 def test_the_own_dead_never_lock_out_a_newcomer():
@@ -69,21 +70,21 @@ def test_sessions_without_streams_go_before_nobody_does():
     places = full(("A", Session("busy")), ("A", Session("idle", 0)), ("B", Session("b")))
     assert gives_way(places, "C") == "idle"
     assert gives_way(places, "A") == "idle"
-    young = full(("A", Session("busy")), ("A", Session("just begun", 0, age=YOUNG_US - 1)))
+    young = full(("A", Session("a")), ("B", Session("just begun", 0, age=YOUNG_US - 1)))
     assert refused(young, "C")
 
 
-def test_sessions_in_use_stay_where_keys_count():
-    assert refused(full(*(("A", Session(f"a{n}")) for n in range(8))), "B")
-
-
-def test_one_source_cannot_take_all_places_of_an_open_door():
-    """Nobody else is locked out, but its own newcomers are; what it began last goes."""
+def test_one_holder_cannot_take_all_places():
+    """Nobody else is locked out, but its own newcomers are; what it began last goes, in use or not."""
     places = full(*(("A", Session(f"a{n}")) for n in range(5)), *(("B", Session(f"b{n}")) for n in range(3)))
-    assert gives_way(places, "C", is_open=True) == "a4"
-    assert refused(places, "A", is_open=True)
+    assert gives_way(places, "C") == "a4"
+    assert refused(places, "A")
     even = full(*(("A", Session(f"a{n}")) for n in range(4)), *(("B", Session(f"b{n}")) for n in range(4)))
-    assert refused(even, "C", is_open=True), "who keeps to half is left alone"
+    assert refused(even, "C"), "who keeps to half is left alone"
+
+
+def test_what_a_line_gave_is_not_lent():
+    assert refused(full(*(("A", Session(f"a{n}", lent=False)) for n in range(8))), "B")
 
 
 def test_a_key_has_a_bound_of_its_own():
@@ -91,10 +92,10 @@ def test_a_key_has_a_bound_of_its_own():
     for n in range(3):
         places.add(Session(f"a{n}", 0), "A")
     assert "the key has its greatest number of sessions (3; max-sessions=" in refused(places, "A", 3)
-    assert places.make_room("B", 3, False, NOW) is None
+    assert places.make_room("B", 3, NOW) is None
     places.add(Session("gone", gone_for=1), "A")
     assert gives_way(places, "A", 4) == "gone"
-    assert [key_quota(most) for most in (1, 4, 1000)] == [1, 3, 750]
+    assert [key_quota(most) for most in (1, 64, 80, 1000)] == [1, 64, 64, 750]
 
 
 def test_sessions_that_ended_leave_nothing():
@@ -103,4 +104,4 @@ def test_sessions_that_ended_leave_nothing():
     places.add(session, "A")
     places.remove(session, "A")
     places.remove(session, "A")
-    assert places.make_room("B", None, False, NOW) is None and not places._held and not places.held("A")
+    assert places.make_room("B", None, NOW) is None and not places._held and not places.held("A")
