@@ -1,0 +1,120 @@
+"""mproxy send again: directories that go on where they stopped, senders that come back, one sender for one output."""
+
+import json
+import os
+import resource
+import signal
+
+import pytest
+from lab import until
+from test_transfer import MANY, Transfer, content
+
+
+@pytest.fixture
+def transfer(tmp_path):
+    made = Transfer(tmp_path)
+    yield made
+    made.close()
+
+
+def tree_of(directory):
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("force", [(), ("--force",)], ids=["", "force"])
+def test_a_directory_goes_on_where_it_stopped(transfer, force):
+    """Goal: killed in the middle and sent again at once, the new sender takes every file over: status 0, nothing that
+    had arrived is sent twice, and a third time nothing at all is sent."""
+    files = {f"d/{number:02}": content(number, 600_000) for number in range(24)}
+    for name, data in files.items():
+        transfer.file(name, data)
+    receiver, port = transfer.recv(*force, once=False)
+    _box, through = transfer.impair(port, "--rate", "60Mbit", "--delay", "3ms")
+    sender = transfer.send(through, transfer.source / "d")
+    until(lambda: len(receiver.events("received")) >= 6, MANY, "some files have arrived")
+    sender.signal(signal.SIGKILL)
+    sender.wait()
+    arrived = len(receiver.events("received"))
+    sender = transfer.send(through, "--json", transfer.source / "d")
+    assert sender.wait(MANY) == 0, str(sender)
+    lines = [json.loads(line) for _, line in sender.out.lines]
+    assert {line["result"] for line in lines if "result" in line} == {"done"}
+    assert lines[-1]["bytes"] <= (24 - arrived) * 600_000
+    assert tree_of(transfer.target) == files
+    sender = transfer.send(port, "--json", transfer.source / "d")
+    assert sender.wait(MANY) == 0, str(sender)
+    assert json.loads(sender.out.lines[-1][1])["bytes"] == 0
+    assert tree_of(transfer.target) == files
+
+
+def test_what_differs_is_an_error_and_the_rest_is_skipped(transfer):
+    """Goal: size and time of a file are no proof."""
+    for name in ("d/same", "d/other"):
+        transfer.file(name, content(1, 1_500_000))
+    receiver, port = transfer.recv(once=False)
+    assert transfer.send(port, transfer.source / "d").wait(MANY) == 0
+    path = transfer.target / "d" / "other"
+    times = path.stat()
+    path.write_bytes(content(2, 1_500_000))
+    os.utime(path, ns=(times.st_mtime_ns, times.st_mtime_ns))
+    sender = transfer.send(port, transfer.source / "d")
+    assert sender.wait(MANY) == 5
+    assert "d/other: it is there already, and another" in sender.log.text
+    assert path.read_bytes() == content(2, 1_500_000)
+    receiver.stop()
+    _receiver, port = transfer.recv("--force", once=False)
+    assert transfer.send(port, transfer.source / "d").wait(MANY) == 0
+    assert path.read_bytes() == content(1, 1_500_000)
+
+
+@pytest.mark.parametrize("once", [False, True], ids=["stays", "once"])
+def test_two_senders_to_one_standard_output(transfer, once):
+    """Goal: what two of them send is never mixed: one is served, the other refused with a reason."""
+    receiver, port = transfer.recv(output="-", once=once)
+    _box, through = transfer.impair(port, "--rate", "20Mbit", "--delay", "2ms")
+    senders = [transfer.send(through, transfer.file(name, name.encode() * 1_500_000)) for name in "AB"]
+    statuses = sorted(sender.wait(MANY) for sender in senders)
+    assert statuses == [0, 1]
+    assert any("another sender is writing" in sender.log.text or "takes one sender" in sender.log.text
+               for sender in senders)
+    if once:
+        assert receiver.wait(MANY) == 0
+    assert receiver.out.text in ("A" * 1_500_000, "B" * 1_500_000)
+
+
+def test_once_takes_one_sender(transfer):
+    receiver, port = transfer.recv()
+    _box, through = transfer.impair(port, "--rate", "20Mbit", "--delay", "2ms")
+    senders = [transfer.send(through, transfer.file(name, content(1, 1_500_000))) for name in "AB"]
+    assert sorted(sender.wait(MANY) for sender in senders) == [0, 1]
+    assert receiver.wait(MANY) == 0
+    assert len(os.listdir(transfer.target)) == 1
+
+
+def test_few_descriptors(transfer):
+    """Goal: several senders of many files at a low limit: files wait, none fails."""
+    for sender in range(4):
+        for number in range(70):
+            transfer.file(f"d{sender}/{number}", content(number, 2000))
+    receiver, port = transfer.recv("--senders", "64", once=False)
+    resource.prlimit(receiver.process.pid, resource.RLIMIT_NOFILE, (120, 120))
+    senders = [transfer.send(port, transfer.source / f"d{sender}") for sender in range(4)]
+    for sender in senders:
+        assert sender.wait(MANY) == 0, str(sender)
+    assert tree_of(transfer.target) == tree_of(transfer.source)
+
+
+def test_umask_and_private_directories(transfer):
+    transfer.file("d/f", b"x").chmod(0o777)
+    os.chmod(transfer.source / "d", 0o700)
+    os.utime(transfer.source / "d", (10**9, 10**9))
+    mask = os.umask(0o027)
+    try:
+        receiver, port = transfer.recv()
+    finally:
+        os.umask(mask)
+    assert transfer.send(port, transfer.source / "d").wait(MANY) == 0
+    assert receiver.wait(MANY) == 0
+    status = (transfer.target / "d").stat()
+    assert (status.st_mode & 0o777, status.st_mtime) == (0o700, 10**9)
+    assert (transfer.target / "d" / "f").stat().st_mode & 0o777 == 0o750
