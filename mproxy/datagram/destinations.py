@@ -4,8 +4,9 @@ PartialFile, PresentFile or PipedFile, which have the same methods."""
 import os
 import select
 
+from mproxy.datagram.leftovers import remove_abandoned
 from mproxy.datagram.messages import FileKind, Result, bad
-from mproxy.datagram.names import BadName, make_directory, open_directory, split_name
+from mproxy.datagram.names import BadName, make_directory, open_directory, split_name, temporary_names
 from mproxy.datagram.partial import MOST_PIPE_BLOCKS, PartialFile, one_by_one
 from mproxy.datagram.present import PresentFile, has_same_size, has_state
 from mproxy.datagram.tree import DIGEST_BYTES, block_count, leaf, root
@@ -72,6 +73,10 @@ class IntoDirectory:
             os.close(base)
         return _target(directory, parts[-1], file, force=self._force, umask=self._umask, spread=self.spread, anew=anew)
 
+    def remove_abandoned(self, before_ns):
+        """Of `leftovers`. On a worker's thread."""
+        return remove_abandoned(self.path, before_ns)
+
     def dress(self, directories):
         """Give directories, [(File, whether it was made here), ...] from above to below, their times, and their modes
         to those that were made. Never raises: they are there. On a worker's thread."""
@@ -118,6 +123,10 @@ class IntoFile:
         return _target(os.open(self.path, _DIRECTORY), os.fsencode(self._name), file, force=self._force,
                        umask=self._umask, spread=self.spread, anew=anew)
 
+    def remove_abandoned(self, before_ns):
+        """As of IntoDirectory."""
+        return remove_abandoned(self.path, before_ns, temporary_names(os.fsencode(self._name)))
+
     def dress(self, _directories):
         """There are none."""
 
@@ -143,6 +152,10 @@ class IntoPipe:
     def open(self, file, anew=False):
         """As of IntoDirectory."""
         return PipedFile(self, file)
+
+    def remove_abandoned(self, _before_ns):
+        """As of IntoDirectory."""
+        return 0, 0
 
     def dress(self, _directories):
         """There are none."""

@@ -4,7 +4,7 @@ import os
 import resource
 import time
 
-from mproxy.config import format_host_port
+from mproxy.config import DAY_US, SECOND_US, format_host_port
 from mproxy.datagram._endpoint import DatagramEndpoint
 from mproxy.datagram._packet import EndCode
 from mproxy.datagram.destinations import IntoDirectory, IntoFile, IntoPipe
@@ -29,7 +29,7 @@ from mproxy.programs.transfer import (
     write_line,
 )
 from mproxy.programs.transfer_keys import SenderTrust
-from mproxy.words import parse_count, parse_host_port, parse_name, parse_port
+from mproxy.words import parse_count, parse_duration, parse_host_port, parse_name, parse_port
 
 # A handshake is three packets, and a sender says at once what it has; 10 s outlast several losses on the longest path.
 OPEN_WITHIN_US = 10_000_000
@@ -45,6 +45,9 @@ LOOK_AGAIN_US = 50_000
 
 # Interrupted, we wait so long for what is being written.
 LEAVE_WITHIN_US, LEAVE_LOOK_US = 3_000_000, 5_000
+
+# Looking for files that nobody goes on with walks through the directory.
+MOST_SWEEP_US = 6 * 3600 * SECOND_US
 
 # A file that is arriving costs three descriptors; so many are for everything else.
 FILE_DESCRIPTORS, OTHER_DESCRIPTORS = 3, 64
@@ -78,6 +81,8 @@ def parse_recv(argv):
     group.add_argument("--force", action="store_true", default=None, help="replace files that are there")
     group.add_argument("--once", action="store_true", default=None, help="end after the first sender")
     parser.add(group, "--senders", parse_count, metavar="N", help="senders at once (default 16)")
+    parser.add(group, "--partial-ttl", parse_duration, metavar="TIME", help=(
+        "remove what has arrived of files that nobody goes on sending for this long (default 7d, with --open 1d)"))
     add_common(parser)
     parser.add(parser, "--authorized-keys", parse_name, metavar="FILE", help=(
         "keys of 'mproxy keygen' that may send, as of sproxy (default authorized_keys in its state directory)"))
@@ -87,6 +92,8 @@ def parse_recv(argv):
         "send every answer there ('mproxy send --ack-port'), not to where the packets come from"))
     given, words = parser.split(argv)
     port, = parser.take_words(words, (("PORT", lambda text: parse_port(text, 0)),))
+    if "partial_ttl" in given or "open" in given:
+        given["partial_ttl_us"] = given.pop("partial_ttl", DAY_US)
     config = configure(given, "host-key.pem", port=port)
     if config.key is None and not config.open:
         raise UsageError("without keys everybody who reaches the port could write files here: give --key FILE (a secret"
@@ -156,6 +163,7 @@ class Recv:
             self._log.warning("open-door", why=(
                 "--open: whoever reaches the port can send files; --key or --own-key lets in only those with keys"))
         self._log.info("listening", address=address[0], port=address[1])
+        self._sweep()
         try:
             self._network = NetworkWatch()
             self._loop.watch(self._network.fileno(), self._on_network)
@@ -165,6 +173,17 @@ class Recv:
     def _on_network(self, _events):
         if self._network.read_events():
             self._endpoint.probe()
+
+    def _sweep(self):
+        """Give back, now and every now and then, the room of files that nobody goes on with."""
+        ttl_us = self._config.partial_ttl_us
+        before_ns = time.time_ns() - ttl_us * 1000
+        self._workers.submit(lambda: self._destination.remove_abandoned(before_ns), self._was_swept)
+        self._loop.call_later(min(ttl_us, MOST_SWEEP_US), self._sweep)
+
+    def _was_swept(self, removed, _error):
+        if removed and removed[0]:
+            self._log.info("partials-removed", files=removed[0], bytes=removed[1])
 
     def on_link(self, link):
         """A sender dials."""

@@ -7,7 +7,7 @@ import socket
 import time
 
 from mproxy import __version__
-from mproxy.config import LOG_FORMATS, LOG_LEVELS, Config, Setting, format_host_port
+from mproxy.config import DAY_US, LOG_FORMATS, LOG_LEVELS, SECOND_US, Config, Setting, format_host_port
 from mproxy.datagram._packet import MAX_PACKET_BYTES, EndCode
 from mproxy.datagram.config import CONGESTIONS, RECOVERIES, DatagramConfig
 from mproxy.datagram.messages import Result
@@ -49,6 +49,7 @@ class TransferConfig(Config):
     ack_to = Setting(None)
     authorized_keys = Setting(None)
     open = Setting(False)
+    partial_ttl_us = Setting(7 * DAY_US, SECOND_US, 3650 * DAY_US)
     senders = Setting(16, 1, 1000)
 
 

@@ -104,6 +104,17 @@ def test_few_descriptors(transfer):
     assert tree_of(transfer.target) == tree_of(transfer.source)
 
 
+def test_what_nobody_goes_on_with_is_given_back(transfer):
+    receiver, port = transfer.recv("--partial-ttl", "2s", once=False)
+    _box, through = transfer.impair(port, "--rate", "20Mbit")
+    sender = transfer.send(through, transfer.file("f", content(1, 10_000_000)))
+    until(lambda: os.listdir(transfer.target), MANY, "it has begun")
+    until(lambda: (transfer.target / ".f.mproxy-part").stat().st_size > 3 << 20, MANY, "some blocks")
+    sender.signal(signal.SIGTERM)
+    assert receiver.event("partials-removed", within=MANY)["files"] == "2"
+    assert os.listdir(transfer.target) == []
+
+
 def test_umask_and_private_directories(transfer):
     transfer.file("d/f", b"x").chmod(0o777)
     os.chmod(transfer.source / "d", 0o700)

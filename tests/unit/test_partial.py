@@ -3,11 +3,13 @@
 import errno
 import os
 import stat
+import time
 
 import pytest
 
 from mproxy.datagram import tree
 from mproxy.datagram.destinations import IntoDirectory, IntoPipe
+from mproxy.datagram.leftovers import remove_abandoned
 from mproxy.datagram.messages import File, FileKind
 from mproxy.datagram.names import BadName, temporary_names
 from mproxy.datagram.partial import Busy, Damaged, PartialFile
@@ -253,6 +255,26 @@ def test_standard_input_has_no_time_of_its_own(tmp_path):
     arrival.write(0, 1, 2)
     assert arrival.finish() == arrival.root
     assert (tmp_path / "f").stat().st_mtime > 10**9
+
+
+def test_what_nobody_goes_on_with_is_removed(tmp_path):
+    """Goal: old parts are given back wherever they lie, but neither young ones nor those that are being written."""
+    (tmp_path / "below").mkdir()
+    old = Arrival(tmp_path / "below", b"old")
+    old.begin()
+    old.write(1)
+    (tmp_path / ".x.mproxy-part").symlink_to(tmp_path)
+    (tmp_path / ".other").write_bytes(b"not ours")
+    soon = time.time_ns() + 10**9
+    assert remove_abandoned(tmp_path, soon) == (0, 0), "it is being written"
+    old.partial.close()
+    assert remove_abandoned(tmp_path, soon - 10**12) == (0, 0), "it is young"
+    assert remove_abandoned(tmp_path, soon, [b".old.mproxy-part"]) == (0, 0), "another directory"
+    count, room = remove_abandoned(tmp_path, soon)
+    assert count == 2
+    assert room >= BLOCK
+    assert os.listdir(tmp_path / "below") == []
+    assert sorted(os.listdir(tmp_path)) == [".other", ".x.mproxy-part", "below"]
 
 
 # ---- what is there
