@@ -7,6 +7,7 @@ session what a carrier brought and hands the streams' bytes to their application
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy
 
+from mproxy._liveness cimport liveness_note_life, liveness_note_path
 from mproxy._ring cimport iovec, ring_space, ring_used, ring_view
 from mproxy._session cimport Event, EventKind, Session
 from mproxy._stream cimport Stream, table_find
@@ -70,6 +71,24 @@ cdef class PySession:
         out = b"".join([(<const char *>parts[i].iov_base)[:parts[i].iov_len] for i in range(n)])[:most]
         self.session.transmitted(len(out))
         return out
+
+    # ---- what the I/O layer sees of the carrier
+
+    def note_path(self, int64_t path_us):
+        """What an answer takes on its path."""
+        liveness_note_path(&self.session.life, path_us)
+
+    def note_life(self, int64_t now):
+        """It moves, though no byte came."""
+        liveness_note_life(&self.session.life, now)
+
+    def note_sent(self, int64_t now):
+        """An application's byte has left."""
+        self.session.life.unanswered_at = now
+
+    def grant(self, int64_t patience):
+        """So many times the usual silence ends it."""
+        self.session.life.patience = patience
 
     # ---- streams
 

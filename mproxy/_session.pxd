@@ -15,6 +15,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from mproxy._frames cimport Parser
+from mproxy._liveness cimport Liveness
 from mproxy._ring cimport iovec
 from mproxy._stream cimport Stream
 from mproxy._streams cimport StreamSet
@@ -56,8 +57,6 @@ cdef class Session(StreamSet):
     cdef readonly uint32_t window          # what this side holds for one stream, each direction
     cdef readonly uint64_t budget          # what this side holds for all streams, each direction
     cdef readonly uint32_t max_streams     # open at once
-    cdef readonly int64_t heartbeat_us     # interval
-    cdef readonly int misses               # intervals of silence that mean a dead carrier
     # streams
     cdef uint32_t last_id                  # cproxy: id given last
     # carrier
@@ -75,12 +74,10 @@ cdef class Session(StreamSet):
     cdef bytes close_reason                # the same in words
     cdef bint close_told                   # the CLOSED event was given
     # time
-    cdef readonly int64_t received_at      # last byte of the peer, moved on when our own clock came late
-    cdef int64_t heartbeat_at              # next heartbeat
+    cdef Liveness life                     # judges silence
+    cdef readonly int64_t received_at      # last byte of the peer
     cdef int64_t barrier_sent_at           # timestamp of the one still unanswered, 0 when none
     cdef int64_t reply_to                  # timestamp to echo, -1 when none
-    cdef readonly bint suspect             # two intervals of silence: look for another carrier
-    cdef readonly bint dead                # `misses` intervals of silence
     # counters
     cdef readonly uint64_t in_bytes        # application bytes received
     cdef uint64_t sent_bytes               # bytes that carriers took

@@ -22,6 +22,7 @@ from libc.stdlib cimport malloc
 from libc.string cimport memcmp, memcpy
 
 from mproxy._frames cimport Frame, ParseResult, encode_header, parser_init, parser_next
+from mproxy._liveness cimport liveness_attach, liveness_deadline, liveness_heard, liveness_init, liveness_judge
 from mproxy._ring cimport iovec, ring_append, ring_used
 from mproxy._stream cimport Stream, stream_receive, stream_rewind, stream_take_ack, table_find
 from mproxy._streams cimport StreamSet, list_streams
@@ -54,8 +55,7 @@ cdef class Session(StreamSet):
         self.window = config.window_bytes
         self.budget = config.session_budget_bytes
         self.max_streams = config.max_streams
-        self.heartbeat_us = config.heartbeat_us
-        self.misses = config.misses
+        liveness_init(&self.life, config.heartbeat_us, config.misses)
         self.send_window = MIN_WINDOW_BYTES  # the peer's limits are not known yet; so much every peer holds
         self.send_budget = 0
         self.state = CarrierState.NO_CARRIER
@@ -115,7 +115,7 @@ cdef class Session(StreamSet):
             raise MemoryError
         self.state = CarrierState.RESUMING
         self.received_at = now
-        self.heartbeat_at = now  # at once: its echo is the first round-trip time
+        liveness_attach(&self.life, now)
         self.barrier_sent_at = 0
         self.reply_to = -1
 
@@ -125,7 +125,7 @@ cdef class Session(StreamSet):
         self.input = self.input_end = NULL
         self.current = NULL
         self.comparing = False
-        self.active = self.stalled = self.suspect = self.dead = False
+        self.active = self.stalled = self.life.suspect = self.life.dead = False
         self.rtt_us = -1  # of the next carrier nothing is known; until then the window alone bounds the rings
         if self.state != CarrierState.CLOSED_FOR_GOOD:
             self.state = CarrierState.NO_CARRIER
@@ -135,7 +135,7 @@ cdef class Session(StreamSet):
         self.input = data
         self.input_end = data + length
         self.received_at = now
-        self.suspect = self.dead = False
+        liveness_heard(&self.life, now)
         if self.finished_count > FINISHED_MANY and self.barrier_sent_at == 0:
             self.add_heartbeat(0, now, 0)
 
@@ -222,36 +222,28 @@ cdef class Session(StreamSet):
 
     cpdef int64_t deadline(self) noexcept:
         """When `handle_timeout` wants to be called next; far in the future without a carrier."""
-        cdef int64_t at, misses
         if self.state == CarrierState.NO_CARRIER or self.state == CarrierState.CLOSED_FOR_GOOD:
             return NEVER
-        misses = self.misses if self.suspect else min(2, self.misses)
-        at = self.received_at + misses * self.heartbeat_us
-        return self.heartbeat_at if self.dead or self.heartbeat_at < at else at
+        return liveness_deadline(&self.life)
 
     cpdef handle_timeout(self, int64_t now):
-        """Send what is due and judge the carrier: `suspect` and `dead` may become true.
-
-        When this call itself comes late, our own process did not run: silence in that time says nothing, so one
-        interval is granted anew.
-        """
-        cdef int64_t late = now - self.deadline()
-        if late < 0:
-            return
-        if late > self.heartbeat_us // 2 and now - self.received_at > self.heartbeat_us:
-            self.received_at = now - self.heartbeat_us
-        if now >= self.heartbeat_at:
+        """Send what is due and judge the carrier: `suspect` and `dead` may become true."""
+        if liveness_judge(&self.life, now):
             self.probe(now)
-        if now - self.received_at >= min(2, self.misses) * self.heartbeat_us:
-            self.suspect = True
-        if now - self.received_at >= self.misses * self.heartbeat_us:
-            self.dead = True
+
+    @property
+    def suspect(self):
+        return self.life.suspect
+
+    @property
+    def dead(self):
+        return self.life.dead
 
     cpdef probe(self, int64_t now):
         """Send a heartbeat, and the acks that have waited, now."""
         self.transmitter.acks_now()
         self.add_heartbeat(0, now, 0)
-        self.heartbeat_at = now + self.heartbeat_us
+        self.life.heartbeat_at = now + self.life.heartbeat_us
 
     cdef void add_heartbeat(self, int flags, uint64_t seq, uint64_t ack) noexcept:
         """Queue a heartbeat; one that asks for an echo becomes the barrier when none is under way."""

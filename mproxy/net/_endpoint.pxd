@@ -9,8 +9,11 @@ Life of an outbound byte: application's socket -> the stream's ring (`app_read`)
 Python is told of events only, through `observer`:
 
     on_resumed(endpoint)                      streams flow on the new carrier
-    on_suspect(endpoint)                      two heartbeats missed
-    on_lost(endpoint, why)                    the carrier is gone
+    on_suspect(endpoint)                      nothing heard for too long
+    on_stuck(endpoint, certain)               small packets pass, full ones get lost
+    on_lost(endpoint, why)                    the carrier is gone, or counts as lost (cproxy keeps it until the next)
+    on_revived(endpoint)                      cproxy: that one brings bytes again
+    on_waiting(endpoint)                      cproxy: a dial may help now
     on_closed(endpoint, code, reason, local)  the session is over; its applications were reset
     on_opened(endpoint, stream, target)       sproxy: answer with `connect` or `refuse`, now or later
     on_reset(endpoint, stream, code)          the peer reset a stream; its application was reset
@@ -30,6 +33,7 @@ from mproxy.net._loop cimport Loop, Source, Timer, Work
 from mproxy.net._pace cimport Pace
 from mproxy.net._socket cimport Target
 from mproxy.net._tls cimport Tls
+from mproxy.net._vitals cimport Vitals
 
 
 cdef class Endpoint:
@@ -55,6 +59,10 @@ cdef class Endpoint:
     cdef int64_t refusals_at             # beginning of the present second
     cdef int refusals                    # daemons that could not be reached in that second
     cdef bint suspected                  # the observer was told
+    cdef bint forsaken                   # the carrier counts as lost, and is kept until another one works
+    cdef Vitals vitals                   # what the kernel last said of the carrier
+    cdef int64_t armed_at                # when `timer` calls
+    cdef int64_t waiting_told_at         # the observer was last told that an application waits for a carrier
     cdef bint ending                     # the session is over, its last applications are still to be reset
     cdef bint disposed                   # forget this when that is done
     cdef bint was_busy                   # there was an application when the observer was last told of idleness
@@ -66,11 +74,12 @@ cdef class Endpoint:
     cdef void process(self, const uint8_t *data, size_t length) noexcept
     cdef void read_apps(self) noexcept
     cdef void write_carrier(self) noexcept
-    cdef size_t send_frames(self, iovec *parts, int count, size_t offered, int *error) noexcept
-    cdef int send_sealed(self, bint more) noexcept
+    cdef void note_full(self) noexcept
     cdef void hold_bulk(self) noexcept
     cdef void carrier_failed(self, str why) noexcept
-    cdef void end_carrier(self) noexcept
+    cdef void forsake(self, str why) noexcept
+    cdef void revive(self) noexcept
+    cdef void end_carrier(self, bint abort) noexcept
     cdef void reset_apps(self) noexcept
     cdef void end_rest(self) noexcept
     cdef void vanish(self) noexcept

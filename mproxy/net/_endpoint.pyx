@@ -1,13 +1,13 @@
 """Joins a session to its carrier and its applications. Life of a byte and observer: _endpoint.pxd."""
 
 import os
-import socket as _python_socket
 from collections import deque
 from functools import partial
 
 from cpython.ref cimport Py_INCREF
 from libc.errno cimport EAGAIN, EINTR, EMFILE, EPROTO, errno
 
+from mproxy._liveness cimport liveness_note_life
 from mproxy._ring cimport iovec
 from mproxy._session cimport CarrierState, Event, EventKind
 from mproxy._stream cimport table_find
@@ -22,11 +22,13 @@ from mproxy.net._loop cimport BUFFER_BYTES, CROWD, EPOLLERR, EPOLLET, EPOLLHUP, 
 from mproxy.net._pace cimport (
     pace_bound, pace_bulk_room, pace_idle, pace_init, pace_note, pace_note_overtakes, pace_unbound,
 )
+from mproxy.net._send cimport send_frames, send_sealed
 from mproxy.net._socket cimport (
-    IPPROTO_TCP, TCP_NODELAY, close_with_reset, receive_parts, send_bytes, send_parts, set_option,
-    ssize_t,
+    IPPROTO_TCP, TCP_NODELAY, close_with_reset, receive_parts, reset_on_close, set_option, ssize_t,
 )
+from mproxy.net._socket import addresses_of
 from mproxy.net._tls cimport OPEN_MARGIN_BYTES, OUT_BYTES, Tls
+from mproxy.net._vitals cimport vitals_attach, vitals_died, vitals_examine, vitals_news
 
 
 cdef enum:
@@ -38,6 +40,7 @@ cdef enum:
     REFUSALS_TOLD = 10          # in REFUSALS_US the observer is told of so many; a flood of them is one piece of news
     REFUSALS_US = 1000000
     MEMORY_LOOK_US = 100000     # from one look for memory to the next
+    WAITING_US = 250000         # from one word that an application waits to the next
     HOLD_US = 1000              # bulk that waits for room on the path looks again after this
 
 
@@ -96,7 +99,7 @@ cdef class Endpoint:
         `first` is sent before all else; `leftover` was received, and opened, behind the handshake. `tls` seals and
         opens everything that follows; its handshake is over.
         """
-        self.end_carrier()
+        self.end_carrier(True)
         self.tls = tls
         if tls is not None:
             tls.wire.take_bytes = OUT_BYTES
@@ -109,7 +112,8 @@ cdef class Endpoint:
             pace_bound(&self.pace, self.loop.now_us)
         self.carrier_readable = self.carrier_writable = True
         self.carrier_hung_up = False
-        self.suspected = False
+        self.suspected = self.forsaken = False
+        vitals_attach(&self.vitals, self.session, fd, self.loop.now_us)
         if self.loop.add(&self.carrier, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET) < 0:
             self.carrier_failed(os.strerror(errno))
             return
@@ -150,13 +154,13 @@ cdef class Endpoint:
         self.session.close(code, reason)
         if self.carrier.fd >= 0:
             self.write_carrier()
-        self.end_carrier()
+        self.end_carrier(False)
         self.reset_apps()
 
     def dispose(self):
         """Let the loop forget this endpoint; it has no carrier and no application. The session's secret is wiped."""
         wipe(self.session.secret)
-        self.end_carrier()
+        self.end_carrier(False)
         if self.timer is not None:
             self.timer.cancel()
         self.disposed = True
@@ -178,8 +182,8 @@ cdef class Endpoint:
 
     @property
     def attached(self):
-        """There is a carrier."""
-        return self.carrier.fd >= 0
+        """There is a carrier, and it does not count as lost."""
+        return self.carrier.fd >= 0 and not self.forsaken
 
     @property
     def app_count(self):
@@ -203,15 +207,7 @@ cdef class Endpoint:
 
     def addresses(self):
         """Return (local, peer) sockaddr tuples of the carrier, or None."""
-        if self.carrier.fd < 0:
-            return None
-        carrier = _python_socket.socket(fileno=self.carrier.fd)
-        try:
-            return carrier.getsockname(), carrier.getpeername()
-        except OSError:
-            return None
-        finally:
-            carrier.detach()
+        return addresses_of(self.carrier.fd) if self.carrier.fd >= 0 else None
 
     # ---- one turn
 
@@ -307,6 +303,8 @@ cdef class Endpoint:
         cdef App *app
         self.session.receive(data, length, self.loop.now_us)
         self.suspected = False
+        if self.forsaken:
+            self.revive()
         while True:
             self.session.poll_event(&event)
             if event.kind == EventKind.NOTHING:
@@ -325,7 +323,7 @@ cdef class Endpoint:
                 self.tell("on_resumed", (self,))
             else:
                 self.write_carrier()
-                self.end_carrier()
+                self.end_carrier(False)
                 self.reset_apps()
                 self.was_busy = False  # the end is told; that nobody is left then is no news
                 reason = (<const char *>event.data)[:event.length].decode(errors="replace")
@@ -347,6 +345,10 @@ cdef class Endpoint:
             done += app_read(app)
         if self.session.starved:
             self.wait_for_memory()
+        if done > 0 and not self.session.is_server and not self.attached and (
+                self.loop.now_us - self.waiting_told_at > WAITING_US):
+            self.waiting_told_at = self.loop.now_us
+            self.tell("on_waiting", (self,))
 
     cdef void write_carrier(self) noexcept:
         """Send frames until there are none or the carrier takes no more."""
@@ -356,7 +358,9 @@ cdef class Endpoint:
         cdef int i, count, error = 0
         if self.carrier_writable and self.tls is not None:
             taken = self.tls.unsent()
-            error = self.send_sealed(False)
+            error = send_sealed(self.carrier.fd, self.tls, False)
+            if self.tls.unsent() > 0:
+                self.note_full()
             pace_note(&self.pace, 0, taken - self.tls.unsent(), self.loop.now_us)
         while not error and self.carrier_writable and done < TURN_BYTES:
             room = pace_bulk_room(&self.pace, self.loop.now_us)
@@ -370,62 +374,26 @@ cdef class Endpoint:
             offered = 0
             for i in range(count):
                 offered += parts[i].iov_len
-            taken = self.send_frames(parts, count, offered, &error)
+            taken = send_frames(self.carrier.fd, self.tls, parts, count, offered, &error)
             self.session.transmitted(taken)
             done += taken
+            if self.session.life.unanswered_at == 0 and self.session.out_held > 0 and taken > 0:
+                self.session.life.unanswered_at = self.loop.now_us
+                if self.session.deadline() < self.armed_at:
+                    self.arm()
             if self.tls is not None:
                 taken -= min(taken, self.tls.unsent())
             pace_note(&self.pace, offered, taken, self.loop.now_us)
             pace_note_overtakes(&self.pace, self.session.transmitter.overtakes, self.loop.now_us)
             if taken < offered:
-                self.carrier_writable = False
-                self.session.stalled = True
+                self.note_full()
         if error and self.session.state != CarrierState.CLOSED_FOR_GOOD:
             self.carrier_failed(os.strerror(error) if error != EPROTO else self.tls.why())
 
-    cdef size_t send_frames(self, iovec *parts, int count, size_t offered, int *error) noexcept:
-        """Offer the parts, `offered` bytes, to the carrier; returns how much is on its way.
-
-        With TLS some of it may be sealed and still here. `error` is set when the carrier is lost (EPROTO: ask TLS why).
-        """
-        cdef ssize_t n
-        cdef size_t sealed, done = 0
-        cdef Tls tls = self.tls
-        if tls is None:
-            n = send_parts(self.carrier.fd, True, parts, count)
-            while n < 0 and errno == EINTR:
-                n = send_parts(self.carrier.fd, True, parts, count)
-            if n < 0 and errno != EAGAIN:
-                error[0] = errno
-            return max(n, <ssize_t>0)
-        while error[0] == 0 and tls.unsent() == 0:
-            sealed = tls.seal_parts(parts, count)
-            if sealed == 0:
-                break
-            done += sealed
-            error[0] = self.send_sealed(done < offered)
-        if tls.broken:
-            error[0] = EPROTO
-        return done
-
-    cdef int send_sealed(self, bint more) noexcept:
-        """Send what is sealed, as far as the socket takes it; returns 0, or errno when the carrier is lost.
-
-        With `more` the next call follows at once.
-        """
-        cdef size_t left = self.tls.unsent()
-        cdef ssize_t n
-        if left == 0:
-            return 0
-        n = send_bytes(self.carrier.fd, self.tls.out_view(), left, more)
-        if n < 0 and errno != EAGAIN:
-            return errno
-        n = max(n, <ssize_t>0)
-        self.tls.out_sent(n)
-        if <size_t>n < left:
-            self.carrier_writable = False
-            self.session.stalled = True
-        return 0
+    cdef void note_full(self) noexcept:
+        """The socket takes no more."""
+        self.carrier_writable = False
+        self.session.stalled = True
 
     cdef void hold_bulk(self) noexcept:
         """Let bulk wait for room on the path."""
@@ -443,41 +411,73 @@ cdef class Endpoint:
 
     cdef void carrier_failed(self, str why) noexcept:
         """The carrier is gone; the session goes on without."""
-        self.end_carrier()
+        cdef bint told = self.forsaken
+        self.end_carrier(True)
         self.session.carrier_lost()
+        if told:
+            self.tell("on_waiting", (self,))  # something answered: the path may be back
+        else:
+            self.tell("on_lost", (self, why))
+
+    cdef void forsake(self, str why) noexcept:
+        """The carrier counts as lost. cproxy keeps it until another one works: the path may come back before.
+
+        Nothing is sent to keep it alive: the kernel repeats what is on its way.
+        """
+        if self.session.is_server:
+            self.carrier_failed(why)
+            return
+        self.forsaken = True
         self.tell("on_lost", (self, why))
 
-    cdef void end_carrier(self) noexcept:
-        if self.tls is not None and self.carrier.fd >= 0 and self.tls.unsent() == 0:
+    cdef void revive(self) noexcept:
+        """The carrier that counted as lost brings bytes again."""
+        self.forsaken = False
+        self.vitals.failures = 0
+        self.arm()
+        self.tell("on_revived", (self,))
+
+    cdef void end_carrier(self, bint abort) noexcept:
+        """Close the carrier. With `abort` what is on its way is given up: it is sent again on the next one, and would
+        else stay in the kernel for minutes."""
+        if self.carrier.fd >= 0 and abort:
+            reset_on_close(self.carrier.fd)
+        elif self.tls is not None and self.carrier.fd >= 0 and self.tls.unsent() == 0:
             self.tls.seal_end()
-            self.send_sealed(False)
+            send_sealed(self.carrier.fd, self.tls, False)
         self.tls = None
+        self.forsaken = False
         self.loop.close(&self.carrier)
         self.carrier_readable = self.carrier_writable = False
 
     cdef void arm(self) noexcept:
         """Have `on_timer` called no later than the session's deadline."""
-        cdef int64_t at = self.session.deadline()
+        self.armed_at = self.session.deadline()
         if self.timer is not None:
             self.timer.cancel()
-        self.timer = self.loop.call_at(at, self.on_timer) if self.carrier.fd >= 0 else None
+        self.timer = self.loop.call_at(self.armed_at, self.on_timer) if self.carrier.fd >= 0 else None
 
     def on_timer(self):
         """Heartbeats and judgement of the carrier; called by the loop."""
-        if self.carrier.fd < 0:
+        if self.carrier.fd < 0 or self.forsaken:
             return
         if self.carrier_readable and (self.short_of_memory or self.work.queue != NULL):
-            self.session.received_at = self.loop.now_us  # it is we who do not read
+            liveness_note_life(&self.session.life, self.loop.now_us)  # it is we who do not read
+        vitals_examine(&self.vitals, self.session, self.loop.now_us)
         self.session.handle_timeout(self.loop.now_us)
         self.loop.schedule(&self.work)
-        if self.session.dead:
-            silence = (self.loop.now_us - self.session.received_at) / 1e6
-            self.carrier_failed(f"nothing heard for {silence:.1f}s")
+        if self.session.life.dead:
+            vitals_died(&self.vitals, self.session)
+            self.forsake(f"nothing heard for {(self.loop.now_us - self.session.received_at) / 1e6:.1f}s")
             return
-        if self.session.suspect and not self.suspected:
+        if self.session.life.suspect and not self.suspected:
             self.suspected = True
             self.tell("on_suspect", (self,))
-        self.arm()
+        stuck = vitals_news(&self.vitals, self.session)
+        if stuck:
+            self.tell("on_stuck", (self, stuck == 2))
+        if self.carrier.fd >= 0:
+            self.arm()
 
     # ---- applications
 

@@ -109,6 +109,17 @@ cdef void close_with_reset(int fd) noexcept nogil:
     close(fd)
 
 
+def addresses_of(int fd):
+    """Return (local, peer) sockaddr tuples of a connected socket; None when it is none any more."""
+    connection = _python_socket.socket(fileno=fd)
+    try:
+        return connection.getsockname(), connection.getpeername()
+    except OSError:
+        return None
+    finally:
+        connection.detach()
+
+
 cdef int first_spare = 0x7FFFFFFF
 cdef int first_reserved = 0x7FFFFFFF
 

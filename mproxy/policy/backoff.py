@@ -1,9 +1,14 @@
-"""How long to wait before the next dial.
+"""When to dial next.
 
-At once, then at most 50 ms, doubling to at most 5 s; each delay is drawn evenly between nothing and that
-ceiling ("full jitter", M. Brooker, Exponential Backoff And Jitter, AWS Architecture Blog 2015): when a
-thousand clients lose the same sproxy, their dials spread out instead of arriving together and tripping a
-firewall's rate limit.
+In the first two minutes of an outage somebody waits, and most paths come back: a dial fails and the next follows within
+a second. While dials are not answered at all (a router that drops) they begin up to two seconds apart, because each
+that is under way repeats its SYN by itself.
+
+Then the pauses are longer than half a minute at once, and grow: there are firewalls that count the connections of the
+last half minute and go on blocking whoever goes on trying, and nobody is served by a hundred thousand dials a day.
+
+Every pause is drawn between a part of its ceiling and the whole (jitter; M. Brooker, Exponential Backoff And Jitter,
+AWS Architecture Blog 2015): when a thousand clients lose the same sproxy their dials spread out.
 """
 
 import os
@@ -11,32 +16,74 @@ import os
 # A first retry sooner than a round trip across a continent would only repeat the failure.
 FIRST_CEILING_US = 50_000
 
-# The longest a user waits, after the path is good again, when nothing (no address, no route event) tells so.
-LAST_CEILING_US = 5_000_000
+# The longest a user waits, in the first two minutes, after the path is good again and nothing has told so.
+LAST_CEILING_US = 1_000_000
+
+# The same while attempts are under way and unanswered. A second is when the system repeats a SYN the first time
+# (RFC 6298, section 2.1); it does so after 1 s, 3 s and 7 s of each.
+FIRST_SILENT_US = 100_000
+LAST_SILENT_US = 2_000_000
+
+# So long an outage is new. Unanswered attempts repeat their SYNs for REPEATS_US, so the last begins that much earlier.
+NEW_US = 120_000_000
+REPEATS_US = 7_000_000
+
+# Pauses in an outage that is old: the first outlasts a count over half a minute.
+FIRST_PAUSE_US = 37_500_000
+LAST_PAUSE_US = 120_000_000
+
+# Signs that somebody waits, or that something has changed, begin a dial at once; each at least this long, and twice
+# as long each time, after the one before.
+FIRST_HURRY_US = 250_000
 
 
 class Backoff:
-    """The delays of one series of dials.
+    """The pauses of one series of dials. Times are microseconds; `draw` gives a float in [0, 1)."""
 
-    `draw` gives a float in [0, 1), as random.random does. Call `next_delay_us` before each dial, `reset` when
-    a carrier works or when the network changed.
-    """
-
-    def __init__(self, draw=None, first_us=FIRST_CEILING_US, last_us=LAST_CEILING_US):
+    def __init__(self, draw=None):
         self._draw = draw or draw_from_system
-        self._first_us = first_us
-        self._last_us = last_us
-        self._ceiling_us = 0
+        self.begin(0)
 
-    def next_delay_us(self):
-        """Microseconds to wait before the next dial: 0 right after `reset`."""
+    def begin(self, now):
+        """A series of dials begins, or all is different now: the next dial goes at once."""
+        self._began_at = now
+        self._ceiling_us = self._silent_us = 0
+        self._pause_us = FIRST_PAUSE_US
+        self._hurry_us, self._hurried_at = FIRST_HURRY_US, None
+
+    def is_old(self, now):
+        """Whether pauses are long."""
+        return now - self._began_at >= NEW_US
+
+    def after_failure_us(self, now):
+        """How long to wait when nothing is under way any more: 0 the first time. None: no less than was said before."""
         ceiling_us = self._ceiling_us
-        self._ceiling_us = min(max(self._first_us, 2 * ceiling_us), self._last_us)
-        return int(self._draw() * ceiling_us)
+        self._ceiling_us = min(max(FIRST_CEILING_US, 2 * ceiling_us), LAST_CEILING_US)
+        delay_us = self._jitter(ceiling_us, 0.5)
+        return delay_us if now + delay_us - self._began_at < NEW_US else None
 
-    def reset(self):
-        """The next dial goes at once."""
-        self._ceiling_us = 0
+    def next_us(self, now):
+        """How long to wait for an answer to what is begun just now before more is begun, if nothing fails before."""
+        self._silent_us = min(max(FIRST_SILENT_US, 2 * self._silent_us), LAST_SILENT_US)
+        delay_us = self._jitter(self._silent_us, 0.6)
+        if now + delay_us - self._began_at < NEW_US - REPEATS_US:
+            return delay_us
+        if not self.is_old(now):
+            return self._began_at + NEW_US - now + self._jitter(FIRST_PAUSE_US, 0.85)
+        self._pause_us = min(self._pause_us * 8 // 5, LAST_PAUSE_US)
+        return self._jitter(self._pause_us, 0.85)
+
+    def may_hurry(self, now):
+        """Whether a sign that a dial may help is followed at once; counts as having been followed."""
+        if self._hurried_at is not None and now - self._hurried_at < self._hurry_us:
+            return False
+        if self._hurried_at is not None:
+            self._hurry_us = min(2 * self._hurry_us, LAST_PAUSE_US)
+        self._hurried_at = now
+        return True
+
+    def _jitter(self, ceiling_us, least):
+        return int(ceiling_us * (least + (1 - least) * self._draw()))
 
 
 def draw_from_system():

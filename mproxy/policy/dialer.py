@@ -2,45 +2,35 @@
 
 Rules:
 
-1. An attempt resolves the name anew and tries the addresses in order, the next one 250 ms after the last or as soon
-   as the last has failed (RFC 8305, section 5).
-2. After a failure the next attempt begins at the backoff's pace. While one is neither connected nor failed, more
-   begin after 0.1 s, 0.2 s, 0.4 s, at last every second: a SYN that was swallowed, as by a link that comes up, does
-   not hold things up. At most ATTEMPTS run at once; the oldest gives way.
+1. An attempt tries the address that welcomed us last at once, and looks the name up beside (mproxy.policy.paths); the
+   next address follows 250 ms after the last or as soon as the last has failed (RFC 8305, section 5).
+2. Every attempt lives until it connects, fails, or --connect-timeout is over, and its end is reported. More begin
+   beside it at the backoff's pace: they add, and never replace, so a long round trip is outlasted and a SYN that was
+   swallowed, as by a link that comes up, does not hold things up.
 3. The first that connects becomes the candidate: it alone says HELLO, so that sproxy never sees two of our carriers
-   compete. A later one takes its place only when the candidate is overdue.
+   compete. While it makes progress no other is begun. Another takes its place only when it is overdue; when nobody has
+   answered for --connect-timeout, that is reported.
 4. When the network changed, what was sent from an address that is no longer the right one is dropped, and an attempt
-   begins at once.
+   begins at once. So it does when an application waits.
+5. Names are looked up at a pace of their own, LOOKUP_US apart at least, however often is dialled.
 """
 
-import errno
-import os
-import socket
-
 from mproxy.errors import PeerError
+from mproxy.policy.attempt import Attempt, connect_to
 from mproxy.policy.backoff import Backoff
-from mproxy.policy.network import preferred_source
+from mproxy.policy.candidate import Candidate
+from mproxy.policy.network import outgoing_device, preferred_source
+from mproxy.policy.paths import Paths, Way
 from mproxy.policy.resolver import interleave
 
-# More would only load a path that answers slowly; two are a lost SYN and its successor.
-ATTEMPTS = 3
+# Under way at once; each holds a descriptor. At the pace of unanswered attempts so many outlast 20 s.
+ATTEMPTS = 16
 
-# RFC 8305, section 8: Connection Attempt Delay.
-NEXT_ADDRESS_US = 250_000
-
-# A second is when the system repeats a SYN the first time (RFC 6298, section 2.1).
-FIRST_SILENT_US = 100_000
-LAST_SILENT_US = 1_000_000
-
-# A candidate is overdue after this, or four times what its connection took: TLS and HELLO are two round trips. The
-# list of streams comes on top, at what a slow link takes for a byte.
-OVERDUE_US = 1_000_000
-SLOW_BYTE_US = 20
-
-# Changes of the network come in bursts; past this many in a second an attempt waits for the pace of rule 2.
+# Changes of the network come in bursts; past this many in a second an attempt waits for its time.
 BURST = 8
 
-RECEIVE_BYTES = 65536
+# While one address is known that may do, the name is looked up no more often.
+LOOKUP_US = 2_000_000
 
 
 class Dialer:
@@ -48,66 +38,94 @@ class Dialer:
 
     The observer answers `still_wanted()` before each attempt and `make_caller()` (a handshake.Caller) when one has
     connected, and is told `on_welcome(socket, caller, welcome)`, `on_dial_failed(why)` when an attempt failed on all
-    addresses or timed out, `on_cut_off(why)` when a connection stood and ended before its welcome, and
+    addresses or had no answer in time, `on_cut_off(why)` when a connection stood and ended before its welcome, and
     `on_turned_away(error, caller)` when sproxy answered with a refusal or nonsense.
     """
 
-    def __init__(self, loop, resolver, config, observer):
-        self._loop = loop
+    def __init__(self, loop, resolver, config, observer, connect=None):
+        self.loop = loop
         self._resolver = resolver
         self._host, self._port = config.sproxy_host, config.sproxy_port
-        self._timeout_us = config.connect_timeout_us
-        self._observer = observer
+        self.timeout_us = config.connect_timeout_us
+        self.observer = observer
+        self._connect = connect or self._connect_by_path
+        self.paths = Paths()
+        self.device = None  # that the last welcomed carrier is bound to; None: it follows the routes
         self._backoff = Backoff()
-        self._silent_us = FIRST_SILENT_US
         self._attempts = []
         self._candidate = None
         self._timer = None
+        self._source = None  # the kernel's choice towards sproxy when last looked at
         self._burst_at = self._burst = 0
+        self._found, self._look_up_at = [], 0  # the last lookup's answer, and when to ask again
         self.running = False
 
     def start(self):
         """Dial until a carrier is welcomed; nothing when that is under way."""
         if not self.running:
             self.running = True
-            self._backoff.reset()
-            self._silent_us = FIRST_SILENT_US
-            self._schedule(self._backoff.next_delay_us())
+            self._begin_anew()
+            self._schedule(self._backoff.after_failure_us(self.loop.now()))
 
     def stop(self):
         """Give up what is under way."""
-        self.running = False
-        self._cancel_timer()
         self._drop_candidate()
+        self.ease()
+
+    def ease(self):
+        """Begin nothing more; a candidate, which sproxy may have heard, is seen to its end."""
+        self.running = self._candidate is not None
+        self._cancel_timer()
         for attempt in self._attempts:
             attempt.cancel()
         self._attempts = []
+
+    def hurry(self):
+        """Somebody waits: do not sit out a long pause."""
+        now = self.loop.now()
+        if self.running and self._backoff.is_old(now) and self._backoff.may_hurry(now):
+            self._begin_attempt()
 
     def network_changed(self):
         """Dial again at once, if a carrier is looked for at all."""
         if not self.running:
             return
         self._resolver.network_changed()
+        self._look_up_at = 0
         for attempt in [a for a in self._attempts if a.misplaced()]:
             attempt.cancel()
             self._attempts.remove(attempt)
         if self._candidate and self._candidate.misplaced():
             self._drop_candidate()
-        now = self._loop.now()
+        now = self.loop.now()
         if now - self._burst_at > 1_000_000:
             self._burst_at, self._burst = now, 0
         self._burst += 1
-        if self._burst <= BURST:
-            self._backoff.reset()
-            self._silent_us = FIRST_SILENT_US
-            self._cancel_timer()
+        if self._burst > BURST:
+            return
+        if self._source_changed():
+            self._begin_anew()
+            self._begin_attempt()
+        elif self._backoff.may_hurry(now):
             self._begin_attempt()
 
     # ---- attempts
 
+    def _begin_anew(self):
+        self._backoff.begin(self.loop.now())
+        self._look_up_at = 0
+        self._source_changed()
+
+    def _source_changed(self):
+        """Whether the kernel now speaks to sproxy from another address; yes when sproxy's address is not known."""
+        known = self.paths.known(outgoing_device) or self._found
+        before = self._source
+        self._source = preferred_source(known[0].address) if known else None
+        return self._source is None or self._source != before
+
     def _schedule(self, delay_us):
         self._cancel_timer()
-        self._timer = self._loop.call_later(delay_us, self._begin_attempt)
+        self._timer = self.loop.call_later(delay_us, self._begin_attempt)
 
     def _cancel_timer(self):
         if self._timer is not None:
@@ -115,37 +133,71 @@ class Dialer:
             self._timer = None
 
     def _begin_attempt(self):
-        if not self._observer.still_wanted():
-            self.stop()
+        if not self.observer.still_wanted():
+            self.ease()
             return
-        self._schedule(self._silent_us)
-        self._silent_us = min(2 * self._silent_us, LAST_SILENT_US)
-        if self._candidate is not None and not self._candidate.overdue():
+        self._schedule(self._backoff.next_us(self.loop.now()))
+        if (self._candidate is not None and not self._candidate.overdue()) or len(self._attempts) >= ATTEMPTS:
             return
-        if len(self._attempts) >= ATTEMPTS:
-            self._attempts.pop(0).cancel()
-        attempt = Attempt(self._loop, self._timeout_us, self._on_connected, self._on_failed)
+        attempt = Attempt(
+            self.loop, self.paths, self.timeout_us, self._connect, self._on_connected, self._on_failed)
         self._attempts.append(attempt)
-        attempt.begin(self._resolver, self._host, self._port)
+        known = self._known()
+        attempt.begin(known, self._look_up if self._lookup_due(known) else None)
+
+    def _known(self):
+        known = self.paths.known(outgoing_device)
+        return self.paths.in_order(known + [way for way in self._found if way not in known])
+
+    def _lookup_due(self, known):
+        now = self.loop.now()
+        if known and now < self._look_up_at:
+            return False
+        self._look_up_at = now + LOOKUP_US
+        return True
+
+    def _look_up(self, callback):
+        def resolved(addresses, error):
+            if error is None:
+                self._found = [Way(family, address) for family, address in interleave(addresses)]
+                self._source_changed()
+            callback(addresses, error)
+        return self._resolver.resolve(self._host, self._port, resolved)
+
+    def _connect_by_path(self, way):
+        """Connect with segments that fit the path, as far as it is known."""
+        segment_bytes = 0
+        if self.paths.narrow:
+            local = preferred_source(way.address, way.device)
+            segment_bytes = self.paths.segment_bytes(way.address[0], local, self.loop.now())
+        return connect_to(way, segment_bytes)
 
     def _on_failed(self, attempt, why):
         self._attempts.remove(attempt)
         self._retry()
-        self._observer.on_dial_failed(why)
+        self.observer.on_dial_failed(why)
 
     def _retry(self):
         """Something failed: begin again at the backoff's pace, unless more is under way."""
         if not self._attempts and self._candidate is None:
-            self._schedule(self._backoff.next_delay_us())
+            delay_us = self._backoff.after_failure_us(self.loop.now())
+            if delay_us is not None:
+                self._schedule(delay_us)
 
-    def _on_connected(self, attempt, sock, took_us):
+    def _on_connected(self, attempt, sock, way, took_us):
         self._attempts.remove(attempt)
-        if self._candidate is not None:
-            if not self._candidate.overdue():
-                sock.close()
-                return
+        former = self._candidate
+        if (former is not None and not former.overdue()) or not self.observer.still_wanted():
+            sock.close()
+            if former is None:
+                self.ease()
+            return
+        number, silent_since = 0, self.loop.now()
+        if former is not None:
+            number, silent_since = former.number + 1, former.silent_since
+            self._note_unwelcome(former)
             self._drop_candidate()
-        self._candidate = Candidate(self._loop, sock, self._observer.make_caller(), took_us, self)
+        self._candidate = Candidate(self, sock, way, took_us, number, silent_since)
         self._candidate.begin()
 
     # ---- what the candidate tells
@@ -157,236 +209,34 @@ class Dialer:
 
     def welcomed(self, candidate, welcome):
         """The candidate has become a carrier."""
-        sock, caller = candidate.release(), candidate.caller
+        sock, caller, way = candidate.release(), candidate.caller, candidate.way
         self._candidate = None
         self.stop()
-        self._observer.on_welcome(sock, caller, welcome)
+        self.device = way.device
+        self.paths.welcomed(way, way.device or outgoing_device(way.address))
+        self.observer.on_welcome(sock, caller, welcome)
+
+    def _note_unwelcome(self, candidate):
+        """HELLO was said in vain: its answer may be too large for the path, for it comes with much else."""
+        if candidate.caller.finished:
+            self.paths.may_be_stuck(candidate.way.address[0], candidate.local, self.loop.now())
+
+    def candidate_overdue(self, candidate):
+        """Have another beside it, unless that is under way."""
+        if candidate is self._candidate and not self._attempts:
+            self._begin_attempt()
 
     def candidate_failed(self, candidate, error):
         """The candidate is lost; a PeerError means that the other end said so, or is no sproxy."""
+        if not candidate.caller.refused:
+            self.paths.led_nowhere(candidate.way)
+        if not isinstance(error, PeerError):
+            self._note_unwelcome(candidate)
         self._drop_candidate()
         self._retry()
         if isinstance(error, PeerError):
-            self._observer.on_turned_away(error, candidate.caller)
+            self.observer.on_turned_away(error, candidate.caller)
+        elif isinstance(error, TimeoutError):
+            self.observer.on_dial_failed(str(error))
         else:
-            self._observer.on_cut_off(str(error))
-
-
-class Attempt:
-    """One race of connections to all addresses of a host. Calls back once, unless cancelled."""
-
-    def __init__(self, loop, timeout_us, on_connected, on_failed):
-        self._loop = loop
-        self._timeout_us = timeout_us
-        self._began_at = loop.now()
-        self._on_connected = on_connected
-        self._on_failed = on_failed
-        self._addresses = []
-        self._racing = {}  # socket -> (Watch, sockaddr)
-        self._request = None
-        self._timers = []
-        self._error = "no answer"
-
-    def begin(self, resolver, host, port):
-        """Resolve, then race."""
-        self._timers.append(self._loop.call_later(self._timeout_us, self._time_out))
-        self._request = resolver.resolve(host, port, self._resolved)
-
-    def cancel(self):
-        """End without a word."""
-        if self._request is not None:
-            self._request.cancel()
-        for timer in self._timers:
-            timer.cancel()
-        for sock in list(self._racing):
-            self._drop(sock)
-        self._addresses = []
-        self._on_connected = self._on_failed = None
-
-    def misplaced(self):
-        """It speaks from an address that the kernel would not choose any more (or has not begun to speak)."""
-        return bool(self._racing) and all(
-            not well_placed(sock, address) for sock, (_watch, address) in self._racing.items())
-
-    def _resolved(self, addresses, error):
-        self._request = None
-        if error is not None:
-            self._fail(error)
-            return
-        self._addresses = interleave(addresses)
-        self._try_next()
-
-    def _try_next(self):
-        """Start on the next address; fail when there is none and none is running."""
-        while self._addresses:
-            family, address = self._addresses.pop(0)
-            try:
-                self._connect(family, address)
-            except OSError as error:
-                self._error = f"{_reason(error)} ({address[0]} port {address[1]})"
-                continue
-            if self._addresses:
-                self._timers.append(self._loop.call_later(NEXT_ADDRESS_US, self._try_next))
-            return
-        if not self._racing:
-            self._fail(self._error)
-
-    def _connect(self, family, address):
-        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        try:
-            code = sock.connect_ex(address)
-            if code not in (0, errno.EINPROGRESS):
-                raise OSError(code, os.strerror(code))
-            watch = self._loop.watch(sock.fileno(), lambda _events: self._connected(sock), read=False, write=True)
-        except OSError:
-            sock.close()
-            raise
-        self._racing[sock] = watch, address
-
-    def _connected(self, sock):
-        if sock not in self._racing:
-            return
-        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        watch, address = self._racing.pop(sock)
-        watch.close()
-        if code:
-            sock.close()
-            self._error = f"{os.strerror(code)} ({address[0]} port {address[1]})"
-            self._try_next()
-            return
-        report, took_us = self._on_connected, self._loop.now() - self._began_at
-        self.cancel()
-        report(self, sock, took_us)
-
-    def _drop(self, sock):
-        watch, _address = self._racing.pop(sock)
-        watch.close()
-        sock.close()
-
-    def _time_out(self):
-        self._fail(f"no answer within {self._timeout_us / 1e6:g}s")
-
-    def _fail(self, why):
-        report = self._on_failed
-        self.cancel()
-        if report is not None:
-            report(self, why)
-
-
-class Candidate:
-    """A connected socket on which the handshake is under way; tells the dialer how it ends."""
-
-    def __init__(self, loop, sock, caller, connect_us, dialer):
-        self._loop = loop
-        self._sock = sock
-        self.caller = caller
-        self._dialer = dialer
-        self._began_at = loop.now()
-        self._connect_us = connect_us
-        self._watch = None
-        self._timer = None
-
-    def begin(self):
-        """Say the first words and wait for the answer."""
-        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._watch = self._loop.watch(self._sock.fileno(), self._on_ready, read=True, write=True)
-        self._timer = self._loop.call_later(3 * self._patience_us, self._time_out)  # or later, once the list is known
-        self._on_ready(0)
-
-    @property
-    def _patience_us(self):
-        return max(OVERDUE_US, 4 * self._connect_us) + SLOW_BYTE_US * self.caller.list_bytes
-
-    def overdue(self):
-        """It should have been welcomed by now."""
-        return self.overdue_for(1)
-
-    def overdue_for(self, times):
-        """It has taken so many times as long as it should have."""
-        return self._loop.now() - self._began_at >= times * self._patience_us
-
-    def misplaced(self):
-        """It speaks from an address that the kernel would not choose any more."""
-        try:
-            return not well_placed(self._sock, self._sock.getpeername())
-        except OSError:
-            return True
-
-    def release(self):
-        """Give the socket away; its descriptor belongs to the caller."""
-        self._watch.close()
-        self._timer.cancel()
-        return self._sock
-
-    def close(self):
-        """End without a word."""
-        self.release().close()
-
-    def _time_out(self):
-        if self.overdue_for(3):
-            self._dialer.candidate_failed(self, TimeoutError("no welcome"))
-        else:
-            self._timer = self._loop.call_later(self._patience_us, self._time_out)
-
-    def _on_ready(self, _events):
-        if self._sock.fileno() < 0:
-            return
-        try:
-            welcome = self._exchange()
-        except (OSError, PeerError) as error:
-            self._dialer.candidate_failed(self, error)
-            return
-        if welcome is not None:
-            self._dialer.welcomed(self, welcome)
-
-    def _exchange(self):
-        """Send what there is to say, read what there is; returns the Welcome when it has come."""
-        welcome = None
-        try:
-            cut_off = self._try_to_send()
-            data = self._sock.recv(RECEIVE_BYTES)
-            if not data:
-                raise cut_off or OSError("closed")
-            welcome = self.caller.feed(data)
-            self._send()
-        except BlockingIOError:
-            pass
-        except OSError as error:
-            raise OSError(self._say_end(_reason(error))) from None
-        return welcome
-
-    def _try_to_send(self):
-        """The error of a connection that takes no more. It may have brought words before it was reset."""
-        try:
-            self._send()
-        except OSError as error:
-            return error
-        return None
-
-    def _say_end(self, reason):
-        if self.caller.met:
-            return f"{reason} before the welcome"
-        return (f"{reason} without a word: what listens there is no sproxy (a portal or a web server ends like that), or"
-                " turns this address away for a while")
-
-    def _send(self):
-        """A list of many streams does not leave at once; what comes is read meanwhile all the same."""
-        caller = self.caller
-        while caller.outgoing:
-            try:
-                caller.outgoing = caller.outgoing[self._sock.send(caller.outgoing):]
-            except BlockingIOError:
-                break
-        self._watch.set(read=True, write=bool(caller.outgoing))
-
-
-def _reason(error):
-    return os.strerror(error.errno) if error.errno else str(error)
-
-
-def well_placed(sock, address):
-    """Whether the kernel would still choose the local address that `sock` has, towards `address`."""
-    try:
-        return sock.getsockname()[0] == preferred_source(address)
-    except OSError:
-        return False
+            self.observer.on_cut_off(str(error))

@@ -19,7 +19,8 @@ from collections import namedtuple
 _NLMSG_OVERRUN = 4
 _RTM_NEWLINK, _RTM_DELLINK = 16, 17
 _RTM_NEWADDR, _RTM_DELADDR = 20, 21
-_RTM_NEWROUTE, _RTM_DELROUTE = 24, 25
+_RTM_NEWROUTE, _RTM_DELROUTE, _RTM_GETROUTE = 24, 25, 26
+_NLM_F_REQUEST = 1
 _RTMGRP = 0x1 | 0x10 | 0x40 | 0x100 | 0x400  # link, IPv4 address, IPv4 route, IPv6 address, IPv6 route
 
 _MESSAGE_HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port id
@@ -241,16 +242,18 @@ def _read_boottime_us():
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
 
 
-def preferred_source(sockaddr):
+def preferred_source(sockaddr, device=None):
     """The local address, as text, that the kernel would now use towards `sockaddr`; None without a route.
 
-    `sockaddr` is (host, port) for IPv4 or (host, port, flowinfo, scope) for IPv6, numeric. No packet is sent:
-    connecting a UDP socket only looks up the route.
+    `sockaddr` is (host, port) for IPv4 or (host, port, flowinfo, scope) for IPv6, numeric. With `device` only routes
+    over that device count. No packet is sent: connecting a UDP socket only looks up the route.
     """
     family = socket.AF_INET if len(sockaddr) == 2 else socket.AF_INET6
     probe = None
     try:
         probe = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        if device is not None:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode() + b"\0")
         probe.connect(sockaddr)
         return probe.getsockname()[0]
     except OSError:
@@ -258,3 +261,29 @@ def preferred_source(sockaddr):
     finally:
         if probe is not None:
             probe.close()
+
+
+def outgoing_device(sockaddr):
+    """The name of the device that the kernel would now send to `sockaddr` over; None without a route, or on loopback.
+
+    Asks for the route (rtnetlink(7), RTM_GETROUTE), so that rules and tables count as they do for a connection.
+    """
+    family = socket.AF_INET if len(sockaddr) == 2 else socket.AF_INET6
+    try:
+        raw = socket.inet_pton(family, sockaddr[0].partition("%")[0])
+        body = _ROUTE.pack(family, 8 * len(raw), 0, 0, 0, 0, 0, 0, 0)
+        body += _ATTRIBUTE_HEADER.pack(4 + len(raw), _RTA_DST) + raw
+        if len(sockaddr) == 4 and sockaddr[3]:
+            body += _ATTRIBUTE_HEADER.pack(8, _RTA_OIF) + _U32.pack(sockaddr[3])
+        header = _MESSAGE_HEADER.pack(_MESSAGE_HEADER.size + len(body), _RTM_GETROUTE, _NLM_F_REQUEST, 1, 0)
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as asker:
+            asker.settimeout(1)
+            asker.send(header + body)
+            answer = memoryview(asker.recv(_RECEIVE_BYTES))
+        if _MESSAGE_HEADER.unpack_from(answer)[1] != _RTM_NEWROUTE:
+            return None
+        attributes = _attributes(answer[_MESSAGE_HEADER.size + _ROUTE.size:])
+        name = socket.if_indextoname(_U32.unpack_from(attributes[_RTA_OIF])[0])
+        return None if name == "lo" else name
+    except (OSError, KeyError, struct.error):
+        return None

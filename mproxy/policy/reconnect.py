@@ -1,15 +1,17 @@
 """When to look for a new carrier.
 
-A carrier is in doubt from the moment something speaks against it (two missed heartbeats, its own address gone, another
-route to sproxy, the host slept) until bytes arrive on it again. While it is in doubt, or gone, a new one is dialled,
-beside the old one; the first that works wins. A change of the network that does not concern the carrier only makes it
-prove itself with a heartbeat at once.
+A carrier is in doubt from the moment something speaks against it (two missed heartbeats, a byte that is not answered,
+its own address gone, another route to sproxy, the host slept) until bytes arrive on it again. While it is in doubt, or
+counts as lost, a new one is dialled, beside the old one; the first that works wins, and may be the old one. A change of
+the network that does not concern the carrier only makes it prove itself with a heartbeat at once.
 """
 
 from mproxy.policy.network import NetworkWatch, SuspendClock, preferred_source
 
 # How often to compare the clocks: the longest that a wake-up without any other sign goes unnoticed.
 CLOCK_CHECK_US = 1_000_000
+
+NEVER = 1 << 62
 
 
 class Reconnect:
@@ -53,8 +55,25 @@ class Reconnect:
             return
         if self._in_doubt_at is None:
             self._log.debug("in-doubt", why=why)
-        self._in_doubt_at = self._loop.now()
+        self._in_doubt_at = max(self._in_doubt_at or 0, self._loop.now())
         self._dialer.start()
+
+    def replace(self, why):
+        """The carrier lives and is of no use: look for another one, whatever is still heard on it."""
+        self.doubt(why)
+        if self._endpoint.attached:
+            self._in_doubt_at = NEVER
+
+    def revived(self):
+        """The carrier that was given up brings bytes again."""
+        if not self.still_wanted():
+            self._dialer.ease()
+
+    def hurry(self):
+        """An application waits."""
+        self.needed()
+        if not self._endpoint.attached:
+            self._dialer.hurry()
 
     def settled(self):
         """A new carrier is attached."""
@@ -72,9 +91,9 @@ class Reconnect:
         return self._loop.now() - self._endpoint.receive_silence_us > at
 
     def _well_placed(self):
-        """The carrier speaks from the address that the kernel would choose now."""
+        """The carrier speaks from the address that the kernel would choose now (on the device that it is bound to)."""
         addresses = self._endpoint.addresses()
-        return addresses is not None and preferred_source(addresses[1]) == addresses[0][0]
+        return addresses is not None and preferred_source(addresses[1], self._dialer.device) == addresses[0][0]
 
     def _on_network(self, _events):
         events = self._network.read_events()
@@ -82,7 +101,7 @@ class Reconnect:
             return
         self._log.debug("network", what=events[0].kind, address=events[0].address, events=len(events))
         if self._endpoint.attached:
-            if not self._well_placed():
+            if not self._well_placed() or self._dialer.device is not None:
                 self.doubt("the route to sproxy changed")
             elif self._in_doubt_at is None:
                 self._endpoint.probe()

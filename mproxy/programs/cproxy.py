@@ -123,6 +123,8 @@ class Cproxy:
 
     def _session_over(self, session, why, level="info"):
         self._cancel_ttl()
+        if self._config.plaintext:
+            self._dialer.paths.forget_address()  # only the session's secret told who is there
         self._lost_at = None
         if session.session_id:
             getattr(self._log, level)(
@@ -141,8 +143,9 @@ class Cproxy:
     # ---- told by the endpoint and the listeners
 
     def on_waiting(self, _endpoint):
-        """An application came while there is no carrier."""
+        """A dial may help now: an application came, or wrote, while there is no carrier; or something answered."""
         self._need_carrier()
+        self._reconnect.hurry()
 
     def _need_carrier(self):
         if self._waiting_at is None:
@@ -151,27 +154,53 @@ class Cproxy:
 
     def on_resumed(self, endpoint):
         """Streams flow on a new carrier."""
-        local, peer = endpoint.addresses() or (("?", 0), ("?", 0))
         session = endpoint.session
-        fields = {"local": say_address(local), "peer": say_address(peer), "failures": self._failures or None}
         self._log.forget("dial-failed")
         if self._lost_at is None:
-            self._log.info("connected", session=say_session(session.session_id), **fields)
+            self._log.info("connected", session=say_session(session.session_id), failures=self._failures or None,
+                           **say_carrier(endpoint))
         else:
-            # --stdio is silent otherwise; who has read that it is lost wants to know that it is back.
-            log = self._log.warning if self._complained and self._config.stdio else self._log.info
-            log("resumed", session=say_session(session.session_id), after=say_seconds(self._loop.now() - self._lost_at),
-                resent=session.resend_bytes, streams=session.open_count, epoch=session.epoch, **fields)
+            self._log_resumed(endpoint, session.resend_bytes)
+        self._carried()
+        if endpoint.app_count == 0:
+            self.on_idle(endpoint)
+
+    def _carried(self):
         self._lost_at = None
         self._cancel_ttl()
         self._failures = 0
         self._complained = False
-        if endpoint.app_count == 0:
-            self.on_idle(endpoint)
+
+    def _log_resumed(self, endpoint, resent):
+        session = endpoint.session
+        # --stdio is silent otherwise; who has read that it is lost wants to know that it is back.
+        log = self._log.warning if self._complained and self._config.stdio else self._log.info
+        log("resumed", session=say_session(session.session_id), after=say_seconds(self._loop.now() - self._lost_at),
+            resent=resent, streams=session.open_count, epoch=session.epoch, failures=self._failures or None,
+            **say_carrier(endpoint))
 
     def on_suspect(self, _endpoint):
-        """Two heartbeats missed."""
-        self._reconnect.doubt("two heartbeats missed")
+        """Nothing was heard for two heartbeats, or an application's byte was not answered."""
+        self._reconnect.doubt("nothing heard for too long")
+
+    def on_stuck(self, endpoint, certain):
+        """Full packets get lost: the next carrier uses smaller ones; if that is not certain, after a second sign."""
+        addresses = endpoint.addresses()
+        if addresses is None:
+            return
+        path = addresses[1][0], addresses[0][0], self._loop.now()
+        if certain:
+            segment = self._dialer.paths.stuck(*path)
+            self._reconnect.replace(f"full packets get lost, the next carrier sends {segment} bytes at most in each")
+        else:
+            self._dialer.paths.may_be_stuck(*path)
+
+    def on_revived(self, endpoint):
+        """The carrier that counted as lost goes on."""
+        if self._lost_at is not None:
+            self._log_resumed(endpoint, 0)
+        self._carried()
+        self._reconnect.revived()
 
     def on_lost(self, endpoint, why):
         """The carrier is gone."""
@@ -375,6 +404,12 @@ class Cproxy:
     def _say_goodbye(self):
         self._end_session(CloseCode.SHUTDOWN, "cproxy ends")
         self._loop.stop()
+
+
+def say_carrier(endpoint):
+    """Both addresses of the carrier, for the log."""
+    local, peer = endpoint.addresses() or (("?", 0), ("?", 0))
+    return {"local": say_address(local), "peer": say_address(peer)}
 
 
 RESET_REASONS = {

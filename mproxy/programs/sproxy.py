@@ -320,7 +320,10 @@ class Sproxy:
         client.lost_at = None
 
     def on_suspect(self, endpoint):
-        """Two heartbeats missed; it is cproxy that looks for another way."""
+        """Nothing heard for too long; it is cproxy that looks for another way."""
+
+    def on_stuck(self, endpoint, certain):
+        """Full packets get lost; it is cproxy that dials with smaller ones."""
 
     def on_lost(self, endpoint, why):
         """The carrier is gone; the session waits for the next."""

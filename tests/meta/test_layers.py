@@ -12,7 +12,8 @@ LAYERS = [
     ["mproxy", "mproxy.errors"],
     ["mproxy.config", "mproxy._wire", "mproxy._pool", "mproxy._wipe"],
     ["mproxy._ring", "mproxy.words"],
-    ["mproxy._frames", "mproxy._stream", "mproxy.datagram.config", "mproxy.datagram._packet", "mproxy.datagram._ranges",
+    ["mproxy._frames", "mproxy._stream", "mproxy._liveness",
+     "mproxy.datagram.config", "mproxy.datagram._packet", "mproxy.datagram._ranges",
      "mproxy.datagram._rtt", "mproxy.datagram._sent", "mproxy.datagram._congestion", "mproxy.datagram._pace",
      "mproxy.datagram._states", "mproxy.datagram._impair", "mproxy.datagram._hash"],
     ["mproxy._transmit", "mproxy.datagram._outflow", "mproxy.datagram._inflow", "mproxy.datagram._acks",
@@ -33,8 +34,8 @@ LAYERS = [
 ROW = {room: row for row, rooms in enumerate(LAYERS) for room in rooms}
 
 # The sans-I/O core: everything it needs comes in as an argument.
-PURE = ["_wire", "_ring", "_frames", "_stream", "_transmit", "_streams", "_session", "_pysession", "handshake",
-        "relay/_gather", "relay/_runs", "relay/_sessions"]
+PURE = ["_wire", "_ring", "_frames", "_stream", "_liveness", "_transmit", "_streams", "_session", "_pysession",
+        "handshake", "relay/_gather", "relay/_runs", "relay/_sessions"]
 PURE += [f"datagram/{name}" for name in (
     "config", "_packet", "_ranges", "_rtt", "_sent", "_outflow", "_inflow", "_acks", "_pace", "_mtu", "_congestion",
     "_cubic", "_bbr", "_recovery", "_listener", "_states", "_channel", "_path", "_setup", "_connection",

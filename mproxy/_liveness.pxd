@@ -1,0 +1,29 @@
+"""How long a carrier may be silent, by heartbeats and by what its path takes: docs/protocol.md, "Heartbeat".
+
+Times are microseconds of a monotonic clock.
+"""
+
+from libc.stdint cimport int64_t
+
+
+cdef struct Liveness:
+    int64_t heartbeat_us   # interval
+    int64_t misses         # intervals of silence that mean a dead carrier
+    int64_t patience       # how many times that is granted
+    int64_t path_us        # the carrier's round trip with its variation, 0: not known
+    int64_t alive_at       # last byte, or other sign of life, of the peer; moved on when our own clock came late
+    int64_t heartbeat_at   # next heartbeat
+    int64_t unanswered_at  # an application's byte was sent then and nothing was heard since; 0: none
+    bint asked             # the peer was asked for an echo because of that
+    bint suspect           # too long silent: look for another carrier
+    bint dead              # so long silent that nothing will come any more
+
+
+cdef void liveness_init(Liveness *life, int64_t heartbeat_us, int misses) noexcept
+cdef void liveness_attach(Liveness *life, int64_t now) noexcept
+cdef void liveness_heard(Liveness *life, int64_t now) noexcept
+cdef void liveness_note_path(Liveness *life, int64_t path_us) noexcept
+cdef void liveness_note_life(Liveness *life, int64_t now) noexcept
+cdef int64_t liveness_death_us(const Liveness *life) noexcept
+cdef int64_t liveness_deadline(const Liveness *life) noexcept
+cdef bint liveness_judge(Liveness *life, int64_t now) noexcept

@@ -1,0 +1,177 @@
+"""One attempt to connect: the ways to sproxy race, the first that connects wins (RFC 8305).
+
+Ways that are known from before start at once; those that a lookup brings join when they come. Calls back once, unless
+cancelled.
+"""
+
+import errno
+import os
+import socket
+
+from mproxy.policy.network import preferred_source
+from mproxy.policy.paths import Way
+from mproxy.policy.resolver import interleave
+
+# RFC 8305, section 8: Connection Attempt Delay.
+NEXT_WAY_US = 250_000
+
+
+class Attempt:
+    """`connect(way)` starts a connection and returns its non-blocking socket, or raises OSError.
+
+    `on_connected(attempt, sock, way, took_us)`; `on_failed(attempt, why)`.
+    """
+
+    def __init__(self, loop, paths, timeout_us, connect, on_connected, on_failed):
+        self._loop = loop
+        self._paths = paths
+        self._timeout_us = timeout_us
+        self._connect = connect
+        self._on_connected = on_connected
+        self._on_failed = on_failed
+        self._ways = []      # not tried yet
+        self._racing = {}    # socket -> (Watch, Way, began at)
+        self._tried = set()
+        self._request = None  # a lookup under way
+        self._timer = self._next = None
+        self._errors = []
+
+    def begin(self, known, look_up):
+        """Race the ways that are known; `look_up(callback)` starts a lookup and returns its request, None: no need."""
+        self._timer = self._loop.call_later(self._timeout_us, self._time_out)
+        if look_up is not None:
+            self._request = look_up(self._resolved)
+        self._ways = list(known)
+        if look_up is not None and (not known or self._paths.is_sour(known[0])):
+            self._next = self._loop.call_later(NEXT_WAY_US, self._try_next)  # the lookup may bring something better
+        else:
+            self._try_next()
+
+    def cancel(self):
+        """End without a word."""
+        if self._request is not None:
+            self._request.cancel()
+            self._request = None
+        for timer in (self._timer, self._next):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._next = None
+        for sock in list(self._racing):
+            self._drop(sock)
+        self._ways = []
+        self._on_connected = self._on_failed = None
+
+    def misplaced(self):
+        """It speaks from addresses that the kernel would not choose any more (or has not begun to speak)."""
+        return bool(self._racing) and all(
+            not well_placed(sock, way) for sock, (_watch, way, _at) in self._racing.items())
+
+    def _resolved(self, addresses, error):
+        self._request = None
+        if error is not None:
+            self._errors.append(error)
+        found = [Way(family, address) for family, address in interleave(addresses)]
+        self._ways = self._paths.in_order(found + self._ways)
+        self._try_next()
+
+    def _try_next(self):
+        """Start on the next way; fail when there is none and nothing is under way."""
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+        while self._ways:
+            way = self._ways.pop(0)
+            if way in self._tried:
+                continue
+            self._tried.add(way)
+            try:
+                self._start(way)
+            except OSError as error:
+                self._errors.append(f"{reason_of(error)} ({_say(way)})")
+                continue
+            if self._ways:
+                self._next = self._loop.call_later(NEXT_WAY_US, self._try_next)
+            return
+        self._fail_if_over()
+
+    def _start(self, way):
+        sock = self._connect(way)
+        try:
+            watch = self._loop.watch(sock.fileno(), lambda _events: self._connected(sock), read=False, write=True)
+        except OSError:
+            sock.close()
+            raise
+        self._racing[sock] = watch, way, self._loop.now()
+
+    def _connected(self, sock):
+        if sock not in self._racing:
+            return
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        watch, way, began_at = self._racing.pop(sock)
+        watch.close()
+        if code:
+            sock.close()
+            self._errors.append(f"{os.strerror(code)} ({_say(way)})")
+            self._try_next()
+            return
+        report = self._on_connected
+        self.cancel()
+        report(self, sock, way, self._loop.now() - began_at)
+
+    def _drop(self, sock):
+        watch, _way, _at = self._racing.pop(sock)
+        watch.close()
+        sock.close()
+
+    def _time_out(self):
+        within = f"within {self._timeout_us / 1e6:g}s"
+        if self._racing:
+            where = ", ".join(_say(way) for _watch, way, _at in self._racing.values())
+            self._fail(f"no answer {within} ({where})")
+        else:
+            self._fail(f"name service silent, no address {within}")
+
+    def _fail_if_over(self):
+        if not self._racing and self._request is None and not self._ways:
+            self._fail("; ".join(dict.fromkeys(self._errors)) or "no address")
+
+    def _fail(self, why):
+        report = self._on_failed
+        self.cancel()
+        if report is not None:
+            report(self, why)
+
+
+def connect_to(way, segment_bytes=0):
+    """Start to connect; returns the non-blocking socket. Raises OSError."""
+    sock = socket.socket(way.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        if way.device is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, way.device.encode() + b"\0")
+        if segment_bytes:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, segment_bytes)
+        code = sock.connect_ex(way.address)
+        if code not in (0, errno.EINPROGRESS):
+            raise OSError(code, os.strerror(code))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def reason_of(error):
+    """An OSError in the system's words."""
+    return os.strerror(error.errno) if error.errno else str(error)
+
+
+def well_placed(sock, way):
+    """Whether the kernel would still choose the local address that `sock` has."""
+    try:
+        return sock.getsockname()[0] == preferred_source(way.address, way.device)
+    except OSError:
+        return False
+
+
+def _say(way):
+    text = f"{way.address[0]} port {way.address[1]}"
+    return f"{text} over {way.device}" if way.device else text

@@ -1,0 +1,150 @@
+"""A connected socket on which the handshake is under way; tells the dialer how it ends.
+
+Its patience is measured in progress: bytes that come, and bytes of ours that the other end's kernel has acknowledged.
+A narrow path takes long to carry a list of many streams, and is not slower for being asked twice.
+"""
+
+import fcntl
+import socket
+
+from mproxy.errors import PeerError
+from mproxy.policy.attempt import reason_of, well_placed
+
+# Without progress for so long, or four times what its connection took, a candidate is overdue: TLS and HELLO are two
+# round trips. Where one was overdue already the next gets twice the time, up to LAST_OVERDUE_US: where the other end
+# does not run at all, nothing is won by many.
+OVERDUE_US = 1_000_000
+LAST_OVERDUE_US = 16_000_000
+
+RECEIVE_BYTES = 65536
+
+# Bytes that are not acknowledged yet (tcp(7), SIOCOUTQ).
+_SIOCOUTQ = 0x5411
+
+
+class Candidate:
+    """`number` of others were overdue before it; `silent_since`: when the first of them began."""
+
+    def __init__(self, dialer, sock, way, connect_us, number, silent_since):
+        self._loop = dialer.loop
+        self._dialer = dialer
+        self._sock = sock
+        self.way = way
+        self.local = sock.getsockname()[0]
+        self.caller = dialer.observer.make_caller()
+        self.number = number
+        self.silent_since = silent_since
+        self._silence_us = max(dialer.timeout_us, 4 * connect_us)  # after this nobody will answer
+        self._patience_us = max(min(OVERDUE_US << min(number, 8), LAST_OVERDUE_US), 4 * connect_us)
+        self._progress_at = self._loop.now()
+        self._unacknowledged = 0
+        self._watch = None
+        self._timer = None
+
+    def begin(self):
+        """Say the first words and wait for the answer."""
+        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._watch = self._loop.watch(self._sock.fileno(), self._on_ready, read=True, write=True)
+        self._look_later()
+        self._on_ready(0)
+
+    def overdue(self):
+        """Nothing has moved for longer than it should take."""
+        self._note_acknowledged()
+        return self._loop.now() - self._progress_at >= self._patience_us
+
+    def misplaced(self):
+        """It speaks from an address that the kernel would not choose any more."""
+        return not well_placed(self._sock, self.way)
+
+    def release(self):
+        """Give the socket away; its descriptor belongs to the caller."""
+        self._watch.close()
+        self._timer.cancel()
+        return self._sock
+
+    def close(self):
+        """End without a word."""
+        self.release().close()
+
+    def _look_later(self):
+        now = self._loop.now()
+        due_at = self._progress_at + self._patience_us
+        if due_at <= now:
+            due_at = now + self._patience_us  # was overdue already
+        due_at = min(due_at, self.silent_since + self._silence_us)
+        self._timer = self._loop.call_later(max(1, due_at - now), self._look)
+
+    def _look(self):
+        overdue = self.overdue()
+        if self._loop.now() - self.silent_since >= self._silence_us:
+            within = f"{self._silence_us / 1e6:.3g}s"
+            self._dialer.candidate_failed(self, TimeoutError(f"connected, but no welcome within {within}"))
+            return
+        self._look_later()
+        if overdue:
+            self._dialer.candidate_overdue(self)
+
+    def _note_acknowledged(self):
+        """What is under way gets less. When nothing is left it is the other end's turn: its kernel's word is none."""
+        queued = int.from_bytes(fcntl.ioctl(self._sock.fileno(), _SIOCOUTQ, bytes(4)), "little")
+        if 0 < queued < self._unacknowledged:
+            self._note_progress()
+        self._unacknowledged = queued
+
+    def _note_progress(self):
+        self._progress_at = self.silent_since = self._loop.now()
+
+    def _on_ready(self, _events):
+        if self._sock.fileno() < 0:
+            return
+        try:
+            welcome = self._exchange()
+        except (OSError, PeerError) as error:
+            self._dialer.candidate_failed(self, error)
+            return
+        if welcome is not None:
+            self._dialer.welcomed(self, welcome)
+
+    def _exchange(self):
+        """Send what there is to say, read what there is; returns the Welcome when it has come."""
+        welcome = None
+        try:
+            cut_off = self._try_to_send()
+            data = self._sock.recv(RECEIVE_BYTES)
+            if not data:
+                raise cut_off or OSError("closed")
+            self._note_progress()
+            welcome = self.caller.feed(data)
+            self._send()
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            raise OSError(self._say_end(reason_of(error))) from None
+        return welcome
+
+    def _try_to_send(self):
+        """The error of a connection that takes no more. It may have brought words before it was reset."""
+        try:
+            self._send()
+        except OSError as error:
+            return error
+        return None
+
+    def _say_end(self, reason):
+        if self.caller.met:
+            return f"{reason} before the welcome"
+        return (f"{reason} without a word: what listens there is no sproxy (a portal or a web server ends like that),"
+                " or turns this address away for a while")
+
+    def _send(self):
+        """A list of many streams does not leave at once; what comes is read meanwhile all the same."""
+        caller = self.caller
+        while caller.outgoing:
+            try:
+                sent = self._sock.send(caller.outgoing)
+            except BlockingIOError:
+                break
+            caller.outgoing = caller.outgoing[sent:]
+            self._unacknowledged += sent
+        self._watch.set(read=True, write=bool(caller.outgoing))

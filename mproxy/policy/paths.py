@@ -1,0 +1,121 @@
+"""What cproxy remembers of the ways to sproxy, from one carrier to the next.
+
+1. The address that welcomed us last is tried beside every lookup: the name service may be down, or lie. What is at that
+   address now must prove the same key, or the session's secret, so nothing is lost by trying.
+2. An address where something else answers, or nothing after the connection stood, is tried behind the others.
+3. A path may swallow full packets and pass small ones (a router that drops what is too large, and filters the ICMP
+   messages that would say so: RFC 2923). Each carrier that was stuck like that makes the segments of the next one
+   smaller; after a while full ones are tried again, each time later.
+4. When the kernel's route leads over another device than the one that carried us last, that device is tried, too: the
+   better route may lead nowhere.
+"""
+
+from collections import namedtuple
+
+# What a segment may hold (TCP_MAXSEG, tcp(7)), from one stuck carrier to the next: fits tunnels within tunnels, then
+# a path of 1,200 bytes with all its headers, then what every host must accept (RFC 9293, section 3.7.1).
+SEGMENTS = (1200, 1000, 536)
+
+# How long small segments are used before full ones are tried again; twice as long each time.
+SMALL_US = 10 * 60_000_000
+SMALL_MOST_US = 24 * 3600 * 1_000_000
+
+# Two signs that are no proof count when they are no further apart.
+SIGN_US = 60_000_000
+
+MOST_PATHS = 64
+
+Way = namedtuple("Way", "family address device", defaults=(None,))
+Way.__doc__ = """Where to connect to: address family, numeric sockaddr, device to be bound to (None: by route)."""
+
+
+class Paths:
+    """The memory of one cproxy. Times are microseconds of the loop's clock."""
+
+    def __init__(self):
+        self._good = None      # Way that welcomed us last
+        self._device = None    # device that it went over
+        self._sour = {}        # Way -> how often it connected and led nowhere since the last welcome
+        self._segments = {}    # (peer, local) -> _Small
+        self._signs = {}       # (peer, local) -> when there was the last sign that full packets get lost
+
+    # ---- addresses
+
+    def welcomed(self, way, device):
+        """A carrier works."""
+        self._good, self._device = way._replace(device=None), device
+        self._sour = {}
+
+    def led_nowhere(self, way):
+        """Something connected, and was no sproxy of ours, or said nothing."""
+        if len(self._sour) >= MOST_PATHS:
+            self._sour = {}
+        self._sour[way] = self._sour.get(way, 0) + 1
+
+    def forget_address(self):
+        """What is at the address can not prove that it is our sproxy any more."""
+        self._good = None
+
+    def known(self, device_of):
+        """Ways that need no lookup, the best first; `device_of(address)` is the kernel's choice of a device."""
+        if self._good is None:
+            return []
+        ways = [self._good]
+        if self._device is not None and device_of(self._good.address) != self._device:
+            ways.append(self._good._replace(device=self._device))
+        return self.in_order(ways)
+
+    def in_order(self, ways):
+        """Those that led nowhere come last."""
+        return sorted(ways, key=lambda way: self._sour.get(way, 0))
+
+    def is_sour(self, way):
+        """It has led nowhere of late."""
+        return way in self._sour
+
+    # ---- segments
+
+    @property
+    def narrow(self):
+        """Some path has, or had, small segments."""
+        return bool(self._segments)
+
+    def segment_bytes(self, peer, local, now):
+        """What a segment may hold from address `local` to `peer`; 0: no limit."""
+        small = self._segments.get((peer, local))
+        return SEGMENTS[small.step] if small is not None and now < small.until else 0
+
+    def may_be_stuck(self, peer, local, now):
+        """A sign of that: two of them in a row will do."""
+        before = self._signs.pop((peer, local), None)
+        if before is not None and now - before < SIGN_US:
+            self.stuck(peer, local, now)
+        if len(self._signs) >= MOST_PATHS:
+            self._signs = {}
+        self._signs[peer, local] = now
+
+    def stuck(self, peer, local, now):
+        """A carrier passed small packets only: the next one begins with smaller segments. Returns what they hold."""
+        small = self._segments.pop((peer, local), None)
+        if small is None:
+            small = _Small()
+        elif now < small.until:
+            small.step = min(small.step + 1, len(SEGMENTS) - 1)
+        else:
+            small.hold_us = min(2 * small.hold_us, SMALL_MOST_US)
+        small.until = now + small.hold_us
+        if len(self._segments) >= MOST_PATHS:
+            del self._segments[next(iter(self._segments))]
+        self._segments[peer, local] = small
+        return SEGMENTS[small.step]
+
+
+class _Small:
+    """Segments of one path that are smaller than usual."""
+
+    __slots__ = ("step", "until", "hold_us")
+
+    def __init__(self):
+        self.step = 0
+        self.until = 0
+        self.hold_us = SMALL_US

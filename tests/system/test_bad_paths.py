@@ -1,0 +1,167 @@
+"""Paths that half work: that take seconds, swallow what is large, forget, lead nowhere, or come back by themselves."""
+
+import os
+import signal
+import time
+
+import pytest
+from lab import SLOWNESS_S, outage, until
+from long_cable import TUN, LongCable
+from proxies import CPROXY_PORT, SPROXY_PORT
+from traffic import Traffic, ends_by_reset, read_exactly
+
+from tests.root import real_root
+
+# ICMP that would tell of a narrow path is filtered, and the path is narrower than what leads to it.
+NO_ICMP = """table inet t { chain o { type filter hook output priority 0;
+icmp type destination-unreachable drop; icmpv6 type packet-too-big drop; }; }"""
+
+
+@pytest.fixture
+def session(pair):
+    """An application that has typed and been answered, through a pair with these options."""
+    def start(*options, server=None):
+        pair.echo()
+        pair.start_sproxy(*options)
+        pair.start_cproxy(*options, server=server)
+        return typed(pair.app())
+    return start
+
+
+def typed(app, text=b"key"):
+    """Types, and reads the echo."""
+    app.sendall(text)
+    assert read_exactly(app, len(text)) == text
+    return app
+
+
+def answered_within(app, seconds, text=b"key"):
+    """Types and says how long the echo took; at most `seconds`."""
+    begun = time.monotonic()
+    typed(app, text)
+    took = time.monotonic() - begun
+    assert took < seconds + SLOWNESS_S, f"{took:.1f} s"
+    return took
+
+
+@pytest.fixture
+def slow_cable(lab, ends):
+    """The client's only way: 7 s to and fro."""
+    lab.wifi.pull()
+    if not real_root() and not os.access(TUN, os.R_OK | os.W_OK):
+        pytest.skip(f"{TUN} is for root alone here")
+    cable = LongCable(lab.client, lab.router, 4, 3.5)
+    ends.callback(cable.close)
+    cable.give(2)
+    return cable
+
+
+def test_seven_seconds_to_and_fro(pair, slow_cable):
+    """Goal: a first contact over a path of 7 s: SYN, TLS, HELLO and the key take four of them; no carrier is lost."""
+    pair.echo()
+    pair.start()
+    app = pair.app()
+    app.settimeout(60)
+    answered_within(app, 40)
+    assert not pair.cproxy.events("dial-failed")
+    assert not pair.cproxy.events("lost")
+    assert not pair.sproxy.events("lost")
+
+
+@pytest.mark.parametrize("narrow", ["core", "wifi"], ids=["up", "down"])
+def test_full_packets_vanish(pair, session, narrow):
+    """Goal: a path that passes 1,200 bytes and says nothing of it: within 20 s a megabyte is there and back."""
+    app = session()
+    link = getattr(pair.lab, narrow)
+    pair.lab.router.run("nft", "-f", "-", input=NO_ICMP)
+    for host in (pair.lab.client, pair.lab.server):
+        host.run("sysctl", "-qw", "net.ipv4.tcp_mtu_probing=0")
+    pair.lab.router.ip(f"link set {link.name} mtu 1200")
+    app.settimeout(30)
+    begun = time.monotonic()
+    traffic = Traffic([app])
+    traffic.goes_on(more=1_000_000)
+    assert time.monotonic() - begun < 20 + SLOWNESS_S
+    traffic.finish()
+
+
+def test_a_forgotten_entry_is_found_by_the_next_key(pair, session):
+    """Goal: with a heartbeat of a minute the NAT's entry is gone: the key stroke is answered within seconds."""
+    app = session("--heartbeat", "1m")
+    port = pair.cproxy.event("connected")["local"].rpartition(":")[2]
+    pair.lab.router.run("nft", "-f", "-", input=(
+        "table inet t { chain c { type filter hook forward priority 0;"
+        f" tcp dport {SPROXY_PORT} tcp sport {port} drop; tcp sport {SPROXY_PORT} tcp dport {port} drop; }}; }}"))
+    answered_within(app, 4)
+    assert pair.cproxy.event("resumed")
+
+
+def test_a_silent_carrier_goes_on_when_its_path_is_back(pair, session):
+    """Goal: sproxy does not run for a while (a frozen machine): the carrier that counted as lost goes on."""
+    app = session()
+    pair.sproxy.signal(signal.SIGSTOP)
+    pair.cproxy.event("lost")
+    outage(1)
+    pair.sproxy.signal(signal.SIGCONT)
+    resumed = pair.cproxy.event("resumed")
+    answered_within(app, 2)
+    assert resumed["resent"] == "0"
+    assert len(pair.cproxy.events("connected")) == 1
+
+
+@pytest.mark.parametrize("names", [{}, {"server": "10.3.0.99"}], ids=["no name service", "another answer"])
+def test_the_address_that_worked_is_tried_beside_the_lookup(pair, session, names):
+    """Goal: the path is back, the name service is not: the session is."""
+    pair.lab.client.knows(server=pair.lab.server_address)
+    app = session(server="server")
+    pair.lab.wifi.pull()
+    pair.lab.client.knows(**names)
+    outage(0.5)
+    pair.lab.wifi.give(7)
+    answered_within(app, 2)
+
+
+def test_a_better_route_that_leads_nowhere(pair, session):
+    """Goal: a cable with the better metric that is dead: the session goes on over the Wi-Fi it had."""
+    app = session()
+    pair.lab.phone.cut()
+    pair.lab.phone.give(5, metric=10)
+    resumed = pair.cproxy.event("resumed")
+    assert resumed["local"].startswith(pair.lab.wifi.address(2) + ":")
+    answered_within(app, 2)
+    assert len(pair.cproxy.events("resumed")) == 1
+
+
+def test_carriers_given_up_leave_nothing_in_the_kernel(pair, session):
+    """Goal: after changes under load no socket of a former carrier is left, on either side."""
+    session()
+    traffic = Traffic([pair.app()])
+    for number in range(20, 24):
+        traffic.goes_on(more=100_000)
+        pair.lab.wifi.pull()
+        pair.lab.wifi.give(number)
+        pair.cproxy.event("resumed", count=number - 19)
+    traffic.goes_on(more=100_000)
+    for host, side in ((pair.lab.client, "dport"), (pair.lab.server, "sport")):
+        def sockets(host=host, side=side):
+            return host.run("ss", "-Htan", "state", "connected", f"{side} = :{SPROXY_PORT}").splitlines()
+        until(lambda: len(sockets()) == 1, 5, "one carrier")
+    traffic.finish()
+
+
+@pytest.mark.parametrize("kind", ["no answer", "stopped"])
+def test_first_contact_into_silence_is_told(pair, kind):
+    """Goal: SYNs vanish, or a port accepts and says nothing: after --connect-timeout the application is reset, and a
+    line says why."""
+    pair.start_sproxy()
+    pair.start_cproxy("--connect-timeout", "2s")
+    if kind == "no answer":
+        pair.lab.wifi.cut()
+    else:
+        pair.sproxy.signal(signal.SIGSTOP)
+    begun = time.monotonic()
+    assert ends_by_reset(pair.app(CPROXY_PORT))
+    assert 1.9 < time.monotonic() - begun < 3 + SLOWNESS_S
+    why = pair.cproxy.event("dial-failed")["why"]
+    assert "within 2s" in why
+    assert ("no welcome" in why) == (kind == "stopped")

@@ -1,0 +1,268 @@
+"""When cproxy dials, which way, and what it tells: in virtual time, with sockets that do as a plan says."""
+
+import errno
+import itertools
+from types import SimpleNamespace
+
+import pytest
+
+from mproxy.policy import candidate, dialer, paths
+from mproxy.policy.attempt import Attempt
+from mproxy.policy.dialer import Dialer
+from mproxy.policy.paths import SEGMENTS, SMALL_US, Paths, Way
+from tests.unit.dial_parts import SECOND_US, FakeLoop, FakeResolver, FakeSocket, Observer, Plan, refuse
+
+HOST = "server.example"
+V4 = 2
+
+
+class Bench:
+    """A dialer. `network(way)` gives the plan for a connection."""
+
+    def __init__(self, monkeypatch, network, *, answer=("10.3.0.2",), timeout_s=10):
+        self.loop = FakeLoop()
+        self.observer = Observer(self.loop)
+        self.resolver = FakeResolver(self.loop, answer)
+        self.network = network
+        self.sockets = []
+        self.source = "10.1.0.2"
+        self.device = "wlan0"
+        self.queued = 0
+        monkeypatch.setattr(dialer, "outgoing_device", lambda _address: self.device)
+        monkeypatch.setattr(dialer, "preferred_source", lambda *_: self.source)
+        monkeypatch.setattr("mproxy.policy.attempt.preferred_source", lambda *_: self.source)
+        monkeypatch.setattr(candidate.fcntl, "ioctl", lambda *_: self.queued.to_bytes(4, "little"))
+        config = SimpleNamespace(sproxy_host=HOST, sproxy_port=6200, connect_timeout_us=int(timeout_s * SECOND_US))
+        self.dialer = Dialer(self.loop, self.resolver, config, self.observer, self._connect)
+
+    def _connect(self, way):
+        plan = self.network(way)
+        refuse(way, plan)
+        sock = FakeSocket(self.loop, way, plan)
+        self.sockets.append(sock)
+        return sock
+
+    def start(self, seconds):
+        self.begun = self.loop.now()
+        self.dialer.start()
+        self.loop.run(seconds)
+        return self
+
+    def tried(self):
+        """Where to, and how many seconds after the start, all connections went."""
+        return [(sock.way.address[0], (sock.began_at - self.begun) / 1e6) for sock in self.sockets]
+
+    def open_sockets(self):
+        return [sock for sock in self.sockets if not sock.closed]
+
+
+SILENT = Plan()
+REFUSED = Plan(0.001, error=errno.ECONNREFUSED)
+
+
+def welcoming(rtt_s):
+    return Plan(rtt_s, says=[(rtt_s, b"tls"), (2 * rtt_s, b"welcome")])
+
+
+# --- attempts
+
+@pytest.mark.parametrize("rtt_s", [0.01, 1, 3.5, 4, 7, 9])
+def test_a_round_trip_of_seconds_connects(monkeypatch, rtt_s):
+    """Right: the first attempt is answered after one round trip, however many were begun beside it."""
+    bench = Bench(monkeypatch, lambda _way: welcoming(rtt_s)).start(40)
+    (at, _way), = bench.observer.welcomed
+    assert at - bench.begun == pytest.approx(3 * rtt_s * SECOND_US, abs=0.02 * SECOND_US)
+    assert bench.observer.failed == []
+
+
+def test_every_attempts_end_is_told_at_its_time(monkeypatch):
+    """Right: a router that drops: each attempt lives --connect-timeout and says so; none ends before."""
+    bench = Bench(monkeypatch, lambda _way: SILENT, timeout_s=10).start(12)
+    begun = [at for _address, at in bench.tried()]
+    ends = [(at - bench.begun) / 1e6 for at, _why in bench.observer.failed]
+    assert ends[0] == pytest.approx(10, abs=0.01)
+    assert len(ends) == sum(at <= 2.0 for at in begun)
+    assert all("no answer within 10s (10.3.0.2 port 6200)" in why for _at, why in bench.observer.failed)
+
+
+@pytest.mark.parametrize("timeout_s", [1, 10, 60, 600])
+def test_attempts_are_bounded_and_go_on(monkeypatch, timeout_s):
+    bench = Bench(monkeypatch, lambda _way: SILENT, timeout_s=timeout_s).start(110)
+    assert len(bench.open_sockets()) <= dialer.ATTEMPTS
+    if timeout_s <= 10:
+        begun = [at for _address, at in bench.tried()]
+        assert max(later - earlier for earlier, later in itertools.pairwise(begun)) <= 2.1
+
+
+def test_a_silent_name_service_is_told(monkeypatch):
+    bench = Bench(monkeypatch, lambda _way: SILENT, answer=None).start(11)
+    assert bench.observer.failed[0] == (bench.begun + 10 * SECOND_US, "name service silent, no address within 10s")
+
+
+def test_refused_is_told_at_once(monkeypatch):
+    bench = Bench(monkeypatch, lambda _way: REFUSED).start(0.1)
+    assert bench.observer.failed[0][1] == "Connection refused (10.3.0.2 port 6200)"
+
+
+# --- candidates
+
+def test_who_connects_and_says_nothing_is_told(monkeypatch):
+    """Right: a frozen sproxy, a port that accepts: after --connect-timeout it is said, not never; few connections."""
+    bench = Bench(monkeypatch, lambda _way: Plan(0.001)).start(11)
+    (at, why), = bench.observer.failed
+    assert at - bench.begun == pytest.approx(10 * SECOND_US, abs=0.1 * SECOND_US)
+    assert why == "connected, but no welcome within 10s"
+    assert len(bench.sockets) <= 6
+
+
+def test_no_second_candidate_while_one_makes_progress(monkeypatch):
+    """Right: a list of streams that takes 25 s to arrive is waited for, on one connection."""
+    says = [(0.4 * number, b"piece") for number in range(1, 63)] + [(25, b"welcome")]
+    bench = Bench(monkeypatch, lambda _way: Plan(0.1, says=says)).start(30)
+    assert bench.observer.welcomed == [(bench.sockets[0].began_at + 25_100_000, bench.sockets[0].way)]
+    assert len(bench.sockets) <= 2    # one more was under way before the first had connected
+    assert bench.observer.failed == []
+
+
+def test_progress_upwards_counts(monkeypatch):
+    """Right: while the other end's kernel acknowledges our list nobody is impatient."""
+    bench = Bench(monkeypatch, lambda _way: Plan(0.1, says=[(20, b"welcome")]))
+    bench.queued = 60_000
+    bench.start(0.2)
+    for _ in range(60):
+        bench.queued -= 900
+        bench.loop.run(0.35)
+    assert [at for at, _way in bench.observer.welcomed] == [bench.sockets[0].began_at + 20_100_000]
+    assert len(bench.sockets) <= 2
+
+
+def test_an_overdue_candidate_gives_way_to_one_that_works(monkeypatch):
+    plans = iter([Plan(0.001)] + [welcoming(0.001)] * 10)
+    bench = Bench(monkeypatch, lambda _way: next(plans)).start(3)
+    (at, _way), = bench.observer.welcomed
+    assert at - bench.begun < 1.5 * SECOND_US
+
+
+def test_a_doubt_that_is_over_before_hello_costs_no_change(monkeypatch):
+    """Right: bytes came on the old carrier while the new one connected: nothing is said on the new one."""
+    bench = Bench(monkeypatch, lambda _way: welcoming(0.5)).start(0.2)
+    bench.observer.wanted = False
+    bench.loop.run(10)
+    assert bench.observer.welcomed == []
+    assert bench.open_sockets() == []
+    assert not bench.dialer.running
+
+
+# --- what is remembered
+
+@pytest.mark.parametrize("answer", [None, "name service unreachable", (), ("10.9.9.9",)])
+def test_the_address_that_worked_needs_no_lookup(monkeypatch, answer):
+    """Right: name service silent, failing, empty, or lying: the old address is tried beside, and at once."""
+    bench = Bench(monkeypatch, lambda way: welcoming(0.01) if way.address[0] == "10.3.0.2" else SILENT).start(1)
+    bench.resolver.answer = answer
+    bench.start(2)
+    (_first, again) = bench.observer.welcomed
+    assert again[0] - bench.begun < 0.1 * SECOND_US
+
+
+def test_a_name_that_moved_is_followed_though_something_answers_at_the_old_address(monkeypatch):
+    """Right: what is at the old address is no sproxy of ours: it is tried behind the new one from then on."""
+    bench = Bench(monkeypatch, lambda _way: welcoming(0.01)).start(1)
+    bench.resolver.answer = ("10.4.0.2",)
+    bench.network = lambda way: (
+        welcoming(0.05) if way.address[0] == "10.4.0.2" else Plan(0.001, says=[(0.001, b"strange")]))
+    bench.start(5)
+    assert bench.observer.welcomed[-1][1].address[0] == "10.4.0.2"
+    assert bench.observer.welcomed[-1][0] - bench.begun < SECOND_US
+
+
+def test_lookups_have_a_pace_of_their_own(monkeypatch):
+    """Right: of an outage of a day with a name service that answers, hundreds of lookups, not 65,000."""
+    bench = Bench(monkeypatch, lambda _way: REFUSED).start(86_400)
+    assert len(bench.resolver.asked_at) < 1000
+    assert len(bench.sockets) < 1300
+
+
+def test_the_device_that_worked_is_tried_when_the_better_route_leads_nowhere(monkeypatch):
+    bench = Bench(monkeypatch, lambda _way: welcoming(0.01)).start(1)
+    bench.device = "eth0"
+    bench.network = lambda way: welcoming(0.01) if way.device == "wlan0" else SILENT
+    bench.start(3)
+    assert bench.observer.welcomed[-1][1].device == "wlan0"
+    assert bench.observer.welcomed[-1][0] - bench.begun < SECOND_US
+    assert bench.dialer.device == "wlan0"
+
+
+def test_a_portal_on_the_better_route_gives_way_to_the_device_that_worked(monkeypatch):
+    bench = Bench(monkeypatch, lambda _way: welcoming(0.01)).start(1)
+    bench.device = "eth0"
+    bench.network = lambda way: (
+        welcoming(0.05) if way.device == "wlan0" else Plan(0.001, says=[(0.001, b"strange")]))
+    bench.start(5)
+    assert bench.observer.welcomed[-1][1].device == "wlan0"
+
+
+def test_other_devices_than_the_last_are_never_used(monkeypatch):
+    """Right: with a tunnel down nothing goes beside it, and a good route is used as it is."""
+    bench = Bench(monkeypatch, lambda _way: welcoming(0.01)).start(1)
+    bench.network = lambda _way: SILENT
+    bench.start(20)
+    assert {sock.way.device for sock in bench.sockets} == {None}
+
+
+# --- pace
+
+def test_an_old_outage_is_dialled_at_once_when_somebody_writes_or_the_network_changes(monkeypatch):
+    bench = Bench(monkeypatch, lambda _way: REFUSED).start(1000)
+    for sign in (bench.dialer.hurry, bench.dialer.network_changed):
+        before = len(bench.sockets)
+        sign()
+        bench.loop.run(1)
+        assert len(bench.sockets) == before + 1
+    bench.source = "10.1.0.77"
+    before = len(bench.sockets)
+    bench.dialer.network_changed()
+    bench.loop.run(60)
+    assert len(bench.sockets) > before + 50   # all is different now: as in a new outage
+
+
+# --- segments
+
+def test_segments_get_smaller_with_each_stuck_carrier_and_are_raised_again():
+    memory = Paths()
+    assert not memory.narrow
+    for size in (*SEGMENTS, SEGMENTS[-1]):
+        assert memory.stuck("10.3.0.2", "10.1.0.2", 5) == size
+        assert memory.segment_bytes("10.3.0.2", "10.1.0.2", 6) == size
+    assert memory.segment_bytes("10.3.0.2", "10.1.0.3", 6) == 0
+    assert memory.segment_bytes("10.3.0.2", "10.1.0.2", 5 + SMALL_US) == 0
+    memory.stuck("10.3.0.2", "10.1.0.2", 10 * SMALL_US)  # tried again too early: the same size, for twice as long
+    assert memory.segment_bytes("10.3.0.2", "10.1.0.2", 12 * SMALL_US - 1) == SEGMENTS[-1]
+
+
+def test_hellos_in_vain_make_segments_smaller(monkeypatch):
+    """Right: the answer to HELLO comes with much else in one packet, which a narrow path swallows: after two."""
+    bench = Bench(monkeypatch, lambda _way: Plan(0.001, says=[(0.001, b"tls")])).start(2)
+    assert not bench.dialer.paths.narrow
+    bench.loop.run(2)
+    assert bench.dialer.paths.segment_bytes("10.3.0.2", "10.1.0.2", bench.loop.now()) == SEGMENTS[0]
+
+
+def test_memory_is_bounded():
+    memory = Paths()
+    for number in range(1000):
+        memory.stuck(f"peer {number}", "local", 0)
+        memory.led_nowhere(Way(V4, (f"peer {number}", 1)))
+    assert len(memory._segments) <= paths.MOST_PATHS
+    assert len(memory._sour) <= paths.MOST_PATHS
+
+
+def test_an_attempt_that_is_cancelled_says_nothing(monkeypatch):
+    bench = Bench(monkeypatch, lambda _way: SILENT)
+    told = []
+    attempt = Attempt(bench.loop, Paths(), SECOND_US, bench._connect, told.append, told.append)
+    attempt.begin([Way(V4, ("10.3.0.2", 6200))], None)
+    attempt.cancel()
+    bench.loop.run(5)
+    assert told == []
+    assert bench.open_sockets() == []
