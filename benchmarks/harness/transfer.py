@@ -123,7 +123,8 @@ def mproxy_pair(*options: str) -> Callable[[Job], Outcome]:
 
     def run(job: Job) -> Outcome:
         key = job.directory / "key"
-        key.write_text("bench secret of more than enough bytes\n")
+        key.write_text("5eed" * 16 + "\n")
+        key.chmod(0o600)
         common = [*options, *job.options, "--key", str(key), "--json", "--quiet"]
         receiver = [MPROXY_PROGRAM, "recv", *common, "--once", "--bind", LOOPBACK, "-o", str(job.target), str(job.port)]
         sender = [MPROXY_PROGRAM, "send", *common, str(job.source), LOOPBACK, str(job.to_port)]

@@ -3,7 +3,8 @@
 Kinds of method and their order:
 
 * input:    `receive` for a packet (`receive_run` for the equal-sized ones of one GRO read), `handle_timeout` when
-            `deadline` is reached, `packet_too_big` for what a socket reports. Then `poll_event` until it says NOTHING.
+            `deadline` is reached, `packet_too_big` and `sent_off` for what a socket reports, `excuse` when the process
+            was stopped. Then `poll_event` until it says NOTHING.
 * commands: `connect` or `accept`, once, first; `send_handshake`, `secure`; `write_space` and `wrote`, `finish`;
             `read_view` and `consume`; `probe`, `abort`.
 * output:   `poll_transmit` until it returns 0: after every input and command, at every deadline.
@@ -63,6 +64,7 @@ cdef class Connection(SetUp):
     cdef int64_t close_at                # DRAINING: when to repeat CLOSE
     cdef int64_t drain_at                # DRAINING: when that is enough
     cdef int64_t received_at             # last packet of the peer
+    cdef int64_t cut_off_at              # active side: since when this host has no way to the peer, 0: it has one
     cdef int64_t keepalive_us            # interval
     cdef int64_t idle_us                 # longest silence
     cdef uint64_t asked_limit            # credit at which the peer was asked for more, once
@@ -76,6 +78,8 @@ cdef class Connection(SetUp):
     cdef int receive(self, uint8_t *packet, uint32_t length, const Address *source, int64_t now) noexcept
     cdef void receive_run(self, uint8_t *p, uint32_t length, uint32_t each, const Address *at, int64_t now) noexcept
     cpdef void handle_timeout(self, int64_t now) noexcept
+    cpdef void sent_off(self, bint left, int64_t now) noexcept
+    cpdef void excuse(self, int64_t late_us, int64_t now) noexcept
     cpdef void packet_too_big(self, uint32_t packet_bytes, int64_t now) noexcept
     cdef void poll_event(self, Event *event) noexcept
     # commands (`connect`, `accept`, `send_handshake`, `secure`: _setup.pxd)
@@ -95,5 +99,5 @@ cdef class Connection(SetUp):
     cdef void heard_from(self, uint32_t length, int64_t now) noexcept
     cdef void check_done(self, int64_t now) noexcept
     cdef void start_draining(self, int64_t now) noexcept
-    cdef void too_many_tries(self, int64_t now) noexcept
+    cdef void fall_silent(self, int code, const char *reason, int64_t now) noexcept
     cdef int close_packet(self, Transmit *out, int64_t now) noexcept

@@ -79,6 +79,8 @@ cdef class Connection(SetUp):
             self.ping_due = True
             self.probes = max(self.probes, 1)
             self.recovery.tries = 0
+        elif self.setup_at != NEVER:
+            self.setup_due = True
 
     cpdef void abort(self, int code, bytes reason, int64_t now) noexcept:
         """Give up; the peer is told the EndCode and the reason (UTF-8, cut at MAX_END_REASON_BYTES)."""
@@ -201,13 +203,16 @@ cdef class Connection(SetUp):
         self.drain_at = now + DRAIN_TIMEOUTS * max(self.timeout_us(0), <int64_t>FIRST_RTO_US)
         self.setup_at = self.keepalive_at = self.idle_at = self.path_at = NEVER
 
-    cdef void too_many_tries(self, int64_t now) noexcept:
+    cdef void fall_silent(self, int code, const char *reason, int64_t now) noexcept:
         """Nobody answers. When only the ack of our FIN is missing, nothing is: the peer has ended and gone."""
-        if outflow_end(&self.out) - self.out.acked_to == 1 and self.out.finished and inflow_done(&self.inp):
+        if self.state == ConnectionState.SYN_SENT:
+            self.end(EndCode.TIMED_OUT, "the other side does not answer", True, now)
+        elif self.state == ConnectionState.OPEN and outflow_end(&self.out) - self.out.acked_to == 1 \
+                and self.out.finished and inflow_done(&self.inp):
             outflow_acked(&self.out, self.out.acked_to, outflow_end(&self.out))
             self.check_done(now)
         else:
-            self.end(EndCode.TIMED_OUT, "the other side does not answer any more", True, now)
+            self.end(code, reason, True, now)
 
     # ---- time
 
@@ -233,8 +238,11 @@ cdef class Connection(SetUp):
             return
         if self.state == ConnectionState.CLOSED:
             return
+        if now >= self.idle_at and self.cut_off_at > 0:
+            self.idle_at += now - self.cut_off_at  # it may be there: nobody could know
+            self.cut_off_at = now
         if now >= self.idle_at:
-            self.end(EndCode.IDLE, "nothing heard from the other side for too long", True, now)
+            self.fall_silent(EndCode.IDLE, "nothing heard from the other side for too long", now)
             return
         if now >= self.setup_at:
             self.repeat_setup(now)
@@ -253,10 +261,25 @@ cdef class Connection(SetUp):
         if now >= self.recovery.loss_at:
             self.lose(now)
         elif self.recovery.loss_at == NEVER and now >= self.recovery.timeout_at(self.peer_delay_us):
-            if self.recovery.tries >= self.retries:
-                self.too_many_tries(now)
+            if 0 < self.retries <= self.recovery.tries:
+                self.fall_silent(EndCode.TIMED_OUT, "the other side does not answer any more", now)
             else:
                 self.time_out(now)
+
+    cpdef void sent_off(self, bint left, int64_t now) noexcept:
+        """Packets have left this host, or it has no route for them: then silence says nothing about the peer."""
+        if left:
+            if self.cut_off_at > 0 and self.idle_at != NEVER:
+                self.idle_at += now - self.cut_off_at
+            self.cut_off_at = 0
+        elif self.cut_off_at == 0 and self.active and self.state == ConnectionState.OPEN:
+            self.cut_off_at = now
+
+    cpdef void excuse(self, int64_t late_us, int64_t now) noexcept:
+        """This process was stopped for so long: what the peer said meanwhile has not been read yet."""
+        if self.idle_at != NEVER:
+            self.idle_at += late_us
+        self.probe(now)
 
     cpdef void packet_too_big(self, uint32_t packet_bytes, int64_t now) noexcept:
         """The host refuses packets of that size (EMSGSIZE)."""

@@ -20,7 +20,10 @@ Python is called per event and per filled or emptied buffer, never per packet. T
 The observer of an endpoint that peers may dial:
 
     on_link(link)                         a peer has dialled; set link.handler
-    on_full()                             another one waits because `most` links are there; at most once in FULL_US
+    on_full()                             another one waits because `most` are there; at most once in FULL_US
+
+Whoever has dialled is a stranger until a packet has come from it that only the right peer could make (with keys: one
+sealed with them). Strangers take no place from anybody but each other: see strangers.py.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -43,6 +46,7 @@ cdef enum:
     SENT_A_TURN = 1048576    # of one connection before others get their turn
     SOCKET_BYTES = 8388608   # socket buffers asked for
     FULL_US = 500000         # between two words about having no room
+    LATE_US = 1000000        # an alarm as late as this: the process was stopped, or the machine
     SINGLY_US = 10000000     # a device that cannot cut trains is believed for so long: a route may change
 
 
@@ -52,6 +56,7 @@ cdef class Link:
     cdef public object handler           # told of events
     cdef bint active                     # in the endpoint's list of this turn
     cdef readonly bint ended             # `on_ended` was called
+    cdef bint admitted                   # dialled us and has shown what a stranger cannot: it takes one of the places
     cdef bint read_end_told              # `on_read_ended` was called
     cdef bint closed                     # to be forgotten
     cdef bint finish_due                 # FIN after the last buffer
@@ -93,7 +98,10 @@ cdef class DatagramEndpoint:
     cdef uint8_t *out                 # OUT_BYTES
     cdef dict links                   # all, by id
     cdef list waiting                 # those that something happened to
-    cdef readonly uint32_t most       # links at once
+    cdef readonly uint32_t most       # peers admitted at once
+    cdef readonly uint32_t places     # that are taken
+    cdef object strangers             # Strangers: peers that have dialled and shown nothing yet
+    cdef int64_t due_at               # what the alarm was set to
     cdef int64_t full_at              # when the observer is told again that there is no room
     cdef readonly uint64_t strays     # packets for nobody
     cdef bint has_answer_to           # answers go to another address
@@ -107,6 +115,9 @@ cdef class DatagramEndpoint:
     cdef void take_new(self, Slot *slot, const PeerAddress *source, int64_t now) noexcept
     cdef void answer(self, Reply *reply, Slot *slot, const PeerAddress *source) noexcept
     cdef void accept(self, const Reply *reply, Slot *slot, int64_t now) noexcept
+    cdef void admit(self, Link link) noexcept
+    cdef void vacate(self, Link link) noexcept
+    cdef void excuse(self, int64_t now) noexcept
     cdef void put(self, const PeerAddress *to, const LocalAddress *local, uint8_t *data, uint32_t length) noexcept
     cdef Link find(self, uint64_t id)
     cdef void insert(self, Link link) noexcept
@@ -114,3 +125,4 @@ cdef class DatagramEndpoint:
     cdef bint transmit(self, Link link, int64_t now) noexcept
     cdef bint flush(self, Link link, int64_t now) noexcept
     cdef void settle(self, Link link, int64_t now) noexcept
+    cdef void not_taken(self, Link link, int error, int64_t now) noexcept

@@ -4,7 +4,9 @@ import os
 from collections import deque
 from functools import partial
 
-from libc.errno cimport EAGAIN, EINVAL, EMSGSIZE, errno
+from libc.errno cimport (
+    EADDRNOTAVAIL, EAGAIN, EHOSTUNREACH, EINVAL, EMSGSIZE, ENETDOWN, ENETUNREACH, ENOBUFS, ENOMEM, errno,
+)
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
@@ -12,13 +14,16 @@ from mproxy._ring cimport iovec
 from mproxy.datagram._channel cimport Transmit
 from mproxy.datagram._connection cimport DatagramEvent, Event
 from mproxy.datagram._listener cimport ListenResult
-from mproxy.datagram._packet cimport PacketType, Seal, packet_id, packet_type
+from mproxy.datagram._packet cimport EndCode, PacketType, Seal, packet_id, packet_type
 from mproxy.datagram._states cimport ConnectionState
+from mproxy.datagram.strangers import Strangers
 from mproxy.net._alarm cimport NEVER
 from mproxy.net._loop cimport EPOLLET, EPOLLIN, EPOLLOUT
 from mproxy.net._packets cimport MOST_SEGMENTS, Message
 from mproxy.net._socket cimport Target
 from mproxy.net._udp cimport Peer, peer_name, peer_of, peer_pair, peer_set, udp_buffers, udp_fragment, udp_is_v4
+
+cdef bytes V4_MAPPED = bytes(10) + b"\xff\xff"
 
 
 cdef class Link:
@@ -91,6 +96,11 @@ cdef class Link:
         return peer_pair(&peer)
 
     @property
+    def heard_us(self):
+        """When the peer was heard last, on the loop's clock."""
+        return self.connection.received_at
+
+    @property
     def filled(self):
         """Bytes that the buffer given to `fill` has got so far; 0 once it is full."""
         return len(self.fill_buffer) - self.fill_left if self.fill_left else 0
@@ -130,6 +140,7 @@ cdef class Link:
             if event.kind == DatagramEvent.HANDSHAKE_DATA:
                 self.tell("on_handshake", ((<char *>event.data)[:event.length] if event.length else b"",))
             elif event.kind == DatagramEvent.ESTABLISHED:
+                self.endpoint.admit(self)
                 self.tell("on_established", ())
             elif event.kind == DatagramEvent.ADDRESS_CHANGED:
                 self.tell("on_address_changed", ())
@@ -137,6 +148,7 @@ cdef class Link:
                 reason = (<char *>event.data)[:event.length].decode("utf-8", "replace")
                 self.move_in(now)
                 self.ended = True
+                self.endpoint.vacate(self)
                 self.tell("on_ended", (event.code, reason, bool(event.local)))
 
     cdef void move_in(self, int64_t now) noexcept:
@@ -224,8 +236,10 @@ cdef class DatagramEndpoint:
         self.alarm = Alarm()
         if self.alarm.open(loop, &self.work) < 0:
             raise OSError(errno, os.strerror(errno))
+        self.due_at = NEVER
         if observer is not None:
             self.listener = Listener(config, os.urandom(16))
+            self.strangers = Strangers()
         if config.answer_to:
             self.has_answer_to = True
             self.answer_to.length = 28
@@ -297,6 +311,8 @@ cdef class DatagramEndpoint:
         cdef int i
         if self.sockets == 0:
             return
+        if now - self.due_at > LATE_US:
+            self.excuse(now)
         for i in range(self.sockets):
             if self.readable[i] and self.read(i, now):
                 again = True
@@ -322,6 +338,7 @@ cdef class DatagramEndpoint:
         for link in self.links.values():
             earliest = min(earliest, link.connection.deadline())
         self.alarm.set(earliest)
+        self.due_at = earliest
         if again or (self.waiting and self.sending is None):
             self.loop.schedule(&self.work)
 
@@ -380,7 +397,7 @@ cdef class DatagramEndpoint:
     cdef bint is_full(self, const uint8_t *data, uint32_t length, int64_t now) noexcept:
         """Whether there is no room for it: then an ACK is not even looked at, for its cookie is good for once, and the
         peer asks again."""
-        if len(self.links) < self.most or packet_type(data, length) != PacketType.ACK:
+        if self.places < self.most or packet_type(data, length) != PacketType.ACK:
             return False
         if now >= self.full_at:
             self.full_at = now + FULL_US
@@ -400,7 +417,7 @@ cdef class DatagramEndpoint:
         self.outbox.clear()
 
     cdef void accept(self, const Reply *reply, Slot *slot, int64_t now) noexcept:
-        cdef Link link
+        cdef Link link, other
         try:
             link = Link(self)
         except MemoryError:
@@ -408,8 +425,37 @@ cdef class DatagramEndpoint:
         link.local = slot.local
         link.connection.accept(&reply.accepted, now)
         self.insert(link)
+        victim = self.strangers.add(link.connection.local_id, source_of(&reply.accepted.address))
+        if victim is not None:
+            other = self.find(victim)
+            other.connection.abort(EndCode.ABORTED, b"too many strangers", now)
+            other.events(now)
+            self.remove(other)
         self.loop.guard(partial(self.observer.on_link, link), None)
         link.wake()
+
+    cdef void admit(self, Link link) noexcept:
+        """It has shown that it is no stranger."""
+        if self.strangers is None or link.ended or link.connection.state != ConnectionState.OPEN:
+            return
+        self.strangers.remove(link.connection.local_id)
+        link.admitted = True
+        self.places += 1
+
+    cdef void vacate(self, Link link) noexcept:
+        """It is over, and only answers repetitions for a while."""
+        if link.admitted:
+            link.admitted = False
+            self.places -= 1
+        elif self.strangers is not None:
+            self.strangers.end(link.connection.local_id)
+
+    cdef void excuse(self, int64_t now) noexcept:
+        """We come too late, by no fault of the peers."""
+        cdef int64_t late = now - self.due_at
+        for link in self.links.values():
+            (<Link>link).connection.excuse(late, now)
+            (<Link>link).wake()
 
     # ---- packets out
 
@@ -463,12 +509,23 @@ cdef class DatagramEndpoint:
             if message.error == EMSGSIZE:
                 size = message.segment if message.segment else message.length
                 refused = min(refused, size) if refused else size
-            elif message.error == EINVAL:
-                memset(&link.local, 0, sizeof(LocalAddress))  # the address that the peer wrote to is ours no more
+            elif message.error != 0 and message.error not in (EAGAIN, ENOBUFS, ENOMEM):
+                self.not_taken(link, message.error, now)
             elif message.fell_back and message.error == 0 and now >= link.singly_until:
                 link.singly_until = now + SINGLY_US
+            if message.sent > 0:
+                link.connection.sent_off(True, now)
         if refused:
             link.connection.packet_too_big(refused, now)
+
+    cdef void not_taken(self, Link link, int error, int64_t now) noexcept:
+        """The kernel has no way for a packet: from the address that the peer wrote to, which may be ours no more, or
+        from any. Which error stands for which differs between kernels, families and routes."""
+        if link.local.bytes[0] | link.local.bytes[10] | link.local.bytes[15]:
+            memset(&link.local, 0, sizeof(LocalAddress))
+            link.probe()
+        elif error in (ENETUNREACH, EHOSTUNREACH, ENETDOWN, EADDRNOTAVAIL, EINVAL):
+            link.connection.sent_off(False, now)
 
     # ---- links
 
@@ -480,6 +537,8 @@ cdef class DatagramEndpoint:
 
     cdef void remove(self, Link link) noexcept:
         link.closed = True
+        if self.strangers is not None:
+            self.strangers.remove(link.connection.local_id)
         self.links.pop(link.connection.local_id, None)
 
 
@@ -498,6 +557,12 @@ cdef void socket_ready(Source *source, uint32_t events) noexcept:
     if events & EPOLLOUT and endpoint.sending is not None:
         endpoint.flush(endpoint.sending, endpoint.loop.now_us)
     endpoint.loop.schedule(&endpoint.work)
+
+
+cdef bytes source_of(const PeerAddress *address):
+    """Who is behind an address, as far as one can tell: an IPv4 address, or the /64 that an IPv6 host may use."""
+    cdef bytes raw = (<char *>address.bytes)[8:24]
+    return raw if raw.startswith(V4_MAPPED) else raw[:8]
 
 
 cdef void to_engine(const Peer *peer, PeerAddress *out) noexcept:

@@ -51,6 +51,7 @@ cpdef enum EndCode:
     HANDSHAKE_FAILED = 5  # the keys do not agree
     NO_MEMORY = 6       # this side has no memory
     VERSION = 7         # no protocol version, or no way of sealing, in common
+    STOPPED = 8         # the program was stopped, and may be started again
 
 
 cpdef enum:

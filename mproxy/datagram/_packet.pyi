@@ -18,6 +18,7 @@ class EndCode(enum.IntFlag):
     HANDSHAKE_FAILED = 5
     NO_MEMORY = 6
     VERSION = 7
+    STOPPED = 8
 
 class PacketFlag(enum.IntFlag):
     FIN = 1

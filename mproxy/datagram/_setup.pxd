@@ -29,7 +29,7 @@ cdef class SetUp(Path):
     cdef readonly bint active            # this side dialled
     cdef bint sealed                     # packets need keys
     cdef bint secured                    # and have them
-    cdef readonly int retries            # tries without an answer, at most
+    cdef readonly int retries            # tries without an answer, at most; 0: no limit
     cdef Options options                 # ours
     cdef uint64_t first_out              # our first packet number, taken by the set-up
     cdef uint64_t first_in               # the peer's

@@ -121,7 +121,7 @@ cdef class SetUp(Path):
         """No answer in time."""
         self.setup_at = NEVER
         self.setup_due = True
-        if self.setup_tries > self.retries:
+        if 0 < self.retries < self.setup_tries:
             self.end(EndCode.TIMED_OUT, "the other side does not answer", True, now)
 
     # ---- in

@@ -20,11 +20,12 @@ class DatagramConfig(Config):
     # Packets under way with `fixed`.
     window = Setting(64, 1, 100_000)
 
-    # Tries in a row without an answer before the connection fails. They are one timeout apart, doubling up to 3 s: 20
-    # of them outlast half a minute of silence on a short path.
-    retries = Setting(20, 1, 1000)
+    # Tries in a row without an answer before the connection fails, 0: as many as fit into the idle time. They are one
+    # timeout apart, doubling up to 3 s.
+    retries = Setting(0, 0, 1000)
 
-    # Microseconds without any packet from the peer after which the connection fails.
+    # Microseconds without any packet from the peer after which the connection fails. Time in which this process was
+    # stopped does not count, nor, on the active side, time in which this host had no network.
     idle_us = Setting(60 * SECOND_US, 100 * MILLISECOND_US, 24 * HOUR_US)
 
     # Microseconds without a packet from the peer after which it is asked for one. A receiver whose address has changed

@@ -8,6 +8,9 @@ import base64
 import binascii
 import enum
 import hashlib
+import os
+import re
+import stat
 
 from mproxy.datagram._seal import Cipher
 from mproxy.datagram.noise import Handshake, NoiseError, import_cryptography, load, x25519_private, x25519_public
@@ -29,6 +32,12 @@ _NAMES = {
     Suite.XX_CHACHAPOLY: ("Noise_XX_25519_ChaChaPoly_SHA256", Cipher.CHACHAPOLY),
 }
 _SHORTEST_SECRET = 16
+
+# Whoever has one packet can try secrets against it for ever, so each try is made dear: scrypt (RFC 7914) with 64 MiB
+# and a third of a second, which is what OWASP's password storage guide asks for. Both sides must come to the same, before
+# either knows the other, so the salt is the same for everybody.
+_SCRYPT = {"salt": b"mproxy --key", "n": 1 << 16, "r": 8, "p": 2, "maxmem": 80 << 20, "dklen": 32}
+_HEXADECIMAL = re.compile(rb"[0-9a-f]{64,}|[0-9A-F]{64,}")
 _MOST_BYTES = 65536
 _PKCS8_PREFIX = bytes.fromhex("302e020100300506032b657004220420")  # RFC 8410 section 7: all but the seed
 _SPKI_PREFIX = bytes.fromhex("302a300506032b6570032100")  # RFC 8410 section 10.1: all but the key
@@ -40,9 +49,12 @@ class Key:
     def __init__(self, path):
         try:
             with open(path, "rb") as file:
+                mode = os.fstat(file.fileno()).st_mode
                 data = file.read(_MOST_BYTES)
         except OSError as error:
             raise UsageError(f"--key {path}: {error.strerror}") from None
+        if mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise UsageError(f"--key {path}: others may use it: it must have mode 0600 (chmod 600)")
         self.psk = self.seed = b""
         if b"-----BEGIN PRIVATE KEY-----" in data:
             self.seed = _seed_of(data, path)
@@ -50,7 +62,7 @@ class Key:
             raise UsageError(f"--key {path}: a secret of {counted(len(data.strip()), 'byte')} is too short,"
                              f" {_SHORTEST_SECRET} are needed; 'head -c 32 /dev/urandom' makes a good one")
         else:
-            self.psk = hashlib.blake2b(data.strip(), digest_size=32, person=b"mproxy --key").digest()
+            self.psk = stretched(data.strip())
         load()
 
     @property
@@ -59,6 +71,20 @@ class Key:
         import_cryptography()
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
         return Ed25519PrivateKey.from_private_bytes(self.seed).public_key().public_bytes_raw()
+
+
+def stretched(secret):
+    """The 32 bytes that a secret stands for. One that nobody can guess is taken at once: no text, or in hexadecimal."""
+    if len(secret) >= 32 and (_HEXADECIMAL.fullmatch(secret) or not _is_text(secret)):
+        return hashlib.blake2b(secret, digest_size=32, person=b"mproxy --key").digest()
+    return hashlib.scrypt(secret, **_SCRYPT)
+
+
+def _is_text(data):
+    try:
+        return data.decode().isprintable()
+    except UnicodeDecodeError:
+        return False
 
 
 def _seed_of(data, path):

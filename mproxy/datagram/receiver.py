@@ -104,10 +104,10 @@ class _Arriving:
 class FileReceiver(Conversation):
     """Receives over a Link into `destination`. `workers` writes; blocks of a pipe go through `in_order`, one thread.
 
-    Observer: on_first_file(receiver), whose answer is why this sender is not taken, or None; on_file(receiver, file,
-    code, root, text); on_finished(receiver, error, code); on_busy(receiver, file, looks, again): another transfer is
-    writing that file, as seen `looks` times; it calls `again` later, or returns False; on_crowded(again): we have too
-    many files open, it calls `again` later.
+    Observer: on_open(receiver): a sender is there, with the keys; on_first_file(receiver), whose answer is why this
+    sender is not taken, or None; on_file(receiver, file, code, root, text); on_finished(receiver, error, code);
+    on_busy(receiver, file, looks, again): another transfer is writing that file, as seen `looks` times; it calls
+    `again` later, or returns False; on_crowded(again): we have too many files open, it calls `again` later.
     """
 
     def __init__(self, link, destination, workers, observer, *, keying=None, in_order=None, allowance=None):
@@ -139,6 +139,7 @@ class FileReceiver(Conversation):
 
     def on_open(self):
         """Say hello."""
+        self._observer.on_open(self)
         self.link.send(messages.pack_hello())
 
     def on_message(self, kind, message):

@@ -49,6 +49,7 @@ class Source:
         self.identity = bytes(16)
         self.outcome = None  # Outcome, once it is known
         self.failed = False  # given up here; the receiver has not answered yet
+        self._announced_as = kind  # whatever the file turned out to be
         self._follow = follow  # a symbolic link at `path` is what was meant
         self._digests: dict[int, bytes] = {}
         self._rest: bytearray | bytes = b""  # a pipe's block behind the one in hand
@@ -84,6 +85,15 @@ class Source:
         if status.st_blocks or status.st_size > _MADE_UP_BYTES:
             return False
         return len(os.pread(self.fd, status.st_size + 1, 0)) != status.st_size
+
+    def again(self):
+        """The same, for another connection."""
+        return Source(self.name, self._announced_as, self.path, 0 if self.path is None else -1, self._follow)
+
+    @property
+    def is_spent(self):
+        """Whether something of it was read that nobody can read again."""
+        return self.path is None and (self.reads > 0 or self._ended or bool(self._digests))
 
     def check_wanted(self, ranges):
         """PeerError, when a receiver asks twice, or for more than there is."""
@@ -168,11 +178,13 @@ class Source:
 
 
 class FileSender(Conversation):
-    """Sends `sources` over a Link. The observer is told on_file(source) for each outcome and on_finished(error)."""
+    """Sends sources over a Link. The observer is told on_open(sender) when the receiver is there, with the keys,
+    on_file(source) for each outcome and on_over(sender, error, code, local): error None is success, `local` whether
+    this side found the reason."""
 
-    def __init__(self, link, sources, workers, observer, keying=None):
+    def __init__(self, link, workers, observer, keying=None):
         super().__init__(link, keying)
-        self._sources = sources
+        self._sources = []
         self._workers = workers
         self._observer = observer
         self._announced = 0
@@ -186,15 +198,17 @@ class FileSender(Conversation):
         self.sent_bytes = 0  # of files
         self.kept_bytes = 0  # that the receiver had already
 
-    def start(self):
+    def start(self, sources):
         """Say hello, and what there is: it leaves with the first packet that may carry it, sealed if there are keys."""
+        self._sources = sources
         self.link.send(messages.pack_hello())
         self._announce()
 
     # ---- of Conversation
 
     def on_open(self):
-        """The receiver is there; it knows already what there is."""
+        """The receiver is there."""
+        self._observer.on_open(self)
 
     def on_message(self, kind, message):
         """An answer of the receiver."""
@@ -227,12 +241,12 @@ class FileSender(Conversation):
         """Room for more."""
         self._send()
 
-    def on_over(self, code, reason, _local):
+    def on_over(self, code, reason, local):
         """The connection is over."""
         for source in self._sources:
             source.close()
         done = code == 0 and self._settled == len(self._sources)
-        self._observer.on_finished(None if done else reason or "the receiver closed the connection", code)
+        self._observer.on_over(self, None if done else reason or "the receiver closed the connection", code, local)
 
     # ---- inner
 

@@ -22,6 +22,8 @@ from mproxy.words import parse_bind, parse_count, parse_duration, parse_host, pa
 
 _HIGHEST_SEED = 2**64 - 1
 
+LOOK_US = 250_000  # between two looks at whether packets were too large
+
 _RATE = re.compile(r"([0-9]{1,12})(?:\.([0-9]{1,6}))?([kmg]?)(?:bit|bit/s)?", re.ASCII | re.IGNORECASE)
 _RATE_FACTOR = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
@@ -50,8 +52,9 @@ class ImpairConfig(Config):
     rate = Setting((0, 0))
     queue = Setting((262_144, 262_144))
 
-    # Bytes of the largest IP packet, 0 is without limit.
-    mtu = Setting((0, 0))
+    # Bytes of the largest IP packet, 0 is without limit. 1500 is Ethernet's, and so most networks'; without a limit
+    # the loopback would carry a protocol's packets of 64 KiB, each of which is lost or not as a whole.
+    mtu = Setting((1500, 1500))
 
     seed = Setting(None, 0, _HIGHEST_SEED)
 
@@ -149,7 +152,7 @@ def parse_impair(argv):
     parser.add(group, "--reorder-by", both(_parse_delay), metavar="TIME[/TIME]", help=(
         "reordered ones arrive up to this much later (default 5ms)"))
     parser.add(group, "--mtu", both(parse_mtu), metavar="N[/N]", help=(
-        "drop IP packets larger than N bytes (default 0: none)"))
+        "drop IP packets larger than N bytes (default 1500, as of Ethernet; 0: none)"))
     group = parser.add_argument_group("link")
     parser.add(group, "--delay", both(_parse_delay), metavar="TIME[/TIME]", help="one way (default 0)")
     parser.add(group, "--jitter", both(_parse_delay), metavar="TIME[/TIME]", help=(
@@ -214,6 +217,15 @@ class Impair:
             address = listener.getsockname()
         signal.signal(signal.SIGUSR1, lambda *_: self._loop.call_soon_threadsafe(self.print_statistics))
         self._log.info("listening", address=address[0], port=address[1], server=target.text, seed=self._seed)
+        self._look()
+
+    def _look(self):
+        """Say once that packets vanish because of their size: whoever does not know the option would look for long."""
+        if any(path.statistics()["too_large"] for path in (self._relay.up, self._relay.down)):
+            self._log.warning("too-large", mtu="/".join(map(str, self._config.mtu)), why=(
+                "packets above --mtu vanish, as in a network without fragments; --mtu 0 lets every size pass"))
+        else:
+            self._loop.call_later(LOOK_US, self._look)
 
     def _path(self, direction):
         """The network of one direction, which has a seed of its own."""

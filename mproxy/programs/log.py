@@ -63,6 +63,7 @@ class Log:
         self._fd = fd
         self._now = now
         self._lost = 0
+        self.before_line = None  # called before each line: somebody who draws on the same terminal clears it
         # What is left of a line that a descriptor took only in part (a disk that filled up in the middle of
         # it).
         self._rest = b""
@@ -160,6 +161,8 @@ class Log:
         try:
             if not _writable(self._fd):
                 return False
+            if self.before_line is not None:
+                self.before_line()
             if os.isatty(self._fd) and not line.endswith(b"\r\n"):
                 line = line[:-1] + b"\r\n"
             written = os.write(self._fd, line)

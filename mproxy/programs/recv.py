@@ -34,6 +34,9 @@ from mproxy.words import parse_count, parse_duration, parse_host_port, parse_nam
 # A handshake is three packets, and a sender says at once what it has; 10 s outlast several losses on the longest path.
 OPEN_WITHIN_US = 10_000_000
 
+# A farewell leaves at once and is repeated while there is time; nobody waits longer for a program that is to end.
+FAREWELL_US = 150_000
+
 # A sender slower than this keeps its place only while nobody else needs it. Its transfer goes on where it was another
 # time, and a path that slow is no path for a file.
 SLOW_BYTES_A_SECOND = 1024
@@ -140,6 +143,7 @@ class Recv:
         self._taken = None  # the one sender that may send: with --once, or while it writes to standard output
         self._leaving = False
         self._leave_us = LEAVE_WITHIN_US
+        self._farewell_us = None  # a signal has come, and so much time is left for the senders to hear of it
         self._workers = self._in_order = None
         self._allowance = Allowance(files_each(config.senders))
         self._destination = destination_of(config)
@@ -188,12 +192,13 @@ class Recv:
     def on_link(self, link):
         """A sender dials."""
         if self._leaving:
-            link.abort(int(EndCode.ABORTED), ONE_SENDER.encode())
+            stopped = self._farewell_us is not None
+            link.abort(int(EndCode.STOPPED if stopped else EndCode.ABORTED),
+                       b"the receiver was stopped" if stopped else ONE_SENDER.encode())
             return
         receiver = FileReceiver(link, self._destination, self._workers, self, keying=self._trust.keying(),
                                 in_order=self._in_order, allowance=self._allowance)
         self._receivers[receiver] = link.peer
-        self._log.info("sender", peer=_say(link.peer))
         # Whoever has no key, or nothing to send, must not keep a place from those who have.
         self._loop.call_later(OPEN_WITHIN_US, lambda: receiver.announced or receiver.give_up(
             EndCode.TIMED_OUT, "no file announced within 10 s" if receiver.open else "no keys within 10 s"))
@@ -214,6 +219,10 @@ class Recv:
         if taken is not None:
             taken.give_up(EndCode.ABORTED, ANEW)
         return None
+
+    def on_open(self, receiver):
+        """A sender has shown that it is one, with the keys."""
+        self._log.info("sender", peer=_say(self._receivers[receiver]))
 
     def on_busy(self, receiver, file, looks, again):
         """Another transfer is writing this file. If it is of the same source, the new one takes over; what a sender
@@ -267,8 +276,10 @@ class Recv:
         self._marks.pop(receiver, None)
         if error is None:
             self._log.info("finished", peer=peer, bytes=receiver.received_bytes, kept=receiver.kept_bytes)
-        else:
+        elif receiver.open:
             self._log.warning("broken-off", peer=peer, why=error, bytes=receiver.progress)
+        else:
+            self._log.warning("refused", peer=peer, why=error)
         # Somebody without the key, or who never said anything, is not the sender that --once waits for, nor is it one
         # whose successor is here already.
         if receiver is self._taken:
@@ -280,9 +291,7 @@ class Recv:
         if error is None:
             self._outcome = self._worst
         elif self._served is not None and self._served == receiver.first:
-            self._outcome = STATUS_OF_END.get(EndCode(code), 1)
-        elif code == EndCode.HANDSHAKE_FAILED:
-            self._log.warning("refused", peer=peer, why="the keys do not agree")
+            self._outcome = STATUS_OF_END.get(code, 1)
         if self._outcome is not None and self._taken is None and (error is None or not self._receivers):
             self.exit_status = self._outcome
             self._leave()
@@ -294,7 +303,10 @@ class Recv:
             for receiver in list(self._receivers):
                 receiver.give_up(EndCode.ABORTED, ONE_SENDER)
         self._leave_us -= LEAVE_LOOK_US
-        if self._endpoint.count or (self._leave_us > 0 and any(receiver.closing for receiver in self._closing)):
+        if self._farewell_us is not None:
+            self._farewell_us -= LEAVE_LOOK_US
+        speaking = self._endpoint.count and (self._farewell_us is None or self._farewell_us > 0)
+        if speaking or (self._leave_us > 0 and any(receiver.closing for receiver in self._closing)):
             self._loop.call_later(LEAVE_LOOK_US, self._leave)
         else:
             self._loop.stop()
@@ -302,9 +314,10 @@ class Recv:
     def shut_down(self, signal_name):
         """SIGINT, SIGTERM: what has arrived stays for the next attempt."""
         for receiver in list(self._receivers):
-            receiver.give_up(EndCode.ABORTED, f"the receiver was interrupted by {signal_name}")
+            receiver.give_up(EndCode.STOPPED, f"the receiver was interrupted by {signal_name}")
         if self._config.once:
             self.exit_status = 1
+        self._farewell_us = FAREWELL_US
         self._leave()
 
 

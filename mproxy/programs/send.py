@@ -1,23 +1,25 @@
 """mproxy send: files and directories to `mproxy recv`, over UDP."""
 
 import os
+import signal
 
+from mproxy.config import format_host_port
 from mproxy.datagram._endpoint import DatagramEndpoint
 from mproxy.datagram._packet import EndCode
 from mproxy.datagram.messages import FileKind, Result
-from mproxy.datagram.sender import FileSender, find_sources
+from mproxy.datagram.sender import find_sources
 from mproxy.datagram.workers import Workers
 from mproxy.errors import MproxyError, UsageError
 from mproxy.policy.network import NetworkWatch
 from mproxy.programs.common import run_program
+from mproxy.programs.delivery import Delivery
 from mproxy.programs.impair import open_udp
 from mproxy.programs.options import OneLineParser, complain
-from mproxy.programs.reach import Reach
+from mproxy.programs.progress import Progress
 from mproxy.programs.transfer import (
     STATUS_OF_END,
     STATUS_OF_LEFT_OUT,
     STATUS_OF_RESULT,
-    Progress,
     Stopwatch,
     add_common,
     bound_family,
@@ -42,7 +44,8 @@ stopped, as long as it has not changed."""
 _EPILOG = """\
 exit status: 0 everything arrived, 2 wrong command line, 3 no space, 4 no
 permission, 5 there already, 6 no answer, 7 the keys do not agree, 8 arrived
-but for what is neither a file nor a directory (symbolic links), 1 else.
+but for what is neither a file nor a directory (symbolic links), 130
+interrupted, 1 else.
 
 examples:
   mproxy send movie.mkv photos/ server 7000
@@ -70,33 +73,82 @@ def parse_send(argv):
 class Send:
     """The program."""
 
+    # A farewell leaves at once and is repeated while there is time; nobody waits longer for a program that is to end.
+    FAREWELL_US = 150_000
+
     def __init__(self, config, log, loop):
         self.exit_status = 1
         self._config, self._log, self._loop = config, log, loop
-        self._sender = self._endpoint = self._reach = self._progress = self._network = None
-        self._sources = []
+        self._delivery = self._endpoint = self._endpoint_config = self._network = None
+        self._progress = Progress(loop, log, config.quiet)
+        self._workers = None
         self._worst = 0
         self._left_any_out = False
-        self._stopped = False
+        self._stopped = None  # the signal that ends it
+        self._finished = False
         self._watch = Stopwatch()
 
     def start(self):
+        """Look at the files and the receiver's name, which may take a while; then dial."""
+        config = self._config
+        self._workers = Workers(self._loop.call_soon_threadsafe, min(4, os.cpu_count() or 1))
+        own = open_udp(config.bind, 0)
+        family = bound_family(own)
+        self._watch_network()
+
+        def look_up():
+            return find_addresses(config.host, config.port, family)
+
+        def prepare():
+            left_out = []
+            sources = find_sources(config.paths, lambda path, error: left_out.append((path, error)))
+            return sources, left_out, look_up()
+
+        self._workers.submit(prepare, lambda found, error: self._prepared(own, look_up, found, error))
+
+    def _prepared(self, own, look_up, found, error):
         """Dial."""
         config = self._config
-        self._sources = find_sources(config.paths, self._left_out)
+        with own:
+            if self._finished:
+                return
+            if error is not None:
+                self._fail(error)
+                return
+            sources, left_out, addresses = found
+            for path, why in left_out:
+                self._left_out(path, why)
+            try:
+                self._open(own, addresses)
+            except MproxyError as error:
+                self._fail(error)
+                return
+        self._delivery = Delivery(self._loop, self._endpoint, config.host, config.port, look_up,
+                                  lambda: sender_keying(config, self._log), self, self._endpoint_config.idle_us)
+        self._progress.start(_total_of(sources), lambda: self._delivery.done_bytes,
+                             lambda: self._delivery.statistics.get("lost", 0))
+        self._delivery.start(sources, addresses, self._workers)
+
+    def _open(self, own, addresses):
+        config = self._config
+        datagram = with_packet_size(config.datagram, all(is_loopback(entry[1][0]) for entry in addresses))
         answers = None
-        with open_udp(config.bind, 0) as own:
-            addresses = find_addresses(config.host, config.port, bound_family(own))
-            datagram = with_packet_size(config.datagram, all(is_loopback(entry[1][0]) for entry in addresses))
-            if config.ack_port is not None:
-                datagram = datagram.replace(fixed_path=True)
-                answers = open_udp(config.bind, config.ack_port)
-            self._endpoint = DatagramEndpoint(self._loop, own.fileno(), datagram,
-                                              answers_fd=answers.fileno() if answers else -1)
+        if config.ack_port is not None:
+            datagram = datagram.replace(fixed_path=True)
+            answers = open_udp(config.bind, config.ack_port)
+        self._endpoint_config = datagram
+        self._endpoint = DatagramEndpoint(self._loop, own.fileno(), datagram,
+                                          answers_fd=answers.fileno() if answers else -1)
         if answers:
             answers.close()
-        self._reach = Reach(self._loop, self._endpoint, addresses, self._begin, self._unreached)
-        self._watch_network()
+
+    def _fail(self, error):
+        """It cannot even begin."""
+        if not isinstance(error, (MproxyError, OSError)):
+            raise error
+        self._finished = True
+        self._complain(error)
+        self._loop.stop()
 
     def _left_out(self, path, error):
         if error is not None:
@@ -104,19 +156,6 @@ class Send:
         self._left_any_out = True
         self._log.warning("left-out", file=show_name(os.fsencode(path)), why=_kind_of(path) if error is None
                           else error.strerror)
-
-    def _begin(self, link):
-        """The receiver has answered."""
-        workers = Workers(self._loop.call_soon_threadsafe, min(4, os.cpu_count() or 1))
-        self._sender = FileSender(link, self._sources, workers, self, sender_keying(self._config, self._log))
-        total = sum(_size_of(source.path) for source in self._sources if source.kind == FileKind.FILE)
-        self._progress = Progress(self._loop, total, lambda: self._sender.sent_bytes + self._sender.kept_bytes,
-                                  lambda: f"lost {link.statistics['lost']}", self._config.quiet)
-        self._sender.start()
-
-    def _unreached(self, code, reason):
-        """No address has answered."""
-        self._finish(reason, code, {"bytes": 0, "kept": 0})
 
     def _watch_network(self):
         try:
@@ -126,8 +165,10 @@ class Send:
         self._loop.watch(self._network.fileno(), self._on_network)
 
     def _on_network(self, _events):
-        if self._network.read_events():
+        if self._network.read_events() and self._endpoint is not None:
             self._endpoint.probe()
+
+    # ---- of Delivery
 
     def on_file(self, source):
         """One file's outcome."""
@@ -135,34 +176,40 @@ class Send:
         self._worst = self._worst or STATUS_OF_RESULT.get(outcome.code, 1)
         done = outcome.code == Result.DONE
         if self._config.json:
-            write_line({"file": name, "result": outcome.code.name.lower(), "bytes": source.size,
-                        "hash": outcome.root.hex() if done and source.kind != FileKind.DIRECTORY else None,
-                        "text": outcome.text})
+            self._write({"file": name, "result": outcome.code.name.lower(), "bytes": source.size,
+                         "hash": outcome.root.hex() if done and source.kind != FileKind.DIRECTORY else None,
+                         "text": outcome.text})
         elif not done:
-            complain("mproxy send", f"{name}: {outcome.text}")
+            self._complain(f"{name}: {outcome.text}")
         elif source.kind != FileKind.DIRECTORY:
             self._log.info("sent", file=name, bytes=source.size, hash=outcome.root.hex())
 
-    def on_finished(self, error, code):
-        """The connection is over."""
-        self._progress.close()
-        self._finish(error, code, {"bytes": self._sender.sent_bytes, "kept": self._sender.kept_bytes},
-                     self._sender.link.statistics)
+    def on_trouble(self, event, **fields):
+        """Something that a user should know while it goes on."""
+        level = self._log.info if event in ("heard-again", "dialled-anew") else self._log.warning
+        level(event, receiver=format_host_port(self._config.host, self._config.port), **fields)
 
-    def _finish(self, error, code, counts, statistics=None):
-        config = self._config
-        if error is not None and not self._stopped:
-            complain("mproxy send", end_text(code, error, True, config.host, config.port))
-        if error is not None:
-            self.exit_status = STATUS_OF_END.get(code, 1)
-        else:
+    def on_finished(self, error, code):
+        """The transfer is over."""
+        config, delivery = self._config, self._delivery
+        self._finished = True
+        self._progress.close()
+        if error is None:
             self.exit_status = self._worst or (STATUS_OF_LEFT_OUT if self._left_any_out else 0)
-        summary = {**counts, "seconds": round(self._watch.seconds, 3), **(statistics or {})}
+        elif self._stopped is not None:
+            self.exit_status = 128 + self._stopped
+        else:
+            self.exit_status = STATUS_OF_END.get(code, 1)
+            self._complain(end_text(code, error, config.host, config.port))
+        summary = {"bytes": delivery.sent_bytes, "kept": delivery.kept_bytes,
+                   "seconds": round(self._watch.seconds, 3), **delivery.statistics}
         if config.json:
-            write_line({"status": self.exit_status, **summary})
+            self._write({"status": self.exit_status, **summary})
         else:
             self._log.info("finished", **summary)
         self._wait_for_end()
+
+    # ---- the end
 
     def _wait_for_end(self):
         """The engine answers the peer's last repetitions for a moment."""
@@ -173,8 +220,34 @@ class Send:
 
     def shut_down(self, signal_name):
         """SIGINT, SIGTERM: what has arrived stays there for the next attempt."""
-        self._stopped = True
-        (self._sender or self._reach).give_up(EndCode.ABORTED, f"interrupted by {signal_name}")
+        if self._finished:
+            self._loop.stop()
+            return
+        self._stopped = signal.Signals[signal_name]
+        self.exit_status = 128 + self._stopped
+        self._progress.close()
+        self._complain("interrupted, send again to go on")
+        if self._delivery is None:
+            self._finished = True
+            self._loop.stop()
+            return
+        self._delivery.give_up(EndCode.ABORTED, f"interrupted by {signal_name}")
+        self._loop.call_later(self.FAREWELL_US, self._loop.stop)
+
+    def _complain(self, text):
+        self._progress.clear()
+        complain("mproxy send", text)
+
+    def _write(self, data):
+        self._progress.clear()
+        write_line(data)
+
+
+def _total_of(sources):
+    """Bytes of files; None where nobody knows, before a pipe has ended."""
+    if any(source.kind == FileKind.PIPE for source in sources):
+        return None
+    return sum(_size_of(source.path) for source in sources if source.kind == FileKind.FILE)
 
 
 def _kind_of(path):

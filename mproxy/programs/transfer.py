@@ -64,7 +64,7 @@ def add_common(parser):
     parser.add(group, "--window", parse_count, metavar="N", help=(
         f"packets under way with --congestion fixed, which it implies (default {DatagramConfig.window.default})"))
     parser.add(group, "--retries", parse_count, metavar="N", help=(
-        f"tries in a row without an answer before giving up (default {DatagramConfig.retries.default})"))
+        "tries in a row without an answer before giving up (default 0: as many as --timeout allows)"))
     parser.add(group, "--timeout", parse_duration, metavar="TIME", help=(
         "give up when nothing was heard for this long (default 1m)"))
     parser.add(group, "--bind", parse_bind, metavar="ADDR", help="numeric address of ours to use (default every one)")
@@ -126,43 +126,6 @@ def write_line(data):
         pass
 
 
-class Progress:
-    """A bar on the terminal with rate, time left and losses; nothing where there is no terminal or no tqdm."""
-
-    LOOK_US = 200_000
-
-    def __init__(self, loop, total, done, postfix, quiet):
-        self._bar = None if quiet or not os.isatty(2) else _make_bar(total)
-        self._loop, self._done, self._postfix = loop, done, postfix
-        if self._bar is not None:
-            self._look()
-
-    def _look(self):
-        if self._bar is None:
-            return
-        self._bar.n = self._done()
-        self._bar.set_postfix_str(self._postfix(), refresh=False)
-        self._bar.refresh()
-        self._loop.call_later(self.LOOK_US, self._look)
-
-    def close(self):
-        """Leave the bar as it is."""
-        if self._bar is not None:
-            self._bar.n = self._done()
-            self._bar.close()
-            self._bar = None
-
-
-def _make_bar(total):
-    try:
-        from mproxy.datagram.noise import import_cryptography
-        import_cryptography()  # the launchers start without site-packages
-        from tqdm import tqdm  # type: ignore[import-untyped]
-    except ImportError:
-        return None
-    return tqdm(total=total or None, unit="B", unit_scale=True, unit_divisor=1024, dynamic_ncols=True)
-
-
 class Stopwatch:
     """Seconds and rate of a transfer."""
 
@@ -199,7 +162,7 @@ def find_addresses(host, port, family=None):
     return [(family, (sockaddr[0], port, *sockaddr[2:])) for family, sockaddr in fitting]
 
 
-def end_text(code, reason, local, host, port):
+def end_text(code, reason, host, port):
     """How a connection ended, for people."""
     where = format_host_port(host, port)
     if "does not answer" in reason:

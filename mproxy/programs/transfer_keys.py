@@ -6,7 +6,6 @@ sproxy its clients.
 """
 
 import os
-import stat
 import time
 
 from mproxy.config import default_state_dir
@@ -39,10 +38,7 @@ def take_key(given, own_name):
             raise UsageError(f"--own-key: there is no {path or own_name}; 'mproxy keygen{option}' makes it")
     if path is None:
         return None
-    key = Key(path)
-    if key.seed and os.stat(path).st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise UsageError(f"--key {path}: others may use it: it must have mode 0600 (chmod 600)")
-    return key
+    return Key(path)
 
 
 def in_state_dir(name):

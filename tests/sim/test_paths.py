@@ -146,9 +146,79 @@ def test_silence_for_ever_ends_with_a_reason_on_both_sides():
     world = World(1, Faults(), data=bytes(3_000_000)).start()
     world.run(lambda: world.server and len(world.server.received) > 300_000)
     world.up.silent = world.down.silent = True
+    begin = world.clock.now
     world.run(limit=120 * SECOND)
+    for end in (world.client, world.server):
+        assert end.ended[:2] == (EndCode.IDLE, b"nothing heard from the other side for too long")
+        assert 58 * SECOND < end.ended_at - begin < 62 * SECOND
+
+
+def test_silence_is_borne_for_the_idle_time_whatever_the_number_of_tries():
+    config = DatagramConfig(idle_us=300 * SECOND)
+    world = World(1, Faults(), data=random.Random(1).randbytes(3_000_000), config=config).start()
+    world.run(lambda: world.server and len(world.server.received) > 300_000)
+    world.up.silent = world.down.silent = True
+    world.clock.after(290 * SECOND, lambda: setattr(world.up, "silent", False))
+    world.clock.after(290 * SECOND, lambda: setattr(world.down, "silent", False))
+    begin = world.clock.now
+    world.run().check()
+    assert world.server.complete_at - begin < 295 * SECOND
+
+
+def test_retries_that_are_given_end_it_sooner():
+    world = World(1, Faults(), data=bytes(3_000_000), config=DatagramConfig(retries=5)).start()
+    world.run(lambda: world.server and len(world.server.received) > 300_000)
+    world.up.silent = world.down.silent = True
+    begin = world.clock.now
+    world.run(lambda: world.client.ended)
     assert world.client.ended[:2] == (EndCode.TIMED_OUT, b"the other side does not answer any more")
-    assert world.server.ended[0] in (EndCode.TIMED_OUT, EndCode.IDLE)
+    assert world.client.ended_at - begin < 20 * SECOND
+
+
+def in_mid_transfer():
+    """A world with an open connection; returns it, its client's engine and the time."""
+    world = World(1, Faults(), data=bytes(3_000_000)).start()
+    world.run(lambda: world.server and len(world.server.received) > 300_000)
+    return world, world.client.connection, world.clock.now
+
+
+def test_time_in_which_the_process_was_stopped_is_not_silence():
+    world, client, now = in_mid_transfer()
+    now += 75 * SECOND
+    client.connection.excuse(73 * SECOND, now)
+    client.handle_timeout(now)
+    assert client.state == ConnectionState.OPEN
+    assert client.transmit(now) is not None, "it asks at once"
+    assert client.connection.deadline() > now
+    client.handle_timeout(now + 61 * SECOND)
+    assert client.state == ConnectionState.DRAINING, "silence from then on counts"
+
+
+def test_time_without_a_route_is_not_silence_for_the_active_side():
+    world, client, now = in_mid_transfer()
+    client.connection.sent_off(False, now)
+    for minute in range(1, 10):
+        client.handle_timeout(now + minute * 60 * SECOND)
+        assert client.state == ConnectionState.OPEN
+        client.connection.sent_off(False, now + minute * 60 * SECOND)
+    now += 10 * 60 * SECOND
+    client.connection.sent_off(True, now)
+    client.handle_timeout(now + 30 * SECOND)
+    assert client.state == ConnectionState.OPEN
+    client.handle_timeout(now + 61 * SECOND)
+    assert client.state == ConnectionState.DRAINING
+    server = world.server.connection
+    server.connection.sent_off(False, now)
+    server.handle_timeout(now + 61 * SECOND)
+    assert server.state == ConnectionState.DRAINING, "a sender that went away must not keep its place"
+
+
+def test_a_change_of_the_network_repeats_the_first_packet_at_once():
+    world = World(1, Faults(), data=b"x")
+    world.up.silent = True
+    world.start().run(lambda: world.up.sent == 4)
+    world.client.connection.probe(world.clock.now)
+    assert world.client.connection.transmit(world.clock.now) is not None
 
 
 def test_nobody_there():

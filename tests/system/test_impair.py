@@ -3,12 +3,14 @@
 import json
 import signal
 import socket
+import struct
 import sys
 
 import pytest
 from lab import until
 from program import Program
 
+UDP_SEGMENT = 103  # linux/udp.h
 MPROXY = [sys.executable, "-m", "mproxy.programs.main"]
 
 
@@ -50,7 +52,7 @@ def statistics(program):
 
 @pytest.mark.parametrize("length", [0, 1, 1400, 9000, 65507])
 def test_packets_of_every_size_there_and_back(server, impair, length):
-    program, port = impair()
+    program, port = impair("--mtu", "0")
     with client_of(port) as client:
         client.send(bytes(length))
         data, address = server.recvfrom(65536)
@@ -60,6 +62,20 @@ def test_packets_of_every_size_there_and_back(server, impair, length):
     counts = statistics(program)
     assert counts["to_server"]["delivered"] == counts["to_client"]["delivered"] == 1
     assert counts["unsent"] == 0
+
+
+def test_packets_larger_than_those_of_ethernet_vanish_unless_asked_otherwise(server, impair):
+    """Trains that the loopback carries in one piece are packets again."""
+    program, port = impair()
+    with client_of(port) as client:
+        for length in (1473, 1472, 9000):
+            client.send(bytes(length))
+        assert len(server.recv(65536)) == 1472
+        client.sendmsg([bytes(1000 * 40)], [(socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("@H", 1000))])
+        assert [len(server.recv(65536)) for _ in range(40)] == [1000] * 40
+    assert "--mtu 0" in program.event("too-large")["why"]
+    counts = statistics(program)["to_server"]
+    assert (counts["too_large"], counts["delivered"]) == (2, 41)
 
 
 def test_clients_are_told_apart_and_answers_come_from_where_they_wrote_to(server, impair):

@@ -62,6 +62,12 @@ class Transfer:
     def send(self, port, *words, **options):
         return self.start("send", *words, "127.0.0.1", port, **options)
 
+    def start_python(self, script, *words):
+        program = Program([sys.executable, str(script), *map(str, words)],
+                          env={**os.environ, "PYTHONPATH": str(MPROXY_ROOT)})
+        self.programs.append(program)
+        return program
+
     def file(self, name, data):
         path = self.source / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +94,8 @@ def key(request, tmp_path):
     if request.param == "clear":
         return ()
     path = tmp_path / "secret"
-    path.write_bytes(b"thirty-two bytes that both know!")
+    path.write_bytes(bytes(range(200, 232)))
+    path.chmod(0o600)
     return "--key", path
 
 
@@ -302,6 +309,7 @@ def test_keys_that_do_not_agree(transfer, tmp_path, ours, theirs):
     options = []
     for name, secret in (("ours", ours), ("theirs", theirs)):
         (tmp_path / name).write_bytes(secret or b"")
+        (tmp_path / name).chmod(0o600)
         options.append(("--key", tmp_path / name) if secret else ())
     _receiver, port = transfer.recv(*options[1])
     sender = transfer.send(port, "--timeout", "5s", "--retries", "4", *options[0], transfer.file("f", b"x"))
@@ -340,6 +348,7 @@ def test_the_directory_is_made(transfer):
 def test_an_open_door_is_said(transfer, tmp_path):
     assert "whoever reaches the port" in transfer.recv(once=False)[0].event("open-door")["why"]
     (tmp_path / "secret").write_bytes(b"one secret of sixteen")
+    (tmp_path / "secret").chmod(0o600)
     sealed, _port = transfer.recv("--key", tmp_path / "secret", once=False)
     assert not sealed.events("open-door")
 

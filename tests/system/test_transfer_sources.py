@@ -56,7 +56,7 @@ class Outcomes:
 def test_any_number_of_files_that_cannot_be_opened_in_a_row(tmp_path):
     gone = [Source(b"f%d" % number, FileKind.FILE, str(tmp_path / "gone")) for number in range(5000)]
     outcomes = Outcomes()
-    FileSender(SilentLink(), gone, None, outcomes).start()
+    FileSender(SilentLink(), None, outcomes).start(gone)
     assert outcomes.files == [(source.name, Result.FAILED, "cannot read: No such file or directory") for source in gone]
 
 
@@ -72,9 +72,9 @@ def test_out_of_descriptors_a_file_waits(tmp_path, monkeypatch):
         return real(*arguments, **more)
 
     outcomes = Outcomes()
-    sender = FileSender(SilentLink(), sources, None, outcomes)
+    sender = FileSender(SilentLink(), None, outcomes)
     monkeypatch.setattr(sending.os, "open", scarce)
-    sender.start()
+    sender.start(sources)
     assert outcomes.files == []
     left[0] = 1
     sender.on_message(sending.MessageType.RESULT, sending.messages.Outcome(0, Result.DONE, bytes(32), ""))
@@ -98,7 +98,7 @@ def test_something_else_in_its_place_does_not_stop_us(tmp_path, becomes):
     else:
         path.mkdir()
     outcomes = Outcomes()
-    FileSender(SilentLink(), sources, None, outcomes).start()
+    FileSender(SilentLink(), None, outcomes).start(sources)
     (name, code, text), = outcomes.files
     assert (name, code) == (b"tree/f", Result.FAILED)
     assert text == ("cannot read: it is a symbolic link now" if becomes == "link"

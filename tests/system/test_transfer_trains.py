@@ -63,7 +63,8 @@ def test_a_system_that_cuts_no_trains(transfer, tmp_path, sealed):
     ends' sockets begin to refuse trains."""
     with pytest.raises(OSError, match="Invalid argument"):
         send_train()
-    (tmp_path / "key").write_text("a secret of enough bytes\n")
+    (tmp_path / "key").write_bytes(bytes(range(200, 232)))
+    (tmp_path / "key").chmod(0o600)
     key = ("--key", tmp_path / "key") if sealed else ()
     data = content(5, 20 << 20)
     receiver, port = transfer.recv(*key)

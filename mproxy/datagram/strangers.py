@@ -1,0 +1,53 @@
+"""Peers that have dialled and shown nothing yet: a table of their own, so that nobody without the key keeps those who
+have it from their places.
+
+A stranger costs its source nothing but a few packets, so there may be any number of them. The table is bounded, and
+when it is full the source that holds most of it gives one up: one that is over if it has one, otherwise any, because
+whoever is always the oldest or the newest could be pushed out by somebody who sends at the right pace. So a source's
+share is what the others leave, and one that dials once is never pushed out by one that dials a thousand times.
+"""
+
+import random
+
+MOST_STRANGERS = 256  # a handshake takes a round trip, so that is a thousand newcomers a second at 250 ms
+
+
+class Strangers:
+    """Ids of links, by the source they come from (bytes)."""
+
+    def __init__(self, most=MOST_STRANGERS, chooser=None):
+        self._most = most
+        self._random = chooser or random.SystemRandom()
+        self._sources: dict[int, bytes] = {}  # id -> source
+        self._links: dict[bytes, dict[int, bool]] = {}  # source -> {id: over}
+
+    def __len__(self):
+        return len(self._sources)
+
+    def add(self, link_id, source):
+        """A newcomer; the id of the stranger that has to go for it, or None."""
+        victim = self._choose() if len(self._sources) >= self._most else None
+        if victim is not None:
+            self.remove(victim)
+        self._sources[link_id] = source
+        self._links.setdefault(source, {})[link_id] = False
+        return victim
+
+    def end(self, link_id):
+        """It is over and stays only to repeat why."""
+        if link_id in self._sources:
+            self._links[self._sources[link_id]][link_id] = True
+
+    def remove(self, link_id):
+        """It is gone, or no stranger any more."""
+        source = self._sources.pop(link_id, None)
+        if source is not None:
+            del self._links[source][link_id]
+            if not self._links[source]:
+                del self._links[source]
+
+    def _choose(self):
+        held = max(map(len, self._links.values()))
+        links = self._random.choice([links for links in self._links.values() if len(links) == held])
+        over = [link_id for link_id, is_over in links.items() if is_over]
+        return over[0] if over else self._random.choice(list(links))

@@ -1,0 +1,287 @@
+"""One transfer over as many connections as it takes: dialled, doubted, dialled anew.
+
+1. The first connection that answers carries the transfer.
+2. When nothing was heard from it for DOUBT_US the receiver is dialled beside it, at the address used last and at those
+   its name has now: it may have been started anew, or have given us up while this host slept. The old connection is
+   kept meanwhile; if it is heard, the new one is dropped. Otherwise the new one, once it is open, takes over what has
+   not arrived; the receiver knows each file by its identity and goes on where it was.
+3. A receiver that says it has stopped, or that it has not heard us for too long, is dialled anew until `silence_us`
+   have passed since it was heard last.
+4. Everything is over when it was silent for that long (the engine's idle time, in which a stopped process or a host
+   without a network does not count), or when it refuses.
+
+Standard input that was read from cannot be sent again: then there is only the first connection.
+"""
+
+from mproxy.config import format_host_port
+from mproxy.datagram._packet import EndCode
+from mproxy.datagram.sender import FileSender
+from mproxy.datagram.workers import Workers
+from mproxy.errors import MproxyError
+from mproxy.policy.resolver import numeric_address
+from mproxy.programs.reach import Reach
+from mproxy.programs.sounding import Sounding
+from mproxy.words import counted
+
+LOOK_US = 250_000     # between two looks at how long it has been silent
+DOUBT_US = 4_500_000  # two questions (the engine's keepalive) without an answer
+REDIAL_US = 10_000_000  # for one round of dialling; the next one looks names up anew
+PAUSE_US = 1_000_000  # between two rounds
+SOUND_AFTER_US = 300_000  # a first dial that is not answered within this is asked why
+
+OVERTAKEN = EndCode.ABORTED
+
+# Ends that the peer announces and that a new connection may mend.
+_TRANSIENT = (EndCode.STOPPED, EndCode.IDLE)
+
+
+class Delivery:
+    """Sends sources to `host`, `port`. `look_up()` gives its addresses [(family, sockaddr)], `keying()` what a new
+    connection needs. The observer is told on_file(source) for each outcome, on_trouble(event, **fields) for what a
+    user should know meanwhile, and on_finished(error, code)."""
+
+    def __init__(self, loop, endpoint, host, port, look_up, keying, observer, silence_us):
+        self._loop, self._endpoint = loop, endpoint
+        self._host, self._port = host, port
+        self._look_up, self._keying = look_up, keying
+        self._observer = observer
+        self._silence_us = silence_us
+        self._readers = None  # workers that read files
+        self._asker = None  # the worker that looks names up
+        self._sources = []
+        self._reach = self._sounding = None
+        self._reach_at = self._pause_until = 0  # when the round of dialling began; no other one before
+        self._asking = False
+        self._sender = None  # FileSender whose files arrive
+        self._candidate = None  # FileSender on a connection that is being made
+        self._heard_at = 0  # when `_sender`, now gone, was heard last
+        self._silent = False  # and that was told
+        self._why = None  # of the last dial that failed: (error, code)
+        self._over = False
+        self._ended = {}  # statistics of connections that are over
+        self._sent_bytes = 0
+        self._done_before = 0  # bytes of files that were settled over connections before this one
+        self._done_last = 0  # bytes of files over the last connection, once it is over
+        self.kept_bytes = 0  # that the receiver had already at first
+
+    def start(self, sources, addresses, readers):
+        """Dial. `readers` are Workers."""
+        self._sources, self._readers = list(sources), readers
+        self._heard_at = self._loop.now()
+        self._dial(addresses)
+        self._loop.call_later(LOOK_US, self._look)
+
+    def give_up(self, code, reason):
+        """End everything and say why; the observer is told."""
+        if self._reach is not None:
+            self._reach.give_up(code, reason)
+        for sender in (self._candidate, self._sender):
+            if sender is not None:
+                sender.give_up(code, reason)
+        if self._sender is None:
+            self._finish(reason, code)
+
+    # ---- getters
+
+    @property
+    def sent_bytes(self):
+        """Of files, some of them perhaps twice."""
+        return self._sent_bytes + (self._sender.sent_bytes if self._sender else 0)
+
+    @property
+    def done_bytes(self):
+        """Of files: what is there, or on its way."""
+        sender = self._sender
+        return self._done_before + (sender.sent_bytes + sender.kept_bytes if sender else self._done_last)
+
+    @property
+    def statistics(self):
+        """Counters of all connections, {name: number}; empty before the first one."""
+        total = dict(self._ended)
+        if self._sender is not None:
+            _add(total, self._sender.link.statistics)
+        return total
+
+    # ---- dialling
+
+    def _dial(self, addresses):
+        self._reach_at = self._loop.now()
+        self._reach = Reach(self._loop, self._endpoint, addresses, self._begin, self._unreached)
+        self._sounding = Sounding(self._loop, addresses, SOUND_AFTER_US, self._sounded)
+
+    def _dial_anew(self):
+        """Look the name up, and dial."""
+        if self._asker is None:
+            self._asker = Workers(self._loop.call_soon_threadsafe, 1)
+        self._asking = True
+        self._asker.submit(self._look_up, self._looked_up)
+
+    def _looked_up(self, addresses, error):
+        self._asking = False
+        if self._over or not self._is_doubted():
+            return
+        if error is not None and not isinstance(error, MproxyError):
+            raise error
+        last = [entry for entry in self._last_address() if entry not in (addresses or [])]
+        if last or addresses:
+            self._dial(last + (addresses or []))
+        else:
+            self._unreached(EndCode.TIMED_OUT, str(error))
+
+    def _last_address(self):
+        if self._sender is None:
+            return []
+        host, port = self._sender.link.peer
+        return (numeric_address(host, port) or ([], None))[0]
+
+    def _sounded(self, why):
+        if self._sender is None or self._is_doubted():
+            self._why = why, EndCode.TIMED_OUT
+            self._observer.on_trouble("not-reached", why=why)
+
+    def _begin(self, link):
+        """A receiver has answered."""
+        self._stop_dialling()
+        if self._sender is None and not self._ended:
+            sender = self._sender = FileSender(link, self._readers, self, self._keying())
+            sender.start(self._sources)
+        else:
+            self._candidate = FileSender(link, self._readers, self, self._keying())
+
+    def _stop_dialling(self):
+        self._reach = None
+        if self._sounding is not None:
+            self._sounding.close()
+            self._sounding = None
+
+    def _unreached(self, code, reason):
+        """No address has answered."""
+        self._stop_dialling()
+        self._dial_failed(reason, code)
+
+    def _dial_failed(self, reason, code):
+        self._pause_until = self._loop.now() + PAUSE_US
+        if self._sender is None and not self._may_dial(self._pause_until):
+            self._finish(*(self._why or (reason, code)))
+
+    # ---- doubts
+
+    def _is_doubted(self):
+        """Whether there is nothing that could be relied on."""
+        return self._sender is None or self._silence() > DOUBT_US
+
+    def _silence(self):
+        return self._loop.now() - (self._sender.link.heard_us if self._sender else self._heard_at)
+
+    def _may_dial(self, at):
+        """Whether there is time left, and nothing that cannot be sent again."""
+        return at - self._heard_at < self._silence_us and bool(self._ended) and not self._is_spent()
+
+    def _is_settled(self):
+        return all(source.outcome is not None for source in self._sources)
+
+    def _is_spent(self):
+        return any(source.is_spent for source in self._sources if source.outcome is None)
+
+    def _look(self):
+        if self._over:
+            return
+        now = self._loop.now()
+        doubted = self._is_doubted()
+        if self._sender is not None and self._silent and not doubted:
+            self._silent = False
+            self._observer.on_trouble("heard-again")
+        if self._reach is not None:
+            if self._sender is not None and not doubted:
+                self._reach.give_up(OVERTAKEN, "the old connection lives")
+            elif now - self._reach_at > REDIAL_US and (self._sender is not None or self._ended):
+                self._reach.give_up(EndCode.TIMED_OUT, "the other side does not answer")
+        elif self._sender is None and self._candidate is None and now - self._heard_at >= self._silence_us:
+            self._finish(*(self._why or ("the other side does not answer", EndCode.TIMED_OUT)))
+            return
+        elif self._candidate is not None:
+            if now - self._reach_at > REDIAL_US:
+                self._candidate.give_up(EndCode.TIMED_OUT, "the other side does not answer")
+        elif doubted and not self._asking and now >= self._pause_until:
+            self._doubt()
+        self._loop.call_later(LOOK_US, self._look)
+
+    def _doubt(self):
+        if self._is_settled():
+            self._finish(None, EndCode.DONE)  # all that is missing is a farewell
+            return
+        if not self._silent:
+            self._silent = True
+            self._observer.on_trouble("silent", seconds=round(self._silence() / 1e6, 1))
+        if not self._is_spent():
+            self._dial_anew()
+
+    # ---- of FileSender
+
+    def on_open(self, sender):
+        """A connection is made."""
+        if sender is not self._candidate:
+            return
+        if not self._is_doubted():
+            self._candidate = None
+            sender.give_up(OVERTAKEN, "the old connection lives")
+            return
+        self._candidate = None
+        if self._sender is not None:
+            self._drop(self._sender)
+            self._sender.give_up(OVERTAKEN, "dialled anew")
+        self._done_before += sum(source.size for source in self._sources if source.outcome is not None)
+        self._sources = [source.again() for source in self._sources if source.outcome is None]
+        self._sender = sender
+        self._silent, self._why = False, None
+        self._observer.on_trouble("dialled-anew", peer=format_host_port(*sender.link.peer),
+                                  files=counted(len(self._sources), "file"))
+        sender.start(self._sources)
+
+    def on_file(self, source):
+        """A file's outcome."""
+        self._observer.on_file(source)
+
+    def on_over(self, sender, error, code, local):
+        """A connection is over."""
+        if sender is self._candidate:
+            self._candidate = None
+            self._why = error, code
+            self._dial_failed(error, code)
+        elif sender is self._sender:
+            self._drop(sender)
+            self._sender = None
+            if self._is_settled():
+                error = None
+            if error is None or local or code not in _TRANSIENT or not self._may_dial(self._loop.now()):
+                self._finish(error, code)
+            else:
+                self._observer.on_trouble("silent", why=error)
+                self._silent, self._why = True, (error, code)
+                self._pause_until = self._loop.now() + PAUSE_US
+
+    def _drop(self, sender):
+        """It carries nothing any more."""
+        if not self._ended:
+            self.kept_bytes = sender.kept_bytes
+        self._heard_at = sender.link.heard_us
+        self._sent_bytes += sender.sent_bytes
+        self._done_last = sender.sent_bytes + sender.kept_bytes
+        _add(self._ended, sender.link.statistics)
+
+    def _finish(self, error, code):
+        if self._over:
+            return
+        self._over = True
+        for sender in (self._candidate, self._sender):
+            if sender is not None:
+                sender.give_up(code or EndCode.ABORTED, error or "")
+        if self._reach is not None:
+            self._reach.give_up(code or EndCode.ABORTED, error or "")
+        self._stop_dialling()
+        self._observer.on_finished(error, code)
+
+
+def _add(total, statistics):
+    for name, number in statistics.items():
+        total[name] = number if name == "round_trip_us" else total.get(name, 0) + number
