@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 
 from mproxy.datagram._packet import EndCode
+from mproxy.datagram.keying import DISAGREE
 from mproxy.datagram.messages import BLOCK, HEADER, Block, MessageType, parse_header, parse_payload
 from mproxy.errors import PeerError
 
@@ -49,7 +50,7 @@ class Conversation(_Deaf, ABC):
             self._keying.take(self.link, data)
         except PeerError as error:
             self._refusal = str(error)
-            self.give_up(EndCode.HANDSHAKE_FAILED, "the keys do not agree")
+            self.give_up(EndCode.HANDSHAKE_FAILED, DISAGREE)
 
     def on_established(self, link):
         """The peer is there."""

@@ -33,10 +33,13 @@ _NAMES = {
 }
 _SHORTEST_SECRET = 16
 
+DISAGREE = "the keys do not agree"  # all that a refused peer is told
+
 # Whoever has one packet can try secrets against it for ever, so each try is made dear: scrypt (RFC 7914) with 64 MiB
-# and a third of a second, which is what OWASP's password storage guide asks for. Both sides must come to the same, before
-# either knows the other, so the salt is the same for everybody.
-_SCRYPT = {"salt": b"mproxy --key", "n": 1 << 16, "r": 8, "p": 2, "maxmem": 80 << 20, "dklen": 32}
+# and a third of a second, which is what OWASP's password storage guide asks for. Both sides must come to the same,
+# before either knows the other, so the salt is the same for everybody.
+_SALT = b"mproxy --key"
+_COST_N, _COST_R, _COST_P, _MOST_MEMORY_BYTES = 1 << 16, 8, 2, 80 << 20
 _HEXADECIMAL = re.compile(rb"[0-9a-f]{64,}|[0-9A-F]{64,}")
 _MOST_BYTES = 65536
 _PKCS8_PREFIX = bytes.fromhex("302e020100300506032b657004220420")  # RFC 8410 section 7: all but the seed
@@ -55,6 +58,7 @@ class Key:
             raise UsageError(f"--key {path}: {error.strerror}") from None
         if mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise UsageError(f"--key {path}: others may use it: it must have mode 0600 (chmod 600)")
+        self.path = path
         self.psk = self.seed = b""
         if b"-----BEGIN PRIVATE KEY-----" in data:
             self.seed = _seed_of(data, path)
@@ -64,6 +68,11 @@ class Key:
         else:
             self.psk = stretched(data.strip())
         load()
+
+    @property
+    def spki(self):
+        """The same as DER SubjectPublicKeyInfo, of which fingerprints are made."""
+        return _SPKI_PREFIX + self.public
 
     @property
     def public(self):
@@ -77,7 +86,7 @@ def stretched(secret):
     """The 32 bytes that a secret stands for. One that nobody can guess is taken at once: no text, or in hexadecimal."""
     if len(secret) >= 32 and (_HEXADECIMAL.fullmatch(secret) or not _is_text(secret)):
         return hashlib.blake2b(secret, digest_size=32, person=b"mproxy --key").digest()
-    return hashlib.scrypt(secret, **_SCRYPT)
+    return hashlib.scrypt(secret, salt=_SALT, n=_COST_N, r=_COST_R, p=_COST_P, maxmem=_MOST_MEMORY_BYTES, dklen=32)
 
 
 def _is_text(data):

@@ -2,6 +2,7 @@
 
 import os
 from collections import deque
+from collections.abc import Callable
 
 LOOK_US = 250_000
 RATE_OVER_LOOKS = 20  # the rate is that of the last five seconds
@@ -15,7 +16,9 @@ class Progress:
     def __init__(self, loop, log, quiet):
         self._loop, self._log = loop, log
         self._wanted = not quiet and os.isatty(2)
-        self._total = self._done = self._lost = None
+        self._total = None
+        self._done: Callable[[], int] | None = None
+        self._lost: Callable[[], int] = int
         self._marks: deque[tuple[int, int]] = deque(maxlen=RATE_OVER_LOOKS)  # (when, bytes)
         self._shown = 0  # columns taken
 
@@ -49,6 +52,8 @@ class Progress:
             self._loop.call_later(LOOK_US, self._look)
 
     def _draw(self):
+        if self._done is None:
+            return
         done = self._done()
         self._marks.append((self._loop.now(), done))
         (since, before), (now, _) = self._marks[0], self._marks[-1]

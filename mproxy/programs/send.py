@@ -31,7 +31,7 @@ from mproxy.programs.transfer import (
     with_packet_size,
     write_line,
 )
-from mproxy.programs.transfer_keys import sender_keying
+from mproxy.programs.transfer_keys import explain_refusal, sender_keying
 from mproxy.words import parse_host, parse_name, parse_port
 
 _USAGE = "mproxy send [options] FILE... HOST PORT"
@@ -200,7 +200,7 @@ class Send:
             self.exit_status = 128 + self._stopped
         else:
             self.exit_status = STATUS_OF_END.get(code, 1)
-            self._complain(end_text(code, error, config.host, config.port))
+            self._complain(end_text(code, explain_refusal(error, config.key), config.host, config.port))
         summary = {"bytes": delivery.sent_bytes, "kept": delivery.kept_bytes,
                    "seconds": round(self._watch.seconds, 3), **delivery.statistics}
         if config.json:

@@ -19,7 +19,8 @@ _IP_RECVERR, _IPV6_RECVERR = 11, 25
 _IP_MTU, _IPV6_MTU = 14, 24
 _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DO = 10, 23, 2
 
-_FAMILIES = {  # level, option to hear every error, option to know the path's largest packet, bytes of IP and UDP headers
+# Level, options: to hear every error, to forbid fragments, to know the path's largest packet; bytes of both headers.
+_FAMILIES = {
     socket.AF_INET: (socket.IPPROTO_IP, _IP_RECVERR, _IP_MTU_DISCOVER, _IP_MTU, 28),
     socket.AF_INET6: (socket.IPPROTO_IPV6, _IPV6_RECVERR, _IPV6_MTU_DISCOVER, _IPV6_MTU, 48)}
 

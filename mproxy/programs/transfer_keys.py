@@ -9,7 +9,7 @@ import os
 import time
 
 from mproxy.config import default_state_dir
-from mproxy.datagram.keying import Key, Keying
+from mproxy.datagram.keying import DISAGREE, Key, Keying
 from mproxy.errors import PeerError, UsageError
 from mproxy.policy.keys import fingerprint
 from mproxy.policy.trust import AuthorizedKeys, HostTrust
@@ -62,6 +62,20 @@ def sender_keying(config, log):
                      file=hosts.path)
 
     return Keying(config.key, True, judge)
+
+
+def explain_refusal(reason, key):
+    """What a sender with `key` (None: without) can do about an end with this reason; the reason itself if nothing."""
+    if reason == "the other side wants a key":
+        return "the receiver takes senders with keys only: give --key FILE, or --own-key"
+    if reason == "the other side has no key":
+        return "the receiver runs without keys (--open): leave --key out, or give it keys, too"
+    if reason != DISAGREE or key is None:
+        return reason
+    if key.psk:
+        return f"{reason}: the receiver has another secret than {key.path}, or a key of 'mproxy keygen'"
+    return (f"{reason}: the receiver does not take our key {fingerprint(key.spki)}, which its authorized_keys must have"
+            " (the line that 'mproxy keygen' prints) or its --peer must name; or it has a secret instead")
 
 
 class SenderTrust:

@@ -183,7 +183,7 @@ def in_mid_transfer():
 
 
 def test_time_in_which_the_process_was_stopped_is_not_silence():
-    world, client, now = in_mid_transfer()
+    _world, client, now = in_mid_transfer()
     now += 75 * SECOND
     client.connection.excuse(73 * SECOND, now)
     client.handle_timeout(now)

@@ -313,7 +313,9 @@ def test_keys_that_do_not_agree(transfer, tmp_path, ours, theirs):
         options.append(("--key", tmp_path / name) if secret else ())
     _receiver, port = transfer.recv(*options[1])
     sender = transfer.send(port, "--timeout", "5s", "--retries", "4", *options[0], transfer.file("f", b"x"))
-    assert sender.wait(MANY) in ((7,) if ours and theirs else (6, 7))
+    assert sender.wait(MANY) == 7
+    assert ("another secret than" if ours and theirs else "without keys (--open)" if ours
+            else "give --key FILE") in sender.log.text
     assert os.listdir(transfer.target) == []
 
 

@@ -3,6 +3,7 @@
 import os
 import socket
 import subprocess
+import threading
 import time
 
 import pytest
@@ -12,6 +13,7 @@ from test_transfer import MANY, MPROXY, MPROXY_ROOT, Transfer, content
 
 from mproxy.datagram._endpoint import DatagramEndpoint
 from mproxy.datagram.config import DatagramConfig
+from mproxy.datagram.keying import Suite
 from mproxy.net._loop import Loop
 from mproxy.net._socket import Target
 from mproxy.programs import recv
@@ -84,7 +86,7 @@ def test_only_authorised_keys_send(transfer, keys):
     receiver, port = keys.recv()
     sender = keys.send(port, key="stranger")
     assert sender.wait(MANY) == 7
-    assert "the keys do not agree" in sender.log.text
+    assert f"the keys do not agree: the receiver does not take our key {keys.fingerprint['stranger']}" in sender.log.text
     until(lambda: "not in authorized_keys" in receiver.log.text, 30, "the receiver says whom it refused")
     assert os.listdir(transfer.target) == []
     keys.authorized_keys.write_text(keys.lines["client"] + 'from="192.0.2.0/24" ' + keys.lines["stranger"])
@@ -264,3 +266,69 @@ def test_who_gets_on_keeps_its_place(monkeypatch):
         receivers["our disk is busy"].waits_for_us = True
         program.on_full()
     assert [name for name in names if receivers[name].ended] == ["stalled"]
+
+
+class Stranger:
+    """Dials, begins a handshake that only a key could finish, and waits; another one follows when it is over."""
+
+    def __init__(self, crowd):
+        self._crowd = crowd
+
+    def on_handshake(self, link, data):
+        if not data:
+            link.send_handshake(bytes([Suite.XX_AESGCM]) + os.urandom(32))
+
+    def on_established(self, _link):
+        raise AssertionError("it has no key")
+
+    def on_sent(self, _link):
+        """Nothing to say."""
+
+    def on_ended(self, _link, _code, _reason, _local):
+        self._crowd.dial()
+
+
+class Crowd:
+    """Strangers without end, in a thread: `count` at once, and `fresh` new ones each 50 ms."""
+
+    def __init__(self, port, address, count, fresh):
+        self.loop, self._target, self._fresh = Loop(), Target("there", [(socket.AF_INET, ("127.0.0.1", port))]), fresh
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind((address, 0))
+            sock.setblocking(False)
+            self.endpoint = DatagramEndpoint(self.loop, sock.fileno(), DatagramConfig(sealed=True, idle_us=20_000_000))
+        self.dialled = 0
+        for _ in range(count):
+            self.dial()
+        self.loop.call_later(50_000, self._more)
+        self._thread = threading.Thread(target=self.loop.run, daemon=True)
+        self._thread.start()
+
+    def dial(self):
+        self.dialled += 1
+        self.endpoint.connect(self._target, Stranger(self))
+
+    def _more(self):
+        for _ in range(self._fresh):
+            self.dial()
+        self.loop.call_later(50_000, self._more)
+
+    def close(self):
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(MANY)
+        self.endpoint.close()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.9"], ids=["same address", "another"])
+def test_strangers_do_not_keep_those_with_keys_from_their_places(transfer, keys, address):
+    receiver, port = keys.recv("--senders", "2", once=False)
+    crowd = Crowd(port, address, 100, 10)
+    try:
+        until(lambda: crowd.dialled > 150, MANY, "the crowd is there")
+        sender = keys.send(port, "--timeout", "20s")
+        assert sender.wait(MANY) == 0, str(sender)
+    finally:
+        crowd.close()
+    assert (transfer.target / "f").read_bytes() == content(4, 300_000)
+    assert len(receiver.events("sender")) == 1, "strangers are no senders"
+    assert len(receiver.events()) < 100, "nor do they fill the log"

@@ -22,7 +22,7 @@ def test_a_flood_from_one_source_pushes_out_its_own():
 
 def test_shares_become_even():
     table = full_of(b"a")
-    held = {number: b"a" for number in range(8)}
+    held = dict.fromkeys(range(8), b"a")
     for number in range(8, 400):
         source = (b"b", b"c", b"d")[number % 3]
         held[number] = source
