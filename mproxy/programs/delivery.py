@@ -15,6 +15,7 @@ Standard input that was read from cannot be sent again: then there is only the f
 
 from mproxy.config import format_host_port
 from mproxy.datagram._packet import EndCode
+from mproxy.datagram.messages import Result
 from mproxy.datagram.sender import FileSender
 from mproxy.datagram.workers import Workers
 from mproxy.errors import MproxyError
@@ -49,6 +50,7 @@ class Delivery:
         self._readers = None  # workers that read files
         self._asker = None  # the worker that looks names up
         self._sources = []
+        self._known = None  # of these, one whose outcome was told
         self._reach = self._sounding = None
         self._reach_at = self._pause_until = 0  # when the round of dialling began; no other one before
         self._asking = False
@@ -230,17 +232,31 @@ class Delivery:
         if self._sender is not None:
             self._drop(self._sender)
             self._sender.give_up(OVERTAKEN, "dialled anew")
-        self._done_before += sum(source.size for source in self._sources if source.outcome is not None)
-        self._sources = [source.again() for source in self._sources if source.outcome is None]
+        self._sources = self._sources_again()
         self._sender = sender
         self._silent, self._why = False, None
         self._observer.on_trouble("dialled-anew", peer=format_host_port(*sender.link.peer),
                                   files=counted(len(self._sources), "file"))
         sender.start(self._sources)
 
+    def _sources_again(self):
+        """What has not arrived. A receiver knows a sender that comes back by the first thing it announces, so that is
+        announced again; what it says about it is known already."""
+        first, left = self._sources[0], [source for source in self._sources if source.outcome is None]
+        self._done_before += sum(source.size for source in self._sources if source.outcome is not None)
+        self._known = None
+        if first.outcome is not None and first.outcome.code == Result.DONE and first.path is not None:
+            self._done_before -= first.size
+            left.insert(0, first)
+        again = [source.again() for source in left]
+        if left[0] is first and first.outcome is not None:
+            self._known = again[0]
+        return again
+
     def on_file(self, source):
         """A file's outcome."""
-        self._observer.on_file(source)
+        if source is not self._known:
+            self._observer.on_file(source)
 
     def on_over(self, sender, error, code, local):
         """A connection is over."""

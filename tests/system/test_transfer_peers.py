@@ -86,7 +86,8 @@ def test_only_authorised_keys_send(transfer, keys):
     receiver, port = keys.recv()
     sender = keys.send(port, key="stranger")
     assert sender.wait(MANY) == 7
-    assert f"the keys do not agree: the receiver does not take our key {keys.fingerprint['stranger']}" in sender.log.text
+    ours = keys.fingerprint["stranger"]
+    assert f"the keys do not agree: the receiver does not take our key {ours}" in sender.log.text
     until(lambda: "not in authorized_keys" in receiver.log.text, 30, "the receiver says whom it refused")
     assert os.listdir(transfer.target) == []
     keys.authorized_keys.write_text(keys.lines["client"] + 'from="192.0.2.0/24" ' + keys.lines["stranger"])
