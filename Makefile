@@ -19,10 +19,15 @@ SOURCES := $(shell find mproxy -name '*.pyx' -o -name '*.pxd')
 
 # Installs a list of pyproject.toml; the stamp is the list that was installed.
 define pip_install
-	$(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))$(1), sep="\n")' > $@.txt
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r $@.txt
-	mv $@.txt $@
+	@echo "fetching Python packages: $(notdir $@)"
+	@$(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))$(1), sep="\n")' > $@.txt
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -r $@.txt
+	@mv $@.txt $@
 endef
+
+PREFIX := /usr/local
+INSTALLED = $(patsubst %,"$(PREFIX)/bin/%",cproxy sproxy mproxy) \
+	$(patsubst contrib/%,"$(PREFIX)/lib/systemd/system/%",$(wildcard contrib/*.service contrib/*.socket))
 
 SECONDS := 600
 TESTS := tests
@@ -44,17 +49,17 @@ debug: all  ## the same with assertions, checked indexes, -O0 -g; `make debug te
 
 .PHONY: demo
 demo: all  ## watch a connection survive a change of address
-	-.ci/system-packages demo  # without them the demo does with less, and says so
+	-@.ci/system-packages demo  # without them the demo does with less, and says so
 	$(RUN) -m mproxy.programs.demo
 
 .PHONY: test
 test: all $(VENV)/dev-packages  ## unit, simulation, system and meta tests; TESTS=tests/unit PYTEST="-x -k ring" PROCESSES=0
-	$(if $(filter-out $(NEEDS_NOTHING),$(TESTS)),.ci/system-packages test)
+	@$(if $(filter-out $(NEEDS_NOTHING),$(TESTS)),.ci/system-packages test)
 	$(RUN) -m pytest -n $(PROCESSES) --dist worksteal $(TESTS) $(PYTEST)
 
 .PHONY: asan
 asan: all $(VENV)/dev-packages  ## the whole test suite with AddressSanitizer and UBSan, in build/asan
-	.ci/system-packages test
+	@.ci/system-packages test
 	.ci/asan test
 
 .PHONY: fuzz
@@ -67,7 +72,7 @@ soak: all $(VENV)/dev-packages  ## random schedules against the protocol core: S
 
 .PHONY: bench
 bench: all $(VENV)/bench-packages  ## whole programs beside their peers; GROUP=relay is one group, QUICK=1 a look at the first
-	.ci/system-packages bench
+	@.ci/system-packages bench
 	$(RUN) benchmarks/run.py $(if $(QUICK),--quick) $(addprefix --group ,$(or $(GROUP),$(if $(QUICK),session)))
 
 .PHONY: bench-docs
@@ -83,6 +88,16 @@ lint: $(VENV)/dev-packages  ## ruff and mypy on the Python part, cython-lint on 
 	$(RUN) -m ruff check .
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cython-lint mproxy
 	$(RUN) -m mypy
+
+.PHONY: install
+install: all  ## for every user: PREFIX=/usr/local; a Python environment in PREFIX/lib/mproxy, programs in bin, units for systemd
+	$(RUN) -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation -w build/wheel .
+	$(RUN) .ci/install "$(PYTHON)" "$(PREFIX)" "$$(ls -t build/wheel/mproxy-*.whl | head -n 1)"
+
+.PHONY: uninstall
+uninstall:  ## what `make install` with the same PREFIX has put there
+	rm -rf "$(PREFIX)/lib/mproxy"
+	rm -f $(INSTALLED)
 
 .PHONY: clean
 clean:  ## remove what was built, keep the virtual environment
@@ -101,9 +116,10 @@ help:  ## this list
 .DELETE_ON_ERROR:
 
 $(VENV)/bin/python:
-	.ci/system-packages build "$(PYTHON)"
-	"$(PYTHON)" -m venv --clear $(VENV)
-	echo "$(CURDIR)" > "$$($(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/mproxy.pth"
+	@.ci/system-packages build "$(PYTHON)"
+	@echo "making a Python environment of mproxy's own: $(VENV)"
+	@"$(PYTHON)" -m venv --clear $(VENV)
+	@echo "$(CURDIR)" > "$$($(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/mproxy.pth"
 
 # The lists of packages live in pyproject.toml.
 $(VENV)/build-packages: pyproject.toml | $(VENV)/bin/python
@@ -121,13 +137,16 @@ $(VENV)/bench-packages: pyproject.toml $(VENV)/build-packages
 # Forced when this mode was not the one built last, for what lies in place is then of the other mode, and when setup.py
 # is another one: its flags hold for all modules.
 $(BUILT): $(SOURCES) setup.py $(VENV)/build-packages
-	$(if $(filter debug,$(MODE)),MPROXY_DEBUG=1) $(RUN) setup.py --quiet build_ext --inplace $(if $(filter setup.py,$?),--force)
-	rm -f build/*/built
-	touch $@
+	@mkdir -p build/$(MODE)
+	@echo "building the extension modules (all of them: one to three minutes; what the compiler says: build/$(MODE)/log)"
+	@$(if $(filter debug,$(MODE)),MPROXY_DEBUG=1) $(RUN) setup.py --quiet build_ext --inplace \
+		$(if $(filter setup.py,$?),--force) > build/$(MODE)/log || { tail -n 40 build/$(MODE)/log >&2; exit 1; }
+	@rm -f build/*/built
+	@touch $@
 
 cproxy sproxy: .ci/write-launcher | $(VENV)/bin/python
-	$(RUN) .ci/write-launcher $@
+	@$(RUN) .ci/write-launcher $@
 
 # Not ./mproxy: that is the package.
 bin/mproxy: .ci/write-launcher | $(VENV)/bin/python
-	$(RUN) .ci/write-launcher $@
+	@$(RUN) .ci/write-launcher $@

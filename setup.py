@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import threading
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -107,13 +108,21 @@ def extensions():
     for pattern in patterns:  # of several in one Extension only the first is a pattern
         yield Extension("*", [pattern], extra_compile_args=FLAGS, extra_link_args=LINK_FLAGS)
 
+PROGRESS_LOCK = threading.Lock()
+
 
 class BuildExtensions(build_ext):
-    """Keeps what a debugger needs of a release apart: nine tenths of a module's size."""
+    """Keeps what a debugger needs of a release apart, nine tenths of a module's size, and tells how far it is."""
 
     def build_extension(self, extension):
         """Build one module, and split it."""
         super().build_extension(extension)
+        with PROGRESS_LOCK:
+            self.built = getattr(self, "built", 0) + 1
+            if sys.stderr.isatty():
+                sys.stderr.write(f"\r{self.built} of {len(self.extensions)} modules\033[K")
+                sys.stderr.write("\n" if self.built == len(self.extensions) else "")
+                sys.stderr.flush()
         if not DEBUG and shutil.which("objcopy"):
             keep_symbols_apart(Path(self.get_ext_fullpath(extension.name)))
 
@@ -121,9 +130,12 @@ class BuildExtensions(build_ext):
 def keep_symbols_apart(module):
     """Move what a debugger needs of `module` into the directory for symbols, and leave a link to it."""
     symbols = Path(BUILD, "symbols", f"{module.name}.debug")
+    if symbols.exists() and symbols.stat().st_mtime >= module.stat().st_mtime:
+        return  # the module was up to date
     symbols.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(["objcopy", "--only-keep-debug", module, symbols], check=True)
     subprocess.run(["objcopy", "--strip-unneeded", f"--add-gnu-debuglink={symbols}", module], check=True)
+    os.utime(symbols)
 
 
 setup(

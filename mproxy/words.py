@@ -109,6 +109,20 @@ def parse_host_port(text):
     return parse_host(host), parse_port(port)
 
 
+def split_host_port(words, at):
+    """`words` with a HOST:PORT in place `at` (negative: from the end) as two words, HOST and PORT; others as they are.
+
+    A bare IPv6 address is a HOST.
+    """
+    if not -len(words) <= at < len(words):
+        return words
+    at %= len(words)
+    host, colon, port = words[at].rpartition(":")
+    if not colon or (":" in host and not (host.startswith("[") and host.endswith("]"))):
+        return words
+    return [*words[:at], host, port, *words[at + 1:]]
+
+
 def parse_bind(text):
     """A numeric address of this host, IPv6 bare or in brackets; `0.0.0.0` and `::` are all of them."""
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text

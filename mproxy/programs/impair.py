@@ -18,7 +18,16 @@ from mproxy.net.bind import explain_bind
 from mproxy.policy.resolver import look_up_host, numeric_address
 from mproxy.programs.common import run_program
 from mproxy.programs.options import OneLineParser
-from mproxy.words import parse_bind, parse_count, parse_duration, parse_host, parse_port, parse_size, printable
+from mproxy.words import (
+    parse_bind,
+    parse_count,
+    parse_duration,
+    parse_host,
+    parse_port,
+    parse_size,
+    printable,
+    split_host_port,
+)
 
 _HIGHEST_SEED = 2**64 - 1
 
@@ -70,8 +79,8 @@ class ImpairConfig(Config):
 _USAGE = "mproxy impair [options] PORT HOST PORT"
 
 _DESCRIPTION = """\
-A bad network in a box: relay UDP packets from the first PORT to HOST PORT and
-back, and on the way lose, duplicate, reorder, damage and delay them.
+A bad network in a box: relay UDP packets from the first PORT to HOST PORT (or
+HOST:PORT) and back, and on the way lose, duplicate, reorder, damage and delay them.
 
 A value counts for both directions; A/B is A for packets to the server and B
 for packets to the client. P is a percentage. What happens to a packet depends
@@ -177,8 +186,8 @@ def parse_impair(argv):
     group.add_argument("-h", "--help", action="help", help="print this text and exit")
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
     given, words = parser.split(argv)
-    words = parser.take_words(words, (("PORT", lambda text: parse_port(text, 0)), ("HOST", parse_host),
-                                      ("PORT", parse_port)))
+    words = parser.take_words(split_host_port(words, 1), (
+        ("PORT", lambda text: parse_port(text, 0)), ("HOST", parse_host), ("PORT", parse_port)))
     given["idle_us"] = given.pop("idle", ImpairConfig.idle_us.default)
     return ImpairConfig(port=words[0], host=words[1], server_port=words[2], **given)
 

@@ -18,7 +18,7 @@ from mproxy.net.bind import explain_bind
 from mproxy.policy.resolver import look_up_host, numeric_address
 from mproxy.programs.log import reserve_standard_fds
 from mproxy.programs.options import OneLineParser, complain
-from mproxy.words import counted, parse_bind, parse_host, parse_port
+from mproxy.words import counted, parse_bind, parse_host, parse_port, split_host_port
 
 # Longest payload of a message, that is of a line without its newline.
 LIMIT_BYTES = 1024
@@ -291,12 +291,12 @@ def client_main(argv):
         f"Send each line of standard input, up to {LIMIT_BYTES} bytes, as a message.",
         "example: mproxy message-client 127.0.0.1 5000")
     parser.add_argument("--help", "-h", action="help", help="print this text and exit")
-    parser.add_word("HOST", parse_host, "name or address of the server")
+    parser.add_word("HOST", parse_host, "name or address of the server; HOST:PORT means the same")
     parser.add_word("PORT", parse_port, "its TCP port")
     reserve_standard_fds()
     take_interrupts()
     try:
-        options = parser.parse_args(argv)
+        options = parser.parse_args(split_host_port(argv, 0))
         with _connect(options.HOST, options.PORT) as server:
             client = MessageClient(server, 0, lambda text: complain(program, text))
             client.run()

@@ -17,6 +17,7 @@ from mproxy.config import (
     SessionConfig,
     SproxyConfig,
     default_state_dir,
+    format_host_port,
 )
 from mproxy.errors import UsageError
 from mproxy.words import (
@@ -30,6 +31,7 @@ from mproxy.words import (
     parse_port,
     parse_size,
     printable,
+    split_host_port,
 )
 
 
@@ -175,7 +177,8 @@ Relay TCP connections to sproxy, and keep them alive while the network is gone
 or this host's address changes.
 
   PORT            listen here for applications; 0 takes any free port
-  HOST PORT       where sproxy listens: a name or address, and its port"""
+  HOST PORT       where sproxy listens: a name or address, and its port;
+                  HOST:PORT means the same"""
 
 _CPROXY_EXAMPLES = _UNITS + """
 examples:
@@ -198,7 +201,7 @@ _SPROXY_DESCRIPTION = f"""\
 Accept sessions from cproxy and relay their connections to a daemon.
 
   PORT            listen here for cproxy; 0 takes any free port
-  HOST:PORT       the daemon (default {_DAEMON})
+  HOST:PORT       the daemon (default {_DAEMON}); HOST PORT means the same
 
 Without authorized_keys whoever reaches PORT can use the daemon: see trust."""
 
@@ -211,7 +214,7 @@ examples:
     sproxy --source-per-key 6200 127.0.0.1:22
 
   let clients ask for two more daemons (cproxy --target HOST:PORT):
-    sproxy --allow intranet:80 --allow [fd00::7]:5432 6200
+    sproxy --allow intranet:80 --allow '[fd00::7]:5432' 6200
 """
 
 
@@ -245,6 +248,7 @@ def parse_cproxy(argv):
     _refuse_together(given, "plain", (
         "target", "eager", "idle", "connect_timeout", "state_dir", "key", "known_hosts", "host_fingerprint",
         *_SESSION_ONLY))
+    words = split_host_port(words, 0 if "stdio" in given else 1)
     if "stdio" in given:
         given.setdefault("log_level", "warning")  # ssh's terminal is no place for what is in order
         if len(words) == 3:
@@ -297,6 +301,8 @@ def parse_sproxy(argv):
         "authorized_keys", "closed",
         *_SESSION_ONLY))
     _refuse_together(given, "plaintext", ("host_key", "authorized_keys", "source_per_key", "closed"))
+    if len(words) == 3 and words[2].isdigit():
+        words = [words[0], format_host_port(words[1].strip("[]"), words[2])]
     _expect_words(parser, words, ("PORT", "[HOST:PORT]"))
     given["port"] = _word("PORT", words[0], _listening_port)
     if len(words) > 1:

@@ -10,7 +10,7 @@ from mproxy.programs.options import OneLineParser
 from mproxy.relay.rule_file import parse_listen, parse_options
 from mproxy.relay.rules import Rule
 from mproxy.relay.settings import RelayConfig
-from mproxy.words import parse_count, parse_duration, parse_host, parse_name, parse_port, printable
+from mproxy.words import parse_count, parse_duration, parse_host, parse_name, parse_port, printable, split_host_port
 
 PROGRAM = "mproxy relay"
 COMMANDS = ("check", "reload", "stop", "status")
@@ -25,7 +25,8 @@ Relay TCP connections and UDP datagrams: client -> relay -> server.
 
   PORT            listen here: PORT for every address, ADDRESS:PORT or
                   [IPV6]:PORT for one; 0 takes any free port
-  HOST HOST_PORT  the server: a name or address, and its port
+  HOST HOST_PORT  the server: a name or address, and its port; HOST:HOST_PORT
+                  means the same
   RULE_OPTION     as in a file, for example max=500 proxy=v2
 
   check           say what is wrong with a file of rules, start nothing
@@ -166,6 +167,7 @@ def _workers(text):
 
 def _rule(parser, words, protocol):
     """The one Rule of `PORT HOST HOST_PORT [RULE_OPTION ...]`."""
+    words = split_host_port(words, 1)
     names = ("PORT", "HOST", "HOST_PORT")
     if len(words) < len(names):
         parser.error(f"{names[len(words)]} is missing: expected {' '.join(names)}, or --config FILE")

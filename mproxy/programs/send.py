@@ -32,13 +32,13 @@ from mproxy.programs.transfer import (
     write_line,
 )
 from mproxy.programs.transfer_keys import explain_refusal, sender_keying
-from mproxy.words import parse_host, parse_name, parse_port
+from mproxy.words import parse_host, parse_name, parse_port, split_host_port
 
 _USAGE = "mproxy send [options] FILE... HOST PORT"
 
 _DESCRIPTION = """\
-Send files and directories to 'mproxy recv' at HOST PORT, over UDP. FILE '-' is
-standard input. Sent again after an interruption, a file goes on where it
+Send files and directories to 'mproxy recv' at HOST PORT (or HOST:PORT), over
+UDP. FILE '-' is standard input. Sent again after an interruption, a file goes on where it
 stopped, as long as it has not changed."""
 
 _EPILOG = """\
@@ -62,6 +62,7 @@ def parse_send(argv):
     parser.add(parser, "--ack-port", parse_port, metavar="PORT", help=(
         "answers arrive on this port of ours ('mproxy recv --ack-to'), not on the one that sends"))
     given, words = parser.split(argv)
+    words = split_host_port(words, -1)
     if len(words) < 3:
         parser.error(f"{('FILE', 'HOST', 'PORT')[len(words)]} is missing: expected FILE... HOST PORT")
     host, port = parser.take_words(words[-2:], (("HOST", parse_host), ("PORT", parse_port)))

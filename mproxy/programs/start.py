@@ -20,6 +20,15 @@ def let_interrupts_through():
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
 
 
+def take_name(name):
+    """What `ps`, `top` and `pkill` call the process; without it, the interpreter's name."""
+    try:
+        with open("/proc/self/comm", "w") as comm:
+            comm.write(name)
+    except OSError:
+        pass  # no /proc here
+
+
 def cproxy():
     """./cproxy; the exit status."""
     return run("cproxy")
@@ -38,6 +47,7 @@ def mproxy():
 def run(module):
     """`main()` of the program in `module`; the exit status, whatever becomes of it and of its output."""
     let_interrupts_through()
+    take_name(called(module))
     from importlib import import_module
     try:
         status = import_module(f"mproxy.programs.{module}").main()
@@ -70,6 +80,13 @@ def flush_output(module):
 
 
 def complain(module, text):
-    """One line on standard error, with the name that the user called."""
-    from mproxy.programs.options import complain as say
-    say("mproxy" if module == "main" else module, text)
+    """One line on standard error, whatever else cannot be imported."""
+    try:
+        os.write(2, ascii(f"{called(module)}: {text}")[1:-1].encode() + b"\n")
+    except OSError:
+        pass  # nobody is there to read it; the exit status still tells
+
+
+def called(module):
+    """The name that the user called."""
+    return "mproxy" if module == "main" else module

@@ -1,18 +1,22 @@
 """The documentation: links lead somewhere, and the options page has every option and no other."""
 
+import ast
 import re
 import subprocess
 import sys
 
 import pytest
 
+from mproxy.programs import main
 from tests.meta.sources import ROOT, source_files
 
 PAGES = [ROOT / "README.md", *source_files(".md", under=ROOT / "docs")]
 OPERATIONS = ROOT / "docs" / "operations.md"
 RELAY = ROOT / "docs" / "relay.md"
 LINK = re.compile(r"\]\(([^)\s]+)[^)]*\)|^\[[^\]]+\]:\s*(\S+)", re.MULTILINE)  # [](here), ![](here), [name]: here
-PROGRAMS = ["cproxy", "sproxy", "mproxy impair", "mproxy send", "mproxy recv"]
+PROGRAMS = [name if name in ("cproxy", "sproxy") else f"mproxy {name}" for name in main.PROGRAMS if name != "relay"]
+LOG_PAGES = [OPERATIONS, RELAY, ROOT / "docs" / "transfer.md"]
+LEVELS = ("debug", "info", "warning", "error")
 FENCED = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^#+\s+(.*?)\s*$", re.MULTILINE)
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
@@ -88,3 +92,31 @@ def test_the_relay_has_its_own_page():
 def test_every_row_has_its_option():
     unknown = documented().difference(*map(options_of, PROGRAMS))
     assert not unknown, f"docs/operations.md has rows for, no --help shows: {' '.join(sorted(unknown))}"
+
+
+def logged_events():
+    """(event, where) of every line that a program can log under a name that stands in its source."""
+    for path in source_files(".py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in LEVELS
+                    and node.args and isinstance(node.args[0], ast.Constant)):
+                yield node.args[0].value, f"{path.relative_to(ROOT)}:{node.lineno}"
+
+
+def documented_events():
+    """Events with a row of their own in a table of events: those of which the second column is a level."""
+    rows = [line.split("|") for page in LOG_PAGES for line in page.read_text().split("\n") if line.startswith("| `")]
+    first_cells = [row[1] for row in rows if row[2].strip().split(",")[0] in LEVELS]
+    return {event for cell in first_cells for event in re.findall(r"`([a-z-]+)`", cell)}
+
+
+def test_every_event_has_its_row():
+    documented = documented_events()
+    missing = [f"{event} ({where})" for event, where in logged_events() if event not in documented]
+    assert not missing, f"logged, and in no table of events: {', '.join(missing)}"
+
+
+def test_every_row_has_its_event():
+    source = "".join(path.read_text() for path in source_files(".py"))
+    unknown = [event for event in documented_events() if f'"{event}"' not in source]
+    assert not unknown, f"in a table of events, and logged by nobody: {', '.join(unknown)}"

@@ -4,9 +4,10 @@ import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
-from lab import outage
+from lab import outage, until
 from proxies import CPROXY, SPROXY
 from relays import MPROXY
 
@@ -38,6 +39,18 @@ def test_interrupted_before_it_is_up(name, tmp_path):
         program.send_signal(signal.SIGINT)
         said, _ = program.communicate(timeout=30)
         assert "Traceback" not in said and "KeyboardInterrupt" not in said, f"after {moment_ms} ms: {said}"
+
+
+@pytest.mark.parametrize("name", ["cproxy", "sproxy"])
+def test_processes_have_the_name_of_the_program(name, tmp_path):
+    """Goal: `pkill cproxy` finds it."""
+    program = subprocess.Popen([*RUNNING[name], "--state-dir", tmp_path], stderr=subprocess.PIPE, text=True)
+    comm = Path("/proc", str(program.pid), "comm")
+    try:
+        until(lambda: comm.read_text().strip() == name, 30, f"a process by the name of {name}")
+    finally:
+        program.kill()
+        program.communicate()
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

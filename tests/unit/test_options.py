@@ -394,3 +394,33 @@ def test_mproxy_refuses_unknown_programs_in_one_line(argv, start, capfd):
     assert mproxy_main.main(argv) == 2
     error = capfd.readouterr().err
     assert error.startswith(start) and error.endswith("(try 'mproxy --help')\n") and error.count("\n") == 1
+
+
+# --- HOST:PORT in one word ---
+
+@pytest.mark.parametrize(("joined", "apart"), [
+    ("server:6200", ["server", "6200"]), ("10.0.0.1:6200", ["10.0.0.1", "6200"]), ("[::1]:6200", ["::1", "6200"]),
+    ("[fe80::1%eth0]:6200", ["fe80::1%eth0", "6200"]),
+])
+def test_host_and_port_in_one_word_or_two(joined, apart):
+    """Goal: whoever writes HOST:PORT, as with sproxy's daemon and in files of rules, is understood everywhere."""
+    from mproxy.programs.impair import parse_impair
+    from mproxy.programs.relay_options import parse_relay
+    from mproxy.programs.send import parse_send
+
+    def same(parse, before, after):
+        def said(words):
+            return str(sorted((name, str(value)) for name, value in vars(parse(words)).items()))
+        assert said([*before, joined, *after]) == said([*before, *apart, *after])
+    same(parse_cproxy, ["5200"], [])
+    same(parse_cproxy, ["--stdio"], ["--heartbeat", "2s"])
+    same(parse_sproxy, ["6200"], [])
+    same(lambda words: parse_relay(words)[1], ["80"], ["max=5"])
+    same(parse_impair, ["7001"], [])
+    same(parse_send, ["a", "b:c"], [])
+
+
+@pytest.mark.parametrize("words", [["5200", "server"], ["5200", "::1"], ["5200", "server:"], ["5200", "server:ssh"],
+                                   ["5200", "a:b:1"], ["5200", "server:1", "2"], ["5200", ":1"]])
+def test_neither_one_word_nor_two(words):
+    assert refusal(parse_cproxy, words)

@@ -1,0 +1,29 @@
+"""The units for systemd in contrib/: what they start exists, and can be enabled."""
+
+import re
+
+import pytest
+
+from tests.meta.sources import ROOT
+
+UNITS = sorted([*ROOT.glob("contrib/*.service"), *ROOT.glob("contrib/*.socket")])
+PROGRAMS = {"cproxy", "sproxy", "mproxy"}
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
+def test_can_be_enabled_where_it_is_installed(unit):
+    """Goal: `make install` puts the programs into PREFIX/bin and replaces /usr/local/bin in units; no other path."""
+    text = unit.read_text()
+    assert "\n[Install]\nWantedBy=" in text
+    for command in re.findall(r"^Exec\w+=(\S+)", text, re.MULTILINE):
+        directory, _, program = command.rpartition("/")
+        assert (directory == "/usr/local/bin" and program in PROGRAMS) or command == "kill"
+
+
+def test_sandboxed():
+    """Goal: a service that strangers talk to has no more rights than it needs."""
+    for unit in UNITS:
+        if unit.suffix == ".service":
+            for setting in ("NoNewPrivileges=yes", "ProtectSystem=strict", "ProtectHome=yes", "CapabilityBoundingSet=",
+                            "SystemCallFilter=@system-service", "MemoryDenyWriteExecute=yes"):
+                assert f"\n{setting}" in unit.read_text(), f"{unit.name}: {setting}"
