@@ -1,7 +1,8 @@
 """Who waits before the door, and who of them gives way when there are too many.
 
 A bounded crowd of guests, of whom each belongs to a source and has a rank. When there are more than there may be, one
-of the lowest rank goes; when one source has more than its share, one of that source. Which of several: `choose` says.
+of the lowest rank goes, but every rank keeps a part: whoever fills a high one does not shut the others out. When one
+source has more than its share, one of that source goes. Which of several: `choose` says.
 """
 
 import os
@@ -10,7 +11,10 @@ from enum import IntEnum
 # Of a crowd one source may have a quarter, but at least so many; one whose people are known half.
 LEAST_SHARE = 8
 
-# One tag brings no more: its cproxy dials once, and again when that takes long.
+# Every rank has an eighth of the places, whatever those above it do.
+PART = 8
+
+# One tag, or one session, brings no more: its cproxy dials once, and again when that takes long.
 TAG_SHARE = 2
 
 
@@ -50,7 +54,8 @@ class Crowd:
             lowest = min(self._places[other][1] for other in same)
             return self._pick(guest, (other for other in same if self._places[other][1] == lowest))
         if len(self._places) > self.most:
-            return self._pick(guest, self._ranks[min(self._ranks)])
+            beyond = [rank for rank, guests in self._ranks.items() if len(guests) > self.most // PART]
+            return self._pick(guest, self._ranks[min(beyond)])
         return None
 
     def _pick(self, newcomer, guests):
@@ -69,14 +74,6 @@ class Crowd:
     def count(self, source):
         """Guests of a source."""
         return len(self._sources.get(source, ()))
-
-    def promote(self, guest, rank):
-        """More is known of a guest; its source is the same."""
-        source, _ = self._places[guest]
-        self.remove(guest)
-        self._places[guest] = source, rank
-        self._ranks.setdefault(rank, {})[guest] = None
-        self._sources.setdefault(source, {})[guest] = None
 
 
 def share_of(most, known):

@@ -121,7 +121,9 @@ class Reception:
 
     def _place(self, crowd, guest, rank):
         share = share_of(crowd.most, self._sources.known(guest.source, self._loop.now()))
-        leaving = crowd.add(guest, guest.source, share, rank)
+        self._dismiss(crowd.add(guest, guest.source, share, rank))
+
+    def _dismiss(self, leaving):
         if leaving is not None:
             self._log.warning(
                 "refused", peer=leaving.peer, why="too many unfinished connections, of all or of its source")
@@ -175,9 +177,9 @@ class Reception:
         if guest.left:
             raise Unheard
 
-    def proven(self, guest):
-        """Its HELLO was right; the list behind it may take its time."""
-        self._heard.promote(guest, Rank.PROVEN)
+    def proven(self, guest, session_id):
+        """Its HELLO resumes that session; the list behind it may take its time."""
+        self._dismiss(self._heard.add(guest, session_id, TAG_SHARE, Rank.PROVEN))
 
     def gave_up(self, guest):
         """The guest has left before its HELLO was whole."""
@@ -266,8 +268,9 @@ class Guest:
 
     def _check(self, hello, channel):
         self._reception.host.check(self, hello, channel)
-        self._reception.proven(self)
-        self._wait(STEP_US, "list of streams")
+        if hello.session_id:
+            self._reception.proven(self, hello.session_id)
+            self._wait(STEP_US, "list of streams")
 
     def _wait(self, delay_us, missing):
         if self._timer is not None:

@@ -49,6 +49,16 @@ def test_a_stranger_among_those_who_were_here_goes_itself(crowd):
     assert crowd.add(10, B, 9, Rank.PRESENT) == 0
 
 
+def test_every_rank_keeps_a_part():
+    """Who has a session could hold all places with lists that never end: others get in all the same."""
+    crowd = Crowd(16, oldest)
+    fill(crowd, [Rank.PROVEN] * 16)
+    for newcomer, leaving in ((100, 0), (101, 1), (102, 100), (103, 101)):
+        assert crowd.add(newcomer, f"{newcomer}", 9) == leaving
+        crowd.remove(leaving)
+    assert crowd.add(200, B, 9, Rank.RETURNING) == 2
+
+
 def test_a_source_at_its_share_gives_one_of_its_own():
     crowd = Crowd(100, oldest)
     for number in range(3):
@@ -56,7 +66,7 @@ def test_a_source_at_its_share_gives_one_of_its_own():
     assert crowd.add(9, B, 3) is None
     assert crowd.add(3, A, 3) == 0
     crowd.remove(0)
-    crowd.promote(1, Rank.PROVEN)
+    crowd.add(1, A, 3, Rank.PROVEN)
     assert crowd.add(4, A, 3) == 2, "the one that has proven something stays"
 
 

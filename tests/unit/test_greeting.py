@@ -5,7 +5,7 @@ import pytest
 from mproxy._wire import CloseCode
 from mproxy.config import SproxyConfig
 from mproxy.errors import PeerError
-from mproxy.handshake import encode_preamble
+from mproxy.handshake import Hello, encode_preamble
 from mproxy.policy.crowd import TAG_SHARE, Rank
 from mproxy.policy.sources import FAILURES
 from mproxy.programs import greeting
@@ -109,7 +109,7 @@ class Log:
 
 
 class Host:
-    """Knows one tag; turns every HELLO away."""
+    """Knows one tag; turns every HELLO away, or one that resumes not."""
 
     def __init__(self):
         self.ranks = {TAG: Rank.PRESENT}
@@ -120,8 +120,9 @@ class Host:
     def rank(self, tag):
         return self.ranks.get(tag, Rank.STRANGER)
 
-    def check(self, _guest, _hello, _channel):
-        raise PeerError(CloseCode.BAD_PROOF, "wrong proof")
+    def check(self, _guest, hello, _channel):
+        if not hello.session_id:
+            raise PeerError(CloseCode.BAD_PROOF, "wrong proof")
 
 
 class Scene:
@@ -234,6 +235,16 @@ def test_who_leaves_in_the_middle_has_failed(scene):
         scene.loop.run()
         assert sock.closed
     assert scene.call(PREAMBLE).closed
+
+
+def test_one_session_has_two_lists_under_way_at_most(scene):
+    """Else whoever has one could fill the place with lists that never end."""
+    hello = Hello(b"s" * 16, b"i" * 16, b"n" * 16, 1, 1 << 26, 1 << 22)
+    hello.list_bytes = 28
+    words = PREAMBLE + hello.encode()
+    begun = [scene.call(words, scene.source_of()) for _ in range(10)]
+    assert sum(not sock.closed for sock in begun) == TAG_SHARE
+    assert not scene.call(PREAMBLE).closed
 
 
 def test_the_silent_have_seconds_and_who_speaks_has_more(scene):
