@@ -7,6 +7,7 @@ from pathlib import Path
 
 from harness.contenders import MPROXY, TABLE
 from harness.group import WorkloadGroup
+from harness.plot import prepare, save
 from harness.results import Results, number
 
 COLUMNS = 3
@@ -19,8 +20,7 @@ def draw(results: Results, group: WorkloadGroup, subtitle: str, path: Path) -> b
         import matplotlib
     except ImportError:
         return False
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "bench"  # the same figures give the same file
+    prepare(matplotlib)
     from matplotlib import pyplot
 
     panels = [panel for panel in group.panels if panel[0] in results.rows]
@@ -35,7 +35,7 @@ def draw(results: Results, group: WorkloadGroup, subtitle: str, path: Path) -> b
     figure.suptitle(f"{group.title}, medians with min to max", fontsize=13)
     figure.text(0.5, 0.005, subtitle, ha="center", fontsize=6, color="#555555")
     figure.tight_layout(rect=(0, 0.015, 1, 0.99))
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    save(figure, path)
     pyplot.close(figure)
     return True
 

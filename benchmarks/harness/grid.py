@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.plot import prepare, save
 from harness.results import Results, markdown, number
 
 MARKERS = "osD^"
@@ -53,8 +54,7 @@ def draw(results: Results, grid: Grid, subtitle: str, path: Path) -> bool:
         import matplotlib
     except ImportError:
         return False
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "bench"
+    prepare(matplotlib)
     from matplotlib import pyplot
 
     figure, axis = pyplot.subplots(figsize=(8, 4.2))
@@ -70,7 +70,7 @@ def draw(results: Results, grid: Grid, subtitle: str, path: Path) -> bool:
         axis.spines[side].set_visible(False)
     figure.text(0.5, 0.005, subtitle, ha="center", fontsize=4, color="#555555")
     figure.tight_layout(rect=(0, 0.02, 1, 1))
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    save(figure, path)
     pyplot.close(figure)
     return True
 
