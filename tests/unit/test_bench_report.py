@@ -108,7 +108,8 @@ def test_a_chart_gets_smaller_and_keeps_its_figures(report):
     """Goal: places are to a tenth of a point, names and styles stand once; no figure that is read is cut."""
     from harness.plot import smaller
     text = "<text style=\"font: 7px sans\" x=\"3\">0.8376</text>\n"
-    drawn = (f'<svg><metadata>\n who\n</metadata><style></style>\n <g id="a">\n  <path d="M 1.23456 2 \nL 3 4.5678 \n"/>\n'
+    drawn = ('<svg><metadata>\n who\n</metadata><style></style>\n <g id="a">\n'
+             '  <path d="M 1.23456 2 \nL 3 4.5678 \n"/>\n'
              f'  </g>\n<g id="kept"><use href="#kept"/></g>\n{text * 3}</svg>')
     small = smaller(drawn)
     assert small.count(">0.8376</text>") == 3 and "who" not in small and 'id="a"' not in small and 'id="kept"' in small
