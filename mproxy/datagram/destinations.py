@@ -8,6 +8,7 @@ from mproxy.datagram.leftovers import remove_abandoned
 from mproxy.datagram.messages import FileKind, Result, bad
 from mproxy.datagram.names import BadName, make_directory, open_directory, split_name, temporary_names
 from mproxy.datagram.partial import MOST_PIPE_BLOCKS, PartialFile, one_by_one
+from mproxy.datagram.parts import Parts
 from mproxy.datagram.present import PresentFile, has_same_size, has_state
 from mproxy.datagram.tree import DIGEST_BYTES, block_count, leaf, root
 from mproxy.errors import PeerError
@@ -171,6 +172,7 @@ class PipedFile:
         self._pipe, self._file = pipe, file
         self._digests = bytearray()
         self._size = 0
+        self._parts = Parts()
         self._whole = False
 
     def begin(self):
@@ -180,18 +182,18 @@ class PipedFile:
 
     def write_block(self, number, data, digest):
         """Write a block; False when it is damaged."""
-        known = self._file.kind == FileKind.FILE
-        is_last = known and number == block_count(self._file.size) - 1
-        if number * DIGEST_BYTES != len(self._digests):
-            return False
-        if leaf(data, number, is_last) != digest:
-            is_last = True  # which block of a pipe is the last only its digest tells
-            if known or leaf(data, number, True) != digest:
+        if self._file.kind == FileKind.FILE:
+            is_last = number == block_count(self._file.size) - 1
+            if number * DIGEST_BYTES != len(self._digests) or leaf(data, number, is_last) != digest:
                 return False
+        elif self._parts.add(number, data, digest) is None:
+            return False
+        else:
+            is_last = self._parts.ended
         if self._pipe.writing not in (None, self) or number >= MOST_PIPE_BLOCKS:
             raise bad("files for a pipe have to come one after the other")
         self._pipe.writing = self
-        self._digests += digest
+        self._digests[number * DIGEST_BYTES:(number + 1) * DIGEST_BYTES] = digest
         self._size += len(data)
         _write_all(self._pipe.fd, data)
         if is_last:

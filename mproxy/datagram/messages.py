@@ -11,7 +11,8 @@
 
 FILE messages go ahead of the data, up to AHEAD of them, so that a directory of small files does not cost a round trip
 each. The sender's RESULT in place of END says that the source has changed. A root of zeros in END is of a sender that
-was asked for a part only. All numbers are big-endian. Every length is bounded before anything is allocated.
+was asked for a part only. A pipe's blocks come in parts (mproxy.datagram.parts). All numbers are big-endian. Every
+length is bounded before anything is allocated.
 """
 
 import enum

@@ -22,6 +22,7 @@ import threading
 from mproxy.datagram._disk import rename_new, reserve
 from mproxy.datagram.messages import MOST_RANGES, FileKind
 from mproxy.datagram.names import PART, temporary_names
+from mproxy.datagram.parts import Parts
 from mproxy.datagram.tree import DIGEST_BYTES, LEAF_BYTES, block_count, block_length, leaf, root
 from mproxy.errors import MproxyError
 
@@ -100,6 +101,7 @@ class PartialFile:
         self._reserved = 0  # bytes of the file for which there is room
         self._reserving = threading.Lock()
         self._arrived = 0  # bytes, in this attempt
+        self._parts = Parts()  # of a pipe
         self._cancelled = False
         self._made: list[bytes] = []  # temporary names that were not there before
         self._begun = False
@@ -269,14 +271,16 @@ class PartialFile:
 
     def write_block(self, number, data, digest):
         """Write a block whose digest must be `digest`; False when it is another. From any thread."""
-        known = self._file.kind == FileKind.FILE
-        if not known and (number * DIGEST_BYTES != len(self._digests) or self._arrived % LEAF_BYTES):
-            return False  # a pipe's blocks come in order, and only the last is short
-        if not known and number >= MOST_PIPE_BLOCKS:
-            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-        if not self._is_block(number, data, digest, known and number == block_count(self._file.size) - 1):
+        at = number * LEAF_BYTES
+        if self._file.kind == FileKind.PIPE:
+            if number >= MOST_PIPE_BLOCKS:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+            at = self._parts.add(number, data, digest)
+            if at is None:
+                return False
+        elif leaf(data, number, number == block_count(self._file.size) - 1) != digest:
             return False
-        view, at = memoryview(data), number * LEAF_BYTES
+        view = memoryview(data)
         while view:
             written = os.pwrite(self._fd, view, at)
             view, at = view[written:], at + written

@@ -177,9 +177,9 @@ class FileReceiver(Conversation):
         if not arriving.asked or arriving.end is not None:
             raise bad("a block of a file that was not asked for")
         if file.kind == FileKind.PIPE:
-            if block.number != arriving.next_number:
+            if block.number not in (arriving.next_number, arriving.next_number - 1):
                 raise bad("a pipe's blocks out of order")
-            arriving.next_number += 1
+            arriving.next_number = block.number + 1
         elif block.number >= block_count(file.size) or length != block_length(file.size, block.number):
             raise bad("a block that is not of its file")
 

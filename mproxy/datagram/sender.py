@@ -14,10 +14,12 @@ from collections import deque
 from mproxy.datagram import messages
 from mproxy.datagram.conversation import Conversation
 from mproxy.datagram.messages import AHEAD, UNKNOWN_SIZE, File, FileKind, MessageType, Result, bad
+from mproxy.datagram.parts import Parts
 from mproxy.datagram.tree import DIGEST_BYTES, LEAF_BYTES, block_count, block_length, leaf, root
 from mproxy.errors import MproxyError
 
 READ_AHEAD = 6  # blocks being read, hashed, or waiting to be sent
+TOGETHER_MS = 5  # what comes from a pipe within this goes together
 _UNKNOWN_ROOT = bytes(DIGEST_BYTES)
 
 # Neither a pipe nor a terminal that has taken the file's place since may make us wait, or become ours.
@@ -52,8 +54,8 @@ class Source:
         self._announced_as = kind  # whatever the file turned out to be
         self._follow = follow  # a symbolic link at `path` is what was meant
         self._digests: dict[int, bytes] = {}
-        self._rest: bytearray | bytes = b""  # a pipe's block behind the one in hand
-        self._ended = False
+        self._parts = Parts()  # of a pipe
+        self._ended = False  # a pipe has no more
         self._asked = False  # the receiver has said what it wants
         self.kept_bytes = 0  # of it, that the receiver had already
         self.compared = False  # it wants no block, but the hash of the whole: it may have the file
@@ -107,9 +109,10 @@ class Source:
             raise bad("the receiver asks for blocks behind the end")
 
     def read_block(self, number, buffer):
-        """(data, digest), the data in `buffer` (LEAF_BYTES) or not; None behind a pipe's end. On a worker's thread."""
+        """(number, data, digest), the data in `buffer` (LEAF_BYTES) or not; None behind a pipe's end, whose blocks come
+        in parts and so have numbers of their own. On a worker's thread."""
         if self.kind == FileKind.PIPE:
-            return self._read_pipe(number)
+            return self._read_pipe()
         data = memoryview(buffer)[:block_length(self.size, number)]
         view, at = data, number * LEAF_BYTES
         while view:
@@ -117,29 +120,30 @@ class Source:
             if got == 0:
                 raise Changed("the file became shorter while it was sent")
             view, at = view[got:], at + got
-        return data, leaf(data, number, number == block_count(self.size) - 1)
+        return number, data, leaf(data, number, number == block_count(self.size) - 1)
 
-    def _read_pipe(self, number):
-        if self._ended:
-            return None, None
-        data = self._read_full() if number == 0 else self._rest
-        self._rest = self._read_full() if len(data) == LEAF_BYTES else b""
-        self._ended = not self._rest
-        return data, leaf(data, number, self._ended)
+    def _read_pipe(self):
+        if self._parts.ended:
+            return None, None, None
+        data = self._read_some(self._parts.room)
+        number, digest = self._parts.make(data, not data)
+        return number, data, digest
 
-    def _read_full(self):
-        buffer = bytearray(LEAF_BYTES)
+    def _read_some(self, most):
+        """What comes within a moment, at most `most` bytes; nothing at the end."""
+        buffer = bytearray(most)
         length = 0
-        while length < LEAF_BYTES:
+        while length < most and not self._ended:
+            if length > 0 and self.path is None and not _has_input(self.fd, TOGETHER_MS):
+                break
             try:
                 got = os.readv(self.fd, [memoryview(buffer)[length:]])
             except BlockingIOError:
                 if self.path is not None:
                     raise  # a file of the kernel's with nothing in it yet: nobody knows for how long
-                _wait_for_input(self.fd)  # somebody else has made it so (O_NONBLOCK), and may rely on it
+                _has_input(self.fd, None)  # somebody else has made it so (O_NONBLOCK), and may rely on it
                 continue
-            if got == 0:
-                break
+            self._ended = got == 0
             length += got
         del buffer[length:]
         return buffer
@@ -301,7 +305,7 @@ class FileSender(Conversation):
             self._reading.append(entry)
             if number is None:  # behind the last block: END
                 self._wanted.popleft()
-                entry[2] = (None, None)
+                entry[2] = (None, None, None)
                 self._send()
             else:
                 source.reads += 1
@@ -321,16 +325,16 @@ class FileSender(Conversation):
         while self._reading and self._reading[0][2] is not None and self.link.unsent == 0:
             if self._leaving is not None:
                 self._spare.append(self._leaving)
-            source, number, result, index, self._leaving = self._reading.popleft()
+            source, _, result, index, self._leaving = self._reading.popleft()
             if source.outcome is None and not source.failed:
-                self._send_one(source, number, result, index)
+                self._send_one(source, result, index)
         self._read()
 
-    def _send_one(self, source, number, result, index):
+    def _send_one(self, source, result, index):
         try:
             if isinstance(result, Exception):
                 raise result
-            data, digest = result
+            number, data, digest = result
             if data is None:
                 if self._wanted and self._wanted[0][0] == index:
                     self._wanted.popleft()  # a pipe's end
@@ -359,11 +363,11 @@ def _why(error):
     return "it is a symbolic link now" if error.errno == errno.ELOOP else error.strerror
 
 
-def _wait_for_input(fd):
-    """Until there is something to read, or the end."""
+def _has_input(fd, timeout_ms):
+    """Whether there is something to read, or the end, within so long (None: as long as it takes)."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
-    poll.poll()
+    return bool(poll.poll(timeout_ms))
 
 
 def _numbers(ranges):

@@ -2,9 +2,11 @@
 
 import json
 import os
+import subprocess
 import sys
 
 import pytest
+from lab import until
 from program import Program
 from test_transfer import MANY, MPROXY_ROOT, Transfer
 
@@ -176,3 +178,23 @@ def test_names_that_begin_with_a_dash(transfer):
     assert (transfer.target / "-f").read_bytes() == b"data"
 
 
+
+
+@pytest.mark.parametrize("output", ["-", "file"])
+def test_what_comes_from_a_pipe_arrives_as_it_comes(transfer, output):
+    receiver, port = transfer.recv(output=output if output == "-" else transfer.target / "f")
+    sender = transfer.send(port, "-", stdin=subprocess.PIPE)
+    part = transfer.target / ".f.mproxy-part"
+    sent = b""
+    for line in (b"hello\n", b"it goes on\n"):
+        sender.process.stdin.write(line)
+        sender.process.stdin.flush()
+        sent += line
+        if output == "-":
+            receiver.expect(line.decode(), within=MANY)
+        else:
+            until(lambda sent=sent: part.exists() and part.read_bytes() == sent, MANY, "it is on the disk")
+    sender.process.stdin.close()
+    assert sender.wait(MANY) == 0, str(sender)
+    assert receiver.wait(MANY) == 0
+    assert (receiver.out.text.encode() if output == "-" else (transfer.target / "f").read_bytes()) == sent
