@@ -1,7 +1,8 @@
 """A file that is arriving: its temporary name, what of it is there, and its way to its real name.
 
     .NAME.mproxy-part     the data, at its place in the file
-    .NAME.mproxy-state    which source it is of, and for every block its digest, zeros while it is missing
+    .NAME.mproxy-state    which source it is of, and for every block its digest, zeros while it is missing; where there
+                          is nothing to go on with, for a pipe or a single block, there is none
 
 Nothing that lies on the disk is believed. What the state claims of an earlier attempt is read and hashed before the
 rest is asked for, and all of it is read and hashed again, from the disk, before the file gets its name: a part that was
@@ -67,6 +68,15 @@ def same_file(status, name, directory_fd):
     return (named.st_dev, named.st_ino) == (status.st_dev, status.st_ino)
 
 
+def exists(name, directory_fd):
+    """Whether there is anything of that name, a broken link, too."""
+    try:
+        os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+        return True
+    except FileNotFoundError:
+        return False
+
+
 def read_block(fd, buffer, number, length):
     """Block `number`, of `length` bytes at most, in `buffer`; shorter where the file ends."""
     view = memoryview(buffer)[:length]
@@ -111,11 +121,12 @@ class PartialFile:
     def begin(self):
         """Ranges of missing blocks. FileExistsError when the name is taken and not to be replaced."""
         self._check_free()
-        self._state_fd = self._open_own(self._state_name)
         self._fd = self._open_own(self._part)
-        if not self._force and self._taken():
-            raise Busy("another transfer has just finished it")
-        if self._file.kind == FileKind.PIPE or not self._read_state():
+        is_known = self._file.kind == FileKind.FILE and block_count(self._file.size) > 1
+        if is_known or self._part not in self._made:
+            self._state_fd = self._open_own(self._state_name)
+        self._check_free()
+        if not is_known or self._made or not self._read_state():
             self._start_anew()
         self.kept_blocks = sum(1 for number in range(len(self._digests) // DIGEST_BYTES) if self._has(number))
         self._begun = True
@@ -125,19 +136,23 @@ class PartialFile:
         """A descriptor of one of our temporary files, locked."""
         try:
             fd = os.open(name, _OWN | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._directory)
+            is_made = True
             self._made.append(name)
         except FileExistsError:
             try:
                 self._check_own(os.stat(name, dir_fd=self._directory, follow_symlinks=False), name)
                 fd = os.open(name, _OWN, dir_fd=self._directory)
+                is_made = False
             except FileNotFoundError:
                 raise Busy("another transfer has just ended") from None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Its last owner may have removed the name before we had the lock.
-            if not same_file(os.fstat(fd), name, self._directory):
-                raise BlockingIOError
-            self._check_own(os.fstat(fd), name)
+            if not is_made:
+                status = os.fstat(fd)
+                # Its last owner may have removed the name before we had the lock.
+                if not same_file(status, name, self._directory):
+                    raise BlockingIOError
+                self._check_own(status, name)
         except BlockingIOError:
             os.close(fd)
             raise Busy("another transfer is writing it") from None
@@ -158,15 +173,16 @@ class PartialFile:
             raise PermissionError(errno.EPERM, f"{os.fsdecode(name)} is in the way: it has a second name (hard link)")
 
     def _check_free(self):
-        if not self._force and self._taken():
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-
-    def _taken(self):
+        """FileExistsError when the name is taken; Busy when it may have been taken by the same file just now."""
+        if self._force:
+            return
         try:
-            os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
-            return True
+            status = os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
         except FileNotFoundError:
-            return False
+            return
+        if self._file.kind == FileKind.FILE and stat.S_ISREG(status.st_mode) and status.st_size == self._file.size:
+            raise Busy("another transfer has just finished it")
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
 
     def _read_state(self):
         """Whether an earlier attempt at the same source is there; then the digests of what lies there are taken."""
@@ -216,10 +232,12 @@ class PartialFile:
     def _start_anew(self):
         if self._file.kind == FileKind.FILE:
             self._check_room()  # first: the digests of a size that nobody has would fill the memory
-        os.ftruncate(self._fd, 0)
-        os.ftruncate(self._state_fd, 0)
+        for fd, name in ((self._fd, self._part), (self._state_fd, self._state_name)):
+            if fd >= 0 and name not in self._made:
+                os.ftruncate(fd, 0)
         if self._file.kind == FileKind.FILE:
             self._digests = bytearray(block_count(self._file.size) * DIGEST_BYTES)
+        if self._state_fd >= 0 and self._digests:
             os.pwrite(self._state_fd, _STATE.pack(_MAGIC, self._file.size, self._file.identity), 0)
             os.ftruncate(self._state_fd, _STATE.size + len(self._digests))
 
@@ -292,7 +310,7 @@ class PartialFile:
     def _note(self, number, digest):
         at = number * DIGEST_BYTES
         self._digests[at:at + DIGEST_BYTES] = digest
-        if self._file.kind == FileKind.FILE:
+        if self._state_fd >= 0 and self._file.kind == FileKind.FILE:
             os.pwrite(self._state_fd, digest, _STATE.size + at)
 
     def finish(self, size, digest):
@@ -339,13 +357,9 @@ class PartialFile:
 
     def _give_name(self, status):
         """Give the file that was hashed, and no other, its name."""
-        if self._force:
-            self._replace()
-        else:
-            self._name_anew()
-        self._unlink_own(self._part, self._fd)
-        self._unlink_own(self._state_name, self._state_fd)
-        if not same_file(status, self._name, self._directory):
+        certain = self._replace() if self._force else self._name_anew()
+        self.discard()
+        if not certain and not same_file(status, self._name, self._directory):
             raise Damaged("somebody else has replaced the file at the receiver")
 
     def _link(self, name):
@@ -359,6 +373,7 @@ class PartialFile:
             return False  # no hard links here, or no /proc
 
     def _replace(self):
+        """Whether what has the name now is certain."""
         fresh = b"." + os.urandom(12).hex().encode() + PART  # a name that nobody can put another file under
         source = fresh if self._link(fresh) else self._part
         try:
@@ -367,13 +382,18 @@ class PartialFile:
             if source is fresh:
                 os.unlink(fresh, dir_fd=self._directory)
             raise
+        return source is fresh
 
     def _name_anew(self):
-        """Without replacing what came there meanwhile."""
-        if self._link(self._name) or rename_new(self._directory, self._part, self._name):
-            return
-        self._check_free()
+        """Without replacing what came there meanwhile. As of _replace."""
+        if self._link(self._name):
+            return True
+        if rename_new(self._directory, self._part, self._name):
+            return False
+        if exists(self._name, self._directory):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         os.rename(self._part, self._name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        return False
 
     def discard(self):
         """Keep nothing of it."""
@@ -397,7 +417,7 @@ class PartialFile:
         try:
             if not self._begun:
                 self._discard(self._made)
-            elif self.in_order or not (self.kept_blocks or self._arrived):
+            elif self._state_fd < 0 or self.in_order or not (self.kept_blocks or self._arrived):
                 self.discard()
         finally:
             self.close()

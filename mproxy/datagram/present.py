@@ -10,7 +10,7 @@ import stat
 
 from mproxy.datagram.messages import FileKind
 from mproxy.datagram.names import temporary_names
-from mproxy.datagram.partial import Cancelled, one_by_one, read_block, same_file, spans
+from mproxy.datagram.partial import Cancelled, exists, one_by_one, read_block, same_file, spans
 from mproxy.datagram.tree import LEAF_BYTES, block_count, block_length, leaf, root
 from mproxy.errors import MproxyError
 
@@ -30,11 +30,7 @@ def has_same_size(directory_fd, name, file):
 
 def has_state(directory_fd, name):
     """Whether an interrupted transfer to this name may be there."""
-    try:
-        os.stat(temporary_names(name)[1], dir_fd=directory_fd, follow_symlinks=False)
-        return True
-    except FileNotFoundError:
-        return False
+    return exists(temporary_names(name)[1], directory_fd)
 
 
 class PresentFile:
