@@ -85,6 +85,9 @@ class World:
         link.bring(messages.pack_hello())
         return receiver, link
 
+    def on_open(self, _receiver):
+        """Nothing is logged here."""
+
     def on_first_file(self, _receiver):
         return None
 
