@@ -70,6 +70,7 @@ cdef void set_option(int fd, int level, int name, int value) noexcept nogil
 cdef int set_receive_queue(int fd, int size) noexcept nogil
 cdef int pending_error(int fd) noexcept nogil
 cdef void reset_on_close(int fd) noexcept nogil
+cdef void finish_on_close(int fd) noexcept nogil
 cdef void close_with_reset(int fd) noexcept nogil
 
 

@@ -78,12 +78,15 @@ cdef void set_option(int fd, int level, int name, int value) noexcept nogil:
 
 cdef int set_receive_queue(int fd, int size) noexcept nogil:
     """Ask for room for `size` bytes (SO_RCVBUF); without privileges the system grants what it likes. Returns what it
-    granted, which counts the kernel's own needs, too (socket(7))."""
-    cdef socklen_t length = sizeof(size)
+    granted, which counts the kernel's own needs, too (socket(7)). Room that somebody privileged has asked for stays."""
+    cdef int granted = 0
+    cdef socklen_t length = sizeof(granted)
     if setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof(size)) < 0:
-        set_option(fd, SOL_SOCKET, SO_RCVBUF, size)
-    getsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, &length)
-    return size
+        getsockopt(fd, SOL_SOCKET, SO_RCVBUF, &granted, &length)
+        if granted < size:
+            set_option(fd, SOL_SOCKET, SO_RCVBUF, size)
+    getsockopt(fd, SOL_SOCKET, SO_RCVBUF, &granted, &length)
+    return granted
 
 
 cdef int pending_error(int fd) noexcept nogil:
@@ -101,6 +104,13 @@ cdef void reset_on_close(int fd) noexcept nogil:
     now.l_onoff = 1
     now.l_linger = 0
     setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now))
+
+
+cdef void finish_on_close(int fd) noexcept nogil:
+    """Undo `reset_on_close`, which accepted connections inherit from their listener: the system delivers what waits."""
+    cdef linger later
+    memset(&later, 0, sizeof(later))
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &later, sizeof(later))
 
 
 cdef void close_with_reset(int fd) noexcept nogil:

@@ -92,8 +92,12 @@ class Background:
     def __init__(self):
         self._report = -1
 
-    def begin(self):
-        """Go into the background. The first process waits for `ready` or `failed` and ends with the status of that."""
+    def begin(self, keep=()):
+        """Go into the background. The first process waits for `ready` or `failed` and ends with the status of that.
+
+        What the caller had open is not ours to keep: a pipe would never end for who reads it, a lock never be free.
+        `keep`: descriptors that were given to this process on purpose. Standard error stays until `ready`.
+        """
         read_end, self._report = os.pipe2(os.O_CLOEXEC)
         if os.fork():
             os.close(self._report)
@@ -102,13 +106,15 @@ class Background:
         os.setsid()
         if os.fork():
             os._exit(0)
+        _close_others({self._report, *keep})
+        _attach_null((0, 1))
         os.chdir("/")
         os.umask(0o022)
 
     def ready(self):
         """Let the first process end with status 0; leave its terminal."""
         if self._report >= 0:
-            _leave_terminal()
+            leave_terminal()
             self._tell(0)
 
     def failed(self, status):
@@ -130,7 +136,8 @@ class LogFile:
 
     def __init__(self, path):
         self._path = path and os.path.abspath(path)
-        self._former = None
+        self._former = None  # a descriptor, until it is forgotten
+        self._is_open = False
 
     def open(self):
         """Send standard error to the file; anew, if it has been moved away meanwhile. UsageError."""
@@ -140,8 +147,9 @@ class LogFile:
             fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
         except OSError as error:
             raise UsageError(f"cannot write --log-file {printable(self._path)}: {error.strerror}") from None
-        if self._former is None:
+        if not self._is_open:
             self._former = fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, 3)
+            self._is_open = True
         os.dup2(fd, 2)
         os.close(fd)
 
@@ -149,6 +157,12 @@ class LogFile:
         """Standard error is where it was."""
         if self._former is not None:
             os.dup2(self._former, 2)
+
+    def forget_former(self):
+        """It serves in the background: the caller's standard error is not held open any more."""
+        if self._former is not None:
+            os.close(self._former)
+            self._former = None
 
 
 def _await(read_end):
@@ -160,13 +174,27 @@ def _await(read_end):
         return told[0] if told else 1  # nothing: the daemon died
 
 
-def _leave_terminal():
+def leave_terminal():
     """Standard files of our own. A log that goes to a file stays: the user said `2>> file`."""
+    _attach_null(fd for fd in (0, 1, 2) if fd != 2 or not _is_file(fd))
+
+
+def _attach_null(fds):
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    for fd in (0, 1, 2):
-        if fd != 2 or not _is_file(fd):
-            os.dup2(null, fd)
-    os.close(null)
+    for fd in fds:
+        os.dup2(null, fd)
+    if null > 2:
+        os.close(null)
+
+
+def _close_others(keep):
+    """Every descriptor but the standard ones and these."""
+    beyond = 3
+    for fd in sorted(keep):
+        if fd > beyond:
+            os.closerange(beyond, fd)
+        beyond = fd + 1
+    os.closerange(beyond, os.sysconf("SC_OPEN_MAX"))
 
 
 def _is_file(fd):

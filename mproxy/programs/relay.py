@@ -84,6 +84,8 @@ def find_relay(given):
     running = control.find_running()
     if not running:
         raise MproxyError("no relay of this user is running here; for another user's say which one with --pidfile FILE")
+    if len(running) > 1:  # one that ends may go on for a while beside its successor
+        running = [pid for pid in running if control.ask(pid, "status")["state"] != "stopping"] or running
     if len(running) > 1:
         raise UsageError(f"{len(running)} relays are running: say which one with --pidfile FILE")
     return running[0]
@@ -98,7 +100,7 @@ def run(config):
     reserve_standard_fds()
     background = Background()
     if config.daemon:
-        background.begin()
+        background.begin(keep=[sock.fileno() for sockets in given.values() for sock in sockets])
     log_file = LogFile(config.log_file)
     try:
         log_file.open()

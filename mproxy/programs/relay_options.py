@@ -112,6 +112,10 @@ def _add_options(parser):
     parser.add(group, "--drain-timeout", parse_duration, metavar="TIME", help=(
         "after SIGTERM let connections finish for at most this long"
         f" (default {config.drain_timeout_us.format(config.drain_timeout_us.default)})"))
+    parser.add(group, "--user", parse_name, metavar="USER", help=(
+        "give the workers the rights of this user once the ports are bound; needs a start as root"))
+    group.add_argument("--wait-addresses", action="store_true", default=None, help=(
+        "start although an address to listen on is not there yet, and serve it as soon as it is"))
     group.add_argument("--daemon", action="store_true", default=None, help=(
         "run in the background; return when it serves, or tell why it does not"))
     parser.add(group, "--pidfile", parse_name, metavar="FILE", help="keep the process's number here")

@@ -1,6 +1,7 @@
 """A relay that runs: signals, commands, service manager and log on one side, what does the relaying on the other.
 
-What does the relaying is a Supervisor or a Kernel; both have start, apply, status, stop and stop_at_once.
+What does the relaying is a Supervisor or a Kernel; both have start, apply, status,
+listening_fds, stop and stop_at_once.
 """
 
 import os
@@ -11,8 +12,9 @@ from mproxy import __version__
 from mproxy.errors import MproxyError
 from mproxy.net._loop import Loop
 from mproxy.programs.common import raise_descriptor_limit
-from mproxy.programs.daemon import PidFile
+from mproxy.programs.daemon import PidFile, leave_terminal
 from mproxy.programs.log import Log
+from mproxy.programs.rights import User
 from mproxy.programs.systemd import Notifier
 from mproxy.relay import control
 from mproxy.relay.rule_file import LinesError, read_rules
@@ -39,18 +41,27 @@ class Service:
         self._stopping = False
         self._exit_status = 0
         self._failure = None
+        self._pidfile = None
         self._server = None
+        self._user = User(config.user) if config.user else None
         self._backend = self._make_backend(given)
 
     def _make_backend(self, given):
         if self._config.kernel:
             from mproxy.relay.kernel import Kernel
             return Kernel(self._config, self.log, self._loop)
-        return Supervisor(self._config, self.log, self._loop, given)
+        return Supervisor(self._config, self.log, self._loop, given, self._prepare_worker)
+
+    def _prepare_worker(self):
+        """In the new process of a worker, before it does anything."""
+        if self._config.daemon:
+            leave_terminal()
+        if self._user is not None:
+            self._user.become()
 
     def run(self, rules):
         """Serve until stopped; the exit status. MproxyError when it cannot start."""
-        pidfile = PidFile(self._config.pidfile) if self._config.pidfile else None
+        self._pidfile = PidFile(self._config.pidfile) if self._config.pidfile else None
         try:
             raise_descriptor_limit()
             self._listen_for_signals()
@@ -63,16 +74,24 @@ class Service:
         finally:
             if self._server is not None:
                 self._server.close()
-            if pidfile is not None:
-                pidfile.remove()
+            self._release_pidfile()
         self.log.tell_rest()
         self.log.info("stopped")
         return self._exit_status
 
+    def _release_pidfile(self):
+        """Whoever starts next does not wait for the connections of this run."""
+        if self._pidfile is not None:
+            self._pidfile.remove()
+            self._pidfile = None
+
     def _on_ready(self):
         self.log.info("ready", pid=os.getpid(), rules=len(self._rules), mode=self._mode)
         self._notifier.ready(counted(len(self._rules), "rule"))
+        self._notifier.keep_no_more()
         self._background.ready()
+        if self._config.daemon:
+            self._log_file.forget_former()
         if self._notifier.watchdog_us:
             self._feed_watchdog()
 
@@ -174,4 +193,6 @@ class Service:
         self._stopping = True
         self.log.info("stopping", why=why)
         self._notifier.stopping()
+        self._notifier.keep(self._backend.listening_fds())
+        self._release_pidfile()
         self._backend.stop(self._config.drain_timeout_us, self._loop.stop)

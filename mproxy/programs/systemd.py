@@ -3,6 +3,7 @@
 Plain environment variables and datagrams; nothing of systemd need be there.
 """
 
+import array
 import os
 import socket
 import time
@@ -10,6 +11,10 @@ import time
 from mproxy.relay.listeners import name_of
 
 _FIRST_FD = 3
+
+# Descriptors of one message: the kernel's SCM_MAX_FD is 253.
+_MOST_FDS = 250
+_STORE_NAME = "mproxy-relay"
 
 
 class Notifier:
@@ -33,17 +38,28 @@ class Notifier:
         """Draining."""
         self._send("STOPPING=1\nSTATUS=stopping")
 
+    def keep(self, fds):
+        """Let the manager hold these sockets until the service has ended, and give them to the next run if there is one
+        (FileDescriptorStoreMax= in the unit): callers wait for it meanwhile."""
+        for start in range(0, len(fds), _MOST_FDS):
+            self._send(f"FDSTORE=1\nFDNAME={_STORE_NAME}", fds[start:start + _MOST_FDS])
+
+    def keep_no_more(self):
+        """What a former run had kept has been taken over."""
+        self._send(f"FDSTOREREMOVE=1\nFDNAME={_STORE_NAME}")
+
     def watchdog(self):
         """Alive."""
         self._send("WATCHDOG=1")
 
-    def _send(self, text):
+    def _send(self, text, fds=()):
         if not self._address:
             return
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
                 sock.connect(self._address)
-                sock.send(text.encode())
+                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+                sock.sendmsg([text.encode()], rights)
         except OSError:
             pass  # a manager that is being restarted; the next word reaches it
 

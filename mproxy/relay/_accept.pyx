@@ -7,9 +7,10 @@ from libc.errno cimport ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, er
 
 from mproxy.net._loop cimport EPOLLEXCLUSIVE, EPOLLIN
 from mproxy.net._socket cimport (
-    IPPROTO_TCP, SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, SO_KEEPALIVE, SO_OOBINLINE, TCP_NODELAY, accept4, close, dup,
-    is_spare, set_option, sockaddr, socklen_t,
+    IPPROTO_TCP, SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, SO_OOBINLINE, TCP_NODELAY, accept4, close, dup,
+    is_spare, reset_on_close, set_option, sockaddr, socklen_t,
 )
+from mproxy.relay._keepalive cimport keep_alive
 from mproxy.relay._tally cimport ALL_RULES
 
 
@@ -104,7 +105,8 @@ cdef class Listener:
         os.set_blocking(self.source.fd, False)
         set_option(self.source.fd, IPPROTO_TCP, TCP_NODELAY, 1)
         set_option(self.source.fd, SOL_SOCKET, SO_OOBINLINE, 1)
-        set_option(self.source.fd, SOL_SOCKET, SO_KEEPALIVE, 1)
+        keep_alive(self.source.fd)
+        reset_on_close(self.source.fd)  # whoever kills this process: `finish_on_close` is for an end in order
         _listeners.add(self)
         self.start()
 

@@ -7,8 +7,8 @@ from libc.stdint cimport uint8_t, uint16_t
 from libc.string cimport memcpy
 
 from mproxy.net._socket cimport (
-    IPPROTO_TCP, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_KEEPALIVE, SO_OOBINLINE, TCP_NODELAY, close,
-    connect, is_reserved, set_errno, set_option, sockaddr, socket,
+    IPPROTO_TCP, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_OOBINLINE, TCP_NODELAY, close,
+    connect, is_reserved, reset_on_close, set_errno, set_option, sockaddr, socket,
 )
 
 
@@ -70,7 +70,7 @@ cdef int dial(Target target, int index, Sources sources, bint with_data) noexcep
         return -1
     set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1)
     set_option(fd, SOL_SOCKET, SO_OOBINLINE, 1)  # else an urgent byte (telnet sends some) would not be read
-    set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1)
+    reset_on_close(fd)  # whoever kills this process: see _tcp.pyx
     if with_data:
         set_option(fd, IPPROTO_TCP, TCP_QUICKACK, 0)
     if source.ss_family:

@@ -5,8 +5,10 @@ Rules, for each direction:
 1. While the sink holds bytes it could not pass on (in its ring or its pipe), the source is not read.
 2. Bytes wait in a ring or in a pipe, never in both.
 3. The source's EOF is passed on (shutdown) when the last byte has been; the other direction goes on.
-4. A source is read in small pieces until one read fills the buffer, then in large ones, then spliced; and back.
-5. Splicing can't tell an empty socket from a full pipe, nor EOF from urgent data: only with an empty pipe is EAGAIN
+4. An error ends the socket that tells it, and nothing else: what that socket has said before is read to its end and
+   passed on; what is meant for it is dropped. That is no EOF and not passed on as one: the pair ends with a reset.
+5. A source is read in small pieces until one read fills the buffer, then in large ones, then spliced; and back.
+6. Splicing can't tell an empty socket from a full pipe, nor EOF from urgent data: only with an empty pipe is EAGAIN
    an answer, and EOF is taken from recv(2) alone.
 """
 
@@ -31,9 +33,8 @@ cdef enum Grade:
 
 
 cdef enum Outcome:
-    BROKEN = -1  # a connection broke: reset both
-    WAITS = 0    # nothing to do before the next event
-    AGAIN = 1    # there may be more; other pairs first
+    WAITS = 0  # nothing to do before the next event
+    AGAIN = 1  # there may be more; other pairs first
 
 
 cdef struct Side:
@@ -47,8 +48,10 @@ cdef struct Side:
     bint hung_up         # the next read tells how the connection ends
     bint urgent          # urgent data cuts reads short; such a socket is not spliced
     bint failed          # the socket has an error to tell
-    bint read_ended      # EOF read
+    bint broken          # it has told it: nothing can be written any more
+    bint read_ended      # EOF read, or what was there before the error
     bint write_ended     # the other side's EOF passed on
+    bint kept_alive      # the system probes whether the peer is there
     bint awaits_space    # events tell when it is writable; asked for when a write was short for the first time
 
 
@@ -60,14 +63,17 @@ cdef class Mover:
     cdef void watch(self, Side *side, bint awaits_space) noexcept
     cdef void stalled(self, Side *sink) noexcept
     cdef Outcome move(self, Side *source, uint64_t *count) noexcept
-    cdef Outcome copy_some(self, Side *source, uint64_t *count) noexcept
+    cdef void copy_some(self, Side *source, uint64_t *count) noexcept
     cdef Outcome splice_some(self, Side *source, uint64_t *count) noexcept
-    cdef bint deliver(self, Side *sink, const uint8_t *data, uint32_t length, uint64_t *count) noexcept
-    cdef bint flush(self, Side *sink, uint64_t *count) noexcept
-    cdef bint flush_ring(self, Side *sink, uint64_t *count) noexcept
-    cdef bint flush_pipe(self, Side *sink, uint64_t *count) noexcept
+    cdef void deliver(self, Side *sink, const uint8_t *data, uint32_t length, uint64_t *count) noexcept
+    cdef void flush(self, Side *sink, uint64_t *count) noexcept
+    cdef void flush_ring(self, Side *sink, uint64_t *count) noexcept
+    cdef void flush_pipe(self, Side *sink, uint64_t *count) noexcept
+    cdef void fail(self, Side *side) noexcept
+    cdef void look_for_error(self, Side *side) noexcept
     cdef void drop(self, Side *side) noexcept
 
 
 cdef void side_mark(Side *side, uint32_t events) noexcept
 cdef bint side_holds(const Side *side) noexcept
+cdef int64_t side_owed(Side *side) noexcept

@@ -5,12 +5,20 @@ from libc.errno cimport EAGAIN, EINTR, EINVAL, ENOMEM, errno
 from mproxy._pool cimport pool_lent_bytes
 from mproxy._ring cimport iovec, ring_append, ring_drop, ring_release, ring_used, ring_view
 from mproxy.net._loop cimport EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
-from mproxy.net._socket cimport MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, SHUT_WR, recv, send, send_parts, shutdown, ssize_t
+from mproxy.net._socket cimport (
+    MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, SHUT_WR, pending_error, recv, send, send_parts, shutdown, ssize_t,
+)
 
 
 cdef extern from "<fcntl.h>" nogil:
     int SPLICE_F_MOVE, SPLICE_F_NONBLOCK
     ssize_t splice(int fd_in, void *offset_in, int fd_out, void *offset_out, size_t length, unsigned int flags)
+
+cdef extern from "<sys/ioctl.h>" nogil:
+    int ioctl(int fd, unsigned long request, ...)
+
+cdef extern from "<linux/sockios.h>" nogil:
+    unsigned long SIOCOUTQ
 
 cdef enum:
     BULK_BYTES = 65536  # a read of so many is worth a pipe
@@ -35,6 +43,13 @@ cdef bint side_holds(const Side *side) noexcept:
     return side.pipe != NULL or ring_used(&side.waiting) > 0
 
 
+cdef int64_t side_owed(Side *side) noexcept:
+    """Bytes meant for this socket that its peer's system has not acknowledged (tcp(7), SIOCOUTQ; EOF counts as one)."""
+    cdef int unacknowledged = 0
+    ioctl(side.source.fd, SIOCOUTQ, &unacknowledged)
+    return unacknowledged + ring_used(&side.waiting) + (side.pipe.held if side.pipe != NULL else 0)
+
+
 cdef class Mover:
     """Moves the bytes of all pairs of one loop. SIGPIPE must be ignored, as Python does: splice has no MSG_NOSIGNAL."""
 
@@ -57,29 +72,29 @@ cdef class Mover:
     cdef Outcome move(self, Side *source, uint64_t *count) noexcept:
         """Move what `source` has to its other side; counts the bytes passed on."""
         cdef Side *sink = source.other
-        cdef Outcome outcome = AGAIN
+        cdef Outcome outcome
         cdef int reads = 0
-        if side_holds(sink) and not self.flush(sink, count):
-            return BROKEN
+        if side_holds(sink):
+            self.flush(sink, count)
         while source.readable and not source.read_ended and not side_holds(sink):
             if reads == TURN_READS:
                 return AGAIN
             reads += 1
             outcome = WAITS
-            if source.grade == SPLICED:
+            if source.grade == SPLICED and not sink.broken:
                 outcome = self.splice_some(source, count)
             if outcome == WAITS:
-                outcome = self.copy_some(source, count)
-            if outcome == BROKEN:
-                return BROKEN
-        if source.read_ended and not sink.write_ended and not side_holds(sink):
+                self.copy_some(source, count)
+        self.look_for_error(source)
+        if source.read_ended and not sink.write_ended and not side_holds(sink) and not source.broken \
+                and not sink.broken:
             sink.write_ended = True
             if not source.write_ended:  # else both directions are through, and close(2) says so
                 shutdown(sink.source.fd, SHUT_WR)
         return WAITS
 
-    cdef Outcome copy_some(self, Side *source, uint64_t *count) noexcept:
-        """One recv and one send."""
+    cdef void copy_some(self, Side *source, uint64_t *count) noexcept:
+        """One recv and one send. For a broken sink: read it nevertheless, or the source would never see its end."""
         cdef size_t most = SMALL_READ_BYTES
         cdef ssize_t n
         if source.grade != SMALL and pool_lent_bytes() < WAITING_BUDGET_BYTES:
@@ -91,14 +106,14 @@ cdef class Mover:
                 source.grade = SPLICED
             else:
                 source.grade = LARGE if n >= SMALL_READ_BYTES else SMALL
-            return AGAIN if self.deliver(source.other, self.loop.buffer, <uint32_t>n, count) else BROKEN
-        if n == 0:
+            self.deliver(source.other, self.loop.buffer, <uint32_t>n, count)
+        elif n == 0:
             source.read_ended = True
         elif errno == EAGAIN:
             source.readable = False
         elif errno != EINTR:
-            return BROKEN
-        return AGAIN
+            source.read_ended = True
+            self.fail(source)
 
     cdef Outcome splice_some(self, Side *source, uint64_t *count) noexcept:
         """One splice into a pipe and what the sink takes out of it; WAITS: copy instead."""
@@ -117,7 +132,9 @@ cdef class Mover:
             error = errno if n < 0 else 0
             self.pool.give(pipe)
             if error not in (0, EAGAIN, EINTR, EINVAL, ENOMEM):  # told once: recv would say EOF
-                return BROKEN
+                source.read_ended = True
+                self.fail(source)
+                return AGAIN
             if error == EAGAIN and not source.hung_up:
                 source.readable = False
                 return AGAIN
@@ -126,33 +143,41 @@ cdef class Mover:
         sink.pipe = pipe
         if n < SMALL_READ_BYTES:
             source.grade = LARGE
-        return AGAIN if self.flush_pipe(sink, count) else BROKEN
+        self.flush_pipe(sink, count)
+        return AGAIN
 
-    cdef bint deliver(self, Side *sink, const uint8_t *data, uint32_t length, uint64_t *count) noexcept:
-        """Write the bytes; what the socket does not take waits in the ring. False when the connection broke."""
+    cdef void deliver(self, Side *sink, const uint8_t *data, uint32_t length, uint64_t *count) noexcept:
+        """Write the bytes; what the socket does not take waits in the ring."""
         cdef ssize_t n = 0
         cdef int flags = MSG_DONTWAIT | MSG_NOSIGNAL
+        if sink.broken:
+            return
         if sink.writable:
             if sink.other.hung_up and not sink.other.failed:  # EOF is next and can travel with these bytes
                 flags |= MSG_MORE
             n = send(sink.source.fd, data, length, flags)
             if n < 0:
                 if errno != EAGAIN and errno != EINTR:
-                    return False
+                    self.fail(sink)
+                    return
                 n = 0
             count[0] += n
             self.moved += n
             if n == <ssize_t>length:
-                return True
+                return
             self.stalled(sink)
         sink.other.grade = SMALL  # the sink is the slow one: larger reads would only wait here
-        return ring_append(&sink.waiting, data + n, length - <uint32_t>n) == 0
+        if ring_append(&sink.waiting, data + n, length - <uint32_t>n) < 0:  # bytes are lost, and the pair with them
+            self.fail(sink)
+            self.fail(sink.other)
 
-    cdef bint flush(self, Side *sink, uint64_t *count) noexcept:
-        """Write what waits. False when the connection broke."""
-        return self.flush_ring(sink, count) and (sink.pipe == NULL or self.flush_pipe(sink, count))
+    cdef void flush(self, Side *sink, uint64_t *count) noexcept:
+        """Write what waits."""
+        self.flush_ring(sink, count)
+        if sink.pipe != NULL:
+            self.flush_pipe(sink, count)
 
-    cdef bint flush_ring(self, Side *sink, uint64_t *count) noexcept:
+    cdef void flush_ring(self, Side *sink, uint64_t *count) noexcept:
         cdef iovec parts[2]
         cdef uint32_t waiting
         cdef ssize_t n
@@ -168,10 +193,9 @@ cdef class Mover:
             elif errno == EAGAIN:
                 self.stalled(sink)
             elif errno != EINTR:
-                return False
-        return True
+                self.fail(sink)
 
-    cdef bint flush_pipe(self, Side *sink, uint64_t *count) noexcept:
+    cdef void flush_pipe(self, Side *sink, uint64_t *count) noexcept:
         cdef Pipe *pipe = sink.pipe
         cdef ssize_t n
         while sink.writable and pipe.held > 0:
@@ -183,11 +207,26 @@ cdef class Mover:
             elif n < 0 and errno == EAGAIN:
                 self.stalled(sink)
             elif n == 0 or errno != EINTR:
-                return False
+                self.fail(sink)
+                return
         if pipe.held == 0:
             sink.pipe = NULL
             self.pool.give(pipe)
-        return True
+
+    cdef void fail(self, Side *side) noexcept:
+        """The socket told an error: what it said before is still there to be read, what waits for it is not wanted."""
+        side.broken = True
+        side.failed = False
+        side.readable = side.hung_up = True
+        self.drop(side)
+
+    cdef void look_for_error(self, Side *side) noexcept:
+        """Fetch an error that no read will tell: the socket is not read, because the other side is slow or because its
+        end has been read."""
+        if side.failed and not side.broken and not (side.readable and not side.read_ended and side.other.writable):
+            side.failed = False
+            if pending_error(side.source.fd) != 0:
+                self.fail(side)
 
     cdef void drop(self, Side *side) noexcept:
         """Forget what waits for this socket."""

@@ -5,48 +5,23 @@ Observer, called per event only:
     on_refused(key, target_text, error)  no target could be reached; errno of the last attempt, 0: no address is known
     on_target_down(key, text, error)     an address of several failed and is left out for a while; errno
     on_target_up(key, text)              it answered again
+    on_circle(key)                       connections of a rule come back to the relay itself: it rests for a while
     on_accept_paused(why), on_accept_resumed()  see _accept.pxd
     on_wanted(key, fd)                   after `ask(key)`: answer with `relay`
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from mproxy.net._loop cimport Loop, Work
+from mproxy.net._loop cimport Loop
 from mproxy.net._socket cimport sockaddr_storage
 from mproxy.relay._accept cimport Gate, Listener
 from mproxy.relay._balance cimport Backend, Balance
 from mproxy.relay._cidr cimport CidrSet
 from mproxy.relay._dial cimport Sources
-from mproxy.relay._flow cimport Mover, Side
-from mproxy.relay._proxy_header cimport Origin
+from mproxy.relay._flow cimport Mover
+from mproxy.relay._pair cimport Pair
 from mproxy.relay._tally cimport Tally
-from mproxy.relay._wheel cimport Wheel, WheelLink
-
-
-cdef enum State:
-    GREETING = 0    # the client's PROXY header is not complete
-    STARVED = 1     # no descriptor for the connection to the target; tried again
-    CONNECTING = 2  # the target has not answered
-    OPEN = 3        # bytes flow
-
-
-cdef struct Pair:
-    Side client        # who connected to us
-    Side server        # whom we connect to; fd -1: nobody yet
-    Work work          # moves bytes
-    WheelLink link     # time-out
-    void *route        # owned Route
-    void *balance      # owned Balance: the addresses it may connect to
-    void *backend      # owned Backend, or NULL
-    Origin *origin     # owned; what the client's PROXY header said, until the target knows; or NULL
-    int64_t since      # OPEN: last byte; before: accepted
-    int64_t due_at     # when the time-out is looked at
-    int64_t idle_us    # longest silence, 0: any
-    uint8_t state      # State
-    uint32_t attempts  # addresses tried
-    int64_t dialled_at  # when the last of these was
-    Pair *next         # all pairs
-    Pair *prev         # all pairs
+from mproxy.relay._wheel cimport Wheel
 
 
 cdef class Route:
@@ -65,10 +40,11 @@ cdef class Route:
     cdef uint32_t slot             # where they are counted
     cdef int64_t connect_us        # from accepting to OPEN, 0: no limit
     cdef int64_t idle_us           # longest silence, 0: any
+    cdef int64_t closed_until      # the rule is part of a circle: nobody is let in before
     cdef uint32_t connections      # now, here
     cdef uint64_t total            # admitted so far
     cdef uint64_t refused          # not admitted: networks, limit, header, no address
-    cdef uint64_t failed           # no target could be reached
+    cdef uint64_t failed           # no target could be reached, or the connection broke
     cdef uint64_t timed_out        # header, connecting, silence
     cdef uint64_t bytes_in         # client to target
     cdef uint64_t bytes_out        # target to client
@@ -93,8 +69,11 @@ cdef class TcpRelay:
     cdef Wheel wheel               # their time-outs
     cdef bint timing               # `on_tick` will be called
     cdef int64_t trim_at           # when to look for unused pipes
+    cdef public int64_t look_us    # between two looks at the peers of a connection
+    cdef public int64_t last_words_us  # ENDING: without progress for so long is given up
 
     cdef void refuse(self, int fd) noexcept
+    cdef void reset_all(self, Route route) noexcept
     cdef void wait_until(self, Pair *pair, int64_t at) noexcept
     cdef void arm(self) noexcept
     cdef void tell(self, str event, tuple arguments) noexcept

@@ -5,37 +5,45 @@
 3. CONNECTING: `connect_next` takes addresses of a target, then other targets, until one answers (`connected`) or the
    time is up. STARVED in between when there is no descriptor.
 4. OPEN: `run_pair` lets the Mover move what the events of the turn allow, in both directions.
-5. `pair_close`: both ways through, or a reset, an error or a time-out, which becomes a reset on both sides.
+5. ENDING: one of the two broke; the other one gets what it said before (`last_words`).
+6. `pair_close`: both ways through; or a reset on both sides after an error or a time-out. Every socket is closed with a
+   reset unless that is lifted, so that nothing else looks like an orderly end, whoever kills this process.
 """
 
 from functools import partial
 
 from cpython.ref cimport PyObject, Py_INCREF, Py_XDECREF
-from libc.errno cimport EADDRNOTAVAIL, EAGAIN, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, ETIMEDOUT, errno
+from libc.errno cimport (
+    EADDRNOTAVAIL, EAGAIN, ECONNRESET, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPIPE, ETIMEDOUT, errno,
+)
 from libc.stdlib cimport calloc, free, malloc
 
-from mproxy._ring cimport Ring, iovec, ring_append, ring_release, ring_used, ring_view
-from mproxy.net._loop cimport Source
+from mproxy._ring cimport Ring, iovec, ring_release, ring_used, ring_view
+from mproxy.net._loop cimport Source, Work
 from mproxy.net._socket cimport (
-    MSG_DONTWAIT, MSG_NOSIGNAL, Target, close_with_reset, pending_error, recv, reset_on_close, send,
-    send_parts, sockaddr, socklen_t, ssize_t,
+    MSG_DONTWAIT, Target, close, finish_on_close, pending_error, recv, send_parts, sockaddr, ssize_t,
 )
 from mproxy.relay._cidr cimport is_allowed
+from mproxy.relay._circle cimport is_time_to_look
 from mproxy.relay._dial cimport acknowledge_at_once, dial
-from mproxy.relay._flow cimport AGAIN, BROKEN, SMALL_READ_BYTES, Outcome, side_holds, side_mark
-from mproxy.relay._proxy_header cimport (
-    LONGEST_HEADER_BYTES, OWN_HEADER_BYTES, header_parse, header_write, origin_set, origin_source,
+from mproxy.relay._flow cimport AGAIN, Outcome, Side, side_holds, side_mark, side_owed
+from mproxy.relay._keepalive cimport has_vanished, keep_alive
+from mproxy.relay._pair cimport (
+    CONNECTING, ENDING, GREETING, OPEN, STARVED, come_back, drop_backend, has_spoken, hold_backend, next_look,
+    read_early, send_header, side_init,
 )
-from mproxy.relay._wheel cimport TICK_US, wheel_due, wheel_init, wheel_put, wheel_sweep, wheel_take
+from mproxy.relay._proxy_header cimport LONGEST_HEADER_BYTES, Origin, header_parse, origin_source
+from mproxy.relay._wheel cimport TICK_US, WheelLink, wheel_due, wheel_init, wheel_put, wheel_sweep, wheel_take
 
 
 cdef extern from "<sys/socket.h>" nogil:
     int MSG_PEEK
-    int getsockname(int fd, sockaddr *address, socklen_t *length)
-    int getpeername(int fd, sockaddr *address, socklen_t *length)
 
 cdef enum:
     TRIM_US = 2000000
+    LOOK_US = 30000000        # between two looks at the peers of a connection; most are over before the first
+    CIRCLE_US = 10000000      # a rule that leads back to the relay lets nobody in for so long
+    LAST_WORDS_US = 30000000  # a peer that takes no byte for so long will not read the rest of a broken connection
 
 
 cdef class TcpRelay:
@@ -49,6 +57,7 @@ cdef class TcpRelay:
         self.gate = Gate(loop, observer, max_connections, self.tally)
         self.mover = Mover(loop)
         self.routes = {}
+        self.look_us, self.last_words_us = LOOK_US, LAST_WORDS_US
         wheel_init(&self.wheel, loop.now_us)
         _relays.add(self)
 
@@ -123,8 +132,18 @@ cdef class TcpRelay:
 
     cdef void refuse(self, int fd) noexcept:
         """Reset a connection that has been accepted, and give its place back."""
-        close_with_reset(fd)
+        close(fd)
         self.gate.leave()
+
+    cdef void reset_all(self, Route route) noexcept:
+        """End the connections of one rule."""
+        cdef Pair *pair = self.first
+        cdef Pair *after
+        while pair != NULL:
+            after = pair.next
+            if pair.route == <void *>route:
+                pair_close(pair, True)
+            pair = after
 
     cdef void wait_until(self, Pair *pair, int64_t at) noexcept:
         """Have `pair_due` called at `at` or soon after."""
@@ -180,7 +199,7 @@ cdef class Route:
 
     cdef void admit(self, int fd, sockaddr_storage *address) noexcept:
         """Take a new connection on, or reset it."""
-        if not is_allowed(self.allow, self.deny, <sockaddr *>address):
+        if not is_allowed(self.allow, self.deny, <sockaddr *>address) or self.relay.loop.now_us < self.closed_until:
             self.refused += 1
             self.relay.refuse(fd)
         elif self.ask:
@@ -204,6 +223,11 @@ cdef class Route:
         pair_init(pair, self, fd, balance)
         self.connections += 1
         self.total += 1
+        if is_time_to_look(self.total, self.connections) and come_back(relay.first):
+            self.closed_until = relay.loop.now_us + CIRCLE_US
+            relay.tell("on_circle", (self.key,))
+            relay.reset_all(self)
+            return
         if not self.accept_proxy and not self.proxy:
             read_early(pair, relay.loop.buffer)
         relay.mover.watch(&pair.client, False)
@@ -217,8 +241,8 @@ cdef class Route:
 
 cdef void pair_init(Pair *pair, Route route, int fd, Balance balance) noexcept:
     cdef TcpRelay relay = route.relay
-    side_init(&pair.client, pair, &pair.server, fd)
-    side_init(&pair.server, pair, &pair.client, -1)
+    side_init(&pair.client, pair, &pair.server, fd, side_ready)
+    side_init(&pair.server, pair, &pair.client, -1, side_ready)
     pair.client.writable = True
     pair.work.run = run_pair
     pair.work.owner = pair
@@ -234,13 +258,6 @@ cdef void pair_init(Pair *pair, Route route, int fd, Balance balance) noexcept:
     if relay.first != NULL:
         relay.first.prev = pair
     relay.first = pair
-
-
-cdef void side_init(Side *side, Pair *pair, Side *other, int fd) noexcept:
-    side.source.fd = fd
-    side.source.ready = side_ready
-    side.source.owner = pair
-    side.other = other
 
 
 cdef void side_ready(Source *source, uint32_t events) noexcept:
@@ -280,15 +297,6 @@ cdef bint greet(Pair *pair) noexcept:
 
 # ---- connecting
 
-cdef void read_early(Pair *pair, uint8_t *buffer) noexcept:
-    """Take what the client has already sent: clients that speak first mostly have. It goes with the handshake."""
-    cdef ssize_t n = recv(pair.client.source.fd, buffer, SMALL_READ_BYTES, MSG_DONTWAIT)
-    if n < 0:
-        pair.client.failed = errno != EAGAIN and errno != EINTR  # an error is told once
-    elif n > 0 and ring_append(&pair.server.waiting, buffer, <uint32_t>n) < 0:
-        pair.client.failed = True  # no memory: the bytes are lost, and with them the connection
-
-
 cdef int send_early(Pair *pair) noexcept:
     """Pass on what was read early; 0: done, the target has answered; else errno, EAGAIN: it has not yet."""
     cdef iovec parts[2]
@@ -305,19 +313,6 @@ cdef int send_early(Pair *pair) noexcept:
     route.bytes_in += n
     route.relay.mover.moved += n
     return 0
-
-
-cdef void hold_backend(Pair *pair, Backend backend) noexcept:
-    Py_INCREF(backend)
-    pair.backend = <void *>backend
-    backend.connections += 1
-
-
-cdef void drop_backend(Pair *pair) noexcept:
-    if pair.backend != NULL:
-        (<Backend>pair.backend).connections -= 1
-        Py_XDECREF(<PyObject *>pair.backend)
-        pair.backend = NULL
 
 
 cdef void connect_next(Pair *pair, int error) noexcept:
@@ -421,36 +416,14 @@ cdef bint connected(Pair *pair) noexcept:
     cdef Backend backend = <Backend>pair.backend
     pair.state = OPEN
     pair.since = relay.loop.now_us
-    if pair.idle_us:
-        relay.wait_until(pair, pair.since + pair.idle_us)
-    else:
-        wheel_take(&relay.wheel, &pair.link)
+    pair.look_at = pair.since + relay.look_us
+    relay.wait_until(pair, next_look(pair))
     if backend.failures and (<Balance>pair.balance).worked(backend):
         relay.tell("on_target_up", (route.key, backend.text))
-    if route.proxy and not send_header(pair, route.proxy):
+    if route.proxy and not pair.server.broken and not send_header(pair, route.proxy):
         pair_close(pair, True)
         return False
     return True
-
-
-cdef bint send_header(Pair *pair, int version) noexcept:
-    """Tell the target who the client is; a new connection always has room for that."""
-    cdef uint8_t header[OWN_HEADER_BYTES]
-    cdef sockaddr_storage source, destination
-    cdef socklen_t source_length = sizeof(source), destination_length = sizeof(destination)
-    cdef Origin origin
-    cdef int length
-    if pair.origin != NULL:
-        origin = pair.origin[0]
-        free(pair.origin)
-        pair.origin = NULL
-    elif getpeername(pair.client.source.fd, <sockaddr *>&source, &source_length) < 0 \
-            or getsockname(pair.client.source.fd, <sockaddr *>&destination, &destination_length) < 0:
-        return False  # the client has reset the connection
-    else:
-        origin_set(&origin, <sockaddr *>&source, <sockaddr *>&destination)
-    length = header_write(header, version, &origin)
-    return send(pair.server.source.fd, header, length, MSG_DONTWAIT | MSG_NOSIGNAL) == length
 
 
 # ---- a pair lives and ends
@@ -461,28 +434,50 @@ cdef void run_pair(Work *work) noexcept:
     cdef Route route = <Route>pair.route
     cdef Mover mover = route.relay.mover
     cdef uint64_t before = mover.moved
-    cdef Outcome up, down = BROKEN
-    if pair.state != OPEN and not advance(pair):
+    cdef Outcome up, down
+    if pair.state < OPEN and not advance(pair):
         return
     up = mover.move(&pair.client, &route.bytes_in)
-    if up != BROKEN:
-        down = mover.move(&pair.server, &route.bytes_out)
+    down = mover.move(&pair.server, &route.bytes_out)
     if mover.moved != before:
         pair.since = route.relay.loop.now_us
-    if up == BROKEN or down == BROKEN or is_broken(&pair.client) or is_broken(&pair.server):
-        pair_close(pair, True)
+    if up == AGAIN or down == AGAIN:
+        route.relay.loop.schedule(&pair.work)
+    if pair.client.broken or pair.server.broken:
+        last_words(pair)
     elif pair.client.write_ended and pair.server.write_ended:
         pair_close(pair, False)
-    elif up == AGAIN or down == AGAIN:
-        route.relay.loop.schedule(&pair.work)
     if mover.pool.open:
         route.relay.arm()
+
+
+cdef void last_words(Pair *pair) noexcept:
+    """One of the two broke: reset the other one as soon as it has everything that was said before."""
+    cdef TcpRelay relay = (<Route>pair.route).relay
+    cdef Side *told = &pair.server if pair.client.broken else &pair.client
+    cdef int64_t owed
+    if pair.state != ENDING:
+        pair.state = ENDING
+        (<Route>pair.route).failed += 1
+    if told.broken:
+        pair_close(pair, True)
+        return
+    owed = side_owed(told)
+    if not told.other.read_ended and not side_holds(told):
+        relay.loop.schedule(&pair.work)
+    elif told.other.read_ended and owed == 0:
+        pair_close(pair, True)
+        return
+    if owed != pair.owed:
+        pair.owed = owed
+        pair.since = relay.loop.now_us
+    relay.wait_until(pair, relay.loop.now_us + TICK_US)
 
 
 cdef bint advance(Pair *pair) noexcept:
     """Go on towards OPEN; true when it is reached."""
     cdef int error
-    if pair.client.failed:
+    if pair.client.failed and not has_spoken(pair):
         pair_close(pair, True)
         return False
     if pair.state == GREETING:
@@ -493,7 +488,7 @@ cdef bint advance(Pair *pair) noexcept:
         return False
     if pair.server.failed:
         error = pending_error(pair.server.source.fd)
-        if error:
+        if error and not is_over(pair, error):
             attempt_failed(pair, error)
             return False
         pair.server.failed = False
@@ -501,25 +496,32 @@ cdef bint advance(Pair *pair) noexcept:
     return connected(pair)
 
 
-cdef bint is_broken(Side *side) noexcept:
-    """Whether the socket has an error that no read will tell: it is not read, because the other side is slow or because
-    its end has been read."""
-    if not side.failed or (side.readable and not side.read_ended and side.other.writable):
+cdef bint is_over(Pair *pair, int error) noexcept:
+    """Whether the target has answered before it failed: it said something and reset the connection at once."""
+    cdef uint8_t first
+    if error not in (ECONNRESET, EPIPE) or recv(pair.server.source.fd, &first, 1, MSG_PEEK | MSG_DONTWAIT) <= 0:
         return False
-    side.failed = False
-    return pending_error(side.source.fd) != 0
+    (<Route>pair.route).relay.mover.fail(&pair.server)
+    return True
 
 
 cdef void pair_due(Pair *pair, int64_t now) noexcept:
     """The time-out has fallen out of the wheel."""
     cdef Route route = <Route>pair.route
     if pair.state == OPEN:
-        pair.due_at = pair.since + pair.idle_us  # a byte since then has put it off
+        if now >= pair.look_at and not look_after(pair, now):
+            return
+        pair.due_at = next_look(pair)  # a byte since then may have put it off
     if now < pair.due_at:
         route.relay.wait_until(pair, pair.due_at)
     elif pair.state == OPEN:
         route.timed_out += 1
         pair_close(pair, True)
+    elif pair.state == ENDING:
+        if now - pair.since >= route.relay.last_words_us:
+            pair_close(pair, True)
+        else:
+            last_words(pair)
     elif route.connect_us and now >= pair.since + route.connect_us:
         if pair.state == CONNECTING:
             backend_failed(pair, ETIMEDOUT)
@@ -532,6 +534,23 @@ cdef void pair_due(Pair *pair, int64_t now) noexcept:
         connect_next(pair, 0)
     elif pair.state == CONNECTING:
         attempt_failed(pair, ETIMEDOUT)
+
+
+cdef bint look_after(Pair *pair, int64_t now) noexcept:
+    """See to it that peers that vanish are noticed. False when one has, and with it the pair."""
+    cdef Mover mover = (<Route>pair.route).relay.mover
+    if not pair.server.kept_alive:
+        pair.server.kept_alive = True
+        keep_alive(pair.server.source.fd)  # not in `dial`: what is over soon need not be kept alive
+    pair.look_at = now + (<Route>pair.route).relay.look_us
+    if has_vanished(pair.client.source.fd):
+        mover.fail(&pair.client)
+    if has_vanished(pair.server.source.fd):
+        mover.fail(&pair.server)
+    if pair.client.broken or pair.server.broken:
+        last_words(pair)
+        return False
+    return True
 
 
 cdef void pair_close(Pair *pair, bint abruptly) noexcept:
@@ -560,6 +579,6 @@ cdef void pair_close(Pair *pair, bint abruptly) noexcept:
 
 cdef void side_close(Side *side, TcpRelay relay, bint abruptly) noexcept:
     relay.mover.drop(side)
-    if side.source.fd >= 0 and abruptly:
-        reset_on_close(side.source.fd)
+    if side.source.fd >= 0 and not abruptly:
+        finish_on_close(side.source.fd)
     relay.loop.close(&side.source)

@@ -1,27 +1,36 @@
 """Messages between the supervisor and one worker, with descriptors, over a pair of SOCK_SEQPACKET sockets.
 
-Neither side ever waits for the other: what the socket does not take is queued, and the loop sends it on. A message
-is a tuple that begins with its name. Both ends are one program and its own fork, and nobody else has the sockets, so
-pickle is as good as the code itself.
+Neither side ever waits for the other: what the socket does not take is queued, and the loop sends it on. A message is a
+JSON array that begins with its name. A long one goes in pieces, whose first byte says whether more follow; descriptors
+come with the last piece.
 """
 
 import array
 import errno
-import pickle
+import json
+import os
 import socket
 from collections import deque
 
 # Descriptors of one message: the kernel's SCM_MAX_FD is 253.
 MOST_FDS = 250
 
-# Bytes of one message: below half of the default net.core.wmem_max (212,992), as the kernel adds its own bookkeeping.
-MOST_BYTES = 65_536
+# Bytes of one piece: below half of the default net.core.wmem_max (212,992), as the kernel adds its own bookkeeping.
+PIECE_BYTES = 65_536
 
+# Bytes of one message, far beyond what either side has to say.
+LONGEST_BYTES = 16 << 20
+
+# Messages that are read before others get their turn.
+MESSAGES_A_TURN = 64
+
+_MORE, _LAST = b"+", b"."
 _LATER = {errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM}
 
 
 class Channel:
-    """One end. `received(message, fds)` is called for each message, `ended()` once when the other end is gone."""
+    """One end. `received(message, fds)` is called for each message, `ended()` once when the other end is gone or says
+    something that is no message."""
 
     def __init__(self, loop, sock, received, ended):
         self._loop = loop
@@ -29,21 +38,29 @@ class Channel:
         self._received = received
         self._ended = ended
         self._queue: deque[tuple] = deque()  # (data, fds, owner of the fds, kept alive until they are sent)
+        self._pieces = []      # of a message whose end has not come
+        self._pieces_bytes = 0
         self._watch = loop.watch(sock.fileno(), self._ready)
 
     @property
     def queued(self):
-        """Messages that the other end has not taken yet."""
+        """Pieces that the other end has not taken yet."""
         return len(self._queue)
 
     def send(self, *message, fds=(), owner=None):
         """Send a message, now or later. `owner` closes the descriptors when it is freed, not before."""
-        data = pickle.dumps(message)
-        assert len(data) <= MOST_BYTES and len(fds) <= MOST_FDS, (message[0], len(data), len(fds))
+        assert len(fds) <= MOST_FDS, (message[0], len(fds))
         if self._socket is None:
             return
-        if self._queue or not self._try(data, fds):
-            self._queue.append((data, fds, owner))
+        data = json.dumps(message, separators=(",", ":")).encode()
+        for start in range(0, len(data), PIECE_BYTES - 1):
+            piece = data[start:start + PIECE_BYTES - 1]
+            last = start + len(piece) == len(data)
+            self._send_piece((_LAST if last else _MORE) + piece, fds if last else (), owner)
+
+    def _send_piece(self, piece, fds, owner):
+        if self._queue or not self._try(piece, fds):
+            self._queue.append((piece, fds, owner))
             self._watch.set(read=True, write=True)
 
     def close(self):
@@ -71,23 +88,42 @@ class Channel:
             self._queue.popleft()
         if self._socket is not None and not self._queue:
             self._watch.set(read=True)
-        self.read()
+        self.read(MESSAGES_A_TURN)
 
-    def read(self):
-        """Take what has arrived, now."""
-        while self._socket is not None:
+    def read(self, most=None):
+        """Take what has arrived, now; at most so many messages."""
+        taken = 0
+        while self._socket is not None and taken != most:
             try:
-                data, fds, _, _ = socket.recv_fds(self._socket, MOST_BYTES, MOST_FDS, socket.MSG_DONTWAIT
+                data, fds, _, _ = socket.recv_fds(self._socket, PIECE_BYTES, MOST_FDS, socket.MSG_DONTWAIT
                                                   | socket.MSG_CMSG_CLOEXEC)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:
                 data, fds = b"", []
-            if not data:
+            if not data or not self._take(data, fds):
+                for fd in fds:
+                    os.close(fd)
                 self.close()
                 self._ended()
                 return
-            self._received(pickle.loads(data), fds)
+            taken += 1
+
+    def _take(self, data, fds):
+        """A piece; false when it is none."""
+        self._pieces.append(data[1:])
+        self._pieces_bytes += len(data)
+        if data[:1] == _MORE:
+            return not fds and self._pieces_bytes < LONGEST_BYTES
+        try:
+            message = json.loads(b"".join(self._pieces)) if data[:1] == _LAST else None
+        except (ValueError, RecursionError):
+            return False
+        self._pieces, self._pieces_bytes = [], 0
+        if not isinstance(message, list) or not message or not isinstance(message[0], str):
+            return False
+        self._received(message, fds)
+        return True
 
 
 def pair():

@@ -67,7 +67,7 @@ class Server:
         self.path = path
         self._loop = loop
         self._answer = answer
-        self._clients = set()
+        self._clients = {}  # client -> None, in the order in which they came
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
             if os.path.lexists(path):
@@ -97,10 +97,9 @@ class Server:
             connection, _ = self._socket.accept()
         except OSError:
             return
-        if len(self._clients) >= MOST_CLIENTS:
-            connection.close()
-            return
-        self._clients.add(_Client(self._loop, connection, self._answer, self._clients.discard))
+        if len(self._clients) >= MOST_CLIENTS:  # who has not asked anything goes first, then who came first
+            min(self._clients, key=lambda client: client.asked).close()
+        self._clients[_Client(self._loop, connection, self._answer, self._clients.pop)] = None
 
 
 class _Client:
@@ -113,7 +112,7 @@ class _Client:
         self._forget = forget
         self._request = b""
         self._rest = memoryview(b"")
-        self._asked = False
+        self.asked = False
         self._watch = loop.watch(connection.fileno(), self._ready)
 
     def close(self):
@@ -139,8 +138,8 @@ class _Client:
         self._request += data
         if not data or (len(self._request) > LONGEST_REQUEST and b"\n" not in self._request):
             self.close()
-        elif b"\n" in self._request and not self._asked:
-            self._asked = True
+        elif b"\n" in self._request and not self.asked:
+            self.asked = True
             self._watch.set()  # its end of sending is no end of waiting
             try:
                 command = json.loads(self._request.partition(b"\n")[0])["command"]

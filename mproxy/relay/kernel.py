@@ -5,6 +5,10 @@ for a network namespace, as the table is one; a lock file says which. A killed r
 traffic goes on, and the next start takes both over.
 
 What a rule asks that the kernel cannot do is refused by name before anything is touched: see `refuse_impossible`.
+
+Table and settings belong together: without the table's guards the settings would make the host a router for everybody.
+So both are watched. What somebody else took away is put back; where that fails the settings are taken back, the state
+is `broken`, and it is tried again.
 """
 
 import fcntl
@@ -16,8 +20,10 @@ from mproxy.errors import MproxyError, UsageError
 from mproxy.policy.names import Names
 from mproxy.policy.resolver import numeric_address
 from mproxy.relay import conntrack, nft
+from mproxy.relay.circles import is_own_address
 from mproxy.relay.control import make_directory, runtime_directories
 from mproxy.relay.counters import NAMES, add_up
+from mproxy.relay.kernel_watch import TableWatch
 from mproxy.relay.listeners import check_free
 from mproxy.relay.rule_file import ListenError, RulesError
 from mproxy.relay.sysctl import FORWARD4, FORWARD6, ROUTE_LOCALNET, Settings
@@ -34,6 +40,9 @@ GATHER_US = 500_000
 
 # While draining: between two looks at the kernel's table of connections.
 DRAIN_LOOK_US = 200_000
+
+# Between two looks at the settings, and between two attempts to mend what is broken.
+SETTINGS_LOOK_US = 2_000_000
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
 
@@ -87,6 +96,9 @@ class Kernel:
         self._settings = None
         self._draining = False
         self._install_timer = None
+        self._watch = None        # of the table
+        self._broken = None       # why nothing is led at the moment
+        self._last_counters = {}  # as read last: what counted since is lost with a table that is taken away
 
     # ---- commands
 
@@ -131,7 +143,12 @@ class Kernel:
             totals[protocol] = add_up([
                 dict.fromkeys(NAMES[protocol], 0), self._retired.get(protocol, {}),
                 *(facts["counters"] for facts in rules if facts["protocol"] == protocol)])
-        callback({"workers": [], "rules": rules, "totals": totals, "unresolved": self._names.unresolved()})
+        facts = {"workers": [], "rules": rules, "totals": totals, "unresolved": self._names.unresolved()}
+        callback(facts | ({"state": "broken", "broken": self._broken} if self._broken else {}))
+
+    def listening_fds(self):
+        """There are none: the kernel itself leads on."""
+        return []
 
     def stop(self, patience_us, on_ended):
         """Lead no new connection, wait for those that stand, take everything back; then `on_ended()`."""
@@ -141,7 +158,11 @@ class Kernel:
             return
         self._names.close()
         self._draining = True
-        nft.run(nft.make_table([], self._guarded()))
+        self._watch_no_more()
+        try:
+            nft.run(nft.make_table([], self._guarded()))
+        except MproxyError as error:
+            self._log.error("table-left", why=error)
         self._look(self._loop.now() + patience_us, on_ended)
 
     def stop_at_once(self):
@@ -171,7 +192,7 @@ class Kernel:
         wrong = []
         for rule in rules:
             try:
-                check_free(rule)
+                check_free(rule, self._config.wait_addresses)
             except MproxyError as error:
                 wrong.append((rule.number, str(error)))
         if wrong:
@@ -183,11 +204,14 @@ class Kernel:
             return
         try:
             self._refuse_several()
+            self._watch = TableWatch(self._loop, self._on_table_changed)
             self._install()
         except MproxyError as error:
             self._remove()
             on_failed(error)
             return
+        self._warn_of_firewalls()
+        self._loop.call_later(SETTINGS_LOOK_US, self._look_at_settings)
         on_ready()
 
     def _refuse_several(self):
@@ -218,12 +242,15 @@ class Kernel:
             redirects.append(nft.Redirect(rule, four, six))
         return redirects
 
-    def _install(self):
-        """Replace the table by one for the rules as they are now. MproxyError: the former one stays."""
+    def _install(self, is_lost=False):
+        """Replace the table by one for the rules as they are now. MproxyError: the former one stays. `is_lost`:
+        somebody took it away, or a part of it."""
         redirects = self._make_redirects()
         self._make_settings(redirects)
-        counters = self._read_counters() if self._installed else {}
-        nft.run(nft.make_table(redirects, self._guarded()))
+        counters = self._read_counters() if self._installed and not is_lost else self._last_counters
+        with self._watch.own_change():
+            nft.run(nft.make_table(redirects, self._guarded()))
+        self._last_counters = {}
         former, self._redirects, self._installed = self._redirects, redirects, True
         self._keep_counts(former, counters)
         self._end_flows(former, redirects)
@@ -232,9 +259,7 @@ class Kernel:
         return [family for family, name in ((4, FORWARD4), (6, FORWARD6)) if self._settings.was_off(name)]
 
     def _make_settings(self, redirects):
-        families = {family for redirect in redirects for family, _ in redirect.families()}
-        needed = [(4, ROUTE_LOCALNET), (4, FORWARD4), (6, FORWARD6)]
-        for name in (name for family, name in needed if family in families):
+        for name in _needed(redirects):
             if self._settings.need(name):
                 self._log.info("setting-changed", name=name.replace("/", "."), value=1)
 
@@ -242,6 +267,7 @@ class Kernel:
         """Table, settings, lock: as if we had never been."""
         if self._lock is None:
             return
+        self._watch_no_more()
         try:
             nft.run(nft.remove_table())
         except MproxyError as error:
@@ -251,6 +277,54 @@ class Kernel:
         os.close(self._lock)
         self._lock = None
         self._installed = False
+
+    # ---- what others do to it
+
+    def _on_table_changed(self):
+        if self._installed and not self._draining:
+            self._mend("table-restored", why="somebody else changed or removed the table")
+
+    def _look_at_settings(self):
+        if self._draining or self._lock is None:
+            return
+        self._loop.call_later(SETTINGS_LOOK_US, self._look_at_settings)
+        if self._broken:
+            self._mend("repaired", why=self._broken)
+            return
+        lost = [name for name in _needed(self._redirects) if not self._settings.holds(name)]
+        if lost:
+            self._mend("setting-restored", name=", ".join(name.replace("/", ".") for name in lost),
+                       why="somebody else switched it off")
+
+    def _mend(self, event, **fields):
+        """Put everything back. Where that cannot be done, leave no setting that only the table makes harmless."""
+        try:
+            self._install(is_lost=True)
+        except MproxyError as error:
+            if self._broken is None:
+                self._log.error("broken", why=error)
+                for what in self._settings.restore():
+                    self._log.warning("setting-left", what=what)
+            self._broken = str(error)
+            return
+        self._broken = None
+        self._log.warning(event, **fields)
+
+    def _watch_no_more(self):
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+
+    def _warn_of_firewalls(self):
+        """Say so when somebody's chain drops what is forwarded: a table of ours cannot let it through."""
+        try:
+            chains = nft.dropping_chains()
+        except MproxyError:
+            return  # said already, or a firewall that nft cannot read
+        for chain in chains:
+            self._log.warning("forward-drops", chain=chain, why=(
+                "connections to other hosts will not pass it: let it accept 'ct status dnat', in docker's case by"
+                " 'iptables -I DOCKER-USER -m conntrack --ctstate DNAT -j ACCEPT'"))
 
     # ---- connections of the kernel
 
@@ -279,7 +353,7 @@ class Kernel:
         ports = {port for port, _ in new}
         some = [flow for flow in self._flows() if flow.protocol == "udp" and (
             (flow.listener[1], flow.target) in old - new if flow.redirected
-            else flow.listener[1] in ports and flow.listener == flow.target and _is_own(flow.listener[0]))]
+            else flow.listener[1] in ports and flow.listener == flow.target and is_own_address(flow.listener[0]))]
         count = conntrack.delete(some) if some else 0
         if count:
             self._log.info("flows-ended", count=count)
@@ -326,7 +400,8 @@ class Kernel:
 
     def _read_counters(self):
         try:
-            return nft.read_counters()
+            self._last_counters = nft.read_counters()
+            return self._last_counters
         except MproxyError as error:
             self._log.warning("counters-unknown", why=error)
             return {}
@@ -361,11 +436,8 @@ class Kernel:
                 "targets": [format_host_port(host, port) for host, port in rule.targets], "counters": values}
 
 
-def _is_own(address):
-    """Whether an address is one of this host: only those can be bound."""
-    with socket.socket(V6 if ":" in address else V4, socket.SOCK_DGRAM) as sock:
-        try:
-            sock.bind((address, 0))
-        except OSError:
-            return False
-        return True
+def _needed(redirects):
+    """Settings that these need."""
+    families = {family for redirect in redirects for family, _ in redirect.families()}
+    needed = [(4, ROUTE_LOCALNET), (4, FORWARD4), (6, FORWARD6)]
+    return [name for family, name in needed if family in families]

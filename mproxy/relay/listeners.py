@@ -8,11 +8,17 @@ A port that somebody else uses must be an error, though SO_REUSEPORT would allow
 same user: the first socket of a listener is bound without it.
 """
 
+import contextlib
 import errno
 import socket
 
 from mproxy.errors import MproxyError
 from mproxy.net.bind import BACKLOG, NO_SUCH_ADDRESS, explain_bind
+
+_IP_FREEBIND, _SO_RCVBUFFORCE = 15, 33
+
+# What a worker asks for as well (_udp_flow.pyx), for a worker that has no right to get it.
+UDP_QUEUE_BYTES = 4 << 20
 
 V4, V6, TCP, UDP = socket.AF_INET, socket.AF_INET6, socket.SOCK_STREAM, socket.SOCK_DGRAM
 
@@ -43,11 +49,12 @@ class Listener:
         return [sock.fileno() for sock in self._shared + self._apart[worker::self._workers]]
 
 
-def open_listener(rule, workers, given=(), replaces=()):
+def open_listener(rule, workers, given=(), replaces=(), anywhere=False):
     """The Listener of a rule, MproxyError with the reason where that fails.
 
     given: bound sockets of the service manager for this address, taken instead of new ones. replaces: sockets of ours
-    on this port that are closed afterwards; both exist for a moment, so that callers find one of them.
+    on this port that are closed afterwards; both exist for a moment, so that callers find one of them. anywhere: the
+    address need not be here yet.
     """
     protocol, host, port = rule.listener
     kind = TCP if protocol == "tcp" else UDP
@@ -55,43 +62,51 @@ def open_listener(rule, workers, given=(), replaces=()):
         for sock in replaces:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if kind == TCP:
-            sockets = list(given) or [_bind(kind, host, port, reuse=bool(replaces))]
+            sockets = list(given) or [_bind(kind, host, port, bool(replaces), anywhere)]
             for sock in sockets:
                 _prepare_tcp(sock)
             return Listener(shared=sockets)
-        return _open_udp(host, port, workers, list(given), bool(replaces))
+        return _open_udp(host, port, workers, list(given), bool(replaces), anywhere)
     except OSError as error:
-        raise MproxyError(f"cannot listen on {protocol} {rule.listen_text}: {explain_bind(error, port)}") from None
+        raise MproxyError(f"cannot listen on {protocol} {rule.listen_text}: {_explain(error, port)}") from None
 
 
-def check_free(rule):
-    """MproxyError when a program listens where the rule wants to, or the address is not here."""
+def check_free(rule, anywhere=False):
+    """MproxyError when a program listens where the rule wants to, or the address is not here (but `anywhere`)."""
     protocol, host, port = rule.listener
     try:
-        _bind(TCP if protocol == "tcp" else UDP, host, port, reuse=False).close()
+        _bind(TCP if protocol == "tcp" else UDP, host, port, False, anywhere).close()
     except OSError as error:
-        raise MproxyError(f"cannot listen on {protocol} {rule.listen_text}: {explain_bind(error, port)}") from None
+        raise MproxyError(f"cannot listen on {protocol} {rule.listen_text}: {_explain(error, port)}") from None
 
 
-def _open_udp(host, port, workers, sockets, reuse):
+def _explain(error, port):
+    waits = "; with --wait-addresses the relay starts all the same" if error.errno == errno.EADDRNOTAVAIL else ""
+    return explain_bind(error, port) + waits
+
+
+def _open_udp(host, port, workers, sockets, reuse, anywhere):
     if not sockets:
-        sockets = [_bind(UDP, host, port, reuse)]
+        sockets = [_bind(UDP, host, port, reuse, anywhere)]
         port = sockets[0].getsockname()[1]
     sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         while len(sockets) < workers:
-            sockets.append(_bind(UDP, host, port, reuse=True))
+            sockets.append(_bind(UDP, host, port, True, anywhere))
     except OSError as error:
         # The service manager's socket belongs to another user, with whom ports are not shared: fewer workers serve it.
         if error.errno != errno.EADDRINUSE:
             raise
+    for sock in sockets:
+        with contextlib.suppress(OSError):  # only the privileged may; workers who are not leave it as it is
+            sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, UDP_QUEUE_BYTES)
     return Listener(apart=sockets, workers=workers)
 
 
-def _bind(kind, host, port, reuse):
+def _bind(kind, host, port, reuse, anywhere=False):
     """A bound socket; host "" is IPv6 and IPv4 together, where the host has both."""
     if host:
-        return _bind_one(kind, host, port, reuse)
+        return _bind_one(kind, host, port, reuse, anywhere=anywhere)
     try:
         return _bind_one(kind, "::", port, reuse, both=True)
     except OSError as error:
@@ -100,7 +115,7 @@ def _bind(kind, host, port, reuse):
     return _bind_one(kind, "0.0.0.0", port, reuse)
 
 
-def _bind_one(kind, host, port, reuse, both=False):
+def _bind_one(kind, host, port, reuse, both=False, anywhere=False):
     address, _, scope = host.partition("%")
     family = V6 if ":" in address else V4
     sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -109,6 +124,8 @@ def _bind_one(kind, host, port, reuse, both=False):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if reuse:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if anywhere:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)  # of IPv6 sockets, too (ip(7))
         if family == V6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if both else 1)
             sock.bind((address, port, 0, socket.if_nametoindex(scope) if scope else 0))

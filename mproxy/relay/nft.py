@@ -271,6 +271,32 @@ def read_counters():
     return parse_counters(json.loads(_call(["-j", "list", "table", "inet", TABLE])))
 
 
+def dropping_chains():
+    """Chains of others that drop what is forwarded and that nothing before let through: `inet filter forward`."""
+    found = []
+    for chain in parse_forward_chains(json.loads(_call(["-j", "list", "chains"]))):
+        dropping = chain.get("policy") == "drop"
+        if not dropping:
+            listing = json.loads(_call(["-j", "list", "chain", chain["family"], chain["table"], chain["name"]]))
+            dropping = ends_with_drop(listing)
+        if dropping:
+            found.append(f"{chain['family']} {chain['table']} {chain['name']}")
+    return found
+
+
+def parse_forward_chains(listing):
+    """The chains at the hook `forward` that are not ours, of what nft prints."""
+    chains = (item.get("chain", {}) for item in listing.get("nftables", ()))
+    return [chain for chain in chains if chain.get("hook") == "forward" and chain["table"] != TABLE]
+
+
+def ends_with_drop(listing):
+    """Whether the last rule of a chain drops or rejects whatever comes to it."""
+    rules = [item["rule"] for item in listing.get("nftables", ()) if "rule" in item]
+    words = {word for expression in (rules[-1].get("expr", ()) if rules else ()) for word in expression}
+    return bool(words & {"drop", "reject"}) and words <= {"drop", "reject", "counter", "log"}
+
+
 def _call(arguments, text=None):
     try:
         done = subprocess.run([find_program(), *arguments], input=text, capture_output=True, text=True, check=False,

@@ -8,12 +8,14 @@ Everything that starts or ends a worker is in this file. A worker is in one of t
     ended      died while the relay stops: no successor
 """
 
+import contextlib
 import os
 import signal
 
 from mproxy.relay import worker as worker_module
 from mproxy.relay._tally import Tally
 from mproxy.relay.channel import Channel, pair
+from mproxy.relay.messages import MessageError, check_report
 
 STARTING, RUNNING, WAITING, ENDED = "starting", "running", "waiting", "ended"
 
@@ -47,12 +49,13 @@ class WorkerProcess:
 
 class Pool:
     """`count` workers. The observer is told `on_started(worker)`: give it rules, `on_message(worker, message)`,
-    `on_died(worker)`, `on_all_ended()` after `drain`."""
+    `on_died(worker)`, `on_all_ended()` after `drain`. `prepare()` is called first in the process of each."""
 
-    def __init__(self, loop, log, observer, count):
+    def __init__(self, loop, log, observer, count, prepare):
         self._loop = loop
         self._log = log
         self._observer = observer
+        self._prepare = prepare
         self._draining = False
         self._max_connections = 0
         self._tally = Tally(count)
@@ -98,7 +101,7 @@ class Pool:
         ours, its = pair()
         pid = os.fork()
         if pid == 0:
-            worker_module.run(its, self._log, worker.number, self._max_connections, self._tally)
+            worker_module.run(its, self._log, worker.number, self._max_connections, self._tally, self._prepare)
         its.close()
         worker.pid = pid
         worker.state = STARTING
@@ -106,15 +109,30 @@ class Pool:
         worker.pidfd = os.pidfd_open(pid)
         worker.watch = self._loop.watch(worker.pidfd, lambda _events: self._reap(worker))
         worker.channel = Channel(
-            self._loop, ours, lambda message, _fds: self._received(worker, message), lambda: None)
+            self._loop, ours, lambda message, fds: self._received(worker, message, fds),
+            lambda: self._kill(worker))
         self._observer.on_started(worker)
 
-    def _received(self, worker, message):
+    def _received(self, worker, message, fds):
+        for fd in fds:  # there is nothing that it could want to give
+            os.close(fd)
+        try:
+            message = check_report(message)
+        except MessageError as error:
+            self._log.error("worker-failed", worker=worker.number, why=f"it says what is no message: {error}")
+            self._kill(worker)
+            return
         worker.heard_at = self._loop.now()
         if message[0] == "ready":
             worker.state = RUNNING
             self._log.debug("worker-ready", worker=worker.number, pid=worker.pid)
         self._observer.on_message(worker, message)
+
+    @staticmethod
+    def _kill(worker):
+        """Nobody can tell it anything any more, or believe it: its end is seen by the pidfd."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(worker.pidfd, signal.SIGKILL)
 
     def _look(self):
         """Find workers that hang: in an endless loop, or stopped by somebody."""

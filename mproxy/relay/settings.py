@@ -24,6 +24,13 @@ class RelayConfig(Config):
     daemon = Setting(False)
     pidfile = Setting(None)
 
+    # Whose rights the workers have: they read what strangers send. None: those of the supervisor, who keeps its own to
+    # bind the ports of later reloads.
+    user = Setting(None)
+
+    # Listen on addresses that this host does not have yet: at boot the relay may be earlier than the network.
+    wait_addresses = Setting(False)
+
     # Microseconds that SIGTERM leaves for the connections that stand. 10 s let web requests end and stay well below the
     # 90 s after which systemd kills; a longer one suits connections that are worth waiting for.
     drain_timeout_us = Setting(10 * SECOND_US, 0, 24 * HOUR_US)
@@ -40,6 +47,8 @@ class RelayConfig(Config):
         return self.file or "command line"
 
     def _check(self):
+        if self.kernel and self.user:
+            raise UsageError("--user and --kernel exclude each other: in kernel mode there are no workers")
         if self.log_level not in LOG_LEVELS:
             raise UsageError(f"--log-level {self.log_level} is unknown: choose from {', '.join(LOG_LEVELS)}")
         if self.log_format not in LOG_FORMATS:

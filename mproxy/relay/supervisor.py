@@ -14,8 +14,10 @@ from mproxy.config import format_host_port
 from mproxy.errors import MproxyError
 from mproxy.policy.names import Names
 from mproxy.relay.channel import MOST_FDS
+from mproxy.relay.circles import find_circles, is_own_address, refuse_circles
 from mproxy.relay.counters import Counters, add_up
 from mproxy.relay.listeners import open_listener, take_given
+from mproxy.relay.messages import pack_rule
 from mproxy.relay.pool import RUNNING, Pool
 from mproxy.relay.rule_file import ListenError
 from mproxy.words import counted
@@ -49,21 +51,24 @@ class Entry:
 
 
 class Supervisor:
-    """config: `workers`, `max_connections`, `name` of the rule file for messages. `given`: see listeners.take_given."""
+    """config: `workers`, `max_connections`, `name` of the rule file for messages. `given`: see listeners.take_given.
+    `prepare()` is called first in each worker's process."""
 
-    def __init__(self, config, log, loop, given=None):
+    def __init__(self, config, log, loop, given=None, prepare=lambda: None):
         self._config = config
         self._log = log
         self._loop = loop
         self._given = given or {}
         self._entries = {}     # rule.listener -> Entry
         self._users = {}       # host -> {key, ...}
+        self._circles = {}     # key -> {(host, address), ...} that would lead back to this relay: left out
         self._by_key = {}      # key -> Entry
+        self._ports = set()    # (protocol, port) that rules listen on
         self._going = {}       # key of a rule that went -> (protocol, workers that have not said their last word on it)
         self._next_key = 1
         self._counters = Counters()
         self._names = Names(loop, self._on_name_changed, self._on_name_failed)
-        self._pool = Pool(loop, log, self, config.workers)
+        self._pool = Pool(loop, log, self, config.workers, prepare)
         self._failed_names = 0
         self._questions = {}   # number -> [workers asked, callback]
         self._next_question = 1
@@ -73,6 +78,7 @@ class Supervisor:
 
     def start(self, rules, on_ready, _on_failed):
         """Bind everything, fork the workers; `on_ready()` when all of them serve. ListenError if a listener fails."""
+        refuse_circles(rules, self._config.name)
         self._take_over(rules, self._open(rules, {}))
         for name, sockets in self._given.items():
             self._log.warning("socket-unused", why="no rule listens there", address=":".join(map(str, name)))
@@ -85,6 +91,7 @@ class Supervisor:
 
     def apply(self, rules):
         """Go over to other rules: (added, changed, removed), counts. ListenError: nothing was changed."""
+        refuse_circles(rules, self._config.name)
         names = {rule.listener for rule in rules}
         gone = {name: entry for name, entry in self._entries.items() if name not in names}
         opened = self._open([rule for rule in rules if rule.listener not in self._entries], gone)
@@ -107,6 +114,10 @@ class Supervisor:
         self._pool.send("report", number)
         self._loop.call_later(REPORT_PATIENCE_US, lambda: self._answered(number, None))
         self._answered(number, None if not asked else -1)
+
+    def listening_fds(self):
+        """Descriptors of all listening sockets."""
+        return [sock.fileno() for entry in self._entries.values() for sock in entry.listener.sockets]
 
     def stop(self, patience_us, on_ended):
         """Accept nobody, drain, end the workers; then `on_ended()`."""
@@ -138,7 +149,7 @@ class Supervisor:
             try:
                 opened[rule.listener] = open_listener(
                     rule, self._config.workers, take_given(rule, self._given),
-                    leaving.get((rule.protocol, rule.listen_port), ()))
+                    leaving.get((rule.protocol, rule.listen_port), ()), self._config.wait_addresses)
             except MproxyError as error:
                 wrong.append((rule.number, str(error)))
         if wrong:
@@ -174,8 +185,16 @@ class Supervisor:
                 added.append(entry)
             entry.rule = rule
         self._log_listening("listening", added)
+        if self._config.wait_addresses:
+            self._log_missing(added)
         self._find_users()
         return added
+
+    def _log_missing(self, entries):
+        for entry in entries:
+            if entry.rule.listen_host and not is_own_address(entry.rule.listen_host):
+                self._log.warning("address-missing", protocol=entry.rule.protocol, address=entry.rule.listen_host,
+                                  port=entry.listener.port, why="served as soon as this host has the address")
 
     def _log_listening(self, event, entries):
         """A line each, or only how many there are."""
@@ -204,18 +223,50 @@ class Supervisor:
         for entry in self._entries.values():
             for host, _ in entry.rule.targets:
                 self._users.setdefault(host, set()).add(entry.key)
+        self._ports = {(entry.rule.protocol, entry.rule.listen_port) for entry in self._entries.values()}
         self._names.want(self._users)
+        self._send_targets(self._look_for_circles())
 
-    def _targets(self, rule):
-        return [(format_host_port(host, port), self._names.addresses(host, port)) for host, port in rule.targets]
+    def _targets(self, entry):
+        left_out = self._circles.get(entry.key, ())
+        return [(format_host_port(host, port),
+                 [address for address in self._names.addresses(host, port) if (host, address[1][0]) not in left_out])
+                for host, port in entry.rule.targets]
+
+    def _look_for_circles(self):
+        """Find addresses of names that lead back to this relay; the keys of rules for which that has changed."""
+        found: dict[int, set[tuple[str, str]]] = {}
+        for step in find_circles([entry.rule for entry in self._entries.values()], self._known, is_own_address):
+            found.setdefault(self._entries[step.rule.listener].key, set()).add((step.host, step.address))
+        former, self._circles = self._circles, found
+        changed = [key for key in former.keys() | found.keys()
+                   if key in self._by_key and former.get(key) != found.get(key)]
+        for key in changed:
+            for host, address in sorted(found.get(key, set()) - former.get(key, set())):
+                self._log.warning("circle", rule=self._by_key[key].rule, name=host, address=address,
+                                  why="leads back to this relay: the address is left out")
+        return changed
+
+    def _known(self, host):
+        return [address for _, (address, *_) in self._names.addresses(host, 0)]
+
+    def _may_circle(self, key):
+        """Whether a rule leads to a port that a rule listens on: hardly ever, and looking closer costs time."""
+        rule = self._by_key[key].rule
+        return any((rule.protocol, port) in self._ports for _, port in rule.targets)
 
     def _on_name_changed(self, host):
-        keys = sorted(self._users.get(host, ()))
+        keys = set(self._users.get(host, ()))
+        if any(map(self._may_circle, keys)):
+            keys.update(self._look_for_circles())
         addresses = ", ".join(address for _, (address, *_) in self._names.addresses(host, 0))
         level = self._log.info if len(self._users) <= LOGGED_ONE_BY_ONE else self._log.debug
         level("resolved", name=host, addresses=addresses, rules=len(keys))
+        self._send_targets(sorted(keys))
+
+    def _send_targets(self, keys):
         for start in range(0, len(keys), RULES_A_MESSAGE):
-            self._pool.send("targets", [(key, self._targets(self._by_key[key].rule))
+            self._pool.send("targets", [(key, self._targets(self._by_key[key]))
                                         for key in keys[start:start + RULES_A_MESSAGE]])
 
     def _on_name_failed(self, host, why):
@@ -245,13 +296,13 @@ class Supervisor:
             self._send_batch(worker, batch, fds)
 
     def _send_batch(self, worker, batch, fds):
-        entries = [(entry.key, self._share(entry.rule, worker), self._targets(entry.rule), count)
+        entries = [(entry.key, pack_rule(self._share(entry.rule, worker)), self._targets(entry), count)
                    for entry, count in batch]
         worker.channel.send("add", entries, fds=fds, owner=[entry.listener for entry, _ in batch])
 
     def _send_update(self, worker, entry):
-        worker.channel.send("update", entry.key, self._share(entry.rule, worker))
-        worker.channel.send("targets", [(entry.key, self._targets(entry.rule))])
+        worker.channel.send("update", entry.key, pack_rule(self._share(entry.rule, worker)))
+        worker.channel.send("targets", [(entry.key, self._targets(entry))])
 
     def _share(self, rule, worker):
         """The rule with that worker's part of its limits; those of TCP hold for all workers together."""
@@ -264,12 +315,16 @@ class Supervisor:
         """Counters; see worker.py."""
         if message[0] == "counters":
             _, number, changed, worker.connections, worker.sessions = message
-            self._counters.told(worker.number, changed)
+            self._counters.told(worker.number, self._of_rules(changed))
             if number:
                 self._answered(number, worker.number)
         elif message[0] == "removed":
-            self._counters.told(worker.number, message[1])
+            self._counters.told(worker.number, self._of_rules(message[1]))
             self._last_word(worker, message[1])
+
+    def _of_rules(self, changed):
+        """Those that are about rules that there are."""
+        return {key: values for key, values in changed.items() if key in self._by_key or key in self._going}
 
     def on_died(self, worker):
         """Its numbers stay, and nobody waits for its answers."""
@@ -320,7 +375,12 @@ class Supervisor:
         totals["tcp"]["connections"] = sum(worker.connections for worker in workers)
         totals["udp"]["sessions"] = sum(worker.sessions for worker in workers)
         return {"workers": [self._worker_facts(worker) for worker in workers], "rules": rules, "totals": totals,
-                "unresolved": self._names.unresolved()}
+                "unresolved": self._names.unresolved(), "circles": self._circle_facts()}
+
+    def _circle_facts(self):
+        """{rule: addresses that are left out}, text."""
+        return {str(self._by_key[key].rule): sorted(address for _, address in left_out)
+                for key, left_out in self._circles.items()}
 
     def _rule_facts(self, entry):
         rule = entry.rule

@@ -32,6 +32,10 @@ class Settings:
         """Whether a setting is on only because of us."""
         return self._former.get(name) == "0"
 
+    def holds(self, name, value="1"):
+        """Whether a setting is as it is needed."""
+        return self._read(name) == value
+
     def need(self, name, value="1"):
         """Make sure of a setting; what depends on it comes first. True if it had to be changed."""
         if self._read(name) == value:

@@ -1,6 +1,7 @@
 """A worker: one process with one loop, which relays what the supervisor tells it to.
 
-It begins as a fork of the supervisor, keeps nothing of it but the channel, and does what comes over that:
+It begins as a fork of the supervisor, keeps nothing of it but the channel, gives up its rights if there is a --user,
+and does what comes over that (rules as in messages.py):
 
     add      [(key, rule, targets, count of descriptors), ...]   with the listening sockets
     update   key, rule                                           other options, same listener
@@ -13,9 +14,9 @@ It begins as a fork of the supervisor, keeps nothing of it but the channel, and 
 `targets` is [(text, [(family, sockaddr), ...]), ...], one entry for each target of the rule. It tells:
 
     ready                                                        once, when the loop turns
-    counters number, {key: {name: value}}, connections, sessions
+    counters number, [(key, {name: value}), ...], connections, sessions
                                                                  number 0: unasked, so that little is lost with a worker
-    removed  {key: {name: value}}                                the last word on rules that went
+    removed  [(key, {name: value}), ...]                         the last word on rules that went
 """
 
 import gc
@@ -28,6 +29,7 @@ from mproxy.net._loop import Loop
 from mproxy.net._socket import Target
 from mproxy.relay.channel import Channel
 from mproxy.relay.engines import Engines
+from mproxy.relay.messages import pack_counters, unpack_rule
 from mproxy.relay.rules import share
 
 # Between two unasked reports; and how many times longer than a report takes at least, so that reporting costs 1 % of
@@ -52,13 +54,14 @@ REPEAT_US = 10_000_000
 MOST_REMEMBERED = 10_000
 
 
-def run(sock, log, number, max_connections, tally):
+def run(sock, log, number, max_connections, tally, prepare):
     """Serve until drained, or told to end by the supervisor's end; never returns."""
     status = 1
     try:
         # What was the supervisor's is never freed here: its descriptors have other owners by now.
         gc.freeze()
         _forget_supervisor(sock)
+        prepare()
         tally.be(number)
         Worker(sock, log, number, max_connections, tally).run()
         status = 0
@@ -86,13 +89,14 @@ class Worker:
         self._loop = Loop()
         self._loop.on_error = self._on_error
         log.restrain(self._loop.call_later)
-        self._engines = Engines(self._loop, Watcher(log, self._loop, number), max_connections,
+        self._engines = Engines(self._loop, Watcher(log, self._loop, number, self._say_rule), max_connections,
                                 share(max_connections, number, tally.workers), tally)
         self._channel = Channel(self._loop, sock, self._on_message, self._on_orphaned)
+        self._rules = {}  # key -> Rule, for the log
         self._told = {}  # key -> counters as last told
         self._drain_at = 0  # once draining
         self._handlers: dict[str, Callable[..., None]] = {
-            "add": self._add, "update": self._engines.update, "targets": self._set_targets, "remove": self._remove,
+            "add": self._add, "update": self._update, "targets": self._set_targets, "remove": self._remove,
             "report": self._report, "drain": self._drain, "log": self._take_log}
 
     def run(self):
@@ -103,6 +107,9 @@ class Worker:
 
     def _on_error(self, error):
         self._log.error("internal-error", worker=self._number, why=f"{type(error).__name__}: {error}")
+
+    def _say_rule(self, key):
+        return self._rules.get(key, key)
 
     def _on_message(self, message, fds):
         name, *arguments = message
@@ -117,14 +124,20 @@ class Worker:
     # ---- rules
 
     def _add(self, entries, fds):
-        for key, rule, targets, count in entries:
+        for key, packed, targets, count in entries:
+            rule = unpack_rule(packed)
             mine, fds = fds[:count], fds[count:]
             try:
                 self._engines.add(key, rule, mine)
             except OSError as error:
                 self._log.error("listener-failed", worker=self._number, line=rule.number, rule=rule, why=error.strerror)
                 continue
+            self._rules[key] = rule
             self._engines.set_targets(key, make_targets(targets))
+
+    def _update(self, key, packed):
+        self._rules[key] = rule = unpack_rule(packed)
+        self._engines.update(key, rule)
 
     def _set_targets(self, entries):
         for key, targets in entries:
@@ -133,9 +146,10 @@ class Worker:
     def _remove(self, keys):
         for start in range(0, len(keys), COUNTERS_A_MESSAGE):
             some = keys[start:start + COUNTERS_A_MESSAGE]
-            self._channel.send("removed", {key: self._engines.stats(key) for key in some})
+            self._channel.send("removed", pack_counters({key: self._engines.stats(key) for key in some}))
         for key in keys:
             self._engines.remove(key)
+            self._rules.pop(key, None)
             self._told.pop(key, None)
 
     # ---- counters
@@ -160,7 +174,7 @@ class Worker:
         self._tell(number, changed)
 
     def _tell(self, number, changed):
-        self._channel.send("counters", number, changed, *self._engines.counts())
+        self._channel.send("counters", number, pack_counters(changed), *self._engines.counts())
 
     # ---- the end
 
@@ -195,10 +209,11 @@ class Worker:
 class Watcher:
     """Observer of the engines: tells the log what a person can do something about, and the same thing not too often."""
 
-    def __init__(self, log, loop, worker):
+    def __init__(self, log, loop, worker, say_rule):
         self._log = log
         self._loop = loop
         self._worker = worker
+        self._say_rule = say_rule
         self._unreachable = {}  # (target, why) -> [time of the last line, connections since]
 
     def on_accept_paused(self, why):
@@ -220,6 +235,11 @@ class Watcher:
             entry[:] = now, 0
         if len(self._unreachable) > MOST_REMEMBERED:
             self._unreachable.clear()
+
+    def on_circle(self, key):
+        """Connections of a rule come back to this relay."""
+        self._log.error("circle", worker=self._worker, rule=self._say_rule(key),
+                        why="its connections come back to this relay: nobody is let in for 10 s")
 
     def on_target_down(self, key, target, error):
         """One of several addresses is left out."""

@@ -74,6 +74,18 @@ class Inside:
         """Bound the pool."""
         self.relay.mover.pool.most = most
 
+    def pid(self):
+        """The engine's process."""
+        return os.getpid()
+
+    def look_after_peers_every(self, look_us):
+        """Instead of the usual time."""
+        self.relay.look_us = look_us
+
+    def give_up_last_words_after(self, patience_us):
+        """Instead of the usual time."""
+        self.relay.last_words_us = patience_us
+
     def become_nobody(self):
         """Lose the right to large pipes for any number of them (pipe(7), pipe-user-pages-soft), and use that up."""
         os.setgid(65534)

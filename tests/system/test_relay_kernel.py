@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from lab import as_nobody, until
+from lab import as_nobody, outage, until
 from relays import ECHO_PORT, RELAY, SERVER, echoes, is_served, start_echo
 
 from tests.root import real_root
@@ -92,6 +92,73 @@ def test_one_at_a_time(lab, relay, echo):
     assert second.wait() == 1
     assert "another mproxy relay --kernel runs on this host" in second.log.text
     assert is_served(lab.client, 7005)
+
+
+@pytest.mark.parametrize("words", ["flush ruleset", "flush table inet mproxy_relay", "delete table inet mproxy_relay",
+                                   "flush chain inet mproxy_relay loopback"])
+def test_what_somebody_takes_away_comes_back(lab, relay, echo, words):
+    """Goal: after a restart of a firewall the relay leads again by itself, its guards are there, and it says so."""
+    settings(lab.router, "0")
+    program = start(relay, RULE)
+    assert is_served(lab.client, 7005)
+    total = relay.status()["rules"][0]["counters"]["total"]
+    before = lab.router.run("nft", "-s", "list", "ruleset")
+    lab.router.run("nft", *words.split())
+    program.event("table-restored")
+    assert sorted(lab.router.run("nft", "-s", "list", "ruleset").split()) == sorted(before.split())
+    assert is_served(lab.client, 7005)
+    facts = relay.status()
+    assert facts["state"] == "running" and facts["rules"][0]["counters"]["total"] > total
+    relay.reload(RULE, f"7006 -> {SERVER}:{ECHO_PORT}")
+    outage(1)  # longer than it takes to notice: what we change ourselves is no news
+    assert len(program.events("table-restored")) == 1
+    assert program.stop(within=30) == 0
+    assert settings(lab.router) == ["0", "0", "0"]
+    assert table(lab.router) == ""
+
+
+def test_a_setting_that_is_switched_off_comes_back(lab, relay, echo):
+    """Goal: forwarding that was on before us and is switched off under us is on again, now with the guard."""
+    settings(lab.router, "1")
+    program = start(relay, RULE)
+    settings(lab.router, "0")
+    assert program.event("setting-restored")["name"] == "ipv4.conf.all.route_localnet, ipv4.ip_forward"
+    assert is_served(lab.client, 7005)
+    with pytest.raises(OSError):
+        lab.client.connect(ECHO_PORT, SERVER, timeout=1)
+    assert program.stop(within=30) == 0
+    assert settings(lab.router) == ["0", "0", "0"]
+
+
+def test_what_cannot_be_put_back_is_switched_off(lab, relay, echo):
+    """Goal: where the table cannot be had, forwarding is not left on without it, `status` says broken; later it is
+    mended."""
+    settings(lab.router, "0")
+    program = start(relay, RULE)
+    nft = lab.router.run("sh", "-c", "PATH=$PATH:/usr/sbin:/sbin command -v nft").strip()
+    lab.router.run("sh", "-c", f"{nft} flush ruleset; mount --bind /dev/null {nft}")
+    program.event("broken")
+    assert settings(lab.router) == ["0", "0", "0"]
+    assert relay.status()["state"] == "broken"
+    assert not is_served(lab.client, 7005)
+    lab.router.run("umount", nft)
+    program.event("repaired")
+    assert is_served(lab.client, 7005)
+    assert relay.status()["state"] == "running"
+
+
+@pytest.mark.parametrize("chain, rule", [
+    ("{ type filter hook forward priority 0; policy drop; }", None),
+    ("{ type filter hook forward priority 0; policy accept; }", "counter reject"),
+])
+def test_a_firewall_that_drops_is_told_of(lab, relay, echo, chain, rule):
+    """Goal: somebody's chain that will drop what we lead to other hosts is named at the start."""
+    lab.router.run("nft", "add", "table", "ip", "filter")
+    lab.router.run("nft", "add", "chain", "ip", "filter", "FORWARD", chain)
+    if rule:
+        lab.router.run("nft", "add", "rule", "ip", "filter", "FORWARD", rule)
+    program = start(relay, RULE)
+    assert program.event("forward-drops")["chain"] == "ip filter FORWARD"
 
 
 @pytest.mark.parametrize("rule, says", [

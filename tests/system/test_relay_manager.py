@@ -1,16 +1,20 @@
 """mproxy relay under a service manager: what it tells it, and the sockets that it is given."""
 
+import contextlib
 import os
 import signal
+import subprocess
 import sys
 
 import pytest
 from lab import until
 from relays import (
     ECHO_PORT,
+    MPROXY,
     RELAY,
     RELAY6,
     SERVER,
+    echoes,
     exchange,
     is_served,
     notify_socket,
@@ -18,6 +22,7 @@ from relays import (
     udp_client,
     udp_socket,
 )
+from traffic import read_exactly
 
 RULE = f"7005 -> {SERVER}:{ECHO_PORT}"
 
@@ -63,13 +68,74 @@ def test_socket_activation(lab, relay):
     prefix = [sys.executable, "-c", ACTIVATE]
     program = relay.start(f"0.0.0.0:{RULE}", prefix=[*prefix, "SOCK_STREAM,7005,0.0.0.0"], options=["--workers", "2"])
     inode = lab.router.run("ss", "-Hltne", "sport = :7005").split("ino:")[1].split()[0]
-    links = {os.readlink(f"/proc/{program.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{program.pid}/fd")}
-    assert f"socket:[{inode}]" in links
+    assert f"socket:[{inode}]" in open_files(program.pid)
     assert is_served(lab.client, 7005)
     assert program.stop() == 0
     program = relay.start(RULE, prefix=[*prefix, "SOCK_STREAM,7999,0.0.0.0"])
     assert program.event("socket-unused")["address"] == "tcp:0.0.0.0:7999"
     assert is_served(lab.client, 7005)
+
+
+def open_files(pid):
+    """What the descriptors of a process are."""
+    found = set()
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found.add(os.readlink(f"/proc/{pid}/fd/{fd}"))
+    return found
+
+
+TAKE_OVER = """
+import os, socket, sys
+with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+    sock.bind(sys.argv[1])
+    print("listening", flush=True)
+    kept = []
+    while not kept:
+        text, fds, _, _ = socket.recv_fds(sock, 4096, 250)
+        kept += fds if text.startswith(b"FDSTORE=1") else []
+for number, fd in enumerate(kept, 3):
+    os.dup2(fd, 100 + number)
+for number, fd in enumerate(kept, 3):
+    os.dup2(100 + number, number)
+    os.set_inheritable(number, True)
+print("kept", len(kept), flush=True)
+sys.stdin.readline()
+os.environ.update(LISTEN_FDS=str(len(kept)), LISTEN_PID=str(os.getpid()))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def test_a_restart_refuses_nobody(lab, relay, tmp_path):
+    """Goal: the service manager holds the listening sockets while the relay stops; callers of that time wait for the
+    next run, which takes them over though the former one still has a connection."""
+    start_echo(lab.server)
+    place = tmp_path / "notify"
+    relay.write(RULE, f"udp {RULE}")
+    words = [MPROXY, "relay", "--config", relay.file, "--pidfile", relay.pidfile, "--drain-timeout", "60s"]
+    successor = lab.router.start(sys.executable, "-c", TAKE_OVER, place, *words, stdin=subprocess.PIPE,
+                                 env=relay.environment)
+    successor.expect("^listening$")
+    former = relay.start(RULE, f"udp {RULE}", options=["--drain-timeout", "60s"], env={"NOTIFY_SOCKET": str(place)})
+    connection = lab.client.connect(7005, RELAY)
+    assert echoes(connection)
+    inode = lab.router.run("ss", "-Hltne", "sport = :7005").split("ino:")[1].split()[0]
+    [worker] = relay.workers()
+    former.signal(signal.SIGTERM)
+    successor.expect("^kept 2$")
+    until(lambda: f"socket:[{inode}]" not in open_files(worker), 10, "the former run accepts nobody")
+    waiting = lab.client.connect(7005, RELAY)
+    waiting.sendall(b"hello")
+    successor.process.stdin.write(b"\n")
+    successor.process.stdin.flush()
+    successor.event("ready")
+    assert read_exactly(waiting, 5) == b"hello"
+    assert not successor.events("socket-unused")
+    assert echoes(connection)
+    assert relay.status()["pid"] == successor.pid
+    connection.close()
+    assert former.wait(within=20) == 0
+    assert relay.status()["pid"] == successor.pid, "the former one took the file of its successor away"
 
 
 @pytest.mark.parametrize("workers", ["1", "2", "3"])

@@ -348,6 +348,23 @@ def test_second_signal_ends_at_once(lab, relay, echo):
     assert not echoes(connection)
 
 
+def test_a_successor_starts_while_its_predecessor_ends(lab, relay, echo):
+    """Goal: nobody waits for the connections of a relay that stops: port and pidfile are free at once, and `status`
+    finds the successor."""
+    former = relay.start(RULE, options=["--drain-timeout", "60s"])
+    connection = connect(lab)
+    assert echoes(connection)
+    former.signal(signal.SIGTERM)
+    former.event("stopping")
+    until(lambda: not relay.pidfile.exists(), 10, "the pidfile is free")
+    relay.start(RULE)
+    assert is_served(lab.client, 7005) and echoes(connection)
+    assert f"process {relay.started[-1].pid}, running" in relay.command("status")[1]
+    connection.close()
+    assert former.wait(within=20) == 0
+    assert relay.status()["pid"] == relay.started[-1].pid
+
+
 # ---- the background
 
 def test_daemon(lab, relay, echo):
@@ -381,6 +398,28 @@ def test_daemon_with_relative_paths(lab, relay, echo):
     assert is_served(lab.client, 7005)
     relay.reload(RULE, f"7006 -> {SERVER}:{ECHO_PORT}")
     assert is_served(lab.client, 7006)
+    assert relay.command("stop", "--pidfile", relay.pidfile) == (0, "")
+
+
+@pytest.mark.parametrize("words", ["", "--log-file relay.log", "--workers 2"])
+@pytest.mark.parametrize("errors", ["2>&1", "2>errors"])
+def test_daemon_keeps_nothing_of_its_caller(lab, relay, echo, words, errors):
+    """Goal: `$(...)` ends, a lock of the caller is free, and no process holds what the caller had open; a log that goes
+    to a file goes on doing so."""
+    relay.write(RULE)
+    home = relay.host.home
+    run = (f"{MPROXY} relay --config {relay.file} --daemon --pidfile {relay.pidfile} {words} {errors}")
+    script = f"exec 9>lock 8</dev/zero; flock 9; out=$({run}); echo status $?; exec 9>&-; flock -n lock echo free"
+    done = relay.host.start("env", "-C", home, "bash", "-c", script, env=relay.environment)
+    assert done.wait(within=15) == 0
+    assert done.out.text.split("\n") == ["status 0", "free", ""]
+    assert is_served(lab.client, 7005)
+    for pid in [int(relay.pidfile.read_text()), *relay.workers()]:
+        names = {fd: os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
+        assert not [name for name in names.values() if name.startswith("pipe:") or name.endswith(("lock", "zero"))]
+        assert names["0"] == names["1"] == "/dev/null"
+        to = "relay.log" if "log" in words else "errors" if errors == "2>errors" else "null"
+        assert names["2"].endswith(to), names
     assert relay.command("stop", "--pidfile", relay.pidfile) == (0, "")
 
 
@@ -537,3 +576,17 @@ def test_udp_sessions_go_on_over_a_reload(lab, relay, udp_server):
     facts = relay.status()
     assert facts["rules"][0]["counters"]["sessions"] == 20
     assert facts["rules"][0]["counters"]["total"] == 20 + sessions[0]
+
+
+def test_silent_clients_of_the_control_socket_block_nobody(lab, relay, echo):
+    """Goal: more silent clients than there are places, and `status` and `reload` answer."""
+    program = relay.start(RULE)
+    silent = []
+    for _ in range(40):
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(str(relay.runtime / "mproxy" / f"relay-{program.pid}.sock"))
+        silent.append(sock)
+    assert relay.status()["state"] == "running"
+    relay.reload(RULE, f"7006 -> {SERVER}:{ECHO_PORT}")
+    for sock in silent:
+        sock.close()

@@ -1,0 +1,27 @@
+"""Circles at run time: connections that the relay makes and gets back from itself, whatever led them here.
+
+What the rules alone tell is found before (circles.py): this is for what they do not, such as an address translation, or
+an address that was given to this host later. In a circle the peer of a connection is the near end of one that we made
+just before. A single match may be chance, as a port can be used towards several addresses; so many among the last ones
+are none.
+"""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+
+cdef enum:
+    SAMPLE = 16        # connections that are compared: the youngest
+    MATCHES = 4        # of them, that make a circle
+    LOOK_EVERY = 64    # connections of a rule between two looks: so that it costs next to nothing
+    LEAST_OPEN = 32    # connections of a rule at once, below which there is nothing to look for
+
+
+cdef struct Place:
+    uint8_t address[16]  # IPv4 in its IPv6 form
+    uint16_t port        # 0: unknown
+
+
+cdef bint is_time_to_look(uint64_t total, uint32_t now) noexcept nogil
+cdef void place_of_peer(int fd, Place *out) noexcept nogil
+cdef void place_of_own(int fd, Place *out) noexcept nogil
+cdef bint is_circle(const Place *peers, const Place *ours, int count) noexcept nogil

@@ -1,0 +1,45 @@
+"""Circles at run time. The rules: _circle.pxd."""
+
+from libc.string cimport memcmp
+
+from mproxy.net._socket cimport sockaddr, sockaddr_storage, socklen_t
+from mproxy.relay._proxy_header cimport take_address
+
+
+cdef extern from "<sys/socket.h>" nogil:
+    int getsockname(int fd, sockaddr *address, socklen_t *length)
+    int getpeername(int fd, sockaddr *address, socklen_t *length)
+
+
+cdef bint is_time_to_look(uint64_t total, uint32_t now) noexcept nogil:
+    """Whether a rule that has `now` connections, after `total` so far, may be part of a circle."""
+    return total % LOOK_EVERY == 0 and now >= LEAST_OPEN
+
+
+cdef void place_of_peer(int fd, Place *out) noexcept nogil:
+    """Whom a connection came from."""
+    cdef sockaddr_storage address
+    cdef socklen_t length = sizeof(address)
+    out.port = 0
+    if getpeername(fd, <sockaddr *>&address, &length) == 0:
+        take_address(<sockaddr *>&address, out.address, &out.port)
+
+
+cdef void place_of_own(int fd, Place *out) noexcept nogil:
+    """The near end of a connection that we made."""
+    cdef sockaddr_storage address
+    cdef socklen_t length = sizeof(address)
+    out.port = 0
+    if getsockname(fd, <sockaddr *>&address, &length) == 0:
+        take_address(<sockaddr *>&address, out.address, &out.port)
+
+
+cdef bint is_circle(const Place *peers, const Place *ours, int count) noexcept nogil:
+    """Whether so many of the `count` peers are our own that it is no chance."""
+    cdef int i, j, matches = 0
+    for i in range(count):
+        for j in range(count):
+            if peers[i].port and peers[i].port == ours[j].port and memcmp(peers[i].address, ours[j].address, 16) == 0:
+                matches += 1
+                break
+    return matches >= MATCHES

@@ -1,0 +1,104 @@
+"""Rules that lead back to the relay itself, directly or over each other.
+
+Such a rule takes every descriptor that there is with its first connection, and one datagram circulates in it for ever.
+What the rules and the addresses of names do not tell is found at run time: _circle.pxd.
+"""
+
+import ipaddress
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from mproxy.relay.rule_file import RulesError
+from mproxy.relay.rules import Rule
+
+_MAY_BIND_ANYWHERE = {4: Path("/proc/sys/net/ipv4/ip_nonlocal_bind"), 6: Path("/proc/sys/net/ipv6/ip_nonlocal_bind")}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One target address of a rule, which is an address of another rule or of the same."""
+
+    rule: Rule
+    host: str      # as the rule names it
+    address: str   # its address
+    to: Rule
+
+
+def find_circles(rules, addresses, is_own):
+    """Steps that lead round and round. `addresses(host)`: the known ones, text; `is_own(address)`: of this host."""
+    listening: dict[tuple[str, int], list[Rule]] = {}
+    for rule in rules:
+        listening.setdefault((rule.protocol, rule.listen_port), []).append(rule)
+    steps = []
+    for rule in rules:
+        for host, port in rule.targets:
+            others = listening.get((rule.protocol, port), ())
+            for address in addresses(host) if others else ():
+                steps += [Step(rule, host, address, other) for other in others if _meets(other, address, is_own)]
+    return _without_ends(steps)
+
+
+def refuse_circles(rules, name):
+    """RulesError that names every rule that leads round by the addresses in the rules themselves."""
+    wrong = {}
+    for step in find_circles(rules, _numeric, is_own_address):
+        over = "" if step.to is step.rule else f" over line {step.to.number}"
+        wrong[step.rule.number] = f"{step.rule} leads back to itself{over}; expected another host or another port"
+    if wrong:
+        raise RulesError(name, sorted(wrong.items()))
+
+
+def _numeric(host):
+    """An address stands for itself, a name for nothing yet."""
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return []
+    return [host]
+
+
+def _meets(rule, address, is_own):
+    """Whether who connects to an address meets the listener of a rule."""
+    target = ipaddress.ip_address(address.partition("%")[0])
+    if target.version == 6 and target.ipv4_mapped is not None:
+        target = target.ipv4_mapped
+    host = rule.listen_host
+    if host and (":" in host) != (target.version == 6):
+        return False
+    if target.is_unspecified:  # connecting to no address is connecting to this host
+        return True if host in ("", "0.0.0.0", "::") else ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    if host in ("", "0.0.0.0", "::"):
+        return target.is_loopback or is_own(str(target))
+    return host.partition("%")[0] == str(target)
+
+
+def _without_ends(steps):
+    """Those steps that go on, and that others lead to: what is left goes round."""
+    while True:
+        begin, end = {step.rule.listener for step in steps}, {step.to.listener for step in steps}
+        left = [step for step in steps if step.to.listener in begin and step.rule.listener in end]
+        if len(left) == len(steps):
+            return steps
+        steps = left
+
+
+def is_own_address(address):
+    """Whether this host has an address: only such ones can be bound, unless the system lets everything be."""
+    version = 6 if ":" in address else 4
+    with socket.socket(socket.AF_INET6 if version == 6 else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            if _binds_anything(version):
+                sock.connect((address, 9))  # sends nothing; who talks to himself does so from that address
+                return sock.getsockname()[0] == address
+            sock.bind((address, 0))
+        except OSError:
+            return False
+        return True
+
+
+def _binds_anything(version):
+    try:
+        return _MAY_BIND_ANYWHERE[version].read_text().strip() == "1"
+    except OSError:
+        return False

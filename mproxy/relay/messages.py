@@ -1,0 +1,80 @@
+"""What supervisor and workers say to each other, as JSON: words and numbers, nothing that runs.
+
+A worker reads what strangers send, and may have other rights than its supervisor: whatever it says is looked at before
+it is believed. Which messages there are: worker.py.
+"""
+
+from dataclasses import fields
+from ipaddress import ip_network
+
+from mproxy.relay.counters import NAMES
+from mproxy.relay.rules import Rule, RuleOptions
+
+_DEFAULTS = {field.name: field.default for field in fields(RuleOptions)}
+_NETWORKS = {"allow", "deny"}
+_COUNTERS = {name for names in NAMES.values() for name in names}
+_LARGEST = 1 << 64
+
+
+class MessageError(Exception):
+    """What came is none of the messages that there are."""
+
+
+# ---- to workers
+
+def pack_rule(rule):
+    """A Rule as JSON has it; options that say nothing are left out."""
+    options = {}
+    for name, default in _DEFAULTS.items():
+        value = getattr(rule.options, name)
+        if value != default:
+            options[name] = [str(network) for network in value] if name in _NETWORKS else value
+    return [rule.number, rule.protocol, rule.listen_host, rule.listen_port, rule.targets, options]
+
+
+def unpack_rule(packed):
+    """The Rule of `pack_rule`."""
+    number, protocol, host, port, targets, options = packed
+    for name in options.keys() & _NETWORKS:
+        options[name] = map(ip_network, options[name])
+    options = {name: tuple(value) if isinstance(_DEFAULTS[name], tuple) else value for name, value in options.items()}
+    return Rule(number, protocol, host, port, tuple(map(tuple, targets)), RuleOptions(**options))
+
+
+# ---- from workers
+
+def check_report(message):
+    """(name, ...) of a message of a worker: `ready`; `counters`, number, {key: {name: value}}, connections, sessions;
+    `removed`, {key: {name: value}}. MessageError for anything else."""
+    match message:
+        case ["ready"]:
+            return ("ready",)
+        case ["counters", int(number), list(changed), int(connections), int(sessions)]:
+            _check_number(number, connections, sessions)
+            return "counters", number, _check_counters(changed), connections, sessions
+        case ["removed", list(changed)]:
+            return "removed", _check_counters(changed)
+    raise MessageError("not a message of a worker")
+
+
+def pack_counters(counters):
+    """{key: {name: value}} with keys that JSON leaves numbers."""
+    return list(counters.items())
+
+
+def _check_counters(packed):
+    found = {}
+    for entry in packed:
+        match entry:
+            case [int(key), dict(values)] if values.keys() <= _COUNTERS:
+                _check_number(key, *values.values())
+                found[key] = values
+            case _:
+                raise MessageError("not the counters of a rule")
+    return found
+
+
+def _check_number(*values):
+    for value in values:
+        if type(value) is not int or not 0 <= value < _LARGEST:
+            raise MessageError("not a count")
