@@ -2,8 +2,9 @@
 
 What the rules alone tell is found before (circles.py): this is for what they do not, such as an address translation, or
 an address that was given to this host later. In a circle the peer of a connection is the near end of one that we made
-just before. A single match may be chance, as a port can be used towards several addresses; so many among the last ones
-are none.
+just before. When the far end of that one is where the connection came in as well, it is the same one. When not, there is
+a translation between them, or it is chance: clients on this host have the same ports towards us as we have towards
+others, many in a row. Then the system's list of sockets tells whether there are such clients.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -16,6 +17,12 @@ cdef enum:
     LEAST_OPEN = 32    # connections of a rule at once, below which there is nothing to look for
 
 
+cdef enum Finding:
+    NO_CIRCLE = 0
+    MAYBE_CIRCLE = 1  # peers are like near ends of ours
+    CIRCLE = 2        # they are the same connections
+
+
 cdef struct Place:
     uint8_t address[16]  # IPv4 in its IPv6 form
     uint16_t port        # 0: unknown
@@ -24,4 +31,5 @@ cdef struct Place:
 cdef bint is_time_to_look(uint64_t total, uint32_t now) noexcept nogil
 cdef void place_of_peer(int fd, Place *out) noexcept nogil
 cdef void place_of_own(int fd, Place *out) noexcept nogil
-cdef bint is_circle(const Place *peers, const Place *ours, int count) noexcept nogil
+cdef Finding find_circle(
+    const Place *peers, const Place *met, const Place *ours, const Place *far, int count) noexcept nogil

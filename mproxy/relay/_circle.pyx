@@ -34,12 +34,19 @@ cdef void place_of_own(int fd, Place *out) noexcept nogil:
         take_address(<sockaddr *>&address, out.address, &out.port)
 
 
-cdef bint is_circle(const Place *peers, const Place *ours, int count) noexcept nogil:
-    """Whether so many of the `count` peers are our own that it is no chance."""
-    cdef int i, j, matches = 0
+cdef inline bint same(const Place *one, const Place *other) noexcept nogil:
+    return one.port != 0 and one.port == other.port and memcmp(one.address, other.address, 16) == 0
+
+
+cdef Finding find_circle(
+        const Place *peers, const Place *met, const Place *ours, const Place *far, int count) noexcept nogil:
+    """Of `count` connections: who came (`peers`) and to which place of ours (`met`), from where we connected (`ours`) and
+    to whom (`far`)."""
+    cdef int i, j, alike = 0, equal = 0
     for i in range(count):
         for j in range(count):
-            if peers[i].port and peers[i].port == ours[j].port and memcmp(peers[i].address, ours[j].address, 16) == 0:
-                matches += 1
+            if same(&peers[i], &ours[j]):
+                alike += 1
+                equal += same(&met[i], &far[j])
                 break
-    return matches >= MATCHES
+    return CIRCLE if equal >= MATCHES else MAYBE_CIRCLE if alike >= MATCHES else NO_CIRCLE

@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from mproxy.net._loop cimport Source, Work
 from mproxy.relay._balance cimport Backend
+from mproxy.relay._circle cimport Finding
 from mproxy.relay._flow cimport Side
 from mproxy.relay._proxy_header cimport Origin
 from mproxy.relay._wheel cimport WheelLink
@@ -45,4 +46,4 @@ cdef void drop_backend(Pair *pair) noexcept
 cdef bint send_header(Pair *pair, int version) noexcept
 cdef bint has_spoken(Pair *pair) noexcept
 cdef int64_t next_look(Pair *pair) noexcept
-cdef bint come_back(Pair *youngest) noexcept
+cdef Finding come_back(Pair *youngest, list clients) noexcept

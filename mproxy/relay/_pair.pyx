@@ -8,7 +8,7 @@ from mproxy._ring cimport ring_append, ring_used
 from mproxy.net._socket cimport (
     MSG_DONTWAIT, MSG_NOSIGNAL, recv, send, sockaddr, sockaddr_storage, socklen_t, ssize_t,
 )
-from mproxy.relay._circle cimport SAMPLE, Place, is_circle, place_of_own, place_of_peer
+from mproxy.relay._circle cimport SAMPLE, Finding, Place, find_circle, place_of_own, place_of_peer
 from mproxy.relay._flow cimport SMALL_READ_BYTES
 from mproxy.relay._proxy_header cimport OWN_HEADER_BYTES, header_write, origin_set
 
@@ -80,16 +80,22 @@ cdef int64_t next_look(Pair *pair) noexcept:
     return min(pair.look_at, pair.since + pair.idle_us) if pair.idle_us else pair.look_at
 
 
-cdef bint come_back(Pair *youngest) noexcept:
-    """Whether the youngest pairs come from those that were made before them."""
+cdef Finding come_back(Pair *youngest, list clients) noexcept:
+    """Whether the youngest pairs come from those that were made before them. `clients` gets (their port, the address that
+    they came to in its IPv6 form, its port) of each."""
     cdef Place peers[SAMPLE]
+    cdef Place met[SAMPLE]
     cdef Place ours[SAMPLE]
+    cdef Place far[SAMPLE]
     cdef Pair *pair = youngest
     cdef int count = 0
     while pair != NULL and count < SAMPLE:
         if pair.server.source.fd >= 0:
             place_of_peer(pair.client.source.fd, &peers[count])
+            place_of_own(pair.client.source.fd, &met[count])
             place_of_own(pair.server.source.fd, &ours[count])
+            place_of_peer(pair.server.source.fd, &far[count])
+            clients.append((peers[count].port, (<char *>met[count].address)[:16], met[count].port))
             count += 1
         pair = pair.next
-    return is_circle(peers, ours, count)
+    return find_circle(peers, met, ours, far, count)

@@ -41,6 +41,7 @@ cdef class Route:
     cdef int64_t connect_us        # from accepting to OPEN, 0: no limit
     cdef int64_t idle_us           # longest silence, 0: any
     cdef int64_t closed_until      # the rule is part of a circle: nobody is let in before
+    cdef int64_t doubted_until    # the system's list of sockets is not looked at before
     cdef uint32_t connections      # now, here
     cdef uint64_t total            # admitted so far
     cdef uint64_t refused          # not admitted: networks, limit, header, no address
@@ -52,6 +53,7 @@ cdef class Route:
     cdef void configure(self, rule)
     cdef void admit(self, int fd, sockaddr_storage *address) noexcept
     cdef void begin(self, int fd, Balance balance) noexcept
+    cdef bint is_circle(self) noexcept
 
 
 cdef class RouteListener(Listener):

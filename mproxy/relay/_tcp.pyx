@@ -24,7 +24,7 @@ from mproxy.net._socket cimport (
     MSG_DONTWAIT, Target, close, finish_on_close, pending_error, recv, send_parts, sockaddr, ssize_t,
 )
 from mproxy.relay._cidr cimport is_allowed
-from mproxy.relay._circle cimport is_time_to_look
+from mproxy.relay._circle cimport CIRCLE, MAYBE_CIRCLE, Finding, is_time_to_look
 from mproxy.relay._dial cimport acknowledge_at_once, dial
 from mproxy.relay._flow cimport AGAIN, Outcome, Side, side_holds, side_mark, side_owed
 from mproxy.relay._keepalive cimport has_vanished, keep_alive
@@ -34,6 +34,7 @@ from mproxy.relay._pair cimport (
 )
 from mproxy.relay._proxy_header cimport LONGEST_HEADER_BYTES, Origin, header_parse, origin_source
 from mproxy.relay._wheel cimport TICK_US, WheelLink, wheel_due, wheel_init, wheel_put, wheel_sweep, wheel_take
+from mproxy.relay.circles import has_clients
 
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -42,6 +43,7 @@ cdef extern from "<sys/socket.h>" nogil:
 cdef enum:
     TRIM_US = 2000000
     LOOK_US = 30000000        # between two looks at the peers of a connection; most are over before the first
+    DOUBT_US = 1000000        # between two looks at the system's list of sockets
     CIRCLE_US = 10000000      # a rule that leads back to the relay lets nobody in for so long
     LAST_WORDS_US = 30000000  # a peer that takes no byte for so long will not read the rest of a broken connection
 
@@ -223,7 +225,7 @@ cdef class Route:
         pair_init(pair, self, fd, balance)
         self.connections += 1
         self.total += 1
-        if is_time_to_look(self.total, self.connections) and come_back(relay.first):
+        if is_time_to_look(self.total, self.connections) and self.is_circle():
             self.closed_until = relay.loop.now_us + CIRCLE_US
             relay.tell("on_circle", (self.key,))
             relay.reset_all(self)
@@ -235,6 +237,16 @@ cdef class Route:
             relay.wait_until(pair, pair.since + self.connect_us)
         if not self.accept_proxy:
             connect_next(pair, 0)
+
+    cdef bint is_circle(self) noexcept:
+        """Whether the youngest connections come back from the relay itself."""
+        cdef int64_t now = self.relay.loop.now_us
+        clients = []
+        cdef Finding finding = come_back(self.relay.first, clients)
+        if finding != MAYBE_CIRCLE or now < self.doubted_until:
+            return finding == CIRCLE
+        self.doubted_until = now + DOUBT_US
+        return self.relay.loop.guard(has_clients, clients) is False
 
 
 # ---- a pair begins

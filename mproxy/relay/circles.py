@@ -6,6 +6,7 @@ What the rules and the addresses of names do not tell is found at run time: _cir
 
 import ipaddress
 import socket
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,3 +103,25 @@ def _binds_anything(version):
         return _MAY_BIND_ANYWHERE[version].read_text().strip() == "1"
     except OSError:
         return False
+
+
+def has_clients(clients, places=("/proc/net/tcp", "/proc/net/tcp6")):
+    """Whether this host has sockets that connect from such a port to such a place (proc_pid_net(5)): [(port, address in
+    its IPv6 form, port), ...]. Then these are clients, and no connections of our own that came back."""
+    wanted = {(f"{_words(address)[-8:]}:{ours:04X}", f"{port:04X}") for port, address, ours in clients}
+    for place in places:
+        try:
+            with open(place, encoding="ascii") as file:
+                next(file)
+                for line in file:
+                    _, local, remote, *_ = line.split(None, 3)
+                    if (remote[-13:], local[-4:]) in wanted:  # the last 32 bits are enough to tell addresses apart
+                        return True
+        except OSError:
+            pass
+    return False
+
+
+def _words(address):
+    """As the system prints it: words of 32 bits in its own byte order."""
+    return "".join(f"{int.from_bytes(address[at:at + 4], sys.byteorder):08X}" for at in range(0, 16, 4))

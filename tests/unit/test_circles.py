@@ -1,8 +1,11 @@
 """Rules that lead back to the relay itself."""
 
+import ipaddress
+import socket
+
 import pytest
 
-from mproxy.relay.circles import find_circles, is_own_address
+from mproxy.relay.circles import find_circles, has_clients, is_own_address
 from mproxy.relay.rule_file import parse_rules
 
 OWN = {"10.0.0.2", "fd00::2"}
@@ -47,3 +50,15 @@ def test_circles(lines, expected):
 def test_own_address():
     assert is_own_address("127.0.0.1") and is_own_address("127.9.9.9")
     assert not is_own_address("192.0.2.1") and not is_own_address("2001:db8::1")
+
+
+@pytest.mark.parametrize("host, form", [
+    ("127.0.0.1", "::ffff:127.0.0.1"), ("::1", "::1"), ("127.0.0.1", "::ffff:127.0.0.2")])
+def test_clients_of_this_host_are_found(host, form):
+    with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as server:
+        place = server.getsockname()[:2]
+        with socket.create_connection(place) as client:
+            port = client.getsockname()[1]
+            there = ipaddress.ip_address(form).packed
+            assert has_clients([(port, there, place[1])]) == (form != "::ffff:127.0.0.2")
+            assert not has_clients([(port, there, 1), (1, there, place[1])])
