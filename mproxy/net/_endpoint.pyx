@@ -102,6 +102,7 @@ cdef class Endpoint:
         self.end_carrier(True)
         self.tls = tls
         if tls is not None:
+            tls.forget()
             tls.wire.take_bytes = OUT_BYTES
         self.session.attach(epoch, peer_window, peer_budget, first, self.loop.now_us)
         self.session.sealed = tls is not None

@@ -12,7 +12,8 @@ Life of an inbound byte: the carrier's bytes are received into a buffer, OPEN_MA
 end has not arrived is kept. All that is whole is opened by each call, so no byte ever waits here for a socket that has
 nothing more to say.
 
-OpenSSL does the handshake, by memory (a BIO of ours), and then tells the secrets from which _records goes on.
+OpenSSL does the handshake, by memory (a BIO of ours), and then tells the secrets from which _records goes on. When the
+last use was made of what only the handshake knows (`exporter`), `forget` frees it.
 """
 
 from libc.stddef cimport size_t
@@ -57,7 +58,7 @@ cdef class TlsContext:
 
 
 cdef class Tls:
-    cdef SSL *ssl                       # the connection
+    cdef SSL *ssl                       # the handshake; NULL once forgotten
     cdef TlsContext context             # keeps it alive
     cdef Wire wire                      # where its bytes come from and go to
     cdef readonly bint finished         # the handshake is over

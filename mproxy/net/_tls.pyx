@@ -49,6 +49,12 @@ cdef extern from *:
     """
     bint has_fast_aes() nogil
 
+cdef extern from "<malloc.h>" nogil:
+    size_t malloc_usable_size(void *block)
+
+cdef extern from "<string.h>" nogil:
+    void *memmem(const void *block, size_t size, const void *wanted, size_t length)
+
 cdef enum:
     HANDSHAKE_OUT_BYTES = 8192    # a flight takes about 1 KiB
     MAX_CERTIFICATE_BYTES = 4096  # of a peer's chain; ours take 300
@@ -137,6 +143,15 @@ cdef void take_secret(const SSL *ssl, const char *line) noexcept nogil:
 
 cdef inline uint8_t digit(char letter) noexcept nogil:
     return (letter - 48 if letter <= 57 else (letter & 0xDF) - 55) & 15  # 0 to 9, a to f
+
+
+cdef void clear_copies(void *block, const uint8_t *secret) noexcept nogil:
+    """Overwrite a secret wherever it lies in what malloc(3) gave."""
+    cdef size_t size = malloc_usable_size(block)
+    cdef void *found = memmem(block, size, secret, SECRET_BYTES)
+    while found != NULL:
+        OPENSSL_cleanse(found, SECRET_BYTES)
+        found = memmem(block, size, secret, SECRET_BYTES)
 
 
 cdef int accept_any(X509_STORE_CTX *store, void *argument) noexcept nogil:
@@ -299,8 +314,8 @@ cdef class Tls:
         return result
 
     def peer_spki(self):
-        """The peer's public key, 44 bytes of DER (RFC 8410); proven when `finished`."""
-        cdef X509 *certificate = SSL_get1_peer_certificate(self.ssl)
+        """The peer's public key, 44 bytes of DER (RFC 8410); proven when `finished`. None after `forget`."""
+        cdef X509 *certificate = SSL_get1_peer_certificate(self.ssl) if self.ssl != NULL else NULL
         if certificate == NULL:
             return None
         try:
@@ -309,9 +324,12 @@ cdef class Tls:
             X509_free(certificate)
 
     def exporter(self, bytes label, bytes context, size_t length):
-        """Return `length` bytes that only the two ends of this connection know (RFC 8446, section 7.5)."""
+        """Return `length` bytes that only the two ends of this connection know (RFC 8446, section 7.5).
+
+        PeerError when there are none: the handshake is not over, or was forgotten.
+        """
         cdef bytes result = PyBytes_FromStringAndSize(NULL, length)
-        if SSL_export_keying_material(
+        if self.ssl == NULL or SSL_export_keying_material(
                 self.ssl, <unsigned char *>PyBytes_AS_STRING(result), length, PyBytes_AS_STRING(label), len(label),
                 <unsigned char *>PyBytes_AS_STRING(context), len(context), 1) != 1:
             raise PeerError(CloseCode.ENCRYPTION, f"TLS: {last_error()}")
@@ -319,8 +337,19 @@ cdef class Tls:
 
     @property
     def cipher(self):
-        """The name of the cipher in use."""
-        return SSL_get_cipher_name(self.ssl).decode()
+        """The name of the cipher in use; None after `forget`."""
+        return SSL_get_cipher_name(self.ssl).decode() if self.ssl != NULL else None
+
+    def forget(self):
+        """Free what the handshake has left in OpenSSL, secrets above all: records need nothing of it.
+
+        OpenSSL does not clear the object that holds the traffic secrets (SSL_free(3)); so they are looked for in it.
+        """
+        if self.ssl != NULL and self.finished:
+            clear_copies(self.ssl, self.sealing.secret)
+            clear_copies(self.ssl, self.opening.secret)
+            SSL_free(self.ssl)
+            self.ssl = NULL
 
     def _shake_hands(self, bytes data):
         """Go on with the handshake; true when it is over."""

@@ -6,13 +6,13 @@ import stat
 from mproxy.errors import UsageError
 
 
-def check_stdio():
-    """UsageError when standard input or output is closed: what comes would be thrown away without a word."""
-    for fd, name in enumerate(("input", "output")):
+def check_stdio(fds):
+    """UsageError when one of descriptors 0 and 1 in `fds` is closed: what comes would be thrown away without a word."""
+    for fd in fds:
         try:
             os.fstat(fd)
         except OSError:
-            raise UsageError(f"--stdio: standard {name} is closed") from None
+            raise UsageError(f"standard {('input', 'output')[fd]} is closed") from None
 
 
 def open_stdio() -> tuple[int, int]:

@@ -46,6 +46,11 @@ class Grant:
             return "the key may not be used from this address"
         return None
 
+    def same_rights(self, other):
+        """Whether the line allows what that of another Grant does, to whatever key."""
+        return all(getattr(self, name) == getattr(other, name) for name in (
+            "targets", "networks", "expires_at", "max_streams", "max_sessions"))
+
     def allows_target(self, host, port):
         """Whether streams may go to HOST:PORT, as far as this line has a say."""
         return self.targets is None or (host, port) in self.targets

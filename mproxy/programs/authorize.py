@@ -1,23 +1,30 @@
 """`mproxy authorize`: exchanges the keys of both sides over ssh, once, so that nobody has to copy them.
 
-One ssh, one script for the server's sh on its standard input:
+One ssh, one script (authorize_script.py) for the server's sh on its standard input:
 
-1. append this client's line to authorized_keys there, unless its key is in it already;
-2. when sproxy has never been started there, make its host key now: with the server's mproxy, or openssl. A private key
-   never goes over the wire, in either direction;
-3. print the host key's certificate, which becomes a line in known_hosts here.
+1. find the sproxy that listens on the port, and with it its files; refuse when they cannot be told;
+2. append this client's line to authorized_keys there, unless its key is in it already;
+3. when no sproxy has ever been started there, make its host key now: with the server's mproxy, or openssl. A private
+   key never goes over the wire, in either direction;
+4. print the host key's certificate, which becomes a line in known_hosts here, unless the sproxy that answers at the
+   port has another key.
 """
 
 import os
 import shlex
+import socket
 import subprocess
 
 from mproxy._wipe import wipe
+from mproxy._wire import CloseCode
 from mproxy.config import default_state_dir, format_host_port
-from mproxy.errors import MproxyError, UsageError
+from mproxy.errors import MproxyError, PeerError, UsageError
+from mproxy.handshake import Caller
+from mproxy.net._tls import Tls, TlsContext
 from mproxy.policy.grants import parse_grant
 from mproxy.policy.keys import find_spki, fingerprint, public_line, take_identity
 from mproxy.policy.trust import HostTrust
+from mproxy.programs.authorize_script import BEGIN, END, SCRIPT
 from mproxy.programs.keygen import key_file, own_name
 from mproxy.programs.options import OneLineParser, complain
 from mproxy.words import parse_host, parse_name, parse_port, printable
@@ -27,53 +34,8 @@ PROGRAM = "mproxy authorize"
 # Where sproxy listens in all examples; it has no default of its own.
 SPROXY_PORT = 6200
 
-# Everything of interest stands between these lines: a login shell may greet before, and say goodbye behind.
-BEGIN, END = "mproxy-authorize-begin", "mproxy-authorize-end"
-
-SCRIPT = r"""
-set -u
-umask 077
-line={line}
-key={key}
-dir={directory}
-mproxy={mproxy}
-if [ -z "$dir" ]; then
-    case ${{XDG_STATE_HOME:-}} in
-        /*) dir=$XDG_STATE_HOME/mproxy ;;
-        *) if [ "$(id -u)" = 0 ]; then dir=/var/lib/mproxy; else dir=$HOME/.local/state/mproxy; fi ;;
-    esac
-fi
-keys=$dir/authorized_keys
-host=$dir/host-key.pem
-
-echo {begin}
-mkdir -p "$dir" || exit 3
-if [ -e "$keys" ] && grep -v '^[[:space:]]*#' "$keys" | grep -qF -e "$key"; then
-    echo "present $keys"
-else
-    if [ -s "$keys" ] && [ -n "$(tail -c 1 "$keys")" ]; then echo >> "$keys" || exit 3; fi
-    printf '%s\n' "$line" >> "$keys" || exit 3
-    echo "added $keys"
-fi
-
-if [ ! -e "$host" ]; then
-    if command -v "$mproxy" > /dev/null 2>&1; then
-        "$mproxy" keygen --host -f "$host" > /dev/null 2>&1
-    fi
-fi
-if [ ! -e "$host" ] && command -v openssl > /dev/null 2>&1; then
-    made=$(mktemp "$dir/.host-key.XXXXXX") &&
-        openssl req -x509 -newkey ed25519 -nodes -days 36500 -subj /CN=mproxy \
-            -keyout "$made" -out "$made.certificate" > /dev/null 2>&1 &&
-        cat "$made.certificate" >> "$made" && ln "$made" "$host" 2> /dev/null
-    rm -f "$made" "$made.certificate"
-fi
-if [ -e "$host" ]; then
-    sed -n '/-----BEGIN CERTIFICATE-----/,/-----END CERTIFICATE-----/p' "$host"
-fi
-echo {end}
-"""
-
+# Seconds for an sproxy to show its key, to whoever can reach it at all.
+LOOK_S = 3
 
 def main(argv):
     """Run; the exit status."""
@@ -104,13 +66,15 @@ def _parse(argv):
     parser.add(parser, "--ssh", _parse_command, metavar="COMMAND", default=["ssh"], help=(
         "ssh with options of its own (default ssh)"))
     parser.add_argument("--options", metavar="LIST", default="", help=(
-        "put in front of the key: target=, from=, expiry=, max-streams="))
+        "put in front of the key: target=, from=, expiry=, max-streams=, max-sessions=; a line that is there"
+        " already is not changed (exit status 1)"))
     parser.add_argument("--comment", metavar="TEXT", help="words behind the key (default USER@HOST of this side)")
     parser.add(parser, "--key", parse_name, metavar="FILE", help=(
         "our key, made when there is none (default client-key.pem)"))
     parser.add(parser, "--known-hosts", parse_name, metavar="FILE", help="the file that learns the server's key")
     parser.add_argument("--remote-dir", metavar="DIR", default="", help=(
-        "sproxy's state directory on the server (default as sproxy's own)"))
+        "sproxy's state directory on the server (default that of the sproxy which listens on PORT there, else as"
+        " sproxy's own)"))
     parser.add_argument("--remote-mproxy", metavar="COMMAND", default="mproxy", help=(
         "mproxy on the server, for a host key that is not there yet (default mproxy)"))
     parser.add_argument("-h", "--help", action="help", help="print this text and exit")
@@ -137,7 +101,8 @@ def _parse_command(text):
 
 def _authorize(options):
     destination, host = options.destination
-    identity, _ = take_identity(options.key or key_file("client-key.pem"))
+    path = options.key or key_file("client-key.pem")
+    identity, _ = take_identity(path)
     wipe(identity.pem)
     line = public_line(identity.spki, own_name() if options.comment is None else options.comment)
     if options.options:
@@ -145,20 +110,74 @@ def _authorize(options):
     parse_grant(line)  # a mistake in --options is told here, not by sproxy's log
     words = ask_server(options, destination, line, line.split("mproxy-ed25519 ", 1)[1].split()[0])
     done, _, place = words[0].partition(" ")
+    if done == "refused":
+        raise MproxyError(f"{host}: {place}; nothing was changed")
     complain(PROGRAM, f"{identity.fingerprint} is {'added to' if done == 'added' else 'already in'} {host}:{place}")
-    certificate = "\n".join(words[1:]).encode()
+    status = check_options(options, line, [word[3:] for word in words if word.startswith("is ")], f"{host}:{place}")
+    certificate = "\n".join(word for word in words[1:] if not word.startswith("is ")).encode()
     if not certificate:
         raise MproxyError(
             f"sproxy has no host key on {host} yet, and neither mproxy nor openssl is there to make one: start sproxy"
             " once and repeat this (or let cproxy trust the key that it sees first)")
-    return remember(options, options.name or host, find_spki(certificate, f"what {host} sent"))
+    spki = find_spki(certificate, f"what {host} sent")
+    check_offered(options.name or host, options.port, path, spki, f"{host}:{place}")
+    return remember(options, options.name or host, spki) or status
+
+
+def check_options(options, line, present, place):
+    """The exit status: 1, and a word about it, when --options are not those of the lines `present` in the file."""
+    if not options.options or not present:
+        return 0
+    wanted = parse_grant(line)
+    for text in present:
+        try:
+            if parse_grant(text).same_rights(wanted):
+                return 0
+        except UsageError:
+            pass  # sproxy's log says what is wrong with it
+    complain(PROGRAM, f"--options were NOT applied: the line that is in {place} stays as it is; change it there. It"
+                      f" reads: {present[0]}")
+    return 1
+
+
+def check_offered(name, port, key_path, spki, place):
+    """MproxyError when an sproxy answers at (name, port) with another key than `spki`; nothing when none answers."""
+    offered = look_at_key(name, port, key_path)
+    if offered in (None, spki):
+        return
+    raise MproxyError(
+        f"{format_host_port(name, port)} offers another key, {fingerprint(offered)}, than the host key beside {place},"
+        f" {fingerprint(spki)}: that sproxy keeps its keys elsewhere (say where with --remote-dir, and take our line"
+        " out of that file), or somebody is in between. Nothing is remembered")
+
+
+def look_at_key(name, port, key_path):
+    """The key of the sproxy at (name, port); None when none answers in time."""
+    seen = []
+
+    def judge(spki):
+        seen.append(spki)
+        raise PeerError(CloseCode.ORDERLY, "seen enough")
+
+    identity, _ = take_identity(key_path)
+    try:
+        caller = Caller(lambda: None, Tls(TlsContext(identity.pem, is_server=False)), judge)
+        with socket.create_connection((name, port), timeout=LOOK_S) as sock:
+            while True:
+                sock.sendall(caller.outgoing)
+                caller.outgoing = b""
+                caller.feed(sock.recv(65536) or b"not mproxy's")
+    except (OSError, MproxyError):
+        return seen[0] if seen else None
+    finally:
+        wipe(identity.pem)
 
 
 def ask_server(options, destination, line, key):
     """Run the script over ssh; the lines that it printed."""
-    script = SCRIPT.format(
-        line=shlex.quote(line), key=shlex.quote(key), directory=shlex.quote(options.remote_dir),
-        mproxy=shlex.quote(options.remote_mproxy), begin=BEGIN, end=END)
+    variables = {"line": line, "key": key, "port": str(options.port), "directory": options.remote_dir,
+                 "mproxy": options.remote_mproxy}
+    script = "".join(f"{name}={shlex.quote(value)}\n" for name, value in variables.items()) + SCRIPT
     command = [*options.ssh, "-T", "--", destination, "exec sh -s"]
     try:
         done = subprocess.run(command, input=script.encode(), stdout=subprocess.PIPE, check=False)

@@ -23,8 +23,7 @@ def run_program(name, parse, program_class, argv):
         config = parse(argv)
         protect_memory()
         stdio = getattr(config, "stdio", False)
-        if stdio:
-            check_stdio()
+        check_stdio(standard_fds_of(config))
         log_file = open_log_file(getattr(config, "log_file", None))
         log = Log(config.log_level, config.log_format)
         user = User(config.user) if getattr(config, "user", None) else None
@@ -52,6 +51,14 @@ def run_program(name, parse, program_class, argv):
         log_file.give_back()  # whoever started it reads this, not the log
     complain(name, why)
     return status
+
+
+def standard_fds_of(config):
+    """Those of descriptors 0 and 1 that carry what is to be relayed, sent or received."""
+    stdio = getattr(config, "stdio", False)
+    reads = stdio or "-" in getattr(config, "paths", ())
+    writes = stdio or getattr(config, "output", None) == "-"
+    return [fd for fd, used in enumerate((reads, writes)) if used]
 
 
 def open_log_file(path):

@@ -179,18 +179,21 @@ def _writable(fd):
 
 
 def reserve_standard_fds():
-    """Open /dev/null where descriptor 0, 1 or 2 is closed.
+    """Open /dev/null where descriptor 0, 1 or 2 is closed; which these were.
 
     Otherwise a socket would be given the number 2, and log lines would be sent to a daemon.
     """
+    closed = []
     for fd in (0, 1, 2):
         try:
             os.fstat(fd)
         except OSError:
+            closed.append(fd)
             null_fd = os.open("/dev/null", os.O_RDWR)
             if null_fd != fd:
                 os.dup2(null_fd, fd)
                 os.close(null_fd)
+    return closed
 
 
 def _compose_text(now, level, event, fields):

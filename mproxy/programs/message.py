@@ -11,12 +11,14 @@ import selectors
 import signal
 import socket
 import struct
+import time
 
 from mproxy.config import format_host_port
 from mproxy.errors import MproxyError, UsageError
-from mproxy.net.bind import explain_bind
+from mproxy.net.bind import NO_SUCH_ADDRESS, explain_bind
 from mproxy.policy.resolver import look_up_host, numeric_address
 from mproxy.programs.log import reserve_standard_fds
+from mproxy.programs.log_rate import Restraint
 from mproxy.programs.options import OneLineParser, complain
 from mproxy.words import counted, parse_bind, parse_host, parse_port, split_host_port
 
@@ -258,16 +260,20 @@ def server_main(argv):
         "Print the messages that clients send: each one's length on one line, its text on the next.",
         "example: mproxy message-server 5000")
     parser.add(parser, "--bind", parse_bind, metavar="ADDR", help=(
-        "numeric address to listen on (default every address)"))
+        "numeric address to listen on (default 127.0.0.1 and ::1: this host alone; 0.0.0.0 or :: is every address)"))
     parser.add_argument("--help", "-h", action="help", help="print this text and exit")
     parser.add_word("PORT", lambda text: parse_port(text, lowest=0), "TCP port; 0 takes any free one")
-    reserve_standard_fds()
+    closed = reserve_standard_fds()
     take_interrupts()
     try:
         options = parser.parse_args(argv)
-        listener = _listen(options.bind, options.PORT)
-        complain(program, f"listening on {format_host_port(*listener.getsockname()[:2])}")
-        MessageServer([listener], _write_output, lambda text: complain(program, text)).run()
+        if 1 in closed:
+            raise UsageError("standard output is closed: there is no place for what clients send")
+        listeners = _listen(options.bind, options.PORT)
+        for listener in listeners:
+            complain(program, f"listening on {format_host_port(*listener.getsockname()[:2])}")
+        write = _write_to_terminal if os.isatty(1) else _write_output
+        MessageServer(listeners, write, _reporter(program)).run()
     except UsageError as error:
         complain(program, error)
         return 2
@@ -318,17 +324,20 @@ def take_interrupts():
 
 
 def _listen(address, port):
-    """A listening socket on `address`; when None, on every address, IPv4 and IPv6 in one socket. MproxyError with what
-    the other programs say of a port that cannot be had."""
-    both = address is None and socket.has_dualstack_ipv6()
-    host = address or ("::" if both else "0.0.0.0")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listener = socket.create_server((host, port), family=family, dualstack_ipv6=both)
-    except OSError as error:
-        raise MproxyError(f"cannot listen on {format_host_port(host, port)}: {explain_bind(error, port)}") from None
-    listener.setblocking(False)
-    return listener
+    """Listening sockets on `address`; when None, on the loopback addresses that this host has, all on one port.
+    MproxyError with what the other programs say of a port that cannot be had."""
+    listeners: list[socket.socket] = []
+    for host in [address] if address else ["127.0.0.1", "::1"]:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            listeners.append(socket.create_server((host, port), family=family, dualstack_ipv6=host == "::"))
+        except OSError as error:
+            if listeners and error.errno in NO_SUCH_ADDRESS:
+                continue
+            raise MproxyError(f"cannot listen on {format_host_port(host, port)}: {explain_bind(error, port)}") from None
+        listeners[-1].setblocking(False)
+        port = listeners[-1].getsockname()[1]
+    return listeners
 
 
 def _connect(host, port):
@@ -345,6 +354,24 @@ def _connect(host, port):
             server.close()
             failure = f"cannot connect to {format_host_port(host, port)}: {error.strerror or error}"
     raise MproxyError(failure)
+
+
+def _reporter(program):
+    """Tells what clients do wrong, at the pace of a log: the next that is told says how many were not."""
+    restraint = Restraint()
+
+    def report(text):
+        more = restraint.admit("warning", "client", {}, time.monotonic())
+        if more is not None:
+            complain(program, f"{text} (and {more} more like it)" if more else text)
+    return report
+
+
+def _write_to_terminal(data):
+    """All of `data` on standard output, which is a terminal: what it would obey is shown as escapes."""
+    text = data.decode(errors="backslashreplace")
+    shown = "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
+    _write_output(shown.encode(errors="backslashreplace"))
 
 
 def _write_output(data):

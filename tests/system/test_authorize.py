@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 from lab import until
-from proxies import PYTHON
+from proxies import PYTHON, SPROXY
 from test_ssh import SSHD, SSHD_CONFIG, SSHD_PORT, listening, make_key, options
 
 from tests.root import real_root
@@ -115,6 +115,61 @@ class TestAuthorize:
         again = finish(authorize(lab))
         assert again.count("already in") == 2
         assert len(lines(server / "authorized_keys")) == len(lines(known_hosts)) == 1
+
+    def test_options_for_a_key_that_is_there(self, lab, server):
+        """Goal: what is asked for and not done is said, with the line and its place, and told by the status."""
+        finish(authorize(lab, "--options", "max-streams=5"))
+        before = lines(server / "authorized_keys")
+        finish(authorize(lab, "--options", "max-streams=5"))
+        said = finish(authorize(lab, "--options", "max-streams=9,target=\"localhost:22\""), status=1)
+        assert "NOT applied" in said and before[0] in said and f"{server}/authorized_keys" in said
+        assert lines(server / "authorized_keys") == before
+
+    @pytest.mark.parametrize("how", ["option", "option=", "environment", "files"])
+    def test_running_sproxy_is_found(self, lab, server, how):
+        """Goal: our line gets where the sproxy that runs reads it, and its key is what we remember, wherever it keeps
+        them; nothing is made where nobody looks."""
+        place = lab.server.home / "elsewhere"
+        place.mkdir(mode=0o700)
+        finish(lab.server.start(*KEYGEN, "--host", "-f", place / "host-key.pem"))
+        (place / "authorized_keys").touch(mode=0o600)
+        command, extra = {
+            "option": ([SPROXY, "--state-dir", place], {}),
+            "option=": ([SPROXY, f"--state-dir={place}"], {}),
+            "environment": ([SPROXY], {"STATE_DIRECTORY": str(place)}),
+            "files": ([SPROXY, "--host-key", place / "host-key.pem",
+                       "--authorized-keys", place / "authorized_keys"], {}),
+        }[how]
+        sproxy = lab.server.start(*command, "6200", "127.0.0.1:7", env=extra) if extra else lab.server.start(
+            *command, "6200", "127.0.0.1:7")
+        offered = sproxy.event("host-key")["fingerprint"]
+        sproxy.event("listening")
+        said = finish(authorize(lab))
+        assert offered in said and f"{place}/authorized_keys" in said
+        assert len(lines(place / "authorized_keys")) == 1
+        assert not server.exists()
+        until(lambda: sproxy.events("keys-read")[-1]["keys"] == "1", 10, "sproxy has read it")
+
+    def test_sproxy_whose_files_cannot_be_told(self, lab, server):
+        """Goal: nothing is changed, and the option that helps is named: no second host key, no idle list."""
+        with lab.server.listen(6200):
+            said = finish(authorize(lab), status=1)
+            assert "--remote-dir" in said and "nothing was changed" in said and not server.exists()
+        sproxy = lab.server.start(SPROXY, "--state-dir", lab.server.home / "elsewhere", "6200")
+        sproxy.event("listening")
+        said = finish(authorize(lab, "--remote-dir", server), status=1)
+        assert "--remote-dir" in said and not (server / "host-key.pem").exists()
+        assert not (server / "authorized_keys").exists()
+
+    def test_sproxy_that_answers_with_another_key(self, lab, server):
+        """Goal: a stale host key is not remembered as that of the sproxy that answers."""
+        finish(lab.server.start(*KEYGEN, "--host"))
+        sproxy = lab.server.start(SPROXY, "--state-dir", lab.server.home / "elsewhere", "6200")
+        offered = sproxy.event("host-key")["fingerprint"]
+        sproxy.event("listening")
+        said = finish(authorize(lab, "--remote-dir", server), status=1)
+        assert offered in said and "another key" in said and "--remote-dir" in said
+        assert not (lab.client.home / "state" / "mproxy" / "known_hosts").exists()
 
     def test_existing_lines_stay(self, lab, server):
         """Goal: other keys, a last line without its end, a host key that is there already, another port."""

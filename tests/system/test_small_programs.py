@@ -10,8 +10,8 @@ from traffic import read_to_end
 MPROXY = [PYTHON, "-m", "mproxy.programs.main"]
 
 
-def message_server(lab, port=DAEMON_PORT):
-    server = lab.server.start(*MPROXY, "message-server", port)
+def message_server(lab, *options, port=DAEMON_PORT):
+    server = lab.server.start(*MPROXY, "message-server", *options, port)
     server.expect("listening", output=server.log)
     return server
 
@@ -47,7 +47,7 @@ def test_messages_survive_a_change_of_address(pair, lab):
 
 def test_message_server_and_bad_clients(lab):
     """Goal: partial reads, a length above the limit and a cut message: an error for that client alone."""
-    server = message_server(lab)
+    server = message_server(lab, "--bind", "0.0.0.0")
     good = lab.client.connect(DAEMON_PORT, lab.server_address)
     for byte in struct.pack(">I", 5) + b"hello":
         good.sendall(bytes([byte]))

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 from lab import outage
-from proxies import CPROXY, CPROXY_PORT, SPROXY, SPROXY_PORT
+from proxies import CPROXY, CPROXY_PORT, PYTHON, SPROXY, SPROXY_PORT
 from traffic import Traffic, read_exactly
 
 
@@ -162,3 +162,46 @@ def test_state_directory_that_cannot_be_made(lab):
     (lab.client.home / "file").write_text("")
     cproxy = lab.client.start(CPROXY, "--state-dir", lab.client.home / "file" / "below", CPROXY_PORT, "server", 1)
     assert "file/below" in fails(cproxy, "cproxy", status=1)
+
+
+@pytest.mark.parametrize(("closing", "words"), [
+    (">&-", "standard output is closed"), ("<&-", "standard input is closed"),
+])
+def test_stdio_with_a_closed_descriptor(lab, closing, words):
+    """Goal: what would be thrown away without a word is refused before a connection is made."""
+    commands = [[CPROXY, "--stdio"], [PYTHON, "-m", "mproxy.programs.main", "send", "-"]]
+    if closing == ">&-":
+        commands[1] = [PYTHON, "-m", "mproxy.programs.main", "recv", "--open", "-o", "-"]
+    for command in commands:
+        place = [6200] if "recv" in command else [lab.server_address, 6200]
+        program = lab.client.start("sh", "-c", f'exec "$@" {closing}', "sh", *command, *place)
+        assert program.wait() == 2, str(program)
+        assert words in program.log.text and len(program.log.lines) == 1
+
+
+@pytest.mark.parametrize("command", [[CPROXY, "--key", "mistyped", "0", "server", "6200"],
+                                     [SPROXY, "--host-key", "mistyped", "0"]], ids=["cproxy", "sproxy"])
+def test_named_key_must_be_there(lab, command):
+    """Goal: a mistyped name does not make another identity."""
+    program = lab.client.start(*command)
+    assert program.wait() == 2
+    assert "mistyped: there is no such file" in program.log.text and len(program.log.lines) == 1
+    assert not (lab.client.home / "mistyped").exists()
+
+
+def test_stdio_is_quiet_on_a_healthy_path(pair, lab):
+    """Goal: a ProxyCommand has nothing to say, not even at the first contact; trouble it tells, and its end."""
+    pair.echo()
+    pair.start_sproxy()
+    program = pair.start_stdio("--heartbeat", "100ms", stdin=subprocess.PIPE)
+    program.process.stdin.write(b"hello")
+    program.process.stdin.flush()
+    program.expect("hello")
+    assert program.log.text == ""
+    lab.wifi.pull()
+    program.event("lost")
+    lab.wifi.give(9)
+    assert program.event("resumed").level == "warning"
+    program.process.stdin.close()
+    assert program.wait() == 0
+    assert {event.name for event in program.events()} <= {"lost", "resumed", "dial-failed"}, str(program)

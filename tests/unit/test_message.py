@@ -1,6 +1,7 @@
 """Messages and lines byte by byte; then the two programs with real sockets and pipes."""
 
 import os
+import pty
 import re
 import signal
 import socket
@@ -8,6 +9,7 @@ import struct
 import subprocess
 import sys
 import threading
+import tty
 
 import pytest
 from hypothesis import given, settings
@@ -363,6 +365,48 @@ def test_server_and_client_together(running_server):
     assert (client.returncode, output, error) == (0, b"", b"")
     shown = [server.stdout.readline() for _ in range(6)]
     assert shown == [b"7\n", "grüße\n".encode(), b"0\n", b"\n", b"3\n", b"end\n"]
+
+
+def test_server_listens_on_this_host_alone_unless_told():
+    server = start("message-server", "0", stdin=subprocess.DEVNULL)
+    lines = [server.stderr.readline() for _ in range(2 if has_ipv6() else 1)]
+    server.kill()
+    server.communicate()
+    assert [re.match(rb"message-server: listening on (127\.0\.0\.1|\[::1\]):[0-9]+$", line)[1] for line in lines] == [
+        b"127.0.0.1", b"[::1]"][:len(lines)]
+
+
+def has_ipv6():
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+def test_server_shows_a_terminal_nothing_that_it_obeys():
+    """Goal: what a client sends neither moves the cursor nor changes the title; a pipe gets it as it is."""
+    screen, terminal = pty.openpty()
+    tty.setraw(screen)
+    command = [sys.executable, "-m", "mproxy.programs.main", "message-server", "--bind", "127.0.0.1", "0"]
+    server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=terminal, stderr=subprocess.PIPE)
+    os.close(terminal)
+    port = int(re.search(rb":([0-9]+)\n", server.stderr.readline())[1])
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(pack_message("\x1b]0;title\x07\x1b[2Jgrüße\r\x9b\u202e\xff".encode() + b"\xff"))
+        shown = b""
+        while shown.count(b"\n") < 2:
+            shown += os.read(screen, 4096)
+    server.kill()
+    server.communicate()
+    os.close(screen)
+    assert shown.split(b"\n")[1].decode() == "\\x1b]0;title\\x07\\x1b[2Jgrüße\\r\\x9b\\u202eÿ\\xff"
+
+
+def test_server_needs_a_place_for_what_comes():
+    command = f"exec {sys.executable} -m mproxy.programs.main message-server 0 >&-"
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "standard output is closed" in done.stderr
 
 
 @pytest.mark.parametrize("program", ["server", "client"])

@@ -1,5 +1,7 @@
 """TLS between two ends in memory: what goes in comes out, whoever cuts it where, and nothing else gets in."""
 
+import ctypes
+import mmap
 import ssl
 
 import pytest
@@ -10,7 +12,7 @@ from mproxy._wire import CloseCode
 from mproxy.errors import PeerError, UsageError
 from mproxy.net._tls import Tls, TlsContext
 from tests.keys import client, context, joined, pem, server
-from tests.stranger import Stranger, chain_file
+from tests.stranger import Stranger, chain_file, secret_in
 
 RECORD = 16384
 SEAL_BYTES = 22   # RFC 8446, section 5.2: header 5, type 1, tag 16
@@ -222,3 +224,64 @@ def test_a_key_may_be_given_in_a_buffer_that_is_wiped():
     rules = TlsContext(text, is_server=False)
     text[:] = bytes(len(text))
     joined(Tls(rules))
+
+
+# ---- what is left of the handshake
+
+def test_forgotten_handshake_is_needed_for_nothing():
+    """Goal: data, key updates and the end go on as before, both ways."""
+    one, other = joined()
+    for end in (one, other):
+        end.forget()
+        end.forget()
+        end.records_a_key = 2
+        assert end.peer_spki() is None and end.cipher is None
+        with pytest.raises(PeerError):
+            end.exporter(b"EXPORTER-x", b"", 32)
+    for number in range(5):
+        words = b"%d" % number * RECORD
+        assert other.receive(one.seal(words)) == words
+        assert one.receive(other.seal(words)) == words
+
+
+def test_handshake_under_way_is_not_forgotten():
+    one, other = client(), server()
+    one.receive(b"")
+    one.forget()
+    other.receive(one.take_out())
+    one.receive(other.take_out())
+    other.receive(one.take_out())
+    assert one.finished and other.finished
+
+
+def test_forgotten_secrets_are_not_in_memory(tmp_path):
+    """Goal: who reads this process' memory finds the traffic secrets where records are made with them, and in nothing
+    that OpenSSL has left."""
+    one, stranger = server(), Stranger(chain_file(tmp_path, 1), key_log=tmp_path / "secrets")
+    stranger.meet(one)
+    secrets = [secret_in(tmp_path / "secrets", f"{side}_TRAFFIC_SECRET_0") for side in ("CLIENT", "SERVER")]
+    before = [copies_in_memory(secret) for secret in secrets]
+    one.forget()
+    after = [copies_in_memory(secret) for secret in secrets]
+    assert [was - now for was, now in zip(before, after, strict=True)] == [1, 1], (before, after)
+
+
+def copies_in_memory(secret):
+    """How often `secret` lies in this process' memory; looking makes no more of them."""
+    count, window = 0, mmap.mmap(-1, 1 << 20)
+    ours = ctypes.addressof(ctypes.c_char.from_buffer(window))
+    with open("/proc/self/maps") as maps, open("/proc/self/mem", "rb", buffering=0) as memory:
+        for line in maps.read().splitlines():
+            addresses, rights = line.split()[:2]
+            start, end = (int(number, 16) for number in addresses.split("-"))
+            if not rights.startswith("rw") or start <= ours < end:
+                continue
+            for at in range(start, end, len(window) - len(secret)):
+                memory.seek(at)
+                with memoryview(window)[:min(len(window), end - at)] as part:
+                    length = memory.readinto(part)
+                found = window.find(secret, 0, length)
+                while found >= 0:
+                    count += at + found < end - len(secret) + 1
+                    found = window.find(secret, found + 1, length)
+    return count
