@@ -27,7 +27,7 @@ from mproxy.net._socket cimport (
     IPPROTO_TCP, TCP_NODELAY, close_with_reset, receive_parts, reset_on_close, set_option, ssize_t,
 )
 from mproxy.net._socket import addresses_of
-from mproxy.net._tls cimport OPEN_MARGIN_BYTES, OUT_BYTES, Tls
+from mproxy.net._tls cimport OPEN_MARGIN_BYTES, Tls
 from mproxy.net._vitals cimport vitals_attach, vitals_died, vitals_examine, vitals_news
 
 
@@ -103,7 +103,6 @@ cdef class Endpoint:
         self.tls = tls
         if tls is not None:
             tls.forget()
-            tls.wire.take_bytes = OUT_BYTES
         self.session.attach(epoch, peer_window, peer_budget, first, self.loop.now_us)
         self.session.sealed = tls is not None
         set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1)

@@ -341,10 +341,12 @@ cdef class Tls:
         return SSL_get_cipher_name(self.ssl).decode() if self.ssl != NULL else None
 
     def forget(self):
-        """Free what the handshake has left in OpenSSL, secrets above all: records need nothing of it.
+        """Records alone from now on: free what the handshake has left in OpenSSL, secrets above all.
 
         OpenSSL does not clear the object that holds the traffic secrets (SSL_free(3)); so they are looked for in it.
         """
+        if self.finished:
+            self.wire.take_bytes = OUT_BYTES
         if self.ssl != NULL and self.finished:
             clear_copies(self.ssl, self.sealing.secret)
             clear_copies(self.ssl, self.opening.secret)

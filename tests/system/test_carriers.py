@@ -91,6 +91,21 @@ def test_from_wifi_to_phone_and_back(pair, traffic):
     going.finish()
 
 
+def test_planned_change_is_no_loss(pair, traffic):
+    """Goal: the better route moves the carrier while the old one works; nobody is told that something was lost."""
+    going = traffic()
+    phone = pair.lab.phone
+    phone.give(20, metric=1000)
+    for change in range(6):
+        verb = "del" if change % 2 else "replace"
+        phone.end.ip(f"route {verb} default via {phone.address(1)} dev {phone.name} metric 50")
+        pair.cproxy.event("resumed", count=change + 1)
+        going.goes_on(more=1000)
+    going.finish()
+    told = [event for program in (pair.cproxy, pair.sproxy) for event in program.events("lost")]
+    assert not [event for event in told if event.level == "warning"], told
+
+
 def test_cable_unplugged(pair, traffic):
     """Goal: the link goes down and up again; the address stays."""
     going = traffic()
