@@ -40,8 +40,8 @@ cdef inline bint same(const Place *one, const Place *other) noexcept nogil:
 
 cdef Finding find_circle(
         const Place *peers, const Place *met, const Place *ours, const Place *far, int count) noexcept nogil:
-    """Of `count` connections: who came (`peers`) and to which place of ours (`met`), from where we connected (`ours`) and
-    to whom (`far`)."""
+    """Of `count` connections: who came (`peers`) and to which place of ours (`met`), from where we connected (`ours`)
+    and to whom (`far`)."""
     cdef int i, j, alike = 0, equal = 0
     for i in range(count):
         for j in range(count):

@@ -81,8 +81,8 @@ cdef int64_t next_look(Pair *pair) noexcept:
 
 
 cdef Finding come_back(Pair *youngest, list clients) noexcept:
-    """Whether the youngest pairs come from those that were made before them. `clients` gets (their port, the address that
-    they came to in its IPv6 form, its port) of each."""
+    """Whether the youngest pairs come from those that were made before them. `clients` gets (their port, the address
+    that they came to in its IPv6 form, its port) of each."""
     cdef Place peers[SAMPLE]
     cdef Place met[SAMPLE]
     cdef Place ours[SAMPLE]
