@@ -15,7 +15,7 @@ Standard input that was read from cannot be sent again: then there is only the f
 
 from mproxy.config import format_host_port
 from mproxy.datagram._packet import EndCode
-from mproxy.datagram.messages import Result
+from mproxy.datagram.messages import FileKind, Result
 from mproxy.datagram.sender import FileSender
 from mproxy.datagram.workers import Workers
 from mproxy.errors import MproxyError
@@ -50,7 +50,7 @@ class Delivery:
         self._readers = None  # workers that read files
         self._asker = None  # the worker that looks names up
         self._sources = []
-        self._known = None  # of these, one whose outcome was told
+        self._known = set()  # of these, those whose outcome was told
         self._reach = self._sounding = None
         self._reach_at = self._pause_until = 0  # when the round of dialling began; no other one before
         self._asking = False
@@ -241,21 +241,23 @@ class Delivery:
 
     def _sources_again(self):
         """What has not arrived. A receiver knows a sender that comes back by the first thing it announces, so that is
-        announced again; what it says about it is known already."""
-        first, left = self._sources[0], [source for source in self._sources if source.outcome is None]
+        announced again; what it says about it is known already. So are directories."""
+        left = [source for source in self._sources if source.outcome is None or self._is_announced_again(source)]
         self._done_before += sum(source.size for source in self._sources if source.outcome is not None)
-        self._known = None
-        if first.outcome is not None and first.outcome.code == Result.DONE and first.path is not None:
-            self._done_before -= first.size
-            left.insert(0, first)
         again = [source.again() for source in left]
-        if left[0] is first and first.outcome is not None:
-            self._known = again[0]
+        self._known = {one for one, source in zip(again, left, strict=True)
+                       if source.outcome is not None or source in self._known}
+        self._done_before -= sum(source.size for source in left if source.outcome is not None)
         return again
+
+    def _is_announced_again(self, source):
+        """What the receiver knows us by; and directories, which get their times when all in them has arrived."""
+        return source.outcome.code == Result.DONE and source.path is not None and (
+            source is self._sources[0] or source.kind == FileKind.DIRECTORY)
 
     def on_file(self, source):
         """A file's outcome."""
-        if source is not self._known:
+        if source not in self._known:
             self._observer.on_file(source)
 
     def on_over(self, sender, error, code, local):

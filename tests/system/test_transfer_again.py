@@ -47,6 +47,26 @@ def test_a_directory_goes_on_where_it_stopped(transfer, force):
     assert tree_of(transfer.target) == files
 
 
+def test_directories_have_their_times_after_a_second_dial(transfer):
+    """Goal: the receiver is started anew in mid-transfer; directories that had been made get their times at the end."""
+    for number in range(10):
+        transfer.file(f"d/{number % 2}/{number}", content(number, 1_000_000))
+    for name in ("d/0", "d/1", "d"):
+        os.utime(transfer.source / name, (10**9, 10**9))
+    receiver, port = transfer.recv(once=False)
+    _box, through = transfer.impair(port, "--rate", "30Mbit")
+    sender = transfer.send(through, "--json", transfer.source / "d")
+    until(lambda: len(receiver.events("received")) >= 3, MANY, "some files have arrived")
+    receiver.stop()
+    transfer.recv(port=port, once=False)
+    assert sender.wait(MANY) == 0, str(sender)
+    sender.event("dialled-anew")
+    assert [(transfer.target / name).stat().st_mtime for name in ("d/0", "d/1", "d")] == [10**9] * 3
+    assert tree_of(transfer.target) == tree_of(transfer.source)
+    results = [line["file"] for line in map(json.loads, (line for _, line in sender.out.lines)) if "result" in line]
+    assert len(results) == len(set(results)) == 13, "each is told once"
+
+
 def test_what_differs_is_an_error_and_the_rest_is_skipped(transfer):
     """Goal: size and time of a file are no proof."""
     for name in ("d/same", "d/other"):
