@@ -1,10 +1,10 @@
 """Circles at run time: connections that the relay makes and gets back from itself, whatever led them here.
 
 What the rules alone tell is found before (circles.py): this is for what they do not, such as an address translation,
-or an address that was given to this host later. In a circle the peer of a connection is the near end of one that we made
-just before. When the far end of that one is where the connection came in as well, it is the same one. When not, there is
-a translation between them, or it is chance: clients on this host have the same ports towards us as we have towards
-others, many in a row. Then the system's list of sockets tells whether there are such clients.
+or an address that was given to this host later. In a circle the peer of a connection is the near end of one that we
+made just before. When the far end of that one is where the connection came in as well, it is the same one. When not,
+there is a translation between them, or it is chance: clients on this host have the same ports towards us as we have
+towards others, many in a row. Then the system's list of sockets tells whether there are such clients.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
