@@ -188,11 +188,13 @@ class PartialFile:
         """Whether an earlier attempt at the same source is there; then the digests of what lies there are taken."""
         size = self._file.size
         length = _STATE.size + block_count(size) * DIGEST_BYTES
-        if os.fstat(self._state_fd).st_size != length or os.fstat(self._fd).st_size > size:
+        if os.fstat(self._state_fd).st_size != length:
             return False
         data = os.pread(self._state_fd, length, 0)
         if len(data) != length or _STATE.unpack_from(data) != (_MAGIC, size, self._file.identity):
             return False
+        if os.fstat(self._fd).st_size > size:
+            os.ftruncate(self._fd, size)
         self._digests = bytearray(data[_STATE.size:])
         self._forget(self._damaged())
         return True

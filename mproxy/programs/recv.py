@@ -144,7 +144,7 @@ class Recv:
         self._leaving = False
         self._leave_us = LEAVE_WITHIN_US
         self._farewell_us = None  # a signal has come, and so much time is left for the senders to hear of it
-        self._workers = self._in_order = None
+        self._workers = self._in_order = self._sweeper = None
         self._allowance = Allowance(files_each(config.senders))
         self._destination = destination_of(config)
         self._trust = SenderTrust(config, log)
@@ -159,6 +159,7 @@ class Recv:
             datagram = datagram.replace(answer_to=sockaddr_bytes(family, sockaddr))
         self._workers = Workers(self._loop.call_soon_threadsafe, min(4, os.cpu_count() or 1))
         self._in_order = Workers(self._loop.call_soon_threadsafe, 1)
+        self._sweeper = Workers(self._loop.call_soon_threadsafe, 1)  # of its own: a directory may be large
         self._destination.spread = self._workers.spread
         with open_udp(config.bind, config.port) as listener:
             self._endpoint = DatagramEndpoint(self._loop, listener.fileno(), datagram, self, most=config.senders)
@@ -182,7 +183,7 @@ class Recv:
         """Give back, now and every now and then, the room of files that nobody goes on with."""
         ttl_us = self._config.partial_ttl_us
         before_ns = time.time_ns() - ttl_us * 1000
-        self._workers.submit(lambda: self._destination.remove_abandoned(before_ns), self._was_swept)
+        self._sweeper.submit(lambda: self._destination.remove_abandoned(before_ns), self._was_swept)
         self._loop.call_later(min(ttl_us, MOST_SWEEP_US), self._sweep)
 
     def _was_swept(self, removed, _error):

@@ -73,7 +73,13 @@ def make_hole(part):
     os.truncate(part, size)
 
 
-DAMAGES = {"flipped": (flip, [(1, 1)]), "hole": (make_hole, [(1, 2)]), "gone": (os.unlink, [(0, 3)]),
+def append(part):
+    with part.open("ab") as file:
+        file.write(bytes(2 * BLOCK))
+
+
+DAMAGES = {"longer": (append, []), "flipped": (flip, [(1, 1)]), "hole": (make_hole, [(1, 2)]),
+           "gone": (os.unlink, [(0, 3)]),
            "cut": (lambda part: os.truncate(part, 0), [(0, 3)]),
            "cut a little": (lambda part: os.truncate(part, 2 * BLOCK + 1), [(2, 1)])}
 
