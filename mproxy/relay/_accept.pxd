@@ -25,6 +25,7 @@ cdef class Gate:
     cdef readonly uint32_t room    # connections at once, of all workers; 0: no bound
     cdef readonly uint32_t count   # connections now, here
     cdef Tally tally               # counts them over all workers, if there is a bound
+    cdef public int kept           # descriptors of this process that are not for connections: UDP sessions need some
     cdef set waiting               # listeners taken out of the loop
     cdef bint starved              # closed for want of descriptors or memory
     cdef bint told                 # the observer believes that we have paused
@@ -32,6 +33,8 @@ cdef class Gate:
     cdef bint timing               # `on_timer` will be called
 
     cdef bint is_full(self) noexcept
+    cdef bint is_last(self, int fd) noexcept
+    cdef bint has_descriptor(self) noexcept
     cdef bint enter(self) noexcept
     cdef void leave(self) noexcept
     cdef void shut(self, Listener listener, str why, bint starved) noexcept

@@ -8,7 +8,7 @@ from libc.errno cimport ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, er
 from mproxy.net._loop cimport EPOLLEXCLUSIVE, EPOLLIN
 from mproxy.net._socket cimport (
     IPPROTO_TCP, SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, SO_OOBINLINE, TCP_NODELAY, accept4, close, dup,
-    is_spare, reset_on_close, set_option, sockaddr, socklen_t,
+    reset_on_close, set_option, sockaddr, socklen_t, spare_from,
 )
 from mproxy.relay._keepalive cimport keep_alive
 from mproxy.relay._tally cimport ALL_RULES
@@ -27,6 +27,10 @@ cdef class Gate:
 
     cdef bint is_full(self) noexcept:
         return self.room != 0 and self.tally.sum(ALL_RULES) >= self.room
+
+    cdef bint is_last(self, int fd) noexcept:
+        """Whether that descriptor is one of those that are kept for others: connections must take no more."""
+        return fd >= spare_from() - self.kept
 
     cdef bint enter(self) noexcept:
         """One connection more, if there is room."""
@@ -69,7 +73,7 @@ cdef class Gate:
     def on_timer(self):
         """Look whether the gate can open; called by the loop while it is closed, and a little longer."""
         self.timing = False
-        if self.waiting and not self.is_full() and (not self.starved or has_descriptor(self.loop)):
+        if self.waiting and not self.is_full() and (not self.starved or self.has_descriptor()):
             self.open()
         if not self.waiting and self.told and self.loop.now_us - self.opened_at >= CALM_US:
             self.told = False
@@ -77,16 +81,15 @@ cdef class Gate:
         if self.waiting or self.told:
             self.arm()
 
+    cdef bint has_descriptor(self) noexcept:
+        """Whether a descriptor is to be had now that is not one of the last."""
+        cdef int fd = dup(self.loop.epoll_fd)
+        if fd >= 0:
+            close(fd)
+        return fd >= 0 and not self.is_last(fd)
+
     cdef void tell(self, str event, tuple arguments) noexcept:
         self.loop.guard(partial(getattr(self.observer, event), *arguments), None)
-
-
-cdef bint has_descriptor(Loop loop) noexcept:
-    """Whether a descriptor is to be had now that is not one of the last."""
-    cdef int fd = dup(loop.epoll_fd)
-    if fd >= 0:
-        close(fd)
-    return fd >= 0 and not is_spare(fd)
 
 
 cdef void listener_ready(Source *source, uint32_t events) noexcept:
@@ -147,7 +150,7 @@ cdef class Listener:
                 self.accepted(fd, &address)
                 if self.source.fd < 0:  # closed by what the observer was told
                     return
-                if is_spare(fd):
+                if self.gate.is_last(fd):
                     self.gate.shut(self, os.strerror(EMFILE), True)
                     return
                 continue

@@ -92,7 +92,7 @@ cdef class Balance:
         backend.error = error
         backend.is_unsure = error == ETIMEDOUT and now - began < SURE_US
         if backend.failures and began <= backend.failed_at:
-            return False
+            return self.is_news(backend)
         backend.failures = min(backend.failures + 1, <uint32_t>32)
         backend.failed_at = now
         backend.down_until = now + backoff_us(backend.failures)

@@ -61,6 +61,7 @@ cdef class Mover:
     cdef uint64_t moved          # bytes passed on, all directions
 
     cdef void watch(self, Side *side, bint awaits_space) noexcept
+    cdef void watch_again(self, Side *side) noexcept
     cdef void stalled(self, Side *sink) noexcept
     cdef Outcome move(self, Side *source, uint64_t *count) noexcept
     cdef void copy_some(self, Side *source, uint64_t *count) noexcept

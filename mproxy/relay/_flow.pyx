@@ -62,6 +62,11 @@ cdef class Mover:
         side.awaits_space = awaits_space
         self.loop.add(&side.source, READ_EVENTS | EPOLLOUT if awaits_space else READ_EVENTS)
 
+    cdef void watch_again(self, Side *side) noexcept:
+        """As `watch`, of a socket that the loop has for another source: its events come here from now on."""
+        side.awaits_space = True
+        self.loop.modify(&side.source, READ_EVENTS | EPOLLOUT)
+
     cdef void stalled(self, Side *sink) noexcept:
         """The socket takes no more for now."""
         sink.writable = False

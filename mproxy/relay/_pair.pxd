@@ -1,11 +1,12 @@
 """A client and the server that it is relayed to: what is known of the two, and what needs nothing but that."""
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from mproxy.net._loop cimport Source, Work
 from mproxy.relay._balance cimport Backend
+from mproxy.relay._cidr cimport CidrSet
 from mproxy.relay._circle cimport Finding
-from mproxy.relay._flow cimport Side
+from mproxy.relay._flow cimport Mover, Side
 from mproxy.relay._proxy_header cimport Origin
 from mproxy.relay._wheel cimport WheelLink
 
@@ -18,13 +19,20 @@ cdef enum State:
     ENDING = 4      # one of the two broke: the other gets what was said before, then a reset
 
 
+cdef enum Greeting:
+    SHORT = 0   # the header is not complete
+    TAKEN = 1   # it was read, and its client may come in
+    WRONG = 2   # it is none, or names somebody who may not
+    LEFT = 3    # the client has gone, or failed
+
+
 cdef struct Pair:
     Side client        # who connected to us
     Side server        # whom we connect to; fd -1: nobody yet
     Work work          # moves bytes
     WheelLink link     # time-out
     void *route        # owned Route
-    void *balance      # owned Balance: the addresses it may connect to
+    void *race         # owned Race: there are several addresses, and none has answered; or NULL
     void *backend      # owned Backend, or NULL
     Origin *origin     # owned; what the client's PROXY header said, until the target knows; or NULL
     int64_t since      # OPEN: last byte; before: accepted; ENDING: the last progress
@@ -41,6 +49,8 @@ cdef struct Pair:
 
 cdef void side_init(Side *side, Pair *pair, Side *other, int fd, void (*ready)(Source *, uint32_t) noexcept) noexcept
 cdef void read_early(Pair *pair, uint8_t *buffer) noexcept
+cdef int send_early(Pair *pair, Mover mover, uint64_t *count) noexcept
+cdef Greeting take_header(Pair *pair, uint8_t *buffer, CidrSet deny, bint keep) noexcept
 cdef void hold_backend(Pair *pair, Backend backend) noexcept
 cdef void drop_backend(Pair *pair) noexcept
 cdef bint send_header(Pair *pair, int version) noexcept

@@ -2,15 +2,18 @@
 
 from cpython.ref cimport PyObject, Py_INCREF, Py_XDECREF
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdlib cimport free
+from libc.stdlib cimport free, malloc
 
-from mproxy._ring cimport ring_append, ring_used
+from mproxy._ring cimport Ring, iovec, ring_append, ring_release, ring_used, ring_view
 from mproxy.net._socket cimport (
-    MSG_DONTWAIT, MSG_NOSIGNAL, recv, send, sockaddr, sockaddr_storage, socklen_t, ssize_t,
+    MSG_DONTWAIT, MSG_NOSIGNAL, recv, send, send_parts, sockaddr, sockaddr_storage, socklen_t, ssize_t,
 )
 from mproxy.relay._circle cimport SAMPLE, Finding, Place, find_circle, place_of_own, place_of_peer
+from mproxy.relay._dial cimport acknowledge_at_once
 from mproxy.relay._flow cimport SMALL_READ_BYTES
-from mproxy.relay._proxy_header cimport OWN_HEADER_BYTES, header_write, origin_set
+from mproxy.relay._proxy_header cimport (
+    LONGEST_HEADER_BYTES, OWN_HEADER_BYTES, header_parse, header_write, origin_set, origin_source,
+)
 
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -33,6 +36,50 @@ cdef void read_early(Pair *pair, uint8_t *buffer) noexcept:
         pair.client.failed = errno != EAGAIN and errno != EINTR  # an error is told once
     elif n > 0 and ring_append(&pair.server.waiting, buffer, <uint32_t>n) < 0:
         pair.client.failed = True  # no memory: the bytes are lost, and with them the connection
+
+
+cdef int send_early(Pair *pair, Mover mover, uint64_t *count) noexcept:
+    """Pass on what was read early; 0: done, the target has answered; else errno, EAGAIN: it has not yet."""
+    cdef iovec parts[2]
+    cdef Ring *ring = &pair.server.waiting
+    cdef ssize_t n
+    if ring_used(ring) == 0:
+        return EAGAIN
+    n = send_parts(pair.server.source.fd, True, parts, ring_view(ring, ring.head, ring_used(ring), parts))
+    if n < 0:
+        return errno
+    acknowledge_at_once(pair.server.source.fd)
+    ring_release(ring, ring.head + n)
+    count[0] += n
+    mover.moved += n
+    return 0
+
+
+cdef Greeting take_header(Pair *pair, uint8_t *buffer, CidrSet deny, bint keep) noexcept:
+    """Take the PROXY header that the client begins with; with `keep`, what it says is `origin` then."""
+    cdef int fd = pair.client.source.fd
+    cdef sockaddr_storage source
+    cdef Origin origin
+    cdef int length
+    cdef ssize_t n = recv(fd, buffer, LONGEST_HEADER_BYTES, MSG_PEEK | MSG_DONTWAIT)
+    if n < 0 and (errno == EAGAIN or errno == EINTR):
+        return SHORT
+    if n <= 0:
+        pair.client.failed = n < 0  # else it came and went without a byte: someone looks whether we are alive
+        return LEFT
+    length = header_parse(buffer, <int>n, &origin)
+    if length == 0 and n < LONGEST_HEADER_BYTES and not pair.client.hung_up:
+        return SHORT
+    if length <= 0 or recv(fd, buffer, length, MSG_DONTWAIT) != length:
+        return WRONG
+    origin_source(&origin, &source)
+    if origin.family and deny is not None and deny.has(<sockaddr *>&source):
+        return WRONG
+    if origin.family and keep:
+        pair.origin = <Origin *>malloc(sizeof(Origin))
+        if pair.origin != NULL:
+            pair.origin[0] = origin
+    return TAKEN
 
 
 cdef void hold_backend(Pair *pair, Backend backend) noexcept:

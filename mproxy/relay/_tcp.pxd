@@ -52,7 +52,7 @@ cdef class Route:
 
     cdef void configure(self, rule)
     cdef void admit(self, int fd, sockaddr_storage *address) noexcept
-    cdef void begin(self, int fd, Balance balance) noexcept
+    cdef void begin(self, int fd) noexcept
     cdef bint is_circle(self) noexcept
 
 

@@ -2,8 +2,8 @@
 
 1. `RouteListener.accepted` -> `Route.admit`: networks and the rule's limit; one too many is reset at once.
 2. GREETING, with accept-proxy only: the header is peeked at until it is complete, then taken (`greet`).
-3. CONNECTING: `connect_next` takes addresses of a target, then other targets, until one answers (`connected`) or the
-   time is up. STARVED in between when there is no descriptor.
+3. CONNECTING: `connect_next` tries an address, and others beside it when that is slow (`race_on`), until one answers
+   (`connected`) or the time is up. STARVED in between when there is no descriptor.
 4. OPEN: `run_pair` lets the Mover move what the events of the turn allow, in both directions.
 5. ENDING: one of the two broke; the other one gets what it said before (`last_words`).
 6. `pair_close`: both ways through; or a reset on both sides after an error or a time-out. Every socket is closed with a
@@ -13,26 +13,22 @@
 from functools import partial
 
 from cpython.ref cimport PyObject, Py_INCREF, Py_XDECREF
-from libc.errno cimport (
-    EADDRNOTAVAIL, EAGAIN, ECONNRESET, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPIPE, ETIMEDOUT, errno,
-)
-from libc.stdlib cimport calloc, free, malloc
+from libc.errno cimport EAGAIN, ECONNRESET, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPIPE, ETIMEDOUT, errno
+from libc.stdlib cimport calloc, free
 
-from mproxy._ring cimport Ring, iovec, ring_release, ring_used, ring_view
+from mproxy._ring cimport ring_used
 from mproxy.net._loop cimport Source, Work
-from mproxy.net._socket cimport (
-    MSG_DONTWAIT, Target, close, finish_on_close, pending_error, recv, send_parts, sockaddr, ssize_t,
-)
+from mproxy.net._socket cimport MSG_DONTWAIT, Target, close, finish_on_close, pending_error, recv, sockaddr
 from mproxy.relay._cidr cimport is_allowed
 from mproxy.relay._circle cimport CIRCLE, MAYBE_CIRCLE, Finding, is_time_to_look
-from mproxy.relay._dial cimport acknowledge_at_once, dial
+from mproxy.relay._dial cimport dial
 from mproxy.relay._flow cimport AGAIN, Outcome, Side, side_holds, side_mark, side_owed
 from mproxy.relay._keepalive cimport has_vanished, keep_alive
 from mproxy.relay._pair cimport (
-    CONNECTING, ENDING, GREETING, OPEN, STARVED, come_back, drop_backend, has_spoken, hold_backend, next_look,
-    read_early, send_header, side_init,
+    CONNECTING, ENDING, GREETING, LEFT, OPEN, STARVED, TAKEN, WRONG, Greeting, come_back, drop_backend, has_spoken,
+    hold_backend, next_look, read_early, send_early, send_header, side_init, take_header,
 )
-from mproxy.relay._proxy_header cimport LONGEST_HEADER_BYTES, Origin, header_parse, origin_source
+from mproxy.relay._race cimport Race
 from mproxy.relay._wheel cimport TICK_US, WheelLink, wheel_due, wheel_init, wheel_put, wheel_sweep, wheel_take
 from mproxy.relay.circles import has_clients
 
@@ -88,9 +84,8 @@ cdef class TcpRelay:
         if target is None or key not in self.routes:
             self.refuse(fd)
             return
-        balance = Balance()
-        balance.set_targets([target])
-        (<Route>self.routes[key]).begin(fd, balance)
+        self.set_targets(key, [target])  # an address that was there keeps its state: callers share it
+        (<Route>self.routes[key]).begin(fd)
 
     def update(self, key, rule):
         """New options for the same listeners: connections accepted from now on follow them."""
@@ -207,9 +202,9 @@ cdef class Route:
         elif self.ask:
             self.relay.tell("on_wanted", (self.key, fd))
         else:
-            self.begin(fd, self.balance)
+            self.begin(fd)
 
-    cdef void begin(self, int fd, Balance balance) noexcept:
+    cdef void begin(self, int fd) noexcept:
         """Make a pair of the connection, if the rule may have one more."""
         cdef TcpRelay relay = self.relay
         cdef Pair *pair
@@ -222,7 +217,7 @@ cdef class Route:
             relay.tally.leave(self.slot)
             relay.refuse(fd)
             return
-        pair_init(pair, self, fd, balance)
+        pair_init(pair, self, fd)
         self.connections += 1
         self.total += 1
         if is_time_to_look(self.total, self.connections) and self.is_circle():
@@ -251,7 +246,7 @@ cdef class Route:
 
 # ---- a pair begins
 
-cdef void pair_init(Pair *pair, Route route, int fd, Balance balance) noexcept:
+cdef void pair_init(Pair *pair, Route route, int fd) noexcept:
     cdef TcpRelay relay = route.relay
     side_init(&pair.client, pair, &pair.server, fd, side_ready)
     side_init(&pair.server, pair, &pair.client, -1, side_ready)
@@ -261,8 +256,6 @@ cdef void pair_init(Pair *pair, Route route, int fd, Balance balance) noexcept:
     pair.link.owner = pair
     pair.route = <void *>route
     Py_INCREF(route)
-    pair.balance = <void *>balance
-    Py_INCREF(balance)
     pair.state = GREETING
     pair.since = relay.loop.now_us
     pair.idle_us = route.idle_us
@@ -281,96 +274,85 @@ cdef void side_ready(Source *source, uint32_t events) noexcept:
 cdef bint greet(Pair *pair) noexcept:
     """Take the PROXY header that the client begins with; true when it is there and the client may come in."""
     cdef Route route = <Route>pair.route
-    cdef uint8_t *buffer = route.relay.loop.buffer
-    cdef int fd = pair.client.source.fd
-    cdef sockaddr_storage source
-    cdef Origin origin
-    cdef int length
-    cdef ssize_t n = recv(fd, buffer, LONGEST_HEADER_BYTES, MSG_PEEK | MSG_DONTWAIT)
-    if n <= 0:
-        if n == 0 or (errno != EAGAIN and errno != EINTR):
-            pair_close(pair, n < 0)  # came and went without a byte: someone looks whether we are alive
-        return False
-    length = header_parse(buffer, <int>n, &origin)
-    if length == 0 and n < LONGEST_HEADER_BYTES and not pair.client.hung_up:
-        return False
-    if length > 0 and recv(fd, buffer, length, MSG_DONTWAIT) == length:
-        origin_source(&origin, &source)
-        if origin.family == 0 or route.deny is None or not route.deny.has(<sockaddr *>&source):
-            if origin.family and route.proxy:
-                pair.origin = <Origin *>malloc(sizeof(Origin))
-                if pair.origin != NULL:
-                    pair.origin[0] = origin
-            return True
-    route.refused += 1
-    pair_close(pair, True)
-    return False
+    cdef Greeting greeting = take_header(pair, route.relay.loop.buffer, route.deny, route.proxy != 0)
+    if greeting == WRONG:
+        route.refused += 1
+    if greeting == WRONG or greeting == LEFT:
+        pair_close(pair, greeting == WRONG or pair.client.failed)
+    return greeting == TAKEN
 
 
 # ---- connecting
 
-cdef int send_early(Pair *pair) noexcept:
-    """Pass on what was read early; 0: done, the target has answered; else errno, EAGAIN: it has not yet."""
-    cdef iovec parts[2]
-    cdef Route route = <Route>pair.route
-    cdef Ring *ring = &pair.server.waiting
-    cdef ssize_t n
-    if ring_used(ring) == 0:
-        return EAGAIN
-    n = send_parts(pair.server.source.fd, True, parts, ring_view(ring, ring.head, ring_used(ring), parts))
-    if n < 0:
-        return errno
-    acknowledge_at_once(pair.server.source.fd)
-    ring_release(ring, ring.head + n)
-    route.bytes_in += n
-    route.relay.mover.moved += n
-    return 0
-
-
 cdef void connect_next(Pair *pair, int error) noexcept:
-    """Try the next address; without any left the pair ends with `error`."""
+    """Try the next address. Without any left, and nobody in the race, the pair ends with `error`."""
     cdef Route route = <Route>pair.route
-    cdef Balance balance = <Balance>pair.balance
-    cdef TcpRelay relay = route.relay
     cdef Backend backend
     cdef int fd
     while True:
         if pair.backend == NULL:
-            backend = None
-            if pair.attempts < <uint32_t>len(balance.backends):
-                backend = balance.choose(relay.loop.now_us, None)
+            backend = next_backend(pair)
             if backend is None:
-                pair_unreachable(pair, error)
+                if not is_racing(pair):
+                    pair_unreachable(pair, error)
                 return
-            pair.attempts += 1
             hold_backend(pair, backend)
         backend = <Backend>pair.backend
-        pair.dialled_at = relay.loop.now_us
+        pair.dialled_at = route.relay.loop.now_us
         fd = dial(backend.target, backend.index, route.sources, ring_used(&pair.server.waiting) > 0)
         error = errno if fd < 0 else start_wait(pair, fd)
         if error == 0:
             return
         if error in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
-            pair.state = STARVED
-            relay.wait_until(pair, relay.loop.now_us + TICK_US)
+            starve(pair)
             return
         backend_failed(pair, error)
 
 
+cdef Backend next_backend(Pair *pair):
+    """An address that was not tried yet, or None."""
+    cdef Route route = <Route>pair.route
+    cdef Race race
+    if pair.race == NULL:
+        if len(route.balance.backends) < 2:
+            pair.attempts += 1
+            return route.balance.choose(route.relay.loop.now_us, None) if pair.attempts == 1 else None
+        race = Race(route.relay.loop, route.relay.observer, route.key, route.balance)
+        race.pair = pair
+        Py_INCREF(race)
+        pair.race = <void *>race
+    return (<Race>pair.race).next()
+
+
+cdef bint is_racing(Pair *pair) noexcept:
+    """Whether attempts go on beside the newest."""
+    return pair.race != NULL and (<Race>pair.race).first != NULL
+
+
+cdef void starve(Pair *pair) noexcept:
+    """There is no descriptor for the next attempt: later, while those in the race go on."""
+    cdef TcpRelay relay = (<Route>pair.route).relay
+    if is_racing(pair):
+        (<Race>pair.race).tried.remove(<Backend>pair.backend)
+        drop_backend(pair)
+        (<Race>pair.race).wait()
+    else:
+        pair.state = STARVED
+        relay.wait_until(pair, relay.loop.now_us + TICK_US)
+
+
 cdef int start_wait(Pair *pair, int fd) noexcept:
-    """Wait for the answer: half of the time that is left while there is something else to try, else all of it.
+    """Wait for the answer; where there is another address, for a moment before that is tried beside.
 
     Not at all when the answer is there, as it is from this host. Returns 0, or errno of an answer in the negative.
     """
     cdef Route route = <Route>pair.route
     cdef TcpRelay relay = route.relay
-    cdef int64_t left
     cdef int error
-    cdef bint last = pair.attempts >= <uint32_t>len((<Balance>pair.balance).backends)
     pair.state = CONNECTING
     pair.server.source.fd = fd
     pair.server.writable = pair.server.readable = pair.server.failed = pair.server.hung_up = False
-    error = send_early(pair)
+    error = send_early(pair, relay.mover, &route.bytes_in)
     if error != 0 and error != EAGAIN:
         relay.loop.close(&pair.server.source)
         return error
@@ -380,33 +362,54 @@ cdef int start_wait(Pair *pair, int fd) noexcept:
         if connected(pair) and side_holds(&pair.server):
             relay.loop.schedule(&pair.work)
         return 0
-    if route.connect_us:
-        left = max(<int64_t>0, pair.since + route.connect_us - relay.loop.now_us)
-        if not last or pair.due_at != pair.since + route.connect_us:
-            relay.wait_until(pair, relay.loop.now_us + (left if last else left // 2))
-    else:
+    if pair.race != NULL and (<Race>pair.race).has_other():
+        (<Race>pair.race).wait()
+    if not route.connect_us:
         wheel_take(&relay.wheel, &pair.link)
+    elif pair.due_at != pair.since + route.connect_us:  # it starved before
+        relay.wait_until(pair, pair.since + route.connect_us)
     return 0
 
 
 cdef void backend_failed(Pair *pair, int error) noexcept:
-    """The address did not answer, or in the negative."""
-    cdef Route route = <Route>pair.route
-    cdef Balance balance = <Balance>pair.balance
-    cdef Backend backend = <Backend>pair.backend
-    cdef int64_t now = route.relay.loop.now_us
-    # Without a free port of our own (EADDRNOTAVAIL) the target is not at fault.
-    if error != EADDRNOTAVAIL and balance.failed(backend, pair.dialled_at, now, error):
-        route.relay.tell("on_target_down", (route.key, backend.text, error))
+    """The newest attempt was not answered, or in the negative. A rule with one address need not remember that."""
+    if pair.race != NULL:
+        (<Race>pair.race).failed(<Backend>pair.backend, pair.dialled_at, error)
     drop_backend(pair)
 
 
 cdef void attempt_failed(Pair *pair, int error) noexcept:
-    """The address did not answer, or in the negative."""
     (<Route>pair.route).relay.loop.close(&pair.server.source)
+    pair.server.writable = pair.server.failed = False
     backend_failed(pair, error)
     connect_next(pair, error)
 
+
+cdef bint race_on(Pair *pair) noexcept:
+    """Look at the attempts beside the newest, and at the time. False: there is another newest one, or the pair has
+    ended; else it is to be looked at, and may be one of those that won."""
+    cdef Race race = <Race>pair.race
+    cdef int error = 0
+    if race.settle((<Route>pair.route).relay.mover, &error):
+        return True
+    if race.is_due and not pair.server.writable:
+        race.step_aside()
+        connect_next(pair, ETIMEDOUT)
+        return False
+    if error and pair.backend == NULL and race.timer is None:  # the newest had failed before: is anybody left?
+        connect_next(pair, error)
+        return False
+    return True
+
+
+cdef void race_over(Pair *pair) noexcept:
+    if pair.race != NULL:
+        (<Race>pair.race).over()
+        Py_XDECREF(<PyObject *>pair.race)
+        pair.race = NULL
+
+
+# ---- connected, or not
 
 cdef void pair_unreachable(Pair *pair, int error) noexcept:
     """Nothing is left to try."""
@@ -426,11 +429,12 @@ cdef bint connected(Pair *pair) noexcept:
     cdef Route route = <Route>pair.route
     cdef TcpRelay relay = route.relay
     cdef Backend backend = <Backend>pair.backend
+    race_over(pair)
     pair.state = OPEN
     pair.since = relay.loop.now_us
     pair.look_at = pair.since + relay.look_us
     relay.wait_until(pair, next_look(pair))
-    if backend.failures and (<Balance>pair.balance).worked(backend):
+    if backend.failures and route.balance.worked(backend):
         relay.tell("on_target_up", (route.key, backend.text))
     if route.proxy and not pair.server.broken and not send_header(pair, route.proxy):
         pair_close(pair, True)
@@ -496,7 +500,7 @@ cdef bint advance(Pair *pair) noexcept:
         if greet(pair):
             connect_next(pair, 0)
         return False
-    if pair.state != CONNECTING or not pair.server.writable:
+    if pair.state != CONNECTING or pair.race != NULL and not race_on(pair) or not pair.server.writable:
         return False
     if pair.server.failed:
         error = pending_error(pair.server.source.fd)
@@ -504,7 +508,8 @@ cdef bint advance(Pair *pair) noexcept:
             attempt_failed(pair, error)
             return False
         pair.server.failed = False
-    send_early(pair)  # what it can't send, or why, the mover will find
+    # What it can't send, or why, the mover will find.
+    send_early(pair, (<Route>pair.route).relay.mover, &(<Route>pair.route).bytes_in)
     return connected(pair)
 
 
@@ -535,8 +540,8 @@ cdef void pair_due(Pair *pair, int64_t now) noexcept:
         else:
             last_words(pair)
     elif route.connect_us and now >= pair.since + route.connect_us:
-        if pair.state == CONNECTING:
-            backend_failed(pair, ETIMEDOUT)
+        if pair.race != NULL:
+            (<Race>pair.race).timed_out()
         if pair.state == GREETING:
             route.timed_out += 1
             pair_close(pair, True)
@@ -544,8 +549,6 @@ cdef void pair_due(Pair *pair, int64_t now) noexcept:
             pair_unreachable(pair, ETIMEDOUT)
     elif pair.state == STARVED:
         connect_next(pair, 0)
-    elif pair.state == CONNECTING:
-        attempt_failed(pair, ETIMEDOUT)
 
 
 cdef bint look_after(Pair *pair, int64_t now) noexcept:
@@ -571,6 +574,7 @@ cdef void pair_close(Pair *pair, bint abruptly) noexcept:
     cdef TcpRelay relay = route.relay
     side_close(&pair.client, relay, abruptly)
     side_close(&pair.server, relay, abruptly)
+    race_over(pair)
     drop_backend(pair)
     free(pair.origin)
     wheel_take(&relay.wheel, &pair.link)
@@ -585,7 +589,6 @@ cdef void pair_close(Pair *pair, bint abruptly) noexcept:
     relay.tally.leave(route.slot)
     relay.gate.leave()
     Py_XDECREF(<PyObject *>pair.route)
-    Py_XDECREF(<PyObject *>pair.balance)
     relay.loop.free_later(pair)
 
 

@@ -1,9 +1,14 @@
 """The TCP and the UDP engine as one: rules go to the engine of their protocol, by the supervisor's key."""
 
+import resource
 from typing import Any
 
 from mproxy.relay._tcp import TcpRelay
 from mproxy.relay._udp import UdpRelay
+
+# One part in so many of the descriptors is kept for UDP sessions, once there is a rule for them. They in turn leave as
+# much to TCP: see UdpRelay.
+UDP_SHARE = 8
 
 
 class Engines:
@@ -25,6 +30,8 @@ class Engines:
         engine = self._engines[rule.protocol]
         engine.add(key, rule, fds)
         self._of_key[key] = engine
+        if rule.protocol == "udp":
+            self._engines["tcp"].gate.kept = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // UDP_SHARE
 
     def update(self, key, rule):
         """Other options for connections to come."""

@@ -6,6 +6,7 @@ import time
 
 import pytest
 from lab import until
+from relays import ECHO_PORT, RELAY, SERVER, echoes, start_echo
 from udp_lab import Echo, RelayThread, answers, client_of, is_silent, udp_socket
 
 
@@ -283,3 +284,25 @@ def last_reply(client):
         while reply != b"last":
             reply = client.recv(100)
     return reply
+
+
+# ---- descriptors
+
+def test_tcp_connections_leave_descriptors_to_udp_sessions(lab, relay, ends):
+    """Goal: with as many connections as there can be, new UDP clients are served, and those that were there before."""
+    start_echo(lab.server)
+    rule = f"7005 -> {SERVER}:{ECHO_PORT}"
+    ends.enter_context(Echo(lab.server, SERVER, ECHO_PORT))
+    program = relay.start(rule, f"udp {rule}", prefix=["prlimit", "--nofile=200"])
+    connections = []
+    while not program.events("accept-paused"):
+        connections.append(ends.enter_context(lab.client.connect(7005, RELAY)))
+        time.sleep(0.01)
+        assert len(connections) < 300
+    clients = [client_of(lab.client, RELAY, 7005) for _ in range(15)]
+    for _ in range(2):
+        assert [answers(client, b"x") for client in clients] == [b"x"] * 15
+    for _ in range(50):
+        with client_of(lab.client, RELAY, 7005) as client:
+            assert answers(client, b"y") == b"y"
+    assert echoes(connections[0])
