@@ -64,6 +64,7 @@ def run(sock, log, number, max_connections, tally, prepare):
         prepare()
         tally.be(number)
         Worker(sock, log, number, max_connections, tally).run()
+        log.tell_rest()
         status = 0
     except BaseException as error:
         log.error("worker-failed", worker=number, why=f"{type(error).__name__}: {error}")
