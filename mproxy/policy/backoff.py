@@ -29,12 +29,12 @@ NEW_US = 120_000_000
 REPEATS_US = 7_000_000
 
 # Pauses in an outage that is old: the first outlasts a count over half a minute.
-FIRST_PAUSE_US = 37_500_000
+FIRST_PAUSE_US = 36_000_000
 LAST_PAUSE_US = 120_000_000
 
 # Signs that somebody waits, or that something has changed, begin a dial at once; each at least this long, and twice
 # as long each time, after the one before.
-FIRST_HURRY_US = 250_000
+FIRST_HURRY_US = 1_000_000
 
 
 class Backoff:
@@ -69,9 +69,9 @@ class Backoff:
         if now + delay_us - self._began_at < NEW_US - REPEATS_US:
             return delay_us
         if not self.is_old(now):
-            return self._began_at + NEW_US - now + self._jitter(FIRST_PAUSE_US, 0.85)
+            return self._began_at + NEW_US - now + self._jitter(FIRST_PAUSE_US, 0.87)
         self._pause_us = min(self._pause_us * 8 // 5, LAST_PAUSE_US)
-        return self._jitter(self._pause_us, 0.85)
+        return self._jitter(self._pause_us, 0.87)
 
     def may_hurry(self, now):
         """Whether a sign that a dial may help is followed at once; counts as having been followed."""

@@ -29,6 +29,9 @@ ATTEMPTS = 16
 # Changes of the network come in bursts; past this many in a second an attempt waits for its time.
 BURST = 8
 
+# An application that has been quiet for so long and writes again has somebody behind it.
+QUIET_US = 10_000_000
+
 # While one address is known that may do, the name is looked up no more often.
 LOOKUP_US = 2_000_000
 
@@ -57,6 +60,7 @@ class Dialer:
         self._timer = None
         self._source = None  # the kernel's choice towards sproxy when last looked at
         self._burst_at = self._burst = 0
+        self._waited_at = 0  # when an application was last said to wait
         self._found, self._look_up_at = [], 0  # the last lookup's answer, and when to ask again
         self.running = False
 
@@ -81,9 +85,11 @@ class Dialer:
         self._attempts = []
 
     def hurry(self):
-        """Somebody waits: do not sit out a long pause."""
+        """An application waits: do not sit out a long pause. One that goes on writing is no news."""
         now = self.loop.now()
-        if self.running and self._backoff.is_old(now) and self._backoff.may_hurry(now):
+        is_news = now - self._waited_at > QUIET_US
+        self._waited_at = now
+        if self.running and is_news and self._backoff.is_old(now) and self._backoff.may_hurry(now):
             self._begin_attempt()
 
     def network_changed(self):

@@ -226,6 +226,17 @@ def test_an_old_outage_is_dialled_at_once_when_somebody_writes_or_the_network_ch
     assert len(bench.sockets) > before + 50   # all is different now: as in a new outage
 
 
+def test_an_application_that_never_stops_writing_does_not_keep_a_firewall_awake(monkeypatch):
+    """Right: who types on and on has no more dials than who waits: more than 30 s without one, at once."""
+    bench = Bench(monkeypatch, lambda _way: REFUSED).start(0)
+    for _ in range(800):
+        bench.loop.run(0.25)
+        bench.dialer.hurry()
+    late = [at for _address, at in bench.tried() if at > 119]
+    assert max(later - earlier for earlier, later in itertools.pairwise(late)) > 31
+    assert [at for at in late if 120 < at < 150] == []
+
+
 # --- segments
 
 def test_segments_get_smaller_with_each_stuck_carrier_and_are_raised_again():
