@@ -37,8 +37,10 @@ PAUSE_US = 500_000
 ACCEPTS_A_TURN = 4
 OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
-# A refusal that says nothing against whoever asked.
-NOT_ITS_FAULT = {CloseCode.UNKNOWN_SESSION, CloseCode.STALE_EPOCH, CloseCode.TOO_MANY}
+# A refusal that says something against whoever asked: no peer of ours, or nobody we know. All others are answers.
+ITS_FAULT = {CloseCode.FRAME_ERROR, CloseCode.STREAM_ERROR, CloseCode.OFFSET_ERROR, CloseCode.LIMIT_ERROR,
+             CloseCode.STATE_ERROR, CloseCode.VERSION_ERROR, CloseCode.BAD_PROOF, CloseCode.KEY_REFUSED,
+             CloseCode.ENCRYPTION}
 
 # More than preamble and HELLO; what follows (the RESUME list) is read on.
 RECEIVE_BYTES = 65536
@@ -200,7 +202,7 @@ class Reception:
     def refuse(self, guest, error):
         """Tell the guest why, and the log."""
         self._log.warning("refused", peer=guest.peer, why=str(error))
-        if error.code not in NOT_ITS_FAULT:
+        if error.code in ITS_FAULT:
             self._note_failure(guest)
         try:
             guest.sock.send(guest.greeter.farewell(error))
