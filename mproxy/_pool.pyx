@@ -6,6 +6,16 @@ from libc.stdlib cimport free, malloc, realloc
 cdef extern from "<stdlib.h>" nogil:
     int posix_memalign(void **out, size_t alignment, size_t size)
 
+cdef extern from *:
+    """
+    #ifdef __GLIBC__
+    #include <malloc.h>
+    #else
+    #define malloc_trim(pad) ((void)(pad))
+    #endif
+    """
+    void malloc_trim(size_t pad) nogil
+
 cdef extern from "<sys/mman.h>" nogil:
     int MADV_DONTNEED
     int madvise(void *start, size_t length, int advice)
@@ -18,6 +28,7 @@ cdef enum:
     BULK_KEPT_BYTES = 33554432    # it is kept beside so much more,
     KEPT_PART = 16                # but no more than one part in so many of the limit
     CHUNK_BLOCK_BYTES = 524288    # largest block that is cut from a chunk; above, malloc maps each by itself
+    HEAP_BYTES = 1048576          # freed since the last trim: worth a look of the allocator, which takes its time
     CHUNK_BYTES = 16777216        # address range asked for at a time; its pages cost nothing until used
 
 
@@ -37,6 +48,7 @@ cdef struct SizeClass:
 cdef SizeClass classes[SIZE_CLASSES]
 cdef size_t kept_bytes = 0
 cdef size_t least_kept_bytes = 0  # since the last trim: so much was not needed
+cdef size_t heap_bytes = 0        # given to free(3) since the last trim: glibc keeps what lies below something used
 cdef size_t lent_bytes = 0
 cdef int64_t charged_bytes = 0    # of records that are not rings
 cdef size_t limit_bytes = <size_t>-1
@@ -121,8 +133,10 @@ cdef void pool_return(uint8_t *block, uint32_t size) noexcept nogil:
 
 cdef void give_back(SizeClass *of_size, uint8_t *block, uint32_t size) noexcept nogil:
     """Return a block's memory to the system."""
+    global heap_bytes
     if size > CHUNK_BLOCK_BYTES:
         free(block)
+        heap_bytes += size
     else:
         madvise(block, size, MADV_DONTNEED)
         push(&of_size.cold, block)  # without room for the entry only the address range is lost
@@ -130,7 +144,7 @@ cdef void give_back(SizeClass *of_size, uint8_t *block, uint32_t size) noexcept 
 
 cdef void pool_trim() noexcept nogil:
     """Give back what was not needed since the last call; call it every second or so."""
-    global kept_bytes, least_kept_bytes
+    global kept_bytes, least_kept_bytes, heap_bytes
     cdef size_t surplus = least_kept_bytes
     cdef uint32_t size
     cdef int n
@@ -141,6 +155,9 @@ cdef void pool_trim() noexcept nogil:
             kept_bytes -= size
             surplus -= size
     least_kept_bytes = kept_bytes
+    if heap_bytes >= HEAP_BYTES:
+        heap_bytes = 0
+        malloc_trim(0)
 
 
 cdef size_t pool_lent_bytes() noexcept nogil:
@@ -162,8 +179,10 @@ cdef void pool_set_limit(size_t limit) noexcept nogil:
 
 cdef void pool_charge(int64_t size) noexcept nogil:
     """Enter a record of `size` bytes; a negative size when it is gone."""
-    global charged_bytes
+    global charged_bytes, heap_bytes
     charged_bytes += size
+    if size < 0:
+        heap_bytes += <size_t>-size
 
 
 cdef size_t pool_free_bytes() noexcept nogil:

@@ -125,10 +125,14 @@ cdef class PySession:
         self.session.reset(stream, code)
         self.session.release(stream)
 
-    def discard(self, uint32_t id):
-        """The application vanished after its end."""
+    def deafen(self, uint32_t id):
+        """The application takes no more."""
+        self.session.deafen(self.find(id))
+
+    def discard(self, uint32_t id, int code=0):
+        """The application has vanished."""
         cdef Stream *stream = self.find(id)
-        self.session.discard(stream)
+        self.session.discard(stream, code)
         self.session.release(stream)
 
     def hand(self, uint32_t id, uint32_t most):

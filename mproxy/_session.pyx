@@ -24,7 +24,7 @@ from libc.string cimport memcmp, memcpy
 from mproxy._frames cimport Frame, ParseResult, encode_header, parser_init, parser_next
 from mproxy._liveness cimport liveness_attach, liveness_deadline, liveness_heard, liveness_init, liveness_judge
 from mproxy._ring cimport iovec, ring_append, ring_used
-from mproxy._stream cimport Stream, stream_receive, stream_rewind, stream_take_ack, table_find
+from mproxy._stream cimport Stream, stream_acked, stream_receive, stream_rewind, stream_take_ack, table_find
 from mproxy._streams cimport StreamSet, list_streams
 from mproxy._transmit cimport Transmitter
 from mproxy._wire cimport (
@@ -172,7 +172,7 @@ cdef class Session(StreamSet):
         self.current = NULL
         if stream == NULL or stream.aborted:
             return 0
-        if stream.drain_reset:
+        if stream.deaf:
             stream.in_done = self.current_ends
             length = self.current_left
             rest = 0
@@ -194,8 +194,7 @@ cdef class Session(StreamSet):
         Without `bulk_too` streams that have much to send wait.
         """
         cdef Transmitter transmitter = self.transmitter
-        cdef int before = transmitter.count - transmitter.first
-        cdef int n, i
+        cdef int n, i, before = transmitter.count - transmitter.first
         if self.state == CarrierState.NO_CARRIER:
             return 0
         if self.reply_to >= 0:
@@ -304,7 +303,7 @@ cdef class Session(StreamSet):
             return self.on_heartbeat()
         if frame.type == FrameType.GOODBYE:
             self.state = CarrierState.CLOSED_FOR_GOOD
-            self.close_code = <int>frame.seq if frame.seq <= <int>CloseCode.ENCRYPTION else <int>CloseCode.ORDERLY
+            self.close_code = <int>frame.seq if frame.seq <= <int>CloseCode.TWIN else <int>CloseCode.ORDERLY
             self.close_reason = (<const char *>self.parser.payload)[:frame.length]
             self.tell_closed(event)
             event.local = False
@@ -369,7 +368,7 @@ cdef class Session(StreamSet):
         self.current_data = parser.payload + skip
         self.current_left = <uint32_t>fresh
         self.current_ends = ends
-        if stream.drain_reset:
+        if stream.deaf:
             self.take(0)
             return False
         event.kind = EventKind.DATA
@@ -390,8 +389,8 @@ cdef class Session(StreamSet):
         if stream.blocked and stream.out.head != before:
             stream.blocked = False
             self.space(stream)
-        if stream.drain_reset and stream.out_done:
-            self.abort(stream, ResetCode.APPLICATION, True)
+        if stream.drain_reset and stream_acked(stream):
+            self.abort(stream, stream.reset_code, True)
             return False
         self.transmitter.ready(stream)
         self.retire_if_finished(stream)
@@ -544,6 +543,7 @@ cdef class Session(StreamSet):
         if stream.blocked:
             stream.blocked = False
             self.space(stream)
+        self.ask_ack(stream)
         self.transmitter.ready(stream)
 
     # ---- ends
@@ -589,4 +589,4 @@ cdef class Session(StreamSet):
 
 cdef inline int reset_code(uint64_t seq) noexcept:
     """The peer's reason for a reset, or the plainest one when it is of a later version."""
-    return <int>seq if seq <= <int>ResetCode.LOCAL_ERROR else <int>ResetCode.APPLICATION
+    return <int>seq if seq <= <int>ResetCode.WHILE_AWAY else <int>ResetCode.APPLICATION

@@ -44,7 +44,8 @@ cdef struct Stream:
     bint aborted          # ended by a reset, ours or the peer's; no byte moves any more
     bint reset_due        # RESET must still be put on this carrier
     bint reset_ours       # the reset began on this side: the peer has to be told
-    bint drain_reset      # the application vanished after its end: reset once that end is acknowledged
+    bint deaf             # the application takes no more: what the peer sends is acknowledged and goes nowhere
+    bint drain_reset      # the application vanished: reset once all that it wrote is acknowledged
     uint8_t reset_code    # a ResetCode
     bint retired          # in the session's list of finished streams
     uint64_t retire_after  # may be forgotten once a heartbeat with a higher number is echoed
@@ -75,6 +76,7 @@ cdef Stream *stream_new(uint32_t id, size_t *account) noexcept nogil
 cdef void stream_free(Stream *stream) noexcept nogil
 
 cdef uint64_t stream_unsent(const Stream *stream) noexcept nogil
+cdef bint stream_acked(const Stream *stream) noexcept nogil
 cdef int stream_take_ack(Stream *stream, uint64_t ack) noexcept nogil
 cdef int stream_rewind(Stream *stream, uint64_t received) noexcept nogil
 cdef int stream_receive(

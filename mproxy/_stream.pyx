@@ -38,6 +38,11 @@ cdef uint64_t stream_unsent(const Stream *stream) noexcept nogil:
     return stream.out.tail + stream.out_ended - stream.sent
 
 
+cdef bint stream_acked(const Stream *stream) noexcept nogil:
+    """The peer's application has everything that ours has written, its end included."""
+    return stream.out.head + stream.out_done == stream.out.tail + stream.out_ended
+
+
 cdef int stream_take_ack(Stream *stream, uint64_t ack) noexcept nogil:
     """The peer's application has everything below `ack`: let go of it. -1 when that cannot be true."""
     if ack < stream.out.head + stream.out_done or ack > stream.peak:

@@ -13,10 +13,10 @@ from mproxy._ring cimport (
     MIN_RING_BYTES, ring_drop, ring_free, ring_release, ring_reserve, ring_used,
 )
 from mproxy._stream cimport (
-    all_push, all_remove, stream_finished, stream_free, stream_new, table_add, table_clear, table_remove,
+    all_push, all_remove, stream_acked, stream_finished, stream_free, stream_new, table_add, table_clear, table_remove,
 )
 from mproxy._transmit cimport SMALL_BYTES
-from mproxy._wire cimport HEADER_BYTES, MAX_WINDOW_BYTES, MIN_WINDOW_BYTES, FrameFlag, FrameType, ResetCode
+from mproxy._wire cimport HEADER_BYTES, MAX_WINDOW_BYTES, MIN_WINDOW_BYTES, FrameFlag, FrameType
 
 
 cdef enum:
@@ -212,7 +212,8 @@ cdef class StreamSet:
             return
         if stream.in_done or owed >= self.ack_bytes or (
                 stream.want_ack_at and stream.inp.head >= stream.want_ack_at):
-            stream.want_ack_at = 0
+            if stream.inp.head >= stream.want_ack_at:
+                stream.want_ack_at = 0  # else the last of it is still to be acknowledged, as was asked
             stream.ack_due = True
             self.transmitter.ready(stream)
         else:
@@ -221,24 +222,43 @@ cdef class StreamSet:
     # ---- ends
 
     cdef void reset(self, Stream *stream, int code) noexcept:
-        """The application's connection broke, or could not be made: end the stream at once."""
+        """The application's connection could not be made: end the stream at once."""
         self.abort(stream, code, True)
 
-    cdef void discard(self, Stream *stream) noexcept:
-        """The application ended its direction and then vanished.
-
-        What it wrote before still goes to the daemon; what comes back goes nowhere; then the stream is reset.
-        """
-        if stream.aborted:
+    cdef void deafen(self, Stream *stream) noexcept:
+        """The application takes no more. What comes for it is acknowledged, as if it were handed, and goes nowhere."""
+        if stream.aborted or stream.deaf:
             return
-        if stream.out_done:
-            self.abort(stream, ResetCode.APPLICATION, True)
-            return
-        stream.drain_reset = True
+        stream.deaf = True
         self.in_held -= ring_used(&stream.inp)
         ring_drop(&stream.inp)
         stream.in_done = stream.in_ended
         self.acknowledge(stream)
+
+    cdef void discard(self, Stream *stream, int code) noexcept:
+        """The application has vanished.
+
+        What it wrote before, and its end if there was one, still goes to the peer's application; what comes back goes
+        nowhere; then the stream is reset, so the reset overtakes nothing.
+        """
+        if stream.aborted:
+            return
+        if stream_acked(stream):
+            self.abort(stream, code, True)
+            return
+        stream.drain_reset = True
+        stream.reset_code = <uint8_t>code
+        self.deafen(stream)
+        self.ask_ack(stream)
+
+    cdef void ask_ack(self, Stream *stream) noexcept:
+        """Of a vanished application: have the peer acknowledge as soon as its own has all.
+
+        The last DATA frame asks; when it has been planned, an ACK does.
+        """
+        if stream.drain_reset and stream.sent == stream.out.tail + stream.out_ended:
+            stream.ack_due = True
+            self.transmitter.ready(stream)
 
     cdef void release(self, Stream *stream) noexcept:
         """The I/O layer no longer needs the stream."""

@@ -236,14 +236,16 @@ cdef class Transmitter:
         if stream.out_ended and stream.sent + length == stream.out.tail:
             flags = FrameFlag.FIN
         if length > 0 or (flags and stream.sent == stream.out.tail):
-            if stream.blocked and stream.sent + length == stream.out.tail:
+            if (stream.blocked or stream.drain_reset) and stream.sent + length == stream.out.tail:
                 flags |= FrameFlag.WANT_ACK
             self.plan_frame(stream, FrameType.DATA, flags, stream.sent, <uint32_t>length)
             if stream.sent < stream.peak:
                 self.resent_bytes += length if stream.sent + length <= stream.peak else stream.peak - stream.sent
             stream.sent += length + ((flags & FrameFlag.FIN) != 0)
         elif stream.ack_due:
-            self.plan_frame(stream, FrameType.ACK, FrameFlag.WANT_ACK if stream.blocked else 0, 0, 0)
+            if stream.blocked or stream.drain_reset:
+                flags = FrameFlag.WANT_ACK
+            self.plan_frame(stream, FrameType.ACK, flags, 0, 0)
 
     cdef void plan_frame(self, Stream *stream, int type, int flags, uint64_t seq, uint32_t length) noexcept:
         """Append one frame with the newest ack to the batch."""

@@ -67,6 +67,8 @@ cpdef enum CloseCode:
     INTERNAL = 14        # this side failed (no memory)
     KEY_REFUSED = 15     # the peer's key is not trusted, or not any more
     ENCRYPTION = 16      # one side encrypts and the other does not, or TLS failed
+    WRONG_ADDRESS = 17   # the peer's key may not be used from where it comes; it may from elsewhere
+    TWIN = 18            # another cproxy with this instance id has a session; the header's ack says how sure that is
 
 
 cpdef enum ResetCode:
@@ -79,6 +81,7 @@ cpdef enum ResetCode:
     STREAM_LIMIT = 6     # too many streams
     ENDED = 7            # its session ended
     LOCAL_ERROR = 8      # this side failed (descriptors, memory)
+    WHILE_AWAY = 9       # the application reset its connection while there was no carrier
 
 
 cpdef enum PreambleFlag:

@@ -40,6 +40,8 @@ class CloseCode(IntFlag):
     INTERNAL = 14
     KEY_REFUSED = 15
     ENCRYPTION = 16
+    WRONG_ADDRESS = 17
+    TWIN = 18
 
 class FrameFlag(IntFlag):
     FIN = 1
@@ -62,6 +64,7 @@ class FrameType(IntFlag):
     GOODBYE = 9
 
 class HelloFeature(IntFlag):
+    RENAMES = 1
     STDIO = 1073741824
 
 class PreambleFlag(IntFlag):
@@ -77,3 +80,4 @@ class ResetCode(IntFlag):
     STREAM_LIMIT = 6
     ENDED = 7
     LOCAL_ERROR = 8
+    WHILE_AWAY = 9

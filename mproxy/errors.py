@@ -15,13 +15,14 @@ class UsageError(MproxyError):
 class PeerError(MproxyError):
     """The peer broke the protocol. Costs that peer's session or connection, never the process.
 
-    `code` is a member of `mproxy._wire.CloseCode`; both sides log it. `epoch` goes with STALE_EPOCH: the newest seen.
+    `code` is a member of `mproxy._wire.CloseCode`; both sides log it. `detail` is a number that goes with some codes:
+    with STALE_EPOCH the newest epoch seen, with UNKNOWN_SESSION the site that says so, with TWIN whether it is sure.
     """
 
-    def __init__(self, code, reason, epoch=0):
+    def __init__(self, code, reason, detail=0):
         super().__init__(reason)
         self.code = code
-        self.epoch = epoch
+        self.detail = detail
 
 
 class LocalError(MproxyError):

@@ -46,10 +46,12 @@ USE_BOTH = "use --plaintext on both sides or on neither"
 class Hello:
     """What cproxy asks for. `session_id` is empty for a new session; limits in bytes.
 
-    `list_bytes` and `list_digest` (SHA-256) are those of the RESUME list behind it, zero for a new session.
+    `list_bytes` and `list_digest` (SHA-256) are those of the RESUME list behind it, zero for a new session. `former`:
+    the tag (`session_tag`) of the session that this instance may have left behind, 0 when there is none.
     """
 
-    def __init__(self, session_id, instance_id, nonce, epoch, budget_bytes, window_bytes, features=0):
+    def __init__(self, session_id, instance_id, nonce, epoch, budget_bytes, window_bytes, features=0,
+                 former=0):
         self.session_id = session_id
         self.instance_id = instance_id
         self.proof = NO_PROOF
@@ -58,6 +60,7 @@ class Hello:
         self.budget_bytes = budget_bytes
         self.window_bytes = window_bytes
         self.features = features
+        self.former = former
         self.list_digest = NO_DIGEST
         self.list_bytes = 0
 
@@ -65,7 +68,8 @@ class Hello:
         """The payload of the frame, with another proof if one is given."""
         return HELLO.pack(
             self.session_id or NO_SESSION, self.instance_id, self.proof if proof is None else proof, self.nonce,
-            self.epoch, self.budget_bytes, self.window_bytes, self.features, self.list_digest, self.list_bytes, 0)
+            self.epoch, self.budget_bytes, self.window_bytes, self.features, self.list_digest, self.list_bytes,
+            self.former)
 
     def encode(self):
         """Return the HELLO frame."""
@@ -75,12 +79,12 @@ class Hello:
     def decode(cls, payload):
         """Parse a HELLO payload of the right length; PeerError for limits nobody can work with."""
         (session_id, instance_id, proof, nonce, epoch, budget, window, features, digest, length,
-         _reserved) = HELLO.unpack(payload)
+         former) = HELLO.unpack(payload)
         check_limits(window, budget)
         if not 0 < epoch < 1 << 63:
             raise PeerError(CloseCode.STALE_EPOCH, f"epoch {epoch} is out of range")
         session_id = b"" if session_id == NO_SESSION else session_id
-        hello = cls(session_id, instance_id, nonce, epoch, budget, window, features)
+        hello = cls(session_id, instance_id, nonce, epoch, budget, window, features, former)
         hello.proof, hello.list_digest, hello.list_bytes = proof, digest, length
         return hello
 
@@ -95,9 +99,13 @@ class Hello:
 
 
 class Welcome:
-    """What sproxy grants. `secret` is all zero but for a new session without TLS."""
+    """What sproxy grants. `secret` is all zero but for a new session without TLS.
 
-    def __init__(self, session_id, secret, nonce, epoch, budget_bytes, window_bytes, features=0, routing_tag=0):
+    `site` says which of several sproxies with one key this is, and is the same after its restart; 0: unknown.
+    """
+
+    def __init__(self, session_id, secret, nonce, epoch, budget_bytes, window_bytes, features=0, routing_tag=0,
+                 site=0):
         self.session_id = session_id
         self.secret = secret
         self.proof = NO_PROOF
@@ -107,6 +115,7 @@ class Welcome:
         self.window_bytes = window_bytes
         self.features = features
         self.routing_tag = routing_tag
+        self.site = site
         self.list_digest = NO_DIGEST
         self.list_bytes = 0
 
@@ -114,7 +123,8 @@ class Welcome:
         """The payload of the frame, with another proof if one is given."""
         return WELCOME.pack(
             self.session_id, self.secret, self.proof if proof is None else proof, self.nonce, self.epoch,
-            self.budget_bytes, self.window_bytes, self.features, self.routing_tag, self.list_digest, self.list_bytes, 0)
+            self.budget_bytes, self.window_bytes, self.features, self.routing_tag, self.list_digest, self.list_bytes,
+            self.site)
 
     def encode(self):
         """Return the WELCOME frame."""
@@ -124,9 +134,9 @@ class Welcome:
     def decode(cls, payload):
         """Parse a WELCOME payload of the right length."""
         (session_id, secret, proof, nonce, epoch, budget, window, features, tag, digest, length,
-         _reserved) = WELCOME.unpack(payload)
+         site) = WELCOME.unpack(payload)
         check_limits(window, budget)
-        welcome = cls(session_id, secret, nonce, epoch, budget, window, features, tag)
+        welcome = cls(session_id, secret, nonce, epoch, budget, window, features, tag, site)
         welcome.proof, welcome.list_digest, welcome.list_bytes = proof, digest, length
         return welcome
 
@@ -138,6 +148,11 @@ class Welcome:
     def proves(self, secret, channel, hello):
         """Whether the sender holds the session's secret, and answers this HELLO on this connection."""
         return same(self.proof, make_proof(secret, SERVER_LABEL, channel, hello.payload() + self.payload(NO_PROOF)))
+
+
+def session_tag(session_id):
+    """The beginning of a session's id as a number: enough to tell one session of an instance from another."""
+    return int.from_bytes(session_id[:4])
 
 
 def check_limits(window_bytes, budget_bytes):
@@ -334,7 +349,7 @@ class Greeter(_Opening):
     def farewell(self, error):
         """Bytes that tell the peer why it is turned away; what it cannot read yet is left out."""
         reason = str(error).encode(errors="replace")[:_wire.MAX_REASON_BYTES]
-        frame = encode_frame(FrameType.GOODBYE, seq=int(error.code), ack=error.epoch, payload=reason)
+        frame = encode_frame(FrameType.GOODBYE, seq=int(error.code), ack=error.detail, payload=reason)
         if self.tls is None or self.prefix:
             return self.prefix + frame
         if self.tls.finished and not self.tls.broken:
@@ -354,7 +369,7 @@ class Caller(_Opening):
         self.hello = None
         self.list_bytes = 0   # of our list
         self.refused = False  # the peer is an sproxy, of the right key if keys are in use, and said GOODBYE
-        self.stale_epoch = 0
+        self.detail = 0       # what that GOODBYE said besides: see PeerError
         self.outgoing = self._our_preamble
         if tls is None:
             self.finished = True
@@ -375,9 +390,9 @@ class Caller(_Opening):
         """The Welcome; PeerError when the peer is not one of ours or turns us away."""
         if frame_type == FrameType.GOODBYE:
             self.refused = True
-            self.stale_epoch = ack
+            self.detail = ack
             code = CloseCode(seq) if seq in set(CloseCode) else CloseCode.ORDERLY
-            raise PeerError(code, payload.decode(errors="replace") or code.name)
+            raise PeerError(code, payload.decode(errors="replace") or code.name, ack)
         if frame_type != FrameType.WELCOME:
             raise PeerError(CloseCode.STATE_ERROR, "first frame is not WELCOME")
         welcome = Welcome.decode(payload)

@@ -27,7 +27,8 @@ cdef struct App:
     bint connecting     # the daemon has not answered yet
     bint hung_up        # the other end closed or broke: the next read will say which
     bint urgent         # it sends urgent data: a read ends in front of such a byte, so a short one proves nothing
-    bint broken         # the other end reset the connection
+    bint broken         # the connection is no more: what the kernel still has of it is read, and then it has vanished
+    bint cut            # ... and its error, which has been fetched, was not one behind an orderly end
     bint bounded        # the kernel takes little more than it can send at once
     bint read_ended     # EOF read and given to the stream
     bint write_ended    # the stream's end given to the application
@@ -46,7 +47,8 @@ cdef struct Apps:
     uint32_t count      # all
     uint32_t vanished   # those whose connection broke, ever
     void (*connect_failed)(Apps *apps, App *app, int error) noexcept  # daemon's address failed
-    void *owner         # for connect_failed
+    void (*left_away)(Apps *apps, App *app, bint broken) noexcept  # it ended or broke while there is no carrier
+    void *owner         # for these two
 
 
 cdef bint apps_may_grow(const Apps *apps) noexcept
@@ -54,6 +56,7 @@ cdef App *app_new(Apps *apps, Stream *stream, int fd, int write_fd) noexcept
 cdef int app_watch(App *app) noexcept
 cdef void app_close(App *app, bint abruptly) noexcept
 cdef void app_vanished(App *app) noexcept
+cdef void app_write_failed(App *app) noexcept
 cdef int app_refusal(int error) noexcept
 cdef void app_mark_ready(App *app) noexcept
 cdef App *app_next_ready(Apps *apps) noexcept

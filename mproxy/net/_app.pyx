@@ -2,23 +2,28 @@
 
 Edge-triggered: `readable` and `writable` stay true until the system says EAGAIN, or gives less than asked for. The
 application's end becomes the stream's end and the other way round, each direction for itself; when both have ended
-the socket is closed. A broken connection resets the stream, except that what the application had written and ended
-before still reaches the daemon.
+the socket is closed. A broken connection resets the stream, behind all that the application had written: an error of
+one direction ends that direction, and what the kernel holds of the other is read first.
+
+A socket ends with a reset, whoever closes it (also the kernel, when this process is killed), until its application
+has been given the end in order: SO_LINGER of 0 from the start, lifted in `app_flush`.
 """
 
 from cpython.ref cimport PyObject, Py_XDECREF
 from libc.errno cimport (
-    EAGAIN, ECONNREFUSED, EINTR, EMFILE, ENFILE, ENOMEM, EPERM, ETIMEDOUT, errno,
+    EAGAIN, ECONNREFUSED, ECONNRESET, EINTR, EMFILE, ENFILE, ENOMEM, EPERM, EPIPE, ETIMEDOUT, errno,
 )
 from libc.limits cimport INT_MAX
 from libc.stdlib cimport calloc
 
 from mproxy._ring cimport iovec, ring_space, ring_used, ring_view
+from mproxy._session cimport CarrierState
 from mproxy._wire cimport ResetCode
+from mproxy.net._linger cimport reset_when_taken
 from mproxy.net._loop cimport EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
 from mproxy.net._socket cimport (
-    IPPROTO_TCP, SHUT_WR, TCP_NOTSENT_LOWAT, close, pending_error, receive_parts, reset_on_close, send_parts,
-    set_option, shutdown, spare_from, ssize_t,
+    IPPROTO_TCP, SHUT_WR, TCP_NOTSENT_LOWAT, close, finish_on_close, pending_error, receive_parts, reset_on_close,
+    send_parts, set_option, shutdown, spare_from, ssize_t, unsent_bytes,
 )
 
 
@@ -107,8 +112,10 @@ cdef void app_close(App *app, bint abruptly) noexcept:
     global all_apps, all_beyond
     cdef Apps *apps = app.apps
     cdef Loop loop = <Loop>apps.loop
-    if abruptly:
+    if abruptly and app.is_socket:
         reset_on_close(app.source.fd)
+        if not app.connecting and not app.broken and unsent_bytes(app.source.fd) > 0:
+            reset_when_taken(loop, &app.source)
     close_source(app, &app.source)
     close_source(app, &app.sink)
     drop_target(app)
@@ -142,14 +149,38 @@ cdef void close_source(App *app, Source *source) noexcept:
 
 
 cdef void app_vanished(App *app) noexcept:
-    """The application's connection broke."""
+    """The application's connection broke, and all that it had written was read."""
     cdef Session session = <Session>app.apps.session
     app.apps.vanished += 1
-    if app.read_ended:
-        session.discard(app.stream)
+    if session.state == CarrierState.NO_CARRIER:
+        session.discard(app.stream, ResetCode.WHILE_AWAY)
+        app.apps.left_away(app.apps, app, True)
     else:
-        session.reset(app.stream, ResetCode.APPLICATION)
+        session.discard(app.stream, ResetCode.APPLICATION)
     app_close(app, False)
+
+
+cdef void app_write_failed(App *app) noexcept:
+    """The application takes no more (errno). Its connection is at an end, but what it wrote before may not be read yet.
+
+    Of a pipe more could always come: its application has vanished.
+    """
+    cdef int error = errno
+    if app.read_ended or not app.is_socket:
+        app_vanished(app)
+        return
+    break_off(app, error)
+    (<Session>app.apps.session).deafen(app.stream)
+    app_mark_ready(app)
+
+
+cdef void break_off(App *app, int error) noexcept:
+    """The socket's error was fetched: after the bytes that lie there reading will find what looks like an end.
+
+    It is one only where the other end had said so before (EPIPE: tcp_reset() in CLOSE_WAIT).
+    """
+    app.broken = app.hung_up = app.readable = True
+    app.cut = error != EPIPE
 
 
 cdef void on_ready(Source *source, uint32_t events) noexcept:
@@ -173,8 +204,14 @@ cdef void on_ready(Source *source, uint32_t events) noexcept:
 
 cdef void finish_connect(App *app, uint32_t events) noexcept:
     """The daemon has answered: the socket is writable, or broken."""
+    cdef int error
     if events & (EPOLLERR | EPOLLHUP):
-        app.apps.connect_failed(app.apps, app, pending_error(app.source.fd))
+        error = pending_error(app.source.fd)
+        if error != ECONNRESET and error != EPIPE:
+            app.apps.connect_failed(app.apps, app, error)
+            return
+        break_off(app, error)  # it had accepted: a refusal is ECONNREFUSED
+        answered(app)
     elif app.writable:
         answered(app)
 
@@ -256,7 +293,7 @@ cdef size_t app_read(App *app) noexcept:
     while app.readable and not (app.read_ended or app.connecting):
         room = session.room(stream, turn) if turn > 0 else 0
         if room == 0:
-            if app.broken:
+            if app.broken and not app.is_socket:
                 app_vanished(app)
             return done
         if done >= turn:
@@ -269,11 +306,18 @@ cdef size_t app_read(App *app) noexcept:
             done += n
             # A short read has emptied the socket, and new bytes make a new event; but only a read tells the end.
             app.readable = n == <ssize_t>room or app.hung_up or app.urgent or app.is_file
-        elif n == 0:
+        elif n == 0 and not app.cut:
             app.read_ended = True
             session.end(stream)
+            if session.state == CarrierState.NO_CARRIER:
+                app.apps.left_away(app.apps, app, False)
             if app.write_ended:
                 app_close(app, False)
+            elif app.broken and app.is_socket:
+                app_vanished(app)
+            return done
+        elif n == 0:
+            app_vanished(app)
             return done
         elif errno == EAGAIN:
             app.readable = False
@@ -302,7 +346,7 @@ cdef void app_deliver(App *app, const uint8_t *data, uint32_t length) noexcept:
         elif errno == EAGAIN:
             app.writable = False
         elif not app.connecting and errno != EINTR:
-            app_vanished(app)
+            app_write_failed(app)
             return
         n = max(n, <ssize_t>0)  # a connection that failed is told by its event
     session.take(<uint32_t>n)
@@ -326,7 +370,7 @@ cdef void app_flush(App *app) noexcept:
     cdef iovec parts[2]
     cdef uint32_t kept
     cdef ssize_t n
-    if app.connecting or app.write_ended:
+    if app.connecting or app.write_ended or stream.deaf:
         return
     while ring_used(&stream.inp) > 0:
         if not app.writable:
@@ -339,13 +383,15 @@ cdef void app_flush(App *app) noexcept:
         elif errno == EAGAIN:
             app.writable = False
         elif errno != EINTR:
-            app_vanished(app)
+            app_write_failed(app)
             return
     (<Loop>app.apps.loop).schedule(app.apps.work)  # an ack may be due
     if not stream.in_ended:
         return
     app.write_ended = True
     session.end_handed(stream)
+    if app.is_socket:
+        finish_on_close(fd)
     if app.read_ended:
         app_close(app, False)
         return

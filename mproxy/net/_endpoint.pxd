@@ -18,6 +18,7 @@ Python is told of events only, through `observer`:
     on_opened(endpoint, stream, target)       sproxy: answer with `connect` or `refuse`, now or later
     on_reset(endpoint, stream, code)          the peer reset a stream; its application was reset
     on_refused(endpoint, stream, target, error)  sproxy: the daemon cannot be reached (errno)
+    on_left_away(endpoint, stream, broken)    an application ended its direction, or broke, while there is no carrier
     on_idle(endpoint)                         the last application has gone
 """
 
@@ -30,6 +31,7 @@ from mproxy._stream cimport Stream
 from mproxy.net._app cimport App, Apps
 from mproxy.net._judge cimport Judge
 from mproxy.net._loop cimport Loop, Source, Timer, Work
+from mproxy.net._news cimport News
 from mproxy.net._pace cimport Pace
 from mproxy.net._socket cimport Target
 from mproxy.net._tls cimport Tls
@@ -56,8 +58,7 @@ cdef class Endpoint:
     cdef object unopened                 # sproxy: deque of (stream id, target) of OPENs for the next turn
     cdef int opens_left                  # more may be served in this turn
     cdef Judge judge                     # what it costs, and how it is read
-    cdef int64_t refusals_at             # beginning of the present second
-    cdef int refusals                    # daemons that could not be reached in that second
+    cdef News news                       # of applications that were refused or left
     cdef bint suspected                  # the observer was told
     cdef bint forsaken                   # the carrier counts as lost, and is kept until another one works
     cdef Vitals vitals                   # what the kernel last said of the carrier
@@ -91,4 +92,5 @@ cdef class Endpoint:
     cdef void try_next(self, App *app, int error) noexcept
     cdef void refused(self, Stream *stream, Target target, int error) noexcept
     cdef void arm(self) noexcept
+    cdef void tell_news(self, str event, tuple arguments) noexcept
     cdef void tell(self, str event, tuple arguments) noexcept

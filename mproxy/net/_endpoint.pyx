@@ -19,6 +19,7 @@ from mproxy.net._app cimport (
 )
 from mproxy.net._judge cimport judge_begin, judge_end, judge_init
 from mproxy.net._loop cimport BUFFER_BYTES, CROWD, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP
+from mproxy.net._news cimport is_news
 from mproxy.net._pace cimport (
     pace_bound, pace_bulk_room, pace_idle, pace_init, pace_note, pace_note_overtakes, pace_unbound,
 )
@@ -37,8 +38,6 @@ cdef enum:
     RESETS_A_TURN = 16          # daemon connections of a session that is over
     OPENS_A_TURN = 4            # daemons to connect to in one pump: each costs as much as a large read;
     OPENS_ALONE = 64            # of a session that has the loop for itself
-    REFUSALS_TOLD = 10          # in REFUSALS_US the observer is told of so many; a flood of them is one piece of news
-    REFUSALS_US = 1000000
     MEMORY_LOOK_US = 100000     # from one look for memory to the next
     WAITING_US = 250000         # from one word that an application waits to the next
     HOLD_US = 1000              # bulk that waits for room on the path looks again after this
@@ -63,6 +62,10 @@ cdef void connect_failed(Apps *apps, App *app, int error) noexcept:
     (<Endpoint>apps.owner).try_next(app, error)
 
 
+cdef void left_away(Apps *apps, App *app, bint broken) noexcept:
+    (<Endpoint>apps.owner).tell_news("on_left_away", (<Endpoint>apps.owner, app.stream.id, bool(broken)))
+
+
 cdef class Endpoint:
     """One session's I/O. Close it with `close` or let the peer; then `renew` it or drop it."""
 
@@ -79,6 +82,7 @@ cdef class Endpoint:
         self.apps.loop = <void *>loop
         self.apps.work = &self.work
         self.apps.connect_failed = connect_failed
+        self.apps.left_away = left_away
         self.apps.owner = <void *>self
         self.session = session
         self.apps.session = <void *>session
@@ -111,8 +115,7 @@ cdef class Endpoint:
         if len(_endpoints) > MANY:
             pace_bound(&self.pace, self.loop.now_us)
         self.carrier_readable = self.carrier_writable = True
-        self.carrier_hung_up = False
-        self.suspected = self.forsaken = False
+        self.carrier_hung_up = self.suspected = self.forsaken = False
         vitals_attach(&self.vitals, self.session, fd, self.loop.now_us)
         if self.loop.add(&self.carrier, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET) < 0:
             self.carrier_failed(os.strerror(errno))
@@ -414,10 +417,8 @@ cdef class Endpoint:
         cdef bint told = self.forsaken
         self.end_carrier(True)
         self.session.carrier_lost()
-        if told:
-            self.tell("on_waiting", (self,))  # something answered: the path may be back
-        else:
-            self.tell("on_lost", (self, why))
+        # When it was told already, something has answered now: the path may be back.
+        self.tell("on_waiting" if told else "on_lost", (self,) if told else (self, why))
 
     cdef void forsake(self, str why) noexcept:
         """The carrier counts as lost. cproxy keeps it until another one works: the path may come back before.
@@ -564,7 +565,6 @@ cdef class Endpoint:
     cdef void try_next(self, App *app, int error) noexcept:
         """The address that was tried failed: on to the next, or tell the peer."""
         cdef Target target = <Target>app.target
-        cdef Stream *stream = app.stream
         cdef int fd = -1, index = app.address + 1
         if self.ending:
             app_close(app, False)
@@ -573,7 +573,7 @@ cdef class Endpoint:
             fd = target.dial(index)
             index += 1
         if fd < 0:
-            self.refused(stream, target, error)
+            self.refused(app.stream, target, error)
             app_close(app, False)
             return
         self.loop.close(&app.source)
@@ -585,12 +585,12 @@ cdef class Endpoint:
     cdef void refused(self, Stream *stream, Target target, int error) noexcept:
         self.session.reset(stream, app_refusal(error))
         self.loop.schedule(&self.work)
-        if self.loop.now_us - self.refusals_at >= REFUSALS_US:
-            self.refusals_at = self.loop.now_us
-            self.refusals = 0
-        self.refusals += 1
-        if self.refusals <= REFUSALS_TOLD:
-            self.tell("on_refused", (self, stream.id, target.text, error))
+        self.tell_news("on_refused", (self, stream.id, target.text, error))
+
+    cdef void tell_news(self, str event, tuple arguments) noexcept:
+        """Call the observer for an application that was refused or left, but not for a flood of them."""
+        if is_news(&self.news, self.loop.now_us):
+            self.tell(event, arguments)
 
     cdef void tell(self, str event, tuple arguments) noexcept:
         """Call the observer; what it lets through goes to the loop's `on_error`."""

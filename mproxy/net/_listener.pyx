@@ -6,7 +6,9 @@ import os
 from libc.errno cimport ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
 
 from mproxy.net._loop cimport EPOLLIN
-from mproxy.net._socket cimport SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, close, dup, is_spare
+from mproxy.net._socket cimport (
+    SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, close, dup, is_spare, reset_on_close,
+)
 
 
 cdef enum:
@@ -25,6 +27,7 @@ cdef class AppListener:
         self.loop = loop
         self.endpoint = endpoint
         self.target = target
+        reset_on_close(fd)  # what it accepts inherits that (_app.pyx)
         self.source.fd = os.dup(fd)
         self.source.ready = listener_ready
         self.source.owner = <void *>self

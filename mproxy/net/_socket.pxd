@@ -71,6 +71,8 @@ cdef int set_receive_queue(int fd, int size) noexcept nogil
 cdef int pending_error(int fd) noexcept nogil
 cdef void reset_on_close(int fd) noexcept nogil
 cdef void finish_on_close(int fd) noexcept nogil
+cdef int unsent_bytes(int fd) noexcept nogil
+cdef bint discard_input(int fd) noexcept nogil
 cdef void close_with_reset(int fd) noexcept nogil
 
 

@@ -2,13 +2,19 @@
 
 import socket as _python_socket
 
-from libc.errno cimport EINPROGRESS, EINTR, EMFILE, errno
+from libc.errno cimport EAGAIN, EINPROGRESS, EINTR, EMFILE, errno
 from libc.string cimport memcpy, memset
 
 
 cdef extern from "<sys/socket.h>" nogil:
-    int SO_RCVBUF, SO_RCVBUFFORCE
+    int SO_RCVBUF, SO_RCVBUFFORCE, MSG_TRUNC
     int bind(int fd, const sockaddr *address, socklen_t length)
+
+cdef extern from "<sys/ioctl.h>" nogil:
+    int ioctl(int fd, unsigned long request, void *argument)
+
+cdef extern from "<linux/sockios.h>" nogil:
+    int SIOCOUTQ
 
 cdef extern from "<arpa/inet.h>" nogil:
     uint16_t htons(uint16_t)
@@ -34,6 +40,8 @@ cdef extern from "<netinet/in.h>" nogil:
 cdef enum:
     SPARE_DESCRIPTORS = 32  # a few carriers being dialled or accepted, a name being looked up
     LOOPBACK = 127          # first byte of IPv4 addresses that mean this host (RFC 1122, section 3.2.1.3)
+    DISCARDS = 16
+    DISCARD_BYTES = 1048576
     DAEMON_SYN_RETRIES = 4  # about 30 s (tcp(7), TCP_SYNCNT); the system's own limit is over two minutes
 
 
@@ -111,6 +119,23 @@ cdef void finish_on_close(int fd) noexcept nogil:
     cdef linger later
     memset(&later, 0, sizeof(later))
     setsockopt(fd, SOL_SOCKET, SO_LINGER, &later, sizeof(later))
+
+
+cdef int unsent_bytes(int fd) noexcept nogil:
+    """What the other host has not acknowledged (tcp(7), SIOCOUTQ); 0 for what is no TCP socket."""
+    cdef int size = 0
+    return size if ioctl(fd, SIOCOUTQ, &size) == 0 else 0
+
+
+cdef bint discard_input(int fd) noexcept nogil:
+    """Drop what was received (tcp(7), MSG_TRUNC), a good deal of it at most; false when the connection is broken."""
+    cdef int _turn
+    cdef ssize_t n = 0
+    for _turn in range(DISCARDS):
+        n = recv(fd, NULL, DISCARD_BYTES, MSG_DONTWAIT | MSG_TRUNC)
+        if n <= 0:
+            break
+    return n >= 0 or errno == EAGAIN or errno == EINTR
 
 
 cdef void close_with_reset(int fd) noexcept nogil:
@@ -206,6 +231,7 @@ cdef class Target:
             close(fd)
             set_errno(EMFILE)
             return -1
+        reset_on_close(fd)
         set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1)
         set_option(fd, SOL_SOCKET, SO_OOBINLINE, 1)  # else an urgent byte (telnet sends some) would not be read
         if not self.local:

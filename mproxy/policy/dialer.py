@@ -62,6 +62,7 @@ class Dialer:
         self._burst_at = self._burst = 0
         self._waited_at = 0  # when an application was last said to wait
         self._found, self._look_up_at = [], 0  # the last lookup's answer, and when to ask again
+        self._answered = None  # where the candidate was that was turned away last
         self.running = False
 
     def start(self):
@@ -206,6 +207,11 @@ class Dialer:
         self._candidate = Candidate(self, sock, way, took_us, number, silent_since)
         self._candidate.begin()
 
+    def shun_answered(self):
+        """Try the address that turned us away last behind others: who answers there is not whom we look for."""
+        if self._answered is not None:
+            self.paths.led_nowhere(self._answered)
+
     # ---- what the candidate tells
 
     def _drop_candidate(self):
@@ -238,6 +244,7 @@ class Dialer:
             self.paths.led_nowhere(candidate.way)
         if not isinstance(error, PeerError):
             self._note_unwelcome(candidate)
+        self._answered = candidate.way
         self._drop_candidate()
         self._retry()
         if isinstance(error, PeerError):

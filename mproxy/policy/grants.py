@@ -40,11 +40,15 @@ class Grant:
 
     def refusal(self, host, now):
         """Why the key may not be used from the address `host` at `now` (seconds since 1970), or None."""
-        if self.expires_at is not None and now >= self.expires_at:
+        if not self.is_current(now):
             return "the key's expiry is over"
         if self.networks is not None and not _within(host, self.networks):
             return "the key may not be used from this address"
         return None
+
+    def is_current(self, now):
+        """Whether its time is not over."""
+        return self.expires_at is None or now < self.expires_at
 
     def same_rights(self, other):
         """Whether the line allows what that of another Grant does, to whatever key."""

@@ -1,54 +1,64 @@
 """The instance id: who a cproxy is across its own death.
 
 A cproxy that starts again says the same id, and sproxy then ends what the dead one left behind. One id a listening
-port and running process: the file is locked while in use, and a second cproxy on the same port number (on another
-address, in another network namespace) takes the next slot.
+port (with --stdio: a server) and running process: each holds a slot of the state directory, and a second cproxy on the
+same port number (on another address, in another network namespace) takes the next.
+
+Beside the id the file has the tag of the session that may be left behind at sproxy. By that a cproxy that died is told
+from a twin, which has a copy of the directory; and one that starts anew knows that it owes a goodbye.
 """
 
-import fcntl
 import os
 
 from mproxy._wire import INSTANCE_ID_BYTES
-from mproxy.errors import MproxyError
+from mproxy.policy.slots import Slot
 
-# Slots for cproxies with the same port number at the same time on one host and home directory.
-SLOTS = 64
+TAG_BYTES = 4
 
 
 class Instance:
-    """Holds an id until the process ends. `persistent` is false when no file could be kept."""
+    """Holds an id until the process ends. `name` says whose; without a state directory the id is of this process."""
 
-    def __init__(self, state_dir, port):
-        self._fd = -1
+    def __init__(self, state_dir, name):
         self.id = os.urandom(INSTANCE_ID_BYTES)
-        if state_dir is None or port is None:
+        self.former = 0
+        self._slot = None
+        if state_dir is None or name is None:
             return
-        try:
-            os.makedirs(state_dir, mode=0o700, exist_ok=True)
-            self._take_slot(state_dir, port)
-        except OSError as error:
-            raise MproxyError(
-                f"cannot keep state in {state_dir}: {error.strerror}; choose another place with --state-dir") from None
+        self._slot = Slot(state_dir, f"instance-{name}")
+        kept = self._slot.read(INSTANCE_ID_BYTES + TAG_BYTES + 1)
+        if len(kept) in (INSTANCE_ID_BYTES, INSTANCE_ID_BYTES + TAG_BYTES):
+            self.id, self.former = kept[:INSTANCE_ID_BYTES], int.from_bytes(kept[INSTANCE_ID_BYTES:])
+        else:
+            self._keep()
 
     @property
     def persistent(self):
         """The id will be the same after a restart."""
-        return self._fd >= 0
+        return self._slot is not None and self._slot.held
 
-    def _take_slot(self, state_dir, port):
-        for slot in range(SLOTS):
-            path = os.path.join(state_dir, f"instance-{port}" + (f".{slot}" if slot else ""))
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(fd)
-                continue
-            self._fd = fd  # the lock lives as long as the descriptor
-            stored = os.pread(fd, INSTANCE_ID_BYTES + 1, 0)
-            if len(stored) == INSTANCE_ID_BYTES:
-                self.id = stored
-            else:
-                os.ftruncate(fd, 0)
-                os.pwrite(fd, self.id, 0)
-            return
+    def began(self, tag):
+        """There is a session at sproxy now."""
+        self.former = tag
+        self._keep()
+
+    def ended(self):
+        """sproxy knows that it is over."""
+        if self.former:
+            self.began(0)
+
+    def rename(self):
+        """Be somebody else from now on: a twin has this id, too."""
+        self.id = os.urandom(INSTANCE_ID_BYTES)
+        self.began(0)
+
+    def _keep(self):
+        if self._slot is not None:
+            self._slot.write(self.id + (self.former.to_bytes(TAG_BYTES) if self.former else b""))
+
+
+def stdio_name(host, port):
+    """The name of --stdio clients of one sproxy, for `Instance`: they have no port of their own."""
+    import urllib.parse  # 4 ms; a host is mostly plain
+    safe = host if host.isascii() and host.replace(".", "").replace("-", "").isalnum() else urllib.parse.quote(host, "")
+    return f"stdio-{safe[:200]}-{port}"

@@ -266,13 +266,15 @@ class AuthorizedKeys:
 
 
 def _find(grants, spki, host, now):
-    why = "the key is not in authorized_keys"
+    why, code = "the key is not in authorized_keys", CloseCode.KEY_REFUSED
     for grant in grants:
         if grant.spki == spki:
             why = grant.refusal(host, now)
             if why is None:
                 return grant
-    raise PeerError(CloseCode.KEY_REFUSED, f"{why}: {fingerprint(spki)}")
+            if grant.is_current(now):  # it is a matter of where the client is
+                code = CloseCode.WRONG_ADDRESS
+    raise PeerError(code, f"{why}: {fingerprint(spki)}")
 
 
 def file_stamp(path):

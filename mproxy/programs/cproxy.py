@@ -13,13 +13,13 @@ from mproxy._session import Session
 from mproxy._wire import CloseCode, HelloFeature, ResetCode
 from mproxy.config import format_host_port
 from mproxy.errors import MproxyError, PeerError
-from mproxy.handshake import Caller, Hello
+from mproxy.handshake import Caller, Hello, session_tag
 from mproxy.net._endpoint import Endpoint
 from mproxy.net._listener import AppListener
 from mproxy.net._tls import Tls
 from mproxy.net.stdio import open_stdio
 from mproxy.policy.dialer import Dialer
-from mproxy.policy.instance import Instance
+from mproxy.policy.instance import Instance, stdio_name
 from mproxy.policy.keys import fingerprint
 from mproxy.policy.reconnect import Reconnect
 from mproxy.policy.resolver import Resolver
@@ -30,7 +30,16 @@ from mproxy.programs.options import parse_cproxy
 
 # sproxy's word that the session is no more. Every other refusal may be of passing nature; BAD_PROOF is one, because
 # somebody on the path can bring it about by changing the preamble, which the proof covers.
-FINAL = {CloseCode.UNKNOWN_SESSION, CloseCode.EXPIRED, CloseCode.REPLACED, CloseCode.LIMIT_ERROR, CloseCode.KEY_REFUSED}
+FINAL = {CloseCode.EXPIRED, CloseCode.REPLACED, CloseCode.LIMIT_ERROR}
+
+# sproxy's words when a cproxy with this one's identity has begun a session; it replaces for other reasons, too.
+STARTED_ANEW = "cproxy started anew"
+
+# A key that is refused for so long is not authorised any more.
+KEY_REFUSED_US = 5_000_000
+
+# After the end of a session --eager begins the next no sooner: whatever ended it may be met again at once.
+EAGER_PAUSE_US = 1_000_000
 
 # How often --stdio looks whether the peer has acknowledged the end.
 ACK_LOOK_US = 5_000
@@ -58,9 +67,11 @@ class Cproxy:
         self._log = log
         self._loop = loop
         self._target = format_host_port(*config.target).encode() if config.target else b""
-        self._instance = Instance(config.state_dir, None if config.stdio else config.port or None)
+        self._instance = Instance(config.state_dir, instance_name(config))
+        self._owes_goodbye = bool(self._instance.former) and not config.stdio  # a predecessor left a session behind
         self._context = None     # our key; None without encryption
         self._host_spki = None   # the key of the sproxy that has our session
+        self._site = 0          # which of those with that key it is, 0: unknown
         self._host_trust = HostTrust(
             config.known_hosts_file, config.host_fingerprint, lambda text: log.warning("known-hosts", why=text))
         self._endpoint = Endpoint(loop, self._new_session(), self)
@@ -76,6 +87,8 @@ class Cproxy:
         self._failures = 0        # dials since there was a carrier
         self._introduced = False  # another carrier has said HELLO and waits for its answer
         self._complained = False  # the log has a warning that the carrier is lost
+        self._key_refused_at = None
+        self._yields = False      # to another client: sproxy has --single, or no place left
         self._stopping = False
 
     def start(self):
@@ -92,7 +105,10 @@ class Cproxy:
             listener.close()
             sproxy = format_host_port(self._config.sproxy_host, self._config.sproxy_port)
             self._log.info("listening", address=address[0], port=address[1], sproxy=sproxy)
-        if self._config.eager:
+        if self._owes_goodbye:
+            self._log.info(
+                "goodbye-owed", why="a former cproxy left a session behind: it is ended as soon as sproxy answers")
+        if self._config.eager or self._owes_goodbye:
             self._need_carrier()
 
     def _open_key(self):
@@ -112,12 +128,14 @@ class Cproxy:
         return bool(self._endpoint.session.session_id)
 
     def _carrier_wanted(self):
-        return self._endpoint.session.open_count > 0 or self._config.eager
+        return self._endpoint.session.open_count > 0 or self._config.eager or self._owes_goodbye
 
     def _end_session(self, code, why, level="info"):
         """End the session, if there is one, and be ready for the next."""
         session = self._endpoint.session
         self._dialer.stop()
+        if self._endpoint.attached:
+            self._instance.ended()  # else the next session's HELLO says it, or the next start's
         self._endpoint.close(code, why)
         self._session_over(session, why, level)
 
@@ -125,7 +143,7 @@ class Cproxy:
         self._cancel_ttl()
         if self._config.plaintext:
             self._dialer.paths.forget_address()  # only the session's secret told who is there
-        self._lost_at = None
+        self._lost_at = self._key_refused_at = None
         if session.session_id:
             getattr(self._log, level)(
                 "ended", session=say_session(session.session_id), why=why, streams=session.opened,
@@ -134,6 +152,8 @@ class Cproxy:
         if self._config.stdio:
             self.exit_status = self.exit_status or int(level != "info")
             self._loop.stop()
+        elif self._config.eager and not self._stopping and not self._yields:
+            self._loop.call_later(EAGER_PAUSE_US, self._reconnect.needed)
 
     def _cancel_ttl(self):
         if self._ttl_timer is not None:
@@ -166,7 +186,7 @@ class Cproxy:
             self.on_idle(endpoint)
 
     def _carried(self):
-        self._lost_at = None
+        self._lost_at = self._key_refused_at = None
         self._cancel_ttl()
         self._failures = 0
         self._complained = False
@@ -231,7 +251,17 @@ class Cproxy:
         """The session is over, by sproxy's word or by its fault."""
         who = "sproxy broke the protocol" if local else "sproxy ended it"
         self._dialer.stop()
+        self._instance.ended()
+        self._yields = code == CloseCode.REPLACED and reason != STARTED_ANEW
+        if code == CloseCode.REPLACED and not self._yields:
+            self._rename()  # else it and its twin would replace each other for ever
         self._session_over(endpoint.session, f"{who}: {describe(code, reason)}", "warning")
+
+    def _rename(self):
+        """A twin runs: take an identity of our own."""
+        self._instance.rename()
+        self._log.warning("twin", why=(
+            "another cproxy has the same identity (was its state directory copied?): this one takes a new one"))
 
     def on_idle(self, endpoint):
         """The last application has gone."""
@@ -263,13 +293,24 @@ class Cproxy:
             self._end_session(CloseCode.ORDERLY, "finished")
 
     def on_reset(self, endpoint, stream, code):
-        """sproxy reset a stream; the application has been told by a reset."""
-        if code != ResetCode.APPLICATION:
+        """sproxy reset a stream; the application has been told by a reset, behind all that its daemon had written."""
+        if code == ResetCode.WHILE_AWAY:
+            self._log.info(
+                "stream-reset", session=say_session(endpoint.session.session_id), stream=stream,
+                why="the daemon reset its connection while there was no carrier")
+        elif code != ResetCode.APPLICATION:
             self._log.warning(
                 "stream-reset", session=say_session(endpoint.session.session_id), stream=stream,
                 why=RESET_REASONS.get(code, "unknown reason"))
         if self._config.stdio:
             self.exit_status = 1
+
+    def on_left_away(self, endpoint, stream, broken):
+        """An application went while there is no carrier; the daemon will be told when there is one."""
+        if self._known and not self._stopping:
+            self._log.info(
+                "left-away", session=say_session(endpoint.session.session_id), stream=stream,
+                why=f"the application {'reset' if broken else 'ended'} its connection while there was no carrier")
 
     def on_accept_paused(self, why):
         """No descriptors."""
@@ -320,7 +361,8 @@ class Cproxy:
         hello = Hello(
             session.session_id, self._instance.id, os.urandom(_wire.NONCE_BYTES), self._epoch,
             self._config.session.session_budget_bytes, self._config.session.window_bytes,
-            HelloFeature.STDIO if self._config.stdio else 0)
+            HelloFeature.RENAMES | (HelloFeature.STDIO if self._config.stdio else 0),
+            0 if session.session_id else self._instance.former)
         return hello, session.resume_list(), session.secret
 
     def on_welcome(self, sock, caller, welcome):
@@ -332,6 +374,9 @@ class Cproxy:
         if not session.session_id:
             session.learn_identity(welcome.session_id, welcome.secret)
             self._lost_at = None
+            self._site = welcome.site
+            self._owes_goodbye = False
+            self._instance.began(session_tag(welcome.session_id))
         else:
             self._note_loss()
         self._reconnect.settled()
@@ -364,18 +409,40 @@ class Cproxy:
         """sproxy said no, or something else answered."""
         self._introduced = False
         if caller.refused and error.code == CloseCode.STALE_EPOCH:
-            self._epoch = max(self._epoch, caller.stale_epoch)
-        elif self._known and caller.refused and error.code in FINAL:
+            self._epoch = max(self._epoch, caller.detail)
+        elif caller.refused and error.code == CloseCode.TWIN:
+            if caller.detail:
+                self._rename()
+        elif self._known and caller.refused and self._is_final(error):
+            self._instance.ended()
             self._end_session(CloseCode.ORDERLY, f"sproxy ended it: {describe(error.code, str(error))}", "warning")
             self._need_carrier()
+        elif self._known and caller.refused and error.code == CloseCode.UNKNOWN_SESSION:
+            self._dialer.shun_answered()
+            self.on_dial_failed("another sproxy with the same key answered, which does not have this session")
         elif error.code == CloseCode.TOO_MANY:
             self.on_cut_off(str(error))
         else:
             self.on_dial_failed(str(error))
 
+    def _is_final(self, error):
+        """Whether a refusal ends the session. That it is unknown counts where it was known, or when nothing is lost."""
+        if error.code == CloseCode.KEY_REFUSED:
+            return self._refused_for_long()
+        if error.code != CloseCode.UNKNOWN_SESSION:
+            return error.code in FINAL
+        elsewhere = error.detail and self._site and error.detail != self._site
+        return not elsewhere or self._endpoint.session.open_count == 0
+
+    def _refused_for_long(self):
+        """Our key has been refused all through KEY_REFUSED_US: authorized_keys is not just being written."""
+        now = self._loop.now()
+        self._key_refused_at = self._key_refused_at or now
+        return now - self._key_refused_at >= KEY_REFUSED_US
+
     def _give_up(self):
         """No session could be had: as a failed connect does, tell those who wait for it now."""
-        if not self._config.eager:
+        if not (self._config.eager or self._owes_goodbye):
             self._dialer.stop()
         self._waiting_at = None
         self.exit_status = int(self._config.stdio)
@@ -423,6 +490,13 @@ RESET_REASONS = {
     ResetCode.ENDED: "the session ended",
     ResetCode.LOCAL_ERROR: "sproxy has no descriptors or memory left",
 }
+
+
+def instance_name(config):
+    """Whose identity this cproxy has: that of its port, or of --stdio clients of its sproxy; None: a passing one."""
+    if config.stdio:
+        return stdio_name(config.sproxy_host, config.sproxy_port)
+    return str(config.port) if config.port else None
 
 
 def describe(code, reason):

@@ -11,7 +11,7 @@ from mproxy._session import Session
 from mproxy._wire import CloseCode, HelloFeature, ResetCode
 from mproxy.config import format_host_port
 from mproxy.errors import PeerError
-from mproxy.handshake import NO_SECRET, Welcome
+from mproxy.handshake import NO_SECRET, Welcome, session_tag
 from mproxy.net._app import share_descriptors
 from mproxy.net._endpoint import Endpoint
 from mproxy.net._socket import Target
@@ -19,11 +19,12 @@ from mproxy.policy.crowd import Rank
 from mproxy.policy.keys import fingerprint
 from mproxy.policy.places import Places, key_quota
 from mproxy.policy.resolver import Resolver, numeric_address
+from mproxy.policy.site import Site
 from mproxy.policy.sources import source_of
 from mproxy.policy.tags import NONCE_BYTES
 from mproxy.policy.targets import without_guarded
 from mproxy.programs.common import Drain, open_listeners, run_program, say_address, say_seconds, say_session
-from mproxy.programs.cproxy import describe
+from mproxy.programs.cproxy import STARTED_ANEW, describe
 from mproxy.programs.door import DAY_US, LOOK_US, Door, check_same_key
 from mproxy.programs.greeting import Reception, most_unfinished
 from mproxy.programs.options import parse_sproxy
@@ -43,6 +44,9 @@ EMPTY_SESSION_US = 60_000_000
 
 # How often the addresses of living sessions are noted as those of known people.
 NEIGHBOURS_US = 3_600_000_000
+
+
+TWIN = "another running cproxy has this one's identity: was its state directory copied?"
 
 
 def main(argv=None):
@@ -76,6 +80,8 @@ class Client:
         self.lost_at = None    # the last carrier's last byte
         self.end_timer = None  # of --session-ttl
         self.resumed = False   # had a carrier before
+        self.attached_at = 0   # its newest carrier
+        self.probed_at = None  # when that had to show that it lives
 
     @property
     def attached(self):
@@ -118,11 +124,13 @@ class Sproxy:
         most = self._share_out()
         self._places = Places(most)
         self._key_quota = key_quota(most)
+        self._site = 0  # see policy.site
 
     def start(self):
         """Begin to serve."""
         listeners = open_listeners(self._config)
         self._door.open()
+        self._site = Site(self._config.state_dir, self._config.port).number
         self._listening = [listener.getsockname()[:2] for listener in listeners]
         self._say_open_door()
         if not self._config.plaintext:
@@ -177,7 +185,8 @@ class Sproxy:
             return
         client = self._clients.get(hello.session_id)
         if client is None:
-            raise PeerError(CloseCode.UNKNOWN_SESSION, "no such session; sproxy was restarted, or it expired")
+            raise PeerError(
+                CloseCode.UNKNOWN_SESSION, "no such session; sproxy was restarted, or it expired", self._site)
         session = client.endpoint.session
         check_same_key(guest.spki, client.spki)
         if not hello.proves(session.secret, channel):
@@ -196,13 +205,14 @@ class Sproxy:
         welcome = Welcome(
             session.session_id, secret, os.urandom(_wire.NONCE_BYTES), hello.epoch,
             self._config.session.session_budget_bytes, self._config.session.window_bytes,
-            routing_tag=self._new_tag(client))
+            routing_tag=self._new_tag(client), site=self._site)
         resume_list = session.resume_list()
         if hello.session_id:
             welcome.prove(session.secret, greeter.channel(), hello, resume_list)
         if client.endpoint.attached:
             client.lost_at = session.received_at
         self._set_end_timer(client, None)
+        client.attached_at = self._loop.now()
         client.endpoint.attach(
             guest.sock.detach(), hello.epoch, hello.window_bytes, hello.budget_bytes,
             greeter.prefix + welcome.encode() + resume_list, greeter.leftover, greeter.tls)
@@ -220,7 +230,7 @@ class Sproxy:
         """The client of a HELLO that resumes; what may have changed since `check`, while its list came, is judged."""
         client = self._clients.get(hello.session_id)
         if client is None:
-            raise PeerError(CloseCode.UNKNOWN_SESSION, "the session ended meanwhile")
+            raise PeerError(CloseCode.UNKNOWN_SESSION, "the session ended meanwhile", self._site)
         check_epoch(hello, client.endpoint.session)
         client.grant = self._door.grant_living(guest.spki, guest.address)
         client.host = guest.address
@@ -231,6 +241,8 @@ class Sproxy:
         grant = self._door.grant(guest.spki, guest.address)
         former = self._instances.get((guest.spki, hello.instance_id))
         if former is not None:
+            if not self._config.single:
+                self._check_twin(hello, former)
             check_epoch(hello, former.endpoint.session)
         holder = self._holder(guest.spki, guest.address)
         self._make_place(holder, grant, former)
@@ -256,9 +268,9 @@ class Sproxy:
         if self._config.single:
             for client in list(self._clients.values()):
                 self._end(client, CloseCode.REPLACED, (
-                    "cproxy started anew" if client is former else "--single: a new session began"))
+                    STARTED_ANEW if client is former else "--single: a new session began"))
         elif former is not None:
-            self._end(former, CloseCode.REPLACED, "cproxy started anew")
+            self._end(former, CloseCode.REPLACED, STARTED_ANEW)
         else:
             quota = None
             if self._door.guarded:
@@ -267,6 +279,26 @@ class Sproxy:
             if client is not None:
                 self._end(client, CloseCode.REPLACED, "all places are taken: it gave way to a new session",
                           "warning" if client.streams else "info")
+
+    def _check_twin(self, hello, former):
+        """PeerError when a new session's instance is not that of the former one come back, but has a copy of its state.
+
+        Whoever has a living carrier keeps its session, whatever the other knows: the copy may be of now. Without one a
+        session with streams is kept for the cproxy that knows it. One without streams was perhaps never known there:
+        its WELCOME was lost.
+        """
+        if not hello.features & HelloFeature.RENAMES:
+            return
+        session = former.endpoint.session
+        if former.endpoint.attached:
+            if former.probed_at is None or former.probed_at < former.attached_at:
+                former.endpoint.probe()
+                former.probed_at = self._loop.now()
+            heard = session.received_at > former.probed_at
+            raise PeerError(CloseCode.TWIN, TWIN if heard else "the former session's connection is not given up yet",
+                            int(heard))
+        if session.open_count and hello.former != session_tag(session.session_id):
+            raise PeerError(CloseCode.TWIN, TWIN, 1)
 
     def _end(self, client, code, why, level="info"):
         """End a session from this side."""
@@ -353,7 +385,15 @@ class Sproxy:
         self._forget(self._client(endpoint), f"{who}: {describe(code, reason)}", "warning" if local else "info")
 
     def on_reset(self, endpoint, stream, code):
-        """The application reset its connection; the daemon has been told by a reset."""
+        """The application reset its connection; the daemon has been told by a reset, behind all it had written."""
+
+    def on_left_away(self, endpoint, stream, broken):
+        """A daemon gave up while its client was away; the application will be told when there is a carrier again."""
+        client = self._clients.get(endpoint.session.session_id)
+        if client is not None:
+            self._log.info(
+                "left-away", session=client.name, stream=stream,
+                why=f"the daemon {'reset' if broken else 'closed'} its connection while there was no carrier")
 
     def on_refused(self, endpoint, stream, target, error):
         """A daemon cannot be reached."""

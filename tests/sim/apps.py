@@ -17,7 +17,7 @@ class Plan:
     """What one application does: times in microseconds, sizes in bytes."""
 
     def __init__(self, total, *, chunk=4096, pause=0, read_chunk=1 << 20, read_pause=0, stall_at=None, stall_for=0,
-                 start=0, end_pause=0, reset_at=None, discard=False, refuse=False, release_pause=0):
+                 start=0, end_pause=0, reset_at=None, reset_behind=False, discard=False, refuse=False, release_pause=0):
         self.total = total                # bytes written before the direction ends
         self.chunk = chunk                # bytes of one write
         self.pause = pause                # between two writes; 0: as fast as the session takes them
@@ -28,6 +28,7 @@ class Plan:
         self.start = start                # delay before the first write
         self.end_pause = end_pause        # between the last write and the end
         self.reset_at = reset_at          # reset after so many bytes written and received
+        self.reset_behind = reset_behind  # reset instead of an end, as who closes with bytes unread
         self.discard = discard            # vanish after the end
         self.refuse = refuse              # server: reset at once, the daemon refused
         self.release_pause = release_pause  # between both ends seen and release
@@ -91,7 +92,7 @@ class App:
             return
         self.did_reset = self.released = True
         if self.end.ps.look(self.id) is not None:   # the peer's reset may have come in the same bytes
-            self.end.ps.reset(self.id)
+            self.end.ps.discard(self.id)
         self.end.pump()
 
     def discard(self):
@@ -132,7 +133,9 @@ class App:
                 self.end.clock.after(plan.pause, self._start)
                 return
         self.may_write = False
-        if plan.end_pause and not self.end.world.healing:
+        if plan.reset_behind:
+            self.reset()
+        elif plan.end_pause and not self.end.world.healing:
             self.end.clock.after(plan.end_pause, self.finish)
         else:
             self.finish(pump=False)

@@ -250,7 +250,7 @@ class Client(End):
             welcome = None if data is None else caller.feed(data)
         except PeerError as error:
             assert error.code == CloseCode.STALE_EPOCH, error
-            self.epoch = max(self.epoch, caller.stale_epoch)
+            self.epoch = max(self.epoch, caller.detail)
             data = None
         if data is None:
             self.dials.remove(carrier)

@@ -12,11 +12,13 @@ MAX_FAULTS = 12
 class Schedule:
     """One run. `str()` says how to replay it."""
 
-    def __init__(self, seed):
+    def __init__(self, seed, kind=None):
         self.seed = seed
+        self.asked = kind
         self.random = random.Random(seed)
         self.kind = self.random.choice((
             "mixed", "mixed", "both-full", "supersede", "short-streams", "beating", "crossing"))
+        self.kind = kind or self.kind
         pick = self.random
         beating = self.kind in ("beating", "crossing")
         self.heartbeat_us = pick.choice((100_000, 1_000_000)) if beating else HOUR_US
@@ -30,7 +32,8 @@ class Schedule:
         self.split = pick.choice((None, None, self._split))
 
     def __str__(self):
-        return f"seed {self.seed} ({self.kind}); replay: python -m tests.sim.soak --seed {self.seed}"
+        kind = f" --kind {self.asked}" if self.asked else ""
+        return f"seed {self.seed} ({self.kind}); replay: python -m tests.sim.soak --seed {self.seed}{kind}"
 
     # ---- making it up
 
@@ -62,13 +65,25 @@ class Schedule:
         elif pick.random() < 0.4:
             plan.stall_at, plan.stall_for = pick.randrange(total + 1), pick.randrange(1, 2_000_000)
         end = pick.random()
-        if end < 0.1:
+        if self.kind == "early-answer":
+            self._answer_early(plan, is_server)
+        elif end < 0.1:
             plan.reset_at = pick.randrange(2 * total + 1)
         elif end < 0.2:
             plan.discard = True
         elif end < 0.25 and is_server:
             plan.refuse = True
         return plan
+
+    @staticmethod
+    def _answer_early(plan, is_server):
+        """A daemon that answers and closes while its client goes on uploading: the answer arrives, then the reset."""
+        plan.pause = 0
+        if is_server:
+            plan.total = min(plan.total, 3000)
+            plan.reset_behind = True
+        else:
+            plan.total, plan.chunk = 300_000, 8192
 
     def _split(self, data):
         """Deliver in pieces: single bytes at first, then of any size."""
@@ -157,9 +172,9 @@ class Schedule:
             self.world.client.open(self._plan(False), self._plan(True))
 
 
-def play(seed):
+def play(seed, kind=None):
     """Run the schedule of `seed`; the AssertionError of a failure tells how to replay it."""
-    schedule = Schedule(seed)
+    schedule = Schedule(seed, kind)
     try:
         schedule.run()
     except Exception as error:

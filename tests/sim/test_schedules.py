@@ -26,6 +26,13 @@ def test_fresh_schedules():
         play(seed)
 
 
+@pytest.mark.parametrize("first", [0, FRESH])
+def test_early_answers(first):
+    """Daemons that answer and close while their clients still upload: each answer arrives whole, then the reset."""
+    for seed in range(first, first + BLOCK):
+        play(seed, "early-answer")
+
+
 @pytest.mark.parametrize("seed", [34, 75, 209, 638, 873, 984, 1478, 2211])
 def test_schedules_that_once_failed(seed):
     """Kept because each showed a fault of the protocol that a unit test now holds; see tests/unit/test_session.py."""

@@ -96,8 +96,8 @@ class World:
         if code == ResetCode.STREAM_LIMIT and self.may_limit:
             return
         assert peer.did_reset or peer.did_discard, f"reset {ResetCode(code)!r} out of nowhere: {app}"
-        if peer.did_discard and not app.did_reset:
-            assert app.received == peer.plan.total, f"reset before the bytes of the vanished: {app}"
+        if not app.did_reset and not peer.plan.refuse:
+            assert app.received == peer.written, f"reset before what was written: {app}, {peer}"
 
     def settled(self):
         """Every application is through."""

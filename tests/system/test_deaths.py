@@ -2,13 +2,15 @@
 
 import errno
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import time
 
 import pytest
 from lab import SLOWNESS_S, outage, until
-from proxies import CPROXY_PORT, DAEMON_PORT
+from proxies import CPROXY_PORT, DAEMON_PORT, SPROXY_PORT, state_dir
 from traffic import Traffic, ends_by_reset, read_exactly, read_to_end
 
 
@@ -128,6 +130,103 @@ def test_second_cproxy_with_the_same_port_and_another_state_directory(pair, daem
     pair.cproxy.event("connected")
     outage(0.3)
     assert still_open(connection)
+
+
+def test_a_killed_proxy_is_no_orderly_end(pair, daemon):
+    """Goal: whoever reads until the end must not take a part for the whole: at both ends, of either proxy."""
+    pair.start()
+    app, connection = pair.joined(daemon)
+    connection.sendall(b"a part")
+    assert read_exactly(app, 6) == b"a part"
+    pair.cproxy.stop(signal.SIGKILL)
+    assert ends_by_reset(app)
+    pair.start_cproxy()
+    app, connection = pair.joined(daemon)
+    pair.sproxy.stop(signal.SIGKILL)
+    assert ends_by_reset(connection)
+
+
+def test_what_has_ended_in_order_before_a_proxy_is_killed(pair, daemon):
+    """Goal: and what was given whole, its end included, is not taken back."""
+    pair.start()
+    app, connection = pair.joined(daemon)
+    connection.sendall(bytes(100_000))
+    connection.shutdown(socket.SHUT_WR)
+    app.sendall(b"x")
+    assert read_exactly(connection, 1) == b"x"
+    until(lambda: len(app.recv(100_000, socket.MSG_PEEK)) == 100_000, 10, "the answer")
+    time.sleep(0.1)  # its end is right behind it
+    pair.cproxy.stop(signal.SIGKILL)
+    assert read_to_end(app) == bytes(100_000)
+
+
+def test_killed_stdio_client_makes_room_for_the_next(pair, daemon):
+    """Goal: ssh and its ProxyCommand died with the laptop; the next one ends what the dead one left behind."""
+    pair.start_sproxy()
+    first = pair.start_stdio(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    orphan, _ = daemon.accept()
+    first.stop(signal.SIGKILL)
+    outage(0.5)
+    assert still_open(orphan)
+    pair.start_stdio(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert ended(orphan)
+
+
+def test_stopped_while_away_says_goodbye_at_the_next_start(pair, daemon, lab):
+    """Goal: no application is needed for it: cproxy alone, started anew, ends what the former one left behind."""
+    pair.start()
+    _, connection = pair.joined(daemon)
+    lab.wifi.pull()
+    pair.cproxy.event("lost", within=10)
+    assert pair.cproxy.stop() == 0
+    lab.wifi.give(5)
+    outage(0.5)
+    assert still_open(connection)
+    pair.start_cproxy()
+    pair.cproxy.event("goodbye-owed")
+    assert ended(connection)
+
+
+def test_a_copied_state_directory_takes_nothing_away(pair, daemon, lab):
+    """Goal: the twin of a running cproxy takes an identity of its own, says so, and both have working streams."""
+    pair.start()
+    app, connection = pair.joined(daemon)
+    copy = lab.client.home / "copy"
+    shutil.copytree(state_dir(lab.client), copy)
+    pair.start_cproxy("--eager", "--bind", "127.0.0.2", "--state-dir", copy)
+    pair.cproxy.event("twin")
+    pair.cproxy.event("connected")
+    connection.sendall(b"still here")
+    assert read_exactly(app, 10) == b"still here"
+    assert not pair.sproxy.events("ended")
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
+def test_eager_begins_a_new_session_when_sproxy_is_back(pair, how):
+    """Goal: without an application, too: the first one is to find a session ready."""
+    pair.start(cproxy=["--eager"])
+    pair.cproxy.event("connected")
+    pair.sproxy.stop(how)
+    pair.start_sproxy()
+    pair.cproxy.event("connected", count=2)
+
+
+def test_another_sproxy_with_the_same_key_does_not_end_a_session(pair, daemon, lab):
+    """Goal: while the name leads elsewhere for a while: "no such session" is a hint there, not the end."""
+    pair.start()
+    app, connection = pair.joined(daemon)
+    copy = lab.server.home / "copy"
+    shutil.copytree(state_dir(lab.server), copy)
+    pair.start_sproxy("--state-dir", copy, port=SPROXY_PORT + 1)
+    elsewhere = ("table ip t { chain c { type nat hook prerouting priority -100; tcp dport 6200 redirect to :6201; };"
+                 "chain d { type filter hook input priority 0; tcp dport 6200 reject with tcp reset; }; }")
+    lab.server.run("nft", "-f", "-", input=elsewhere)
+    connection.sendall(b"kept")
+    until(lambda: any("another sproxy" in event["why"] for event in pair.cproxy.events("dial-failed")), 15, "the other")
+    outage(1)
+    lab.server.run("nft", "delete", "table", "ip", "t")
+    assert read_exactly(app, 4) == b"kept"
+    assert not pair.cproxy.events("ended")
 
 
 def test_idle_session_ends_and_the_next_application_gets_another(pair, daemon):

@@ -1,6 +1,10 @@
 """Many connections in one session, and how each of them may end."""
 
+import contextlib
+import fcntl
 import socket
+import struct
+import termios
 
 import pytest
 from lab import KEPT_BYTES, outage, until
@@ -192,6 +196,69 @@ def test_unread_bytes_of_a_closed_application_reset_the_daemon(pair, daemon):
     app.close()
     with pytest.raises(OSError):
         until(lambda: connection.send(pattern(0, MIB)) == 0, 10, "an error at the daemon")
+
+
+ANSWER = b"HTTP/1.1 413 Too Large\r\nConnection: close\r\n\r\n".ljust(200, b"x")
+
+
+def answer_early(app, connection, before_answer=lambda: None):
+    """The daemon answers an upload of which it has read nothing, and closes: its kernel makes that a reset."""
+    app.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            app.send(bytes(65536))
+    app.settimeout(15)
+    until(lambda: len(connection.recv(65536, socket.MSG_PEEK)) == 65536, 10, "an upload")
+    before_answer()
+    connection.sendall(ANSWER)
+    connection.close()
+
+
+def unsent(connection):
+    """Bytes that the other end's kernel has not got (tcp(7), SIOCOUTQ)."""
+    return struct.unpack("i", fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)))[0]
+
+
+def read_what_comes(app):
+    """All that an application gets, however its connection ends."""
+    parts = []
+    with contextlib.suppress(ConnectionResetError):
+        while part := app.recv(1 << 16):
+            parts.append(part)
+    return b"".join(parts)
+
+
+def test_an_early_answer_arrives_before_the_reset(pair, daemon):
+    """Goal: a daemon that answers and closes while the application still uploads: the answer arrives, each time."""
+    pair.start()
+    for _ in range(25):
+        app, connection = pair.joined(daemon)
+        answer_early(app, connection)
+        assert read_what_comes(app) == ANSWER
+
+
+def test_an_early_answer_in_an_outage_arrives_after_it(pair, daemon):
+    """Goal: the same while there is no carrier; sproxy's log says that it was the daemon, and when."""
+    pair.start()
+    app, connection = pair.joined(daemon)
+    answer_early(app, connection, lambda: (pair.lab.wifi.pull(), pair.sproxy.event("lost", within=10)))
+    assert "daemon reset" in pair.sproxy.event("left-away")["why"]
+    pair.lab.wifi.give(5)
+    assert read_what_comes(app) == ANSWER
+    assert "while there was no carrier" in pair.cproxy.event("stream-reset")["why"]
+
+
+def test_what_a_slow_reader_has_not_taken_survives_the_reset(pair, daemon):
+    """Goal: the reset waits also for the last step, to the application's kernel."""
+    pair.start()
+    app, connection = pair.joined(daemon)
+    app.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    send_pattern(connection, MIB)
+    until(lambda: unsent(connection) == 0, 10, "sproxy to take all")
+    reset(connection)
+    outage(1)
+    read_pattern(app, MIB)
+    assert ends_by_reset(app)
 
 
 def test_connections_come_and_go(pair):

@@ -437,7 +437,7 @@ def test_farewell_tells_why(ends, size):
     words = server.greeter.farewell(PeerError(CloseCode.STALE_EPOCH, "a newer carrier", 41))
     error = refusal(client.caller, words, size)
     assert (error.code, str(error)) == (CloseCode.STALE_EPOCH, "a newer carrier")
-    assert client.caller.refused and client.caller.stale_epoch == 41
+    assert client.caller.refused and client.caller.detail == 41
 
 
 @pytest.mark.parametrize("reason", ["", "x" * 500, "\N{EURO SIGN}" * 100, "\udc80"])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mproxy._frames import encode_frame
 from mproxy._session import EventKind
-from mproxy._wire import CloseCode, FrameFlag, FrameType
+from mproxy._wire import CloseCode, FrameFlag, FrameType, ResetCode
 from tests.unit.session_pair import Pair, frames_of, lone, make_config, take_all, take_none
 
 WINDOW = 16384
@@ -210,6 +210,71 @@ def test_the_vanished_application_is_heard_to_the_end():
     assert client_events == []
     assert server_events == [(EventKind.RESET, stream, 0)]
     assert pair.client.session.in_held == 0
+
+
+def test_a_reset_overtakes_nothing_that_was_written():
+    """The application vanished without an end: all it wrote is handed on before the other side is reset, at once."""
+    pair = Pair()
+    pair.attach()
+    stream = pair.client.open()
+    pair.client.write(stream, TEXT)
+    pair.client.discard(stream)
+    assert pair.pump(take_none) == ([], [(EventKind.OPENED, stream, b""), (EventKind.DATA, stream, b"", False)])
+    assert pair.server.hand(stream, 100) == (TEXT[:100], False)
+    assert pair.pump() == ([], [])
+    assert pair.server.hand(stream, 1 << 20) == (TEXT[100:], False)
+    assert pair.pump() == ([], [(EventKind.RESET, stream, ResetCode.APPLICATION)])
+    pair.beat()
+    pair.beat()
+    assert pair.streams() == (0, 0)
+
+
+def test_a_reset_behind_bytes_that_were_sent_asks_for_their_ack():
+    """No heartbeat and no further DATA is needed for it to go out."""
+    pair = Pair()
+    pair.attach()
+    stream = pair.client.open()
+    pair.server.receive(pair.client.transmit(1 << 20), pair.now, take_all)
+    pair.server.write(stream, TEXT[:200])
+    pair.pump()
+    pair.server.discard(stream)
+    assert pair.pump() == ([(EventKind.RESET, stream, ResetCode.APPLICATION)], [])
+
+
+def test_what_is_sent_to_a_broken_application_is_acknowledged_and_dropped():
+    """Its last words may still have to be read; meanwhile the sender is not held up."""
+    pair = Pair()
+    pair.attach()
+    stream = pair.client.open()
+    pair.client.write(stream, TEXT)
+    pair.pump(take_none)
+    pair.server.deafen(stream)
+    pair.pump(take_none)
+    assert pair.client.look(stream)["acked"] == len(TEXT)
+    assert pair.client.write(stream, TEXT) == len(TEXT)
+    assert pair.pump(take_none) == ([], [])
+    pair.server.write(stream, b"too large")
+    pair.server.discard(stream)
+    assert [event[:3] for event in pair.pump()[0]] == [
+        (EventKind.DATA, stream, b"too large"), (EventKind.RESET, stream, ResetCode.APPLICATION)]
+    assert pair.server.session.in_held == 0
+
+
+@pytest.mark.parametrize("sent", [0, 20, 100_000])
+def test_a_reset_in_an_outage_comes_behind_what_was_written(sent):
+    """However much of it the old carrier had taken, and with the word that nobody was there."""
+    pair = Pair()
+    pair.attach()
+    stream = pair.client.open()
+    pair.pump()
+    pair.server.write(stream, TEXT)
+    pair.server.transmit(sent)
+    pair.lose()
+    pair.server.discard(stream, ResetCode.WHILE_AWAY)
+    pair.attach()
+    events = pair.pump()[0]
+    assert b"".join(event[2] for event in events[:-1]) == TEXT
+    assert events[-1] == (EventKind.RESET, stream, ResetCode.WHILE_AWAY)
 
 
 def test_capacity_grows_to_the_window_and_no_further():

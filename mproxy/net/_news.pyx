@@ -1,0 +1,17 @@
+"""How often an observer is told of what comes in floods, as applications that are refused or leave."""
+
+from libc.stdint cimport int64_t
+
+
+cdef enum:
+    TOLD = 10        # in PERIOD_US; a flood is one piece of news
+    PERIOD_US = 1000000
+
+
+cdef bint is_news(News *news, int64_t now) noexcept:
+    """Whether to tell of one more."""
+    if now - news.since >= PERIOD_US:
+        news.since = now
+        news.told = 0
+    news.told += 1
+    return news.told <= TOLD

@@ -1,0 +1,61 @@
+"""Small files of the state directory that one running process at a time holds: numbered slots, by a lock.
+
+A process that starts again finds its slot free and takes it; a second one beside it takes the next.
+"""
+
+import fcntl
+import os
+
+from mproxy.errors import MproxyError
+
+# Processes of one kind at the same time with one state directory.
+SLOTS = 1024
+
+
+class Slot:
+    """A slot's file, locked until the process ends; None in `path` and nothing kept when all slots are taken."""
+
+    def __init__(self, state_dir, name):
+        self.path = None
+        self._fd = -1
+        try:
+            os.makedirs(state_dir, mode=0o700, exist_ok=True)
+            self._take(state_dir, name)
+        except OSError as error:
+            raise MproxyError(
+                f"cannot keep state in {state_dir}: {error.strerror}; choose another place with --state-dir") from None
+
+    def _take(self, state_dir, name):
+        for slot in range(SLOTS):
+            path = os.path.join(state_dir, f"{name}.{slot}" if slot else name)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(fd)
+                continue
+            self.path, self._fd = path, fd  # the lock lives as long as the descriptor
+            return
+
+    @property
+    def held(self):
+        """There is a file."""
+        return self._fd >= 0
+
+    @property
+    def inode(self):
+        """The file's number: a copy of the directory has another."""
+        return os.fstat(self._fd).st_ino
+
+    def read(self, most):
+        """What was kept, at most so many bytes."""
+        return os.pread(self._fd, most, 0) if self.held else b""
+
+    def write(self, data):
+        """Keep this instead; a disk that takes it no more is no reason to end."""
+        if self.held:
+            try:
+                os.pwrite(self._fd, data, 0)
+                os.ftruncate(self._fd, len(data))
+            except OSError:
+                pass

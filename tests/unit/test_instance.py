@@ -1,0 +1,108 @@
+"""Who a cproxy and an sproxy are across their own deaths: slots of the state directory, twins, copies."""
+
+import shutil
+
+import pytest
+
+from mproxy._wire import CloseCode
+from mproxy.errors import MproxyError, PeerError
+from mproxy.policy.instance import Instance, stdio_name
+from mproxy.policy.keys import SPKI_PREFIX
+from mproxy.policy.site import Site
+from mproxy.policy.trust import AuthorizedKeys
+
+
+def died(holder):
+    """What the kernel does for a process that ends: the slot's lock is gone."""
+    import os
+    os.close(holder._slot._fd)
+
+
+def test_an_instance_comes_back_with_what_it_left_behind(tmp_path):
+    first = Instance(tmp_path, "5200")
+    assert first.former == 0 and first.persistent
+    first.began(0xABCD1234)
+    died(first)
+    again = Instance(tmp_path, "5200")
+    assert (again.id, again.former) == (first.id, 0xABCD1234)
+    again.ended()
+    died(again)
+    assert Instance(tmp_path, "5200").former == 0
+
+
+def test_file_of_an_earlier_version_keeps_its_id(tmp_path):
+    (tmp_path / "instance-5200").write_bytes(b"I" * 16)
+    instance = Instance(tmp_path, "5200")
+    assert (instance.id, instance.former) == (b"I" * 16, 0)
+
+
+@pytest.mark.parametrize("kept", [b"", b"short", bytes(17), bytes(300)])
+def test_damaged_file_is_replaced(tmp_path, kept):
+    (tmp_path / "instance-5200").write_bytes(kept)
+    first = Instance(tmp_path, "5200")
+    died(first)
+    assert Instance(tmp_path, "5200").id == first.id
+
+
+def test_a_hundred_at_once_differ_and_a_place_that_gets_free_is_taken(tmp_path):
+    name = stdio_name("server", 6200)
+    all_of_them = [Instance(tmp_path, name) for _ in range(100)]
+    assert len({one.id for one in all_of_them}) == 100
+    died(all_of_them[70])
+    assert Instance(tmp_path, name).id == all_of_them[70].id
+
+
+def test_a_new_name_is_kept(tmp_path):
+    twin = Instance(tmp_path, "5200")
+    before = twin.id
+    twin.began(7)
+    twin.rename()
+    assert twin.id != before and twin.former == 0
+    died(twin)
+    assert Instance(tmp_path, "5200").id == twin.id
+
+
+@pytest.mark.parametrize("host", ["fe80::1%eth0", "../../etc", "a/b", "x" * 250, "server.example"])
+def test_any_host_makes_a_file_name(tmp_path, host):
+    assert Instance(tmp_path, stdio_name(host, 6200)).persistent
+    assert [file.parent for file in tmp_path.rglob("*")] == [tmp_path]
+
+
+def test_a_site_is_the_same_after_a_restart_and_another_in_a_copy(tmp_path):
+    first = Site(tmp_path / "one", 6200)
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    assert Site(tmp_path / "one", 6200).number != first.number, "two that run at once"
+    died(first)
+    assert Site(tmp_path / "one", 6200).number == first.number
+    assert Site(tmp_path / "two", 6200).number not in (0, first.number)
+
+
+def test_a_site_without_a_directory_to_write_to_is_the_same_after_a_restart(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert Site(tmp_path / "file", 6200).number == Site(None, 6200).number != Site(None, 6201).number
+
+
+def test_a_state_directory_that_cannot_be_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MproxyError, match="--state-dir"):
+        Instance(tmp_path / "file", "5200")
+
+
+@pytest.mark.parametrize(("host", "code"), [("10.1.0.7", None), ("10.5.0.7", CloseCode.WRONG_ADDRESS)])
+def test_a_key_in_the_wrong_place_is_not_a_key_that_is_refused(tmp_path, host, code):
+    """The client may roam back: the code says so."""
+    from base64 import b64encode
+    spki = SPKI_PREFIX + bytes(32)
+    file = tmp_path / "authorized_keys"
+    file.write_text(f'from="10.1.0.0/24" mproxy-ed25519 {b64encode(spki).decode()}\n')
+    file.chmod(0o600)
+    keys = AuthorizedKeys(file, lambda _text: None)
+    try:
+        keys.find(spki, host, 0)
+        found = None
+    except PeerError as error:
+        found = error.code
+    assert found == code
+    with pytest.raises(PeerError) as refused:
+        keys.find(SPKI_PREFIX + bytes(31) + b"x", host, 0)
+    assert refused.value.code == CloseCode.KEY_REFUSED
