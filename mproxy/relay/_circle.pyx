@@ -1,5 +1,6 @@
 """Circles at run time. The rules: _circle.pxd."""
 
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp
 
 from mproxy.net._socket cimport sockaddr, sockaddr_storage, socklen_t
@@ -50,3 +51,33 @@ cdef Finding find_circle(
                 equal += same(&met[i], &far[j])
                 break
     return CIRCLE if equal >= MATCHES else MAYBE_CIRCLE if alike >= MATCHES else NO_CIRCLE
+
+
+cdef class OwnSockets:
+    """UDP sockets that send on for others: a datagram that comes from one of them would circulate for ever. Their ports
+    are theirs alone, so a match is no chance."""
+
+    def __cinit__(self):
+        self.fds = <int *>calloc(65536, sizeof(int))
+        if self.fds == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self.fds)
+
+    cdef void note(self, uint16_t port, int fd) noexcept:
+        """A socket that has this port."""
+        self.fds[port] = fd
+
+    cdef void forget(self, uint16_t port, int fd) noexcept:
+        """It is about to be closed."""
+        if self.fds[port] == fd:
+            self.fds[port] = 0
+
+    cdef bint has(self, const uint8_t *address, uint16_t port) noexcept:
+        """Whether one has this address, in its IPv6 form, and port."""
+        cdef Place own
+        if self.fds[port] == 0:
+            return False
+        place_of_own(self.fds[port], &own)
+        return own.port == port and memcmp(own.address, address, 16) == 0

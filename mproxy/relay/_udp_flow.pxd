@@ -9,6 +9,7 @@ from mproxy.net._alarm cimport Alarm
 from mproxy.net._loop cimport Loop, Source, Work
 from mproxy.net._packets cimport SLOTS, Address, Inbox, Outbox, Slot
 from mproxy.relay._balance cimport Backend
+from mproxy.relay._circle cimport OwnSockets
 from mproxy.relay._gather cimport Gather
 from mproxy.relay._runs cimport Piece
 from mproxy.relay._sessions cimport Key, SessionTable
@@ -51,6 +52,7 @@ cdef class UdpFlow:
     cdef Work look                # reads them
     cdef bint can_gather          # there is an alarm
     cdef Backend dialled          # the address that `dial` tried last
+    cdef OwnSockets own           # sockets of sessions
     cdef int64_t no_port_until    # every port that the kernel offered rests: nobody new until then
 
     cdef void deliver(self, Listener listener, int count) noexcept

@@ -16,7 +16,6 @@ from functools import partial
 
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EADDRINUSE, EAGAIN, EDESTADDRREQ, EINTR, EMSGSIZE, ENOBUFS, ENOMEM, EPERM, errno
-from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint16_t
 from libc.stdlib cimport calloc
 from libc.string cimport memcmp, memset
@@ -27,6 +26,7 @@ from mproxy.net._packets cimport (
 )
 from mproxy.net._socket cimport Target, close, set_receive_queue, sockaddr, socklen_t
 from mproxy.relay._balance cimport Backend, Balance
+from mproxy.relay._circle cimport OwnSockets
 from mproxy.relay._gather cimport gather_full, gather_is_due, gather_judge
 from mproxy.relay._ports cimport port_rest
 from mproxy.relay._runs cimport ANY_SEGMENT, Run, run_next
@@ -38,6 +38,9 @@ from mproxy.relay._udp_session cimport (
     session_rest_us, session_sent,
 )
 
+
+cdef extern from "<arpa/inet.h>" nogil:
+    uint16_t ntohs(uint16_t value)
 
 cdef extern from "<sys/socket.h>" nogil:
     int getsockname(int fd, sockaddr *address, socklen_t *length)
@@ -70,6 +73,7 @@ cdef class UdpFlow:
         self.loop = loop
         self.observer = observer
         self.table = SessionTable(max_sessions, os.urandom(16))
+        self.own = OwnSockets()
         self.inbox = Inbox()
         self.outbox = Outbox()
         self.work.run = run_replies
@@ -273,6 +277,9 @@ cdef class UdpFlow:
         cdef int fd
         if not rule.admits(&slot.sender.any) or self.loop.now_us < self.no_port_until:
             return NULL
+        if self.own.has(key.client, ntohs(key.client_port)):
+            self.tell("on_circle", (rule.key,))
+            return NULL
         self.make_room(rule, key)
         fd = self.dial(rule, &port)
         if fd < 0 and is_shortage(-fd) and self.table.roll.count:
@@ -313,6 +320,7 @@ cdef class UdpFlow:
         session.first_slot = NOWHERE
         session.patience_us = PATIENCE_US
         self.asks(session, <Backend>session.backend)
+        self.own.note(session.port, session.source.fd)
         listener.rule.counts.total += 1
         if group.idle_us:
             self.idle_at(self.loop.now_us + group.idle_us)
@@ -367,6 +375,7 @@ cdef class UdpFlow:
         cdef Backend backend = <Backend>session.backend
         cdef Balance balance = (<Listener>session.listener).rule.balance
         port_rest(session.port, self.loop.now_us, session_rest_us(session, balance, self.loop.now_us))
+        self.own.forget(session.port, session.source.fd)
         self.loop.close(&session.source)
         backend.connections -= 1
         Py_DECREF(backend)
@@ -399,6 +408,7 @@ cdef class UdpFlow:
         self.asks(session, backend)
         session.in_limit = ANY_SEGMENT
         session.port = port
+        self.own.note(port, fd)
         session.source.fd = fd
         if self.loop.add(&session.source, EPOLLIN | EPOLLET) < 0:
             session.failed = True

@@ -238,9 +238,9 @@ class Watcher:
             self._unreachable.clear()
 
     def on_circle(self, key):
-        """Connections of a rule come back to this relay."""
+        """Connections or datagrams of a rule come back to this relay."""
         self._log.error("circle", worker=self._worker, rule=self._say_rule(key),
-                        why="its connections come back to this relay: nobody is let in for 10 s")
+                        why="what it sends on comes back to this relay: connections are reset, datagrams dropped")
 
     def on_target_down(self, key, target, error):
         """One of several addresses is left out."""

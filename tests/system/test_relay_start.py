@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from lab import until
-from relays import ECHO_PORT, RELAY, RELAY6, SERVER, echoes, is_served, start_echo
+from relays import ECHO_PORT, RELAY, RELAY6, SERVER, echoes, is_served, start_echo, udp_socket
 
 from tests.root import real_root
 
@@ -98,6 +98,20 @@ def test_a_name_that_leads_round_is_left_out(lab, relay, echo):
     with pytest.raises(AssertionError):
         relay.reload(f"7000 -> {RELAY}:7000", RULE)
     assert is_served(lab.client, 7005)
+
+
+def test_a_datagram_that_comes_back_is_dropped(lab, relay):
+    """Goal: a datagram that an address translation leads back to the relay goes round once, not for ever."""
+    lab.router.run("nft", "add", "table", "ip", "back")
+    lab.router.run("nft", "add", "chain", "ip", "back", "out", "{ type nat hook output priority -100; }")
+    lab.router.run("nft", f"add rule ip back out ip daddr 192.0.2.7 udp dport 7777 dnat to {RELAY}:7000")
+    lab.router.ip("route add 192.0.2.7/32 via 10.3.0.2")
+    program = relay.start("udp 7000 -> 192.0.2.7:7777")
+    with udp_socket(lab.client, RELAY) as client:
+        client.sendto(b"round", (RELAY, 7000))
+        assert program.event("circle")["rule"] == "udp 7000 -> 192.0.2.7:7777"
+        counters = relay.status()["rules"][0]["counters"]
+        assert (counters["total"], counters["packets_in"], counters["refused"]) == (1, 1, 1)
 
 
 def test_a_circle_that_no_rule_tells_is_ended(lab, relay, echo):
