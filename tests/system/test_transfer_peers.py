@@ -54,7 +54,9 @@ class Keys:
 
 
 @pytest.fixture
-def keys(transfer):
+def keys(transfer, monkeypatch):
+    # Directories above the home directory need not be ours; in a user namespace those of the system are nobody's.
+    monkeypatch.setenv("HOME", str(transfer.directory))
     return Keys(transfer)
 
 

@@ -29,6 +29,12 @@ ONE, OTHER, THIRD = (SPKI_PREFIX + bytes([n]) * 32 for n in (1, 2, 3))
 NOW = 1_800_000_000
 
 
+@pytest.fixture(autouse=True)
+def home(monkeypatch, tmp_path):
+    """Directories above the home directory need not be ours; in a user namespace those of the system are nobody's."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
 def grant_of(options):
     return parse_grant(f"{options} {public_line(ONE, 'ann')}")
 
