@@ -182,11 +182,6 @@ class ProgramConfig(Config):
     # No encryption between the proxies; both sides must agree. For a trusted wire.
     plaintext = Setting(False)
 
-    # Sessions held at once, those without a carrier included. Each costs a few KiB plus its streams; when all
-    # are taken one that nobody needs gives way, else the newcomer is refused. cproxy has one session at a time and
-    # never comes near.
-    max_sessions = Setting(1000, 1, 1_000_000)
-
     # Microseconds that SIGTERM or SIGINT leaves for delivering what is queued. 5 s is enough for a full
     # window on a slow path and well below the 90 s after which systemd kills.
     drain_us = Setting(5 * SECOND_US, 0, HOUR_US)
@@ -278,6 +273,10 @@ class SproxyConfig(ProgramConfig):
     """Settings of sproxy, the proxy beside the daemon."""
 
     DEFAULT_BIND = ("0.0.0.0", "::")
+
+    # Sessions held at once, those without a carrier included. Each costs a few KiB plus its streams; when all
+    # are taken one that nobody needs gives way, else the newcomer is refused.
+    max_sessions = Setting(1000, 1, 1_000_000)
 
     # The daemon that a stream without a target goes to; the default is a telnet daemon on this host.
     daemon_host = Setting("127.0.0.1")

@@ -135,8 +135,9 @@ def _add_common(parser, config_class, default_bind):
     group = parser.add_argument_group("limits")
     parser.add(group, "--max-streams", parse_count, metavar="N", help=(
         f"connections relayed at once in one session (default {_show(session.max_streams)})"))
-    parser.add(group, "--max-sessions", parse_count, metavar="N", help=(
-        f"sessions at once (default {_show(config_class.max_sessions)})"))
+    if hasattr(config_class, "max_sessions"):
+        parser.add(group, "--max-sessions", parse_count, metavar="N", help=(
+            f"sessions at once (default {_show(config_class.max_sessions)})"))
     parser.add(group, "--drain", parse_duration, metavar="TIME", help=(
         "after SIGTERM or SIGINT deliver what is queued for at most this long"
         f" (default {_show(config_class.drain_us)})"))

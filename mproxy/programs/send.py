@@ -57,6 +57,7 @@ def parse_send(argv):
     """The TransferConfig of the command line `argv`."""
     parser = OneLineParser("mproxy send", _USAGE, _DESCRIPTION, _EPILOG)
     add_common(parser)
+    parser.add_argument("--quiet", action="store_true", default=None, help="no progress bar")
     parser.add(parser, "--known-hosts", parse_name, metavar="FILE", help=(
         "remembered keys of receivers, as of cproxy (default known_hosts in its state directory)"))
     parser.add(parser, "--ack-port", parse_port, metavar="PORT", help=(

@@ -70,7 +70,6 @@ def add_common(parser):
     parser.add(group, "--bind", parse_bind, metavar="ADDR", help="numeric address of ours to use (default every one)")
     group = parser.add_argument_group("output")
     group.add_argument("--json", action="store_true", default=None, help="one JSON object a file on standard output")
-    group.add_argument("--quiet", action="store_true", default=None, help="no progress bar")
     parser.add_choice(group, "--log-level", LOG_LEVELS, "debug, info, warning or error (default info)")
     parser.add_choice(group, "--log-format", LOG_FORMATS, "lines for people or one JSON object a line (default text)")
     group.add_argument("--version", action="version", version=f"mproxy {__version__}",
