@@ -139,8 +139,9 @@ def test_dead_stdio_clients_lock_nobody_out(pair, lab):
     for program in [stdio(pair) for _ in range(3)]:
         kill(program)
     pair.sproxy.event("lost", count=3)
-    assert stdio(pair)
+    assert member(lab, 2)
     assert "gave way" in pair.sproxy.event("ended")["why"]
+    assert stdio(pair)
 
 
 def test_one_address_leaves_places_to_others_at_an_open_door(pair, lab):
