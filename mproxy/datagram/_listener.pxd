@@ -23,6 +23,9 @@ cdef enum:
     COOKIE_US = 60000000      # longer than a client goes on trying
     REMEMBERED = 8192         # ids accepted: 128 a second for as long as a cookie is good
     REMEMBERED_WAYS = 8       # places where one may be
+    SHARES = 1024             # sources told apart; two may meet in one
+    SHARE_EVERY_US = 5000     # connections of one source: 200 a second, each some hundred microseconds of ours
+    SHARE_BURST = 256         # after a pause
     OPTIONS_BYTES = 18
     SYN_ACK_CONTROL_BYTES = 30
     ACK_CONTROL_BYTES = 48    # without the handshake message
@@ -82,12 +85,14 @@ cdef class Listener:
     cdef uint8_t secret[16]            # of this listener; nobody else knows it
     cdef Options options               # offered to every client
     cdef Used *used                    # REMEMBERED ids
+    cdef int64_t *shares               # SHARES, by source: when its next connection would be in time
     cdef readonly uint64_t syns        # SYNs answered
     cdef readonly uint64_t accepted    # connections begun
-    cdef readonly uint64_t refused     # ACKs whose cookie was wrong, too old, or used already
+    cdef readonly uint64_t refused     # ACKs whose cookie was wrong, too old, or used already; or too many at once
 
     cdef int receive(self, const uint8_t *p, uint32_t length, const Address *source, int64_t now, Reply *out) noexcept
     cdef uint32_t answer_syn(self, const uint8_t *packet, const Address *source, int64_t now, uint8_t *out) noexcept
     cdef bint check_ack(self, const uint8_t *packet, const Address *source, int64_t now, Accepted *out) noexcept
     cdef uint64_t derive(self, int purpose, const uint8_t *packet, const Address *source, uint32_t time) noexcept
     cdef bint use(self, uint64_t id, int64_t now) noexcept
+    cdef bint has_share(self, const Address *source, int64_t now) noexcept

@@ -115,11 +115,13 @@ cdef class Listener:
         self.options.ack_delay_us = config.ack_delay_us
         self.options.credit = min(FIRST_WINDOW_BYTES, config.max_window_bytes)
         self.used = <Used *>calloc(REMEMBERED, sizeof(Used))
-        if self.used == NULL:
+        self.shares = <int64_t *>calloc(SHARES, sizeof(int64_t))
+        if self.used == NULL or self.shares == NULL:
             raise MemoryError
 
     def __dealloc__(self):
         free(self.used)
+        free(self.shares)
 
     cdef int receive(self, const uint8_t *p, uint32_t length, const Address *source, int64_t now, Reply *out) noexcept:
         """Take a packet that is for no connection; returns a ListenResult."""
@@ -190,6 +192,8 @@ cdef class Listener:
             return False
         if header.destination != self.derive(Purpose.SERVER_ID, packet, source, time):
             return False
+        if not self.has_share(source, now):
+            return False  # its cookie stays good: an honest one asks again
         get_options(control, &out.options)
         if out.options.version != DATAGRAM_VERSION or (out.options.flags ^ self.options.flags) & OptionFlag.SEALED \
                 or out.options.packet_bytes < BASE_PACKET_BYTES:
@@ -203,6 +207,24 @@ cdef class Listener:
         out.handshake_bytes = control_bytes - ACK_CONTROL_BYTES
         make_prologue(out.prologue, out.client_id, out.server_id, out.client_number, out.server_number, control, ours)
         return self.use(out.server_id, now)
+
+    cdef bint has_share(self, const Address *source, int64_t now) noexcept:
+        """Whether this source, which its cookie has shown to be real, may begin one more connection now: so one stranger
+        takes a part of our time, and not all of it. An IPv6 host may use any address of its /64 (as `source_of`).
+
+        The generic cell rate algorithm (ITU-T I.371): `due` runs ahead of the clock by what was used in advance.
+        """
+        cdef uint8_t who[24]
+        cdef int64_t *due
+        memset(who, 0, sizeof(who))
+        memcpy(who, &source.bytes[8 if source.length == 28 else 0], 16)
+        if get64(who) != 0 or get32(who + 8) != 0xFFFF:
+            memset(who + 8, 0, 8)
+        due = &self.shares[siphash(self.secret, who, 16) % SHARES]
+        if due[0] > now + SHARE_BURST * SHARE_EVERY_US:
+            return False
+        due[0] = max(due[0], now) + SHARE_EVERY_US
+        return True
 
     cdef bint use(self, uint64_t id, int64_t now) noexcept:
         """Remember an id while its cookie is good; False when it is remembered already."""

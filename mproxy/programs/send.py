@@ -77,6 +77,7 @@ class Send:
 
     # A farewell leaves at once and is repeated while there is time; nobody waits longer for a program that is to end.
     FAREWELL_US = 150_000
+    LAST_WORDS_US = 5_000_000  # after a good end: three timeouts, unless the path was very slow
 
     def __init__(self, config, log, loop):
         self.exit_status = 1
@@ -213,10 +214,10 @@ class Send:
 
     # ---- the end
 
-    def _wait_for_end(self):
+    def _wait_for_end(self, left_us=LAST_WORDS_US):
         """The engine answers the peer's last repetitions for a moment."""
-        if self._endpoint.count:
-            self._loop.call_later(5_000, self._wait_for_end)
+        if self._endpoint.count and left_us > 0:
+            self._loop.call_later(5_000, lambda: self._wait_for_end(left_us - 5_000))
         else:
             self._loop.stop()
 

@@ -541,3 +541,22 @@ def test_nothing_is_told_after_the_end():
             server.receive(packet, b"client", SECOND)
     assert server.connection.in_packets > 0
     assert server.events() == []
+
+
+def test_one_source_begins_so_many_connections_a_second_and_another_is_not_concerned():
+    listener, numbers = PyListener(DatagramConfig(), bytes(16)), itertools.count(1)
+
+    def dial(source, now):
+        client = PyConnection(DatagramConfig(), random.Random(next(numbers)).randbytes(32))
+        client.connect(b"there", now)
+        (_, (syn,), _) = client.transmit(now)
+        client.receive(listener.receive(syn, source, now, bytes(32)), b"there", now)
+        (_, packets, _) = client.transmit(now)
+        return lambda now: listener.receive(packets[0], source, now, bytes(32)) is not None
+
+    flood = [dial(b"flood", SECOND) for _ in range(1000)]
+    taken = [ack(SECOND) for ack in flood]
+    assert 250 < sum(taken) < 260
+    assert dial(b"honest", SECOND)(SECOND)
+    left = [ack for ack, was_taken in zip(flood, taken, strict=True) if not was_taken]
+    assert 190 < sum(ack(2 * SECOND) for ack in left) < 210, "their cookies are good for later"
