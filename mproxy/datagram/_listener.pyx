@@ -209,8 +209,8 @@ cdef class Listener:
         return self.use(out.server_id, now)
 
     cdef bint has_share(self, const Address *source, int64_t now) noexcept:
-        """Whether this source, which its cookie has shown to be real, may begin one more connection now: so one stranger
-        takes a part of our time, and not all of it. An IPv6 host may use any address of its /64 (as `source_of`).
+        """Whether this source, which its cookie has shown to be real, may begin one more connection now: so one
+        stranger takes a part of our time, and not all of it. An IPv6 host may use any address of its /64.
 
         The generic cell rate algorithm (ITU-T I.371): `due` runs ahead of the clock by what was used in advance.
         """
