@@ -26,7 +26,7 @@ def test_fresh_schedules():
         play(seed)
 
 
-@pytest.mark.parametrize("first", [0, FRESH])
+@pytest.mark.parametrize("first", [0, FRESH], ids=["known", "fresh"])
 def test_early_answers(first):
     """Daemons that answer and close while their clients still upload: each answer arrives whole, then the reset."""
     for seed in range(first, first + BLOCK):
