@@ -1,7 +1,6 @@
 """What --key takes: secrets that are stretched or taken as they are, and files that only we may read."""
 
 import hashlib
-import os
 
 import pytest
 
@@ -33,7 +32,8 @@ def test_what_people_choose_is_dear_to_try(monkeypatch, secret):
     assert cost["p"] * cost["n"] >= 1 << 17
 
 
-@pytest.mark.parametrize("secret", [bytes(range(200, 232)), bytes(range(3, 32)) + b"\xff\0\xff", b"0123456789abcdef" * 4])
+@pytest.mark.parametrize("secret", [
+    bytes(range(200, 232)), bytes(range(3, 32)) + b"\xff\0\xff", b"0123456789abcdef" * 4])
 def test_what_nobody_can_guess_costs_nothing(monkeypatch, secret):
     monkeypatch.setattr(keying.hashlib, "scrypt", None)
     assert stretched(secret) == hashlib.blake2b(secret, digest_size=32, person=b"mproxy --key").digest()
