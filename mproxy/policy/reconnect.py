@@ -6,7 +6,7 @@ counts as lost, a new one is dialled, beside the old one; the first that works w
 the network that does not concern the carrier only makes it prove itself with a heartbeat at once.
 """
 
-from mproxy.policy.network import NetworkWatch, SuspendClock, preferred_source
+from mproxy.policy.network import NetworkWatch, SuspendClock, outgoing_device, preferred_source
 
 # How often to compare the clocks: the longest that a wake-up without any other sign goes unnoticed.
 CLOCK_CHECK_US = 1_000_000
@@ -95,13 +95,18 @@ class Reconnect:
         addresses = self._endpoint.addresses()
         return addresses is not None and preferred_source(addresses[1], self._dialer.device) == addresses[0][0]
 
+    def _bound_aside(self):
+        """The carrier is bound to a device that the route does not take (any more)."""
+        device, addresses = self._dialer.device, self._endpoint.addresses()
+        return device is not None and addresses is not None and outgoing_device(addresses[1]) != device
+
     def _on_network(self, _events):
         events = self._network.read_events()
         if not events or not self._wanted():
             return
         self._log.debug("network", what=events[0].kind, address=events[0].address, events=len(events))
         if self._endpoint.attached:
-            if not self._well_placed() or self._dialer.device is not None:
+            if not self._well_placed() or self._bound_aside():
                 self.doubt("the route to sproxy changed")
             elif self._in_doubt_at is None:
                 self._endpoint.probe()
