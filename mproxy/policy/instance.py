@@ -8,12 +8,14 @@ Beside the id the file has the tag of the session that may be left behind at spr
 from a twin, which has a copy of the directory; and one that starts anew knows that it owes a goodbye.
 """
 
+import fcntl
 import os
 
 from mproxy._wire import INSTANCE_ID_BYTES
 from mproxy.policy.slots import Slot
 
 TAG_BYTES = 4
+MOST_BYTES = INSTANCE_ID_BYTES + TAG_BYTES
 
 
 class Instance:
@@ -26,9 +28,9 @@ class Instance:
         if state_dir is None or name is None:
             return
         self._slot = Slot(state_dir, f"instance-{name}")
-        kept = self._slot.read(INSTANCE_ID_BYTES + TAG_BYTES + 1)
-        if len(kept) in (INSTANCE_ID_BYTES, INSTANCE_ID_BYTES + TAG_BYTES):
-            self.id, self.former = kept[:INSTANCE_ID_BYTES], int.from_bytes(kept[INSTANCE_ID_BYTES:])
+        kept = self._slot.read(MOST_BYTES + 1)
+        if len(kept) in (INSTANCE_ID_BYTES, MOST_BYTES):
+            self.id, self.former = _split(kept)
         else:
             self._keep()
 
@@ -36,6 +38,15 @@ class Instance:
     def persistent(self):
         """The id will be the same after a restart."""
         return self._slot is not None and self._slot.held
+
+    @property
+    def path(self):
+        """The slot's file."""
+        return self._slot.path
+
+    def release(self):
+        """Let another process have the slot: this one has ended as far as that is concerned."""
+        self._slot.release()
 
     def began(self, tag):
         """There is a session at sproxy now."""
@@ -55,6 +66,42 @@ class Instance:
     def _keep(self):
         if self._slot is not None:
             self._slot.write(self.id + (self.former.to_bytes(TAG_BYTES) if self.former else b""))
+
+
+class LeftBehind:
+    """What a cproxy that has ended left behind at sproxy, in the hands of a process that says goodbye for it.
+
+    `id` and `former` as in `Instance`. The slot is locked only while that process speaks: a cproxy that starts
+    meanwhile takes it, and says the goodbye itself. OSError when there is no file, or another process sees to it.
+    """
+
+    def __init__(self, path):
+        self._path = path
+        self._fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # another kind of lock than the slot's
+        self._kept = os.pread(self._fd, MOST_BYTES + 1, 0)
+        self.id, self.former = _split(self._kept)
+
+    def take(self):
+        """Lock the slot; whether the goodbye is still owed, and nobody else is there to say it."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            same = os.path.samestat(os.fstat(self._fd), os.stat(self._path, follow_symlinks=False))
+        except OSError:
+            return False
+        return bool(self.former) and same and os.pread(self._fd, MOST_BYTES + 1, 0) == self._kept
+
+    def let_go(self):
+        """Unlock the slot."""
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def ended(self):
+        """sproxy knows that the session is over. The slot must be locked."""
+        os.ftruncate(self._fd, INSTANCE_ID_BYTES)
+
+
+def _split(kept):
+    return kept[:INSTANCE_ID_BYTES], int.from_bytes(kept[INSTANCE_ID_BYTES:])
 
 
 def stdio_name(host, port):

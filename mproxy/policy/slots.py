@@ -42,6 +42,12 @@ class Slot:
         """There is a file."""
         return self._fd >= 0
 
+    def release(self):
+        """Unlock the file before the process ends."""
+        if self.held:
+            os.close(self._fd)
+            self._fd = -1
+
     @property
     def inode(self):
         """The file's number: a copy of the directory has another."""

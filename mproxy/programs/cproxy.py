@@ -4,28 +4,21 @@ One session at a time. It begins with the first application (or --eager) and end
 When it ends for another reason its applications are reset, and the next application begins a new one.
 """
 
-import os
 import sys
-import time
 
-from mproxy import _wire
 from mproxy._session import Session
-from mproxy._wire import CloseCode, HelloFeature, ResetCode
+from mproxy._wire import CloseCode, ResetCode
 from mproxy.config import format_host_port
-from mproxy.errors import MproxyError, PeerError
-from mproxy.handshake import Caller, Hello, session_tag
+from mproxy.handshake import session_tag
 from mproxy.net._endpoint import Endpoint
 from mproxy.net._listener import AppListener
-from mproxy.net._tls import Tls
 from mproxy.net.stdio import open_stdio
 from mproxy.policy.dialer import Dialer
 from mproxy.policy.instance import Instance, stdio_name
-from mproxy.policy.keys import fingerprint
 from mproxy.policy.reconnect import Reconnect
 from mproxy.policy.resolver import Resolver
-from mproxy.policy.trust import HostTrust
 from mproxy.programs.common import Drain, open_listeners, run_program, say_address, say_seconds, say_session
-from mproxy.programs.door import is_loopback, open_context
+from mproxy.programs.introduction import Introduction
 from mproxy.programs.options import parse_cproxy
 
 # sproxy's word that the session is no more. Every other refusal may be of passing nature; BAD_PROOF is one, because
@@ -41,8 +34,9 @@ KEY_REFUSED_US = 5_000_000
 # After the end of a session --eager begins the next no sooner: whatever ended it may be met again at once.
 EAGER_PAUSE_US = 1_000_000
 
-# How often --stdio looks whether the peer has acknowledged the end.
+# At the end, how often to look whether the peer has acknowledged or answered; for an answer so long at most.
 ACK_LOOK_US = 5_000
+ANSWER_US = 1_000_000
 
 
 def main(argv=None):
@@ -69,32 +63,27 @@ class Cproxy:
         self._target = format_host_port(*config.target).encode() if config.target else b""
         self._instance = Instance(config.state_dir, instance_name(config))
         self._owes_goodbye = bool(self._instance.former) and not config.stdio  # a predecessor left a session behind
-        self._context = None     # our key; None without encryption
-        self._host_spki = None   # the key of the sproxy that has our session
-        self._site = 0          # which of those with that key it is, 0: unknown
-        self._host_trust = HostTrust(
-            config.known_hosts_file, config.host_fingerprint, lambda text: log.warning("known-hosts", why=text))
+        self._site = 0  # which of the sproxies with its key has our session, 0: unknown
         self._endpoint = Endpoint(loop, self._new_session(), self)
+        self._introduction = Introduction(config, log, self._instance, self._endpoint)
         self._dialer = Dialer(loop, Resolver(loop.call_soon_threadsafe), config, self)
         self._reconnect = Reconnect(loop, self._endpoint, self._dialer, log, self._carrier_wanted)
         self._listeners = []
-        self._epoch = 0
-        self._tag = 0             # of the last WELCOME: by it sproxy knows us again before all else
         self._lost_at = None      # the last carrier's last byte, while the session is without a working one
         self._waiting_at = None   # since when applications wait for a session
         self._idle_timer = None   # of --idle
         self._ttl_timer = None    # of --session-ttl
         self._failures = 0        # dials since there was a carrier
-        self._introduced = False  # another carrier has said HELLO and waits for its answer
         self._complained = False  # the log has a warning that the carrier is lost
         self._key_refused_at = None
         self._yields = False      # to another client: sproxy has --single, or no place left
         self._stopping = False
+        self._asked_at = None     # when it was, and sproxy was asked whether it is there
 
     def start(self):
         """Begin to serve."""
         listeners = [] if self._config.stdio else open_listeners(self._config)
-        self._open_key()
+        self._introduction.open_key()
         if self._config.stdio:
             self._endpoint.add_pipes(*open_stdio(), self._target)
             self._need_carrier()
@@ -110,12 +99,6 @@ class Cproxy:
                 "goodbye-owed", why="a former cproxy left a session behind: it is ended as soon as sproxy answers")
         if self._config.eager or self._owes_goodbye:
             self._need_carrier()
-
-    def _open_key(self):
-        if not self._config.plaintext:
-            self._context = open_context(self._config.key_file, self._log, is_server=False, named=self._config.key)
-        elif not is_loopback(self._config.sproxy_host):
-            self._log.warning("plaintext", why="--plaintext: whoever is on the path reads and changes everything")
 
     # ---- the session
 
@@ -134,8 +117,8 @@ class Cproxy:
         """End the session, if there is one, and be ready for the next."""
         session = self._endpoint.session
         self._dialer.stop()
-        if self._endpoint.attached:
-            self._instance.ended()  # else the next session's HELLO says it, or the next start's
+        if self._endpoint.attached and (self._asked_at is None or self._has_answered()):
+            self._instance.ended()  # else the next session's HELLO says it, the next start's, or `_leave`
         self._endpoint.close(code, why)
         self._session_over(session, why, level)
 
@@ -151,7 +134,7 @@ class Cproxy:
         self._endpoint.renew(self._new_session())
         if self._config.stdio:
             self.exit_status = self.exit_status or int(level != "info")
-            self._loop.stop()
+            self._leave()
         elif self._config.eager and not self._stopping and not self._yields:
             self._loop.call_later(EAGER_PAUSE_US, self._reconnect.needed)
 
@@ -226,7 +209,7 @@ class Cproxy:
         """The carrier is gone."""
         session = endpoint.session
         # sproxy closes the old carrier when it welcomes the next: that may be seen before the welcome is.
-        planned = self._introduced and not why.startswith("nothing heard")
+        planned = self._introduction.under_way and not why.startswith("nothing heard")
         if not self._stopping:
             self._complained |= not planned
             (self._log.info if planned else self._log.warning)(
@@ -282,7 +265,7 @@ class Cproxy:
     def _finish_stdio(self):
         """The application has gone: leave as soon as the peer has acknowledged the rest, or --drain is over."""
         if not self._stopping:
-            self._stopping = True
+            self._stop()
             deadline = self._loop.now() + self._config.drain_us
             self._wait_for_ack(deadline)
 
@@ -290,7 +273,25 @@ class Cproxy:
         if self._endpoint.session.open_count and self._known and self._loop.now() < deadline:
             self._loop.call_later(ACK_LOOK_US, lambda: self._wait_for_ack(deadline))
         else:
-            self._end_session(CloseCode.ORDERLY, "finished")
+            self._when_answered(lambda: self._end_session(CloseCode.ORDERLY, "finished"))
+
+    def _stop(self):
+        """Find out whether what is said from now on arrives."""
+        self._stopping = True
+        self._asked_at = self._loop.now()
+        if self._endpoint.attached:
+            self._endpoint.probe()
+
+    def _has_answered(self):
+        return self._loop.now() - self._endpoint.receive_silence_us > self._asked_at
+
+    def _when_answered(self, act):
+        """Act as soon as it is known whether sproxy is there."""
+        late = self._loop.now() - self._asked_at >= ANSWER_US
+        if self._endpoint.attached and not self._has_answered() and not late:
+            self._loop.call_later(ACK_LOOK_US, lambda: self._when_answered(act))
+        else:
+            act()
 
     def on_reset(self, endpoint, stream, code):
         """sproxy reset a stream; the application has been told by a reset, behind all that its daemon had written."""
@@ -328,48 +329,12 @@ class Cproxy:
 
     def make_caller(self):
         """The client's side of a handshake."""
-        tls = Tls(self._context) if self._context is not None else None
-        return Caller(self._compose_hello, tls, self._judge_host, self._tag)
-
-    def _judge_host(self, spki):
-        """PeerError unless sproxy's key is the one that is expected: during a session its own, whatever is known."""
-        host, port = self._config.sproxy_host, self._config.sproxy_port
-        if self._known and spki == self._host_spki:
-            return
-        try:
-            verdict = self._host_trust.verify(host, port, spki)
-        except PeerError:
-            raise
-        except MproxyError as error:
-            raise PeerError(CloseCode.KEY_REFUSED, str(error)) from None
-        if self._known:
-            raise PeerError(CloseCode.KEY_REFUSED, (
-                f"{format_host_port(host, port)} offers another key than this session began with: offered is"
-                f" {fingerprint(spki)}, expected {fingerprint(self._host_spki)}"))
-        self._host_spki = spki
-        if verdict in ("new", "unwritten"):
-            event = "host-remembered" if verdict == "new" else "host-not-remembered"
-            self._log.info(event, sproxy=format_host_port(host, port), fingerprint=fingerprint(spki),
-                           file=self._host_trust.path)
-
-    def _compose_hello(self):
-        """HELLO for the session as it stands now, the list behind it, and the secret that proves both."""
-        self._introduced = True
-        session = self._endpoint.session
-        # Time, so that a cproxy which lost its memory is not taken for an older carrier of itself.
-        self._epoch = max(self._epoch + 1, time.time_ns() // 1000)
-        hello = Hello(
-            session.session_id, self._instance.id, os.urandom(_wire.NONCE_BYTES), self._epoch,
-            self._config.session.session_budget_bytes, self._config.session.window_bytes,
-            HelloFeature.RENAMES | (HelloFeature.STDIO if self._config.stdio else 0),
-            0 if session.session_id else self._instance.former)
-        return hello, session.resume_list(), session.secret
+        return self._introduction.make_caller()
 
     def on_welcome(self, sock, caller, welcome):
         """The candidate becomes the carrier."""
-        self._introduced = False
+        self._introduction.welcomed(welcome)
         session = self._endpoint.session
-        self._tag = welcome.routing_tag
         self._waiting_at = None
         if not session.session_id:
             session.learn_identity(welcome.session_id, welcome.secret)
@@ -400,16 +365,16 @@ class Cproxy:
         return self._waiting_at is None or self._loop.now() - self._waiting_at < self._config.connect_timeout_us
 
     def _tell_failure(self, why):
-        self._introduced = False
+        self._introduction.under_way = False
         self._failures += 1
         self._log.warning(
             "dial-failed", sproxy=format_host_port(self._config.sproxy_host, self._config.sproxy_port), why=why)
 
     def on_turned_away(self, error, caller):
         """sproxy said no, or something else answered."""
-        self._introduced = False
+        self._introduction.under_way = False
         if caller.refused and error.code == CloseCode.STALE_EPOCH:
-            self._epoch = max(self._epoch, caller.detail)
+            self._introduction.is_stale(caller.detail)
         elif caller.refused and error.code == CloseCode.TWIN:
             if caller.detail:
                 self._rename()
@@ -462,14 +427,25 @@ class Cproxy:
         for listener in self._listeners:
             listener.close()
         self._log.info("stopping", streams=self._endpoint.app_count)
-        self._stopping = True
-        Drain(self._loop, self._unfinished, self._config.drain_us, self._say_goodbye)
+        self._stop()
+        Drain(self._loop, self._unfinished, self._config.drain_us, lambda: self._when_answered(self._say_goodbye))
 
     def _unfinished(self):
         return [self._endpoint] if self._known and self._endpoint.session.open_count else []
 
     def _say_goodbye(self):
         self._end_session(CloseCode.SHUTDOWN, "cproxy ends")
+        if not self._config.stdio:  # with the end of its session that has left
+            self._leave()
+
+    def _leave(self):
+        """End. What sproxy could not be told is left to a process of its own."""
+        if self._instance.former and self._instance.persistent:
+            from mproxy.programs.goodbye import leave_word
+            self._instance.release()
+            process = leave_word(self._config, self._instance.path)
+            self._log.info("goodbye-left", process=process, why=(
+                "there is no carrier: a process of its own tells sproxy as soon as it answers, for an hour at most"))
         self._loop.stop()
 
 

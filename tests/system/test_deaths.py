@@ -172,19 +172,41 @@ def test_killed_stdio_client_makes_room_for_the_next(pair, daemon):
     assert ended(orphan)
 
 
-def test_stopped_while_away_says_goodbye_at_the_next_start(pair, daemon, lab):
+def test_killed_while_away_says_goodbye_at_the_next_start(pair, daemon, lab):
     """Goal: no application is needed for it: cproxy alone, started anew, ends what the former one left behind."""
     pair.start()
     _, connection = pair.joined(daemon)
     lab.wifi.pull()
     pair.cproxy.event("lost", within=10)
-    assert pair.cproxy.stop() == 0
+    pair.cproxy.stop(signal.SIGKILL)
     lab.wifi.give(5)
     outage(0.5)
     assert still_open(connection)
     pair.start_cproxy()
     pair.cproxy.event("goodbye-owed")
     assert ended(connection)
+
+
+@pytest.mark.parametrize("kind", ["listening", "stdio"])
+def test_stopped_while_away_says_goodbye_when_the_path_is_back(pair, daemon, lab, kind):
+    """Goal: cproxy is never started again: the daemon's connection ends all the same, and nothing goes on running."""
+    if kind == "stdio":
+        pair.start_sproxy()
+        cproxy = pair.start_stdio("--drain", "1s", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        connection, _ = daemon.accept()
+    else:
+        pair.start(cproxy=["--drain", "1s"])
+        _, connection = pair.joined(daemon)
+        cproxy = pair.cproxy
+    lab.wifi.pull()
+    cproxy.event("lost", within=10)
+    cproxy.stop(signal.SIGHUP if kind == "stdio" else signal.SIGTERM)
+    assert still_open(connection)
+    lab.wifi.give(5)
+    connection.settimeout(15)
+    assert ended(connection)
+    until(lambda: not any("goodbye" in line for line in lab.client.command_lines()), 5, "its end")
+    assert "cproxy has ended" in pair.sproxy.event("ended", count=2)["why"]
 
 
 def test_a_copied_state_directory_takes_nothing_away(pair, daemon, lab):

@@ -6,7 +6,7 @@ import pytest
 
 from mproxy._wire import CloseCode
 from mproxy.errors import MproxyError, PeerError
-from mproxy.policy.instance import Instance, stdio_name
+from mproxy.policy.instance import Instance, LeftBehind, stdio_name
 from mproxy.policy.keys import SPKI_PREFIX
 from mproxy.policy.site import Site
 from mproxy.policy.trust import AuthorizedKeys
@@ -50,6 +50,41 @@ def test_a_hundred_at_once_differ_and_a_place_that_gets_free_is_taken(tmp_path):
     assert len({one.id for one in all_of_them}) == 100
     died(all_of_them[70])
     assert Instance(tmp_path, name).id == all_of_them[70].id
+
+
+def left_behind(tmp_path):
+    instance = Instance(tmp_path, "5200")
+    instance.began(7)
+    instance.release()
+    return instance, LeftBehind(instance.path)
+
+
+def test_what_is_left_behind_is_owed_until_it_is_said(tmp_path):
+    instance, left = left_behind(tmp_path)
+    assert (left.id, left.former) == (instance.id, 7)
+    assert left.take()
+    assert Instance(tmp_path, "5200").id != instance.id  # a cproxy that starts in this moment is somebody else
+    left.ended()
+    assert not left.take()
+
+
+def test_a_cproxy_that_starts_says_the_goodbye_itself(tmp_path):
+    instance, left = left_behind(tmp_path)
+    assert left.take()
+    left.let_go()
+    again = Instance(tmp_path, "5200")
+    assert (again.id, again.former) == (instance.id, 7)
+    assert not left.take()
+    again.began(8)
+    again.release()
+    assert not left.take()  # that one has said it, and owes another
+    assert LeftBehind(again.path).former == 8
+
+
+def test_with_its_directory_what_is_owed_is_gone(tmp_path):
+    _instance, left = left_behind(tmp_path)
+    (tmp_path / "instance-5200").unlink()
+    assert not left.take()
 
 
 def test_a_new_name_is_kept(tmp_path):

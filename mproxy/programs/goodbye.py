@@ -1,0 +1,186 @@
+"""The goodbye of a cproxy that has ended while there was no carrier, said by a small process that outlives it.
+
+Its session and the daemon connections in it would else stay at sproxy for --session-ttl. `leave_word` starts the
+process, detached from whoever started cproxy; `main` is what runs in it. It dials at the usual pace, and begins a new
+session with the identity of the one that ended: by that sproxy ends the former one, and the new one is ended at once.
+So nothing secret is handed over, and a cproxy that starts meanwhile simply does the same before.
+"""
+
+import json
+import os
+import stat
+import sys
+
+from mproxy._session import Session
+from mproxy._wire import CloseCode
+from mproxy.config import CproxyConfig, SessionConfig
+from mproxy.errors import MproxyError
+from mproxy.net._endpoint import Endpoint
+from mproxy.net._loop import Loop
+from mproxy.policy.dialer import Dialer
+from mproxy.policy.instance import LeftBehind
+from mproxy.policy.reconnect import Reconnect
+from mproxy.policy.resolver import Resolver
+from mproxy.programs.common import install_signals, say_session
+from mproxy.programs.introduction import Introduction
+from mproxy.programs.log import Log
+from mproxy.programs.rights import protect_memory
+
+# How long it is tried. The clock stands still while the host sleeps, so a laptop that was closed says it when opened.
+PATIENCE_US = 3_600_000_000
+
+# Files that the process reads, whatever its directory.
+PATHS = ("state_dir", "key", "known_hosts")
+
+
+def leave_word(config, path):
+    """Start the process for the instance in the file `path`; returns its number, None when it could not be started."""
+    import subprocess
+    values = {**config.__dict__, "session": config.session.__dict__, "path": os.path.abspath(path)}
+    for name in PATHS:
+        values[name] = values[name] and os.path.abspath(values[name])
+    above = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # the package
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-PS", "-m", "mproxy.programs.goodbye"], cwd="/", env={**os.environ, "PYTHONPATH": above},
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=None if log_is_file() else subprocess.DEVNULL,
+            start_new_session=True)
+        process.stdin.write(json.dumps(values).encode())
+        process.stdin.close()
+    except OSError:
+        return None
+    process.returncode = 0  # it is to outlive this one: nothing to wait for
+    return process.pid
+
+
+def log_is_file():
+    """Whether standard error may be kept: nobody waits for the end of a file."""
+    try:
+        return stat.S_ISREG(os.fstat(2).st_mode)
+    except OSError:
+        return False
+
+
+def main():
+    """Run in the process that `leave_word` started."""
+    protect_memory()
+    os.nice(10)
+    values = json.load(sys.stdin)
+    path = values.pop("path")
+    config = CproxyConfig(session=SessionConfig(**values.pop("session")), **values)
+    log = Log(config.log_level, config.log_format)
+    loop = Loop()
+    loop.on_error = lambda error: log.error("internal-error", why=f"{type(error).__name__}: {error}")
+    log.restrain(loop.call_later)
+    try:
+        program = Goodbye(config, log, loop, LeftBehind(path))
+        install_signals(loop, program)
+        program.start()
+    except (OSError, MproxyError):
+        return 1  # another process sees to it, or the key is gone
+    loop.run()
+    log.tell_rest()
+    return program.exit_status
+
+
+class Goodbye:
+    """Observer of endpoint and dialer."""
+
+    def __init__(self, config, log, loop, left):
+        self.exit_status = 1
+        self._log = log
+        self._loop = loop
+        self._left = left
+        self._speaking = False  # a connection stands that may have said HELLO
+        self._endpoint = Endpoint(loop, Session(config.session, is_server=False), self)
+        self._introduction = Introduction(config, log, left, self._endpoint)
+        self._dialer = Dialer(loop, Resolver(loop.call_soon_threadsafe), config, self)
+        self._reconnect = Reconnect(loop, self._endpoint, self._dialer, log, lambda: True)
+
+    def start(self):
+        """Begin to dial."""
+        self._introduction.open_key()
+        self._loop.call_later(PATIENCE_US, self._loop.stop)
+        self._reconnect.needed()
+
+    def shut_down(self, _signal):
+        """SIGTERM: the next start of cproxy says it."""
+        self._loop.stop()
+
+    # ---- told by the dialer
+
+    def still_wanted(self):
+        """Whether it is still owed, and by us."""
+        owed = self._left.take()
+        if not self._speaking:
+            self._left.let_go()
+        if not owed:
+            self._loop.stop()
+        return owed
+
+    def make_caller(self):
+        """A connection stands."""
+        self._speaking = True
+        self._left.take()
+        return self._introduction.make_caller()
+
+    def on_welcome(self, sock, caller, welcome):
+        """The former session has ended; there is an empty one instead."""
+        self._left.ended()
+        self._endpoint.session.learn_identity(welcome.session_id, welcome.secret)
+        self._reconnect.settled()
+        self._endpoint.attach(
+            sock.detach(), welcome.epoch, welcome.window_bytes, welcome.budget_bytes, b"", caller.leftover, caller.tls)
+
+    def on_dial_failed(self, _why):
+        """Go on."""
+        self._let_go()
+
+    def on_cut_off(self, _why):
+        """Go on."""
+        self._let_go()
+
+    def on_turned_away(self, error, caller):
+        """sproxy said no: a living twin owes nothing, all else may pass."""
+        self._let_go()
+        if error.code == CloseCode.STALE_EPOCH and caller.refused:
+            self._introduction.is_stale(caller.detail)
+        elif error.code == CloseCode.TWIN and caller.detail:
+            self._loop.stop()
+
+    def _let_go(self):
+        self._speaking = False
+        self._left.let_go()
+
+    # ---- told by the endpoint
+
+    def on_resumed(self, endpoint):
+        """Nothing more is to come."""
+        self._log.info("goodbye-said", session=say_session(endpoint.session.session_id))
+        self._endpoint.close(CloseCode.SHUTDOWN, "cproxy has ended")
+        self._finish()
+
+    def on_lost(self, _endpoint, _why):
+        """The empty session is nobody's loss."""
+        self._finish()
+
+    def on_closed(self, _endpoint, _code, _reason, _local):
+        """sproxy was quicker."""
+        self._finish()
+
+    def on_suspect(self, endpoint):
+        """The word that follows WELCOME is late."""
+        self.on_lost(endpoint, "")
+
+    def on_waiting(self, _endpoint):
+        """Nobody writes."""
+
+    def _finish(self):
+        self.exit_status = 0
+        self._loop.stop()
+
+
+if __name__ == "__main__":
+    from mproxy.programs.start import take_name
+    take_name("cproxy-goodbye")
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""How a cproxy introduces itself to sproxy: with its key and HELLO, and whom it takes for sproxy."""
+
+import os
+import time
+
+from mproxy import _wire
+from mproxy._wire import CloseCode, HelloFeature
+from mproxy.config import format_host_port
+from mproxy.errors import MproxyError, PeerError
+from mproxy.handshake import Caller, Hello
+from mproxy.net._tls import Tls
+from mproxy.policy.keys import fingerprint
+from mproxy.policy.trust import HostTrust
+from mproxy.programs.door import is_loopback, open_context
+
+
+class Introduction:
+    """The client's side of every handshake for the session that `endpoint` has at the moment."""
+
+    def __init__(self, config, log, instance, endpoint):
+        self._config = config
+        self._log = log
+        self._instance = instance
+        self._endpoint = endpoint
+        self._context = None    # our key; None without encryption
+        self._host_spki = None  # the key of the sproxy that has our session
+        self._host_trust = HostTrust(
+            config.known_hosts_file, config.host_fingerprint, lambda text: log.warning("known-hosts", why=text))
+        self._tag = 0           # of the last WELCOME: by it sproxy knows us again before all else
+        self._epoch = 0
+        self.under_way = False  # HELLO was said and waits for its answer
+
+    def open_key(self):
+        """Read our key; makes it at the first start."""
+        config = self._config
+        if not config.plaintext:
+            self._context = open_context(config.key_file, self._log, is_server=False, named=config.key)
+        elif not is_loopback(config.sproxy_host):
+            self._log.warning("plaintext", why="--plaintext: whoever is on the path reads and changes everything")
+
+    def make_caller(self):
+        """For one connection."""
+        tls = Tls(self._context) if self._context is not None else None
+        return Caller(self._compose_hello, tls, self._judge_host, self._tag)
+
+    def welcomed(self, welcome):
+        """HELLO was answered."""
+        self.under_way = False
+        self._tag = welcome.routing_tag
+
+    def is_stale(self, epoch):
+        """sproxy has seen a carrier of that epoch: the next HELLO has a higher one."""
+        self._epoch = max(self._epoch, epoch)
+
+    def _judge_host(self, spki):
+        """PeerError unless sproxy's key is the one that is expected: during a session its own, whatever is known."""
+        host, port = self._config.sproxy_host, self._config.sproxy_port
+        known = bool(self._endpoint.session.session_id)
+        if known and spki == self._host_spki:
+            return
+        try:
+            verdict = self._host_trust.verify(host, port, spki)
+        except PeerError:
+            raise
+        except MproxyError as error:
+            raise PeerError(CloseCode.KEY_REFUSED, str(error)) from None
+        if known:
+            raise PeerError(CloseCode.KEY_REFUSED, (
+                f"{format_host_port(host, port)} offers another key than this session began with: offered is"
+                f" {fingerprint(spki)}, expected {fingerprint(self._host_spki)}"))
+        self._host_spki = spki
+        if verdict in ("new", "unwritten"):
+            event = "host-remembered" if verdict == "new" else "host-not-remembered"
+            self._log.info(event, sproxy=format_host_port(host, port), fingerprint=fingerprint(spki),
+                           file=self._host_trust.path)
+
+    def _compose_hello(self):
+        """HELLO for the session as it stands now, the list behind it, and the secret that proves both."""
+        self.under_way = True
+        session = self._endpoint.session
+        # Time, so that a cproxy which lost its memory is not taken for an older carrier of itself.
+        self._epoch = max(self._epoch + 1, time.time_ns() // 1000)
+        hello = Hello(
+            session.session_id, self._instance.id, os.urandom(_wire.NONCE_BYTES), self._epoch,
+            self._config.session.session_budget_bytes, self._config.session.window_bytes,
+            HelloFeature.RENAMES | (HelloFeature.STDIO if self._config.stdio else 0),
+            0 if session.session_id else self._instance.former)
+        return hello, session.resume_list(), session.secret
