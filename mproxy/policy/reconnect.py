@@ -11,6 +11,10 @@ from mproxy.policy.network import NetworkWatch, SuspendClock, outgoing_device, p
 # How often to compare the clocks: the longest that a wake-up without any other sign goes unnoticed.
 CLOCK_CHECK_US = 1_000_000
 
+# One change of the network is several events: address, routes, neighbours. A route that was just found to lead nowhere
+# is not tried again for the rest of them.
+BURST_US = 10_000_000
+
 NEVER = 1 << 62
 
 
@@ -27,6 +31,7 @@ class Reconnect:
         self._log = log
         self._wanted = wanted
         self._in_doubt_at = None
+        self._settled_at, self._routed = 0, None  # when the carrier came, and the route's device then if not its own
         self._suspend_clock = SuspendClock()
         self._network = self._watch = None
         try:
@@ -75,9 +80,11 @@ class Reconnect:
         if not self._endpoint.attached:
             self._dialer.hurry()
 
-    def settled(self):
-        """A new carrier is attached."""
+    def settled(self, peer):
+        """A new carrier, to the address `peer`, is about to be attached."""
         self._in_doubt_at = None
+        self._settled_at = self._loop.now()
+        self._routed = outgoing_device(peer) if self._dialer.device is not None else None
 
     def still_wanted(self):
         """Whether the next dial attempt makes sense; clears a doubt that bytes have refuted."""
@@ -96,9 +103,13 @@ class Reconnect:
         return addresses is not None and preferred_source(addresses[1], self._dialer.device) == addresses[0][0]
 
     def _bound_aside(self):
-        """The carrier is bound to a device that the route does not take (any more)."""
+        """The carrier is bound to a device that the route does not take, and it is time to try the route again."""
         device, addresses = self._dialer.device, self._endpoint.addresses()
-        return device is not None and addresses is not None and outgoing_device(addresses[1]) != device
+        if device is None or addresses is None:
+            return False
+        routed = outgoing_device(addresses[1])
+        known = routed == self._routed and self._loop.now() - self._settled_at < BURST_US
+        return routed != device and not known
 
     def _on_network(self, _events):
         events = self._network.read_events()

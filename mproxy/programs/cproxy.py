@@ -344,7 +344,7 @@ class Cproxy:
             self._instance.began(session_tag(welcome.session_id))
         else:
             self._note_loss()
-        self._reconnect.settled()
+        self._reconnect.settled(sock.getpeername())
         self._endpoint.attach(
             sock.detach(), welcome.epoch, welcome.window_bytes, welcome.budget_bytes, b"", caller.leftover, caller.tls)
 
