@@ -38,6 +38,9 @@ MOST_INDEX = 1 << 31
 MOST_SIZE = (1 << 63) - 1
 UNKNOWN_SIZE = (1 << 64) - 1
 
+# A time in nanoseconds, before or after 1970: to the year 2262. File systems have some that are farther away.
+MOST_TIME_NS = (1 << 63) - 1
+
 HEADER = struct.Struct(">B3xI")  # type, bytes of payload
 _HELLO = struct.Struct(">H6x")
 _FILE = struct.Struct(">IBxHqQ16s")  # index, kind, mode, mtime (ns), size, identity; then the name

@@ -13,7 +13,17 @@ from collections import deque
 
 from mproxy.datagram import messages
 from mproxy.datagram.conversation import Conversation
-from mproxy.datagram.messages import AHEAD, UNKNOWN_SIZE, File, FileKind, MessageType, Result, bad
+from mproxy.datagram.messages import (
+    AHEAD,
+    MOST_NAME_BYTES,
+    MOST_TIME_NS,
+    UNKNOWN_SIZE,
+    File,
+    FileKind,
+    MessageType,
+    Result,
+    bad,
+)
 from mproxy.datagram.parts import Parts
 from mproxy.datagram.tree import DIGEST_BYTES, LEAF_BYTES, block_count, block_length, leaf, root
 from mproxy.errors import MproxyError
@@ -67,13 +77,16 @@ class Source:
         if self.path is None:
             return File(index, self.kind, 0o666, 0, UNKNOWN_SIZE, os.urandom(16), self.name)
         is_directory = self.kind == FileKind.DIRECTORY
+        if len(self.name) > MOST_NAME_BYTES:  # longer than any path of the receiver's
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         self._leaving = False
         self.fd = os.open(self.path, _OPEN | (os.O_DIRECTORY if is_directory else 0)
                           | (0 if self._follow else os.O_NOFOLLOW))
         status = os.fstat(self.fd)
         if not is_directory and not stat.S_ISREG(status.st_mode):
             raise Changed("it is no longer a file")
-        mode, mtime_ns = stat.S_IMODE(status.st_mode) & 0o777, status.st_mtime_ns
+        mode = stat.S_IMODE(status.st_mode) & 0o777
+        mtime_ns = max(-MOST_TIME_NS, min(status.st_mtime_ns, MOST_TIME_NS))
         if not is_directory and self._is_made_up(status):
             self.kind = FileKind.PIPE
             return File(index, self.kind, mode, mtime_ns, UNKNOWN_SIZE, os.urandom(16), self.name)

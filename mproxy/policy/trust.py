@@ -8,6 +8,7 @@ warning that names file and line: it lets nobody in. In known_hosts that would l
 there it refuses whoever it may be about.
 """
 
+import codecs
 import fcntl
 import os
 import stat
@@ -337,8 +338,8 @@ def read_list(path):
 
 
 def lines_of(data):
-    """(number, text) of the lines that say something: no blank ones, no comments."""
-    for number, line in enumerate(data.split(b"\n"), 1):
+    """(number, text) of the lines that say something: no blank ones, no comments. Some editors mark UTF-8 (BOM)."""
+    for number, line in enumerate(data.removeprefix(codecs.BOM_UTF8).split(b"\n"), 1):
         text = line[:LINE_BYTES].decode(errors="replace").strip()
         if text and not text.startswith("#"):
             yield number, text

@@ -80,7 +80,8 @@ _USAGE = "mproxy impair [options] PORT HOST PORT"
 
 _DESCRIPTION = """\
 A bad network in a box: relay UDP packets from the first PORT to HOST PORT (or
-HOST:PORT) and back, and on the way lose, duplicate, reorder, damage and delay them.
+HOST:PORT) and back, and on the way lose, duplicate, reorder, damage and delay
+them.
 
 A value counts for both directions; A/B is A for packets to the server and B
 for packets to the client. P is a percentage. What happens to a packet depends
@@ -155,9 +156,9 @@ def parse_impair(argv):
     """The ImpairConfig of the command line `argv`."""
     parser = OneLineParser("mproxy impair", _USAGE, _DESCRIPTION, _EPILOG)
     group = parser.add_argument_group("packets")
-    for option, what in (("--loss", "lose P %%"), ("--duplicate", "deliver P %% twice"), ("--corrupt", "damage P %%"),
-                         ("--reorder", "let others overtake P %%")):
-        parser.add(group, option, both(parse_percent), metavar="P[/P]", help=f"{what} of them (default 0)")
+    for option, what in (("--loss", "lose P %% of them"), ("--duplicate", "deliver P %% of them twice"),
+                         ("--corrupt", "damage P %% of them"), ("--reorder", "let others overtake P %% of them")):
+        parser.add(group, option, both(parse_percent), metavar="P[/P]", help=f"{what} (default 0)")
     parser.add(group, "--reorder-by", both(_parse_delay), metavar="TIME[/TIME]", help=(
         "reordered ones arrive up to this much later (default 5ms)"))
     parser.add(group, "--mtu", both(parse_mtu), metavar="N[/N]", help=(
@@ -172,9 +173,9 @@ def parse_impair(argv):
         "what may wait for the link; more is dropped (default 256KiB)"))
     group = parser.add_argument_group("general")
     parser.add(group, "--seed", parse_seed, metavar="N", help=(
-        "of the random numbers (default: another one each run; the log shows it)"))
+        "where the random numbers begin (default: another one each run; the log shows it)"))
     parser.add(group, "--clients", parse_count, metavar="N", help=(
-        f"at once; beyond it the one silent longest is forgotten (default {ImpairConfig.clients.default})"))
+        f"clients at once; beyond it the one silent longest is forgotten (default {ImpairConfig.clients.default})"))
     parser.add(group, "--idle", parse_duration, metavar="TIME", help="forget a silent client after this (default 1m)")
     parser.add(group, "--bind", parse_bind, metavar="ADDR", help=(
         "numeric address to listen on (default every address)"))

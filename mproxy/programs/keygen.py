@@ -33,7 +33,8 @@ def _parse(argv):
         "  target=\"HOST:PORT,...\"  only these daemons\n"
         "  from=\"CIDR,...\"         only from these addresses\n"
         "  expiry=\"2027-01-31\"     not from that day on\n"
-        "  max-streams=N           connections at once")
+        "  max-streams=N           connections at once, in all its sessions\n"
+        "  max-sessions=N          sessions at once")
     parser.add_argument("-f", "--file", metavar="FILE", help=(
         "the key (default client-key.pem in $XDG_STATE_HOME/mproxy or ~/.local/state/mproxy; root: /var/lib/mproxy)"))
     parser.add_argument("--comment", metavar="TEXT", help="words behind the key (default USER@HOST)")

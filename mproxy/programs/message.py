@@ -257,7 +257,8 @@ def server_main(argv):
     program = "message-server"
     parser = OneLineParser(
         f"mproxy {program}", "mproxy message-server [options] PORT",
-        "Print the messages that clients send: each one's length on one line, its text on the next.",
+        "Print the messages that clients send: each one's length on one line, its text on\n"
+        "the next.",
         "example: mproxy message-server 5000")
     parser.add(parser, "--bind", parse_bind, metavar="ADDR", help=(
         "numeric address to listen on (default 127.0.0.1 and ::1: this host alone; 0.0.0.0 or :: is every address)"))

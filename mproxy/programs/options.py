@@ -94,7 +94,15 @@ def complain(program, text):
 
 
 def _help_format(prog):
-    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=27, width=79)
+    return _HelpFormat(prog, max_help_position=27, width=79)
+
+
+class _HelpFormat(argparse.RawDescriptionHelpFormatter):
+    """Text around the options as it is written; theirs in lines that do not end within `client-key.pem`."""
+
+    def _split_lines(self, text, width):
+        import textwrap  # needed by --help alone
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
 
 def _word(name, text, parse):

@@ -63,11 +63,16 @@ _USAGE = "mproxy recv [options] PORT [-o FILE|DIR|-]"
 _DESCRIPTION = """\
 Receive what 'mproxy send' sends to UDP port PORT. Files go to the current
 directory, to DIR, to FILE (one), or to standard output (-o -). A file has its
-name only when all of it has arrived and its hash agrees."""
+name only when all of it has arrived and its hash agrees.
+
+Who may send is said by --key or --own-key; without one it does not start,
+unless --open lets everybody send."""
 
 _EPILOG = """\
 exit status (--once): 0 everything arrived, 2 wrong command line, 3 no space, 4
 no permission, 5 there already, 6 no answer, 7 the keys do not agree, 1 else.
+
+TIME is a number with us, ms, s, m, h or d (1s, 1.5m; a bare number is seconds).
 
 examples:
   mproxy recv --key secret 7000 -o incoming/

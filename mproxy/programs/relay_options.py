@@ -101,7 +101,7 @@ def _add_options(parser):
     group.add_argument("--udp", action="store_true", default=None, help="relay UDP datagrams, not TCP connections")
     parser.add(group, "--config", parse_name, metavar="FILE", help="take the rules of this file")
     group.add_argument("--kernel", action="store_true", default=None, help=(
-        "let the kernel relay by nftables: faster, less options; needs root and nft"))
+        "let the kernel relay by nftables: faster, fewer options; needs root and nft"))
 
     group = parser.add_argument_group("process")
     parser.add(group, "--workers", _workers, metavar="N|auto", help=(
@@ -146,11 +146,12 @@ def _parse_command(command, *argv):
         group = parser.add_argument_group("options")
         group.add_argument("--kernel", action="store_true", default=None, help="and what --kernel cannot do")
     else:
-        parser = OneLineParser(f"{PROGRAM} {command}", f"mproxy relay {command} [--pidfile FILE]", None, _CLIENT_EPILOG)
+        usage = f"mproxy relay {command} [--pidfile FILE]{' [--json]' if command == 'status' else ''}"
+        parser = OneLineParser(f"{PROGRAM} {command}", usage, None, _CLIENT_EPILOG)
         group = parser.add_argument_group("options")
-        parser.add(group, "--pidfile", parse_name, metavar="FILE", help="the running relay's")
+        parser.add(group, "--pidfile", parse_name, metavar="FILE", help="the one that the running relay was given")
         if command == "status":
-            group.add_argument("--json", action="store_true", default=None, help="for programs")
+            group.add_argument("--json", action="store_true", default=None, help="one JSON object, for programs")
     _add_help(parser, group)
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
     given, words = parser.split(list(argv))

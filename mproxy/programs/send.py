@@ -38,8 +38,8 @@ _USAGE = "mproxy send [options] FILE... HOST PORT"
 
 _DESCRIPTION = """\
 Send files and directories to 'mproxy recv' at HOST PORT (or HOST:PORT), over
-UDP. FILE '-' is standard input. Sent again after an interruption, a file goes on where it
-stopped, as long as it has not changed."""
+UDP. FILE '-' is standard input. Sent again after an interruption, a file goes
+on where it stopped, as long as it has not changed."""
 
 _EPILOG = """\
 exit status: 0 everything arrived, 2 wrong command line, 3 no space, 4 no
@@ -47,8 +47,10 @@ permission, 5 there already, 6 no answer, 7 the keys do not agree, 8 arrived
 but for what is neither a file nor a directory (symbolic links), 130
 interrupted, 1 else.
 
+TIME is a number with us, ms, s, m, h or d (1s, 1.5m; a bare number is seconds).
+
 examples:
-  mproxy send movie.mkv photos/ server 7000
+  mproxy send --key secret movie.mkv photos/ server 7000
   tar c . | mproxy send --key secret - server 7000
 """
 

@@ -27,3 +27,12 @@ def test_sandboxed():
             for setting in ("NoNewPrivileges=yes", "ProtectSystem=strict", "ProtectHome=yes", "CapabilityBoundingSet=",
                             "SystemCallFilter=@system-service", "MemoryDenyWriteExecute=yes"):
                 assert f"\n{setting}" in unit.read_text(), f"{unit.name}: {setting}"
+
+
+def test_services_that_share_a_state_directory_share_a_user():
+    """Goal: systemd gives the directory to the user of whichever is started last; the others could not read their keys.
+    The name of a dynamic user is made of the unit's, unless User= says another one."""
+    for unit in UNITS:
+        text = unit.read_text()
+        if "\nDynamicUser=yes" in text and "\nStateDirectory=mproxy" in text:
+            assert "\nUser=mproxy\n" in text, unit.name

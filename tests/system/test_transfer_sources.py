@@ -11,7 +11,7 @@ from program import Program
 from test_transfer import MANY, MPROXY_ROOT, Transfer
 
 from mproxy.datagram import sender as sending
-from mproxy.datagram.messages import FileKind, Result
+from mproxy.datagram.messages import HEADER, FileKind, MessageType, Result, parse_payload
 from mproxy.datagram.sender import FileSender, Source, find_sources
 
 
@@ -60,6 +60,31 @@ def test_any_number_of_files_that_cannot_be_opened_in_a_row(tmp_path):
     outcomes = Outcomes()
     FileSender(SilentLink(), None, outcomes).start(gone)
     assert outcomes.files == [(source.name, Result.FAILED, "cannot read: No such file or directory") for source in gone]
+
+
+@pytest.mark.parametrize("seconds", [-(10**11), -5, 0, 10**10, 10**11])
+def test_any_time_that_a_file_can_have(tmp_path, seconds):
+    path = tmp_path / "f"
+    path.write_bytes(b"data")
+    os.utime(path, (seconds, seconds))
+    source = Source(b"f", FileKind.FILE, str(path))
+    link = SilentLink()
+    FileSender(link, None, Outcomes()).start([source])
+    source.close()
+    told = parse_payload(MessageType.FILE, link.sent[-1][HEADER.size:])
+    assert told.mtime_ns == max(1 - (1 << 63), min(path.stat().st_mtime_ns, (1 << 63) - 1))
+
+
+def test_a_name_longer_than_paths_are_costs_that_file_alone(tmp_path):
+    """Goal: the receiver would end the whole transfer for it."""
+    (tmp_path / "f").write_bytes(b"data")
+    sources = [Source(b"n" * length, FileKind.FILE, str(tmp_path / "f")) for length in (4097, 4096)]
+    outcomes = Outcomes()
+    link = SilentLink()
+    FileSender(link, None, outcomes).start(sources)
+    assert outcomes.files == [(b"n" * 4097, Result.FAILED, "cannot read: File name too long")]
+    assert parse_payload(MessageType.FILE, link.sent[-1][HEADER.size:]).name == b"n" * 4096
+    sources[1].close()
 
 
 def test_out_of_descriptors_a_file_waits(tmp_path, monkeypatch):

@@ -1,6 +1,8 @@
 """Command lines: every option, what is refused and in which words, and the help as people see it."""
 
 import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -314,13 +316,28 @@ def test_complaints_are_one_printable_line(capfd):
 
 # --- help, version, start ---
 
+@pytest.mark.parametrize("words", [*mproxy_main.PROGRAMS, "relay check", "relay reload", "relay stop", "relay status"])
+def test_help_fits_80_columns_and_says_what_a_time_is(words, capsys):
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        with pytest.raises(SystemExit) as caught:
+            mproxy_main.main([*words.split(), "--help"])
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    text = capsys.readouterr().out
+    assert caught.value.code == 0
+    assert max(map(len, text.splitlines())) <= 80
+    assert "TIME is a number with " in text or "TIME" not in text
+    assert not re.search(r"\w-\n", text), "a word is divided"
+
+
 @pytest.mark.parametrize("program", ["cproxy", "sproxy"])
-def test_help_is_complete_and_fits_80_columns(program, capsys):
+def test_help_is_complete(program, capsys):
     with pytest.raises(SystemExit) as caught:
         PARSE[program](["--help"])
     text = capsys.readouterr().out
     assert caught.value.code == 0
-    assert max(map(len, text.splitlines())) <= 80
     config_class = {"cproxy": CproxyConfig, "sproxy": SproxyConfig}[program]
     shown = {**SessionConfig.settings(), **config_class.settings()}
     words = {"session", "port", "sproxy_host", "sproxy_port", "daemon_host", "daemon_port"}

@@ -250,6 +250,18 @@ def test_wrong_line_says_what_is_wrong(line, words):
         parse_grant(line.replace("KEY", public_line(ONE)))
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", ""])
+def test_list_from_another_system(end):
+    """Goal: editors that mark UTF-8, write CRLF, or no end of the last line."""
+    warnings = []
+    text = f"\ufeff{public_line(ONE, 'ann')}\r\nmax-streams=3 {public_line(OTHER)}{end}"
+    grants = parse_authorized_keys(text.encode(), "keys", warnings.append)
+    assert [(grant.spki, grant.comment, grant.max_streams) for grant in grants] == [(ONE, "ann", None), (OTHER, "", 3)]
+    known = parse_known_hosts(f"\ufeffserver:6200 {public_line(ONE)}{end}".encode(), "known", warnings.append)
+    assert known == [(1, ("server", 6200), ONE)]
+    assert warnings == []
+
+
 def test_bad_lines_are_named_and_skipped():
     warnings = []
     data = f"# keys\n{public_line(ONE)}\nbad=1 {public_line(OTHER)}\n\n{public_line(THIRD)}\n".encode()
