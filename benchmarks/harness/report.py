@@ -9,6 +9,8 @@ of its grids, which has a file of its own:
 
     <!-- bench session tables -->      <!-- bench session promises -->      <!-- bench datagram-repair grid -->
     <!-- end of bench -->              <!-- end of bench -->                <!-- end of bench -->
+
+`<!-- bench summary -->` is the place of the ten lines of `harness.summary`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import chart, environment, grid
+from harness import chart, environment, grid, summary
 from harness.group import WorkloadGroup
 from harness.results import Results, row_table
 from harness.targets import check, target_table
@@ -29,6 +31,7 @@ RESULTS = REPOSITORY / "benchmarks" / "results"
 DOCS = (REPOSITORY / "README.md", REPOSITORY / "docs" / "performance.md", REPOSITORY / "docs" / "datagram.md")
 END_MARK = "<!-- end of bench -->"
 PROMISES_HEAD = "| promise"
+SUMMARY_MARK = "<!-- bench summary -->"
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,10 @@ def update_docs() -> list[str]:
             if source.exists():
                 text = _replaced(text, f"<!-- bench {name} {part} -->", _part(source.read_text(), part))
                 written.append(f"{page.name}: {name} {part}")
+        if SUMMARY_MARK in text:
+            text = _replaced(text, SUMMARY_MARK, "\n".join(summary.table(RESULTS)))
+            summary.draw(RESULTS, RESULTS / "summary.svg")
+            written.append(f"{page.name}: summary")
         page.write_text(text)
     return written
 

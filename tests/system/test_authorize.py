@@ -147,7 +147,7 @@ class TestAuthorize:
         said = finish(authorize(lab))
         assert offered in said and f"{place}/authorized_keys" in said
         assert len(lines(place / "authorized_keys")) == 1
-        assert not server.exists()
+        assert not any((server / name).exists() for name in ("host-key.pem", "authorized_keys"))
         until(lambda: sproxy.events("keys-read")[-1]["keys"] == "1", 10, "sproxy has read it")
 
     def test_sproxy_whose_files_cannot_be_told(self, lab, server):
