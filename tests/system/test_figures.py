@@ -4,6 +4,7 @@ Limits are those of the promise; the measurements behind them are far better on 
 that a busy one does not spoil it: a median, or the best of a few.
 """
 
+import contextlib
 import selectors
 import socket
 import statistics
@@ -29,9 +30,10 @@ class Arrivals(threading.Thread):
         self.start()
 
     def run(self):
-        for line in self.connection.makefile("rb"):
-            self.times.append(time.monotonic())
-            self.numbers.append(int(line))
+        with contextlib.suppress(ConnectionResetError):  # the end of the test
+            for line in self.connection.makefile("rb"):
+                self.times.append(time.monotonic())
+                self.numbers.append(int(line))
 
     def first_after(self, moment):
         """When the first line after `moment` came, None if none did."""
