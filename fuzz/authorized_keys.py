@@ -14,7 +14,7 @@ def check(data):
     for grant in grants:
         for host in ("10.0.0.1", "fd00::1%eth0", "::ffff:10.0.0.1", "no address"):
             assert grant.refusal(host, 1.8e9) in (
-                None, "the key's expiry is over", "the key may not be used from this address")
+                None, "the key's expiry date has passed", "the key may not be used from this address")
         assert grant.allows_target("localhost", 22) in (True, False)
         assert grant.max_streams is None or grant.max_streams > 0
         assert grant.targets is None or all(0 < port < 65536 for _, port in grant.targets)

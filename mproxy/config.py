@@ -82,7 +82,7 @@ class Setting:
         too_high = self.highest is not None and value is not None and value > self.highest
         if too_low or too_high:
             allowed = f"{self.format(self.lowest)} to {self.format(self.highest)}"
-            raise UsageError(f"{self.option} {self.format(value)} is out of range: allowed is {allowed}")
+            raise UsageError(f"{self.option} {self.format(value)}: out of range ({allowed})")
 
 
 class Config:
@@ -160,8 +160,8 @@ class SessionConfig(Config):
     def _check(self):
         if self.session_budget_bytes < self.window_bytes:
             raise UsageError(
-                f"--session-budget {format_size(self.session_budget_bytes)} is out of range: allowed is"
-                f" {format_size(self.window_bytes)} (one --window) to {format_size(1024 * GIB)}")
+                f"--session-budget {format_size(self.session_budget_bytes)}: out of range"
+                f" ({format_size(self.window_bytes)}, which is one --window, to {format_size(1024 * GIB)})")
 
 
 class ProgramConfig(Config):
@@ -220,10 +220,10 @@ class ProgramConfig(Config):
 
     def _check(self):
         if self.log_level not in LOG_LEVELS:
-            raise UsageError(f"--log-level {self.log_level} is unknown: choose from {', '.join(LOG_LEVELS)}")
+            raise UsageError(f"--log-level {self.log_level}: must be one of {', '.join(LOG_LEVELS)}")
         if self.log_format not in LOG_FORMATS:
             choices = ", ".join(LOG_FORMATS)
-            raise UsageError(f"--log-format {self.log_format} is unknown: choose from {choices}")
+            raise UsageError(f"--log-format {self.log_format}: must be one of {choices}")
 
 
 class CproxyConfig(ProgramConfig):

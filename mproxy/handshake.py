@@ -158,9 +158,9 @@ def session_tag(session_id):
 def check_limits(window_bytes, budget_bytes):
     """PeerError when the peer offers limits outside of what the protocol allows."""
     if not _wire.MIN_WINDOW_BYTES <= window_bytes <= _wire.MAX_WINDOW_BYTES:
-        raise PeerError(CloseCode.LIMIT_ERROR, f"peer offers a stream window of {window_bytes} bytes")
+        raise PeerError(CloseCode.LIMIT_ERROR, f"peer offers an invalid stream window: {window_bytes} bytes")
     if budget_bytes < MIN_BUDGET_BYTES:
-        raise PeerError(CloseCode.LIMIT_ERROR, f"peer offers a session budget of {budget_bytes} bytes")
+        raise PeerError(CloseCode.LIMIT_ERROR, f"peer offers an invalid session budget: {budget_bytes} bytes")
 
 
 # hmac and hashlib cost 4 ms to import, and only a resume needs them.
@@ -281,7 +281,7 @@ class _Opening:
         if len(self._behind) < first.list_bytes:
             return None
         if first.list_bytes and not same(digest_of(self._behind[:first.list_bytes]), first.list_digest):
-            raise PeerError(CloseCode.BAD_PROOF, "the list of streams is not the one that was proven")
+            raise PeerError(CloseCode.BAD_PROOF, "the list of streams does not match its proof")
         return first
 
     def _check_preamble(self):
@@ -294,7 +294,7 @@ class _Opening:
         if version != _wire.VERSION:
             raise PeerError(
                 CloseCode.VERSION_ERROR,
-                f"peer speaks protocol version {version}, this program version {_wire.VERSION}")
+                f"peer speaks protocol version {version}, this program speaks version {_wire.VERSION}")
         encrypts = bool(flags & PreambleFlag.TLS)
         if encrypts != (self.tls is not None):
             peer, us = ("encrypts", "does not") if encrypts else ("does not encrypt", "does")
@@ -398,10 +398,10 @@ class Caller(_Opening):
         welcome = Welcome.decode(payload)
         hello = self.hello
         if welcome.epoch != hello.epoch or hello.session_id not in (b"", welcome.session_id):
-            raise PeerError(CloseCode.STATE_ERROR, "WELCOME for another session or carrier")
+            raise PeerError(CloseCode.STATE_ERROR, "WELCOME is for another session or carrier")
         if hello.session_id:
             if not welcome.proves(self._secret, self.channel(), hello):
-                raise PeerError(CloseCode.BAD_PROOF, "sproxy does not prove that the session is there")
+                raise PeerError(CloseCode.BAD_PROOF, "sproxy did not prove that it has the session")
         else:
             welcome.list_bytes = 0
             if self.tls is not None:

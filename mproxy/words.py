@@ -1,7 +1,7 @@
 """What a person wrote, as values: durations, sizes, counts, ports, hosts.
 
-Ground layer, for command lines and rule files alike. Each `parse_*` raises UsageError with the end of a sentence, to
-which the caller puts name and text: `--port 99999 is no port: ...`.
+Ground layer, for command lines and rule files alike. Each `parse_*` raises UsageError that says what is wrong with
+the text; the caller puts name and text before it: `--port 99999: not a valid port (1 to 65535)`.
 """
 
 import re
@@ -36,7 +36,7 @@ def parse_duration(text):
     """`100ms`, `1s`, `1.5m`, `2h`, `7d`; a bare number is seconds. Microseconds, rounded down."""
     duration_us = _number_with_unit(text, DURATION_US)
     if duration_us is None:
-        raise UsageError("is no duration: write a number and us, ms, s, m, h or d, for example 100ms or 1.5h")
+        raise UsageError("not a duration; use a number and a unit (us, ms, s, m, h, d), such as 100ms or 1.5h")
     return duration_us
 
 
@@ -44,7 +44,7 @@ def parse_size(text):
     """`4MiB`, `64KiB`, `4M` (1024 each), `500kB` (1000 each); a bare number is bytes. Bytes, rounded down."""
     size_bytes = _number_with_unit(text, SIZE_BYTES)
     if size_bytes is None:
-        raise UsageError("is no size: write a number and KiB, MiB or GiB, for example 4MiB")
+        raise UsageError("not a size; use a number and a unit (KiB, MiB, GiB), such as 4MiB")
     return size_bytes
 
 
@@ -61,21 +61,21 @@ def _number_with_unit(text, units):
 def parse_count(text):
     """A whole number in decimal digits."""
     if not (text.isascii() and text.isdigit() and len(text) <= 15):
-        raise UsageError("is no whole number")
+        raise UsageError("not a whole number")
     return int(text)
 
 
 def parse_fingerprint(text):
     """`SHA256:` and 43 characters of base64, as the log and `mproxy keygen` show a key."""
     if not _FINGERPRINT.fullmatch(text):
-        raise UsageError("is no fingerprint: write SHA256: and the 43 characters behind it")
+        raise UsageError("not a key fingerprint; expected SHA256: and the 43 characters after it")
     return text
 
 
 def parse_port(text, lowest=1):
     """A TCP port, `lowest` to 65535."""
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and lowest <= int(text) <= 65535):
-        raise UsageError(f"is no port: a port is a number from {lowest} to 65535")
+        raise UsageError(f"not a valid port ({lowest} to 65535)")
     return int(text)
 
 
@@ -90,7 +90,7 @@ def parse_host(text):
     if address is not None and (bare == text or ":" in bare):
         return address
     if bare != text or ":" in bare or not _could_be_name(text):
-        raise UsageError("is no host: write a name, an IPv4 address, or an IPv6 address such as ::1")
+        raise UsageError("not a valid host; use a name, an IPv4 address, or an IPv6 address such as ::1")
     return text.lower()
 
 
@@ -103,9 +103,9 @@ def parse_host_port(text):
     """`HOST:PORT`, `[IPV6]:PORT`. Gives (host, port)."""
     host, colon, port = text.rpartition(":")
     if ":" in host and not host.startswith("["):
-        raise UsageError("is no HOST:PORT: an IPv6 address goes in brackets, for example [::1]:23")
+        raise UsageError("not HOST:PORT; put an IPv6 address in brackets, such as [::1]:23")
     if not colon or not host or not port:
-        raise UsageError("is no HOST:PORT, for example 127.0.0.1:23 or [::1]:23")
+        raise UsageError("not HOST:PORT, such as 127.0.0.1:23 or [::1]:23")
     return parse_host(host), parse_port(port)
 
 
@@ -128,7 +128,7 @@ def parse_bind(text):
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     address = canonical_address(bare)
     if address is None:
-        raise UsageError("is no address: write a numeric one, for example 127.0.0.1, ::1, or 0.0.0.0 for all")
+        raise UsageError("not a numeric address; use one such as 127.0.0.1 or ::1, or 0.0.0.0 for all")
     return address
 
 
@@ -148,9 +148,9 @@ def canonical_address(text):
 
 
 def parse_name(text):
-    """A name of anything. An empty one is a variable that was not set, and no wish to have the default."""
+    """A name of anything. An empty one is a variable that was not set, not a request for the default."""
     if not text:
-        raise UsageError("is empty")
+        raise UsageError("must not be empty")
     return text
 
 

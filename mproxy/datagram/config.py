@@ -53,6 +53,6 @@ class DatagramConfig(Config):
 
     def _check(self):
         if self.recovery not in RECOVERIES:
-            raise UsageError(f"--recovery {self.recovery} is unknown: choose from {', '.join(RECOVERIES)}")
+            raise UsageError(f"--recovery {self.recovery}: must be one of {', '.join(RECOVERIES)}")
         if self.congestion not in CONGESTIONS:
-            raise UsageError(f"--congestion {self.congestion} is unknown: choose from {', '.join(CONGESTIONS)}")
+            raise UsageError(f"--congestion {self.congestion}: must be one of {', '.join(CONGESTIONS)}")

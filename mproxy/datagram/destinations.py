@@ -50,7 +50,8 @@ class IntoDirectory:
     def _split(self, file):
         parts = split_name(file.name)
         if not self._dots and any(part.startswith(b".") for part in parts):
-            raise BadName("a component that begins with a dot, which a receiver with --open does not take")
+            raise BadName("the name has a component that begins with a dot, which a receiver with --open does not"
+                          " accept")
         return parts
 
     def make(self, file):
@@ -115,7 +116,7 @@ class IntoFile:
 
     def make(self, _file):
         """As of IntoDirectory."""
-        raise Refusal(Result.REFUSED, "the receiver takes one file; with -o DIR it takes many")
+        raise Refusal(Result.REFUSED, "the receiver accepts only one file; start it with -o DIR for more")
 
     def open(self, file, anew=False):
         """As of IntoDirectory."""
@@ -148,7 +149,7 @@ class IntoPipe:
 
     def make(self, _file):
         """As of IntoDirectory."""
-        raise Refusal(Result.REFUSED, "the receiver writes to a pipe and takes no directories")
+        raise Refusal(Result.REFUSED, "the receiver writes to a pipe and cannot accept directories")
 
     def open(self, file, anew=False):
         """As of IntoDirectory."""
@@ -191,7 +192,7 @@ class PipedFile:
         else:
             is_last = self._parts.ended
         if self._pipe.writing not in (None, self) or number >= MOST_PIPE_BLOCKS:
-            raise bad("files for a pipe have to come one after the other")
+            raise bad("files for a pipe must arrive one after another")
         self._pipe.writing = self
         self._digests[number * DIGEST_BYTES:(number + 1) * DIGEST_BYTES] = digest
         self._size += len(data)

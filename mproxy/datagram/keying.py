@@ -57,14 +57,14 @@ class Key:
         except OSError as error:
             raise UsageError(f"--key {path}: {error.strerror}") from None
         if mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise UsageError(f"--key {path}: others may use it: it must have mode 0600 (chmod 600)")
+            raise UsageError(f"--key {path}: accessible to other users; it must have mode 0600 (chmod 600)")
         self.path = path
         self.psk = self.seed = b""
         if b"-----BEGIN PRIVATE KEY-----" in data:
             self.seed = _seed_of(data, path)
         elif len(data.strip()) < _SHORTEST_SECRET:
-            raise UsageError(f"--key {path}: a secret of {counted(len(data.strip()), 'byte')} is too short,"
-                             f" {_SHORTEST_SECRET} are needed; 'head -c 32 /dev/urandom' makes a good one")
+            raise UsageError(f"--key {path}: a secret of {counted(len(data.strip()), 'byte')} is too short; at least"
+                             f" {_SHORTEST_SECRET} are needed, such as the output of 'head -c 32 /dev/urandom'")
         else:
             self.psk = stretched(data.strip())
         load()
@@ -104,7 +104,7 @@ def _seed_of(data, path):
     except binascii.Error:
         der = b""
     if not der.startswith(_PKCS8_PREFIX) or len(der) < len(_PKCS8_PREFIX) + 32:
-        raise UsageError(f"--key {path}: holds no Ed25519 key; 'mproxy keygen' makes one")
+        raise UsageError(f"--key {path}: contains no Ed25519 key; create one with 'mproxy keygen'")
     return der[len(_PKCS8_PREFIX):len(_PKCS8_PREFIX) + 32]
 
 
@@ -174,6 +174,6 @@ class Keying:
         if self._key.psk or self._handshake.remote_static is None or self._judged:
             return
         if len(payload) != 32 or x25519_public(payload) != self._handshake.remote_static:
-            raise NoiseError("the peer's key is not the one it shows")
+            raise NoiseError("the peer did not prove that it holds the key it presented")
         self._judge(_SPKI_PREFIX + payload, link)
         self._judged = True

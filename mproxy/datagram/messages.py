@@ -147,7 +147,7 @@ def parse_payload(kind, payload):
 def _parse_hello(payload):
     version, = _HELLO.unpack(payload[:_HELLO.size])
     if version != TRANSFER_VERSION:
-        raise bad(f"the peer speaks version {version} of the transfer protocol, this program version"
+        raise bad(f"the peer speaks version {version} of the transfer protocol, this program speaks version"
                   f" {TRANSFER_VERSION}")
     return version
 
@@ -155,17 +155,17 @@ def _parse_hello(payload):
 def _parse_file(payload):
     file = File._make((*_FILE.unpack(payload[:_FILE.size]), payload[_FILE.size:]))
     if file.index > MOST_INDEX or file.kind not in list(FileKind) or len(file.name) > MOST_NAME_BYTES:
-        raise bad("a file that cannot be")
+        raise bad("a malformed FILE message")
     limit = UNKNOWN_SIZE if file.kind == FileKind.PIPE else MOST_SIZE
     if file.size > limit or (file.kind == FileKind.FILE and -(-file.size // LEAF_BYTES) >= 1 << 32):
-        raise bad("a file larger than files can be")
+        raise bad("a file larger than any file can be")
     return file._replace(kind=FileKind(file.kind))
 
 
 def _parse_want(payload):
     index, count = _WANT.unpack(payload[:_WANT.size])
     if count > MOST_RANGES or len(payload) != _WANT.size + count * _RANGE.size:
-        raise bad("ranges that do not fit their message")
+        raise bad("ranges that do not fill their message")
     ranges = tuple(_RANGE.iter_unpack(payload[_WANT.size:]))
     end = 0
     for first, length in ranges:
@@ -177,20 +177,20 @@ def _parse_want(payload):
 
 def _parse_end(payload):
     if len(payload) != _END.size:
-        raise bad("an end of another length")
+        raise bad("an end message of the wrong length")
     return End(*_END.unpack(payload))
 
 
 def _parse_result(payload):
     index, code, root = _RESULT.unpack(payload[:_RESULT.size])
     if code not in list(Result) or len(payload) > _RESULT.size + MOST_TEXT_BYTES:
-        raise bad("a result that cannot be")
+        raise bad("a malformed result")
     return Outcome(index, Result(code), root, payload[_RESULT.size:].decode("utf-8", "replace"))
 
 
 def _parse_bye(payload):
     if payload:
-        raise bad("a farewell with a payload")
+        raise bad("a goodbye with a payload")
 
 
 _PARSERS = {MessageType.HELLO: _parse_hello, MessageType.FILE: _parse_file, MessageType.WANT: _parse_want,

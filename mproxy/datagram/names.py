@@ -26,16 +26,16 @@ def split_name(name):
     """The components of a relative path given as bytes; BadName for what could lead out of its directory."""
     parts = name.split(b"/")
     if not name or len(name) > MOST_NAME_BYTES or b"\0" in name:
-        raise BadName("empty, too long, or with a zero byte")
+        raise BadName("the name is empty, too long, or contains a zero byte")
     if len(parts) > MOST_DEPTH:
-        raise BadName(f"more than {MOST_DEPTH} directories deep")
+        raise BadName(f"the name is more than {MOST_DEPTH} directories deep")
     for part in parts:
         if part in (b"", b".", b".."):
-            raise BadName("absolute, or with an empty component, '.' or '..'")
+            raise BadName("the name is absolute, or has an empty, '.' or '..' component")
         if len(part) > LONGEST_COMPONENT:
-            raise BadName(f"a component longer than {LONGEST_COMPONENT} bytes")
+            raise BadName(f"the name has a component longer than {LONGEST_COMPONENT} bytes")
         if is_temporary(part):
-            raise BadName("a name that mproxy uses itself")
+            raise BadName("the name is reserved for mproxy itself")
     return parts
 
 
@@ -68,7 +68,7 @@ def open_directory(base_fd, parts):
             raise BadName(f"its directory {os.fsdecode(part)} was not announced") from None
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.ENOTDIR):
-                raise BadName(f"{os.fsdecode(part)} is there and is no directory") from None
+                raise BadName(f"{os.fsdecode(part)} exists and is not a directory") from None
             raise
         finally:
             os.close(fd)

@@ -72,7 +72,7 @@ def _dh(private, public):
     try:
         return X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError:
-        raise NoiseError("the peer's key is of no use (low order)") from None
+        raise NoiseError("the peer's key is unusable (low order)") from None
 
 
 class CipherState:
@@ -250,7 +250,7 @@ def x25519_public(ed25519_public):
     """The X25519 key of an Ed25519 public key: u = (1 + y) / (1 - y) (RFC 7748 section 4.1)."""
     y = int.from_bytes(ed25519_public, "little") & ((1 << 255) - 1)
     if y >= _P or y == 1:
-        raise NoiseError("the peer's key is none")
+        raise NoiseError("the peer's key is not a valid key")
     return ((1 + y) * pow(1 - y, -1, _P) % _P).to_bytes(32, "little")
 
 

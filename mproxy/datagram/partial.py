@@ -144,7 +144,7 @@ class PartialFile:
                 fd = os.open(name, _OWN, dir_fd=self._directory)
                 is_made = False
             except FileNotFoundError:
-                raise Busy("another transfer has just ended") from None
+                raise Busy("another transfer of this file has just ended") from None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not is_made:
@@ -155,7 +155,7 @@ class PartialFile:
                 self._check_own(status, name)
         except BlockingIOError:
             os.close(fd)
-            raise Busy("another transfer is writing it") from None
+            raise Busy("another transfer is writing this file") from None
         except BaseException:
             os.close(fd)
             raise
@@ -165,7 +165,7 @@ class PartialFile:
         """OSError for what somebody has planted."""
         owners = (os.geteuid(), os.fstat(self._directory).st_uid)  # a file system without owners says the same of all
         if not stat.S_ISREG(status.st_mode) or status.st_uid not in owners:
-            raise PermissionError(errno.EPERM, f"{os.fsdecode(name)} is in the way: not a file of ours")
+            raise PermissionError(errno.EPERM, f"{os.fsdecode(name)} is in the way: mproxy did not create it")
         if status.st_nlink > 1:
             if same_file(status, self._name, self._directory):  # we were killed between two steps of giving the name
                 os.unlink(name, dir_fd=self._directory)
@@ -181,7 +181,7 @@ class PartialFile:
         except FileNotFoundError:
             return
         if self._file.kind == FileKind.FILE and stat.S_ISREG(status.st_mode) and status.st_size == self._file.size:
-            raise Busy("another transfer has just finished it")
+            raise Busy("another transfer has just completed this file")
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
 
     def _read_state(self):
@@ -210,7 +210,7 @@ class PartialFile:
         count = len(self._digests) // DIGEST_BYTES
         for number in numbers:
             if self._cancelled:
-                raise Cancelled("nobody waits for it any more")
+                raise Cancelled("no longer wanted")
             if not self._has(number):
                 continue
             length = block_length(size, number)
@@ -330,7 +330,7 @@ class PartialFile:
         self._dress()
         status = self._hash_all(size)
         if not same_file(status, self._part, self._directory):
-            raise Damaged("somebody has moved or replaced the partial file at the receiver: send it again")
+            raise Damaged("the partial file at the receiver was moved or replaced: send it again")
         self._give_name(status)
         return own
 
@@ -342,11 +342,11 @@ class PartialFile:
             status = os.fstat(self._fd)
             if damaged or status.st_size != size:
                 self._forget(damaged)
-                raise Damaged("what lies on the receiver's disk is not what was written there: send it again")
+                raise Damaged("the data on the receiver's disk is not what was written there: send it again")
             if (status.st_mtime_ns, status.st_ctime_ns) == (before.st_mtime_ns, before.st_ctime_ns):
                 return status
             before = status
-        raise Damaged("somebody else writes into the partial file at the receiver: send it again")
+        raise Damaged("another program is writing to the partial file at the receiver: send it again")
 
     def _dress(self):
         """Mode and time; a file system that has none keeps its own."""
@@ -362,7 +362,7 @@ class PartialFile:
         certain = self._replace() if self._force else self._name_anew()
         self.discard()
         if not certain and not same_file(status, self._name, self._directory):
-            raise Damaged("somebody else has replaced the file at the receiver")
+            raise Damaged("another program replaced the file at the receiver")
 
     def _link(self, name):
         """Whether the file that we hold open could be given a name more (proc(5), linkat(2))."""

@@ -68,7 +68,7 @@ class PresentFile:
             self._remove_leftovers()
             return digest
         if self._force:
-            raise Differs("what is there is another file")
+            raise Differs("the existing file is a different one")
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
 
     def _root(self):
@@ -80,7 +80,7 @@ class PresentFile:
         digests = []
         for number in numbers:
             if self._cancelled:
-                raise Cancelled("nobody waits for it any more")
+                raise Cancelled("no longer wanted")
             data = read_block(self._fd, buffer, number, block_length(self._file.size, number))
             digests.append((number, leaf(data, number, number == self.kept_blocks - 1)))
         return digests

@@ -73,7 +73,7 @@ def result_of(error):
     if isinstance(error, OSError):
         code = _CODES.get(error.errno, Result.FAILED)
         if code == Result.EXISTS:
-            return code, "it is there already, and another; --force replaces it"
+            return code, "a different file of this name exists; --force replaces it"
         return code, error.strerror or str(error)
     return Result.FAILED, str(error)
 
@@ -147,7 +147,7 @@ class FileReceiver(Conversation):
         self.announced = self.announced or kind != MessageType.HELLO
         self.messages += 1
         if self._said_bye:
-            raise bad("the sender goes on after its goodbye")
+            raise bad("the sender sent more after its goodbye")
         if kind == MessageType.FILE:
             self._on_file(message)
         elif kind == MessageType.END:
@@ -155,12 +155,12 @@ class FileReceiver(Conversation):
         elif kind == MessageType.RESULT:
             arriving = self._arriving(message.index)
             if arriving is not None:
-                arriving.failure = (message.code, message.text or "the sender gave the file up")
+                arriving.failure = (message.code, message.text or "the sender gave up on this file")
                 self._advance(arriving)
         elif kind == MessageType.BYE:
             self._on_bye()
         elif kind == MessageType.WANT:
-            raise bad("the sender sends what only a receiver sends")
+            raise bad("the sender sent a message that only a receiver may send")
 
     def block_buffer(self, block, length):
         """Where the next block goes; None while all buffers are busy."""
@@ -175,13 +175,13 @@ class FileReceiver(Conversation):
     def _check_block(self, arriving, block, length):
         file = arriving.file
         if not arriving.asked or arriving.end is not None:
-            raise bad("a block of a file that was not asked for")
+            raise bad("a block of a file that was not requested")
         if file.kind == FileKind.PIPE:
             if block.number not in (arriving.next_number, arriving.next_number - 1):
-                raise bad("a pipe's blocks out of order")
+                raise bad("blocks of a pipe out of order")
             arriving.next_number = block.number + 1
         elif block.number >= block_count(file.size) or length != block_length(file.size, block.number):
-            raise bad("a block that is not of its file")
+            raise bad("a block outside its file")
 
     def on_block(self, block, data):
         """A block has come."""
@@ -239,7 +239,7 @@ class FileReceiver(Conversation):
     def _arriving(self, index):
         """The file; None when it was settled while this was on its way."""
         if index >= self._next_index:
-            raise bad("the sender speaks of a file that is not on its way")
+            raise bad("the sender referred to a file that is not being transferred")
         return self._files.get(index)
 
     def _on_file(self, file):
@@ -266,13 +266,13 @@ class FileReceiver(Conversation):
         if arriving is None:
             return
         if arriving.target is None or arriving.end is not None:
-            raise bad("the end of a file that was not asked for")
+            raise bad("the end of a file that was not requested")
         arriving.end = end
         self._advance(arriving)
 
     def _on_bye(self):
         if self._files:
-            raise bad("the sender says goodbye before its files have ended")
+            raise bad("the sender said goodbye before its files were complete")
         self._said_bye = True
         self._workers.submit(lambda: self._destination.dress(self._directories), self._were_dressed)
 
@@ -332,7 +332,7 @@ class FileReceiver(Conversation):
         arriving.candidate = target = self._destination.open(arriving.file, arriving.anew)
         try:
             if arriving.settled:
-                raise Cancelled("the connection is over")
+                raise Cancelled("the connection has ended")
             return target, target.begin()
         except BaseException:
             target.abandon()
@@ -375,7 +375,7 @@ class FileReceiver(Conversation):
         file = arriving.file
         self._directory_bytes += len(file.name) + DIRECTORY_BYTES
         if self._directory_bytes > MOST_DIRECTORY_BYTES:
-            self.give_up(EndCode.BAD_PACKET, "more directories than one sender may have")
+            self.give_up(EndCode.BAD_PACKET, "more directories than one sender may create")
             return
         self._directories.append((file, made))
         self._settle(arriving, Result.DONE, bytes(DIGEST_BYTES), "")
@@ -393,7 +393,7 @@ class FileReceiver(Conversation):
         if error is not None:
             arriving.failure = arriving.failure or result_of(error)
         elif not good:
-            arriving.failure = arriving.failure or (Result.DAMAGED, "a block does not have its hash")
+            arriving.failure = arriving.failure or (Result.DAMAGED, "a block does not match its hash")
         if arriving.settled:
             self._close_soon(arriving)
         else:
@@ -431,7 +431,7 @@ class FileReceiver(Conversation):
         elif error is not None:
             self._fail(arriving, *result_of(error))
         elif digest is None:
-            self._fail(arriving, Result.DAMAGED, "the hash of the whole does not agree")
+            self._fail(arriving, Result.DAMAGED, "the hash of the whole file does not match")
         else:
             self._settle(arriving, Result.DONE, digest, "")
 

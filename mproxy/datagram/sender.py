@@ -113,13 +113,13 @@ class Source:
     def check_wanted(self, ranges):
         """PeerError, when a receiver asks twice, or for more than there is."""
         if (self._asked and not self.compared) or self.kind == FileKind.DIRECTORY:
-            raise bad("the receiver asks for what it cannot want")
+            raise bad("the receiver made a request that makes no sense")
         # It asks once; or once for the hash, and then for blocks of what it has found to be another file.
         self.compared = self.kind == FileKind.FILE and not ranges and not self._asked
         self._asked = True
         # Ranges are in order: nothing lies behind the last one.
         if self.kind == FileKind.FILE and ranges and sum(ranges[-1]) > block_count(self.size):
-            raise bad("the receiver asks for blocks behind the end")
+            raise bad("the receiver requested blocks beyond the end of the file")
 
     def read_block(self, number, buffer):
         """(number, data, digest), the data in `buffer` (LEAF_BYTES) or not; None behind a pipe's end, whose blocks come
@@ -131,7 +131,7 @@ class Source:
         while view:
             got = os.preadv(self.fd, [view], at)
             if got == 0:
-                raise Changed("the file became shorter while it was sent")
+                raise Changed("the file became shorter while it was being sent")
             view, at = view[got:], at + got
         return number, data, leaf(data, number, number == block_count(self.size) - 1)
 
@@ -170,7 +170,7 @@ class Source:
     def check_unchanged(self):
         """Changed, when the file was touched since `open`."""
         if self.kind == FileKind.FILE and identity(os.fstat(self.fd)) != self.identity:
-            raise Changed("the file changed while it was sent")
+            raise Changed("the file changed while it was being sent")
 
     def root(self):
         """The hash of the whole, where all of it was sent; zeros otherwise."""
@@ -245,11 +245,11 @@ class FileSender(Conversation):
         elif kind == MessageType.BYE:
             self.link.finish()
         elif kind != MessageType.HELLO:
-            raise bad("the receiver sends what only a sender sends")
+            raise bad("the receiver sent a message that only a sender may send")
 
     def block_buffer(self, _block, _length):
         """Receivers send no blocks."""
-        raise bad("the receiver sends what only a sender sends")
+        raise bad("the receiver sent a message that only a sender may send")
 
     def on_block(self, block, data):
         """None comes: there is no buffer for it."""
@@ -269,7 +269,7 @@ class FileSender(Conversation):
 
     def _source_of(self, index):
         if index >= self._announced or self._sources[index].outcome is not None:
-            raise bad("the receiver speaks of a file that is not on its way")
+            raise bad("the receiver referred to a file that is not being transferred")
         return self._sources[index]
 
     def _announce(self):
@@ -373,7 +373,7 @@ def _why(error):
     """What went wrong with a file, for people."""
     if not isinstance(error, OSError):
         return str(error)
-    return "it is a symbolic link now" if error.errno == errno.ELOOP else error.strerror
+    return "it is now a symbolic link" if error.errno == errno.ELOOP else error.strerror
 
 
 def _has_input(fd, timeout_ms):
@@ -407,7 +407,8 @@ def find_sources(paths, on_left_out):
         elif stat.S_ISREG(mode):
             sources.append(Source(base, FileKind.FILE, path))
         else:
-            raise MproxyError(f"cannot send {path}: neither a file nor a directory; a pipe goes by '-'")
+            raise MproxyError(f"cannot send {path}: neither a file nor a directory; to send a pipe, use '-' (standard"
+                              " input)")
     return sources
 
 

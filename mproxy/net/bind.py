@@ -19,5 +19,5 @@ def explain_bind(error, port):
     if error.errno == errno.EADDRNOTAVAIL:
         return "this host has no such address; see 'ip address'"
     if error.errno == errno.EAFNOSUPPORT:
-        return "this host has no IPv6; leave the address out, or write one of IPv4"
+        return "this host has no IPv6; leave the address out, or use an IPv4 one"
     return os.strerror(error.errno) if error.errno else str(error)

@@ -129,11 +129,11 @@ class Attempt:
             where = ", ".join(_say(way) for _watch, way, _at in self._racing.values())
             self._fail(f"no answer {within} ({where})")
         else:
-            self._fail(f"name service silent, no address {within}")
+            self._fail(f"no answer from the name service {within}")
 
     def _fail_if_over(self):
         if not self._racing and self._request is None and not self._ways:
-            self._fail("; ".join(dict.fromkeys(self._errors)) or "no address")
+            self._fail("; ".join(dict.fromkeys(self._errors)) or "no address found")
 
     def _fail(self, why):
         report = self._on_failed
@@ -174,4 +174,4 @@ def well_placed(sock, way):
 
 def _say(way):
     text = f"{way.address[0]} port {way.address[1]}"
-    return f"{text} over {way.device}" if way.device else text
+    return f"{text} via {way.device}" if way.device else text

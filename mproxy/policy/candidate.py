@@ -134,8 +134,8 @@ class Candidate:
     def _say_end(self, reason):
         if self.caller.met:
             return f"{reason} before the welcome"
-        return (f"{reason} without a word: what listens there is no sproxy (a portal or a web server ends like that),"
-                " or turns this address away for a while")
+        return (f"{reason} without an answer: what listens there is not an sproxy (captive portals and web servers"
+                " behave this way), or it is refusing this address for a while")
 
     def _send(self):
         """A list of many streams does not leave at once; what comes is read meanwhile all the same."""

@@ -41,7 +41,7 @@ class Grant:
     def refusal(self, host, now):
         """Why the key may not be used from the address `host` at `now` (seconds since 1970), or None."""
         if not self.is_current(now):
-            return "the key's expiry is over"
+            return "the key's expiry date has passed"
         if self.networks is not None and not _within(host, self.networks):
             return "the key may not be used from this address"
         return None
@@ -67,10 +67,10 @@ def parse_grant(text, number=1):
         options, text = parse_options(text)
     words = text.split(None, 2)
     if not words or words[0] != KEY_TYPE:
-        raise UsageError(f"there is no {KEY_TYPE} key")
+        raise UsageError(f"no {KEY_TYPE} key on this line")
     spki = parse_spki(words[1]) if len(words) > 1 else None
     if spki is None:
-        raise UsageError(f"what follows {KEY_TYPE} is no key")
+        raise UsageError(f"what follows {KEY_TYPE} is not a valid key")
     return Grant(spki, number, words[2].strip() if len(words) > 2 else "", options)
 
 
@@ -84,21 +84,21 @@ def parse_options(text):
             end += 1
         name = text[at:end].lower()
         if name not in _OPTIONS:
-            raise UsageError(f"unknown option {text[at:at + 40].split(' ')[0]!r}: there are {', '.join(_OPTIONS)}")
+            raise UsageError(f"unknown option {text[at:at + 40].split(' ')[0]!r}: expected one of {', '.join(_OPTIONS)}")
         if name in options:
-            raise UsageError(f"option {name} stands there twice")
+            raise UsageError(f"option {name} is given twice")
         if text[end:end + 1] != "=":
             raise UsageError(f"option {name} needs a value: {name}=\"...\"")
         value, at = _read_value(text, end + 1, name)
         try:
             options[name] = _OPTIONS[name](value)
         except UsageError as error:
-            raise UsageError(f"option {name}: {value[:80]!r} {error}") from None
+            raise UsageError(f"option {name}: {value[:80]!r}: {error}") from None
         if text[at:at + 1] != ",":
             break
         at += 1
     if text[at:at + 1] not in (" ", "\t"):
-        raise UsageError(f"a blank or comma must follow option {name}")
+        raise UsageError(f"a space or comma must follow option {name}")
     return options, text[at:].lstrip()
 
 
@@ -116,7 +116,7 @@ def _read_value(text, at, name):
         value.append(text[at])
         at += 1
     if at >= len(text):
-        raise UsageError(f"the quotes of option {name} are not closed")
+        raise UsageError(f"missing closing quote after option {name}")
     return "".join(value), at + 1
 
 
@@ -129,7 +129,7 @@ def _parse_networks(value):
     try:
         return tuple(ipaddress.ip_network(part.strip()) for part in value.split(","))
     except ValueError as error:
-        raise UsageError(f"is no list of networks: {error}") from None
+        raise UsageError(f"not a list of networks ({error})") from None
 
 
 def _parse_expiry(value):
@@ -147,12 +147,12 @@ def _parse_expiry(value):
             return moment.replace(tzinfo=UTC).timestamp()
         return time.mktime(moment.timetuple())
     except (ValueError, OverflowError):
-        raise UsageError("is no time: write 2027-01-31 or 2027-01-31T18:00, with Z for UTC") from None
+        raise UsageError("not a date; use 2027-01-31 or 2027-01-31T18:00, with Z for UTC") from None
 
 
 def _parse_number(value):
     if not (value.isascii() and value.isdigit() and len(value) <= 9 and int(value) > 0):
-        raise UsageError("is no number: write 1 or more")
+        raise UsageError("not a number from 1 up")
     return int(value)
 
 

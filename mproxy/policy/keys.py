@@ -71,7 +71,7 @@ def find_spki(pem, path):
         der = b""
     at = der.find(SPKI_PREFIX)
     if at < 0 or len(der) < at + SPKI_BYTES:
-        raise MproxyError(f"{path} holds no Ed25519 certificate; move it away to have a new key made")
+        raise MproxyError(f"{path} contains no Ed25519 certificate; move it away and a new key will be created")
     return der[at:at + SPKI_BYTES]
 
 
@@ -106,9 +106,10 @@ def read_identity(path):
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
-            raise MproxyError(f"the key {path} is no file")
+            raise MproxyError(f"the key {path} is not a regular file")
         if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o077:
-            raise MproxyError(f"others may use the key {path}: it must be yours and have mode 0600 (chmod 600)")
+            raise MproxyError(f"the key {path} is accessible to other users: it must belong to you and have mode 0600"
+                              " (chmod 600)")
         pem = bytearray(_MOST_BYTES)
         length = os.preadv(fd, [pem], 0)
         wipe_from(pem, length)
@@ -127,7 +128,7 @@ def make_private_directory(path):
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)
     except OSError as error:
-        raise MproxyError(f"cannot make the directory {path}: {error.strerror}") from None
+        raise MproxyError(f"cannot create the directory {path}: {error.strerror}") from None
 
 
 def write_new(path, data):
@@ -185,9 +186,10 @@ def fresh_pem():
         length = pipe.readinto(pem)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status == 2:
-        raise MproxyError("cannot make a key: the Python package 'cryptography' is missing (pip install cryptography)")
+        raise MproxyError("cannot create a key: the Python package 'cryptography' is missing (pip install"
+                          " cryptography)")
     if status or not length:
-        raise MproxyError("cannot make a key: the package 'cryptography' failed")
+        raise MproxyError("cannot create a key: the Python package 'cryptography' failed")
     wipe_from(pem, length)
     return pem
 

@@ -65,7 +65,7 @@ class Places:
             gone = _yielding(own, now, idle_too=False)
             if gone is None:
                 raise PeerError(CloseCode.TOO_MANY, (
-                    f"the key has its greatest number of sessions ({quota}; max-sessions= in authorized_keys)"))
+                    f"the key has reached its limit of {quota} sessions (max-sessions= in authorized_keys)"))
             return gone
         if self._count < self._most:
             return None
@@ -78,7 +78,7 @@ class Places:
         newest = self.held(largest)[-1]
         if largest != holder and len(self._held[largest]) > self._most // 2 and newest.lent:
             return newest
-        raise PeerError(CloseCode.TOO_MANY, f"sproxy serves its greatest number of sessions ({self._count})")
+        raise PeerError(CloseCode.TOO_MANY, f"sproxy has reached its limit of {self._count} sessions (--max-sessions)")
 
 
 def _yielding(sessions, now, idle_too):

@@ -129,5 +129,5 @@ class Reconnect:
         self._loop.call_later(CLOCK_CHECK_US, self._check_clock)
         slept_s = self._suspend_clock.check(self._loop.now())
         if slept_s:
-            self.doubt(f"the host slept {slept_s:.0f}s")
+            self.doubt(f"this host was asleep for {slept_s:.0f}s")
             self._dialer.network_changed()

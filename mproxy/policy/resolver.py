@@ -220,7 +220,7 @@ def numeric_address(host, port):
             # An interface that comes and goes has another index each time: looked up at every call.
             index = int(scope) if scope.isdigit() else socket.if_nametoindex(scope)
         except OSError:
-            return [], f"no interface {scope!r} for {host!r}"
+            return [], f"no such network interface: {scope!r} (in {host!r})"
         return [(int(family), (base, port, 0, index))], None
     return None
 

@@ -51,8 +51,8 @@ class HostTrust:
             if fingerprint(spki) in self._pinned:
                 return "pinned"
             raise PeerError(CloseCode.KEY_REFUSED, (
-                f"{format_host_port(host, port)} has another key than --host-fingerprint says:"
-                f" it offers {fingerprint(spki)}, expected is {' or '.join(self._pinned)}"))
+                f"the key of {format_host_port(host, port)} is not one that --host-fingerprint allows: it offers"
+                f" {fingerprint(spki)}, expected {' or '.join(self._pinned)}"))
         if self.check(host, port, spki) == "same":
             return "known"
         return "new" if self.add(host, port, spki) else "unwritten"
@@ -109,14 +109,14 @@ def judge_host(entries, path, endpoint, spki):
     damaged = [number for number, place, key in entries if key is None and place in (endpoint, None)]
     if damaged:
         raise PeerError(CloseCode.KEY_REFUSED, (
-            f"{path}:{damaged[0]} is damaged, and may be what is known of {format_host_port(*endpoint)}, which offers"
+            f"{path}:{damaged[0]} is damaged and may be the entry for {format_host_port(*endpoint)}, which offers"
             f" {fingerprint(spki)}: repair the line, or remove it to trust this key"))
     if not known:
         return "new"
     number, key = known[0]
     raise PeerError(CloseCode.KEY_REFUSED, (
-        f"the key of {format_host_port(*endpoint)} has changed: known is {fingerprint(key)}, offered"
-        f" {fingerprint(spki)}; somebody may be in between. If the change is right, remove line {path}:{number}"))
+        f"the key of {format_host_port(*endpoint)} has changed: known {fingerprint(key)}, offered {fingerprint(spki)};"
+        f" someone may be intercepting the connection. If the change is legitimate, remove line {path}:{number}"))
 
 
 def parse_known_hosts(data, path, warn):
@@ -128,11 +128,11 @@ def parse_known_hosts(data, path, warn):
         try:
             endpoint = parse_host_port(words[0])
         except UsageError as error:
-            warn(f"{path}:{number}: {words[0][:80]} {error}")
+            warn(f"{path}:{number}: {words[0][:80]}: {error}")
         if endpoint is not None:
             spki = parse_spki(words[2]) if len(words) > 2 and words[1] == KEY_TYPE else None
             if spki is None:
-                warn(f"{path}:{number}: no {KEY_TYPE} key follows the host")
+                warn(f"{path}:{number}: no {KEY_TYPE} key after the host")
         entries.append((number, endpoint, spki))
     return entries
 
@@ -144,12 +144,12 @@ def check_readable(path):
     except (FileNotFoundError, NotADirectoryError):
         link = _link_to_nowhere(os.path.abspath(path))
         if link is not None:
-            raise MproxyError(f"cannot read {path}: {link} is a link to something that is not there") from None
+            raise MproxyError(f"cannot read {path}: {link} is a dangling symbolic link") from None
         return
     except OSError as error:
         raise MproxyError(f"cannot read {path}: {error.strerror}") from None
     if not stat.S_ISREG(mode) and not os.path.samefile(path, os.devnull):
-        raise MproxyError(f"cannot read {path}: it is no file")
+        raise MproxyError(f"cannot read {path}: not a regular file")
 
 
 def _link_to_nowhere(path):
@@ -299,11 +299,12 @@ def check_private(path):
     home = os.path.realpath(os.environ.get("HOME") or "/")
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
-        raise MproxyError(f"{path} is no file")
+        raise MproxyError(f"{path} is not a regular file")
     while True:
         sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
         if status.st_uid not in (0, os.geteuid()) or (status.st_mode & 0o022 and not sticky):
-            raise MproxyError(f"others may write to {path}: it must be yours and not writable by others (chmod go-w)")
+            raise MproxyError(f"{path} can be written by other users: it must belong to you and not be writable by"
+                              " others (chmod go-w)")
         if path in (home, "/"):
             return
         path = os.path.dirname(path)
@@ -333,7 +334,7 @@ def read_list(path):
     except OSError as error:
         raise MproxyError(f"cannot read {path}: {error.strerror}") from None
     if len(data) > MOST_BYTES:
-        raise MproxyError(f"{path} is larger than {MOST_BYTES >> 20} MiB: that is no list of keys")
+        raise MproxyError(f"{path} is larger than {MOST_BYTES >> 20} MiB, which is too large for a list of keys")
     return data
 
 

@@ -54,29 +54,29 @@ def main(argv):
 def _parse(argv):
     parser = OneLineParser(
         PROGRAM, f"{PROGRAM} [options] [USER@]HOST",
-        "Run ssh once: put this client's key into authorized_keys of the sproxy that\n"
-        "USER runs on HOST, and its host key into known_hosts here. Can be repeated.",
+        "Run ssh once: add this client's key to authorized_keys of the sproxy that USER\n"
+        "runs on HOST, and the key of that sproxy to known_hosts here. Safe to repeat.",
         "examples:\n"
         "  mproxy authorize ann@server\n"
         "  mproxy authorize --ssh 'ssh -p 2222' --options 'max-streams=50' server")
     parser.add(parser, "--port", parse_port, metavar="PORT", default=SPROXY_PORT, help=(
         f"where sproxy listens (default {SPROXY_PORT})"))
     parser.add(parser, "--name", parse_host, metavar="HOST", help=(
-        "what cproxy will call the server, when ssh calls it otherwise (default HOST)"))
+        "the server's name for cproxy, if ssh uses another one (default HOST)"))
     parser.add(parser, "--ssh", _parse_command, metavar="COMMAND", default=["ssh"], help=(
-        "ssh with options of its own (default ssh)"))
+        "the ssh command, with any options (default ssh)"))
     parser.add_argument("--options", metavar="LIST", default="", help=(
-        "put in front of the key: target=, from=, expiry=, max-streams=, max-sessions=; a line that is there"
-        " already is not changed (exit status 1)"))
-    parser.add_argument("--comment", metavar="TEXT", help="words behind the key (default USER@HOST of this side)")
+        "options to put before the key: target=, from=, expiry=, max-streams=, max-sessions=; an existing line is not"
+        " changed (exit status 1)"))
+    parser.add_argument("--comment", metavar="TEXT", help="comment after the key (default USER@HOST of this side)")
     parser.add(parser, "--key", parse_name, metavar="FILE", help=(
-        "our key, made when there is none (default client-key.pem)"))
-    parser.add(parser, "--known-hosts", parse_name, metavar="FILE", help="the file that learns the server's key")
+        "our key, created if missing (default client-key.pem)"))
+    parser.add(parser, "--known-hosts", parse_name, metavar="FILE", help="file to which the server's key is added")
     parser.add_argument("--remote-dir", metavar="DIR", default="", help=(
-        "sproxy's state directory on the server (default that of the sproxy which listens on PORT there, else as"
-        " sproxy's own)"))
+        "sproxy's state directory on the server (default: that of the sproxy listening on PORT there, or else sproxy's"
+        " default)"))
     parser.add_argument("--remote-mproxy", metavar="COMMAND", default="mproxy", help=(
-        "mproxy on the server, for a host key that is not there yet (default mproxy)"))
+        "mproxy command on the server, to create a missing host key (default mproxy)"))
     parser.add_argument("-h", "--help", action="help", help="print this text and exit")
     parser.add_word("destination", _parse_destination, "user and host for ssh")
     return parser.parse_args(argv)
@@ -85,7 +85,7 @@ def _parse(argv):
 def _parse_destination(text):
     user, _, host = text.rpartition("@")
     if text.startswith("-") or "@" in user or not text.isprintable() or " " in text:
-        raise UsageError("is no destination: write USER@HOST or HOST")
+        raise UsageError("not a valid destination; use USER@HOST or HOST")
     return text, parse_host(host)
 
 
@@ -93,9 +93,9 @@ def _parse_command(text):
     try:
         words = shlex.split(text)
     except ValueError as error:
-        raise UsageError(f"is no command: {str(error).lower()}") from None
+        raise UsageError(f"not a valid command ({str(error).lower()})") from None
     if not words:
-        raise UsageError("is empty")
+        raise UsageError("must not be empty")
     return words
 
 
@@ -117,8 +117,8 @@ def _authorize(options):
     certificate = "\n".join(word for word in words[1:] if not word.startswith("is ")).encode()
     if not certificate:
         raise MproxyError(
-            f"sproxy has no host key on {host} yet, and neither mproxy nor openssl is there to make one: start sproxy"
-            " once and repeat this (or let cproxy trust the key that it sees first)")
+            f"sproxy has no host key on {host} yet, and neither mproxy nor openssl is available there to create one:"
+            " start sproxy once and run this again (or let cproxy trust the first key that it sees)")
     spki = find_spki(certificate, f"what {host} sent")
     check_offered(options.name or host, options.port, path, spki, f"{host}:{place}")
     return remember(options, options.name or host, spki) or status
@@ -135,7 +135,7 @@ def check_options(options, line, present, place):
                 return 0
         except UsageError:
             pass  # sproxy's log says what is wrong with it
-    complain(PROGRAM, f"--options were NOT applied: the line that is in {place} stays as it is; change it there. It"
+    complain(PROGRAM, f"--options were NOT applied: the existing line in {place} was not changed; edit it there. It"
                       f" reads: {present[0]}")
     return 1
 
@@ -146,9 +146,9 @@ def check_offered(name, port, key_path, spki, place):
     if offered in (None, spki):
         return
     raise MproxyError(
-        f"{format_host_port(name, port)} offers another key, {fingerprint(offered)}, than the host key beside {place},"
-        f" {fingerprint(spki)}: that sproxy keeps its keys elsewhere (say where with --remote-dir, and take our line"
-        " out of that file), or somebody is in between. Nothing is remembered")
+        f"{format_host_port(name, port)} offers the key {fingerprint(offered)}, but the host key beside {place} is"
+        f" {fingerprint(spki)}: either that sproxy keeps its keys elsewhere (give its directory with --remote-dir, and"
+        " remove our line from that file), or someone is intercepting the connection. Nothing was remembered")
 
 
 def look_at_key(name, port, key_path):
@@ -185,7 +185,8 @@ def ask_server(options, destination, line, key):
         raise MproxyError(f"cannot run {printable(command[0])}: {error.strerror}; is ssh installed?") from None
     output = done.stdout.decode(errors="replace").splitlines()
     if done.returncode or BEGIN not in output or END not in output:
-        raise MproxyError(f"ssh to {destination} failed with status {done.returncode}: nothing is known to be changed")
+        raise MproxyError(f"ssh to {destination} failed with status {done.returncode}; as far as is known, nothing was"
+                          " changed")
     return output[output.index(BEGIN) + 1:output.index(END)]
 
 
@@ -194,7 +195,7 @@ def remember(options, name, spki):
     state_dir = default_state_dir()
     path = options.known_hosts or (state_dir and os.path.join(state_dir, "known_hosts"))
     if path is None:
-        raise UsageError("there is no home directory for known_hosts: say where with --known-hosts FILE")
+        raise UsageError("no home directory for known_hosts: name the file with --known-hosts FILE")
     warnings: list[str] = []
     found = HostTrust(path, warn=warnings.append).verify(name, options.port, spki)
     for warning in warnings:

@@ -77,12 +77,12 @@ done
 
 dir=$directory keys= host=
 if [ -n "$found" ] && [ -z "$directory" ]; then
-    [ -n "$pid" ] || refuse "what listens on port $port is no sproxy that this login can see:" \
-        "say with --remote-dir where it keeps its keys"
+    [ -n "$pid" ] || refuse "what listens on port $port is not an sproxy that this login can see:" \
+        "give its key directory with --remote-dir"
     uid=$(uid_of "$pid")
     [ "$me" = 0 ] || [ "$me" = "$uid" ] || refuse "sproxy on port $port runs as" \
-        "$(getent passwd "$uid" 2> /dev/null | cut -d: -f1) (user $uid): log in as that user or as root, or say with" \
-        "--remote-dir where it keeps its keys"
+        "$(getent passwd "$uid" 2> /dev/null | cut -d: -f1) (user $uid): log in as that user or as root, or give" \
+        "its key directory with --remote-dir"
     words=$(words_of "$pid")
     keys=$(absolute "$(printf '%s\n' "$words" | option --authorized-keys)")
     host=$(absolute "$(printf '%s\n' "$words" | option --host-key)")
@@ -101,7 +101,7 @@ if [ -n "$found" ] && [ -z "$directory" ]; then
     fi
 elif [ -z "$directory" ]; then
     [ -z "$elsewhere" ] || refuse "nothing listens on port $port, but an sproxy runs on port $elsewhere:" \
-        "say --port $elsewhere if it is that one, else say with --remote-dir where the keys are to be"
+        "use --port $elsewhere if it is that one, otherwise give the key directory with --remote-dir"
     case ${XDG_STATE_HOME:-} in
         /*) dir=$XDG_STATE_HOME/mproxy ;;
         *) if [ "$me" = 0 ]; then dir=/var/lib/mproxy; else dir=$HOME/.local/state/mproxy; fi ;;
@@ -110,7 +110,7 @@ fi
 keys=${keys:-$dir/authorized_keys}
 host=${host:-$dir/host-key.pem}
 if [ -n "$found" ] && [ ! -e "$host" ]; then
-    refuse "sproxy runs on port $port, but its key is not $host: say with --remote-dir where it keeps its keys"
+    refuse "sproxy runs on port $port, but its key is not $host: give its key directory with --remote-dir"
 fi
 
 mkdir -p "$(dirname "$keys")" || exit 3

@@ -96,7 +96,8 @@ class Cproxy:
             self._log.info("listening", address=address[0], port=address[1], sproxy=sproxy)
         if self._owes_goodbye:
             self._log.info(
-                "goodbye-owed", why="a former cproxy left a session behind: it is ended as soon as sproxy answers")
+                "goodbye-owed", why="a previous cproxy left a session behind: it will be ended as soon as sproxy"
+                                    " answers")
         if self._config.eager or self._owes_goodbye:
             self._need_carrier()
 
@@ -194,7 +195,8 @@ class Cproxy:
         path = addresses[1][0], addresses[0][0], self._loop.now()
         if certain:
             segment = self._dialer.paths.stuck(*path)
-            self._reconnect.replace(f"full packets get lost, the next carrier sends {segment} bytes at most in each")
+            self._reconnect.replace(f"full-size packets are being lost; the next carrier sends at most {segment} bytes"
+                                    " in each")
         else:
             self._dialer.paths.may_be_stuck(*path)
 
@@ -228,7 +230,7 @@ class Cproxy:
             self._ttl_timer = self._loop.call_later(self._config.session.session_ttl_us, self._on_ttl)
 
     def _on_ttl(self):
-        self._end_session(CloseCode.EXPIRED, "no carrier for --session-ttl", "warning")
+        self._end_session(CloseCode.EXPIRED, "no carrier within --session-ttl", "warning")
 
     def on_closed(self, endpoint, code, reason, local):
         """The session is over, by sproxy's word or by its fault."""
@@ -244,7 +246,8 @@ class Cproxy:
         """A twin runs: take an identity of our own."""
         self._instance.rename()
         self._log.warning("twin", why=(
-            "another cproxy has the same identity (was its state directory copied?): this one takes a new one"))
+            "another cproxy has the same identity (was its state directory copied?): this one switches to a new"
+            " identity"))
 
     def on_idle(self, endpoint):
         """The last application has gone."""
@@ -384,7 +387,7 @@ class Cproxy:
             self._need_carrier()
         elif self._known and caller.refused and error.code == CloseCode.UNKNOWN_SESSION:
             self._dialer.shun_answered()
-            self.on_dial_failed("another sproxy with the same key answered, which does not have this session")
+            self.on_dial_failed("another sproxy with the same key answered; it does not have this session")
         elif error.code == CloseCode.TOO_MANY:
             self.on_cut_off(str(error))
         else:
@@ -462,9 +465,9 @@ RESET_REASONS = {
     ResetCode.TIMED_OUT: "the daemon did not answer",
     ResetCode.NOT_ALLOWED: "sproxy does not allow this --target",
     ResetCode.UNKNOWN_STREAM: "sproxy no longer knows the stream",
-    ResetCode.STREAM_LIMIT: "sproxy serves its greatest number of streams",
+    ResetCode.STREAM_LIMIT: "sproxy has reached its limit of streams per session (--max-streams)",
     ResetCode.ENDED: "the session ended",
-    ResetCode.LOCAL_ERROR: "sproxy has no descriptors or memory left",
+    ResetCode.LOCAL_ERROR: "sproxy has run out of file descriptors or memory",
 }
 
 

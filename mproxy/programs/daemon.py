@@ -66,9 +66,9 @@ def running_pid(path):
     finally:
         os.close(fd)
     if pid is None:
-        raise MproxyError(f"--pidfile {printable(path)} holds no process number")
+        raise MproxyError(f"--pidfile {printable(path)} contains no process id")
     if holder is None or (holder and holder != pid):
-        raise MproxyError(f"--pidfile {printable(path)} is stale: process {pid} runs no more, or is another program")
+        raise MproxyError(f"--pidfile {printable(path)} is stale: process {pid} has ended, or is another program")
     return pid
 
 
@@ -216,4 +216,4 @@ def stop_process(pid, patience_s):
     ended = select.select([pidfd], [], [], patience_s)[0]
     os.close(pidfd)
     if not ended:
-        raise MproxyError(f"process {pid} still runs after {patience_s:.0f} s; a second SIGTERM ends it at once")
+        raise MproxyError(f"process {pid} is still running after {patience_s:.0f} s; a second SIGTERM ends it at once")

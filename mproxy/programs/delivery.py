@@ -195,7 +195,7 @@ class Delivery:
             self._observer.on_trouble("heard-again")
         if self._reach is not None:
             if self._sender is not None and not doubted:
-                self._reach.give_up(OVERTAKEN, "the old connection lives")
+                self._reach.give_up(OVERTAKEN, "the old connection still works")
             elif now - self._reach_at > REDIAL_US and (self._sender is not None or self._ended):
                 self._reach.give_up(EndCode.TIMED_OUT, "the other side does not answer")
         elif self._sender is None and self._candidate is None and now - self._heard_at >= self._silence_us:
@@ -226,12 +226,12 @@ class Delivery:
             return
         if not self._is_doubted():
             self._candidate = None
-            sender.give_up(OVERTAKEN, "the old connection lives")
+            sender.give_up(OVERTAKEN, "the old connection still works")
             return
         self._candidate = None
         if self._sender is not None:
             self._drop(self._sender)
-            self._sender.give_up(OVERTAKEN, "dialled anew")
+            self._sender.give_up(OVERTAKEN, "reconnected")
         self._sources = self._sources_again()
         self._sender = sender
         self._silent, self._why = False, None

@@ -31,9 +31,9 @@ PATIENCE_S = 15
 DOT_S = 0.5
 
 INTRODUCTION = """\
-Numbers are lines of a daemon as they reach a client through sproxy and cproxy,
-dots are half seconds without any, while the client loses its network and gets
-another one.
+Numbers are lines from a daemon as they reach a client through sproxy and cproxy;
+each dot is half a second without one, while the client loses its network and
+gets another.
 """
 
 
@@ -71,7 +71,7 @@ def main(argv=None):
     except OSError as error:
         complain("mproxy demo", f"{error.strerror or error}")
     except Interrupted as interrupted:
-        complain("mproxy demo", "interrupted; programs and networks of the demo are gone")
+        complain("mproxy demo", "interrupted; the programs and networks of the demo have been removed")
         return 128 + interrupted.number
     return 1
 
@@ -86,12 +86,12 @@ def parse(argv):
     parser.add(parser, "--outage", parse_duration, metavar="TIME", help=(
         f"time without a network (default {format_duration(DemoConfig.outage_us.default)})"))
     parser.add(parser, "--changes", parse_count, metavar="N", help=(
-        f"how often the network goes and comes back as another (default {DemoConfig.changes.default})"))
+        f"how many times the network goes away and another one comes (default {DemoConfig.changes.default})"))
     parser.add(parser, "--heartbeat", parse_duration, metavar="TIME", help=(
-        f"of both proxies (default {format_duration(DemoConfig.heartbeat_us.default)})"))
+        f"heartbeat of both proxies (default {format_duration(DemoConfig.heartbeat_us.default)})"))
     parser.add_argument("--cut", action="store_true", default=None, help=(
-        "cut connections on this host instead of changing an address between two virtual ones;"
-        " done anyway where the system does not allow these"))
+        "cut connections on this host instead of changing an address between two virtual hosts; the default where the"
+        " system does not allow those"))
     parser.add_argument("--help", "-h", action="help", help="print this text and exit")
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
     return DemoConfig(**{{"outage": "outage_us", "heartbeat": "heartbeat_us"}.get(name, name): value
@@ -102,9 +102,9 @@ def run(config):
     """The whole demo; the exit status."""
     screen = Screen(1)
     screen.write(INTRODUCTION + "\n")
-    reason = "asked for" if config.cut else why_no_cable()
+    reason = "requested" if config.cut else why_no_cable()
     if reason:
-        screen.tell(f"no change of address but cut connections: {reason}")
+        screen.tell(f"cutting connections instead of changing an address: {reason}")
     watch = Watch()
     try:
         network = Cut(watch) if reason else Cable()
@@ -195,7 +195,7 @@ class Story:
         if not died:
             self._client.finish()
             if not self._watch.run(PATIENCE_S, self._is_over):
-                died = "the last lines and the end of the stream did not come"
+                died = "the last lines and the end of the stream did not arrive"
             elif self._client.ended != END_OF_STREAM:
                 died = self._client.ended
         if self._daemon.connections != 1:
@@ -260,7 +260,7 @@ class Verdict:
             ("out of order", _list(self.reordered)),
             ("damaged", counted(len(self.damaged), "line") if self.damaged else "none"),
             ("connection", self.died or "the same one from the first number to the last"),
-            ("first byte", f"{delays} after the network was back" if delays else "no change of the network came about"),
+            ("first byte", f"{delays} after the network was back" if delays else "the network never changed"),
         ]
 
 

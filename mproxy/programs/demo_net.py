@@ -95,7 +95,7 @@ def why_no_cable():
     Tried in a child process: one that got only half-way would have left its old network and have no other.
     """
     if shutil.which("ip") is None:
-        return "there is no command `ip` on the PATH (package iproute2)"
+        return "the command `ip` was not found on the PATH (package iproute2)"
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -170,7 +170,7 @@ class Cut:
         self._away = True
         while self._sockets:
             self._reset(self._sockets.pop())
-        return f"every connection from {self._address} is cut, every new one too"
+        return f"every connection from {self._address} is cut, and so is every new one"
 
     def give(self):
         """New connections come from an address that was not there before."""

@@ -200,7 +200,7 @@ class Proxy:
     def wait_for_port(self):
         """Until it listens; the port."""
         if not self._watch.run(_START_S, lambda: self.port):
-            raise MproxyError(f"{self.name} does not listen after {_START_S} s")
+            raise MproxyError(f"{self.name} is not listening after {_START_S} s")
         return self.port
 
     def stop(self):
@@ -220,7 +220,7 @@ class Proxy:
         for line in lines:
             self._on_line(line.decode("utf-8", "replace"))
         if not data:
-            raise MproxyError(f"{self.name} ended with status {self._process.wait()}: {self._last_words or 'no word'}")
+            raise MproxyError(f"{self.name} exited with status {self._process.wait()}: {self._last_words or 'no output'}")
 
     def _on_line(self, line):
         try:

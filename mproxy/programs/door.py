@@ -38,7 +38,7 @@ class Door:
         config = self._config
         if config.plaintext:
             if not all(is_loopback(address) for address in config.bind_addresses):
-                self._log.warning("plaintext", why="--plaintext: whoever is on the path reads and changes everything")
+                self._log.warning("plaintext", why="--plaintext: anyone on the path can read and change everything")
             return
         self._context = open_context(config.host_key_file, self._log, is_server=True, named=config.host_key,
                                      use=self._make_tags)
@@ -46,8 +46,7 @@ class Door:
         if config.authorized_keys is not None:
             name = printable(config.authorized_keys)
             if not self._keys.exists:
-                raise UsageError(f"--authorized-keys {name}: there is no such file; make it"
-                                 " (an empty one lets nobody in)")
+                raise UsageError(f"--authorized-keys {name}: no such file; create it (an empty one lets nobody in)")
             if self._keys.problem is not None:
                 raise UsageError(f"--authorized-keys {name}: {self._keys.problem}")
         if self._keys.exists:
@@ -120,9 +119,9 @@ class Door:
         places = " or ".join(format_host_port(*address[:2]) for address in listeners)
         who, log = "every user of this host", self._log.warning
         if not all(is_loopback(address[0]) for address in listeners):
-            who = "everybody whose packets arrive here"
+            who = "anyone whose packets arrive here"
             if any(is_loopback(host) for host, _port in self._targets):
-                who, log = f"ANYBODY {who.removeprefix('everybody ')}, not this host alone,", self._log.error
+                who, log = f"ANYONE {who.removeprefix('anyone ')}, not only this host,", self._log.error
         reason = "--plaintext" if config.plaintext else "no authorized_keys"
         log("open-door", daemons=", ".join(daemons), why=f"{reason}: {who} can use them through {places}",
             close=self._how_to_close())
@@ -156,20 +155,20 @@ def open_context(path, log, *, is_server, named=None, use=lambda pem: None):
     """
     if named is not None and not os.path.lexists(path):
         option, word = ("--host-key", " --host") if is_server else ("--key", "")
-        raise UsageError(f"{option} {printable(named)}: there is no such file;"
-                         f" 'mproxy keygen{word} -f {printable(named)}' makes it")
+        raise UsageError(f"{option} {printable(named)}: no such file; create it with 'mproxy keygen{word} -f"
+                         f" {printable(named)}'")
     identity, is_new = take_identity(path)
     try:
         use(identity.pem)
         context = TlsContext(identity.pem, is_server=is_server)
     except UsageError as error:
-        raise UsageError(f"{path} {error}; move it away to have a new key made") from None
+        raise UsageError(f"{path} {error}; move it away and a new key will be created") from None
     finally:
         wipe(identity.pem)
     if path is None:
         log.warning("key-not-kept", fingerprint=identity.fingerprint, why=(
-            "HOME is not set, so there is no place for a key: this one ends with the process, and the other side takes"
-            " the next for a stranger's; say where with --state-dir DIR"))
+            "HOME is not set, so the key cannot be stored: it lasts as long as this process, and the other side will"
+            " not recognize the next one; choose a directory with --state-dir DIR"))
     if is_server:
         log.info("host-key", fingerprint=identity.fingerprint, file=identity.path, new=is_new)
     elif is_new and path is not None:

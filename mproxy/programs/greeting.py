@@ -128,13 +128,13 @@ class Reception:
     def _dismiss(self, leaving):
         if leaving is not None:
             self._log.warning(
-                "refused", peer=leaving.peer, why="too many unfinished connections, of all or of its source")
+                "refused", peer=leaving.peer, why="too many unfinished connections, in total or from its source")
             leaving.close()
 
     def _note_failure(self, guest):
         if self._sources.failed(guest.source, self._loop.now()):
             self._log.warning(
-                "source-blocked", source=guest.source, why="too many failed attempts, not heard for a while")
+                "source-blocked", source=guest.source, why="too many failed attempts; ignored for a while")
 
     def _pause(self, error):
         if not self._paused:

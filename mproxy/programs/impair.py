@@ -83,13 +83,13 @@ A bad network in a box: relay UDP packets from the first PORT to HOST PORT (or
 HOST:PORT) and back, and on the way lose, duplicate, reorder, damage and delay
 them.
 
-A value counts for both directions; A/B is A for packets to the server and B
+A value applies to both directions; A/B is A for packets to the server and B
 for packets to the client. P is a percentage. What happens to a packet depends
-on the seed and on how many packets went before it, so a run can be repeated."""
+only on the seed and on how many packets came before it: a run can be repeated."""
 
 _EPILOG = """\
 TIME is a number with us, ms, s; SIZE a number with KiB, MiB; RATE a number
-with kbit, Mbit, Gbit (a second). SIGUSR1 prints the statistics so far.
+with kbit, Mbit, Gbit (per second). SIGUSR1 prints the statistics so far.
 
 examples:
   5 % loss to the server, 20 ms round trip, 100 Mbit/s:
@@ -105,7 +105,7 @@ def parse_percent(text):
     match = re.fullmatch(r"([0-9]{1,3})(?:\.([0-9]{1,9}))?%?", text, re.ASCII)
     value = float(text.rstrip("%")) if match else 101.0
     if value > 100:
-        raise UsageError("is no percentage: write a number from 0 to 100, for example 5 or 0.1")
+        raise UsageError("not a percentage; use a number from 0 to 100, such as 5 or 0.1")
     return value / 100
 
 
@@ -113,11 +113,11 @@ def parse_rate(text):
     """`100Mbit`, `1.5Gbit`, `300k`; a bare number is bits a second; 0 is no limit."""
     match = _RATE.fullmatch(text)
     if match is None:
-        raise UsageError("is no rate: write a number and kbit, Mbit or Gbit, for example 100Mbit")
+        raise UsageError("not a rate; use a number and a unit (kbit, Mbit, Gbit), such as 100Mbit")
     whole, fraction, unit = match[1], match[2] or "", match[3].lower()
     rate = int(whole + fraction) * _RATE_FACTOR[unit] // 10 ** len(fraction)
     if rate > 10**12 or 0 < rate < 1000:
-        raise UsageError("is out of range: allowed is 1kbit to 1000Gbit, and 0 for no limit")
+        raise UsageError("out of range (1kbit to 1000Gbit, or 0 for no limit)")
     return rate
 
 
@@ -125,21 +125,21 @@ def parse_mtu(text):
     """Bytes of an IP packet; 0 is no limit."""
     mtu = parse_count(text)
     if mtu and not 68 <= mtu <= 65535:
-        raise UsageError("is out of range: allowed is 68 (RFC 791) to 65535, and 0 for no limit")
+        raise UsageError("out of range (68, by RFC 791, to 65535, or 0 for no limit)")
     return mtu
 
 
 def _parse_queue(text):
     size = parse_size(text)
     if not 2048 <= size <= 1024 * MIB:
-        raise UsageError("is out of range: allowed is 2KiB to 1GiB")
+        raise UsageError("out of range (2KiB to 1GiB)")
     return size
 
 
 def _parse_delay(text):
     delay_us = parse_duration(text)
     if delay_us > 60 * SECOND_US:
-        raise UsageError("is out of range: allowed is 0 to 1m")
+        raise UsageError("out of range (0 to 1m)")
     return delay_us
 
 
@@ -160,17 +160,17 @@ def parse_impair(argv):
                          ("--corrupt", "damage P %% of them"), ("--reorder", "let others overtake P %% of them")):
         parser.add(group, option, both(parse_percent), metavar="P[/P]", help=f"{what} (default 0)")
     parser.add(group, "--reorder-by", both(_parse_delay), metavar="TIME[/TIME]", help=(
-        "reordered ones arrive up to this much later (default 5ms)"))
+        "delay reordered packets by up to this much (default 5ms)"))
     parser.add(group, "--mtu", both(parse_mtu), metavar="N[/N]", help=(
-        "drop IP packets larger than N bytes (default 1500, as of Ethernet; 0: none)"))
+        "drop IP packets larger than N bytes (default 1500, as on Ethernet; 0: none)"))
     group = parser.add_argument_group("link")
-    parser.add(group, "--delay", both(_parse_delay), metavar="TIME[/TIME]", help="one way (default 0)")
+    parser.add(group, "--delay", both(_parse_delay), metavar="TIME[/TIME]", help="delay in one direction (default 0)")
     parser.add(group, "--jitter", both(_parse_delay), metavar="TIME[/TIME]", help=(
-        "up to this much more or less delay; the order stays (default 0)"))
+        "vary the delay by up to this much either way; packets stay in order (default 0)"))
     parser.add(group, "--rate", both(parse_rate), metavar="RATE[/RATE]", help=(
-        "of IP packets, headers included (default 0: no limit)"))
+        "limit on the rate of IP packets, headers included (default 0: no limit)"))
     parser.add(group, "--queue", both(_parse_queue), metavar="SIZE[/SIZE]", help=(
-        "what may wait for the link; more is dropped (default 256KiB)"))
+        "limit on what waits for the link; more is dropped (default 256KiB)"))
     group = parser.add_argument_group("general")
     parser.add(group, "--seed", parse_seed, metavar="N", help=(
         "where the random numbers begin (default: another one each run; the log shows it)"))
@@ -178,10 +178,10 @@ def parse_impair(argv):
         f"clients at once; beyond it the one silent longest is forgotten (default {ImpairConfig.clients.default})"))
     parser.add(group, "--idle", parse_duration, metavar="TIME", help="forget a silent client after this (default 1m)")
     parser.add(group, "--bind", parse_bind, metavar="ADDR", help=(
-        "numeric address to listen on (default every address)"))
-    group.add_argument("--json", action="store_true", default=None, help="statistics as one JSON object a line")
+        "numeric address to listen on (default: every address)"))
+    group.add_argument("--json", action="store_true", default=None, help="print statistics as one JSON object per line")
     parser.add_choice(group, "--log-level", LOG_LEVELS, "debug, info, warning or error (default info)")
-    parser.add_choice(group, "--log-format", LOG_FORMATS, "lines for people or one JSON object a line (default text)")
+    parser.add_choice(group, "--log-format", LOG_FORMATS, "text, or one JSON object per line (default text)")
     group.add_argument("--version", action="version", version=f"mproxy {__version__}",
                        help="print the version and exit")
     group.add_argument("-h", "--help", action="help", help="print this text and exit")
@@ -196,7 +196,7 @@ def parse_impair(argv):
 def parse_seed(text):
     """A whole number of 64 bits."""
     if not (text.isascii() and text.isdigit() and len(text) <= 20 and int(text) <= _HIGHEST_SEED):
-        raise UsageError("is no seed: write a whole number below 2**64")
+        raise UsageError("not a valid seed; use a whole number below 2**64")
     return int(text)
 
 
@@ -233,7 +233,8 @@ class Impair:
         """Say once that packets vanish because of their size: whoever does not know the option would look for long."""
         if any(path.statistics()["too_large"] for path in (self._relay.up, self._relay.down)):
             self._log.warning("too-large", mtu="/".join(map(str, self._config.mtu)), why=(
-                "packets above --mtu vanish, as in a network without fragments; --mtu 0 lets every size pass"))
+                "packets above --mtu are dropped, as on a network that does not fragment; --mtu 0 lets every size"
+                " pass"))
         else:
             self._loop.call_later(LOOK_US, self._look)
 

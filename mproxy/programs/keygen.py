@@ -27,17 +27,18 @@ def main(argv):
 def _parse(argv):
     parser = OneLineParser(
         PROGRAM, f"{PROGRAM} [options]",
-        "Make this client's key, and print the line that authorises it: append it to\n"
-        "authorized_keys of sproxy. A key that exists is kept; its line is printed.",
-        "The line can have options in front, joined by commas:\n"
+        "Create this client's key, and print the line that authorizes it, to be appended\n"
+        "to sproxy's authorized_keys. An existing key is kept, and its line is printed.",
+        "Options may precede the key on its line, separated by commas:\n"
         "  target=\"HOST:PORT,...\"  only these daemons\n"
         "  from=\"CIDR,...\"         only from these addresses\n"
         "  expiry=\"2027-01-31\"     not from that day on\n"
         "  max-streams=N           connections at once, in all its sessions\n"
         "  max-sessions=N          sessions at once")
     parser.add_argument("-f", "--file", metavar="FILE", help=(
-        "the key (default client-key.pem in $XDG_STATE_HOME/mproxy or ~/.local/state/mproxy; root: /var/lib/mproxy)"))
-    parser.add_argument("--comment", metavar="TEXT", help="words behind the key (default USER@HOST)")
+        "file of the key (default client-key.pem in $XDG_STATE_HOME/mproxy or ~/.local/state/mproxy; root:"
+        " /var/lib/mproxy)"))
+    parser.add_argument("--comment", metavar="TEXT", help="comment after the key (default USER@HOST)")
     parser.add_argument("--host", action="store_true", help="sproxy's key instead of a client's (host-key.pem)")
     parser.add_argument("-h", "--help", action="help", help="print this text and exit")
     return parser.parse_args(argv)
@@ -45,7 +46,7 @@ def _parse(argv):
 
 def _generate(options):
     if options.file == "":
-        raise UsageError("--file '' is empty")
+        raise UsageError("--file '': must not be empty")
     path = options.file or key_file("host-key.pem" if options.host else "client-key.pem")
     existing = read_identity(path)
     identity, new = (existing, False) if existing else take_identity(path)
@@ -56,9 +57,9 @@ def _generate(options):
     except OSError as error:
         raise MproxyError(f"cannot write the line to standard output: {error.strerror}; the key is in {path}") from None
     if new:
-        complain(PROGRAM, f"made {path}, {fingerprint(identity.spki)}")
+        complain(PROGRAM, f"created {path}, {fingerprint(identity.spki)}")
     else:
-        complain(PROGRAM, f"{path} exists and is kept, {fingerprint(identity.spki)}; the line is its own")
+        complain(PROGRAM, f"kept the existing {path}, {fingerprint(identity.spki)}; the line below is its own")
     return 0
 
 
@@ -66,7 +67,7 @@ def key_file(name):
     """The default place of a key; UsageError when the environment tells none."""
     directory = default_state_dir()
     if directory is None:
-        raise UsageError("there is no home directory to keep the key in: say where with -f FILE")
+        raise UsageError("no home directory to keep the key in: name a file with -f FILE")
     return os.path.join(directory, name)
 
 

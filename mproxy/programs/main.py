@@ -13,11 +13,11 @@ PROGRAMS = {
     "cproxy": ("mproxy.programs.cproxy", "main", "the proxy beside the application"),
     "sproxy": ("mproxy.programs.sproxy", "main", "the proxy beside the daemon"),
     "relay": ("mproxy.programs.relay", "main", "relay TCP and UDP for many connections at once"),
-    "keygen": ("mproxy.programs.keygen", "main", "make this client's key"),
+    "keygen": ("mproxy.programs.keygen", "main", "create this client's key"),
     "authorize": ("mproxy.programs.authorize", "main", "exchange keys with a server over ssh"),
     "demo": ("mproxy.programs.demo", "main", "watch a connection survive a change of address"),
-    "send": ("mproxy.programs.send", "main", "files and directories to mproxy recv, over UDP"),
-    "recv": ("mproxy.programs.recv", "main", "take what mproxy send sends"),
+    "send": ("mproxy.programs.send", "main", "send files and directories to mproxy recv, over UDP"),
+    "recv": ("mproxy.programs.recv", "main", "receive what mproxy send sends"),
     "impair": ("mproxy.programs.impair", "main", "a bad network in a box, for any UDP protocol"),
     "message-server": ("mproxy.programs.message", "server_main", "print the messages that clients send"),
     "message-client": ("mproxy.programs.message", "client_main", "send each line typed as a message"),
@@ -39,7 +39,7 @@ def main(argv=None):
     from mproxy.programs.options import complain
     from mproxy.words import printable
 
-    wrong = f"{printable(program)} is no program of mproxy." if program else "which program?"
+    wrong = f"{printable(program)} is not an mproxy program." if program else "no program given."
     complain("mproxy", f"{wrong} Choose from {', '.join(PROGRAMS)} (try 'mproxy --help')")
     return 2
 
@@ -49,9 +49,9 @@ def _help():
     lines = [f"  {name:{width}}  {summary}" for name, (_, _, summary) in PROGRAMS.items()]
     return "\n".join((
         "usage: mproxy PROGRAM ...", "",
-        "Keeps TCP connections alive while the address under them changes.", "",
+        "Keep TCP connections alive while the address under them changes.", "",
         "programs:", *lines, "",
-        "mproxy PROGRAM --help tells more."))
+        "See 'mproxy PROGRAM --help' for the options of one program."))
 
 
 if __name__ == "__main__":

@@ -72,7 +72,8 @@ class MessageReader:
     def finish(self):
         """Raise MessageError if the stream ended in the middle of a message."""
         if self._buffer:
-            raise MessageError(f"message cut off after {counted(len(self._buffer), 'byte')}, its length included")
+            raise MessageError(f"message cut off after {counted(len(self._buffer), 'byte')}, including its length"
+                               " field")
 
 
 def pack_message(payload):
@@ -269,7 +270,7 @@ def server_main(argv):
     try:
         options = parser.parse_args(argv)
         if 1 in closed:
-            raise UsageError("standard output is closed: there is no place for what clients send")
+            raise UsageError("standard output is closed: there is nowhere to print what clients send")
         listeners = _listen(options.bind, options.PORT)
         for listener in listeners:
             complain(program, f"listening on {format_host_port(*listener.getsockname()[:2])}")

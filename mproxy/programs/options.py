@@ -61,7 +61,7 @@ class OneLineParser(argparse.ArgumentParser):
         """An option whose value is one of `choices`; those of a level stand in the help's text alone."""
         def choose(text):
             if text not in choices:
-                raise UsageError(f"is unknown: choose from {', '.join(choices)}")
+                raise UsageError(f"must be one of {', '.join(choices)}")
             return text
         self.add(group, option, choose, help, metavar="LEVEL" if option == "--log-level" else "|".join(choices))
 
@@ -110,7 +110,7 @@ def _word(name, text, parse):
     try:
         return parse(text)
     except UsageError as error:
-        raise UsageError(f"{name} {printable(text)} {error}") from None
+        raise UsageError(f"{name} {printable(text)}: {error}") from None
 
 
 def _listening_port(text):
@@ -127,15 +127,14 @@ def _add_common(parser, config_class, default_bind):
     session = SessionConfig
     group = parser.add_argument_group("session")
     parser.add(group, "--heartbeat", parse_duration, metavar="TIME", help=(
-        f"send a sign of life this often (default {_show(session.heartbeat_us)}; 10ms to 1h)"))
+        f"send a heartbeat this often (default {_show(session.heartbeat_us)}; 10ms to 1h)"))
     parser.add(group, "--misses", parse_count, metavar="N", help=(
-        "heartbeats without an answer until the connection counts as lost"
-        f" (default {_show(session.misses)})"))
+        f"unanswered heartbeats after which the connection counts as lost (default {_show(session.misses)})"))
     parser.add(group, "--session-ttl", parse_duration, metavar="TIME", help=(
-        f"keep a session without a connection this long (default {_show(session.session_ttl_us)})"))
+        f"keep a session that has no connection this long (default {_show(session.session_ttl_us)})"))
     parser.add(group, "--window", parse_size, metavar="SIZE", help=(
-        "bytes on their way in one direction of one stream; memory grows up to it while the other side"
-        f" does not read (default {_show(session.window_bytes)}; 4KiB to 1GiB)"))
+        "bytes in flight in one direction of one stream; memory use grows up to this while the other side does not"
+        f" read (default {_show(session.window_bytes)}; 4KiB to 1GiB)"))
     parser.add(group, "--session-budget", parse_size, metavar="SIZE", help=(
         "the same for all streams of a session together, at least one window"
         f" (default {_show(session.session_budget_bytes)})"))
@@ -147,26 +146,25 @@ def _add_common(parser, config_class, default_bind):
         parser.add(group, "--max-sessions", parse_count, metavar="N", help=(
             f"sessions at once (default {_show(config_class.max_sessions)})"))
     parser.add(group, "--drain", parse_duration, metavar="TIME", help=(
-        "after SIGTERM or SIGINT deliver what is queued for at most this long"
-        f" (default {_show(config_class.drain_us)})"))
+        f"after SIGTERM or SIGINT, deliver queued data for at most this long (default {_show(config_class.drain_us)})"))
 
     group = parser.add_argument_group("general")
     parser.add(group, "--bind", parse_bind, metavar="ADDR", action="append", help=(
-        f"numeric address to listen on, may be repeated (default {default_bind})"))
+        f"numeric address to listen on; repeatable (default {default_bind})"))
     group.add_argument("--plain", action="store_true", default=None, help=(
         "a bare TCP relay without sessions: nothing survives a lost connection"))
     group.add_argument("--plaintext", action="store_true", default=None, help=(
-        "no encryption between the proxies, on both sides: for a trusted wire"))
+        "no encryption between the proxies; both sides need it; for trusted networks only"))
     parser.add(group, "--state-dir", parse_name, metavar="DIR", help=(
-        "keep keys, and what must be known after a restart, here (default $XDG_STATE_HOME/mproxy or"
+        "directory for keys and for what must survive a restart (default $XDG_STATE_HOME/mproxy or"
         " ~/.local/state/mproxy; root: /var/lib/mproxy)"))
     stdio = "; with --stdio warning" if config_class is CproxyConfig else ""
     parser.add_choice(group, "--log-level", LOG_LEVELS, (
         f"debug, info, warning or error (default {config_class.log_level.default}{stdio})"))
     parser.add(group, "--log-file", parse_name, metavar="FILE", help=(
-        "append the log to this file instead of standard error; SIGHUP opens it anew"))
+        "append the log to this file instead of standard error; SIGHUP reopens it"))
     parser.add_choice(group, "--log-format", LOG_FORMATS, (
-        f"lines for people or one JSON object a line (default {config_class.log_format.default})"))
+        f"text, or one JSON object per line (default {config_class.log_format.default})"))
     group.add_argument("--version", action="version", version=f"{parser.prog} {__version__}",
                        help="print the version and exit")
     group.add_argument("-h", "--help", action="help", help="print this text and exit")
@@ -212,14 +210,14 @@ Accept sessions from cproxy and relay their connections to a daemon.
   PORT            listen here for cproxy; 0 takes any free port
   HOST:PORT       the daemon (default {_DAEMON}); HOST PORT means the same
 
-Without authorized_keys whoever reaches PORT can use the daemon: see trust."""
+Without authorized_keys anyone who can reach PORT can use the daemon: see trust."""
 
 _SPROXY_EXAMPLES = _UNITS + """
 examples:
   beside a telnet daemon:
     sproxy 6200
 
-  beside an ssh daemon, which sees each client's key come from another address:
+  beside an ssh daemon, which sees a separate address for each client's key:
     sproxy --source-per-key 6200 127.0.0.1:22
 
   let clients ask for two more daemons (cproxy --target HOST:PORT):
@@ -234,21 +232,21 @@ def parse_cproxy(argv):
     group.add_argument("--stdio", action="store_true", default=None, help=(
         "relay standard input and output as the only connection, then exit"))
     parser.add(group, "--target", parse_host_port, metavar="HOST:PORT", help=(
-        "ask sproxy for this daemon instead of its default one (sproxy must --allow it)"))
+        "ask sproxy for this daemon instead of its default (sproxy must --allow it)"))
     group.add_argument("--eager", action="store_true", default=None, help=(
-        "connect to sproxy at start, not at the first application"))
+        "connect to sproxy at start, not when the first application connects"))
     parser.add(group, "--idle", parse_duration, metavar="TIME", help=(
-        "keep the connection to sproxy this long after the last application has gone"
-        f" (default {_show(CproxyConfig.idle_us)})"))
+        "keep the connection to sproxy this long after the last application has left (default"
+        f" {_show(CproxyConfig.idle_us)})"))
     parser.add(group, "--connect-timeout", parse_duration, metavar="TIME", help=(
         f"give up one attempt to connect after this long (default {_show(CproxyConfig.connect_timeout_us)})"))
     group = parser.add_argument_group("trust")
     parser.add(group, "--key", parse_name, metavar="FILE", help=(
-        "our key (default client-key.pem in --state-dir, made when there is none)"))
+        "our key (default client-key.pem in --state-dir, created if missing)"))
     parser.add(group, "--known-hosts", parse_name, metavar="FILE", help=(
         "remember the keys of servers here (default known_hosts in --state-dir)"))
     parser.add(group, "--host-fingerprint", parse_fingerprint, metavar="SHA256:...", action="append", help=(
-        "the server must have this key, may be repeated; nothing is remembered then"))
+        "the server must have this key; repeatable; nothing is remembered then"))
     _add_common(parser, CproxyConfig, " and ".join(CproxyConfig.DEFAULT_BIND))
 
     given, words = parser.split(argv)
@@ -261,7 +259,7 @@ def parse_cproxy(argv):
     if "stdio" in given:
         given.setdefault("log_level", "warning")  # ssh's terminal is no place for what is in order
         if len(words) == 3:
-            raise UsageError(f"--stdio takes no PORT to listen on: leave out {printable(words[0])}")
+            raise UsageError(f"--stdio does not listen on a port: leave out {printable(words[0])}")
         _expect_words(parser, words, ("HOST", "PORT"))
     else:
         _expect_words(parser, words, ("PORT", "HOST", "PORT"))
@@ -277,31 +275,31 @@ def parse_sproxy(argv):
     parser = OneLineParser("sproxy", _SPROXY_USAGE, _SPROXY_DESCRIPTION, _SPROXY_EXAMPLES)
     group = parser.add_argument_group("clients")
     parser.add(group, "--allow", parse_host_port, metavar="HOST:PORT", action="append", help=(
-        "a further daemon that clients may ask for, may be repeated (default none)"))
+        "another daemon that clients may ask for; repeatable (default none)"))
     group.add_argument("--single", action="store_true", default=None, help=(
         "one session at a time: a new one closes the one before it and its connections to the daemon"))
     group.add_argument("--source-per-key", action="store_true", default=None, help=(
-        "daemons on 127.0.0.1 see each client's key come from an address of its own (127.x.y.z), so that"
-        " their limits and bans concern one client"))
+        "connect to daemons on 127.0.0.1 from a separate address for each client's key (127.x.y.z), so that their"
+        " limits and bans affect one client only"))
     parser.add(group, "--stdio-ttl", parse_duration, metavar="TIME", help=(
-        "keep a session of cproxy --stdio without a connection this long"
-        f" (default {_show(SproxyConfig.stdio_ttl_us)}, at most --session-ttl)"))
+        "keep a session of cproxy --stdio that has no connection this long (default"
+        f" {_show(SproxyConfig.stdio_ttl_us)}, at most --session-ttl)"))
     parser.add(group, "--max-unfinished", parse_count, metavar="N", help=(
-        "connections that have said nothing, and as many that have not said yet what they want"
-        f" (default {_show(SproxyConfig.max_unfinished)})"))
+        "connections that have sent nothing yet, and as many more that have not completed the handshake (default"
+        f" {_show(SproxyConfig.max_unfinished)})"))
     parser.add(group, "--memory-limit", parse_size, metavar="SIZE", help=(
         "bytes that the buffers of all sessions may hold together"
         f" (default {_show(SproxyConfig.memory_limit_bytes)})"))
     group = parser.add_argument_group("trust")
     parser.add(group, "--host-key", parse_name, metavar="FILE", help=(
-        "our key (default host-key.pem in --state-dir, made when there is none)"))
+        "our key (default host-key.pem in --state-dir, created if missing)"))
     parser.add(group, "--authorized-keys", parse_name, metavar="FILE", help=(
-        "only the keys in this file may connect (default authorized_keys in --state-dir;"
-        " where there is none, everybody may connect, and the log says how to close the door)"))
+        "only the keys in this file may connect (default authorized_keys in --state-dir; without that file anyone may"
+        " connect, and the log says how to prevent it)"))
     group.add_argument("--closed", action="store_true", default=None, help=(
-        "where there is no authorized_keys let nobody in until there is one"))
+        "as long as there is no authorized_keys, let nobody in"))
     parser.add(group, "--user", parse_name, metavar="USER", help=(
-        "run as this user once the port is open and the keys are read; for a start as root"))
+        "run as this user once the port is open and the keys are read; must be started as root"))
     _add_common(parser, SproxyConfig, "every address")
 
     given, words = parser.split(argv)
@@ -330,7 +328,7 @@ def _refuse_together(given, first, others):
     for other in others:
         if first in given and other in given:
             flags = [f"--{name.replace('_', '-')}" for name in (first, other)]
-            raise UsageError(f"{flags[0]} and {flags[1]} exclude each other: leave one of them out")
+            raise UsageError(f"{flags[0]} and {flags[1]} cannot be used together")
 
 
 def _expect_words(parser, words, names):
@@ -338,9 +336,9 @@ def _expect_words(parser, words, names):
     expected = f"expected {' '.join(names)}"
     needed = sum(not name.startswith("[") for name in names)
     if len(words) < needed:
-        parser.error(f"{names[len(words)]} is missing: {expected}")
+        parser.error(f"missing argument: {names[len(words)]}; {expected}")
     if len(words) > len(names):
-        parser.error(f"{printable(words[len(names)])} is one word too many: {expected}")
+        parser.error(f"unexpected argument: {printable(words[len(names)])}; {expected}")
 
 
 def _configure(config_class, given):

@@ -55,8 +55,8 @@ MOST_SWEEP_US = 6 * 3600 * SECOND_US
 # A file that is arriving costs three descriptors; so many are for everything else.
 FILE_DESCRIPTORS, OTHER_DESCRIPTORS = 3, 64
 
-ONE_SENDER = "the receiver takes one sender, and that one has come"
-ANEW = "the same file is being sent anew"
+ONE_SENDER = "the receiver accepts only one sender, and already has one"
+ANEW = "the same file is being sent again"
 
 _USAGE = "mproxy recv [options] PORT [-o FILE|DIR|-]"
 
@@ -70,7 +70,8 @@ unless --open lets everybody send."""
 
 _EPILOG = """\
 exit status (--once): 0 everything arrived, 2 wrong command line, 3 no space, 4
-no permission, 5 there already, 6 no answer, 7 the keys do not agree, 1 else.
+no permission, 5 already exists, 6 no answer, 7 the keys do not agree, 1 any
+other failure.
 
 TIME is a number with us, ms, s, m, h or d (1s, 1.5m; a bare number is seconds).
 
@@ -85,27 +86,28 @@ def parse_recv(argv):
     parser = OneLineParser("mproxy recv", _USAGE, _DESCRIPTION, _EPILOG)
     group = parser.add_argument_group("files")
     group.add_argument("-o", "--output", metavar="FILE|DIR|-", help=(
-        "where to: a file, a directory, '-' for standard output (default: the current directory)"))
-    group.add_argument("--force", action="store_true", default=None, help="replace files that are there")
-    group.add_argument("--once", action="store_true", default=None, help="end after the first sender")
+        "destination: a file, a directory, or '-' for standard output (default: the current directory)"))
+    group.add_argument("--force", action="store_true", default=None, help="replace existing files")
+    group.add_argument("--once", action="store_true", default=None, help="exit after the first sender")
     parser.add(group, "--senders", parse_count, metavar="N", help="senders at once (default 16)")
     parser.add(group, "--partial-ttl", parse_duration, metavar="TIME", help=(
-        "remove what has arrived of files that nobody goes on sending for this long (default 7d, with --open 1d)"))
+        "remove partial files that no sender has continued for this long (default 7d, with --open 1d)"))
     add_common(parser)
     parser.add(parser, "--authorized-keys", parse_name, metavar="FILE", help=(
-        "keys of 'mproxy keygen' that may send, as of sproxy (default authorized_keys in its state directory)"))
+        "list of the keys (from 'mproxy keygen') that may send, as for sproxy (default authorized_keys in its state"
+        " directory)"))
     parser.add_argument("--open", action="store_true", default=None, help=(
-        "without keys: take files from everybody who reaches the port"))
+        "without keys: accept files from anyone who can reach the port"))
     parser.add(parser, "--ack-to", parse_host_port, metavar="HOST:PORT", help=(
-        "send every answer there ('mproxy send --ack-port'), not to where the packets come from"))
+        "send all answers to this address ('mproxy send --ack-port'), not to where the packets come from"))
     given, words = parser.split(argv)
     port, = parser.take_words(words, (("PORT", lambda text: parse_port(text, 0)),))
     if "partial_ttl" in given or "open" in given:
         given["partial_ttl_us"] = given.pop("partial_ttl", DAY_US)
     config = configure(given, "host-key.pem", port=port)
     if config.key is None and not config.open:
-        raise UsageError("without keys everybody who reaches the port could write files here: give --key FILE (a secret"
-                         " that both sides have) or --own-key, or --open to take files from everybody")
+        raise UsageError("without keys anyone who can reach the port could write files here: use --key FILE (a secret"
+                         " that both sides have) or --own-key, or --open to accept files from anyone")
     return config
 
 
@@ -119,7 +121,7 @@ def destination_of(config):
         try:
             os.makedirs(path, exist_ok=True)
         except OSError as error:
-            raise UsageError(f"-o {path}: cannot make this directory: {error.strerror}") from None
+            raise UsageError(f"-o {path}: cannot create this directory: {error.strerror}") from None
         return IntoDirectory(path, config.force, dots=config.key is not None, umask=umask)
     if not os.path.isdir(os.path.dirname(os.path.abspath(output))):
         raise UsageError(f"-o {output}: its directory does not exist")
@@ -171,7 +173,8 @@ class Recv:
             address = listener.getsockname()
         if config.key is None:
             self._log.warning("open-door", why=(
-                "--open: whoever reaches the port can send files; --key or --own-key lets in only those with keys"))
+                "--open: anyone who can reach the port can send files; use --key or --own-key to let in only those"
+                " with keys"))
         self._log.info("listening", address=address[0], port=address[1])
         self._sweep()
         try:
@@ -255,7 +258,7 @@ class Recv:
             if receiver.waits_for_us or done - done_then > SLOW_BYTES_A_SECOND * (now - then):
                 self._marks[receiver] = done, now
             elif now - then >= SLOW_FOR_SECONDS:
-                receiver.give_up(EndCode.TIMED_OUT, "too slow to keep its place while others wait for one")
+                receiver.give_up(EndCode.TIMED_OUT, "too slow, while others are waiting for its place")
 
     def on_file(self, receiver, file, code, root, text):
         """One file's end."""

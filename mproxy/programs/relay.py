@@ -83,11 +83,11 @@ def find_relay(given):
         return running_pid(given["pidfile"])
     running = control.find_running()
     if not running:
-        raise MproxyError("no relay of this user is running here; for another user's say which one with --pidfile FILE")
+        raise MproxyError("no relay of this user is running here; choose another user's with --pidfile FILE")
     if len(running) > 1:  # one that ends may go on for a while beside its successor
         running = [pid for pid in running if control.ask(pid, "status")["state"] != "stopping"] or running
     if len(running) > 1:
-        raise UsageError(f"{len(running)} relays are running: say which one with --pidfile FILE")
+        raise UsageError(f"{len(running)} relays are running: choose one with --pidfile FILE")
     return running[0]
 
 
@@ -106,7 +106,7 @@ def run(config):
         log_file.open()
         service = Service(config, log_file, background, given)
         for what in strange:
-            service.log.warning("socket-unused", why="no socket that is bound", address=what)
+            service.log.warning("socket-unused", why="not a bound socket", address=what)
         return service.run(rules)
     except MproxyError as error:
         log_file.give_back()

@@ -29,14 +29,14 @@ Relay TCP connections and UDP datagrams: client -> relay -> server.
                   means the same
   RULE_OPTION     as in a file, for example max=500 proxy=v2
 
-  check           say what is wrong with a file of rules, start nothing
-  reload          let a running relay read its file again; only what changed
-                  changes, connections go on
-  stop            let it finish its connections, and end it
-  status          what it does: rules, connections, bytes, workers"""
+  check           report what is wrong with a rule file, start nothing
+  reload          make a running relay read its file again; rules that did not
+                  change and existing connections are not touched
+  stop            let it finish its connections, then end it
+  status          show its rules, connections, bytes and workers"""
 
 _EPILOG = """\
-a file has one rule a line, # begins a comment:
+a rule file has one rule per line; # starts a comment:
   7005 -> 192.168.0.1:8005
   udp 53 -> 10.0.0.2:53            timeout=30s max=10000
   tcp+udp [::]:5060 -> sip.example:5060
@@ -44,12 +44,12 @@ a file has one rule a line, # begins a comment:
   8443 -> a.example:443, b.example:443   balance=leastconn
 
 options of a rule:
-  allow=NETS, deny=NETS    networks of clients, with commas between; deny wins
+  allow=NETS, deny=NETS    networks of clients, separated by commas; deny wins
   max=N                    connections or UDP sessions at once
   timeout=TIME             end after this long without a byte (default tcp 0,
                            which is never; udp 1m)
   connect-timeout=TIME     for a connection to a server (default 10s)
-  balance=roundrobin|leastconn   over several servers (default roundrobin)
+  balance=roundrobin|leastconn   with several servers (default roundrobin)
   proxy=v1|v2              send a PROXY protocol header to the server
   accept-proxy             expect one from the client
   source=ADDRESS           connect to servers from this address of the host
@@ -65,9 +65,7 @@ examples:
   mproxy relay status --pidfile /run/mproxy/relay.pid --json
 """
 
-_CLIENT_EPILOG = """\
-Without --pidfile it is the one relay of this user that runs.
-"""
+_CLIENT_EPILOG = "Without --pidfile: the only running relay of this user.\n"
 
 
 def parse_relay(argv):
@@ -80,16 +78,16 @@ def parse_relay(argv):
     udp = given.pop("udp", False)
     if "config" in given:
         if words:
-            raise UsageError(f"{printable(words[0])} and --config exclude each other: write the rule into the file")
+            raise UsageError(f"unexpected argument: {printable(words[0])} (with --config, rules go in the file)")
         if udp:
-            raise UsageError("--udp and --config exclude each other: write 'udp' before the rule in the file")
+            raise UsageError("--udp and --config cannot be used together: write 'udp' before the rule in the file")
         given["file"] = os.path.abspath(given.pop("config"))
     else:
         given["rules"] = (_rule(parser, words, "udp" if udp else "tcp"),)
     if "drain_timeout" in given:
         given["drain_timeout_us"] = given.pop("drain_timeout")
     if "daemon" in given and "pidfile" not in given:
-        raise UsageError("--daemon needs --pidfile FILE: without it reload, stop and status do not find the process")
+        raise UsageError("--daemon needs --pidfile FILE, by which reload, stop and status find the process")
     for file in given.keys() & {"pidfile", "log_file"}:
         given[file] = os.path.abspath(given[file])  # a daemon leaves the directory
     return "run", RelayConfig(**given)
@@ -99,35 +97,34 @@ def _add_options(parser):
     config = RelayConfig
     group = parser.add_argument_group("rules")
     group.add_argument("--udp", action="store_true", default=None, help="relay UDP datagrams, not TCP connections")
-    parser.add(group, "--config", parse_name, metavar="FILE", help="take the rules of this file")
+    parser.add(group, "--config", parse_name, metavar="FILE", help="read the rules from this file")
     group.add_argument("--kernel", action="store_true", default=None, help=(
         "let the kernel relay by nftables: faster, fewer options; needs root and nft"))
 
     group = parser.add_argument_group("process")
     parser.add(group, "--workers", _workers, metavar="N|auto", help=(
-        f"processes that relay (default {config.workers.default}); auto is one a CPU"))
+        f"number of relaying processes (default {config.workers.default}); auto is one per CPU"))
     parser.add(group, "--max-connections", parse_count, metavar="N", help=(
-        "TCP connections, and UDP sessions, of all rules at once (default 0: as many as the limit of open files"
-        " allows)"))
+        "TCP connections, and UDP sessions, of all rules at once (default 0: as many as the open-file limit allows)"))
     parser.add(group, "--drain-timeout", parse_duration, metavar="TIME", help=(
-        "after SIGTERM let connections finish for at most this long"
-        f" (default {config.drain_timeout_us.format(config.drain_timeout_us.default)})"))
+        "after SIGTERM, let connections finish for at most this long (default"
+        f" {config.drain_timeout_us.format(config.drain_timeout_us.default)})"))
     parser.add(group, "--user", parse_name, metavar="USER", help=(
-        "give the workers the rights of this user once the ports are bound; needs a start as root"))
+        "run the workers as this user once the ports are bound; must be started as root"))
     group.add_argument("--wait-addresses", action="store_true", default=None, help=(
-        "start although an address to listen on is not there yet, and serve it as soon as it is"))
+        "start even if this host does not have an address to listen on yet, and serve it as soon as it does"))
     group.add_argument("--daemon", action="store_true", default=None, help=(
-        "run in the background; return when it serves, or tell why it does not"))
-    parser.add(group, "--pidfile", parse_name, metavar="FILE", help="keep the process's number here")
+        "run in the background; return once it is serving, or say why it cannot"))
+    parser.add(group, "--pidfile", parse_name, metavar="FILE", help="write the process id to this file")
 
     group = parser.add_argument_group("general")
     parser.add(group, "--log-file", parse_name, metavar="FILE", help=(
-        "append the log here (default standard error; a daemon without it logs nothing, unless standard error is a"
-        " file)"))
+        "append the log to this file (default standard error; without it a daemon logs nothing, unless standard error"
+        " is a file)"))
     parser.add_choice(group, "--log-level", LOG_LEVELS, (
         f"debug, info, warning or error (default {config.log_level.default})"))
     parser.add_choice(group, "--log-format", LOG_FORMATS, (
-        f"lines for people or one JSON object a line (default {config.log_format.default})"))
+        f"text, or one JSON object per line (default {config.log_format.default})"))
     _add_help(parser, group)
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
 
@@ -142,9 +139,9 @@ def _parse_command(command, *argv):
     """The options of check, reload, stop and status."""
     if command == "check":
         parser = OneLineParser(f"{PROGRAM} check", "mproxy relay check [--kernel] FILE",
-                               "Say what is wrong with a file of rules.", None)
+                               "Report what is wrong with a rule file.", None)
         group = parser.add_argument_group("options")
-        group.add_argument("--kernel", action="store_true", default=None, help="and what --kernel cannot do")
+        group.add_argument("--kernel", action="store_true", default=None, help="also report what --kernel lacks")
     else:
         usage = f"mproxy relay {command} [--pidfile FILE]{' [--json]' if command == 'status' else ''}"
         parser = OneLineParser(f"{PROGRAM} {command}", usage, None, _CLIENT_EPILOG)
@@ -157,8 +154,8 @@ def _parse_command(command, *argv):
     given, words = parser.split(list(argv))
     expected = ["FILE"] if command == "check" else []
     if len(words) != len(expected):
-        parser.error(f"expected {' '.join(expected)}" if len(words) < len(expected)
-                     else f"{printable(words[len(expected)])} is one word too many")
+        parser.error(f"missing argument: {' '.join(expected)}" if len(words) < len(expected)
+                     else f"unexpected argument: {printable(words[len(expected)])}")
     return given | dict(zip(("file",), words, strict=False))
 
 
@@ -166,7 +163,7 @@ def _workers(text):
     if text == "auto":
         return min(len(os.sched_getaffinity(0)), RelayConfig.workers.highest)
     if not text.isdigit():
-        raise UsageError("is no number of processes: write 1, 2, ... or auto")
+        raise UsageError("not a number of processes; use 1, 2, ... or auto")
     return parse_count(text)
 
 
@@ -175,15 +172,15 @@ def _rule(parser, words, protocol):
     words = split_host_port(words, 1)
     names = ("PORT", "HOST", "HOST_PORT")
     if len(words) < len(names):
-        parser.error(f"{names[len(words)]} is missing: expected {' '.join(names)}, or --config FILE")
+        parser.error(f"missing argument: {names[len(words)]}; expected {' '.join(names)}, or --config FILE")
     host, ports = parse_listen(words[0], lowest=0)
     if len(ports) != 1:
-        raise UsageError(f"PORT {printable(words[0])} is a range: write it into a file for --config")
+        raise UsageError(f"PORT {printable(words[0])} is a range: put it in a file and use --config")
     values = []
     for name, text, parse in zip(names[1:], words[1:3], (parse_host, parse_port), strict=True):
         try:
             values.append(parse(text))
         except UsageError as error:
-            raise UsageError(f"{name} {printable(text)} {error}") from None
+            raise UsageError(f"{name} {printable(text)}: {error}") from None
     [options] = parse_options((protocol,), tuple(words[3:]), {})
     return Rule(1, protocol, "" if host == "::" else host, ports[0], (tuple(values),), options)

@@ -173,8 +173,8 @@ class Service:
             for line in lines:
                 self.log.error("reload-failed", why=line)
             self._last_reload = lines
-            self._notifier.ready("reload failed, the former rules hold")
-            return {"ok": False, "lines": [*lines, "nothing was changed: the former rules hold"]}
+            self._notifier.ready("reload failed: the previous rules stay in effect")
+            return {"ok": False, "lines": [*lines, "nothing was changed: the previous rules stay in effect"]}
         self._rules, self._last_reload = rules, None
         self._reloads += 1
         self.log.info("reloaded", rules=len(rules), added=added, changed=changed, removed=removed)

@@ -26,7 +26,7 @@ def say_status(facts, as_json):
             f"worker {worker['worker']}: {worker['state']}, process {worker['pid'] or '-'} for"
             f" {_say_time(worker['uptime_s'])}, {counted(worker['connections'], 'connection')},"
             f" {counted(worker['sessions'], 'session')}, {counted(worker['deaths'], 'death')}")
-    lines += [f"broken, tried again: {facts['broken']}"] if "broken" in facts else []
+    lines += [f"broken, retrying: {facts['broken']}"] if "broken" in facts else []
     lines += [f"not resolved: {host}: {why}" for host, why in facts.get("unresolved", {}).items()]
     lines += [f"leads back to this relay, left out: {rule}: {', '.join(left_out)}"
               for rule, left_out in facts.get("circles", {}).items()]

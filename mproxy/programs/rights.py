@@ -21,9 +21,9 @@ class User:
         try:
             entry = pwd.getpwnam(name)
         except KeyError:
-            raise UsageError(f"--user {name} is unknown: there is no such user on this system") from None
+            raise UsageError(f"--user {name}: there is no such user on this system") from None
         if os.geteuid() not in (0, entry.pw_uid):
-            raise UsageError(f"--user {name} needs a start as root: only root can become another user")
+            raise UsageError(f"--user {name} works only when started as root: nobody else can become another user")
         self.name = name
         self.uid, self.gid = entry.pw_uid, entry.pw_gid
 
@@ -35,7 +35,7 @@ class User:
         os.setresgid(self.gid, self.gid, self.gid)
         os.setresuid(self.uid, self.uid, self.uid)
         if self.uid != 0 and _can_return():
-            raise OSError(f"the rights of root could not be given up for those of {self.name}")
+            raise OSError(f"cannot give up the rights of root for those of {self.name}")
         forbid_dumps()  # a change of user sets it anew
 
 
@@ -51,7 +51,8 @@ def warn_of_lost_files(config, log):
     except PermissionError:
         pass
     log.warning("file-out-of-reach", file=path, user=config.user, why=(
-        "after its next change nobody could connect; let the user read it (chgrp, chmod g+r; the directory g+x)"))
+        "after its next change nobody could connect; make it readable for that user (chgrp, chmod g+r; the directory"
+        " g+x)"))
 
 
 def _can_return():

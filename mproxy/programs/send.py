@@ -43,9 +43,9 @@ on where it stopped, as long as it has not changed."""
 
 _EPILOG = """\
 exit status: 0 everything arrived, 2 wrong command line, 3 no space, 4 no
-permission, 5 there already, 6 no answer, 7 the keys do not agree, 8 arrived
-but for what is neither a file nor a directory (symbolic links), 130
-interrupted, 1 else.
+permission, 5 already exists, 6 no answer, 7 the keys do not agree, 8 all but
+what is neither a file nor a directory (symbolic links) arrived, 130
+interrupted, 1 any other failure.
 
 TIME is a number with us, ms, s, m, h or d (1s, 1.5m; a bare number is seconds).
 
@@ -61,16 +61,16 @@ def parse_send(argv):
     add_common(parser)
     parser.add_argument("--quiet", action="store_true", default=None, help="no progress bar")
     parser.add(parser, "--known-hosts", parse_name, metavar="FILE", help=(
-        "remembered keys of receivers, as of cproxy (default known_hosts in its state directory)"))
+        "remembered keys of receivers, as for cproxy (default known_hosts in its state directory)"))
     parser.add(parser, "--ack-port", parse_port, metavar="PORT", help=(
-        "answers arrive on this port of ours ('mproxy recv --ack-to'), not on the one that sends"))
+        "receive answers on this local port ('mproxy recv --ack-to'), not on the one that sends"))
     given, words = parser.split(argv)
     words = split_host_port(words, -1)
     if len(words) < 3:
-        parser.error(f"{('FILE', 'HOST', 'PORT')[len(words)]} is missing: expected FILE... HOST PORT")
+        parser.error(f"missing argument: {('FILE', 'HOST', 'PORT')[len(words)]}; expected FILE... HOST PORT")
     host, port = parser.take_words(words[-2:], (("HOST", parse_host), ("PORT", parse_port)))
     if words[:-2].count("-") > 1:
-        raise UsageError("'-' is standard input, of which there is only one: leave the others out")
+        raise UsageError("'-' (standard input) can be given only once")
     return configure(given, "client-key.pem", paths=tuple(words[:-2]), host=host, port=port)
 
 
@@ -231,7 +231,7 @@ class Send:
         self._stopped = signal.Signals[signal_name]
         self.exit_status = 128 + self._stopped
         self._progress.close()
-        self._complain("interrupted, send again to go on")
+        self._complain("interrupted; send again to continue")
         if self._delivery is None:
             self._finished = True
             self._loop.stop()

@@ -80,17 +80,17 @@ class Sounding:
         except OSError:
             return  # not connected: there is no way at all
         if carries < BASE_PACKET_BYTES + headers:
-            self._once(f"the way to {sockaddr[0]} carries packets of at most {carries} bytes, and"
+            self._once(f"the path to {sockaddr[0]} carries packets of at most {carries} bytes, but"
                        f" {BASE_PACKET_BYTES + headers} are needed (MTU)")
 
     def _say(self, sockaddr, error):
         where = format_host_port(sockaddr[0], sockaddr[1])
         if error == errno.ECONNREFUSED:
-            self._once(f"nobody listens at {where} (port unreachable)")
+            self._once(f"nothing is listening at {where} (port unreachable)")
         elif error in (errno.EPERM, errno.EACCES):
-            self._once(f"a firewall forbids the way to {where} ({os.strerror(error)})")
+            self._once(f"a firewall blocks the path to {where} ({os.strerror(error)})")
         elif error not in (0, errno.EMSGSIZE, errno.EAGAIN):
-            self._once(f"there is no way to {where} ({os.strerror(error)})")
+            self._once(f"there is no route to {where} ({os.strerror(error)})")
 
     def _once(self, text):
         if text not in self._told:

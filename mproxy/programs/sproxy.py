@@ -46,7 +46,7 @@ EMPTY_SESSION_US = 60_000_000
 NEIGHBOURS_US = 3_600_000_000
 
 
-TWIN = "another running cproxy has this one's identity: was its state directory copied?"
+TWIN = "another running cproxy has the same identity: was its state directory copied?"
 
 
 def main(argv=None):
@@ -59,7 +59,8 @@ def make_program(config, log, loop):
     if config.plain:
         from mproxy.programs.plain import PlainRelay
         log.warning("open-door", daemons=format_host_port(config.daemon_host, config.daemon_port), why=(
-            "--plain: no key is asked for, whoever reaches the port can use it"), close="start sproxy without --plain")
+            "--plain: no key is required; anyone who can reach the port can use"
+            " it"), close="start sproxy without --plain")
         return PlainRelay(config, log, loop, config.daemon_host, config.daemon_port)
     return Sproxy(config, log, loop)
 
@@ -153,7 +154,7 @@ class Sproxy:
         most, each = promises(whole, config.max_sessions)
         if most < config.max_sessions:
             self._log.warning("few-sessions", most=most, why=(
-                f"--memory-limit is not enough for --max-sessions {config.max_sessions}"))
+                f"--memory-limit is too small for --max-sessions {config.max_sessions}"))
         limit_memory(whole - most * SESSION_BYTES, most, each)
         share_descriptors(most, 2 * most_unfinished(config))
         return most
@@ -193,7 +194,7 @@ class Sproxy:
             raise PeerError(CloseCode.BAD_PROOF, "wrong proof for this session")
         check_epoch(hello, session)
         if hello.list_bytes > LIST_BYTES * self._config.session.max_streams + LIST_BYTES_MORE:
-            raise PeerError(CloseCode.LIMIT_ERROR, "more streams than a session has")
+            raise PeerError(CloseCode.LIMIT_ERROR, "more streams than a session may have")
 
     def admit(self, guest, hello):
         """Take a guest's carrier, whose HELLO was checked; PeerError turns it away."""
@@ -230,7 +231,7 @@ class Sproxy:
         """The client of a HELLO that resumes; what may have changed since `check`, while its list came, is judged."""
         client = self._clients.get(hello.session_id)
         if client is None:
-            raise PeerError(CloseCode.UNKNOWN_SESSION, "the session ended meanwhile", self._site)
+            raise PeerError(CloseCode.UNKNOWN_SESSION, "the session has ended in the meantime", self._site)
         check_epoch(hello, client.endpoint.session)
         client.grant = self._door.grant_living(guest.spki, guest.address)
         client.host = guest.address
@@ -268,7 +269,7 @@ class Sproxy:
         if self._config.single:
             for client in list(self._clients.values()):
                 self._end(client, CloseCode.REPLACED, (
-                    STARTED_ANEW if client is former else "--single: a new session began"))
+                    STARTED_ANEW if client is former else "--single: a new session started"))
         elif former is not None:
             self._end(former, CloseCode.REPLACED, STARTED_ANEW)
         else:
@@ -277,7 +278,7 @@ class Sproxy:
                 quota = (grant and grant.max_sessions) or self._key_quota
             client = self._places.make_room(holder, quota, self._loop.now())
             if client is not None:
-                self._end(client, CloseCode.REPLACED, "all places are taken: it gave way to a new session",
+                self._end(client, CloseCode.REPLACED, "all places were taken: it made room for a new session",
                           "warning" if client.streams else "info")
 
     def _check_twin(self, hello, former):
@@ -295,7 +296,7 @@ class Sproxy:
                 former.endpoint.probe()
                 former.probed_at = self._loop.now()
             heard = session.received_at > former.probed_at
-            raise PeerError(CloseCode.TWIN, TWIN if heard else "the former session's connection is not given up yet",
+            raise PeerError(CloseCode.TWIN, TWIN if heard else "the previous session still holds its connection",
                             int(heard))
         if session.open_count and hello.former != session_tag(session.session_id):
             raise PeerError(CloseCode.TWIN, TWIN, 1)
@@ -445,7 +446,7 @@ class Sproxy:
         text = format_host_port(*target)
         usable = without_guarded(addresses or [], target[0])
         if error is None and not usable:
-            error = "the name means a link-local or metadata address, which is used only when named as a number"
+            error = "the name resolves to a link-local or metadata address, which can be used only as a numeric address"
         if error is not None:
             self._log.warning("daemon-unreachable", session=self._client(endpoint).name, stream=stream, daemon=text,
                               why=error)
@@ -508,7 +509,7 @@ class Sproxy:
 
     def _say_goodbye(self):
         for client in list(self._clients.values()):
-            self._end(client, CloseCode.SHUTDOWN, "sproxy ends")
+            self._end(client, CloseCode.SHUTDOWN, "sproxy is shutting down")
             client.endpoint.reset_rest()
         self._loop.stop()
 
@@ -545,7 +546,7 @@ def say_key(client):
 def check_epoch(hello, session):
     """PeerError unless the HELLO is newer than every carrier of the session."""
     if hello.epoch <= session.epoch:
-        raise PeerError(CloseCode.STALE_EPOCH, "a newer carrier was seen", session.epoch)
+        raise PeerError(CloseCode.STALE_EPOCH, "a newer carrier exists", session.epoch)
 
 
 if __name__ == "__main__":

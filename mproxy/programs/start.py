@@ -58,8 +58,8 @@ def run(module):
     except Exception as error:
         if os.environ.get("MPROXY_TRACEBACK"):
             raise
-        complain(module, f"internal error: {type(error).__name__}: {error}; please report it, with what"
-                 " MPROXY_TRACEBACK=1 in the environment adds to this line")
+        complain(module, f"internal error: {type(error).__name__}: {error}; please report it, with the traceback that"
+                 " MPROXY_TRACEBACK=1 in the environment shows")
         return INTERNAL_ERROR
     return flush_output(module) or status
 

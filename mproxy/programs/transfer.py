@@ -60,18 +60,18 @@ def add_common(parser):
     parser.add_choice(group, "--recovery", RECOVERIES, (
         "how losses are repaired: sack (default) or gbn, Go-Back-N"))
     parser.add_choice(group, "--congestion", CONGESTIONS, (
-        f"who decides how much is under way: bbr, cubic or fixed (default {DatagramConfig.congestion.default})"))
+        f"congestion control: bbr, cubic or fixed (default {DatagramConfig.congestion.default})"))
     parser.add(group, "--window", parse_count, metavar="N", help=(
-        f"packets under way with --congestion fixed, which it implies (default {DatagramConfig.window.default})"))
+        f"packets in flight with --congestion fixed, which it implies (default {DatagramConfig.window.default})"))
     parser.add(group, "--retries", parse_count, metavar="N", help=(
-        "tries in a row without an answer before giving up (default 0: as many as --timeout allows)"))
+        "consecutive tries without an answer before giving up (default 0: as many as --timeout allows)"))
     parser.add(group, "--timeout", parse_duration, metavar="TIME", help=(
-        "give up when nothing was heard for this long (default 1m)"))
-    parser.add(group, "--bind", parse_bind, metavar="ADDR", help="numeric address of ours to use (default every one)")
+        "give up after this long without an answer (default 1m)"))
+    parser.add(group, "--bind", parse_bind, metavar="ADDR", help="local numeric address to use (default: every one)")
     group = parser.add_argument_group("output")
-    group.add_argument("--json", action="store_true", default=None, help="one JSON object a file on standard output")
+    group.add_argument("--json", action="store_true", default=None, help="print one JSON object per file")
     parser.add_choice(group, "--log-level", LOG_LEVELS, "debug, info, warning or error (default info)")
-    parser.add_choice(group, "--log-format", LOG_FORMATS, "lines for people or one JSON object a line (default text)")
+    parser.add_choice(group, "--log-format", LOG_FORMATS, "text, or one JSON object per line (default text)")
     group.add_argument("--version", action="version", version=f"mproxy {__version__}",
                        help="print the version and exit")
     group.add_argument("-h", "--help", action="help", help="print this text and exit")
@@ -89,7 +89,7 @@ def configure(given, own_key, **values):
     key = take_key(given, own_key)
     peers = tuple(given.pop("peer", ()))
     if peers and not (key and key.seed):
-        raise UsageError("--peer names keys of 'mproxy keygen', so --key must be one")
+        raise UsageError("--peer works with keys from 'mproxy keygen' only, so --key must be one too")
     datagram["sealed"] = key is not None
     given = {name.replace("-", "_"): value for name, value in given.items()}
     return TransferConfig(datagram=DatagramConfig(**datagram), key=key, peers=peers, **given, **values)
@@ -157,7 +157,7 @@ def find_addresses(host, port, family=None):
     fitting = [entry for entry in interleave(addresses) if family in (None, entry[0])]
     if not fitting:
         wanted = "IPv4" if family == socket.AF_INET else "IPv6"
-        raise MproxyError(f"{host} has no {wanted} address, and our socket is for {wanted}")
+        raise MproxyError(f"{host} has no {wanted} address, but our socket is {wanted}")
     return [(family, (sockaddr[0], port, *sockaddr[2:])) for family, sockaddr in fitting]
 
 

@@ -19,11 +19,11 @@ from mproxy.words import parse_fingerprint, parse_name
 def add_key_options(parser, group):
     """Options of both programs."""
     parser.add(group, "--key", parse_name, metavar="FILE", help=(
-        "seal every packet: FILE holds a secret that both sides have, or a key of 'mproxy keygen'"))
+        "encrypt every packet: FILE is a secret that both sides have, or a key from 'mproxy keygen'"))
     group.add_argument("--own-key", action="store_true", default=None, help=(
-        "the same with the key that 'mproxy keygen' makes when no file is named"))
+        "the same, with the key that 'mproxy keygen' creates by default"))
     parser.add(group, "--peer", parse_fingerprint, metavar="SHA256:...", action="append", help=(
-        "fingerprint of a key of 'mproxy keygen' that the other side may have, may be repeated"))
+        "fingerprint of a key (from 'mproxy keygen') that the other side may have; repeatable"))
 
 
 def take_key(given, own_name):
@@ -31,11 +31,11 @@ def take_key(given, own_name):
     path = given.pop("key", None)
     if given.pop("own_key", None):
         if path is not None:
-            raise UsageError("--key and --own-key: one key is enough")
+            raise UsageError("--key and --own-key cannot be used together")
         path = in_state_dir(own_name)
         if path is None or not os.path.exists(path):
             option = " --host" if own_name.startswith("host") else ""
-            raise UsageError(f"--own-key: there is no {path or own_name}; 'mproxy keygen{option}' makes it")
+            raise UsageError(f"--own-key: there is no {path or own_name}; create it with 'mproxy keygen{option}'")
     if path is None:
         return None
     return Key(path)
@@ -67,15 +67,15 @@ def sender_keying(config, log):
 def explain_refusal(reason, key):
     """What a sender with `key` (None: without) can do about an end with this reason; the reason itself if nothing."""
     if reason == "the other side wants a key":
-        return "the receiver takes senders with keys only: give --key FILE, or --own-key"
+        return "the receiver only accepts senders with keys: use --key FILE or --own-key"
     if reason == "the other side has no key":
-        return "the receiver runs without keys (--open): leave --key out, or give it keys, too"
+        return "the receiver runs without keys (--open): leave out --key, or give the receiver keys as well"
     if reason != DISAGREE or key is None:
         return reason
     if key.psk:
-        return f"{reason}: the receiver has another secret than {key.path}, or a key of 'mproxy keygen'"
-    return (f"{reason}: the receiver does not take our key {fingerprint(key.spki)}, which its authorized_keys must have"
-            " (the line that 'mproxy keygen' prints) or its --peer must name; or it has a secret instead")
+        return f"{reason}: the receiver has a different secret from {key.path}, or a key from 'mproxy keygen'"
+    return (f"{reason}: the receiver does not accept our key {fingerprint(key.spki)}: add the line that 'mproxy"
+            " keygen' prints to its authorized_keys, or name the key with its --peer; or it uses a secret instead")
 
 
 class SenderTrust:
@@ -88,8 +88,9 @@ class SenderTrust:
         path = config.authorized_keys or in_state_dir("authorized_keys")
         self._keys = AuthorizedKeys(path, lambda text: log.warning("authorized-keys", why=text))
         if not self._keys.exists:
-            raise UsageError("a key of 'mproxy keygen' needs to know who may send: name a fingerprint with --peer, or"
-                             f" put the line that 'mproxy keygen' prints into {path or 'a file for --authorized-keys'}")
+            raise UsageError("with a key from 'mproxy keygen', say who may send: name a fingerprint with --peer, or"
+                             " put the line that 'mproxy keygen' prints into"
+                             f" {path or 'a file for --authorized-keys'}")
 
     def keying(self):
         """The Keying of a new connection, None without a key."""
@@ -102,9 +103,9 @@ class SenderTrust:
         self._keys.changed()
         grant = self._keys.find(spki, link.peer[0], time.time())
         if grant.targets is not None:
-            raise PeerError(None, f"the key is for certain daemons alone (target=): {fingerprint(spki)}")
+            raise PeerError(None, f"the key is restricted to certain daemons (target=): {fingerprint(spki)}")
 
 
 def _check_named(spki, fingerprints):
     if fingerprint(spki) not in fingerprints:
-        raise PeerError(None, f"the peer's key {fingerprint(spki)} is not one that --peer names")
+        raise PeerError(None, f"the peer's key {fingerprint(spki)} is not among those named with --peer")

@@ -44,8 +44,8 @@ def refuse_circles(rules, name):
     """RulesError that names every rule that leads round by the addresses in the rules themselves."""
     wrong = {}
     for step in find_circles(rules, _numeric, is_own_address):
-        over = "" if step.to is step.rule else f" over line {step.to.number}"
-        wrong[step.rule.number] = f"{step.rule} leads back to itself{over}; expected another host or another port"
+        over = "" if step.to is step.rule else f" via line {step.to.number}"
+        wrong[step.rule.number] = f"{step.rule} leads back to itself{over}; use another host or port"
     if wrong:
         raise RulesError(name, sorted(wrong.items()))
 

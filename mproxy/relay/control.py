@@ -40,11 +40,11 @@ def make_directory(path):
     except FileExistsError:
         pass
     except OSError as error:
-        raise UsageError(f"cannot make {path} for the control socket: {error.strerror}; set XDG_RUNTIME_DIR to a"
-                         " directory of yours") from None
+        raise UsageError(f"cannot create {path} for the control socket: {error.strerror}; set XDG_RUNTIME_DIR to a"
+                         " directory that you own") from None
     found = os.lstat(path)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-        raise UsageError(f"{path} is no directory of this user: remove it, or set XDG_RUNTIME_DIR to another place")
+        raise UsageError(f"{path} is not a directory of this user: remove it, or set XDG_RUNTIME_DIR to another one")
     if found.st_mode & 0o077:
         os.chmod(path, 0o700)
 

@@ -53,7 +53,7 @@ def refuse_impossible(rules, name):
     for rule in rules:
         reason = _impossible(rule)
         if reason is not None:
-            wrong.setdefault(rule.number, f"{reason}; expected a rule without it, or no --kernel")
+            wrong.setdefault(rule.number, f"{reason}; change the rule, or leave out --kernel")
     if wrong:
         raise RulesError(name, sorted(wrong.items()))
 
@@ -61,21 +61,21 @@ def refuse_impossible(rules, name):
 def _impossible(rule):
     options = [option for option in rule.options.given if option not in POSSIBLE]
     if options:
-        return f"--kernel cannot do {', '.join(options)}"
+        return f"--kernel does not support {', '.join(options)}"
     if len(rule.targets) > 1:
-        return f"--kernel cannot choose between {len(rule.targets)} targets"
+        return f"--kernel does not support several targets ({len(rule.targets)})"
     if rule.listen_port == 0:
-        return "--kernel cannot choose a port: port 0"
+        return "--kernel does not support port 0"
     host = rule.targets[0][0]
     if "::1" in (host, rule.listen_host):
-        return "--kernel cannot do ::1: the kernel keeps IPv6 loopback addresses on their interface"
+        return "--kernel does not support ::1: the kernel keeps IPv6 loopback addresses on their interface"
     if "%" in rule.listen_host or "%" in host:
-        return "--kernel cannot do addresses with a scope (%)"
+        return "--kernel does not support addresses with a scope (%)"
     numeric = numeric_address(host, 0)
     if numeric is None:
         return None
     if rule.listen_host and (":" in rule.listen_host) != (":" in host):
-        return "--kernel cannot lead from IPv4 to IPv6 or back"
+        return "--kernel cannot translate between IPv4 and IPv6"
     return None
 
 
@@ -183,7 +183,7 @@ class Kernel:
         try:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise MproxyError("another mproxy relay --kernel runs on this host: write its rules and these into one"
+            raise MproxyError("another mproxy relay --kernel is running on this host: put its rules and these into one"
                               " file") from None
         self._settings = Settings(f"{stem}.settings")
 
@@ -222,7 +222,7 @@ class Kernel:
             several = [address for address in self._by_family(host).values() if len(address) > 1]
             if several:
                 wrong.append((rule.number, f"--kernel cannot choose between the addresses of {host}:"
-                                           f" {', '.join(several[0])}; expected one of them, or no --kernel"))
+                                           f" {', '.join(several[0])}; use one of them, or leave out --kernel"))
         if wrong:
             raise RulesError(self._config.name, wrong)
 
@@ -282,7 +282,7 @@ class Kernel:
 
     def _on_table_changed(self):
         if self._installed and not self._draining:
-            self._mend("table-restored", why="somebody else changed or removed the table")
+            self._mend("table-restored", why="another program changed or removed the table")
 
     def _look_at_settings(self):
         if self._draining or self._lock is None:
@@ -294,7 +294,7 @@ class Kernel:
         lost = [name for name in _needed(self._redirects) if not self._settings.holds(name)]
         if lost:
             self._mend("setting-restored", name=", ".join(name.replace("/", ".") for name in lost),
-                       why="somebody else switched it off")
+                       why="another program switched it off")
 
     def _mend(self, event, **fields):
         """Put everything back. Where that cannot be done, leave no setting that only the table makes harmless."""
@@ -323,7 +323,7 @@ class Kernel:
             return  # said already, or a firewall that nft cannot read
         for chain in chains:
             self._log.warning("forward-drops", chain=chain, why=(
-                "connections to other hosts will not pass it: let it accept 'ct status dnat', in docker's case by"
+                "connections to other hosts will not pass it: make it accept 'ct status dnat', with docker by"
                 " 'iptables -I DOCKER-USER -m conntrack --ctstate DNAT -j ACCEPT'"))
 
     # ---- connections of the kernel
@@ -380,7 +380,7 @@ class Kernel:
         addresses = self._by_family(host)
         self._log.info("resolved", name=host, addresses=", ".join(sorted(set().union(*addresses.values()))))
         if any(len(some) > 1 for some in addresses.values()):
-            self._log.warning("several-addresses", name=host, why="the kernel takes the first")
+            self._log.warning("several-addresses", name=host, why="the kernel uses the first")
         if self._installed and self._install_timer is None:
             self._install_timer = self._loop.call_later(GATHER_US, self._follow_names)
 

@@ -81,7 +81,7 @@ def check_free(rule, anywhere=False):
 
 
 def _explain(error, port):
-    waits = "; with --wait-addresses the relay starts all the same" if error.errno == errno.EADDRNOTAVAIL else ""
+    waits = "; with --wait-addresses the relay starts anyway" if error.errno == errno.EADDRNOTAVAIL else ""
     return explain_bind(error, port) + waits
 
 

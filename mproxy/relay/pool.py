@@ -119,7 +119,7 @@ class Pool:
         try:
             message = check_report(message)
         except MessageError as error:
-            self._log.error("worker-failed", worker=worker.number, why=f"it says what is no message: {error}")
+            self._log.error("worker-failed", worker=worker.number, why=f"invalid message from the worker: {error}")
             self._kill(worker)
             return
         worker.heard_at = self._loop.now()

@@ -69,7 +69,7 @@ def read_rules(path):
         raise UsageError(f"cannot read {printable(path)}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise RulesError(path, [(line, "is no text in UTF-8; expected one rule a line")]) from None
+        raise RulesError(path, [(line, "not UTF-8 text; expected one rule per line")]) from None
     return parse_rules(text, path)
 
 
@@ -87,12 +87,12 @@ def parse_rules(text, name="rules"):
         except UsageError as error:
             wrong.append((number, str(error)))
         if len(rules) > MOST_RULES:
-            wrong.append((number, f"more than {MOST_RULES} rules; expected fewer: is a range too long?"))
+            wrong.append((number, f"more than {MOST_RULES} rules, which is the limit: is a range too long?"))
             break
     rules = _widen(rules)
     wrong += _overlaps(rules)
     if not wrong and not rules:
-        wrong = [(1, f"no rule in this file; expected lines such as {LINE}")]
+        wrong = [(1, f"no rules in this file; expected lines such as {LINE}")]
     if wrong:
         raise RulesError(name, sorted(wrong))
     return rules
@@ -102,17 +102,17 @@ def parse_line(line, number, cache=None):
     """The Rules of one line without its comment. `cache`: {(protocols, words): [RuleOptions]}, so that equal ones are
     one object."""
     if len(line) > LONGEST_LINE:
-        raise UsageError(f"longer than {LONGEST_LINE} characters; expected {LINE}")
+        raise UsageError(f"line longer than {LONGEST_LINE} characters; expected {LINE}")
     head, arrow, tail = line.partition("->")
     if not arrow:
-        raise UsageError(f"has no '->'; expected {LINE}")
+        raise UsageError(f"missing '->'; expected {LINE}")
     protocols, host, ports = parse_head(head.strip())
     words = re.sub(r"\s*,\s*", ",", tail).split()
     if not words:
-        raise UsageError(f"has nothing behind '->'; expected {LINE}")
+        raise UsageError(f"nothing follows '->'; expected {LINE}")
     targets = [_target(word, len(ports)) for word in words[0].split(",")]
     if len(targets) > MOST_TARGETS:
-        raise UsageError(f"has {len(targets)} targets; expected at most {MOST_TARGETS}")
+        raise UsageError(f"too many targets: {len(targets)}; expected at most {MOST_TARGETS}")
     options = parse_options(protocols, tuple(words[1:]), {} if cache is None else cache)
     rules = [
         Rule(number, protocol, host, port,
@@ -127,7 +127,7 @@ def _refuse_circle(rule):
     """A relay to itself would take every descriptor there is with its first connection."""
     for host, port in rule.targets:
         if port == rule.listen_port and _reaches(rule.listen_host, host):
-            raise UsageError(f"{rule} leads to itself; expected another host or another port")
+            raise UsageError(f"{rule} would relay to itself; use another host or port")
 
 
 def _reaches(listening, host):
@@ -152,10 +152,10 @@ def parse_head(text):
     """(protocols, host, ports) of `udp [::]:5060`, `7100-7110`, `10.0.0.1:80`."""
     match = _HEAD.fullmatch(text)
     if match is None:
-        raise UsageError(f"{printable(text)} before '->' is no listening address; expected {LINE}")
+        raise UsageError(f"not a listening address: {printable(text)}; expected {LINE}")
     protocol, listen = match[1] or "tcp", match[2]
     if protocol.lower() not in PROTOCOLS:
-        raise UsageError(f"{printable(protocol)} is no protocol; expected tcp, udp or tcp+udp")
+        raise UsageError(f"not a valid protocol: {printable(protocol)}; expected tcp, udp or tcp+udp")
     host, ports = parse_listen(listen)
     return PROTOCOLS[protocol.lower()], host, ports
 
@@ -165,11 +165,11 @@ def parse_listen(text, lowest=1):
     host, colon, ports = text.rpartition(":")
     if colon:
         if not host or (":" in host and not host.startswith("[")):
-            raise UsageError(f"{printable(text)} is no listening address; expected PORT, ADDRESS:PORT or [IPV6]:PORT")
+            raise UsageError(f"not a listening address: {printable(text)}; expected PORT, ADDRESS:PORT or [IPV6]:PORT")
         try:
             host = parse_bind(host)
         except UsageError:
-            raise UsageError(f"{printable(host)} is no address to listen on; expected a numeric one of this host, such"
+            raise UsageError(f"not an address to listen on: {printable(host)}; use a numeric one of this host, such"
                              f" as 127.0.0.1 or [::1], or the port alone for all") from None
     return host, _ports(ports, "listening port", lowest)
 
@@ -180,10 +180,10 @@ def _ports(text, what, lowest=1):
         low = parse_port(first, lowest)
         high = parse_port(last) if dash else low
     except UsageError:
-        raise UsageError(f"{printable(text)} is no {what}; expected a number from {lowest} to 65535, or two of them as"
-                         f" in 7100-7110") from None
+        raise UsageError(f"not a valid {what}: {printable(text)}; expected a number from {lowest} to 65535, or a range"
+                         f" such as 7100-7110") from None
     if high < low:
-        raise UsageError(f"{printable(text)} is a range that goes down; expected {last}-{first}")
+        raise UsageError(f"range runs backwards: {printable(text)}; use {last}-{first}")
     return range(low, high + 1)
 
 
@@ -193,18 +193,18 @@ def _target(text, count):
     """(host, first port) of `HOST:PORT[-PORT]`; a range must have as many ports as are listened on."""
     host, colon, ports = text.rpartition(":")
     if not colon or not host or not ports or (":" in host and not host.startswith("[")):
-        raise UsageError(f"{printable(text)} is no target; expected HOST:PORT or [IPV6]:PORT")
+        raise UsageError(f"not a valid target: {printable(text)}; expected HOST:PORT or [IPV6]:PORT")
     try:
         host = parse_host(host)
     except UsageError:
-        raise UsageError(f"{printable(host)} is no host; expected a name, an IPv4 address, or an IPv6 address in"
+        raise UsageError(f"not a valid host: {printable(host)}; use a name, an IPv4 address, or an IPv6 address in"
                          " brackets") from None
     ports = _ports(ports, "target port")
     if len(ports) != count:
         raise UsageError(
-            f"{printable(text)} has {_count(len(ports))} and the listener {_count(count)}; expected as many:"
+            f"{printable(text)} has {_count(len(ports))} but the rule listens on {count}; expected"
             f" {ports[0]}-{min(65535, ports[0] + count - 1)}" if count > 1 else
-            f"{printable(text)} has {_count(len(ports))} and the listener 1; expected one target port")
+            f"{printable(text)} has {_count(len(ports))} but the rule listens on one; expected one target port")
     return host, ports[0]
 
 
@@ -220,7 +220,7 @@ def parse_options(protocols, words, cache):
         for word in words:
             name, value = _option(word, protocols)
             if name in given:
-                raise UsageError(f"{printable(word)} is the second {word.partition('=')[0]}; expected it once")
+                raise UsageError(f"option given twice: {printable(word)}; give {word.partition('=')[0]} once")
             given[name] = value
         names = tuple(word.partition("=")[0] for word in words)
         cache[key] = [_fill(protocol, given | {"given": names}) for protocol in protocols]
@@ -243,18 +243,18 @@ def _option(word, protocols):
     """(field of RuleOptions, value) of one word."""
     name, equals, text = word.partition("=")
     if name not in OPTIONS:
-        raise UsageError(f"{printable(word)} is no option; expected one of {', '.join(_SPELLING.values())}")
+        raise UsageError(f"unknown option: {printable(word)}; expected one of {', '.join(_SPELLING.values())}")
     field, parse, only, expected = OPTIONS[name]
     if only and (only not in protocols or (field in ("proxy", "accept_proxy", "source") and protocols != ("tcp",))):
-        raise UsageError(f"{name} is for {only} alone; expected it in a {only} rule")
+        raise UsageError(f"{name} applies to {only} rules only")
     if bool(equals) != (parse is not None):
-        raise UsageError(f"{printable(word)} is no option; expected {_SPELLING[name]}")
+        raise UsageError(f"{name} needs a value: {name}=..." if parse else f"{name} takes no value")
     if parse is None:
         return field, True
     try:
         return field, parse(text)
     except (UsageError, ValueError):
-        raise UsageError(f"{printable(word)}: {printable(text)} is not {expected[0]}; expected {expected[1]}") from None
+        raise UsageError(f"{printable(word)}: not {expected[0]}; {expected[1]}") from None
 
 
 def _networks(text):
@@ -293,7 +293,7 @@ def _choice(**values):
 
 
 _COUNT = ("a number from 1 to 1000000", "for example {}=500")
-_NETWORKS = ("a list of networks", "for example {}=10.0.0.0/8,192.168.1.7,fd00::/8 (no bits set behind the prefix)")
+_NETWORKS = ("a list of networks", "for example {}=10.0.0.0/8,192.168.1.7,fd00::/8 (no bits set beyond the prefix)")
 
 # option: (field of RuleOptions, parser of its value or None for a bare word, its only protocol or "", (what the value
 # is, example))
@@ -307,10 +307,10 @@ OPTIONS = {
     "connect-timeout": ("connect_timeout_us", _timeout(MILLISECOND_US, HOUR_US), "tcp", (
         f"a time from 1ms to {format_duration(HOUR_US)}", "for example {}=5s")),
     "balance": ("balance", _choice(**{ROUND_ROBIN: ROUND_ROBIN, LEAST_CONNECTIONS: LEAST_CONNECTIONS}), "", (
-        "a way to balance", f"{{}}={ROUND_ROBIN} or {{}}={LEAST_CONNECTIONS}")),
-    "proxy": ("proxy", _choice(v1=1, v2=2), "tcp", ("a version of the PROXY protocol", "{}=v1 or {}=v2")),
+        "a balancing method", f"use {{}}={ROUND_ROBIN} or {{}}={LEAST_CONNECTIONS}")),
+    "proxy": ("proxy", _choice(v1=1, v2=2), "tcp", ("a version of the PROXY protocol", "use {}=v1 or {}=v2")),
     "source": ("source", _sources, "tcp", (
-        "an address of this host, or one of IPv4 and one of IPv6", "for example {}=10.0.0.7")),
+        "an address of this host (or one IPv4 and one IPv6)", "for example {}=10.0.0.7")),
     "accept-proxy": ("accept_proxy", None, "tcp", ("", "")),
 }
 OPTIONS = {
@@ -344,8 +344,8 @@ def _overlaps(rules):
             lines = other.number, rule.number
             if lines not in wrong and _meet(rule.listen_host, other.listen_host):
                 wrong[lines] = (
-                    f"{rule.protocol} {rule.listen_text} is taken by line {other.number}"
-                    f" ({other.protocol} {other.listen_text}); expected one rule for an address and port")
+                    f"{rule.protocol} {rule.listen_text} is already used on line {other.number}"
+                    f" ({other.protocol} {other.listen_text}); only one rule may listen on an address and port")
         others.append(rule)
     return [(number, text) for (_, number), text in wrong.items()]
 

@@ -48,8 +48,8 @@ class RelayConfig(Config):
 
     def _check(self):
         if self.kernel and self.user:
-            raise UsageError("--user and --kernel exclude each other: in kernel mode there are no workers")
+            raise UsageError("--user and --kernel cannot be used together: kernel mode has no workers")
         if self.log_level not in LOG_LEVELS:
-            raise UsageError(f"--log-level {self.log_level} is unknown: choose from {', '.join(LOG_LEVELS)}")
+            raise UsageError(f"--log-level {self.log_level}: must be one of {', '.join(LOG_LEVELS)}")
         if self.log_format not in LOG_FORMATS:
-            raise UsageError(f"--log-format {self.log_format} is unknown: choose from {', '.join(LOG_FORMATS)}")
+            raise UsageError(f"--log-format {self.log_format}: must be one of {', '.join(LOG_FORMATS)}")

@@ -81,7 +81,7 @@ class Supervisor:
         refuse_circles(rules, self._config.name)
         self._take_over(rules, self._open(rules, {}))
         for name, sockets in self._given.items():
-            self._log.warning("socket-unused", why="no rule listens there", address=":".join(map(str, name)))
+            self._log.warning("socket-unused", why="no rule listens on it", address=":".join(map(str, name)))
             for sock in sockets:
                 sock.close()
         self._given = {}
@@ -162,7 +162,7 @@ class Supervisor:
         need = have + sum(1 if rule.protocol == "tcp" else self._config.workers for rule in rules) + OTHER_FDS
         if need > limit:
             raise MproxyError(
-                f"{counted(len(rules), 'rule')} would take {need} descriptors and this process may have {limit}:"
+                f"{counted(len(rules), 'rule')} would need {need} descriptors, but this process may have only {limit}:"
                 " raise the limit (ulimit -Hn, LimitNOFILE=), or use fewer workers")
 
     def _log_capacity(self):
@@ -244,7 +244,7 @@ class Supervisor:
         for key in changed:
             for host, address in sorted(found.get(key, set()) - former.get(key, set())):
                 self._log.warning("circle", rule=self._by_key[key].rule, name=host, address=address,
-                                  why="leads back to this relay: the address is left out")
+                                  why="leads back to this relay: the address is not used")
         return changed
 
     def _known(self, host):
@@ -274,7 +274,7 @@ class Supervisor:
         if self._failed_names <= LOGGED_ONE_BY_ONE:
             self._log.warning("not-resolved", name=host, why=why)
         elif self._failed_names == LOGGED_ONE_BY_ONE + 1:
-            self._log.warning("not-resolved", name="and more", why="status tells them all")
+            self._log.warning("not-resolved", name="and more", why="'mproxy relay status' lists them all")
 
     # ---- workers
 

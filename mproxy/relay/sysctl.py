@@ -70,8 +70,8 @@ class Settings:
             (self._root / name).write_text(value)
         except OSError as error:
             raise MproxyError(
-                f"--kernel needs the setting {_dotted(name)}={value} and cannot make it: {error.strerror};"
-                f" run 'sysctl -w {_dotted(name)}={value}' as root") from None
+                f"--kernel needs the setting {_dotted(name)}={value} and cannot change it: {error.strerror}; run"
+                f" 'sysctl -w {_dotted(name)}={value}' as root") from None
 
     def _read(self, name):
         try:

@@ -240,7 +240,7 @@ class Watcher:
     def on_circle(self, key):
         """Connections or datagrams of a rule come back to this relay."""
         self._log.error("circle", worker=self._worker, rule=self._say_rule(key),
-                        why="what it sends on comes back to this relay: connections are reset, datagrams dropped")
+                        why="what is sent to it comes back to this relay: connections are reset, datagrams dropped")
 
     def on_target_down(self, key, target, error):
         """One of several addresses is left out."""

@@ -52,7 +52,7 @@ def test_keygen_says_where_it_cannot_write(lab):
 
 @pytest.mark.parametrize(("arguments", "status", "words"), [
     (["-f", ""], 2, "is empty"),
-    (["-f", "."], 1, "is no file"),
+    (["-f", "."], 1, "is not a regular file"),
     (["-f", "link"], 1, "symbolic link"),
     (["-f", "junk"], 1, "chmod 600"),
     (["key"], 2, "key"),
@@ -168,7 +168,7 @@ class TestAuthorize:
         offered = sproxy.event("host-key")["fingerprint"]
         sproxy.event("listening")
         said = finish(authorize(lab, "--remote-dir", server), status=1)
-        assert offered in said and "another key" in said and "--remote-dir" in said
+        assert offered in said and "offers the key" in said and "--remote-dir" in said
         assert not (lab.client.home / "state" / "mproxy" / "known_hosts").exists()
 
     def test_existing_lines_stay(self, lab, server):
@@ -202,9 +202,9 @@ class TestAuthorize:
         (["--options", "target=localhost"], 2, "no HOST:PORT"),
         (["--ssh", "no-such-ssh"], 1, "no-such-ssh"),
         (["--ssh", "false"], 1, "failed with status 1"),
-        (["--ssh", "'"], 2, "--ssh ' is no command"),
-        (["--ssh", ""], 2, "--ssh '' is empty"),
-        (["--key", ""], 2, "--key '' is empty"),
+        (["--ssh", "'"], 2, "--ssh ': not a valid command"),
+        (["--ssh", ""], 2, "--ssh '': must not be empty"),
+        (["--key", ""], 2, "--key '': must not be empty"),
     ])
     def test_what_fails_says_why(self, lab, server, more, status, words):
         """Goal: one line, and no line for a key that nobody wanted."""

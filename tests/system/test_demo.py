@@ -92,7 +92,7 @@ def test_passes_in_every_form(ended, form):
 
 def test_says_how_it_takes_the_network_away(ended):
     for form in ended.keys() & {"cut", "no ip"}:
-        assert "no change of address but cut connections" in ended[form][1]
+        assert "cutting connections instead of changing an address" in ended[form][1]
     assert "iproute2" in ended["no ip"][1]
 
 
@@ -140,7 +140,7 @@ def test_death_of_a_proxy_is_no_success():
     os.kill(sproxy, signal.SIGKILL)
     status, output, complaints = run.end()
     assert status == 1
-    assert complaints == "mproxy demo: sproxy ended with status -9: no word\n"
+    assert complaints == "mproxy demo: sproxy exited with status -9: no output\n"
     assert "PASSED" not in output
 
 

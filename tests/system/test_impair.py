@@ -147,5 +147,5 @@ def test_nobody_listens_at_the_server_yet(server, impair):
 def test_wrong_command_line():
     program = Program([*MPROXY, "impair", "--loss", "200", "1", "h", "2"])
     assert program.wait() == 2
-    assert "is no percentage" in program.log.text
+    assert "not a percentage" in program.log.text
     program.close()

@@ -172,7 +172,7 @@ def test_sessions_beyond_the_limit_are_refused(pair, daemon):
     app, connection = pair.joined(daemon)
     second = pair.start_cproxy("--eager", port=CPROXY_PORT + 1)
     assert pair.sproxy.event("refused")["why"]
-    assert "greatest number of sessions" in second.event("dial-failed")["why"]
+    assert "reached its limit of" in second.event("dial-failed")["why"]
     connection.sendall(b"untouched")
     assert read_exactly(app, 9) == b"untouched"
 

@@ -90,7 +90,7 @@ def test_one_at_a_time(lab, relay, echo):
     start(relay, RULE)
     second = relay.start_with("--kernel", "7009", SERVER, ECHO_PORT, ready=False)
     assert second.wait() == 1
-    assert "another mproxy relay --kernel runs on this host" in second.log.text
+    assert "another mproxy relay --kernel is running on this host" in second.log.text
     assert is_served(lab.client, 7005)
 
 
@@ -162,13 +162,13 @@ def test_a_firewall_that_drops_is_told_of(lab, relay, echo, chain, rule):
 
 
 @pytest.mark.parametrize("rule, says", [
-    ("80 -> a:1 proxy=v2 max=3", "--kernel cannot do proxy, max; expected a rule without it"),
-    ("80 -> a:1 accept-proxy", "--kernel cannot do accept-proxy"),
-    ("80 -> a:1 timeout=5s", "--kernel cannot do timeout"),
-    ("80 -> a:1, b:1 balance=leastconn", "--kernel cannot do balance"),
-    ("80 -> 10.0.0.1:1, 10.0.0.2:1", "--kernel cannot choose between 2 targets"),
-    ("80 -> [::1]:1", "--kernel cannot do ::1"),
-    ("0.0.0.0:80 -> [fd00::1]:1", "--kernel cannot lead from IPv4 to IPv6"),
+    ("80 -> a:1 proxy=v2 max=3", "--kernel does not support proxy, max; change the rule, or leave out --kernel"),
+    ("80 -> a:1 accept-proxy", "--kernel does not support accept-proxy"),
+    ("80 -> a:1 timeout=5s", "--kernel does not support timeout"),
+    ("80 -> a:1, b:1 balance=leastconn", "--kernel does not support balance"),
+    ("80 -> 10.0.0.1:1, 10.0.0.2:1", "--kernel does not support several targets (2)"),
+    ("80 -> [::1]:1", "--kernel does not support ::1"),
+    ("0.0.0.0:80 -> [fd00::1]:1", "--kernel cannot translate between IPv4 and IPv6"),
 ])
 def test_impossible_rules(relay, rule, says):
     """Goal: what the kernel cannot do is refused by name, with its line, before anything is installed."""
@@ -238,7 +238,7 @@ def test_reload(lab, relay, echo):
     relay.write("7006 -> a:1 proxy=v1")
     status, text = relay.command("reload", "--pidfile", relay.pidfile)
     assert status == 1
-    assert "--kernel cannot do proxy" in text
+    assert "--kernel does not support proxy" in text
     assert is_served(lab.client, 7005)
     relay.reload(f"7006 -> {SERVER}:{ECHO_PORT}")
     assert not is_served(lab.client, 7005)

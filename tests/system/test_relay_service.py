@@ -61,7 +61,7 @@ def test_wrong_lines_start_nothing(lab, relay, echo):
     program = relay.start(RULE, "7006 -> ", "sctp 1 -> a:1", ready=False)
     assert program.wait() == 2
     assert f"{relay.file}:2: has nothing behind '->'; expected " in program.log.text
-    assert f"{relay.file}:3: sctp is no protocol; expected tcp, udp or tcp+udp" in program.log.text
+    assert f"{relay.file}:3: not a valid protocol: sctp; expected tcp, udp or tcp+udp" in program.log.text
     assert not is_served(lab.client, 7005)
 
 
@@ -279,7 +279,7 @@ def test_a_changed_target_is_for_new_connections(lab, relay, echo):
 
 
 @pytest.mark.parametrize("bad, says", [
-    ("7006 -> b", ":2: b is no target; expected HOST:PORT"),
+    ("7006 -> b", ":2: not a valid target: b; expected HOST:PORT"),
     ("192.0.2.1:7006 -> b:1", ":2: cannot listen on tcp 192.0.2.1:7006: this host has no such address"),
 ])
 def test_a_bad_file_changes_nothing(lab, relay, echo, bad, says):

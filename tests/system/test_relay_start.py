@@ -48,7 +48,7 @@ def test_workers_have_the_rights_of_a_user(lab, relay, echo):
 
 @pytest.mark.parametrize("options, says", [
     (["--user", "no-such-user"], "--user no-such-user is unknown"),
-    (["--user", "nobody", "--kernel"], "--user and --kernel exclude each other"),
+    (["--user", "nobody", "--kernel"], "--user and --kernel cannot be used together"),
 ])
 def test_wrong_users(relay, options, says):
     """Goal: who mistypes the user is told so, and nothing runs."""

@@ -185,7 +185,7 @@ def test_named_key_must_be_there(lab, command):
     """Goal: a mistyped name does not make another identity."""
     program = lab.client.start(*command)
     assert program.wait() == 2
-    assert "mistyped: there is no such file" in program.log.text and len(program.log.lines) == 1
+    assert "mistyped: no such file" in program.log.text and len(program.log.lines) == 1
     assert not (lab.client.home / "mistyped").exists()
 
 

@@ -224,7 +224,7 @@ def test_version_mismatch_names_both_versions(pair, lab, bystander):
     (preamble() + frame(OPEN, stream=1), []),
     (preamble() + frame(99), []),
     (preamble(), ["before the welcome"]),
-    (b"", ["without a word: what listens there is no sproxy"]),
+    (b"", ["without an answer: what listens there is not an sproxy"]),
 ], ids=["version", "their version", "http", "ssh", "tls", "no welcome", "unknown frame", "cut short", "closed"])
 def test_cproxy_says_what_answered(pair, lab, answer, words):
     """Goal: no sproxy at that port, or one of another version: cproxy logs what it is, lives on, and tries

@@ -276,7 +276,7 @@ def test_a_source_that_changes_meanwhile_is_not_delivered(transfer):
     with path.open("r+b") as file:
         file.write(b"other")
     assert sender.wait(MANY) == 1
-    assert "changed while it was sent" in sender.log.text
+    assert "changed while it was being sent" in sender.log.text
     until(lambda: os.listdir(transfer.target) == [], 10, "nothing is left")
 
 
@@ -314,8 +314,8 @@ def test_keys_that_do_not_agree(transfer, tmp_path, ours, theirs):
     _receiver, port = transfer.recv(*options[1])
     sender = transfer.send(port, "--timeout", "5s", "--retries", "4", *options[0], transfer.file("f", b"x"))
     assert sender.wait(MANY) == 7
-    assert ("another secret than" if ours and theirs else "without keys (--open)" if ours
-            else "give --key FILE") in sender.log.text
+    assert ("a different secret from" if ours and theirs else "without keys (--open)" if ours
+            else "use --key FILE") in sender.log.text
     assert os.listdir(transfer.target) == []
 
 
@@ -330,7 +330,7 @@ def test_nobody_there(transfer):
 @pytest.mark.parametrize("words, status, text", [
     (["send", "/nowhere", "127.0.0.1", "9"], 1, "No such file"), (["send", "127.0.0.1", "9"], 2, "missing"),
     (["recv", "9"], 2, "--key FILE (a secret that both sides have) or --own-key, or --open"),
-    (["recv", "--open", "9", "-o", "/proc/nowhere/"], 2, "cannot make this directory"),
+    (["recv", "--open", "9", "-o", "/proc/nowhere/"], 2, "cannot create this directory"),
     (["send", "--key", "/nowhere", "f", "h", "9"], 2, "key"),
     (["recv", "--window", "0", "9"], 2, "out of range"), (["recv", "--recovery", "tcp", "9"], 2, "unknown")])
 def test_wrong_command_lines(transfer, words, status, text):
@@ -348,7 +348,7 @@ def test_the_directory_is_made(transfer):
 
 
 def test_an_open_door_is_said(transfer, tmp_path):
-    assert "whoever reaches the port" in transfer.recv(once=False)[0].event("open-door")["why"]
+    assert "anyone who can reach the port" in transfer.recv(once=False)[0].event("open-door")["why"]
     (tmp_path / "secret").write_bytes(b"one secret of sixteen")
     (tmp_path / "secret").chmod(0o600)
     sealed, _port = transfer.recv("--key", tmp_path / "secret", once=False)
@@ -513,6 +513,6 @@ def test_two_transfers_of_one_name(transfer):
     until(lambda: blocks_of(transfer.target / ".f.mproxy-state") >= 1, 60, "some blocks")
     late = transfer.send(port, second)
     assert late.wait(MANY) == 5
-    assert "another transfer is writing it" in late.log.text
+    assert "another transfer is writing this file" in late.log.text
     assert sender.wait(MANY) == 0
     assert (transfer.target / "f").read_bytes() == first.read_bytes()

@@ -79,7 +79,7 @@ def test_what_differs_is_an_error_and_the_rest_is_skipped(transfer):
     os.utime(path, ns=(times.st_mtime_ns, times.st_mtime_ns))
     sender = transfer.send(port, transfer.source / "d")
     assert sender.wait(MANY) == 5
-    assert "d/other: it is there already, and another" in sender.log.text
+    assert "d/other: a different file of this name exists" in sender.log.text
     assert path.read_bytes() == content(2, 1_500_000)
     receiver.stop()
     _receiver, port = transfer.recv("--force", once=False)
@@ -95,7 +95,7 @@ def test_two_senders_to_one_standard_output(transfer, once):
     senders = [transfer.send(through, transfer.file(name, name.encode() * 1_500_000)) for name in "AB"]
     statuses = sorted(sender.wait(MANY) for sender in senders)
     assert statuses == [0, 1]
-    assert any("another sender is writing" in sender.log.text or "takes one sender" in sender.log.text
+    assert any("another sender is writing" in sender.log.text or "accepts only one sender" in sender.log.text
                for sender in senders)
     if once:
         assert receiver.wait(MANY) == 0

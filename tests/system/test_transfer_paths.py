@@ -117,19 +117,19 @@ def test_what_the_network_says_is_told_at_once(lab, tmp_path):
         return until(lambda: any(text in event["why"] for event in program.events("not-reached")), 20, text)
 
     nobody = send(lab.server_address)
-    why(nobody, "nobody listens at")
+    why(nobody, "nothing is listening at")
     lab.client.ip("route del default")
     no_route = send("203.0.113.1")
-    why(no_route, "there is no way to 203.0.113.1:9 (Network is unreachable)")
+    why(no_route, "there is no route to 203.0.113.1:9 (Network is unreachable)")
     lab.client.ip("link set wifi mtu 1000")
     narrow = send(lab.wifi.address(1))
-    why(narrow, "at most 1000 bytes, and 1228 are needed (MTU)")
+    why(narrow, "at most 1000 bytes, but 1228 are needed (MTU)")
     for program in (nobody, no_route, narrow):
         began = time.monotonic()
         program.signal(signal.SIGINT)
         assert program.wait(20) == 130
         assert time.monotonic() - began < 3
-        assert "mproxy send: interrupted, send again to go on" in program.log.text
+        assert "mproxy send: interrupted; send again to continue" in program.log.text
 
 
 def test_an_interruption_in_mid_transfer_ends_at_once_and_the_next_one_goes_on(transfer):
@@ -140,7 +140,7 @@ def test_an_interruption_in_mid_transfer_ends_at_once_and_the_next_one_goes_on(t
     sender.signal(signal.SIGINT)
     assert sender.wait(20) == 130
     assert time.monotonic() - began < 3
-    assert "interrupted, send again to go on" in sender.log.text
+    assert "interrupted; send again to continue" in sender.log.text
     receiver.signal(signal.SIGCONT)
     again = transfer.send(port, "--json", transfer.source / "f")
     assert again.wait(MANY) == 0, str(again)
@@ -212,4 +212,4 @@ def test_nobody_there_ends_with_the_reason(transfer):
         port = closed.getsockname()[1]
     sender = transfer.send(port, "--timeout", "2s", transfer.file("f", b"x"))
     assert sender.wait(MANY) == 6
-    assert "does not answer: nobody listens at 127.0.0.1" in sender.log.text
+    assert "does not answer: nothing is listening at 127.0.0.1" in sender.log.text

@@ -89,7 +89,7 @@ def test_only_authorised_keys_send(transfer, keys):
     sender = keys.send(port, key="stranger")
     assert sender.wait(MANY) == 7
     ours = keys.fingerprint["stranger"]
-    assert f"the keys do not agree: the receiver does not take our key {ours}" in sender.log.text
+    assert f"the keys do not agree: the receiver does not accept our key {ours}" in sender.log.text
     until(lambda: "not in authorized_keys" in receiver.log.text, 30, "the receiver says whom it refused")
     assert os.listdir(transfer.target) == []
     keys.authorized_keys.write_text(keys.lines["client"] + 'from="192.0.2.0/24" ' + keys.lines["stranger"])
@@ -125,7 +125,7 @@ def test_the_usual_places(transfer, keys):
 
     sender = start("send", "--own-key", transfer.file("f", b"data"), "127.0.0.1", "9")
     assert sender.wait(30) == 2
-    assert "client-key.pem; 'mproxy keygen' makes it" in sender.log.text
+    assert "client-key.pem; create it with 'mproxy keygen'" in sender.log.text
     for option in ([], ["--host"]):
         assert start("keygen", *option).wait(30) == 0
     receiver = start("recv", "--own-key", "0")
@@ -241,7 +241,7 @@ def test_who_sends_nothing_makes_room_for_others(transfer):
     receiver.event("sender", within=MANY)
     assert transfer.send(port, transfer.file("f", b"data")).wait(MANY) == 0
     assert stalled.wait(MANY) == 6
-    assert "too slow to keep its place" in stalled.log.text
+    assert "too slow, while others are waiting for its place" in stalled.log.text
     assert (transfer.target / "f").read_bytes() == b"data"
 
 

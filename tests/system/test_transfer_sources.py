@@ -128,8 +128,8 @@ def test_something_else_in_its_place_does_not_stop_us(tmp_path, becomes):
     FileSender(SilentLink(), None, outcomes).start(sources)
     (name, code, text), = outcomes.files
     assert (name, code) == (b"tree/f", Result.FAILED)
-    assert text == ("cannot read: it is a symbolic link now" if becomes == "link"
-                    else "cannot read: it is no longer a file")
+    assert text == ("cannot read: it is now a symbolic link" if becomes == "link"
+                    else "cannot read: it is no longer a regular file")
     sources[0].close()
 
 

@@ -96,7 +96,7 @@ def test_attempts_are_bounded_and_go_on(monkeypatch, timeout_s):
 
 def test_a_silent_name_service_is_told(monkeypatch):
     bench = Bench(monkeypatch, lambda _way: SILENT, answer=None).start(11)
-    assert bench.observer.failed[0] == (bench.begun + 10 * SECOND_US, "name service silent, no address within 10s")
+    assert bench.observer.failed[0] == (bench.begun + 10 * SECOND_US, "no answer from the name service within 10s")
 
 
 def test_refused_is_told_at_once(monkeypatch):

@@ -84,7 +84,7 @@ def test_without_a_file_everybody_may_come_in(make):
 
 def test_a_file_that_was_named_must_be_there(make, tmp_path):
     """A mistyped name must not leave the door open."""
-    with pytest.raises(UsageError, match="mistyped: there is no such file"):
+    with pytest.raises(UsageError, match="mistyped: no such file"):
         make(None, authorized_keys=str(tmp_path / "mistyped"))
     assert make([], authorized_keys=str(tmp_path / "authorized_keys")).guarded
 
@@ -93,7 +93,7 @@ def test_a_file_that_was_named_must_be_of_use(make, tmp_path):
     """Nobody could come in; that is told at once, and not by a line of the log."""
     named = tmp_path / "list"
     named.mkdir()
-    with pytest.raises(UsageError, match="is no file"):
+    with pytest.raises(UsageError, match="not a regular file"):
         make(None, authorized_keys=str(named))
     named.rmdir()
     named.touch(mode=0o666)
@@ -108,10 +108,10 @@ def test_a_file_that_was_named_must_be_of_use(make, tmp_path):
 
 def test_a_key_that_was_named_must_be_there(make, tmp_path):
     """A mistyped name must not give the server another identity."""
-    with pytest.raises(UsageError, match=r"--host-key .*mistyped: there is no such file; 'mproxy keygen --host -f "):
+    with pytest.raises(UsageError, match=r"--host-key .*mistyped: no such file; create it with 'mproxy keygen --host -f "):
         make(None, host_key=str(tmp_path / "mistyped"))
     assert not (tmp_path / "mistyped").exists()
-    with pytest.raises(UsageError, match=r"--key mistyped: there is no such file; 'mproxy keygen -f mistyped'"):
+    with pytest.raises(UsageError, match=r"--key mistyped: no such file; create it with 'mproxy keygen -f mistyped'"):
         door_module.open_context("mistyped", Log(), is_server=False, named="mistyped")
 
 
@@ -134,9 +134,9 @@ ANYWHERE, HERE = [("0.0.0.0", 6200), ("::", 6200)], [("127.0.0.1", 6200)]
 
 
 @pytest.mark.parametrize(("listening", "settings", "level", "words"), [
-    (ANYWHERE, {}, "error", "ANYBODY whose packets arrive here, not this host alone, can use them through"
+    (ANYWHERE, {}, "error", "ANYONE whose packets arrive here, not only this host, can use them through"
                             " 0.0.0.0:6200 or [::]:6200"),
-    (ANYWHERE, {"daemon_host": "10.0.0.9"}, "warning", "everybody whose packets arrive here can use them through"),
+    (ANYWHERE, {"daemon_host": "10.0.0.9"}, "warning", "anyone whose packets arrive here can use them through"),
     (ANYWHERE, {"daemon_host": "10.0.0.9", "allow": (("localhost", 80),)}, "error", "ANYBODY"),
     (HERE, {}, "warning", "every user of this host can use them through 127.0.0.1:6200"),
 ])

@@ -214,7 +214,7 @@ def test_a_tag_that_only_fails_is_worth_nothing(scene):
     for _ in range(FAILURES):
         assert scene.call(refused, ELSEWHERE).closed
     assert scene.log.events[-1] == ("source-blocked", {
-        "source": f"tag:{TAG:016x}", "why": "too many failed attempts, not heard for a while"})
+        "source": f"tag:{TAG:016x}", "why": "too many failed attempts; ignored for a while"})
     assert not scene.call(PREAMBLE, ELSEWHERE).closed
     block(scene)
     assert scene.call(encode_preamble(tag=TAG)).closed

@@ -201,7 +201,7 @@ def test_a_bad_client_is_named_and_closed_and_the_others_go_on(bench):
     bench.send(good, pack_message(b"still here"))
     assert bench.reports == [
         f"{names[0]}: message of 2000 bytes is above the limit of 1024 bytes; connection closed",
-        f"{names[1]}: message cut off after 6 bytes, its length included; connection closed"]
+        f"{names[1]}: message cut off after 6 bytes, including its length field; connection closed"]
     assert bench.printed == b"10\nlast words\n10\nstill here\n"
     good.close()
 
@@ -318,10 +318,10 @@ def test_a_closed_input_is_an_error_of_its_own():
 
 @pytest.mark.parametrize("main, argv, text", [
     (client_main, ["127.0.0.1"], "message-client: the following arguments are required: PORT"),
-    (client_main, ["host", "0"], "message-client: PORT 0 is no port: a port is a number from 1 to 65535"),
-    (client_main, ["a b", "5"], "message-client: HOST 'a b' is no host"),
+    (client_main, ["host", "0"], "message-client: PORT 0: not a valid port (1 to 65535)"),
+    (client_main, ["a b", "5"], "message-client: HOST 'a b': not a valid host"),
     (server_main, [], "message-server: the following arguments are required: PORT"),
-    (server_main, ["--bind", "localhost", "5"], "message-server: --bind localhost is no address"),
+    (server_main, ["--bind", "localhost", "5"], "message-server: --bind localhost: not a numeric address"),
 ])
 def test_a_wrong_command_line_is_one_line_and_status_2(main, argv, text, capfd):
     assert main(argv) == 2

@@ -79,8 +79,8 @@ WRONG_NUMBERS = ["", " ", "1 s", "s", "-1s", "+1s", "1e3s", "1.s", ".5s", "1..5"
 
 @pytest.mark.parametrize("text", WRONG_NUMBERS)
 def test_wrong_numbers_are_refused(text):
-    assert refusal(parse_duration, text).startswith("is no duration: write")
-    assert refusal(parse_size, text).startswith("is no size: write")
+    assert refusal(parse_duration, text).startswith("not a duration; use")
+    assert refusal(parse_size, text).startswith("not a size; use")
 
 
 @settings(deadline=None)
@@ -103,13 +103,13 @@ def test_any_text_is_a_value_or_refused(text):
 def test_counts():
     assert parse_count("20000") == 20000
     for text in ("", "-1", "1.5", "1k", "²", "9" * 16):
-        assert refusal(parse_count, text) == "is no whole number"
+        assert refusal(parse_count, text) == "not a whole number"
 
 
 def test_ports():
     assert parse_port("1") == 1 and parse_port("65535") == 65535 and parse_port("0", lowest=0) == 0
     for text in ("0", "65536", "-1", "", "ssh", "22 ", "²", "000022"):
-        assert refusal(parse_port, text) == "is no port: a port is a number from 1 to 65535"
+        assert refusal(parse_port, text) == "not a valid port (1 to 65535)"
 
 
 @pytest.mark.parametrize("text, host", [
@@ -127,7 +127,7 @@ def test_hosts(text, host):
     "::1%a%b", "10.0.0.1%eth0", "a\nb", "a\x1b[2J", "a" * 254, "[]",
 ])
 def test_wrong_hosts(text):
-    assert refusal(parse_host, text).startswith("is no host: write")
+    assert refusal(parse_host, text).startswith("not a valid host; use")
 
 
 @pytest.mark.parametrize("text, pair", [
@@ -140,9 +140,9 @@ def test_host_and_port(text, pair):
 
 
 @pytest.mark.parametrize("text, reason", [
-    ("::1:23", "is no HOST:PORT: an IPv6 address goes in brackets"), ("host", "is no HOST:PORT, for example"),
-    (":23", "is no HOST:PORT, for example"), ("host:", "is no HOST:PORT, for example"),
-    ("host:0", "is no port"), ("host:http", "is no port"), ("[::1]", "is no"), ("a b:5", "is no host"),
+    ("::1:23", "not HOST:PORT; put an IPv6 address in brackets"), ("host", "not HOST:PORT, such as"),
+    (":23", "not HOST:PORT, such as"), ("host:", "not HOST:PORT, such as"),
+    ("host:0", "not a valid port"), ("host:http", "not a valid port"), ("[::1]", "not "), ("a b:5", "not a valid host"),
 ])
 def test_wrong_host_and_port(text, reason):
     assert refusal(parse_host_port, text).startswith(reason)
@@ -160,15 +160,15 @@ def test_every_address_survives_a_round_trip(address, port):
 def test_bind_takes_numeric_addresses_only():
     assert parse_bind("[::]") == "::"
     for text in ("localhost", "", "*", "10.0.0", "127.1"):
-        assert refusal(parse_bind, text).startswith("is no address: write a numeric one")
+        assert refusal(parse_bind, text).startswith("not a numeric address; use one such as")
 
 
 def test_names_are_not_empty():
     """As `--user "$VARIABLE"` gives one that was forgotten: the program would go on as root."""
     for option in ("--user", "--authorized-keys", "--host-key", "--state-dir"):
-        assert refusal(parse_sproxy, [option, "", "6200"]) == f"{option} '' is empty"
+        assert refusal(parse_sproxy, [option, "", "6200"]) == f"{option} '': must not be empty"
     for option in ("--key", "--known-hosts", "--state-dir"):
-        assert refusal(parse_cproxy, [option, "", "5200", "server", "6200"]) == f"{option} '' is empty"
+        assert refusal(parse_cproxy, [option, "", "5200", "server", "6200"]) == f"{option} '': must not be empty"
 
 
 def test_one_of_a_thing_is_no_plural():
@@ -252,46 +252,46 @@ def test_sproxy_plain():
 # --- refusals ---
 
 @pytest.mark.parametrize("command, text", [
-    ("cproxy", "PORT is missing: expected PORT HOST PORT (try 'cproxy --help')"),
-    ("cproxy 1 host", "PORT is missing: expected PORT HOST PORT (try 'cproxy --help')"),
-    ("cproxy 1 host 2 3", "3 is one word too many: expected PORT HOST PORT (try 'cproxy --help')"),
-    ("cproxy 65536 host 2", "PORT 65536 is no port: a port is a number from 0 to 65535"),
-    ("cproxy 1 host 0", "PORT 0 is no port: a port is a number from 1 to 65535"),
-    ("cproxy --stdio 1 host 2", "--stdio takes no PORT to listen on: leave out 1"),
-    ("cproxy --host-fingerprint SHA256:abc 1 host 2", "--host-fingerprint SHA256:abc is no fingerprint: write"
-     " SHA256: and the 43 characters behind it"),
+    ("cproxy", "missing argument: PORT; expected PORT HOST PORT (try 'cproxy --help')"),
+    ("cproxy 1 host", "missing argument: PORT; expected PORT HOST PORT (try 'cproxy --help')"),
+    ("cproxy 1 host 2 3", "unexpected argument: 3; expected PORT HOST PORT (try 'cproxy --help')"),
+    ("cproxy 65536 host 2", "PORT 65536: not a valid port (0 to 65535)"),
+    ("cproxy 1 host 0", "PORT 0: not a valid port (1 to 65535)"),
+    ("cproxy --stdio 1 host 2", "--stdio does not listen on a port: leave out 1"),
+    ("cproxy --host-fingerprint SHA256:abc 1 host 2", "--host-fingerprint SHA256:abc: not a key fingerprint; expected"
+     " SHA256: and the 43 characters after it"),
     ("sproxy --plaintext --source-per-key 1",
-     "--plaintext and --source-per-key exclude each other: leave one of them out"),
-    ("sproxy --memory-limit 1MiB 1", "--memory-limit 1MiB is out of range: allowed is 64MiB to 1024GiB"),
-    ("cproxy --stdio host", "PORT is missing: expected HOST PORT (try 'cproxy --help')"),
-    ("cproxy --stdio --bind ::1 h 2", "--stdio and --bind exclude each other: leave one of them out"),
-    ("cproxy --stdio --eager h 2", "--stdio and --eager exclude each other: leave one of them out"),
-    ("cproxy --stdio --idle 1s h 2", "--stdio and --idle exclude each other: leave one of them out"),
-    ("cproxy --stdio --plain h 2", "--stdio and --plain exclude each other: leave one of them out"),
-    ("cproxy --plain --target a:1 1 h 2", "--plain and --target exclude each other: leave one of them out"),
-    ("cproxy --plain --misses 3 1 h 2", "--plain and --misses exclude each other: leave one of them out"),
+     "--plaintext and --source-per-key cannot be used together"),
+    ("sproxy --memory-limit 1MiB 1", "--memory-limit 1MiB: out of range (64MiB to 1024GiB)"),
+    ("cproxy --stdio host", "missing argument: PORT; expected HOST PORT (try 'cproxy --help')"),
+    ("cproxy --stdio --bind ::1 h 2", "--stdio and --bind cannot be used together"),
+    ("cproxy --stdio --eager h 2", "--stdio and --eager cannot be used together"),
+    ("cproxy --stdio --idle 1s h 2", "--stdio and --idle cannot be used together"),
+    ("cproxy --stdio --plain h 2", "--stdio and --plain cannot be used together"),
+    ("cproxy --plain --target a:1 1 h 2", "--plain and --target cannot be used together"),
+    ("cproxy --plain --misses 3 1 h 2", "--plain and --misses cannot be used together"),
     ("cproxy --plain --session-ttl 3d 1 h 2",
-     "--plain and --session-ttl exclude each other: leave one of them out"),
+     "--plain and --session-ttl cannot be used together"),
     ("cproxy --allow a:1 1 h 2", "unrecognized arguments: --allow (try 'cproxy --help')"),
     ("cproxy --heart 1s 1 h 2", "unrecognized arguments: --heart (try 'cproxy --help')"),
     ("cproxy 1 h 2 --heartbeat", "--heartbeat: expected one argument (try 'cproxy --help')"),
-    ("cproxy --heartbeat 5ms 1 h 2", "--heartbeat 5ms is out of range: allowed is 10ms to 1h"),
+    ("cproxy --heartbeat 5ms 1 h 2", "--heartbeat 5ms: out of range (10ms to 1h)"),
     ("cproxy --heartbeat soon 1 h 2",
-     "--heartbeat soon is no duration: write a number and us, ms, s, m, h or d, for example 100ms or 1.5h"),
+     "--heartbeat soon: not a duration; use a number and a unit (us, ms, s, m, h, d), such as 100ms or 1.5h"),
     ("cproxy --window 128MiB 1 h 2",
-     "--session-budget 64MiB is out of range: allowed is 128MiB (one --window) to 1024GiB"),
+     "--session-budget 64MiB: out of range (128MiB, which is one --window, to 1024GiB)"),
     ("cproxy --target ::1:23 1 h 2",
-     "--target ::1:23 is no HOST:PORT: an IPv6 address goes in brackets, for example [::1]:23"),
-    ("sproxy", "PORT is missing: expected PORT [HOST:PORT] (try 'sproxy --help')"),
-    ("sproxy 1 2", "daemon 2 is no HOST:PORT, for example 127.0.0.1:23 or [::1]:23"),
-    ("sproxy 1 a:2 b:3", "b:3 is one word too many: expected PORT [HOST:PORT] (try 'sproxy --help')"),
-    ("sproxy --single --plain 1", "--plain and --single exclude each other: leave one of them out"),
-    ("sproxy --plain --allow a:1 1", "--plain and --allow exclude each other: leave one of them out"),
-    ("sproxy --log-level loud 1", "--log-level loud is unknown: choose from debug, info, warning, error"),
-    ("sproxy --log-format xml 1", "--log-format xml is unknown: choose from text, json"),
+     "--target ::1:23: not HOST:PORT; put an IPv6 address in brackets, such as [::1]:23"),
+    ("sproxy", "missing argument: PORT; expected PORT [HOST:PORT] (try 'sproxy --help')"),
+    ("sproxy 1 2", "daemon 2: not HOST:PORT, such as 127.0.0.1:23 or [::1]:23"),
+    ("sproxy 1 a:2 b:3", "unexpected argument: b:3; expected PORT [HOST:PORT] (try 'sproxy --help')"),
+    ("sproxy --single --plain 1", "--plain and --single cannot be used together"),
+    ("sproxy --plain --allow a:1 1", "--plain and --allow cannot be used together"),
+    ("sproxy --log-level loud 1", "--log-level loud: must be one of debug, info, warning, error"),
+    ("sproxy --log-format xml 1", "--log-format xml: must be one of text, json"),
     ("sproxy --bind localhost 1",
-     "--bind localhost is no address: write a numeric one, for example 127.0.0.1, ::1, or 0.0.0.0 for all"),
-    ("sproxy -5", "PORT -5 is no port: a port is a number from 0 to 65535"),
+     "--bind localhost: not a numeric address; use one such as 127.0.0.1 or ::1, or 0.0.0.0 for all"),
+    ("sproxy -5", "PORT -5: not a valid port (0 to 65535)"),
 ])
 def test_what_is_refused_and_in_which_words(command, text):
     program, *argv = command.split()
@@ -403,9 +403,9 @@ def test_mproxy_help_and_version(capsys):
 
 
 @pytest.mark.parametrize("argv, start", [
-    (["relax"], "mproxy: relax is no program of mproxy. Choose from cproxy, sproxy,"),
-    (["--what"], "mproxy: --what is no program of mproxy."),
-    ([], "mproxy: which program? Choose from"),
+    (["relax"], "mproxy: relax is not an mproxy program. Choose from cproxy, sproxy,"),
+    (["--what"], "mproxy: --what is not an mproxy program."),
+    ([], "mproxy: no program given. Choose from"),
 ])
 def test_mproxy_refuses_unknown_programs_in_one_line(argv, start, capfd):
     assert mproxy_main.main(argv) == 2

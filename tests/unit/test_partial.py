@@ -373,7 +373,7 @@ def test_files_on_a_pipe_do_not_mix():
     data = b"x"
     assert not first.write_block(1, data, tree.leaf(data, 1, True))
     into.writing = first
-    with pytest.raises(Exception, match="one after the other"):
+    with pytest.raises(Exception, match="one after another"):
         second.write_block(0, data, tree.leaf(data, 0, False))
     first.close()
     assert second.write_block(0, data, tree.leaf(data, 0, False))

@@ -62,7 +62,7 @@ def test_the_biggest_holder_goes_first():
 
 def test_who_has_more_takes_nothing_from_who_has_less():
     places = full(("B", Session("asleep", gone_for=99)), *(("A", Session(f"a{n}")) for n in (1, 2)))
-    assert "greatest number of sessions (3)" in refused(places, "A")
+    assert "reached its limit of 3 sessions" in refused(places, "A")
     assert gives_way(places, "C") == "asleep"
 
 
@@ -91,7 +91,7 @@ def test_a_key_has_a_bound_of_its_own():
     places = Places(100)
     for n in range(3):
         places.add(Session(f"a{n}", 0), "A")
-    assert "the key has its greatest number of sessions (3; max-sessions=" in refused(places, "A", 3)
+    assert "the key has reached its limit of 3 sessions (max-sessions=" in refused(places, "A", 3)
     assert places.make_room("B", 3, NOW) is None
     places.add(Session("gone", gone_for=1), "A")
     assert gives_way(places, "A", 4) == "gone"

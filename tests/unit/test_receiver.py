@@ -141,7 +141,7 @@ def test_an_end_before_it_was_asked_for(world, opened):
         world.threads.work()
         world.link.bring(block(0, 0, b"data") + end(0, b"data"))
     world.link.bring(end(0, b"data"))
-    assert world.link.ended == "the end of a file that was not asked for"
+    assert world.link.ended == "the end of a file that was not requested"
     world.threads.work()
     assert not world.receiver.closing
 
@@ -153,7 +153,7 @@ def test_blocks_while_the_whole_is_hashed(world):
     world.link.bring(block(0, 0, b"data") + end(0, b"data"))
     world.threads.work(1)
     world.link.bring(block(0, 0, b"evil"))
-    assert "not asked for" in world.link.ended
+    assert "not requested" in world.link.ended
 
 
 @pytest.mark.parametrize("number", [1, (1 << 24) - 1, (1 << 32) - 1])
@@ -162,7 +162,7 @@ def test_a_pipes_blocks_come_in_order(world, number):
     world.link.bring(announce(0, b"p", kind=FileKind.PIPE))
     world.threads.work()
     world.link.bring(block(0, number, b"z", False))
-    assert world.link.ended == "a pipe's blocks out of order"
+    assert world.link.ended == "blocks of a pipe out of order"
     world.threads.work()
     assert os.listdir(world.directory) == []
 
@@ -221,7 +221,7 @@ def test_directories_of_one_sender_are_bounded(world, monkeypatch):
     for index in range(most + 1):
         world.link.bring(announce(index, b"d" * 4000, 0, FileKind.DIRECTORY))
         world.threads.work()
-    assert world.link.ended == "more directories than one sender may have"
+    assert world.link.ended == "more directories than one sender may create"
 
 
 def test_a_file_waits_for_its_directory(world):

@@ -297,7 +297,7 @@ def test_settings_are_put_back(tmp_path):
 
 def test_a_setting_that_cannot_be_made(tmp_path):
     settings = Settings(tmp_path / "memory", tmp_path / "sys")
-    with pytest.raises(MproxyError, match=r"needs the setting net\.ipv4\.ip_forward=1 and cannot make it"):
+    with pytest.raises(MproxyError, match=r"needs the setting net\.ipv4\.ip_forward=1 and cannot change it"):
         settings.need(FORWARD4)
 
 
@@ -315,13 +315,14 @@ def test_command_line_of_one_rule():
 
 
 @pytest.mark.parametrize("argv, says", [
-    ([], "PORT is missing"), (["80", "a"], "HOST_PORT is missing"), (["80", "a", "b"], "HOST_PORT b is no port"),
-    (["80-90", "a", "1"], "PORT 80-90 is a range"), (["--config", "f", "80"], "80 and --config exclude each other"),
-    (["--udp", "--config", "f"], "--udp and --config exclude each other"),
+    ([], "missing argument: PORT;"), (["80", "a"], "missing argument: HOST_PORT;"),
+    (["80", "a", "b"], "HOST_PORT b: not a valid port"),
+    (["80-90", "a", "1"], "PORT 80-90 is a range"), (["--config", "f", "80"], r"unexpected argument: 80 \(with --config"),
+    (["--udp", "--config", "f"], "--udp and --config cannot be used together"),
     (["--daemon", "80", "a", "1"], "--daemon needs --pidfile"), (["--workers", "0", "80", "a", "1"], "out of range"),
-    (["--workers", "many", "80", "a", "1"], "is no number of processes"),
-    (["80", "a", "1", "proxy=v9"], "is not a version of the PROXY protocol"), (["check"], "expected FILE"),
-    (["status", "now"], "now is one word too many"), (["80", "a", "1", "--nonsense"], "unrecognized arguments")])
+    (["--workers", "many", "80", "a", "1"], "not a number of processes"),
+    (["80", "a", "1", "proxy=v9"], "proxy=v9: not a version of the PROXY protocol"), (["check"], "missing argument: FILE"),
+    (["status", "now"], "unexpected argument: now"), (["80", "a", "1", "--nonsense"], "unrecognized arguments")])
 def test_wrong_command_lines(argv, says):
     with pytest.raises(UsageError, match=says):
         parse_relay(argv)

@@ -288,7 +288,7 @@ def test_numeric_addresses():
     assert numeric_address("::1", 5) == ([(IPV6, ("::1", 5, 0, 0))], None)
     assert numeric_address("fe80::1%lo", 5) == ([(IPV6, ("fe80::1", 5, 0, loopback))], None)
     assert numeric_address("fe80::1%7", 5) == ([(IPV6, ("fe80::1", 5, 0, 7))], None)
-    assert numeric_address("fe80::1%nosuch0", 5) == ([], "no interface 'nosuch0' for 'fe80::1%nosuch0'")
+    assert numeric_address("fe80::1%nosuch0", 5) == ([], "no such network interface: 'nosuch0' (in 'fe80::1%nosuch0')")
 
 
 @pytest.mark.parametrize("name", ["localhost", "127.1", "1", "10.0.0.1%lo", "", "::g", "a\0b", "ä"])

@@ -91,50 +91,50 @@ def test_defaults():
 
 
 @pytest.mark.parametrize("line, says", [
-    ("7005 192.168.0.1:8005", "has no '->'; expected [tcp|udp|tcp+udp] [ADDRESS:]PORT -> HOST:PORT [OPTION ...]"),
-    ("7005 ->", "has nothing behind '->'; expected"),
-    ("-> host:1", "before '->' is no listening address; expected"),
-    ("7005 -> host", "host is no target; expected HOST:PORT or [IPV6]:PORT"),
-    ("7005 -> ::1:80", "::1:80 is no target; expected HOST:PORT or [IPV6]:PORT"),
-    ("7005 -> ho/st:80", "ho/st is no host; expected a name"),
-    ("7005 -> host:0", "0 is no target port; expected a number from 1 to 65535"),
-    ("7005 -> host:99999", "99999 is no target port; expected a number from 1 to 65535"),
-    ("70005 -> host:1", "70005 is no listening port; expected a number from 1 to 65535"),
-    ("0 -> host:1", "0 is no listening port; expected"),
-    ("host:80 -> host:1", "host is no address to listen on; expected a numeric one"),
-    ("::1:80 -> host:1", "::1:80 is no listening address; expected PORT, ADDRESS:PORT or [IPV6]:PORT"),
-    ("sctp 80 -> host:1", "sctp is no protocol; expected tcp, udp or tcp+udp"),
-    ("80-70 -> host:1-11", "80-70 is a range that goes down; expected 70-80"),
-    ("70-80 -> host:1-10", "1-10 has 10 ports and the listener 11 ports; expected as many: 1-11"),
-    ("70 -> host:1-10", "has 10 ports and the listener 1; expected one target port"),
-    ("70-80 -> host:1", "has 1 port and the listener 11 ports; expected as many: 1-11"),
-    ("80 -> host:1 max=0", "max=0: 0 is not a number from 1 to 1000000; expected for example max=500"),
-    ("80 -> host:1 max=many", "many is not a number"),
-    ("80 -> host:1 max", "max is no option; expected max="),
-    ("80 -> host:1 accept-proxy=1", "accept-proxy=1 is no option; expected accept-proxy"),
-    ("80 -> host:1 mx=3", "mx=3 is no option; expected one of allow=, deny=, max="),
-    ("80 -> host:1 max=3 max=4", "max=4 is the second max; expected it once"),
-    ("80 -> host:1 timeout=5x", "5x is not a time from 1ms to 30d or 0; expected for example timeout=30s"),
-    ("80 -> host:1 proxy=v3", "v3 is not a version of the PROXY protocol; expected proxy=v1 or proxy=v2"),
-    ("80 -> host:1 allow=10.0.0.1/8", "10.0.0.1/8 is not a list of networks; expected for example allow=10.0.0.0/8"),
-    ("80 -> host:1 source=10.0.0.1,10.0.0.2", "is not an address of this host, or one of IPv4 and one of IPv6"),
-    ("80 -> host:1 allow=", "is not a list of networks"),
-    ("80 -> host:1 balance=random", "random is not a way to balance; expected balance=roundrobin or"),
-    ("80 -> host:1 per-source=3", "per-source is for udp alone; expected it in a udp rule"),
-    ("udp 80 -> host:1 proxy=v1", "proxy is for tcp alone; expected it in a tcp rule"),
-    ("tcp+udp 80 -> host:1 accept-proxy", "accept-proxy is for tcp alone"),
-    ("udp 80 -> host:1 connect-timeout=1s", "connect-timeout is for tcp alone"),
-    ("80 -> 127.0.0.1:80", "leads to itself; expected another host or another port"),
-    ("10.0.0.1:80 -> 10.0.0.1:80", "leads to itself"),
-    ("80 -> host:1, LOCALHOST:80", "leads to itself"),
-    ("127.0.0.1:80 -> localhost:80", "leads to itself"),
-    ("80 -> 127.9.9.9:80", "leads to itself"),
-    ("0.0.0.0:80 -> 0.0.0.0:80", "leads to itself"),
-    ("127.0.0.1:80 -> 0.0.0.0:80", "leads to itself"),
-    ("[::1]:80 -> [::]:80", "leads to itself"),
+    ("7005 192.168.0.1:8005", "missing '->'; expected [tcp|udp|tcp+udp] [ADDRESS:]PORT -> HOST:PORT [OPTION ...]"),
+    ("7005 ->", "nothing follows '->'; expected"),
+    ("-> host:1", "not a listening address: ''; expected"),
+    ("7005 -> host", "not a valid target: host; expected HOST:PORT or [IPV6]:PORT"),
+    ("7005 -> ::1:80", "not a valid target: ::1:80; expected HOST:PORT or [IPV6]:PORT"),
+    ("7005 -> ho/st:80", "not a valid host: ho/st; use a name"),
+    ("7005 -> host:0", "not a valid target port: 0; expected a number from 1 to 65535"),
+    ("7005 -> host:99999", "not a valid target port: 99999; expected a number from 1 to 65535"),
+    ("70005 -> host:1", "not a valid listening port: 70005; expected a number from 1 to 65535"),
+    ("0 -> host:1", "not a valid listening port: 0; expected"),
+    ("host:80 -> host:1", "not an address to listen on: host; use a numeric one"),
+    ("::1:80 -> host:1", "not a listening address: ::1:80; expected PORT, ADDRESS:PORT or [IPV6]:PORT"),
+    ("sctp 80 -> host:1", "not a valid protocol: sctp; expected tcp, udp or tcp+udp"),
+    ("80-70 -> host:1-11", "range runs backwards: 80-70; use 70-80"),
+    ("70-80 -> host:1-10", "1-10 has 10 ports but the rule listens on 11; expected 1-11"),
+    ("70 -> host:1-10", "has 10 ports but the rule listens on one; expected one target port"),
+    ("70-80 -> host:1", "has 1 port but the rule listens on 11; expected 1-11"),
+    ("80 -> host:1 max=0", "max=0: not a number from 1 to 1000000; for example max=500"),
+    ("80 -> host:1 max=many", "max=many: not a number"),
+    ("80 -> host:1 max", "max needs a value: max=..."),
+    ("80 -> host:1 accept-proxy=1", "accept-proxy takes no value"),
+    ("80 -> host:1 mx=3", "unknown option: mx=3; expected one of allow=, deny=, max="),
+    ("80 -> host:1 max=3 max=4", "option given twice: max=4; give max once"),
+    ("80 -> host:1 timeout=5x", "timeout=5x: not a time from 1ms to 30d or 0; for example timeout=30s"),
+    ("80 -> host:1 proxy=v3", "proxy=v3: not a version of the PROXY protocol; use proxy=v1 or proxy=v2"),
+    ("80 -> host:1 allow=10.0.0.1/8", "allow=10.0.0.1/8: not a list of networks; for example allow=10.0.0.0/8"),
+    ("80 -> host:1 source=10.0.0.1,10.0.0.2", ": not an address of this host (or one IPv4 and one IPv6)"),
+    ("80 -> host:1 allow=", ": not a list of networks"),
+    ("80 -> host:1 balance=random", "balance=random: not a balancing method; use balance=roundrobin or"),
+    ("80 -> host:1 per-source=3", "per-source applies to udp rules only"),
+    ("udp 80 -> host:1 proxy=v1", "proxy applies to tcp rules only"),
+    ("tcp+udp 80 -> host:1 accept-proxy", "accept-proxy applies to tcp rules only"),
+    ("udp 80 -> host:1 connect-timeout=1s", "connect-timeout applies to tcp rules only"),
+    ("80 -> 127.0.0.1:80", "would relay to itself; use another host or port"),
+    ("10.0.0.1:80 -> 10.0.0.1:80", "would relay to itself"),
+    ("80 -> host:1, LOCALHOST:80", "would relay to itself"),
+    ("127.0.0.1:80 -> localhost:80", "would relay to itself"),
+    ("80 -> 127.9.9.9:80", "would relay to itself"),
+    ("0.0.0.0:80 -> 0.0.0.0:80", "would relay to itself"),
+    ("127.0.0.1:80 -> 0.0.0.0:80", "would relay to itself"),
+    ("[::1]:80 -> [::]:80", "would relay to itself"),
     ("80 -> " + "a" * 5000, "longer than 4096 characters"),
-    ("80 -> " + ",".join(["a:1"] * 65), "has 65 targets; expected at most 64"),
-    ("80 -> host:1\x1b[2J", "'1\\x1b[2J' is no target port"),
+    ("80 -> " + ",".join(["a:1"] * 65), "too many targets: 65; expected at most 64"),
+    ("80 -> host:1\x1b[2J", "not a valid target port: '1\\x1b[2J'"),
 ])
 def test_what_is_wrong_with_a_line(line, says):
     error = wrong(f"81 -> host:1\n{line}\n")
@@ -171,11 +171,11 @@ def test_overlaps(first, second, other):
         return
     [(number, says)] = wrong(text).wrong
     assert number == 3
-    assert "is taken by line 1 (" in says
+    assert "is already used on line 1 (" in says
 
 
 def test_nothing_to_do_is_a_mistake():
-    assert "no rule in this file" in wrong("# nothing\n").wrong[0][1]
+    assert "no rules in this file" in wrong("# nothing\n").wrong[0][1]
 
 
 def test_too_many_rules():
@@ -183,7 +183,7 @@ def test_too_many_rules():
     assert "more than 100000 rules" in str(wrong(text))
 
 
-@pytest.mark.parametrize("content, says", [(b"80 -> a:1\n\xff -> b:2\n", "relay.conf:2: is no text in UTF-8"),
+@pytest.mark.parametrize("content, says", [(b"80 -> a:1\n\xff -> b:2\n", "relay.conf:2: not UTF-8 text"),
                                            (None, "cannot read")])
 def test_files_that_are_none(tmp_path, monkeypatch, content, says):
     monkeypatch.chdir(tmp_path)
@@ -252,7 +252,7 @@ def test_a_line_is_taken_apart_port_by_port(protocol, address, port, more, targe
     try:
         rules = parse_rules(line)
     except RulesError as error:
-        assert "leads to itself" in str(error)
+        assert "would relay to itself" in str(error)
         return
     protocols = (protocol.strip() or "tcp").split("+")
     assert [(rule.protocol, rule.listen_port) for rule in rules] == [

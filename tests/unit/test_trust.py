@@ -222,28 +222,28 @@ def test_expiry(text, moment):
 
 @pytest.mark.parametrize(("line", "words"), [
     ("ssh-ed25519 AAAA", "unknown option 'ssh-ed25519'"),
-    ("mproxy-ed25519", "is no key"),
-    ("mproxy-ed25519 ", "no key"),
-    ("mproxy-ed25519 AAAA", "is no key"),
+    ("mproxy-ed25519", "is not a valid key"),
+    ("mproxy-ed25519 ", "not a valid key"),
+    ("mproxy-ed25519 AAAA", "is not a valid key"),
     ("restrict KEY", "unknown option 'restrict'"),
     ("max-streams KEY", "needs a value"),
-    ("max-streams=0 KEY", "is no number"),
-    ("max-streams=x KEY", "is no number"),
-    ("max-sessions=0 KEY", "is no number"),
+    ("max-streams=0 KEY", "not a number"),
+    ("max-streams=x KEY", "not a number"),
+    ("max-sessions=0 KEY", "not a number"),
     ("max-streams=1,max-streams=2 KEY", "twice"),
-    ('target="localhost" KEY', "no HOST:PORT"),
-    ('target="" KEY', "no HOST:PORT"),
-    ('target="a:1,,b:2" KEY', "no HOST:PORT"),
-    ('from="10.0.0.1/8" KEY', "no list of networks"),
-    ('from="host" KEY', "no list of networks"),
-    ('from="10.0.0.0/8 KEY', "not closed"),
-    ('expiry="tomorrow" KEY', "is no time"),
-    ('expiry="2027-02-30" KEY', "is no time"),
-    ('from="10.0.0.0/8"KEY', "blank or comma"),
+    ('target="localhost" KEY', "not HOST:PORT"),
+    ('target="" KEY', "not HOST:PORT"),
+    ('target="a:1,,b:2" KEY', "not HOST:PORT"),
+    ('from="10.0.0.1/8" KEY', "not a list of networks"),
+    ('from="host" KEY', "not a list of networks"),
+    ('from="10.0.0.0/8 KEY', "missing closing quote"),
+    ('expiry="tomorrow" KEY', "not a date"),
+    ('expiry="2027-02-30" KEY', "not a date"),
+    ('from="10.0.0.0/8"KEY', "space or comma"),
     ('from="10.0.0.0/8", KEY', "unknown option"),
-    ('from="10.0.0.0/8"', "blank or comma"),
+    ('from="10.0.0.0/8"', "space or comma"),
     ('from="10.0.0.0/8" ', "no mproxy-ed25519 key"),
-    ('from="1\\', "not closed"),
+    ('from="1\\', "missing closing quote"),
 ])
 def test_wrong_line_says_what_is_wrong(line, words):
     with pytest.raises(UsageError, match=re.escape(words)):
@@ -369,7 +369,7 @@ def test_directory_that_others_may_write_spoils_the_file(tmp_path, monkeypatch):
     write(home / "a" / "b" / "keys", public_line(ONE))
     check_private(home / "a" / "b" / "keys")
     (home / "a").chmod(0o777)
-    with pytest.raises(MproxyError, match=re.escape(f"others may write to {home / 'a'}")):
+    with pytest.raises(MproxyError, match=re.escape(f"{home / 'a'} can be written by other users")):
         check_private(home / "a" / "b" / "keys")
     (home / "a").chmod(0o1777)
     check_private(home / "a" / "b" / "keys")
@@ -398,7 +398,7 @@ def rewrite(path, *lines):
 PASSING = {
     "truncated": lambda path: os.truncate(path, 0),
     "removed": os.unlink,
-    "others may write": lambda path: os.chmod(path, 0o664),
+    "can be written by other users": lambda path: os.chmod(path, 0o664),
     "unreadable": lambda path: (os.unlink(path), os.mkdir(path)),
 }
 

@@ -1,0 +1,98 @@
+"""What a user reads: every message, help text and log value, in idiomatic English. `python -m tests.meta.test_messages`
+prints them all, to be read as a whole."""
+
+import ast
+import re
+
+import pytest
+
+from tests.meta.sources import ROOT, source_files
+
+# Known patterns of translated English, each beside what a native speaker would write.
+FOREIGN = (
+    (r"(?<!there )(?:\bis|\bare) no (?!longer\b|such\b)[\w{']", "is not a ..., not a valid ...: what was given"),
+    (r"\bexclude each other\b", "cannot be used together"),
+    (r"\bone \w+ too many\b", "unexpected argument: ..."),
+    (r"\bis missing: expected\b", "missing argument: ..."),
+    (r": allowed is\b|\bexpected is\b|\bknown is\b", "out of range (1 to 5), expected ..."),
+    (r"\banew\b", "again"),
+    (r"\beverybody\b|\bwhoever\b|\bsomebody\b", "anyone, another program"),
+    (r"\bmay be repeated\b", "repeatable"),
+    (r"\bbehind the\b", "after the, beyond the"),
+    (r"\b(?:object|rule|one|line) a (?:line|CPU|file)\b", "one per line"),
+    (r"\bon its way\b|\bon their way\b|\bunder way\b", "in flight, being transferred"),
+    (r"\bcannot do\b", "does not support"),
+    (r"\bas of (?!\d)|\bof ours\b|\bof yours\b", "as for, our"),
+    (r"\bthere already\b|\bthat (?:is|are) there\b", "existing, already exists"),
+    (r"\bgoes? on\b|\bgoing on\b", "continues"),
+    (r"\bformer\b", "previous"),
+    (r"\bstands there\b|\bsays? where\b|\bsays? which\b", "is given, give ..., choose ..."),
+    (r"\bhas no \w+ left\b|\bleads? to itself\b", "has run out of ..., would relay to itself"),
+    (r"\bno place for\b", "nowhere to"),
+    (r"\bis over\b", "has ended, has expired"),
+)
+
+# Compared by the other side, which may be older: a change of the protocol, not of a text.
+ON_THE_WIRE = {"cproxy started anew"}
+
+# A program for nft, not for people.
+NO_MESSAGES = {"mproxy/relay/nft.py"}
+
+WORDS = re.compile(r"[A-Za-z']+ +[A-Za-z'{(]")
+
+
+def template(node):
+    """The text of a string literal, with {} for what is filled in; None for other nodes."""
+    if isinstance(node, ast.Constant):
+        return node.value if isinstance(node.value, str) else None
+    if isinstance(node, ast.JoinedStr):
+        return "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
+    return None
+
+
+def docstrings(tree):
+    """The ids of nodes that are strings but not values: docstrings, and notes below a field."""
+    return {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+
+
+def messages(path):
+    """[(line, text)] of a Python file: every text of several words that is not a docstring or a program of its own."""
+    tree = ast.parse(path.read_text())
+    skipped = docstrings(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            skipped.update(id(part) for part in ast.walk(node) if part is not node)
+    found = []
+    for node in ast.walk(tree):
+        text = None if id(node) in skipped else template(node)
+        if text and WORDS.search(text) and text not in ON_THE_WIRE and not text.startswith("\nset -u\n"):
+            found.append((node.lineno, text))
+    return sorted(found)
+
+
+FILES = [path for path in source_files(".py")
+         if str(path.relative_to(ROOT)) not in NO_MESSAGES and messages(path)]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_messages_are_idiomatic(path):
+    wrong = [f"{path.relative_to(ROOT)}:{line}: {text!r}: rather {rather}"
+             for line, text in messages(path) for pattern, rather in FOREIGN if re.search(pattern, text)]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_messages_are_well_formed(path):
+    """One sentence on one line: no doubled or dangling punctuation, no stray spaces, closed brackets."""
+    wrong = []
+    for line, text in messages(path):
+        doubled = re.search(r"([,;!?])\1|[,;] ?[,;:] |\w [,;!?]|[^.]\.\.(?!\.)(?!')|\w  (?=[a-z])", text)
+        if "\n" not in text and (doubled or text.count("(") != text.count(")")):
+            wrong.append(f"{path.relative_to(ROOT)}:{line}: {text!r}")
+    assert not wrong, "\n".join(wrong)
+
+
+if __name__ == "__main__":
+    for source in FILES:
+        for number, message in messages(source):
+            print(f"{source.relative_to(ROOT)}:{number}: {message}")
