@@ -84,7 +84,8 @@ def parse_options(text):
             end += 1
         name = text[at:end].lower()
         if name not in _OPTIONS:
-            raise UsageError(f"unknown option {text[at:at + 40].split(' ')[0]!r}: expected one of {', '.join(_OPTIONS)}")
+            raise UsageError(f"unknown option {text[at:at + 40].split(' ')[0]!r};"
+                             f" expected one of {', '.join(_OPTIONS)}")
         if name in options:
             raise UsageError(f"option {name} is given twice")
         if text[end:end + 1] != "=":

@@ -220,7 +220,8 @@ class Proxy:
         for line in lines:
             self._on_line(line.decode("utf-8", "replace"))
         if not data:
-            raise MproxyError(f"{self.name} exited with status {self._process.wait()}: {self._last_words or 'no output'}")
+            raise MproxyError(f"{self.name} exited with status {self._process.wait()}:"
+                              f" {self._last_words or 'no output'}")
 
     def _on_line(self, line):
         try:

@@ -282,7 +282,7 @@ def parse_sproxy(argv):
         "connect to daemons on 127.0.0.1 from a separate address for each client's key (127.x.y.z), so that their"
         " limits and bans affect one client only"))
     parser.add(group, "--stdio-ttl", parse_duration, metavar="TIME", help=(
-        "keep a session of cproxy --stdio that has no connection this long (default"
+        "keep a session of cproxy --stdio without a connection this long (default"
         f" {_show(SproxyConfig.stdio_ttl_us)}, at most --session-ttl)"))
     parser.add(group, "--max-unfinished", parse_count, metavar="N", help=(
         "connections that have sent nothing yet, and as many more that have not completed the handshake (default"

@@ -92,6 +92,17 @@ def test_messages_are_well_formed(path):
     assert not wrong, "\n".join(wrong)
 
 
+def test_failures_are_quoted_as_programs_say_them():
+    """What docs/operations.md quotes from a log is a text of the source."""
+    source = "\n".join(text for path in FILES for _line, text in messages(path)) + "\n".join(
+        path.read_text() for path in source_files(".pyx"))
+    table = (ROOT / "docs/operations.md").read_text().partition("## Failures")[2].partition("## Monitoring")[0]
+    quoted = [text for row in re.findall(r'why="([^"]+)"', table) for text in re.split(r"\.\.\.|: ", row)]
+    assert quoted
+    missing = [text for text in quoted if len(text.split()) > 2 and text.strip() not in source]
+    assert not missing, missing
+
+
 if __name__ == "__main__":
     for source in FILES:
         for number, message in messages(source):

@@ -84,7 +84,7 @@ def test_an_end_in_the_middle_is_an_error(length):
     reader = MessageReader()
     reader.feed(pack_message(b"whole") + pack_message(b"hello")[:length])
     assert messages_of(reader) == [b"whole"]
-    with pytest.raises(MessageError, match=f"cut off after {length} bytes?, its"):
+    with pytest.raises(MessageError, match=f"cut off after {length} bytes?, including its"):
         reader.finish()
 
 
