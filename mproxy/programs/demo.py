@@ -31,9 +31,9 @@ PATIENCE_S = 15
 DOT_S = 0.5
 
 INTRODUCTION = """\
-Numbers are lines from a daemon as they reach a client through sproxy and cproxy;
-each dot is half a second without one, while the client loses its network and
-gets another.
+Numbers are lines from a daemon as they reach a client through sproxy and
+cproxy; each dot is half a second without one, while the client loses its
+network and gets another.
 """
 
 

@@ -39,7 +39,7 @@ def test_keygen_makes_a_key_once(lab):
     assert oct(path.stat().st_mode)[-3:] == "600" and oct(path.parent.stat().st_mode)[-3:] == "700"
     before = path.read_bytes()
     second = lab.client.start(*KEYGEN, "--comment", "ann@desk")
-    assert "is kept" in finish(second)
+    assert "kept the existing" in finish(second)
     assert path.read_bytes() == before and second.out.text == first.out.text
 
 
@@ -51,7 +51,7 @@ def test_keygen_says_where_it_cannot_write(lab):
 
 
 @pytest.mark.parametrize(("arguments", "status", "words"), [
-    (["-f", ""], 2, "is empty"),
+    (["-f", ""], 2, "must not be empty"),
     (["-f", "."], 1, "is not a regular file"),
     (["-f", "link"], 1, "symbolic link"),
     (["-f", "junk"], 1, "chmod 600"),
@@ -199,7 +199,7 @@ class TestAuthorize:
         assert "cannot remember the host's key in /proc/known_hosts" in said and "Traceback" not in said
 
     @pytest.mark.parametrize(("more", "status", "words"), [
-        (["--options", "target=localhost"], 2, "no HOST:PORT"),
+        (["--options", "target=localhost"], 2, "not HOST:PORT"),
         (["--ssh", "no-such-ssh"], 1, "no-such-ssh"),
         (["--ssh", "false"], 1, "failed with status 1"),
         (["--ssh", "'"], 2, "--ssh ': not a valid command"),

@@ -47,7 +47,7 @@ def test_workers_have_the_rights_of_a_user(lab, relay, echo):
 
 
 @pytest.mark.parametrize("options, says", [
-    (["--user", "no-such-user"], "--user no-such-user is unknown"),
+    (["--user", "no-such-user"], "--user no-such-user: there is no such user"),
     (["--user", "nobody", "--kernel"], "--user and --kernel cannot be used together"),
 ])
 def test_wrong_users(relay, options, says):
