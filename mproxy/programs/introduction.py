@@ -36,7 +36,7 @@ class Introduction:
         if not config.plaintext:
             self._context = open_context(config.key_file, self._log, is_server=False, named=config.key)
         elif not is_loopback(config.sproxy_host):
-            self._log.warning("plaintext", why="--plaintext: whoever is on the path reads and changes everything")
+            self._log.warning("plaintext", why="--plaintext: anyone on the path can read and change everything")
 
     def make_caller(self):
         """For one connection."""
@@ -66,8 +66,8 @@ class Introduction:
             raise PeerError(CloseCode.KEY_REFUSED, str(error)) from None
         if known:
             raise PeerError(CloseCode.KEY_REFUSED, (
-                f"{format_host_port(host, port)} offers another key than this session began with: offered is"
-                f" {fingerprint(spki)}, expected {fingerprint(self._host_spki)}"))
+                f"{format_host_port(host, port)} offers a different key from the one at the start of this session:"
+                f" offered {fingerprint(spki)}, expected {fingerprint(self._host_spki)}"))
         self._host_spki = spki
         if verdict in ("new", "unwritten"):
             event = "host-remembered" if verdict == "new" else "host-not-remembered"
