@@ -84,7 +84,7 @@ class Source:
                           | (0 if self._follow else os.O_NOFOLLOW))
         status = os.fstat(self.fd)
         if not is_directory and not stat.S_ISREG(status.st_mode):
-            raise Changed("it is no longer a file")
+            raise Changed("it is no longer a regular file")
         mode = stat.S_IMODE(status.st_mode) & 0o777
         mtime_ns = max(-MOST_TIME_NS, min(status.st_mtime_ns, MOST_TIME_NS))
         if not is_directory and self._is_made_up(status):

@@ -80,8 +80,8 @@ _USAGE = "mproxy impair [options] PORT HOST PORT"
 
 _DESCRIPTION = """\
 A bad network in a box: relay UDP packets from the first PORT to HOST PORT (or
-HOST:PORT) and back, and on the way lose, duplicate, reorder, damage and delay
-them.
+HOST:PORT) and back, and lose, duplicate, reorder, damage and delay them on the
+way.
 
 A value applies to both directions; A/B is A for packets to the server and B
 for packets to the client. P is a percentage. What happens to a packet depends
@@ -157,7 +157,7 @@ def parse_impair(argv):
     parser = OneLineParser("mproxy impair", _USAGE, _DESCRIPTION, _EPILOG)
     group = parser.add_argument_group("packets")
     for option, what in (("--loss", "lose P %% of them"), ("--duplicate", "deliver P %% of them twice"),
-                         ("--corrupt", "damage P %% of them"), ("--reorder", "let others overtake P %% of them")):
+                         ("--corrupt", "damage P %% of them"), ("--reorder", "reorder P %% of them")):
         parser.add(group, option, both(parse_percent), metavar="P[/P]", help=f"{what} (default 0)")
     parser.add(group, "--reorder-by", both(_parse_delay), metavar="TIME[/TIME]", help=(
         "delay reordered packets by up to this much (default 5ms)"))
@@ -173,10 +173,10 @@ def parse_impair(argv):
         "limit on what waits for the link; more is dropped (default 256KiB)"))
     group = parser.add_argument_group("general")
     parser.add(group, "--seed", parse_seed, metavar="N", help=(
-        "where the random numbers begin (default: another one each run; the log shows it)"))
+        "seed of the random numbers (default: a new one each run; the log shows it)"))
     parser.add(group, "--clients", parse_count, metavar="N", help=(
         f"clients at once; beyond it the one silent longest is forgotten (default {ImpairConfig.clients.default})"))
-    parser.add(group, "--idle", parse_duration, metavar="TIME", help="forget a silent client after this (default 1m)")
+    parser.add(group, "--idle", parse_duration, metavar="TIME", help="forget a client silent this long (default 1m)")
     parser.add(group, "--bind", parse_bind, metavar="ADDR", help=(
         "numeric address to listen on (default: every address)"))
     group.add_argument("--json", action="store_true", default=None, help="print statistics as one JSON object per line")

@@ -32,7 +32,7 @@ def _parse(argv):
         "Options may precede the key on its line, separated by commas:\n"
         "  target=\"HOST:PORT,...\"  only these daemons\n"
         "  from=\"CIDR,...\"         only from these addresses\n"
-        "  expiry=\"2027-01-31\"     not from that day on\n"
+        "  expiry=\"2027-01-31\"     not valid from that day on\n"
         "  max-streams=N           connections at once, in all its sessions\n"
         "  max-sessions=N          sessions at once")
     parser.add_argument("-f", "--file", metavar="FILE", help=(

@@ -62,11 +62,11 @@ _USAGE = "mproxy recv [options] PORT [-o FILE|DIR|-]"
 
 _DESCRIPTION = """\
 Receive what 'mproxy send' sends to UDP port PORT. Files go to the current
-directory, to DIR, to FILE (one), or to standard output (-o -). A file has its
-name only when all of it has arrived and its hash agrees.
+directory, to DIR, to FILE (one), or to standard output (-o -). A file gets its
+name only once all of it has arrived and its hash matches.
 
-Who may send is said by --key or --own-key; without one it does not start,
-unless --open lets everybody send."""
+Only senders with keys may send, see --key and --own-key; with --open anyone
+may."""
 
 _EPILOG = """\
 exit status (--once): 0 everything arrived, 2 wrong command line, 3 no space, 4

@@ -146,9 +146,9 @@ def _parse_command(command, *argv):
         usage = f"mproxy relay {command} [--pidfile FILE]{' [--json]' if command == 'status' else ''}"
         parser = OneLineParser(f"{PROGRAM} {command}", usage, None, _CLIENT_EPILOG)
         group = parser.add_argument_group("options")
-        parser.add(group, "--pidfile", parse_name, metavar="FILE", help="the one that the running relay was given")
+        parser.add(group, "--pidfile", parse_name, metavar="FILE", help="pidfile of the running relay")
         if command == "status":
-            group.add_argument("--json", action="store_true", default=None, help="one JSON object, for programs")
+            group.add_argument("--json", action="store_true", default=None, help="print one JSON object, for programs")
     _add_help(parser, group)
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
     given, words = parser.split(list(argv))

@@ -38,8 +38,8 @@ _USAGE = "mproxy send [options] FILE... HOST PORT"
 
 _DESCRIPTION = """\
 Send files and directories to 'mproxy recv' at HOST PORT (or HOST:PORT), over
-UDP. FILE '-' is standard input. Sent again after an interruption, a file goes
-on where it stopped, as long as it has not changed."""
+UDP. FILE '-' is standard input. Sending a file again after an interruption
+continues where it stopped, as long as the file has not changed."""
 
 _EPILOG = """\
 exit status: 0 everything arrived, 2 wrong command line, 3 no space, 4 no
