@@ -448,7 +448,7 @@ class Cproxy:
             self._instance.release()
             process = leave_word(self._config, self._instance.path)
             self._log.info("goodbye-left", process=process, why=(
-                "there is no carrier: a process of its own tells sproxy as soon as it answers, for an hour at most"))
+                "there is no carrier: a small process stays to tell sproxy once it answers, for an hour at most"))
         self._loop.stop()
 
 

@@ -128,7 +128,7 @@ class Goodbye:
         """The former session has ended; there is an empty one instead."""
         self._left.ended()
         self._endpoint.session.learn_identity(welcome.session_id, welcome.secret)
-        self._reconnect.settled()
+        self._reconnect.settled(sock.getpeername())
         self._endpoint.attach(
             sock.detach(), welcome.epoch, welcome.window_bytes, welcome.budget_bytes, b"", caller.leftover, caller.tls)
 
