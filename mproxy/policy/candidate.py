@@ -86,7 +86,7 @@ class Candidate:
             self._dialer.candidate_overdue(self)
 
     def _note_acknowledged(self):
-        """What is under way gets less. When nothing is left it is the other end's turn: its kernel's word is none."""
+        """Acknowledged bytes are progress, but not the last of them: then the other end's application is to answer."""
         queued = int.from_bytes(fcntl.ioctl(self._sock.fileno(), _SIOCOUTQ, bytes(4)), "little")
         if 0 < queued < self._unacknowledged:
             self._note_progress()

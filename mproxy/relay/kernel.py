@@ -188,7 +188,7 @@ class Kernel:
         self._settings = Settings(f"{stem}.settings")
 
     def _check_ports(self, rules):
-        """A program that listens there would never again get a connection: that is no wish of anybody's."""
+        """UsageError where a program listens on a rule's port: in kernel mode it would never get another connection."""
         wrong = []
         for rule in rules:
             try:

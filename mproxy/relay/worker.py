@@ -82,7 +82,7 @@ def _forget_supervisor(sock):
 
 
 class Worker:
-    """Observer of the engines, and the supervisor's hand in this process."""
+    """Observer of the engines; carries out in this process what the supervisor asks for."""
 
     def __init__(self, sock, log, number, max_connections, tally):
         self._log = log
