@@ -14,6 +14,8 @@ With `--plaintext` steps 1 and 3 leave as one, as do 2 and 5. Whoever drives thi
 bytes behind the first frame (and the list, on a resume) belong to the session and are in `leftover`.
 """
 
+import hashlib
+import hmac
 import struct
 
 from mproxy import _wire
@@ -163,23 +165,18 @@ def check_limits(window_bytes, budget_bytes):
         raise PeerError(CloseCode.LIMIT_ERROR, f"peer offers an invalid session budget: {budget_bytes} bytes")
 
 
-# hmac and hashlib cost 4 ms to import, and only a resume needs them.
-
 def make_proof(secret, label, channel, words):
     """HMAC-SHA256 by the session's secret (RFC 2104)."""
-    import hmac
     return hmac.digest(secret, label + channel + words, "sha256")
 
 
 def same(one, other):
     """Compare in constant time."""
-    import hmac
     return hmac.compare_digest(one, other)
 
 
 def digest_of(data):
     """SHA-256 of a RESUME list."""
-    import hashlib
     return hashlib.sha256(data).digest()
 
 

@@ -3,7 +3,7 @@
     NNpsk0   both sides know one secret key (`--key FILE`):   -> psk, e           <- e, ee
     XX       both sides have a key pair (`mproxy keygen`):    -> e    <- e, ee, s, es    -> s, se
 
-Protocol names are Noise_<pattern>_25519_<AESGCM or ChaChaPoly>_<SHA256 or BLAKE2s>. Once a connection, so plain Python;
+Protocol names are Noise_<pattern>_25519_<AESGCM or ChaChaPoly>_SHA256. Once a connection, so plain Python;
 X25519 and the ciphers come from the `cryptography` package, HMAC and hashes from the standard library.
 """
 
@@ -14,11 +14,9 @@ from mproxy.errors import PeerError
 
 # Tokens of each message; the initiator begins. A psk modifier puts a token in front of message 1 (section 9.4).
 PATTERNS = {
-    "NN": (("e",), ("e", "ee")),
     "NNpsk0": (("psk", "e"), ("e", "ee")),
     "XX": (("e",), ("e", "ee", "s", "es"), ("s", "se")),
 }
-HASHES = {"SHA256": hashlib.sha256, "BLAKE2s": hashlib.blake2s}
 HASH_BYTES = 32
 KEY_BYTES = 32
 TAG_BYTES = 16
@@ -75,6 +73,11 @@ def _dh(private, public):
         raise NoiseError("the peer's key is unusable (low order)") from None
 
 
+def _hash(data):
+    """HASH() of section 12.5: SHA-256."""
+    return hashlib.sha256(data).digest()
+
+
 class CipherState:
     """Section 5.1."""
 
@@ -108,19 +111,18 @@ class CipherState:
 class SymmetricState:
     """Section 5.2."""
 
-    def __init__(self, name, cipher, hash_function):
-        self._hash = hash_function
+    def __init__(self, name, cipher):
         encoded = name.encode()
-        self.hash = encoded.ljust(HASH_BYTES, b"\0") if len(encoded) <= HASH_BYTES else hash_function(encoded).digest()
+        self.hash = encoded.ljust(HASH_BYTES, b"\0") if len(encoded) <= HASH_BYTES else _hash(encoded)
         self.chaining_key = self.hash
         self.cipher = CipherState(cipher)
 
     def hkdf(self, material, outputs):
         """HKDF of section 4.3, which is RFC 5869's with the chaining key as salt and no info."""
-        temporary = hmac.digest(self.chaining_key, material, self._hash)
+        temporary = hmac.digest(self.chaining_key, material, "sha256")
         result, last = [], b""
         for number in range(1, outputs + 1):
-            last = hmac.digest(temporary, last + bytes([number]), self._hash)
+            last = hmac.digest(temporary, last + bytes([number]), "sha256")
             result.append(last)
         return result
 
@@ -129,7 +131,7 @@ class SymmetricState:
         self.cipher.initialize_key(key)
 
     def mix_hash(self, data):
-        self.hash = self._hash(self.hash + data).digest()
+        self.hash = _hash(self.hash + data)
 
     def mix_key_and_hash(self, material):
         self.chaining_key, middle, key = self.hkdf(material, 3)
@@ -158,9 +160,9 @@ class Handshake:
     """
 
     def __init__(self, name, initiator, prologue=b"", *, static=None, psk=None, ephemeral=None):
-        _noise, pattern, _curve, cipher, hash_name = name.split("_")
+        _noise, pattern, _curve, cipher, _hash_name = name.split("_")
         self._messages = list(PATTERNS[pattern])
-        self._symmetric = SymmetricState(name, cipher, HASHES[hash_name])
+        self._symmetric = SymmetricState(name, cipher)
         self._initiator = initiator
         self._psk_mode = "psk" in pattern
         self._s, self._psk = static, psk

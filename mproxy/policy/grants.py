@@ -13,6 +13,8 @@ Options are joined by commas, their values stand in double quotes (\\" for a quo
 Nothing here reads a file or a clock.
 """
 
+import time
+
 from mproxy.errors import UsageError
 from mproxy.policy.keys import KEY_TYPE, parse_spki
 from mproxy.words import parse_host_port
@@ -135,7 +137,6 @@ def _parse_networks(value):
 
 def _parse_expiry(value):
     """Local time, or UTC with a Z at the end: 2027-01-31, 2027-01-31T18:00, 20270131, 202701311800[SS]."""
-    import time
     from datetime import UTC, datetime
     digits = value.removesuffix("Z")
     compact = digits.replace("-", "").replace(":", "").replace("T", "").replace(" ", "")

@@ -9,6 +9,8 @@ one or two connections at a time (`mproxy.programs.greeting`), and to nobody whe
 Nothing here reads a clock: `now` is in seconds since 1970, because tags outlive the process that made them.
 """
 
+import hmac
+
 NONCE_BYTES = 3
 MAC_BYTES = 5
 
@@ -48,5 +50,4 @@ class Tags:
         return int(now // self._period_s)
 
     def _mac(self, nonce, period):
-        import hmac  # 4 ms, and sproxy alone needs it
         return hmac.digest(self._key, LABEL + period.to_bytes(8, "big", signed=True) + nonce, "sha256")[:MAC_BYTES]

@@ -1,5 +1,7 @@
 """sproxy's door: its key, who may come in, and what who came in may do."""
 
+import hmac
+import ipaddress
 import os
 import shlex
 import time
@@ -62,7 +64,6 @@ class Door:
 
     def _make_tags(self, pem):
         """Tags by a secret of the host key: they hold when sproxy is started anew."""
-        import hmac
         secret = hmac.digest(pem, b"mproxy 2 tag key", "sha256")
         self.tags = Tags(secret, self._config.session.session_ttl_us)
 
@@ -178,7 +179,6 @@ def open_context(path, log, *, is_server, named=None, use=lambda pem: None):
 
 def is_loopback(host):
     """Whether a host's name or address means this host alone."""
-    import ipaddress  # 5 ms, needed with --plaintext alone
     try:
         return host == "localhost" or ipaddress.ip_address(host.partition("%")[0]).is_loopback
     except ValueError:

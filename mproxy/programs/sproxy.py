@@ -1,5 +1,6 @@
 """sproxy: the proxy beside the daemon. Accepts carriers, decides which session each belongs to, connects daemons."""
 
+import hashlib
 import os
 import sys
 import time
@@ -532,7 +533,6 @@ def promises(whole, max_sessions):
 
 def loopback_of(spki):
     """An address of 127.0.0.0/8 for a key, 4 bytes: the same for ever; none of those in common use (127.0.x.y)."""
-    import hashlib
     first, second, third = hashlib.sha256(b"mproxy loopback\0" + spki).digest()[:3]
     return bytes((127, 1 + first % 254, second, 1 + third % 254))
 

@@ -12,8 +12,8 @@ from mproxy.datagram.noise import (
 )
 
 PSK = bytes(range(32))
-NAMES = [f"Noise_{pattern}_25519_{cipher}_{digest}" for pattern in ("NN", "NNpsk0", "XX")
-         for cipher in ("AESGCM", "ChaChaPoly") for digest in ("SHA256", "BLAKE2s")]
+NAMES = [f"Noise_{pattern}_25519_{cipher}_SHA256" for pattern in ("NNpsk0", "XX")
+         for cipher in ("AESGCM", "ChaChaPoly")]
 
 
 def sides(name, **theirs):
@@ -70,7 +70,7 @@ def test_disagreement_is_noticed(theirs):
         talk(*sides("Noise_NNpsk0_25519_AESGCM_SHA256", **theirs))
 
 
-@pytest.mark.parametrize("name", ["Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s", "Noise_XX_25519_AESGCM_SHA256"])
+@pytest.mark.parametrize("name", ["Noise_NNpsk0_25519_ChaChaPoly_SHA256", "Noise_XX_25519_AESGCM_SHA256"])
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_damage_is_noticed(name, number):
     if number == 2 and "XX" not in name:
@@ -94,7 +94,7 @@ def test_short_messages(length):
 
 
 def test_a_low_order_key_is_refused():
-    _, theirs = sides("Noise_NN_25519_AESGCM_SHA256")
+    _, theirs = sides("Noise_XX_25519_AESGCM_SHA256")
     theirs.read(bytes(32))
     with pytest.raises(NoiseError):
         theirs.write()
