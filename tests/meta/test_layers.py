@@ -6,40 +6,35 @@ import pytest
 
 from tests.meta.sources import PACKAGE, ROOT, externs, imports, module_name, source_files
 
-# From the ground up. A module or package imports from the rows below its own and from itself, never from a neighbour
-# in its row. docs/architecture.md explains the rows.
+# From the ground up; docs/architecture.md has the same table. A room imports from the rows below its own and from
+# itself, never from a neighbour in its row. Where it lists its modules, each imports only from those before it: so they
+# are read in this order.
 LAYERS = [
-    ["mproxy", "mproxy.errors"],
-    ["mproxy.config", "mproxy._wire", "mproxy._pool", "mproxy._wipe"],
-    ["mproxy._ring", "mproxy.words"],
-    ["mproxy._frames", "mproxy._stream", "mproxy._liveness",
-     "mproxy.datagram.config", "mproxy.datagram._packet", "mproxy.datagram._ranges",
-     "mproxy.datagram._rtt", "mproxy.datagram._sent", "mproxy.datagram._congestion", "mproxy.datagram._pace",
-     "mproxy.datagram._states", "mproxy.datagram._impair", "mproxy.datagram._hash"],
-    ["mproxy._transmit", "mproxy.datagram._outflow", "mproxy.datagram._inflow", "mproxy.datagram._acks",
-     "mproxy.datagram._cubic", "mproxy.datagram._bbr"],
-    ["mproxy._streams", "mproxy.datagram._listener", "mproxy.datagram._mtu", "mproxy.datagram._recovery"],
-    ["mproxy._session", "mproxy.handshake", "mproxy.datagram._channel"],
-    ["mproxy._pysession", "mproxy.datagram._path"],
-    ["mproxy.datagram._setup"],
-    ["mproxy.datagram._connection"],
-    ["mproxy.datagram._pyconnection"],
-    ["mproxy.net"],
-    ["mproxy.relay", "mproxy.datagram"],
-    ["mproxy.policy"],
-    ["mproxy.relay.supervisor", "mproxy.relay.kernel"],
-    ["mproxy.programs"],
-    ["mproxy.__main__"],
+    {"ground": ["mproxy", "mproxy.errors", "mproxy.config", "mproxy.words", "mproxy._wire", "mproxy._wipe",
+                "mproxy._pool", "mproxy._ring"]},
+    {"session": ["mproxy._frames", "mproxy._stream", "mproxy._liveness", "mproxy._transmit", "mproxy._streams",
+                 "mproxy._session", "mproxy.handshake"],
+     "engine": [f"mproxy.datagram.{name}" for name in (
+         "config", "_packet", "_ranges", "_rtt", "_sent", "_states", "_pace", "_congestion", "_cubic", "_bbr",
+         "_outflow", "_inflow", "_acks", "_mtu", "_recovery", "_channel", "_listener", "_path", "_setup",
+         "_connection", "_impair", "_hash")]},
+    {"net": ["mproxy.net"]},
+    {"relay": ["mproxy.relay"], "transfer": ["mproxy.datagram"]},
+    {"policy": ["mproxy.policy"]},
+    {"supervisor": ["mproxy.relay.kernel", "mproxy.relay.supervisor"]},
+    {"programs": ["mproxy.programs", "mproxy.__main__"]},
 ]
-ROW = {room: row for row, rooms in enumerate(LAYERS) for room in rooms}
+ROW = {room: number for number, row in enumerate(LAYERS) for room in row}
+ROOM = {module: room for row in LAYERS for room, modules in row.items() for module in modules}
+ORDER = {module: number for row in LAYERS for modules in row.values() for number, module in enumerate(modules)}
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 
 # The sans-I/O core: everything it needs comes in as an argument.
-PURE = ["_wire", "_ring", "_frames", "_stream", "_liveness", "_transmit", "_streams", "_session", "_pysession",
-        "handshake", "relay/_gather", "relay/_runs", "relay/_sessions"]
+PURE = ["_wire", "_ring", "_frames", "_stream", "_liveness", "_transmit", "_streams", "_session", "handshake",
+         "relay/_gather", "relay/_runs", "relay/_sessions"]
 PURE += [f"datagram/{name}" for name in (
     "config", "_packet", "_ranges", "_rtt", "_sent", "_outflow", "_inflow", "_acks", "_pace", "_mtu", "_congestion",
-    "_cubic", "_bbr", "_recovery", "_listener", "_states", "_channel", "_path", "_setup", "_connection",
-    "_pyconnection")]
+    "_cubic", "_bbr", "_recovery", "_listener", "_states", "_channel", "_path", "_setup", "_connection")]
 PURE_FILES = [path for name in PURE for path in sorted(PACKAGE.glob(f"{name}.p[yx]*")) if path.suffix != ".pyi"]
 # No errno: there is no system call that could set it. cpython: what handles objects and memory, not signals or files.
 PURE_IMPORTS = re.compile(
@@ -49,30 +44,54 @@ PURE_IMPORTS = re.compile(
 PURE_HEADERS = {"stdint.h", "stddef.h", "stdlib.h", "string.h", "sys/uio.h"}  # uio.h: for struct iovec alone
 
 
-def room_of(module):
+def place_of(module):
     """The longest entry of LAYERS that `module`, or the name in a module, belongs to."""
-    return max((room for room in ROW if f"{module}.".startswith(f"{room}.")), key=len)
+    return max((place for place in ROOM if f"{module}.".startswith(f"{place}.")), key=len)
 
 
-def own_room(path):
-    """Like `room_of` for a file; a file nobody gave a place to is an error, not ground."""
-    room = room_of(module_name(path))
-    assert room != "mproxy" or path.name.startswith("__init__"), f"{path.relative_to(ROOT)} has no row in LAYERS"
-    return room
+def own_place(path):
+    """Like `place_of` for a file; a file nobody gave a place to is an error, not ground."""
+    place = place_of(module_name(path))
+    assert place != "mproxy" or path.name.startswith("__init__"), f"{path.relative_to(ROOT)} has no row in LAYERS"
+    return place
+
+
+def may_import(importer, imported):
+    """Whether one place of LAYERS may import from another one."""
+    if ROOM[importer] == ROOM[imported]:
+        return ORDER[imported] <= ORDER[importer]
+    return ROW[ROOM[imported]] < ROW[ROOM[importer]]
 
 
 @pytest.mark.parametrize("path", source_files(".py", ".pyi", ".pyx", ".pxd"), ids=module_name)
 def test_imports_point_down(path):
-    room = own_room(path)
+    place = own_place(path)
     wrong = []
     for found in imports(path):
         assert not found.name.startswith("."), f"{found}: write it absolute"
         if found.name.split(".")[0] != "mproxy":
             continue
-        target = room_of(found.name)
-        if target != room and ROW[target] >= ROW[room]:
-            wrong.append(f"{found}: from {room} (row {ROW[room]}) to {target} (row {ROW[target]})")
+        target = place_of(found.name)
+        if not may_import(place, target):
+            wrong.append(f"{found}: from {place} ({ROOM[place]}) to {target} ({ROOM[target]})")
     assert not wrong, "\n".join(wrong)
+
+
+def test_the_page_has_the_same_table():
+    """Rooms from the top down, each with what it holds."""
+    rows = re.findall(r"^\| (\w+) \| ((?:`[\w/]+`(?:, )?)+) \|", ARCHITECTURE, re.MULTILINE)
+    page = [(room, re.findall(r"`([\w/]+)`", holds)) for room, holds in rows]
+    shown = [(room, [module.removeprefix("mproxy.").replace(".", "/") for module in modules])
+             for row in reversed(LAYERS) for room, modules in row.items()]
+    assert page == shown
+
+
+@pytest.mark.parametrize("directory", sorted({path.parent for path in source_files(".py", ".pyx")}),
+                         ids=lambda directory: directory.name)
+def test_a_room_says_what_to_read_first(directory):
+    found = re.search(r"Read first: `([\w.]+)`", (directory / "__init__.py").read_text())
+    assert found, f"{directory.name}/__init__.py: 'Read first: `FILE`' is missing"
+    assert (directory / found[1]).exists()
 
 
 def test_no_module_imports_itself_in_a_circle():
