@@ -15,6 +15,7 @@ MODE := $(if $(filter debug,$(MAKECMDGOALS)),debug,release)
 VENV := .venv
 RUN := $(VENV)/bin/python
 BUILT := build/$(MODE)/built
+DRIVERS := build/$(MODE)/drivers
 SOURCES := $(shell find mproxy -name '*.pyx' -o -name '*.pxd')
 
 # Installs a list of pyproject.toml; the stamp is the list that was installed.
@@ -42,7 +43,7 @@ export MPROXY_SYSTEM := no
 endif
 
 .PHONY: all
-all: $(BUILT) $(VENV)/run-packages cproxy sproxy bin/mproxy  ## build: extension modules, ./cproxy, ./sproxy, bin/mproxy (the default)
+all: $(BUILT) $(if $(wildcard tests/drivers/*.so),$(DRIVERS)) $(VENV)/run-packages cproxy sproxy bin/mproxy  ## build: extension modules, ./cproxy, ./sproxy, bin/mproxy (the default)
 
 .PHONY: debug
 debug: all  ## the same with assertions, checked indexes, -O0 -g; `make debug test` tests that build
@@ -53,21 +54,24 @@ demo: all  ## watch a connection survive a change of address
 	$(RUN) -m mproxy.programs.demo
 
 .PHONY: test
-test: all $(VENV)/dev-packages  ## unit, simulation, system and meta tests; TESTS=tests/unit PYTEST="-x -k ring" PROCESSES=0
+test: all $(DRIVERS) $(VENV)/dev-packages  ## unit, simulation, system and meta tests; TESTS=tests/unit PYTEST="-x -k ring" PROCESSES=0
 	@$(if $(filter-out $(NEEDS_NOTHING),$(TESTS)),.ci/system-packages test)
 	$(RUN) -m pytest -n $(PROCESSES) --dist worksteal $(TESTS) $(PYTEST)
 
+.PHONY: drivers
+drivers: $(DRIVERS)  ## what tests drive the core with, in tests/drivers; made by the goals that use it, and kept by `make`
+
 .PHONY: asan
-asan: all $(VENV)/dev-packages  ## the whole test suite with AddressSanitizer and UBSan, in build/asan
+asan: all $(DRIVERS) $(VENV)/dev-packages  ## the whole test suite with AddressSanitizer and UBSan, in build/asan
 	@.ci/system-packages test
 	.ci/asan test
 
 .PHONY: fuzz
-fuzz: all $(VENV)/dev-packages  ## hammer parsers and sessions, guided by coverage: SECONDS=600 each, FUZZ="frames rules"
+fuzz: all $(DRIVERS) $(VENV)/dev-packages  ## hammer parsers and sessions, guided by coverage: SECONDS=600 each, FUZZ="frames rules"
 	.ci/asan fuzz $(SECONDS) $(FUZZ)
 
 .PHONY: soak
-soak: all $(VENV)/dev-packages  ## random schedules against the protocol core: SECONDS=600, SEED=n repeats one
+soak: all $(DRIVERS) $(VENV)/dev-packages  ## random schedules against the protocol core: SECONDS=600, SEED=n repeats one
 	$(RUN) -m tests.sim.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 .PHONY: bench
@@ -80,13 +84,13 @@ bench-docs: $(VENV)/bench-packages  ## put the tables of the last whole `make be
 	$(RUN) benchmarks/run.py --update-docs
 
 .PHONY: bench-parts
-bench-parts: all $(VENV)/dev-packages  ## codec, ring and sessions in memory: ns per frame, bytes per second
+bench-parts: all $(DRIVERS) $(VENV)/dev-packages  ## codec, ring and sessions in memory: ns per frame, bytes per second
 	$(RUN) -m pytest -q benchmarks/test_parts.py --benchmark-columns=median,iqr,rounds
 
 .PHONY: lint
 lint: $(VENV)/dev-packages  ## ruff and mypy on the Python part, cython-lint on the rest
 	$(RUN) -m ruff check .
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cython-lint mproxy
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cython-lint mproxy tests/drivers
 	$(RUN) -m mypy
 
 .PHONY: install
@@ -141,7 +145,15 @@ $(BUILT): $(SOURCES) setup.py $(VENV)/build-packages
 	@echo "building the extension modules (all of them: one to three minutes; what the compiler says: build/$(MODE)/log)"
 	@$(if $(filter debug,$(MODE)),MPROXY_DEBUG=1) $(RUN) setup.py --quiet build_ext --inplace \
 		$(if $(filter setup.py,$?),--force) > build/$(MODE)/log || { tail -n 40 build/$(MODE)/log >&2; exit 1; }
-	@rm -f build/*/built
+	@rm -f build/*/built $(filter-out $(DRIVERS),$(wildcard build/*/drivers))
+	@touch $@
+
+# Apart from the package, which a wheel holds whole. Built with it once they are there: they are compiled against its
+# structs.
+$(DRIVERS): $(BUILT) setup.py $(wildcard tests/drivers/*.pyx)
+	@echo "building the test drivers (what the compiler says: $@.log)"
+	@$(if $(filter debug,$(MODE)),MPROXY_DEBUG=1) MPROXY_MODULES='tests/drivers/*.pyx' $(RUN) setup.py --quiet build_ext \
+		--inplace $(if $(filter setup.py,$?),--force) > $@.log 2>&1 || { tail -n 40 $@.log >&2; exit 1; }
 	@touch $@
 
 cproxy sproxy: .ci/write-launcher | $(VENV)/bin/python

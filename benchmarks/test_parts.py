@@ -5,10 +5,10 @@ Each benchmark's extra_info tells what one round does, so that ns per frame and 
 """
 
 import pytest
+from tests.drivers._memory import ByteRing
+from tests.drivers._pysession import PySession, exchange
 
 from mproxy._frames import FrameParser, encode_frame
-from mproxy._pysession import PySession, exchange
-from mproxy._ring import ByteRing
 from mproxy._session import Session
 from mproxy._wire import FrameType
 from mproxy.config import SessionConfig

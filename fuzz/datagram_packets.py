@@ -8,10 +8,11 @@ import sys
 import traceback
 
 import atheris
-from mproxy.datagram._pyconnection import PyConnection, PyListener
 from mproxy.datagram._states import ConnectionState
+from tests.drivers._datagram import pack_header
+from tests.drivers._pyconnection import PyConnection, PyListener
 
-from mproxy.datagram._packet import ControlType, PacketFlag, PacketType, checksum, pack_header
+from mproxy.datagram._packet import ControlType, PacketFlag, PacketType, checksum
 from mproxy.datagram.config import DatagramConfig
 
 WINDOW_BYTES = 64 << 10

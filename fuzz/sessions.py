@@ -1,6 +1,7 @@
 """A session with the fuzzer for its peer, and what must hold of it at any moment."""
 
-from mproxy._pysession import PySession
+from tests.drivers._pysession import PySession
+
 from mproxy._session import EventKind, Session
 from mproxy._wire import MIN_WINDOW_BYTES
 from mproxy.config import SessionConfig

@@ -215,13 +215,3 @@ def limit_memory(size_t limit, size_t sessions=0, size_t each=0):
     pool_set_limit(limit)
     session_bytes = each
     promised_bytes = sessions * each
-
-
-def charge_memory(int64_t size):
-    """Enter a record of `size` bytes that Python code keeps; a negative size when it is gone."""
-    pool_charge(size)
-
-
-def memory_left():
-    """Bytes left of the limit."""
-    return pool_free_bytes()

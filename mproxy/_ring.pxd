@@ -42,7 +42,3 @@ cdef int ring_view(const Ring *ring, uint64_t offset, uint32_t length, iovec *ou
 cdef int ring_append(Ring *ring, const uint8_t *data, uint32_t length) noexcept nogil
 cdef void ring_release(Ring *ring, uint64_t offset) noexcept nogil
 cdef void ring_drop(Ring *ring) noexcept nogil
-
-
-cdef class ByteRing:
-    cdef Ring ring  # the C ring behind this view

@@ -2,7 +2,7 @@
 
 from libc.string cimport memcpy
 
-from mproxy._pool cimport pool_kept_bytes, pool_lent_bytes, pool_return, pool_take
+from mproxy._pool cimport pool_return, pool_take
 
 
 cdef void ring_init(Ring *ring, uint64_t offset, size_t *account) noexcept nogil:
@@ -119,74 +119,3 @@ cdef void ring_release(Ring *ring, uint64_t offset) noexcept nogil:
 cdef void ring_drop(Ring *ring) noexcept nogil:
     """Forget every byte."""
     ring_release(ring, ring.tail)
-
-
-# ---- for tests
-
-def pool_bytes():
-    """Return (bytes lent to rings, bytes kept for the next ring)."""
-    return pool_lent_bytes(), pool_kept_bytes()
-
-
-cdef class ByteRing:
-    """A ring as Python sees it; for tests. Offsets and lengths outside the ring raise ValueError."""
-
-    def __cinit__(self, uint64_t offset=0):
-        ring_init(&self.ring, offset, NULL)
-
-    def __dealloc__(self):
-        ring_drop(&self.ring)
-
-    @property
-    def head(self):
-        """Offset of the oldest byte kept."""
-        return self.ring.head
-
-    @property
-    def tail(self):
-        """Offset behind the newest byte kept."""
-        return self.ring.tail
-
-    @property
-    def capacity(self):
-        """Bytes of storage."""
-        return self.ring.capacity
-
-    def reserve(self, uint32_t capacity):
-        """Grow the storage to at least `capacity` bytes."""
-        if ring_reserve(&self.ring, capacity) < 0:
-            raise MemoryError
-
-    def fill(self, bytes data):
-        """Write as much of `data` as there is space, the way a socket read does; return how many bytes that was."""
-        cdef iovec space[2]
-        cdef const uint8_t *at = data
-        cdef int i
-        cdef uint32_t done = 0
-        for i in range(ring_space(&self.ring, <uint32_t>len(data), space)):
-            memcpy(space[i].iov_base, at + done, space[i].iov_len)
-            done += <uint32_t>space[i].iov_len
-        self.ring.tail += done
-        return done
-
-    def append(self, bytes data):
-        """Copy all of `data` behind the newest byte, growing."""
-        if ring_append(&self.ring, data, <uint32_t>len(data)) < 0:
-            raise MemoryError
-
-    def view(self, uint64_t offset, uint32_t length):
-        """Return the kept bytes [offset, offset + length)."""
-        cdef iovec parts[2]
-        cdef int i
-        if offset < self.ring.head or offset > self.ring.tail or length > self.ring.tail - offset:
-            raise ValueError("outside the ring")
-        result = b""
-        for i in range(ring_view(&self.ring, offset, length, parts)):
-            result += (<char *>parts[i].iov_base)[:parts[i].iov_len]
-        return result
-
-    def release(self, uint64_t offset):
-        """Forget every byte below `offset`."""
-        if not self.ring.head <= offset <= self.ring.tail:
-            raise ValueError("outside the ring")
-        ring_release(&self.ring, offset)

@@ -32,30 +32,6 @@ cdef class Congestion:
         """Another path: nothing learnt holds."""
         self.window = FIRST_PACKETS * self.packet_bytes
 
-    def feed(self, *, int64_t now, uint64_t acked_bytes, uint64_t lost_bytes=0, int64_t newest_lost_sent_at=0,
-             int64_t rtt=0, uint64_t delivered=0, uint64_t prior_delivered=0, int64_t interval=0, bint burst=False,
-             uint64_t in_flight=0, bint limited=True):
-        """Give the controller one sample; for tests and experiments."""
-        cdef AckSample sample
-        sample.now = now
-        sample.acked_bytes = acked_bytes
-        sample.lost_bytes = lost_bytes
-        sample.newest_lost_sent_at = newest_lost_sent_at
-        sample.rtt = sample.minimum_rtt = sample.smoothed_rtt = rtt
-        sample.delivered = delivered
-        sample.prior_delivered = prior_delivered
-        sample.interval = interval
-        sample.burst = burst
-        sample.in_flight = sample.sent_in_flight = in_flight
-        sample.lost_since = lost_bytes
-        sample.limited = limited
-        sample.packet_bytes = self.packet_bytes
-        self.on_ack(&sample)
-
-    def time_out(self, int64_t now, uint64_t in_flight=0):
-        """Tell the controller of timeouts; for tests and experiments."""
-        self.on_timeout(in_flight, now)
-
 
 cdef class Fixed(Congestion):
     """A window of so many packets whatever happens, as course texts have it."""

@@ -154,23 +154,6 @@ cdef class Path:
 
     # ---- for Python
 
-    def send(self, bytes data, int64_t now, uint64_t client=0):
-        """A packet enters."""
-        self.put(data, <uint32_t>len(data), client, now)
-
-    def arrived(self, int64_t now):
-        """[(arrival, client, packet), ...] up to now."""
-        cdef Held held
-        result = []
-        while self.take(now, &held):
-            result.append((held.at, held.client, (<char *>held.data)[:held.length]))
-            free(held.data)
-        return result
-
-    def next_arrival(self):
-        """When the next packet arrives; None: nothing is on its way."""
-        return self.heap[0].at if self.count else None
-
     def statistics(self):
         """What happened so far: {name: number}."""
         return self.counts

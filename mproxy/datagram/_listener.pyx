@@ -238,10 +238,3 @@ cdef class Listener:
         places[oldest].id = id
         places[oldest].until = now + COOKIE_US + SECOND_US
         return True
-
-
-def sip(bytes key, bytes data):
-    """SipHash-2-4 of `data` under a key of 16 bytes."""
-    if len(key) != 16:
-        raise ValueError("the key has 16 bytes")
-    return siphash(key, data, <uint32_t>len(data))

@@ -38,7 +38,3 @@ cdef void mtu_acked(Mtu *mtu, uint32_t size, int64_t now) noexcept nogil
 cdef void mtu_lost(Mtu *mtu, uint32_t size, int64_t now) noexcept nogil
 cdef void mtu_too_big(Mtu *mtu, uint32_t size, int64_t now) noexcept nogil
 cdef void mtu_black_hole(Mtu *mtu, int64_t now) noexcept nogil
-
-
-cdef class MtuSearch:
-    cdef Mtu mtu  # the C struct behind this view

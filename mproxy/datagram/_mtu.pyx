@@ -109,35 +109,3 @@ cdef void mtu_black_hole(Mtu *mtu, int64_t now) noexcept nogil:
     mtu.current = BASE_PACKET_BYTES
     mtu.in_flight = False
     choose(mtu, now)
-
-
-cdef class MtuSearch:
-    """The search as Python code sees it."""
-
-    def __init__(self, uint32_t base, uint32_t ceiling, int64_t now=0):
-        mtu_init(&self.mtu, base, ceiling, now)
-
-    @property
-    def current(self):
-        """Packets are at most so large."""
-        return self.mtu.current
-
-    def probe(self, int64_t now, uint64_t most=65535):
-        """Size of a probe of at most `most` bytes to be sent now, 0: none."""
-        return mtu_probe(&self.mtu, most, now)
-
-    def acked(self, uint32_t size, int64_t now):
-        """A probe came through."""
-        mtu_acked(&self.mtu, size, now)
-
-    def lost(self, uint32_t size, int64_t now):
-        """A probe was lost."""
-        mtu_lost(&self.mtu, size, now)
-
-    def too_big(self, uint32_t size, int64_t now):
-        """The host refuses this size."""
-        mtu_too_big(&self.mtu, size, now)
-
-    def black_hole(self, int64_t now):
-        """Full packets vanish."""
-        mtu_black_hole(&self.mtu, now)

@@ -173,34 +173,3 @@ def checksum(bytes data, crc=0, *, bint by_table=False):
     if by_table:
         return crc_by_table(<uint32_t>crc ^ 0xFFFFFFFFU, at, len(data)) ^ 0xFFFFFFFFU
     return crc32c(<uint32_t>crc, at, len(data))
-
-
-def pack_header(int kind, int flags, int control_bytes, uint64_t destination, uint64_t number, uint64_t offset):
-    """The 28 bytes of a header."""
-    cdef Header header = Header(kind, flags, control_bytes, destination, number, offset)
-    cdef uint8_t out[PACKET_HEADER_BYTES]
-    put_header(out, &header)
-    return (<char *>out)[:PACKET_HEADER_BYTES]
-
-
-def unpack_header(bytes packet):
-    """(type, flags, control_bytes, destination, number, offset) of a packet; ValueError when it is none of ours."""
-    cdef Header header
-    if not packet_type(packet, <uint32_t>len(packet)):
-        raise ValueError("not a packet")
-    get_header(packet, &header)
-    return header.type, header.flags, header.control_bytes, header.destination, header.number, header.offset
-
-
-def pack_varint(uint64_t value):
-    """`value` as 1 to 10 bytes."""
-    cdef uint8_t out[10]
-    return (<char *>out)[:put_varint(out, value)]
-
-
-def unpack_varint(bytes data):
-    """(value, length) at the start of `data`; length 0: cut off or too long."""
-    cdef uint64_t value
-    cdef const uint8_t *at = data
-    cdef int length = get_varint(at, at + len(data), &value)
-    return value, length

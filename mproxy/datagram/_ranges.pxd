@@ -35,7 +35,3 @@ cdef void ranges_drop_lowest(RangeSet *ranges) noexcept nogil
 cdef bint ranges_has(const RangeSet *ranges, uint64_t number) noexcept nogil
 cdef bint ranges_overlap(const RangeSet *ranges, uint64_t start, uint64_t end) noexcept nogil
 cdef uint32_t ranges_find(const RangeSet *ranges, uint64_t number) noexcept nogil
-
-
-cdef class Ranges:
-    cdef RangeSet set  # the C set behind this view

@@ -48,33 +48,3 @@ cdef int64_t rtt_timeout(const Rtt *rtt, int64_t ack_delay, int backoff) noexcep
 cdef int64_t rtt_or_guess(const Rtt *rtt) noexcept nogil:
     """The smoothed round trip, or before the first measurement what RFC 9002 section 6.2.2 starts with."""
     return rtt.smoothed if rtt.smoothed > 0 else 333000
-
-
-cdef class RttEstimator:
-    """The estimator as Python code sees it."""
-
-    def __cinit__(self):
-        rtt_init(&self.rtt)
-
-    def sample(self, int64_t sample, int64_t ack_delay=0, int64_t now=0):
-        """Take a measurement, microseconds."""
-        rtt_sample(&self.rtt, sample, ack_delay, now)
-
-    def timeout(self, int64_t ack_delay=0, int backoff=0):
-        """The timeout in microseconds."""
-        return rtt_timeout(&self.rtt, ack_delay, backoff)
-
-    @property
-    def smoothed(self):
-        """SRTT in microseconds."""
-        return self.rtt.smoothed
-
-    @property
-    def variation(self):
-        """RTTVAR in microseconds."""
-        return self.rtt.variation
-
-    @property
-    def minimum(self):
-        """The least round trip of the last ten seconds, microseconds."""
-        return self.rtt.minimum

@@ -45,33 +45,6 @@ cdef class PacketKey:
         out.context = &self.state
         out.trailer_bytes = TAG_BYTES
 
-    # ---- for tests
-
-    def seal(self, uint64_t number, bytes header, bytes data):
-        """`data` sealed, the tag behind; None when the number must not be used."""
-        cdef Seal functions
-        cdef iovec part
-        cdef bytearray out = bytearray(len(data) + TAG_BYTES)
-        part.iov_base = <char *>data
-        part.iov_len = len(data)
-        self.fill(&functions)
-        if functions.seal(functions.context, number, header, <uint32_t>len(header), &part, 1, out) < 0:
-            return None
-        return bytes(out)
-
-    def open(self, uint64_t number, bytes header, bytes data):
-        """What `seal` was given; None when it is not authentic."""
-        cdef Seal functions
-        cdef iovec part
-        cdef bytearray out = bytearray(max(0, len(data) - TAG_BYTES))
-        part.iov_base = <char *>out
-        part.iov_len = len(out)
-        self.fill(&functions)
-        if functions.open(functions.context, number, header, <uint32_t>len(header), data, <uint32_t>len(data),
-                          &part, 1) < 0:
-            return None
-        return bytes(out)
-
 
 cdef inline AeadCipher algorithm(int cipher) noexcept nogil:
     return AES_256_GCM if cipher == AESGCM else CHACHA20_POLY1305

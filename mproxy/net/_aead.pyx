@@ -1,7 +1,6 @@
 """Authenticated ciphers of two libraries. What for, and the order of calls: _aead.pxd."""
 
 from libc.stdlib cimport free
-from libc.string cimport memset
 
 from mproxy.net._evp cimport (
     CRYPTO_memcmp, EVP_CIPHER, EVP_CIPHER_CTX_ctrl, EVP_CIPHER_CTX_free, EVP_CIPHER_CTX_new, EVP_CTRL_AEAD_GET_TAG,
@@ -98,29 +97,6 @@ def use_multi_buffer(bint wanted):
     gcm_is_there = wanted and gcm_find_library()
     gcm_was_sought = True
     return gcm_is_there
-
-
-def pass_message(AeadCipher cipher, bint sealing, bytes key, bytes nonce, bytes header, list parts, bytes tag=b""):
-    """For tests: (all parts sealed or opened, in place; the tag). ValueError: opened, it does not agree with `tag`."""
-    cdef Aead aead
-    cdef uint8_t own[16]
-    cdef bytearray out = bytearray(b"".join(parts))
-    cdef uint8_t *at = out
-    cdef bint done
-    memset(&aead, 0, sizeof(aead))
-    if (len(key) != <int>aead_key_bytes(cipher) or len(nonce) != AEAD_NONCE_BYTES
-            or not sealing and len(tag) != AEAD_TAG_BYTES):
-        raise ValueError("a key, nonce or tag of another length")
-    done = (aead_begin(&aead, cipher, sealing) and aead_take_key(&aead, key)
-            and aead_start(&aead, nonce, header, len(header)))
-    for part in parts:
-        done = done and aead_pass(&aead, at, at, len(part))
-        at += len(part)
-    done = done and (aead_tag(&aead, own) if sealing else aead_agrees(&aead, tag))
-    aead_end(&aead)
-    if not done:
-        raise ValueError("not authentic")
-    return bytes(out), own[:AEAD_TAG_BYTES] if sealing else tag
 
 
 cdef bint find_once() noexcept nogil:

@@ -138,10 +138,6 @@ cdef class Loop:
         """Time of this turn."""
         return self.now_us
 
-    def wake_fileno(self):
-        """Descriptor for signal.set_wakeup_fd: writing 8 bytes ends the wait."""
-        return self.wake_fd
-
     def call_at(self, int64_t at, callback):
         """Call `callback()` at a time; returns the Timer."""
         cdef Timer timer = Timer()

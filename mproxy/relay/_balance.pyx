@@ -129,33 +129,6 @@ cdef class Balance:
         backend.asked = 0
         backend.answered_at = self.answered_at = now
 
-    # ---- for tests
-
-    def pick(self, int64_t now, tried=None):
-        """`choose`, counting the connection."""
-        cdef Backend backend = self.choose(now, tried)
-        if backend is None:
-            return None
-        backend.connections += 1
-        return backend
-
-    def end(self, Backend backend):
-        """A connection has ended."""
-        backend.connections -= 1
-
-    def note(self, Backend backend, bint good, int64_t now, began=None, int error=111):
-        """`worked` or `failed`."""
-        return self.worked(backend) if good else self.failed(backend, now if began is None else began, now, error)
-
-    def ask(self, Backend backend, int64_t now):
-        """`asks`."""
-        self.asks(backend, now)
-
-    def answer(self, Backend backend, int64_t now):
-        """`answers`, and `worked` where it is due."""
-        self.answers(backend, now)
-        return self.worked(backend) if backend.failures else False
-
 
 cdef inline int64_t backoff_us(uint32_t failures) noexcept:
     if failures > 5:  # 1 s << 5 is beyond the longest

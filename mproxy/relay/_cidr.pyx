@@ -1,7 +1,5 @@
 """Sets of networks. How they are kept: _cidr.pxd."""
 
-import ipaddress
-
 from libc.stdint cimport uint8_t, uint16_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
@@ -63,22 +61,6 @@ cdef class CidrSet:
     def __len__(self):
         """Ranges after merging."""
         return self.four_count + self.six_count
-
-    def __contains__(self, text):
-        """Whether the address, as text, is in the set; for tests."""
-        cdef sockaddr_in v4
-        cdef sockaddr_in6 v6
-        cdef const uint8_t *packed
-        address = ipaddress.ip_address(text)
-        data = address.packed
-        packed = data
-        if address.version == 4:
-            v4.sin_family = AF_INET
-            memcpy(&v4.sin_addr, packed, 4)
-            return self.has(<sockaddr *>&v4)
-        v6.sin6_family = AF_INET6
-        memcpy(&v6.sin6_addr, packed, 16)
-        return self.has(<sockaddr *>&v6)
 
     cdef bint has(self, const sockaddr *address) noexcept nogil:
         """Whether the address of a socket is in the set; addresses of other families never are."""

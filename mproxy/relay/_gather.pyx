@@ -36,16 +36,3 @@ cdef void gather_judge(Gather *gather, int64_t now, uint64_t answered, uint32_t 
     gather.came = 0
     gather.answered = answered
     gather.dropped = dropped
-
-
-def judge(reads, queue_bytes=1 << 23):
-    """For tests. reads: [(now, messages read, packets the other way so far, packets dropped so far)]; returns how
-    long to let messages gather after each, microseconds."""
-    cdef Gather gather = Gather(0, 0, 0, 0, 0, 0, gather_full(queue_bytes))
-    waits = []
-    for now, came, answered, dropped in reads:
-        gather.came += came
-        if gather_is_due(&gather, now):
-            gather_judge(&gather, now, answered, dropped)
-        waits.append(gather.wait_us)
-    return waits

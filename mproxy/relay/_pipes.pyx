@@ -1,6 +1,5 @@
 """The pool of pipes. What it promises: _pipes.pxd."""
 
-from libc.stdint cimport uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 
 from mproxy.net._socket cimport close, is_spare
@@ -84,19 +83,3 @@ cdef class PipePool:
             surplus -= 1
             self.close_one()
         self.least_kept = self.kept
-
-    # ---- for tests
-
-    def borrow(self, int64_t now):
-        """`take`: a handle, or None."""
-        cdef Pipe *pipe = self.take(now)
-        return None if pipe == NULL else <uintptr_t>pipe
-
-    def bring_back(self, uint64_t handle, uint32_t held=0):
-        """`give` with so many bytes in it."""
-        (<Pipe *><uintptr_t>handle).held = held
-        self.give(<Pipe *><uintptr_t>handle)
-
-    def trim_unused(self):
-        """`trim`."""
-        self.trim()

@@ -32,15 +32,3 @@ cdef bint port_rests(uint16_t port, int64_t now) noexcept nogil:
     """Whether the port rests. A time so far ahead that nobody can have set it is one of 49 days ago."""
     cdef uint32_t left = _until[port] - <uint32_t>(now // 1000)
     return 0 < left <= REST_MOST_MS
-
-
-# ---- for tests
-
-def rest(uint16_t port, int64_t now, int64_t rest_us):
-    """`port_rest`."""
-    port_rest(port, now, rest_us)
-
-
-def rests(uint16_t port, int64_t now):
-    """`port_rests`."""
-    return port_rests(port, now)

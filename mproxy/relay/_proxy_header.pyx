@@ -1,7 +1,5 @@
 """PROXY protocol headers, both versions, both ways. Bytes of strangers: every length is checked before it is used."""
 
-import ipaddress
-
 from libc.stdio cimport snprintf
 from libc.string cimport memchr, memcmp, memcpy, memset
 
@@ -225,40 +223,3 @@ cdef bint parse_port(const char **at, char end, uint16_t *out) noexcept nogil:
     at[0] += size + (end != 0)
     out[0] = <uint16_t>value
     return True
-
-
-# ---- for tests
-
-def encode_header(int version, origin):
-    """The header for ((source, port), (destination, port)), or None when that is not known."""
-    cdef Origin found
-    cdef uint8_t out[OWN_HEADER_BYTES]
-    cdef const uint8_t *packed
-    memset(&found, 0, sizeof(found))
-    if origin is not None:
-        (source, found.source_port), (destination, found.destination_port) = origin
-        address = ipaddress.ip_address(source)
-        found.family = <uint16_t>(AF_INET if address.version == 4 else AF_INET6)
-        data = address.packed
-        packed = data
-        memcpy(found.source, packed, address.max_prefixlen // 8)
-        address = ipaddress.ip_address(destination)
-        data = address.packed
-        packed = data
-        memcpy(found.destination, packed, address.max_prefixlen // 8)
-    length = header_write(out, version, &found)
-    return (<char *>out)[:length]
-
-
-def parse_header(bytes data):
-    """(length, origin as for `encode_header`); length 0: more is to come; None: no header."""
-    cdef Origin found
-    cdef int length = header_parse(data, <int>len(data), &found)
-    if length < 0:
-        return None
-    if length == 0 or found.family == 0:
-        return length, None
-    size = 4 if found.family == AF_INET else 16
-    source = str(ipaddress.ip_address((<char *>found.source)[:size]))
-    destination = str(ipaddress.ip_address((<char *>found.destination)[:size]))
-    return length, ((source, found.source_port), (destination, found.destination_port))

@@ -37,20 +37,3 @@ cdef void run_next(const Piece *pieces, int count, uint32_t segment_limit, Run *
             return
         out.pieces += 1
         out.segment = segment
-
-
-def plan(messages, uint32_t segment_limit=ANY_SEGMENT):
-    """For tests. messages: [(length, segment)]; returns the runs: [(messages in it, segment or 0, one by one)]."""
-    cdef Piece pieces[256]
-    cdef Run run
-    cdef int count = 0, done = 0
-    for length, segment in messages:
-        pieces[count].length = length
-        pieces[count].segment = segment
-        count += 1
-    runs = []
-    while done < count:
-        run_next(&pieces[done], count - done, segment_limit, &run)
-        runs.append((run.pieces, run.segment, run.one_by_one))
-        done += run.pieces
-    return runs

@@ -115,12 +115,3 @@ cdef class SessionTable:
 cdef Entry *roll_victim(Roll *roll, uint32_t bound) noexcept nogil
 cdef Entry *roll_oldest(Roll *roll, int which) noexcept nogil
 cdef Entry *group_ended(Group *group, int64_t now) noexcept nogil
-
-
-cdef class Sessions:
-    cdef SessionTable table        # under test
-    cdef dict groups               # name -> _GroupOfTest
-    cdef dict names                # address of an entry -> its key
-
-    cdef object _drop(self, Entry *entry)
-    cdef void _key(self, key, Key *out)

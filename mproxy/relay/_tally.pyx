@@ -55,10 +55,6 @@ cdef class Tally:
         """Connections of a rule now, in all workers."""
         return self.sum(self.slot(key))
 
-    def try_enter(self, key, uint32_t most):
-        """`enter`, for tests; key None: all rules."""
-        return self.enter(ALL_RULES if key is None else self.slot(key), most)
-
     cdef uint32_t slot(self, key):
         """Where a rule is counted. Keys are numbers given one after the other: two rules would have to be SLOTS reloads
         apart to meet."""

@@ -3,18 +3,9 @@ from typing import Any
 
 from mproxy.net._loop import Loop
 from mproxy.net._socket import Target
-from mproxy.relay._accept import Gate, Listener
-from mproxy.relay._flow import Mover
+from mproxy.relay._accept import Gate
 from mproxy.relay._tally import Tally
 from mproxy.relay.rules import Rule
-
-class Route:
-    def __init__(self, relay: TcpRelay, key: Any, rule: Rule) -> None: ...
-    @property
-    def key(self) -> Any: ...
-
-class RouteListener(Listener):
-    def __init__(self, route: Route, fd: int) -> None: ...
 
 class TcpRelay:
     last_words_us: int
@@ -28,8 +19,6 @@ class TcpRelay:
     def gate(self) -> Gate: ...
     @property
     def tally(self) -> Tally: ...
-    @property
-    def mover(self) -> Mover: ...
     @property
     def count(self) -> int: ...
     def add(self, key: Any, rule: Rule, fds: Iterable[int]) -> None: ...

@@ -37,11 +37,6 @@ cdef class UdpRelay(UdpFlow):
         return self.table.roll.count
 
     @property
-    def gathering_count(self):
-        """Listeners whose packets gather just now."""
-        return len(self.gathering)
-
-    @property
     def max_sessions(self):
         """Sessions at most."""
         return self.table.most

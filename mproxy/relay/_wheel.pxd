@@ -33,9 +33,3 @@ cdef void wheel_put(Wheel *wheel, WheelLink *link, int64_t at) noexcept nogil
 cdef void wheel_take(Wheel *wheel, WheelLink *link) noexcept nogil
 cdef void wheel_sweep(Wheel *wheel, int64_t now) noexcept nogil
 cdef WheelLink *wheel_due(Wheel *wheel) noexcept nogil
-
-
-cdef class TimeoutWheel:
-    cdef Wheel wheel   # the wheel behind this view
-    cdef dict links    # name -> address of its link
-    cdef dict names    # address of a link -> name

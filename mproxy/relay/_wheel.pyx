@@ -1,8 +1,5 @@
 """Coarse time-outs. How the wheel turns: _wheel.pxd."""
 
-from libc.stdint cimport uintptr_t
-from libc.stdlib cimport calloc, free
-
 
 cdef inline void ring_of_one(WheelLink *head) noexcept nogil:
     head.next = head.prev = head
@@ -72,48 +69,3 @@ cdef WheelLink *wheel_due(Wheel *wheel) noexcept nogil:
         return NULL
     wheel_take(wheel, link)
     return link
-
-
-# ---- for tests
-
-cdef class TimeoutWheel:
-    """A wheel as Python sees it; links have names. Times in microseconds."""
-
-    def __init__(self, int64_t now):
-        wheel_init(&self.wheel, now)
-        self.links, self.names = {}, {}
-
-    def __dealloc__(self):
-        for address in self.names:
-            free(<void *><uintptr_t>address)
-
-    @property
-    def count(self):
-        """Links in the wheel."""
-        return self.wheel.count
-
-    def put(self, name, int64_t at):
-        """Put a link in, or move it."""
-        cdef WheelLink *link
-        if name not in self.links:
-            link = <WheelLink *>calloc(1, sizeof(WheelLink))
-            if link == NULL:
-                raise MemoryError
-            self.links[name] = <uintptr_t>link
-            self.names[<uintptr_t>link] = name
-        wheel_put(&self.wheel, <WheelLink *><uintptr_t>self.links[name], at)
-
-    def take(self, name):
-        """Take a link out."""
-        wheel_take(&self.wheel, <WheelLink *><uintptr_t>self.links[name])
-
-    def sweep(self, int64_t now):
-        """Names of the links that fall out."""
-        cdef WheelLink *link
-        fallen = []
-        wheel_sweep(&self.wheel, now)
-        link = wheel_due(&self.wheel)
-        while link != NULL:
-            fallen.append(self.names[<uintptr_t>link])
-            link = wheel_due(&self.wheel)
-        return fallen

@@ -3,8 +3,9 @@
 import re
 
 import pytest
+from tests.drivers._datagram import pack_header
 
-from mproxy.datagram import _packet, _states
+from mproxy.datagram import _states
 from mproxy.datagram._packet import ControlType, EndCode, PacketFlag, PacketType
 from tests.meta.sources import ROOT
 
@@ -41,7 +42,7 @@ def test_every_state_and_cause_is_reached():
 
 
 def test_page_has_the_layout_of_the_header():
-    header = _packet.pack_header(1, 2, 3, 4, 5, 6)
+    header = pack_header(1, 2, 3, 4, 5, 6)
     rows = re.findall(r"^\| (\d+) \| (\d+) \| (\w+)", PAGE, re.MULTILINE)
     fields = [(int(at), int(size), name) for at, size, name in rows if int(at) < len(header)]
     assert [(name, int.from_bytes(header[at:at + size], "big")) for at, size, name in fields] == [

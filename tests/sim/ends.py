@@ -4,7 +4,8 @@
 `Server` attaches at HELLO and drops the old carrier at once.
 """
 
-from mproxy._pysession import PySession
+from tests.drivers._pysession import PySession
+
 from mproxy._session import EventKind, Session
 from mproxy._wire import CloseCode, ResetCode
 from mproxy.errors import PeerError

@@ -6,8 +6,8 @@ import random
 from dataclasses import dataclass, replace
 
 from mproxy.datagram._connection import DatagramEvent
-from mproxy.datagram._pyconnection import PyConnection, PyListener
 from mproxy.datagram._states import ConnectionState
+from tests.drivers._pyconnection import PyConnection, PyListener
 
 from mproxy.datagram.config import DatagramConfig
 from tests.sim.net import Clock

@@ -3,8 +3,9 @@
 import random
 
 import pytest
+from tests.drivers._datagram import unpack_header
 
-from mproxy.datagram._packet import PacketType, unpack_header
+from mproxy.datagram._packet import PacketType
 from mproxy.datagram.config import DatagramConfig
 from tests.sim.path import Faults, World
 

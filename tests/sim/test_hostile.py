@@ -7,10 +7,10 @@ CLOSED with a code of the peer's faults; ring storage and streams stay within th
 import random
 
 import pytest
+from tests.drivers._memory import pool_bytes
+from tests.drivers._pysession import PySession
 
 from mproxy._frames import FrameParser, encode_frame
-from mproxy._pysession import PySession
-from mproxy._ring import pool_bytes
 from mproxy._session import CarrierState, EventKind, Session
 from mproxy._wire import CloseCode, FrameFlag, FrameType
 from tests.sim.apps import Plan

@@ -4,7 +4,7 @@ And packets that belong to nobody any more."""
 import random
 
 import pytest
-from mproxy.datagram._pyconnection import PyListener
+from tests.drivers._pyconnection import PyListener
 
 from mproxy.datagram.config import DatagramConfig
 from tests.sim.path import Faults, World

@@ -5,8 +5,9 @@ import random
 
 import pytest
 from mproxy.datagram._connection import DatagramEvent
-from mproxy.datagram._pyconnection import PyConnection, PyListener
 from mproxy.datagram._states import ConnectionState
+from tests.drivers._datagram import pack_header, pack_varint, unpack_header
+from tests.drivers._pyconnection import PyConnection, PyListener
 
 from mproxy.datagram._packet import (
     ControlType,
@@ -14,9 +15,6 @@ from mproxy.datagram._packet import (
     PacketFlag,
     PacketType,
     checksum,
-    pack_header,
-    pack_varint,
-    unpack_header,
 )
 from mproxy.datagram.config import DatagramConfig
 from tests.sim.path import Direction, Faults, World

@@ -1,6 +1,7 @@
 """Two sessions joined in memory, in virtual time, and what must hold of them at every moment."""
 
-from mproxy._ring import pool_bytes
+from tests.drivers._memory import pool_bytes
+
 from mproxy._session import CarrierState
 from mproxy._wire import ResetCode
 from mproxy.config import SessionConfig

@@ -10,6 +10,7 @@ import sys
 import threading
 
 from lab import enter, until
+from tests.drivers._relay import gathering_count
 
 from mproxy.net._loop import Loop
 from mproxy.net._socket import Target
@@ -210,7 +211,7 @@ class RelayThread:
         raise AssertionError(f"wanted {wanted}, have {self.stats(key)}")
 
     def gathering(self):
-        return self.call(lambda: self.relay.gathering_count)
+        return self.call(lambda: gathering_count(self.relay))
 
     def close(self):
         self.call(self.relay.close)

@@ -1,7 +1,8 @@
 """Two sessions whose carrier is a pair of byte strings that a test moves by hand; the clock is a literal."""
 
+from tests.drivers._pysession import PySession
+
 from mproxy._frames import FrameParser, encode_frame
-from mproxy._pysession import PySession
 from mproxy._session import Session
 from mproxy._wire import FrameFlag, FrameType
 from mproxy.config import SessionConfig

@@ -4,9 +4,9 @@ import errno
 import socket
 
 import pytest
+from tests.drivers._relay import DrivenBalance
 
 from mproxy.net._socket import Target
-from mproxy.relay._balance import Balance
 
 NOW = 50_000_000
 SECOND = 1_000_000
@@ -17,7 +17,7 @@ def target(name, known=True):
 
 
 def make(names, *, least=False, unknown=""):
-    balance = Balance(least)
+    balance = DrivenBalance(least)
     balance.set_targets([target(name, name not in unknown) for name in names])
     return balance
 
@@ -108,7 +108,7 @@ def several(name, *hosts):
 
 
 def aimed(*targets):
-    balance = Balance()
+    balance = DrivenBalance()
     balance.set_targets(targets)
     return balance
 

@@ -6,8 +6,8 @@ from ipaddress import ip_address, ip_network
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from mproxy.relay._cidr import CidrSet, merged
+from mproxy.relay._cidr import merged
+from tests.drivers._relay import DrivenNetworks
 
 FOUR = st.builds(lambda bits, length: ip_network((bits, length), strict=False),
                  st.integers(0, 2**32 - 1), st.integers(0, 32))
@@ -30,7 +30,7 @@ def is_mapped(address):
 @given(st.lists(FOUR | SIX, max_size=12), st.lists(FOUR | SIX, max_size=3))
 def test_same_as_asking_every_network(networks, others):
     networks = [n for n in networks if not (n.version == 6 and n.network_address.ipv4_mapped)]
-    chosen = CidrSet(networks)
+    chosen = DrivenNetworks(networks)
     for address in [a for n in networks + others for a in near(n) if not is_mapped(a)]:
         assert (str(address) in chosen) == any(address in n for n in networks)
 
@@ -45,13 +45,13 @@ def test_same_as_asking_every_network(networks, others):
     (["192.0.2.1/32"], ["192.0.2.1"], ["192.0.2.0", "192.0.2.2"]),
 ])
 def test_named_cases(networks, inside, outside):
-    chosen = CidrSet([ip_network(text) for text in networks])
+    chosen = DrivenNetworks([ip_network(text) for text in networks])
     assert [text for text in inside if text not in chosen] == []
     assert [text for text in outside if text in chosen] == []
 
 
 def test_neighbours_become_one_range():
-    chosen = CidrSet([ip_network(f"10.0.{n}.0/24") for n in range(256)] + [ip_network("10.0.3.7/32")])
+    chosen = DrivenNetworks([ip_network(f"10.0.{n}.0/24") for n in range(256)] + [ip_network("10.0.3.7/32")])
     assert len(chosen) == 1 and "10.0.255.255" in chosen and "10.1.0.0" not in chosen
 
 
@@ -60,6 +60,6 @@ def test_merged():
 
 
 def test_ten_thousand_networks():
-    chosen = CidrSet([ip_network((int(ip_address("10.0.0.0")) + 2 * n * 256, 24)) for n in range(10_000)])
+    chosen = DrivenNetworks([ip_network((int(ip_address("10.0.0.0")) + 2 * n * 256, 24)) for n in range(10_000)])
     assert len(chosen) == 10_000
     assert "10.0.2.9" in chosen and "10.0.3.9" not in chosen

@@ -4,6 +4,7 @@ import pytest
 from mproxy.datagram._bbr import Bbr, BbrMode
 from mproxy.datagram._congestion import Fixed
 from mproxy.datagram._cubic import Cubic
+from tests.drivers._datagram import feed, time_out
 
 SIZE = 1000
 RTT = 100_000
@@ -25,14 +26,14 @@ class Course:
             self.now += rtt // parts
             count = total * (part + 1) // parts - total * part // parts
             self.delivered += count
-            self.control.feed(now=self.now, acked_bytes=count, rtt=rtt, delivered=self.delivered,
-                              prior_delivered=max(0, before), interval=rtt, in_flight=total)
+            feed(self.control, now=self.now, acked_bytes=count, rtt=rtt, delivered=self.delivered,
+                 prior_delivered=max(0, before), interval=rtt, in_flight=total)
 
     def lose(self):
         """One packet, sent just now, is lost."""
         self.now += 1
-        self.control.feed(now=self.now, acked_bytes=0, lost_bytes=SIZE, newest_lost_sent_at=self.now, rtt=self.rtt,
-                          delivered=self.delivered)
+        feed(self.control, now=self.now, acked_bytes=0, lost_bytes=SIZE, newest_lost_sent_at=self.now, rtt=self.rtt,
+             delivered=self.delivered)
 
 
 def cubic_at(packets):
@@ -58,7 +59,7 @@ def test_loss_multiplies_by_beta_once_a_round_trip():
     before = course.control.packets
     course.lose()
     assert course.control.packets == pytest.approx(0.7 * before)
-    course.control.feed(now=course.now, acked_bytes=0, lost_bytes=SIZE, newest_lost_sent_at=course.now - 10)
+    feed(course.control, now=course.now, acked_bytes=0, lost_bytes=SIZE, newest_lost_sent_at=course.now - 10)
     assert course.control.packets == pytest.approx(0.7 * before), "a packet sent before the reduction"
 
 
@@ -130,7 +131,7 @@ def test_hystart_takes_a_short_rise_back():
 
 def test_timeouts_begin_again_with_little():
     course = cubic_at(500)
-    course.control.time_out(course.now)
+    time_out(course.control, course.now)
     assert course.control.packets == 4
 
 
@@ -163,9 +164,9 @@ class Pipe:
                 self.now += self.rtt_now // parts
                 share, gone = int(taken / parts), lost // parts
                 self.delivered += share
-                control.feed(now=self.now, acked_bytes=share, lost_bytes=gone, rtt=self.rtt_now,
-                             delivered=self.delivered, prior_delivered=before if part == parts - 1 else 0,
-                             interval=self.rtt_now if part == parts - 1 else 0, in_flight=int(taken))
+                feed(control, now=self.now, acked_bytes=share, lost_bytes=gone, rtt=self.rtt_now,
+                     delivered=self.delivered, prior_delivered=before if part == parts - 1 else 0,
+                     interval=self.rtt_now if part == parts - 1 else 0, in_flight=int(taken))
         return self
 
 

@@ -6,12 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from mproxy.datagram._listener import sip
-from mproxy.datagram._mtu import MtuSearch
-from mproxy.datagram._ranges import Ranges
-from mproxy.datagram._rtt import RttEstimator
+from tests.drivers._datagram import (
+    MtuSearch,
+    Ranges,
+    RttEstimator,
+    pack_header,
+    pack_varint,
+    sip,
+    unpack_header,
+    unpack_varint,
+)
 
-from mproxy.datagram._packet import checksum, pack_header, pack_varint, unpack_header, unpack_varint
+from mproxy.datagram._packet import checksum
 
 # ---- packets
 

@@ -3,8 +3,7 @@
 import random
 
 import pytest
-
-from mproxy.relay._gather import judge
+from tests.drivers._relay import judge
 
 LONGEST_US = 300
 SECOND_US = 1_000_000

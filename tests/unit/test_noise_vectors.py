@@ -5,8 +5,9 @@ They are those of cacophony, of the Noise project's wiki ("Test vectors"), as ke
 """
 
 import pytest
+from tests.drivers._datagram import DrivenKey
 
-from mproxy.datagram._seal import Cipher, PacketKey
+from mproxy.datagram._seal import Cipher
 from mproxy.datagram.noise import CipherState, Handshake
 
 PROLOGUE = bytes.fromhex("4a6f686e2047616c74")
@@ -94,8 +95,8 @@ def test_vectors(name):
         state = CipherState(cipher_name)
         state.initialize_key(sending)
         cipher = Cipher.AESGCM if cipher_name == "AESGCM" else Cipher.CHACHAPOLY
-        packets = PacketKey(sending, int(cipher), 0, True)
-        opening = PacketKey(sides[1 - side].keys()[1], int(cipher), 0, False)
+        packets = DrivenKey(sending, int(cipher), 0, True)
+        opening = DrivenKey(sides[1 - side].keys()[1], int(cipher), 0, False)
         own = [number for number in range(messages, len(texts)) if number % 2 == side]
         for nonce, number in enumerate(own):
             assert state.encrypt(b"", PAYLOADS[number]) == texts[number], number

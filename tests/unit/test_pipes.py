@@ -2,7 +2,7 @@
 
 import os
 
-from mproxy.relay._pipes import PipePool
+from tests.drivers._relay import DrivenPipes
 
 NOW = 1_000_000
 
@@ -12,7 +12,7 @@ def descriptors():
 
 
 def test_no_more_than_the_bound():
-    pool = PipePool(2)
+    pool = DrivenPipes(2)
     first, second = pool.borrow(NOW), pool.borrow(NOW)
     assert first and second and first != second
     assert pool.borrow(NOW) is None and pool.refusals == 0
@@ -24,14 +24,14 @@ def test_no_more_than_the_bound():
 
 def test_a_pipe_with_bytes_in_it_is_never_lent_again():
     before = descriptors()
-    pool = PipePool(2)
+    pool = DrivenPipes(2)
     pool.bring_back(pool.borrow(NOW), 1)
     assert (pool.open, pool.kept, descriptors()) == (0, 0, before)
 
 
 def test_what_was_not_needed_since_the_last_trim_is_closed():
     before = descriptors()
-    pool = PipePool(4)
+    pool = DrivenPipes(4)
     for pipe in [pool.borrow(NOW) for _ in range(4)]:
         pool.bring_back(pipe)
     pool.trim_unused()
@@ -45,7 +45,7 @@ def test_what_was_not_needed_since_the_last_trim_is_closed():
 
 def test_the_pool_ends_with_its_pipes():
     before = descriptors()
-    pool = PipePool(3)
+    pool = DrivenPipes(3)
     for pipe in [pool.borrow(NOW) for _ in range(3)]:
         pool.bring_back(pipe)
     del pool

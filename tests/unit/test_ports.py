@@ -3,8 +3,7 @@
 import os
 
 import pytest
-
-from mproxy.relay._ports import rest, rests
+from tests.drivers._relay import rest, rests
 
 SECOND = 1_000_000
 NOW = 50_000 * SECOND

@@ -1,8 +1,9 @@
 """How --memory-limit is shared: what is promised to every session, and what one keeps of it beside a greedy one."""
 
 import pytest
+from tests.drivers._memory import charge_memory, memory_left
 
-from mproxy import _pool
+from mproxy._pool import limit_memory
 from mproxy.programs.sproxy import LEAST_PROMISE_BYTES, SESSION_BYTES, promises
 
 MIB = 1 << 20
@@ -23,13 +24,13 @@ def test_fewer_sessions_where_there_is_little():
 
 
 def test_what_is_promised_is_not_free_for_others():
-    before = _pool.memory_left()
+    before = memory_left()
     try:
-        _pool.limit_memory(100 * MIB, 10, 5 * MIB)
-        assert _pool.memory_left() <= 50 * MIB
-        _pool.charge_memory(60 * MIB)
-        assert _pool.memory_left() == 0
-        _pool.charge_memory(-60 * MIB)
+        limit_memory(100 * MIB, 10, 5 * MIB)
+        assert memory_left() <= 50 * MIB
+        charge_memory(60 * MIB)
+        assert memory_left() == 0
+        charge_memory(-60 * MIB)
     finally:
-        _pool.limit_memory(2**64 - 1)
-    assert before - _pool.memory_left() < MIB
+        limit_memory(2**64 - 1)
+    assert before - memory_left() < MIB

@@ -3,8 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from mproxy.relay._proxy_header import encode_header, parse_header
+from tests.drivers._relay import encode_header, parse_header
 
 FOUR = (("192.0.2.7", 40_000), ("203.0.113.9", 443))
 SIX = (("2001:db8::7", 1), ("ff02::1:2", 65_535))

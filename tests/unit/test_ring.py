@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-
-from mproxy._ring import ByteRing, pool_bytes
+from tests.drivers._memory import ByteRing, pool_bytes
 
 LARGEST = (1 << 64) - (1 << 20)   # offsets are 64 bits; nobody lives to see them wrap
 

@@ -3,8 +3,7 @@
 import random
 
 import pytest
-
-from mproxy.relay._runs import plan
+from tests.drivers._relay import plan
 
 PACKET = 1400
 

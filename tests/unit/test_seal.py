@@ -1,8 +1,9 @@
 """Sealing: published test cases of the ciphers, refusal of everything not authentic, generations of keys."""
 
 import pytest
+from tests.drivers._datagram import DrivenKey
 
-from mproxy.datagram._seal import Cipher, PacketKey
+from mproxy.datagram._seal import Cipher
 
 KEY = bytes(range(32))
 CIPHERS = [Cipher.AESGCM, Cipher.CHACHAPOLY]
@@ -10,12 +11,12 @@ GENERATION = 1 << 20
 
 
 def pair(cipher, first=0):
-    return PacketKey(KEY, cipher, first, True), PacketKey(KEY, cipher, first, False)
+    return DrivenKey(KEY, cipher, first, True), DrivenKey(KEY, cipher, first, False)
 
 
 def test_aes_256_gcm_of_the_specification():
     """McGrew and Viega, The Galois/Counter Mode of Operation, test case 14: zero key, zero nonce, zero block."""
-    sealed = PacketKey(bytes(32), Cipher.AESGCM, 0, True).seal(0, b"", bytes(16))
+    sealed = DrivenKey(bytes(32), Cipher.AESGCM, 0, True).seal(0, b"", bytes(16))
     assert sealed.hex() == "cea7403d4d606b6e074ec5d3baf39d18d0d1c8a799996bf0265b98b5d48ab919"
 
 
@@ -26,7 +27,7 @@ def test_the_same_as_another_implementation_with_the_nonce_of_noise(cipher, name
     number = 0x0102030405
     nonce = bytes(4) + number.to_bytes(8, order)
     expected = getattr(aead, name)(KEY).encrypt(nonce, b"data", b"header")
-    assert PacketKey(KEY, cipher, number, True).seal(number, b"header", b"data") == expected
+    assert DrivenKey(KEY, cipher, number, True).seal(number, b"header", b"data") == expected
 
 
 @pytest.mark.parametrize("cipher", CIPHERS)
@@ -83,13 +84,13 @@ def test_generations(cipher):
 def test_generations_differ():
     ours, _ = pair(Cipher.AESGCM)
     one = ours.seal(5, b"", bytes(32))
-    other = PacketKey(KEY, Cipher.AESGCM, 0, True)
+    other = DrivenKey(KEY, Cipher.AESGCM, 0, True)
     second = other.seal(GENERATION + 5, b"", bytes(32))
     assert one[:32] != second[:32]
 
 
 def test_a_wrong_key_is_a_programming_error():
     with pytest.raises(ValueError):
-        PacketKey(b"short", Cipher.AESGCM, 0, True)
+        DrivenKey(b"short", Cipher.AESGCM, 0, True)
     with pytest.raises(ValueError):
-        PacketKey(KEY, 3, 0, True)
+        DrivenKey(KEY, 3, 0, True)

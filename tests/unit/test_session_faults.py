@@ -1,9 +1,9 @@
 """What the session refuses, when it calls a carrier suspect or dead, and the limits it keeps to."""
 
 import pytest
+from tests.drivers._pysession import PySession
 
 from mproxy._frames import encode_frame
-from mproxy._pysession import PySession
 from mproxy._session import CarrierState, EventKind, Session
 from mproxy._wire import CloseCode, FrameFlag, FrameType, ResetCode
 from mproxy.errors import LocalError

@@ -4,8 +4,7 @@ import ipaddress
 import random
 
 import pytest
-
-from mproxy.relay._sessions import Sessions
+from tests.drivers._relay import Sessions
 
 S = 1_000_000
 LOCAL = ipaddress.ip_address("::ffff:10.0.0.1").packed

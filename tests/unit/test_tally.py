@@ -3,8 +3,7 @@
 import os
 
 import pytest
-
-from mproxy.relay._tally import Tally
+from tests.drivers._relay import DrivenTally
 
 
 def in_child(work):
@@ -20,7 +19,7 @@ def in_child(work):
 
 
 def test_a_limit_holds_for_all_workers_together():
-    tally = Tally(2)
+    tally = DrivenTally(2)
 
     def other_worker():
         tally.be(1)
@@ -33,7 +32,7 @@ def test_a_limit_holds_for_all_workers_together():
 
 
 def test_rules_are_counted_apart_and_without_a_limit_too():
-    tally = Tally()
+    tally = DrivenTally()
     assert all(tally.try_enter(1, 0) for _ in range(100))
     assert (tally.count(1), tally.count(2)) == (100, 0)
     assert not tally.try_enter(1, 100)
@@ -42,20 +41,20 @@ def test_rules_are_counted_apart_and_without_a_limit_too():
 
 def test_any_key_has_a_place():
     """Names have hashes of either sign, another one in each process."""
-    tally = Tally()
+    tally = DrivenTally()
     for key in (-5, -(2**60), "::1", "127.0.0.1", *map(str, range(50))):
         assert tally.try_enter(key, 0) and tally.count(key) >= 1
 
 
 def test_all_rules_are_counted_apart_from_each():
-    tally = Tally()
+    tally = DrivenTally()
     assert [tally.try_enter(None, 2) for _ in range(3)] == [True, True, False]
     assert [tally.count(key) for key in (0, 1, 1_048_575, 1_048_576)] == [0, 0, 0, 0]
     assert tally.try_enter(0, 1)
 
 
 def test_a_dead_worker_s_connections_leave_the_sum():
-    tally = Tally(2)
+    tally = DrivenTally(2)
     assert in_child(lambda: (tally.be(1), sum(tally.try_enter(7, 3) for _ in range(9)))[1]) == 3
     assert not tally.try_enter(7, 3)
     tally.forget(1)
@@ -64,7 +63,7 @@ def test_a_dead_worker_s_connections_leave_the_sum():
 
 
 def test_workers_at_the_same_time_never_let_one_too_many_in():
-    tally, start = Tally(4), os.pipe()
+    tally, start = DrivenTally(4), os.pipe()
     pids = []
     for number in range(4):
         pid = os.fork()
@@ -80,7 +79,7 @@ def test_workers_at_the_same_time_never_let_one_too_many_in():
 
 
 def test_workers_that_are_none():
-    tally = Tally(2)
+    tally = DrivenTally(2)
     for wrong in (tally.be, tally.forget):
         with pytest.raises(IndexError):
             wrong(2)

@@ -2,8 +2,7 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
-
-from mproxy.relay._wheel import TimeoutWheel
+from tests.drivers._relay import TimeoutWheel
 
 TICK_US = 250_000
 REACH_US = 511 * TICK_US

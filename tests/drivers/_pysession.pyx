@@ -17,6 +17,8 @@ from mproxy._transmit cimport MAX_IOVECS
 cdef class PySession:
     """Wrap a Session. Events are tuples whose first item is an EventKind."""
 
+    cdef readonly Session session  # the session itself, for its getters
+
     def __init__(self, Session session):
         self.session = session
 

@@ -1,4 +1,5 @@
-"""The engine as Python code drives it, and what it costs without a network between."""
+"""The engine as Python code drives it: packets and addresses are bytes, time is an int. And what it costs without a
+network between."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -28,6 +29,9 @@ cdef bytes get_address(const Address *address):
 
 cdef class PyConnection:
     """Wrap a Connection. Events are tuples whose first item is a DatagramEvent."""
+
+    cdef readonly Connection connection  # the one driven
+    cdef uint8_t *buffer                 # BUFFER_BYTES: where runs are written and packets opened
 
     def __cinit__(self, config, bytes entropy):
         self.connection = Connection(config, entropy=entropy)
@@ -186,6 +190,9 @@ cdef class PyConnection:
 
 cdef class PyListener:
     """Wrap a Listener."""
+
+    cdef readonly Listener listener  # the one driven
+    cdef object config               # DatagramConfig of the connections it makes
 
     def __cinit__(self, config, bytes secret):
         self.config = config
