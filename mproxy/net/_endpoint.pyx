@@ -40,7 +40,6 @@ cdef enum:
     OPENS_ALONE = 64            # of a session that has the loop for itself
     MEMORY_LOOK_US = 100000     # from one look for memory to the next
     WAITING_US = 250000         # from one word that an application waits to the next
-    HOLD_US = 1000              # bulk that waits for room on the path looks again after this
 
 
 cdef void carrier_ready(Source *source, uint32_t events) noexcept:
@@ -366,7 +365,7 @@ cdef class Endpoint:
                 self.note_full()
             pace_note(&self.pace, 0, taken - self.tls.unsent(), self.loop.now_us)
         while not error and self.carrier_writable and done < TURN_BYTES:
-            room = pace_bulk_room(&self.pace, self.loop.now_us)
+            room = pace_bulk_room(&self.pace, self.session.transmitter.bulk.first != NULL, self.loop.now_us)
             count = self.session.poll_transmit(self.pace.batch_bytes, room > 0, parts)
             if count == 0:
                 if room > 0:
@@ -402,7 +401,7 @@ cdef class Endpoint:
         """Let bulk wait for room on the path."""
         if not self.holding:
             self.holding = True
-            self.loop.call_later(HOLD_US, self.on_hold_over)
+            self.loop.call_later(self.pace.hold_us, self.on_hold_over)
 
     def on_hold_over(self):
         """Try bulk again; called by the loop."""

@@ -20,6 +20,8 @@ cdef struct Pace:
     uint64_t rate          # bytes per second while it is the bottleneck, 0: unknown
     uint64_t overtakes     # the transmitter's count when last looked at
     int64_t shared_until   # little and much share the carrier
+    int64_t slow_until     # the path has a long queue, 0: it has not
+    int64_t hold_us        # bulk that waits for room looks again after this
     bint bounded           # the kernel keeps little of what we do not read
     int64_t bounded_at     # when that was last called for
 
@@ -30,4 +32,4 @@ cdef void pace_note(Pace *pace, size_t offered, size_t taken, int64_t now) noexc
 cdef void pace_note_overtakes(Pace *pace, uint64_t overtakes, int64_t now) noexcept nogil
 cdef void pace_bound(Pace *pace, int64_t now) noexcept nogil
 cdef void pace_unbound(Pace *pace, int64_t now) noexcept nogil
-cdef int64_t pace_bulk_room(Pace *pace, int64_t now) noexcept nogil
+cdef int64_t pace_bulk_room(Pace *pace, bint bulk_waits, int64_t now) noexcept nogil

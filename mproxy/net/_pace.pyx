@@ -7,7 +7,11 @@ from libc.string cimport memset
 cdef extern from "<linux/tcp.h>" nogil:
     int TCP_NOTSENT_LOWAT, TCP_INFO, TCP_WINDOW_CLAMP
     struct tcp_info:
+        uint32_t tcpi_snd_mss
+        uint32_t tcpi_snd_cwnd
+        uint32_t tcpi_rtt
         uint32_t tcpi_min_rtt
+        uint64_t tcpi_delivery_rate
 
 cdef extern from "<linux/sockios.h>" nogil:
     int SIOCOUTQ
@@ -25,12 +29,19 @@ cdef extern from "<netinet/in.h>" nogil:
 
 cdef enum:
     MIN_BATCH_BYTES = 8192      # offered to a slow carrier
+    SLOW_BATCH_BYTES = 2048     # the same where a queue was seen on the path
     FIRST_BATCH_BYTES = 65536   # offered to a carrier that has not been measured
     MAX_UNSENT_BYTES = 131072   # most that the kernel may hold unsent
     BATCH_US = 2000             # a batch is what the carrier takes in this time
     MEASURE_US = 10000          # shortest time to measure the rate over
     SHARED_US = 2000000         # how long after a small frame overtook bulk the queue on the path is kept short
     PATH_QUEUE_US = 6000        # how long it may then be
+    SLOW_QUEUE_US = 100000      # a path whose queue is longer is slow, and takes so long to be another
+    SLOW_US = 30000000          # for which little and much share the carrier, and the path's queue is kept short
+    LONG_RTT_US = 5000          # on a shorter path the kernel would run dry before we look again
+    LEAST_FLIGHT_BYTES = 4096   # on their way on any path: acknowledgements may wait in the other direction's queue
+    HOLD_US = 1000              # bulk that waits for room on the path looks again after this, or later on a slow path:
+    HOLD_MOST_US = 20000        # after this at most
     BOUNDED_BYTES = 65536       # window of a peer who is not read as he would like
     BOUNDED_US = 1000000        # for so long at least
     SOCK_RCVBUF_LOCK = 2        # bit of SO_BUF_LOCK (Linux 5.15, net/sock.h): the kernel does not change the size
@@ -56,7 +67,7 @@ cdef void pace_note(Pace *pace, size_t offered, size_t taken, int64_t now) noexc
         if taken < offered:
             pace.since = now
             pace.taken_bytes = 0
-        elif offered >= pace.batch_bytes:
+        elif offered >= pace.batch_bytes and pace.slow_until == 0:
             set_batch(pace, 2 * pace.batch_bytes)
         return
     pace.taken_bytes += taken
@@ -71,7 +82,8 @@ cdef void pace_note(Pace *pace, size_t offered, size_t taken, int64_t now) noexc
 
 cdef void set_batch(Pace *pace, uint64_t size) noexcept nogil:
     """Change the batch size by half or more; less is not worth a system call."""
-    cdef uint32_t batch = <uint32_t>min(max(size, <uint64_t>MIN_BATCH_BYTES), <uint64_t>MAX_BATCH_BYTES)
+    cdef uint64_t least = SLOW_BATCH_BYTES if pace.slow_until else MIN_BATCH_BYTES
+    cdef uint32_t batch = <uint32_t>min(max(size, least), <uint64_t>MAX_BATCH_BYTES)
     cdef int unsent = <int>min(batch, <uint32_t>MAX_UNSENT_BYTES)
     if 2 * batch <= pace.batch_bytes or batch >= 2 * pace.batch_bytes:
         pace.batch_bytes = batch
@@ -82,7 +94,7 @@ cdef void pace_note_overtakes(Pace *pace, uint64_t overtakes, int64_t now) noexc
     """`overtakes` counts small frames that went before waiting bulk."""
     if overtakes != pace.overtakes:
         pace.overtakes = overtakes
-        pace.shared_until = now + SHARED_US
+        pace.shared_until = now + (SLOW_US if now < pace.slow_until else SHARED_US)
 
 
 cdef void pace_bound(Pace *pace, int64_t now) noexcept nogil:
@@ -108,17 +120,53 @@ cdef void pace_unbound(Pace *pace, int64_t now) noexcept nogil:
         setsockopt(pace.fd, IPPROTO_TCP, TCP_WINDOW_CLAMP, &window, sizeof(window))
 
 
-cdef int64_t pace_bulk_room(Pace *pace, int64_t now) noexcept nogil:
-    """How many bytes of bulk the carrier may get now; none or less: try again in a moment.
+cdef int64_t pace_bulk_room(Pace *pace, bint bulk_waits, int64_t now) noexcept nogil:
+    """How many bytes of bulk the carrier may get now; none or less: try again after `hold_us`.
 
     While the carrier is shared no more is on its way than the path holds in its shortest round trip and
-    PATH_QUEUE_US: little enough for a short queue, and enough to keep the path busy.
+    PATH_QUEUE_US: little enough for a short queue, and enough to keep the path busy. Else, and while the rate is not
+    known, the kernel gets twice what it would have on its way, so that it always has something to send, and a key
+    stroke that comes later has little in front of it.
     """
     cdef tcp_info info
     cdef unsigned int length = sizeof(info)
     cdef int queued = 0
-    if now >= pace.shared_until or pace.since == 0 or pace.rate == 0 or pace.batch_bytes == MAX_BATCH_BYTES:
+    cdef int64_t room
+    cdef bint shared = now < pace.shared_until
+    if not bulk_waits or pace.batch_bytes == MAX_BATCH_BYTES:
         return MAX_BATCH_BYTES
+    memset(&info, 0, sizeof(info))
     if getsockopt(pace.fd, IPPROTO_TCP, TCP_INFO, &info, &length) < 0 or ioctl(pace.fd, SIOCOUTQ, &queued) < 0:
         return MAX_BATCH_BYTES
-    return <int64_t>(pace.rate * (info.tcpi_min_rtt + PATH_QUEUE_US) // 1000000) - queued
+    if shared:
+        look_for_queue(pace, &info, now)
+    if shared and (pace.slow_until or (pace.since and pace.rate)):
+        room = max(<int64_t>(pace.rate * (info.tcpi_min_rtt + PATH_QUEUE_US) // 1000000), <int64_t>LEAST_FLIGHT_BYTES)
+    elif info.tcpi_rtt >= LONG_RTT_US:
+        room = 2 * <int64_t>info.tcpi_snd_cwnd * info.tcpi_snd_mss
+    else:
+        return MAX_BATCH_BYTES
+    room -= queued
+    pace.hold_us = HOLD_US
+    if room <= 0 and pace.rate:
+        pace.hold_us = min(max(-room * 1000000 // <int64_t>pace.rate, <int64_t>HOLD_US), <int64_t>HOLD_MOST_US)
+    if room <= 0 and shared and pace.slow_until:
+        pace.slow_until = now + SLOW_US
+    return room
+
+
+cdef void look_for_queue(Pace *pace, const tcp_info *info, int64_t now) noexcept nogil:
+    """A path with a long queue is slow: what the kernel takes says nothing of its rate, what arrives does.
+
+    There a key stroke would not only wait: when the queue overflows all that comes behind the loss waits for its
+    repair, several round trips. So the path counts as slow for as long as bulk waits for it.
+    """
+    cdef int64_t queue_us = <int64_t>info.tcpi_rtt - info.tcpi_min_rtt
+    if queue_us > SLOW_QUEUE_US and info.tcpi_delivery_rate:
+        pace.slow_until = now + SLOW_US
+    elif now >= pace.slow_until:
+        pace.slow_until = 0
+        return
+    if info.tcpi_delivery_rate:
+        pace.rate = info.tcpi_delivery_rate
+        set_batch(pace, pace.rate * BATCH_US // 1000000)
