@@ -2,7 +2,8 @@
 
 Three things cannot be overtaken: a frame that has begun, what the kernel holds unsent, and the queue on the path. The
 first two are kept to what the carrier takes in BATCH_US, by its measured rate. The third belongs to the path; it is
-kept short only while little and much share the carrier, because elsewhere it is what keeps the path busy.
+kept short only while little and much share the carrier, because elsewhere it is what keeps the path busy; and for
+longer on a slow path, where its overflow costs seconds.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
