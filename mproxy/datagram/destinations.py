@@ -174,7 +174,6 @@ class PipedFile:
         self._digests = bytearray()
         self._size = 0
         self._parts = Parts()
-        self._whole = False
 
     def begin(self):
         """Everything is missing."""

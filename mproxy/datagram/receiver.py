@@ -132,7 +132,6 @@ class FileReceiver(Conversation):
         self.announced = False  # the sender has said what it wants
         self.messages = 0  # from it, blocks not counted
         self.received_bytes = 0  # of files
-        self.expected_bytes = 0  # of files whose size is known
         self.kept_bytes = 0  # that were here already
 
     # ---- of Conversation
@@ -253,8 +252,6 @@ class FileReceiver(Conversation):
                 return
         self._next_index = file.index + 1  # one that the sender could not open leaves a gap
         arriving = self._files[file.index] = _Arriving(file)
-        if file.kind == FileKind.FILE:
-            self.expected_bytes += file.size
         if arriving.digest_bytes > ALL_DIGEST_BYTES:
             self._fail(arriving, Result.NO_SPACE, "a file larger than 8 TiB")
             return

@@ -95,10 +95,6 @@ class Log:
             for line in self._restraint.rest():
                 self._put(*line)
 
-    def enabled(self, level):
-        """Whether events of `level` are written: ask before computing costly fields."""
-        return _RANK[level] >= self._lowest
-
     def debug(self, event, /, **fields):
         if self._lowest <= 0:
             self._log("debug", event, fields)
