@@ -112,7 +112,8 @@ cdef class DatagramEndpoint:
     cdef bint read(self, int index, int64_t now) noexcept
     cdef void take(self, Slot *slot, int64_t now) noexcept
     cdef bint is_full(self, const uint8_t *data, uint32_t length, int64_t now) noexcept
-    cdef void take_new(self, Slot *slot, const PeerAddress *source, int64_t now) noexcept
+    cdef void take_run(self, Slot *slot, uint32_t begin, uint32_t end, const PeerAddress *source, int64_t now) noexcept
+    cdef void take_new(self, Slot *slot, uint32_t offset, uint32_t end, const PeerAddress *source, int64_t now) noexcept
     cdef void answer(self, Reply *reply, Slot *slot, const PeerAddress *source) noexcept
     cdef void accept(self, const Reply *reply, Slot *slot, int64_t now) noexcept
     cdef void admit(self, Link link) noexcept

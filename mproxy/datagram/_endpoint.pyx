@@ -14,7 +14,7 @@ from mproxy._ring cimport iovec
 from mproxy.datagram._channel cimport Transmit
 from mproxy.datagram._connection cimport DatagramEvent, Event
 from mproxy.datagram._listener cimport ListenResult
-from mproxy.datagram._packet cimport EndCode, PacketType, Seal, packet_id, packet_type
+from mproxy.datagram._packet cimport MIN_PACKET_BYTES, EndCode, PacketType, Seal, packet_id, packet_type
 from mproxy.datagram._states cimport ConnectionState
 from mproxy.datagram.strangers import Strangers
 from mproxy.net._alarm cimport NEVER
@@ -24,6 +24,17 @@ from mproxy.net._socket cimport Target
 from mproxy.net._udp cimport Peer, peer_name, peer_of, peer_pair, peer_set, udp_buffers, udp_fragment, udp_is_v4
 
 cdef bytes V4_MAPPED = bytes(10) + b"\xff\xff"
+
+
+cdef uint32_t end_of_run(const Slot *slot, uint32_t begin) noexcept nogil:
+    """Where in a train the packets end that are for the same connection as the one at `begin`."""
+    cdef uint32_t at = begin + slot.segment
+    if slot.length - begin < MIN_PACKET_BYTES:
+        return slot.length
+    while at < slot.length and slot.length - at >= MIN_PACKET_BYTES \
+            and packet_id(slot.data + at) == packet_id(slot.data + begin):
+        at += slot.segment
+    return min(at, slot.length)
 
 
 cdef class Link:
@@ -358,31 +369,39 @@ cdef class DatagramEndpoint:
         return True
 
     cdef void take(self, Slot *slot, int64_t now) noexcept:
-        """A train, which is of one connection."""
+        """A train: of one connection, or of several that somebody has from one socket."""
         cdef Peer peer
         cdef PeerAddress source
-        cdef Link link
-        if packet_type(slot.data, slot.segment) == 0:
-            self.strays += 1
-            return
+        cdef uint32_t begin = 0, end
         peer_of(&peer, slot)
         to_engine(&peer, &source)
-        link = self.find(packet_id(slot.data))
-        if link is None:
-            self.take_new(slot, &source, now)
+        while begin < slot.length:
+            end = end_of_run(slot, begin)
+            self.take_run(slot, begin, end, &source, now)
+            begin = end
+
+    cdef void take_run(self, Slot *slot, uint32_t begin, uint32_t end, const PeerAddress *source, int64_t now) noexcept:
+        """The packets of one connection in a train."""
+        cdef Link link
+        if packet_type(slot.data + begin, min(slot.segment, end - begin)) == 0:
+            self.strays += 1
             return
-        link.connection.receive_run(slot.data, slot.length, slot.segment, &source, now)
+        link = self.find(packet_id(slot.data + begin))
+        if link is None:
+            self.take_new(slot, begin, end, source, now)
+            return
+        link.connection.receive_run(slot.data + begin, end - begin, slot.segment, source, now)
         if self.listener is not None:
             link.local = slot.local
         link.wake()
 
-    cdef void take_new(self, Slot *slot, const PeerAddress *source, int64_t now) noexcept:
+    cdef void take_new(self, Slot *slot, uint32_t offset, uint32_t end, const PeerAddress *source, int64_t now) noexcept:
         """Packets of no connection: of a peer that dials, or of one long gone."""
         cdef Reply reply
-        cdef uint32_t offset = 0, length
+        cdef uint32_t length
         cdef int result
-        while offset < slot.length:
-            length = min(slot.segment, slot.length - offset)
+        while offset < end:
+            length = min(slot.segment, end - offset)
             result = ListenResult.DROP
             if self.listener is not None and not self.is_full(slot.data + offset, length, now):
                 result = self.listener.receive(slot.data + offset, length, source, now, &reply)

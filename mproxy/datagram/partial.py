@@ -173,12 +173,15 @@ class PartialFile:
             raise PermissionError(errno.EPERM, f"{os.fsdecode(name)} is in the way: it has a second name (hard link)")
 
     def _check_free(self):
-        """FileExistsError when the name is taken; Busy when it may have been taken by the same file just now."""
-        if self._force:
-            return
+        """FileExistsError when the name is taken; Busy when it may have been taken by the same file just now.
+        IsADirectoryError for what no file can replace."""
         try:
             status = os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
         except FileNotFoundError:
+            return
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if self._force:
             return
         if self._file.kind == FileKind.FILE and stat.S_ISREG(status.st_mode) and status.st_size == self._file.size:
             raise Busy("another transfer has just completed this file")

@@ -31,7 +31,8 @@ DIRECTORY_BYTES = 256  # what one costs us besides its name
 _CODES: dict[int | None, Result] = {
     errno.ENOSPC: Result.NO_SPACE, errno.EDQUOT: Result.NO_SPACE, errno.EFBIG: Result.NO_SPACE,
     errno.EACCES: Result.NO_PERMISSION, errno.EPERM: Result.NO_PERMISSION, errno.EROFS: Result.NO_PERMISSION,
-    errno.ENAMETOOLONG: Result.BAD_NAME, errno.EILSEQ: Result.BAD_NAME, errno.EEXIST: Result.EXISTS}
+    errno.ENAMETOOLONG: Result.BAD_NAME, errno.EILSEQ: Result.BAD_NAME, errno.EEXIST: Result.EXISTS,
+    errno.EISDIR: Result.EXISTS}
 _TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
 
 
@@ -72,6 +73,8 @@ def result_of(error):
         return Result.DAMAGED, str(error)
     if isinstance(error, OSError):
         code = _CODES.get(error.errno, Result.FAILED)
+        if error.errno == errno.EISDIR:
+            return code, "a directory of that name is there"
         if code == Result.EXISTS:
             return code, "a different file of this name exists; --force replaces it"
         return code, error.strerror or str(error)

@@ -10,6 +10,7 @@ from mproxy.datagram import messages, tree
 from mproxy.datagram.messages import HEADER, File, FileKind, MessageType, Result
 from mproxy.datagram.names import LONGEST_COMPONENT, BadName, split_name
 from mproxy.datagram.partial import Busy, PartialFile
+from mproxy.datagram.receiver import result_of
 from mproxy.datagram.sender import Source
 from mproxy.errors import PeerError
 
@@ -163,6 +164,18 @@ def test_nothing_is_replaced_even_if_it_comes_meanwhile(tmp_path):
     with pytest.raises(FileExistsError):
         arrival.begin()
     assert arrival.begin(force=True) == []
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_directory_in_the_place_of_the_file_is_told_at_once(tmp_path, force):
+    """Goal: not when all has come: no file can replace a directory."""
+    (tmp_path / "f").mkdir()
+    with pytest.raises(IsADirectoryError) as caught:
+        Arrival(tmp_path).begin(force)
+    assert os.listdir(tmp_path) == ["f"]
+    code, text = result_of(caught.value)
+    assert code == Result.EXISTS
+    assert "directory" in text and "--force" not in text
 
 
 def test_two_at_once_do_not_mix(tmp_path):
