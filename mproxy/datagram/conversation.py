@@ -12,13 +12,13 @@ class _Deaf:
     """Events of a Link that need no answer."""
 
     def on_sent(self, _link):
-        """Room for more."""
+        """The connection has room for more data."""
 
     def on_read_ended(self, _link):
         """The peer's stream is over; its BYE or the connection's end says more."""
 
     def on_address_changed(self, _link):
-        """The peer moved."""
+        """The peer's packets come from another address."""
 
 
 class Conversation(_Deaf, ABC):
@@ -53,7 +53,7 @@ class Conversation(_Deaf, ABC):
             self.give_up(EndCode.HANDSHAKE_FAILED, DISAGREE)
 
     def on_established(self, link):
-        """The peer is there."""
+        """The connection is established; `on_open` follows, unless the peer's key was refused."""
         if self._refusal:
             return  # with keys, but we do not trust it
         self.open = True
@@ -69,7 +69,7 @@ class Conversation(_Deaf, ABC):
             self.give_up(EndCode.BAD_PACKET, str(error))
 
     def on_ended(self, _link, code, reason, local):
-        """Over."""
+        """The connection has ended."""
         if not self.over:
             self.over = True
             self.on_over(code, self._refusal or reason, local)
@@ -94,7 +94,7 @@ class Conversation(_Deaf, ABC):
 
     @abstractmethod
     def on_over(self, code, reason, local):
-        """The connection is over."""
+        """The connection has ended; nothing more will come."""
 
     # ---- for subclasses
 

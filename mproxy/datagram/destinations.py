@@ -111,26 +111,26 @@ class IntoFile:
         self.spread = spread
 
     def place_of(self, _file):
-        """As of IntoDirectory."""
+        """See IntoDirectory."""
         return self._name
 
     def make(self, _file):
-        """As of IntoDirectory."""
+        """See IntoDirectory."""
         raise Refusal(Result.REFUSED, "the receiver accepts only one file; start it with -o DIR for more")
 
     def open(self, file, anew=False):
-        """As of IntoDirectory."""
+        """See IntoDirectory."""
         if file.index > 0:
             self.make(file)
         return _target(os.open(self.path, _DIRECTORY), os.fsencode(self._name), file, force=self._force,
                        umask=self._umask, spread=self.spread, anew=anew)
 
     def remove_abandoned(self, before_ns):
-        """As of IntoDirectory."""
+        """See IntoDirectory."""
         return remove_abandoned(self.path, before_ns, temporary_names(os.fsencode(self._name)))
 
     def dress(self, _directories):
-        """There are none."""
+        """A single file or a pipe has no directories to dress."""
 
 
 class IntoPipe:
@@ -148,19 +148,19 @@ class IntoPipe:
         return None
 
     def make(self, _file):
-        """As of IntoDirectory."""
+        """See IntoDirectory."""
         raise Refusal(Result.REFUSED, "the receiver writes to a pipe and cannot accept directories")
 
     def open(self, file, anew=False):
-        """As of IntoDirectory."""
+        """See IntoDirectory."""
         return PipedFile(self, file)
 
     def remove_abandoned(self, _before_ns):
-        """As of IntoDirectory."""
+        """See IntoDirectory."""
         return 0, 0
 
     def dress(self, _directories):
-        """There are none."""
+        """A single file or a pipe has no directories to dress."""
 
 
 class PipedFile:
@@ -216,7 +216,7 @@ class PipedFile:
         """What takes long is whoever reads from the pipe."""
 
     def abandon(self):
-        """As close."""
+        """The same as `close`."""
         self.close()
 
     def close(self):

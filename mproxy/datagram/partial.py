@@ -162,7 +162,7 @@ class PartialFile:
         return fd
 
     def _check_own(self, status, name):
-        """OSError for what somebody has planted."""
+        """OSError when the temporary file was planted by another user."""
         owners = (os.geteuid(), os.fstat(self._directory).st_uid)  # a file system without owners says the same of all
         if not stat.S_ISREG(status.st_mode) or status.st_uid not in owners:
             raise PermissionError(errno.EPERM, f"{os.fsdecode(name)} is in the way: mproxy did not create it")
@@ -401,7 +401,7 @@ class PartialFile:
         return False
 
     def discard(self):
-        """Keep nothing of it."""
+        """Remove the partial file and its state."""
         self._discard((self._part, self._state_name))
 
     def _discard(self, names):

@@ -56,7 +56,7 @@ class PresentFile:
         return []
 
     def write_block(self, _number, _data, _digest):
-        """None was asked for."""
+        """Never called: no blocks are requested."""
         return False
 
     def finish(self, size, digest):
@@ -110,14 +110,14 @@ class PresentFile:
                 pass
 
     def discard(self):
-        """What is there stays."""
+        """Nothing to remove: the existing file stays."""
 
     def cancel(self):
         """Make what takes long end soon."""
         self._cancelled = True
 
     def abandon(self):
-        """As close."""
+        """The same as `close`."""
         self.close()
 
     def close(self):

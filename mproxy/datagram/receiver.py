@@ -140,12 +140,12 @@ class FileReceiver(Conversation):
     # ---- of Conversation
 
     def on_open(self):
-        """Say hello."""
+        """The connection is open: send HELLO."""
         self._observer.on_open(self)
         self.link.send(messages.pack_hello())
 
     def on_message(self, kind, message):
-        """What the sender says."""
+        """A control message of the sender."""
         self.announced = self.announced or kind != MessageType.HELLO
         self.messages += 1
         if self._said_bye:
@@ -186,7 +186,7 @@ class FileReceiver(Conversation):
             raise bad("a block outside its file")
 
     def on_block(self, block, data):
-        """A block has come."""
+        """A block of a file has arrived."""
         arriving = self._files.get(block.index)
         self.received_bytes += len(data)
         if arriving is None or arriving.failure:
@@ -196,7 +196,7 @@ class FileReceiver(Conversation):
                      lambda good, error: self._was_written(arriving, data.obj, good, error))
 
     def on_over(self, code, reason, _local):
-        """The connection is over; what has arrived stays for another attempt."""
+        """The connection has ended; what has arrived is kept for another attempt."""
         unfinished = list(self._files.values())
         self._files = {}
         self._queue.clear()

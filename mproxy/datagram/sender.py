@@ -162,7 +162,7 @@ class Source:
         return buffer
 
     def note(self, number, digest, length):
-        """A block was sent."""
+        """A block was handed to the connection."""
         self._digests[number] = digest
         if self.kind == FileKind.PIPE:
             self.size += length
@@ -224,7 +224,7 @@ class FileSender(Conversation):
     # ---- of Conversation
 
     def on_open(self):
-        """The receiver is there."""
+        """The connection is open."""
         self._observer.on_open(self)
 
     def on_message(self, kind, message):
@@ -252,14 +252,14 @@ class FileSender(Conversation):
         raise bad("the receiver sent a message that only a sender may send")
 
     def on_block(self, block, data):
-        """None comes: there is no buffer for it."""
+        """Never called: `block_buffer` offers no buffer."""
 
     def on_sent(self, _link):
-        """Room for more."""
+        """The connection has room for more data."""
         self._send()
 
     def on_over(self, code, reason, local):
-        """The connection is over."""
+        """The connection has ended."""
         for source in self._sources:
             source.close()
         done = code == 0 and self._settled == len(self._sources)

@@ -34,7 +34,7 @@ class Strangers:
         return victim
 
     def end(self, link_id):
-        """It is over and stays only to repeat why."""
+        """The connection has ended and is kept only to repeat why."""
         if link_id in self._sources:
             self._links[self._sources[link_id]][link_id] = True
 

@@ -48,7 +48,7 @@ class Attempt:
             self._try_next()
 
     def cancel(self):
-        """End without a word."""
+        """Stop, without calling the observer."""
         if self._request is not None:
             self._request.cancel()
             self._request = None

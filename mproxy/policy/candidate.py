@@ -64,7 +64,7 @@ class Candidate:
         return self._sock
 
     def close(self):
-        """End without a word."""
+        """Close the connection, without calling the dialer."""
         self.release().close()
 
     def _look_later(self):

@@ -229,7 +229,7 @@ class Dialer:
         self.observer.on_welcome(sock, caller, welcome)
 
     def _note_unwelcome(self, candidate):
-        """HELLO was said in vain: its answer may be too large for the path, for it comes with much else."""
+        """HELLO got no answer: the answer may be too large for the path, since much else comes with it."""
         if candidate.caller.finished:
             self.paths.may_be_stuck(candidate.way.address[0], candidate.local, self.loop.now())
 

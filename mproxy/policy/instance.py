@@ -54,12 +54,12 @@ class Instance:
         self._keep()
 
     def ended(self):
-        """sproxy knows that it is over."""
+        """sproxy knows that the session has ended."""
         if self.former:
             self.began(0)
 
     def rename(self):
-        """Be somebody else from now on: a twin has this id, too."""
+        """Take a new id: another running cproxy has the same one."""
         self.id = os.urandom(INSTANCE_ID_BYTES)
         self.began(0)
 

@@ -42,12 +42,12 @@ class Paths:
     # ---- addresses
 
     def welcomed(self, way, device):
-        """A carrier works."""
+        """A carrier was set up on this path."""
         self._good, self._device = way._replace(device=None), device
         self._sour = {}
 
     def led_nowhere(self, way):
-        """Something connected, and was no sproxy of ours, or said nothing."""
+        """What answered was not our sproxy, or did not answer the handshake."""
         if len(self._sour) >= MOST_PATHS:
             self._sour = {}
         self._sour[way] = self._sour.get(way, 0) + 1

@@ -43,7 +43,7 @@ class Places:
         self._count += 1
 
     def remove(self, session, holder):
-        """It is over."""
+        """A session has ended."""
         held = self._held.get(holder, {})
         if session in held:
             del held[session]

@@ -64,7 +64,7 @@ class Reconnect:
         self._dialer.start()
 
     def replace(self, why):
-        """The carrier lives and is of no use: look for another one, whatever is still heard on it."""
+        """The carrier is alive but unusable: look for another one, whatever is still heard on it."""
         self.doubt(why)
         if self._endpoint.attached:
             self._in_doubt_at = NEVER
@@ -75,7 +75,7 @@ class Reconnect:
             self._dialer.ease()
 
     def hurry(self):
-        """An application waits."""
+        """An application is waiting for a carrier."""
         self.needed()
         if not self._endpoint.attached:
             self._dialer.hurry()

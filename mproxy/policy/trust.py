@@ -247,7 +247,7 @@ class AuthorizedKeys:
         return True
 
     def settles(self, now):
-        """Whether the living are to be judged anew at `now`: the file has been what it is for long enough."""
+        """Whether running sessions are to be checked again at `now`: the file has been unchanged for long enough."""
         if self._changed_at is None or now - self._changed_at < SETTLE_S:
             return False
         self.settle()

@@ -72,7 +72,7 @@ def open_log_file(path):
 
 
 class Reload:
-    """What SIGHUP means to a program that serves: files are looked at anew, sessions go on."""
+    """What SIGHUP means to a server: files are read again, sessions continue."""
 
     def __init__(self, program, log, log_file):
         self._program = program

@@ -201,14 +201,14 @@ class Cproxy:
             self._dialer.paths.may_be_stuck(*path)
 
     def on_revived(self, endpoint):
-        """The carrier that counted as lost goes on."""
+        """The carrier that counted as lost works again."""
         if self._lost_at is not None:
             self._log_resumed(endpoint, 0)
         self._carried()
         self._reconnect.revived()
 
     def on_lost(self, endpoint, why):
-        """The carrier is gone."""
+        """The carrier was lost."""
         session = endpoint.session
         # sproxy closes the old carrier when it welcomes the next: that may be seen before the welcome is.
         planned = self._introduction.under_way and not why.startswith("nothing heard")
@@ -233,7 +233,7 @@ class Cproxy:
         self._end_session(CloseCode.EXPIRED, "no carrier within --session-ttl", "warning")
 
     def on_closed(self, endpoint, code, reason, local):
-        """The session is over, by sproxy's word or by its fault."""
+        """sproxy ended the session, or broke the protocol."""
         who = "sproxy broke the protocol" if local else "sproxy ended it"
         self._dialer.stop()
         self._instance.ended()
@@ -317,11 +317,11 @@ class Cproxy:
                 why=f"the application {'reset' if broken else 'ended'} its connection while there was no carrier")
 
     def on_accept_paused(self, why):
-        """No descriptors."""
+        """Out of descriptors: no connections are accepted for a while."""
         self._log.warning("accept-paused", why=why)
 
     def on_accept_resumed(self):
-        """Descriptors again."""
+        """Connections are accepted again."""
         self._log.info("accept-resumed")
 
     # ---- told by the dialer

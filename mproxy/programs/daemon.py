@@ -140,7 +140,7 @@ class LogFile:
         self._is_open = False
 
     def open(self):
-        """Send standard error to the file; anew, if it has been moved away meanwhile. UsageError."""
+        """Send standard error to the file; reopens it if it has been moved away. UsageError."""
         if self._path is None:
             return
         try:

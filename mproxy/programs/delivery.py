@@ -142,7 +142,7 @@ class Delivery:
             self._observer.on_trouble("not-reached", why=why)
 
     def _begin(self, link):
-        """A receiver has answered."""
+        """A receiver has answered: send to it, or try it beside the old connection."""
         self._stop_dialling()
         if self._sender is None and not self._ended:
             sender = self._sender = FileSender(link, self._readers, self, self._keying())
@@ -157,7 +157,7 @@ class Delivery:
             self._sounding = None
 
     def _unreached(self, code, reason):
-        """No address has answered."""
+        """No address has answered: report it and try again."""
         self._stop_dialling()
         self._dial_failed(reason, code)
 
@@ -221,7 +221,7 @@ class Delivery:
     # ---- of FileSender
 
     def on_open(self, sender):
-        """A connection is made."""
+        """A connection to the receiver is open."""
         if sender is not self._candidate:
             return
         if not self._is_doubted():
@@ -261,7 +261,7 @@ class Delivery:
             self._observer.on_file(source)
 
     def on_over(self, sender, error, code, local):
-        """A connection is over."""
+        """A connection to the receiver has ended."""
         if sender is self._candidate:
             self._candidate = None
             self._why = error, code

@@ -129,7 +129,7 @@ def _interrupt(number, _frame):
 
 
 class Story:
-    """What happens, in order."""
+    """The events of the demo, in order."""
 
     def __init__(self, config, network, watch, screen):
         self._config = config
@@ -245,7 +245,7 @@ class Verdict:
 
     @property
     def summary(self):
-        """One sentence."""
+        """The verdict as one sentence."""
         if self.good:
             return "nothing lost, nothing repeated, nothing out of order."
         return "the connection did not survive." if self.died else "the connection did not keep what was sent."
@@ -331,7 +331,7 @@ class Screen:
         self.tell(", ".join(fields), f"{program} {record['event']}: ", FAINT)
 
     def conclude(self, verdict):
-        """The verdict."""
+        """Print the verdict."""
         word, colour = ("PASSED: ", GREEN) if verdict.good else ("FAILED: ", RED)
         self.write(f"\n{self._paint(word, colour)}{verdict.summary}\n")
         for what, finding in verdict.rows():

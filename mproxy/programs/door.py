@@ -63,7 +63,7 @@ class Door:
         return AuthorizedKeys(path, warn, moves.last_was_move, self._config.closed)
 
     def _make_tags(self, pem):
-        """Tags by a secret of the host key: they hold when sproxy is started anew."""
+        """Tags made with a secret of the host key, so that they survive a restart of sproxy."""
         secret = hmac.digest(pem, b"mproxy 2 tag key", "sha256")
         self.tags = Tags(secret, self._config.session.session_ttl_us)
 
@@ -77,7 +77,7 @@ class Door:
         return Tls(self._context) if self._context is not None else None
 
     def changed(self):
-        """Whether whoever is there already has to be judged by `grant_living` anew."""
+        """Whether running sessions have to be checked by `grant_living` again."""
         self._read_keys()
         return self._keys.settles(time.monotonic())
 

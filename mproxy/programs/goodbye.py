@@ -119,7 +119,7 @@ class Goodbye:
         return owed
 
     def make_caller(self):
-        """A connection stands."""
+        """A connection was made: prepare the handshake."""
         self._speaking = True
         self._left.take()
         return self._introduction.make_caller()
@@ -133,11 +133,11 @@ class Goodbye:
             sock.detach(), welcome.epoch, welcome.window_bytes, welcome.budget_bytes, b"", caller.leftover, caller.tls)
 
     def on_dial_failed(self, _why):
-        """Go on."""
+        """Nothing to do: dialling continues."""
         self._let_go()
 
     def on_cut_off(self, _why):
-        """Go on."""
+        """Nothing to do: dialling continues."""
         self._let_go()
 
     def on_turned_away(self, error, caller):
@@ -161,11 +161,11 @@ class Goodbye:
         self._finish()
 
     def on_lost(self, _endpoint, _why):
-        """The empty session is nobody's loss."""
+        """The carrier of the empty session was lost: nothing to save."""
         self._finish()
 
     def on_closed(self, _endpoint, _code, _reason, _local):
-        """sproxy was quicker."""
+        """sproxy ended the session first."""
         self._finish()
 
     def on_suspect(self, endpoint):
@@ -173,7 +173,7 @@ class Goodbye:
         self.on_lost(endpoint, "")
 
     def on_waiting(self, _endpoint):
-        """Nobody writes."""
+        """Never called: there are no applications."""
 
     def _finish(self):
         self.exit_status = 0

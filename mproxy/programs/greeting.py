@@ -50,7 +50,7 @@ LOOK_AT = 16
 
 
 class Unheard(Exception):
-    """The guest is sent away without a word."""
+    """The guest is disconnected without an answer."""
 
 
 def most_unfinished(config):
@@ -158,7 +158,7 @@ class Reception:
     # ---- told by the guests
 
     def left(self, guest):
-        """The guest is gone."""
+        """The guest has disconnected."""
         self._silent.remove(guest)
         self._heard.remove(guest)
 
@@ -232,7 +232,7 @@ class Guest:
         self._wait(SILENT_US, "preamble")
 
     def release(self):
-        """Stop waiting; the socket is somebody else's now."""
+        """Stop waiting; the socket now belongs to the caller."""
         if not self.left:
             self.left = True
             self._watch.close()
@@ -252,7 +252,7 @@ class Guest:
             return False
 
     def _is_gone(self):
-        """It has hung up."""
+        """Whether the guest has disconnected."""
         try:
             return not self.sock.recv(1, socket.MSG_PEEK)
         except BlockingIOError:

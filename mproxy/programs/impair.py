@@ -252,7 +252,7 @@ class Impair:
         self._log.debug("client", peer=format_host_port(host.removeprefix("::ffff:"), port), clients=count)
 
     def shut_down(self, _signal):
-        """The end."""
+        """Print the statistics and stop."""
         self.print_statistics()
         self._relay.close()
         self._loop.stop()

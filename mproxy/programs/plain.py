@@ -54,19 +54,19 @@ class PlainRelay:
         self._log.warning("target-down", target=target, why=os.strerror(error))
 
     def on_target_up(self, _key, target):
-        """It answers again."""
+        """The target answers again."""
         self._log.info("target-up", target=target)
 
     def on_accept_paused(self, why):
-        """No descriptors."""
+        """Out of descriptors: no connections are accepted for a while."""
         self._log.warning("accept-paused", why=why)
 
     def on_accept_resumed(self):
-        """Descriptors again."""
+        """Connections are accepted again."""
         self._log.info("accept-resumed")
 
     def reload(self):
-        """SIGHUP: nothing but the log file is looked at anew."""
+        """SIGHUP: only the log file is reopened."""
         self._log.info("reloaded")
 
     def shut_down(self, _signal):

@@ -31,7 +31,7 @@ class Progress:
         self._look()
 
     def clear(self):
-        """Take the line away: somebody else writes here."""
+        """Erase the progress line, so that other output can be written."""
         if self._shown:
             _write("\r" + " " * self._shown + "\r")
             self._shown = 0

@@ -45,12 +45,12 @@ class Reach:
         link.handler.on_handshake(link, data)
 
     def on_established(self, link):
-        """It is there."""
+        """The receiver has answered."""
         self._take(link)
         link.handler.on_established(link)
 
     def on_sent(self, link):
-        """Nothing was sent."""
+        """Never called: nothing is sent."""
 
     def on_ended(self, link, code, reason, _local):
         """No answer, or a refusal."""

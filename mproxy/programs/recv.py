@@ -135,7 +135,7 @@ def files_each(senders):
 
 
 class Recv:
-    """The program."""
+    """`mproxy recv`: receives files from several senders."""
 
     def __init__(self, config, log, loop):
         self.exit_status = 0
@@ -157,7 +157,7 @@ class Recv:
         self._trust = SenderTrust(config, log)
 
     def start(self):
-        """Listen."""
+        """Begin to listen."""
         config = self._config
         datagram = with_packet_size(config.datagram, False)
         if config.ack_to is not None:
@@ -188,7 +188,7 @@ class Recv:
             self._endpoint.probe()
 
     def _sweep(self):
-        """Give back, now and every now and then, the room of files that nobody goes on with."""
+        """Remove abandoned partial files, now and at intervals."""
         ttl_us = self._config.partial_ttl_us
         before_ns = time.time_ns() - ttl_us * 1000
         self._sweeper.submit(lambda: self._destination.remove_abandoned(before_ns), self._was_swept)
@@ -199,7 +199,7 @@ class Recv:
             self._log.info("partials-removed", files=removed[0], bytes=removed[1])
 
     def on_link(self, link):
-        """A sender dials."""
+        """A sender connects."""
         if self._leaving:
             stopped = self._farewell_us is not None
             link.abort(int(EndCode.STOPPED if stopped else EndCode.ABORTED),
@@ -250,7 +250,7 @@ class Recv:
         self._loop.call_later(LOOK_AGAIN_US, again)
 
     def on_full(self):
-        """A sender waits for a place: whoever gets nowhere makes room."""
+        """A sender is waiting for a place: one that makes no progress is disconnected."""
         now = time.monotonic()
         for receiver in list(self._receivers):
             done = receiver.progress + MESSAGE_WORTH * receiver.messages
@@ -261,7 +261,7 @@ class Recv:
                 receiver.give_up(EndCode.TIMED_OUT, "too slow, while others are waiting for its place")
 
     def on_file(self, receiver, file, code, root, text):
-        """One file's end."""
+        """A file was received, or failed."""
         if receiver is self._taken:
             self._served = receiver.first
         name, peer = show_name(file.name), _say(self._receivers.get(receiver, ("?", 0)))
@@ -278,7 +278,7 @@ class Recv:
             self._log.warning("not-received", file=name, peer=peer, why=text)
 
     def on_finished(self, receiver, error, code):
-        """A sender's connection is over."""
+        """A sender's connection has ended."""
         if receiver.closing:
             self._closing.append(receiver)
         peer = _say(self._receivers.pop(receiver, ("?", 0)))

@@ -75,7 +75,7 @@ def parse_send(argv):
 
 
 class Send:
-    """The program."""
+    """`mproxy send`: sends files to one receiver."""
 
     # A farewell leaves at once and is repeated while there is time; nobody waits longer for a program that is to end.
     FAREWELL_US = 150_000
@@ -112,7 +112,7 @@ class Send:
         self._workers.submit(prepare, lambda found, error: self._prepared(own, look_up, found, error))
 
     def _prepared(self, own, look_up, found, error):
-        """Dial."""
+        """The files are known: connect to the receiver."""
         config = self._config
         with own:
             if self._finished:
@@ -148,7 +148,7 @@ class Send:
             answers.close()
 
     def _fail(self, error):
-        """It cannot even begin."""
+        """End before anything was sent."""
         if not isinstance(error, (MproxyError, OSError)):
             raise error
         self._finished = True
@@ -176,7 +176,7 @@ class Send:
     # ---- of Delivery
 
     def on_file(self, source):
-        """One file's outcome."""
+        """A file was sent, or failed."""
         outcome, name = source.outcome, show_name(source.name)
         self._worst = self._worst or STATUS_OF_RESULT.get(outcome.code, 1)
         done = outcome.code == Result.DONE
@@ -190,12 +190,12 @@ class Send:
             self._log.info("sent", file=name, bytes=source.size, hash=outcome.root.hex())
 
     def on_trouble(self, event, **fields):
-        """Something that a user should know while it goes on."""
+        """Something that the user should know, while the transfer continues."""
         level = self._log.info if event in ("heard-again", "dialled-anew") else self._log.warning
         level(event, receiver=format_host_port(self._config.host, self._config.port), **fields)
 
     def on_finished(self, error, code):
-        """The transfer is over."""
+        """The transfer has ended."""
         config, delivery = self._config, self._delivery
         self._finished = True
         self._progress.close()

@@ -38,7 +38,7 @@ class Sounding:
         self._loop.call_later(delay_us, self._begin)
 
     def close(self):
-        """Enough."""
+        """Stop probing and close the sockets."""
         self._closed = True
         for sock, *_ in self._sockets:
             sock.close()

@@ -87,7 +87,7 @@ class Client:
 
     @property
     def attached(self):
-        """There is a carrier."""
+        """Whether the session has a carrier."""
         return self.endpoint.attached
 
     @property
@@ -97,7 +97,7 @@ class Client:
 
     @property
     def streams(self):
-        """Open now."""
+        """The number of open streams."""
         return self.endpoint.session.open_count
 
     @property
@@ -382,7 +382,7 @@ class Sproxy:
         self._set_end_timer(client, ttl_us if client.endpoint.session.open_count else min(ttl_us, EMPTY_SESSION_US))
 
     def on_closed(self, endpoint, code, reason, local):
-        """The session is over, by cproxy's word or by its fault."""
+        """cproxy ended the session, or broke the protocol."""
         who = "cproxy broke the protocol" if local else "cproxy ended it"
         self._forget(self._client(endpoint), f"{who}: {describe(code, reason)}", "warning" if local else "info")
 
@@ -458,7 +458,7 @@ class Sproxy:
     # ---- keys that are taken away
 
     def _look_at_keys(self):
-        """End the sessions of keys that were removed, or whose time is over."""
+        """End the sessions of keys that were removed, or have expired."""
         self._loop.call_later(LOOK_US, self._look_at_keys)
         self._judge_living(self._door.changed())
 

@@ -35,7 +35,7 @@ class Notifier:
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self):
-        """Draining."""
+        """Tell systemd that the program is stopping."""
         self._send("STOPPING=1\nSTATUS=stopping")
 
     def keep(self, fds):
@@ -49,7 +49,7 @@ class Notifier:
         self._send(f"FDSTOREREMOVE=1\nFDNAME={_STORE_NAME}")
 
     def watchdog(self):
-        """Alive."""
+        """Tell systemd's watchdog that the program is alive."""
         self._send("WATCHDOG=1")
 
     def _send(self, text, fds=()):

@@ -82,7 +82,7 @@ class Server:
         self._watch = loop.watch(self._socket.fileno(), self._accept)
 
     def close(self):
-        """Take the socket away."""
+        """Close the socket and remove its file."""
         self._watch.close()
         self._socket.close()
         for client in list(self._clients):

@@ -44,7 +44,7 @@ class Engines:
             self._of_key[key].set_targets(key, targets)
 
     def remove(self, key):
-        """Listen no more. What stands goes on."""
+        """Stop listening; existing connections continue."""
         if key in self._of_key:
             self._of_key.pop(key).remove(key)
 

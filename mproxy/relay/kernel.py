@@ -166,11 +166,11 @@ class Kernel:
         self._look(self._loop.now() + patience_us, on_ended)
 
     def stop_at_once(self):
-        """Take everything back."""
+        """Remove the table and restore the settings."""
         self._remove()
 
     def reopen_log(self, _fd):
-        """There is no other process."""
+        """Nothing to do: kernel mode has no workers."""
 
     # ---- start
 
@@ -316,7 +316,7 @@ class Kernel:
             self._watch = None
 
     def _warn_of_firewalls(self):
-        """Say so when somebody's chain drops what is forwarded: a table of ours cannot let it through."""
+        """Warn when another program's chain drops forwarded packets, which our table cannot override."""
         try:
             chains = nft.dropping_chains()
         except MproxyError:
@@ -361,7 +361,7 @@ class Kernel:
     # ---- the end
 
     def _look(self, until, on_ended):
-        """While draining."""
+        """Check while draining whether all connections have ended."""
         ours = {(redirect.rule.protocol, redirect.rule.listen_port, (target, redirect.port))
                 for redirect in self._redirects for _, target in redirect.families()}
         left = sum(count for key, count in self._living().items() if key[0] == "tcp" and key in ours)

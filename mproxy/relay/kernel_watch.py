@@ -51,7 +51,7 @@ class TableWatch:
         self._watch = loop.watch(self._socket.fileno(), self._ready)
 
     def close(self):
-        """Watch no more."""
+        """Stop watching."""
         if self._timer is not None:
             self._timer.cancel()
         self._watch.close()

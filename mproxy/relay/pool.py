@@ -135,7 +135,7 @@ class Pool:
             signal.pidfd_send_signal(worker.pidfd, signal.SIGKILL)
 
     def _look(self):
-        """Find workers that hang: in an endless loop, or stopped by somebody."""
+        """Find workers that hang: in an endless loop, or stopped by a signal."""
         now = self._loop.now()
         for worker in self.alive:
             if now - worker.heard_at > SILENCE_US:

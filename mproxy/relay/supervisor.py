@@ -128,7 +128,7 @@ class Supervisor:
         self._pool.drain(patience_us)
 
     def stop_at_once(self):
-        """Leave nothing behind."""
+        """Kill all workers at once."""
         self._pool.kill()
 
     def reopen_log(self, fd):
@@ -343,7 +343,7 @@ class Supervisor:
                 self._counters.retire(key, protocol)
 
     def on_all_ended(self):
-        """Drained."""
+        """All connections have ended."""
         if self._on_ended:
             self._on_ended()
 

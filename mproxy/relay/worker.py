@@ -198,7 +198,7 @@ class Worker:
         self._loop.stop()
 
     def _on_orphaned(self):
-        """The supervisor is gone without a word: its port must be free for the next one."""
+        """The supervisor died: end, so that its ports are free for the next one."""
         if not self._drain_at:
             self._log.error("supervisor-lost", worker=self._number)
             self._drain(ORPHAN_US)
@@ -218,11 +218,11 @@ class Watcher:
         self._unreachable = {}  # (target, why) -> [time of the last line, connections since]
 
     def on_accept_paused(self, why):
-        """No descriptors."""
+        """Out of descriptors: no connections are accepted for a while."""
         self._log.warning("accept-paused", worker=self._worker, why=why)
 
     def on_accept_resumed(self):
-        """Descriptors again."""
+        """Connections are accepted again."""
         self._log.info("accept-resumed", worker=self._worker)
 
     def on_refused(self, key, target, error):
@@ -247,7 +247,7 @@ class Watcher:
         self._log.warning("target-down", worker=self._worker, target=target, why=os.strerror(error))
 
     def on_target_up(self, key, target):
-        """It answers again."""
+        """The target answers again."""
         self._log.info("target-up", worker=self._worker, target=target)
 
 

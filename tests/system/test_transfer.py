@@ -332,7 +332,8 @@ def test_nobody_there(transfer):
     (["recv", "9"], 2, "--key FILE (a secret that both sides have) or --own-key, or --open"),
     (["recv", "--open", "9", "-o", "/proc/nowhere/"], 2, "cannot create this directory"),
     (["send", "--key", "/nowhere", "f", "h", "9"], 2, "key"),
-    (["recv", "--window", "0", "9"], 2, "out of range"), (["recv", "--recovery", "tcp", "9"], 2, "unknown")])
+    (["recv", "--window", "0", "9"], 2, "out of range"),
+    (["recv", "--recovery", "tcp", "9"], 2, "must be one of sack, gbn")])
 def test_wrong_command_lines(transfer, words, status, text):
     program = transfer.start(*words)
     assert program.wait(30) == status
