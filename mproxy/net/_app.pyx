@@ -355,7 +355,7 @@ cdef void app_deliver(App *app, const uint8_t *data, uint32_t length) noexcept:
 
 
 cdef void bound_unsent(App *app) noexcept:
-    """Have the kernel take little more of one stream than it can send at once, so that what an application does not read
+    """Have the kernel take little more of one stream than it sends at once, so that what an application does not read
     is counted in our limits. By itself the kernel would take up to 4 MiB of each, and greedy peers could exhaust it."""
     app.bounded = True
     if app.is_socket:
