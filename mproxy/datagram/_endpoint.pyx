@@ -395,7 +395,8 @@ cdef class DatagramEndpoint:
             link.local = slot.local
         link.wake()
 
-    cdef void take_new(self, Slot *slot, uint32_t offset, uint32_t end, const PeerAddress *source, int64_t now) noexcept:
+    cdef void take_new(self, Slot *slot, uint32_t offset, uint32_t end, const PeerAddress *source,
+                       int64_t now) noexcept:
         """Packets of no connection: of a peer that dials, or of one long gone."""
         cdef Reply reply
         cdef uint32_t length

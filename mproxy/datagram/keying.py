@@ -62,6 +62,9 @@ class Key:
         self.psk = self.seed = b""
         if b"-----BEGIN PRIVATE KEY-----" in data:
             self.seed = _seed_of(data, path)
+        elif data.lstrip().startswith(b"mproxy-ed25519 "):  # the line that keygen prints
+            raise UsageError(f"--key {path}: this is a public key, which is not a secret; use the file with"
+                             " the private key")
         elif len(data.strip()) < _SHORTEST_SECRET:
             raise UsageError(f"--key {path}: a secret of {counted(len(data.strip()), 'byte')} is too short; at least"
                              f" {_SHORTEST_SECRET} are needed, such as the output of 'head -c 32 /dev/urandom'")

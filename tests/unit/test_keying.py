@@ -60,3 +60,11 @@ def test_a_secret_of_our_own(made, mode):
 def test_a_short_one(made):
     with pytest.raises(UsageError, match="15 bytes is too short"):
         Key(made(b"x" * 15))
+
+
+def test_a_public_key_is_no_secret(tmp_path):
+    path = tmp_path / "key.pub"
+    path.write_text("mproxy-ed25519 " + "A" * 60 + " ann@laptop\n")
+    path.chmod(0o600)
+    with pytest.raises(UsageError, match="public key"):
+        Key(str(path))
