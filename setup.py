@@ -124,12 +124,12 @@ class BuildExtensions(build_ext):
                 sys.stderr.write("\n" if self.built == len(self.extensions) else "")
                 sys.stderr.flush()
         if not DEBUG and shutil.which("objcopy"):
-            keep_symbols_apart(Path(self.get_ext_fullpath(extension.name)))
+            keep_symbols_apart(Path(self.get_ext_fullpath(extension.name)), extension.name)
 
 
-def keep_symbols_apart(module):
-    """Move what a debugger needs of `module` into the directory for symbols, and leave a link to it."""
-    symbols = Path(BUILD, "symbols", f"{module.name}.debug")
+def keep_symbols_apart(module, name):
+    """Move what a debugger needs of a built module into the directory for symbols, and leave a link to it."""
+    symbols = Path(BUILD, "symbols", f"{name}.debug")
     if symbols.exists() and symbols.stat().st_mtime >= module.stat().st_mtime:
         return  # the module was up to date
     symbols.parent.mkdir(parents=True, exist_ok=True)
