@@ -34,6 +34,7 @@ cdef struct App:
     bint write_ended    # the stream's end given to the application
     uint8_t address     # which of the target's addresses is tried
     void *target        # owned reference to a Target while connecting, else NULL
+    void *race          # owned reference to Attempts while connecting, where there are several addresses; else NULL
 
 
 cdef struct Apps:
@@ -54,6 +55,8 @@ cdef struct Apps:
 cdef bint apps_may_grow(const Apps *apps) noexcept
 cdef App *app_new(Apps *apps, Stream *stream, int fd, int write_fd) noexcept
 cdef int app_watch(App *app) noexcept
+cdef void app_watch_again(App *app) noexcept
+cdef void app_answered(App *app) noexcept
 cdef void app_close(App *app, bint abruptly) noexcept
 cdef void app_vanished(App *app) noexcept
 cdef void app_write_failed(App *app) noexcept

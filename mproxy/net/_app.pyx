@@ -19,6 +19,7 @@ from libc.stdlib cimport calloc
 from mproxy._ring cimport iovec, ring_space, ring_used, ring_view
 from mproxy._session cimport CarrierState
 from mproxy._wire cimport ResetCode
+from mproxy.net._attempts cimport Attempts
 from mproxy.net._linger cimport reset_when_taken
 from mproxy.net._loop cimport EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
 from mproxy.net._socket cimport (
@@ -33,6 +34,7 @@ cdef enum:
     OWN_DESCRIPTORS = 16   # the loop's, listeners, the log
 
 
+cdef uint32_t EVENTS = EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET
 cdef int promised = 1      # daemon connections that every session may have,
 cdef int shared = INT_MAX  # and those beyond, of all sessions together
 cdef int all_apps = 0      # of all sessions
@@ -91,7 +93,7 @@ cdef App *app_new(Apps *apps, Stream *stream, int fd, int write_fd) noexcept:
 cdef int app_watch(App *app) noexcept:
     """Begin to wait for the descriptors; -1 with errno."""
     cdef Loop loop = <Loop>app.apps.loop
-    cdef uint32_t events = EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET
+    cdef uint32_t events = EVENTS
     if app.sink.fd < 0:
         events |= EPOLLOUT
     elif loop.add(&app.sink, EPOLLOUT | EPOLLET) < 0:
@@ -105,6 +107,11 @@ cdef int app_watch(App *app) noexcept:
         app.readable = True
         app_mark_ready(app)
     return 0
+
+
+cdef void app_watch_again(App *app) noexcept:
+    """As `app_watch`, of a socket that the loop has for another source: its events come here from now on."""
+    (<Loop>app.apps.loop).modify(&app.source, EVENTS | EPOLLOUT)
 
 
 cdef void app_close(App *app, bint abruptly) noexcept:
@@ -211,12 +218,12 @@ cdef void finish_connect(App *app, uint32_t events) noexcept:
             app.apps.connect_failed(app.apps, app, error)
             return
         break_off(app, error)  # it had accepted: a refusal is ECONNREFUSED
-        answered(app)
+        app_answered(app)
     elif app.writable:
-        answered(app)
+        app_answered(app)
 
 
-cdef void answered(App *app) noexcept:
+cdef void app_answered(App *app) noexcept:
     """The daemon has accepted the connection. On loopback it has by the time its first bytes are there to be sent."""
     app.connecting = False
     drop_target(app)
@@ -234,6 +241,10 @@ cdef int app_refusal(int error) noexcept:
 cdef void drop_target(App *app) noexcept:
     Py_XDECREF(<PyObject *>app.target)
     app.target = NULL
+    if app.race != NULL:
+        (<Attempts>app.race).over()
+        Py_XDECREF(<PyObject *>app.race)
+        app.race = NULL
 
 
 # ---- applications to be read
@@ -340,7 +351,7 @@ cdef void app_deliver(App *app, const uint8_t *data, uint32_t length) noexcept:
         n = send_parts(app.sink.fd if app.sink.fd >= 0 else app.source.fd, app.is_socket, &part, 1)
         if n > 0:
             app.writable = n == <ssize_t>length
-            answered(app)
+            app_answered(app)
             if not app.bounded and app.stream.inp.tail > UNSENT_BYTES:
                 bound_unsent(app)
         elif errno == EAGAIN:

@@ -4,7 +4,6 @@ import os
 from collections import deque
 from functools import partial
 
-from cpython.ref cimport Py_INCREF
 from libc.errno cimport EAGAIN, EINTR, EMFILE, EPROTO, errno
 
 from mproxy._liveness cimport liveness_note_life
@@ -17,6 +16,7 @@ from mproxy._wipe import wipe
 from mproxy.net._app cimport (
     app_close, app_deliver, app_new, app_next_ready, app_read, app_refusal, app_watch, apps_may_grow,
 )
+from mproxy.net._daemon cimport daemon_dial, daemon_next
 from mproxy.net._judge cimport judge_begin, judge_end, judge_init
 from mproxy.net._loop cimport BUFFER_BYTES, CROWD, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP
 from mproxy.net._news cimport is_news
@@ -541,45 +541,18 @@ cdef class Endpoint:
             self.tell("on_opened", (self, stream.id, (<const char *>target)[:length]))
 
     cdef void dial(self, Stream *stream, Target target) noexcept:
-        """Connect to the first address of the daemon that does not fail at once."""
-        cdef int fd = -1, index = 0, error = 0
-        cdef App *app
-        if not apps_may_grow(&self.apps):
-            self.refused(stream, target, EMFILE)
-            return
-        while fd < 0 and index < target.count:
-            fd = target.dial(index)
-            error = errno
-            index += 1
-        app = app_new(&self.apps, stream, fd, -1) if fd >= 0 else NULL
-        if app == NULL:
+        """Connect the stream's daemon."""
+        cdef int error = daemon_dial(&self.apps, stream, target) if apps_may_grow(&self.apps) else EMFILE
+        if error:
             self.refused(stream, target, error)
-            return
-        app.connecting = True
-        app.address = <uint8_t>(index - 1)
-        app.target = <void *>target
-        Py_INCREF(target)
-        app_watch(app)
 
     cdef void try_next(self, App *app, int error) noexcept:
         """The address that was tried failed: on to the next, or tell the peer."""
-        cdef Target target = <Target>app.target
-        cdef int fd = -1, index = app.address + 1
-        if self.ending:
-            app_close(app, False)
-            return
-        while fd < 0 and index < target.count:
-            fd = target.dial(index)
-            index += 1
-        if fd < 0:
-            self.refused(app.stream, target, error)
-            app_close(app, False)
-            return
-        self.loop.close(&app.source)
-        app.source.fd = fd
-        app.address = <uint8_t>(index - 1)
-        app.writable = False
-        app_watch(app)
+        if not self.ending:
+            if daemon_next(app):
+                return
+            self.refused(app.stream, <Target>app.target, error)
+        app_close(app, False)
 
     cdef void refused(self, Stream *stream, Target target, int error) noexcept:
         self.session.reset(stream, app_refusal(error))

@@ -62,6 +62,7 @@ cdef struct Slot:
     socklen_t sender_bytes  # length of `sender`
     LocalAddress local     # where it was sent to; zeros unless the socket reports it
     bint cut               # the packet was longer than the slot
+    int hops               # how many the packet had left (TTL, hop limit), 0: unknown, see `report_hops`
 
 
 cdef class Inbox:
@@ -113,4 +114,5 @@ cdef class Outbox:
 cdef uint32_t packet_count(uint32_t length, uint32_t segment) noexcept nogil
 cdef void receive_trains(int fd) noexcept nogil
 cdef void report_local_address(int fd, int family) noexcept nogil
+cdef void report_hops(int fd, bint on) noexcept nogil
 cdef uint32_t dropped_packets(int fd) noexcept

@@ -33,7 +33,7 @@ cdef extern from "<netinet/in.h>" nogil:
     struct in6_pktinfo:
         in6_addr ipi6_addr
         unsigned int ipi6_ifindex
-    int IP_PKTINFO, IPV6_PKTINFO, IPV6_RECVPKTINFO
+    int IP_PKTINFO, IPV6_PKTINFO, IPV6_RECVPKTINFO, IP_TTL, IP_RECVTTL, IPV6_HOPLIMIT, IPV6_RECVHOPLIMIT
 
 cdef extern from "<netinet/udp.h>" nogil:
     int SOL_UDP, UDP_SEGMENT, UDP_GRO
@@ -63,6 +63,12 @@ cdef void report_local_address(int fd, int family) noexcept nogil:
         set_option(fd, IPPROTO_IP, IP_PKTINFO, 1)
     else:
         set_option(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, 1)
+
+
+cdef void report_hops(int fd, bint on) noexcept nogil:
+    """Have every packet say how many hops it has left, or no more. A socket of IPv6 may get both kinds."""
+    set_option(fd, IPPROTO_IP, IP_RECVTTL, on)
+    set_option(fd, IPPROTO_IPV6, IPV6_RECVHOPLIMIT, on)
 
 
 cdef uint32_t dropped_packets(int fd) noexcept:
@@ -116,6 +122,7 @@ cdef class Inbox:
             slot.length = slot.segment = self.headers[i].msg_len
             slot.sender_bytes = header.msg_namelen
             slot.cut = header.msg_flags & MSG_TRUNC
+            slot.hops = 0
             memset(&slot.local, 0, sizeof(LocalAddress))
             if header.msg_controllen:
                 read_controls(slot, header)
@@ -136,6 +143,9 @@ cdef void read_controls(Slot *slot, msghdr *header) noexcept:
             map_v4(slot.local.bytes, &(<in_pktinfo *>data).ipi_spec_dst)
         elif control.cmsg_level == IPPROTO_IPV6 and control.cmsg_type == IPV6_PKTINFO:
             read_local6(&slot.local, <in6_pktinfo *>data)
+        elif (control.cmsg_level == IPPROTO_IP and control.cmsg_type == IP_TTL
+              or control.cmsg_level == IPPROTO_IPV6 and control.cmsg_type == IPV6_HOPLIMIT):
+            memcpy(&slot.hops, data, sizeof(int))
         control = CMSG_NXTHDR(header, control)
 
 

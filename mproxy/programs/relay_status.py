@@ -36,6 +36,7 @@ def say_status(facts, as_json):
         listen = format_host_port(rule["address"], rule["port"]) if rule["address"] else rule["port"]
         lines.append(f"{rule['protocol']} {listen} -> {', '.join(rule['targets'])}")
         lines.append(f"     {_say(rule['counters'])}")
+        lines += [f"     down: {target}: {why}" for target, why in rule.get("down", {}).items()]
     if len(facts["rules"]) > SHOWN:
         lines.append(f"and {counted(len(facts['rules']) - SHOWN, 'more rule')}: --json has all")
     return "\n".join(lines)

@@ -56,6 +56,7 @@ cdef class Balance:
     cdef bint failed(self, Backend backend, int64_t began, int64_t now, int error)
     cdef bint is_news(self, Backend backend)
     cdef bint worked(self, Backend backend)
+    cdef list down(self)
     cdef bint is_silent(self, Backend backend, int64_t now)
     cdef void asks(self, Backend backend, int64_t now) noexcept
     cdef void answers(self, Backend backend, int64_t now) noexcept

@@ -112,6 +112,15 @@ cdef class Balance:
         backend.told = False
         return was_told
 
+    cdef list down(self):
+        """[(HOST:PORT, errno), ...] of the addresses that are told to be down."""
+        cdef Backend backend
+        found = []
+        for backend in self.backends:
+            if backend.told:
+                found.append((backend.text, backend.error))
+        return found
+
     # ---- datagrams
 
     cdef bint is_silent(self, Backend backend, int64_t now):

@@ -28,14 +28,9 @@ cdef struct Place:
     uint16_t port        # 0: unknown
 
 
-cdef class OwnSockets:
-    cdef int *fds  # of UDP sockets of ours by their port, 0: none
-
-    cdef void note(self, uint16_t port, int fd) noexcept
-    cdef void forget(self, uint16_t port, int fd) noexcept
-    cdef bint has(self, const uint8_t *address, uint16_t port) noexcept
-
-
+cdef void own_note(uint16_t port, int fd) noexcept
+cdef void own_forget(uint16_t port) noexcept
+cdef bint own_has(const uint8_t *address, uint16_t port) noexcept
 cdef bint is_time_to_look(uint64_t total, uint32_t now) noexcept nogil
 cdef void place_of_peer(int fd, Place *out) noexcept nogil
 cdef void place_of_own(int fd, Place *out) noexcept nogil

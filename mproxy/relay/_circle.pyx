@@ -1,7 +1,10 @@
 """Circles at run time. The rules: _circle.pxd."""
 
-from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp
+import os
+
+from libc.errno cimport ESRCH, errno
+from libc.stddef cimport size_t
+from libc.string cimport memcmp, memcpy
 
 from mproxy.net._socket cimport sockaddr, sockaddr_storage, socklen_t
 from mproxy.relay._proxy_header cimport take_address
@@ -10,6 +13,20 @@ from mproxy.relay._proxy_header cimport take_address
 cdef extern from "<sys/socket.h>" nogil:
     int getsockname(int fd, sockaddr *address, socklen_t *length)
     int getpeername(int fd, sockaddr *address, socklen_t *length)
+
+cdef extern from "<sys/mman.h>" nogil:
+    int PROT_READ, PROT_WRITE, MAP_SHARED, MAP_ANONYMOUS, MAP_NORESERVE
+    void *MAP_FAILED
+    void *mmap(void *start, size_t length, int protection, int flags, int fd, long offset)
+
+cdef extern from "<signal.h>" nogil:
+    int kill(int pid, int signal)
+
+cdef extern from "<unistd.h>" nogil:
+    int getpid()
+
+cdef enum:
+    PORTS = 65536
 
 
 cdef bint is_time_to_look(uint64_t total, uint32_t now) noexcept nogil:
@@ -53,31 +70,38 @@ cdef Finding find_circle(
     return CIRCLE if equal >= MATCHES else MAYBE_CIRCLE if alike >= MATCHES else NO_CIRCLE
 
 
-cdef class OwnSockets:
-    """UDP sockets that send on for others: a datagram that comes from one of them would circulate for ever. Their ports
-    are theirs alone, so a match is no chance."""
+# ---- UDP sockets of this relay that send on for others: a datagram that comes from one would circulate for ever. Their
+# ---- ports are theirs alone, so a match is no chance. One table for the process that imports this and its workers.
 
-    def __cinit__(self):
-        self.fds = <int *>calloc(65536, sizeof(int))
-        if self.fds == NULL:
-            raise MemoryError
+cdef struct Own:
+    uint8_t address[16]  # IPv4 in its IPv6 form
+    int pid              # whose socket it is, 0: nobody's
 
-    def __dealloc__(self):
-        free(self.fds)
+cdef void *_memory = mmap(NULL, PORTS * sizeof(Own), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE,
+                          -1, 0)
+if _memory == MAP_FAILED:
+    raise OSError(errno, os.strerror(errno))
+cdef Own *_own = <Own *>_memory  # by port
 
-    cdef void note(self, uint16_t port, int fd) noexcept:
-        """A socket that has this port."""
-        self.fds[port] = fd
 
-    cdef void forget(self, uint16_t port, int fd) noexcept:
-        """It is about to be closed."""
-        if self.fds[port] == fd:
-            self.fds[port] = 0
+cdef void own_note(uint16_t port, int fd) noexcept:
+    """A socket that has this port."""
+    cdef Place place
+    place_of_own(fd, &place)
+    _own[port].pid = 0
+    memcpy(_own[port].address, place.address, 16)
+    _own[port].pid = getpid()
 
-    cdef bint has(self, const uint8_t *address, uint16_t port) noexcept:
-        """Whether one has this address, in its IPv6 form, and port."""
-        cdef Place own
-        if self.fds[port] == 0:
-            return False
-        place_of_own(self.fds[port], &own)
-        return own.port == port and memcmp(own.address, address, 16) == 0
+
+cdef void own_forget(uint16_t port) noexcept:
+    """It is about to be closed. Another worker may have the port meanwhile."""
+    if _own[port].pid == getpid():
+        _own[port].pid = 0
+
+
+cdef bint own_has(const uint8_t *address, uint16_t port) noexcept:
+    """Whether a socket of ours has this address, in its IPv6 form, and port. Not one of a worker that was killed."""
+    cdef int pid = _own[port].pid
+    if pid == 0 or memcmp(_own[port].address, address, 16) != 0:
+        return False
+    return pid == getpid() or kill(pid, 0) == 0 or errno != ESRCH

@@ -8,5 +8,5 @@ cdef class Sources:
     cdef sockaddr_storage six   # the same for IPv6
 
 
-cdef int dial(Target target, int index, Sources sources, bint with_data) noexcept
+cdef int dial(Target target, int index, Sources sources, bint with_data, int hops) noexcept
 cdef void acknowledge_at_once(int fd) noexcept

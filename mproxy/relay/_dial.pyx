@@ -10,6 +10,7 @@ from mproxy.net._socket cimport (
     IPPROTO_TCP, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_OOBINLINE, TCP_NODELAY, close,
     connect, is_reserved, reset_on_close, set_errno, set_option, sockaddr, socket,
 )
+from mproxy.relay._hops cimport set_hops
 
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -49,12 +50,12 @@ cdef class Sources:
                 memcpy(&(<sockaddr_in6 *>&self.six).sin6_addr, packed, 16)
 
 
-cdef int dial(Target target, int index, Sources sources, bint with_data) noexcept:
+cdef int dial(Target target, int index, Sources sources, bint with_data, int hops) noexcept:
     """Start to connect to address `index`; returns the descriptor, or -1 with errno.
 
     `with_data`: bytes follow as soon as the target has answered, so the last packet of the handshake can travel with
     them (tcp(7), TCP_QUICKACK): a packet less, and the server wakes up once instead of twice. When they have been sent,
-    `acknowledge_at_once`.
+    `acknowledge_at_once`. `hops`: that its packets may go, 0: as many as the system says.
     IP_BIND_ADDRESS_NO_PORT leaves the choice of the port to connect(2): otherwise a source address could have no more
     connections than ports, whatever the number of targets.
     """
@@ -71,6 +72,8 @@ cdef int dial(Target target, int index, Sources sources, bint with_data) noexcep
     set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1)
     set_option(fd, SOL_SOCKET, SO_OOBINLINE, 1)  # else an urgent byte (telnet sends some) would not be read
     reset_on_close(fd)  # whoever kills this process: see _tcp.pyx
+    if hops:
+        set_hops(fd, target.addresses[index].ss_family, hops)
     if with_data:
         set_option(fd, IPPROTO_TCP, TCP_QUICKACK, 0)
     if source.ss_family:

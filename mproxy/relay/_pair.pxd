@@ -41,6 +41,7 @@ cdef struct Pair:
     int64_t look_at    # OPEN: when to see whether the peers are still there
     int64_t idle_us    # longest silence, 0: any
     uint8_t state      # State
+    int hops           # that the client's first packet had left, when they are passed on; else 0
     uint32_t attempts  # addresses tried
     int64_t dialled_at  # when the last of these was
     Pair *next         # all pairs

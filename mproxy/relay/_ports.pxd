@@ -13,5 +13,11 @@ cdef enum:
     REST_MOST_US = 10000000  # resolvers give up on a name after 5 to 10 s, and answer only then
 
 
-cdef void port_rest(uint16_t port, int64_t now, int64_t rest_us) noexcept nogil
-cdef bint port_rests(uint16_t port, int64_t now) noexcept nogil
+cdef enum Rest:
+    RESTED = 0        # anybody may have it
+    MAY_END = 1       # nothing is owed: only what comes twice could still come, so at need it may be had
+    MUST_NOT_END = 2  # an answer may come
+
+
+cdef void port_rest(uint16_t port, int64_t now, int64_t rest_us, bint owed) noexcept nogil
+cdef Rest port_rests(uint16_t port, int64_t now) noexcept nogil

@@ -20,15 +20,18 @@ cdef void *_memory = mmap(NULL, PORTS * sizeof(uint32_t), PROT_READ | PROT_WRITE
                           MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
 if _memory == MAP_FAILED:
     raise OSError(errno, os.strerror(errno))
-cdef uint32_t *_until = <uint32_t *>_memory  # milliseconds modulo 2**32; several processes write, each whole numbers
+# Milliseconds modulo 2**32, but the lowest bit: an answer is owed. Several processes write, each whole numbers.
+cdef uint32_t *_until = <uint32_t *>_memory
 
 
-cdef void port_rest(uint16_t port, int64_t now, int64_t rest_us) noexcept nogil:
-    """Let the port rest for so long; no longer than the most."""
-    _until[port] = <uint32_t>((now + min(rest_us, <int64_t>REST_MOST_US)) // 1000)
+cdef void port_rest(uint16_t port, int64_t now, int64_t rest_us, bint owed) noexcept nogil:
+    """Let the port rest for so long; no longer than the most. `owed`: an answer may still come."""
+    _until[port] = <uint32_t>((now + min(rest_us, <int64_t>REST_MOST_US)) // 1000) & ~<uint32_t>1 | owed
 
 
-cdef bint port_rests(uint16_t port, int64_t now) noexcept nogil:
+cdef Rest port_rests(uint16_t port, int64_t now) noexcept nogil:
     """Whether the port rests. A time so far ahead that nobody can have set it is one of 49 days ago."""
-    cdef uint32_t left = _until[port] - <uint32_t>(now // 1000)
-    return 0 < left <= REST_MOST_MS
+    cdef uint32_t left = (_until[port] & ~<uint32_t>1) - <uint32_t>(now // 1000)
+    if not 0 < left <= REST_MOST_MS:
+        return RESTED
+    return MUST_NOT_END if _until[port] & 1 else MAY_END

@@ -19,6 +19,7 @@ from mproxy.relay._balance cimport Backend, Balance
 from mproxy.relay._cidr cimport CidrSet
 from mproxy.relay._dial cimport Sources
 from mproxy.relay._flow cimport Mover
+from mproxy.relay._guard cimport Guard
 from mproxy.relay._pair cimport Pair
 from mproxy.relay._tally cimport Tally
 from mproxy.relay._wheel cimport Wheel
@@ -40,8 +41,7 @@ cdef class Route:
     cdef uint32_t slot             # where they are counted
     cdef int64_t connect_us        # from accepting to OPEN, 0: no limit
     cdef int64_t idle_us           # longest silence, 0: any
-    cdef int64_t closed_until      # the rule is part of a circle: nobody is let in before
-    cdef int64_t doubted_until    # the system's list of sockets is not looked at before
+    cdef Guard guard               # looks for circles
     cdef uint32_t connections      # now, here
     cdef uint64_t total            # admitted so far
     cdef uint64_t refused          # not admitted: networks, limit, header, no address
@@ -53,7 +53,6 @@ cdef class Route:
     cdef void configure(self, rule)
     cdef void admit(self, int fd, sockaddr_storage *address) noexcept
     cdef void begin(self, int fd) noexcept
-    cdef bint is_circle(self) noexcept
 
 
 cdef class RouteListener(Listener):

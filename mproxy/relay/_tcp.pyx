@@ -20,17 +20,18 @@ from mproxy._ring cimport ring_used
 from mproxy.net._loop cimport Source, Work
 from mproxy.net._socket cimport MSG_DONTWAIT, Target, close, finish_on_close, pending_error, recv, sockaddr
 from mproxy.relay._cidr cimport is_allowed
-from mproxy.relay._circle cimport CIRCLE, MAYBE_CIRCLE, Finding, is_time_to_look
+from mproxy.relay._circle cimport LOOK_EVERY
 from mproxy.relay._dial cimport dial
 from mproxy.relay._flow cimport AGAIN, Outcome, Side, side_holds, side_mark, side_owed
+from mproxy.relay._guard cimport Guard
+from mproxy.relay._hops cimport save_hops
 from mproxy.relay._keepalive cimport has_vanished, keep_alive
 from mproxy.relay._pair cimport (
-    CONNECTING, ENDING, GREETING, LEFT, OPEN, STARVED, TAKEN, WRONG, Greeting, come_back, drop_backend, has_spoken,
-    hold_backend, next_look, read_early, send_early, send_header, side_init, take_header,
+    CONNECTING, ENDING, GREETING, LEFT, OPEN, STARVED, TAKEN, WRONG, Greeting, drop_backend, has_spoken, hold_backend,
+    next_look, read_early, send_early, send_header, side_init, take_header,
 )
 from mproxy.relay._race cimport Race
 from mproxy.relay._wheel cimport TICK_US, WheelLink, wheel_due, wheel_init, wheel_put, wheel_sweep, wheel_take
-from mproxy.relay.circles import has_clients
 
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -39,8 +40,6 @@ cdef extern from "<sys/socket.h>" nogil:
 cdef enum:
     TRIM_US = 2000000
     LOOK_US = 30000000        # between two looks at the peers of a connection; most are over before the first
-    DOUBT_US = 1000000        # between two looks at the system's list of sockets
-    CIRCLE_US = 10000000      # a rule that leads back to the relay lets nobody in for so long
     LAST_WORDS_US = 30000000  # a peer that takes no byte for so long will not read the rest of a broken connection
 
 
@@ -103,6 +102,10 @@ cdef class TcpRelay:
             "connections": route.connections, "total": route.total, "refused": route.refused, "failed": route.failed,
             "timed_out": route.timed_out, "bytes_in": route.bytes_in, "bytes_out": route.bytes_out,
         }
+
+    def down(self, key):
+        """[(HOST:PORT, errno), ...]: addresses of a rule that are left out."""
+        return (<Route>self.routes[key]).balance.down()
 
     def close(self):
         """Accept nobody any more and reset every connection."""
@@ -181,6 +184,7 @@ cdef class Route:
         self.slot = relay.tally.slot(key)
         self.listeners = []
         self.balance = Balance()
+        self.guard = Guard(relay.loop, self.balance)
         self.configure(rule)
 
     cdef void configure(self, rule):
@@ -196,7 +200,7 @@ cdef class Route:
 
     cdef void admit(self, int fd, sockaddr_storage *address) noexcept:
         """Take a new connection on, or reset it."""
-        if not is_allowed(self.allow, self.deny, <sockaddr *>address) or self.relay.loop.now_us < self.closed_until:
+        if not is_allowed(self.allow, self.deny, <sockaddr *>address) or self.relay.loop.now_us < self.guard.closed_until:
             self.refused += 1
             self.relay.refuse(fd)
         elif self.ask:
@@ -220,10 +224,16 @@ cdef class Route:
         pair_init(pair, self, fd)
         self.connections += 1
         self.total += 1
-        if is_time_to_look(self.total, self.connections) and self.is_circle():
-            self.closed_until = relay.loop.now_us + CIRCLE_US
+        if self.total % LOOK_EVERY == 0 and self.guard.hops.look(self.connections):
+            for listener in self.listeners:
+                save_hops((<RouteListener>listener).source.fd, self.guard.hops.counting)
+        if self.guard.finds(pair, self.total, self.connections):
             relay.tell("on_circle", (self.key,))
             relay.reset_all(self)
+            return
+        if pair.hops == 1:
+            self.refused += 1
+            pair_close(pair, True)
             return
         if not self.accept_proxy and not self.proxy:
             read_early(pair, relay.loop.buffer)
@@ -232,16 +242,6 @@ cdef class Route:
             relay.wait_until(pair, pair.since + self.connect_us)
         if not self.accept_proxy:
             connect_next(pair, 0)
-
-    cdef bint is_circle(self) noexcept:
-        """Whether the youngest connections come back from the relay itself."""
-        cdef int64_t now = self.relay.loop.now_us
-        clients = []
-        cdef Finding finding = come_back(self.relay.first, clients)
-        if finding != MAYBE_CIRCLE or now < self.doubted_until:
-            return finding == CIRCLE
-        self.doubted_until = now + DOUBT_US
-        return self.relay.loop.guard(has_clients, clients) is False
 
 
 # ---- a pair begins
@@ -299,7 +299,8 @@ cdef void connect_next(Pair *pair, int error) noexcept:
             hold_backend(pair, backend)
         backend = <Backend>pair.backend
         pair.dialled_at = route.relay.loop.now_us
-        fd = dial(backend.target, backend.index, route.sources, ring_used(&pair.server.waiting) > 0)
+        fd = dial(backend.target, backend.index, route.sources, ring_used(&pair.server.waiting) > 0,
+                  pair.hops - 1 if pair.hops else 0)
         error = errno if fd < 0 else start_wait(pair, fd)
         if error == 0:
             return
@@ -319,6 +320,7 @@ cdef Backend next_backend(Pair *pair):
             return route.balance.choose(route.relay.loop.now_us, None) if pair.attempts == 1 else None
         race = Race(route.relay.loop, route.relay.observer, route.key, route.balance)
         race.pair = pair
+        race.attempts.work = &pair.work
         Py_INCREF(race)
         pair.race = <void *>race
     return (<Race>pair.race).next()
@@ -326,7 +328,7 @@ cdef Backend next_backend(Pair *pair):
 
 cdef bint is_racing(Pair *pair) noexcept:
     """Whether attempts go on beside the newest."""
-    return pair.race != NULL and (<Race>pair.race).first != NULL
+    return pair.race != NULL and (<Race>pair.race).attempts.first != NULL
 
 
 cdef void starve(Pair *pair) noexcept:
@@ -335,7 +337,7 @@ cdef void starve(Pair *pair) noexcept:
     if is_racing(pair):
         (<Race>pair.race).tried.remove(<Backend>pair.backend)
         drop_backend(pair)
-        (<Race>pair.race).wait()
+        (<Race>pair.race).attempts.wait()
     else:
         pair.state = STARVED
         relay.wait_until(pair, relay.loop.now_us + TICK_US)
@@ -363,7 +365,7 @@ cdef int start_wait(Pair *pair, int fd) noexcept:
             relay.loop.schedule(&pair.work)
         return 0
     if pair.race != NULL and (<Race>pair.race).has_other():
-        (<Race>pair.race).wait()
+        (<Race>pair.race).attempts.wait()
     if not route.connect_us:
         wheel_take(&relay.wheel, &pair.link)
     elif pair.due_at != pair.since + route.connect_us:  # it starved before
@@ -392,11 +394,11 @@ cdef bint race_on(Pair *pair) noexcept:
     cdef int error = 0
     if race.settle((<Route>pair.route).relay.mover, &error):
         return True
-    if race.is_due and not pair.server.writable:
+    if race.attempts.is_due and not pair.server.writable:
         race.step_aside()
         connect_next(pair, ETIMEDOUT)
         return False
-    if error and pair.backend == NULL and race.timer is None:  # the newest had failed before: is anybody left?
+    if error and pair.backend == NULL and race.attempts.timer is None:  # the newest had failed before: is anybody left?
         connect_next(pair, error)
         return False
     return True

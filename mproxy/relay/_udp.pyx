@@ -81,6 +81,10 @@ cdef class UdpRelay(UdpFlow):
             (<Listener>listener).count_dropped()
         return (<UdpRule>self.rules[key]).stats()
 
+    def down(self, key):
+        """[(HOST:PORT, errno), ...]: addresses of a rule that are left out."""
+        return (<UdpRule>self.rules[key]).balance.down()
+
     def close(self):
         """End every session and stop listening."""
         for key in list(self.rules):

@@ -9,9 +9,8 @@ from mproxy.net._alarm cimport Alarm
 from mproxy.net._loop cimport Loop, Source, Work
 from mproxy.net._packets cimport SLOTS, Address, Inbox, Outbox, Slot
 from mproxy.relay._balance cimport Backend
-from mproxy.relay._circle cimport OwnSockets
 from mproxy.relay._gather cimport Gather
-from mproxy.relay._runs cimport Piece
+from mproxy.relay._packer cimport Packer
 from mproxy.relay._sessions cimport Key, SessionTable
 from mproxy.relay._udp_rule cimport UdpRule
 from mproxy.relay._udp_session cimport Ready, Session
@@ -41,7 +40,7 @@ cdef class UdpFlow:
     cdef SessionTable table       # of all rules
     cdef Inbox inbox              # packets just received; empty between batches
     cdef Outbox outbox            # packets about to be sent; empty between batches
-    cdef Piece pieces[SLOTS]      # of one session
+    cdef Packer packer            # puts them there
     cdef Session *touched[SLOTS]  # sessions with packets in the inbox
     cdef int touched_count        # entries
     cdef int next_slot[SLOTS]     # the next slot of the same session, -1: none
@@ -52,12 +51,12 @@ cdef class UdpFlow:
     cdef Work look                # reads them
     cdef bint can_gather          # there is an alarm
     cdef Backend dialled          # the address that `dial` tried last
-    cdef OwnSockets own           # sockets of sessions
-    cdef int64_t no_port_until    # every port that the kernel offered rests: nobody new until then
+    cdef int64_t no_port_until    # every port that the kernel offered rests: it is not asked again until then
 
     cdef void deliver(self, Listener listener, int count) noexcept
     cdef Session *open(self, Listener listener, Slot *slot, Key *key) noexcept
     cdef int make_room(self, UdpRule rule, const Key *key) noexcept
+    cdef int find_room(self, UdpRule rule, uint16_t *port) noexcept
     cdef int dial(self, UdpRule rule, uint16_t *port) noexcept
     cdef int connect(self, Backend backend, uint16_t *port) noexcept
     cdef void move(self, Session *session) noexcept
@@ -66,7 +65,6 @@ cdef class UdpFlow:
     cdef void let_go(self, Session *session) noexcept
     cdef void enter(self, Session *session, Listener listener, Slot *slot) noexcept
     cdef void send_in(self, Session *session) noexcept
-    cdef void pack(self, Session *session, int count, bint inward) noexcept
     cdef void flush_out(self, Listener listener) noexcept
     cdef void read_replies(self) noexcept
     cdef int read_reply(self, Session *session, int slot) noexcept

@@ -22,20 +22,23 @@ from libc.string cimport memcmp, memset
 
 from mproxy.net._loop cimport EPOLLERR, EPOLLET, EPOLLIN, read_clock
 from mproxy.net._packets cimport (
-    AF_INET, SLOTS, Address, Message, Slot, dropped_packets, packet_count, receive_trains, report_local_address,
+    AF_INET, SLOTS, Address, Message, Slot, dropped_packets, packet_count, receive_trains, report_hops,
+    report_local_address,
 )
 from mproxy.net._socket cimport Target, close, set_receive_queue, sockaddr, socklen_t
 from mproxy.relay._balance cimport Backend, Balance
-from mproxy.relay._circle cimport OwnSockets
+from mproxy.relay._circle cimport own_forget, own_has, own_note
 from mproxy.relay._gather cimport gather_full, gather_is_due, gather_judge
+from mproxy.relay._hops cimport set_hops
+from mproxy.relay._packer cimport Packer
 from mproxy.relay._ports cimport port_rest
-from mproxy.relay._runs cimport ANY_SEGMENT, Run, run_next
+from mproxy.relay._runs cimport ANY_SEGMENT
 from mproxy.relay._sessions cimport Group, Key
 from mproxy.relay._udp_dial cimport is_shortage, udp_dial
 from mproxy.relay._udp_rule cimport TELL_US
 from mproxy.relay._udp_session cimport (
-    PATIENCE_US, ready_add, ready_remove, session_begin, session_heard, session_is_due, session_key, session_may_leave,
-    session_rest_us, session_sent,
+    PATIENCE_US, ready_add, ready_remove, session_begin, session_heard, session_is_due, session_is_owed, session_key,
+    session_may_leave, session_rest_us, session_sent, session_without_debt,
 )
 
 
@@ -47,7 +50,7 @@ cdef extern from "<sys/socket.h>" nogil:
 
 cdef enum:
     MOST_ATTEMPTS = 8            # addresses tried for a packet, when they fail at once
-    NO_PORT_US = 10000           # without a port that has rested nobody new is let in for so long: looking takes time
+    NO_PORT_US = 10000           # between two looks for a port that has rested, when there was none: they take time
     BATCHES_A_TURN = 4           # of one listener, before others get their turn
     FEW_SLOTS = 8                # for trains: 512 KiB, about what a cache holds
     TRAIN_BYTES = 8192           # messages longer than this on average are trains
@@ -73,9 +76,9 @@ cdef class UdpFlow:
         self.loop = loop
         self.observer = observer
         self.table = SessionTable(max_sessions, os.urandom(16))
-        self.own = OwnSockets()
         self.inbox = Inbox()
         self.outbox = Outbox()
+        self.packer = Packer(self.outbox)
         self.work.run = run_replies
         self.work.owner = <void *>self
         self.look.run = run_gathering
@@ -134,18 +137,15 @@ cdef class UdpFlow:
     cdef void send_in(self, Session *session) noexcept:
         """Send the session's packets of the inbox to its target."""
         cdef UdpRule rule = (<Listener>session.listener).rule
-        cdef int slot = session.first_slot, count = 0, i, error = 0
+        cdef int slot = session.first_slot, i, error = 0
         cdef uint32_t sent = 0
         cdef Message *message
         while slot != NOWHERE:
-            self.pieces[count].data = self.inbox.slots[slot].data
-            self.pieces[count].length = self.inbox.slots[slot].length
-            self.pieces[count].segment = self.inbox.slots[slot].segment
-            count += 1
+            self.packer.take(self.inbox, slot)
             slot = self.next_slot[slot]
         session.first_slot = NOWHERE
         self.touched[session.touched_index] = NULL
-        self.pack(session, count, True)
+        self.packer.pack(session, True)
         self.outbox.flush(session.source.fd, False)
         for i in range(self.outbox.count):
             message = &self.outbox.messages[i]
@@ -162,24 +162,6 @@ cdef class UdpFlow:
         session_sent(session, sent, self.loop.now_us)
         if error:
             self.fail(session, error)
-
-    cdef void pack(self, Session *session, int count, bint inward) noexcept:
-        """Put the first `count` pieces into the outbox, joined to trains."""
-        cdef uint32_t limit = session.in_limit if inward else session.out_limit
-        cdef Message *message
-        cdef Run run
-        cdef int done = 0, i
-        while done < count:
-            run_next(&self.pieces[done], count - done, limit, &run)
-            if inward:
-                message = self.outbox.add(NULL, 0, NULL)
-            else:
-                message = self.outbox.add(&session.client, session.client_bytes, &session.local)
-            message.owner = session
-            for i in range(done, done + run.pieces):
-                self.outbox.add_part(self.pieces[i].data, self.pieces[i].length)
-            self.outbox.finish(run.segment, run.one_by_one)
-            done += run.pieces
 
     # ---- towards the client
 
@@ -213,7 +195,6 @@ cdef class UdpFlow:
 
     cdef int read_reply(self, Session *session, int first) noexcept:
         """Read into the slots from `first` on, and pack; returns how many, or -1 with errno when the session failed."""
-        cdef Slot *slot
         cdef size_t length = 0
         cdef int i, n
         n = self.inbox.receive(session.source.fd, first, session.most_slots, False)
@@ -230,13 +211,10 @@ cdef class UdpFlow:
         if n == 0:
             return 0
         for i in range(n):
-            slot = &self.inbox.slots[first + i]
-            self.pieces[i].data = slot.data
-            self.pieces[i].length = slot.length
-            self.pieces[i].segment = slot.segment
-            length += slot.length
+            self.packer.take(self.inbox, first + i)
+            length += self.inbox.slots[first + i].length
         session.most_slots = adapt(session.most_slots, n, length)
-        self.pack(session, n, False)
+        self.packer.pack(session, False)
         self.heard(session, first, n)
         return n
 
@@ -275,19 +253,13 @@ cdef class UdpFlow:
         cdef Session *session
         cdef uint16_t port = 0
         cdef int fd
-        if not rule.admits(&slot.sender.any) or self.loop.now_us < self.no_port_until:
+        if not rule.admits(&slot.sender.any):
             return NULL
-        if self.own.has(key.client, ntohs(key.client_port)):
+        if own_has(key.client, ntohs(key.client_port)) or rule.goes_round(slot, key):
             self.tell("on_circle", (rule.key,))
             return NULL
         self.make_room(rule, key)
-        fd = self.dial(rule, &port)
-        if fd < 0 and is_shortage(-fd) and self.table.roll.count:
-            self.evict(<Session *>self.table.some())
-            fd = self.dial(rule, &port)
-            if fd < 0 and is_shortage(-fd):
-                rule.counts.errors += 1
-                self.tell_refused(rule, self.dialled.text, -fd)
+        fd = self.find_room(rule, &port)
         if fd < 0:
             return NULL
         session = <Session *>calloc(1, sizeof(Session))
@@ -298,6 +270,8 @@ cdef class UdpFlow:
         session.source.fd = fd
         session.port = port
         session.backend = <void *>self.dialled
+        if slot.hops:
+            set_hops(fd, self.dialled.target.addresses[self.dialled.index].ss_family, slot.hops - 1)
         if self.loop.add(&session.source, EPOLLIN | EPOLLET) < 0 or \
                 self.table.insert(&session.entry, &rule.group, self.loop.now_us) < 0:
             close(fd)
@@ -320,8 +294,10 @@ cdef class UdpFlow:
         session.first_slot = NOWHERE
         session.patience_us = PATIENCE_US
         self.asks(session, <Backend>session.backend)
-        self.own.note(session.port, session.source.fd)
-        listener.rule.counts.total += 1
+        own_note(session.port, session.source.fd)
+        if listener.rule.began():
+            for each in listener.rule.listeners:
+                report_hops((<Listener>each).source.fd, listener.rule.hops.counting)
         if group.idle_us:
             self.idle_at(self.loop.now_us + group.idle_us)
 
@@ -342,6 +318,26 @@ cdef class UdpFlow:
             gone += 1
             victim = <Session *>self.table.victim(&rule.group, key)
         return gone
+
+    cdef int find_room(self, UdpRule rule, uint16_t *port) noexcept:
+        """`dial`, and when the system has no descriptor or port left, in the place of another session. Or -errno."""
+        cdef Session *victim = NULL
+        cdef int fd = -EADDRINUSE
+        if self.loop.now_us >= self.no_port_until or not rule.balance.backends:
+            fd = self.dial(rule, port)
+        if fd == -EADDRINUSE or fd == -EAGAIN:
+            victim = session_without_debt(&self.table.roll, self.loop.now_us)
+            port[0] = victim.port if victim != NULL else 0
+        elif fd < 0 and is_shortage(-fd):
+            victim = <Session *>self.table.some()
+            port[0] = 0
+        if victim != NULL:
+            self.evict(victim)
+            fd = self.dial(rule, port)
+        if fd == -EADDRINUSE or fd < 0 and is_shortage(-fd):
+            rule.counts.errors += 1
+            self.tell_refused(rule, rule.targets_text, -fd)
+        return fd
 
     cdef int dial(self, UdpRule rule, uint16_t *port) noexcept:
         """A socket connected to an address of the rule, `dialled`, or the next where that one can't be reached. Or
@@ -374,8 +370,9 @@ cdef class UdpFlow:
         """Leave the address, and let the port rest until nothing can come any more."""
         cdef Backend backend = <Backend>session.backend
         cdef Balance balance = (<Listener>session.listener).rule.balance
-        port_rest(session.port, self.loop.now_us, session_rest_us(session, balance, self.loop.now_us))
-        self.own.forget(session.port, session.source.fd)
+        port_rest(session.port, self.loop.now_us, session_rest_us(session, balance, self.loop.now_us),
+                  session_is_owed(session, self.loop.now_us))
+        own_forget(session.port)
         self.loop.close(&session.source)
         backend.connections -= 1
         Py_DECREF(backend)
@@ -408,7 +405,7 @@ cdef class UdpFlow:
         self.asks(session, backend)
         session.in_limit = ANY_SEGMENT
         session.port = port
-        self.own.note(port, fd)
+        own_note(port, fd)
         session.source.fd = fd
         if self.loop.add(&session.source, EPOLLIN | EPOLLET) < 0:
             session.failed = True

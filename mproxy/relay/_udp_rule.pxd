@@ -2,10 +2,12 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from mproxy.net._packets cimport Slot
 from mproxy.net._socket cimport sockaddr
 from mproxy.relay._balance cimport Balance
 from mproxy.relay._cidr cimport CidrSet
-from mproxy.relay._sessions cimport Group
+from mproxy.relay._hops cimport HopCount
+from mproxy.relay._sessions cimport Group, Key
 
 
 cdef enum:
@@ -31,9 +33,13 @@ cdef class UdpRule:
     cdef CidrSet allow         # None: everybody
     cdef CidrSet deny          # None: nobody
     cdef Balance balance       # where they go
+    cdef str targets_text      # the same, for people
     cdef Counts counts         # see Counts
+    cdef HopCount hops         # of packets that begin sessions
     cdef list listeners        # its sockets
     cdef bint leaving          # removed: nobody new, and gone with its last session
     cdef int64_t told_at       # when the observer was told of a refusal
 
     cdef bint admits(self, const sockaddr *client) noexcept
+    cdef bint began(self) noexcept
+    cdef bint goes_round(self, Slot *slot, const Key *key) noexcept

@@ -1,6 +1,10 @@
 """One UDP rule."""
 
+from libc.string cimport memcpy
+
 from mproxy.relay._cidr cimport is_allowed
+from mproxy.relay._circle cimport LOOK_EVERY, Place
+from mproxy.relay._hops cimport may_come_round
 
 
 cdef class UdpRule:
@@ -10,11 +14,13 @@ cdef class UdpRule:
         self.key = key
         self.balance = Balance()
         self.listeners = []
+        self.hops = HopCount()
         self.configure(rule)
 
     def configure(self, rule):
         """Take the options of `rule` from now on."""
         options = rule.options
+        self.targets_text = rule.targets_text
         self.group.idle_us = options.idle_timeout_us
         self.group.most = options.max_connections
         self.group.most_a_source = options.per_source
@@ -29,3 +35,21 @@ cdef class UdpRule:
     cdef bint admits(self, const sockaddr *client) noexcept:
         """Whether a client of this address may have a session."""
         return not self.leaving and is_allowed(self.allow, self.deny, client)
+
+    cdef bint began(self) noexcept:
+        """A session has begun. True: whether packets shall tell their hops has changed."""
+        self.counts.total += 1
+        return self.counts.total % LOOK_EVERY == 0 and self.hops.look(<int64_t>(self.counts.total - self.counts.expired))
+
+    cdef bint goes_round(self, Slot *slot, const Key *key) noexcept:
+        """Whether the packet has gone its last hop in a circle over another relay. Its `hops`, for the session that it
+        begins, are 0 when it can't be part of one."""
+        cdef Place peer, met
+        if slot.hops == 0:
+            return False
+        memcpy(peer.address, key.client, 16)
+        memcpy(met.address, key.local, 16)
+        if not may_come_round(&peer, &met, self.balance):
+            slot.hops = 0
+            return False
+        return self.hops.note(slot.hops) or slot.hops == 1

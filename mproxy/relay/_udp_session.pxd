@@ -16,7 +16,7 @@ from mproxy.net._loop cimport Source
 from mproxy.net._packets cimport Address, LocalAddress, Slot
 from mproxy.net._socket cimport socklen_t
 from mproxy.relay._balance cimport Balance
-from mproxy.relay._sessions cimport Entry, Key
+from mproxy.relay._sessions cimport Entry, Key, Roll
 
 
 cdef enum:
@@ -26,9 +26,10 @@ cdef enum:
     LONGEST_PATIENCE_US = 30000000
     LOST_US = 15000000             # a tunnel that hears nothing for so long begins anew
     STREAM_PACKETS = 16            # who asks sends some packets, and again after a pause
-    REST_US = 10000000             # of the port, when an answer may still come: see _ports.pxd
+    REST_US = 10000000             # of the port, since the last packet, when an answer may come: see _ports.pxd
     REST_UNHEARD_US = 3000000      # where the servers never answered: most likely they never will
-    REST_ANSWERED_US = 250000      # since the last answer, when none is owed: it may come twice
+    REST_ANSWERED_US = 250000      # when none is owed: it may come twice
+    QUIET_US = 1000000             # a conversation has said so long nothing, its server last: it is nobody's turn
 
 
 cdef struct Session:
@@ -69,6 +70,8 @@ cdef void session_heard(Session *session, const Slot *slots, int count) noexcept
 cdef bint session_is_due(const Session *session, int64_t now) noexcept
 cdef bint session_may_leave(Session *session, Balance balance, int64_t now) noexcept
 cdef int64_t session_rest_us(const Session *session, Balance balance, int64_t now) noexcept
+cdef bint session_is_owed(const Session *session, int64_t now) noexcept nogil
+cdef Session *session_without_debt(const Roll *roll, int64_t now) noexcept nogil
 cdef void session_key(const Slot *slot, const Address *bound, bint is_wildcard, Key *out) noexcept
 cdef bint ready_add(Ready *ready, Session *session) noexcept nogil
 cdef void ready_remove(Ready *ready, Session *session) noexcept nogil

@@ -4,7 +4,7 @@ from libc.string cimport memcpy, memset
 
 from mproxy.net._packets cimport AF_INET, packet_count
 from mproxy.relay._balance cimport Backend
-from mproxy.relay._sessions cimport OF_TABLE, TWO_WAY
+from mproxy.relay._sessions cimport ANSWERED, OF_TABLE, SETTLED, TWO_WAY, WAITING
 
 
 cdef void session_begin(Session *session) noexcept nogil:
@@ -60,11 +60,36 @@ cdef bint session_may_leave(Session *session, Balance balance, int64_t now) noex
 
 cdef int64_t session_rest_us(const Session *session, Balance balance, int64_t now) noexcept:
     """How long its port has to rest when it leaves it."""
+    cdef int64_t rest_us = REST_ANSWERED_US
     if balance.answered_at == 0:
-        return REST_UNHEARD_US
-    if session.owed or session.entry.standings[OF_TABLE] == TWO_WAY:
-        return REST_US
-    return max(<int64_t>0, session.entry.used_at + REST_ANSWERED_US - now)
+        rest_us = REST_UNHEARD_US
+    elif session.owed or session.entry.standings[OF_TABLE] == TWO_WAY:
+        rest_us = REST_US
+    return max(<int64_t>0, session.entry.used_at + rest_us - now)
+
+
+cdef bint session_is_owed(const Session *session, int64_t now) noexcept nogil:
+    """Whether an answer may still come: then nobody else can have its port."""
+    cdef int64_t silent = now - session.entry.used_at
+    cdef int standing = session.entry.standings[OF_TABLE]
+    if standing == TWO_WAY and session.asked_at == 0:
+        return silent < QUIET_US
+    return (standing in (TWO_WAY, WAITING) or session.owed) and silent < REST_US
+
+
+cdef Session *session_without_debt(const Roll *roll, int64_t now) noexcept nogil:
+    """Who makes room when ports run out: as in _sessions.pxd, but only who leaves a port that another one can have.
+    NULL: nobody; then a newcomer has to wait, as the room would be of no use to him."""
+    cdef const Entry *candidates[4]
+    cdef int i
+    candidates[0] = roll.lines[TWO_WAY].first if roll.lines[TWO_WAY].count > roll.count - roll.count // 4 else NULL
+    candidates[1] = roll.lines[ANSWERED].first
+    candidates[2] = roll.lines[SETTLED].last
+    candidates[3] = roll.lines[WAITING].first
+    for i in range(4):
+        if candidates[i] != NULL and not session_is_owed(<const Session *>candidates[i], now):
+            return <Session *>candidates[i]
+    return NULL
 
 
 cdef void session_key(const Slot *slot, const Address *bound, bint is_wildcard, Key *out) noexcept:

@@ -52,6 +52,10 @@ class Engines:
         """{name: value} of a rule; {} for one that failed to listen."""
         return self._of_key[key].stats(key) if key in self._of_key else {}
 
+    def down(self, key):
+        """[(HOST:PORT, errno), ...]: addresses of a rule that are left out, as they do not answer."""
+        return self._of_key[key].down(key) if key in self._of_key else []
+
     def counts(self):
         """(TCP connections, UDP sessions) now, those of removed rules too."""
         return self._engines["tcp"].count, self._engines["udp"].count

@@ -14,6 +14,9 @@ _DEFAULTS = {field.name: field.default for field in fields(RuleOptions)}
 _NETWORKS = {"allow", "deny"}
 _COUNTERS = {name for names in NAMES.values() for name in names}
 _LARGEST = 1 << 64
+_MOST_ADDRESSES = 1024   # of a rule: 64 targets of 8 addresses each
+_LONGEST_TARGET = 512    # HOST:PORT at ADDRESS
+_LARGEST_ERRNO = 4095
 
 
 class MessageError(Exception):
@@ -45,13 +48,15 @@ def unpack_rule(packed):
 
 def check_report(message):
     """(name, ...) of a message of a worker: `ready`; `counters`, number, {key: {name: value}}, connections, sessions;
-    `removed`, {key: {name: value}}. MessageError for anything else."""
+    `down`, {key: [(HOST:PORT, errno), ...]}; `removed`, {key: {name: value}}. MessageError for anything else."""
     match message:
         case ["ready"]:
             return ("ready",)
         case ["counters", int(number), list(changed), int(connections), int(sessions)]:
             _check_number(number, connections, sessions)
             return "counters", number, _check_counters(changed), connections, sessions
+        case ["down", list(changed)]:
+            return "down", _check_down(changed)
         case ["removed", list(changed)]:
             return "removed", _check_counters(changed)
     raise MessageError("not a message of a worker")
@@ -72,6 +77,25 @@ def _check_counters(packed):
             case _:
                 raise MessageError("not the counters of a rule")
     return found
+
+
+def _check_down(packed):
+    found = {}
+    for entry in packed:
+        match entry:
+            case [int(key), list(addresses)] if len(addresses) <= _MOST_ADDRESSES:
+                _check_number(key)
+                found[key] = [_check_address(address) for address in addresses]
+            case _:
+                raise MessageError("not the addresses of a rule")
+    return found
+
+
+def _check_address(address):
+    match address:
+        case [str(text), int(error)] if len(text) <= _LONGEST_TARGET and 0 < error <= _LARGEST_ERRNO:
+            return text, error
+    raise MessageError("not an address that is down")
 
 
 def _check_number(*values):

@@ -7,6 +7,7 @@ A reload goes in this order, so that it is whole or nothing, and no caller is lo
 3. Listeners that go are closed, by now only here; connections that stand are not touched.
 """
 
+import os
 import resource
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from mproxy.policy.names import Names
 from mproxy.relay.channel import MOST_FDS
 from mproxy.relay.circles import find_circles, is_own_address, refuse_circles
 from mproxy.relay.counters import Counters, add_up
+from mproxy.relay.engines import UDP_SHARE
 from mproxy.relay.listeners import open_listener, take_given
 from mproxy.relay.messages import pack_rule
 from mproxy.relay.pool import RUNNING, Pool
@@ -67,6 +69,7 @@ class Supervisor:
         self._going = {}       # key of a rule that went -> (protocol, workers that have not said their last word on it)
         self._next_key = 1
         self._counters = Counters()
+        self._down = {}        # worker -> {key: [(HOST:PORT, errno), ...]}: addresses that it leaves out
         self._names = Names(loop, self._on_name_changed, self._on_name_failed)
         self._pool = Pool(loop, log, self, config.workers, prepare)
         self._failed_names = 0
@@ -166,10 +169,11 @@ class Supervisor:
                 " raise the limit (ulimit -Hn, LimitNOFILE=), or use fewer workers")
 
     def _log_capacity(self):
-        """How many connections there can be: each takes two descriptors of its worker."""
+        """How many connections there can be: each takes two descriptors of its worker, and some are kept for UDP."""
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         mine = max((len(entry.listener.fds(0)) for entry in self._entries.values()), default=0)
-        free = max(0, limit - OTHER_FDS - mine * len(self._entries))
+        kept = limit // UDP_SHARE if any(entry.rule.protocol == "udp" for entry in self._entries.values()) else 0
+        free = max(0, limit - OTHER_FDS - mine * len(self._entries) - kept)
         self._log.info("capacity", descriptors=limit, workers=self._config.workers, rules=len(self._entries),
                        connections=free // 2 * self._config.workers)
 
@@ -318,6 +322,8 @@ class Supervisor:
             self._counters.told(worker.number, self._of_rules(changed))
             if number:
                 self._answered(number, worker.number)
+        elif message[0] == "down":
+            self._down.setdefault(worker.number, {}).update(self._of_rules(message[1]))
         elif message[0] == "removed":
             self._counters.told(worker.number, self._of_rules(message[1]))
             self._last_word(worker, message[1])
@@ -329,6 +335,7 @@ class Supervisor:
     def on_died(self, worker):
         """Its numbers stay, and nobody waits for its answers."""
         self._counters.worker_gone(worker.number)
+        self._down.pop(worker.number, None)
         self._last_word(worker, list(self._going))
         for number in list(self._questions):
             self._answered(number, worker.number)
@@ -341,6 +348,8 @@ class Supervisor:
             if protocol and not workers:
                 del self._going[key]
                 self._counters.retire(key, protocol)
+                for down in self._down.values():
+                    down.pop(key, None)
 
     def on_all_ended(self):
         """All connections have ended."""
@@ -387,6 +396,7 @@ class Supervisor:
         return {"line": rule.number, "protocol": rule.protocol, "address": rule.listen_host,
                 "port": entry.listener.port,
                 "targets": [format_host_port(host, port) for host, port in rule.targets],
+                "down": {text: os.strerror(error) for down in self._down.values() for text, error in down.get(entry.key, ())},
                 "counters": self._counters.of_rule(entry.key, rule.protocol)}
 
     def _worker_facts(self, worker):

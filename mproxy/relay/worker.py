@@ -16,9 +16,11 @@ and does what comes over that (rules as in messages.py):
     ready                                                        once, when the loop turns
     counters number, [(key, {name: value}), ...], connections, sessions
                                                                  number 0: unasked, so that little is lost with a worker
+    down     [(key, [(HOST:PORT, errno), ...]), ...]             addresses that are left out now, where that changed
     removed  [(key, {name: value}), ...]                         the last word on rules that went
 """
 
+import errno
 import gc
 import os
 import signal
@@ -40,6 +42,9 @@ REPORT_SHARE = 100
 # Rules of one message of counters: well below its greatest size.
 COUNTERS_A_MESSAGE = 200
 
+# Rules of one message of addresses: each may have hundreds.
+DOWN_A_MESSAGE = 20
+
 # While draining: between two looks at what is left.
 LOOK_US = 20_000
 
@@ -48,6 +53,10 @@ LAST_ANSWER_US = 1_000_000
 
 # For the connections of a supervisor that was killed.
 ORPHAN_US = 5_000_000
+
+# What the system's words for it would hide.
+WHY = {0: "no address known"} | dict.fromkeys(
+    (errno.EADDRINUSE, errno.EAGAIN), "no port is left here: all are in use, or rest (net.ipv4.ip_local_port_range)")
 
 # The same unreachable target is told once in this time; and how many of them are remembered.
 REPEAT_US = 10_000_000
@@ -95,6 +104,7 @@ class Worker:
         self._channel = Channel(self._loop, sock, self._on_message, self._on_orphaned)
         self._rules = {}  # key -> Rule, for the log
         self._told = {}  # key -> counters as last told
+        self._down = {}  # key -> addresses that are down, as last told
         self._drain_at = 0  # once draining
         self._handlers: dict[str, Callable[..., None]] = {
             "add": self._add, "update": self._update, "targets": self._set_targets, "remove": self._remove,
@@ -152,6 +162,7 @@ class Worker:
             self._engines.remove(key)
             self._rules.pop(key, None)
             self._told.pop(key, None)
+            self._down.pop(key, None)
 
     # ---- counters
 
@@ -163,6 +174,7 @@ class Worker:
 
     def _report(self, number):
         """Tell what changed since the last report, in as many messages as it takes; the last one has the number."""
+        self._report_down()
         changed = {}
         for key in self._engines.keys:
             now = self._engines.stats(key)
@@ -173,6 +185,13 @@ class Worker:
                     self._tell(0, changed)
                     changed = {}
         self._tell(number, changed)
+
+    def _report_down(self):
+        now = {key: down for key in self._engines.keys if (down := self._engines.down(key))}
+        keys = [key for key in now.keys() | self._down.keys() if now.get(key) != self._down.get(key)]
+        self._down = now
+        for start in range(0, len(keys), DOWN_A_MESSAGE):
+            self._channel.send("down", [(key, now.get(key, [])) for key in keys[start:start + DOWN_A_MESSAGE]])
 
     def _tell(self, number, changed):
         self._channel.send("counters", number, pack_counters(changed), *self._engines.counts())
@@ -227,7 +246,7 @@ class Watcher:
 
     def on_refused(self, key, target, error):
         """No target of a rule could be reached for one connection."""
-        why = os.strerror(error) if error else "no address known"
+        why = WHY.get(error) or os.strerror(error)
         entry = self._unreachable.setdefault((target, why), [None, 0])
         now = self._loop.now()
         entry[1] += 1

@@ -117,9 +117,9 @@ cdef class DrivenPipes(PipePool):
         self.trim()
 
 
-def rest(uint16_t port, int64_t now, int64_t rest_us):
+def rest(uint16_t port, int64_t now, int64_t rest_us, bint owed=True):
     """`port_rest`."""
-    port_rest(port, now, rest_us)
+    port_rest(port, now, rest_us, owed)
 
 
 def rests(uint16_t port, int64_t now):
