@@ -55,7 +55,7 @@ cdef int dial(Target target, int index, Sources sources, bint with_data, int hop
 
     `with_data`: bytes follow as soon as the target has answered, so the last packet of the handshake can travel with
     them (tcp(7), TCP_QUICKACK): a packet less, and the server wakes up once instead of twice. When they have been sent,
-    `acknowledge_at_once`. `hops`: that its packets may go, 0: as many as the system says.
+    `acknowledge_at_once`. `hops`: that its packets may go, -1: as many as the system says.
     IP_BIND_ADDRESS_NO_PORT leaves the choice of the port to connect(2): otherwise a source address could have no more
     connections than ports, whatever the number of targets.
     """
@@ -72,7 +72,7 @@ cdef int dial(Target target, int index, Sources sources, bint with_data, int hop
     set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1)
     set_option(fd, SOL_SOCKET, SO_OOBINLINE, 1)  # else an urgent byte (telnet sends some) would not be read
     reset_on_close(fd)  # whoever kills this process: see _tcp.pyx
-    if hops:
+    if hops > 0:
         set_hops(fd, target.addresses[index].ss_family, hops)
     if with_data:
         set_option(fd, IPPROTO_TCP, TCP_QUICKACK, 0)

@@ -299,8 +299,7 @@ cdef void connect_next(Pair *pair, int error) noexcept:
             hold_backend(pair, backend)
         backend = <Backend>pair.backend
         pair.dialled_at = route.relay.loop.now_us
-        fd = dial(backend.target, backend.index, route.sources, ring_used(&pair.server.waiting) > 0,
-                  pair.hops - 1 if pair.hops else 0)
+        fd = dial(backend.target, backend.index, route.sources, ring_used(&pair.server.waiting) > 0, pair.hops - 1)
         error = errno if fd < 0 else start_wait(pair, fd)
         if error == 0:
             return

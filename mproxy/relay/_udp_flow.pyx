@@ -336,7 +336,7 @@ cdef class UdpFlow:
             fd = self.dial(rule, port)
         if fd == -EADDRINUSE or fd < 0 and is_shortage(-fd):
             rule.counts.errors += 1
-            self.tell_refused(rule, rule.targets_text, -fd)
+            self.tell_refused(rule, rule.rule.targets_text, -fd)
         return fd
 
     cdef int dial(self, UdpRule rule, uint16_t *port) noexcept:

@@ -29,11 +29,11 @@ cdef struct Counts:
 
 cdef class UdpRule:
     cdef object key            # the caller's name for this rule
+    cdef object rule           # what it says: rules.Rule
     cdef Group group           # its sessions, and their bounds
     cdef CidrSet allow         # None: everybody
     cdef CidrSet deny          # None: nobody
     cdef Balance balance       # where they go
-    cdef str targets_text      # the same, for people
     cdef Counts counts         # see Counts
     cdef HopCount hops         # of packets that begin sessions
     cdef list listeners        # its sockets

@@ -20,7 +20,7 @@ cdef class UdpRule:
     def configure(self, rule):
         """Take the options of `rule` from now on."""
         options = rule.options
-        self.targets_text = rule.targets_text
+        self.rule = rule
         self.group.idle_us = options.idle_timeout_us
         self.group.most = options.max_connections
         self.group.most_a_source = options.per_source

@@ -143,8 +143,9 @@ class Host:
                     yield (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
 
     def knows(self, **names):
-        """Sets names in this host's /etc/hosts; the file itself stays, for it is mounted."""
-        lines = [f"{address} {name}\n" for name, address in names.items()]
+        """Sets names in this host's /etc/hosts, each with one address or several, with spaces between; the file itself
+        stays, for it is mounted."""
+        lines = [f"{address} {name}\n" for name, addresses in names.items() for address in addresses.split()]
         self.hosts_file.write_text("127.0.0.1 localhost\n::1 localhost\n" + "".join(lines))
 
     def kill(self):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import time
 
 import pytest
 from lab import until
@@ -53,6 +54,25 @@ def test_target_must_be_allowed(pair, target, allowed):
     pair.echo(8001)
     pair.start(sproxy=["--allow", "127.0.0.1:8001", "--allow", "[::1]:9999"], cproxy=["--target", target])
     assert is_served(pair.app) == allowed
+
+
+@pytest.mark.parametrize("way", ["default", "allowed"])
+def test_a_daemon_with_a_silent_address_is_reached_at_the_next(pair, lab, way):
+    """Goal: RFC 8305: the next address is tried beside the silent one after a quarter of a second, the one after that
+    likewise, and the streams that wait lose nothing."""
+    lab.server.knows(**{"daemon.example": "127.0.0.2 127.0.0.3 127.0.0.1"})
+    lab.server.run("nft", "add", "table", "ip", "dead")
+    lab.server.run("nft", "add", "chain", "ip", "dead", "in", "{ type filter hook input priority 0; }")
+    lab.server.run("nft", "add rule ip dead in ip daddr { 127.0.0.2, 127.0.0.3 } tcp dport 8001 drop")
+    pair.echo(8001)
+    if way == "default":
+        pair.start(daemon="daemon.example:8001")
+    else:
+        pair.start(sproxy=["--allow", "daemon.example:8001"], cproxy=["--target", "daemon.example:8001"])
+    assert is_served(pair.app)  # the session begins with it
+    started = time.monotonic()
+    assert is_served(pair.app)
+    assert time.monotonic() - started < 1.5
 
 
 def test_nothing_is_allowed_by_default(pair):

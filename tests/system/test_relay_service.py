@@ -485,6 +485,25 @@ def test_status_for_people(lab, relay, echo):
     assert "worker 0: running" in text
 
 
+def test_status_shows_which_addresses_are_down(lab, relay, echo):
+    """Goal: of a name with two addresses the dead one is shown, with the reason, until it answers; in both forms."""
+    lab.router.knows(**{"two.example": f"10.3.0.99 {SERVER}"})
+    lab.server.ip("addr add 10.3.0.99/32 dev lo")
+    lab.server.run("nft", "add", "table", "ip", "dead")
+    lab.server.run("nft", "add", "chain", "ip", "dead", "in", "{ type filter hook input priority 0; }")
+    lab.server.run("nft", f"add rule ip dead in ip daddr 10.3.0.99 tcp dport {ECHO_PORT} reject with tcp reset")
+    relay.start(f"7005 -> two.example:{ECHO_PORT}", options=["--workers", "2"])
+    expected = {f"two.example:{ECHO_PORT} at 10.3.0.99": "Connection refused"}
+
+    def down():
+        assert is_served(lab.client, 7005)
+        return relay.status()["rules"][0]["down"]
+    until(lambda: down() == expected, 10, "the dead address is shown")
+    assert f"     down: two.example:{ECHO_PORT} at 10.3.0.99: Connection refused\n" in relay.command("status")[1]
+    lab.server.run("nft", "delete", "table", "ip", "dead")
+    until(lambda: down() == {}, 20, "it is no more")
+
+
 def test_control_socket_is_private(relay):
     """Goal: the socket lies in a directory of mode 0700 under the runtime directory."""
     program = relay.start(RULE)

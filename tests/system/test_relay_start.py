@@ -114,6 +114,44 @@ def test_a_datagram_that_comes_back_is_dropped(lab, relay):
         assert (counters["total"], counters["packets_in"], counters["refused"]) == (1, 1, 1)
 
 
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_two_relays_that_lead_to_each_other(lab, relay, echo, protocol):
+    """Goal: neither sees a socket of its own, and yet one connection, or datagram, does not go round for ever."""
+    first = relay.start(f"{protocol} 7000 -> {RELAY}:7001", RULE)
+    other = relay.host.home / "other.conf"
+    other.write_text(f"{protocol} 7001 -> {RELAY}:7000\n")
+    second = relay.start_with("--config", other, "--pidfile", relay.host.home / "other.pid")
+    connection = lab.client.connect(7005, RELAY)
+    if protocol == "tcp":
+        assert not is_served(lab.client, 7000)
+    else:
+        with udp_socket(lab.client, RELAY) as client:
+            client.sendto(b"round", (RELAY, 7000))
+            until(lambda: "circle" in first.log.text + second.log.text, 20, "one of them has seen it")
+    until(lambda: "circle" in first.log.text + second.log.text, 20, "one of them has seen it")
+    counters = relay.status()["rules"][0]["counters"]
+    assert counters["total"] < 400
+    if protocol == "udp":
+        packets = counters["packets_in"]
+        assert packets < 400 and relay.status()["rules"][0]["counters"]["packets_in"] == packets
+    assert echoes(connection) and is_served(lab.client, 7005)
+
+
+def test_a_datagram_that_comes_back_to_another_worker_is_dropped(lab, relay):
+    """Goal: as above, whichever worker gets it."""
+    lab.router.run("nft", "add", "table", "ip", "back")
+    lab.router.run("nft", "add", "chain", "ip", "back", "out", "{ type nat hook output priority -100; }")
+    lab.router.run("nft", f"add rule ip back out ip daddr 192.0.2.7 udp dport 7777 dnat to {RELAY}:7000")
+    lab.router.ip("route add 192.0.2.7/32 via 10.3.0.2")
+    program = relay.start("udp 7000 -> 192.0.2.7:7777", options=["--workers", 4])
+    for _ in range(8):
+        with udp_socket(lab.client, RELAY) as client:
+            client.sendto(b"round", (RELAY, 7000))
+    program.event("circle")
+    until(lambda: relay.status()["rules"][0]["counters"]["refused"] == 8, 10, "each was dropped when it came back")
+    assert relay.status()["rules"][0]["counters"]["total"] == 8
+
+
 def test_a_circle_that_no_rule_tells_is_ended(lab, relay, echo):
     """Goal: connections that come back by way of an address translation end before they take every descriptor; other
     rules do not notice."""

@@ -212,6 +212,18 @@ def test_an_answered_session_s_port_is_soon_free(few_ports, ends):
     assert all(reply == b"?" for reply, _ in replies)
 
 
+def test_without_a_rested_port_who_was_answered_makes_room(few_ports, ends):
+    """Goal: many clients, each with one query, at once one after the other: nobody is refused for want of ports."""
+    host = few_ports
+    relay = RelayThread(host)
+    ends.callback(relay.close)
+    echo = ends.enter_context(Echo(host))
+    key, port = relay.rule([("127.0.0.1", echo.port)])
+    for number in range(60):
+        assert answers(client_of(host, "127.0.0.1", port), b"%d" % number) == b"%d" % number
+    assert relay.stats(key)["refused"] == 0
+
+
 # ---- who makes room
 
 def test_single_queries_do_not_move_conversations(host, udp_relay, echo):

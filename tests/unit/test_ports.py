@@ -22,6 +22,14 @@ def test_no_port_rests_for_longer_than_anybody_waits():
     assert rests(4002, NOW + 10 * SECOND - 1000) and not rests(4002, NOW + 10 * SECOND)
 
 
+def test_at_need_a_port_that_owes_nothing_ends_its_rest():
+    rested, may_end, must_not_end = range(3)
+    rest(4005, NOW, SECOND, False)
+    assert rests(4005, NOW) == may_end and rests(4005, NOW + SECOND) == rested
+    rest(4005, NOW, SECOND, True)
+    assert rests(4005, NOW) == must_not_end and rests(4005, NOW + SECOND) == rested
+
+
 @pytest.mark.parametrize("days", [1, 24, 25, 49, 60, 400])
 def test_what_was_long_ago_is_over(days):
     rest(4003, NOW, 10 * SECOND)

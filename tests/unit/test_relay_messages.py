@@ -30,6 +30,7 @@ def test_what_a_worker_may_say():
     assert check_report(told) == ("counters", 0, counters, 1, 2)
     assert check_report(["ready"]) == ("ready",)
     assert check_report(["removed", [[7, {}]]]) == ("removed", {7: {}})
+    assert check_report(["down", [[7, [["a:1 at ::1", 110]]], [8, []]]]) == ("down", {7: [("a:1 at ::1", 110)], 8: []})
 
 
 @pytest.mark.parametrize("message", [
@@ -39,6 +40,8 @@ def test_what_a_worker_may_say():
     ["counters", 0, [[7, {"total": 2**64}]], 0, 0], ["counters", 0, [[7, {"total": True}]], 0, 0],
     ["counters", 0, [[7, {"else": 1}]], 0, 0], ["counters", 0, [["7", {}]], 0, 0], ["counters", True, [], 0, 0],
     ["counters", 0, [[7]], 0, 0], ["counters", 0, [7], 0, 0], ["removed", {}], ["removed", [[[], {}]]],
+    ["down", {}], ["down", [[7]]], ["down", [[-1, []]]], ["down", [[7, [["a:1", 0]]]]], ["down", [[7, [["a:1", "x"]]]]],
+    ["down", [[7, [["a" * 513, 110]]]]], ["down", [[7, [["a:1", 110]] * 1025]]], ["down", [[7, [["a:1", 2**40]]]]],
 ])
 def test_what_a_worker_may_not_say(message):
     with pytest.raises(MessageError):
