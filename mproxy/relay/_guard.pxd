@@ -16,6 +16,7 @@ cdef class Guard:
     cdef int64_t closed_until    # the rule is part of a circle: nobody is let in before
     cdef int64_t doubted_until   # the system's list of sockets is not looked at before
 
+    cdef bint is_closed(self) noexcept
     cdef bint finds(self, Pair *youngest, uint64_t total, uint32_t now) noexcept
     cdef bint falls(self, Pair *pair) noexcept
     cdef bint comes_back(self, Pair *youngest) noexcept

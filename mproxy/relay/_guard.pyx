@@ -21,6 +21,10 @@ cdef class Guard:
         self.balance = balance
         self.hops = HopCount()
 
+    cdef bint is_closed(self) noexcept:
+        """Whether nobody may come in."""
+        return self.loop.now_us < self.closed_until
+
     cdef bint finds(self, Pair *youngest, uint64_t total, uint32_t now) noexcept:
         """Whether the youngest of `now` connections, after `total` so far, is part of a circle; then the rule is
         closed."""

@@ -200,7 +200,7 @@ cdef class Route:
 
     cdef void admit(self, int fd, sockaddr_storage *address) noexcept:
         """Take a new connection on, or reset it."""
-        if not is_allowed(self.allow, self.deny, <sockaddr *>address) or self.relay.loop.now_us < self.guard.closed_until:
+        if self.guard.is_closed() or not is_allowed(self.allow, self.deny, <sockaddr *>address):
             self.refused += 1
             self.relay.refuse(fd)
         elif self.ask:

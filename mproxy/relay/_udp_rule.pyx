@@ -38,8 +38,9 @@ cdef class UdpRule:
 
     cdef bint began(self) noexcept:
         """A session has begun. True: whether packets shall tell their hops has changed."""
-        self.counts.total += 1
-        return self.counts.total % LOOK_EVERY == 0 and self.hops.look(<int64_t>(self.counts.total - self.counts.expired))
+        cdef Counts *counts = &self.counts
+        counts.total += 1
+        return counts.total % LOOK_EVERY == 0 and self.hops.look(<int64_t>(counts.total - counts.expired))
 
     cdef bint goes_round(self, Slot *slot, const Key *key) noexcept:
         """Whether the packet has gone its last hop in a circle over another relay. Its `hops`, for the session that it

@@ -396,8 +396,12 @@ class Supervisor:
         return {"line": rule.number, "protocol": rule.protocol, "address": rule.listen_host,
                 "port": entry.listener.port,
                 "targets": [format_host_port(host, port) for host, port in rule.targets],
-                "down": {text: os.strerror(error) for down in self._down.values() for text, error in down.get(entry.key, ())},
+                "down": self._down_facts(entry.key),
                 "counters": self._counters.of_rule(entry.key, rule.protocol)}
+
+    def _down_facts(self, key):
+        """{HOST:PORT: why} of the addresses that any worker leaves out."""
+        return {text: os.strerror(error) for down in self._down.values() for text, error in down.get(key, ())}
 
     def _worker_facts(self, worker):
         uptime_us = self._loop.now() - worker.started_at if worker.pid else 0

@@ -219,8 +219,9 @@ def test_without_a_rested_port_who_was_answered_makes_room(few_ports, ends):
     ends.callback(relay.close)
     echo = ends.enter_context(Echo(host))
     key, port = relay.rule([("127.0.0.1", echo.port)])
-    for number in range(60):
-        assert answers(client_of(host, "127.0.0.1", port), b"%d" % number) == b"%d" % number
+    for number in range(1, 61):
+        client = client_of(host, "127.0.0.1", port, source=f"127.0.1.{number}")
+        assert answers(client, b"%d" % number) == b"%d" % number
     assert relay.stats(key)["refused"] == 0
 
 
