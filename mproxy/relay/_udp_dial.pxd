@@ -7,3 +7,4 @@ from mproxy.net._socket cimport Target
 
 cdef int udp_dial(Target target, int index, int64_t now, uint16_t *port) noexcept
 cdef bint is_shortage(int error) noexcept nogil
+cdef bint is_passing(int error) noexcept nogil

@@ -1,6 +1,8 @@
 """Sockets of UDP sessions."""
 
-from libc.errno cimport EADDRINUSE, EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
+from libc.errno cimport (
+    EADDRINUSE, EAGAIN, EINTR, EMFILE, EMSGSIZE, ENFILE, ENOBUFS, ENOMEM, EPERM, errno,
+)
 from libc.string cimport memset
 
 from mproxy.net._packets cimport Address, receive_trains
@@ -27,6 +29,12 @@ cdef enum:
 cdef bint is_shortage(int error) noexcept nogil:
     """Whether another session can make room for one that failed so (EAGAIN: no port is left, connect(2))."""
     return error in (EMFILE, ENFILE, ENOBUFS, ENOMEM, EAGAIN)
+
+
+cdef bint is_passing(int error) noexcept nogil:
+    """Whether an error of sending says nothing about the session: no room, a filter in our own host, a packet too
+    long."""
+    return error in (EAGAIN, ENOBUFS, ENOMEM, EPERM, EMSGSIZE, EINTR)
 
 
 cdef int udp_dial(Target target, int index, int64_t now, uint16_t *port) noexcept:

@@ -57,6 +57,7 @@ cdef class UdpFlow:
     cdef Session *open(self, Listener listener, Slot *slot, Key *key) noexcept
     cdef int make_room(self, UdpRule rule, const Key *key) noexcept
     cdef int find_room(self, UdpRule rule, uint16_t *port) noexcept
+    cdef bint give_way(self, int error, uint16_t *port) noexcept
     cdef int dial(self, UdpRule rule, uint16_t *port) noexcept
     cdef int connect(self, Backend backend, uint16_t *port) noexcept
     cdef void move(self, Session *session) noexcept

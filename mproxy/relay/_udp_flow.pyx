@@ -15,7 +15,7 @@ import os
 from functools import partial
 
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.errno cimport EADDRINUSE, EAGAIN, EDESTADDRREQ, EINTR, EMSGSIZE, ENOBUFS, ENOMEM, EPERM, errno
+from libc.errno cimport EADDRINUSE, EAGAIN, EDESTADDRREQ, EINTR, EMSGSIZE, errno
 from libc.stdint cimport uint8_t, uint16_t
 from libc.stdlib cimport calloc
 from libc.string cimport memcmp, memset
@@ -34,7 +34,7 @@ from mproxy.relay._packer cimport Packer
 from mproxy.relay._ports cimport port_rest
 from mproxy.relay._runs cimport ANY_SEGMENT
 from mproxy.relay._sessions cimport Group, Key
-from mproxy.relay._udp_dial cimport is_shortage, udp_dial
+from mproxy.relay._udp_dial cimport is_passing, is_shortage, udp_dial
 from mproxy.relay._udp_rule cimport TELL_US
 from mproxy.relay._udp_session cimport (
     PATIENCE_US, ready_add, ready_remove, session_begin, session_heard, session_is_due, session_is_owed, session_key,
@@ -50,17 +50,13 @@ cdef extern from "<sys/socket.h>" nogil:
 
 cdef enum:
     MOST_ATTEMPTS = 8            # addresses tried for a packet, when they fail at once
+    MOST_VICTIMS = 4             # for one newcomer: somebody else may have the port that was left
     NO_PORT_US = 10000           # between two looks for a port that has rested, when there was none: they take time
     BATCHES_A_TURN = 4           # of one listener, before others get their turn
     FEW_SLOTS = 8                # for trains: 512 KiB, about what a cache holds
     TRAIN_BYTES = 8192           # messages longer than this on average are trains
     LISTENER_BUFFER = 4194304    # bytes of a listener's queue; without privileges it may be less (net.core.rmem_max)
     NOWHERE = -1
-
-# Errors of sending that say nothing about the session: no room, a filter in our own host, a packet too long.
-cdef bint is_passing(int error) noexcept nogil:
-    return error in (EAGAIN, ENOBUFS, ENOMEM, EPERM, EMSGSIZE, EINTR)
-
 
 cdef inline int adapt(int most, int n, size_t length) noexcept nogil:
     """How many slots to read into next time, after `n` messages of so many bytes together."""
@@ -321,23 +317,30 @@ cdef class UdpFlow:
 
     cdef int find_room(self, UdpRule rule, uint16_t *port) noexcept:
         """`dial`, and when the system has no descriptor or port left, in the place of another session. Or -errno."""
-        cdef Session *victim = NULL
-        cdef int fd = -EADDRINUSE
+        cdef int fd = -EADDRINUSE, _attempt
         if self.loop.now_us >= self.no_port_until or not rule.balance.backends:
             fd = self.dial(rule, port)
-        if fd == -EADDRINUSE or fd == -EAGAIN:
-            victim = session_without_debt(&self.table.roll, self.loop.now_us)
-            port[0] = victim.port if victim != NULL else 0
-        elif fd < 0 and is_shortage(-fd):
-            victim = <Session *>self.table.some()
-            port[0] = 0
-        if victim != NULL:
-            self.evict(victim)
+        for _attempt in range(MOST_VICTIMS):
+            if not (fd == -EADDRINUSE or fd < 0 and is_shortage(-fd)) or not self.give_way(-fd, port):
+                break
             fd = self.dial(rule, port)
         if fd == -EADDRINUSE or fd < 0 and is_shortage(-fd):
             rule.counts.errors += 1
             self.tell_refused(rule, rule.rule.targets_text, -fd)
         return fd
+
+    cdef bint give_way(self, int error, uint16_t *port) noexcept:
+        """Evict somebody for the sake of what is short; true when that may help. `port`: the one that is free now."""
+        cdef Session *victim
+        if error == EADDRINUSE or error == EAGAIN:
+            victim = session_without_debt(&self.table.roll, self.loop.now_us)
+            port[0] = victim.port if victim != NULL else 0
+        else:
+            victim = <Session *>self.table.some()
+            port[0] = 0
+        if victim != NULL:
+            self.evict(victim)
+        return victim != NULL
 
     cdef int dial(self, UdpRule rule, uint16_t *port) noexcept:
         """A socket connected to an address of the rule, `dialled`, or the next where that one can't be reached. Or

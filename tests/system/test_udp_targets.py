@@ -185,12 +185,12 @@ def test_a_late_answer_reaches_nobody_else(few_ports, ends):
     ends.callback(relay.close)
     server, listen, answer = late_echo(host, ends)
     key, port = relay.rule([("127.0.0.1", server)], idle_timeout_us=50_000)
-    first = [client_of(host, "127.0.0.1", port, source=f"127.0.1.{number}") for number in range(1, 9)]
+    first = [client_of(host, "127.0.0.1", port, f"127.0.1.{number}", 30000) for number in range(1, 9)]
     for number, client in enumerate(first):
         client.send(b"first %d" % number)
     until(lambda: len(listen()) == 8, 5, "everybody has asked")
     relay.reaches(key, sessions=0)
-    second = [client_of(host, "127.0.0.1", port, source=f"127.0.2.{number}") for number in range(1, 9)]
+    second = [client_of(host, "127.0.0.1", port, f"127.0.2.{number}", 30000) for number in range(1, 9)]
     for number, client in enumerate(second):
         client.send(b"second %d" % number)
     until(lambda: relay.stats(key)["total"] + relay.stats(key)["refused"] == 16, 5, "the others have")
@@ -220,7 +220,7 @@ def test_without_a_rested_port_who_was_answered_makes_room(few_ports, ends):
     echo = ends.enter_context(Echo(host))
     key, port = relay.rule([("127.0.0.1", echo.port)])
     for number in range(1, 61):
-        client = client_of(host, "127.0.0.1", port, source=f"127.0.1.{number}")
+        client = client_of(host, "127.0.0.1", port, f"127.0.1.{number}", 30000)
         assert answers(client, b"%d" % number) == b"%d" % number
     assert relay.stats(key)["refused"] == 0
 

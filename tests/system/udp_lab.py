@@ -47,9 +47,9 @@ def udp_socket(host, address="127.0.0.1", port=0, timeout=PATIENCE):
     return sock
 
 
-def client_of(host, address, port, source=None):
+def client_of(host, address, port, source=None, own_port=0):
     """A socket in `host` connected to the relay: it takes replies from that very address and port alone."""
-    sock = udp_socket(host, source or ("::" if ":" in address else "0.0.0.0"))
+    sock = udp_socket(host, source or ("::" if ":" in address else "0.0.0.0"), own_port)
     sock.connect((address, port))
     return sock
 
