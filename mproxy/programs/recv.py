@@ -105,6 +105,8 @@ def parse_recv(argv):
     if "partial_ttl" in given or "open" in given:
         given["partial_ttl_us"] = given.pop("partial_ttl", DAY_US)
     config = configure(given, "host-key.pem", port=port)
+    if config.key is not None and config.open:
+        raise UsageError("--open and a key cannot be used together: with a key nobody else may send; leave one out")
     if config.key is None and not config.open:
         raise UsageError("without keys anyone who can reach the port could write files here: use --key FILE (a secret"
                          " that both sides have) or --own-key, or --open to accept files from anyone")
