@@ -108,7 +108,7 @@ def test_max_sessions_of_a_key(pair, lab):
     second.connection.close()
     pair.sproxy.event("lost")
     third = member(lab, 2)
-    assert "gave way" in pair.sproxy.event("ended")["why"]
+    assert "it made room" in pair.sproxy.event("ended")["why"]
     assert turned_away(lab, 2), "the two that are there stay"
     for session in (neighbour, first, third):
         open_streams(session, 1)
@@ -140,7 +140,7 @@ def test_dead_stdio_clients_lock_nobody_out(pair, lab):
         kill(program)
     pair.sproxy.event("lost", count=3)
     assert member(lab, 2)
-    assert "gave way" in pair.sproxy.event("ended")["why"]
+    assert "it made room" in pair.sproxy.event("ended")["why"]
     assert stdio(pair)
 
 

@@ -60,7 +60,7 @@ def test_wrong_lines_start_nothing(lab, relay, echo):
     """Goal: every wrong line is named, and the right ones are not served."""
     program = relay.start(RULE, "7006 -> ", "sctp 1 -> a:1", ready=False)
     assert program.wait() == 2
-    assert f"{relay.file}:2: has nothing behind '->'; expected " in program.log.text
+    assert f"{relay.file}:2: nothing follows '->'; expected " in program.log.text
     assert f"{relay.file}:3: not a valid protocol: sctp; expected tcp, udp or tcp+udp" in program.log.text
     assert not is_served(lab.client, 7005)
 
@@ -101,7 +101,7 @@ def test_check(relay):
     relay.write(RULE, "7005 -> b:2")
     status, text = relay.command("check", relay.file)
     assert status == 2
-    assert f"{relay.file}:2: tcp 7005 is taken by line 1" in text
+    assert f"{relay.file}:2: tcp 7005 is already used on line 1" in text
 
 
 def test_names_that_come_later(lab, relay, echo):

@@ -153,7 +153,7 @@ def test_name_service_that_hangs_stops_nobody(pair, lab, silent_name_server):
         traffic.goes_on(more=1000, within=5)
         outage(0.1)
     traffic.finish()
-    assert not pair.cproxy.events("lost")
+    assert not [event for event in pair.cproxy.events("lost") if event.level == "warning"]  # a planned change is none
     assert pair.cproxy.stop() == 0
 
 

@@ -113,7 +113,7 @@ def test_first_contact_needs_no_configuration(pair, lab):
     offered = pair.sproxy.event("host-key")
     assert offered["new"] == "true"
     assert pair.cproxy.event("host-remembered")["fingerprint"] == offered["fingerprint"]
-    assert "no authorized_keys: ANYBODY" in pair.sproxy.event("open-door")["why"]
+    assert "no authorized_keys: ANYONE" in pair.sproxy.event("open-door")["why"]
     assert pair.sproxy.event("open-door")["close"] == f"touch {state_dir(lab.server) / 'authorized_keys'}"
     for host, name in ((lab.server, "host-key.pem"), (lab.client, "client-key.pem"), (lab.client, "known_hosts")):
         assert (state_dir(host) / name).stat().st_mode & 0o777 == 0o600
