@@ -113,6 +113,11 @@ class Conversation(_Deaf, ABC):
             self._end_block()
 
     @property
+    def block_length(self):
+        """Bytes of the block whose header has come."""
+        return self._length - BLOCK.size
+
+    @property
     def begun_bytes(self):
         """Of the block that is being received."""
         return self.link.filled if self._next == self._end_block else 0

@@ -79,6 +79,15 @@ class Result(enum.IntEnum):
     REFUSED = 8  # not wanted: a second file for one output, a directory for standard output
 
 
+# By number: an enumeration that is called, or searched, costs more than the rest of a short message.
+_TYPES = {kind.value: kind for kind in MessageType}
+_KINDS = {kind.value: kind for kind in FileKind}
+_RESULTS = {code.value: code for code in Result}
+
+_LEAST_BYTES = {MessageType.HELLO: _HELLO.size, MessageType.FILE: _FILE.size, MessageType.WANT: _WANT.size,
+                MessageType.BLOCK: BLOCK.size, MessageType.END: _END.size, MessageType.RESULT: _RESULT.size,
+                MessageType.BYE: 0}
+
 File = namedtuple("File", "index kind mode mtime_ns size identity name")
 Want = namedtuple("Want", "index ranges")
 Block = namedtuple("Block", "index number digest")
@@ -127,15 +136,14 @@ def bad(reason):
 
 def parse_header(data):
     """(MessageType, bytes of payload); PeerError for what nobody may say."""
-    kind, length = HEADER.unpack(data)
-    if not MessageType.HELLO <= kind <= MessageType.BYE:
-        raise bad(f"message of unknown type {kind}")
-    most = BLOCK.size + LEAF_BYTES if kind == MessageType.BLOCK else MOST_CONTROL_BYTES
-    least = {MessageType.HELLO: _HELLO.size, MessageType.FILE: _FILE.size, MessageType.WANT: _WANT.size,
-             MessageType.BLOCK: BLOCK.size, MessageType.END: _END.size, MessageType.RESULT: _RESULT.size}.get(kind, 0)
-    if not least <= length <= most:
-        raise bad(f"message of type {kind} with {length} bytes")
-    return MessageType(kind), length
+    number, length = HEADER.unpack(data)
+    kind = _TYPES.get(number)
+    if kind is None:
+        raise bad(f"message of unknown type {number}")
+    most = BLOCK.size + LEAF_BYTES if kind is MessageType.BLOCK else MOST_CONTROL_BYTES
+    if not _LEAST_BYTES[kind] <= length <= most:
+        raise bad(f"message of type {number} with {length} bytes")
+    return kind, length
 
 
 def parse_payload(kind, payload):
@@ -153,13 +161,14 @@ def _parse_hello(payload):
 
 
 def _parse_file(payload):
-    file = File._make((*_FILE.unpack(payload[:_FILE.size]), payload[_FILE.size:]))
-    if file.index > MOST_INDEX or file.kind not in list(FileKind) or len(file.name) > MOST_NAME_BYTES:
+    index, number, *rest = _FILE.unpack(payload[:_FILE.size])
+    file = File._make((index, _KINDS.get(number), *rest, payload[_FILE.size:]))
+    if index > MOST_INDEX or file.kind is None or len(file.name) > MOST_NAME_BYTES:
         raise bad("a malformed FILE message")
     limit = UNKNOWN_SIZE if file.kind == FileKind.PIPE else MOST_SIZE
     if file.size > limit or (file.kind == FileKind.FILE and -(-file.size // LEAF_BYTES) >= 1 << 32):
         raise bad("a file larger than any file can be")
-    return file._replace(kind=FileKind(file.kind))
+    return file
 
 
 def _parse_want(payload):
@@ -183,9 +192,9 @@ def _parse_end(payload):
 
 def _parse_result(payload):
     index, code, root = _RESULT.unpack(payload[:_RESULT.size])
-    if code not in list(Result) or len(payload) > _RESULT.size + MOST_TEXT_BYTES:
+    if code not in _RESULTS or len(payload) > _RESULT.size + MOST_TEXT_BYTES:
         raise bad("a malformed result")
-    return Outcome(index, Result(code), root, payload[_RESULT.size:].decode("utf-8", "replace"))
+    return Outcome(index, _RESULTS[code], root, payload[_RESULT.size:].decode("utf-8", "replace"))
 
 
 def _parse_bye(payload):

@@ -60,7 +60,9 @@ def temporary_names(name):
 
 def open_directory(base_fd, parts):
     """A descriptor of the directory below `base_fd`; BadName through a symbolic link, or where there is none."""
-    fd = os.dup(base_fd)
+    if not parts:
+        return os.dup(base_fd)
+    fd = base_fd
     for part in parts:
         try:
             below = os.open(part, _DIRECTORY, dir_fd=fd)
@@ -71,7 +73,8 @@ def open_directory(base_fd, parts):
                 raise BadName(f"{os.fsdecode(part)} exists and is not a directory") from None
             raise
         finally:
-            os.close(fd)
+            if fd != base_fd:
+                os.close(fd)
         fd = below
     return fd
 

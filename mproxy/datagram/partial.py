@@ -115,6 +115,7 @@ class PartialFile:
         self._cancelled = False
         self._made: list[bytes] = []  # temporary names that were not there before
         self._begun = False
+        self._discarded = False  # what has the temporary names now is no longer ours
         self.in_order = file.kind == FileKind.PIPE
         self.kept_blocks = 0  # that were there from an earlier attempt
 
@@ -128,9 +129,12 @@ class PartialFile:
         self._check_free()
         if not is_known or self._made or not self._read_state():
             self._start_anew()
-        self.kept_blocks = sum(1 for number in range(len(self._digests) // DIGEST_BYTES) if self._has(number))
+            missing = [(0, block_count(self._file.size) if self._file.kind == FileKind.FILE else (1 << 32) - 1)]
+        else:
+            self.kept_blocks = sum(1 for number in range(len(self._digests) // DIGEST_BYTES) if self._has(number))
+            missing = self._missing()
         self._begun = True
-        return self._missing()
+        return missing
 
     def _open_own(self, name):
         """A descriptor of one of our temporary files, locked."""
@@ -235,7 +239,7 @@ class PartialFile:
             self._note(number, _MISSING)
 
     def _start_anew(self):
-        if self._file.kind == FileKind.FILE:
+        if self._file.kind == FileKind.FILE and self._file.size > LEAF_BYTES:  # a block tells when it is written
             self._check_room()  # first: the digests of a size that nobody has would fill the memory
         for fd, name in ((self._fd, self._part), (self._state_fd, self._state_name)):
             if fd >= 0 and name not in self._made:
@@ -276,8 +280,6 @@ class PartialFile:
 
     def _missing(self):
         """[(first block, number of blocks), ...], at most MOST_RANGES: the last takes what is left."""
-        if self._file.kind == FileKind.PIPE:
-            return [(0, (1 << 32) - 1)]
         ranges: list[tuple[int, int]] = []
         count, number = block_count(self._file.size), 0
         while number < count:
@@ -319,7 +321,8 @@ class PartialFile:
             os.pwrite(self._state_fd, digest, _STATE.size + at)
 
     def finish(self, size, digest):
-        """Hash what lies on the disk and give it its name; the root. None: it is not the sender's, and nothing is kept.
+        """Hash what lies on the disk, give it its name and close it; the root. None: it is not the sender's, and
+        nothing is kept.
 
         A `digest` of zeros is of a sender that has sent only what was missing: every block was checked as it came.
         Damaged: somebody else wrote on the disk; what is right is kept for another attempt.
@@ -335,6 +338,7 @@ class PartialFile:
         if not same_file(status, self._part, self._directory):
             raise Damaged("the partial file at the receiver was moved or replaced: send it again")
         self._give_name(status)
+        self.close()
         return own
 
     def _hash_all(self, size):
@@ -402,7 +406,9 @@ class PartialFile:
 
     def discard(self):
         """Remove the partial file and its state."""
-        self._discard((self._part, self._state_name))
+        if not self._discarded:
+            self._discard((self._part, self._state_name))
+            self._discarded = True
 
     def _discard(self, names):
         for name, fd in ((self._part, self._fd), (self._state_name, self._state_fd)):

@@ -19,6 +19,7 @@ from mproxy.datagram.present import Differs
 from mproxy.datagram.tree import DIGEST_BYTES, LEAF_BYTES, block_count, block_length
 
 BUFFERS = 6  # of a mebibyte each, for every sender
+SMALL_BYTES = 16384  # a block so small needs none of these, but there are not more than AHEAD of them
 
 # Digests of the files that are open: 2 TiB of one sender, or a larger file alone, and 8 TiB of all.
 SENDER_DIGEST_BYTES = 64 << 20
@@ -97,11 +98,8 @@ class _Arriving:
         self.looks = 0  # how often another transfer was found writing it
         self.holds = False  # its part of the Allowance
         self.settled = False
-
-    @property
-    def digest_bytes(self):
-        """Memory for its digests, before one of them has come."""
-        return block_count(self.file.size) * DIGEST_BYTES if self.file.kind == FileKind.FILE else 0
+        self.blocks = block_count(file.size) if file.kind == FileKind.FILE else 0
+        self.digest_bytes = self.blocks * DIGEST_BYTES  # memory for its digests, before one of them has come
 
 
 class FileReceiver(Conversation):
@@ -129,7 +127,9 @@ class FileReceiver(Conversation):
         self._closing = set()  # files that workers still have in hand, after the end
         self._next_index = 0
         self._buffers = [None] * BUFFERS
+        self._small_buffers = 0  # that are busy
         self._waiting_block = False
+        self._whole = None  # (_Arriving, Block, data) of a file of one block, whose END comes next
         self._said_bye = False
         self.first = None  # (name, identity) of what the sender has announced first
         self.announced = False  # the sender has said what it wants
@@ -146,6 +146,8 @@ class FileReceiver(Conversation):
 
     def on_message(self, kind, message):
         """A control message of the sender."""
+        if self._whole is not None and (kind != MessageType.END or self._whole[0].file.index != message.index):
+            self._write_whole()
         self.announced = self.announced or kind != MessageType.HELLO
         self.messages += 1
         if self._said_bye:
@@ -166,11 +168,20 @@ class FileReceiver(Conversation):
 
     def block_buffer(self, block, length):
         """Where the next block goes; None while all buffers are busy."""
+        self._write_whole()
         arriving = self._arriving(block.index)
         if arriving is not None:
             self._check_block(arriving, block, length)
+        buffer = self._free_buffer(length)
+        self._waiting_block = buffer is None
+        return buffer
+
+    def _free_buffer(self, length):
+        """A buffer for so many bytes; None while all are busy."""
+        if length <= SMALL_BYTES and self._small_buffers < AHEAD:
+            self._small_buffers += 1
+            return bytearray(length)
         if not self._buffers:
-            self._waiting_block = True
             return None
         return self._buffers.pop() or bytearray(LEAF_BYTES)
 
@@ -191,14 +202,45 @@ class FileReceiver(Conversation):
         self.received_bytes += len(data)
         if arriving is None or arriving.failure:
             self._release(data.obj)
-            return
+        elif arriving.blocks == 1 and self._whole is None:
+            self._whole = arriving, block, data
+        else:
+            self._write(arriving, block, data)
+
+    def _write(self, arriving, block, data):
         self._submit(arriving, lambda: arriving.target.write_block(block.number, data, block.digest),
                      lambda good, error: self._was_written(arriving, data.obj, good, error))
+
+    def _write_whole(self):
+        """Write the block that waits for its END; if that has come, the file is finished in the same go: of many small
+        files each change of the thread costs more than the writing."""
+        if self._whole is None:
+            return
+        (arriving, block, data), self._whole = self._whole, None
+        target, end = arriving.target, arriving.end
+        if end is None or arriving.pending or arriving.failure:
+            self._write(arriving, block, data)
+            return
+
+        def write():
+            good = target.write_block(block.number, data, block.digest)
+            return good, target.finish(end.size, end.root) if good else None
+
+        self._submit(arriving, write, lambda result, error: self._was_written_whole(arriving, data.obj, result, error))
+
+    def _was_written_whole(self, arriving, buffer, result, error):
+        good, digest = result or (False, None)
+        if good:
+            self._release(buffer)
+            self._was_finished(arriving, digest, None)
+        else:
+            self._was_written(arriving, buffer, good, error)
 
     def on_over(self, code, reason, _local):
         """The connection has ended; what has arrived is kept for another attempt."""
         unfinished = list(self._files.values())
         self._files = {}
+        self._whole = None
         self._queue.clear()
         for arriving in unfinished:
             arriving.settled = True
@@ -268,7 +310,10 @@ class FileReceiver(Conversation):
         if arriving.target is None or arriving.end is not None:
             raise bad("the end of a file that was not requested")
         arriving.end = end
-        self._advance(arriving)
+        if self._whole is not None:
+            self._write_whole()
+        else:
+            self._advance(arriving)
 
     def _on_bye(self):
         if self._files:
@@ -400,10 +445,15 @@ class FileReceiver(Conversation):
             self._advance(arriving)
 
     def _release(self, buffer):
-        self._buffers.append(buffer)
+        if len(buffer) <= SMALL_BYTES:
+            self._small_buffers -= 1
+        else:
+            self._buffers.append(buffer)
         if self._waiting_block and not self.over:
-            self._waiting_block = False
-            self.take_block(self._buffers.pop())
+            free = self._free_buffer(self.block_length)
+            if free is not None:
+                self._waiting_block = False
+                self.take_block(free)
 
     def _advance(self, arriving):
         """Settle a file as soon as that is possible."""

@@ -29,6 +29,8 @@ from mproxy.datagram.tree import DIGEST_BYTES, LEAF_BYTES, block_count, block_le
 from mproxy.errors import MproxyError
 
 READ_AHEAD = 6  # blocks being read, hashed, or waiting to be sent
+SMALL_BYTES = 16384  # a file so small is sent together with others
+SMALL_AHEAD = 64  # of these, instead of READ_AHEAD
 TOGETHER_MS = 5  # what comes from a pipe within this goes together
 _UNKNOWN_ROOT = bytes(DIGEST_BYTES)
 
@@ -109,6 +111,11 @@ class Source:
     def is_spent(self):
         """Whether something of it was read that nobody can read again."""
         return self.path is None and (self.reads > 0 or self._ended or bool(self._digests))
+
+    @property
+    def is_small(self):
+        """Whether it is worth no buffer of its own, and no waiting for room."""
+        return self.kind == FileKind.FILE and self.size <= SMALL_BYTES
 
     def check_wanted(self, ranges):
         """PeerError, when a receiver asks twice, or for more than there is."""
@@ -305,9 +312,11 @@ class FileSender(Conversation):
 
     def _read(self):
         """Keep the workers busy."""
-        while self._wanted and len(self._reading) < READ_AHEAD:
+        while self._wanted:
             index, numbers = self._wanted[0]
             source = self._sources[index]
+            if len(self._reading) >= (SMALL_AHEAD if source.is_small else READ_AHEAD):
+                return
             if source.outcome is not None or source.failed:
                 self._wanted.popleft()
                 continue
@@ -322,7 +331,10 @@ class FileSender(Conversation):
                 self._send()
             else:
                 source.reads += 1
-                buffer = entry[4] = self._spare.pop() if self._spare else bytearray(LEAF_BYTES)
+                if source.is_small:
+                    buffer = bytearray(source.size)
+                else:
+                    buffer = entry[4] = self._spare.pop() if self._spare else bytearray(LEAF_BYTES)
                 self._workers.submit(lambda source=source, number=number, buffer=buffer: (
                                          source.read_block(number, buffer)),
                                      lambda result, error, entry=entry: self._was_read(entry, result, error))
@@ -335,13 +347,17 @@ class FileSender(Conversation):
 
     def _send(self):
         """Send what was read, in order, while the connection has room."""
-        while self._reading and self._reading[0][2] is not None and self.link.unsent == 0:
+        while self._reading and self._reading[0][2] is not None and self._may_send():
             if self._leaving is not None:
                 self._spare.append(self._leaving)
             source, _, result, index, self._leaving = self._reading.popleft()
             if source.outcome is None and not source.failed:
                 self._send_one(source, result, index)
         self._read()
+
+    def _may_send(self):
+        """Whether the connection has room: for small files, while not too many of them wait."""
+        return self.link.unsent < (SMALL_AHEAD if self._leaving is None and self._reading[0][0].is_small else 1)
 
     def _send_one(self, source, result, index):
         try:

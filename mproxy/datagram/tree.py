@@ -18,7 +18,9 @@ _DEPTH = 3
 
 def leaf(data, number, is_last):
     """The digest of block `number`; releases the GIL while it computes."""
-    if is_fast and len(data) == LEAF_BYTES:
+    if len(data) <= QUARTER_BYTES:
+        digests = _node(data, 0, number * 4, is_last)
+    elif is_fast and len(data) == LEAF_BYTES:
         digests = four_leaves(data, (DIGEST_BYTES, 0, _DEPTH, QUARTER_BYTES, 0, DIGEST_BYTES), number * 4, is_last)
     else:
         digests = slow_leaves(data, number, is_last)

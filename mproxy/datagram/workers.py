@@ -2,6 +2,7 @@
 
 import queue
 import threading
+from collections import deque
 
 
 class Workers:
@@ -11,6 +12,8 @@ class Workers:
         self._call_soon = call_soon_threadsafe
         self._count = count
         self._jobs: queue.SimpleQueue = queue.SimpleQueue()
+        self._results: deque = deque()
+        self._told = False  # the loop will call _deliver
         for _ in range(count):
             threading.Thread(target=self._run, daemon=True).start()
 
@@ -37,8 +40,23 @@ class Workers:
                 result = function()
             except Exception as caught:  # whatever it is, somebody waits for it
                 error = caught
-            self._call_soon(lambda done=done, result=result, error=error: done(result, error))
+            self._results.append((done, result, error))
             del function, done, result, error  # buffers must not live until the next job
+            if not self._told:  # waking the loop for each of many short jobs costs more than the jobs
+                self._told = True
+                self._call_soon(self._deliver)
+
+    def _deliver(self):
+        """Give what has come so far to those who wait for it. On the loop's thread."""
+        self._told = False  # first: whatever is added from now on is delivered by another call
+        try:
+            for _ in range(len(self._results)):
+                done, result, error = self._results.popleft()
+                done(result, error)
+        finally:
+            if self._results and not self._told:  # one of them has failed; that is not for the others to suffer
+                self._told = True
+                self._call_soon(self._deliver)
 
 
 def _ignore(_result, _error):

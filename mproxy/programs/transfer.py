@@ -114,6 +114,8 @@ def sockaddr_bytes(family, sockaddr):
 def show_name(name):
     """A file's name for people: what a terminal would obey is escaped."""
     text = os.fsdecode(name)
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 

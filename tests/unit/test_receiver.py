@@ -6,8 +6,8 @@ import pytest
 
 from mproxy.datagram import messages, tree
 from mproxy.datagram.destinations import IntoDirectory
-from mproxy.datagram.messages import HEADER, File, FileKind, MessageType, Result
-from mproxy.datagram.receiver import ALL_DIGEST_BYTES, MOST_DIRECTORY_BYTES, Allowance, FileReceiver
+from mproxy.datagram.messages import AHEAD, HEADER, File, FileKind, MessageType, Result
+from mproxy.datagram.receiver import ALL_DIGEST_BYTES, BUFFERS, MOST_DIRECTORY_BYTES, Allowance, FileReceiver
 from mproxy.datagram.tree import DIGEST_BYTES, LEAF_BYTES
 
 
@@ -151,9 +151,50 @@ def test_blocks_while_the_whole_is_hashed(world):
     world.link.bring(announce(0, b"f"))
     world.threads.work()
     world.link.bring(block(0, 0, b"data") + end(0, b"data"))
-    world.threads.work(1)
     world.link.bring(block(0, 0, b"evil"))
     assert "not requested" in world.link.ended
+    world.threads.work()
+    assert world.link.answers(MessageType.RESULT) == []
+
+
+def test_a_block_without_its_end_is_written_before_what_follows(world):
+    """Goal: the block of a small file waits for its END, which comes next, and for nothing else."""
+    world.link.bring(announce(0, b"f") + announce(1, b"g"))
+    world.threads.work()
+    world.link.bring(block(0, 0, b"data"))
+    assert world.threads.jobs == []
+    world.link.bring(block(1, 0, b"data"))
+    assert len(world.threads.jobs) == 1
+    world.link.bring(end(0, b"data") + end(1, b"data"))
+    world.threads.work()
+    assert [world.outcomes[name][0] for name in (b"f", b"g")] == [Result.DONE] * 2
+
+
+def test_the_end_of_another_file_behind_a_block(world):
+    """Goal: the END of one file never stands for that of another."""
+    world.link.bring(announce(0, b"f") + announce(1, b"g"))
+    world.threads.work()
+    world.link.bring(block(0, 0, b"data") + block(1, 0, b"data") + end(0, b"data"))
+    world.threads.work()
+    assert set(world.outcomes) == {b"f"}
+    world.link.bring(end(1, b"data"))
+    world.threads.work()
+    assert world.outcomes[b"g"][0] == Result.DONE
+
+
+def test_small_blocks_are_bounded(world):
+    """Goal: who sends the same small block for ever has not more of our memory than others."""
+    world.link.bring(announce(0, b"f"))
+    world.threads.work()
+    for _ in range(AHEAD + BUFFERS):
+        world.link.bring(block(0, 0, b"data"))
+    world.link.bring(block(0, 0, b"data")[:-4])
+    assert len(world.threads.jobs) == AHEAD + BUFFERS
+    assert len(world.link.wanted) != 4  # nothing is read for one more
+    world.threads.work()
+    world.link.bring(b"data" + end(0, b"data"))
+    world.threads.work()
+    assert world.outcomes[b"f"][0] == Result.DONE
 
 
 @pytest.mark.parametrize("number", [1, (1 << 24) - 1, (1 << 32) - 1])
