@@ -169,8 +169,8 @@ def parse_listen(text, lowest=1):
         try:
             host = parse_bind(host)
         except UsageError:
-            raise UsageError(f"not an address to listen on: {printable(host)}; use a numeric one of this host, such"
-                             f" as 127.0.0.1 or [::1], or the port alone for all") from None
+            raise UsageError(f"not an address to listen on: {printable(host)}; expected a numeric one of this host,"
+                             " such as 127.0.0.1 or [::1], or the port alone for all") from None
     return host, _ports(ports, "listening port", lowest)
 
 

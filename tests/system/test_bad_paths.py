@@ -2,8 +2,6 @@
 
 import os
 import signal
-import statistics
-import threading
 import time
 
 import pytest
@@ -68,32 +66,6 @@ def test_seven_seconds_to_and_fro(pair, slow_cable):
     assert not pair.cproxy.events("dial-failed")
     assert not pair.cproxy.events("lost")
     assert not pair.sproxy.events("lost")
-
-
-def carry_bulk(app):
-    """Writes all the time and reads what comes back, until the connection ends."""
-    def forever(move):
-        try:
-            while move(bytes(65536)):
-                pass
-        except OSError:
-            pass
-    for move in (lambda data: app.sendall(data) is None, lambda data: app.recv(len(data))):
-        threading.Thread(target=forever, args=(move,), daemon=True).start()
-
-
-def test_key_stroke_beside_bulk_on_a_slow_line(pair, session):
-    """Goal: 200 kbit/s, a queue of two seconds, our own bulk both ways: a key stroke does not wait behind all that."""
-    app = session()
-    for host in (pair.lab.server, pair.lab.router):
-        host.run("tc", "qdisc", "replace", "dev", "core", "root", "tbf", "rate", "200kbit", "burst", "4kb",
-                 "latency", "2s")
-    carry_bulk(pair.app())
-    app.settimeout(30)
-    begun = time.monotonic()
-    took = [answered_within(app, 20) for _ in range(20)]
-    assert statistics.median(took) < 1.5, f"{sorted(took)} in {time.monotonic() - begun:.1f} s"
-    assert not pair.cproxy.events("lost")
 
 
 @pytest.mark.parametrize("narrow", ["core", "wifi"], ids=["up", "down"])
@@ -173,7 +145,8 @@ def test_carriers_given_up_leave_nothing_in_the_kernel(pair, session):
     for host, side in ((pair.lab.client, "dport"), (pair.lab.server, "sport")):
         def sockets(host=host, side=side):
             return host.run("ss", "-Htan", "state", "connected", f"{side} = :{SPROXY_PORT}").splitlines()
-        until(lambda: len(sockets()) == 1, 5, "one carrier")
+        # A connection that stood when its address went may be sproxy's until the patience for its HELLO is over.
+        until(lambda: len(sockets()) == 1, 45, "one carrier")
     traffic.finish()
 
 

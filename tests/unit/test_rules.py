@@ -101,7 +101,7 @@ def test_defaults():
     ("7005 -> host:99999", "not a valid target port: 99999; expected a number from 1 to 65535"),
     ("70005 -> host:1", "not a valid listening port: 70005; expected a number from 1 to 65535"),
     ("0 -> host:1", "not a valid listening port: 0; expected"),
-    ("host:80 -> host:1", "not an address to listen on: host; use a numeric one"),
+    ("host:80 -> host:1", "not an address to listen on: host; expected a numeric one"),
     ("::1:80 -> host:1", "not a listening address: ::1:80; expected PORT, ADDRESS:PORT or [IPV6]:PORT"),
     ("sctp 80 -> host:1", "not a valid protocol: sctp; expected tcp, udp or tcp+udp"),
     ("80-70 -> host:1-11", "range runs backwards: 80-70; use 70-80"),
