@@ -7,7 +7,7 @@ from libc.errno cimport ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, er
 
 from mproxy.net._loop cimport EPOLLIN
 from mproxy.net._socket cimport (
-    SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, close, dup, is_spare, reset_on_close,
+    SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, accept_queue, close, dup, is_spare, reset_on_close,
 )
 
 
@@ -28,6 +28,7 @@ cdef class AppListener:
         self.endpoint = endpoint
         self.target = target
         reset_on_close(fd)  # what it accepts inherits that (_app.pyx)
+        self.unprepared = accept_queue(fd)
         self.source.fd = os.dup(fd)
         self.source.ready = listener_ready
         self.source.owner = <void *>self
@@ -48,6 +49,9 @@ cdef class AppListener:
         for _turn in range(ACCEPTS_A_TURN):
             fd = accept4(self.source.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
             if fd >= 0:
+                if self.unprepared > 0:
+                    self.unprepared -= 1
+                    reset_on_close(fd)
                 self.endpoint.accepted(fd, self.target)
                 if is_spare(fd):
                     self.pause(EMFILE)

@@ -45,7 +45,9 @@ cdef extern from "<netinet/in.h>" nogil:
     int IPPROTO_TCP
 
 cdef extern from "<netinet/tcp.h>" nogil:
-    int TCP_NODELAY, TCP_SYNCNT, TCP_NOTSENT_LOWAT
+    int TCP_INFO, TCP_NODELAY, TCP_SYNCNT, TCP_NOTSENT_LOWAT
+    struct tcp_info:
+        uint32_t tcpi_unacked
 
 cdef extern from "<sys/uio.h>" nogil:
     ssize_t readv(int fd, const iovec *parts, int count)
@@ -74,6 +76,7 @@ cdef void finish_on_close(int fd) noexcept nogil
 cdef int unsent_bytes(int fd) noexcept nogil
 cdef bint discard_input(int fd) noexcept nogil
 cdef void close_with_reset(int fd) noexcept nogil
+cdef uint32_t accept_queue(int fd) noexcept nogil
 
 
 cdef int spare_from() noexcept nogil

@@ -144,6 +144,15 @@ cdef void close_with_reset(int fd) noexcept nogil:
     close(fd)
 
 
+cdef uint32_t accept_queue(int fd) noexcept nogil:
+    """Connections that wait for accept(2) (of a listening socket, TCP_INFO tells that). They have inherited the options
+    that their listener had when they were made, and get no others from it."""
+    cdef tcp_info info
+    cdef socklen_t length = sizeof(info)
+    memset(&info, 0, sizeof(info))
+    return info.tcpi_unacked if getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0 else 0
+
+
 def addresses_of(int fd):
     """Return (local, peer) sockaddr tuples of a connected socket; None when it is none any more."""
     connection = _python_socket.socket(fileno=fd)

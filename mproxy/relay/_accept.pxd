@@ -46,6 +46,7 @@ cdef class Gate:
 cdef class Listener:
     cdef Gate gate       # shared by all listeners
     cdef Source source   # the listening socket, ours alone
+    cdef uint32_t unprepared  # connections to come that were there before the listener was prepared
     cdef bint with_address  # `accepted` wants to know the client's address
 
     cdef void start(self) noexcept

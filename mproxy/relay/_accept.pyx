@@ -8,7 +8,7 @@ from libc.errno cimport ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, er
 from mproxy.net._loop cimport EPOLLEXCLUSIVE, EPOLLIN
 from mproxy.net._socket cimport (
     IPPROTO_TCP, SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, SO_OOBINLINE, TCP_NODELAY, accept4, close, dup,
-    reset_on_close, set_option, sockaddr, socklen_t, spare_from,
+    accept_queue, reset_on_close, set_option, sockaddr, socklen_t, spare_from,
 )
 from mproxy.relay._keepalive cimport keep_alive
 from mproxy.relay._tally cimport ALL_RULES
@@ -104,12 +104,9 @@ cdef class Listener:
         self.source.fd = os.dup(fd)
         self.source.ready = listener_ready
         self.source.owner = <void *>self
-        # Connections inherit these, so that they cost no call each.
         os.set_blocking(self.source.fd, False)
-        set_option(self.source.fd, IPPROTO_TCP, TCP_NODELAY, 1)
-        set_option(self.source.fd, SOL_SOCKET, SO_OOBINLINE, 1)
-        keep_alive(self.source.fd)
-        reset_on_close(self.source.fd)  # whoever kills this process: `finish_on_close` is for an end in order
+        prepare(self.source.fd)  # connections inherit that, so that it costs no calls for each
+        self.unprepared = accept_queue(self.source.fd)
         _listeners.add(self)
         self.start()
 
@@ -147,6 +144,9 @@ cdef class Listener:
             fd = accept4(self.source.fd, <sockaddr *>&address if self.with_address else NULL,
                          &length if self.with_address else NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
             if fd >= 0:
+                if self.unprepared > 0:
+                    self.unprepared -= 1
+                    prepare(fd)
                 self.accepted(fd, &address)
                 if self.source.fd < 0:  # closed by what the observer was told
                     return
@@ -167,6 +167,14 @@ cdef class Listener:
         filled in only with `with_address`."""
         close(fd)
         self.gate.leave()
+
+
+cdef void prepare(int fd) noexcept:
+    """Set the options of a client's connection."""
+    set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1)
+    set_option(fd, SOL_SOCKET, SO_OOBINLINE, 1)  # else an urgent byte would not be read
+    keep_alive(fd)
+    reset_on_close(fd)  # whoever kills this process: `finish_on_close` is for an end in order
 
 
 _listeners = set()  # open ones: the kernel holds a pointer to each

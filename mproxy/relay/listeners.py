@@ -138,11 +138,8 @@ def _bind_one(kind, host, port, reuse, both=False, anywhere=False):
 
 
 def _prepare_tcp(sock):
-    """Accepted connections inherit all of these."""
+    """Let callers wait; what their connections are to inherit is the workers' (_accept.pyx)."""
     sock.setblocking(False)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # else an urgent byte would not be read
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a client that vanished is found in the end
     sock.listen(BACKLOG)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)  # was needed to replace another; nobody shares this one
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from relays import (
     udp_client,
     udp_socket,
 )
-from traffic import read_exactly
+from traffic import ends_by_reset, read_exactly
 
 RULE = f"7005 -> {SERVER}:{ECHO_PORT}"
 
@@ -57,6 +58,8 @@ for host in hosts:
 for number, sock in enumerate(socks, 3):
     assert sock.fileno() == number
     os.set_inheritable(number, True)
+print("open", flush=True)
+sys.stdin.readline()
 os.environ.update(LISTEN_FDS=str(len(socks)), LISTEN_PID=str(os.getpid()))
 os.execv(sys.argv[2], sys.argv[2:])
 """
@@ -74,6 +77,26 @@ def test_socket_activation(lab, relay):
     program = relay.start(RULE, prefix=[*prefix, "SOCK_STREAM,7999,0.0.0.0"])
     assert program.event("socket-unused")["address"] == "tcp:0.0.0.0:7999"
     assert is_served(lab.client, 7005)
+
+
+def test_who_called_before_it_ran_is_like_others(lab, relay):
+    """Goal: connections that stood before the relay had its listening socket, as the one has that a service manager
+    starts it for, are watched, and cut by a reset, as any other; and so is who comes next."""
+    start_echo(lab.server)
+    relay.write(f"0.0.0.0:{RULE}")
+    program = lab.router.start(sys.executable, "-c", ACTIVATE, "SOCK_STREAM,7005,0.0.0.0", MPROXY, "relay", "--config",
+                               relay.file, "--drain-timeout", "200ms", stdin=subprocess.PIPE, env=relay.environment)
+    program.expect("^open$")
+    connections = [lab.client.connect(7005, RELAY) for _ in range(3)]
+    program.process.stdin.write(b"\n")
+    program.process.stdin.flush()
+    program.event("ready")
+    connections.append(lab.client.connect(7005, RELAY))
+    assert all(echoes(connection) for connection in connections)
+    timers = lab.router.run("ss", "-Htno", "state", "established", "sport = :7005").splitlines()
+    assert len(timers) == 4 and all(re.search(r"keepalive,(\d+sec|1min)", line) for line in timers), timers
+    assert program.stop() == 0
+    assert [ends_by_reset(connection) for connection in connections] == [True] * 4
 
 
 def open_files(pid):
