@@ -301,11 +301,12 @@ class Kernel:
         try:
             self._install(is_lost=True)
         except MproxyError as error:
-            if self._broken is None:
+            was_broken, self._broken = self._broken is not None, str(error)
+            if not was_broken:
+                left = self._settings.restore()  # first of all: until then the host is a router for everybody
                 self._log.error("broken", why=error)
-                for what in self._settings.restore():
+                for what in left:
                     self._log.warning("setting-left", what=what)
-            self._broken = str(error)
             return
         self._broken = None
         self._log.warning(event, **fields)

@@ -219,8 +219,8 @@ class Worker:
     def _on_orphaned(self):
         """The supervisor died: end, so that its ports are free for the next one."""
         if not self._drain_at:
-            self._log.error("supervisor-lost", worker=self._number)
             self._drain(ORPHAN_US)
+            self._log.error("supervisor-lost", worker=self._number)  # whoever reads that may bind the ports
 
     def _take_log(self, fds):
         os.dup2(fds[0], 2)
