@@ -57,8 +57,6 @@ cdef class Session(StreamSet):
     cdef readonly uint32_t window          # what this side holds for one stream, each direction
     cdef readonly uint64_t budget          # what this side holds for all streams, each direction
     cdef readonly uint32_t max_streams     # open at once
-    # streams
-    cdef uint32_t last_id                  # cproxy: id given last
     # carrier
     cdef readonly CarrierState state       # between carriers, resuming, active or over
     cdef Parser parser                     # of this carrier's input
@@ -81,10 +79,8 @@ cdef class Session(StreamSet):
     # counters
     cdef readonly uint64_t in_bytes        # application bytes received
     cdef uint64_t sent_bytes               # bytes that carriers took
-    cdef readonly uint64_t resend_bytes    # bytes sent before that the last resume found missing
 
     # carrier
-    cpdef bytes resume_list(self)
     cpdef attach(self, uint64_t epoch, uint32_t peer_window, uint64_t peer_budget, bytes first, int64_t now)
     cpdef carrier_lost(self)
     cdef void receive(self, const uint8_t *data, size_t length, int64_t now) noexcept
@@ -112,7 +108,6 @@ cdef class Session(StreamSet):
     cdef bint on_ack(self, Stream *stream, uint64_t ack) noexcept
     cdef bint compare_next(self, Event *event) noexcept
     cdef bint unknown_to_peer(self, const Stream *stream) noexcept
-    cdef void rejoin(self, Stream *stream) noexcept
     cdef bint fail(self, int code, const char *reason) noexcept
     cdef void tell_closed(self, Event *event) noexcept
     cdef void tell_reset(self, Event *event, Stream *stream, int code) noexcept

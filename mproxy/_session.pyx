@@ -24,8 +24,8 @@ from libc.string cimport memcmp, memcpy
 from mproxy._frames cimport Frame, ParseResult, encode_header, parser_init, parser_next
 from mproxy._liveness cimport liveness_attach, liveness_deadline, liveness_heard, liveness_init, liveness_judge
 from mproxy._ring cimport iovec, ring_append, ring_used
-from mproxy._stream cimport Stream, stream_acked, stream_receive, stream_rewind, stream_take_ack, table_find
-from mproxy._streams cimport StreamSet, list_streams
+from mproxy._stream cimport Stream, stream_receive, stream_rewind, table_find
+from mproxy._streams cimport StreamSet
 from mproxy._transmit cimport Transmitter
 from mproxy._wire cimport (
     HEADER_BYTES, HEARTBEAT_BYTES, MAX_REASON_BYTES, MIN_WINDOW_BYTES, SESSION_ID_BYTES,
@@ -71,26 +71,6 @@ cdef class Session(StreamSet):
             raise LocalError("the session has an identity already")
         self.session_id = session_id
         self.secret = secret
-
-    cpdef bytes resume_list(self):
-        """Return the RESUME frames that tell a peer where every stream stands, end mark included.
-
-        sproxy sends them behind WELCOME; cproxy already behind HELLO, while an old carrier may still bring data:
-        then they are out of date when they arrive, which is safe, because old offsets only cause repetitions.
-        """
-        cdef size_t count = self.open_count + self.finished_count + 1
-        cdef bytes result = bytes(count * HEADER_BYTES)
-        cdef uint8_t *at = <uint8_t *><char *>result
-        cdef Frame frame
-        at = list_streams(self.open_list.first, at)
-        at = list_streams(self.finished_list.first, at)
-        frame.type = FrameType.RESUME
-        frame.flags = FrameFlag.END
-        frame.stream = frame.length = 0
-        frame.seq = self.last_id
-        frame.ack = 0
-        encode_header(at, &frame)
-        return result
 
     cpdef attach(self, uint64_t epoch, uint32_t peer_window, uint64_t peer_budget, bytes first, int64_t now):
         """Go on over a new carrier, on which `first` is sent before all else.
@@ -379,21 +359,8 @@ cdef class Session(StreamSet):
         return True
 
     cdef bint on_ack(self, Stream *stream, uint64_t ack) noexcept:
-        """The peer's application has everything below `ack`."""
-        cdef uint64_t before = stream.out.head
-        if stream.aborted:
-            return False
-        if stream_take_ack(stream, ack) < 0:
+        if self.acked(stream, ack) < 0:
             return self.fail(CloseCode.OFFSET_ERROR, "ack of what was not sent, or going backwards")
-        self.out_held -= stream.out.head - before
-        if stream.blocked and stream.out.head != before:
-            stream.blocked = False
-            self.space(stream)
-        if stream.drain_reset and stream_acked(stream):
-            self.abort(stream, stream.reset_code, True)
-            return False
-        self.transmitter.ready(stream)
-        self.retire_if_finished(stream)
         return False
 
     cdef bint on_open(self, Event *event) noexcept:
@@ -532,19 +499,6 @@ cdef class Session(StreamSet):
         if stream.listed_epoch == self.epoch:
             return False
         return not self.is_server or <int32_t>(stream.id - self.listed_id) <= 0
-
-    cdef void rejoin(self, Stream *stream) noexcept:
-        """Let the stream send on the new carrier: what is missing, or again the reset that may have been lost."""
-        if stream.aborted:
-            stream.reset_due = stream.reset_ours
-            self.retire_if_finished(stream)
-        elif stream.peak > stream.sent:
-            self.resend_bytes += stream.peak - stream.sent
-        if stream.blocked:
-            stream.blocked = False
-            self.space(stream)
-        self.ask_ack(stream)
-        self.transmitter.ready(stream)
 
     # ---- ends
 

@@ -23,6 +23,7 @@ cdef class StreamSet:
     cdef StreamList finished_list          # finished, kept until the peer surely knows
     cdef readonly uint32_t open_count      # streams in `open_list`
     cdef readonly uint32_t finished_count  # streams in `finished_list`
+    cdef uint32_t last_id                  # cproxy: id given last
     cdef uint32_t highest_id               # highest id ever opened
     cdef Stream *space_first               # applications to be read again: oldest
     cdef Stream *space_last                # newest
@@ -32,6 +33,7 @@ cdef class StreamSet:
     cdef readonly uint64_t out_held        # bytes in the streams' `out` rings
     cdef readonly uint64_t in_held         # bytes in the streams' `inp` rings
     cdef readonly uint64_t out_bytes       # application bytes taken for the peer
+    cdef readonly uint64_t resend_bytes    # bytes sent before that the last resume found missing
     cdef readonly uint64_t opened          # streams ever
     cdef readonly size_t storage_bytes     # memory of all its rings and records
     cdef size_t redeemed_bytes             # of `storage_bytes`, what its promise covers, as the account knows it
@@ -48,6 +50,7 @@ cdef class StreamSet:
     cdef size_t receive_room(self) noexcept
     cdef void wrote(self, Stream *stream, uint32_t length) noexcept
     cdef void end(self, Stream *stream) noexcept
+    cdef int acked(self, Stream *stream, uint64_t ack) noexcept
     cdef Stream *poll_space(self) noexcept
     cdef bint has_space(self) noexcept
     cdef void space(self, Stream *stream) noexcept
@@ -60,6 +63,8 @@ cdef class StreamSet:
     cdef void ask_ack(self, Stream *stream) noexcept
     cdef void release(self, Stream *stream) noexcept
     cdef void abort(self, Stream *stream, int code, bint tell_peer) noexcept
+    cpdef bytes resume_list(self)
+    cdef void rejoin(self, Stream *stream) noexcept
     cdef Stream *add_stream(self, uint32_t id) noexcept
     cdef void retire_if_finished(self, Stream *stream) noexcept  # may free the stream
     cdef void leave_open_list(self, Stream *stream) noexcept

@@ -13,7 +13,8 @@ from mproxy._ring cimport (
     MIN_RING_BYTES, ring_drop, ring_free, ring_release, ring_reserve, ring_used,
 )
 from mproxy._stream cimport (
-    all_push, all_remove, stream_acked, stream_finished, stream_free, stream_new, table_add, table_clear, table_remove,
+    all_push, all_remove, stream_acked, stream_finished, stream_free, stream_new, stream_take_ack, table_add,
+    table_clear, table_remove,
 )
 from mproxy._transmit cimport SMALL_BYTES
 from mproxy._wire cimport HEADER_BYTES, MAX_WINDOW_BYTES, MIN_WINDOW_BYTES, FrameFlag, FrameType
@@ -191,6 +192,24 @@ cdef class StreamSet:
             self.space_first = stream
         self.space_last = stream
 
+    cdef int acked(self, Stream *stream, uint64_t ack) noexcept:
+        """The peer's application has everything below `ack`; -1 when that cannot be."""
+        cdef uint64_t before = stream.out.head
+        if stream.aborted:
+            return 0
+        if stream_take_ack(stream, ack) < 0:
+            return -1
+        self.out_held -= stream.out.head - before
+        if stream.blocked and stream.out.head != before:
+            stream.blocked = False
+            self.space(stream)
+        if stream.drain_reset and stream_acked(stream):
+            self.abort(stream, stream.reset_code, True)
+            return 0
+        self.transmitter.ready(stream)
+        self.retire_if_finished(stream)
+        return 0
+
     # ---- peer -> application
 
     cdef void handed(self, Stream *stream, uint32_t length) noexcept:
@@ -283,6 +302,41 @@ cdef class StreamSet:
         self.transmitter.dequeue(stream)
         self.transmitter.ready(stream)
         self.retire_if_finished(stream)
+
+    # ---- another carrier
+
+    cpdef bytes resume_list(self):
+        """Return the RESUME frames that tell a peer where every stream stands, end mark included.
+
+        sproxy sends them behind WELCOME; cproxy already behind HELLO, while an old carrier may still bring data:
+        then they are out of date when they arrive, which is safe, because old offsets only cause repetitions.
+        """
+        cdef size_t count = self.open_count + self.finished_count + 1
+        cdef bytes result = bytes(count * HEADER_BYTES)
+        cdef uint8_t *at = <uint8_t *><char *>result
+        cdef Frame frame
+        at = list_streams(self.open_list.first, at)
+        at = list_streams(self.finished_list.first, at)
+        frame.type = FrameType.RESUME
+        frame.flags = FrameFlag.END
+        frame.stream = frame.length = 0
+        frame.seq = self.last_id
+        frame.ack = 0
+        encode_header(at, &frame)
+        return result
+
+    cdef void rejoin(self, Stream *stream) noexcept:
+        """Let the stream send on the new carrier: what is missing, or again the reset that may have been lost."""
+        if stream.aborted:
+            stream.reset_due = stream.reset_ours
+            self.retire_if_finished(stream)
+        elif stream.peak > stream.sent:
+            self.resend_bytes += stream.peak - stream.sent
+        if stream.blocked:
+            stream.blocked = False
+            self.space(stream)
+        self.ask_ack(stream)
+        self.transmitter.ready(stream)
 
     # ---- the life of a stream
 
