@@ -99,6 +99,7 @@ class _Arriving:
         self.holds = False  # its part of the Allowance
         self.settled = False
         self.blocks = block_count(file.size) if file.kind == FileKind.FILE else 0
+        self.is_small = file.kind == FileKind.DIRECTORY or (file.kind == FileKind.FILE and file.size <= SMALL_BYTES)
         self.digest_bytes = self.blocks * DIGEST_BYTES  # memory for its digests, before one of them has come
 
 
@@ -368,7 +369,7 @@ class FileReceiver(Conversation):
             return
         arriving.pending += 1
         self._workers.submit(lambda: self._open(arriving),
-                             lambda opened, error: self._was_opened(arriving, opened, error))
+                             lambda opened, error: self._was_opened(arriving, opened, error), short=arriving.is_small)
 
     def _open(self, arriving):
         """(target, ranges); of a directory whether it was made now. On a worker's thread."""
@@ -430,7 +431,7 @@ class FileReceiver(Conversation):
     def _submit(self, arriving, function, done):
         arriving.pending += 1
         workers = self._in_order if arriving.target.in_order else self._workers
-        workers.submit(function, done)
+        workers.submit(function, done, short=arriving.is_small)
 
     def _was_written(self, arriving, buffer, good, error):
         self._release(buffer)

@@ -337,7 +337,8 @@ class FileSender(Conversation):
                     buffer = entry[4] = self._spare.pop() if self._spare else bytearray(LEAF_BYTES)
                 self._workers.submit(lambda source=source, number=number, buffer=buffer: (
                                          source.read_block(number, buffer)),
-                                     lambda result, error, entry=entry: self._was_read(entry, result, error))
+                                     lambda result, error, entry=entry: self._was_read(entry, result, error),
+                                     short=source.is_small)
 
     def _was_read(self, entry, result, error):
         entry[2] = error or result

@@ -1,8 +1,17 @@
-"""Threads for what blocks: reading, hashing and writing files. The GIL is released while they do."""
+"""Threads for what blocks: reading, hashing and writing files. The GIL is released while they do.
+
+Some jobs are short: a small file is written in less time than it takes to wake a thread, or to pass the GIL on. These
+are done one after the other by one thread, and their results come together. Where they take long after all, because
+the disk is slow, the other threads help.
+"""
 
 import queue
 import threading
+import time
 from collections import deque
+
+# A job that takes longer was not short, and nobody is to wait longer for results because more of them are coming.
+MOMENT_S = 0.001
 
 
 class Workers:
@@ -11,15 +20,29 @@ class Workers:
     def __init__(self, call_soon_threadsafe, count):
         self._call_soon = call_soon_threadsafe
         self._count = count
-        self._jobs: queue.SimpleQueue = queue.SimpleQueue()
+        self._lock = threading.Lock()  # of the next three
+        self._jobs: deque = deque()
+        self._long_jobs = 0  # that wait, or are being done: a thread for each of them, and one for all that is short
+        self._awake = 0  # threads that work, or have been called
+        self._calls: queue.SimpleQueue = queue.SimpleQueue()  # an entry for each thread that is to wake up
         self._results: deque = deque()
         self._told = False  # the loop will call _deliver
         for _ in range(count):
             threading.Thread(target=self._run, daemon=True).start()
 
-    def submit(self, function, done):
-        """Run `function()` on a thread, then `done(result, error)` on the loop's; one of the two is None."""
-        self._jobs.put((function, done))
+    def submit(self, function, done, *, short=False):
+        """Run `function()` on a thread, then `done(result, error)` on the loop's; one of the two is None. `short`: it
+        is not worth a thread of its own."""
+        with self._lock:
+            self._jobs.append((function, done, short))
+            self._long_jobs += not short
+            self._call(self._long_jobs + 1)
+
+    def _call(self, most):
+        """Have one more thread, if fewer than `most` are awake. With the lock."""
+        if self._awake < min(most, self._count):
+            self._awake += 1
+            self._calls.put(None)
 
     def spread(self, function, items):
         """[function(item), ...] in any order, computed on this thread and on all workers that are free; raises what one
@@ -34,17 +57,56 @@ class Workers:
 
     def _run(self):
         while True:
-            function, done = self._jobs.get()
-            result = error = None
-            try:
-                result = function()
-            except Exception as caught:  # whatever it is, somebody waits for it
-                error = caught
-            self._results.append((done, result, error))
-            del function, done, result, error  # buffers must not live until the next job
-            if not self._told:  # waking the loop for each of many short jobs costs more than the jobs
-                self._told = True
-                self._call_soon(self._deliver)
+            self._calls.get()
+            self._work()
+
+    def _work(self):
+        """Do what there is to do."""
+        told_at = time.monotonic()
+        while (job := self._next()) is not None:
+            function, done, short = job
+            began_at = time.monotonic()
+            if not short or began_at - told_at > MOMENT_S:
+                self._tell()
+                told_at = began_at
+            self._do(function, done)
+            if not short:
+                self._end_long()
+            elif time.monotonic() - began_at > MOMENT_S:
+                self._share()
+            del function, done, job  # buffers must not live until the next job
+        self._tell()
+
+    def _next(self):
+        with self._lock:
+            if self._jobs:
+                return self._jobs.popleft()
+            self._awake -= 1
+            return None
+
+    def _do(self, function, done):
+        result = error = None
+        try:
+            result = function()
+        except Exception as caught:  # whatever it is, somebody waits for it
+            error = caught
+        self._results.append((done, result, error))
+
+    def _end_long(self):
+        with self._lock:
+            self._long_jobs -= 1
+
+    def _share(self):
+        """Let another thread help with what there is."""
+        with self._lock:
+            if self._jobs:
+                self._call(self._count)
+
+    def _tell(self):
+        """Have the loop fetch the results."""
+        if self._results and not self._told:
+            self._told = True
+            self._call_soon(self._deliver)
 
     def _deliver(self):
         """Give what has come so far to those who wait for it. On the loop's thread."""

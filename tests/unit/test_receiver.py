@@ -53,7 +53,7 @@ class Threads:
     def __init__(self):
         self.jobs = []
 
-    def submit(self, function, done):
+    def submit(self, function, done, *, short=False):
         self.jobs.append((function, done))
 
     def work(self, most=1_000_000):
