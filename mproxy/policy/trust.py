@@ -189,12 +189,15 @@ class AuthorizedKeys:
     SETTLE_S: an editor empties it before it writes, a deployment removes it and changes its mode. A file that took the
     other's place whole, by rename, counts at once. `moved_in()` says whether that was the last that happened to the
     name.
+
+    Whoever gave up the rights with which it was read may be unable to look at it again: then it counts as it was read.
     """
 
     def __init__(self, path, warn=lambda text: None, moved_in=lambda: False, closed=False):
         self.path = path
         self._warn = warn
         self._moved_in = moved_in
+        self._reader = os.geteuid()
         self._grants = []          # as the file is
         self._settled = None       # as it was when the living were judged last; None: everybody might
         self._changed_at = None    # when the file became what it is; None: the living have been judged by that
@@ -228,7 +231,12 @@ class AuthorizedKeys:
 
         `now` is in seconds of any clock that is not put back, the same as `settles` is given.
         """
-        stamp = file_stamp(self.path)
+        try:
+            stamp = file_stamp(self.path)
+        except PermissionError:
+            if os.geteuid() != self._reader:
+                return False
+            stamp = None
         self.exists = self.exists or stamp is not None
         if stamp == self._stamp:
             return False
@@ -279,11 +287,13 @@ def _find(grants, spki, host, now):
 
 
 def file_stamp(path):
-    """What changes when a file does; None when there is none."""
+    """What changes when a file does; None when there is none. PermissionError when its directory cannot be entered."""
     if path is None:
         return None
     try:
         status = os.stat(path)
+    except PermissionError:
+        raise
     except OSError:
         return None
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)

@@ -13,7 +13,7 @@ from mproxy.net.bind import BACKLOG, NO_SUCH_ADDRESS, explain_bind
 from mproxy.net.stdio import check_stdio
 from mproxy.programs.log import Log, Seconds
 from mproxy.programs.options import complain
-from mproxy.programs.rights import User, protect_memory, warn_of_lost_files
+from mproxy.programs.rights import User, protect_memory, warn_of_lost_file
 
 
 def run_program(name, parse, program_class, argv):
@@ -34,10 +34,12 @@ def run_program(name, parse, program_class, argv):
         program = program_class(config, log, loop)
         reloads = hasattr(program, "reload") and not stdio  # ssh says SIGHUP to its ProxyCommand when it is done
         install_signals(loop, program, Reload(program, log, log_file) if reloads else None)
-        program.start()
+        if hasattr(program, "open"):
+            program.open()  # ports and keys, with the rights that we were started with
         if user is not None:
             user.become()
-            warn_of_lost_files(config, log)
+            warn_of_lost_file(getattr(program, "authorized_keys_file", None), user, log)
+        program.start()
         loop.run()
         log.tell_rest()
         return program.exit_status

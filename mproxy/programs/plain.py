@@ -21,11 +21,16 @@ class PlainRelay:
         self._host, self._port = host, port
         self._resolver = Resolver(loop.call_soon_threadsafe)
         self._relay = TcpRelay(loop, self)
+        self._listeners = []
+
+    def open(self):
+        """Have the port."""
+        self._listeners = open_listeners(self._config)
 
     def start(self):
         """Begin to serve."""
         target = format_host_port(self._host, self._port)
-        listeners = open_listeners(self._config)
+        listeners, self._listeners = self._listeners, []
         self._relay.add(0, Rule(0, "tcp", "", 0, ((self._host, self._port),)), [one.fileno() for one in listeners])
         numeric = numeric_address(self._host, self._port)
         if numeric is not None and numeric[0]:

@@ -98,6 +98,8 @@ def parse_recv(argv):
         " directory)"))
     parser.add_argument("--open", action="store_true", default=None, help=(
         "without keys: accept files from anyone who can reach the port"))
+    parser.add(parser, "--user", parse_name, metavar="USER", help=(
+        "write files as this user: give up root's rights once the port is open and the keys are read"))
     parser.add(parser, "--ack-to", parse_host_port, metavar="HOST:PORT", help=(
         "send all answers to this address ('mproxy send --ack-port'), not to where the packets come from"))
     given, words = parser.split(argv)
@@ -116,6 +118,7 @@ def parse_recv(argv):
 def destination_of(config):
     """Where files go, by -o."""
     output, umask = config.output, current_umask()
+    as_user = f" as {config.user}" if config.user else ""
     if output == "-":
         return IntoPipe()
     if output is None or output.endswith("/") or os.path.isdir(output):
@@ -123,11 +126,20 @@ def destination_of(config):
         try:
             os.makedirs(path, exist_ok=True)
         except OSError as error:
-            raise UsageError(f"-o {path}: cannot create this directory: {error.strerror}") from None
+            raise UsageError(f"-o {path}: cannot create this directory{as_user}: {error.strerror}") from None
+        if as_user and not _may_write(path):
+            raise UsageError(f"-o {path}: cannot write to this directory{as_user}")
         return IntoDirectory(path, config.force, dots=config.key is not None, umask=umask)
-    if not os.path.isdir(os.path.dirname(os.path.abspath(output))):
-        raise UsageError(f"-o {output}: its directory does not exist")
+    directory = os.path.dirname(os.path.abspath(output))
+    if not os.path.isdir(directory):
+        raise UsageError(f"-o {output}: its directory does not exist{as_user and ', or cannot be reached' + as_user}")
+    if as_user and not _may_write(directory):
+        raise UsageError(f"-o {output}: cannot write to its directory{as_user}")
     return IntoFile(output, config.force, umask=umask)
+
+
+def _may_write(directory):
+    return os.access(directory, os.W_OK | os.X_OK, effective_ids=True)
 
 
 def files_each(senders):
@@ -155,29 +167,39 @@ class Recv:
         self._farewell_us = None  # a signal has come, and so much time is left for the senders to hear of it
         self._workers = self._in_order = self._sweeper = None
         self._allowance = Allowance(files_each(config.senders))
-        self._destination = destination_of(config)
+        self._destination = None
+        self._address = ("", 0)
         self._trust = SenderTrust(config, log)
 
-    def start(self):
-        """Begin to listen."""
+    def open(self):
+        """Have the port; the keys are read."""
         config = self._config
         datagram = with_packet_size(config.datagram, False)
         if config.ack_to is not None:
             host, port = config.ack_to
             family, sockaddr = find_addresses(host, port)[0]
             datagram = datagram.replace(answer_to=sockaddr_bytes(family, sockaddr))
+        with open_udp(config.bind, config.port) as listener:
+            self._endpoint = DatagramEndpoint(self._loop, listener.fileno(), datagram, self, most=config.senders)
+            self._address = listener.getsockname()
+
+    @property
+    def authorized_keys_file(self):
+        """The list that is read again when it changes; None when there is none."""
+        return self._trust.path
+
+    def start(self):
+        """Begin to receive. What is made from now on belongs to whoever we are now."""
+        self._destination = destination_of(self._config)
         self._workers = Workers(self._loop.call_soon_threadsafe, min(4, os.cpu_count() or 1))
         self._in_order = Workers(self._loop.call_soon_threadsafe, 1)
         self._sweeper = Workers(self._loop.call_soon_threadsafe, 1)  # of its own: a directory may be large
         self._destination.spread = self._workers.spread
-        with open_udp(config.bind, config.port) as listener:
-            self._endpoint = DatagramEndpoint(self._loop, listener.fileno(), datagram, self, most=config.senders)
-            address = listener.getsockname()
-        if config.key is None:
+        if self._config.key is None:
             self._log.warning("open-door", why=(
                 "--open: anyone who can reach the port can send files; use --key or --own-key to let in only those"
                 " with keys"))
-        self._log.info("listening", address=address[0], port=address[1])
+        self._log.info("listening", address=self._address[0], port=self._address[1])
         self._sweep()
         try:
             self._network = NetworkWatch()

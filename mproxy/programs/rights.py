@@ -4,7 +4,7 @@ import os
 import resource
 
 from mproxy.errors import UsageError
-from mproxy.net._process import forbid_dumps
+from mproxy.net._process import forbid_dumps, forbid_new_rights
 
 
 def protect_memory():
@@ -28,9 +28,12 @@ class User:
         self.uid, self.gid = entry.pw_uid, entry.pw_gid
 
     def become(self):
-        """Give up every right of root for good, groups and capabilities included."""
+        """Give up every right of root for good, groups and capabilities included. Before there is a second thread: what
+        is said about capabilities concerns the calling one and those that it begins."""
         if os.geteuid() != 0:
             return
+        if self.uid != 0:
+            forbid_new_rights()
         os.initgroups(self.name, self.gid)
         os.setresgid(self.gid, self.gid, self.gid)
         os.setresuid(self.uid, self.uid, self.uid)
@@ -39,9 +42,9 @@ class User:
         forbid_dumps()  # a change of user sets it anew
 
 
-def warn_of_lost_files(config, log):
-    """Say so when a file that must be read again later is out of reach of the user that the process now is."""
-    path = config.authorized_keys_file
+def warn_of_lost_file(path, user, log):
+    """Say so when a list of keys that is read again later is out of reach of `user`, who we are now."""
+    why = "after its next change nobody could connect"
     try:
         if path is None or os.access(path, os.R_OK, effective_ids=True):
             return
@@ -49,10 +52,9 @@ def warn_of_lost_files(config, log):
     except FileNotFoundError:
         return
     except PermissionError:
-        pass
-    log.warning("file-out-of-reach", file=path, user=config.user, why=(
-        "after its next change nobody could connect; make it readable for that user (chgrp, chmod g+r; the directory"
-        " g+x)"))
+        why = "its changes are not noticed before a restart"
+    log.warning("file-out-of-reach", file=path, user=user.name, why=(
+        f"{why}; make it readable for that user (chgrp, chmod g+r; the directory g+x)"))
 
 
 def _can_return():

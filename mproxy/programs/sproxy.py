@@ -120,6 +120,7 @@ class Sproxy:
         self._resolver = Resolver(loop.call_soon_threadsafe)
         self._default_target = None   # when it was given as a number
         self._default_addresses = []
+        self._listeners = []  # sockets, until they are served
         self._listening = []  # (host, port) of each listener
         self._door = Door(config, log)
         self._reception = Reception(loop, log, config, self)
@@ -128,11 +129,20 @@ class Sproxy:
         self._key_quota = key_quota(most)
         self._site = 0  # see policy.site
 
-    def start(self):
-        """Begin to serve."""
-        listeners = open_listeners(self._config)
+    def open(self):
+        """Have the port, the keys, and what lies beside them."""
+        self._listeners = open_listeners(self._config)
         self._door.open()
         self._site = Site(self._config.state_dir, self._config.port).number
+
+    @property
+    def authorized_keys_file(self):
+        """The list that is read again when it changes."""
+        return None if self._config.plaintext else self._config.authorized_keys_file
+
+    def start(self):
+        """Begin to serve."""
+        listeners, self._listeners = self._listeners, []
         self._listening = [listener.getsockname()[:2] for listener in listeners]
         self._say_open_door()
         if not self._config.plaintext:

@@ -49,6 +49,8 @@ class TransferConfig(Config):
     ack_to = Setting(None)
     authorized_keys = Setting(None)
     open = Setting(False)
+    # Whose rights the process has once the port is open and the keys are read; None keeps those it was started with.
+    user = Setting(None)
     partial_ttl_us = Setting(7 * DAY_US, SECOND_US, 3650 * DAY_US)
     senders = Setting(16, 1, 1000)
 

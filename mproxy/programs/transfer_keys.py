@@ -96,6 +96,11 @@ class SenderTrust:
         """The Keying of a new connection, None without a key."""
         return None if self._config.key is None else Keying(self._config.key, False, self._judge)
 
+    @property
+    def path(self):
+        """The list of keys that may send; None when none is asked."""
+        return None if self._keys is None else self._keys.path
+
     def _judge(self, spki, link):
         if self._keys is None:
             _check_named(spki, self._config.peers)

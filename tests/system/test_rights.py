@@ -2,22 +2,43 @@
 
 import os
 import pwd
+import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 from lab import as_nobody
-from proxies import CPROXY, CPROXY_PORT, SPROXY, SPROXY_PORT
+from proxies import CPROXY, CPROXY_PORT, ROOT, SPROXY, SPROXY_PORT, state_dir
 from test_start_up import fails
 
+from mproxy.policy.keys import find_spki, public_line
+from tests import keys
 from tests.root import real_root
 
 NOBODY = pwd.getpwnam("nobody")
+MPROXY = [sys.executable, "-m", "mproxy.programs.main"]
+HERE = {"PYTHONPATH": os.fspath(ROOT)}
+only_root = pytest.mark.skipif(not real_root(), reason="only the real root can become another user")
 
 
-def status_of(program):
-    """/proc/PID/status as a dictionary."""
-    return dict(line.split(":\t", 1) for line in Path(f"/proc/{program.pid}/status").read_text().splitlines())
+def line_of(number):
+    """The key of client `number` as authorized_keys has it."""
+    return public_line(find_spki(keys.pem(number), "test"))
+
+
+def is_nobody(program):
+    """Whether every thread of a program has the rights of nobody's, and no way to others."""
+    threads = list(Path(f"/proc/{program.pid}/task").iterdir())
+    for thread in threads:
+        status = dict(line.split(":\t", 1) for line in (thread / "status").read_text().splitlines())
+        assert status["Uid"].split() == [str(NOBODY.pw_uid)] * 4
+        assert status["Gid"].split() == [str(NOBODY.pw_gid)] * 4
+        assert set(status["Groups"].split()) <= {str(NOBODY.pw_gid)}
+        assert {status[name] for name in ("CapPrm", "CapEff", "CapInh", "CapBnd", "CapAmb")} == {"0" * 16}
+        assert status["NoNewPrivs"] == "1"
+    assert Path(f"/proc/{program.pid}/environ").stat().st_uid == 0, "not dumpable, by nobody either"
+    return len(threads)
 
 
 COMMANDS = pytest.mark.parametrize("command", [[CPROXY, CPROXY_PORT, "server", 1], [SPROXY, SPROXY_PORT]],
@@ -33,7 +54,7 @@ def test_no_core_dump(lab, command):
     assert [line.split()[4:6] for line in limits.splitlines() if line.startswith("Max core file size")] == [["0", "0"]]
 
 
-@pytest.mark.skipif(not real_root(), reason="only the real root can become another user")
+@only_root
 @COMMANDS
 def test_no_debugger(lab, command, tmp_path):
     """Goal: files in /proc of a program of nobody's are root's (which is how the system shows that its user may neither
@@ -50,7 +71,7 @@ def test_no_debugger(lab, command, tmp_path):
     assert owners == [0, NOBODY.pw_uid]
 
 
-@pytest.mark.skipif(not real_root(), reason="only the real root can become another user")
+@only_root
 def test_sproxy_gives_up_the_rights_of_root(pair, lab):
     """Goal: a port below 1024 and then another user for good: all four ids, no groups, no capabilities, and relaying
     goes on."""
@@ -60,15 +81,28 @@ def test_sproxy_gives_up_the_rights_of_root(pair, lab):
     with pair.app() as app:
         app.sendall(b"hello")
         assert app.recv(5) == b"hello"
-    status = status_of(pair.sproxy)
-    assert status["Uid"].split() == [str(NOBODY.pw_uid)] * 4
-    assert status["Gid"].split() == [str(NOBODY.pw_gid)] * 4
-    assert set(status["Groups"].split()) <= {str(NOBODY.pw_gid)}
-    assert {status[name] for name in ("CapPrm", "CapEff", "CapInh")} == {"0" * 16}
-    assert Path(f"/proc/{pair.sproxy.pid}/environ").stat().st_uid == 0, "not dumpable, by nobody either"
+    is_nobody(pair.sproxy)
 
 
-@pytest.mark.skipif(not real_root(), reason="only the real root can become another user")
+@only_root
+def test_keys_that_the_user_cannot_reach_stay_in_force(pair, lab):
+    """Goal: authorized_keys in a directory of root's, where it is without --state-dir: what was read at the start
+    counts, although the user cannot even look whether it has changed."""
+    directory = state_dir(lab.server)
+    directory.joinpath("authorized_keys").write_text(line_of(2) + "\n")
+    directory.parent.chmod(0o700)
+    pair.echo()
+    pair.start(sproxy=("--user", "nobody"))
+    assert "restart" in pair.sproxy.event("file-out-of-reach")["why"]
+    os.kill(pair.sproxy.pid, signal.SIGHUP)  # it looks at the file
+    assert pair.sproxy.event("reloaded")["keys"] == "1"
+    with pair.app() as app:
+        app.sendall(b"hello")
+        assert app.recv(5) == b"hello"
+    assert "nobody may connect" not in pair.sproxy.log.text
+
+
+@only_root
 def test_file_that_will_be_out_of_reach_is_told(lab):
     """Goal: authorized_keys that nobody may not read: said at the start, not at its next change."""
     state = lab.server.home / "state" / "mproxy"
@@ -83,9 +117,100 @@ def test_user_that_does_not_exist(lab):
     assert "no-such-user" in fails(lab.server.start(SPROXY, "--user", "no-such-user", SPROXY_PORT), "sproxy")
 
 
-@pytest.mark.skipif(not real_root(), reason="only the real root can become another user")
+@only_root
 def test_another_user_without_root(lab):
     """Goal: --user by somebody who is not root: one line."""
     program = lab.server.start(*as_nobody(), SPROXY, "--user", "daemon", SPROXY_PORT,
                                env={"HOME": os.fspath(lab.server.home)})
     assert "root" in fails(program, "sproxy")
+
+
+# ---- recv
+
+def secret_of(host):
+    """A secret that only root can read, in a directory that only root can enter."""
+    directory = host.home / "root"
+    directory.mkdir(mode=0o700)
+    path = directory / "secret"
+    path.write_bytes(bytes(range(200, 232)))
+    path.chmod(0o600)
+    return path
+
+
+@pytest.fixture
+def incoming():
+    """A directory of nobody's, which he can reach: not below those of pytest, which are private."""
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        path = Path(directory) / "incoming"
+        path.mkdir()
+        os.chown(path, NOBODY.pw_uid, NOBODY.pw_gid)
+        yield path
+
+
+def sends(host, port, *options):
+    """Send one file to this host's own receiver; how it ended."""
+    (host.home / "f").write_bytes(b"data")
+    sender = host.start(*MPROXY, "send", *options, host.home / "f", "127.0.0.1", port, env=HERE)
+    return sender.wait()
+
+
+@only_root
+@pytest.mark.parametrize("where", ["incoming/", "incoming/made here/", "incoming/name"])
+def test_recv_gives_up_the_rights_of_root(lab, incoming, where):
+    """Goal: a port below 1024 and a secret of root's, then another user for good, before there is a second thread; what
+    is made is that user's, the directory too."""
+    host, key = lab.server, secret_of(lab.server)
+    host.run("sysctl", "-q", "net.ipv4.ip_unprivileged_port_start=1024")
+    output = f"{incoming.parent}/{where}"
+    receiver = host.start(*MPROXY, "recv", "--user", "nobody", "--key", key, "-o", output, 705, env=HERE)
+    receiver.event("listening")
+    assert is_nobody(receiver) > 1
+    assert sends(host, 705, "--key", key) == 0
+    file = Path(output) / "f" if where.endswith("/") else Path(output)
+    assert file.read_bytes() == b"data"
+    assert {path.stat().st_uid for path in (file, file.parent)} == {NOBODY.pw_uid}
+
+
+@only_root
+def test_recv_knows_its_senders_by_a_file_of_root(lab, incoming):
+    """Goal: keys of the state directory, which the user can neither read nor reach: read before, said, in force."""
+    host, directory = lab.server, state_dir(lab.server)
+    directory.mkdir(mode=0o700, parents=True)
+    for name, number in (("host-key.pem", 1), ("client-key.pem", 2)):
+        (directory / name).touch(0o600)
+        (directory / name).write_bytes(keys.pem(number))
+    (directory / "authorized_keys").write_text(line_of(2) + "\n")
+    receiver = host.start(*MPROXY, "recv", "--user", "nobody", "--own-key", "-o", incoming, 7000, env=HERE)
+    assert receiver.event("file-out-of-reach")["file"] == str(directory / "authorized_keys")
+    receiver.event("listening")
+    assert sends(host, 7000, "--own-key") == 0
+    assert (incoming / "f").read_bytes() == b"data"
+
+
+@only_root
+@pytest.mark.parametrize("where, says", [
+    ("", "-o {}: cannot write to this directory as nobody"),
+    ("new/", "-o {}: cannot create this directory as nobody: Permission denied"),
+    ("name", "-o {}: cannot write to its directory as nobody"),
+])
+def test_recv_where_the_user_may_not_write(lab, incoming, where, says):
+    """Goal: a directory of root's is told at the start, not to every sender; and nothing is made as root."""
+    os.chown(incoming, 0, 0)
+    output = f"{incoming}/{where}"
+    program = lab.server.start(*MPROXY, "recv", "--user", "nobody", "--open", "-o", output, 7000, env=HERE)
+    assert says.format(output) in fails(program, "mproxy recv")
+    assert list(incoming.iterdir()) == []
+
+
+@pytest.mark.parametrize("who, says", [
+    ("no-such-user", "there is no such user"), ("daemon", "only when started as root")])
+def test_recv_with_a_wrong_user(lab, who, says):
+    """Goal: one line, and no directory is made."""
+    prefix = as_nobody() if who == "daemon" else []
+    if prefix and not real_root():
+        pytest.skip("only the real root can become another user")
+    new = lab.server.home / "new"
+    program = lab.server.start(*prefix, *MPROXY, "recv", "--user", who, "--open", "-o", f"{new}/", 7000, env=HERE)
+    assert says in fails(program, "mproxy recv")
+    assert not new.exists()

@@ -335,6 +335,24 @@ def test_replaced_file_of_the_same_size_and_time_is_seen(tmp_path):
     assert keys.find(OTHER, "10.0.0.1", NOW)
 
 
+@pytest.mark.parametrize("gave_up", [True, False])
+def test_file_out_of_reach(tmp_path, monkeypatch, gave_up):
+    """Goal: who gave up the rights with which the file was read goes on with what was read; for anybody else a
+    directory that was closed is as a file that vanished."""
+    path = tmp_path / "authorized_keys"
+    path.write_text(public_line(ONE))
+    keys = AuthorizedKeys(path)
+
+    def refuse(name):
+        raise PermissionError(13, "Permission denied", name)
+    for name in ("file_stamp", "check_private"):
+        monkeypatch.setattr(f"mproxy.policy.trust.{name}", refuse)
+    if gave_up:
+        monkeypatch.setattr("mproxy.policy.trust.os.geteuid", lambda: 65534)
+    assert keys.changed() is not gave_up
+    assert len(keys) == gave_up
+
+
 def test_vanished_file_authorises_nobody(tmp_path):
     path = tmp_path / "authorized_keys"
     write(path, public_line(ONE))
