@@ -69,9 +69,9 @@ DIRECTIVES = {
 }
 
 # Modules that are linked with OpenSSL: all others build without it.
-NEED_OPENSSL = ["mproxy/net/_tls.pyx", "mproxy/net/_records.pyx", "mproxy/net/_aead.pyx"]
+NEED_OPENSSL = ["mproxy/carrier/_tls.pyx", "mproxy/carrier/_records.pyx", "mproxy/ground/_aead.pyx"]
 # The one that computes AES-GCM with Intel's Multi-Buffer Crypto library, where there is one.
-WANTS_IPSEC_MB = "mproxy/net/_aead.pyx"
+WANTS_IPSEC_MB = "mproxy/ground/_aead.pyx"
 
 
 def openssl_keywords():

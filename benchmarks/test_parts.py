@@ -11,7 +11,7 @@ from tests.drivers._pysession import PySession, exchange
 from mproxy._frames import FrameParser, encode_frame
 from mproxy._session import Session
 from mproxy._wire import FrameType
-from mproxy.config import SessionConfig
+from mproxy.ground.config import SessionConfig
 
 SESSION_ID = b"parts of mproxy!"
 BATCH_BYTES = 262144

@@ -8,12 +8,12 @@ import sys
 import traceback
 
 import atheris
-from mproxy.datagram._states import ConnectionState
+from mproxy.transport._states import ConnectionState
 from tests.drivers._datagram import pack_header
 from tests.drivers._pyconnection import PyConnection, PyListener
 
-from mproxy.datagram._packet import ControlType, PacketFlag, PacketType, checksum
-from mproxy.datagram.config import DatagramConfig
+from mproxy.transport._packet import ControlType, PacketFlag, PacketType, checksum
+from mproxy.transport.config import DatagramConfig
 
 WINDOW_BYTES = 64 << 10
 STREAM = bytes(range(251)) * 600  # what the peer's stream is at each place

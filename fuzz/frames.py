@@ -4,7 +4,7 @@
 
 from mproxy._frames import FrameParser
 from mproxy._wire import HEADER_BYTES, MAX_DATA_BYTES, MAX_IGNORABLE_BYTES, FrameType
-from mproxy.errors import PeerError
+from mproxy.ground.errors import PeerError
 
 
 def parse(pieces):

@@ -4,7 +4,7 @@
 """Preamble and HELLO at sproxy, preamble and WELCOME at cproxy."""
 
 from mproxy._wire import MAX_WINDOW_BYTES, MIN_WINDOW_BYTES
-from mproxy.errors import PeerError
+from mproxy.ground.errors import PeerError
 from mproxy.handshake import Caller, Greeter, Hello
 
 

@@ -2,7 +2,7 @@
 # a judgement about any key is "same", "new" or a refusal that names a line; "new" only while no line may be about it.
 """The parser of known_hosts."""
 
-from mproxy.errors import PeerError
+from mproxy.ground.errors import PeerError
 from mproxy.policy.keys import SPKI_BYTES, SPKI_PREFIX
 from mproxy.policy.trust import judge_host, lines_of, parse_known_hosts
 

@@ -4,7 +4,7 @@ from tests.drivers._pysession import PySession
 
 from mproxy._session import EventKind, Session
 from mproxy._wire import MIN_WINDOW_BYTES
-from mproxy.config import SessionConfig
+from mproxy.ground.config import SessionConfig
 
 SESSION_ID = b"session-id-16-by"
 CONFIG = SessionConfig(window_bytes=16384, session_budget_bytes=65536, max_streams=20)

@@ -5,8 +5,9 @@
 import os
 import tempfile
 
-from mproxy.datagram.destinations import IntoDirectory
-from mproxy.datagram.messages import (
+from mproxy.ground.errors import PeerError
+from mproxy.transfer.destinations import IntoDirectory
+from mproxy.transfer.messages import (
     BLOCK,
     HEADER,
     MOST_CONTROL_BYTES,
@@ -18,9 +19,8 @@ from mproxy.datagram.messages import (
     parse_header,
     parse_payload,
 )
-from mproxy.datagram.names import BadName
-from mproxy.datagram.tree import LEAF_BYTES
-from mproxy.errors import PeerError
+from mproxy.transfer.names import BadName
+from mproxy.transfer.tree import LEAF_BYTES
 
 PLACE = tempfile.mkdtemp(prefix="fuzz-")
 INSIDE = os.path.join(PLACE, "in")

@@ -12,7 +12,7 @@ from mproxy._wire cimport (
     CloseCode, FrameFlag, FrameType, get16, get32, get64, put16, put32, put64,
 )
 from mproxy import _wire as numbers  # as Python sees them; the cimported enums are C's alone
-from mproxy.errors import PeerError
+from mproxy.ground.errors import PeerError
 
 
 cdef struct Shape:

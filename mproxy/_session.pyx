@@ -31,7 +31,7 @@ from mproxy._wire cimport (
     HEADER_BYTES, HEARTBEAT_BYTES, MAX_REASON_BYTES, MIN_WINDOW_BYTES, SESSION_ID_BYTES,
     CloseCode, FrameFlag, FrameType, ResetCode,
 )
-from mproxy.errors import LocalError
+from mproxy.ground.errors import LocalError
 
 
 cdef enum:
@@ -46,7 +46,7 @@ cdef int64_t NEVER = 0x7FFFFFFFFFFFFFFF
 
 @cython.no_gc_clear
 cdef class Session(StreamSet):
-    """One association. `config` is a `mproxy.config.SessionConfig`."""
+    """One association. `config` is a `mproxy.ground.config.SessionConfig`."""
 
     def __init__(self, config, *, bint is_server, bytes session_id=b"", bytes secret=b""):
         self.is_server = is_server

@@ -21,7 +21,7 @@ import struct
 from mproxy import _wire
 from mproxy._frames import FrameParser, encode_frame
 from mproxy._wire import CloseCode, FrameType, PreambleFlag
-from mproxy.errors import PeerError
+from mproxy.ground.errors import PeerError
 
 PREAMBLE = struct.Struct(">IBBHQ")  # magic, version, flags, reserved, routing tag
 HELLO = struct.Struct(">16s16s32s16sQQII32sII")

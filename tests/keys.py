@@ -2,7 +2,7 @@
 
 import functools
 
-from mproxy.net._tls import Tls, TlsContext
+from mproxy.carrier._tls import Tls, TlsContext
 from mproxy.policy.keys import fresh_pem
 
 

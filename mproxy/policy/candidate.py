@@ -7,7 +7,7 @@ A narrow path takes long to carry a list of many streams, and is not slower for 
 import fcntl
 import socket
 
-from mproxy.errors import PeerError
+from mproxy.ground.errors import PeerError
 from mproxy.policy.attempt import reason_of, well_placed
 
 # Without progress for so long, or four times what its connection took, a candidate is overdue: TLS and HELLO are two

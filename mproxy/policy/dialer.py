@@ -15,7 +15,7 @@ Rules:
 5. Names are looked up at a pace of their own, LOOKUP_US apart at least, however often is dialled.
 """
 
-from mproxy.errors import PeerError
+from mproxy.ground.errors import PeerError
 from mproxy.policy.attempt import Attempt, connect_to
 from mproxy.policy.backoff import Backoff
 from mproxy.policy.candidate import Candidate

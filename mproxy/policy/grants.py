@@ -15,9 +15,9 @@ Nothing here reads a file or a clock.
 
 import time
 
-from mproxy.errors import UsageError
+from mproxy.ground.errors import UsageError
+from mproxy.ground.words import parse_host_port
 from mproxy.policy.keys import KEY_TYPE, parse_spki
-from mproxy.words import parse_host_port
 
 
 class Grant:

@@ -14,8 +14,8 @@ import hashlib
 import os
 import stat
 
-from mproxy._wipe import wipe
-from mproxy.errors import MproxyError
+from mproxy.ground._wipe import wipe
+from mproxy.ground.errors import MproxyError
 
 KEY_TYPE = "mproxy-ed25519"
 SPKI_PREFIX = bytes.fromhex("302a300506032b6570032100")  # RFC 8410, section 10.1: all but the key itself

@@ -11,7 +11,7 @@
 import _thread
 from collections import deque
 
-from mproxy.config import HOUR_US, SECOND_US
+from mproxy.ground.config import HOUR_US, SECOND_US
 from mproxy.policy.resolver import look_up_host, numeric_address
 
 FLOOR_US = 5 * SECOND_US

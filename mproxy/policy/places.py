@@ -13,7 +13,7 @@ it is in use, unless the key's line gave it so many. A key's own bound is kept b
 """
 
 from mproxy._wire import CloseCode
-from mproxy.errors import PeerError
+from mproxy.ground.errors import PeerError
 
 # A session that has just begun is about to open its first stream.
 YOUNG_US = 5_000_000

@@ -9,7 +9,7 @@ because the file is another one, or the host is.
 import hashlib
 import os
 
-from mproxy.errors import MproxyError
+from mproxy.ground.errors import MproxyError
 from mproxy.policy.slots import Slot
 
 SITE_BYTES = 4

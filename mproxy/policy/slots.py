@@ -6,7 +6,7 @@ A process that starts again finds its slot free and takes it; a second one besid
 import fcntl
 import os
 
-from mproxy.errors import MproxyError
+from mproxy.ground.errors import MproxyError
 
 # Processes of one kind at the same time with one state directory.
 SLOTS = 1024

@@ -14,11 +14,11 @@ import os
 import stat
 
 from mproxy._wire import CloseCode
-from mproxy.config import format_host_port
-from mproxy.errors import MproxyError, PeerError, UsageError
+from mproxy.ground.config import format_host_port
+from mproxy.ground.errors import MproxyError, PeerError, UsageError
+from mproxy.ground.words import parse_host_port
 from mproxy.policy.grants import parse_grant
 from mproxy.policy.keys import KEY_TYPE, fingerprint, make_private_directory, parse_spki, public_line
-from mproxy.words import parse_host_port
 
 # Files larger than this are no lists of keys; longer lines no entries.
 MOST_BYTES = 4 << 20

@@ -15,19 +15,19 @@ import shlex
 import socket
 import subprocess
 
-from mproxy._wipe import wipe
 from mproxy._wire import CloseCode
-from mproxy.config import default_state_dir, format_host_port
-from mproxy.errors import MproxyError, PeerError, UsageError
+from mproxy.carrier._tls import Tls, TlsContext
+from mproxy.ground._wipe import wipe
+from mproxy.ground.config import default_state_dir, format_host_port
+from mproxy.ground.errors import MproxyError, PeerError, UsageError
+from mproxy.ground.words import parse_host, parse_name, parse_port, printable
 from mproxy.handshake import Caller
-from mproxy.net._tls import Tls, TlsContext
 from mproxy.policy.grants import parse_grant
 from mproxy.policy.keys import find_spki, fingerprint, public_line, take_identity
 from mproxy.policy.trust import HostTrust
 from mproxy.programs.authorize_script import BEGIN, END, SCRIPT
 from mproxy.programs.keygen import key_file, own_name
 from mproxy.programs.options import OneLineParser, complain
-from mproxy.words import parse_host, parse_name, parse_port, printable
 
 PROGRAM = "mproxy authorize"
 

@@ -5,15 +5,15 @@ import resource
 import signal
 import socket
 
-from mproxy.config import format_host_port
-from mproxy.errors import MproxyError, UsageError
-from mproxy.net._loop import Loop
-from mproxy.net._socket import keep_spare
-from mproxy.net.bind import BACKLOG, NO_SUCH_ADDRESS, explain_bind
-from mproxy.net.stdio import check_stdio
-from mproxy.programs.log import Log, Seconds
+from mproxy.ground.config import format_host_port
+from mproxy.ground.errors import MproxyError, UsageError
+from mproxy.io._loop import Loop
+from mproxy.io._socket import keep_spare
+from mproxy.io.bind import BACKLOG, NO_SUCH_ADDRESS, explain_bind
+from mproxy.io.stdio import check_stdio
 from mproxy.programs.options import complain
-from mproxy.programs.rights import User, protect_memory, warn_of_lost_file
+from mproxy.service.log import Log, Seconds
+from mproxy.service.rights import User, protect_memory, warn_of_lost_file
 
 
 def run_program(name, parse, program_class, argv):
@@ -67,7 +67,7 @@ def open_log_file(path):
     """Send standard error to a file; None without one. UsageError."""
     if path is None:
         return None
-    from mproxy.programs.daemon import LogFile
+    from mproxy.service.daemon import LogFile
     log_file = LogFile(path)
     log_file.open()
     return log_file

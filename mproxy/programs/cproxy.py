@@ -8,11 +8,11 @@ import sys
 
 from mproxy._session import Session
 from mproxy._wire import CloseCode, ResetCode
-from mproxy.config import format_host_port
+from mproxy.endpoint._endpoint import Endpoint
+from mproxy.endpoint._listener import AppListener
+from mproxy.ground.config import format_host_port
 from mproxy.handshake import session_tag
-from mproxy.net._endpoint import Endpoint
-from mproxy.net._listener import AppListener
-from mproxy.net.stdio import open_stdio
+from mproxy.io.stdio import open_stdio
 from mproxy.policy.dialer import Dialer
 from mproxy.policy.instance import Instance, stdio_name
 from mproxy.policy.reconnect import Reconnect

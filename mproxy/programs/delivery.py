@@ -13,16 +13,16 @@
 Standard input that was read from cannot be sent again: then there is only the first connection.
 """
 
-from mproxy.config import format_host_port
-from mproxy.datagram._packet import EndCode
-from mproxy.datagram.messages import FileKind, Result
-from mproxy.datagram.sender import FileSender
-from mproxy.datagram.workers import Workers
-from mproxy.errors import MproxyError
+from mproxy.ground.config import format_host_port
+from mproxy.ground.errors import MproxyError
+from mproxy.ground.words import counted
 from mproxy.policy.resolver import numeric_address
 from mproxy.programs.reach import Reach
 from mproxy.programs.sounding import Sounding
-from mproxy.words import counted
+from mproxy.transfer.messages import FileKind, Result
+from mproxy.transfer.sender import FileSender
+from mproxy.transfer.workers import Workers
+from mproxy.transport._packet import EndCode
 
 LOOK_US = 250_000     # between two looks at how long it has been silent
 DOUBT_US = 4_500_000  # two questions (the engine's keepalive) without an answer

@@ -12,13 +12,13 @@ import sys
 import textwrap
 import time
 
-from mproxy.config import SECOND_US, Config, SessionConfig, Setting, format_duration
-from mproxy.errors import MproxyError, UsageError
+from mproxy.ground.config import SECOND_US, Config, SessionConfig, Setting, format_duration
+from mproxy.ground.errors import MproxyError, UsageError
+from mproxy.ground.words import counted, parse_count, parse_duration
 from mproxy.programs.demo_net import Cable, Cut, why_no_cable
 from mproxy.programs.demo_peers import END_OF_STREAM, Client, CountingDaemon, Proxy, Watch
-from mproxy.programs.log import reserve_standard_fds
 from mproxy.programs.options import OneLineParser, complain
-from mproxy.words import counted, parse_count, parse_duration
+from mproxy.service.log import reserve_standard_fds
 
 # Seconds of undisturbed counting before the first change and after each.
 COUNTING_S = 2

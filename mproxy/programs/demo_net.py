@@ -19,7 +19,7 @@ import struct
 import subprocess
 from pathlib import Path
 
-from mproxy.errors import MproxyError
+from mproxy.ground.errors import MproxyError
 
 # linux/sched.h
 _CLONE_NEWUSER = 0x10000000

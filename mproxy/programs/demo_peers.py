@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import mproxy
-from mproxy.errors import MproxyError
+from mproxy.ground.errors import MproxyError
 
 # Seconds between two lines of the daemon.
 COUNT_S = 0.1

@@ -6,16 +6,16 @@ import os
 import shlex
 import time
 
-from mproxy._wipe import wipe
 from mproxy._wire import CloseCode
-from mproxy.config import format_host_port
-from mproxy.errors import PeerError, UsageError
-from mproxy.net._moves import Moves
-from mproxy.net._tls import Tls, TlsContext
+from mproxy.carrier._tls import Tls, TlsContext
+from mproxy.ground._wipe import wipe
+from mproxy.ground.config import format_host_port
+from mproxy.ground.errors import PeerError, UsageError
+from mproxy.ground.words import parse_host_port, printable
+from mproxy.io._moves import Moves
 from mproxy.policy.keys import take_identity
 from mproxy.policy.tags import Tags
 from mproxy.policy.trust import AuthorizedKeys
-from mproxy.words import parse_host_port, printable
 
 # How often to look whether authorized_keys has changed, or a key's time is over.
 LOOK_US = 500_000

@@ -13,18 +13,18 @@ import sys
 
 from mproxy._session import Session
 from mproxy._wire import CloseCode
-from mproxy.config import CproxyConfig, SessionConfig
-from mproxy.errors import MproxyError
-from mproxy.net._endpoint import Endpoint
-from mproxy.net._loop import Loop
+from mproxy.endpoint._endpoint import Endpoint
+from mproxy.ground.config import CproxyConfig, SessionConfig
+from mproxy.ground.errors import MproxyError
+from mproxy.io._loop import Loop
 from mproxy.policy.dialer import Dialer
 from mproxy.policy.instance import LeftBehind
 from mproxy.policy.reconnect import Reconnect
 from mproxy.policy.resolver import Resolver
 from mproxy.programs.common import install_signals, say_session
 from mproxy.programs.introduction import Introduction
-from mproxy.programs.log import Log
-from mproxy.programs.rights import protect_memory
+from mproxy.service.log import Log
+from mproxy.service.rights import protect_memory
 
 # How long it is tried. The clock stands still while the host sleeps, so a laptop that was closed says it when opened.
 PATIENCE_US = 3_600_000_000

@@ -18,7 +18,7 @@ import resource
 import socket
 
 from mproxy._wire import PREAMBLE_BYTES, CloseCode
-from mproxy.errors import PeerError
+from mproxy.ground.errors import PeerError
 from mproxy.handshake import Greeter
 from mproxy.policy.crowd import TAG_SHARE, Crowd, Rank, at_random, share_of
 from mproxy.policy.sources import Sources, source_of

@@ -9,16 +9,9 @@ import socket
 import time
 
 from mproxy import __version__
-from mproxy.config import LOG_FORMATS, LOG_LEVELS, MIB, SECOND_US, Config, Setting, format_host_port
-from mproxy.datagram._impair import Path
-from mproxy.datagram._impair_io import ImpairRelay
-from mproxy.errors import MproxyError, UsageError
-from mproxy.net._socket import Target
-from mproxy.net.bind import explain_bind
-from mproxy.policy.resolver import look_up_host, numeric_address
-from mproxy.programs.common import run_program
-from mproxy.programs.options import OneLineParser
-from mproxy.words import (
+from mproxy.ground.config import LOG_FORMATS, LOG_LEVELS, MIB, SECOND_US, Config, Setting, format_host_port
+from mproxy.ground.errors import MproxyError, UsageError
+from mproxy.ground.words import (
     parse_bind,
     parse_count,
     parse_duration,
@@ -28,6 +21,13 @@ from mproxy.words import (
     printable,
     split_host_port,
 )
+from mproxy.impair._impair import Path
+from mproxy.impair._impair_io import ImpairRelay
+from mproxy.io._socket import Target
+from mproxy.io.bind import explain_bind
+from mproxy.policy.resolver import look_up_host, numeric_address
+from mproxy.programs.common import run_program
+from mproxy.programs.options import OneLineParser
 
 _HIGHEST_SEED = 2**64 - 1
 

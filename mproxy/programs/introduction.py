@@ -5,10 +5,10 @@ import time
 
 from mproxy import _wire
 from mproxy._wire import CloseCode, HelloFeature
-from mproxy.config import format_host_port
-from mproxy.errors import MproxyError, PeerError
+from mproxy.carrier._tls import Tls
+from mproxy.ground.config import format_host_port
+from mproxy.ground.errors import MproxyError, PeerError
 from mproxy.handshake import Caller, Hello
-from mproxy.net._tls import Tls
 from mproxy.policy.keys import fingerprint
 from mproxy.policy.trust import HostTrust
 from mproxy.programs.door import is_loopback, open_context

@@ -3,9 +3,9 @@
 import os
 import socket
 
-from mproxy._wipe import wipe
-from mproxy.config import default_state_dir
-from mproxy.errors import MproxyError, UsageError
+from mproxy.ground._wipe import wipe
+from mproxy.ground.config import default_state_dir
+from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.policy.keys import fingerprint, public_line, read_identity, take_identity
 from mproxy.programs.options import OneLineParser, complain
 

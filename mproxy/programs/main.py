@@ -36,8 +36,8 @@ def main(argv=None):
     if program in PROGRAMS:
         module, function, _ = PROGRAMS[program]
         return getattr(importlib.import_module(module), function)(rest)
+    from mproxy.ground.words import printable
     from mproxy.programs.options import complain
-    from mproxy.words import printable
 
     wrong = f"{printable(program)} is not an mproxy program." if program else "no program given."
     complain("mproxy", f"{wrong} Choose from {', '.join(PROGRAMS)} (try 'mproxy --help')")

@@ -13,14 +13,14 @@ import socket
 import struct
 import time
 
-from mproxy.config import format_host_port
-from mproxy.errors import MproxyError, UsageError
-from mproxy.net.bind import NO_SUCH_ADDRESS, explain_bind
+from mproxy.ground.config import format_host_port
+from mproxy.ground.errors import MproxyError, UsageError
+from mproxy.ground.words import counted, parse_bind, parse_host, parse_port, split_host_port
+from mproxy.io.bind import NO_SUCH_ADDRESS, explain_bind
 from mproxy.policy.resolver import look_up_host, numeric_address
-from mproxy.programs.log import reserve_standard_fds
-from mproxy.programs.log_rate import Restraint
 from mproxy.programs.options import OneLineParser, complain
-from mproxy.words import counted, parse_bind, parse_host, parse_port, split_host_port
+from mproxy.service.log import reserve_standard_fds
+from mproxy.service.log_rate import Restraint
 
 # Longest payload of a message, that is of a line without its newline.
 LIMIT_BYTES = 1024

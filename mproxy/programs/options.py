@@ -2,7 +2,7 @@
 
 Whatever is wrong with a command line raises UsageError with one line that says what is wrong and what to do;
 programs hand it to `complain` and exit with 2. `--help` and `--version` print and raise SystemExit(0).
-Defaults and ranges are those of `mproxy.config`.
+Defaults and ranges are those of `mproxy.ground.config`.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import os
 import sys
 
 from mproxy import __version__
-from mproxy.config import (
+from mproxy.ground.config import (
     LOG_FORMATS,
     LOG_LEVELS,
     CproxyConfig,
@@ -19,8 +19,8 @@ from mproxy.config import (
     default_state_dir,
     format_host_port,
 )
-from mproxy.errors import UsageError
-from mproxy.words import (
+from mproxy.ground.errors import UsageError
+from mproxy.ground.words import (
     parse_bind,
     parse_count,
     parse_duration,

@@ -2,12 +2,12 @@
 
 import os
 
-from mproxy.config import format_host_port
-from mproxy.net._socket import Target
+from mproxy.ground.config import format_host_port
+from mproxy.io._socket import Target
 from mproxy.policy.resolver import Resolver, numeric_address
 from mproxy.programs.common import open_listeners
-from mproxy.relay._tcp import TcpRelay
 from mproxy.relay.rules import Rule
+from mproxy.relay.tcp._tcp import TcpRelay
 
 
 class PlainRelay:

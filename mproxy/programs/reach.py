@@ -4,8 +4,8 @@ A packet that nobody answers says nothing: there is no refusal as with TCP, and 
 where nobody is would take a minute.
 """
 
-from mproxy.config import format_host_port
-from mproxy.net._socket import Target
+from mproxy.ground.config import format_host_port
+from mproxy.io._socket import Target
 
 NEXT_AFTER_US = 250_000  # RFC 8305's Connection Attempt Delay
 OVERTAKEN = 1            # any code: nobody is told, for the peer has not answered

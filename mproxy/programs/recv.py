@@ -4,15 +4,9 @@ import os
 import resource
 import time
 
-from mproxy.config import DAY_US, SECOND_US, format_host_port
-from mproxy.datagram._endpoint import DatagramEndpoint
-from mproxy.datagram._packet import EndCode
-from mproxy.datagram.destinations import IntoDirectory, IntoFile, IntoPipe
-from mproxy.datagram.messages import AHEAD, FileKind, Result
-from mproxy.datagram.names import current_umask
-from mproxy.datagram.receiver import Allowance, FileReceiver
-from mproxy.datagram.workers import Workers
-from mproxy.errors import MproxyError, UsageError
+from mproxy.ground.config import DAY_US, SECOND_US, format_host_port
+from mproxy.ground.errors import MproxyError, UsageError
+from mproxy.ground.words import parse_count, parse_duration, parse_host_port, parse_name, parse_port
 from mproxy.policy.network import NetworkWatch
 from mproxy.programs.common import run_program
 from mproxy.programs.impair import open_udp
@@ -29,7 +23,13 @@ from mproxy.programs.transfer import (
     write_line,
 )
 from mproxy.programs.transfer_keys import SenderTrust
-from mproxy.words import parse_count, parse_duration, parse_host_port, parse_name, parse_port
+from mproxy.transfer.destinations import IntoDirectory, IntoFile, IntoPipe
+from mproxy.transfer.messages import AHEAD, FileKind, Result
+from mproxy.transfer.names import current_umask
+from mproxy.transfer.receiver import Allowance, FileReceiver
+from mproxy.transfer.workers import Workers
+from mproxy.transport._endpoint import DatagramEndpoint
+from mproxy.transport._packet import EndCode
 
 # A handshake is three packets, and a sender says at once what it has; 10 s outlast several losses on the longest path.
 OPEN_WITHIN_US = 10_000_000

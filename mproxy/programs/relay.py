@@ -3,17 +3,17 @@
 import os
 import sys
 
-from mproxy.errors import MproxyError, UsageError
-from mproxy.programs.daemon import Background, LogFile, running_pid, stop_process
-from mproxy.programs.log import reserve_standard_fds
+from mproxy.ground.errors import MproxyError, UsageError
+from mproxy.ground.words import counted
 from mproxy.programs.options import complain
 from mproxy.programs.relay_options import PROGRAM, parse_relay
 from mproxy.programs.relay_service import Service
 from mproxy.programs.relay_status import say_status
-from mproxy.programs.systemd import given_sockets
 from mproxy.relay import control
 from mproxy.relay.rule_file import LinesError, read_rules
-from mproxy.words import counted
+from mproxy.service.daemon import Background, LogFile, running_pid, stop_process
+from mproxy.service.log import reserve_standard_fds
+from mproxy.service.systemd import given_sockets
 
 # Beyond the relay's own --drain-timeout, which only the relay knows: a day at most.
 STOP_PATIENCE_S = 86_400 + 60
@@ -43,7 +43,7 @@ def check(given):
     """Look at a file of rules."""
     rules = read_rules(given["file"])
     if given.get("kernel"):
-        from mproxy.relay.kernel import refuse_impossible
+        from mproxy.relay.kernel.mode import refuse_impossible
         refuse_impossible(rules, given["file"])
     print(f"{given['file']}: {counted(len(rules), 'rule')}")
     return 0

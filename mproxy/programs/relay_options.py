@@ -4,13 +4,21 @@ import argparse
 import os
 
 from mproxy import __version__
-from mproxy.config import LOG_FORMATS, LOG_LEVELS
-from mproxy.errors import UsageError
+from mproxy.ground.config import LOG_FORMATS, LOG_LEVELS
+from mproxy.ground.errors import UsageError
+from mproxy.ground.words import (
+    parse_count,
+    parse_duration,
+    parse_host,
+    parse_name,
+    parse_port,
+    printable,
+    split_host_port,
+)
 from mproxy.programs.options import OneLineParser
 from mproxy.relay.rule_file import parse_listen, parse_options
 from mproxy.relay.rules import Rule
 from mproxy.relay.settings import RelayConfig
-from mproxy.words import parse_count, parse_duration, parse_host, parse_name, parse_port, printable, split_host_port
 
 PROGRAM = "mproxy relay"
 COMMANDS = ("check", "reload", "stop", "status")

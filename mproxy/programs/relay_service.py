@@ -9,17 +9,17 @@ import signal
 import socket
 
 from mproxy import __version__
-from mproxy.errors import MproxyError
-from mproxy.net._loop import Loop
+from mproxy.ground.errors import MproxyError
+from mproxy.ground.words import counted
+from mproxy.io._loop import Loop
 from mproxy.programs.common import raise_descriptor_limit
-from mproxy.programs.daemon import PidFile, leave_terminal
-from mproxy.programs.log import Log
-from mproxy.programs.rights import User
-from mproxy.programs.systemd import Notifier
 from mproxy.relay import control
 from mproxy.relay.rule_file import LinesError, read_rules
 from mproxy.relay.supervisor import Supervisor
-from mproxy.words import counted
+from mproxy.service.daemon import PidFile, leave_terminal
+from mproxy.service.log import Log
+from mproxy.service.rights import User
+from mproxy.service.systemd import Notifier
 
 
 class Service:
@@ -48,7 +48,7 @@ class Service:
 
     def _make_backend(self, given):
         if self._config.kernel:
-            from mproxy.relay.kernel import Kernel
+            from mproxy.relay.kernel.mode import Kernel
             return Kernel(self._config, self.log, self._loop)
         return Supervisor(self._config, self.log, self._loop, given, self._prepare_worker)
 

@@ -2,8 +2,8 @@
 
 import json
 
-from mproxy.config import format_host_port
-from mproxy.words import counted
+from mproxy.ground.config import format_host_port
+from mproxy.ground.words import counted
 
 _UNITS = ("", "K", "M", "G", "T", "P")
 

@@ -3,13 +3,9 @@
 import os
 import signal
 
-from mproxy.config import format_host_port
-from mproxy.datagram._endpoint import DatagramEndpoint
-from mproxy.datagram._packet import EndCode
-from mproxy.datagram.messages import FileKind, Result
-from mproxy.datagram.sender import find_sources
-from mproxy.datagram.workers import Workers
-from mproxy.errors import MproxyError, UsageError
+from mproxy.ground.config import format_host_port
+from mproxy.ground.errors import MproxyError, UsageError
+from mproxy.ground.words import parse_host, parse_name, parse_port, split_host_port
 from mproxy.policy.network import NetworkWatch
 from mproxy.programs.common import run_program
 from mproxy.programs.delivery import Delivery
@@ -32,7 +28,11 @@ from mproxy.programs.transfer import (
     write_line,
 )
 from mproxy.programs.transfer_keys import explain_refusal, sender_keying
-from mproxy.words import parse_host, parse_name, parse_port, split_host_port
+from mproxy.transfer.messages import FileKind, Result
+from mproxy.transfer.sender import find_sources
+from mproxy.transfer.workers import Workers
+from mproxy.transport._endpoint import DatagramEndpoint
+from mproxy.transport._packet import EndCode
 
 _USAGE = "mproxy send [options] FILE... HOST PORT"
 

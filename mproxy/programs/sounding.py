@@ -8,8 +8,8 @@ import errno
 import os
 import socket
 
-from mproxy.config import format_host_port
-from mproxy.datagram._packet import BASE_PACKET_BYTES
+from mproxy.ground.config import format_host_port
+from mproxy.transport._packet import BASE_PACKET_BYTES
 
 # When to look after the packet: a router's answer takes a round trip, a neighbour that is not there 3 s (ARP).
 _LOOKS_US = (0, 50_000, 250_000, 700_000, 2_500_000, 3_000_000)

@@ -10,12 +10,12 @@ from mproxy import _wire
 from mproxy._pool import limit_memory
 from mproxy._session import Session
 from mproxy._wire import CloseCode, HelloFeature, ResetCode
-from mproxy.config import format_host_port
-from mproxy.errors import PeerError
+from mproxy.endpoint._app import share_descriptors
+from mproxy.endpoint._endpoint import Endpoint
+from mproxy.ground.config import format_host_port
+from mproxy.ground.errors import PeerError
 from mproxy.handshake import NO_SECRET, Welcome, session_tag
-from mproxy.net._app import share_descriptors
-from mproxy.net._endpoint import Endpoint
-from mproxy.net._socket import Target
+from mproxy.io._socket import Target
 from mproxy.policy.crowd import Rank
 from mproxy.policy.keys import fingerprint
 from mproxy.policy.places import Places, key_quota

@@ -7,14 +7,14 @@ import socket
 import time
 
 from mproxy import __version__
-from mproxy.config import DAY_US, LOG_FORMATS, LOG_LEVELS, SECOND_US, Config, Setting, format_host_port
-from mproxy.datagram._packet import MAX_PACKET_BYTES, EndCode
-from mproxy.datagram.config import CONGESTIONS, RECOVERIES, DatagramConfig
-from mproxy.datagram.messages import Result
-from mproxy.errors import MproxyError, UsageError
+from mproxy.ground.config import DAY_US, LOG_FORMATS, LOG_LEVELS, SECOND_US, Config, Setting, format_host_port
+from mproxy.ground.errors import MproxyError, UsageError
+from mproxy.ground.words import parse_bind, parse_count, parse_duration
 from mproxy.policy.resolver import interleave, look_up_host, numeric_address
 from mproxy.programs.transfer_keys import add_key_options, take_key
-from mproxy.words import parse_bind, parse_count, parse_duration
+from mproxy.transfer.messages import Result
+from mproxy.transport._packet import MAX_PACKET_BYTES, EndCode
+from mproxy.transport.config import CONGESTIONS, RECOVERIES, DatagramConfig
 
 # Exit status, for scripts; 1 is any other failure, 2 a wrong command line.
 STATUS_OF_LEFT_OUT = 8

@@ -8,12 +8,12 @@ sproxy its clients.
 import os
 import time
 
-from mproxy.config import default_state_dir
-from mproxy.datagram.keying import DISAGREE, Key, Keying
-from mproxy.errors import PeerError, UsageError
+from mproxy.ground.config import default_state_dir
+from mproxy.ground.errors import PeerError, UsageError
+from mproxy.ground.words import parse_fingerprint, parse_name
 from mproxy.policy.keys import fingerprint
 from mproxy.policy.trust import AuthorizedKeys, HostTrust
-from mproxy.words import parse_fingerprint, parse_name
+from mproxy.transport.keying import DISAGREE, Key, Keying
 
 
 def add_key_options(parser, group):

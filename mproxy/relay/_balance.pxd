@@ -15,7 +15,7 @@ Every address of every target is a Backend of its own, and its state is shared b
 
 from libc.stdint cimport int64_t, uint32_t
 
-from mproxy.net._socket cimport Target
+from mproxy.io._socket cimport Target
 
 
 cdef enum:

@@ -6,7 +6,7 @@ search. An IPv4 address in IPv6 clothes (::ffff:a.b.c.d, RFC 4291 2.5.5.2) is th
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from mproxy.net._socket cimport sockaddr
+from mproxy.io._socket cimport sockaddr
 
 
 cdef struct Range4:

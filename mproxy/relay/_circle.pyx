@@ -6,7 +6,7 @@ from libc.errno cimport ESRCH, errno
 from libc.stddef cimport size_t
 from libc.string cimport memcmp, memcpy
 
-from mproxy.net._socket cimport sockaddr, sockaddr_storage, socklen_t
+from mproxy.io._socket cimport sockaddr, sockaddr_storage, socklen_t
 from mproxy.relay._proxy_header cimport take_address
 
 

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t, uint16_t
 from libc.string cimport memcmp
 
-from mproxy.net._socket cimport IPPROTO_TCP, getsockopt, set_option, sockaddr, socklen_t
+from mproxy.io._socket cimport IPPROTO_TCP, getsockopt, set_option, sockaddr, socklen_t
 from mproxy.relay._balance cimport Backend
 from mproxy.relay._proxy_header cimport take_address
 

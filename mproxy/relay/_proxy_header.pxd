@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint16_t
 
-from mproxy.net._socket cimport sockaddr, sockaddr_storage
+from mproxy.io._socket cimport sockaddr, sockaddr_storage
 
 
 cdef enum:

@@ -11,7 +11,7 @@ import os
 import socket
 import stat
 
-from mproxy.errors import MproxyError, UsageError
+from mproxy.ground.errors import MproxyError, UsageError
 
 # Bytes of a request, and requests at once: whoever can connect is the relay's own user, and can be wrong.
 LONGEST_REQUEST = 4096

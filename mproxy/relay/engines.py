@@ -3,8 +3,8 @@
 import resource
 from typing import Any
 
-from mproxy.relay._tcp import TcpRelay
-from mproxy.relay._udp import UdpRelay
+from mproxy.relay.tcp._tcp import TcpRelay
+from mproxy.relay.udp._udp import UdpRelay
 
 # One part in so many of the descriptors is kept for UDP sessions, once there is a rule for them. They in turn leave as
 # much to TCP: see UdpRelay.

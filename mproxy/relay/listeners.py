@@ -12,8 +12,8 @@ import contextlib
 import errno
 import socket
 
-from mproxy.errors import MproxyError
-from mproxy.net.bind import BACKLOG, NO_SUCH_ADDRESS, explain_bind
+from mproxy.ground.errors import MproxyError
+from mproxy.io.bind import BACKLOG, NO_SUCH_ADDRESS, explain_bind
 
 _IP_FREEBIND, _SO_RCVBUFFORCE = 15, 33
 

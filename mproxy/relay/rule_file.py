@@ -16,10 +16,10 @@ Every wrong line is named, not only the first; and with one wrong line no rule a
 import ipaddress
 import re
 
-from mproxy.config import DAY_US, HOUR_US, MILLISECOND_US, format_duration
-from mproxy.errors import MproxyError, UsageError
+from mproxy.ground.config import DAY_US, HOUR_US, MILLISECOND_US, format_duration
+from mproxy.ground.errors import MproxyError, UsageError
+from mproxy.ground.words import parse_bind, parse_count, parse_duration, parse_host, parse_port, printable
 from mproxy.relay.rules import LEAST_CONNECTIONS, ROUND_ROBIN, UDP_OPTIONS, Rule, RuleOptions
-from mproxy.words import parse_bind, parse_count, parse_duration, parse_host, parse_port, printable
 
 LINE = "[tcp|udp|tcp+udp] [ADDRESS:]PORT -> HOST:PORT [OPTION ...]"
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network
 
-from mproxy.config import MINUTE_US, SECOND_US, format_host_port
+from mproxy.ground.config import MINUTE_US, SECOND_US, format_host_port
 
 ROUND_ROBIN, LEAST_CONNECTIONS = "roundrobin", "leastconn"
 

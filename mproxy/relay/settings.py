@@ -1,7 +1,7 @@
 """Every setting of `mproxy relay`: unit, default, allowed range, and why. Those of a single rule: rules.RuleOptions."""
 
-from mproxy.config import HOUR_US, LOG_FORMATS, LOG_LEVELS, SECOND_US, Config, Setting
-from mproxy.errors import UsageError
+from mproxy.ground.config import HOUR_US, LOG_FORMATS, LOG_LEVELS, SECOND_US, Config, Setting
+from mproxy.ground.errors import UsageError
 
 
 class RelayConfig(Config):

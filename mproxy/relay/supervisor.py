@@ -11,8 +11,9 @@ import os
 import resource
 from dataclasses import replace
 
-from mproxy.config import format_host_port
-from mproxy.errors import MproxyError
+from mproxy.ground.config import format_host_port
+from mproxy.ground.errors import MproxyError
+from mproxy.ground.words import counted
 from mproxy.policy.names import Names
 from mproxy.relay.channel import MOST_FDS
 from mproxy.relay.circles import find_circles, is_own_address, refuse_circles
@@ -22,7 +23,6 @@ from mproxy.relay.listeners import open_listener, take_given
 from mproxy.relay.messages import pack_rule
 from mproxy.relay.pool import RUNNING, Pool
 from mproxy.relay.rule_file import ListenError
-from mproxy.words import counted
 
 # Descriptors of a process that are for none of its listeners and connections: log, channels, loop, files.
 OTHER_FDS = 64

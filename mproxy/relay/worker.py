@@ -27,8 +27,8 @@ import signal
 import time
 from collections.abc import Callable
 
-from mproxy.net._loop import Loop
-from mproxy.net._socket import Target
+from mproxy.io._loop import Loop
+from mproxy.io._socket import Target
 from mproxy.relay.channel import Channel
 from mproxy.relay.engines import Engines
 from mproxy.relay.messages import pack_counters, unpack_rule

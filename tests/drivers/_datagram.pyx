@@ -5,20 +5,20 @@ from libc.stdlib cimport free
 from libc.string cimport memset
 
 from mproxy._ring cimport iovec
-from mproxy.datagram._congestion cimport AckSample, Congestion
-from mproxy.datagram._impair cimport Held, Path
-from mproxy.datagram._listener cimport siphash
-from mproxy.datagram._mtu cimport Mtu, mtu_acked, mtu_black_hole, mtu_init, mtu_lost, mtu_probe, mtu_too_big
-from mproxy.datagram._packet cimport (
+from mproxy.transport._congestion cimport AckSample, Congestion
+from mproxy.impair._impair cimport Held, Path
+from mproxy.transport._listener cimport siphash
+from mproxy.transport._mtu cimport Mtu, mtu_acked, mtu_black_hole, mtu_init, mtu_lost, mtu_probe, mtu_too_big
+from mproxy.transport._packet cimport (
     PACKET_HEADER_BYTES, Header, Seal, get_header, get_varint, packet_type, put_header, put_varint,
 )
-from mproxy.datagram._ranges cimport (
+from mproxy.transport._ranges cimport (
     RangeSet, ranges_add, ranges_at, ranges_drop_below, ranges_drop_lowest, ranges_free, ranges_has, ranges_init,
     ranges_overlap, ranges_remove,
 )
-from mproxy.datagram._rtt cimport Rtt, rtt_init, rtt_sample, rtt_timeout
-from mproxy.datagram._seal cimport TAG_BYTES, PacketKey
-from mproxy.net._aead cimport (
+from mproxy.transport._rtt cimport Rtt, rtt_init, rtt_sample, rtt_timeout
+from mproxy.transport._seal cimport TAG_BYTES, PacketKey
+from mproxy.ground._aead cimport (
     AEAD_NONCE_BYTES, AEAD_TAG_BYTES, Aead, AeadCipher, aead_agrees, aead_begin, aead_end, aead_key_bytes, aead_pass,
     aead_start, aead_tag, aead_take_key,
 )

@@ -6,11 +6,11 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from mproxy._ring cimport iovec
-from mproxy.datagram._channel cimport Transmit
-from mproxy.datagram._connection cimport Connection, DatagramEvent, Event
-from mproxy.datagram._listener cimport Listener, ListenResult, Reply
-from mproxy.datagram._packet cimport Address, Seal, crc_seal
-from mproxy.datagram._states cimport ConnectionState
+from mproxy.transport._channel cimport Transmit
+from mproxy.transport._connection cimport Connection, DatagramEvent, Event
+from mproxy.transport._listener cimport Listener, ListenResult, Reply
+from mproxy.transport._packet cimport Address, Seal, crc_seal
+from mproxy.transport._states cimport ConnectionState
 
 
 cdef enum:

@@ -6,20 +6,20 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from mproxy.net._socket cimport sockaddr
+from mproxy.io._socket cimport sockaddr
 from mproxy.relay._balance cimport Backend, Balance
 from mproxy.relay._cidr cimport CidrSet
-from mproxy.relay._gather cimport Gather, gather_full, gather_is_due, gather_judge
-from mproxy.relay._pipes cimport Pipe, PipePool
-from mproxy.relay._ports cimport port_rest, port_rests
+from mproxy.relay.udp._gather cimport Gather, gather_full, gather_is_due, gather_judge
+from mproxy.relay.tcp._pipes cimport Pipe, PipePool
+from mproxy.relay.udp._ports cimport port_rest, port_rests
 from mproxy.relay._proxy_header cimport OWN_HEADER_BYTES, Origin, header_parse, header_write
-from mproxy.relay._runs cimport ANY_SEGMENT, Piece, Run, run_next
-from mproxy.relay._sessions cimport (
+from mproxy.relay.udp._runs cimport ANY_SEGMENT, Piece, Run, run_next
+from mproxy.relay.udp._sessions cimport (
     OF_GROUP, OF_TABLE, STANDINGS, Entry, Group, Key, Roll, SessionTable, Source, group_ended,
 )
 from mproxy.relay._tally cimport ALL_RULES, Tally
-from mproxy.relay._udp cimport UdpRelay
-from mproxy.relay._wheel cimport Wheel, WheelLink, wheel_due, wheel_init, wheel_put, wheel_sweep, wheel_take
+from mproxy.relay.udp._udp cimport UdpRelay
+from mproxy.relay.tcp._wheel cimport Wheel, WheelLink, wheel_due, wheel_init, wheel_put, wheel_sweep, wheel_take
 
 
 cdef extern from "<netinet/in.h>" nogil:

@@ -35,7 +35,7 @@ def source_files(*suffixes, under=PACKAGE):
 
 
 def module_name(path):
-    """mproxy/net/_loop.pyx is mproxy.net._loop; a package's __init__ is the package."""
+    """mproxy/io/_loop.pyx is mproxy.io._loop; a package's __init__ is the package."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 

@@ -5,8 +5,8 @@ import re
 import pytest
 from tests.drivers._datagram import pack_header
 
-from mproxy.datagram import _states
-from mproxy.datagram._packet import ControlType, EndCode, PacketFlag, PacketType
+from mproxy.transport import _states
+from mproxy.transport._packet import ControlType, EndCode, PacketFlag, PacketType
 from tests.meta.sources import ROOT
 
 PAGE = (ROOT / "docs" / "datagram.md").read_text()

@@ -10,18 +10,19 @@ from tests.meta.sources import PACKAGE, ROOT, externs, imports, module_name, sou
 # itself, never from a neighbour in its row. Where it lists its modules, each imports only from those before it: so they
 # are read in this order.
 LAYERS = [
-    {"ground": ["mproxy", "mproxy.errors", "mproxy.config", "mproxy.words", "mproxy._wire", "mproxy._wipe",
-                "mproxy._pool", "mproxy._ring"]},
+    {"ground": ["mproxy", "mproxy.ground", "mproxy._wire", "mproxy._pool", "mproxy._ring"]},
     {"session": ["mproxy._frames", "mproxy._stream", "mproxy._liveness", "mproxy._transmit", "mproxy._streams",
                  "mproxy._session", "mproxy.handshake"],
-     "engine": [f"mproxy.datagram.{name}" for name in (
+     "engine": [f"mproxy.transport.{name}" for name in (
          "config", "_packet", "_ranges", "_rtt", "_sent", "_states", "_pace", "_congestion", "_cubic", "_bbr",
          "_outflow", "_inflow", "_acks", "_mtu", "_recovery", "_channel", "_listener", "_path", "_setup",
-         "_connection", "_impair", "_hash")]},
-    {"net": ["mproxy.net"]},
-    {"relay": ["mproxy.relay"], "transfer": ["mproxy.datagram"]},
+         "_connection")]},
+    {"io": ["mproxy.io"]},
+    {"transport": ["mproxy.transport"], "carrier": ["mproxy.carrier"], "relay": ["mproxy.relay"],
+     "impair": ["mproxy.impair"]},
+    {"endpoint": ["mproxy.endpoint"], "transfer": ["mproxy.transfer"]},
     {"policy": ["mproxy.policy"]},
-    {"supervisor": ["mproxy.relay.kernel", "mproxy.relay.supervisor"]},
+    {"supervisor": ["mproxy.relay.kernel", "mproxy.relay.supervisor"], "service": ["mproxy.service"]},
     {"programs": ["mproxy.programs", "mproxy.__main__"]},
 ]
 ROW = {room: number for number, row in enumerate(LAYERS) for room in row}
@@ -31,8 +32,8 @@ ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 
 # The sans-I/O core: everything it needs comes in as an argument.
 PURE = ["_wire", "_ring", "_frames", "_stream", "_liveness", "_transmit", "_streams", "_session", "handshake",
-         "relay/_gather", "relay/_runs", "relay/_sessions"]
-PURE += [f"datagram/{name}" for name in (
+         "relay/udp/_gather", "relay/udp/_runs", "relay/udp/_sessions"]
+PURE += [f"transport/{name}" for name in (
     "config", "_packet", "_ranges", "_rtt", "_sent", "_outflow", "_inflow", "_acks", "_pace", "_mtu", "_congestion",
     "_cubic", "_bbr", "_recovery", "_listener", "_states", "_channel", "_path", "_setup", "_connection")]
 PURE_FILES = [path for name in PURE for path in sorted(PACKAGE.glob(f"{name}.p[yx]*")) if path.suffix != ".pyi"]

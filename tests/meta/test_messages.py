@@ -36,7 +36,7 @@ FOREIGN = (
 ON_THE_WIRE = {"cproxy started anew"}
 
 # A program for nft, not for people.
-NO_MESSAGES = {"mproxy/relay/nft.py"}
+NO_MESSAGES = {"mproxy/relay/kernel/nft.py"}
 
 WORDS = re.compile(r"[A-Za-z']+ +[A-Za-z'{(]")
 

@@ -17,7 +17,7 @@ TOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools
 DEFINED = re.compile(r"^ *(?:cp?def +)?(?:class|def|cpdef) +(?:[\w ]+ )?(?P<name>[A-Za-z]\w*) *[(:]", re.MULTILINE)
 # Seen by Python though no Python of the package asks for it.
 SHOWN = {
-    "datagram/_packet.pyx: checksum": "two ways to compute it, which are C of that module, are compared",
+    "transport/_packet.pyx: checksum": "two ways to compute it, which are C of that module, are compared",
 }
 
 

@@ -8,7 +8,7 @@ from tests.drivers._pysession import PySession
 
 from mproxy._session import EventKind, Session
 from mproxy._wire import CloseCode, ResetCode
-from mproxy.errors import PeerError
+from mproxy.ground.errors import PeerError
 from mproxy.handshake import NO_SECRET, Caller, Greeter, Hello, Welcome
 from tests.sim.apps import App
 

@@ -2,10 +2,10 @@
 
 import random
 
-from mproxy.datagram._states import ConnectionState
+from mproxy.transport._states import ConnectionState
 
-from mproxy.datagram._packet import EndCode
-from mproxy.datagram.config import DatagramConfig
+from mproxy.transport._packet import EndCode
+from mproxy.transport.config import DatagramConfig
 from tests.sim.path import Faults, World
 
 SECOND = 1_000_000

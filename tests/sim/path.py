@@ -5,11 +5,11 @@ rate and a queue, a largest packet; and two ends of a connection on it. One seed
 import random
 from dataclasses import dataclass, replace
 
-from mproxy.datagram._connection import DatagramEvent
-from mproxy.datagram._states import ConnectionState
+from mproxy.transport._connection import DatagramEvent
+from mproxy.transport._states import ConnectionState
 from tests.drivers._pyconnection import PyConnection, PyListener
 
-from mproxy.datagram.config import DatagramConfig
+from mproxy.transport.config import DatagramConfig
 from tests.sim.net import Clock
 
 NEVER = 2**63 - 1

@@ -2,7 +2,7 @@
 
 import random
 
-from mproxy.config import SessionConfig
+from mproxy.ground.config import SessionConfig
 from tests.sim.apps import Plan
 from tests.sim.world import HOUR_US, World
 

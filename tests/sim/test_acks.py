@@ -5,8 +5,8 @@ import random
 import pytest
 from tests.drivers._datagram import unpack_header
 
-from mproxy.datagram._packet import PacketType
-from mproxy.datagram.config import DatagramConfig
+from mproxy.transport._packet import PacketType
+from mproxy.transport.config import DatagramConfig
 from tests.sim.path import Faults, World
 
 FAST = 12.5e6  # bytes per second: 100 Mbit/s

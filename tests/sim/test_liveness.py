@@ -2,7 +2,7 @@
 
 import pytest
 
-from mproxy.config import SessionConfig
+from mproxy.ground.config import SessionConfig
 from tests.sim.apps import Plan
 from tests.sim.ends import End
 from tests.sim.world import HOUR_US, World, small_config

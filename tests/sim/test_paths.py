@@ -4,19 +4,19 @@ import itertools
 import random
 
 import pytest
-from mproxy.datagram._connection import DatagramEvent
-from mproxy.datagram._states import ConnectionState
+from mproxy.transport._connection import DatagramEvent
+from mproxy.transport._states import ConnectionState
 from tests.drivers._datagram import pack_header, pack_varint, unpack_header
 from tests.drivers._pyconnection import PyConnection, PyListener
 
-from mproxy.datagram._packet import (
+from mproxy.transport._packet import (
     ControlType,
     EndCode,
     PacketFlag,
     PacketType,
     checksum,
 )
-from mproxy.datagram.config import DatagramConfig
+from mproxy.transport.config import DatagramConfig
 from tests.sim.path import Direction, Faults, World
 
 SECOND = 1_000_000

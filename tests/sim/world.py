@@ -4,7 +4,7 @@ from tests.drivers._memory import pool_bytes
 
 from mproxy._session import CarrierState
 from mproxy._wire import ResetCode
-from mproxy.config import SessionConfig
+from mproxy.ground.config import SessionConfig
 from tests.sim.ends import Client, Server
 from tests.sim.net import Carrier, Clock
 

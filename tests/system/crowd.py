@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 from wire_peer import DATA, MIB, OPEN, end_mark, frame
 
-from mproxy.errors import PeerError
+from mproxy.ground.errors import PeerError
 from mproxy.handshake import Caller, Hello
 from tests import keys
 

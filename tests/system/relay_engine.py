@@ -15,10 +15,10 @@ from pathlib import Path
 
 from lab import until
 
-from mproxy.net._loop import Loop
-from mproxy.net._socket import Target, keep_spare
-from mproxy.relay._tcp import TcpRelay
+from mproxy.io._loop import Loop
+from mproxy.io._socket import Target, keep_spare
 from mproxy.relay.rules import Rule, RuleOptions
+from mproxy.relay.tcp._tcp import TcpRelay
 
 BACKLOG = 4096
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from mproxy.net._loop import Loop
+from mproxy.io._loop import Loop
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from wire_peer import (
     preamble,
 )
 
-from mproxy.errors import PeerError
+from mproxy.ground.errors import PeerError
 from mproxy.policy.keys import public_line
 from mproxy.programs.sproxy import loopback_of
 from tests import keys

@@ -15,7 +15,7 @@ from proxies import CPROXY, CPROXY_PORT, DAEMON_PORT, SPROXY, SPROXY_PORT, keep_
 from traffic import Traffic, ends_by_reset, read_exactly
 from wire_peer import BAD_PROOF, DATA, KEY_REFUSED, OPEN, STALE_EPOCH, frame
 
-from mproxy.errors import PeerError
+from mproxy.ground.errors import PeerError
 from mproxy.policy.keys import fingerprint, public_line
 from tests import keys
 

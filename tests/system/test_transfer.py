@@ -14,7 +14,7 @@ import pytest
 from lab import as_nobody, until
 from program import Program
 
-from mproxy.datagram import tree
+from mproxy.transfer import tree
 from tests.root import real_root
 
 MPROXY_ROOT = Path(__file__).resolve().parents[2]
@@ -450,8 +450,8 @@ def test_a_hostile_sender_does_not_get_out(transfer, tmp_path, name):
     script.write_text(f"""
 import sys
 from pathlib import Path
-from mproxy.datagram import sender
-from mproxy.datagram.messages import FileKind
+from mproxy.transfer import sender
+from mproxy.transfer.messages import FileKind
 from mproxy.programs.send import main
 import mproxy.programs.send as send
 send.find_sources = lambda paths, _left_out: [sender.Source({name!r}, FileKind.FILE, {str(path)!r}),

@@ -11,12 +11,12 @@ from lab import until
 from program import Program
 from test_transfer import MANY, MPROXY, MPROXY_ROOT, Transfer, content
 
-from mproxy.datagram._endpoint import DatagramEndpoint
-from mproxy.datagram.config import DatagramConfig
-from mproxy.datagram.keying import Suite
-from mproxy.net._loop import Loop
-from mproxy.net._socket import Target
+from mproxy.io._loop import Loop
+from mproxy.io._socket import Target
 from mproxy.programs import recv
+from mproxy.transport._endpoint import DatagramEndpoint
+from mproxy.transport.config import DatagramConfig
+from mproxy.transport.keying import Suite
 
 
 @pytest.fixture

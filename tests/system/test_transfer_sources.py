@@ -10,9 +10,9 @@ from lab import until
 from program import Program
 from test_transfer import MANY, MPROXY_ROOT, Transfer
 
-from mproxy.datagram import sender as sending
-from mproxy.datagram.messages import HEADER, FileKind, MessageType, Result, parse_payload
-from mproxy.datagram.sender import FileSender, Source, find_sources
+from mproxy.transfer import sender as sending
+from mproxy.transfer.messages import HEADER, FileKind, MessageType, Result, parse_payload
+from mproxy.transfer.sender import FileSender, Source, find_sources
 
 
 @pytest.fixture

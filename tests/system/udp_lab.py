@@ -12,10 +12,10 @@ import threading
 from lab import enter, until
 from tests.drivers._relay import gathering_count
 
-from mproxy.net._loop import Loop
-from mproxy.net._socket import Target
-from mproxy.relay._udp import UdpRelay
+from mproxy.io._loop import Loop
+from mproxy.io._socket import Target
 from mproxy.relay.rules import Rule, RuleOptions
+from mproxy.relay.udp._udp import UdpRelay
 
 UDP_SEGMENT = 103  # linux/udp.h; Python has no names for these two
 IP_PKTINFO = 8

@@ -6,7 +6,7 @@ import socket
 from types import SimpleNamespace
 
 from mproxy._wire import CloseCode
-from mproxy.errors import PeerError
+from mproxy.ground.errors import PeerError
 
 SECOND_US = 1_000_000
 V4 = int(socket.AF_INET)

@@ -5,7 +5,7 @@ from tests.drivers._pysession import PySession
 from mproxy._frames import FrameParser, encode_frame
 from mproxy._session import Session
 from mproxy._wire import FrameFlag, FrameType
-from mproxy.config import SessionConfig
+from mproxy.ground.config import SessionConfig
 
 SESSION_ID = b"session-id-16-by"
 SECRET = bytes(32)

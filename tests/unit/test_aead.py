@@ -4,7 +4,7 @@ import random
 
 import pytest
 from cryptography.hazmat.primitives.ciphers import aead as other
-from mproxy.net._aead import AeadCipher, use_multi_buffer
+from mproxy.ground._aead import AeadCipher, use_multi_buffer
 from tests.drivers._datagram import pass_message
 
 HAS_MULTI_BUFFER = use_multi_buffer(True)

@@ -6,7 +6,7 @@ import socket
 import pytest
 from tests.drivers._relay import DrivenBalance
 
-from mproxy.net._socket import Target
+from mproxy.io._socket import Target
 
 NOW = 50_000_000
 SECOND = 1_000_000

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mproxy.config import (
+from mproxy.ground.config import (
     GIB,
     KIB,
     MIB,
@@ -19,7 +19,7 @@ from mproxy.config import (
     format_host_port,
     format_size,
 )
-from mproxy.errors import UsageError
+from mproxy.ground.errors import UsageError
 
 
 @pytest.mark.parametrize("config_class", [SessionConfig, CproxyConfig, SproxyConfig])

@@ -1,9 +1,9 @@
 """Congestion control by its equations: CUBIC against RFC 9438, HyStart++ against RFC 9406, the model's steady state."""
 
 import pytest
-from mproxy.datagram._bbr import Bbr, BbrMode
-from mproxy.datagram._congestion import Fixed
-from mproxy.datagram._cubic import Cubic
+from mproxy.transport._bbr import Bbr, BbrMode
+from mproxy.transport._congestion import Fixed
+from mproxy.transport._cubic import Cubic
 from tests.drivers._datagram import feed, time_out
 
 SIZE = 1000

@@ -17,7 +17,7 @@ from tests.drivers._datagram import (
     unpack_varint,
 )
 
-from mproxy.datagram._packet import checksum
+from mproxy.transport._packet import checksum
 
 # ---- packets
 

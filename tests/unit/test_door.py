@@ -6,8 +6,8 @@ import subprocess
 import pytest
 
 from mproxy._wire import CloseCode
-from mproxy.config import SproxyConfig
-from mproxy.errors import PeerError, UsageError
+from mproxy.ground.config import SproxyConfig
+from mproxy.ground.errors import PeerError, UsageError
 from mproxy.policy.keys import public_line
 from mproxy.policy.targets import is_guarded, without_guarded
 from mproxy.policy.trust import SETTLE_S

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from mproxy import _wire
 from mproxy._frames import FrameParser, encode_frame
 from mproxy._wire import CloseCode, FrameFlag, FrameType
-from mproxy.errors import PeerError
+from mproxy.ground.errors import PeerError
 
 U64 = st.integers(0, (1 << 64) - 1)
 STREAM = st.integers(1, (1 << 32) - 1)

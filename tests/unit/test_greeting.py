@@ -3,8 +3,8 @@
 import pytest
 
 from mproxy._wire import CloseCode
-from mproxy.config import SproxyConfig
-from mproxy.errors import PeerError
+from mproxy.ground.config import SproxyConfig
+from mproxy.ground.errors import PeerError
 from mproxy.handshake import Hello, encode_preamble
 from mproxy.policy.crowd import TAG_SHARE, Rank
 from mproxy.policy.sources import FAILURES

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from mproxy import _wire
 from mproxy._frames import encode_frame
 from mproxy._wire import CloseCode, FrameFlag, FrameType
-from mproxy.errors import PeerError
+from mproxy.ground.errors import PeerError
 from mproxy.handshake import NO_SECRET, Caller, Greeter, Hello, Welcome, encode_preamble
 from tests import keys
 

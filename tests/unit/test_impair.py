@@ -3,7 +3,7 @@
 import pytest
 from tests.drivers._datagram import DrivenPath
 
-from mproxy.errors import UsageError
+from mproxy.ground.errors import UsageError
 from mproxy.programs.impair import both, parse_impair, parse_mtu, parse_percent, parse_rate
 
 HEADERS = 28

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from mproxy._wire import CloseCode
-from mproxy.errors import MproxyError, PeerError
+from mproxy.ground.errors import MproxyError, PeerError
 from mproxy.policy.instance import Instance, LeftBehind, stdio_name
 from mproxy.policy.keys import SPKI_PREFIX
 from mproxy.policy.site import Site

@@ -4,9 +4,9 @@ import hashlib
 
 import pytest
 
-from mproxy.datagram import keying
-from mproxy.datagram.keying import Key, stretched
-from mproxy.errors import UsageError
+from mproxy.ground.errors import UsageError
+from mproxy.transport import keying
+from mproxy.transport.keying import Key, stretched
 
 
 @pytest.fixture

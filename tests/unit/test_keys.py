@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from mproxy._wipe import wipe
-from mproxy.errors import MproxyError
+from mproxy.ground._wipe import wipe
+from mproxy.ground.errors import MproxyError
 from mproxy.policy import keys
 from mproxy.policy.keys import (
     SPKI_PREFIX,

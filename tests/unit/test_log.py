@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mproxy.config import LOG_FORMATS, LOG_LEVELS
-from mproxy.programs import log as log_module
+from mproxy.ground.config import LOG_FORMATS, LOG_LEVELS
 from mproxy.programs.common import say_seconds
-from mproxy.programs.log import Log, quote
+from mproxy.service import log as log_module
+from mproxy.service.log import Log, quote
 
 # 2026-11-21 08:00:00.123 in UTC
 NOW = 1795248000.1237
@@ -306,7 +306,7 @@ def test_a_full_disk_and_a_gone_reader_and_a_closed_descriptor_do_not_raise():
 def test_with_standard_error_closed_a_socket_never_gets_its_number():
     program = (
         "import os, socket, sys\n"
-        "from mproxy.programs.log import Log\n"
+        "from mproxy.service.log import Log\n"
         "log = Log()\n"
         "one, other = socket.socketpair()\n"
         "log.info('secret')\n"

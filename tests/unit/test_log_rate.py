@@ -2,7 +2,7 @@
 
 import pytest
 
-from mproxy.programs.log_rate import MOST_BUCKETS, Restraint
+from mproxy.service.log_rate import MOST_BUCKETS, Restraint
 
 NOON = 1_800_000_000.0
 HOUR_S = 3600

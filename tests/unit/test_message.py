@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mproxy.errors import MproxyError
+from mproxy.ground.errors import MproxyError
 from mproxy.programs import message as message_module
 from mproxy.programs.message import (
     LIMIT_BYTES,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mproxy.datagram.noise import (
+from mproxy.transport.noise import (
     Handshake,
     NoiseError,
     generate_private,

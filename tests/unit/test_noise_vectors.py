@@ -7,8 +7,8 @@ They are those of cacophony, of the Noise project's wiki ("Test vectors"), as ke
 import pytest
 from tests.drivers._datagram import DrivenKey
 
-from mproxy.datagram._seal import Cipher
-from mproxy.datagram.noise import CipherState, Handshake
+from mproxy.transport._seal import Cipher
+from mproxy.transport.noise import CipherState, Handshake
 
 PROLOGUE = bytes.fromhex("4a6f686e2047616c74")
 PSK = bytes.fromhex("54686973206973206d7920417573747269616e20706572737065637469766521")

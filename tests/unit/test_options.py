@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mproxy
-from mproxy.config import (
+from mproxy.ground.config import (
     MIB,
     SECOND_US,
     CproxyConfig,
@@ -23,10 +23,8 @@ from mproxy.config import (
     format_host_port,
     format_size,
 )
-from mproxy.errors import UsageError
-from mproxy.programs import main as mproxy_main
-from mproxy.programs.options import complain, parse_cproxy, parse_sproxy
-from mproxy.words import (
+from mproxy.ground.errors import UsageError
+from mproxy.ground.words import (
     counted,
     parse_bind,
     parse_count,
@@ -37,6 +35,8 @@ from mproxy.words import (
     parse_size,
     printable,
 )
+from mproxy.programs import main as mproxy_main
+from mproxy.programs.options import complain, parse_cproxy, parse_sproxy
 
 PARSE = {"cproxy": parse_cproxy, "sproxy": parse_sproxy}
 

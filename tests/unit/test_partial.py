@@ -7,13 +7,13 @@ import time
 
 import pytest
 
-from mproxy.datagram import tree
-from mproxy.datagram.destinations import IntoDirectory, IntoPipe
-from mproxy.datagram.leftovers import remove_abandoned
-from mproxy.datagram.messages import File, FileKind
-from mproxy.datagram.names import BadName, temporary_names
-from mproxy.datagram.partial import Busy, Damaged, PartialFile
-from mproxy.datagram.present import Differs, PresentFile
+from mproxy.transfer import tree
+from mproxy.transfer.destinations import IntoDirectory, IntoPipe
+from mproxy.transfer.leftovers import remove_abandoned
+from mproxy.transfer.messages import File, FileKind
+from mproxy.transfer.names import BadName, temporary_names
+from mproxy.transfer.partial import Busy, Damaged, PartialFile
+from mproxy.transfer.present import Differs, PresentFile
 from tests.root import real_root
 
 BLOCK = tree.LEAF_BYTES
@@ -227,7 +227,7 @@ def test_where_there_are_no_hard_links(arrival, monkeypatch, rename):
 
     monkeypatch.setattr(os, "link", no_link)
     if not rename:
-        monkeypatch.setattr("mproxy.datagram.partial.rename_new", lambda *_words: False)
+        monkeypatch.setattr("mproxy.transfer.partial.rename_new", lambda *_words: False)
     arrival.begin()
     arrival.write(0, 1, 2)
     (arrival.directory / "f").write_bytes(b"came meanwhile")

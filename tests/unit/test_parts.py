@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from mproxy.datagram.parts import Parts
-from mproxy.datagram.tree import LEAF_BYTES, block_count, leaf, root
+from mproxy.transfer.parts import Parts
+from mproxy.transfer.tree import LEAF_BYTES, block_count, leaf, root
 
 
 def cut(data, chance, room):

@@ -3,7 +3,7 @@
 import pytest
 
 from mproxy._wire import CloseCode
-from mproxy.errors import PeerError
+from mproxy.ground.errors import PeerError
 from mproxy.policy.places import YOUNG_US, Places, key_quota
 
 NOW = 1_000_000_000

@@ -4,11 +4,11 @@ import os
 
 import pytest
 
-from mproxy.datagram import messages, tree
-from mproxy.datagram.destinations import IntoDirectory
-from mproxy.datagram.messages import AHEAD, HEADER, File, FileKind, MessageType, Result
-from mproxy.datagram.receiver import ALL_DIGEST_BYTES, BUFFERS, MOST_DIRECTORY_BYTES, Allowance, FileReceiver
-from mproxy.datagram.tree import DIGEST_BYTES, LEAF_BYTES
+from mproxy.transfer import messages, tree
+from mproxy.transfer.destinations import IntoDirectory
+from mproxy.transfer.messages import AHEAD, HEADER, File, FileKind, MessageType, Result
+from mproxy.transfer.receiver import ALL_DIGEST_BYTES, BUFFERS, MOST_DIRECTORY_BYTES, Allowance, FileReceiver
+from mproxy.transfer.tree import DIGEST_BYTES, LEAF_BYTES
 
 
 class Link:
@@ -237,8 +237,8 @@ def test_out_of_descriptors_is_no_failure(world, monkeypatch):
 
 def test_digests_are_bounded_for_all(tmp_path, monkeypatch):
     """Goal: files of sizes that nobody has do not fill the memory; who asks for too much at once waits."""
-    monkeypatch.setattr("mproxy.datagram.partial.PartialFile._check_room", lambda self: None)
-    monkeypatch.setattr("mproxy.datagram.partial.PartialFile.begin", lambda self: [(0, 1)])
+    monkeypatch.setattr("mproxy.transfer.partial.PartialFile._check_room", lambda self: None)
+    monkeypatch.setattr("mproxy.transfer.partial.PartialFile.begin", lambda self: [(0, 1)])
     world = World(tmp_path)
     quarter = ALL_DIGEST_BYTES // DIGEST_BYTES * LEAF_BYTES // 4
     world.link.bring(announce(0, b"a", quarter) + announce(1, b"b", quarter))

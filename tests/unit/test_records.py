@@ -3,7 +3,7 @@
 import pytest
 
 from mproxy._wire import CloseCode
-from mproxy.errors import PeerError
+from mproxy.ground.errors import PeerError
 from tests.keys import joined, server
 from tests.stranger import RecordKey, Stranger, chain_file, secret_in
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mproxy.errors import UsageError
+from mproxy.ground.errors import UsageError
 from mproxy.programs.recv import parse_recv
 
 

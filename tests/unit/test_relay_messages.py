@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from mproxy.net._loop import Loop
+from mproxy.io._loop import Loop
 from mproxy.relay import channel
 from mproxy.relay.messages import MessageError, check_report, pack_counters, pack_rule, unpack_rule
 from mproxy.relay.rule_file import parse_rules

@@ -5,17 +5,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from mproxy.config import SECOND_US
-from mproxy.errors import MproxyError, UsageError
+from mproxy.ground.config import SECOND_US
+from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.policy.names import FLOOR_US, LOOKUPS, UNKNOWN_US, Names
 from mproxy.policy.ttl import lowest_ttl
 from mproxy.programs.relay_options import parse_relay
 from mproxy.programs.relay_status import say_status
-from mproxy.relay import conntrack, nft
 from mproxy.relay.control import make_directory, runtime_directories
 from mproxy.relay.counters import Counters
+from mproxy.relay.kernel import conntrack, nft
+from mproxy.relay.kernel.sysctl import FORWARD4, FORWARD6, Settings
 from mproxy.relay.rule_file import parse_rules
-from mproxy.relay.sysctl import FORWARD4, FORWARD6, Settings
 
 # ---- names
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mproxy.config import HOUR_US, MINUTE_US, SECOND_US
-from mproxy.errors import UsageError
+from mproxy.ground.config import HOUR_US, MINUTE_US, SECOND_US
+from mproxy.ground.errors import UsageError
 from mproxy.relay.rule_file import RulesError, parse_rules, read_rules
 from mproxy.relay.rules import UDP_SESSIONS, Rule, RuleOptions
 

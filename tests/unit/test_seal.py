@@ -3,7 +3,7 @@
 import pytest
 from tests.drivers._datagram import DrivenKey
 
-from mproxy.datagram._seal import Cipher
+from mproxy.transport._seal import Cipher
 
 KEY = bytes(range(32))
 CIPHERS = [Cipher.AESGCM, Cipher.CHACHAPOLY]

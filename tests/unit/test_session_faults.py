@@ -6,7 +6,7 @@ from tests.drivers._pysession import PySession
 from mproxy._frames import encode_frame
 from mproxy._session import CarrierState, EventKind, Session
 from mproxy._wire import CloseCode, FrameFlag, FrameType, ResetCode
-from mproxy.errors import LocalError
+from mproxy.ground.errors import LocalError
 from tests.unit.session_pair import (
     BEAT_US,
     SECRET,

@@ -2,7 +2,7 @@
 
 import random
 
-from mproxy.datagram.strangers import Strangers
+from mproxy.transport.strangers import Strangers
 
 
 def full_of(source, most=8):

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mproxy._wire import CloseCode
-from mproxy.errors import PeerError, UsageError
-from mproxy.net._tls import Tls, TlsContext
+from mproxy.carrier._tls import Tls, TlsContext
+from mproxy.ground.errors import PeerError, UsageError
 from tests.keys import client, context, joined, pem, server
 from tests.stranger import Stranger, chain_file, secret_in
 

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mproxy.datagram import messages, tree
-from mproxy.datagram.messages import HEADER, File, FileKind, MessageType, Result
-from mproxy.datagram.names import LONGEST_COMPONENT, BadName, split_name
-from mproxy.datagram.partial import Busy, PartialFile
-from mproxy.datagram.receiver import result_of
-from mproxy.datagram.sender import Source
-from mproxy.errors import PeerError
+from mproxy.ground.errors import PeerError
+from mproxy.transfer import messages, tree
+from mproxy.transfer.messages import HEADER, File, FileKind, MessageType, Result
+from mproxy.transfer.names import LONGEST_COMPONENT, BadName, split_name
+from mproxy.transfer.partial import Busy, PartialFile
+from mproxy.transfer.receiver import result_of
+from mproxy.transfer.sender import Source
 
 DIGEST = bytes(range(32))
 FILE = File(3, FileKind.FILE, 0o644, 10**18, 5_000_000, b"i" * 16, b"dir/name")

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from mproxy.datagram import tree
-from mproxy.datagram._hash import four_leaves, is_fast
+from mproxy.transfer import tree
+from mproxy.transfer._hash import four_leaves, is_fast
 
 BLOCK = random.Random(6).randbytes(tree.LEAF_BYTES)
 

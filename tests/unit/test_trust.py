@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mproxy._wire import CloseCode
-from mproxy.errors import MproxyError, PeerError, UsageError
-from mproxy.net._moves import Moves
+from mproxy.ground.errors import MproxyError, PeerError, UsageError
+from mproxy.io._moves import Moves
 from mproxy.policy.grants import parse_grant
 from mproxy.policy.keys import SPKI_PREFIX, fingerprint, public_line
 from mproxy.policy.trust import (

@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from mproxy.datagram import workers as module
-from mproxy.datagram.workers import Workers
+from mproxy.transfer import workers as module
+from mproxy.transfer.workers import Workers
 
 SECONDS = 30
 

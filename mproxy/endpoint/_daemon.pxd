@@ -1,0 +1,13 @@
+"""sproxy: an application that is a daemon, to be connected at one of the addresses of a Target.
+
+Addresses are tried in their order: the next one when one has failed, and beside one that is silent (_attempts.pxd). The
+newest attempt is the App's own socket, fd -1 when that one has failed and only others are left.
+"""
+
+from mproxy._stream cimport Stream
+from mproxy.endpoint._app cimport App, Apps
+from mproxy.io._socket cimport Target
+
+
+cdef int daemon_dial(Apps *apps, Stream *stream, Target target) noexcept
+cdef bint daemon_next(App *app) noexcept

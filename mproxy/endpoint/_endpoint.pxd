@@ -1,0 +1,96 @@
+"""Joins a session to its carrier and its applications: every byte that both ends relay passes through here.
+
+Life of an inbound byte: carrier socket -> the loop's buffer (`read_carrier`), where TLS opens it in place -> the
+session parses -> written to the application's socket straight from that buffer, or kept in the stream's ring when the
+application does not take it.
+Life of an outbound byte: application's socket -> the stream's ring (`app_read`) -> carrier (`write_carrier`), in one
+`sendmsg` with the headers straight from the ring, or sealed by TLS from there.
+
+Python is told of events only, through `observer`:
+
+    on_resumed(endpoint)                      streams flow on the new carrier
+    on_suspect(endpoint)                      nothing heard for too long
+    on_stuck(endpoint, certain)               small packets pass, full ones get lost
+    on_lost(endpoint, why)                    the carrier is gone, or counts as lost (cproxy keeps it until the next)
+    on_revived(endpoint)                      cproxy: that one brings bytes again
+    on_waiting(endpoint)                      cproxy: a dial may help now
+    on_closed(endpoint, code, reason, local)  the session is over; its applications were reset
+    on_opened(endpoint, stream, target)       sproxy: answer with `connect` or `refuse`, now or later
+    on_reset(endpoint, stream, code)          the peer reset a stream; its application was reset
+    on_refused(endpoint, stream, target, error)  sproxy: the daemon cannot be reached (errno)
+    on_left_away(endpoint, stream, broken)    an application ended its direction, or broke, while there is no carrier
+    on_idle(endpoint)                         the last application has gone
+"""
+
+from libc.stddef cimport size_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from mproxy._ring cimport iovec
+from mproxy._session cimport Session
+from mproxy._stream cimport Stream
+from mproxy.endpoint._app cimport App, Apps
+from mproxy.endpoint._judge cimport Judge
+from mproxy.io._loop cimport Loop, Source, Timer, Work
+from mproxy.endpoint._news cimport News
+from mproxy.carrier._pace cimport Pace
+from mproxy.io._socket cimport Target
+from mproxy.carrier._tls cimport Tls
+from mproxy.endpoint._vitals cimport Vitals
+
+
+cdef class Endpoint:
+    cdef readonly Loop loop              # runs everything here
+    cdef readonly Session session        # the state machine
+    cdef public object observer          # told of events
+    cdef public Target default_target    # sproxy: the daemon; None: ask the observer for every stream
+    cdef Apps apps                       # the application connections
+    cdef Work work                       # `pump`, in the loop's queue
+    cdef Timer timer                     # calls `on_timer`
+    cdef Source carrier                  # the carrier's socket, fd -1 when there is none
+    cdef bint carrier_readable           # no EAGAIN since the last event
+    cdef bint carrier_writable           # no EAGAIN since the last event
+    cdef bint carrier_hung_up            # the next read will tell how it ended
+    cdef Tls tls                         # seals and opens the carrier's bytes; None with --plaintext
+    cdef Pace pace                       # how much the carrier gets at a time
+    cdef bint holding                    # bulk waits a moment, see `write_carrier`
+    cdef bint short_of_memory            # the carrier is not read
+    cdef bint awaits_memory              # `on_memory` will look: the carrier is not read, or applications are not
+    cdef object unopened                 # sproxy: deque of (stream id, target) of OPENs for the next turn
+    cdef int opens_left                  # more may be served in this turn
+    cdef Judge judge                     # what it costs, and how it is read
+    cdef News news                       # of applications that were refused or left
+    cdef bint suspected                  # the observer was told
+    cdef bint forsaken                   # the carrier counts as lost, and is kept until another one works
+    cdef Vitals vitals                   # what the kernel last said of the carrier
+    cdef int64_t armed_at                # when `timer` calls
+    cdef int64_t waiting_told_at         # the observer was last told that an application waits for a carrier
+    cdef bint ending                     # the session is over, its last applications are still to be reset
+    cdef bint disposed                   # forget this when that is done
+    cdef bint was_busy                   # there was an application when the observer was last told of idleness
+
+    cdef void pump(self) noexcept
+    cdef void wait_for_memory(self) noexcept
+    cdef void read_carrier(self) noexcept
+    cdef void process_sealed(self, size_t length) noexcept
+    cdef void process(self, const uint8_t *data, size_t length) noexcept
+    cdef void read_apps(self) noexcept
+    cdef void write_carrier(self) noexcept
+    cdef void note_full(self) noexcept
+    cdef void hold_bulk(self) noexcept
+    cdef void carrier_failed(self, str why) noexcept
+    cdef void forsake(self, str why) noexcept
+    cdef void revive(self) noexcept
+    cdef void end_carrier(self, bint abort) noexcept
+    cdef void reset_apps(self) noexcept
+    cdef void end_rest(self) noexcept
+    cdef void vanish(self) noexcept
+    cdef int accepted(self, int fd, bytes target) noexcept
+    cdef void opened(self, Stream *stream, const uint8_t *target, uint32_t length) noexcept
+    cdef void open_rest(self) noexcept
+    cdef void open_app(self, Stream *stream, const uint8_t *target, size_t length) noexcept
+    cdef void dial(self, Stream *stream, Target target) noexcept
+    cdef void try_next(self, App *app, int error) noexcept
+    cdef void refused(self, Stream *stream, Target target, int error) noexcept
+    cdef void arm(self) noexcept
+    cdef void tell_news(self, str event, tuple arguments) noexcept
+    cdef void tell(self, str event, tuple arguments) noexcept

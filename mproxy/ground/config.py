@@ -1,0 +1,346 @@
+"""Every setting of cproxy and sproxy: unit, default, allowed range, and why.
+
+Ground layer: imports nothing but `errors`. The defaults live here and nowhere else; `programs.options` takes
+them from the `Setting` objects, which a configuration class shows as class attributes while an instance shows
+values:
+
+    SessionConfig.heartbeat_us.default    1_000_000
+    SessionConfig().heartbeat_us          1_000_000
+
+Durations are whole microseconds (`_us`), sizes whole bytes (`_bytes`).
+"""
+
+import os
+
+from mproxy.ground.errors import UsageError
+
+MILLISECOND_US = 1_000
+SECOND_US = 1_000_000
+MINUTE_US = 60 * SECOND_US
+HOUR_US = 60 * MINUTE_US
+DAY_US = 24 * HOUR_US
+KIB = 1 << 10
+MIB = 1 << 20
+GIB = 1 << 30
+
+# Largest first, as `format_*` take the first that divides; `programs.options` reads the same spellings.
+DURATION_UNITS = (
+    ("d", DAY_US), ("h", HOUR_US), ("m", MINUTE_US), ("s", SECOND_US), ("ms", MILLISECOND_US), ("us", 1))
+SIZE_UNITS = (("GiB", GIB), ("MiB", MIB), ("KiB", KIB))
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("text", "json")
+
+
+def format_duration(duration_us):
+    """Microseconds in the largest unit that divides them, so that nothing is rounded: `90s`, `7d`."""
+    for unit, unit_us in DURATION_UNITS:
+        if duration_us and duration_us % unit_us == 0:
+            return f"{duration_us // unit_us}{unit}"
+    return "0s"
+
+
+def format_size(size_bytes):
+    """Bytes in the largest unit that divides them, so that nothing is rounded: `4MiB`, `65000`."""
+    for unit, unit_bytes in SIZE_UNITS:
+        if size_bytes and size_bytes % unit_bytes == 0:
+            return f"{size_bytes // unit_bytes}{unit}"
+    return str(size_bytes)
+
+
+def format_host_port(host, port):
+    """`host:port`, an IPv6 address in brackets (RFC 3986 section 3.2.2): `[::1]:6200`."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class Setting:
+    """One knob: its default, its allowed range, and the option that sets it.
+
+    `option` is made of the attribute's name without its unit (`window_bytes` is `--window`). `lowest` and
+    `highest` are both inclusive; None leaves that end open.
+    """
+
+    __slots__ = ("default", "lowest", "highest", "option", "format")
+
+    def __init__(self, default, lowest=None, highest=None):
+        self.default = default
+        self.lowest = lowest
+        self.highest = highest
+
+    def __set_name__(self, owner, name):
+        stem, _, unit = name.rpartition("_")
+        self.format = {"us": format_duration, "bytes": format_size}.get(unit, str)
+        self.option = "--" + (stem if unit in ("us", "bytes") else name).replace("_", "-")
+
+    def __get__(self, config, owner):
+        """The setting itself, for the class: an instance finds its value first, in its own dictionary."""
+        return self
+
+    def check(self, value):
+        """Raise UsageError with option, value and allowed range when `value` lies outside."""
+        too_low = self.lowest is not None and value is not None and value < self.lowest
+        too_high = self.highest is not None and value is not None and value > self.highest
+        if too_low or too_high:
+            allowed = f"{self.format(self.lowest)} to {self.format(self.highest)}"
+            raise UsageError(f"{self.option} {self.format(value)}: out of range ({allowed})")
+
+
+class Config:
+    """Base of the configuration classes: frozen values, one for every `Setting` of the class and its bases.
+
+    Not a dataclass: importing `dataclasses` costs more time than all of this program's own Python.
+    """
+
+    def __init__(self, **values):
+        for name, setting in self.settings().items():
+            value = values.pop(name, setting.default)
+            setting.check(value)
+            self.__dict__[name] = value
+        if values:
+            raise TypeError(f"{type(self).__name__} has no setting {', '.join(sorted(values))}")
+        self._check()
+
+    @classmethod
+    def settings(cls):
+        """{attribute name: Setting}, those of the base classes first."""
+        return {name: value for base in reversed(cls.__mro__) for name, value in vars(base).items()
+                if isinstance(value, Setting)}
+
+    def replace(self, **values):
+        """A copy with some values changed, checked again."""
+        return type(self)(**{**self.__dict__, **values})
+
+    def _check(self):
+        """For rules between two settings."""
+
+    def __setattr__(self, name, value):
+        raise AttributeError(f"a configuration is frozen: {name}")
+
+    def __eq__(self, other):
+        return type(self) is type(other) and self.__dict__ == other.__dict__
+
+    def __hash__(self):
+        return hash((type(self), *self.__dict__.values()))
+
+    def __repr__(self):
+        values = ", ".join(f"{name}={value!r}" for name, value in self.__dict__.items())
+        return f"{type(self).__name__}({values})"
+
+
+class SessionConfig(Config):
+    """What one end of a session keeps to. The peer's limits arrive with HELLO and WELCOME."""
+
+    # Microseconds from one heartbeat to the next. 1 s finds a dead carrier in 3 s for one small
+    # frame a second; 100 ms finds it in 0.3 s. Below 10 ms a busy host's scheduling alone would look like a
+    # dead peer.
+    heartbeat_us = Setting(SECOND_US, 10 * MILLISECOND_US, HOUR_US)
+
+    # Heartbeat intervals without a byte after which the carrier is given up. Nearly one interval of silence
+    # is normal, so 1 would kill living carriers; one lost packet costs a retransmission timeout of 200 ms and
+    # more, so 2 suits only long intervals.
+    misses = Setting(3, 2, 1000)
+
+    # Bytes of one stream, in one direction, that may be written but not yet acknowledged. Memory: up to this
+    # much in the sender's ring and as much in the receiver's while its application does not read; nothing
+    # while idle. 4 MiB lets one stream fill 300 Mbit/s on a path of 100 ms.
+    window_bytes = Setting(4 * MIB, 4 * KIB, GIB)
+
+    # Bytes that all streams of a session together may hold in one direction: the most memory that one session
+    # takes is twice this. 64 MiB is sixteen full windows; a stream gets at most half of what is still free.
+    session_budget_bytes = Setting(64 * MIB, 4 * KIB, 1024 * GIB)
+
+    # Microseconds that a session without a carrier is kept before its streams are reset. A week covers a
+    # laptop closed over the holidays; the cost is the daemon's idle connection and what its rings hold.
+    session_ttl_us = Setting(7 * DAY_US, SECOND_US, 3650 * DAY_US)
+
+    # Streams open at once in one session. Each is one file descriptor and, idle, at most 2 KiB of user
+    # memory: 20,000 of them 40 MiB. The process's limit of open files must be higher than this.
+    max_streams = Setting(20_000, 1, 1_000_000)
+
+    def _check(self):
+        if self.session_budget_bytes < self.window_bytes:
+            raise UsageError(
+                f"--session-budget {format_size(self.session_budget_bytes)}: out of range"
+                f" ({format_size(self.window_bytes)}, which is one --window, to {format_size(1024 * GIB)})")
+
+
+class ProgramConfig(Config):
+    """What cproxy and sproxy have in common."""
+
+    session = Setting(SessionConfig())
+
+    # TCP port to listen on; 0 takes any free one, told by the log line `listening`. None: no listener
+    # (--stdio).
+    port = Setting(None, 0, 65535)
+
+    # Numeric addresses to listen on. While empty the program's own default holds, see `bind_addresses`.
+    bind = Setting(())
+
+    # A bare TCP relay: no session, no protocol between the proxies, nothing survives the connection.
+    plain = Setting(False)
+
+    # No encryption between the proxies; both sides must agree. For a trusted wire.
+    plaintext = Setting(False)
+
+    # Microseconds that SIGTERM or SIGINT leaves for delivering what is queued. 5 s is enough for a full
+    # window on a slow path and well below the 90 s after which systemd kills.
+    drain_us = Setting(5 * SECOND_US, 0, HOUR_US)
+
+    # Microseconds for one dial: name resolution, every address tried, the connection made. 10 s outlasts two
+    # lost SYNs (1 s + 2 s) and a name server that has to be tried twice.
+    connect_timeout_us = Setting(10 * SECOND_US, 100 * MILLISECOND_US, 10 * MINUTE_US)
+
+    # Directory for keys and for cproxy's instance ids, one small file per listening port. None keeps nothing: the
+    # peer sees another key after each start, and a cproxy that came back cannot end its former sessions.
+    state_dir = Setting(None)
+
+    # Lowest level that is logged; one of LOG_LEVELS.
+    log_level = Setting("info")
+
+    # One of LOG_FORMATS: `text` for people and grep, `json` for collectors.
+    log_format = Setting("text")
+
+    # File that the log is appended to; None: standard error.
+    log_file = Setting(None)
+
+    DEFAULT_BIND: tuple[str, ...] = ()
+
+    def in_state_dir(self, name):
+        """The path of a file in `state_dir`; None when nothing is kept."""
+        return self.state_dir and os.path.join(self.state_dir, name)
+
+    @property
+    def bind_addresses(self):
+        """Addresses to listen on: `bind`, or the program's default.
+
+        Where `bind` is empty a host without IPv6 (or IPv4) is no reason to refuse to start: one listener is
+        enough. An address that the user named must work.
+        """
+        return self.bind or self.DEFAULT_BIND
+
+    def _check(self):
+        if self.log_level not in LOG_LEVELS:
+            raise UsageError(f"--log-level {self.log_level}: must be one of {', '.join(LOG_LEVELS)}")
+        if self.log_format not in LOG_FORMATS:
+            choices = ", ".join(LOG_FORMATS)
+            raise UsageError(f"--log-format {self.log_format}: must be one of {choices}")
+
+
+class CproxyConfig(ProgramConfig):
+    """Settings of cproxy, the proxy beside the application."""
+
+    # Only programs on this host may use cproxy: whoever connects to it speaks with the daemon.
+    DEFAULT_BIND = ("127.0.0.1", "::1")
+
+    # Where sproxy is; under --plain the daemon itself. Resolved again at every dial.
+    sproxy_host = Setting("")
+    sproxy_port = Setting(None, 1, 65535)
+
+    # One stream on standard input and output instead of a listener, for ssh's ProxyCommand.
+    stdio = Setting(False)
+
+    # Dial sproxy at start instead of at the first application.
+    eager = Setting(False)
+
+    # Microseconds that the carrier is kept after the last stream has ended. 60 s spares the next application
+    # a dial for the cost of one heartbeat a second.
+    idle_us = Setting(60 * SECOND_US, 0, 30 * DAY_US)
+
+    # (host, port) of the daemon that sproxy is asked for; None takes sproxy's default.
+    target = Setting(None)
+
+    # File with this client's key; the one in `state_dir` is made when there is none.
+    key = Setting(None)
+
+    # File in which the keys of sproxies are remembered.
+    known_hosts = Setting(None)
+
+    # Fingerprints (`SHA256:...`) of which sproxy must have one; while there are any, known_hosts is not asked.
+    host_fingerprint = Setting(())
+
+    @property
+    def key_file(self):
+        """`key` or its default; None: no place to keep one, a key for this process alone."""
+        return self.key or self.in_state_dir("client-key.pem")
+
+    @property
+    def known_hosts_file(self):
+        """`known_hosts` or its default; None: nothing is remembered."""
+        return self.known_hosts or self.in_state_dir("known_hosts")
+
+
+class SproxyConfig(ProgramConfig):
+    """Settings of sproxy, the proxy beside the daemon."""
+
+    DEFAULT_BIND = ("0.0.0.0", "::")
+
+    # Sessions held at once, those without a carrier included. Each costs a few KiB plus its streams; when all
+    # are taken one that nobody needs gives way, else the newcomer is refused.
+    max_sessions = Setting(1000, 1, 1_000_000)
+
+    # The daemon that a stream without a target goes to; the default is a telnet daemon on this host.
+    daemon_host = Setting("127.0.0.1")
+    daemon_port = Setting(23, 1, 65535)
+
+    # One session at a time: a new one closes the one before it together with its daemon connections.
+    single = Setting(False)
+
+    # ((host, port), ...) that clients may ask for besides the default; empty: none. Compared as text.
+    allow = Setting(())
+
+    # Connections that have not yet said anything, and as many again that have begun but not yet said HELLO. Each costs
+    # one file descriptor, and some 20 KiB once it encrypts. One source has a quarter: 128 that dial at once.
+    max_unfinished = Setting(512, 1, 65536)
+
+    # Microseconds that a session of `cproxy --stdio` without a carrier is kept, if that is less than `session_ttl_us`.
+    # Nobody but that one process can resume it, and many end without a word: killed, or with their host. A day
+    # covers a night and a laptop closed for it.
+    stdio_ttl_us = Setting(DAY_US, SECOND_US, 3650 * DAY_US)
+
+    # File with sproxy's key; the one in `state_dir` is made when there is none.
+    host_key = Setting(None)
+
+    # File with the keys that may connect. A file named here must exist; where there is none at the default place
+    # everybody may, unless `closed`.
+    authorized_keys = Setting(None)
+
+    # Without that file let nobody in, instead of everybody.
+    closed = Setting(False)
+
+    # User whose rights the process has once it listens and has read its keys; None keeps those it was started with.
+    user = Setting(None)
+
+    # Towards daemons on 127.0.0.0/8: come from an address there that is made of the client's key, so that what the
+    # daemon does about one address (limits, bans) concerns one client.
+    source_per_key = Setting(False)
+
+    # Bytes that the buffers of all sessions may hold together. 1 GiB is eight sessions at their worst, or thousands
+    # that do not stall; beyond it every stream is left with what it must have (4 KiB) until others let go.
+    memory_limit_bytes = Setting(GIB, 64 * MIB, 1024 * GIB)
+
+    @property
+    def host_key_file(self):
+        """`host_key` or its default; None: no place to keep one, a key for this process alone."""
+        return self.host_key or self.in_state_dir("host-key.pem")
+
+    @property
+    def authorized_keys_file(self):
+        """`authorized_keys` or its default; None: everybody may connect."""
+        return self.authorized_keys or self.in_state_dir("authorized_keys")
+
+
+def default_state_dir(environ=os.environ, is_root=None):
+    """Where keys and instance ids are kept, or None when the environment tells no place.
+
+    The service manager's directory first (systemd.exec(5), STATE_DIRECTORY), then the XDG base directory
+    specification's state directory; root without one has the system's (hier(7)).
+    """
+    if environ.get("STATE_DIRECTORY"):
+        return environ["STATE_DIRECTORY"].split(":")[0]
+    if environ.get("XDG_STATE_HOME", "").startswith("/"):
+        return os.path.join(environ["XDG_STATE_HOME"], "mproxy")
+    if os.geteuid() == 0 if is_root is None else is_root:
+        return "/var/lib/mproxy"
+    if environ.get("HOME", "").startswith("/"):
+        return os.path.join(environ["HOME"], ".local", "state", "mproxy")
+    return None

@@ -1,0 +1,164 @@
+"""What a person wrote, as values: durations, sizes, counts, ports, hosts.
+
+Ground layer, for command lines and rule files alike. Each `parse_*` raises UsageError that says what is wrong with
+the text; the caller puts name and text before it: `--port 99999: not a valid port (1 to 65535)`.
+"""
+
+import re
+import socket
+
+from mproxy.ground.config import DURATION_UNITS, SECOND_US
+from mproxy.ground.errors import UsageError
+
+DURATION_US = dict(DURATION_UNITS, **{"": SECOND_US})
+
+# The convention of GNU coreutils: K and KiB are 1024 bytes, kB is 1000.
+SIZE_BYTES = {"": 1, "b": 1} | {
+    prefix + suffix: base ** power
+    for power, prefix in enumerate("kmg", 1)
+    for suffix, base in (("", 1024), ("ib", 1024), ("b", 1000))}
+
+# Digits on either side of the point; more would be a slip of the finger, or an attempt to make a huge
+# integer.
+_NUMBER_WITH_UNIT = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,15}))?([A-Za-z]*)", re.ASCII)
+
+_FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}", re.ASCII)
+
+# What no host name holds, but an option, a path, a URL or a mistyped HOST:PORT does; the resolver judges the
+# rest.
+_NEVER_IN_HOST = frozenset(" /:@%[]'\"\\")
+
+# RFC 1035 section 2.3.4, without the dot at the end.
+_HOST_LENGTH = 253
+
+
+def parse_duration(text):
+    """`100ms`, `1s`, `1.5m`, `2h`, `7d`; a bare number is seconds. Microseconds, rounded down."""
+    duration_us = _number_with_unit(text, DURATION_US)
+    if duration_us is None:
+        raise UsageError("not a duration; use a number and a unit (us, ms, s, m, h, d), such as 100ms or 1.5h")
+    return duration_us
+
+
+def parse_size(text):
+    """`4MiB`, `64KiB`, `4M` (1024 each), `500kB` (1000 each); a bare number is bytes. Bytes, rounded down."""
+    size_bytes = _number_with_unit(text, SIZE_BYTES)
+    if size_bytes is None:
+        raise UsageError("not a size; use a number and a unit (KiB, MiB, GiB), such as 4MiB")
+    return size_bytes
+
+
+def _number_with_unit(text, units):
+    """`text` times its unit as an integer, or None. Exact: no float is involved."""
+    match = _NUMBER_WITH_UNIT.fullmatch(text)
+    if match is None:
+        return None
+    whole, fraction, unit = match[1], match[2] or "", match[3]
+    factor = units.get(unit.lower())
+    return None if factor is None else int(whole + fraction) * factor // 10 ** len(fraction)
+
+
+def parse_count(text):
+    """A whole number in decimal digits."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 15):
+        raise UsageError("not a whole number")
+    return int(text)
+
+
+def parse_fingerprint(text):
+    """`SHA256:` and 43 characters of base64, as the log and `mproxy keygen` show a key."""
+    if not _FINGERPRINT.fullmatch(text):
+        raise UsageError("not a key fingerprint; expected SHA256: and the 43 characters after it")
+    return text
+
+
+def parse_port(text, lowest=1):
+    """A TCP port, `lowest` to 65535."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and lowest <= int(text) <= 65535):
+        raise UsageError(f"not a valid port ({lowest} to 65535)")
+    return int(text)
+
+
+def parse_host(text):
+    """A host name or numeric address, an IPv6 address bare or in brackets; without brackets in the result.
+
+    Numeric IPv6 comes out in its one canonical spelling (RFC 5952) and names in lower case, so that equal
+    hosts are equal texts; `--allow` relies on it.
+    """
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    address = canonical_address(bare)
+    if address is not None and (bare == text or ":" in bare):
+        return address
+    if bare != text or ":" in bare or not _could_be_name(text):
+        raise UsageError("not a valid host; use a name, an IPv4 address, or an IPv6 address such as ::1")
+    return text.lower()
+
+
+def _could_be_name(text):
+    return (0 < len(text) <= _HOST_LENGTH and text.isprintable() and text[0] not in "-."
+            and _NEVER_IN_HOST.isdisjoint(text))
+
+
+def parse_host_port(text):
+    """`HOST:PORT`, `[IPV6]:PORT`. Gives (host, port)."""
+    host, colon, port = text.rpartition(":")
+    if ":" in host and not host.startswith("["):
+        raise UsageError("not HOST:PORT; put an IPv6 address in brackets, such as [::1]:23")
+    if not colon or not host or not port:
+        raise UsageError("not HOST:PORT, such as 127.0.0.1:23 or [::1]:23")
+    return parse_host(host), parse_port(port)
+
+
+def split_host_port(words, at):
+    """`words` with a HOST:PORT in place `at` (negative: from the end) as two words, HOST and PORT; others as they are.
+
+    A bare IPv6 address is a HOST.
+    """
+    if not -len(words) <= at < len(words):
+        return words
+    at %= len(words)
+    host, colon, port = words[at].rpartition(":")
+    if not colon or (":" in host and not (host.startswith("[") and host.endswith("]"))):
+        return words
+    return [*words[:at], host, port, *words[at + 1:]]
+
+
+def parse_bind(text):
+    """A numeric address of this host, IPv6 bare or in brackets; `0.0.0.0` and `::` are all of them."""
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    address = canonical_address(bare)
+    if address is None:
+        raise UsageError("not a numeric address; use one such as 127.0.0.1 or ::1, or 0.0.0.0 for all")
+    return address
+
+
+def canonical_address(text):
+    """The one spelling of a numeric IPv4 or IPv6 address (with its `%scope`), None for anything else."""
+    base, percent, scope = text.partition("%")
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            canonical = socket.inet_ntop(family, socket.inet_pton(family, base))
+        except (OSError, ValueError):
+            continue
+        if not percent:
+            return canonical
+        if family == socket.AF_INET6 and 0 < len(scope) < 16 and _could_be_name(scope):
+            return canonical + percent + scope
+    return None
+
+
+def parse_name(text):
+    """A name of anything. An empty one is a variable that was not set, not a request for the default."""
+    if not text:
+        raise UsageError("must not be empty")
+    return text
+
+
+def counted(count, noun):
+    """`1 rule`, `2 rules`, of nouns that take an s."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def printable(text):
+    """`text` as typed, but quoted when it is empty, holds blanks or would disturb the terminal."""
+    return text if text.isprintable() and text and " " not in text else ascii(text)

@@ -1,0 +1,76 @@
+"""The sockets of `mproxy impair`: clients on one side, the server on the other, a bad network in both directions
+between. As with a NAT every client has a socket of its own towards the server, so the server can tell them apart."""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from mproxy.impair._impair cimport Held, Path
+from mproxy.io._alarm cimport Alarm
+from mproxy.io._loop cimport Loop, Source, Work
+from mproxy.io._packets cimport Address, Inbox, Outbox
+from mproxy.io._socket cimport socklen_t
+from mproxy.io._udp cimport Peer
+
+
+cdef enum:
+    BUCKETS = 4096           # of the table of clients by address
+    BURST = 256              # packets that leave together
+    TOGETHER_US = 100        # what arrives within this leaves together; a wake-up per packet would cost more
+    READS_A_TURN = 16        # batches of one socket before others get their turn
+    BATCH = 8                # messages of one system call
+    SINGLY_US = 10000000     # a device that cannot cut trains is believed for so long
+    SOCKET_BYTES = 8388608   # socket buffers: the path alone shall lose packets
+
+
+cdef struct Client:
+    Source source      # its socket towards the server, connected
+    void *relay        # borrowed ImpairRelay
+    Peer peer          # where it writes from
+    Address name       # the same as the listening socket wants it
+    socklen_t name_bytes  # of `name`
+    int64_t singly_until[2]  # until then trains go packet by packet, to the server and to the client
+    uint64_t id        # slot and generation: names it while its packets are on their way
+    int64_t used_at    # when it wrote last
+    bint readable      # the server's answers wait
+    Client *next       # of the same bucket
+    Client *older      # by `used_at`
+    Client *newer      # by `used_at`
+
+
+cdef class ImpairRelay:
+    cdef Loop loop                 # runs everything here
+    cdef object observer           # on_client(host, port, count)
+    cdef readonly Path up          # clients to server
+    cdef readonly Path down        # server to clients
+    cdef Source listening          # the clients' socket
+    cdef Peer server               # where the server is
+    cdef bint v4                   # the clients' socket is for IPv4 alone
+    cdef bint readable             # clients' packets wait
+    cdef Work work                 # moves packets
+    cdef Alarm alarm               # the next arrival
+    cdef Inbox inbox               # of whichever socket is read
+    cdef Outbox outbox             # of whichever socket is written to; empty again before anything else runs
+    cdef Client **slots            # clients by slot, NULL where free
+    cdef uint32_t *generations     # of each slot
+    cdef uint32_t most             # clients at once
+    cdef readonly uint32_t count   # clients now
+    cdef readonly uint64_t total   # clients ever
+    cdef readonly uint64_t unsent  # packets that a socket did not take
+    cdef int64_t idle_us           # a client is forgotten after so long
+    cdef Client *buckets[4096]     # table by address
+    cdef Client *oldest            # who wrote longest ago
+    cdef Client *newest            # who wrote last
+    cdef Held burst[256]           # packets being sent
+
+    cdef void run(self) noexcept
+    cdef bint read_clients(self, int64_t now) noexcept
+    cdef bint read_server(self, Client *client, int64_t now) noexcept
+    cdef void send_up(self, int64_t now) noexcept
+    cdef void send_down(self, int64_t now) noexcept
+    cdef int put_train(self, Client *client, int first, int count, bint inward, int64_t now) noexcept
+    cdef void flush(self, int fd, bint inward, int64_t now) noexcept
+    cdef Client *client_of(self, const Peer *peer, int64_t now) noexcept
+    cdef Client *add_client(self, const Peer *peer, int64_t now) noexcept
+    cdef void forget(self, Client *client) noexcept
+    cdef void used(self, Client *client, int64_t now) noexcept
+    cdef void unlink(self, Client *client) noexcept
+    cdef Client *find(self, uint64_t id) noexcept

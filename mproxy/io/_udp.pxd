@@ -1,0 +1,28 @@
+"""UDP sockets, and the addresses of whoever writes to them in one form: IPv6, IPv4 mapped into it (RFC 4291, 2.5.5.2).
+
+A socket is IPv6 that takes IPv4 too, or IPv4 alone on a host without IPv6; `peer_name` gives the form it wants.
+"""
+
+from libc.stdint cimport uint64_t
+
+from mproxy.io._packets cimport Address, LocalAddress, Slot, sockaddr_in6
+from mproxy.io._socket cimport sockaddr_storage, socklen_t
+
+
+cdef struct Peer:
+    sockaddr_in6 name     # the peer
+    LocalAddress local    # which of our addresses it wrote to: the answer must come from there; zeros: any
+
+
+cdef void peer_set(Peer *peer, const sockaddr_storage *name) noexcept nogil
+cdef void peer_of(Peer *peer, const Slot *slot) noexcept nogil
+cdef socklen_t peer_name(const Peer *peer, bint v4, Address *out) noexcept nogil
+cdef uint64_t peer_hash(const Peer *peer) noexcept nogil
+cdef bint peer_same(const Peer *one, const Peer *other) noexcept nogil
+cdef tuple peer_pair(const Peer *peer)
+
+cdef int udp_socket() noexcept nogil
+cdef bint udp_is_v4(int fd) noexcept nogil
+cdef int udp_connect(int fd, const Peer *peer) noexcept nogil
+cdef void udp_fragment(int fd, bint allowed) noexcept nogil
+cdef void udp_buffers(int fd, int size) noexcept nogil

@@ -1,0 +1,137 @@
+"""UDP sockets and their peers."""
+
+import socket as _python_socket
+
+from libc.stdint cimport uint8_t, uint16_t
+from libc.string cimport memcmp, memcpy, memset
+
+from mproxy.io._packets cimport (
+    AF_INET, AF_INET6, IPPROTO_IP, IPPROTO_IPV6, sockaddr_in, receive_trains, report_local_address,
+)
+from mproxy.io._socket cimport (
+    SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, set_option, set_receive_queue, setsockopt, sockaddr,
+)
+
+
+cdef extern from "<sys/socket.h>" nogil:
+    int SOCK_DGRAM, SO_SNDBUF, SO_SNDBUFFORCE
+    int socket(int domain, int type, int protocol)
+    int connect(int fd, const sockaddr *address, socklen_t length)
+    int getsockname(int fd, sockaddr *address, socklen_t *length)
+
+cdef extern from "<netinet/in.h>" nogil:
+    int IPV6_V6ONLY, IP_MTU_DISCOVER, IPV6_MTU_DISCOVER, IP_PMTUDISC_DONT, IP_PMTUDISC_PROBE
+    uint16_t ntohs(uint16_t)
+
+cdef uint8_t[12] MAPPED  # ::ffff:0:0/96
+memset(MAPPED, 0, 10)
+MAPPED[10] = MAPPED[11] = 0xFF
+
+
+# ---- peers
+
+cdef void peer_set(Peer *peer, const sockaddr_storage *name) noexcept nogil:
+    """Take a socket address of either family."""
+    cdef sockaddr_in *v4 = <sockaddr_in *>name
+    memset(peer, 0, sizeof(Peer))
+    if name.ss_family == AF_INET:
+        peer.name.sin6_family = AF_INET6
+        peer.name.sin6_port = v4.sin_port
+        memcpy(&peer.name.sin6_addr, MAPPED, 12)
+        memcpy(peer.name.sin6_addr.s6_addr + 12, &v4.sin_addr, 4)
+    elif name.ss_family == AF_INET6:
+        memcpy(&peer.name, name, sizeof(sockaddr_in6))
+        peer.name.sin6_flowinfo = 0
+        if peer.name.sin6_addr.s6_addr[0] == 0xFE and peer.name.sin6_addr.s6_addr[1] & 0xC0 == 0x80:
+            peer.local.interface = peer.name.sin6_scope_id
+
+
+cdef void peer_of(Peer *peer, const Slot *slot) noexcept nogil:
+    """Who sent what is in the slot, and where to."""
+    peer_set(peer, <const sockaddr_storage *>&slot.sender)
+    memcpy(peer.local.bytes, slot.local.bytes, 16)
+    if slot.local.interface:
+        peer.local.interface = slot.local.interface
+
+
+cdef socklen_t peer_name(const Peer *peer, bint v4, Address *out) noexcept nogil:
+    """The peer's address in the form of a socket's family; its length."""
+    memset(out, 0, sizeof(Address))
+    if v4:
+        out.v4.sin_family = AF_INET
+        out.v4.sin_port = peer.name.sin6_port
+        memcpy(&out.v4.sin_addr, peer.name.sin6_addr.s6_addr + 12, 4)
+        return sizeof(sockaddr_in)
+    out.v6 = peer.name
+    return sizeof(sockaddr_in6)
+
+
+cdef uint64_t peer_hash(const Peer *peer) noexcept nogil:
+    """Of the peer's address and port (the finaliser of MurmurHash3, public domain, over both halves)."""
+    cdef uint64_t halves[2]
+    cdef uint64_t value
+    memcpy(halves, &peer.name.sin6_addr, 16)
+    value = halves[0] ^ (halves[1] * <uint64_t>0x9E3779B97F4A7C15) ^ (<uint64_t>peer.name.sin6_port << 17)
+    value = (value ^ (value >> 33)) * <uint64_t>0xFF51AFD7ED558CCD
+    value = (value ^ (value >> 33)) * <uint64_t>0xC4CEB9FE1A85EC53
+    return value ^ (value >> 33)
+
+
+cdef bint peer_same(const Peer *one, const Peer *other) noexcept nogil:
+    """The same peer, and the same address of ours."""
+    return (one.name.sin6_port == other.name.sin6_port and one.local.interface == other.local.interface
+            and memcmp(&one.name.sin6_addr, &other.name.sin6_addr, 16) == 0
+            and memcmp(one.local.bytes, other.local.bytes, 16) == 0)
+
+
+cdef tuple peer_pair(const Peer *peer):
+    """(host as text, port)."""
+    cdef bytes raw = (<char *>&peer.name.sin6_addr)[:16]
+    if raw.startswith((<char *>MAPPED)[:12]):
+        return _python_socket.inet_ntop(_python_socket.AF_INET, raw[12:]), ntohs(peer.name.sin6_port)
+    return _python_socket.inet_ntop(_python_socket.AF_INET6, raw), ntohs(peer.name.sin6_port)
+
+
+# ---- sockets
+
+cdef int udp_socket() noexcept nogil:
+    """A UDP socket for IPv6 and IPv4, or for IPv4 alone where there is no IPv6; -1 with errno."""
+    cdef int fd = socket(AF_INET6, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
+    cdef int family = AF_INET6
+    if fd >= 0:
+        set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, 0)
+    else:
+        family = AF_INET
+        fd = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
+    report_local_address(fd, family)
+    receive_trains(fd)
+    return fd
+
+
+cdef bint udp_is_v4(int fd) noexcept nogil:
+    """Whether it is a socket for IPv4 alone."""
+    cdef sockaddr_storage own
+    cdef socklen_t length = sizeof(own)
+    return getsockname(fd, <sockaddr *>&own, &length) == 0 and own.ss_family == AF_INET
+
+
+cdef int udp_connect(int fd, const Peer *peer) noexcept nogil:
+    """connect(2); -1 with errno."""
+    cdef Address name
+    cdef socklen_t length = peer_name(peer, udp_is_v4(fd), &name)
+    return connect(fd, <sockaddr *>&name, length)
+
+
+cdef void udp_fragment(int fd, bint allowed) noexcept nogil:
+    """Let routers cut packets up (ip(7), IP_MTU_DISCOVER), or have what is too large dropped, whatever the kernel has
+    heard about the path: RFC 8899 section 4.1 wants this for probes."""
+    cdef int how = IP_PMTUDISC_DONT if allowed else IP_PMTUDISC_PROBE
+    set_option(fd, IPPROTO_IP, IP_MTU_DISCOVER, how)
+    set_option(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, how)
+
+
+cdef void udp_buffers(int fd, int size) noexcept nogil:
+    """Ask for socket buffers of `size` bytes each; without privileges the system grants what it likes."""
+    set_receive_queue(fd, size)
+    if setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size)) < 0:
+        set_option(fd, SOL_SOCKET, SO_SNDBUF, size)

@@ -1,0 +1,42 @@
+"""Standard input and output as descriptors of our own that never block."""
+
+import os
+import stat
+
+from mproxy.ground.errors import UsageError
+
+
+def check_stdio(fds):
+    """UsageError when one of descriptors 0 and 1 in `fds` is closed: what comes would be thrown away without a word."""
+    for fd in fds:
+        try:
+            os.fstat(fd)
+        except OSError:
+            raise UsageError(f"standard {('input', 'output')[fd]} is closed") from None
+
+
+def open_stdio() -> tuple[int, int]:
+    """Return (read descriptor, write descriptor) in place of descriptors 0 and 1, which then lead nowhere.
+
+    Pipes and terminals are opened anew, so that O_NONBLOCK does not reach other programs that share them, and closing
+    ours is the end for whoever reads.
+    """
+    return _reopen(0, os.O_RDONLY), _reopen(1, os.O_WRONLY)
+
+
+def _reopen(fd, flags):
+    mode = os.fstat(fd).st_mode
+    own = -1
+    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+        try:
+            own = os.open(f"/proc/self/fd/{fd}", flags | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        except OSError:
+            pass  # no /proc, or a terminal of another user: share the description
+    if own < 0:
+        own = os.dup(fd)
+        if not stat.S_ISREG(mode):
+            os.set_blocking(own, False)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, fd)
+    os.close(null)
+    return own

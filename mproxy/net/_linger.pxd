@@ -1,6 +1,0 @@
-"""Sockets that are to end with a reset, once their applications have what was written to them."""
-
-from mproxy.net._loop cimport Loop, Source
-
-
-cdef void reset_when_taken(Loop loop, Source *source) noexcept

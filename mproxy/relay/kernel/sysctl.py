@@ -1,0 +1,97 @@
+"""Kernel settings that kernel mode needs, and that are put back when it stops.
+
+What was there before is written into a file first, so that the run after a killed one knows it. Needed are:
+
+* forwarding, for targets on other hosts. Where it was off, the table drops what is not ours (nft.py, chain `forward`),
+  so the host does not become a router for others.
+* route_localnet, so that a program of this host may call 127.0.0.1 and be led elsewhere, and a target may be 127.0.0.1.
+  It would let neighbours on the network reach 127.0.0.1; the table's chain `loopback` keeps them out.
+* accept_ra 2 where it is 1: with forwarding on, 1 would mean to ignore the router that IPv6 routes come from.
+"""
+
+import json
+import os
+from pathlib import Path
+
+from mproxy.ground.errors import MproxyError
+
+ROOT = Path("/proc/sys/net")
+FORWARD4, FORWARD6 = "ipv4/ip_forward", "ipv6/conf/all/forwarding"
+ROUTE_LOCALNET = "ipv4/conf/all/route_localnet"
+
+
+class Settings:
+    """Changes settings and remembers what they were, in the file `memory`."""
+
+    def __init__(self, memory, root=ROOT):
+        self._memory = Path(memory)
+        self._root = root
+        self._former = self._remembered()
+
+    def was_off(self, name):
+        """Whether a setting is on only because of us."""
+        return self._former.get(name) == "0"
+
+    def holds(self, name, value="1"):
+        """Whether a setting is as it is needed."""
+        return self._read(name) == value
+
+    def need(self, name, value="1"):
+        """Make sure of a setting; what depends on it comes first. True if it had to be changed."""
+        if self._read(name) == value:
+            return False
+        if name == FORWARD6:
+            for place in sorted(self._root.glob("ipv6/conf/*/accept_ra")):
+                accept = str(place.relative_to(self._root))
+                if self._read(accept) == "1":
+                    self._change(accept, "2")
+        self._change(name, value)
+        return True
+
+    def restore(self):
+        """Put everything back, last change first. Returns what could not be."""
+        failed = []
+        for name, value in reversed(self._former.items()):
+            try:
+                (self._root / name).write_text(value)
+            except FileNotFoundError:
+                pass  # an interface that is gone
+            except OSError as error:
+                failed.append(f"{_dotted(name)}={value}: {error.strerror}")
+        self._former = {}
+        self._memory.unlink(missing_ok=True)
+        return failed
+
+    def _change(self, name, value):
+        former = self._read(name)
+        self._former.setdefault(name, former)
+        self._remember()
+        try:
+            (self._root / name).write_text(value)
+        except OSError as error:
+            raise MproxyError(
+                f"--kernel needs the setting {_dotted(name)}={value} and cannot change it: {error.strerror}; run"
+                f" 'sysctl -w {_dotted(name)}={value}' as root") from None
+
+    def _read(self, name):
+        try:
+            return (self._root / name).read_text().strip()
+        except OSError:
+            return ""
+
+    def _remembered(self):
+        try:
+            found = json.loads(self._memory.read_text())
+            return {str(name): str(value) for name, value in found.items()}
+        except (OSError, ValueError, AttributeError):
+            return {}
+
+    def _remember(self):
+        """The whole file or none of it: it is what a later run trusts."""
+        new = self._memory.with_suffix(".new")
+        new.write_text(json.dumps(self._former))
+        os.replace(new, self._memory)
+
+
+def _dotted(name):
+    return "net." + name.replace("/", ".")

@@ -1,0 +1,112 @@
+"""Notices when somebody else changes the relay's table in nftables: a firewall that starts anew flushes everything.
+
+The kernel tells of each change (linux/netfilter/nfnetlink.h, NFNLGRP_NFTABLES), with the port number of the socket that
+made it. What comes while a change of our own is made, from one port, is ours.
+"""
+
+import contextlib
+import errno
+import socket
+import struct
+
+from mproxy.ground.errors import MproxyError
+from mproxy.relay.kernel.conntrack import NETLINK_NETFILTER
+from mproxy.relay.kernel.nft import TABLE
+
+_SO_RCVBUFFORCE = 33
+_SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
+_GROUP_NFTABLES = 7
+_SUBSYSTEM_NFTABLES = 10
+
+_HEADER = struct.Struct("=IHHII")     # nlmsghdr: length, type, flags, sequence, port
+_ATTRIBUTE = struct.Struct("=HH")     # nlattr: length, type
+_GENERIC_BYTES = 4                    # nfgenmsg
+_TABLE_NAME = 1                       # first attribute of tables, chains, rules, sets and elements alike
+
+RECEIVE_BYTES = 1 << 16
+
+# A table of thousands of rules is told of in one go.
+QUEUE_BYTES = 8 << 20
+
+# A restart of a firewall is many changes: the last one is waited for.
+SETTLE_US = 300_000
+
+
+class TableWatch:
+    """Calls `changed()` soon after somebody else has touched the table. MproxyError when the kernel does not tell."""
+
+    def __init__(self, loop, changed):
+        self._loop = loop
+        self._changed = changed
+        self._timer = None
+        try:
+            self._socket = socket.socket(
+                socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, NETLINK_NETFILTER)
+            self._socket.bind((0, 0))
+            self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP_NFTABLES)
+            with contextlib.suppress(OSError):
+                self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, QUEUE_BYTES)
+        except OSError as error:
+            raise MproxyError(f"cannot watch nftables: {error.strerror}") from None
+        self._watch = loop.watch(self._socket.fileno(), self._ready)
+
+    def close(self):
+        """Stop watching."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._watch.close()
+        self._socket.close()
+
+    @contextlib.contextmanager
+    def own_change(self):
+        """What happens to the table in here is our doing."""
+        self._ready()
+        yield
+        ports, _ = self._read()
+        if len(ports) > 1:  # and somebody else's at the same moment
+            self._later()
+
+    def _ready(self, _events=None):
+        ports, lost = self._read()
+        if ports or lost:
+            self._later()
+
+    def _later(self):
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(SETTLE_US, self._settled)
+
+    def _settled(self):
+        self._timer = None
+        self._changed()
+
+    def _read(self):
+        """(ports of the sockets that touched the table, whether news were lost)."""
+        ports: set[int] = set()
+        lost = False
+        while True:
+            try:
+                data = self._socket.recv(RECEIVE_BYTES)
+            except BlockingIOError:
+                return ports, lost
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    return ports, lost
+                lost = True  # more than the queue holds
+                continue
+            ports |= touched_by(data)
+
+
+def touched_by(data):
+    """Ports of the sockets whose changes of the table a datagram of the kernel tells of."""
+    ports = set()
+    at = 0
+    while at + _HEADER.size <= len(data):
+        length, kind, _, _, port = _HEADER.unpack_from(data, at)
+        attributes = data[at + _HEADER.size + _GENERIC_BYTES:at + length]
+        if kind >> 8 == _SUBSYSTEM_NFTABLES and len(attributes) > _ATTRIBUTE.size:
+            size, number = _ATTRIBUTE.unpack_from(attributes)
+            if number == _TABLE_NAME and attributes[_ATTRIBUTE.size:size] == TABLE.encode() + b"\0":
+                ports.add(port)
+        at += max(_HEADER.size, length + 3 & ~3)
+    return ports

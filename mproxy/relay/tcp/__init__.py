@@ -1,0 +1,4 @@
+"""The relay's TCP engine: every connection is a pair of sockets and what flows between them.
+
+Read first: `_pair.pxd`, one relayed connection; then `_tcp.pxd`, the engine.
+"""

@@ -1,0 +1,12 @@
+"""Connecting to targets."""
+
+from mproxy.io._socket cimport Target, sockaddr_storage, socklen_t
+
+
+cdef class Sources:
+    cdef sockaddr_storage four  # to connect from; family 0: the system chooses
+    cdef sockaddr_storage six   # the same for IPv6
+
+
+cdef int dial(Target target, int index, Sources sources, bint with_data, int hops) noexcept
+cdef void acknowledge_at_once(int fd) noexcept

@@ -1,0 +1,241 @@
+"""Bytes from one socket to another. The rules: _flow.pxd."""
+
+from libc.errno cimport EAGAIN, EINTR, EINVAL, ENOMEM, errno
+
+from mproxy._pool cimport pool_lent_bytes
+from mproxy._ring cimport iovec, ring_append, ring_drop, ring_release, ring_used, ring_view
+from mproxy.io._loop cimport EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
+from mproxy.io._socket cimport (
+    MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, SHUT_WR, pending_error, recv, send, send_parts, shutdown, ssize_t,
+)
+
+
+cdef extern from "<fcntl.h>" nogil:
+    int SPLICE_F_MOVE, SPLICE_F_NONBLOCK
+    ssize_t splice(int fd_in, void *offset_in, int fd_out, void *offset_out, size_t length, unsigned int flags)
+
+cdef extern from "<sys/ioctl.h>" nogil:
+    int ioctl(int fd, unsigned long request, ...)
+
+cdef extern from "<linux/sockios.h>" nogil:
+    unsigned long SIOCOUTQ
+
+cdef enum:
+    BULK_BYTES = 65536  # a read of so many is worth a pipe
+
+
+cdef uint32_t READ_EVENTS = EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET
+
+
+cdef void side_mark(Side *side, uint32_t events) noexcept:
+    """Note what an event says is possible."""
+    if events & (EPOLLOUT | EPOLLERR | EPOLLHUP):
+        side.writable = True
+    if events & (EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+        side.readable = True
+        side.hung_up |= (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0
+        side.urgent |= (events & EPOLLPRI) != 0
+        side.failed |= (events & EPOLLERR) != 0
+
+
+cdef bint side_holds(const Side *side) noexcept:
+    """Whether bytes wait for this socket."""
+    return side.pipe != NULL or ring_used(&side.waiting) > 0
+
+
+cdef int64_t side_owed(Side *side) noexcept:
+    """Bytes meant for this socket that its peer's system has not acknowledged (tcp(7), SIOCOUTQ; EOF counts as one)."""
+    cdef int unacknowledged = 0
+    ioctl(side.source.fd, SIOCOUTQ, &unacknowledged)
+    return unacknowledged + ring_used(&side.waiting) + (side.pipe.held if side.pipe != NULL else 0)
+
+
+cdef class Mover:
+    """Moves the bytes of all pairs of one loop. SIGPIPE must be ignored, as Python does: splice has no MSG_NOSIGNAL."""
+
+    def __init__(self, Loop loop):
+        self.loop = loop
+        self.pool = PipePool()
+
+    cdef void watch(self, Side *side, bint awaits_space) noexcept:
+        """Have events of the socket come. Most sockets never wait for space, and save an event each without it."""
+        side.awaits_space = awaits_space
+        self.loop.add(&side.source, READ_EVENTS | EPOLLOUT if awaits_space else READ_EVENTS)
+
+    cdef void watch_again(self, Side *side) noexcept:
+        """As `watch`, of a socket that the loop has for another source: its events come here from now on."""
+        side.awaits_space = True
+        self.loop.modify(&side.source, READ_EVENTS | EPOLLOUT)
+
+    cdef void stalled(self, Side *sink) noexcept:
+        """The socket takes no more for now."""
+        sink.writable = False
+        if not sink.awaits_space:
+            sink.awaits_space = True
+            self.loop.modify(&sink.source, READ_EVENTS | EPOLLOUT)
+
+    cdef Outcome move(self, Side *source, uint64_t *count) noexcept:
+        """Move what `source` has to its other side; counts the bytes passed on."""
+        cdef Side *sink = source.other
+        cdef Outcome outcome
+        cdef int reads = 0
+        if side_holds(sink):
+            self.flush(sink, count)
+        while source.readable and not source.read_ended and not side_holds(sink):
+            if reads == TURN_READS:
+                return AGAIN
+            reads += 1
+            outcome = WAITS
+            if source.grade == SPLICED and not sink.broken:
+                outcome = self.splice_some(source, count)
+            if outcome == WAITS:
+                self.copy_some(source, count)
+        self.look_for_error(source)
+        if source.read_ended and not sink.write_ended and not side_holds(sink) and not source.broken \
+                and not sink.broken:
+            sink.write_ended = True
+            if not source.write_ended:  # else both directions are through, and close(2) says so
+                shutdown(sink.source.fd, SHUT_WR)
+        return WAITS
+
+    cdef void copy_some(self, Side *source, uint64_t *count) noexcept:
+        """One recv and one send. For a broken sink: read it nevertheless, or the source would never see its end."""
+        cdef size_t most = SMALL_READ_BYTES
+        cdef ssize_t n
+        if source.grade != SMALL and pool_lent_bytes() < WAITING_BUDGET_BYTES:
+            most = LARGE_READ_BYTES
+        n = recv(source.source.fd, self.loop.buffer, most, MSG_DONTWAIT)
+        if n > 0:
+            source.readable = n == <ssize_t>most or source.hung_up or source.urgent
+            if n >= BULK_BYTES and not source.urgent:
+                source.grade = SPLICED
+            else:
+                source.grade = LARGE if n >= SMALL_READ_BYTES else SMALL
+            self.deliver(source.other, self.loop.buffer, <uint32_t>n, count)
+        elif n == 0:
+            source.read_ended = True
+        elif errno == EAGAIN:
+            source.readable = False
+        elif errno != EINTR:
+            source.read_ended = True
+            self.fail(source)
+
+    cdef Outcome splice_some(self, Side *source, uint64_t *count) noexcept:
+        """One splice into a pipe and what the sink takes out of it; WAITS: copy instead."""
+        cdef Side *sink = source.other
+        cdef Pipe *pipe
+        cdef ssize_t n
+        cdef int error
+        if source.urgent:
+            source.grade = LARGE
+            return WAITS
+        pipe = self.pool.take(self.loop.now_us)
+        if pipe == NULL:
+            return WAITS
+        n = splice(source.source.fd, NULL, pipe.write_fd, NULL, pipe.capacity, SPLICE_F_MOVE | SPLICE_F_NONBLOCK)
+        if n <= 0:
+            error = errno if n < 0 else 0
+            self.pool.give(pipe)
+            if error not in (0, EAGAIN, EINTR, EINVAL, ENOMEM):  # told once: recv would say EOF
+                source.read_ended = True
+                self.fail(source)
+                return AGAIN
+            if error == EAGAIN and not source.hung_up:
+                source.readable = False
+                return AGAIN
+            return WAITS  # recv knows what it is
+        pipe.held = <uint32_t>n
+        sink.pipe = pipe
+        if n < SMALL_READ_BYTES:
+            source.grade = LARGE
+        self.flush_pipe(sink, count)
+        return AGAIN
+
+    cdef void deliver(self, Side *sink, const uint8_t *data, uint32_t length, uint64_t *count) noexcept:
+        """Write the bytes; what the socket does not take waits in the ring."""
+        cdef ssize_t n = 0
+        cdef int flags = MSG_DONTWAIT | MSG_NOSIGNAL
+        if sink.broken:
+            return
+        if sink.writable:
+            if sink.other.hung_up and not sink.other.failed:  # EOF is next and can travel with these bytes
+                flags |= MSG_MORE
+            n = send(sink.source.fd, data, length, flags)
+            if n < 0:
+                if errno != EAGAIN and errno != EINTR:
+                    self.fail(sink)
+                    return
+                n = 0
+            count[0] += n
+            self.moved += n
+            if n == <ssize_t>length:
+                return
+            self.stalled(sink)
+        sink.other.grade = SMALL  # the sink is the slow one: larger reads would only wait here
+        if ring_append(&sink.waiting, data + n, length - <uint32_t>n) < 0:  # bytes are lost, and the pair with them
+            self.fail(sink)
+            self.fail(sink.other)
+
+    cdef void flush(self, Side *sink, uint64_t *count) noexcept:
+        """Write what waits."""
+        self.flush_ring(sink, count)
+        if sink.pipe != NULL:
+            self.flush_pipe(sink, count)
+
+    cdef void flush_ring(self, Side *sink, uint64_t *count) noexcept:
+        cdef iovec parts[2]
+        cdef uint32_t waiting
+        cdef ssize_t n
+        while sink.writable and ring_used(&sink.waiting) > 0:
+            waiting = ring_used(&sink.waiting)
+            n = send_parts(sink.source.fd, True, parts, ring_view(&sink.waiting, sink.waiting.head, waiting, parts))
+            if n >= 0:
+                ring_release(&sink.waiting, sink.waiting.head + n)
+                count[0] += n
+                self.moved += n
+                if n < <ssize_t>waiting:
+                    self.stalled(sink)
+            elif errno == EAGAIN:
+                self.stalled(sink)
+            elif errno != EINTR:
+                self.fail(sink)
+
+    cdef void flush_pipe(self, Side *sink, uint64_t *count) noexcept:
+        cdef Pipe *pipe = sink.pipe
+        cdef ssize_t n
+        while sink.writable and pipe.held > 0:
+            n = splice(pipe.read_fd, NULL, sink.source.fd, NULL, pipe.held, SPLICE_F_MOVE | SPLICE_F_NONBLOCK)
+            if n > 0:
+                pipe.held -= <uint32_t>n
+                count[0] += n
+                self.moved += n
+            elif n < 0 and errno == EAGAIN:
+                self.stalled(sink)
+            elif n == 0 or errno != EINTR:
+                self.fail(sink)
+                return
+        if pipe.held == 0:
+            sink.pipe = NULL
+            self.pool.give(pipe)
+
+    cdef void fail(self, Side *side) noexcept:
+        """The socket told an error: what it said before is still there to be read, what waits for it is not wanted."""
+        side.broken = True
+        side.failed = False
+        side.readable = side.hung_up = True
+        self.drop(side)
+
+    cdef void look_for_error(self, Side *side) noexcept:
+        """Fetch an error that no read will tell: the socket is not read, because the other side is slow or because its
+        end has been read."""
+        if side.failed and not side.broken and not (side.readable and not side.read_ended and side.other.writable):
+            side.failed = False
+            if pending_error(side.source.fd) != 0:
+                self.fail(side)
+
+    cdef void drop(self, Side *side) noexcept:
+        """Forget what waits for this socket."""
+        ring_drop(&side.waiting)
+        if side.pipe != NULL:
+            self.pool.give(side.pipe)
+            side.pipe = NULL

@@ -1,0 +1,34 @@
+"""Peers that have vanished. The rules: _keepalive.pxd."""
+
+from libc.stdint cimport uint8_t, uint32_t
+from libc.string cimport memset
+
+from mproxy.io._socket cimport IPPROTO_TCP, SOL_SOCKET, SO_KEEPALIVE, getsockopt, set_option, socklen_t
+
+
+cdef extern from "<netinet/tcp.h>" nogil:
+    int TCP_INFO, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT
+    struct tcp_info:
+        uint8_t tcpi_retransmits
+        uint8_t tcpi_probes
+        uint32_t tcpi_last_ack_recv
+
+cdef enum:
+    UNANSWERED = 3  # times that something was sent again
+
+
+cdef void keep_alive(int fd) noexcept nogil:
+    """Have the system probe the peer of a socket; connections inherit it from their listener."""
+    set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1)
+    set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, IDLE_S)
+    set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, INTERVAL_S)
+    set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, PROBES)
+
+
+cdef bint has_vanished(int fd) noexcept nogil:
+    """Whether the peer has acknowledged nothing for so long that it is gone (tcp(7), TCP_INFO)."""
+    cdef tcp_info info
+    cdef socklen_t length = sizeof(info)
+    memset(&info, 0, sizeof(info))
+    return (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0 and info.tcpi_last_ack_recv >= SILENCE_MS
+            and info.tcpi_retransmits + info.tcpi_probes >= UNANSWERED)

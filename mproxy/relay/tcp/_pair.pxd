@@ -1,0 +1,60 @@
+"""A client and the server that it is relayed to: what is known of the two, and what needs nothing but that."""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from mproxy.io._loop cimport Source, Work
+from mproxy.relay._balance cimport Backend
+from mproxy.relay._cidr cimport CidrSet
+from mproxy.relay._circle cimport Finding
+from mproxy.relay.tcp._flow cimport Mover, Side
+from mproxy.relay._proxy_header cimport Origin
+from mproxy.relay.tcp._wheel cimport WheelLink
+
+
+cdef enum State:
+    GREETING = 0    # the client's PROXY header is not complete
+    STARVED = 1     # no descriptor for the connection to the target; tried again
+    CONNECTING = 2  # the target has not answered
+    OPEN = 3        # bytes flow
+    ENDING = 4      # one of the two broke: the other gets what was said before, then a reset
+
+
+cdef enum Greeting:
+    SHORT = 0   # the header is not complete
+    TAKEN = 1   # it was read, and its client may come in
+    WRONG = 2   # it is none, or names somebody who may not
+    LEFT = 3    # the client has gone, or failed
+
+
+cdef struct Pair:
+    Side client        # who connected to us
+    Side server        # whom we connect to; fd -1: nobody yet
+    Work work          # moves bytes
+    WheelLink link     # time-out
+    void *route        # owned Route
+    void *race         # owned Race: there are several addresses, and none has answered; or NULL
+    void *backend      # owned Backend, or NULL
+    Origin *origin     # owned; what the client's PROXY header said, until the target knows; or NULL
+    int64_t since      # OPEN: last byte; before: accepted; ENDING: the last progress
+    int64_t owed       # ENDING: bytes that the other one had not acknowledged when looked at last
+    int64_t due_at     # when the time-out is looked at
+    int64_t look_at    # OPEN: when to see whether the peers are still there
+    int64_t idle_us    # longest silence, 0: any
+    uint8_t state      # State
+    int hops           # that the client's first packet had left, when they are passed on; else 0
+    uint32_t attempts  # addresses tried
+    int64_t dialled_at  # when the last of these was
+    Pair *next         # all pairs
+    Pair *prev         # all pairs
+
+
+cdef void side_init(Side *side, Pair *pair, Side *other, int fd, void (*ready)(Source *, uint32_t) noexcept) noexcept
+cdef void read_early(Pair *pair, uint8_t *buffer) noexcept
+cdef int send_early(Pair *pair, Mover mover, uint64_t *count) noexcept
+cdef Greeting take_header(Pair *pair, uint8_t *buffer, CidrSet deny, bint keep) noexcept
+cdef void hold_backend(Pair *pair, Backend backend) noexcept
+cdef void drop_backend(Pair *pair) noexcept
+cdef bint send_header(Pair *pair, int version) noexcept
+cdef bint has_spoken(Pair *pair) noexcept
+cdef int64_t next_look(Pair *pair) noexcept
+cdef Finding come_back(Pair *youngest, list clients) noexcept

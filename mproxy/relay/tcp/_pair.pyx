@@ -1,0 +1,148 @@
+"""A client and the server that it is relayed to. What the fields mean: _pair.pxd; what happens to them: _tcp.pyx."""
+
+from cpython.ref cimport PyObject, Py_INCREF, Py_XDECREF
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdlib cimport free, malloc
+
+from mproxy._ring cimport Ring, iovec, ring_append, ring_release, ring_used, ring_view
+from mproxy.io._socket cimport (
+    MSG_DONTWAIT, MSG_NOSIGNAL, recv, send, send_parts, sockaddr, sockaddr_storage, socklen_t, ssize_t,
+)
+from mproxy.relay._circle cimport SAMPLE, Finding, Place, find_circle, place_of_own, place_of_peer
+from mproxy.relay.tcp._dial cimport acknowledge_at_once
+from mproxy.relay.tcp._flow cimport SMALL_READ_BYTES
+from mproxy.relay._proxy_header cimport (
+    LONGEST_HEADER_BYTES, OWN_HEADER_BYTES, header_parse, header_write, origin_set, origin_source,
+)
+
+
+cdef extern from "<sys/socket.h>" nogil:
+    int MSG_PEEK
+    int getsockname(int fd, sockaddr *address, socklen_t *length)
+    int getpeername(int fd, sockaddr *address, socklen_t *length)
+
+
+cdef void side_init(Side *side, Pair *pair, Side *other, int fd, void (*ready)(Source *, uint32_t) noexcept) noexcept:
+    side.source.fd = fd
+    side.source.ready = ready
+    side.source.owner = pair
+    side.other = other
+
+
+cdef void read_early(Pair *pair, uint8_t *buffer) noexcept:
+    """Take what the client has already sent: clients that speak first mostly have. It goes with the handshake."""
+    cdef ssize_t n = recv(pair.client.source.fd, buffer, SMALL_READ_BYTES, MSG_DONTWAIT)
+    if n < 0:
+        pair.client.failed = errno != EAGAIN and errno != EINTR  # an error is told once
+    elif n > 0 and ring_append(&pair.server.waiting, buffer, <uint32_t>n) < 0:
+        pair.client.failed = True  # no memory: the bytes are lost, and with them the connection
+
+
+cdef int send_early(Pair *pair, Mover mover, uint64_t *count) noexcept:
+    """Pass on what was read early; 0: done, the target has answered; else errno, EAGAIN: it has not yet."""
+    cdef iovec parts[2]
+    cdef Ring *ring = &pair.server.waiting
+    cdef ssize_t n
+    if ring_used(ring) == 0:
+        return EAGAIN
+    n = send_parts(pair.server.source.fd, True, parts, ring_view(ring, ring.head, ring_used(ring), parts))
+    if n < 0:
+        return errno
+    acknowledge_at_once(pair.server.source.fd)
+    ring_release(ring, ring.head + n)
+    count[0] += n
+    mover.moved += n
+    return 0
+
+
+cdef Greeting take_header(Pair *pair, uint8_t *buffer, CidrSet deny, bint keep) noexcept:
+    """Take the PROXY header that the client begins with; with `keep`, what it says is `origin` then."""
+    cdef int fd = pair.client.source.fd
+    cdef sockaddr_storage source
+    cdef Origin origin
+    cdef int length
+    cdef ssize_t n = recv(fd, buffer, LONGEST_HEADER_BYTES, MSG_PEEK | MSG_DONTWAIT)
+    if n < 0 and (errno == EAGAIN or errno == EINTR):
+        return SHORT
+    if n <= 0:
+        pair.client.failed = n < 0  # else it came and went without a byte: someone looks whether we are alive
+        return LEFT
+    length = header_parse(buffer, <int>n, &origin)
+    if length == 0 and n < LONGEST_HEADER_BYTES and not pair.client.hung_up:
+        return SHORT
+    if length <= 0 or recv(fd, buffer, length, MSG_DONTWAIT) != length:
+        return WRONG
+    origin_source(&origin, &source)
+    if origin.family and deny is not None and deny.has(<sockaddr *>&source):
+        return WRONG
+    if origin.family and keep:
+        pair.origin = <Origin *>malloc(sizeof(Origin))
+        if pair.origin != NULL:
+            pair.origin[0] = origin
+    return TAKEN
+
+
+cdef void hold_backend(Pair *pair, Backend backend) noexcept:
+    Py_INCREF(backend)
+    pair.backend = <void *>backend
+    backend.connections += 1
+
+
+cdef void drop_backend(Pair *pair) noexcept:
+    if pair.backend != NULL:
+        (<Backend>pair.backend).connections -= 1
+        Py_XDECREF(<PyObject *>pair.backend)
+        pair.backend = NULL
+
+
+cdef bint send_header(Pair *pair, int version) noexcept:
+    """Tell the target who the client is; a new connection always has room for that."""
+    cdef uint8_t header[OWN_HEADER_BYTES]
+    cdef sockaddr_storage source, destination
+    cdef socklen_t source_length = sizeof(source), destination_length = sizeof(destination)
+    cdef Origin origin
+    cdef int length
+    if pair.origin != NULL:
+        origin = pair.origin[0]
+        free(pair.origin)
+        pair.origin = NULL
+    elif getpeername(pair.client.source.fd, <sockaddr *>&source, &source_length) < 0 \
+            or getsockname(pair.client.source.fd, <sockaddr *>&destination, &destination_length) < 0:
+        return False  # the client has reset the connection
+    else:
+        origin_set(&origin, <sockaddr *>&source, <sockaddr *>&destination)
+    length = header_write(header, version, &origin)
+    return send(pair.server.source.fd, header, length, MSG_DONTWAIT | MSG_NOSIGNAL) == length
+
+
+cdef bint has_spoken(Pair *pair) noexcept:
+    """Whether a client that has an error to tell said something before: then the server hears it all the same."""
+    cdef uint8_t first
+    return ring_used(&pair.server.waiting) > 0 or (
+        pair.state != GREETING and recv(pair.client.source.fd, &first, 1, MSG_PEEK | MSG_DONTWAIT) > 0)
+
+
+cdef int64_t next_look(Pair *pair) noexcept:
+    """When an open pair is looked at next: it has been silent for too long then, or its peers may have vanished."""
+    return min(pair.look_at, pair.since + pair.idle_us) if pair.idle_us else pair.look_at
+
+
+cdef Finding come_back(Pair *youngest, list clients) noexcept:
+    """Whether the youngest pairs come from those that were made before them. `clients` gets (their port, the address
+    that they came to in its IPv6 form, its port) of each."""
+    cdef Place peers[SAMPLE]
+    cdef Place met[SAMPLE]
+    cdef Place ours[SAMPLE]
+    cdef Place far[SAMPLE]
+    cdef Pair *pair = youngest
+    cdef int count = 0
+    while pair != NULL and count < SAMPLE:
+        if pair.server.source.fd >= 0:
+            place_of_peer(pair.client.source.fd, &peers[count])
+            place_of_own(pair.client.source.fd, &met[count])
+            place_of_own(pair.server.source.fd, &ours[count])
+            place_of_peer(pair.server.source.fd, &far[count])
+            clients.append((peers[count].port, (<char *>met[count].address)[:16], met[count].port))
+            count += 1
+        pair = pair.next
+    return find_circle(peers, met, ours, far, count)

@@ -1,0 +1,4 @@
+"""The relay's UDP engine: a socket for every client, packets in batches.
+
+Read first: `_udp_session.pxd`, one client of a rule; then `_udp_flow.pxd`, the way of its packets.
+"""

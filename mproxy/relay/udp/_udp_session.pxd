@@ -1,0 +1,77 @@
+"""A session of the UDP relay: its socket to a target, what it asked and what it was answered. No system calls.
+
+A session stays with its address for as long as that answers. With its client's next packet it goes on from another
+socket with another address
+
+* when the name, or the rule, has lost the address: so does a flow of the kernel;
+* when it was never answered, PATIENCE_US after it began to ask, or KNOWN_PATIENCE_US where the address has answered
+  others lately; doubled each time, up to LONGEST_PATIENCE_US. A stream, STREAM_PACKETS without an answer, stays: it
+  asks nothing;
+* when it was answered before, but nothing has come from the address for LOST_US since it asked, for anybody.
+"""
+
+from libc.stdint cimport int64_t, uint16_t, uint32_t
+
+from mproxy.io._loop cimport Source
+from mproxy.io._packets cimport Address, LocalAddress, Slot
+from mproxy.io._socket cimport socklen_t
+from mproxy.relay._balance cimport Balance
+from mproxy.relay.udp._sessions cimport Entry, Key, Roll
+
+
+cdef enum:
+    PATIENCE_US = 300000           # RFC 8305 has 250 ms, for connections
+    KNOWN_PATIENCE_US = 1000000    # a server may be slow, or a packet lost
+    KNOWN_US = 10000000            # "lately"
+    LONGEST_PATIENCE_US = 30000000
+    LOST_US = 15000000             # a tunnel that hears nothing for so long begins anew
+    STREAM_PACKETS = 16            # who asks sends some packets, and again after a pause
+    REST_US = 10000000             # of the port, since the last packet, when an answer may come: see _ports.pxd
+    REST_UNHEARD_US = 3000000      # where the servers never answered: most likely they never will
+    REST_ANSWERED_US = 250000      # when none is owed: it may come twice
+    QUIET_US = 1000000             # a conversation has said so long nothing, its server last: it is nobody's turn
+
+
+cdef struct Session:
+    Entry entry             # in the table; first, so that a pointer to one is a pointer to the other
+    Source source           # the socket connected to the target
+    void *listener          # borrowed Listener: whence replies leave; it outlives its sessions
+    void *backend           # owned reference to a Backend: the address it goes to
+    uint16_t port           # the socket's
+    bint answered           # the address has answered
+    int64_t asked_at        # the first packet since the last answer; 0: none
+    int64_t patience_us     # how long an answer is waited for before the session looks for another address
+    uint32_t asked          # packets since the session began, or went to another address
+    uint32_t owed           # of these, not answered; counted while the session is no conversation
+    Address client          # who gets the replies
+    socklen_t client_bytes  # length of `client`
+    LocalAddress local      # the address the client sent to, when the listener has many
+    uint32_t in_limit       # GSO towards the target: segments below this size
+    uint32_t out_limit      # GSO towards the client: likewise
+    int most_slots          # read at a time: fewer once trains come, to stay in the cache
+    int first_slot          # packets for the target in the inbox, -1: none
+    int last_slot           # the last of them
+    int touched_index       # place among the sessions that have packets in the inbox
+    bint failed             # the socket has an error to be read
+    bint queued             # has replies to be read
+    Session *prev           # queue of those
+    Session *next           # queue of those
+
+
+cdef struct Ready:
+    Session *first          # sessions with replies to be read
+    Session *last           # their end
+    uint32_t count          # their number
+
+
+cdef void session_begin(Session *session) noexcept nogil
+cdef void session_sent(Session *session, uint32_t packets, int64_t now) noexcept nogil
+cdef void session_heard(Session *session, const Slot *slots, int count) noexcept
+cdef bint session_is_due(const Session *session, int64_t now) noexcept
+cdef bint session_may_leave(Session *session, Balance balance, int64_t now) noexcept
+cdef int64_t session_rest_us(const Session *session, Balance balance, int64_t now) noexcept
+cdef bint session_is_owed(const Session *session, int64_t now) noexcept nogil
+cdef Session *session_without_debt(const Roll *roll, int64_t now) noexcept nogil
+cdef void session_key(const Slot *slot, const Address *bound, bint is_wildcard, Key *out) noexcept
+cdef bint ready_add(Ready *ready, Session *session) noexcept nogil
+cdef void ready_remove(Ready *ready, Session *session) noexcept nogil

@@ -1,0 +1,264 @@
+"""The log: one line an event, on standard error.
+
+    text: for people and grep
+        2026-11-21T08:00:00.123+01:00 info resumed session=4f2a91c0 after=6.213s
+    json: for collectors; a duration is a number of seconds
+        {"time":"2026-11-21T08:00:00.123+01:00","level":"info","event":"resumed",...,"after":6.213}
+
+Times are local, with the zone's offset from UTC (ISO 8601). On a terminal a line ends with a carriage return, too: ssh,
+whose ProxyCommand we may be, has set it to raw.
+
+Four promises, because the log must never be what stops or fools a relay:
+
+1. Logging never raises. A line that cannot be written (disk full, reader gone, descriptor closed) is counted,
+   the next line tries again, and the first that gets through is preceded by `lines-lost count=N`.
+2. Logging never waits. A stopped terminal (ctrl-S) or a full pipe would block a plain write and with it every
+   stream; so the descriptor is asked first, and a line is at most PIPE_BUF bytes, which a pipe or terminal
+   that says "writable" takes without waiting (pipe(7)).
+3. Logging has a rate: whatever a peer does, or however long something is out of reach (`restrain`).
+4. Nothing that a peer sends can forge a line or move the cursor: values leave as printable ASCII, everything
+   else escaped.
+"""
+
+import os
+import select
+import time
+
+# Order is rank. The configuration offers the same names.
+_RANK = {"debug": 0, "info": 1, "warning": 2, "error": 3}
+
+# Bytes of a whole line (select.PIPE_BUF is 4096 on Linux), less what time, level, event and the keys take.
+_VALUES_BYTES = select.PIPE_BUF - 700
+
+# Bytes of one value: long enough for a path or an error text, short enough for a line one can read.
+_VALUE_BYTES = 400
+
+# A value made of these alone needs no quotes; blanks, quotes and = would make `key=value` ambiguous.
+_PLAIN = frozenset(map(chr, range(0x21, 0x7F))) - frozenset('"=\\')
+
+_ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+# How often to look whether lines that were held back may be told.
+_LOOK_US = 10_000_000
+
+
+class Seconds(float):
+    """A duration in seconds: `6.213s` in text, a number in JSON."""
+
+    def __str__(self):
+        return f"{float(self):.3f}s"
+
+
+class Log:
+    """Writes events to a file descriptor.
+
+    `level` is the lowest that is written, `style` is "text" or "json", `now` gives seconds since 1970. Fields
+    whose value is None are left out; true, false and numbers are themselves in JSON, everything else is its
+    `str`.
+    """
+
+    def __init__(self, level="info", style="text", fd=2, now=time.time):
+        self._lowest = _RANK[level]
+        self._compose = {"text": _compose_text, "json": _compose_json}[style]
+        self._fd = fd
+        self._now = now
+        self._lost = 0
+        self.before_line = None  # called before each line: somebody who draws on the same terminal clears it
+        # What is left of a line that a descriptor took only in part (a disk that filled up in the middle of
+        # it).
+        self._rest = b""
+        self._restraint = None  # what holds repetitions back
+        self._call_later = lambda _delay_us, _function: None
+        self._looking = False   # a timer runs
+        if fd == 2:
+            reserve_standard_fds()
+
+    def restrain(self, call_later):
+        """From now on hold back what repeats itself (mproxy.service.log_rate).
+
+        `call_later(microseconds, function)` is the loop's: what was held back is told when its time has come, or by
+        `tell_rest`.
+        """
+        from mproxy.service.log_rate import Restraint
+        self._restraint = Restraint()
+        self._call_later = call_later
+        self._looking = False
+
+    def forget(self, event):
+        """Do not tell any more what was held back of an event: it is over."""
+        if self._restraint is not None:
+            self._restraint.forget(event)
+
+    def tell_rest(self):
+        """Tell what was held back: nothing follows any more."""
+        if self._restraint is not None:
+            for line in self._restraint.rest():
+                self._put(*line)
+
+    def debug(self, event, /, **fields):
+        if self._lowest <= 0:
+            self._log("debug", event, fields)
+
+    def info(self, event, /, **fields):
+        if self._lowest <= 1:
+            self._log("info", event, fields)
+
+    def warning(self, event, /, **fields):
+        if self._lowest <= 2:
+            self._log("warning", event, fields)
+
+    def error(self, event, /, **fields):
+        self._log("error", event, fields)
+
+    def _log(self, level, event, fields):
+        more = 0
+        if self._restraint is not None:
+            more = self._restraint.admit(level, event, fields, self._now())
+            if more is None:
+                self._look_later()
+                return
+        self._put(level, event, fields, more)
+
+    def _look_later(self):
+        if not self._looking:
+            self._looking = True
+            self._call_later(_LOOK_US, self._look)
+
+    def _look(self):
+        self._looking = False
+        for line in self._restraint.due(self._now()):
+            self._put(*line)
+        if self._restraint.holding:
+            self._look_later()
+
+    def _put(self, level, event, fields, more=0):
+        """Write a line; `more` like it were held back before it."""
+        now = self._now()
+        if more:
+            fields = {**fields, "more": more}
+        lost = b""
+        if self._lost:
+            lost = self._compose(now, "warning", "lines-lost", {"count": self._lost})
+        if self._write_rest() and (not lost or self._write(lost)):
+            self._lost = 0
+            if self._write(self._compose(now, level, event, fields)):
+                return
+        self._lost += 1
+
+    def _write_rest(self):
+        """Finish a line cut in the middle, so that the next one starts on its own line."""
+        rest, self._rest = self._rest, b""
+        if rest and not self._write(rest):
+            self._rest = rest
+        return not self._rest
+
+    def _write(self, line):
+        """Whether `line` was written, or at least begun: then its rest is kept for the next call."""
+        try:
+            if not _writable(self._fd):
+                return False
+            if self.before_line is not None:
+                self.before_line()
+            if os.isatty(self._fd) and not line.endswith(b"\r\n"):
+                line = line[:-1] + b"\r\n"
+            written = os.write(self._fd, line)
+        except (OSError, ValueError):
+            return False
+        self._rest = line[written:]
+        return written > 0
+
+
+def _writable(fd):
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    return any(events & select.POLLOUT for _, events in poll.poll(0))
+
+
+def reserve_standard_fds():
+    """Open /dev/null where descriptor 0, 1 or 2 is closed; which these were.
+
+    Otherwise a socket would be given the number 2, and log lines would be sent to a daemon.
+    """
+    closed = []
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            closed.append(fd)
+            null_fd = os.open("/dev/null", os.O_RDWR)
+            if null_fd != fd:
+                os.dup2(null_fd, fd)
+                os.close(null_fd)
+    return closed
+
+
+def _compose_text(now, level, event, fields):
+    limit = _value_limit(fields)
+    parts = [_timestamp(now) + _zone(now), level, event]
+    for name, value in fields.items():
+        if value is None:
+            continue
+        text = "true" if value is True else "false" if value is False else str(value)
+        plain = text and len(text) <= limit and _PLAIN.issuperset(text)
+        parts.append(f"{name}={text if plain else quote(text, limit)}")
+    return (" ".join(parts) + "\n").encode("ascii", "replace")
+
+
+def _compose_json(now, level, event, fields):
+    limit = _value_limit(fields)
+    parts = [f'"time":"{_timestamp(now)}{_zone(now)}"', f'"level":"{level}"', f'"event":"{event}"']
+    for name, value in fields.items():
+        if value is None:
+            continue
+        if value is True or value is False:
+            text = "true" if value else "false"
+        elif isinstance(value, Seconds):
+            text = f"{float(value):.3f}"
+        elif type(value) is int or (type(value) is float and abs(value) < float("inf")):
+            text = repr(value)
+        else:
+            text = quote(str(value), limit)
+        parts.append(f'"{name}":{text}')
+    return ("{" + ",".join(parts) + "}\n").encode("ascii", "replace")
+
+
+def _value_limit(fields):
+    return min(_VALUE_BYTES, _VALUES_BYTES // max(1, len(fields)))
+
+
+def quote(text, limit=_VALUE_BYTES):
+    """`text` as a JSON string (RFC 8259 section 7) of printable ASCII, cut off with `...` at `limit` bytes.
+
+    JSON itself would let DEL pass, and the C1 control characters, both of which terminals obey.
+    """
+    parts = ['"']
+    room = limit - 5
+    for char in text:
+        escaped = _ESCAPES.get(char) or (char if " " <= char <= "~" else _escape(ord(char)))
+        room -= len(escaped)
+        if room < 0:
+            parts.append("...")
+            break
+        parts.append(escaped)
+    parts.append('"')
+    return "".join(parts)
+
+
+def _escape(code):
+    if code > 0xFFFF:
+        code -= 0x10000
+        return f"\\u{0xd800 + (code >> 10):04x}\\u{0xdc00 + (code & 0x3ff):04x}"
+    return f"\\u{code:04x}"
+
+
+def _timestamp(now):
+    """Local time with milliseconds, cut off and not rounded: no line may be dated after the next one."""
+    milliseconds = int(now * 1000)
+    seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(milliseconds // 1000))
+    return f"{seconds}.{milliseconds % 1000:03d}"
+
+
+def _zone(now):
+    """The local zone's offset from UTC at `now`, as in +01:00."""
+    minutes = time.localtime(now).tm_gmtoff // 60
+    return f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02d}:{abs(minutes) % 60:02d}"

@@ -1,0 +1,65 @@
+"""What the process may do, and what others may do to it: core dumps, debuggers, root's rights."""
+
+import os
+import resource
+
+from mproxy.ground.errors import UsageError
+from mproxy.io._process import forbid_dumps, forbid_new_rights
+
+
+def protect_memory():
+    """Secrets stay in this process: neither core files nor debuggers of the same user get at them."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    forbid_dumps()
+
+
+class User:
+    """Whose rights the process is to have; looked up before anything else is done, so that a mistyped name is told."""
+
+    def __init__(self, name):
+        import pwd  # needed by --user alone
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            raise UsageError(f"--user {name}: there is no such user on this system") from None
+        if os.geteuid() not in (0, entry.pw_uid):
+            raise UsageError(f"--user {name} works only when started as root: nobody else can become another user")
+        self.name = name
+        self.uid, self.gid = entry.pw_uid, entry.pw_gid
+
+    def become(self):
+        """Give up every right of root for good, groups and capabilities included. Before there is a second thread: what
+        is said about capabilities concerns the calling one and those that it begins."""
+        if os.geteuid() != 0:
+            return
+        if self.uid != 0:
+            forbid_new_rights()
+        os.initgroups(self.name, self.gid)
+        os.setresgid(self.gid, self.gid, self.gid)
+        os.setresuid(self.uid, self.uid, self.uid)
+        if self.uid != 0 and _can_return():
+            raise OSError(f"cannot give up the rights of root for those of {self.name}")
+        forbid_dumps()  # a change of user sets it anew
+
+
+def warn_of_lost_file(path, user, log):
+    """Say so when a list of keys that is read again later is out of reach of `user`, who we are now."""
+    why = "after its next change nobody could connect"
+    try:
+        if path is None or os.access(path, os.R_OK, effective_ids=True):
+            return
+        os.stat(path)
+    except FileNotFoundError:
+        return
+    except PermissionError:
+        why = "its changes are not noticed before a restart"
+    log.warning("file-out-of-reach", file=path, user=user.name, why=(
+        f"{why}; make it readable for that user (chgrp, chmod g+r; the directory g+x)"))
+
+
+def _can_return():
+    try:
+        os.setresuid(0, 0, 0)
+    except PermissionError:
+        return False
+    return True

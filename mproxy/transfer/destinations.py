@@ -1,0 +1,235 @@
+"""Where files go: a directory, one file, or a pipe. A destination makes the target of each file that is announced:
+PartialFile, PresentFile or PipedFile, which have the same methods."""
+
+import os
+import select
+
+from mproxy.ground.errors import PeerError
+from mproxy.transfer.leftovers import remove_abandoned
+from mproxy.transfer.messages import FileKind, Result, bad
+from mproxy.transfer.names import BadName, make_directory, open_directory, split_name, temporary_names
+from mproxy.transfer.partial import MOST_PIPE_BLOCKS, PartialFile, one_by_one
+from mproxy.transfer.parts import Parts
+from mproxy.transfer.present import PresentFile, has_same_size, has_state
+from mproxy.transfer.tree import DIGEST_BYTES, block_count, leaf, root
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+class Refusal(PeerError):
+    """A file that is not taken."""
+
+    def __init__(self, code, text):
+        super().__init__(None, text)
+        self.result = code
+
+
+def _target(directory, name, file, *, force, umask, spread, anew):
+    """What `file` is received into, under `name` in the directory of a descriptor, which it takes over. `anew`: what
+    is there is known to be another file."""
+    present = not anew and has_same_size(directory, name, file) and not (force and has_state(directory, name))
+    kind = PresentFile if present else PartialFile
+    return kind(directory, name, file, force=force, umask=umask, spread=spread)
+
+
+class IntoDirectory:
+    """Files go below `path`, under the names they come with. `dots`: whether a component of a name may begin with a
+    dot. Modes are those of the sender less `umask`."""
+
+    one_sender = False
+
+    def __init__(self, path, force, *, dots=True, umask=0, spread=one_by_one):
+        self.path, self._force, self._dots = path, force, dots
+        self._umask = umask
+        self.spread = spread
+
+    def place_of(self, file):
+        """Two files with the same place are in each other's way."""
+        return file.name
+
+    def _split(self, file):
+        parts = split_name(file.name)
+        if not self._dots and any(part.startswith(b".") for part in parts):
+            raise BadName("the name has a component that begins with a dot, which a receiver with --open does not"
+                          " accept")
+        return parts
+
+    def make(self, file):
+        """Whether the directory was made now; it may have been there. On a worker's thread."""
+        base = os.open(self.path, _DIRECTORY)
+        try:
+            # We have to get in while it is being filled; `dress` gives it its own mode.
+            fd, made = make_directory(base, self._split(file), (file.mode & 0o777) | 0o700)
+        finally:
+            os.close(base)
+        os.close(fd)
+        return made
+
+    def open(self, file, anew=False):
+        """The target of a file. On a worker's thread."""
+        parts = self._split(file)
+        base = os.open(self.path, _DIRECTORY)
+        try:
+            directory = open_directory(base, parts[:-1])
+        finally:
+            os.close(base)
+        return _target(directory, parts[-1], file, force=self._force, umask=self._umask, spread=self.spread, anew=anew)
+
+    def remove_abandoned(self, before_ns):
+        """Of `leftovers`. On a worker's thread."""
+        return remove_abandoned(self.path, before_ns)
+
+    def dress(self, directories):
+        """Give directories, [(File, whether it was made here), ...] from above to below, their times, and their modes
+        to those that were made. Never raises: they are there. On a worker's thread."""
+        for file, made in reversed(directories):
+            try:
+                base = os.open(self.path, _DIRECTORY)
+                try:
+                    fd = open_directory(base, self._split(file))
+                finally:
+                    os.close(base)
+                try:
+                    os.utime(fd, ns=(file.mtime_ns, file.mtime_ns))
+                    if made and file.mode & 0o700 != 0o700:
+                        inherited = os.fstat(fd).st_mode & 0o7000
+                        os.fchmod(fd, inherited | file.mode & 0o777 & ~self._umask)
+                finally:
+                    os.close(fd)
+            except (OSError, BadName):
+                pass
+
+
+class IntoFile:
+    """One file, under a name of ours."""
+
+    one_sender = False
+
+    def __init__(self, path, force, *, umask=0, spread=one_by_one):
+        self.path, self._name = os.path.split(os.path.abspath(path))
+        self._force, self._umask = force, umask
+        self.spread = spread
+
+    def place_of(self, _file):
+        """See IntoDirectory."""
+        return self._name
+
+    def make(self, _file):
+        """See IntoDirectory."""
+        raise Refusal(Result.REFUSED, "the receiver accepts only one file; start it with -o DIR for more")
+
+    def open(self, file, anew=False):
+        """See IntoDirectory."""
+        if file.index > 0:
+            self.make(file)
+        return _target(os.open(self.path, _DIRECTORY), os.fsencode(self._name), file, force=self._force,
+                       umask=self._umask, spread=self.spread, anew=anew)
+
+    def remove_abandoned(self, before_ns):
+        """See IntoDirectory."""
+        return remove_abandoned(self.path, before_ns, temporary_names(os.fsencode(self._name)))
+
+    def dress(self, _directories):
+        """A single file or a pipe has no directories to dress."""
+
+
+class IntoPipe:
+    """Standard output, one file after the other, of one sender at a time."""
+
+    one_sender = True
+
+    def __init__(self, fd=1):
+        self.fd = fd
+        self.spread = one_by_one
+        self.writing = None  # the file whose turn it is
+
+    def place_of(self, _file):
+        """As of IntoDirectory: they never are, for there is one thread."""
+        return None
+
+    def make(self, _file):
+        """See IntoDirectory."""
+        raise Refusal(Result.REFUSED, "the receiver writes to a pipe and cannot accept directories")
+
+    def open(self, file, anew=False):
+        """See IntoDirectory."""
+        return PipedFile(self, file)
+
+    def remove_abandoned(self, _before_ns):
+        """See IntoDirectory."""
+        return 0, 0
+
+    def dress(self, _directories):
+        """A single file or a pipe has no directories to dress."""
+
+
+class PipedFile:
+    """What PartialFile is, for a pipe: blocks in order, nothing to go on with later. On one thread, all of it."""
+
+    in_order = True
+    kept_blocks = 0
+
+    def __init__(self, pipe, file):
+        self._pipe, self._file = pipe, file
+        self._digests = bytearray()
+        self._size = 0
+        self._parts = Parts()
+
+    def begin(self):
+        """Everything is missing."""
+        count = block_count(self._file.size) if self._file.kind == FileKind.FILE else (1 << 32) - 1
+        return [(0, count)]
+
+    def write_block(self, number, data, digest):
+        """Write a block; False when it is damaged."""
+        if self._file.kind == FileKind.FILE:
+            is_last = number == block_count(self._file.size) - 1
+            if number * DIGEST_BYTES != len(self._digests) or leaf(data, number, is_last) != digest:
+                return False
+        elif self._parts.add(number, data, digest) is None:
+            return False
+        else:
+            is_last = self._parts.ended
+        if self._pipe.writing not in (None, self) or number >= MOST_PIPE_BLOCKS:
+            raise bad("files for a pipe must arrive one after another")
+        self._pipe.writing = self
+        self._digests[number * DIGEST_BYTES:(number + 1) * DIGEST_BYTES] = digest
+        self._size += len(data)
+        _write_all(self._pipe.fd, data)
+        if is_last:
+            self._leave()
+        return True
+
+    def _leave(self):
+        if self._pipe.writing is self:
+            self._pipe.writing = None
+
+    def finish(self, size, digest):
+        """The root; None when it is another."""
+        own = root(self._digests)
+        return own if size == self._size and digest == own else None
+
+    def discard(self):
+        """What was written is written."""
+
+    def cancel(self):
+        """What takes long is whoever reads from the pipe."""
+
+    def abandon(self):
+        """The same as `close`."""
+        self.close()
+
+    def close(self):
+        """The descriptor stays open for the next file."""
+        self._leave()
+
+
+def _write_all(fd, data):
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(fd, view):]
+        except BlockingIOError:  # somebody else has made it so (O_NONBLOCK), and may rely on it
+            poll = select.poll()
+            poll.register(fd, select.POLLOUT)
+            poll.poll()

@@ -1,0 +1,48 @@
+"""Parts of files that nobody goes on with: their room is given back."""
+
+import fcntl
+import os
+import stat
+
+from mproxy.transfer.names import is_temporary
+from mproxy.transfer.partial import same_file
+
+
+def remove_abandoned(path, before_ns, names=None):
+    """Remove temporary files below the directory `path` that have not changed since `before_ns` (time.time_ns) and that
+    no transfer holds; with `names` only those, and only in the directory itself. (how many, bytes)."""
+    count = total = 0
+    for _path, directories, files, fd in os.fwalk(path, follow_symlinks=False):
+        for name in map(os.fsencode, files):
+            if is_temporary(name) and (names is None or name in names):
+                size = _remove(fd, name, before_ns)
+                if size is not None:
+                    count, total = count + 1, total + size
+        if names is not None:
+            directories.clear()
+    return count, total
+
+
+def _remove(directory_fd, name, before_ns):
+    """Bytes that are free now; None when it stays."""
+    try:
+        if not _is_old(os.stat(name, dir_fd=directory_fd, follow_symlinks=False), directory_fd, before_ns):
+            return None
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory_fd)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            status = os.fstat(fd)
+            if not _is_old(status, directory_fd, before_ns) or not same_file(status, name, directory_fd):
+                return None
+            os.unlink(name, dir_fd=directory_fd)
+            return status.st_blocks * 512
+        finally:
+            os.close(fd)
+    except OSError:
+        return None  # in use, gone, or not ours to remove
+
+
+def _is_old(status, directory_fd, before_ns):
+    """Whether it is a file of ours without a change since then. Its st_mtime may be that of the source."""
+    owners = (os.geteuid(), os.fstat(directory_fd).st_uid)
+    return stat.S_ISREG(status.st_mode) and status.st_uid in owners and status.st_ctime_ns < before_ns

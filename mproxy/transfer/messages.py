@@ -1,0 +1,206 @@
+"""What sender and receiver of files say to each other on top of a byte stream: messages of type, length, payload.
+
+    sender                                            receiver
+    HELLO {version}
+    FILE {index, kind, mode, mtime, size, identity, name}
+                                                      WANT {index, ranges of blocks}   or   RESULT {index, why not}
+    BLOCK {index, number, digest} data ...
+    END {index, size, root}
+                                                      RESULT {index, code, root, text}
+    BYE                                               BYE
+
+FILE messages go ahead of the data, up to AHEAD of them, so that a directory of small files does not cost a round trip
+each. The sender's RESULT in place of END says that the source has changed. A root of zeros in END is of a sender that
+was asked for a part only. A pipe's blocks come in parts (mproxy.transfer.parts). All numbers are big-endian. Every
+length is bounded before anything is allocated.
+"""
+
+import enum
+import struct
+from collections import namedtuple
+
+from mproxy.ground.errors import PeerError
+from mproxy.transfer.tree import DIGEST_BYTES, LEAF_BYTES
+
+TRANSFER_VERSION = 1
+
+# FILE messages that the sender may have without an answer.
+AHEAD = 64
+
+# A path of 4096 bytes (PATH_MAX), or some thousand ranges; far beyond it somebody wants our memory.
+MOST_CONTROL_BYTES = 65536
+MOST_RANGES = 4000
+MOST_NAME_BYTES = 4096
+MOST_TEXT_BYTES = 1000
+MOST_INDEX = 1 << 31
+
+# 2**63 bytes is what a file offset can say (off_t).
+MOST_SIZE = (1 << 63) - 1
+UNKNOWN_SIZE = (1 << 64) - 1
+
+# A time in nanoseconds, before or after 1970: to the year 2262. File systems have some that are farther away.
+MOST_TIME_NS = (1 << 63) - 1
+
+HEADER = struct.Struct(">B3xI")  # type, bytes of payload
+_HELLO = struct.Struct(">H6x")
+_FILE = struct.Struct(">IBxHqQ16s")  # index, kind, mode, mtime (ns), size, identity; then the name
+_WANT = struct.Struct(">II")  # index, number of ranges
+_RANGE = struct.Struct(">II")  # first block, number of blocks
+BLOCK = struct.Struct(f">II{DIGEST_BYTES}s")  # index, number, digest; then the data
+_END = struct.Struct(f">I4xQ{DIGEST_BYTES}s")  # index, size, root
+_RESULT = struct.Struct(f">IB3x{DIGEST_BYTES}s")  # index, code, root; then text
+
+
+class MessageType(enum.IntEnum):
+    HELLO = 1
+    FILE = 2
+    WANT = 3
+    BLOCK = 4
+    END = 5
+    RESULT = 6
+    BYE = 7
+
+
+class FileKind(enum.IntEnum):
+    FILE = 1  # size known, blocks in any order, can go on after an interruption
+    DIRECTORY = 2  # no data
+    PIPE = 3  # size unknown, blocks in order
+
+
+class Result(enum.IntEnum):
+    DONE = 0  # arrived, hash verified, in its place
+    EXISTS = 1  # something of that name is there, and no --force
+    BAD_NAME = 2  # the receiver does not take such a name
+    NO_SPACE = 3
+    NO_PERMISSION = 4
+    FAILED = 5  # another error of the receiver's system
+    CHANGED = 6  # the source changed while it was sent
+    DAMAGED = 7  # the hash does not agree
+    REFUSED = 8  # not wanted: a second file for one output, a directory for standard output
+
+
+# By number: an enumeration that is called, or searched, costs more than the rest of a short message.
+_TYPES = {kind.value: kind for kind in MessageType}
+_KINDS = {kind.value: kind for kind in FileKind}
+_RESULTS = {code.value: code for code in Result}
+
+_LEAST_BYTES = {MessageType.HELLO: _HELLO.size, MessageType.FILE: _FILE.size, MessageType.WANT: _WANT.size,
+                MessageType.BLOCK: BLOCK.size, MessageType.END: _END.size, MessageType.RESULT: _RESULT.size,
+                MessageType.BYE: 0}
+
+File = namedtuple("File", "index kind mode mtime_ns size identity name")
+Want = namedtuple("Want", "index ranges")
+Block = namedtuple("Block", "index number digest")
+End = namedtuple("End", "index size root")
+Outcome = namedtuple("Outcome", "index code root text")
+
+
+def _pack(kind, *parts):
+    return HEADER.pack(kind, sum(map(len, parts))) + b"".join(parts)
+
+
+def pack_hello():
+    return _pack(MessageType.HELLO, _HELLO.pack(TRANSFER_VERSION))
+
+
+def pack_file(file):
+    return _pack(MessageType.FILE, _FILE.pack(*file[:6]), file.name)
+
+
+def pack_want(index, ranges):
+    return _pack(MessageType.WANT, _WANT.pack(index, len(ranges)), *(_RANGE.pack(*one) for one in ranges))
+
+
+def pack_block_header(index, number, digest, length):
+    """All of a BLOCK message but its data."""
+    return HEADER.pack(MessageType.BLOCK, BLOCK.size + length) + BLOCK.pack(index, number, digest)
+
+
+def pack_end(index, size, root):
+    return _pack(MessageType.END, _END.pack(index, size, root))
+
+
+def pack_result(index, code, root=bytes(DIGEST_BYTES), text=""):
+    encoded = text.encode("utf-8", "backslashreplace")[:MOST_TEXT_BYTES]
+    return _pack(MessageType.RESULT, _RESULT.pack(index, code, root), encoded)
+
+
+def pack_bye():
+    return _pack(MessageType.BYE)
+
+
+def bad(reason):
+    """The error of a peer that says what it must not."""
+    return PeerError(None, reason)
+
+
+def parse_header(data):
+    """(MessageType, bytes of payload); PeerError for what nobody may say."""
+    number, length = HEADER.unpack(data)
+    kind = _TYPES.get(number)
+    if kind is None:
+        raise bad(f"message of unknown type {number}")
+    most = BLOCK.size + LEAF_BYTES if kind is MessageType.BLOCK else MOST_CONTROL_BYTES
+    if not _LEAST_BYTES[kind] <= length <= most:
+        raise bad(f"message of type {number} with {length} bytes")
+    return kind, length
+
+
+def parse_payload(kind, payload):
+    """What a message other than BLOCK says; PeerError when it is none."""
+    payload = bytes(payload)
+    return _PARSERS[kind](payload)
+
+
+def _parse_hello(payload):
+    version, = _HELLO.unpack(payload[:_HELLO.size])
+    if version != TRANSFER_VERSION:
+        raise bad(f"the peer speaks version {version} of the transfer protocol, this program speaks version"
+                  f" {TRANSFER_VERSION}")
+    return version
+
+
+def _parse_file(payload):
+    index, number, *rest = _FILE.unpack(payload[:_FILE.size])
+    file = File._make((index, _KINDS.get(number), *rest, payload[_FILE.size:]))
+    if index > MOST_INDEX or file.kind is None or len(file.name) > MOST_NAME_BYTES:
+        raise bad("a malformed FILE message")
+    limit = UNKNOWN_SIZE if file.kind == FileKind.PIPE else MOST_SIZE
+    if file.size > limit or (file.kind == FileKind.FILE and -(-file.size // LEAF_BYTES) >= 1 << 32):
+        raise bad("a file larger than any file can be")
+    return file
+
+
+def _parse_want(payload):
+    index, count = _WANT.unpack(payload[:_WANT.size])
+    if count > MOST_RANGES or len(payload) != _WANT.size + count * _RANGE.size:
+        raise bad("ranges that do not fill their message")
+    ranges = tuple(_RANGE.iter_unpack(payload[_WANT.size:]))
+    end = 0
+    for first, length in ranges:
+        if first < end or length == 0:
+            raise bad("ranges out of order")
+        end = first + length
+    return Want(index, ranges)
+
+
+def _parse_end(payload):
+    if len(payload) != _END.size:
+        raise bad("an end message of the wrong length")
+    return End(*_END.unpack(payload))
+
+
+def _parse_result(payload):
+    index, code, root = _RESULT.unpack(payload[:_RESULT.size])
+    if code not in _RESULTS or len(payload) > _RESULT.size + MOST_TEXT_BYTES:
+        raise bad("a malformed result")
+    return Outcome(index, _RESULTS[code], root, payload[_RESULT.size:].decode("utf-8", "replace"))
+
+
+def _parse_bye(payload):
+    if payload:
+        raise bad("a goodbye with a payload")
+
+
+_PARSERS = {MessageType.HELLO: _parse_hello, MessageType.FILE: _parse_file, MessageType.WANT: _parse_want,
+            MessageType.END: _parse_end, MessageType.RESULT: _parse_result, MessageType.BYE: _parse_bye}

@@ -1,0 +1,100 @@
+"""Names that a sender gives: what is taken, the directories on the way, and the temporary names beside the real one.
+
+Names are taken apart: each directory on the way is opened from the one before it and never through a symbolic link, so
+that neither a name nor a link that somebody put there leads elsewhere (openat(2), O_NOFOLLOW).
+"""
+
+import errno
+import hashlib
+import os
+
+from mproxy.ground.errors import MproxyError
+from mproxy.transfer.messages import MOST_NAME_BYTES
+
+PART, STATE = b".mproxy-part", b".mproxy-state"
+LONGEST_COMPONENT = 255  # NAME_MAX
+MOST_DEPTH = 128  # components; deeper trees are made to do harm
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class BadName(MproxyError):
+    """A name that is not taken."""
+
+
+def split_name(name):
+    """The components of a relative path given as bytes; BadName for what could lead out of its directory."""
+    parts = name.split(b"/")
+    if not name or len(name) > MOST_NAME_BYTES or b"\0" in name:
+        raise BadName("the name is empty, too long, or contains a zero byte")
+    if len(parts) > MOST_DEPTH:
+        raise BadName(f"the name is more than {MOST_DEPTH} directories deep")
+    for part in parts:
+        if part in (b"", b".", b".."):
+            raise BadName("the name is absolute, or has an empty, '.' or '..' component")
+        if len(part) > LONGEST_COMPONENT:
+            raise BadName(f"the name has a component longer than {LONGEST_COMPONENT} bytes")
+        if is_temporary(part):
+            raise BadName("the name is reserved for mproxy itself")
+    return parts
+
+
+def is_temporary(part):
+    """Whether a name in a directory is one of ours."""
+    return part.startswith(b".") and part.endswith((PART, STATE))
+
+
+def temporary_names(name):
+    """(part, state) of a file called `name`: `.NAME.mproxy-part`, with a hash in place of what is too long."""
+    most = LONGEST_COMPONENT - len(STATE) - 1
+    if len(name) > most:
+        tail = b"~" + hashlib.blake2b(name, digest_size=8).hexdigest().encode()
+        head = name[:most - len(tail)]
+        while head and head[-1] & 0xC0 == 0x80:  # never half of a character: some file systems refuse that
+            head = head[:-1]
+        if head and head[-1] & 0xC0 == 0xC0:
+            head = head[:-1]
+        name = head + tail
+    return b"." + name + PART, b"." + name + STATE
+
+
+def open_directory(base_fd, parts):
+    """A descriptor of the directory below `base_fd`; BadName through a symbolic link, or where there is none."""
+    if not parts:
+        return os.dup(base_fd)
+    fd = base_fd
+    for part in parts:
+        try:
+            below = os.open(part, _DIRECTORY, dir_fd=fd)
+        except FileNotFoundError:
+            raise BadName(f"its directory {os.fsdecode(part)} was not announced") from None
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                raise BadName(f"{os.fsdecode(part)} exists and is not a directory") from None
+            raise
+        finally:
+            if fd != base_fd:
+                os.close(fd)
+        fd = below
+    return fd
+
+
+def make_directory(base_fd, parts, mode):
+    """(descriptor, whether it was made here) of the directory `parts`, made with `mode` less the umask if missing."""
+    above = open_directory(base_fd, parts[:-1])
+    try:
+        try:
+            os.mkdir(parts[-1], mode, dir_fd=above)
+            made = True
+        except FileExistsError:
+            made = False
+        return open_directory(above, parts[-1:]), made
+    finally:
+        os.close(above)
+
+
+def current_umask():
+    """The process's umask. Only while there is one thread: it can be read no other way than by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

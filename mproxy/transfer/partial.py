@@ -1,0 +1,441 @@
+"""A file that is arriving: its temporary name, what of it is there, and its way to its real name.
+
+    .NAME.mproxy-part     the data, at its place in the file
+    .NAME.mproxy-state    which source it is of, and for every block its digest, zeros while it is missing; where there
+                          is nothing to go on with, for a pipe or a single block, there is none
+
+Nothing that lies on the disk is believed. What the state claims of an earlier attempt is read and hashed before the
+rest is asked for, and all of it is read and hashed again, from the disk, before the file gets its name: a part that was
+cut, damaged, exchanged or written into by others is found, whenever that happened. The name is given to the file that
+was hashed, by its descriptor, and not to whatever has the temporary name by then.
+
+The temporary files are ours alone: what somebody has planted there, a link, a file with a second name, a file of
+another user, is neither opened nor removed.
+"""
+
+import errno
+import fcntl
+import os
+import stat
+import struct
+import threading
+
+from mproxy.ground.errors import MproxyError
+from mproxy.transfer._disk import rename_new, reserve
+from mproxy.transfer.messages import MOST_RANGES, FileKind
+from mproxy.transfer.names import PART, temporary_names
+from mproxy.transfer.parts import Parts
+from mproxy.transfer.tree import DIGEST_BYTES, LEAF_BYTES, block_count, block_length, leaf, root
+
+RESERVE_BYTES = 16 << 20  # ahead of what has arrived, at most: a reservation keeps other threads from writing
+MOST_PIPE_BLOCKS = 1 << 21  # of a pipe: 64 MiB of digests, 2 TiB in blocks that are full
+
+_STATE = struct.Struct(">8sQ16s40x")  # magic, size, identity; then the digests
+_MAGIC = b"mproxy\0\1"
+_MISSING = bytes(DIGEST_BYTES)
+_OWN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_AT_ONCE = 16  # blocks that one thread reads and hashes
+
+
+class Busy(MproxyError):
+    """Another transfer is writing the same file, or has just done so."""
+
+
+class Damaged(MproxyError):
+    """What lies on the disk is not what was written there."""
+
+
+class Cancelled(MproxyError):
+    """Nobody waits for it any more."""
+
+
+def one_by_one(function, items):
+    """What Workers.spread does, on this thread."""
+    return [function(item) for item in items]
+
+
+def spans(count):
+    """[range of blocks, ...] for the threads that hash a file of `count` blocks."""
+    return [range(first, min(first + _AT_ONCE, count)) for first in range(0, count, _AT_ONCE)]
+
+
+def same_file(status, name, directory_fd):
+    """Whether `name` in the directory is the file that `status` is of."""
+    try:
+        named = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return (named.st_dev, named.st_ino) == (status.st_dev, status.st_ino)
+
+
+def exists(name, directory_fd):
+    """Whether there is anything of that name, a broken link, too."""
+    try:
+        os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+        return True
+    except FileNotFoundError:
+        return False
+
+
+def read_block(fd, buffer, number, length):
+    """Block `number`, of `length` bytes at most, in `buffer`; shorter where the file ends."""
+    view = memoryview(buffer)[:length]
+    done = 0
+    while done < length:
+        got = os.preadv(fd, [view[done:]], number * LEAF_BYTES + done)
+        if got == 0:
+            break
+        done += got
+    return view[:done]
+
+
+class PartialFile:
+    """One arriving file in the directory `directory_fd` (which it takes over). `file` is the sender's FILE message.
+
+    `begin` first: it gives the ranges of blocks that are missing. Then `write_block` for each, from any thread but
+    each block once at a time (a pipe's in order); when all of that is over `finish`, if the sender has ended;
+    `close`, or `abandon`, at last, in every case. `cancel` from any thread makes what takes long end with Cancelled.
+    `spread(function, items)` calls a function for each item, on several threads if there are some.
+    """
+
+    def __init__(self, directory_fd, name, file, *, force=False, umask=0, spread=one_by_one):
+        self._directory = directory_fd
+        self._name = name
+        self._part, self._state_name = temporary_names(name)
+        self._file = file
+        self._force = force
+        self._umask = umask
+        self._spread = spread
+        self._fd = self._state_fd = -1
+        self._digests = bytearray()
+        self._reserved = 0  # bytes of the file for which there is room
+        self._reserving = threading.Lock()
+        self._arrived = 0  # bytes, in this attempt
+        self._parts = Parts()  # of a pipe
+        self._cancelled = False
+        self._made: list[bytes] = []  # temporary names that were not there before
+        self._begun = False
+        self._discarded = False  # what has the temporary names now is no longer ours
+        self.in_order = file.kind == FileKind.PIPE
+        self.kept_blocks = 0  # that were there from an earlier attempt
+
+    def begin(self):
+        """Ranges of missing blocks. FileExistsError when the name is taken and not to be replaced."""
+        self._check_free()
+        self._fd = self._open_own(self._part)
+        is_known = self._file.kind == FileKind.FILE and block_count(self._file.size) > 1
+        if is_known or self._part not in self._made:
+            self._state_fd = self._open_own(self._state_name)
+        self._check_free()
+        if not is_known or self._made or not self._read_state():
+            self._start_anew()
+            missing = [(0, block_count(self._file.size) if self._file.kind == FileKind.FILE else (1 << 32) - 1)]
+        else:
+            self.kept_blocks = sum(1 for number in range(len(self._digests) // DIGEST_BYTES) if self._has(number))
+            missing = self._missing()
+        self._begun = True
+        return missing
+
+    def _open_own(self, name):
+        """A descriptor of one of our temporary files, locked."""
+        try:
+            fd = os.open(name, _OWN | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._directory)
+            is_made = True
+            self._made.append(name)
+        except FileExistsError:
+            try:
+                self._check_own(os.stat(name, dir_fd=self._directory, follow_symlinks=False), name)
+                fd = os.open(name, _OWN, dir_fd=self._directory)
+                is_made = False
+            except FileNotFoundError:
+                raise Busy("another transfer of this file has just ended") from None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not is_made:
+                status = os.fstat(fd)
+                # Its last owner may have removed the name before we had the lock.
+                if not same_file(status, name, self._directory):
+                    raise BlockingIOError
+                self._check_own(status, name)
+        except BlockingIOError:
+            os.close(fd)
+            raise Busy("another transfer is writing this file") from None
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def _check_own(self, status, name):
+        """OSError when the temporary file was planted by another user."""
+        owners = (os.geteuid(), os.fstat(self._directory).st_uid)  # a file system without owners says the same of all
+        if not stat.S_ISREG(status.st_mode) or status.st_uid not in owners:
+            raise PermissionError(errno.EPERM, f"{os.fsdecode(name)} is in the way: mproxy did not create it")
+        if status.st_nlink > 1:
+            if same_file(status, self._name, self._directory):  # we were killed between two steps of giving the name
+                os.unlink(name, dir_fd=self._directory)
+                raise Busy("a part that has its name already")
+            raise PermissionError(errno.EPERM, f"{os.fsdecode(name)} is in the way: it has a second name (hard link)")
+
+    def _check_free(self):
+        """FileExistsError when the name is taken; Busy when it may have been taken by the same file just now.
+        IsADirectoryError for what no file can replace."""
+        try:
+            status = os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if self._force:
+            return
+        if self._file.kind == FileKind.FILE and stat.S_ISREG(status.st_mode) and status.st_size == self._file.size:
+            raise Busy("another transfer has just completed this file")
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+
+    def _read_state(self):
+        """Whether an earlier attempt at the same source is there; then the digests of what lies there are taken."""
+        size = self._file.size
+        length = _STATE.size + block_count(size) * DIGEST_BYTES
+        if os.fstat(self._state_fd).st_size != length:
+            return False
+        data = os.pread(self._state_fd, length, 0)
+        if len(data) != length or _STATE.unpack_from(data) != (_MAGIC, size, self._file.identity):
+            return False
+        if os.fstat(self._fd).st_size > size:
+            os.ftruncate(self._fd, size)
+        self._digests = bytearray(data[_STATE.size:])
+        self._forget(self._damaged())
+        return True
+
+    def _damaged(self):
+        """Numbers of blocks that are claimed, but whose data on the disk is another."""
+        count = len(self._digests) // DIGEST_BYTES
+        return [number for found in self._spread(self._damaged_in, spans(count)) for number in found]
+
+    def _damaged_in(self, numbers):
+        size, found = self._size(), []
+        buffer = bytearray(min(size, LEAF_BYTES))
+        count = len(self._digests) // DIGEST_BYTES
+        for number in numbers:
+            if self._cancelled:
+                raise Cancelled("no longer wanted")
+            if not self._has(number):
+                continue
+            length = block_length(size, number)
+            data = read_block(self._fd, buffer, number, length)
+            if len(data) != length or not self._is_block(number, data, self._digest(number), number == count - 1):
+                found.append(number)
+        return found
+
+    def _is_block(self, number, data, digest, is_last):
+        """Whether data have this digest. Which block of a pipe is the last only its digest tells."""
+        return leaf(data, number, is_last) == digest or (
+            self._file.kind == FileKind.PIPE and leaf(data, number, not is_last) == digest)
+
+    def _size(self):
+        return self._file.size if self._file.kind == FileKind.FILE else self._arrived
+
+    def _forget(self, numbers):
+        for number in numbers:
+            self._note(number, _MISSING)
+
+    def _start_anew(self):
+        if self._file.kind == FileKind.FILE and self._file.size > LEAF_BYTES:  # a block tells when it is written
+            self._check_room()  # first: the digests of a size that nobody has would fill the memory
+        for fd, name in ((self._fd, self._part), (self._state_fd, self._state_name)):
+            if fd >= 0 and name not in self._made:
+                os.ftruncate(fd, 0)
+        if self._file.kind == FileKind.FILE:
+            self._digests = bytearray(block_count(self._file.size) * DIGEST_BYTES)
+        if self._state_fd >= 0 and self._digests:
+            os.pwrite(self._state_fd, _STATE.pack(_MAGIC, self._file.size, self._file.identity), 0)
+            os.ftruncate(self._state_fd, _STATE.size + len(self._digests))
+
+    def _check_room(self):
+        """Find out now, not after an hour, that the disk is too small."""
+        room = os.fstatvfs(self._fd)
+        own = os.fstat(self._fd).st_blocks * 512  # of another source, about to be given up
+        if self._file.size > room.f_bavail * room.f_frsize + own and room.f_blocks:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _reserve(self):
+        """Take room a step ahead of what arrives, and never more than has arrived; OSError where there is none."""
+        if self._file.kind != FileKind.FILE or not self._reserving.acquire(blocking=False):
+            return
+        try:
+            here = self.kept_blocks * LEAF_BYTES + self._arrived
+            if here >= self._file.size:
+                return
+            until = min(self._file.size, here + min(here, RESERVE_BYTES))
+            if until - self._reserved >= min(RESERVE_BYTES // 2, self._file.size - self._reserved) > 0:
+                done = reserve(self._fd, self._reserved, until - self._reserved)
+                self._reserved = until if done else self._file.size
+        finally:
+            self._reserving.release()
+
+    def _digest(self, number):
+        return bytes(self._digests[number * DIGEST_BYTES:(number + 1) * DIGEST_BYTES])
+
+    def _has(self, number):
+        return self._digest(number) != _MISSING
+
+    def _missing(self):
+        """[(first block, number of blocks), ...], at most MOST_RANGES: the last takes what is left."""
+        ranges: list[tuple[int, int]] = []
+        count, number = block_count(self._file.size), 0
+        while number < count:
+            first = number
+            while number < count and not self._has(number):
+                number += 1
+            if number > first:
+                if len(ranges) == MOST_RANGES - 1:
+                    ranges.append((first, count - first))
+                    break
+                ranges.append((first, number - first))
+            number += 1
+        return ranges
+
+    def write_block(self, number, data, digest):
+        """Write a block whose digest must be `digest`; False when it is another. From any thread."""
+        at = number * LEAF_BYTES
+        if self._file.kind == FileKind.PIPE:
+            if number >= MOST_PIPE_BLOCKS:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+            at = self._parts.add(number, data, digest)
+            if at is None:
+                return False
+        elif leaf(data, number, number == block_count(self._file.size) - 1) != digest:
+            return False
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self._fd, view, at)
+            view, at = view[written:], at + written
+        self._arrived += len(data)
+        self._note(number, digest)
+        self._reserve()
+        return True
+
+    def _note(self, number, digest):
+        at = number * DIGEST_BYTES
+        self._digests[at:at + DIGEST_BYTES] = digest
+        if self._state_fd >= 0 and self._file.kind == FileKind.FILE:
+            os.pwrite(self._state_fd, digest, _STATE.size + at)
+
+    def finish(self, size, digest):
+        """Hash what lies on the disk, give it its name and close it; the root. None: it is not the sender's, and
+        nothing is kept.
+
+        A `digest` of zeros is of a sender that has sent only what was missing: every block was checked as it came.
+        Damaged: somebody else wrote on the disk; what is right is kept for another attempt.
+        """
+        complete = all(self._has(number) for number in range(len(self._digests) // DIGEST_BYTES))
+        own = root(self._digests)
+        if not complete or size != self._size() or (digest != own and not (self.kept_blocks and digest == _MISSING)):
+            self.discard()
+            return None
+        os.fdatasync(self._fd)
+        self._dress()
+        status = self._hash_all(size)
+        if not same_file(status, self._part, self._directory):
+            raise Damaged("the partial file at the receiver was moved or replaced: send it again")
+        self._give_name(status)
+        self.close()
+        return own
+
+    def _hash_all(self, size):
+        """The status of the file between which and its end nobody wrote into it; Damaged."""
+        before = os.fstat(self._fd)
+        for _attempt in range(3):  # some file systems settle times a moment later
+            damaged = self._damaged()
+            status = os.fstat(self._fd)
+            if damaged or status.st_size != size:
+                self._forget(damaged)
+                raise Damaged("the data on the receiver's disk is not what was written there: send it again")
+            if (status.st_mtime_ns, status.st_ctime_ns) == (before.st_mtime_ns, before.st_ctime_ns):
+                return status
+            before = status
+        raise Damaged("another program is writing to the partial file at the receiver: send it again")
+
+    def _dress(self):
+        """Mode and time; a file system that has none keeps its own."""
+        try:
+            os.fchmod(self._fd, self._file.mode & 0o777 & ~self._umask)
+            if self._file.mtime_ns or self._file.kind == FileKind.FILE:  # standard input has none
+                os.utime(self._fd, ns=(self._file.mtime_ns, self._file.mtime_ns))
+        except PermissionError:
+            pass
+
+    def _give_name(self, status):
+        """Give the file that was hashed, and no other, its name."""
+        certain = self._replace() if self._force else self._name_anew()
+        self.discard()
+        if not certain and not same_file(status, self._name, self._directory):
+            raise Damaged("another program replaced the file at the receiver")
+
+    def _link(self, name):
+        """Whether the file that we hold open could be given a name more (proc(5), linkat(2))."""
+        try:
+            os.link(f"/proc/self/fd/{self._fd}", name, dst_dir_fd=self._directory)
+            return True
+        except FileExistsError:
+            raise
+        except OSError:
+            return False  # no hard links here, or no /proc
+
+    def _replace(self):
+        """Whether what has the name now is certain."""
+        fresh = b"." + os.urandom(12).hex().encode() + PART  # a name that nobody can put another file under
+        source = fresh if self._link(fresh) else self._part
+        try:
+            os.rename(source, self._name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        except BaseException:
+            if source is fresh:
+                os.unlink(fresh, dir_fd=self._directory)
+            raise
+        return source is fresh
+
+    def _name_anew(self):
+        """Without replacing what came there meanwhile. As of _replace."""
+        if self._link(self._name):
+            return True
+        if rename_new(self._directory, self._part, self._name):
+            return False
+        if exists(self._name, self._directory):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        os.rename(self._part, self._name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        return False
+
+    def discard(self):
+        """Remove the partial file and its state."""
+        if not self._discarded:
+            self._discard((self._part, self._state_name))
+            self._discarded = True
+
+    def _discard(self, names):
+        for name, fd in ((self._part, self._fd), (self._state_name, self._state_fd)):
+            if fd >= 0 and name in names:
+                self._unlink_own(name, fd)
+
+    def _unlink_own(self, name, fd):
+        if same_file(os.fstat(fd), name, self._directory):
+            os.unlink(name, dir_fd=self._directory)
+
+    def cancel(self):
+        """Make what takes long end soon."""
+        self._cancelled = True
+
+    def abandon(self):
+        """Close; what has arrived stays for the next attempt, if it has something to go on with."""
+        try:
+            if not self._begun:
+                self._discard(self._made)
+            elif self._state_fd < 0 or self.in_order or not (self.kept_blocks or self._arrived):
+                self.discard()
+        finally:
+            self.close()
+
+    def close(self):
+        """Close the descriptors; what has arrived stays for the next attempt."""
+        for fd in (self._fd, self._state_fd, self._directory):
+            if fd >= 0:
+                os.close(fd)
+        self._fd = self._state_fd = self._directory = -1

@@ -1,0 +1,47 @@
+"""A pipe's blocks as they come: in parts, so that what little there is arrives at once.
+
+A part is a BLOCK message of the block it belongs to; its data go behind those of the parts before it, and its digest is
+that of the block so far. The next block begins when the one before is full. What ends the pipe is a part whose digest
+is that of a last block, mostly an empty one, because nobody knows before that there is no more.
+"""
+
+from mproxy.transfer.tree import LEAF_BYTES, leaf
+
+
+class Parts:
+    """The block that is arriving, or being sent."""
+
+    def __init__(self):
+        self.number = 0
+        self.ended = False  # the last part has come
+        self._data = bytearray()
+
+    def add(self, number, data, digest):
+        """Where in the pipe the data belong, in bytes; None when they are damaged or out of order."""
+        if self.ended or not self._begin(number) or len(self._data) + len(data) > LEAF_BYTES:
+            return None
+        at = number * LEAF_BYTES + len(self._data)
+        self._data += data
+        if leaf(self._data, number, False) == digest:
+            return at
+        self.ended = leaf(self._data, number, True) == digest
+        return at if self.ended else None
+
+    def make(self, data, is_last):
+        """(number of the block, digest) of the next part; of a last one `data` are empty."""
+        if len(self._data) == LEAF_BYTES and not is_last:
+            self._begin(self.number + 1)
+        self._data += data
+        self.ended = is_last
+        return self.number, leaf(self._data, self.number, is_last)
+
+    @property
+    def room(self):
+        """Bytes that the next part may have."""
+        return LEAF_BYTES - len(self._data) % LEAF_BYTES
+
+    def _begin(self, number):
+        """Whether a part of that block may come now."""
+        if number == self.number + 1 and len(self._data) == LEAF_BYTES:
+            self.number, self._data = number, bytearray()
+        return number == self.number

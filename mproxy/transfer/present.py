@@ -1,0 +1,128 @@
+"""A file that is there already under the name of one that is announced: if it is the same it need not come again.
+
+Sizes and times prove nothing; the receiver asks for no block, the sender answers with the hash of its whole file, and
+that of what lies here is computed beside.
+"""
+
+import errno
+import os
+import stat
+
+from mproxy.ground.errors import MproxyError
+from mproxy.transfer.messages import FileKind
+from mproxy.transfer.names import temporary_names
+from mproxy.transfer.partial import Cancelled, exists, one_by_one, read_block, same_file, spans
+from mproxy.transfer.tree import LEAF_BYTES, block_count, block_length, leaf, root
+
+
+class Differs(MproxyError):
+    """What is there is not what is announced, and may be replaced."""
+
+
+def has_same_size(directory_fd, name, file):
+    """Whether a file of this name and size is there, so that it may be the same."""
+    try:
+        status = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return file.kind == FileKind.FILE and stat.S_ISREG(status.st_mode) and status.st_size == file.size
+
+
+def has_state(directory_fd, name):
+    """Whether an interrupted transfer to this name may be there."""
+    return exists(temporary_names(name)[1], directory_fd)
+
+
+class PresentFile:
+    """What PartialFile is, for a file that is there."""
+
+    in_order = False
+
+    def __init__(self, directory_fd, name, file, *, force=False, umask=0, spread=one_by_one):
+        self._directory = directory_fd
+        self._name = name
+        self._file = file
+        self._force = force
+        self._umask = umask
+        self._spread = spread
+        self._fd = -1
+        self._cancelled = False
+        self.kept_blocks = block_count(file.size)
+
+    def begin(self):
+        """No block is missing, as far as is known."""
+        self._fd = os.open(self._name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC,
+                           dir_fd=self._directory)
+        return []
+
+    def write_block(self, _number, _data, _digest):
+        """Never called: no blocks are requested."""
+        return False
+
+    def finish(self, size, digest):
+        """The root, when the file is the same. FileExistsError, or Differs if it may be replaced."""
+        before = os.fstat(self._fd)
+        if size == before.st_size == self._file.size and self._root() == digest and self._is_still(before):
+            if self._force:
+                self._dress()
+            self._remove_leftovers()
+            return digest
+        if self._force:
+            raise Differs("the existing file is a different one")
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+
+    def _root(self):
+        digests = dict(pair for found in self._spread(self._hash, spans(self.kept_blocks)) for pair in found)
+        return root(b"".join(digests[number] for number in range(self.kept_blocks)))
+
+    def _hash(self, numbers):
+        buffer = bytearray(min(LEAF_BYTES, self._file.size))
+        digests = []
+        for number in numbers:
+            if self._cancelled:
+                raise Cancelled("no longer wanted")
+            data = read_block(self._fd, buffer, number, block_length(self._file.size, number))
+            digests.append((number, leaf(data, number, number == self.kept_blocks - 1)))
+        return digests
+
+    def _is_still(self, before):
+        status = os.fstat(self._fd)
+        return same_file(status, self._name, self._directory) and (
+            status.st_mtime_ns, status.st_ctime_ns, status.st_size) == (
+            before.st_mtime_ns, before.st_ctime_ns, before.st_size)
+
+    def _dress(self):
+        try:
+            os.fchmod(self._fd, self._file.mode & 0o777 & ~self._umask)
+            os.utime(self._fd, ns=(self._file.mtime_ns, self._file.mtime_ns))
+        except PermissionError:
+            pass  # it is another user's
+
+    def _remove_leftovers(self):
+        """Temporary files of ours, if we were killed after the name was given and before they were removed."""
+        own = os.fstat(self._fd)
+        part, state = temporary_names(self._name)
+        if same_file(own, part, self._directory):
+            os.unlink(part, dir_fd=self._directory)
+            try:
+                os.unlink(state, dir_fd=self._directory)
+            except FileNotFoundError:
+                pass
+
+    def discard(self):
+        """Nothing to remove: the existing file stays."""
+
+    def cancel(self):
+        """Make what takes long end soon."""
+        self._cancelled = True
+
+    def abandon(self):
+        """The same as `close`."""
+        self.close()
+
+    def close(self):
+        """Close the descriptors."""
+        for fd in (self._fd, self._directory):
+            if fd >= 0:
+                os.close(fd)
+        self._fd = self._directory = -1

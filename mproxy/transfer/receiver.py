@@ -1,0 +1,518 @@
+"""The receiving side of a transfer: takes announcements, asks for what is missing, writes and checks what comes.
+
+A block is received into one of BUFFERS buffers, then hashed and written on a worker's thread. When all buffers are
+busy nothing is read from the connection, and its window holds the sender back. Files that are announced wait for their
+turn when this sender, or all together, have as much open as they may: `Allowance`.
+"""
+
+import errno
+from collections import deque
+
+from mproxy.transfer import messages
+from mproxy.transfer.conversation import Conversation
+from mproxy.transfer.destinations import Refusal
+from mproxy.transfer.messages import AHEAD, FileKind, MessageType, Result, bad
+from mproxy.transfer.names import BadName
+from mproxy.transfer.partial import Busy, Cancelled, Damaged
+from mproxy.transfer.present import Differs
+from mproxy.transfer.tree import DIGEST_BYTES, LEAF_BYTES, block_count, block_length
+from mproxy.transport._packet import EndCode
+
+BUFFERS = 6  # of a mebibyte each, for every sender
+SMALL_BYTES = 16384  # a block so small needs none of these, but there are not more than AHEAD of them
+
+# Digests of the files that are open: 2 TiB of one sender, or a larger file alone, and 8 TiB of all.
+SENDER_DIGEST_BYTES = 64 << 20
+ALL_DIGEST_BYTES = 256 << 20
+
+# Directories of one sender, whose times we set at the end: a million with short names.
+MOST_DIRECTORY_BYTES = 16 << 20
+DIRECTORY_BYTES = 256  # what one costs us besides its name
+
+_CODES: dict[int | None, Result] = {
+    errno.ENOSPC: Result.NO_SPACE, errno.EDQUOT: Result.NO_SPACE, errno.EFBIG: Result.NO_SPACE,
+    errno.EACCES: Result.NO_PERMISSION, errno.EPERM: Result.NO_PERMISSION, errno.EROFS: Result.NO_PERMISSION,
+    errno.ENAMETOOLONG: Result.BAD_NAME, errno.EILSEQ: Result.BAD_NAME, errno.EEXIST: Result.EXISTS,
+    errno.EISDIR: Result.EXISTS}
+_TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
+
+
+class Allowance:
+    """What all senders share: each may have `files_each` files open, and all of them ALL_DIGEST_BYTES of digests."""
+
+    def __init__(self, files_each=AHEAD):
+        self.files_each = files_each
+        self._digest_bytes = 0
+        self._waiting = {}  # receiver -> what to call when there is something again
+
+    def take(self, amount, held, receiver, again):
+        """Whether a file with `amount` bytes of digests may be opened by a receiver that holds `held`; else it calls
+        `again` later."""
+        if (held == 0 or held + amount <= SENDER_DIGEST_BYTES) and self._digest_bytes + amount <= ALL_DIGEST_BYTES:
+            self._digest_bytes += amount
+            return True
+        self._waiting[receiver] = again
+        return False
+
+    def give(self, amount):
+        """A file has ended."""
+        self._digest_bytes -= amount
+        waiting, self._waiting = self._waiting, {}
+        for again in waiting.values():
+            again()
+
+
+def result_of(error):
+    """(Result, text) of an exception."""
+    if isinstance(error, Refusal):
+        return error.result, str(error)
+    if isinstance(error, BadName):
+        return Result.BAD_NAME, str(error)
+    if isinstance(error, Busy):
+        return Result.EXISTS, str(error)
+    if isinstance(error, Damaged):
+        return Result.DAMAGED, str(error)
+    if isinstance(error, OSError):
+        code = _CODES.get(error.errno, Result.FAILED)
+        if error.errno == errno.EISDIR:
+            return code, "a directory of that name is there"
+        if code == Result.EXISTS:
+            return code, "a different file of this name exists; --force replaces it"
+        return code, error.strerror or str(error)
+    return Result.FAILED, str(error)
+
+
+class _Arriving:
+    """A file between FILE and RESULT."""
+
+    def __init__(self, file):
+        self.file = file
+        self.target = None
+        self.candidate = None  # the target while it is being opened
+        self.anew = False  # what has its name is another file, and is to be replaced
+        self.asked = False  # for blocks
+        self.next_number = 0  # of a pipe's blocks
+        self.pending = 0  # what workers are doing for it
+        self.failure = None  # (Result, text)
+        self.end = None  # the END message
+        self.looks = 0  # how often another transfer was found writing it
+        self.holds = False  # its part of the Allowance
+        self.settled = False
+        self.blocks = block_count(file.size) if file.kind == FileKind.FILE else 0
+        self.is_small = file.kind == FileKind.DIRECTORY or (file.kind == FileKind.FILE and file.size <= SMALL_BYTES)
+        self.digest_bytes = self.blocks * DIGEST_BYTES  # memory for its digests, before one of them has come
+
+
+class FileReceiver(Conversation):
+    """Receives over a Link into `destination`. `workers` writes; blocks of a pipe go through `in_order`, one thread.
+
+    Observer: on_open(receiver): a sender is there, with the keys; on_first_file(receiver), whose answer is why this
+    sender is not taken, or None; on_file(receiver, file, code, root, text); on_finished(receiver, error, code);
+    on_busy(receiver, file, looks, again): another transfer is writing that file, as seen `looks` times; it calls
+    `again` later, or returns False; on_crowded(again): we have too many files open, it calls `again` later.
+    """
+
+    def __init__(self, link, destination, workers, observer, *, keying=None, in_order=None, allowance=None):
+        super().__init__(link, keying)
+        self._destination = destination
+        self._workers = workers
+        self._in_order = in_order or workers
+        self._observer = observer
+        self._allowance = allowance or Allowance()
+        self._files = {}
+        self._queue: deque = deque()  # files that are not yet being opened
+        self._directory = None  # that is being made: what is announced behind it lies in it
+        self._directories = []  # (File, whether it was made here)
+        self._directory_bytes = 0
+        self._held_files = self._held_bytes = 0  # of the Allowance
+        self._closing = set()  # files that workers still have in hand, after the end
+        self._next_index = 0
+        self._buffers = [None] * BUFFERS
+        self._small_buffers = 0  # that are busy
+        self._waiting_block = False
+        self._whole = None  # (_Arriving, Block, data) of a file of one block, whose END comes next
+        self._said_bye = False
+        self.first = None  # (name, identity) of what the sender has announced first
+        self.announced = False  # the sender has said what it wants
+        self.messages = 0  # from it, blocks not counted
+        self.received_bytes = 0  # of files
+        self.kept_bytes = 0  # that were here already
+
+    # ---- of Conversation
+
+    def on_open(self):
+        """The connection is open: send HELLO."""
+        self._observer.on_open(self)
+        self.link.send(messages.pack_hello())
+
+    def on_message(self, kind, message):
+        """A control message of the sender."""
+        if self._whole is not None and (kind != MessageType.END or self._whole[0].file.index != message.index):
+            self._write_whole()
+        self.announced = self.announced or kind != MessageType.HELLO
+        self.messages += 1
+        if self._said_bye:
+            raise bad("the sender sent more after its goodbye")
+        if kind == MessageType.FILE:
+            self._on_file(message)
+        elif kind == MessageType.END:
+            self._on_end(message)
+        elif kind == MessageType.RESULT:
+            arriving = self._arriving(message.index)
+            if arriving is not None:
+                arriving.failure = (message.code, message.text or "the sender gave up on this file")
+                self._advance(arriving)
+        elif kind == MessageType.BYE:
+            self._on_bye()
+        elif kind == MessageType.WANT:
+            raise bad("the sender sent a message that only a receiver may send")
+
+    def block_buffer(self, block, length):
+        """Where the next block goes; None while all buffers are busy."""
+        self._write_whole()
+        arriving = self._arriving(block.index)
+        if arriving is not None:
+            self._check_block(arriving, block, length)
+        buffer = self._free_buffer(length)
+        self._waiting_block = buffer is None
+        return buffer
+
+    def _free_buffer(self, length):
+        """A buffer for so many bytes; None while all are busy."""
+        if length <= SMALL_BYTES and self._small_buffers < AHEAD:
+            self._small_buffers += 1
+            return bytearray(length)
+        if not self._buffers:
+            return None
+        return self._buffers.pop() or bytearray(LEAF_BYTES)
+
+    def _check_block(self, arriving, block, length):
+        file = arriving.file
+        if not arriving.asked or arriving.end is not None:
+            raise bad("a block of a file that was not requested")
+        if file.kind == FileKind.PIPE:
+            if block.number not in (arriving.next_number, arriving.next_number - 1):
+                raise bad("blocks of a pipe out of order")
+            arriving.next_number = block.number + 1
+        elif block.number >= block_count(file.size) or length != block_length(file.size, block.number):
+            raise bad("a block outside its file")
+
+    def on_block(self, block, data):
+        """A block of a file has arrived."""
+        arriving = self._files.get(block.index)
+        self.received_bytes += len(data)
+        if arriving is None or arriving.failure:
+            self._release(data.obj)
+        elif arriving.blocks == 1 and self._whole is None:
+            self._whole = arriving, block, data
+        else:
+            self._write(arriving, block, data)
+
+    def _write(self, arriving, block, data):
+        self._submit(arriving, lambda: arriving.target.write_block(block.number, data, block.digest),
+                     lambda good, error: self._was_written(arriving, data.obj, good, error))
+
+    def _write_whole(self):
+        """Write the block that waits for its END; if that has come, the file is finished in the same go: of many small
+        files each change of the thread costs more than the writing."""
+        if self._whole is None:
+            return
+        (arriving, block, data), self._whole = self._whole, None
+        target, end = arriving.target, arriving.end
+        if end is None or arriving.pending or arriving.failure:
+            self._write(arriving, block, data)
+            return
+
+        def write():
+            good = target.write_block(block.number, data, block.digest)
+            return good, target.finish(end.size, end.root) if good else None
+
+        self._submit(arriving, write, lambda result, error: self._was_written_whole(arriving, data.obj, result, error))
+
+    def _was_written_whole(self, arriving, buffer, result, error):
+        good, digest = result or (False, None)
+        if good:
+            self._release(buffer)
+            self._was_finished(arriving, digest, None)
+        else:
+            self._was_written(arriving, buffer, good, error)
+
+    def on_over(self, code, reason, _local):
+        """The connection has ended; what has arrived is kept for another attempt."""
+        unfinished = list(self._files.values())
+        self._files = {}
+        self._whole = None
+        self._queue.clear()
+        for arriving in unfinished:
+            arriving.settled = True
+            if arriving.candidate is not None:
+                arriving.candidate.cancel()
+            self._closing.add(arriving)
+            self._close_soon(arriving)
+        done = self._said_bye and code == 0
+        self._observer.on_finished(self, None if done else reason or "the sender closed the connection", code)
+
+    @property
+    def progress(self):
+        """Bytes of files that have come, those of the block in hand too."""
+        return self.received_bytes + self.begun_bytes
+
+    @property
+    def waits_for_us(self):
+        """Whether the sender can do nothing now because our disk is busy."""
+        return self._waiting_block or any(
+            arriving.pending or arriving.target is None for arriving in self._files.values())
+
+    @property
+    def closing(self):
+        """Whether the connection is over and files of it are still being written."""
+        return bool(self._closing)
+
+    def is_receiving(self, file):
+        """Whether the same source is on its way here to the same place."""
+        place = self._destination.place_of(file)
+        return any((self._destination.place_of(one.file), one.file.identity) == (place, file.identity)
+                   for one in self._files.values())
+
+    def is_closing(self, file):
+        """Whether what lies at the place of this file is about to be let go."""
+        place = self._destination.place_of(file)
+        return any(self._destination.place_of(one.file) == place for one in self._closing)
+
+    # ---- what the sender says
+
+    def _arriving(self, index):
+        """The file; None when it was settled while this was on its way."""
+        if index >= self._next_index:
+            raise bad("the sender referred to a file that is not being transferred")
+        return self._files.get(index)
+
+    def _on_file(self, file):
+        if file.index < self._next_index or len(self._files) >= AHEAD:
+            raise bad("files out of order, or too many at once")
+        if self.first is None:
+            self.first = file.name, file.identity
+            refusal = self._observer.on_first_file(self)
+            if refusal:
+                self.give_up(EndCode.ABORTED, refusal)
+                return
+        self._next_index = file.index + 1  # one that the sender could not open leaves a gap
+        arriving = self._files[file.index] = _Arriving(file)
+        if arriving.digest_bytes > ALL_DIGEST_BYTES:
+            self._fail(arriving, Result.NO_SPACE, "a file larger than 8 TiB")
+            return
+        self._queue.append(arriving)
+        self._open_next()
+
+    def _on_end(self, end):
+        arriving = self._arriving(end.index)
+        if arriving is None:
+            return
+        if arriving.target is None or arriving.end is not None:
+            raise bad("the end of a file that was not requested")
+        arriving.end = end
+        if self._whole is not None:
+            self._write_whole()
+        else:
+            self._advance(arriving)
+
+    def _on_bye(self):
+        if self._files:
+            raise bad("the sender said goodbye before its files were complete")
+        self._said_bye = True
+        self._workers.submit(lambda: self._destination.dress(self._directories), self._were_dressed)
+
+    def _were_dressed(self, _result, _error):
+        if not self.over:
+            self.link.send(messages.pack_bye())
+            self.link.finish()
+
+    # ---- opening
+
+    def _open_next(self):
+        """Open what is announced, in order, as much as may be open."""
+        while self._queue and self._directory is None and not self.over:
+            arriving = self._queue[0]
+            if not arriving.settled and not self._take(arriving):
+                return
+            self._queue.popleft()
+            if arriving.settled:
+                continue
+            if arriving.file.kind == FileKind.DIRECTORY:
+                self._directory = arriving
+            self._begin(arriving)
+
+    def _take(self, arriving):
+        """Whether it may be opened now, as far as the Allowance goes."""
+        if arriving.file.kind == FileKind.DIRECTORY:
+            return True
+        if self._held_files >= self._allowance.files_each or not self._allowance.take(
+                arriving.digest_bytes, self._held_bytes, self, self._open_next):
+            return False
+        arriving.holds = True
+        self._held_files += 1
+        self._held_bytes += arriving.digest_bytes
+        return True
+
+    def _let_go(self, arriving):
+        if arriving is self._directory:
+            self._directory = None
+        if arriving.holds:
+            arriving.holds = False
+            self._held_files -= 1
+            self._held_bytes -= arriving.digest_bytes
+            self._allowance.give(arriving.digest_bytes)
+        self._open_next()
+
+    def _begin(self, arriving):
+        if arriving.settled:
+            return
+        arriving.pending += 1
+        self._workers.submit(lambda: self._open(arriving),
+                             lambda opened, error: self._was_opened(arriving, opened, error), short=arriving.is_small)
+
+    def _open(self, arriving):
+        """(target, ranges); of a directory whether it was made now. On a worker's thread."""
+        if arriving.file.kind == FileKind.DIRECTORY:
+            return self._destination.make(arriving.file)
+        arriving.candidate = target = self._destination.open(arriving.file, arriving.anew)
+        try:
+            if arriving.settled:
+                raise Cancelled("the connection has ended")
+            return target, target.begin()
+        except BaseException:
+            target.abandon()
+            raise
+        finally:
+            arriving.candidate = None
+
+    def _was_opened(self, arriving, opened, error):
+        arriving.pending -= 1
+        if error is None and arriving.file.kind != FileKind.DIRECTORY:
+            arriving.target = opened[0]
+        if arriving.settled:
+            self._close_soon(arriving)
+        elif error is not None:
+            self._could_not_open(arriving, error)
+        elif arriving.target is None:
+            self._note_directory(arriving, made=opened)
+        elif arriving.failure:
+            self._advance(arriving)
+        else:
+            self._ask(arriving, opened[1])
+
+    def _ask(self, arriving, ranges):
+        arriving.asked = bool(ranges)
+        if not arriving.anew:
+            self.kept_bytes += min(arriving.target.kept_blocks * LEAF_BYTES, arriving.file.size)
+        self.link.send(messages.pack_want(arriving.file.index, ranges))
+
+    def _could_not_open(self, arriving, error):
+        if isinstance(error, Busy):
+            arriving.looks += 1
+            if self._observer.on_busy(self, arriving.file, arriving.looks, lambda: self._begin(arriving)):
+                return
+        if isinstance(error, OSError) and error.errno in _TOO_MANY_OPEN:
+            self._observer.on_crowded(lambda: self._begin(arriving))
+            return
+        self._fail(arriving, *result_of(error))
+
+    def _note_directory(self, arriving, made):
+        file = arriving.file
+        self._directory_bytes += len(file.name) + DIRECTORY_BYTES
+        if self._directory_bytes > MOST_DIRECTORY_BYTES:
+            self.give_up(EndCode.BAD_PACKET, "more directories than one sender may create")
+            return
+        self._directories.append((file, made))
+        self._settle(arriving, Result.DONE, bytes(DIGEST_BYTES), "")
+
+    # ---- writing and finishing
+
+    def _submit(self, arriving, function, done):
+        arriving.pending += 1
+        workers = self._in_order if arriving.target.in_order else self._workers
+        workers.submit(function, done, short=arriving.is_small)
+
+    def _was_written(self, arriving, buffer, good, error):
+        self._release(buffer)
+        arriving.pending -= 1
+        if error is not None:
+            arriving.failure = arriving.failure or result_of(error)
+        elif not good:
+            arriving.failure = arriving.failure or (Result.DAMAGED, "a block does not match its hash")
+        if arriving.settled:
+            self._close_soon(arriving)
+        else:
+            self._advance(arriving)
+
+    def _release(self, buffer):
+        if len(buffer) <= SMALL_BYTES:
+            self._small_buffers -= 1
+        else:
+            self._buffers.append(buffer)
+        if self._waiting_block and not self.over:
+            free = self._free_buffer(self.block_length)
+            if free is not None:
+                self._waiting_block = False
+                self.take_block(free)
+
+    def _advance(self, arriving):
+        """Settle a file as soon as that is possible."""
+        if arriving.settled or arriving.pending:
+            return
+        if arriving.failure:
+            code, text = arriving.failure
+            if arriving.target is not None and code in (Result.CHANGED, Result.DAMAGED):
+                arriving.target.discard()
+            self._fail(arriving, code, text)
+        elif arriving.end is not None:
+            end = arriving.end
+            self._submit(arriving, lambda: arriving.target.finish(end.size, end.root),
+                         lambda digest, error: self._was_finished(arriving, digest, error))
+
+    def _was_finished(self, arriving, digest, error):
+        arriving.pending -= 1
+        if arriving.settled:
+            self._close_soon(arriving)
+        elif isinstance(error, Differs):
+            arriving.target.close()
+            arriving.target, arriving.end, arriving.anew = None, None, True
+            self.kept_bytes -= arriving.file.size
+            self._begin(arriving)
+        elif error is not None:
+            self._fail(arriving, *result_of(error))
+        elif digest is None:
+            self._fail(arriving, Result.DAMAGED, "the hash of the whole file does not match")
+        else:
+            self._settle(arriving, Result.DONE, digest, "")
+
+    def _fail(self, arriving, code, text):
+        self._settle(arriving, code, bytes(DIGEST_BYTES), text)
+
+    def _settle(self, arriving, code, digest, text):
+        arriving.settled = True
+        del self._files[arriving.file.index]
+        if arriving.target is not None:
+            arriving.target.abandon()
+            arriving.target = None
+        self.link.send(messages.pack_result(arriving.file.index, code, digest, text))
+        self._observer.on_file(self, arriving.file, code, digest, text)
+        self._let_go(arriving)
+
+    def _close_soon(self, arriving):
+        """After the end: let go of a file once no worker has it in hand."""
+        if arriving.pending:
+            return
+        target, arriving.target = arriving.target, None
+        if target is None:
+            self._was_closed(arriving)
+        else:
+            self._submit_close(target, arriving)
+
+    def _submit_close(self, target, arriving):
+        workers = self._in_order if target.in_order else self._workers
+        workers.submit(target.abandon, lambda _result, _error: self._was_closed(arriving))
+
+    def _was_closed(self, arriving):
+        self._closing.discard(arriving)
+        self._let_go(arriving)

@@ -1,0 +1,452 @@
+"""The sending side of a transfer: announces files, reads and hashes what is wanted, sends it, hears how it went.
+
+Life of a block: wanted -> read and hashed on a worker's thread (READ_AHEAD of them at once) -> sent in order. The
+loop's thread copies it into the connection's ring when there is room, and that is the only back-pressure there is.
+"""
+
+import errno
+import hashlib
+import os
+import select
+import stat
+from collections import deque
+
+from mproxy.ground.errors import MproxyError
+from mproxy.transfer import messages
+from mproxy.transfer.conversation import Conversation
+from mproxy.transfer.messages import (
+    AHEAD,
+    MOST_NAME_BYTES,
+    MOST_TIME_NS,
+    UNKNOWN_SIZE,
+    File,
+    FileKind,
+    MessageType,
+    Result,
+    bad,
+)
+from mproxy.transfer.parts import Parts
+from mproxy.transfer.tree import DIGEST_BYTES, LEAF_BYTES, block_count, block_length, leaf, root
+
+READ_AHEAD = 6  # blocks being read, hashed, or waiting to be sent
+SMALL_BYTES = 16384  # a file so small is sent together with others
+SMALL_AHEAD = 64  # of these, instead of READ_AHEAD
+TOGETHER_MS = 5  # what comes from a pipe within this goes together
+_UNKNOWN_ROOT = bytes(DIGEST_BYTES)
+
+# Neither a pipe nor a terminal that has taken the file's place since may make us wait, or become ours.
+_OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+
+# A file of /proc or /sys has no blocks, and its size is 0 or a page whatever it holds.
+_MADE_UP_BYTES = 1 << 16
+
+_TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
+
+
+class Changed(MproxyError):
+    """The source is not what it was when it was announced."""
+
+
+def identity(status):
+    """16 bytes that are others as soon as the file was written to, replaced, or given another time."""
+    parts = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return hashlib.blake2b(repr(parts).encode(), digest_size=16).digest()
+
+
+class Source:
+    """One thing to send: `name` is what the receiver gets to see, a relative path as bytes; `path` or `fd` is ours."""
+
+    def __init__(self, name, kind, path=None, fd=-1, follow=True):
+        self.name, self.kind, self.path = name, kind, path
+        self.fd = fd
+        self.size = 0
+        self.identity = bytes(16)
+        self.outcome = None  # Outcome, once it is known
+        self.failed = False  # given up here; the receiver has not answered yet
+        self._announced_as = kind  # whatever the file turned out to be
+        self._follow = follow  # a symbolic link at `path` is what was meant
+        self._digests: dict[int, bytes] = {}
+        self._parts = Parts()  # of a pipe
+        self._ended = False  # a pipe has no more
+        self._asked = False  # the receiver has said what it wants
+        self.kept_bytes = 0  # of it, that the receiver had already
+        self.compared = False  # it wants no block, but the hash of the whole: it may have the file
+        self.reads = 0  # on workers' threads now
+        self._leaving = False  # to be closed when these have ended
+
+    def open(self, index):
+        """Its FILE message; OSError, or Changed when something of another kind has taken its place."""
+        if self.path is None:
+            return File(index, self.kind, 0o666, 0, UNKNOWN_SIZE, os.urandom(16), self.name)
+        is_directory = self.kind == FileKind.DIRECTORY
+        if len(self.name) > MOST_NAME_BYTES:  # longer than any path of the receiver's
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        self._leaving = False
+        self.fd = os.open(self.path, _OPEN | (os.O_DIRECTORY if is_directory else 0)
+                          | (0 if self._follow else os.O_NOFOLLOW))
+        status = os.fstat(self.fd)
+        if not is_directory and not stat.S_ISREG(status.st_mode):
+            raise Changed("it is no longer a regular file")
+        mode = stat.S_IMODE(status.st_mode) & 0o777
+        mtime_ns = max(-MOST_TIME_NS, min(status.st_mtime_ns, MOST_TIME_NS))
+        if not is_directory and self._is_made_up(status):
+            self.kind = FileKind.PIPE
+            return File(index, self.kind, mode, mtime_ns, UNKNOWN_SIZE, os.urandom(16), self.name)
+        if self.kind == FileKind.FILE:
+            self.size = status.st_size
+        self.identity = identity(status)
+        return File(index, self.kind, mode, mtime_ns, self.size, self.identity, self.name)
+
+    def _is_made_up(self, status):
+        """Whether the size is not that of the contents: the kernel makes them when they are read (proc(5))."""
+        if status.st_blocks or status.st_size > _MADE_UP_BYTES:
+            return False
+        return len(os.pread(self.fd, status.st_size + 1, 0)) != status.st_size
+
+    def again(self):
+        """The same, for another connection."""
+        return Source(self.name, self._announced_as, self.path, 0 if self.path is None else -1, self._follow)
+
+    @property
+    def is_spent(self):
+        """Whether something of it was read that nobody can read again."""
+        return self.path is None and (self.reads > 0 or self._ended or bool(self._digests))
+
+    @property
+    def is_small(self):
+        """Whether it is worth no buffer of its own, and no waiting for room."""
+        return self.kind == FileKind.FILE and self.size <= SMALL_BYTES
+
+    def check_wanted(self, ranges):
+        """PeerError, when a receiver asks twice, or for more than there is."""
+        if (self._asked and not self.compared) or self.kind == FileKind.DIRECTORY:
+            raise bad("the receiver made a request that makes no sense")
+        # It asks once; or once for the hash, and then for blocks of what it has found to be another file.
+        self.compared = self.kind == FileKind.FILE and not ranges and not self._asked
+        self._asked = True
+        # Ranges are in order: nothing lies behind the last one.
+        if self.kind == FileKind.FILE and ranges and sum(ranges[-1]) > block_count(self.size):
+            raise bad("the receiver requested blocks beyond the end of the file")
+
+    def read_block(self, number, buffer):
+        """(number, data, digest), the data in `buffer` (LEAF_BYTES) or not; None behind a pipe's end, whose blocks come
+        in parts and so have numbers of their own. On a worker's thread."""
+        if self.kind == FileKind.PIPE:
+            return self._read_pipe()
+        data = memoryview(buffer)[:block_length(self.size, number)]
+        view, at = data, number * LEAF_BYTES
+        while view:
+            got = os.preadv(self.fd, [view], at)
+            if got == 0:
+                raise Changed("the file became shorter while it was being sent")
+            view, at = view[got:], at + got
+        return number, data, leaf(data, number, number == block_count(self.size) - 1)
+
+    def _read_pipe(self):
+        if self._parts.ended:
+            return None, None, None
+        data = self._read_some(self._parts.room)
+        number, digest = self._parts.make(data, not data)
+        return number, data, digest
+
+    def _read_some(self, most):
+        """What comes within a moment, at most `most` bytes; nothing at the end."""
+        buffer = bytearray(most)
+        length = 0
+        while length < most and not self._ended:
+            if length > 0 and self.path is None and not _has_input(self.fd, TOGETHER_MS):
+                break
+            try:
+                got = os.readv(self.fd, [memoryview(buffer)[length:]])
+            except BlockingIOError:
+                if self.path is not None:
+                    raise  # a file of the kernel's with nothing in it yet: nobody knows for how long
+                _has_input(self.fd, None)  # somebody else has made it so (O_NONBLOCK), and may rely on it
+                continue
+            self._ended = got == 0
+            length += got
+        del buffer[length:]
+        return buffer
+
+    def note(self, number, digest, length):
+        """A block was handed to the connection."""
+        self._digests[number] = digest
+        if self.kind == FileKind.PIPE:
+            self.size += length
+
+    def check_unchanged(self):
+        """Changed, when the file was touched since `open`."""
+        if self.kind == FileKind.FILE and identity(os.fstat(self.fd)) != self.identity:
+            raise Changed("the file changed while it was being sent")
+
+    def root(self):
+        """The hash of the whole, where all of it was sent; zeros otherwise."""
+        count = block_count(self.size)
+        if len(self._digests) != count:
+            return _UNKNOWN_ROOT
+        return root(b"".join(self._digests[number] for number in range(count)))
+
+    def close(self):
+        """Give the descriptor back, once nobody reads from it: its number may be another file's at once."""
+        self._leaving = True
+        if self.reads == 0:
+            if self.fd > 2:
+                os.close(self.fd)
+            self.fd = -1
+
+    def was_read(self):
+        """A read that `reads` counts has ended."""
+        self.reads -= 1
+        if self._leaving:
+            self.close()
+
+
+class FileSender(Conversation):
+    """Sends sources over a Link. The observer is told on_open(sender) when the receiver is there, with the keys,
+    on_file(source) for each outcome and on_over(sender, error, code, local): error None is success, `local` whether
+    this side found the reason."""
+
+    def __init__(self, link, workers, observer, keying=None):
+        super().__init__(link, keying)
+        self._sources = []
+        self._workers = workers
+        self._observer = observer
+        self._announced = 0
+        self._announcing = False
+        self._settled = 0
+        self._said_bye = False
+        self._wanted: deque = deque()  # (index, iterator over block numbers)
+        self._reading: deque = deque()  # [source, number, result or None, index, buffer] in the order of sending
+        self._spare: list[bytearray] = []  # buffers for blocks, of which new ones would have to be cleared
+        self._leaving = None  # the buffer whose block is on its way into the connection's ring
+        self.sent_bytes = 0  # of files
+        self.kept_bytes = 0  # that the receiver had already
+
+    def start(self, sources):
+        """Say hello, and what there is: it leaves with the first packet that may carry it, sealed if there are keys."""
+        self._sources = sources
+        self.link.send(messages.pack_hello())
+        self._announce()
+
+    # ---- of Conversation
+
+    def on_open(self):
+        """The connection is open."""
+        self._observer.on_open(self)
+
+    def on_message(self, kind, message):
+        """An answer of the receiver."""
+        if kind == MessageType.WANT:
+            source = self._source_of(message.index)
+            source.check_wanted(message.ranges)
+            numbers = range(block_count(source.size)) if source.compared else _numbers(message.ranges)
+            self._wanted.append((message.index, iter(numbers)))
+            if source.kind == FileKind.FILE:
+                self.kept_bytes -= source.kept_bytes
+                source.kept_bytes = source.size - sum(
+                    min(count * LEAF_BYTES, source.size - first * LEAF_BYTES) for first, count in message.ranges)
+                self.kept_bytes += source.kept_bytes
+            self._read()
+        elif kind == MessageType.RESULT:
+            self._settle(message)
+        elif kind == MessageType.BYE:
+            self.link.finish()
+        elif kind != MessageType.HELLO:
+            raise bad("the receiver sent a message that only a sender may send")
+
+    def block_buffer(self, _block, _length):
+        """Receivers send no blocks."""
+        raise bad("the receiver sent a message that only a sender may send")
+
+    def on_block(self, block, data):
+        """Never called: `block_buffer` offers no buffer."""
+
+    def on_sent(self, _link):
+        """The connection has room for more data."""
+        self._send()
+
+    def on_over(self, code, reason, local):
+        """The connection has ended."""
+        for source in self._sources:
+            source.close()
+        done = code == 0 and self._settled == len(self._sources)
+        self._observer.on_over(self, None if done else reason or "the receiver closed the connection", code, local)
+
+    # ---- inner
+
+    def _source_of(self, index):
+        if index >= self._announced or self._sources[index].outcome is not None:
+            raise bad("the receiver referred to a file that is not being transferred")
+        return self._sources[index]
+
+    def _announce(self):
+        """Say what there is, as far ahead as may be. What cannot be read settles itself."""
+        if self._announcing:
+            return
+        self._announcing = True
+        while self._announced < len(self._sources) and self._announced - self._settled < AHEAD:
+            index, source = self._announced, self._sources[self._announced]
+            try:
+                message = source.open(index)
+            except (OSError, Changed) as error:
+                source.close()
+                if getattr(error, "errno", None) in _TOO_MANY_OPEN and self._announced > self._settled:
+                    break  # again when another one has ended
+                self._announced += 1
+                self._settle(messages.Outcome(index, Result.FAILED, _UNKNOWN_ROOT, f"cannot read: {_why(error)}"))
+                continue
+            self._announced += 1
+            self.link.send(messages.pack_file(message))
+        self._announcing = False
+        if self._settled == len(self._sources) and not self._said_bye:
+            self._said_bye = True
+            self.link.send(messages.pack_bye())
+
+    def _settle(self, outcome):
+        source = self._source_of(outcome.index)
+        source.outcome = outcome
+        source.close()
+        self._settled += 1
+        self._observer.on_file(source)
+        self._announce()
+
+    def _read(self):
+        """Keep the workers busy."""
+        while self._wanted:
+            index, numbers = self._wanted[0]
+            source = self._sources[index]
+            if len(self._reading) >= (SMALL_AHEAD if source.is_small else READ_AHEAD):
+                return
+            if source.outcome is not None or source.failed:
+                self._wanted.popleft()
+                continue
+            if source.kind == FileKind.PIPE and self._reading:
+                return  # in order, one at a time
+            number = next(numbers, None)
+            entry = [source, number, None, index, None]
+            self._reading.append(entry)
+            if number is None:  # behind the last block: END
+                self._wanted.popleft()
+                entry[2] = (None, None, None)
+                self._send()
+            else:
+                source.reads += 1
+                if source.is_small:
+                    buffer = bytearray(source.size)
+                else:
+                    buffer = entry[4] = self._spare.pop() if self._spare else bytearray(LEAF_BYTES)
+                self._workers.submit(lambda source=source, number=number, buffer=buffer: (
+                                         source.read_block(number, buffer)),
+                                     lambda result, error, entry=entry: self._was_read(entry, result, error),
+                                     short=source.is_small)
+
+    def _was_read(self, entry, result, error):
+        entry[2] = error or result
+        entry[0].was_read()
+        if not self.over:
+            self._send()
+
+    def _send(self):
+        """Send what was read, in order, while the connection has room."""
+        while self._reading and self._reading[0][2] is not None and self._may_send():
+            if self._leaving is not None:
+                self._spare.append(self._leaving)
+            source, _, result, index, self._leaving = self._reading.popleft()
+            if source.outcome is None and not source.failed:
+                self._send_one(source, result, index)
+        self._read()
+
+    def _may_send(self):
+        """Whether the connection has room: for small files, while not too many of them wait."""
+        return self.link.unsent < (SMALL_AHEAD if self._leaving is None and self._reading[0][0].is_small else 1)
+
+    def _send_one(self, source, result, index):
+        try:
+            if isinstance(result, Exception):
+                raise result
+            number, data, digest = result
+            if data is None:
+                if self._wanted and self._wanted[0][0] == index:
+                    self._wanted.popleft()  # a pipe's end
+                source.check_unchanged()
+                self.link.send(messages.pack_end(index, source.size, source.root()))
+                return
+        except (OSError, MproxyError) as error:
+            code = Result.CHANGED if isinstance(error, Changed) else Result.FAILED
+            text = _why(error)
+            source.failed = True  # settled by the receiver's answer
+            self.link.send(messages.pack_result(index, code, text=text))
+            return
+        source.note(number, digest, len(data))
+        if source.compared:
+            return
+        self.sent_bytes += len(data)
+        self.link.send(messages.pack_block_header(index, number, digest, len(data)))
+        if data:
+            self.link.send(data)
+
+
+def _why(error):
+    """What went wrong with a file, for people."""
+    if not isinstance(error, OSError):
+        return str(error)
+    return "it is now a symbolic link" if error.errno == errno.ELOOP else error.strerror
+
+
+def _has_input(fd, timeout_ms):
+    """Whether there is something to read, or the end, within so long (None: as long as it takes)."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(timeout_ms))
+
+
+def _numbers(ranges):
+    for first, count in ranges:
+        yield from range(first, first + count)
+
+
+def find_sources(paths, on_left_out):
+    """Sources of the files and directories named on a command line; MproxyError for what cannot be sent.
+    `on_left_out(path, error)` is told of what a directory has besides files and directories (error None), and of what
+    cannot be read or has gone meanwhile (an OSError)."""
+    sources = []
+    for path in paths:
+        if path == "-":
+            sources.append(Source(b"stdin", FileKind.PIPE, fd=0))
+            continue
+        try:
+            mode = os.stat(path).st_mode
+        except OSError as error:
+            raise MproxyError(f"cannot send {path}: {error.strerror}") from None
+        base = os.fsencode(os.path.basename(os.path.abspath(path)) or "root")
+        if stat.S_ISDIR(mode):
+            sources += _walk(path, base, on_left_out)
+        elif stat.S_ISREG(mode):
+            sources.append(Source(base, FileKind.FILE, path))
+        else:
+            raise MproxyError(f"cannot send {path}: neither a file nor a directory; to send a pipe, use '-' (standard"
+                              " input)")
+    return sources
+
+
+def _walk(top, base, on_left_out):
+    """Everything in a directory but symbolic links, devices and the like."""
+    found = [Source(base, FileKind.DIRECTORY, top)]
+    for directory, names, files in os.walk(top, onerror=lambda error: on_left_out(error.filename, error)):
+        below = os.path.relpath(directory, top)
+        prefix = base if below == "." else base + b"/" + os.fsencode(below)
+        names.sort()
+        for name in names + sorted(files):
+            path = os.path.join(directory, name)
+            try:
+                mode = os.lstat(path).st_mode
+            except OSError as error:
+                on_left_out(path, error)
+                continue
+            if stat.S_ISDIR(mode):
+                found.append(Source(prefix + b"/" + os.fsencode(name), FileKind.DIRECTORY, path, follow=False))
+            elif stat.S_ISREG(mode):
+                found.append(Source(prefix + b"/" + os.fsencode(name), FileKind.FILE, path, follow=False))
+            else:
+                on_left_out(path, None)
+    return found

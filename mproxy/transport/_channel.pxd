@@ -1,0 +1,110 @@
+"""DATA packets in and out: everything of an open connection but its states, its addresses and its end.
+
+Life of an outbound byte: the application writes into `out.ring`; `fill` asks the controller, the pacer and the peer's
+credit; `build` writes the header and control messages and has the bytes sealed from the ring straight into the packet;
+`recovery` remembers what the packet carried until it is acknowledged or lost.
+Life of an inbound byte: `take` opens the packet straight into its place in `inp.ring`, in order or not; it is the
+application's when everything before it has come.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from mproxy._ring cimport iovec
+from mproxy.transport._acks cimport Acks
+from mproxy.transport._congestion cimport Congestion
+from mproxy.transport._inflow cimport Inflow
+from mproxy.transport._mtu cimport Mtu
+from mproxy.transport._outflow cimport Chunk, Outflow
+from mproxy.transport._pace cimport Pacer
+from mproxy.transport._packet cimport Address, Header, Seal
+from mproxy.transport._recovery cimport Recovery
+
+
+cdef struct Transmit:
+    uint8_t *data           # in: where packets go
+    uint32_t room           # in: bytes there; at least packet_bytes, up to 64 KiB are used at once
+    uint32_t most           # in: packets in one run at most (UDP_SEGMENT takes 64; 1 where GSO does not work)
+    uint32_t length         # out: bytes written
+    uint32_t segment_bytes  # out: size of each packet but the last, which may be shorter
+    uint32_t count          # out: packets
+    const Address *to       # out: where to, valid until the next call
+    bint is_probe           # out: asks whether so large a packet gets through: never fragment, and losing it is fine
+
+
+cdef struct Plan:
+    Chunk chunk             # data of the packet
+    uint32_t control_bytes  # control messages, written already
+    uint32_t flags          # SENT_*, 0: nobody waits for its ack
+    uint32_t size           # of a full packet
+
+
+cpdef enum Taken:
+    ACCEPTED     # new and authentic
+    REPEATED     # seen before
+    CORRUPT      # not authentic
+    WRONG        # authentic, but against the protocol: the connection ends
+    NO_ROOM      # no memory; as if it had never come
+
+
+cdef class Channel:
+    # both ends
+    cdef readonly uint64_t local_id      # destination id of packets to us
+    cdef readonly uint64_t remote_id     # destination id of packets to the peer
+    cdef Seal sending                    # of our packets
+    cdef Seal receiving                  # of the peer's
+    cdef bint go_back                    # recovery gbn
+    # halves of the stream
+    cdef Outflow out                     # what we send
+    cdef Inflow inp                      # what the peer sends
+    # parts
+    cdef Acks acks                       # of the peer's packets
+    cdef readonly Recovery recovery      # of ours
+    cdef readonly Congestion congestion  # of ours
+    cdef Pacer pacer                     # of ours
+    cdef Mtu mtu                         # largest packet of the path
+    cdef int64_t peer_delay_us           # longest that the peer waits with an ack
+    # what is to be sent
+    cdef int probes                      # packets that may leave whatever the window says
+    cdef bint ping_due                   # ask for a sign of life
+    cdef bint credit_due                 # tell the credit with a packet that is acknowledged
+    cdef uint32_t unasked                # packets sent since one asked for an ack
+    cdef uint64_t asked                  # number of that one
+    cdef bint starved                    # the last `fill` ended for want of data, not of permission
+    cdef int64_t pace_at                 # when the pacer lets the next run leave, NEVER: nothing waits for it
+    # outcome of `take`
+    cdef bint newest                     # the packet has the highest number so far
+    cdef bint eliciting                  # it wants an ack
+    cdef bint answered                   # it acknowledged something
+    # counters
+    cdef readonly uint64_t in_packets    # accepted
+    cdef readonly uint64_t in_bytes      # of those packets
+    cdef readonly uint64_t out_packets   # sent, of all kinds
+    cdef readonly uint64_t out_bytes     # of those packets
+    cdef readonly uint64_t corrupt       # packets not authentic
+    cdef readonly uint64_t repeated      # packets seen before
+    cdef readonly uint64_t discarded     # gbn: out of order
+    cdef readonly uint64_t acks_sent     # acks
+
+    cdef int begin(self, uint64_t first_out, uint64_t first_in, bint go_back, int64_t now) noexcept
+    cdef Taken take(self, uint8_t *packet, uint32_t length, int64_t now) noexcept
+    cdef int fill(self, Transmit *out, int64_t now) noexcept
+    cdef uint32_t build_bare(self, Transmit *out, uint32_t control_bytes, uint32_t flags, int64_t now) noexcept
+    cdef void lose(self, int64_t now) noexcept
+    cdef void time_out(self, int64_t now) noexcept
+    cdef int64_t wake_at(self) noexcept
+    cdef Taken on_control(self, int kind, const uint8_t *p, uint32_t length) noexcept
+
+    # inner
+    cdef int open_parts(self, const Header *header, uint8_t *packet, uint32_t length, iovec *parts) noexcept
+    cdef Taken take_data(self, const Header *header, const uint8_t *data, uint32_t length, bint placed) noexcept
+    cdef Taken take_control(self, const uint8_t *p, const uint8_t *end, int64_t now) noexcept
+    cdef int take_ack(self, const uint8_t *p, const uint8_t *end, int64_t now) noexcept
+    cdef void after_acks(self, int64_t now) noexcept
+    cdef uint32_t build(self, uint8_t *p, Plan *plan, int64_t now) noexcept
+    cdef void write_control(self, uint8_t *p, Plan *plan, int64_t now) noexcept
+    cdef bint pick(self, Plan *plan) noexcept
+    cdef bint should_ask(self, const Plan *plan) noexcept
+    cdef uint32_t fill_probe(self, Transmit *out, int64_t now) noexcept
+    cdef bint may_send(self, uint32_t size, bint is_first, int64_t now) noexcept
+    cdef uint64_t expected(self) noexcept
+    cdef void note_end(self, int64_t now) noexcept

@@ -1,0 +1,378 @@
+"""The state machine of one connection. Everything that changes its state lives here; call order: _connection.pxd.
+
+Theory. The set-up makes sure of both addresses and of the numbers that both sides begin with, before the passive side
+keeps anything (_listener). From then on each side keeps every byte until an ack names it, sends it again when a packet
+counts as lost, and asks again at every timeout; so as long as the path lets through one packet in so many tries,
+everything arrives (docs/datagram.md has the argument in steps). The end is the difficult part: the last ack may be
+lost, and nobody acknowledges an ack. So whoever knows that both streams are complete says so (CLOSE), stays for
+three timeouts, and says it again whenever it is asked.
+"""
+
+from libc.string cimport memcpy, strlen
+
+from mproxy._ring cimport iovec, ring_space, ring_view
+from mproxy._wire cimport get16, get64, put16
+from mproxy.transport._acks cimport NEVER, acks_sent, acks_write
+from mproxy.transport._channel cimport Taken, Transmit
+from mproxy.transport._inflow cimport inflow_complete, inflow_consume, inflow_done, inflow_should_tell
+from mproxy.transport._mtu cimport mtu_too_big
+from mproxy.transport._outflow cimport outflow_acked, outflow_blocked, outflow_done, outflow_end, outflow_room
+from mproxy.transport._packet cimport PACKET_HEADER_BYTES, ControlType, EndCode, PacketType, packet_type
+from mproxy.transport._rtt cimport FIRST_RTO_US
+from mproxy.transport._setup cimport SetUp
+from mproxy.transport._states cimport ConnectionCause, ConnectionState, state_after
+
+
+cdef enum:
+    CLOSE_ACK_BYTES = 512  # of the ack that goes with CLOSE
+
+
+cdef class Connection(SetUp):
+    """One end. `config` is a DatagramConfig, `entropy` 32 random bytes that nobody else knows."""
+
+    def __init__(self, config, *, bytes entropy):
+        super().__init__(config, entropy=entropy)
+        self.keepalive_us = config.keepalive_us
+        self.idle_us = config.idle_us
+        self.keepalive_at = self.idle_at = self.close_at = self.drain_at = NEVER
+
+    cdef void move(self, ConnectionCause cause) noexcept:
+        """Go to the next state."""
+        cdef int after = state_after(self.state, cause)
+        assert after >= 0
+        self.state = <ConnectionState>after
+
+    # ---- commands
+
+    cdef int write_space(self, uint32_t most, iovec *out) noexcept:
+        """Describe where the application's next bytes go, at most `most`; returns the number of segments (0..2)."""
+        if self.state >= ConnectionState.DRAINING or outflow_room(&self.out) == 0:
+            return 0
+        return ring_space(&self.out.ring, most, out)
+
+    cdef void wrote(self, uint32_t length) noexcept:
+        """`length` bytes were written there."""
+        self.out.ring.tail += length
+
+    cpdef void finish(self) noexcept:
+        """The application writes no more: a FIN follows its last byte."""
+        self.out.finished = True
+
+    cdef int read_view(self, uint32_t most, iovec *out) noexcept:
+        """Describe the bytes that arrived in order and were not consumed, at most `most`; returns the segments."""
+        cdef uint64_t length = self.inp.arrived - self.inp.ring.head
+        return ring_view(&self.inp.ring, self.inp.ring.head, <uint32_t>min(length, most), out)
+
+    cdef void consume(self, uint32_t length, int64_t now) noexcept:
+        """The application has taken the first `length` bytes of the view."""
+        inflow_consume(&self.inp, length)
+        if inflow_should_tell(&self.inp):
+            if self.inp.told - self.inp.arrived < self.inp.window // 4:
+                self.credit_due = True  # the sender may be waiting for nothing else
+            else:
+                self.acks.due = True
+        self.check_done(now)
+
+    cpdef void probe(self, int64_t now) noexcept:
+        """The path may have changed: say something, so that the peer sees where we are, and hear whether it lives."""
+        if self.state == ConnectionState.OPEN:
+            self.ping_due = True
+            self.probes = max(self.probes, 1)
+            self.recovery.tries = 0
+        elif self.setup_at != NEVER:
+            self.setup_due = True
+
+    cpdef void abort(self, int code, bytes reason, int64_t now) noexcept:
+        """Give up; the peer is told the EndCode and the reason (UTF-8, cut at MAX_END_REASON_BYTES)."""
+        self.end(code, reason, True, now)
+
+    # ---- packets in
+
+    cdef int receive(self, uint8_t *packet, uint32_t length, const Address *source, int64_t now) noexcept:
+        """Take a packet whose `packet_id` is `local_id`; returns a Taken."""
+        cdef int kind = packet_type(packet, length)
+        cdef Taken result
+        if kind == 0 or self.state == ConnectionState.CLOSED or self.state == ConnectionState.NEW:
+            return Taken.CORRUPT
+        if kind != PacketType.DATA:
+            self.take_setup(packet, length, now)
+            return Taken.ACCEPTED
+        if self.state == ConnectionState.SYN_SENT or self.sealed and not self.secured:
+            return Taken.CORRUPT  # before its time: the keys are under way, and it will be sent again
+        self.source = source
+        result = self.take(packet, length, now)
+        if result == Taken.ACCEPTED:
+            self.heard_from(length, now)
+        elif result == Taken.WRONG and self.state == ConnectionState.OPEN:
+            self.end(EndCode.BAD_PACKET, "the other side broke the protocol", True, now)
+        elif result == Taken.REPEATED and self.state == ConnectionState.DRAINING:
+            self.close_due = True
+        return result
+
+    cdef void receive_run(self, uint8_t *p, uint32_t length, uint32_t each, const Address *at, int64_t now) noexcept:
+        """Take packets of `each` bytes in a row, the last one perhaps shorter."""
+        while length > each > 0:
+            self.receive(p, each, at, now)
+            p += each
+            length -= each
+        self.receive(p, length, at, now)
+
+    cdef void heard_now(self, int64_t now) noexcept:
+        self.received_at = now
+        self.idle_at = now + self.idle_us
+        self.keepalive_at = now + self.keepalive_us
+
+    cdef void heard_from(self, uint32_t length, int64_t now) noexcept:
+        """An authentic, new DATA packet came."""
+        cdef bint woken = self.recovery.tries > 1 and not self.answered
+        self.heard_now(now)
+        if not self.confirmed:
+            self.confirm()
+        if not self.was_established:
+            self.was_established = self.established_event = True
+        if self.state == ConnectionState.DRAINING:
+            self.close_due = self.close_due or self.eliciting
+            if self.peer_done and self.end_code == EndCode.DONE:
+                self.move(ConnectionCause.PEER_END)  # both know: nobody needs an answer any more
+            return
+        if woken:
+            self.probes = max(self.probes, 1)  # the path is back: do not wait for the timeout
+        self.note_source(length)
+        if self.recovery.failed:
+            self.end(EndCode.NO_MEMORY, "no memory", True, now)
+        self.check_done(now)
+
+    cdef Taken on_control(self, int kind, const uint8_t *p, uint32_t length) noexcept:
+        if kind == ControlType.PATH_CHALLENGE:
+            self.response = get64(p)
+            self.response_to = self.source[0]
+            self.response_due = True
+        elif kind == ControlType.PATH_RESPONSE:
+            self.take_response(get64(p), self.received_at)
+        elif get16(p) == EndCode.DONE:
+            if not inflow_complete(&self.inp) or not self.out.finished or self.out.peak < outflow_end(&self.out):
+                return Taken.WRONG
+            outflow_acked(&self.out, self.out.acked_to, outflow_end(&self.out))
+            self.peer_done = True
+        else:
+            self.take_close(get16(p), p + 3, length - 3)
+        return Taken.ACCEPTED
+
+    # ---- the end
+
+    cdef void take_close(self, int code, const uint8_t *reason, uint32_t length) noexcept:
+        """The peer gives up."""
+        if self.state == ConnectionState.CLOSED:
+            return  # a second one in the same packet
+        if self.state == ConnectionState.DRAINING:
+            self.move(ConnectionCause.PEER_END)
+            return
+        self.end_code = code if code > 0 else EndCode.ABORTED
+        self.end_reason_bytes = min(length, <uint32_t>MAX_END_REASON_BYTES)
+        memcpy(self.end_reason, reason, self.end_reason_bytes)
+        self.end_local = False
+        self.ended_event = True
+        self.move(ConnectionCause.PEER_END)
+
+    cdef void check_done(self, int64_t now) noexcept:
+        """Both streams arrived completely: say so, and stay to say it again."""
+        if self.state == ConnectionState.OPEN and outflow_done(&self.out) and inflow_done(&self.inp):
+            self.end_code = EndCode.DONE
+            self.end_local = self.ended_event = True
+            self.move(ConnectionCause.FINISHED)
+            self.start_draining(now)
+
+    cdef void end(self, int code, const char *reason, bint local, int64_t now) noexcept:
+        """Give up for `reason`."""
+        if self.state == ConnectionState.CLOSED or self.state == ConnectionState.DRAINING:
+            return
+        self.end_code = code
+        self.end_reason_bytes = <uint32_t>min(strlen(reason), <size_t>MAX_END_REASON_BYTES)
+        memcpy(self.end_reason, reason, self.end_reason_bytes)
+        self.end_local = local
+        self.ended_event = True
+        self.move(ConnectionCause.GIVE_UP)
+        if self.state == ConnectionState.DRAINING:
+            self.start_draining(now)
+
+    cdef void start_draining(self, int64_t now) noexcept:
+        """Tell the peer, and stay for as long as it may take to ask again: its timeout may be longer than ours."""
+        self.close_due = True
+        self.closes = 0
+        self.close_at = now + self.timeout_us(0)
+        self.drain_at = now + DRAIN_TIMEOUTS * max(self.timeout_us(0), <int64_t>FIRST_RTO_US)
+        self.setup_at = self.keepalive_at = self.idle_at = self.path_at = NEVER
+
+    cdef void fall_silent(self, int code, const char *reason, int64_t now) noexcept:
+        """Nobody answers. When only the ack of our FIN is missing, nothing is: the peer has ended and gone."""
+        if self.state == ConnectionState.SYN_SENT:
+            self.end(EndCode.TIMED_OUT, "the other side does not answer", True, now)
+        elif self.state == ConnectionState.OPEN and outflow_end(&self.out) - self.out.acked_to == 1 \
+                and self.out.finished and inflow_done(&self.inp):
+            outflow_acked(&self.out, self.out.acked_to, outflow_end(&self.out))
+            self.check_done(now)
+        else:
+            self.end(code, reason, True, now)
+
+    # ---- time
+
+    cpdef int64_t deadline(self) noexcept:
+        """When `handle_timeout` is to be called; NEVER (2**63 - 1) when nothing is to be waited for."""
+        cdef int64_t at
+        if self.state == ConnectionState.CLOSED:
+            return NEVER
+        if self.state == ConnectionState.DRAINING:
+            return min(self.drain_at, self.close_at)
+        at = min(min(self.setup_at, self.path_at), min(self.keepalive_at, self.idle_at))
+        return min(at, self.wake_at()) if self.state == ConnectionState.OPEN else at
+
+    cpdef void handle_timeout(self, int64_t now) noexcept:
+        """Do what is due; `poll_transmit` has the packets that follow from it."""
+        if self.state == ConnectionState.DRAINING:
+            if now >= self.drain_at:
+                self.move(ConnectionCause.QUIET)
+            elif now >= self.close_at:
+                self.close_due = True
+                self.closes += 1
+                self.close_at = now + self.timeout_us(self.closes)
+            return
+        if self.state == ConnectionState.CLOSED:
+            return
+        if now >= self.idle_at and self.cut_off_at > 0:
+            self.idle_at += now - self.cut_off_at  # it may be there: nobody could know
+            self.cut_off_at = now
+        if now >= self.idle_at:
+            self.fall_silent(EndCode.IDLE, "nothing heard from the other side for too long", now)
+            return
+        if now >= self.setup_at:
+            self.repeat_setup(now)
+        if now >= self.path_at:
+            self.ask_again(now)
+        if now >= self.keepalive_at:
+            self.keepalive_at = now + self.keepalive_us
+            if self.recovery.waiting == 0:
+                self.ping_due = True  # who waits for an ack asks anyway
+        if self.state == ConnectionState.OPEN:
+            self.open_timeouts(now)
+
+    cdef void open_timeouts(self, int64_t now) noexcept:
+        if now >= self.acks.due_at:
+            self.acks.due = True
+        if now >= self.recovery.loss_at:
+            self.lose(now)
+        elif self.recovery.loss_at == NEVER and now >= self.recovery.timeout_at(self.peer_delay_us):
+            if 0 < self.retries <= self.recovery.tries:
+                self.fall_silent(EndCode.TIMED_OUT, "the other side does not answer any more", now)
+            else:
+                self.time_out(now)
+
+    cpdef void sent_off(self, bint left, int64_t now) noexcept:
+        """Packets have left this host, or it has no route for them: then silence says nothing about the peer."""
+        if left:
+            if self.cut_off_at > 0 and self.idle_at != NEVER:
+                self.idle_at += now - self.cut_off_at
+            self.cut_off_at = 0
+        elif self.cut_off_at == 0 and self.active and self.state == ConnectionState.OPEN:
+            self.cut_off_at = now
+
+    cpdef void excuse(self, int64_t late_us, int64_t now) noexcept:
+        """This process was stopped for so long: what the peer said meanwhile has not been read yet."""
+        if self.idle_at != NEVER:
+            self.idle_at += late_us
+        self.probe(now)
+
+    cpdef void packet_too_big(self, uint32_t packet_bytes, int64_t now) noexcept:
+        """The host refuses packets of that size (EMSGSIZE)."""
+        mtu_too_big(&self.mtu, packet_bytes, now)
+        self.congestion.on_packet_size(self.mtu.current)
+
+    # ---- packets out
+
+    cdef int poll_transmit(self, Transmit *out, int64_t now) noexcept:
+        """Write the next run of packets to out.data; returns how many, 0: nothing now."""
+        cdef int count
+        out.is_probe = False
+        out.length = out.count = 0
+        out.to = self.where()
+        if self.state == ConnectionState.CLOSED or self.state == ConnectionState.NEW:
+            return 0
+        if self.setup_due and self.setup_packet(out, now):
+            return 1
+        if self.close_due and self.close_packet(out, now):
+            return 1
+        if self.state != ConnectionState.OPEN:
+            return 0
+        if (self.challenge_due or self.response_due) and self.path_packet(out, now):
+            return 1
+        out.to = self.where()
+        count = self.fill(out, now)
+        if count == 0 and outflow_blocked(&self.out) and self.recovery.waiting == 0 \
+                and self.asked_limit != self.out.limit:
+            self.asked_limit = self.out.limit
+            self.ping_due = True  # the credit may be in an ack that was lost
+            count = self.fill(out, now)
+        return count
+
+    cdef int close_packet(self, Transmit *out, int64_t now) noexcept:
+        """CLOSE, with an ack of everything before; a refusal in the clear while there are no keys."""
+        cdef uint8_t *control = out.data + PACKET_HEADER_BYTES
+        cdef uint32_t length = 0
+        self.close_due = False
+        if self.sealed and not self.secured:
+            put16(control, self.end_code)
+            control[2] = self.end_reason_bytes
+            memcpy(control + 3, self.end_reason, self.end_reason_bytes)
+            return self.seal_clear(out, PacketType.HANDSHAKE, 0, 3 + self.end_reason_bytes)
+        length = acks_write(&self.acks, control, CLOSE_ACK_BYTES, self.inp.limit, self.expected(), now)
+        acks_sent(&self.acks)
+        control[length] = ControlType.CLOSE
+        put16(control + length + 1, self.end_code)
+        control[length + 3] = self.end_reason_bytes
+        memcpy(control + length + 4, self.end_reason, self.end_reason_bytes)
+        self.build_bare(out, length + 4 + self.end_reason_bytes, 0, now)
+        if self.peer_done:
+            self.move(ConnectionCause.PEER_END)  # both know now; if this packet is lost, the peer will go by itself
+        return out.count
+
+    # ---- events and getters
+
+    cdef void poll_event(self, Event *event) noexcept:
+        """Say what happened, one thing a call, NOTHING at the end."""
+        event.kind = DatagramEvent.NOTHING
+        event.length = 0
+        if self.end_told:
+            return  # packets still come, but for the program it is over
+        if self.handshake_event:
+            self.handshake_event = False
+            event.kind = DatagramEvent.HANDSHAKE_DATA
+            event.data = self.heard
+            event.length = self.heard_bytes
+        elif self.established_event:
+            self.established_event = False
+            event.kind = DatagramEvent.ESTABLISHED
+        elif self.address_event:
+            self.address_event = False
+            event.kind = DatagramEvent.ADDRESS_CHANGED
+        elif self.ended_event:
+            self.ended_event = False
+            self.end_told = True
+            event.kind = DatagramEvent.ENDED
+            event.code = self.end_code
+            event.local = self.end_local
+            event.data = self.end_reason
+            event.length = self.end_reason_bytes
+
+    @property
+    def prologue(self):
+        """What both sides have agreed on, for the handshake to authenticate; empty before the SYN-ACK."""
+        return (<char *>self.prologue_bytes)[:self.prologue_length]
+
+    @property
+    def read_ended(self):
+        """The application has taken everything and the peer's FIN came behind it."""
+        return bool(inflow_done(&self.inp))
+
+    @property
+    def write_ended(self):
+        """Everything written and the FIN are acknowledged."""
+        return bool(outflow_done(&self.out))

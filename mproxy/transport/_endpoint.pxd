@@ -1,0 +1,129 @@
+"""UDP sockets, and the connections that live on them: packets in to the right connection, its output out, one timer.
+
+A turn (`run`), queued by packets, by the timer and by commands:
+
+1. read what the sockets have; each run of joined packets goes to the connection its id names, or to the listener;
+2. tell connections whose time has come;
+3. for each connection that something happened to: events, bytes to and from the program's buffers, packets out;
+4. set the timer to the earliest deadline.
+
+Python is called per event and per filled or emptied buffer, never per packet. The handler of a Link:
+
+    on_handshake(link, data)              a handshake message; empty: send the first one
+    on_established(link)                  the peer is there, with the keys
+    on_filled(link)                       the buffer given to `fill` is full
+    on_sent(link)                         the last buffer given to `send` is in the ring: there is room for more
+    on_read_ended(link)                   the peer's stream ended, everything of it was taken
+    on_address_changed(link)              the peer has another address
+    on_ended(link, code, reason, local)   over; nothing follows
+
+The observer of an endpoint that peers may dial:
+
+    on_link(link)                         a peer has dialled; set link.handler
+    on_full()                             another one waits because `most` are there; at most once in FULL_US
+
+Whoever has dialled is a stranger until a packet has come from it that only the right peer could make (with keys: one
+sealed with them). Strangers take no place from anybody but each other: see strangers.py.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from mproxy.transport._connection cimport Connection
+from mproxy.transport._listener cimport Listener, Reply
+from mproxy.transport._packet cimport Address as PeerAddress
+from mproxy.transport._seal cimport PacketKey
+from mproxy.io._alarm cimport Alarm
+from mproxy.io._loop cimport Loop, Source, Work
+from mproxy.io._packets cimport Address, Inbox, LocalAddress, Outbox, Slot
+
+
+cdef enum:
+    SOCKETS = 2              # the one that sends, too, and --ack-port
+    BATCHES_A_TURN = 16      # of one socket before connections get their turn
+    BATCH = 8                # messages of one system call: 512 KiB stay in the cache until they are opened
+    OUT_BYTES = 262144       # packets of one system call
+    RUN_BYTES = 65507        # most that UDP takes in one piece
+    SENT_A_TURN = 1048576    # of one connection before others get their turn
+    SOCKET_BYTES = 8388608   # socket buffers asked for
+    FULL_US = 500000         # between two words about having no room
+    LATE_US = 1000000        # an alarm as late as this: the process was stopped, or the machine
+    SINGLY_US = 10000000     # a device that cannot cut trains is believed for so long: a route may change
+
+
+cdef class Link:
+    cdef readonly Connection connection  # the engine
+    cdef DatagramEndpoint endpoint       # NULL-like None once ended
+    cdef public object handler           # told of events
+    cdef bint active                     # in the endpoint's list of this turn
+    cdef readonly bint ended             # `on_ended` was called
+    cdef bint admitted                   # dialled us and has shown what a stranger cannot: it takes one of the places
+    cdef bint read_end_told              # `on_read_ended` was called
+    cdef bint closed                     # to be forgotten
+    cdef bint finish_due                 # FIN after the last buffer
+    cdef LocalAddress local              # our address that the peer writes to
+    cdef int64_t singly_until            # until then trains go packet by packet
+    cdef object fill_buffer              # keeps the memory of `fill_at`
+    cdef uint8_t *fill_at                # where the next bytes go
+    cdef size_t fill_left                # bytes still wanted
+    cdef object send_queue               # deque of buffers to be sent
+    cdef object send_buffer              # keeps the memory of `send_at`
+    cdef const uint8_t *send_at          # the next byte of the buffer in hand
+    cdef size_t send_left                # bytes of it
+    cdef PacketKey sending               # keeps the memory of the engine's Seal
+    cdef PacketKey receiving             # keeps the memory of the engine's Seal
+
+    cdef void wake(self) noexcept
+    cdef void move_in(self, int64_t now) noexcept
+    cdef void move_out(self) noexcept
+    cdef bint next_buffer(self) noexcept
+    cdef void events(self, int64_t now) noexcept
+    cdef void tell(self, str event, tuple arguments) noexcept
+
+
+cdef class DatagramEndpoint:
+    cdef Loop loop                    # runs everything here
+    cdef object config                # DatagramConfig
+    cdef object observer              # see above; None: no peer may dial
+    cdef Listener listener            # None: no peer may dial
+    cdef Source sources[2]            # the sockets
+    cdef bint readable[2]             # packets wait
+    cdef int sockets                  # of these
+    cdef Work work                    # a turn
+    cdef Alarm alarm                  # the earliest deadline
+    cdef Inbox inbox                  # of whichever socket is read
+    cdef Outbox outbox                # of the first socket: packets of one link
+    cdef Address receivers[64]        # of its messages
+    cdef Link sending                 # whose packets wait in the outbox until the socket has room; None: it is empty
+    cdef bint v4                      # the first socket is for IPv4 alone
+    cdef uint8_t *out                 # OUT_BYTES
+    cdef dict links                   # all, by id
+    cdef list waiting                 # those that something happened to
+    cdef readonly uint32_t most       # peers admitted at once
+    cdef readonly uint32_t places     # that are taken
+    cdef object strangers             # Strangers: peers that have dialled and shown nothing yet
+    cdef int64_t due_at               # what the alarm was set to
+    cdef int64_t full_at              # when the observer is told again that there is no room
+    cdef readonly uint64_t strays     # packets for nobody
+    cdef bint has_answer_to           # answers go to another address
+    cdef PeerAddress answer_to        # that one
+
+    cdef int add_socket(self, int fd) except -1
+    cdef void run(self) noexcept
+    cdef bint read(self, int index, int64_t now) noexcept
+    cdef void take(self, Slot *slot, int64_t now) noexcept
+    cdef bint is_full(self, const uint8_t *data, uint32_t length, int64_t now) noexcept
+    cdef void take_run(self, Slot *slot, uint32_t begin, uint32_t end, const PeerAddress *source, int64_t now) noexcept
+    cdef void take_new(self, Slot *slot, uint32_t offset, uint32_t end, const PeerAddress *source, int64_t now) noexcept
+    cdef void answer(self, Reply *reply, Slot *slot, const PeerAddress *source) noexcept
+    cdef void accept(self, const Reply *reply, Slot *slot, int64_t now) noexcept
+    cdef void admit(self, Link link) noexcept
+    cdef void vacate(self, Link link) noexcept
+    cdef void excuse(self, int64_t now) noexcept
+    cdef void put(self, const PeerAddress *to, const LocalAddress *local, uint8_t *data, uint32_t length) noexcept
+    cdef Link find(self, uint64_t id)
+    cdef void insert(self, Link link) noexcept
+    cdef void remove(self, Link link) noexcept
+    cdef bint transmit(self, Link link, int64_t now) noexcept
+    cdef bint flush(self, Link link, int64_t now) noexcept
+    cdef void settle(self, Link link, int64_t now) noexcept
+    cdef void not_taken(self, Link link, int error, int64_t now) noexcept

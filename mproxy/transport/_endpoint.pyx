@@ -1,0 +1,592 @@
+"""UDP sockets and their connections. A turn, and who is told what: _endpoint.pxd."""
+
+import os
+from collections import deque
+from functools import partial
+
+from libc.errno cimport (
+    EADDRNOTAVAIL, EAGAIN, EHOSTUNREACH, EINVAL, EMSGSIZE, ENETDOWN, ENETUNREACH, ENOBUFS, ENOMEM, errno,
+)
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+
+from mproxy._ring cimport iovec
+from mproxy.transport._channel cimport Transmit
+from mproxy.transport._connection cimport DatagramEvent, Event
+from mproxy.transport._listener cimport ListenResult
+from mproxy.transport._packet cimport MIN_PACKET_BYTES, EndCode, PacketType, Seal, packet_id, packet_type
+from mproxy.transport._states cimport ConnectionState
+from mproxy.transport.strangers import Strangers
+from mproxy.io._alarm cimport NEVER
+from mproxy.io._loop cimport EPOLLET, EPOLLIN, EPOLLOUT
+from mproxy.io._packets cimport MOST_SEGMENTS, Message
+from mproxy.io._socket cimport Target
+from mproxy.io._udp cimport Peer, peer_name, peer_of, peer_pair, peer_set, udp_buffers, udp_fragment, udp_is_v4
+
+cdef bytes V4_MAPPED = bytes(10) + b"\xff\xff"
+
+
+cdef uint32_t end_of_run(const Slot *slot, uint32_t begin) noexcept nogil:
+    """Where in a train the packets end that are for the same connection as the one at `begin`."""
+    cdef uint32_t at = begin + slot.segment
+    if slot.length - begin < MIN_PACKET_BYTES:
+        return slot.length
+    while at < slot.length and slot.length - at >= MIN_PACKET_BYTES \
+            and packet_id(slot.data + at) == packet_id(slot.data + begin):
+        at += slot.segment
+    return min(at, slot.length)
+
+
+cdef class Link:
+    """A connection and the program's buffers. Made by DatagramEndpoint."""
+
+    def __init__(self, DatagramEndpoint endpoint):
+        self.endpoint = endpoint
+        self.connection = Connection(endpoint.config, entropy=os.urandom(32))
+        self.send_queue = deque()
+
+    # ---- commands
+
+    def fill(self, buffer):
+        """Put the peer's next bytes into `buffer` until it is full; one buffer at a time."""
+        cdef uint8_t[::1] view = buffer
+        assert self.fill_left == 0
+        self.fill_buffer = buffer
+        self.fill_left = view.shape[0]
+        self.fill_at = &view[0] if self.fill_left else NULL
+        self.wake()
+
+    def send(self, buffer):
+        """Send these bytes, which must not change before `on_sent`."""
+        self.send_queue.append(buffer)
+        self.wake()
+
+    def finish(self):
+        """Nothing is sent behind what was given to `send`."""
+        self.finish_due = True
+        self.wake()
+
+    def send_handshake(self, bytes data):
+        """Answer `on_handshake`."""
+        self.connection.send_handshake(data, <uint32_t>len(data))
+        self.wake()
+
+    def secure(self, bytes send_key, bytes receive_key, int cipher):
+        """The handshake's keys."""
+        cdef Seal sending, receiving
+        self.sending = PacketKey(send_key, cipher, self.connection.first_out, True)
+        self.receiving = PacketKey(receive_key, cipher, self.connection.first_in, False)
+        self.sending.fill(&sending)
+        self.receiving.fill(&receiving)
+        self.connection.secure(&sending, &receiving, self.endpoint.loop.now_us)
+        self.wake()
+
+    def abort(self, int code, bytes reason):
+        """Give up at once and tell the peer."""
+        if not self.ended:
+            self.connection.abort(code, reason, self.endpoint.loop.now_us)
+            self.wake()
+
+    def probe(self):
+        """The network has changed: let the peer see where we are."""
+        self.connection.probe(self.endpoint.loop.now_us)
+        self.wake()
+
+    # ---- getters
+
+    @property
+    def prologue(self):
+        """What both sides have agreed on."""
+        return self.connection.prologue
+
+    @property
+    def peer(self):
+        """(host, port) of the peer now."""
+        cdef Peer peer
+        memcpy(&peer.name, self.connection.peer.bytes, 28)
+        return peer_pair(&peer)
+
+    @property
+    def heard_us(self):
+        """When the peer was heard last, on the loop's clock."""
+        return self.connection.received_at
+
+    @property
+    def filled(self):
+        """Bytes that the buffer given to `fill` has got so far; 0 once it is full."""
+        return len(self.fill_buffer) - self.fill_left if self.fill_left else 0
+
+    @property
+    def unsent(self):
+        """Buffers given to `send` that are not in the ring yet."""
+        return len(self.send_queue) + (self.send_left > 0)
+
+    @property
+    def statistics(self):
+        """Counters of the connection: {name: number}."""
+        cdef Connection c = self.connection
+        return {"packets_in": c.in_packets, "bytes_in": c.in_bytes, "packets_out": c.out_packets,
+                "bytes_out": c.out_bytes, "corrupt": c.corrupt, "repeated": c.repeated,
+                "lost": c.recovery.lost_packets, "round_trip_us": c.recovery.rtt.smoothed}
+
+    # ---- inner
+
+    cdef void wake(self) noexcept:
+        """Give it a turn."""
+        if not self.active and not self.closed:
+            self.active = True
+            self.endpoint.waiting.append(self)
+            self.endpoint.loop.schedule(&self.endpoint.work)
+
+    cdef void tell(self, str event, tuple arguments) noexcept:
+        if self.handler is not None:
+            self.endpoint.loop.guard(partial(getattr(self.handler, event), self, *arguments), None)
+
+    cdef void events(self, int64_t now) noexcept:
+        cdef Event event
+        while True:
+            self.connection.poll_event(&event)
+            if event.kind == DatagramEvent.NOTHING:
+                return
+            if event.kind == DatagramEvent.HANDSHAKE_DATA:
+                self.tell("on_handshake", ((<char *>event.data)[:event.length] if event.length else b"",))
+            elif event.kind == DatagramEvent.ESTABLISHED:
+                self.endpoint.admit(self)
+                self.tell("on_established", ())
+            elif event.kind == DatagramEvent.ADDRESS_CHANGED:
+                self.tell("on_address_changed", ())
+            elif event.kind == DatagramEvent.ENDED:
+                reason = (<char *>event.data)[:event.length].decode("utf-8", "replace")
+                self.move_in(now)
+                self.ended = True
+                self.endpoint.vacate(self)
+                self.tell("on_ended", (event.code, reason, bool(event.local)))
+
+    cdef void move_in(self, int64_t now) noexcept:
+        """Bytes that arrived into the program's buffer."""
+        cdef iovec parts[2]
+        cdef uint32_t taken
+        cdef size_t length
+        cdef int i, n
+        while self.fill_left > 0 and not self.ended:
+            n = self.connection.read_view(<uint32_t>min(self.fill_left, <size_t>0x40000000), parts)
+            taken = 0
+            for i in range(n):
+                length = parts[i].iov_len
+                memcpy(self.fill_at, parts[i].iov_base, length)
+                self.fill_at += length
+                taken += <uint32_t>length
+            if taken == 0:
+                break
+            self.connection.consume(taken, now)
+            self.fill_left -= taken
+            if self.fill_left == 0:
+                self.fill_buffer = None
+                self.tell("on_filled", ())
+        if not self.read_end_told and self.connection.read_ended:
+            self.read_end_told = True
+            self.tell("on_read_ended", ())
+
+    cdef bint next_buffer(self) noexcept:
+        """Take the next buffer in hand; false when there is none."""
+        cdef const uint8_t[::1] view
+        self.send_buffer = None
+        while self.send_left == 0:
+            if not self.send_queue:
+                return False
+            self.send_buffer = self.send_queue.popleft()
+            view = self.send_buffer
+            self.send_left = view.shape[0]
+            self.send_at = &view[0] if self.send_left else NULL
+        return True
+
+    cdef void move_out(self) noexcept:
+        """The program's bytes into the ring."""
+        cdef iovec parts[2]
+        cdef size_t length
+        cdef uint32_t copied
+        cdef int i, n
+        cdef bint had = self.send_left > 0 or self.send_queue
+        while self.send_left > 0 or self.next_buffer():
+            n = self.connection.write_space(<uint32_t>min(self.send_left, <size_t>0x40000000), parts)
+            copied = 0
+            for i in range(n):
+                length = min(parts[i].iov_len, self.send_left)
+                memcpy(parts[i].iov_base, self.send_at, length)
+                self.send_at += length
+                self.send_left -= length
+                copied += <uint32_t>length
+            if copied == 0:
+                return
+            self.connection.wrote(copied)
+        if had:
+            self.tell("on_sent", ())
+        if self.finish_due and self.send_left == 0 and not self.send_queue:
+            self.finish_due = False
+            self.connection.finish()
+
+
+cdef class DatagramEndpoint:
+    """`fd` is a bound UDP socket (a duplicate of the caller's is used), `observer` is told of peers that dial;
+    None: nobody may. `answers_fd`: a second socket, on which packets arrive for the same connections."""
+
+    def __init__(self, Loop loop, int fd, config, observer=None, *, int answers_fd=-1, uint32_t most=1000):
+        self.loop = loop
+        self.config = config
+        self.observer = observer
+        self.most = most
+        self.links = {}
+        self.waiting = []
+        self.work.run = run_endpoint
+        self.work.owner = <void *>self
+        self.out = <uint8_t *>malloc(OUT_BYTES)
+        if self.out == NULL:
+            raise MemoryError
+        self.inbox = Inbox()
+        self.outbox = Outbox()
+        self.alarm = Alarm()
+        if self.alarm.open(loop, &self.work) < 0:
+            raise OSError(errno, os.strerror(errno))
+        self.due_at = NEVER
+        if observer is not None:
+            self.listener = Listener(config, os.urandom(16))
+            self.strangers = Strangers()
+        if config.answer_to:
+            self.has_answer_to = True
+            self.answer_to.length = 28
+            memcpy(self.answer_to.bytes, <const char *>config.answer_to, 28)
+        self.add_socket(fd)
+        self.v4 = udp_is_v4(self.sources[0].fd)
+        if answers_fd >= 0:
+            self.add_socket(answers_fd)
+        _endpoints.add(self)
+
+    def __dealloc__(self):
+        free(self.out)
+
+    cdef int add_socket(self, int fd) except -1:
+        cdef Source *source = &self.sources[self.sockets]
+        source.fd = os.dup(fd)
+        source.ready = socket_ready
+        source.owner = <void *>self
+        udp_buffers(source.fd, SOCKET_BYTES)
+        udp_fragment(source.fd, False)
+        if self.loop.add(source, EPOLLIN | EPOLLOUT | EPOLLET) < 0:
+            raise OSError(errno, os.strerror(errno))
+        self.sockets += 1
+        return 0
+
+    # ---- commands
+
+    def connect(self, Target target, handler):
+        """Dial the first address of `target`; the Link."""
+        cdef Link link = Link(self)
+        cdef Peer peer
+        cdef PeerAddress address
+        peer_set(&peer, &target.addresses[0])
+        to_engine(&peer, &address)
+        link.handler = handler
+        self.insert(link)
+        link.connection.connect(&address, self.loop.now_us)
+        link.wake()
+        return link
+
+    def probe(self):
+        """The network has changed: every peer is to see where we are."""
+        for link in self.links.values():
+            (<Link>link).probe()
+
+    @property
+    def count(self):
+        """Links now."""
+        return len(self.links)
+
+    def close(self):
+        """Forget every link without a word, and close the sockets."""
+        cdef int i
+        for link in list(self.links.values()):
+            self.remove(link)
+        self.loop.unschedule(&self.work)
+        self.alarm.close()
+        for i in range(self.sockets):
+            self.loop.close(&self.sources[i])
+        self.sockets = 0
+        self.loop.soon.append(partial(_endpoints.discard, self))
+
+    # ---- a turn
+
+    cdef void run(self) noexcept:
+        cdef int64_t now = self.loop.now_us, earliest = NEVER
+        cdef Link link
+        cdef bint again = False
+        cdef int i
+        if self.sockets == 0:
+            return
+        if now - self.due_at > LATE_US:
+            self.excuse(now)
+        for i in range(self.sockets):
+            if self.readable[i] and self.read(i, now):
+                again = True
+        for link in self.links.values():
+            if link.connection.deadline() <= now:
+                link.connection.handle_timeout(now)
+                link.wake()
+        waiting, self.waiting = self.waiting, []
+        for link in waiting:
+            link.active = False
+            if link.closed:
+                continue
+            link.events(now)
+            link.move_in(now)
+            link.move_out()
+            link.events(now)
+            if (self.sending is not None or self.transmit(link, now)) and not link.active:
+                link.active = True
+                self.waiting.append(link)
+            if link.connection.state == ConnectionState.CLOSED:
+                link.events(now)
+                self.remove(link)
+        for link in self.links.values():
+            earliest = min(earliest, link.connection.deadline())
+        self.alarm.set(earliest)
+        self.due_at = earliest
+        if again or (self.waiting and self.sending is None):
+            self.loop.schedule(&self.work)
+
+    cdef bint read(self, int index, int64_t now) noexcept:
+        """Take what the socket has; true when there may be more."""
+        cdef Slot *slot
+        cdef int i, n, _batches
+        for _batches in range(BATCHES_A_TURN):
+            n = self.inbox.receive(self.sources[index].fd, 0, BATCH, True)
+            for i in range(n):
+                slot = &self.inbox.slots[i]
+                if not slot.cut and slot.length > 0:
+                    self.take(slot, now)
+            if n < 0 and errno == EAGAIN:
+                self.readable[index] = False
+                return False
+        return True
+
+    cdef void take(self, Slot *slot, int64_t now) noexcept:
+        """A train: of one connection, or of several that somebody has from one socket."""
+        cdef Peer peer
+        cdef PeerAddress source
+        cdef uint32_t begin = 0, end
+        peer_of(&peer, slot)
+        to_engine(&peer, &source)
+        while begin < slot.length:
+            end = end_of_run(slot, begin)
+            self.take_run(slot, begin, end, &source, now)
+            begin = end
+
+    cdef void take_run(self, Slot *slot, uint32_t begin, uint32_t end, const PeerAddress *source, int64_t now) noexcept:
+        """The packets of one connection in a train."""
+        cdef Link link
+        if packet_type(slot.data + begin, min(slot.segment, end - begin)) == 0:
+            self.strays += 1
+            return
+        link = self.find(packet_id(slot.data + begin))
+        if link is None:
+            self.take_new(slot, begin, end, source, now)
+            return
+        link.connection.receive_run(slot.data + begin, end - begin, slot.segment, source, now)
+        if self.listener is not None:
+            link.local = slot.local
+        link.wake()
+
+    cdef void take_new(self, Slot *slot, uint32_t offset, uint32_t end, const PeerAddress *source,
+                       int64_t now) noexcept:
+        """Packets of no connection: of a peer that dials, or of one long gone."""
+        cdef Reply reply
+        cdef uint32_t length
+        cdef int result
+        while offset < end:
+            length = min(slot.segment, end - offset)
+            result = ListenResult.DROP
+            if self.listener is not None and not self.is_full(slot.data + offset, length, now):
+                result = self.listener.receive(slot.data + offset, length, source, now, &reply)
+            if result == ListenResult.ANSWER:
+                self.answer(&reply, slot, source)
+            elif result == ListenResult.ACCEPT:
+                self.accept(&reply, slot, now)
+            elif result == ListenResult.DROP:
+                self.strays += 1
+            offset += length
+
+    cdef bint is_full(self, const uint8_t *data, uint32_t length, int64_t now) noexcept:
+        """Whether there is no room for it: then an ACK is not even looked at, for its cookie is good for once, and the
+        peer asks again."""
+        if self.places < self.most or packet_type(data, length) != PacketType.ACK:
+            return False
+        if now >= self.full_at:
+            self.full_at = now + FULL_US
+            self.loop.guard(self.observer.on_full, None)
+        return True
+
+    cdef void answer(self, Reply *reply, Slot *slot, const PeerAddress *source) noexcept:
+        """Send a SYN_ACK; whoever misses it asks again."""
+        if self.sending is not None:
+            return
+        if self.has_answer_to:
+            self.put(&self.answer_to, NULL, reply.answer, reply.answer_bytes)
+        else:
+            self.put(source, &slot.local, reply.answer, reply.answer_bytes)
+        self.outbox.finish(0, False)
+        self.outbox.flush(self.sources[0].fd, False)
+        self.outbox.clear()
+
+    cdef void accept(self, const Reply *reply, Slot *slot, int64_t now) noexcept:
+        cdef Link link, other
+        try:
+            link = Link(self)
+        except MemoryError:
+            return
+        link.local = slot.local
+        link.connection.accept(&reply.accepted, now)
+        self.insert(link)
+        victim = self.strangers.add(link.connection.local_id, source_of(&reply.accepted.address))
+        if victim is not None:
+            other = self.find(victim)
+            other.connection.abort(EndCode.ABORTED, b"too many strangers", now)
+            other.events(now)
+            self.remove(other)
+        self.loop.guard(partial(self.observer.on_link, link), None)
+        link.wake()
+
+    cdef void admit(self, Link link) noexcept:
+        """It has shown that it is no stranger."""
+        if self.strangers is None or link.ended or link.connection.state != ConnectionState.OPEN:
+            return
+        self.strangers.remove(link.connection.local_id)
+        link.admitted = True
+        self.places += 1
+
+    cdef void vacate(self, Link link) noexcept:
+        """It is over, and only answers repetitions for a while."""
+        if link.admitted:
+            link.admitted = False
+            self.places -= 1
+        elif self.strangers is not None:
+            self.strangers.end(link.connection.local_id)
+
+    cdef void excuse(self, int64_t now) noexcept:
+        """We come too late, by no fault of the peers."""
+        cdef int64_t late = now - self.due_at
+        for link in self.links.values():
+            (<Link>link).connection.excuse(late, now)
+            (<Link>link).wake()
+
+    # ---- packets out
+
+    cdef void put(self, const PeerAddress *to, const LocalAddress *local, uint8_t *data, uint32_t length) noexcept:
+        """Begin a message in the outbox, which has room for it."""
+        cdef Peer peer
+        cdef Address *receiver = &self.receivers[self.outbox.count]
+        memcpy(&peer.name, to.bytes, 28)
+        self.outbox.add(receiver, peer_name(&peer, self.v4, receiver), local)
+        self.outbox.add_part(data, length)
+
+    cdef bint transmit(self, Link link, int64_t now) noexcept:
+        """Send what the connection has to send now; true when it must wait for its turn or for the socket."""
+        cdef Transmit run
+        cdef uint32_t used = 0, sent = 0
+        memset(&run, 0, sizeof(run))
+        while sent < SENT_A_TURN:
+            if OUT_BYTES - used < RUN_BYTES or not self.outbox.has_room(1):
+                if not self.flush(link, now):
+                    return True
+                used = 0
+            run.data = self.out + used
+            run.room = RUN_BYTES
+            run.most = MOST_SEGMENTS
+            if link.connection.poll_transmit(&run, now) == 0:
+                return not self.flush(link, now)
+            self.put(run.to, &link.local, run.data, run.length)
+            self.outbox.finish(run.segment_bytes, now < link.singly_until)
+            used += run.length
+            sent += run.length
+        self.flush(link, now)
+        return True
+
+    cdef bint flush(self, Link link, int64_t now) noexcept:
+        """Hand the outbox to the kernel; false when the socket is full: the rest waits there."""
+        if not self.outbox.flush(self.sources[0].fd, True):
+            self.sending = link
+            return False
+        self.sending = None
+        self.settle(link, now)
+        self.outbox.clear()
+        return True
+
+    cdef void settle(self, Link link, int64_t now) noexcept:
+        """Learn from what the kernel did not take. A packet lost here is lost as on the path."""
+        cdef Message *message
+        cdef uint32_t refused = 0, size
+        cdef int i
+        for i in range(self.outbox.count):
+            message = &self.outbox.messages[i]
+            if message.error == EMSGSIZE:
+                size = message.segment if message.segment else message.length
+                refused = min(refused, size) if refused else size
+            elif message.error != 0 and message.error not in (EAGAIN, ENOBUFS, ENOMEM):
+                self.not_taken(link, message.error, now)
+            elif message.fell_back and message.error == 0 and now >= link.singly_until:
+                link.singly_until = now + SINGLY_US
+            if message.sent > 0:
+                link.connection.sent_off(True, now)
+        if refused:
+            link.connection.packet_too_big(refused, now)
+
+    cdef void not_taken(self, Link link, int error, int64_t now) noexcept:
+        """The kernel has no way for a packet: from the address that the peer wrote to, which may be ours no more, or
+        from any. Which error stands for which differs between kernels, families and routes."""
+        if link.local.bytes[0] | link.local.bytes[10] | link.local.bytes[15]:
+            memset(&link.local, 0, sizeof(LocalAddress))
+            link.probe()
+        elif error in (ENETUNREACH, EHOSTUNREACH, ENETDOWN, EADDRNOTAVAIL, EINVAL):
+            link.connection.sent_off(False, now)
+
+    # ---- links
+
+    cdef Link find(self, uint64_t id):
+        return self.links.get(id)
+
+    cdef void insert(self, Link link) noexcept:
+        self.links[link.connection.local_id] = link
+
+    cdef void remove(self, Link link) noexcept:
+        link.closed = True
+        if self.strangers is not None:
+            self.strangers.remove(link.connection.local_id)
+        self.links.pop(link.connection.local_id, None)
+
+
+_endpoints = set()  # open ones: the kernel holds pointers to their sources
+
+
+cdef void run_endpoint(Work *work) noexcept:
+    (<DatagramEndpoint>work.owner).run()
+
+
+cdef void socket_ready(Source *source, uint32_t events) noexcept:
+    cdef DatagramEndpoint endpoint = <DatagramEndpoint>source.owner
+    cdef int index = 0 if source == &endpoint.sources[0] else 1
+    if events & ~<uint32_t>EPOLLOUT:
+        endpoint.readable[index] = True
+    if events & EPOLLOUT and endpoint.sending is not None:
+        endpoint.flush(endpoint.sending, endpoint.loop.now_us)
+    endpoint.loop.schedule(&endpoint.work)
+
+
+cdef bytes source_of(const PeerAddress *address):
+    """Who is behind an address, as far as one can tell: an IPv4 address, or the /64 that an IPv6 host may use."""
+    cdef bytes raw = (<char *>address.bytes)[8:24]
+    return raw if raw.startswith(V4_MAPPED) else raw[:8]
+
+
+cdef void to_engine(const Peer *peer, PeerAddress *out) noexcept:
+    """An address as the engine compares it: without what is ours."""
+    memset(out, 0, sizeof(PeerAddress))
+    out.length = 28
+    memcpy(out.bytes, &peer.name, 28)

@@ -1,0 +1,52 @@
+"""The receiving half of the stream: what has arrived, in which order whatsoever, and how much more may come.
+
+    head <= arrived <= tail <= limit        head: the application has taken everything below
+    early: parts of (arrived, tail)         the ring holds them at their place; what lies between is not there yet
+
+The credit `limit` is head + window. The window doubles while the sender says that it could use more and the
+application keeps up: so it follows bandwidth times delay without this side knowing either. Finishes when the
+application has taken everything below `end`.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from mproxy._ring cimport Ring, iovec
+from mproxy.transport._ranges cimport RangeSet
+
+
+cdef enum:
+    FIRST_WINDOW_BYTES = 1048576  # enough for 80 Mbit/s at 100 ms before the first doubling
+    MOST_EARLY = 4096             # holes at once: beyond, packets that would make one more are dropped
+
+
+cdef uint64_t UNKNOWN_END         # the FIN has not arrived
+
+
+cdef struct Inflow:
+    Ring ring            # storage; ring.head and ring.tail are head and tail above
+    uint64_t arrived     # everything below has come
+    RangeSet early       # what has come above
+    uint64_t end         # where the stream ends, UNKNOWN_END before the FIN came
+    uint64_t limit       # credit given so far: never goes back
+    uint64_t told        # credit in the last ack
+    uint32_t window      # bytes offered beyond what the application has taken
+    uint32_t most        # the window's bound
+    uint64_t grown_at    # head when the window grew last: it grows once for each half of a window taken
+    uint64_t duplicate_bytes  # arrived more than once
+
+
+cdef inline bint inflow_complete(const Inflow *flow) noexcept nogil:
+    return flow.arrived == flow.end
+
+cdef inline bint inflow_done(const Inflow *flow) noexcept nogil:
+    return flow.ring.head == flow.end
+
+cdef void inflow_init(Inflow *flow, uint32_t first, uint32_t most) noexcept nogil
+cdef void inflow_free(Inflow *flow) noexcept nogil
+cdef bint inflow_allows(const Inflow *flow, uint64_t offset, uint32_t length, bint fin) noexcept nogil
+cdef int inflow_place(Inflow *flow, uint64_t offset, uint32_t length, iovec *out) noexcept nogil
+cdef int inflow_copy(Inflow *flow, uint64_t offset, const uint8_t *data, uint32_t length) noexcept nogil
+cdef int inflow_take(Inflow *flow, uint64_t offset, uint32_t length, bint fin) noexcept nogil
+cdef void inflow_wanted(Inflow *flow) noexcept nogil
+cdef void inflow_consume(Inflow *flow, uint32_t length) noexcept nogil
+cdef bint inflow_should_tell(const Inflow *flow) noexcept nogil

@@ -1,0 +1,98 @@
+"""The passive side before there is a connection: SYN answered without keeping anything, ACK checked by its cookie.
+
+A program with a socket does this with a packet: when `packet_id` is a connection's, `Connection.receive`; otherwise
+`Listener.receive`, and on ACCEPT `Connection.accept`.
+
+    SYN        number: the client's first; offset: its id; control: options; padded to BASE_PACKET_BYTES
+    SYN_ACK    number: the server's first; offset: its id; control: options 18, time 4, cookie 8
+    ACK        number, offset as SYN; control: options 18, server's options 18, time 4, cookie 8, handshake
+    options    version 1, flags 1, packet bytes 4, ack delay 4, credit 8
+
+The cookie is SipHash-2-4 under the listener's secret over address, client id, number, both options and time. Id and
+first number of the server are made the same way, so the ACK is enough to make them again. A cookie is good for
+COOKIE_US and once: ids accepted are remembered that long.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from mproxy.transport._packet cimport Address
+
+
+cdef enum:
+    ANSWER_BYTES = 256        # room for the answer of a listener, which is never longer than what it answers
+    COOKIE_US = 60000000      # longer than a client goes on trying
+    REMEMBERED = 8192         # ids accepted: 128 a second for as long as a cookie is good
+    REMEMBERED_WAYS = 8       # places where one may be
+    SHARES = 1024             # sources told apart; two may meet in one
+    SHARE_EVERY_US = 5000     # connections of one source: 200 a second, each some hundred microseconds of ours
+    SHARE_BURST = 256         # after a pause
+    OPTIONS_BYTES = 18
+    SYN_ACK_CONTROL_BYTES = 30
+    ACK_CONTROL_BYTES = 48    # without the handshake message
+    PROLOGUE_BYTES = 68       # ids 16, numbers 16, options 36
+
+
+cpdef enum OptionFlag:
+    SEALED = 0x01    # packets after the set-up are sealed with keys
+    GO_BACK = 0x02   # recovery gbn in both directions; the client says
+
+
+cdef enum ListenResult:
+    DROP     # not for a listener, not authentic, cookie too old, or used already
+    ANSWER   # send `answer`
+    ACCEPT   # a connection: give `Accepted` to a new Connection, and its own first packet follows from that
+
+
+cdef struct Options:
+    uint8_t version           # DATAGRAM_VERSION
+    uint8_t flags             # OptionFlag
+    uint32_t packet_bytes     # largest packet this side takes
+    uint32_t ack_delay_us     # longest it waits with an ack
+    uint64_t credit           # bytes of stream it takes before its first ack
+
+
+cdef struct Accepted:
+    Address address           # of the client, shown by the cookie to be its own
+    uint64_t client_id        # destination id of packets to it
+    uint64_t server_id        # destination id of its packets
+    uint64_t client_number    # its first packet number
+    uint64_t server_number    # ours
+    Options options           # the client's
+    const uint8_t *handshake  # first handshake message, inside the packet given
+    uint32_t handshake_bytes  # its length, 0: none
+    uint8_t prologue[PROLOGUE_BYTES]  # what SYN and SYN-ACK agreed on, for the handshake to authenticate
+
+
+cdef struct Reply:
+    uint8_t answer[ANSWER_BYTES]  # ANSWER: send this back
+    uint32_t answer_bytes     # its length
+    Accepted accepted         # ACCEPT: what the connection begins with
+
+
+cdef struct Used:
+    uint64_t id       # accepted
+    int64_t until     # its cookie is good until then
+
+
+cdef void put_options(uint8_t *p, const Options *options) noexcept nogil
+cdef void get_options(const uint8_t *p, Options *options) noexcept nogil
+cdef void make_prologue(uint8_t *out, uint64_t client_id, uint64_t server_id, uint64_t client_number,
+                        uint64_t server_number, const uint8_t *client, const uint8_t *server) noexcept nogil
+cdef uint64_t siphash(const uint8_t *key, const uint8_t *data, uint32_t length) noexcept nogil
+
+
+cdef class Listener:
+    cdef uint8_t secret[16]            # of this listener; nobody else knows it
+    cdef Options options               # offered to every client
+    cdef Used *used                    # REMEMBERED ids
+    cdef int64_t *shares               # SHARES, by source: when its next connection would be in time
+    cdef readonly uint64_t syns        # SYNs answered
+    cdef readonly uint64_t accepted    # connections begun
+    cdef readonly uint64_t refused     # ACKs whose cookie was wrong, too old, or used already; or too many at once
+
+    cdef int receive(self, const uint8_t *p, uint32_t length, const Address *source, int64_t now, Reply *out) noexcept
+    cdef uint32_t answer_syn(self, const uint8_t *packet, const Address *source, int64_t now, uint8_t *out) noexcept
+    cdef bint check_ack(self, const uint8_t *packet, const Address *source, int64_t now, Accepted *out) noexcept
+    cdef uint64_t derive(self, int purpose, const uint8_t *packet, const Address *source, uint32_t time) noexcept
+    cdef bint use(self, uint64_t id, int64_t now) noexcept
+    cdef bint has_share(self, const Address *source, int64_t now) noexcept

@@ -1,0 +1,51 @@
+"""Sealing of packets: AES-256-GCM or ChaCha20-Poly1305, the packet number is the nonce.
+
+Why no nonce comes twice: a key belongs to one direction of one connection (the Noise handshake derives both from fresh
+X25519 keys), the engine numbers packets upwards and never uses a number twice, and `seal` refuses a number that is
+not above the last one.
+
+Why a key is never worn out: after KEY_PACKETS packets, which is at most 64 GiB, both sides go to the next generation,
+REKEY() of the Noise specification, section 4.2. The generation follows from the packet number alone, so nothing is
+said on the wire and nothing can be lost. RFC 9001 section 6.6 allows AES-GCM 2**23 full-sized packets.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from mproxy._ring cimport iovec
+from mproxy.transport._packet cimport Seal
+from mproxy.ground._aead cimport Aead
+
+
+cdef enum:
+    KEY_BYTES = 32        # of both ciphers
+    TAG_BYTES = 16        # of both ciphers
+    NONCE_BYTES = 12      # of both ciphers
+    KEY_PACKETS_LOG = 20  # a key serves 2**20 packets
+    GENERATIONS = 3       # keys at hand: the previous one for late packets, the current one, the next one
+
+
+cpdef enum Cipher:
+    AESGCM = 1      # fast where the processor has instructions for it
+    CHACHAPOLY = 2  # fast everywhere else
+
+
+cdef struct Generation:
+    Aead aead        # keyed
+    uint8_t key[32]  # to derive the next one
+    int64_t number   # which generation this is; -1: none yet
+
+
+cdef struct KeyState:
+    int cipher               # Cipher
+    bint sealing             # this side sends with it
+    uint64_t first           # the first packet number of this direction
+    uint64_t next_number     # sealing: the lowest number not used yet
+    int64_t current          # the newest generation proved by a packet
+    Generation generations[3]  # by number modulo 3
+    uint64_t failed          # packets that were not authentic
+
+
+cdef class PacketKey:
+    cdef KeyState state  # the engine's functions get a pointer to it: it lives as long as this object
+
+    cdef void fill(self, Seal *out) noexcept

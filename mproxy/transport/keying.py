@@ -1,0 +1,182 @@
+"""Keys for a connection: which Noise protocol is spoken, with which key, and whether the peer's key is trusted.
+
+The first byte of the first handshake message is a Suite; it is part of the prologue, with everything that the set-up of
+the connection has agreed on, so nobody between can change any of it.
+"""
+
+import base64
+import binascii
+import enum
+import hashlib
+import os
+import re
+import stat
+
+from mproxy.ground.errors import PeerError, UsageError
+from mproxy.ground.words import counted
+from mproxy.transport._seal import Cipher
+from mproxy.transport.noise import Handshake, NoiseError, import_cryptography, load, x25519_private, x25519_public
+
+
+class Suite(enum.IntEnum):
+    NNPSK0_AESGCM = 1
+    NNPSK0_CHACHAPOLY = 2
+    XX_AESGCM = 3
+    XX_CHACHAPOLY = 4
+
+
+_NAMES = {
+    Suite.NNPSK0_AESGCM: ("Noise_NNpsk0_25519_AESGCM_SHA256", Cipher.AESGCM),
+    Suite.NNPSK0_CHACHAPOLY: ("Noise_NNpsk0_25519_ChaChaPoly_SHA256", Cipher.CHACHAPOLY),
+    Suite.XX_AESGCM: ("Noise_XX_25519_AESGCM_SHA256", Cipher.AESGCM),
+    Suite.XX_CHACHAPOLY: ("Noise_XX_25519_ChaChaPoly_SHA256", Cipher.CHACHAPOLY),
+}
+_SHORTEST_SECRET = 16
+
+DISAGREE = "the keys do not agree"  # all that a refused peer is told
+
+# Whoever has one packet can try secrets against it for ever, so each try is made dear: scrypt (RFC 7914) with 64 MiB
+# and a third of a second, which is what OWASP's password storage guide asks for. Both sides must come to the same,
+# before either knows the other, so the salt is the same for everybody.
+_SALT = b"mproxy --key"
+_COST_N, _COST_R, _COST_P, _MOST_MEMORY_BYTES = 1 << 16, 8, 2, 80 << 20
+_HEXADECIMAL = re.compile(rb"[0-9a-f]{64,}|[0-9A-F]{64,}")
+_MOST_BYTES = 65536
+_PKCS8_PREFIX = bytes.fromhex("302e020100300506032b657004220420")  # RFC 8410 section 7: all but the seed
+_SPKI_PREFIX = bytes.fromhex("302a300506032b6570032100")  # RFC 8410 section 10.1: all but the key
+
+
+class Key:
+    """What --key names: a secret that both sides know, or the Ed25519 key of `mproxy keygen`."""
+
+    def __init__(self, path):
+        try:
+            with open(path, "rb") as file:
+                mode = os.fstat(file.fileno()).st_mode
+                data = file.read(_MOST_BYTES)
+        except OSError as error:
+            raise UsageError(f"--key {path}: {error.strerror}") from None
+        if mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise UsageError(f"--key {path}: accessible to other users; it must have mode 0600 (chmod 600)")
+        self.path = path
+        self.psk = self.seed = b""
+        if b"-----BEGIN PRIVATE KEY-----" in data:
+            self.seed = _seed_of(data, path)
+        elif data.lstrip().startswith(b"mproxy-ed25519 "):  # the line that keygen prints
+            raise UsageError(f"--key {path}: this is a public key, which is not a secret; use the file with"
+                             " the private key")
+        elif len(data.strip()) < _SHORTEST_SECRET:
+            raise UsageError(f"--key {path}: a secret of {counted(len(data.strip()), 'byte')} is too short; at least"
+                             f" {_SHORTEST_SECRET} are needed, such as the output of 'head -c 32 /dev/urandom'")
+        else:
+            self.psk = stretched(data.strip())
+        load()
+
+    @property
+    def spki(self):
+        """The same as DER SubjectPublicKeyInfo, of which fingerprints are made."""
+        return _SPKI_PREFIX + self.public
+
+    @property
+    def public(self):
+        """The Ed25519 public key."""
+        import_cryptography()
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+        return Ed25519PrivateKey.from_private_bytes(self.seed).public_key().public_bytes_raw()
+
+
+def stretched(secret):
+    """The 32 bytes that a secret stands for. One that nobody can guess is taken at once: no text, or in hexadecimal."""
+    if len(secret) >= 32 and (_HEXADECIMAL.fullmatch(secret) or not _is_text(secret)):
+        return hashlib.blake2b(secret, digest_size=32, person=b"mproxy --key").digest()
+    return hashlib.scrypt(secret, salt=_SALT, n=_COST_N, r=_COST_R, p=_COST_P, maxmem=_MOST_MEMORY_BYTES, dklen=32)
+
+
+def _is_text(data):
+    try:
+        return data.decode().isprintable()
+    except UnicodeDecodeError:
+        return False
+
+
+def _seed_of(data, path):
+    begin, end = b"-----BEGIN PRIVATE KEY-----", b"-----END PRIVATE KEY-----"
+    text = data.partition(begin)[2].partition(end)[0]
+    try:
+        der = base64.b64decode(text)
+    except binascii.Error:
+        der = b""
+    if not der.startswith(_PKCS8_PREFIX) or len(der) < len(_PKCS8_PREFIX) + 32:
+        raise UsageError(f"--key {path}: contains no Ed25519 key; create one with 'mproxy keygen'")
+    return der[len(_PKCS8_PREFIX):len(_PKCS8_PREFIX) + 32]
+
+
+def has_aes():
+    """Whether the processor computes AES itself; without, ChaCha20 is several times faster."""
+    try:
+        with open("/proc/cpuinfo", "rb") as file:
+            text = file.read(8192)
+    except OSError:
+        return True
+    return b" aes" in text
+
+
+class Keying:
+    """One side of the handshake of one connection. `judge(spki, link)` raises PeerError for a key of `mproxy keygen`
+    that is not trusted; `spki` is its DER SubjectPublicKeyInfo."""
+
+    def __init__(self, key, initiator, judge=None):
+        self._key = key
+        self._initiator = initiator
+        self._judge = judge
+        self._handshake = None
+        self._suite = Suite.NNPSK0_AESGCM
+        self._cipher = Cipher.AESGCM
+        self._judged = False
+
+    def take(self, link, data):
+        """A handshake message of the peer, or b"" for the first one to be made; answers over the link."""
+        message = self._begin(link, data) if self._handshake is None else data
+        if not (self._initiator and message is None):
+            payload = self._handshake.read(message)
+            try:
+                self._heard(payload, link)
+            except PeerError:
+                if self._handshake.finished:  # the peer has its keys, and believes nothing any more that is not sealed
+                    link.secure(*self._handshake.keys(), int(self._cipher))
+                raise
+        if not self._handshake.finished:
+            first = bytes([self._suite]) if message is None else b""
+            link.send_handshake(first + self._handshake.write(self._identity()))
+        if self._handshake.finished:
+            link.secure(*self._handshake.keys(), int(self._cipher))
+
+    def _begin(self, link, data):
+        if self._initiator:
+            base = Suite.NNPSK0_AESGCM if self._key.psk else Suite.XX_AESGCM
+            self._suite = Suite(base + (not has_aes()))
+            message = None
+        else:
+            allowed = (Suite.NNPSK0_AESGCM, Suite.NNPSK0_CHACHAPOLY) if self._key.psk else (
+                Suite.XX_AESGCM, Suite.XX_CHACHAPOLY)
+            if not data or data[0] not in allowed:
+                raise NoiseError("the sides have keys of different kinds")
+            self._suite, message = Suite(data[0]), data[1:]
+        name, self._cipher = _NAMES[self._suite]
+        static = None if self._key.psk else x25519_private(self._key.seed)
+        self._handshake = Handshake(name, self._initiator, link.prologue + bytes([self._suite]), static=static,
+                                    psk=self._key.psk or None)
+        return message
+
+    def _identity(self):
+        """The Ed25519 key that our static key is made of, once the message can carry it in secret."""
+        shows = not self._key.psk and self._handshake.shows_static
+        return self._key.public if shows else b""
+
+    def _heard(self, payload, link):
+        if self._key.psk or self._handshake.remote_static is None or self._judged:
+            return
+        if len(payload) != 32 or x25519_public(payload) != self._handshake.remote_static:
+            raise NoiseError("the peer did not prove that it holds the key it presented")
+        self._judge(_SPKI_PREFIX + payload, link)
+        self._judged = True

@@ -1,0 +1,261 @@
+"""The Noise Protocol Framework (revision 34, noiseprotocol.org): the patterns that mproxy uses, exactly as published.
+
+    NNpsk0   both sides know one secret key (`--key FILE`):   -> psk, e           <- e, ee
+    XX       both sides have a key pair (`mproxy keygen`):    -> e    <- e, ee, s, es    -> s, se
+
+Protocol names are Noise_<pattern>_25519_<AESGCM or ChaChaPoly>_SHA256. Once a connection, so plain Python;
+X25519 and the ciphers come from the `cryptography` package, HMAC and hashes from the standard library.
+"""
+
+import hashlib
+import hmac
+
+from mproxy.ground.errors import PeerError
+
+# Tokens of each message; the initiator begins. A psk modifier puts a token in front of message 1 (section 9.4).
+PATTERNS = {
+    "NNpsk0": (("psk", "e"), ("e", "ee")),
+    "XX": (("e",), ("e", "ee", "s", "es"), ("s", "se")),
+}
+HASH_BYTES = 32
+KEY_BYTES = 32
+TAG_BYTES = 16
+
+
+class NoiseError(PeerError):
+    """The peer's message is not authentic: another key, or somebody between."""
+
+    def __init__(self, reason):
+        super().__init__(None, reason)
+
+
+def import_cryptography():
+    """Have the `cryptography` package on the path: the launchers start Python without site-packages."""
+    try:
+        import cryptography  # noqa: F401
+    except ImportError:
+        import site
+        site.main()
+
+
+def load():
+    """Import now what a handshake would otherwise wait for."""
+    _ciphers()
+    generate_private()
+
+
+def _ciphers():
+    import_cryptography()
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
+    return {"AESGCM": (AESGCM, "big"), "ChaChaPoly": (ChaCha20Poly1305, "little")}
+
+
+def generate_private():
+    """A fresh X25519 private key: 32 bytes."""
+    import_cryptography()
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+    return X25519PrivateKey.generate().private_bytes_raw()
+
+
+def public_of(private):
+    """The X25519 public key of a private one."""
+    import_cryptography()
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+
+
+def _dh(private, public):
+    """DH() of section 12.1; a public key that gives all zeros is refused."""
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+    try:
+        return X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
+    except ValueError:
+        raise NoiseError("the peer's key is unusable (low order)") from None
+
+
+def _hash(data):
+    """HASH() of section 12.5: SHA-256."""
+    return hashlib.sha256(data).digest()
+
+
+class CipherState:
+    """Section 5.1."""
+
+    def __init__(self, cipher):
+        self._make, self._order = _ciphers()[cipher]
+        self.key = None
+        self.nonce = 0
+
+    def initialize_key(self, key):
+        self.key = key
+        self.nonce = 0
+
+    def _take_nonce(self):
+        nonce = bytes(4) + self.nonce.to_bytes(8, self._order)
+        self.nonce += 1
+        return nonce
+
+    def encrypt(self, associated, plain):
+        return plain if self.key is None else self._make(self.key).encrypt(self._take_nonce(), plain, associated)
+
+    def decrypt(self, associated, data):
+        if self.key is None:
+            return data
+        from cryptography.exceptions import InvalidTag
+        try:
+            return self._make(self.key).decrypt(self._take_nonce(), data, associated)
+        except InvalidTag:
+            raise NoiseError("the keys do not agree") from None
+
+
+class SymmetricState:
+    """Section 5.2."""
+
+    def __init__(self, name, cipher):
+        encoded = name.encode()
+        self.hash = encoded.ljust(HASH_BYTES, b"\0") if len(encoded) <= HASH_BYTES else _hash(encoded)
+        self.chaining_key = self.hash
+        self.cipher = CipherState(cipher)
+
+    def hkdf(self, material, outputs):
+        """HKDF of section 4.3, which is RFC 5869's with the chaining key as salt and no info."""
+        temporary = hmac.digest(self.chaining_key, material, "sha256")
+        result, last = [], b""
+        for number in range(1, outputs + 1):
+            last = hmac.digest(temporary, last + bytes([number]), "sha256")
+            result.append(last)
+        return result
+
+    def mix_key(self, material):
+        self.chaining_key, key = self.hkdf(material, 2)
+        self.cipher.initialize_key(key)
+
+    def mix_hash(self, data):
+        self.hash = _hash(self.hash + data)
+
+    def mix_key_and_hash(self, material):
+        self.chaining_key, middle, key = self.hkdf(material, 3)
+        self.mix_hash(middle)
+        self.cipher.initialize_key(key)
+
+    def encrypt_and_hash(self, plain):
+        data = self.cipher.encrypt(self.hash, plain)
+        self.mix_hash(data)
+        return data
+
+    def decrypt_and_hash(self, data):
+        plain = self.cipher.decrypt(self.hash, data)
+        self.mix_hash(data)
+        return plain
+
+    def split(self):
+        return self.hkdf(b"", 2)
+
+
+class Handshake:
+    """Section 5.3. Call `write` and `read` in turns, the initiator writes first, until `finished`; then `keys`.
+
+    `static` is the X25519 private key of a pattern with s, `psk` the 32 bytes of one with psk; `ephemeral` is for
+    tests alone. NoiseError when the peer's message is not what it should be; the handshake is over then.
+    """
+
+    def __init__(self, name, initiator, prologue=b"", *, static=None, psk=None, ephemeral=None):
+        _noise, pattern, _curve, cipher, _hash_name = name.split("_")
+        self._messages = list(PATTERNS[pattern])
+        self._symmetric = SymmetricState(name, cipher)
+        self._initiator = initiator
+        self._psk_mode = "psk" in pattern
+        self._s, self._psk = static, psk
+        self._e = ephemeral
+        self._re = None
+        self.remote_static = None  # the peer's X25519 public key, once it has shown it
+        assert (psk is not None) == self._psk_mode and (psk is None or len(psk) == KEY_BYTES)
+        self._symmetric.mix_hash(prologue)
+
+    @property
+    def finished(self):
+        return not self._messages
+
+    @property
+    def shows_static(self):
+        """The next message to be written holds our static key."""
+        return bool(self._messages) and "s" in self._messages[0]
+
+    @property
+    def hash(self):
+        """Names this handshake (section 11.2); both sides have the same."""
+        return self._symmetric.hash
+
+    def write(self, payload=b""):
+        """The next message, with `payload` in it."""
+        symmetric, out = self._symmetric, b""
+        for token in self._messages.pop(0):
+            if token == "e":
+                self._e = self._e or generate_private()
+                public = public_of(self._e)
+                out += public
+                self._mix_e(public)
+            elif token == "s":
+                out += symmetric.encrypt_and_hash(public_of(self._s))
+            else:
+                self._mix(token)
+        return out + symmetric.encrypt_and_hash(payload)
+
+    def read(self, message):
+        """The payload of the peer's message."""
+        symmetric = self._symmetric
+        for token in self._messages.pop(0):
+            if token == "e":
+                self._re, message = _cut(message, KEY_BYTES)
+                self._mix_e(self._re)
+            elif token == "s":
+                sealed, message = _cut(message, KEY_BYTES + (TAG_BYTES if symmetric.cipher.key else 0))
+                self.remote_static = symmetric.decrypt_and_hash(sealed)
+            else:
+                self._mix(token)
+        if symmetric.cipher.key and len(message) < TAG_BYTES:
+            raise NoiseError("a handshake message is too short")
+        return symmetric.decrypt_and_hash(message)
+
+    def keys(self):
+        """(key to send with, key to receive with)."""
+        first, second = self._symmetric.split()
+        return (first, second) if self._initiator else (second, first)
+
+    def _mix_e(self, public):
+        self._symmetric.mix_hash(public)
+        if self._psk_mode:
+            self._symmetric.mix_key(public)
+
+    def _mix(self, token):
+        if token == "psk":
+            self._symmetric.mix_key_and_hash(self._psk)
+            return
+        mine, theirs = token if self._initiator else token[::-1]
+        private = self._e if mine == "e" else self._s
+        public = self._re if theirs == "e" else self.remote_static
+        self._symmetric.mix_key(_dh(private, public))
+
+
+def _cut(message, length):
+    if len(message) < length:
+        raise NoiseError("a handshake message is too short")
+    return message[:length], message[length:]
+
+
+# ---- Ed25519 keys (`mproxy keygen`) as X25519 keys
+
+_P = 2**255 - 19
+
+
+def x25519_public(ed25519_public):
+    """The X25519 key of an Ed25519 public key: u = (1 + y) / (1 - y) (RFC 7748 section 4.1)."""
+    y = int.from_bytes(ed25519_public, "little") & ((1 << 255) - 1)
+    if y >= _P or y == 1:
+        raise NoiseError("the peer's key is not a valid key")
+    return ((1 + y) * pow(1 - y, -1, _P) % _P).to_bytes(32, "little")
+
+
+def x25519_private(ed25519_seed):
+    """The X25519 key of an Ed25519 private key: the scalar that RFC 8032 section 5.1.5 makes of it."""
+    return hashlib.sha512(ed25519_seed).digest()[:32]
