@@ -345,6 +345,7 @@ def test_key_removed_while_connected(pair, lab):
     authorize(lab, 2, 3)
     app, going = two_keys_served(pair, lab)
     assert pair.sproxy.event("keys-read")["keys"] == "2"
+    pair.sproxy.event("connected", count=2)
     assert fingerprint(spki(2)) in [event["key"] for event in pair.sproxy.events("connected")]
     authorize(lab, 3)
     assert ends_by_reset(app)

@@ -369,7 +369,8 @@ def test_version(program, capsys):
 def test_starting_does_not_import_what_is_slow():
     program = (
         "import sys\n"
-        "from mproxy.programs import log, message, options, main\n"
+        "from mproxy.programs import message, options, main\n"
+        "from mproxy.service import log\n"
         "from mproxy.policy import backoff, network, resolver\n"
         "options.parse_cproxy(['1', 'host', '2']); options.parse_sproxy(['1'])\n"
         "slow = ['asyncio', 'concurrent', 'ctypes', 'dataclasses', 'inspect', 'ipaddress', 'json',\n"
