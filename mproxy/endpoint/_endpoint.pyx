@@ -25,7 +25,7 @@ from mproxy.carrier._pace cimport (
 )
 from mproxy.carrier._send cimport send_frames, send_sealed
 from mproxy.io._socket cimport (
-    IPPROTO_TCP, TCP_NODELAY, close_with_reset, receive_parts, reset_on_close, set_option, ssize_t,
+    IPPROTO_TCP, TCP_NODELAY, TCP_USER_TIMEOUT, close_with_reset, receive_parts, reset_on_close, set_option, ssize_t,
 )
 from mproxy.io._socket import addresses_of
 from mproxy.carrier._tls cimport OPEN_MARGIN_BYTES, Tls
@@ -39,6 +39,7 @@ cdef enum:
     OPENS_A_TURN = 4            # daemons to connect to in one pump: each costs as much as a large read;
     OPENS_ALONE = 64            # of a session that has the loop for itself
     MEMORY_LOOK_US = 100000     # from one look for memory to the next
+    GOODBYE_MS = 60000          # for the system to deliver the last words of a carrier; left alone it takes minutes
     WAITING_US = 250000         # from one word that an application waits to the next
 
 
@@ -442,9 +443,11 @@ cdef class Endpoint:
         else stay in the kernel for minutes."""
         if self.carrier.fd >= 0 and abort:
             reset_on_close(self.carrier.fd)
-        elif self.tls is not None and self.carrier.fd >= 0 and self.tls.unsent() == 0:
-            self.tls.seal_end()
-            send_sealed(self.carrier.fd, self.tls, False)
+        elif self.carrier.fd >= 0:
+            set_option(self.carrier.fd, IPPROTO_TCP, TCP_USER_TIMEOUT, GOODBYE_MS)
+            if self.tls is not None and self.tls.unsent() == 0:
+                self.tls.seal_end()
+                send_sealed(self.carrier.fd, self.tls, False)
         self.tls = None
         self.forsaken = False
         self.loop.close(&self.carrier)

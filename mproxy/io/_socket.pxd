@@ -45,7 +45,7 @@ cdef extern from "<netinet/in.h>" nogil:
     int IPPROTO_TCP
 
 cdef extern from "<netinet/tcp.h>" nogil:
-    int TCP_INFO, TCP_NODELAY, TCP_SYNCNT, TCP_NOTSENT_LOWAT
+    int TCP_INFO, TCP_NODELAY, TCP_SYNCNT, TCP_NOTSENT_LOWAT, TCP_USER_TIMEOUT
     struct tcp_info:
         uint32_t tcpi_unacked
 

@@ -8,6 +8,7 @@ import errno
 import os
 import socket
 
+from mproxy.io.ending import give_up
 from mproxy.policy.network import preferred_source
 from mproxy.policy.paths import Way
 from mproxy.policy.resolver import interleave
@@ -121,7 +122,7 @@ class Attempt:
     def _drop(self, sock):
         watch, _way, _at = self._racing.pop(sock)
         watch.close()
-        sock.close()
+        give_up(sock)  # it may have connected in this moment
 
     def _time_out(self):
         within = f"within {self._timeout_us / 1e6:g}s"

@@ -8,6 +8,7 @@ import fcntl
 import socket
 
 from mproxy.ground.errors import PeerError
+from mproxy.io.ending import give_up
 from mproxy.policy.attempt import reason_of, well_placed
 
 # Without progress for so long, or four times what its connection took, a candidate is overdue: TLS and HELLO are two
@@ -64,8 +65,8 @@ class Candidate:
         return self._sock
 
     def close(self):
-        """Close the connection, without calling the dialer."""
-        self.release().close()
+        """Close the connection, without calling the dialer. What it said is to have no effect any more."""
+        give_up(self.release())
 
     def _look_later(self):
         now = self._loop.now()

@@ -16,6 +16,7 @@ Rules:
 """
 
 from mproxy.ground.errors import PeerError
+from mproxy.io.ending import give_up
 from mproxy.policy.attempt import Attempt, connect_to
 from mproxy.policy.backoff import Backoff
 from mproxy.policy.candidate import Candidate
@@ -195,7 +196,7 @@ class Dialer:
         self._attempts.remove(attempt)
         former = self._candidate
         if (former is not None and not former.overdue()) or not self.observer.still_wanted():
-            sock.close()
+            give_up(sock)
             if former is None:
                 self.ease()
             return

@@ -15,11 +15,11 @@ import itertools
 import os
 import shutil
 import socket
-import struct
 import subprocess
 from pathlib import Path
 
 from mproxy.ground.errors import MproxyError
+from mproxy.io.ending import reset_on_close
 
 # linux/sched.h
 _CLONE_NEWUSER = 0x10000000
@@ -205,6 +205,5 @@ class Cut:
                 self._watch.remove(end)
 
     def _reset(self, end):
-        """Close at once, with a RST (socket(7), SO_LINGER)."""
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        reset_on_close(end)
         self._watch.remove(end)

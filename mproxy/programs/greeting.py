@@ -20,6 +20,7 @@ import socket
 from mproxy._wire import PREAMBLE_BYTES, CloseCode
 from mproxy.ground.errors import PeerError
 from mproxy.handshake import Greeter
+from mproxy.io.ending import finish, give_up
 from mproxy.policy.crowd import TAG_SHARE, Crowd, Rank, at_random, share_of
 from mproxy.policy.sources import Sources, source_of
 from mproxy.programs.common import say_address
@@ -209,7 +210,7 @@ class Reception:
             guest.sock.shutdown(socket.SHUT_WR)
         except OSError:
             pass  # it did not wait for the answer
-        guest.close()
+        guest.finish()
 
 
 class Guest:
@@ -240,9 +241,14 @@ class Guest:
             self._reception.left(self)
 
     def close(self):
-        """End the connection."""
+        """End the connection; nothing of it is left in the kernel."""
         self.release()
-        self.sock.close()
+        give_up(self.sock)
+
+    def finish(self):
+        """End the connection behind what was sent to it."""
+        self.release()
+        finish(self.sock)
 
     def has_words(self):
         """A preamble waits to be read."""

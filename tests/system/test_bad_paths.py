@@ -144,9 +144,12 @@ def test_carriers_given_up_leave_nothing_in_the_kernel(pair, session):
     traffic.goes_on(more=100_000)
     for host, side in ((pair.lab.client, "dport"), (pair.lab.server, "sport")):
         def sockets(host=host, side=side):
-            return host.run("ss", "-Htan", "state", "connected", f"{side} = :{SPROXY_PORT}").splitlines()
-        # A connection that stood when its address went may be sproxy's until the patience for its HELLO is over.
-        until(lambda: len(sockets()) == 1, 45, "one carrier")
+            # SYN-RECV is the kernel's alone: no program has been told of it.
+            return host.run("ss", "-Htan", "state", "connected", "exclude", "syn-recv",
+                            f"{side} = :{SPROXY_PORT}").splitlines()
+        # A connection that stood when its address went is sproxy's until the patience for its HELLO is over (30 s), and
+        # the kernel's while its end may be told to somebody (10 s).
+        until(lambda: len(sockets()) == 1, 60, "one carrier")
     traffic.finish()
 
 

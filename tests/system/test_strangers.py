@@ -96,6 +96,21 @@ def test_unfinished_openings_are_dropped_after_5_s(pair, lab, bystander):
     assert 4.5 < time.monotonic() - began_at < 6.5 + SLOWNESS_S
 
 
+def test_who_vanished_leaves_nothing_in_the_kernel(pair, lab):
+    """Goal: the address of a silent one goes: what sproxy tells it is not repeated for minutes."""
+    pair.start_sproxy()
+    lab.phone.give(4)
+    with lab.client.inside():
+        vanished = socket.create_connection((lab.server_address, SPROXY_PORT), 15, (lab.phone.address(4), 0))
+    lab.phone.cut()
+    pair.sproxy.event("refused")
+    def left():
+        return lab.server.run("ss", "-Htan", "state", "connected", f"sport = :{SPROXY_PORT}")
+    assert "FIN-WAIT-1" in left()
+    until(lambda: not left(), 20, "the system has given up")
+    vanished.close()
+
+
 def test_the_oldest_silent_opening_makes_room(pair, lab, bystander):
     """Goal: --max-unfinished 3: at the fourth silent one the oldest goes; those that speak, and sessions, do not
     count."""

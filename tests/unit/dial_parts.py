@@ -3,6 +3,7 @@
 import errno
 import heapq
 import socket
+import struct
 from types import SimpleNamespace
 
 from mproxy._wire import CloseCode
@@ -10,6 +11,7 @@ from mproxy.ground.errors import PeerError
 
 SECOND_US = 1_000_000
 V4 = int(socket.AF_INET)
+RESET = struct.pack("ii", 1, 0)  # struct linger
 
 
 class FakeLoop:
@@ -57,7 +59,7 @@ class FakeSocket:
         self.fd = len(self.by_fd) + 1000
         self.by_fd[self.fd] = self
         self.watch = None
-        self.closed = False
+        self.closed = self.is_reset = False
         self.inbox = []
         self.error = 0
         if plan.connects_s is not None:
@@ -82,8 +84,9 @@ class FakeSocket:
     def getsockopt(self, *_):
         return self.error
 
-    def setsockopt(self, *_):
-        pass
+    def setsockopt(self, _level, name, value):
+        if name == socket.SO_LINGER:
+            self.is_reset = value == RESET
 
     def getsockname(self):
         return ("10.1.0.2", 40000)

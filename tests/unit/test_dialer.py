@@ -151,6 +151,16 @@ def test_a_doubt_that_is_over_before_hello_costs_no_change(monkeypatch):
     assert bench.observer.welcomed == []
     assert bench.open_sockets() == []
     assert not bench.dialer.running
+    assert all(sock.is_reset for sock in bench.sockets), "nothing of them is to stay in the kernel"
+
+
+def test_who_is_given_up_for_another_is_reset(monkeypatch):
+    """Right: an end in order would have its HELLO arrive, and wait for an answer on a path that may have gone."""
+    plans = iter([Plan(0.001)] + [welcoming(0.001)] * 10)
+    bench = Bench(monkeypatch, lambda _way: next(plans)).start(10)
+    former, *others = bench.sockets
+    assert len(bench.observer.welcomed) == 1 and former.is_reset
+    assert [sock.is_reset for sock in others] == [sock.closed for sock in others], "but the carrier is not"
 
 
 # --- what is remembered
@@ -277,3 +287,4 @@ def test_an_attempt_that_is_cancelled_says_nothing(monkeypatch):
     bench.loop.run(5)
     assert told == []
     assert bench.open_sockets() == []
+    assert bench.sockets[0].is_reset

@@ -1,5 +1,7 @@
 """The reception: who is heard, who has to go, and what counts as a failure. Sockets and loop are played."""
 
+import socket
+
 import pytest
 
 from mproxy._wire import CloseCode
@@ -74,12 +76,16 @@ class Sock:
         self.arrived = b""
         self.hung_up = self.closed = False
         self.sent = b""
+        self.options = set()
 
     def fileno(self):
         return self.number
 
     def setblocking(self, _how):
         pass
+
+    def setsockopt(self, _level, name, _value):
+        self.options.add(name)
 
     def recv(self, size, flags=0):
         data = self.arrived[:size]
@@ -281,3 +287,15 @@ def test_the_end_sends_everybody_away(scene):
     socks = [scene.call(b""), scene.call(PREAMBLE)]
     scene.reception.close()
     assert all(sock.closed for sock in socks) and not scene.loop.timers
+
+
+def test_who_is_told_nothing_is_reset_and_a_refusal_is_not_waited_for_long(scene):
+    """Else those who vanished stay in the kernel for minutes, as many as call."""
+    refused, silent = (scene.call(words, ELSEWHERE) for words in (b"garbage, not ours", b""))
+    scene.loop.pass_time(SILENT_US)
+    assert refused.sent and silent.sent
+    assert refused.options == silent.options == {socket.TCP_USER_TIMEOUT}
+    block(scene)
+    left = scene.call(PREAMBLE + b"the beginning of a handshake", hung_up=True)
+    for sock in (left, scene.call(PREAMBLE), *[scene.call(b"", scene.source_of()) for _ in range(20)][:4]):
+        assert sock.closed and not sock.sent and sock.options == {socket.SO_LINGER}
