@@ -7,6 +7,10 @@ A lost carrier is none of these: it is an event, handled by the session.
 class MproxyError(Exception):
     """Base of every error that mproxy raises on purpose; its text is one line for a person."""
 
+    def lines(self) -> list[str]:
+        """What a person is told: one line, unless several things are wrong at once."""
+        return [str(self)]
+
 
 class UsageError(MproxyError):
     """The command line, a file or the system's set-up is wrong. Programs print the text and exit with status 2."""

@@ -27,7 +27,8 @@ from mproxy.policy.keys import find_spki, fingerprint, public_line, take_identit
 from mproxy.policy.trust import HostTrust
 from mproxy.programs.authorize_script import BEGIN, END, SCRIPT
 from mproxy.programs.keygen import key_file, own_name
-from mproxy.programs.options import OneLineParser, complain
+from mproxy.programs.options import OneLineParser
+from mproxy.service.ending import complain, exit_status
 
 PROGRAM = "mproxy authorize"
 
@@ -39,16 +40,7 @@ LOOK_S = 3
 
 def main(argv):
     """Run; the exit status."""
-    try:
-        return _authorize(_parse(argv))
-    except UsageError as error:
-        complain(PROGRAM, error)
-        return 2
-    except MproxyError as error:
-        complain(PROGRAM, error)
-        return 1
-    except KeyboardInterrupt:
-        return 1
+    return exit_status(PROGRAM, lambda: _authorize(_parse(argv)))
 
 
 def _parse(argv):

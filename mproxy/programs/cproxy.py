@@ -17,9 +17,10 @@ from mproxy.policy.dialer import Dialer
 from mproxy.policy.instance import Instance, stdio_name
 from mproxy.policy.reconnect import Reconnect
 from mproxy.policy.resolver import Resolver
-from mproxy.programs.common import Drain, open_listeners, run_program, say_address, say_seconds, say_session
+from mproxy.programs.common import Drain, open_listeners, say_address, say_seconds, say_session
 from mproxy.programs.introduction import Introduction
 from mproxy.programs.options import parse_cproxy
+from mproxy.service.run import run_program
 
 # sproxy's word that the session is no more. Every other refusal may be of passing nature; BAD_PROOF is one, because
 # somebody on the path can bring it about by changing the preamble, which the proof covers.

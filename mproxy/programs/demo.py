@@ -13,11 +13,11 @@ import textwrap
 import time
 
 from mproxy.ground.config import SECOND_US, Config, SessionConfig, Setting, format_duration
-from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.ground.words import counted, parse_count, parse_duration
 from mproxy.programs.demo_net import Cable, Cut, why_no_cable
 from mproxy.programs.demo_peers import END_OF_STREAM, Client, CountingDaemon, Proxy, Watch
-from mproxy.programs.options import OneLineParser, complain
+from mproxy.programs.options import OneLineParser
+from mproxy.service.ending import complain, exit_status
 from mproxy.service.log import reserve_standard_fds
 
 # Seconds of undisturbed counting before the first change and after each.
@@ -60,20 +60,10 @@ def main(argv=None):
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
             signal.signal(number, _interrupt)
     try:
-        return run(parse(argv))
-    except UsageError as error:
-        complain("mproxy demo", error)
-        return 2
-    except MproxyError as error:
-        complain("mproxy demo", error)
-    except BrokenPipeError:
-        pass  # whoever read the output has seen enough
-    except OSError as error:
-        complain("mproxy demo", f"{error.strerror or error}")
+        return exit_status("mproxy demo", lambda: run(parse(argv)))
     except Interrupted as interrupted:
         complain("mproxy demo", "interrupted; the programs and networks of the demo have been removed")
         return 128 + interrupted.number
-    return 1
 
 
 def parse(argv):

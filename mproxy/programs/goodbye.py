@@ -16,15 +16,14 @@ from mproxy._wire import CloseCode
 from mproxy.endpoint._endpoint import Endpoint
 from mproxy.ground.config import CproxyConfig, SessionConfig
 from mproxy.ground.errors import MproxyError
-from mproxy.io._loop import Loop
 from mproxy.policy.dialer import Dialer
 from mproxy.policy.instance import LeftBehind
 from mproxy.policy.reconnect import Reconnect
 from mproxy.policy.resolver import Resolver
-from mproxy.programs.common import install_signals, say_session
+from mproxy.programs.common import say_session
 from mproxy.programs.introduction import Introduction
-from mproxy.service.log import Log
 from mproxy.service.rights import protect_memory
+from mproxy.service.run import install_signals, make_loop
 
 # How long it is tried. The clock stands still while the host sleeps, so a laptop that was closed says it when opened.
 PATIENCE_US = 3_600_000_000
@@ -68,13 +67,10 @@ def main():
     values = json.load(sys.stdin)
     path = values.pop("path")
     config = CproxyConfig(session=SessionConfig(**values.pop("session")), **values)
-    log = Log(config.log_level, config.log_format)
-    loop = Loop()
-    loop.on_error = lambda error: log.error("internal-error", why=f"{type(error).__name__}: {error}")
-    log.restrain(loop.call_later)
+    loop, log = make_loop(config)
     try:
         program = Goodbye(config, log, loop, LeftBehind(path))
-        install_signals(loop, program)
+        install_signals(loop, program.shut_down)
         program.start()
     except (OSError, MproxyError):
         return 1  # another process sees to it, or the key is gone

@@ -26,8 +26,8 @@ from mproxy.impair._impair_io import ImpairRelay
 from mproxy.io._socket import Target
 from mproxy.io.bind import explain_bind
 from mproxy.policy.resolver import look_up_host, numeric_address
-from mproxy.programs.common import run_program
 from mproxy.programs.options import OneLineParser
+from mproxy.service.run import run_program
 
 _HIGHEST_SEED = 2**64 - 1
 

@@ -7,21 +7,15 @@ from mproxy.ground._wipe import wipe
 from mproxy.ground.config import default_state_dir
 from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.policy.keys import fingerprint, public_line, read_identity, take_identity
-from mproxy.programs.options import OneLineParser, complain
+from mproxy.programs.options import OneLineParser
+from mproxy.service.ending import complain, exit_status
 
 PROGRAM = "mproxy keygen"
 
 
 def main(argv):
     """Run; the exit status."""
-    try:
-        return _generate(_parse(argv))
-    except UsageError as error:
-        complain(PROGRAM, error)
-        return 2
-    except MproxyError as error:
-        complain(PROGRAM, error)
-        return 1
+    return exit_status(PROGRAM, lambda: _generate(_parse(argv)))
 
 
 def _parse(argv):

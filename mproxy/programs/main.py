@@ -37,7 +37,7 @@ def main(argv=None):
         module, function, _ = PROGRAMS[program]
         return getattr(importlib.import_module(module), function)(rest)
     from mproxy.ground.words import printable
-    from mproxy.programs.options import complain
+    from mproxy.service.ending import complain
 
     wrong = f"{printable(program)} is not an mproxy program." if program else "no program given."
     complain("mproxy", f"{wrong} Choose from {', '.join(PROGRAMS)} (try 'mproxy --help')")

@@ -18,7 +18,8 @@ from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.ground.words import counted, parse_bind, parse_host, parse_port, split_host_port
 from mproxy.io.bind import NO_SUCH_ADDRESS, explain_bind
 from mproxy.policy.resolver import look_up_host, numeric_address
-from mproxy.programs.options import OneLineParser, complain
+from mproxy.programs.options import OneLineParser
+from mproxy.service.ending import complain, exit_status, silence_output
 from mproxy.service.log import reserve_standard_fds
 from mproxy.service.log_rate import Restraint
 
@@ -267,7 +268,8 @@ def server_main(argv):
     parser.add_word("PORT", lambda text: parse_port(text, lowest=0), "TCP port; 0 takes any free one")
     closed = reserve_standard_fds()
     take_interrupts()
-    try:
+
+    def serve():
         options = parser.parse_args(argv)
         if 1 in closed:
             raise UsageError("standard output is closed: there is nowhere to print what clients send")
@@ -275,20 +277,14 @@ def server_main(argv):
         for listener in listeners:
             complain(program, f"listening on {format_host_port(*listener.getsockname()[:2])}")
         write = _write_to_terminal if os.isatty(1) else _write_output
-        MessageServer(listeners, write, _reporter(program)).run()
-    except UsageError as error:
-        complain(program, error)
-        return 2
-    except MproxyError as error:
-        complain(program, error)
-        return 1
-    except BrokenPipeError:
-        return 0  # whoever read the output has seen enough
-    except OSError as error:
-        complain(program, f"cannot write: {error.strerror}")
-        return 1
-    except KeyboardInterrupt:
-        return 0
+        try:
+            MessageServer(listeners, write, _reporter(program)).run()
+        except BrokenPipeError:
+            silence_output()  # whoever read the output has seen enough
+        except OSError as error:
+            raise MproxyError(f"cannot write: {error.strerror}") from None
+
+    return exit_status(program, serve, interrupted=0)
 
 
 def client_main(argv):
@@ -303,20 +299,15 @@ def client_main(argv):
     parser.add_word("PORT", parse_port, "its TCP port")
     reserve_standard_fds()
     take_interrupts()
-    try:
+
+    def talk():
         options = parser.parse_args(split_host_port(argv, 0))
         with _connect(options.HOST, options.PORT) as server:
             client = MessageClient(server, 0, lambda text: complain(program, text))
             client.run()
         return 1 if client.unsent else 0
-    except UsageError as error:
-        complain(program, error)
-        return 2
-    except MproxyError as error:
-        complain(program, error)
-        return 1
-    except KeyboardInterrupt:
-        return 0
+
+    return exit_status(program, talk, interrupted=0)
 
 
 def take_interrupts():

@@ -6,7 +6,6 @@ Defaults and ranges are those of `mproxy.ground.config`.
 """
 
 import argparse
-import os
 import sys
 
 from mproxy import __version__
@@ -81,16 +80,6 @@ class OneLineParser(argparse.ArgumentParser):
         """The values of `words`; `expected` is ((name, parse), ...), all of them needed."""
         _expect_words(self, words, [name for name, _ in expected])
         return [_word(name, word, parse) for word, (name, parse) in zip(words, expected, strict=True)]
-
-
-def complain(program, text):
-    """One line `program: text` on standard error, never an exception."""
-    line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(text))
-    end = "\r\n" if os.isatty(2) else "\n"  # a terminal may be raw: ssh's is
-    try:
-        os.write(2, f"{program}: {line}{end}".encode("utf-8", "backslashreplace"))
-    except OSError:
-        pass  # nobody is there to read it; the exit status still tells
 
 
 def _help_format(prog):

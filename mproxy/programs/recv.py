@@ -5,12 +5,11 @@ import resource
 import time
 
 from mproxy.ground.config import DAY_US, SECOND_US, format_host_port
-from mproxy.ground.errors import MproxyError, UsageError
+from mproxy.ground.errors import UsageError
 from mproxy.ground.words import parse_count, parse_duration, parse_host_port, parse_name, parse_port
 from mproxy.policy.network import NetworkWatch
-from mproxy.programs.common import run_program
 from mproxy.programs.impair import open_udp
-from mproxy.programs.options import OneLineParser, complain
+from mproxy.programs.options import OneLineParser
 from mproxy.programs.transfer import (
     STATUS_OF_END,
     STATUS_OF_RESULT,
@@ -23,6 +22,7 @@ from mproxy.programs.transfer import (
     write_line,
 )
 from mproxy.programs.transfer_keys import SenderTrust
+from mproxy.service.run import run_program
 from mproxy.transfer.destinations import IntoDirectory, IntoFile, IntoPipe
 from mproxy.transfer.messages import AHEAD, FileKind, Result
 from mproxy.transfer.names import current_umask
@@ -360,8 +360,4 @@ def _say(peer):
 
 def main(argv=None):
     """`mproxy recv`; the exit status."""
-    try:
-        return run_program("mproxy recv", parse_recv, Recv, argv)
-    except MproxyError as error:
-        complain("mproxy recv", error)
-        return 1
+    return run_program("mproxy recv", parse_recv, Recv, argv)

@@ -1,17 +1,16 @@
 """mproxy relay: a TCP and UDP relay for many connections at once."""
 
-import os
 import sys
 
 from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.ground.words import counted
-from mproxy.programs.options import complain
 from mproxy.programs.relay_options import PROGRAM, parse_relay
 from mproxy.programs.relay_service import Service
 from mproxy.programs.relay_status import say_status
 from mproxy.relay import control
-from mproxy.relay.rule_file import LinesError, read_rules
+from mproxy.relay.rule_file import read_rules
 from mproxy.service.daemon import Background, LogFile, running_pid, stop_process
+from mproxy.service.ending import complain, exit_status, silence_output
 from mproxy.service.log import reserve_standard_fds
 from mproxy.service.systemd import given_sockets
 
@@ -21,20 +20,12 @@ STOP_PATIENCE_S = 86_400 + 60
 
 def main(argv=None):
     """Run `mproxy relay` with the words after it; returns the exit status."""
-    try:
-        command, config = parse_relay(sys.argv[1:] if argv is None else argv)
-        if command == "run":
-            return run(config)
-        return {"check": check, "reload": reload, "stop": stop, "status": status}[command](config)
-    except LinesError as error:
-        for line in error.lines():
-            complain(PROGRAM, line)
-        return 2
-    except MproxyError as error:
-        complain(PROGRAM, error)
-        return 2 if isinstance(error, UsageError) else 1
-    except KeyboardInterrupt:
-        return 1
+    return exit_status(PROGRAM, _run_command, sys.argv[1:] if argv is None else argv)
+
+
+def _run_command(argv):
+    command, config = parse_relay(argv)
+    return {"run": run, "check": check, "reload": reload, "stop": stop, "status": status}[command](config)
 
 
 # ---- commands
@@ -70,10 +61,9 @@ def status(given):
     """Print what the running relay does."""
     answer = control.ask(find_relay(given), "status")
     try:
-        print(say_status(answer, as_json=given.get("json", False)))
-        sys.stdout.flush()
+        print(say_status(answer, as_json=given.get("json", False)), flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # `| head` has seen enough
+        silence_output()  # `| head` has seen enough
     return 0
 
 
@@ -102,19 +92,22 @@ def run(config):
     if config.daemon:
         background.begin(keep=[sock.fileno() for sockets in given.values() for sock in sockets])
     log_file = LogFile(config.log_file)
-    try:
-        log_file.open()
-        service = Service(config, log_file, background, given)
-        for what in strange:
-            service.log.warning("socket-unused", why="not a bound socket", address=what)
-        return service.run(rules)
-    except MproxyError as error:
-        log_file.give_back()
-        for line in error.lines() if isinstance(error, LinesError) else [str(error)]:
-            complain(PROGRAM, line)
-        exit_status = 2 if isinstance(error, UsageError) else 1
-        background.failed(exit_status)
-        return exit_status
+
+    def serve():
+        try:
+            log_file.open()
+            service = Service(config, log_file, background, given)
+            for what in strange:
+                service.log.warning("socket-unused", why="not a bound socket", address=what)
+            return service.run(rules)
+        except (MproxyError, OSError):
+            log_file.give_back()  # whoever started it reads this, not the log
+            raise
+
+    ended = exit_status(PROGRAM, serve)
+    if ended:
+        background.failed(ended)
+    return ended
 
 
 if __name__ == "__main__":

@@ -5,20 +5,16 @@ listening_fds, stop and stop_at_once.
 """
 
 import os
-import signal
-import socket
 
 from mproxy import __version__
 from mproxy.ground.errors import MproxyError
 from mproxy.ground.words import counted
-from mproxy.io._loop import Loop
-from mproxy.programs.common import raise_descriptor_limit
 from mproxy.relay import control
-from mproxy.relay.rule_file import LinesError, read_rules
+from mproxy.relay.rule_file import read_rules
 from mproxy.relay.supervisor import Supervisor
 from mproxy.service.daemon import PidFile, leave_terminal
-from mproxy.service.log import Log
 from mproxy.service.rights import User
+from mproxy.service.run import install_signals, make_loop, raise_descriptor_limit
 from mproxy.service.systemd import Notifier
 
 
@@ -26,14 +22,11 @@ class Service:
     """One relay, from its start to its end."""
 
     def __init__(self, config, log_file, background, given):
-        self.log = Log(config.log_level, config.log_format)
         self._config = config
         self._log_file = log_file
         self._background = background
         self._notifier = Notifier()
-        self._loop = Loop()
-        self._loop.on_error = lambda error: self.log.error("internal-error", why=f"{type(error).__name__}: {error}")
-        self.log.restrain(self._loop.call_later)
+        self._loop, self.log = make_loop(config)
         self._started_at = self._loop.now()
         self._rules = []
         self._reloads = 0
@@ -64,7 +57,7 @@ class Service:
         self._pidfile = PidFile(self._config.pidfile) if self._config.pidfile else None
         try:
             raise_descriptor_limit()
-            self._listen_for_signals()
+            install_signals(self._loop, self._stop, self.reload if self._config.file else None, self._stop_at_once)
             self._listen_for_commands()
             self._rules = rules
             self._backend.start(rules, self._on_ready, self._on_failed)
@@ -108,29 +101,6 @@ class Service:
     def _mode(self):
         return "kernel" if self._config.kernel else "user"
 
-    # ---- signals
-
-    def _listen_for_signals(self):
-        """Signals arrive as bytes on a socket, so that none is overlooked between two turns of the loop."""
-        read_end, write_end = socket.socketpair()
-        read_end.setblocking(False)
-        write_end.setblocking(False)
-        signal.set_wakeup_fd(write_end.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            if number != signal.SIGHUP or self._config.file or signal.getsignal(number) != signal.SIG_IGN:
-                signal.signal(number, lambda *_: None)
-        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGUSR1, signal.SIGUSR2):
-            signal.signal(number, signal.SIG_IGN)
-        self._signals = read_end, write_end
-        self._loop.watch(read_end.fileno(), self._on_signals)
-
-    def _on_signals(self, _events):
-        for number in self._signals[0].recv(64):
-            if number == signal.SIGHUP and self._config.file:
-                self._reload()
-            elif number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                self._stop(signal.Signals(number).name)
-
     # ---- commands
 
     def _listen_for_commands(self):
@@ -146,7 +116,7 @@ class Service:
         if command == "status":
             self._backend.status(lambda facts: reply(self._facts(facts)))
         elif command == "reload":
-            reply(self._reload())
+            reply(self.reload())
         else:
             reply({"ok": False, "lines": [f"unknown command: {command}"]})
 
@@ -157,7 +127,7 @@ class Service:
             "uptime_s": (self._loop.now() - self._started_at) // 1_000_000,
             "reloads": self._reloads, "last_reload_errors": self._last_reload or [], **facts}
 
-    def _reload(self):
+    def reload(self):
         """Read the file again and go over to its rules; {"ok": bool, "lines": what is wrong, "done": summary}."""
         if self._stopping or not self._config.file:
             why = "the relay is stopping" if self._stopping else "the rule is from the command line: there is no file"
@@ -169,7 +139,7 @@ class Service:
             rules = read_rules(self._config.file)
             added, changed, removed = self._backend.apply(rules)
         except MproxyError as error:
-            lines = error.lines() if isinstance(error, LinesError) else [str(error)]
+            lines = error.lines()
             for line in lines:
                 self.log.error("reload-failed", why=line)
             self._last_reload = lines
@@ -185,14 +155,15 @@ class Service:
     # ---- the end
 
     def _stop(self, why):
-        if self._stopping:
-            self._exit_status = 1
-            self._backend.stop_at_once()
-            self._loop.stop()
-            return
         self._stopping = True
         self.log.info("stopping", why=why)
         self._notifier.stopping()
         self._notifier.keep(self._backend.listening_fds())
         self._release_pidfile()
         self._backend.stop(self._config.drain_timeout_us, self._loop.stop)
+
+    def _stop_at_once(self):
+        """A second signal: the connections end with us."""
+        self._exit_status = 1
+        self._backend.stop_at_once()
+        self._loop.stop()

@@ -7,10 +7,9 @@ from mproxy.ground.config import format_host_port
 from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.ground.words import parse_host, parse_name, parse_port, split_host_port
 from mproxy.policy.network import NetworkWatch
-from mproxy.programs.common import run_program
 from mproxy.programs.delivery import Delivery
 from mproxy.programs.impair import open_udp
-from mproxy.programs.options import OneLineParser, complain
+from mproxy.programs.options import OneLineParser
 from mproxy.programs.progress import Progress
 from mproxy.programs.transfer import (
     STATUS_OF_END,
@@ -28,6 +27,8 @@ from mproxy.programs.transfer import (
     write_line,
 )
 from mproxy.programs.transfer_keys import explain_refusal, sender_keying
+from mproxy.service.ending import complain
+from mproxy.service.run import run_program
 from mproxy.transfer.messages import FileKind, Result
 from mproxy.transfer.sender import find_sources
 from mproxy.transfer.workers import Workers
@@ -269,8 +270,4 @@ def _size_of(path):
 
 def main(argv=None):
     """`mproxy send`; the exit status."""
-    try:
-        return run_program("mproxy send", parse_send, Send, argv)
-    except MproxyError as error:
-        complain("mproxy send", error)
-        return 1
+    return run_program("mproxy send", parse_send, Send, argv)

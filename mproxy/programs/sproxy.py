@@ -24,11 +24,12 @@ from mproxy.policy.site import Site
 from mproxy.policy.sources import source_of
 from mproxy.policy.tags import NONCE_BYTES
 from mproxy.policy.targets import without_guarded
-from mproxy.programs.common import Drain, open_listeners, run_program, say_address, say_seconds, say_session
+from mproxy.programs.common import Drain, open_listeners, say_address, say_seconds, say_session
 from mproxy.programs.cproxy import STARTED_ANEW, describe
 from mproxy.programs.door import DAY_US, LOOK_US, Door, check_same_key
 from mproxy.programs.greeting import Reception, most_unfinished
 from mproxy.programs.options import parse_sproxy
+from mproxy.service.run import run_program
 
 # What a session costs before it has a stream: its objects, the batch of frames, what TLS keeps for a carrier.
 SESSION_BYTES = 65536

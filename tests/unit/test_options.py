@@ -36,7 +36,8 @@ from mproxy.ground.words import (
     printable,
 )
 from mproxy.programs import main as mproxy_main
-from mproxy.programs.options import complain, parse_cproxy, parse_sproxy
+from mproxy.programs.options import parse_cproxy, parse_sproxy
+from mproxy.service.ending import complain
 
 PARSE = {"cproxy": parse_cproxy, "sproxy": parse_sproxy}
 

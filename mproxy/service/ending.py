@@ -1,0 +1,53 @@
+"""How every program ends: what went wrong is one line on standard error, the exit status says whose fault it was."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+from mproxy.ground.errors import MproxyError, UsageError
+
+FAILED = 1
+USAGE = 2
+INTERRUPTED = 128 + signal.SIGINT  # as shells count it
+
+
+def complain(program: str, text: object) -> None:
+    """One line `program: text` on standard error, never an exception."""
+    line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(text))
+    end = "\r\n" if os.isatty(2) else "\n"  # a terminal may be raw: ssh's is
+    try:
+        os.write(2, f"{program}: {line}{end}".encode("utf-8", "backslashreplace"))
+    except OSError:
+        pass  # nobody is there to read it; the exit status still tells
+
+
+def exit_status(program: str, command: Callable[..., int | None], *arguments: object,
+                interrupted: int = INTERRUPTED) -> int:
+    """What `command(*arguments)` returns (None: 0), or the status of the error that it ended with, which is told.
+
+    Every `main` passes through here: errors that mproxy raises on purpose, what the system refused, a reader of the
+    output that has gone, Ctrl-C. `interrupted`: the status after the latter, where it is the ordinary end.
+    """
+    try:
+        return command(*arguments) or 0
+    except MproxyError as error:
+        for line in error.lines():
+            complain(program, line)
+        return USAGE if isinstance(error, UsageError) else FAILED
+    except BrokenPipeError:
+        silence_output()
+        return FAILED
+    except OSError as error:
+        complain(program, f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        return FAILED
+    except KeyboardInterrupt:
+        return interrupted
+
+
+def silence_output() -> None:
+    """Standard output leads nowhere from here on: Python tries to write the rest of it at its end."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)

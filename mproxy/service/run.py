@@ -1,0 +1,149 @@
+"""A program that runs until it is told to stop: from its command line to its exit status, its log, its signals."""
+
+import os
+import resource
+import signal
+import socket
+
+from mproxy.ground.errors import MproxyError, UsageError
+from mproxy.io._loop import Loop
+from mproxy.io._socket import keep_spare
+from mproxy.io.stdio import check_stdio
+from mproxy.service.ending import exit_status
+from mproxy.service.log import Log
+from mproxy.service.rights import User, protect_memory, warn_of_lost_file
+
+
+def run_program(name, parse, program_class, argv):
+    """Parse, run until the program stops its loop, and return the exit status."""
+    return exit_status(name, _run, parse, program_class, argv)
+
+
+def _run(parse, program_class, argv):
+    log_file = None
+    try:
+        config = parse(argv)
+        protect_memory()
+        stdio = getattr(config, "stdio", False)
+        check_stdio(standard_fds_of(config))
+        log_file = open_log_file(getattr(config, "log_file", None))
+        user = User(config.user) if getattr(config, "user", None) else None
+        raise_descriptor_limit()
+        loop, log = make_loop(config)
+        program = program_class(config, log, loop)
+        reloads = hasattr(program, "reload") and not stdio  # ssh says SIGHUP to its ProxyCommand when it is done
+        install_signals(loop, program.shut_down, Reload(program, log, log_file) if reloads else None)
+        if hasattr(program, "open"):
+            program.open()  # ports and keys, with the rights that we were started with
+        if user is not None:
+            user.become()
+            warn_of_lost_file(getattr(program, "authorized_keys_file", None), user, log)
+        program.start()
+        loop.run()
+        log.tell_rest()
+        return program.exit_status
+    except (MproxyError, OSError):
+        if log_file is not None:
+            log_file.give_back()  # whoever started it reads this, not the log
+        raise
+
+
+def make_loop(config):
+    """The event loop of a program, and the log that it keeps."""
+    log = Log(config.log_level, config.log_format)
+    loop = Loop()
+    loop.on_error = lambda error: log.error("internal-error", why=f"{type(error).__name__}: {error}")
+    log.restrain(loop.call_later)
+    return loop, log
+
+
+def standard_fds_of(config):
+    """Those of descriptors 0 and 1 that carry what is to be relayed, sent or received."""
+    stdio = getattr(config, "stdio", False)
+    reads = stdio or "-" in getattr(config, "paths", ())
+    writes = stdio or getattr(config, "output", None) == "-"
+    return [fd for fd, used in enumerate((reads, writes)) if used]
+
+
+def open_log_file(path):
+    """Send standard error to a file; None without one. UsageError."""
+    if path is None:
+        return None
+    from mproxy.service.daemon import LogFile
+    log_file = LogFile(path)
+    log_file.open()
+    return log_file
+
+
+class Reload:
+    """What SIGHUP means to a server: files are read again, sessions continue."""
+
+    def __init__(self, program, log, log_file):
+        self._program = program
+        self._log = log
+        self._log_file = log_file
+        self._is_immune = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # nohup(1): the terminal's end is not ours
+        self._had_terminal = has_terminal()
+
+    def __call__(self):
+        """False, and nothing done, when the terminal that the program was started from is gone: that means its end."""
+        if self._had_terminal and not self._is_immune and not has_terminal():
+            return False
+        try:
+            if self._log_file is not None:
+                self._log_file.open()
+        except UsageError as error:
+            self._log.error("reload-failed", why=error)
+        self._program.reload()
+        return True
+
+
+def has_terminal():
+    """Whether the process has a controlling terminal that is still there."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
+def install_signals(loop, stop, reload=None, stop_at_once=None):
+    """First SIGTERM, SIGINT or SIGHUP: `stop(its name)`. From the second on `stop_at_once()`; without one the process
+    ends there and then. SIGHUP is `reload()` before that, if there is one; when that says False, it is an end, too."""
+    received: list[int] = []
+
+    def on_signal(number, _frame):
+        if number == signal.SIGHUP and reload is not None and not received:
+            loop.call_soon_threadsafe(lambda: reload() or end(number))
+        else:
+            end(number)
+
+    def end(number):
+        received.append(number)
+        if len(received) == 1:
+            loop.call_soon_threadsafe(lambda: stop(signal.Signals(number).name))
+        elif stop_at_once is not None:
+            loop.call_soon_threadsafe(stop_at_once)
+        else:
+            os._exit(1)  # an exception could come while the interpreter ends, where nobody catches it
+
+    # A signal that comes just before the loop sleeps would only be seen after the next event: let it be one.
+    arrived, arrival = socket.socketpair()
+    arrived.setblocking(False)
+    arrival.setblocking(False)
+    signal.set_wakeup_fd(arrival.detach(), warn_on_full_buffer=False)
+    loop.watch(arrived.fileno(), lambda _events: arrived.recv(512))
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    if reload is not None or signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup(1)
+        signal.signal(signal.SIGHUP, on_signal)  # the terminal is gone, or the ssh whose ProxyCommand this is
+    # What has no meaning here must not end anything; SIGXFSZ comes for a log file at its size limit.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def raise_descriptor_limit():
+    """Every stream takes a descriptor: use all that the system grants."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    keep_spare(min(hard, 1 << 30))
