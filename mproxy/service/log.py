@@ -24,6 +24,8 @@ import os
 import select
 import time
 
+from mproxy.io._output import is_terminal, is_writable, write_now
+
 # Order is rank. The configuration offers the same names.
 _RANK = {"debug": 0, "info": 1, "warning": 2, "error": 3}
 
@@ -67,6 +69,7 @@ class Log:
         # What is left of a line that a descriptor took only in part (a disk that filled up in the middle of
         # it).
         self._rest = b""
+        self._second, self._clock, self._zone = -1, "", ""  # of the line before
         self._restraint = None  # what holds repetitions back
         self._call_later = lambda _delay_us, _function: None
         self._looking = False   # a timer runs
@@ -138,12 +141,20 @@ class Log:
             fields = {**fields, "more": more}
         lost = b""
         if self._lost:
-            lost = self._compose(now, "warning", "lines-lost", {"count": self._lost})
+            lost = self._compose(self._stamp(now), "warning", "lines-lost", {"count": self._lost})
         if self._write_rest() and (not lost or self._write(lost)):
             self._lost = 0
-            if self._write(self._compose(now, level, event, fields)):
+            if self._write(self._compose(self._stamp(now), level, event, fields)):
                 return
         self._lost += 1
+
+    def _stamp(self, now):
+        """Local time with milliseconds, cut off and not rounded: no line may be dated after the next one."""
+        second, milliseconds = divmod(int(now * 1000), 1000)
+        if second != self._second:
+            local = time.localtime(second)
+            self._second, self._clock, self._zone = second, time.strftime("%Y-%m-%dT%H:%M:%S", local), _offset(local)
+        return f"{self._clock}.{milliseconds:03d}{self._zone}"
 
     def _write_rest(self):
         """Finish a line cut in the middle, so that the next one starts on its own line."""
@@ -155,23 +166,17 @@ class Log:
     def _write(self, line):
         """Whether `line` was written, or at least begun: then its rest is kept for the next call."""
         try:
-            if not _writable(self._fd):
+            if not is_writable(self._fd):
                 return False
             if self.before_line is not None:
                 self.before_line()
-            if os.isatty(self._fd) and not line.endswith(b"\r\n"):
+            if is_terminal(self._fd) and not line.endswith(b"\r\n"):
                 line = line[:-1] + b"\r\n"
-            written = os.write(self._fd, line)
-        except (OSError, ValueError):
+            written = write_now(self._fd, line)
+        except OSError:
             return False
         self._rest = line[written:]
         return written > 0
-
-
-def _writable(fd):
-    poll = select.poll()
-    poll.register(fd, select.POLLOUT)
-    return any(events & select.POLLOUT for _, events in poll.poll(0))
 
 
 def reserve_standard_fds():
@@ -192,9 +197,9 @@ def reserve_standard_fds():
     return closed
 
 
-def _compose_text(now, level, event, fields):
+def _compose_text(stamp, level, event, fields):
     limit = _value_limit(fields)
-    parts = [_timestamp(now) + _zone(now), level, event]
+    parts = [stamp, level, event]
     for name, value in fields.items():
         if value is None:
             continue
@@ -204,9 +209,9 @@ def _compose_text(now, level, event, fields):
     return (" ".join(parts) + "\n").encode("ascii", "replace")
 
 
-def _compose_json(now, level, event, fields):
+def _compose_json(stamp, level, event, fields):
     limit = _value_limit(fields)
-    parts = [f'"time":"{_timestamp(now)}{_zone(now)}"', f'"level":"{level}"', f'"event":"{event}"']
+    parts = [f'"time":"{stamp}"', f'"level":"{level}"', f'"event":"{event}"']
     for name, value in fields.items():
         if value is None:
             continue
@@ -231,6 +236,8 @@ def quote(text, limit=_VALUE_BYTES):
 
     JSON itself would let DEL pass, and the C1 control characters, both of which terminals obey.
     """
+    if len(text) <= limit - 5 and _PLAIN.issuperset(text):
+        return f'"{text}"'
     parts = ['"']
     room = limit - 5
     for char in text:
@@ -251,14 +258,7 @@ def _escape(code):
     return f"\\u{code:04x}"
 
 
-def _timestamp(now):
-    """Local time with milliseconds, cut off and not rounded: no line may be dated after the next one."""
-    milliseconds = int(now * 1000)
-    seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(milliseconds // 1000))
-    return f"{seconds}.{milliseconds % 1000:03d}"
-
-
-def _zone(now):
-    """The local zone's offset from UTC at `now`, as in +01:00."""
-    minutes = time.localtime(now).tm_gmtoff // 60
+def _offset(local):
+    """The zone's offset from UTC, as in +01:00."""
+    minutes = local.tm_gmtoff // 60
     return f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02d}:{abs(minutes) % 60:02d}"

@@ -230,12 +230,12 @@ def test_levels_below_the_lowest_are_silent(lowest):
 # --- failing descriptors ---
 
 class Disk:
-    """os.write with a script: each entry is an error to raise or a number of bytes to take."""
+    """write_now with a script: each entry is an error to raise or a number of bytes to take."""
 
     def __init__(self, monkeypatch, *script):
         self.script = list(script)
         self.written = b""
-        monkeypatch.setattr(log_module.os, "write", self.write)
+        monkeypatch.setattr(log_module, "write_now", self.write)
 
     def write(self, fd, data):
         step = self.script.pop(0) if self.script else len(data)
