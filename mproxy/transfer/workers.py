@@ -10,8 +10,9 @@ import threading
 import time
 from collections import deque
 
-# A job that takes longer was not short, and nobody is to wait longer for results because more of them are coming.
-MOMENT_S = 0.001
+# Nobody is to wait longer for results because more of them are coming. If there are only so few of them, the disk is
+# slow: alone one of these jobs may have waited for a processor, or for the GIL.
+MOMENT_S, FEW = 0.002, 4
 
 
 class Workers:
@@ -62,18 +63,19 @@ class Workers:
 
     def _work(self):
         """Do what there is to do."""
-        told_at = time.monotonic()
+        began_at, count = time.monotonic(), 0
         while (job := self._next()) is not None:
             function, done, short = job
-            began_at = time.monotonic()
-            if not short or began_at - told_at > MOMENT_S:
+            now = time.monotonic()
+            if not short or now - began_at > MOMENT_S:
                 self._tell()
-                told_at = began_at
+                if 0 < count <= FEW:
+                    self._share()
+                began_at, count = now, 0
             self._do(function, done)
+            count += 1
             if not short:
                 self._end_long()
-            elif time.monotonic() - began_at > MOMENT_S:
-                self._share()
             del function, done, job  # buffers must not live until the next job
         self._tell()
 
