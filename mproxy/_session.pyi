@@ -1,7 +1,7 @@
-from enum import IntFlag
+from enum import IntEnum
 from typing import Any
 
-class EventKind(IntFlag):
+class EventKind(IntEnum):
     NOTHING = 0
     OPENED = 1
     DATA = 2
@@ -9,7 +9,7 @@ class EventKind(IntFlag):
     RESUMED = 4
     CLOSED = 5
 
-class CarrierState(IntFlag):
+class CarrierState(IntEnum):
     NO_CARRIER = 0
     RESUMING = 1
     ACTIVE = 2

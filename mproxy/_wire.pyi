@@ -1,6 +1,6 @@
 """Every number of the protocol; see _wire.pxd."""
 
-from enum import IntFlag
+from enum import IntEnum
 
 DIGEST_BYTES: int
 HEADER_BYTES: int
@@ -22,7 +22,7 @@ SESSION_ID_BYTES: int
 VERSION: int
 WELCOME_BYTES: int
 
-class CloseCode(IntFlag):
+class CloseCode(IntEnum):
     ORDERLY = 0
     SHUTDOWN = 1
     FRAME_ERROR = 2
@@ -43,7 +43,7 @@ class CloseCode(IntFlag):
     WRONG_ADDRESS = 17
     TWIN = 18
 
-class FrameFlag(IntFlag):
+class FrameFlag(IntEnum):
     FIN = 1
     WANT_ACK = 2
     REPLY = 4
@@ -52,7 +52,7 @@ class FrameFlag(IntFlag):
     ABORTED = 32
     IGNORABLE = 128
 
-class FrameType(IntFlag):
+class FrameType(IntEnum):
     HELLO = 1
     WELCOME = 2
     RESUME = 3
@@ -63,14 +63,14 @@ class FrameType(IntFlag):
     RESET = 8
     GOODBYE = 9
 
-class HelloFeature(IntFlag):
+class HelloFeature(IntEnum):
     RENAMES = 1
     STDIO = 1073741824
 
-class PreambleFlag(IntFlag):
+class PreambleFlag(IntEnum):
     TLS = 1
 
-class ResetCode(IntFlag):
+class ResetCode(IntEnum):
     APPLICATION = 0
     REFUSED = 1
     UNREACHABLE = 2

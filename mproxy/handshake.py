@@ -14,6 +14,8 @@ With `--plaintext` steps 1 and 3 leave as one, as do 2 and 5. Whoever drives thi
 bytes behind the first frame (and the list, on a resume) belong to the session and are in `leftover`.
 """
 
+from __future__ import annotations
+
 import hashlib
 import hmac
 import struct
@@ -22,6 +24,24 @@ from mproxy import _wire
 from mproxy._frames import FrameParser, encode_frame
 from mproxy._wire import CloseCode, FrameType, PreambleFlag
 from mproxy.ground.errors import PeerError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol
+
+    class Encryption(Protocol):
+        """What the opening asks of TLS: `mproxy.carrier._tls.Tls`."""
+
+        @property
+        def finished(self) -> bool: ...
+        @property
+        def broken(self) -> bool: ...
+        def receive(self, data: bytes) -> bytes: ...
+        def seal(self, data: bytes) -> bytes: ...
+        def take_out(self) -> bytes: ...
+        def peer_spki(self) -> bytes | None: ...
+        def exporter(self, label: bytes, context: bytes, length: int) -> bytes: ...
 
 PREAMBLE = struct.Struct(">IBBHQ")  # magic, version, flags, reserved, routing tag
 HELLO = struct.Struct(">16s16s32s16sQQII32sII")
@@ -52,8 +72,8 @@ class Hello:
     the tag (`session_tag`) of the session that this instance may have left behind, 0 when there is none.
     """
 
-    def __init__(self, session_id, instance_id, nonce, epoch, budget_bytes, window_bytes, features=0,
-                 former=0):
+    def __init__(self, session_id: bytes, instance_id: bytes, nonce: bytes, epoch: int, budget_bytes: int,
+                 window_bytes: int, features: int = 0, former: int = 0) -> None:
         self.session_id = session_id
         self.instance_id = instance_id
         self.proof = NO_PROOF
@@ -66,19 +86,19 @@ class Hello:
         self.list_digest = NO_DIGEST
         self.list_bytes = 0
 
-    def payload(self, proof=None):
+    def payload(self, proof: bytes | None = None) -> bytes:
         """The payload of the frame, with another proof if one is given."""
         return HELLO.pack(
             self.session_id or NO_SESSION, self.instance_id, self.proof if proof is None else proof, self.nonce,
             self.epoch, self.budget_bytes, self.window_bytes, self.features, self.list_digest, self.list_bytes,
             self.former)
 
-    def encode(self):
+    def encode(self) -> bytes:
         """Return the HELLO frame."""
         return encode_frame(FrameType.HELLO, payload=self.payload())
 
     @classmethod
-    def decode(cls, payload):
+    def decode(cls, payload: bytes) -> Hello:
         """Parse a HELLO payload of the right length; PeerError for limits nobody can work with."""
         (session_id, instance_id, proof, nonce, epoch, budget, window, features, digest, length,
          former) = HELLO.unpack(payload)
@@ -90,12 +110,12 @@ class Hello:
         hello.proof, hello.list_digest, hello.list_bytes = proof, digest, length
         return hello
 
-    def prove(self, secret, channel, resume_list):
+    def prove(self, secret: bytes, channel: bytes, resume_list: bytes) -> None:
         """Claim a session: bind this HELLO and the list behind it to the secret and to the connection."""
         self.list_bytes, self.list_digest = len(resume_list), digest_of(resume_list)
         self.proof = make_proof(secret, CLIENT_LABEL, channel, self.payload(NO_PROOF))
 
-    def proves(self, secret, channel):
+    def proves(self, secret: bytes, channel: bytes) -> bool:
         """Whether the sender holds the session's secret, and speaks on this connection."""
         return same(self.proof, make_proof(secret, CLIENT_LABEL, channel, self.payload(NO_PROOF)))
 
@@ -106,8 +126,8 @@ class Welcome:
     `site` says which of several sproxies with one key this is, and is the same after its restart; 0: unknown.
     """
 
-    def __init__(self, session_id, secret, nonce, epoch, budget_bytes, window_bytes, features=0, routing_tag=0,
-                 site=0):
+    def __init__(self, session_id: bytes, secret: bytes, nonce: bytes, epoch: int, budget_bytes: int, window_bytes: int,
+                 features: int = 0, routing_tag: int = 0, site: int = 0) -> None:
         self.session_id = session_id
         self.secret = secret
         self.proof = NO_PROOF
@@ -121,19 +141,19 @@ class Welcome:
         self.list_digest = NO_DIGEST
         self.list_bytes = 0
 
-    def payload(self, proof=None):
+    def payload(self, proof: bytes | None = None) -> bytes:
         """The payload of the frame, with another proof if one is given."""
         return WELCOME.pack(
             self.session_id, self.secret, self.proof if proof is None else proof, self.nonce, self.epoch,
             self.budget_bytes, self.window_bytes, self.features, self.routing_tag, self.list_digest, self.list_bytes,
             self.site)
 
-    def encode(self):
+    def encode(self) -> bytes:
         """Return the WELCOME frame."""
         return encode_frame(FrameType.WELCOME, payload=self.payload())
 
     @classmethod
-    def decode(cls, payload):
+    def decode(cls, payload: bytes) -> Welcome:
         """Parse a WELCOME payload of the right length."""
         (session_id, secret, proof, nonce, epoch, budget, window, features, tag, digest, length,
          site) = WELCOME.unpack(payload)
@@ -142,22 +162,22 @@ class Welcome:
         welcome.proof, welcome.list_digest, welcome.list_bytes = proof, digest, length
         return welcome
 
-    def prove(self, secret, channel, hello, resume_list):
+    def prove(self, secret: bytes, channel: bytes, hello: Hello, resume_list: bytes) -> None:
         """Answer a claim: bind both sides' words and our list to the secret and to the connection."""
         self.list_bytes, self.list_digest = len(resume_list), digest_of(resume_list)
         self.proof = make_proof(secret, SERVER_LABEL, channel, hello.payload() + self.payload(NO_PROOF))
 
-    def proves(self, secret, channel, hello):
+    def proves(self, secret: bytes, channel: bytes, hello: Hello) -> bool:
         """Whether the sender holds the session's secret, and answers this HELLO on this connection."""
         return same(self.proof, make_proof(secret, SERVER_LABEL, channel, hello.payload() + self.payload(NO_PROOF)))
 
 
-def session_tag(session_id):
+def session_tag(session_id: bytes) -> int:
     """The beginning of a session's id as a number: enough to tell one session of an instance from another."""
     return int.from_bytes(session_id[:4])
 
 
-def check_limits(window_bytes, budget_bytes):
+def check_limits(window_bytes: int, budget_bytes: int) -> None:
     """PeerError when the peer offers limits outside of what the protocol allows."""
     if not _wire.MIN_WINDOW_BYTES <= window_bytes <= _wire.MAX_WINDOW_BYTES:
         raise PeerError(CloseCode.LIMIT_ERROR, f"peer offers an invalid stream window: {window_bytes} bytes")
@@ -165,22 +185,22 @@ def check_limits(window_bytes, budget_bytes):
         raise PeerError(CloseCode.LIMIT_ERROR, f"peer offers an invalid session budget: {budget_bytes} bytes")
 
 
-def make_proof(secret, label, channel, words):
+def make_proof(secret: bytes, label: bytes, channel: bytes, words: bytes) -> bytes:
     """HMAC-SHA256 by the session's secret (RFC 2104)."""
     return hmac.digest(secret, label + channel + words, "sha256")
 
 
-def same(one, other):
+def same(one: bytes, other: bytes) -> bool:
     """Compare in constant time."""
     return hmac.compare_digest(one, other)
 
 
-def digest_of(data):
+def digest_of(data: bytes) -> bytes:
     """SHA-256 of a RESUME list."""
     return hashlib.sha256(data).digest()
 
 
-def encode_preamble(version=_wire.VERSION, tag=0, flags=0):
+def encode_preamble(version: int = _wire.VERSION, tag: int = 0, flags: int = 0) -> bytes:
     """Return the 16 bytes that open a carrier in either direction."""
     return PREAMBLE.pack(MAGIC, version, flags, 0, tag)
 
@@ -195,7 +215,7 @@ class _Opening:
     our_name = peer_name = ""  # in messages
     is_server = False
 
-    def __init__(self, tls, judge, tag):
+    def __init__(self, tls: Encryption | None, judge: Callable[[bytes], object], tag: int) -> None:
         self.tls = tls
         self.outgoing = b""  # to be sent; whoever does takes it away
         self.peer_tag = 0
@@ -204,36 +224,36 @@ class _Opening:
         self._our_preamble = encode_preamble(tag=tag, flags=PreambleFlag.TLS if tls is not None else 0)
         self._preamble = b""
         self._parser = FrameParser()
-        self._first = None   # the peer's HELLO or WELCOME, while its list is awaited
+        self._first: Hello | Welcome | None = None   # the peer's HELLO or WELCOME, while its list is awaited
         self._behind = b""   # what came behind it
 
     @property
-    def leftover(self):
+    def leftover(self) -> bytes:
         """Bytes for the session: what came behind the first frame."""
         return self._behind
 
     @property
-    def met(self):
+    def met(self) -> bool:
         """The peer has said something."""
         return bool(self._preamble)
 
     @property
-    def proven(self):
+    def proven(self) -> bool:
         """The peer's first frame was right; only the rest of its list is missing."""
         return self._first is not None
 
-    def channel(self):
+    def channel(self) -> bytes:
         """32 bytes that only the two ends of this connection can know; zero without TLS."""
         if self.tls is None:
             return NO_CHANNEL
         preambles = (self._preamble + self._our_preamble if self.is_server else self._our_preamble + self._preamble)
         return self.tls.exporter(CHANNEL_LABEL, preambles, len(NO_CHANNEL))
 
-    def fresh_secret(self, session_id):
+    def fresh_secret(self, session_id: bytes) -> bytes:
         """The secret of a session that begins on this connection: with TLS both ends know it, and it is never sent."""
         return self.tls.exporter(SECRET_LABEL, session_id, _wire.SECRET_BYTES)
 
-    def feed(self, data):
+    def feed(self, data: bytes) -> Hello | Welcome | None:
         """Take bytes of the peer; returns its first frame's Hello or Welcome once that (and its list) is whole."""
         missing = _wire.PREAMBLE_BYTES - len(self._preamble)
         if missing > 0:
@@ -253,26 +273,28 @@ class _Opening:
                 self._behind = self._parser.unparsed
         return self._complete() if self._first is not None else None
 
-    def _met(self):
-        """The peer's preamble is right."""
+    def _met(self) -> None:
+        """Called once the peer's preamble was found right."""
 
-    def _through_tls(self, data):
+    def _through_tls(self, data: bytes) -> bytes:
         data = self.tls.receive(data)
         if self.tls.finished and not self.finished:
-            self._judge(self.tls.peer_spki())
+            spki = self.tls.peer_spki()
+            assert spki is not None  # without a certificate TLS would not have finished
+            self._judge(spki)
             self.finished = True
             self._open()
         self.outgoing += self.tls.take_out()
         return data
 
-    def _open(self):
-        """Frames may flow from now on."""
+    def _open(self) -> None:
+        """Called once frames may flow."""
 
-    def _read_first(self, frame_type, seq, ack, payload):
-        """The Hello or Welcome of the peer's first frame; PeerError when it is none."""
+    def _read_first(self, frame_type: int, seq: int, ack: int, payload: bytes) -> Hello | Welcome:
+        """The Hello or Welcome in the peer's first frame; PeerError when that is another one."""
         raise NotImplementedError
 
-    def _complete(self):
+    def _complete(self) -> Hello | Welcome | None:
         """The first frame, when the list that it announces is whole and is the one it was proven for."""
         first = self._first
         if len(self._behind) < first.list_bytes:
@@ -281,7 +303,7 @@ class _Opening:
             raise PeerError(CloseCode.BAD_PROOF, "the list of streams does not match its proof")
         return first
 
-    def _check_preamble(self):
+    def _check_preamble(self) -> None:
         got = self._preamble
         if not self._our_preamble.startswith(got[:4]):
             raise PeerError(CloseCode.VERSION_ERROR, f"not an mproxy peer: it sent {describe_bytes(got)}")
@@ -298,7 +320,7 @@ class _Opening:
             raise PeerError(CloseCode.ENCRYPTION, f"{self.peer_name} {peer}, {self.our_name} {us}: {USE_BOTH}")
 
 
-def describe_bytes(data):
+def describe_bytes(data: bytes) -> str:
     """Say what a stranger's first bytes look like, without repeating more than a few of them."""
     if data[:1] in (b"\x15", b"\x16"):  # an alert, a handshake
         return "TLS"
@@ -309,7 +331,7 @@ def describe_bytes(data):
     return data[:4].hex(" ")
 
 
-def judge_nobody(_spki):
+def judge_nobody(_spki: bytes) -> None:
     """Trust every key."""
 
 
@@ -323,18 +345,23 @@ class Greeter(_Opening):
 
     our_name, peer_name, is_server = "sproxy", "cproxy", True
 
-    def __init__(self, check, tls=None, judge=judge_nobody, meet=lambda tag: None):
+    if TYPE_CHECKING:
+        def feed(self, data: bytes) -> Hello | None: ...
+
+    def __init__(self, check: Callable[[Hello, bytes], object], tls: Encryption | None = None,
+                 judge: Callable[[bytes], object] = judge_nobody,
+                 meet: Callable[[int], object] = lambda tag: None) -> None:
         super().__init__(tls, judge, 0)
         self._check = check
         self._meet = meet
         self.prefix = self._our_preamble  # what goes before WELCOME or GOODBYE
 
-    def _met(self):
+    def _met(self) -> None:
         self._meet(self.peer_tag)
         if self.tls is not None:
             self.outgoing, self.prefix = self.prefix, b""
 
-    def _read_first(self, frame_type, seq, ack, payload):
+    def _read_first(self, frame_type: int, seq: int, ack: int, payload: bytes) -> Hello:
         if frame_type != FrameType.HELLO:
             raise PeerError(CloseCode.STATE_ERROR, "first frame is not HELLO")
         hello = Hello.decode(payload)
@@ -343,10 +370,10 @@ class Greeter(_Opening):
         self._check(hello, self.channel())
         return hello
 
-    def farewell(self, error):
+    def farewell(self, error: PeerError) -> bytes:
         """Bytes that tell the peer why it is turned away; what it cannot read yet is left out."""
         reason = str(error).encode(errors="replace")[:_wire.MAX_REASON_BYTES]
-        frame = encode_frame(FrameType.GOODBYE, seq=int(error.code), ack=error.detail, payload=reason)
+        frame = encode_frame(FrameType.GOODBYE, seq=error.code or 0, ack=error.detail, payload=reason)
         if self.tls is None or self.prefix:
             return self.prefix + frame
         if self.tls.finished and not self.tls.broken:
@@ -359,11 +386,15 @@ class Caller(_Opening):
 
     our_name, peer_name = "cproxy", "sproxy"
 
-    def __init__(self, compose, tls=None, judge=judge_nobody, tag=0):
+    if TYPE_CHECKING:
+        def feed(self, data: bytes) -> Welcome | None: ...
+
+    def __init__(self, compose: Callable[[], tuple[Hello, bytes, bytes]], tls: Encryption | None = None,
+                 judge: Callable[[bytes], object] = judge_nobody, tag: int = 0) -> None:
         super().__init__(tls, judge, tag)
         self._compose = compose
         self._secret = b""
-        self.hello = None
+        self.hello: Hello | None = None  # once it was composed
         self.list_bytes = 0   # of our list
         self.refused = False  # the peer is an sproxy, of the right key if keys are in use, and said GOODBYE
         self.detail = 0       # what that GOODBYE said besides: see PeerError
@@ -375,7 +406,7 @@ class Caller(_Opening):
             tls.receive(b"")
             self.outgoing += tls.take_out()
 
-    def _open(self):
+    def _open(self) -> None:
         self.hello, resume_list, self._secret = self._compose()
         self.list_bytes = len(resume_list)
         if self.hello.session_id:
@@ -383,7 +414,7 @@ class Caller(_Opening):
         words = self.hello.encode() + resume_list
         self.outgoing += words if self.tls is None else self.tls.seal(words)
 
-    def _read_first(self, frame_type, seq, ack, payload):
+    def _read_first(self, frame_type: int, seq: int, ack: int, payload: bytes) -> Welcome:
         """The Welcome; PeerError when the peer is not one of ours or turns us away."""
         if frame_type == FrameType.GOODBYE:
             self.refused = True
@@ -394,6 +425,7 @@ class Caller(_Opening):
             raise PeerError(CloseCode.STATE_ERROR, "first frame is not WELCOME")
         welcome = Welcome.decode(payload)
         hello = self.hello
+        assert hello is not None  # nobody answers what was not asked
         if welcome.epoch != hello.epoch or hello.session_id not in (b"", welcome.session_id):
             raise PeerError(CloseCode.STATE_ERROR, "WELCOME is for another session or carrier")
         if hello.session_id:

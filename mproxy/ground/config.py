@@ -10,9 +10,19 @@ values:
 Durations are whole microseconds (`_us`), sizes whole bytes (`_bytes`).
 """
 
+from __future__ import annotations
+
 import os
 
 from mproxy.ground.errors import UsageError
+
+TYPE_CHECKING = False  # of `typing`, which costs time at start
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any, Generic, Self, TypeVar, overload
+    Value = TypeVar("Value")
+else:
+    Generic, Value = {None: object}, None
 
 MILLISECOND_US = 1_000
 SECOND_US = 1_000_000
@@ -32,7 +42,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
 
 
-def format_duration(duration_us):
+def format_duration(duration_us: int) -> str:
     """Microseconds in the largest unit that divides them, so that nothing is rounded: `90s`, `7d`."""
     for unit, unit_us in DURATION_UNITS:
         if duration_us and duration_us % unit_us == 0:
@@ -40,7 +50,7 @@ def format_duration(duration_us):
     return "0s"
 
 
-def format_size(size_bytes):
+def format_size(size_bytes: int) -> str:
     """Bytes in the largest unit that divides them, so that nothing is rounded: `4MiB`, `65000`."""
     for unit, unit_bytes in SIZE_UNITS:
         if size_bytes and size_bytes % unit_bytes == 0:
@@ -48,12 +58,12 @@ def format_size(size_bytes):
     return str(size_bytes)
 
 
-def format_host_port(host, port):
+def format_host_port(host: str, port: int) -> str:
     """`host:port`, an IPv6 address in brackets (RFC 3986 section 3.2.2): `[::1]:6200`."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-class Setting:
+class Setting(Generic[Value]):
     """One knob: its default, its allowed range, and the option that sets it.
 
     `option` is made of the attribute's name without its unit (`window_bytes` is `--window`). `lowest` and
@@ -62,21 +72,30 @@ class Setting:
 
     __slots__ = ("default", "lowest", "highest", "option", "format")
 
-    def __init__(self, default, lowest=None, highest=None):
+    option: str
+    format: Callable[[Any], str]
+
+    def __init__(self, default: Value, lowest: int | None = None, highest: int | None = None) -> None:
         self.default = default
         self.lowest = lowest
         self.highest = highest
 
-    def __set_name__(self, owner, name):
+    def __set_name__(self, owner: type[Config], name: str) -> None:
         stem, _, unit = name.rpartition("_")
         self.format = {"us": format_duration, "bytes": format_size}.get(unit, str)
         self.option = "--" + (stem if unit in ("us", "bytes") else name).replace("_", "-")
 
-    def __get__(self, config, owner):
+    if TYPE_CHECKING:
+        @overload
+        def __get__(self, config: None, owner: type[Config]) -> Self: ...
+        @overload
+        def __get__(self, config: Config, owner: type[Config]) -> Value: ...
+
+    def __get__(self, config: Config | None, owner: type[Config]) -> object:
         """The setting itself, for the class: an instance finds its value first, in its own dictionary."""
         return self
 
-    def check(self, value):
+    def check(self, value: Any) -> None:
         """Raise UsageError with option, value and allowed range when `value` lies outside."""
         too_low = self.lowest is not None and value is not None and value < self.lowest
         too_high = self.highest is not None and value is not None and value > self.highest
@@ -91,7 +110,7 @@ class Config:
     Not a dataclass: importing `dataclasses` costs more time than all of this program's own Python.
     """
 
-    def __init__(self, **values):
+    def __init__(self, **values: Any) -> None:
         for name, setting in self.settings().items():
             value = values.pop(name, setting.default)
             setting.check(value)
@@ -101,28 +120,28 @@ class Config:
         self._check()
 
     @classmethod
-    def settings(cls):
+    def settings(cls) -> dict[str, Setting[Any]]:
         """{attribute name: Setting}, those of the base classes first."""
         return {name: value for base in reversed(cls.__mro__) for name, value in vars(base).items()
                 if isinstance(value, Setting)}
 
-    def replace(self, **values):
+    def replace(self, **values: Any) -> Self:
         """A copy with some values changed, checked again."""
         return type(self)(**{**self.__dict__, **values})
 
-    def _check(self):
+    def _check(self) -> None:
         """For rules between two settings."""
 
-    def __setattr__(self, name, value):
+    def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a configuration is frozen: {name}")
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.__dict__ == other.__dict__
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash((type(self), *self.__dict__.values()))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         values = ", ".join(f"{name}={value!r}" for name, value in self.__dict__.items())
         return f"{type(self).__name__}({values})"
 
@@ -157,7 +176,7 @@ class SessionConfig(Config):
     # memory: 20,000 of them 40 MiB. The process's limit of open files must be higher than this.
     max_streams = Setting(20_000, 1, 1_000_000)
 
-    def _check(self):
+    def _check(self) -> None:
         if self.session_budget_bytes < self.window_bytes:
             raise UsageError(
                 f"--session-budget {format_size(self.session_budget_bytes)}: out of range"
@@ -171,10 +190,10 @@ class ProgramConfig(Config):
 
     # TCP port to listen on; 0 takes any free one, told by the log line `listening`. None: no listener
     # (--stdio).
-    port = Setting(None, 0, 65535)
+    port: Setting[int | None] = Setting(None, 0, 65535)
 
     # Numeric addresses to listen on. While empty the program's own default holds, see `bind_addresses`.
-    bind = Setting(())
+    bind: Setting[tuple[str, ...]] = Setting(())
 
     # A bare TCP relay: no session, no protocol between the proxies, nothing survives the connection.
     plain = Setting(False)
@@ -192,7 +211,7 @@ class ProgramConfig(Config):
 
     # Directory for keys and for cproxy's instance ids, one small file per listening port. None keeps nothing: the
     # peer sees another key after each start, and a cproxy that came back cannot end its former sessions.
-    state_dir = Setting(None)
+    state_dir: Setting[str | None] = Setting(None)
 
     # Lowest level that is logged; one of LOG_LEVELS.
     log_level = Setting("info")
@@ -201,16 +220,16 @@ class ProgramConfig(Config):
     log_format = Setting("text")
 
     # File that the log is appended to; None: standard error.
-    log_file = Setting(None)
+    log_file: Setting[str | None] = Setting(None)
 
     DEFAULT_BIND: tuple[str, ...] = ()
 
-    def in_state_dir(self, name):
+    def in_state_dir(self, name: str) -> str | None:
         """The path of a file in `state_dir`; None when nothing is kept."""
-        return self.state_dir and os.path.join(self.state_dir, name)
+        return os.path.join(self.state_dir, name) if self.state_dir else None
 
     @property
-    def bind_addresses(self):
+    def bind_addresses(self) -> tuple[str, ...]:
         """Addresses to listen on: `bind`, or the program's default.
 
         Where `bind` is empty a host without IPv6 (or IPv4) is no reason to refuse to start: one listener is
@@ -218,7 +237,7 @@ class ProgramConfig(Config):
         """
         return self.bind or self.DEFAULT_BIND
 
-    def _check(self):
+    def _check(self) -> None:
         if self.log_level not in LOG_LEVELS:
             raise UsageError(f"--log-level {self.log_level}: must be one of {', '.join(LOG_LEVELS)}")
         if self.log_format not in LOG_FORMATS:
@@ -234,7 +253,7 @@ class CproxyConfig(ProgramConfig):
 
     # Where sproxy is; under --plain the daemon itself. Resolved again at every dial.
     sproxy_host = Setting("")
-    sproxy_port = Setting(None, 1, 65535)
+    sproxy_port: Setting[int | None] = Setting(None, 1, 65535)
 
     # One stream on standard input and output instead of a listener, for ssh's ProxyCommand.
     stdio = Setting(False)
@@ -247,24 +266,24 @@ class CproxyConfig(ProgramConfig):
     idle_us = Setting(60 * SECOND_US, 0, 30 * DAY_US)
 
     # (host, port) of the daemon that sproxy is asked for; None takes sproxy's default.
-    target = Setting(None)
+    target: Setting[tuple[str, int] | None] = Setting(None)
 
     # File with this client's key; the one in `state_dir` is made when there is none.
-    key = Setting(None)
+    key: Setting[str | None] = Setting(None)
 
     # File in which the keys of sproxies are remembered.
-    known_hosts = Setting(None)
+    known_hosts: Setting[str | None] = Setting(None)
 
     # Fingerprints (`SHA256:...`) of which sproxy must have one; while there are any, known_hosts is not asked.
-    host_fingerprint = Setting(())
+    host_fingerprint: Setting[tuple[str, ...]] = Setting(())
 
     @property
-    def key_file(self):
+    def key_file(self) -> str | None:
         """`key` or its default; None: no place to keep one, a key for this process alone."""
         return self.key or self.in_state_dir("client-key.pem")
 
     @property
-    def known_hosts_file(self):
+    def known_hosts_file(self) -> str | None:
         """`known_hosts` or its default; None: nothing is remembered."""
         return self.known_hosts or self.in_state_dir("known_hosts")
 
@@ -286,7 +305,7 @@ class SproxyConfig(ProgramConfig):
     single = Setting(False)
 
     # ((host, port), ...) that clients may ask for besides the default; empty: none. Compared as text.
-    allow = Setting(())
+    allow: Setting[tuple[tuple[str, int], ...]] = Setting(())
 
     # Connections that have not yet said anything, and as many again that have begun but not yet said HELLO. Each costs
     # one file descriptor, and some 20 KiB once it encrypts. One source has a quarter: 128 that dial at once.
@@ -298,17 +317,17 @@ class SproxyConfig(ProgramConfig):
     stdio_ttl_us = Setting(DAY_US, SECOND_US, 3650 * DAY_US)
 
     # File with sproxy's key; the one in `state_dir` is made when there is none.
-    host_key = Setting(None)
+    host_key: Setting[str | None] = Setting(None)
 
     # File with the keys that may connect. A file named here must exist; where there is none at the default place
     # everybody may, unless `closed`.
-    authorized_keys = Setting(None)
+    authorized_keys: Setting[str | None] = Setting(None)
 
     # Without that file let nobody in, instead of everybody.
     closed = Setting(False)
 
     # User whose rights the process has once it listens and has read its keys; None keeps those it was started with.
-    user = Setting(None)
+    user: Setting[str | None] = Setting(None)
 
     # Towards daemons on 127.0.0.0/8: come from an address there that is made of the client's key, so that what the
     # daemon does about one address (limits, bans) concerns one client.
@@ -319,17 +338,17 @@ class SproxyConfig(ProgramConfig):
     memory_limit_bytes = Setting(GIB, 64 * MIB, 1024 * GIB)
 
     @property
-    def host_key_file(self):
+    def host_key_file(self) -> str | None:
         """`host_key` or its default; None: no place to keep one, a key for this process alone."""
         return self.host_key or self.in_state_dir("host-key.pem")
 
     @property
-    def authorized_keys_file(self):
+    def authorized_keys_file(self) -> str | None:
         """`authorized_keys` or its default; None: everybody may connect."""
         return self.authorized_keys or self.in_state_dir("authorized_keys")
 
 
-def default_state_dir(environ=os.environ, is_root=None):
+def default_state_dir(environ: Mapping[str, str] = os.environ, is_root: bool | None = None) -> str | None:
     """Where keys and instance ids are kept, or None when the environment tells no place.
 
     The service manager's directory first (systemd.exec(5), STATE_DIRECTORY), then the XDG base directory

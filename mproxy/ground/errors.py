@@ -3,6 +3,12 @@
 A lost carrier is none of these: it is an event, handled by the session.
 """
 
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mproxy._wire import CloseCode
+
 
 class MproxyError(Exception):
     """Base of every error that mproxy raises on purpose; its text is one line for a person."""
@@ -23,7 +29,7 @@ class PeerError(MproxyError):
     with STALE_EPOCH the newest epoch seen, with UNKNOWN_SESSION the site that says so, with TWIN whether it is sure.
     """
 
-    def __init__(self, code, reason, detail=0):
+    def __init__(self, code: CloseCode | None, reason: str, detail: int = 0) -> None:
         super().__init__(reason)
         self.code = code
         self.detail = detail

@@ -4,8 +4,11 @@ Ground layer, for command lines and rule files alike. Each `parse_*` raises Usag
 the text; the caller puts name and text before it: `--port 99999: not a valid port (1 to 65535)`.
 """
 
+from __future__ import annotations
+
 import re
 import socket
+from collections.abc import Mapping
 
 from mproxy.ground.config import DURATION_UNITS, SECOND_US
 from mproxy.ground.errors import UsageError
@@ -32,7 +35,7 @@ _NEVER_IN_HOST = frozenset(" /:@%[]'\"\\")
 _HOST_LENGTH = 253
 
 
-def parse_duration(text):
+def parse_duration(text: str) -> int:
     """`100ms`, `1s`, `1.5m`, `2h`, `7d`; a bare number is seconds. Microseconds, rounded down."""
     duration_us = _number_with_unit(text, DURATION_US)
     if duration_us is None:
@@ -40,7 +43,7 @@ def parse_duration(text):
     return duration_us
 
 
-def parse_size(text):
+def parse_size(text: str) -> int:
     """`4MiB`, `64KiB`, `4M` (1024 each), `500kB` (1000 each); a bare number is bytes. Bytes, rounded down."""
     size_bytes = _number_with_unit(text, SIZE_BYTES)
     if size_bytes is None:
@@ -48,7 +51,7 @@ def parse_size(text):
     return size_bytes
 
 
-def _number_with_unit(text, units):
+def _number_with_unit(text: str, units: Mapping[str, int]) -> int | None:
     """`text` times its unit as an integer, or None. Exact: no float is involved."""
     match = _NUMBER_WITH_UNIT.fullmatch(text)
     if match is None:
@@ -58,28 +61,28 @@ def _number_with_unit(text, units):
     return None if factor is None else int(whole + fraction) * factor // 10 ** len(fraction)
 
 
-def parse_count(text):
+def parse_count(text: str) -> int:
     """A whole number in decimal digits."""
     if not (text.isascii() and text.isdigit() and len(text) <= 15):
         raise UsageError("not a whole number")
     return int(text)
 
 
-def parse_fingerprint(text):
+def parse_fingerprint(text: str) -> str:
     """`SHA256:` and 43 characters of base64, as the log and `mproxy keygen` show a key."""
     if not _FINGERPRINT.fullmatch(text):
         raise UsageError("not a key fingerprint; expected SHA256: and the 43 characters after it")
     return text
 
 
-def parse_port(text, lowest=1):
+def parse_port(text: str, lowest: int = 1) -> int:
     """A TCP port, `lowest` to 65535."""
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and lowest <= int(text) <= 65535):
         raise UsageError(f"not a valid port ({lowest} to 65535)")
     return int(text)
 
 
-def parse_host(text):
+def parse_host(text: str) -> str:
     """A host name or numeric address, an IPv6 address bare or in brackets; without brackets in the result.
 
     Numeric IPv6 comes out in its one canonical spelling (RFC 5952) and names in lower case, so that equal
@@ -94,12 +97,12 @@ def parse_host(text):
     return text.lower()
 
 
-def _could_be_name(text):
+def _could_be_name(text: str) -> bool:
     return (0 < len(text) <= _HOST_LENGTH and text.isprintable() and text[0] not in "-."
             and _NEVER_IN_HOST.isdisjoint(text))
 
 
-def parse_host_port(text):
+def parse_host_port(text: str) -> tuple[str, int]:
     """`HOST:PORT`, `[IPV6]:PORT`. Gives (host, port)."""
     host, colon, port = text.rpartition(":")
     if ":" in host and not host.startswith("["):
@@ -109,7 +112,7 @@ def parse_host_port(text):
     return parse_host(host), parse_port(port)
 
 
-def split_host_port(words, at):
+def split_host_port(words: list[str], at: int) -> list[str]:
     """`words` with a HOST:PORT in place `at` (negative: from the end) as two words, HOST and PORT; others as they are.
 
     A bare IPv6 address is a HOST.
@@ -123,7 +126,7 @@ def split_host_port(words, at):
     return [*words[:at], host, port, *words[at + 1:]]
 
 
-def parse_bind(text):
+def parse_bind(text: str) -> str:
     """A numeric address of this host, IPv6 bare or in brackets; `0.0.0.0` and `::` are all of them."""
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     address = canonical_address(bare)
@@ -132,7 +135,7 @@ def parse_bind(text):
     return address
 
 
-def canonical_address(text):
+def canonical_address(text: str) -> str | None:
     """The one spelling of a numeric IPv4 or IPv6 address (with its `%scope`), None for anything else."""
     base, percent, scope = text.partition("%")
     for family in (socket.AF_INET, socket.AF_INET6):
@@ -147,18 +150,18 @@ def canonical_address(text):
     return None
 
 
-def parse_name(text):
+def parse_name(text: str) -> str:
     """A name of anything. An empty one is a variable that was not set, not a request for the default."""
     if not text:
         raise UsageError("must not be empty")
     return text
 
 
-def counted(count, noun):
+def counted(count: int, noun: str) -> str:
     """`1 rule`, `2 rules`, of nouns that take an s."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def printable(text):
+def printable(text: str) -> str:
     """`text` as typed, but quoted when it is empty, holds blanks or would disturb the terminal."""
     return text if text.isprintable() and text and " " not in text else ascii(text)

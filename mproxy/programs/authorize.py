@@ -19,7 +19,7 @@ from mproxy._wire import CloseCode
 from mproxy.carrier._tls import Tls, TlsContext
 from mproxy.ground._wipe import wipe
 from mproxy.ground.config import default_state_dir, format_host_port
-from mproxy.ground.errors import MproxyError, PeerError, UsageError
+from mproxy.ground.errors import LocalError, MproxyError, PeerError, UsageError
 from mproxy.ground.words import parse_host, parse_name, parse_port, printable
 from mproxy.handshake import Caller
 from mproxy.policy.grants import parse_grant
@@ -151,9 +151,12 @@ def look_at_key(name, port, key_path):
         seen.append(spki)
         raise PeerError(CloseCode.ORDERLY, "seen enough")
 
+    def compose():
+        raise LocalError("the server's key is always refused")
+
     identity, _ = take_identity(key_path)
     try:
-        caller = Caller(lambda: None, Tls(TlsContext(identity.pem, is_server=False)), judge)
+        caller = Caller(compose, Tls(TlsContext(identity.pem, is_server=False)), judge)
         with socket.create_connection((name, port), timeout=LOOK_S) as sock:
             while True:
                 sock.sendall(caller.outgoing)

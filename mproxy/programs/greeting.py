@@ -228,7 +228,7 @@ class Guest:
         self._reception = reception
         self.greeter = Greeter(self._check, reception.host.make_tls(), self._judge, self._meet)
         self._watch = loop.watch(sock.fileno(), lambda _events: self._queue())
-        self._missing = None  # what the timer waits for
+        self._missing = ""  # what the timer waits for
         self._timer = None
         self._wait(SILENT_US, "preamble")
 

@@ -18,7 +18,7 @@ from mproxy.ground.words import (
 from mproxy.programs.options import OneLineParser
 from mproxy.relay.rule_file import parse_listen, parse_options
 from mproxy.relay.rules import Rule
-from mproxy.relay.settings import RelayConfig
+from mproxy.relay.settings import MOST_WORKERS, RelayConfig
 
 PROGRAM = "mproxy relay"
 COMMANDS = ("check", "reload", "stop", "status")
@@ -169,7 +169,7 @@ def _parse_command(command, *argv):
 
 def _workers(text):
     if text == "auto":
-        return min(len(os.sched_getaffinity(0)), RelayConfig.workers.highest)
+        return min(len(os.sched_getaffinity(0)), MOST_WORKERS)
     if not text.isdigit():
         raise UsageError("not a number of processes; use 1, 2, ... or auto")
     return parse_count(text)
@@ -184,11 +184,12 @@ def _rule(parser, words, protocol):
     host, ports = parse_listen(words[0], lowest=0)
     if len(ports) != 1:
         raise UsageError(f"PORT {printable(words[0])} is a range: put it in a file and use --config")
-    values = []
-    for name, text, parse in zip(names[1:], words[1:3], (parse_host, parse_port), strict=True):
-        try:
-            values.append(parse(text))
-        except UsageError as error:
-            raise UsageError(f"{name} {printable(text)}: {error}") from None
+    try:
+        name, text = names[1], words[1]
+        host_of_target = parse_host(text)
+        name, text = names[2], words[2]
+        target = host_of_target, parse_port(text)
+    except UsageError as error:
+        raise UsageError(f"{name} {printable(text)}: {error}") from None
     [options] = parse_options((protocol,), tuple(words[3:]), {})
-    return Rule(1, protocol, "" if host == "::" else host, ports[0], (tuple(values),), options)
+    return Rule(1, protocol, "" if host == "::" else host, ports[0], (target,), options)

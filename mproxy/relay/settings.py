@@ -3,6 +3,8 @@
 from mproxy.ground.config import HOUR_US, LOG_FORMATS, LOG_LEVELS, SECOND_US, Config, Setting
 from mproxy.ground.errors import UsageError
 
+MOST_WORKERS = 64
+
 
 class RelayConfig(Config):
     """One relay. Either `rules` hold, which come from the command line, or those of the file `file`."""
@@ -12,7 +14,7 @@ class RelayConfig(Config):
 
     # Processes that relay. One moves as much as one CPU can; more of them also hold more connections, since the limit
     # of open files is one of a process. More than there are CPUs only serve the second purpose.
-    workers = Setting(1, 1, 64)
+    workers = Setting(1, 1, MOST_WORKERS)
 
     # TCP connections, and UDP sessions, of all rules together; 0: what the descriptors allow.
     max_connections = Setting(0, 0, 10_000_000)

@@ -1,6 +1,6 @@
 import enum
 
-class ControlType(enum.IntFlag):
+class ControlType(enum.IntEnum):
     PADDING = 0
     PING = 1
     ACK_RANGES = 2
@@ -9,7 +9,7 @@ class ControlType(enum.IntFlag):
     PATH_RESPONSE = 5
     CLOSE = 6
 
-class EndCode(enum.IntFlag):
+class EndCode(enum.IntEnum):
     DONE = 0
     ABORTED = 1
     TIMED_OUT = 2
@@ -20,12 +20,12 @@ class EndCode(enum.IntFlag):
     VERSION = 7
     STOPPED = 8
 
-class PacketFlag(enum.IntFlag):
+class PacketFlag(enum.IntEnum):
     FIN = 1
     WANT_ACK = 2
     WANT_CREDIT = 4
 
-class PacketType(enum.IntFlag):
+class PacketType(enum.IntEnum):
     SYN = 1
     SYN_ACK = 2
     ACK = 3

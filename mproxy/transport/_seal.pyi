@@ -1,6 +1,6 @@
 import enum
 
-class Cipher(enum.IntFlag):
+class Cipher(enum.IntEnum):
     AESGCM = 1
     CHACHAPOLY = 2
 

@@ -10,7 +10,7 @@ from tests.meta.sources import PACKAGE, ROOT, externs, imports, module_name, sou
 # itself, never from a neighbour in its row. Where it lists its modules, each imports only from those before it: so they
 # are read in this order.
 LAYERS = [
-    {"ground": ["mproxy", "mproxy.ground", "mproxy._wire", "mproxy._pool", "mproxy._ring"]},
+    {"ground": ["mproxy", "mproxy._wire", "mproxy.ground", "mproxy._pool", "mproxy._ring"]},
     {"session": ["mproxy._frames", "mproxy._stream", "mproxy._liveness", "mproxy._transmit", "mproxy._streams",
                  "mproxy._session", "mproxy.handshake"],
      "engine": [f"mproxy.transport.{name}" for name in (
@@ -39,7 +39,7 @@ PURE += [f"transport/{name}" for name in (
 PURE_FILES = [path for name in PURE for path in sorted(PACKAGE.glob(f"{name}.p[yx]*")) if path.suffix != ".pyi"]
 # No errno: there is no system call that could set it. cpython: what handles objects and memory, not signals or files.
 PURE_IMPORTS = re.compile(
-    r"cython|mproxy(\..*)?|enum|struct|hmac|hashlib"
+    r"cython|mproxy(\..*)?|enum|struct|hmac|hashlib|(__future__|typing|collections\.abc)\..*"
     r"|libc\.(string|stdlib|stdint|stddef)(\..*)?"
     r"|cpython\.(bytes|bytearray|buffer|mem|object|ref|unicode)(\..*)?")
 PURE_HEADERS = {"stdint.h", "stddef.h", "stdlib.h", "string.h", "sys/uio.h"}  # uio.h: for struct iovec alone
