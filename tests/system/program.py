@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import select
 import subprocess
 import threading
 import time
@@ -13,6 +14,9 @@ from signal import SIGTERM
 
 # How long what must happen is waited for: much longer than it takes, as the machine may be busy with something else.
 PATIENCE_S = 30
+
+# Pipes and terminals hold no more than so many reads of them bring.
+MOST_READS = 32
 
 EVENT = re.compile(r"^\S+ +(debug|info|warning|error) +([a-z][a-z-]*)(?: |$)(.*)$")
 FIELD = re.compile(r'([a-z_0-9]+)=("(?:[^"\\]|\\.)*"|\S*)')
@@ -41,41 +45,69 @@ class Event:
 
 
 class Output:
-    """What a program writes, as text that grows; `at` of a line is the clock when it came."""
+    """What a program writes to `fd`, as text that grows; `at` of a line is the clock when it came.
 
-    def __init__(self):
-        self.parts = []
-        self.lines = []  # (at, line)
-        self.ended = False
+    A thread reads it, and so does whoever asks for it: what the program had written by then is in the answer, though
+    the thread may not have had its turn.
+    """
+
+    def __init__(self, fd=None):
+        self._fd = fd
+        self._parts = []
+        self._lines = []
+        self._partial = ""
+        self.ended = fd is None
         self.changed = threading.Condition()
+        self.reader = None
+        if fd is not None:
+            self.reader = threading.Thread(target=self._read_on, daemon=True)
+            self.reader.start()
 
     @property
     def text(self):
         """All that came. Put together when somebody asks: a program may write faster than a growing text is copied."""
-        return "".join(self.parts)
+        with self.changed:
+            self._take()
+            return "".join(self._parts)
 
-    def read_from(self, fd):
-        """Body of the reading thread."""
-        partial = ""
-        while True:
+    @property
+    def lines(self):
+        """[(at, line), ...] that came."""
+        with self.changed:
+            self._take()
+            return list(self._lines)
+
+    def _read_on(self):
+        while not self.ended:
+            self._is_ready(None)
+            with self.changed:
+                self._take()
+        os.close(self._fd)
+
+    def _is_ready(self, within_ms):
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        return poll.poll(within_ms)
+
+    def _take(self):
+        """Read what is there, but not for ever what comes meanwhile; `changed` is held."""
+        for _turn in range(MOST_READS):
+            if self.ended or not self._is_ready(0):
+                return
             try:
-                data = os.read(fd, 65536)
+                data = os.read(self._fd, 65536)
             except OSError:  # a pty whose other end is closed
                 data = b""
-            with self.changed:
-                text = data.decode(errors="replace").replace("\r", "")
-                self.parts.append(text)
-                whole = (partial + text).split("\n")
-                partial = whole.pop()
-                if not data and partial:
-                    whole.append(partial)
-                now = time.monotonic()
-                self.lines.extend((now, line) for line in whole)
-                self.ended = not data
-                self.changed.notify_all()
-            if not data:
-                os.close(fd)
-                return
+            text = data.decode(errors="replace").replace("\r", "")
+            self._parts.append(text)
+            whole = (self._partial + text).split("\n")
+            self._partial = whole.pop()
+            if not data and self._partial:
+                whole.append(self._partial)
+            now = time.monotonic()
+            self._lines.extend((now, line) for line in whole)
+            self.ended = not data
+            self.changed.notify_all()
 
     def wait(self, look, within):
         """The first true value of `look()`, tried at every change; None at the deadline or the output's end."""
@@ -88,27 +120,25 @@ class Output:
             return found
 
 
+def read_pipe(pipe):
+    """The output that comes from a pipe of Popen; None: it goes elsewhere."""
+    if pipe is None:
+        return Output()
+    fd = os.dup(pipe.fileno())
+    pipe.close()
+    return Output(fd)
+
+
 class Program:
     """A process with its output. Ends by `stop` in a test or by `close` at the end of one."""
 
     def __init__(self, argv, env=None, stdin=subprocess.DEVNULL, stdout=None, stderr=None, **popen):
         self.argv = argv
         self.started_at = time.monotonic()
-        self.out, self.log = Output(), Output()
         self.process = subprocess.Popen(
             argv, env=env, stdin=stdin, stdout=subprocess.PIPE if stdout is None else stdout,
             stderr=subprocess.PIPE if stderr is None else stderr, start_new_session=True, **popen)
-        self.readers = [self._reader(self.out, self.process.stdout), self._reader(self.log, self.process.stderr)]
-
-    def _reader(self, output, pipe):
-        if pipe is None:
-            output.ended = True
-            return None
-        fd = os.dup(pipe.fileno())
-        pipe.close()
-        thread = threading.Thread(target=output.read_from, args=(fd,), daemon=True)
-        thread.start()
-        return thread
+        self.out, self.log = read_pipe(self.process.stdout), read_pipe(self.process.stderr)
 
     @property
     def pid(self):
@@ -127,9 +157,7 @@ class Program:
 
     def events(self, name=None):
         """The events logged so far, all or those of one name."""
-        with self.log.changed:
-            lines = list(self.log.lines)
-        parsed = (Event.parse(line, at) for at, line in lines)
+        parsed = (Event.parse(line, at) for at, line in self.log.lines)
         return [event for event in parsed if event and name in (None, event.name)]
 
     def event(self, name, count=1, within=PATIENCE_S):
@@ -147,8 +175,9 @@ class Program:
             status = self.process.wait(timeout=within)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still running after {within} s: {self}") from None
-        for reader in filter(None, self.readers):
-            reader.join(timeout=2)
+        for output in (self.out, self.log):
+            if output.reader is not None:
+                output.reader.join(timeout=2)  # what a child of it has open may go on
         return status
 
     def stop(self, number=SIGTERM, within=PATIENCE_S):
@@ -194,9 +223,7 @@ class PtyProgram(Program):
         super().__init__(argv, env=env, stdin=terminal, stdout=terminal, stderr=terminal)
         os.close(terminal)
         self.screen = screen
-        self.out.ended = False
-        self.readers = [threading.Thread(target=self.out.read_from, args=(os.dup(screen),), daemon=True)]
-        self.readers[0].start()
+        self.out = Output(os.dup(screen))
 
     def type(self, text):
         os.write(self.screen, text.encode())
