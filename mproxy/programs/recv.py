@@ -2,6 +2,9 @@
 
 import os
 import resource
+import select
+import signal
+import stat
 import time
 
 from mproxy.ground.config import DAY_US, SECOND_US, format_host_port
@@ -23,7 +26,7 @@ from mproxy.programs.transfer import (
 )
 from mproxy.programs.transfer_keys import SenderTrust
 from mproxy.service.run import run_program
-from mproxy.transfer.destinations import IntoDirectory, IntoFile, IntoPipe
+from mproxy.transfer.destinations import NOBODY_READS, IntoDirectory, IntoFile, IntoPipe
 from mproxy.transfer.messages import AHEAD, FileKind, Result
 from mproxy.transfer.names import current_umask
 from mproxy.transfer.receiver import Allowance, FileReceiver
@@ -55,6 +58,8 @@ MOST_SWEEP_US = 6 * 3600 * SECOND_US
 # A file that is arriving costs three descriptors; so many are for everything else.
 FILE_DESCRIPTORS, OTHER_DESCRIPTORS = 3, 64
 
+OUTPUT_CLOSED = 128 + signal.SIGPIPE  # as shells count it
+
 ONE_SENDER = "the receiver accepts only one sender, and already has one"
 ANEW = "the same file is being sent again"
 
@@ -71,7 +76,8 @@ may."""
 _EPILOG = """\
 exit status (--once): 0 everything arrived, 2 wrong command line, 3 no space, 4
 no permission, 5 already exists, 6 no answer, 7 the keys do not agree, 1 any
-other failure.
+other failure. With -o -, with and without --once: 141 nobody reads standard
+output any more.
 
 TIME is a number with us, ms, s, m, h or d (1s, 1.5m; a bare number is seconds).
 
@@ -154,7 +160,7 @@ class Recv:
     def __init__(self, config, log, loop):
         self.exit_status = 0
         self._config, self._log, self._loop = config, log, loop
-        self._endpoint = self._network = None
+        self._endpoint = self._network = self._output = None
         self._receivers = {}
         self._closing = []  # receivers whose connection is over, while they have files in hand
         self._marks = {}  # while senders wait for a place: {receiver: (what it had brought, when)}
@@ -201,6 +207,7 @@ class Recv:
                 " with keys"))
         self._log.info("listening", address=self._address[0], port=self._address[1])
         self._sweep()
+        self._watch_output()
         try:
             self._network = NetworkWatch()
             self._loop.watch(self._network.fileno(), self._on_network)
@@ -210,6 +217,22 @@ class Recv:
     def _on_network(self, _events):
         if self._network.read_events():
             self._endpoint.probe()
+
+    def _watch_output(self):
+        """Whether somebody reads standard output; between two senders no write would tell."""
+        if self._config.output == "-" and stat.S_IFMT(os.fstat(1).st_mode) in (stat.S_IFIFO, stat.S_IFSOCK):
+            self._output = self._loop.watch(1, self._on_output, read=False)
+
+    def _on_output(self, events):
+        """Nobody does: end as SIGPIPE ends other programs, but tell the senders."""
+        if not events & (select.EPOLLERR | select.EPOLLHUP):
+            return
+        self._output.close()
+        if self._leaving:
+            return
+        self._log.warning("output-closed", why="nobody reads standard output any more")
+        self.exit_status = OUTPUT_CLOSED
+        self._end(EndCode.ABORTED, NOBODY_READS)
 
     def _sweep(self):
         """Remove abandoned partial files, now and at intervals."""
@@ -319,7 +342,7 @@ class Recv:
             self._taken = None
             if receiver.received_bytes:
                 self._served = receiver.first
-        if not self._config.once:
+        if not self._config.once or self._leaving:
             return
         if error is None:
             self._outcome = self._worst
@@ -346,10 +369,13 @@ class Recv:
 
     def shut_down(self, signal_name):
         """SIGINT, SIGTERM: what has arrived stays for the next attempt."""
-        for receiver in list(self._receivers):
-            receiver.give_up(EndCode.STOPPED, f"the receiver was interrupted by {signal_name}")
         if self._config.once:
             self.exit_status = 1
+        self._end(EndCode.STOPPED, f"the receiver was interrupted by {signal_name}")
+
+    def _end(self, code, why):
+        for receiver in list(self._receivers):
+            receiver.give_up(code, why)
         self._farewell_us = FAREWELL_US
         self._leave()
 

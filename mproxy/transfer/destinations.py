@@ -133,6 +133,9 @@ class IntoFile:
         """A single file or a pipe has no directories to dress."""
 
 
+NOBODY_READS = "nobody reads the receiver's output any more"
+
+
 class IntoPipe:
     """Standard output, one file after the other, of one sender at a time."""
 
@@ -229,6 +232,8 @@ def _write_all(fd, data):
     while view:
         try:
             view = view[os.write(fd, view):]
+        except BrokenPipeError:
+            raise Refusal(Result.FAILED, NOBODY_READS) from None
         except BlockingIOError:  # somebody else has made it so (O_NONBLOCK), and may rely on it
             poll = select.poll()
             poll.register(fd, select.POLLOUT)

@@ -49,10 +49,10 @@ class Transfer:
         self.programs.append(program)
         return program
 
-    def recv(self, *options, output=None, port=0, once=True, env=None):
+    def recv(self, *options, output=None, port=0, once=True, **popen):
         output = output or f"{self.target}/"
         door = [] if "--key" in options else ["--open"]
-        program = self.start("recv", *(["--once"] if once else []), *door, *options, port, "-o", output, env=env)
+        program = self.start("recv", *(["--once"] if once else []), *door, *options, port, "-o", output, **popen)
         return program, int(program.event("listening", within=30)["port"])
 
     def impair(self, port, *options, listen=0):

@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import signal
+import subprocess
 
 import pytest
 from lab import until
@@ -100,6 +101,37 @@ def test_two_senders_to_one_standard_output(transfer, once):
     if once:
         assert receiver.wait(MANY) == 0
     assert receiver.out.text in ("A" * 1_500_000, "B" * 1_500_000)
+
+
+@pytest.mark.parametrize("once", [False, True], ids=["stays", "once"])
+@pytest.mark.parametrize("when", ["idle", "between", "in-mid-write", "a file", "all written"])
+def test_the_reader_of_standard_output_goes(transfer, once, when):
+    """Goal: nobody reads what is written any more (`| head`): recv ends at once, as others do by SIGPIPE, a line
+    says so, and a sender that is there learns why. Once all has been written and said it does not matter."""
+    reading, writing = os.pipe()
+    receiver, port = transfer.recv(output="-", once=once, stdout=writing)
+    os.close(writing)
+    sender = None
+    if when == "all written":
+        assert transfer.send(port, transfer.file("f", b"data")).wait(MANY) == 0
+        if once:
+            assert receiver.wait(MANY) == 0
+            os.close(reading)
+            return
+    elif when == "a file":
+        sender = transfer.send(port, transfer.file("f", content(1, 1_500_000)))
+        os.read(reading, 5)
+    elif when != "idle":
+        sender = transfer.send(port, "-", stdin=subprocess.PIPE)
+        sender.process.stdin.write(b"x" * (1_500_000 if when == "in-mid-write" else 5))
+        sender.process.stdin.flush()
+        os.read(reading, 5)
+    os.close(reading)
+    assert receiver.wait(MANY) == 141
+    assert receiver.event("output-closed").level == "warning"
+    if sender is not None:
+        assert sender.wait(MANY) == 1
+        assert "nobody reads the receiver's output any more" in sender.log.text
 
 
 def test_once_takes_one_sender(transfer):
