@@ -253,7 +253,7 @@ class CproxyConfig(ProgramConfig):
 
     # Where sproxy is; under --plain the daemon itself. Resolved again at every dial.
     sproxy_host = Setting("")
-    sproxy_port: Setting[int | None] = Setting(None, 1, 65535)
+    sproxy_port: Setting[int] = Setting(None, 1, 65535)  # type: ignore[arg-type]  # no default: always given
 
     # One stream on standard input and output instead of a listener, for ssh's ProxyCommand.
     stdio = Setting(False)

@@ -1,5 +1,7 @@
 """Words and numbers of binding a socket, for every program that listens."""
 
+from __future__ import annotations
+
 import errno
 import os
 
@@ -10,7 +12,7 @@ BACKLOG = 65535
 NO_SUCH_ADDRESS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
 
-def explain_bind(error, port):
+def explain_bind(error: OSError, port: int) -> str:
     """Why bind(2) failed, and what to do about it."""
     if error.errno == errno.EADDRINUSE:
         return "the port is in use; stop the other program or choose another port"

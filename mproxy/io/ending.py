@@ -1,5 +1,7 @@
 """How sockets end that nobody needs any more: the system keeps nothing of them, or not for long."""
 
+from __future__ import annotations
+
 import socket
 import struct
 
@@ -9,19 +11,19 @@ LAST_WORDS_MS = 10_000
 _AT_ONCE = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
 
 
-def reset_on_close(sock):
+def reset_on_close(sock: socket.socket) -> None:
     """Make closing send a reset (socket(7), SO_LINGER of 0)."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
 
 
-def give_up(sock):
+def give_up(sock: socket.socket) -> None:
     """Close with a reset: what was sent and not acknowledged is dropped, and neither end keeps a state. An end in order
     waits for the other one, which may have become unreachable."""
     reset_on_close(sock)
     sock.close()
 
 
-def finish(sock):
+def finish(sock: socket.socket) -> None:
     """Close in order, so that what was sent arrives; but only if the peer acknowledges it soon (tcp(7),
     TCP_USER_TIMEOUT, which outlives the descriptor)."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, LAST_WORDS_MS)

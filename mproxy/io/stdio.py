@@ -1,12 +1,18 @@
 """Standard input and output as descriptors of our own that never block."""
 
+from __future__ import annotations
+
 import os
 import stat
 
 from mproxy.ground.errors import UsageError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
-def check_stdio(fds):
+
+def check_stdio(fds: Iterable[int]) -> None:
     """UsageError when one of descriptors 0 and 1 in `fds` is closed: what comes would be thrown away without a word."""
     for fd in fds:
         try:
@@ -24,7 +30,7 @@ def open_stdio() -> tuple[int, int]:
     return _reopen(0, os.O_RDONLY), _reopen(1, os.O_WRONLY)
 
 
-def _reopen(fd, flags):
+def _reopen(fd: int, flags: int) -> int:
     mode = os.fstat(fd).st_mode
     own = -1
     if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):

@@ -4,6 +4,8 @@ Ways that are known from before start at once; those that a lookup brings join w
 cancelled.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import socket
@@ -12,6 +14,18 @@ from mproxy.io.ending import give_up
 from mproxy.policy.network import preferred_source
 from mproxy.policy.paths import Way
 from mproxy.policy.resolver import interleave
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mproxy.ground.shapes import Address
+    from mproxy.io._loop import Loop, Timer, Watch
+    from mproxy.policy.paths import Paths
+    from mproxy.policy.resolver import Request, Resolved
+
+    Connected = Callable[["Attempt", socket.socket, Way, int], object]
+    Failed = Callable[["Attempt", str], object]
 
 # RFC 8305, section 8: Connection Attempt Delay.
 NEXT_WAY_US = 250_000
@@ -23,21 +37,24 @@ class Attempt:
     `on_connected(attempt, sock, way, took_us)`; `on_failed(attempt, why)`.
     """
 
-    def __init__(self, loop, paths, timeout_us, connect, on_connected, on_failed):
+    def __init__(self, loop: Loop, paths: Paths, timeout_us: int, connect: Callable[[Way], socket.socket],
+                 on_connected: Connected,
+                 on_failed: Failed) -> None:
         self._loop = loop
         self._paths = paths
         self._timeout_us = timeout_us
         self._connect = connect
-        self._on_connected = on_connected
-        self._on_failed = on_failed
-        self._ways = []      # not tried yet
-        self._racing = {}    # socket -> (Watch, Way, began at)
-        self._tried = set()
-        self._request = None  # a lookup under way
-        self._timer = self._next = None
-        self._errors = []
+        self._on_connected: Connected | None = on_connected
+        self._on_failed: Failed | None = on_failed
+        self._ways: list[Way] = []  # not tried yet
+        self._racing: dict[socket.socket, tuple[Watch, Way, int]] = {}  # socket -> (Watch, Way, began at)
+        self._tried: set[Way] = set()
+        self._request: Request | None = None  # a lookup under way
+        self._timer: Timer | None = None
+        self._next: Timer | None = None
+        self._errors: list[str] = []
 
-    def begin(self, known, look_up):
+    def begin(self, known: list[Way], look_up: Callable[[Resolved], Request] | None) -> None:
         """Race the ways that are known; `look_up(callback)` starts a lookup and returns its request, None: no need."""
         self._timer = self._loop.call_later(self._timeout_us, self._time_out)
         if look_up is not None:
@@ -48,7 +65,7 @@ class Attempt:
         else:
             self._try_next()
 
-    def cancel(self):
+    def cancel(self) -> None:
         """Stop, without calling the observer."""
         if self._request is not None:
             self._request.cancel()
@@ -62,12 +79,12 @@ class Attempt:
         self._ways = []
         self._on_connected = self._on_failed = None
 
-    def misplaced(self):
+    def misplaced(self) -> bool:
         """It speaks from addresses that the kernel would not choose any more (or has not begun to speak)."""
         return bool(self._racing) and all(
             not well_placed(sock, way) for sock, (_watch, way, _at) in self._racing.items())
 
-    def _resolved(self, addresses, error):
+    def _resolved(self, addresses: list[Address], error: str | None) -> None:
         self._request = None
         if error is not None:
             self._errors.append(error)
@@ -75,7 +92,7 @@ class Attempt:
         self._ways = self._paths.in_order(found + self._ways)
         self._try_next()
 
-    def _try_next(self):
+    def _try_next(self) -> None:
         """Start on the next way; fail when there is none and nothing is under way."""
         if self._next is not None:
             self._next.cancel()
@@ -95,7 +112,7 @@ class Attempt:
             return
         self._fail_if_over()
 
-    def _start(self, way):
+    def _start(self, way: Way) -> None:
         sock = self._connect(way)
         try:
             watch = self._loop.watch(sock.fileno(), lambda _events: self._connected(sock), read=False, write=True)
@@ -104,7 +121,7 @@ class Attempt:
             raise
         self._racing[sock] = watch, way, self._loop.now()
 
-    def _connected(self, sock):
+    def _connected(self, sock: socket.socket) -> None:
         if sock not in self._racing:
             return
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -117,14 +134,15 @@ class Attempt:
             return
         report = self._on_connected
         self.cancel()
-        report(self, sock, way, self._loop.now() - began_at)
+        if report is not None:
+            report(self, sock, way, self._loop.now() - began_at)
 
-    def _drop(self, sock):
+    def _drop(self, sock: socket.socket) -> None:
         watch, _way, _at = self._racing.pop(sock)
         watch.close()
         give_up(sock)  # it may have connected in this moment
 
-    def _time_out(self):
+    def _time_out(self) -> None:
         within = f"within {self._timeout_us / 1e6:g}s"
         if self._racing:
             where = ", ".join(_say(way) for _watch, way, _at in self._racing.values())
@@ -132,18 +150,18 @@ class Attempt:
         else:
             self._fail(f"no answer from the name service {within}")
 
-    def _fail_if_over(self):
+    def _fail_if_over(self) -> None:
         if not self._racing and self._request is None and not self._ways:
             self._fail("; ".join(dict.fromkeys(self._errors)) or "no address found")
 
-    def _fail(self, why):
+    def _fail(self, why: str) -> None:
         report = self._on_failed
         self.cancel()
         if report is not None:
             report(self, why)
 
 
-def connect_to(way, segment_bytes=0):
+def connect_to(way: Way, segment_bytes: int = 0) -> socket.socket:
     """Start to connect; returns the non-blocking socket. Raises OSError."""
     sock = socket.socket(way.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
@@ -160,19 +178,20 @@ def connect_to(way, segment_bytes=0):
     return sock
 
 
-def reason_of(error):
+def reason_of(error: OSError) -> str:
     """An OSError in the system's words."""
     return os.strerror(error.errno) if error.errno else str(error)
 
 
-def well_placed(sock, way):
+def well_placed(sock: socket.socket, way: Way) -> bool:
     """Whether the kernel would still choose the local address that `sock` has."""
     try:
-        return sock.getsockname()[0] == preferred_source(way.address, way.device)
+        local: str = sock.getsockname()[0]
+        return local == preferred_source(way.address, way.device)
     except OSError:
         return False
 
 
-def _say(way):
+def _say(way: Way) -> str:
     text = f"{way.address[0]} port {way.address[1]}"
     return f"{text} via {way.device}" if way.device else text

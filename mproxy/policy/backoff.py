@@ -11,7 +11,13 @@ Every pause is drawn between a part of its ceiling and the whole (jitter; M. Bro
 AWS Architecture Blog 2015): when a thousand clients lose the same sproxy their dials spread out.
 """
 
+from __future__ import annotations
+
 import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # A first retry sooner than a round trip across a continent would only repeat the failure.
 FIRST_CEILING_US = 50_000
@@ -40,29 +46,30 @@ FIRST_HURRY_US = 1_000_000
 class Backoff:
     """The pauses of one series of dials. Times are microseconds; `draw` gives a float in [0, 1)."""
 
-    def __init__(self, draw=None):
+    def __init__(self, draw: Callable[[], float] | None = None) -> None:
         self._draw = draw or draw_from_system
+        self._hurried_at: int | None = None  # the last sign that was followed
         self.begin(0)
 
-    def begin(self, now):
+    def begin(self, now: int) -> None:
         """A series of dials begins, or all is different now: the next dial goes at once."""
         self._began_at = now
         self._ceiling_us = self._silent_us = 0
         self._pause_us = FIRST_PAUSE_US
         self._hurry_us, self._hurried_at = FIRST_HURRY_US, None
 
-    def is_old(self, now):
+    def is_old(self, now: int) -> bool:
         """Whether pauses are long."""
         return now - self._began_at >= NEW_US
 
-    def after_failure_us(self, now):
+    def after_failure_us(self, now: int) -> int | None:
         """How long to wait when nothing is under way any more: 0 the first time. None: no less than was said before."""
         ceiling_us = self._ceiling_us
         self._ceiling_us = min(max(FIRST_CEILING_US, 2 * ceiling_us), LAST_CEILING_US)
         delay_us = self._jitter(ceiling_us, 0.5)
         return delay_us if now + delay_us - self._began_at < NEW_US else None
 
-    def next_us(self, now):
+    def next_us(self, now: int) -> int:
         """How long to wait for an answer to what is begun just now before more is begun, if nothing fails before."""
         self._silent_us = min(max(FIRST_SILENT_US, 2 * self._silent_us), LAST_SILENT_US)
         delay_us = self._jitter(self._silent_us, 0.6)
@@ -73,7 +80,7 @@ class Backoff:
         self._pause_us = min(self._pause_us * 8 // 5, LAST_PAUSE_US)
         return self._jitter(self._pause_us, 0.87)
 
-    def may_hurry(self, now):
+    def may_hurry(self, now: int) -> bool:
         """Whether a sign that a dial may help is followed at once; counts as having been followed."""
         if self._hurried_at is not None and now - self._hurried_at < self._hurry_us:
             return False
@@ -82,10 +89,10 @@ class Backoff:
         self._hurried_at = now
         return True
 
-    def _jitter(self, ceiling_us, least):
+    def _jitter(self, ceiling_us: int, least: float) -> int:
         return int(ceiling_us * (least + (1 - least) * self._draw()))
 
 
-def draw_from_system():
+def draw_from_system() -> float:
     """A float in [0, 1) from the kernel; importing `random` takes longer than all draws ever made."""
     return int.from_bytes(os.urandom(6), "big") / (1 << 48)

@@ -4,12 +4,20 @@ Its patience is measured in progress: bytes that come, and bytes of ours that th
 A narrow path takes long to carry a list of many streams, and is not slower for being asked twice.
 """
 
+from __future__ import annotations
+
 import fcntl
 import socket
 
 from mproxy.ground.errors import PeerError
 from mproxy.io.ending import give_up
 from mproxy.policy.attempt import reason_of, well_placed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mproxy.handshake import Caller, Welcome
+    from mproxy.io._loop import Loop, Timer, Watch
+    from mproxy.policy.paths import Way
 
 # Without progress for so long, or four times what its connection took, a candidate is overdue: TLS and HELLO are two
 # round trips. Where one was overdue already the next gets twice the time, up to LAST_OVERDUE_US: where the other end
@@ -23,52 +31,73 @@ RECEIVE_BYTES = 65536
 _SIOCOUTQ = 0x5411
 
 
+class CandidateObserver:
+    """What a candidate is told by, and tells; `policy.dialer.Dialer` alone."""
+
+    loop: Loop
+    timeout_us: int  # for an answer, if the path is not slow
+
+    def make_caller(self) -> Caller:
+        """Our side of the handshake on one connection."""
+        raise NotImplementedError
+
+    def welcomed(self, candidate: Candidate, welcome: Welcome) -> None:
+        """The candidate has become a carrier."""
+
+    def candidate_overdue(self, candidate: Candidate) -> None:
+        """Nothing has moved on it for longer than it should take."""
+
+    def candidate_failed(self, candidate: Candidate, error: Exception) -> None:
+        """The candidate is lost; a PeerError means that the other end said so, or is no sproxy."""
+
+
 class Candidate:
     """`number` of others were overdue before it; `silent_since`: when the first of them began."""
 
-    def __init__(self, dialer, sock, way, connect_us, number, silent_since):
+    def __init__(self, dialer: CandidateObserver, sock: socket.socket, way: Way, connect_us: int, number: int,
+                 silent_since: int) -> None:
         self._loop = dialer.loop
         self._dialer = dialer
         self._sock = sock
         self.way = way
         self.local = sock.getsockname()[0]
-        self.caller = dialer.observer.make_caller()
+        self.caller = dialer.make_caller()
         self.number = number
         self.silent_since = silent_since
         self._silence_us = max(dialer.timeout_us, 4 * connect_us)  # after this nobody will answer
         self._patience_us = max(min(OVERDUE_US << min(number, 8), LAST_OVERDUE_US), 4 * connect_us)
         self._progress_at = self._loop.now()
         self._unacknowledged = 0
-        self._watch = None
-        self._timer = None
+        self._watch: Watch | None = None
+        self._timer: Timer | None = None
 
-    def begin(self):
+    def begin(self) -> None:
         """Say the first words and wait for the answer."""
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._watch = self._loop.watch(self._sock.fileno(), self._on_ready, read=True, write=True)
         self._look_later()
         self._on_ready(0)
 
-    def overdue(self):
+    def overdue(self) -> bool:
         """Nothing has moved for longer than it should take."""
         self._note_acknowledged()
         return self._loop.now() - self._progress_at >= self._patience_us
 
-    def misplaced(self):
+    def misplaced(self) -> bool:
         """It speaks from an address that the kernel would not choose any more."""
         return not well_placed(self._sock, self.way)
 
-    def release(self):
+    def release(self) -> socket.socket:
         """Give the socket away; its descriptor belongs to the caller."""
         self._watch.close()
         self._timer.cancel()
         return self._sock
 
-    def close(self):
+    def close(self) -> None:
         """Close the connection, without calling the dialer. What it said is to have no effect any more."""
         give_up(self.release())
 
-    def _look_later(self):
+    def _look_later(self) -> None:
         now = self._loop.now()
         due_at = self._progress_at + self._patience_us
         if due_at <= now:
@@ -76,7 +105,7 @@ class Candidate:
         due_at = min(due_at, self.silent_since + self._silence_us)
         self._timer = self._loop.call_later(max(1, due_at - now), self._look)
 
-    def _look(self):
+    def _look(self) -> None:
         overdue = self.overdue()
         if self._loop.now() - self.silent_since >= self._silence_us:
             within = f"{self._silence_us / 1e6:.3g}s"
@@ -86,17 +115,17 @@ class Candidate:
         if overdue:
             self._dialer.candidate_overdue(self)
 
-    def _note_acknowledged(self):
+    def _note_acknowledged(self) -> None:
         """Acknowledged bytes are progress, but not the last of them: then the other end's application is to answer."""
         queued = int.from_bytes(fcntl.ioctl(self._sock.fileno(), _SIOCOUTQ, bytes(4)), "little")
         if 0 < queued < self._unacknowledged:
             self._note_progress()
         self._unacknowledged = queued
 
-    def _note_progress(self):
+    def _note_progress(self) -> None:
         self._progress_at = self.silent_since = self._loop.now()
 
-    def _on_ready(self, _events):
+    def _on_ready(self, _events: int) -> None:
         if self._sock.fileno() < 0:
             return
         try:
@@ -107,7 +136,7 @@ class Candidate:
         if welcome is not None:
             self._dialer.welcomed(self, welcome)
 
-    def _exchange(self):
+    def _exchange(self) -> Welcome | None:
         """Send what there is to say, read what there is; returns the Welcome when it has come."""
         welcome = None
         try:
@@ -124,7 +153,7 @@ class Candidate:
             raise OSError(self._say_end(reason_of(error))) from None
         return welcome
 
-    def _try_to_send(self):
+    def _try_to_send(self) -> OSError | None:
         """The error of a connection that takes no more. It may have brought words before it was reset."""
         try:
             self._send()
@@ -132,13 +161,13 @@ class Candidate:
             return error
         return None
 
-    def _say_end(self, reason):
+    def _say_end(self, reason: str) -> str:
         if self.caller.met:
             return f"{reason} before the welcome"
         return (f"{reason} without an answer: what listens there is not an sproxy (captive portals and web servers"
                 " behave this way), or it is refusing this address for a while")
 
-    def _send(self):
+    def _send(self) -> None:
         """A list of many streams does not leave at once; what comes is read meanwhile all the same."""
         caller = self.caller
         while caller.outgoing:

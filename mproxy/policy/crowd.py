@@ -5,8 +5,20 @@ of the lowest rank goes, but every rank keeps a part: whoever fills a high one d
 source has more than its share, one of that source goes. Which of several: `choose` says.
 """
 
+from __future__ import annotations
+
 import os
 from enum import IntEnum
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import Generic, TypeVar
+    Guest = TypeVar("Guest")
+    Key = TypeVar("Key")
+else:
+    Generic, Guest = {None: object}, None
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 # Of a crowd one source may have a quarter, but at least so many; one whose people are known half.
 LEAST_SHARE = 8
@@ -27,23 +39,23 @@ class Rank(IntEnum):
     PROVEN = 3     # has proven to hold a session; only the rest of its list is missing
 
 
-class Crowd:
+class Crowd(Generic[Guest]):
     """`most`: guests at once. `choose(guests)`: which of a list, oldest first and never empty, has to go."""
 
-    def __init__(self, most, choose):
+    def __init__(self, most: int, choose: Callable[[list[Guest]], Guest]) -> None:
         self.most = most
         self._choose = choose
-        self._places = {}   # guest -> (source, rank)
-        self._ranks = {}    # rank -> guests, oldest first, as keys of a dict
-        self._sources = {}  # source -> guests, the same
+        self._places: dict[Guest, tuple[str | bytes, Rank]] = {}  # guest -> (source, rank)
+        self._ranks: dict[Rank, dict[Guest, None]] = {}  # rank -> guests, oldest first, as keys of a dict
+        self._sources: dict[str | bytes, dict[Guest, None]] = {}  # source -> guests, the same
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._places)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Guest]:
         return iter(list(self._places))
 
-    def add(self, guest, source, share, rank=Rank.STRANGER):
+    def add(self, guest: Guest, source: str | bytes, share: int, rank: Rank = Rank.STRANGER) -> Guest | None:
         """Take a guest in; returns who has to go for it, None or maybe the guest itself. `remove` that one."""
         self.remove(guest)
         self._places[guest] = source, rank
@@ -58,29 +70,33 @@ class Crowd:
             return self._pick(guest, self._ranks[min(beyond)])
         return None
 
-    def _pick(self, newcomer, guests):
+    def _pick(self, newcomer: Guest, guests: Iterable[Guest]) -> Guest:
         others = [guest for guest in guests if guest is not newcomer]
         return self._choose(others) if others else newcomer
 
-    def remove(self, guest):
+    def remove(self, guest: Guest) -> None:
         """The guest is gone, or somewhere else."""
-        source, rank = self._places.pop(guest, (None, None))
-        for table, key in ((self._sources, source), (self._ranks, rank)):
-            if key in table:
-                table[key].pop(guest, None)
-                if not table[key]:
-                    del table[key]
+        if guest in self._places:
+            source, rank = self._places.pop(guest)
+            _take_out(self._sources, source, guest)
+            _take_out(self._ranks, rank, guest)
 
-    def count(self, source):
+    def count(self, source: str | bytes) -> int:
         """Guests of a source."""
         return len(self._sources.get(source, ()))
 
 
-def share_of(most, known):
+def _take_out(table: dict[Key, dict[Guest, None]], key: Key, guest: Guest) -> None:
+    del table[key][guest]
+    if not table[key]:
+        del table[key]
+
+
+def share_of(most: int, known: bool) -> int:
     """Guests that one source may have among `most`; more when its people are `known`."""
     return min(most, max(LEAST_SHARE, most // (2 if known else 4)))
 
 
-def at_random(guests):
+def at_random(guests: Sequence[Guest]) -> Guest:
     """One of them: nobody can aim, and whoever is quicker than a flood gets through."""
     return guests[int.from_bytes(os.urandom(4), "big") % len(guests)]

@@ -15,14 +15,27 @@ Rules:
 5. Names are looked up at a pace of their own, LOOKUP_US apart at least, however often is dialled.
 """
 
+from __future__ import annotations
+
 from mproxy.ground.errors import PeerError
 from mproxy.io.ending import give_up
 from mproxy.policy.attempt import Attempt, connect_to
 from mproxy.policy.backoff import Backoff
-from mproxy.policy.candidate import Candidate
+from mproxy.policy.candidate import Candidate, CandidateObserver
 from mproxy.policy.network import outgoing_device, preferred_source
 from mproxy.policy.paths import Paths, Way
 from mproxy.policy.resolver import interleave
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from mproxy.ground.config import CproxyConfig
+    from mproxy.ground.shapes import Address
+    from mproxy.handshake import Caller, Welcome
+    from mproxy.io._loop import Loop, Timer
+    from mproxy.policy.resolver import Request, Resolved, Resolver
 
 # Under way at once; each holds a descriptor. At the pace of unanswered attempts so many outlast 20 s.
 ATTEMPTS = 16
@@ -37,16 +50,35 @@ QUIET_US = 10_000_000
 LOOKUP_US = 2_000_000
 
 
-class Dialer:
-    """Makes connected, welcomed carriers out of a host and a port.
+class DialObserver:
+    """What a dialer asks and tells whoever needs a carrier."""
 
-    The observer answers `still_wanted()` before each attempt and `make_caller()` (a handshake.Caller) when one has
-    connected, and is told `on_welcome(socket, caller, welcome)`, `on_dial_failed(why)` when an attempt failed on all
-    addresses or had no answer in time, `on_cut_off(why)` when a connection stood and ended before its welcome, and
-    `on_turned_away(error, caller)` when sproxy answered with a refusal or nonsense.
-    """
+    def still_wanted(self) -> bool:
+        """Asked before each attempt."""
+        raise NotImplementedError
 
-    def __init__(self, loop, resolver, config, observer, connect=None):
+    def make_caller(self) -> Caller:
+        """Our side of the handshake, for an attempt that has connected."""
+        raise NotImplementedError
+
+    def on_welcome(self, sock: socket.socket, caller: Caller, welcome: Welcome) -> None:
+        """There is a carrier: the socket is the observer's."""
+
+    def on_dial_failed(self, why: str) -> None:
+        """An attempt failed on all addresses, or had no answer in time."""
+
+    def on_cut_off(self, why: str) -> None:
+        """A connection stood, and ended before its welcome."""
+
+    def on_turned_away(self, error: PeerError, caller: Caller) -> None:
+        """sproxy answered with a refusal, or what is there is no sproxy."""
+
+
+class Dialer(CandidateObserver):
+    """Makes connected, welcomed carriers out of a host and a port."""
+
+    def __init__(self, loop: Loop, resolver: Resolver, config: CproxyConfig, observer: DialObserver,
+                 connect: Callable[[Way], socket.socket] | None = None) -> None:
         self.loop = loop
         self._resolver = resolver
         self._host, self._port = config.sproxy_host, config.sproxy_port
@@ -54,31 +86,32 @@ class Dialer:
         self.observer = observer
         self._connect = connect or self._connect_by_path
         self.paths = Paths()
-        self.device = None  # that the last welcomed carrier is bound to; None: it follows the routes
+        self.device: str | None = None  # that the last welcomed carrier is bound to; None: it follows the routes
         self._backoff = Backoff()
-        self._attempts = []
-        self._candidate = None
-        self._timer = None
-        self._source = None  # the kernel's choice towards sproxy when last looked at
+        self._attempts: list[Attempt] = []
+        self._candidate: Candidate | None = None
+        self._timer: Timer | None = None
+        self._source: str | None = None  # the kernel's choice towards sproxy when last looked at
         self._burst_at = self._burst = 0
         self._waited_at = 0  # when an application was last said to wait
-        self._found, self._look_up_at = [], 0  # the last lookup's answer, and when to ask again
-        self._answered = None  # where the candidate was that was turned away last
+        self._found: list[Way] = []  # the last lookup's answer
+        self._look_up_at = 0  # when to ask again
+        self._answered: Way | None = None  # where the candidate was that was turned away last
         self.running = False
 
-    def start(self):
+    def start(self) -> None:
         """Dial until a carrier is welcomed; nothing when that is under way."""
         if not self.running:
             self.running = True
             self._begin_anew()
-            self._schedule(self._backoff.after_failure_us(self.loop.now()))
+            self._schedule(self._backoff.after_failure_us(self.loop.now()) or 0)
 
-    def stop(self):
+    def stop(self) -> None:
         """Give up what is under way."""
         self._drop_candidate()
         self.ease()
 
-    def ease(self):
+    def ease(self) -> None:
         """Begin nothing more; a candidate, which sproxy may have heard, is seen to its end."""
         self.running = self._candidate is not None
         self._cancel_timer()
@@ -86,7 +119,7 @@ class Dialer:
             attempt.cancel()
         self._attempts = []
 
-    def hurry(self):
+    def hurry(self) -> None:
         """An application waits: do not sit out a long pause. One that goes on writing is no news."""
         now = self.loop.now()
         is_news = now - self._waited_at > QUIET_US
@@ -94,7 +127,7 @@ class Dialer:
         if self.running and is_news and self._backoff.is_old(now) and self._backoff.may_hurry(now):
             self._begin_attempt()
 
-    def network_changed(self):
+    def network_changed(self) -> None:
         """Dial again at once, if a carrier is looked for at all."""
         if not self.running:
             return
@@ -119,28 +152,28 @@ class Dialer:
 
     # ---- attempts
 
-    def _begin_anew(self):
+    def _begin_anew(self) -> None:
         self._backoff.begin(self.loop.now())
         self._look_up_at = 0
         self._source_changed()
 
-    def _source_changed(self):
+    def _source_changed(self) -> bool:
         """Whether the kernel now speaks to sproxy from another address; yes when sproxy's address is not known."""
         known = self.paths.known(outgoing_device) or self._found
         before = self._source
         self._source = preferred_source(known[0].address) if known else None
         return self._source is None or self._source != before
 
-    def _schedule(self, delay_us):
+    def _schedule(self, delay_us: int) -> None:
         self._cancel_timer()
         self._timer = self.loop.call_later(delay_us, self._begin_attempt)
 
-    def _cancel_timer(self):
+    def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _begin_attempt(self):
+    def _begin_attempt(self) -> None:
         if not self.observer.still_wanted():
             self.ease()
             return
@@ -153,26 +186,26 @@ class Dialer:
         known = self._known()
         attempt.begin(known, self._look_up if self._lookup_due(known) else None)
 
-    def _known(self):
+    def _known(self) -> list[Way]:
         known = self.paths.known(outgoing_device)
         return self.paths.in_order(known + [way for way in self._found if way not in known])
 
-    def _lookup_due(self, known):
+    def _lookup_due(self, known: list[Way]) -> bool:
         now = self.loop.now()
         if known and now < self._look_up_at:
             return False
         self._look_up_at = now + LOOKUP_US
         return True
 
-    def _look_up(self, callback):
-        def resolved(addresses, error):
+    def _look_up(self, callback: Resolved) -> Request:
+        def resolved(addresses: list[Address], error: str | None) -> None:
             if error is None:
                 self._found = [Way(family, address) for family, address in interleave(addresses)]
                 self._source_changed()
             callback(addresses, error)
         return self._resolver.resolve(self._host, self._port, resolved)
 
-    def _connect_by_path(self, way):
+    def _connect_by_path(self, way: Way) -> socket.socket:
         """Connect with segments that fit the path, as far as it is known."""
         segment_bytes = 0
         if self.paths.narrow:
@@ -180,19 +213,19 @@ class Dialer:
             segment_bytes = self.paths.segment_bytes(way.address[0], local, self.loop.now())
         return connect_to(way, segment_bytes)
 
-    def _on_failed(self, attempt, why):
+    def _on_failed(self, attempt: Attempt, why: str) -> None:
         self._attempts.remove(attempt)
         self._retry()
         self.observer.on_dial_failed(why)
 
-    def _retry(self):
+    def _retry(self) -> None:
         """Something failed: begin again at the backoff's pace, unless more is under way."""
         if not self._attempts and self._candidate is None:
             delay_us = self._backoff.after_failure_us(self.loop.now())
             if delay_us is not None:
                 self._schedule(delay_us)
 
-    def _on_connected(self, attempt, sock, way, took_us):
+    def _on_connected(self, attempt: Attempt, sock: socket.socket, way: Way, took_us: int) -> None:
         self._attempts.remove(attempt)
         former = self._candidate
         if (former is not None and not former.overdue()) or not self.observer.still_wanted():
@@ -208,19 +241,23 @@ class Dialer:
         self._candidate = Candidate(self, sock, way, took_us, number, silent_since)
         self._candidate.begin()
 
-    def shun_answered(self):
+    def shun_answered(self) -> None:
         """Try the address that turned us away last behind others: who answers there is not whom we look for."""
         if self._answered is not None:
             self.paths.led_nowhere(self._answered)
 
     # ---- what the candidate tells
 
-    def _drop_candidate(self):
+    def make_caller(self) -> Caller:
+        """For a candidate."""
+        return self.observer.make_caller()
+
+    def _drop_candidate(self) -> None:
         if self._candidate is not None:
             self._candidate.close()
             self._candidate = None
 
-    def welcomed(self, candidate, welcome):
+    def welcomed(self, candidate: Candidate, welcome: Welcome) -> None:
         """The candidate has become a carrier."""
         sock, caller, way = candidate.release(), candidate.caller, candidate.way
         self._candidate = None
@@ -229,17 +266,17 @@ class Dialer:
         self.paths.welcomed(way, way.device or outgoing_device(way.address))
         self.observer.on_welcome(sock, caller, welcome)
 
-    def _note_unwelcome(self, candidate):
+    def _note_unwelcome(self, candidate: Candidate) -> None:
         """HELLO got no answer: the answer may be too large for the path, since much else comes with it."""
         if candidate.caller.finished:
             self.paths.may_be_stuck(candidate.way.address[0], candidate.local, self.loop.now())
 
-    def candidate_overdue(self, candidate):
+    def candidate_overdue(self, candidate: Candidate) -> None:
         """Have another beside it, unless that is under way."""
         if candidate is self._candidate and not self._attempts:
             self._begin_attempt()
 
-    def candidate_failed(self, candidate, error):
+    def candidate_failed(self, candidate: Candidate, error: Exception) -> None:
         """The candidate is lost; a PeerError means that the other end said so, or is no sproxy."""
         if not candidate.caller.refused:
             self.paths.led_nowhere(candidate.way)

@@ -13,11 +13,19 @@ Options are joined by commas, their values stand in double quotes (\\" for a quo
 Nothing here reads a file or a clock.
 """
 
+from __future__ import annotations
+
 import time
 
 from mproxy.ground.errors import UsageError
 from mproxy.ground.words import parse_host_port
 from mproxy.policy.keys import KEY_TYPE, parse_spki
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ipaddress import IPv4Network, IPv6Network
+    from typing import Any
+    Network = IPv4Network | IPv6Network
 
 
 class Grant:
@@ -29,7 +37,7 @@ class Grant:
 
     __slots__ = ("spki", "line", "comment", "targets", "networks", "expires_at", "max_streams", "max_sessions")
 
-    def __init__(self, spki, line, comment="", options=None):
+    def __init__(self, spki: bytes, line: int, comment: str = "", options: dict[str, Any] | None = None) -> None:
         options = options or {}
         self.spki = spki
         self.line = line
@@ -40,7 +48,7 @@ class Grant:
         self.max_streams = options.get("max-streams")
         self.max_sessions = options.get("max-sessions")
 
-    def refusal(self, host, now):
+    def refusal(self, host: str, now: float) -> str | None:
         """Why the key may not be used from the address `host` at `now` (seconds since 1970), or None."""
         if not self.is_current(now):
             return "the key's expiry date has passed"
@@ -48,23 +56,23 @@ class Grant:
             return "the key may not be used from this address"
         return None
 
-    def is_current(self, now):
+    def is_current(self, now: float) -> bool:
         """Whether its time is not over."""
         return self.expires_at is None or now < self.expires_at
 
-    def same_rights(self, other):
+    def same_rights(self, other: Grant) -> bool:
         """Whether the line allows what that of another Grant does, to whatever key."""
         return all(getattr(self, name) == getattr(other, name) for name in (
             "targets", "networks", "expires_at", "max_streams", "max_sessions"))
 
-    def allows_target(self, host, port):
+    def allows_target(self, host: str, port: int) -> bool:
         """Whether streams may go to HOST:PORT, as far as this line has a say."""
         return self.targets is None or (host, port) in self.targets
 
 
-def parse_grant(text, number=1):
+def parse_grant(text: str, number: int = 1) -> Grant:
     """The Grant of one line; UsageError says what is wrong with it."""
-    options = {}
+    options: dict[str, Any] = {}
     if text.split(None, 1)[:1] != [KEY_TYPE]:
         options, text = parse_options(text)
     words = text.split(None, 2)
@@ -76,7 +84,7 @@ def parse_grant(text, number=1):
     return Grant(spki, number, words[2].strip() if len(words) > 2 else "", options)
 
 
-def parse_options(text):
+def parse_options(text: str) -> tuple[dict[str, Any], str]:
     """({name: parsed value}, the rest of the line) of a line that begins with options."""
     options = {}
     at = 0
@@ -105,7 +113,7 @@ def parse_options(text):
     return options, text[at:].lstrip()
 
 
-def _read_value(text, at, name):
+def _read_value(text: str, at: int, name: str) -> tuple[str, int]:
     """(value, where it ends): in double quotes, with \\" for a quote, or bare up to a blank or comma."""
     if text[at:at + 1] != '"':
         end = at
@@ -123,11 +131,11 @@ def _read_value(text, at, name):
     return "".join(value), at + 1
 
 
-def _parse_targets(value):
+def _parse_targets(value: str) -> frozenset[tuple[str, int]]:
     return frozenset(parse_host_port(part.strip()) for part in value.split(","))
 
 
-def _parse_networks(value):
+def _parse_networks(value: str) -> tuple[Network, ...]:
     import ipaddress  # needed by this option alone
     try:
         return tuple(ipaddress.ip_network(part.strip()) for part in value.split(","))
@@ -135,7 +143,7 @@ def _parse_networks(value):
         raise UsageError(f"not a list of networks ({error})") from None
 
 
-def _parse_expiry(value):
+def _parse_expiry(value: str) -> float:
     """Local time, or UTC with a Z at the end: 2027-01-31, 2027-01-31T18:00, 20270131, 202701311800[SS]."""
     from datetime import UTC, datetime
     digits = value.removesuffix("Z")
@@ -152,7 +160,7 @@ def _parse_expiry(value):
         raise UsageError("not a date; use 2027-01-31 or 2027-01-31T18:00, with Z for UTC") from None
 
 
-def _parse_number(value):
+def _parse_number(value: str) -> int:
     if not (value.isascii() and value.isdigit() and len(value) <= 9 and int(value) > 0):
         raise UsageError("not a number from 1 up")
     return int(value)
@@ -162,7 +170,7 @@ _OPTIONS = {"target": _parse_targets, "from": _parse_networks, "expiry": _parse_
             "max-streams": _parse_number, "max-sessions": _parse_number}
 
 
-def _within(host, networks):
+def _within(host: str, networks: tuple[Network, ...]) -> bool:
     """Whether a numeric address (IPv4 possibly as ::ffff:a.b.c.d, IPv6 possibly with %scope) is in one of them."""
     import ipaddress
     try:

@@ -8,6 +8,8 @@ Beside the id the file has the tag of the session that may be left behind at spr
 from a twin, which has a copy of the directory; and one that starts anew knows that it owes a goodbye.
 """
 
+from __future__ import annotations
+
 import fcntl
 import os
 
@@ -21,10 +23,10 @@ MOST_BYTES = INSTANCE_ID_BYTES + TAG_BYTES
 class Instance:
     """Holds an id until the process ends. `name` says whose; without a state directory the id is of this process."""
 
-    def __init__(self, state_dir, name):
+    def __init__(self, state_dir: str | None, name: str | int | None) -> None:
         self.id = os.urandom(INSTANCE_ID_BYTES)
         self.former = 0
-        self._slot = None
+        self._slot: Slot | None = None
         if state_dir is None or name is None:
             return
         self._slot = Slot(state_dir, f"instance-{name}")
@@ -35,35 +37,35 @@ class Instance:
             self._keep()
 
     @property
-    def persistent(self):
+    def persistent(self) -> bool:
         """The id will be the same after a restart."""
         return self._slot is not None and self._slot.held
 
     @property
-    def path(self):
+    def path(self) -> str | None:
         """The slot's file."""
-        return self._slot.path
+        return self._slot.path if self._slot is not None else None
 
-    def release(self):
+    def release(self) -> None:
         """Let another process have the slot: this one has ended as far as that is concerned."""
         self._slot.release()
 
-    def began(self, tag):
+    def began(self, tag: int) -> None:
         """There is a session at sproxy now."""
         self.former = tag
         self._keep()
 
-    def ended(self):
+    def ended(self) -> None:
         """sproxy knows that the session has ended."""
         if self.former:
             self.began(0)
 
-    def rename(self):
+    def rename(self) -> None:
         """Take a new id: another running cproxy has the same one."""
         self.id = os.urandom(INSTANCE_ID_BYTES)
         self.began(0)
 
-    def _keep(self):
+    def _keep(self) -> None:
         if self._slot is not None:
             self._slot.write(self.id + (self.former.to_bytes(TAG_BYTES) if self.former else b""))
 
@@ -75,14 +77,14 @@ class LeftBehind:
     meanwhile takes it, and says the goodbye itself. OSError when there is no file, or another process sees to it.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str) -> None:
         self._path = path
         self._fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # another kind of lock than the slot's
         self._kept = os.pread(self._fd, MOST_BYTES + 1, 0)
         self.id, self.former = _split(self._kept)
 
-    def take(self):
+    def take(self) -> bool:
         """Lock the slot; whether the goodbye is still owed, and nobody else is there to say it."""
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -91,20 +93,20 @@ class LeftBehind:
             return False
         return bool(self.former) and same and os.pread(self._fd, MOST_BYTES + 1, 0) == self._kept
 
-    def let_go(self):
+    def let_go(self) -> None:
         """Unlock the slot."""
         fcntl.flock(self._fd, fcntl.LOCK_UN)
 
-    def ended(self):
+    def ended(self) -> None:
         """sproxy knows that the session is over. The slot must be locked."""
         os.ftruncate(self._fd, INSTANCE_ID_BYTES)
 
 
-def _split(kept):
+def _split(kept: bytes) -> tuple[bytes, int]:
     return kept[:INSTANCE_ID_BYTES], int.from_bytes(kept[INSTANCE_ID_BYTES:])
 
 
-def stdio_name(host, port):
+def stdio_name(host: str, port: int) -> str:
     """The name of --stdio clients of one sproxy, for `Instance`: they have no port of their own."""
     import urllib.parse  # 4 ms; a host is mostly plain
     safe = host if host.isascii() and host.replace(".", "").replace("-", "").isalnum() else urllib.parse.quote(host, "")

@@ -7,6 +7,8 @@ Private keys are held in bytearrays, which `wipe` clears. They are made in a chi
 `cryptography` package leaves behind nor the package itself stays in the memory of a program that runs for months.
 """
 
+from __future__ import annotations
+
 import base64
 import binascii
 import errno
@@ -30,29 +32,29 @@ _BEGIN, _END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
 class Identity:
     """A key of our own: where it lies and what the peer will see of it. `pem` is a bytearray; wipe it after use."""
 
-    def __init__(self, path, pem):
+    def __init__(self, path: str, pem: bytearray) -> None:
         self.path = path
         self.pem = pem
         self.spki = find_spki(pem, path)
 
     @property
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """As the peer's log shows the key."""
         return fingerprint(self.spki)
 
 
-def fingerprint(spki):
+def fingerprint(spki: bytes) -> str:
     """`SHA256:...` of a key, as ssh prints it: base64 without padding."""
     return "SHA256:" + base64.b64encode(hashlib.sha256(spki).digest()).decode().rstrip("=")
 
 
-def public_line(spki, comment=""):
+def public_line(spki: bytes, comment: str = "") -> str:
     """The key as one line of authorized_keys; blanks are all that a comment may hold besides printable characters."""
     words = "".join(char if char.isprintable() else "?" for char in comment).split()
     return " ".join([KEY_TYPE, base64.b64encode(spki).decode(), *words])
 
 
-def parse_spki(text):
+def parse_spki(text: str) -> bytes | None:
     """The key behind KEY_TYPE in a line of a file; None when it is none."""
     try:
         spki = base64.b64decode(text, validate=True)
@@ -61,7 +63,7 @@ def parse_spki(text):
     return spki if len(spki) == SPKI_BYTES and spki.startswith(SPKI_PREFIX) else None
 
 
-def find_spki(pem, path):
+def find_spki(pem: bytes | bytearray, path: str) -> bytes:
     """The key of the one certificate in a PEM text; MproxyError naming `path` when there is none."""
     start = pem.find(_BEGIN)
     end = pem.find(_END, start)
@@ -77,7 +79,7 @@ def find_spki(pem, path):
 
 # ---- files
 
-def take_identity(path):
+def take_identity(path: str | None) -> tuple[Identity, bool]:
     """The Identity in the file `path`, made now when there is none: (Identity, whether it is new).
 
     Without a path the key is of this process alone. MproxyError when others could have read or changed the file.
@@ -91,10 +93,13 @@ def take_identity(path):
     if write_new(path, pem):
         return Identity(path, pem), True
     wipe(pem)  # another process was faster
-    return read_identity(path), False
+    identity = read_identity(path)
+    if identity is None:
+        raise MproxyError(f"the key {path} vanished while it was being created")
+    return identity, False
 
 
-def read_identity(path):
+def read_identity(path: str) -> Identity | None:
     """The Identity in the file `path`; None when there is no such file."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -118,12 +123,12 @@ def read_identity(path):
         os.close(fd)
 
 
-def wipe_from(buffer, length):
+def wipe_from(buffer: bytearray, length: int) -> None:
     """Shorten a bytearray whose rest was never used; nothing of it is copied."""
     del buffer[length:]
 
 
-def make_private_directory(path):
+def make_private_directory(path: str) -> None:
     """Have a directory that only this user can enter; MproxyError otherwise."""
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)
@@ -131,7 +136,7 @@ def make_private_directory(path):
         raise MproxyError(f"cannot create the directory {path}: {error.strerror}") from None
 
 
-def write_new(path, data):
+def write_new(path: str, data: bytes | bytearray) -> bool:
     """Write a file of mode 0600 that was not there; False, and nothing changed, when it was.
 
     Whoever looks sees the whole file or none.
@@ -156,7 +161,7 @@ def write_new(path, data):
     return True
 
 
-def sync_directory(directory):
+def sync_directory(directory: str) -> None:
     """Have the names in a directory on the disk."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -167,7 +172,7 @@ def sync_directory(directory):
 
 # ---- making a key
 
-def fresh_pem():
+def fresh_pem() -> bytearray:
     """A new key and its certificate as PEM, in a bytearray."""
     reader, writer = os.pipe2(os.O_CLOEXEC)
     child = os.fork()
@@ -194,7 +199,7 @@ def fresh_pem():
     return pem
 
 
-def _make_pem():
+def _make_pem() -> bytes:
     """Runs in the child alone."""
     try:
         import cryptography  # noqa: F401

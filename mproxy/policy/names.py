@@ -8,11 +8,21 @@
 4. Only other addresses are news: a name server that answers in another order each time is not told of.
 """
 
+from __future__ import annotations
+
 import _thread
 from collections import deque
 
 from mproxy.ground.config import HOUR_US, SECOND_US
-from mproxy.policy.resolver import look_up_host, numeric_address
+from mproxy.policy.resolver import look_up_host, numeric_address, with_port
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from mproxy.ground.shapes import Address
+    from mproxy.io._loop import Loop, Timer
+    from mproxy.policy.resolver import Answer
 
 FLOOR_US = 5 * SECOND_US
 CEILING_US = HOUR_US
@@ -31,19 +41,22 @@ class Names:
     `start_thread(function)` are there for tests.
     """
 
-    def __init__(self, loop, changed, failed, look_up=look_up_host, ask_ttl=None, start_thread=None):
+    def __init__(self, loop: Loop, changed: Callable[[str], object], failed: Callable[[str, str], object],
+                 look_up: Callable[[str], Answer] = look_up_host,
+                 ask_ttl: Callable[[str, Iterable[int]], int | None] | None = None,
+                 start_thread: Callable[[Callable[[], None]], object] | None = None) -> None:
         self._loop = loop
         self._changed = changed
         self._failed = failed
         self._look_up = look_up
         self._ask_ttl = ask_ttl or _ask_ttl
         self._start_thread = start_thread or (lambda function: _thread.start_new_thread(function, ()))
-        self._names = {}       # host -> _Name
+        self._names: dict[str, _Name] = {}  # host -> _Name
         self._due: deque[_Name] = deque()  # _Names to be looked up next
         self._running = 0
         self._waiting = 0
 
-    def want(self, hosts):
+    def want(self, hosts: Iterable[str]) -> None:
         """From now on keep these hosts, and no others."""
         hosts = set(hosts)
         for host in self._names.keys() - hosts:
@@ -61,33 +74,33 @@ class Names:
                 name.answered = True
         self._start_what_fits()
 
-    def addresses(self, host, port):
+    def addresses(self, host: str, port: int) -> list[Address]:
         """[(family, sockaddr), ...] of a host, [] while nothing is known."""
         name = self._names.get(host)
-        return [(family, (address, port, *rest)) for family, (address, _, *rest) in name.addresses] if name else []
+        return [(family, with_port(address, port)) for family, address in name.addresses] if name else []
 
     @property
-    def waiting(self):
+    def waiting(self) -> int:
         """Hosts whose first lookup is not over."""
         return self._waiting
 
-    def unresolved(self):
+    def unresolved(self) -> dict[str, str]:
         """{host: why} of those without an address."""
         return {host: name.error or "not looked up yet" for host, name in self._names.items() if not name.addresses}
 
-    def close(self):
+    def close(self) -> None:
         """Forget every host."""
         self.want(())
 
-    def _start_what_fits(self):
+    def _start_what_fits(self) -> None:
         while self._due and self._running < LOOKUPS:
             name = self._due.popleft()
             if not name.forgotten:
                 self._running += 1
                 self._run(name)
 
-    def _run(self, name):
-        def work():
+    def _run(self, name: _Name) -> None:
+        def work() -> None:
             answer = self._look_up(name.host)
             self._soon(lambda: self._take(name, *answer))
             ttl = None
@@ -102,13 +115,13 @@ class Names:
             self._soon(lambda: self._take(name, [], why))
             self._soon(lambda: self._finish(name, None))
 
-    def _soon(self, call):
+    def _soon(self, call: Callable[[], object]) -> None:
         try:
             self._loop.call_soon_threadsafe(call)
         except OSError:
             pass  # the loop is closed, nobody waits any more
 
-    def _take(self, name, addresses, error):
+    def _take(self, name: _Name, addresses: list[Address], error: str | None) -> None:
         """The answer of a lookup, on the loop's thread."""
         if name.forgotten:
             return
@@ -116,7 +129,7 @@ class Names:
         name.answered = True
         if not addresses:
             name.failures += 1
-            if not name.addresses and error != name.error:
+            if not name.addresses and error is not None and error != name.error:
                 self._failed(name.host, error)
             name.error = error
             return
@@ -126,19 +139,19 @@ class Names:
             name.addresses = addresses
             self._changed(name.host)
 
-    def _finish(self, name, ttl):
+    def _finish(self, name: _Name, ttl: int | None) -> None:
         """A lookup's thread has ended; `ttl` in seconds or None."""
         self._running -= 1
         if not name.forgotten:
             name.timer = self._loop.call_later(self._delay_us(name, ttl), lambda: self._again(name))
         self._start_what_fits()
 
-    def _again(self, name):
+    def _again(self, name: _Name) -> None:
         self._due.append(name)
         self._start_what_fits()
 
     @staticmethod
-    def _delay_us(name, ttl):
+    def _delay_us(name: _Name, ttl: int | None) -> int:
         if name.failures:
             return min(RETRY_US, SECOND_US << min(name.failures - 1, 20))
         return UNKNOWN_US if ttl is None else min(max(ttl * SECOND_US, FLOOR_US), CEILING_US)
@@ -147,22 +160,22 @@ class Names:
 class _Name:
     """One host: what is known about it."""
 
-    def __init__(self, host):
+    def __init__(self, host: str) -> None:
         self.host = host
-        self.addresses = []     # (family, sockaddr with port 0), the last good answer
-        self.error = None       # why the last lookup failed
+        self.addresses: list[Address] = []  # (family, sockaddr with port 0), the last good answer
+        self.error: str | None = None  # why the last lookup failed
         self.failures = 0       # in a row
         self.answered = False   # the first lookup is over
         self.forgotten = False
-        self.timer = None       # of the next lookup
+        self.timer: Timer | None = None  # of the next lookup
 
-    def forget(self):
+    def forget(self) -> None:
         self.forgotten = True
         if self.timer is not None:
             self.timer.cancel()
 
 
-def _ask_ttl(host, families):
+def _ask_ttl(host: str, families: Iterable[int]) -> int | None:
     from mproxy.policy.ttl import ask_ttl  # ctypes takes 10 ms to import, which only rules with names cost
 
     return ask_ttl(host, families)

@@ -9,11 +9,20 @@ An address is announced a moment before the routes that go with it: a dial right
 still find no route, and is worth repeating at the `route-changed` that follows.
 """
 
+from __future__ import annotations
+
 import errno
 import socket
 import struct
 import time
 from collections import namedtuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Self
+
+    from mproxy.ground.shapes import Sockaddr
 
 # linux/rtnetlink.h, linux/netlink.h
 _NLMSG_OVERRUN = 4
@@ -49,15 +58,28 @@ _MOST_DATAGRAMS = 64
 # at worst one event too many each.
 _MOST_REMEMBERED = 4096
 
-NetworkEvent = namedtuple("NetworkEvent", "kind interface address up", defaults=(None, None, None))
-NetworkEvent.__doc__ = """One change of this host's network.
 
-kind       address-added, address-removed, route-changed, link-changed, or overflow: events were lost and
-           anything may have changed
-interface  index of the interface, None where there is none
-address    text: the address, or the route's destination as `10.0.0.0/24`, `default`; None for a link
-up         whether the link can carry packets now, whether the route was added; None for an address
-"""
+class NetworkEvent(namedtuple("NetworkEvent", "kind interface address up", defaults=(None, None, None))):
+    """One change of this host's network."""
+
+    __slots__ = ()
+
+    # address-added, address-removed, route-changed, link-changed, or overflow: events were lost and anything may have
+    # changed.
+    kind: str
+
+    # Index of the interface, None where there is none.
+    interface: int | None
+
+    # The address, or the route's destination as `10.0.0.0/24`, `default`; None for a link.
+    address: str | None
+
+    # Whether the link can carry packets now, whether the route was added; None for an address.
+    up: bool | None
+
+    if TYPE_CHECKING:
+        def __new__(cls, kind: str, interface: int | None = None, address: str | None = None,
+                    up: bool | None = None) -> Self: ...
 
 
 class NetworkWatch:
@@ -66,7 +88,7 @@ class NetworkWatch:
     Raises OSError where the system has no route sockets (some containers): then heartbeats alone must do.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         flags = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | flags, socket.NETLINK_ROUTE)
         try:
@@ -76,13 +98,13 @@ class NetworkWatch:
             raise
         self._parser = NetlinkParser()
 
-    def fileno(self):
+    def fileno(self) -> int:
         return self._socket.fileno()
 
-    def close(self):
+    def close(self) -> None:
         self._socket.close()
 
-    def read_events(self):
+    def read_events(self) -> list[NetworkEvent]:
         """The events that are waiting, oldest first. Never raises, whatever was received."""
         events = []
         for _ in range(_MOST_DATAGRAMS):
@@ -104,17 +126,17 @@ class NetworkWatch:
 class NetlinkParser:
     """Route messages in, events out. Remembers addresses and links to tell news from repetition."""
 
-    def __init__(self):
-        self._addresses = set()  # (interface, address bytes) that were announced
-        self._links = {}  # interface -> whether it was up
+    def __init__(self) -> None:
+        self._addresses: set[tuple[int, bytes]] = set()  # (interface, address bytes) that were announced
+        self._links: dict[int, bool] = {}  # interface -> whether it was up
 
-    def overflow(self):
+    def overflow(self) -> NetworkEvent:
         """Events were lost: what is remembered may be wrong."""
         self._addresses.clear()
         self._links.clear()
         return NetworkEvent("overflow")
 
-    def parse(self, datagram):
+    def parse(self, datagram: bytes) -> list[NetworkEvent]:
         """The events in one datagram. Short or senseless messages are skipped."""
         events = []
         view = memoryview(datagram)
@@ -128,7 +150,7 @@ class NetlinkParser:
             view = view[(length + 3) & ~3:]
         return events
 
-    def _parse_message(self, kind, body):
+    def _parse_message(self, kind: int, body: memoryview) -> NetworkEvent | None:
         try:
             if kind in (_RTM_NEWADDR, _RTM_DELADDR):
                 return self._parse_address(kind, body)
@@ -142,7 +164,7 @@ class NetlinkParser:
             pass  # too short for its kind, or an address of the wrong length
         return None
 
-    def _parse_address(self, kind, body):
+    def _parse_address(self, kind: int, body: memoryview) -> NetworkEvent | None:
         family, _, flags, _, interface = _ADDRESS.unpack_from(body)
         attributes = _attributes(body[_ADDRESS.size:])
         # On a point-to-point link IFA_ADDRESS is the other end's, IFA_LOCAL ours.
@@ -164,7 +186,7 @@ class NetlinkParser:
         self._addresses.add(key)
         return NetworkEvent("address-added", interface, address)
 
-    def _parse_link(self, kind, body):
+    def _parse_link(self, kind: int, body: memoryview) -> NetworkEvent | None:
         _, _, interface, flags, _ = _LINK.unpack_from(body)
         attributes = _attributes(body[_LINK.size:])
         up = kind == _RTM_NEWLINK and flags & (_IFF_UP | _IFF_LOWER_UP) == _IFF_UP | _IFF_LOWER_UP
@@ -180,7 +202,7 @@ class NetlinkParser:
         return NetworkEvent("link-changed", interface, None, up)
 
 
-def _parse_route(kind, body):
+def _parse_route(kind: int, body: memoryview) -> NetworkEvent | None:
     family, length, _, _, _, _, _, route_kind, flags = _ROUTE.unpack_from(body)
     # Routes to our own addresses and to broadcast addresses come with every address; clones are cache
     # entries.
@@ -196,7 +218,7 @@ def _parse_route(kind, body):
     return NetworkEvent("route-changed", interface, destination, kind == _RTM_NEWROUTE)
 
 
-def _attributes(view):
+def _attributes(view: memoryview) -> dict[int, memoryview]:
     """{type: payload} of a message's attributes, up to the first that does not fit."""
     attributes = {}
     while len(view) >= _ATTRIBUTE_HEADER.size:
@@ -215,13 +237,13 @@ SUSPEND_THRESHOLD_US = 1_000_000
 class SuspendClock:
     """Notices that the host slept: CLOCK_BOOTTIME goes on meanwhile, CLOCK_MONOTONIC does not."""
 
-    def __init__(self, boottime_us=None):
+    def __init__(self, boottime_us: Callable[[], int] | None = None) -> None:
         self._boottime_us = boottime_us or _read_boottime_us
         # The least difference of the two clocks since the last suspend: a late `now_us` makes it look greater
         # than it is, never smaller.
-        self._offset_us = None
+        self._offset_us: int | None = None
 
-    def check(self, now_us):
+    def check(self, now_us: int) -> float:
         """Seconds that the host was suspended since the last call, 0.0 if it was not.
 
         `now_us` is CLOCK_MONOTONIC in microseconds, read a moment ago. Suspends shorter than the threshold
@@ -238,11 +260,11 @@ class SuspendClock:
         return 0.0
 
 
-def _read_boottime_us():
+def _read_boottime_us() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
 
 
-def preferred_source(sockaddr, device=None):
+def preferred_source(sockaddr: Sockaddr, device: str | None = None) -> str | None:
     """The local address, as text, that the kernel would now use towards `sockaddr`; None without a route.
 
     `sockaddr` is (host, port) for IPv4 or (host, port, flowinfo, scope) for IPv6, numeric. With `device` only routes
@@ -255,7 +277,8 @@ def preferred_source(sockaddr, device=None):
         if device is not None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode() + b"\0")
         probe.connect(sockaddr)
-        return probe.getsockname()[0]
+        local: str = probe.getsockname()[0]
+        return local
     except OSError:
         return None
     finally:
@@ -263,7 +286,7 @@ def preferred_source(sockaddr, device=None):
             probe.close()
 
 
-def outgoing_device(sockaddr):
+def outgoing_device(sockaddr: Sockaddr) -> str | None:
     """The name of the device that the kernel would now send to `sockaddr` over; None without a route, or on loopback.
 
     Asks for the route (rtnetlink(7), RTM_GETROUTE), so that rules and tables count as they do for a connection.

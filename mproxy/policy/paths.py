@@ -10,7 +10,16 @@
    better route may lead nowhere.
 """
 
+from __future__ import annotations
+
 from collections import namedtuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Self
+
+    from mproxy.ground.shapes import Sockaddr
 
 # What a segment may hold (TCP_MAXSEG, tcp(7)), from one stuck carrier to the next: fits tunnels within tunnels, then
 # a path of 1,200 bytes with all its headers, then what every host must accept (RFC 9293, section 3.7.1).
@@ -25,38 +34,48 @@ SIGN_US = 60_000_000
 
 MOST_PATHS = 64
 
-Way = namedtuple("Way", "family address device", defaults=(None,))
-Way.__doc__ = """Where to connect to: address family, numeric sockaddr, device to be bound to (None: by route)."""
+
+class Way(namedtuple("Way", "family address device", defaults=(None,))):
+    """Where to connect to: address family, numeric sockaddr, device to be bound to (None: by route)."""
+
+    __slots__ = ()
+    family: int
+    address: Sockaddr
+    device: str | None
+
+    if TYPE_CHECKING:
+        def __new__(cls, family: int, address: Sockaddr, device: str | None = None) -> Self: ...
 
 
 class Paths:
     """The memory of one cproxy. Times are microseconds of the loop's clock."""
 
-    def __init__(self):
-        self._good = None      # Way that welcomed us last
-        self._device = None    # device that it went over
-        self._sour = {}        # Way -> how often it connected and led nowhere since the last welcome
-        self._segments = {}    # (peer, local) -> _Small
-        self._signs = {}       # (peer, local) -> when there was the last sign that full packets get lost
+    def __init__(self) -> None:
+        self._good: Way | None = None  # the one that welcomed us last
+        self._device: str | None = None  # device that it went over
+        self._sour: dict[Way, int] = {}  # how often it connected and led nowhere since the last welcome
+        # By (peer, local): small segments, and when there was the last sign that full packets get lost.
+        self._segments: dict[tuple[str, str | None], _Small] = {}
+        self._signs: dict[tuple[str, str | None], int] = {}
 
     # ---- addresses
 
-    def welcomed(self, way, device):
+    def welcomed(self, way: Way, device: str | None) -> None:
         """A carrier was set up on this path."""
         self._good, self._device = way._replace(device=None), device
         self._sour = {}
 
-    def led_nowhere(self, way):
+    def led_nowhere(self, way: Way) -> None:
         """What answered was not our sproxy, or did not answer the handshake."""
         if len(self._sour) >= MOST_PATHS:
             self._sour = {}
         self._sour[way] = self._sour.get(way, 0) + 1
 
-    def forget_address(self):
+    def forget_address(self) -> None:
         """What is at the address can not prove that it is our sproxy any more."""
         self._good = None
 
-    def known(self, device_of):
+    def known(self, device_of: Callable[[Sockaddr], str | None]) -> list[Way]:
         """Ways that need no lookup, the best first; `device_of(address)` is the kernel's choice of a device."""
         if self._good is None:
             return []
@@ -65,27 +84,27 @@ class Paths:
             ways.append(self._good._replace(device=self._device))
         return self.in_order(ways)
 
-    def in_order(self, ways):
+    def in_order(self, ways: list[Way]) -> list[Way]:
         """Those that led nowhere come last."""
         return sorted(ways, key=lambda way: self._sour.get(way, 0))
 
-    def is_sour(self, way):
+    def is_sour(self, way: Way) -> bool:
         """It has led nowhere of late."""
         return way in self._sour
 
     # ---- segments
 
     @property
-    def narrow(self):
+    def narrow(self) -> bool:
         """Some path has, or had, small segments."""
         return bool(self._segments)
 
-    def segment_bytes(self, peer, local, now):
+    def segment_bytes(self, peer: str, local: str | None, now: int) -> int:
         """What a segment may hold from address `local` to `peer`; 0: no limit."""
         small = self._segments.get((peer, local))
         return SEGMENTS[small.step] if small is not None and now < small.until else 0
 
-    def may_be_stuck(self, peer, local, now):
+    def may_be_stuck(self, peer: str, local: str | None, now: int) -> None:
         """A sign of that: two of them in a row will do."""
         before = self._signs.pop((peer, local), None)
         if before is not None and now - before < SIGN_US:
@@ -94,7 +113,7 @@ class Paths:
             self._signs = {}
         self._signs[peer, local] = now
 
-    def stuck(self, peer, local, now):
+    def stuck(self, peer: str, local: str | None, now: int) -> int:
         """A carrier passed small packets only: the next one begins with smaller segments. Returns what they hold."""
         small = self._segments.pop((peer, local), None)
         if small is None:
@@ -115,7 +134,7 @@ class _Small:
 
     __slots__ = ("step", "until", "hold_us")
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.step = 0
         self.until = 0
         self.hold_us = SMALL_US

@@ -12,8 +12,37 @@ When there is none of these, what a holder has beyond half of all places is lent
 it is in use, unless the key's line gave it so many. A key's own bound is kept by the first two rules within the key.
 """
 
+from __future__ import annotations
+
 from mproxy._wire import CloseCode
 from mproxy.ground.errors import PeerError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+    from typing import Generic, Protocol, TypeVar
+
+    class Placed(Protocol):
+        """What a session is asked for; times are microseconds of one clock."""
+
+        @property
+        def streams(self) -> int:
+            """Open now."""
+        @property
+        def attached(self) -> bool:
+            """There is a carrier."""
+        @property
+        def lost_at(self) -> int | None:
+            """When the last carrier went."""
+        @property
+        def began_at(self) -> int: ...
+        @property
+        def lent(self) -> bool:
+            """No line gave its holder the place."""
+
+    Session = TypeVar("Session", bound=Placed)
+else:
+    Generic, Session = {None: object}, None
 
 # A session that has just begun is about to open its first stream.
 YOUNG_US = 5_000_000
@@ -23,26 +52,25 @@ KEY_SHARE = 0.75
 LEAST_QUOTA = 64
 
 
-def key_quota(most):
+def key_quota(most: int) -> int:
     """Sessions that one key may have of `most`, unless its line says otherwise."""
     return min(most, max(LEAST_QUOTA, int(most * KEY_SHARE)))
 
 
-class Places:
-    """Sessions by holder; of a session is asked: `streams` (open now), `attached` (there is a carrier), `lost_at` (when
-    the last one went) and `began_at`, in microseconds of one clock, and `lent` (no line gave its holder the place)."""
+class Places(Generic[Session]):
+    """Sessions by holder; `Placed` is what they are asked for."""
 
-    def __init__(self, most):
+    def __init__(self, most: int) -> None:
         self._most = most
-        self._held = {}  # holder -> its sessions, oldest first, as keys of a dict
+        self._held: dict[Hashable, dict[Session, None]] = {}  # holder -> its sessions, oldest first, as keys of a dict
         self._count = 0
 
-    def add(self, session, holder):
+    def add(self, session: Session, holder: Hashable) -> None:
         """A session begins."""
         self._held.setdefault(holder, {})[session] = None
         self._count += 1
 
-    def remove(self, session, holder):
+    def remove(self, session: Session, holder: Hashable) -> None:
         """A session has ended."""
         held = self._held.get(holder, {})
         if session in held:
@@ -51,11 +79,11 @@ class Places:
             if not held:
                 del self._held[holder]
 
-    def held(self, holder):
+    def held(self, holder: Hashable) -> list[Session]:
         """The holder's sessions, oldest first."""
         return list(self._held.get(holder, ()))
 
-    def make_room(self, holder, quota, now):
+    def make_room(self, holder: Hashable, quota: int | None, now: int) -> Session | None:
         """The session that gives way to a new one of `holder`, None when there is room; PeerError when none has to.
 
         `quota`: sessions the holder may have, None: no bound of its own.
@@ -81,7 +109,7 @@ class Places:
         raise PeerError(CloseCode.TOO_MANY, f"sproxy has reached its limit of {self._count} sessions (--max-sessions)")
 
 
-def _yielding(sessions, now, idle_too):
+def _yielding(sessions: list[Session], now: int, idle_too: bool) -> Session | None:
     """The one of a holder's sessions that gives way first, or None."""
     away = [session for session in sessions if not session.attached]
     unused = [session for session in away if not session.streams]

@@ -6,7 +6,18 @@ counts as lost, a new one is dialled, beside the old one; the first that works w
 the network that does not concern the carrier only makes it prove itself with a heartbeat at once.
 """
 
+from __future__ import annotations
+
 from mproxy.policy.network import NetworkWatch, SuspendClock, outgoing_device, preferred_source
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mproxy.endpoint._endpoint import Endpoint
+    from mproxy.ground.shapes import Logger, Sockaddr
+    from mproxy.io._loop import Loop, Watch
+    from mproxy.policy.dialer import Dialer
 
 # How often to compare the clocks: the longest that a wake-up without any other sign goes unnoticed.
 CLOCK_CHECK_US = 1_000_000
@@ -24,16 +35,18 @@ class Reconnect:
     `wanted()` says whether a carrier is needed at all. `log` gets one line for each cause of a dial.
     """
 
-    def __init__(self, loop, endpoint, dialer, log, wanted):
+    def __init__(self, loop: Loop, endpoint: Endpoint, dialer: Dialer, log: Logger, wanted: Callable[[], bool]) -> None:
         self._loop = loop
         self._endpoint = endpoint
         self._dialer = dialer
         self._log = log
         self._wanted = wanted
-        self._in_doubt_at = None
-        self._settled_at, self._routed = 0, None  # when the carrier came, and the route's device then if not its own
+        self._in_doubt_at: int | None = None
+        self._settled_at = 0  # when the carrier came
+        self._routed: str | None = None  # the route's device then, if not its own
         self._suspend_clock = SuspendClock()
-        self._network = self._watch = None
+        self._network: NetworkWatch | None = None
+        self._watch: Watch | None = None
         try:
             self._network = NetworkWatch()
             self._watch = loop.watch(self._network.fileno(), self._on_network)
@@ -41,19 +54,19 @@ class Reconnect:
             log.warning("network-unwatched", why=error.strerror)
         self._check_clock()
 
-    def close(self):
+    def close(self) -> None:
         """Stop watching and dialling."""
         self._dialer.stop()
         if self._watch is not None:
             self._watch.close()
             self._network.close()
 
-    def needed(self):
+    def needed(self) -> None:
         """A carrier is wanted now (an application waits, or the carrier was lost): dial unless there is one."""
         if self._wanted() and not self._endpoint.attached:
             self._dialer.start()
 
-    def doubt(self, why):
+    def doubt(self, why: str) -> None:
         """Something speaks against the carrier: look for another one beside it."""
         if not self._endpoint.attached:
             self.needed()
@@ -63,30 +76,30 @@ class Reconnect:
         self._in_doubt_at = max(self._in_doubt_at or 0, self._loop.now())
         self._dialer.start()
 
-    def replace(self, why):
+    def replace(self, why: str) -> None:
         """The carrier is alive but unusable: look for another one, whatever is still heard on it."""
         self.doubt(why)
         if self._endpoint.attached:
             self._in_doubt_at = NEVER
 
-    def revived(self):
+    def revived(self) -> None:
         """The carrier that was given up brings bytes again."""
         if not self.still_wanted():
             self._dialer.ease()
 
-    def hurry(self):
+    def hurry(self) -> None:
         """An application is waiting for a carrier."""
         self.needed()
         if not self._endpoint.attached:
             self._dialer.hurry()
 
-    def settled(self, peer):
+    def settled(self, peer: Sockaddr) -> None:
         """A new carrier, to the address `peer`, is about to be attached."""
         self._in_doubt_at = None
         self._settled_at = self._loop.now()
         self._routed = outgoing_device(peer) if self._dialer.device is not None else None
 
-    def still_wanted(self):
+    def still_wanted(self) -> bool:
         """Whether the next dial attempt makes sense; clears a doubt that bytes have refuted."""
         if not self._endpoint.attached:
             return self._wanted()
@@ -94,15 +107,15 @@ class Reconnect:
             self._in_doubt_at = None
         return self._in_doubt_at is not None
 
-    def _heard_since(self, at):
+    def _heard_since(self, at: int) -> bool:
         return self._loop.now() - self._endpoint.receive_silence_us > at
 
-    def _well_placed(self):
+    def _well_placed(self) -> bool:
         """The carrier speaks from the address that the kernel would choose now (on the device that it is bound to)."""
         addresses = self._endpoint.addresses()
         return addresses is not None and preferred_source(addresses[1], self._dialer.device) == addresses[0][0]
 
-    def _bound_aside(self):
+    def _bound_aside(self) -> bool:
         """The carrier is bound to a device that the route does not take, and it is time to try the route again."""
         device, addresses = self._dialer.device, self._endpoint.addresses()
         if device is None or addresses is None:
@@ -111,7 +124,7 @@ class Reconnect:
         known = routed == self._routed and self._loop.now() - self._settled_at < BURST_US
         return routed != device and not known
 
-    def _on_network(self, _events):
+    def _on_network(self, _events: int) -> None:
         events = self._network.read_events()
         if not events or not self._wanted():
             return
@@ -125,7 +138,7 @@ class Reconnect:
             self.needed()
         self._dialer.network_changed()
 
-    def _check_clock(self):
+    def _check_clock(self) -> None:
         self._loop.call_later(CLOCK_CHECK_US, self._check_clock)
         slept_s = self._suspend_clock.check(self._loop.now())
         if slept_s:

@@ -15,9 +15,21 @@ Rules, all of them on the loop's thread:
 4. At most LOOKUPS at once; what does not fit waits in line.
 """
 
+from __future__ import annotations
+
 import _thread
 import socket
 import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+    from mproxy.ground.shapes import Address, Sockaddr
+    Answer = tuple[list[Address], str | None]  # as of a callback: addresses, or an error
+    Resolved = Callable[[list[Address], str | None], object]
+    GetAddrInfo = Callable[..., Any]  # socket.getaddrinfo
 
 # Threads at once. Each holds its stack (8 MiB of address space, some 50 KiB of memory) while it waits.
 LOOKUPS = 4
@@ -38,16 +50,17 @@ class Resolver:
     `start_thread(function)` are there for tests.
     """
 
-    def __init__(self, call_soon_threadsafe, getaddrinfo=socket.getaddrinfo, clock=time.monotonic,
-                 start_thread=None):
+    def __init__(self, call_soon_threadsafe: Callable[[Callable[[], object]], object],
+                 getaddrinfo: GetAddrInfo = socket.getaddrinfo, clock: Callable[[], float] = time.monotonic,
+                 start_thread: Callable[[Callable[[], None]], object] | None = None) -> None:
         self._call_soon = call_soon_threadsafe
         self._getaddrinfo = getaddrinfo
         self._clock = clock
         self._start_thread = start_thread or _start_thread
-        self._names = {}  # host -> _Name with somebody waiting or a lookup under way
+        self._names: dict[str, _Name] = {}  # host -> _Name with somebody waiting or a lookup under way
         self._running = 0
 
-    def resolve(self, host, port, callback):
+    def resolve(self, host: str, port: int, callback: Resolved) -> Request:
         """Ask for the addresses of `host`; gives a `Request`.
 
         `callback(addresses, error)` is called once, from the loop, never from within this call: `addresses`
@@ -65,12 +78,12 @@ class Resolver:
         self._start_what_fits()
         return request
 
-    def network_changed(self):
+    def network_changed(self) -> None:
         """Lookups under way are stale from now on: the next request for their hosts starts fresh ones."""
         for name in self._names.values():
             name.newest_at = None
 
-    def _start_what_fits(self):
+    def _start_what_fits(self) -> None:
         """Start a lookup for every host where somebody waits for one that has not begun."""
         for name in list(self._names.values()):
             if self._running >= LOOKUPS:
@@ -79,14 +92,14 @@ class Resolver:
             if name.wants_lookup() and name.running < LOOKUPS_PER_HOST:
                 self._start(name)
 
-    def _start(self, name):
+    def _start(self, name: _Name) -> None:
         name.started += 1
         name.running += 1
         name.newest_at = self._clock()
         self._running += 1
         number = name.started
 
-        def look_up():
+        def look_up() -> None:
             answer = look_up_host(name.host, self._getaddrinfo)
             try:
                 self._call_soon(lambda: self._finish(name, number, answer))
@@ -99,7 +112,7 @@ class Resolver:
             reason = f"cannot resolve {name.host!r}: {error}"
             self._call_soon(lambda: self._finish(name, number, ([], reason)))
 
-    def _finish(self, name, number, answer):
+    def _finish(self, name: _Name, number: int, answer: Answer) -> None:
         addresses, error = answer
         self._running -= 1
         served = name.finished(number, failed=error is not None)
@@ -115,47 +128,46 @@ class Request:
 
     __slots__ = ("_port", "_callback")
 
-    def __init__(self, port, callback):
+    def __init__(self, port: int, callback: Resolved) -> None:
         self._port = port
-        self._callback = callback
+        self._callback: Resolved | None = callback
 
     @property
-    def cancelled(self):
+    def cancelled(self) -> bool:
         return self._callback is None
 
-    def cancel(self):
+    def cancel(self) -> None:
         """Forget the request. May be called at any time and more than once, on the loop's thread."""
         self._callback = None
 
-    def answer(self, addresses, error):
+    def answer(self, addresses: list[Address], error: str | None) -> None:
         """Call the callback, with the port filled in, unless the request was cancelled or answered."""
         callback, self._callback = self._callback, None
         if callback is not None:
-            with_port = [(family, (host, self._port, *rest)) for family, (host, _, *rest) in addresses]
-            callback(with_port, error)
+            callback([(family, with_port(address, self._port)) for family, address in addresses], error)
 
 
 class _Name:
     """The lookups of one host and who waits for them."""
 
-    def __init__(self, host):
+    def __init__(self, host: str) -> None:
         self.host = host
         self.started = 0  # lookups begun so far; their numbers are 1, 2, ...
         self.running = 0  # of these, not yet finished
-        self.newest_at = None  # when the newest was begun; None once it is stale or done
-        self.waiting = []  # (number of the lookup that the request joined, request)
+        self.newest_at: float | None = None  # when the newest was begun; None once it is stale or done
+        self.waiting: list[tuple[int, Request]] = []  # (number of the lookup that the request joined, request)
 
-    def joinable(self, now):
+    def joinable(self, now: float) -> bool:
         """Whether a new request may join the newest lookup (rule 2)."""
         return self.newest_at is not None and now - self.newest_at <= STALE_AFTER_S
 
-    def wants_lookup(self):
+    def wants_lookup(self) -> bool:
         return any(number > self.started for number, _ in self.waiting)
 
-    def drop_cancelled(self):
+    def drop_cancelled(self) -> None:
         self.waiting = [entry for entry in self.waiting if not entry[1].cancelled]
 
-    def finished(self, number, failed):
+    def finished(self, number: int, failed: bool) -> list[Request]:
         """Lookup `number` is done: take out the requests that its answer serves (rule 3)."""
         self.running -= 1
         if number == self.started:
@@ -170,7 +182,7 @@ class _Name:
         return served
 
 
-def look_up_host(host, getaddrinfo=socket.getaddrinfo):
+def look_up_host(host: str, getaddrinfo: GetAddrInfo = socket.getaddrinfo) -> Answer:
     """Blocking: ([(family, sockaddr with port 0), ...] in the order of interleave, None) or ([], error)."""
     try:
         # Plain names go as bytes: for str Python would load its IDNA tables first, while holding up the loop.
@@ -198,13 +210,13 @@ _EXPLANATIONS = {
 }
 
 
-def _explain(host, error):
+def _explain(host: str, error: OSError) -> str:
     if error.errno in _EXPLANATIONS:
         return _EXPLANATIONS[error.errno].format(repr(host))
     return f"cannot resolve {host!r}: {error.strerror or error}"
 
 
-def numeric_address(host, port):
+def numeric_address(host: str, port: int) -> Answer | None:
     """What `look_up_host` gives, with the port, for an address that needs no lookup; None for a name."""
     base, percent, scope = host.partition("%")
     for family in (socket.AF_INET, socket.AF_INET6):
@@ -225,7 +237,12 @@ def numeric_address(host, port):
     return None
 
 
-def interleave(addresses):
+def with_port(address: Sockaddr, port: int) -> Sockaddr:
+    """The same sockaddr with another port."""
+    return (address[0], port) if len(address) == 2 else (address[0], port, address[2], address[3])
+
+
+def interleave(addresses: Iterable[Address]) -> list[Address]:
     """[(family, sockaddr), ...] with the families taking turns, the first one's first (RFC 8305 section 4).
 
     Within a family the order stays: it is getaddrinfo's, that of RFC 6724.
@@ -240,6 +257,6 @@ def interleave(addresses):
     return mixed + first[turns:] + second[turns:]
 
 
-def _start_thread(function):
+def _start_thread(function: Callable[[], None]) -> None:
     """A thread that the exiting interpreter does not wait for; RuntimeError when the system gives no more."""
     _thread.start_new_thread(function, ())

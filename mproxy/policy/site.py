@@ -6,6 +6,8 @@ The number is kept in the state directory, a slot for each that runs; in a copy 
 because the file is another one, or the host is.
 """
 
+from __future__ import annotations
+
 import hashlib
 import os
 
@@ -19,7 +21,7 @@ MARK_BYTES = 16
 class Site:
     """`number`: 32 bits, never 0."""
 
-    def __init__(self, state_dir, port):
+    def __init__(self, state_dir: str | None, port: int) -> None:
         self._slot = None
         try:
             self._slot = Slot(state_dir, f"site-{port}") if state_dir is not None else None
@@ -37,11 +39,11 @@ class Site:
             self._slot.write(self.number.to_bytes(SITE_BYTES) + mark)
 
 
-def _number_of(data):
+def _number_of(data: bytes) -> int:
     return int.from_bytes(data[:SITE_BYTES]) or 1
 
 
-def _host_mark(more):
+def _host_mark(more: bytes) -> bytes:
     """16 bytes that are the same on this host only."""
     host = b""
     try:

@@ -3,6 +3,8 @@
 A process that starts again finds its slot free and takes it; a second one beside it takes the next.
 """
 
+from __future__ import annotations
+
 import fcntl
 import os
 
@@ -15,8 +17,8 @@ SLOTS = 1024
 class Slot:
     """A slot's file, locked until the process ends; None in `path` and nothing kept when all slots are taken."""
 
-    def __init__(self, state_dir, name):
-        self.path = None
+    def __init__(self, state_dir: str, name: str) -> None:
+        self.path: str | None = None
         self._fd = -1
         try:
             os.makedirs(state_dir, mode=0o700, exist_ok=True)
@@ -25,7 +27,7 @@ class Slot:
             raise MproxyError(
                 f"cannot keep state in {state_dir}: {error.strerror}; choose another place with --state-dir") from None
 
-    def _take(self, state_dir, name):
+    def _take(self, state_dir: str, name: str) -> None:
         for slot in range(SLOTS):
             path = os.path.join(state_dir, f"{name}.{slot}" if slot else name)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -38,26 +40,26 @@ class Slot:
             return
 
     @property
-    def held(self):
+    def held(self) -> bool:
         """There is a file."""
         return self._fd >= 0
 
-    def release(self):
+    def release(self) -> None:
         """Unlock the file before the process ends."""
         if self.held:
             os.close(self._fd)
             self._fd = -1
 
     @property
-    def inode(self):
+    def inode(self) -> int:
         """The file's number: a copy of the directory has another."""
         return os.fstat(self._fd).st_ino
 
-    def read(self, most):
+    def read(self, most: int) -> bytes:
         """What was kept, at most so many bytes."""
         return os.pread(self._fd, most, 0) if self.held else b""
 
-    def write(self, data):
+    def write(self, data: bytes) -> None:
         """Keep this instead; a disk that takes it no more is no reason to end."""
         if self.held:
             try:

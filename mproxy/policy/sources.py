@@ -5,7 +5,14 @@ Behind one address there may be a whole office: while known people are there, it
 Takes the time as an argument; remembers MOST_SOURCES sources of each kind at most.
 """
 
+from __future__ import annotations
+
 import socket
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeVar
+    Value = TypeVar("Value")
 
 # Failed attempts that a source may make at once, and how long it takes until it may make one more. A client whose key
 # is not authorised dials every 5 s at last; a hundred of them behind one address still learn why.
@@ -18,7 +25,7 @@ KNOWN_US = 8 * 3_600_000_000
 MOST_SOURCES = 4096
 
 
-def source_of(host):
+def source_of(host: str) -> str:
     """What counts as one source: `10.0.0.1`, or `fd00:1:2:3::/64`. `host`: numeric, as accept(2) gives it."""
     bare = host.partition("%")[0]
     if ":" not in bare:
@@ -32,36 +39,37 @@ def source_of(host):
 class Sources:
     """What is remembered of every source."""
 
-    def __init__(self):
-        self._failures = {}  # source -> (failures that count, when that was so); least recent first
-        self._welcomed = {}  # source -> when known people were there; least recent first
+    def __init__(self) -> None:
+        # By source, least recent first.
+        self._failures: dict[str, tuple[float, int]] = {}  # (that count, when that was so)
+        self._welcomed: dict[str, int] = {}  # when known people were there
 
-    def welcomed(self, source, now):
+    def welcomed(self, source: str, now: int) -> None:
         """A session is, or was just now, there."""
         _remember(self._welcomed, source, now)
 
-    def known(self, source, now):
+    def known(self, source: str, now: int) -> bool:
         """Whether there were sessions in the last hours."""
         return source in self._welcomed and now - self._welcomed[source] < KNOWN_US
 
-    def failed(self, source, now):
+    def failed(self, source: str, now: int) -> bool:
         """An attempt was refused; True when no more are served for a while, and this was the one that decided it."""
         before = self._level(source, now)
         _remember(self._failures, source, (min(before + 1, 2 * FAILURES), now))
         return before < FAILURES <= before + 1 and not self.known(source, now)
 
-    def blocked(self, source, now):
+    def blocked(self, source: str, now: int) -> bool:
         """Whether its strangers are closed unheard."""
         return (source in self._failures and self._level(source, now) >= FAILURES
                 and not self.known(source, now))
 
-    def _level(self, source, now):
+    def _level(self, source: str, now: int) -> float:
         """Failures that still count: each is forgotten after FAILURE_US, one after the other."""
         level, at = self._failures.get(source, (0, now))
         return max(0.0, level - (now - at) / FAILURE_US)
 
 
-def _remember(table, source, value):
+def _remember(table: dict[str, Value], source: str, value: Value) -> None:
     """Put it last; the one that was not heard of for longest makes room."""
     table.pop(source, None)
     if len(table) >= MOST_SOURCES:

@@ -9,6 +9,8 @@ one or two connections at a time (`mproxy.programs.greeting`), and to nobody whe
 Nothing here reads a clock: `now` is in seconds since 1970, because tags outlive the process that made them.
 """
 
+from __future__ import annotations
+
 import hmac
 
 NONCE_BYTES = 3
@@ -28,15 +30,15 @@ class Tags:
     `life_us`: how long a tag holds at least.
     """
 
-    def __init__(self, key, life_us):
+    def __init__(self, key: bytes, life_us: int) -> None:
         self._key = key
         self._period_s = max(LEAST_PERIOD_S, life_us // 1_000_000 // (PERIODS - 1) + 1)
 
-    def make(self, nonce, now):
+    def make(self, nonce: bytes, now: float) -> int:
         """The tag for a random nonce of NONCE_BYTES; never 0, which means none."""
         return int.from_bytes(nonce + self._mac(nonce, self._period(now)), "big") or 1
 
-    def holds(self, tag, now):
+    def holds(self, tag: int, now: float) -> bool:
         """Whether the tag was made with our key, and not too long ago."""
         if not tag:
             return False
@@ -46,8 +48,8 @@ class Tags:
         # In constant time it need not be: who could measure it would learn what a few thousand guesses tell.
         return any(mac == self._mac(nonce, period - back) for back in range(PERIODS))
 
-    def _period(self, now):
+    def _period(self, now: float) -> int:
         return int(now // self._period_s)
 
-    def _mac(self, nonce, period):
+    def _mac(self, nonce: bytes, period: int) -> bytes:
         return hmac.digest(self._key, LABEL + period.to_bytes(8, "big", signed=True) + nonce, "sha256")[:MAC_BYTES]

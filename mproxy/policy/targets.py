@@ -5,13 +5,19 @@ providers the place of the metadata service, which hands out the machine's own c
 for could be made to point there, so these addresses count only when they are named as numbers.
 """
 
+from __future__ import annotations
+
 import ipaddress
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mproxy.ground.shapes import Address
 
 # Metadata services outside of the link-local networks: Amazon's over IPv6, Alibaba's, Oracle's.
 METADATA = {ipaddress.ip_address(text) for text in ("fd00:ec2::254", "100.100.100.200", "192.0.0.192")}
 
 
-def is_guarded(host):
+def is_guarded(host: str) -> bool:
     """Whether a numeric address is link-local or a metadata service's."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
@@ -21,7 +27,7 @@ def is_guarded(host):
     return address.is_link_local or address in METADATA
 
 
-def without_guarded(addresses, host):
+def without_guarded(addresses: list[Address], host: str) -> list[Address]:
     """Of a resolver's `addresses` [(family, sockaddr)] those that the name `host` may mean; all when it is a number."""
     try:
         ipaddress.ip_address(host.partition("%")[0])

@@ -8,6 +8,8 @@ warning that names file and line: it lets nobody in. In known_hosts that would l
 there it refuses whoever it may be about.
 """
 
+from __future__ import annotations
+
 import codecs
 import fcntl
 import os
@@ -19,6 +21,14 @@ from mproxy.ground.errors import MproxyError, PeerError, UsageError
 from mproxy.ground.words import parse_host_port
 from mproxy.policy.grants import parse_grant
 from mproxy.policy.keys import KEY_TYPE, fingerprint, make_private_directory, parse_spki, public_line
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from mproxy.policy.grants import Grant
+    KnownHost = tuple[int, tuple[str, int] | None, bytes | None]
+    Stamp = tuple[int, int, int, int, int]
 
 # Files larger than this are no lists of keys; longer lines no entries.
 MOST_BYTES = 4 << 20
@@ -36,12 +46,13 @@ class HostTrust:
     `pinned` are fingerprints; while there are any, only these keys are trusted and the file is not asked.
     """
 
-    def __init__(self, path, pinned=(), warn=lambda text: None):
+    def __init__(self, path: str | None, pinned: Sequence[str] = (),
+                 warn: Callable[[str], object] = lambda text: None) -> None:
         self.path = path
         self._pinned = pinned
         self._warn = warn
 
-    def verify(self, host, port, spki):
+    def verify(self, host: str, port: int, spki: bytes) -> str:
         """Judge the key that HOST:PORT has proved to hold: "pinned", "known", "new" and now remembered, or "unwritten":
         new, and it could not be remembered.
 
@@ -57,7 +68,7 @@ class HostTrust:
             return "known"
         return "new" if self.add(host, port, spki) else "unwritten"
 
-    def check(self, host, port, spki):
+    def check(self, host: str, port: int, spki: bytes) -> str:
         """"same" or "new"; PeerError when only other keys are known for HOST:PORT, or what is known cannot be read.
 
         MproxyError when the file cannot be.
@@ -68,7 +79,7 @@ class HostTrust:
             entries = parse_known_hosts(read_list(self.path), self.path, self._warn)
         return judge_host(entries, self.path, (host, port), spki)
 
-    def add(self, host, port, spki):
+    def add(self, host: str, port: int, spki: bytes) -> bool:
         """Remember a key; whether that is so now. Whatever other processes add at the same time stays.
 
         PeerError when one of them has just remembered another key; a file that cannot be written costs a warning.
@@ -98,12 +109,12 @@ class HostTrust:
             os.close(fd)
 
 
-def judge_host(entries, path, endpoint, spki):
+def judge_host(entries: list[KnownHost], path: str | None, endpoint: tuple[str, int], spki: bytes) -> str:
     """"same" when an entry has this key for (host, port), "new" when none has any; else PeerError.
 
     So it is when a line is damaged that is about (host, port), or may be: the key that it held is not known any more.
     """
-    known = [(number, key) for number, place, key in entries if place == endpoint]
+    known = [(number, key) for number, place, key in entries if place == endpoint and key is not None]
     if any(key == spki for _, key in known):
         return "same"
     damaged = [number for number, place, key in entries if key is None and place in (endpoint, None)]
@@ -119,7 +130,7 @@ def judge_host(entries, path, endpoint, spki):
         f" someone may be intercepting the connection. If the change is legitimate, remove line {path}:{number}"))
 
 
-def parse_known_hosts(data, path, warn):
+def parse_known_hosts(data: bytes, path: str, warn: Callable[[str], object]) -> list[KnownHost]:
     """[(line number, (host, port), spki)] of the file's bytes; None for what cannot be read."""
     entries = []
     for number, text in lines_of(data):
@@ -137,7 +148,7 @@ def parse_known_hosts(data, path, warn):
     return entries
 
 
-def check_readable(path):
+def check_readable(path: str) -> None:
     """MproxyError when there is something of that name that is no list: a link to nowhere, a directory, a pipe."""
     try:
         mode = os.stat(path).st_mode
@@ -152,7 +163,7 @@ def check_readable(path):
         raise MproxyError(f"cannot read {path}: not a regular file")
 
 
-def _link_to_nowhere(path):
+def _link_to_nowhere(path: str) -> str | None:
     """The part of a path that is one; None when the name is simply not there."""
     while path != os.path.dirname(path):
         if os.path.islink(path) and not os.path.exists(path):
@@ -161,7 +172,7 @@ def _link_to_nowhere(path):
     return None
 
 
-def open_locked(path):
+def open_locked(path: str) -> int:
     """A descriptor to append to `path`, which stays the file of that name while it is locked."""
     while True:
         fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -193,16 +204,19 @@ class AuthorizedKeys:
     Whoever gave up the rights with which it was read may be unable to look at it again: then it counts as it was read.
     """
 
-    def __init__(self, path, warn=lambda text: None, moved_in=lambda: False, closed=False):
+    def __init__(self, path: str | None, warn: Callable[[str], object] = lambda text: None,
+                 moved_in: Callable[[], bool] = lambda: False, closed: bool = False) -> None:
         self.path = path
         self._warn = warn
         self._moved_in = moved_in
         self._reader = os.geteuid()
-        self._grants = []          # as the file is
-        self._settled = None       # as it was when the living were judged last; None: everybody might
-        self._changed_at = None    # when the file became what it is; None: the living have been judged by that
-        self._stamp = None         # of the file that was read last
-        self.problem = None        # why nobody may connect, None when the file is in order
+        self._grants: list[Grant] = []  # as the file is
+        # As it was when the living were judged last; None: everybody might.
+        self._settled: list[Grant] | None = None
+        # When the file became what it is; None: the living have been judged by that.
+        self._changed_at: float | None = None
+        self._stamp: Stamp | str | None = None  # of the file that was read last
+        self.problem: str | None = None  # why nobody may connect, None when the file is in order
         there = path is not None and os.path.lexists(path)
         self.exists = closed or there
         if there:
@@ -210,14 +224,14 @@ class AuthorizedKeys:
             self.changed()
         self.settle()
 
-    def find(self, spki, host, now):
+    def find(self, spki: bytes, host: str, now: float) -> Grant:
         """The Grant of a key at the address `host` and the time `now` (seconds since 1970).
 
         Of several lines with the key the first that allows it counts. PeerError when there is none.
         """
         return _find(self._grants, spki, host, now)
 
-    def find_living(self, spki, host, now):
+    def find_living(self, spki: bytes, host: str, now: float) -> Grant | None:
         """The same for the key of a session that is there already; None when it began while everybody might."""
         try:
             return self.find(spki, host, now)
@@ -226,11 +240,13 @@ class AuthorizedKeys:
                 raise
         return None if self._settled is None else _find(self._settled, spki, host, now)
 
-    def changed(self, now=0.0):
+    def changed(self, now: float = 0.0) -> bool:
         """Read the file again if it is another than before; True when it was. Costs one stat(2) when it was not.
 
         `now` is in seconds of any clock that is not put back, the same as `settles` is given.
         """
+        if self.path is None:
+            return False
         try:
             stamp = file_stamp(self.path)
         except PermissionError:
@@ -254,42 +270,41 @@ class AuthorizedKeys:
             self._changed_at = now - SETTLE_S
         return True
 
-    def settles(self, now):
+    def settles(self, now: float) -> bool:
         """Whether running sessions are to be checked again at `now`: the file has been unchanged for long enough."""
         if self._changed_at is None or now - self._changed_at < SETTLE_S:
             return False
         self.settle()
         return True
 
-    def settle(self):
+    def settle(self) -> None:
         """Take the file as it was read last for what is meant, for everybody."""
         self._settled = self._grants if self.exists else None
         self._changed_at = None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._grants)
 
-    def in_force(self, now):
+    def in_force(self, now: float) -> int:
         """How many keys may connect at `now`, from one address or another."""
         return len({grant.spki for grant in self._grants if grant.expires_at is None or now < grant.expires_at})
 
 
-def _find(grants, spki, host, now):
+def _find(grants: list[Grant], spki: bytes, host: str, now: float) -> Grant:
     why, code = "the key is not in authorized_keys", CloseCode.KEY_REFUSED
     for grant in grants:
         if grant.spki == spki:
-            why = grant.refusal(host, now)
-            if why is None:
+            refusal = grant.refusal(host, now)
+            if refusal is None:
                 return grant
+            why = refusal
             if grant.is_current(now):  # it is a matter of where the client is
                 code = CloseCode.WRONG_ADDRESS
     raise PeerError(code, f"{why}: {fingerprint(spki)}")
 
 
-def file_stamp(path):
+def file_stamp(path: str) -> Stamp | None:
     """What changes when a file does; None when there is none. PermissionError when its directory cannot be entered."""
-    if path is None:
-        return None
     try:
         status = os.stat(path)
     except PermissionError:
@@ -299,7 +314,7 @@ def file_stamp(path):
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
-def check_private(path):
+def check_private(path: str) -> None:
     """MproxyError when another user could have written the file, as sshd's StrictModes has it.
 
     The file and every directory above it, up to the home directory, belong to us or root and are not writable by
@@ -321,7 +336,7 @@ def check_private(path):
         status = os.stat(path)
 
 
-def parse_authorized_keys(data, path, warn):
+def parse_authorized_keys(data: bytes, path: str, warn: Callable[[str], object]) -> list[Grant]:
     """The Grants of the file's bytes, in order."""
     grants = []
     for number, text in lines_of(data):
@@ -334,7 +349,7 @@ def parse_authorized_keys(data, path, warn):
 
 # ---- lines
 
-def read_list(path):
+def read_list(path: str) -> bytes:
     """The bytes of a file with one entry a line; none when there is no file. MproxyError when it cannot be read."""
     try:
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
@@ -348,7 +363,7 @@ def read_list(path):
     return data
 
 
-def lines_of(data):
+def lines_of(data: bytes) -> Iterator[tuple[int, str]]:
     """(number, text) of the lines that say something: no blank ones, no comments. Some editors mark UTF-8 (BOM)."""
     for number, line in enumerate(data.removeprefix(codecs.BOM_UTF8).split(b"\n"), 1):
         text = line[:LINE_BYTES].decode(errors="replace").strip()

@@ -4,22 +4,28 @@ The C library's own stub resolver is asked (resolver(3): it reads /etc/resolv.co
 TCP), and of the answer only the times to live are read. RFC 1035: section 4.1 is the layout, 3.2.1 the field.
 """
 
+from __future__ import annotations
+
 import ctypes
 import socket
 import struct
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 _CLASS_IN = 1
-_TYPES = {socket.AF_INET: 1, socket.AF_INET6: 28}  # A, AAAA
+_TYPES: dict[int, int] = {socket.AF_INET: 1, socket.AF_INET6: 28}  # A, AAAA
 _ANSWER_BYTES = 65_535
 
 
-def ask_ttl(host, families):
+def ask_ttl(host: str, families: Iterable[int]) -> int | None:
     """Seconds that the addresses of `host` are good for, None where the name service knows nothing of it. Blocks."""
     ttls = [_ask(host, _TYPES[family]) for family in families]
     return min((ttl for ttl in ttls if ttl is not None), default=None)
 
 
-def _ask(host, record_type):
+def _ask(host: str, record_type: int) -> int | None:
     try:
         search = ctypes.CDLL(None).res_search
     except (AttributeError, OSError):  # a C library that names it otherwise
@@ -32,7 +38,7 @@ def _ask(host, record_type):
     return lowest_ttl(answer.raw[:length]) if length > 0 else None
 
 
-def lowest_ttl(packet):
+def lowest_ttl(packet: bytes) -> int | None:
     """The lowest time to live of the answer section, in seconds; None for no answer and for nonsense."""
     try:
         questions, answers = struct.unpack_from("!HH", packet, 4)
@@ -50,7 +56,7 @@ def lowest_ttl(packet):
         return None
 
 
-def _skip_name(packet, at):
+def _skip_name(packet: bytes, at: int) -> int:
     """Where a name ends that starts at `at`: labels up to the empty one or a pointer (RFC 1035 section 4.1.4)."""
     while packet[at]:
         if packet[at] & 0xC0 == 0xC0:

@@ -13,7 +13,7 @@ from mproxy.endpoint._listener import AppListener
 from mproxy.ground.config import format_host_port
 from mproxy.handshake import session_tag
 from mproxy.io.stdio import open_stdio
-from mproxy.policy.dialer import Dialer
+from mproxy.policy.dialer import Dialer, DialObserver
 from mproxy.policy.instance import Instance, stdio_name
 from mproxy.policy.reconnect import Reconnect
 from mproxy.policy.resolver import Resolver
@@ -53,7 +53,7 @@ def make_program(config, log, loop):
     return Cproxy(config, log, loop)
 
 
-class Cproxy:
+class Cproxy(DialObserver):
     """Observer of endpoint, listeners and dialer."""
 
     def __init__(self, config, log, loop):

@@ -16,7 +16,7 @@ from mproxy._wire import CloseCode
 from mproxy.endpoint._endpoint import Endpoint
 from mproxy.ground.config import CproxyConfig, SessionConfig
 from mproxy.ground.errors import MproxyError
-from mproxy.policy.dialer import Dialer
+from mproxy.policy.dialer import Dialer, DialObserver
 from mproxy.policy.instance import LeftBehind
 from mproxy.policy.reconnect import Reconnect
 from mproxy.policy.resolver import Resolver
@@ -79,7 +79,7 @@ def main():
     return program.exit_status
 
 
-class Goodbye:
+class Goodbye(DialObserver):
     """Observer of endpoint and dialer."""
 
     def __init__(self, config, log, loop, left):

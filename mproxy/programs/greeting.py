@@ -76,8 +76,8 @@ class Reception:
         self._loop = loop
         self._log = log
         most = most_unfinished(config)
-        self._silent = Crowd(most, first_silent)  # no preamble yet
-        self._heard = Crowd(most, at_random)
+        self._silent: Crowd[Guest] = Crowd(most, first_silent)  # no preamble yet
+        self._heard: Crowd[Guest] = Crowd(most, at_random)
         self._sources = Sources()
         self.host = host
         self._listeners = {}  # socket -> Watch

@@ -23,7 +23,7 @@ class Introduction:
         self._instance = instance
         self._endpoint = endpoint
         self._context = None    # our key; None without encryption
-        self._host_spki = None  # the key of the sproxy that has our session
+        self._host_spki = b""  # the key of the sproxy that has our session
         self._host_trust = HostTrust(
             config.known_hosts_file, config.host_fingerprint, lambda text: log.warning("known-hosts", why=text))
         self._tag = 0           # of the last WELCOME: by it sproxy knows us again before all else

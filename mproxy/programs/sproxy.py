@@ -80,7 +80,7 @@ class Client:
         self.stdio = False         # all its streams come from --stdio
         self.tags = []             # those that cproxy may show, the newest last
         self.began_at = now
-        self.lost_at = None    # the last carrier's last byte
+        self.lost_at: int | None = None  # the last carrier's last byte
         self.end_timer = None  # of --session-ttl
         self.resumed = False   # had a carrier before
         self.attached_at = 0   # its newest carrier
@@ -126,7 +126,7 @@ class Sproxy:
         self._door = Door(config, log)
         self._reception = Reception(loop, log, config, self)
         most = self._share_out()
-        self._places = Places(most)
+        self._places: Places[Client] = Places(most)
         self._key_quota = key_quota(most)
         self._site = 0  # see policy.site
 

@@ -1,0 +1,20 @@
+"""Shapes that values have in many modules, for annotations alone: nothing imports this at run time."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+# A numeric address as socket(7) has it: (host, port), for IPv6 (host, port, flow, scope).
+Sockaddr = tuple[str, int] | tuple[str, int, int, int]
+
+# One address of a host: (address family, sockaddr).
+Address = tuple[int, Sockaddr]
+
+
+class Logger(Protocol):
+    """What is written to: `mproxy.service.log.Log`. `event` is the log line's name, `fields` what it says."""
+
+    def debug(self, event: str, /, **fields: object) -> None: ...
+    def info(self, event: str, /, **fields: object) -> None: ...
+    def warning(self, event: str, /, **fields: object) -> None: ...
+    def error(self, event: str, /, **fields: object) -> None: ...
