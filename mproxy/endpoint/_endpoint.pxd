@@ -29,7 +29,7 @@ from mproxy._ring cimport iovec
 from mproxy._session cimport Session
 from mproxy._stream cimport Stream
 from mproxy.endpoint._app cimport App, Apps
-from mproxy.endpoint._judge cimport Judge
+from mproxy.endpoint._cost cimport Cost
 from mproxy.io._loop cimport Loop, Source, Timer, Work
 from mproxy.endpoint._news cimport News
 from mproxy.carrier._pace cimport Pace
@@ -57,7 +57,7 @@ cdef class Endpoint:
     cdef bint awaits_memory              # `on_memory` will look: the carrier is not read, or applications are not
     cdef object unopened                 # sproxy: deque of (stream id, target) of OPENs for the next turn
     cdef int opens_left                  # more may be served in this turn
-    cdef Judge judge                     # what it costs, and how it is read
+    cdef Cost cost                     # what it costs, and how it is read
     cdef News news                       # of applications that were refused or left
     cdef bint suspected                  # the observer was told
     cdef bint forsaken                   # the carrier counts as lost, and is kept until another one works

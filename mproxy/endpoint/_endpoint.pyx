@@ -17,7 +17,7 @@ from mproxy.endpoint._app cimport (
     app_close, app_deliver, app_new, app_next_ready, app_read, app_refusal, app_watch, apps_may_grow,
 )
 from mproxy.endpoint._daemon cimport daemon_dial, daemon_next
-from mproxy.endpoint._judge cimport judge_begin, judge_end, judge_init
+from mproxy.endpoint._cost cimport cost_begin, cost_end, cost_init
 from mproxy.io._loop cimport BUFFER_BYTES, CROWD, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP
 from mproxy.endpoint._news cimport is_news
 from mproxy.carrier._pace cimport (
@@ -72,7 +72,7 @@ cdef class Endpoint:
     def __init__(self, Loop loop, Session session, observer):
         self.loop = loop
         self.observer = observer
-        judge_init(&self.judge)
+        cost_init(&self.cost)
         self.unopened = deque()
         self.carrier.fd = -1
         self.carrier.ready = carrier_ready
@@ -217,7 +217,7 @@ cdef class Endpoint:
     cdef void pump(self) noexcept:
         """Do what the turn's events made possible: carrier in, applications in, carrier out."""
         cdef int reads = 0
-        judge_begin(&self.judge, self.session.out_bytes + self.session.in_bytes + self.session.sent_bytes)
+        cost_begin(&self.cost, self.session.out_bytes + self.session.in_bytes + self.session.sent_bytes)
         if self.ending:
             self.end_rest()
             return
@@ -242,12 +242,12 @@ cdef class Endpoint:
             self.was_busy = False
             self.tell("on_idle", (self,))
         self.session.settle()
-        judge_end(&self.judge, self.session.out_bytes + self.session.in_bytes + self.session.sent_bytes,
-                  self.loop.now_us, self.loop.slow_count(), self.loop.undisturbed())
-        self.work.slow = self.judge.slow
-        if self.judge.long_pump or (self.judge.slow and self.loop.slow_count() > CROWD):
+        cost_end(&self.cost, self.session.out_bytes + self.session.in_bytes + self.session.sent_bytes,
+                 self.loop.now_us, self.loop.slow_count(), self.loop.undisturbed())
+        self.work.slow = self.cost.slow
+        if self.cost.long_pump or (self.cost.slow and self.loop.slow_count() > CROWD):
             pace_bound(&self.pace, self.loop.now_us)
-        elif self.pace.bounded and not self.judge.slow:
+        elif self.pace.bounded and not self.cost.slow:
             pace_unbound(&self.pace, self.loop.now_us)
 
     cdef void wait_for_memory(self) noexcept:
@@ -271,7 +271,7 @@ cdef class Endpoint:
         cdef ssize_t n
         cdef size_t margin = OPEN_MARGIN_BYTES if self.tls is not None else 0
         part.iov_base = self.loop.buffer + margin
-        part.iov_len = min(BUFFER_BYTES - margin, min(self.judge.read_bytes, self.session.receive_room()))
+        part.iov_len = min(BUFFER_BYTES - margin, min(self.cost.read_bytes, self.session.receive_room()))
         self.short_of_memory = part.iov_len == 0
         if self.short_of_memory:
             pace_bound(&self.pace, self.loop.now_us)

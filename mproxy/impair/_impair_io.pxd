@@ -8,7 +8,7 @@ from mproxy.io._alarm cimport Alarm
 from mproxy.io._loop cimport Loop, Source, Work
 from mproxy.io._packets cimport Address, Inbox, Outbox
 from mproxy.io._socket cimport socklen_t
-from mproxy.io._udp cimport Peer
+from mproxy.io._udp_socket cimport Peer
 
 
 cdef enum:

@@ -9,7 +9,7 @@ from libc.stdlib cimport calloc, free
 from mproxy.io._loop cimport EPOLLET, EPOLLIN
 from mproxy.io._packets cimport LARGEST_PACKET, MOST_SEGMENTS, Message, Slot
 from mproxy.io._socket cimport Target, close, is_spare
-from mproxy.io._udp cimport (
+from mproxy.io._udp_socket cimport (
     peer_hash, peer_name, peer_of, peer_pair, peer_same, peer_set, udp_buffers, udp_connect, udp_fragment,
     udp_is_v4, udp_socket,
 )

@@ -26,7 +26,7 @@ cdef struct Source:
 cdef struct Work
 
 
-cdef struct Queue:
+cdef struct WorkQueue:
     Work *first                       # NULL: it is empty
     Work *last                        # its end
     int count                         # its length
@@ -35,7 +35,7 @@ cdef struct Queue:
 cdef struct Work:
     void (*run)(Work *work) noexcept  # may queue itself again: it then runs in the next turn
     void *owner                       # for `run`
-    Queue *queue                      # that it waits in; NULL: in none
+    WorkQueue *queue                  # that it waits in; NULL: in none
     Work *next                        # behind it there
     bint slow                         # runs after the others, and for a part of their time only
     int64_t ran_at                    # the turn it ran in last
@@ -57,9 +57,9 @@ cdef class Loop:
     cdef int epoll_fd           # the epoll instance
     cdef int wake_fd            # eventfd: other threads and signals end the wait
     cdef Source wake_source     # of wake_fd
-    cdef Queue quick            # work that is not slow
-    cdef Queue favoured         # slow work that had rested
-    cdef Queue slow             # slow work otherwise
+    cdef WorkQueue quick            # work that is not slow
+    cdef WorkQueue favoured         # slow work that had rested
+    cdef WorkQueue slow             # slow work otherwise
     cdef bint slow_is_next      # of these two, when there is work in both
     cdef Work *last_run         # whose turn was the last one; only compared
     cdef int64_t others_at      # when that changed last
@@ -90,7 +90,7 @@ cdef class Loop:
     cdef void remove(self, Source *source) noexcept
     cdef void close(self, Source *source) noexcept
     cdef void schedule(self, Work *work) noexcept
-    cdef Queue *queue_of(self, Work *work) noexcept
+    cdef WorkQueue *queue_of(self, Work *work) noexcept
     cdef Work *next_slow(self) noexcept
     cdef int slow_count(self) noexcept
     cdef void unschedule(self, Work *work) noexcept

@@ -67,7 +67,7 @@ cdef void drain_wake(Source *source, uint32_t events) noexcept:
         return  # taken away already
 
 
-cdef void put(Queue *queue, Work *work) noexcept:
+cdef void put(WorkQueue *queue, Work *work) noexcept:
     """Append."""
     work.queue = queue
     work.next = NULL
@@ -79,7 +79,7 @@ cdef void put(Queue *queue, Work *work) noexcept:
     queue.count += 1
 
 
-cdef Work *take_first(Queue *queue) noexcept:
+cdef Work *take_first(WorkQueue *queue) noexcept:
     """Take the first of a queue that is not empty."""
     cdef Work *work = queue.first
     queue.first = work.next
@@ -237,7 +237,7 @@ cdef class Loop:
         if work.queue == NULL:
             put(self.queue_of(work), work)
 
-    cdef Queue *queue_of(self, Work *work) noexcept:
+    cdef WorkQueue *queue_of(self, Work *work) noexcept:
         """Who comes after a rest goes before those who come again and again: a heartbeat must not wait for a crowd."""
         if not work.slow:
             return &self.quick
@@ -260,7 +260,7 @@ cdef class Loop:
 
     cdef void unschedule(self, Work *work) noexcept:
         """Take queued work back; its owner ends."""
-        cdef Queue *queue = work.queue
+        cdef WorkQueue *queue = work.queue
         cdef Work *before
         if queue == NULL:
             return

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from mproxy.policy.paths import Paths
     from mproxy.policy.resolver import Request, Resolved
 
-    Connected = Callable[["Attempt", socket.socket, Way, int], object]
-    Failed = Callable[["Attempt", str], object]
+    Connected = Callable[["DialAttempt", socket.socket, Way, int], object]
+    Failed = Callable[["DialAttempt", str], object]
 
 # RFC 8305, section 8: Connection Attempt Delay.
 NEXT_WAY_US = 250_000
 
 
-class Attempt:
+class DialAttempt:
     """`connect(way)` starts a connection and returns its non-blocking socket, or raises OSError.
 
     `on_connected(attempt, sock, way, took_us)`; `on_failed(attempt, why)`.

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from mproxy.ground.errors import PeerError
 from mproxy.io.ending import give_up
-from mproxy.policy.attempt import Attempt, connect_to
+from mproxy.policy.attempt import DialAttempt, connect_to
 from mproxy.policy.backoff import Backoff
 from mproxy.policy.candidate import Candidate, CandidateObserver
 from mproxy.policy.network import outgoing_device, preferred_source
@@ -88,7 +88,7 @@ class Dialer(CandidateObserver):
         self.paths = Paths()
         self.device: str | None = None  # that the last welcomed carrier is bound to; None: it follows the routes
         self._backoff = Backoff()
-        self._attempts: list[Attempt] = []
+        self._attempts: list[DialAttempt] = []
         self._candidate: Candidate | None = None
         self._timer: Timer | None = None
         self._source: str | None = None  # the kernel's choice towards sproxy when last looked at
@@ -180,7 +180,7 @@ class Dialer(CandidateObserver):
         self._schedule(self._backoff.next_us(self.loop.now()))
         if (self._candidate is not None and not self._candidate.overdue()) or len(self._attempts) >= ATTEMPTS:
             return
-        attempt = Attempt(
+        attempt = DialAttempt(
             self.loop, self.paths, self.timeout_us, self._connect, self._on_connected, self._on_failed)
         self._attempts.append(attempt)
         known = self._known()
@@ -213,7 +213,7 @@ class Dialer(CandidateObserver):
             segment_bytes = self.paths.segment_bytes(way.address[0], local, self.loop.now())
         return connect_to(way, segment_bytes)
 
-    def _on_failed(self, attempt: Attempt, why: str) -> None:
+    def _on_failed(self, attempt: DialAttempt, why: str) -> None:
         self._attempts.remove(attempt)
         self._retry()
         self.observer.on_dial_failed(why)
@@ -225,7 +225,7 @@ class Dialer(CandidateObserver):
             if delay_us is not None:
                 self._schedule(delay_us)
 
-    def _on_connected(self, attempt: Attempt, sock: socket.socket, way: Way, took_us: int) -> None:
+    def _on_connected(self, attempt: DialAttempt, sock: socket.socket, way: Way, took_us: int) -> None:
         self._attempts.remove(attempt)
         former = self._candidate
         if (former is not None and not former.overdue()) or not self.observer.still_wanted():

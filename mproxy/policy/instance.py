@@ -14,7 +14,7 @@ import fcntl
 import os
 
 from mproxy._wire import INSTANCE_ID_BYTES
-from mproxy.policy.slots import Slot
+from mproxy.policy.slots import SlotFile
 
 TAG_BYTES = 4
 MOST_BYTES = INSTANCE_ID_BYTES + TAG_BYTES
@@ -26,10 +26,10 @@ class Instance:
     def __init__(self, state_dir: str | None, name: str | int | None) -> None:
         self.id = os.urandom(INSTANCE_ID_BYTES)
         self.former = 0
-        self._slot: Slot | None = None
+        self._slot: SlotFile | None = None
         if state_dir is None or name is None:
             return
-        self._slot = Slot(state_dir, f"instance-{name}")
+        self._slot = SlotFile(state_dir, f"instance-{name}")
         kept = self._slot.read(MOST_BYTES + 1)
         if len(kept) in (INSTANCE_ID_BYTES, MOST_BYTES):
             self.id, self.former = _split(kept)

@@ -12,7 +12,7 @@ import hashlib
 import os
 
 from mproxy.ground.errors import MproxyError
-from mproxy.policy.slots import Slot
+from mproxy.policy.slots import SlotFile
 
 SITE_BYTES = 4
 MARK_BYTES = 16
@@ -24,7 +24,7 @@ class Site:
     def __init__(self, state_dir: str | None, port: int) -> None:
         self._slot = None
         try:
-            self._slot = Slot(state_dir, f"site-{port}") if state_dir is not None else None
+            self._slot = SlotFile(state_dir, f"site-{port}") if state_dir is not None else None
         except MproxyError:
             pass  # it can be read, as the key could, and that is all
         if self._slot is None or not self._slot.held:

@@ -14,7 +14,7 @@ from mproxy.ground.errors import MproxyError
 SLOTS = 1024
 
 
-class Slot:
+class SlotFile:
     """A slot's file, locked until the process ends; None in `path` and nothing kept when all slots are taken."""
 
     def __init__(self, state_dir: str, name: str) -> None:

@@ -8,8 +8,8 @@ import sys
 
 from mproxy._session import Session
 from mproxy._wire import CloseCode, ResetCode
+from mproxy.endpoint._app_listener import AppListener
 from mproxy.endpoint._endpoint import Endpoint
-from mproxy.endpoint._listener import AppListener
 from mproxy.ground.config import format_host_port
 from mproxy.handshake import session_tag
 from mproxy.io.stdio import open_stdio

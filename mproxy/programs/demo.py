@@ -15,7 +15,7 @@ import time
 from mproxy.ground.config import SECOND_US, Config, SessionConfig, Setting, format_duration
 from mproxy.ground.words import counted, parse_count, parse_duration
 from mproxy.programs.demo_net import Cable, Cut, why_no_cable
-from mproxy.programs.demo_peers import END_OF_STREAM, Client, CountingDaemon, Proxy, Watch
+from mproxy.programs.demo_peers import END_OF_STREAM, Client, CountingDaemon, Proxy, Reactor
 from mproxy.programs.options import OneLineParser
 from mproxy.service.ending import complain, exit_status
 from mproxy.service.log import reserve_standard_fds
@@ -95,13 +95,13 @@ def run(config):
     reason = "requested" if config.cut else why_no_cable()
     if reason:
         screen.tell(f"cutting connections instead of changing an address: {reason}")
-    watch = Watch()
+    reactor = Reactor()
     try:
-        network = Cut(watch) if reason else Cable()
+        network = Cut(reactor) if reason else Cable()
         screen.tell(network.title)
-        verdict = Story(config, network, watch, screen).run()
+        verdict = Story(config, network, reactor, screen).run()
     finally:
-        watch.close()
+        reactor.close()
         screen.end_row()
     screen.conclude(verdict)
     return 0 if verdict.good else 1
@@ -121,10 +121,10 @@ def _interrupt(number, _frame):
 class Story:
     """The events of the demo, in order."""
 
-    def __init__(self, config, network, watch, screen):
+    def __init__(self, config, network, reactor, screen):
         self._config = config
         self._network = network
-        self._watch = watch
+        self._reactor = reactor
         self._screen = screen
         self._proxies = []
         self._daemon = self._client = None
@@ -144,19 +144,19 @@ class Story:
     def _begin(self):
         """Daemon and sproxy on the one host, cproxy and client on the other, and a first few numbers."""
         self._network.enter("server")
-        self._daemon = CountingDaemon(self._watch)
+        self._daemon = CountingDaemon(self._reactor)
         daemon = f"127.0.0.1:{self._daemon.port}"
         sproxy_port = self._start("sproxy", self._network.server_address, 0, daemon)
         self._network.enter("client")
         cproxy_port = self._start("cproxy", "127.0.0.1", 0, *self._network.way_to(sproxy_port))
         self._screen.tell("a daemon counts beside sproxy, a client reads beside cproxy")
-        self._client = Client(self._watch, cproxy_port, self._show_lines)
-        self._watch.every(DOT_S, self._show_silence)
+        self._client = Client(self._reactor, cproxy_port, self._show_lines)
+        self._reactor.every(DOT_S, self._show_silence)
         self._count()
 
     def _start(self, name, address, *arguments):
         proxy = Proxy(
-            self._watch, name, self._screen.show_event,
+            self._reactor, name, self._screen.show_event,
             ["--bind", address, "--heartbeat", f"{self._config.heartbeat_us}us", *arguments])
         self._proxies.append(proxy)
         return proxy.wait_for_port()
@@ -164,17 +164,17 @@ class Story:
     def _change(self):
         """The network goes, stays away, and comes back as another."""
         self._screen.tell(self._network.take(), "TAKEN: ", RED)
-        self._watch.run(self._config.outage_us / SECOND_US, self._is_over)
+        self._reactor.run(self._config.outage_us / SECOND_US, self._is_over)
         given_at = time.monotonic()  # before the address is there: the delay is rather shown too long than too short
         self._screen.tell(self._network.give(), "GIVEN: ", GREEN)
-        self._watch.run(PATIENCE_S, lambda: self._client.heard_at > given_at or self._is_over())
+        self._reactor.run(PATIENCE_S, lambda: self._client.heard_at > given_at or self._is_over())
         heard = self._client.heard_at > given_at
         self._delays_s.append(self._client.heard_at - given_at if heard else None)
         if heard:
             self._count()
 
     def _count(self):
-        self._watch.run(COUNTING_S, self._is_over)
+        self._reactor.run(COUNTING_S, self._is_over)
 
     def _is_over(self):
         return self._client.ended is not None
@@ -184,7 +184,7 @@ class Story:
         died = self._client.ended
         if not died:
             self._client.finish()
-            if not self._watch.run(PATIENCE_S, self._is_over):
+            if not self._reactor.run(PATIENCE_S, self._is_over):
                 died = "the last lines and the end of the stream did not arrive"
             elif self._client.ended != END_OF_STREAM:
                 died = self._client.ended

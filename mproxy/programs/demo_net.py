@@ -147,15 +147,15 @@ class Cut:
     title = "one host; a forwarder stands for the network between cproxy and sproxy"
     server_address = "127.0.0.1"
 
-    def __init__(self, watch):
-        self._watch = watch
+    def __init__(self, reactor):
+        self._reactor = reactor
         self._addresses = (f"127.0.0.{number}" for number in itertools.cycle(range(11, 250)))
         self._address = next(self._addresses)
         self._away = False
         self._server = (self.server_address, 0)  # the port comes with `way_to`
         self._sockets = set()  # both ends of every connection
         self._listener = socket.create_server(("127.0.0.1", 0))
-        watch.add(self._listener, self._accept)
+        reactor.add(self._listener, self._accept)
 
     def enter(self, host):
         """There is only one host."""
@@ -191,7 +191,7 @@ class Cut:
         self._sockets |= {near, far}
         for source, target in ((near, far), (far, near)):
             source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._watch.add(source, lambda source=source, target=target: self._forward(source, target))
+            self._reactor.add(source, lambda source=source, target=target: self._forward(source, target))
 
     def _forward(self, source, target):
         try:
@@ -202,8 +202,8 @@ class Cut:
         if not data:
             for end in (source, target):
                 self._sockets.discard(end)
-                self._watch.remove(end)
+                self._reactor.remove(end)
 
     def _reset(self, end):
         reset_on_close(end)
-        self._watch.remove(end)
+        self._reactor.remove(end)

@@ -1,6 +1,6 @@
 """Who takes part in the demo: a daemon that counts, a client that reads, the two proxies; and the wait for all of them.
 
-Everything happens in one thread, in handlers that `Watch.run` calls: which network a new socket or process belongs to
+Everything happens in one thread, in handlers that `Reactor.run` calls: which network a new socket or process belongs to
 is the state of a thread (network_namespaces(7)), and with one thread the story alone decides it.
 """
 
@@ -35,7 +35,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _libc = ctypes.CDLL(None)
 
 
-class Watch:
+class Reactor:
     """Calls a handler when its file has input, and others at intervals."""
 
     def __init__(self):
@@ -94,14 +94,14 @@ class CountingDaemon:
     `sent` are the lines so far, `connections` how many clients there have been.
     """
 
-    def __init__(self, watch):
+    def __init__(self, reactor):
         self.sent = []
         self.connections = 0
-        self._watch = watch
+        self._reactor = reactor
         self._connection = None
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
-        watch.add(self._listener, self._accept)
+        reactor.add(self._listener, self._accept)
 
     def _accept(self):
         connection, _ = self._listener.accept()
@@ -110,8 +110,8 @@ class CountingDaemon:
             connection.close()  # the verdict tells that the first one did not last
             return
         self._connection = connection
-        self._watch.add(connection, self._on_input)
-        self._watch.every(COUNT_S, self._count)
+        self._reactor.add(connection, self._on_input)
+        self._reactor.every(COUNT_S, self._count)
 
     def _count(self):
         line = f"{len(self.sent) + 1} {time.strftime('%H:%M:%S')}.{time.time_ns() // 1_000_000 % 1000:03}"
@@ -130,8 +130,8 @@ class CountingDaemon:
             self._finish()
 
     def _finish(self):
-        self._watch.cancel(self._count)
-        self._watch.remove(self._connection)
+        self._reactor.cancel(self._count)
+        self._reactor.remove(self._connection)
 
 
 class Client:
@@ -140,15 +140,15 @@ class Client:
     `received` are the lines so far, `heard_at` the clock at the last of them, `ended` why no more will come.
     """
 
-    def __init__(self, watch, port, on_lines):
+    def __init__(self, reactor, port, on_lines):
         self.received = []
         self.heard_at = time.monotonic()
         self.ended = None
-        self._watch = watch
+        self._reactor = reactor
         self._on_lines = on_lines
         self._partial = b""
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=_START_S)
-        watch.add(self._socket, self._on_input)
+        reactor.add(self._socket, self._on_input)
 
     def finish(self):
         """Say that this was enough. The daemon answers with the end of its own stream, after its last line."""
@@ -166,7 +166,7 @@ class Client:
             self.ended = error.strerror or str(error)
         *whole, self._partial = (self._partial + data).split(b"\n")
         if self.ended:
-            self._watch.remove(self._socket)
+            self._reactor.remove(self._socket)
             whole += [self._partial] if self._partial else []
         if whole:
             lines = [line.decode("ascii", "replace") for line in whole]
@@ -181,10 +181,10 @@ class Proxy:
     `on_event(name, record)` gets each event of its log but `listening`. Whatever ends the demo ends the proxy too.
     """
 
-    def __init__(self, watch, name, on_event, arguments):
+    def __init__(self, reactor, name, on_event, arguments):
         self.name = name
         self.port = None  # where it listens
-        self._watch = watch
+        self._reactor = reactor
         self._on_event = on_event
         self._partial = b""
         self._last_words = ""
@@ -195,17 +195,17 @@ class Proxy:
             [*command, *map(str, arguments)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE, env=_environment(self._state.name), preexec_fn=_die_with_parent,
             start_new_session=True)  # Ctrl-C is the demo's affair
-        watch.add(self._process.stderr, self._on_log)
+        reactor.add(self._process.stderr, self._on_log)
 
     def wait_for_port(self):
         """Until it listens; the port."""
-        if not self._watch.run(_START_S, lambda: self.port):
+        if not self._reactor.run(_START_S, lambda: self.port):
             raise MproxyError(f"{self.name} is not listening after {_START_S} s")
         return self.port
 
     def stop(self):
         """End the program, by force if it must be."""
-        self._watch.remove(self._process.stderr)
+        self._reactor.remove(self._process.stderr)
         self._process.terminate()
         try:
             self._process.wait(_STOP_S)

@@ -21,7 +21,7 @@ from mproxy.io._alarm cimport NEVER
 from mproxy.io._loop cimport EPOLLET, EPOLLIN, EPOLLOUT
 from mproxy.io._packets cimport MOST_SEGMENTS, Message
 from mproxy.io._socket cimport Target
-from mproxy.io._udp cimport Peer, peer_name, peer_of, peer_pair, peer_set, udp_buffers, udp_fragment, udp_is_v4
+from mproxy.io._udp_socket cimport Peer, peer_name, peer_of, peer_pair, peer_set, udp_buffers, udp_fragment, udp_is_v4
 
 cdef bytes V4_MAPPED = bytes(10) + b"\xff\xff"
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from mproxy.policy import candidate, dialer, paths
-from mproxy.policy.attempt import Attempt
+from mproxy.policy.attempt import DialAttempt
 from mproxy.policy.dialer import Dialer
 from mproxy.policy.paths import SEGMENTS, SMALL_US, Paths, Way
 from tests.unit.dial_parts import SECOND_US, FakeLoop, FakeResolver, FakeSocket, Observer, Plan, refuse
@@ -281,7 +281,7 @@ def test_memory_is_bounded():
 def test_an_attempt_that_is_cancelled_says_nothing(monkeypatch):
     bench = Bench(monkeypatch, lambda _way: SILENT)
     told = []
-    attempt = Attempt(bench.loop, Paths(), SECOND_US, bench._connect, told.append, told.append)
+    attempt = DialAttempt(bench.loop, Paths(), SECOND_US, bench._connect, told.append, told.append)
     attempt.begin([Way(V4, ("10.3.0.2", 6200))], None)
     attempt.cancel()
     bench.loop.run(5)

@@ -10,19 +10,19 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint64_t
 
 
-cdef struct Judge:
+cdef struct Cost:
     size_t read_bytes      # most to read from the carrier at once
     bint slow              # the session is slow work
     bint long_pump         # the last pump of a slow session took too long
     bint precise           # measured by the processor's time
     int64_t began          # of this pump, by the clock that it is measured by
     uint64_t moved_before  # the session's bytes when it began
-    int64_t judged_at      # end of the last pump
-    int64_t free_us        # time that it may take without being judged
+    int64_t ended_at       # end of the last pump
+    int64_t free_us        # time that it may take for nothing
     int64_t spent_us       # time that pumps took besides, the recent one counting more
     uint64_t moved_bytes   # what they moved in that time
 
 
-cdef void judge_init(Judge *judge) noexcept nogil
-cdef void judge_begin(Judge *judge, uint64_t moved) noexcept nogil
-cdef void judge_end(Judge *judge, uint64_t moved, int64_t now, int slow_count, bint alone) noexcept nogil
+cdef void cost_init(Cost *cost) noexcept nogil
+cdef void cost_begin(Cost *cost, uint64_t moved) noexcept nogil
+cdef void cost_end(Cost *cost, uint64_t moved, int64_t now, int slow_count, bint alone) noexcept nogil
