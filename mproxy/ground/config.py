@@ -213,6 +213,9 @@ class ProgramConfig(Config):
     # peer sees another key after each start, and a cproxy that came back cannot end its former sessions.
     state_dir: Setting[str | None] = Setting(None)
 
+    # What `mproxy status` calls this program; None: made of its ports and addresses.
+    name: Setting[str | None] = Setting(None)
+
     # Lowest level that is logged; one of LOG_LEVELS.
     log_level = Setting("info")
 
@@ -278,6 +281,12 @@ class CproxyConfig(ProgramConfig):
     host_fingerprint: Setting[tuple[str, ...]] = Setting(())
 
     @property
+    def shown_name(self) -> str:
+        """`name` or its default: `cproxy:5200->server:6200`."""
+        here = "stdio" if self.stdio else self.port
+        return self.name or f"cproxy:{here}->{format_host_port(self.sproxy_host, self.sproxy_port)}"
+
+    @property
     def key_file(self) -> str | None:
         """`key` or its default; None: no place to keep one, a key for this process alone."""
         return self.key or self.in_state_dir("client-key.pem")
@@ -336,6 +345,11 @@ class SproxyConfig(ProgramConfig):
     # Bytes that the buffers of all sessions may hold together. 1 GiB is eight sessions at their worst, or thousands
     # that do not stall; beyond it every stream is left with what it must have (4 KiB) until others let go.
     memory_limit_bytes = Setting(GIB, 64 * MIB, 1024 * GIB)
+
+    @property
+    def shown_name(self) -> str:
+        """`name` or its default: `sproxy:6200->127.0.0.1:23`."""
+        return self.name or f"sproxy:{self.port}->{format_host_port(self.daemon_host, self.daemon_port)}"
 
     @property
     def host_key_file(self) -> str | None:

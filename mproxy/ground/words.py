@@ -162,6 +162,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
+def escaped(text: str) -> str:
+    """`text` with what would disturb a terminal or a line shown as Python writes it."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
 def printable(text: str) -> str:
     """`text` as typed, but quoted when it is empty, holds blanks or would disturb the terminal."""
     return text if text.isprintable() and text and " " not in text else ascii(text)

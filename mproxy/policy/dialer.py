@@ -99,6 +99,11 @@ class Dialer(CandidateObserver):
         self._answered: Way | None = None  # where the candidate was that was turned away last
         self.running = False
 
+    @property
+    def next_try_at(self) -> int | None:
+        """When the next attempt begins, in the loop's time; None while nothing is dialled."""
+        return self._timer.at if self.running and self._timer is not None else None
+
     def start(self) -> None:
         """Dial until a carrier is welcomed; nothing when that is under way."""
         if not self.running:

@@ -11,6 +11,7 @@ from mproxy._wire import CloseCode, ResetCode
 from mproxy.endpoint._app_listener import AppListener
 from mproxy.endpoint._endpoint import Endpoint
 from mproxy.ground.config import format_host_port
+from mproxy.ground.words import escaped, printable
 from mproxy.handshake import session_tag
 from mproxy.io.stdio import open_stdio
 from mproxy.policy.dialer import Dialer, DialObserver
@@ -21,6 +22,7 @@ from mproxy.programs.common import Drain, open_listeners, say_address, say_secon
 from mproxy.programs.introduction import Introduction
 from mproxy.programs.options import parse_cproxy
 from mproxy.service.run import run_program
+from mproxy.service.status import Outages, parts_of, program_facts, seconds, session_facts
 
 # sproxy's word that the session is no more. Every other refusal may be of passing nature; BAD_PROOF is one, because
 # somebody on the path can bring it about by changing the preamble, which the proof covers.
@@ -65,11 +67,16 @@ class Cproxy(DialObserver):
         self._instance = Instance(config.state_dir, instance_name(config))
         self._owes_goodbye = bool(self._instance.former) and not config.stdio  # a predecessor left a session behind
         self._site = 0  # which of the sproxies with its key has our session, 0: unknown
+        self._started_at = loop.now()
+        self._began_at = None     # the session
+        self._outages = Outages(config.session.heartbeat_us)
+        self._failure = ""        # why the last dial led to nothing
         self._endpoint = Endpoint(loop, self._new_session(), self)
         self._introduction = Introduction(config, log, self._instance, self._endpoint)
         self._dialer = Dialer(loop, Resolver(loop.call_soon_threadsafe), config, self)
         self._reconnect = Reconnect(loop, self._endpoint, self._dialer, log, self._carrier_wanted)
         self._listeners = []
+        self._listening = []      # their addresses, as text
         self._lost_at = None      # the last carrier's last byte, while the session is without a working one
         self._waiting_at = None   # since when applications wait for a session
         self._idle_timer = None   # of --idle
@@ -93,6 +100,7 @@ class Cproxy(DialObserver):
             address = listener.getsockname()
             self._listeners.append(AppListener(self._loop, listener.fileno(), self._endpoint, self._target))
             listener.close()
+            self._listening.append(format_host_port(*address[:2]))
             sproxy = format_host_port(self._config.sproxy_host, self._config.sproxy_port)
             self._log.info("listening", address=address[0], port=address[1], sproxy=sproxy)
         if self._owes_goodbye:
@@ -134,6 +142,7 @@ class Cproxy(DialObserver):
                 "ended", session=say_session(session.session_id), why=why, streams=session.opened,
                 sent=session.out_bytes, received=session.in_bytes)
         self._endpoint.renew(self._new_session())
+        self._began_at, self._outages = None, Outages(self._config.session.heartbeat_us)
         if self._config.stdio:
             self.exit_status = self.exit_status or int(level != "info")
             self._leave()
@@ -161,6 +170,7 @@ class Cproxy(DialObserver):
         """Streams flow on a new carrier."""
         session = endpoint.session
         self._log.forget("dial-failed")
+        self._outages.end(self._loop.now(), session.resend_bytes if self._lost_at else 0, self._lost_at)
         if self._lost_at is None:
             self._log.info("connected", session=say_session(session.session_id), failures=self._failures or None,
                            **say_carrier(endpoint))
@@ -204,6 +214,7 @@ class Cproxy(DialObserver):
     def on_revived(self, endpoint):
         """The carrier that counted as lost works again."""
         if self._lost_at is not None:
+            self._outages.end(self._loop.now(), 0, self._lost_at)
             self._log_resumed(endpoint, 0)
         self._carried()
         self._reconnect.revived()
@@ -215,6 +226,8 @@ class Cproxy(DialObserver):
         planned = self._introduction.under_way and not why.startswith("nothing heard")
         if not self._stopping:
             self._complained |= not planned
+            if not planned:
+                self._outages.begin(session.received_at, why)
             (self._log.info if planned else self._log.warning)(
                 "lost", session=say_session(session.session_id), why=why, streams=session.open_count,
                 unacknowledged=session.out_held)
@@ -343,6 +356,7 @@ class Cproxy(DialObserver):
         if not session.session_id:
             session.learn_identity(welcome.session_id, welcome.secret)
             self._lost_at = None
+            self._began_at = self._loop.now()
             self._site = welcome.site
             self._owes_goodbye = False
             self._instance.began(session_tag(welcome.session_id))
@@ -371,6 +385,7 @@ class Cproxy(DialObserver):
     def _tell_failure(self, why):
         self._introduction.under_way = False
         self._failures += 1
+        self._failure = why
         self._log.warning(
             "dial-failed", sproxy=format_host_port(self._config.sproxy_host, self._config.sproxy_port), why=why)
 
@@ -422,6 +437,40 @@ class Cproxy(DialObserver):
 
     # ---- from outside
 
+    def commands(self):
+        """What can be asked through the control socket."""
+        return {"status": self._tell_status, "kill": self._kill}
+
+    def _tell_status(self, _request, reply):
+        config = self._config
+        facts = program_facts(self._loop, self._started_at, "cproxy", config.shown_name,
+                              "stopping" if self._stopping else "running")
+        facts["listening"] = self._listening
+        facts["sproxy"] = format_host_port(config.sproxy_host, config.sproxy_port)
+        reply(parts_of(facts, "sessions", self._say_session()))
+
+    def _say_session(self):
+        """Facts of the session, if there is one or is to be one."""
+        now, next_try_at = self._loop.now(), self._dialer.next_try_at
+        if self._known or next_try_at is not None:
+            facts = session_facts(self._endpoint, self._outages, now)
+            if facts["state"] == "connecting":
+                facts["why"] = self._failure
+            yield facts | {
+                "peer": format_host_port(self._config.sproxy_host, self._config.sproxy_port),
+                "key": self._introduction.host_fingerprint, "comment": None,
+                "age_s": seconds(now - self._began_at) if self._began_at is not None else None,
+                "heartbeat_s": seconds(self._config.session.heartbeat_us),
+                "next_try_s": seconds(max(0, next_try_at - now)) if next_try_at is not None else None}
+
+    def _kill(self, request, reply):
+        name = say_session(self._endpoint.session.session_id)
+        if not self._known or request.get("session") != name:
+            reply({"ok": False, "lines": [f"no session {printable(str(request.get('session')))} here"]})
+            return
+        self._end_session(CloseCode.ORDERLY, say_killed(request), "warning")
+        reply({"ok": True, "lines": [], "done": f"session {name} ended"})
+
     def reload(self):
         """SIGHUP: known_hosts is read at every dial, and sessions go on."""
         self._log.info("reloaded")
@@ -451,6 +500,12 @@ class Cproxy(DialObserver):
             self._log.info("goodbye-left", process=process, why=(
                 "there is no carrier: a small process stays to tell sproxy once it answers, for an hour at most"))
         self._loop.stop()
+
+
+def say_killed(request):
+    """Why a session is over that somebody has ended by `mproxy kill`."""
+    reason = request.get("reason")
+    return f"ended by mproxy kill: {escaped(str(reason))[:100]}" if reason else "ended by mproxy kill"
 
 
 def say_carrier(endpoint):

@@ -38,6 +38,11 @@ class Introduction:
         elif not is_loopback(config.sproxy_host):
             self._log.warning("plaintext", why="--plaintext: anyone on the path can read and change everything")
 
+    @property
+    def host_fingerprint(self):
+        """That of the sproxy that has our session; None without encryption, or before there is one."""
+        return fingerprint(self._host_spki) if self._host_spki else None
+
     def make_caller(self):
         """For one connection."""
         tls = Tls(self._context) if self._context is not None else None

@@ -138,6 +138,8 @@ def _add_common(parser, config_class, default_bind):
         f"after SIGTERM or SIGINT, deliver queued data for at most this long (default {_show(config_class.drain_us)})"))
 
     group = parser.add_argument_group("general")
+    parser.add(group, "--name", parse_name, metavar="NAME", help=(
+        "what 'mproxy status' calls this program (default made of its ports and addresses)"))
     parser.add(group, "--bind", parse_bind, metavar="ADDR", action="append", help=(
         f"numeric address to listen on; repeatable (default {default_bind})"))
     group.add_argument("--plain", action="store_true", default=None, help=(

@@ -7,8 +7,8 @@ from mproxy.ground.words import counted
 from mproxy.programs.relay_options import PROGRAM, parse_relay
 from mproxy.programs.relay_service import Service
 from mproxy.programs.relay_status import say_status
-from mproxy.relay import control
 from mproxy.relay.rule_file import read_rules
+from mproxy.service import control
 from mproxy.service.daemon import Background, LogFile, running_pid, stop_process
 from mproxy.service.ending import complain, exit_status, silence_output
 from mproxy.service.log import reserve_standard_fds
@@ -42,8 +42,7 @@ def check(given):
 
 def reload(given):
     """Let the running relay read its rules again."""
-    pid = find_relay(given)
-    answer = control.ask(pid, "reload")
+    answer = _ask(find_relay(given), "reload")
     for line in answer["lines"]:
         complain(PROGRAM, line)
     if answer["ok"]:
@@ -59,7 +58,7 @@ def stop(given):
 
 def status(given):
     """Print what the running relay does."""
-    answer = control.ask(find_relay(given), "status")
+    answer = _ask(find_relay(given), "status")
     try:
         print(say_status(answer, as_json=given.get("json", False)), flush=True)
     except BrokenPipeError:
@@ -71,14 +70,18 @@ def find_relay(given):
     """The process of the running relay that the command is for."""
     if "pidfile" in given:
         return running_pid(given["pidfile"])
-    running = control.find_running()
+    running = [pid for _program, pid, _socket in control.find_running("relay")]
     if not running:
         raise MproxyError("no relay of this user is running here; choose another user's with --pidfile FILE")
     if len(running) > 1:  # one that ends may go on for a while beside its successor
-        running = [pid for pid in running if control.ask(pid, "status")["state"] != "stopping"] or running
+        running = [pid for pid in running if _ask(pid, "status")["state"] != "stopping"] or running
     if len(running) > 1:
         raise UsageError(f"{len(running)} relays are running: choose one with --pidfile FILE")
     return running[0]
+
+
+def _ask(pid, command):
+    return control.ask(control.find_socket("relay", pid), command)
 
 
 # ---- running

@@ -9,9 +9,9 @@ import os
 from mproxy import __version__
 from mproxy.ground.errors import MproxyError
 from mproxy.ground.words import counted
-from mproxy.relay import control
 from mproxy.relay.rule_file import read_rules
 from mproxy.relay.supervisor import Supervisor
+from mproxy.service.control import open_control
 from mproxy.service.daemon import PidFile, leave_terminal
 from mproxy.service.rights import User
 from mproxy.service.run import install_signals, make_loop, raise_descriptor_limit
@@ -104,25 +104,14 @@ class Service:
     # ---- commands
 
     def _listen_for_commands(self):
-        place = control.runtime_directories()[0]
-        try:
-            control.make_directory(place)
-            self._server = control.Server(
-                self._loop, os.path.join(place, f"relay-{os.getpid()}.sock"), self._on_command)
-        except MproxyError as error:
-            self.log.warning("no-control-socket", why=error)
-
-    def _on_command(self, command, reply):
-        if command == "status":
-            self._backend.status(lambda facts: reply(self._facts(facts)))
-        elif command == "reload":
-            reply(self.reload())
-        else:
-            reply({"ok": False, "lines": [f"unknown command: {command}"]})
+        self._server = open_control(self._loop, self.log, "relay", {
+            "status": lambda _request, reply: self._backend.status(lambda facts: reply(self._facts(facts))),
+            "reload": lambda _request, reply: reply(self.reload())})
 
     def _facts(self, facts):
         return {
-            "version": __version__, "pid": os.getpid(), "mode": self._mode, "rules_from": self._config.name,
+            "program": "relay", "name": self._config.shown_name, "version": __version__, "pid": os.getpid(),
+            "uid": os.geteuid(), "mode": self._mode, "rules_from": self._config.origin,
             "state": "stopping" if self._stopping else "running",
             "uptime_s": (self._loop.now() - self._started_at) // 1_000_000,
             "reloads": self._reloads, "last_reload_errors": self._last_reload or [], **facts}

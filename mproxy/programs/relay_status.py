@@ -17,14 +17,15 @@ def say_status(facts, as_json):
         return json.dumps(facts)
     totals = facts["totals"]
     lines = [
-        f"mproxy relay {facts['version']}, process {facts['pid']}, {facts['state']} for {_say_time(facts['uptime_s'])},"
-        f" {facts['mode']} mode, {counted(len(facts['rules']), 'rule')} from {facts['rules_from']}",
+        f"mproxy relay {facts['version']}, process {facts['pid']}, {facts['state']} for"
+        f" {say_duration(facts['uptime_s'])}, {facts['mode']} mode, {counted(len(facts['rules']), 'rule')} from"
+        f" {facts['rules_from']}",
         f"tcp  {_say(totals['tcp'])}",
         f"udp  {_say(totals['udp'])}"]
     for worker in facts["workers"]:
         lines.append(
             f"worker {worker['worker']}: {worker['state']}, process {worker['pid'] or '-'} for"
-            f" {_say_time(worker['uptime_s'])}, {counted(worker['connections'], 'connection')},"
+            f" {say_duration(worker['uptime_s'])}, {counted(worker['connections'], 'connection')},"
             f" {counted(worker['sessions'], 'session')}, {counted(worker['deaths'], 'death')}")
     lines += [f"broken, retrying: {facts['broken']}"] if "broken" in facts else []
     lines += [f"not resolved: {host}: {why}" for host, why in facts.get("unresolved", {}).items()]
@@ -45,11 +46,11 @@ def say_status(facts, as_json):
 def _say(counters):
     if not counters:
         return "nothing yet"
-    return ", ".join(f"{name.replace('_', ' ')} {_say_bytes(value) if name.startswith('bytes') else value}"
+    return ", ".join(f"{name.replace('_', ' ')} {say_bytes(value) if name.startswith('bytes') else value}"
                      for name, value in counters.items())
 
 
-def _say_bytes(count):
+def say_bytes(count):
     """`1.5M`, powers of 1024."""
     unit = 0
     while count >= 1024 and unit < len(_UNITS) - 1:
@@ -58,8 +59,9 @@ def _say_bytes(count):
     return f"{count:.1f}{_UNITS[unit]}" if unit else str(count)
 
 
-def _say_time(seconds):
+def say_duration(seconds):
     """The two largest units: `3d 4h`, `2m 5s`."""
+    seconds = int(seconds)
     parts: list[str] = []
     for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
         if seconds >= length or (unit == "s" and not parts):

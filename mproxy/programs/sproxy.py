@@ -14,10 +14,12 @@ from mproxy.endpoint._app import share_descriptors
 from mproxy.endpoint._endpoint import Endpoint
 from mproxy.ground.config import format_host_port
 from mproxy.ground.errors import PeerError
+from mproxy.ground.words import printable
 from mproxy.handshake import NO_SECRET, Welcome, session_tag
 from mproxy.io._socket import Target
 from mproxy.policy.crowd import Rank
 from mproxy.policy.keys import fingerprint
+from mproxy.policy.memory import SESSION_BYTES, buffer_limit, promises
 from mproxy.policy.places import Places, key_quota
 from mproxy.policy.resolver import Resolver, numeric_address
 from mproxy.policy.site import Site
@@ -25,17 +27,12 @@ from mproxy.policy.sources import source_of
 from mproxy.policy.tags import NONCE_BYTES
 from mproxy.policy.targets import without_guarded
 from mproxy.programs.common import Drain, open_listeners, say_address, say_seconds, say_session
-from mproxy.programs.cproxy import STARTED_ANEW, describe
+from mproxy.programs.cproxy import STARTED_ANEW, describe, say_killed
 from mproxy.programs.door import DAY_US, LOOK_US, Door, check_same_key
 from mproxy.programs.greeting import Reception, most_unfinished
 from mproxy.programs.options import parse_sproxy
 from mproxy.service.run import run_program
-
-# What a session costs before it has a stream: its objects, the batch of frames, what TLS keeps for a carrier.
-SESSION_BYTES = 65536
-
-# What each may hold besides, at least, whatever all others do: two streams can go on with that.
-LEAST_PROMISE_BYTES = 16384
+from mproxy.service.status import Outages, parts_of, program_facts, seconds, session_facts
 
 # A list of streams longer than this is no honest one (docs/protocol.md, section 8).
 LIST_BYTES = 4 * _wire.HEADER_BYTES
@@ -70,7 +67,7 @@ def make_program(config, log, loop):
 class Client:
     """One session and what sproxy remembers about it."""
 
-    def __init__(self, endpoint, hello, guest, holder, now):
+    def __init__(self, endpoint, hello, guest, holder, now, heartbeat_us):
         self.endpoint = endpoint
         self.instance_id = hello.instance_id
         self.spki = guest.spki     # the key it began with; empty without encryption
@@ -80,6 +77,7 @@ class Client:
         self.stdio = False         # all its streams come from --stdio
         self.tags = []             # those that cproxy may show, the newest last
         self.began_at = now
+        self.outages = Outages(heartbeat_us)
         self.lost_at: int | None = None  # the last carrier's last byte
         self.end_timer = None  # of --session-ttl
         self.resumed = False   # had a carrier before
@@ -115,6 +113,8 @@ class Sproxy:
         self._config = config
         self._log = log
         self._loop = loop
+        self._started_at = loop.now()
+        self._stopping = False
         self._clients = {}    # session id -> Client
         self._instances = {}  # (key, instance id) -> Client
         self._tags = {}       # routing tag -> Client
@@ -265,7 +265,7 @@ class Sproxy:
         session = Session(self._config.session, is_server=True, session_id=session_id, secret=secret)
         endpoint = Endpoint(self._loop, session, self)
         endpoint.default_target = None if self._door.guarded else self._default_for(guest.spki)
-        client = Client(endpoint, hello, guest, holder, self._loop.now())
+        client = Client(endpoint, hello, guest, holder, self._loop.now(), self._config.session.heartbeat_us)
         client.grant = grant
         self._clients[session_id] = client
         self._places.add(client, holder)
@@ -352,6 +352,7 @@ class Sproxy:
         local, peer = endpoint.addresses() or (("?", 0), ("?", 0))
         fields = {"local": say_address(local), "peer": say_address(peer)}
         session = endpoint.session
+        client.outages.end(self._loop.now(), session.resend_bytes if client.resumed else 0, client.lost_at)
         if not client.resumed:
             if self._config.source_per_key:
                 fields["source"] = ".".join(map(str, loopback_of(client.spki)))
@@ -375,6 +376,7 @@ class Sproxy:
         client = self._client(endpoint)
         session = endpoint.session
         client.lost_at = session.received_at
+        client.outages.begin(client.lost_at, why)
         self._reception.known_at(client.host)
         self._log.warning(
             "lost", session=client.name, why=why, streams=session.open_count, unacknowledged=session.out_held)
@@ -504,6 +506,37 @@ class Sproxy:
 
     # ---- from outside
 
+    def commands(self):
+        """What can be asked through the control socket."""
+        return {"status": self._tell_status, "kill": self._kill}
+
+    def _tell_status(self, _request, reply):
+        facts = program_facts(self._loop, self._started_at, "sproxy", self._config.shown_name,
+                              "stopping" if self._stopping else "running")
+        facts["listening"] = [format_host_port(*address) for address in self._listening]
+        facts["daemon"] = format_host_port(self._config.daemon_host, self._config.daemon_port)
+        reply(parts_of(facts, "sessions", self._say_sessions()))
+
+    def _say_sessions(self):
+        """Facts of each session, as far as it is still there when its turn comes."""
+        for session_id in list(self._clients):
+            client = self._clients.get(session_id)
+            if client is not None:
+                now = self._loop.now()
+                yield session_facts(client.endpoint, client.outages, now) | {
+                    "peer": client.host, **dict.fromkeys(("key", "comment")), **say_key(client),
+                    "age_s": seconds(now - client.began_at),
+                    "heartbeat_s": seconds(self._config.session.heartbeat_us), "next_try_s": None}
+
+    def _kill(self, request, reply):
+        for client in list(self._clients.values()):
+            if client.name == request.get("session"):
+                self._end(client, CloseCode.ORDERLY, say_killed(request), "warning")
+                client.endpoint.reset_rest()
+                reply({"ok": True, "lines": [], "done": f"session {client.name} ended"})
+                return
+        reply({"ok": False, "lines": [f"no session {printable(str(request.get('session')))} here"]})
+
     def reload(self):
         """SIGHUP: authorized_keys counts as it is now, also for those who are there."""
         keys = self._door.reload()
@@ -512,6 +545,7 @@ class Sproxy:
 
     def shut_down(self, _signal):
         """Stop accepting, drain, say goodbye."""
+        self._stopping = True
         self._reception.close()
         self._log.info("stopping", sessions=len(self._clients))
         Drain(self._loop, self._busy_endpoints, self._config.drain_us, self._say_goodbye)
@@ -524,22 +558,6 @@ class Sproxy:
             self._end(client, CloseCode.SHUTDOWN, "sproxy is shutting down")
             client.endpoint.reset_rest()
         self._loop.stop()
-
-
-def buffer_limit(memory_limit_bytes):
-    """What is left for sessions of what the process may have: it has something already, and rounds things up."""
-    with open("/proc/self/statm", "rb") as statm:
-        resident_bytes = int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE")
-    return max(0, memory_limit_bytes - resident_bytes - memory_limit_bytes // 8)
-
-
-def promises(whole, max_sessions):
-    """(sessions, bytes): half of `whole` bytes is promised to so many sessions, so much to each for its streams.
-
-    The other half is for whoever needs it: docs/decisions/memory-by-what-is-free.md.
-    """
-    most = max(1, min(max_sessions, whole // 2 // (SESSION_BYTES + LEAST_PROMISE_BYTES)))
-    return most, max(0, whole // 2 // most - SESSION_BYTES)
 
 
 def loopback_of(spki):

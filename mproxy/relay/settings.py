@@ -1,6 +1,6 @@
 """Every setting of `mproxy relay`: unit, default, allowed range, and why. Those of a single rule: rules.RuleOptions."""
 
-from mproxy.ground.config import HOUR_US, LOG_FORMATS, LOG_LEVELS, SECOND_US, Config, Setting
+from mproxy.ground.config import HOUR_US, LOG_FORMATS, LOG_LEVELS, SECOND_US, Config, Setting, format_host_port
 from mproxy.ground.errors import UsageError
 
 MOST_WORKERS = 64
@@ -37,6 +37,9 @@ class RelayConfig(Config):
     # 90 s after which systemd kills; a longer one suits connections that are worth waiting for.
     drain_timeout_us = Setting(10 * SECOND_US, 0, 24 * HOUR_US)
 
+    # What `mproxy status` calls this relay; None: made of its file, or of its rule.
+    name = Setting(None)
+
     log_level = Setting("info")
     log_format = Setting("text")
 
@@ -44,9 +47,17 @@ class RelayConfig(Config):
     log_file = Setting(None)
 
     @property
-    def name(self):
+    def origin(self):
         """Where the rules come from, for messages."""
         return self.file or "command line"
+
+    @property
+    def shown_name(self):
+        """`name` or its default: `relay:/etc/mproxy/relay.conf`, `relay:7005->10.0.0.2:8005`."""
+        if self.name or self.file:
+            return self.name or f"relay:{self.file}"
+        rule = self.rules[0]
+        return f"relay:{rule.port}->{format_host_port(*rule.targets[0])}"
 
     def _check(self):
         if self.kernel and self.user:

@@ -81,7 +81,7 @@ class Supervisor:
 
     def start(self, rules, on_ready, _on_failed):
         """Bind everything, fork the workers; `on_ready()` when all of them serve. ListenError if a listener fails."""
-        refuse_circles(rules, self._config.name)
+        refuse_circles(rules, self._config.origin)
         self._take_over(rules, self._open(rules, {}))
         for name, sockets in self._given.items():
             self._log.warning("socket-unused", why="no rule listens on it", address=":".join(map(str, name)))
@@ -94,7 +94,7 @@ class Supervisor:
 
     def apply(self, rules):
         """Go over to other rules: (added, changed, removed), counts. ListenError: nothing was changed."""
-        refuse_circles(rules, self._config.name)
+        refuse_circles(rules, self._config.origin)
         names = {rule.listener for rule in rules}
         gone = {name: entry for name, entry in self._entries.items() if name not in names}
         opened = self._open([rule for rule in rules if rule.listener not in self._entries], gone)
@@ -156,7 +156,7 @@ class Supervisor:
             except MproxyError as error:
                 wrong.append((rule.number, str(error)))
         if wrong:
-            raise ListenError(self._config.name, wrong)
+            raise ListenError(self._config.origin, wrong)
         return opened
 
     def _check_descriptors(self, rules):

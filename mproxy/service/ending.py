@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 
 from mproxy.ground.errors import MproxyError, UsageError
+from mproxy.ground.words import escaped
 
 FAILED = 1
 USAGE = 2
@@ -15,7 +16,7 @@ INTERRUPTED = 128 + signal.SIGINT  # as shells count it
 
 def complain(program: str, text: object) -> None:
     """One line `program: text` on standard error, never an exception."""
-    line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(text))
+    line = escaped(str(text))
     end = "\r\n" if os.isatty(2) else "\n"  # a terminal may be raw: ssh's is
     try:
         os.write(2, f"{program}: {line}{end}".encode("utf-8", "backslashreplace"))

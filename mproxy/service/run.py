@@ -9,6 +9,7 @@ from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.io._loop import Loop
 from mproxy.io._socket import keep_spare
 from mproxy.io.stdio import check_stdio
+from mproxy.service.control import open_control
 from mproxy.service.ending import exit_status
 from mproxy.service.log import Log
 from mproxy.service.rights import User, protect_memory, warn_of_lost_file
@@ -16,10 +17,10 @@ from mproxy.service.rights import User, protect_memory, warn_of_lost_file
 
 def run_program(name, parse, program_class, argv):
     """Parse, run until the program stops its loop, and return the exit status."""
-    return exit_status(name, _run, parse, program_class, argv)
+    return exit_status(name, _run, name, parse, program_class, argv)
 
 
-def _run(parse, program_class, argv):
+def _run(name, parse, program_class, argv):
     log_file = None
     try:
         config = parse(argv)
@@ -39,7 +40,10 @@ def _run(parse, program_class, argv):
             user.become()
             warn_of_lost_file(getattr(program, "authorized_keys_file", None), user, log)
         program.start()
+        control = open_control(loop, log, name, program.commands()) if hasattr(program, "commands") else None
         loop.run()
+        if control is not None:
+            control.close()
         log.tell_rest()
         return program.exit_status
     except (MproxyError, OSError):

@@ -22,7 +22,8 @@ LAYERS = [
      "impair": ["mproxy.impair"]},
     {"endpoint": ["mproxy.endpoint"], "transfer": ["mproxy.transfer"]},
     {"policy": ["mproxy.policy"]},
-    {"supervisor": ["mproxy.relay.kernel", "mproxy.relay.supervisor"], "service": ["mproxy.service"]},
+    {"service": ["mproxy.service"]},
+    {"supervisor": ["mproxy.relay.kernel", "mproxy.relay.supervisor"]},
     {"programs": ["mproxy.programs", "mproxy.__main__"]},
 ]
 ROW = {room: number for number, row in enumerate(LAYERS) for room in row}

@@ -54,7 +54,7 @@ def until(condition, within, what):
 
 
 class Host:
-    """One namespace pair. `home` is its directory: HOME, TMPDIR and XDG_STATE_HOME of what runs in it."""
+    """One namespace pair. `home` is its directory: HOME and TMPDIR of what runs in it; XDG directories lie there."""
 
     def __init__(self, name, directory):
         self.name = name
@@ -83,8 +83,10 @@ class Host:
 
     def environment(self, extra=None):
         keep = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "SSH_", "XDG_"))}
+        runtime = self.home / "runtime"
+        runtime.mkdir(exist_ok=True)
         return {**keep, "HOME": str(self.home), "TMPDIR": str(self.home), "LC_ALL": "C", "TERM": "dumb",
-                "XDG_STATE_HOME": str(self.home / "state"), **(extra or {})}
+                "XDG_STATE_HOME": str(self.home / "state"), "XDG_RUNTIME_DIR": str(runtime), **(extra or {})}
 
     def run(self, *argv, input=None, check=True):
         """Runs a command to its end; returns what it printed."""

@@ -4,7 +4,7 @@ import pytest
 from tests.drivers._memory import charge_memory, memory_left
 
 from mproxy._pool import limit_memory
-from mproxy.programs.sproxy import LEAST_PROMISE_BYTES, SESSION_BYTES, promises
+from mproxy.policy.memory import LEAST_PROMISE_BYTES, SESSION_BYTES, promises
 
 MIB = 1 << 20
 

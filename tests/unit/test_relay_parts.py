@@ -11,11 +11,11 @@ from mproxy.policy.names import FLOOR_US, LOOKUPS, UNKNOWN_US, Names
 from mproxy.policy.ttl import lowest_ttl
 from mproxy.programs.relay_options import parse_relay
 from mproxy.programs.relay_status import say_status
-from mproxy.relay.control import make_directory, runtime_directories
 from mproxy.relay.counters import Counters
 from mproxy.relay.kernel import conntrack, nft
 from mproxy.relay.kernel.sysctl import FORWARD4, FORWARD6, Settings
 from mproxy.relay.rule_file import parse_rules
+from mproxy.service.control import make_directory, runtime_directories
 
 # ---- names
 

@@ -20,13 +20,13 @@ from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.policy.names import Names
 from mproxy.policy.resolver import numeric_address
 from mproxy.relay.circles import is_own_address
-from mproxy.relay.control import make_directory, runtime_directories
 from mproxy.relay.counters import NAMES, add_up
 from mproxy.relay.kernel import conntrack, nft
 from mproxy.relay.kernel.sysctl import FORWARD4, FORWARD6, ROUTE_LOCALNET, Settings
 from mproxy.relay.kernel.watch import TableWatch
 from mproxy.relay.listeners import check_free
 from mproxy.relay.rule_file import ListenError, RulesError
+from mproxy.service.control import make_directory, runtime_directories
 
 # Options that mean something to nftables. Everything else needs a process that sees the bytes, or counts connections.
 POSSIBLE = {"allow", "deny"}
@@ -104,7 +104,7 @@ class Kernel:
 
     def start(self, rules, on_ready, on_failed):
         """Install the table when the names are known; MproxyError, or `on_failed(error)` later."""
-        refuse_impossible(rules, self._config.name)
+        refuse_impossible(rules, self._config.origin)
         if os.geteuid() != 0:
             raise UsageError("--kernel needs root: it changes nftables and settings of the kernel")
         nft.find_program()
@@ -116,7 +116,7 @@ class Kernel:
 
     def apply(self, rules):
         """Go over to other rules: (added, changed, removed). MproxyError: nothing was changed."""
-        refuse_impossible(rules, self._config.name)
+        refuse_impossible(rules, self._config.origin)
         former = {rule.listener: rule for rule in self._rules}
         added = [rule for rule in rules if rule.listener not in former]
         changed = [rule for rule in rules if rule.listener in former and not rule.same(former[rule.listener])]
@@ -196,7 +196,7 @@ class Kernel:
             except MproxyError as error:
                 wrong.append((rule.number, str(error)))
         if wrong:
-            raise ListenError(self._config.name, wrong)
+            raise ListenError(self._config.origin, wrong)
 
     def _await_names(self, patience_until, on_ready, on_failed):
         if self._names.waiting and self._loop.now() < patience_until:
@@ -224,7 +224,7 @@ class Kernel:
                 wrong.append((rule.number, f"--kernel cannot choose between the addresses of {host}:"
                                            f" {', '.join(several[0])}; use one of them, or leave out --kernel"))
         if wrong:
-            raise RulesError(self._config.name, wrong)
+            raise RulesError(self._config.origin, wrong)
 
     def _by_family(self, host):
         found: dict[int, list[str]] = {}

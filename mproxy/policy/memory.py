@@ -1,0 +1,25 @@
+"""How sproxy shares its memory out among sessions: docs/decisions/memory-by-what-is-free.md."""
+
+import os
+
+# What a session costs before it has a stream: its objects, the batch of frames, what TLS keeps for a carrier.
+SESSION_BYTES = 65536
+
+# What each may hold besides, at least, whatever all others do: two streams can go on with that.
+LEAST_PROMISE_BYTES = 16384
+
+
+def buffer_limit(memory_limit_bytes):
+    """What is left for sessions of what the process may have: it has something already, and rounds things up."""
+    with open("/proc/self/statm", "rb") as statm:
+        resident_bytes = int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+    return max(0, memory_limit_bytes - resident_bytes - memory_limit_bytes // 8)
+
+
+def promises(whole, max_sessions):
+    """(sessions, bytes): half of `whole` bytes is promised to so many sessions, so much to each for its streams.
+
+    The other half is for whoever needs it: docs/decisions/memory-by-what-is-free.md.
+    """
+    most = max(1, min(max_sessions, whole // 2 // (SESSION_BYTES + LEAST_PROMISE_BYTES)))
+    return most, max(0, whole // 2 // most - SESSION_BYTES)

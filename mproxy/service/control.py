@@ -1,0 +1,312 @@
+"""How a running program is asked and told things: a unix socket that only its user can reach.
+
+Each request is one JSON object on a line, {"command": "status", ...}; so is each answer (docs/control.md). The socket
+lies in a directory of mode 0700, as `PROGRAM-PID.sock`: who knows the process knows the socket. A client that asks
+wrongly, never reads or never ends costs its connection, and no turn of the loop more than `SLICE_US`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import socket
+import stat
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from mproxy.ground.errors import MproxyError, UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from mproxy.io._loop import Loop
+    from mproxy.service.log import Log
+
+    # Called once with the answer: an object, or the parts of its JSON text, which are made only as fast as they are
+    # read.
+    Reply = Callable[[Mapping[str, Any] | Iterable[str]], None]
+    Command = Callable[[dict[str, Any], Reply], None]
+
+# Bytes of a request, and clients at once: whoever can connect is the program's own user, and can be wrong.
+LONGEST_REQUEST = 4096
+MOST_CLIENTS = 16
+
+# Microseconds of one turn of the loop, and bytes, that go into an answer.
+SLICE_US = 500
+SLICE_BYTES = 65536
+
+# Bytes of an answer that a client takes: 100,000 streams are some 50 MiB.
+LONGEST_ANSWER = 256 << 20
+
+# How long a client waits for an answer. A reload of thousands of rules is done in a fraction of it.
+PATIENCE_S = 30
+
+_CREDENTIALS = struct.Struct("iII")  # struct ucred of unix(7): pid, uid, gid
+
+
+def runtime_directories(environ: Mapping[str, str] = os.environ, uid: int | None = None) -> list[str]:
+    """Where the socket's directory may be, best first: the service manager's, the session's, the system's, and one in
+    /tmp for who has none of these."""
+    uid = os.geteuid() if uid is None else uid
+    found = []
+    if environ.get("RUNTIME_DIRECTORY"):
+        found.append(environ["RUNTIME_DIRECTORY"].split(":")[0])
+    if environ.get("XDG_RUNTIME_DIR", "").startswith("/"):
+        found.append(os.path.join(environ["XDG_RUNTIME_DIR"], "mproxy"))
+    found.append("/run/mproxy" if uid == 0 else f"/run/user/{uid}/mproxy")
+    found.append(f"/tmp/mproxy-{uid}")
+    return found
+
+
+def make_directory(path: str) -> None:
+    """Make sure that `path` is a directory of ours that nobody else can enter."""
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise UsageError(f"cannot create {path} for the control socket: {error.strerror}; set XDG_RUNTIME_DIR to a"
+                         " directory that you own") from None
+    found = os.lstat(path)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise UsageError(f"{path} is not a directory of this user: remove it, or set XDG_RUNTIME_DIR to another one")
+    if found.st_mode & 0o077:
+        os.chmod(path, 0o700)
+
+
+@contextlib.contextmanager
+def short_path(path: str) -> Iterator[str]:
+    """Another way to say `path`: addresses of unix sockets end at 107 bytes (unix(7)), directories do not."""
+    directory, name = os.path.split(path)
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}/{name}"
+    finally:
+        os.close(fd)
+
+
+def open_control(loop: Loop, log: Log, program: str, commands: Mapping[str, Command]) -> Server | None:
+    """The control socket of this process, in the best of its places; None, and a warning, when there is no place."""
+    wrong = None
+    for place in runtime_directories():
+        try:
+            make_directory(place)
+            return Server(loop, os.path.join(place, f"{program}-{os.getpid()}.sock"), commands)
+        except MproxyError as error:
+            wrong = wrong or error
+    log.warning("no-control-socket", why=wrong)
+    return None
+
+
+class Server:
+    """Listens for commands; answers each by its function in `commands`."""
+
+    def __init__(self, loop: Loop, path: str, commands: Mapping[str, Command]) -> None:
+        self.path = path
+        self._loop = loop
+        self._commands = commands
+        self._clients: dict[_Client, None] = {}  # in the order in which they came
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            if os.path.lexists(path):
+                os.unlink(path)  # of a process that had the same number
+            with short_path(path) as short:
+                self._socket.bind(short)
+            os.chmod(path, 0o600)
+            self._socket.listen(MOST_CLIENTS)
+        except OSError as error:
+            self._socket.close()
+            raise UsageError(f"cannot listen on the control socket {path}: {error.strerror}") from None
+        self._watch = loop.watch(self._socket.fileno(), self._accept)
+
+    def close(self) -> None:
+        """Close the socket and remove its file."""
+        self._watch.close()
+        self._socket.close()
+        for client in list(self._clients):
+            client.close()
+        try:
+            os.unlink(self.path)
+        except OSError:
+            pass
+
+    def _accept(self, _events: int) -> None:
+        try:
+            connection, _ = self._socket.accept()
+        except OSError:
+            return
+        _pid, uid, _gid = _CREDENTIALS.unpack(
+            connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        if uid not in (0, os.geteuid()):  # the directory's mode says so already
+            connection.close()
+            return
+        if len(self._clients) >= MOST_CLIENTS:  # who waits for nothing goes first, then who came first
+            min(self._clients, key=lambda client: client.waits).close()
+        self._clients[_Client(self._loop, connection, self._answer, self._clients.pop)] = None
+
+    def _answer(self, line: bytes, reply: Reply) -> None:
+        import json  # needed by those who are asked alone
+        try:
+            request = json.loads(line)
+            command = request["command"]
+            answer = self._commands.get(command)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            reply({"ok": False, "lines": ['not a request: expected a JSON object with "command"']})
+            return
+        if answer is None:
+            reply({"ok": False, "lines": [f"unknown command: {command}"]})
+        else:
+            answer(request, reply)
+
+
+class _Client:
+    """One request at a time on its way in, then its answer on its way out."""
+
+    def __init__(self, loop: Loop, connection: socket.socket, answer: Callable[[bytes, Reply], None],
+                 forget: Callable[[_Client], object]) -> None:
+        connection.setblocking(False)
+        self._loop = loop
+        self._connection: socket.socket | None = connection
+        self._answer = answer
+        self._forget = forget
+        self._request = b""
+        self._parts: Iterator[str] | None = None  # of the answer, those not yet made
+        self._rest = memoryview(b"")              # made and not yet sent
+        self._ended = False                       # it sends no more
+        self.waits = False                        # for an answer, or for the rest of one
+        self._watch = loop.watch(connection.fileno(), self._ready)
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._watch.close()
+            self._connection.close()
+            self._connection = None
+            self._forget(self)
+
+    def _ready(self, _events: int) -> None:
+        try:
+            if self._parts is not None:
+                self._send()
+            else:
+                self._receive()
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.close()
+
+    def _receive(self) -> None:
+        assert self._connection is not None
+        data = self._connection.recv(LONGEST_REQUEST)
+        self._request += data
+        self._ended = not data
+        self._next_request()
+
+    def _next_request(self) -> None:
+        """Answer what has come, if a whole line has."""
+        line, end, rest = self._request.partition(b"\n")
+        if end:
+            self._request = rest
+            self.waits = True
+            self._watch.set()  # its end of sending is no end of waiting
+            self._answer(line, self._reply)
+        elif self._ended or len(line) > LONGEST_REQUEST:
+            self.close()
+        else:
+            self._watch.set(read=True)
+
+    def _reply(self, answer: Mapping[str, Any] | Iterable[str]) -> None:
+        if self._connection is None:
+            return
+        if isinstance(answer, dict):
+            import json
+            answer = [json.dumps(answer)]
+        self._parts = iter(answer)
+        self._watch.set(write=True)
+
+    def _send(self) -> None:
+        assert self._connection is not None and self._parts is not None
+        if not self._rest:
+            self._rest = memoryview(self._make())
+            if not self._rest:
+                self._parts, self.waits = None, False
+                self._next_request()
+                return
+        self._rest = self._rest[self._connection.send(self._rest):]
+
+    def _make(self) -> bytes:
+        """The next slice of the answer; empty at its end."""
+        assert self._parts is not None
+        made: list[str] = []
+        size, enough_at = 0, self._loop.now() + SLICE_US
+        for part in self._parts:
+            made.append(part)
+            size += len(part)
+            if size >= SLICE_BYTES or self._loop.now() >= enough_at:
+                return "".join(made).encode()
+        if self.waits:
+            made.append("\n")
+            self.waits = False
+        return "".join(made).encode()
+
+
+# ---- the other side
+
+def ask(path: str, command: str, **more: object) -> dict[str, Any]:
+    """The answer of the program that listens on `path`; MproxyError when it cannot be had. Blocks."""
+    import json
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(PATIENCE_S)
+            with short_path(path) as short:
+                connection.connect(short)
+            connection.sendall(json.dumps({"command": command, **more}).encode() + b"\n")
+            connection.shutdown(socket.SHUT_WR)
+            parts, size = [], 0
+            while size < LONGEST_ANSWER and (part := connection.recv(1 << 20)):
+                parts.append(part)
+                size += len(part)
+        answer = json.loads(b"".join(parts))
+        if not isinstance(answer, dict):
+            raise ValueError
+        return answer
+    except TimeoutError:
+        raise MproxyError(f"the program on {path} does not answer within {PATIENCE_S} s") from None
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no answer"
+        raise MproxyError(f"cannot ask the program on {path}: {reason}") from None
+
+
+def find_running(program: str = "*") -> list[tuple[str, int, str]]:
+    """(program, process, socket) of those that run here: this user's, for root the whole host's."""
+    found: dict[int, tuple[str, int, str]] = {}
+    for place in search_places():
+        for path in sorted(glob.glob(os.path.join(glob.escape(place), f"{program}-*.sock"))):
+            name, _, pid = os.path.basename(path).removesuffix(".sock").rpartition("-")
+            if pid.isdigit() and os.path.exists(f"/proc/{pid}"):
+                found.setdefault(int(pid), (name, int(pid), path))
+    return [found[pid] for pid in sorted(found)]
+
+
+def search_places() -> list[str]:
+    """Directories that may have sockets of this user's programs; for root those of all users."""
+    places = runtime_directories()
+    if os.geteuid() == 0:
+        for pattern in ("/run/mproxy*", "/run/user/*/mproxy", "/tmp/mproxy-*"):
+            places += sorted(glob.glob(pattern))
+    return list(dict.fromkeys(places))
+
+
+def find_socket(program: str, pid: int) -> str:
+    """The control socket of a process: it may run as another user, or under a service manager."""
+    try:
+        uid = os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        uid = os.geteuid()
+    places = list(dict.fromkeys([*search_places(), *runtime_directories({}, uid), "/run/mproxy"]))
+    for place in places:
+        path = os.path.join(place, f"{program}-{pid}.sock")
+        if os.path.exists(path):
+            return path
+    raise MproxyError(f"process {pid} has no control socket in {' or '.join(places)}")

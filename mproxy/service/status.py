@@ -1,0 +1,113 @@
+"""What a program says of itself when `mproxy status` asks: facts as JSON, by the schema in docs/status.schema.json.
+
+Counters lie in the sessions and are read on request; nothing is counted for this alone but outages, once for each.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+
+from mproxy import __version__
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from mproxy.endpoint._endpoint import Endpoint
+    from mproxy.io._loop import Loop
+
+
+class Outages:
+    """The times in which a session had no working carrier. All times in microseconds of the loop's clock."""
+
+    __slots__ = ("began_at", "connected_at", "count", "heartbeat_us", "longest_us", "resent_bytes", "total_us", "why")
+
+    def __init__(self, heartbeat_us: int) -> None:
+        self.heartbeat_us = heartbeat_us   # silence between two carriers that is shorter is no outage
+        self.connected_at: int | None = None  # when its newest carrier came
+        self.count = 0
+        self.longest_us = 0
+        self.total_us = 0
+        self.resent_bytes = 0              # put on a carrier once more, after all of them
+        self.began_at: int | None = None   # the one that lasts; None: connected
+        self.why = ""                      # of the newest
+
+    def begin(self, at: int, why: str) -> None:
+        """The last byte came `at`; nothing when an outage lasts already."""
+        if self.began_at is None:
+            self.began_at = at
+            self.count += 1
+        self.why = why
+
+    def end(self, now: int, resent_bytes: int, heard_at: int | None) -> None:
+        """Streams flow again; the carrier before brought its last byte `heard_at`, None: there was none."""
+        self.resent_bytes += resent_bytes
+        self.connected_at = now
+        if heard_at is not None and now - heard_at >= self.heartbeat_us:
+            self.begin(heard_at, "nothing heard for too long")
+        if self.began_at is not None:
+            lasted_us = now - self.began_at
+            self.longest_us = max(self.longest_us, lasted_us)
+            self.total_us += lasted_us
+            self.began_at = None
+
+    def facts(self, now: int) -> dict[str, Any]:
+        """With the one that lasts, as long as it is by now."""
+        lasts_us = now - self.began_at if self.began_at is not None else 0
+        return {"count": self.count, "longest_s": seconds(max(self.longest_us, lasts_us)),
+                "total_s": seconds(self.total_us + lasts_us)}
+
+
+def seconds(us: int) -> float:
+    """Microseconds as JSON has them: seconds, to the millisecond."""
+    return round(us / 1e6, 3)
+
+
+def program_facts(loop: Loop, started_at: int, program: str, name: str, state: str) -> dict[str, Any]:
+    """What every program says first."""
+    return {"program": program, "name": name, "version": __version__, "pid": os.getpid(), "uid": os.geteuid(),
+            "state": state, "uptime_s": seconds(loop.now() - started_at)}
+
+
+def session_facts(endpoint: Endpoint, outages: Outages, now: int) -> dict[str, Any]:
+    """What both ends know of a session alike."""
+    session = endpoint.session
+    since = outages.connected_at if outages.began_at is None else outages.began_at
+    state = "connecting" if since is None else "connected" if outages.began_at is None else "away"
+    addresses = endpoint.addresses() if endpoint.attached else None
+    return {
+        "session": session.session_id[:4].hex(),
+        "state": state,
+        "since_s": seconds(now - since) if since is not None else None,
+        "why": outages.why if state != "connected" else "",
+        "carrier": say_carrier(endpoint, addresses),
+        "last_heard_s": seconds(now - session.received_at) if session.received_at else None,
+        "round_trip_ms": round(session.rtt_us / 1000, 3) if session.rtt_us > 0 else None,
+        "streams": session.open_count,
+        "streams_ever": session.opened,
+        "sent_bytes": session.out_bytes,
+        "received_bytes": session.in_bytes,
+        "resent_bytes": outages.resent_bytes,
+        "unacknowledged_bytes": session.out_held,
+        "undelivered_bytes": session.in_held,
+        "outages": outages.facts(now)}
+
+
+def say_carrier(endpoint: Endpoint, addresses: Any) -> dict[str, Any] | None:
+    """The carrier; None when there is none."""
+    if addresses is None:
+        return None
+    local, peer = addresses
+    return {"kind": "tcp+tls" if endpoint.session.sealed else "tcp", "local": list(local[:2]), "peer": list(peer[:2])}
+
+
+def parts_of(facts: Mapping[str, Any], name: str, items: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """The JSON of `facts` with a list `name` behind them, one item at a time: a list of thousands takes long."""
+    import json
+    yield json.dumps(facts)[:-1] + f', "{name}": ['
+    separator = ""
+    for item in items:
+        yield separator + json.dumps(item)
+        separator = ", "
+    yield "]}"
