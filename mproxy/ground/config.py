@@ -284,7 +284,7 @@ class CproxyConfig(ProgramConfig):
     def shown_name(self) -> str:
         """`name` or its default: `cproxy:5200->server:6200`."""
         here = "stdio" if self.stdio else self.port
-        return self.name or f"cproxy:{here}->{format_host_port(self.sproxy_host, self.sproxy_port)}"
+        return self.name or f"cproxy:{here}->{format_host_port(self.sproxy_host, self.sproxy_port or 0)}"
 
     @property
     def key_file(self) -> str | None:

@@ -47,7 +47,7 @@ def _status(argv: list[str]) -> int:
         "examples:\n"
         "  mproxy status                  everything\n"
         "  mproxy status --watch sproxy   every second, all that are sproxy\n"
-        "  mproxy status --json | jq      for scripts; docs/status.schema.json describes it")
+        "  mproxy status --json | jq      for scripts; see docs/status.schema.json")
     parser.add_argument("--json", action="store_true", help="one JSON object per program and line")
     parser.add_argument("--watch", action="store_true", help="show it again every second, until Ctrl-C")
     parser.add_argument("which", nargs="?", metavar=_WHICH, help=_WHICH_HELP)
@@ -174,6 +174,7 @@ def _wait(argv: list[str]) -> int:
         "  connected   a session has a carrier\n"
         "  away        a session has lost its carrier and waits for the next\n"
         "  ended       no session is left, or the program has ended",
+        "TIME is a number with us, ms, s, m, h or d (a bare number is seconds).\n\n"
         "example: mproxy wait --for connected --timeout 30s && make deploy")
     parser.add_choice(parser, "--for", ("connected", "away", "ended"), "the state (default connected)")
     parser.add(parser, "--timeout", parse_duration, metavar="TIME", help="give up after this long (default never)")

@@ -1,7 +1,13 @@
 """Every setting of `mproxy relay`: unit, default, allowed range, and why. Those of a single rule: rules.RuleOptions."""
 
+from __future__ import annotations
+
 from mproxy.ground.config import HOUR_US, LOG_FORMATS, LOG_LEVELS, SECOND_US, Config, Setting, format_host_port
 from mproxy.ground.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mproxy.relay.rules import Rule
 
 MOST_WORKERS = 64
 
@@ -9,7 +15,7 @@ MOST_WORKERS = 64
 class RelayConfig(Config):
     """One relay. Either `rules` hold, which come from the command line, or those of the file `file`."""
 
-    rules = Setting(())
+    rules: Setting[tuple[Rule, ...]] = Setting(())
     file = Setting(None)
 
     # Processes that relay. One moves as much as one CPU can; more of them also hold more connections, since the limit
@@ -56,8 +62,7 @@ class RelayConfig(Config):
         """`name` or its default: `relay:/etc/mproxy/relay.conf`, `relay:7005->10.0.0.2:8005`."""
         if self.name or self.file:
             return self.name or f"relay:{self.file}"
-        rule = self.rules[0]
-        return f"relay:{rule.port}->{format_host_port(*rule.targets[0])}"
+        return "relay:" + ",".join(f"{rule.port}->{format_host_port(*rule.targets[0])}" for rule in self.rules[:1])
 
     def _check(self):
         if self.kernel and self.user:

@@ -347,8 +347,8 @@ tcp [::1]:80 -> a:1
 
 
 def test_runtime_directories(tmp_path):
-    assert runtime_directories({}, 0) == ["/run/mproxy"]
-    assert runtime_directories({}, 5) == ["/run/user/5/mproxy"]
+    assert runtime_directories({}, 0) == ["/run/mproxy", "/tmp/mproxy-0"]
+    assert runtime_directories({}, 5) == ["/run/user/5/mproxy", "/tmp/mproxy-5"]
     assert runtime_directories({"XDG_RUNTIME_DIR": "/r"}, 5)[0] == "/r/mproxy"
     assert runtime_directories({"RUNTIME_DIRECTORY": "/run/x", "XDG_RUNTIME_DIR": "/r"}, 5)[0] == "/run/x"
     make_directory(tmp_path / "new")
