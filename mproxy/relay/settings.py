@@ -62,7 +62,8 @@ class RelayConfig(Config):
         """`name` or its default: `relay:/etc/mproxy/relay.conf`, `relay:7005->10.0.0.2:8005`."""
         if self.name or self.file:
             return self.name or f"relay:{self.file}"
-        return "relay:" + ",".join(f"{rule.port}->{format_host_port(*rule.targets[0])}" for rule in self.rules[:1])
+        (rule, *_) = self.rules
+        return f"relay:{rule.listen_text}->{format_host_port(*rule.targets[0])}"
 
     def _check(self):
         if self.kernel and self.user:
