@@ -9,14 +9,14 @@ SESSION_BYTES = 65536
 LEAST_PROMISE_BYTES = 16384
 
 
-def buffer_limit(memory_limit_bytes):
+def buffer_limit(memory_limit_bytes: int) -> int:
     """What is left for sessions of what the process may have: it has something already, and rounds things up."""
     with open("/proc/self/statm", "rb") as statm:
         resident_bytes = int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE")
     return max(0, memory_limit_bytes - resident_bytes - memory_limit_bytes // 8)
 
 
-def promises(whole, max_sessions):
+def promises(whole: int, max_sessions: int) -> tuple[int, int]:
     """(sessions, bytes): half of `whole` bytes is promised to so many sessions, so much to each for its streams.
 
     The other half is for whoever needs it: docs/decisions/memory-by-what-is-free.md.
