@@ -183,7 +183,23 @@ class SessionConfig(Config):
                 f" ({format_size(self.window_bytes)}, which is one --window, to {format_size(1024 * GIB)})")
 
 
-class ProgramConfig(Config):
+class LogConfig(Config):
+    """What every program that keeps a log has in common."""
+
+    # Lowest level that is logged; one of LOG_LEVELS.
+    log_level = Setting("info")
+
+    # One of LOG_FORMATS: `text` for people and grep, `json` for collectors.
+    log_format = Setting("text")
+
+    def _check(self) -> None:
+        if self.log_level not in LOG_LEVELS:
+            raise UsageError(f"--log-level {self.log_level}: must be one of {', '.join(LOG_LEVELS)}")
+        if self.log_format not in LOG_FORMATS:
+            raise UsageError(f"--log-format {self.log_format}: must be one of {', '.join(LOG_FORMATS)}")
+
+
+class ProgramConfig(LogConfig):
     """What cproxy and sproxy have in common."""
 
     session = Setting(SessionConfig())
@@ -216,12 +232,6 @@ class ProgramConfig(Config):
     # What `mproxy status` calls this program; None: made of its ports and addresses.
     name: Setting[str | None] = Setting(None)
 
-    # Lowest level that is logged; one of LOG_LEVELS.
-    log_level = Setting("info")
-
-    # One of LOG_FORMATS: `text` for people and grep, `json` for collectors.
-    log_format = Setting("text")
-
     # File that the log is appended to; None: standard error.
     log_file: Setting[str | None] = Setting(None)
 
@@ -239,13 +249,6 @@ class ProgramConfig(Config):
         enough. An address that the user named must work.
         """
         return self.bind or self.DEFAULT_BIND
-
-    def _check(self) -> None:
-        if self.log_level not in LOG_LEVELS:
-            raise UsageError(f"--log-level {self.log_level}: must be one of {', '.join(LOG_LEVELS)}")
-        if self.log_format not in LOG_FORMATS:
-            choices = ", ".join(LOG_FORMATS)
-            raise UsageError(f"--log-format {self.log_format}: must be one of {choices}")
 
 
 class CproxyConfig(ProgramConfig):

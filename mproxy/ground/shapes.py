@@ -10,6 +10,9 @@ Sockaddr = tuple[str, int] | tuple[str, int, int, int]
 # One address of a host: (address family, sockaddr).
 Address = tuple[int, Sockaddr]
 
+# Where a relay listens: (protocol, host, port).
+ListenAddress = tuple[str, str, int]
+
 
 class Logger(Protocol):
     """What is written to: `mproxy.service.log.Log`. `event` is the log line's name, `fields` what it says."""

@@ -1,5 +1,7 @@
 """How sproxy shares its memory out among sessions: docs/decisions/memory-by-what-is-free.md."""
 
+from __future__ import annotations
+
 import os
 
 # What a session costs before it has a stream: its objects, the batch of frames, what TLS keeps for a carrier.

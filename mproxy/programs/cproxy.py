@@ -21,7 +21,7 @@ from mproxy.policy.resolver import Resolver
 from mproxy.programs.common import Drain, open_listeners, say_address, say_seconds, say_session
 from mproxy.programs.introduction import Introduction
 from mproxy.programs.options import parse_cproxy
-from mproxy.service.run import run_program
+from mproxy.service.run import Program, run_program
 from mproxy.service.status import Outages, parts_of, program_facts, seconds, session_facts
 
 # sproxy's word that the session is no more. Every other refusal may be of passing nature; BAD_PROOF is one, because
@@ -55,11 +55,12 @@ def make_program(config, log, loop):
     return Cproxy(config, log, loop)
 
 
-class Cproxy(DialObserver):
+class Cproxy(Program, DialObserver):
     """Observer of endpoint, listeners and dialer."""
 
+    reloads = True
+
     def __init__(self, config, log, loop):
-        self.exit_status = 0
         self._config = config
         self._log = log
         self._loop = loop

@@ -9,7 +9,7 @@ import socket
 import time
 
 from mproxy import __version__
-from mproxy.ground.config import LOG_FORMATS, LOG_LEVELS, MIB, SECOND_US, Config, Setting, format_host_port
+from mproxy.ground.config import LOG_FORMATS, LOG_LEVELS, MIB, SECOND_US, LogConfig, Setting, format_host_port
 from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.ground.words import (
     parse_bind,
@@ -27,7 +27,7 @@ from mproxy.io._socket import Target
 from mproxy.io.bind import explain_bind
 from mproxy.policy.resolver import look_up_host, numeric_address
 from mproxy.programs.options import OneLineParser
-from mproxy.service.run import run_program
+from mproxy.service.run import Program, run_program
 
 _HIGHEST_SEED = 2**64 - 1
 
@@ -37,7 +37,7 @@ _RATE = re.compile(r"([0-9]{1,12})(?:\.([0-9]{1,6}))?([kmg]?)(?:bit|bit/s)?", re
 _RATE_FACTOR = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
 
-class ImpairConfig(Config):
+class ImpairConfig(LogConfig):
     """What the bad network does. A pair is (to the server, to the client)."""
 
     port = Setting(None, 0, 65535)
@@ -72,8 +72,6 @@ class ImpairConfig(Config):
     idle_us = Setting(60 * SECOND_US, SECOND_US, 3600 * SECOND_US)
 
     json = Setting(False)
-    log_level = Setting("info")
-    log_format = Setting("text")
 
 
 _USAGE = "mproxy impair [options] PORT HOST PORT"
@@ -200,11 +198,10 @@ def parse_seed(text):
     return int(text)
 
 
-class Impair:
+class Impair(Program):
     """The program: one relay, statistics when asked and at the end."""
 
     def __init__(self, config, log, loop):
-        self.exit_status = 0
         self._config = config
         self._log = log
         self._loop = loop

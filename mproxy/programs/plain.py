@@ -8,13 +8,15 @@ from mproxy.policy.resolver import Resolver, numeric_address
 from mproxy.programs.common import open_listeners
 from mproxy.relay.rules import Rule
 from mproxy.relay.tcp._tcp import TcpRelay
+from mproxy.service.run import Program
 
 
-class PlainRelay:
+class PlainRelay(Program):
     """Relays every connection to one host and port."""
 
+    reloads = True
+
     def __init__(self, config, log, loop, host, port):
-        self.exit_status = 0
         self._config = config
         self._log = log
         self._loop = loop

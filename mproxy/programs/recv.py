@@ -25,7 +25,7 @@ from mproxy.programs.transfer import (
     write_line,
 )
 from mproxy.programs.transfer_keys import SenderTrust
-from mproxy.service.run import run_program
+from mproxy.service.run import Program, run_program
 from mproxy.transfer.destinations import NOBODY_READS, IntoDirectory, IntoFile, IntoPipe
 from mproxy.transfer.messages import AHEAD, FileKind, Result
 from mproxy.transfer.names import current_umask
@@ -154,11 +154,10 @@ def files_each(senders):
     return max(1, min(AHEAD, (descriptors - OTHER_DESCRIPTORS) // FILE_DESCRIPTORS // senders))
 
 
-class Recv:
+class Recv(Program):
     """`mproxy recv`: receives files from several senders."""
 
     def __init__(self, config, log, loop):
-        self.exit_status = 0
         self._config, self._log, self._loop = config, log, loop
         self._endpoint = self._network = self._output = None
         self._receivers = {}

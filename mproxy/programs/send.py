@@ -28,7 +28,7 @@ from mproxy.programs.transfer import (
 )
 from mproxy.programs.transfer_keys import explain_refusal, sender_keying
 from mproxy.service.ending import complain
-from mproxy.service.run import run_program
+from mproxy.service.run import Program, run_program
 from mproxy.transfer.messages import FileKind, Result
 from mproxy.transfer.sender import find_sources
 from mproxy.transfer.workers import Workers
@@ -75,7 +75,7 @@ def parse_send(argv):
     return configure(given, "client-key.pem", paths=tuple(words[:-2]), host=host, port=port)
 
 
-class Send:
+class Send(Program):
     """`mproxy send`: sends files to one receiver."""
 
     # A farewell leaves at once and is repeated while there is time; nobody waits longer for a program that is to end.

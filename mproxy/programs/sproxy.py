@@ -31,7 +31,7 @@ from mproxy.programs.cproxy import STARTED_ANEW, describe, say_killed
 from mproxy.programs.door import DAY_US, LOOK_US, Door, check_same_key
 from mproxy.programs.greeting import Reception, most_unfinished
 from mproxy.programs.options import parse_sproxy
-from mproxy.service.run import run_program
+from mproxy.service.run import Program, run_program
 from mproxy.service.status import Outages, parts_of, program_facts, seconds, session_facts
 
 # A list of streams longer than this is no honest one (docs/protocol.md, section 8).
@@ -105,11 +105,12 @@ class Client:
         return say_session(self.endpoint.session.session_id)
 
 
-class Sproxy:
+class Sproxy(Program):
     """Observer of every endpoint and of the reception."""
 
+    reloads = True
+
     def __init__(self, config, log, loop):
-        self.exit_status = 0
         self._config = config
         self._log = log
         self._loop = loop

@@ -7,7 +7,7 @@ import socket
 import time
 
 from mproxy import __version__
-from mproxy.ground.config import DAY_US, LOG_FORMATS, LOG_LEVELS, SECOND_US, Config, Setting, format_host_port
+from mproxy.ground.config import DAY_US, LOG_FORMATS, LOG_LEVELS, SECOND_US, LogConfig, Setting, format_host_port
 from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.ground.words import parse_bind, parse_count, parse_duration
 from mproxy.policy.resolver import interleave, look_up_host, numeric_address
@@ -25,7 +25,7 @@ _HEADERS = {socket.AF_INET: 28, socket.AF_INET6: 48}
 _LOOPBACK_BYTES = 65483  # IPv4 within the 65,535 of an IP packet: a multiple of nothing, the loopback's own MTU
 
 
-class TransferConfig(Config):
+class TransferConfig(LogConfig):
     """What both programs know besides the DatagramConfig."""
 
     datagram = Setting(None)
@@ -34,8 +34,6 @@ class TransferConfig(Config):
     bind = Setting(None)
     json = Setting(False)
     quiet = Setting(False)
-    log_level = Setting("info")
-    log_format = Setting("text")
     # send
     paths = Setting(())
     host = Setting("")

@@ -8,12 +8,21 @@ A port that somebody else uses must be an error, though SO_REUSEPORT would allow
 same user: the first socket of a listener is bound without it.
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import socket
 
 from mproxy.ground.errors import MproxyError
 from mproxy.io.bind import BACKLOG, NO_SUCH_ADDRESS, explain_bind
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from mproxy.ground.shapes import ListenAddress
+    from mproxy.relay.rules import Rule
 
 _IP_FREEBIND, _SO_RCVBUFFORCE = 15, 33
 
@@ -26,30 +35,33 @@ V4, V6, TCP, UDP = socket.AF_INET, socket.AF_INET6, socket.SOCK_STREAM, socket.S
 class Listener:
     """The sockets of one (protocol, host, port), closed when the last reference is gone: after each worker got them."""
 
-    def __init__(self, shared=(), apart=(), workers=1):
+    def __init__(self, shared: Iterable[socket.socket] = (), apart: Iterable[socket.socket] = (),
+                 workers: int = 1) -> None:
         self._shared = list(shared)  # for all workers
         self._apart = list(apart)    # one a worker; the service manager may have given fewer, or more
         self._workers = workers
 
-    def __del__(self):
+    def __del__(self) -> None:
         for sock in self.sockets:
             sock.close()
 
     @property
-    def sockets(self):
+    def sockets(self) -> list[socket.socket]:
         return self._shared + self._apart
 
     @property
-    def port(self):
+    def port(self) -> int:
         """The real one, where the rule said 0."""
-        return self.sockets[0].getsockname()[1]
+        port: int = self.sockets[0].getsockname()[1]
+        return port
 
-    def fds(self, worker):
+    def fds(self, worker: int) -> list[int]:
         """Descriptors for worker number `worker`."""
         return [sock.fileno() for sock in self._shared + self._apart[worker::self._workers]]
 
 
-def open_listener(rule, workers, given=(), replaces=(), anywhere=False):
+def open_listener(rule: Rule, workers: int, given: Sequence[socket.socket] = (), replaces: Sequence[socket.socket] = (),
+                  anywhere: bool = False) -> Listener:
     """The Listener of a rule, MproxyError with the reason where that fails.
 
     given: bound sockets of the service manager for this address, taken instead of new ones. replaces: sockets of ours
@@ -71,7 +83,7 @@ def open_listener(rule, workers, given=(), replaces=(), anywhere=False):
         raise MproxyError(f"cannot listen on {protocol} {rule.listen_text}: {_explain(error, port)}") from None
 
 
-def check_free(rule, anywhere=False):
+def check_free(rule: Rule, anywhere: bool = False) -> None:
     """MproxyError when a program listens where the rule wants to, or the address is not here (but `anywhere`)."""
     protocol, host, port = rule.listener
     try:
@@ -80,12 +92,13 @@ def check_free(rule, anywhere=False):
         raise MproxyError(f"cannot listen on {protocol} {rule.listen_text}: {_explain(error, port)}") from None
 
 
-def _explain(error, port):
+def _explain(error: OSError, port: int) -> str:
     waits = "; with --wait-addresses the relay starts anyway" if error.errno == errno.EADDRNOTAVAIL else ""
     return explain_bind(error, port) + waits
 
 
-def _open_udp(host, port, workers, sockets, reuse, anywhere):
+def _open_udp(host: str, port: int, workers: int, sockets: list[socket.socket], reuse: bool,
+              anywhere: bool) -> Listener:
     if not sockets:
         sockets = [_bind(UDP, host, port, reuse, anywhere)]
         port = sockets[0].getsockname()[1]
@@ -103,7 +116,7 @@ def _open_udp(host, port, workers, sockets, reuse, anywhere):
     return Listener(apart=sockets, workers=workers)
 
 
-def _bind(kind, host, port, reuse, anywhere=False):
+def _bind(kind: int, host: str, port: int, reuse: bool, anywhere: bool = False) -> socket.socket:
     """A bound socket; host "" is IPv6 and IPv4 together, where the host has both."""
     if host:
         return _bind_one(kind, host, port, reuse, anywhere=anywhere)
@@ -115,7 +128,8 @@ def _bind(kind, host, port, reuse, anywhere=False):
     return _bind_one(kind, "0.0.0.0", port, reuse)
 
 
-def _bind_one(kind, host, port, reuse, both=False, anywhere=False):
+def _bind_one(kind: int, host: str, port: int, reuse: bool, both: bool = False,
+              anywhere: bool = False) -> socket.socket:
     address, _, scope = host.partition("%")
     family = V6 if ":" in address else V4
     sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -137,7 +151,7 @@ def _bind_one(kind, host, port, reuse, both=False, anywhere=False):
     return sock
 
 
-def _prepare_tcp(sock):
+def _prepare_tcp(sock: socket.socket) -> None:
     """Let callers wait; what their connections are to inherit is the workers' (_accept.pyx)."""
     sock.setblocking(False)
     sock.listen(BACKLOG)
@@ -146,7 +160,7 @@ def _prepare_tcp(sock):
 
 # ---- from the service manager
 
-def name_of(sock):
+def name_of(sock: socket.socket) -> ListenAddress | None:
     """(protocol, host, port) that a bound socket stands for, as in Rule.listener; None for what no rule can want."""
     try:
         protocol = {TCP: "tcp", UDP: "udp"}[sock.type]
@@ -161,7 +175,7 @@ def name_of(sock):
     return None
 
 
-def take_given(rule, given):
+def take_given(rule: Rule, given: dict[ListenAddress, list[socket.socket]]) -> list[socket.socket]:
     """Those of `given`, {name: [socket, ...]}, that are for `rule`; they are taken out of it."""
     protocol, host, port = rule.listener
     hosts = ("::", "0.0.0.0") if host == "" else (host,)

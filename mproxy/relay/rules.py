@@ -1,9 +1,15 @@
 """What a relay is told to do: one Rule a port and protocol. How they are written: rule_file.py; no I/O here."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network
 
 from mproxy.ground.config import MINUTE_US, SECOND_US, format_host_port
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mproxy.ground.shapes import ListenAddress
 
 ROUND_ROBIN, LEAST_CONNECTIONS = "roundrobin", "leastconn"
 
@@ -49,7 +55,7 @@ class RuleOptions:
     # Names of the options as the person gave them: what is a wish, and not only a default.
     given: tuple[str, ...] = ()
 
-    def share(self, worker, workers):
+    def share(self, worker: int, workers: int) -> RuleOptions:
         """The part of the limits that worker number `worker` keeps to. The parts add up to the whole, unless there are
         more workers than the limit allows: each has 1 then."""
         if workers == 1:
@@ -58,7 +64,7 @@ class RuleOptions:
                        per_source=share(self.per_source, worker, workers))
 
 
-def share(limit, worker, workers):
+def share(limit: int, worker: int, workers: int) -> int:
     """The part of one limit that worker number `worker` keeps to; 0 is no limit at all."""
     return max(1, limit // workers + (worker < limit % workers)) if limit else 0
 
@@ -90,22 +96,22 @@ class Rule:
     options: RuleOptions = RuleOptions()
 
     @property
-    def listener(self):
+    def listener(self) -> ListenAddress:
         """(protocol, host, port): which listener it is across a reload."""
         return self.protocol, self.listen_host, self.listen_port
 
     @property
-    def listen_text(self):
+    def listen_text(self) -> str:
         """As the log and `status` show it: `7005`, `10.0.0.1:7005`, `[::]:5060`."""
         return format_host_port(self.listen_host, self.listen_port) if self.listen_host else str(self.listen_port)
 
     @property
-    def targets_text(self):
+    def targets_text(self) -> str:
         return ", ".join(format_host_port(host, port) for host, port in self.targets)
 
-    def same(self, other):
+    def same(self, other: Rule) -> bool:
         """Does the same as `other`, wherever in the file it stands."""
         return (self.listener, self.targets, self.options) == (other.listener, other.targets, other.options)
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.protocol} {self.listen_text} -> {self.targets_text}"

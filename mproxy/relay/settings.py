@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mproxy.ground.config import HOUR_US, LOG_FORMATS, LOG_LEVELS, SECOND_US, Config, Setting, format_host_port
+from mproxy.ground.config import HOUR_US, SECOND_US, LogConfig, Setting, format_host_port
 from mproxy.ground.errors import UsageError
 
 TYPE_CHECKING = False
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 MOST_WORKERS = 64
 
 
-class RelayConfig(Config):
+class RelayConfig(LogConfig):
     """One relay. Either `rules` hold, which come from the command line, or those of the file `file`."""
 
     rules: Setting[tuple[Rule, ...]] = Setting(())
@@ -46,9 +46,6 @@ class RelayConfig(Config):
     # What `mproxy status` calls this relay; None: made of its file, or of its rule.
     name = Setting(None)
 
-    log_level = Setting("info")
-    log_format = Setting("text")
-
     # Lines are appended here, by every process; opened anew with each reload, so that it can be rotated.
     log_file = Setting(None)
 
@@ -68,7 +65,4 @@ class RelayConfig(Config):
     def _check(self):
         if self.kernel and self.user:
             raise UsageError("--user and --kernel cannot be used together: kernel mode has no workers")
-        if self.log_level not in LOG_LEVELS:
-            raise UsageError(f"--log-level {self.log_level}: must be one of {', '.join(LOG_LEVELS)}")
-        if self.log_format not in LOG_FORMATS:
-            raise UsageError(f"--log-format {self.log_format}: must be one of {', '.join(LOG_FORMATS)}")
+        super()._check()

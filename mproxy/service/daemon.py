@@ -4,6 +4,8 @@ The pidfile is locked while its process lives, so a number that was left behind 
 whatever program has that number now.
 """
 
+from __future__ import annotations
+
 import errno
 import fcntl
 import os
@@ -11,6 +13,7 @@ import select
 import signal
 import stat
 import struct
+from collections.abc import Collection, Iterable
 
 from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.ground.words import printable
@@ -19,13 +22,13 @@ from mproxy.ground.words import printable
 class PidFile:
     """Holds the pidfile of this process until `remove`; written by the process that runs, not by one that forks."""
 
-    def __init__(self, path):
+    def __init__(self, path: str) -> None:
         self._path = os.path.abspath(path)
         self._fd = self._open()
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
 
-    def _open(self):
+    def _open(self) -> int:
         while True:
             try:
                 fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
@@ -43,7 +46,7 @@ class PidFile:
                 return fd
             os.close(fd)
 
-    def remove(self):
+    def remove(self) -> None:
         """Take the file away."""
         try:
             os.unlink(self._path)
@@ -52,7 +55,7 @@ class PidFile:
         os.close(self._fd)
 
 
-def running_pid(path):
+def running_pid(path: str) -> int:
     """The number of the process that holds a pidfile; MproxyError for a missing, stale or strange one."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -72,12 +75,12 @@ def running_pid(path):
     return pid
 
 
-def _read_number(fd):
+def _read_number(fd: int) -> int | None:
     text = os.pread(fd, 32, 0).strip()
     return int(text) if text.isdigit() else None
 
 
-def _lock_holder(fd):
+def _lock_holder(fd: int) -> int | None:
     """The process that has the lock; None for nobody, 0 for one in another process namespace."""
     # struct flock: type, whence, start, length, pid; F_GETLK only looks, and works for files of other users.
     layout = "hhqqi4x"
@@ -89,10 +92,10 @@ def _lock_holder(fd):
 class Background:
     """The double fork: `begin` returns in the daemon alone, the first process ends in `begin` when told how it went."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._report = -1
 
-    def begin(self, keep=()):
+    def begin(self, keep: Iterable[int] = ()) -> None:
         """Go into the background. The first process waits for `ready` or `failed` and ends with the status of that.
 
         What the caller had open is not ours to keep: a pipe would never end for who reads it, a lock never be free.
@@ -111,18 +114,18 @@ class Background:
         os.chdir("/")
         os.umask(0o022)
 
-    def ready(self):
+    def ready(self) -> None:
         """Let the first process end with status 0; leave its terminal."""
         if self._report >= 0:
             leave_terminal()
             self._tell(0)
 
-    def failed(self, status):
+    def failed(self, status: int) -> None:
         """Let it end with that status; what was wrong is on standard error already."""
         if self._report >= 0:
             self._tell(status)
 
-    def _tell(self, status):
+    def _tell(self, status: int) -> None:
         try:
             os.write(self._report, bytes([status]))
         except OSError:
@@ -134,12 +137,12 @@ class Background:
 class LogFile:
     """Standard error as a file of its own, if there is one. Where it went before is kept: for what fails at first."""
 
-    def __init__(self, path):
+    def __init__(self, path: str | None) -> None:
         self._path = path and os.path.abspath(path)
-        self._former = None  # a descriptor, until it is forgotten
+        self._former: int | None = None  # a descriptor, until it is forgotten
         self._is_open = False
 
-    def open(self):
+    def open(self) -> None:
         """Send standard error to the file; reopens it if it has been moved away. UsageError."""
         if self._path is None:
             return
@@ -153,19 +156,19 @@ class LogFile:
         os.dup2(fd, 2)
         os.close(fd)
 
-    def give_back(self):
+    def give_back(self) -> None:
         """Standard error is where it was."""
         if self._former is not None:
             os.dup2(self._former, 2)
 
-    def forget_former(self):
+    def forget_former(self) -> None:
         """It serves in the background: the caller's standard error is not held open any more."""
         if self._former is not None:
             os.close(self._former)
             self._former = None
 
 
-def _await(read_end):
+def _await(read_end: int) -> int:
     while True:
         try:
             told = os.read(read_end, 1)
@@ -174,12 +177,12 @@ def _await(read_end):
         return told[0] if told else 1  # nothing: the daemon died
 
 
-def leave_terminal():
+def leave_terminal() -> None:
     """Standard files of our own. A log that goes to a file stays: the user said `2>> file`."""
     _attach_null(fd for fd in (0, 1, 2) if fd != 2 or not _is_file(fd))
 
 
-def _attach_null(fds):
+def _attach_null(fds: Iterable[int]) -> None:
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     for fd in fds:
         os.dup2(null, fd)
@@ -187,7 +190,7 @@ def _attach_null(fds):
         os.close(null)
 
 
-def _close_others(keep):
+def _close_others(keep: Collection[int]) -> None:
     """Every descriptor but the standard ones and these."""
     beyond = 3
     for fd in sorted(keep):
@@ -197,14 +200,14 @@ def _close_others(keep):
     os.closerange(beyond, os.sysconf("SC_OPEN_MAX"))
 
 
-def _is_file(fd):
+def _is_file(fd: int) -> bool:
     try:
         return stat.S_ISREG(os.fstat(fd).st_mode)
     except OSError:
         return False
 
 
-def stop_process(pid, patience_s):
+def stop_process(pid: int, patience_s: float) -> None:
     """Ask process `pid` to end as SIGTERM does, and wait for it; MproxyError when it does not."""
     try:
         pidfd = os.pidfd_open(pid)

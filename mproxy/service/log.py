@@ -20,11 +20,19 @@ Four promises, because the log must never be what stops or fools a relay:
    else escaped.
 """
 
+from __future__ import annotations
+
 import os
 import select
 import time
 
 from mproxy.io._output import is_terminal, is_writable, write_now
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mproxy.service.log_rate import Restraint
 
 # Order is rank. The configuration offers the same names.
 _RANK = {"debug": 0, "info": 1, "warning": 2, "error": 3}
@@ -47,7 +55,7 @@ _LOOK_US = 10_000_000
 class Seconds(float):
     """A duration in seconds: `6.213s` in text, a number in JSON."""
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{float(self):.3f}s"
 
 
@@ -59,24 +67,26 @@ class Log:
     `str`.
     """
 
-    def __init__(self, level="info", style="text", fd=2, now=time.time):
+    def __init__(self, level: str = "info", style: str = "text", fd: int = 2,
+                 now: Callable[[], float] = time.time) -> None:
         self._lowest = _RANK[level]
         self._compose = {"text": _compose_text, "json": _compose_json}[style]
         self._fd = fd
         self._now = now
         self._lost = 0
-        self.before_line = None  # called before each line: somebody who draws on the same terminal clears it
+        # Called before each line: somebody who draws on the same terminal clears it.
+        self.before_line: Callable[[], object] | None = None
         # What is left of a line that a descriptor took only in part (a disk that filled up in the middle of
         # it).
         self._rest = b""
         self._second, self._clock, self._zone = -1, "", ""  # of the line before
-        self._restraint = None  # what holds repetitions back
-        self._call_later = lambda _delay_us, _function: None
+        self._restraint: Restraint | None = None  # what holds repetitions back
+        self._call_later: Callable[[int, Callable[[], None]], object] = lambda _delay_us, _function: None
         self._looking = False   # a timer runs
         if fd == 2:
             reserve_standard_fds()
 
-    def restrain(self, call_later):
+    def restrain(self, call_later: Callable[[int, Callable[[], None]], object]) -> None:
         """From now on hold back what repeats itself (mproxy.service.log_rate).
 
         `call_later(microseconds, function)` is the loop's: what was held back is told when its time has come, or by
@@ -87,54 +97,55 @@ class Log:
         self._call_later = call_later
         self._looking = False
 
-    def forget(self, event):
+    def forget(self, event: str) -> None:
         """Do not tell any more what was held back of an event: it is over."""
         if self._restraint is not None:
             self._restraint.forget(event)
 
-    def tell_rest(self):
+    def tell_rest(self) -> None:
         """Tell what was held back: nothing follows any more."""
         if self._restraint is not None:
             for line in self._restraint.rest():
                 self._put(*line)
 
-    def debug(self, event, /, **fields):
+    def debug(self, event: str, /, **fields: object) -> None:
         if self._lowest <= 0:
             self._log("debug", event, fields)
 
-    def info(self, event, /, **fields):
+    def info(self, event: str, /, **fields: object) -> None:
         if self._lowest <= 1:
             self._log("info", event, fields)
 
-    def warning(self, event, /, **fields):
+    def warning(self, event: str, /, **fields: object) -> None:
         if self._lowest <= 2:
             self._log("warning", event, fields)
 
-    def error(self, event, /, **fields):
+    def error(self, event: str, /, **fields: object) -> None:
         self._log("error", event, fields)
 
-    def _log(self, level, event, fields):
-        more = 0
-        if self._restraint is not None:
-            more = self._restraint.admit(level, event, fields, self._now())
-            if more is None:
-                self._look_later()
-                return
-        self._put(level, event, fields, more)
+    def _log(self, level: str, event: str, fields: dict[str, object]) -> None:
+        if self._restraint is None:
+            self._put(level, event, fields)
+            return
+        more = self._restraint.admit(level, event, fields, self._now())
+        if more is None:
+            self._look_later()
+        else:
+            self._put(level, event, fields, more)
 
-    def _look_later(self):
+    def _look_later(self) -> None:
         if not self._looking:
             self._looking = True
             self._call_later(_LOOK_US, self._look)
 
-    def _look(self):
+    def _look(self) -> None:
         self._looking = False
         for line in self._restraint.due(self._now()):
             self._put(*line)
         if self._restraint.holding:
             self._look_later()
 
-    def _put(self, level, event, fields, more=0):
+    def _put(self, level: str, event: str, fields: dict[str, object], more: int = 0) -> None:
         """Write a line; `more` like it were held back before it."""
         now = self._now()
         if more:
@@ -148,7 +159,7 @@ class Log:
                 return
         self._lost += 1
 
-    def _stamp(self, now):
+    def _stamp(self, now: float) -> str:
         """Local time with milliseconds, cut off and not rounded: no line may be dated after the next one."""
         second, milliseconds = divmod(int(now * 1000), 1000)
         if second != self._second:
@@ -156,14 +167,14 @@ class Log:
             self._second, self._clock, self._zone = second, time.strftime("%Y-%m-%dT%H:%M:%S", local), _offset(local)
         return f"{self._clock}.{milliseconds:03d}{self._zone}"
 
-    def _write_rest(self):
+    def _write_rest(self) -> bool:
         """Finish a line cut in the middle, so that the next one starts on its own line."""
         rest, self._rest = self._rest, b""
         if rest and not self._write(rest):
             self._rest = rest
         return not self._rest
 
-    def _write(self, line):
+    def _write(self, line: bytes) -> bool:
         """Whether `line` was written, or at least begun: then its rest is kept for the next call."""
         try:
             if not is_writable(self._fd):
@@ -179,7 +190,7 @@ class Log:
         return written > 0
 
 
-def reserve_standard_fds():
+def reserve_standard_fds() -> list[int]:
     """Open /dev/null where descriptor 0, 1 or 2 is closed; which these were.
 
     Otherwise a socket would be given the number 2, and log lines would be sent to a daemon.
@@ -197,7 +208,7 @@ def reserve_standard_fds():
     return closed
 
 
-def _compose_text(stamp, level, event, fields):
+def _compose_text(stamp: str, level: str, event: str, fields: dict[str, object]) -> bytes:
     limit = _value_limit(fields)
     parts = [stamp, level, event]
     for name, value in fields.items():
@@ -209,7 +220,7 @@ def _compose_text(stamp, level, event, fields):
     return (" ".join(parts) + "\n").encode("ascii", "replace")
 
 
-def _compose_json(stamp, level, event, fields):
+def _compose_json(stamp: str, level: str, event: str, fields: dict[str, object]) -> bytes:
     limit = _value_limit(fields)
     parts = [f'"time":"{stamp}"', f'"level":"{level}"', f'"event":"{event}"']
     for name, value in fields.items():
@@ -227,11 +238,11 @@ def _compose_json(stamp, level, event, fields):
     return ("{" + ",".join(parts) + "}\n").encode("ascii", "replace")
 
 
-def _value_limit(fields):
+def _value_limit(fields: dict[str, object]) -> int:
     return min(_VALUE_BYTES, _VALUES_BYTES // max(1, len(fields)))
 
 
-def quote(text, limit=_VALUE_BYTES):
+def quote(text: str, limit: int = _VALUE_BYTES) -> str:
     """`text` as a JSON string (RFC 8259 section 7) of printable ASCII, cut off with `...` at `limit` bytes.
 
     JSON itself would let DEL pass, and the C1 control characters, both of which terminals obey.
@@ -251,14 +262,14 @@ def quote(text, limit=_VALUE_BYTES):
     return "".join(parts)
 
 
-def _escape(code):
+def _escape(code: int) -> str:
     if code > 0xFFFF:
         code -= 0x10000
         return f"\\u{0xd800 + (code >> 10):04x}\\u{0xdc00 + (code & 0x3ff):04x}"
     return f"\\u{code:04x}"
 
 
-def _offset(local):
+def _offset(local: time.struct_time) -> str:
     """The zone's offset from UTC, as in +01:00."""
     minutes = local.tm_gmtoff // 60
     return f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02d}:{abs(minutes) % 60:02d}"

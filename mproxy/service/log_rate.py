@@ -13,7 +13,17 @@ soon as there is a token for it. The rates: docs/operations.md, "How often".
 Takes the time as an argument, in seconds.
 """
 
+from __future__ import annotations
+
 from mproxy.policy.sources import source_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    Fields = dict[str, object]
+    Line = tuple[str, str, Fields]  # level, event
+    HeldLine = tuple[str, str, Fields, int]  # the same, and how many like it were not written before
+    Key = tuple[str, ...]  # of a bucket: event[, source[, why]]
+    Rate = tuple[int, float]  # lines at once, seconds until one more
 
 # (lines at once, seconds until one more). A reason once a minute is what a person needs to see that it goes on; a
 # source's part is 8,640 warnings a day, some 1.5 MB; all sources together can write ten times that.
@@ -38,18 +48,21 @@ REASON_CHARACTERS = 120
 MOST_BUCKETS = 2048
 
 
+NO_LINE: Line = ("", "", {})
+
+
 class Bucket:
     """Tokens of one kind of line, and what was held back for want of one."""
 
     __slots__ = ("tokens", "at", "held", "line")
 
-    def __init__(self, burst, now):
+    def __init__(self, burst: int, now: float) -> None:
         self.tokens = float(burst)
         self.at = now
         self.held = 0     # lines, since the last that was written
-        self.line = None  # (level, event, fields) of the last of these
+        self.line = NO_LINE  # the last of these
 
-    def fill(self, burst, every_s, now):
+    def fill(self, burst: int, every_s: float, now: float) -> bool:
         """Whether there is a token at `now`. A clock that was put back costs nothing but the time until then."""
         self.tokens = min(burst, self.tokens + max(0.0, now - self.at) / every_s)
         self.at = now
@@ -59,11 +72,11 @@ class Bucket:
 class Restraint:
     """Decides about each line."""
 
-    def __init__(self):
-        self._events = {}   # (event,) -> Bucket
-        self._buckets = {}  # (event, source[, why]) -> Bucket, least recent first
+    def __init__(self) -> None:
+        self._events: dict[Key, Bucket] = {}
+        self._buckets: dict[Key, Bucket] = {}  # of sources and reasons, least recent first
 
-    def admit(self, level, event, fields, now):
+    def admit(self, level: str, event: str, fields: Fields, now: float) -> int | None:
         """None when the line is to be held back; else how many like it were not written before it."""
         if event in FILES:
             return 0
@@ -77,10 +90,10 @@ class Restraint:
         for bucket, _rate in asked:
             bucket.tokens -= 1
             more += bucket.held
-            bucket.held, bucket.line = 0, None
+            bucket.held, bucket.line = 0, NO_LINE
         return more
 
-    def _bucket(self, key, rate, now):
+    def _bucket(self, key: Key, rate: Rate, now: float) -> Bucket:
         if len(key) == 1:
             return self._events.setdefault(key, Bucket(rate[0], now))
         bucket = self._buckets.pop(key, None)
@@ -91,7 +104,7 @@ class Restraint:
         self._buckets[key] = bucket
         return bucket
 
-    def _forget(self, key):
+    def _forget(self, key: Key) -> None:
         """Drop a bucket; what it has held back counts for its event."""
         bucket = self._buckets.pop(key)
         if bucket.held:
@@ -100,15 +113,15 @@ class Restraint:
             of_event.line = bucket.line
 
     @property
-    def holding(self):
+    def holding(self) -> bool:
         """Whether lines were held back and not told yet."""
         return bool(self._held())
 
-    def _held(self):
+    def _held(self) -> list[Bucket]:
         return [bucket for some in (self._events, self._buckets) for bucket in some.values() if bucket.held]
 
-    def due(self, now):
-        """[(level, event, fields, more)] of held lines that may be written now."""
+    def due(self, now: float) -> list[HeldLine]:
+        """Held lines that may be written now."""
         told = []
         for bucket in self._held():
             if bucket.held:  # one before it may have told it
@@ -119,28 +132,27 @@ class Restraint:
                     told.append((*line, more))
         return told
 
-    def forget(self, event):
+    def forget(self, event: str) -> None:
         """Drop what is held of an event; its rate stays."""
         for bucket in self._held():
             if bucket.line[1] == event:
-                bucket.held, bucket.line = 0, None
+                bucket.held, bucket.line = 0, NO_LINE
 
-    def rest(self):
-        """[(level, event, fields, more)]: all that is held, one line an event; nothing is held afterwards."""
-        lines: dict[str, tuple[str, str, dict, int]] = {}
+    def rest(self) -> list[HeldLine]:
+        """All that is held, one line an event; nothing is held afterwards."""
+        lines: dict[str, HeldLine] = {}
         for bucket in self._held():
             level, event, fields = bucket.line
             lines[event] = (level, event, fields, bucket.held + (lines[event][3] if event in lines else 0))
-            bucket.held, bucket.line = 0, None
+            bucket.held, bucket.line = 0, NO_LINE
         return [(level, event, fields, held - 1) for level, event, fields, held in lines.values()]
 
 
-def rates(level, event, fields):
-    """[(key of a bucket, (burst, seconds a line))] of a line, the most general first."""
+def rates(level: str, event: str, fields: Fields) -> list[tuple[Key, Rate]]:
+    """The buckets of a line, the most general first."""
     complaint = level in ("warning", "error") and event not in STATES
     source = source_of_line(fields)
-    asked: list[tuple[tuple[str, ...], tuple[int, float]]]
-    asked = [((event,), EVENT_WARNING if complaint else FILE_OF_A_PEER.get(event, EVENT_INFO))]
+    asked: list[tuple[Key, Rate]] = [((event,), EVENT_WARNING if complaint else FILE_OF_A_PEER.get(event, EVENT_INFO))]
     if source:
         asked.append(((event, source), SOURCE_WARNING if complaint else FILE_OF_A_PEER.get(event, SOURCE_INFO)))
     if complaint and fields.get("why") is not None:
@@ -148,13 +160,13 @@ def rates(level, event, fields):
     return asked
 
 
-def source_of_line(fields):
+def source_of_line(fields: Fields) -> str:
     """Who a line is about, without the port: that is another at every connection. Empty: nobody in particular."""
     peer = fields.get("peer")
     if peer:
-        host = peer.rpartition(":")[0].strip("[]")
+        host = str(peer).rpartition(":")[0].strip("[]")
         try:
             return source_of(host)
         except (OSError, ValueError):
             return host
-    return fields.get("session") or fields.get("source") or ""
+    return str(fields.get("session") or fields.get("source") or "")

@@ -1,13 +1,19 @@
 """What the process may do, and what others may do to it: core dumps, debuggers, root's rights."""
 
+from __future__ import annotations
+
 import os
 import resource
 
 from mproxy.ground.errors import UsageError
 from mproxy.io._process import forbid_dumps, forbid_new_rights
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mproxy.ground.shapes import Logger
 
-def protect_memory():
+
+def protect_memory() -> None:
     """Secrets stay in this process: neither core files nor debuggers of the same user get at them."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     forbid_dumps()
@@ -16,7 +22,7 @@ def protect_memory():
 class User:
     """Whose rights the process is to have; looked up before anything else is done, so that a mistyped name is told."""
 
-    def __init__(self, name):
+    def __init__(self, name: str) -> None:
         import pwd  # needed by --user alone
         try:
             entry = pwd.getpwnam(name)
@@ -27,7 +33,7 @@ class User:
         self.name = name
         self.uid, self.gid = entry.pw_uid, entry.pw_gid
 
-    def become(self):
+    def become(self) -> None:
         """Give up every right of root for good, groups and capabilities included. Before there is a second thread: what
         is said about capabilities concerns the calling one and those that it begins."""
         if os.geteuid() != 0:
@@ -42,7 +48,7 @@ class User:
         forbid_dumps()  # a change of user sets it anew
 
 
-def warn_of_lost_file(path, user, log):
+def warn_of_lost_file(path: str | None, user: User, log: Logger) -> None:
     """Say so when a list of keys that is read again later is out of reach of `user`, who we are now."""
     why = "after its next change nobody could connect"
     try:
@@ -57,7 +63,7 @@ def warn_of_lost_file(path, user, log):
         f"{why}; make it readable for that user (chgrp, chmod g+r; the directory g+x)"))
 
 
-def _can_return():
+def _can_return() -> bool:
     try:
         os.setresuid(0, 0, 0)
     except PermissionError:

@@ -1,5 +1,7 @@
 """A program that runs until it is told to stop: from its command line to its exit status, its log, its signals."""
 
+from __future__ import annotations
+
 import os
 import resource
 import signal
@@ -14,13 +16,58 @@ from mproxy.service.ending import exit_status
 from mproxy.service.log import Log
 from mproxy.service.rights import User, protect_memory, warn_of_lost_file
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import TypeVar
 
-def run_program(name, parse, program_class, argv):
+    from mproxy.ground.config import LogConfig
+    from mproxy.service.control import Command
+    from mproxy.service.daemon import LogFile
+
+    Configuration = TypeVar("Configuration", bound=LogConfig)
+    Parse = Callable[[list[str] | None], Configuration]
+    MakeProgram = Callable[[Configuration, Log, Loop], "Program"]
+
+
+class Program:
+    """What `run_program` runs: one of our programs from its configuration on, until it stops the loop."""
+
+    exit_status = 0  # looked at when the loop has stopped
+    reloads = False  # SIGHUP means `reload`
+
+    @property
+    def authorized_keys_file(self) -> str | None:
+        """A list of keys that is read again later."""
+        return None
+
+    def open(self) -> None:
+        """Have ports and keys, with the rights that the process was started with."""
+
+    def start(self) -> None:
+        """Begin, with the rights that it keeps; the loop runs afterwards."""
+        raise NotImplementedError
+
+    def shut_down(self, signal_name: str) -> None:
+        """Stop the loop once what is under way is done."""
+        raise NotImplementedError
+
+    def reload(self) -> None:
+        """Read files again; what is under way continues."""
+
+    def commands(self) -> Mapping[str, Command]:
+        """What can be asked through the control socket; nothing: there is none."""
+        return {}
+
+
+def run_program(name: str, parse: Callable[[list[str] | None], Configuration],
+                make_program: MakeProgram[Configuration], argv: list[str] | None) -> int:
     """Parse, run until the program stops its loop, and return the exit status."""
-    return exit_status(name, _run, name, parse, program_class, argv)
+    return exit_status(name, _run, name, parse, make_program, argv)
 
 
-def _run(name, parse, program_class, argv):
+def _run(name: str, parse: Parse[Configuration], make_program: MakeProgram[Configuration],
+         argv: list[str] | None) -> int:
     log_file = None
     try:
         config = parse(argv)
@@ -28,19 +75,20 @@ def _run(name, parse, program_class, argv):
         stdio = getattr(config, "stdio", False)
         check_stdio(standard_fds_of(config))
         log_file = open_log_file(getattr(config, "log_file", None))
-        user = User(config.user) if getattr(config, "user", None) else None
+        user_name = getattr(config, "user", None)
+        user = User(user_name) if user_name else None
         raise_descriptor_limit()
         loop, log = make_loop(config)
-        program = program_class(config, log, loop)
-        reloads = hasattr(program, "reload") and not stdio  # ssh says SIGHUP to its ProxyCommand when it is done
+        program = make_program(config, log, loop)
+        reloads = program.reloads and not stdio  # ssh says SIGHUP to its ProxyCommand when it is done
         install_signals(loop, program.shut_down, Reload(program, log, log_file) if reloads else None)
-        if hasattr(program, "open"):
-            program.open()  # ports and keys, with the rights that we were started with
+        program.open()
         if user is not None:
             user.become()
-            warn_of_lost_file(getattr(program, "authorized_keys_file", None), user, log)
+            warn_of_lost_file(program.authorized_keys_file, user, log)
         program.start()
-        control = open_control(loop, log, name, program.commands()) if hasattr(program, "commands") else None
+        commands = program.commands()
+        control = open_control(loop, log, name, commands) if commands else None
         loop.run()
         if control is not None:
             control.close()
@@ -52,7 +100,7 @@ def _run(name, parse, program_class, argv):
         raise
 
 
-def make_loop(config):
+def make_loop(config: LogConfig) -> tuple[Loop, Log]:
     """The event loop of a program, and the log that it keeps."""
     log = Log(config.log_level, config.log_format)
     loop = Loop()
@@ -61,7 +109,7 @@ def make_loop(config):
     return loop, log
 
 
-def standard_fds_of(config):
+def standard_fds_of(config: LogConfig) -> list[int]:
     """Those of descriptors 0 and 1 that carry what is to be relayed, sent or received."""
     stdio = getattr(config, "stdio", False)
     reads = stdio or "-" in getattr(config, "paths", ())
@@ -69,7 +117,7 @@ def standard_fds_of(config):
     return [fd for fd, used in enumerate((reads, writes)) if used]
 
 
-def open_log_file(path):
+def open_log_file(path: str | None) -> LogFile | None:
     """Send standard error to a file; None without one. UsageError."""
     if path is None:
         return None
@@ -82,14 +130,14 @@ def open_log_file(path):
 class Reload:
     """What SIGHUP means to a server: files are read again, sessions continue."""
 
-    def __init__(self, program, log, log_file):
+    def __init__(self, program: Program, log: Log, log_file: LogFile | None) -> None:
         self._program = program
         self._log = log
         self._log_file = log_file
         self._is_immune = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # nohup(1): the terminal's end is not ours
         self._had_terminal = has_terminal()
 
-    def __call__(self):
+    def __call__(self) -> bool:
         """False, and nothing done, when the terminal that the program was started from is gone: that means its end."""
         if self._had_terminal and not self._is_immune and not has_terminal():
             return False
@@ -102,7 +150,7 @@ class Reload:
         return True
 
 
-def has_terminal():
+def has_terminal() -> bool:
     """Whether the process has a controlling terminal that is still there."""
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
@@ -111,18 +159,23 @@ def has_terminal():
     return True
 
 
-def install_signals(loop, stop, reload=None, stop_at_once=None):
+def install_signals(loop: Loop, stop: Callable[[str], object], reload: Callable[[], bool] | None = None,
+                    stop_at_once: Callable[[], object] | None = None) -> None:
     """First SIGTERM, SIGINT or SIGHUP: `stop(its name)`. From the second on `stop_at_once()`; without one the process
     ends there and then. SIGHUP is `reload()` before that, if there is one; when that says False, it is an end, too."""
     received: list[int] = []
 
-    def on_signal(number, _frame):
+    def on_signal(number: int, _frame: object) -> None:
         if number == signal.SIGHUP and reload is not None and not received:
-            loop.call_soon_threadsafe(lambda: reload() or end(number))
+            loop.call_soon_threadsafe(reload_or_end)
         else:
             end(number)
 
-    def end(number):
+    def reload_or_end() -> None:
+        if reload is None or not reload():
+            end(signal.SIGHUP)
+
+    def end(number: int) -> None:
         received.append(number)
         if len(received) == 1:
             loop.call_soon_threadsafe(lambda: stop(signal.Signals(number).name))
@@ -146,7 +199,7 @@ def install_signals(loop, stop, reload=None, stop_at_once=None):
         signal.signal(number, signal.SIG_IGN)
 
 
-def raise_descriptor_limit():
+def raise_descriptor_limit() -> None:
     """Every stream takes a descriptor: use all that the system grants."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -3,12 +3,19 @@
 Plain environment variables and datagrams; nothing of systemd need be there.
 """
 
+from __future__ import annotations
+
 import array
 import os
 import socket
 import time
+from collections.abc import Mapping, MutableMapping, Sequence
 
 from mproxy.relay.listeners import name_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mproxy.ground.shapes import ListenAddress
 
 _FIRST_FD = 3
 
@@ -18,41 +25,41 @@ _STORE_NAME = "mproxy-relay"
 
 
 class Notifier:
-    """Tells the service manager how we do. Without one every method does nothing."""
+    """Tells the service manager how the service is doing. Without one every method does nothing."""
 
-    def __init__(self, environ=os.environ):
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         self._address = environ.get("NOTIFY_SOCKET", "")
         if self._address.startswith("@"):
             self._address = "\0" + self._address[1:]
         self.watchdog_us = _watchdog_us(environ) if self._address else 0
 
-    def ready(self, status):
+    def ready(self, status: str) -> None:
         """Serving, from the start or again after a reload. MAINPID: a daemon is not the process that was started."""
         self._send(f"READY=1\nMAINPID={os.getpid()}\nSTATUS={status}")
 
-    def reloading(self):
+    def reloading(self) -> None:
         """New rules are being looked at."""
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
-    def stopping(self):
-        """Tell systemd that the program is stopping."""
+    def stopping(self) -> None:
+        """What is under way is being finished; nothing new is accepted."""
         self._send("STOPPING=1\nSTATUS=stopping")
 
-    def keep(self, fds):
+    def keep(self, fds: Sequence[int]) -> None:
         """Let the manager hold these sockets until the service has ended, and give them to the next run if there is one
         (FileDescriptorStoreMax= in the unit): callers wait for it meanwhile."""
         for start in range(0, len(fds), _MOST_FDS):
             self._send(f"FDSTORE=1\nFDNAME={_STORE_NAME}", fds[start:start + _MOST_FDS])
 
-    def keep_no_more(self):
+    def keep_no_more(self) -> None:
         """What a former run had kept has been taken over."""
         self._send(f"FDSTOREREMOVE=1\nFDNAME={_STORE_NAME}")
 
-    def watchdog(self):
-        """Tell systemd's watchdog that the program is alive."""
+    def watchdog(self) -> None:
+        """A sign of life, due twice within `watchdog_us`."""
         self._send("WATCHDOG=1")
 
-    def _send(self, text, fds=()):
+    def _send(self, text: str, fds: Sequence[int] = ()) -> None:
         if not self._address:
             return
         try:
@@ -64,7 +71,7 @@ class Notifier:
             pass  # a manager that is being restarted; the next word reaches it
 
 
-def _watchdog_us(environ):
+def _watchdog_us(environ: Mapping[str, str]) -> int:
     """Microseconds after which silence is a failure, 0: never."""
     if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return 0
@@ -72,9 +79,10 @@ def _watchdog_us(environ):
     return int(text) if text.isdigit() else 0
 
 
-def given_sockets(environ=os.environ):
-    """Sockets that the service manager has bound for us, {(protocol, host, port): [socket, ...]}, and names of
-    descriptors that are none.
+def given_sockets(
+    environ: MutableMapping[str, str] = os.environ,
+) -> tuple[dict[ListenAddress, list[socket.socket]], list[str]]:
+    """Sockets that the service manager has bound for us, by address, and names of descriptors that are none.
 
     The variables are removed: they are not for our children.
     """
@@ -82,7 +90,7 @@ def given_sockets(environ=os.environ):
     environ.pop("LISTEN_FDNAMES", None)
     if pid != str(os.getpid()) or not count.isdigit():
         return {}, []
-    given: dict[tuple, list[socket.socket]] = {}
+    given: dict[ListenAddress, list[socket.socket]] = {}
     strange = []
     for fd in range(_FIRST_FD, _FIRST_FD + int(count)):
         try:
