@@ -26,6 +26,7 @@ from mproxy.programs.transfer import (
 )
 from mproxy.programs.transfer_keys import SenderTrust
 from mproxy.service.run import Program, run_program
+from mproxy.service.status import parts_of, program_facts, transfer_facts
 from mproxy.transfer.destinations import NOBODY_READS, IntoDirectory, IntoFile, IntoPipe
 from mproxy.transfer.messages import AHEAD, FileKind, Result
 from mproxy.transfer.names import current_umask
@@ -158,9 +159,11 @@ class Recv(Program):
     """`mproxy recv`: receives files from several senders."""
 
     def __init__(self, config, log, loop):
+        self._started_at = loop.now()
         self._config, self._log, self._loop = config, log, loop
         self._endpoint = self._network = self._output = None
         self._receivers = {}
+        self._began = {}    # receiver -> when
         self._closing = []  # receivers whose connection is over, while they have files in hand
         self._marks = {}  # while senders wait for a place: {receiver: (what it had brought, when)}
         self._worst = 0
@@ -253,6 +256,7 @@ class Recv(Program):
             return
         receiver = FileReceiver(link, self._destination, self._workers, self, keying=self._trust.keying(),
                                 in_order=self._in_order, allowance=self._allowance)
+        self._began[receiver] = self._loop.now()
         self._receivers[receiver] = link.peer
         # Whoever has no key, or nothing to send, must not keep a place from those who have.
         self._loop.call_later(OPEN_WITHIN_US, lambda: receiver.announced or receiver.give_up(
@@ -329,6 +333,7 @@ class Recv(Program):
             self._closing.append(receiver)
         peer = _say(self._receivers.pop(receiver, ("?", 0)))
         self._marks.pop(receiver, None)
+        self._began.pop(receiver, None)
         if error is None:
             self._log.info("finished", peer=peer, bytes=receiver.received_bytes, kept=receiver.kept_bytes)
         elif receiver.open:
@@ -365,6 +370,21 @@ class Recv(Program):
             self._loop.call_later(LEAVE_LOOK_US, self._leave)
         else:
             self._loop.stop()
+
+    def commands(self):
+        """What can be asked through the control socket."""
+        return {"status": self._tell_status}
+
+    def _tell_status(self, _request, reply):
+        facts = program_facts(self._loop, self._started_at, "recv", self._config.name or f"recv:{self._address[1]}",
+                              "stopping" if self._leaving else "running")
+        facts["listening"] = [format_host_port(*self._address[:2])]
+        reply(parts_of(facts, "transfers", map(self._say_transfer, list(self._receivers.items()))))
+
+    def _say_transfer(self, item):
+        receiver, peer = item
+        return transfer_facts(_say(peer), receiver.received_bytes, receiver.kept_bytes, None,
+                              self._loop.now() - self._began.get(receiver, 0))
 
     def shut_down(self, signal_name):
         """SIGINT, SIGTERM: what has arrived stays for the next attempt."""

@@ -29,6 +29,7 @@ from mproxy.programs.transfer import (
 from mproxy.programs.transfer_keys import explain_refusal, sender_keying
 from mproxy.service.ending import complain
 from mproxy.service.run import Program, run_program
+from mproxy.service.status import parts_of, program_facts, transfer_facts
 from mproxy.transfer.messages import FileKind, Result
 from mproxy.transfer.sender import find_sources
 from mproxy.transfer.workers import Workers
@@ -85,6 +86,8 @@ class Send(Program):
     def __init__(self, config, log, loop):
         self.exit_status = 1
         self._config, self._log, self._loop = config, log, loop
+        self._started_at = self._began_at = loop.now()
+        self._total = None  # bytes of all files, None: unknown
         self._delivery = self._endpoint = self._endpoint_config = self._network = None
         self._progress = Progress(loop, log, config.quiet)
         self._workers = None
@@ -131,7 +134,8 @@ class Send(Program):
                 return
         self._delivery = Delivery(self._loop, self._endpoint, config.host, config.port, look_up,
                                   lambda: sender_keying(config, self._log), self, self._endpoint_config.idle_us)
-        self._progress.start(_total_of(sources), lambda: self._delivery.done_bytes,
+        self._began_at, self._total = self._loop.now(), _total_of(sources)
+        self._progress.start(self._total, lambda: self._delivery.done_bytes,
                              lambda: self._delivery.statistics.get("lost", 0))
         self._delivery.start(sources, addresses, self._workers)
 
@@ -223,6 +227,21 @@ class Send(Program):
             self._loop.call_later(5_000, lambda: self._wait_for_end(left_us - 5_000))
         else:
             self._loop.stop()
+
+    def commands(self):
+        """What can be asked through the control socket."""
+        return {"status": self._tell_status}
+
+    def _tell_status(self, _request, reply):
+        config, delivery = self._config, self._delivery
+        to = format_host_port(config.host, config.port)
+        facts = program_facts(self._loop, self._started_at, "send", config.name or f"send->{to}",
+                              "stopping" if self._finished or self._stopped is not None else "running")
+        transfers = []
+        if delivery is not None:
+            transfers.append(transfer_facts(to, delivery.sent_bytes, delivery.done_bytes - delivery.sent_bytes,
+                                            self._total, self._loop.now() - self._began_at))
+        reply(parts_of(facts, "transfers", transfers))
 
     def shut_down(self, signal_name):
         """SIGINT, SIGTERM: what has arrived stays there for the next attempt."""

@@ -29,7 +29,7 @@ WAIT_S = 0.1
 LONGEST_LINE = 1000
 
 _WHICH = "PROGRAM|NAME|PID"
-_WHICH_HELP = "cproxy, sproxy or relay: all of these; or a name, or a process number (default all)"
+_WHICH_HELP = "cproxy, sproxy, relay, recv or send: all of these; or a name, or a process number (default all)"
 
 
 # ---- mproxy status
@@ -42,8 +42,9 @@ def status_main(argv: list[str]) -> int:
 def _status(argv: list[str]) -> int:
     parser = _parser(
         "status", f"[--json] [--watch] [{_WHICH}]",
-        "Show what every cproxy, sproxy and relay of this user does (as root: of this\n"
-        "host): sessions, their state, the round trip, what was moved, and outages.",
+        "Show what every cproxy, sproxy, relay, recv and send of this user does (as root:\n"
+        "of this host): sessions, their state, the round trip, what was moved, and\n"
+        "outages; and files being transferred.",
         "examples:\n"
         "  mproxy status                  everything\n"
         "  mproxy status --watch sproxy   every second, all that are sproxy\n"
@@ -80,10 +81,13 @@ def _as_json(found: list[Facts]) -> Iterator[str]:
 
 def _as_text(found: list[Facts]) -> Iterator[str]:
     if not found:
-        yield "nothing is running: no cproxy, sproxy or relay of this user has a control socket here"
+        yield "nothing is running: no cproxy, sproxy, relay, recv or send of this user has a control socket here"
     for number, facts in enumerate(found):
         if number:
             yield ""
+        if "transfers" in facts:
+            yield from map(clean, _say_transfers(facts))
+            continue
         if facts.get("program") == "relay":
             yield clean(say_status(facts, as_json=False))
         else:
@@ -124,6 +128,18 @@ def _say_session(session: Facts) -> Iterator[str]:
         moved += (f"; {counted(outages['count'], 'outage')}, the longest {outages['longest_s']:.1f} s,"
                   f" {outages['total_s']:.1f} s in all")
     yield f"    {moved}"
+
+
+def _say_transfers(facts: Facts) -> Iterator[str]:
+    where = f", on {', '.join(facts['listening'])}" if "listening" in facts else ""
+    yield (f"{facts['name']}  process {facts['pid']}, {facts['state']} for {say_duration(facts['uptime_s'])}{where},"
+           f" {counted(len(facts['transfers']), 'transfer')}")
+    for each in facts["transfers"]:
+        done = each["moved_bytes"] + each["kept_bytes"]
+        total = f" of {say_bytes(each['total_bytes'])}" if each["total_bytes"] is not None else ""
+        left = f", {say_duration(each['left_s'])} left" if each["left_s"] is not None else ""
+        yield (f"  {each['peer']}  {say_bytes(done)}{total}, {say_bytes(each['bytes_per_second'])}/s{left},"
+               f" since {say_duration(each['age_s'])}")
 
 
 def clean(text: str) -> str:

@@ -9,7 +9,7 @@ import time
 from mproxy import __version__
 from mproxy.ground.config import DAY_US, LOG_FORMATS, LOG_LEVELS, SECOND_US, LogConfig, Setting, format_host_port
 from mproxy.ground.errors import MproxyError, UsageError
-from mproxy.ground.words import parse_bind, parse_count, parse_duration
+from mproxy.ground.words import parse_bind, parse_count, parse_duration, parse_name
 from mproxy.policy.resolver import interleave, look_up_host, numeric_address
 from mproxy.programs.transfer_keys import add_key_options, take_key
 from mproxy.transfer.messages import Result
@@ -34,6 +34,8 @@ class TransferConfig(LogConfig):
     bind = Setting(None)
     json = Setting(False)
     quiet = Setting(False)
+    # What `mproxy status` calls this program; None: made of its port, or of where it sends to.
+    name: Setting[str | None] = Setting(None)
     # send
     paths = Setting(())
     host = Setting("")
@@ -69,6 +71,8 @@ def add_common(parser):
         "give up after this long without an answer (default 1m)"))
     parser.add(group, "--bind", parse_bind, metavar="ADDR", help="local numeric address to use (default: every one)")
     group = parser.add_argument_group("output")
+    parser.add(group, "--name", parse_name, metavar="NAME", help=(
+        "what 'mproxy status' calls this program (default made of its port)"))
     group.add_argument("--json", action="store_true", default=None, help="print one JSON object per file")
     parser.add_choice(group, "--log-level", LOG_LEVELS, "debug, info, warning or error (default info)")
     parser.add_choice(group, "--log-format", LOG_FORMATS, "text, or one JSON object per line (default text)")

@@ -8,7 +8,6 @@ wrongly, never reads or never ends costs its connection, and no turn of the loop
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
 import socket
 import stat
@@ -280,9 +279,10 @@ def ask(path: str, command: str, **more: object) -> dict[str, Any]:
 
 def find_running(program: str = "*") -> list[tuple[str, int, str]]:
     """(program, process, socket) of those that run here: this user's, for root the whole host's."""
+    from glob import escape, glob
     found: dict[int, tuple[str, int, str]] = {}
     for place in search_places():
-        for path in sorted(glob.glob(os.path.join(glob.escape(place), f"{program}-*.sock"))):
+        for path in sorted(glob(os.path.join(escape(place), f"{program}-*.sock"))):
             name, _, pid = os.path.basename(path).removesuffix(".sock").rpartition("-")
             if pid.isdigit() and os.path.exists(f"/proc/{pid}"):
                 found.setdefault(int(pid), (name, int(pid), path))
@@ -293,8 +293,9 @@ def search_places() -> list[str]:
     """Directories that may have sockets of this user's programs; for root those of all users."""
     places = runtime_directories()
     if os.geteuid() == 0:
+        from glob import glob
         for pattern in ("/run/mproxy*", "/run/user/*/mproxy", "/tmp/mproxy-*"):
-            places += sorted(glob.glob(pattern))
+            places += sorted(glob(pattern))
     return list(dict.fromkeys(places))
 
 

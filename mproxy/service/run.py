@@ -88,7 +88,7 @@ def _run(name: str, parse: Parse[Configuration], make_program: MakeProgram[Confi
             warn_of_lost_file(program.authorized_keys_file, user, log)
         program.start()
         commands = program.commands()
-        control = open_control(loop, log, name, commands) if commands else None
+        control = open_control(loop, log, name.removeprefix("mproxy "), commands) if commands else None
         loop.run()
         if control is not None:
             control.close()

@@ -94,6 +94,17 @@ def session_facts(endpoint: Endpoint, outages: Outages, now: int) -> dict[str, A
         "outages": outages.facts(now)}
 
 
+def transfer_facts(peer: str, moved_bytes: int, kept_bytes: int, total_bytes: int | None,
+                   took_us: int) -> dict[str, Any]:
+    """Files on their way: `moved_bytes` went over the path, `kept_bytes` were there already. The rate is that of the
+    whole transfer until now."""
+    rate = moved_bytes / took_us * 1e6 if took_us > 0 else 0.0
+    left = total_bytes - moved_bytes - kept_bytes if total_bytes is not None else None
+    return {"peer": peer, "age_s": seconds(took_us), "moved_bytes": moved_bytes, "kept_bytes": kept_bytes,
+            "total_bytes": total_bytes, "bytes_per_second": round(rate),
+            "left_s": round(left / rate, 1) if left is not None and rate >= 1 else None}
+
+
 def say_carrier(endpoint: Endpoint, addresses: Any) -> dict[str, Any] | None:
     """The carrier; None when there is none."""
     if addresses is None:

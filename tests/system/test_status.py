@@ -129,6 +129,24 @@ def test_text_names_everything(pair, served):
     assert "nothing is running" in ask(pair.lab.router, "status", status=1)
 
 
+def test_a_transfer_is_shown_at_both_ends(lab, tmp_path):
+    """Goal: how much of how much is done, on a path that takes 20 s for it."""
+    source = tmp_path / "source"
+    source.write_bytes(bytes(range(256)) * 40_000)
+    receiver = lab.server.start(MPROXY, "recv", "--open", "--name", "inbox", "7000", "-o", f"{tmp_path}/target/")
+    receiver.event("listening")
+    lab.wifi.shape("4mbit")
+    lab.client.start(MPROXY, "send", source, lab.server_address, "7000")
+
+    def halfway(host, which):
+        return until(lambda: [each for each in facts(host, which)["transfers"] if each["moved_bytes"] > 1_000_000], 30,
+                     "a megabyte")[0]
+    there, here = halfway(lab.server, "inbox"), halfway(lab.client, "send")
+    assert here["total_bytes"] == 256 * 40_000 and here["left_s"] > 0
+    assert 0 < there["bytes_per_second"] < 1_000_000
+    assert "left" in ask(lab.client, "status", "send")
+
+
 @pytest.mark.parametrize("side", ["client", "server"])
 def test_kill_ends_a_session_at_both_ends(pair, served, side):
     """Goal: the application is reset, both logs say who and why, and the next application has a new session."""
