@@ -79,6 +79,8 @@ class Service:
             self._pidfile = None
 
     def _on_ready(self):
+        if self._stopping:
+            return
         self.log.info("ready", pid=os.getpid(), rules=len(self._rules), mode=self._mode)
         self._notifier.ready(counted(len(self._rules), "rule"))
         self._notifier.keep_no_more()
@@ -106,7 +108,7 @@ class Service:
     def _listen_for_commands(self):
         self._server = open_control(self._loop, self.log, "relay", {
             "status": lambda _request, reply: self._backend.status(lambda facts: reply(self._facts(facts))),
-            "reload": lambda _request, reply: reply(self.reload())})
+            "reload": lambda _request, reply: self._reload(reply)})
 
     def _facts(self, facts):
         return {
@@ -117,10 +119,16 @@ class Service:
             "reloads": self._reloads, "last_reload_errors": self._last_reload or [], **facts}
 
     def reload(self):
-        """Read the file again and go over to its rules; {"ok": bool, "lines": what is wrong, "done": summary}."""
+        """SIGHUP: read the file again and go over to its rules. True: that is not the end."""
+        self._reload(lambda _answer: None)
+        return True
+
+    def _reload(self, reply):
+        """Go over to the rules of the file; then `reply({"ok": bool, "lines": what is wrong, "done": summary})`."""
         if self._stopping or not self._config.file:
             why = "the relay is stopping" if self._stopping else "the rule is from the command line: there is no file"
-            return {"ok": False, "lines": [why]}
+            reply({"ok": False, "lines": [why]})
+            return
         self._notifier.reloading()
         try:
             self._log_file.open()
@@ -133,13 +141,17 @@ class Service:
                 self.log.error("reload-failed", why=line)
             self._last_reload = lines
             self._notifier.ready("reload failed: the previous rules stay in effect")
-            return {"ok": False, "lines": [*lines, "nothing was changed: the previous rules stay in effect"]}
+            reply({"ok": False, "lines": [*lines, "nothing was changed: the previous rules stay in effect"]})
+            return
         self._rules, self._last_reload = rules, None
         self._reloads += 1
-        self.log.info("reloaded", rules=len(rules), added=added, changed=changed, removed=removed)
-        total = counted(len(rules), "rule")
+        self._backend.when_followed(lambda: self._reloaded(len(rules), added, changed, removed, reply))
+
+    def _reloaded(self, rules, added, changed, removed, reply):
+        self.log.info("reloaded", rules=rules, added=added, changed=changed, removed=removed)
+        total = counted(rules, "rule")
         self._notifier.ready(total)
-        return {"ok": True, "lines": [], "done": f"{total}: {added} added, {changed} changed, {removed} removed"}
+        reply({"ok": True, "lines": [], "done": f"{total}: {added} added, {changed} changed, {removed} removed"})
 
     # ---- the end
 

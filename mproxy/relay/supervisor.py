@@ -36,6 +36,9 @@ LOGGED_ONE_BY_ONE = 200
 # How long `status` waits for workers that do not answer.
 REPORT_PATIENCE_US = 1_000_000
 
+# How long a start or a reload is not called done for workers that do not answer: less than `reload` waits for us.
+FOLLOW_PATIENCE_US = 10_000_000
+
 # How long the start waits for the first answer to every name, so that the first caller finds a target.
 NAMES_PATIENCE_US = 2_000_000
 LOOK_US = 5_000
@@ -110,12 +113,20 @@ class Supervisor:
 
     def status(self, callback):
         """Ask the workers, then call `callback(facts)`: {"workers": [...], "rules": [...], "totals": {...}}."""
+        self._ask(REPORT_PATIENCE_US, lambda: callback(self._facts()))
+
+    def when_followed(self, callback):
+        """Call `callback()` when every worker follows the rules as they are now."""
+        self._ask(FOLLOW_PATIENCE_US, callback)
+
+    def _ask(self, patience_us, callback):
+        """Call back when every worker has answered, which it does behind all that it was told before."""
         asked = {worker.number for worker in self._pool.alive if worker.state == RUNNING}
         number = self._next_question
         self._next_question += 1
-        self._questions[number] = [asked, lambda: callback(self._facts())]
+        self._questions[number] = [asked, callback]
         self._pool.send("report", number)
-        self._loop.call_later(REPORT_PATIENCE_US, lambda: self._answered(number, None))
+        self._loop.call_later(patience_us, lambda: self._answered(number, None))
         self._answered(number, None if not asked else -1)
 
     def listening_fds(self):
@@ -359,7 +370,7 @@ class Supervisor:
     def _await_ready(self, patience_until, on_ready):
         late = self._loop.now() >= patience_until
         if all(worker.state == RUNNING for worker in self._pool.workers) and (late or not self._names.waiting):
-            on_ready()
+            self.when_followed(on_ready)
         else:
             self._loop.call_later(LOOK_US, lambda: self._await_ready(patience_until, on_ready))
 

@@ -264,6 +264,21 @@ def test_a_removed_rule_keeps_its_connections(lab, relay, echo):
     assert (totals["total"], totals["connections"]) == (1, 1)
 
 
+def test_reload_is_done_when_the_workers_are(lab, relay, echo):
+    """Goal: who has seen `reload` end, or `reloaded` in the log, meets the new rules and no others."""
+    program = relay.start(RULE)
+    [worker] = relay.workers()
+    relay.write(f"7006 -> {SERVER}:{ECHO_PORT}")
+    os.kill(worker, signal.SIGSTOP)
+    reloading = relay.host.start(MPROXY, "relay", "reload", "--pidfile", relay.pidfile, env=relay.environment)
+    program.expect(" closed ", output=program.log)
+    outage(0.5)
+    assert reloading.running and not program.events("reloaded")
+    os.kill(worker, signal.SIGCONT)
+    assert reloading.wait() == 0
+    assert not is_served(lab.client, 7005) and is_served(lab.client, 7006)
+
+
 def test_a_changed_target_is_for_new_connections(lab, relay, echo):
     """Goal: after a reload new connections go to the new target, old ones stay with the old."""
     with lab.server.listen(8006, "0.0.0.0") as other:
