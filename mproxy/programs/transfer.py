@@ -1,5 +1,7 @@
 """What `mproxy send` and `mproxy recv` share: options, exit status, progress, the words for how it went."""
 
+from __future__ import annotations
+
 import argparse
 import json
 import os
