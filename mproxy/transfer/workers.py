@@ -10,9 +10,11 @@ import threading
 import time
 from collections import deque
 
-# Nobody is to wait longer for results because more of them are coming. If there are only so few of them, the disk is
-# slow: alone one of these jobs may have waited for a processor, or for the GIL.
-MOMENT_S, FEW = 0.002, 4
+TELL_S = 0.001  # nobody is to wait longer for results because more of them are coming
+
+# Short jobs that take so long on average are not: the disk is slow. The average is over the last ones, and for it a job
+# takes MOST_S at most: one alone may have waited for a processor, or for the GIL.
+SLOW_S, MOST_S, OF_THE_LAST = 0.00025, 0.001, 8
 
 
 class Workers:
@@ -26,6 +28,7 @@ class Workers:
         self._long_jobs = 0  # that wait, or are being done: a thread for each of them, and one for all that is short
         self._awake = 0  # threads that work, or have been called
         self._calls: queue.SimpleQueue = queue.SimpleQueue()  # an entry for each thread that is to wake up
+        self._average_s = 0.0  # of short jobs
         self._results: deque = deque()
         self._told = False  # the loop will call _deliver
         for _ in range(count):
@@ -63,18 +66,17 @@ class Workers:
 
     def _work(self):
         """Do what there is to do."""
-        began_at, count = time.monotonic(), 0
+        told_at = time.monotonic()
         while (job := self._next()) is not None:
             function, done, short = job
-            now = time.monotonic()
-            if not short or now - began_at > MOMENT_S:
+            began_at = time.monotonic()
+            if not short or began_at - told_at > TELL_S:
                 self._tell()
-                if 0 < count <= FEW:
-                    self._share()
-                began_at, count = now, 0
+                told_at = began_at
             self._do(function, done)
-            count += 1
-            if not short:
+            if short:
+                self._judge(time.monotonic() - began_at)
+            else:
                 self._end_long()
             del function, done, job  # buffers must not live until the next job
         self._tell()
@@ -98,11 +100,13 @@ class Workers:
         with self._lock:
             self._long_jobs -= 1
 
-    def _share(self):
-        """Let another thread help with what there is."""
-        with self._lock:
-            if self._jobs:
-                self._call(self._count)
+    def _judge(self, took_s):
+        """Have another thread help with the other jobs, if short jobs are not short."""
+        self._average_s += (min(took_s, MOST_S) - self._average_s) / OF_THE_LAST
+        if self._average_s > SLOW_S:
+            with self._lock:
+                if self._jobs:
+                    self._call(self._count)
 
     def _tell(self):
         """Have the loop fetch the results."""

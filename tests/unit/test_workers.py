@@ -92,11 +92,12 @@ def test_short_jobs_are_for_one_thread(no_time_passes):
 
 
 def test_short_jobs_that_are_not_are_shared(all_takes_long):
-    """Goal: two jobs of which each waits for the other: there are two threads, as soon as one job has taken long."""
+    """Goal: two jobs of which each waits for the other: there are two threads, as soon as some jobs have taken long."""
     workers = Workers(Loop().call_soon_threadsafe, 2)
     meeting, met = threading.Barrier(2, timeout=SECONDS), []
     begin, over = threading.Event(), threading.Semaphore(0)
-    workers.submit(lambda: begin.wait(SECONDS), nobody, short=True)
+    for _ in range(module.OF_THE_LAST):
+        workers.submit(lambda: begin.wait(SECONDS), nobody, short=True)
     for _ in range(2):
         workers.submit(lambda: (met.append(meeting.wait()), over.release()), nobody, short=True)
     begin.set()
