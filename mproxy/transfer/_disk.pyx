@@ -1,9 +1,9 @@
-"""Room on a disk and a name that is free; why not by the C library: _disk.pxd."""
+"""What arriving files need of the disk. Why not by the os module: _disk.pxd."""
 
 import os
 
-from libc.errno cimport EINTR, EINVAL, ENOSYS, EOPNOTSUPP, errno
-from libc.stdint cimport int64_t
+from libc.errno cimport EACCES, EEXIST, EINTR, EINVAL, ENOENT, ENOSYS, EOPNOTSUPP, EPERM, errno
+from libc.stdint cimport int64_t, uint8_t
 
 
 cdef extern from *:
@@ -12,20 +12,233 @@ cdef extern from *:
     #define _GNU_SOURCE 1
     #endif
     #include <fcntl.h>
+    #include <stdio.h>
+    #include <sys/file.h>
+    #include <sys/stat.h>
     #include <sys/syscall.h>
     #include <unistd.h>
+    #define IS_SAME(a, b) ((a)->st_dev == (b)->st_dev && (a)->st_ino == (b)->st_ino)
     static int rename_no_replace(int directory, const char *from, const char *to) {
         return (int)syscall(SYS_renameat2, directory, from, directory, to, 1);  /* RENAME_NOREPLACE */
     }
+    static int link_descriptor(int fd, int directory, const char *name) {
+        char own[32];
+        snprintf(own, sizeof own, "/proc/self/fd/%d", fd);
+        return linkat(AT_FDCWD, own, directory, name, AT_SYMLINK_FOLLOW);
+    }
     """
+    ctypedef unsigned int mode_t
+    struct timespec:
+        int64_t tv_sec
+        int64_t tv_nsec
+    struct stat_t "stat":
+        unsigned long long st_dev, st_ino
+        mode_t st_mode
+        unsigned long long st_nlink
+        unsigned int st_uid
+        int64_t st_size
+        timespec st_mtim, st_ctim
+    int AT_SYMLINK_NOFOLLOW, LOCK_EX, LOCK_NB
+    int O_RDONLY, O_RDWR, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_CLOEXEC, O_DIRECTORY
+    bint IS_SAME(const stat_t *a, const stat_t *b) nogil
+    int openat(int directory, const char *name, int flags, ...) nogil
+    int close(int fd) nogil
+    int flock(int fd, int operation) nogil
+    int fstat(int fd, stat_t *status) nogil
+    int fstatat(int directory, const char *name, stat_t *status, int flags) nogil
+    ssize_t pread(int fd, void *data, size_t length, int64_t at) nogil
+    ssize_t pwrite(int fd, const void *data, size_t length, int64_t at) nogil
     int fallocate(int fd, int mode, int64_t offset, int64_t length) nogil
+    int fdatasync(int fd) nogil
+    int fchmod(int fd, mode_t mode) nogil
+    int futimens(int fd, const timespec *times) nogil
+    int link_descriptor(int fd, int directory, const char *name) nogil
+    int unlinkat(int directory, const char *name, int flags) nogil
     int rename_no_replace(int directory, const char *source, const char *target) nogil
+
+
+cdef class Status:
+    """Of a file: what is needed of os.stat_result, under the same names."""
+
+    cdef readonly unsigned long long st_dev, st_ino, st_nlink
+    cdef readonly unsigned int st_mode, st_uid
+    cdef readonly int64_t st_size, st_mtime_ns, st_ctime_ns
+
+
+cdef Status as_status(const stat_t *found):
+    cdef Status status = Status.__new__(Status)
+    status.st_dev, status.st_ino, status.st_nlink = found.st_dev, found.st_ino, found.st_nlink
+    status.st_mode, status.st_uid, status.st_size = found.st_mode, found.st_uid, found.st_size
+    status.st_mtime_ns = found.st_mtim.tv_sec * 1_000_000_000 + found.st_mtim.tv_nsec
+    status.st_ctime_ns = found.st_ctim.tv_sec * 1_000_000_000 + found.st_ctim.tv_nsec
+    return status
+
+
+cdef int fail() except -1:
+    raise OSError(errno, os.strerror(errno))
+
+
+# ---- names
+
+def open_below(int base, parts):
+    """A descriptor of the directory that the names `parts` lead to from `base`, itself if there are none. OSError, its
+    `filename` the part that is missing, a symbolic link, or no directory."""
+    cdef int flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC
+    cdef int above = base, below
+    cdef const char *name
+    for part in parts or [b"."]:
+        name = part
+        with nogil:
+            below = openat(above, name, flags)
+            while below < 0 and errno == EINTR:
+                below = openat(above, name, flags)
+        error = errno
+        if above != base:
+            close(above)
+        if below < 0:
+            raise OSError(error, os.strerror(error), part)
+        above = below
+    return above
+
+
+def find(int directory, bytes name not None):
+    """The Status of `name` in a directory, of a symbolic link its own; None where there is nothing. OSError."""
+    cdef const char *sought = name
+    cdef stat_t found
+    cdef int result
+    with nogil:
+        result = fstatat(directory, sought, &found, AT_SYMLINK_NOFOLLOW)
+    if result == 0:
+        return as_status(&found)
+    if errno != ENOENT:
+        fail()
+    return None
+
+
+def is_named(int fd, int directory, bytes name not None):
+    """Whether an open file has this name in a directory; false where that cannot be found out."""
+    cdef const char *own = name
+    cdef bint same
+    with nogil:
+        same = has_name(fd, directory, own)
+    return same
+
+
+cdef bint has_name(int fd, int directory, const char *name) noexcept nogil:
+    cdef stat_t held, found
+    return (fstat(fd, &held) == 0 and fstatat(directory, name, &found, AT_SYMLINK_NOFOLLOW) == 0
+            and IS_SAME(&held, &found))
+
+
+def create(int directory, bytes name not None):
+    """A descriptor of a new file, readable for its owner only, and locked; -1 when the name is taken. OSError;
+    BlockingIOError when somebody was faster with the lock."""
+    cdef const char *own = name
+    cdef int flags = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC
+    cdef int fd, result = 0
+    with nogil:
+        fd = openat(directory, own, flags, <mode_t>0o600)
+        while fd < 0 and errno == EINTR:
+            fd = openat(directory, own, flags, <mode_t>0o600)
+        if fd >= 0:
+            result = flock(fd, LOCK_EX | LOCK_NB)
+    if result < 0:
+        error = errno
+        close(fd)
+        raise OSError(error, os.strerror(error))
+    if fd < 0 and errno != EEXIST:
+        fail()
+    return fd
+
+
+def link_open(int fd, int directory, bytes name not None):
+    """Give an open file a name more in a directory (proc(5), linkat(2)); FileExistsError, OSError."""
+    cdef const char *new = name
+    cdef int result
+    with nogil:
+        result = link_descriptor(fd, directory, new)
+    if result < 0:
+        fail()
+
+
+def remove_named(int fd, int directory, bytes name not None):
+    """Remove a name from a directory, if it is that of an open file. OSError."""
+    cdef const char *own = name
+    cdef int result = 0
+    with nogil:
+        if has_name(fd, directory, own):
+            result = unlinkat(directory, own, 0)
+    if result < 0:
+        fail()
+
+
+def rename_new(int directory, bytes source not None, bytes target not None):
+    """Rename within the directory of a descriptor, to a name that is free (renameat2(2), RENAME_NOREPLACE); false: the
+    file system cannot. FileExistsError when the name is taken, OSError."""
+    cdef const char *source_name = source
+    cdef const char *target_name = target
+    cdef int result
+    with nogil:
+        result = rename_no_replace(directory, source_name, target_name)
+    if result == 0:
+        return True
+    if errno in (EOPNOTSUPP, ENOSYS, EINVAL):
+        return False
+    fail()
+
+
+# ---- contents
+
+def status_of(int fd):
+    """The Status of an open file. OSError."""
+    cdef stat_t found
+    cdef int result
+    with nogil:
+        result = fstat(fd, &found)
+    if result < 0:
+        fail()
+    return as_status(&found)
+
+
+def read_at(int fd, uint8_t[::1] buffer not None, int64_t at):
+    """Fill `buffer` from offset `at` of a file; how many bytes: fewer where it ends. OSError."""
+    cdef size_t done = 0, length = <size_t>buffer.shape[0]
+    cdef ssize_t got = 1
+    if length == 0:
+        return 0
+    with nogil:
+        while done < length and got != 0:
+            got = pread(fd, &buffer[done], length - done, at + <int64_t>done)
+            if got > 0:
+                done += <size_t>got
+            elif got < 0 and errno != EINTR:
+                break
+    if got < 0:
+        fail()
+    return done
+
+
+def write_at(int fd, const uint8_t[::1] data not None, int64_t at):
+    """Write all of `data` at offset `at` of a file. OSError."""
+    cdef size_t done = 0, length = <size_t>data.shape[0]
+    cdef ssize_t put = 0
+    if length == 0:
+        return
+    with nogil:
+        while done < length:
+            put = pwrite(fd, &data[done], length - done, at + <int64_t>done)
+            if put >= 0:
+                done += <size_t>put
+            elif errno != EINTR:
+                break
+    if put < 0:
+        fail()
 
 
 def reserve(int fd, int64_t offset, int64_t length):
     """Reserve bytes [offset, offset + length) of a file, which grows to hold them; false: the file system cannot.
 
-    OSError when there is no room. Releases the GIL.
+    OSError when there is no room.
     """
     cdef int result
     while True:
@@ -36,19 +249,29 @@ def reserve(int fd, int64_t offset, int64_t length):
         if errno in (EOPNOTSUPP, ENOSYS, EINVAL):
             return False
         if errno != EINTR:
-            raise OSError(errno, os.strerror(errno))
+            fail()
 
 
-def rename_new(int directory, bytes source, bytes target):
-    """Rename within the directory of a descriptor, to a name that is free (renameat2(2), RENAME_NOREPLACE); false: the
-    file system cannot. FileExistsError when the name is taken, OSError. Releases the GIL."""
-    cdef const char *source_name = source
-    cdef const char *target_name = target
+def settle(int fd, mode_t mode, mtime_ns):
+    """Put the contents of a file on the disk, then give it its mode and, unless None, its time; its Status. A file
+    system that lets nobody set these keeps its own. OSError."""
+    cdef timespec times[2]
+    cdef bint has_time = mtime_ns is not None
+    cdef stat_t found
     cdef int result
+    if has_time:
+        times[0].tv_sec, times[0].tv_nsec = divmod(mtime_ns, 1_000_000_000)
+        times[1] = times[0]
     with nogil:
-        result = rename_no_replace(directory, source_name, target_name)
-    if result == 0:
-        return True
-    if errno in (EOPNOTSUPP, ENOSYS, EINVAL):
-        return False
-    raise OSError(errno, os.strerror(errno))
+        result = fdatasync(fd)
+        while result < 0 and errno == EINTR:
+            result = fdatasync(fd)
+        if result == 0:
+            result = fchmod(fd, mode)
+            if result == 0 and has_time:
+                result = futimens(fd, times)
+            if result == 0 or errno == EPERM or errno == EACCES:
+                result = fstat(fd, &found)
+    if result < 0:
+        fail()
+    return as_status(&found)

@@ -5,12 +5,13 @@ import os
 import select
 
 from mproxy.ground.errors import PeerError
+from mproxy.transfer._disk import find
 from mproxy.transfer.leftovers import remove_abandoned
 from mproxy.transfer.messages import FileKind, Result, bad
 from mproxy.transfer.names import BadName, make_directory, open_directory, split_name, temporary_names
-from mproxy.transfer.partial import MOST_PIPE_BLOCKS, PartialFile, one_by_one
+from mproxy.transfer.partial import MOST_PIPE_BLOCKS, PartialFile, check_free, one_by_one
 from mproxy.transfer.parts import Parts
-from mproxy.transfer.present import PresentFile, has_same_size, has_state
+from mproxy.transfer.present import PresentFile, has_state, may_be
 from mproxy.transfer.tree import DIGEST_BYTES, block_count, leaf, root
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -27,7 +28,14 @@ class Refusal(PeerError):
 def _target(directory, name, file, *, force, umask, spread, anew):
     """What `file` is received into, under `name` in the directory of a descriptor, which it takes over. `anew`: what
     is there is known to be another file."""
-    present = not anew and has_same_size(directory, name, file) and not (force and has_state(directory, name))
+    try:
+        found = find(directory, name)
+        present = not anew and may_be(found, file) and not (force and has_state(directory, name))
+        if not present:
+            check_free(found, file, force)
+    except BaseException:
+        os.close(directory)
+        raise
     kind = PresentFile if present else PartialFile
     return kind(directory, name, file, force=force, umask=umask, spread=spread)
 

@@ -4,8 +4,8 @@ import fcntl
 import os
 import stat
 
+from mproxy.transfer._disk import is_named
 from mproxy.transfer.names import is_temporary
-from mproxy.transfer.partial import same_file
 
 
 def remove_abandoned(path, before_ns, names=None):
@@ -32,7 +32,7 @@ def _remove(directory_fd, name, before_ns):
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             status = os.fstat(fd)
-            if not _is_old(status, directory_fd, before_ns) or not same_file(status, name, directory_fd):
+            if not _is_old(status, directory_fd, before_ns) or not is_named(fd, directory_fd, name):
                 return None
             os.unlink(name, dir_fd=directory_fd)
             return status.st_blocks * 512

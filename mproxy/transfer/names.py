@@ -9,13 +9,12 @@ import hashlib
 import os
 
 from mproxy.ground.errors import MproxyError
+from mproxy.transfer._disk import open_below
 from mproxy.transfer.messages import MOST_NAME_BYTES
 
 PART, STATE = b".mproxy-part", b".mproxy-state"
 LONGEST_COMPONENT = 255  # NAME_MAX
 MOST_DEPTH = 128  # components; deeper trees are made to do harm
-
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class BadName(MproxyError):
@@ -60,23 +59,14 @@ def temporary_names(name):
 
 def open_directory(base_fd, parts):
     """A descriptor of the directory below `base_fd`; BadName through a symbolic link, or where there is none."""
-    if not parts:
-        return os.dup(base_fd)
-    fd = base_fd
-    for part in parts:
-        try:
-            below = os.open(part, _DIRECTORY, dir_fd=fd)
-        except FileNotFoundError:
-            raise BadName(f"its directory {os.fsdecode(part)} was not announced") from None
-        except OSError as error:
-            if error.errno in (errno.ELOOP, errno.ENOTDIR):
-                raise BadName(f"{os.fsdecode(part)} exists and is not a directory") from None
-            raise
-        finally:
-            if fd != base_fd:
-                os.close(fd)
-        fd = below
-    return fd
+    try:
+        return open_below(base_fd, parts)
+    except FileNotFoundError as error:
+        raise BadName(f"its directory {os.fsdecode(error.filename)} was not announced") from None
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            raise BadName(f"{os.fsdecode(error.filename)} exists and is not a directory") from None
+        raise
 
 
 def make_directory(base_fd, parts, mode):

@@ -21,7 +21,19 @@ import struct
 import threading
 
 from mproxy.ground.errors import MproxyError
-from mproxy.transfer._disk import rename_new, reserve
+from mproxy.transfer._disk import (
+    create,
+    find,
+    is_named,
+    link_open,
+    read_at,
+    remove_named,
+    rename_new,
+    reserve,
+    settle,
+    status_of,
+    write_at,
+)
 from mproxy.transfer.messages import MOST_RANGES, FileKind
 from mproxy.transfer.names import PART, temporary_names
 from mproxy.transfer.parts import Parts
@@ -59,34 +71,27 @@ def spans(count):
     return [range(first, min(first + _AT_ONCE, count)) for first in range(0, count, _AT_ONCE)]
 
 
-def same_file(status, name, directory_fd):
-    """Whether `name` in the directory is the file that `status` is of."""
-    try:
-        named = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return (named.st_dev, named.st_ino) == (status.st_dev, status.st_ino)
-
-
-def exists(name, directory_fd):
-    """Whether there is anything of that name, a broken link, too."""
-    try:
-        os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
-        return True
-    except FileNotFoundError:
-        return False
-
-
 def read_block(fd, buffer, number, length):
     """Block `number`, of `length` bytes at most, in `buffer`; shorter where the file ends."""
     view = memoryview(buffer)[:length]
-    done = 0
-    while done < length:
-        got = os.preadv(fd, [view[done:]], number * LEAF_BYTES + done)
-        if got == 0:
-            break
-        done += got
-    return view[:done]
+    return view[:read_at(fd, view, number * LEAF_BYTES)]
+
+
+def check_free(status, file, force):
+    """Nothing, if `file` may get a name that now belongs to what `status` is of (None: nothing has it).
+
+    FileExistsError if it may not; Busy when the other may be the same file, which has come there just now;
+    IsADirectoryError for what no file can replace.
+    """
+    if status is None:
+        return
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if force:
+        return
+    if file.kind == FileKind.FILE and stat.S_ISREG(status.st_mode) and status.st_size == file.size:
+        raise Busy("another transfer has just completed this file")
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
 
 
 class PartialFile:
@@ -121,12 +126,11 @@ class PartialFile:
 
     def begin(self):
         """Ranges of missing blocks. FileExistsError when the name is taken and not to be replaced."""
-        self._check_free()
         self._fd = self._open_own(self._part)
         is_known = self._file.kind == FileKind.FILE and block_count(self._file.size) > 1
         if is_known or self._part not in self._made:
             self._state_fd = self._open_own(self._state_name)
-        self._check_free()
+        check_free(find(self._directory, self._name), self._file, self._force)
         if not is_known or self._made or not self._read_state():
             self._start_anew()
             missing = [(0, block_count(self._file.size) if self._file.kind == FileKind.FILE else (1 << 32) - 1)]
@@ -139,27 +143,30 @@ class PartialFile:
     def _open_own(self, name):
         """A descriptor of one of our temporary files, locked."""
         try:
-            fd = os.open(name, _OWN | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._directory)
-            is_made = True
-            self._made.append(name)
-        except FileExistsError:
-            try:
-                self._check_own(os.stat(name, dir_fd=self._directory, follow_symlinks=False), name)
-                fd = os.open(name, _OWN, dir_fd=self._directory)
-                is_made = False
-            except FileNotFoundError:
-                raise Busy("another transfer of this file has just ended") from None
+            fd = create(self._directory, name)
+            if fd < 0:
+                return self._open_found(name)
+        except BlockingIOError:
+            raise Busy("another transfer is writing this file") from None
+        self._made.append(name)
+        return fd
+
+    def _open_found(self, name):
+        """What an earlier attempt has left; BlockingIOError when somebody has it."""
+        found = find(self._directory, name)
+        try:
+            if found is None:
+                raise FileNotFoundError
+            self._check_own(found, name)
+            fd = os.open(name, _OWN, dir_fd=self._directory)
+        except FileNotFoundError:
+            raise Busy("another transfer of this file has just ended") from None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not is_made:
-                status = os.fstat(fd)
-                # Its last owner may have removed the name before we had the lock.
-                if not same_file(status, name, self._directory):
-                    raise BlockingIOError
-                self._check_own(status, name)
-        except BlockingIOError:
-            os.close(fd)
-            raise Busy("another transfer is writing this file") from None
+            # Its last owner may have removed the name before we had the lock.
+            if not is_named(fd, self._directory, name):
+                raise BlockingIOError
+            self._check_own(status_of(fd), name)
         except BaseException:
             os.close(fd)
             raise
@@ -171,25 +178,12 @@ class PartialFile:
         if not stat.S_ISREG(status.st_mode) or status.st_uid not in owners:
             raise PermissionError(errno.EPERM, f"{os.fsdecode(name)} is in the way: mproxy did not create it")
         if status.st_nlink > 1:
-            if same_file(status, self._name, self._directory):  # we were killed between two steps of giving the name
+            named = find(self._directory, self._name)
+            if named is not None and (named.st_dev, named.st_ino) == (status.st_dev, status.st_ino):
+                # We were killed between two steps of giving the name.
                 os.unlink(name, dir_fd=self._directory)
                 raise Busy("a part that has its name already")
             raise PermissionError(errno.EPERM, f"{os.fsdecode(name)} is in the way: it has a second name (hard link)")
-
-    def _check_free(self):
-        """FileExistsError when the name is taken; Busy when it may have been taken by the same file just now.
-        IsADirectoryError for what no file can replace."""
-        try:
-            status = os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
-        except FileNotFoundError:
-            return
-        if stat.S_ISDIR(status.st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if self._force:
-            return
-        if self._file.kind == FileKind.FILE and stat.S_ISREG(status.st_mode) and status.st_size == self._file.size:
-            raise Busy("another transfer has just completed this file")
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
 
     def _read_state(self):
         """Whether an earlier attempt at the same source is there; then the digests of what lies there are taken."""
@@ -305,10 +299,7 @@ class PartialFile:
                 return False
         elif leaf(data, number, number == block_count(self._file.size) - 1) != digest:
             return False
-        view = memoryview(data)
-        while view:
-            written = os.pwrite(self._fd, view, at)
-            view, at = view[written:], at + written
+        write_at(self._fd, data, at)
         self._arrived += len(data)
         self._note(number, digest)
         self._reserve()
@@ -332,49 +323,40 @@ class PartialFile:
         if not complete or size != self._size() or (digest != own and not (self.kept_blocks and digest == _MISSING)):
             self.discard()
             return None
-        os.fdatasync(self._fd)
-        self._dress()
-        status = self._hash_all(size)
-        if not same_file(status, self._part, self._directory):
+        has_time = self._file.mtime_ns or self._file.kind == FileKind.FILE  # standard input has none
+        mode = self._file.mode & 0o777 & ~self._umask
+        self._hash_all(size, settle(self._fd, mode, self._file.mtime_ns if has_time else None))
+        if not is_named(self._fd, self._directory, self._part):
             raise Damaged("the partial file at the receiver was moved or replaced: send it again")
-        self._give_name(status)
+        self._give_name()
         self.close()
         return own
 
-    def _hash_all(self, size):
-        """The status of the file between which and its end nobody wrote into it; Damaged."""
-        before = os.fstat(self._fd)
+    def _hash_all(self, size, before):
+        """Damaged, unless what lies on the disk is what arrived, and nobody has written there since `before`, a
+        status."""
         for _attempt in range(3):  # some file systems settle times a moment later
             damaged = self._damaged()
-            status = os.fstat(self._fd)
+            status = status_of(self._fd)
             if damaged or status.st_size != size:
                 self._forget(damaged)
                 raise Damaged("the data on the receiver's disk is not what was written there: send it again")
             if (status.st_mtime_ns, status.st_ctime_ns) == (before.st_mtime_ns, before.st_ctime_ns):
-                return status
+                return
             before = status
         raise Damaged("another program is writing to the partial file at the receiver: send it again")
 
-    def _dress(self):
-        """Mode and time; a file system that has none keeps its own."""
-        try:
-            os.fchmod(self._fd, self._file.mode & 0o777 & ~self._umask)
-            if self._file.mtime_ns or self._file.kind == FileKind.FILE:  # standard input has none
-                os.utime(self._fd, ns=(self._file.mtime_ns, self._file.mtime_ns))
-        except PermissionError:
-            pass
-
-    def _give_name(self, status):
+    def _give_name(self):
         """Give the file that was hashed, and no other, its name."""
         certain = self._replace() if self._force else self._name_anew()
         self.discard()
-        if not certain and not same_file(status, self._name, self._directory):
+        if not certain and not is_named(self._fd, self._directory, self._name):
             raise Damaged("another program replaced the file at the receiver")
 
     def _link(self, name):
-        """Whether the file that we hold open could be given a name more (proc(5), linkat(2))."""
+        """Whether the file that we hold open could be given a name more."""
         try:
-            os.link(f"/proc/self/fd/{self._fd}", name, dst_dir_fd=self._directory)
+            link_open(self._fd, self._directory, name)
             return True
         except FileExistsError:
             raise
@@ -399,7 +381,7 @@ class PartialFile:
             return True
         if rename_new(self._directory, self._part, self._name):
             return False
-        if exists(self._name, self._directory):
+        if find(self._directory, self._name) is not None:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         os.rename(self._part, self._name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
         return False
@@ -413,11 +395,7 @@ class PartialFile:
     def _discard(self, names):
         for name, fd in ((self._part, self._fd), (self._state_name, self._state_fd)):
             if fd >= 0 and name in names:
-                self._unlink_own(name, fd)
-
-    def _unlink_own(self, name, fd):
-        if same_file(os.fstat(fd), name, self._directory):
-            os.unlink(name, dir_fd=self._directory)
+                remove_named(fd, self._directory, name)
 
     def cancel(self):
         """Make what takes long end soon."""

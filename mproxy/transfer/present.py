@@ -9,9 +9,10 @@ import os
 import stat
 
 from mproxy.ground.errors import MproxyError
+from mproxy.transfer._disk import find, is_named, remove_named, status_of
 from mproxy.transfer.messages import FileKind
 from mproxy.transfer.names import temporary_names
-from mproxy.transfer.partial import Cancelled, exists, one_by_one, read_block, same_file, spans
+from mproxy.transfer.partial import Cancelled, one_by_one, read_block, spans
 from mproxy.transfer.tree import LEAF_BYTES, block_count, block_length, leaf, root
 
 
@@ -19,18 +20,15 @@ class Differs(MproxyError):
     """What is there is not what is announced, and may be replaced."""
 
 
-def has_same_size(directory_fd, name, file):
-    """Whether a file of this name and size is there, so that it may be the same."""
-    try:
-        status = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return file.kind == FileKind.FILE and stat.S_ISREG(status.st_mode) and status.st_size == file.size
+def may_be(status, file):
+    """Whether what `status` is of (None: there is nothing) may be the file that is announced."""
+    return (status is not None and file.kind == FileKind.FILE
+            and stat.S_ISREG(status.st_mode) and status.st_size == file.size)
 
 
 def has_state(directory_fd, name):
     """Whether an interrupted transfer to this name may be there."""
-    return exists(temporary_names(name)[1], directory_fd)
+    return find(directory_fd, temporary_names(name)[1]) is not None
 
 
 class PresentFile:
@@ -61,7 +59,7 @@ class PresentFile:
 
     def finish(self, size, digest):
         """The root, when the file is the same. FileExistsError, or Differs if it may be replaced."""
-        before = os.fstat(self._fd)
+        before = status_of(self._fd)
         if size == before.st_size == self._file.size and self._root() == digest and self._is_still(before):
             if self._force:
                 self._dress()
@@ -86,8 +84,8 @@ class PresentFile:
         return digests
 
     def _is_still(self, before):
-        status = os.fstat(self._fd)
-        return same_file(status, self._name, self._directory) and (
+        status = status_of(self._fd)
+        return is_named(self._fd, self._directory, self._name) and (
             status.st_mtime_ns, status.st_ctime_ns, status.st_size) == (
             before.st_mtime_ns, before.st_ctime_ns, before.st_size)
 
@@ -100,10 +98,9 @@ class PresentFile:
 
     def _remove_leftovers(self):
         """Temporary files of ours, if we were killed after the name was given and before they were removed."""
-        own = os.fstat(self._fd)
         part, state = temporary_names(self._name)
-        if same_file(own, part, self._directory):
-            os.unlink(part, dir_fd=self._directory)
+        if is_named(self._fd, self._directory, part):
+            remove_named(self._fd, self._directory, part)
             try:
                 os.unlink(state, dir_fd=self._directory)
             except FileNotFoundError:

@@ -225,7 +225,7 @@ def test_where_there_are_no_hard_links(arrival, monkeypatch, rename):
     def no_link(*_words, **_options):
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
-    monkeypatch.setattr(os, "link", no_link)
+    monkeypatch.setattr("mproxy.transfer.partial.link_open", no_link)
     if not rename:
         monkeypatch.setattr("mproxy.transfer.partial.rename_new", lambda *_words: False)
     arrival.begin()

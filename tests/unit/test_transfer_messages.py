@@ -163,6 +163,7 @@ def test_nothing_is_replaced_even_if_it_comes_meanwhile(tmp_path):
     arrival.partial.close()
     with pytest.raises(FileExistsError):
         arrival.begin()
+    arrival.partial.abandon()
     assert arrival.begin(force=True) == []
 
 
@@ -170,8 +171,10 @@ def test_nothing_is_replaced_even_if_it_comes_meanwhile(tmp_path):
 def test_a_directory_in_the_place_of_the_file_is_told_at_once(tmp_path, force):
     """Goal: not when all has come: no file can replace a directory."""
     (tmp_path / "f").mkdir()
+    arrival = Arrival(tmp_path)
     with pytest.raises(IsADirectoryError) as caught:
-        Arrival(tmp_path).begin(force)
+        arrival.begin(force)
+    arrival.partial.abandon()
     assert os.listdir(tmp_path) == ["f"]
     code, text = result_of(caught.value)
     assert code == Result.EXISTS
