@@ -38,7 +38,7 @@ cdef struct Client:
 
 cdef class ImpairRelay:
     cdef Loop loop                 # runs everything here
-    cdef object observer           # on_client(host, port, count)
+    cdef object on_client          # called with a new one's host and port, and how many there are
     cdef readonly Path up          # clients to server
     cdef readonly Path down        # server to clients
     cdef Source listening          # the clients' socket

@@ -1,12 +1,13 @@
-from typing import Any
+from collections.abc import Callable
 
 from mproxy.impair._impair import Path
 from mproxy.io._loop import Loop
 from mproxy.io._socket import Target
 
 class ImpairRelay:
-    def __init__(self, loop: Loop, fd: int, target: Target, up: Path, down: Path, observer: Any, *,
-                 most: int = 1024, idle_us: int = 60000000) -> None: ...
+    def __init__(self, loop: Loop, fd: int, target: Target, up: Path, down: Path,
+                 on_client: Callable[[str, int, int], object], *, most: int = 1024,
+                 idle_us: int = 60000000) -> None: ...
     @property
     def up(self) -> Path: ...
     @property

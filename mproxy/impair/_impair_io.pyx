@@ -21,10 +21,10 @@ cdef class ImpairRelay:
     At most `most` clients at once: a newcomer takes the place of the one that has been silent longest.
     """
 
-    def __init__(self, Loop loop, int fd, Target target, Path up, Path down, observer, *, uint32_t most=1024,
+    def __init__(self, Loop loop, int fd, Target target, Path up, Path down, on_client, *, uint32_t most=1024,
                  int64_t idle_us=60000000):
         self.loop = loop
-        self.observer = observer
+        self.on_client = on_client
         self.up, self.down = up, down
         self.most = most
         self.idle_us = idle_us
@@ -229,7 +229,7 @@ cdef class ImpairRelay:
         self.used(client, now)
         self.loop.add(&client.source, EPOLLIN | EPOLLET)
         host, port = peer_pair(peer)
-        self.loop.guard(partial(self.observer.on_client, host, port, self.count), None)
+        self.loop.guard(partial(self.on_client, host, port, self.count), None)
         return client
 
     cdef void used(self, Client *client, int64_t now) noexcept:

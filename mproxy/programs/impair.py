@@ -219,8 +219,8 @@ class Impair(Program):
         target = Target(format_host_port(config.host, config.server_port),
                         [(family, (sockaddr[0], config.server_port, *sockaddr[2:]))])
         with open_udp(config.bind, config.port) as listener:
-            self._relay = ImpairRelay(self._loop, listener.fileno(), target, self._path(0), self._path(1), self,
-                                      most=config.clients, idle_us=config.idle_us)
+            self._relay = ImpairRelay(self._loop, listener.fileno(), target, self._path(0), self._path(1),
+                                      self._on_client, most=config.clients, idle_us=config.idle_us)
             address = listener.getsockname()
         signal.signal(signal.SIGUSR1, lambda *_: self._loop.call_soon_threadsafe(self.print_statistics))
         self._log.info("listening", address=address[0], port=address[1], server=target.text, seed=self._seed)
@@ -244,7 +244,7 @@ class Impair(Program):
                     jitter_us=config.jitter[direction], reorder_us=config.reorder_by[direction],
                     rate=config.rate[direction], queue_bytes=config.queue[direction], mtu=config.mtu[direction])
 
-    def on_client(self, host, port, count):
+    def _on_client(self, host, port, count):
         """A new client wrote."""
         self._log.debug("client", peer=format_host_port(host.removeprefix("::ffff:"), port), clients=count)
 

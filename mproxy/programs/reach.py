@@ -6,12 +6,13 @@ where nobody is would take a minute.
 
 from mproxy.ground.config import format_host_port
 from mproxy.io._socket import Target
+from mproxy.transport.observers import LinkHandler
 
 NEXT_AFTER_US = 250_000  # RFC 8305's Connection Attempt Delay
 OVERTAKEN = 1            # any code: nobody is told, for the peer has not answered
 
 
-class Reach:
+class Reach(LinkHandler):
     """Links to `addresses` [(family, sockaddr)], one after the other. The first that answers goes to `adopt(link)`,
     which must set its handler; when none does, the last one's end goes to `fail(code, reason)`."""
 
@@ -48,9 +49,6 @@ class Reach:
         """The receiver has answered."""
         self._take(link)
         link.handler.on_established(link)
-
-    def on_sent(self, link):
-        """Never called: nothing is sent."""
 
     def on_ended(self, link, code, reason, _local):
         """No answer, or a refusal."""

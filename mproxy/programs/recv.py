@@ -34,6 +34,7 @@ from mproxy.transfer.receiver import Allowance, FileReceiver
 from mproxy.transfer.workers import Workers
 from mproxy.transport._endpoint import DatagramEndpoint
 from mproxy.transport._packet import EndCode
+from mproxy.transport.observers import DatagramObserver
 
 # A handshake is three packets, and a sender says at once what it has; 10 s outlast several losses on the longest path.
 OPEN_WITHIN_US = 10_000_000
@@ -155,7 +156,7 @@ def files_each(senders):
     return max(1, min(AHEAD, (descriptors - OTHER_DESCRIPTORS) // FILE_DESCRIPTORS // senders))
 
 
-class Recv(Program):
+class Recv(Program, DatagramObserver):
     """`mproxy recv`: receives files from several senders."""
 
     def __init__(self, config, log, loop):

@@ -6,22 +6,10 @@ from mproxy.ground.errors import PeerError
 from mproxy.transfer.messages import BLOCK, HEADER, Block, MessageType, parse_header, parse_payload
 from mproxy.transport._packet import EndCode
 from mproxy.transport.keying import DISAGREE
+from mproxy.transport.observers import LinkHandler
 
 
-class _Deaf:
-    """Events of a Link that need no answer."""
-
-    def on_sent(self, _link):
-        """The connection has room for more data."""
-
-    def on_read_ended(self, _link):
-        """The peer's stream is over; its BYE or the connection's end says more."""
-
-    def on_address_changed(self, _link):
-        """The peer's packets come from another address."""
-
-
-class Conversation(_Deaf, ABC):
+class Conversation(LinkHandler, ABC):
     """A Link's handler that reads messages. `keying` answers handshakes, None where there are no keys.
 
     Subclasses have `on_open()`, `on_message(kind, message)`, `block_buffer(block, length)` (None: wait, and call

@@ -7,20 +7,7 @@ A turn (`run`), queued by packets, by the timer and by commands:
 3. for each connection that something happened to: events, bytes to and from the program's buffers, packets out;
 4. set the timer to the earliest deadline.
 
-Python is called per event and per filled or emptied buffer, never per packet. The handler of a Link:
-
-    on_handshake(link, data)              a handshake message; empty: send the first one
-    on_established(link)                  the peer is there, with the keys
-    on_filled(link)                       the buffer given to `fill` is full
-    on_sent(link)                         the last buffer given to `send` is in the ring: there is room for more
-    on_read_ended(link)                   the peer's stream ended, everything of it was taken
-    on_address_changed(link)              the peer has another address
-    on_ended(link, code, reason, local)   over; nothing follows
-
-The observer of an endpoint that peers may dial:
-
-    on_link(link)                         a peer has dialled; set link.handler
-    on_full()                             another one waits because `most` are there; at most once in FULL_US
+Python is called per event and per filled or emptied buffer, never per packet: observers.py says who, and what.
 
 Whoever has dialled is a stranger until a packet has come from it that only the right peer could make (with keys: one
 sealed with them). Strangers take no place from anybody but each other: see strangers.py.
@@ -53,7 +40,7 @@ cdef enum:
 cdef class Link:
     cdef readonly Connection connection  # the engine
     cdef DatagramEndpoint endpoint       # NULL-like None once ended
-    cdef public object handler           # told of events
+    cdef public object handler           # a LinkHandler, told of events
     cdef bint active                     # in the endpoint's list of this turn
     cdef readonly bint ended             # `on_ended` was called
     cdef bint admitted                   # dialled us and has shown what a stranger cannot: it takes one of the places
@@ -77,13 +64,13 @@ cdef class Link:
     cdef void move_out(self) noexcept
     cdef bint next_buffer(self) noexcept
     cdef void events(self, int64_t now) noexcept
-    cdef void tell(self, str event, tuple arguments) noexcept
+    cdef void tell(self, event) noexcept
 
 
 cdef class DatagramEndpoint:
     cdef Loop loop                    # runs everything here
     cdef object config                # DatagramConfig
-    cdef object observer              # see above; None: no peer may dial
+    cdef object observer              # a DatagramObserver; None: no peer may dial
     cdef Listener listener            # None: no peer may dial
     cdef Source sources[2]            # the sockets
     cdef bint readable[2]             # packets wait

@@ -138,9 +138,9 @@ cdef class Link:
             self.endpoint.waiting.append(self)
             self.endpoint.loop.schedule(&self.endpoint.work)
 
-    cdef void tell(self, str event, tuple arguments) noexcept:
-        if self.handler is not None:
-            self.endpoint.loop.guard(partial(getattr(self.handler, event), self, *arguments), None)
+    cdef void tell(self, event) noexcept:
+        """Call a method of the handler; `event` has its arguments."""
+        self.endpoint.loop.guard(event, None)
 
     cdef void events(self, int64_t now) noexcept:
         cdef Event event
@@ -149,18 +149,19 @@ cdef class Link:
             if event.kind == DatagramEvent.NOTHING:
                 return
             if event.kind == DatagramEvent.HANDSHAKE_DATA:
-                self.tell("on_handshake", ((<char *>event.data)[:event.length] if event.length else b"",))
+                data = (<char *>event.data)[:event.length] if event.length else b""
+                self.tell(partial(self.handler.on_handshake, self, data))
             elif event.kind == DatagramEvent.ESTABLISHED:
                 self.endpoint.admit(self)
-                self.tell("on_established", ())
+                self.tell(partial(self.handler.on_established, self))
             elif event.kind == DatagramEvent.ADDRESS_CHANGED:
-                self.tell("on_address_changed", ())
+                self.tell(partial(self.handler.on_address_changed, self))
             elif event.kind == DatagramEvent.ENDED:
                 reason = (<char *>event.data)[:event.length].decode("utf-8", "replace")
                 self.move_in(now)
                 self.ended = True
                 self.endpoint.vacate(self)
-                self.tell("on_ended", (event.code, reason, bool(event.local)))
+                self.tell(partial(self.handler.on_ended, self, event.code, reason, bool(event.local)))
 
     cdef void move_in(self, int64_t now) noexcept:
         """Bytes that arrived into the program's buffer."""
@@ -182,10 +183,10 @@ cdef class Link:
             self.fill_left -= taken
             if self.fill_left == 0:
                 self.fill_buffer = None
-                self.tell("on_filled", ())
+                self.tell(partial(self.handler.on_filled, self))
         if not self.read_end_told and self.connection.read_ended:
             self.read_end_told = True
-            self.tell("on_read_ended", ())
+            self.tell(partial(self.handler.on_read_ended, self))
 
     cdef bint next_buffer(self) noexcept:
         """Take the next buffer in hand; false when there is none."""
@@ -220,7 +221,7 @@ cdef class Link:
                 return
             self.connection.wrote(copied)
         if had:
-            self.tell("on_sent", ())
+            self.tell(partial(self.handler.on_sent, self))
         if self.finish_due and self.send_left == 0 and not self.send_queue:
             self.finish_due = False
             self.connection.finish()
@@ -452,6 +453,9 @@ cdef class DatagramEndpoint:
             other.events(now)
             self.remove(other)
         self.loop.guard(partial(self.observer.on_link, link), None)
+        if link.handler is None:
+            self.remove(link)
+            return
         link.wake()
 
     cdef void admit(self, Link link) noexcept:

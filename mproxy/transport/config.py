@@ -1,5 +1,7 @@
 """Settings of a connection over datagrams: unit, default, range, reason."""
 
+from __future__ import annotations
+
 from mproxy.ground.config import HOUR_US, MIB, MILLISECOND_US, SECOND_US, Config, Setting
 from mproxy.ground.errors import UsageError
 
@@ -51,7 +53,7 @@ class DatagramConfig(Config):
     # The address everything is sent to instead of the peer's, as the bytes of a struct sockaddr; empty: the peer's.
     answer_to = Setting(b"")
 
-    def _check(self):
+    def _check(self) -> None:
         if self.recovery not in RECOVERIES:
             raise UsageError(f"--recovery {self.recovery}: must be one of {', '.join(RECOVERIES)}")
         if self.congestion not in CONGESTIONS:

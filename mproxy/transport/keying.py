@@ -4,6 +4,8 @@ The first byte of the first handshake message is a Suite; it is part of the prol
 the connection has agreed on, so nobody between can change any of it.
 """
 
+from __future__ import annotations
+
 import base64
 import binascii
 import enum
@@ -16,6 +18,12 @@ from mproxy.ground.errors import PeerError, UsageError
 from mproxy.ground.words import counted
 from mproxy.transport._seal import Cipher
 from mproxy.transport.noise import Handshake, NoiseError, import_cryptography, load, x25519_private, x25519_public
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mproxy.transport._endpoint import Link
 
 
 class Suite(enum.IntEnum):
@@ -49,7 +57,7 @@ _SPKI_PREFIX = bytes.fromhex("302a300506032b6570032100")  # RFC 8410 section 10.
 class Key:
     """What --key names: a secret that both sides know, or the Ed25519 key of `mproxy keygen`."""
 
-    def __init__(self, path):
+    def __init__(self, path: str) -> None:
         try:
             with open(path, "rb") as file:
                 mode = os.fstat(file.fileno()).st_mode
@@ -73,33 +81,34 @@ class Key:
         load()
 
     @property
-    def spki(self):
+    def spki(self) -> bytes:
         """The same as DER SubjectPublicKeyInfo, of which fingerprints are made."""
         return _SPKI_PREFIX + self.public
 
     @property
-    def public(self):
+    def public(self) -> bytes:
         """The Ed25519 public key."""
         import_cryptography()
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-        return Ed25519PrivateKey.from_private_bytes(self.seed).public_key().public_bytes_raw()
+        key: bytes = Ed25519PrivateKey.from_private_bytes(self.seed).public_key().public_bytes_raw()
+        return key
 
 
-def stretched(secret):
+def stretched(secret: bytes) -> bytes:
     """The 32 bytes that a secret stands for. One that nobody can guess is taken at once: no text, or in hexadecimal."""
     if len(secret) >= 32 and (_HEXADECIMAL.fullmatch(secret) or not _is_text(secret)):
         return hashlib.blake2b(secret, digest_size=32, person=b"mproxy --key").digest()
     return hashlib.scrypt(secret, salt=_SALT, n=_COST_N, r=_COST_R, p=_COST_P, maxmem=_MOST_MEMORY_BYTES, dklen=32)
 
 
-def _is_text(data):
+def _is_text(data: bytes) -> bool:
     try:
         return data.decode().isprintable()
     except UnicodeDecodeError:
         return False
 
 
-def _seed_of(data, path):
+def _seed_of(data: bytes, path: str) -> bytes:
     begin, end = b"-----BEGIN PRIVATE KEY-----", b"-----END PRIVATE KEY-----"
     text = data.partition(begin)[2].partition(end)[0]
     try:
@@ -111,7 +120,7 @@ def _seed_of(data, path):
     return der[len(_PKCS8_PREFIX):len(_PKCS8_PREFIX) + 32]
 
 
-def has_aes():
+def has_aes() -> bool:
     """Whether the processor computes AES itself; without, ChaCha20 is several times faster."""
     try:
         with open("/proc/cpuinfo", "rb") as file:
@@ -121,41 +130,50 @@ def has_aes():
     return b" aes" in text
 
 
+def trust_nobody(_spki: bytes, _link: Link) -> None:
+    """PeerError, whatever the key."""
+    raise NoiseError("no key of a peer is trusted here")
+
+
 class Keying:
     """One side of the handshake of one connection. `judge(spki, link)` raises PeerError for a key of `mproxy keygen`
     that is not trusted; `spki` is its DER SubjectPublicKeyInfo."""
 
-    def __init__(self, key, initiator, judge=None):
+    def __init__(self, key: Key, initiator: bool, judge: Callable[[bytes, Link], object] = trust_nobody) -> None:
         self._key = key
         self._initiator = initiator
         self._judge = judge
-        self._handshake = None
+        self._handshake: Handshake | None = None
         self._suite = Suite.NNPSK0_AESGCM
         self._cipher = Cipher.AESGCM
         self._judged = False
 
-    def take(self, link, data):
+    def take(self, link: Link, data: bytes) -> None:
         """A handshake message of the peer, or b"" for the first one to be made; answers over the link."""
-        message = self._begin(link, data) if self._handshake is None else data
-        if not (self._initiator and message is None):
-            payload = self._handshake.read(message)
+        message: bytes | None = data
+        if self._handshake is None:
+            self._handshake, message = self._begin(link, data)
+        handshake = self._handshake
+        if message is not None:
+            payload = handshake.read(message)
             try:
-                self._heard(payload, link)
+                self._heard(payload, handshake, link)
             except PeerError:
-                if self._handshake.finished:  # the peer has its keys, and believes nothing any more that is not sealed
-                    link.secure(*self._handshake.keys(), int(self._cipher))
+                if handshake.finished:  # the peer has its keys, and believes nothing any more that is not sealed
+                    link.secure(*handshake.keys(), int(self._cipher))
                 raise
-        if not self._handshake.finished:
+        if not handshake.finished:
             first = bytes([self._suite]) if message is None else b""
-            link.send_handshake(first + self._handshake.write(self._identity()))
-        if self._handshake.finished:
-            link.secure(*self._handshake.keys(), int(self._cipher))
+            link.send_handshake(first + handshake.write(self._identity(handshake)))
+        if handshake.finished:
+            link.secure(*handshake.keys(), int(self._cipher))
 
-    def _begin(self, link, data):
+    def _begin(self, link: Link, data: bytes) -> tuple[Handshake, bytes | None]:
+        """The handshake, and the peer's message without its Suite; None: ours is the first."""
+        message = None
         if self._initiator:
             base = Suite.NNPSK0_AESGCM if self._key.psk else Suite.XX_AESGCM
             self._suite = Suite(base + (not has_aes()))
-            message = None
         else:
             allowed = (Suite.NNPSK0_AESGCM, Suite.NNPSK0_CHACHAPOLY) if self._key.psk else (
                 Suite.XX_AESGCM, Suite.XX_CHACHAPOLY)
@@ -164,19 +182,19 @@ class Keying:
             self._suite, message = Suite(data[0]), data[1:]
         name, self._cipher = _NAMES[self._suite]
         static = None if self._key.psk else x25519_private(self._key.seed)
-        self._handshake = Handshake(name, self._initiator, link.prologue + bytes([self._suite]), static=static,
-                                    psk=self._key.psk or None)
-        return message
+        handshake = Handshake(name, self._initiator, link.prologue + bytes([self._suite]), static=static,
+                              psk=self._key.psk or None)
+        return handshake, message
 
-    def _identity(self):
+    def _identity(self, handshake: Handshake) -> bytes:
         """The Ed25519 key that our static key is made of, once the message can carry it in secret."""
-        shows = not self._key.psk and self._handshake.shows_static
+        shows = not self._key.psk and handshake.shows_static
         return self._key.public if shows else b""
 
-    def _heard(self, payload, link):
-        if self._key.psk or self._handshake.remote_static is None or self._judged:
+    def _heard(self, payload: bytes, handshake: Handshake, link: Link) -> None:
+        if self._key.psk or not handshake.remote_static or self._judged:
             return
-        if len(payload) != 32 or x25519_public(payload) != self._handshake.remote_static:
+        if len(payload) != 32 or x25519_public(payload) != handshake.remote_static:
             raise NoiseError("the peer did not prove that it holds the key it presented")
         self._judge(_SPKI_PREFIX + payload, link)
         self._judged = True

@@ -7,10 +7,19 @@ Protocol names are Noise_<pattern>_25519_<AESGCM or ChaChaPoly>_SHA256. Once a c
 X25519 and the ciphers come from the `cryptography` package, HMAC and hashes from the standard library.
 """
 
+from __future__ import annotations
+
 import hashlib
 import hmac
 
 from mproxy.ground.errors import PeerError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
+    ByteOrder = Literal["big", "little"]
 
 # Tokens of each message; the initiator begins. A psk modifier puts a token in front of message 1 (section 9.4).
 PATTERNS = {
@@ -25,11 +34,11 @@ TAG_BYTES = 16
 class NoiseError(PeerError):
     """The peer's message is not authentic: another key, or somebody between."""
 
-    def __init__(self, reason):
+    def __init__(self, reason: str) -> None:
         super().__init__(None, reason)
 
 
-def import_cryptography():
+def import_cryptography() -> None:
     """Have the `cryptography` package on the path: the launchers start Python without site-packages."""
     try:
         import cryptography  # noqa: F401
@@ -38,33 +47,33 @@ def import_cryptography():
         site.main()
 
 
-def load():
+def load() -> None:
     """Import now what a handshake would otherwise wait for."""
     _ciphers()
     generate_private()
 
 
-def _ciphers():
+def _ciphers() -> dict[str, tuple[type[AESGCM] | type[ChaCha20Poly1305], ByteOrder]]:
     import_cryptography()
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
     return {"AESGCM": (AESGCM, "big"), "ChaChaPoly": (ChaCha20Poly1305, "little")}
 
 
-def generate_private():
+def generate_private() -> bytes:
     """A fresh X25519 private key: 32 bytes."""
     import_cryptography()
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
     return X25519PrivateKey.generate().private_bytes_raw()
 
 
-def public_of(private):
+def public_of(private: bytes) -> bytes:
     """The X25519 public key of a private one."""
     import_cryptography()
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
 
 
-def _dh(private, public):
+def _dh(private: bytes, public: bytes) -> bytes:
     """DH() of section 12.1; a public key that gives all zeros is refused."""
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
     try:
@@ -73,7 +82,7 @@ def _dh(private, public):
         raise NoiseError("the peer's key is unusable (low order)") from None
 
 
-def _hash(data):
+def _hash(data: bytes) -> bytes:
     """HASH() of section 12.5: SHA-256."""
     return hashlib.sha256(data).digest()
 
@@ -81,24 +90,24 @@ def _hash(data):
 class CipherState:
     """Section 5.1."""
 
-    def __init__(self, cipher):
+    def __init__(self, cipher: str) -> None:
         self._make, self._order = _ciphers()[cipher]
-        self.key = None
+        self.key: bytes | None = None
         self.nonce = 0
 
-    def initialize_key(self, key):
+    def initialize_key(self, key: bytes) -> None:
         self.key = key
         self.nonce = 0
 
-    def _take_nonce(self):
+    def _take_nonce(self) -> bytes:
         nonce = bytes(4) + self.nonce.to_bytes(8, self._order)
         self.nonce += 1
         return nonce
 
-    def encrypt(self, associated, plain):
+    def encrypt(self, associated: bytes, plain: bytes) -> bytes:
         return plain if self.key is None else self._make(self.key).encrypt(self._take_nonce(), plain, associated)
 
-    def decrypt(self, associated, data):
+    def decrypt(self, associated: bytes, data: bytes) -> bytes:
         if self.key is None:
             return data
         from cryptography.exceptions import InvalidTag
@@ -111,13 +120,13 @@ class CipherState:
 class SymmetricState:
     """Section 5.2."""
 
-    def __init__(self, name, cipher):
+    def __init__(self, name: str, cipher: str) -> None:
         encoded = name.encode()
         self.hash = encoded.ljust(HASH_BYTES, b"\0") if len(encoded) <= HASH_BYTES else _hash(encoded)
         self.chaining_key = self.hash
         self.cipher = CipherState(cipher)
 
-    def hkdf(self, material, outputs):
+    def hkdf(self, material: bytes, outputs: int) -> list[bytes]:
         """HKDF of section 4.3, which is RFC 5869's with the chaining key as salt and no info."""
         temporary = hmac.digest(self.chaining_key, material, "sha256")
         result, last = [], b""
@@ -126,29 +135,29 @@ class SymmetricState:
             result.append(last)
         return result
 
-    def mix_key(self, material):
+    def mix_key(self, material: bytes) -> None:
         self.chaining_key, key = self.hkdf(material, 2)
         self.cipher.initialize_key(key)
 
-    def mix_hash(self, data):
+    def mix_hash(self, data: bytes) -> None:
         self.hash = _hash(self.hash + data)
 
-    def mix_key_and_hash(self, material):
+    def mix_key_and_hash(self, material: bytes) -> None:
         self.chaining_key, middle, key = self.hkdf(material, 3)
         self.mix_hash(middle)
         self.cipher.initialize_key(key)
 
-    def encrypt_and_hash(self, plain):
+    def encrypt_and_hash(self, plain: bytes) -> bytes:
         data = self.cipher.encrypt(self.hash, plain)
         self.mix_hash(data)
         return data
 
-    def decrypt_and_hash(self, data):
+    def decrypt_and_hash(self, data: bytes) -> bytes:
         plain = self.cipher.decrypt(self.hash, data)
         self.mix_hash(data)
         return plain
 
-    def split(self):
+    def split(self) -> list[bytes]:
         return self.hkdf(b"", 2)
 
 
@@ -159,34 +168,35 @@ class Handshake:
     tests alone. NoiseError when the peer's message is not what it should be; the handshake is over then.
     """
 
-    def __init__(self, name, initiator, prologue=b"", *, static=None, psk=None, ephemeral=None):
+    def __init__(self, name: str, initiator: bool, prologue: bytes = b"", *, static: bytes | None = None,
+                 psk: bytes | None = None, ephemeral: bytes | None = None) -> None:
         _noise, pattern, _curve, cipher, _hash_name = name.split("_")
         self._messages = list(PATTERNS[pattern])
         self._symmetric = SymmetricState(name, cipher)
         self._initiator = initiator
         self._psk_mode = "psk" in pattern
-        self._s, self._psk = static, psk
-        self._e = ephemeral
-        self._re = None
-        self.remote_static = None  # the peer's X25519 public key, once it has shown it
+        # Empty: not there, or not yet.
+        self._s, self._psk = static or b"", psk or b""
+        self._e, self._re = ephemeral or b"", b""
+        self.remote_static = b""  # the peer's X25519 public key, once it has shown it
         assert (psk is not None) == self._psk_mode and (psk is None or len(psk) == KEY_BYTES)
         self._symmetric.mix_hash(prologue)
 
     @property
-    def finished(self):
+    def finished(self) -> bool:
         return not self._messages
 
     @property
-    def shows_static(self):
+    def shows_static(self) -> bool:
         """The next message to be written holds our static key."""
         return bool(self._messages) and "s" in self._messages[0]
 
     @property
-    def hash(self):
+    def hash(self) -> bytes:
         """Names this handshake (section 11.2); both sides have the same."""
         return self._symmetric.hash
 
-    def write(self, payload=b""):
+    def write(self, payload: bytes = b"") -> bytes:
         """The next message, with `payload` in it."""
         symmetric, out = self._symmetric, b""
         for token in self._messages.pop(0):
@@ -201,7 +211,7 @@ class Handshake:
                 self._mix(token)
         return out + symmetric.encrypt_and_hash(payload)
 
-    def read(self, message):
+    def read(self, message: bytes) -> bytes:
         """The payload of the peer's message."""
         symmetric = self._symmetric
         for token in self._messages.pop(0):
@@ -217,27 +227,27 @@ class Handshake:
             raise NoiseError("a handshake message is too short")
         return symmetric.decrypt_and_hash(message)
 
-    def keys(self):
+    def keys(self) -> tuple[bytes, bytes]:
         """(key to send with, key to receive with)."""
         first, second = self._symmetric.split()
         return (first, second) if self._initiator else (second, first)
 
-    def _mix_e(self, public):
+    def _mix_e(self, public: bytes) -> None:
         self._symmetric.mix_hash(public)
         if self._psk_mode:
             self._symmetric.mix_key(public)
 
-    def _mix(self, token):
+    def _mix(self, token: str) -> None:
         if token == "psk":
             self._symmetric.mix_key_and_hash(self._psk)
             return
-        mine, theirs = token if self._initiator else token[::-1]
+        mine, theirs = (token[0], token[1]) if self._initiator else (token[1], token[0])
         private = self._e if mine == "e" else self._s
         public = self._re if theirs == "e" else self.remote_static
         self._symmetric.mix_key(_dh(private, public))
 
 
-def _cut(message, length):
+def _cut(message: bytes, length: int) -> tuple[bytes, bytes]:
     if len(message) < length:
         raise NoiseError("a handshake message is too short")
     return message[:length], message[length:]
@@ -248,7 +258,7 @@ def _cut(message, length):
 _P = 2**255 - 19
 
 
-def x25519_public(ed25519_public):
+def x25519_public(ed25519_public: bytes) -> bytes:
     """The X25519 key of an Ed25519 public key: u = (1 + y) / (1 - y) (RFC 7748 section 4.1)."""
     y = int.from_bytes(ed25519_public, "little") & ((1 << 255) - 1)
     if y >= _P or y == 1:
@@ -256,6 +266,6 @@ def x25519_public(ed25519_public):
     return ((1 + y) * pow(1 - y, -1, _P) % _P).to_bytes(32, "little")
 
 
-def x25519_private(ed25519_seed):
+def x25519_private(ed25519_seed: bytes) -> bytes:
     """The X25519 key of an Ed25519 private key: the scalar that RFC 8032 section 5.1.5 makes of it."""
     return hashlib.sha512(ed25519_seed).digest()[:32]

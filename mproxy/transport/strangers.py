@@ -7,6 +7,8 @@ whoever is always the oldest or the newest could be pushed out by somebody who s
 share is what the others leave, and one that dials once is never pushed out by one that dials a thousand times.
 """
 
+from __future__ import annotations
+
 import random
 
 MOST_STRANGERS = 256  # a handshake takes a round trip, so that is a thousand newcomers a second at 250 ms
@@ -15,16 +17,16 @@ MOST_STRANGERS = 256  # a handshake takes a round trip, so that is a thousand ne
 class Strangers:
     """Ids of links, by the source they come from (bytes)."""
 
-    def __init__(self, most=MOST_STRANGERS, chooser=None):
+    def __init__(self, most: int = MOST_STRANGERS, chooser: random.Random | None = None) -> None:
         self._most = most
         self._random = chooser or random.SystemRandom()
         self._sources: dict[int, bytes] = {}  # id -> source
         self._links: dict[bytes, dict[int, bool]] = {}  # source -> {id: over}
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._sources)
 
-    def add(self, link_id, source):
+    def add(self, link_id: int, source: bytes) -> int | None:
         """A newcomer; the id of the stranger that has to go for it, or None."""
         victim = self._choose() if len(self._sources) >= self._most else None
         if victim is not None:
@@ -33,12 +35,12 @@ class Strangers:
         self._links.setdefault(source, {})[link_id] = False
         return victim
 
-    def end(self, link_id):
+    def end(self, link_id: int) -> None:
         """The connection has ended and is kept only to repeat why."""
         if link_id in self._sources:
             self._links[self._sources[link_id]][link_id] = True
 
-    def remove(self, link_id):
+    def remove(self, link_id: int) -> None:
         """It is gone, or no stranger any more."""
         source = self._sources.pop(link_id, None)
         if source is not None:
@@ -46,7 +48,7 @@ class Strangers:
             if not self._links[source]:
                 del self._links[source]
 
-    def _choose(self):
+    def _choose(self) -> int:
         held = max(map(len, self._links.values()))
         links = self._random.choice([links for links in self._links.values() if len(links) == held])
         over = [link_id for link_id, is_over in links.items() if is_over]

@@ -1,0 +1,43 @@
+"""Who is told what happens on a Link and on its endpoint: base classes, so that nobody has to hear everything."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mproxy.transport._endpoint import Link
+
+
+class LinkHandler:
+    """Told of the events of one Link, in the order in which they happen."""
+
+    def on_handshake(self, link: Link, data: bytes) -> None:
+        """A handshake message; empty: send the first one."""
+
+    def on_established(self, link: Link) -> None:
+        """The peer is there, with the keys."""
+
+    def on_filled(self, link: Link) -> None:
+        """The buffer given to `fill` is full."""
+
+    def on_sent(self, link: Link) -> None:
+        """The last buffer given to `send` is in the ring: there is room for more."""
+
+    def on_read_ended(self, link: Link) -> None:
+        """The peer's stream has ended, and everything of it was taken."""
+
+    def on_address_changed(self, link: Link) -> None:
+        """The peer has another address."""
+
+    def on_ended(self, link: Link, code: int, reason: str, local: bool) -> None:
+        """It is over, `local`: because of this side; nothing follows."""
+
+
+class DatagramObserver:
+    """Told of peers that dial a DatagramEndpoint."""
+
+    def on_link(self, link: Link) -> None:
+        """A peer has dialled; without a `link.handler` it is turned away."""
+        raise NotImplementedError
+
+    def on_full(self) -> None:
+        """Another one waits because `most` are there; said at most once in FULL_US."""
