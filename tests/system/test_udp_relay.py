@@ -135,6 +135,24 @@ def test_a_full_rule_ends_the_session_that_was_silent_longest(host, udp_relay, e
     assert len(echo.peers - peers) == 2
 
 
+def test_who_makes_room_may_be_refused_at_that_moment(host, udp_relay):
+    """Goal: what a client sent before somebody took its place still goes, and it ends once, even when that is refused.
+    The first batch, of 64 packets, leaves as a train that nobody takes; the next one is read in the same turn."""
+    closed = udp_socket(host)
+    key, port = udp_relay.rule([("127.0.0.1", closed.getsockname()[1])], max_connections=1)
+    closed.close()
+    first, second = (client_of(host, "127.0.0.1", port) for _ in range(2))
+
+    def send_all():
+        for _ in range(65):
+            first.send(b"nobody there")
+        second.send(b"nobody there")
+    udp_relay.call(send_all)
+    stats = udp_relay.reaches(key, sessions=0, evicted=1)
+    assert stats["total"] == 2
+    assert stats["errors"] == 1  # of the newcomer; who makes room has ended anyway
+
+
 def test_the_table_is_bounded_over_all_rules(host, ends, echo):
     relay = RelayThread(host, max_sessions=10)
     ends.callback(relay.close)

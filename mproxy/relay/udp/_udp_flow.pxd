@@ -65,7 +65,7 @@ cdef class UdpFlow:
     cdef void asks(self, Session *session, Backend backend) noexcept
     cdef void let_go(self, Session *session) noexcept
     cdef void enter(self, Session *session, Listener listener, Slot *slot) noexcept
-    cdef void send_in(self, Session *session) noexcept
+    cdef int send_in(self, Session *session) noexcept
     cdef void flush_out(self, Listener listener) noexcept
     cdef void read_replies(self) noexcept
     cdef int read_reply(self, Session *session, int slot) noexcept

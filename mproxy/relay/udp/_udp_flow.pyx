@@ -96,7 +96,7 @@ cdef class UdpFlow:
         cdef Session *session = NULL
         cdef Slot *slot
         cdef Key key
-        cdef int i
+        cdef int i, error
         self.touched_count = 0
         for i in range(count):
             slot = &self.inbox.slots[i]
@@ -127,11 +127,12 @@ cdef class UdpFlow:
             if session != NULL:
                 if session_is_due(session, self.loop.now_us):
                     self.move(session)
-                self.send_in(session)
+                if (error := self.send_in(session)):
+                    self.fail(session, error)
         self.touched_count = 0
 
-    cdef void send_in(self, Session *session) noexcept:
-        """Send the session's packets of the inbox to its target."""
+    cdef int send_in(self, Session *session) noexcept:
+        """Send the session's packets of the inbox to its target; 0, or the errno with which it has failed."""
         cdef UdpRule rule = (<Listener>session.listener).rule
         cdef int slot = session.first_slot, i, error = 0
         cdef uint32_t sent = 0
@@ -156,8 +157,7 @@ cdef class UdpFlow:
         self.outbox.clear()
         rule.counts.packets_in += sent
         session_sent(session, sent, self.loop.now_us)
-        if error:
-            self.fail(session, error)
+        return error
 
     # ---- towards the client
 
@@ -415,7 +415,7 @@ cdef class UdpFlow:
             self.enqueue(session)
 
     cdef void evict(self, Session *session) noexcept:
-        """Somebody else needs the room; what it sent in this batch still goes."""
+        """Somebody else needs the room; what it sent in this batch still goes, whatever becomes of that."""
         (<Listener>session.listener).rule.counts.evicted += 1
         if session.first_slot != NOWHERE:
             self.send_in(session)
