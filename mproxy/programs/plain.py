@@ -7,7 +7,7 @@ from mproxy.io._socket import Target
 from mproxy.policy.resolver import Resolver, numeric_address
 from mproxy.programs.common import open_listeners
 from mproxy.relay.rules import Rule
-from mproxy.relay.tcp._tcp import TcpRelay
+from mproxy.relay.tcp._tcp_relay import TcpRelay
 from mproxy.service.run import Program
 
 

@@ -4,6 +4,8 @@ can be taken out of the sum."""
 
 from libc.stdint cimport uint32_t
 
+from mproxy.io._accept cimport Room
+
 
 cdef enum:
     SLOTS = 1048576  # of a row: many more than rules at once. Pages that no rule uses take no memory
@@ -19,3 +21,8 @@ cdef class Tally:
     cdef uint32_t sum(self, uint32_t slot) noexcept
     cdef bint enter(self, uint32_t slot, uint32_t most) noexcept
     cdef void leave(self, uint32_t slot) noexcept
+
+
+cdef class SharedRoom(Room):
+    cdef Tally tally     # where all workers count
+    cdef uint32_t most   # connections of all rules together

@@ -81,3 +81,23 @@ cdef class Tally:
     cdef void leave(self, uint32_t slot) noexcept:
         """One connection less."""
         atomic_add(self.mine + slot, <uint32_t>-1)
+
+
+cdef class SharedRoom(Room):
+    """Bounds the connections of all rules and workers: at most `most` (> 0) in `tally`."""
+
+    def __init__(self, Tally tally, uint32_t most):
+        self.tally = tally
+        self.most = most
+
+    cdef bint enter(self) noexcept:
+        return self.tally.enter(ALL_RULES, self.most)
+
+    cdef void leave(self) noexcept:
+        self.tally.leave(ALL_RULES)
+
+    cdef bint is_full(self) noexcept:
+        return self.tally.sum(ALL_RULES) >= self.most
+
+    cdef str why(self):
+        return f"all {self.most} connections are in use"

@@ -3,7 +3,7 @@
 import resource
 from typing import Any
 
-from mproxy.relay.tcp._tcp import TcpRelay
+from mproxy.relay.tcp._tcp_relay import TcpRelay
 from mproxy.relay.udp._udp import UdpRelay
 
 # One part in so many of the descriptors is kept for UDP sessions, once there is a rule for them. They in turn leave as
@@ -31,7 +31,7 @@ class Engines:
         engine.add(key, rule, fds)
         self._of_key[key] = engine
         if rule.protocol == "udp":
-            self._engines["tcp"].gate.kept = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // UDP_SHARE
+            self._engines["tcp"].keep(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // UDP_SHARE)
 
     def update(self, key, rule):
         """Other options for connections to come."""

@@ -152,7 +152,7 @@ def _bind_one(kind: int, host: str, port: int, reuse: bool, both: bool = False,
 
 
 def _prepare_tcp(sock: socket.socket) -> None:
-    """Let callers wait; what their connections are to inherit is the workers' (_accept.pyx)."""
+    """Let callers wait; what their connections are to inherit is the workers' (tcp/_relaying.pyx)."""
     sock.setblocking(False)
     sock.listen(BACKLOG)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)  # was needed to replace another; nobody shares this one

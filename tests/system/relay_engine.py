@@ -18,7 +18,7 @@ from lab import until
 from mproxy.io._loop import Loop
 from mproxy.io._socket import Target, keep_spare
 from mproxy.relay.rules import Rule, RuleOptions
-from mproxy.relay.tcp._tcp import TcpRelay
+from mproxy.relay.tcp._tcp_relay import TcpRelay
 
 BACKLOG = 4096
 
@@ -67,12 +67,12 @@ class Inside:
 
     def pipes(self):
         """(open, unused, refused) pipes."""
-        pool = self.relay.mover.pool
+        pool = self.relay.pairs.mover.pool
         return pool.open, pool.kept, pool.refusals
 
     def allow_pipes(self, most):
         """Bound the pool."""
-        self.relay.mover.pool.most = most
+        self.relay.pairs.mover.pool.most = most
 
     def pid(self):
         """The engine's process."""
@@ -80,11 +80,11 @@ class Inside:
 
     def look_after_peers_every(self, look_us):
         """Instead of the usual time."""
-        self.relay.look_us = look_us
+        self.relay.pairs.look_us = look_us
 
     def give_up_last_words_after(self, patience_us):
         """Instead of the usual time."""
-        self.relay.last_words_us = patience_us
+        self.relay.pairs.last_words_us = patience_us
 
     def become_nobody(self):
         """Lose the right to large pipes for any number of them (pipe(7), pipe-user-pages-soft), and use that up."""

@@ -71,7 +71,7 @@ cdef int dial(Target target, int index, Sources sources, bint with_data, int hop
         return -1
     set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1)
     set_option(fd, SOL_SOCKET, SO_OOBINLINE, 1)  # else an urgent byte (telnet sends some) would not be read
-    reset_on_close(fd)  # whoever kills this process: see _tcp.pyx
+    reset_on_close(fd)  # whoever kills this process: see _closing.pyx
     if hops > 0:
         set_hops(fd, target.addresses[index].ss_family, hops)
     if with_data:

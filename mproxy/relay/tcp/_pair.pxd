@@ -6,7 +6,7 @@ from mproxy.io._loop cimport Source, Work
 from mproxy.relay._balance cimport Backend
 from mproxy.relay._cidr cimport CidrSet
 from mproxy.relay._circle cimport Finding
-from mproxy.relay.tcp._flow cimport Mover, Side
+from mproxy.relay.tcp._mover cimport Mover, Side
 from mproxy.relay._proxy_header cimport Origin
 from mproxy.relay.tcp._wheel cimport WheelLink
 
@@ -31,7 +31,7 @@ cdef struct Pair:
     Side server        # whom we connect to; fd -1: nobody yet
     Work work          # moves bytes
     WheelLink link     # time-out
-    void *route        # owned Route
+    void *rule         # owned TcpRule
     void *race         # owned Race: there are several addresses, and none has answered; or NULL
     void *backend      # owned Backend, or NULL
     Origin *origin     # owned; what the client's PROXY header said, until the target knows; or NULL

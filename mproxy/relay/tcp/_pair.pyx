@@ -1,4 +1,4 @@
-"""A client and the server that it is relayed to. What the fields mean: _pair.pxd; what happens to them: _tcp.pyx."""
+"""A client and the server that it is relayed to: what the fields mean in _pair.pxd, what happens in _relaying.pyx."""
 
 from cpython.ref cimport PyObject, Py_INCREF, Py_XDECREF
 from libc.errno cimport EAGAIN, EINTR, errno
@@ -10,7 +10,7 @@ from mproxy.io._socket cimport (
 )
 from mproxy.relay._circle cimport SAMPLE, Finding, Place, find_circle, place_of_own, place_of_peer
 from mproxy.relay.tcp._dial cimport acknowledge_at_once
-from mproxy.relay.tcp._flow cimport SMALL_READ_BYTES
+from mproxy.relay.tcp._mover cimport SMALL_READ_BYTES
 from mproxy.relay._proxy_header cimport (
     LONGEST_HEADER_BYTES, OWN_HEADER_BYTES, header_parse, header_write, origin_set, origin_source,
 )

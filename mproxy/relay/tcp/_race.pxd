@@ -8,7 +8,7 @@ from libc.stdint cimport int64_t
 
 from mproxy.io._attempts cimport Attempt, Attempts
 from mproxy.relay._balance cimport Backend, Balance
-from mproxy.relay.tcp._flow cimport Mover
+from mproxy.relay.tcp._mover cimport Mover
 from mproxy.relay.tcp._pair cimport Pair
 
 

@@ -1,4 +1,4 @@
-"""Attempts of one caller: _race.pxd. The pair's next address is its owner's to dial: _tcp.pyx."""
+"""Attempts of one caller: _race.pxd. The pair's next address is its owner's to dial: _connecting.pyx."""
 
 from functools import partial
 

@@ -7,26 +7,37 @@ from libc.errno cimport ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, er
 
 from mproxy.io._loop cimport EPOLLEXCLUSIVE, EPOLLIN
 from mproxy.io._socket cimport (
-    IPPROTO_TCP, SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, SO_OOBINLINE, TCP_NODELAY, accept4, close, dup,
-    accept_queue, reset_on_close, set_option, sockaddr, socklen_t, spare_from,
+    SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, accept_queue, close, dup, sockaddr, socklen_t, spare_from,
 )
-from mproxy.relay.tcp._keepalive cimport keep_alive
-from mproxy.relay._tally cimport ALL_RULES
 
 
-cdef class Gate:
-    """Counts connections and closes the listeners while there is no room for another. `room`: of all workers together,
-    who count in `tally`."""
+cdef class Room:
+    """What bounds the connections of a gate: this one does not. A bound has a class of its own, derived from it."""
 
-    def __init__(self, Loop loop, observer, uint32_t room, Tally tally):
+    cdef bint enter(self) noexcept:
+        """One connection more, if there is room."""
+        return True
+
+    cdef void leave(self) noexcept:
+        """One connection less."""
+
+    cdef bint is_full(self) noexcept:
+        """Whether `enter` would fail."""
+        return False
+
+    cdef str why(self):
+        """What the observer is told when it has."""
+        return ""
+
+
+cdef class AcceptGate:
+    """Counts connections and closes the acceptors while there is no `room` for another."""
+
+    def __init__(self, Loop loop, observer, Room room):
         self.loop = loop
         self.observer = observer
         self.room = room
-        self.tally = tally
         self.waiting = set()
-
-    cdef bint is_full(self) noexcept:
-        return self.room != 0 and self.tally.sum(ALL_RULES) >= self.room
 
     cdef bint is_last(self, int fd) noexcept:
         """Whether that descriptor is one of those that are kept for others: connections must take no more."""
@@ -34,7 +45,7 @@ cdef class Gate:
 
     cdef bint enter(self) noexcept:
         """One connection more, if there is room."""
-        if self.room and not self.tally.enter(ALL_RULES, self.room):
+        if not self.room.enter():
             return False
         self.count += 1
         return True
@@ -42,15 +53,14 @@ cdef class Gate:
     cdef void leave(self) noexcept:
         """One connection less."""
         self.count -= 1
-        if self.room:
-            self.tally.leave(ALL_RULES)
-        if self.waiting and not self.starved and not self.is_full():
+        self.room.leave()
+        if self.waiting and not self.starved and not self.room.is_full():
             self.open()
 
-    cdef void shut(self, Listener listener, str why, bint starved) noexcept:
-        """Take the listener out of the loop until there is room."""
-        listener.suspend()
-        self.waiting.add(listener)
+    cdef void shut(self, Acceptor acceptor, str why, bint starved) noexcept:
+        """Take the acceptor out of the loop until there is room."""
+        acceptor.suspend()
+        self.waiting.add(acceptor)
         self.starved |= starved
         if not self.told:
             self.told = True
@@ -58,12 +68,12 @@ cdef class Gate:
         self.arm()
 
     cdef void open(self) noexcept:
-        """Let all listeners accept again."""
+        """Let all acceptors accept again."""
         self.starved = False
         self.opened_at = self.loop.now_us
-        listeners, self.waiting = self.waiting, set()
-        for listener in listeners:
-            (<Listener>listener).start()
+        acceptors, self.waiting = self.waiting, set()
+        for acceptor in acceptors:
+            (<Acceptor>acceptor).start()
 
     cdef void arm(self) noexcept:
         if not self.timing:
@@ -73,7 +83,7 @@ cdef class Gate:
     def on_timer(self):
         """Look whether the gate can open; called by the loop while it is closed, and a little longer."""
         self.timing = False
-        if self.waiting and not self.is_full() and (not self.starved or self.has_descriptor()):
+        if self.waiting and not self.room.is_full() and (not self.starved or self.has_descriptor()):
             self.open()
         if not self.waiting and self.told and self.loop.now_us - self.opened_at >= CALM_US:
             self.told = False
@@ -92,23 +102,28 @@ cdef class Gate:
         self.loop.guard(partial(getattr(self.observer, event), *arguments), None)
 
 
-cdef void listener_ready(Source *source, uint32_t events) noexcept:
-    (<Listener>source.owner).accept_some()
+cdef void acceptor_ready(Source *source, uint32_t events) noexcept:
+    (<Acceptor>source.owner).accept_some()
 
 
-cdef class Listener:
-    """Accepts on the listening socket `fd` (a duplicate of the caller's), `accepted` is for who derives from this."""
+cdef Acceptor accept_on(AcceptGate gate, int fd, const Accepting *how):
+    """Accept on the listening socket `fd` (a duplicate of the caller's), from now on; OSError."""
+    cdef Acceptor acceptor = Acceptor.__new__(Acceptor)
+    acceptor.gate = gate
+    acceptor.how = how[0]
+    acceptor.source.fd = os.dup(fd)
+    acceptor.source.ready = acceptor_ready
+    acceptor.source.owner = <void *>acceptor
+    os.set_blocking(acceptor.source.fd, False)
+    how.prepare(acceptor.source.fd)  # connections inherit that, so that it costs no calls for each
+    acceptor.unprepared = accept_queue(acceptor.source.fd)
+    _acceptors.add(acceptor)
+    acceptor.start()
+    return acceptor
 
-    def __init__(self, Gate gate, int fd):
-        self.gate = gate
-        self.source.fd = os.dup(fd)
-        self.source.ready = listener_ready
-        self.source.owner = <void *>self
-        os.set_blocking(self.source.fd, False)
-        prepare(self.source.fd)  # connections inherit that, so that it costs no calls for each
-        self.unprepared = accept_queue(self.source.fd)
-        _listeners.add(self)
-        self.start()
+
+cdef class Acceptor:
+    """One listening socket; made by `accept_on`."""
 
     def close(self):
         """Stop accepting."""
@@ -118,7 +133,7 @@ cdef class Listener:
         self.gate.waiting.discard(self)
         self.gate.loop.remove(&self.source)  # an event already fetched may still point here: live on for this turn
         os.close(fd)
-        self.gate.loop.soon.append(partial(_listeners.discard, self))
+        self.gate.loop.soon.append(partial(_acceptors.discard, self))
 
     cdef void start(self) noexcept:
         if self.source.fd >= 0:
@@ -131,23 +146,24 @@ cdef class Listener:
     cdef void accept_some(self) noexcept:
         """Accept until nobody waits, there is no room, or it is the others' turn."""
         cdef sockaddr_storage address
+        cdef bint with_address = self.how.with_address
         cdef socklen_t length
         cdef int fd, error, _turn
-        if self.gate.starved:  # another listener found that out in this turn
+        if self.gate.starved:  # another acceptor found that out in this turn
             self.gate.shut(self, os.strerror(EMFILE), True)
             return
-        for _turn in range(ACCEPTS_A_TURN):
+        for _turn in range(self.how.most):
             if not self.gate.enter():
-                self.gate.shut(self, f"all {self.gate.room} connections are in use", False)
+                self.gate.shut(self, self.gate.room.why(), False)
                 return
             length = sizeof(address)
-            fd = accept4(self.source.fd, <sockaddr *>&address if self.with_address else NULL,
-                         &length if self.with_address else NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+            fd = accept4(self.source.fd, <sockaddr *>&address if with_address else NULL,
+                         &length if with_address else NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
             if fd >= 0:
                 if self.unprepared > 0:
                     self.unprepared -= 1
-                    prepare(fd)
-                self.accepted(fd, &address)
+                    self.how.prepare(fd)
+                self.how.accepted(self.how.owner, fd, &address)
                 if self.source.fd < 0:  # closed by what the observer was told
                     return
                 if self.gate.is_last(fd):
@@ -162,19 +178,5 @@ cdef class Listener:
             if error not in (EINTR, ECONNABORTED):
                 return  # EAGAIN, or a network error of the connection itself (accept(2)); the next event tells more
 
-    cdef void accepted(self, int fd, sockaddr_storage *address) noexcept:
-        """A connection, non-blocking, the callee's now, and its place: `Gate.leave` when it has ended. `address` is
-        filled in only with `with_address`."""
-        close(fd)
-        self.gate.leave()
 
-
-cdef void prepare(int fd) noexcept:
-    """Set the options of a client's connection."""
-    set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1)
-    set_option(fd, SOL_SOCKET, SO_OOBINLINE, 1)  # else an urgent byte would not be read
-    keep_alive(fd)
-    reset_on_close(fd)  # whoever kills this process: `finish_on_close` is for an end in order
-
-
-_listeners = set()  # open ones: the kernel holds a pointer to each
+_acceptors = set()  # open ones: the kernel holds a pointer to each

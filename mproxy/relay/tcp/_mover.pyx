@@ -1,4 +1,4 @@
-"""Bytes from one socket to another. The rules: _flow.pxd."""
+"""Bytes from one socket to another. The rules: _mover.pxd."""
 
 from libc.errno cimport EAGAIN, EINTR, EINVAL, ENOMEM, errno
 

@@ -1,0 +1,69 @@
+"""Accepting: listening sockets, and the gate that closes all of them while there is no room.
+
+A listening socket may be shared with other processes (EPOLLEXCLUSIVE): while the gate is closed they do the accepting,
+or the callers wait in the kernel's queue. Nobody is dropped and nothing spins.
+
+Observer: on_accept_paused(why) once when the gate closes, on_accept_resumed() when it has stayed open for CALM_US.
+"""
+
+from libc.stdint cimport int64_t, uint32_t
+
+from mproxy.io._loop cimport Loop, Source
+from mproxy.io._socket cimport sockaddr_storage
+
+
+cdef enum:
+    CALM_US = 1000000      # a gate that opens and closes all the time is told of once
+    RETRY_US = 250000      # descriptors come back when other processes or connections end, room in other workers
+
+
+cdef class Room:
+    cdef bint enter(self) noexcept
+    cdef void leave(self) noexcept
+    cdef bint is_full(self) noexcept
+    cdef str why(self)
+
+
+cdef class AcceptGate:
+    cdef readonly Loop loop        # runs everything here
+    cdef object observer           # told of events
+    cdef Room room                 # bounds the connections
+    cdef readonly uint32_t count   # connections now, here
+    cdef public int kept           # descriptors of this process that are not for connections
+    cdef set waiting               # acceptors taken out of the loop
+    cdef bint starved              # closed for want of descriptors or memory
+    cdef bint told                 # the observer believes that we have paused
+    cdef int64_t opened_at         # when the gate last opened
+    cdef bint timing               # `on_timer` will be called
+
+    cdef bint is_last(self, int fd) noexcept
+    cdef bint has_descriptor(self) noexcept
+    cdef bint enter(self) noexcept
+    cdef void leave(self) noexcept
+    cdef void shut(self, Acceptor acceptor, str why, bint starved) noexcept
+    cdef void open(self) noexcept
+    cdef void arm(self) noexcept
+    cdef void tell(self, str event, tuple arguments) noexcept
+
+
+cdef struct Accepting:
+    void (*prepare)(int fd) noexcept nogil  # sets options of the listening socket, which connections inherit
+    # A connection, non-blocking and the callee's now, as is its place: `AcceptGate.leave` when it has ended.
+    void (*accepted)(void *owner, int fd, sockaddr_storage *address) noexcept  # see above
+    void *owner            # for `accepted`
+    bint with_address      # `accepted` wants to know who it is; else `address` says nothing
+    int most               # accepted in a turn: then others may come first
+
+
+cdef class Acceptor:
+    cdef AcceptGate gate   # shared by all acceptors
+    cdef Source source     # the listening socket, ours alone
+    cdef Accepting how     # what becomes of connections
+    cdef uint32_t unprepared  # connections to come that were there before the socket was prepared
+
+    cdef void start(self) noexcept
+    cdef void suspend(self) noexcept
+    cdef void accept_some(self) noexcept
+
+
+cdef Acceptor accept_on(AcceptGate gate, int fd, const Accepting *how)

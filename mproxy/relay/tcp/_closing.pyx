@@ -1,0 +1,58 @@
+"""The end of a pair.
+
+Both ways through: orderly. An error or a time-out: a reset on both sides. Every socket is closed with a reset unless
+that is lifted, so that nothing else looks like an orderly end, whoever kills this process.
+"""
+
+from cpython.ref cimport PyObject, Py_XDECREF
+from libc.errno cimport ETIMEDOUT
+from libc.stdlib cimport free
+
+from mproxy.io._socket cimport finish_on_close
+from mproxy.relay.tcp._mover cimport Side
+from mproxy.relay.tcp._pair cimport drop_backend
+from mproxy.relay.tcp._pair_set cimport PairSet
+from mproxy.relay.tcp._race cimport Race
+from mproxy.relay.tcp._tcp_rule cimport TcpRule
+
+
+cdef void pair_close(Pair *pair, bint abruptly) noexcept:
+    """End both connections, orderly or with resets, and give everything back."""
+    cdef TcpRule rule = <TcpRule>pair.rule
+    side_close(&pair.client, rule.pairs, abruptly)
+    side_close(&pair.server, rule.pairs, abruptly)
+    race_over(pair)
+    drop_backend(pair)
+    free(pair.origin)
+    rule.connections -= 1
+    rule.pairs.tally.leave(rule.slot)
+    rule.pairs.remove(pair)
+    Py_XDECREF(<PyObject *>pair.rule)
+
+
+cdef void side_close(Side *side, PairSet pairs, bint abruptly) noexcept:
+    pairs.mover.drop(side)
+    if side.source.fd >= 0 and not abruptly:
+        finish_on_close(side.source.fd)
+    pairs.loop.close(&side.source)
+
+
+cdef void pair_unreachable(Pair *pair, int error) noexcept:
+    """No target is left to try; errno of the last attempt, 0: no address is known."""
+    cdef TcpRule rule = <TcpRule>pair.rule
+    if error == 0:
+        rule.refused += 1
+    elif error == ETIMEDOUT:
+        rule.timed_out += 1
+    else:
+        rule.failed += 1
+    pair_close(pair, True)
+    rule.pairs.tell("on_refused", (rule.key, rule.targets_text, error))
+
+
+cdef void race_over(Pair *pair) noexcept:
+    """It is decided who is the pair's server, or nobody: close the other attempts."""
+    if pair.race != NULL:
+        (<Race>pair.race).over()
+        Py_XDECREF(<PyObject *>pair.race)
+        pair.race = NULL

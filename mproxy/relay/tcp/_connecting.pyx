@@ -1,0 +1,211 @@
+"""A pair on its way to OPEN.
+
+1. GREETING, with accept-proxy only: the header is peeked at until it is complete, then taken (`greet`).
+2. CONNECTING: `connect_next` tries an address, and others beside it when that is slow (`race_on`), until one answers
+   (`connected`) or the time is up. STARVED in between when there is no descriptor.
+"""
+
+from cpython.ref cimport Py_INCREF
+from libc.errno cimport EAGAIN, ECONNRESET, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPIPE, ETIMEDOUT, errno
+from libc.stdint cimport uint8_t
+
+from mproxy._ring cimport ring_used
+from mproxy.io._socket cimport MSG_DONTWAIT, pending_error, recv
+from mproxy.relay._balance cimport Backend
+from mproxy.relay.tcp._closing cimport pair_close, pair_unreachable, race_over
+from mproxy.relay.tcp._dial cimport dial
+from mproxy.relay.tcp._mover cimport side_holds
+from mproxy.relay.tcp._pair cimport (
+    CONNECTING, GREETING, LEFT, OPEN, STARVED, TAKEN, WRONG, Greeting, drop_backend, has_spoken, hold_backend,
+    next_look, send_early, send_header, take_header,
+)
+from mproxy.relay.tcp._pair_set cimport PairSet
+from mproxy.relay.tcp._race cimport Race
+from mproxy.relay.tcp._tcp_rule cimport TcpRule
+from mproxy.relay.tcp._wheel cimport TICK_US, wheel_take
+
+
+cdef extern from "<sys/socket.h>" nogil:
+    int MSG_PEEK
+
+
+cdef bint advance(Pair *pair) noexcept:
+    """Go on towards OPEN; true when it is reached."""
+    cdef int error
+    if pair.client.failed and not has_spoken(pair):
+        pair_close(pair, True)
+        return False
+    if pair.state == GREETING:
+        if greet(pair):
+            connect_next(pair, 0)
+        return False
+    if pair.state != CONNECTING or pair.race != NULL and not race_on(pair) or not pair.server.writable:
+        return False
+    if pair.server.failed:
+        error = pending_error(pair.server.source.fd)
+        if error and not is_over(pair, error):
+            attempt_failed(pair, error)
+            return False
+        pair.server.failed = False
+    # What it can't send, or why, the mover will find.
+    send_early(pair, (<TcpRule>pair.rule).pairs.mover, &(<TcpRule>pair.rule).bytes_in)
+    return connected(pair)
+
+
+cdef bint is_over(Pair *pair, int error) noexcept:
+    """Whether the target has answered before it failed: it said something and reset the connection at once."""
+    cdef uint8_t first
+    if error not in (ECONNRESET, EPIPE) or recv(pair.server.source.fd, &first, 1, MSG_PEEK | MSG_DONTWAIT) <= 0:
+        return False
+    (<TcpRule>pair.rule).pairs.mover.fail(&pair.server)
+    return True
+
+
+cdef bint greet(Pair *pair) noexcept:
+    """Take the PROXY header that the client begins with; true when it is there and the client may come in."""
+    cdef TcpRule rule = <TcpRule>pair.rule
+    cdef Greeting greeting = take_header(pair, rule.pairs.loop.buffer, rule.deny, rule.proxy != 0)
+    if greeting == WRONG:
+        rule.refused += 1
+    if greeting == WRONG or greeting == LEFT:
+        pair_close(pair, greeting == WRONG or pair.client.failed)
+    return greeting == TAKEN
+
+
+# ---- to a target
+
+cdef void connect_next(Pair *pair, int error) noexcept:
+    """Try the next address. Without any left, and nobody in the race, the pair ends with `error`."""
+    cdef TcpRule rule = <TcpRule>pair.rule
+    cdef Backend backend
+    cdef int fd
+    while True:
+        if pair.backend == NULL:
+            backend = next_backend(pair)
+            if backend is None:
+                if not is_racing(pair):
+                    pair_unreachable(pair, error)
+                return
+            hold_backend(pair, backend)
+        backend = <Backend>pair.backend
+        pair.dialled_at = rule.pairs.loop.now_us
+        fd = dial(backend.target, backend.index, rule.sources, ring_used(&pair.server.waiting) > 0, pair.hops - 1)
+        error = errno if fd < 0 else start_wait(pair, fd)
+        if error == 0:
+            return
+        if error in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
+            starve(pair)
+            return
+        backend_failed(pair, error)
+
+
+cdef Backend next_backend(Pair *pair):
+    """An address that was not tried yet, or None."""
+    cdef TcpRule rule = <TcpRule>pair.rule
+    cdef Race race
+    if pair.race == NULL:
+        if len(rule.balance.backends) < 2:
+            pair.attempts += 1
+            return rule.balance.choose(rule.pairs.loop.now_us, None) if pair.attempts == 1 else None
+        race = Race(rule.pairs.loop, rule.pairs.observer, rule.key, rule.balance)
+        race.pair = pair
+        race.attempts.work = &pair.work
+        Py_INCREF(race)
+        pair.race = <void *>race
+    return (<Race>pair.race).next()
+
+
+cdef bint is_racing(Pair *pair) noexcept:
+    """Whether attempts go on beside the newest."""
+    return pair.race != NULL and (<Race>pair.race).attempts.first != NULL
+
+
+cdef void starve(Pair *pair) noexcept:
+    """There is no descriptor for the next attempt: later, while those in the race go on."""
+    cdef PairSet pairs = (<TcpRule>pair.rule).pairs
+    if is_racing(pair):
+        (<Race>pair.race).tried.remove(<Backend>pair.backend)
+        drop_backend(pair)
+        (<Race>pair.race).attempts.wait()
+    else:
+        pair.state = STARVED
+        pairs.wait_until(pair, pairs.loop.now_us + TICK_US)
+
+
+cdef int start_wait(Pair *pair, int fd) noexcept:
+    """Wait for the answer; where there is another address, for a moment before that is tried beside.
+
+    Not at all when the answer is there, as it is from this host. Returns 0, or errno of an answer in the negative.
+    """
+    cdef TcpRule rule = <TcpRule>pair.rule
+    cdef PairSet pairs = rule.pairs
+    cdef int error
+    pair.state = CONNECTING
+    pair.server.source.fd = fd
+    pair.server.writable = pair.server.readable = pair.server.failed = pair.server.hung_up = False
+    error = send_early(pair, pairs.mover, &rule.bytes_in)
+    if error != 0 and error != EAGAIN:
+        pairs.loop.close(&pair.server.source)
+        return error
+    pairs.mover.watch(&pair.server, error != 0)
+    if error == 0:
+        pair.server.writable = True
+        if connected(pair) and side_holds(&pair.server):
+            pairs.loop.schedule(&pair.work)
+        return 0
+    if pair.race != NULL and (<Race>pair.race).has_other():
+        (<Race>pair.race).attempts.wait()
+    if not rule.connect_us:
+        wheel_take(&pairs.wheel, &pair.link)
+    elif pair.due_at != pair.since + rule.connect_us:  # it starved before
+        pairs.wait_until(pair, pair.since + rule.connect_us)
+    return 0
+
+
+cdef void backend_failed(Pair *pair, int error) noexcept:
+    """The newest attempt was not answered, or in the negative. A rule with one address need not remember that."""
+    if pair.race != NULL:
+        (<Race>pair.race).failed(<Backend>pair.backend, pair.dialled_at, error)
+    drop_backend(pair)
+
+
+cdef void attempt_failed(Pair *pair, int error) noexcept:
+    (<TcpRule>pair.rule).pairs.loop.close(&pair.server.source)
+    pair.server.writable = pair.server.failed = False
+    backend_failed(pair, error)
+    connect_next(pair, error)
+
+
+cdef bint race_on(Pair *pair) noexcept:
+    """Look at the attempts beside the newest, and at the time. False: there is another newest one, or the pair has
+    ended; else it is to be looked at, and may be one of those that won."""
+    cdef Race race = <Race>pair.race
+    cdef int error = 0
+    if race.settle((<TcpRule>pair.rule).pairs.mover, &error):
+        return True
+    if race.attempts.is_due and not pair.server.writable:
+        race.step_aside()
+        connect_next(pair, ETIMEDOUT)
+        return False
+    if error and pair.backend == NULL and race.attempts.timer is None:  # the newest had failed before: is anybody left?
+        connect_next(pair, error)
+        return False
+    return True
+
+
+cdef bint connected(Pair *pair) noexcept:
+    """The target answered: let the bytes flow. False when the pair has ended already."""
+    cdef TcpRule rule = <TcpRule>pair.rule
+    cdef PairSet pairs = rule.pairs
+    cdef Backend backend = <Backend>pair.backend
+    race_over(pair)
+    pair.state = OPEN
+    pair.since = pairs.loop.now_us
+    pair.look_at = pair.since + pairs.look_us
+    pairs.wait_until(pair, next_look(pair))
+    if backend.failures and rule.balance.worked(backend):
+        pairs.tell("on_target_up", (rule.key, backend.text))
+    if rule.proxy and not pair.server.broken and not send_header(pair, rule.proxy):
+        pair_close(pair, True)
+        return False
+    return True

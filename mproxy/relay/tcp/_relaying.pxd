@@ -1,0 +1,13 @@
+"""A pair from the accepted connection to its end: what its events and its time-out lead to."""
+
+from libc.stdint cimport int64_t
+
+from mproxy.io._socket cimport sockaddr_storage
+from mproxy.relay.tcp._pair cimport Pair
+from mproxy.relay.tcp._tcp_rule cimport TcpRule
+
+
+cdef void prepare_client(int fd) noexcept nogil
+cdef void accepted(void *owner, int fd, sockaddr_storage *address) noexcept
+cdef void begin(TcpRule rule, int fd) noexcept
+cdef void pair_due(Pair *pair, int64_t now) noexcept

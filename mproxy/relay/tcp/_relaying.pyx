@@ -1,0 +1,213 @@
+"""Life of a relayed connection:
+
+1. `accepted`: the networks of the rule, and its limit (`begin`); one too many is reset at once.
+2. GREETING, CONNECTING, STARVED: `advance` (_connecting.pyx), until there is a server.
+3. OPEN: `run_pair` lets the Mover move what the events of the turn allow, in both directions.
+4. ENDING: one of the two broke; the other one gets what it said before (`last_words`).
+5. `pair_close` (_closing.pyx).
+"""
+
+from cpython.ref cimport Py_INCREF
+from libc.errno cimport ETIMEDOUT
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport calloc
+
+from mproxy.io._accept cimport Acceptor
+from mproxy.io._loop cimport Source, Work
+from mproxy.io._socket cimport (
+    IPPROTO_TCP, SOL_SOCKET, SO_OOBINLINE, TCP_NODELAY, reset_on_close, set_option, sockaddr,
+)
+from mproxy.relay._circle cimport LOOK_EVERY
+from mproxy.relay._hops cimport save_hops
+from mproxy.relay.tcp._closing cimport pair_close, pair_unreachable
+from mproxy.relay.tcp._connecting cimport advance, connect_next
+from mproxy.relay.tcp._keepalive cimport has_vanished, keep_alive
+from mproxy.relay.tcp._mover cimport AGAIN, Mover, Outcome, Side, side_holds, side_mark, side_owed
+from mproxy.relay.tcp._pair cimport ENDING, GREETING, OPEN, STARVED, next_look, read_early, side_init
+from mproxy.relay.tcp._pair_set cimport PairSet
+from mproxy.relay.tcp._race cimport Race
+from mproxy.relay.tcp._wheel cimport TICK_US
+
+
+# ---- it begins
+
+cdef void prepare_client(int fd) noexcept nogil:
+    """Set the options of a client's connection, or of the listening socket that it inherits them from."""
+    set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1)
+    set_option(fd, SOL_SOCKET, SO_OOBINLINE, 1)  # else an urgent byte would not be read
+    keep_alive(fd)
+    reset_on_close(fd)  # whoever kills this process: `finish_on_close` is for an end in order
+
+
+cdef void accepted(void *owner, int fd, sockaddr_storage *address) noexcept:
+    """Take a new connection of the rule `owner` on, or reset it."""
+    cdef TcpRule rule = <TcpRule>owner
+    if not rule.admits(<sockaddr *>address):
+        rule.refused += 1
+        rule.pairs.refuse(fd)
+    elif rule.ask:
+        rule.pairs.tell("on_wanted", (rule.key, fd))
+    else:
+        begin(rule, fd)
+
+
+cdef void begin(TcpRule rule, int fd) noexcept:
+    """Make a pair of the connection, if the rule may have one more."""
+    cdef PairSet pairs = rule.pairs
+    cdef Pair *pair
+    if not pairs.tally.enter(rule.slot, rule.most):
+        rule.refused += 1
+        pairs.refuse(fd)
+        return
+    pair = <Pair *>calloc(1, sizeof(Pair))
+    if pair == NULL:
+        pairs.tally.leave(rule.slot)
+        pairs.refuse(fd)
+        return
+    pair_init(pair, rule, fd)
+    rule.connections += 1
+    rule.total += 1
+    if rule.total % LOOK_EVERY == 0 and rule.guard.hops.look(rule.connections):
+        for acceptor in rule.acceptors:
+            save_hops((<Acceptor>acceptor).source.fd, rule.guard.hops.counting)
+    if rule.guard.finds(pair, rule.total, rule.connections):
+        pairs.tell("on_circle", (rule.key,))
+        reset_all(rule)
+        return
+    if pair.hops == 1:
+        rule.refused += 1
+        pair_close(pair, True)
+        return
+    if not rule.accept_proxy and not rule.proxy:
+        read_early(pair, pairs.loop.buffer)
+    pairs.mover.watch(&pair.client, False)
+    if rule.connect_us:
+        pairs.wait_until(pair, pair.since + rule.connect_us)
+    if not rule.accept_proxy:
+        connect_next(pair, 0)
+
+
+cdef void pair_init(Pair *pair, TcpRule rule, int fd) noexcept:
+    side_init(&pair.client, pair, &pair.server, fd, side_ready)
+    side_init(&pair.server, pair, &pair.client, -1, side_ready)
+    pair.client.writable = True
+    pair.work.run = run_pair
+    pair.work.owner = pair
+    pair.link.owner = pair
+    pair.rule = <void *>rule
+    Py_INCREF(rule)
+    pair.state = GREETING
+    pair.since = rule.pairs.loop.now_us
+    pair.idle_us = rule.idle_us
+    rule.pairs.add(pair)
+
+
+cdef void reset_all(TcpRule rule) noexcept:
+    """End the connections of one rule."""
+    cdef Pair *pair = rule.pairs.first
+    cdef Pair *after
+    while pair != NULL:
+        after = pair.next
+        if pair.rule == <void *>rule:
+            pair_close(pair, True)
+        pair = after
+
+
+# ---- it goes on, and ends
+
+cdef void side_ready(Source *source, uint32_t events) noexcept:
+    cdef Pair *pair = <Pair *>source.owner
+    side_mark(<Side *>source, events)  # the source is the first field of its side
+    (<TcpRule>pair.rule).pairs.loop.schedule(&pair.work)
+
+
+cdef void run_pair(Work *work) noexcept:
+    """Do what the events of this turn allow."""
+    cdef Pair *pair = <Pair *>work.owner
+    cdef TcpRule rule = <TcpRule>pair.rule
+    cdef Mover mover = rule.pairs.mover
+    cdef uint64_t before = mover.moved
+    cdef Outcome up, down
+    if pair.state < OPEN and not advance(pair):
+        return
+    up = mover.move(&pair.client, &rule.bytes_in)
+    down = mover.move(&pair.server, &rule.bytes_out)
+    if mover.moved != before:
+        pair.since = rule.pairs.loop.now_us
+    if up == AGAIN or down == AGAIN:
+        rule.pairs.loop.schedule(&pair.work)
+    if pair.client.broken or pair.server.broken:
+        last_words(pair)
+    elif pair.client.write_ended and pair.server.write_ended:
+        pair_close(pair, False)
+    if mover.pool.open:
+        rule.pairs.arm()
+
+
+cdef void last_words(Pair *pair) noexcept:
+    """One of the two broke: reset the other one as soon as it has everything that was said before."""
+    cdef PairSet pairs = (<TcpRule>pair.rule).pairs
+    cdef Side *told = &pair.server if pair.client.broken else &pair.client
+    cdef int64_t owed
+    if pair.state != ENDING:
+        pair.state = ENDING
+        (<TcpRule>pair.rule).failed += 1
+    if told.broken:
+        pair_close(pair, True)
+        return
+    owed = side_owed(told)
+    if not told.other.read_ended and not side_holds(told):
+        pairs.loop.schedule(&pair.work)
+    elif told.other.read_ended and owed == 0:
+        pair_close(pair, True)
+        return
+    if owed != pair.owed:
+        pair.owed = owed
+        pair.since = pairs.loop.now_us
+    pairs.wait_until(pair, pairs.loop.now_us + TICK_US)
+
+
+cdef void pair_due(Pair *pair, int64_t now) noexcept:
+    """The time-out has fallen out of the wheel."""
+    cdef TcpRule rule = <TcpRule>pair.rule
+    if pair.state == OPEN:
+        if now >= pair.look_at and not look_after(pair, now):
+            return
+        pair.due_at = next_look(pair)  # a byte since then may have put it off
+    if now < pair.due_at:
+        rule.pairs.wait_until(pair, pair.due_at)
+    elif pair.state == OPEN:
+        rule.timed_out += 1
+        pair_close(pair, True)
+    elif pair.state == ENDING:
+        if now - pair.since >= rule.pairs.last_words_us:
+            pair_close(pair, True)
+        else:
+            last_words(pair)
+    elif rule.connect_us and now >= pair.since + rule.connect_us:
+        if pair.race != NULL:
+            (<Race>pair.race).timed_out()
+        if pair.state == GREETING:
+            rule.timed_out += 1
+            pair_close(pair, True)
+        else:
+            pair_unreachable(pair, ETIMEDOUT)
+    elif pair.state == STARVED:
+        connect_next(pair, 0)
+
+
+cdef bint look_after(Pair *pair, int64_t now) noexcept:
+    """See to it that peers that vanish are noticed. False when one has, and with it the pair."""
+    cdef Mover mover = (<TcpRule>pair.rule).pairs.mover
+    if not pair.server.kept_alive:
+        pair.server.kept_alive = True
+        keep_alive(pair.server.source.fd)  # not in `dial`: what is over soon need not be kept alive
+    pair.look_at = now + (<TcpRule>pair.rule).pairs.look_us
+    if has_vanished(pair.client.source.fd):
+        mover.fail(&pair.client)
+    if has_vanished(pair.server.source.fd):
+        mover.fail(&pair.server)
+    if pair.client.broken or pair.server.broken:
+        last_words(pair)
+        return False
+    return True

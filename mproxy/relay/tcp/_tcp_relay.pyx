@@ -1,0 +1,87 @@
+"""TCP relay: rules come, change and go. What happens to a connection: _relaying.pyx."""
+
+from functools import partial
+
+from mproxy.io._accept cimport Accepting, accept_on
+from mproxy.io._socket cimport Target
+from mproxy.relay.tcp._closing cimport pair_close
+from mproxy.relay.tcp._relaying cimport accepted, begin, pair_due, prepare_client
+from mproxy.relay.tcp._tcp_rule cimport TcpRule
+
+
+cdef enum:
+    ACCEPTS_A_TURN = 8     # then other workers may come first; with one worker it makes no difference
+
+
+_relays = set()  # not closed ones: the kernel holds pointers to their pairs
+
+
+cdef class TcpRelay:
+    """Relays what the listening sockets of its rules accept. `max_connections`: of all rules and
+    workers, 0: no bound. `tally`: where connections are counted with those of other workers."""
+
+    def __init__(self, Loop loop, observer, uint32_t max_connections=0, Tally tally=None):
+        self.pairs = PairSet(loop, observer, max_connections, tally or Tally())
+        self.pairs.due = pair_due
+        self.rules = {}
+        _relays.add(self)
+
+    @property
+    def count(self):
+        """Connections now."""
+        return self.pairs.gate.count
+
+    def keep(self, int descriptors):
+        """Leave so many of the process's descriptors to others."""
+        self.pairs.gate.kept = descriptors
+
+    def add(self, key, rule, fds):
+        """Accept on the listening sockets `fds` (duplicates of the caller's) by `rule`; then `set_targets`."""
+        cdef TcpRule added = TcpRule(self.pairs, key, rule)
+        cdef Accepting how
+        how.prepare, how.accepted, how.owner = prepare_client, accepted, <void *>added
+        how.with_address, how.most = True, ACCEPTS_A_TURN
+        self.rules[key] = added
+        for fd in fds:
+            added.acceptors.append(accept_on(self.pairs.gate, fd, &how))
+
+    def set_targets(self, key, targets):
+        """Where the connections of a rule go: a Target for each of its targets, count 0 while it is not resolved."""
+        (<TcpRule>self.rules[key]).balance.set_targets(targets)
+
+    def ask(self, key):
+        """Let the observer name the target of each connection: on_wanted(key, fd), to be answered by `relay`."""
+        (<TcpRule>self.rules[key]).ask = True
+
+    def relay(self, key, int fd, Target target):
+        """Answer to `on_wanted`; target None resets the connection."""
+        if target is None or key not in self.rules:
+            self.pairs.refuse(fd)
+            return
+        self.set_targets(key, [target])  # an address that was there keeps its state: callers share it
+        begin(self.rules[key], fd)
+
+    def update(self, key, rule):
+        """New options for the same listeners: connections accepted from now on follow them."""
+        (<TcpRule>self.rules[key]).configure(rule)
+
+    def remove(self, key):
+        """Accept nobody any more by this rule; its connections go on."""
+        for acceptor in (<TcpRule>self.rules.pop(key)).acceptors:
+            acceptor.close()
+
+    def stats(self, key):
+        """Counters of a rule: names as in TcpRule, whole numbers since `add`."""
+        return (<TcpRule>self.rules[key]).stats()
+
+    def down(self, key):
+        """[(HOST:PORT, errno), ...]: addresses of a rule that are left out."""
+        return (<TcpRule>self.rules[key]).balance.down()
+
+    def close(self):
+        """Accept nobody any more and reset every connection."""
+        for key in list(self.rules):
+            self.remove(key)
+        while self.pairs.first != NULL:
+            pair_close(self.pairs.first, True)
+        self.pairs.loop.soon.append(partial(_relays.discard, self))

@@ -1,0 +1,39 @@
+"""One TCP rule."""
+
+from mproxy.relay._cidr cimport is_allowed
+
+
+cdef class TcpRule:
+    """`rule`: a rules.Rule. Its options may change while it has connections; so may its targets."""
+
+    def __init__(self, PairSet pairs, key, rule):
+        self.pairs = pairs
+        self.key = key
+        self.slot = pairs.tally.slot(key)
+        self.acceptors = []
+        self.balance = Balance()
+        self.guard = Guard(pairs.loop, self.balance)
+        self.configure(rule)
+
+    cdef void configure(self, rule):
+        """Take the options of `rule` from now on."""
+        options = rule.options
+        self.targets_text = rule.targets_text
+        self.balance.least = options.balance == "leastconn"
+        self.allow = CidrSet(options.allow) if options.allow else None
+        self.deny = CidrSet(options.deny) if options.deny else None
+        self.sources = Sources(getattr(options, "source", ()))
+        self.proxy, self.accept_proxy = options.proxy, options.accept_proxy
+        self.most = options.max_connections
+        self.connect_us, self.idle_us = options.connect_timeout_us, options.idle_timeout_us
+
+    cdef bint admits(self, const sockaddr *client) noexcept:
+        """Whether a client of this address may have a connection."""
+        return not self.guard.is_closed() and is_allowed(self.allow, self.deny, client)
+
+    cdef dict stats(self):
+        """Counts so far, and the connections now."""
+        return {
+            "connections": self.connections, "total": self.total, "refused": self.refused, "failed": self.failed,
+            "timed_out": self.timed_out, "bytes_in": self.bytes_in, "bytes_out": self.bytes_out,
+        }
