@@ -1,7 +1,6 @@
 """A relay that runs: signals, commands, service manager and log on one side, what does the relaying on the other.
 
-What does the relaying is a Supervisor or a Kernel; both have start, apply, status,
-listening_fds, stop and stop_at_once.
+What does the relaying is a RelayBackend: a Supervisor with workers, or a Kernel.
 """
 
 import os

@@ -4,9 +4,12 @@ Such a rule takes every descriptor that there is with its first connection, and 
 What the rules and the addresses of names do not tell is found at run time: _circle.pxd.
 """
 
+from __future__ import annotations
+
 import ipaddress
 import socket
 import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +29,8 @@ class Step:
     to: Rule
 
 
-def find_circles(rules, addresses, is_own):
+def find_circles(rules: Iterable[Rule], addresses: Callable[[str], list[str]],
+                 is_own: Callable[[str], bool]) -> list[Step]:
     """Steps that lead round and round. `addresses(host)`: the known ones, text; `is_own(address)`: of this host."""
     listening: dict[tuple[str, int], list[Rule]] = {}
     for rule in rules:
@@ -40,7 +44,7 @@ def find_circles(rules, addresses, is_own):
     return _without_ends(steps)
 
 
-def refuse_circles(rules, name):
+def refuse_circles(rules: Iterable[Rule], name: str) -> None:
     """RulesError that names every rule that leads round by the addresses in the rules themselves."""
     wrong = {}
     for step in find_circles(rules, _numeric, is_own_address):
@@ -50,7 +54,7 @@ def refuse_circles(rules, name):
         raise RulesError(name, sorted(wrong.items()))
 
 
-def _numeric(host):
+def _numeric(host: str) -> list[str]:
     """An address stands for itself, a name for nothing yet."""
     try:
         ipaddress.ip_address(host.partition("%")[0])
@@ -59,7 +63,7 @@ def _numeric(host):
     return [host]
 
 
-def _meets(rule, address, is_own):
+def _meets(rule: Rule, address: str, is_own: Callable[[str], bool]) -> bool:
     """Whether who connects to an address meets the listener of a rule."""
     target = ipaddress.ip_address(address.partition("%")[0])
     if target.version == 6 and target.ipv4_mapped is not None:
@@ -74,7 +78,7 @@ def _meets(rule, address, is_own):
     return host.partition("%")[0] == str(target)
 
 
-def _without_ends(steps):
+def _without_ends(steps: list[Step]) -> list[Step]:
     """Those steps that go on, and that others lead to: what is left goes round."""
     while True:
         begin, end = {step.rule.listener for step in steps}, {step.to.listener for step in steps}
@@ -84,28 +88,30 @@ def _without_ends(steps):
         steps = left
 
 
-def is_own_address(address):
+def is_own_address(address: str) -> bool:
     """Whether this host has an address: only such ones can be bound, unless the system lets everything be."""
     version = 6 if ":" in address else 4
     with socket.socket(socket.AF_INET6 if version == 6 else socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
             if _binds_anything(version):
                 sock.connect((address, 9))  # sends nothing; who talks to himself does so from that address
-                return sock.getsockname()[0] == address
+                ours: str = sock.getsockname()[0]
+                return ours == address
             sock.bind((address, 0))
         except OSError:
             return False
         return True
 
 
-def _binds_anything(version):
+def _binds_anything(version: int) -> bool:
     try:
         return _MAY_BIND_ANYWHERE[version].read_text().strip() == "1"
     except OSError:
         return False
 
 
-def has_clients(clients, places=("/proc/net/tcp", "/proc/net/tcp6")):
+def has_clients(clients: Iterable[tuple[int, bytes, int]],
+                places: Sequence[str] = ("/proc/net/tcp", "/proc/net/tcp6")) -> bool:
     """Whether this host has sockets that connect from such a port to such a place (proc_pid_net(5)): [(port, address in
     its IPv6 form, port), ...]. Then these are clients, and no connections of our own that came back."""
     wanted = {(f"{_words(address)[-8:]}:{ours:04X}", f"{port:04X}") for port, address, ours in clients}
@@ -122,6 +128,6 @@ def has_clients(clients, places=("/proc/net/tcp", "/proc/net/tcp6")):
     return False
 
 
-def _words(address):
+def _words(address: bytes) -> str:
     """As the system prints it: words of 32 bits in its own byte order."""
     return "".join(f"{int.from_bytes(address[at:at + 4], sys.byteorder):08X}" for at in range(0, 16, 4))

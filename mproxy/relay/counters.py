@@ -1,5 +1,13 @@
 """What the workers count, put together; nothing is lost with a worker, or with a rule that goes."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    Values = dict[str, int]  # {name: value}, as `stats` of the engines gives them
+
 # What there is to count, by protocol: `stats` of the engines.
 NAMES = {
     "tcp": ("connections", "total", "refused", "failed", "timed_out", "bytes_in", "bytes_out"),
@@ -14,41 +22,41 @@ GAUGES = frozenset(("connections", "sessions"))
 class Counters:
     """By rule and by worker. Values are what the engines' `stats` give: {name: int}."""
 
-    def __init__(self):
-        self._live = {}      # worker -> {key: values as last told}
-        self._former = {}    # key -> sums of workers that are gone
-        self._retired = {}   # protocol -> sums of rules that are gone
+    def __init__(self) -> None:
+        self._live: dict[int, dict[int, Values]] = {}      # worker -> {key: values as last told}
+        self._former: dict[int, Values] = {}    # key -> sums of workers that are gone
+        self._retired: dict[str, Values] = {}   # protocol -> sums of rules that are gone
 
-    def told(self, worker, changed):
+    def told(self, worker: int, changed: dict[int, Values]) -> None:
         """A worker's report: {key: values}."""
         self._live.setdefault(worker, {}).update(changed)
 
-    def retire(self, key, protocol):
+    def retire(self, key: int, protocol: str) -> None:
         """A rule is gone, and every worker has said its last word on it: only the sums of its protocol keep it."""
         parts = [self._former.pop(key, {}), *(live.pop(key, {}) for live in self._live.values())]
         for values in parts:
             _add(self._retired.setdefault(protocol, {}), values, sums_only=True)
 
-    def worker_gone(self, worker):
+    def worker_gone(self, worker: int) -> None:
         """Keep the sums of a worker that ended."""
         for key, values in self._live.pop(worker, {}).items():
             _add(self._former.setdefault(key, {}), values, sums_only=True)
 
-    def of_rule(self, key, protocol):
+    def of_rule(self, key: int, protocol: str) -> Values:
         """{name: value} over all workers that there were; every name is there."""
         return add_up([dict.fromkeys(NAMES[protocol], 0), self._former.get(key, {}),
                        *(live.get(key, {}) for live in self._live.values())])
 
-    def of_worker(self, worker):
+    def of_worker(self, worker: int) -> Values:
         """{name: value} over all rules, since that worker began."""
         return add_up(self._live.get(worker, {}).values())
 
-    def retired(self, protocol):
+    def retired(self, protocol: str) -> Values:
         """Sums of the rules that are gone; every name is there."""
         return add_up([dict.fromkeys(NAMES[protocol], 0), self._retired.get(protocol, {})])
 
 
-def add_up(parts):
+def add_up(parts: Iterable[Values]) -> Values:
     """{name: sum} of several."""
     total: dict[str, int] = {}
     for values in parts:
@@ -56,7 +64,7 @@ def add_up(parts):
     return total
 
 
-def _add(total, values, sums_only=False):
+def _add(total: Values, values: Values, sums_only: bool = False) -> None:
     for name, value in values.items():
         if not (sums_only and name in GAUGES):
             total[name] = total.get(name, 0) + value

@@ -13,13 +13,21 @@ The steps, and where a mistake is found:
 Every wrong line is named, not only the first; and with one wrong line no rule at all is given out.
 """
 
+from __future__ import annotations
+
 import ipaddress
 import re
+from collections.abc import Callable, Iterable
 
 from mproxy.ground.config import DAY_US, HOUR_US, MILLISECOND_US, format_duration
 from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.ground.words import parse_bind, parse_count, parse_duration, parse_host, parse_port, printable
 from mproxy.relay.rules import LEAST_CONNECTIONS, ROUND_ROBIN, UDP_OPTIONS, Rule, RuleOptions
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+    OptionCache = dict[tuple[tuple[str, ...], tuple[str, ...]], list[RuleOptions]]  # by protocols and words
 
 LINE = "[tcp|udp|tcp+udp] [ADDRESS:]PORT -> HOST:PORT [OPTION ...]"
 
@@ -39,12 +47,12 @@ _HEAD = re.compile(r"(?:([^\s:\[\]]*)\s+)?(\S+)")
 class LinesError(MproxyError):
     """What is wrong with lines of a file. `wrong`: [(line number, what is wrong and what is expected), ...]."""
 
-    def __init__(self, name, wrong):
+    def __init__(self, name: str, wrong: list[tuple[int, str]]) -> None:
         self.name = name
         self.wrong = wrong
         super().__init__("; ".join(self.lines()))
 
-    def lines(self):
+    def lines(self) -> list[str]:
         """Lines for a person, each `FILE:LINE: text`, the first TOLD of them and how many more there are."""
         told = [f"{self.name}:{number}: {text}" for number, text in self.wrong[:TOLD]]
         more = len(self.wrong) - TOLD
@@ -59,7 +67,7 @@ class ListenError(LinesError):
     """Rules that are right, but whose ports or addresses cannot be had."""
 
 
-def read_rules(path):
+def read_rules(path: str) -> list[Rule]:
     """The Rules of a file; RulesError, or UsageError when it cannot be read."""
     try:
         with open(path, "rb") as file:
@@ -73,11 +81,11 @@ def read_rules(path):
     return parse_rules(text, path)
 
 
-def parse_rules(text, name="rules"):
+def parse_rules(text: str, name: str = "rules") -> list[Rule]:
     """The Rules of a whole file, in its order; `name` stands before the line number in a RulesError."""
     rules: list[Rule] = []
     wrong: list[tuple[int, str]] = []
-    cache: dict[object, list[RuleOptions]] = {}
+    cache: OptionCache = {}
     for number, line in enumerate(text.split("\n"), 1):
         words = line.partition("#")[0].strip()
         if not words:
@@ -98,9 +106,8 @@ def parse_rules(text, name="rules"):
     return rules
 
 
-def parse_line(line, number, cache=None):
-    """The Rules of one line without its comment. `cache`: {(protocols, words): [RuleOptions]}, so that equal ones are
-    one object."""
+def parse_line(line: str, number: int, cache: OptionCache | None = None) -> list[Rule]:
+    """The Rules of one line without its comment. `cache`: so that equal options are one object."""
     if len(line) > LONGEST_LINE:
         raise UsageError(f"line longer than {LONGEST_LINE} characters; expected {LINE}")
     head, arrow, tail = line.partition("->")
@@ -123,14 +130,14 @@ def parse_line(line, number, cache=None):
     return rules
 
 
-def _refuse_circle(rule):
+def _refuse_circle(rule: Rule) -> None:
     """A relay to itself would take every descriptor there is with its first connection."""
     for host, port in rule.targets:
         if port == rule.listen_port and _reaches(rule.listen_host, host):
             raise UsageError(f"{rule} would relay to itself; use another host or port")
 
 
-def _reaches(listening, host):
+def _reaches(listening: str, host: str) -> bool:
     """Whether a connection to `host`, perhaps a name, certainly reaches who listens there."""
     if host == listening:
         return True
@@ -148,7 +155,7 @@ def _reaches(listening, host):
 
 # ---- before the arrow
 
-def parse_head(text):
+def parse_head(text: str) -> tuple[tuple[str, ...], str, range]:
     """(protocols, host, ports) of `udp [::]:5060`, `7100-7110`, `10.0.0.1:80`."""
     match = _HEAD.fullmatch(text)
     if match is None:
@@ -160,7 +167,7 @@ def parse_head(text):
     return PROTOCOLS[protocol.lower()], host, ports
 
 
-def parse_listen(text, lowest=1):
+def parse_listen(text: str, lowest: int = 1) -> tuple[str, range]:
     """(host, ports) of `[ADDRESS:]PORT[-PORT]`; host "" is every address."""
     host, colon, ports = text.rpartition(":")
     if colon:
@@ -174,7 +181,7 @@ def parse_listen(text, lowest=1):
     return host, _ports(ports, "listening port", lowest)
 
 
-def _ports(text, what, lowest=1):
+def _ports(text: str, what: str, lowest: int = 1) -> range:
     first, dash, last = text.partition("-")
     try:
         low = parse_port(first, lowest)
@@ -189,17 +196,17 @@ def _ports(text, what, lowest=1):
 
 # ---- behind the arrow
 
-def _target(text, count):
+def _target(text: str, count: int) -> tuple[str, int]:
     """(host, first port) of `HOST:PORT[-PORT]`; a range must have as many ports as are listened on."""
-    host, colon, ports = text.rpartition(":")
-    if not colon or not host or not ports or (":" in host and not host.startswith("[")):
+    host, colon, after = text.rpartition(":")
+    if not colon or not host or not after or (":" in host and not host.startswith("[")):
         raise UsageError(f"not a valid target: {printable(text)}; expected HOST:PORT or [IPV6]:PORT")
     try:
         host = parse_host(host)
     except UsageError:
         raise UsageError(f"not a valid host: {printable(host)}; use a name, an IPv4 address, or an IPv6 address in"
                          " brackets") from None
-    ports = _ports(ports, "target port")
+    ports = _ports(after, "target port")
     if len(ports) != count:
         raise UsageError(
             f"{printable(text)} has {_count(len(ports))} but the rule listens on {count}; expected"
@@ -208,11 +215,11 @@ def _target(text, count):
     return host, ports[0]
 
 
-def _count(ports):
+def _count(ports: int) -> str:
     return f"{ports} port{'s' if ports > 1 else ''}"
 
 
-def parse_options(protocols, words, cache):
+def parse_options(protocols: tuple[str, ...], words: tuple[str, ...], cache: OptionCache) -> list[RuleOptions]:
     """A RuleOptions for each of the protocols, from words such as `max=500` and `accept-proxy`."""
     key = protocols, words
     if key not in cache:
@@ -227,7 +234,7 @@ def parse_options(protocols, words, cache):
     return cache[key]
 
 
-def _fill(protocol, given):
+def _fill(protocol: str, given: dict[str, Any]) -> RuleOptions:
     """RuleOptions of one protocol: what was given and concerns it, defaults for the rest."""
     if protocol == "tcp":
         return RuleOptions(**{name: value for name, value in given.items() if name != "per_source"})
@@ -239,7 +246,7 @@ def _fill(protocol, given):
     return RuleOptions(**values)
 
 
-def _option(word, protocols):
+def _option(word: str, protocols: tuple[str, ...]) -> tuple[str, object]:
     """(field of RuleOptions, value) of one word."""
     name, equals, text = word.partition("=")
     if name not in OPTIONS:
@@ -257,26 +264,26 @@ def _option(word, protocols):
         raise UsageError(f"{printable(word)}: not {expected[0]}; {expected[1]}") from None
 
 
-def _networks(text):
+def _networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
     return tuple(ipaddress.ip_network(word.strip("[]") if "/" not in word else word) for word in text.split(","))
 
 
-def _sources(text):
+def _sources(text: str) -> tuple[str, ...]:
     addresses = tuple(parse_bind(word) for word in text.split(","))
     if len({":" in address for address in addresses}) != len(addresses):
         raise UsageError
     return addresses
 
 
-def _limit(text):
+def _limit(text: str) -> int:
     value = parse_count(text)
     if not 1 <= value <= 1_000_000:
         raise UsageError
     return value
 
 
-def _timeout(lowest, highest, zero=False):
-    def parse(text):
+def _timeout(lowest: int, highest: int, zero: bool = False) -> Callable[[str], int]:
+    def parse(text: str) -> int:
         value = parse_duration(text)
         if not lowest <= value <= highest and not (zero and value == 0):
             raise UsageError
@@ -284,8 +291,8 @@ def _timeout(lowest, highest, zero=False):
     return parse
 
 
-def _choice(**values):
-    def parse(text):
+def _choice(**values: object) -> Callable[[str], object]:
+    def parse(text: str) -> object:
         if text not in values:
             raise UsageError
         return values[text]
@@ -321,11 +328,11 @@ _SPELLING = {name: name if entry[1] is None else f"{name}=" for name, entry in O
 
 # ---- rules beside each other
 
-def _is_ipv4(host):
+def _is_ipv4(host: str) -> bool:
     return bool(host) and ":" not in host
 
 
-def _widen(rules):
+def _widen(rules: list[Rule]) -> list[Rule]:
     """Step 3: `::` becomes "" where IPv4 has nobody else at that port."""
     taken = {(rule.protocol, rule.listen_port) for rule in rules if _is_ipv4(rule.listen_host)}
     return [
@@ -334,7 +341,7 @@ def _widen(rules):
         for rule in rules]
 
 
-def _overlaps(rules):
+def _overlaps(rules: Iterable[Rule]) -> list[tuple[int, str]]:
     """[(line, text)] for every line that listens where an earlier one does, once a pair of lines."""
     places: dict[tuple[str, int], list[Rule]] = {}
     wrong = {}
@@ -350,7 +357,7 @@ def _overlaps(rules):
     return [(number, text) for (_, number), text in wrong.items()]
 
 
-def _meet(one, other):
+def _meet(one: str, other: str) -> bool:
     """Whether there is an address that both listen on."""
     if one == other or not one or not other:
         return True

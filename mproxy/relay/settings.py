@@ -16,7 +16,7 @@ class RelayConfig(LogConfig):
     """One relay. Either `rules` hold, which come from the command line, or those of the file `file`."""
 
     rules: Setting[tuple[Rule, ...]] = Setting(())
-    file = Setting(None)
+    file: Setting[str | None] = Setting(None)
 
     # Processes that relay. One moves as much as one CPU can; more of them also hold more connections, since the limit
     # of open files is one of a process. More than there are CPUs only serve the second purpose.
@@ -30,11 +30,11 @@ class RelayConfig(LogConfig):
 
     # Run in the background; keep the process's number in this file.
     daemon = Setting(False)
-    pidfile = Setting(None)
+    pidfile: Setting[str | None] = Setting(None)
 
     # Whose rights the workers have: they read what strangers send. None: those of the supervisor, who keeps its own to
     # bind the ports of later reloads.
-    user = Setting(None)
+    user: Setting[str | None] = Setting(None)
 
     # Listen on addresses that this host does not have yet: at boot the relay may be earlier than the network.
     wait_addresses = Setting(False)
@@ -44,25 +44,25 @@ class RelayConfig(LogConfig):
     drain_timeout_us = Setting(10 * SECOND_US, 0, 24 * HOUR_US)
 
     # What `mproxy status` calls this relay; None: made of its file, or of its rule.
-    name = Setting(None)
+    name: Setting[str | None] = Setting(None)
 
     # Lines are appended here, by every process; opened anew with each reload, so that it can be rotated.
-    log_file = Setting(None)
+    log_file: Setting[str | None] = Setting(None)
 
     @property
-    def origin(self):
+    def origin(self) -> str:
         """Where the rules come from, for messages."""
         return self.file or "command line"
 
     @property
-    def shown_name(self):
+    def shown_name(self) -> str:
         """`name` or its default: `relay:/etc/mproxy/relay.conf`, `relay:7005->10.0.0.2:8005`."""
         if self.name or self.file:
             return self.name or f"relay:{self.file}"
         (rule, *_) = self.rules
         return f"relay:{rule.listen_text}->{format_host_port(*rule.targets[0])}"
 
-    def _check(self):
+    def _check(self) -> None:
         if self.kernel and self.user:
             raise UsageError("--user and --kernel cannot be used together: kernel mode has no workers")
         super()._check()

@@ -15,6 +15,7 @@ from mproxy.ground.config import format_host_port
 from mproxy.ground.errors import MproxyError
 from mproxy.ground.words import counted
 from mproxy.policy.names import Names
+from mproxy.relay.backend import RelayBackend
 from mproxy.relay.channel import MOST_FDS
 from mproxy.relay.circles import find_circles, is_own_address, refuse_circles
 from mproxy.relay.counters import Counters, add_up
@@ -55,7 +56,7 @@ class Entry:
         self.listener = listener
 
 
-class Supervisor:
+class Supervisor(RelayBackend):
     """config: `workers`, `max_connections`, `name` of the rule file for messages. `given`: see listeners.take_given.
     `prepare()` is called first in each worker's process."""
 

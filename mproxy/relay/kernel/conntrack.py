@@ -4,9 +4,12 @@ Netlink of nf_conntrack (linux/netfilter/nfnetlink_conntrack.h): numbers of the 
 values of attributes in the network's. A flow is deleted by giving back its tuple as it came.
 """
 
+from __future__ import annotations
+
 import os
 import socket
 import struct
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 NETLINK_NETFILTER = 12
@@ -48,7 +51,7 @@ class Flow:
     identity: bytes            # attributes that name it
 
 
-def flows():
+def flows() -> Iterator[Flow]:
     """Every TCP and UDP Flow. OSError where netlink is not allowed."""
     with _open() as sock:
         sock.send(_message(_GET, _REQUEST | _DUMP, socket.AF_UNSPEC, b""))
@@ -64,7 +67,7 @@ def flows():
                     yield flow
 
 
-def delete(some):
+def delete(some: Iterable[Flow]) -> int:
     """End Flows; one that is gone by itself is no error. Returns how many there were."""
     count = 0
     with _open() as sock:
@@ -75,19 +78,19 @@ def delete(some):
     return count
 
 
-def _open():
+def _open() -> socket.socket:
     sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
     sock.settimeout(10)
     sock.bind((0, 0))
     return sock
 
 
-def _message(kind, flags, family, attributes):
+def _message(kind: int, flags: int, family: int, attributes: bytes) -> bytes:
     body = _GENERIC.pack(family, 0, 0) + attributes
     return _HEADER.pack(_HEADER.size + len(body), kind, flags, 1, 0) + body
 
 
-def _messages(data):
+def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
     """(type, body) of each message in a datagram."""
     at = 0
     while at + _HEADER.size <= len(data):
@@ -96,7 +99,7 @@ def _messages(data):
         at += max(_HEADER.size, length + 3 & ~3)
 
 
-def _attributes(data):
+def _attributes(data: bytes) -> dict[int, bytes]:
     """{type: value} of a run of attributes."""
     found = {}
     at = 0
@@ -107,7 +110,7 @@ def _attributes(data):
     return found
 
 
-def parse_flow(body):
+def parse_flow(body: bytes) -> Flow | None:
     """The Flow of a message's body, None for other protocols."""
     family = body[0]
     attributes = _attributes(body[_GENERIC.size:])
@@ -124,7 +127,7 @@ def parse_flow(body):
                 protocol == "udp" or _tcp_state(attributes) in _LIVING_TCP, family, identity)
 
 
-def _parse_tuple(data):
+def _parse_tuple(data: bytes) -> tuple[str, tuple[str, int], tuple[str, int]] | None:
     """(protocol, (source, port), (destination, port)), None for a protocol without ports."""
     parts = _attributes(data)
     protocol = _attributes(parts[_PROTOCOL])
@@ -139,11 +142,11 @@ def _parse_tuple(data):
     return name, (source, next(ports)), (destination, next(ports))
 
 
-def _say_address(packed):
+def _say_address(packed: bytes) -> str:
     return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
 
 
-def _tcp_state(attributes):
+def _tcp_state(attributes: dict[int, bytes]) -> int:
     tcp = _attributes(attributes.get(_PROTOCOL_INFO, b"")).get(1, b"")  # CTA_PROTOINFO_TCP
     state = _attributes(tcp).get(1, b"")                                 # CTA_PROTOINFO_TCP_STATE
     return state[0] if state else 0

@@ -11,14 +11,18 @@ So both are watched. What somebody else took away is put back; where that fails 
 is `broken`, and it is tried again.
 """
 
+from __future__ import annotations
+
 import fcntl
 import os
 import socket
+from collections.abc import Callable, Iterable, Sequence
 
 from mproxy.ground.config import format_host_port
 from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.policy.names import Names
 from mproxy.policy.resolver import numeric_address
+from mproxy.relay.backend import RelayBackend
 from mproxy.relay.circles import is_own_address
 from mproxy.relay.counters import NAMES, add_up
 from mproxy.relay.kernel import conntrack, nft
@@ -27,6 +31,16 @@ from mproxy.relay.kernel.watch import TableWatch
 from mproxy.relay.listeners import check_free
 from mproxy.relay.rule_file import ListenError, RulesError
 from mproxy.service.control import make_directory, runtime_directories
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mproxy.ground.shapes import ListenAddress, Logger
+    from mproxy.io._loop import Loop, Timer
+    from mproxy.relay.backend import Facts
+    from mproxy.relay.counters import Values
+    from mproxy.relay.rules import Rule
+    from mproxy.relay.settings import RelayConfig
+    Living = dict[tuple[str, int, tuple[str, int]], int]  # connections now, by protocol, listening port, target
 
 # Options that mean something to nftables. Everything else needs a process that sees the bytes, or counts connections.
 POSSIBLE = {"allow", "deny"}
@@ -47,7 +61,7 @@ SETTINGS_LOOK_US = 2_000_000
 V4, V6 = socket.AF_INET, socket.AF_INET6
 
 
-def refuse_impossible(rules, name):
+def refuse_impossible(rules: Iterable[Rule], name: str) -> None:
     """RulesError that names every rule, and what in it the kernel cannot do."""
     wrong: dict[int, str] = {}
     for rule in rules:
@@ -58,7 +72,7 @@ def refuse_impossible(rules, name):
         raise RulesError(name, sorted(wrong.items()))
 
 
-def _impossible(rule):
+def _impossible(rule: Rule) -> str | None:
     options = [option for option in rule.options.given if option not in POSSIBLE]
     if options:
         return f"--kernel does not support {', '.join(options)}"
@@ -79,31 +93,32 @@ def _impossible(rule):
     return None
 
 
-class Kernel:
-    """The table and what belongs to it. The same methods as Supervisor's."""
+class Kernel(RelayBackend):
+    """The table and what belongs to it."""
 
-    def __init__(self, config, log, loop):
+    def __init__(self, config: RelayConfig, log: Logger, loop: Loop) -> None:
         self._config = config
         self._log = log
         self._loop = loop
         self._names = Names(loop, self._on_name_changed, self._on_name_failed)
-        self._rules = []
-        self._redirects = []      # as installed
-        self._before = {}         # rule.listener -> counts of former tables
-        self._retired = {}        # protocol -> counts of rules that are gone
+        self._rules: Sequence[Rule] = []
+        self._redirects: list[nft.Redirect] = []      # as installed
+        self._before: dict[ListenAddress, Values] = {}         # rule.listener -> counts of former tables
+        self._retired: dict[str, Values] = {}        # protocol -> counts of rules that are gone
         self._installed = False
-        self._lock = None
-        self._settings = None
+        self._lock: int | None = None
+        self._settings: Settings | None = None
         self._draining = False
-        self._install_timer = None
-        self._watch = None        # of the table
-        self._broken = None       # why nothing is led at the moment
-        self._last_counters = {}  # as read last: what counted since is lost with a table that is taken away
+        self._install_timer: Timer | None = None
+        self._watch: TableWatch | None = None        # of the table
+        self._broken: str | None = None       # why nothing is led at the moment
+        self._last_counters: nft.Counts = {}  # as read last: what counted since is lost with a table that is taken away
 
     # ---- commands
 
-    def start(self, rules, on_ready, on_failed):
-        """Install the table when the names are known; MproxyError, or `on_failed(error)` later."""
+    def start(self, rules: Sequence[Rule], on_ready: Callable[[], object],
+              on_failed: Callable[[MproxyError], object]) -> None:
+        """Install the table when the names are known."""
         refuse_impossible(rules, self._config.origin)
         if os.geteuid() != 0:
             raise UsageError("--kernel needs root: it changes nftables and settings of the kernel")
@@ -114,8 +129,7 @@ class Kernel:
         self._names.want(host for rule in rules for host, _ in rule.targets)
         self._await_names(self._loop.now() + NAMES_PATIENCE_US, on_ready, on_failed)
 
-    def apply(self, rules):
-        """Go over to other rules: (added, changed, removed). MproxyError: nothing was changed."""
+    def apply(self, rules: Sequence[Rule]) -> tuple[int, int, int]:
         refuse_impossible(rules, self._config.origin)
         former = {rule.listener: rule for rule in self._rules}
         added = [rule for rule in rules if rule.listener not in former]
@@ -133,12 +147,11 @@ class Kernel:
         self._names.want(hosts)
         return len(added), len(changed), len(removed)
 
-    def when_followed(self, callback):
-        """The kernel follows the rules already: call `callback()`."""
+    def when_followed(self, callback: Callable[[], object]) -> None:
+        """At once: the kernel follows the rules already."""
         callback()
 
-    def status(self, callback):
-        """Read the table's counters, then call `callback(facts)`; as Supervisor.status."""
+    def status(self, callback: Callable[[Facts], object]) -> None:
         counters = self._read_counters()
         now = self._living()
         rules = [self._rule_facts(redirect, counters, now) for redirect in self._redirects]
@@ -150,12 +163,12 @@ class Kernel:
         facts = {"workers": [], "rules": rules, "totals": totals, "unresolved": self._names.unresolved()}
         callback(facts | ({"state": "broken", "broken": self._broken} if self._broken else {}))
 
-    def listening_fds(self):
+    def listening_fds(self) -> list[int]:
         """There are none: the kernel itself leads on."""
         return []
 
-    def stop(self, patience_us, on_ended):
-        """Lead no new connection, wait for those that stand, take everything back; then `on_ended()`."""
+    def stop(self, patience_us: int, on_ended: Callable[[], object]) -> None:
+        """Lead no new connection, wait for those that stand, take everything back."""
         if not self._installed:
             self._remove()
             on_ended()
@@ -169,16 +182,16 @@ class Kernel:
             self._log.error("table-left", why=error)
         self._look(self._loop.now() + patience_us, on_ended)
 
-    def stop_at_once(self):
+    def stop_at_once(self) -> None:
         """Remove the table and restore the settings."""
         self._remove()
 
-    def reopen_log(self, _fd):
+    def reopen_log(self, _fd: int) -> None:
         """Nothing to do: kernel mode has no workers."""
 
     # ---- start
 
-    def _take_lock(self):
+    def _take_lock(self) -> None:
         """One table, one process: by the inode of the network namespace, since directories are shared between them."""
         place = runtime_directories({}, 0)[0]
         make_directory(place)
@@ -191,7 +204,7 @@ class Kernel:
                               " file") from None
         self._settings = Settings(f"{stem}.settings")
 
-    def _check_ports(self, rules):
+    def _check_ports(self, rules: Iterable[Rule]) -> None:
         """UsageError where a program listens on a rule's port: in kernel mode it would never get another connection."""
         wrong = []
         for rule in rules:
@@ -202,7 +215,8 @@ class Kernel:
         if wrong:
             raise ListenError(self._config.origin, wrong)
 
-    def _await_names(self, patience_until, on_ready, on_failed):
+    def _await_names(self, patience_until: int, on_ready: Callable[[], object],
+                     on_failed: Callable[[MproxyError], object]) -> None:
         if self._names.waiting and self._loop.now() < patience_until:
             self._loop.call_later(LOOK_US, lambda: self._await_names(patience_until, on_ready, on_failed))
             return
@@ -218,7 +232,7 @@ class Kernel:
         self._loop.call_later(SETTINGS_LOOK_US, self._look_at_settings)
         on_ready()
 
-    def _refuse_several(self):
+    def _refuse_several(self) -> None:
         """A name with several addresses of a family is a choice, which the kernel does not make."""
         wrong = []
         for rule in self._rules:
@@ -230,7 +244,7 @@ class Kernel:
         if wrong:
             raise RulesError(self._config.origin, wrong)
 
-    def _by_family(self, host):
+    def _by_family(self, host: str) -> dict[int, list[str]]:
         found: dict[int, list[str]] = {}
         for family, address in self._names.addresses(host, 0):
             found.setdefault(family, []).append(address[0])
@@ -238,7 +252,7 @@ class Kernel:
 
     # ---- the table
 
-    def _make_redirects(self):
+    def _make_redirects(self) -> list[nft.Redirect]:
         redirects = []
         for rule in self._rules:
             addresses = self._by_family(rule.targets[0][0])
@@ -246,7 +260,7 @@ class Kernel:
             redirects.append(nft.Redirect(rule, four, six))
         return redirects
 
-    def _install(self, is_lost=False):
+    def _install(self, is_lost: bool = False) -> None:
         """Replace the table by one for the rules as they are now. MproxyError: the former one stays. `is_lost`:
         somebody took it away, or a part of it."""
         redirects = self._make_redirects()
@@ -259,15 +273,15 @@ class Kernel:
         self._keep_counts(former, counters)
         self._end_flows(former, redirects)
 
-    def _guarded(self):
+    def _guarded(self) -> list[int]:
         return [family for family, name in ((4, FORWARD4), (6, FORWARD6)) if self._settings.was_off(name)]
 
-    def _make_settings(self, redirects):
+    def _make_settings(self, redirects: Iterable[nft.Redirect]) -> None:
         for name in _needed(redirects):
             if self._settings.need(name):
                 self._log.info("setting-changed", name=name.replace("/", "."), value=1)
 
-    def _remove(self):
+    def _remove(self) -> None:
         """Table, settings, lock: as if we had never been."""
         if self._lock is None:
             return
@@ -284,11 +298,11 @@ class Kernel:
 
     # ---- what others do to it
 
-    def _on_table_changed(self):
+    def _on_table_changed(self) -> None:
         if self._installed and not self._draining:
             self._mend("table-restored", why="another program changed or removed the table")
 
-    def _look_at_settings(self):
+    def _look_at_settings(self) -> None:
         if self._draining or self._lock is None:
             return
         self._loop.call_later(SETTINGS_LOOK_US, self._look_at_settings)
@@ -300,7 +314,7 @@ class Kernel:
             self._mend("setting-restored", name=", ".join(name.replace("/", ".") for name in lost),
                        why="another program switched it off")
 
-    def _mend(self, event, **fields):
+    def _mend(self, event: str, **fields: object) -> None:
         """Put everything back. Where that cannot be done, leave no setting that only the table makes harmless."""
         try:
             self._install(is_lost=True)
@@ -315,12 +329,12 @@ class Kernel:
         self._broken = None
         self._log.warning(event, **fields)
 
-    def _watch_no_more(self):
+    def _watch_no_more(self) -> None:
         if self._watch is not None:
             self._watch.close()
             self._watch = None
 
-    def _warn_of_firewalls(self):
+    def _warn_of_firewalls(self) -> None:
         """Warn when another program's chain drops forwarded packets, which our table cannot override."""
         try:
             chains = nft.dropping_chains()
@@ -333,25 +347,24 @@ class Kernel:
 
     # ---- connections of the kernel
 
-    def _flows(self):
+    def _flows(self) -> list[conntrack.Flow]:
         try:
             return list(conntrack.flows())
         except OSError as error:
             self._log.warning("connections-unknown", why=error.strerror)
             return []
 
-    def _living(self):
-        """{(protocol, listening port, target): connections now}."""
-        found: dict[tuple, int] = {}
+    def _living(self) -> Living:
+        found: Living = {}
         for flow in self._flows():
             if flow.redirected and flow.living:
                 key = flow.protocol, flow.listener[1], flow.target
                 found[key] = found.get(key, 0) + 1
         return found
 
-    def _end_flows(self, former, now):
+    def _end_flows(self, former: Iterable[nft.Redirect], now: Iterable[nft.Redirect]) -> None:
         """UDP has no end of its own: flows that no rule of today would lead so are forgotten by the kernel."""
-        def leads(redirects):
+        def leads(redirects: Iterable[nft.Redirect]) -> set[tuple[int, tuple[str, int]]]:
             return {(redirect.rule.listen_port, (target, redirect.port)) for redirect in redirects
                     if redirect.rule.protocol == "udp" for _, target in redirect.families()}
         old, new = leads(former), leads(now)
@@ -365,7 +378,7 @@ class Kernel:
 
     # ---- the end
 
-    def _look(self, until, on_ended):
+    def _look(self, until: int, on_ended: Callable[[], object]) -> None:
         """Check while draining whether all connections have ended."""
         ours = {(redirect.rule.protocol, redirect.rule.listen_port, (target, redirect.port))
                 for redirect in self._redirects for _, target in redirect.families()}
@@ -381,7 +394,7 @@ class Kernel:
 
     # ---- names
 
-    def _on_name_changed(self, host):
+    def _on_name_changed(self, host: str) -> None:
         addresses = self._by_family(host)
         self._log.info("resolved", name=host, addresses=", ".join(sorted(set().union(*addresses.values()))))
         if any(len(some) > 1 for some in addresses.values()):
@@ -389,7 +402,7 @@ class Kernel:
         if self._installed and self._install_timer is None:
             self._install_timer = self._loop.call_later(GATHER_US, self._follow_names)
 
-    def _follow_names(self):
+    def _follow_names(self) -> None:
         self._install_timer = None
         if self._draining or not self._installed:
             return
@@ -398,12 +411,12 @@ class Kernel:
         except MproxyError as error:
             self._log.error("table-kept", why=error)
 
-    def _on_name_failed(self, host, why):
+    def _on_name_failed(self, host: str, why: str) -> None:
         self._log.warning("not-resolved", name=host, why=why)
 
     # ---- counters
 
-    def _read_counters(self):
+    def _read_counters(self) -> nft.Counts:
         try:
             self._last_counters = nft.read_counters()
             return self._last_counters
@@ -411,7 +424,7 @@ class Kernel:
             self._log.warning("counters-unknown", why=error)
             return {}
 
-    def _counts(self, redirect, counters):
+    def _counts(self, redirect: nft.Redirect, counters: nft.Counts) -> Values:
         """{name: value} since the rule began."""
         total, packets_in, bytes_in, packets_out, bytes_out = nft.count(counters, redirect)
         values = {"total": total, "bytes_in": bytes_in, "bytes_out": bytes_out}
@@ -419,7 +432,7 @@ class Kernel:
             values |= {"packets_in": packets_in, "packets_out": packets_out}
         return add_up([values, self._before.get(redirect.rule.listener, {})])
 
-    def _keep_counts(self, former, counters):
+    def _keep_counts(self, former: Iterable[nft.Redirect], counters: nft.Counts) -> None:
         """A new table counts from 0: add what the former one had counted."""
         kept = {redirect.rule.listener for redirect in self._redirects}
         for redirect in former:
@@ -431,7 +444,7 @@ class Kernel:
                 protocol = redirect.rule.protocol
                 self._retired[protocol] = add_up([self._retired.get(protocol, {}), counts])
 
-    def _rule_facts(self, redirect, counters, living):
+    def _rule_facts(self, redirect: nft.Redirect, counters: nft.Counts, living: Living) -> Facts:
         rule = redirect.rule
         now = sum(living.get((rule.protocol, rule.listen_port, (target, redirect.port)), 0)
                   for _, target in redirect.families())
@@ -441,7 +454,7 @@ class Kernel:
                 "targets": [format_host_port(host, port) for host, port in rule.targets], "counters": values}
 
 
-def _needed(redirects):
+def _needed(redirects: Iterable[nft.Redirect]) -> list[str]:
     """Settings that these need."""
     families = {family for redirect in redirects for family, _ in redirect.families()}
     needed = [(4, ROUTE_LOCALNET), (4, FORWARD4), (6, FORWARD6)]

@@ -14,15 +14,28 @@ Every lookup is in a hash, so a packet costs the same with one rule and with ten
 former one in one transaction; connections go on, because the kernel's connection table has their addresses by then.
 """
 
+from __future__ import annotations
+
 import ipaddress
 import json
 import os
 import shutil
 import subprocess
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
 
 from mproxy.ground.errors import MproxyError
 from mproxy.relay.rules import Rule
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+    Networks = tuple[IPv4Network | IPv6Network, ...]
+    Jump = tuple[str, str, str]  # what to match, key in it, chain
+    Listing = dict[str, Any]  # what nft prints as JSON
+    # (packets, bytes) by map or set and key in it: (protocol, port), (address, protocol, port) or a port.
+    Counts = dict[tuple[str, object], tuple[int, int]]
 
 TABLE = "mproxy_relay"
 
@@ -41,11 +54,11 @@ class Redirect:
     target6: str | None
 
     @property
-    def port(self):
+    def port(self) -> int:
         """The target's."""
         return self.rule.targets[0][1]
 
-    def families(self):
+    def families(self) -> list[tuple[int, str]]:
         """[(4 or 6, target address), ...] in which this rule takes connections."""
         host = self.rule.listen_host
         found = []
@@ -56,7 +69,7 @@ class Redirect:
         return found
 
 
-def place_of(host, family):
+def place_of(host: str, family: int) -> str:
     """Name of the place that a listening address is, in names of sets: every address of a family, or one."""
     if host in ("", "0.0.0.0", "::"):
         return f"any{family}"
@@ -65,7 +78,7 @@ def place_of(host, family):
 
 # ---- the text
 
-def make_table(redirects, forward_guard=()):
+def make_table(redirects: Sequence[Redirect], forward_guard: Collection[int] = ()) -> str:
     """The text that replaces the table. forward_guard: families, 4 and 6, in which nothing else may be forwarded."""
     parts = [
         *_maps(redirects), *_ports_and_targets(redirects), *_counting(redirects), *_admission(redirects),
@@ -73,7 +86,7 @@ def make_table(redirects, forward_guard=()):
     return remove_table() + f"table inet {TABLE} {{\n" + "\n".join(parts) + "\n}\n"
 
 
-def remove_table():
+def remove_table() -> str:
     """The text that takes the table away, whether it is there or not."""
     return f"table inet {TABLE}\ndelete table inet {TABLE}\n"
 
@@ -126,18 +139,18 @@ chain hide {
 }"""
 
 
-def _forward_chain(families):
+def _forward_chain(families: Iterable[int]) -> list[str]:
     lines = ["    ct status dnat accept", *(f"    meta nfproto ipv{family} drop" for family in sorted(families))]
     return ["chain forward {", "    type filter hook forward priority 0; policy accept;", *lines, "}"]
 
 
-def _with_elements(kind, name, about, elements):
+def _with_elements(kind: str, name: str, about: str, elements: Iterable[str]) -> str:
     """A set or map; nft takes no empty list."""
     content = f" elements = {{ {', '.join(elements)} }}\n" if elements else ""
     return f"{kind} {name} {{\n {about}\n{content}}}"
 
 
-def _maps(redirects):
+def _maps(redirects: Iterable[Redirect]) -> Iterator[str]:
     """any4, any6, at4, at6: where connections lead. They count connections: only first packets come here."""
     elements: dict[str, list[str]] = {name: [] for name in ("any4", "any6", "at4", "at6")}
     for redirect in redirects:
@@ -154,7 +167,7 @@ def _maps(redirects):
             "map", name, f"type {key}inet_proto . inet_service : {address} . inet_service; counter;", content)
 
 
-def _ports_and_targets(redirects):
+def _ports_and_targets(redirects: Sequence[Redirect]) -> Iterator[str]:
     """What the chain `hide` knows our connections by."""
     ports = sorted({redirect.rule.listen_port for redirect in redirects})
     yield _with_elements("set", "ports", "type inet_service;", map(str, ports) if ports else ())
@@ -165,7 +178,7 @@ def _ports_and_targets(redirects):
                              sorted(targets))
 
 
-def _counting(redirects):
+def _counting(redirects: Iterable[Redirect]) -> Iterator[str]:
     """Sets of ports that count, one for each place, protocol and direction, and the chains that look packets up."""
     hosts: dict[str, tuple[int, str]] = {}           # place -> (family, host)
     ports: dict[str, dict[str, list[str]]] = {}      # place -> {protocol: [port, ...]}
@@ -191,23 +204,23 @@ def _counting(redirects):
     yield "chain count {\n    ct direction original jump count_in\n    ct direction reply jump count_out\n}"
 
 
-def _jump_by_place(family, host, chain):
+def _jump_by_place(family: int, host: str, chain: str) -> Jump:
     """(what to match, key in it, chain) of a place."""
     if host in ("", "0.0.0.0", "::"):
         return "meta nfproto", f"ipv{family}", chain
     return ("ct original ip daddr" if family == 4 else "ct original ip6 daddr"), host, chain
 
 
-def _grouped(jumps):
+def _grouped(jumps: Sequence[Jump]) -> Iterator[str]:
     """Verdict maps of jumps, one for each thing to match: found in one lookup however many addresses there are."""
     for match in dict.fromkeys(match for match, _, _ in jumps):
         elements = ", ".join(f"{key} : jump {chain}" for other, key, chain in jumps if other == match)
         yield f"    {match} vmap {{ {elements} }}"
 
 
-def _admission(redirects):
+def _admission(redirects: Iterable[Redirect]) -> Iterator[str]:
     """allow= and deny=: a chain for each pair of lists, verdict maps that find it, and the chain `admit`."""
-    numbers: dict[tuple, int] = {}
+    numbers: dict[tuple[Networks, Networks], int] = {}
     maps: dict[str, list[str]] = {name: [] for name in ("any4", "any6", "at4", "at6")}
     for redirect in redirects:
         rule = redirect.rule
@@ -234,7 +247,7 @@ chain admit {
 }"""
 
 
-def _list_lines(allow, deny):
+def _list_lines(allow: Networks, deny: Networks) -> Iterator[str]:
     for version, word in ((4, "ip"), (6, "ip6")):
         denied = _networks(deny, version)
         if denied:
@@ -246,14 +259,16 @@ def _list_lines(allow, deny):
             yield f"    meta nfproto ipv{version} drop"
 
 
-def _networks(networks, version):
+def _networks(networks: Networks, version: int) -> str:
     """Those of one IP version, without overlaps, which nft refuses."""
-    return ", ".join(map(str, ipaddress.collapse_addresses(n for n in networks if n.version == version)))
+    if version == 4:
+        return ", ".join(map(str, ipaddress.collapse_addresses(n for n in networks if isinstance(n, IPv4Network))))
+    return ", ".join(map(str, ipaddress.collapse_addresses(n for n in networks if isinstance(n, IPv6Network))))
 
 
 # ---- the program
 
-def find_program():
+def find_program() -> str:
     """The path of nft(8); MproxyError when there is none."""
     path = shutil.which("nft", path=_SEARCH_PATH)
     if path is None:
@@ -261,17 +276,17 @@ def find_program():
     return path
 
 
-def run(text):
+def run(text: str) -> None:
     """Let nft(8) do what `text` says, all or nothing. MproxyError with what it complains about."""
     _call(["-f", "-"], text)
 
 
-def read_counters():
+def read_counters() -> Counts:
     """{(map or set, key): (packets, bytes)}; a key is (protocol, port), (address, protocol, port) or a port."""
     return parse_counters(json.loads(_call(["-j", "list", "table", "inet", TABLE])))
 
 
-def dropping_chains():
+def dropping_chains() -> list[str]:
     """Chains of others that drop what is forwarded and that nothing before let through: `inet filter forward`."""
     found = []
     for chain in parse_forward_chains(json.loads(_call(["-j", "list", "chains"]))):
@@ -284,20 +299,20 @@ def dropping_chains():
     return found
 
 
-def parse_forward_chains(listing):
+def parse_forward_chains(listing: Listing) -> list[dict[str, str]]:
     """The chains at the hook `forward` that are not ours, of what nft prints."""
     chains = (item.get("chain", {}) for item in listing.get("nftables", ()))
     return [chain for chain in chains if chain.get("hook") == "forward" and chain["table"] != TABLE]
 
 
-def ends_with_drop(listing):
+def ends_with_drop(listing: Listing) -> bool:
     """Whether the last rule of a chain drops or rejects whatever comes to it."""
     rules = [item["rule"] for item in listing.get("nftables", ()) if "rule" in item]
     words = {word for expression in (rules[-1].get("expr", ()) if rules else ()) for word in expression}
     return bool(words & {"drop", "reject"}) and words <= {"drop", "reject", "counter", "log"}
 
 
-def _call(arguments, text=None):
+def _call(arguments: list[str], text: str | None = None) -> str:
     try:
         done = subprocess.run([find_program(), *arguments], input=text, capture_output=True, text=True, check=False,
                               timeout=PATIENCE_S)
@@ -310,7 +325,7 @@ def _call(arguments, text=None):
     return done.stdout
 
 
-def parse_counters(listing):
+def parse_counters(listing: Listing) -> Counts:
     """`read_counters` of the JSON that nft prints."""
     found = {}
     for item in listing.get("nftables", ()):
@@ -326,7 +341,7 @@ def parse_counters(listing):
     return found
 
 
-def count(counters, redirect):
+def count(counters: Counts, redirect: Redirect) -> tuple[int, ...]:
     """(connections ever, packets in, bytes in, packets out, bytes out) of one rule."""
     rule = redirect.rule
     values = [0] * 5

@@ -9,6 +9,8 @@ What was there before is written into a file first, so that the run after a kill
 * accept_ra 2 where it is 1: with forwarding on, 1 would mean to ignore the router that IPv6 routes come from.
 """
 
+from __future__ import annotations
+
 import json
 import os
 from pathlib import Path
@@ -23,20 +25,20 @@ ROUTE_LOCALNET = "ipv4/conf/all/route_localnet"
 class Settings:
     """Changes settings and remembers what they were, in the file `memory`."""
 
-    def __init__(self, memory, root=ROOT):
+    def __init__(self, memory: str, root: Path = ROOT) -> None:
         self._memory = Path(memory)
         self._root = root
         self._former = self._remembered()
 
-    def was_off(self, name):
+    def was_off(self, name: str) -> bool:
         """Whether a setting is on only because of us."""
         return self._former.get(name) == "0"
 
-    def holds(self, name, value="1"):
+    def holds(self, name: str, value: str = "1") -> bool:
         """Whether a setting is as it is needed."""
         return self._read(name) == value
 
-    def need(self, name, value="1"):
+    def need(self, name: str, value: str = "1") -> bool:
         """Make sure of a setting; what depends on it comes first. True if it had to be changed."""
         if self._read(name) == value:
             return False
@@ -48,7 +50,7 @@ class Settings:
         self._change(name, value)
         return True
 
-    def restore(self):
+    def restore(self) -> list[str]:
         """Put everything back, last change first. Returns what could not be."""
         failed = []
         for name, value in reversed(self._former.items()):
@@ -62,7 +64,7 @@ class Settings:
         self._memory.unlink(missing_ok=True)
         return failed
 
-    def _change(self, name, value):
+    def _change(self, name: str, value: str) -> None:
         former = self._read(name)
         self._former.setdefault(name, former)
         self._remember()
@@ -73,25 +75,25 @@ class Settings:
                 f"--kernel needs the setting {_dotted(name)}={value} and cannot change it: {error.strerror}; run"
                 f" 'sysctl -w {_dotted(name)}={value}' as root") from None
 
-    def _read(self, name):
+    def _read(self, name: str) -> str:
         try:
             return (self._root / name).read_text().strip()
         except OSError:
             return ""
 
-    def _remembered(self):
+    def _remembered(self) -> dict[str, str]:
         try:
             found = json.loads(self._memory.read_text())
             return {str(name): str(value) for name, value in found.items()}
         except (OSError, ValueError, AttributeError):
             return {}
 
-    def _remember(self):
+    def _remember(self) -> None:
         """The whole file or none of it: it is what a later run trusts."""
         new = self._memory.with_suffix(".new")
         new.write_text(json.dumps(self._former))
         os.replace(new, self._memory)
 
 
-def _dotted(name):
+def _dotted(name: str) -> str:
     return "net." + name.replace("/", ".")

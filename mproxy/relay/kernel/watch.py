@@ -4,14 +4,21 @@ The kernel tells of each change (linux/netfilter/nfnetlink.h, NFNLGRP_NFTABLES),
 made it. What comes while a change of our own is made, from one port, is ours.
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import socket
 import struct
+from collections.abc import Callable, Iterator
 
 from mproxy.ground.errors import MproxyError
 from mproxy.relay.kernel.conntrack import NETLINK_NETFILTER
 from mproxy.relay.kernel.nft import TABLE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mproxy.io._loop import Loop, Timer
 
 _SO_RCVBUFFORCE = 33
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
@@ -35,10 +42,10 @@ SETTLE_US = 300_000
 class TableWatch:
     """Calls `changed()` soon after somebody else has touched the table. MproxyError when the kernel does not tell."""
 
-    def __init__(self, loop, changed):
+    def __init__(self, loop: Loop, changed: Callable[[], object]) -> None:
         self._loop = loop
         self._changed = changed
-        self._timer = None
+        self._timer: Timer | None = None
         try:
             self._socket = socket.socket(
                 socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, NETLINK_NETFILTER)
@@ -50,7 +57,7 @@ class TableWatch:
             raise MproxyError(f"cannot watch nftables: {error.strerror}") from None
         self._watch = loop.watch(self._socket.fileno(), self._ready)
 
-    def close(self):
+    def close(self) -> None:
         """Stop watching."""
         if self._timer is not None:
             self._timer.cancel()
@@ -58,7 +65,7 @@ class TableWatch:
         self._socket.close()
 
     @contextlib.contextmanager
-    def own_change(self):
+    def own_change(self) -> Iterator[None]:
         """What happens to the table in here is our doing."""
         self._ready()
         yield
@@ -66,21 +73,21 @@ class TableWatch:
         if len(ports) > 1:  # and somebody else's at the same moment
             self._later()
 
-    def _ready(self, _events=None):
+    def _ready(self, _events: int = 0) -> None:
         ports, lost = self._read()
         if ports or lost:
             self._later()
 
-    def _later(self):
+    def _later(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_later(SETTLE_US, self._settled)
 
-    def _settled(self):
+    def _settled(self) -> None:
         self._timer = None
         self._changed()
 
-    def _read(self):
+    def _read(self) -> tuple[set[int], bool]:
         """(ports of the sockets that touched the table, whether news were lost)."""
         ports: set[int] = set()
         lost = False
@@ -97,7 +104,7 @@ class TableWatch:
             ports |= touched_by(data)
 
 
-def touched_by(data):
+def touched_by(data: bytes) -> set[int]:
     """Ports of the sockets whose changes of the table a datagram of the kernel tells of."""
     ports = set()
     at = 0

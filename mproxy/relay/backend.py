@@ -1,0 +1,51 @@
+"""What carries rules out, workers in user space (`relay/supervisor`) or the kernel (`relay/kernel`): one interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from mproxy.ground.errors import MproxyError
+    from mproxy.relay.rules import Rule
+
+    Facts = dict[str, Any]  # as JSON has them: docs/control.md
+
+
+class RelayBackend:
+    """Carries out one set of rules at a time, from `start` to `stop`."""
+
+    def start(self, rules: Sequence[Rule], on_ready: Callable[[], object],
+              on_failed: Callable[[MproxyError], object]) -> None:
+        """Begin; `on_ready()` once every rule is served. MproxyError, or `on_failed(error)` later: it cannot be."""
+        raise NotImplementedError
+
+    def apply(self, rules: Sequence[Rule]) -> tuple[int, int, int]:
+        """Go over to other rules: how many were added, changed, removed. MproxyError: nothing was changed."""
+        raise NotImplementedError
+
+    def when_followed(self, callback: Callable[[], object]) -> None:
+        """Call `callback()` when the rules as they are now are followed everywhere."""
+        raise NotImplementedError
+
+    def status(self, callback: Callable[[Facts], object]) -> None:
+        """Call `callback` with {"workers": [...], "rules": [...], "totals": {...}, ...}."""
+        raise NotImplementedError
+
+    def listening_fds(self) -> list[int]:
+        """Descriptors of all listening sockets."""
+        raise NotImplementedError
+
+    def stop(self, patience_us: int, on_ended: Callable[[], object]) -> None:
+        """Take no new connection, wait for those that stand, but not longer than `patience_us`; then `on_ended()`."""
+        raise NotImplementedError
+
+    def stop_at_once(self) -> None:
+        """End without waiting for anything."""
+        raise NotImplementedError
+
+    def reopen_log(self, fd: int) -> None:
+        """The log goes to another file from now on, which `fd` leads to."""
+        raise NotImplementedError
