@@ -1,9 +1,4 @@
-"""Accepts applications for an endpoint and tells its observer, beyond what the endpoint itself does:
-
-    on_waiting(endpoint)       an application came and there is no carrier
-    on_accept_paused(why)      no descriptors or memory: not accepting
-    on_accept_resumed()        accepting again
-"""
+"""Accepts applications for an endpoint, and tells its observer when that has to pause."""
 
 from libc.stdint cimport uint32_t
 

@@ -62,12 +62,12 @@ cdef class AppListener:
             elif errno not in (EINTR, ECONNABORTED):
                 break
         if self.endpoint.carrier.fd < 0 and self.endpoint.apps.count > 0:
-            self.endpoint.tell("on_waiting", (self.endpoint,))
+            self.endpoint.tell(self.endpoint.observer.on_waiting, (self.endpoint,))
 
     cdef void pause(self, int error) noexcept:
         if not self.paused:
             self.paused = True
-            self.endpoint.tell("on_accept_paused", (os.strerror(error),))
+            self.endpoint.tell(self.endpoint.observer.on_accept_paused, (os.strerror(error),))
         self.loop.modify(&self.source, 0)
         self.loop.call_later(PAUSE_US, self.resume)
 
@@ -80,7 +80,7 @@ cdef class AppListener:
         else:
             self.loop.modify(&self.source, EPOLLIN)
             self.paused = False
-            self.endpoint.tell("on_accept_resumed", ())
+            self.endpoint.tell(self.endpoint.observer.on_accept_resumed, ())
 
 
 cdef bint can_accept(int fd) noexcept:

@@ -6,20 +6,7 @@ application does not take it.
 Life of an outbound byte: application's socket -> the stream's ring (`app_read`) -> carrier (`write_carrier`), in one
 `sendmsg` with the headers straight from the ring, or sealed by TLS from there.
 
-Python is told of events only, through `observer`:
-
-    on_resumed(endpoint)                      streams flow on the new carrier
-    on_suspect(endpoint)                      nothing heard for too long
-    on_stuck(endpoint, certain)               small packets pass, full ones get lost
-    on_lost(endpoint, why)                    the carrier is gone, or counts as lost (cproxy keeps it until the next)
-    on_revived(endpoint)                      cproxy: that one brings bytes again
-    on_waiting(endpoint)                      cproxy: a dial may help now
-    on_closed(endpoint, code, reason, local)  the session is over; its applications were reset
-    on_opened(endpoint, stream, target)       sproxy: answer with `connect` or `refuse`, now or later
-    on_reset(endpoint, stream, code)          the peer reset a stream; its application was reset
-    on_refused(endpoint, stream, target, error)  sproxy: the daemon cannot be reached (errno)
-    on_left_away(endpoint, stream, broken)    an application ended its direction, or broke, while there is no carrier
-    on_idle(endpoint)                         the last application has gone
+Python is told of events only: observer.py.
 """
 
 from libc.stddef cimport size_t
@@ -41,7 +28,7 @@ from mproxy.endpoint._vitals cimport Vitals
 cdef class Endpoint:
     cdef readonly Loop loop              # runs everything here
     cdef readonly Session session        # the state machine
-    cdef public object observer          # told of events
+    cdef public object observer          # an EndpointObserver
     cdef public Target default_target    # sproxy: the daemon; None: ask the observer for every stream
     cdef Apps apps                       # the application connections
     cdef Work work                       # `pump`, in the loop's queue
@@ -92,5 +79,5 @@ cdef class Endpoint:
     cdef void try_next(self, App *app, int error) noexcept
     cdef void refused(self, Stream *stream, Target target, int error) noexcept
     cdef void arm(self) noexcept
-    cdef void tell_news(self, str event, tuple arguments) noexcept
-    cdef void tell(self, str event, tuple arguments) noexcept
+    cdef void tell_news(self, method, tuple arguments) noexcept
+    cdef void tell(self, method, tuple arguments) noexcept

@@ -1,15 +1,14 @@
-from typing import Any
-
 from mproxy._session import Session
 from mproxy.carrier._tls import Tls
+from mproxy.endpoint.observer import EndpointObserver
 from mproxy.ground.shapes import Sockaddr
 from mproxy.io._loop import Loop
 from mproxy.io._socket import Target
 
 class Endpoint:
-    observer: Any
+    observer: EndpointObserver
     default_target: Target | None
-    def __init__(self, loop: Loop, session: Session, observer: Any) -> None: ...
+    def __init__(self, loop: Loop, session: Session, observer: EndpointObserver) -> None: ...
     @property
     def loop(self) -> Loop: ...
     @property

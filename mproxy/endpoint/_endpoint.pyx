@@ -1,4 +1,4 @@
-"""Joins a session to its carrier and its applications. Life of a byte and observer: _endpoint.pxd."""
+"""Joins a session to its carrier and its applications. Life of a byte: _endpoint.pxd."""
 
 import os
 from collections import deque
@@ -63,7 +63,8 @@ cdef void connect_failed(Apps *apps, App *app, int error) noexcept:
 
 
 cdef void left_away(Apps *apps, App *app, bint broken) noexcept:
-    (<Endpoint>apps.owner).tell_news("on_left_away", (<Endpoint>apps.owner, app.stream.id, bool(broken)))
+    cdef Endpoint endpoint = <Endpoint>apps.owner
+    endpoint.tell_news(endpoint.observer.on_left_away, (endpoint, app.stream.id, bool(broken)))
 
 
 cdef class Endpoint:
@@ -240,7 +241,7 @@ cdef class Endpoint:
             self.loop.schedule(&self.work)
         if self.was_busy and self.apps.count == 0:
             self.was_busy = False
-            self.tell("on_idle", (self,))
+            self.tell(self.observer.on_idle, (self,))
         self.session.settle()
         cost_end(&self.cost, self.session.out_bytes + self.session.in_bytes + self.session.sent_bytes,
                  self.loop.now_us, self.loop.slow_count(), self.loop.undisturbed())
@@ -321,16 +322,16 @@ cdef class Endpoint:
             elif event.kind == EventKind.RESET:
                 app = <App *>event.stream.owner
                 app_close(app, True)
-                self.tell("on_reset", (self, event.stream.id, event.code))
+                self.tell(self.observer.on_reset, (self, event.stream.id, event.code))
             elif event.kind == EventKind.RESUMED:
-                self.tell("on_resumed", (self,))
+                self.tell(self.observer.on_resumed, (self,))
             else:
                 self.write_carrier()
                 self.end_carrier(False)
                 self.reset_apps()
                 self.was_busy = False  # the end is told; that nobody is left then is no news
                 reason = (<const char *>event.data)[:event.length].decode(errors="replace")
-                self.tell("on_closed", (self, event.code, reason, bool(event.local)))
+                self.tell(self.observer.on_closed, (self, event.code, reason, bool(event.local)))
                 return
 
     cdef void read_apps(self) noexcept:
@@ -351,7 +352,7 @@ cdef class Endpoint:
         if done > 0 and not self.session.is_server and not self.attached and (
                 self.loop.now_us - self.waiting_told_at > WAITING_US):
             self.waiting_told_at = self.loop.now_us
-            self.tell("on_waiting", (self,))
+            self.tell(self.observer.on_waiting, (self,))
 
     cdef void write_carrier(self) noexcept:
         """Send frames until there are none or the carrier takes no more."""
@@ -418,7 +419,10 @@ cdef class Endpoint:
         self.end_carrier(True)
         self.session.carrier_lost()
         # When it was told already, something has answered now: the path may be back.
-        self.tell("on_waiting" if told else "on_lost", (self,) if told else (self, why))
+        if told:
+            self.tell(self.observer.on_waiting, (self,))
+        else:
+            self.tell(self.observer.on_lost, (self, why))
 
     cdef void forsake(self, str why) noexcept:
         """The carrier counts as lost. cproxy keeps it until another one works: the path may come back before.
@@ -429,14 +433,14 @@ cdef class Endpoint:
             self.carrier_failed(why)
             return
         self.forsaken = True
-        self.tell("on_lost", (self, why))
+        self.tell(self.observer.on_lost, (self, why))
 
     cdef void revive(self) noexcept:
         """The carrier that counted as lost brings bytes again."""
         self.forsaken = False
         self.vitals.failures = 0
         self.arm()
-        self.tell("on_revived", (self,))
+        self.tell(self.observer.on_revived, (self,))
 
     cdef void end_carrier(self, bint abort) noexcept:
         """Close the carrier. With `abort` what is on its way is given up: it is sent again on the next one, and would
@@ -475,10 +479,10 @@ cdef class Endpoint:
             return
         if self.session.life.suspect and not self.suspected:
             self.suspected = True
-            self.tell("on_suspect", (self,))
+            self.tell(self.observer.on_suspect, (self,))
         stuck = vitals_news(&self.vitals, self.session)
         if stuck:
-            self.tell("on_stuck", (self, stuck == 2))
+            self.tell(self.observer.on_stuck, (self, stuck == 2))
         if self.carrier.fd >= 0:
             self.arm()
 
@@ -541,7 +545,7 @@ cdef class Endpoint:
         if length == 0 and self.default_target is not None:
             self.dial(stream, self.default_target)
         else:
-            self.tell("on_opened", (self, stream.id, (<const char *>target)[:length]))
+            self.tell(self.observer.on_opened, (self, stream.id, (<const char *>target)[:length]))
 
     cdef void dial(self, Stream *stream, Target target) noexcept:
         """Connect the stream's daemon."""
@@ -560,16 +564,16 @@ cdef class Endpoint:
     cdef void refused(self, Stream *stream, Target target, int error) noexcept:
         self.session.reset(stream, app_refusal(error))
         self.loop.schedule(&self.work)
-        self.tell_news("on_refused", (self, stream.id, target.text, error))
+        self.tell_news(self.observer.on_refused, (self, stream.id, target.text, error))
 
-    cdef void tell_news(self, str event, tuple arguments) noexcept:
+    cdef void tell_news(self, method, tuple arguments) noexcept:
         """Call the observer for an application that was refused or left, but not for a flood of them."""
         if is_news(&self.news, self.loop.now_us):
-            self.tell(event, arguments)
+            self.tell(method, arguments)
 
-    cdef void tell(self, str event, tuple arguments) noexcept:
-        """Call the observer; what it lets through goes to the loop's `on_error`."""
-        self.loop.guard(partial(getattr(self.observer, event), *arguments), None)
+    cdef void tell(self, method, tuple arguments) noexcept:
+        """Call a method of the observer; what it lets through goes to the loop's `on_error`."""
+        self.loop.guard(partial(method, *arguments), None)
 
 
 _endpoints = set()  # alive until `dispose`: the kernel and the loop hold pointers to them

@@ -10,6 +10,7 @@ from mproxy._session import Session
 from mproxy._wire import CloseCode, ResetCode
 from mproxy.endpoint._app_listener import AppListener
 from mproxy.endpoint._endpoint import Endpoint
+from mproxy.endpoint.observer import EndpointObserver
 from mproxy.ground.config import format_host_port
 from mproxy.ground.words import escaped, printable
 from mproxy.handshake import session_tag
@@ -55,7 +56,7 @@ def make_program(config, log, loop):
     return Cproxy(config, log, loop)
 
 
-class Cproxy(Program, DialObserver):
+class Cproxy(Program, EndpointObserver, DialObserver):
     """Observer of endpoint, listeners and dialer."""
 
     reloads = True

@@ -14,6 +14,7 @@ import sys
 from mproxy._session import Session
 from mproxy._wire import CloseCode
 from mproxy.endpoint._endpoint import Endpoint
+from mproxy.endpoint.observer import EndpointObserver
 from mproxy.ground.config import CproxyConfig, SessionConfig
 from mproxy.ground.errors import MproxyError
 from mproxy.policy.dialer import Dialer, DialObserver
@@ -79,7 +80,7 @@ def main():
     return program.exit_status
 
 
-class Goodbye(DialObserver):
+class Goodbye(EndpointObserver, DialObserver):
     """Observer of endpoint and dialer."""
 
     def __init__(self, config, log, loop, left):
@@ -167,9 +168,6 @@ class Goodbye(DialObserver):
     def on_suspect(self, endpoint):
         """The word that follows WELCOME is late."""
         self.on_lost(endpoint, "")
-
-    def on_waiting(self, _endpoint):
-        """Never called: there are no applications."""
 
     def _finish(self):
         self.exit_status = 0

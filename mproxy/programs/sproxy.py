@@ -12,6 +12,7 @@ from mproxy._session import Session
 from mproxy._wire import CloseCode, HelloFeature, ResetCode
 from mproxy.endpoint._app import share_descriptors
 from mproxy.endpoint._endpoint import Endpoint
+from mproxy.endpoint.observer import EndpointObserver
 from mproxy.ground.config import format_host_port
 from mproxy.ground.errors import PeerError
 from mproxy.ground.words import printable
@@ -105,7 +106,7 @@ class Client:
         return say_session(self.endpoint.session.session_id)
 
 
-class Sproxy(Program):
+class Sproxy(Program, EndpointObserver):
     """Observer of every endpoint and of the reception."""
 
     reloads = True
@@ -345,7 +346,7 @@ class Sproxy(Program):
                 delay_us, lambda: self._end(client, CloseCode.EXPIRED, "no carrier for "
                                             + ("--stdio-ttl" if client.stdio else "--session-ttl")))
 
-    # ---- told by the endpoints
+    # ---- told by the endpoints; a carrier that is in doubt, or loses full packets, is cproxy's business
 
     def on_resumed(self, endpoint):
         """Streams flow on a new carrier."""
@@ -365,12 +366,6 @@ class Sproxy(Program):
                 epoch=session.epoch, **fields)
         client.resumed = True
         client.lost_at = None
-
-    def on_suspect(self, endpoint):
-        """Nothing heard for too long; it is cproxy that looks for another way."""
-
-    def on_stuck(self, endpoint, certain):
-        """Full packets get lost; it is cproxy that dials with smaller ones."""
 
     def on_lost(self, endpoint, why):
         """The carrier is gone; the session waits for the next."""
@@ -399,9 +394,6 @@ class Sproxy(Program):
         """cproxy ended the session, or broke the protocol."""
         who = "cproxy broke the protocol" if local else "cproxy ended it"
         self._forget(self._client(endpoint), f"{who}: {describe(code, reason)}", "warning" if local else "info")
-
-    def on_reset(self, endpoint, stream, code):
-        """The application reset its connection; the daemon has been told by a reset, behind all it had written."""
 
     def on_left_away(self, endpoint, stream, broken):
         """A daemon gave up while its client was away; the application will be told when there is a carrier again."""

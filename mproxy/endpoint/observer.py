@@ -1,0 +1,65 @@
+"""Whom an endpoint tells what happens to it: programs. Python is called for events only, never for frames or bytes."""
+
+from __future__ import annotations
+
+from mproxy._wire import ResetCode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mproxy.endpoint._endpoint import Endpoint
+
+
+class EndpointObserver:
+    """Base of what an endpoint tells its events to. What a method lets through goes to the loop's `on_error`."""
+
+    # ---- the carrier
+
+    def on_resumed(self, endpoint: Endpoint) -> None:
+        """Streams flow on a new carrier."""
+
+    def on_suspect(self, endpoint: Endpoint) -> None:
+        """Nothing has been heard on the carrier for too long."""
+
+    def on_stuck(self, endpoint: Endpoint, certain: bool) -> None:
+        """Small packets pass, full ones get lost: surely, or perhaps."""
+
+    def on_lost(self, endpoint: Endpoint, why: str) -> None:
+        """The carrier is gone, or counts as lost: cproxy keeps such a one until another one works."""
+
+    def on_revived(self, endpoint: Endpoint) -> None:
+        """cproxy: the carrier that counted as lost brings bytes again."""
+
+    def on_waiting(self, endpoint: Endpoint) -> None:
+        """cproxy: a dial may help now. An application came, or wrote, while there is no carrier; or something answered
+        on the one that counted as lost."""
+
+    def on_closed(self, endpoint: Endpoint, code: int, reason: str, local: bool) -> None:
+        """The session is over and its applications were reset. `code` is a CloseCode; `local`: this side found the
+        reason."""
+
+    # ---- applications
+
+    def on_opened(self, endpoint: Endpoint, stream: int, target: bytes) -> None:
+        """sproxy: the peer opened a stream to `target` (HOST:PORT, empty: the default daemon). To be answered with
+        `Endpoint.connect` or `Endpoint.refuse`, now or later."""
+        endpoint.refuse(stream, ResetCode.NOT_ALLOWED)
+
+    def on_refused(self, endpoint: Endpoint, stream: int, target: str, error: int) -> None:
+        """sproxy: the daemon cannot be reached (errno). Of a flood only some are told."""
+
+    def on_reset(self, endpoint: Endpoint, stream: int, code: int) -> None:
+        """The peer reset a stream (ResetCode); its application was reset behind all that the peer's had written."""
+
+    def on_left_away(self, endpoint: Endpoint, stream: int, broken: bool) -> None:
+        """An application ended its direction, or broke, while there is no carrier. Of a flood only some are told."""
+
+    def on_idle(self, endpoint: Endpoint) -> None:
+        """The last application has gone."""
+
+    # ---- listeners that accept applications for the endpoint
+
+    def on_accept_paused(self, why: str) -> None:
+        """cproxy: no descriptors, or no memory: applications have to wait."""
+
+    def on_accept_resumed(self) -> None:
+        """cproxy: they are accepted again."""
