@@ -3,7 +3,8 @@
 One ssh, one script (authorize_script.py) for the server's sh on its standard input:
 
 1. find the sproxy that listens on the port, and with it its files; refuse when they cannot be told;
-2. append this client's line to authorized_keys there, unless its key is in it already;
+2. append this client's line to authorized_keys there, unless its key is in it already; below a line whose time is over
+   only when ours says another;
 3. when no sproxy has ever been started there, make its host key now: with the server's mproxy, or openssl. A private
    key never goes over the wire, in either direction;
 4. print the host key's certificate, which becomes a line in known_hosts here, unless the sproxy that answers at the
@@ -14,6 +15,7 @@ import os
 import shlex
 import socket
 import subprocess
+import time
 
 from mproxy._wire import CloseCode
 from mproxy.carrier._tls import Tls, TlsContext
@@ -59,7 +61,7 @@ def _parse(argv):
         "the ssh command, with any options (default ssh)"))
     parser.add_argument("--options", metavar="LIST", default="", help=(
         "options to put before the key: target=, from=, expiry=, max-streams=, max-sessions=; an existing line is not"
-        " changed (exit status 1)"))
+        " changed (exit status 1), only one that has expired is renewed by another expiry="))
     parser.add_argument("--comment", metavar="TEXT", help="comment after the key (default USER@HOST of this side)")
     parser.add(parser, "--key", parse_name, metavar="FILE", help=(
         "our key, created if missing (default client-key.pem)"))
@@ -99,13 +101,15 @@ def _authorize(options):
     line = public_line(identity.spki, own_name() if options.comment is None else options.comment)
     if options.options:
         line = f"{options.options} {line}"
-    parse_grant(line)  # a mistake in --options is told here, not by sproxy's log
-    words = ask_server(options, destination, line, line.split("mproxy-ed25519 ", 1)[1].split()[0])
+    wanted = parse_grant(line)  # a mistake in --options is told here, not by sproxy's log
+    if not wanted.is_current(time.time()):
+        raise UsageError("--options: the expiry is in the past")
+    words = ask_server(options, destination, line, wanted)
     done, _, place = words[0].partition(" ")
     if done == "refused":
         raise MproxyError(f"{host}: {place}; nothing was changed")
-    complain(PROGRAM, f"{identity.fingerprint} is {'added to' if done == 'added' else 'already in'} {host}:{place}")
-    status = check_options(options, line, [word[3:] for word in words if word.startswith("is ")], f"{host}:{place}")
+    status = tell_outcome(options, wanted, done, [word[3:] for word in words if word.startswith("is ")],
+                          identity.fingerprint, f"{host}:{place}")
     certificate = "\n".join(word for word in words[1:] if not word.startswith("is ")).encode()
     if not certificate:
         raise MproxyError(
@@ -116,11 +120,22 @@ def _authorize(options):
     return remember(options, options.name or host, spki) or status
 
 
-def check_options(options, line, present, place):
+def tell_outcome(options, wanted, done, present, key, place):
+    """Say what became of our line; the exit status. `done`: a word of the script, `present`: lines that were there."""
+    if done == "expired":
+        complain(PROGRAM, f"{key} is in {place}, but its expiry has passed: sproxy lets nobody in by that line. Renew"
+                          " it with --options 'expiry=\"DATE\"' (and what else it is to say), or edit it there. It"
+                          f" reads: {present[0]}")
+        return 1
+    said = {"added": "added to", "renewed": "renewed in", "present": "already in"}[done]
+    complain(PROGRAM, f"{key} is {said} {place}")
+    return check_options(options, wanted, present, place)
+
+
+def check_options(options, wanted, present, place):
     """The exit status: 1, and a word about it, when --options are not those of the lines `present` in the file."""
     if not options.options or not present:
         return 0
-    wanted = parse_grant(line)
     for text in present:
         try:
             if parse_grant(text).same_rights(wanted):
@@ -168,10 +183,11 @@ def look_at_key(name, port, key_path):
         wipe(identity.pem)
 
 
-def ask_server(options, destination, line, key):
-    """Run the script over ssh; the lines that it printed."""
-    variables = {"line": line, "key": key, "port": str(options.port), "directory": options.remote_dir,
-                 "mproxy": options.remote_mproxy}
+def ask_server(options, destination, line, wanted):
+    """Run the script over ssh; the lines that it printed. `wanted`: the Grant of our `line`."""
+    key = line.split("mproxy-ed25519 ", 1)[1].split()[0]
+    variables = {"line": line, "key": key, "renews": "no" if wanted.expires_at is None else "yes",
+                 "port": str(options.port), "directory": options.remote_dir, "mproxy": options.remote_mproxy}
     script = "".join(f"{name}={shlex.quote(value)}\n" for name, value in variables.items()) + SCRIPT
     command = [*options.ssh, "-T", "--", destination, "exec sh -s"]
     try:

@@ -1,11 +1,13 @@
 """What `mproxy authorize` has the server's sh do: find the sproxy that runs there, and exchange keys with its files.
 
-Variables that stand in front of it: line (for authorized_keys), key (in that line), port, directory (may be empty),
-mproxy (the command). Between BEGIN and END it prints
+Variables that stand in front of it: line (for authorized_keys), key (in that line), renews (yes: the line has an
+expiry), port, directory (may be empty), mproxy (the command). Between BEGIN and END it prints
 
     refused WHY                      nothing was changed
     added FILE | present FILE        the line is in there
-    is LINE                          present: a line that has the key already
+    expired FILE | renewed FILE      a line with the key was there, whose time is over: it still is, and nothing was
+                                     changed; or ours, which has another expiry, is below it now
+    is LINE                          present, expired: a line that has the key already
     -----BEGIN CERTIFICATE----- ...  of the host's key, when there is one
 
 Where sproxy keeps its files is read from the command line and environment of the process that listens on the port. What
@@ -115,16 +117,40 @@ fi
 
 mkdir -p "$(dirname "$keys")" || exit 3
 # What root makes for sproxy must be sproxy's: its directory says whose.
+# Of lines on standard input those that count now, as far as `expiry=` goes (mproxy/policy/grants.py), in this host's
+# time, which is sproxy's.
+current() {
+    awk -v local="$(date +%Y%m%d%H%M%S)" -v utc="$(date -u +%Y%m%d%H%M%S)" '{
+        options = tolower(substr($0, 1, index($0, "mproxy-ed25519") - 1))
+        if (!match(options, /(^|,)expiry="?[^",]*/)) { print; next }
+        value = substr(options, RSTART, RLENGTH)
+        sub(/^[^=]*="?/, "", value)
+        now = value ~ /z *$/ ? utc : local
+        gsub(/[^0-9]/, "", value)
+        digits = length(value)
+        while (length(value) < 14) value = value "0"
+        if ((digits != 8 && digits != 12 && digits != 14) || value "" > now "") print
+    }'
+}
+with_key() { [ ! -e "$keys" ] || grep -v '^[[:space:]]*#' "$keys" | grep -F -e "$key"; }
 own() { [ "$me" != 0 ] || chown "$(stat -c %u:%g "$(dirname "$1")")" "$1"; }
-if [ -e "$keys" ] && grep -v '^[[:space:]]*#' "$keys" | grep -qF -e "$key"; then
-    echo "present $keys"
-    grep -v '^[[:space:]]*#' "$keys" | grep -F -e "$key" | sed 's/^/is /'
-else
+there=$(with_key)
+done=added
+if [ -n "$there" ]; then
+    done=present
+    [ -n "$(printf '%s\n' "$there" | current)" ] || { done=expired; [ "$renews" = no ] || done=renewed; }
+fi
+case $done in present | expired)
+    echo "$done $keys"
+    printf '%s\n' "$there" | sed 's/^/is /'
+    ;;
+*)
     [ -e "$keys" ] || { : >> "$keys" && own "$keys"; } || exit 3
     if [ -s "$keys" ] && [ -n "$(tail -c 1 "$keys")" ]; then echo >> "$keys" || exit 3; fi
     printf '%s\n' "$line" >> "$keys" || exit 3
-    echo "added $keys"
-fi
+    echo "$done $keys"
+    ;;
+esac
 
 if [ ! -e "$host" ]; then
     if command -v "$mproxy" > /dev/null 2>&1; then

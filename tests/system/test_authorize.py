@@ -125,6 +125,39 @@ class TestAuthorize:
         assert "NOT applied" in said and before[0] in said and f"{server}/authorized_keys" in said
         assert lines(server / "authorized_keys") == before
 
+    @pytest.mark.parametrize("options", [
+        'expiry="2020-01-31"', "expiry=20200131", "max-streams=5,Expiry=2020-01-31T18:00Z", 'expiry="202001311800"',
+        'expiry="2020-01-31 18:00:30Z",target="localhost:22"',
+    ])
+    def test_a_line_whose_time_is_over(self, lab, server, options):
+        """Goal: it is not called present, as sproxy lets nobody in by it; a new expiry renews it, nothing else does."""
+        mine = lab.client.start(*KEYGEN, "--comment", "ann@desk")
+        finish(mine)
+        server.mkdir(parents=True, mode=0o700)
+        file, old = server / "authorized_keys", f"{options} {mine.out.text.strip()}"
+        file.write_text(old + "\n")
+        for more in ((), ("--options", "max-streams=5")):
+            said = finish(authorize(lab, *more), status=1)
+            assert f"is in {lab.server_address}:{file}, but its expiry has passed" in said
+            assert "--options" in said and "expiry=" in said and old in said
+            assert lines(file) == [old]
+        said = finish(authorize(lab, "--comment", "ann@desk", "--options", 'expiry="2099-01-31"'))
+        assert f"renewed in {lab.server_address}:{file}" in said
+        assert lines(file) == [old, f'expiry="2099-01-31" {mine.out.text.strip()}']
+        assert f"already in {lab.server_address}:{file}" in finish(authorize(lab))
+
+    @pytest.mark.parametrize("options", ["expiry=20990131", 'target="h:1",expiry="2099-01-31T18:00Z"', "expiry=soon"])
+    def test_a_line_whose_time_is_not_over(self, lab, server, options):
+        """Goal: it is present; whatever is wrong with it, sproxy's log says."""
+        mine = lab.client.start(*KEYGEN)
+        finish(mine)
+        server.mkdir(parents=True, mode=0o700)
+        server.joinpath("authorized_keys").write_text(f"{options} {mine.out.text.strip()}\n")
+        assert "already in" in finish(authorize(lab))
+        said = finish(authorize(lab, "--options", "expiry=20980131"), status=1)
+        assert "NOT applied" in said
+        assert len(lines(server / "authorized_keys")) == 1
+
     @pytest.mark.parametrize("how", ["option", "option=", "environment", "files"])
     def test_running_sproxy_is_found(self, lab, server, how):
         """Goal: our line gets where the sproxy that runs reads it, and its key is what we remember, wherever it keeps
@@ -200,6 +233,7 @@ class TestAuthorize:
 
     @pytest.mark.parametrize(("more", "status", "words"), [
         (["--options", "target=localhost"], 2, "not HOST:PORT"),
+        (["--options", "expiry=2020-01-31"], 2, "--options: the expiry is in the past"),
         (["--ssh", "no-such-ssh"], 1, "no-such-ssh"),
         (["--ssh", "false"], 1, "failed with status 1"),
         (["--ssh", "'"], 2, "--ssh ': not a valid command"),
