@@ -3,7 +3,7 @@
 A listening socket may be shared with other processes (EPOLLEXCLUSIVE): while the gate is closed they do the accepting,
 or the callers wait in the kernel's queue. Nobody is dropped and nothing spins.
 
-Observer: on_accept_paused(why) once when the gate closes, on_accept_resumed() when it has stayed open for CALM_US.
+The observer is told once when the gate closes, and when it has stayed open for CALM_US.
 """
 
 from libc.stdint cimport int64_t, uint32_t
@@ -26,7 +26,7 @@ cdef class Room:
 
 cdef class AcceptGate:
     cdef readonly Loop loop        # runs everything here
-    cdef object observer           # told of events
+    cdef object observer           # an AcceptObserver (io/accept_observer)
     cdef Room room                 # bounds the connections
     cdef readonly uint32_t count   # connections now, here
     cdef public int kept           # descriptors of this process that are not for connections
@@ -43,7 +43,6 @@ cdef class AcceptGate:
     cdef void shut(self, Acceptor acceptor, str why, bint starved) noexcept
     cdef void open(self) noexcept
     cdef void arm(self) noexcept
-    cdef void tell(self, str event, tuple arguments) noexcept
 
 
 cdef struct Accepting:

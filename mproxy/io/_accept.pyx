@@ -64,7 +64,7 @@ cdef class AcceptGate:
         self.starved |= starved
         if not self.told:
             self.told = True
-            self.tell("on_accept_paused", (why,))
+            self.loop.guard(partial(self.observer.on_accept_paused, why), None)
         self.arm()
 
     cdef void open(self) noexcept:
@@ -87,7 +87,7 @@ cdef class AcceptGate:
             self.open()
         if not self.waiting and self.told and self.loop.now_us - self.opened_at >= CALM_US:
             self.told = False
-            self.tell("on_accept_resumed", ())
+            self.loop.guard(self.observer.on_accept_resumed, None)
         if self.waiting or self.told:
             self.arm()
 
@@ -97,9 +97,6 @@ cdef class AcceptGate:
         if fd >= 0:
             close(fd)
         return fd >= 0 and not self.is_last(fd)
-
-    cdef void tell(self, str event, tuple arguments) noexcept:
-        self.loop.guard(partial(getattr(self.observer, event), *arguments), None)
 
 
 cdef void acceptor_ready(Source *source, uint32_t events) noexcept:

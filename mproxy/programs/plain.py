@@ -6,12 +6,13 @@ from mproxy.ground.config import format_host_port
 from mproxy.io._socket import Target
 from mproxy.policy.resolver import Resolver, numeric_address
 from mproxy.programs.common import open_listeners
+from mproxy.relay.relay_observer import RelayObserver
 from mproxy.relay.rules import Rule
 from mproxy.relay.tcp._tcp_relay import TcpRelay
 from mproxy.service.run import Program
 
 
-class PlainRelay(Program):
+class PlainRelay(Program, RelayObserver):
     """Relays every connection to one host and port."""
 
     reloads = True

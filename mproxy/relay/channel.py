@@ -5,12 +5,21 @@ JSON array that begins with its name. A long one goes in pieces, whose first byt
 come with the last piece.
 """
 
+from __future__ import annotations
+
 import array
 import errno
 import json
 import os
 import socket
 from collections import deque
+from collections.abc import Callable, Sequence
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from mproxy.io._loop import Loop
 
 # Descriptors of one message: the kernel's SCM_MAX_FD is 253.
 MOST_FDS = 250
@@ -32,22 +41,24 @@ class Channel:
     """One end. `received(message, fds)` is called for each message, `ended()` once when the other end is gone or says
     something that is no message."""
 
-    def __init__(self, loop, sock, received, ended):
+    def __init__(self, loop: Loop, sock: socket.socket, received: Callable[[list[Any], list[int]], object],
+                 ended: Callable[[], object]) -> None:
         self._loop = loop
-        self._socket = sock
+        self._socket: socket.socket | None = sock
         self._received = received
         self._ended = ended
-        self._queue: deque[tuple] = deque()  # (data, fds, owner of the fds, kept alive until they are sent)
-        self._pieces = []      # of a message whose end has not come
+        # Data, descriptors, and their owner, kept alive until they are sent.
+        self._queue: deque[tuple[bytes, Sequence[int], object]] = deque()
+        self._pieces: list[bytes] = []      # of a message whose end has not come
         self._pieces_bytes = 0
         self._watch = loop.watch(sock.fileno(), self._ready)
 
     @property
-    def queued(self):
+    def queued(self) -> int:
         """Pieces that the other end has not taken yet."""
         return len(self._queue)
 
-    def send(self, *message, fds=(), owner=None):
+    def send(self, *message: Any, fds: Sequence[int] = (), owner: object = None) -> None:
         """Send a message, now or later. `owner` closes the descriptors when it is freed, not before."""
         assert len(fds) <= MOST_FDS, (message[0], len(fds))
         if self._socket is None:
@@ -58,12 +69,12 @@ class Channel:
             last = start + len(piece) == len(data)
             self._send_piece((_LAST if last else _MORE) + piece, fds if last else (), owner)
 
-    def _send_piece(self, piece, fds, owner):
+    def _send_piece(self, piece: bytes, fds: Sequence[int], owner: object) -> None:
         if self._queue or not self._try(piece, fds):
             self._queue.append((piece, fds, owner))
             self._watch.set(read=True, write=True)
 
-    def close(self):
+    def close(self) -> None:
         """End it; the other side sees that."""
         if self._socket is not None:
             self._watch.close()
@@ -71,7 +82,7 @@ class Channel:
             self._socket = None
             self._queue.clear()
 
-    def _try(self, data, fds):
+    def _try(self, data: bytes, fds: Sequence[int]) -> bool:
         """Whether the message is dealt with: sent, or pointless because nobody is there."""
         control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         try:
@@ -83,14 +94,14 @@ class Channel:
             return error.errno not in _LATER
         return True
 
-    def _ready(self, _events):
+    def _ready(self, _events: int) -> None:
         while self._queue and self._try(*self._queue[0][:2]):
             self._queue.popleft()
         if self._socket is not None and not self._queue:
             self._watch.set(read=True)
         self.read(MESSAGES_A_TURN)
 
-    def read(self, most=None):
+    def read(self, most: int | None = None) -> None:
         """Take what has arrived, now; at most so many messages."""
         taken = 0
         while self._socket is not None and taken != most:
@@ -109,7 +120,7 @@ class Channel:
                 return
             taken += 1
 
-    def _take(self, data, fds):
+    def _take(self, data: bytes, fds: list[int]) -> bool:
         """A piece; false when it is none."""
         self._pieces.append(data[1:])
         self._pieces_bytes += len(data)
@@ -126,7 +137,7 @@ class Channel:
         return True
 
 
-def pair():
+def pair() -> tuple[socket.socket, socket.socket]:
     """Two connected sockets, non-blocking, for one Channel each."""
     one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     return one, other

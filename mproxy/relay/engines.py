@@ -1,10 +1,21 @@
 """The TCP and the UDP engine as one: rules go to the engine of their protocol, by the supervisor's key."""
 
+from __future__ import annotations
+
 import resource
+from collections.abc import Iterable, KeysView
 from typing import Any
 
 from mproxy.relay.tcp._tcp_relay import TcpRelay
 from mproxy.relay.udp._udp import UdpRelay
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mproxy.io._loop import Loop
+    from mproxy.io._socket import Target
+    from mproxy.relay._tally import Tally
+    from mproxy.relay.relay_observer import RelayObserver
+    from mproxy.relay.rules import Rule
 
 # One part in so many of the descriptors is kept for UDP sessions, once there is a rule for them. They in turn leave as
 # much to TCP: see UdpRelay.
@@ -14,18 +25,19 @@ UDP_SHARE = 8
 class Engines:
     """Both engines on one loop. `max_connections` and `tally`: see TcpRelay; `max_sessions`: see UdpRelay."""
 
-    def __init__(self, loop, observer, max_connections, max_sessions, tally):
+    def __init__(self, loop: Loop, observer: RelayObserver, max_connections: int, max_sessions: int,
+                 tally: Tally) -> None:
         self._loop = loop
         self._engines: dict[str, Any] = {"tcp": TcpRelay(loop, observer, max_connections, tally),
                          "udp": UdpRelay(loop, observer, max_sessions)}
         self._of_key: dict[int, Any] = {}
 
     @property
-    def keys(self):
+    def keys(self) -> KeysView[int]:
         """Those of the rules that listen."""
         return self._of_key.keys()
 
-    def add(self, key, rule, fds):
+    def add(self, key: int, rule: Rule, fds: Iterable[int]) -> None:
         """Listen on duplicates of the sockets; OSError."""
         engine = self._engines[rule.protocol]
         engine.add(key, rule, fds)
@@ -33,34 +45,34 @@ class Engines:
         if rule.protocol == "udp":
             self._engines["tcp"].keep(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // UDP_SHARE)
 
-    def update(self, key, rule):
+    def update(self, key: int, rule: Rule) -> None:
         """Other options for connections to come."""
         if key in self._of_key:
             self._of_key[key].update(key, rule)
 
-    def set_targets(self, key, targets):
+    def set_targets(self, key: int, targets: Iterable[Target]) -> None:
         """Other addresses for connections to come."""
         if key in self._of_key:
             self._of_key[key].set_targets(key, targets)
 
-    def remove(self, key):
+    def remove(self, key: int) -> None:
         """Stop listening; existing connections continue."""
         if key in self._of_key:
             self._of_key.pop(key).remove(key)
 
-    def stats(self, key):
+    def stats(self, key: int) -> dict[str, int]:
         """{name: value} of a rule; {} for one that failed to listen."""
         return self._of_key[key].stats(key) if key in self._of_key else {}
 
-    def down(self, key):
+    def down(self, key: int) -> list[tuple[str, int]]:
         """[(HOST:PORT, errno), ...]: addresses of a rule that are left out, as they do not answer."""
         return self._of_key[key].down(key) if key in self._of_key else []
 
-    def counts(self):
+    def counts(self) -> tuple[int, int]:
         """(TCP connections, UDP sessions) now, those of removed rules too."""
         return self._engines["tcp"].count, self._engines["udp"].count
 
-    def close(self):
+    def close(self) -> None:
         """Reset everything."""
         for engine in self._engines.values():
             engine.close()

@@ -4,11 +4,26 @@ A worker reads what strangers send, and may have other rights than its superviso
 it is believed. Which messages there are: worker.py.
 """
 
+from __future__ import annotations
+
 from dataclasses import fields
 from ipaddress import ip_network
 
 from mproxy.relay.counters import NAMES
 from mproxy.relay.rules import Rule, RuleOptions
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Literal
+
+    from mproxy.relay.counters import Values
+
+    Down = dict[int, list[tuple[str, int]]]  # by rule: HOST:PORT and errno of addresses that are left out
+    Report = (
+        tuple[Literal["ready"]]
+        | tuple[Literal["counters"], int, dict[int, Values], int, int]  # number, what changed, connections, sessions
+        | tuple[Literal["down"], Down]
+        | tuple[Literal["removed"], dict[int, Values]])
 
 _DEFAULTS = {field.name: field.default for field in fields(RuleOptions)}
 _NETWORKS = {"allow", "deny"}
@@ -25,7 +40,7 @@ class MessageError(Exception):
 
 # ---- to workers
 
-def pack_rule(rule):
+def pack_rule(rule: Rule) -> list[Any]:
     """A Rule as JSON has it; options that say nothing are left out."""
     options = {}
     for name, default in _DEFAULTS.items():
@@ -35,7 +50,7 @@ def pack_rule(rule):
     return [rule.number, rule.protocol, rule.listen_host, rule.listen_port, rule.targets, options]
 
 
-def unpack_rule(packed):
+def unpack_rule(packed: list[Any]) -> Rule:
     """The Rule of `pack_rule`."""
     number, protocol, host, port, targets, options = packed
     for name in options.keys() & _NETWORKS:
@@ -46,9 +61,8 @@ def unpack_rule(packed):
 
 # ---- from workers
 
-def check_report(message):
-    """(name, ...) of a message of a worker: `ready`; `counters`, number, {key: {name: value}}, connections, sessions;
-    `down`, {key: [(HOST:PORT, errno), ...]}; `removed`, {key: {name: value}}. MessageError for anything else."""
+def check_report(message: list[Any]) -> Report:
+    """What a worker said; MessageError when it is none of the messages that it may send."""
     match message:
         case ["ready"]:
             return ("ready",)
@@ -62,12 +76,12 @@ def check_report(message):
     raise MessageError("not a message of a worker")
 
 
-def pack_counters(counters):
+def pack_counters(counters: dict[int, Values]) -> list[tuple[int, Values]]:
     """{key: {name: value}} with keys that JSON leaves numbers."""
     return list(counters.items())
 
 
-def _check_counters(packed):
+def _check_counters(packed: list[Any]) -> dict[int, Values]:
     found = {}
     for entry in packed:
         match entry:
@@ -79,7 +93,7 @@ def _check_counters(packed):
     return found
 
 
-def _check_down(packed):
+def _check_down(packed: list[Any]) -> Down:
     found = {}
     for entry in packed:
         match entry:
@@ -91,14 +105,14 @@ def _check_down(packed):
     return found
 
 
-def _check_address(address):
+def _check_address(address: object) -> tuple[str, int]:
     match address:
         case [str(text), int(error)] if len(text) <= _LONGEST_TARGET and 0 < error <= _LARGEST_ERRNO:
             return text, error
     raise MessageError("not an address that is down")
 
 
-def _check_number(*values):
+def _check_number(*values: int) -> None:
     for value in values:
         if type(value) is not int or not 0 <= value < _LARGEST:
             raise MessageError("not a count")

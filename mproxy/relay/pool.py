@@ -8,14 +8,25 @@ Everything that starts or ends a worker is in this file. A worker is in one of t
     ended      died while the relay stops: no successor
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 import signal
+from collections.abc import Callable
 
 from mproxy.relay import worker as worker_module
 from mproxy.relay._tally import Tally
 from mproxy.relay.channel import Channel, pair
 from mproxy.relay.messages import MessageError, check_report
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from mproxy.ground.shapes import Logger
+    from mproxy.io._loop import Loop, Watch
+    from mproxy.relay.messages import Report
 
 STARTING, RUNNING, WAITING, ENDED = "starting", "running", "waiting", "ended"
 
@@ -32,26 +43,46 @@ LOOK_US = 5_000_000
 class WorkerProcess:
     """One place in the pool, and the process that fills it now."""
 
-    def __init__(self, number):
+    def __init__(self, number: int) -> None:
         self.number = number
         self.state = WAITING
-        self.pid = None
-        self.channel = None
+        self.pid: int | None = None
+        self.channel: Channel | None = None
         self.started_at = 0
         self.heard_at = 0
         self.deaths = 0         # since the relay started
         self.delay_us = 0       # before the next start
         self.connections = 0    # as last told
         self.sessions = 0
-        self.watch = None       # of the pidfd
+        self.watch: Watch | None = None       # of the pidfd
         self.pidfd = -1
 
 
-class Pool:
-    """`count` workers. The observer is told `on_started(worker)`: give it rules, `on_message(worker, message)`,
-    `on_died(worker)`, `on_all_ended()` after `drain`. `prepare()` is called first in the process of each."""
+class PoolObserver:
+    """Told by a Pool."""
 
-    def __init__(self, loop, log, observer, count, prepare):
+    def on_started(self, worker: WorkerProcess) -> None:
+        """There is a new process: give it rules."""
+        raise NotImplementedError
+
+    def on_message(self, worker: WorkerProcess, message: Report) -> None:
+        """It says something, which was looked at already."""
+        raise NotImplementedError
+
+    def on_died(self, worker: WorkerProcess) -> None:
+        """Its process has ended; there may be another one soon."""
+        raise NotImplementedError
+
+    def on_all_ended(self) -> None:
+        """The last one has ended, after `drain`."""
+        raise NotImplementedError
+
+
+class Pool:
+    """`count` workers. `prepare()` is called first in the process of each."""
+
+    def __init__(self, loop: Loop, log: Logger, observer: PoolObserver, count: int,
+                 prepare: Callable[[], object]) -> None:
         self._loop = loop
         self._log = log
         self._observer = observer
@@ -61,23 +92,23 @@ class Pool:
         self._tally = Tally(count)
         self.workers = [WorkerProcess(number) for number in range(count)]
 
-    def start(self, max_connections):
+    def start(self, max_connections: int) -> None:
         """Fork them all. max_connections: of all together, 0 for no limit."""
         self._max_connections = max_connections
         for worker in self.workers:
             self._fork(worker)
         self._loop.call_later(LOOK_US, self._look)
 
-    def send(self, *message):
+    def send(self, *message: Any) -> None:
         """To every worker that there is."""
         for worker in self.alive:
             worker.channel.send(*message)
 
     @property
-    def alive(self):
+    def alive(self) -> list[WorkerProcess]:
         return [worker for worker in self.workers if worker.channel is not None]
 
-    def drain(self, patience_us):
+    def drain(self, patience_us: int) -> None:
         """Let every worker finish; none is replaced any more."""
         self._draining = True
         self.send("drain", patience_us)
@@ -87,7 +118,7 @@ class Pool:
                 worker.state = ENDED
         self._tell_if_ended()
 
-    def kill(self):
+    def kill(self) -> None:
         """End what is left at once."""
         self._draining = True
         for worker in self.alive:
@@ -95,7 +126,7 @@ class Pool:
 
     # ---- birth
 
-    def _fork(self, worker):
+    def _fork(self, worker: WorkerProcess) -> None:
         if self._draining:
             return
         ours, its = pair()
@@ -113,28 +144,28 @@ class Pool:
             lambda: self._kill(worker))
         self._observer.on_started(worker)
 
-    def _received(self, worker, message, fds):
+    def _received(self, worker: WorkerProcess, message: list[Any], fds: list[int]) -> None:
         for fd in fds:  # there is nothing that it could want to give
             os.close(fd)
         try:
-            message = check_report(message)
+            report = check_report(message)
         except MessageError as error:
             self._log.error("worker-failed", worker=worker.number, why=f"invalid message from the worker: {error}")
             self._kill(worker)
             return
         worker.heard_at = self._loop.now()
-        if message[0] == "ready":
+        if report[0] == "ready":
             worker.state = RUNNING
             self._log.debug("worker-ready", worker=worker.number, pid=worker.pid)
-        self._observer.on_message(worker, message)
+        self._observer.on_message(worker, report)
 
     @staticmethod
-    def _kill(worker):
+    def _kill(worker: WorkerProcess) -> None:
         """Nobody can tell it anything any more, or believe it: its end is seen by the pidfd."""
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(worker.pidfd, signal.SIGKILL)
 
-    def _look(self):
+    def _look(self) -> None:
         """Find workers that hang: in an endless loop, or stopped by a signal."""
         now = self._loop.now()
         for worker in self.alive:
@@ -145,7 +176,8 @@ class Pool:
 
     # ---- death
 
-    def _reap(self, worker):
+    def _reap(self, worker: WorkerProcess) -> None:
+        assert worker.pid is not None
         pid, status = os.waitpid(worker.pid, os.WNOHANG)
         if pid == 0:
             return
@@ -163,7 +195,7 @@ class Pool:
         else:
             self._replace(worker, status)
 
-    def _replace(self, worker, status):
+    def _replace(self, worker: WorkerProcess, status: int) -> None:
         young = self._loop.now() - worker.started_at < YOUNG_US
         delay_us = min(max(2 * worker.delay_us, FIRST_DELAY_US), LAST_DELAY_US) if young and worker.deaths else 0
         worker.state = WAITING
@@ -178,12 +210,12 @@ class Pool:
         else:
             self._fork(worker)
 
-    def _tell_if_ended(self):
+    def _tell_if_ended(self) -> None:
         if all(worker.state == ENDED for worker in self.workers):
             self._observer.on_all_ended()
 
 
-def _say_status(status):
+def _say_status(status: int) -> str:
     code = os.waitstatus_to_exitcode(status)
     if code >= 0:
         return f"exit status {code}"

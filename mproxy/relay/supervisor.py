@@ -7,8 +7,11 @@ A reload goes in this order, so that it is whole or nothing, and no caller is lo
 3. Listeners that go are closed, by now only here; connections that stand are not touched.
 """
 
+from __future__ import annotations
+
 import os
 import resource
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from mproxy.ground.config import format_host_port
@@ -22,8 +25,24 @@ from mproxy.relay.counters import Counters, add_up
 from mproxy.relay.engines import UDP_SHARE
 from mproxy.relay.listeners import open_listener, take_given
 from mproxy.relay.messages import pack_rule
-from mproxy.relay.pool import RUNNING, Pool
+from mproxy.relay.pool import RUNNING, Pool, PoolObserver
 from mproxy.relay.rule_file import ListenError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from typing import TypeVar
+
+    from mproxy.ground.shapes import Address, ListenAddress, Logger
+    from mproxy.io._loop import Loop
+    from mproxy.relay.backend import Facts
+    from mproxy.relay.listeners import Listener
+    from mproxy.relay.messages import Down, Report
+    from mproxy.relay.pool import WorkerProcess
+    from mproxy.relay.rules import Rule
+    from mproxy.relay.settings import RelayConfig
+    Given = dict[ListenAddress, list[socket.socket]]
+    Value = TypeVar("Value")
 
 # Descriptors of a process that are for none of its listeners and connections: log, channels, loop, files.
 OTHER_FDS = 64
@@ -50,40 +69,45 @@ class Entry:
 
     __slots__ = ("key", "rule", "listener")
 
-    def __init__(self, key, rule, listener):
+    def __init__(self, key: int, rule: Rule, listener: Listener) -> None:
         self.key = key
         self.rule = rule
         self.listener = listener
 
 
-class Supervisor(RelayBackend):
+class Supervisor(RelayBackend, PoolObserver):
     """config: `workers`, `max_connections`, `name` of the rule file for messages. `given`: see listeners.take_given.
     `prepare()` is called first in each worker's process."""
 
-    def __init__(self, config, log, loop, given=None, prepare=lambda: None):
+    def __init__(self, config: RelayConfig, log: Logger, loop: Loop, given: Given | None = None,
+                 prepare: Callable[[], object] = lambda: None) -> None:
         self._config = config
         self._log = log
         self._loop = loop
         self._given = given or {}
-        self._entries = {}     # rule.listener -> Entry
-        self._users = {}       # host -> {key, ...}
-        self._circles = {}     # key -> {(host, address), ...} that would lead back to this relay: left out
-        self._by_key = {}      # key -> Entry
-        self._ports = set()    # (protocol, port) that rules listen on
-        self._going = {}       # key of a rule that went -> (protocol, workers that have not said their last word on it)
+        self._entries: dict[ListenAddress, Entry] = {}
+        self._by_key: dict[int, Entry] = {}
+        self._users: dict[str, set[int]] = {}   # keys of the rules that a host is a target of
+        self._ports: set[tuple[str, int]] = set()  # (protocol, port) that rules listen on
+        # By key: (host, address) that would lead back to this relay, left out.
+        self._circles: dict[int, set[tuple[str, str]]] = {}
+        # By key of a rule that went: its protocol, and the workers that have not said their last word on it.
+        self._going: dict[int, tuple[str, set[int]]] = {}
         self._next_key = 1
         self._counters = Counters()
-        self._down = {}        # worker -> {key: [(HOST:PORT, errno), ...]}: addresses that it leaves out
+        self._down: dict[int, Down] = {}  # by worker
         self._names = Names(loop, self._on_name_changed, self._on_name_failed)
         self._pool = Pool(loop, log, self, config.workers, prepare)
         self._failed_names = 0
-        self._questions = {}   # number -> [workers asked, callback]
+        # By number: the workers that have not answered, and whom to call when all have.
+        self._questions: dict[int, tuple[set[int], Callable[[], object]]] = {}
         self._next_question = 1
-        self._on_ended = None
+        self._on_ended: Callable[[], object] | None = None
 
     # ---- commands
 
-    def start(self, rules, on_ready, _on_failed):
+    def start(self, rules: Sequence[Rule], on_ready: Callable[[], object],
+              _on_failed: Callable[[MproxyError], object]) -> None:
         """Bind everything, fork the workers; `on_ready()` when all of them serve. ListenError if a listener fails."""
         refuse_circles(rules, self._config.origin)
         self._take_over(rules, self._open(rules, {}))
@@ -96,7 +120,7 @@ class Supervisor(RelayBackend):
         self._pool.start(self._config.max_connections)
         self._await_ready(self._loop.now() + NAMES_PATIENCE_US, on_ready)
 
-    def apply(self, rules):
+    def apply(self, rules: Sequence[Rule]) -> tuple[int, int, int]:
         """Go over to other rules: (added, changed, removed), counts. ListenError: nothing was changed."""
         refuse_circles(rules, self._config.origin)
         names = {rule.listener for rule in rules}
@@ -112,29 +136,29 @@ class Supervisor(RelayBackend):
         self._remove(gone)
         return len(added), len(changed), len(gone)
 
-    def status(self, callback):
+    def status(self, callback: Callable[[Facts], object]) -> None:
         """Ask the workers, then call `callback(facts)`: {"workers": [...], "rules": [...], "totals": {...}}."""
         self._ask(REPORT_PATIENCE_US, lambda: callback(self._facts()))
 
-    def when_followed(self, callback):
+    def when_followed(self, callback: Callable[[], object]) -> None:
         """Call `callback()` when every worker follows the rules as they are now."""
         self._ask(FOLLOW_PATIENCE_US, callback)
 
-    def _ask(self, patience_us, callback):
+    def _ask(self, patience_us: int, callback: Callable[[], object]) -> None:
         """Call back when every worker has answered, which it does behind all that it was told before."""
         asked = {worker.number for worker in self._pool.alive if worker.state == RUNNING}
         number = self._next_question
         self._next_question += 1
-        self._questions[number] = [asked, callback]
+        self._questions[number] = asked, callback
         self._pool.send("report", number)
         self._loop.call_later(patience_us, lambda: self._answered(number, None))
         self._answered(number, None if not asked else -1)
 
-    def listening_fds(self):
+    def listening_fds(self) -> list[int]:
         """Descriptors of all listening sockets."""
         return [sock.fileno() for entry in self._entries.values() for sock in entry.listener.sockets]
 
-    def stop(self, patience_us, on_ended):
+    def stop(self, patience_us: int, on_ended: Callable[[], object]) -> None:
         """Accept nobody, drain, end the workers; then `on_ended()`."""
         self._on_ended = on_ended
         self._names.close()
@@ -142,22 +166,22 @@ class Supervisor(RelayBackend):
         self._by_key = {}
         self._pool.drain(patience_us)
 
-    def stop_at_once(self):
+    def stop_at_once(self) -> None:
         """Kill all workers at once."""
         self._pool.kill()
 
-    def reopen_log(self, fd):
+    def reopen_log(self, fd: int) -> None:
         """Workers write to another log file from now on."""
         for worker in self._pool.alive:
             worker.channel.send("log", fds=[fd])
 
     # ---- listeners
 
-    def _open(self, rules, gone):
+    def _open(self, rules: Sequence[Rule], gone: dict[ListenAddress, Entry]) -> dict[ListenAddress, Listener]:
         """{rule.listener: Listener} of new rules; all or none. `gone`: entries whose port may be taken over."""
         self._check_descriptors(rules)
         opened, wrong = {}, []
-        leaving: dict[tuple, list] = {}  # (protocol, port) -> sockets
+        leaving: dict[tuple[str, int], list[socket.socket]] = {}
         for (protocol, _, port), entry in gone.items():
             leaving.setdefault((protocol, port), []).extend(entry.listener.sockets)
         for rule in rules:
@@ -171,7 +195,7 @@ class Supervisor(RelayBackend):
             raise ListenError(self._config.origin, wrong)
         return opened
 
-    def _check_descriptors(self, rules):
+    def _check_descriptors(self, rules: Sequence[Rule]) -> None:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         have = sum(len(entry.listener.sockets) for entry in self._entries.values())
         need = have + sum(1 if rule.protocol == "tcp" else self._config.workers for rule in rules) + OTHER_FDS
@@ -180,7 +204,7 @@ class Supervisor(RelayBackend):
                 f"{counted(len(rules), 'rule')} would need {need} descriptors, but this process may have only {limit}:"
                 " raise the limit (ulimit -Hn, LimitNOFILE=), or use fewer workers")
 
-    def _log_capacity(self):
+    def _log_capacity(self) -> None:
         """How many connections there can be: each takes two descriptors of its worker, and some are kept for UDP."""
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         mine = max((len(entry.listener.fds(0)) for entry in self._entries.values()), default=0)
@@ -189,7 +213,7 @@ class Supervisor(RelayBackend):
         self._log.info("capacity", descriptors=limit, workers=self._config.workers, rules=len(self._entries),
                        connections=free // 2 * self._config.workers)
 
-    def _take_over(self, rules, opened):
+    def _take_over(self, rules: Iterable[Rule], opened: dict[ListenAddress, Listener]) -> list[Entry]:
         """Make `rules` those that hold, beside what goes; the entries that are new."""
         added = []
         for rule in rules:
@@ -206,13 +230,13 @@ class Supervisor(RelayBackend):
         self._find_users()
         return added
 
-    def _log_missing(self, entries):
+    def _log_missing(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
             if entry.rule.listen_host and not is_own_address(entry.rule.listen_host):
                 self._log.warning("address-missing", protocol=entry.rule.protocol, address=entry.rule.listen_host,
                                   port=entry.listener.port, why="served as soon as this host has the address")
 
-    def _log_listening(self, event, entries):
+    def _log_listening(self, event: str, entries: Sequence[Entry]) -> None:
         """A line each, or only how many there are."""
         if len(entries) > LOGGED_ONE_BY_ONE:
             self._log.info(event, rules=len(entries))
@@ -221,7 +245,7 @@ class Supervisor(RelayBackend):
             self._log.info(event, protocol=entry.rule.protocol, address=entry.rule.listen_host or "*",
                            port=entry.listener.port, target=entry.rule.targets_text)
 
-    def _remove(self, gone):
+    def _remove(self, gone: dict[ListenAddress, Entry]) -> None:
         keys = [entry.key for entry in gone.values()]
         alive = {worker.number for worker in self._pool.alive}
         for name, entry in gone.items():
@@ -234,7 +258,7 @@ class Supervisor(RelayBackend):
 
     # ---- names
 
-    def _find_users(self):
+    def _find_users(self) -> None:
         self._users = {}
         for entry in self._entries.values():
             for host, _ in entry.rule.targets:
@@ -243,13 +267,13 @@ class Supervisor(RelayBackend):
         self._names.want(self._users)
         self._send_targets(self._look_for_circles())
 
-    def _targets(self, entry):
+    def _targets(self, entry: Entry) -> list[tuple[str, list[Address]]]:
         left_out = self._circles.get(entry.key, ())
         return [(format_host_port(host, port),
                  [address for address in self._names.addresses(host, port) if (host, address[1][0]) not in left_out])
                 for host, port in entry.rule.targets]
 
-    def _look_for_circles(self):
+    def _look_for_circles(self) -> list[int]:
         """Find addresses of names that lead back to this relay; the keys of rules for which that has changed."""
         found: dict[int, set[tuple[str, str]]] = {}
         for step in find_circles([entry.rule for entry in self._entries.values()], self._known, is_own_address):
@@ -263,15 +287,15 @@ class Supervisor(RelayBackend):
                                   why="leads back to this relay: the address is not used")
         return changed
 
-    def _known(self, host):
+    def _known(self, host: str) -> list[str]:
         return [address for _, (address, *_) in self._names.addresses(host, 0)]
 
-    def _may_circle(self, key):
+    def _may_circle(self, key: int) -> bool:
         """Whether a rule leads to a port that a rule listens on: hardly ever, and looking closer costs time."""
         rule = self._by_key[key].rule
         return any((rule.protocol, port) in self._ports for _, port in rule.targets)
 
-    def _on_name_changed(self, host):
+    def _on_name_changed(self, host: str) -> None:
         keys = set(self._users.get(host, ()))
         if any(map(self._may_circle, keys)):
             keys.update(self._look_for_circles())
@@ -280,12 +304,12 @@ class Supervisor(RelayBackend):
         level("resolved", name=host, addresses=addresses, rules=len(keys))
         self._send_targets(sorted(keys))
 
-    def _send_targets(self, keys):
+    def _send_targets(self, keys: Sequence[int]) -> None:
         for start in range(0, len(keys), RULES_A_MESSAGE):
             self._pool.send("targets", [(key, self._targets(self._by_key[key]))
                                         for key in keys[start:start + RULES_A_MESSAGE]])
 
-    def _on_name_failed(self, host, why):
+    def _on_name_failed(self, host: str, why: str) -> None:
         self._failed_names += 1
         if self._failed_names <= LOGGED_ONE_BY_ONE:
             self._log.warning("not-resolved", name=host, why=why)
@@ -294,11 +318,11 @@ class Supervisor(RelayBackend):
 
     # ---- workers
 
-    def on_started(self, worker):
+    def on_started(self, worker: WorkerProcess) -> None:
         """A new process: tell it everything."""
         self._send_rules(worker, list(self._entries.values()))
 
-    def _send_rules(self, worker, entries):
+    def _send_rules(self, worker: WorkerProcess, entries: Iterable[Entry]) -> None:
         batch: list[tuple[Entry, int]] = []
         fds: list[int] = []
         for entry in entries:
@@ -311,23 +335,23 @@ class Supervisor(RelayBackend):
         if batch:
             self._send_batch(worker, batch, fds)
 
-    def _send_batch(self, worker, batch, fds):
+    def _send_batch(self, worker: WorkerProcess, batch: list[tuple[Entry, int]], fds: list[int]) -> None:
         entries = [(entry.key, pack_rule(self._share(entry.rule, worker)), self._targets(entry), count)
                    for entry, count in batch]
         worker.channel.send("add", entries, fds=fds, owner=[entry.listener for entry, _ in batch])
 
-    def _send_update(self, worker, entry):
+    def _send_update(self, worker: WorkerProcess, entry: Entry) -> None:
         worker.channel.send("update", entry.key, pack_rule(self._share(entry.rule, worker)))
         worker.channel.send("targets", [(entry.key, self._targets(entry))])
 
-    def _share(self, rule, worker):
+    def _share(self, rule: Rule, worker: WorkerProcess) -> Rule:
         """The rule with that worker's part of its limits; those of TCP hold for all workers together."""
         if rule.protocol == "tcp":
             return rule
         options = rule.options.share(worker.number, self._config.workers)
         return rule if options is rule.options else replace(rule, options=options)
 
-    def on_message(self, worker, message):
+    def on_message(self, worker: WorkerProcess, message: Report) -> None:
         """Counters; see worker.py."""
         if message[0] == "counters":
             _, number, changed, worker.connections, worker.sessions = message
@@ -340,11 +364,11 @@ class Supervisor(RelayBackend):
             self._counters.told(worker.number, self._of_rules(message[1]))
             self._last_word(worker, message[1])
 
-    def _of_rules(self, changed):
+    def _of_rules(self, changed: dict[int, Value]) -> dict[int, Value]:
         """Those that are about rules that there are."""
         return {key: values for key, values in changed.items() if key in self._by_key or key in self._going}
 
-    def on_died(self, worker):
+    def on_died(self, worker: WorkerProcess) -> None:
         """Its numbers stay, and nobody waits for its answers."""
         self._counters.worker_gone(worker.number)
         self._down.pop(worker.number, None)
@@ -352,23 +376,25 @@ class Supervisor(RelayBackend):
         for number in list(self._questions):
             self._answered(number, worker.number)
 
-    def _last_word(self, worker, keys):
+    def _last_word(self, worker: WorkerProcess, keys: Iterable[int]) -> None:
         """That worker tells no more about those rules."""
         for key in keys:
-            protocol, workers = self._going.get(key, (None, set()))
+            if key not in self._going:
+                continue
+            protocol, workers = self._going[key]
             workers.discard(worker.number)
-            if protocol and not workers:
+            if not workers:
                 del self._going[key]
                 self._counters.retire(key, protocol)
                 for down in self._down.values():
                     down.pop(key, None)
 
-    def on_all_ended(self):
+    def on_all_ended(self) -> None:
         """All connections have ended."""
         if self._on_ended:
             self._on_ended()
 
-    def _await_ready(self, patience_until, on_ready):
+    def _await_ready(self, patience_until: int, on_ready: Callable[[], object]) -> None:
         late = self._loop.now() >= patience_until
         if all(worker.state == RUNNING for worker in self._pool.workers) and (late or not self._names.waiting):
             self.when_followed(on_ready)
@@ -377,17 +403,18 @@ class Supervisor(RelayBackend):
 
     # ---- status
 
-    def _answered(self, number, worker):
+    def _answered(self, number: int, worker: int | None) -> None:
         """Worker number `worker` has answered question `number`; None: time is up."""
-        asked, callback = self._questions.get(number, (None, None))
-        if callback is None:
+        if number not in self._questions:
             return
-        asked.discard(worker)
+        asked, callback = self._questions[number]
+        if worker is not None:
+            asked.discard(worker)
         if worker is None or not asked:
             del self._questions[number]
             callback()
 
-    def _facts(self):
+    def _facts(self) -> Facts:
         rules = [self._rule_facts(entry) for entry in self._entries.values()]
         totals = {protocol: add_up([self._counters.retired(protocol),
                                     *(facts["counters"] for facts in rules if facts["protocol"] == protocol)])
@@ -398,12 +425,12 @@ class Supervisor(RelayBackend):
         return {"workers": [self._worker_facts(worker) for worker in workers], "rules": rules, "totals": totals,
                 "unresolved": self._names.unresolved(), "circles": self._circle_facts()}
 
-    def _circle_facts(self):
+    def _circle_facts(self) -> dict[str, list[str]]:
         """{rule: addresses that are left out}, text."""
         return {str(self._by_key[key].rule): sorted(address for _, address in left_out)
                 for key, left_out in self._circles.items()}
 
-    def _rule_facts(self, entry):
+    def _rule_facts(self, entry: Entry) -> Facts:
         rule = entry.rule
         return {"line": rule.number, "protocol": rule.protocol, "address": rule.listen_host,
                 "port": entry.listener.port,
@@ -411,11 +438,11 @@ class Supervisor(RelayBackend):
                 "down": self._down_facts(entry.key),
                 "counters": self._counters.of_rule(entry.key, rule.protocol)}
 
-    def _down_facts(self, key):
+    def _down_facts(self, key: int) -> dict[str, str]:
         """{HOST:PORT: why} of the addresses that any worker leaves out."""
         return {text: os.strerror(error) for down in self._down.values() for text, error in down.get(key, ())}
 
-    def _worker_facts(self, worker):
+    def _worker_facts(self, worker: WorkerProcess) -> Facts:
         uptime_us = self._loop.now() - worker.started_at if worker.pid else 0
         return {"worker": worker.number, "pid": worker.pid, "state": worker.state, "deaths": worker.deaths,
                 "uptime_s": uptime_us // 1_000_000, "connections": worker.connections, "sessions": worker.sessions,

@@ -20,6 +20,8 @@ and does what comes over that (rules as in messages.py):
     removed  [(key, {name: value}), ...]                         the last word on rules that went
 """
 
+from __future__ import annotations
+
 import errno
 import gc
 import os
@@ -32,7 +34,21 @@ from mproxy.io._socket import Target
 from mproxy.relay.channel import Channel
 from mproxy.relay.engines import Engines
 from mproxy.relay.messages import pack_counters, unpack_rule
+from mproxy.relay.relay_observer import RelayObserver
 from mproxy.relay.rules import share
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterable
+    from typing import Any, NoReturn
+
+    from mproxy.ground.shapes import Address, Logger
+    from mproxy.relay._tally import Tally
+    from mproxy.relay.counters import Values
+    from mproxy.relay.messages import Down
+    from mproxy.relay.rules import Rule
+    PackedTarget = tuple[str, list[Address]]
 
 # Between two unasked reports; and how many times longer than a report takes at least, so that reporting costs 1 % of
 # one CPU however many rules there are.
@@ -63,7 +79,8 @@ REPEAT_US = 10_000_000
 MOST_REMEMBERED = 10_000
 
 
-def run(sock, log, number, max_connections, tally, prepare):
+def run(sock: socket.socket, log: Logger, number: int, max_connections: int, tally: Tally,
+        prepare: Callable[[], object]) -> NoReturn:
     """Serve until drained, or told to end by the supervisor's end; never returns."""
     status = 1
     try:
@@ -81,7 +98,7 @@ def run(sock, log, number, max_connections, tally, prepare):
         os._exit(status)
 
 
-def _forget_supervisor(sock):
+def _forget_supervisor(sock: socket.socket) -> None:
     """Signals reach the whole group; the supervisor passes on what they mean. Its descriptors are closed."""
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -93,7 +110,7 @@ def _forget_supervisor(sock):
 class Worker:
     """Observer of the engines; carries out in this process what the supervisor asks for."""
 
-    def __init__(self, sock, log, number, max_connections, tally):
+    def __init__(self, sock: socket.socket, log: Logger, number: int, max_connections: int, tally: Tally) -> None:
         self._log = log
         self._number = number
         self._loop = Loop()
@@ -102,27 +119,27 @@ class Worker:
         self._engines = Engines(self._loop, Watcher(log, self._loop, number, self._say_rule), max_connections,
                                 share(max_connections, number, tally.workers), tally)
         self._channel = Channel(self._loop, sock, self._on_message, self._on_orphaned)
-        self._rules = {}  # key -> Rule, for the log
-        self._told = {}  # key -> counters as last told
-        self._down = {}  # key -> addresses that are down, as last told
+        self._rules: dict[int, Rule] = {}  # key -> Rule, for the log
+        self._told: dict[int, Values] = {}  # key -> counters as last told
+        self._down: Down = {}  # key -> addresses that are down, as last told
         self._drain_at = 0  # once draining
         self._handlers: dict[str, Callable[..., None]] = {
             "add": self._add, "update": self._update, "targets": self._set_targets, "remove": self._remove,
             "report": self._report, "drain": self._drain, "log": self._take_log}
 
-    def run(self):
+    def run(self) -> None:
         """Turn the loop until everything is done."""
         self._channel.send("ready")
         self._loop.call_later(REPORT_US, self._report_unasked)
         self._loop.run()
 
-    def _on_error(self, error):
+    def _on_error(self, error: BaseException) -> None:
         self._log.error("internal-error", worker=self._number, why=f"{type(error).__name__}: {error}")
 
-    def _say_rule(self, key):
+    def _say_rule(self, key: int) -> Rule | int:
         return self._rules.get(key, key)
 
-    def _on_message(self, message, fds):
+    def _on_message(self, message: list[Any], fds: list[int]) -> None:
         name, *arguments = message
         try:
             if name in ("add", "log"):
@@ -134,7 +151,7 @@ class Worker:
 
     # ---- rules
 
-    def _add(self, entries, fds):
+    def _add(self, entries: list[tuple[int, list[Any], list[PackedTarget], int]], fds: list[int]) -> None:
         for key, packed, targets, count in entries:
             rule = unpack_rule(packed)
             mine, fds = fds[:count], fds[count:]
@@ -146,15 +163,15 @@ class Worker:
             self._rules[key] = rule
             self._engines.set_targets(key, make_targets(targets))
 
-    def _update(self, key, packed):
+    def _update(self, key: int, packed: list[Any]) -> None:
         self._rules[key] = rule = unpack_rule(packed)
         self._engines.update(key, rule)
 
-    def _set_targets(self, entries):
+    def _set_targets(self, entries: list[tuple[int, list[PackedTarget]]]) -> None:
         for key, targets in entries:
             self._engines.set_targets(key, make_targets(targets))
 
-    def _remove(self, keys):
+    def _remove(self, keys: list[int]) -> None:
         for start in range(0, len(keys), COUNTERS_A_MESSAGE):
             some = keys[start:start + COUNTERS_A_MESSAGE]
             self._channel.send("removed", pack_counters({key: self._engines.stats(key) for key in some}))
@@ -166,13 +183,13 @@ class Worker:
 
     # ---- counters
 
-    def _report_unasked(self):
+    def _report_unasked(self) -> None:
         started = time.monotonic_ns()
         self._report(0)
         took_us = (time.monotonic_ns() - started) // 1000
         self._loop.call_later(max(REPORT_US, REPORT_SHARE * took_us), self._report_unasked)
 
-    def _report(self, number):
+    def _report(self, number: int) -> None:
         """Tell what changed since the last report, in as many messages as it takes; the last one has the number."""
         self._report_down()
         changed = {}
@@ -186,26 +203,26 @@ class Worker:
                     changed = {}
         self._tell(number, changed)
 
-    def _report_down(self):
+    def _report_down(self) -> None:
         now = {key: down for key in self._engines.keys if (down := self._engines.down(key))}
         keys = [key for key in now.keys() | self._down.keys() if now.get(key) != self._down.get(key)]
         self._down = now
         for start in range(0, len(keys), DOWN_A_MESSAGE):
             self._channel.send("down", [(key, now.get(key, [])) for key in keys[start:start + DOWN_A_MESSAGE]])
 
-    def _tell(self, number, changed):
+    def _tell(self, number: int, changed: dict[int, Values]) -> None:
         self._channel.send("counters", number, pack_counters(changed), *self._engines.counts())
 
     # ---- the end
 
-    def _drain(self, patience_us):
+    def _drain(self, patience_us: int) -> None:
         """Accept nobody, and wait for the connections that stand."""
         self._remove(list(self._engines.keys))
         now = self._loop.now()
         self._drain_at = now + patience_us
         self._look(now + min(patience_us, LAST_ANSWER_US))
 
-    def _look(self, last_answer_at):
+    def _look(self, last_answer_at: int) -> None:
         connections, sessions = self._engines.counts()
         now = self._loop.now()
         if now < self._drain_at and (connections or (sessions and now < last_answer_at)):
@@ -216,60 +233,57 @@ class Worker:
         self._engines.close()
         self._loop.stop()
 
-    def _on_orphaned(self):
+    def _on_orphaned(self) -> None:
         """The supervisor died: end, so that its ports are free for the next one."""
         if not self._drain_at:
             self._drain(ORPHAN_US)
             self._log.error("supervisor-lost", worker=self._number)  # whoever reads that may bind the ports
 
-    def _take_log(self, fds):
+    def _take_log(self, fds: list[int]) -> None:
         os.dup2(fds[0], 2)
 
 
-class Watcher:
-    """Observer of the engines: tells the log what a person can do something about, and the same thing not too often."""
+class Watcher(RelayObserver):
+    """Tells the log what happens to rules, and the same thing not too often."""
 
-    def __init__(self, log, loop, worker, say_rule):
+    def __init__(self, log: Logger, loop: Loop, worker: int, say_rule: Callable[[int], object]) -> None:
         self._log = log
         self._loop = loop
         self._worker = worker
         self._say_rule = say_rule
-        self._unreachable = {}  # (target, why) -> [time of the last line, connections since]
+        # By target and reason: time of the last line, connections since.
+        self._unreachable: dict[tuple[str, str], tuple[int, int]] = {}
 
-    def on_accept_paused(self, why):
-        """Out of descriptors: no connections are accepted for a while."""
+    def on_accept_paused(self, why: str) -> None:
         self._log.warning("accept-paused", worker=self._worker, why=why)
 
-    def on_accept_resumed(self):
-        """Connections are accepted again."""
+    def on_accept_resumed(self) -> None:
         self._log.info("accept-resumed", worker=self._worker)
 
-    def on_refused(self, key, target, error):
-        """No target of a rule could be reached for one connection."""
+    def on_refused(self, key: int, target: str, error: int) -> None:
         why = WHY.get(error) or os.strerror(error)
-        entry = self._unreachable.setdefault((target, why), [None, 0])
         now = self._loop.now()
-        entry[1] += 1
-        if entry[0] is None or now - entry[0] >= REPEAT_US:
-            self._log.warning("target-unreachable", worker=self._worker, target=target, why=why, connections=entry[1])
-            entry[:] = now, 0
+        said_at, connections = self._unreachable.get((target, why), (now - REPEAT_US, 0))
+        connections += 1
+        if now - said_at >= REPEAT_US:
+            self._log.warning("target-unreachable", worker=self._worker, target=target, why=why,
+                              connections=connections)
+            said_at, connections = now, 0
+        self._unreachable[target, why] = said_at, connections
         if len(self._unreachable) > MOST_REMEMBERED:
             self._unreachable.clear()
 
-    def on_circle(self, key):
-        """Connections or datagrams of a rule come back to this relay."""
+    def on_circle(self, key: int) -> None:
         self._log.error("circle", worker=self._worker, rule=self._say_rule(key),
                         why="what is sent to it comes back to this relay: connections are reset, datagrams dropped")
 
-    def on_target_down(self, key, target, error):
-        """One of several addresses is left out."""
+    def on_target_down(self, key: int, target: str, error: int) -> None:
         self._log.warning("target-down", worker=self._worker, target=target, why=os.strerror(error))
 
-    def on_target_up(self, key, target):
-        """The target answers again."""
+    def on_target_up(self, key: int, target: str) -> None:
         self._log.info("target-up", worker=self._worker, target=target)
 
 
-def make_targets(targets):
+def make_targets(targets: Iterable[PackedTarget]) -> list[Target]:
     """[(text, addresses), ...] as the engines take them; addresses [] where a name is not known yet."""
     return [Target(text, addresses) for text, addresses in targets]

@@ -4,6 +4,8 @@ Both ways through: orderly. An error or a time-out: a reset on both sides. Every
 that is lifted, so that nothing else looks like an orderly end, whoever kills this process.
 """
 
+from functools import partial
+
 from cpython.ref cimport PyObject, Py_XDECREF
 from libc.errno cimport ETIMEDOUT
 from libc.stdlib cimport free
@@ -47,7 +49,7 @@ cdef void pair_unreachable(Pair *pair, int error) noexcept:
     else:
         rule.failed += 1
     pair_close(pair, True)
-    rule.pairs.tell("on_refused", (rule.key, rule.targets_text, error))
+    rule.pairs.tell(partial(rule.pairs.observer.on_refused, rule.key, rule.targets_text, error))
 
 
 cdef void race_over(Pair *pair) noexcept:

@@ -5,6 +5,8 @@
    (`connected`) or the time is up. STARVED in between when there is no descriptor.
 """
 
+from functools import partial
+
 from cpython.ref cimport Py_INCREF
 from libc.errno cimport EAGAIN, ECONNRESET, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPIPE, ETIMEDOUT, errno
 from libc.stdint cimport uint8_t
@@ -204,7 +206,7 @@ cdef bint connected(Pair *pair) noexcept:
     pair.look_at = pair.since + pairs.look_us
     pairs.wait_until(pair, next_look(pair))
     if backend.failures and rule.balance.worked(backend):
-        pairs.tell("on_target_up", (rule.key, backend.text))
+        pairs.tell(partial(pairs.observer.on_target_up, rule.key, backend.text))
     if rule.proxy and not pair.server.broken and not send_header(pair, rule.proxy):
         pair_close(pair, True)
         return False

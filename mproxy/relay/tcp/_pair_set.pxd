@@ -12,7 +12,7 @@ from mproxy.relay.tcp._wheel cimport Wheel
 
 cdef class PairSet:
     cdef readonly Loop loop        # runs everything here
-    cdef object observer           # told of events
+    cdef object observer           # a RelayObserver (relay/relay_observer)
     cdef AcceptGate gate           # room for connections
     cdef readonly Mover mover      # moves bytes
     cdef Tally tally               # of the rules, and of all together, over all workers
@@ -29,4 +29,4 @@ cdef class PairSet:
     cdef void refuse(self, int fd) noexcept
     cdef void wait_until(self, Pair *pair, int64_t at) noexcept
     cdef void arm(self) noexcept
-    cdef void tell(self, str event, tuple arguments) noexcept
+    cdef void tell(self, event) noexcept

@@ -1,7 +1,5 @@
 """All pairs of a TCP relay. What happens to one of them: _relaying.pyx."""
 
-from functools import partial
-
 from mproxy.io._socket cimport close
 from mproxy.relay._tally cimport SharedRoom
 from mproxy.io._accept cimport Room
@@ -78,5 +76,6 @@ cdef class PairSet:
         if self.wheel.count or self.mover.pool.open:
             self.arm()
 
-    cdef void tell(self, str event, tuple arguments) noexcept:
-        self.loop.guard(partial(getattr(self.observer, event), *arguments), None)
+    cdef void tell(self, event) noexcept:
+        """Call a method of the observer; `event` has its arguments."""
+        self.loop.guard(event, None)

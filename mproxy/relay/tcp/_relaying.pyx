@@ -7,6 +7,8 @@
 5. `pair_close` (_closing.pyx).
 """
 
+from functools import partial
+
 from cpython.ref cimport Py_INCREF
 from libc.errno cimport ETIMEDOUT
 from libc.stdint cimport uint32_t, uint64_t
@@ -46,7 +48,7 @@ cdef void accepted(void *owner, int fd, sockaddr_storage *address) noexcept:
         rule.refused += 1
         rule.pairs.refuse(fd)
     elif rule.ask:
-        rule.pairs.tell("on_wanted", (rule.key, fd))
+        rule.pairs.tell(partial(rule.pairs.observer.on_wanted, rule.key, fd))
     else:
         begin(rule, fd)
 
@@ -71,7 +73,7 @@ cdef void begin(TcpRule rule, int fd) noexcept:
         for acceptor in rule.acceptors:
             save_hops((<Acceptor>acceptor).source.fd, rule.guard.hops.counting)
     if rule.guard.finds(pair, rule.total, rule.connections):
-        pairs.tell("on_circle", (rule.key,))
+        pairs.tell(partial(pairs.observer.on_circle, rule.key))
         reset_all(rule)
         return
     if pair.hops == 1:

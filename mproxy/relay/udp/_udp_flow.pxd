@@ -36,7 +36,7 @@ cdef class Listener:
 
 cdef class UdpFlow:
     cdef Loop loop                # runs everything here
-    cdef object observer          # told of events
+    cdef object observer          # a RelayObserver (relay/relay_observer)
     cdef SessionTable table       # of all rules
     cdef Inbox inbox              # packets just received; empty between batches
     cdef Outbox outbox            # packets about to be sent; empty between batches
@@ -78,4 +78,4 @@ cdef class UdpFlow:
     cdef void failed(self, UdpRule rule, Backend backend, int64_t began, int error) noexcept
     cdef void tell_down(self, UdpRule rule, Backend backend) noexcept
     cdef void tell_refused(self, UdpRule rule, str target, int error) noexcept
-    cdef void tell(self, str event, tuple arguments) noexcept
+    cdef void tell(self, event) noexcept

@@ -222,7 +222,7 @@ cdef class UdpFlow:
         self.table.answers(&session.entry, session.owed == 0, self.loop.now_us)
         rule.balance.answers(backend, self.loop.now_us)
         if backend.failures and rule.balance.worked(backend):
-            self.tell("on_target_up", (rule.key, backend.text))
+            self.tell(partial(self.observer.on_target_up, rule.key, backend.text))
 
     cdef void flush_out(self, Listener listener) noexcept:
         """Send the replies in the outbox."""
@@ -252,7 +252,7 @@ cdef class UdpFlow:
         if not rule.admits(&slot.sender.any):
             return NULL
         if own_has(key.client, ntohs(key.client_port)) or rule.goes_round(slot, key):
-            self.tell("on_circle", (rule.key,))
+            self.tell(partial(self.observer.on_circle, rule.key))
             return NULL
         self.make_room(rule, key)
         fd = self.find_room(rule, &port)
@@ -451,22 +451,22 @@ cdef class UdpFlow:
     cdef void failed(self, UdpRule rule, Backend backend, int64_t began, int error) noexcept:
         """A session failed that asked since `began`: prefer other addresses for a while, and say so."""
         if rule.balance.failed(backend, began, self.loop.now_us, error):
-            self.tell("on_target_down", (rule.key, backend.text, error))
+            self.tell(partial(self.observer.on_target_down, rule.key, backend.text, error))
 
     cdef void tell_down(self, UdpRule rule, Backend backend) noexcept:
         """A session tries an address that was left out: nobody who tried before was answered."""
         if rule.balance.is_news(backend):
-            self.tell("on_target_down", (rule.key, backend.text, backend.error))
+            self.tell(partial(self.observer.on_target_down, rule.key, backend.text, backend.error))
 
     cdef void tell_refused(self, UdpRule rule, str target, int error) noexcept:
         """A session could not be had; error 0: no address is known."""
         cdef int64_t now = self.loop.now_us
         if rule.told_at == 0 or now - rule.told_at >= TELL_US:
             rule.told_at = now
-            self.tell("on_refused", (rule.key, target, error))
+            self.tell(partial(self.observer.on_refused, rule.key, target, error))
 
-    cdef void tell(self, str event, tuple arguments) noexcept:
-        self.loop.guard(partial(getattr(self.observer, event), *arguments), None)
+    cdef void tell(self, event) noexcept:
+        self.loop.guard(event, None)
 
 
 _listeners = set()  # the loop holds pointers to them, to the end of the turn in which they were closed
