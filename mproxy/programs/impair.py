@@ -227,11 +227,12 @@ class Impair(Program):
         self._look()
 
     def _look(self):
-        """Say once that packets vanish because of their size: whoever does not know the option would look for long."""
+        """Say once that packets vanish because of their size: whoever does not know the option would look for long. No
+        warning: `mproxy send` itself, as others that look for the largest size, tries some that do."""
         if any(path.statistics()["too_large"] for path in (self._relay.up, self._relay.down)):
-            self._log.warning("too-large", mtu="/".join(map(str, self._config.mtu)), why=(
-                "packets above --mtu are dropped, as on a network that does not fragment; --mtu 0 lets every size"
-                " pass"))
+            self._log.info("too-large", mtu="/".join(map(str, self._config.mtu)), why=(
+                "packets above --mtu are dropped, as on a network that does not fragment; programs that look for the"
+                " largest size that passes (mproxy send does) expect that; --mtu 0 lets every size pass"))
         else:
             self._loop.call_later(LOOK_US, self._look)
 
