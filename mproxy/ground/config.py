@@ -58,7 +58,7 @@ def format_size(size_bytes: int) -> str:
     return str(size_bytes)
 
 
-def format_host_port(host: str, port: int) -> str:
+def format_host_port(host: str, port: int | str) -> str:
     """`host:port`, an IPv6 address in brackets (RFC 3986 section 3.2.2): `[::1]:6200`."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 

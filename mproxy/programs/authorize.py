@@ -11,6 +11,8 @@ One ssh, one script (authorize_script.py) for the server's sh on its standard in
    port has another key.
 """
 
+from __future__ import annotations
+
 import os
 import shlex
 import socket
@@ -32,6 +34,13 @@ from mproxy.programs.keygen import key_file, own_name
 from mproxy.programs.options import OneLineParser
 from mproxy.service.ending import complain, exit_status
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from mproxy.handshake import Hello
+    from mproxy.policy.grants import Grant
+
 PROGRAM = "mproxy authorize"
 
 # Where sproxy listens in all examples; it has no default of its own.
@@ -40,12 +49,12 @@ SPROXY_PORT = 6200
 # Seconds for an sproxy to show its key, to whoever can reach it at all.
 LOOK_S = 3
 
-def main(argv):
+def main(argv: list[str]) -> int:
     """Run; the exit status."""
     return exit_status(PROGRAM, lambda: _authorize(_parse(argv)))
 
 
-def _parse(argv):
+def _parse(argv: list[str]) -> argparse.Namespace:
     parser = OneLineParser(
         PROGRAM, f"{PROGRAM} [options] [USER@]HOST",
         "Run ssh once: add this client's key to authorized_keys of the sproxy that USER\n"
@@ -76,14 +85,14 @@ def _parse(argv):
     return parser.parse_args(argv)
 
 
-def _parse_destination(text):
+def _parse_destination(text: str) -> tuple[str, str]:
     user, _, host = text.rpartition("@")
     if text.startswith("-") or "@" in user or not text.isprintable() or " " in text:
         raise UsageError("not a valid destination; use USER@HOST or HOST")
     return text, parse_host(host)
 
 
-def _parse_command(text):
+def _parse_command(text: str) -> list[str]:
     try:
         words = shlex.split(text)
     except ValueError as error:
@@ -93,7 +102,7 @@ def _parse_command(text):
     return words
 
 
-def _authorize(options):
+def _authorize(options: argparse.Namespace) -> int:
     destination, host = options.destination
     path = options.key or key_file("client-key.pem")
     identity, _ = take_identity(path)
@@ -120,7 +129,8 @@ def _authorize(options):
     return remember(options, options.name or host, spki) or status
 
 
-def tell_outcome(options, wanted, done, present, key, place):
+def tell_outcome(options: argparse.Namespace, wanted: Grant, done: str, present: list[str], key: str,
+                 place: str) -> int:
     """Say what became of our line; the exit status. `done`: a word of the script, `present`: lines that were there."""
     if done == "expired":
         complain(PROGRAM, f"{key} is in {place}, but its expiry has passed: sproxy lets nobody in by that line. Renew"
@@ -132,7 +142,7 @@ def tell_outcome(options, wanted, done, present, key, place):
     return check_options(options, wanted, present, place)
 
 
-def check_options(options, wanted, present, place):
+def check_options(options: argparse.Namespace, wanted: Grant, present: list[str], place: str) -> int:
     """The exit status: 1, and a word about it, when --options are not those of the lines `present` in the file."""
     if not options.options or not present:
         return 0
@@ -147,7 +157,7 @@ def check_options(options, wanted, present, place):
     return 1
 
 
-def check_offered(name, port, key_path, spki, place):
+def check_offered(name: str, port: int, key_path: str, spki: bytes, place: str) -> None:
     """MproxyError when an sproxy answers at (name, port) with another key than `spki`; nothing when none answers."""
     offered = look_at_key(name, port, key_path)
     if offered in (None, spki):
@@ -158,15 +168,15 @@ def check_offered(name, port, key_path, spki, place):
         " remove our line from that file), or someone is intercepting the connection. Nothing was remembered")
 
 
-def look_at_key(name, port, key_path):
+def look_at_key(name: str, port: int, key_path: str) -> bytes | None:
     """The key of the sproxy at (name, port); None when none answers in time."""
     seen = []
 
-    def judge(spki):
+    def judge(spki: bytes) -> None:
         seen.append(spki)
         raise PeerError(CloseCode.ORDERLY, "seen enough")
 
-    def compose():
+    def compose() -> tuple[Hello, bytes, bytes]:
         raise LocalError("the server's key is always refused")
 
     identity, _ = take_identity(key_path)
@@ -183,7 +193,7 @@ def look_at_key(name, port, key_path):
         wipe(identity.pem)
 
 
-def ask_server(options, destination, line, wanted):
+def ask_server(options: argparse.Namespace, destination: str, line: str, wanted: Grant) -> list[str]:
     """Run the script over ssh; the lines that it printed. `wanted`: the Grant of our `line`."""
     key = line.split("mproxy-ed25519 ", 1)[1].split()[0]
     variables = {"line": line, "key": key, "renews": "no" if wanted.expires_at is None else "yes",
@@ -201,7 +211,7 @@ def ask_server(options, destination, line, wanted):
     return output[output.index(BEGIN) + 1:output.index(END)]
 
 
-def remember(options, name, spki):
+def remember(options: argparse.Namespace, name: str, spki: bytes) -> int:
     """Have the server's key in known_hosts; the exit status."""
     state_dir = default_state_dir()
     path = options.known_hosts or (state_dir and os.path.join(state_dir, "known_hosts"))

@@ -1,20 +1,30 @@
 """What cproxy and sproxy share: listeners, the end that waits for what is under way, words for the log."""
 
+from __future__ import annotations
+
 import socket
+from collections.abc import Callable, Sequence
 
 from mproxy.ground.config import format_host_port
 from mproxy.ground.errors import MproxyError
 from mproxy.io.bind import BACKLOG, NO_SUCH_ADDRESS, explain_bind
 from mproxy.service.log import Seconds
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mproxy.endpoint._endpoint import Endpoint
+    from mproxy.ground.config import ProgramConfig
+    from mproxy.ground.shapes import Sockaddr
+    from mproxy.io._loop import Loop
 
-def open_listeners(config):
+
+def open_listeners(config: ProgramConfig) -> list[socket.socket]:
     """Return listening sockets for the configured addresses, all on one port.
 
     Of the default addresses those whose family the host lacks are left out; one that the user named must work.
     """
     listeners = []
-    port = config.port
+    port = config.port or 0
     for address in config.bind_addresses:
         try:
             listeners.append(listen(address, port))
@@ -30,7 +40,7 @@ def open_listeners(config):
     return listeners
 
 
-def listen(address, port):
+def listen(address: str, port: int) -> socket.socket:
     """Return a non-blocking listening TCP socket; an IPv6 one takes IPv6 only."""
     host, _, scope = address.partition("%")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -62,16 +72,17 @@ class Drain:
     LOOK_US = 20_000
     QUIET_LOOKS = 5
 
-    def __init__(self, loop, endpoints, patience_us, done):
+    def __init__(self, loop: Loop, endpoints: Callable[[], Sequence[Endpoint]], patience_us: int,
+                 done: Callable[[], object]) -> None:
         self._loop = loop
         self._endpoints = endpoints
         self._deadline = loop.now() + patience_us
         self._done = done
-        self._moved = None
+        self._moved: int | None = None
         self._quiet = 0
         self._look()
 
-    def _look(self):
+    def _look(self) -> None:
         endpoints = self._endpoints()
         moved = sum(e.session.out_bytes + e.session.in_bytes for e in endpoints)
         self._quiet = self._quiet + 1 if moved == self._moved else 0
@@ -83,7 +94,7 @@ class Drain:
             self._loop.call_later(self.LOOK_US, self._look)
 
 
-def say_address(sockaddr):
+def say_address(sockaddr: Sockaddr) -> str:
     """A socket address as the log shows it: `10.0.0.1:6200`, `[::1]:6200`."""
     host = sockaddr[0]
     if host.startswith("::ffff:"):
@@ -91,11 +102,11 @@ def say_address(sockaddr):
     return format_host_port(host, sockaddr[1])
 
 
-def say_session(session_id):
+def say_session(session_id: bytes) -> str:
     """A session as the log names it: the beginning of its id, which gives no right to it."""
     return session_id[:4].hex()
 
 
-def say_seconds(us):
+def say_seconds(us: int) -> Seconds:
     """A duration as the log shows it: `6.213s`, in JSON 6.213."""
     return Seconds(us / 1e6)

@@ -4,6 +4,8 @@ The life of a number: the daemon writes it (demo_peers.CountingDaemon), sproxy a
 comes and goes (demo_net), the client reads it, `Screen` shows it, and `Verdict` compares what was sent with what came.
 """
 
+from __future__ import annotations
+
 import itertools
 import os
 import select
@@ -11,14 +13,19 @@ import signal
 import sys
 import textwrap
 import time
+from collections.abc import Iterable
 
 from mproxy.ground.config import SECOND_US, Config, SessionConfig, Setting, format_duration
 from mproxy.ground.words import counted, parse_count, parse_duration
-from mproxy.programs.demo_net import Cable, Cut, why_no_cable
+from mproxy.programs.demo_net import Cable, Cut, Network, why_no_cable
 from mproxy.programs.demo_peers import END_OF_STREAM, Client, CountingDaemon, Proxy, Reactor
 from mproxy.programs.options import OneLineParser
 from mproxy.service.ending import complain, exit_status
 from mproxy.service.log import reserve_standard_fds
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 # Seconds of undisturbed counting before the first change and after each.
 COUNTING_S = 2
@@ -53,7 +60,7 @@ class DemoConfig(Config):
     cut = Setting(False)
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Run the demo; the exit status is 0 if not a byte was lost, repeated or reordered."""
     reserve_standard_fds()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -66,7 +73,7 @@ def main(argv=None):
         return 128 + interrupted.number
 
 
-def parse(argv):
+def parse(argv: list[str] | None) -> DemoConfig:
     """The DemoConfig of a command line."""
     parser = OneLineParser(
         "mproxy demo", "mproxy demo [options]",
@@ -88,7 +95,7 @@ def parse(argv):
                          for name, value in given.items()})
 
 
-def run(config):
+def run(config: DemoConfig) -> int:
     """The whole demo; the exit status."""
     screen = Screen(1)
     screen.write(INTRODUCTION + "\n")
@@ -110,27 +117,30 @@ def run(config):
 class Interrupted(BaseException):
     """A signal that ends the demo came."""
 
-    def __init__(self, number):
+    def __init__(self, number: int) -> None:
         self.number = number
 
 
-def _interrupt(number, _frame):
+def _interrupt(number: int, _frame: object) -> NoReturn:
     raise Interrupted(number)
 
 
 class Story:
     """The events of the demo, in order."""
 
-    def __init__(self, config, network, reactor, screen):
+    _daemon: CountingDaemon
+    _client: Client
+
+    def __init__(self, config: DemoConfig, network: Network, reactor: Reactor, screen: Screen) -> None:
         self._config = config
         self._network = network
         self._reactor = reactor
         self._screen = screen
-        self._proxies = []
-        self._daemon = self._client = None
-        self._delays_s = []  # of each change: from the network's return to the first byte, None if none came
+        self._proxies: list[Proxy] = []
+        # Of each change: from the network's return to the first byte, None if none came.
+        self._delays_s: list[float | None] = []
 
-    def run(self):
+    def run(self) -> Verdict:
         """Tell it from beginning to end; the Verdict."""
         try:
             self._begin()
@@ -141,7 +151,7 @@ class Story:
             for proxy in reversed(self._proxies):  # cproxy first: it takes leave of sproxy
                 proxy.stop()
 
-    def _begin(self):
+    def _begin(self) -> None:
         """Daemon and sproxy on the one host, cproxy and client on the other, and a first few numbers."""
         self._network.enter("server")
         self._daemon = CountingDaemon(self._reactor)
@@ -154,14 +164,14 @@ class Story:
         self._reactor.every(DOT_S, self._show_silence)
         self._count()
 
-    def _start(self, name, address, *arguments):
+    def _start(self, name: str, address: str, *arguments: object) -> int:
         proxy = Proxy(
             self._reactor, name, self._screen.show_event,
             ["--bind", address, "--heartbeat", f"{self._config.heartbeat_us}us", *arguments])
         self._proxies.append(proxy)
         return proxy.wait_for_port()
 
-    def _change(self):
+    def _change(self) -> None:
         """The network goes, stays away, and comes back as another."""
         self._screen.tell(self._network.take(), "TAKEN: ", RED)
         self._reactor.run(self._config.outage_us / SECOND_US, self._is_over)
@@ -173,13 +183,13 @@ class Story:
         if heard:
             self._count()
 
-    def _count(self):
+    def _count(self) -> None:
         self._reactor.run(COUNTING_S, self._is_over)
 
-    def _is_over(self):
+    def _is_over(self) -> bool:
         return self._client.ended is not None
 
-    def _end(self):
+    def _end(self) -> Verdict:
         """The client has had enough; what the daemon wrote until it heard so has yet to come."""
         died = self._client.ended
         if not died:
@@ -192,11 +202,11 @@ class Story:
             died = f"the daemon saw {self._daemon.connections} connections"
         return Verdict(self._daemon.sent, self._client.received, died, self._delays_s)
 
-    def _show_lines(self, lines):
+    def _show_lines(self, lines: list[str]) -> None:
         for word in spans(line.partition(" ")[0] for line in lines):
             self._screen.add(word)
 
-    def _show_silence(self):
+    def _show_silence(self) -> None:
         if time.monotonic() - self._client.heard_at >= DOT_S:
             self._screen.add(".")
 
@@ -209,7 +219,7 @@ class Verdict:
     one). `damaged` are lines that nobody sent.
     """
 
-    def __init__(self, sent, received, died, delays_s):
+    def __init__(self, sent: list[str], received: list[str], died: str | None, delays_s: list[float | None]) -> None:
         self.sent, self.received, self.died, self.delays_s = sent, received, died, delays_s
         self.missing, self.repeated, self.reordered, self.damaged = [], [], [], []
         numbers = {line: number for number, line in enumerate(sent, 1)}
@@ -228,19 +238,19 @@ class Verdict:
         self.missing = [number for number in numbers.values() if number not in seen]
 
     @property
-    def good(self):
+    def good(self) -> bool:
         """Every line came, once, unharmed and in order, on a connection that lived as long as it was wanted."""
         return bool(self.received) and not (
             self.died or self.missing or self.repeated or self.reordered or self.damaged or None in self.delays_s)
 
     @property
-    def summary(self):
+    def summary(self) -> str:
         """The verdict as one sentence."""
         if self.good:
             return "nothing lost, nothing repeated, nothing out of order."
         return "the connection did not survive." if self.died else "the connection did not keep what was sent."
 
-    def rows(self):
+    def rows(self) -> list[tuple[str, str]]:
         """(what, its finding) for each thing that was looked at."""
         delays = ", ".join("never" if delay_s is None else f"{delay_s:.3f} s" for delay_s in self.delays_s)
         return [
@@ -254,11 +264,11 @@ class Verdict:
         ]
 
 
-def _list(numbers):
+def _list(numbers: Iterable[int]) -> str:
     return ", ".join(spans(numbers)) or "none"
 
 
-def spans(numbers):
+def spans(numbers: Iterable[int | str]) -> list[str]:
     """Runs of consecutive numbers as words: 1 2 3 7 gives `1-3` and `7`. What is no number stays as it is."""
     words = []
     first = last = None
@@ -286,13 +296,13 @@ class Screen:
     # Fields of an event that say nothing in a demo with one session and one stream.
     UNTOLD = ("time", "level", "event", "session", "streams", "epoch", "local", "sproxy")
 
-    def __init__(self, fd):
+    def __init__(self, fd: int) -> None:
         self._fd = fd
         self._colours = os.isatty(fd) and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
         self._column = 0  # in a row of numbers; 0 while there is none
         self._started_at = time.monotonic()
 
-    def tell(self, text, head="", colour=""):
+    def tell(self, text: str, head: str = "", colour: str = "") -> None:
         """A line of its own, or several; `head` stands in front, in `colour`."""
         self.end_row()
         elapsed_s = time.monotonic() - self._started_at
@@ -301,7 +311,7 @@ class Screen:
         painted = self._paint(head, colour)
         self.write(f"{elapsed_s:5.1f}s  " + "\n".join(lines)[self.INDENT:].replace(head, painted, 1) + "\n")
 
-    def add(self, word):
+    def add(self, word: str) -> None:
         """One more word in the row of numbers."""
         if self._column + 1 + len(word) > self.WIDTH:
             self.end_row()
@@ -309,18 +319,18 @@ class Screen:
         self.write(blank + word)
         self._column += len(blank) + len(word)
 
-    def end_row(self):
+    def end_row(self) -> None:
         """Whatever comes next begins a line."""
         if self._column:
             self.write("\n")
         self._column = 0
 
-    def show_event(self, program, record):
+    def show_event(self, program: str, record: dict[str, object]) -> None:
         """An event of a proxy's log."""
         fields = (f"{name}={value}" for name, value in record.items() if name not in self.UNTOLD)
         self.tell(", ".join(fields), f"{program} {record['event']}: ", FAINT)
 
-    def conclude(self, verdict):
+    def conclude(self, verdict: Verdict) -> None:
         """Print the verdict."""
         word, colour = ("PASSED: ", GREEN) if verdict.good else ("FAILED: ", RED)
         self.write(f"\n{self._paint(word, colour)}{verdict.summary}\n")
@@ -328,7 +338,7 @@ class Screen:
             lines = textwrap.wrap(finding, self.WIDTH, initial_indent=f"  {what:14}", subsequent_indent=" " * 16)
             self.write("\n".join(lines) + "\n")
 
-    def write(self, text):
+    def write(self, text: str) -> None:
         """All of it, now; BrokenPipeError when nobody reads."""
         data = text.encode("ascii", "backslashreplace")
         while data:
@@ -337,7 +347,7 @@ class Screen:
             except BlockingIOError:
                 select.select((), (self._fd,), ())
 
-    def _paint(self, text, colour):
+    def _paint(self, text: str, colour: str) -> str:
         return f"\x1b[{colour}m{text}\x1b[m" if self._colours and colour else text
 
 

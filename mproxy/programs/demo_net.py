@@ -4,10 +4,9 @@
 once, and the kernel takes them away when the last process in them has ended, however that came about.
 
 `Cut`: where namespaces are not allowed, a forwarder between cproxy and sproxy, on this host, that cuts connections.
-
-Both have the same methods: `enter` a host, so that new sockets and processes are in it; `way_to` a port of the server;
-`take` the address and `give` another, which return what happened, in words.
 """
+
+from __future__ import annotations
 
 import ctypes
 import errno
@@ -16,10 +15,16 @@ import os
 import shutil
 import socket
 import subprocess
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from mproxy.ground.errors import MproxyError
 from mproxy.io.ending import reset_on_close
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mproxy.programs.demo_peers import Reactor
 
 # linux/sched.h
 _CLONE_NEWUSER = 0x10000000
@@ -30,7 +35,30 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _READ_BYTES = 1 << 16
 
 
-class Cable:
+class Network:
+    """What lies between client and server, and can be taken away."""
+
+    title: str           # what it is, in words
+    server_address: str  # where sproxy listens
+
+    def enter(self, host: str) -> None:
+        """From here on sockets and processes are made on `host`, client or server."""
+        raise NotImplementedError
+
+    def way_to(self, port: int) -> tuple[str, int]:
+        """Host and port that the client has to dial to reach `port` of the server."""
+        raise NotImplementedError
+
+    def take(self) -> str:
+        """The client loses its address; what happened, in words."""
+        raise NotImplementedError
+
+    def give(self) -> str:
+        """The client gets an address that it did not have before; what happened, in words."""
+        raise NotImplementedError
+
+
+class Cable(Network):
     """A client and a server joined by a pair of virtual interfaces. Raises MproxyError where that is not allowed.
 
     The client's address belongs to one of two networks (RFC 5737), in turns, like that of somebody who walks from one
@@ -43,9 +71,9 @@ class Cable:
     title = f"two hosts and a virtual cable between them; the server is {SERVER}"
     server_address = SERVER
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._numbers = itertools.count(11)
-        self._address = None
+        self._address = ""
         _unshare_network()
         self._server = _current_network()
         _unshare_network()
@@ -58,22 +86,19 @@ class Cable:
         self._ip("link set lo up", "link set cable up")
         self.give()
 
-    def enter(self, host):
-        """From here on sockets and processes are made on `host`, client or server."""
+    def enter(self, host: str) -> None:
         _call(_libc.setns, self._client if host == "client" else self._server, _CLONE_NEWNET)
 
-    def way_to(self, port):
-        """Host and port that the client has to dial to reach `port` of the server."""
+    def way_to(self, port: int) -> tuple[str, int]:
         return self.SERVER, port
 
-    def take(self):
-        """The client loses its address, and with it every route."""
+    def take(self) -> str:
+        """With the address goes every route."""
         self.enter("client")
         self._ip("addr flush dev cable scope global")
         return f"{self._address} is gone, the client has no address"
 
-    def give(self):
-        """The client gets an address that it did not have before."""
+    def give(self) -> str:
         self.enter("client")
         number = next(self._numbers)
         network = self.NETWORKS[(number - 11) % len(self.NETWORKS)]
@@ -81,7 +106,7 @@ class Cable:
         self._ip(f"addr add {self._address}/24 dev cable", f"route add default via {network}.1 dev cable")
         return f"the client is {self._address}"
 
-    def _ip(self, *lines):
+    def _ip(self, *lines: str) -> None:
         """Run lines of `ip -batch` as one process: address and route appear in the same moment."""
         done = subprocess.run(["ip", "-batch", "-"], input="\n".join(lines) + "\n", text=True, capture_output=True,
                               pass_fds=[self._client])
@@ -89,7 +114,7 @@ class Cable:
             raise MproxyError(f"ip: {done.stderr.strip().partition(chr(10))[0] or 'failed'}")
 
 
-def why_no_cable():
+def why_no_cable() -> str | None:
     """Why this process cannot have a `Cable`; None if it can.
 
     Tried in a child process: one that got only half-way would have left its old network and have no other.
@@ -112,7 +137,7 @@ def why_no_cable():
     return reason or None
 
 
-def _unshare_network():
+def _unshare_network() -> None:
     """Move into a new network namespace; without the right to, into a new user namespace as its root as well."""
     try:
         _call(_libc.unshare, _CLONE_NEWNET)
@@ -130,55 +155,55 @@ def _unshare_network():
         raise MproxyError(f"the system allows no network namespaces ({reason})") from None
 
 
-def _current_network():
+def _current_network() -> int:
     """A descriptor that keeps the namespace of this thread."""
     return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
 
-def _call(function, *arguments):
+def _call(function: Callable[..., int], *arguments: object) -> None:
     """Call a C function that gives 0, or -1 and errno."""
     if function(*arguments):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-class Cut:
+class Cut(Network):
     """A forwarder between cproxy and sproxy. Its address towards sproxy is what the client's would be."""
 
     title = "one host; a forwarder stands for the network between cproxy and sproxy"
     server_address = "127.0.0.1"
 
-    def __init__(self, reactor):
+    def __init__(self, reactor: Reactor) -> None:
         self._reactor = reactor
         self._addresses = (f"127.0.0.{number}" for number in itertools.cycle(range(11, 250)))
         self._address = next(self._addresses)
         self._away = False
         self._server = (self.server_address, 0)  # the port comes with `way_to`
-        self._sockets = set()  # both ends of every connection
+        self._sockets: set[socket.socket] = set()  # both ends of every connection
         self._listener = socket.create_server(("127.0.0.1", 0))
         reactor.add(self._listener, self._accept)
 
-    def enter(self, host):
+    def enter(self, host: str) -> None:
         """There is only one host."""
 
-    def way_to(self, port):
+    def way_to(self, port: int) -> tuple[str, int]:
         """Where the forwarder listens, which is for `port` of the server."""
         self._server = (self.server_address, port)
-        return self._listener.getsockname()
+        host, port = self._listener.getsockname()
+        return host, port
 
-    def take(self):
+    def take(self) -> str:
         """Cut every connection; new ones are refused."""
         self._away = True
         while self._sockets:
             self._reset(self._sockets.pop())
         return f"every connection from {self._address} is cut, and so is every new one"
 
-    def give(self):
-        """New connections come from an address that was not there before."""
+    def give(self) -> str:
         self._away = False
         self._address = next(self._addresses)
         return f"connections pass again, from {self._address}; cproxy tries within 5 s"
 
-    def _accept(self):
+    def _accept(self) -> None:
         near, _ = self._listener.accept()
         if self._away:
             self._reset(near)
@@ -191,9 +216,9 @@ class Cut:
         self._sockets |= {near, far}
         for source, target in ((near, far), (far, near)):
             source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._reactor.add(source, lambda source=source, target=target: self._forward(source, target))
+            self._reactor.add(source, partial(self._forward, source, target))
 
-    def _forward(self, source, target):
+    def _forward(self, source: socket.socket, target: socket.socket) -> None:
         try:
             data = source.recv(_READ_BYTES)
             target.sendall(data)
@@ -204,6 +229,6 @@ class Cut:
                 self._sockets.discard(end)
                 self._reactor.remove(end)
 
-    def _reset(self, end):
+    def _reset(self, end: socket.socket) -> None:
         reset_on_close(end)
         self._reactor.remove(end)

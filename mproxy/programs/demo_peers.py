@@ -4,6 +4,8 @@ Everything happens in one thread, in handlers that `Reactor.run` calls: which ne
 is the state of a thread (network_namespaces(7)), and with one thread the story alone decides it.
 """
 
+from __future__ import annotations
+
 import ctypes
 import json
 import os
@@ -14,10 +16,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import mproxy
 from mproxy.ground.errors import MproxyError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import IO
+    File = socket.socket | IO[bytes]
 
 # Seconds between two lines of the daemon.
 COUNT_S = 0.1
@@ -38,29 +46,29 @@ _libc = ctypes.CDLL(None)
 class Reactor:
     """Calls a handler when its file has input, and others at intervals."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
-        self._timers = {}  # callback -> (interval_s, due_at)
+        self._timers: dict[Callable[[], object], tuple[float, float]] = {}  # callback -> (interval_s, due_at)
 
-    def add(self, file, handler):
+    def add(self, file: File, handler: Callable[[], object]) -> None:
         """Call `handler()` whenever `file` can be read."""
-        self._selector.register(file, selectors.EVENT_READ, handler)
+        self._selector.register(file, selectors.EVENT_READ, (file, handler))
 
-    def remove(self, file):
+    def remove(self, file: File) -> None:
         """Forget `file` and close it; a second time does nothing."""
         if file in self._selector.get_map():
             self._selector.unregister(file)
         file.close()
 
-    def every(self, interval_s, callback):
+    def every(self, interval_s: float, callback: Callable[[], object]) -> None:
         """Call `callback()` every `interval_s` seconds, for the first time after one interval."""
         self._timers[callback] = (interval_s, time.monotonic() + interval_s)
 
-    def cancel(self, callback):
+    def cancel(self, callback: Callable[[], object]) -> None:
         """End what `every` began."""
         self._timers.pop(callback, None)
 
-    def run(self, seconds, enough=lambda: False):
+    def run(self, seconds: float, enough: Callable[[], object] = lambda: False) -> bool:
         """Wait and call handlers for `seconds`, or until `enough()`; says whether it was enough."""
         end = time.monotonic() + seconds
         while not enough():
@@ -71,16 +79,17 @@ class Reactor:
             due_at = min([end, *(due_at for _, due_at in self._timers.values())])
             for key, _ in self._selector.select(max(0, due_at - time.monotonic())):
                 if key.fileobj in self._selector.get_map():  # an earlier handler may have removed it
-                    key.data()
+                    _file, handler = key.data
+                    handler()
         return True
 
-    def close(self):
+    def close(self) -> None:
         """Close every file that is still waited for."""
         for key in list(self._selector.get_map().values()):
-            self.remove(key.fileobj)
+            self.remove(key.data[0])
         self._selector.close()
 
-    def _call_timers(self, now):
+    def _call_timers(self, now: float) -> None:
         for callback, (interval_s, due_at) in list(self._timers.items()):
             if due_at <= now:
                 # From the due time on, so that the pace does not depend on how long the handlers take.
@@ -94,16 +103,16 @@ class CountingDaemon:
     `sent` are the lines so far, `connections` how many clients there have been.
     """
 
-    def __init__(self, reactor):
-        self.sent = []
+    def __init__(self, reactor: Reactor) -> None:
+        self.sent: list[str] = []
         self.connections = 0
         self._reactor = reactor
-        self._connection = None
+        self._connection: socket.socket | None = None
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         reactor.add(self._listener, self._accept)
 
-    def _accept(self):
+    def _accept(self) -> None:
         connection, _ = self._listener.accept()
         self.connections += 1
         if self._connection is not None:
@@ -113,7 +122,7 @@ class CountingDaemon:
         self._reactor.add(connection, self._on_input)
         self._reactor.every(COUNT_S, self._count)
 
-    def _count(self):
+    def _count(self) -> None:
         line = f"{len(self.sent) + 1} {time.strftime('%H:%M:%S')}.{time.time_ns() // 1_000_000 % 1000:03}"
         self.sent.append(line)
         try:
@@ -121,7 +130,7 @@ class CountingDaemon:
         except OSError:
             self._finish()
 
-    def _on_input(self):
+    def _on_input(self) -> None:
         try:
             data = self._connection.recv(_READ_BYTES)
         except OSError:
@@ -129,9 +138,10 @@ class CountingDaemon:
         if not data:
             self._finish()
 
-    def _finish(self):
+    def _finish(self) -> None:
         self._reactor.cancel(self._count)
-        self._reactor.remove(self._connection)
+        if self._connection is not None:
+            self._reactor.remove(self._connection)
 
 
 class Client:
@@ -140,24 +150,24 @@ class Client:
     `received` are the lines so far, `heard_at` the clock at the last of them, `ended` why no more will come.
     """
 
-    def __init__(self, reactor, port, on_lines):
-        self.received = []
+    def __init__(self, reactor: Reactor, port: int, on_lines: Callable[[list[str]], object]) -> None:
+        self.received: list[str] = []
         self.heard_at = time.monotonic()
-        self.ended = None
+        self.ended: str | None = None
         self._reactor = reactor
         self._on_lines = on_lines
         self._partial = b""
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=_START_S)
         reactor.add(self._socket, self._on_input)
 
-    def finish(self):
+    def finish(self) -> None:
         """Say that this was enough. The daemon answers with the end of its own stream, after its last line."""
         try:
             self._socket.shutdown(socket.SHUT_WR)
         except OSError:
             pass  # the connection is dead, and `ended` says so
 
-    def _on_input(self):
+    def _on_input(self) -> None:
         try:
             data = self._socket.recv(_READ_BYTES)
             self.ended = None if data else END_OF_STREAM
@@ -181,9 +191,10 @@ class Proxy:
     `on_event(name, record)` gets each event of its log but `listening`. Whatever ends the demo ends the proxy too.
     """
 
-    def __init__(self, reactor, name, on_event, arguments):
+    def __init__(self, reactor: Reactor, name: str, on_event: Callable[[str, dict[str, object]], object],
+                 arguments: Iterable[object]) -> None:
         self.name = name
-        self.port = None  # where it listens
+        self.port: int | None = None  # where it listens
         self._reactor = reactor
         self._on_event = on_event
         self._partial = b""
@@ -195,17 +206,20 @@ class Proxy:
             [*command, *map(str, arguments)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE, env=_environment(self._state.name), preexec_fn=_die_with_parent,
             start_new_session=True)  # Ctrl-C is the demo's affair
-        reactor.add(self._process.stderr, self._on_log)
+        assert self._process.stderr is not None
+        self._log = self._process.stderr
+        reactor.add(self._log, self._on_log)
 
-    def wait_for_port(self):
+    def wait_for_port(self) -> int:
         """Until it listens; the port."""
-        if not self._reactor.run(_START_S, lambda: self.port):
+        self._reactor.run(_START_S, lambda: self.port)
+        if self.port is None:
             raise MproxyError(f"{self.name} is not listening after {_START_S} s")
         return self.port
 
-    def stop(self):
+    def stop(self) -> None:
         """End the program, by force if it must be."""
-        self._reactor.remove(self._process.stderr)
+        self._reactor.remove(self._log)
         self._process.terminate()
         try:
             self._process.wait(_STOP_S)
@@ -214,8 +228,8 @@ class Proxy:
             self._process.wait()
         self._state.cleanup()
 
-    def _on_log(self):
-        data = os.read(self._process.stderr.fileno(), _READ_BYTES)
+    def _on_log(self) -> None:
+        data = os.read(self._log.fileno(), _READ_BYTES)
         *lines, self._partial = (self._partial + data).split(b"\n")
         for line in lines:
             self._on_line(line.decode("utf-8", "replace"))
@@ -223,7 +237,7 @@ class Proxy:
             raise MproxyError(f"{self.name} exited with status {self._process.wait()}:"
                               f" {self._last_words or 'no output'}")
 
-    def _on_line(self, line):
+    def _on_line(self, line: str) -> None:
         try:
             record = json.loads(line)
         except ValueError:
@@ -235,11 +249,11 @@ class Proxy:
             self._on_event(self.name, record)
 
 
-def _environment(state):
+def _environment(state: str) -> dict[str, str]:
     """This process's own, with the package that runs now in front of any other, and a state directory."""
     paths = [str(Path(mproxy.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "XDG_STATE_HOME": state}
 
 
-def _die_with_parent():
+def _die_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

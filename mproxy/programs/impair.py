@@ -1,5 +1,7 @@
 """mproxy impair: a bad network in a box, for any UDP protocol, both directions."""
 
+from __future__ import annotations
+
 import argparse
 import json
 import os
@@ -29,6 +31,14 @@ from mproxy.policy.resolver import look_up_host, numeric_address
 from mproxy.programs.options import OneLineParser
 from mproxy.service.run import Program, run_program
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+    Value = TypeVar("Value")
+    from mproxy.io._loop import Loop
+    from mproxy.service.log import Log
+
 _HIGHEST_SEED = 2**64 - 1
 
 LOOK_US = 250_000  # between two looks at whether packets were too large
@@ -40,10 +50,10 @@ _RATE_FACTOR = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 class ImpairConfig(LogConfig):
     """What the bad network does. A pair is (to the server, to the client)."""
 
-    port = Setting(None, 0, 65535)
+    port: Setting[int] = Setting(None, 0, 65535)  # type: ignore[arg-type]  # no default: always given
     host = Setting("")
-    server_port = Setting(None, 1, 65535)
-    bind = Setting(None)
+    server_port: Setting[int] = Setting(None, 1, 65535)  # type: ignore[arg-type]  # no default: always given
+    bind: Setting[str | None] = Setting(None)
 
     # Probabilities, 0 to 1.
     loss = Setting((0.0, 0.0))
@@ -65,7 +75,7 @@ class ImpairConfig(LogConfig):
     # the loopback would carry a protocol's packets of 64 KiB, each of which is lost or not as a whole.
     mtu = Setting((1500, 1500))
 
-    seed = Setting(None, 0, _HIGHEST_SEED)
+    seed: Setting[int | None] = Setting(None, 0, _HIGHEST_SEED)
 
     # Clients at once, each one descriptor; and after how much silence one is forgotten.
     clients = Setting(1024, 1, 100_000)
@@ -98,7 +108,7 @@ examples:
 """
 
 
-def parse_percent(text):
+def parse_percent(text: str) -> float:
     """`5`, `0.1`, `5%`: a probability from 0 to 1."""
     match = re.fullmatch(r"([0-9]{1,3})(?:\.([0-9]{1,9}))?%?", text, re.ASCII)
     value = float(text.rstrip("%")) if match else 101.0
@@ -107,19 +117,19 @@ def parse_percent(text):
     return value / 100
 
 
-def parse_rate(text):
+def parse_rate(text: str) -> int:
     """`100Mbit`, `1.5Gbit`, `300k`; a bare number is bits a second; 0 is no limit."""
     match = _RATE.fullmatch(text)
     if match is None:
         raise UsageError("not a rate; use a number and a unit (kbit, Mbit, Gbit), such as 100Mbit")
     whole, fraction, unit = match[1], match[2] or "", match[3].lower()
-    rate = int(whole + fraction) * _RATE_FACTOR[unit] // 10 ** len(fraction)
+    rate: int = int(whole + fraction) * _RATE_FACTOR[unit] // 10 ** len(fraction)
     if rate > 10**12 or 0 < rate < 1000:
         raise UsageError("out of range (1kbit to 1000Gbit, or 0 for no limit)")
     return rate
 
 
-def parse_mtu(text):
+def parse_mtu(text: str) -> int:
     """Bytes of an IP packet; 0 is no limit."""
     mtu = parse_count(text)
     if mtu and not 68 <= mtu <= 65535:
@@ -127,30 +137,30 @@ def parse_mtu(text):
     return mtu
 
 
-def _parse_queue(text):
+def _parse_queue(text: str) -> int:
     size = parse_size(text)
     if not 2048 <= size <= 1024 * MIB:
         raise UsageError("out of range (2KiB to 1GiB)")
     return size
 
 
-def _parse_delay(text):
+def _parse_delay(text: str) -> int:
     delay_us = parse_duration(text)
     if delay_us > 60 * SECOND_US:
         raise UsageError("out of range (0 to 1m)")
     return delay_us
 
 
-def both(parse):
+def both(parse: Callable[[str], Value]) -> Callable[[str], tuple[Value, Value]]:
     """A parser of `VALUE` or `VALUE/VALUE`."""
-    def parse_both(text):
+    def parse_both(text: str) -> tuple[Value, Value]:
         to_server, slash, to_client = text.partition("/")
         first = parse(to_server)
         return first, parse(to_client) if slash else first
     return parse_both
 
 
-def parse_impair(argv):
+def parse_impair(argv: list[str] | None) -> ImpairConfig:
     """The ImpairConfig of the command line `argv`."""
     parser = OneLineParser("mproxy impair", _USAGE, _DESCRIPTION, _EPILOG)
     group = parser.add_argument_group("packets")
@@ -191,7 +201,7 @@ def parse_impair(argv):
     return ImpairConfig(port=words[0], host=words[1], server_port=words[2], **given)
 
 
-def parse_seed(text):
+def parse_seed(text: str) -> int:
     """A whole number of 64 bits."""
     if not (text.isascii() and text.isdigit() and len(text) <= 20 and int(text) <= _HIGHEST_SEED):
         raise UsageError("not a valid seed; use a whole number below 2**64")
@@ -201,15 +211,15 @@ def parse_seed(text):
 class Impair(Program):
     """The program: one relay, statistics when asked and at the end."""
 
-    def __init__(self, config, log, loop):
+    def __init__(self, config: ImpairConfig, log: Log, loop: Loop) -> None:
         self._config = config
         self._log = log
         self._loop = loop
-        self._relay = None
+        self._relay: ImpairRelay | None = None
         self._began = time.monotonic()
         self._seed = int.from_bytes(os.urandom(4)) if config.seed is None else config.seed
 
-    def start(self):
+    def start(self) -> None:
         """Begin to relay."""
         config = self._config
         addresses, error = numeric_address(config.host, config.server_port) or look_up_host(config.host)
@@ -226,7 +236,7 @@ class Impair(Program):
         self._log.info("listening", address=address[0], port=address[1], server=target.text, seed=self._seed)
         self._look()
 
-    def _look(self):
+    def _look(self) -> None:
         """Say once that packets vanish because of their size: whoever does not know the option would look for long. No
         warning: `mproxy send` itself, as others that look for the largest size, tries some that do."""
         if any(path.statistics()["too_large"] for path in (self._relay.up, self._relay.down)):
@@ -236,7 +246,7 @@ class Impair(Program):
         else:
             self._loop.call_later(LOOK_US, self._look)
 
-    def _path(self, direction):
+    def _path(self, direction: int) -> Path:
         """The network of one direction, which has a seed of its own."""
         config = self._config
         return Path((self._seed * 2 + direction) & _HIGHEST_SEED, loss=config.loss[direction],
@@ -245,17 +255,17 @@ class Impair(Program):
                     jitter_us=config.jitter[direction], reorder_us=config.reorder_by[direction],
                     rate=config.rate[direction], queue_bytes=config.queue[direction], mtu=config.mtu[direction])
 
-    def _on_client(self, host, port, count):
+    def _on_client(self, host: str, port: int, count: int) -> None:
         """A new client wrote."""
         self._log.debug("client", peer=format_host_port(host.removeprefix("::ffff:"), port), clients=count)
 
-    def shut_down(self, _signal):
+    def shut_down(self, _signal: str) -> None:
         """Print the statistics and stop."""
         self.print_statistics()
         self._relay.close()
         self._loop.stop()
 
-    def print_statistics(self):
+    def print_statistics(self) -> None:
         """One JSON object, or a small table, on standard output."""
         relay = self._relay
         directions = {"to_server": relay.up.statistics(), "to_client": relay.down.statistics()}
@@ -272,7 +282,7 @@ class Impair(Program):
             pass  # nobody is there to read it
 
 
-def _table(directions, title):
+def _table(directions: dict[str, dict[str, int]], title: str) -> str:
     """Statistics for people: a line for each number, a column for each direction."""
     names = list(directions["to_server"])
     lines = [title, f"{'':16}{'to server':>16}{'to client':>16}"]
@@ -281,7 +291,7 @@ def _table(directions, title):
     return "\n".join(lines) + "\n"
 
 
-def open_udp(bind, port):
+def open_udp(bind: str | None, port: int) -> socket.socket:
     """A UDP socket on `bind`, or on every address, IPv6 and IPv4; MproxyError when that cannot be."""
     both_families = bind is None and socket.has_dualstack_ipv6()
     host = bind or ("::" if both_families else "0.0.0.0")
@@ -311,6 +321,6 @@ _IP_PKTINFO = 8
 _UDP_GRO = 104
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """`mproxy impair`; the exit status."""
     return run_program("mproxy impair", parse_impair, Impair, argv)

@@ -1,5 +1,7 @@
 """`mproxy keygen`: makes a key and prints the line that authorises it."""
 
+from __future__ import annotations
+
 import os
 import socket
 
@@ -10,15 +12,19 @@ from mproxy.policy.keys import fingerprint, public_line, read_identity, take_ide
 from mproxy.programs.options import OneLineParser
 from mproxy.service.ending import complain, exit_status
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
 PROGRAM = "mproxy keygen"
 
 
-def main(argv):
+def main(argv: list[str]) -> int:
     """Run; the exit status."""
     return exit_status(PROGRAM, lambda: _generate(_parse(argv)))
 
 
-def _parse(argv):
+def _parse(argv: list[str]) -> argparse.Namespace:
     parser = OneLineParser(
         PROGRAM, f"{PROGRAM} [options]",
         "Create this client's key, and print the line that authorizes it, to be appended\n"
@@ -38,7 +44,7 @@ def _parse(argv):
     return parser.parse_args(argv)
 
 
-def _generate(options):
+def _generate(options: argparse.Namespace) -> int:
     if options.file == "":
         raise UsageError("--file '': must not be empty")
     path = options.file or key_file("host-key.pem" if options.host else "client-key.pem")
@@ -57,7 +63,7 @@ def _generate(options):
     return 0
 
 
-def key_file(name):
+def key_file(name: str) -> str:
     """The default place of a key; UsageError when the environment tells none."""
     directory = default_state_dir()
     if directory is None:
@@ -65,7 +71,7 @@ def key_file(name):
     return os.path.join(directory, name)
 
 
-def own_name():
+def own_name() -> str:
     """USER@HOST, as ssh-keygen comments a key."""
     import pwd  # needed here alone
     try:

@@ -3,6 +3,8 @@
 Programs are imported only when called: each one starts as fast as if it were alone.
 """
 
+from __future__ import annotations
+
 import importlib
 import sys
 
@@ -27,7 +29,7 @@ PROGRAMS = {
 }
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Run the program named by `argv` (default: the process's own command line); the exit status."""
     program, *rest = (sys.argv[1:] if argv is None else argv) or [""]
     if program in ("--help", "-h"):
@@ -38,7 +40,8 @@ def main(argv=None):
         return 0
     if program in PROGRAMS:
         module, function, _ = PROGRAMS[program]
-        return getattr(importlib.import_module(module), function)(rest)
+        status: int = getattr(importlib.import_module(module), function)(rest)
+        return status
     from mproxy.ground.words import printable
     from mproxy.service.ending import complain
 
@@ -47,7 +50,7 @@ def main(argv=None):
     return 2
 
 
-def _help():
+def _help() -> str:
     width = max(map(len, PROGRAMS))
     lines = [f"  {name:{width}}  {summary}" for name, (_, _, summary) in PROGRAMS.items()]
     return "\n".join((

@@ -5,6 +5,8 @@ On the wire a message is its length, 32 bits big-endian, then that many bytes; a
 carry bytes to them.
 """
 
+from __future__ import annotations
+
 import os
 import select
 import selectors
@@ -12,6 +14,8 @@ import signal
 import socket
 import struct
 import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from mproxy.ground.config import format_host_port
 from mproxy.ground.errors import MproxyError, UsageError
@@ -22,6 +26,11 @@ from mproxy.programs.options import OneLineParser
 from mproxy.service.ending import complain, exit_status, silence_output
 from mproxy.service.log import reserve_standard_fds
 from mproxy.service.log_rate import Restraint
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+    Line = tuple[bytes | None, int]  # None: too long; and its length as typed
 
 # Longest payload of a message, that is of a line without its newline.
 LIMIT_BYTES = 1024
@@ -50,13 +59,13 @@ class MessageReader:
     `finish`. Holds at most what was fed and not polled.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, data):
+    def feed(self, data: bytes) -> None:
         self._buffer += data
 
-    def poll_message(self):
+    def poll_message(self) -> bytes | None:
         """The next whole payload as bytes, or None. Raises MessageError at a length above the limit."""
         if len(self._buffer) < _LENGTH.size:
             return None
@@ -70,14 +79,14 @@ class MessageReader:
         del self._buffer[:end]
         return payload
 
-    def finish(self):
+    def finish(self) -> None:
         """Raise MessageError if the stream ended in the middle of a message."""
         if self._buffer:
             raise MessageError(f"message cut off after {counted(len(self._buffer), 'byte')}, including its length"
                                " field")
 
 
-def pack_message(payload):
+def pack_message(payload: bytes) -> bytes:
     """A message as it goes over the wire."""
     return _LENGTH.pack(len(payload)) + payload
 
@@ -85,12 +94,12 @@ def pack_message(payload):
 class LineSplitter:
     """Lines out of a byte stream, without their newlines; those above the limit are counted but not kept."""
 
-    def __init__(self, limit_bytes=LIMIT_BYTES):
+    def __init__(self, limit_bytes: int = LIMIT_BYTES) -> None:
         self._limit_bytes = limit_bytes
         self._line = bytearray()  # the line that has not ended, at most limit + 1 bytes of it
         self._length = 0  # of that line, as typed
 
-    def feed(self, data):
+    def feed(self, data: bytes) -> list[Line]:
         """[(line, length), ...] that `data` completes; line is None where length is above the limit."""
         lines = []
         *ended, rest = data.split(b"\n")
@@ -100,15 +109,15 @@ class LineSplitter:
         self._append(rest)
         return lines
 
-    def finish(self):
+    def finish(self) -> list[Line]:
         """The last line, [] if the input ended with a newline."""
         return [self._take()] if self._length else []
 
-    def _append(self, piece):
+    def _append(self, piece: bytes) -> None:
         self._length += len(piece)
         self._line += piece[:self._limit_bytes + 1 - len(self._line)]
 
-    def _take(self):
+    def _take(self) -> Line:
         length, self._length = self._length, 0
         line, self._line = bytes(self._line), bytearray()
         return (line if length <= self._limit_bytes else None), length
@@ -120,7 +129,8 @@ class MessageServer:
     `write(data)` prints, `report(text)` tells about a client that went wrong.
     """
 
-    def __init__(self, listeners, write, report):
+    def __init__(self, listeners: Sequence[socket.socket], write: Callable[[bytes], object],
+                 report: Callable[[str], object]) -> None:
         self._selector = selectors.DefaultSelector()
         self._listeners = listeners
         self._write = write
@@ -128,23 +138,20 @@ class MessageServer:
         self._accepting = False
         self._resume_accepting()
 
-    def run(self):
+    def run(self) -> NoReturn:
         """Serve until an exception (KeyboardInterrupt) ends it."""
         while True:
             self.run_once()
 
-    def run_once(self):
+    def run_once(self) -> None:
         """Wait for clients and serve those that have something."""
         ready = self._selector.select(None if self._accepting else _ACCEPT_AGAIN_S)
         for key, _ in ready:
-            if key.data is None:
-                self._accept(key.fileobj)
-            else:
-                self._read(key.fileobj, *key.data)
+            key.data()
         if not ready:
             self._resume_accepting()
 
-    def _accept(self, listener):
+    def _accept(self, listener: socket.socket) -> None:
         try:
             client, (host, port, *_) = listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
@@ -157,9 +164,10 @@ class MessageServer:
         client.setblocking(False)
         # An IPv4 client of an IPv6 listener is shown as IPv4 (RFC 4291 section 2.5.5.2).
         address = format_host_port(host.removeprefix("::ffff:"), port)
-        self._selector.register(client, selectors.EVENT_READ, (address, MessageReader()))
+        self._selector.register(client, selectors.EVENT_READ,
+                                partial(self._read, client, address, MessageReader()))
 
-    def _read(self, client, address, reader):
+    def _read(self, client: socket.socket, address: str, reader: MessageReader) -> None:
         try:
             data = client.recv(_READ_BYTES)
         except BlockingIOError:
@@ -177,23 +185,23 @@ class MessageServer:
         except MessageError as error:
             self._drop(client, f"{address}: {error}; connection closed")
 
-    def _drop(self, client, reason=None):
+    def _drop(self, client: socket.socket, reason: str | None = None) -> None:
         if reason:
             self._report(reason)
         self._selector.unregister(client)
         client.close()
         self._resume_accepting()
 
-    def _pause_accepting(self):
+    def _pause_accepting(self) -> None:
         self._accepting = False
         for listener in self._listeners:
             self._selector.unregister(listener)
 
-    def _resume_accepting(self):
+    def _resume_accepting(self) -> None:
         if not self._accepting:
             self._accepting = True
             for listener in self._listeners:
-                self._selector.register(listener, selectors.EVENT_READ, None)
+                self._selector.register(listener, selectors.EVENT_READ, partial(self._accept, listener))
 
 
 class MessageClient:
@@ -202,14 +210,14 @@ class MessageClient:
     `unsent` counts the lines that were too long.
     """
 
-    def __init__(self, server, input_fd, report):
+    def __init__(self, server: socket.socket, input_fd: int, report: Callable[[str], object]) -> None:
         self._server = server
         self._input_fd = input_fd
         self._report = report
         self._splitter = LineSplitter()
         self.unsent = 0
 
-    def run(self):
+    def run(self) -> None:
         """Until the end of input. Raises MproxyError when the server goes first."""
         poll = select.poll()
         poll.register(self._input_fd, select.POLLIN)
@@ -229,13 +237,13 @@ class MessageClient:
         except OSError as error:
             raise MproxyError(f"connection lost: {error.strerror or error}") from None
 
-    def _read_input(self):
+    def _read_input(self) -> bytes:
         try:
             return os.read(self._input_fd, _READ_BYTES)
         except OSError as error:
             raise MproxyError(f"cannot read standard input: {error.strerror}") from None
 
-    def _send(self, lines):
+    def _send(self, lines: Iterable[Line]) -> None:
         for line, length in lines:
             if line is None:
                 self.unsent += 1
@@ -243,7 +251,7 @@ class MessageClient:
             else:
                 self._server.sendall(pack_message(line))
 
-    def _take_leave(self):
+    def _take_leave(self) -> None:
         """Say that no more comes and wait for the server to say so too: then it has read everything."""
         self._server.shutdown(socket.SHUT_WR)
         self._server.settimeout(_FAREWELL_S)
@@ -254,7 +262,7 @@ class MessageClient:
             pass
 
 
-def server_main(argv):
+def server_main(argv: list[str]) -> int:
     """`mproxy message-server`; the exit status."""
     program = "message-server"
     parser = OneLineParser(
@@ -269,7 +277,7 @@ def server_main(argv):
     closed = reserve_standard_fds()
     take_interrupts()
 
-    def serve():
+    def serve() -> None:
         options = parser.parse_args(argv)
         if 1 in closed:
             raise UsageError("standard output is closed: there is nowhere to print what clients send")
@@ -287,7 +295,7 @@ def server_main(argv):
     return exit_status(program, serve, interrupted=0)
 
 
-def client_main(argv):
+def client_main(argv: list[str]) -> int:
     """`mproxy message-client`; the exit status."""
     program = "message-client"
     parser = OneLineParser(
@@ -300,7 +308,7 @@ def client_main(argv):
     reserve_standard_fds()
     take_interrupts()
 
-    def talk():
+    def talk() -> int:
         options = parser.parse_args(split_host_port(argv, 0))
         with _connect(options.HOST, options.PORT) as server:
             client = MessageClient(server, 0, lambda text: complain(program, text))
@@ -310,13 +318,13 @@ def client_main(argv):
     return exit_status(program, talk, interrupted=0)
 
 
-def take_interrupts():
+def take_interrupts() -> None:
     """Ctrl-C is KeyboardInterrupt from here on: the ordinary way to end these programs."""
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _listen(address, port):
+def _listen(address: str | None, port: int) -> list[socket.socket]:
     """Listening sockets on `address`; when None, on the loopback addresses that this host has, all on one port.
     MproxyError with what the other programs say of a port that cannot be had."""
     listeners: list[socket.socket] = []
@@ -333,7 +341,7 @@ def _listen(address, port):
     return listeners
 
 
-def _connect(host, port):
+def _connect(host: str, port: int) -> socket.socket:
     """A socket connected to the first address of `host` that answers."""
     addresses, failure = numeric_address(host, port) or look_up_host(host)
     for family, sockaddr in addresses:
@@ -349,25 +357,25 @@ def _connect(host, port):
     raise MproxyError(failure)
 
 
-def _reporter(program):
+def _reporter(program: str) -> Callable[[str], None]:
     """Tells what clients do wrong, at the pace of a log: the next that is told says how many were not."""
     restraint = Restraint()
 
-    def report(text):
+    def report(text: str) -> None:
         more = restraint.admit("warning", "client", {}, time.monotonic())
         if more is not None:
             complain(program, f"{text} (and {more} more like it)" if more else text)
     return report
 
 
-def _write_to_terminal(data):
+def _write_to_terminal(data: bytes) -> None:
     """All of `data` on standard output, which is a terminal: what it would obey is shown as escapes."""
     text = data.decode(errors="backslashreplace")
     shown = "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
     _write_output(shown.encode(errors="backslashreplace"))
 
 
-def _write_output(data):
+def _write_output(data: bytes) -> None:
     """All of `data` on standard output, now."""
     while data:
         try:

@@ -5,8 +5,11 @@ programs hand it to `complain` and exit with 2. `--help` and `--version` print a
 Defaults and ranges are those of `mproxy.ground.config`.
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
+from collections.abc import Callable, Iterable, Sequence
 
 from mproxy import __version__
 from mproxy.ground.config import (
@@ -14,6 +17,7 @@ from mproxy.ground.config import (
     LOG_LEVELS,
     CproxyConfig,
     SessionConfig,
+    Setting,
     SproxyConfig,
     default_state_dir,
     format_host_port,
@@ -33,6 +37,13 @@ from mproxy.ground.words import (
     split_host_port,
 )
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn, TypeVar
+
+    Value = TypeVar("Value")
+    Configuration = TypeVar("Configuration", CproxyConfig, SproxyConfig)
+
 
 class OneLineParser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, and whose help is written for 80 columns.
@@ -41,30 +52,31 @@ class OneLineParser(argparse.ArgumentParser):
     it, once an option, would import more than the whole program does otherwise.
     """
 
-    def __init__(self, program, usage, description, epilog):
+    def __init__(self, program: str, usage: str, description: str | None, epilog: str | None) -> None:
         super().__init__(prog=program, usage=usage, description=description, epilog=epilog, add_help=False,
                          allow_abbrev=False, formatter_class=_help_format)
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message.removeprefix('argument ')} (try '{self.prog} --help')")
 
-    def add(self, group, option, parse, help, **keywords):
+    def add(self, group: argparse._ActionsContainer, option: str, parse: Callable[[str], object], help: str,
+            **keywords: Any) -> None:
         """An option with a value; `parse` turns text into the value or raises UsageError."""
         group.add_argument(option, type=lambda text: _word(option, text, parse), help=help, **keywords)
 
-    def add_word(self, name, parse, help):
+    def add_word(self, name: str, parse: Callable[[str], object], help: str) -> None:
         """A required positional argument, an attribute `name` of what `parse_args` gives."""
         self.add_argument(name, type=lambda text: _word(name, text, parse), help=help)
 
-    def add_choice(self, group, option, choices, help):
+    def add_choice(self, group: argparse._ActionsContainer, option: str, choices: tuple[str, ...], help: str) -> None:
         """An option whose value is one of `choices`; those of a level stand in the help's text alone."""
-        def choose(text):
+        def choose(text: str) -> str:
             if text not in choices:
                 raise UsageError(f"must be one of {', '.join(choices)}")
             return text
         self.add(group, option, choose, help, metavar="LEVEL" if option == "--log-level" else "|".join(choices))
 
-    def split(self, argv):
+    def split(self, argv: list[str] | None) -> tuple[dict[str, Any], list[str]]:
         """(options given, words given) of `argv`; options may stand before, between and after the words, and behind
         `--` there are words alone."""
         argv = list(sys.argv[1:] if argv is None else argv)
@@ -76,25 +88,25 @@ class OneLineParser(argparse.ArgumentParser):
         words = given.pop("words") + argv[end + 1:]
         return {name: value for name, value in given.items() if value is not None}, words
 
-    def take_words(self, words, expected):
+    def take_words(self, words: list[str], expected: Sequence[tuple[str, Callable[[str], object]]]) -> list[Any]:
         """The values of `words`; `expected` is ((name, parse), ...), all of them needed."""
         _expect_words(self, words, [name for name, _ in expected])
         return [_word(name, word, parse) for word, (name, parse) in zip(words, expected, strict=True)]
 
 
-def _help_format(prog):
+def _help_format(prog: str) -> _HelpFormat:
     return _HelpFormat(prog, max_help_position=27, width=79)
 
 
 class _HelpFormat(argparse.RawDescriptionHelpFormatter):
     """Text around the options as it is written; theirs in lines that do not end within `client-key.pem`."""
 
-    def _split_lines(self, text, width):
+    def _split_lines(self, text: str, width: int) -> list[str]:
         import textwrap  # needed by --help alone
         return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
 
-def _word(name, text, parse):
+def _word(name: str, text: str, parse: Callable[[str], Value]) -> Value:
     """`parse(text)`, with name and text in front of what it complains about."""
     try:
         return parse(text)
@@ -102,16 +114,18 @@ def _word(name, text, parse):
         raise UsageError(f"{name} {printable(text)}: {error}") from None
 
 
-def _listening_port(text):
+def _listening_port(text: str) -> int:
     return parse_port(text, lowest=0)
 
 
-def _show(setting):
+def _show(setting: Setting[Any]) -> str:
     """A setting's default as --help shows it; % is argparse's own sign."""
-    return setting.format(setting.default)
+    shown: str = setting.format(setting.default)
+    return shown
 
 
-def _add_common(parser, config_class, default_bind):
+def _add_common(parser: OneLineParser, config_class: type[CproxyConfig] | type[SproxyConfig],
+                default_bind: str) -> None:
     """Options that cproxy and sproxy share. What was not given stays None: the configuration fills it."""
     session = SessionConfig
     group = parser.add_argument_group("session")
@@ -216,7 +230,7 @@ examples:
 """
 
 
-def parse_cproxy(argv):
+def parse_cproxy(argv: list[str] | None) -> CproxyConfig:
     """The CproxyConfig of the command line `argv`, without the program's name."""
     parser = OneLineParser("cproxy", _CPROXY_USAGE, _CPROXY_DESCRIPTION, _CPROXY_EXAMPLES)
     group = parser.add_argument_group("connection")
@@ -261,7 +275,7 @@ def parse_cproxy(argv):
     return _configure(CproxyConfig, given)
 
 
-def parse_sproxy(argv):
+def parse_sproxy(argv: list[str] | None) -> SproxyConfig:
     """The SproxyConfig of the command line `argv`, without the program's name."""
     parser = OneLineParser("sproxy", _SPROXY_USAGE, _SPROXY_DESCRIPTION, _SPROXY_EXAMPLES)
     group = parser.add_argument_group("clients")
@@ -314,7 +328,7 @@ _SESSION_ONLY = (
     "plaintext", "heartbeat", "misses", "session_ttl", "window", "session_budget", "max_streams", "max_sessions")
 
 
-def _refuse_together(given, first, others):
+def _refuse_together(given: dict[str, Any], first: str, others: Iterable[str]) -> None:
     """Refuse an option next to `first`, which makes it meaningless."""
     for other in others:
         if first in given and other in given:
@@ -322,7 +336,7 @@ def _refuse_together(given, first, others):
             raise UsageError(f"{flags[0]} and {flags[1]} cannot be used together")
 
 
-def _expect_words(parser, words, names):
+def _expect_words(parser: OneLineParser, words: list[str], names: Sequence[str]) -> None:
     """Refuse too few or too many words; names in brackets are optional."""
     expected = f"expected {' '.join(names)}"
     needed = sum(not name.startswith("[") for name in names)
@@ -332,9 +346,9 @@ def _expect_words(parser, words, names):
         parser.error(f"unexpected argument: {printable(words[len(names)])}; {expected}")
 
 
-def _configure(config_class, given):
+def _configure(config_class: type[Configuration], given: dict[str, Any]) -> Configuration:
     """Options by their command line names turned into `config_class`, which checks the ranges."""
-    def take(settings):
+    def take(settings: dict[str, Setting[Any]]) -> dict[str, Any]:
         by_option = {setting.option[2:].replace("-", "_"): name for name, setting in settings.items()}
         names = [name for name in given if name in by_option]
         return {by_option[name]: given.pop(name) for name in names}

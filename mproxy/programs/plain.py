@@ -1,5 +1,7 @@
 """--plain of cproxy and sproxy: a bare TCP relay, to try one leg of the path at a time."""
 
+from __future__ import annotations
+
 import os
 
 from mproxy.ground.config import format_host_port
@@ -11,27 +13,34 @@ from mproxy.relay.rules import Rule
 from mproxy.relay.tcp._tcp_relay import TcpRelay
 from mproxy.service.run import Program
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+
+    from mproxy.ground.config import ProgramConfig
+    from mproxy.ground.shapes import Address
+    from mproxy.io._loop import Loop
+    from mproxy.service.log import Log
+
 
 class PlainRelay(Program, RelayObserver):
     """Relays every connection to one host and port."""
 
     reloads = True
 
-    def __init__(self, config, log, loop, host, port):
+    def __init__(self, config: ProgramConfig, log: Log, loop: Loop, host: str, port: int) -> None:
         self._config = config
         self._log = log
         self._loop = loop
         self._host, self._port = host, port
         self._resolver = Resolver(loop.call_soon_threadsafe)
         self._relay = TcpRelay(loop, self)
-        self._listeners = []
+        self._listeners: list[socket.socket] = []
 
-    def open(self):
-        """Have the port."""
+    def open(self) -> None:
         self._listeners = open_listeners(self._config)
 
-    def start(self):
-        """Begin to serve."""
+    def start(self) -> None:
         target = format_host_port(self._host, self._port)
         listeners, self._listeners = self._listeners, []
         self._relay.add(0, Rule(0, "tcp", "", 0, ((self._host, self._port),)), [one.fileno() for one in listeners])
@@ -45,45 +54,40 @@ class PlainRelay(Program, RelayObserver):
             listener.close()
             self._log.info("listening", address=address[0], port=address[1], target=target, plain=True)
 
-    def on_wanted(self, _key, fd):
+    def on_wanted(self, _key: int, fd: int) -> None:
         """Look the target up for one connection."""
-        def resolved(addresses, error):
+        def resolved(addresses: list[Address], error: str | None) -> None:
             if error is not None:
                 self._log.warning("target-unreachable", target=format_host_port(self._host, self._port), why=error)
             self._relay.relay(0, fd, Target(format_host_port(self._host, self._port), addresses) if addresses else None)
         self._resolver.resolve(self._host, self._port, resolved)
 
-    def on_refused(self, _key, target, error):
-        """The target cannot be reached."""
+    def on_refused(self, _key: int, target: str, error: int) -> None:
         self._log.warning("target-unreachable", target=target, why=os.strerror(error))
 
-    def on_target_down(self, _key, target, error):
-        """One of several addresses did not answer."""
+    def on_target_down(self, _key: int, target: str, error: int) -> None:
         self._log.warning("target-down", target=target, why=os.strerror(error))
 
-    def on_target_up(self, _key, target):
-        """The target answers again."""
+    def on_target_up(self, _key: int, target: str) -> None:
         self._log.info("target-up", target=target)
 
-    def on_accept_paused(self, why):
-        """Out of descriptors: no connections are accepted for a while."""
+    def on_accept_paused(self, why: str) -> None:
         self._log.warning("accept-paused", why=why)
 
-    def on_accept_resumed(self):
-        """Connections are accepted again."""
+    def on_accept_resumed(self) -> None:
         self._log.info("accept-resumed")
 
-    def reload(self):
+    def reload(self) -> None:
         """SIGHUP: only the log file is reopened."""
         self._log.info("reloaded")
 
-    def shut_down(self, _signal):
+    def shut_down(self, _signal: str) -> None:
         """Stop accepting; connections may finish within --drain."""
         self._relay.remove(0)
         self._log.info("stopping", connections=self._relay.count)
         self._wait_for_end(self._loop.now() + self._config.drain_us)
 
-    def _wait_for_end(self, deadline):
+    def _wait_for_end(self, deadline: int) -> None:
         if self._relay.count and self._loop.now() < deadline:
             self._loop.call_later(10_000, lambda: self._wait_for_end(deadline))
             return

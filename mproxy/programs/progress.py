@@ -1,8 +1,15 @@
 """How far a transfer is, on the last line of a terminal; lines of the log go above it."""
 
+from __future__ import annotations
+
 import os
 from collections import deque
 from collections.abc import Callable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mproxy.io._loop import Loop
+    from mproxy.service.log import Log
 
 LOOK_US = 250_000
 RATE_OVER_LOOKS = 20  # the rate is that of the last five seconds
@@ -13,16 +20,16 @@ _UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 class Progress:
     """Drawn on descriptor 2 while that is a terminal and `quiet` is not set; nothing otherwise."""
 
-    def __init__(self, loop, log, quiet):
+    def __init__(self, loop: Loop, log: Log, quiet: bool) -> None:
         self._loop, self._log = loop, log
         self._wanted = not quiet and os.isatty(2)
-        self._total = None
+        self._total: int | None = None
         self._done: Callable[[], int] | None = None
         self._lost: Callable[[], int] = int
         self._marks: deque[tuple[int, int]] = deque(maxlen=RATE_OVER_LOOKS)  # (when, bytes)
         self._shown = 0  # columns taken
 
-    def start(self, total, done, lost):
+    def start(self, total: int | None, done: Callable[[], int], lost: Callable[[], int]) -> None:
         """Draw from now on. `total` is in bytes, None: unknown; `done()` and `lost()` give bytes and packets."""
         if not self._wanted:
             return
@@ -30,13 +37,13 @@ class Progress:
         self._log.before_line = self.clear
         self._look()
 
-    def clear(self):
+    def clear(self) -> None:
         """Erase the progress line, so that other output can be written."""
         if self._shown:
             _write("\r" + " " * self._shown + "\r")
             self._shown = 0
 
-    def close(self):
+    def close(self) -> None:
         """Draw it for the last time, and leave it there."""
         if self._done is None:
             return
@@ -46,12 +53,12 @@ class Progress:
         self._done = None
         self._log.before_line = None
 
-    def _look(self):
+    def _look(self) -> None:
         if self._done is not None:
             self._draw()
             self._loop.call_later(LOOK_US, self._look)
 
-    def _draw(self):
+    def _draw(self) -> None:
         if self._done is None:
             return
         done = self._done()
@@ -63,7 +70,7 @@ class Progress:
         self._shown = max(self._shown, len(text))
 
 
-def describe(done, total, rate, lost):
+def describe(done: int, total: int | None, rate: float, lost: int) -> str:
     """`45%  123 MB of 274 MB  11.2 MB/s  13s left  12 packets lost`."""
     parts = [f"{show_bytes(done)} of {show_bytes(total)}" if total else show_bytes(done), f"{show_bytes(rate)}/s"]
     if total:
@@ -75,7 +82,7 @@ def describe(done, total, rate, lost):
     return "  ".join(parts)
 
 
-def show_bytes(count):
+def show_bytes(count: float) -> str:
     """Three digits and a unit of powers of 1000."""
     step = 0
     while count >= 999.5 and step < len(_UNITS) - 1:
@@ -84,7 +91,7 @@ def show_bytes(count):
     return f"{count:.{0 if step == 0 or count >= 99.95 else 1 if count >= 9.995 else 2}f} {_UNITS[step]}"
 
 
-def show_time(seconds):
+def show_time(seconds: float) -> str:
     """`13s`, `2m05s`, `3h20m`, `5d`."""
     seconds = round(seconds)
     if seconds < 60:
@@ -96,14 +103,14 @@ def show_time(seconds):
     return f"{seconds // 86400}d"
 
 
-def _columns():
+def _columns() -> int:
     try:
         return os.get_terminal_size(2).columns or 80
     except OSError:
         return 80
 
 
-def _write(text):
+def _write(text: str) -> None:
     try:
         os.write(2, text.encode("ascii", "replace"))
     except OSError:

@@ -1,5 +1,7 @@
 """mproxy relay: a TCP and UDP relay for many connections at once."""
 
+from __future__ import annotations
+
 import sys
 
 from mproxy.ground.errors import MproxyError, UsageError
@@ -14,23 +16,33 @@ from mproxy.service.ending import complain, exit_status, silence_output
 from mproxy.service.log import reserve_standard_fds
 from mproxy.service.systemd import given_sockets
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from mproxy.relay.backend import Facts
+    from mproxy.relay.settings import RelayConfig
+
 # Beyond the relay's own --drain-timeout, which only the relay knows: a day at most.
 STOP_PATIENCE_S = 86_400 + 60
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Run `mproxy relay` with the words after it; returns the exit status."""
     return exit_status(PROGRAM, _run_command, sys.argv[1:] if argv is None else argv)
 
 
-def _run_command(argv):
-    command, config = parse_relay(argv)
-    return {"run": run, "check": check, "reload": reload, "stop": stop, "status": status}[command](config)
+def _run_command(argv: list[str]) -> int:
+    command, given = parse_relay(argv)
+    commands: dict[str, Callable[[Any], int]] = {
+        "run": run, "check": check, "reload": reload, "stop": stop, "status": status}
+    return commands[command](given)
 
 
 # ---- commands
 
-def check(given):
+def check(given: dict[str, Any]) -> int:
     """Look at a file of rules."""
     rules = read_rules(given["file"])
     if given.get("kernel"):
@@ -40,7 +52,7 @@ def check(given):
     return 0
 
 
-def reload(given):
+def reload(given: dict[str, Any]) -> int:
     """Let the running relay read its rules again."""
     answer = _ask(find_relay(given), "reload")
     for line in answer["lines"]:
@@ -50,13 +62,13 @@ def reload(given):
     return 0 if answer["ok"] else 1
 
 
-def stop(given):
+def stop(given: dict[str, Any]) -> int:
     """End the running relay, after its connections."""
     stop_process(find_relay(given), STOP_PATIENCE_S)
     return 0
 
 
-def status(given):
+def status(given: dict[str, Any]) -> int:
     """Print what the running relay does."""
     answer = _ask(find_relay(given), "status")
     try:
@@ -66,7 +78,7 @@ def status(given):
     return 0
 
 
-def find_relay(given):
+def find_relay(given: dict[str, Any]) -> int:
     """The process of the running relay that the command is for."""
     if "pidfile" in given:
         return running_pid(given["pidfile"])
@@ -80,23 +92,23 @@ def find_relay(given):
     return running[0]
 
 
-def _ask(pid, command):
+def _ask(pid: int, command: str) -> Facts:
     return control.ask(control.find_socket("relay", pid), command)
 
 
 # ---- running
 
-def run(config):
+def run(config: RelayConfig) -> int:
     """Serve until stopped; the exit status."""
     given, strange = given_sockets()
-    rules = list(config.rules) or read_rules(config.file)
+    rules = list(config.rules) if config.file is None else read_rules(config.file)
     reserve_standard_fds()
     background = Background()
     if config.daemon:
         background.begin(keep=[sock.fileno() for sockets in given.values() for sock in sockets])
     log_file = LogFile(config.log_file)
 
-    def serve():
+    def serve() -> int:
         try:
             log_file.open()
             service = Service(config, log_file, background, given)

@@ -1,5 +1,7 @@
 """The command line of `mproxy relay`: words in, (command, configuration) out. UsageError for what is wrong."""
 
+from __future__ import annotations
+
 import argparse
 import os
 
@@ -19,6 +21,10 @@ from mproxy.programs.options import OneLineParser
 from mproxy.relay.rule_file import parse_listen, parse_options
 from mproxy.relay.rules import Rule
 from mproxy.relay.settings import MOST_WORKERS, RelayConfig
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 PROGRAM = "mproxy relay"
 COMMANDS = ("check", "reload", "stop", "status")
@@ -76,7 +82,7 @@ examples:
 _CLIENT_EPILOG = "Without --pidfile: the only running relay of this user.\n"
 
 
-def parse_relay(argv):
+def parse_relay(argv: list[str]) -> tuple[str, Any]:
     """(command, RelayConfig) for running, command "run"; (command, {option: value}) for the commands."""
     if argv and argv[0] in COMMANDS:
         return argv[0], _parse_command(*argv)
@@ -101,7 +107,7 @@ def parse_relay(argv):
     return "run", RelayConfig(**given)
 
 
-def _add_options(parser):
+def _add_options(parser: OneLineParser) -> None:
     config = RelayConfig
     group = parser.add_argument_group("rules")
     group.add_argument("--udp", action="store_true", default=None, help="relay UDP datagrams, not TCP connections")
@@ -139,13 +145,13 @@ def _add_options(parser):
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
 
 
-def _add_help(parser, group):
+def _add_help(parser: OneLineParser, group: argparse._ActionsContainer) -> None:
     group.add_argument("--version", action="version", version=f"{parser.prog} {__version__}",
                        help="print the version and exit")
     group.add_argument("-h", "--help", action="help", help="print this text and exit")
 
 
-def _parse_command(command, *argv):
+def _parse_command(command: str, *argv: str) -> dict[str, Any]:
     """The options of check, reload, stop and status."""
     if command == "check":
         parser = OneLineParser(f"{PROGRAM} check", "mproxy relay check [--kernel] FILE",
@@ -169,7 +175,7 @@ def _parse_command(command, *argv):
     return given | dict(zip(("file",), words, strict=False))
 
 
-def _workers(text):
+def _workers(text: str) -> int:
     if text == "auto":
         return min(len(os.sched_getaffinity(0)), MOST_WORKERS)
     if not text.isdigit():
@@ -177,7 +183,7 @@ def _workers(text):
     return parse_count(text)
 
 
-def _rule(parser, words, protocol):
+def _rule(parser: OneLineParser, words: list[str], protocol: str) -> Rule:
     """The one Rule of `PORT HOST HOST_PORT [RULE_OPTION ...]`."""
     words = split_host_port(words, 1)
     names = ("PORT", "HOST", "HOST_PORT")

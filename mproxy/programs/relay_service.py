@@ -3,7 +3,10 @@
 What does the relaying is a RelayBackend: a Supervisor with workers, or a Kernel.
 """
 
+from __future__ import annotations
+
 import os
+from collections.abc import Callable, Sequence
 
 from mproxy import __version__
 from mproxy.ground.errors import MproxyError
@@ -16,42 +19,55 @@ from mproxy.service.rights import User
 from mproxy.service.run import install_signals, make_loop, raise_descriptor_limit
 from mproxy.service.systemd import Notifier
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from typing import Any
+
+    from mproxy.ground.shapes import ListenAddress
+    from mproxy.relay.backend import Facts, RelayBackend
+    from mproxy.relay.rules import Rule
+    from mproxy.relay.settings import RelayConfig
+    from mproxy.service.control import Server
+    from mproxy.service.daemon import Background, LogFile
+
 
 class Service:
     """One relay, from its start to its end."""
 
-    def __init__(self, config, log_file, background, given):
+    def __init__(self, config: RelayConfig, log_file: LogFile, background: Background,
+                 given: dict[ListenAddress, list[socket.socket]]) -> None:
         self._config = config
         self._log_file = log_file
         self._background = background
         self._notifier = Notifier()
         self._loop, self.log = make_loop(config)
         self._started_at = self._loop.now()
-        self._rules = []
+        self._rules: Sequence[Rule] = []
         self._reloads = 0
-        self._last_reload = None  # what went wrong with it, None: nothing
+        self._last_reload: list[str] | None = None  # what went wrong with it, None: nothing
         self._stopping = False
         self._exit_status = 0
-        self._failure = None
-        self._pidfile = None
-        self._server = None
+        self._failure: MproxyError | None = None
+        self._pidfile: PidFile | None = None
+        self._server: Server | None = None
         self._user = User(config.user) if config.user else None
         self._backend = self._make_backend(given)
 
-    def _make_backend(self, given):
+    def _make_backend(self, given: dict[ListenAddress, list[socket.socket]]) -> RelayBackend:
         if self._config.kernel:
             from mproxy.relay.kernel.mode import Kernel
             return Kernel(self._config, self.log, self._loop)
         return Supervisor(self._config, self.log, self._loop, given, self._prepare_worker)
 
-    def _prepare_worker(self):
+    def _prepare_worker(self) -> None:
         """In the new process of a worker, before it does anything."""
         if self._config.daemon:
             leave_terminal()
         if self._user is not None:
             self._user.become()
 
-    def run(self, rules):
+    def run(self, rules: Sequence[Rule]) -> int:
         """Serve until stopped; the exit status. MproxyError when it cannot start."""
         self._pidfile = PidFile(self._config.pidfile) if self._config.pidfile else None
         try:
@@ -71,13 +87,13 @@ class Service:
         self.log.info("stopped")
         return self._exit_status
 
-    def _release_pidfile(self):
+    def _release_pidfile(self) -> None:
         """Whoever starts next does not wait for the connections of this run."""
         if self._pidfile is not None:
             self._pidfile.remove()
             self._pidfile = None
 
-    def _on_ready(self):
+    def _on_ready(self) -> None:
         if self._stopping:
             return
         self.log.info("ready", pid=os.getpid(), rules=len(self._rules), mode=self._mode)
@@ -89,27 +105,27 @@ class Service:
         if self._notifier.watchdog_us:
             self._feed_watchdog()
 
-    def _on_failed(self, error):
+    def _on_failed(self, error: MproxyError) -> None:
         """It cannot start after all."""
         self._failure = error
         self._loop.stop()
 
-    def _feed_watchdog(self):
+    def _feed_watchdog(self) -> None:
         self._notifier.watchdog()
         self._loop.call_later(self._notifier.watchdog_us // 3, self._feed_watchdog)
 
     @property
-    def _mode(self):
+    def _mode(self) -> str:
         return "kernel" if self._config.kernel else "user"
 
     # ---- commands
 
-    def _listen_for_commands(self):
+    def _listen_for_commands(self) -> None:
         self._server = open_control(self._loop, self.log, "relay", {
             "status": lambda _request, reply: self._backend.status(lambda facts: reply(self._facts(facts))),
             "reload": lambda _request, reply: self._reload(reply)})
 
-    def _facts(self, facts):
+    def _facts(self, facts: Facts) -> Facts:
         return {
             "program": "relay", "name": self._config.shown_name, "version": __version__, "pid": os.getpid(),
             "uid": os.geteuid(), "mode": self._mode, "rules_from": self._config.origin,
@@ -117,12 +133,12 @@ class Service:
             "uptime_s": (self._loop.now() - self._started_at) // 1_000_000,
             "reloads": self._reloads, "last_reload_errors": self._last_reload or [], **facts}
 
-    def reload(self):
+    def reload(self) -> bool:
         """SIGHUP: read the file again and go over to its rules. True: that is not the end."""
         self._reload(lambda _answer: None)
         return True
 
-    def _reload(self, reply):
+    def _reload(self, reply: Callable[[dict[str, Any]], object]) -> None:
         """Go over to the rules of the file; then `reply({"ok": bool, "lines": what is wrong, "done": summary})`."""
         if self._stopping or not self._config.file:
             why = "the relay is stopping" if self._stopping else "the rule is from the command line: there is no file"
@@ -146,7 +162,8 @@ class Service:
         self._reloads += 1
         self._backend.when_followed(lambda: self._reloaded(len(rules), added, changed, removed, reply))
 
-    def _reloaded(self, rules, added, changed, removed, reply):
+    def _reloaded(self, rules: int, added: int, changed: int, removed: int,
+                  reply: Callable[[dict[str, Any]], object]) -> None:
         self.log.info("reloaded", rules=rules, added=added, changed=changed, removed=removed)
         total = counted(rules, "rule")
         self._notifier.ready(total)
@@ -154,7 +171,7 @@ class Service:
 
     # ---- the end
 
-    def _stop(self, why):
+    def _stop(self, why: str) -> None:
         self._stopping = True
         self.log.info("stopping", why=why)
         self._notifier.stopping()
@@ -162,7 +179,7 @@ class Service:
         self._release_pidfile()
         self._backend.stop(self._config.drain_timeout_us, self._loop.stop)
 
-    def _stop_at_once(self):
+    def _stop_at_once(self) -> None:
         """A second signal: the connections end with us."""
         self._exit_status = 1
         self._backend.stop_at_once()

@@ -1,9 +1,15 @@
 """What `mproxy relay status` prints, of what the relay told."""
 
+from __future__ import annotations
+
 import json
 
 from mproxy.ground.config import format_host_port
 from mproxy.ground.words import counted
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mproxy.relay.backend import Facts
 
 _UNITS = ("", "K", "M", "G", "T", "P")
 
@@ -11,7 +17,7 @@ _UNITS = ("", "K", "M", "G", "T", "P")
 SHOWN = 200
 
 
-def say_status(facts, as_json):
+def say_status(facts: Facts, as_json: bool) -> str:
     """Text for a person, or JSON on one line a relay."""
     if as_json:
         return json.dumps(facts)
@@ -43,14 +49,14 @@ def say_status(facts, as_json):
     return "\n".join(lines)
 
 
-def _say(counters):
+def _say(counters: dict[str, int]) -> str:
     if not counters:
         return "nothing yet"
     return ", ".join(f"{name.replace('_', ' ')} {say_bytes(value) if name.startswith('bytes') else value}"
                      for name, value in counters.items())
 
 
-def say_bytes(count):
+def say_bytes(count: float) -> str:
     """`1.5M`, powers of 1024."""
     unit = 0
     while count >= 1024 and unit < len(_UNITS) - 1:
@@ -59,7 +65,7 @@ def say_bytes(count):
     return f"{count:.1f}{_UNITS[unit]}" if unit else str(count)
 
 
-def say_duration(seconds):
+def say_duration(seconds: float) -> str:
     """The two largest units: `3d 4h`, `2m 5s`."""
     seconds = int(seconds)
     parts: list[str] = []

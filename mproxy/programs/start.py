@@ -5,6 +5,8 @@ is let through here, before anything else is imported, and ends the program at o
 wants to end in order sets a handler later.
 """
 
+from __future__ import annotations
+
 import os
 import signal
 import sys
@@ -13,14 +15,14 @@ INTERRUPTED = 128 + signal.SIGINT  # as shells count it
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
 
 
-def let_interrupts_through():
+def let_interrupts_through() -> None:
     """SIGINT ends the process, as the system does it; one that is ignored (nohup, `&` in a script) stays ignored."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
 
 
-def take_name(name):
+def take_name(name: str) -> None:
     """What `ps`, `top` and `pkill` call the process; without it, the interpreter's name."""
     try:
         with open("/proc/self/comm", "w") as comm:
@@ -29,22 +31,22 @@ def take_name(name):
         pass  # no /proc here
 
 
-def cproxy():
+def cproxy() -> int | str | None:
     """./cproxy; the exit status."""
     return run("cproxy")
 
 
-def sproxy():
+def sproxy() -> int | str | None:
     """./sproxy; the exit status."""
     return run("sproxy")
 
 
-def mproxy():
+def mproxy() -> int | str | None:
     """bin/mproxy, `python -m mproxy`; the exit status."""
     return run("main")
 
 
-def run(module):
+def run(module: str) -> int | str | None:
     """`main()` of the program in `module`; the exit status, whatever becomes of it and of its output."""
     let_interrupts_through()
     take_name(called(module))
@@ -64,7 +66,7 @@ def run(module):
     return flush_output(module) or status
 
 
-def flush_output(module):
+def flush_output(module: str) -> int:
     """Write what is left of standard output; 1 when that fails, and a line says so. A reader that has gone
     (`| head -1`) has seen enough."""
     try:
@@ -79,7 +81,7 @@ def flush_output(module):
     return 0
 
 
-def complain(module, text):
+def complain(module: str, text: str) -> None:
     """One line on standard error, whatever else cannot be imported."""
     try:
         os.write(2, ascii(f"{called(module)}: {text}")[1:-1].encode() + b"\n")
@@ -87,6 +89,6 @@ def complain(module, text):
         pass  # nobody is there to read it; the exit status still tells
 
 
-def called(module):
+def called(module: str) -> str:
     """The name that the user called."""
     return "mproxy" if module == "main" else module
