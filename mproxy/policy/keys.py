@@ -18,9 +18,9 @@ import stat
 
 from mproxy.ground._wipe import wipe
 from mproxy.ground.errors import MproxyError
+from mproxy.ground.keys import SPKI_PREFIX, foreign_key, import_cryptography
 
 KEY_TYPE = "mproxy-ed25519"
-SPKI_PREFIX = bytes.fromhex("302a300506032b6570032100")  # RFC 8410, section 10.1: all but the key itself
 SPKI_BYTES = 44
 
 # A key file has about 700 bytes.
@@ -73,6 +73,9 @@ def find_spki(pem: bytes | bytearray, path: str) -> bytes:
         der = b""
     at = der.find(SPKI_PREFIX)
     if at < 0 or len(der) < at + SPKI_BYTES:
+        foreign = foreign_key(pem) if start < 0 else None
+        if foreign is not None:
+            raise MproxyError(f"{path} is {foreign}, not one of mproxy: create one with 'mproxy keygen'")
         raise MproxyError(f"{path} contains no Ed25519 certificate; move it away and a new key will be created")
     return der[at:at + SPKI_BYTES]
 
@@ -201,11 +204,7 @@ def fresh_pem() -> bytearray:
 
 def _make_pem() -> bytes:
     """Runs in the child alone."""
-    try:
-        import cryptography  # noqa: F401
-    except ImportError:
-        import site
-        site.main()  # the launcher starts Python without site-packages: nothing but this needs them
+    import_cryptography()
     import datetime
 
     from cryptography import x509

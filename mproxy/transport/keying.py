@@ -15,9 +15,10 @@ import re
 import stat
 
 from mproxy.ground.errors import PeerError, UsageError
+from mproxy.ground.keys import SPKI_PREFIX, foreign_key, import_cryptography
 from mproxy.ground.words import counted
 from mproxy.transport._seal import Cipher
-from mproxy.transport.noise import Handshake, NoiseError, import_cryptography, load, x25519_private, x25519_public
+from mproxy.transport.noise import Handshake, NoiseError, load, x25519_private, x25519_public
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +52,6 @@ _COST_N, _COST_R, _COST_P, _MOST_MEMORY_BYTES = 1 << 16, 8, 2, 80 << 20
 _HEXADECIMAL = re.compile(rb"[0-9a-f]{64,}|[0-9A-F]{64,}")
 _MOST_BYTES = 65536
 _PKCS8_PREFIX = bytes.fromhex("302e020100300506032b657004220420")  # RFC 8410 section 7: all but the seed
-_SPKI_PREFIX = bytes.fromhex("302a300506032b6570032100")  # RFC 8410 section 10.1: all but the key
 
 
 class Key:
@@ -68,11 +68,15 @@ class Key:
             raise UsageError(f"--key {path}: accessible to other users; it must have mode 0600 (chmod 600)")
         self.path = path
         self.psk = self.seed = b""
+        foreign = foreign_key(data)
         if b"-----BEGIN PRIVATE KEY-----" in data:
             self.seed = _seed_of(data, path)
-        elif data.lstrip().startswith(b"mproxy-ed25519 "):  # the line that keygen prints
+        elif foreign == "a public key":  # the line that keygen prints
             raise UsageError(f"--key {path}: this is a public key, which is not a secret; use the file with"
                              " the private key")
+        elif foreign is not None:
+            raise UsageError(f"--key {path}: this is {foreign}, which is neither one of mproxy nor a secret; create"
+                             " one with 'mproxy keygen', or a secret with 'head -c 32 /dev/urandom'")
         elif len(data.strip()) < _SHORTEST_SECRET:
             raise UsageError(f"--key {path}: a secret of {counted(len(data.strip()), 'byte')} is too short; at least"
                              f" {_SHORTEST_SECRET} are needed, such as the output of 'head -c 32 /dev/urandom'")
@@ -83,7 +87,7 @@ class Key:
     @property
     def spki(self) -> bytes:
         """The same as DER SubjectPublicKeyInfo, of which fingerprints are made."""
-        return _SPKI_PREFIX + self.public
+        return SPKI_PREFIX + self.public
 
     @property
     def public(self) -> bytes:
@@ -196,5 +200,5 @@ class Keying:
             return
         if len(payload) != 32 or x25519_public(payload) != handshake.remote_static:
             raise NoiseError("the peer did not prove that it holds the key it presented")
-        self._judge(_SPKI_PREFIX + payload, link)
+        self._judge(SPKI_PREFIX + payload, link)
         self._judged = True

@@ -13,6 +13,7 @@ import hashlib
 import hmac
 
 from mproxy.ground.errors import PeerError
+from mproxy.ground.keys import import_cryptography
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,15 +37,6 @@ class NoiseError(PeerError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(None, reason)
-
-
-def import_cryptography() -> None:
-    """Have the `cryptography` package on the path: the launchers start Python without site-packages."""
-    try:
-        import cryptography  # noqa: F401
-    except ImportError:
-        import site
-        site.main()
 
 
 def load() -> None:

@@ -62,9 +62,30 @@ def test_a_short_one(made):
         Key(made(b"x" * 15))
 
 
-def test_a_public_key_is_no_secret(tmp_path):
-    path = tmp_path / "key.pub"
-    path.write_text("mproxy-ed25519 " + "A" * 60 + " ann@laptop\n")
-    path.chmod(0o600)
-    with pytest.raises(UsageError, match="public key"):
-        Key(str(path))
+OURS = "mproxy-ed25519 " + "A" * 60
+
+
+@pytest.mark.parametrize(("text", "what"), [
+    (f"{OURS} ann@laptop", "a public key"),
+    (f'# comment\n expiry="2027-01-31" {OURS}', "a public key"),
+    (f"server:6200 {OURS}", "a public key"),
+    ("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPv6bZ2x ann@laptop", "an SSH public key"),
+    ('from="10.0.0.0/8" ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHA=', "an SSH public key"),
+    ("server sk-ssh-ed25519@openssh.com AAAAGnNrLXNzaC1lZDI1NTE5", "an SSH public key"),
+    ("-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmU=\n", "an OpenSSH private key"),
+    ("-----BEGIN RSA PRIVATE KEY-----\nMIIEowIBAAKCAQEA\n", "a PEM file with RSA PRIVATE KEY"),
+    ("-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIEow\n", "a PEM file with ENCRYPTED PRIVATE KEY"),
+    ("Bag Attributes\n-----BEGIN CERTIFICATE-----\nMIIEow\n", "a PEM file with CERTIFICATE"),
+    ("PuTTY-User-Key-File-3: ssh-ed25519\nEncryption: none\n", "a PuTTY private key"),
+])
+def test_a_key_of_something_else_is_no_secret(made, text, what):
+    """Goal: neither a text that everybody may know nor a key that must not be copied becomes what both sides share."""
+    with pytest.raises(UsageError, match=f"this is {what}, which is n(ot|either)"):
+        Key(made(text.encode()))
+
+
+@pytest.mark.parametrize("secret", [
+    b"#\n# 2048 bit OpenVPN static key\n#\n-----BEGIN OpenVPN Static key V1-----\n6acef03f62675b4b1bbd03e53b187727\n",
+    b"yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=", b"the ssh-rsa key of a mproxy-ed25519 line", b"-----BEGIN by me"])
+def test_what_others_share_is_a_secret(made, secret):
+    assert Key(made(secret)).psk

@@ -138,6 +138,14 @@ def test_a_file_that_holds_no_key_says_so(tmp_path, content):
         read_identity(path)
 
 
+def test_a_key_of_something_else_is_not_to_be_moved_away(tmp_path):
+    path = tmp_path / "id_ed25519"
+    write_new(path, b"-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmU=\n")
+    with pytest.raises(MproxyError, match=r"is an OpenSSH private key, not one of mproxy: .*mproxy keygen") as caught:
+        read_identity(path)
+    assert "move" not in str(caught.value)
+
+
 def test_wiping_leaves_nothing():
     secret = bytearray(b"secret")
     wipe(secret)

@@ -1,0 +1,34 @@
+"""Keys: what all of ours have in common, whose package computes with them, and how to tell those of other programs."""
+
+from __future__ import annotations
+
+import re
+
+SPKI_PREFIX = bytes.fromhex("302a300506032b6570032100")  # RFC 8410, section 10.1: all but the key itself
+
+# What a file that is named by mistake may hold. Labels of PEM (RFC 7468) have capital letters: OpenVPN's static keys,
+# which are secrets, have not.
+_FOREIGN = [(re.compile(pattern), what) for pattern, what in (
+    (rb"-----BEGIN OPENSSH PRIVATE KEY-----", "an OpenSSH private key"),
+    (rb"-----BEGIN ([A-Z0-9 ]{1,40})-----", "a PEM file with {}"),
+    (rb"\A\s*PuTTY-User-Key-File-", "a PuTTY private key"),
+    (rb"(?:\A|\s)mproxy-ed25519 [A-Za-z0-9+/]{20}", "a public key"),
+    (rb"(?:\A|\s)(?:ssh|ecdsa|sk)-[a-z0-9@.-]{1,60} AAAA[A-Za-z0-9+/=]{16}", "an SSH public key"))]
+
+
+def foreign_key(data: bytes | bytearray) -> str | None:
+    """What a file holds that is neither a key file of ours nor anybody's secret; None when nothing is known of it."""
+    for pattern, what in _FOREIGN:
+        found = pattern.search(data)
+        if found is not None:
+            return what.format(*(group.decode() for group in found.groups()))
+    return None
+
+
+def import_cryptography() -> None:
+    """Have the `cryptography` package on the path: the launchers start Python without site-packages."""
+    try:
+        import cryptography  # noqa: F401
+    except ImportError:
+        import site
+        site.main()
