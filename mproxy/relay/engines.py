@@ -7,7 +7,7 @@ from collections.abc import Iterable, KeysView
 from typing import Any
 
 from mproxy.relay.tcp._tcp_relay import TcpRelay
-from mproxy.relay.udp._udp import UdpRelay
+from mproxy.relay.udp._udp_relay import UdpRelay
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

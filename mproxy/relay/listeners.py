@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _IP_FREEBIND, _SO_RCVBUFFORCE = 15, 33
 
-# What a worker asks for as well (_udp_flow.pyx), for a worker that has no right to get it.
+# What a worker asks for as well (udp/_udp_listener.pyx), for a worker that has no right to get it.
 UDP_QUEUE_BYTES = 4 << 20
 
 V4, V6, TCP, UDP = socket.AF_INET, socket.AF_INET6, socket.SOCK_STREAM, socket.SOCK_DGRAM

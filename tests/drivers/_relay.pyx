@@ -18,7 +18,7 @@ from mproxy.relay.udp._sessions cimport (
     OF_GROUP, OF_TABLE, STANDINGS, Entry, Group, Key, Roll, SessionTable, Source, group_ended,
 )
 from mproxy.relay._tally cimport ALL_RULES, Tally
-from mproxy.relay.udp._udp cimport UdpRelay
+from mproxy.relay.udp._udp_relay cimport UdpRelay
 from mproxy.relay.tcp._wheel cimport Wheel, WheelLink, wheel_due, wheel_init, wheel_put, wheel_sweep, wheel_take
 
 
@@ -198,7 +198,7 @@ def plan(messages, uint32_t segment_limit=ANY_SEGMENT):
 
 def gathering_count(UdpRelay relay):
     """Listeners whose packets gather just now."""
-    return len(relay.gathering)
+    return len(relay.forwarder.gathering)
 
 
 # ---- time-outs

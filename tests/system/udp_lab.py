@@ -15,7 +15,7 @@ from tests.drivers._relay import gathering_count
 from mproxy.io._loop import Loop
 from mproxy.io._socket import Target
 from mproxy.relay.rules import Rule, RuleOptions
-from mproxy.relay.udp._udp import UdpRelay
+from mproxy.relay.udp._udp_relay import UdpRelay
 
 UDP_SEGMENT = 103  # linux/udp.h; Python has no names for these two
 IP_PKTINFO = 8
@@ -172,7 +172,8 @@ class RelayThread:
         port = listener.getsockname()[1]
         self._keys += 1
         options.setdefault("idle_timeout_us", 60_000_000)
-        rule = Rule(1, "udp", address, port, tuple(targets), RuleOptions(**options))
+        named = tuple((target or "unresolved.test", target_port) for target, target_port in targets)
+        rule = Rule(1, "udp", address, port, named, RuleOptions(**options))
         self.call(self.relay.add, self._keys, rule, [listener.fileno()])
         listener.close()
         self.aim(self._keys, targets)

@@ -29,17 +29,19 @@ cdef struct Counts:
 
 cdef class UdpRule:
     cdef object key            # the caller's name for this rule
-    cdef object rule           # what it says: rules.Rule
+    cdef str targets_text      # of its targets, for people
     cdef Group group           # its sessions, and their bounds
     cdef CidrSet allow         # None: everybody
     cdef CidrSet deny          # None: nobody
     cdef Balance balance       # where they go
     cdef Counts counts         # see Counts
     cdef HopCount hops         # of packets that begin sessions
-    cdef list listeners        # its sockets
-    cdef bint leaving          # removed: nobody new, and gone with its last session
+    cdef list listeners        # its sockets: of UdpListener
+    cdef set leaving           # removed, and among these: nobody new, and gone with its last session; else None
     cdef int64_t told_at       # when the observer was told of a refusal
 
     cdef bint admits(self, const sockaddr *client) noexcept
-    cdef bint began(self) noexcept
+    cdef void began(self) noexcept
     cdef bint goes_round(self, Slot *slot, const Key *key) noexcept
+    cdef void leave(self, set leaving)
+    cdef void dissolve(self) noexcept

@@ -20,7 +20,7 @@ cdef class UdpRule:
     def configure(self, rule):
         """Take the options of `rule` from now on."""
         options = rule.options
-        self.rule = rule
+        self.targets_text = rule.targets_text
         self.group.idle_us = options.idle_timeout_us
         self.group.most = options.max_connections
         self.group.most_a_source = options.per_source
@@ -34,13 +34,15 @@ cdef class UdpRule:
 
     cdef bint admits(self, const sockaddr *client) noexcept:
         """Whether a client of this address may have a session."""
-        return not self.leaving and is_allowed(self.allow, self.deny, client)
+        return self.leaving is None and is_allowed(self.allow, self.deny, client)
 
-    cdef bint began(self) noexcept:
-        """A session has begun. True: whether packets shall tell their hops has changed."""
+    cdef void began(self) noexcept:
+        """A session has begun."""
         cdef Counts *counts = &self.counts
         counts.total += 1
-        return counts.total % LOOK_EVERY == 0 and self.hops.look(<int64_t>(counts.total - counts.expired))
+        if counts.total % LOOK_EVERY == 0 and self.hops.look(<int64_t>(counts.total - counts.expired)):
+            for listener in self.listeners:
+                listener.count_hops(self.hops.counting)
 
     cdef bint goes_round(self, Slot *slot, const Key *key) noexcept:
         """Whether the packet has gone its last hop in a circle over another relay. Its `hops`, for the session that it
@@ -54,3 +56,17 @@ cdef class UdpRule:
             slot.hops = 0
             return False
         return self.hops.note(slot.hops) or slot.hops == 1
+
+    cdef void leave(self, set leaving):
+        """The rule is removed: nobody new, and it is among `leaving` until its last session has ended."""
+        leaving.add(self)
+        self.leaving = leaving
+        if self.group.roll.count == 0:
+            self.dissolve()
+
+    cdef void dissolve(self) noexcept:
+        """The last session of a removed rule has ended: close its sockets."""
+        self.leaving.discard(self)
+        for listener in self.listeners:
+            listener.stop()
+        self.listeners = []

@@ -35,7 +35,8 @@ cdef enum:
 cdef struct Session:
     Entry entry             # in the table; first, so that a pointer to one is a pointer to the other
     Source source           # the socket connected to the target
-    void *listener          # borrowed Listener: whence replies leave; it outlives its sessions
+    void *owner             # borrowed SessionSet: whose it is
+    void *listener          # borrowed UdpListener: whence replies leave; it outlives its sessions
     void *backend           # owned reference to a Backend: the address it goes to
     uint16_t port           # the socket's
     bint answered           # the address has answered

@@ -1,0 +1,118 @@
+"""UDP relay: rules come, change and go. What happens to packets: _forwarder.pyx."""
+
+import resource
+from functools import partial
+
+from libc.string cimport memcmp
+
+from mproxy.io._loop cimport Loop
+from mproxy.io._packets cimport Address
+from mproxy.relay.udp._sessions cimport OF_GROUP, STANDINGS, roll_victim
+from mproxy.relay.udp._udp_listener cimport UdpListener
+from mproxy.relay.udp._udp_rule cimport UdpRule
+from mproxy.relay.udp._udp_session cimport Session
+
+
+cdef enum:
+    OTHERS_SHARE = 8    # one part in so many of the process's descriptors is not for sessions
+
+_relays = set()  # open ones: the loop holds pointers to what they have
+
+
+cdef class UdpRelay:
+    """Relays UDP rules. `max_sessions`: of all rules together, 0: as many as this process has descriptors for."""
+
+    def __init__(self, Loop loop, observer, max_sessions):
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        for_sessions = max(1, descriptors - descriptors // OTHERS_SHARE)
+        self.sessions = SessionSet(loop, observer, min(max_sessions or for_sessions, for_sessions))
+        self.forwarder = Forwarder(self.sessions)
+        self.rules = {}
+        self.leaving = set()
+        _relays.add(self)
+
+    @property
+    def count(self):
+        """Sessions now."""
+        return self.sessions.table.roll.count
+
+    @property
+    def max_sessions(self):
+        """Sessions at most."""
+        return self.sessions.table.most
+
+    def add(self, key, rule, fds):
+        """Serve `rule` (rules.Rule) on bound UDP sockets (duplicates of the caller's); `set_targets` says where to."""
+        cdef UdpRule added = UdpRule(key, rule)
+        cdef UdpListener listener
+        if key in self.rules:
+            raise ValueError(f"key {key!r} is in use")
+        self.rules[key] = added
+        for fd in fds:
+            listener = UdpListener(self.sessions.loop, added, fd)
+            self.forwarder.listen(listener)
+            added.listeners.append(listener)
+            self._take_over(listener)
+
+    def set_targets(self, key, targets):
+        """Sessions of the rule go to these (a Target each). Those that there are stay when their address is among them,
+        and else move with their client's next packet."""
+        (<UdpRule>self.rules[key]).balance.set_targets(targets)
+
+    def update(self, key, rule):
+        """The rule's options have changed."""
+        cdef UdpRule changed = self.rules[key]
+        changed.configure(rule)
+        while changed.group.most and changed.group.roll.count > changed.group.most:
+            self.sessions.evict(<Session *>roll_victim(&changed.group.roll, changed.group.most))
+        self.sessions.look_at(self.sessions.table.next_end())
+
+    def remove(self, key):
+        """Nobody new; sessions go on until they are idle, and replies leave from the same address."""
+        (<UdpRule>self.rules.pop(key)).leave(self.leaving)
+
+    def stats(self, key):
+        """Counts of a rule: sessions (now), total, refused, evicted, expired, errors, dropped, packets_in, packets_out,
+        bytes_in, bytes_out (in: from client to target)."""
+        for listener in (<UdpRule>self.rules[key]).listeners:
+            (<UdpListener>listener).count_dropped()
+        return (<UdpRule>self.rules[key]).stats()
+
+    def down(self, key):
+        """[(HOST:PORT, errno), ...]: addresses of a rule that are left out."""
+        return (<UdpRule>self.rules[key]).balance.down()
+
+    def close(self):
+        """End every session and stop listening."""
+        for key in list(self.rules):
+            self.remove(key)
+        self.sessions.end_all()
+        self.forwarder.close()
+        self.sessions.loop.soon.append(partial(_relays.discard, self))
+
+    def _take_over(self, UdpListener listener):
+        """The sessions of a removed rule with the same address: both sockets get packets of their clients."""
+        cdef UdpListener old
+        cdef Session *session
+        cdef Session *next_session
+        for rule in list(self.leaving):
+            for former in list((<UdpRule>rule).listeners):
+                old = former
+                if memcmp(&old.bound, &listener.bound, sizeof(Address)) != 0:
+                    continue
+                if not listener.rule.balance.backends:  # `set_targets` finds out which of them are lost
+                    listener.rule.balance.backends = list(old.rule.balance.backends)
+                for standing in range(STANDINGS):
+                    session = <Session *>old.rule.group.roll.lines[<int>standing].first
+                    while session != NULL:
+                        next_session = <Session *>session.entry.links[OF_GROUP].next
+                        if session.listener == <void *>old:
+                            self.sessions.hand_over(session, listener)
+                        session = next_session
+                while self.forwarder.read_batch(old):
+                    pass  # what still waits in the old socket
+                old.rule.listeners.remove(old)
+                old.stop()
+            if not (<UdpRule>rule).group.roll.count:
+                (<UdpRule>rule).dissolve()
+        self.sessions.look_at(self.sessions.table.next_end())
