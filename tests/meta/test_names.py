@@ -1,6 +1,6 @@
 """One word, one meaning: no two public classes of the package have one name, and no two modules.
 
-A class here is whatever has a name of its own and is more than a function: `class`, `cdef class`, `cdef struct`, union or
+A class here is what has a name of its own and is more than a function: `class`, `cdef class`, `cdef struct`, union or
 enum. Modules are compared without the underscore that says "Cython": whoever reads `pool` must not ask which.
 """
 
@@ -18,7 +18,8 @@ CLASSES_TO_RENAME = {
     "Session", "Source", "Sources",
 }
 MODULES_TO_RENAME = {
-    "channel", "config", "daemon", "ending", "endpoint", "impair", "keys", "messages", "names", "pool", "send", "status",
+    "channel", "config", "daemon", "ending", "endpoint", "impair", "keys", "messages", "names", "pool", "send",
+    "status",
 }
 
 
