@@ -1,7 +1,7 @@
 from mproxy._session import Session
-from mproxy.carrier._tls import Tls
 from mproxy.endpoint.observer import EndpointObserver
 from mproxy.ground.shapes import Sockaddr
+from mproxy.handshake import Encryption
 from mproxy.io._loop import Loop
 from mproxy.io._socket import Target
 
@@ -16,7 +16,7 @@ class Endpoint:
     def renew(self, session: Session) -> None: ...
     def attach(
         self, fd: int, epoch: int, peer_window: int, peer_budget: int, first: bytes, leftover: bytes,
-        tls: Tls | None = None,
+        tls: Encryption | None = None,
     ) -> None: ...
     def add_pipes(self, read_fd: int, write_fd: int, target: bytes) -> None: ...
     def connect(self, stream_id: int, target: Target) -> None: ...

@@ -23,7 +23,7 @@ MOST_BYTES = INSTANCE_ID_BYTES + TAG_BYTES
 class Instance:
     """Holds an id until the process ends. `name` says whose; without a state directory the id is of this process."""
 
-    def __init__(self, state_dir: str | None, name: str | int | None) -> None:
+    def __init__(self, state_dir: str | None, name: str | None) -> None:
         self.id = os.urandom(INSTANCE_ID_BYTES)
         self.former = 0
         self._slot: SlotFile | None = None

@@ -4,6 +4,8 @@ One session at a time. It begins with the first application (or --eager) and end
 When it ends for another reason its applications are reset, and the next application begins a new one.
 """
 
+from __future__ import annotations
+
 import sys
 
 from mproxy._session import Session
@@ -25,6 +27,19 @@ from mproxy.programs.options import parse_cproxy
 from mproxy.service.run import Program, run_program
 from mproxy.service.status import Outages, parts_of, program_facts, seconds, session_facts
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from mproxy.ground.config import CproxyConfig
+    from mproxy.ground.errors import PeerError
+    from mproxy.handshake import Caller, Welcome
+    from mproxy.io._loop import Loop, Timer
+    from mproxy.service.control import Command, Reply
+    from mproxy.service.log import Log
+
 # sproxy's word that the session is no more. Every other refusal may be of passing nature; BAD_PROOF is one, because
 # somebody on the path can bring it about by changing the preamble, which the proof covers.
 FINAL = {CloseCode.EXPIRED, CloseCode.REPLACED, CloseCode.LIMIT_ERROR}
@@ -43,12 +58,12 @@ ACK_LOOK_US = 5_000
 ANSWER_US = 1_000_000
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Run cproxy; returns the exit status."""
     return run_program("cproxy", parse_cproxy, make_program, argv)
 
 
-def make_program(config, log, loop):
+def make_program(config: CproxyConfig, log: Log, loop: Loop) -> Program:
     """The program that the configuration asks for."""
     if config.plain:
         from mproxy.programs.plain import PlainRelay
@@ -61,7 +76,7 @@ class Cproxy(Program, EndpointObserver, DialObserver):
 
     reloads = True
 
-    def __init__(self, config, log, loop):
+    def __init__(self, config: CproxyConfig, log: Log, loop: Loop) -> None:
         self._config = config
         self._log = log
         self._loop = loop
@@ -70,28 +85,27 @@ class Cproxy(Program, EndpointObserver, DialObserver):
         self._owes_goodbye = bool(self._instance.former) and not config.stdio  # a predecessor left a session behind
         self._site = 0  # which of the sproxies with its key has our session, 0: unknown
         self._started_at = loop.now()
-        self._began_at = None     # the session
+        self._began_at: int | None = None     # the session
         self._outages = Outages(config.session.heartbeat_us)
         self._failure = ""        # why the last dial led to nothing
         self._endpoint = Endpoint(loop, self._new_session(), self)
         self._introduction = Introduction(config, log, self._instance, self._endpoint)
         self._dialer = Dialer(loop, Resolver(loop.call_soon_threadsafe), config, self)
         self._reconnect = Reconnect(loop, self._endpoint, self._dialer, log, self._carrier_wanted)
-        self._listeners = []
-        self._listening = []      # their addresses, as text
-        self._lost_at = None      # the last carrier's last byte, while the session is without a working one
-        self._waiting_at = None   # since when applications wait for a session
-        self._idle_timer = None   # of --idle
-        self._ttl_timer = None    # of --session-ttl
+        self._listeners: list[AppListener] = []
+        self._listening: list[str] = []      # their addresses, as text
+        self._lost_at: int | None = None      # the last carrier's last byte, while the session is without a working one
+        self._waiting_at: int | None = None   # since when applications wait for a session
+        self._idle_timer: Timer | None = None   # of --idle
+        self._ttl_timer: Timer | None = None    # of --session-ttl
         self._failures = 0        # dials since there was a carrier
         self._complained = False  # the log has a warning that the carrier is lost
-        self._key_refused_at = None
+        self._key_refused_at: int | None = None
         self._yields = False      # to another client: sproxy has --single, or no place left
         self._stopping = False
-        self._asked_at = None     # when it was, and sproxy was asked whether it is there
+        self._asked_at: int | None = None     # when it was, and sproxy was asked whether it is there
 
-    def start(self):
-        """Begin to serve."""
+    def start(self) -> None:
         listeners = [] if self._config.stdio else open_listeners(self._config)
         self._introduction.open_key()
         if self._config.stdio:
@@ -114,18 +128,18 @@ class Cproxy(Program, EndpointObserver, DialObserver):
 
     # ---- the session
 
-    def _new_session(self):
+    def _new_session(self) -> Session:
         return Session(self._config.session, is_server=False)
 
     @property
-    def _known(self):
+    def _known(self) -> bool:
         """sproxy has a session for us."""
         return bool(self._endpoint.session.session_id)
 
-    def _carrier_wanted(self):
+    def _carrier_wanted(self) -> bool:
         return self._endpoint.session.open_count > 0 or self._config.eager or self._owes_goodbye
 
-    def _end_session(self, code, why, level="info"):
+    def _end_session(self, code: int, why: str, level: str = "info") -> None:
         """End the session, if there is one, and be ready for the next."""
         session = self._endpoint.session
         self._dialer.stop()
@@ -134,13 +148,13 @@ class Cproxy(Program, EndpointObserver, DialObserver):
         self._endpoint.close(code, why)
         self._session_over(session, why, level)
 
-    def _session_over(self, session, why, level="info"):
+    def _session_over(self, session: Session, why: str, level: str = "info") -> None:
         self._cancel_ttl()
         if self._config.plaintext:
             self._dialer.paths.forget_address()  # only the session's secret told who is there
         self._lost_at = self._key_refused_at = None
         if session.session_id:
-            getattr(self._log, level)(
+            (self._log.warning if level == "warning" else self._log.info)(
                 "ended", session=say_session(session.session_id), why=why, streams=session.opened,
                 sent=session.out_bytes, received=session.in_bytes)
         self._endpoint.renew(self._new_session())
@@ -151,25 +165,24 @@ class Cproxy(Program, EndpointObserver, DialObserver):
         elif self._config.eager and not self._stopping and not self._yields:
             self._loop.call_later(EAGER_PAUSE_US, self._reconnect.needed)
 
-    def _cancel_ttl(self):
+    def _cancel_ttl(self) -> None:
         if self._ttl_timer is not None:
             self._ttl_timer.cancel()
             self._ttl_timer = None
 
     # ---- told by the endpoint and the listeners
 
-    def on_waiting(self, _endpoint):
+    def on_waiting(self, _endpoint: Endpoint) -> None:
         """A dial may help now: an application came, or wrote, while there is no carrier; or something answered."""
         self._need_carrier()
         self._reconnect.hurry()
 
-    def _need_carrier(self):
+    def _need_carrier(self) -> None:
         if self._waiting_at is None:
             self._waiting_at = self._loop.now()
         self._reconnect.needed()
 
-    def on_resumed(self, endpoint):
-        """Streams flow on a new carrier."""
+    def on_resumed(self, endpoint: Endpoint) -> None:
         session = endpoint.session
         self._log.forget("dial-failed")
         self._outages.end(self._loop.now(), session.resend_bytes if self._lost_at else 0, self._lost_at)
@@ -177,30 +190,30 @@ class Cproxy(Program, EndpointObserver, DialObserver):
             self._log.info("connected", session=say_session(session.session_id), failures=self._failures or None,
                            **say_carrier(endpoint))
         else:
-            self._log_resumed(endpoint, session.resend_bytes)
+            self._log_resumed(endpoint, self._lost_at, session.resend_bytes)
         self._carried()
         if endpoint.app_count == 0:
             self.on_idle(endpoint)
 
-    def _carried(self):
+    def _carried(self) -> None:
         self._lost_at = self._key_refused_at = None
         self._cancel_ttl()
         self._failures = 0
         self._complained = False
 
-    def _log_resumed(self, endpoint, resent):
+    def _log_resumed(self, endpoint: Endpoint, lost_at: int, resent: int) -> None:
         session = endpoint.session
         # --stdio is silent otherwise; who has read that it is lost wants to know that it is back.
         log = self._log.warning if self._complained and self._config.stdio else self._log.info
-        log("resumed", session=say_session(session.session_id), after=say_seconds(self._loop.now() - self._lost_at),
+        log("resumed", session=say_session(session.session_id), after=say_seconds(self._loop.now() - lost_at),
             resent=resent, streams=session.open_count, epoch=session.epoch, failures=self._failures or None,
             **say_carrier(endpoint))
 
-    def on_suspect(self, _endpoint):
+    def on_suspect(self, _endpoint: Endpoint) -> None:
         """Nothing was heard for two heartbeats, or an application's byte was not answered."""
         self._reconnect.doubt("nothing heard for too long")
 
-    def on_stuck(self, endpoint, certain):
+    def on_stuck(self, endpoint: Endpoint, certain: bool) -> None:
         """Full packets get lost: the next carrier uses smaller ones; if that is not certain, after a second sign."""
         addresses = endpoint.addresses()
         if addresses is None:
@@ -213,16 +226,15 @@ class Cproxy(Program, EndpointObserver, DialObserver):
         else:
             self._dialer.paths.may_be_stuck(*path)
 
-    def on_revived(self, endpoint):
+    def on_revived(self, endpoint: Endpoint) -> None:
         """The carrier that counted as lost works again."""
         if self._lost_at is not None:
             self._outages.end(self._loop.now(), 0, self._lost_at)
-            self._log_resumed(endpoint, 0)
+            self._log_resumed(endpoint, self._lost_at, 0)
         self._carried()
         self._reconnect.revived()
 
-    def on_lost(self, endpoint, why):
-        """The carrier was lost."""
+    def on_lost(self, endpoint: Endpoint, why: str) -> None:
         session = endpoint.session
         # sproxy closes the old carrier when it welcomes the next: that may be seen before the welcome is.
         planned = self._introduction.under_way and not why.startswith("nothing heard")
@@ -239,16 +251,16 @@ class Cproxy(Program, EndpointObserver, DialObserver):
         else:
             self._end_session(CloseCode.ORDERLY, "lost while idle")
 
-    def _note_loss(self):
+    def _note_loss(self) -> None:
         if self._lost_at is None:
             self._lost_at = self._endpoint.session.received_at
         if self._ttl_timer is None:
             self._ttl_timer = self._loop.call_later(self._config.session.session_ttl_us, self._on_ttl)
 
-    def _on_ttl(self):
+    def _on_ttl(self) -> None:
         self._end_session(CloseCode.EXPIRED, "no carrier within --session-ttl", "warning")
 
-    def on_closed(self, endpoint, code, reason, local):
+    def on_closed(self, endpoint: Endpoint, code: int, reason: str, local: bool) -> None:
         """sproxy ended the session, or broke the protocol."""
         who = "sproxy broke the protocol" if local else "sproxy ended it"
         self._dialer.stop()
@@ -258,15 +270,14 @@ class Cproxy(Program, EndpointObserver, DialObserver):
             self._rename()  # else it and its twin would replace each other for ever
         self._session_over(endpoint.session, f"{who}: {describe(code, reason)}", "warning")
 
-    def _rename(self):
+    def _rename(self) -> None:
         """A twin runs: take an identity of our own."""
         self._instance.rename()
         self._log.warning("twin", why=(
             "another cproxy has the same identity (was its state directory copied?): this one switches to a new"
             " identity"))
 
-    def on_idle(self, endpoint):
-        """The last application has gone."""
+    def on_idle(self, endpoint: Endpoint) -> None:
         if self._config.stdio:
             self.exit_status = self.exit_status or int(endpoint.vanished > 0)
             self._finish_stdio()
@@ -275,44 +286,44 @@ class Cproxy(Program, EndpointObserver, DialObserver):
                 self._idle_timer.cancel()
             self._idle_timer = self._loop.call_later(self._config.idle_us, self._on_idle_timeout)
 
-    def _on_idle_timeout(self):
+    def _on_idle_timeout(self) -> None:
         if self._endpoint.app_count == 0 and self._carrier_wanted():
             self.on_idle(self._endpoint)  # what the last application left is not delivered yet
         elif self._endpoint.app_count == 0 and self._known:
             self._end_session(CloseCode.ORDERLY, "idle")
 
-    def _finish_stdio(self):
+    def _finish_stdio(self) -> None:
         """The application has gone: leave as soon as the peer has acknowledged the rest, or --drain is over."""
         if not self._stopping:
             self._stop()
             deadline = self._loop.now() + self._config.drain_us
             self._wait_for_ack(deadline)
 
-    def _wait_for_ack(self, deadline):
+    def _wait_for_ack(self, deadline: int) -> None:
         if self._endpoint.session.open_count and self._known and self._loop.now() < deadline:
             self._loop.call_later(ACK_LOOK_US, lambda: self._wait_for_ack(deadline))
         else:
             self._when_answered(lambda: self._end_session(CloseCode.ORDERLY, "finished"))
 
-    def _stop(self):
+    def _stop(self) -> None:
         """Find out whether what is said from now on arrives."""
         self._stopping = True
         self._asked_at = self._loop.now()
         if self._endpoint.attached:
             self._endpoint.probe()
 
-    def _has_answered(self):
-        return self._loop.now() - self._endpoint.receive_silence_us > self._asked_at
+    def _has_answered(self) -> bool:
+        return self._loop.now() - self._endpoint.receive_silence_us > (self._asked_at or 0)
 
-    def _when_answered(self, act):
+    def _when_answered(self, act: Callable[[], object]) -> None:
         """Act as soon as it is known whether sproxy is there."""
-        late = self._loop.now() - self._asked_at >= ANSWER_US
+        late = self._loop.now() - (self._asked_at or 0) >= ANSWER_US
         if self._endpoint.attached and not self._has_answered() and not late:
             self._loop.call_later(ACK_LOOK_US, lambda: self._when_answered(act))
         else:
             act()
 
-    def on_reset(self, endpoint, stream, code):
+    def on_reset(self, endpoint: Endpoint, stream: int, code: int) -> None:
         """sproxy reset a stream; the application has been told by a reset, behind all that its daemon had written."""
         if code == ResetCode.WHILE_AWAY:
             self._log.info(
@@ -325,32 +336,28 @@ class Cproxy(Program, EndpointObserver, DialObserver):
         if self._config.stdio:
             self.exit_status = 1
 
-    def on_left_away(self, endpoint, stream, broken):
+    def on_left_away(self, endpoint: Endpoint, stream: int, broken: bool) -> None:
         """An application went while there is no carrier; the daemon will be told when there is one."""
         if self._known and not self._stopping:
             self._log.info(
                 "left-away", session=say_session(endpoint.session.session_id), stream=stream,
                 why=f"the application {'reset' if broken else 'ended'} its connection while there was no carrier")
 
-    def on_accept_paused(self, why):
-        """Out of descriptors: no connections are accepted for a while."""
+    def on_accept_paused(self, why: str) -> None:
         self._log.warning("accept-paused", why=why)
 
-    def on_accept_resumed(self):
-        """Connections are accepted again."""
+    def on_accept_resumed(self) -> None:
         self._log.info("accept-resumed")
 
     # ---- told by the dialer
 
-    def still_wanted(self):
-        """Whether to go on dialling."""
+    def still_wanted(self) -> bool:
         return self._reconnect.still_wanted()
 
-    def make_caller(self):
-        """The client's side of a handshake."""
+    def make_caller(self) -> Caller:
         return self._introduction.make_caller()
 
-    def on_welcome(self, sock, caller, welcome):
+    def on_welcome(self, sock: socket.socket, caller: Caller, welcome: Welcome) -> None:
         """The candidate becomes the carrier."""
         self._introduction.welcomed(welcome)
         session = self._endpoint.session
@@ -368,31 +375,29 @@ class Cproxy(Program, EndpointObserver, DialObserver):
         self._endpoint.attach(
             sock.detach(), welcome.epoch, welcome.window_bytes, welcome.budget_bytes, b"", caller.leftover, caller.tls)
 
-    def on_dial_failed(self, why):
-        """One attempt failed on every address."""
+    def on_dial_failed(self, why: str) -> None:
         self._tell_failure(why)
         if not self._known:
             self._give_up()
 
-    def on_cut_off(self, why):
+    def on_cut_off(self, why: str) -> None:
         """sproxy, or what is in its place, closed a connection before its welcome."""
         self._tell_failure(why)
         if not self._known and not self._may_try_again():
             self._give_up()
 
-    def _may_try_again(self):
+    def _may_try_again(self) -> bool:
         """Being sent away is no answer yet: sproxy may have too many callers at this moment."""
         return self._waiting_at is None or self._loop.now() - self._waiting_at < self._config.connect_timeout_us
 
-    def _tell_failure(self, why):
+    def _tell_failure(self, why: str) -> None:
         self._introduction.under_way = False
         self._failures += 1
         self._failure = why
         self._log.warning(
             "dial-failed", sproxy=format_host_port(self._config.sproxy_host, self._config.sproxy_port), why=why)
 
-    def on_turned_away(self, error, caller):
-        """sproxy said no, or something else answered."""
+    def on_turned_away(self, error: PeerError, caller: Caller) -> None:
         self._introduction.under_way = False
         if caller.refused and error.code == CloseCode.STALE_EPOCH:
             self._introduction.is_stale(caller.detail)
@@ -401,7 +406,8 @@ class Cproxy(Program, EndpointObserver, DialObserver):
                 self._rename()
         elif self._known and caller.refused and self._is_final(error):
             self._instance.ended()
-            self._end_session(CloseCode.ORDERLY, f"sproxy ended it: {describe(error.code, str(error))}", "warning")
+            why = describe(error.code or CloseCode.ORDERLY, str(error))
+            self._end_session(CloseCode.ORDERLY, f"sproxy ended it: {why}", "warning")
             self._need_carrier()
         elif self._known and caller.refused and error.code == CloseCode.UNKNOWN_SESSION:
             self._dialer.shun_answered()
@@ -411,7 +417,7 @@ class Cproxy(Program, EndpointObserver, DialObserver):
         else:
             self.on_dial_failed(str(error))
 
-    def _is_final(self, error):
+    def _is_final(self, error: PeerError) -> bool:
         """Whether a refusal ends the session. That it is unknown counts where it was known, or when nothing is lost."""
         if error.code == CloseCode.KEY_REFUSED:
             return self._refused_for_long()
@@ -420,13 +426,13 @@ class Cproxy(Program, EndpointObserver, DialObserver):
         elsewhere = error.detail and self._site and error.detail != self._site
         return not elsewhere or self._endpoint.session.open_count == 0
 
-    def _refused_for_long(self):
+    def _refused_for_long(self) -> bool:
         """Our key has been refused all through KEY_REFUSED_US: authorized_keys is not just being written."""
         now = self._loop.now()
         self._key_refused_at = self._key_refused_at or now
         return now - self._key_refused_at >= KEY_REFUSED_US
 
-    def _give_up(self):
+    def _give_up(self) -> None:
         """No session could be had: as a failed connect does, tell those who wait for it now."""
         if not (self._config.eager or self._owes_goodbye):
             self._dialer.stop()
@@ -439,11 +445,10 @@ class Cproxy(Program, EndpointObserver, DialObserver):
 
     # ---- from outside
 
-    def commands(self):
-        """What can be asked through the control socket."""
+    def commands(self) -> dict[str, Command]:
         return {"status": self._tell_status, "kill": self._kill}
 
-    def _tell_status(self, _request, reply):
+    def _tell_status(self, _request: dict[str, Any], reply: Reply) -> None:
         config = self._config
         facts = program_facts(self._loop, self._started_at, "cproxy", config.shown_name,
                               "stopping" if self._stopping else "running")
@@ -451,7 +456,7 @@ class Cproxy(Program, EndpointObserver, DialObserver):
         facts["sproxy"] = format_host_port(config.sproxy_host, config.sproxy_port)
         reply(parts_of(facts, "sessions", self._say_session()))
 
-    def _say_session(self):
+    def _say_session(self) -> Iterator[dict[str, Any]]:
         """Facts of the session, if there is one or is to be one."""
         now, next_try_at = self._loop.now(), self._dialer.next_try_at
         if self._known or next_try_at is not None:
@@ -465,7 +470,7 @@ class Cproxy(Program, EndpointObserver, DialObserver):
                 "heartbeat_s": seconds(self._config.session.heartbeat_us),
                 "next_try_s": seconds(max(0, next_try_at - now)) if next_try_at is not None else None}
 
-    def _kill(self, request, reply):
+    def _kill(self, request: dict[str, Any], reply: Reply) -> None:
         name = say_session(self._endpoint.session.session_id)
         if not self._known or request.get("session") != name:
             reply({"ok": False, "lines": [f"no session {printable(str(request.get('session')))} here"]})
@@ -473,11 +478,11 @@ class Cproxy(Program, EndpointObserver, DialObserver):
         self._end_session(CloseCode.ORDERLY, say_killed(request), "warning")
         reply({"ok": True, "lines": [], "done": f"session {name} ended"})
 
-    def reload(self):
+    def reload(self) -> None:
         """SIGHUP: known_hosts is read at every dial, and sessions go on."""
         self._log.info("reloaded")
 
-    def shut_down(self, _signal):
+    def shut_down(self, _signal: str) -> None:
         """Stop accepting, drain, say goodbye."""
         for listener in self._listeners:
             listener.close()
@@ -485,38 +490,39 @@ class Cproxy(Program, EndpointObserver, DialObserver):
         self._stop()
         Drain(self._loop, self._unfinished, self._config.drain_us, lambda: self._when_answered(self._say_goodbye))
 
-    def _unfinished(self):
+    def _unfinished(self) -> list[Endpoint]:
         return [self._endpoint] if self._known and self._endpoint.session.open_count else []
 
-    def _say_goodbye(self):
+    def _say_goodbye(self) -> None:
         self._end_session(CloseCode.SHUTDOWN, "cproxy ends")
         if not self._config.stdio:  # with the end of its session that has left
             self._leave()
 
-    def _leave(self):
+    def _leave(self) -> None:
         """End. What sproxy could not be told is left to a process of its own."""
-        if self._instance.former and self._instance.persistent:
+        path = self._instance.path
+        if self._instance.former and self._instance.persistent and path is not None:
             from mproxy.programs.goodbye import leave_word
             self._instance.release()
-            process = leave_word(self._config, self._instance.path)
+            process = leave_word(self._config, path)
             self._log.info("goodbye-left", process=process, why=(
                 "there is no carrier: a small process stays to tell sproxy once it answers, for an hour at most"))
         self._loop.stop()
 
 
-def say_killed(request):
+def say_killed(request: dict[str, Any]) -> str:
     """Why a session is over that somebody has ended by `mproxy kill`."""
     reason = request.get("reason")
     return f"ended by mproxy kill: {escaped(str(reason))[:100]}" if reason else "ended by mproxy kill"
 
 
-def say_carrier(endpoint):
+def say_carrier(endpoint: Endpoint) -> dict[str, str]:
     """Both addresses of the carrier, for the log."""
     local, peer = endpoint.addresses() or (("?", 0), ("?", 0))
     return {"local": say_address(local), "peer": say_address(peer)}
 
 
-RESET_REASONS = {
+RESET_REASONS: dict[int, str] = {
     ResetCode.APPLICATION: "the daemon reset its connection",
     ResetCode.REFUSED: "the daemon refused the connection",
     ResetCode.UNREACHABLE: "sproxy cannot reach the daemon",
@@ -529,14 +535,14 @@ RESET_REASONS = {
 }
 
 
-def instance_name(config):
+def instance_name(config: CproxyConfig) -> str | None:
     """Whose identity this cproxy has: that of its port, or of --stdio clients of its sproxy; None: a passing one."""
     if config.stdio:
         return stdio_name(config.sproxy_host, config.sproxy_port)
     return str(config.port) if config.port else None
 
 
-def describe(code, reason):
+def describe(code: int, reason: str) -> str:
     """A close code with the peer's words, for the log."""
     name = CloseCode(code).name.lower().replace("_", "-")
     return f"{name} ({reason})" if reason else name

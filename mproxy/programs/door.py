@@ -1,10 +1,13 @@
 """sproxy's door: its key, who may come in, and what who came in may do."""
 
+from __future__ import annotations
+
 import hmac
 import ipaddress
 import os
 import shlex
 import time
+from collections.abc import Callable, Sequence
 
 from mproxy._wire import CloseCode
 from mproxy.carrier._tls import Tls, TlsContext
@@ -17,6 +20,12 @@ from mproxy.policy.keys import take_identity
 from mproxy.policy.tags import Tags
 from mproxy.policy.trust import AuthorizedKeys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mproxy.ground.config import SproxyConfig
+    from mproxy.ground.shapes import Logger
+    from mproxy.policy.grants import Grant
+
 # How often to look whether authorized_keys has changed, or a key's time is over.
 LOOK_US = 500_000
 
@@ -27,15 +36,15 @@ DAY_US = 24 * 3600 * 1_000_000
 class Door:
     """What sproxy asks about a peer's key. Without encryption there are no keys, and everybody may come in."""
 
-    def __init__(self, config, log):
+    def __init__(self, config: SproxyConfig, log: Logger) -> None:
         self._config = config
         self._log = log
-        self._context = None
+        self._context: TlsContext | None = None
         self._keys = AuthorizedKeys(None)
         self.tags = Tags(os.urandom(32), config.session.session_ttl_us)  # until there is a key: of this process alone
         self._targets = {(config.daemon_host, config.daemon_port), *config.allow}
 
-    def open(self):
+    def open(self) -> None:
         """Read the keys; makes the host's at the first start."""
         config = self._config
         if config.plaintext:
@@ -54,61 +63,61 @@ class Door:
         if self._keys.exists:
             self._tell_keys()
 
-    def _open_list(self, path):
-        def warn(text):
+    def _open_list(self, path: str | None) -> AuthorizedKeys:
+        def warn(text: str) -> None:
             self._log.warning("authorized-keys", why=text)
         if path is None:
             return AuthorizedKeys(None, closed=self._config.closed)
         moves = Moves(path)
         return AuthorizedKeys(path, warn, moves.last_was_move, self._config.closed)
 
-    def _make_tags(self, pem):
+    def _make_tags(self, pem: bytearray) -> None:
         """Tags made with a secret of the host key, so that they survive a restart of sproxy."""
         secret = hmac.digest(pem, b"mproxy 2 tag key", "sha256")
         self.tags = Tags(secret, self._config.session.session_ttl_us)
 
     @property
-    def guarded(self):
+    def guarded(self) -> bool:
         """Only some keys may come in, so every stream has to be asked for."""
         return self._keys.exists
 
-    def make_tls(self):
+    def make_tls(self) -> Tls | None:
         """The server's end of a new connection; None without encryption."""
         return Tls(self._context) if self._context is not None else None
 
-    def changed(self):
+    def changed(self) -> bool:
         """Whether running sessions have to be checked by `grant_living` again."""
         self._read_keys()
         return self._keys.settles(time.monotonic())
 
-    def reload(self):
+    def reload(self) -> int | None:
         """Take authorized_keys as it is now, for everybody; how many keys may connect, None: everybody may."""
         self._read_keys()
         self._keys.settle()
         return self._keys.in_force(time.time()) if self._keys.exists else None
 
-    def _read_keys(self):
+    def _read_keys(self) -> None:
         if self._keys.changed(time.monotonic()):
             self._tell_keys()
 
-    def _tell_keys(self):
+    def _tell_keys(self) -> None:
         self._log.info("keys-read", file=self._keys.path, keys=self._keys.in_force(time.time()))
 
-    def grant(self, spki, host):
+    def grant(self, spki: bytes, host: str) -> Grant | None:
         """The Grant of a key that comes from an address, None where everybody may come in; PeerError."""
         self._read_keys()
         if not self._keys.exists:
             return None
         return self._keys.find(spki, host, time.time())
 
-    def grant_living(self, spki, host):
+    def grant_living(self, spki: bytes, host: str) -> Grant | None:
         """The same for a key that has a session: a file that is just being written decides nothing about that."""
         self._read_keys()
         if not self._keys.exists:
             return None
         return self._keys.find_living(spki, host, time.time())
 
-    def say_open(self, listeners):
+    def say_open(self, listeners: Sequence[tuple[str, int]]) -> None:
         """Tell the log who can reach what, and how to close the door; nothing when it is closed.
 
         `listeners` are the addresses that are listened on, [(host, port)].
@@ -127,7 +136,7 @@ class Door:
         log("open-door", daemons=", ".join(daemons), why=f"{reason}: {who} can use them through {places}",
             close=self._how_to_close())
 
-    def _how_to_close(self):
+    def _how_to_close(self) -> str:
         """The command after which nobody comes in without a key that is listed."""
         path = self._config.authorized_keys_file
         if self._config.plaintext:
@@ -136,7 +145,7 @@ class Door:
             return "start sproxy with --state-dir DIR --closed"
         return f"touch {shlex.quote(os.path.abspath(path))}"
 
-    def target(self, words, grant):
+    def target(self, words: bytes, grant: Grant | None) -> tuple[str, int] | None:
         """(host, port) that a stream may be connected to; None when it may not. `words`: as OPEN has them."""
         config = self._config
         host, port = config.daemon_host, config.daemon_port
@@ -149,12 +158,13 @@ class Door:
         return (host, port) if allowed else None
 
 
-def open_context(path, log, *, is_server, named=None, use=lambda pem: None):
+def open_context(path: str | None, log: Logger, *, is_server: bool, named: str | None = None,
+                 use: Callable[[bytearray], object] = lambda pem: None) -> TlsContext:
     """The TlsContext of a key file, which is made when there is none, unless it is one that the user has `named`.
 
     `use(pem)` is called before that is wiped.
     """
-    if named is not None and not os.path.lexists(path):
+    if named is not None and not os.path.lexists(named):
         option, word = ("--host-key", " --host") if is_server else ("--key", "")
         raise UsageError(f"{option} {printable(named)}: no such file; create it with 'mproxy keygen{word} -f"
                          f" {printable(named)}'")
@@ -177,7 +187,7 @@ def open_context(path, log, *, is_server, named=None, use=lambda pem: None):
     return context
 
 
-def is_loopback(host):
+def is_loopback(host: str) -> bool:
     """Whether a host's name or address means this host alone."""
     try:
         return host == "localhost" or ipaddress.ip_address(host.partition("%")[0]).is_loopback
@@ -185,7 +195,7 @@ def is_loopback(host):
         return False
 
 
-def check_same_key(spki, expected):
+def check_same_key(spki: bytes, expected: bytes) -> None:
     """PeerError unless a session's client has the key that it began with."""
     if spki != expected:
         raise PeerError(CloseCode.BAD_PROOF, "the session belongs to another key")

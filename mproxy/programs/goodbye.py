@@ -6,6 +6,8 @@ session with the identity of the one that ended: by that sproxy ends the former 
 So nothing secret is handed over, and a cproxy that starts meanwhile simply does the same before.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import stat
@@ -26,6 +28,15 @@ from mproxy.programs.introduction import Introduction
 from mproxy.service.rights import protect_memory
 from mproxy.service.run import install_signals, make_loop
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+
+    from mproxy.ground.errors import PeerError
+    from mproxy.handshake import Caller, Welcome
+    from mproxy.io._loop import Loop
+    from mproxy.service.log import Log
+
 # How long it is tried. The clock stands still while the host sleeps, so a laptop that was closed says it when opened.
 PATIENCE_US = 3_600_000_000
 
@@ -33,7 +44,7 @@ PATIENCE_US = 3_600_000_000
 PATHS = ("state_dir", "key", "known_hosts")
 
 
-def leave_word(config, path):
+def leave_word(config: CproxyConfig, path: str) -> int | None:
     """Start the process for the instance in the file `path`; returns its number, None when it could not be started."""
     import subprocess
     values = {**config.__dict__, "session": config.session.__dict__, "path": os.path.abspath(path)}
@@ -53,7 +64,7 @@ def leave_word(config, path):
     return process.pid
 
 
-def log_is_file():
+def log_is_file() -> bool:
     """Whether standard error may be kept: nobody waits for the end of a file."""
     try:
         return stat.S_ISREG(os.fstat(2).st_mode)
@@ -61,7 +72,7 @@ def log_is_file():
         return False
 
 
-def main():
+def main() -> int:
     """Run in the process that `leave_word` started."""
     protect_memory()
     os.nice(10)
@@ -83,7 +94,7 @@ def main():
 class Goodbye(EndpointObserver, DialObserver):
     """Observer of endpoint and dialer."""
 
-    def __init__(self, config, log, loop, left):
+    def __init__(self, config: CproxyConfig, log: Log, loop: Loop, left: LeftBehind) -> None:
         self.exit_status = 1
         self._log = log
         self._loop = loop
@@ -94,19 +105,18 @@ class Goodbye(EndpointObserver, DialObserver):
         self._dialer = Dialer(loop, Resolver(loop.call_soon_threadsafe), config, self)
         self._reconnect = Reconnect(loop, self._endpoint, self._dialer, log, lambda: True)
 
-    def start(self):
-        """Begin to dial."""
+    def start(self) -> None:
         self._introduction.open_key()
         self._loop.call_later(PATIENCE_US, self._loop.stop)
         self._reconnect.needed()
 
-    def shut_down(self, _signal):
+    def shut_down(self, _signal: str) -> None:
         """SIGTERM: the next start of cproxy says it."""
         self._loop.stop()
 
     # ---- told by the dialer
 
-    def still_wanted(self):
+    def still_wanted(self) -> bool:
         """Whether it is still owed, and by us."""
         owed = self._left.take()
         if not self._speaking:
@@ -115,13 +125,12 @@ class Goodbye(EndpointObserver, DialObserver):
             self._loop.stop()
         return owed
 
-    def make_caller(self):
-        """A connection was made: prepare the handshake."""
+    def make_caller(self) -> Caller:
         self._speaking = True
         self._left.take()
         return self._introduction.make_caller()
 
-    def on_welcome(self, sock, caller, welcome):
+    def on_welcome(self, sock: socket.socket, caller: Caller, welcome: Welcome) -> None:
         """The former session has ended; there is an empty one instead."""
         self._left.ended()
         self._endpoint.session.learn_identity(welcome.session_id, welcome.secret)
@@ -129,15 +138,13 @@ class Goodbye(EndpointObserver, DialObserver):
         self._endpoint.attach(
             sock.detach(), welcome.epoch, welcome.window_bytes, welcome.budget_bytes, b"", caller.leftover, caller.tls)
 
-    def on_dial_failed(self, _why):
-        """Nothing to do: dialling continues."""
+    def on_dial_failed(self, _why: str) -> None:
         self._let_go()
 
-    def on_cut_off(self, _why):
-        """Nothing to do: dialling continues."""
+    def on_cut_off(self, _why: str) -> None:
         self._let_go()
 
-    def on_turned_away(self, error, caller):
+    def on_turned_away(self, error: PeerError, caller: Caller) -> None:
         """sproxy said no: a living twin owes nothing, all else may pass."""
         self._let_go()
         if error.code == CloseCode.STALE_EPOCH and caller.refused:
@@ -145,31 +152,31 @@ class Goodbye(EndpointObserver, DialObserver):
         elif error.code == CloseCode.TWIN and caller.detail:
             self._loop.stop()
 
-    def _let_go(self):
+    def _let_go(self) -> None:
         self._speaking = False
         self._left.let_go()
 
     # ---- told by the endpoint
 
-    def on_resumed(self, endpoint):
+    def on_resumed(self, endpoint: Endpoint) -> None:
         """Nothing more is to come."""
         self._log.info("goodbye-said", session=say_session(endpoint.session.session_id))
         self._endpoint.close(CloseCode.SHUTDOWN, "cproxy has ended")
         self._finish()
 
-    def on_lost(self, _endpoint, _why):
+    def on_lost(self, _endpoint: Endpoint, _why: str) -> None:
         """The carrier of the empty session was lost: nothing to save."""
         self._finish()
 
-    def on_closed(self, _endpoint, _code, _reason, _local):
+    def on_closed(self, _endpoint: Endpoint, _code: int, _reason: str, _local: bool) -> None:
         """sproxy ended the session first."""
         self._finish()
 
-    def on_suspect(self, endpoint):
+    def on_suspect(self, endpoint: Endpoint) -> None:
         """The word that follows WELCOME is late."""
         self.on_lost(endpoint, "")
 
-    def _finish(self):
+    def _finish(self) -> None:
         self.exit_status = 0
         self._loop.stop()
 

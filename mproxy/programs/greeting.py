@@ -12,6 +12,8 @@ its own: an overheard one cannot be used to fill the place, and its failures are
 All that is done for guests is slow work of the loop: however many there are, sessions come first.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import resource
@@ -24,6 +26,13 @@ from mproxy.io.ending import finish, give_up
 from mproxy.policy.crowd import TAG_SHARE, Crowd, Rank, at_random, share_of
 from mproxy.policy.sources import Sources, source_of
 from mproxy.programs.common import say_address
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mproxy.ground.config import SproxyConfig
+    from mproxy.ground.shapes import Logger, Sockaddr
+    from mproxy.handshake import Encryption, Hello
+    from mproxy.io._loop import Loop, Timer, Watch
 
 # The preamble travels right behind the connection's first packets; this is time for some of them to be lost.
 SILENT_US = 5_000_000
@@ -54,25 +63,44 @@ class Unheard(Exception):
     """The guest is disconnected without an answer."""
 
 
-def most_unfinished(config):
+def most_unfinished(config: SproxyConfig) -> int:
     """Guests in one crowd: --max-unfinished, if descriptors allow; an eighth of them at most."""
     return min(config.max_unfinished, max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
 
 
-def first_silent(guests):
+def first_silent(guests: list[Guest]) -> Guest:
     """The oldest one whose words are not waiting to be read."""
     return next((guest for guest in guests[:LOOK_AT] if not guest.has_words()), None) or at_random(guests)
 
 
+class ReceptionHost:
+    """Whom a reception asks, and to whom it hands guests over."""
+
+    def make_tls(self) -> Encryption | None:
+        """For one guest; None: no encryption."""
+        raise NotImplementedError
+
+    def rank(self, tag: int) -> Rank:
+        """How much the routing tag says that a guest shows."""
+        raise NotImplementedError
+
+    def judge(self, spki: bytes, address: str) -> None:
+        """A guest's key is proven; PeerError refuses it."""
+        raise NotImplementedError
+
+    def check(self, guest: Guest, hello: Hello, channel: bytes) -> None:
+        """Its HELLO is there, and the list behind it is not kept yet; PeerError refuses it."""
+        raise NotImplementedError
+
+    def admit(self, guest: Guest, hello: Hello) -> None:
+        """Take the guest's socket, its `greeter` and what is left in that; PeerError refuses it."""
+        raise NotImplementedError
+
+
 class Reception:
-    """Accepts on any number of listeners and hands over each guest that says HELLO.
+    """Accepts on any number of listeners and hands over each guest that says HELLO."""
 
-    `host` is asked for `make_tls()` (None: no encryption), `rank(tag)` when a guest shows one, `judge(spki, address)`
-    when its key is proven, and `check(guest, hello, channel)` when its HELLO is there; the last two raise PeerError to
-    refuse. `admit(guest, hello)` takes the guest's socket, `greeter` and what is left in that, or raises PeerError.
-    """
-
-    def __init__(self, loop, log, config, host):
+    def __init__(self, loop: Loop, log: Logger, config: SproxyConfig, host: ReceptionHost) -> None:
         self._loop = loop
         self._log = log
         most = most_unfinished(config)
@@ -80,17 +108,17 @@ class Reception:
         self._heard: Crowd[Guest] = Crowd(most, at_random)
         self._sources = Sources()
         self.host = host
-        self._listeners = {}  # socket -> Watch
+        self._listeners: dict[socket.socket, Watch] = {}  # socket -> Watch
         self._paused = False
 
-    def open(self, listener):
+    def open(self, listener: socket.socket) -> None:
         """Accept on a listening socket."""
-        def ready(_events):
+        def ready(_events: int) -> None:
             self._listeners[listener].set()
             self._loop.call_slow(lambda: self._accept(listener))
         self._listeners[listener] = self._loop.watch(listener.fileno(), ready)
 
-    def close(self):
+    def close(self) -> None:
         """Stop accepting and send everybody away."""
         for listener, watch in self._listeners.items():
             watch.close()
@@ -99,11 +127,11 @@ class Reception:
         for guest in (*self._silent, *self._heard):
             guest.close()
 
-    def known_at(self, address):
+    def known_at(self, address: str) -> None:
         """A session is, or was just now, at that address: its neighbours will be heard."""
         self._sources.welcomed(source_of(address), self._loop.now())
 
-    def _accept(self, listener):
+    def _accept(self, listener: socket.socket) -> None:
         if listener not in self._listeners:
             return
         for _ in range(ACCEPTS_A_TURN):
@@ -117,35 +145,35 @@ class Reception:
         if not self._paused:
             self._listeners[listener].set(read=True)
 
-    def _receive(self, sock, address):
+    def _receive(self, sock: socket.socket, address: Sockaddr) -> None:
         """Make a guest of a connection; another one may have to go for it."""
         sock.setblocking(False)
         self._place(self._silent, Guest(self._loop, self, sock, address), Rank.STRANGER)
 
-    def _place(self, crowd, guest, rank):
+    def _place(self, crowd: Crowd[Guest], guest: Guest, rank: Rank) -> None:
         share = share_of(crowd.most, self._sources.known(guest.source, self._loop.now()))
         self._dismiss(crowd.add(guest, guest.source, share, rank))
 
-    def _dismiss(self, leaving):
+    def _dismiss(self, leaving: Guest | None) -> None:
         if leaving is not None:
             self._log.warning(
                 "refused", peer=leaving.peer, why="too many unfinished connections, in total or from its source")
             leaving.close()
 
-    def _note_failure(self, guest):
+    def _note_failure(self, guest: Guest) -> None:
         if self._sources.failed(guest.source, self._loop.now()):
             self._log.warning(
                 "source-blocked", source=guest.source, why="too many failed attempts; ignored for a while")
 
-    def _pause(self, error):
+    def _pause(self, error: OSError) -> None:
         if not self._paused:
             self._paused = True
-            self._log.warning("accept-paused", why=os.strerror(error.errno))
+            self._log.warning("accept-paused", why=os.strerror(error.errno or 0))
             for watch in self._listeners.values():
                 watch.set()
             self._loop.call_later(PAUSE_US, self._try_again)
 
-    def _try_again(self):
+    def _try_again(self) -> None:
         try:
             os.close(os.dup(2))
         except OSError:
@@ -158,12 +186,12 @@ class Reception:
 
     # ---- told by the guests
 
-    def left(self, guest):
+    def left(self, guest: Guest) -> None:
         """The guest has disconnected."""
         self._silent.remove(guest)
         self._heard.remove(guest)
 
-    def met(self, guest, tag):
+    def met(self, guest: Guest, tag: int) -> None:
         """The guest's preamble is right; Unheard when its source was not to be heard, or there are too many."""
         now = self._loop.now()
         self._silent.remove(guest)
@@ -180,17 +208,17 @@ class Reception:
         if guest.left:
             raise Unheard
 
-    def proven(self, guest, session_id):
+    def proven(self, guest: Guest, session_id: bytes) -> None:
         """Its HELLO resumes that session; the list behind it may take its time."""
         self._dismiss(self._heard.add(guest, session_id, TAG_SHARE, Rank.PROVEN))
 
-    def gave_up(self, guest):
+    def gave_up(self, guest: Guest) -> None:
         """The guest has left before its HELLO was whole."""
         if guest.begun:
             self._note_failure(guest)
         guest.close()
 
-    def introduced(self, guest, hello):
+    def introduced(self, guest: Guest, hello: Hello) -> None:
         """The guest has said HELLO, and proven it."""
         guest.release()
         try:
@@ -200,7 +228,7 @@ class Reception:
         else:
             self.known_at(guest.address)
 
-    def refuse(self, guest, error):
+    def refuse(self, guest: Guest, error: PeerError) -> None:
         """Tell the guest why, and the log."""
         self._log.warning("refused", peer=guest.peer, why=str(error))
         if error.code in ITS_FAULT:
@@ -216,7 +244,7 @@ class Reception:
 class Guest:
     """One connection before its HELLO is whole."""
 
-    def __init__(self, loop, reception, sock, address):
+    def __init__(self, loop: Loop, reception: Reception, sock: socket.socket, address: Sockaddr) -> None:
         self.sock = sock
         self.address = address[0]
         self.source = source_of(address[0])  # or the tag that it shows: what its failures are counted for
@@ -229,10 +257,10 @@ class Guest:
         self.greeter = Greeter(self._check, reception.host.make_tls(), self._judge, self._meet)
         self._watch = loop.watch(sock.fileno(), lambda _events: self._queue())
         self._missing = ""  # what the timer waits for
-        self._timer = None
+        self._timer: Timer | None = None
         self._wait(SILENT_US, "preamble")
 
-    def release(self):
+    def release(self) -> None:
         """Stop waiting; the socket now belongs to the caller."""
         if not self.left:
             self.left = True
@@ -240,24 +268,24 @@ class Guest:
             self._timer.cancel()
             self._reception.left(self)
 
-    def close(self):
+    def close(self) -> None:
         """End the connection; nothing of it is left in the kernel."""
         self.release()
         give_up(self.sock)
 
-    def finish(self):
+    def finish(self) -> None:
         """End the connection behind what was sent to it."""
         self.release()
         finish(self.sock)
 
-    def has_words(self):
+    def has_words(self) -> bool:
         """A preamble waits to be read."""
         try:
             return len(self.sock.recv(PREAMBLE_BYTES, socket.MSG_PEEK)) == PREAMBLE_BYTES
         except OSError:
             return False
 
-    def _is_gone(self):
+    def _is_gone(self) -> bool:
         """Whether the guest has disconnected."""
         try:
             return not self.sock.recv(1, socket.MSG_PEEK)
@@ -266,38 +294,38 @@ class Guest:
         except OSError:
             return True
 
-    def _meet(self, tag):
+    def _meet(self, tag: int) -> None:
         self._reception.met(self, tag)
         self._wait(STEP_US, "HELLO")
 
-    def _judge(self, spki):
+    def _judge(self, spki: bytes) -> None:
         self._reception.host.judge(spki, self.address)
         self.spki = spki
 
-    def _check(self, hello, channel):
+    def _check(self, hello: Hello, channel: bytes) -> None:
         self._reception.host.check(self, hello, channel)
         if hello.session_id:
             self._reception.proven(self, hello.session_id)
             self._wait(STEP_US, "list of streams")
 
-    def _wait(self, delay_us, missing):
+    def _wait(self, delay_us: int, missing: str) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._missing = f"no {missing} within {delay_us // 1_000_000}s"
         self._timer = self._loop.call_later(delay_us, self._time_out)
 
-    def _time_out(self):
+    def _time_out(self) -> None:
         self._reception.refuse(self, PeerError(CloseCode.STATE_ERROR, self._missing))
 
-    def _queue(self):
+    def _queue(self) -> None:
         self._watch.set()
         self._loop.call_slow(self._on_turn)
 
-    def _on_turn(self):
+    def _on_turn(self) -> None:
         if not self.left:
             self._on_ready()
 
-    def _on_ready(self):
+    def _on_ready(self) -> None:
         try:
             data = self.sock.recv(RECEIVE_BYTES)
         except BlockingIOError:
@@ -326,7 +354,7 @@ class Guest:
             elif data and self.greeter.proven:
                 self._wait(STEP_US, "list of streams")
 
-    def _send(self):
+    def _send(self) -> None:
         """Send what the handshake has to say; the socket's buffer is empty and takes it, but nobody promises that."""
         greeter = self.greeter
         if greeter.outgoing:

@@ -1,5 +1,7 @@
 """How a cproxy introduces itself to sproxy: with its key and HELLO, and whom it takes for sproxy."""
 
+from __future__ import annotations
+
 import os
 import time
 
@@ -13,16 +15,25 @@ from mproxy.policy.keys import fingerprint
 from mproxy.policy.trust import HostTrust
 from mproxy.programs.door import is_loopback, open_context
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mproxy.carrier._tls import TlsContext
+    from mproxy.endpoint._endpoint import Endpoint
+    from mproxy.ground.config import CproxyConfig
+    from mproxy.ground.shapes import Logger
+    from mproxy.handshake import Welcome
+    from mproxy.policy.instance import Instance, LeftBehind
+
 
 class Introduction:
     """The client's side of every handshake for the session that `endpoint` has at the moment."""
 
-    def __init__(self, config, log, instance, endpoint):
+    def __init__(self, config: CproxyConfig, log: Logger, instance: Instance | LeftBehind, endpoint: Endpoint) -> None:
         self._config = config
         self._log = log
         self._instance = instance
         self._endpoint = endpoint
-        self._context = None    # our key; None without encryption
+        self._context: TlsContext | None = None    # our key; None without encryption
         self._host_spki = b""  # the key of the sproxy that has our session
         self._host_trust = HostTrust(
             config.known_hosts_file, config.host_fingerprint, lambda text: log.warning("known-hosts", why=text))
@@ -30,7 +41,7 @@ class Introduction:
         self._epoch = 0
         self.under_way = False  # HELLO was said and waits for its answer
 
-    def open_key(self):
+    def open_key(self) -> None:
         """Read our key; makes it at the first start."""
         config = self._config
         if not config.plaintext:
@@ -39,25 +50,25 @@ class Introduction:
             self._log.warning("plaintext", why="--plaintext: anyone on the path can read and change everything")
 
     @property
-    def host_fingerprint(self):
+    def host_fingerprint(self) -> str | None:
         """That of the sproxy that has our session; None without encryption, or before there is one."""
         return fingerprint(self._host_spki) if self._host_spki else None
 
-    def make_caller(self):
+    def make_caller(self) -> Caller:
         """For one connection."""
         tls = Tls(self._context) if self._context is not None else None
         return Caller(self._compose_hello, tls, self._judge_host, self._tag)
 
-    def welcomed(self, welcome):
+    def welcomed(self, welcome: Welcome) -> None:
         """HELLO was answered."""
         self.under_way = False
         self._tag = welcome.routing_tag
 
-    def is_stale(self, epoch):
+    def is_stale(self, epoch: int) -> None:
         """sproxy has seen a carrier of that epoch: the next HELLO has a higher one."""
         self._epoch = max(self._epoch, epoch)
 
-    def _judge_host(self, spki):
+    def _judge_host(self, spki: bytes) -> None:
         """PeerError unless sproxy's key is the one that is expected: during a session its own, whatever is known."""
         host, port = self._config.sproxy_host, self._config.sproxy_port
         known = bool(self._endpoint.session.session_id)
@@ -79,7 +90,7 @@ class Introduction:
             self._log.info(event, sproxy=format_host_port(host, port), fingerprint=fingerprint(spki),
                            file=self._host_trust.path)
 
-    def _compose_hello(self):
+    def _compose_hello(self) -> tuple[Hello, bytes, bytes]:
         """HELLO for the session as it stands now, the list behind it, and the secret that proves both."""
         self.under_way = True
         session = self._endpoint.session

@@ -1,5 +1,7 @@
 """sproxy: the proxy beside the daemon. Accepts carriers, decides which session each belongs to, connects daemons."""
 
+from __future__ import annotations
+
 import hashlib
 import os
 import sys
@@ -30,10 +32,26 @@ from mproxy.policy.targets import without_guarded
 from mproxy.programs.common import Drain, open_listeners, say_address, say_seconds, say_session
 from mproxy.programs.cproxy import STARTED_ANEW, describe, say_killed
 from mproxy.programs.door import DAY_US, LOOK_US, Door, check_same_key
-from mproxy.programs.greeting import Reception, most_unfinished
+from mproxy.programs.greeting import Reception, ReceptionHost, most_unfinished
 from mproxy.programs.options import parse_sproxy
 from mproxy.service.run import Program, run_program
 from mproxy.service.status import Outages, parts_of, program_facts, seconds, session_facts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
+    from typing import Any
+
+    from mproxy.carrier._tls import Tls
+    from mproxy.ground.config import SproxyConfig
+    from mproxy.ground.shapes import Address
+    from mproxy.handshake import Hello
+    from mproxy.io._loop import Loop, Timer
+    from mproxy.policy.grants import Grant
+    from mproxy.programs.greeting import Guest
+    from mproxy.service.control import Command, Reply
+    from mproxy.service.log import Log
 
 # A list of streams longer than this is no honest one (docs/protocol.md, section 8).
 LIST_BYTES = 4 * _wire.HEADER_BYTES
@@ -49,12 +67,12 @@ NEIGHBOURS_US = 3_600_000_000
 TWIN = "another running cproxy has the same identity: was its state directory copied?"
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Run sproxy; returns the exit status."""
     return run_program("sproxy", parse_sproxy, make_program, argv)
 
 
-def make_program(config, log, loop):
+def make_program(config: SproxyConfig, log: Log, loop: Loop) -> Program:
     """The program that the configuration asks for."""
     if config.plain:
         from mproxy.programs.plain import PlainRelay
@@ -68,63 +86,61 @@ def make_program(config, log, loop):
 class Client:
     """One session and what sproxy remembers about it."""
 
-    def __init__(self, endpoint, hello, guest, holder, now, heartbeat_us):
+    def __init__(self, endpoint: Endpoint, hello: Hello, guest: Guest, holder: bytes | str, now: int,
+                 heartbeat_us: int) -> None:
         self.endpoint = endpoint
         self.instance_id = hello.instance_id
         self.spki = guest.spki     # the key it began with; empty without encryption
         self.host = guest.address  # where its newest carrier comes from
         self.holder = holder       # whose place it has
-        self.grant = None          # what its key may do, None: everything
+        self.grant: Grant | None = None          # what its key may do, None: everything
         self.stdio = False         # all its streams come from --stdio
-        self.tags = []             # those that cproxy may show, the newest last
+        self.tags: list[int] = []             # those that cproxy may show, the newest last
         self.began_at = now
         self.outages = Outages(heartbeat_us)
         self.lost_at: int | None = None  # the last carrier's last byte
-        self.end_timer = None  # of --session-ttl
+        self.end_timer: Timer | None = None  # of --session-ttl
         self.resumed = False   # had a carrier before
         self.attached_at = 0   # its newest carrier
-        self.probed_at = None  # when that had to show that it lives
+        self.probed_at: int | None = None  # when that had to show that it lives
 
     @property
-    def attached(self):
-        """Whether the session has a carrier."""
+    def attached(self) -> bool:
         return self.endpoint.attached
 
     @property
-    def lent(self):
-        """No line gave its key the place."""
+    def lent(self) -> bool:
         return self.grant is None or self.grant.max_sessions is None
 
     @property
-    def streams(self):
-        """The number of open streams."""
+    def streams(self) -> int:
         return self.endpoint.session.open_count
 
     @property
-    def name(self):
+    def name(self) -> str:
         """The session as the log names it."""
         return say_session(self.endpoint.session.session_id)
 
 
-class Sproxy(Program, EndpointObserver):
+class Sproxy(Program, EndpointObserver, ReceptionHost):
     """Observer of every endpoint and of the reception."""
 
     reloads = True
 
-    def __init__(self, config, log, loop):
+    def __init__(self, config: SproxyConfig, log: Log, loop: Loop) -> None:
         self._config = config
         self._log = log
         self._loop = loop
         self._started_at = loop.now()
         self._stopping = False
-        self._clients = {}    # session id -> Client
-        self._instances = {}  # (key, instance id) -> Client
-        self._tags = {}       # routing tag -> Client
+        self._clients: dict[bytes, Client] = {}    # session id -> Client
+        self._instances: dict[tuple[bytes, bytes], Client] = {}  # (key, instance id) -> Client
+        self._tags: dict[int, Client] = {}       # routing tag -> Client
         self._resolver = Resolver(loop.call_soon_threadsafe)
-        self._default_target = None   # when it was given as a number
-        self._default_addresses = []
-        self._listeners = []  # sockets, until they are served
-        self._listening = []  # (host, port) of each listener
+        self._default_target: Target | None = None   # when it was given as a number
+        self._default_addresses: list[Address] = []
+        self._listeners: list[socket.socket] = []  # sockets, until they are served
+        self._listening: list[tuple[str, int]] = []  # (host, port) of each listener
         self._door = Door(config, log)
         self._reception = Reception(loop, log, config, self)
         most = self._share_out()
@@ -132,19 +148,17 @@ class Sproxy(Program, EndpointObserver):
         self._key_quota = key_quota(most)
         self._site = 0  # see policy.site
 
-    def open(self):
+    def open(self) -> None:
         """Have the port, the keys, and what lies beside them."""
         self._listeners = open_listeners(self._config)
         self._door.open()
-        self._site = Site(self._config.state_dir, self._config.port).number
+        self._site = Site(self._config.state_dir, self._config.port or 0).number
 
     @property
-    def authorized_keys_file(self):
-        """The list that is read again when it changes."""
+    def authorized_keys_file(self) -> str | None:
         return None if self._config.plaintext else self._config.authorized_keys_file
 
-    def start(self):
-        """Begin to serve."""
+    def start(self) -> None:
         listeners, self._listeners = self._listeners, []
         self._listening = [listener.getsockname()[:2] for listener in listeners]
         self._say_open_door()
@@ -161,7 +175,7 @@ class Sproxy(Program, EndpointObserver):
             self._reception.open(listener)
             self._log.info("listening", address=address[0], port=address[1], daemon=format_host_port(host, port))
 
-    def _share_out(self):
+    def _share_out(self) -> int:
         """Promise every session its part of --memory-limit and of the descriptors; how many sessions there can be."""
         config = self._config
         whole = buffer_limit(config.memory_limit_bytes)
@@ -173,28 +187,26 @@ class Sproxy(Program, EndpointObserver):
         share_descriptors(most, 2 * most_unfinished(config))
         return most
 
-    def _say_open_door(self):
+    def _say_open_door(self) -> None:
         """At the start, and once a day: whoever runs this has to know."""
         self._door.say_open(self._listening)
         self._loop.call_later(DAY_US, self._say_open_door)
 
     # ---- carriers
 
-    def make_tls(self):
-        """TLS for a guest."""
+    def make_tls(self) -> Tls | None:
         return self._door.make_tls()
 
-    def rank(self, tag):
-        """What a routing tag says of who shows it."""
+    def rank(self, tag: int) -> Rank:
         if tag in self._tags:
             return Rank.PRESENT
         return Rank.RETURNING if self._door.tags.holds(tag, time.time()) else Rank.STRANGER
 
-    def judge(self, spki, host):
+    def judge(self, spki: bytes, host: str) -> None:
         """PeerError unless the key may connect from that address; whether to begin a session is asked again."""
         self._door.grant_living(spki, host)
 
-    def check(self, guest, hello, channel):
+    def check(self, guest: Guest, hello: Hello, channel: bytes) -> None:
         """PeerError unless what a HELLO claims is proven; nothing is touched."""
         if not hello.session_id:
             return
@@ -210,7 +222,7 @@ class Sproxy(Program, EndpointObserver):
         if hello.list_bytes > LIST_BYTES * self._config.session.max_streams + LIST_BYTES_MORE:
             raise PeerError(CloseCode.LIMIT_ERROR, "more streams than a session may have")
 
-    def admit(self, guest, hello):
+    def admit(self, guest: Guest, hello: Hello) -> None:
         """Take a guest's carrier, whose HELLO was checked; PeerError turns it away."""
         greeter = guest.greeter
         client = self._find(guest, hello) if hello.session_id else self._begin(guest, hello)
@@ -232,7 +244,7 @@ class Sproxy(Program, EndpointObserver):
             guest.sock.detach(), hello.epoch, hello.window_bytes, hello.budget_bytes,
             greeter.prefix + welcome.encode() + resume_list, greeter.leftover, greeter.tls)
 
-    def _new_tag(self, client):
+    def _new_tag(self, client: Client) -> int:
         """The tag of a WELCOME. It may not arrive, so the one before holds, too."""
         tag = self._door.tags.make(os.urandom(NONCE_BYTES), time.time())
         client.tags.append(tag)
@@ -241,7 +253,7 @@ class Sproxy(Program, EndpointObserver):
             self._tags.pop(client.tags.pop(0), None)
         return tag
 
-    def _find(self, guest, hello):
+    def _find(self, guest: Guest, hello: Hello) -> Client:
         """The client of a HELLO that resumes; what may have changed since `check`, while its list came, is judged."""
         client = self._clients.get(hello.session_id)
         if client is None:
@@ -251,7 +263,7 @@ class Sproxy(Program, EndpointObserver):
         client.host = guest.address
         return client
 
-    def _begin(self, guest, hello):
+    def _begin(self, guest: Guest, hello: Hello) -> Client:
         """A client for a HELLO that wants a new session; ends the one that the same cproxy, or --single, replaces."""
         grant = self._door.grant(guest.spki, guest.address)
         former = self._instances.get((guest.spki, hello.instance_id))
@@ -274,11 +286,11 @@ class Sproxy(Program, EndpointObserver):
         self._instances[guest.spki, hello.instance_id] = client
         return client
 
-    def _holder(self, spki, address):
+    def _holder(self, spki: bytes, address: str) -> bytes | str:
         """Whose place a session takes: its key's where keys mean something."""
         return spki if self._door.guarded else source_of(address)
 
-    def _make_place(self, holder, grant, former):
+    def _make_place(self, holder: bytes | str, grant: Grant | None, former: Client | None) -> None:
         """End what a new session replaces: `former` of the same cproxy, or all with --single, or one that gives way."""
         if self._config.single:
             for client in list(self._clients.values()):
@@ -290,12 +302,12 @@ class Sproxy(Program, EndpointObserver):
             quota = None
             if self._door.guarded:
                 quota = (grant and grant.max_sessions) or self._key_quota
-            client = self._places.make_room(holder, quota, self._loop.now())
-            if client is not None:
-                self._end(client, CloseCode.REPLACED, "all places were taken: it made room for a new session",
-                          "warning" if client.streams else "info")
+            leaving = self._places.make_room(holder, quota, self._loop.now())
+            if leaving is not None:
+                self._end(leaving, CloseCode.REPLACED, "all places were taken: it made room for a new session",
+                          "warning" if leaving.streams else "info")
 
-    def _check_twin(self, hello, former):
+    def _check_twin(self, hello: Hello, former: Client) -> None:
         """PeerError when a new session's instance is not that of the former one come back, but has a copy of its state.
 
         Whoever has a living carrier keeps its session, whatever the other knows: the copy may be of now. Without one a
@@ -315,12 +327,12 @@ class Sproxy(Program, EndpointObserver):
         if session.open_count and hello.former != session_tag(session.session_id):
             raise PeerError(CloseCode.TWIN, TWIN, 1)
 
-    def _end(self, client, code, why, level="info"):
+    def _end(self, client: Client, code: int, why: str, level: str = "info") -> None:
         """End a session from this side."""
         client.endpoint.close(code, why)
         self._forget(client, why, level)
 
-    def _forget(self, client, why, level="info"):
+    def _forget(self, client: Client, why: str, level: str = "info") -> None:
         session = client.endpoint.session
         self._set_end_timer(client, None)
         self._clients.pop(session.session_id, None)
@@ -329,15 +341,15 @@ class Sproxy(Program, EndpointObserver):
             self._tags.pop(tag, None)
         if self._instances.get((client.spki, client.instance_id)) is client:
             del self._instances[client.spki, client.instance_id]
-        getattr(self._log, level)(
+        (self._log.warning if level == "warning" else self._log.info)(
             "ended", session=client.name, why=why, streams=session.opened, sent=session.out_bytes,
             received=session.in_bytes)
         client.endpoint.dispose()
 
-    def _client(self, endpoint):
+    def _client(self, endpoint: Endpoint) -> Client:
         return self._clients[endpoint.session.session_id]
 
-    def _set_end_timer(self, client, delay_us):
+    def _set_end_timer(self, client: Client, delay_us: int | None) -> None:
         if client.end_timer is not None:
             client.end_timer.cancel()
         client.end_timer = None
@@ -348,8 +360,7 @@ class Sproxy(Program, EndpointObserver):
 
     # ---- told by the endpoints; a carrier that is in doubt, or loses full packets, is cproxy's business
 
-    def on_resumed(self, endpoint):
-        """Streams flow on a new carrier."""
+    def on_resumed(self, endpoint: Endpoint) -> None:
         client = self._client(endpoint)
         local, peer = endpoint.addresses() or (("?", 0), ("?", 0))
         fields = {"local": say_address(local), "peer": say_address(peer)}
@@ -367,7 +378,7 @@ class Sproxy(Program, EndpointObserver):
         client.resumed = True
         client.lost_at = None
 
-    def on_lost(self, endpoint, why):
+    def on_lost(self, endpoint: Endpoint, why: str) -> None:
         """The carrier is gone; the session waits for the next."""
         client = self._client(endpoint)
         session = endpoint.session
@@ -378,24 +389,23 @@ class Sproxy(Program, EndpointObserver):
             "lost", session=client.name, why=why, streams=session.open_count, unacknowledged=session.out_held)
         self._wait_for_carrier(client)
 
-    def on_idle(self, endpoint):
-        """The last daemon connection has gone."""
+    def on_idle(self, endpoint: Endpoint) -> None:
         client = self._client(endpoint)
         if not endpoint.attached:
             self._wait_for_carrier(client)
 
-    def _wait_for_carrier(self, client):
+    def _wait_for_carrier(self, client: Client) -> None:
         ttl_us = self._config.session.session_ttl_us
         if client.stdio:
             ttl_us = min(ttl_us, self._config.stdio_ttl_us)
         self._set_end_timer(client, ttl_us if client.endpoint.session.open_count else min(ttl_us, EMPTY_SESSION_US))
 
-    def on_closed(self, endpoint, code, reason, local):
+    def on_closed(self, endpoint: Endpoint, code: int, reason: str, local: bool) -> None:
         """cproxy ended the session, or broke the protocol."""
         who = "cproxy broke the protocol" if local else "cproxy ended it"
         self._forget(self._client(endpoint), f"{who}: {describe(code, reason)}", "warning" if local else "info")
 
-    def on_left_away(self, endpoint, stream, broken):
+    def on_left_away(self, endpoint: Endpoint, stream: int, broken: bool) -> None:
         """A daemon gave up while its client was away; the application will be told when there is a carrier again."""
         client = self._clients.get(endpoint.session.session_id)
         if client is not None:
@@ -403,27 +413,26 @@ class Sproxy(Program, EndpointObserver):
                 "left-away", session=client.name, stream=stream,
                 why=f"the daemon {'reset' if broken else 'closed'} its connection while there was no carrier")
 
-    def on_refused(self, endpoint, stream, target, error):
-        """A daemon cannot be reached."""
+    def on_refused(self, endpoint: Endpoint, stream: int, target: str, error: int) -> None:
         self._log.warning(
             "daemon-unreachable", session=self._client(endpoint).name, stream=stream, daemon=target,
             why=os.strerror(error))
 
     # ---- daemons by name or by request
 
-    def _target(self, text, addresses, spki):
+    def _target(self, text: str, addresses: list[Address], spki: bytes) -> Target:
         """A daemon as it is reached for a key."""
         if self._config.source_per_key:
             return Target(text, addresses, loopback_of(spki))
         return Target(text, addresses)
 
-    def _default_for(self, spki):
+    def _default_for(self, spki: bytes) -> Target | None:
         """The same of the default daemon; None when its name has to be looked up."""
         if self._default_target is None or not self._config.source_per_key:
             return self._default_target
         return self._target(self._default_target.text, self._default_addresses, spki)
 
-    def on_opened(self, endpoint, stream, target):
+    def on_opened(self, endpoint: Endpoint, stream: int, target: bytes) -> None:
         """Find the daemon for a stream that asks for one, or whose default has a name, or whose client has a grant."""
         client = self._client(endpoint)
         try:
@@ -440,14 +449,15 @@ class Sproxy(Program, EndpointObserver):
             endpoint.refuse(stream, ResetCode.NOT_ALLOWED)
         elif most is not None and sum(each.streams for each in self._places.held(client.holder)) > most:
             endpoint.refuse(stream, ResetCode.STREAM_LIMIT)
-        elif not target and self._default_target is not None:
-            endpoint.connect(stream, self._default_for(client.spki))
+        elif not target and (default := self._default_for(client.spki)) is not None:
+            endpoint.connect(stream, default)
         else:
             host, port = found
             self._resolver.resolve(host, port, lambda addresses, error: self._resolved(
                 endpoint, stream, (host, port), addresses, error))
 
-    def _resolved(self, endpoint, stream, target, addresses, error):
+    def _resolved(self, endpoint: Endpoint, stream: int, target: tuple[str, int], addresses: list[Address],
+                  error: str | None) -> None:
         if endpoint.session.session_id not in self._clients:
             return
         text = format_host_port(*target)
@@ -463,12 +473,12 @@ class Sproxy(Program, EndpointObserver):
 
     # ---- keys that are taken away
 
-    def _look_at_keys(self):
+    def _look_at_keys(self) -> None:
         """End the sessions of keys that were removed, or have expired."""
         self._loop.call_later(LOOK_US, self._look_at_keys)
         self._judge_living(self._door.changed())
 
-    def _judge_living(self, changed=True):
+    def _judge_living(self, changed: bool = True) -> None:
         for client in list(self._clients.values()):
             if changed:
                 self._rehouse(client)
@@ -480,37 +490,36 @@ class Sproxy(Program, EndpointObserver):
                 except PeerError as refusal:
                     self._revoke(client, refusal)
 
-    def _rehouse(self, client):
+    def _rehouse(self, client: Client) -> None:
         """The door may have been open when the session began: places belong to keys from then on."""
         self._places.remove(client, client.holder)
         client.holder = self._holder(client.spki, client.host)
         self._places.add(client, client.holder)
 
-    def _note_neighbours(self):
+    def _note_neighbours(self) -> None:
         """Where sessions live strangers do not lock others out."""
         self._loop.call_later(NEIGHBOURS_US, self._note_neighbours)
         for client in self._clients.values():
             if client.attached:
                 self._reception.known_at(client.host)
 
-    def _revoke(self, client, error):
+    def _revoke(self, client: Client, error: PeerError) -> None:
         if self._clients.get(client.endpoint.session.session_id) is client:
-            self._end(client, error.code, str(error), "warning")
+            self._end(client, error.code or CloseCode.ORDERLY, str(error), "warning")
 
     # ---- from outside
 
-    def commands(self):
-        """What can be asked through the control socket."""
+    def commands(self) -> dict[str, Command]:
         return {"status": self._tell_status, "kill": self._kill}
 
-    def _tell_status(self, _request, reply):
+    def _tell_status(self, _request: dict[str, Any], reply: Reply) -> None:
         facts = program_facts(self._loop, self._started_at, "sproxy", self._config.shown_name,
                               "stopping" if self._stopping else "running")
         facts["listening"] = [format_host_port(*address) for address in self._listening]
         facts["daemon"] = format_host_port(self._config.daemon_host, self._config.daemon_port)
         reply(parts_of(facts, "sessions", self._say_sessions()))
 
-    def _say_sessions(self):
+    def _say_sessions(self) -> Iterator[dict[str, Any]]:
         """Facts of each session, as far as it is still there when its turn comes."""
         for session_id in list(self._clients):
             client = self._clients.get(session_id)
@@ -521,7 +530,7 @@ class Sproxy(Program, EndpointObserver):
                     "age_s": seconds(now - client.began_at),
                     "heartbeat_s": seconds(self._config.session.heartbeat_us), "next_try_s": None}
 
-    def _kill(self, request, reply):
+    def _kill(self, request: dict[str, Any], reply: Reply) -> None:
         for client in list(self._clients.values()):
             if client.name == request.get("session"):
                 self._end(client, CloseCode.ORDERLY, say_killed(request), "warning")
@@ -530,42 +539,42 @@ class Sproxy(Program, EndpointObserver):
                 return
         reply({"ok": False, "lines": [f"no session {printable(str(request.get('session')))} here"]})
 
-    def reload(self):
+    def reload(self) -> None:
         """SIGHUP: authorized_keys counts as it is now, also for those who are there."""
         keys = self._door.reload()
         self._judge_living()
         self._log.info("reloaded", keys=keys)
 
-    def shut_down(self, _signal):
+    def shut_down(self, _signal: str) -> None:
         """Stop accepting, drain, say goodbye."""
         self._stopping = True
         self._reception.close()
         self._log.info("stopping", sessions=len(self._clients))
         Drain(self._loop, self._busy_endpoints, self._config.drain_us, self._say_goodbye)
 
-    def _busy_endpoints(self):
+    def _busy_endpoints(self) -> list[Endpoint]:
         return [c.endpoint for c in self._clients.values() if c.endpoint.app_count]
 
-    def _say_goodbye(self):
+    def _say_goodbye(self) -> None:
         for client in list(self._clients.values()):
             self._end(client, CloseCode.SHUTDOWN, "sproxy is shutting down")
             client.endpoint.reset_rest()
         self._loop.stop()
 
 
-def loopback_of(spki):
+def loopback_of(spki: bytes) -> bytes:
     """An address of 127.0.0.0/8 for a key, 4 bytes: the same for ever; none of those in common use (127.0.x.y)."""
     first, second, third = hashlib.sha256(b"mproxy loopback\0" + spki).digest()[:3]
     return bytes((127, 1 + first % 254, second, 1 + third % 254))
 
 
-def say_key(client):
+def say_key(client: Client) -> dict[str, str | None]:
     """Whose session it is, for the log: nothing without encryption."""
     comment = client.grant.comment if client.grant is not None else ""
     return {"key": fingerprint(client.spki) if client.spki else None, "comment": comment or None}
 
 
-def check_epoch(hello, session):
+def check_epoch(hello: Hello, session: Session) -> None:
     """PeerError unless the HELLO is newer than every carrier of the session."""
     if hello.epoch <= session.epoch:
         raise PeerError(CloseCode.STALE_EPOCH, "a newer carrier exists", session.epoch)
