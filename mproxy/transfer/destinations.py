@@ -1,11 +1,15 @@
 """Where files go: a directory, one file, or a pipe. A destination makes the target of each file that is announced:
-PartialFile, PresentFile or PipedFile, which have the same methods."""
+PartialFile, PresentFile or PipedFile."""
+
+from __future__ import annotations
 
 import os
 import select
+from collections.abc import Sequence
 
 from mproxy.ground.errors import PeerError
 from mproxy.transfer._disk import find
+from mproxy.transfer.arriving import ArrivingFile
 from mproxy.transfer.leftovers import remove_abandoned
 from mproxy.transfer.messages import FileKind, Result, bad
 from mproxy.transfer.names import BadName, make_directory, open_directory, split_name, temporary_names
@@ -14,18 +18,27 @@ from mproxy.transfer.parts import Parts
 from mproxy.transfer.present import PresentFile, has_state, may_be
 from mproxy.transfer.tree import DIGEST_BYTES, block_count, leaf, root
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from mproxy.transfer.arriving import Data
+    from mproxy.transfer.messages import File
+    from mproxy.transfer.partial import Spread
+
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class Refusal(PeerError):
     """A file that is not taken."""
 
-    def __init__(self, code, text):
+    def __init__(self, code: Result, text: str) -> None:
         super().__init__(None, text)
         self.result = code
 
 
-def _target(directory, name, file, *, force, umask, spread, anew):
+def _target(directory: int, name: bytes, file: File, *, force: bool, umask: int, spread: Spread,
+            anew: bool) -> ArrivingFile:
     """What `file` is received into, under `name` in the directory of a descriptor, which it takes over. `anew`: what
     is there is known to be another file."""
     try:
@@ -40,30 +53,54 @@ def _target(directory, name, file, *, force, umask, spread, anew):
     return kind(directory, name, file, force=force, umask=umask, spread=spread)
 
 
-class IntoDirectory:
+class Destination:
+    """Where files go. What a method says of threads holds for all destinations."""
+
+    one_sender = False
+    spread: Spread  # for what takes long
+
+    def place_of(self, file: File) -> object:
+        """Two files with the same place are in each other's way; None: they never are."""
+        raise NotImplementedError
+
+    def make(self, file: File) -> bool:
+        """Whether the directory was made now; it may have been there. On a worker's thread."""
+        raise NotImplementedError
+
+    def open(self, file: File, anew: bool = False) -> ArrivingFile:
+        """What a file is received into; `anew`: what is there is known to be another one. On a worker's thread."""
+        raise NotImplementedError
+
+    def remove_abandoned(self, before_ns: int) -> tuple[int, int]:
+        """Of `leftovers`. On a worker's thread."""
+        return 0, 0
+
+    def dress(self, directories: Sequence[tuple[File, bool]]) -> None:
+        """Give directories, [(File, whether it was made here), ...] from above to below, their times, and their modes
+        to those that were made. Never raises: they are there. On a worker's thread."""
+
+
+class IntoDirectory(Destination):
     """Files go below `path`, under the names they come with. `dots`: whether a component of a name may begin with a
     dot. Modes are those of the sender less `umask`."""
 
-    one_sender = False
-
-    def __init__(self, path, force, *, dots=True, umask=0, spread=one_by_one):
+    def __init__(self, path: str, force: bool, *, dots: bool = True, umask: int = 0,
+                 spread: Spread = one_by_one) -> None:
         self.path, self._force, self._dots = path, force, dots
         self._umask = umask
         self.spread = spread
 
-    def place_of(self, file):
-        """Two files with the same place are in each other's way."""
+    def place_of(self, file: File) -> object:
         return file.name
 
-    def _split(self, file):
+    def _split(self, file: File) -> list[bytes]:
         parts = split_name(file.name)
         if not self._dots and any(part.startswith(b".") for part in parts):
             raise BadName("the name has a component that begins with a dot, which a receiver with --open does not"
                           " accept")
         return parts
 
-    def make(self, file):
-        """Whether the directory was made now; it may have been there. On a worker's thread."""
+    def make(self, file: File) -> bool:
         base = os.open(self.path, _DIRECTORY)
         try:
             # We have to get in while it is being filled; `dress` gives it its own mode.
@@ -73,8 +110,7 @@ class IntoDirectory:
         os.close(fd)
         return made
 
-    def open(self, file, anew=False):
-        """The target of a file. On a worker's thread."""
+    def open(self, file: File, anew: bool = False) -> ArrivingFile:
         parts = self._split(file)
         base = os.open(self.path, _DIRECTORY)
         try:
@@ -83,13 +119,10 @@ class IntoDirectory:
             os.close(base)
         return _target(directory, parts[-1], file, force=self._force, umask=self._umask, spread=self.spread, anew=anew)
 
-    def remove_abandoned(self, before_ns):
-        """Of `leftovers`. On a worker's thread."""
+    def remove_abandoned(self, before_ns: int) -> tuple[int, int]:
         return remove_abandoned(self.path, before_ns)
 
-    def dress(self, directories):
-        """Give directories, [(File, whether it was made here), ...] from above to below, their times, and their modes
-        to those that were made. Never raises: they are there. On a worker's thread."""
+    def dress(self, directories: Sequence[tuple[File, bool]]) -> None:
         for file, made in reversed(directories):
             try:
                 base = os.open(self.path, _DIRECTORY)
@@ -108,90 +141,72 @@ class IntoDirectory:
                 pass
 
 
-class IntoFile:
+class IntoFile(Destination):
     """One file, under a name of ours."""
 
-    one_sender = False
-
-    def __init__(self, path, force, *, umask=0, spread=one_by_one):
+    def __init__(self, path: str, force: bool, *, umask: int = 0, spread: Spread = one_by_one) -> None:
         self.path, self._name = os.path.split(os.path.abspath(path))
         self._force, self._umask = force, umask
         self.spread = spread
 
-    def place_of(self, _file):
-        """See IntoDirectory."""
+    def place_of(self, _file: File) -> object:
         return self._name
 
-    def make(self, _file):
-        """See IntoDirectory."""
+    def make(self, _file: File) -> NoReturn:
         raise Refusal(Result.REFUSED, "the receiver accepts only one file; start it with -o DIR for more")
 
-    def open(self, file, anew=False):
-        """See IntoDirectory."""
+    def open(self, file: File, anew: bool = False) -> ArrivingFile:
         if file.index > 0:
             self.make(file)
         return _target(os.open(self.path, _DIRECTORY), os.fsencode(self._name), file, force=self._force,
                        umask=self._umask, spread=self.spread, anew=anew)
 
-    def remove_abandoned(self, before_ns):
-        """See IntoDirectory."""
+    def remove_abandoned(self, before_ns: int) -> tuple[int, int]:
         return remove_abandoned(self.path, before_ns, temporary_names(os.fsencode(self._name)))
 
-    def dress(self, _directories):
-        """A single file or a pipe has no directories to dress."""
 
 
 NOBODY_READS = "nobody reads the receiver's output any more"
 
 
-class IntoPipe:
+class IntoPipe(Destination):
     """Standard output, one file after the other, of one sender at a time."""
 
     one_sender = True
 
-    def __init__(self, fd=1):
+    def __init__(self, fd: int = 1) -> None:
         self.fd = fd
         self.spread = one_by_one
-        self.writing = None  # the file whose turn it is
+        self.writing: PipedFile | None = None  # the file whose turn it is
 
-    def place_of(self, _file):
-        """As of IntoDirectory: they never are, for there is one thread."""
-        return None
+    def place_of(self, _file: File) -> object:
+        return None  # there is one thread
 
-    def make(self, _file):
-        """See IntoDirectory."""
+    def make(self, _file: File) -> NoReturn:
         raise Refusal(Result.REFUSED, "the receiver writes to a pipe and cannot accept directories")
 
-    def open(self, file, anew=False):
-        """See IntoDirectory."""
+    def open(self, file: File, anew: bool = False) -> ArrivingFile:
         return PipedFile(self, file)
 
-    def remove_abandoned(self, _before_ns):
-        """See IntoDirectory."""
-        return 0, 0
-
-    def dress(self, _directories):
-        """A single file or a pipe has no directories to dress."""
 
 
-class PipedFile:
+class PipedFile(ArrivingFile):
     """What PartialFile is, for a pipe: blocks in order, nothing to go on with later. On one thread, all of it."""
 
     in_order = True
-    kept_blocks = 0
 
-    def __init__(self, pipe, file):
+    def __init__(self, pipe: IntoPipe, file: File) -> None:
         self._pipe, self._file = pipe, file
         self._digests = bytearray()
         self._size = 0
         self._parts = Parts()
 
-    def begin(self):
+    def begin(self) -> list[tuple[int, int]]:
         """Everything is missing."""
         count = block_count(self._file.size) if self._file.kind == FileKind.FILE else (1 << 32) - 1
         return [(0, count)]
 
-    def write_block(self, number, data, digest):
+    def write_block(self, number: int, data: Data, digest: bytes) -> bool:
         """Write a block; False when it is damaged."""
         if self._file.kind == FileKind.FILE:
             is_last = number == block_count(self._file.size) - 1
@@ -211,31 +226,21 @@ class PipedFile:
             self._leave()
         return True
 
-    def _leave(self):
+    def _leave(self) -> None:
         if self._pipe.writing is self:
             self._pipe.writing = None
 
-    def finish(self, size, digest):
+    def finish(self, size: int, digest: bytes) -> bytes | None:
         """The root; None when it is another."""
         own = root(self._digests)
         return own if size == self._size and digest == own else None
 
-    def discard(self):
-        """What was written is written."""
-
-    def cancel(self):
-        """What takes long is whoever reads from the pipe."""
-
-    def abandon(self):
-        """The same as `close`."""
-        self.close()
-
-    def close(self):
+    def close(self) -> None:
         """The descriptor stays open for the next file."""
         self._leave()
 
 
-def _write_all(fd, data):
+def _write_all(fd: int, data: Data) -> None:
     view = memoryview(data)
     while view:
         try:

@@ -1,14 +1,17 @@
 """Parts of files that nobody goes on with: their room is given back."""
 
+from __future__ import annotations
+
 import fcntl
 import os
 import stat
+from collections.abc import Collection
 
 from mproxy.transfer._disk import is_named
 from mproxy.transfer.names import is_temporary
 
 
-def remove_abandoned(path, before_ns, names=None):
+def remove_abandoned(path: str, before_ns: int, names: Collection[bytes] | None = None) -> tuple[int, int]:
     """Remove temporary files below the directory `path` that have not changed since `before_ns` (time.time_ns) and that
     no transfer holds; with `names` only those, and only in the directory itself. (how many, bytes)."""
     count = total = 0
@@ -23,7 +26,7 @@ def remove_abandoned(path, before_ns, names=None):
     return count, total
 
 
-def _remove(directory_fd, name, before_ns):
+def _remove(directory_fd: int, name: bytes, before_ns: int) -> int | None:
     """Bytes that are free now; None when it stays."""
     try:
         if not _is_old(os.stat(name, dir_fd=directory_fd, follow_symlinks=False), directory_fd, before_ns):
@@ -42,7 +45,7 @@ def _remove(directory_fd, name, before_ns):
         return None  # in use, gone, or not ours to remove
 
 
-def _is_old(status, directory_fd, before_ns):
+def _is_old(status: os.stat_result, directory_fd: int, before_ns: int) -> bool:
     """Whether it is a file of ours without a change since then. Its st_mtime may be that of the source."""
     owners = (os.geteuid(), os.fstat(directory_fd).st_uid)
     return stat.S_ISREG(status.st_mode) and status.st_uid in owners and status.st_ctime_ns < before_ns

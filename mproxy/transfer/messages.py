@@ -15,12 +15,22 @@ was asked for a part only. A pipe's blocks come in parts (mproxy.transfer.parts)
 length is bounded before anything is allocated.
 """
 
+from __future__ import annotations
+
 import enum
 import struct
 from collections import namedtuple
 
 from mproxy.ground.errors import PeerError
 from mproxy.transfer.tree import DIGEST_BYTES, LEAF_BYTES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+    from typing import Self, TypeAlias
+
+    # What `parse_payload` gives.
+    Message: TypeAlias = "int | File | Want | End | Outcome | None"
 
 TRANSFER_VERSION = 1
 
@@ -88,53 +98,112 @@ _LEAST_BYTES = {MessageType.HELLO: _HELLO.size, MessageType.FILE: _FILE.size, Me
                 MessageType.BLOCK: BLOCK.size, MessageType.END: _END.size, MessageType.RESULT: _RESULT.size,
                 MessageType.BYE: 0}
 
-File = namedtuple("File", "index kind mode mtime_ns size identity name")
-Want = namedtuple("Want", "index ranges")
-Block = namedtuple("Block", "index number digest")
-End = namedtuple("End", "index size root")
-Outcome = namedtuple("Outcome", "index code root text")
+
+class File(namedtuple("File", "index kind mode mtime_ns size identity name")):
+    """A FILE message: what the sender has. `identity` tells one state of the source from another."""
+
+    __slots__ = ()
+    index: int
+    kind: FileKind
+    mode: int
+    mtime_ns: int
+    size: int
+    identity: bytes
+    name: bytes
+
+    if TYPE_CHECKING:
+        def __new__(cls, index: int, kind: FileKind, mode: int, mtime_ns: int,
+                    size: int, identity: bytes, name: bytes) -> Self: ...
 
 
-def _pack(kind, *parts):
+class Want(namedtuple("Want", "index ranges")):
+    """A WANT message; ranges are (first block, number of blocks)."""
+
+    __slots__ = ()
+    index: int
+    ranges: tuple[tuple[int, int], ...]
+
+    if TYPE_CHECKING:
+        def __new__(cls, index: int, ranges: tuple[tuple[int, int], ...]) -> Self: ...
+
+
+class Block(namedtuple("Block", "index number digest")):
+    """What a BLOCK message says of its data."""
+
+    __slots__ = ()
+    index: int
+    number: int
+    digest: bytes
+
+    if TYPE_CHECKING:
+        def __new__(cls, index: int, number: int, digest: bytes) -> Self: ...
+
+
+class End(namedtuple("End", "index size root")):
+    """An END message."""
+
+    __slots__ = ()
+    index: int
+    size: int
+    root: bytes
+
+    if TYPE_CHECKING:
+        def __new__(cls, index: int, size: int, root: bytes) -> Self: ...
+
+
+class Outcome(namedtuple("Outcome", "index code root text")):
+    """A RESULT message."""
+
+    __slots__ = ()
+    index: int
+    code: Result
+    root: bytes
+    text: str
+
+    if TYPE_CHECKING:
+        def __new__(cls, index: int, code: Result, root: bytes, text: str) -> Self: ...
+
+
+def _pack(kind: MessageType, *parts: bytes) -> bytes:
     return HEADER.pack(kind, sum(map(len, parts))) + b"".join(parts)
 
 
-def pack_hello():
+def pack_hello() -> bytes:
     return _pack(MessageType.HELLO, _HELLO.pack(TRANSFER_VERSION))
 
 
-def pack_file(file):
+def pack_file(file: File) -> bytes:
     return _pack(MessageType.FILE, _FILE.pack(*file[:6]), file.name)
 
 
-def pack_want(index, ranges):
+def pack_want(index: int, ranges: Collection[tuple[int, int]]) -> bytes:
     return _pack(MessageType.WANT, _WANT.pack(index, len(ranges)), *(_RANGE.pack(*one) for one in ranges))
 
 
-def pack_block_header(index, number, digest, length):
+def pack_block_header(index: int, number: int, digest: bytes, length: int) -> bytes:
     """All of a BLOCK message but its data."""
     return HEADER.pack(MessageType.BLOCK, BLOCK.size + length) + BLOCK.pack(index, number, digest)
 
 
-def pack_end(index, size, root):
+def pack_end(index: int, size: int, root: bytes) -> bytes:
     return _pack(MessageType.END, _END.pack(index, size, root))
 
 
-def pack_result(index, code, root=bytes(DIGEST_BYTES), text=""):
+def pack_result(index: int, code: Result, root: bytes = bytes(DIGEST_BYTES), text: str = "") -> bytes:
     encoded = text.encode("utf-8", "backslashreplace")[:MOST_TEXT_BYTES]
     return _pack(MessageType.RESULT, _RESULT.pack(index, code, root), encoded)
 
 
-def pack_bye():
+def pack_bye() -> bytes:
     return _pack(MessageType.BYE)
 
 
-def bad(reason):
+def bad(reason: str) -> PeerError:
     """The error of a peer that says what it must not."""
     return PeerError(None, reason)
 
 
-def parse_header(data):
+def parse_header(data: bytes | bytearray) -> tuple[MessageType, int]:
     """(MessageType, bytes of payload); PeerError for what nobody may say."""
     number, length = HEADER.unpack(data)
     kind = _TYPES.get(number)
@@ -146,21 +215,21 @@ def parse_header(data):
     return kind, length
 
 
-def parse_payload(kind, payload):
+def parse_payload(kind: MessageType, payload: bytes | bytearray) -> Message:
     """What a message other than BLOCK says; PeerError when it is none."""
     payload = bytes(payload)
     return _PARSERS[kind](payload)
 
 
-def _parse_hello(payload):
-    version, = _HELLO.unpack(payload[:_HELLO.size])
+def _parse_hello(payload: bytes) -> int:
+    version: int = _HELLO.unpack(payload[:_HELLO.size])[0]
     if version != TRANSFER_VERSION:
         raise bad(f"the peer speaks version {version} of the transfer protocol, this program speaks version"
                   f" {TRANSFER_VERSION}")
     return version
 
 
-def _parse_file(payload):
+def _parse_file(payload: bytes) -> File:
     index, number, *rest = _FILE.unpack(payload[:_FILE.size])
     file = File._make((index, _KINDS.get(number), *rest, payload[_FILE.size:]))
     if index > MOST_INDEX or file.kind is None or len(file.name) > MOST_NAME_BYTES:
@@ -171,7 +240,7 @@ def _parse_file(payload):
     return file
 
 
-def _parse_want(payload):
+def _parse_want(payload: bytes) -> Want:
     index, count = _WANT.unpack(payload[:_WANT.size])
     if count > MOST_RANGES or len(payload) != _WANT.size + count * _RANGE.size:
         raise bad("ranges that do not fill their message")
@@ -184,23 +253,24 @@ def _parse_want(payload):
     return Want(index, ranges)
 
 
-def _parse_end(payload):
+def _parse_end(payload: bytes) -> End:
     if len(payload) != _END.size:
         raise bad("an end message of the wrong length")
     return End(*_END.unpack(payload))
 
 
-def _parse_result(payload):
+def _parse_result(payload: bytes) -> Outcome:
     index, code, root = _RESULT.unpack(payload[:_RESULT.size])
     if code not in _RESULTS or len(payload) > _RESULT.size + MOST_TEXT_BYTES:
         raise bad("a malformed result")
     return Outcome(index, _RESULTS[code], root, payload[_RESULT.size:].decode("utf-8", "replace"))
 
 
-def _parse_bye(payload):
+def _parse_bye(payload: bytes) -> None:
     if payload:
         raise bad("a goodbye with a payload")
 
 
-_PARSERS = {MessageType.HELLO: _parse_hello, MessageType.FILE: _parse_file, MessageType.WANT: _parse_want,
-            MessageType.END: _parse_end, MessageType.RESULT: _parse_result, MessageType.BYE: _parse_bye}
+_PARSERS: dict[MessageType, Callable[[bytes], Message]] = {
+    MessageType.HELLO: _parse_hello, MessageType.FILE: _parse_file, MessageType.WANT: _parse_want,
+    MessageType.END: _parse_end, MessageType.RESULT: _parse_result, MessageType.BYE: _parse_bye}

@@ -4,6 +4,8 @@ Names are taken apart: each directory on the way is opened from the one before i
 that neither a name nor a link that somebody put there leads elsewhere (openat(2), O_NOFOLLOW).
 """
 
+from __future__ import annotations
+
 import errno
 import hashlib
 import os
@@ -21,7 +23,7 @@ class BadName(MproxyError):
     """A name that is not taken."""
 
 
-def split_name(name):
+def split_name(name: bytes) -> list[bytes]:
     """The components of a relative path given as bytes; BadName for what could lead out of its directory."""
     parts = name.split(b"/")
     if not name or len(name) > MOST_NAME_BYTES or b"\0" in name:
@@ -38,12 +40,12 @@ def split_name(name):
     return parts
 
 
-def is_temporary(part):
+def is_temporary(part: bytes) -> bool:
     """Whether a name in a directory is one of ours."""
     return part.startswith(b".") and part.endswith((PART, STATE))
 
 
-def temporary_names(name):
+def temporary_names(name: bytes) -> tuple[bytes, bytes]:
     """(part, state) of a file called `name`: `.NAME.mproxy-part`, with a hash in place of what is too long."""
     most = LONGEST_COMPONENT - len(STATE) - 1
     if len(name) > most:
@@ -57,7 +59,7 @@ def temporary_names(name):
     return b"." + name + PART, b"." + name + STATE
 
 
-def open_directory(base_fd, parts):
+def open_directory(base_fd: int, parts: list[bytes]) -> int:
     """A descriptor of the directory below `base_fd`; BadName through a symbolic link, or where there is none."""
     try:
         return open_below(base_fd, parts)
@@ -69,7 +71,7 @@ def open_directory(base_fd, parts):
         raise
 
 
-def make_directory(base_fd, parts, mode):
+def make_directory(base_fd: int, parts: list[bytes], mode: int) -> tuple[int, bool]:
     """(descriptor, whether it was made here) of the directory `parts`, made with `mode` less the umask if missing."""
     above = open_directory(base_fd, parts[:-1])
     try:
@@ -83,7 +85,7 @@ def make_directory(base_fd, parts, mode):
         os.close(above)
 
 
-def current_umask():
+def current_umask() -> int:
     """The process's umask. Only while there is one thread: it can be read no other way than by setting it."""
     mask = os.umask(0o077)
     os.umask(mask)

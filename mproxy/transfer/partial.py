@@ -13,12 +13,15 @@ The temporary files are ours alone: what somebody has planted there, a link, a f
 another user, is neither opened nor removed.
 """
 
+from __future__ import annotations
+
 import errno
 import fcntl
 import os
 import stat
 import struct
 import threading
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from mproxy.ground.errors import MproxyError
 from mproxy.transfer._disk import (
@@ -34,10 +37,27 @@ from mproxy.transfer._disk import (
     status_of,
     write_at,
 )
+from mproxy.transfer.arriving import ArrivingFile
 from mproxy.transfer.messages import MOST_RANGES, FileKind
 from mproxy.transfer.names import PART, temporary_names
 from mproxy.transfer.parts import Parts
 from mproxy.transfer.tree import DIGEST_BYTES, LEAF_BYTES, block_count, block_length, leaf, root
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol, TypeVar
+
+    from mproxy.transfer._disk import Status
+    from mproxy.transfer.arriving import Data
+    from mproxy.transfer.messages import File
+
+    Item = TypeVar("Item")
+    Found = TypeVar("Found")
+
+    class Spread(Protocol):
+        """`Workers.spread`, or `one_by_one`: calls a function for each item, on several threads if there are some."""
+
+        def __call__(self, function: Callable[[Item], Found], items: Sequence[Item]) -> list[Found]: ...
 
 RESERVE_BYTES = 16 << 20  # ahead of what has arrived, at most: a reservation keeps other threads from writing
 MOST_PIPE_BLOCKS = 1 << 21  # of a pipe: 64 MiB of digests, 2 TiB in blocks that are full
@@ -61,23 +81,23 @@ class Cancelled(MproxyError):
     """Nobody waits for it any more."""
 
 
-def one_by_one(function, items):
+def one_by_one(function: Callable[[Item], Found], items: Sequence[Item]) -> list[Found]:
     """What Workers.spread does, on this thread."""
     return [function(item) for item in items]
 
 
-def spans(count):
+def spans(count: int) -> list[range]:
     """[range of blocks, ...] for the threads that hash a file of `count` blocks."""
     return [range(first, min(first + _AT_ONCE, count)) for first in range(0, count, _AT_ONCE)]
 
 
-def read_block(fd, buffer, number, length):
+def read_block(fd: int, buffer: bytearray, number: int, length: int) -> memoryview:
     """Block `number`, of `length` bytes at most, in `buffer`; shorter where the file ends."""
     view = memoryview(buffer)[:length]
     return view[:read_at(fd, view, number * LEAF_BYTES)]
 
 
-def check_free(status, file, force):
+def check_free(status: Status | None, file: File, force: bool) -> None:
     """Nothing, if `file` may get a name that now belongs to what `status` is of (None: nothing has it).
 
     FileExistsError if it may not; Busy when the other may be the same file, which has come there just now;
@@ -94,16 +114,15 @@ def check_free(status, file, force):
     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
 
 
-class PartialFile:
+class PartialFile(ArrivingFile):
     """One arriving file in the directory `directory_fd` (which it takes over). `file` is the sender's FILE message.
 
-    `begin` first: it gives the ranges of blocks that are missing. Then `write_block` for each, from any thread but
-    each block once at a time (a pipe's in order); when all of that is over `finish`, if the sender has ended;
-    `close`, or `abandon`, at last, in every case. `cancel` from any thread makes what takes long end with Cancelled.
-    `spread(function, items)` calls a function for each item, on several threads if there are some.
+    After `begin` `write_block` for each block, once at a time (a pipe's in order); when all of that is over `finish`,
+    if the sender has ended.
     """
 
-    def __init__(self, directory_fd, name, file, *, force=False, umask=0, spread=one_by_one):
+    def __init__(self, directory_fd: int, name: bytes, file: File, *, force: bool = False, umask: int = 0,
+                 spread: Spread = one_by_one) -> None:
         self._directory = directory_fd
         self._name = name
         self._part, self._state_name = temporary_names(name)
@@ -124,8 +143,7 @@ class PartialFile:
         self.in_order = file.kind == FileKind.PIPE
         self.kept_blocks = 0  # that were there from an earlier attempt
 
-    def begin(self):
-        """Ranges of missing blocks. FileExistsError when the name is taken and not to be replaced."""
+    def begin(self) -> list[tuple[int, int]]:
         self._fd = self._open_own(self._part)
         is_known = self._file.kind == FileKind.FILE and block_count(self._file.size) > 1
         if is_known or self._part not in self._made:
@@ -140,7 +158,7 @@ class PartialFile:
         self._begun = True
         return missing
 
-    def _open_own(self, name):
+    def _open_own(self, name: bytes) -> int:
         """A descriptor of one of our temporary files, locked."""
         try:
             fd = create(self._directory, name)
@@ -151,7 +169,7 @@ class PartialFile:
         self._made.append(name)
         return fd
 
-    def _open_found(self, name):
+    def _open_found(self, name: bytes) -> int:
         """What an earlier attempt has left; BlockingIOError when somebody has it."""
         found = find(self._directory, name)
         try:
@@ -172,7 +190,7 @@ class PartialFile:
             raise
         return fd
 
-    def _check_own(self, status, name):
+    def _check_own(self, status: Status, name: bytes) -> None:
         """OSError when the temporary file was planted by another user."""
         owners = (os.geteuid(), os.fstat(self._directory).st_uid)  # a file system without owners says the same of all
         if not stat.S_ISREG(status.st_mode) or status.st_uid not in owners:
@@ -185,7 +203,7 @@ class PartialFile:
                 raise Busy("a part that has its name already")
             raise PermissionError(errno.EPERM, f"{os.fsdecode(name)} is in the way: it has a second name (hard link)")
 
-    def _read_state(self):
+    def _read_state(self) -> bool:
         """Whether an earlier attempt at the same source is there; then the digests of what lies there are taken."""
         size = self._file.size
         length = _STATE.size + block_count(size) * DIGEST_BYTES
@@ -200,12 +218,12 @@ class PartialFile:
         self._forget(self._damaged())
         return True
 
-    def _damaged(self):
+    def _damaged(self) -> list[int]:
         """Numbers of blocks that are claimed, but whose data on the disk is another."""
         count = len(self._digests) // DIGEST_BYTES
         return [number for found in self._spread(self._damaged_in, spans(count)) for number in found]
 
-    def _damaged_in(self, numbers):
+    def _damaged_in(self, numbers: range) -> list[int]:
         size, found = self._size(), []
         buffer = bytearray(min(size, LEAF_BYTES))
         count = len(self._digests) // DIGEST_BYTES
@@ -220,19 +238,19 @@ class PartialFile:
                 found.append(number)
         return found
 
-    def _is_block(self, number, data, digest, is_last):
+    def _is_block(self, number: int, data: Data, digest: bytes, is_last: bool) -> bool:
         """Whether data have this digest. Which block of a pipe is the last only its digest tells."""
         return leaf(data, number, is_last) == digest or (
             self._file.kind == FileKind.PIPE and leaf(data, number, not is_last) == digest)
 
-    def _size(self):
+    def _size(self) -> int:
         return self._file.size if self._file.kind == FileKind.FILE else self._arrived
 
-    def _forget(self, numbers):
+    def _forget(self, numbers: Iterable[int]) -> None:
         for number in numbers:
             self._note(number, _MISSING)
 
-    def _start_anew(self):
+    def _start_anew(self) -> None:
         if self._file.kind == FileKind.FILE and self._file.size > LEAF_BYTES:  # a block tells when it is written
             self._check_room()  # first: the digests of a size that nobody has would fill the memory
         for fd, name in ((self._fd, self._part), (self._state_fd, self._state_name)):
@@ -244,14 +262,14 @@ class PartialFile:
             os.pwrite(self._state_fd, _STATE.pack(_MAGIC, self._file.size, self._file.identity), 0)
             os.ftruncate(self._state_fd, _STATE.size + len(self._digests))
 
-    def _check_room(self):
+    def _check_room(self) -> None:
         """Find out now, not after an hour, that the disk is too small."""
         room = os.fstatvfs(self._fd)
         own = os.fstat(self._fd).st_blocks * 512  # of another source, about to be given up
         if self._file.size > room.f_bavail * room.f_frsize + own and room.f_blocks:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def _reserve(self):
+    def _reserve(self) -> None:
         """Take room a step ahead of what arrives, and never more than has arrived; OSError where there is none."""
         if self._file.kind != FileKind.FILE or not self._reserving.acquire(blocking=False):
             return
@@ -266,13 +284,13 @@ class PartialFile:
         finally:
             self._reserving.release()
 
-    def _digest(self, number):
+    def _digest(self, number: int) -> bytes:
         return bytes(self._digests[number * DIGEST_BYTES:(number + 1) * DIGEST_BYTES])
 
-    def _has(self, number):
+    def _has(self, number: int) -> bool:
         return self._digest(number) != _MISSING
 
-    def _missing(self):
+    def _missing(self) -> list[tuple[int, int]]:
         """[(first block, number of blocks), ...], at most MOST_RANGES: the last takes what is left."""
         ranges: list[tuple[int, int]] = []
         count, number = block_count(self._file.size), 0
@@ -288,15 +306,15 @@ class PartialFile:
             number += 1
         return ranges
 
-    def write_block(self, number, data, digest):
-        """Write a block whose digest must be `digest`; False when it is another. From any thread."""
+    def write_block(self, number: int, data: Data, digest: bytes) -> bool:
         at = number * LEAF_BYTES
         if self._file.kind == FileKind.PIPE:
             if number >= MOST_PIPE_BLOCKS:
                 raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-            at = self._parts.add(number, data, digest)
-            if at is None:
+            place = self._parts.add(number, data, digest)
+            if place is None:
                 return False
+            at = place
         elif leaf(data, number, number == block_count(self._file.size) - 1) != digest:
             return False
         write_at(self._fd, data, at)
@@ -305,13 +323,13 @@ class PartialFile:
         self._reserve()
         return True
 
-    def _note(self, number, digest):
+    def _note(self, number: int, digest: bytes) -> None:
         at = number * DIGEST_BYTES
         self._digests[at:at + DIGEST_BYTES] = digest
         if self._state_fd >= 0 and self._file.kind == FileKind.FILE:
             os.pwrite(self._state_fd, digest, _STATE.size + at)
 
-    def finish(self, size, digest):
+    def finish(self, size: int, digest: bytes) -> bytes | None:
         """Hash what lies on the disk, give it its name and close it; the root. None: it is not the sender's, and
         nothing is kept.
 
@@ -332,7 +350,7 @@ class PartialFile:
         self.close()
         return own
 
-    def _hash_all(self, size, before):
+    def _hash_all(self, size: int, before: Status) -> None:
         """Damaged, unless what lies on the disk is what arrived, and nobody has written there since `before`, a
         status."""
         for _attempt in range(3):  # some file systems settle times a moment later
@@ -346,14 +364,14 @@ class PartialFile:
             before = status
         raise Damaged("another program is writing to the partial file at the receiver: send it again")
 
-    def _give_name(self):
+    def _give_name(self) -> None:
         """Give the file that was hashed, and no other, its name."""
         certain = self._replace() if self._force else self._name_anew()
         self.discard()
         if not certain and not is_named(self._fd, self._directory, self._name):
             raise Damaged("another program replaced the file at the receiver")
 
-    def _link(self, name):
+    def _link(self, name: bytes) -> bool:
         """Whether the file that we hold open could be given a name more."""
         try:
             link_open(self._fd, self._directory, name)
@@ -363,7 +381,7 @@ class PartialFile:
         except OSError:
             return False  # no hard links here, or no /proc
 
-    def _replace(self):
+    def _replace(self) -> bool:
         """Whether what has the name now is certain."""
         fresh = b"." + os.urandom(12).hex().encode() + PART  # a name that nobody can put another file under
         source = fresh if self._link(fresh) else self._part
@@ -375,7 +393,7 @@ class PartialFile:
             raise
         return source is fresh
 
-    def _name_anew(self):
+    def _name_anew(self) -> bool:
         """Without replacing what came there meanwhile. As of _replace."""
         if self._link(self._name):
             return True
@@ -386,23 +404,21 @@ class PartialFile:
         os.rename(self._part, self._name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
         return False
 
-    def discard(self):
+    def discard(self) -> None:
         """Remove the partial file and its state."""
         if not self._discarded:
             self._discard((self._part, self._state_name))
             self._discarded = True
 
-    def _discard(self, names):
+    def _discard(self, names: Collection[bytes]) -> None:
         for name, fd in ((self._part, self._fd), (self._state_name, self._state_fd)):
             if fd >= 0 and name in names:
                 remove_named(fd, self._directory, name)
 
-    def cancel(self):
-        """Make what takes long end soon."""
+    def cancel(self) -> None:
         self._cancelled = True
 
-    def abandon(self):
-        """Close; what has arrived stays for the next attempt, if it has something to go on with."""
+    def abandon(self) -> None:
         try:
             if not self._begun:
                 self._discard(self._made)
@@ -411,8 +427,7 @@ class PartialFile:
         finally:
             self.close()
 
-    def close(self):
-        """Close the descriptors; what has arrived stays for the next attempt."""
+    def close(self) -> None:
         for fd in (self._fd, self._state_fd, self._directory):
             if fd >= 0:
                 os.close(fd)

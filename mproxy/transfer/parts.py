@@ -5,18 +5,24 @@ that of the block so far. The next block begins when the one before is full. Wha
 is that of a last block, mostly an empty one, because nobody knows before that there is no more.
 """
 
+from __future__ import annotations
+
 from mproxy.transfer.tree import LEAF_BYTES, leaf
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mproxy.transfer.arriving import Data
 
 
 class Parts:
     """The block that is arriving, or being sent."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.number = 0
         self.ended = False  # the last part has come
         self._data = bytearray()
 
-    def add(self, number, data, digest):
+    def add(self, number: int, data: Data, digest: bytes) -> int | None:
         """Where in the pipe the data belong, in bytes; None when they are damaged or out of order."""
         if self.ended or not self._begin(number) or len(self._data) + len(data) > LEAF_BYTES:
             return None
@@ -27,7 +33,7 @@ class Parts:
         self.ended = leaf(self._data, number, True) == digest
         return at if self.ended else None
 
-    def make(self, data, is_last):
+    def make(self, data: Data, is_last: bool) -> tuple[int, bytes]:
         """(number of the block, digest) of the next part; of a last one `data` are empty."""
         if len(self._data) == LEAF_BYTES and not is_last:
             self._begin(self.number + 1)
@@ -36,11 +42,11 @@ class Parts:
         return self.number, leaf(self._data, self.number, is_last)
 
     @property
-    def room(self):
+    def room(self) -> int:
         """Bytes that the next part may have."""
         return LEAF_BYTES - len(self._data) % LEAF_BYTES
 
-    def _begin(self, number):
+    def _begin(self, number: int) -> bool:
         """Whether a part of that block may come now."""
         if number == self.number + 1 and len(self._data) == LEAF_BYTES:
             self.number, self._data = number, bytearray()

@@ -4,39 +4,48 @@ Sizes and times prove nothing; the receiver asks for no block, the sender answer
 that of what lies here is computed beside.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import stat
 
 from mproxy.ground.errors import MproxyError
 from mproxy.transfer._disk import find, is_named, remove_named, status_of
+from mproxy.transfer.arriving import ArrivingFile
 from mproxy.transfer.messages import FileKind
 from mproxy.transfer.names import temporary_names
 from mproxy.transfer.partial import Cancelled, one_by_one, read_block, spans
 from mproxy.transfer.tree import LEAF_BYTES, block_count, block_length, leaf, root
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mproxy.transfer._disk import Status
+    from mproxy.transfer.arriving import Data
+    from mproxy.transfer.messages import File
+    from mproxy.transfer.partial import Spread
 
 
 class Differs(MproxyError):
     """What is there is not what is announced, and may be replaced."""
 
 
-def may_be(status, file):
+def may_be(status: Status | None, file: File) -> bool:
     """Whether what `status` is of (None: there is nothing) may be the file that is announced."""
     return (status is not None and file.kind == FileKind.FILE
             and stat.S_ISREG(status.st_mode) and status.st_size == file.size)
 
 
-def has_state(directory_fd, name):
+def has_state(directory_fd: int, name: bytes) -> bool:
     """Whether an interrupted transfer to this name may be there."""
     return find(directory_fd, temporary_names(name)[1]) is not None
 
 
-class PresentFile:
+class PresentFile(ArrivingFile):
     """What PartialFile is, for a file that is there."""
 
-    in_order = False
-
-    def __init__(self, directory_fd, name, file, *, force=False, umask=0, spread=one_by_one):
+    def __init__(self, directory_fd: int, name: bytes, file: File, *, force: bool = False, umask: int = 0,
+                 spread: Spread = one_by_one) -> None:
         self._directory = directory_fd
         self._name = name
         self._file = file
@@ -47,17 +56,17 @@ class PresentFile:
         self._cancelled = False
         self.kept_blocks = block_count(file.size)
 
-    def begin(self):
+    def begin(self) -> list[tuple[int, int]]:
         """No block is missing, as far as is known."""
         self._fd = os.open(self._name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC,
                            dir_fd=self._directory)
         return []
 
-    def write_block(self, _number, _data, _digest):
+    def write_block(self, _number: int, _data: Data, _digest: bytes) -> bool:
         """Never called: no blocks are requested."""
         return False
 
-    def finish(self, size, digest):
+    def finish(self, size: int, digest: bytes) -> bytes:
         """The root, when the file is the same. FileExistsError, or Differs if it may be replaced."""
         before = status_of(self._fd)
         if size == before.st_size == self._file.size and self._root() == digest and self._is_still(before):
@@ -69,11 +78,11 @@ class PresentFile:
             raise Differs("the existing file is a different one")
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
 
-    def _root(self):
+    def _root(self) -> bytes:
         digests = dict(pair for found in self._spread(self._hash, spans(self.kept_blocks)) for pair in found)
         return root(b"".join(digests[number] for number in range(self.kept_blocks)))
 
-    def _hash(self, numbers):
+    def _hash(self, numbers: range) -> list[tuple[int, bytes]]:
         buffer = bytearray(min(LEAF_BYTES, self._file.size))
         digests = []
         for number in numbers:
@@ -83,20 +92,20 @@ class PresentFile:
             digests.append((number, leaf(data, number, number == self.kept_blocks - 1)))
         return digests
 
-    def _is_still(self, before):
+    def _is_still(self, before: Status) -> bool:
         status = status_of(self._fd)
         return is_named(self._fd, self._directory, self._name) and (
             status.st_mtime_ns, status.st_ctime_ns, status.st_size) == (
             before.st_mtime_ns, before.st_ctime_ns, before.st_size)
 
-    def _dress(self):
+    def _dress(self) -> None:
         try:
             os.fchmod(self._fd, self._file.mode & 0o777 & ~self._umask)
             os.utime(self._fd, ns=(self._file.mtime_ns, self._file.mtime_ns))
         except PermissionError:
             pass  # it is another user's
 
-    def _remove_leftovers(self):
+    def _remove_leftovers(self) -> None:
         """Temporary files of ours, if we were killed after the name was given and before they were removed."""
         part, state = temporary_names(self._name)
         if is_named(self._fd, self._directory, part):
@@ -106,19 +115,10 @@ class PresentFile:
             except FileNotFoundError:
                 pass
 
-    def discard(self):
-        """Nothing to remove: the existing file stays."""
-
-    def cancel(self):
-        """Make what takes long end soon."""
+    def cancel(self) -> None:
         self._cancelled = True
 
-    def abandon(self):
-        """The same as `close`."""
-        self.close()
-
-    def close(self):
-        """Close the descriptors."""
+    def close(self) -> None:
         for fd in (self._fd, self._directory):
             if fd >= 0:
                 os.close(fd)

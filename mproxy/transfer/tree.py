@@ -6,9 +6,15 @@ root is the hash over the blocks' digests. So an interrupted transfer needs no s
 two files are equal when their roots are.
 """
 
+from __future__ import annotations
+
 import hashlib
 
 from mproxy.transfer._hash import four_leaves, is_fast
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mproxy.transfer.arriving import Data
 
 LEAF_BYTES = 1 << 20
 QUARTER_BYTES = LEAF_BYTES // 4
@@ -16,7 +22,7 @@ DIGEST_BYTES = 32
 _DEPTH = 3
 
 
-def leaf(data, number, is_last):
+def leaf(data: Data, number: int, is_last: bool) -> bytes:
     """The digest of block `number`; releases the GIL while it computes."""
     if len(data) <= QUARTER_BYTES:
         digests = _node(data, 0, number * 4, is_last)
@@ -27,7 +33,7 @@ def leaf(data, number, is_last):
     return _node(digests, 1, number, is_last)
 
 
-def slow_leaves(data, number, is_last):
+def slow_leaves(data: Data, number: int, is_last: bool) -> bytes:
     """The digests of the quarters of block `number`, joined; the last one may be short, or the only one."""
     view = memoryview(data)
     count = max(1, -(-len(view) // QUARTER_BYTES))
@@ -36,21 +42,21 @@ def slow_leaves(data, number, is_last):
         for i in range(count))
 
 
-def root(leaves):
+def root(leaves: Data) -> bytes:
     """The digest over all blocks' digests, in order, as one bytes-like."""
     return _node(leaves, 2, 0, True)
 
 
-def _node(data, depth, offset, is_last):
+def _node(data: Data, depth: int, offset: int, is_last: bool) -> bytes:
     return hashlib.blake2b(data, digest_size=DIGEST_BYTES, fanout=0, depth=_DEPTH, leaf_size=QUARTER_BYTES,
                            node_offset=offset, node_depth=depth, inner_size=DIGEST_BYTES, last_node=is_last).digest()
 
 
-def block_count(size):
+def block_count(size: int) -> int:
     """Blocks of a file; an empty one has one, empty block."""
     return max(1, -(-size // LEAF_BYTES))
 
 
-def block_length(size, number):
+def block_length(size: int, number: int) -> int:
     """Bytes of block `number` of a file of `size` bytes."""
     return min(LEAF_BYTES, size - number * LEAF_BYTES)

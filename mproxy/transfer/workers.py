@@ -5,10 +5,21 @@ are done one after the other by one thread, and their results come together. Whe
 the disk is slow, the other threads help.
 """
 
+from __future__ import annotations
+
 import queue
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypeVar
+    Item = TypeVar("Item")
+    Found = TypeVar("Found")
+    # What to do, whom to tell, and whether it is short.
+    Job = tuple[Callable[[], object], Callable[[Any, Exception | None], object], bool]
 
 TELL_S = 0.001  # nobody is to wait longer for results because more of them are coming
 
@@ -20,21 +31,22 @@ SLOW_S, MOST_S, OF_THE_LAST = 0.00025, 0.001, 8
 class Workers:
     """`count` threads; results come back on the loop's thread. Nobody waits for them when the process ends."""
 
-    def __init__(self, call_soon_threadsafe, count):
+    def __init__(self, call_soon_threadsafe: Callable[[Callable[[], None]], object], count: int) -> None:
         self._call_soon = call_soon_threadsafe
         self._count = count
         self._lock = threading.Lock()  # of the next three
-        self._jobs: deque = deque()
+        self._jobs: deque[Job] = deque()
         self._long_jobs = 0  # that wait, or are being done: a thread for each of them, and one for all that is short
         self._awake = 0  # threads that work, or have been called
-        self._calls: queue.SimpleQueue = queue.SimpleQueue()  # an entry for each thread that is to wake up
+        self._calls: queue.SimpleQueue[None] = queue.SimpleQueue()  # an entry for each thread that is to wake up
         self._average_s = 0.0  # of short jobs
-        self._results: deque = deque()
+        self._results: deque[tuple[Callable[[Any, Exception | None], object], Any, Exception | None]] = deque()
         self._told = False  # the loop will call _deliver
         for _ in range(count):
             threading.Thread(target=self._run, daemon=True).start()
 
-    def submit(self, function, done, *, short=False):
+    def submit(self, function: Callable[[], Found], done: Callable[[Found, Exception | None], object], *,
+               short: bool = False) -> None:
         """Run `function()` on a thread, then `done(result, error)` on the loop's; one of the two is None. `short`: it
         is not worth a thread of its own."""
         with self._lock:
@@ -42,13 +54,13 @@ class Workers:
             self._long_jobs += not short
             self._call(self._long_jobs + 1)
 
-    def _call(self, most):
+    def _call(self, most: int) -> None:
         """Have one more thread, if fewer than `most` are awake. With the lock."""
         if self._awake < min(most, self._count):
             self._awake += 1
             self._calls.put(None)
 
-    def spread(self, function, items):
+    def spread(self, function: Callable[[Item], Found], items: Sequence[Item]) -> list[Found]:
         """[function(item), ...] in any order, computed on this thread and on all workers that are free; raises what one
         of them raised. May be called from a worker: it needs no other."""
         helpers = min(self._count - 1, len(items) - 1)
@@ -59,12 +71,12 @@ class Workers:
             self.submit(share.help, _ignore)
         return share.finish()
 
-    def _run(self):
+    def _run(self) -> None:
         while True:
             self._calls.get()
             self._work()
 
-    def _work(self):
+    def _work(self) -> None:
         """Do what there is to do."""
         told_at = time.monotonic()
         while (job := self._next()) is not None:
@@ -81,14 +93,14 @@ class Workers:
             del function, done, job  # buffers must not live until the next job
         self._tell()
 
-    def _next(self):
+    def _next(self) -> Job | None:
         with self._lock:
             if self._jobs:
                 return self._jobs.popleft()
             self._awake -= 1
             return None
 
-    def _do(self, function, done):
+    def _do(self, function: Callable[[], object], done: Callable[[Any, Exception | None], object]) -> None:
         result = error = None
         try:
             result = function()
@@ -96,11 +108,11 @@ class Workers:
             error = caught
         self._results.append((done, result, error))
 
-    def _end_long(self):
+    def _end_long(self) -> None:
         with self._lock:
             self._long_jobs -= 1
 
-    def _judge(self, took_s):
+    def _judge(self, took_s: float) -> None:
         """Have another thread help with the other jobs, if short jobs are not short."""
         self._average_s += (min(took_s, MOST_S) - self._average_s) / OF_THE_LAST
         if self._average_s > SLOW_S:
@@ -108,13 +120,13 @@ class Workers:
                 if self._jobs:
                     self._call(self._count)
 
-    def _tell(self):
+    def _tell(self) -> None:
         """Have the loop fetch the results."""
         if self._results and not self._told:
             self._told = True
             self._call_soon(self._deliver)
 
-    def _deliver(self):
+    def _deliver(self) -> None:
         """Give what has come so far to those who wait for it. On the loop's thread."""
         self._told = False  # first: whatever is added from now on is delivered by another call
         try:
@@ -127,22 +139,22 @@ class Workers:
                 self._call_soon(self._deliver)
 
 
-def _ignore(_result, _error):
+def _ignore(_result: object, _error: Exception | None) -> None:
     """Who has spread the work has the results."""
 
 
 class _Share:
     """Work that several threads take from one heap: whoever comes late finds less of it, or none."""
 
-    def __init__(self, function, items):
+    def __init__(self, function: Callable[[Any], Any], items: Iterable[Any]) -> None:
         self._function = function
         self._items = list(items)
-        self._results = []
-        self._error = None
+        self._results: list[Any] = []
+        self._error: Exception | None = None
         self._busy = 0
         self._changed = threading.Condition()
 
-    def help(self):
+    def help(self) -> None:
         """Work until there is none left."""
         while True:
             with self._changed:
@@ -162,7 +174,7 @@ class _Share:
                     self._error, self._items = error, []
                 self._changed.notify_all()
 
-    def finish(self):
+    def finish(self) -> list[Any]:
         """Help, wait for those who began something, and give the results."""
         self.help()
         with self._changed:
