@@ -272,19 +272,11 @@ def _total_of(sources):
     """Bytes of files; None where nobody knows, before a pipe has ended."""
     if any(source.kind == FileKind.PIPE for source in sources):
         return None
-    return sum(_size_of(source.path) for source in sources if source.kind == FileKind.FILE)
+    return sum(source.expected_bytes for source in sources)
 
 
 def _kind_of(path):
     return "a symbolic link" if os.path.islink(path) else "neither a file nor a directory"
-
-
-def _size_of(path):
-    """Of a file that may have gone meanwhile; then opening it will say so."""
-    try:
-        return os.path.getsize(path)
-    except OSError:
-        return 0
 
 
 def main(argv=None):

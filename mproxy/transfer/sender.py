@@ -56,9 +56,10 @@ def identity(status):
 class Source:
     """One thing to send: `name` is what the receiver gets to see, a relative path as bytes; `path` or `fd` is ours."""
 
-    def __init__(self, name, kind, path=None, fd=-1, follow=True):
+    def __init__(self, name, kind, path=None, fd=-1, follow=True, expected_bytes=0):
         self.name, self.kind, self.path = name, kind, path
         self.fd = fd
+        self.expected_bytes = expected_bytes  # when it was found
         self.size = 0
         self.identity = bytes(16)
         self.outcome = None  # Outcome, once it is known
@@ -415,14 +416,14 @@ def find_sources(paths, on_left_out):
             sources.append(Source(b"stdin", FileKind.PIPE, fd=0))
             continue
         try:
-            mode = os.stat(path).st_mode
+            status = os.stat(path)
         except OSError as error:
             raise MproxyError(f"cannot send {path}: {error.strerror}") from None
         base = os.fsencode(os.path.basename(os.path.abspath(path)) or "root")
-        if stat.S_ISDIR(mode):
+        if stat.S_ISDIR(status.st_mode):
             sources += _walk(path, base, on_left_out)
-        elif stat.S_ISREG(mode):
-            sources.append(Source(base, FileKind.FILE, path))
+        elif stat.S_ISREG(status.st_mode):
+            sources.append(Source(base, FileKind.FILE, path, expected_bytes=status.st_size))
         else:
             raise MproxyError(f"cannot send {path}: neither a file nor a directory; to send a pipe, use '-' (standard"
                               " input)")
@@ -439,14 +440,15 @@ def _walk(top, base, on_left_out):
         for name in names + sorted(files):
             path = os.path.join(directory, name)
             try:
-                mode = os.lstat(path).st_mode
+                status = os.lstat(path)
             except OSError as error:
                 on_left_out(path, error)
                 continue
-            if stat.S_ISDIR(mode):
-                found.append(Source(prefix + b"/" + os.fsencode(name), FileKind.DIRECTORY, path, follow=False))
-            elif stat.S_ISREG(mode):
-                found.append(Source(prefix + b"/" + os.fsencode(name), FileKind.FILE, path, follow=False))
+            inner = prefix + b"/" + os.fsencode(name)
+            if stat.S_ISDIR(status.st_mode):
+                found.append(Source(inner, FileKind.DIRECTORY, path, follow=False))
+            elif stat.S_ISREG(status.st_mode):
+                found.append(Source(inner, FileKind.FILE, path, follow=False, expected_bytes=status.st_size))
             else:
                 on_left_out(path, None)
     return found
