@@ -8,6 +8,10 @@ from mproxy.transport._packet import EndCode
 from mproxy.transport.keying import DISAGREE
 from mproxy.transport.observers import LinkHandler
 
+# Messages about small files are some hundred bytes each: what has come of them is read in one go. Of a large block no
+# more than this is copied once more.
+READ_AHEAD_BYTES = 16384
+
 
 class Conversation(LinkHandler, ABC):
     """A Link's handler that reads messages. `keying` answers handshakes, None where there are no keys.
@@ -22,12 +26,12 @@ class Conversation(LinkHandler, ABC):
         self.open = False  # the peer has shown that it is there, with the keys
         self._keying = keying
         self._refusal = ""  # why we do not trust the peer's key, which is not for the peer to know
-        self._header = bytearray(HEADER.size)
-        self._next = self._start  # what the buffer being filled is
-        self._kind = MessageType.HELLO  # of the message in hand
-        self._length = 0  # of its payload
-        self._buffer = bytearray()  # what is being filled
-        self._block = Block(0, 0, b"")  # whose data is being received
+        self._ahead = memoryview(b"")  # what has come, from the beginning of a message
+        self._at = self._end = 0  # of these bytes those that are still to be read
+        self._block, self._length = Block(0, 0, b""), 0  # the last one, and the bytes of its data
+        self._data = None  # where these go, while the last `_missing` of them are to come
+        self._missing = 0
+        self._gave_up = False
         link.handler = self
 
     # ---- of Link
@@ -45,14 +49,19 @@ class Conversation(LinkHandler, ABC):
         if self._refusal:
             return  # with keys, but we do not trust it
         self.open = True
-        self._next = self._take_header
-        link.fill(self._header)
+        self._ahead = memoryview(bytearray(READ_AHEAD_BYTES))
+        self._at_hand(HEADER.size)
         self.on_open()
 
-    def on_filled(self, _link):
-        """Another part of a message."""
+    def on_filled(self, link):
+        """More of what the peer says."""
+        data, self._data = self._data, None
         try:
-            self._next()
+            if data is None:
+                self._end += link.filled
+            else:
+                self.on_block(self._block, data)
+            self._take_messages()
         except PeerError as error:
             self.give_up(EndCode.BAD_PACKET, str(error))
 
@@ -87,61 +96,74 @@ class Conversation(LinkHandler, ABC):
     # ---- for subclasses
 
     def give_up(self, code, reason):
-        """End the connection and say why."""
+        """End the connection and say why; nothing more is read."""
+        self._gave_up = True
         if not self.over:
             self.link.abort(int(code), reason.encode("utf-8", "backslashreplace"))
 
     def take_block(self, buffer):
         """A buffer for the block that `block_buffer` had none for."""
-        self._buffer = buffer
-        self._next = self._end_block
-        if self._length > BLOCK.size:
-            self.link.fill(memoryview(buffer)[:self._length - BLOCK.size])
-        else:
-            self._end_block()
+        try:
+            if self._receive(buffer):
+                self._take_messages()
+        except PeerError as error:
+            self.give_up(EndCode.BAD_PACKET, str(error))
 
     @property
     def block_length(self):
-        """Bytes of the block whose header has come."""
-        return self._length - BLOCK.size
+        """Bytes of data of the block whose header has come."""
+        return self._length
 
     @property
     def begun_bytes(self):
         """Of the block that is being received."""
-        return self.link.filled if self._next == self._end_block else 0
+        return 0 if self._data is None else len(self._data) - self._missing + self.link.filled
 
-    # ---- parts of a message
+    # ---- messages
 
-    def _start(self):
-        raise AssertionError("nothing is read before the connection is established")
+    def _take_messages(self):
+        """Take what has come, and have the link call when there is more."""
+        while not self._gave_up and self._take_message():
+            pass
 
-    def _take_header(self):
-        self._kind, self._length = parse_header(self._header)
-        wanted = BLOCK.size if self._kind == MessageType.BLOCK else self._length
-        if wanted == 0:
-            self._message(self._kind, None)
-            return
-        self._buffer = bytearray(wanted)
-        self._next = self._take_block_header if self._kind == MessageType.BLOCK else self._take_payload
-        self.link.fill(self._buffer)
+    def _take_message(self):
+        """Whether the next message was taken; else it is waited for."""
+        if not self._at_hand(HEADER.size):
+            return False
+        kind, length = parse_header(self._ahead, self._at)
+        if not self._at_hand(HEADER.size + (BLOCK.size if kind == MessageType.BLOCK else length)):
+            return False
+        begin = self._at + HEADER.size
+        if kind == MessageType.BLOCK:
+            self._at = begin + BLOCK.size
+            self._block, self._length = Block(*BLOCK.unpack_from(self._ahead, begin)), length - BLOCK.size
+            buffer = self.block_buffer(self._block, self._length)
+            return buffer is not None and self._receive(buffer)
+        self._at = begin + length
+        self.on_message(kind, parse_payload(kind, self._ahead[begin:self._at]))
+        return True
 
-    def _take_payload(self):
-        self._message(self._kind, parse_payload(self._kind, self._buffer))
+    def _at_hand(self, count):
+        """Whether `count` bytes have come that were not read; else they are waited for."""
+        rest = self._end - self._at
+        if rest >= count:
+            return True
+        ahead = self._ahead if count <= len(self._ahead) else memoryview(bytearray(count))
+        ahead[:rest] = self._ahead[self._at:self._end]
+        self._ahead, self._at, self._end = ahead, 0, rest
+        self.link.fill(ahead[rest:], count - rest)
+        return False
 
-    def _message(self, kind, message):
-        self._next = self._take_header
-        self.link.fill(self._header)
-        self.on_message(kind, message)
-
-    def _take_block_header(self):
-        self._block = Block(*BLOCK.unpack(self._buffer))
-        buffer = self.block_buffer(self._block, self._length - BLOCK.size)
-        if buffer is not None:
-            self.take_block(buffer)
-
-    def _end_block(self):
-        block, buffer, length = self._block, self._buffer, self._length - BLOCK.size
-        self._buffer = bytearray()
-        self._next = self._take_header
-        self.link.fill(self._header)
-        self.on_block(block, memoryview(buffer)[:length])
+    def _receive(self, buffer):
+        """Put the block's data into `buffer`; whether all of it has come."""
+        data = memoryview(buffer)[:self._length]
+        there = min(self._length, self._end - self._at)
+        data[:there] = self._ahead[self._at:self._at + there]
+        self._at += there
+        self._missing = self._length - there
+        if self._missing:
+            self._data = data
+            self.link.fill(data[there:])
+            return False
+        self.on_block(self._block, data)
+        return True

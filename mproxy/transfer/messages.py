@@ -203,9 +203,9 @@ def bad(reason: str) -> PeerError:
     return PeerError(None, reason)
 
 
-def parse_header(data: bytes | bytearray) -> tuple[MessageType, int]:
-    """(MessageType, bytes of payload); PeerError for what nobody may say."""
-    number, length = HEADER.unpack(data)
+def parse_header(data: bytes | memoryview, at: int = 0) -> tuple[MessageType, int]:
+    """(MessageType, bytes of payload) of the message at an offset; PeerError for what nobody may say."""
+    number, length = HEADER.unpack_from(data, at)
     kind = _TYPES.get(number)
     if kind is None:
         raise bad(f"message of unknown type {number}")
@@ -215,7 +215,7 @@ def parse_header(data: bytes | bytearray) -> tuple[MessageType, int]:
     return kind, length
 
 
-def parse_payload(kind: MessageType, payload: bytes | bytearray) -> Message:
+def parse_payload(kind: MessageType, payload: bytes | memoryview) -> Message:
     """What a message other than BLOCK says; PeerError when it is none."""
     payload = bytes(payload)
     return _PARSERS[kind](payload)

@@ -51,7 +51,9 @@ cdef class Link:
     cdef int64_t singly_until            # until then trains go packet by packet
     cdef object fill_buffer              # keeps the memory of `fill_at`
     cdef uint8_t *fill_at                # where the next bytes go
-    cdef size_t fill_left                # bytes still wanted
+    cdef size_t fill_left                # bytes that it has room for
+    cdef size_t fill_least               # bytes without which it is no use; 0: there is no buffer to be filled
+    cdef readonly size_t filled          # bytes that the buffer given to `fill` has got
     cdef object send_queue               # deque of buffers to be sent
     cdef object send_buffer              # keeps the memory of `send_at`
     cdef const uint8_t *send_at          # the next byte of the buffer in hand

@@ -47,13 +47,16 @@ cdef class Link:
 
     # ---- commands
 
-    def fill(self, buffer):
-        """Put the peer's next bytes into `buffer` until it is full; one buffer at a time."""
+    def fill(self, buffer, least=None):
+        """Put the peer's next bytes into `buffer`, as many as there are once `least` (not 0) of them have come; None:
+        until it is full. One buffer at a time."""
         cdef uint8_t[::1] view = buffer
-        assert self.fill_left == 0
+        assert self.fill_least == 0
         self.fill_buffer = buffer
+        self.fill_at = &view[0]
         self.fill_left = view.shape[0]
-        self.fill_at = &view[0] if self.fill_left else NULL
+        self.fill_least = view.shape[0] if least is None else least
+        self.filled = 0
         self.wake()
 
     def send(self, buffer):
@@ -112,11 +115,6 @@ cdef class Link:
         return self.connection.received_at
 
     @property
-    def filled(self):
-        """Bytes that the buffer given to `fill` has got so far; 0 once it is full."""
-        return len(self.fill_buffer) - self.fill_left if self.fill_left else 0
-
-    @property
     def unsent(self):
         """Buffers given to `send` that are not in the ring yet."""
         return len(self.send_queue) + (self.send_left > 0)
@@ -169,7 +167,7 @@ cdef class Link:
         cdef uint32_t taken
         cdef size_t length
         cdef int i, n
-        while self.fill_left > 0 and not self.ended:
+        while self.fill_least > 0 and not self.ended:
             n = self.connection.read_view(<uint32_t>min(self.fill_left, <size_t>0x40000000), parts)
             taken = 0
             for i in range(n):
@@ -181,8 +179,9 @@ cdef class Link:
                 break
             self.connection.consume(taken, now)
             self.fill_left -= taken
-            if self.fill_left == 0:
-                self.fill_buffer = None
+            self.filled += taken
+            if self.filled >= self.fill_least:
+                self.fill_buffer, self.fill_least = None, 0
                 self.tell(partial(self.handler.on_filled, self))
         if not self.read_end_told and self.connection.read_ended:
             self.read_end_told = True

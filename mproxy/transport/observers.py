@@ -17,7 +17,7 @@ class LinkHandler:
         """The peer is there, with the keys."""
 
     def on_filled(self, link: Link) -> None:
-        """The buffer given to `fill` is full."""
+        """The buffer given to `fill` has got what was wanted: `link.filled` bytes."""
 
     def on_sent(self, link: Link) -> None:
         """The last buffer given to `send` is in the ring: there is room for more."""

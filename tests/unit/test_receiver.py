@@ -6,7 +6,7 @@ import pytest
 
 from mproxy.transfer import messages, tree
 from mproxy.transfer.destinations import IntoDirectory
-from mproxy.transfer.messages import AHEAD, HEADER, File, FileKind, MessageType, Result
+from mproxy.transfer.messages import AHEAD, HEADER, MOST_NAME_BYTES, File, FileKind, MessageType, Result
 from mproxy.transfer.receiver import ALL_DIGEST_BYTES, BUFFERS, MOST_DIRECTORY_BYTES, Allowance, FileReceiver
 from mproxy.transfer.tree import DIGEST_BYTES, LEAF_BYTES
 
@@ -16,14 +16,14 @@ class Link:
 
     def __init__(self):
         self.handler = None
-        self.wanted = None
+        self.wanted, self.least = None, 0
         self.said = []
         self.ended = None
         self.filled = 0
         self.peer = ("127.0.0.1", 1)
 
-    def fill(self, buffer):
-        self.wanted = memoryview(buffer)
+    def fill(self, buffer, least=None):
+        self.wanted, self.least, self.filled = memoryview(buffer), least or len(buffer), 0
 
     def send(self, data):
         kind, _length = messages.parse_header(data[:HEADER.size])
@@ -39,9 +39,11 @@ class Link:
     def bring(self, data):
         """Bytes come."""
         while data and not self.ended:
-            taken, data = data[:len(self.wanted)], data[len(self.wanted):]
-            self.wanted[:len(taken)] = taken
-            self.handler.on_filled(self)
+            taken, data = data[:len(self.wanted) - self.filled], data[len(self.wanted) - self.filled:]
+            self.wanted[self.filled:self.filled + len(taken)] = taken
+            self.filled += len(taken)
+            if self.filled >= self.least:
+                self.handler.on_filled(self)
 
     def answers(self, kind):
         return [message for said, message in self.said if said == kind]
@@ -131,6 +133,36 @@ def test_a_file_arrives(world):
     world.threads.work()
     assert world.outcomes == {b"f": (Result.DONE, "")}
     assert (world.directory / "f").read_bytes() == b"data"
+
+
+@pytest.mark.parametrize("piece", [1, 7, 1000, 1 << 20, 1 << 30])
+def test_however_it_is_cut(world, piece):
+    """Goal: messages come in whatever pieces the network makes, also with a block that is larger than what is read
+    ahead, and a name as long as names may be."""
+    small, large = b"small", bytes(range(256)) * 300
+    files = (b"s", small), (b"l", large), (b"n" * MOST_NAME_BYTES, b""), (b"e", b"")
+
+    def bring(data):
+        for at in range(0, len(data), piece):
+            world.link.bring(data[at:at + piece])
+
+    bring(b"".join(announce(index, name, len(data)) for index, (name, data) in enumerate(files)))
+    world.threads.work()
+    bring(b"".join(block(index, 0, data) + end(index, data) for index, (_name, data) in enumerate(files) if index != 2)
+          + messages.pack_hello())
+    world.threads.work()
+    assert {name[:1]: code for name, (code, _text) in world.outcomes.items()} == {
+        b"s": Result.DONE, b"l": Result.DONE, b"n": Result.BAD_NAME, b"e": Result.DONE}
+    assert (world.directory / "l").read_bytes() == large
+    assert world.link.ended is None
+
+
+def test_nothing_is_read_behind_a_mistake(world):
+    world.link.bring(announce(0, b"f") + announce(0, b"again") + announce(1, b"g"))
+    assert world.link.ended == "files out of order, or too many at once"
+    world.threads.work()
+    assert list(world.outcomes) == []
+    assert world.receiver.first == (b"f", b"i" * 16)
 
 
 @pytest.mark.parametrize("opened", [False, True])
