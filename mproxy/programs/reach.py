@@ -4,9 +4,19 @@ A packet that nobody answers says nothing: there is no refusal as with TCP, and 
 where nobody is would take a minute.
 """
 
+from __future__ import annotations
+
 from mproxy.ground.config import format_host_port
 from mproxy.io._socket import Target
 from mproxy.transport.observers import LinkHandler
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from mproxy.ground.shapes import Address
+    from mproxy.io._loop import Loop
+    from mproxy.transport._endpoint import DatagramEndpoint, Link
 
 NEXT_AFTER_US = 250_000  # RFC 8305's Connection Attempt Delay
 OVERTAKEN = 1            # any code: nobody is told, for the peer has not answered
@@ -16,15 +26,16 @@ class Reach(LinkHandler):
     """Links to `addresses` [(family, sockaddr)], one after the other. The first that answers goes to `adopt(link)`,
     which must set its handler; when none does, the last one's end goes to `fail(code, reason)`."""
 
-    def __init__(self, loop, endpoint, addresses, adopt, fail):
+    def __init__(self, loop: Loop, endpoint: DatagramEndpoint, addresses: Iterable[Address],
+                 adopt: Callable[[Link], object], fail: Callable[[int, str], object]) -> None:
         self._loop, self._endpoint = loop, endpoint
         self._left = list(addresses)
         self._adopt, self._fail = adopt, fail
-        self._links = []
+        self._links: list[Link] = []
         self._over = False
         self._next()
 
-    def _next(self):
+    def _next(self) -> None:
         if self._over or not self._left:
             return
         family, sockaddr = self._left.pop(0)
@@ -32,7 +43,7 @@ class Reach(LinkHandler):
         self._links.append(self._endpoint.connect(target, self))
         self._loop.call_later(NEXT_AFTER_US, self._next)
 
-    def give_up(self, code, reason):
+    def give_up(self, code: int, reason: str) -> None:
         """Stop dialling; `fail` is told."""
         self._left = []
         for link in list(self._links):
@@ -40,17 +51,17 @@ class Reach(LinkHandler):
 
     # ---- of Link, until the peer has answered
 
-    def on_handshake(self, link, data):
+    def on_handshake(self, link: Link, data: bytes) -> None:
         """It is there and wants keys."""
         self._take(link)
         link.handler.on_handshake(link, data)
 
-    def on_established(self, link):
+    def on_established(self, link: Link) -> None:
         """The receiver has answered."""
         self._take(link)
         link.handler.on_established(link)
 
-    def on_ended(self, link, code, reason, _local):
+    def on_ended(self, link: Link, code: int, reason: str, _local: bool) -> None:
         """No answer, or a refusal."""
         self._links.remove(link)
         if self._over:
@@ -61,7 +72,7 @@ class Reach(LinkHandler):
             self._over = True
             self._fail(code, reason)
 
-    def _take(self, link):
+    def _take(self, link: Link) -> None:
         self._over = True
         for other in list(self._links):
             if other is not link:

@@ -1,5 +1,7 @@
 """mproxy recv: takes what `mproxy send` sends."""
 
+from __future__ import annotations
+
 import os
 import resource
 import select
@@ -30,11 +32,24 @@ from mproxy.service.status import parts_of, program_facts, transfer_facts
 from mproxy.transfer.destinations import NOBODY_READS, IntoDirectory, IntoFile, IntoPipe
 from mproxy.transfer.messages import AHEAD, FileKind, Result
 from mproxy.transfer.names import current_umask
-from mproxy.transfer.receiver import Allowance, FileReceiver
+from mproxy.transfer.receiver import Allowance, FileReceiver, ReceiveObserver
 from mproxy.transfer.workers import Workers
 from mproxy.transport._endpoint import DatagramEndpoint
 from mproxy.transport._packet import EndCode
 from mproxy.transport.observers import DatagramObserver
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from mproxy.io._loop import Loop, Watch
+    from mproxy.programs.transfer_config import TransferConfig
+    from mproxy.service.control import Command, Reply
+    from mproxy.service.log import Log
+    from mproxy.transfer.destinations import Destination
+    from mproxy.transfer.messages import File
+    from mproxy.transport._endpoint import Link
 
 # A handshake is three packets, and a sender says at once what it has; 10 s outlast several losses on the longest path.
 OPEN_WITHIN_US = 10_000_000
@@ -89,7 +104,7 @@ examples:
 """
 
 
-def parse_recv(argv):
+def parse_recv(argv: list[str] | None) -> TransferConfig:
     """The TransferConfig of the command line `argv`."""
     parser = OneLineParser("mproxy recv", _USAGE, _DESCRIPTION, _EPILOG)
     group = parser.add_argument_group("files")
@@ -123,7 +138,7 @@ def parse_recv(argv):
     return config
 
 
-def destination_of(config):
+def destination_of(config: TransferConfig) -> Destination:
     """Where files go, by -o."""
     output, umask = config.output, current_umask()
     as_user = f" as {config.user}" if config.user else ""
@@ -146,41 +161,51 @@ def destination_of(config):
     return IntoFile(output, config.force, umask=umask)
 
 
-def _may_write(directory):
+def _may_write(directory: str) -> bool:
     return os.access(directory, os.W_OK | os.X_OK, effective_ids=True)
 
 
-def files_each(senders):
+def files_each(senders: int) -> int:
     """How many files each sender may have open, so that the descriptors last for all."""
     descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return max(1, min(AHEAD, (descriptors - OTHER_DESCRIPTORS) // FILE_DESCRIPTORS // senders))
 
 
-class Recv(Program, DatagramObserver):
+class Recv(Program, DatagramObserver, ReceiveObserver):
     """`mproxy recv`: receives files from several senders."""
 
-    def __init__(self, config, log, loop):
+    # From `open` and `start` on.
+    _endpoint: DatagramEndpoint
+    _destination: Destination
+    _workers: Workers   # that write
+    _in_order: Workers  # one thread, for pipes
+    _sweeper: Workers   # one more: a directory may be large
+
+    def __init__(self, config: TransferConfig, log: Log, loop: Loop) -> None:
         self._started_at = loop.now()
         self._config, self._log, self._loop = config, log, loop
-        self._endpoint = self._network = self._output = None
-        self._receivers = {}
-        self._began = {}    # receiver -> when
-        self._closing = []  # receivers whose connection is over, while they have files in hand
-        self._marks = {}  # while senders wait for a place: {receiver: (what it had brought, when)}
+        self._network: NetworkWatch | None = None
+        self._output: Watch | None = None
+        self._receivers: dict[FileReceiver, tuple[str, int]] = {}
+        self._began: dict[FileReceiver, int] = {}    # receiver -> when
+        self._closing: list[FileReceiver] = []  # receivers whose connection is over, while they have files in hand
+        # While senders wait for a place: what each had brought, and when.
+        self._marks: dict[FileReceiver, tuple[int, float]] = {}
         self._worst = 0
-        self._outcome = None  # exit status, as --once has it
-        self._served = None  # what the sender of --once had announced first, when something of it came or was settled
-        self._taken = None  # the one sender that may send: with --once, or while it writes to standard output
+        self._outcome: int | None = None  # exit status, as --once has it
+        # What the sender of --once had announced first, when something of it came or was settled.
+        self._served: tuple[bytes, bytes] | None = None
+        # The one sender that may send: with --once, or while it writes to standard output.
+        self._taken: FileReceiver | None = None
         self._leaving = False
         self._leave_us = LEAVE_WITHIN_US
-        self._farewell_us = None  # a signal has come, and so much time is left for the senders to hear of it
-        self._workers = self._in_order = self._sweeper = None
+        # A signal has come, and so much time is left for the senders to hear of it.
+        self._farewell_us: int | None = None
         self._allowance = Allowance(files_each(config.senders))
-        self._destination = None
         self._address = ("", 0)
         self._trust = SenderTrust(config, log)
 
-    def open(self):
+    def open(self) -> None:
         """Have the port; the keys are read."""
         config = self._config
         datagram = with_packet_size(config.datagram, False)
@@ -193,16 +218,16 @@ class Recv(Program, DatagramObserver):
             self._address = listener.getsockname()
 
     @property
-    def authorized_keys_file(self):
+    def authorized_keys_file(self) -> str | None:
         """The list that is read again when it changes; None when there is none."""
         return self._trust.path
 
-    def start(self):
+    def start(self) -> None:
         """Begin to receive. What is made from now on belongs to whoever we are now."""
         self._destination = destination_of(self._config)
         self._workers = Workers(self._loop.call_soon_threadsafe, min(4, os.cpu_count() or 1))
         self._in_order = Workers(self._loop.call_soon_threadsafe, 1)
-        self._sweeper = Workers(self._loop.call_soon_threadsafe, 1)  # of its own: a directory may be large
+        self._sweeper = Workers(self._loop.call_soon_threadsafe, 1)
         self._destination.spread = self._workers.spread
         if self._config.key is None:
             self._log.warning("open-door", why=(
@@ -217,16 +242,16 @@ class Recv(Program, DatagramObserver):
         except OSError:
             pass  # then the engine's own timeouts must do
 
-    def _on_network(self, _events):
+    def _on_network(self, _events: int) -> None:
         if self._network.read_events():
             self._endpoint.probe()
 
-    def _watch_output(self):
+    def _watch_output(self) -> None:
         """Whether somebody reads standard output; between two senders no write would tell."""
         if self._config.output == "-" and stat.S_IFMT(os.fstat(1).st_mode) in (stat.S_IFIFO, stat.S_IFSOCK):
             self._output = self._loop.watch(1, self._on_output, read=False)
 
-    def _on_output(self, events):
+    def _on_output(self, events: int) -> None:
         """Nobody does: end as SIGPIPE ends other programs, but tell the senders."""
         if not events & (select.EPOLLERR | select.EPOLLHUP):
             return
@@ -237,18 +262,18 @@ class Recv(Program, DatagramObserver):
         self.exit_status = OUTPUT_CLOSED
         self._end(EndCode.ABORTED, NOBODY_READS)
 
-    def _sweep(self):
+    def _sweep(self) -> None:
         """Remove abandoned partial files, now and at intervals."""
         ttl_us = self._config.partial_ttl_us
         before_ns = time.time_ns() - ttl_us * 1000
         self._sweeper.submit(lambda: self._destination.remove_abandoned(before_ns), self._was_swept)
         self._loop.call_later(min(ttl_us, MOST_SWEEP_US), self._sweep)
 
-    def _was_swept(self, removed, _error):
+    def _was_swept(self, removed: tuple[int, int] | None, _error: Exception | None) -> None:
         if removed and removed[0]:
             self._log.info("partials-removed", files=removed[0], bytes=removed[1])
 
-    def on_link(self, link):
+    def on_link(self, link: Link) -> None:
         """A sender connects."""
         if self._leaving:
             stopped = self._farewell_us is not None
@@ -263,7 +288,7 @@ class Recv(Program, DatagramObserver):
         self._loop.call_later(OPEN_WITHIN_US, lambda: receiver.announced or receiver.give_up(
             EndCode.TIMED_OUT, "no file announced within 10 s" if receiver.open else "no keys within 10 s"))
 
-    def on_first_file(self, receiver):
+    def on_first_file(self, receiver: FileReceiver) -> str | None:
         """Why this sender may not send, None when it may. Whoever sends the same as one that is here takes over: that
         one was killed or has lost its way, and we have not noticed yet. Not on standard output: what is written there
         is written."""
@@ -280,11 +305,11 @@ class Recv(Program, DatagramObserver):
             taken.give_up(EndCode.ABORTED, ANEW)
         return None
 
-    def on_open(self, receiver):
+    def on_open(self, receiver: FileReceiver) -> None:
         """A sender has shown that it is one, with the keys."""
         self._log.info("sender", peer=_say(self._receivers[receiver]))
 
-    def on_busy(self, receiver, file, looks, again):
+    def on_busy(self, receiver: FileReceiver, file: File, looks: int, again: Callable[[], None]) -> bool:
         """Another transfer is writing this file. If it is of the same source, the new one takes over; what a sender
         that is gone has begun comes to its end."""
         older = [other for other in self._receivers if other is not receiver and other.is_receiving(file)]
@@ -296,11 +321,11 @@ class Recv(Program, DatagramObserver):
         self._loop.call_later(LOOK_AGAIN_US, again)
         return True
 
-    def on_crowded(self, again):
+    def on_crowded(self, again: Callable[[], None]) -> None:
         """Too many files are open, ours or others': it is tried again."""
         self._loop.call_later(LOOK_AGAIN_US, again)
 
-    def on_full(self):
+    def on_full(self) -> None:
         """A sender is waiting for a place: one that makes no progress is disconnected."""
         now = time.monotonic()
         for receiver in list(self._receivers):
@@ -311,7 +336,7 @@ class Recv(Program, DatagramObserver):
             elif now - then >= SLOW_FOR_SECONDS:
                 receiver.give_up(EndCode.TIMED_OUT, "too slow, while others are waiting for its place")
 
-    def on_file(self, receiver, file, code, root, text):
+    def on_file(self, receiver: FileReceiver, file: File, code: Result, root: bytes, text: str) -> None:
         """A file was received, or failed."""
         if receiver is self._taken:
             self._served = receiver.first
@@ -328,7 +353,7 @@ class Recv(Program, DatagramObserver):
         elif code != Result.DONE:
             self._log.warning("not-received", file=name, peer=peer, why=text)
 
-    def on_finished(self, receiver, error, code):
+    def on_finished(self, receiver: FileReceiver, error: str | None, code: int) -> None:
         """A sender's connection has ended."""
         if receiver.closing:
             self._closing.append(receiver)
@@ -357,7 +382,7 @@ class Recv(Program, DatagramObserver):
             self.exit_status = self._outcome
             self._leave()
 
-    def _leave(self):
+    def _leave(self) -> None:
         """Stop when the last repetitions are answered and the last blocks written."""
         if not self._leaving:
             self._leaving = True
@@ -372,38 +397,38 @@ class Recv(Program, DatagramObserver):
         else:
             self._loop.stop()
 
-    def commands(self):
+    def commands(self) -> dict[str, Command]:
         """What can be asked through the control socket."""
         return {"status": self._tell_status}
 
-    def _tell_status(self, _request, reply):
+    def _tell_status(self, _request: dict[str, Any], reply: Reply) -> None:
         facts = program_facts(self._loop, self._started_at, "recv", self._config.name or f"recv:{self._address[1]}",
                               "stopping" if self._leaving else "running")
         facts["listening"] = [format_host_port(*self._address[:2])]
         reply(parts_of(facts, "transfers", map(self._say_transfer, list(self._receivers.items()))))
 
-    def _say_transfer(self, item):
+    def _say_transfer(self, item: tuple[FileReceiver, tuple[str, int]]) -> dict[str, Any]:
         receiver, peer = item
         return transfer_facts(_say(peer), receiver.received_bytes, receiver.kept_bytes, None,
                               self._loop.now() - self._began.get(receiver, 0))
 
-    def shut_down(self, signal_name):
+    def shut_down(self, signal_name: str) -> None:
         """SIGINT, SIGTERM: what has arrived stays for the next attempt."""
         if self._config.once:
             self.exit_status = 1
         self._end(EndCode.STOPPED, f"the receiver was interrupted by {signal_name}")
 
-    def _end(self, code, why):
+    def _end(self, code: int, why: str) -> None:
         for receiver in list(self._receivers):
             receiver.give_up(code, why)
         self._farewell_us = FAREWELL_US
         self._leave()
 
 
-def _say(peer):
+def _say(peer: tuple[str, int]) -> str:
     return format_host_port(peer[0].removeprefix("::ffff:"), peer[1])
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """`mproxy recv`; the exit status."""
     return run_program("mproxy recv", parse_recv, Recv, argv)

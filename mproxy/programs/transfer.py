@@ -9,55 +9,34 @@ import socket
 import time
 
 from mproxy import __version__
-from mproxy.ground.config import DAY_US, LOG_FORMATS, LOG_LEVELS, SECOND_US, LogConfig, Setting, format_host_port
+from mproxy.ground.config import LOG_FORMATS, LOG_LEVELS, format_host_port
 from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.ground.words import parse_bind, parse_count, parse_duration, parse_name
 from mproxy.policy.resolver import interleave, look_up_host, numeric_address
+from mproxy.programs.transfer_config import TransferConfig
 from mproxy.programs.transfer_keys import add_key_options, take_key
 from mproxy.transfer.messages import Result
 from mproxy.transport._packet import MAX_PACKET_BYTES, EndCode
 from mproxy.transport.config import CONGESTIONS, RECOVERIES, DatagramConfig
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from mproxy.ground.shapes import Address, Sockaddr
+    from mproxy.programs.options import OneLineParser
+
 # Exit status, for scripts; 1 is any other failure, 2 a wrong command line.
 STATUS_OF_LEFT_OUT = 8
 STATUS_OF_RESULT = {Result.DONE: 0, Result.NO_SPACE: 3, Result.NO_PERMISSION: 4, Result.EXISTS: 5}
-STATUS_OF_END = {EndCode.TIMED_OUT: 6, EndCode.IDLE: 6, EndCode.HANDSHAKE_FAILED: 7, EndCode.VERSION: 7}
+STATUS_OF_END: dict[int, int] = {EndCode.TIMED_OUT: 6, EndCode.IDLE: 6, EndCode.HANDSHAKE_FAILED: 7, EndCode.VERSION: 7}
 
 _HEADERS = {socket.AF_INET: 28, socket.AF_INET6: 48}
 _LOOPBACK_BYTES = 65483  # IPv4 within the 65,535 of an IP packet: a multiple of nothing, the loopback's own MTU
 
 
-class TransferConfig(LogConfig):
-    """What both programs know besides the DatagramConfig."""
-
-    datagram = Setting(None)
-    key = Setting(None)
-    peers = Setting(())
-    bind = Setting(None)
-    json = Setting(False)
-    quiet = Setting(False)
-    # What `mproxy status` calls this program; None: made of its port, or of where it sends to.
-    name: Setting[str | None] = Setting(None)
-    # send
-    paths = Setting(())
-    host = Setting("")
-    port = Setting(None, 0, 65535)
-    ack_port = Setting(None, 0, 65535)
-    known_hosts = Setting(None)
-    # recv
-    output = Setting(None)
-    force = Setting(False)
-    once = Setting(False)
-    ack_to = Setting(None)
-    authorized_keys = Setting(None)
-    open = Setting(False)
-    # Whose rights the process has once the port is open and the keys are read; None keeps those it was started with.
-    user = Setting(None)
-    partial_ttl_us = Setting(7 * DAY_US, SECOND_US, 3650 * DAY_US)
-    senders = Setting(16, 1, 1000)
-
-
-def add_common(parser):
+def add_common(parser: OneLineParser) -> None:
     """Options of both programs."""
     group = parser.add_argument_group("connection")
     add_key_options(parser, group)
@@ -84,10 +63,11 @@ def add_common(parser):
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
 
 
-def configure(given, own_key, **values):
+def configure(given: dict[str, Any], own_key: str, **values: Any) -> TransferConfig:
     """The TransferConfig of options by their command line names; `own_key` is the file of --own-key, `values` are
     settings that are ready."""
-    datagram = {name: given.pop(name) for name in ("recovery", "congestion", "window", "retries") if name in given}
+    datagram: dict[str, Any] = {
+        name: given.pop(name) for name in ("recovery", "congestion", "window", "retries") if name in given}
     if "window" in datagram:
         datagram.setdefault("congestion", "fixed")
     if "timeout" in given:
@@ -101,12 +81,12 @@ def configure(given, own_key, **values):
     return TransferConfig(datagram=DatagramConfig(**datagram), key=key, peers=peers, **given, **values)
 
 
-def with_packet_size(datagram, loopback):
+def with_packet_size(datagram: DatagramConfig, loopback: bool) -> DatagramConfig:
     """The DatagramConfig for a local interface: the loopback carries packets of 64 KiB."""
     return datagram.replace(max_packet_bytes=_LOOPBACK_BYTES if loopback else MAX_PACKET_BYTES)
 
 
-def sockaddr_bytes(family, sockaddr):
+def sockaddr_bytes(family: int, sockaddr: Sockaddr) -> bytes:
     """A socket address in the form of the endpoint: that of IPv6, IPv4 mapped into it."""
     host = sockaddr[0].partition("%")[0]
     raw = socket.inet_pton(family, host)
@@ -117,7 +97,7 @@ def sockaddr_bytes(family, sockaddr):
             + scope.to_bytes(4, "little"))
 
 
-def show_name(name):
+def show_name(name: bytes) -> str:
     """A file's name for people: what a terminal would obey is escaped."""
     text = os.fsdecode(name)
     if text.isprintable():
@@ -125,7 +105,7 @@ def show_name(name):
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
-def write_line(data):
+def write_line(data: Mapping[str, object]) -> None:
     """A line of JSON on standard output; whoever does not read it misses it."""
     try:
         os.write(1, (json.dumps(data) + "\n").encode())
@@ -136,27 +116,27 @@ def write_line(data):
 class Stopwatch:
     """Seconds and rate of a transfer."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._began = time.monotonic()
 
     @property
-    def seconds(self):
+    def seconds(self) -> float:
         return time.monotonic() - self._began
 
 
-def bound_family(sock):
+def bound_family(sock: socket.socket) -> int | None:
     """The family of the addresses that a socket of `open_udp` can send to; None: both."""
     if sock.family == socket.AF_INET:
         return socket.AF_INET
     return socket.AF_INET6 if sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) else None
 
 
-def is_loopback(host):
+def is_loopback(host: str) -> bool:
     """Whether a numeric address is of this host's loopback."""
     return host == "::1" or host.startswith("127.")
 
 
-def find_addresses(host, port, family=None):
+def find_addresses(host: str, port: int, family: int | None = None) -> list[Address]:
     """[(family, sockaddr), ...] of a host in the order to try, of `family` alone if one is given; MproxyError when
     there is none. Blocks while a name is looked up."""
     addresses, error = numeric_address(host, port) or look_up_host(host)
@@ -169,7 +149,7 @@ def find_addresses(host, port, family=None):
     return [(family, (sockaddr[0], port, *sockaddr[2:])) for family, sockaddr in fitting]
 
 
-def end_text(code, reason, host, port):
+def end_text(code: int, reason: str, host: str, port: int) -> str:
     """How a connection ended, for people."""
     where = format_host_port(host, port)
     if "does not answer" in reason:

@@ -5,6 +5,8 @@ receiver by --peer or known_hosts, as cproxy knows sproxy, and the receiver its 
 sproxy its clients.
 """
 
+from __future__ import annotations
+
 import os
 import time
 
@@ -15,8 +17,19 @@ from mproxy.policy.keys import fingerprint
 from mproxy.policy.trust import AuthorizedKeys, HostTrust
 from mproxy.transport.keying import DISAGREE, Key, Keying
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+    from typing import Any
 
-def add_key_options(parser, group):
+    from mproxy.ground.shapes import Logger
+    from mproxy.programs.options import OneLineParser
+    from mproxy.programs.transfer_config import TransferConfig
+    from mproxy.transport._endpoint import Link
+
+
+def add_key_options(parser: OneLineParser, group: argparse._ActionsContainer) -> None:
     """Options of both programs."""
     parser.add(group, "--key", parse_name, metavar="FILE", help=(
         "encrypt every packet: FILE is a secret that both sides have, or a key from 'mproxy keygen'"))
@@ -26,7 +39,7 @@ def add_key_options(parser, group):
         "fingerprint of a key (from 'mproxy keygen') that the other side may have; repeatable"))
 
 
-def take_key(given, own_name):
+def take_key(given: dict[str, Any], own_name: str) -> Key | None:
     """The Key of the options `given`, None without; removes them. `own_name` is the file of --own-key."""
     path = given.pop("key", None)
     if given.pop("own_key", None):
@@ -41,20 +54,20 @@ def take_key(given, own_name):
     return Key(path)
 
 
-def in_state_dir(name):
+def in_state_dir(name: str) -> str | None:
     """The usual place of a file of ours; None when the environment tells no place."""
     directory = default_state_dir()
     return directory and os.path.join(directory, name)
 
 
-def sender_keying(config, log):
+def sender_keying(config: TransferConfig, log: Logger) -> Keying | None:
     """The Keying of the connection to `config.host`, None without a key."""
     if config.key is None:
         return None
     hosts = HostTrust(config.known_hosts or in_state_dir("known_hosts"),
                       warn=lambda text: log.warning("known-hosts", why=text))
 
-    def judge(spki, _link):
+    def judge(spki: bytes, _link: Link) -> None:
         if config.peers:
             _check_named(spki, config.peers)
         elif hosts.verify(config.host, config.port, spki) == "new":
@@ -64,7 +77,7 @@ def sender_keying(config, log):
     return Keying(config.key, True, judge)
 
 
-def explain_refusal(reason, key):
+def explain_refusal(reason: str, key: Key | None) -> str:
     """What a sender with `key` (None: without) can do about an end with this reason; the reason itself if nothing."""
     if reason == "the other side wants a key":
         return "the receiver only accepts senders with keys: use --key FILE or --own-key"
@@ -81,7 +94,7 @@ def explain_refusal(reason, key):
 class SenderTrust:
     """Who may send to us."""
 
-    def __init__(self, config, log):
+    def __init__(self, config: TransferConfig, log: Logger) -> None:
         self._config, self._keys = config, None
         if config.key is None or not config.key.seed or config.peers:
             return
@@ -92,16 +105,16 @@ class SenderTrust:
                              " put the line that 'mproxy keygen' prints into"
                              f" {path or 'a file for --authorized-keys'}")
 
-    def keying(self):
+    def keying(self) -> Keying | None:
         """The Keying of a new connection, None without a key."""
         return None if self._config.key is None else Keying(self._config.key, False, self._judge)
 
     @property
-    def path(self):
+    def path(self) -> str | None:
         """The list of keys that may send; None when none is asked."""
         return None if self._keys is None else self._keys.path
 
-    def _judge(self, spki, link):
+    def _judge(self, spki: bytes, link: Link) -> None:
         if self._keys is None:
             _check_named(spki, self._config.peers)
             return
@@ -111,6 +124,6 @@ class SenderTrust:
             raise PeerError(None, f"the key is restricted to certain daemons (target=): {fingerprint(spki)}")
 
 
-def _check_named(spki, fingerprints):
+def _check_named(spki: bytes, fingerprints: Sequence[str]) -> None:
     if fingerprint(spki) not in fingerprints:
         raise PeerError(None, f"the peer's key {fingerprint(spki)} is not among those named with --peer")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ class ArrivingFile:
     in_order = False
     kept_blocks = 0  # that were there from an earlier attempt
 
-    def begin(self) -> Iterable[tuple[int, int]]:
+    def begin(self) -> Sequence[tuple[int, int]]:
         """(first block, number of blocks) of all that is missing. FileExistsError when the name is taken."""
         raise NotImplementedError
 

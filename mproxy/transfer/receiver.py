@@ -5,18 +5,36 @@ busy nothing is read from the connection, and its window holds the sender back. 
 turn when this sender, or all together, have as much open as they may: `Allowance`.
 """
 
+from __future__ import annotations
+
 import errno
 from collections import deque
+from collections.abc import Callable, Sequence
 
 from mproxy.transfer import messages
 from mproxy.transfer.conversation import Conversation
 from mproxy.transfer.destinations import Refusal
-from mproxy.transfer.messages import AHEAD, FileKind, MessageType, Result, bad
+from mproxy.transfer.messages import AHEAD, End, File, FileKind, MessageType, Outcome, Result, Want, bad
 from mproxy.transfer.names import BadName
 from mproxy.transfer.partial import Busy, Cancelled, Damaged
 from mproxy.transfer.present import Differs
 from mproxy.transfer.tree import DIGEST_BYTES, LEAF_BYTES, block_count, block_length
 from mproxy.transport._packet import EndCode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    from mproxy.transfer.arriving import ArrivingFile
+    from mproxy.transfer.destinations import Destination
+    from mproxy.transfer.messages import Block, Message
+    from mproxy.transfer.workers import Workers
+    from mproxy.transport._endpoint import Link
+    from mproxy.transport.keying import Keying
+    Found = TypeVar("Found")
+    Ranges = Sequence[tuple[int, int]]
+    # What a file is received into and what of it is missing; whether a directory (None) was made now.
+    Opened = tuple[ArrivingFile | None, Ranges, bool]
 
 BUFFERS = 6  # of a mebibyte each, for every sender
 SMALL_BYTES = 16384  # a block so small needs none of these, but there are not more than AHEAD of them
@@ -40,12 +58,12 @@ _TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
 class Allowance:
     """What all senders share: each may have `files_each` files open, and all of them ALL_DIGEST_BYTES of digests."""
 
-    def __init__(self, files_each=AHEAD):
+    def __init__(self, files_each: int = AHEAD) -> None:
         self.files_each = files_each
         self._digest_bytes = 0
-        self._waiting = {}  # receiver -> what to call when there is something again
+        self._waiting: dict[FileReceiver, Callable[[], object]] = {}  # what to call when there is something again
 
-    def take(self, amount, held, receiver, again):
+    def take(self, amount: int, held: int, receiver: FileReceiver, again: Callable[[], object]) -> bool:
         """Whether a file with `amount` bytes of digests may be opened by a receiver that holds `held`; else it calls
         `again` later."""
         if (held == 0 or held + amount <= SENDER_DIGEST_BYTES) and self._digest_bytes + amount <= ALL_DIGEST_BYTES:
@@ -54,7 +72,7 @@ class Allowance:
         self._waiting[receiver] = again
         return False
 
-    def give(self, amount):
+    def give(self, amount: int) -> None:
         """A file has ended."""
         self._digest_bytes -= amount
         waiting, self._waiting = self._waiting, {}
@@ -62,7 +80,7 @@ class Allowance:
             again()
 
 
-def result_of(error):
+def result_of(error: Exception) -> tuple[Result, str]:
     """(Result, text) of an exception."""
     if isinstance(error, Refusal):
         return error.result, str(error)
@@ -82,19 +100,26 @@ def result_of(error):
     return Result.FAILED, str(error)
 
 
+def _buffer_of(data: memoryview) -> bytearray:
+    """The buffer that a block was received into."""
+    buffer = data.obj
+    assert isinstance(buffer, bytearray)
+    return buffer
+
+
 class _Arriving:
     """A file between FILE and RESULT."""
 
-    def __init__(self, file):
+    def __init__(self, file: File) -> None:
         self.file = file
-        self.target = None
-        self.candidate = None  # the target while it is being opened
+        self.target: ArrivingFile | None = None
+        self.candidate: ArrivingFile | None = None  # the target while it is being opened
         self.anew = False  # what has its name is another file, and is to be replaced
         self.asked = False  # for blocks
         self.next_number = 0  # of a pipe's blocks
         self.pending = 0  # what workers are doing for it
-        self.failure = None  # (Result, text)
-        self.end = None  # the END message
+        self.failure: tuple[Result, str] | None = None  # (Result, text)
+        self.end: End | None = None  # the END message
         self.looks = 0  # how often another transfer was found writing it
         self.holds = False  # its part of the Allowance
         self.settled = False
@@ -103,36 +128,58 @@ class _Arriving:
         self.digest_bytes = self.blocks * DIGEST_BYTES  # memory for its digests, before one of them has come
 
 
+class ReceiveObserver:
+    """Told of, and asked about, what a FileReceiver receives."""
+
+    def on_open(self, receiver: FileReceiver) -> None:
+        """A sender is there, with the keys."""
+
+    def on_first_file(self, receiver: FileReceiver) -> str | None:
+        """It has announced something. Why it is not taken; None: it is."""
+        return None
+
+    def on_file(self, receiver: FileReceiver, file: File, code: Result, root: bytes, text: str) -> None:
+        """The outcome of a file."""
+
+    def on_finished(self, receiver: FileReceiver, error: str | None, code: int) -> None:
+        """The connection is over; `error` None: all has arrived."""
+
+    def on_busy(self, receiver: FileReceiver, file: File, looks: int, again: Callable[[], None]) -> bool:
+        """Another transfer is writing that file, as seen `looks` times. True: `again` is called later; False: it
+        fails."""
+        return False
+
+    def on_crowded(self, again: Callable[[], None]) -> None:
+        """Too many files are open here: call `again` later."""
+        raise NotImplementedError
+
+
 class FileReceiver(Conversation):
-    """Receives over a Link into `destination`. `workers` writes; blocks of a pipe go through `in_order`, one thread.
+    """Receives over a Link into `destination`. `workers` writes; blocks of a pipe go through `in_order`, one thread."""
 
-    Observer: on_open(receiver): a sender is there, with the keys; on_first_file(receiver), whose answer is why this
-    sender is not taken, or None; on_file(receiver, file, code, root, text); on_finished(receiver, error, code);
-    on_busy(receiver, file, looks, again): another transfer is writing that file, as seen `looks` times; it calls
-    `again` later, or returns False; on_crowded(again): we have too many files open, it calls `again` later.
-    """
-
-    def __init__(self, link, destination, workers, observer, *, keying=None, in_order=None, allowance=None):
+    def __init__(self, link: Link, destination: Destination, workers: Workers, observer: ReceiveObserver, *,
+                 keying: Keying | None = None, in_order: Workers | None = None,
+                 allowance: Allowance | None = None) -> None:
         super().__init__(link, keying)
         self._destination = destination
         self._workers = workers
         self._in_order = in_order or workers
         self._observer = observer
         self._allowance = allowance or Allowance()
-        self._files = {}
-        self._queue: deque = deque()  # files that are not yet being opened
-        self._directory = None  # that is being made: what is announced behind it lies in it
-        self._directories = []  # (File, whether it was made here)
+        self._files: dict[int, _Arriving] = {}
+        self._queue: deque[_Arriving] = deque()  # files that are not yet being opened
+        self._directory: _Arriving | None = None  # that is being made: what is announced behind it lies in it
+        self._directories: list[tuple[File, bool]] = []  # and whether it was made here
         self._directory_bytes = 0
         self._held_files = self._held_bytes = 0  # of the Allowance
-        self._closing = set()  # files that workers still have in hand, after the end
+        self._closing: set[_Arriving] = set()  # files that workers still have in hand, after the end
         self._next_index = 0
-        self._buffers = [None] * BUFFERS
+        self._buffers: list[bytearray | None] = [None] * BUFFERS
         self._small_buffers = 0  # that are busy
         self._waiting_block = False
-        self._whole = None  # (_Arriving, Block, data) of a file of one block, whose END comes next
+        self._whole: tuple[_Arriving, Block, memoryview] | None = None  # a file's one block, whose END comes next
         self._said_bye = False
-        self.first = None  # (name, identity) of what the sender has announced first
+        self.first: tuple[bytes, bytes] | None = None  # (name, identity) of what the sender has announced first
         self.announced = False  # the sender has said what it wants
         self.messages = 0  # from it, blocks not counted
         self.received_bytes = 0  # of files
@@ -140,34 +187,34 @@ class FileReceiver(Conversation):
 
     # ---- of Conversation
 
-    def on_open(self):
+    def on_open(self) -> None:
         """The connection is open: send HELLO."""
         self._observer.on_open(self)
         self.link.send(messages.pack_hello())
 
-    def on_message(self, kind, message):
+    def on_message(self, kind: MessageType, message: Message) -> None:
         """A control message of the sender."""
-        if self._whole is not None and (kind != MessageType.END or self._whole[0].file.index != message.index):
+        if self._whole is not None and not (isinstance(message, End) and self._whole[0].file.index == message.index):
             self._write_whole()
         self.announced = self.announced or kind != MessageType.HELLO
         self.messages += 1
         if self._said_bye:
             raise bad("the sender sent more after its goodbye")
-        if kind == MessageType.FILE:
+        if isinstance(message, File):
             self._on_file(message)
-        elif kind == MessageType.END:
+        elif isinstance(message, End):
             self._on_end(message)
-        elif kind == MessageType.RESULT:
+        elif isinstance(message, Outcome):
             arriving = self._arriving(message.index)
             if arriving is not None:
                 arriving.failure = (message.code, message.text or "the sender gave up on this file")
                 self._advance(arriving)
         elif kind == MessageType.BYE:
             self._on_bye()
-        elif kind == MessageType.WANT:
+        elif isinstance(message, Want):
             raise bad("the sender sent a message that only a receiver may send")
 
-    def block_buffer(self, block, length):
+    def block_buffer(self, block: Block, length: int) -> bytearray | None:
         """Where the next block goes; None while all buffers are busy."""
         self._write_whole()
         arriving = self._arriving(block.index)
@@ -177,7 +224,7 @@ class FileReceiver(Conversation):
         self._waiting_block = buffer is None
         return buffer
 
-    def _free_buffer(self, length):
+    def _free_buffer(self, length: int) -> bytearray | None:
         """A buffer for so many bytes; None while all are busy."""
         if length <= SMALL_BYTES and self._small_buffers < AHEAD:
             self._small_buffers += 1
@@ -186,7 +233,7 @@ class FileReceiver(Conversation):
             return None
         return self._buffers.pop() or bytearray(LEAF_BYTES)
 
-    def _check_block(self, arriving, block, length):
+    def _check_block(self, arriving: _Arriving, block: Block, length: int) -> None:
         file = arriving.file
         if not arriving.asked or arriving.end is not None:
             raise bad("a block of a file that was not requested")
@@ -197,22 +244,22 @@ class FileReceiver(Conversation):
         elif block.number >= block_count(file.size) or length != block_length(file.size, block.number):
             raise bad("a block outside its file")
 
-    def on_block(self, block, data):
+    def on_block(self, block: Block, data: memoryview) -> None:
         """A block of a file has arrived."""
         arriving = self._files.get(block.index)
         self.received_bytes += len(data)
         if arriving is None or arriving.failure:
-            self._release(data.obj)
+            self._release(_buffer_of(data))
         elif arriving.blocks == 1 and self._whole is None:
             self._whole = arriving, block, data
         else:
             self._write(arriving, block, data)
 
-    def _write(self, arriving, block, data):
+    def _write(self, arriving: _Arriving, block: Block, data: memoryview) -> None:
         self._submit(arriving, lambda: arriving.target.write_block(block.number, data, block.digest),
-                     lambda good, error: self._was_written(arriving, data.obj, good, error))
+                     lambda good, error: self._was_written(arriving, _buffer_of(data), good, error))
 
-    def _write_whole(self):
+    def _write_whole(self) -> None:
         """Write the block that waits for its END; if that has come, the file is finished in the same go: of many small
         files each change of the thread costs more than the writing."""
         if self._whole is None:
@@ -223,13 +270,15 @@ class FileReceiver(Conversation):
             self._write(arriving, block, data)
             return
 
-        def write():
+        def write() -> tuple[bool, bytes | None]:
             good = target.write_block(block.number, data, block.digest)
             return good, target.finish(end.size, end.root) if good else None
 
-        self._submit(arriving, write, lambda result, error: self._was_written_whole(arriving, data.obj, result, error))
+        self._submit(arriving, write, lambda result, error: (
+            self._was_written_whole(arriving, _buffer_of(data), result, error)))
 
-    def _was_written_whole(self, arriving, buffer, result, error):
+    def _was_written_whole(self, arriving: _Arriving, buffer: bytearray, result: tuple[bool, bytes | None] | None,
+                           error: Exception | None) -> None:
         good, digest = result or (False, None)
         if good:
             self._release(buffer)
@@ -237,7 +286,7 @@ class FileReceiver(Conversation):
         else:
             self._was_written(arriving, buffer, good, error)
 
-    def on_over(self, code, reason, _local):
+    def on_over(self, code: int, reason: str, _local: bool) -> None:
         """The connection has ended; what has arrived is kept for another attempt."""
         unfinished = list(self._files.values())
         self._files = {}
@@ -253,41 +302,41 @@ class FileReceiver(Conversation):
         self._observer.on_finished(self, None if done else reason or "the sender closed the connection", code)
 
     @property
-    def progress(self):
+    def progress(self) -> int:
         """Bytes of files that have come, those of the block in hand too."""
         return self.received_bytes + self.begun_bytes
 
     @property
-    def waits_for_us(self):
+    def waits_for_us(self) -> bool:
         """Whether the sender can do nothing now because our disk is busy."""
         return self._waiting_block or any(
             arriving.pending or arriving.target is None for arriving in self._files.values())
 
     @property
-    def closing(self):
+    def closing(self) -> bool:
         """Whether the connection is over and files of it are still being written."""
         return bool(self._closing)
 
-    def is_receiving(self, file):
+    def is_receiving(self, file: File) -> bool:
         """Whether the same source is on its way here to the same place."""
         place = self._destination.place_of(file)
         return any((self._destination.place_of(one.file), one.file.identity) == (place, file.identity)
                    for one in self._files.values())
 
-    def is_closing(self, file):
+    def is_closing(self, file: File) -> bool:
         """Whether what lies at the place of this file is about to be let go."""
         place = self._destination.place_of(file)
         return any(self._destination.place_of(one.file) == place for one in self._closing)
 
     # ---- what the sender says
 
-    def _arriving(self, index):
+    def _arriving(self, index: int) -> _Arriving | None:
         """The file; None when it was settled while this was on its way."""
         if index >= self._next_index:
             raise bad("the sender referred to a file that is not being transferred")
         return self._files.get(index)
 
-    def _on_file(self, file):
+    def _on_file(self, file: File) -> None:
         if file.index < self._next_index or len(self._files) >= AHEAD:
             raise bad("files out of order, or too many at once")
         if self.first is None:
@@ -304,7 +353,7 @@ class FileReceiver(Conversation):
         self._queue.append(arriving)
         self._open_next()
 
-    def _on_end(self, end):
+    def _on_end(self, end: End) -> None:
         arriving = self._arriving(end.index)
         if arriving is None:
             return
@@ -316,20 +365,20 @@ class FileReceiver(Conversation):
         else:
             self._advance(arriving)
 
-    def _on_bye(self):
+    def _on_bye(self) -> None:
         if self._files:
             raise bad("the sender said goodbye before its files were complete")
         self._said_bye = True
         self._workers.submit(lambda: self._destination.dress(self._directories), self._were_dressed)
 
-    def _were_dressed(self, _result, _error):
+    def _were_dressed(self, _result: None, _error: Exception | None) -> None:
         if not self.over:
             self.link.send(messages.pack_bye())
             self.link.finish()
 
     # ---- opening
 
-    def _open_next(self):
+    def _open_next(self) -> None:
         """Open what is announced, in order, as much as may be open."""
         while self._queue and self._directory is None and not self.over:
             arriving = self._queue[0]
@@ -342,7 +391,7 @@ class FileReceiver(Conversation):
                 self._directory = arriving
             self._begin(arriving)
 
-    def _take(self, arriving):
+    def _take(self, arriving: _Arriving) -> bool:
         """Whether it may be opened now, as far as the Allowance goes."""
         if arriving.file.kind == FileKind.DIRECTORY:
             return True
@@ -354,7 +403,7 @@ class FileReceiver(Conversation):
         self._held_bytes += arriving.digest_bytes
         return True
 
-    def _let_go(self, arriving):
+    def _let_go(self, arriving: _Arriving) -> None:
         if arriving is self._directory:
             self._directory = None
         if arriving.holds:
@@ -364,50 +413,52 @@ class FileReceiver(Conversation):
             self._allowance.give(arriving.digest_bytes)
         self._open_next()
 
-    def _begin(self, arriving):
+    def _begin(self, arriving: _Arriving) -> None:
         if arriving.settled:
             return
         arriving.pending += 1
         self._workers.submit(lambda: self._open(arriving),
                              lambda opened, error: self._was_opened(arriving, opened, error), short=arriving.is_small)
 
-    def _open(self, arriving):
-        """(target, ranges); of a directory whether it was made now. On a worker's thread."""
+    def _open(self, arriving: _Arriving) -> Opened:
+        """On a worker's thread."""
         if arriving.file.kind == FileKind.DIRECTORY:
-            return self._destination.make(arriving.file)
+            return None, (), self._destination.make(arriving.file)
         arriving.candidate = target = self._destination.open(arriving.file, arriving.anew)
         try:
             if arriving.settled:
                 raise Cancelled("the connection has ended")
-            return target, target.begin()
+            return target, target.begin(), False
         except BaseException:
             target.abandon()
             raise
         finally:
             arriving.candidate = None
 
-    def _was_opened(self, arriving, opened, error):
+    def _was_opened(self, arriving: _Arriving, opened: Opened, error: Exception | None) -> None:
         arriving.pending -= 1
-        if error is None and arriving.file.kind != FileKind.DIRECTORY:
-            arriving.target = opened[0]
+        ranges: Ranges = ()
+        made = False
+        if error is None:
+            arriving.target, ranges, made = opened
         if arriving.settled:
             self._close_soon(arriving)
         elif error is not None:
             self._could_not_open(arriving, error)
         elif arriving.target is None:
-            self._note_directory(arriving, made=opened)
+            self._note_directory(arriving, made)
         elif arriving.failure:
             self._advance(arriving)
         else:
-            self._ask(arriving, opened[1])
+            self._ask(arriving, ranges)
 
-    def _ask(self, arriving, ranges):
+    def _ask(self, arriving: _Arriving, ranges: Ranges) -> None:
         arriving.asked = bool(ranges)
         if not arriving.anew:
             self.kept_bytes += min(arriving.target.kept_blocks * LEAF_BYTES, arriving.file.size)
         self.link.send(messages.pack_want(arriving.file.index, ranges))
 
-    def _could_not_open(self, arriving, error):
+    def _could_not_open(self, arriving: _Arriving, error: Exception) -> None:
         if isinstance(error, Busy):
             arriving.looks += 1
             if self._observer.on_busy(self, arriving.file, arriving.looks, lambda: self._begin(arriving)):
@@ -417,7 +468,7 @@ class FileReceiver(Conversation):
             return
         self._fail(arriving, *result_of(error))
 
-    def _note_directory(self, arriving, made):
+    def _note_directory(self, arriving: _Arriving, made: bool) -> None:
         file = arriving.file
         self._directory_bytes += len(file.name) + DIRECTORY_BYTES
         if self._directory_bytes > MOST_DIRECTORY_BYTES:
@@ -428,12 +479,13 @@ class FileReceiver(Conversation):
 
     # ---- writing and finishing
 
-    def _submit(self, arriving, function, done):
+    def _submit(self, arriving: _Arriving, function: Callable[[], Found],
+                done: Callable[[Found, Exception | None], object]) -> None:
         arriving.pending += 1
         workers = self._in_order if arriving.target.in_order else self._workers
         workers.submit(function, done, short=arriving.is_small)
 
-    def _was_written(self, arriving, buffer, good, error):
+    def _was_written(self, arriving: _Arriving, buffer: bytearray, good: bool, error: Exception | None) -> None:
         self._release(buffer)
         arriving.pending -= 1
         if error is not None:
@@ -445,7 +497,7 @@ class FileReceiver(Conversation):
         else:
             self._advance(arriving)
 
-    def _release(self, buffer):
+    def _release(self, buffer: bytearray) -> None:
         if len(buffer) <= SMALL_BYTES:
             self._small_buffers -= 1
         else:
@@ -456,7 +508,7 @@ class FileReceiver(Conversation):
                 self._waiting_block = False
                 self.take_block(free)
 
-    def _advance(self, arriving):
+    def _advance(self, arriving: _Arriving) -> None:
         """Settle a file as soon as that is possible."""
         if arriving.settled or arriving.pending:
             return
@@ -470,7 +522,7 @@ class FileReceiver(Conversation):
             self._submit(arriving, lambda: arriving.target.finish(end.size, end.root),
                          lambda digest, error: self._was_finished(arriving, digest, error))
 
-    def _was_finished(self, arriving, digest, error):
+    def _was_finished(self, arriving: _Arriving, digest: bytes | None, error: Exception | None) -> None:
         arriving.pending -= 1
         if arriving.settled:
             self._close_soon(arriving)
@@ -486,10 +538,10 @@ class FileReceiver(Conversation):
         else:
             self._settle(arriving, Result.DONE, digest, "")
 
-    def _fail(self, arriving, code, text):
+    def _fail(self, arriving: _Arriving, code: Result, text: str) -> None:
         self._settle(arriving, code, bytes(DIGEST_BYTES), text)
 
-    def _settle(self, arriving, code, digest, text):
+    def _settle(self, arriving: _Arriving, code: Result, digest: bytes, text: str) -> None:
         arriving.settled = True
         del self._files[arriving.file.index]
         if arriving.target is not None:
@@ -499,7 +551,7 @@ class FileReceiver(Conversation):
         self._observer.on_file(self, arriving.file, code, digest, text)
         self._let_go(arriving)
 
-    def _close_soon(self, arriving):
+    def _close_soon(self, arriving: _Arriving) -> None:
         """After the end: let go of a file once no worker has it in hand."""
         if arriving.pending:
             return
@@ -509,10 +561,10 @@ class FileReceiver(Conversation):
         else:
             self._submit_close(target, arriving)
 
-    def _submit_close(self, target, arriving):
+    def _submit_close(self, target: ArrivingFile, arriving: _Arriving) -> None:
         workers = self._in_order if target.in_order else self._workers
         workers.submit(target.abandon, lambda _result, _error: self._was_closed(arriving))
 
-    def _was_closed(self, arriving):
+    def _was_closed(self, arriving: _Arriving) -> None:
         self._closing.discard(arriving)
         self._let_go(arriving)

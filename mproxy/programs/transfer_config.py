@@ -1,0 +1,40 @@
+"""Every setting of `mproxy send` and `mproxy recv` that is none of a connection (`transport/config`)."""
+
+from __future__ import annotations
+
+from mproxy.ground.config import DAY_US, SECOND_US, LogConfig, Setting
+from mproxy.transport.config import DatagramConfig
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mproxy.transport.keying import Key
+
+
+class TransferConfig(LogConfig):
+    """What both programs know besides the DatagramConfig."""
+
+    datagram = Setting(DatagramConfig())
+    key: Setting[Key | None] = Setting(None)
+    peers: Setting[tuple[str, ...]] = Setting(())
+    bind: Setting[str | None] = Setting(None)
+    json = Setting(False)
+    quiet = Setting(False)
+    # What `mproxy status` calls this program; None: made of its port, or of where it sends to.
+    name: Setting[str | None] = Setting(None)
+    # send
+    paths: Setting[tuple[str, ...]] = Setting(())
+    host = Setting("")
+    port: Setting[int] = Setting(None, 0, 65535)  # type: ignore[arg-type]  # no default: always given
+    ack_port: Setting[int | None] = Setting(None, 0, 65535)
+    known_hosts: Setting[str | None] = Setting(None)
+    # recv
+    output: Setting[str | None] = Setting(None)
+    force = Setting(False)
+    once = Setting(False)
+    ack_to: Setting[tuple[str, int] | None] = Setting(None)
+    authorized_keys: Setting[str | None] = Setting(None)
+    open = Setting(False)
+    # Whose rights the process has once the port is open and the keys are read; None keeps those it was started with.
+    user: Setting[str | None] = Setting(None)
+    partial_ttl_us = Setting(7 * DAY_US, SECOND_US, 3650 * DAY_US)
+    senders = Setting(16, 1, 1000)
