@@ -13,6 +13,10 @@
 Standard input that was read from cannot be sent again: then there is only the first connection.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
 from mproxy.ground.config import format_host_port
 from mproxy.ground.errors import MproxyError
 from mproxy.ground.words import counted
@@ -20,9 +24,17 @@ from mproxy.policy.resolver import numeric_address
 from mproxy.programs.reach import Reach
 from mproxy.programs.sounding import Sounding
 from mproxy.transfer.messages import FileKind, Result
-from mproxy.transfer.sender import FileSender
+from mproxy.transfer.sender import FileSender, SendObserver
 from mproxy.transfer.workers import Workers
 from mproxy.transport._packet import EndCode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mproxy.ground.shapes import Address
+    from mproxy.io._loop import Loop
+    from mproxy.transfer.sender import Source
+    from mproxy.transport._endpoint import DatagramEndpoint, Link
+    from mproxy.transport.keying import Keying
 
 LOOK_US = 250_000     # between two looks at how long it has been silent
 DOUBT_US = 4_500_000  # two questions (the engine's keepalive) without an answer
@@ -36,44 +48,60 @@ OVERTAKEN = EndCode.ABORTED
 _TRANSIENT = (EndCode.STOPPED, EndCode.IDLE)
 
 
-class Delivery:
-    """Sends sources to `host`, `port`. `look_up()` gives its addresses [(family, sockaddr)], `keying()` what a new
-    connection needs. The observer is told on_file(source) for each outcome, on_trouble(event, **fields) for what a
-    user should know meanwhile, and on_finished(error, code)."""
+class DeliveryObserver:
+    """Told by a Delivery."""
 
-    def __init__(self, loop, endpoint, host, port, look_up, keying, observer, silence_us):
+    def on_file(self, source: Source) -> None:
+        """There is an outcome of a file."""
+
+    def on_trouble(self, event: str, **fields: object) -> None:
+        """What a user should know meanwhile."""
+
+    def on_finished(self, error: str | None, code: int) -> None:
+        """It is over; `error` None: all has arrived."""
+        raise NotImplementedError
+
+
+class Delivery(SendObserver):
+    """Sends sources to `host`, `port`. `look_up()` gives its addresses, `keying()` what a new connection needs."""
+
+    _readers: Workers  # that read files, from `start` on
+
+    def __init__(self, loop: Loop, endpoint: DatagramEndpoint, host: str, port: int,
+                 look_up: Callable[[], list[Address]], keying: Callable[[], Keying | None], observer: DeliveryObserver,
+                 silence_us: int) -> None:
         self._loop, self._endpoint = loop, endpoint
         self._host, self._port = host, port
         self._look_up, self._keying = look_up, keying
         self._observer = observer
         self._silence_us = silence_us
-        self._readers = None  # workers that read files
-        self._asker = None  # the worker that looks names up
-        self._sources = []
-        self._known = set()  # of these, those whose outcome was told
-        self._reach = self._sounding = None
+        self._asker: Workers | None = None  # the worker that looks names up
+        self._sources: list[Source] = []
+        self._known: set[Source] = set()  # of these, those whose outcome was told
+        self._reach: Reach | None = None
+        self._sounding: Sounding | None = None
         self._reach_at = self._pause_until = 0  # when the round of dialling began; no other one before
         self._asking = False
-        self._sender = None  # FileSender whose files arrive
-        self._candidate = None  # FileSender on a connection that is being made
+        self._sender: FileSender | None = None  # FileSender whose files arrive
+        self._candidate: FileSender | None = None  # FileSender on a connection that is being made
         self._heard_at = 0  # when `_sender`, now gone, was heard last
         self._silent = False  # and that was told
-        self._why = None  # of the last dial that failed: (error, code)
+        self._why: tuple[str, int] | None = None  # of the last dial that failed: (error, code)
         self._over = False
-        self._ended = {}  # statistics of connections that are over
+        self._ended: dict[str, int] = {}  # statistics of connections that are over
         self._sent_bytes = 0
         self._done_before = 0  # bytes of files that were settled over connections before this one
         self._done_last = 0  # bytes of files over the last connection, once it is over
         self.kept_bytes = 0  # that the receiver had already at first
 
-    def start(self, sources, addresses, readers):
+    def start(self, sources: Iterable[Source], addresses: Sequence[Address], readers: Workers) -> None:
         """Dial. `readers` are Workers."""
         self._sources, self._readers = list(sources), readers
         self._heard_at = self._loop.now()
         self._dial(addresses)
         self._loop.call_later(LOOK_US, self._look)
 
-    def give_up(self, code, reason):
+    def give_up(self, code: int, reason: str) -> None:
         """End everything and say why; the observer is told."""
         if self._reach is not None:
             self._reach.give_up(code, reason)
@@ -86,18 +114,18 @@ class Delivery:
     # ---- getters
 
     @property
-    def sent_bytes(self):
+    def sent_bytes(self) -> int:
         """Of files, some of them perhaps twice."""
         return self._sent_bytes + (self._sender.sent_bytes if self._sender else 0)
 
     @property
-    def done_bytes(self):
+    def done_bytes(self) -> int:
         """Of files: what is there, or on its way."""
         sender = self._sender
         return self._done_before + (sender.sent_bytes + sender.kept_bytes if sender else self._done_last)
 
     @property
-    def statistics(self):
+    def statistics(self) -> dict[str, int]:
         """Counters of all connections, {name: number}; empty before the first one."""
         total = dict(self._ended)
         if self._sender is not None:
@@ -106,19 +134,19 @@ class Delivery:
 
     # ---- dialling
 
-    def _dial(self, addresses):
+    def _dial(self, addresses: Sequence[Address]) -> None:
         self._reach_at = self._loop.now()
         self._reach = Reach(self._loop, self._endpoint, addresses, self._begin, self._unreached)
         self._sounding = Sounding(self._loop, addresses, SOUND_AFTER_US, self._sounded)
 
-    def _dial_anew(self):
+    def _dial_anew(self) -> None:
         """Look the name up, and dial."""
         if self._asker is None:
             self._asker = Workers(self._loop.call_soon_threadsafe, 1)
         self._asking = True
         self._asker.submit(self._look_up, self._looked_up)
 
-    def _looked_up(self, addresses, error):
+    def _looked_up(self, addresses: list[Address] | None, error: Exception | None) -> None:
         self._asking = False
         if self._over or not self._is_doubted():
             return
@@ -130,18 +158,18 @@ class Delivery:
         else:
             self._unreached(EndCode.TIMED_OUT, str(error))
 
-    def _last_address(self):
+    def _last_address(self) -> list[Address]:
         if self._sender is None:
             return []
         host, port = self._sender.link.peer
         return (numeric_address(host, port) or ([], None))[0]
 
-    def _sounded(self, why):
+    def _sounded(self, why: str) -> None:
         if self._sender is None or self._is_doubted():
             self._why = why, EndCode.TIMED_OUT
             self._observer.on_trouble("not-reached", why=why)
 
-    def _begin(self, link):
+    def _begin(self, link: Link) -> None:
         """A receiver has answered: send to it, or try it beside the old connection."""
         self._stop_dialling()
         if self._sender is None and not self._ended:
@@ -150,42 +178,42 @@ class Delivery:
         else:
             self._candidate = FileSender(link, self._readers, self, self._keying())
 
-    def _stop_dialling(self):
+    def _stop_dialling(self) -> None:
         self._reach = None
         if self._sounding is not None:
             self._sounding.close()
             self._sounding = None
 
-    def _unreached(self, code, reason):
+    def _unreached(self, code: int, reason: str) -> None:
         """No address has answered: report it and try again."""
         self._stop_dialling()
         self._dial_failed(reason, code)
 
-    def _dial_failed(self, reason, code):
+    def _dial_failed(self, reason: str, code: int) -> None:
         self._pause_until = self._loop.now() + PAUSE_US
         if self._sender is None and not self._may_dial(self._pause_until):
             self._finish(*(self._why or (reason, code)))
 
     # ---- doubts
 
-    def _is_doubted(self):
+    def _is_doubted(self) -> bool:
         """Whether there is nothing that could be relied on."""
         return self._sender is None or self._silence() > DOUBT_US
 
-    def _silence(self):
+    def _silence(self) -> int:
         return self._loop.now() - (self._sender.link.heard_us if self._sender else self._heard_at)
 
-    def _may_dial(self, at):
+    def _may_dial(self, at: int) -> bool:
         """Whether there is time left, and nothing that cannot be sent again."""
         return at - self._heard_at < self._silence_us and bool(self._ended) and not self._is_spent()
 
-    def _is_settled(self):
+    def _is_settled(self) -> bool:
         return all(source.outcome is not None for source in self._sources)
 
-    def _is_spent(self):
+    def _is_spent(self) -> bool:
         return any(source.is_spent for source in self._sources if source.outcome is None)
 
-    def _look(self):
+    def _look(self) -> None:
         if self._over:
             return
         now = self._loop.now()
@@ -208,7 +236,7 @@ class Delivery:
             self._doubt()
         self._loop.call_later(LOOK_US, self._look)
 
-    def _doubt(self):
+    def _doubt(self) -> None:
         if self._is_settled():
             self._finish(None, EndCode.DONE)  # all that is missing is a farewell
             return
@@ -220,8 +248,7 @@ class Delivery:
 
     # ---- of FileSender
 
-    def on_open(self, sender):
-        """A connection to the receiver is open."""
+    def on_open(self, sender: FileSender) -> None:
         if sender is not self._candidate:
             return
         if not self._is_doubted():
@@ -239,7 +266,7 @@ class Delivery:
                                   files=counted(len(self._sources), "file"))
         sender.start(self._sources)
 
-    def _sources_again(self):
+    def _sources_again(self) -> list[Source]:
         """What has not arrived. A receiver knows a sender that comes back by the first thing it announces, so that is
         announced again; what it says about it is known already. So are directories."""
         left = [source for source in self._sources if source.outcome is None or self._is_announced_again(source)]
@@ -250,22 +277,21 @@ class Delivery:
         self._done_before -= sum(source.size for source in left if source.outcome is not None)
         return again
 
-    def _is_announced_again(self, source):
+    def _is_announced_again(self, source: Source) -> bool:
         """What the receiver knows us by; and directories, which get their times when all in them has arrived."""
         return source.outcome.code == Result.DONE and source.path is not None and (
             source is self._sources[0] or source.kind == FileKind.DIRECTORY)
 
-    def on_file(self, source):
-        """A file's outcome."""
+    def on_file(self, source: Source) -> None:
         if source not in self._known:
             self._observer.on_file(source)
 
-    def on_over(self, sender, error, code, local):
-        """A connection to the receiver has ended."""
+    def on_over(self, sender: FileSender, error: str | None, code: int, local: bool) -> None:
         if sender is self._candidate:
             self._candidate = None
-            self._why = error, code
-            self._dial_failed(error, code)
+            why = error or "the receiver closed the connection"
+            self._why = why, code
+            self._dial_failed(why, code)
         elif sender is self._sender:
             self._drop(sender)
             self._sender = None
@@ -278,7 +304,7 @@ class Delivery:
                 self._silent, self._why = True, (error, code)
                 self._pause_until = self._loop.now() + PAUSE_US
 
-    def _drop(self, sender):
+    def _drop(self, sender: FileSender) -> None:
         """It carries nothing any more."""
         if not self._ended:
             self.kept_bytes = sender.kept_bytes
@@ -287,7 +313,7 @@ class Delivery:
         self._done_last = sender.sent_bytes + sender.kept_bytes
         _add(self._ended, sender.link.statistics)
 
-    def _finish(self, error, code):
+    def _finish(self, error: str | None, code: int) -> None:
         if self._over:
             return
         self._over = True
@@ -300,6 +326,6 @@ class Delivery:
         self._observer.on_finished(error, code)
 
 
-def _add(total, statistics):
+def _add(total: dict[str, int], statistics: dict[str, int]) -> None:
     for name, number in statistics.items():
         total[name] = number if name == "round_trip_us" else total.get(name, 0) + number

@@ -8,6 +8,7 @@ import select
 import signal
 import stat
 import time
+from functools import partial
 
 from mproxy.ground.config import DAY_US, SECOND_US, format_host_port
 from mproxy.ground.errors import UsageError
@@ -284,9 +285,14 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
                                 in_order=self._in_order, allowance=self._allowance)
         self._began[receiver] = self._loop.now()
         self._receivers[receiver] = link.peer
-        # Whoever has no key, or nothing to send, must not keep a place from those who have.
-        self._loop.call_later(OPEN_WITHIN_US, lambda: receiver.announced or receiver.give_up(
-            EndCode.TIMED_OUT, "no file announced within 10 s" if receiver.open else "no keys within 10 s"))
+        self._loop.call_later(OPEN_WITHIN_US, partial(self._check_announced, receiver))
+
+    @staticmethod
+    def _check_announced(receiver: FileReceiver) -> None:
+        """Whoever has no key, or nothing to send, must not keep a place from those who have."""
+        if not receiver.announced:
+            why = "no file announced within 10 s" if receiver.open else "no keys within 10 s"
+            receiver.give_up(EndCode.TIMED_OUT, why)
 
     def on_first_file(self, receiver: FileReceiver) -> str | None:
         """Why this sender may not send, None when it may. Whoever sends the same as one that is here takes over: that
@@ -337,7 +343,6 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
                 receiver.give_up(EndCode.TIMED_OUT, "too slow, while others are waiting for its place")
 
     def on_file(self, receiver: FileReceiver, file: File, code: Result, root: bytes, text: str) -> None:
-        """A file was received, or failed."""
         if receiver is self._taken:
             self._served = receiver.first
         name, peer = show_name(file.name), _say(self._receivers.get(receiver, ("?", 0)))
@@ -354,7 +359,6 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
             self._log.warning("not-received", file=name, peer=peer, why=text)
 
     def on_finished(self, receiver: FileReceiver, error: str | None, code: int) -> None:
-        """A sender's connection has ended."""
         if receiver.closing:
             self._closing.append(receiver)
         peer = _say(self._receivers.pop(receiver, ("?", 0)))
@@ -398,7 +402,6 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
             self._loop.stop()
 
     def commands(self) -> dict[str, Command]:
-        """What can be asked through the control socket."""
         return {"status": self._tell_status}
 
     def _tell_status(self, _request: dict[str, Any], reply: Reply) -> None:

@@ -1,13 +1,16 @@
 """mproxy send: files and directories to `mproxy recv`, over UDP."""
 
+from __future__ import annotations
+
 import os
 import signal
+from collections.abc import Callable, Sequence
 
 from mproxy.ground.config import format_host_port
 from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.ground.words import parse_host, parse_name, parse_port, split_host_port
 from mproxy.policy.network import NetworkWatch
-from mproxy.programs.delivery import Delivery
+from mproxy.programs.delivery import Delivery, DeliveryObserver
 from mproxy.programs.impair import open_udp
 from mproxy.programs.options import OneLineParser
 from mproxy.programs.progress import Progress
@@ -36,6 +39,21 @@ from mproxy.transfer.workers import Workers
 from mproxy.transport._endpoint import DatagramEndpoint
 from mproxy.transport._packet import EndCode
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from typing import Any
+
+    from mproxy.ground.shapes import Address
+    from mproxy.io._loop import Loop
+    from mproxy.programs.transfer_config import TransferConfig
+    from mproxy.service.control import Command, Reply
+    from mproxy.service.log import Log
+    from mproxy.transfer.sender import Source
+    from mproxy.transport.config import DatagramConfig
+    # What there is to send, what was left out and why, and where the receiver may be.
+    Prepared = tuple[list[Source], list[tuple[str, OSError | None]], list[Address]]
+
 _USAGE = "mproxy send [options] FILE... HOST PORT"
 
 _DESCRIPTION = """\
@@ -57,7 +75,7 @@ examples:
 """
 
 
-def parse_send(argv):
+def parse_send(argv: list[str] | None) -> TransferConfig:
     """The TransferConfig of the command line `argv`."""
     parser = OneLineParser("mproxy send", _USAGE, _DESCRIPTION, _EPILOG)
     add_common(parser)
@@ -76,28 +94,32 @@ def parse_send(argv):
     return configure(given, "client-key.pem", paths=tuple(words[:-2]), host=host, port=port)
 
 
-class Send(Program):
+class Send(Program, DeliveryObserver):
     """`mproxy send`: sends files to one receiver."""
+
+    _workers: Workers                  # from `start` on
+    _endpoint_config: DatagramConfig   # from when the files are known
 
     # A farewell leaves at once and is repeated while there is time; nobody waits longer for a program that is to end.
     FAREWELL_US = 150_000
     LAST_WORDS_US = 5_000_000  # after a good end: three timeouts, unless the path was very slow
 
-    def __init__(self, config, log, loop):
+    def __init__(self, config: TransferConfig, log: Log, loop: Loop) -> None:
         self.exit_status = 1
         self._config, self._log, self._loop = config, log, loop
         self._started_at = self._began_at = loop.now()
-        self._total = None  # bytes of all files, None: unknown
-        self._delivery = self._endpoint = self._endpoint_config = self._network = None
+        self._total: int | None = None  # bytes of all files, None: unknown
+        self._delivery: Delivery | None = None
+        self._network: NetworkWatch | None = None
         self._progress = Progress(loop, log, config.quiet)
-        self._workers = None
+        self._endpoint: DatagramEndpoint | None = None
         self._worst = 0
         self._left_any_out = False
-        self._stopped = None  # the signal that ends it
+        self._stopped: int | None = None  # the signal that ends it
         self._finished = False
         self._watch = Stopwatch()
 
-    def start(self):
+    def start(self) -> None:
         """Look at the files and the receiver's name, which may take a while; then dial."""
         config = self._config
         self._workers = Workers(self._loop.call_soon_threadsafe, min(4, os.cpu_count() or 1))
@@ -105,17 +127,18 @@ class Send(Program):
         family = bound_family(own)
         self._watch_network()
 
-        def look_up():
+        def look_up() -> list[Address]:
             return find_addresses(config.host, config.port, family)
 
-        def prepare():
+        def prepare() -> Prepared:
             left_out = []
             sources = find_sources(config.paths, lambda path, error: left_out.append((path, error)))
             return sources, left_out, look_up()
 
         self._workers.submit(prepare, lambda found, error: self._prepared(own, look_up, found, error))
 
-    def _prepared(self, own, look_up, found, error):
+    def _prepared(self, own: socket.socket, look_up: Callable[[], list[Address]], found: Prepared,
+                  error: Exception | None) -> None:
         """The files are known: connect to the receiver."""
         config = self._config
         with own:
@@ -128,18 +151,18 @@ class Send(Program):
             for path, why in left_out:
                 self._left_out(path, why)
             try:
-                self._open(own, addresses)
-            except MproxyError as error:
-                self._fail(error)
+                endpoint = self._open(own, addresses)
+            except MproxyError as refusal:
+                self._fail(refusal)
                 return
-        self._delivery = Delivery(self._loop, self._endpoint, config.host, config.port, look_up,
+        self._delivery = Delivery(self._loop, endpoint, config.host, config.port, look_up,
                                   lambda: sender_keying(config, self._log), self, self._endpoint_config.idle_us)
         self._began_at, self._total = self._loop.now(), _total_of(sources)
         self._progress.start(self._total, lambda: self._delivery.done_bytes,
                              lambda: self._delivery.statistics.get("lost", 0))
         self._delivery.start(sources, addresses, self._workers)
 
-    def _open(self, own, addresses):
+    def _open(self, own: socket.socket, addresses: Sequence[Address]) -> DatagramEndpoint:
         config = self._config
         datagram = with_packet_size(config.datagram, all(is_loopback(entry[1][0]) for entry in addresses))
         answers = None
@@ -147,12 +170,13 @@ class Send(Program):
             datagram = datagram.replace(fixed_path=True)
             answers = open_udp(config.bind, config.ack_port)
         self._endpoint_config = datagram
-        self._endpoint = DatagramEndpoint(self._loop, own.fileno(), datagram,
-                                          answers_fd=answers.fileno() if answers else -1)
+        endpoint = self._endpoint = DatagramEndpoint(self._loop, own.fileno(), datagram,
+                                                     answers_fd=answers.fileno() if answers else -1)
         if answers:
             answers.close()
+        return endpoint
 
-    def _fail(self, error):
+    def _fail(self, error: Exception) -> None:
         """End before anything was sent."""
         if not isinstance(error, (MproxyError, OSError)):
             raise error
@@ -160,28 +184,27 @@ class Send(Program):
         self._complain(error)
         self._loop.stop()
 
-    def _left_out(self, path, error):
+    def _left_out(self, path: str, error: OSError | None) -> None:
         if error is not None:
             self._worst = 1
         self._left_any_out = True
         self._log.warning("left-out", file=show_name(os.fsencode(path)), why=_kind_of(path) if error is None
                           else error.strerror)
 
-    def _watch_network(self):
+    def _watch_network(self) -> None:
         try:
             self._network = NetworkWatch()
         except OSError:
             return  # then the engine's own timeouts must do
         self._loop.watch(self._network.fileno(), self._on_network)
 
-    def _on_network(self, _events):
+    def _on_network(self, _events: int) -> None:
         if self._network.read_events() and self._endpoint is not None:
             self._endpoint.probe()
 
     # ---- of Delivery
 
-    def on_file(self, source):
-        """A file was sent, or failed."""
+    def on_file(self, source: Source) -> None:
         outcome, name = source.outcome, show_name(source.name)
         self._worst = self._worst or STATUS_OF_RESULT.get(outcome.code, 1)
         done = outcome.code == Result.DONE
@@ -194,13 +217,11 @@ class Send(Program):
         elif source.kind != FileKind.DIRECTORY:
             self._log.info("sent", file=name, bytes=source.size, hash=outcome.root.hex())
 
-    def on_trouble(self, event, **fields):
-        """Something that the user should know, while the transfer continues."""
+    def on_trouble(self, event: str, **fields: object) -> None:
         level = self._log.info if event in ("heard-again", "dialled-anew") else self._log.warning
         level(event, receiver=format_host_port(self._config.host, self._config.port), **fields)
 
-    def on_finished(self, error, code):
-        """The transfer has ended."""
+    def on_finished(self, error: str | None, code: int) -> None:
         config, delivery = self._config, self._delivery
         self._finished = True
         self._progress.close()
@@ -221,18 +242,17 @@ class Send(Program):
 
     # ---- the end
 
-    def _wait_for_end(self, left_us=LAST_WORDS_US):
+    def _wait_for_end(self, left_us: int = LAST_WORDS_US) -> None:
         """The engine answers the peer's last repetitions for a moment."""
         if self._endpoint.count and left_us > 0:
             self._loop.call_later(5_000, lambda: self._wait_for_end(left_us - 5_000))
         else:
             self._loop.stop()
 
-    def commands(self):
-        """What can be asked through the control socket."""
+    def commands(self) -> dict[str, Command]:
         return {"status": self._tell_status}
 
-    def _tell_status(self, _request, reply):
+    def _tell_status(self, _request: dict[str, Any], reply: Reply) -> None:
         config, delivery = self._config, self._delivery
         to = format_host_port(config.host, config.port)
         facts = program_facts(self._loop, self._started_at, "send", config.name or f"send->{to}",
@@ -243,7 +263,7 @@ class Send(Program):
                                             self._total, self._loop.now() - self._began_at))
         reply(parts_of(facts, "transfers", transfers))
 
-    def shut_down(self, signal_name):
+    def shut_down(self, signal_name: str) -> None:
         """SIGINT, SIGTERM: what has arrived stays there for the next attempt."""
         if self._finished:
             self._loop.stop()
@@ -259,26 +279,26 @@ class Send(Program):
         self._delivery.give_up(EndCode.ABORTED, f"interrupted by {signal_name}")
         self._loop.call_later(self.FAREWELL_US, self._loop.stop)
 
-    def _complain(self, text):
+    def _complain(self, text: object) -> None:
         self._progress.clear()
         complain("mproxy send", text)
 
-    def _write(self, data):
+    def _write(self, data: dict[str, object]) -> None:
         self._progress.clear()
         write_line(data)
 
 
-def _total_of(sources):
+def _total_of(sources: Sequence[Source]) -> int | None:
     """Bytes of files; None where nobody knows, before a pipe has ended."""
     if any(source.kind == FileKind.PIPE for source in sources):
         return None
     return sum(source.expected_bytes for source in sources)
 
 
-def _kind_of(path):
+def _kind_of(path: str) -> str:
     return "a symbolic link" if os.path.islink(path) else "neither a file nor a directory"
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """`mproxy send`; the exit status."""
     return run_program("mproxy send", parse_send, Send, argv)

@@ -1,6 +1,6 @@
 """Messages in and out over a Link: what FileSender and FileReceiver have in common."""
 
-from abc import ABC, abstractmethod
+from __future__ import annotations
 
 from mproxy.ground.errors import PeerError
 from mproxy.transfer.messages import BLOCK, HEADER, Block, MessageType, parse_header, parse_payload
@@ -8,19 +8,21 @@ from mproxy.transport._packet import EndCode
 from mproxy.transport.keying import DISAGREE
 from mproxy.transport.observers import LinkHandler
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mproxy.transfer.messages import Message
+    from mproxy.transport._endpoint import Link
+    from mproxy.transport.keying import Keying
+
 # Messages about small files are some hundred bytes each: what has come of them is read in one go. Of a large block no
 # more than this is copied once more.
 READ_AHEAD_BYTES = 16384
 
 
-class Conversation(LinkHandler, ABC):
-    """A Link's handler that reads messages. `keying` answers handshakes, None where there are no keys.
+class Conversation(LinkHandler):
+    """A Link's handler that reads messages. `keying` answers handshakes, None where there are no keys."""
 
-    Subclasses have `on_open()`, `on_message(kind, message)`, `block_buffer(block, length)` (None: wait, and call
-    `take_block` with a buffer later), `on_block(block, buffer)`, `on_over(code, reason, local)`.
-    """
-
-    def __init__(self, link, keying=None):
+    def __init__(self, link: Link, keying: Keying | None = None) -> None:
         self.link = link
         self.over = False
         self.open = False  # the peer has shown that it is there, with the keys
@@ -29,22 +31,21 @@ class Conversation(LinkHandler, ABC):
         self._ahead = memoryview(b"")  # what has come, from the beginning of a message
         self._at = self._end = 0  # of these bytes those that are still to be read
         self._block, self._length = Block(0, 0, b""), 0  # the last one, and the bytes of its data
-        self._data = None  # where these go, while the last `_missing` of them are to come
+        self._data: memoryview | None = None  # where these go, while the last `_missing` of them are to come
         self._missing = 0
         self._gave_up = False
         link.handler = self
 
     # ---- of Link
 
-    def on_handshake(self, _link, data):
-        """A message of the handshake for keys."""
+    def on_handshake(self, _link: Link, data: bytes) -> None:
         try:
             self._keying.take(self.link, data)
         except PeerError as error:
             self._refusal = str(error)
             self.give_up(EndCode.HANDSHAKE_FAILED, DISAGREE)
 
-    def on_established(self, link):
+    def on_established(self, link: Link) -> None:
         """The connection is established; `on_open` follows, unless the peer's key was refused."""
         if self._refusal:
             return  # with keys, but we do not trust it
@@ -53,8 +54,7 @@ class Conversation(LinkHandler, ABC):
         self._at_hand(HEADER.size)
         self.on_open()
 
-    def on_filled(self, link):
-        """More of what the peer says."""
+    def on_filled(self, link: Link) -> None:
         data, self._data = self._data, None
         try:
             if data is None:
@@ -65,43 +65,41 @@ class Conversation(LinkHandler, ABC):
         except PeerError as error:
             self.give_up(EndCode.BAD_PACKET, str(error))
 
-    def on_ended(self, _link, code, reason, local):
-        """The connection has ended."""
+    def on_ended(self, _link: Link, code: int, reason: str, local: bool) -> None:
         if not self.over:
             self.over = True
             self.on_over(code, self._refusal or reason, local)
 
     # ---- of subclasses
 
-    @abstractmethod
-    def on_open(self):
-        """The connection is open."""
+    def on_open(self) -> None:
+        """The peer is there, with the keys."""
 
-    @abstractmethod
-    def on_message(self, kind, message):
+    def on_message(self, kind: MessageType, message: Message) -> None:
         """A message other than BLOCK."""
+        raise NotImplementedError
 
-    @abstractmethod
-    def block_buffer(self, block, length):
-        """Where a block's data goes."""
+    def block_buffer(self, block: Block, length: int) -> bytearray | None:
+        """Where a block's data goes. None: wait; `take_block` will be called with a buffer."""
+        raise NotImplementedError
 
-    @abstractmethod
-    def on_block(self, block, data):
+    def on_block(self, block: Block, data: memoryview) -> None:
         """A block, its data in the buffer."""
+        raise NotImplementedError
 
-    @abstractmethod
-    def on_over(self, code, reason, local):
+    def on_over(self, code: int, reason: str, local: bool) -> None:
         """The connection has ended; nothing more will come."""
+        raise NotImplementedError
 
     # ---- for subclasses
 
-    def give_up(self, code, reason):
+    def give_up(self, code: int, reason: str) -> None:
         """End the connection and say why; nothing more is read."""
         self._gave_up = True
         if not self.over:
             self.link.abort(int(code), reason.encode("utf-8", "backslashreplace"))
 
-    def take_block(self, buffer):
+    def take_block(self, buffer: bytearray) -> None:
         """A buffer for the block that `block_buffer` had none for."""
         try:
             if self._receive(buffer):
@@ -110,23 +108,23 @@ class Conversation(LinkHandler, ABC):
             self.give_up(EndCode.BAD_PACKET, str(error))
 
     @property
-    def block_length(self):
+    def block_length(self) -> int:
         """Bytes of data of the block whose header has come."""
         return self._length
 
     @property
-    def begun_bytes(self):
+    def begun_bytes(self) -> int:
         """Of the block that is being received."""
         return 0 if self._data is None else len(self._data) - self._missing + self.link.filled
 
     # ---- messages
 
-    def _take_messages(self):
+    def _take_messages(self) -> None:
         """Take what has come, and have the link call when there is more."""
         while not self._gave_up and self._take_message():
             pass
 
-    def _take_message(self):
+    def _take_message(self) -> bool:
         """Whether the next message was taken; else it is waited for."""
         if not self._at_hand(HEADER.size):
             return False
@@ -143,7 +141,7 @@ class Conversation(LinkHandler, ABC):
         self.on_message(kind, parse_payload(kind, self._ahead[begin:self._at]))
         return True
 
-    def _at_hand(self, count):
+    def _at_hand(self, count: int) -> bool:
         """Whether `count` bytes have come that were not read; else they are waited for."""
         rest = self._end - self._at
         if rest >= count:
@@ -154,7 +152,7 @@ class Conversation(LinkHandler, ABC):
         self.link.fill(ahead[rest:], count - rest)
         return False
 
-    def _receive(self, buffer):
+    def _receive(self, buffer: bytearray) -> bool:
         """Put the block's data into `buffer`; whether all of it has come."""
         data = memoryview(buffer)[:self._length]
         there = min(self._length, self._end - self._at)

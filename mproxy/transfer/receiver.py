@@ -188,12 +188,10 @@ class FileReceiver(Conversation):
     # ---- of Conversation
 
     def on_open(self) -> None:
-        """The connection is open: send HELLO."""
         self._observer.on_open(self)
         self.link.send(messages.pack_hello())
 
     def on_message(self, kind: MessageType, message: Message) -> None:
-        """A control message of the sender."""
         if self._whole is not None and not (isinstance(message, End) and self._whole[0].file.index == message.index):
             self._write_whole()
         self.announced = self.announced or kind != MessageType.HELLO
@@ -245,7 +243,6 @@ class FileReceiver(Conversation):
             raise bad("a block outside its file")
 
     def on_block(self, block: Block, data: memoryview) -> None:
-        """A block of a file has arrived."""
         arriving = self._files.get(block.index)
         self.received_bytes += len(data)
         if arriving is None or arriving.failure:

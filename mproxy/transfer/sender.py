@@ -4,12 +4,16 @@ Life of a block: wanted -> read and hashed on a worker's thread (READ_AHEAD of t
 loop's thread copies it into the connection's ring when there is room, and that is the only back-pressure there is.
 """
 
+from __future__ import annotations
+
 import errno
 import hashlib
 import os
 import select
 import stat
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 from mproxy.ground.errors import MproxyError
 from mproxy.transfer import messages
@@ -22,11 +26,22 @@ from mproxy.transfer.messages import (
     File,
     FileKind,
     MessageType,
+    Outcome,
     Result,
+    Want,
     bad,
 )
 from mproxy.transfer.parts import Parts
 from mproxy.transfer.tree import DIGEST_BYTES, LEAF_BYTES, block_count, block_length, leaf, root
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mproxy.transfer.arriving import Data
+    from mproxy.transfer.messages import Block, Message
+    from mproxy.transfer.workers import Workers
+    from mproxy.transport._endpoint import Link
+    from mproxy.transport.keying import Keying
+    ReadBlock = tuple[int, Data, bytes]  # number, data, digest
 
 READ_AHEAD = 6  # blocks being read, hashed, or waiting to be sent
 SMALL_BYTES = 16384  # a file so small is sent together with others
@@ -47,7 +62,7 @@ class Changed(MproxyError):
     """The source is not what it was when it was announced."""
 
 
-def identity(status):
+def identity(status: os.stat_result) -> bytes:
     """16 bytes that are others as soon as the file was written to, replaced, or given another time."""
     parts = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     return hashlib.blake2b(repr(parts).encode(), digest_size=16).digest()
@@ -56,13 +71,14 @@ def identity(status):
 class Source:
     """One thing to send: `name` is what the receiver gets to see, a relative path as bytes; `path` or `fd` is ours."""
 
-    def __init__(self, name, kind, path=None, fd=-1, follow=True, expected_bytes=0):
+    def __init__(self, name: bytes, kind: FileKind, path: str | None = None, fd: int = -1, follow: bool = True,
+                 expected_bytes: int = 0) -> None:
         self.name, self.kind, self.path = name, kind, path
         self.fd = fd
         self.expected_bytes = expected_bytes  # when it was found
         self.size = 0
         self.identity = bytes(16)
-        self.outcome = None  # Outcome, once it is known
+        self.outcome: Outcome | None = None  # Outcome, once it is known
         self.failed = False  # given up here; the receiver has not answered yet
         self._announced_as = kind  # whatever the file turned out to be
         self._follow = follow  # a symbolic link at `path` is what was meant
@@ -75,7 +91,7 @@ class Source:
         self.reads = 0  # on workers' threads now
         self._leaving = False  # to be closed when these have ended
 
-    def open(self, index):
+    def open(self, index: int) -> File:
         """Its FILE message; OSError, or Changed when something of another kind has taken its place."""
         if self.path is None:
             return File(index, self.kind, 0o666, 0, UNKNOWN_SIZE, os.urandom(16), self.name)
@@ -98,27 +114,27 @@ class Source:
         self.identity = identity(status)
         return File(index, self.kind, mode, mtime_ns, self.size, self.identity, self.name)
 
-    def _is_made_up(self, status):
+    def _is_made_up(self, status: os.stat_result) -> bool:
         """Whether the size is not that of the contents: the kernel makes them when they are read (proc(5))."""
         if status.st_blocks or status.st_size > _MADE_UP_BYTES:
             return False
         return len(os.pread(self.fd, status.st_size + 1, 0)) != status.st_size
 
-    def again(self):
+    def again(self) -> Source:
         """The same, for another connection."""
         return Source(self.name, self._announced_as, self.path, 0 if self.path is None else -1, self._follow)
 
     @property
-    def is_spent(self):
+    def is_spent(self) -> bool:
         """Whether something of it was read that nobody can read again."""
         return self.path is None and (self.reads > 0 or self._ended or bool(self._digests))
 
     @property
-    def is_small(self):
+    def is_small(self) -> bool:
         """Whether it is worth no buffer of its own, and no waiting for room."""
         return self.kind == FileKind.FILE and self.size <= SMALL_BYTES
 
-    def check_wanted(self, ranges):
+    def check_wanted(self, ranges: Sequence[tuple[int, int]]) -> None:
         """PeerError, when a receiver asks twice, or for more than there is."""
         if (self._asked and not self.compared) or self.kind == FileKind.DIRECTORY:
             raise bad("the receiver made a request that makes no sense")
@@ -129,7 +145,7 @@ class Source:
         if self.kind == FileKind.FILE and ranges and sum(ranges[-1]) > block_count(self.size):
             raise bad("the receiver requested blocks beyond the end of the file")
 
-    def read_block(self, number, buffer):
+    def read_block(self, number: int, buffer: bytearray) -> ReadBlock | None:
         """(number, data, digest), the data in `buffer` (LEAF_BYTES) or not; None behind a pipe's end, whose blocks come
         in parts and so have numbers of their own. On a worker's thread."""
         if self.kind == FileKind.PIPE:
@@ -143,14 +159,14 @@ class Source:
             view, at = view[got:], at + got
         return number, data, leaf(data, number, number == block_count(self.size) - 1)
 
-    def _read_pipe(self):
+    def _read_pipe(self) -> ReadBlock | None:
         if self._parts.ended:
-            return None, None, None
+            return None
         data = self._read_some(self._parts.room)
         number, digest = self._parts.make(data, not data)
         return number, data, digest
 
-    def _read_some(self, most):
+    def _read_some(self, most: int) -> bytearray:
         """What comes within a moment, at most `most` bytes; nothing at the end."""
         buffer = bytearray(most)
         length = 0
@@ -169,25 +185,25 @@ class Source:
         del buffer[length:]
         return buffer
 
-    def note(self, number, digest, length):
+    def note(self, number: int, digest: bytes, length: int) -> None:
         """A block was handed to the connection."""
         self._digests[number] = digest
         if self.kind == FileKind.PIPE:
             self.size += length
 
-    def check_unchanged(self):
+    def check_unchanged(self) -> None:
         """Changed, when the file was touched since `open`."""
         if self.kind == FileKind.FILE and identity(os.fstat(self.fd)) != self.identity:
             raise Changed("the file changed while it was being sent")
 
-    def root(self):
+    def root(self) -> bytes:
         """The hash of the whole, where all of it was sent; zeros otherwise."""
         count = block_count(self.size)
         if len(self._digests) != count:
             return _UNKNOWN_ROOT
         return root(b"".join(self._digests[number] for number in range(count)))
 
-    def close(self):
+    def close(self) -> None:
         """Give the descriptor back, once nobody reads from it: its number may be another file's at once."""
         self._leaving = True
         if self.reads == 0:
@@ -195,35 +211,60 @@ class Source:
                 os.close(self.fd)
             self.fd = -1
 
-    def was_read(self):
+    def was_read(self) -> None:
         """A read that `reads` counts has ended."""
         self.reads -= 1
         if self._leaving:
             self.close()
 
 
-class FileSender(Conversation):
-    """Sends sources over a Link. The observer is told on_open(sender) when the receiver is there, with the keys,
-    on_file(source) for each outcome and on_over(sender, error, code, local): error None is success, `local` whether
-    this side found the reason."""
+class SendObserver:
+    """Told by a FileSender."""
 
-    def __init__(self, link, workers, observer, keying=None):
+    def on_open(self, sender: FileSender) -> None:
+        """The receiver is there, with the keys."""
+
+    def on_file(self, source: Source) -> None:
+        """There is an outcome of a file."""
+
+    def on_over(self, sender: FileSender, error: str | None, code: int, local: bool) -> None:
+        """The connection is over; `error` None: all has arrived; `local`: this side found the reason."""
+
+
+class _Reading:
+    """A block on its way: being read, or waiting to be sent."""
+
+    __slots__ = ("block", "buffer", "done", "error", "index", "source")
+
+    def __init__(self, source: Source, index: int) -> None:
+        self.source = source
+        self.index = index
+        self.buffer: bytearray | None = None    # to be used again, once it is in the connection's ring
+        self.done = False                       # it was read
+        self.block: ReadBlock | None = None     # None: behind the end
+        self.error: Exception | None = None     # or what went wrong
+
+
+class FileSender(Conversation):
+    """Sends sources over a Link."""
+
+    def __init__(self, link: Link, workers: Workers, observer: SendObserver, keying: Keying | None = None) -> None:
         super().__init__(link, keying)
-        self._sources = []
+        self._sources: list[Source] = []
         self._workers = workers
         self._observer = observer
         self._announced = 0
         self._announcing = False
         self._settled = 0
         self._said_bye = False
-        self._wanted: deque = deque()  # (index, iterator over block numbers)
-        self._reading: deque = deque()  # [source, number, result or None, index, buffer] in the order of sending
+        self._wanted: deque[tuple[int, Iterator[int]]] = deque()  # index, block numbers
+        self._reading: deque[_Reading] = deque()  # in the order of sending
         self._spare: list[bytearray] = []  # buffers for blocks, of which new ones would have to be cleared
-        self._leaving = None  # the buffer whose block is on its way into the connection's ring
+        self._leaving: bytearray | None = None  # the buffer whose block is on its way into the connection's ring
         self.sent_bytes = 0  # of files
         self.kept_bytes = 0  # that the receiver had already
 
-    def start(self, sources):
+    def start(self, sources: list[Source]) -> None:
         """Say hello, and what there is: it leaves with the first packet that may carry it, sealed if there are keys."""
         self._sources = sources
         self.link.send(messages.pack_hello())
@@ -231,13 +272,12 @@ class FileSender(Conversation):
 
     # ---- of Conversation
 
-    def on_open(self):
-        """The connection is open."""
+    def on_open(self) -> None:
         self._observer.on_open(self)
 
-    def on_message(self, kind, message):
+    def on_message(self, kind: MessageType, message: Message) -> None:
         """An answer of the receiver."""
-        if kind == MessageType.WANT:
+        if isinstance(message, Want):
             source = self._source_of(message.index)
             source.check_wanted(message.ranges)
             numbers = range(block_count(source.size)) if source.compared else _numbers(message.ranges)
@@ -248,26 +288,23 @@ class FileSender(Conversation):
                     min(count * LEAF_BYTES, source.size - first * LEAF_BYTES) for first, count in message.ranges)
                 self.kept_bytes += source.kept_bytes
             self._read()
-        elif kind == MessageType.RESULT:
+        elif isinstance(message, Outcome):
             self._settle(message)
         elif kind == MessageType.BYE:
             self.link.finish()
         elif kind != MessageType.HELLO:
             raise bad("the receiver sent a message that only a sender may send")
 
-    def block_buffer(self, _block, _length):
-        """Receivers send no blocks."""
+    def block_buffer(self, _block: Block, _length: int) -> bytearray | None:
         raise bad("the receiver sent a message that only a sender may send")
 
-    def on_block(self, block, data):
+    def on_block(self, block: Block, data: memoryview) -> None:
         """Never called: `block_buffer` offers no buffer."""
 
-    def on_sent(self, _link):
-        """The connection has room for more data."""
+    def on_sent(self, _link: Link) -> None:
         self._send()
 
-    def on_over(self, code, reason, local):
-        """The connection has ended."""
+    def on_over(self, code: int, reason: str, local: bool) -> None:
         for source in self._sources:
             source.close()
         done = code == 0 and self._settled == len(self._sources)
@@ -275,12 +312,12 @@ class FileSender(Conversation):
 
     # ---- inner
 
-    def _source_of(self, index):
+    def _source_of(self, index: int) -> Source:
         if index >= self._announced or self._sources[index].outcome is not None:
             raise bad("the receiver referred to a file that is not being transferred")
         return self._sources[index]
 
-    def _announce(self):
+    def _announce(self) -> None:
         """Say what there is, as far ahead as may be. What cannot be read settles itself."""
         if self._announcing:
             return
@@ -303,7 +340,7 @@ class FileSender(Conversation):
             self._said_bye = True
             self.link.send(messages.pack_bye())
 
-    def _settle(self, outcome):
+    def _settle(self, outcome: Outcome) -> None:
         source = self._source_of(outcome.index)
         source.outcome = outcome
         source.close()
@@ -311,7 +348,7 @@ class FileSender(Conversation):
         self._observer.on_file(source)
         self._announce()
 
-    def _read(self):
+    def _read(self) -> None:
         """Keep the workers busy."""
         while self._wanted:
             index, numbers = self._wanted[0]
@@ -324,49 +361,48 @@ class FileSender(Conversation):
             if source.kind == FileKind.PIPE and self._reading:
                 return  # in order, one at a time
             number = next(numbers, None)
-            entry = [source, number, None, index, None]
-            self._reading.append(entry)
+            reading = _Reading(source, index)
+            self._reading.append(reading)
             if number is None:  # behind the last block: END
                 self._wanted.popleft()
-                entry[2] = (None, None, None)
+                reading.done = True
                 self._send()
             else:
                 source.reads += 1
                 if source.is_small:
                     buffer = bytearray(source.size)
                 else:
-                    buffer = entry[4] = self._spare.pop() if self._spare else bytearray(LEAF_BYTES)
-                self._workers.submit(lambda source=source, number=number, buffer=buffer: (
-                                         source.read_block(number, buffer)),
-                                     lambda result, error, entry=entry: self._was_read(entry, result, error),
+                    buffer = reading.buffer = self._spare.pop() if self._spare else bytearray(LEAF_BYTES)
+                self._workers.submit(partial(source.read_block, number, buffer), partial(self._was_read, reading),
                                      short=source.is_small)
 
-    def _was_read(self, entry, result, error):
-        entry[2] = error or result
-        entry[0].was_read()
+    def _was_read(self, reading: _Reading, block: ReadBlock | None, error: Exception | None) -> None:
+        reading.done, reading.block, reading.error = True, block, error
+        reading.source.was_read()
         if not self.over:
             self._send()
 
-    def _send(self):
+    def _send(self) -> None:
         """Send what was read, in order, while the connection has room."""
-        while self._reading and self._reading[0][2] is not None and self._may_send():
+        while self._reading and self._reading[0].done and self._may_send():
             if self._leaving is not None:
                 self._spare.append(self._leaving)
-            source, _, result, index, self._leaving = self._reading.popleft()
-            if source.outcome is None and not source.failed:
-                self._send_one(source, result, index)
+            reading = self._reading.popleft()
+            self._leaving = reading.buffer
+            if reading.source.outcome is None and not reading.source.failed:
+                self._send_one(reading.source, reading)
         self._read()
 
-    def _may_send(self):
+    def _may_send(self) -> bool:
         """Whether the connection has room: for small files, while not too many of them wait."""
-        return self.link.unsent < (SMALL_AHEAD if self._leaving is None and self._reading[0][0].is_small else 1)
+        return self.link.unsent < (SMALL_AHEAD if self._leaving is None and self._reading[0].source.is_small else 1)
 
-    def _send_one(self, source, result, index):
+    def _send_one(self, source: Source, reading: _Reading) -> None:
+        index = reading.index
         try:
-            if isinstance(result, Exception):
-                raise result
-            number, data, digest = result
-            if data is None:
+            if reading.error is not None:
+                raise reading.error
+            if reading.block is None:
                 if self._wanted and self._wanted[0][0] == index:
                     self._wanted.popleft()  # a pipe's end
                 source.check_unchanged()
@@ -378,6 +414,7 @@ class FileSender(Conversation):
             source.failed = True  # settled by the receiver's answer
             self.link.send(messages.pack_result(index, code, text=text))
             return
+        number, data, digest = reading.block
         source.note(number, digest, len(data))
         if source.compared:
             return
@@ -387,26 +424,26 @@ class FileSender(Conversation):
             self.link.send(data)
 
 
-def _why(error):
+def _why(error: Exception) -> str:
     """What went wrong with a file, for people."""
     if not isinstance(error, OSError):
         return str(error)
-    return "it is now a symbolic link" if error.errno == errno.ELOOP else error.strerror
+    return "it is now a symbolic link" if error.errno == errno.ELOOP else error.strerror or str(error)
 
 
-def _has_input(fd, timeout_ms):
+def _has_input(fd: int, timeout_ms: int | None) -> bool:
     """Whether there is something to read, or the end, within so long (None: as long as it takes)."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     return bool(poll.poll(timeout_ms))
 
 
-def _numbers(ranges):
+def _numbers(ranges: Iterable[tuple[int, int]]) -> Iterator[int]:
     for first, count in ranges:
         yield from range(first, first + count)
 
 
-def find_sources(paths, on_left_out):
+def find_sources(paths: Iterable[str], on_left_out: Callable[[str, OSError | None], object]) -> list[Source]:
     """Sources of the files and directories named on a command line; MproxyError for what cannot be sent.
     `on_left_out(path, error)` is told of what a directory has besides files and directories (error None), and of what
     cannot be read or has gone meanwhile (an OSError)."""
@@ -430,7 +467,7 @@ def find_sources(paths, on_left_out):
     return sources
 
 
-def _walk(top, base, on_left_out):
+def _walk(top: str, base: bytes, on_left_out: Callable[[str, OSError | None], object]) -> list[Source]:
     """Everything in a directory but symbolic links, devices and the like."""
     found = [Source(base, FileKind.DIRECTORY, top)]
     for directory, names, files in os.walk(top, onerror=lambda error: on_left_out(error.filename, error)):
