@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mproxy.relay.backend import Facts
-    from mproxy.relay.settings import RelayConfig
+    from mproxy.relay.relay_config import RelayConfig
 
 # Beyond the relay's own --drain-timeout, which only the relay knows: a day at most.
 STOP_PATIENCE_S = 86_400 + 60
@@ -46,7 +46,7 @@ def check(given: dict[str, Any]) -> int:
     """Look at a file of rules."""
     rules = read_rules(given["file"])
     if given.get("kernel"):
-        from mproxy.relay.kernel.mode import refuse_impossible
+        from mproxy.relay.kernel.kernel_mode import refuse_impossible
         refuse_impossible(rules, given["file"])
     print(f"{given['file']}: {counted(len(rules), 'rule')}")
     return 0

@@ -18,9 +18,9 @@ from mproxy.ground.words import (
     split_host_port,
 )
 from mproxy.programs.options import OneLineParser
+from mproxy.relay.relay_config import MOST_WORKERS, RelayConfig
 from mproxy.relay.rule_file import parse_listen, parse_options
 from mproxy.relay.rules import Rule
-from mproxy.relay.settings import MOST_WORKERS, RelayConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ a rule file has one rule per line; # starts a comment:
 
 options of a rule:
   allow=NETS, deny=NETS    networks of clients, separated by commas; deny wins
-  max=N                    connections or UDP sessions at once
+  max=N                    connections or UDP flows at once
   timeout=TIME             end after this long without a byte (default tcp 0,
                            which is never; udp 1m)
   connect-timeout=TIME     for a connection to a server (default 10s)
@@ -67,7 +67,7 @@ options of a rule:
   proxy=v1|v2              send a PROXY protocol header to the server
   accept-proxy             expect one from the client
   source=ADDRESS           connect to servers from this address of the host
-  per-source=N             UDP sessions of one client address at once
+  per-source=N             UDP flows of one client address at once
 
 TIME is a number with us, ms, s, m, h or d (1s, 1.5m; a bare number is seconds).
 
@@ -119,7 +119,7 @@ def _add_options(parser: OneLineParser) -> None:
     parser.add(group, "--workers", _workers, metavar="N|auto", help=(
         f"number of relaying processes (default {config.workers.default}); auto is one per CPU"))
     parser.add(group, "--max-connections", parse_count, metavar="N", help=(
-        "TCP connections, and UDP sessions, of all rules at once (default 0: as many as the open-file limit allows)"))
+        "TCP connections, and UDP flows, of all rules at once (default 0: as many as the open-file limit allows)"))
     parser.add(group, "--drain-timeout", parse_duration, metavar="TIME", help=(
         "after SIGTERM, let connections finish for at most this long (default"
         f" {config.drain_timeout_us.format(config.drain_timeout_us.default)})"))

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from mproxy.ground.shapes import ListenAddress
     from mproxy.relay.backend import Facts, RelayBackend
+    from mproxy.relay.relay_config import RelayConfig
     from mproxy.relay.rules import Rule
-    from mproxy.relay.settings import RelayConfig
     from mproxy.service.control import Server
     from mproxy.service.daemon import Background, LogFile
 
@@ -56,7 +56,7 @@ class Service:
 
     def _make_backend(self, given: dict[ListenAddress, list[socket.socket]]) -> RelayBackend:
         if self._config.kernel:
-            from mproxy.relay.kernel.mode import Kernel
+            from mproxy.relay.kernel.kernel_mode import Kernel
             return Kernel(self._config, self.log, self._loop)
         return Supervisor(self._config, self.log, self._loop, given, self._prepare_worker)
 

@@ -32,7 +32,7 @@ def say_status(facts: Facts, as_json: bool) -> str:
         lines.append(
             f"worker {worker['worker']}: {worker['state']}, process {worker['pid'] or '-'} for"
             f" {say_duration(worker['uptime_s'])}, {counted(worker['connections'], 'connection')},"
-            f" {counted(worker['sessions'], 'session')}, {counted(worker['deaths'], 'death')}")
+            f" {counted(worker['sessions'], 'flow')}, {counted(worker['deaths'], 'death')}")
     lines += [f"broken, retrying: {facts['broken']}"] if "broken" in facts else []
     lines += [f"not resolved: {host}: {why}" for host, why in facts.get("unresolved", {}).items()]
     lines += [f"leads back to this relay, left out: {rule}: {', '.join(left_out)}"

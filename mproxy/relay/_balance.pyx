@@ -1,10 +1,10 @@
-"""Which address a connection or session goes to. The rules: _balance.pxd."""
+"""Which address a connection or flow goes to. The rules: _balance.pxd."""
 
 from libc.errno cimport ETIMEDOUT
 from libc.string cimport memcmp
 
 
-cdef class Backend:
+cdef class TargetAddress:
     """An address of a target and how it is doing."""
 
     def __init__(self, Target target, int index=0):
@@ -26,117 +26,117 @@ cdef class Backend:
 
 cdef class Balance:
     """The addresses of one rule. Call order: `choose`, then `failed` or `worked` for what was chosen; with datagrams
-    `asks` when a session begins and `answers` for replies."""
+    `asks` when a flow begins and `answers` for replies."""
 
     def __init__(self, bint least=False):
         self.targets = []
-        self.backends = []
+        self.addresses = []
         self.least = least
 
     def set_targets(self, targets):
         """New addresses (Target, ...). One that was there before, of a target with the same text, keeps its state."""
-        cdef Backend backend
+        cdef TargetAddress address
         cdef Target target
-        known, backends = list(self.backends), []
+        known, addresses = list(self.addresses), []
         for target in targets:
             for index in range(target.count):
-                for backend in known:
-                    if backend.at(target, index):
-                        known.remove(backend)
+                for address in known:
+                    if address.at(target, index):
+                        known.remove(address)
                         break
                 else:
-                    backend = Backend(target)
-                backend.target, backend.index = target, index
-                backends.append(backend)
-        for backend in known:
-            backend.gone = True
-        self.targets, self.backends = list(targets), backends
+                    address = TargetAddress(target)
+                address.target, address.index = target, index
+                addresses.append(address)
+        for address in known:
+            address.gone = True
+        self.targets, self.addresses = list(targets), addresses
 
-    cdef Backend choose(self, int64_t now, list tried):
+    cdef TargetAddress choose(self, int64_t now, list tried):
         """The address for the next caller, none of `tried` (or None); None when there is none left."""
-        cdef Backend backend, best = None
-        cdef uint32_t i, at, count = <uint32_t>len(self.backends)
+        cdef TargetAddress address, best = None
+        cdef uint32_t i, at, count = <uint32_t>len(self.addresses)
         for i in range(count):
             at = (self.turn + i) % count
-            backend = <Backend>self.backends[at]
-            if tried is not None and backend in tried:
+            address = <TargetAddress>self.addresses[at]
+            if tried is not None and address in tried:
                 continue
-            if backend.failures == 0 and self.is_silent(backend, now):
-                self.failed(backend, now, now, ETIMEDOUT)
-            if backend.failures and now < backend.down_until:
+            if address.failures == 0 and self.is_silent(address, now):
+                self.failed(address, now, now, ETIMEDOUT)
+            if address.failures and now < address.down_until:
                 continue
-            if backend.failures:  # the time is up: this caller tries, the others wait for what it finds
-                if backend.asked:  # who tried before was not answered
-                    backend.failures = min(backend.failures + 1, <uint32_t>32)
-                backend.down_until = now + backoff_us(backend.failures)
-                return backend
-            if best is None or (self.least and backend.connections < best.connections):
-                best = backend
+            if address.failures:  # the time is up: this caller tries, the others wait for what it finds
+                if address.asked:  # who tried before was not answered
+                    address.failures = min(address.failures + 1, <uint32_t>32)
+                address.down_until = now + backoff_us(address.failures)
+                return address
+            if best is None or (self.least and address.connections < best.connections):
+                best = address
                 if not self.least:
                     break
         if best is None:
             return self.last_resort(tried)
-        self.turn = (<uint32_t>self.backends.index(best) + 1) % count
+        self.turn = (<uint32_t>self.addresses.index(best) + 1) % count
         return best
 
-    cdef Backend last_resort(self, list tried):
+    cdef TargetAddress last_resort(self, list tried):
         """Of those that are down, the one whose time is up first; None when there is none."""
-        cdef Backend backend, best = None
-        for backend in self.backends:
-            if (tried is None or backend not in tried) and (best is None or backend.down_until < best.down_until):
-                best = backend
+        cdef TargetAddress address, best = None
+        for address in self.addresses:
+            if (tried is None or address not in tried) and (best is None or address.down_until < best.down_until):
+                best = address
         return best
 
-    cdef bint failed(self, Backend backend, int64_t began, int64_t now, int error):
+    cdef bint failed(self, TargetAddress address, int64_t began, int64_t now, int error):
         """An attempt that began at `began` failed; true when that should be told. ETIMEDOUT: no answer came."""
-        backend.error = error
-        backend.is_unsure = error == ETIMEDOUT and now - began < SURE_US
-        if backend.failures and began <= backend.failed_at:
-            return self.is_news(backend)
-        backend.failures = min(backend.failures + 1, <uint32_t>32)
-        backend.failed_at = now
-        backend.down_until = now + backoff_us(backend.failures)
-        return self.is_news(backend)
+        address.error = error
+        address.is_unsure = error == ETIMEDOUT and now - began < SURE_US
+        if address.failures and began <= address.failed_at:
+            return self.is_news(address)
+        address.failures = min(address.failures + 1, <uint32_t>32)
+        address.failed_at = now
+        address.down_until = now + backoff_us(address.failures)
+        return self.is_news(address)
 
-    cdef bint is_news(self, Backend backend):
+    cdef bint is_news(self, TargetAddress address):
         """Whether it should be told that this one is down; true once."""
-        if backend.told or len(self.backends) < 2 or backend.failures < (2 if backend.is_unsure else 1):
+        if address.told or len(self.addresses) < 2 or address.failures < (2 if address.is_unsure else 1):
             return False
-        backend.told = True
+        address.told = True
         return True
 
-    cdef bint worked(self, Backend backend):
+    cdef bint worked(self, TargetAddress address):
         """It answered; true when that should be told."""
-        cdef bint was_told = backend.told
-        backend.failures = 0
-        backend.told = False
+        cdef bint was_told = address.told
+        address.failures = 0
+        address.told = False
         return was_told
 
     cdef list down(self):
         """[(HOST:PORT, errno), ...] of the addresses that are told to be down."""
-        cdef Backend backend
+        cdef TargetAddress address
         found = []
-        for backend in self.backends:
-            if backend.told:
-                found.append((backend.text, backend.error))
+        for address in self.addresses:
+            if address.told:
+                found.append((address.text, address.error))
         return found
 
     # ---- datagrams
 
-    cdef bint is_silent(self, Backend backend, int64_t now):
-        return backend.asked >= SILENT_SESSIONS and now - backend.asked_at >= SILENT_US \
-            and self.answered_at > backend.asked_at
+    cdef bint is_silent(self, TargetAddress address, int64_t now):
+        return address.asked >= SILENT_FLOWS and now - address.asked_at >= SILENT_US \
+            and self.answered_at > address.asked_at
 
-    cdef void asks(self, Backend backend, int64_t now) noexcept:
-        """A session begins to ask this address."""
-        if backend.asked == 0:
-            backend.asked_at = now
-        backend.asked += 1
+    cdef void asks(self, TargetAddress address, int64_t now) noexcept:
+        """A flow begins to ask this address."""
+        if address.asked == 0:
+            address.asked_at = now
+        address.asked += 1
 
-    cdef void answers(self, Backend backend, int64_t now) noexcept:
+    cdef void answers(self, TargetAddress address, int64_t now) noexcept:
         """A reply came; when the address was down, `worked` is to be called."""
-        backend.asked = 0
-        backend.answered_at = self.answered_at = now
+        address.asked = 0
+        address.answered_at = self.answered_at = now
 
 
 cdef inline int64_t backoff_us(uint32_t failures) noexcept:

@@ -3,7 +3,7 @@
 So a relay passes on the hops that a connection or datagram has left (TTL, hop limit), less one, as a router does (RFC
 1812, section 5.3.1). In a circle each has fewer than the one before, and none comes after the last hop. Only
 
-* while the sessions of a rule pile up, that is hardly one of the last LOOK_EVERY has ended: in a circle none does;
+* while the flows of a rule pile up, that is hardly one of the last LOOK_EVERY has ended: in a circle none does;
 * for peers that can be part of one, on this host or at an address that the rule leads to. What others send counts for
   nothing, so that no stranger can feign a circle.
 """
@@ -21,7 +21,7 @@ cdef enum:
 
 cdef class HopCount:
     cdef bint counting      # they pile up: hops are looked at and passed on
-    cdef int64_t standing   # sessions that had not ended when looked at last
+    cdef int64_t standing   # connections or flows that had not ended when looked at last
     cdef int last           # hops of the last one
     cdef int falls          # in a row
 

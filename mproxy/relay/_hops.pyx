@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t, uint16_t
 from libc.string cimport memcmp
 
 from mproxy.io._socket cimport IPPROTO_TCP, getsockopt, set_option, sockaddr, socklen_t
-from mproxy.relay._balance cimport Backend
+from mproxy.relay._balance cimport TargetAddress
 from mproxy.relay._proxy_header cimport take_address
 
 
@@ -24,7 +24,7 @@ cdef class HopCount:
     """Of one rule."""
 
     cdef bint look(self, int64_t standing) noexcept:
-        """LOOK_EVERY sessions began since the last look, and so many stand now. True: `counting` has changed."""
+        """LOOK_EVERY of them began since the last look, and so many stand now. True: `counting` has changed."""
         cdef bint piled_up = standing - self.standing >= PILED_UP
         cdef bint changed = piled_up != self.counting
         self.standing = standing
@@ -33,7 +33,7 @@ cdef class HopCount:
         return changed
 
     cdef bint note(self, int hops) noexcept:
-        """A session came with so many hops left. True: it is one of a circle."""
+        """One came with so many hops left. True: it is one of a circle."""
         self.falls = self.falls + 1 if hops < self.last else 0
         self.last = hops
         return self.falls >= FALLS
@@ -41,14 +41,14 @@ cdef class HopCount:
 
 cdef bint may_come_round(const Place *peer, const Place *met, Balance balance) noexcept:
     """Whether who comes from there, to that address of ours, can be part of a circle."""
-    cdef Backend backend
-    cdef uint8_t address[16]
+    cdef TargetAddress address
+    cdef uint8_t bytes[16]
     cdef uint16_t port
     if memcmp(peer.address, met.address, 16) == 0:
         return True
-    for backend in balance.backends:
-        take_address(<const sockaddr *>&backend.target.addresses[backend.index], address, &port)
-        if memcmp(peer.address, address, 16) == 0:
+    for address in balance.addresses:
+        take_address(<const sockaddr *>&address.target.addresses[address.index], bytes, &port)
+        if memcmp(peer.address, bytes, 16) == 0:
             return True
     return False
 

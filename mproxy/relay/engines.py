@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from mproxy.relay.relay_observer import RelayObserver
     from mproxy.relay.rules import Rule
 
-# One part in so many of the descriptors is kept for UDP sessions, once there is a rule for them. They in turn leave as
+# One part in so many of the descriptors is kept for UDP flows, once there is a rule for them. They in turn leave as
 # much to TCP: see UdpRelay.
 UDP_SHARE = 8
 
 
 class Engines:
-    """Both engines on one loop. `max_connections` and `tally`: see TcpRelay; `max_sessions`: see UdpRelay."""
+    """Both engines on one loop. `max_connections` and `tally`: see TcpRelay; `max_flows`: see UdpRelay."""
 
-    def __init__(self, loop: Loop, observer: RelayObserver, max_connections: int, max_sessions: int,
+    def __init__(self, loop: Loop, observer: RelayObserver, max_connections: int, max_flows: int,
                  tally: Tally) -> None:
         self._loop = loop
         self._engines: dict[str, Any] = {"tcp": TcpRelay(loop, observer, max_connections, tally),
-                         "udp": UdpRelay(loop, observer, max_sessions)}
+                         "udp": UdpRelay(loop, observer, max_flows)}
         self._of_key: dict[int, Any] = {}
 
     @property
@@ -69,7 +69,7 @@ class Engines:
         return self._of_key[key].down(key) if key in self._of_key else []
 
     def counts(self) -> tuple[int, int]:
-        """(TCP connections, UDP sessions) now, those of removed rules too."""
+        """(TCP connections, UDP flows) now, those of removed rules too."""
         return self._engines["tcp"].count, self._engines["udp"].count
 
     def close(self) -> None:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 ROUND_ROBIN, LEAST_CONNECTIONS = "roundrobin", "leastconn"
 
-# Sessions of a UDP rule that does not say: the table is bounded, whatever strangers send.
-UDP_SESSIONS = 10_000
+# Flows of a UDP rule that does not say: the table is bounded, whatever strangers send.
+UDP_FLOWS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,8 @@ class RuleOptions:
     allow: tuple[IPv4Network | IPv6Network, ...] = ()
     deny: tuple[IPv4Network | IPv6Network, ...] = ()
 
-    # Connections, or UDP sessions, at once; 0: as many as the process can hold. One connection more is reset; one UDP
-    # session more takes the place of the one that has been silent longest.
+    # Connections, or UDP flows, at once; 0: as many as the process can hold. One connection more is reset; one UDP
+    # flow more takes the place of the one that has been silent longest.
     max_connections: int = 0
 
     # From accepting to a connection that stands, all addresses and targets together. 10 s outlast two lost SYNs.
@@ -49,7 +49,7 @@ class RuleOptions:
     # choice.
     source: tuple[str, ...] = ()
 
-    # UDP sessions of one source address at once, 0: as `max_connections` allows.
+    # UDP flows of one source address at once, 0: as `max_connections` allows.
     per_source: int = 0
 
     # Names of the options as the person gave them: what is a wish, and not only a default.
@@ -70,7 +70,7 @@ def share(limit: int, worker: int, workers: int) -> int:
 
 
 UDP_OPTIONS = RuleOptions(
-    max_connections=UDP_SESSIONS, idle_timeout_us=MINUTE_US, per_source=UDP_SESSIONS // 2)
+    max_connections=UDP_FLOWS, idle_timeout_us=MINUTE_US, per_source=UDP_FLOWS // 2)
 
 
 @dataclass(frozen=True, slots=True)

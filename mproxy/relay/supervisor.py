@@ -19,14 +19,14 @@ from mproxy.ground.errors import MproxyError
 from mproxy.ground.words import counted
 from mproxy.policy.names import Names
 from mproxy.relay.backend import RelayBackend
-from mproxy.relay.channel import MOST_FDS
 from mproxy.relay.circles import find_circles, is_own_address, refuse_circles
 from mproxy.relay.counters import Counters, add_up
 from mproxy.relay.engines import UDP_SHARE
-from mproxy.relay.listeners import open_listener, take_given
-from mproxy.relay.messages import pack_rule
-from mproxy.relay.pool import RUNNING, Pool, PoolObserver
 from mproxy.relay.rule_file import ListenError
+from mproxy.relay.rule_sockets import open_listener, take_given
+from mproxy.relay.worker_channel import MOST_FDS
+from mproxy.relay.worker_messages import pack_rule
+from mproxy.relay.worker_pool import RUNNING, WorkerPool, WorkerPoolObserver
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from mproxy.ground.shapes import Address, ListenAddress, Logger
     from mproxy.io._loop import Loop
     from mproxy.relay.backend import Facts
-    from mproxy.relay.listeners import Listener
-    from mproxy.relay.messages import Down, Report
-    from mproxy.relay.pool import WorkerProcess
+    from mproxy.relay.relay_config import RelayConfig
+    from mproxy.relay.rule_sockets import RuleSockets
     from mproxy.relay.rules import Rule
-    from mproxy.relay.settings import RelayConfig
+    from mproxy.relay.worker_messages import Down, Report
+    from mproxy.relay.worker_pool import WorkerProcess
     Given = dict[ListenAddress, list[socket.socket]]
     Value = TypeVar("Value")
 
@@ -64,18 +64,18 @@ NAMES_PATIENCE_US = 2_000_000
 LOOK_US = 5_000
 
 
-class Entry:
+class ActiveRule:
     """A rule that holds: its key for the workers, and its listener."""
 
     __slots__ = ("key", "rule", "listener")
 
-    def __init__(self, key: int, rule: Rule, listener: Listener) -> None:
+    def __init__(self, key: int, rule: Rule, listener: RuleSockets) -> None:
         self.key = key
         self.rule = rule
         self.listener = listener
 
 
-class Supervisor(RelayBackend, PoolObserver):
+class Supervisor(RelayBackend, WorkerPoolObserver):
     """config: `workers`, `max_connections`, `name` of the rule file for messages. `given`: see listeners.take_given.
     `prepare()` is called first in each worker's process."""
 
@@ -85,8 +85,8 @@ class Supervisor(RelayBackend, PoolObserver):
         self._log = log
         self._loop = loop
         self._given = given or {}
-        self._entries: dict[ListenAddress, Entry] = {}
-        self._by_key: dict[int, Entry] = {}
+        self._entries: dict[ListenAddress, ActiveRule] = {}
+        self._by_key: dict[int, ActiveRule] = {}
         self._users: dict[str, set[int]] = {}   # keys of the rules that a host is a target of
         self._ports: set[tuple[str, int]] = set()  # (protocol, port) that rules listen on
         # By key: (host, address) that would lead back to this relay, left out.
@@ -97,7 +97,7 @@ class Supervisor(RelayBackend, PoolObserver):
         self._counters = Counters()
         self._down: dict[int, Down] = {}  # by worker
         self._names = Names(loop, self._on_name_changed, self._on_name_failed)
-        self._pool = Pool(loop, log, self, config.workers, prepare)
+        self._pool = WorkerPool(loop, log, self, config.workers, prepare)
         self._failed_names = 0
         # By number: the workers that have not answered, and whom to call when all have.
         self._questions: dict[int, tuple[set[int], Callable[[], object]]] = {}
@@ -177,8 +177,8 @@ class Supervisor(RelayBackend, PoolObserver):
 
     # ---- listeners
 
-    def _open(self, rules: Sequence[Rule], gone: dict[ListenAddress, Entry]) -> dict[ListenAddress, Listener]:
-        """{rule.listener: Listener} of new rules; all or none. `gone`: entries whose port may be taken over."""
+    def _open(self, rules: Sequence[Rule], gone: dict[ListenAddress, ActiveRule]) -> dict[ListenAddress, RuleSockets]:
+        """{rule.listener: RuleSockets} of new rules; all or none. `gone`: entries whose port may be taken over."""
         self._check_descriptors(rules)
         opened, wrong = {}, []
         leaving: dict[tuple[str, int], list[socket.socket]] = {}
@@ -213,13 +213,13 @@ class Supervisor(RelayBackend, PoolObserver):
         self._log.info("capacity", descriptors=limit, workers=self._config.workers, rules=len(self._entries),
                        connections=free // 2 * self._config.workers)
 
-    def _take_over(self, rules: Iterable[Rule], opened: dict[ListenAddress, Listener]) -> list[Entry]:
+    def _take_over(self, rules: Iterable[Rule], opened: dict[ListenAddress, RuleSockets]) -> list[ActiveRule]:
         """Make `rules` those that hold, beside what goes; the entries that are new."""
         added = []
         for rule in rules:
             entry = self._entries.get(rule.listener)
             if entry is None:
-                entry = Entry(self._next_key, rule, opened[rule.listener])
+                entry = ActiveRule(self._next_key, rule, opened[rule.listener])
                 self._next_key += 1
                 self._entries[rule.listener] = self._by_key[entry.key] = entry
                 added.append(entry)
@@ -230,13 +230,13 @@ class Supervisor(RelayBackend, PoolObserver):
         self._find_users()
         return added
 
-    def _log_missing(self, entries: Iterable[Entry]) -> None:
+    def _log_missing(self, entries: Iterable[ActiveRule]) -> None:
         for entry in entries:
             if entry.rule.listen_host and not is_own_address(entry.rule.listen_host):
                 self._log.warning("address-missing", protocol=entry.rule.protocol, address=entry.rule.listen_host,
                                   port=entry.listener.port, why="served as soon as this host has the address")
 
-    def _log_listening(self, event: str, entries: Sequence[Entry]) -> None:
+    def _log_listening(self, event: str, entries: Sequence[ActiveRule]) -> None:
         """A line each, or only how many there are."""
         if len(entries) > LOGGED_ONE_BY_ONE:
             self._log.info(event, rules=len(entries))
@@ -245,7 +245,7 @@ class Supervisor(RelayBackend, PoolObserver):
             self._log.info(event, protocol=entry.rule.protocol, address=entry.rule.listen_host or "*",
                            port=entry.listener.port, target=entry.rule.targets_text)
 
-    def _remove(self, gone: dict[ListenAddress, Entry]) -> None:
+    def _remove(self, gone: dict[ListenAddress, ActiveRule]) -> None:
         keys = [entry.key for entry in gone.values()]
         alive = {worker.number for worker in self._pool.alive}
         for name, entry in gone.items():
@@ -267,7 +267,7 @@ class Supervisor(RelayBackend, PoolObserver):
         self._names.want(self._users)
         self._send_targets(self._look_for_circles())
 
-    def _targets(self, entry: Entry) -> list[tuple[str, list[Address]]]:
+    def _targets(self, entry: ActiveRule) -> list[tuple[str, list[Address]]]:
         left_out = self._circles.get(entry.key, ())
         return [(format_host_port(host, port),
                  [address for address in self._names.addresses(host, port) if (host, address[1][0]) not in left_out])
@@ -322,8 +322,8 @@ class Supervisor(RelayBackend, PoolObserver):
         """A new process: tell it everything."""
         self._send_rules(worker, list(self._entries.values()))
 
-    def _send_rules(self, worker: WorkerProcess, entries: Iterable[Entry]) -> None:
-        batch: list[tuple[Entry, int]] = []
+    def _send_rules(self, worker: WorkerProcess, entries: Iterable[ActiveRule]) -> None:
+        batch: list[tuple[ActiveRule, int]] = []
         fds: list[int] = []
         for entry in entries:
             mine = entry.listener.fds(worker.number)
@@ -335,12 +335,12 @@ class Supervisor(RelayBackend, PoolObserver):
         if batch:
             self._send_batch(worker, batch, fds)
 
-    def _send_batch(self, worker: WorkerProcess, batch: list[tuple[Entry, int]], fds: list[int]) -> None:
+    def _send_batch(self, worker: WorkerProcess, batch: list[tuple[ActiveRule, int]], fds: list[int]) -> None:
         entries = [(entry.key, pack_rule(self._share(entry.rule, worker)), self._targets(entry), count)
                    for entry, count in batch]
         worker.channel.send("add", entries, fds=fds, owner=[entry.listener for entry, _ in batch])
 
-    def _send_update(self, worker: WorkerProcess, entry: Entry) -> None:
+    def _send_update(self, worker: WorkerProcess, entry: ActiveRule) -> None:
         worker.channel.send("update", entry.key, pack_rule(self._share(entry.rule, worker)))
         worker.channel.send("targets", [(entry.key, self._targets(entry))])
 
@@ -354,7 +354,7 @@ class Supervisor(RelayBackend, PoolObserver):
     def on_message(self, worker: WorkerProcess, message: Report) -> None:
         """Counters; see worker.py."""
         if message[0] == "counters":
-            _, number, changed, worker.connections, worker.sessions = message
+            _, number, changed, worker.connections, worker.flows = message
             self._counters.told(worker.number, self._of_rules(changed))
             if number:
                 self._answered(number, worker.number)
@@ -421,7 +421,7 @@ class Supervisor(RelayBackend, PoolObserver):
                   for protocol in ("tcp", "udp")}
         workers = self._pool.workers
         totals["tcp"]["connections"] = sum(worker.connections for worker in workers)
-        totals["udp"]["sessions"] = sum(worker.sessions for worker in workers)
+        totals["udp"]["sessions"] = sum(worker.flows for worker in workers)
         return {"workers": [self._worker_facts(worker) for worker in workers], "rules": rules, "totals": totals,
                 "unresolved": self._names.unresolved(), "circles": self._circle_facts()}
 
@@ -430,7 +430,7 @@ class Supervisor(RelayBackend, PoolObserver):
         return {str(self._by_key[key].rule): sorted(address for _, address in left_out)
                 for key, left_out in self._circles.items()}
 
-    def _rule_facts(self, entry: Entry) -> Facts:
+    def _rule_facts(self, entry: ActiveRule) -> Facts:
         rule = entry.rule
         return {"line": rule.number, "protocol": rule.protocol, "address": rule.listen_host,
                 "port": entry.listener.port,
@@ -445,5 +445,5 @@ class Supervisor(RelayBackend, PoolObserver):
     def _worker_facts(self, worker: WorkerProcess) -> Facts:
         uptime_us = self._loop.now() - worker.started_at if worker.pid else 0
         return {"worker": worker.number, "pid": worker.pid, "state": worker.state, "deaths": worker.deaths,
-                "uptime_s": uptime_us // 1_000_000, "connections": worker.connections, "sessions": worker.sessions,
+                "uptime_s": uptime_us // 1_000_000, "connections": worker.connections, "sessions": worker.flows,
                 "counters": self._counters.of_worker(worker.number)}

@@ -1,7 +1,7 @@
 """A worker: one process with one loop, which relays what the supervisor tells it to.
 
 It begins as a fork of the supervisor, keeps nothing of it but the channel, gives up its rights if there is a --user,
-and does what comes over that (rules as in messages.py):
+and does what comes over that (rules as in worker_messages.py):
 
     add      [(key, rule, targets, count of descriptors), ...]   with the listening sockets
     update   key, rule                                           other options, same listener
@@ -14,7 +14,7 @@ and does what comes over that (rules as in messages.py):
 `targets` is [(text, [(family, sockaddr), ...]), ...], one entry for each target of the rule. It tells:
 
     ready                                                        once, when the loop turns
-    counters number, [(key, {name: value}), ...], connections, sessions
+    counters number, [(key, {name: value}), ...], connections, flows
                                                                  number 0: unasked, so that little is lost with a worker
     down     [(key, [(HOST:PORT, errno), ...]), ...]             addresses that are left out now, where that changed
     removed  [(key, {name: value}), ...]                         the last word on rules that went
@@ -31,11 +31,11 @@ from collections.abc import Callable
 
 from mproxy.io._loop import Loop
 from mproxy.io._socket import Target
-from mproxy.relay.channel import Channel
 from mproxy.relay.engines import Engines
-from mproxy.relay.messages import pack_counters, unpack_rule
 from mproxy.relay.relay_observer import RelayObserver
 from mproxy.relay.rules import share
+from mproxy.relay.worker_channel import WorkerChannel
+from mproxy.relay.worker_messages import pack_counters, unpack_rule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from mproxy.ground.shapes import Address, Logger
     from mproxy.relay._tally import Tally
     from mproxy.relay.counters import Values
-    from mproxy.relay.messages import Down
     from mproxy.relay.rules import Rule
+    from mproxy.relay.worker_messages import Down
     PackedTarget = tuple[str, list[Address]]
 
 # Between two unasked reports; and how many times longer than a report takes at least, so that reporting costs 1 % of
@@ -64,7 +64,7 @@ DOWN_A_MESSAGE = 20
 # While draining: between two looks at what is left.
 LOOK_US = 20_000
 
-# How long the answer to a last datagram is waited for: UDP sessions have no end to wait for.
+# How long the answer to a last datagram is waited for: UDP flows have no end to wait for.
 LAST_ANSWER_US = 1_000_000
 
 # For the connections of a supervisor that was killed.
@@ -118,7 +118,7 @@ class Worker:
         log.restrain(self._loop.call_later)
         self._engines = Engines(self._loop, Watcher(log, self._loop, number, self._say_rule), max_connections,
                                 share(max_connections, number, tally.workers), tally)
-        self._channel = Channel(self._loop, sock, self._on_message, self._on_orphaned)
+        self._channel = WorkerChannel(self._loop, sock, self._on_message, self._on_orphaned)
         self._rules: dict[int, Rule] = {}  # key -> Rule, for the log
         self._told: dict[int, Values] = {}  # key -> counters as last told
         self._down: Down = {}  # key -> addresses that are down, as last told
@@ -223,9 +223,9 @@ class Worker:
         self._look(now + min(patience_us, LAST_ANSWER_US))
 
     def _look(self, last_answer_at: int) -> None:
-        connections, sessions = self._engines.counts()
+        connections, flows = self._engines.counts()
         now = self._loop.now()
-        if now < self._drain_at and (connections or (sessions and now < last_answer_at)):
+        if now < self._drain_at and (connections or (flows and now < last_answer_at)):
             self._loop.call_later(LOOK_US, lambda: self._look(last_answer_at))
             return
         if connections:

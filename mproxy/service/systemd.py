@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Mapping, MutableMapping, Sequence
 
-from mproxy.relay.listeners import name_of
+from mproxy.relay.rule_sockets import name_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

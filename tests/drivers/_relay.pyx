@@ -7,15 +7,15 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from mproxy.io._socket cimport sockaddr
-from mproxy.relay._balance cimport Backend, Balance
+from mproxy.relay._balance cimport TargetAddress, Balance
 from mproxy.relay._cidr cimport CidrSet
 from mproxy.relay.udp._gather cimport Gather, gather_full, gather_is_due, gather_judge
 from mproxy.relay.tcp._pipes cimport Pipe, PipePool
 from mproxy.relay.udp._ports cimport port_rest, port_rests
 from mproxy.relay._proxy_header cimport OWN_HEADER_BYTES, Origin, header_parse, header_write
 from mproxy.relay.udp._runs cimport ANY_SEGMENT, Piece, Run, run_next
-from mproxy.relay.udp._sessions cimport (
-    OF_GROUP, OF_TABLE, STANDINGS, Entry, Group, Key, Roll, SessionTable, Source, group_ended,
+from mproxy.relay.udp._flow_table cimport (
+    OF_GROUP, OF_TABLE, STANDINGS, FlowEntry, FlowGroup, FlowKey, Roll, FlowTable, FlowSource, group_ended,
 )
 from mproxy.relay._tally cimport ALL_RULES, Tally
 from mproxy.relay.udp._udp_relay cimport UdpRelay
@@ -43,28 +43,28 @@ cdef class DrivenBalance(Balance):
 
     def pick(self, int64_t now, tried=None):
         """`choose`, counting the connection."""
-        cdef Backend backend = self.choose(now, tried)
-        if backend is None:
+        cdef TargetAddress address = self.choose(now, tried)
+        if address is None:
             return None
-        backend.connections += 1
-        return backend
+        address.connections += 1
+        return address
 
-    def end(self, Backend backend):
+    def end(self, TargetAddress address):
         """A connection has ended."""
-        backend.connections -= 1
+        address.connections -= 1
 
-    def note(self, Backend backend, bint good, int64_t now, began=None, int error=111):
+    def note(self, TargetAddress address, bint good, int64_t now, began=None, int error=111):
         """`worked` or `failed`."""
-        return self.worked(backend) if good else self.failed(backend, now if began is None else began, now, error)
+        return self.worked(address) if good else self.failed(address, now if began is None else began, now, error)
 
-    def ask(self, Backend backend, int64_t now):
+    def ask(self, TargetAddress address, int64_t now):
         """`asks`."""
-        self.asks(backend, now)
+        self.asks(address, now)
 
-    def answer(self, Backend backend, int64_t now):
+    def answer(self, TargetAddress address, int64_t now):
         """`answers`, and `worked` where it is due."""
-        self.answers(backend, now)
-        return self.worked(backend) if backend.failures else False
+        self.answers(address, now)
+        return self.worked(address) if address.failures else False
 
 
 # ---- who may come
@@ -250,21 +250,21 @@ cdef class TimeoutWheel:
         return fallen
 
 
-# ---- sessions
+# ---- flows
 
 cdef class _GroupOfTest:
-    cdef Group group  # an Entry points to it
+    cdef FlowGroup group  # an FlowEntry points to it
 
 
-cdef class Sessions:
-    """A session table. Keys: (client, client port, local, local port), addresses of 16 bytes."""
+cdef class Flows:
+    """A flow table. Keys: (client, client port, local, local port), addresses of 16 bytes."""
 
-    cdef SessionTable table        # under test
+    cdef FlowTable table        # under test
     cdef dict groups               # name -> _GroupOfTest
     cdef dict names                # address of an entry -> its key
 
     def __init__(self, most, seed=bytes(16)):
-        self.table = SessionTable(most, seed)
+        self.table = FlowTable(most, seed)
         self.groups = {}
         self.names = {}
 
@@ -273,15 +273,15 @@ cdef class Sessions:
             self._drop(self.table.some())
 
     def add_group(self, name, *, idle_us=0, most=0, most_a_source=0):
-        """Make a group of sessions, or change its bounds."""
+        """Make a group of flows, or change its bounds."""
         cdef _GroupOfTest group = self.groups.setdefault(name, _GroupOfTest())
         group.group.idle_us, group.group.most, group.group.most_a_source = idle_us, most, most_a_source
 
     def open(self, name, key, now):
-        """Enter a session; returns the keys that had to go."""
+        """Enter a flow; returns the keys that had to go."""
         cdef _GroupOfTest group = self.groups[name]
-        cdef Entry *entry = <Entry *>calloc(1, sizeof(Entry))
-        cdef Entry *victim
+        cdef FlowEntry *entry = <FlowEntry *>calloc(1, sizeof(FlowEntry))
+        cdef FlowEntry *victim
         gone = []
         self._key(key, &entry.key)
         while True:
@@ -295,34 +295,34 @@ cdef class Sessions:
 
     def use(self, key, now):
         """Its client sends something; False if it is not there."""
-        cdef Key wanted
+        cdef FlowKey wanted
         self._key(key, &wanted)
-        cdef Entry *entry = self.table.find(&wanted)
+        cdef FlowEntry *entry = self.table.find(&wanted)
         if entry != NULL:
             self.table.asks(entry, now)
         return entry != NULL
 
     def answer(self, key, now, is_last=True):
         """Its client is answered; False if it is not there."""
-        cdef Key wanted
+        cdef FlowKey wanted
         self._key(key, &wanted)
-        cdef Entry *entry = self.table.find(&wanted)
+        cdef FlowEntry *entry = self.table.find(&wanted)
         if entry != NULL:
             self.table.answers(entry, is_last, now)
         return entry != NULL
 
     def close(self, key):
-        """Remove a session; False if it is not there."""
-        cdef Key wanted
+        """Remove a flow; False if it is not there."""
+        cdef FlowKey wanted
         self._key(key, &wanted)
-        cdef Entry *entry = self.table.find(&wanted)
+        cdef FlowEntry *entry = self.table.find(&wanted)
         if entry != NULL:
             self._drop(entry)
         return entry != NULL
 
     def expire(self, now):
-        """Remove the sessions whose time is over; returns their keys in order."""
-        cdef Group *group
+        """Remove the flows whose time is over; returns their keys in order."""
+        cdef FlowGroup *group
         gone = []
         for of_test in self.groups.values():
             group = &(<_GroupOfTest>of_test).group
@@ -331,12 +331,12 @@ cdef class Sessions:
         return gone
 
     def next_end(self):
-        """See SessionTable.next_end."""
+        """See FlowTable.next_end."""
         return self.table.next_end()
 
     def keys(self, group=None):
         """Keys of the table, or of one group, by standing, and from the least to the most recently used."""
-        cdef Entry *entry
+        cdef FlowEntry *entry
         cdef Roll *roll = &self.table.roll
         cdef int which = OF_TABLE
         found = []
@@ -351,9 +351,9 @@ cdef class Sessions:
         return found
 
     def shape(self):
-        """(sessions, sources, buckets, longest chain of a bucket)."""
-        cdef Entry *entry
-        cdef Source *source
+        """(flows, sources, buckets, longest chain of a bucket)."""
+        cdef FlowEntry *entry
+        cdef FlowSource *source
         cdef uint32_t i
         cdef int sources = 0, longest = 0, length
         for i in range(self.table.mask + 1):
@@ -369,16 +369,16 @@ cdef class Sessions:
                 source = source.chain
         return self.table.roll.count, sources, self.table.mask + 1, longest
 
-    cdef object _drop(self, Entry *entry):
+    cdef object _drop(self, FlowEntry *entry):
         self.table.remove(entry)
         key = self.names.pop(<size_t>entry)
         free(entry)
         return key
 
-    cdef void _key(self, key, Key *out):
+    cdef void _key(self, key, FlowKey *out):
         client, client_port, local, local_port = key
         assert len(client) == len(local) == 16
-        memset(out, 0, sizeof(Key))
+        memset(out, 0, sizeof(FlowKey))
         memcpy(out.client, <const uint8_t *>client, 16)
         memcpy(out.local, <const uint8_t *>local, 16)
         out.client_port, out.local_port = client_port, local_port

@@ -111,7 +111,7 @@ def test_a_path_too_small_for_the_train_gets_its_packets_one_by_one(lab, ends, v
 @pytest.mark.parametrize("error", REFUSALS, ids=lambda number: errno.errorcode[number])
 @pytest.mark.parametrize("upwards", [True, False], ids=["to the target", "to the client"])
 def test_a_system_that_refuses_trains_gets_their_packets_one_by_one(lab, relay, tmp_path, error, upwards):
-    """Every packet arrives, in order, whatever the system says; and no session asks it time and again."""
+    """Every packet arrives, in order, whatever the system says; and no flow asks it time and again."""
     refusal = Refusal(tmp_path, error)
     server = udp_socket(lab.server, SERVER)
     relay.start(f"udp 7000 -> {SERVER}:{server.getsockname()[1]}", env=refusal.environment)
@@ -143,7 +143,7 @@ def test_a_packet_too_long_for_the_target_costs_only_itself(host, udp_relay, ech
     assert udp_relay.stats(key)["total"] == 1
 
 
-def test_without_descriptors_the_oldest_session_makes_room(host, udp_relay, echo):
+def test_without_descriptors_the_oldest_flow_makes_room(host, udp_relay, echo):
     key, port = udp_relay.rule([("127.0.0.1", echo.port)])
     clients = [client_of(host, "127.0.0.1", port) for _ in range(60)]
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -187,7 +187,7 @@ def resident_bytes():
         return int(statm.read().split()[1]) * resource.getpagesize()
 
 
-def test_a_hundred_thousand_sessions_leave_nothing_behind(host, udp_relay):
+def test_a_hundred_thousand_flows_leave_nothing_behind(host, udp_relay):
     """As many client addresses, each with an answer, through a table of 2,000; then silence."""
     server = Reflector(host)
     key, port = udp_relay.rule([server.sock.getsockname()], max_connections=2000, idle_timeout_us=2_000_000)
@@ -198,7 +198,7 @@ def test_a_hundred_thousand_sessions_leave_nothing_behind(host, udp_relay):
     descriptors, memory = open_descriptors(), resident_bytes()
     begun_at = time.monotonic()
     run_clients(client, port, 5_000, 105_000)
-    print(f"100,000 sessions in {time.monotonic() - begun_at:.1f} s")
+    print(f"100,000 flows in {time.monotonic() - begun_at:.1f} s")
     stats = udp_relay.reaches(key, sessions=0)
     assert stats["total"] == 105_000
     assert stats["evicted"] + stats["expired"] == 105_000
@@ -210,7 +210,7 @@ def test_a_hundred_thousand_sessions_leave_nothing_behind(host, udp_relay):
 
 
 class Reflector:
-    """Echo that keeps nothing: the addresses of 100,000 sessions would be memory too."""
+    """Echo that keeps nothing: the addresses of 100,000 flows would be memory too."""
 
     def __init__(self, host):
         self.sock = udp_socket(host, timeout=0.1)

@@ -1,4 +1,4 @@
-"""The engine of UDP rules: sessions, addresses, bounds, ends. The relay runs in a thread of the test."""
+"""The engine of UDP rules: flows, addresses, bounds, ends. The relay runs in a thread of the test."""
 
 import contextlib
 import gc
@@ -57,7 +57,7 @@ def test_the_reply_comes_from_the_address_the_client_sent_to(host, udp_relay, ec
     assert udp_relay.stats(key)["sessions"] == len(addresses)
 
 
-def test_one_client_socket_to_two_addresses_is_two_sessions(host, udp_relay, echo):
+def test_one_client_socket_to_two_addresses_is_two_flows(host, udp_relay, echo):
     key, port = udp_relay.rule([("127.0.0.1", echo.port)], "0.0.0.0")
     client = udp_socket(host)
     for address in ("127.0.0.1", "127.0.0.2", "127.0.0.1"):
@@ -93,7 +93,7 @@ def test_link_local_clients_are_answered(lab, ends):
     assert answers(client, b"near") == b"near"
 
 
-def test_a_refusal_ends_that_session_alone(host, udp_relay, ends, echo):
+def test_a_refusal_ends_that_flow_alone(host, udp_relay, ends, echo):
     closed = udp_socket(host)
     dead = closed.getsockname()
     key, port = udp_relay.rule([("127.0.0.1", echo.port), dead])
@@ -119,7 +119,7 @@ def test_refusals_do_not_fill_the_log(host, udp_relay):
     assert 1 <= len(udp_relay.events) <= 10
 
 
-def test_a_full_rule_ends_the_session_that_was_silent_longest(host, udp_relay, echo):
+def test_a_full_rule_ends_the_flow_that_was_silent_longest(host, udp_relay, echo):
     key, port = udp_relay.rule([("127.0.0.1", echo.port)], max_connections=3)
     clients = [client_of(host, "127.0.0.1", port) for _ in range(4)]
     for client in clients[:3]:
@@ -131,7 +131,7 @@ def test_a_full_rule_ends_the_session_that_was_silent_longest(host, udp_relay, e
     assert udp_relay.stats(key)["sessions"] == 3
     assert answers(clients[0], b"kept") == answers(clients[2], b"kept") == b"kept"
     assert len(echo.peers) == 4
-    assert answers(clients[1], b"again") == b"again"  # a new session, so a new address at the server
+    assert answers(clients[1], b"again") == b"again"  # a new flow, so a new address at the server
     assert len(echo.peers - peers) == 2
 
 
@@ -154,7 +154,7 @@ def test_who_makes_room_may_be_refused_at_that_moment(host, udp_relay):
 
 
 def test_the_table_is_bounded_over_all_rules(host, ends, echo):
-    relay = RelayThread(host, max_sessions=10)
+    relay = RelayThread(host, max_flows=10)
     ends.callback(relay.close)
     ports = [relay.rule([("127.0.0.1", echo.port)])[1] for _ in range(3)]
     for _ in range(20):
@@ -177,7 +177,7 @@ def test_one_source_can_not_push_others_out(host, udp_relay, echo):
     assert (stats["total"], stats["sessions"], stats["evicted"]) == (60, 15, 45)
 
 
-def test_a_session_ends_when_it_is_idle_and_not_before(host, udp_relay, echo):
+def test_a_flow_ends_when_it_is_idle_and_not_before(host, udp_relay, echo):
     key, port = udp_relay.rule([("127.0.0.1", echo.port)], idle_timeout_us=1_000_000)
     client = client_of(host, "127.0.0.1", port)
     for _ in range(8):  # twice the timeout, in steps that a busy machine may double
@@ -189,7 +189,7 @@ def test_a_session_ends_when_it_is_idle_and_not_before(host, udp_relay, echo):
     assert udp_relay.stats(key)["total"] == 2
 
 
-def test_replies_alone_keep_a_session(host, udp_relay, ends):
+def test_replies_alone_keep_a_flow(host, udp_relay, ends):
     server = udp_socket(host)
     key, port = udp_relay.rule([server.getsockname()], idle_timeout_us=1_000_000)
     client = client_of(host, "127.0.0.1", port)
@@ -203,7 +203,7 @@ def test_replies_alone_keep_a_session(host, udp_relay, ends):
     udp_relay.reaches(key, sessions=0, expired=1)
 
 
-def test_packets_of_the_client_alone_keep_a_session(host, udp_relay):
+def test_packets_of_the_client_alone_keep_a_flow(host, udp_relay):
     server = udp_socket(host)
     key, port = udp_relay.rule([server.getsockname()], idle_timeout_us=1_000_000)
     client = client_of(host, "127.0.0.1", port)
@@ -229,16 +229,16 @@ def test_clients_that_are_not_allowed_get_nothing(host, udp_relay, echo):
 
 
 @pytest.mark.parametrize("balance", ["roundrobin", "leastconn"])
-def test_new_sessions_are_spread_over_the_targets(host, udp_relay, ends, balance):
+def test_new_flows_are_spread_over_the_targets(host, udp_relay, ends, balance):
     echoes = [ends.enter_context(Echo(host, mark=mark)) for mark in (b"a", b"b", b"c")]
     _key, port = udp_relay.rule([("127.0.0.1", echo.port) for echo in echoes], balance=balance)
     clients = [client_of(host, "127.0.0.1", port) for _ in range(30)]
     marks = [answers(client, b"") for client in clients]
     assert {mark: marks.count(mark) for mark in (b"a", b"b", b"c")} == {b"a": 10, b"b": 10, b"c": 10}
-    assert [answers(client, b"") for client in clients] == marks, "a session stays with its target"
+    assert [answers(client, b"") for client in clients] == marks, "a flow stays with its target"
 
 
-def test_new_sessions_go_where_there_are_fewest(host, udp_relay, ends):
+def test_new_flows_go_where_there_are_fewest(host, udp_relay, ends):
     echoes = [ends.enter_context(Echo(host, mark=mark)) for mark in (b"a", b"b")]
     targets = [("127.0.0.1", echo.port) for echo in echoes]
     key, port = udp_relay.rule(targets[:1], balance="leastconn")
@@ -270,7 +270,7 @@ def test_a_target_without_an_address_is_skipped(host, udp_relay, echo):
     assert udp_relay.events == [("on_refused", key, "None:53", 0)]
 
 
-def test_a_removed_rule_serves_its_sessions_to_their_end(host, udp_relay, echo):
+def test_a_removed_rule_serves_its_flows_to_their_end(host, udp_relay, echo):
     key, port = udp_relay.rule([("127.0.0.1", echo.port)], idle_timeout_us=1_000_000)
     known = client_of(host, "127.0.0.1", port)
     answers(known, b"x")
@@ -279,7 +279,7 @@ def test_a_removed_rule_serves_its_sessions_to_their_end(host, udp_relay, echo):
     stranger = client_of(host, "127.0.0.1", port)
     stranger.send(b"x")
     assert is_silent(stranger)
-    until(lambda: udp_relay.count() == 0, 20, "the session is over")
+    until(lambda: udp_relay.count() == 0, 20, "the flow is over")
     assert_port_free(host, port)
 
 
@@ -293,7 +293,7 @@ def assert_port_free(host, port):
     until(is_free, 20, f"port {port} is free")
 
 
-def test_a_rule_that_comes_back_takes_its_sessions_over(host, udp_relay, echo):
+def test_a_rule_that_comes_back_takes_its_flows_over(host, udp_relay, echo):
     """Both sockets would get packets of the same clients: the kernel spreads them by their addresses."""
     key, port = udp_relay.rule([("127.0.0.1", echo.port)])
     clients = [client_of(host, "127.0.0.1", port) for _ in range(32)]
@@ -310,7 +310,7 @@ def test_a_rule_that_comes_back_takes_its_sessions_over(host, udp_relay, echo):
         assert answers(client_of(host, "127.0.0.1", port), b"x") == b"x"
 
 
-def test_options_change_for_new_sessions_and_bounds_for_all(host, udp_relay, echo):
+def test_options_change_for_new_flows_and_bounds_for_all(host, udp_relay, echo):
     key, port = udp_relay.rule([("127.0.0.1", echo.port)])
     clients = [client_of(host, "127.0.0.1", port) for _ in range(5)]
     for client in clients:
@@ -340,7 +340,7 @@ def test_nothing_is_left_after_close(host, ends, echo):
 
 
 def test_a_stranger_s_burst_does_not_stop_the_others(host, udp_relay, echo):
-    """500 new clients at once in a table for 100; a known client that talks goes on in its session."""
+    """500 new clients at once in a table for 100; a known client that talks goes on in its flow."""
     key, port = udp_relay.rule([("127.0.0.1", echo.port)], max_connections=100, per_source=50)
     known = client_of(host, "127.0.0.1", port)
     burst = udp_socket(host, "0.0.0.0")

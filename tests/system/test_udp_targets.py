@@ -97,7 +97,7 @@ def test_a_one_way_stream_stays_with_its_address(host, udp_relay, two, ends):
 
 
 def test_a_refusal_sends_others_to_the_next_address(host, udp_relay, two, ends):
-    """Goal: the first address has a host and no server: an ICMP error a session, until it is known."""
+    """Goal: the first address has a host and no server: an ICMP error a flow, until it is known."""
     _key, listening, port = two
     ends.enter_context(Echo(host, "127.0.0.3", port, mark=b"3"))
     replies = [asks_until_answered(client_of(host, "127.0.0.1", listening)) for _ in range(20)]
@@ -118,7 +118,7 @@ def test_an_address_of_a_family_that_is_not_here_is_passed_over(host, udp_relay,
     assert {event[0] for event in udp_relay.events} == {"on_target_down"}
 
 
-def test_a_session_follows_the_name(host, udp_relay, two, ends):
+def test_a_flow_follows_the_name(host, udp_relay, two, ends):
     """Goal: an address that is lost is left with the next packet, though it still answers; one that stays is not."""
     key, listening, port = two
     for number in (2, 3, 4):
@@ -134,13 +134,13 @@ def test_a_session_follows_the_name(host, udp_relay, two, ends):
     assert udp_relay.stats(key)["total"] == 2
 
 
-def test_a_rule_that_comes_back_with_another_target_takes_its_sessions_there(host, udp_relay, ends):
+def test_a_rule_that_comes_back_with_another_target_takes_its_flows_there(host, udp_relay, ends):
     one, other = (ends.enter_context(Echo(host, mark=mark)) for mark in (b"1", b"2"))
     key, port = udp_relay.rule([("127.0.0.1", one.port)])
     client = client_of(host, "127.0.0.1", port)
     assert answers(client, b"") == b"1"
     udp_relay.call(udp_relay.relay.remove, key)
-    assert answers(client, b"") == b"1", "a rule that went serves its sessions to their end"
+    assert answers(client, b"") == b"1", "a rule that went serves its flows to their end"
     udp_relay.rule([("127.0.0.1", other.port)], port=port)
     assert answers(client, b"") == b"2"
 
@@ -166,7 +166,7 @@ def late_echo(host, ends):
 
 @pytest.fixture
 def few_ports(lab):
-    """A network where sessions have 16 ports between them."""
+    """A network where flows have 16 ports between them."""
     with lab.client.inside():
         path = "/proc/sys/net/ipv4/ip_local_port_range"
         with open(path) as file:
@@ -179,7 +179,7 @@ def few_ports(lab):
 
 
 def test_a_late_answer_reaches_nobody_else(few_ports, ends):
-    """Goal: sessions that end before they are answered, and so few ports that each would be used again at once."""
+    """Goal: flows that end before they are answered, and so few ports that each would be used again at once."""
     host = few_ports
     relay = RelayThread(host)
     ends.callback(relay.close)
@@ -201,7 +201,7 @@ def test_a_late_answer_reaches_nobody_else(few_ports, ends):
             assert client.recv(100) == b"second %d" % number
 
 
-def test_an_answered_session_s_port_is_soon_free(few_ports, ends):
+def test_an_answered_flow_s_port_is_soon_free(few_ports, ends):
     """Goal: queries that are answered go on, however few ports there are."""
     host = few_ports
     relay = RelayThread(host)
@@ -228,7 +228,7 @@ def test_without_a_rested_port_who_was_answered_makes_room(few_ports, ends):
 # ---- who makes room
 
 def test_single_queries_do_not_move_conversations(host, udp_relay, echo):
-    """Goal: 20 sessions keep their ports at the server while 2,000 clients come by."""
+    """Goal: 20 flows keep their ports at the server while 2,000 clients come by."""
     key, port = udp_relay.rule([("127.0.0.1", echo.port)], max_connections=100, per_source=0)
     clients = [client_of(host, "127.0.0.1", port) for _ in range(20)]
     for client in clients:
@@ -269,7 +269,7 @@ def test_who_waits_for_an_answer_stays(host, udp_relay, ends):
         assert client.recv(100) == b"%d" % number
 
 
-def test_random_sessions_leave_nothing_behind(host, udp_relay, two, ends, seed):
+def test_random_flows_leave_nothing_behind(host, udp_relay, two, ends, seed):
     """Goal: moves, evictions, refusals and lost addresses in any order; all counts are right in the end."""
     key, listening, port = two
     chance = random.Random(seed)
@@ -301,7 +301,7 @@ def last_reply(client):
 
 # ---- descriptors
 
-def test_tcp_connections_leave_descriptors_to_udp_sessions(lab, relay, ends):
+def test_tcp_connections_leave_descriptors_to_udp_flows(lab, relay, ends):
     """Goal: with as many connections as there can be, new UDP clients are served, and those that were there before."""
     start_echo(lab.server)
     rule = f"7005 -> {SERVER}:{ECHO_PORT}"

@@ -128,11 +128,11 @@ class Echo:
 class RelayThread:
     """UdpRelay on a loop of its own in the network of `host`; `events` is what its observer was told."""
 
-    def __init__(self, host, max_sessions=1000):
+    def __init__(self, host, max_flows=1000):
         self.events = []
         self.loop = Loop()
         self._host = host
-        self.relay = UdpRelay(self.loop, self, max_sessions)
+        self.relay = UdpRelay(self.loop, self, max_flows)
         self._keys = 0
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()

@@ -27,8 +27,8 @@ def picks(balance, count, now=NOW):
 
 
 def fail(balance, name, now):
-    backend = next(backend for backend in balance.backends if backend.target.text == name)
-    return balance.note(backend, False, now)
+    address = next(address for address in balance.addresses if address.target.text == name)
+    return balance.note(address, False, now)
 
 
 def test_in_turn():
@@ -38,10 +38,10 @@ def test_in_turn():
 def test_fewest_connections_first_and_in_turn_among_equals():
     balance = make("abc", least=True)
     assert picks(balance, 6) == "abcabc"
-    for backend in balance.backends:
-        if backend.target.text == "b":
-            balance.end(backend)
-            balance.end(backend)
+    for address in balance.addresses:
+        if address.target.text == "b":
+            balance.end(address)
+            balance.end(address)
     assert picks(balance, 3) == "bbc"
 
 
@@ -63,8 +63,8 @@ def test_the_pause_doubles_up_to_30_seconds():
     now, pauses = NOW, []
     for n in range(8):
         assert fail(balance, "a", now) is (n == 0)
-        pauses.append(balance.backends[0].down_until - now)
-        now = balance.backends[0].down_until
+        pauses.append(balance.addresses[0].down_until - now)
+        now = balance.addresses[0].down_until
     assert [pause // SECOND for pause in pauses] == [1, 2, 4, 8, 16, 30, 30, 30]
 
 
@@ -85,9 +85,9 @@ def test_all_down_each_is_tried_in_the_order_of_its_return(least):
         fail(balance, name, NOW + at)
     tried = ""
     for n in range(3):
-        backend = balance.pick(NOW + 10 + n)
-        tried += backend.target.text
-        balance.note(backend, False, NOW + 10 + n)
+        address = balance.pick(NOW + 10 + n)
+        tried += address.target.text
+        balance.note(address, False, NOW + 10 + n)
     assert tried == "bca"
 
 
@@ -96,7 +96,7 @@ def test_new_addresses_keep_the_state_of_targets_that_stay():
     fail(balance, "a", NOW)
     old = balance.pick(NOW)
     balance.set_targets([target("c"), target("b"), target("a")])
-    assert balance.backends[1] is old and old.connections == 1
+    assert balance.addresses[1] is old and old.connections == 1
     assert "a" not in picks(balance, 4)
 
 
@@ -117,16 +117,16 @@ def test_every_address_of_a_name_has_its_turn_and_its_own_state():
     balance = aimed(several("web:80", "10.0.0.1", "2001:db8::2"), target("b"))
     assert [balance.pick(NOW).text for _ in range(4)] == [
         "web:80 at 10.0.0.1", "web:80 at 2001:db8::2", "b", "web:80 at 10.0.0.1"]
-    balance.note(balance.backends[0], False, NOW)
+    balance.note(balance.addresses[0], False, NOW)
     assert [balance.pick(NOW).text for _ in range(3)] == ["web:80 at 2001:db8::2", "b", "web:80 at 2001:db8::2"]
 
 
 def test_an_address_that_stays_keeps_its_state_and_one_that_is_lost_is_gone():
     balance = aimed(several("web:80", "10.0.0.1", "10.0.0.2"))
-    first, second = balance.backends
+    first, second = balance.addresses
     balance.note(first, False, NOW)
     balance.set_targets([several("web:80", "10.0.0.3", "10.0.0.1")])
-    assert balance.backends[1] is first and first.failures == 1
+    assert balance.addresses[1] is first and first.failures == 1
     assert (first.gone, second.gone) == (False, True)
     assert first.text == "web:80 at 10.0.0.1"
 
@@ -143,35 +143,35 @@ def test_a_hundred_callers_that_find_the_same_failure_are_one_finding():
     balance = make("ab")
     for n in range(100):
         fail_began(balance, "a", NOW, NOW + n)
-    assert balance.backends[0].down_until == NOW + SECOND
+    assert balance.addresses[0].down_until == NOW + SECOND
 
 
 def fail_began(balance, name, began, now):
-    backend = next(backend for backend in balance.backends if backend.target.text == name)
-    return balance.note(backend, False, now, began)
+    address = next(address for address in balance.addresses if address.target.text == name)
+    return balance.note(address, False, now, began)
 
 
 def test_one_silence_is_no_news_and_two_in_a_row_are():
     balance = make("ab")
-    backend = balance.backends[0]
-    assert balance.note(backend, False, NOW, NOW, errno.ETIMEDOUT) is False
-    assert balance.note(backend, True, NOW) is False
-    assert [balance.note(backend, False, NOW + n, NOW + n, errno.ETIMEDOUT) for n in range(3)] == [False, True, False]
-    assert balance.note(backend, True, NOW) is True
-    assert balance.note(backend, False, NOW + SECOND, NOW, errno.ETIMEDOUT) is True, "silent for a second"
+    address = balance.addresses[0]
+    assert balance.note(address, False, NOW, NOW, errno.ETIMEDOUT) is False
+    assert balance.note(address, True, NOW) is False
+    assert [balance.note(address, False, NOW + n, NOW + n, errno.ETIMEDOUT) for n in range(3)] == [False, True, False]
+    assert balance.note(address, True, NOW) is True
+    assert balance.note(address, False, NOW + SECOND, NOW, errno.ETIMEDOUT) is True, "silent for a second"
 
 
 def test_the_only_address_is_no_news():
     balance = make("a")
     assert fail(balance, "a", NOW) is False
-    assert balance.note(balance.backends[0], True, NOW) is False
+    assert balance.note(balance.addresses[0], True, NOW) is False
 
 
 # ---- datagrams
 
 def test_an_address_that_two_sessions_asked_in_vain_while_another_answered_is_left_out():
     balance = make("ab")
-    a, b = balance.backends
+    a, b = balance.addresses
     balance.ask(a, NOW)
     balance.ask(b, NOW)
     balance.answer(b, NOW + 1)
@@ -191,7 +191,7 @@ def test_where_nobody_answers_nobody_is_silent():
 
 def test_a_trial_that_is_not_answered_doubles_the_pause():
     balance = make("ab")
-    a, b = balance.backends
+    a, b = balance.addresses
     balance.ask(a, NOW)
     balance.ask(a, NOW)
     balance.answer(b, NOW + 1)

@@ -13,7 +13,7 @@ from mproxy.programs.relay_options import parse_relay
 from mproxy.programs.relay_status import say_status
 from mproxy.relay.counters import Counters
 from mproxy.relay.kernel import conntrack, nft
-from mproxy.relay.kernel.sysctl import FORWARD4, FORWARD6, Settings
+from mproxy.relay.kernel.kernel_settings import FORWARD4, FORWARD6, KernelSettings
 from mproxy.relay.rule_file import parse_rules
 from mproxy.service.control import make_directory, runtime_directories
 
@@ -284,11 +284,11 @@ def test_settings_are_put_back(tmp_path):
 
     def read(name):
         return (tmp_path / "sys" / name).read_text().strip()
-    settings = Settings(tmp_path / "memory", tmp_path / "sys")
+    settings = KernelSettings(tmp_path / "memory", tmp_path / "sys")
     assert settings.need(FORWARD6) and settings.need(FORWARD4)
     assert not settings.need(FORWARD4)
     assert [read(name) for name in before] == ["1", "1", "2", "0"]
-    after_a_kill = Settings(tmp_path / "memory", tmp_path / "sys")
+    after_a_kill = KernelSettings(tmp_path / "memory", tmp_path / "sys")
     assert after_a_kill.was_off(FORWARD4)
     assert after_a_kill.restore() == []
     assert {name: read(name) for name in before} == before
@@ -296,7 +296,7 @@ def test_settings_are_put_back(tmp_path):
 
 
 def test_a_setting_that_cannot_be_made(tmp_path):
-    settings = Settings(tmp_path / "memory", tmp_path / "sys")
+    settings = KernelSettings(tmp_path / "memory", tmp_path / "sys")
     with pytest.raises(MproxyError, match=r"needs the setting net\.ipv4\.ip_forward=1 and cannot change it"):
         settings.need(FORWARD4)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mproxy.ground.config import HOUR_US, MINUTE_US, SECOND_US
 from mproxy.ground.errors import UsageError
 from mproxy.relay.rule_file import RulesError, parse_rules, read_rules
-from mproxy.relay.rules import UDP_SESSIONS, Rule, RuleOptions
+from mproxy.relay.rules import UDP_FLOWS, Rule, RuleOptions
 
 EXAMPLE = """\
 # the example of the documentation
@@ -85,8 +85,8 @@ def test_options(words, field, value):
 def test_defaults():
     tcp, udp = parse_rules("tcp+udp 80 -> host:1")
     assert tcp.options == RuleOptions()
-    assert (udp.options.idle_timeout_us, udp.options.max_connections) == (MINUTE_US, UDP_SESSIONS)
-    assert udp.options.per_source == UDP_SESSIONS // 2
+    assert (udp.options.idle_timeout_us, udp.options.max_connections) == (MINUTE_US, UDP_FLOWS)
+    assert udp.options.per_source == UDP_FLOWS // 2
     assert only("udp 80 -> host:1 max=1").options.per_source == 1
 
 

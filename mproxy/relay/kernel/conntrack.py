@@ -39,7 +39,7 @@ RECEIVE_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
-class Flow:
+class TrackedFlow:
     """One entry. `listener`: the address and port that its client called; `target`: who answers."""
 
     protocol: str
@@ -51,8 +51,8 @@ class Flow:
     identity: bytes            # attributes that name it
 
 
-def flows() -> Iterator[Flow]:
-    """Every TCP and UDP Flow. OSError where netlink is not allowed."""
+def flows() -> Iterator[TrackedFlow]:
+    """Every TCP and UDP TrackedFlow. OSError where netlink is not allowed."""
     with _open() as sock:
         sock.send(_message(_GET, _REQUEST | _DUMP, socket.AF_UNSPEC, b""))
         while True:
@@ -67,7 +67,7 @@ def flows() -> Iterator[Flow]:
                     yield flow
 
 
-def delete(some: Iterable[Flow]) -> int:
+def delete(some: Iterable[TrackedFlow]) -> int:
     """End Flows; one that is gone by itself is no error. Returns how many there were."""
     count = 0
     with _open() as sock:
@@ -110,8 +110,8 @@ def _attributes(data: bytes) -> dict[int, bytes]:
     return found
 
 
-def parse_flow(body: bytes) -> Flow | None:
-    """The Flow of a message's body, None for other protocols."""
+def parse_flow(body: bytes) -> TrackedFlow | None:
+    """The TrackedFlow of a message's body, None for other protocols."""
     family = body[0]
     attributes = _attributes(body[_GENERIC.size:])
     original, reply = (_parse_tuple(attributes[kind]) for kind in (_TUPLE_ORIGINAL, _TUPLE_REPLY))
@@ -123,7 +123,7 @@ def parse_flow(body: bytes) -> Flow | None:
         + value + bytes(-len(value) % 4)
         for kind, value in attributes.items() if kind in (_TUPLE_ORIGINAL, _ZONE))
     status = struct.unpack("!I", attributes.get(_STATUS, bytes(4)))[0]
-    return Flow(protocol, original[2], reply[1], bool(status & _DESTINATION_CHANGED),
+    return TrackedFlow(protocol, original[2], reply[1], bool(status & _DESTINATION_CHANGED),
                 protocol == "udp" or _tcp_state(attributes) in _LIVING_TCP, family, identity)
 
 

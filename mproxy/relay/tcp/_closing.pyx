@@ -12,7 +12,7 @@ from libc.stdlib cimport free
 
 from mproxy.io._socket cimport finish_on_close
 from mproxy.relay.tcp._mover cimport Side
-from mproxy.relay.tcp._pair cimport drop_backend
+from mproxy.relay.tcp._pair cimport drop_address
 from mproxy.relay.tcp._pair_set cimport PairSet
 from mproxy.relay.tcp._race cimport Race
 from mproxy.relay.tcp._tcp_rule cimport TcpRule
@@ -24,7 +24,7 @@ cdef void pair_close(Pair *pair, bint abruptly) noexcept:
     side_close(&pair.client, rule.pairs, abruptly)
     side_close(&pair.server, rule.pairs, abruptly)
     race_over(pair)
-    drop_backend(pair)
+    drop_address(pair)
     free(pair.origin)
     rule.connections -= 1
     rule.pairs.tally.leave(rule.slot)

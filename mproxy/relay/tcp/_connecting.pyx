@@ -13,12 +13,12 @@ from libc.stdint cimport uint8_t
 
 from mproxy._ring cimport ring_used
 from mproxy.io._socket cimport MSG_DONTWAIT, pending_error, recv
-from mproxy.relay._balance cimport Backend
+from mproxy.relay._balance cimport TargetAddress
 from mproxy.relay.tcp._closing cimport pair_close, pair_unreachable, race_over
 from mproxy.relay.tcp._dial cimport dial
 from mproxy.relay.tcp._mover cimport side_holds
 from mproxy.relay.tcp._pair cimport (
-    CONNECTING, GREETING, LEFT, OPEN, STARVED, TAKEN, WRONG, Greeting, drop_backend, has_spoken, hold_backend,
+    CONNECTING, GREETING, LEFT, OPEN, STARVED, TAKEN, WRONG, HeaderOutcome, drop_address, has_spoken, hold_address,
     next_look, send_early, send_header, take_header,
 )
 from mproxy.relay.tcp._pair_set cimport PairSet
@@ -66,7 +66,7 @@ cdef bint is_over(Pair *pair, int error) noexcept:
 cdef bint greet(Pair *pair) noexcept:
     """Take the PROXY header that the client begins with; true when it is there and the client may come in."""
     cdef TcpRule rule = <TcpRule>pair.rule
-    cdef Greeting greeting = take_header(pair, rule.pairs.loop.buffer, rule.deny, rule.proxy != 0)
+    cdef HeaderOutcome greeting = take_header(pair, rule.pairs.loop.buffer, rule.deny, rule.proxy != 0)
     if greeting == WRONG:
         rule.refused += 1
     if greeting == WRONG or greeting == LEFT:
@@ -79,34 +79,34 @@ cdef bint greet(Pair *pair) noexcept:
 cdef void connect_next(Pair *pair, int error) noexcept:
     """Try the next address. Without any left, and nobody in the race, the pair ends with `error`."""
     cdef TcpRule rule = <TcpRule>pair.rule
-    cdef Backend backend
+    cdef TargetAddress address
     cdef int fd
     while True:
-        if pair.backend == NULL:
-            backend = next_backend(pair)
-            if backend is None:
+        if pair.address == NULL:
+            address = next_address(pair)
+            if address is None:
                 if not is_racing(pair):
                     pair_unreachable(pair, error)
                 return
-            hold_backend(pair, backend)
-        backend = <Backend>pair.backend
+            hold_address(pair, address)
+        address = <TargetAddress>pair.address
         pair.dialled_at = rule.pairs.loop.now_us
-        fd = dial(backend.target, backend.index, rule.sources, ring_used(&pair.server.waiting) > 0, pair.hops - 1)
+        fd = dial(address.target, address.index, rule.sources, ring_used(&pair.server.waiting) > 0, pair.hops - 1)
         error = errno if fd < 0 else start_wait(pair, fd)
         if error == 0:
             return
         if error in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
             starve(pair)
             return
-        backend_failed(pair, error)
+        address_failed(pair, error)
 
 
-cdef Backend next_backend(Pair *pair):
+cdef TargetAddress next_address(Pair *pair):
     """An address that was not tried yet, or None."""
     cdef TcpRule rule = <TcpRule>pair.rule
     cdef Race race
     if pair.race == NULL:
-        if len(rule.balance.backends) < 2:
+        if len(rule.balance.addresses) < 2:
             pair.attempts += 1
             return rule.balance.choose(rule.pairs.loop.now_us, None) if pair.attempts == 1 else None
         race = Race(rule.pairs.loop, rule.pairs.observer, rule.key, rule.balance)
@@ -126,8 +126,8 @@ cdef void starve(Pair *pair) noexcept:
     """There is no descriptor for the next attempt: later, while those in the race go on."""
     cdef PairSet pairs = (<TcpRule>pair.rule).pairs
     if is_racing(pair):
-        (<Race>pair.race).tried.remove(<Backend>pair.backend)
-        drop_backend(pair)
+        (<Race>pair.race).tried.remove(<TargetAddress>pair.address)
+        drop_address(pair)
         (<Race>pair.race).attempts.wait()
     else:
         pair.state = STARVED
@@ -164,17 +164,17 @@ cdef int start_wait(Pair *pair, int fd) noexcept:
     return 0
 
 
-cdef void backend_failed(Pair *pair, int error) noexcept:
+cdef void address_failed(Pair *pair, int error) noexcept:
     """The newest attempt was not answered, or in the negative. A rule with one address need not remember that."""
     if pair.race != NULL:
-        (<Race>pair.race).failed(<Backend>pair.backend, pair.dialled_at, error)
-    drop_backend(pair)
+        (<Race>pair.race).failed(<TargetAddress>pair.address, pair.dialled_at, error)
+    drop_address(pair)
 
 
 cdef void attempt_failed(Pair *pair, int error) noexcept:
     (<TcpRule>pair.rule).pairs.loop.close(&pair.server.source)
     pair.server.writable = pair.server.failed = False
-    backend_failed(pair, error)
+    address_failed(pair, error)
     connect_next(pair, error)
 
 
@@ -189,7 +189,7 @@ cdef bint race_on(Pair *pair) noexcept:
         race.step_aside()
         connect_next(pair, ETIMEDOUT)
         return False
-    if error and pair.backend == NULL and race.attempts.timer is None:  # the newest had failed before: is anybody left?
+    if error and pair.address == NULL and race.attempts.timer is None:  # the newest had failed before: is anybody left?
         connect_next(pair, error)
         return False
     return True
@@ -199,14 +199,14 @@ cdef bint connected(Pair *pair) noexcept:
     """The target answered: let the bytes flow. False when the pair has ended already."""
     cdef TcpRule rule = <TcpRule>pair.rule
     cdef PairSet pairs = rule.pairs
-    cdef Backend backend = <Backend>pair.backend
+    cdef TargetAddress address = <TargetAddress>pair.address
     race_over(pair)
     pair.state = OPEN
     pair.since = pairs.loop.now_us
     pair.look_at = pair.since + pairs.look_us
     pairs.wait_until(pair, next_look(pair))
-    if backend.failures and rule.balance.worked(backend):
-        pairs.tell(partial(pairs.observer.on_target_up, rule.key, backend.text))
+    if address.failures and rule.balance.worked(address):
+        pairs.tell(partial(pairs.observer.on_target_up, rule.key, address.text))
     if rule.proxy and not pair.server.broken and not send_header(pair, rule.proxy):
         pair_close(pair, True)
         return False

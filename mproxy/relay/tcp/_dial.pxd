@@ -3,10 +3,10 @@
 from mproxy.io._socket cimport Target, sockaddr_storage, socklen_t
 
 
-cdef class Sources:
+cdef class SourceAddresses:
     cdef sockaddr_storage four  # to connect from; family 0: the system chooses
     cdef sockaddr_storage six   # the same for IPv6
 
 
-cdef int dial(Target target, int index, Sources sources, bint with_data, int hops) noexcept
+cdef int dial(Target target, int index, SourceAddresses sources, bint with_data, int hops) noexcept
 cdef void acknowledge_at_once(int fd) noexcept

@@ -33,7 +33,7 @@ cdef extern from "<netinet/in.h>" nogil:
         in6_addr sin6_addr
 
 
-cdef class Sources:
+cdef class SourceAddresses:
     """Addresses (text) that connections come from, at most one of each family; the last of a family counts."""
 
     def __init__(self, addresses=()):
@@ -50,7 +50,7 @@ cdef class Sources:
                 memcpy(&(<sockaddr_in6 *>&self.six).sin6_addr, packed, 16)
 
 
-cdef int dial(Target target, int index, Sources sources, bint with_data, int hops) noexcept:
+cdef int dial(Target target, int index, SourceAddresses sources, bint with_data, int hops) noexcept:
     """Start to connect to address `index`; returns the descriptor, or -1 with errno.
 
     `with_data`: bytes follow as soon as the target has answered, so the last packet of the handshake can travel with

@@ -32,7 +32,7 @@ cdef enum Grade:
     SPLICED = 2  # a large read brought much
 
 
-cdef enum Outcome:
+cdef enum MoveOutcome:
     WAITS = 0  # nothing to do before the next event
     AGAIN = 1  # there may be more; other pairs first
 
@@ -63,9 +63,9 @@ cdef class Mover:
     cdef void watch(self, Side *side, bint awaits_space) noexcept
     cdef void watch_again(self, Side *side) noexcept
     cdef void stalled(self, Side *sink) noexcept
-    cdef Outcome move(self, Side *source, uint64_t *count) noexcept
+    cdef MoveOutcome move(self, Side *source, uint64_t *count) noexcept
     cdef void copy_some(self, Side *source, uint64_t *count) noexcept
-    cdef Outcome splice_some(self, Side *source, uint64_t *count) noexcept
+    cdef MoveOutcome splice_some(self, Side *source, uint64_t *count) noexcept
     cdef void deliver(self, Side *sink, const uint8_t *data, uint32_t length, uint64_t *count) noexcept
     cdef void flush(self, Side *sink, uint64_t *count) noexcept
     cdef void flush_ring(self, Side *sink, uint64_t *count) noexcept

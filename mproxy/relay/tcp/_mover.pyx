@@ -74,10 +74,10 @@ cdef class Mover:
             sink.awaits_space = True
             self.loop.modify(&sink.source, READ_EVENTS | EPOLLOUT)
 
-    cdef Outcome move(self, Side *source, uint64_t *count) noexcept:
+    cdef MoveOutcome move(self, Side *source, uint64_t *count) noexcept:
         """Move what `source` has to its other side; counts the bytes passed on."""
         cdef Side *sink = source.other
-        cdef Outcome outcome
+        cdef MoveOutcome outcome
         cdef int reads = 0
         if side_holds(sink):
             self.flush(sink, count)
@@ -120,7 +120,7 @@ cdef class Mover:
             source.read_ended = True
             self.fail(source)
 
-    cdef Outcome splice_some(self, Side *source, uint64_t *count) noexcept:
+    cdef MoveOutcome splice_some(self, Side *source, uint64_t *count) noexcept:
         """One splice into a pipe and what the sink takes out of it; WAITS: copy instead."""
         cdef Side *sink = source.other
         cdef Pipe *pipe

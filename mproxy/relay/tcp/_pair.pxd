@@ -3,15 +3,15 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from mproxy.io._loop cimport Source, Work
-from mproxy.relay._balance cimport Backend
+from mproxy.relay._balance cimport TargetAddress
 from mproxy.relay._cidr cimport CidrSet
 from mproxy.relay._circle cimport Finding
-from mproxy.relay.tcp._mover cimport Mover, Side
 from mproxy.relay._proxy_header cimport Origin
+from mproxy.relay.tcp._mover cimport Mover, Side
 from mproxy.relay.tcp._wheel cimport WheelLink
 
 
-cdef enum State:
+cdef enum PairState:
     GREETING = 0    # the client's PROXY header is not complete
     STARVED = 1     # no descriptor for the connection to the target; tried again
     CONNECTING = 2  # the target has not answered
@@ -19,7 +19,7 @@ cdef enum State:
     ENDING = 4      # one of the two broke: the other gets what was said before, then a reset
 
 
-cdef enum Greeting:
+cdef enum HeaderOutcome:
     SHORT = 0   # the header is not complete
     TAKEN = 1   # it was read, and its client may come in
     WRONG = 2   # it is none, or names somebody who may not
@@ -27,33 +27,33 @@ cdef enum Greeting:
 
 
 cdef struct Pair:
-    Side client        # who connected to us
-    Side server        # whom we connect to; fd -1: nobody yet
-    Work work          # moves bytes
-    WheelLink link     # time-out
-    void *rule         # owned TcpRule
-    void *race         # owned Race: there are several addresses, and none has answered; or NULL
-    void *backend      # owned Backend, or NULL
-    Origin *origin     # owned; what the client's PROXY header said, until the target knows; or NULL
-    int64_t since      # OPEN: last byte; before: accepted; ENDING: the last progress
-    int64_t owed       # ENDING: bytes that the other one had not acknowledged when looked at last
-    int64_t due_at     # when the time-out is looked at
-    int64_t look_at    # OPEN: when to see whether the peers are still there
-    int64_t idle_us    # longest silence, 0: any
-    uint8_t state      # State
-    int hops           # that the client's first packet had left, when they are passed on; else 0
-    uint32_t attempts  # addresses tried
+    Side client         # who connected to us
+    Side server         # whom we connect to; fd -1: nobody yet
+    Work work           # moves bytes
+    WheelLink link      # time-out
+    void *rule          # owned TcpRule
+    void *race          # owned Race: there are several addresses, and none has answered; or NULL
+    void *address       # owned TargetAddress, or NULL
+    Origin *origin      # owned; what the client's PROXY header said, until the target knows; or NULL
+    int64_t since       # OPEN: last byte; before: accepted; ENDING: the last progress
+    int64_t owed        # ENDING: bytes that the other one had not acknowledged when looked at last
+    int64_t due_at      # when the time-out is looked at
+    int64_t look_at     # OPEN: when to see whether the peers are still there
+    int64_t idle_us     # longest silence, 0: any
+    uint8_t state       # State
+    int hops            # that the client's first packet had left, when they are passed on; else 0
+    uint32_t attempts   # addresses tried
     int64_t dialled_at  # when the last of these was
-    Pair *next         # all pairs
-    Pair *prev         # all pairs
+    Pair *next          # all pairs
+    Pair *prev          # all pairs
 
 
 cdef void side_init(Side *side, Pair *pair, Side *other, int fd, void (*ready)(Source *, uint32_t) noexcept) noexcept
 cdef void read_early(Pair *pair, uint8_t *buffer) noexcept
 cdef int send_early(Pair *pair, Mover mover, uint64_t *count) noexcept
-cdef Greeting take_header(Pair *pair, uint8_t *buffer, CidrSet deny, bint keep) noexcept
-cdef void hold_backend(Pair *pair, Backend backend) noexcept
-cdef void drop_backend(Pair *pair) noexcept
+cdef HeaderOutcome take_header(Pair *pair, uint8_t *buffer, CidrSet deny, bint keep) noexcept
+cdef void hold_address(Pair *pair, TargetAddress address) noexcept
+cdef void drop_address(Pair *pair) noexcept
 cdef bint send_header(Pair *pair, int version) noexcept
 cdef bint has_spoken(Pair *pair) noexcept
 cdef int64_t next_look(Pair *pair) noexcept

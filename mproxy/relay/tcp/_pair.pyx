@@ -9,11 +9,11 @@ from mproxy.io._socket cimport (
     MSG_DONTWAIT, MSG_NOSIGNAL, recv, send, send_parts, sockaddr, sockaddr_storage, socklen_t, ssize_t,
 )
 from mproxy.relay._circle cimport SAMPLE, Finding, Place, find_circle, place_of_own, place_of_peer
-from mproxy.relay.tcp._dial cimport acknowledge_at_once
-from mproxy.relay.tcp._mover cimport SMALL_READ_BYTES
 from mproxy.relay._proxy_header cimport (
     LONGEST_HEADER_BYTES, OWN_HEADER_BYTES, header_parse, header_write, origin_set, origin_source,
 )
+from mproxy.relay.tcp._dial cimport acknowledge_at_once
+from mproxy.relay.tcp._mover cimport SMALL_READ_BYTES
 
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -55,7 +55,7 @@ cdef int send_early(Pair *pair, Mover mover, uint64_t *count) noexcept:
     return 0
 
 
-cdef Greeting take_header(Pair *pair, uint8_t *buffer, CidrSet deny, bint keep) noexcept:
+cdef HeaderOutcome take_header(Pair *pair, uint8_t *buffer, CidrSet deny, bint keep) noexcept:
     """Take the PROXY header that the client begins with; with `keep`, what it says is `origin` then."""
     cdef int fd = pair.client.source.fd
     cdef sockaddr_storage source
@@ -82,17 +82,17 @@ cdef Greeting take_header(Pair *pair, uint8_t *buffer, CidrSet deny, bint keep) 
     return TAKEN
 
 
-cdef void hold_backend(Pair *pair, Backend backend) noexcept:
-    Py_INCREF(backend)
-    pair.backend = <void *>backend
-    backend.connections += 1
+cdef void hold_address(Pair *pair, TargetAddress address) noexcept:
+    Py_INCREF(address)
+    pair.address = <void *>address
+    address.connections += 1
 
 
-cdef void drop_backend(Pair *pair) noexcept:
-    if pair.backend != NULL:
-        (<Backend>pair.backend).connections -= 1
-        Py_XDECREF(<PyObject *>pair.backend)
-        pair.backend = NULL
+cdef void drop_address(Pair *pair) noexcept:
+    if pair.address != NULL:
+        (<TargetAddress>pair.address).connections -= 1
+        Py_XDECREF(<PyObject *>pair.address)
+        pair.address = NULL
 
 
 cdef bint send_header(Pair *pair, int version) noexcept:

@@ -1,8 +1,8 @@
 """All pairs of a TCP relay. What happens to one of them: _relaying.pyx."""
 
+from mproxy.io._accept cimport Room
 from mproxy.io._socket cimport close
 from mproxy.relay._tally cimport SharedRoom
-from mproxy.io._accept cimport Room
 from mproxy.relay.tcp._wheel cimport TICK_US, WheelLink, wheel_due, wheel_init, wheel_put, wheel_sweep, wheel_take
 
 

@@ -7,22 +7,22 @@ callers begin with another one; when it wins nevertheless, that is taken back.
 from libc.stdint cimport int64_t
 
 from mproxy.io._attempts cimport Attempt, Attempts
-from mproxy.relay._balance cimport Backend, Balance
+from mproxy.relay._balance cimport Balance, TargetAddress
 from mproxy.relay.tcp._mover cimport Mover
 from mproxy.relay.tcp._pair cimport Pair
 
 
 cdef class Race:
-    cdef Attempts attempts    # beside the newest; `where` is an owned Backend
-    cdef object observer      # told of addresses that are down
-    cdef object key           # the rule, for the observer
-    cdef Balance balance      # the addresses
-    cdef Pair *pair           # whose race this is
-    cdef list tried           # every Backend that was chosen so far
+    cdef Attempts attempts  # beside the newest; `where` is an owned TargetAddress
+    cdef object observer    # told of addresses that are down
+    cdef object key         # the rule, for the observer
+    cdef Balance balance    # the addresses
+    cdef Pair *pair         # whose race this is
+    cdef list tried         # every TargetAddress that was chosen so far
 
-    cdef Backend next(self)
+    cdef TargetAddress next(self)
     cdef bint has_other(self) noexcept
-    cdef void failed(self, Backend backend, int64_t began, int error) noexcept
+    cdef void failed(self, TargetAddress address, int64_t began, int error) noexcept
     cdef void step_aside(self) noexcept
     cdef bint settle(self, Mover mover, int *out_error) noexcept
     cdef void win(self, Attempt *attempt, Mover mover) noexcept

@@ -6,11 +6,11 @@ from cpython.ref cimport PyObject, Py_XDECREF
 from libc.errno cimport EADDRNOTAVAIL, ETIMEDOUT
 
 from mproxy.io._loop cimport Loop
-from mproxy.relay.tcp._pair cimport drop_backend
+from mproxy.relay.tcp._pair cimport drop_address
 
 
 cdef class Race:
-    """The attempts of one pair, whose `server` and `backend` are the newest one."""
+    """The attempts of one pair, whose `server` and `address` are the newest one."""
 
     def __init__(self, Loop loop, observer, key, Balance balance):
         self.attempts = Attempts(loop)
@@ -19,33 +19,33 @@ cdef class Race:
         self.balance = balance
         self.tried = []
 
-    cdef Backend next(self):
+    cdef TargetAddress next(self):
         """An address that was not tried yet, or None."""
-        cdef Backend backend = self.balance.choose(self.attempts.loop.now_us, self.tried)
-        if backend is not None:
-            self.tried.append(backend)
-        return backend
+        cdef TargetAddress address = self.balance.choose(self.attempts.loop.now_us, self.tried)
+        if address is not None:
+            self.tried.append(address)
+        return address
 
     cdef bint has_other(self) noexcept:
         """Whether there is such an address."""
-        return len(self.tried) < len(self.balance.backends)
+        return len(self.tried) < len(self.balance.addresses)
 
-    cdef void failed(self, Backend backend, int64_t began, int error) noexcept:
+    cdef void failed(self, TargetAddress address, int64_t began, int error) noexcept:
         """An attempt was not answered, or in the negative."""
         cdef Loop loop = self.attempts.loop
         # Without a free port of our own (EADDRNOTAVAIL) the target is not at fault.
-        if error != EADDRNOTAVAIL and self.balance.failed(backend, began, loop.now_us, error):
-            loop.guard(partial(self.observer.on_target_down, self.key, backend.text, error), None)
+        if error != EADDRNOTAVAIL and self.balance.failed(address, began, loop.now_us, error):
+            loop.guard(partial(self.observer.on_target_down, self.key, address.text, error), None)
 
     cdef void step_aside(self) noexcept:
         """The newest attempt had its time: let the pair begin another beside it."""
         cdef Pair *pair = self.pair
-        if pair.backend == NULL or not self.attempts.add(pair.server.source.fd, pair.backend, pair.dialled_at):
+        if pair.address == NULL or not self.attempts.add(pair.server.source.fd, pair.address, pair.dialled_at):
             self.attempts.is_due = False
             return
-        self.failed(<Backend>pair.backend, pair.dialled_at, ETIMEDOUT)
+        self.failed(<TargetAddress>pair.address, pair.dialled_at, ETIMEDOUT)
         pair.server.source.fd = -1
-        pair.backend = NULL
+        pair.address = NULL
 
     cdef bint settle(self, Mover mover, int *out_error) noexcept:
         """Look at those that stepped aside and have an answer now. True: one of them won and is the newest now; else
@@ -56,7 +56,7 @@ cdef class Race:
                 self.win(attempt, mover)
                 return True
             out_error[0] = self.attempts.error
-            self.failed(<Backend>attempt.where, attempt.began_at, out_error[0])
+            self.failed(<TargetAddress>attempt.where, attempt.began_at, out_error[0])
             self.close(attempt)
             attempt = self.attempts.answered()
         return False
@@ -65,8 +65,8 @@ cdef class Race:
         """Make that attempt the newest, in the place of the one that is."""
         cdef Pair *pair = self.pair
         self.attempts.loop.close(&pair.server.source)
-        drop_backend(pair)
-        pair.backend = attempt.where
+        drop_address(pair)
+        pair.address = attempt.where
         pair.server.source.fd = self.attempts.take(attempt)
         pair.server.writable = True
         pair.server.readable = pair.server.failed = pair.server.hung_up = False
@@ -75,14 +75,14 @@ cdef class Race:
     cdef void timed_out(self) noexcept:
         """Nobody answered until the connect time-out."""
         cdef Attempt *attempt = self.attempts.first
-        if self.pair.backend != NULL:
-            self.failed(<Backend>self.pair.backend, self.pair.dialled_at, ETIMEDOUT)
+        if self.pair.address != NULL:
+            self.failed(<TargetAddress>self.pair.address, self.pair.dialled_at, ETIMEDOUT)
         while attempt != NULL:
-            self.failed(<Backend>attempt.where, attempt.began_at, ETIMEDOUT)
+            self.failed(<TargetAddress>attempt.where, attempt.began_at, ETIMEDOUT)
             attempt = attempt.next
 
     cdef void close(self, Attempt *attempt) noexcept:
-        (<Backend>attempt.where).connections -= 1
+        (<TargetAddress>attempt.where).connections -= 1
         Py_XDECREF(<PyObject *>attempt.where)
         self.attempts.close(attempt)
 

@@ -24,7 +24,7 @@ from mproxy.relay._hops cimport save_hops
 from mproxy.relay.tcp._closing cimport pair_close, pair_unreachable
 from mproxy.relay.tcp._connecting cimport advance, connect_next
 from mproxy.relay.tcp._keepalive cimport has_vanished, keep_alive
-from mproxy.relay.tcp._mover cimport AGAIN, Mover, Outcome, Side, side_holds, side_mark, side_owed
+from mproxy.relay.tcp._mover cimport AGAIN, Mover, MoveOutcome, Side, side_holds, side_mark, side_owed
 from mproxy.relay.tcp._pair cimport ENDING, GREETING, OPEN, STARVED, next_look, read_early, side_init
 from mproxy.relay.tcp._pair_set cimport PairSet
 from mproxy.relay.tcp._race cimport Race
@@ -129,7 +129,7 @@ cdef void run_pair(Work *work) noexcept:
     cdef TcpRule rule = <TcpRule>pair.rule
     cdef Mover mover = rule.pairs.mover
     cdef uint64_t before = mover.moved
-    cdef Outcome up, down
+    cdef MoveOutcome up, down
     if pair.state < OPEN and not advance(pair):
         return
     up = mover.move(&pair.client, &rule.bytes_in)

@@ -12,7 +12,7 @@ cdef class TcpRule:
         self.slot = pairs.tally.slot(key)
         self.acceptors = []
         self.balance = Balance()
-        self.guard = Guard(pairs.loop, self.balance)
+        self.guard = CircleGuard(pairs.loop, self.balance)
         self.configure(rule)
 
     cdef void configure(self, rule):
@@ -22,7 +22,7 @@ cdef class TcpRule:
         self.balance.least = options.balance == "leastconn"
         self.allow = CidrSet(options.allow) if options.allow else None
         self.deny = CidrSet(options.deny) if options.deny else None
-        self.sources = Sources(getattr(options, "source", ()))
+        self.sources = SourceAddresses(getattr(options, "source", ()))
         self.proxy, self.accept_proxy = options.proxy, options.accept_proxy
         self.most = options.max_connections
         self.connect_us, self.idle_us = options.connect_timeout_us, options.idle_timeout_us

@@ -1,4 +1,4 @@
-"""Coarse time-outs for very many connections or sessions: a wheel of slots, each a ring of links.
+"""Coarse time-outs for very many connections: a wheel of slots, each a ring of links.
 
     a link that is due at time t lies in a slot that is swept within TICK_US after t
 

@@ -1,5 +1,5 @@
 """The relay's UDP engine: a socket for every client, packets in batches.
 
-Read first: `_udp_session.pxd`, one client of a rule; then `_forwarder.pyx`, the way of its packets, and
+Read first: `_flow.pxd`, one client of a rule; then `_forwarder.pyx`, the way of its packets, and
 `_udp_relay.pyx`, the engine.
 """

@@ -4,9 +4,9 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int64_t
 
 from mproxy.io._packets cimport SLOTS, Inbox, Outbox
+from mproxy.relay.udp._flow cimport Flow
 from mproxy.relay.udp._packer cimport Packer
 from mproxy.relay.udp._udp_listener cimport UdpListener
-from mproxy.relay.udp._udp_session cimport Session
 
 
 cdef enum:
@@ -15,16 +15,16 @@ cdef enum:
 
 
 cdef class Batch:
-    cdef Inbox inbox              # packets just received
-    cdef Outbox outbox            # packets about to be sent
-    cdef Packer packer            # puts them there
-    cdef Session *touched[SLOTS]  # sessions with packets in the inbox; NULL: sent already
-    cdef int touched_count        # entries
-    cdef int next_slot[SLOTS]     # the next slot of the same session, NOWHERE: none
+    cdef Inbox inbox           # packets just received
+    cdef Outbox outbox         # packets about to be sent
+    cdef Packer packer         # puts them there
+    cdef Flow *touched[SLOTS]  # flows with packets in the inbox; NULL: sent already
+    cdef int touched_count     # entries
+    cdef int next_slot[SLOTS]  # the next slot of the same flow, NOWHERE: none
 
-    cdef bint put(self, Session *session, int slot) noexcept
-    cdef int send_in(self, Session *session, int64_t now) noexcept
-    cdef void pack_out(self, Session *session, int first, int count) noexcept
+    cdef bint put(self, Flow *flow, int slot) noexcept
+    cdef int send_in(self, Flow *flow, int64_t now) noexcept
+    cdef void pack_out(self, Flow *flow, int first, int count) noexcept
     cdef void flush_out(self, UdpListener listener) noexcept
 
 

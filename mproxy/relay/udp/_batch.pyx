@@ -3,9 +3,9 @@
 from libc.stdint cimport uint32_t
 
 from mproxy.io._packets cimport Message
+from mproxy.relay.udp._flow cimport flow_sent
 from mproxy.relay.udp._udp_dial cimport is_passing
 from mproxy.relay.udp._udp_rule cimport UdpRule
-from mproxy.relay.udp._udp_session cimport session_sent
 
 
 cdef enum:
@@ -20,8 +20,8 @@ cdef int slots_next_time(int most, int n, size_t length) noexcept nogil:
 
 
 cdef class Batch:
-    """Shared by all rules. Towards targets: `put` for each slot, `send_in` for each session that was touched. Towards
-    clients: `pack_out` for each session, `flush_out` for each listener."""
+    """Shared by all rules. Towards targets: `put` for each slot, `send_in` for each flow that was touched. Towards
+    clients: `pack_out` for each flow, `flush_out` for each listener."""
 
     def __init__(self):
         self.inbox = Inbox()
@@ -30,72 +30,72 @@ cdef class Batch:
 
     # ---- towards the target
 
-    cdef bint put(self, Session *session, int slot) noexcept:
-        """The packets in a slot of the inbox are the session's; true when they are its first."""
+    cdef bint put(self, Flow *flow, int slot) noexcept:
+        """The packets in a slot of the inbox are the flow's; true when they are its first."""
         self.next_slot[slot] = NOWHERE
-        if session.first_slot != NOWHERE:
-            self.next_slot[session.last_slot] = slot
-            session.last_slot = slot
+        if flow.first_slot != NOWHERE:
+            self.next_slot[flow.last_slot] = slot
+            flow.last_slot = slot
             return False
-        session.first_slot = session.last_slot = slot
-        session.touched_index = self.touched_count
-        self.touched[self.touched_count] = session
+        flow.first_slot = flow.last_slot = slot
+        flow.touched_index = self.touched_count
+        self.touched[self.touched_count] = flow
         self.touched_count += 1
         return True
 
-    cdef int send_in(self, Session *session, int64_t now) noexcept:
-        """Send the session's packets of the inbox to its target; 0, or the errno with which it has failed."""
-        cdef UdpRule rule = (<UdpListener>session.listener).rule
-        cdef int slot = session.first_slot, i, error = 0
+    cdef int send_in(self, Flow *flow, int64_t now) noexcept:
+        """Send the flow's packets of the inbox to its target; 0, or the errno with which it has failed."""
+        cdef UdpRule rule = (<UdpListener>flow.listener).rule
+        cdef int slot = flow.first_slot, i, error = 0
         cdef uint32_t sent = 0
         cdef Message *message
         while slot != NOWHERE:
             self.packer.take(self.inbox, slot)
             slot = self.next_slot[slot]
-        session.first_slot = NOWHERE
-        self.touched[session.touched_index] = NULL
-        self.packer.pack(session, True)
-        self.outbox.flush(session.source.fd, False)
+        flow.first_slot = NOWHERE
+        self.touched[flow.touched_index] = NULL
+        self.packer.pack(flow, True)
+        self.outbox.flush(flow.source.fd, False)
         for i in range(self.outbox.count):
             message = &self.outbox.messages[i]
             sent += message.sent
             rule.counts.bytes_in += message.sent_bytes
             if message.fell_back:
-                session.in_limit = min(session.in_limit, message.segment)
+                flow.in_limit = min(flow.in_limit, message.segment)
             if message.error and is_passing(message.error):
                 rule.counts.errors += message.packets - message.sent
             elif message.error:
                 error = message.error
         self.outbox.clear()
         rule.counts.packets_in += sent
-        session_sent(session, sent, now)
+        flow_sent(flow, sent, now)
         return error
 
     # ---- towards the client
 
-    cdef void pack_out(self, Session *session, int first, int count) noexcept:
+    cdef void pack_out(self, Flow *flow, int first, int count) noexcept:
         """Put the replies in so many slots of the inbox into the outbox."""
         cdef size_t length = 0
         cdef int i
         for i in range(first, first + count):
             self.packer.take(self.inbox, i)
             length += self.inbox.slots[i].length
-        session.most_slots = slots_next_time(session.most_slots, count, length)
-        self.packer.pack(session, False)
+        flow.most_slots = slots_next_time(flow.most_slots, count, length)
+        self.packer.pack(flow, False)
 
     cdef void flush_out(self, UdpListener listener) noexcept:
         """Send the replies in the outbox."""
         cdef Message *message
-        cdef Session *session
+        cdef Flow *flow
         cdef int i
         self.outbox.flush(listener.source.fd, False)
         for i in range(self.outbox.count):
             message = &self.outbox.messages[i]
-            session = <Session *>message.owner
+            flow = <Flow *>message.owner
             listener.rule.counts.packets_out += message.sent
             listener.rule.counts.bytes_out += message.sent_bytes
             if message.fell_back:
-                session.out_limit = min(session.out_limit, message.segment)
+                flow.out_limit = min(flow.out_limit, message.segment)
             if message.error:
                 listener.rule.counts.errors += message.packets - message.sent
         self.outbox.clear()

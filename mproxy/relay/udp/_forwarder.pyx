@@ -1,13 +1,13 @@
 """The way of packets through a UDP relay.
 
 To the target: the listener's socket is ready, or a stream has gathered there (_gather.pyx); one recvmmsg fills the
-inbox; each message finds its session (or opens one); what a session got is joined to trains and leaves through its own
+inbox; each message finds its flow (or opens one); what a flow got is joined to trains and leaves through its own
 connected socket.
 
-To the client: the session's socket is ready; recvmmsg; trains again; they wait in the outbox beside the replies of
-other sessions, and one sendmmsg through the listener's socket sends them all, each from the address its client knows.
+To the client: the flow's socket is ready; recvmmsg; trains again; they wait in the outbox beside the replies of
+other flows, and one sendmmsg through the listener's socket sends them all, each from the address its client knows.
 
-Nothing waits: what the kernel has no room for is dropped and counted. Python runs when a session begins, or looks for
+Nothing waits: what the kernel has no room for is dropped and counted. Python runs when a flow begins, or looks for
 another address, and by one timer; not for a packet.
 """
 
@@ -19,9 +19,9 @@ from libc.string cimport memcmp
 from mproxy.io._loop cimport read_clock
 from mproxy.io._packets cimport SLOTS, Slot, packet_count
 from mproxy.relay.udp._batch cimport slots_next_time
+from mproxy.relay.udp._flow cimport ready_remove, flow_is_due, flow_key
+from mproxy.relay.udp._flow_table cimport FlowKey
 from mproxy.relay.udp._gather cimport gather_is_due, gather_judge
-from mproxy.relay.udp._sessions cimport Key
-from mproxy.relay.udp._udp_session cimport ready_remove, session_is_due, session_key
 
 
 cdef enum:
@@ -45,15 +45,15 @@ cdef void run_replies(Work *work) noexcept:
 
 
 cdef class Forwarder:
-    """`sessions`, which has their replies read here from now on. Whoever makes it keeps it until its loop has done a
+    """`flows`, which has their replies read here from now on. Whoever makes it keeps it until its loop has done a
     turn after `close`."""
 
-    def __init__(self, SessionSet sessions):
-        self.loop = sessions.loop
-        self.sessions = sessions
-        self.batch = sessions.batch
-        sessions.replies.run = run_replies
-        sessions.replies.owner = <void *>self
+    def __init__(self, FlowSet flows):
+        self.loop = flows.loop
+        self.flows = flows
+        self.batch = flows.batch
+        flows.replies.run = run_replies
+        flows.replies.owner = <void *>self
         self.look.run = run_gathering
         self.look.owner = <void *>self
         self.alarm = Alarm()
@@ -63,7 +63,7 @@ cdef class Forwarder:
         """Read nothing any more."""
         self.alarm.close()
         self.loop.unschedule(&self.look)
-        self.loop.unschedule(&self.sessions.replies)
+        self.loop.unschedule(&self.flows.replies)
 
     cdef void listen(self, UdpListener listener) noexcept:
         """Have the listener read here."""
@@ -116,10 +116,10 @@ cdef class Forwarder:
     cdef void deliver(self, UdpListener listener, int count) noexcept:
         """Send on what the inbox holds."""
         cdef Batch batch = self.batch
-        cdef SessionSet sessions = self.sessions
-        cdef Session *session = NULL
+        cdef FlowSet flows = self.flows
+        cdef Flow *flow = NULL
         cdef Slot *slot
-        cdef Key key
+        cdef FlowKey key
         cdef int i, error
         batch.touched_count = 0
         for i in range(count):
@@ -127,75 +127,75 @@ cdef class Forwarder:
             if slot.cut:
                 listener.rule.counts.errors += 1
                 continue
-            session_key(slot, &listener.bound, listener.is_wildcard, &key)
+            flow_key(slot, &listener.bound, listener.is_wildcard, &key)
             # Packets of one client tend to come together.
-            if session == NULL or memcmp(&session.entry.key, &key, sizeof(Key)) != 0:
-                session = <Session *>sessions.table.find(&key)
-                if session == NULL:
-                    session = sessions.open(listener, slot, &key)
-                    if session == NULL:
+            if flow == NULL or memcmp(&flow.entry.key, &key, sizeof(FlowKey)) != 0:
+                flow = <Flow *>flows.table.find(&key)
+                if flow == NULL:
+                    flow = flows.open(listener, slot, &key)
+                    if flow == NULL:
                         listener.rule.counts.refused += packet_count(slot.length, slot.segment)
                         continue
-            if batch.put(session, i):
-                sessions.table.asks(&session.entry, self.loop.now_us)
+            if batch.put(flow, i):
+                flows.table.asks(&flow.entry, self.loop.now_us)
         for i in range(batch.touched_count):
-            session = batch.touched[i]
-            if session == NULL:
+            flow = batch.touched[i]
+            if flow == NULL:
                 continue
-            if session_is_due(session, self.loop.now_us):
-                sessions.move(session)
-            error = batch.send_in(session, self.loop.now_us)
+            if flow_is_due(flow, self.loop.now_us):
+                flows.move(flow)
+            error = batch.send_in(flow, self.loop.now_us)
             if error:
-                sessions.fail(session, error)
+                flows.fail(flow, error)
         batch.touched_count = 0
 
     # ---- towards the client
 
     cdef void read_replies(self) noexcept:
-        """One read of every session that is ready now."""
-        cdef SessionSet sessions = self.sessions
-        cdef Session *session
+        """One read of every flow that is ready now."""
+        cdef FlowSet flows = self.flows
+        cdef Flow *flow
         cdef UdpListener listener = None
-        cdef uint32_t left = sessions.ready.count
+        cdef uint32_t left = flows.ready.count
         cdef int used = 0, n
         self.loop.light_turns = 0  # as in `read_batch`
-        while left > 0 and sessions.ready.first != NULL:
+        while left > 0 and flows.ready.first != NULL:
             left -= 1
-            session = sessions.ready.first
-            ready_remove(&sessions.ready, session)
+            flow = flows.ready.first
+            ready_remove(&flows.ready, flow)
             if self.batch.outbox.count and (
-                    <void *>listener != session.listener or used + session.most_slots > SLOTS):
+                    <void *>listener != flow.listener or used + flow.most_slots > SLOTS):
                 self.batch.flush_out(listener)
             if self.batch.outbox.count == 0:
                 used = 0
-            listener = <UdpListener>session.listener
-            n = self.read_reply(session, used)
+            listener = <UdpListener>flow.listener
+            n = self.read_reply(flow, used)
             if n < 0:
                 n = errno
                 self.batch.flush_out(listener)
-                sessions.fail(session, n)
+                flows.fail(flow, n)
             else:
                 used += n
         if self.batch.outbox.count:
             self.batch.flush_out(listener)
-        if sessions.ready.first != NULL:
-            self.loop.schedule(&sessions.replies)
+        if flows.ready.first != NULL:
+            self.loop.schedule(&flows.replies)
 
-    cdef int read_reply(self, Session *session, int first) noexcept:
-        """Read into the slots from `first` on, and pack; returns how many, or -1 with errno when the session failed."""
-        cdef int n = self.batch.inbox.receive(session.source.fd, first, session.most_slots, False)
+    cdef int read_reply(self, Flow *flow, int first) noexcept:
+        """Read into the slots from `first` on, and pack; returns how many, or -1 with errno when the flow failed."""
+        cdef int n = self.batch.inbox.receive(flow.source.fd, first, flow.most_slots, False)
         if n < 0:
             if errno == EAGAIN:
-                session.failed = False
+                flow.failed = False
                 return 0
             if errno != EINTR and errno != EMSGSIZE:  # EMSGSIZE: an ICMP told the kernel the path's MTU
                 return -1
             n = 0
-            session.failed = True
-        if n == session.most_slots or session.failed:
-            self.sessions.enqueue(session)
+            flow.failed = True
+        if n == flow.most_slots or flow.failed:
+            self.flows.enqueue(flow)
         if n == 0:
             return 0
-        self.batch.pack_out(session, first, n)
-        self.sessions.heard(session, &self.batch.inbox.slots[first], n)
+        self.batch.pack_out(flow, first, n)
+        self.flows.heard(flow, &self.batch.inbox.slots[first], n)
         return n

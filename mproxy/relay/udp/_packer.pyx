@@ -20,9 +20,9 @@ cdef class Packer:
         piece.segment = inbox.slots[slot].segment
         self.count += 1
 
-    cdef void pack(self, Session *session, bint inward) noexcept:
-        """Put the pieces into the outbox, `inward`: for the session's target."""
-        cdef uint32_t limit = session.in_limit if inward else session.out_limit
+    cdef void pack(self, Flow *flow, bint inward) noexcept:
+        """Put the pieces into the outbox, `inward`: for the flow's target."""
+        cdef uint32_t limit = flow.in_limit if inward else flow.out_limit
         cdef Message *message
         cdef Run run
         cdef int done = 0, i
@@ -31,8 +31,8 @@ cdef class Packer:
             if inward:
                 message = self.outbox.add(NULL, 0, NULL)
             else:
-                message = self.outbox.add(&session.client, session.client_bytes, &session.local)
-            message.owner = session
+                message = self.outbox.add(&flow.client, flow.client_bytes, &flow.local)
+            message.owner = flow
             for i in range(done, done + run.pieces):
                 self.outbox.add_part(self.pieces[i].data, self.pieces[i].length)
             self.outbox.finish(run.segment, run.one_by_one)

@@ -1,4 +1,4 @@
-"""Ports of this host that rest: nobody gets the port of a UDP session before what was on its way to that session has
+"""Ports of this host that rest: nobody gets the port of a UDP flow before what was on its way to that flow has
 come, or is lost. Otherwise a late answer would reach another client.
 
 One table for the process that imports this and all that it forks afterwards: the kernel gives a port that one worker

@@ -1,4 +1,4 @@
-"""Sockets of UDP sessions, each connected to a target."""
+"""Sockets of UDP flows, each connected to a target."""
 
 from libc.stdint cimport int64_t, uint16_t
 

@@ -1,4 +1,4 @@
-"""Sockets of UDP sessions."""
+"""Sockets of UDP flows."""
 
 from libc.errno cimport (
     EADDRINUSE, EAGAIN, EINTR, EMFILE, EMSGSIZE, ENFILE, ENOBUFS, ENOMEM, EPERM, errno,
@@ -23,16 +23,16 @@ cdef extern from "<arpa/inet.h>" nogil:
 
 cdef enum:
     MOST_PORTS = 16           # that the kernel is asked for: when so many rest, few do not
-    SESSION_BUFFER = 1048576  # bytes of a session's queue: a few trains
+    FLOW_BUFFER = 1048576  # bytes of a flow's queue: a few trains
 
 
 cdef bint is_shortage(int error) noexcept nogil:
-    """Whether another session can make room for one that failed so (EAGAIN: no port is left, connect(2))."""
+    """Whether another flow can make room for one that failed so (EAGAIN: no port is left, connect(2))."""
     return error in (EMFILE, ENFILE, ENOBUFS, ENOMEM, EAGAIN)
 
 
 cdef bint is_passing(int error) noexcept nogil:
-    """Whether an error of sending says nothing about the session: no room, a filter in our own host, a packet too
+    """Whether an error of sending says nothing about the flow: no room, a filter in our own host, a packet too
     long."""
     return error in (EAGAIN, ENOBUFS, ENOMEM, EPERM, EMSGSIZE, EINTR)
 
@@ -93,7 +93,7 @@ cdef int connected(const sockaddr *address, socklen_t length, uint16_t *port) no
 cdef int prepared(int fd) noexcept nogil:
     """The same, ready for what comes."""
     receive_trains(fd)
-    set_option(fd, SOL_SOCKET, SO_RCVBUF, SESSION_BUFFER)
+    set_option(fd, SOL_SOCKET, SO_RCVBUF, FLOW_BUFFER)
     return fd
 
 

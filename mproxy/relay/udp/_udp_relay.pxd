@@ -4,12 +4,12 @@ Observer: on_refused(key, target, errno), 0 for a target without an address, at 
 targets on_target_down(key, target) and on_target_up(key, target).
 """
 
+from mproxy.relay.udp._flow_set cimport FlowSet
 from mproxy.relay.udp._forwarder cimport Forwarder
-from mproxy.relay.udp._session_set cimport SessionSet
 
 
 cdef class UdpRelay:
-    cdef SessionSet sessions   # of all rules
-    cdef Forwarder forwarder   # of their packets
-    cdef dict rules            # key -> UdpRule
-    cdef set leaving           # removed rules that still have sessions
+    cdef FlowSet flows        # of all rules
+    cdef Forwarder forwarder  # of their packets
+    cdef dict rules           # key -> UdpRule
+    cdef set leaving          # removed rules that still have flows

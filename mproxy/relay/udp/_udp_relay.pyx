@@ -7,39 +7,39 @@ from libc.string cimport memcmp
 
 from mproxy.io._loop cimport Loop
 from mproxy.io._packets cimport Address
-from mproxy.relay.udp._sessions cimport OF_GROUP, STANDINGS, roll_victim
+from mproxy.relay.udp._flow cimport Flow
+from mproxy.relay.udp._flow_table cimport OF_GROUP, STANDINGS, roll_victim
 from mproxy.relay.udp._udp_listener cimport UdpListener
 from mproxy.relay.udp._udp_rule cimport UdpRule
-from mproxy.relay.udp._udp_session cimport Session
 
 
 cdef enum:
-    OTHERS_SHARE = 8    # one part in so many of the process's descriptors is not for sessions
+    OTHERS_SHARE = 8    # one part in so many of the process's descriptors is not for flows
 
 _relays = set()  # open ones: the loop holds pointers to what they have
 
 
 cdef class UdpRelay:
-    """Relays UDP rules. `max_sessions`: of all rules together, 0: as many as this process has descriptors for."""
+    """Relays UDP rules. `max_flows`: of all rules together, 0: as many as this process has descriptors for."""
 
-    def __init__(self, Loop loop, observer, max_sessions):
+    def __init__(self, Loop loop, observer, max_flows):
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        for_sessions = max(1, descriptors - descriptors // OTHERS_SHARE)
-        self.sessions = SessionSet(loop, observer, min(max_sessions or for_sessions, for_sessions))
-        self.forwarder = Forwarder(self.sessions)
+        for_flows = max(1, descriptors - descriptors // OTHERS_SHARE)
+        self.flows = FlowSet(loop, observer, min(max_flows or for_flows, for_flows))
+        self.forwarder = Forwarder(self.flows)
         self.rules = {}
         self.leaving = set()
         _relays.add(self)
 
     @property
     def count(self):
-        """Sessions now."""
-        return self.sessions.table.roll.count
+        """Flows now."""
+        return self.flows.table.roll.count
 
     @property
-    def max_sessions(self):
-        """Sessions at most."""
-        return self.sessions.table.most
+    def max_flows(self):
+        """Flows at most."""
+        return self.flows.table.most
 
     def add(self, key, rule, fds):
         """Serve `rule` (rules.Rule) on bound UDP sockets (duplicates of the caller's); `set_targets` says where to."""
@@ -49,13 +49,13 @@ cdef class UdpRelay:
             raise ValueError(f"key {key!r} is in use")
         self.rules[key] = added
         for fd in fds:
-            listener = UdpListener(self.sessions.loop, added, fd)
+            listener = UdpListener(self.flows.loop, added, fd)
             self.forwarder.listen(listener)
             added.listeners.append(listener)
             self._take_over(listener)
 
     def set_targets(self, key, targets):
-        """Sessions of the rule go to these (a Target each). Those that there are stay when their address is among them,
+        """Flows of the rule go to these (a Target each). Those that there are stay when their address is among them,
         and else move with their client's next packet."""
         (<UdpRule>self.rules[key]).balance.set_targets(targets)
 
@@ -64,16 +64,16 @@ cdef class UdpRelay:
         cdef UdpRule changed = self.rules[key]
         changed.configure(rule)
         while changed.group.most and changed.group.roll.count > changed.group.most:
-            self.sessions.evict(<Session *>roll_victim(&changed.group.roll, changed.group.most))
-        self.sessions.look_at(self.sessions.table.next_end())
+            self.flows.evict(<Flow *>roll_victim(&changed.group.roll, changed.group.most))
+        self.flows.look_at(self.flows.table.next_end())
 
     def remove(self, key):
-        """Nobody new; sessions go on until they are idle, and replies leave from the same address."""
+        """Nobody new; flows go on until they are idle, and replies leave from the same address."""
         (<UdpRule>self.rules.pop(key)).leave(self.leaving)
 
     def stats(self, key):
-        """Counts of a rule: sessions (now), total, refused, evicted, expired, errors, dropped, packets_in, packets_out,
-        bytes_in, bytes_out (in: from client to target)."""
+        """Counts of a rule: sessions (its flows now), total, refused, evicted, expired, errors, dropped, packets_in,
+        packets_out, bytes_in, bytes_out (in: from client to target)."""
         for listener in (<UdpRule>self.rules[key]).listeners:
             (<UdpListener>listener).count_dropped()
         return (<UdpRule>self.rules[key]).stats()
@@ -83,36 +83,36 @@ cdef class UdpRelay:
         return (<UdpRule>self.rules[key]).balance.down()
 
     def close(self):
-        """End every session and stop listening."""
+        """End every flow and stop listening."""
         for key in list(self.rules):
             self.remove(key)
-        self.sessions.end_all()
+        self.flows.end_all()
         self.forwarder.close()
-        self.sessions.loop.soon.append(partial(_relays.discard, self))
+        self.flows.loop.soon.append(partial(_relays.discard, self))
 
     def _take_over(self, UdpListener listener):
-        """The sessions of a removed rule with the same address: both sockets get packets of their clients."""
+        """The flows of a removed rule with the same address: both sockets get packets of their clients."""
         cdef UdpListener old
-        cdef Session *session
-        cdef Session *next_session
+        cdef Flow *flow
+        cdef Flow *next_flow
         for rule in list(self.leaving):
             for former in list((<UdpRule>rule).listeners):
                 old = former
                 if memcmp(&old.bound, &listener.bound, sizeof(Address)) != 0:
                     continue
-                if not listener.rule.balance.backends:  # `set_targets` finds out which of them are lost
-                    listener.rule.balance.backends = list(old.rule.balance.backends)
+                if not listener.rule.balance.addresses:  # `set_targets` finds out which of them are lost
+                    listener.rule.balance.addresses = list(old.rule.balance.addresses)
                 for standing in range(STANDINGS):
-                    session = <Session *>old.rule.group.roll.lines[<int>standing].first
-                    while session != NULL:
-                        next_session = <Session *>session.entry.links[OF_GROUP].next
-                        if session.listener == <void *>old:
-                            self.sessions.hand_over(session, listener)
-                        session = next_session
+                    flow = <Flow *>old.rule.group.roll.lines[<int>standing].first
+                    while flow != NULL:
+                        next_flow = <Flow *>flow.entry.links[OF_GROUP].next
+                        if flow.listener == <void *>old:
+                            self.flows.hand_over(flow, listener)
+                        flow = next_flow
                 while self.forwarder.read_batch(old):
                     pass  # what still waits in the old socket
                 old.rule.listeners.remove(old)
                 old.stop()
             if not (<UdpRule>rule).group.roll.count:
                 (<UdpRule>rule).dissolve()
-        self.sessions.look_at(self.sessions.table.next_end())
+        self.flows.look_at(self.flows.table.next_end())

@@ -1,4 +1,4 @@
-"""One UDP rule as the engine keeps it: who may come, where the sessions go, what was counted. No system calls."""
+"""One UDP rule as the engine keeps it: who may come, where the flows go, what was counted. No system calls."""
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
@@ -7,19 +7,19 @@ from mproxy.io._socket cimport sockaddr
 from mproxy.relay._balance cimport Balance
 from mproxy.relay._cidr cimport CidrSet
 from mproxy.relay._hops cimport HopCount
-from mproxy.relay.udp._sessions cimport Group, Key
+from mproxy.relay.udp._flow_table cimport FlowGroup, FlowKey
 
 
 cdef enum:
     TELL_US = 1000000    # refusals are told at most so often: a stranger must not fill the log
 
 
-cdef struct Counts:
-    uint64_t total        # sessions opened
-    uint64_t refused      # packets of clients that got no session
-    uint64_t evicted      # sessions that made room for others
-    uint64_t expired      # sessions whose idle time was over
-    uint64_t errors       # sessions that ended with an error, and packets that could not be sent
+cdef struct FlowCounts:
+    uint64_t total        # flows opened
+    uint64_t refused      # packets of clients that got no flow
+    uint64_t evicted      # flows that made room for others
+    uint64_t expired      # flows whose idle time was over
+    uint64_t errors       # flows that ended with an error, and packets that could not be sent
     uint64_t dropped      # packets that the kernel dropped because nobody read them in time
     uint64_t packets_in   # client to target
     uint64_t packets_out  # target to client
@@ -28,20 +28,20 @@ cdef struct Counts:
 
 
 cdef class UdpRule:
-    cdef object key            # the caller's name for this rule
-    cdef str targets_text      # of its targets, for people
-    cdef Group group           # its sessions, and their bounds
-    cdef CidrSet allow         # None: everybody
-    cdef CidrSet deny          # None: nobody
-    cdef Balance balance       # where they go
-    cdef Counts counts         # see Counts
-    cdef HopCount hops         # of packets that begin sessions
-    cdef list listeners        # its sockets: of UdpListener
-    cdef set leaving           # removed, and among these: nobody new, and gone with its last session; else None
-    cdef int64_t told_at       # when the observer was told of a refusal
+    cdef object key         # the caller's name for this rule
+    cdef str targets_text   # of its targets, for people
+    cdef FlowGroup group    # its flows, and their bounds
+    cdef CidrSet allow      # None: everybody
+    cdef CidrSet deny       # None: nobody
+    cdef Balance balance    # where they go
+    cdef FlowCounts counts  # see FlowCounts
+    cdef HopCount hops      # of packets that begin flows
+    cdef list listeners     # its sockets: of UdpListener
+    cdef set leaving        # removed, and among these: nobody new, and gone with its last flow; else None
+    cdef int64_t told_at    # when the observer was told of a refusal
 
     cdef bint admits(self, const sockaddr *client) noexcept
     cdef void began(self) noexcept
-    cdef bint goes_round(self, Slot *slot, const Key *key) noexcept
+    cdef bint goes_round(self, Slot *slot, const FlowKey *key) noexcept
     cdef void leave(self, set leaving)
     cdef void dissolve(self) noexcept

@@ -8,7 +8,7 @@ from mproxy.relay._hops cimport may_come_round
 
 
 cdef class UdpRule:
-    """`rule`: a rules.Rule. Its options may change while it has sessions; so may its targets."""
+    """`rule`: a rules.Rule. Its options may change while it has flows; so may its targets."""
 
     def __init__(self, key, rule):
         self.key = key
@@ -29,23 +29,23 @@ cdef class UdpRule:
         self.balance.least = options.balance == "leastconn"
 
     def stats(self):
-        """Counts so far, and the sessions now."""
+        """FlowCounts so far, and the flows now."""
         return {"sessions": self.group.roll.count, **self.counts}
 
     cdef bint admits(self, const sockaddr *client) noexcept:
-        """Whether a client of this address may have a session."""
+        """Whether a client of this address may have a flow."""
         return self.leaving is None and is_allowed(self.allow, self.deny, client)
 
     cdef void began(self) noexcept:
-        """A session has begun."""
-        cdef Counts *counts = &self.counts
+        """A flow has begun."""
+        cdef FlowCounts *counts = &self.counts
         counts.total += 1
         if counts.total % LOOK_EVERY == 0 and self.hops.look(<int64_t>(counts.total - counts.expired)):
             for listener in self.listeners:
                 listener.count_hops(self.hops.counting)
 
-    cdef bint goes_round(self, Slot *slot, const Key *key) noexcept:
-        """Whether the packet has gone its last hop in a circle over another relay. Its `hops`, for the session that it
+    cdef bint goes_round(self, Slot *slot, const FlowKey *key) noexcept:
+        """Whether the packet has gone its last hop in a circle over another relay. Its `hops`, for the flow that it
         begins, are 0 when it can't be part of one."""
         cdef Place peer, met
         if slot.hops == 0:
@@ -58,14 +58,14 @@ cdef class UdpRule:
         return self.hops.note(slot.hops) or slot.hops == 1
 
     cdef void leave(self, set leaving):
-        """The rule is removed: nobody new, and it is among `leaving` until its last session has ended."""
+        """The rule is removed: nobody new, and it is among `leaving` until its last flow has ended."""
         leaving.add(self)
         self.leaving = leaving
         if self.group.roll.count == 0:
             self.dissolve()
 
     cdef void dissolve(self) noexcept:
-        """The last session of a removed rule has ended: close its sockets."""
+        """The last flow of a removed rule has ended: close its sockets."""
         self.leaving.discard(self)
         for listener in self.listeners:
             listener.stop()

@@ -17,8 +17,8 @@ from collections.abc import Callable
 
 from mproxy.relay import worker as worker_module
 from mproxy.relay._tally import Tally
-from mproxy.relay.channel import Channel, pair
-from mproxy.relay.messages import MessageError, check_report
+from mproxy.relay.worker_channel import WorkerChannel, pair
+from mproxy.relay.worker_messages import WorkerMessageError, check_report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from mproxy.ground.shapes import Logger
     from mproxy.io._loop import Loop, Watch
-    from mproxy.relay.messages import Report
+    from mproxy.relay.worker_messages import Report
 
 STARTING, RUNNING, WAITING, ENDED = "starting", "running", "waiting", "ended"
 
@@ -47,19 +47,19 @@ class WorkerProcess:
         self.number = number
         self.state = WAITING
         self.pid: int | None = None
-        self.channel: Channel | None = None
+        self.channel: WorkerChannel | None = None
         self.started_at = 0
         self.heard_at = 0
         self.deaths = 0         # since the relay started
         self.delay_us = 0       # before the next start
         self.connections = 0    # as last told
-        self.sessions = 0
+        self.flows = 0
         self.watch: Watch | None = None       # of the pidfd
         self.pidfd = -1
 
 
-class PoolObserver:
-    """Told by a Pool."""
+class WorkerPoolObserver:
+    """Told by a WorkerPool."""
 
     def on_started(self, worker: WorkerProcess) -> None:
         """There is a new process: give it rules."""
@@ -78,10 +78,10 @@ class PoolObserver:
         raise NotImplementedError
 
 
-class Pool:
+class WorkerPool:
     """`count` workers. `prepare()` is called first in the process of each."""
 
-    def __init__(self, loop: Loop, log: Logger, observer: PoolObserver, count: int,
+    def __init__(self, loop: Loop, log: Logger, observer: WorkerPoolObserver, count: int,
                  prepare: Callable[[], object]) -> None:
         self._loop = loop
         self._log = log
@@ -139,7 +139,7 @@ class Pool:
         worker.started_at = worker.heard_at = self._loop.now()
         worker.pidfd = os.pidfd_open(pid)
         worker.watch = self._loop.watch(worker.pidfd, lambda _events: self._reap(worker))
-        worker.channel = Channel(
+        worker.channel = WorkerChannel(
             self._loop, ours, lambda message, fds: self._received(worker, message, fds),
             lambda: self._kill(worker))
         self._observer.on_started(worker)
@@ -149,7 +149,7 @@ class Pool:
             os.close(fd)
         try:
             report = check_report(message)
-        except MessageError as error:
+        except WorkerMessageError as error:
             self._log.error("worker-failed", worker=worker.number, why=f"invalid message from the worker: {error}")
             self._kill(worker)
             return
@@ -186,7 +186,7 @@ class Pool:
         worker.watch.close()
         os.close(worker.pidfd)
         worker.channel = worker.watch = None
-        worker.connections = worker.sessions = 0
+        worker.connections = worker.flows = 0
         self._tally.forget(worker.number)
         self._observer.on_died(worker)
         if self._draining:

@@ -37,7 +37,7 @@ _MORE, _LAST = b"+", b"."
 _LATER = {errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM}
 
 
-class Channel:
+class WorkerChannel:
     """One end. `received(message, fds)` is called for each message, `ended()` once when the other end is gone or says
     something that is no message."""
 
@@ -138,7 +138,7 @@ class Channel:
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
-    """Two connected sockets, non-blocking, for one Channel each."""
+    """Two connected sockets, non-blocking, for one WorkerChannel each."""
     one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     return one, other
 

@@ -7,9 +7,9 @@ import socket
 import pytest
 
 from mproxy.io._loop import Loop
-from mproxy.relay import channel
-from mproxy.relay.messages import MessageError, check_report, pack_counters, pack_rule, unpack_rule
+from mproxy.relay import worker_channel
 from mproxy.relay.rule_file import parse_rules
+from mproxy.relay.worker_messages import WorkerMessageError, check_report, pack_counters, pack_rule, unpack_rule
 
 
 @pytest.mark.parametrize("line", [
@@ -44,19 +44,20 @@ def test_what_a_worker_may_say():
     ["down", [[7, [["a" * 513, 110]]]]], ["down", [[7, [["a:1", 110]] * 1025]]], ["down", [[7, [["a:1", 2**40]]]]],
 ])
 def test_what_a_worker_may_not_say(message):
-    with pytest.raises(MessageError):
+    with pytest.raises(WorkerMessageError):
         check_report(message)
 
 
 class Ends:
-    """A Channel on one side, a bare socket on the other."""
+    """A WorkerChannel on one side, a bare socket on the other."""
 
     def __init__(self):
-        ours, self.theirs = channel.pair()
+        ours, self.theirs = worker_channel.pair()
         self.loop = Loop()
         self.received = []
         self.ended = 0
-        self.channel = channel.Channel(self.loop, ours, lambda *message: self.received.append(message), self._on_end)
+        self.channel = worker_channel.WorkerChannel(
+            self.loop, ours, lambda *message: self.received.append(message), self._on_end)
 
     def _on_end(self):
         self.ended += 1
@@ -64,7 +65,7 @@ class Ends:
 
 def test_a_long_message_goes_in_pieces():
     ends, other = Ends(), []
-    reader = channel.Channel(ends.loop, ends.theirs, lambda *message: other.append(message), lambda: None)
+    reader = worker_channel.WorkerChannel(ends.loop, ends.theirs, lambda *message: other.append(message), lambda: None)
     message = ["add", ["x" * 1000] * 1000]
     read_end, write_end = os.pipe()
     ends.channel.send(*message, fds=[write_end])
@@ -92,8 +93,8 @@ def test_what_is_no_message_ends_the_channel(data):
 
 def test_a_message_without_end_is_bounded():
     ends = Ends()
-    piece = b"+" + bytes(channel.PIECE_BYTES - 1)
-    for _ in range(channel.LONGEST_BYTES // channel.PIECE_BYTES + 1):
+    piece = b"+" + bytes(worker_channel.PIECE_BYTES - 1)
+    for _ in range(worker_channel.LONGEST_BYTES // worker_channel.PIECE_BYTES + 1):
         if ends.ended:
             break
         ends.theirs.send(piece)

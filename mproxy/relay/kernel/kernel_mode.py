@@ -26,10 +26,10 @@ from mproxy.relay.backend import RelayBackend
 from mproxy.relay.circles import is_own_address
 from mproxy.relay.counters import NAMES, add_up
 from mproxy.relay.kernel import conntrack, nft
-from mproxy.relay.kernel.sysctl import FORWARD4, FORWARD6, ROUTE_LOCALNET, Settings
-from mproxy.relay.kernel.watch import TableWatch
-from mproxy.relay.listeners import check_free
+from mproxy.relay.kernel.kernel_settings import FORWARD4, FORWARD6, ROUTE_LOCALNET, KernelSettings
+from mproxy.relay.kernel.table_watch import TableWatch
 from mproxy.relay.rule_file import ListenError, RulesError
+from mproxy.relay.rule_sockets import check_free
 from mproxy.service.control import make_directory, runtime_directories
 
 TYPE_CHECKING = False
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from mproxy.io._loop import Loop, Timer
     from mproxy.relay.backend import Facts
     from mproxy.relay.counters import Values
+    from mproxy.relay.relay_config import RelayConfig
     from mproxy.relay.rules import Rule
-    from mproxy.relay.settings import RelayConfig
     Living = dict[tuple[str, int, tuple[str, int]], int]  # connections now, by protocol, listening port, target
 
 # Options that mean something to nftables. Everything else needs a process that sees the bytes, or counts connections.
@@ -107,7 +107,7 @@ class Kernel(RelayBackend):
         self._retired: dict[str, Values] = {}        # protocol -> counts of rules that are gone
         self._installed = False
         self._lock: int | None = None
-        self._settings: Settings | None = None
+        self._settings: KernelSettings | None = None
         self._draining = False
         self._install_timer: Timer | None = None
         self._watch: TableWatch | None = None        # of the table
@@ -202,7 +202,7 @@ class Kernel(RelayBackend):
         except OSError:
             raise MproxyError("another mproxy relay --kernel is running on this host: put its rules and these into one"
                               " file") from None
-        self._settings = Settings(f"{stem}.settings")
+        self._settings = KernelSettings(f"{stem}.settings")
 
     def _check_ports(self, rules: Iterable[Rule]) -> None:
         """UsageError where a program listens on a rule's port: in kernel mode it would never get another connection."""
@@ -347,7 +347,7 @@ class Kernel(RelayBackend):
 
     # ---- connections of the kernel
 
-    def _flows(self) -> list[conntrack.Flow]:
+    def _flows(self) -> list[conntrack.TrackedFlow]:
         try:
             return list(conntrack.flows())
         except OSError as error:
@@ -455,7 +455,7 @@ class Kernel(RelayBackend):
 
 
 def _needed(redirects: Iterable[nft.Redirect]) -> list[str]:
-    """Settings that these need."""
+    """KernelSettings that these need."""
     families = {family for redirect in redirects for family, _ in redirect.families()}
     needed = [(4, ROUTE_LOCALNET), (4, FORWARD4), (6, FORWARD6)]
     return [name for family, name in needed if family in families]

@@ -1,11 +1,11 @@
-"""Circles of a rule: _guard.pxd."""
+"""Circles of a rule: _circle_guard.pxd."""
 
 from mproxy.relay._circle cimport (
     CIRCLE, MAYBE_CIRCLE, Finding, Place, is_time_to_look, place_of_own, place_of_peer,
 )
 from mproxy.relay._hops cimport may_come_round, saved_hops
-from mproxy.relay.tcp._pair cimport come_back
 from mproxy.relay.circles import has_clients
+from mproxy.relay.tcp._pair cimport come_back
 
 
 cdef enum:
@@ -13,7 +13,7 @@ cdef enum:
     CLOSED_US = 10000000
 
 
-cdef class Guard:
+cdef class CircleGuard:
     """`balance`: where the rule leads."""
 
     def __init__(self, Loop loop, Balance balance):

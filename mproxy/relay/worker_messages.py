@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Down = dict[int, list[tuple[str, int]]]  # by rule: HOST:PORT and errno of addresses that are left out
     Report = (
         tuple[Literal["ready"]]
-        | tuple[Literal["counters"], int, dict[int, Values], int, int]  # number, what changed, connections, sessions
+        | tuple[Literal["counters"], int, dict[int, Values], int, int]  # number, what changed, connections, flows
         | tuple[Literal["down"], Down]
         | tuple[Literal["removed"], dict[int, Values]])
 
@@ -34,7 +34,7 @@ _LONGEST_TARGET = 512    # HOST:PORT at ADDRESS
 _LARGEST_ERRNO = 4095
 
 
-class MessageError(Exception):
+class WorkerMessageError(Exception):
     """What came is none of the messages that there are."""
 
 
@@ -62,18 +62,18 @@ def unpack_rule(packed: list[Any]) -> Rule:
 # ---- from workers
 
 def check_report(message: list[Any]) -> Report:
-    """What a worker said; MessageError when it is none of the messages that it may send."""
+    """What a worker said; WorkerMessageError when it is none of the messages that it may send."""
     match message:
         case ["ready"]:
             return ("ready",)
-        case ["counters", int(number), list(changed), int(connections), int(sessions)]:
-            _check_number(number, connections, sessions)
-            return "counters", number, _check_counters(changed), connections, sessions
+        case ["counters", int(number), list(changed), int(connections), int(flows)]:
+            _check_number(number, connections, flows)
+            return "counters", number, _check_counters(changed), connections, flows
         case ["down", list(changed)]:
             return "down", _check_down(changed)
         case ["removed", list(changed)]:
             return "removed", _check_counters(changed)
-    raise MessageError("not a message of a worker")
+    raise WorkerMessageError("not a message of a worker")
 
 
 def pack_counters(counters: dict[int, Values]) -> list[tuple[int, Values]]:
@@ -89,7 +89,7 @@ def _check_counters(packed: list[Any]) -> dict[int, Values]:
                 _check_number(key, *values.values())
                 found[key] = values
             case _:
-                raise MessageError("not the counters of a rule")
+                raise WorkerMessageError("not the counters of a rule")
     return found
 
 
@@ -101,7 +101,7 @@ def _check_down(packed: list[Any]) -> Down:
                 _check_number(key)
                 found[key] = [_check_address(address) for address in addresses]
             case _:
-                raise MessageError("not the addresses of a rule")
+                raise WorkerMessageError("not the addresses of a rule")
     return found
 
 
@@ -109,10 +109,10 @@ def _check_address(address: object) -> tuple[str, int]:
     match address:
         case [str(text), int(error)] if len(text) <= _LONGEST_TARGET and 0 < error <= _LARGEST_ERRNO:
             return text, error
-    raise MessageError("not an address that is down")
+    raise WorkerMessageError("not an address that is down")
 
 
 def _check_number(*values: int) -> None:
     for value in values:
         if type(value) is not int or not 0 <= value < _LARGEST:
-            raise MessageError("not a count")
+            raise WorkerMessageError("not a count")

@@ -32,7 +32,7 @@ UDP_QUEUE_BYTES = 4 << 20
 V4, V6, TCP, UDP = socket.AF_INET, socket.AF_INET6, socket.SOCK_STREAM, socket.SOCK_DGRAM
 
 
-class Listener:
+class RuleSockets:
     """The sockets of one (protocol, host, port), closed when the last reference is gone: after each worker got them."""
 
     def __init__(self, shared: Iterable[socket.socket] = (), apart: Iterable[socket.socket] = (),
@@ -61,8 +61,8 @@ class Listener:
 
 
 def open_listener(rule: Rule, workers: int, given: Sequence[socket.socket] = (), replaces: Sequence[socket.socket] = (),
-                  anywhere: bool = False) -> Listener:
-    """The Listener of a rule, MproxyError with the reason where that fails.
+                  anywhere: bool = False) -> RuleSockets:
+    """The RuleSockets of a rule, MproxyError with the reason where that fails.
 
     given: bound sockets of the service manager for this address, taken instead of new ones. replaces: sockets of ours
     on this port that are closed afterwards; both exist for a moment, so that callers find one of them. anywhere: the
@@ -77,7 +77,7 @@ def open_listener(rule: Rule, workers: int, given: Sequence[socket.socket] = (),
             sockets = list(given) or [_bind(kind, host, port, bool(replaces), anywhere)]
             for sock in sockets:
                 _prepare_tcp(sock)
-            return Listener(shared=sockets)
+            return RuleSockets(shared=sockets)
         return _open_udp(host, port, workers, list(given), bool(replaces), anywhere)
     except OSError as error:
         raise MproxyError(f"cannot listen on {protocol} {rule.listen_text}: {_explain(error, port)}") from None
@@ -98,7 +98,7 @@ def _explain(error: OSError, port: int) -> str:
 
 
 def _open_udp(host: str, port: int, workers: int, sockets: list[socket.socket], reuse: bool,
-              anywhere: bool) -> Listener:
+              anywhere: bool) -> RuleSockets:
     if not sockets:
         sockets = [_bind(UDP, host, port, reuse, anywhere)]
         port = sockets[0].getsockname()[1]
@@ -113,7 +113,7 @@ def _open_udp(host: str, port: int, workers: int, sockets: list[socket.socket], 
     for sock in sockets:
         with contextlib.suppress(OSError):  # only the privileged may; workers who are not leave it as it is
             sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, UDP_QUEUE_BYTES)
-    return Listener(apart=sockets, workers=workers)
+    return RuleSockets(apart=sockets, workers=workers)
 
 
 def _bind(kind: int, host: str, port: int, reuse: bool, anywhere: bool = False) -> socket.socket:

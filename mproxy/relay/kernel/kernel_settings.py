@@ -22,7 +22,7 @@ FORWARD4, FORWARD6 = "ipv4/ip_forward", "ipv6/conf/all/forwarding"
 ROUTE_LOCALNET = "ipv4/conf/all/route_localnet"
 
 
-class Settings:
+class KernelSettings:
     """Changes settings and remembers what they were, in the file `memory`."""
 
     def __init__(self, memory: str, root: Path = ROOT) -> None:

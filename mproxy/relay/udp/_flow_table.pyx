@@ -1,4 +1,4 @@
-"""The session table. A datagram costs one hash and, at most, moving its entry to the end of three lines; nothing is
+"""The flow table. A datagram costs one hash and, at most, moving its entry to the end of three lines; nothing is
 allocated or searched, whether the table holds ten entries or twenty thousand."""
 
 from libc.stddef cimport size_t
@@ -8,7 +8,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 cdef enum:
     LEAST_BUCKETS = 256
-    KEY_WORDS = sizeof(Key) // 8
+    KEY_WORDS = sizeof(FlowKey) // 8
     PROBATION_MOST = 2000  # of a very large table: ports may run out long before it is full
     PREFIX_BYTES = 8  # of an IPv6 address: what one host or home is given (RFC 6177)
 
@@ -34,7 +34,7 @@ cdef inline void sip_round(uint64_t *v) noexcept nogil:
 
 # ---- lists
 
-cdef inline void line_append(Line *line, Entry *entry, int which) noexcept nogil:
+cdef inline void line_append(Line *line, FlowEntry *entry, int which) noexcept nogil:
     entry.links[which].next = NULL
     entry.links[which].prev = line.last
     if line.last != NULL:
@@ -45,7 +45,7 @@ cdef inline void line_append(Line *line, Entry *entry, int which) noexcept nogil
     line.count += 1
 
 
-cdef inline void line_remove(Line *line, Entry *entry, int which) noexcept nogil:
+cdef inline void line_remove(Line *line, FlowEntry *entry, int which) noexcept nogil:
     cdef Links *links = &entry.links[which]
     if links.prev != NULL:
         links.prev.links[which].next = links.next
@@ -58,27 +58,27 @@ cdef inline void line_remove(Line *line, Entry *entry, int which) noexcept nogil
     line.count -= 1
 
 
-cdef inline void line_touch(Line *line, Entry *entry, int which) noexcept nogil:
+cdef inline void line_touch(Line *line, FlowEntry *entry, int which) noexcept nogil:
     if line.last != entry:
         line_remove(line, entry, which)
         line_append(line, entry, which)
 
 
-cdef inline void roll_append(Roll *roll, Entry *entry, int which) noexcept nogil:
+cdef inline void roll_append(Roll *roll, FlowEntry *entry, int which) noexcept nogil:
     line_append(&roll.lines[entry.standings[which]], entry, which)
     roll.count += 1
 
 
-cdef inline void roll_remove(Roll *roll, Entry *entry, int which) noexcept nogil:
+cdef inline void roll_remove(Roll *roll, FlowEntry *entry, int which) noexcept nogil:
     line_remove(&roll.lines[entry.standings[which]], entry, which)
     roll.count -= 1
 
 
-cdef inline void roll_touch(Roll *roll, Entry *entry, int which) noexcept nogil:
+cdef inline void roll_touch(Roll *roll, FlowEntry *entry, int which) noexcept nogil:
     line_touch(&roll.lines[entry.standings[which]], entry, which)
 
 
-cdef inline void roll_change(Roll *roll, Entry *entry, int which, uint8_t standing) noexcept nogil:
+cdef inline void roll_change(Roll *roll, FlowEntry *entry, int which, uint8_t standing) noexcept nogil:
     roll_remove(roll, entry, which)
     entry.standings[which] = standing
     roll_append(roll, entry, which)
@@ -88,8 +88,8 @@ cdef inline uint32_t probation(uint32_t bound) noexcept nogil:
     return max(<uint32_t>1, min(bound // 8, <uint32_t>PROBATION_MOST))
 
 
-cdef Entry *roll_victim(Roll *roll, uint32_t bound) noexcept nogil:
-    """Who of a roll that is full has to go; the rules: _sessions.pxd."""
+cdef FlowEntry *roll_victim(Roll *roll, uint32_t bound) noexcept nogil:
+    """Who of a roll that is full has to go; the rules: _flow_table.pxd."""
     cdef Line *lines = roll.lines
     if lines[TWO_WAY].count > bound - bound // 4:
         return lines[TWO_WAY].first
@@ -102,10 +102,10 @@ cdef Entry *roll_victim(Roll *roll, uint32_t bound) noexcept nogil:
     return lines[WAITING].first if lines[WAITING].count else lines[TWO_WAY].first
 
 
-cdef Entry *roll_oldest(Roll *roll, int which) noexcept nogil:
+cdef FlowEntry *roll_oldest(Roll *roll, int which) noexcept nogil:
     """The entry that was used before all others, or NULL."""
-    cdef Entry *entry
-    cdef Entry *oldest = NULL
+    cdef FlowEntry *entry
+    cdef FlowEntry *oldest = NULL
     cdef int standing
     for standing in range(STANDINGS):
         entry = roll.lines[standing].first
@@ -114,23 +114,23 @@ cdef Entry *roll_oldest(Roll *roll, int which) noexcept nogil:
     return oldest
 
 
-cdef Entry *group_ended(Group *group, int64_t now) noexcept nogil:
+cdef FlowEntry *group_ended(FlowGroup *group, int64_t now) noexcept nogil:
     """An entry of the group whose idle time is over, or NULL."""
-    cdef Entry *entry
+    cdef FlowEntry *entry
     if group.idle_us <= 0:
         return NULL
     entry = roll_oldest(&group.roll, OF_GROUP)
     return entry if entry != NULL and now - entry.used_at >= group.idle_us else NULL
 
 
-cdef void prefix_of(const Key *key, uint8_t *out) noexcept nogil:
+cdef void prefix_of(const FlowKey *key, uint8_t *out) noexcept nogil:
     """What counts as one source: an IPv4 address, or the first 64 bits of an IPv6 address."""
     cdef bint is_v4 = key.client[10] == 0xFF and key.client[11] == 0xFF and key.client[0] == 0
     memset(out, 0, 16)
     memcpy(out, key.client, 16 if is_v4 else PREFIX_BYTES)
 
 
-cdef class SessionTable:
+cdef class FlowTable:
     """Entries by key, at most `most` of them. `seed`: 16 random bytes.
 
     Before an `insert`, `victim` names an entry that has to be removed, until it names none. `group_ended` names one
@@ -152,20 +152,20 @@ cdef class SessionTable:
         free(self.buckets)
         free(self.source_buckets)
 
-    cdef Entry *find(self, const Key *key) noexcept:
+    cdef FlowEntry *find(self, const FlowKey *key) noexcept:
         """The entry of this key, or NULL."""
         cdef uint64_t hash = self.hash(key, KEY_WORDS)
-        cdef Entry *entry = self.buckets[hash & self.mask]
-        while entry != NULL and (entry.hash != hash or memcmp(&entry.key, key, sizeof(Key)) != 0):
+        cdef FlowEntry *entry = self.buckets[hash & self.mask]
+        while entry != NULL and (entry.hash != hash or memcmp(&entry.key, key, sizeof(FlowKey)) != 0):
             entry = entry.chain
         return entry
 
-    cdef Entry *victim(self, Group *group, const Key *key) noexcept:
+    cdef FlowEntry *victim(self, FlowGroup *group, const FlowKey *key) noexcept:
         """The entry that has to go before one with this key may come, or NULL.
 
         A source that is at its bound gives one of its own, so it can't push out anybody else's.
         """
-        cdef Source *source
+        cdef FlowSource *source
         cdef uint64_t hash
         if group.most_a_source:
             source = self.find_source(group, key, &hash)
@@ -175,19 +175,19 @@ cdef class SessionTable:
             return roll_victim(&group.roll, group.most)
         return self.some() if self.roll.count >= self.most else NULL
 
-    cdef Entry *some(self) noexcept:
+    cdef FlowEntry *some(self) noexcept:
         """The entry that has to go when anybody has to, or NULL."""
         return roll_victim(&self.roll, self.roll.count)
 
-    cdef int insert(self, Entry *entry, Group *group, int64_t now) noexcept:
+    cdef int insert(self, FlowEntry *entry, FlowGroup *group, int64_t now) noexcept:
         """Enter the entry, its key set and not yet known; -1 when there is no memory."""
-        cdef Source *source
+        cdef FlowSource *source
         cdef uint64_t hash
         if self.roll.count > self.mask:
             self.resize((self.mask + 1) * 2)
         source = self.find_source(group, &entry.key, &hash)
         if source == NULL:
-            source = <Source *>calloc(1, sizeof(Source))
+            source = <FlowSource *>calloc(1, sizeof(FlowSource))
             if source == NULL:
                 return -1
             prefix_of(&entry.key, source.prefix)
@@ -212,7 +212,7 @@ cdef class SessionTable:
         roll_append(&source.roll, entry, OF_SOURCE)
         return 0
 
-    cdef void asks(self, Entry *entry, int64_t now) noexcept:
+    cdef void asks(self, FlowEntry *entry, int64_t now) noexcept:
         """Its client sent something."""
         entry.used_at = now
         if entry.standings[OF_TABLE] in (ANSWERED, SETTLED):
@@ -222,7 +222,7 @@ cdef class SessionTable:
         roll_touch(&entry.group.roll, entry, OF_GROUP)
         roll_touch(&entry.source.roll, entry, OF_SOURCE)
 
-    cdef void answers(self, Entry *entry, bint is_last, int64_t now) noexcept:
+    cdef void answers(self, FlowEntry *entry, bint is_last, int64_t now) noexcept:
         """Its client was answered; `is_last`: nothing is owed to it any more."""
         cdef uint8_t standing = entry.standings[OF_TABLE]
         entry.used_at = now
@@ -236,11 +236,11 @@ cdef class SessionTable:
         roll_touch(&entry.group.roll, entry, OF_GROUP)
         roll_touch(&entry.source.roll, entry, OF_SOURCE)
 
-    cdef void remove(self, Entry *entry) noexcept:
+    cdef void remove(self, FlowEntry *entry) noexcept:
         """Forget the entry; its memory is the caller's."""
-        cdef Entry **link = &self.buckets[entry.hash & self.mask]
-        cdef Group *group = entry.group
-        cdef Source *source = entry.source
+        cdef FlowEntry **link = &self.buckets[entry.hash & self.mask]
+        cdef FlowGroup *group = entry.group
+        cdef FlowSource *source = entry.source
         while link[0] != entry:
             link = &link[0].chain
         link[0] = entry.chain
@@ -260,8 +260,8 @@ cdef class SessionTable:
             self.resize((self.mask + 1) // 2)
 
     cdef int64_t next_end(self) noexcept:
-        """When the next session is over if nothing uses it; -1: none will be."""
-        cdef Group *group = self.active
+        """When the next flow is over if nothing uses it; -1: none will be."""
+        cdef FlowGroup *group = self.active
         cdef int64_t at = -1, end
         while group != NULL:
             if group.idle_us > 0:
@@ -273,7 +273,7 @@ cdef class SessionTable:
 
     # ---- inside
 
-    cdef void change(self, Entry *entry, int standing) noexcept:
+    cdef void change(self, FlowEntry *entry, int standing) noexcept:
         """Give the entry another standing, at the end of its lines."""
         roll_change(&self.roll, entry, OF_TABLE, <uint8_t>standing)
         roll_change(&entry.group.roll, entry, OF_GROUP, <uint8_t>standing)
@@ -286,10 +286,10 @@ cdef class SessionTable:
             while roll.lines[ANSWERED].count > probation(bound):
                 roll_change(roll, roll.lines[ANSWERED].first, which, SETTLED)
 
-    cdef Source *find_source(self, Group *group, const Key *key, uint64_t *out_hash) noexcept:
+    cdef FlowSource *find_source(self, FlowGroup *group, const FlowKey *key, uint64_t *out_hash) noexcept:
         """The source of this key in the group, or NULL; and the hash it has or would have."""
         cdef uint64_t words[3]
-        cdef Source *source
+        cdef FlowSource *source
         prefix_of(key, <uint8_t *>words)
         words[2] = <uint64_t><size_t>group
         out_hash[0] = self.hash(words, 3)
@@ -298,8 +298,8 @@ cdef class SessionTable:
             source = source.chain
         return source
 
-    cdef void forget_source(self, Source *source) noexcept:
-        cdef Source **link = &self.source_buckets[source.hash & self.mask]
+    cdef void forget_source(self, FlowSource *source) noexcept:
+        cdef FlowSource **link = &self.source_buckets[source.hash & self.mask]
         while link[0] != source:
             link = &link[0].chain
         link[0] = source.chain
@@ -331,9 +331,9 @@ cdef class SessionTable:
 
     cdef void resize(self, uint32_t size) noexcept:
         """Have `size` buckets; without the memory for them it stays as it is, only slower."""
-        cdef Entry **buckets = <Entry **>calloc(size, sizeof(Entry *))
-        cdef Source **source_buckets = <Source **>calloc(size, sizeof(Source *))
-        cdef Entry *entry
+        cdef FlowEntry **buckets = <FlowEntry **>calloc(size, sizeof(FlowEntry *))
+        cdef FlowSource **source_buckets = <FlowSource **>calloc(size, sizeof(FlowSource *))
+        cdef FlowEntry *entry
         cdef int standing
         if buckets == NULL or source_buckets == NULL:
             free(buckets)

@@ -1,6 +1,6 @@
-"""A session of the UDP relay: its socket to a target, what it asked and what it was answered. No system calls.
+"""A flow of the UDP relay: its socket to a target, what it asked and what it was answered. No system calls.
 
-A session stays with its address for as long as that answers. With its client's next packet it goes on from another
+A flow stays with its address for as long as that answers. With its client's next packet it goes on from another
 socket with another address
 
 * when the name, or the rule, has lost the address: so does a flow of the kernel;
@@ -16,7 +16,7 @@ from mproxy.io._loop cimport Source
 from mproxy.io._packets cimport Address, LocalAddress, Slot
 from mproxy.io._socket cimport socklen_t
 from mproxy.relay._balance cimport Balance
-from mproxy.relay.udp._sessions cimport Entry, Key, Roll
+from mproxy.relay.udp._flow_table cimport FlowEntry, FlowKey, Roll
 
 
 cdef enum:
@@ -32,18 +32,18 @@ cdef enum:
     QUIET_US = 1000000             # a conversation has said so long nothing, its server last: it is nobody's turn
 
 
-cdef struct Session:
-    Entry entry             # in the table; first, so that a pointer to one is a pointer to the other
+cdef struct Flow:
+    FlowEntry entry         # in the table; first, so that a pointer to one is a pointer to the other
     Source source           # the socket connected to the target
-    void *owner             # borrowed SessionSet: whose it is
-    void *listener          # borrowed UdpListener: whence replies leave; it outlives its sessions
-    void *backend           # owned reference to a Backend: the address it goes to
+    void *owner             # borrowed FlowSet: whose it is
+    void *listener          # borrowed UdpListener: whence replies leave; it outlives its flows
+    void *address           # owned reference to a TargetAddress: the address it goes to
     uint16_t port           # the socket's
     bint answered           # the address has answered
     int64_t asked_at        # the first packet since the last answer; 0: none
-    int64_t patience_us     # how long an answer is waited for before the session looks for another address
-    uint32_t asked          # packets since the session began, or went to another address
-    uint32_t owed           # of these, not answered; counted while the session is no conversation
+    int64_t patience_us     # how long an answer is waited for before the flow looks for another address
+    uint32_t asked          # packets since the flow began, or went to another address
+    uint32_t owed           # of these, not answered; counted while the flow is no conversation
     Address client          # who gets the replies
     socklen_t client_bytes  # length of `client`
     LocalAddress local      # the address the client sent to, when the listener has many
@@ -52,27 +52,27 @@ cdef struct Session:
     int most_slots          # read at a time: fewer once trains come, to stay in the cache
     int first_slot          # packets for the target in the inbox, -1: none
     int last_slot           # the last of them
-    int touched_index       # place among the sessions that have packets in the inbox
+    int touched_index       # place among the flows that have packets in the inbox
     bint failed             # the socket has an error to be read
     bint queued             # has replies to be read
-    Session *prev           # queue of those
-    Session *next           # queue of those
+    Flow *prev              # queue of those
+    Flow *next              # queue of those
 
 
 cdef struct Ready:
-    Session *first          # sessions with replies to be read
-    Session *last           # their end
-    uint32_t count          # their number
+    Flow *first     # flows with replies to be read
+    Flow *last      # their end
+    uint32_t count  # their number
 
 
-cdef void session_begin(Session *session) noexcept nogil
-cdef void session_sent(Session *session, uint32_t packets, int64_t now) noexcept nogil
-cdef void session_heard(Session *session, const Slot *slots, int count) noexcept
-cdef bint session_is_due(const Session *session, int64_t now) noexcept
-cdef bint session_may_leave(Session *session, Balance balance, int64_t now) noexcept
-cdef int64_t session_rest_us(const Session *session, Balance balance, int64_t now) noexcept
-cdef bint session_is_owed(const Session *session, int64_t now) noexcept nogil
-cdef Session *session_without_debt(const Roll *roll, int64_t now) noexcept nogil
-cdef void session_key(const Slot *slot, const Address *bound, bint is_wildcard, Key *out) noexcept
-cdef bint ready_add(Ready *ready, Session *session) noexcept nogil
-cdef void ready_remove(Ready *ready, Session *session) noexcept nogil
+cdef void flow_begin(Flow *flow) noexcept nogil
+cdef void flow_sent(Flow *flow, uint32_t packets, int64_t now) noexcept nogil
+cdef void flow_heard(Flow *flow, const Slot *slots, int count) noexcept
+cdef bint flow_is_due(const Flow *flow, int64_t now) noexcept
+cdef bint flow_may_leave(Flow *flow, Balance balance, int64_t now) noexcept
+cdef int64_t flow_rest_us(const Flow *flow, Balance balance, int64_t now) noexcept
+cdef bint flow_is_owed(const Flow *flow, int64_t now) noexcept nogil
+cdef Flow *flow_without_debt(const Roll *roll, int64_t now) noexcept nogil
+cdef void flow_key(const Slot *slot, const Address *bound, bint is_wildcard, FlowKey *out) noexcept
+cdef bint ready_add(Ready *ready, Flow *flow) noexcept nogil
+cdef void ready_remove(Ready *ready, Flow *flow) noexcept nogil

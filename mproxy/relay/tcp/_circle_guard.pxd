@@ -9,7 +9,7 @@ from mproxy.relay._hops cimport HopCount
 from mproxy.relay.tcp._pair cimport Pair
 
 
-cdef class Guard:
+cdef class CircleGuard:
     cdef Loop loop               # for the time
     cdef Balance balance         # where the rule leads
     cdef HopCount hops           # of connections

@@ -22,7 +22,7 @@ class RelayConfig(LogConfig):
     # of open files is one of a process. More than there are CPUs only serve the second purpose.
     workers = Setting(1, 1, MOST_WORKERS)
 
-    # TCP connections, and UDP sessions, of all rules together; 0: what the descriptors allow.
+    # TCP connections, and UDP flows, of all rules together; 0: what the descriptors allow.
     max_connections = Setting(0, 0, 10_000_000)
 
     # The rules become an nftables table; no process of ours touches a packet.

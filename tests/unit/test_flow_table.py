@@ -1,10 +1,10 @@
-"""The session table: who is found, who has to go, whose time is over. Literal times, no sockets."""
+"""The flow table: who is found, who has to go, whose time is over. Literal times, no sockets."""
 
 import ipaddress
 import random
 
 import pytest
-from tests.drivers._relay import Sessions
+from tests.drivers._relay import Flows
 
 S = 1_000_000
 LOCAL = ipaddress.ip_address("::ffff:10.0.0.1").packed
@@ -19,12 +19,12 @@ def key(number, client="192.0.2.1", local=LOCAL):
 
 @pytest.fixture
 def table():
-    sessions = Sessions(1000)
-    sessions.add_group("rule", idle_us=30 * S)
-    return sessions
+    flows = Flows(1000)
+    flows.add_group("rule", idle_us=30 * S)
+    return flows
 
 
-def test_a_session_is_found_by_the_whole_key(table):
+def test_a_flow_is_found_by_the_whole_key(table):
     table.open("rule", key(1), 0)
     assert table.use(key(1), 1)
     assert not table.use(key(2), 1)
@@ -32,7 +32,7 @@ def test_a_session_is_found_by_the_whole_key(table):
     assert not table.use(key(1, local=ipaddress.ip_address("::ffff:10.0.0.2").packed), 1)
 
 
-def test_a_session_ends_exactly_when_its_time_is_over(table):
+def test_a_flow_ends_exactly_when_its_time_is_over(table):
     table.open("rule", key(1), 5 * S)
     assert table.next_end() == 35 * S
     assert table.expire(35 * S - 1) == []
@@ -64,7 +64,7 @@ def test_groups_have_times_of_their_own(table):
 
 
 def test_the_table_is_bounded_and_the_least_recently_used_goes():
-    table = Sessions(3)
+    table = Flows(3)
     table.add_group("rule")
     for number in range(3):
         assert table.open("rule", key(number), number) == []
@@ -85,7 +85,7 @@ def test_a_full_rule_takes_from_itself(table):
 
 
 def test_a_source_at_its_bound_takes_from_itself():
-    table = Sessions(1000)
+    table = Flows(1000)
     table.add_group("rule", most=10, most_a_source=3)
     for number in range(4):
         table.open("rule", key(number, "198.51.100.7"), number)
@@ -95,7 +95,7 @@ def test_a_source_at_its_bound_takes_from_itself():
 
 
 def test_sources_are_counted_for_each_rule():
-    table = Sessions(1000)
+    table = Flows(1000)
     table.add_group("one", most_a_source=2)
     table.add_group("other", most_a_source=2)
     for number in range(2):
@@ -106,7 +106,7 @@ def test_sources_are_counted_for_each_rule():
 
 
 def test_a_source_is_an_ipv4_address_or_64_bits_of_ipv6():
-    table = Sessions(1000)
+    table = Flows(1000)
     table.add_group("rule", most_a_source=1)
     table.open("rule", key(1, "192.0.2.1"), 0)
     assert table.open("rule", key(1, "192.0.2.2"), 0) == []
@@ -115,21 +115,21 @@ def test_a_source_is_an_ipv4_address_or_64_bits_of_ipv6():
     assert table.open("rule", key(2, "2001:db8:0:1:ffff::2"), 0) == [key(1, "2001:db8:0:1::1")]
 
 
-def test_bounds_that_change_hold_for_the_next_session(table):
+def test_bounds_that_change_hold_for_the_next_flow(table):
     for number in range(4):
         table.open("rule", key(number), number)
     table.add_group("rule", idle_us=30 * S, most=2)
     assert table.open("rule", key(9), 9) == [key(0), key(1), key(2)]
 
 
-def test_twenty_thousand_sessions_leave_nothing_behind():
-    table = Sessions(100_000)
+def test_twenty_thousand_flows_leave_nothing_behind():
+    table = Flows(100_000)
     table.add_group("rule", idle_us=30 * S)
     empty = table.shape()
     for number in range(20_000):
         table.open("rule", key(number % 60_000, f"10.0.{number % 250}.1"), number)
-    sessions, sources, buckets, longest = table.shape()
-    assert (sessions, sources) == (20_000, 250)
+    flows, sources, buckets, longest = table.shape()
+    assert (flows, sources) == (20_000, 250)
     assert buckets >= 16_384
     assert longest <= 12
     assert len(table.expire(100 * S)) == 20_000
@@ -139,7 +139,7 @@ def test_twenty_thousand_sessions_leave_nothing_behind():
 def test_chosen_addresses_do_not_choose_the_bucket():
     """Keys that fall into one bucket under one seed are spread under another."""
     keys = [key(number % 65_536, f"10.{number >> 16}.0.1") for number in range(30_000)]
-    first, second = Sessions(100_000, bytes(16)), Sessions(100_000, bytes(range(16)))
+    first, second = Flows(100_000, bytes(16)), Flows(100_000, bytes(range(16)))
     for table in (first, second):
         table.add_group("rule")
         for each in keys:
@@ -150,7 +150,7 @@ def test_chosen_addresses_do_not_choose_the_bucket():
 def test_random_use_agrees_with_a_plain_list(seed):
     """The table against a list in order of use, with every bound and time in play."""
     chance = random.Random(seed)
-    table = Sessions(40)
+    table = Flows(40)
     bounds = {"a": (20 * S, 15, 4), "b": (5 * S, 0, 6), "c": (0, 10, 0)}
     for name, (idle_us, most, most_a_source) in bounds.items():
         table.add_group(name, idle_us=idle_us, most=most, most_a_source=most_a_source)
@@ -184,7 +184,7 @@ def test_random_use_agrees_with_a_plain_list(seed):
 
 
 def make_room(model, bounds, group, chosen):
-    """What the list has to give up for a session with this key."""
+    """What the list has to give up for a flow with this key."""
     _idle, most, most_a_source = bounds[group]
     gone = []
     while True:
@@ -202,10 +202,10 @@ def make_room(model, bounds, group, chosen):
         gone.append(victim[0])
 
 
-# ---- who makes room, by what became of the sessions
+# ---- who makes room, by what became of the flows
 
 def fill(table, numbers, now=0, *, answered=True, goes_on=False):
-    """Sessions of different clients; returns who had to go."""
+    """Flows of different clients; returns who had to go."""
     gone = []
     for number in numbers:
         gone += table.open("rule", key(number), now)
@@ -219,7 +219,7 @@ def fill(table, numbers, now=0, *, answered=True, goes_on=False):
 @pytest.fixture
 def full():
     """A table for 100 that nobody else's bounds disturb."""
-    table = Sessions(100)
+    table = Flows(100)
     table.add_group("rule")
     return table
 
@@ -245,7 +245,7 @@ def test_who_waits_for_an_answer_is_not_the_first_to_go(full):
     assert full.answer(key(0), 2)
 
 
-def test_what_is_owed_keeps_a_session_among_those_who_wait(full):
+def test_what_is_owed_keeps_a_flow_among_those_who_wait(full):
     fill(full, [1], answered=False)
     full.answer(key(1), 1, is_last=False)
     fill(full, range(100, 199))
@@ -262,7 +262,7 @@ def test_conversations_leave_a_quarter_to_newcomers(full):
 
 
 def test_a_source_s_own_conversations_stay_too():
-    table = Sessions(1000)
+    table = Flows(1000)
     table.add_group("rule", most_a_source=20)
     for number in range(10):
         table.open("rule", key(number, "192.0.2.7"), 0)
@@ -274,7 +274,7 @@ def test_a_source_s_own_conversations_stay_too():
     assert all(table.use(key(number, "192.0.2.7"), 2) for number in range(10))
 
 
-def test_the_time_of_a_session_ends_whatever_its_standing(table):
+def test_the_time_of_a_flow_ends_whatever_its_standing(table):
     fill(table, [1], answered=False)
     fill(table, [2], now=1 * S)
     fill(table, [3], now=2 * S, goes_on=True)

@@ -1,0 +1,48 @@
+"""The flows of a UDP relay: one for each client address (and local address it sends to), with a socket of its own to
+the target. How they begin, go on with another address, and end."""
+
+from libc.stdint cimport int64_t, uint16_t
+
+from mproxy.io._loop cimport Loop, Timer, Work
+from mproxy.io._packets cimport Slot
+from mproxy.relay._balance cimport TargetAddress
+from mproxy.relay.udp._batch cimport Batch
+from mproxy.relay.udp._flow cimport Ready, Flow
+from mproxy.relay.udp._flow_table cimport FlowKey, FlowTable
+from mproxy.relay.udp._udp_listener cimport UdpListener
+from mproxy.relay.udp._udp_rule cimport UdpRule
+
+
+cdef class FlowSet:
+    cdef Loop loop              # runs everything here
+    cdef object observer        # a RelayObserver (relay/relay_observer)
+    cdef FlowTable table        # of all rules
+    cdef Batch batch            # packets on their way just now
+    cdef Ready ready            # flows with replies to be read
+    cdef Work replies           # reads them
+    cdef TargetAddress dialled  # the address that `dial` tried last
+    cdef int64_t no_port_until  # every port that the kernel offered rests: it is not asked again until then
+    cdef Timer timer            # ends idle flows; None: not set
+
+    cdef Flow *open(self, UdpListener listener, Slot *slot, FlowKey *key) noexcept
+    cdef void enter(self, Flow *flow, UdpListener listener, Slot *slot) noexcept
+    cdef void asks(self, Flow *flow, TargetAddress address) noexcept
+    cdef int make_room(self, UdpRule rule, const FlowKey *key) noexcept
+    cdef int find_room(self, UdpRule rule, uint16_t *port) noexcept
+    cdef bint give_way(self, int error, uint16_t *port) noexcept
+    cdef int dial(self, UdpRule rule, uint16_t *port) noexcept
+    cdef int connect(self, TargetAddress address, uint16_t *port) noexcept
+    cdef void heard(self, Flow *flow, const Slot *slots, int count) noexcept
+    cdef void move(self, Flow *flow) noexcept
+    cdef void hand_over(self, Flow *flow, UdpListener listener) noexcept
+    cdef void enqueue(self, Flow *flow) noexcept
+    cdef void let_go(self, Flow *flow) noexcept
+    cdef void evict(self, Flow *flow) noexcept
+    cdef void fail(self, Flow *flow, int error) noexcept
+    cdef void end(self, Flow *flow) noexcept
+    cdef void look_at(self, int64_t at) noexcept
+    cdef void end_all(self) noexcept
+    cdef void failed(self, UdpRule rule, TargetAddress address, int64_t began, int error) noexcept
+    cdef void tell_down(self, UdpRule rule, TargetAddress address) noexcept
+    cdef void tell_refused(self, UdpRule rule, str target, int error) noexcept
+    cdef void tell(self, event) noexcept

@@ -1,0 +1,334 @@
+"""The flows of a UDP relay: _flow_set.pxd."""
+
+import os
+from functools import partial
+
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.errno cimport EADDRINUSE, EAGAIN, EDESTADDRREQ
+from libc.stdint cimport uint32_t
+from libc.stdlib cimport calloc
+
+from mproxy.io._loop cimport EPOLLERR, EPOLLET, EPOLLIN, Source
+from mproxy.io._socket cimport Target, close
+from mproxy.relay._balance cimport Balance
+from mproxy.relay._circle cimport own_forget, own_has, own_note
+from mproxy.relay._hops cimport set_hops
+from mproxy.relay.udp._batch cimport FEW_SLOTS, NOWHERE
+from mproxy.relay.udp._flow cimport (
+    PATIENCE_US, ready_add, ready_remove, flow_begin, flow_heard, flow_is_owed, flow_may_leave,
+    flow_rest_us, flow_without_debt,
+)
+from mproxy.relay.udp._flow_table cimport FlowEntry, FlowGroup, group_ended
+from mproxy.relay.udp._ports cimport port_rest
+from mproxy.relay.udp._runs cimport ANY_SEGMENT
+from mproxy.relay.udp._udp_dial cimport is_shortage, udp_dial
+from mproxy.relay.udp._udp_rule cimport TELL_US
+
+
+cdef extern from "<arpa/inet.h>" nogil:
+    uint16_t ntohs(uint16_t value)
+
+cdef enum:
+    MOST_ATTEMPTS = 8            # addresses tried for a packet, when they fail at once
+    MOST_VICTIMS = 4             # for one newcomer: somebody else may have the port that was left
+    NO_PORT_US = 10000           # between two looks for a port that has rested, when there was none: they take time
+    ENDS_A_TURN = 1000           # idle flows closed in one go: about 5 ms
+    TIMER_US = 20000             # the timer's grain
+
+
+cdef void flow_ready(Source *source, uint32_t events) noexcept:
+    cdef Flow *flow = <Flow *>source.owner
+    if events & EPOLLERR:
+        flow.failed = True
+    (<FlowSet>flow.owner).enqueue(flow)
+
+
+cdef class FlowSet:
+    """At most `most` flows, of all rules together. Who reads their replies fills in `replies`."""
+
+    def __init__(self, Loop loop, observer, most):
+        self.loop = loop
+        self.observer = observer
+        self.table = FlowTable(most, os.urandom(16))
+        self.batch = Batch()
+
+    cdef void end_all(self) noexcept:
+        """End every flow."""
+        while self.table.roll.count:
+            self.end(<Flow *>self.table.some())
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    # ---- one begins
+
+    cdef Flow *open(self, UdpListener listener, Slot *slot, FlowKey *key) noexcept:
+        """A new flow for the sender of this packet, or NULL: it is not let in, or can't be had."""
+        cdef UdpRule rule = listener.rule
+        cdef Flow *flow
+        cdef uint16_t port = 0
+        cdef int fd
+        if not rule.admits(&slot.sender.any):
+            return NULL
+        if own_has(key.client, ntohs(key.client_port)) or rule.goes_round(slot, key):
+            self.tell(partial(self.observer.on_circle, rule.key))
+            return NULL
+        self.make_room(rule, key)
+        fd = self.find_room(rule, &port)
+        if fd < 0:
+            return NULL
+        flow = <Flow *>calloc(1, sizeof(Flow))
+        if flow == NULL:
+            close(fd)
+            return NULL
+        flow.entry.key = key[0]
+        flow.source.fd = fd
+        flow.port = port
+        flow.address = <void *>self.dialled
+        if slot.hops:
+            set_hops(fd, self.dialled.target.addresses[self.dialled.index].ss_family, slot.hops - 1)
+        if self.loop.add(&flow.source, EPOLLIN | EPOLLET) < 0 or \
+                self.table.insert(&flow.entry, &rule.group, self.loop.now_us) < 0:
+            close(fd)
+            self.loop.free_later(flow)
+            return NULL
+        self.enter(flow, listener, slot)
+        return flow
+
+    cdef void enter(self, Flow *flow, UdpListener listener, Slot *slot) noexcept:
+        """The flow is in the table: fill in the rest."""
+        cdef FlowGroup *group = flow.entry.group
+        flow.source.ready = flow_ready
+        flow.source.owner = flow
+        flow.owner = <void *>self
+        flow.listener = <void *>listener
+        flow.client = slot.sender
+        flow.client_bytes = slot.sender_bytes
+        flow.local = slot.local
+        flow.in_limit = flow.out_limit = ANY_SEGMENT
+        flow.most_slots = FEW_SLOTS
+        flow.first_slot = NOWHERE
+        flow.patience_us = PATIENCE_US
+        self.asks(flow, <TargetAddress>flow.address)
+        own_note(flow.port, flow.source.fd)
+        listener.rule.began()
+        if group.idle_us:
+            self.look_at(self.loop.now_us + group.idle_us)
+
+    cdef void asks(self, Flow *flow, TargetAddress address) noexcept:
+        """The flow begins to ask an address."""
+        Py_INCREF(address)
+        flow.address = <void *>address
+        address.connections += 1
+        (<UdpListener>flow.listener).rule.balance.asks(address, self.loop.now_us)
+        flow_begin(flow)
+
+    cdef int make_room(self, UdpRule rule, const FlowKey *key) noexcept:
+        """Evict until the bounds let one more in; returns how many went."""
+        cdef Flow *victim = <Flow *>self.table.victim(&rule.group, key)
+        cdef int gone = 0
+        while victim != NULL:
+            self.evict(victim)
+            gone += 1
+            victim = <Flow *>self.table.victim(&rule.group, key)
+        return gone
+
+    cdef int find_room(self, UdpRule rule, uint16_t *port) noexcept:
+        """`dial`, and when the system has no descriptor or port left, in the place of another flow. Or -errno."""
+        cdef int fd = -EADDRINUSE, _attempt
+        if self.loop.now_us >= self.no_port_until or not rule.balance.addresses:
+            fd = self.dial(rule, port)
+        for _attempt in range(MOST_VICTIMS):
+            if not (fd == -EADDRINUSE or fd < 0 and is_shortage(-fd)) or not self.give_way(-fd, port):
+                break
+            fd = self.dial(rule, port)
+        if fd == -EADDRINUSE or fd < 0 and is_shortage(-fd):
+            rule.counts.errors += 1
+            self.tell_refused(rule, rule.targets_text, -fd)
+        return fd
+
+    cdef bint give_way(self, int error, uint16_t *port) noexcept:
+        """Evict somebody for the sake of what is short; true when that may help. `port`: the one that is free now."""
+        cdef Flow *victim
+        if error == EADDRINUSE or error == EAGAIN:
+            victim = flow_without_debt(&self.table.roll, self.loop.now_us)
+            port[0] = victim.port if victim != NULL else 0
+        else:
+            victim = <Flow *>self.table.some()
+            port[0] = 0
+        if victim != NULL:
+            self.evict(victim)
+        return victim != NULL
+
+    cdef int dial(self, UdpRule rule, uint16_t *port) noexcept:
+        """A socket connected to an address of the rule, `dialled`, or the next where that one can't be reached. Or
+        -errno: of a shortage, which is the caller's to tell, or because nothing is left to try."""
+        cdef Balance balance = rule.balance
+        cdef int fd = 0
+        for _attempt in range(min(len(balance.addresses), MOST_ATTEMPTS)):
+            self.dialled = balance.choose(self.loop.now_us, None)
+            if self.dialled.failures:
+                self.tell_down(rule, self.dialled)
+            fd = self.connect(self.dialled, port)
+            if fd >= 0 or fd == -EADDRINUSE or is_shortage(-fd):
+                return fd
+            self.failed(rule, self.dialled, self.loop.now_us, -fd)
+        if fd < 0:
+            rule.counts.errors += 1
+            self.tell_refused(rule, self.dialled.text, -fd)
+        elif balance.targets:
+            self.tell_refused(rule, (<Target>balance.targets[0]).text, 0)
+        return fd or -EDESTADDRREQ
+
+    cdef int connect(self, TargetAddress address, uint16_t *port) noexcept:
+        """A socket connected to an address; or -errno, EADDRINUSE: all ports seem to rest."""
+        cdef int fd = udp_dial(address.target, address.index, self.loop.now_us, port)
+        if fd == -EADDRINUSE:
+            self.no_port_until = self.loop.now_us + NO_PORT_US
+        return fd
+
+    # ---- it goes on
+
+    cdef void enqueue(self, Flow *flow) noexcept:
+        """The flow has replies."""
+        if ready_add(&self.ready, flow):
+            self.loop.schedule(&self.replies)
+
+    cdef void heard(self, Flow *flow, const Slot *slots, int count) noexcept:
+        """Replies came, in so many slots."""
+        cdef UdpRule rule = (<UdpListener>flow.listener).rule
+        cdef TargetAddress address = <TargetAddress>flow.address
+        flow_heard(flow, slots, count)
+        self.table.answers(&flow.entry, flow.owed == 0, self.loop.now_us)
+        rule.balance.answers(address, self.loop.now_us)
+        if address.failures and rule.balance.worked(address):
+            self.tell(partial(self.observer.on_target_up, rule.key, address.text))
+
+    cdef void move(self, Flow *flow) noexcept:
+        """Go on with another address, if there is a reason and a better one; the rules: _flow.pxd."""
+        cdef UdpRule rule = (<UdpListener>flow.listener).rule
+        cdef TargetAddress former = <TargetAddress>flow.address
+        cdef TargetAddress address = None
+        cdef uint16_t port = 0
+        cdef int fd
+        if flow_may_leave(flow, rule.balance, self.loop.now_us):
+            address = rule.balance.choose(self.loop.now_us, [former])
+        if address is None:
+            flow.asked_at = self.loop.now_us  # look again when patience has ended again
+            return
+        if address.failures:
+            self.tell_down(rule, address)
+        fd = self.connect(address, &port)
+        if fd < 0:
+            if fd != -EADDRINUSE and not is_shortage(-fd):
+                self.failed(rule, address, self.loop.now_us, -fd)
+            flow.asked_at = self.loop.now_us
+            return
+        if not former.gone:
+            rule.balance.asks(former, self.loop.now_us)  # who asks again counts as another who was not answered
+        self.let_go(flow)
+        self.asks(flow, address)
+        flow.in_limit = ANY_SEGMENT
+        flow.port = port
+        own_note(port, fd)
+        flow.source.fd = fd
+        if self.loop.add(&flow.source, EPOLLIN | EPOLLET) < 0:
+            flow.failed = True
+            self.enqueue(flow)
+
+    cdef void hand_over(self, Flow *flow, UdpListener listener) noexcept:
+        """The flow belongs to another rule from now on."""
+        cdef FlowGroup *former = flow.entry.group
+        self.table.remove(&flow.entry)
+        flow.listener = <void *>listener
+        if self.table.insert(&flow.entry, &listener.rule.group, flow.entry.used_at) < 0:
+            self.table.insert(&flow.entry, former, flow.entry.used_at)
+
+    # ---- it ends
+
+    cdef void let_go(self, Flow *flow) noexcept:
+        """Leave the address, and let the port rest until nothing can come any more."""
+        cdef TargetAddress address = <TargetAddress>flow.address
+        cdef Balance balance = (<UdpListener>flow.listener).rule.balance
+        port_rest(flow.port, self.loop.now_us, flow_rest_us(flow, balance, self.loop.now_us),
+                  flow_is_owed(flow, self.loop.now_us))
+        own_forget(flow.port)
+        self.loop.close(&flow.source)
+        address.connections -= 1
+        Py_DECREF(address)
+
+    cdef void evict(self, Flow *flow) noexcept:
+        """Somebody else needs the room; what it sent in this batch still goes, whatever becomes of that."""
+        (<UdpListener>flow.listener).rule.counts.evicted += 1
+        if flow.first_slot != NOWHERE:
+            self.batch.send_in(flow, self.loop.now_us)
+        self.end(flow)
+
+    cdef void fail(self, Flow *flow, int error) noexcept:
+        """The target, or the way to it, refused (ICMP, or no route): this flow is over, the others go on."""
+        cdef UdpRule rule = (<UdpListener>flow.listener).rule
+        cdef TargetAddress address = <TargetAddress>flow.address
+        cdef int64_t began = flow.asked_at or self.loop.now_us
+        rule.counts.errors += 1
+        self.end(flow)
+        self.failed(rule, address, began, error)
+        self.tell_refused(rule, address.text, error)
+
+    cdef void end(self, Flow *flow) noexcept:
+        """Give back everything that the flow has."""
+        cdef UdpRule rule = (<UdpListener>flow.listener).rule
+        ready_remove(&self.ready, flow)
+        self.let_go(flow)
+        self.table.remove(&flow.entry)
+        self.loop.free_later(flow)
+        if rule.leaving is not None and rule.group.roll.count == 0:
+            rule.dissolve()
+
+    cdef void look_at(self, int64_t at) noexcept:
+        """Look for idle flows then, or before; at < 0: no need to."""
+        if at < 0 or self.timer is not None and self.timer.at <= at:
+            return
+        if self.timer is not None:
+            self.timer.cancel()
+        self.timer = self.loop.call_at(max(at, self.loop.now_us + TIMER_US), self.end_idle)
+
+    def end_idle(self):
+        """End the flows whose time is over; called by the loop."""
+        cdef FlowGroup *group = self.table.active
+        cdef FlowGroup *next_group
+        cdef FlowEntry *entry
+        cdef int left = ENDS_A_TURN
+        self.timer = None
+        while group != NULL and left > 0:
+            next_group = group.next
+            while left > 0:
+                entry = group_ended(group, self.loop.now_us)
+                if entry == NULL:
+                    break
+                left -= 1
+                (<UdpListener>(<Flow *>entry).listener).rule.counts.expired += 1
+                self.end(<Flow *>entry)
+            group = next_group
+        self.look_at(self.table.next_end())
+
+    # ---- who is told
+
+    cdef void failed(self, UdpRule rule, TargetAddress address, int64_t began, int error) noexcept:
+        """A flow failed that asked since `began`: prefer other addresses for a while, and say so."""
+        if rule.balance.failed(address, began, self.loop.now_us, error):
+            self.tell(partial(self.observer.on_target_down, rule.key, address.text, error))
+
+    cdef void tell_down(self, UdpRule rule, TargetAddress address) noexcept:
+        """A flow tries an address that was left out: nobody who tried before was answered."""
+        if rule.balance.is_news(address):
+            self.tell(partial(self.observer.on_target_down, rule.key, address.text, address.error))
+
+    cdef void tell_refused(self, UdpRule rule, str target, int error) noexcept:
+        """A flow could not be had; error 0: no address is known."""
+        cdef int64_t now = self.loop.now_us
+        if rule.told_at == 0 or now - rule.told_at >= TELL_US:
+            rule.told_at = now
+            self.tell(partial(self.observer.on_refused, rule.key, target, error))
+
+    cdef void tell(self, event) noexcept:
+        self.loop.guard(event, None)

@@ -1,0 +1,117 @@
+"""The flow table of the UDP relay: who is known, who is least recently used, whose time is over; no socket or clock.
+
+An `FlowEntry` is the first field of whatever record its owner keeps for a flow; the table only links it. Each entry is
+in three rolls: of the whole table, of its group (a rule) and of its source (the addresses that one client can send
+from). Each has a bound. Who has to go when one is full depends on what became of its flows, its standing:
+
+    WAITING   has asked and is owed an answer
+    ANSWERED  nothing is owed: one exchange, like a query. The last of them to be answered are in probation, bound / 8
+    SETTLED   of these; the ones before them are settled
+    TWO_WAY   its client went on after an answer: a conversation, which breaks when it gets another port
+
+1. conversations, when they have more than three quarters of the bound: newcomers always find room;
+2. who waits, when these have more than half of it: a flood that nobody answers is such;
+3. of the answered: in probation, the one silent longest, as long as there are more than the probation holds: so a flood
+   of single queries makes room for itself, and does not push out who was there before;
+4. the last one settled, then any answered, then who waits, then conversations, silent longest first.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+
+cdef enum:
+    OF_TABLE = 0
+    OF_GROUP = 1
+    OF_SOURCE = 2
+    LISTS = 3
+
+
+cdef enum:
+    WAITING = 0
+    ANSWERED = 1
+    SETTLED = 2
+    TWO_WAY = 3
+    STANDINGS = 4
+
+
+cdef struct FlowKey:
+    uint8_t client[16]    # who sends; IPv4 as ::ffff:a.b.c.d
+    uint8_t local[16]     # the address it sends to
+    uint16_t client_port  # in the byte order of the packet, like everything here
+    uint16_t local_port   # likewise
+    uint32_t scope        # interface of a link-local client, else 0
+
+
+cdef struct Links:
+    FlowEntry *prev  # used before
+    FlowEntry *next  # used after
+
+
+cdef struct Line:
+    FlowEntry *first  # least recently used
+    FlowEntry *last   # most recently used
+    uint32_t count    # entries
+
+
+cdef struct Roll:
+    Line lines[STANDINGS]  # by standing
+    uint32_t count         # entries
+
+
+cdef struct FlowEntry:
+    FlowKey key               # whose flow this is
+    uint64_t hash             # of the key
+    FlowEntry *chain          # next entry of the same bucket
+    Links links[LISTS]        # places in lines of the three rolls
+    uint8_t standings[LISTS]  # of which standing these are: they differ in ANSWERED and SETTLED only
+    FlowGroup *group          # its rule
+    FlowSource *source        # its client's addresses
+    int64_t used_at           # microseconds
+
+
+cdef struct FlowGroup:
+    Roll roll               # its entries
+    int64_t idle_us         # entries unused for so long are over; 0: never
+    uint32_t most           # entries at most; 0: no bound
+    uint32_t most_a_source  # entries of one source at most; 0: no bound
+    FlowGroup *prev         # groups that have entries
+    FlowGroup *next         # groups that have entries
+
+
+cdef struct FlowSource:
+    Roll roll           # its entries
+    uint8_t prefix[16]  # IPv4 address, or the first 64 bits of an IPv6 address (one host has them all)
+    FlowGroup *group    # sources are counted for each rule
+    uint64_t hash       # of prefix and group
+    FlowSource *chain   # next source of the same bucket
+
+
+cdef class FlowTable:
+    cdef FlowEntry **buckets          # by hash of the key
+    cdef FlowSource **source_buckets  # by hash of prefix and group
+    cdef uint32_t mask                # buckets of each kind less one: a power of two less one
+    cdef uint32_t most                # entries at most
+    cdef uint64_t seed0               # of the hash: an attacker who chooses addresses must not choose buckets
+    cdef uint64_t seed1               # see seed0
+    cdef Roll roll                    # every entry
+    cdef FlowGroup *active            # groups that have entries
+
+    cdef FlowEntry *find(self, const FlowKey *key) noexcept
+    cdef FlowEntry *victim(self, FlowGroup *group, const FlowKey *key) noexcept
+    cdef int insert(self, FlowEntry *entry, FlowGroup *group, int64_t now) noexcept
+    cdef void asks(self, FlowEntry *entry, int64_t now) noexcept
+    cdef void answers(self, FlowEntry *entry, bint is_last, int64_t now) noexcept
+    cdef void change(self, FlowEntry *entry, int standing) noexcept
+    cdef void settle(self, Roll *roll, int which, uint32_t bound) noexcept
+    cdef FlowEntry *some(self) noexcept
+    cdef void remove(self, FlowEntry *entry) noexcept
+    cdef int64_t next_end(self) noexcept
+    cdef void forget_source(self, FlowSource *source) noexcept
+    cdef FlowSource *find_source(self, FlowGroup *group, const FlowKey *key, uint64_t *out_hash) noexcept
+    cdef uint64_t hash(self, const void *words, int count) noexcept
+    cdef void resize(self, uint32_t size) noexcept
+
+
+cdef FlowEntry *roll_victim(Roll *roll, uint32_t bound) noexcept nogil
+cdef FlowEntry *roll_oldest(Roll *roll, int which) noexcept nogil
+cdef FlowEntry *group_ended(FlowGroup *group, int64_t now) noexcept nogil
