@@ -38,7 +38,6 @@ cdef extern from "<openssl/ssl.h>" nogil:
         SSL_CTX *context, int (*callback)(X509_STORE_CTX *store, void *argument) noexcept, void *argument)
     int SSL_CTX_use_certificate(SSL_CTX *context, X509 *certificate)
     int SSL_CTX_use_PrivateKey(SSL_CTX *context, EVP_PKEY *key)
-    int SSL_CTX_check_private_key(const SSL_CTX *context)
 
     SSL *SSL_new(SSL_CTX *context)
     void SSL_free(SSL *ssl)

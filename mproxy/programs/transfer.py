@@ -32,7 +32,6 @@ STATUS_OF_LEFT_OUT = 8
 STATUS_OF_RESULT = {Result.DONE: 0, Result.NO_SPACE: 3, Result.NO_PERMISSION: 4, Result.EXISTS: 5}
 STATUS_OF_END: dict[int, int] = {EndCode.TIMED_OUT: 6, EndCode.IDLE: 6, EndCode.HANDSHAKE_FAILED: 7, EndCode.VERSION: 7}
 
-_HEADERS = {socket.AF_INET: 28, socket.AF_INET6: 48}
 _LOOPBACK_BYTES = 65483  # IPv4 within the 65,535 of an IP packet: a multiple of nothing, the loopback's own MTU
 
 

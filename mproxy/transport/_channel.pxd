@@ -28,7 +28,6 @@ cdef struct Transmit:
     uint32_t segment_bytes  # out: size of each packet but the last, which may be shorter
     uint32_t count          # out: packets
     const Address *to       # out: where to, valid until the next call
-    bint is_probe           # out: asks whether so large a packet gets through: never fragment, and losing it is fine
 
 
 cdef struct Plan:

@@ -218,7 +218,6 @@ cdef class Channel:
             mtu_black_hole(&self.mtu, now)
             self.congestion.on_packet_size(self.mtu.current)
         if recovery.sample.acked_bytes > 0 or recovery.sample.lost_bytes > 0:
-            recovery.sample.minimum_rtt = recovery.rtt.minimum
             recovery.sample.smoothed_rtt = recovery.rtt.smoothed
             recovery.sample.delivered = recovery.delivered
             recovery.sample.in_flight = recovery.in_flight
@@ -259,7 +258,6 @@ cdef class Channel:
         cdef uint8_t *p = out.data
         cdef bint allowed = True
         cdef Plan plan
-        out.is_probe = False
         out.length = 0
         plan.size = self.mtu.current
         if self.probes > 0 and self.recovery.tries > 1 or self.recovery.tries > PERSISTENT_TRIES:
@@ -428,5 +426,4 @@ cdef class Channel:
         control_bytes = size - PACKET_HEADER_BYTES - self.sending.trailer_bytes
         memset(out.data + PACKET_HEADER_BYTES, ControlType.PADDING, control_bytes)
         out.data[PACKET_HEADER_BYTES] = ControlType.PING
-        out.is_probe = True
         return self.build_bare(out, control_bytes, SENT_PROBE | PING_FLAG, now)

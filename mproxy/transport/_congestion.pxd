@@ -18,7 +18,6 @@ cdef struct AckSample:
     uint64_t lost_bytes        # newly declared lost by it
     int64_t newest_lost_sent_at  # when the newest of those was sent
     int64_t rtt                # of the newest packet acknowledged, 0: none
-    int64_t minimum_rtt        # of the last ten seconds
     int64_t smoothed_rtt       # RFC 6298
     uint64_t delivered         # acknowledged altogether, this ack included
     uint64_t prior_delivered   # the same when the newest packet acknowledged was sent

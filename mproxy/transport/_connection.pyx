@@ -291,7 +291,6 @@ cdef class Connection(SetUp):
     cdef int poll_transmit(self, Transmit *out, int64_t now) noexcept:
         """Write the next run of packets to out.data; returns how many, 0: nothing now."""
         cdef int count
-        out.is_probe = False
         out.length = out.count = 0
         out.to = self.where()
         if self.state == ConnectionState.CLOSED or self.state == ConnectionState.NEW:

@@ -25,7 +25,6 @@ from mproxy.io._packets cimport Address, Inbox, LocalAddress, Outbox, Slot
 
 
 cdef enum:
-    SOCKETS = 2              # the one that sends, too, and --ack-port
     BATCHES_A_TURN = 16      # of one socket before connections get their turn
     BATCH = 8                # messages of one system call: 512 KiB stay in the cache until they are opened
     OUT_BYTES = 262144       # packets of one system call
@@ -92,7 +91,6 @@ cdef class DatagramEndpoint:
     cdef object strangers             # Strangers: peers that have dialled and shown nothing yet
     cdef int64_t due_at               # what the alarm was set to
     cdef int64_t full_at              # when the observer is told again that there is no room
-    cdef readonly uint64_t strays     # packets for nobody
     cdef bint has_answer_to           # answers go to another address
     cdef PeerAddress answer_to        # that one
 

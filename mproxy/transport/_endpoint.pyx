@@ -384,7 +384,6 @@ cdef class DatagramEndpoint:
         """The packets of one connection in a train."""
         cdef Link link
         if packet_type(slot.data + begin, min(slot.segment, end - begin)) == 0:
-            self.strays += 1
             return
         link = self.find(packet_id(slot.data + begin))
         if link is None:
@@ -410,8 +409,6 @@ cdef class DatagramEndpoint:
                 self.answer(&reply, slot, source)
             elif result == ListenResult.ACCEPT:
                 self.accept(&reply, slot, now)
-            elif result == ListenResult.DROP:
-                self.strays += 1
             offset += length
 
     cdef bint is_full(self, const uint8_t *data, uint32_t length, int64_t now) noexcept:

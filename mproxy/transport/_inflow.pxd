@@ -32,7 +32,6 @@ cdef struct Inflow:
     uint32_t window      # bytes offered beyond what the application has taken
     uint32_t most        # the window's bound
     uint64_t grown_at    # head when the window grew last: it grows once for each half of a window taken
-    uint64_t duplicate_bytes  # arrived more than once
 
 
 cdef inline bint inflow_complete(const Inflow *flow) noexcept nogil:

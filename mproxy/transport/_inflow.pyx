@@ -15,7 +15,7 @@ cdef void inflow_init(Inflow *flow, uint32_t first, uint32_t most) noexcept nogi
     """Nothing has come; the window is `first` bytes and may grow to `most`."""
     ring_init(&flow.ring, 0, NULL)
     ranges_init(&flow.early)
-    flow.arrived = flow.grown_at = flow.duplicate_bytes = 0
+    flow.arrived = flow.grown_at = 0
     flow.end = UNKNOWN_END
     flow.window = first if first < most else most
     flow.most = most
@@ -82,11 +82,8 @@ cdef int inflow_take(Inflow *flow, uint64_t offset, uint32_t length, bint fin) n
             return -1
     if fin:
         flow.end = end
-    if end > flow.ring.tail:
-        if length > 0:  # an end alone, come before its data, has no storage
-            flow.ring.tail = end
-    elif offset < flow.arrived or length > 0 and end <= flow.arrived:
-        flow.duplicate_bytes += length
+    if end > flow.ring.tail and length > 0:  # an end alone, come before its data, has no storage
+        flow.ring.tail = end
     if offset <= flow.arrived < end:
         flow.arrived = end
         if flow.early.count > 0:

@@ -72,7 +72,6 @@ cdef class Recovery:
     cdef readonly uint64_t sent_packets  # such packets
     cdef readonly uint64_t lost_bytes    # declared lost, ever
     cdef readonly uint64_t lost_packets  # the same in packets
-    cdef readonly uint64_t spurious_packets  # of those, wrongly
     cdef readonly uint64_t timeouts      # probe timeouts
 
     cdef int start(self, uint64_t first, Outflow *flow, bint go_back) noexcept

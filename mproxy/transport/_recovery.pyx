@@ -132,7 +132,6 @@ cdef class Recovery:
         cdef uint64_t distance
         if entry.flags & SENT_LOST:
             self.spurious = True
-            self.spurious_packets += 1
             self.lost_bytes -= entry.size
             self.lost_packets -= 1
             distance = self.largest_acked - number + 1 if self.largest_acked > number else 1

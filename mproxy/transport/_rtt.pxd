@@ -21,4 +21,3 @@ cdef struct Rtt:
 cdef void rtt_init(Rtt *rtt) noexcept nogil
 cdef void rtt_sample(Rtt *rtt, int64_t sample, int64_t ack_delay, int64_t now) noexcept nogil
 cdef int64_t rtt_timeout(const Rtt *rtt, int64_t ack_delay, int backoff) noexcept nogil
-cdef int64_t rtt_or_guess(const Rtt *rtt) noexcept nogil

@@ -43,8 +43,3 @@ cdef int64_t rtt_timeout(const Rtt *rtt, int64_t ack_delay, int backoff) noexcep
         wait *= 2
         backoff -= 1
     return wait if wait < MAX_RTO_US or rtt.smoothed >= MAX_RTO_US // 2 else MAX_RTO_US
-
-
-cdef int64_t rtt_or_guess(const Rtt *rtt) noexcept nogil:
-    """The smoothed round trip, or before the first measurement what RFC 9002 section 6.2.2 starts with."""
-    return rtt.smoothed if rtt.smoothed > 0 else 333000

@@ -189,7 +189,7 @@ def feed(Congestion controller, *, int64_t now, uint64_t acked_bytes, uint64_t l
     sample.acked_bytes = acked_bytes
     sample.lost_bytes = lost_bytes
     sample.newest_lost_sent_at = newest_lost_sent_at
-    sample.rtt = sample.minimum_rtt = sample.smoothed_rtt = rtt
+    sample.rtt = sample.smoothed_rtt = rtt
     sample.delivered = delivered
     sample.prior_delivered = prior_delivered
     sample.interval = interval

@@ -60,7 +60,7 @@ cdef class PyConnection:
         return self.connection.receive(self.buffer, <uint32_t>len(packet), &address, now)
 
     def transmit(self, int64_t now, uint32_t most=64):
-        """The next run: (address, packets, is_probe), None when there is nothing to send now."""
+        """The next run: (address, packets), None when there is nothing to send now."""
         cdef Transmit out
         cdef uint32_t at = 0, size
         out.data = self.buffer
@@ -74,7 +74,7 @@ cdef class PyConnection:
             packets.append((<const char *>self.buffer)[at:at + size])
             at += size
         assert len(packets) == <object>out.count
-        return get_address(out.to), packets, bool(out.is_probe)
+        return get_address(out.to), packets
 
     def events(self):
         """What happened: (HANDSHAKE_DATA, bytes), (ESTABLISHED,), (ADDRESS_CHANGED,), (ENDED, code, reason, local)."""
@@ -176,14 +176,14 @@ cdef class PyConnection:
             "in_flight": c.recovery.in_flight, "waiting": c.recovery.waiting, "window": c.congestion.window,
             "rate": c.congestion.rate, "smoothed_rtt": c.recovery.rtt.smoothed, "minimum_rtt": c.recovery.rtt.minimum,
             "packet_bytes": c.mtu.current, "lost_packets": c.recovery.lost_packets,
-            "sent_packets": c.recovery.sent_packets, "spurious": c.recovery.spurious_packets,
+            "sent_packets": c.recovery.sent_packets,
             "timeouts": c.recovery.timeouts, "tries": c.recovery.tries, "acks_sent": c.acks_sent,
             "out_packets": c.out_packets, "out_bytes": c.out_bytes, "in_packets": c.in_packets,
             "corrupt": c.corrupt, "repeated": c.repeated, "discarded": c.discarded,
             "acked": c.out.acked_to, "sent": c.out.sent, "written": c.out.ring.tail, "limit": c.out.limit,
             "resent": c.out.resent, "arrived": c.inp.arrived, "consumed": c.inp.ring.head, "in_window": c.inp.window,
             "out_capacity": c.out.ring.capacity, "in_capacity": c.inp.ring.capacity,
-            "entries": c.recovery.sent.mask + 1, "duplicate_bytes": c.inp.duplicate_bytes,
+            "entries": c.recovery.sent.mask + 1,
             "next_number": c.recovery.sent.next, "peer": get_address(&c.peer), "starved": bool(c.starved),
         }
 

@@ -116,7 +116,7 @@ class Peer:
                 connection.handle_timeout(now)
             self._application(now)
             while run := connection.transmit(now):
-                address, packets, _is_probe = run
+                address, packets = run
                 for packet in packets:
                     self.sent_packets += 1
                     self.world.send(self, address, packet)

@@ -547,9 +547,9 @@ def test_one_source_begins_so_many_connections_a_second_and_another_is_not_conce
     def dial(source, now):
         client = PyConnection(DatagramConfig(), random.Random(next(numbers)).randbytes(32))
         client.connect(b"there", now)
-        (_, (syn,), _) = client.transmit(now)
+        (_, (syn,)) = client.transmit(now)
         client.receive(listener.receive(syn, source, now, bytes(32)), b"there", now)
-        (_, packets, _) = client.transmit(now)
+        (_, packets) = client.transmit(now)
         return lambda now: listener.receive(packets[0], source, now, bytes(32)) is not None
 
     flood = [dial(b"flood", SECOND) for _ in range(1000)]
