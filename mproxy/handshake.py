@@ -251,6 +251,7 @@ class _Opening:
 
     def fresh_secret(self, session_id: bytes) -> bytes:
         """The secret of a session that begins on this connection: with TLS both ends know it, and it is never sent."""
+        assert self.tls is not None  # without it sproxy sends one
         return self.tls.exporter(SECRET_LABEL, session_id, _wire.SECRET_BYTES)
 
     def feed(self, data: bytes) -> Hello | Welcome | None:
@@ -264,27 +265,27 @@ class _Opening:
                 return None
             self._met()
         if self.tls is not None:
-            data = self._through_tls(data)
+            data = self._through_tls(self.tls, data)
         if self._first is not None:
             self._behind += data
         else:
             for frame_type, _flags, _stream, seq, ack, payload, _offset in self._parser.feed(data, limit=1):
                 self._first = self._read_first(frame_type, seq, ack, payload)
                 self._behind = self._parser.unparsed
-        return self._complete() if self._first is not None else None
+        return self._complete(self._first) if self._first is not None else None
 
     def _met(self) -> None:
         """Called once the peer's preamble was found right."""
 
-    def _through_tls(self, data: bytes) -> bytes:
-        data = self.tls.receive(data)
-        if self.tls.finished and not self.finished:
-            spki = self.tls.peer_spki()
+    def _through_tls(self, tls: Encryption, data: bytes) -> bytes:
+        data = tls.receive(data)
+        if tls.finished and not self.finished:
+            spki = tls.peer_spki()
             assert spki is not None  # without a certificate TLS would not have finished
             self._judge(spki)
             self.finished = True
             self._open()
-        self.outgoing += self.tls.take_out()
+        self.outgoing += tls.take_out()
         return data
 
     def _open(self) -> None:
@@ -294,9 +295,8 @@ class _Opening:
         """The Hello or Welcome in the peer's first frame; PeerError when that is another one."""
         raise NotImplementedError
 
-    def _complete(self) -> Hello | Welcome | None:
+    def _complete(self, first: Hello | Welcome) -> Hello | Welcome | None:
         """The first frame, when the list that it announces is whole and is the one it was proven for."""
-        first = self._first
         if len(self._behind) < first.list_bytes:
             return None
         if first.list_bytes and not same(digest_of(self._behind[:first.list_bytes]), first.list_digest):

@@ -73,8 +73,12 @@ class Candidate:
 
     def begin(self) -> None:
         """Say the first words and wait for the answer."""
-        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._watch = self._loop.watch(self._sock.fileno(), self._on_ready, read=True, write=True)
+        try:
+            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._watch = self._loop.watch(self._sock.fileno(), self._on_ready, read=True, write=True)
+        except OSError as error:
+            self._dialer.candidate_failed(self, OSError(reason_of(error)))
+            return
         self._look_later()
         self._on_ready(0)
 
@@ -89,8 +93,10 @@ class Candidate:
 
     def release(self) -> socket.socket:
         """Give the socket away; its descriptor belongs to the caller."""
-        self._watch.close()
-        self._timer.cancel()
+        if self._watch is not None:
+            self._watch.close()
+        if self._timer is not None:
+            self._timer.cancel()
         return self._sock
 
     def close(self) -> None:
@@ -177,4 +183,5 @@ class Candidate:
                 break
             caller.outgoing = caller.outgoing[sent:]
             self._unacknowledged += sent
-        self._watch.set(read=True, write=bool(caller.outgoing))
+        if self._watch is not None:
+            self._watch.set(read=True, write=bool(caller.outgoing))

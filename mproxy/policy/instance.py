@@ -48,7 +48,8 @@ class Instance:
 
     def release(self) -> None:
         """Let another process have the slot: this one has ended as far as that is concerned."""
-        self._slot.release()
+        if self._slot is not None:
+            self._slot.release()
 
     def began(self, tag: int) -> None:
         """There is a session at sproxy now."""

@@ -59,6 +59,7 @@ class Reconnect:
         self._dialer.stop()
         if self._watch is not None:
             self._watch.close()
+        if self._network is not None:
             self._network.close()
 
     def needed(self) -> None:
@@ -125,7 +126,7 @@ class Reconnect:
         return routed != device and not known
 
     def _on_network(self, _events: int) -> None:
-        events = self._network.read_events()
+        events = self._network.read_events() if self._network is not None else []
         if not events or not self._wanted():
             return
         self._log.debug("network", what=events[0].kind, address=events[0].address, events=len(events))

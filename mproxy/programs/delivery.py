@@ -279,7 +279,7 @@ class Delivery(SendObserver):
 
     def _is_announced_again(self, source: Source) -> bool:
         """What the receiver knows us by; and directories, which get their times when all in them has arrived."""
-        return source.outcome.code == Result.DONE and source.path is not None and (
+        return source.outcome is not None and source.outcome.code == Result.DONE and source.path is not None and (
             source is self._sources[0] or source.kind == FileKind.DIRECTORY)
 
     def on_file(self, source: Source) -> None:

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import mproxy
@@ -119,10 +120,12 @@ class CountingDaemon:
             connection.close()  # the verdict tells that the first one did not last
             return
         self._connection = connection
-        self._reactor.add(connection, self._on_input)
+        self._reactor.add(connection, partial(self._on_input, connection))
         self._reactor.every(COUNT_S, self._count)
 
     def _count(self) -> None:
+        if self._connection is None:
+            return
         line = f"{len(self.sent) + 1} {time.strftime('%H:%M:%S')}.{time.time_ns() // 1_000_000 % 1000:03}"
         self.sent.append(line)
         try:
@@ -130,9 +133,9 @@ class CountingDaemon:
         except OSError:
             self._finish()
 
-    def _on_input(self) -> None:
+    def _on_input(self, connection: socket.socket) -> None:
         try:
-            data = self._connection.recv(_READ_BYTES)
+            data = connection.recv(_READ_BYTES)
         except OSError:
             data = b""
         if not data:

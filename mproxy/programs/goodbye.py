@@ -56,6 +56,7 @@ def leave_word(config: CproxyConfig, path: str) -> int | None:
             [sys.executable, "-PS", "-m", "mproxy.programs.goodbye"], cwd="/", env={**os.environ, "PYTHONPATH": above},
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=None if log_is_file() else subprocess.DEVNULL,
             start_new_session=True)
+        assert process.stdin is not None
         process.stdin.write(json.dumps(values).encode())
         process.stdin.close()
     except OSError:

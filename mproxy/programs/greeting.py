@@ -265,7 +265,8 @@ class Guest:
         if not self.left:
             self.left = True
             self._watch.close()
-            self._timer.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
             self._reception.left(self)
 
     def close(self) -> None:

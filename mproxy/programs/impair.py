@@ -211,11 +211,12 @@ def parse_seed(text: str) -> int:
 class Impair(Program):
     """The program: one relay, statistics when asked and at the end."""
 
+    _relay: ImpairRelay  # from `start` on
+
     def __init__(self, config: ImpairConfig, log: Log, loop: Loop) -> None:
         self._config = config
         self._log = log
         self._loop = loop
-        self._relay: ImpairRelay | None = None
         self._began = time.monotonic()
         self._seed = int.from_bytes(os.urandom(4)) if config.seed is None else config.seed
 

@@ -53,13 +53,11 @@ class Reach(LinkHandler):
 
     def on_handshake(self, link: Link, data: bytes) -> None:
         """It is there and wants keys."""
-        self._take(link)
-        link.handler.on_handshake(link, data)
+        self._take(link).on_handshake(link, data)
 
     def on_established(self, link: Link) -> None:
         """The receiver has answered."""
-        self._take(link)
-        link.handler.on_established(link)
+        self._take(link).on_established(link)
 
     def on_ended(self, link: Link, code: int, reason: str, _local: bool) -> None:
         """No answer, or a refusal."""
@@ -72,9 +70,12 @@ class Reach(LinkHandler):
             self._over = True
             self._fail(code, reason)
 
-    def _take(self, link: Link) -> None:
+    def _take(self, link: Link) -> LinkHandler:
+        """The handler that the link has from now on."""
         self._over = True
         for other in list(self._links):
             if other is not link:
                 other.abort(OVERTAKEN, b"")
         self._adopt(link)
+        assert link.handler is not None
+        return link.handler

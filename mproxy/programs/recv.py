@@ -244,7 +244,7 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
             pass  # then the engine's own timeouts must do
 
     def _on_network(self, _events: int) -> None:
-        if self._network.read_events():
+        if self._network is not None and self._network.read_events():
             self._endpoint.probe()
 
     def _watch_output(self) -> None:
@@ -256,7 +256,8 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
         """Nobody does: end as SIGPIPE ends other programs, but tell the senders."""
         if not events & (select.EPOLLERR | select.EPOLLHUP):
             return
-        self._output.close()
+        if self._output is not None:
+            self._output.close()
         if self._leaving:
             return
         self._log.warning("output-closed", why="nobody reads standard output any more")

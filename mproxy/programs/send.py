@@ -155,12 +155,11 @@ class Send(Program, DeliveryObserver):
             except MproxyError as refusal:
                 self._fail(refusal)
                 return
-        self._delivery = Delivery(self._loop, endpoint, config.host, config.port, look_up,
+        delivery = self._delivery = Delivery(self._loop, endpoint, config.host, config.port, look_up,
                                   lambda: sender_keying(config, self._log), self, self._endpoint_config.idle_us)
         self._began_at, self._total = self._loop.now(), _total_of(sources)
-        self._progress.start(self._total, lambda: self._delivery.done_bytes,
-                             lambda: self._delivery.statistics.get("lost", 0))
-        self._delivery.start(sources, addresses, self._workers)
+        self._progress.start(self._total, lambda: delivery.done_bytes, lambda: delivery.statistics.get("lost", 0))
+        delivery.start(sources, addresses, self._workers)
 
     def _open(self, own: socket.socket, addresses: Sequence[Address]) -> DatagramEndpoint:
         config = self._config
@@ -199,13 +198,14 @@ class Send(Program, DeliveryObserver):
         self._loop.watch(self._network.fileno(), self._on_network)
 
     def _on_network(self, _events: int) -> None:
-        if self._network.read_events() and self._endpoint is not None:
+        if self._network is not None and self._network.read_events() and self._endpoint is not None:
             self._endpoint.probe()
 
     # ---- of Delivery
 
     def on_file(self, source: Source) -> None:
         outcome, name = source.outcome, show_name(source.name)
+        assert outcome is not None
         self._worst = self._worst or STATUS_OF_RESULT.get(outcome.code, 1)
         done = outcome.code == Result.DONE
         if self._config.json:
@@ -223,6 +223,7 @@ class Send(Program, DeliveryObserver):
 
     def on_finished(self, error: str | None, code: int) -> None:
         config, delivery = self._config, self._delivery
+        assert delivery is not None
         self._finished = True
         self._progress.close()
         if error is None:
@@ -244,7 +245,7 @@ class Send(Program, DeliveryObserver):
 
     def _wait_for_end(self, left_us: int = LAST_WORDS_US) -> None:
         """The engine answers the peer's last repetitions for a moment."""
-        if self._endpoint.count and left_us > 0:
+        if self._endpoint is not None and self._endpoint.count and left_us > 0:
             self._loop.call_later(5_000, lambda: self._wait_for_end(left_us - 5_000))
         else:
             self._loop.stop()

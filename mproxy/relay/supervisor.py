@@ -173,7 +173,7 @@ class Supervisor(RelayBackend, WorkerPoolObserver):
     def reopen_log(self, fd: int) -> None:
         """Workers write to another log file from now on."""
         for worker in self._pool.alive:
-            worker.channel.send("log", fds=[fd])
+            worker.send("log", fds=[fd])
 
     # ---- listeners
 
@@ -338,11 +338,11 @@ class Supervisor(RelayBackend, WorkerPoolObserver):
     def _send_batch(self, worker: WorkerProcess, batch: list[tuple[ActiveRule, int]], fds: list[int]) -> None:
         entries = [(entry.key, pack_rule(self._share(entry.rule, worker)), self._targets(entry), count)
                    for entry, count in batch]
-        worker.channel.send("add", entries, fds=fds, owner=[entry.listener for entry, _ in batch])
+        worker.send("add", entries, fds=fds, owner=[entry.listener for entry, _ in batch])
 
     def _send_update(self, worker: WorkerProcess, entry: ActiveRule) -> None:
-        worker.channel.send("update", entry.key, pack_rule(self._share(entry.rule, worker)))
-        worker.channel.send("targets", [(entry.key, self._targets(entry))])
+        worker.send("update", entry.key, pack_rule(self._share(entry.rule, worker)))
+        worker.send("targets", [(entry.key, self._targets(entry))])
 
     def _share(self, rule: Rule, worker: WorkerProcess) -> Rule:
         """The rule with that worker's part of its limits; those of TCP hold for all workers together."""

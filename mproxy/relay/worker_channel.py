@@ -84,6 +84,8 @@ class WorkerChannel:
 
     def _try(self, data: bytes, fds: Sequence[int]) -> bool:
         """Whether the message is dealt with: sent, or pointless because nobody is there."""
+        if self._socket is None:
+            return True
         control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         try:
             self._socket.sendmsg([data], control, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)

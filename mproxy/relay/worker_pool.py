@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mproxy.relay import worker as worker_module
 from mproxy.relay._tally import Tally
@@ -56,6 +56,11 @@ class WorkerProcess:
         self.flows = 0
         self.watch: Watch | None = None       # of the pidfd
         self.pidfd = -1
+
+    def send(self, *message: Any, fds: Sequence[int] = (), owner: object = None) -> None:
+        """As `Channel.send`; nothing when there is no process."""
+        if self.channel is not None:
+            self.channel.send(*message, fds=fds, owner=owner)
 
 
 class WorkerPoolObserver:
@@ -102,7 +107,7 @@ class WorkerPool:
     def send(self, *message: Any) -> None:
         """To every worker that there is."""
         for worker in self.alive:
-            worker.channel.send(*message)
+            worker.send(*message)
 
     @property
     def alive(self) -> list[WorkerProcess]:
@@ -181,9 +186,11 @@ class WorkerPool:
         pid, status = os.waitpid(worker.pid, os.WNOHANG)
         if pid == 0:
             return
-        worker.channel.read()  # what it said last
-        worker.channel.close()
-        worker.watch.close()
+        if worker.channel is not None:
+            worker.channel.read()  # what it said last
+            worker.channel.close()
+        if worker.watch is not None:
+            worker.watch.close()
         os.close(worker.pidfd)
         worker.channel = worker.watch = None
         worker.connections = worker.flows = 0

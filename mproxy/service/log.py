@@ -140,9 +140,12 @@ class Log:
 
     def _look(self) -> None:
         self._looking = False
-        for line in self._restraint.due(self._now()):
+        restraint = self._restraint
+        if restraint is None:
+            return
+        for line in restraint.due(self._now()):
             self._put(*line)
-        if self._restraint.holding:
+        if restraint.holding:
             self._look_later()
 
     def _put(self, level: str, event: str, fields: dict[str, object], more: int = 0) -> None:

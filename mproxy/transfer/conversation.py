@@ -39,6 +39,7 @@ class Conversation(LinkHandler):
     # ---- of Link
 
     def on_handshake(self, _link: Link, data: bytes) -> None:
+        assert self._keying is not None  # handshakes are for connections with keys
         try:
             self._keying.take(self.link, data)
         except PeerError as error:

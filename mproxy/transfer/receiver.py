@@ -253,7 +253,9 @@ class FileReceiver(Conversation):
             self._write(arriving, block, data)
 
     def _write(self, arriving: _Arriving, block: Block, data: memoryview) -> None:
-        self._submit(arriving, lambda: arriving.target.write_block(block.number, data, block.digest),
+        target = arriving.target
+        assert target is not None  # blocks are asked for when it is open
+        self._submit(arriving, lambda: target.write_block(block.number, data, block.digest),
                      lambda good, error: self._was_written(arriving, _buffer_of(data), good, error))
 
     def _write_whole(self) -> None:
@@ -263,7 +265,7 @@ class FileReceiver(Conversation):
             return
         (arriving, block, data), self._whole = self._whole, None
         target, end = arriving.target, arriving.end
-        if end is None or arriving.pending or arriving.failure:
+        if end is None or target is None or arriving.pending or arriving.failure:
             self._write(arriving, block, data)
             return
 
@@ -451,7 +453,7 @@ class FileReceiver(Conversation):
 
     def _ask(self, arriving: _Arriving, ranges: Ranges) -> None:
         arriving.asked = bool(ranges)
-        if not arriving.anew:
+        if not arriving.anew and arriving.target is not None:
             self.kept_bytes += min(arriving.target.kept_blocks * LEAF_BYTES, arriving.file.size)
         self.link.send(messages.pack_want(arriving.file.index, ranges))
 
@@ -479,7 +481,8 @@ class FileReceiver(Conversation):
     def _submit(self, arriving: _Arriving, function: Callable[[], Found],
                 done: Callable[[Found, Exception | None], object]) -> None:
         arriving.pending += 1
-        workers = self._in_order if arriving.target.in_order else self._workers
+        in_order = arriving.target is not None and arriving.target.in_order
+        workers = self._in_order if in_order else self._workers
         workers.submit(function, done, short=arriving.is_small)
 
     def _was_written(self, arriving: _Arriving, buffer: bytearray, good: bool, error: Exception | None) -> None:
@@ -514,9 +517,9 @@ class FileReceiver(Conversation):
             if arriving.target is not None and code in (Result.CHANGED, Result.DAMAGED):
                 arriving.target.discard()
             self._fail(arriving, code, text)
-        elif arriving.end is not None:
-            end = arriving.end
-            self._submit(arriving, lambda: arriving.target.finish(end.size, end.root),
+        elif arriving.end is not None and arriving.target is not None:
+            target, end = arriving.target, arriving.end
+            self._submit(arriving, lambda: target.finish(end.size, end.root),
                          lambda digest, error: self._was_finished(arriving, digest, error))
 
     def _was_finished(self, arriving: _Arriving, digest: bytes | None, error: Exception | None) -> None:
@@ -524,7 +527,8 @@ class FileReceiver(Conversation):
         if arriving.settled:
             self._close_soon(arriving)
         elif isinstance(error, Differs):
-            arriving.target.close()
+            if arriving.target is not None:
+                arriving.target.close()
             arriving.target, arriving.end, arriving.anew = None, None, True
             self.kept_bytes -= arriving.file.size
             self._begin(arriving)

@@ -158,7 +158,7 @@ class Observer:
     def __init__(self, loop):
         self.loop = loop
         self.wanted = True
-        self.welcomed, self.failed, self.turned_away = [], [], []
+        self.welcomed, self.failed, self.turned_away, self.cut_off = [], [], [], []
 
     def still_wanted(self):
         return self.wanted
@@ -171,6 +171,9 @@ class Observer:
 
     def on_dial_failed(self, why):
         self.failed.append((self.loop.now(), why))
+
+    def on_cut_off(self, why):
+        self.cut_off.append((self.loop.now(), why))
 
     def on_turned_away(self, error, _caller):
         self.turned_away.append((self.loop.now(), str(error)))

@@ -66,6 +66,23 @@ def welcoming(rtt_s):
 
 # --- attempts
 
+def test_a_connection_that_cannot_be_watched_is_one_that_failed(monkeypatch):
+    """Right: it is closed, said, and another one is tried; it does not stand in the way for ever."""
+    bench = Bench(monkeypatch, lambda _way: welcoming(0.01))
+    watch, out_of_memory = bench.loop.watch, [OSError(errno.ENOMEM, "Cannot allocate memory")]
+
+    def watch_but_once(fd, call, *, read=True, write=False):
+        if read and out_of_memory:
+            raise out_of_memory.pop()
+        return watch(fd, call, read=read, write=write)
+
+    bench.loop.watch = watch_but_once
+    bench.start(5)
+    assert bench.sockets[0].closed
+    assert [why for _at, why in bench.observer.cut_off] == ["Cannot allocate memory"]
+    assert len(bench.observer.welcomed) == 1
+
+
 @pytest.mark.parametrize("rtt_s", [0.01, 1, 3.5, 4, 7, 9])
 def test_a_round_trip_of_seconds_connects(monkeypatch, rtt_s):
     """Right: the first attempt is answered after one round trip, however many were begun beside it."""

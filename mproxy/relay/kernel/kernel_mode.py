@@ -96,6 +96,8 @@ def _impossible(rule: Rule) -> str | None:
 class Kernel(RelayBackend):
     """The table and what belongs to it."""
 
+    _settings: KernelSettings  # from the moment on that we have the lock
+
     def __init__(self, config: RelayConfig, log: Logger, loop: Loop) -> None:
         self._config = config
         self._log = log
@@ -107,7 +109,6 @@ class Kernel(RelayBackend):
         self._retired: dict[str, Values] = {}        # protocol -> counts of rules that are gone
         self._installed = False
         self._lock: int | None = None
-        self._settings: KernelSettings | None = None
         self._draining = False
         self._install_timer: Timer | None = None
         self._watch: TableWatch | None = None        # of the table
@@ -263,6 +264,7 @@ class Kernel(RelayBackend):
     def _install(self, is_lost: bool = False) -> None:
         """Replace the table by one for the rules as they are now. MproxyError: the former one stays. `is_lost`:
         somebody took it away, or a part of it."""
+        assert self._watch is not None
         redirects = self._make_redirects()
         self._make_settings(redirects)
         counters = self._read_counters() if self._installed and not is_lost else self._last_counters
