@@ -258,7 +258,7 @@ class Slow:
 
 
 def test_who_gets_on_keeps_its_place(monkeypatch):
-    program = recv.Recv(recv.parse_recv(["--open", "7000"]), None, None)
+    program = recv.Recv(recv.parse_recv(["--open", "7000"]), None, Loop())
     names = ("stalled", "slow", "small files", "our disk is busy")
     receivers = {name: Slow() for name in names}
     monkeypatch.setattr(program, "_receivers", dict.fromkeys(receivers.values(), ("127.0.0.1", 1)))
