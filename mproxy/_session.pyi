@@ -1,5 +1,6 @@
 from enum import IntEnum
-from typing import Any
+
+from mproxy.ground.config import SessionConfig
 
 class EventKind(IntEnum):
     NOTHING = 0
@@ -19,7 +20,7 @@ class Session:
     stalled: bool
     sealed: bool
     def __init__(
-        self, config: Any, *, is_server: bool, session_id: bytes = b"", secret: bytes = b""
+        self, config: SessionConfig, *, is_server: bool, session_id: bytes = b"", secret: bytes = b""
     ) -> None: ...
     def learn_identity(self, session_id: bytes, secret: bytes) -> None: ...
     def resume_list(self) -> bytes: ...

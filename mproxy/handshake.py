@@ -94,7 +94,7 @@ class Hello:
             self.former)
 
     def encode(self) -> bytes:
-        """Return the HELLO frame."""
+        """The frame, header included."""
         return encode_frame(FrameType.HELLO, payload=self.payload())
 
     @classmethod
@@ -149,7 +149,7 @@ class Welcome:
             self.site)
 
     def encode(self) -> bytes:
-        """Return the WELCOME frame."""
+        """The frame, header included."""
         return encode_frame(FrameType.WELCOME, payload=self.payload())
 
     @classmethod
@@ -234,7 +234,7 @@ class _Opening:
 
     @property
     def met(self) -> bool:
-        """The peer has said something."""
+        """Whether the peer has said something."""
         return bool(self._preamble)
 
     @property

@@ -59,7 +59,7 @@ class Backoff:
         self._hurry_us, self._hurried_at = FIRST_HURRY_US, None
 
     def is_old(self, now: int) -> bool:
-        """Whether pauses are long."""
+        """Whether the outage is old, so that the pauses are long."""
         return now - self._began_at >= NEW_US
 
     def after_failure_us(self, now: int) -> int | None:

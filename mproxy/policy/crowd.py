@@ -75,14 +75,14 @@ class Crowd(Generic[Guest]):
         return self._choose(others) if others else newcomer
 
     def remove(self, guest: Guest) -> None:
-        """The guest is gone, or somewhere else."""
+        """The guest is gone, or belongs elsewhere now."""
         if guest in self._places:
             source, rank = self._places.pop(guest)
             _take_out(self._sources, source, guest)
             _take_out(self._ranks, rank, guest)
 
     def count(self, source: str | bytes) -> int:
-        """Guests of a source."""
+        """How many guests are of that source."""
         return len(self._sources.get(source, ()))
 
 

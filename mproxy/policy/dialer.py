@@ -254,7 +254,6 @@ class Dialer(CandidateObserver):
     # ---- what the candidate tells
 
     def make_caller(self) -> Caller:
-        """For a candidate."""
         return self.observer.make_caller()
 
     def _drop_candidate(self) -> None:
@@ -263,7 +262,6 @@ class Dialer(CandidateObserver):
             self._candidate = None
 
     def welcomed(self, candidate: Candidate, welcome: Welcome) -> None:
-        """The candidate has become a carrier."""
         sock, caller, way = candidate.release(), candidate.caller, candidate.way
         self._candidate = None
         self.stop()
@@ -282,7 +280,6 @@ class Dialer(CandidateObserver):
             self._begin_attempt()
 
     def candidate_failed(self, candidate: Candidate, error: Exception) -> None:
-        """The candidate is lost; a PeerError means that the other end said so, or is no sproxy."""
         if not candidate.caller.refused:
             self.paths.led_nowhere(candidate.way)
         if not isinstance(error, PeerError):

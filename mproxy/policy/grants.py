@@ -42,11 +42,11 @@ class Grant:
         self.spki = spki
         self.line = line
         self.comment = comment
-        self.targets = options.get("target")
-        self.networks = options.get("from")
-        self.expires_at = options.get("expiry")
-        self.max_streams = options.get("max-streams")
-        self.max_sessions = options.get("max-sessions")
+        self.targets: frozenset[tuple[str, int]] | None = options.get("target")
+        self.networks: tuple[Network, ...] | None = options.get("from")
+        self.expires_at: float | None = options.get("expiry")
+        self.max_streams: int | None = options.get("max-streams")
+        self.max_sessions: int | None = options.get("max-sessions")
 
     def refusal(self, host: str, now: float) -> str | None:
         """Why the key may not be used from the address `host` at `now` (seconds since 1970), or None."""
@@ -62,8 +62,10 @@ class Grant:
 
     def same_rights(self, other: Grant) -> bool:
         """Whether the line allows what that of another Grant does, to whatever key."""
-        return all(getattr(self, name) == getattr(other, name) for name in (
-            "targets", "networks", "expires_at", "max_streams", "max_sessions"))
+        return self._rights() == other._rights()
+
+    def _rights(self) -> tuple[object, ...]:
+        return self.targets, self.networks, self.expires_at, self.max_streams, self.max_sessions
 
     def allows_target(self, host: str, port: int) -> bool:
         """Whether streams may go to HOST:PORT, as far as this line has a say."""

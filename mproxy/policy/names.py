@@ -158,7 +158,7 @@ class Names:
 
 
 class _Name:
-    """One host: what is known about it."""
+    """What is known about one host."""
 
     def __init__(self, host: str) -> None:
         self.host = host

@@ -89,14 +89,14 @@ class Paths:
         return sorted(ways, key=lambda way: self._sour.get(way, 0))
 
     def is_sour(self, way: Way) -> bool:
-        """It has led nowhere of late."""
+        """Whether it has led nowhere of late."""
         return way in self._sour
 
     # ---- segments
 
     @property
     def narrow(self) -> bool:
-        """Some path has, or had, small segments."""
+        """Whether any path has, or had, small segments."""
         return bool(self._segments)
 
     def segment_bytes(self, peer: str, local: str | None, now: int) -> int:

@@ -66,12 +66,12 @@ class Places(Generic[Session]):
         self._count = 0
 
     def add(self, session: Session, holder: Hashable) -> None:
-        """A session begins."""
+        """The session takes a place of that holder."""
         self._held.setdefault(holder, {})[session] = None
         self._count += 1
 
     def remove(self, session: Session, holder: Hashable) -> None:
-        """A session has ended."""
+        """The session gives its place back."""
         held = self._held.get(holder, {})
         if session in held:
             del held[session]

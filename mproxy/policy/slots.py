@@ -41,7 +41,7 @@ class SlotFile:
 
     @property
     def held(self) -> bool:
-        """There is a file."""
+        """Whether a slot was free: then there is a file."""
         return self._fd >= 0
 
     def release(self) -> None:

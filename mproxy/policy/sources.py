@@ -37,7 +37,7 @@ def source_of(host: str) -> str:
 
 
 class Sources:
-    """What is remembered of every source."""
+    """What is remembered of each source."""
 
     def __init__(self) -> None:
         # By source, least recent first.
@@ -59,7 +59,7 @@ class Sources:
         return before < FAILURES <= before + 1 and not self.known(source, now)
 
     def blocked(self, source: str, now: int) -> bool:
-        """Whether its strangers are closed unheard."""
+        """Whether strangers from there are sent away unheard."""
         return (source in self._failures and self._level(source, now) >= FAILURES
                 and not self.known(source, now))
 

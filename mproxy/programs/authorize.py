@@ -50,7 +50,7 @@ SPROXY_PORT = 6200
 LOOK_S = 3
 
 def main(argv: list[str]) -> int:
-    """Run; the exit status."""
+    """`mproxy authorize`; the exit status."""
     return exit_status(PROGRAM, lambda: _authorize(_parse(argv)))
 
 

@@ -59,7 +59,7 @@ ANSWER_US = 1_000_000
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run cproxy; returns the exit status."""
+    """./cproxy; the exit status."""
     return run_program("cproxy", parse_cproxy, make_program, argv)
 
 

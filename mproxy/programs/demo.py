@@ -115,7 +115,7 @@ def run(config: DemoConfig) -> int:
 
 
 class Interrupted(BaseException):
-    """A signal that ends the demo came."""
+    """A signal has come that ends the demo."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -320,18 +320,18 @@ class Screen:
         self._column += len(blank) + len(word)
 
     def end_row(self) -> None:
-        """Whatever comes next begins a line."""
+        """End the row of numbers, if there is one."""
         if self._column:
             self.write("\n")
         self._column = 0
 
     def show_event(self, program: str, record: dict[str, object]) -> None:
-        """An event of a proxy's log."""
+        """Show an event of a proxy's log."""
         fields = (f"{name}={value}" for name, value in record.items() if name not in self.UNTOLD)
         self.tell(", ".join(fields), f"{program} {record['event']}: ", FAINT)
 
     def conclude(self, verdict: Verdict) -> None:
-        """Print the verdict."""
+        """Print the verdict and what it rests on."""
         word, colour = ("PASSED: ", GREEN) if verdict.good else ("FAILED: ", RED)
         self.write(f"\n{self._paint(word, colour)}{verdict.summary}\n")
         for what, finding in verdict.rows():

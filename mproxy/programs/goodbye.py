@@ -160,7 +160,7 @@ class Goodbye(EndpointObserver, DialObserver):
     # ---- told by the endpoint
 
     def on_resumed(self, endpoint: Endpoint) -> None:
-        """Nothing more is to come."""
+        """The former session is over, and nothing more is to come."""
         self._log.info("goodbye-said", session=say_session(endpoint.session.session_id))
         self._endpoint.close(CloseCode.SHUTDOWN, "cproxy has ended")
         self._finish()

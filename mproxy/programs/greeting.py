@@ -187,7 +187,7 @@ class Reception:
     # ---- told by the guests
 
     def left(self, guest: Guest) -> None:
-        """The guest has disconnected."""
+        """The guest waits no longer: it was handed over, or its connection is closed."""
         self._silent.remove(guest)
         self._heard.remove(guest)
 
@@ -280,7 +280,7 @@ class Guest:
         finish(self.sock)
 
     def has_words(self) -> bool:
-        """A preamble waits to be read."""
+        """Whether a preamble waits to be read."""
         try:
             return len(self.sock.recv(PREAMBLE_BYTES, socket.MSG_PEEK)) == PREAMBLE_BYTES
         except OSError:

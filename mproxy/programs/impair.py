@@ -221,7 +221,6 @@ class Impair(Program):
         self._seed = int.from_bytes(os.urandom(4)) if config.seed is None else config.seed
 
     def start(self) -> None:
-        """Begin to relay."""
         config = self._config
         addresses, error = numeric_address(config.host, config.server_port) or look_up_host(config.host)
         if error:
@@ -257,7 +256,6 @@ class Impair(Program):
                     rate=config.rate[direction], queue_bytes=config.queue[direction], mtu=config.mtu[direction])
 
     def _on_client(self, host: str, port: int, count: int) -> None:
-        """A new client wrote."""
         self._log.debug("client", peer=format_host_port(host.removeprefix("::ffff:"), port), clients=count)
 
     def shut_down(self, _signal: str) -> None:

@@ -55,7 +55,7 @@ class Introduction:
         return fingerprint(self._host_spki) if self._host_spki else None
 
     def make_caller(self) -> Caller:
-        """For one connection."""
+        """Our side of the handshake on one connection."""
         tls = Tls(self._context) if self._context is not None else None
         return Caller(self._compose_hello, tls, self._judge_host, self._tag)
 

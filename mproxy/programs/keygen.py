@@ -20,7 +20,7 @@ PROGRAM = "mproxy keygen"
 
 
 def main(argv: list[str]) -> int:
-    """Run; the exit status."""
+    """`mproxy keygen`; the exit status."""
     return exit_status(PROGRAM, lambda: _generate(_parse(argv)))
 
 

@@ -276,7 +276,6 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
             self._log.info("partials-removed", files=removed[0], bytes=removed[1])
 
     def on_link(self, link: Link) -> None:
-        """A sender connects."""
         if self._leaving:
             stopped = self._farewell_us is not None
             link.abort(int(EndCode.STOPPED if stopped else EndCode.ABORTED),

@@ -68,7 +68,7 @@ TWIN = "another running cproxy has the same identity: was its state directory co
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run sproxy; returns the exit status."""
+    """./sproxy; the exit status."""
     return run_program("sproxy", parse_sproxy, make_program, argv)
 
 
@@ -118,7 +118,7 @@ class Client:
 
     @property
     def name(self) -> str:
-        """The session as the log names it."""
+        """What the log calls the session."""
         return say_session(self.endpoint.session.session_id)
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def add_key_options(parser: OneLineParser, group: argparse._ActionsContainer) -> None:
-    """Options of both programs."""
+    """Options about keys, of both programs."""
     parser.add(group, "--key", parse_name, metavar="FILE", help=(
         "encrypt every packet: FILE is a secret that both sides have, or a key from 'mproxy keygen'"))
     group.add_argument("--own-key", action="store_true", default=None, help=(

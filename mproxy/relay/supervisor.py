@@ -121,7 +121,6 @@ class Supervisor(RelayBackend, WorkerPoolObserver):
         self._await_ready(self._loop.now() + NAMES_PATIENCE_US, on_ready)
 
     def apply(self, rules: Sequence[Rule]) -> tuple[int, int, int]:
-        """Go over to other rules: (added, changed, removed), counts. ListenError: nothing was changed."""
         refuse_circles(rules, self._config.origin)
         names = {rule.listener for rule in rules}
         gone = {name: entry for name, entry in self._entries.items() if name not in names}
@@ -141,7 +140,6 @@ class Supervisor(RelayBackend, WorkerPoolObserver):
         self._ask(REPORT_PATIENCE_US, lambda: callback(self._facts()))
 
     def when_followed(self, callback: Callable[[], object]) -> None:
-        """Call `callback()` when every worker follows the rules as they are now."""
         self._ask(FOLLOW_PATIENCE_US, callback)
 
     def _ask(self, patience_us: int, callback: Callable[[], object]) -> None:
@@ -155,11 +153,9 @@ class Supervisor(RelayBackend, WorkerPoolObserver):
         self._answered(number, None if not asked else -1)
 
     def listening_fds(self) -> list[int]:
-        """Descriptors of all listening sockets."""
         return [sock.fileno() for entry in self._entries.values() for sock in entry.listener.sockets]
 
     def stop(self, patience_us: int, on_ended: Callable[[], object]) -> None:
-        """Accept nobody, drain, end the workers; then `on_ended()`."""
         self._on_ended = on_ended
         self._names.close()
         self._entries = {}
@@ -171,7 +167,6 @@ class Supervisor(RelayBackend, WorkerPoolObserver):
         self._pool.kill()
 
     def reopen_log(self, fd: int) -> None:
-        """Workers write to another log file from now on."""
         for worker in self._pool.alive:
             worker.send("log", fds=[fd])
 
@@ -319,7 +314,7 @@ class Supervisor(RelayBackend, WorkerPoolObserver):
     # ---- workers
 
     def on_started(self, worker: WorkerProcess) -> None:
-        """A new process: tell it everything."""
+        """Tell the new process everything."""
         self._send_rules(worker, list(self._entries.values()))
 
     def _send_rules(self, worker: WorkerProcess, entries: Iterable[ActiveRule]) -> None:
@@ -352,7 +347,6 @@ class Supervisor(RelayBackend, WorkerPoolObserver):
         return rule if options is rule.options else replace(rule, options=options)
 
     def on_message(self, worker: WorkerProcess, message: Report) -> None:
-        """Counters; see worker.py."""
         if message[0] == "counters":
             _, number, changed, worker.connections, worker.flows = message
             self._counters.told(worker.number, self._of_rules(changed))
@@ -390,7 +384,6 @@ class Supervisor(RelayBackend, WorkerPoolObserver):
                     down.pop(key, None)
 
     def on_all_ended(self) -> None:
-        """All connections have ended."""
         if self._on_ended:
             self._on_ended()
 

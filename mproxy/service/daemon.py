@@ -47,7 +47,7 @@ class PidFile:
             os.close(fd)
 
     def remove(self) -> None:
-        """Take the file away."""
+        """Delete the file, and give up the lock."""
         try:
             os.unlink(self._path)
         except OSError:
@@ -157,7 +157,7 @@ class LogFile:
         os.close(fd)
 
     def give_back(self) -> None:
-        """Standard error is where it was."""
+        """Let standard error be what it was before."""
         if self._former is not None:
             os.dup2(self._former, 2)
 

@@ -70,7 +70,7 @@ class Bucket:
 
 
 class Restraint:
-    """Decides about each line."""
+    """Decides which lines are written and which held back."""
 
     def __init__(self) -> None:
         self._events: dict[Key, Bucket] = {}

@@ -65,7 +65,7 @@ def seconds(us: int) -> float:
 
 
 def program_facts(loop: Loop, started_at: int, program: str, name: str, state: str) -> dict[str, Any]:
-    """What every program says first."""
+    """What every program says of itself first."""
     return {"program": program, "name": name, "version": __version__, "pid": os.getpid(), "uid": os.geteuid(),
             "state": state, "uptime_s": seconds(loop.now() - started_at)}
 
