@@ -393,7 +393,7 @@ cdef class Tls:
         self.wire.arrived_bytes = 0
         return data[len(data) - left:]
 
-    # ---- for the endpoint
+    # ---- for the carrier
 
     cdef long open_in_place(self, uint8_t *buffer, size_t length) noexcept:
         """Open `length` sealed bytes at buffer + OPEN_MARGIN_BYTES; the plain ones lie at `buffer` afterwards.

@@ -61,7 +61,7 @@ cdef class AppListener:
                 break
             elif errno not in (EINTR, ECONNABORTED):
                 break
-        if self.endpoint.carrier.fd < 0 and self.endpoint.apps.count > 0:
+        if self.endpoint.carrier is None and self.endpoint.apps.count > 0:
             self.endpoint.tell(self.endpoint.observer.on_waiting, (self.endpoint,))
 
     cdef void pause(self, int error) noexcept:

@@ -1,10 +1,9 @@
 """Joins a session to its carrier and its applications: every byte that both ends relay passes through here.
 
-Life of an inbound byte: carrier socket -> the loop's buffer (`read_carrier`), where TLS opens it in place -> the
-session parses -> written to the application's socket straight from that buffer, or kept in the stream's ring when the
-application does not take it.
-Life of an outbound byte: application's socket -> the stream's ring (`app_read`) -> carrier (`write_carrier`), in one
-`sendmsg` with the headers straight from the ring, or sealed by TLS from there.
+Life of an inbound byte: the carrier brings it in a buffer (`read_carrier`) -> the session parses -> written to the
+application's socket straight from that buffer, or kept in the stream's ring when the application does not take it.
+Life of an outbound byte: application's socket -> the stream's ring (`app_read`) -> the carrier takes it from there,
+with the headers between (`write_carrier`).
 
 Python is told of events only: observer.py.
 """
@@ -12,17 +11,15 @@ Python is told of events only: observer.py.
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from mproxy._ring cimport iovec
 from mproxy._session cimport Session
 from mproxy._stream cimport Stream
+from mproxy.carrier._carrier cimport Carrier
 from mproxy.endpoint._app cimport App, Apps
 from mproxy.endpoint._cost cimport Cost
-from mproxy.io._loop cimport Loop, Source, Timer, Work
 from mproxy.endpoint._news cimport News
-from mproxy.carrier._pace cimport Pace
-from mproxy.io._socket cimport Target
-from mproxy.carrier._tls cimport Tls
 from mproxy.endpoint._vitals cimport Vitals
+from mproxy.io._loop cimport Loop, Timer, Work
+from mproxy.io._socket cimport Target
 
 
 cdef class Endpoint:
@@ -33,22 +30,16 @@ cdef class Endpoint:
     cdef Apps apps                       # the application connections
     cdef Work work                       # `pump`, in the loop's queue
     cdef Timer timer                     # calls `on_timer`
-    cdef Source carrier                  # the carrier's socket, fd -1 when there is none
-    cdef bint carrier_readable           # no EAGAIN since the last event
-    cdef bint carrier_writable           # no EAGAIN since the last event
-    cdef bint carrier_hung_up            # the next read will tell how it ended
-    cdef Tls tls                         # seals and opens the carrier's bytes; None with --plaintext
-    cdef Pace pace                       # how much the carrier gets at a time
-    cdef bint holding                    # bulk waits a moment, see `write_carrier`
+    cdef readonly Carrier carrier        # what moves its frames; None: nothing at the moment
     cdef bint short_of_memory            # the carrier is not read
     cdef bint awaits_memory              # `on_memory` will look: the carrier is not read, or applications are not
     cdef object unopened                 # sproxy: deque of (stream id, target) of OPENs for the next turn
     cdef int opens_left                  # more may be served in this turn
-    cdef Cost cost                     # what it costs, and how it is read
+    cdef Cost cost                       # what it costs, and how it is read
     cdef News news                       # of applications that were refused or left
     cdef bint suspected                  # the observer was told
     cdef bint forsaken                   # the carrier counts as lost, and is kept until another one works
-    cdef Vitals vitals                   # what the kernel last said of the carrier
+    cdef Vitals vitals                   # what the carrier last said of its path
     cdef int64_t armed_at                # when `timer` calls
     cdef int64_t waiting_told_at         # the observer was last told that an application waits for a carrier
     cdef bint ending                     # the session is over, its last applications are still to be reset
@@ -56,14 +47,12 @@ cdef class Endpoint:
     cdef bint was_busy                   # there was an application when the observer was last told of idleness
 
     cdef void pump(self) noexcept
+    cdef bint carrier_can_go_on(self) noexcept
     cdef void wait_for_memory(self) noexcept
     cdef void read_carrier(self) noexcept
-    cdef void process_sealed(self, size_t length) noexcept
     cdef void process(self, const uint8_t *data, size_t length) noexcept
     cdef void read_apps(self) noexcept
     cdef void write_carrier(self) noexcept
-    cdef void note_full(self) noexcept
-    cdef void hold_bulk(self) noexcept
     cdef void carrier_failed(self, str why) noexcept
     cdef void forsake(self, str why) noexcept
     cdef void revive(self) noexcept

@@ -4,7 +4,7 @@ import os
 from collections import deque
 from functools import partial
 
-from libc.errno cimport EAGAIN, EINTR, EMFILE, EPROTO, errno
+from libc.errno cimport EMFILE, errno
 
 from mproxy._liveness cimport liveness_note_life
 from mproxy._ring cimport iovec
@@ -16,20 +16,12 @@ from mproxy.ground._wipe import wipe
 from mproxy.endpoint._app cimport (
     app_close, app_deliver, app_new, app_next_ready, app_read, app_refusal, app_watch, apps_may_grow,
 )
-from mproxy.endpoint._daemon cimport daemon_dial, daemon_next
 from mproxy.endpoint._cost cimport cost_begin, cost_end, cost_init
-from mproxy.io._loop cimport BUFFER_BYTES, CROWD, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP
+from mproxy.endpoint._daemon cimport daemon_dial, daemon_next
 from mproxy.endpoint._news cimport is_news
-from mproxy.carrier._pace cimport (
-    pace_bound, pace_bulk_room, pace_idle, pace_init, pace_note, pace_note_overtakes, pace_unbound,
-)
-from mproxy.carrier._send cimport send_frames, send_sealed
-from mproxy.io._socket cimport (
-    IPPROTO_TCP, TCP_NODELAY, TCP_USER_TIMEOUT, close_with_reset, receive_parts, reset_on_close, set_option, ssize_t,
-)
-from mproxy.io._socket import addresses_of
-from mproxy.carrier._tls cimport OPEN_MARGIN_BYTES, Tls
 from mproxy.endpoint._vitals cimport vitals_attach, vitals_died, vitals_examine, vitals_news
+from mproxy.io._loop cimport BUFFER_BYTES, CROWD
+from mproxy.io._socket cimport close_with_reset
 
 
 cdef enum:
@@ -39,19 +31,7 @@ cdef enum:
     OPENS_A_TURN = 4            # daemons to connect to in one pump: each costs as much as a large read;
     OPENS_ALONE = 64            # of a session that has the loop for itself
     MEMORY_LOOK_US = 100000     # from one look for memory to the next
-    GOODBYE_MS = 60000          # for the system to deliver the last words of a carrier; left alone it takes minutes
     WAITING_US = 250000         # from one word that an application waits to the next
-
-
-cdef void carrier_ready(Source *source, uint32_t events) noexcept:
-    cdef Endpoint endpoint = <Endpoint>source.owner
-    if events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
-        endpoint.carrier_readable = True
-        endpoint.carrier_hung_up |= (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0
-    if events & EPOLLOUT:
-        endpoint.carrier_writable = True
-        endpoint.session.stalled = False
-    endpoint.loop.schedule(&endpoint.work)
 
 
 cdef void run_endpoint(Work *work) noexcept:
@@ -75,9 +55,6 @@ cdef class Endpoint:
         self.observer = observer
         cost_init(&self.cost)
         self.unopened = deque()
-        self.carrier.fd = -1
-        self.carrier.ready = carrier_ready
-        self.carrier.owner = <void *>self
         self.work.run = run_endpoint
         self.work.owner = <void *>self
         self.apps.loop = <void *>loop
@@ -97,30 +74,24 @@ cdef class Endpoint:
         self.session = session
         self.apps.session = <void *>session
 
-    def attach(self, int fd, uint64_t epoch, uint32_t peer_window, uint64_t peer_budget, bytes first, bytes leftover,
-               Tls tls=None):
-        """Use the connected socket `fd` (ours from now on) as the carrier; a former one is closed.
+    def attach(self, Carrier carrier not None, uint64_t epoch, uint32_t peer_window, uint64_t peer_budget, bytes first,
+               bytes leftover):
+        """Go on over `carrier`, ours from now on; a former one is closed.
 
-        `first` is sent before all else; `leftover` was received, and opened, behind the handshake. `tls` seals and
-        opens everything that follows; its handshake is over.
+        `first` is sent before all else; `leftover` is what came behind the handshake.
         """
         self.end_carrier(True)
-        self.tls = tls
-        if tls is not None:
-            tls.forget()
         self.session.attach(epoch, peer_window, peer_budget, first, self.loop.now_us)
-        self.session.sealed = tls is not None
-        set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1)
-        self.carrier.fd = fd
-        pace_init(&self.pace, fd)
-        if len(_endpoints) > MANY:
-            pace_bound(&self.pace, self.loop.now_us)
-        self.carrier_readable = self.carrier_writable = True
-        self.carrier_hung_up = self.suspected = self.forsaken = False
-        vitals_attach(&self.vitals, self.session, fd, self.loop.now_us)
-        if self.loop.add(&self.carrier, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET) < 0:
-            self.carrier_failed(os.strerror(errno))
+        self.session.sealed = carrier.sealed
+        self.carrier = carrier
+        self.suspected = self.forsaken = False
+        vitals_attach(&self.vitals, self.session, self.loop.now_us)
+        carrier.begin(&self.work)
+        if carrier.over:
+            self.carrier_failed(carrier.why)
             return
+        if len(_endpoints) > MANY:
+            carrier.bound(True)
         self.arm()
         self.loop.schedule(&self.work)
         if leftover:
@@ -156,8 +127,7 @@ cdef class Endpoint:
     def close(self, int code, str reason):
         """End the session: tell the peer, reset the applications. The observer is not told."""
         self.session.close(code, reason)
-        if self.carrier.fd >= 0:
-            self.write_carrier()
+        self.write_carrier()
         self.end_carrier(False)
         self.reset_apps()
 
@@ -187,7 +157,7 @@ cdef class Endpoint:
     @property
     def attached(self):
         """There is a carrier, and it does not count as lost."""
-        return self.carrier.fd >= 0 and not self.forsaken
+        return self.carrier is not None and not self.forsaken
 
     @property
     def app_count(self):
@@ -210,8 +180,8 @@ cdef class Endpoint:
         return self.loop.now_us - self.session.received_at
 
     def addresses(self):
-        """Return (local, peer) sockaddr tuples of the carrier, or None."""
-        return addresses_of(self.carrier.fd) if self.carrier.fd >= 0 else None
+        """(local, peer) sockaddr tuples of the carrier, or None."""
+        return self.carrier.addresses() if self.carrier is not None else None
 
     # ---- one turn
 
@@ -222,8 +192,9 @@ cdef class Endpoint:
         if self.ending:
             self.end_rest()
             return
+        self.session.stalled = self.carrier is not None and not self.carrier.writable
         self.open_rest()
-        while self.carrier.fd >= 0 and self.carrier_readable:
+        while self.carrier is not None and self.carrier.readable:
             self.read_carrier()
             reads += 1
             # A read brings little while memory is short; who keeps none of it may read again.
@@ -233,11 +204,8 @@ cdef class Endpoint:
         if self.ending:
             return
         self.read_apps()
-        if self.carrier.fd >= 0:
-            self.write_carrier()
-        if self.apps.ready_first != NULL or self.unopened or self.session.has_space() or (self.carrier.fd >= 0 and (
-                (self.carrier_readable and not self.short_of_memory) or (
-                    self.carrier_writable and not self.holding and self.session.wants_transmit()))):
+        self.write_carrier()
+        if self.apps.ready_first != NULL or self.unopened or self.session.has_space() or self.carrier_can_go_on():
             self.loop.schedule(&self.work)
         if self.was_busy and self.apps.count == 0:
             self.was_busy = False
@@ -246,10 +214,17 @@ cdef class Endpoint:
         cost_end(&self.cost, self.session.out_bytes + self.session.in_bytes + self.session.sent_bytes,
                  self.loop.now_us, self.loop.slow_count(), self.loop.undisturbed())
         self.work.slow = self.cost.slow
-        if self.cost.long_pump or (self.cost.slow and self.loop.slow_count() > CROWD):
-            pace_bound(&self.pace, self.loop.now_us)
-        elif self.pace.bounded and not self.cost.slow:
-            pace_unbound(&self.pace, self.loop.now_us)
+        if self.carrier is not None:
+            if self.cost.long_pump or (self.cost.slow and self.loop.slow_count() > CROWD):
+                self.carrier.bound(True)
+            elif not self.cost.slow:
+                self.carrier.bound(False)
+
+    cdef bint carrier_can_go_on(self) noexcept:
+        """There is more to receive or to send, and nothing to wait for."""
+        cdef Carrier carrier = self.carrier
+        return carrier is not None and ((carrier.readable and not self.short_of_memory) or (
+            carrier.writable and not carrier.holding and self.session.wants_transmit()))
 
     cdef void wait_for_memory(self) noexcept:
         """Look again in a moment."""
@@ -268,38 +243,21 @@ cdef class Endpoint:
             self.wait_for_memory()
 
     cdef void read_carrier(self) noexcept:
-        cdef iovec part
-        cdef ssize_t n
-        cdef size_t margin = OPEN_MARGIN_BYTES if self.tls is not None else 0
-        part.iov_base = self.loop.buffer + margin
-        part.iov_len = min(BUFFER_BYTES - margin, min(self.cost.read_bytes, self.session.receive_room()))
-        self.short_of_memory = part.iov_len == 0
+        """Receive as much as may be kept, and act on it."""
+        cdef Carrier carrier = self.carrier
+        cdef size_t most = min(self.cost.read_bytes, self.session.receive_room())
+        cdef const uint8_t *data
+        cdef long length
+        self.short_of_memory = most == 0
         if self.short_of_memory:
-            pace_bound(&self.pace, self.loop.now_us)
+            carrier.bound(True)
             self.wait_for_memory()
             return
-        n = receive_parts(self.carrier.fd, True, &part, 1)
-        if n > 0:
-            self.carrier_readable = <size_t>n == part.iov_len or self.carrier_hung_up
-            if self.tls is not None:
-                self.process_sealed(n)
-            else:
-                self.process(self.loop.buffer, n)
-        elif n == 0:
-            self.carrier_failed("closed by the peer")
-        elif errno == EAGAIN:
-            self.carrier_readable = False
-        elif errno != EINTR:
-            self.carrier_failed(os.strerror(errno))
-
-    cdef void process_sealed(self, size_t length) noexcept:
-        """Open what the carrier brought; part of a record is a sign of life, too."""
-        cdef Tls tls = self.tls  # the session may end the carrier
-        cdef long opened = tls.open_in_place(self.loop.buffer, length)
-        if opened >= 0:
-            self.process(self.loop.buffer, opened)
-        if (tls.broken or tls.ended) and self.tls is tls:
-            self.carrier_failed(tls.why())
+        length = carrier.receive(most, &data)
+        if length >= 0:
+            self.process(data, length)
+        if carrier.over and self.carrier is carrier:  # the session may have ended it
+            self.carrier_failed(carrier.why)
 
     cdef void process(self, const uint8_t *data, size_t length) noexcept:
         """Let the session parse what the carrier brought and act on its events."""
@@ -356,60 +314,31 @@ cdef class Endpoint:
 
     cdef void write_carrier(self) noexcept:
         """Send frames until there are none or the carrier takes no more."""
+        cdef Carrier carrier = self.carrier
         cdef iovec parts[MAX_IOVECS]
-        cdef size_t offered, taken, done = 0
-        cdef int64_t room
-        cdef int i, count, error = 0
-        if self.carrier_writable and self.tls is not None:
-            taken = self.tls.unsent()
-            error = send_sealed(self.carrier.fd, self.tls, False)
-            if self.tls.unsent() > 0:
-                self.note_full()
-            pace_note(&self.pace, 0, taken - self.tls.unsent(), self.loop.now_us)
-        while not error and self.carrier_writable and done < TURN_BYTES:
-            room = pace_bulk_room(&self.pace, self.session.transmitter.bulk.first != NULL, self.loop.now_us)
-            count = self.session.poll_transmit(self.pace.batch_bytes, room > 0, parts)
+        cdef size_t most, taken, done = 0
+        cdef bint bulk_too
+        cdef int count
+        if carrier is None:
+            return
+        while carrier.writable and done < TURN_BYTES:
+            most = carrier.room(self.session.transmitter.bulk.first != NULL, &bulk_too)
+            if most == 0:
+                break
+            count = self.session.poll_transmit(most, bulk_too, parts)
             if count == 0:
-                if room > 0:
-                    pace_idle(&self.pace)
-                else:
-                    self.hold_bulk()
+                carrier.idle()
                 return
-            offered = 0
-            for i in range(count):
-                offered += parts[i].iov_len
-            taken = send_frames(self.carrier.fd, self.tls, parts, count, offered, &error)
+            taken = carrier.send(parts, count, self.session.transmitter.overtakes)
             self.session.transmitted(taken)
             done += taken
             if self.session.life.unanswered_at == 0 and self.session.out_held > 0 and taken > 0:
                 self.session.life.unanswered_at = self.loop.now_us
                 if self.session.deadline() < self.armed_at:
                     self.arm()
-            if self.tls is not None:
-                taken -= min(taken, self.tls.unsent())
-            pace_note(&self.pace, offered, taken, self.loop.now_us)
-            pace_note_overtakes(&self.pace, self.session.transmitter.overtakes, self.loop.now_us)
-            if taken < offered:
-                self.note_full()
-        if error and self.session.state != CarrierState.CLOSED_FOR_GOOD:
-            self.carrier_failed(os.strerror(error) if error != EPROTO else self.tls.why())
-
-    cdef void note_full(self) noexcept:
-        """The socket takes no more."""
-        self.carrier_writable = False
-        self.session.stalled = True
-
-    cdef void hold_bulk(self) noexcept:
-        """Let bulk wait for room on the path."""
-        if not self.holding:
-            self.holding = True
-            self.loop.call_later(self.pace.hold_us, self.on_hold_over)
-
-    def on_hold_over(self):
-        """Try bulk again; called by the loop."""
-        self.holding = False
-        if self.carrier.fd >= 0:
-            self.loop.schedule(&self.work)
+        self.session.stalled = not carrier.writable
+        if carrier.over and self.session.state != CarrierState.CLOSED_FOR_GOOD:
+            self.carrier_failed(carrier.why)
 
     # ---- carrier
 
@@ -445,32 +374,25 @@ cdef class Endpoint:
     cdef void end_carrier(self, bint abort) noexcept:
         """Close the carrier. With `abort` what is on its way is given up: it is sent again on the next one, and would
         else stay in the kernel for minutes."""
-        if self.carrier.fd >= 0 and abort:
-            reset_on_close(self.carrier.fd)
-        elif self.carrier.fd >= 0:
-            set_option(self.carrier.fd, IPPROTO_TCP, TCP_USER_TIMEOUT, GOODBYE_MS)
-            if self.tls is not None and self.tls.unsent() == 0:
-                self.tls.seal_end()
-                send_sealed(self.carrier.fd, self.tls, False)
-        self.tls = None
+        if self.carrier is not None:
+            self.carrier.close(abort)
+            self.carrier = None
         self.forsaken = False
-        self.loop.close(&self.carrier)
-        self.carrier_readable = self.carrier_writable = False
 
     cdef void arm(self) noexcept:
         """Have `on_timer` called no later than the session's deadline."""
         self.armed_at = self.session.deadline()
         if self.timer is not None:
             self.timer.cancel()
-        self.timer = self.loop.call_at(self.armed_at, self.on_timer) if self.carrier.fd >= 0 else None
+        self.timer = self.loop.call_at(self.armed_at, self.on_timer) if self.carrier is not None else None
 
     def on_timer(self):
         """Heartbeats and judgement of the carrier; called by the loop."""
-        if self.carrier.fd < 0 or self.forsaken:
+        if self.carrier is None or self.forsaken:
             return
-        if self.carrier_readable and (self.short_of_memory or self.work.queue != NULL):
+        if self.carrier.readable and (self.short_of_memory or self.work.queue != NULL):
             liveness_note_life(&self.session.life, self.loop.now_us)  # it is we who do not read
-        vitals_examine(&self.vitals, self.session, self.loop.now_us)
+        vitals_examine(&self.vitals, self.session, self.carrier, self.loop.now_us)
         self.session.handle_timeout(self.loop.now_us)
         self.loop.schedule(&self.work)
         if self.session.life.dead:
@@ -483,7 +405,7 @@ cdef class Endpoint:
         stuck = vitals_news(&self.vitals, self.session)
         if stuck:
             self.tell(self.observer.on_stuck, (self, stuck == 2))
-        if self.carrier.fd >= 0:
+        if self.carrier is not None:
             self.arm()
 
     # ---- applications

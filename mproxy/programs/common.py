@@ -12,6 +12,8 @@ from mproxy.service.log import Seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from mproxy.endpoint._endpoint import Endpoint
     from mproxy.ground.config import ProgramConfig
     from mproxy.ground.shapes import Sockaddr
@@ -100,6 +102,13 @@ def say_address(sockaddr: Sockaddr) -> str:
     if host.startswith("::ffff:"):
         host = host[7:]
     return format_host_port(host, sockaddr[1])
+
+
+def say_carrier(endpoint: Endpoint) -> dict[str, Any]:
+    """The endpoint's carrier as the log shows it: what it says of itself, without its kind."""
+    facts = endpoint.carrier.describe() if endpoint.carrier is not None else {}
+    return {name: say_address(value) if isinstance(value, tuple) else value
+            for name, value in facts.items() if name != "kind"}
 
 
 def say_session(session_id: bytes) -> str:

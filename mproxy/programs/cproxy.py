@@ -10,6 +10,7 @@ import sys
 
 from mproxy._session import Session
 from mproxy._wire import CloseCode, ResetCode
+from mproxy.carrier._tcp_carrier import TcpCarrier
 from mproxy.endpoint._app_listener import AppListener
 from mproxy.endpoint._endpoint import Endpoint
 from mproxy.endpoint.observer import EndpointObserver
@@ -21,7 +22,7 @@ from mproxy.policy.dialer import Dialer, DialObserver
 from mproxy.policy.instance import Instance, stdio_name
 from mproxy.policy.reconnect import Reconnect
 from mproxy.policy.resolver import Resolver
-from mproxy.programs.common import Drain, open_listeners, say_address, say_seconds, say_session
+from mproxy.programs.common import Drain, open_listeners, say_carrier, say_seconds, say_session
 from mproxy.programs.introduction import Introduction
 from mproxy.programs.options import parse_cproxy
 from mproxy.service.run import Program, run_program
@@ -373,7 +374,8 @@ class Cproxy(Program, EndpointObserver, DialObserver):
             self._note_loss()
         self._reconnect.settled(sock.getpeername())
         self._endpoint.attach(
-            sock.detach(), welcome.epoch, welcome.window_bytes, welcome.budget_bytes, b"", caller.leftover, caller.tls)
+            TcpCarrier(self._loop, sock.detach(), caller.tls), welcome.epoch, welcome.window_bytes,
+            welcome.budget_bytes, b"", caller.leftover)
 
     def on_dial_failed(self, why: str) -> None:
         self._tell_failure(why)
@@ -514,12 +516,6 @@ def say_killed(request: dict[str, Any]) -> str:
     """Why a session is over that somebody has ended by `mproxy kill`."""
     reason = request.get("reason")
     return f"ended by mproxy kill: {escaped(str(reason))[:100]}" if reason else "ended by mproxy kill"
-
-
-def say_carrier(endpoint: Endpoint) -> dict[str, str]:
-    """Both addresses of the carrier, for the log."""
-    local, peer = endpoint.addresses() or (("?", 0), ("?", 0))
-    return {"local": say_address(local), "peer": say_address(peer)}
 
 
 RESET_REASONS: dict[int, str] = {

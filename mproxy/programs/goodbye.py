@@ -15,6 +15,7 @@ import sys
 
 from mproxy._session import Session
 from mproxy._wire import CloseCode
+from mproxy.carrier._tcp_carrier import TcpCarrier
 from mproxy.endpoint._endpoint import Endpoint
 from mproxy.endpoint.observer import EndpointObserver
 from mproxy.ground.config import CproxyConfig, SessionConfig
@@ -137,7 +138,8 @@ class Goodbye(EndpointObserver, DialObserver):
         self._endpoint.session.learn_identity(welcome.session_id, welcome.secret)
         self._reconnect.settled(sock.getpeername())
         self._endpoint.attach(
-            sock.detach(), welcome.epoch, welcome.window_bytes, welcome.budget_bytes, b"", caller.leftover, caller.tls)
+            TcpCarrier(self._loop, sock.detach(), caller.tls), welcome.epoch, welcome.window_bytes,
+            welcome.budget_bytes, b"", caller.leftover)
 
     def on_dial_failed(self, _why: str) -> None:
         self._let_go()

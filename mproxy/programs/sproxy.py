@@ -12,6 +12,7 @@ from mproxy import _wire
 from mproxy._pool import limit_memory
 from mproxy._session import Session
 from mproxy._wire import CloseCode, HelloFeature, ResetCode
+from mproxy.carrier._tcp_carrier import TcpCarrier
 from mproxy.endpoint._app import share_descriptors
 from mproxy.endpoint._endpoint import Endpoint
 from mproxy.endpoint.observer import EndpointObserver
@@ -29,7 +30,7 @@ from mproxy.policy.site import Site
 from mproxy.policy.sources import source_of
 from mproxy.policy.tags import NONCE_BYTES
 from mproxy.policy.targets import without_guarded
-from mproxy.programs.common import Drain, open_listeners, say_address, say_seconds, say_session
+from mproxy.programs.common import Drain, open_listeners, say_carrier, say_seconds, say_session
 from mproxy.programs.cproxy import STARTED_ANEW, describe, say_killed
 from mproxy.programs.door import DAY_US, LOOK_US, Door, check_same_key
 from mproxy.programs.greeting import Reception, ReceptionHost, most_unfinished
@@ -241,8 +242,8 @@ class Sproxy(Program, EndpointObserver, ReceptionHost):
         self._set_end_timer(client, None)
         client.attached_at = self._loop.now()
         client.endpoint.attach(
-            guest.sock.detach(), hello.epoch, hello.window_bytes, hello.budget_bytes,
-            greeter.prefix + welcome.encode() + resume_list, greeter.leftover, greeter.tls)
+            TcpCarrier(self._loop, guest.sock.detach(), greeter.tls), hello.epoch, hello.window_bytes,
+            hello.budget_bytes, greeter.prefix + welcome.encode() + resume_list, greeter.leftover)
 
     def _new_tag(self, client: Client) -> int:
         """The tag of a WELCOME. It may not arrive, so the one before holds, too."""
@@ -362,8 +363,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost):
 
     def on_resumed(self, endpoint: Endpoint) -> None:
         client = self._client(endpoint)
-        local, peer = endpoint.addresses() or (("?", 0), ("?", 0))
-        fields = {"local": say_address(local), "peer": say_address(peer)}
+        fields = say_carrier(endpoint)
         session = endpoint.session
         client.outages.end(self._loop.now(), session.resend_bytes if client.resumed else 0, client.lost_at)
         if not client.resumed:

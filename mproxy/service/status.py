@@ -72,16 +72,15 @@ def program_facts(loop: Loop, started_at: int, program: str, name: str, state: s
 
 def session_facts(endpoint: Endpoint, outages: Outages, now: int) -> dict[str, Any]:
     """What both ends know of a session alike."""
-    session = endpoint.session
+    session, carrier = endpoint.session, endpoint.carrier
     since = outages.connected_at if outages.began_at is None else outages.began_at
     state = "connecting" if since is None else "connected" if outages.began_at is None else "away"
-    addresses = endpoint.addresses() if endpoint.attached else None
     return {
         "session": session.session_id[:4].hex(),
         "state": state,
         "since_s": seconds(now - since) if since is not None else None,
         "why": outages.why if state != "connected" else "",
-        "carrier": say_carrier(endpoint, addresses),
+        "carrier": carrier.describe() if carrier is not None and endpoint.attached else None,
         "last_heard_s": seconds(now - session.received_at) if session.received_at else None,
         "round_trip_ms": round(session.rtt_us / 1000, 3) if session.rtt_us > 0 else None,
         "streams": session.open_count,
@@ -103,14 +102,6 @@ def transfer_facts(peer: str, moved_bytes: int, kept_bytes: int, total_bytes: in
     return {"peer": peer, "age_s": seconds(took_us), "moved_bytes": moved_bytes, "kept_bytes": kept_bytes,
             "total_bytes": total_bytes, "bytes_per_second": round(rate),
             "left_s": round(left / rate, 1) if left is not None and rate >= 1 else None}
-
-
-def say_carrier(endpoint: Endpoint, addresses: Any) -> dict[str, Any] | None:
-    """The carrier; None when there is none."""
-    if addresses is None:
-        return None
-    local, peer = addresses
-    return {"kind": "tcp+tls" if endpoint.session.sealed else "tcp", "local": list(local[:2]), "peer": list(peer[:2])}
 
 
 def parts_of(facts: Mapping[str, Any], name: str, items: Iterable[Mapping[str, Any]]) -> Iterator[str]:

@@ -79,6 +79,14 @@ def test_imports_point_down(path):
     assert not wrong, "\n".join(wrong)
 
 
+def test_an_endpoint_knows_carriers_by_their_interface_alone():
+    """Which kind it is is known to whoever makes one."""
+    files = source_files(".py", ".pyi", ".pyx", ".pxd", under=PACKAGE / "endpoint")
+    found = {found.name.split(".")[2] for path in files for found in imports(path)
+             if found.name.startswith("mproxy.carrier.")}
+    assert found == {"_carrier"}
+
+
 def test_the_page_has_the_same_table():
     """Rooms from the top down, each with what it holds."""
     rows = re.findall(r"^\| (\w+) \| ((?:`[\w/]+`(?:, )?)+) \|", ARCHITECTURE, re.MULTILINE)

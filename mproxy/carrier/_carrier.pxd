@@ -1,0 +1,59 @@
+"""What carries a session's frames from host to host: all that an endpoint knows of the way.
+
+Whoever dials or accepts makes a carrier of a connection that is ready: its handshake is over, HELLO and WELCOME have
+been said. The endpoint owns it from `begin` to `close`, one at a time. It looks at the marks, does what they allow, and
+looks again when the carrier has queued its work.
+
+Whoever implements a kind of carrier provides:
+
+1. Frames of the peer, in order and without a gap, as the bytes of one stream: `receive`. Frames may begin and end
+   anywhere in what one call brings.
+2. The marks. They are changed before the endpoint's work is queued, or while the endpoint calls. `readable` and
+   `writable` stay true until a call has found otherwise; `over` is set once, for good, with `why`.
+3. A word on how much it wants at a time, so that what is urgent finds a short queue: `room`. What it has taken cannot
+   be taken back, and may get lost only with the whole carrier: the session repeats it on the next one.
+4. An end that leaves nothing behind: after `close(True)` no byte is sent any more, after `close(False)` what was sent
+   still arrives if it can. No call comes after it.
+
+It may assume that all calls come from the loop's thread, that nobody else reads, writes or closes what it is made of,
+and that `receive` and `send` are called only while their marks allow it. It need not know frames, but may: what `send`
+is offered begins with what is left of the frame that was taken in part, if there is one, and every header is a part of
+its own. It never calls Python, nor the endpoint but by its work.
+"""
+
+from libc.stddef cimport size_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from mproxy._ring cimport iovec
+from mproxy.io._loop cimport Loop, Work
+
+
+cdef struct PathReport:
+    int64_t answer_us      # what an answer takes at the most: the round trip and what it varies by (as RFC 6298)
+    int64_t silent_us      # since the peer's system has acknowledged anything
+    uint32_t repeats       # of the oldest packet that is not acknowledged, each after a timeout; 0: there is none
+    uint64_t acked_bytes   # of ours, acknowledged so far
+    uint32_t packets       # received so far
+    uint32_t data_packets  # of these, with data, in order or not
+
+
+cdef class Carrier:
+    cdef readonly Loop loop    # runs the endpoint, too
+    cdef Work *work            # the endpoint's; NULL before `begin` and after `close`
+    cdef readonly bint sealed  # the path sees no plain bytes
+    # marks
+    cdef bint readable         # `receive` may bring something
+    cdef bint writable         # `send` may take something
+    cdef bint holding          # bulk waits for room; `work` is queued when it is time to ask again
+    cdef bint over             # nothing will be received or sent any more
+    cdef str why               # of that, for the log
+
+    cdef void begin(self, Work *work) noexcept
+    cdef long receive(self, size_t most, const uint8_t **data) noexcept
+    cdef size_t room(self, bint bulk_waits, bint *bulk_too) noexcept
+    cdef size_t send(self, iovec *parts, int count, uint64_t overtakes) noexcept
+    cdef void idle(self) noexcept
+    cdef void bound(self, bint on) noexcept
+    cdef bint report(self, PathReport *path) noexcept
+    cdef void close(self, bint abort) noexcept
+    cdef void end(self, str why) noexcept

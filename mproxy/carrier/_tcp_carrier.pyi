@@ -1,0 +1,7 @@
+from mproxy.carrier._carrier import Carrier
+from mproxy.handshake import Encryption
+from mproxy.io._loop import Loop
+
+class TcpCarrier(Carrier):
+    def __init__(self, loop: Loop, fd: int, tls: Encryption | None = None) -> None: ...
+    def on_hold_over(self) -> None: ...
