@@ -41,6 +41,7 @@ SRT = "srt-file-transmit"
 KCPTUN_BARE = "kcptun, wide, no FEC"
 KCPTUN_DEFAULT = "kcptun"
 AIOQUIC = "aioquic"
+RSYNC = "rsync --fsync"
 PATH = "path"
 
 MPROXY_UDP = "mproxy relay --udp"
@@ -193,6 +194,7 @@ TABLE: dict[str, Contender] = {
         Contender(KCPTUN_BARE, no_proxy, ("kcptun-client", "kcptun-server")),
         Contender(KCPTUN_DEFAULT, no_proxy, ("kcptun-client", "kcptun-server")),
         Contender(AIOQUIC, no_proxy, modules=("aioquic",)),
+        Contender(RSYNC, no_proxy, ("rsync",)),
         Contender(PATH, no_proxy, hops=0),
     )
 }

@@ -21,6 +21,7 @@ VERSION_COMMANDS = {
     "wrk": ["wrk", "-v"],
     "iperf3": ["iperf3", "--version"],
     "srt": ["srt-file-transmit", "-version"],
+    "rsync": ["rsync", "--version"],
     "kcptun": ["dpkg-query", "-W", "-f", "${Version}", "kcptun"],
     "aioquic": [sys.executable, "-c", "import aioquic; print(aioquic.__version__)"],
     "mproxy": [str(Path(__file__).resolve().parents[2] / "cproxy"), "--version"],

@@ -229,7 +229,7 @@ def _run_pair(job: Job, receiver_command: list[str], sender_command: list[str]) 
         receiver.wait_listening(job.port, udp=True)
         begun_at = time.monotonic()
         sender = Process(sender_command, job.log("sender"))
-        ends = _Ends([sender, receiver])
+        ends = Ends([sender, receiver])
         size = _wait_for_file(job, ends, begun_at)
         seconds = time.monotonic() - begun_at
         if size < job.size:
@@ -248,7 +248,7 @@ def _run_pair(job: Job, receiver_command: list[str], sender_command: list[str]) 
             process.stop()
 
 
-def _wait_for_file(job: Job, ends: _Ends, begun_at: float) -> int:
+def _wait_for_file(job: Job, ends: Ends, begun_at: float) -> int:
     """Bytes of the file if all of them are there, 0 at the limit."""
     while True:
         have_ended = ends.over()
@@ -272,7 +272,7 @@ def _bytes_so_far(job: Job, receiver: Process) -> int:
     return int(found[1]) if found else 0
 
 
-class _Ends:
+class Ends:
     """Processes of which the exit and the CPU time are of interest."""
 
     def __init__(self, processes: list[Process]):
