@@ -1,9 +1,9 @@
 """Workload: a directory of small files over loopback, nothing lost.
 
 Goal: what each file costs besides its bytes: messages, threads, and the disk's calls that make it durable.
-Method: files and copies lie in memory, so fsync is for nothing. `mproxy send` and `recv`, sealed, against `rsync --fsync`
-to its daemon, both ends of each on this machine. Seconds from the start of the sender to its end, when all files are
-there; CPU time of the sender from exec to exit, and of the receiver meanwhile.
+Method: files and copies lie in memory, so fsync is for nothing. `mproxy send` and `recv`, sealed, against `rsync
+--fsync` to its daemon, both ends of each on this machine. Seconds from the start of the sender to its end, when all
+files are there; CPU time of the sender from exec to exit, and of the receiver meanwhile.
 Limits: rsync neither seals nor reads again what it has written, and its daemon is here already as ours is. On a disk
 where fsync takes milliseconds both wait for that.
 """
