@@ -218,6 +218,8 @@ def ask_all(which: str | None) -> tuple[list[Facts], list[str]]:
     for program, pid, path in control.find_running():
         try:
             facts = control.ask(path, "status")
+        except control.NobodyListens:
+            continue
         except MproxyError as error:
             if os.path.exists(f"/proc/{pid}") and os.path.exists(path):
                 silent.append(str(error))

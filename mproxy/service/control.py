@@ -99,6 +99,10 @@ def open_control(loop: Loop, log: Log, program: str, commands: Mapping[str, Comm
     return None
 
 
+class NobodyListens(MproxyError):
+    """A control socket was left behind by a program that was killed, whatever process has its number now."""
+
+
 class Server:
     """Listens for commands; answers each by its function in `commands`."""
 
@@ -270,6 +274,8 @@ def ask(path: str, command: str, **more: object) -> dict[str, Any]:
         if not isinstance(answer, dict):
             raise ValueError
         return answer
+    except ConnectionRefusedError:
+        raise NobodyListens(f"nobody listens on {path}: its program was killed") from None
     except TimeoutError:
         raise MproxyError(f"the program on {path} does not answer within {PATIENCE_S} s") from None
     except (OSError, ValueError, RecursionError) as error:
