@@ -77,7 +77,6 @@ cdef class Session(StreamSet):
     cdef int64_t barrier_sent_at           # timestamp of the one still unanswered, 0 when none
     cdef int64_t reply_to                  # timestamp to echo, -1 when none
     # counters
-    cdef readonly uint64_t in_bytes        # application bytes received
     cdef uint64_t sent_bytes               # bytes that carriers took
 
     # carrier

@@ -23,7 +23,7 @@ from libc.string cimport memcmp, memcpy
 
 from mproxy._frames cimport Frame, ParseResult, encode_header, parser_init, parser_next
 from mproxy._liveness cimport liveness_attach, liveness_deadline, liveness_heard, liveness_init, liveness_judge
-from mproxy._ring cimport iovec, ring_append, ring_used
+from mproxy._ring cimport iovec, ring_used
 from mproxy._stream cimport Stream, stream_receive, stream_rewind, table_find
 from mproxy._streams cimport StreamSet
 from mproxy._transmit cimport Transmitter
@@ -148,24 +148,12 @@ cdef class Session(StreamSet):
         `length` must be 0 while earlier bytes are kept. -1 when there was no memory: the session is then closed.
         """
         cdef Stream *stream = self.current
-        cdef uint32_t rest = self.current_left - length
         self.current = NULL
         if stream == NULL or stream.aborted:
             return 0
-        if stream.deaf:
-            stream.in_done = self.current_ends
-            length = self.current_left
-            rest = 0
-        self.in_bytes += self.current_left
-        stream.inp.head += length
-        stream.inp.tail += length
-        if rest > 0:
-            if ring_append(&stream.inp, self.current_data + length, rest) < 0:
-                self.fail(CloseCode.INTERNAL, "out of memory")
-                return -1
-            self.in_held += rest
-        stream.in_ended |= self.current_ends
-        self.acknowledge(stream)
+        if self.arrived(stream, self.current_data, self.current_left, length, self.current_ends) < 0:
+            self.fail(CloseCode.INTERNAL, "out of memory")
+            return -1
         return 0
 
     cdef int poll_transmit(self, size_t most, bint bulk_too, iovec *out) noexcept:

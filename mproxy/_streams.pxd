@@ -33,6 +33,7 @@ cdef class StreamSet:
     cdef readonly uint64_t out_held        # bytes in the streams' `out` rings
     cdef readonly uint64_t in_held         # bytes in the streams' `inp` rings
     cdef readonly uint64_t out_bytes       # application bytes taken for the peer
+    cdef readonly uint64_t in_bytes        # application bytes received
     cdef readonly uint64_t resend_bytes    # bytes sent before that the last resume found missing
     cdef readonly uint64_t opened          # streams ever
     cdef readonly size_t storage_bytes     # memory of all its rings and records
@@ -54,6 +55,7 @@ cdef class StreamSet:
     cdef Stream *poll_space(self) noexcept
     cdef bint has_space(self) noexcept
     cdef void space(self, Stream *stream) noexcept
+    cdef int arrived(self, Stream *stream, const uint8_t *data, uint32_t length, uint32_t taken, bint ends) noexcept
     cdef void handed(self, Stream *stream, uint32_t length) noexcept
     cdef void end_handed(self, Stream *stream) noexcept
     cdef void acknowledge(self, Stream *stream) noexcept

@@ -10,7 +10,7 @@ cimport cython
 from mproxy._frames cimport Frame, encode_header
 from mproxy._pool cimport pool_charge, pool_redeem, pool_session_bytes
 from mproxy._ring cimport (
-    MIN_RING_BYTES, ring_drop, ring_free, ring_release, ring_reserve, ring_used,
+    MIN_RING_BYTES, ring_append, ring_drop, ring_free, ring_release, ring_reserve, ring_used,
 )
 from mproxy._stream cimport (
     all_push, all_remove, stream_acked, stream_finished, stream_free, stream_new, stream_take_ack, table_add,
@@ -211,6 +211,25 @@ cdef class StreamSet:
         return 0
 
     # ---- peer -> application
+
+    cdef int arrived(self, Stream *stream, const uint8_t *data, uint32_t length, uint32_t taken, bint ends) noexcept:
+        """The peer sent `length` bytes more, and with `ends` the end.
+
+        The application has the first `taken` of them, the rest is kept for it; -1 when there is no memory for that.
+        """
+        if stream.deaf:
+            stream.in_done = ends
+            taken = length
+        self.in_bytes += length
+        stream.inp.head += taken
+        stream.inp.tail += taken
+        if length > taken:
+            if ring_append(&stream.inp, data + taken, length - taken) < 0:
+                return -1
+            self.in_held += length - taken
+        stream.in_ended |= ends
+        self.acknowledge(stream)
+        return 0
 
     cdef void handed(self, Stream *stream, uint32_t length) noexcept:
         """The application took `length` of the kept bytes."""
