@@ -1,6 +1,6 @@
 """Storage for rings. Why not malloc(3) alone: _pool.pxd."""
 
-from libc.stdlib cimport free, malloc, realloc
+from libc.stdlib cimport free, realloc
 
 
 cdef extern from "<stdlib.h>" nogil:
@@ -29,23 +29,25 @@ cdef enum:
     KEPT_PART = 16                # but no more than one part in so many of the limit
     CHUNK_BLOCK_BYTES = 524288    # largest block that is cut from a chunk; above, malloc maps each by itself
     HEAP_BYTES = 1048576          # freed since the last trim: worth a look of the allocator, which takes its time
-    CHUNK_BYTES = 16777216        # address range asked for at a time; its pages cost nothing until used
+    CHUNK_BYTES = CHUNK_PAGES * MIN_BLOCK_BYTES
 
 
 cdef struct Stack:
-    void **blocks    # unused blocks
-    uint32_t count   # entries
-    uint32_t size    # room for entries
+    uint32_t *blocks  # unused blocks
+    uint32_t count    # entries
+    uint32_t size     # room for entries
 
 
 cdef struct SizeClass:
     Stack warm       # with their memory
     Stack cold       # address ranges without memory
-    uint8_t *fresh   # rest of the newest chunk: never used
+    uint32_t fresh   # rest of the newest chunk: never used
     size_t fresh_bytes  # its length
 
 
 cdef SizeClass classes[SIZE_CLASSES]
+cdef uint32_t next_chunk = 1      # those from here on were never used
+cdef Stack free_chunks            # those that were, as the numbers of their first pages
 cdef size_t kept_bytes = 0
 cdef size_t least_kept_bytes = 0  # since the last trim: so much was not needed
 cdef size_t heap_bytes = 0        # given to free(3) since the last trim: glibc keeps what lies below something used
@@ -57,11 +59,11 @@ cdef size_t session_bytes = 0     # promised to every session
 cdef size_t promised_bytes = 0    # to all sessions together, those to come among them, less what they hold of it
 
 
-cdef inline bint push(Stack *stack, void *block) noexcept nogil:
+cdef inline bint push(Stack *stack, uint32_t block) noexcept nogil:
     """False when there is no memory for the entry."""
-    cdef void **larger
+    cdef uint32_t *larger
     if stack.count == stack.size:
-        larger = <void **>realloc(stack.blocks, (stack.size * 2 + 64) * sizeof(void *))
+        larger = <uint32_t *>realloc(stack.blocks, (stack.size * 2 + 64) * sizeof(uint32_t))
         if larger == NULL:
             return False
         stack.blocks = larger
@@ -71,9 +73,10 @@ cdef inline bint push(Stack *stack, void *block) noexcept nogil:
     return True
 
 
-cdef inline void *pop(Stack *stack) noexcept nogil:
+cdef inline uint32_t pop(Stack *stack) noexcept nogil:
+    """The entry put there last, 0 when there is none."""
     if stack.count == 0:
-        return NULL
+        return 0
     stack.count -= 1
     return stack.blocks[stack.count]
 
@@ -85,41 +88,57 @@ cdef inline SizeClass *class_of(uint32_t size) noexcept nogil:
     return &classes[n]
 
 
-cdef uint8_t *pool_take(uint32_t size) noexcept nogil:
-    """Return a block of `size` bytes (a power of two, MIN_BLOCK_BYTES at least), or NULL when there is no memory."""
+cdef uint32_t pool_take(uint32_t size) noexcept nogil:
+    """Return a block of `size` bytes (a power of two, MIN_BLOCK_BYTES at least), or 0 when there is no memory."""
     global kept_bytes, least_kept_bytes, lent_bytes
     cdef SizeClass *of_size = class_of(size)
-    cdef uint8_t *block = <uint8_t *>pop(&of_size.warm)
-    if block != NULL:
+    cdef uint32_t block = pop(&of_size.warm)
+    if block != 0:
         kept_bytes -= size
         if kept_bytes < least_kept_bytes:
             least_kept_bytes = kept_bytes
     elif size > CHUNK_BLOCK_BYTES:
-        block = <uint8_t *>malloc(size)
+        block = new_chunk(size)
     else:
-        block = <uint8_t *>pop(&of_size.cold)
-        if block == NULL:
+        block = pop(&of_size.cold)
+        if block == 0:
             block = cut_fresh(of_size, size)
-    if block != NULL:
+    if block != 0:
         lent_bytes += size
     return block
 
 
-cdef uint8_t *cut_fresh(SizeClass *of_size, uint32_t size) noexcept nogil:
+cdef uint32_t new_chunk(size_t size) noexcept nogil:
+    """Get `size` bytes from the system; the number of their first page, or 0."""
+    global next_chunk
+    cdef uint32_t first = pop(&free_chunks)
     cdef void *chunk
-    cdef uint8_t *block
+    if first == 0:
+        if next_chunk == MOST_CHUNKS:
+            return 0
+        first = next_chunk * CHUNK_PAGES
+        next_chunk += 1
+    if posix_memalign(&chunk, MIN_BLOCK_BYTES, size) != 0:
+        push(&free_chunks, first)
+        return 0
+    chunks[first // CHUNK_PAGES] = <uint8_t *>chunk
+    return first
+
+
+cdef uint32_t cut_fresh(SizeClass *of_size, uint32_t size) noexcept nogil:
+    cdef uint32_t block
     if of_size.fresh_bytes < size:
-        if posix_memalign(&chunk, MIN_BLOCK_BYTES, CHUNK_BYTES) != 0:
-            return NULL
-        of_size.fresh = <uint8_t *>chunk
-        of_size.fresh_bytes = CHUNK_BYTES
+        of_size.fresh = new_chunk(CHUNK_BYTES)
+        of_size.fresh_bytes = CHUNK_BYTES if of_size.fresh != 0 else 0
+        if of_size.fresh == 0:
+            return 0
     block = of_size.fresh
-    of_size.fresh += size
+    of_size.fresh += size // MIN_BLOCK_BYTES
     of_size.fresh_bytes -= size
     return block
 
 
-cdef void pool_return(uint8_t *block, uint32_t size) noexcept nogil:
+cdef void pool_return(uint32_t block, uint32_t size) noexcept nogil:
     """Take back a block that `pool_take` gave for the same size."""
     global kept_bytes, lent_bytes
     cdef SizeClass *of_size = class_of(size)
@@ -131,15 +150,17 @@ cdef void pool_return(uint8_t *block, uint32_t size) noexcept nogil:
         give_back(of_size, block, size)
 
 
-cdef void give_back(SizeClass *of_size, uint8_t *block, uint32_t size) noexcept nogil:
-    """Return a block's memory to the system."""
+cdef void give_back(SizeClass *of_size, uint32_t block, uint32_t size) noexcept nogil:
+    """Return a block's memory to the system; without room for the entry its address range is lost, and no more."""
     global heap_bytes
     if size > CHUNK_BLOCK_BYTES:
-        free(block)
+        free(pool_at(block))
+        chunks[block // CHUNK_PAGES] = NULL
         heap_bytes += size
+        push(&free_chunks, block)
     else:
-        madvise(block, size, MADV_DONTNEED)
-        push(&of_size.cold, block)  # without room for the entry only the address range is lost
+        madvise(pool_at(block), size, MADV_DONTNEED)
+        push(&of_size.cold, block)
 
 
 cdef void pool_trim() noexcept nogil:
@@ -151,7 +172,7 @@ cdef void pool_trim() noexcept nogil:
     for n in range(SIZE_CLASSES):
         size = <uint32_t>MIN_BLOCK_BYTES << n
         while surplus >= size and classes[n].warm.count > 0:
-            give_back(&classes[n], <uint8_t *>pop(&classes[n].warm), size)
+            give_back(&classes[n], pop(&classes[n].warm), size)
             kept_bytes -= size
             surplus -= size
     least_kept_bytes = kept_bytes

@@ -2,7 +2,11 @@
 
     head <= tail <= head + capacity
 
-Bytes [head, tail) are kept; byte `offset` lives at base[offset mod capacity]. A ring without bytes owns no storage.
+Bytes [head, tail) are kept; byte `offset` lives at place (offset mod capacity) of the storage. A ring without bytes
+owns no storage. A ring holds no pointer: its storage is named by its number in the pool, so a copy of the ring and of
+the bytes means the same elsewhere.
+
+`account`: bytes of storage of all rings of one owner, to be told of the change; NULL: not counted.
 """
 
 from libc.stddef cimport size_t
@@ -22,11 +26,10 @@ cdef enum:
 
 
 cdef struct Ring:
-    uint8_t *base        # storage, NULL while capacity is 0
-    uint32_t capacity    # bytes of storage: a power of two, or 0
     uint64_t head        # offset of the oldest byte kept
     uint64_t tail        # offset behind the newest byte kept
-    size_t *account      # bytes of storage of all rings of one owner; NULL: not counted
+    uint32_t block       # storage: a block of the pool; 0 while capacity is 0
+    uint32_t capacity    # bytes of storage: a power of two, or 0
 
 
 cdef inline uint32_t ring_used(const Ring *ring) noexcept nogil:
@@ -35,10 +38,10 @@ cdef inline uint32_t ring_used(const Ring *ring) noexcept nogil:
 cdef inline uint32_t ring_free(const Ring *ring) noexcept nogil:
     return ring.capacity - <uint32_t>(ring.tail - ring.head)
 
-cdef void ring_init(Ring *ring, uint64_t offset, size_t *account) noexcept nogil
-cdef int ring_reserve(Ring *ring, uint32_t capacity) noexcept nogil
+cdef void ring_init(Ring *ring, uint64_t offset) noexcept nogil
+cdef int ring_reserve(Ring *ring, uint32_t capacity, size_t *account) noexcept nogil
 cdef int ring_space(const Ring *ring, uint32_t most, iovec *out) noexcept nogil
 cdef int ring_view(const Ring *ring, uint64_t offset, uint32_t length, iovec *out) noexcept nogil
-cdef int ring_append(Ring *ring, const uint8_t *data, uint32_t length) noexcept nogil
-cdef void ring_release(Ring *ring, uint64_t offset) noexcept nogil
-cdef void ring_drop(Ring *ring) noexcept nogil
+cdef int ring_append(Ring *ring, const uint8_t *data, uint32_t length, size_t *account) noexcept nogil
+cdef void ring_release(Ring *ring, uint64_t offset, size_t *account) noexcept nogil
+cdef void ring_drop(Ring *ring, size_t *account) noexcept nogil

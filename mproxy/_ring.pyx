@@ -2,37 +2,36 @@
 
 from libc.string cimport memcpy
 
-from mproxy._pool cimport pool_return, pool_take
+from mproxy._pool cimport pool_at, pool_return, pool_take
 
 
-cdef void ring_init(Ring *ring, uint64_t offset, size_t *account) noexcept nogil:
-    """Make an empty ring whose next byte has `offset`; its storage is counted in `account`, if not NULL."""
-    ring.account = account
-    ring.base = NULL
-    ring.capacity = 0
+cdef void ring_init(Ring *ring, uint64_t offset) noexcept nogil:
+    """Make an empty ring whose next byte has `offset`."""
+    ring.block = ring.capacity = 0
     ring.head = ring.tail = offset
 
 
-cdef int ring_reserve(Ring *ring, uint32_t capacity) noexcept nogil:
+cdef int ring_reserve(Ring *ring, uint32_t capacity, size_t *account) noexcept nogil:
     """Have storage for at least `capacity` bytes (rounded up to a power of two); -1 when there is no memory.
 
     What the ring holds stays; iovecs taken before point nowhere afterwards.
     """
-    return 0 if capacity <= ring.capacity else move(ring, capacity)
+    return 0 if capacity <= ring.capacity else move(ring, capacity, account)
 
 
-cdef int move(Ring *ring, uint32_t capacity) noexcept nogil:
+cdef int move(Ring *ring, uint32_t capacity, size_t *account) noexcept nogil:
     """Go to storage for `capacity` bytes, rounded up, and no fewer than the ring holds; -1 when there is no memory."""
     cdef uint8_t *base
     cdef iovec old[2]
-    cdef uint32_t size = MIN_RING_BYTES, first, mask
+    cdef uint32_t size = MIN_RING_BYTES, first, mask, block
     cdef int i, n
     cdef uint64_t at = ring.head
     while size < capacity:
         size <<= 1
-    base = pool_take(size)
-    if base == NULL:
+    block = pool_take(size)
+    if block == 0:
         return -1
+    base = pool_at(block)
     mask = size - 1
     n = ring_view(ring, ring.head, ring_used(ring), old)
     for i in range(n):
@@ -42,12 +41,12 @@ cdef int move(Ring *ring, uint32_t capacity) noexcept nogil:
         memcpy(base + (at & mask), old[i].iov_base, first)
         memcpy(base, <uint8_t *>old[i].iov_base + first, old[i].iov_len - first)
         at += old[i].iov_len
-    if ring.base != NULL:
-        pool_return(ring.base, ring.capacity)
-    if ring.account != NULL:
-        ring.account[0] += size
-        ring.account[0] -= ring.capacity
-    ring.base = base
+    if ring.capacity != 0:
+        pool_return(ring.block, ring.capacity)
+    if account != NULL:
+        account[0] += size
+        account[0] -= ring.capacity
+    ring.block = block
     ring.capacity = size
     return 0
 
@@ -55,16 +54,18 @@ cdef int move(Ring *ring, uint32_t capacity) noexcept nogil:
 cdef inline int cut(const Ring *ring, uint64_t offset, uint32_t length, iovec *out) noexcept nogil:
     """Describe `length` bytes of storage from `offset` on as 0, 1 or 2 segments."""
     cdef uint32_t at, first
+    cdef uint8_t *base
     if length == 0:
         return 0
+    base = pool_at(ring.block)
     at = <uint32_t>(offset & (ring.capacity - 1))
     first = ring.capacity - at
-    out[0].iov_base = ring.base + at
+    out[0].iov_base = base + at
     if length <= first:
         out[0].iov_len = length
         return 1
     out[0].iov_len = first
-    out[1].iov_base = ring.base
+    out[1].iov_base = base
     out[1].iov_len = length - first
     return 2
 
@@ -83,11 +84,11 @@ cdef int ring_view(const Ring *ring, uint64_t offset, uint32_t length, iovec *ou
     return cut(ring, offset, length, out)
 
 
-cdef int ring_append(Ring *ring, const uint8_t *data, uint32_t length) noexcept nogil:
+cdef int ring_append(Ring *ring, const uint8_t *data, uint32_t length, size_t *account) noexcept nogil:
     """Copy `length` bytes behind the newest one, growing the storage; -1 when there is no memory."""
     cdef iovec space[2]
     cdef int i, n
-    if ring_free(ring) < length and ring_reserve(ring, ring_used(ring) + length) < 0:
+    if ring_free(ring) < length and ring_reserve(ring, ring_used(ring) + length, account) < 0:
         return -1
     n = ring_space(ring, length, space)
     for i in range(n):
@@ -97,7 +98,7 @@ cdef int ring_append(Ring *ring, const uint8_t *data, uint32_t length) noexcept 
     return 0
 
 
-cdef void ring_release(Ring *ring, uint64_t offset) noexcept nogil:
+cdef void ring_release(Ring *ring, uint64_t offset, size_t *account) noexcept nogil:
     """Forget every byte below `offset`; an empty ring gives its storage back, one almost empty most of it.
 
     Without the latter many streams could each hold a window of storage for one last byte, far beyond the budget.
@@ -106,16 +107,15 @@ cdef void ring_release(Ring *ring, uint64_t offset) noexcept nogil:
     cdef uint32_t used
     ring.head = offset
     used = ring_used(ring)
-    if used == 0 and ring.base != NULL:
-        pool_return(ring.base, ring.capacity)
-        if ring.account != NULL:
-            ring.account[0] -= ring.capacity
-        ring.base = NULL
-        ring.capacity = 0
+    if used == 0 and ring.capacity != 0:
+        pool_return(ring.block, ring.capacity)
+        if account != NULL:
+            account[0] -= ring.capacity
+        ring.block = ring.capacity = 0
     elif ring.capacity > SMALL_RING_BYTES and used <= ring.capacity // SPARSE:
-        move(ring, 2 * used)
+        move(ring, 2 * used, account)
 
 
-cdef void ring_drop(Ring *ring) noexcept nogil:
+cdef void ring_drop(Ring *ring, size_t *account) noexcept nogil:
     """Forget every byte."""
-    ring_release(ring, ring.tail)
+    ring_release(ring, ring.tail, account)

@@ -17,6 +17,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from mproxy._frames cimport Parser
 from mproxy._liveness cimport Liveness
 from mproxy._ring cimport iovec
+from mproxy._state cimport SessionState
 from mproxy._stream cimport Stream
 from mproxy._streams cimport StreamSet
 
@@ -50,9 +51,7 @@ cdef struct Event:
 cdef class Session(StreamSet):
     # identity
     cdef readonly bint is_server           # sproxy's end: streams are opened by the peer
-    cdef readonly bytes session_id         # 16 random bytes, empty before the first WELCOME
-    cdef readonly bytes secret             # proves the right to resume
-    cdef readonly uint64_t epoch           # of the newest carrier
+    cdef readonly bytes secret             # proves the right to resume; empty before the first WELCOME
     # limits
     cdef readonly uint32_t window          # what this side holds for one stream, each direction
     cdef readonly uint64_t budget          # what this side holds for all streams, each direction
@@ -68,8 +67,7 @@ cdef class Session(StreamSet):
     cdef bint current_ends                 # the direction ends behind them
     cdef bint comparing                    # that comparison is under way
     cdef uint32_t listed_id                # newest stream opened when the peer made its list
-    cdef int close_code                    # why the session ended
-    cdef bytes close_reason                # the same in words
+    cdef bytes close_reason                # why the session ended, in words
     cdef bint close_told                   # the CLOSED event was given
     # time
     cdef Liveness life                     # judges silence
@@ -79,6 +77,7 @@ cdef class Session(StreamSet):
     # counters
     cdef uint64_t sent_bytes               # bytes that carriers took
 
+    cdef begin(self, config, SessionState *lasting)
     # carrier
     cpdef attach(self, uint64_t epoch, uint32_t peer_window, uint64_t peer_budget, bytes first, int64_t now)
     cpdef carrier_lost(self)
@@ -87,6 +86,7 @@ cdef class Session(StreamSet):
     cdef int take(self, uint32_t length) noexcept
     cdef int poll_transmit(self, size_t most, bint bulk_too, iovec *out) noexcept
     cdef void transmitted(self, size_t length) noexcept
+    cdef uint64_t moved_bytes(self) noexcept
     cpdef bint wants_transmit(self) noexcept
     # time
     cpdef int64_t deadline(self) noexcept
@@ -111,3 +111,6 @@ cdef class Session(StreamSet):
     cdef void tell_closed(self, Event *event) noexcept
     cdef void tell_reset(self, Event *event, Stream *stream, int code) noexcept
     cdef void add_heartbeat(self, int flags, uint64_t seq, uint64_t ack) noexcept
+
+
+cdef Session adopt_session(config, SessionState *lasting, int64_t now)

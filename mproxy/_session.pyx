@@ -18,19 +18,21 @@ order, so the peer has then read that frame, and a resume can no longer ask abou
 cimport cython
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t
-from libc.stdlib cimport malloc
 from libc.string cimport memcmp, memcpy
 
 from mproxy._frames cimport Frame, ParseResult, encode_header, parser_init, parser_next
 from mproxy._liveness cimport liveness_attach, liveness_deadline, liveness_heard, liveness_init, liveness_judge
 from mproxy._ring cimport iovec, ring_used
+from mproxy._state cimport SessionState, StreamState, session_note_target, session_state_new
 from mproxy._stream cimport Stream, stream_receive, stream_rewind, table_find
 from mproxy._streams cimport StreamSet
 from mproxy._transmit cimport Transmitter
 from mproxy._wire cimport (
-    HEADER_BYTES, HEARTBEAT_BYTES, MAX_REASON_BYTES, MIN_WINDOW_BYTES, SESSION_ID_BYTES,
+    HEADER_BYTES, HEARTBEAT_BYTES, MAX_REASON_BYTES, MIN_WINDOW_BYTES, SECRET_BYTES, SESSION_ID_BYTES,
     CloseCode, FrameFlag, FrameType, ResetCode,
 )
+from mproxy.ground._wipe cimport explicit_bzero
+from mproxy.ground._wipe import wipe
 from mproxy.ground.errors import LocalError
 
 
@@ -49,17 +51,27 @@ cdef class Session(StreamSet):
     """One association. `config` is a `mproxy.ground.config.SessionConfig`."""
 
     def __init__(self, config, *, bint is_server, bytes session_id=b"", bytes secret=b""):
-        self.is_server = is_server
-        self.session_id = session_id
-        self.secret = secret
+        cdef SessionState *lasting = session_state_new()
+        if lasting == NULL:
+            raise MemoryError
+        lasting.is_server = is_server
+        self.begin(config, lasting)
+        if session_id:
+            self.learn_identity(session_id, secret)
+
+    cdef begin(self, config, SessionState *lasting):
+        """Take the session's state over, and have no carrier."""
+        self.lasting = lasting
+        self.transmitter.targets = &lasting.targets
+        self.is_server = lasting.is_server
+        self.secret = b""
         self.window = config.window_bytes
         self.budget = config.session_budget_bytes
         self.max_streams = config.max_streams
         liveness_init(&self.life, config.heartbeat_us, config.misses)
         self.send_window = MIN_WINDOW_BYTES  # the peer's limits are not known yet; so much every peer holds
         self.send_budget = 0
-        self.state = CarrierState.NO_CARRIER
-        self.close_code = -1
+        self.state = CarrierState.NO_CARRIER if lasting.close_code < 0 else CarrierState.CLOSED_FOR_GOOD
         self.close_reason = b""
         self.reply_to = -1
 
@@ -67,10 +79,40 @@ cdef class Session(StreamSet):
 
     def learn_identity(self, bytes session_id, bytes secret):
         """cproxy: take the id and secret that the first WELCOME gave."""
-        if self.session_id:
+        cdef SessionState *lasting = self.lasting
+        if lasting.known:
             raise LocalError("the session has an identity already")
-        self.session_id = session_id
+        if len(session_id) != SESSION_ID_BYTES or len(secret) != SECRET_BYTES:
+            raise LocalError("a session's id has 16 bytes and its secret has 32")
+        memcpy(lasting.session_id, <const char *>session_id, SESSION_ID_BYTES)
+        memcpy(lasting.secret, <const char *>secret, SECRET_BYTES)
+        lasting.known = True
         self.secret = secret
+
+    def forget_secret(self):
+        """Overwrite the secret, the caller's included: the session is over."""
+        wipe(self.secret)
+        explicit_bzero(self.lasting.secret, SECRET_BYTES)
+
+    @property
+    def session_id(self):
+        return self.lasting.session_id[:SESSION_ID_BYTES] if self.lasting.known else b""
+
+    @property
+    def epoch(self):
+        return self.lasting.epoch
+
+    @property
+    def out_bytes(self):
+        return self.lasting.out_bytes
+
+    @property
+    def in_bytes(self):
+        return self.lasting.in_bytes
+
+    @property
+    def opened(self):
+        return self.lasting.opened
 
     cpdef attach(self, uint64_t epoch, uint32_t peer_window, uint64_t peer_budget, bytes first, int64_t now):
         """Go on over a new carrier, on which `first` is sent before all else.
@@ -80,12 +122,12 @@ cdef class Session(StreamSet):
         """
         if self.state == CarrierState.CLOSED_FOR_GOOD:
             raise LocalError("the session is closed")
-        if epoch <= self.epoch:
+        if epoch <= self.lasting.epoch:
             raise LocalError("the epoch of a carrier is higher than those before it")
-        if len(self.session_id) != SESSION_ID_BYTES:
+        if not self.lasting.known:
             raise LocalError("the session has no identity yet")
         self.carrier_lost()
-        self.epoch = epoch
+        self.lasting.epoch = epoch
         self.send_window = min(self.window, peer_window)
         self.send_budget = min(self.budget, peer_budget)
         self.ack_bytes = min(ACK_BYTES, self.send_window // 4)
@@ -149,7 +191,7 @@ cdef class Session(StreamSet):
         """
         cdef Stream *stream = self.current
         self.current = NULL
-        if stream == NULL or stream.aborted:
+        if stream == NULL or stream.state.aborted:
             return 0
         if self.arrived(stream, self.current_data, self.current_left, length, self.current_ends) < 0:
             self.fail(CloseCode.INTERNAL, "out of memory")
@@ -162,6 +204,7 @@ cdef class Session(StreamSet):
         Without `bulk_too` streams that have much to send wait.
         """
         cdef Transmitter transmitter = self.transmitter
+        cdef Stream *stream
         cdef int n, i, before = transmitter.count - transmitter.first
         if self.state == CarrierState.NO_CARRIER:
             return 0
@@ -170,14 +213,19 @@ cdef class Session(StreamSet):
             self.reply_to = -1
         n = transmitter.poll(most, self.state == CarrierState.ACTIVE, bulk_too, out)
         for i in range(transmitter.first + before, transmitter.count):
-            if transmitter.plans[i].stream != NULL:
-                self.retire_if_finished(transmitter.plans[i].stream)
+            stream = transmitter.plans[i].stream
+            if stream != NULL and stream.owner == NULL:
+                self.retire_if_finished(stream)
         return n
 
     cdef void transmitted(self, size_t length) noexcept:
         """The carrier took `length` bytes of what was described last."""
         self.sent_bytes += length
         self.transmitter.sent(length)
+
+    cdef uint64_t moved_bytes(self) noexcept:
+        """Bytes from and to applications, and to carriers, ever."""
+        return self.lasting.out_bytes + self.lasting.in_bytes + self.sent_bytes
 
     cpdef bint wants_transmit(self) noexcept:
         """There is something to send on this carrier."""
@@ -225,7 +273,7 @@ cdef class Session(StreamSet):
         frame.seq = seq
         frame.ack = ack
         encode_header(data, &frame)
-        memcpy(data + HEADER_BYTES, <const char *>self.session_id, HEARTBEAT_BYTES)
+        memcpy(data + HEADER_BYTES, self.lasting.session_id, HEARTBEAT_BYTES)
         if self.transmitter.add_control(data, sizeof(data)) == 0 and flags == 0 and self.barrier_sent_at == 0:
             self.barriers += 1
             self.barrier_sent_at = <int64_t>seq
@@ -234,24 +282,22 @@ cdef class Session(StreamSet):
 
     cdef Stream *open_stream(self, bytes target, void *owner) noexcept:
         """cproxy: start a stream to `target` (HOST:PORT, empty: the default daemon). NULL: too many, or no memory."""
+        cdef SessionState *lasting = self.lasting
         cdef Stream *stream
         if self.state == CarrierState.CLOSED_FOR_GOOD or self.open_count >= self.max_streams:
             return NULL
-        self.last_id += 1
-        while self.last_id == 0 or table_find(&self.table, self.last_id) != NULL:
-            self.last_id += 1
-        stream = self.add_stream(self.last_id)
+        lasting.last_id += 1
+        while lasting.last_id == 0 or table_find(&self.table, lasting.last_id) != NULL:
+            lasting.last_id += 1
+        stream = self.add_stream(lasting.last_id)
         if stream == NULL:
             return NULL
-        if target:
-            stream.target = <uint8_t *>malloc(len(target))
-            if stream.target == NULL:
-                self.forget(stream)
-                return NULL
-            memcpy(stream.target, <const char *>target, len(target))
-            stream.target_bytes = <uint16_t>len(target)
+        if target and session_note_target(lasting, stream.state, target, <uint16_t>len(target),
+                                          &self.storage_bytes) < 0:
+            self.forget(stream)
+            return NULL
         stream.owner = owner
-        stream.open_due = True
+        stream.state.open_due = True
         self.transmitter.ready(stream)
         return stream
 
@@ -271,7 +317,7 @@ cdef class Session(StreamSet):
             return self.on_heartbeat()
         if frame.type == FrameType.GOODBYE:
             self.state = CarrierState.CLOSED_FOR_GOOD
-            self.close_code = <int>frame.seq if frame.seq <= <int>CloseCode.TWIN else <int>CloseCode.ORDERLY
+            self.lasting.close_code = <int>frame.seq if frame.seq <= <int>CloseCode.TWIN else <int>CloseCode.ORDERLY
             self.close_reason = (<const char *>self.parser.payload)[:frame.length]
             self.tell_closed(event)
             event.local = False
@@ -291,15 +337,15 @@ cdef class Session(StreamSet):
         stream = table_find(&self.table, frame.stream)
         if stream == NULL:
             return self.check_forgotten()
-        stream.confirmed = True
-        if frame.flags & FrameFlag.WANT_ACK and not stream.aborted:
-            stream.want_ack_at = stream.inp.tail
+        stream.state.confirmed = True
+        if frame.flags & FrameFlag.WANT_ACK and not stream.state.aborted:
+            stream.want_ack_at = stream.state.inp.tail
             self.acknowledge(stream)
         return self.on_ack(stream, frame.ack)
 
     cdef bint check_forgotten(self) noexcept:
         """A frame without bytes may come late, for a stream that both sides have finished; never for a new one."""
-        if self.parser.frame.stream > self.highest_id:
+        if self.parser.frame.stream > self.lasting.highest_id:
             return self.fail(CloseCode.STREAM_ERROR, "frame for a stream that was never opened")
         return False
 
@@ -307,6 +353,7 @@ cdef class Session(StreamSet):
         cdef Parser *parser = &self.parser
         cdef Frame *frame = &parser.frame
         cdef Stream *stream
+        cdef StreamState *state
         cdef uint32_t skip = 0
         cdef int fresh
         cdef bint ends = (frame.flags & FrameFlag.FIN) and parser.remaining == 0
@@ -315,19 +362,20 @@ cdef class Session(StreamSet):
         stream = table_find(&self.table, frame.stream)
         if stream == NULL:
             return self.fail(CloseCode.STREAM_ERROR, "DATA for a stream that is not open")
-        stream.confirmed = True
+        state = stream.state
+        state.confirmed = True
         if parser.part_offset == 0 and self.on_ack(stream, frame.ack):
             return True
-        if stream.aborted:
+        if state.aborted:
             return False
-        fresh = stream_receive(stream, frame.seq + parser.part_offset, parser.part, self.window, &skip)
-        if fresh == -1 or (ends and frame.seq + frame.length < stream.inp.tail):
+        fresh = stream_receive(state, frame.seq + parser.part_offset, parser.part, self.window, &skip)
+        if fresh == -1 or (ends and frame.seq + frame.length < state.inp.tail):
             return self.fail(CloseCode.OFFSET_ERROR, "DATA at an offset that is not expected")
         if fresh == -2 or self.in_held + fresh > self.budget + <uint64_t>self.open_count * MIN_WINDOW_BYTES:
             return self.fail(CloseCode.LIMIT_ERROR, "more DATA than the window or the session budget")
         if frame.flags & FrameFlag.WANT_ACK and parser.remaining == 0:
             stream.want_ack_at = frame.seq + frame.length
-        if fresh == 0 and (not ends or stream.in_ended):
+        if fresh == 0 and (not ends or state.in_ended):
             stream.ack_due = True
             self.revive(stream)
             self.transmitter.ready(stream)
@@ -336,7 +384,7 @@ cdef class Session(StreamSet):
         self.current_data = parser.payload + skip
         self.current_left = <uint32_t>fresh
         self.current_ends = ends
-        if stream.deaf:
+        if state.deaf:
             self.take(0)
             return False
         event.kind = EventKind.DATA
@@ -364,7 +412,7 @@ cdef class Session(StreamSet):
         stream = self.add_stream(frame.stream)
         if stream == NULL:
             return self.fail(CloseCode.INTERNAL, "out of memory")
-        stream.confirmed = True
+        stream.state.confirmed = True
         if self.open_count > self.max_streams or not self.may_hold(0):
             self.abort(stream, ResetCode.STREAM_LIMIT, True)
             return False
@@ -379,7 +427,7 @@ cdef class Session(StreamSet):
         cdef Stream *stream = table_find(&self.table, frame.stream)
         if stream == NULL:
             return self.check_forgotten()
-        if stream.aborted:
+        if stream.state.aborted:
             return False
         self.tell_reset(event, stream, reset_code(frame.seq))
         return event.kind != EventKind.NOTHING
@@ -388,7 +436,7 @@ cdef class Session(StreamSet):
         cdef Frame *frame = &self.parser.frame
         cdef Stream *stream
         cdef int64_t sample
-        if memcmp(self.parser.payload, <const char *>self.session_id, HEARTBEAT_BYTES) != 0:
+        if memcmp(self.parser.payload, self.lasting.session_id, HEARTBEAT_BYTES) != 0:
             return self.fail(CloseCode.STATE_ERROR, "HEARTBEAT of another session")
         if not frame.flags & FrameFlag.REPLY:
             self.reply_to = <int64_t>(frame.seq & NEVER)
@@ -411,6 +459,7 @@ cdef class Session(StreamSet):
         """The peer says where one stream stands, or that its list is complete."""
         cdef Frame *frame = &self.parser.frame
         cdef Stream *stream
+        cdef StreamState *state
         if self.state != CarrierState.RESUMING:
             return self.fail(CloseCode.STATE_ERROR, "RESUME outside of a resume")
         if frame.flags & FrameFlag.END:
@@ -422,25 +471,26 @@ cdef class Session(StreamSet):
         stream = table_find(&self.table, frame.stream)
         if stream == NULL:
             return False  # finished here, or its OPEN is still to come
-        stream.listed_epoch = self.epoch
-        stream.confirmed = True
-        stream.open_due = False
-        if stream.aborted:
+        stream.listed_epoch = self.lasting.epoch
+        state = stream.state
+        state.confirmed = True
+        state.open_due = False
+        if state.aborted:
             if frame.flags & FrameFlag.DONE:
-                stream.reset_ours = stream.reset_due = False
+                state.reset_ours = stream.reset_due = False
             return False
         if frame.flags & FrameFlag.ABORTED:
             self.tell_reset(event, stream, reset_code(frame.seq))
             return event.kind != EventKind.NOTHING
-        if not (self.is_server or frame.flags & FrameFlag.DONE) and stream.inp.head + stream.in_done > 0:
+        if not (self.is_server or frame.flags & FrameFlag.DONE) and state.inp.head + state.in_done > 0:
             # A client's list can be older than the acks, the last one among them, that the carrier before has lost.
             self.revive(stream)
             stream.ack_due = True
         if frame.ack > frame.seq:
             return self.fail(CloseCode.OFFSET_ERROR, "RESUME acknowledges more than it received")
-        if frame.ack > stream.out.head + stream.out_done and self.on_ack(stream, frame.ack):
+        if frame.ack > state.out.head + state.out_done and self.on_ack(stream, frame.ack):
             return True
-        if stream_rewind(stream, frame.seq) < 0:
+        if stream_rewind(state, frame.seq) < 0:
             return self.fail(CloseCode.OFFSET_ERROR, "RESUME claims bytes that were never sent")
         return False
 
@@ -448,30 +498,33 @@ cdef class Session(StreamSet):
         """After the peer's list: settle the streams it did not name, one event at a time, then go ACTIVE."""
         cdef Stream *stream
         cdef Stream *following
+        cdef StreamState *state
         while self.unlisted != NULL:
             stream = self.unlisted
+            state = stream.state
             self.unlisted = stream.all_next
             if self.unknown_to_peer(stream):
-                if stream.aborted:
-                    stream.reset_ours = False  # nobody to tell
-                elif stream.in_done and stream.out_done:
+                if state.aborted:
+                    state.reset_ours = False  # nobody to tell
+                elif state.in_done and state.out_done:
                     continue  # finished and forgotten there; here the application has yet to let go
-                elif self.is_server or stream.confirmed:
+                elif self.is_server or state.confirmed:
                     self.tell_reset(event, stream, ResetCode.UNKNOWN_STREAM)
                     if event.kind != EventKind.NOTHING:
                         return True
                     continue
                 else:
-                    stream.open_due = True
-                    stream.sent = stream.out.head
-            elif stream.listed_epoch != self.epoch:
-                stream_rewind(stream, 0)
+                    state.open_due = True
+                    state.sent = state.out.head
+            elif stream.listed_epoch != self.lasting.epoch:
+                stream_rewind(state, 0)
             self.rejoin(stream)
         following = self.finished_list.first
         while following != NULL:
             stream = following
+            state = stream.state
             following = stream.all_next
-            if stream.aborted and stream.reset_ours and not self.unknown_to_peer(stream):
+            if state.aborted and state.reset_ours and not self.unknown_to_peer(stream):
                 self.revive(stream)
                 self.rejoin(stream)
         self.comparing, self.active = False, True
@@ -484,9 +537,9 @@ cdef class Session(StreamSet):
 
         Not so when the client opened it, on the carrier before, after it had made the list for this one.
         """
-        if stream.listed_epoch == self.epoch:
+        if stream.listed_epoch == self.lasting.epoch:
             return False
-        return not self.is_server or <int32_t>(stream.id - self.listed_id) <= 0
+        return not self.is_server or <int32_t>(stream.state.id - self.listed_id) <= 0
 
     # ---- ends
 
@@ -496,7 +549,7 @@ cdef class Session(StreamSet):
         cdef uint8_t header[HEADER_BYTES]
         if self.state == CarrierState.CLOSED_FOR_GOOD:
             return True
-        self.close_code = code
+        self.lasting.close_code = code
         self.close_reason = reason
         if self.state != CarrierState.NO_CARRIER:
             frame.type = FrameType.GOODBYE
@@ -514,7 +567,7 @@ cdef class Session(StreamSet):
     cdef void tell_closed(self, Event *event) noexcept:
         self.close_told = True
         event.kind = EventKind.CLOSED
-        event.code = self.close_code
+        event.code = self.lasting.close_code
         event.data = <const uint8_t *><const char *>self.close_reason
         event.length = <uint32_t>len(self.close_reason)
         event.local = True
@@ -532,3 +585,14 @@ cdef class Session(StreamSet):
 cdef inline int reset_code(uint64_t seq) noexcept:
     """The peer's reason for a reset, or the plainest one when it is of a later version."""
     return <int>seq if seq <= <int>ResetCode.WHILE_AWAY else <int>ResetCode.APPLICATION
+
+
+cdef Session adopt_session(config, SessionState *lasting, int64_t now):
+    """Go on with a session of a process that is no more: `lasting` is this one's. Its streams follow, by `adopt`."""
+    cdef Session session = Session.__new__(Session)
+    session.begin(config, lasting)
+    session.storage_bytes += lasting.targets.capacity
+    session.received_at = now
+    if lasting.known:
+        session.secret = lasting.secret[:SECRET_BYTES]
+    return session

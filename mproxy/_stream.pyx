@@ -11,92 +11,102 @@ Rules (every function here keeps them; the session decides when to call):
 
 from libc.stdlib cimport calloc, free
 
-from mproxy._ring cimport ring_drop, ring_init, ring_release
+from mproxy._ring cimport ring_drop, ring_release
+from mproxy._state cimport stream_state_free
 
 
-cdef Stream *stream_new(uint32_t id, size_t *account) noexcept nogil:
-    """Return a stream in its first state, its rings counted in `account`, or NULL when there is no memory."""
+cdef Stream *stream_new(StreamState *state) noexcept nogil:
+    """Return what this process is to know of the stream, or NULL when there is no memory. `state` is the stream's."""
     cdef Stream *stream = <Stream *>calloc(1, sizeof(Stream))
     if stream != NULL:
-        stream.id = id
-        ring_init(&stream.out, 0, account)
-        ring_init(&stream.inp, 0, account)
+        stream.state = state
     return stream
 
 
-cdef void stream_free(Stream *stream) noexcept nogil:
-    ring_drop(&stream.out)
-    ring_drop(&stream.inp)
-    free(stream.target)
+cdef void stream_free(Stream *stream, size_t *account) noexcept nogil:
+    """Free it, with its state; the storage of its rings is counted in `account`."""
+    ring_drop(&stream.state.out, account)
+    ring_drop(&stream.state.inp, account)
+    stream_state_free(stream.state)
     free(stream)
 
 
 # ---- application -> carrier
 
-cdef uint64_t stream_unsent(const Stream *stream) noexcept nogil:
+cdef uint64_t stream_unsent(const StreamState *state) noexcept nogil:
     """Offsets (bytes, and one for FIN) that still have to be put on this carrier."""
-    return stream.out.tail + stream.out_ended - stream.sent
+    return state.out.tail + state.out_ended - state.sent
 
 
-cdef bint stream_acked(const Stream *stream) noexcept nogil:
+cdef bint stream_acked(const StreamState *state) noexcept nogil:
     """The peer's application has everything that ours has written, its end included."""
-    return stream.out.head + stream.out_done == stream.out.tail + stream.out_ended
+    return state.out.head + state.out_done == state.out.tail + state.out_ended
 
 
-cdef int stream_take_ack(Stream *stream, uint64_t ack) noexcept nogil:
+cdef int stream_take_ack(StreamState *state, uint64_t ack, size_t *account) noexcept nogil:
     """The peer's application has everything below `ack`: let go of it. -1 when that cannot be true."""
-    if ack < stream.out.head + stream.out_done or ack > stream.peak:
+    if ack < state.out.head + state.out_done or ack > state.peak:
         return -1
-    if ack > stream.out.tail:
-        stream.out_done = True
-        ack = stream.out.tail
-    if ack > stream.out.head:
-        ring_release(&stream.out, ack)
-    if stream.sent < ack + stream.out_done:
-        stream.sent = ack + stream.out_done
+    if ack > state.out.tail:
+        state.out_done = True
+        ack = state.out.tail
+    if ack > state.out.head:
+        ring_release(&state.out, ack, account)
+    if state.sent < ack + state.out_done:
+        state.sent = ack + state.out_done
     return 0
 
 
-cdef int stream_rewind(Stream *stream, uint64_t received) noexcept nogil:
+cdef int stream_rewind(StreamState *state, uint64_t received) noexcept nogil:
     """On a new carrier go on where the peer's receiving stands. -1 when it claims more than was ever sent.
 
     A claim below what the peer has acknowledged is older than that ack (both can cross); the ack holds.
     """
-    cdef uint64_t acked = stream.out.head + stream.out_done
-    if received > stream.peak:
+    cdef uint64_t acked = state.out.head + state.out_done
+    if received > state.peak:
         return -1
-    stream.sent = received if received > acked else acked
+    state.sent = received if received > acked else acked
     return 0
 
 
 # ---- carrier -> application
 
 cdef int stream_receive(
-        const Stream *stream, uint64_t seq, uint32_t length, uint32_t window, uint32_t *skip) noexcept nogil:
+        const StreamState *state, uint64_t seq, uint32_t length, uint32_t window, uint32_t *skip) noexcept nogil:
     """Judge bytes [seq, seq + length) of the peer. Returns how many are new; the first `skip` are a repetition.
 
     -1: they would leave a gap or lie behind the end; -2: more than the window allows.
     """
     cdef uint64_t end = seq + length
-    if seq > stream.inp.tail or end < seq or (stream.in_ended and end > stream.inp.tail):
+    if seq > state.inp.tail or end < seq or (state.in_ended and end > state.inp.tail):
         return -1
-    if end <= stream.inp.tail:
+    if end <= state.inp.tail:
         skip[0] = length
         return 0
-    if end - stream.inp.head > window:
+    if end - state.inp.head > window:
         return -2
-    skip[0] = <uint32_t>(stream.inp.tail - seq)
-    return <int>(end - stream.inp.tail)
+    skip[0] = <uint32_t>(state.inp.tail - seq)
+    return <int>(end - state.inp.tail)
 
 
 cdef bint stream_finished(const Stream *stream) noexcept nogil:
     """Nothing more to do for this stream but to remember it."""
+    cdef const StreamState *state = stream.state
     if stream.owner != NULL or stream.reset_due or stream.ack_due:
         return False
-    if stream.aborted:
+    if state.aborted:
         return True
-    return (stream.out_done and stream.in_done and not stream.drain_reset
-            and stream.acked == stream.inp.tail + 1)
+    return state.out_done and state.in_done and not state.drain_reset and state.acked == state.inp.tail + 1
+
+
+# ---- another process goes on
+
+cdef void stream_mend(StreamState *state) noexcept nogil:
+    """The process that kept the state is no more. What it had planned may have left before it could note that."""
+    if state.sent < state.out.head + state.out_done:
+        state.sent = state.out.head + state.out_done
+    if state.peak < state.sent:
+        state.peak = state.sent
 
 
 # ---- id -> stream
@@ -111,14 +121,14 @@ cdef Stream *table_find(const StreamTable *table, uint32_t id) noexcept nogil:
         return NULL
     i = slot_of(table, id)
     while table.slots[i] != NULL:
-        if table.slots[i].id == id:
+        if table.slots[i].state.id == id:
             return table.slots[i]
         i = (i + 1) & (table.size - 1)
     return NULL
 
 
 cdef void table_place(StreamTable *table, Stream *stream) noexcept nogil:
-    cdef uint32_t i = slot_of(table, stream.id)
+    cdef uint32_t i = slot_of(table, stream.state.id)
     while table.slots[i] != NULL:
         i = (i + 1) & (table.size - 1)
     table.slots[i] = stream
@@ -146,7 +156,7 @@ cdef int table_add(StreamTable *table, Stream *stream) noexcept nogil:
 cdef void table_remove(StreamTable *table, const Stream *stream) noexcept nogil:
     """Take a stream out; later entries of its run move up, so that no mark of it stays."""
     cdef uint32_t mask = table.size - 1
-    cdef uint32_t hole = slot_of(table, stream.id), i, home
+    cdef uint32_t hole = slot_of(table, stream.state.id), i, home
     while table.slots[hole] != stream:
         hole = (hole + 1) & mask
     i = hole
@@ -154,7 +164,7 @@ cdef void table_remove(StreamTable *table, const Stream *stream) noexcept nogil:
         i = (i + 1) & mask
         if table.slots[i] == NULL:
             break
-        home = slot_of(table, table.slots[i].id)
+        home = slot_of(table, table.slots[i].state.id)
         if ((i - home) & mask) >= ((i - hole) & mask):
             table.slots[hole] = table.slots[i]
             hole = i

@@ -3,11 +3,13 @@
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+from mproxy._state cimport SessionState, StreamState
 from mproxy._stream cimport Stream, StreamList, StreamTable
 from mproxy._transmit cimport Transmitter
 
 
 cdef class StreamSet:
+    cdef SessionState *lasting             # what of the session must outlive the process; its own
     # limits and what is known of the path
     cdef uint32_t ack_bytes                # delivered and not acknowledged: send a bare ACK; from the smaller window
     cdef uint32_t send_window              # the smaller of our window and the peer's
@@ -23,8 +25,6 @@ cdef class StreamSet:
     cdef StreamList finished_list          # finished, kept until the peer surely knows
     cdef readonly uint32_t open_count      # streams in `open_list`
     cdef readonly uint32_t finished_count  # streams in `finished_list`
-    cdef uint32_t last_id                  # cproxy: id given last
-    cdef uint32_t highest_id               # highest id ever opened
     cdef Stream *space_first               # applications to be read again: oldest
     cdef Stream *space_last                # newest
     cdef Stream *unlisted                  # after the end mark: next stream to compare with the peer's list
@@ -32,10 +32,7 @@ cdef class StreamSet:
     # accounts
     cdef readonly uint64_t out_held        # bytes in the streams' `out` rings
     cdef readonly uint64_t in_held         # bytes in the streams' `inp` rings
-    cdef readonly uint64_t out_bytes       # application bytes taken for the peer
-    cdef readonly uint64_t in_bytes        # application bytes received
     cdef readonly uint64_t resend_bytes    # bytes sent before that the last resume found missing
-    cdef readonly uint64_t opened          # streams ever
     cdef readonly size_t storage_bytes     # memory of all its rings and records
     cdef size_t redeemed_bytes             # of `storage_bytes`, what its promise covers, as the account knows it
     cdef readonly bint starved             # a stream that holds nothing was refused room for want of memory
@@ -68,6 +65,8 @@ cdef class StreamSet:
     cpdef bytes resume_list(self)
     cdef void rejoin(self, Stream *stream) noexcept
     cdef Stream *add_stream(self, uint32_t id) noexcept
+    cdef Stream *enter(self, StreamState *state) noexcept
+    cdef Stream *adopt(self, StreamState *state) noexcept
     cdef void retire_if_finished(self, Stream *stream) noexcept  # may free the stream
     cdef void leave_open_list(self, Stream *stream) noexcept
     cdef void revive(self, Stream *stream) noexcept

@@ -12,9 +12,10 @@ from mproxy._pool cimport pool_charge, pool_redeem, pool_session_bytes
 from mproxy._ring cimport (
     MIN_RING_BYTES, ring_append, ring_drop, ring_free, ring_release, ring_reserve, ring_used,
 )
+from mproxy._state cimport StreamState, session_state_free, stream_state_free, stream_state_new
 from mproxy._stream cimport (
-    all_push, all_remove, stream_acked, stream_finished, stream_free, stream_new, stream_take_ack, table_add,
-    table_clear, table_remove,
+    all_push, all_remove, stream_acked, stream_finished, stream_free, stream_mend, stream_new, stream_take_ack,
+    table_add, table_clear, table_remove,
 )
 from mproxy._transmit cimport SMALL_BYTES
 from mproxy._wire cimport HEADER_BYTES, MAX_WINDOW_BYTES, MIN_WINDOW_BYTES, FrameFlag, FrameType
@@ -36,7 +37,7 @@ cdef class StreamSet:
 
     def __cinit__(self, *_arguments, **_options):
         self.transmitter = Transmitter()
-        self.transmitter.control.account = &self.storage_bytes
+        self.transmitter.account = &self.storage_bytes
         self.rtt_us = -1
 
     def __dealloc__(self):
@@ -46,7 +47,9 @@ cdef class StreamSet:
         while self.finished_list.first != NULL:
             self.forget(self.finished_list.first)
         table_clear(&self.table)
-        self.transmitter.control.account = NULL
+        self.transmitter.account = NULL
+        if self.lasting != NULL:
+            session_state_free(self.lasting)
         pool_redeem(0, self.redeemed_bytes)
 
     # ---- application -> peer
@@ -57,27 +60,28 @@ cdef class StreamSet:
         0: none, and `poll_space` will name the stream when there is room again. The ring grows when it is full and
         the carrier is not what holds things up: then the round trip is, and only a larger ring can fill it.
         """
-        cdef uint32_t used = ring_used(&stream.out), limit, capacity
+        cdef StreamState *state = stream.state
+        cdef uint32_t used = ring_used(&state.out), limit, capacity
         cdef uint64_t share = 0
-        if stream.aborted:
+        if state.aborted:
             return 0
         if self.out_held < self.send_budget:
             share = (self.send_budget - self.out_held) // 2
         limit = <uint32_t>max(<uint64_t>MIN_WINDOW_BYTES, min(<uint64_t>self.send_window, share))
         if used >= limit:
             return self.no_room(stream)
-        if ring_free(&stream.out) == 0:
-            capacity = stream.out.capacity
+        if ring_free(&state.out) == 0:
+            capacity = state.out.capacity
             if capacity == 0:
                 capacity = MIN_RING_BYTES
             elif not self.stalled:
                 capacity = min(limit, min(capacity * 4, self.useful_bytes()))
-            if capacity > stream.out.capacity and not self.may_hold(capacity):
+            if capacity > state.out.capacity and not self.may_hold(capacity):
                 self.starved |= used == 0
                 return self.no_room(stream)
-            if ring_reserve(&stream.out, capacity) < 0 or ring_free(&stream.out) == 0:
+            if ring_reserve(&state.out, capacity, &self.storage_bytes) < 0 or ring_free(&state.out) == 0:
                 return self.no_room(stream)
-        return min(want, min(limit - used, ring_free(&stream.out)))
+        return min(want, min(limit - used, ring_free(&state.out)))
 
     cdef bint enough_waits(self) noexcept:
         """Two streams wait with bulk: what more they and others have stays with the kernel until the carrier takes it.
@@ -90,7 +94,7 @@ cdef class StreamSet:
         """How much of `most` to read from the application in its turn; 0: none, and `poll_space` names it later."""
         if not self.enough_waits():
             return most
-        if stream.sent == stream.out.tail:
+        if stream.state.sent == stream.state.out.tail:
             return min(most, <uint32_t>SMALL_BYTES)
         self.space(stream)
         return 0
@@ -114,7 +118,7 @@ cdef class StreamSet:
             return False
         self.starved = False
         while stream != NULL:
-            if stream.blocked and ring_used(&stream.out) == 0:
+            if stream.blocked and ring_used(&stream.state.out) == 0:
                 stream.blocked = False
                 self.space(stream)
             stream = stream.all_next
@@ -145,23 +149,24 @@ cdef class StreamSet:
 
     cdef uint32_t no_room(self, Stream *stream) noexcept:
         """The application waits for an ack. When all is planned already, no DATA can ask for one: an ACK does."""
+        cdef StreamState *state = stream.state
         if not stream.blocked:
             stream.blocked = True
-            if stream.sent == stream.out.tail:
+            if state.sent == state.out.tail:
                 stream.ack_due = True
                 self.transmitter.ready(stream)
         return 0
 
     cdef void wrote(self, Stream *stream, uint32_t length) noexcept:
         """`length` bytes of the application now lie behind `out.tail`, in the space that `room` granted."""
-        stream.out.tail += length
+        stream.state.out.tail += length
         self.out_held += length
-        self.out_bytes += length
+        self.lasting.out_bytes += length
         self.transmitter.ready(stream)
 
     cdef void end(self, Stream *stream) noexcept:
         """The application ended its direction."""
-        stream.out_ended = True
+        stream.state.out_ended = True
         self.transmitter.ready(stream)
 
     cdef Stream *poll_space(self) noexcept:
@@ -173,7 +178,7 @@ cdef class StreamSet:
             if self.space_first == NULL:
                 self.space_last = NULL
             stream.has_space = False
-            if stream.owner != NULL and not stream.aborted:
+            if stream.owner != NULL and not stream.state.aborted:
                 return stream
         return NULL
 
@@ -194,20 +199,22 @@ cdef class StreamSet:
 
     cdef int acked(self, Stream *stream, uint64_t ack) noexcept:
         """The peer's application has everything below `ack`; -1 when that cannot be."""
-        cdef uint64_t before = stream.out.head
-        if stream.aborted:
+        cdef StreamState *state = stream.state
+        cdef uint64_t before = state.out.head
+        if state.aborted:
             return 0
-        if stream_take_ack(stream, ack) < 0:
+        if stream_take_ack(state, ack, &self.storage_bytes) < 0:
             return -1
-        self.out_held -= stream.out.head - before
-        if stream.blocked and stream.out.head != before:
+        self.out_held -= state.out.head - before
+        if stream.blocked and state.out.head != before:
             stream.blocked = False
             self.space(stream)
-        if stream.drain_reset and stream_acked(stream):
-            self.abort(stream, stream.reset_code, True)
+        if state.drain_reset and stream_acked(state):
+            self.abort(stream, state.reset_code, True)
             return 0
         self.transmitter.ready(stream)
-        self.retire_if_finished(stream)
+        if stream.owner == NULL:
+            self.retire_if_finished(stream)
         return 0
 
     # ---- peer -> application
@@ -217,40 +224,43 @@ cdef class StreamSet:
 
         The application has the first `taken` of them, the rest is kept for it; -1 when there is no memory for that.
         """
-        if stream.deaf:
-            stream.in_done = ends
+        cdef StreamState *state = stream.state
+        if state.deaf:
+            state.in_done = ends
             taken = length
-        self.in_bytes += length
-        stream.inp.head += taken
-        stream.inp.tail += taken
+        self.lasting.in_bytes += length
+        state.inp.head += taken
+        state.inp.tail += taken
         if length > taken:
-            if ring_append(&stream.inp, data + taken, length - taken) < 0:
+            if ring_append(&state.inp, data + taken, length - taken, &self.storage_bytes) < 0:
                 return -1
             self.in_held += length - taken
-        stream.in_ended |= ends
+        state.in_ended |= ends
         self.acknowledge(stream)
         return 0
 
     cdef void handed(self, Stream *stream, uint32_t length) noexcept:
         """The application took `length` of the kept bytes."""
-        ring_release(&stream.inp, stream.inp.head + length)
+        cdef StreamState *state = stream.state
+        ring_release(&state.inp, state.inp.head + length, &self.storage_bytes)
         self.in_held -= length
         self.acknowledge(stream)
 
     cdef void end_handed(self, Stream *stream) noexcept:
         """The application was told the end of the peer's direction."""
-        stream.in_done = True
+        stream.state.in_done = True
         self.acknowledge(stream)
         self.retire_if_finished(stream)
 
     cdef void acknowledge(self, Stream *stream) noexcept:
         """The application took bytes or the end: tell the peer, at once when it waits for it, else when convenient."""
-        cdef uint64_t owed = stream.inp.head + stream.in_done - stream.acked
+        cdef StreamState *state = stream.state
+        cdef uint64_t owed = state.inp.head + state.in_done - state.acked
         if owed == 0:
             return
-        if stream.in_done or owed >= self.ack_bytes or (
-                stream.want_ack_at and stream.inp.head >= stream.want_ack_at):
-            if stream.inp.head >= stream.want_ack_at:
+        if state.in_done or owed >= self.ack_bytes or (
+                stream.want_ack_at and state.inp.head >= stream.want_ack_at):
+            if state.inp.head >= stream.want_ack_at:
                 stream.want_ack_at = 0  # else the last of it is still to be acknowledged, as was asked
             stream.ack_due = True
             self.transmitter.ready(stream)
@@ -265,12 +275,13 @@ cdef class StreamSet:
 
     cdef void deafen(self, Stream *stream) noexcept:
         """The application takes no more. What comes for it is acknowledged, as if it were handed, and goes nowhere."""
-        if stream.aborted or stream.deaf:
+        cdef StreamState *state = stream.state
+        if state.aborted or state.deaf:
             return
-        stream.deaf = True
-        self.in_held -= ring_used(&stream.inp)
-        ring_drop(&stream.inp)
-        stream.in_done = stream.in_ended
+        state.deaf = True
+        self.in_held -= ring_used(&state.inp)
+        ring_drop(&state.inp, &self.storage_bytes)
+        state.in_done = state.in_ended
         self.acknowledge(stream)
 
     cdef void discard(self, Stream *stream, int code) noexcept:
@@ -279,13 +290,14 @@ cdef class StreamSet:
         What it wrote before, and its end if there was one, still goes to the peer's application; what comes back goes
         nowhere; then the stream is reset, so the reset overtakes nothing.
         """
-        if stream.aborted:
+        cdef StreamState *state = stream.state
+        if state.aborted:
             return
-        if stream_acked(stream):
+        if stream_acked(state):
             self.abort(stream, code, True)
             return
-        stream.drain_reset = True
-        stream.reset_code = <uint8_t>code
+        state.drain_reset = True
+        state.reset_code = <uint8_t>code
         self.deafen(stream)
         self.ask_ack(stream)
 
@@ -294,7 +306,7 @@ cdef class StreamSet:
 
         The last DATA frame asks; when it has been planned, an ACK does.
         """
-        if stream.drain_reset and stream.sent == stream.out.tail + stream.out_ended:
+        if stream.state.drain_reset and stream.state.sent == stream.state.out.tail + stream.state.out_ended:
             stream.ack_due = True
             self.transmitter.ready(stream)
 
@@ -305,19 +317,20 @@ cdef class StreamSet:
 
     cdef void abort(self, Stream *stream, int code, bint tell_peer) noexcept:
         """End both directions at once and let the bytes go."""
-        if stream.aborted:
+        cdef StreamState *state = stream.state
+        if state.aborted:
             return
-        stream.aborted = True
-        stream.reset_code = <uint8_t>code
-        stream.reset_ours = stream.reset_due = tell_peer and not stream.open_due
-        stream.unheard = stream.open_due
-        stream.open_due = False
+        state.aborted = True
+        state.reset_code = <uint8_t>code
+        state.reset_ours = stream.reset_due = tell_peer and not state.open_due
+        state.unheard = state.open_due
+        state.open_due = False
         stream.ack_due = False
-        self.out_held -= ring_used(&stream.out)
-        self.in_held -= ring_used(&stream.inp)
-        ring_drop(&stream.inp)
+        self.out_held -= ring_used(&state.out)
+        self.in_held -= ring_used(&state.inp)
+        ring_drop(&state.inp, &self.storage_bytes)
         if stream.planned == 0:
-            ring_drop(&stream.out)
+            ring_drop(&state.out, &self.storage_bytes)
         self.transmitter.dequeue(stream)
         self.transmitter.ready(stream)
         self.retire_if_finished(stream)
@@ -339,18 +352,19 @@ cdef class StreamSet:
         frame.type = FrameType.RESUME
         frame.flags = FrameFlag.END
         frame.stream = frame.length = 0
-        frame.seq = self.last_id
+        frame.seq = self.lasting.last_id
         frame.ack = 0
         encode_header(at, &frame)
         return result
 
     cdef void rejoin(self, Stream *stream) noexcept:
         """Let the stream send on the new carrier: what is missing, or again the reset that may have been lost."""
-        if stream.aborted:
-            stream.reset_due = stream.reset_ours
+        cdef StreamState *state = stream.state
+        if state.aborted:
+            stream.reset_due = state.reset_ours
             self.retire_if_finished(stream)
-        elif stream.peak > stream.sent:
-            self.resend_bytes += stream.peak - stream.sent
+        elif state.peak > state.sent:
+            self.resend_bytes += state.peak - state.sent
         if stream.blocked:
             stream.blocked = False
             self.space(stream)
@@ -360,29 +374,70 @@ cdef class StreamSet:
     # ---- the life of a stream
 
     cdef Stream *add_stream(self, uint32_t id) noexcept:
-        cdef Stream *stream = stream_new(id, &self.storage_bytes)
+        """Begin a stream; NULL when there is no memory."""
+        cdef StreamState *state = stream_state_new()
+        cdef Stream *stream
+        if state == NULL:
+            return NULL
+        state.id = id
+        stream = self.enter(state)
         if stream == NULL:
             return NULL
+        all_push(&self.open_list, stream)
+        self.open_count += 1
+        self.lasting.opened += 1
+        if id > self.lasting.highest_id:
+            self.lasting.highest_id = id
+        return stream
+
+    cdef Stream *enter(self, StreamState *state) noexcept:
+        """Have a record for a stream, found by its id, in no list; NULL when there is no memory, also for `state`."""
+        cdef Stream *stream = stream_new(state)
+        if stream == NULL:
+            stream_state_free(state)
+            return NULL
         if table_add(&self.table, stream) < 0:
-            stream_free(stream)
+            stream_free(stream, NULL)
             return NULL
         self.storage_bytes += STREAM_BYTES
         pool_charge(STREAM_BYTES)
+        return stream
+
+    cdef Stream *adopt(self, StreamState *state) noexcept:
+        """Go on with a stream of a process that is no more: `state` is the session's from now on, as is the storage
+        of its rings. NULL when there is no memory.
+
+        An application that is still there is its `owner` before anything else happens; without one, `release` it.
+        """
+        cdef Stream *stream = self.enter(state)
+        if stream == NULL:
+            return NULL
+        stream_mend(state)
+        self.storage_bytes += state.out.capacity + state.inp.capacity
+        if state.retired:
+            all_push(&self.finished_list, stream)
+            self.finished_count += 1
+            return stream
         all_push(&self.open_list, stream)
         self.open_count += 1
-        self.opened += 1
-        if id > self.highest_id:
-            self.highest_id = id
+        if state.aborted:
+            ring_drop(&state.out, &self.storage_bytes)
+            stream.reset_due = state.reset_ours
+            return stream
+        self.out_held += ring_used(&state.out)
+        self.in_held += ring_used(&state.inp)
+        stream.ack_due = state.acked < state.inp.head + state.in_done
+        self.transmitter.ready(stream)
         return stream
 
     cdef void retire_if_finished(self, Stream *stream) noexcept:
-        if stream.retired or not stream_finished(stream):
+        if stream.state.retired or not stream_finished(stream):
             return
-        if stream.unheard:
+        if stream.state.unheard:
             self.forget(stream)
             return
         self.leave_open_list(stream)
-        stream.retired = True
+        stream.state.retired = True
         stream.retire_after = self.barriers
         all_push(&self.finished_list, stream)
         self.finished_count += 1
@@ -395,9 +450,9 @@ cdef class StreamSet:
 
     cdef void revive(self, Stream *stream) noexcept:
         """A finished stream has something to say again, and may be forgotten only when the peer has read that."""
-        if not stream.retired:
+        if not stream.state.retired:
             return
-        stream.retired = False
+        stream.state.retired = False
         all_remove(&self.finished_list, stream)
         self.finished_count -= 1
         all_push(&self.open_list, stream)
@@ -416,30 +471,32 @@ cdef class StreamSet:
                 self.space_last = last
         self.transmitter.dequeue(stream)
         table_remove(&self.table, stream)
-        if stream.retired:
+        if stream.state.retired:
             all_remove(&self.finished_list, stream)
             self.finished_count -= 1
         else:
             self.leave_open_list(stream)
-        stream_free(stream)
+        stream_free(stream, &self.storage_bytes)
         self.storage_bytes -= STREAM_BYTES
         pool_charge(-STREAM_BYTES)
 
 
 cdef uint8_t *list_streams(const Stream *stream, uint8_t *at) noexcept:
     """Encode a RESUME frame for every stream of a list; returns where the next frame goes."""
+    cdef const StreamState *state
     cdef Frame frame
     frame.type = FrameType.RESUME
     frame.length = 0
     while stream != NULL:
-        frame.stream = stream.id
+        state = stream.state
+        frame.stream = state.id
         frame.flags = 0
-        frame.seq = stream.inp.tail + stream.in_ended
-        frame.ack = stream.inp.head + stream.in_done
-        if stream.aborted:
+        frame.seq = state.inp.tail + state.in_ended
+        frame.ack = state.inp.head + state.in_done
+        if state.aborted:
             frame.flags = FrameFlag.DONE | FrameFlag.ABORTED
-            frame.seq = frame.ack = stream.reset_code
-        elif stream.retired:
+            frame.seq = frame.ack = state.reset_code
+        elif state.retired:
             frame.flags = FrameFlag.DONE
         encode_header(at, &frame)
         at += HEADER_BYTES

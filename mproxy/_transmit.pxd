@@ -25,7 +25,7 @@ cdef struct Plan:
     Stream *stream            # whose frame; NULL: bytes of the control ring
     uint64_t seq              # DATA: first offset of the payload; control: offset in the control ring
     uint32_t length           # payload bytes (control: all bytes)
-    bint of_ring              # the payload lies in the stream's ring (DATA), else in its `target` (OPEN)
+    bint of_ring              # the payload lies in the stream's ring (DATA), else among the targets (OPEN)
     bint ends                 # carries FIN
     uint8_t header_bytes      # 28, or 0 for control bytes
     uint8_t header[28]        # encoded when planned
@@ -35,6 +35,8 @@ cdef class Transmitter:
     cdef StreamList urgent         # control frames and little data, in order of arrival
     cdef StreamList bulk           # much data, in turns
     cdef StreamList later          # acks that wait for the next heartbeat
+    cdef const Ring *targets       # of the session: what OPEN frames say
+    cdef size_t *account           # bytes of storage of the session's rings; NULL: not counted
     cdef Ring control              # encoded frames of the session itself; they go first
     cdef uint64_t control_planned  # control bytes below are in the batch
     cdef Plan plans[MAX_PLANS]     # the batch

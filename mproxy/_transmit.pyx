@@ -11,6 +11,7 @@ happens to its stream meanwhile. Hence `Stream.planned`, and hence only what was
 
 from mproxy._frames cimport Frame, encode_header
 from mproxy._ring cimport Ring, iovec, ring_append, ring_drop, ring_init, ring_release, ring_view
+from mproxy._state cimport StreamState
 from mproxy._stream cimport Queue, queue_push, queue_push_front, queue_remove, stream_unsent
 from mproxy._wire cimport HEADER_BYTES, FrameFlag, FrameType
 
@@ -25,15 +26,16 @@ cdef class Transmitter:
     """
 
     def __cinit__(self):
-        ring_init(&self.control, 0, NULL)
+        ring_init(&self.control, 0)
 
     def __dealloc__(self):
-        ring_drop(&self.control)
+        ring_drop(&self.control, self.account)
 
     # ---- input
 
     cdef void ready(self, Stream *stream) noexcept:
         """Put the stream in the queue that what it has to send calls for, if any."""
+        cdef StreamState *state = stream.state
         cdef uint64_t unsent
         if stream.reset_due:
             self.dequeue(stream)
@@ -42,14 +44,14 @@ cdef class Transmitter:
         if stream.queue == Queue.BULK:
             return
         unsent = 0
-        if not stream.aborted and stream.sent - stream.out.head < self.peer_window:
-            unsent = stream_unsent(stream)
+        if not state.aborted and state.sent - state.out.head < self.peer_window:
+            unsent = stream_unsent(state)
         if stream.queue == Queue.URGENT:
-            if unsent > SMALL_BYTES and not (stream.open_due or stream.ack_due):
+            if unsent > SMALL_BYTES and not (state.open_due or stream.ack_due):
                 queue_remove(&self.urgent, stream)
                 queue_push(&self.bulk, stream, Queue.BULK)
             return
-        if unsent == 0 and not (stream.open_due or stream.ack_due):
+        if unsent == 0 and not (state.open_due or stream.ack_due):
             return
         if stream.queue == Queue.ACK_LATER:
             queue_remove(&self.later, stream)
@@ -82,7 +84,7 @@ cdef class Transmitter:
 
     cdef int add_control(self, const uint8_t *data, size_t length) noexcept:
         """Append whole encoded frames of the session itself; -1 when there is no memory."""
-        return ring_append(&self.control, data, <uint32_t>length)
+        return ring_append(&self.control, data, <uint32_t>length, self.account)
 
     cdef void sent(self, size_t length) noexcept:
         """The carrier took `length` bytes of what `poll` described last."""
@@ -102,18 +104,18 @@ cdef class Transmitter:
                     reached = plan.seq + payload - HEADER_BYTES
                     if payload == size:
                         reached += plan.ends
-                    if reached > stream.peak:
-                        stream.peak = reached
+                    if reached > stream.state.peak:
+                        stream.state.peak = reached
             if length < size:
                 break
             length -= size
             self.first += 1
             if stream == NULL:
-                ring_release(&self.control, plan.seq + plan.length)
+                ring_release(&self.control, plan.seq + plan.length, self.account)
                 continue
             stream.planned -= 1
-            if stream.aborted and stream.planned == 0:
-                ring_drop(&stream.out)
+            if stream.state.aborted and stream.planned == 0:
+                ring_drop(&stream.state.out, self.account)
         self.first_sent = length
         if self.first == self.count:
             self.first = self.count = 0
@@ -127,11 +129,11 @@ cdef class Transmitter:
             if stream == NULL:
                 continue
             stream.planned -= 1
-            if stream.aborted and stream.planned == 0:
-                ring_drop(&stream.out)
+            if stream.state.aborted and stream.planned == 0:
+                ring_drop(&stream.state.out, self.account)
         self.first = self.count = 0
         self.first_sent = self.batch_bytes = 0
-        ring_drop(&self.control)
+        ring_drop(&self.control, self.account)
         self.control_planned = self.control.tail
 
     # ---- output
@@ -175,9 +177,7 @@ cdef class Transmitter:
             elif plan.of_ring:
                 n += view_payload(plan, out + n)
             else:
-                out[n].iov_base = plan.stream.target
-                out[n].iov_len = plan.length
-                n += 1
+                n += ring_view(self.targets, plan.stream.state.target, plan.length, out + n)
         return skip_sent(out, n, self.first_sent)
 
     cdef void plan_control(self) noexcept:
@@ -211,52 +211,54 @@ cdef class Transmitter:
 
     cdef void plan_stream(self, Stream *stream, size_t most) noexcept:
         """Plan what the stream owes: OPEN or RESET, then DATA of at most `most` bytes, or a bare ACK."""
+        cdef StreamState *state = stream.state
         cdef uint64_t length, allowed
         cdef int flags = 0
-        if stream.open_due:
-            stream.open_due = False
-            self.plan_frame(stream, FrameType.OPEN, 0, 0, stream.target_bytes)
+        if state.open_due:
+            state.open_due = False
+            self.plan_frame(stream, FrameType.OPEN, 0, 0, state.target_bytes)
             if self.count == MAX_PLANS:
                 return
-        if stream.aborted:
+        if state.aborted:
             if stream.reset_due:
-                self.plan_frame(stream, FrameType.RESET, 0, stream.reset_code, 0)
+                self.plan_frame(stream, FrameType.RESET, 0, state.reset_code, 0)
                 stream.reset_due = False
             stream.ack_due = False
             return
         length = allowed = 0
-        if stream.sent < stream.out.tail:
-            length = stream.out.tail - stream.sent
-            allowed = stream.sent - stream.out.head
+        if state.sent < state.out.tail:
+            length = state.out.tail - state.sent
+            allowed = state.sent - state.out.head
             allowed = self.peer_window - allowed if allowed < self.peer_window else 0
             if length > allowed:
                 length = allowed
             if length > most:
                 length = most
-        if stream.out_ended and stream.sent + length == stream.out.tail:
+        if state.out_ended and state.sent + length == state.out.tail:
             flags = FrameFlag.FIN
-        if length > 0 or (flags and stream.sent == stream.out.tail):
-            if (stream.blocked or stream.drain_reset) and stream.sent + length == stream.out.tail:
+        if length > 0 or (flags and state.sent == state.out.tail):
+            if (stream.blocked or state.drain_reset) and state.sent + length == state.out.tail:
                 flags |= FrameFlag.WANT_ACK
-            self.plan_frame(stream, FrameType.DATA, flags, stream.sent, <uint32_t>length)
-            if stream.sent < stream.peak:
-                self.resent_bytes += length if stream.sent + length <= stream.peak else stream.peak - stream.sent
-            stream.sent += length + ((flags & FrameFlag.FIN) != 0)
+            self.plan_frame(stream, FrameType.DATA, flags, state.sent, <uint32_t>length)
+            if state.sent < state.peak:
+                self.resent_bytes += min(length, state.peak - state.sent)
+            state.sent += length + ((flags & FrameFlag.FIN) != 0)
         elif stream.ack_due:
-            if stream.blocked or stream.drain_reset:
+            if stream.blocked or state.drain_reset:
                 flags = FrameFlag.WANT_ACK
             self.plan_frame(stream, FrameType.ACK, flags, 0, 0)
 
     cdef void plan_frame(self, Stream *stream, int type, int flags, uint64_t seq, uint32_t length) noexcept:
         """Append one frame with the newest ack to the batch."""
+        cdef StreamState *state = stream.state
         cdef Plan *plan = &self.plans[self.count]
         cdef Frame frame
         frame.type = <uint8_t>type
         frame.flags = <uint8_t>flags
-        frame.stream = stream.id
+        frame.stream = state.id
         frame.length = length
         frame.seq = seq
-        frame.ack = stream.acked = stream.inp.head + stream.in_done
+        frame.ack = state.acked = state.inp.head + state.in_done
         stream.ack_due = False
         encode_header(plan.header, &frame)
         plan.header_bytes = HEADER_BYTES
@@ -278,7 +280,7 @@ cdef int view_payload(const Plan *plan, iovec *out) noexcept:
     After a resume with an old offset, an ack can overtake the repetition it makes needless: those bytes have left the
     ring. The peer skips them unseen, so anything goes in their place.
     """
-    cdef const Ring *ring = &plan.stream.out
+    cdef const Ring *ring = &plan.stream.state.out
     cdef uint32_t gone = 0
     cdef int n = 0
     if plan.seq < ring.head and plan.length > 0:

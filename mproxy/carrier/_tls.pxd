@@ -42,6 +42,7 @@ cdef struct Wire:
     const uint8_t *arrived   # sealed bytes from the carrier, borrowed during one call
     size_t arrived_bytes     # of these, not yet used up
     uint8_t *out             # sealed bytes for the carrier; NULL: none, or nothing left to send
+    uint32_t block           # the pool's block where that lies
     uint32_t take_bytes      # how much storage to take next, a power of two
     uint32_t out_size        # length of `out`
     uint32_t out_first       # sent below

@@ -4,7 +4,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, strlen, strncmp
 
-from mproxy._pool cimport pool_return, pool_take
+from mproxy._pool cimport pool_at, pool_return, pool_take
 from mproxy._wire import CloseCode
 from mproxy.ground.errors import PeerError, UsageError
 from mproxy.carrier._openssl cimport (
@@ -83,7 +83,8 @@ cdef bint wire_has_room(Wire *wire, size_t length) noexcept nogil:
     """Have storage for sealed bytes; whether so many find room in it."""
     if wire.out == NULL:
         wire.out_size = wire.take_bytes
-        wire.out = pool_take(wire.out_size)
+        wire.block = pool_take(wire.out_size)
+        wire.out = pool_at(wire.block) if wire.block != 0 else NULL
         wire.out_first = wire.out_end = 0
     return wire.out != NULL and length <= wire.out_size - wire.out_end
 
@@ -267,7 +268,7 @@ cdef class Tls:
         OPENSSL_cleanse(&self.wire.secrets, sizeof(self.wire.secrets))
         free(self.kept)
         if self.wire.out != NULL:
-            pool_return(self.wire.out, self.wire.out_size)
+            pool_return(self.wire.block, self.wire.out_size)
 
     # ---- for Python: the handshake, and small things after it
 
@@ -519,7 +520,7 @@ cdef class Tls:
         cdef Wire *wire = &self.wire
         wire.out_first += <uint32_t>length
         if wire.out != NULL and wire.out_first == wire.out_end:
-            pool_return(wire.out, wire.out_size)
+            pool_return(wire.block, wire.out_size)
             wire.out = NULL
 
     cdef void seal_end(self) noexcept:

@@ -205,7 +205,7 @@ cdef void on_ready(Source *source, uint32_t events) noexcept:
         app.urgent |= (events & EPOLLPRI) != 0
         app.broken |= (events & EPOLLERR) != 0
         app_mark_ready(app)
-    if app.writable and (ring_used(&app.stream.inp) > 0 or app.stream.in_ended):
+    if app.writable and (ring_used(&app.stream.state.inp) > 0 or app.stream.state.in_ended):
         app_flush(app)
 
 
@@ -311,7 +311,7 @@ cdef size_t app_read(App *app) noexcept:
             app_mark_ready(app)
             return done
         room = min(room, turn - done)
-        n = receive_parts(app.source.fd, app.is_socket, parts, ring_space(&stream.out, room, parts))
+        n = receive_parts(app.source.fd, app.is_socket, parts, ring_space(&stream.state.out, room, parts))
         if n > 0:
             session.wrote(stream, <uint32_t>n)
             done += n
@@ -345,14 +345,14 @@ cdef void app_deliver(App *app, const uint8_t *data, uint32_t length) noexcept:
     cdef Session session = <Session>app.apps.session
     cdef iovec part
     cdef ssize_t n = 0
-    if length > 0 and (app.writable or app.connecting) and ring_used(&app.stream.inp) == 0:
+    if length > 0 and (app.writable or app.connecting) and ring_used(&app.stream.state.inp) == 0:
         part.iov_base = <void *>data
         part.iov_len = length
         n = send_parts(app.sink.fd if app.sink.fd >= 0 else app.source.fd, app.is_socket, &part, 1)
         if n > 0:
             app.writable = n == <ssize_t>length
             app_answered(app)
-            if not app.bounded and app.stream.inp.tail > UNSENT_BYTES:
+            if not app.bounded and app.stream.state.inp.tail > UNSENT_BYTES:
                 bound_unsent(app)
         elif errno == EAGAIN:
             app.writable = False
@@ -361,7 +361,7 @@ cdef void app_deliver(App *app, const uint8_t *data, uint32_t length) noexcept:
             return
         n = max(n, <ssize_t>0)  # a connection that failed is told by its event
     session.take(<uint32_t>n)
-    if app.stream.in_ended:
+    if app.stream.state.in_ended:
         app_flush(app)
 
 
@@ -381,13 +381,13 @@ cdef void app_flush(App *app) noexcept:
     cdef iovec parts[2]
     cdef uint32_t kept
     cdef ssize_t n
-    if app.connecting or app.write_ended or stream.deaf:
+    if app.connecting or app.write_ended or stream.state.deaf:
         return
-    while ring_used(&stream.inp) > 0:
+    while ring_used(&stream.state.inp) > 0:
         if not app.writable:
             return
-        kept = ring_used(&stream.inp)
-        n = send_parts(fd, app.is_socket, parts, ring_view(&stream.inp, stream.inp.head, kept, parts))
+        kept = ring_used(&stream.state.inp)
+        n = send_parts(fd, app.is_socket, parts, ring_view(&stream.state.inp, stream.state.inp.head, kept, parts))
         if n >= 0:
             session.handed(stream, <uint32_t>n)
             app.writable = n == <ssize_t>kept
@@ -397,7 +397,7 @@ cdef void app_flush(App *app) noexcept:
             app_write_failed(app)
             return
     (<Loop>app.apps.loop).schedule(app.apps.work)  # an ack may be due
-    if not stream.in_ended:
+    if not stream.state.in_ended:
         return
     app.write_ended = True
     session.end_handed(stream)

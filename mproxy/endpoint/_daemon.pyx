@@ -99,5 +99,5 @@ cdef void win(App *app, Attempts attempts, Attempt *attempt) noexcept:
     app.writable = True
     app_watch_again(app)
     app_answered(app)
-    if ring_used(&app.stream.inp) > 0 or app.stream.in_ended:
+    if ring_used(&app.stream.state.inp) > 0 or app.stream.state.in_ended:
         app_flush(app)

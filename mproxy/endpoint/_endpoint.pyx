@@ -12,7 +12,6 @@ from mproxy._session cimport CarrierState, Event, EventKind
 from mproxy._stream cimport table_find
 from mproxy._transmit cimport MAX_IOVECS
 from mproxy._wire cimport ResetCode
-from mproxy.ground._wipe import wipe
 from mproxy.endpoint._app cimport (
     app_close, app_deliver, app_new, app_next_ready, app_read, app_refusal, app_watch, apps_may_grow,
 )
@@ -44,7 +43,7 @@ cdef void connect_failed(Apps *apps, App *app, int error) noexcept:
 
 cdef void left_away(Apps *apps, App *app, bint broken) noexcept:
     cdef Endpoint endpoint = <Endpoint>apps.owner
-    endpoint.tell_news(endpoint.observer.on_left_away, (endpoint, app.stream.id, bool(broken)))
+    endpoint.tell_news(endpoint.observer.on_left_away, (endpoint, app.stream.state.id, bool(broken)))
 
 
 cdef class Endpoint:
@@ -70,7 +69,7 @@ cdef class Endpoint:
 
     def renew(self, Session session):
         """Go on with another session; the one before is closed and without applications, and its secret is wiped."""
-        wipe(self.session.secret)
+        self.session.forget_secret()
         self.session = session
         self.apps.session = <void *>session
 
@@ -109,13 +108,13 @@ cdef class Endpoint:
     def connect(self, uint32_t stream_id, Target target):
         """sproxy: connect the stream's daemon; nothing happens when the stream has ended meanwhile."""
         cdef Stream *stream = table_find(&self.session.table, stream_id)
-        if stream != NULL and not stream.aborted and stream.owner == NULL:
+        if stream != NULL and not stream.state.aborted and stream.owner == NULL:
             self.dial(stream, target)
 
     def refuse(self, uint32_t stream_id, int code):
         """sproxy: reset the stream instead."""
         cdef Stream *stream = table_find(&self.session.table, stream_id)
-        if stream != NULL and not stream.aborted and stream.owner == NULL:
+        if stream != NULL and not stream.state.aborted and stream.owner == NULL:
             self.session.reset(stream, code)
             self.loop.schedule(&self.work)
 
@@ -133,7 +132,7 @@ cdef class Endpoint:
 
     def dispose(self):
         """Let the loop forget this endpoint; it has no carrier and no application. The session's secret is wiped."""
-        wipe(self.session.secret)
+        self.session.forget_secret()
         self.end_carrier(False)
         if self.timer is not None:
             self.timer.cancel()
@@ -188,7 +187,7 @@ cdef class Endpoint:
     cdef void pump(self) noexcept:
         """Do what the turn's events made possible: carrier in, applications in, carrier out."""
         cdef int reads = 0
-        cost_begin(&self.cost, self.session.out_bytes + self.session.in_bytes + self.session.sent_bytes)
+        cost_begin(&self.cost, self.session.moved_bytes())
         if self.ending:
             self.end_rest()
             return
@@ -211,8 +210,8 @@ cdef class Endpoint:
             self.was_busy = False
             self.tell(self.observer.on_idle, (self,))
         self.session.settle()
-        cost_end(&self.cost, self.session.out_bytes + self.session.in_bytes + self.session.sent_bytes,
-                 self.loop.now_us, self.loop.slow_count(), self.loop.undisturbed())
+        cost_end(&self.cost, self.session.moved_bytes(), self.loop.now_us, self.loop.slow_count(),
+                 self.loop.undisturbed())
         self.work.slow = self.cost.slow
         if self.carrier is not None:
             if self.cost.long_pump or (self.cost.slow and self.loop.slow_count() > CROWD):
@@ -280,7 +279,7 @@ cdef class Endpoint:
             elif event.kind == EventKind.RESET:
                 app = <App *>event.stream.owner
                 app_close(app, True)
-                self.tell(self.observer.on_reset, (self, event.stream.id, event.code))
+                self.tell(self.observer.on_reset, (self, event.stream.state.id, event.code))
             elif event.kind == EventKind.RESUMED:
                 self.tell(self.observer.on_resumed, (self,))
             else:
@@ -448,7 +447,7 @@ cdef class Endpoint:
         """sproxy: the peer opened a stream."""
         self.was_busy = True
         if self.opens_left == 0:
-            self.unopened.append((stream.id, (<const char *>target)[:length]))
+            self.unopened.append((stream.state.id, (<const char *>target)[:length]))
         else:
             self.open_app(stream, target, length)
 
@@ -459,7 +458,7 @@ cdef class Endpoint:
         while self.unopened and self.opens_left > 0:
             number, target = self.unopened.popleft()
             stream = table_find(&self.session.table, number)
-            if stream != NULL and not stream.aborted and stream.owner == NULL:
+            if stream != NULL and not stream.state.aborted and stream.owner == NULL:
                 self.open_app(stream, target, len(target))
 
     cdef void open_app(self, Stream *stream, const uint8_t *target, size_t length) noexcept:
@@ -467,7 +466,7 @@ cdef class Endpoint:
         if length == 0 and self.default_target is not None:
             self.dial(stream, self.default_target)
         else:
-            self.tell(self.observer.on_opened, (self, stream.id, (<const char *>target)[:length]))
+            self.tell(self.observer.on_opened, (self, stream.state.id, (<const char *>target)[:length]))
 
     cdef void dial(self, Stream *stream, Target target) noexcept:
         """Connect the stream's daemon."""
@@ -486,7 +485,7 @@ cdef class Endpoint:
     cdef void refused(self, Stream *stream, Target target, int error) noexcept:
         self.session.reset(stream, app_refusal(error))
         self.loop.schedule(&self.work)
-        self.tell_news(self.observer.on_refused, (self, stream.id, target.text, error))
+        self.tell_news(self.observer.on_refused, (self, stream.state.id, target.text, error))
 
     cdef void tell_news(self, method, tuple arguments) noexcept:
         """Call the observer for an application that was refused or left, but not for a flood of them."""

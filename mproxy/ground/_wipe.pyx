@@ -4,10 +4,6 @@ from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING
 
 
-cdef extern from "<string.h>" nogil:
-    void explicit_bzero(void *data, size_t length)
-
-
 def wipe(secret):
     """Overwrite bytes or a bytearray in place with zeros, by a call that no compiler leaves out.
 

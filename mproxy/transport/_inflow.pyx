@@ -13,7 +13,7 @@ UNKNOWN_END = 0xFFFFFFFFFFFFFFFF
 
 cdef void inflow_init(Inflow *flow, uint32_t first, uint32_t most) noexcept nogil:
     """Nothing has come; the window is `first` bytes and may grow to `most`."""
-    ring_init(&flow.ring, 0, NULL)
+    ring_init(&flow.ring, 0)
     ranges_init(&flow.early)
     flow.arrived = flow.grown_at = 0
     flow.end = UNKNOWN_END
@@ -24,7 +24,7 @@ cdef void inflow_init(Inflow *flow, uint32_t first, uint32_t most) noexcept nogi
 
 cdef void inflow_free(Inflow *flow) noexcept nogil:
     """Give the memory back."""
-    ring_drop(&flow.ring)
+    ring_drop(&flow.ring, NULL)
     ranges_free(&flow.early)
 
 
@@ -41,7 +41,7 @@ cdef int reserve(Inflow *flow, uint64_t end) noexcept nogil:
     cdef uint64_t need = end - flow.ring.head
     if need <= flow.ring.capacity:
         return 0
-    return ring_reserve(&flow.ring, <uint32_t>need)
+    return ring_reserve(&flow.ring, <uint32_t>need, NULL)
 
 
 cdef int inflow_place(Inflow *flow, uint64_t offset, uint32_t length, iovec *out) noexcept nogil:

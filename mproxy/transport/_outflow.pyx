@@ -12,7 +12,7 @@ cdef enum:
 
 cdef void outflow_init(Outflow *flow, uint32_t most) noexcept nogil:
     """Nothing is written; the ring may grow to `most` bytes."""
-    ring_init(&flow.ring, 0, NULL)
+    ring_init(&flow.ring, 0)
     ranges_init(&flow.acked)
     ranges_init(&flow.lost)
     flow.finished = False
@@ -22,7 +22,7 @@ cdef void outflow_init(Outflow *flow, uint32_t most) noexcept nogil:
 
 cdef void outflow_free(Outflow *flow) noexcept nogil:
     """Give the memory back."""
-    ring_drop(&flow.ring)
+    ring_drop(&flow.ring, NULL)
     ranges_free(&flow.acked)
     ranges_free(&flow.lost)
 
@@ -128,7 +128,7 @@ cdef uint32_t outflow_room(Outflow *flow) noexcept nogil:
     if flow.finished:
         return 0
     if flow.ring.capacity == 0:
-        ring_reserve(&flow.ring, FIRST_RING_BYTES if FIRST_RING_BYTES < flow.most else flow.most)
+        ring_reserve(&flow.ring, FIRST_RING_BYTES if FIRST_RING_BYTES < flow.most else flow.most, NULL)
     elif flow.sent == flow.ring.tail and 2 * ring_used(&flow.ring) > flow.ring.capacity < flow.most:
-        ring_reserve(&flow.ring, 2 * flow.ring.capacity)
+        ring_reserve(&flow.ring, 2 * flow.ring.capacity, NULL)
     return ring_free(&flow.ring) if flow.ring.capacity > 0 else 0

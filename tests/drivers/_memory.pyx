@@ -30,10 +30,10 @@ cdef class ByteRing:
     cdef Ring ring  # the C ring behind this view
 
     def __cinit__(self, uint64_t offset=0):
-        ring_init(&self.ring, offset, NULL)
+        ring_init(&self.ring, offset)
 
     def __dealloc__(self):
-        ring_drop(&self.ring)
+        ring_drop(&self.ring, NULL)
 
     @property
     def head(self):
@@ -52,7 +52,7 @@ cdef class ByteRing:
 
     def reserve(self, uint32_t capacity):
         """Grow the storage to at least `capacity` bytes."""
-        if ring_reserve(&self.ring, capacity) < 0:
+        if ring_reserve(&self.ring, capacity, NULL) < 0:
             raise MemoryError
 
     def fill(self, bytes data):
@@ -69,7 +69,7 @@ cdef class ByteRing:
 
     def append(self, bytes data):
         """Copy all of `data` behind the newest byte, growing."""
-        if ring_append(&self.ring, data, <uint32_t>len(data)) < 0:
+        if ring_append(&self.ring, data, <uint32_t>len(data), NULL) < 0:
             raise MemoryError
 
     def view(self, uint64_t offset, uint32_t length):
@@ -87,4 +87,4 @@ cdef class ByteRing:
         """Forget every byte below `offset`."""
         if not self.ring.head <= offset <= self.ring.tail:
             raise ValueError("outside the ring")
-        ring_release(&self.ring, offset)
+        ring_release(&self.ring, offset, NULL)

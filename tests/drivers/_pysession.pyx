@@ -8,8 +8,10 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy
 
 from mproxy._liveness cimport liveness_note_life, liveness_note_path
-from mproxy._ring cimport iovec, ring_space, ring_used, ring_view
-from mproxy._session cimport Event, EventKind, Session
+from mproxy._pool cimport pool_take
+from mproxy._ring cimport Ring, iovec, ring_space, ring_used, ring_view
+from mproxy._session cimport Event, EventKind, Session, adopt_session
+from mproxy._state cimport SessionState, StreamState, session_state_new, stream_state_new
 from mproxy._stream cimport Stream, table_find
 from mproxy._transmit cimport MAX_IOVECS
 
@@ -27,6 +29,14 @@ cdef class PySession:
         if stream == NULL:
             raise KeyError(id)
         return stream
+
+    cdef adopt(self, StreamState *state, bint held):
+        """Go on with a stream of another process; `held`: its application is still there."""
+        cdef Stream *stream = self.session.adopt(state)
+        if held:
+            stream.owner = <void *>self
+        else:
+            self.session.release(stream)
 
     # ---- carrier
 
@@ -49,16 +59,16 @@ cdef class PySession:
             stream = event.stream
             if event.kind == EventKind.DATA:
                 count = 0
-                if ring_used(&stream.inp) == 0:
-                    count = min(<uint32_t>takes(stream.id, event.length), event.length)
+                if ring_used(&stream.state.inp) == 0:
+                    count = min(<uint32_t>takes(stream.state.id, event.length), event.length)
                 part = (<const char *>event.data)[:count] if count else b""
-                events.append((event.kind, stream.id, part, bool(event.ends)))
+                events.append((event.kind, stream.state.id, part, bool(event.ends)))
                 self.session.take(count)
             elif event.kind == EventKind.OPENED:
                 stream.owner = <void *>self
-                events.append((event.kind, stream.id, (<const char *>event.data)[:event.length]))
+                events.append((event.kind, stream.state.id, (<const char *>event.data)[:event.length]))
             elif event.kind == EventKind.RESET:
-                events.append((event.kind, stream.id, event.code))
+                events.append((event.kind, stream.state.id, event.code))
                 self.session.release(stream)
             elif event.kind == EventKind.CLOSED:
                 reason = (<const char *>event.data)[:event.length]
@@ -66,12 +76,16 @@ cdef class PySession:
             else:
                 events.append((event.kind,))
 
-    def transmit(self, size_t most):
-        """Return what the carrier is to send, and count as sent, at most `most` bytes of it."""
+    def transmit(self, size_t most, *, bint counted=True):
+        """Return what the carrier is to send, and count as sent, at most `most` bytes of it.
+
+        Not `counted`: the carrier took them, but the process dies before it can note that.
+        """
         cdef iovec parts[MAX_IOVECS]
         cdef int i, n = self.session.poll_transmit(most, True, parts)
         out = b"".join([(<const char *>parts[i].iov_base)[:parts[i].iov_len] for i in range(n)])[:most]
-        self.session.transmitted(len(out))
+        if counted:
+            self.session.transmitted(len(out))
         return out
 
     # ---- what the I/O layer sees of the carrier
@@ -97,7 +111,7 @@ cdef class PySession:
     def open(self, bytes target=b""):
         """Start a stream; returns its id, 0 when the session has too many."""
         cdef Stream *stream = self.session.open_stream(target, <void *>self)
-        return stream.id if stream != NULL else 0
+        return stream.state.id if stream != NULL else 0
 
     def write(self, uint32_t id, bytes data):
         """Write as the application does: returns how many bytes the session took, 0 when it has no room."""
@@ -110,7 +124,7 @@ cdef class PySession:
             room = self.session.room(stream, <uint32_t>len(data) - done)
             if room == 0:
                 break
-            n = ring_space(&stream.out, room, parts)
+            n = ring_space(&stream.state.out, room, parts)
             for i in range(n):
                 memcpy(parts[i].iov_base, at + done, parts[i].iov_len)
                 done += <uint32_t>parts[i].iov_len
@@ -142,13 +156,13 @@ cdef class PySession:
         cdef Stream *stream = self.find(id)
         cdef iovec parts[2]
         cdef int i, n
-        n = ring_view(&stream.inp, stream.inp.head, min(most, ring_used(&stream.inp)), parts)
+        n = ring_view(&stream.state.inp, stream.state.inp.head, min(most, ring_used(&stream.state.inp)), parts)
         data = b"".join([(<const char *>parts[i].iov_base)[:parts[i].iov_len] for i in range(n)])
         if data:
             self.session.handed(stream, <uint32_t>len(data))
-        if stream.in_ended and not stream.in_done and ring_used(&stream.inp) == 0:
+        if stream.state.in_ended and not stream.state.in_done and ring_used(&stream.state.inp) == 0:
             self.session.end_handed(stream)
-        return data, bool(stream.in_done)
+        return data, bool(stream.state.in_done)
 
     def turn(self, uint32_t id, uint32_t most):
         """How much of `most` the application may write in this turn; of 0 `spaces` tells the end."""
@@ -166,20 +180,22 @@ cdef class PySession:
             stream = self.session.poll_space()
             if stream == NULL:
                 return ids
-            ids.append(stream.id)
+            ids.append(stream.state.id)
 
     def look(self, uint32_t id):
         """Return the offsets of a stream, for assertions; None when it is forgotten."""
         cdef Stream *stream = table_find(&self.session.table, id)
+        cdef const StreamState *state
         if stream == NULL:
             return None
+        state = stream.state
         return {
-            "acked": stream.out.head, "sent": stream.sent, "peak": stream.peak, "written": stream.out.tail,
-            "out_ended": bool(stream.out_ended), "out_done": bool(stream.out_done),
-            "handed": stream.inp.head, "received": stream.inp.tail,
-            "in_ended": bool(stream.in_ended), "in_done": bool(stream.in_done),
-            "out_capacity": stream.out.capacity, "in_capacity": stream.inp.capacity,
-            "aborted": bool(stream.aborted), "retired": bool(stream.retired), "blocked": bool(stream.blocked),
+            "acked": state.out.head, "sent": state.sent, "peak": state.peak, "written": state.out.tail,
+            "out_ended": bool(state.out_ended), "out_done": bool(state.out_done),
+            "handed": state.inp.head, "received": state.inp.tail,
+            "in_ended": bool(state.in_ended), "in_done": bool(state.in_done),
+            "out_capacity": state.out.capacity, "in_capacity": state.inp.capacity,
+            "aborted": bool(state.aborted), "retired": bool(state.retired), "blocked": bool(stream.blocked),
         }
 
     @property
@@ -224,3 +240,69 @@ cdef size_t send_batch(Session sender, Session receiver, int64_t now, size_t mos
                 raise AssertionError(f"event {event.kind} while measuring")
     sender.transmitted(total)
     return total
+
+
+# ---- a session that outlives its process
+
+def state_bytes():
+    """Return the sizes of (Ring, StreamState, SessionState)."""
+    return sizeof(Ring), sizeof(StreamState), sizeof(SessionState)
+
+
+def image(PySession one):
+    """Copy what outlives the process: (SessionState, its targets, [(StreamState, bytes of `out`, of `inp`)]).
+
+    These are bytes, and all that `revive` knows.
+    """
+    cdef const SessionState *lasting = one.session.lasting
+    streams = images(one.session.open_list.first) + images(one.session.finished_list.first)
+    return (<const char *>lasting)[:sizeof(SessionState)], kept(&lasting.targets), streams
+
+
+cdef list images(const Stream *stream):
+    streams = []
+    while stream != NULL:
+        streams.append(((<const char *>stream.state)[:sizeof(StreamState)],
+                        kept(&stream.state.out), kept(&stream.state.inp)))
+        stream = stream.all_next
+    return streams
+
+
+def revive(config, image, int64_t now, held):
+    """Return the PySession of another process. `held`: ids of the streams whose applications are still there."""
+    cdef SessionState *lasting = session_state_new()
+    cdef StreamState *state
+    cdef PySession one
+    lasting_bytes, targets, streams = image
+    memcpy(lasting, <const char *>lasting_bytes, sizeof(SessionState))
+    refill(&lasting.targets, targets)
+    one = PySession(adopt_session(config, lasting, now))
+    for state_bytes, out, inp in streams:
+        state = stream_state_new()
+        memcpy(state, <const char *>state_bytes, sizeof(StreamState))
+        refill(&state.out, out)
+        refill(&state.inp, inp)
+        one.adopt(state, state.id in held)
+    return one
+
+
+cdef bytes kept(const Ring *ring):
+    cdef iovec parts[2]
+    cdef int i, n = ring_view(ring, ring.head, ring_used(ring), parts)
+    return b"".join([(<const char *>parts[i].iov_base)[:parts[i].iov_len] for i in range(n)])
+
+
+cdef void refill(Ring *ring, bytes data):
+    """Give a copied ring storage of its own with the bytes it kept."""
+    cdef iovec parts[2]
+    cdef const char *at = data
+    cdef int i, n
+    if ring.capacity == 0:
+        return
+    ring.block = pool_take(ring.capacity)
+    ring.tail = ring.head
+    n = ring_space(ring, <uint32_t>len(data), parts)
+    for i in range(n):
+        memcpy(parts[i].iov_base, at, parts[i].iov_len)
+        at += parts[i].iov_len
+    ring.tail += len(data)

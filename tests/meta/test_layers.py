@@ -11,8 +11,8 @@ from tests.meta.sources import PACKAGE, ROOT, externs, imports, module_name, sou
 # are read in this order.
 LAYERS = [
     {"ground": ["mproxy", "mproxy._wire", "mproxy.ground", "mproxy._pool", "mproxy._ring"]},
-    {"session": ["mproxy._frames", "mproxy._stream", "mproxy._liveness", "mproxy._transmit", "mproxy._streams",
-                 "mproxy._session", "mproxy.handshake"],
+    {"session": ["mproxy._frames", "mproxy._state", "mproxy._stream", "mproxy._liveness", "mproxy._transmit",
+                 "mproxy._streams", "mproxy._session", "mproxy.handshake"],
      "engine": [f"mproxy.transport.{name}" for name in (
          "config", "_packet", "_ranges", "_rtt", "_sent", "_states", "_pace", "_congestion", "_cubic", "_bbr",
          "_outflow", "_inflow", "_acks", "_mtu", "_recovery", "_channel", "_listener", "_path", "_setup",
@@ -32,7 +32,7 @@ ORDER = {module: number for row in LAYERS for modules in row.values() for number
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 
 # The sans-I/O core: everything it needs comes in as an argument.
-PURE = ["_wire", "_ring", "_frames", "_stream", "_liveness", "_transmit", "_streams", "_session", "handshake",
+PURE = ["_wire", "_ring", "_frames", "_state", "_stream", "_liveness", "_transmit", "_streams", "_session", "handshake",
          "relay/udp/_gather", "relay/udp/_runs", "relay/udp/_flow_table"]
 PURE += [f"transport/{name}" for name in (
     "config", "_packet", "_ranges", "_rtt", "_sent", "_outflow", "_inflow", "_acks", "_pace", "_mtu", "_congestion",

@@ -172,7 +172,7 @@ cdef class Mover:
                 return
             self.stalled(sink)
         sink.other.grade = SMALL  # the sink is the slow one: larger reads would only wait here
-        if ring_append(&sink.waiting, data + n, length - <uint32_t>n) < 0:  # bytes are lost, and the pair with them
+        if ring_append(&sink.waiting, data + n, length - <uint32_t>n, NULL) < 0:  # bytes are lost, so the pair is
             self.fail(sink)
             self.fail(sink.other)
 
@@ -190,7 +190,7 @@ cdef class Mover:
             waiting = ring_used(&sink.waiting)
             n = send_parts(sink.source.fd, True, parts, ring_view(&sink.waiting, sink.waiting.head, waiting, parts))
             if n >= 0:
-                ring_release(&sink.waiting, sink.waiting.head + n)
+                ring_release(&sink.waiting, sink.waiting.head + n, NULL)
                 count[0] += n
                 self.moved += n
                 if n < <ssize_t>waiting:
@@ -235,7 +235,7 @@ cdef class Mover:
 
     cdef void drop(self, Side *side) noexcept:
         """Forget what waits for this socket."""
-        ring_drop(&side.waiting)
+        ring_drop(&side.waiting, NULL)
         if side.pipe != NULL:
             self.pool.give(side.pipe)
             side.pipe = NULL

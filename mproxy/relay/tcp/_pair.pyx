@@ -34,7 +34,7 @@ cdef void read_early(Pair *pair, uint8_t *buffer) noexcept:
     cdef ssize_t n = recv(pair.client.source.fd, buffer, SMALL_READ_BYTES, MSG_DONTWAIT)
     if n < 0:
         pair.client.failed = errno != EAGAIN and errno != EINTR  # an error is told once
-    elif n > 0 and ring_append(&pair.server.waiting, buffer, <uint32_t>n) < 0:
+    elif n > 0 and ring_append(&pair.server.waiting, buffer, <uint32_t>n, NULL) < 0:
         pair.client.failed = True  # no memory: the bytes are lost, and with them the connection
 
 
@@ -49,7 +49,7 @@ cdef int send_early(Pair *pair, Mover mover, uint64_t *count) noexcept:
     if n < 0:
         return errno
     acknowledge_at_once(pair.server.source.fd)
-    ring_release(ring, ring.head + n)
+    ring_release(ring, ring.head + n, NULL)
     count[0] += n
     mover.moved += n
     return 0

@@ -1,0 +1,66 @@
+"""What of a session must outlive its process, and nothing else: plain records without a pointer.
+
+A copy of a SessionState, of the StreamStates of its streams, and of the bytes that their rings keep is the session: on
+the next carrier it goes on exactly where it stood (`adopt_session` in _session.pxd, `adopt` in _streams.pxd). What the
+resume finds out anew, or what belongs to a carrier or a process, is not here but in Stream, StreamSet and Session.
+
+Every number has a fixed width, and storage is named by its number in the pool (_pool.pxd).
+"""
+
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from mproxy._ring cimport Ring
+from mproxy._wire cimport SECRET_BYTES, SESSION_ID_BYTES
+
+
+cdef struct StreamState:
+    # application -> carrier.   out.head + out_done <= sent, peak <= out.tail + out_ended
+    Ring out              # head: acknowledged by the peer; tail: written by the application
+    uint64_t sent         # next offset to plan for this carrier
+    uint64_t peak         # every offset below has left on some carrier
+    # carrier -> application.   acked <= inp.head + in_done <= inp.tail + in_ended
+    Ring inp              # head: handed to the application; tail: received
+    uint64_t acked        # last ack put on a carrier
+    # identity
+    uint32_t id           # never 0
+    uint32_t target       # where OPEN's payload lies in the session's `targets`
+    uint16_t target_bytes  # its length; 0: the default daemon
+    # flags
+    uint8_t out_ended     # the application ended its direction: FIN has offset out.tail
+    uint8_t out_done      # ... and the peer acknowledged it
+    uint8_t in_ended      # FIN received; its offset is inp.tail
+    uint8_t in_done       # ... and handed to the application
+    uint8_t open_due      # OPEN must still be put on this carrier
+    uint8_t confirmed     # cproxy: the peer has shown that it knows the stream
+    uint8_t unheard       # ended before the peer can have heard of it: nothing to remember
+    uint8_t aborted       # ended by a reset, ours or the peer's; no byte moves any more
+    uint8_t reset_ours    # the reset began on this side: the peer has to be told
+    uint8_t reset_code    # a ResetCode
+    uint8_t deaf          # the application takes no more: what the peer sends is acknowledged and goes nowhere
+    uint8_t drain_reset   # the application vanished: reset once all that it wrote is acknowledged
+    uint8_t retired       # in the session's list of finished streams
+
+
+cdef struct SessionState:
+    uint8_t session_id[SESSION_ID_BYTES]  # random; zeros before the first WELCOME
+    uint8_t secret[SECRET_BYTES]  # proves the right to resume
+    uint64_t epoch        # of the newest carrier
+    # counters
+    uint64_t out_bytes    # application bytes taken for the peer
+    uint64_t in_bytes     # application bytes received
+    uint64_t opened       # streams ever
+    # streams
+    Ring targets          # cproxy: the payloads of its OPENs, each once, behind its length (2 bytes); none is let go
+    uint32_t last_id      # cproxy: id given last
+    uint32_t highest_id   # highest id ever opened
+    int32_t close_code    # a CloseCode: why the session is over; -1: it is not
+    uint8_t is_server     # sproxy's end: streams are opened by the peer
+    uint8_t known         # there has been a WELCOME: id and secret are valid
+
+
+cdef StreamState *stream_state_new() noexcept nogil
+cdef void stream_state_free(StreamState *state) noexcept nogil
+cdef SessionState *session_state_new() noexcept nogil
+cdef void session_state_free(SessionState *state) noexcept nogil
+cdef int session_note_target(SessionState *session, StreamState *stream, const uint8_t *text, uint16_t length,
+                             size_t *account) noexcept nogil
