@@ -4,7 +4,7 @@
 `Server` attaches at HELLO and drops the old carrier at once.
 """
 
-from tests.drivers._pysession import PySession
+from tests.drivers._pysession import PySession, image, revive
 
 from mproxy._session import EventKind, Session
 from mproxy._wire import CloseCode, ResetCode
@@ -74,6 +74,29 @@ class End:
     def _takes(self, stream_id, length):
         app = self.apps.get(stream_id)   # none yet: OPEN came in the same bytes
         return app.wants(length) if app else 0
+
+    # ---- another process
+
+    def die(self, *, sending=False):
+        """The process dies, and another one knows what is in the states and the rings, nothing else.
+
+        With `sending` it dies when the carrier has taken what there was to send, before that was noted. The
+        applications are still there; the carrier is not.
+        """
+        if self.ps is None:
+            return
+        if sending and self.carrier is not None:
+            self.outward.write(self.ps.transmit(min(self.outward.room(), MAX_BURST), counted=False))
+        self.drop_carrier()
+        held = {app.id for app in self.apps.values() if not app.released}
+        self.ps = revive(self.config, image(self.ps), self.clock.now, held)
+        self.timer_at = None
+        self.world.revived += 1
+        for app in self.apps.values():
+            if not app.released and not app.ended:
+                app.may_write = True
+                app.write()
+        self.pump()
 
     # ---- events
 
@@ -212,13 +235,22 @@ class Client(End):
         self.epoch += 1
         hello = Hello(session.session_id, INSTANCE_ID, bytes(16), self.epoch,
                       self.config.session_budget_bytes, self.config.window_bytes)
-        caller = Caller(lambda: (hello, session.resume_list(), session.secret))
+        caller = Caller(lambda: (hello, self.ps.session.resume_list(), self.ps.session.secret))
         carrier = self.world.new_carrier()
         self.dials.append(carrier)
         carrier.up.sink = lambda data: self.world.server.incoming(carrier, data)
         carrier.down.sink = lambda data: self._answer(carrier, caller, hello, data)
         carrier.up.reader, carrier.down.reader = self.world.server, self
         carrier.up.write(caller.outgoing)
+
+    def die(self, *, sending=False):
+        """The process dies: dials under way end with it."""
+        for carrier in self.dials:
+            carrier.close(carrier.down, carrier.up)
+        self.dials.clear()
+        super().die(sending=sending)
+        self.epoch = self.ps.session.epoch
+        self._dial_over()
 
     def redial(self, delay):
         """Dial in `delay` unless something is under way by then."""

@@ -123,7 +123,10 @@ class Schedule:
         self.faults_left -= 1
         carrier = world.client.carrier
         what = pick.random()
-        if self.kind in ("supersede", "crossing") or what < 0.3:
+        end = pick.choice((world.client, world.server)) if self.kind == "dying" else None
+        if end is not None and end.ps is not None and what < 0.6:
+            end.die(sending=pick.random() < 0.5)
+        elif self.kind in ("supersede", "crossing") or what < 0.3:
             for _ in range(pick.choice((1, 1, 2, 3))):
                 world.clock.after(pick.randrange(2 * self.latency), world.client.dial)
         elif carrier is None:

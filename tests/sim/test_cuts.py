@@ -12,14 +12,21 @@ from tests.sim.world import HOUR_US, World, small_config
 SECOND_US = 1_000_000
 
 
-def scripted(on_carrier=None, *, kept=0, dial_at=None):
-    """Play the script; `on_carrier(number, carrier, cut)` may arrange for cuts. Returns the world at its end."""
+def scripted(on_carrier=None, *, kept=0, dial_at=None, dies=None):
+    """Play the script; `on_carrier(number, carrier, cut)` may arrange for cuts. Returns the world at its end.
+
+    `dies`: "client" or "server", whose process then dies, too.
+    """
     world = World(small_config(window_bytes=4096, session_budget_bytes=8192),
                   small_config(window_bytes=5000, session_budget_bytes=6000), latency=1000)
 
     def watch(carrier):
+        def cut():
+            if dies:
+                getattr(world, dies).die(sending=True)
+            carrier.cut(kept, kept)
         if on_carrier:
-            on_carrier(len(world.carriers), carrier, lambda: carrier.cut(kept, kept))
+            on_carrier(len(world.carriers), carrier, cut)
     world.on_carrier = watch
     client, at = world.client, world.clock.after
     at(0, client.open, Plan(150), Plan(0, end_pause=20_000))                       # half-close, late end
@@ -70,6 +77,19 @@ def test_cut_at_every_byte(direction, kept):
         except Exception as error:
             raise AssertionError(f"cut {direction} after {position} bytes: {error}") from error
         assert len(world.carriers) >= 2
+
+
+@pytest.mark.parametrize("who", ["client", "server"])
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_the_process_dies_at_any_byte(direction, who):
+    """Another process goes on with what is in the states and the rings."""
+    revived = 0
+    for position in range(0, UP_BYTES if direction == "up" else DOWN_BYTES, 3):
+        try:
+            revived += scripted(cut_carriers(direction, position), kept=1 << 20, dies=who).revived
+        except Exception as error:
+            raise AssertionError(f"{who} died after {position} bytes {direction}: {error}") from error
+    assert revived > 100
 
 
 @pytest.mark.parametrize("direction", ["up", "down"])

@@ -33,6 +33,13 @@ def test_early_answers(first):
         play(seed, "early-answer")
 
 
+@pytest.mark.parametrize("first", [0, FRESH], ids=["known", "fresh"])
+def test_dying_processes(first):
+    """Either side's process dies at any moment, and another one goes on with its states and rings."""
+    revived = sum(play(seed, "dying").world.revived for seed in range(first, first + 2 * BLOCK))
+    assert revived > BLOCK
+
+
 @pytest.mark.parametrize("seed", [34, 75, 209, 638, 873, 984, 1478, 2211])
 def test_schedules_that_once_failed(seed):
     """Kept because each showed a fault of the protocol that a unit test now holds; see tests/unit/test_session.py."""

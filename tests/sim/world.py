@@ -31,7 +31,8 @@ class World:
         self.on_carrier = lambda carrier: None
         self.healing = False      # no more faults; applications hurry
         self.attached = 0
-        self.deaths = 0
+        self.deaths = 0           # of carriers
+        self.revived = 0          # processes that another one went on for
         self.may_limit = False    # more streams than the server's limit may be opened
         self.client = Client(self, client_config or small_config())
         self.server = Server(self, server_config or small_config())
