@@ -4,6 +4,7 @@ Invariant of every test here: whatever bytes arrive, `receive` raises nothing; t
 CLOSED with a code of the peer's faults; ring storage and streams stay within the limits; and all of it is given back.
 """
 
+import gc
 import random
 
 import pytest
@@ -31,6 +32,7 @@ class Victim:
     def __init__(self, pick, *, is_server, config=None):
         self.pick = pick
         self.config = config or small_config(max_streams=20)
+        gc.collect()  # sessions of earlier tests that wait for it would be let go of in the middle
         self.base_bytes = pool_bytes()[0]
         self.ps = PySession(Session(self.config, is_server=is_server, session_id=SESSION_ID, secret=SECRET))
         self.owned = set()
