@@ -125,9 +125,9 @@ def mproxy_pair(*options: str) -> Callable[[Job], Outcome]:
         key = job.directory / "key"
         key.write_text("5eed" * 16 + "\n")
         key.chmod(0o600)
-        common = [*options, *job.options, "--key", str(key), "--json", "--quiet"]
+        common = [*options, *job.options, "--key", str(key), "--json"]
         receiver = [MPROXY_PROGRAM, "recv", *common, "--once", "--bind", LOOPBACK, "-o", str(job.target), str(job.port)]
-        sender = [MPROXY_PROGRAM, "send", *common, str(job.source), LOOPBACK, str(job.to_port)]
+        sender = [MPROXY_PROGRAM, "send", *common, "--quiet", str(job.source), LOOPBACK, str(job.to_port)]
         return _run_pair(job, receiver, sender)
 
     return run
