@@ -81,8 +81,8 @@ cdef int fail() except -1:
 # ---- names
 
 def open_below(int base, parts):
-    """A descriptor of the directory that the names `parts` lead to from `base`, itself if there are none. OSError, its
-    `filename` the part that is missing, a symbolic link, or no directory."""
+    """A descriptor of the directory that the names `parts` lead to from `base`; of `base` itself if there are none.
+    OSError, its `filename` the part that is missing, a symbolic link, or not a directory."""
     cdef int flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC
     cdef int above = base, below
     cdef const char *name
@@ -102,7 +102,7 @@ def open_below(int base, parts):
 
 
 def find(int directory, bytes name not None):
-    """The Status of `name` in a directory, of a symbolic link its own; None where there is nothing. OSError."""
+    """The Status of `name` in a directory (of a symbolic link, not its target); None if it does not exist. OSError."""
     cdef const char *sought = name
     cdef stat_t found
     cdef int result
@@ -131,8 +131,8 @@ cdef bint has_name(int fd, int directory, const char *name) noexcept nogil:
 
 
 def create(int directory, bytes name not None):
-    """A descriptor of a new file, readable for its owner only, and locked; -1 when the name is taken. OSError;
-    BlockingIOError when somebody was faster with the lock."""
+    """A descriptor of a new file, readable by its owner only, and locked; -1 when the name is taken. OSError;
+    BlockingIOError when somebody else got the lock first."""
     cdef const char *own = name
     cdef int flags = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC
     cdef int fd, result = 0
@@ -152,7 +152,7 @@ def create(int directory, bytes name not None):
 
 
 def link_open(int fd, int directory, bytes name not None):
-    """Give an open file a name more in a directory (proc(5), linkat(2)); FileExistsError, OSError."""
+    """Give an open file another name, in a directory (proc(5), linkat(2)). FileExistsError, OSError."""
     cdef const char *new = name
     cdef int result
     with nogil:
@@ -162,7 +162,7 @@ def link_open(int fd, int directory, bytes name not None):
 
 
 def remove_named(int fd, int directory, bytes name not None):
-    """Remove a name from a directory, if it is that of an open file. OSError."""
+    """Remove a name from a directory, if it is the open file's. OSError."""
     cdef const char *own = name
     cdef int result = 0
     with nogil:
@@ -201,7 +201,7 @@ def status_of(int fd):
 
 
 def read_at(int fd, uint8_t[::1] buffer not None, int64_t at):
-    """Fill `buffer` from offset `at` of a file; how many bytes: fewer where it ends. OSError."""
+    """Fill `buffer` from offset `at` of a file; returns how many bytes: fewer at its end. OSError."""
     cdef size_t done = 0, length = <size_t>buffer.shape[0]
     cdef ssize_t got = 1
     if length == 0:
@@ -253,8 +253,8 @@ def reserve(int fd, int64_t offset, int64_t length):
 
 
 def settle(int fd, mode_t mode, mtime_ns):
-    """Put the contents of a file on the disk, then give it its mode and, unless None, its time; its Status. A file
-    system that lets nobody set these keeps its own. OSError."""
+    """Write the contents of a file out to the disk, then set its mode and, unless None, its time; returns its Status.
+    Where the file system does not allow setting these they stay as they are. OSError."""
     cdef timespec times[2]
     cdef bint has_time = mtime_ns is not None
     cdef stat_t found

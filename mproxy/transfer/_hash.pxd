@@ -1,6 +1,6 @@
 """BLAKE2b of four leaves at once (RFC 7693, with the tree parameters of the BLAKE2 specification, section 2.10).
 
-Each 64-bit word of the state is a vector of four, one for each leaf. CPython's own BLAKE2b takes 1.27 s for a gigabyte
-on the machine of docs/performance.md, this a third of it with AVX2: why that is worth code of our own is in
-docs/decisions/transfer-keys-and-hash.md. Without AVX2 `is_fast` is false, and hashlib is as good.
+Each 64-bit word of the state is a vector of four, one lane for each leaf. CPython's own BLAKE2b takes 1.27 s for a
+gigabyte on the machine of docs/performance.md; this takes a third of that with AVX2. Why that is worth code of our own:
+docs/decisions/transfer-keys-and-hash.md. Without AVX2 `is_fast` is false, and hashlib is just as good.
 """

@@ -1,4 +1,4 @@
-"""What a file is received into: one interface, whatever is there already and wherever it goes."""
+"""What a file is received into: one interface, wherever the file goes and whatever is there already."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class ArrivingFile:
-    """`begin` first; `close`, or `abandon`, at last, in every case. Blocks come from any thread, unless `in_order`."""
+    """First `begin`; at the end, always, `close` or `abandon`. Blocks come from any thread, unless `in_order`."""
 
     in_order = False
     kept_blocks = 0  # that were there from an earlier attempt
@@ -24,17 +24,17 @@ class ArrivingFile:
         raise NotImplementedError
 
     def finish(self, size: int, digest: bytes) -> bytes | None:
-        """All is there: give it its name; the root. None: it is not the sender's, and nothing is kept."""
+        """All has arrived: give it its name; returns the root. None: that is not the sender's, and nothing is kept."""
         raise NotImplementedError
 
     def discard(self) -> None:
         """Keep nothing of it for another attempt."""
 
     def cancel(self) -> None:
-        """Make what takes long end soon, with Cancelled. From any thread."""
+        """Have long work end soon, with Cancelled. From any thread."""
 
     def abandon(self) -> None:
-        """Close; what has arrived stays for the next attempt, if it has something to go on with."""
+        """Close; what has arrived is kept for the next attempt, if that can continue from it."""
         self.close()
 
     def close(self) -> None:

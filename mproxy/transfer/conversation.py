@@ -14,24 +14,24 @@ if TYPE_CHECKING:
     from mproxy.transport._endpoint import Link
     from mproxy.transport.keying import Keying
 
-# Messages about small files are some hundred bytes each: what has come of them is read in one go. Of a large block no
-# more than this is copied once more.
+# Messages about small files are some hundred bytes each, so whatever has arrived is read in one go. No more than this
+# of a large block is copied an extra time.
 READ_AHEAD_BYTES = 16384
 
 
 class Conversation(LinkHandler):
-    """A Link's handler that reads messages. `keying` answers handshakes, None where there are no keys."""
+    """A Link's handler that reads messages. `keying` answers handshakes; None where there are no keys."""
 
     def __init__(self, link: Link, keying: Keying | None = None) -> None:
         self.link = link
         self.over = False
-        self.open = False  # the peer has shown that it is there, with the keys
+        self.open = False  # the peer has shown that it is there and has the keys
         self._keying = keying
-        self._refusal = ""  # why we do not trust the peer's key, which is not for the peer to know
-        self._ahead = memoryview(b"")  # what has come, from the beginning of a message
-        self._at = self._end = 0  # of these bytes those that are still to be read
-        self._block, self._length = Block(0, 0, b""), 0  # the last one, and the bytes of its data
-        self._data: memoryview | None = None  # where these go, while the last `_missing` of them are to come
+        self._refusal = ""  # why we do not trust the peer's key: it is not told
+        self._ahead = memoryview(b"")  # what has arrived, from the beginning of a message
+        self._at = self._end = 0  # which of these bytes are still to be read
+        self._block, self._length = Block(0, 0, b""), 0  # the last block, and the length of its data
+        self._data: memoryview | None = None  # where that goes, while the last `_missing` bytes are still to come
         self._missing = 0
         self._gave_up = False
         link.handler = self
@@ -49,7 +49,7 @@ class Conversation(LinkHandler):
     def on_established(self, link: Link) -> None:
         """The connection is established; `on_open` follows, unless the peer's key was refused."""
         if self._refusal:
-            return  # with keys, but we do not trust it
+            return  # it has keys, but we do not trust them
         self.open = True
         self._ahead = memoryview(bytearray(READ_AHEAD_BYTES))
         self._at_hand(HEADER.size)
@@ -101,7 +101,7 @@ class Conversation(LinkHandler):
             self.link.abort(int(code), reason.encode("utf-8", "backslashreplace"))
 
     def take_block(self, buffer: bytearray) -> None:
-        """A buffer for the block that `block_buffer` had none for."""
+        """Here is a buffer for the block for which `block_buffer` had none."""
         try:
             if self._receive(buffer):
                 self._take_messages()
@@ -110,18 +110,18 @@ class Conversation(LinkHandler):
 
     @property
     def block_length(self) -> int:
-        """Bytes of data of the block whose header has come."""
+        """Bytes of data of the block whose header has arrived."""
         return self._length
 
     @property
     def begun_bytes(self) -> int:
-        """Of the block that is being received."""
+        """Index of the file of the block that is being received."""
         return 0 if self._data is None else len(self._data) - self._missing + self.link.filled
 
     # ---- messages
 
     def _take_messages(self) -> None:
-        """Take what has come, and have the link call when there is more."""
+        """Take what has arrived, and have the link call when there is more."""
         while not self._gave_up and self._take_message():
             pass
 
@@ -143,7 +143,7 @@ class Conversation(LinkHandler):
         return True
 
     def _at_hand(self, count: int) -> bool:
-        """Whether `count` bytes have come that were not read; else they are waited for."""
+        """Whether `count` unread bytes have arrived; else they are waited for."""
         rest = self._end - self._at
         if rest >= count:
             return True
@@ -154,7 +154,7 @@ class Conversation(LinkHandler):
         return False
 
     def _receive(self, buffer: bytearray) -> bool:
-        """Put the block's data into `buffer`; whether all of it has come."""
+        """Put the block's data into `buffer`; returns whether all of it has arrived."""
         data = memoryview(buffer)[:self._length]
         there = min(self._length, self._end - self._at)
         data[:there] = self._ahead[self._at:self._at + there]

@@ -30,7 +30,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class Refusal(PeerError):
-    """A file that is not taken."""
+    """A file that is not accepted."""
 
     def __init__(self, code: Result, text: str) -> None:
         super().__init__(None, text)
@@ -39,8 +39,8 @@ class Refusal(PeerError):
 
 def _target(directory: int, name: bytes, file: File, *, force: bool, umask: int, spread: Spread,
             anew: bool) -> ArrivingFile:
-    """What `file` is received into, under `name` in the directory of a descriptor, which it takes over. `anew`: what
-    is there is known to be another file."""
+    """What `file` is received into, under `name` in the directory of a descriptor, which it takes over. `anew`: the
+    existing file is known to be a different one."""
     try:
         found = find(directory, name)
         present = not anew and may_be(found, file) and not (force and has_state(directory, name))
@@ -54,34 +54,34 @@ def _target(directory: int, name: bytes, file: File, *, force: bool, umask: int,
 
 
 class Destination:
-    """Where files go. What a method says of threads holds for all destinations."""
+    """Where files go. What a method's docstring says about threads holds for all destinations."""
 
     one_sender = False
-    spread: Spread  # for what takes long
+    spread: Spread  # for long work
 
     def place_of(self, file: File) -> object:
-        """Two files with the same place are in each other's way; None: they never are."""
+        """Two files with the same place are in each other's way; None: no two files are."""
         raise NotImplementedError
 
     def make(self, file: File) -> bool:
-        """Whether the directory was made now; it may have been there. On a worker's thread."""
+        """Make a directory unless it is there; whether it was made now. On a worker's thread."""
         raise NotImplementedError
 
     def open(self, file: File, anew: bool = False) -> ArrivingFile:
-        """What a file is received into; `anew`: what is there is known to be another one. On a worker's thread."""
+        """What a file is received into; `anew`: the existing file is a different one. On a worker's thread."""
         raise NotImplementedError
 
     def remove_abandoned(self, before_ns: int) -> tuple[int, int]:
-        """Of `leftovers`. On a worker's thread."""
+        """As in `leftovers`. On a worker's thread."""
         return 0, 0
 
     def dress(self, directories: Sequence[tuple[File, bool]]) -> None:
-        """Give directories, [(File, whether it was made here), ...] from above to below, their times, and their modes
-        to those that were made. Never raises: they are there. On a worker's thread."""
+        """Give directories, [(File, whether it was made here), ...] from the top down, their times, and those that were
+        made here their modes. Never raises: the directories exist. On a worker's thread."""
 
 
 class IntoDirectory(Destination):
-    """Files go below `path`, under the names they come with. `dots`: whether a component of a name may begin with a
+    """Files go below `path`, under the sender's names for them. `dots`: whether a component of a name may begin with a
     dot. Modes are those of the sender less `umask`."""
 
     def __init__(self, path: str, force: bool, *, dots: bool = True, umask: int = 0,
@@ -103,7 +103,7 @@ class IntoDirectory(Destination):
     def make(self, file: File) -> bool:
         base = os.open(self.path, _DIRECTORY)
         try:
-            # We have to get in while it is being filled; `dress` gives it its own mode.
+            # We need access while it is being filled; `dress` gives it its own mode.
             fd, made = make_directory(base, self._split(file), (file.mode & 0o777) | 0o700)
         finally:
             os.close(base)
@@ -142,7 +142,7 @@ class IntoDirectory(Destination):
 
 
 class IntoFile(Destination):
-    """One file, under a name of ours."""
+    """One file, under a name given here."""
 
     def __init__(self, path: str, force: bool, *, umask: int = 0, spread: Spread = one_by_one) -> None:
         self.path, self._name = os.path.split(os.path.abspath(path))
@@ -170,7 +170,7 @@ NOBODY_READS = "nobody reads the receiver's output any more"
 
 
 class IntoPipe(Destination):
-    """Standard output, one file after the other, of one sender at a time."""
+    """Standard output: one file after the other, from one sender at a time."""
 
     one_sender = True
 
@@ -180,7 +180,7 @@ class IntoPipe(Destination):
         self.writing: PipedFile | None = None  # the file whose turn it is
 
     def place_of(self, _file: File) -> object:
-        return None  # there is one thread
+        return None  # there is only one thread
 
     def make(self, _file: File) -> NoReturn:
         raise Refusal(Result.REFUSED, "the receiver writes to a pipe and cannot accept directories")
@@ -191,7 +191,7 @@ class IntoPipe(Destination):
 
 
 class PipedFile(ArrivingFile):
-    """What PartialFile is, for a pipe: blocks in order, nothing to go on with later. On one thread, all of it."""
+    """For a pipe what PartialFile is for a file: blocks in order, and no continuing later. All of it on one thread."""
 
     in_order = True
 
@@ -231,7 +231,7 @@ class PipedFile(ArrivingFile):
             self._pipe.writing = None
 
     def finish(self, size: int, digest: bytes) -> bytes | None:
-        """The root; None when it is another."""
+        """The root; None when it is not the sender's."""
         own = root(self._digests)
         return own if size == self._size and digest == own else None
 
@@ -247,7 +247,7 @@ def _write_all(fd: int, data: Data) -> None:
             view = view[os.write(fd, view):]
         except BrokenPipeError:
             raise Refusal(Result.FAILED, NOBODY_READS) from None
-        except BlockingIOError:  # somebody else has made it so (O_NONBLOCK), and may rely on it
+        except BlockingIOError:  # somebody else set O_NONBLOCK, and may rely on it
             poll = select.poll()
             poll.register(fd, select.POLLOUT)
             poll.poll()

@@ -1,4 +1,4 @@
-"""Parts of files that nobody goes on with: their room is given back."""
+"""Partial files that no sender continues: they are removed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mproxy.transfer.names import is_temporary
 
 def remove_abandoned(path: str, before_ns: int, names: Collection[bytes] | None = None) -> tuple[int, int]:
     """Remove temporary files below the directory `path` that have not changed since `before_ns` (time.time_ns) and that
-    no transfer holds; with `names` only those, and only in the directory itself. (how many, bytes)."""
+    no transfer holds; with `names` only those, and only in the directory itself. Returns (how many, bytes)."""
     count = total = 0
     for _path, directories, files, fd in os.fwalk(path, follow_symlinks=False):
         for name in map(os.fsencode, files):
@@ -27,7 +27,7 @@ def remove_abandoned(path: str, before_ns: int, names: Collection[bytes] | None 
 
 
 def _remove(directory_fd: int, name: bytes, before_ns: int) -> int | None:
-    """Bytes that are free now; None when it stays."""
+    """Bytes freed; None when it stays."""
     try:
         if not _is_old(os.stat(name, dir_fd=directory_fd, follow_symlinks=False), directory_fd, before_ns):
             return None
@@ -46,6 +46,6 @@ def _remove(directory_fd: int, name: bytes, before_ns: int) -> int | None:
 
 
 def _is_old(status: os.stat_result, directory_fd: int, before_ns: int) -> bool:
-    """Whether it is a file of ours without a change since then. Its st_mtime may be that of the source."""
+    """Whether it is a file of ours, unchanged since then. Its st_mtime may be that of the source."""
     owners = (os.geteuid(), os.fstat(directory_fd).st_uid)
     return stat.S_ISREG(status.st_mode) and status.st_uid in owners and status.st_ctime_ns < before_ns

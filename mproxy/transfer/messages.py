@@ -9,10 +9,10 @@
                                                       RESULT {index, code, root, text}
     BYE                                               BYE
 
-FILE messages go ahead of the data, up to AHEAD of them, so that a directory of small files does not cost a round trip
-each. The sender's RESULT in place of END says that the source has changed. A root of zeros in END is of a sender that
-was asked for a part only. A pipe's blocks come in parts (mproxy.transfer.parts). All numbers are big-endian. Every
-length is bounded before anything is allocated.
+FILE messages go ahead of the data, up to AHEAD of them, so that small files do not cost a round trip each. A RESULT of
+the sender in place of END says that the source has changed. A root of zeros in END means that the sender was asked for
+only a part of the file. A pipe's blocks come in parts (mproxy.transfer.parts). All numbers are big-endian. Every length
+is bounded before anything is allocated.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from typing import Self, TypeAlias
 
-    # What `parse_payload` gives.
+    # What `parse_payload` returns.
     Message: TypeAlias = "int | File | Want | End | Outcome | None"
 
 TRANSFER_VERSION = 1
 
-# FILE messages that the sender may have without an answer.
+# FILE messages that may be unanswered at a time.
 AHEAD = 64
 
-# A path of 4096 bytes (PATH_MAX), or some thousand ranges; far beyond it somebody wants our memory.
+# Enough for a path of 4096 bytes (PATH_MAX), or some thousand ranges; whoever sends far more is after our memory.
 MOST_CONTROL_BYTES = 65536
 MOST_RANGES = 4000
 MOST_NAME_BYTES = 4096
 MOST_TEXT_BYTES = 1000
 MOST_INDEX = 1 << 31
 
-# 2**63 bytes is what a file offset can say (off_t).
+# The largest file offset (off_t).
 MOST_SIZE = (1 << 63) - 1
 UNKNOWN_SIZE = (1 << 64) - 1
 
-# A time in nanoseconds, before or after 1970: to the year 2262. File systems have some that are farther away.
+# A time in nanoseconds before or after 1970, so up to the year 2262. File systems can have times beyond that.
 MOST_TIME_NS = (1 << 63) - 1
 
 HEADER = struct.Struct(">B3xI")  # type, bytes of payload
@@ -72,15 +72,15 @@ class MessageType(enum.IntEnum):
 
 
 class FileKind(enum.IntEnum):
-    FILE = 1  # size known, blocks in any order, can go on after an interruption
+    FILE = 1  # size known, blocks in any order, can continue after an interruption
     DIRECTORY = 2  # no data
     PIPE = 3  # size unknown, blocks in order
 
 
 class Result(enum.IntEnum):
     DONE = 0  # arrived, hash verified, in its place
-    EXISTS = 1  # something of that name is there, and no --force
-    BAD_NAME = 2  # the receiver does not take such a name
+    EXISTS = 1  # something of that name exists, and there is no --force
+    BAD_NAME = 2  # the receiver does not accept such a name
     NO_SPACE = 3
     NO_PERMISSION = 4
     FAILED = 5  # another error of the receiver's system
@@ -89,7 +89,7 @@ class Result(enum.IntEnum):
     REFUSED = 8  # not wanted: a second file for one output, a directory for standard output
 
 
-# By number: an enumeration that is called, or searched, costs more than the rest of a short message.
+# By number: calling or searching an enumeration costs more than the rest of a short message.
 _TYPES = {kind.value: kind for kind in MessageType}
 _KINDS = {kind.value: kind for kind in FileKind}
 _RESULTS = {code.value: code for code in Result}
@@ -199,12 +199,12 @@ def pack_bye() -> bytes:
 
 
 def bad(reason: str) -> PeerError:
-    """The error of a peer that says what it must not."""
+    """The error for a peer that says something it must not."""
     return PeerError(None, reason)
 
 
 def parse_header(data: bytes | memoryview, at: int = 0) -> tuple[MessageType, int]:
-    """(MessageType, bytes of payload) of the message at an offset; PeerError for what nobody may say."""
+    """(MessageType, bytes of payload) of the message at an offset; PeerError if there can be no such message."""
     number, length = HEADER.unpack_from(data, at)
     kind = _TYPES.get(number)
     if kind is None:
@@ -216,7 +216,7 @@ def parse_header(data: bytes | memoryview, at: int = 0) -> tuple[MessageType, in
 
 
 def parse_payload(kind: MessageType, payload: bytes | memoryview) -> Message:
-    """What a message other than BLOCK says; PeerError when it is none."""
+    """The contents of a message other than BLOCK; PeerError when it is malformed."""
     payload = bytes(payload)
     return _PARSERS[kind](payload)
 

@@ -1,7 +1,7 @@
-"""Names that a sender gives: what is taken, the directories on the way, and the temporary names beside the real one.
+"""Names that a sender gives: which are accepted, the directories on the way, and the temporary names.
 
-Names are taken apart: each directory on the way is opened from the one before it and never through a symbolic link, so
-that neither a name nor a link that somebody put there leads elsewhere (openat(2), O_NOFOLLOW).
+A name is taken apart: each directory on the way is opened from the one before, and never through a symbolic link, so
+that neither a name nor a planted link can lead elsewhere (openat(2), O_NOFOLLOW).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from mproxy.transfer.messages import MOST_NAME_BYTES
 
 PART, STATE = b".mproxy-part", b".mproxy-state"
 LONGEST_COMPONENT = 255  # NAME_MAX
-MOST_DEPTH = 128  # components; deeper trees are made to do harm
+MOST_DEPTH = 128  # components; deeper trees are meant to do harm
 
 
 class BadName(MproxyError):
-    """A name that is not taken."""
+    """A name that is not accepted."""
 
 
 def split_name(name: bytes) -> list[bytes]:
@@ -51,7 +51,7 @@ def temporary_names(name: bytes) -> tuple[bytes, bytes]:
     if len(name) > most:
         tail = b"~" + hashlib.blake2b(name, digest_size=8).hexdigest().encode()
         head = name[:most - len(tail)]
-        while head and head[-1] & 0xC0 == 0x80:  # never half of a character: some file systems refuse that
+        while head and head[-1] & 0xC0 == 0x80:  # never cut a character in half: some file systems refuse that
             head = head[:-1]
         if head and head[-1] & 0xC0 == 0xC0:
             head = head[:-1]
@@ -60,7 +60,7 @@ def temporary_names(name: bytes) -> tuple[bytes, bytes]:
 
 
 def open_directory(base_fd: int, parts: list[bytes]) -> int:
-    """A descriptor of the directory below `base_fd`; BadName through a symbolic link, or where there is none."""
+    """A descriptor of the directory below `base_fd`; BadName if it is missing or a symbolic link is on the way."""
     try:
         return open_below(base_fd, parts)
     except FileNotFoundError as error:
@@ -72,7 +72,7 @@ def open_directory(base_fd: int, parts: list[bytes]) -> int:
 
 
 def make_directory(base_fd: int, parts: list[bytes], mode: int) -> tuple[int, bool]:
-    """(descriptor, whether it was made here) of the directory `parts`, made with `mode` less the umask if missing."""
+    """(descriptor, whether it was made here) of the directory `parts`, made if missing, with `mode` less the umask."""
     above = open_directory(base_fd, parts[:-1])
     try:
         try:
@@ -86,7 +86,7 @@ def make_directory(base_fd: int, parts: list[bytes], mode: int) -> tuple[int, bo
 
 
 def current_umask() -> int:
-    """The process's umask. Only while there is one thread: it can be read no other way than by setting it."""
+    """The process's umask. Only while there is one thread: it can be read only by setting it."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask

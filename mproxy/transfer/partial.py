@@ -1,16 +1,16 @@
-"""A file that is arriving: its temporary name, what of it is there, and its way to its real name.
+"""An arriving file: its temporary name, which parts of it are there, and how it gets its real name.
 
     .NAME.mproxy-part     the data, at its place in the file
-    .NAME.mproxy-state    which source it is of, and for every block its digest, zeros while it is missing; where there
-                          is nothing to go on with, for a pipe or a single block, there is none
+    .NAME.mproxy-state    the identity of its source, and a digest for every block, zeros while that is missing; a pipe
+                          or a file of a single block, which cannot be continued, has none
 
-Nothing that lies on the disk is believed. What the state claims of an earlier attempt is read and hashed before the
-rest is asked for, and all of it is read and hashed again, from the disk, before the file gets its name: a part that was
-cut, damaged, exchanged or written into by others is found, whenever that happened. The name is given to the file that
-was hashed, by its descriptor, and not to whatever has the temporary name by then.
+Nothing on the disk is trusted. What the state claims of an earlier attempt is read and hashed before the rest is asked
+for, and all of it is read from the disk and hashed again before the file gets its name: if others cut, damaged,
+replaced or wrote into it, that is found, whenever it happened. The name goes to the file that was hashed, by its
+descriptor, and not to whatever has the temporary name by then.
 
-The temporary files are ours alone: what somebody has planted there, a link, a file with a second name, a file of
-another user, is neither opened nor removed.
+The temporary files are ours alone: a link, a file with a second name or a file of another user that somebody planted
+there is neither opened nor removed.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ if TYPE_CHECKING:
 
         def __call__(self, function: Callable[[Item], Found], items: Sequence[Item]) -> list[Found]: ...
 
-RESERVE_BYTES = 16 << 20  # ahead of what has arrived, at most: a reservation keeps other threads from writing
-MOST_PIPE_BLOCKS = 1 << 21  # of a pipe: 64 MiB of digests, 2 TiB in blocks that are full
+RESERVE_BYTES = 16 << 20  # most ahead of what has arrived: a reservation holds up other threads that write
+MOST_PIPE_BLOCKS = 1 << 21  # of a pipe: 64 MiB of digests, 2 TiB in full blocks
 
 _STATE = struct.Struct(">8sQ16s40x")  # magic, size, identity; then the digests
 _MAGIC = b"mproxy\0\1"
 _MISSING = bytes(DIGEST_BYTES)
 _OWN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-_AT_ONCE = 16  # blocks that one thread reads and hashes
+_AT_ONCE = 16  # blocks that one thread reads and hashes in one go
 
 
 class Busy(MproxyError):
@@ -74,7 +74,7 @@ class Busy(MproxyError):
 
 
 class Damaged(MproxyError):
-    """What lies on the disk is not what was written there."""
+    """The data on the disk is not what was written there."""
 
 
 class Cancelled(MproxyError):
@@ -92,16 +92,16 @@ def spans(count: int) -> list[range]:
 
 
 def read_block(fd: int, buffer: bytearray, number: int, length: int) -> memoryview:
-    """Block `number`, of `length` bytes at most, in `buffer`; shorter where the file ends."""
+    """Block `number`, at most `length` bytes of it, in `buffer`; shorter where the file ends."""
     view = memoryview(buffer)[:length]
     return view[:read_at(fd, view, number * LEAF_BYTES)]
 
 
 def check_free(status: Status | None, file: File, force: bool) -> None:
-    """Nothing, if `file` may get a name that now belongs to what `status` is of (None: nothing has it).
+    """Check whether `file` may get a name that now belongs to the file with `status` (None: the name is free).
 
-    FileExistsError if it may not; Busy when the other may be the same file, which has come there just now;
-    IsADirectoryError for what no file can replace.
+    FileExistsError if it may not; Busy when the other may be the same file that has just arrived; IsADirectoryError for
+    what no file can replace.
     """
     if status is None:
         return
@@ -115,10 +115,10 @@ def check_free(status: Status | None, file: File, force: bool) -> None:
 
 
 class PartialFile(ArrivingFile):
-    """One arriving file in the directory `directory_fd` (which it takes over). `file` is the sender's FILE message.
+    """One arriving file in the directory `directory_fd`, which it takes over. `file` is the sender's FILE message.
 
-    After `begin` `write_block` for each block, once at a time (a pipe's in order); when all of that is over `finish`,
-    if the sender has ended.
+    Call order: `begin`; `write_block` for each block, never twice at a time for one block (a pipe's blocks in order);
+    when all of these are over and the sender has ended, `finish`.
     """
 
     def __init__(self, directory_fd: int, name: bytes, file: File, *, force: bool = False, umask: int = 0,
@@ -132,14 +132,14 @@ class PartialFile(ArrivingFile):
         self._spread = spread
         self._fd = self._state_fd = -1
         self._digests = bytearray()
-        self._reserved = 0  # bytes of the file for which there is room
+        self._reserved = 0  # bytes of the file for which room is reserved
         self._reserving = threading.Lock()
-        self._arrived = 0  # bytes, in this attempt
+        self._arrived = 0  # bytes in this attempt
         self._parts = Parts()  # of a pipe
         self._cancelled = False
-        self._made: list[bytes] = []  # temporary names that were not there before
+        self._made: list[bytes] = []  # temporary names that did not exist before
         self._begun = False
-        self._discarded = False  # what has the temporary names now is no longer ours
+        self._discarded = False  # what now has the temporary names is not ours
         self.in_order = file.kind == FileKind.PIPE
         self.kept_blocks = 0  # that were there from an earlier attempt
 
@@ -170,7 +170,7 @@ class PartialFile(ArrivingFile):
         return fd
 
     def _open_found(self, name: bytes) -> int:
-        """What an earlier attempt has left; BlockingIOError when somebody has it."""
+        """Open what an earlier attempt has left; BlockingIOError when somebody holds it."""
         found = find(self._directory, name)
         try:
             if found is None:
@@ -181,7 +181,7 @@ class PartialFile(ArrivingFile):
             raise Busy("another transfer of this file has just ended") from None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Its last owner may have removed the name before we had the lock.
+            # Its last owner may have removed the name before we got the lock.
             if not is_named(fd, self._directory, name):
                 raise BlockingIOError
             self._check_own(status_of(fd), name)
@@ -192,19 +192,19 @@ class PartialFile(ArrivingFile):
 
     def _check_own(self, status: Status, name: bytes) -> None:
         """OSError when the temporary file was planted by another user."""
-        owners = (os.geteuid(), os.fstat(self._directory).st_uid)  # a file system without owners says the same of all
+        owners = (os.geteuid(), os.fstat(self._directory).st_uid)  # where a file system has no owners all have the same
         if not stat.S_ISREG(status.st_mode) or status.st_uid not in owners:
             raise PermissionError(errno.EPERM, f"{os.fsdecode(name)} is in the way: mproxy did not create it")
         if status.st_nlink > 1:
             named = find(self._directory, self._name)
             if named is not None and (named.st_dev, named.st_ino) == (status.st_dev, status.st_ino):
-                # We were killed between two steps of giving the name.
+                # We were killed between the two steps of giving it its name.
                 os.unlink(name, dir_fd=self._directory)
                 raise Busy("a part that has its name already")
             raise PermissionError(errno.EPERM, f"{os.fsdecode(name)} is in the way: it has a second name (hard link)")
 
     def _read_state(self) -> bool:
-        """Whether an earlier attempt at the same source is there; then the digests of what lies there are taken."""
+        """Whether an earlier attempt at the same source is there; if so its digests are taken over."""
         size = self._file.size
         length = _STATE.size + block_count(size) * DIGEST_BYTES
         if os.fstat(self._state_fd).st_size != length:
@@ -219,7 +219,7 @@ class PartialFile(ArrivingFile):
         return True
 
     def _damaged(self) -> list[int]:
-        """Numbers of blocks that are claimed, but whose data on the disk is another."""
+        """Numbers of blocks that the state claims but whose data on the disk differs."""
         count = len(self._digests) // DIGEST_BYTES
         return [number for found in self._spread(self._damaged_in, spans(count)) for number in found]
 
@@ -239,7 +239,7 @@ class PartialFile(ArrivingFile):
         return found
 
     def _is_block(self, number: int, data: Data, digest: bytes, is_last: bool) -> bool:
-        """Whether data have this digest. Which block of a pipe is the last only its digest tells."""
+        """Whether data have this digest. Only the digest tells which block of a pipe is the last."""
         return leaf(data, number, is_last) == digest or (
             self._file.kind == FileKind.PIPE and leaf(data, number, not is_last) == digest)
 
@@ -251,8 +251,8 @@ class PartialFile(ArrivingFile):
             self._note(number, _MISSING)
 
     def _start_anew(self) -> None:
-        if self._file.kind == FileKind.FILE and self._file.size > LEAF_BYTES:  # a block tells when it is written
-            self._check_room()  # first: the digests of a size that nobody has would fill the memory
+        if self._file.kind == FileKind.FILE and self._file.size > LEAF_BYTES:  # a single block tells when it is written
+            self._check_room()  # first: the digests of an absurd size would fill the memory
         for fd, name in ((self._fd, self._part), (self._state_fd, self._state_name)):
             if fd >= 0 and name not in self._made:
                 os.ftruncate(fd, 0)
@@ -265,12 +265,12 @@ class PartialFile(ArrivingFile):
     def _check_room(self) -> None:
         """Find out now, not after an hour, that the disk is too small."""
         room = os.fstatvfs(self._fd)
-        own = os.fstat(self._fd).st_blocks * 512  # of another source, about to be given up
+        own = os.fstat(self._fd).st_blocks * 512  # of another source, which is about to be discarded
         if self._file.size > room.f_bavail * room.f_frsize + own and room.f_blocks:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _reserve(self) -> None:
-        """Take room a step ahead of what arrives, and never more than has arrived; OSError where there is none."""
+        """Reserve room a step ahead of what arrives, never more than has arrived; OSError where there is none."""
         if self._file.kind != FileKind.FILE or not self._reserving.acquire(blocking=False):
             return
         try:
@@ -330,11 +330,11 @@ class PartialFile(ArrivingFile):
             os.pwrite(self._state_fd, digest, _STATE.size + at)
 
     def finish(self, size: int, digest: bytes) -> bytes | None:
-        """Hash what lies on the disk, give it its name and close it; the root. None: it is not the sender's, and
-        nothing is kept.
+        """Hash what is on the disk, give it its name and close it; returns the root. None: it is not the sender's root,
+        and nothing is kept.
 
-        A `digest` of zeros is of a sender that has sent only what was missing: every block was checked as it came.
-        Damaged: somebody else wrote on the disk; what is right is kept for another attempt.
+        A `digest` of zeros means that the sender sent only what was missing: every block was checked as it came.
+        Damaged: somebody else changed the data on the disk; what is right is kept for another attempt.
         """
         complete = all(self._has(number) for number in range(len(self._digests) // DIGEST_BYTES))
         own = root(self._digests)
@@ -351,9 +351,9 @@ class PartialFile(ArrivingFile):
         return own
 
     def _hash_all(self, size: int, before: Status) -> None:
-        """Damaged, unless what lies on the disk is what arrived, and nobody has written there since `before`, a
-        status."""
-        for _attempt in range(3):  # some file systems settle times a moment later
+        """Raise Damaged unless the data on the disk is what arrived and nobody has written there since the status
+        `before`."""
+        for _attempt in range(3):  # some file systems update times a moment later
             damaged = self._damaged()
             status = status_of(self._fd)
             if damaged or status.st_size != size:
@@ -372,7 +372,7 @@ class PartialFile(ArrivingFile):
             raise Damaged("another program replaced the file at the receiver")
 
     def _link(self, name: bytes) -> bool:
-        """Whether the file that we hold open could be given a name more."""
+        """Whether the file that we hold open could be given another name."""
         try:
             link_open(self._fd, self._directory, name)
             return True
@@ -382,7 +382,7 @@ class PartialFile(ArrivingFile):
             return False  # no hard links here, or no /proc
 
     def _replace(self) -> bool:
-        """Whether what has the name now is certain."""
+        """Whether it is certain which file has the name now."""
         fresh = b"." + os.urandom(12).hex().encode() + PART  # a name that nobody can put another file under
         source = fresh if self._link(fresh) else self._part
         try:
@@ -394,7 +394,7 @@ class PartialFile(ArrivingFile):
         return source is fresh
 
     def _name_anew(self) -> bool:
-        """Without replacing what came there meanwhile. As of _replace."""
+        """Without replacing what has appeared there meanwhile. Returns as _replace."""
         if self._link(self._name):
             return True
         if rename_new(self._directory, self._part, self._name):

@@ -1,8 +1,8 @@
-"""A pipe's blocks as they come: in parts, so that what little there is arrives at once.
+"""A pipe's blocks come in parts, so that even a few bytes arrive at once.
 
-A part is a BLOCK message of the block it belongs to; its data go behind those of the parts before it, and its digest is
-that of the block so far. The next block begins when the one before is full. What ends the pipe is a part whose digest
-is that of a last block, mostly an empty one, because nobody knows before that there is no more.
+A part is a BLOCK message of the block it belongs to; its data follow those of the parts before it, and its digest is
+that of the block so far. The next block begins when the one before is full. The pipe ends with a part whose digest is
+that of a last block; it is usually empty, because the end is known only when there is no more to read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Parts:
 
     def __init__(self) -> None:
         self.number = 0
-        self.ended = False  # the last part has come
+        self.ended = False  # the last part has arrived
         self._data = bytearray()
 
     def add(self, number: int, data: Data, digest: bytes) -> int | None:
@@ -34,7 +34,7 @@ class Parts:
         return at if self.ended else None
 
     def make(self, data: Data, is_last: bool) -> tuple[int, bytes]:
-        """(number of the block, digest) of the next part; of a last one `data` are empty."""
+        """(number of the block, digest) of the next part; the last one has no data."""
         if len(self._data) == LEAF_BYTES and not is_last:
             self._begin(self.number + 1)
         self._data += data
@@ -47,7 +47,7 @@ class Parts:
         return LEAF_BYTES - len(self._data) % LEAF_BYTES
 
     def _begin(self, number: int) -> bool:
-        """Whether a part of that block may come now."""
+        """Whether a part of that block may come next."""
         if number == self.number + 1 and len(self._data) == LEAF_BYTES:
             self.number, self._data = number, bytearray()
         return number == self.number

@@ -1,7 +1,7 @@
-"""A file that is there already under the name of one that is announced: if it is the same it need not come again.
+"""A file that exists under the name of one that is announced: if it is the same it need not be sent again.
 
-Sizes and times prove nothing; the receiver asks for no block, the sender answers with the hash of its whole file, and
-that of what lies here is computed beside.
+Sizes and times prove nothing: the receiver asks for no block, the sender answers with the hash of its whole file, and
+meanwhile the one here is hashed.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ if TYPE_CHECKING:
 
 
 class Differs(MproxyError):
-    """What is there is not what is announced, and may be replaced."""
+    """The existing file is not the one announced, and may be replaced."""
 
 
 def may_be(status: Status | None, file: File) -> bool:
-    """Whether what `status` is of (None: there is nothing) may be the file that is announced."""
+    """Whether the file with `status` (None: there is none) may be the one announced."""
     return (status is not None and file.kind == FileKind.FILE
             and stat.S_ISREG(status.st_mode) and status.st_size == file.size)
 
 
 def has_state(directory_fd: int, name: bytes) -> bool:
-    """Whether an interrupted transfer to this name may be there."""
+    """Whether there may be an interrupted transfer to this name."""
     return find(directory_fd, temporary_names(name)[1]) is not None
 
 
 class PresentFile(ArrivingFile):
-    """What PartialFile is, for a file that is there."""
+    """For an existing file what PartialFile is for one that arrives."""
 
     def __init__(self, directory_fd: int, name: bytes, file: File, *, force: bool = False, umask: int = 0,
                  spread: Spread = one_by_one) -> None:
@@ -57,7 +57,7 @@ class PresentFile(ArrivingFile):
         self.kept_blocks = block_count(file.size)
 
     def begin(self) -> list[tuple[int, int]]:
-        """No block is missing, as far as is known."""
+        """As far as is known no block is missing."""
         self._fd = os.open(self._name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC,
                            dir_fd=self._directory)
         return []
@@ -67,7 +67,7 @@ class PresentFile(ArrivingFile):
         return False
 
     def finish(self, size: int, digest: bytes) -> bytes:
-        """The root, when the file is the same. FileExistsError, or Differs if it may be replaced."""
+        """The root, if the file is the same; else FileExistsError, or Differs if it may be replaced."""
         before = status_of(self._fd)
         if size == before.st_size == self._file.size and self._root() == digest and self._is_still(before):
             if self._force:
@@ -106,7 +106,7 @@ class PresentFile(ArrivingFile):
             pass  # it is another user's
 
     def _remove_leftovers(self) -> None:
-        """Temporary files of ours, if we were killed after the name was given and before they were removed."""
+        """Remove temporary files of ours, in case we were killed after giving the name and before removing them."""
         part, state = temporary_names(self._name)
         if is_named(self._fd, self._directory, part):
             remove_named(self._fd, self._directory, part)

@@ -1,8 +1,8 @@
-"""The receiving side of a transfer: takes announcements, asks for what is missing, writes and checks what comes.
+"""The receiving side of a transfer: takes announcements, asks for what is missing, writes and checks what arrives.
 
-A block is received into one of BUFFERS buffers, then hashed and written on a worker's thread. When all buffers are
-busy nothing is read from the connection, and its window holds the sender back. Files that are announced wait for their
-turn when this sender, or all together, have as much open as they may: `Allowance`.
+A block is received into one of BUFFERS buffers, then hashed and written on a worker's thread. When all buffers are busy
+nothing is read from the connection, and its window holds the sender back. Announced files wait for their turn when
+this sender, or all senders together, have as much open as they may: `Allowance`.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ if TYPE_CHECKING:
     Opened = tuple[ArrivingFile | None, Ranges, bool]
 
 BUFFERS = 6  # of a mebibyte each, for every sender
-SMALL_BYTES = 16384  # a block so small needs none of these, but there are not more than AHEAD of them
+SMALL_BYTES = 16384  # a block this small needs none of these, but there are never more than AHEAD of them
 
 # Digests of the files that are open: 2 TiB of one sender, or a larger file alone, and 8 TiB of all.
 SENDER_DIGEST_BYTES = 64 << 20
 ALL_DIGEST_BYTES = 256 << 20
 
-# Directories of one sender, whose times we set at the end: a million with short names.
+# For the directories of one sender, whose times are set at the end: enough for a million with short names.
 MOST_DIRECTORY_BYTES = 16 << 20
-DIRECTORY_BYTES = 256  # what one costs us besides its name
+DIRECTORY_BYTES = 256  # what one takes besides its name
 
 _CODES: dict[int | None, Result] = {
     errno.ENOSPC: Result.NO_SPACE, errno.EDQUOT: Result.NO_SPACE, errno.EFBIG: Result.NO_SPACE,
@@ -61,11 +61,11 @@ class Allowance:
     def __init__(self, files_each: int = AHEAD) -> None:
         self.files_each = files_each
         self._digest_bytes = 0
-        self._waiting: dict[FileReceiver, Callable[[], object]] = {}  # what to call when there is something again
+        self._waiting: dict[FileReceiver, Callable[[], object]] = {}  # what to call when there is room again
 
     def take(self, amount: int, held: int, receiver: FileReceiver, again: Callable[[], object]) -> bool:
-        """Whether a file with `amount` bytes of digests may be opened by a receiver that holds `held`; else it calls
-        `again` later."""
+        """Whether a receiver that holds `held` may open a file with `amount` bytes of digests; if not, `again` is
+        called later."""
         if (held == 0 or held + amount <= SENDER_DIGEST_BYTES) and self._digest_bytes + amount <= ALL_DIGEST_BYTES:
             self._digest_bytes += amount
             return True
@@ -114,18 +114,18 @@ class _Arriving:
         self.file = file
         self.target: ArrivingFile | None = None
         self.candidate: ArrivingFile | None = None  # the target while it is being opened
-        self.anew = False  # what has its name is another file, and is to be replaced
-        self.asked = False  # for blocks
+        self.anew = False  # a different file has its name, and is to be replaced
+        self.asked = False  # whether blocks were asked for
         self.next_number = 0  # of a pipe's blocks
-        self.pending = 0  # what workers are doing for it
+        self.pending = 0  # jobs that workers are doing for it
         self.failure: tuple[Result, str] | None = None  # (Result, text)
         self.end: End | None = None  # the END message
         self.looks = 0  # how often another transfer was found writing it
-        self.holds = False  # its part of the Allowance
+        self.holds = False  # a part of the Allowance
         self.settled = False
         self.blocks = block_count(file.size) if file.kind == FileKind.FILE else 0
         self.is_small = file.kind == FileKind.DIRECTORY or (file.kind == FileKind.FILE and file.size <= SMALL_BYTES)
-        self.digest_bytes = self.blocks * DIGEST_BYTES  # memory for its digests, before one of them has come
+        self.digest_bytes = self.blocks * DIGEST_BYTES  # memory for its digests, needed before any arrives
 
 
 class ReceiveObserver:
@@ -135,7 +135,7 @@ class ReceiveObserver:
         """A sender is there, with the keys."""
 
     def on_first_file(self, receiver: FileReceiver) -> str | None:
-        """It has announced something. Why it is not taken; None: it is."""
+        """It has announced something. Returns why that is not accepted; None: it is."""
         return None
 
     def on_file(self, receiver: FileReceiver, file: File, code: Result, root: bytes, text: str) -> None:
@@ -145,8 +145,8 @@ class ReceiveObserver:
         """The connection is over; `error` None: all has arrived."""
 
     def on_busy(self, receiver: FileReceiver, file: File, looks: int, again: Callable[[], None]) -> bool:
-        """Another transfer is writing that file, as seen `looks` times. True: `again` is called later; False: it
-        fails."""
+        """Another transfer is writing that file, for the `looks`th time. True: `again` will be called later; False: the
+        file fails."""
         return False
 
     def on_crowded(self, again: Callable[[], None]) -> None:
@@ -168,20 +168,20 @@ class FileReceiver(Conversation):
         self._allowance = allowance or Allowance()
         self._files: dict[int, _Arriving] = {}
         self._queue: deque[_Arriving] = deque()  # files that are not yet being opened
-        self._directory: _Arriving | None = None  # that is being made: what is announced behind it lies in it
+        self._directory: _Arriving | None = None  # that is being made: what is announced after it may lie in it
         self._directories: list[tuple[File, bool]] = []  # and whether it was made here
         self._directory_bytes = 0
-        self._held_files = self._held_bytes = 0  # of the Allowance
-        self._closing: set[_Arriving] = set()  # files that workers still have in hand, after the end
+        self._held_files = self._held_bytes = 0  # parts of the Allowance
+        self._closing: set[_Arriving] = set()  # files that workers are still busy with after the end
         self._next_index = 0
         self._buffers: list[bytearray | None] = [None] * BUFFERS
-        self._small_buffers = 0  # that are busy
+        self._small_buffers = 0  # how many are busy
         self._waiting_block = False
-        self._whole: tuple[_Arriving, Block, memoryview] | None = None  # a file's one block, whose END comes next
+        self._whole: tuple[_Arriving, Block, memoryview] | None = None  # the only block of a file, whose END comes next
         self._said_bye = False
-        self.first: tuple[bytes, bytes] | None = None  # (name, identity) of what the sender has announced first
-        self.announced = False  # the sender has said what it wants
-        self.messages = 0  # from it, blocks not counted
+        self.first: tuple[bytes, bytes] | None = None  # (name, identity) of what the sender announced first
+        self.announced = False  # the sender has announced something
+        self.messages = 0  # from the sender, not counting blocks
         self.received_bytes = 0  # of files
         self.kept_bytes = 0  # that were here already
 
@@ -223,7 +223,7 @@ class FileReceiver(Conversation):
         return buffer
 
     def _free_buffer(self, length: int) -> bytearray | None:
-        """A buffer for so many bytes; None while all are busy."""
+        """A buffer of that many bytes; None while all are busy."""
         if length <= SMALL_BYTES and self._small_buffers < AHEAD:
             self._small_buffers += 1
             return bytearray(length)
@@ -259,8 +259,8 @@ class FileReceiver(Conversation):
                      lambda good, error: self._was_written(arriving, _buffer_of(data), good, error))
 
     def _write_whole(self) -> None:
-        """Write the block that waits for its END; if that has come, the file is finished in the same go: of many small
-        files each change of the thread costs more than the writing."""
+        """Write the block that waits for its END; if that has arrived, the file is finished in the same go: with many
+        small files each change of thread costs more than the writing."""
         if self._whole is None:
             return
         (arriving, block, data), self._whole = self._whole, None
@@ -302,12 +302,12 @@ class FileReceiver(Conversation):
 
     @property
     def progress(self) -> int:
-        """Bytes of files that have come, those of the block in hand too."""
+        """Bytes of files that have arrived, including the current block's."""
         return self.received_bytes + self.begun_bytes
 
     @property
     def waits_for_us(self) -> bool:
-        """Whether the sender can do nothing now because our disk is busy."""
+        """Whether the sender has to wait because our disk is busy."""
         return self._waiting_block or any(
             arriving.pending or arriving.target is None for arriving in self._files.values())
 
@@ -317,20 +317,20 @@ class FileReceiver(Conversation):
         return bool(self._closing)
 
     def is_receiving(self, file: File) -> bool:
-        """Whether the same source is on its way here to the same place."""
+        """Whether the same source is already arriving at the same place."""
         place = self._destination.place_of(file)
         return any((self._destination.place_of(one.file), one.file.identity) == (place, file.identity)
                    for one in self._files.values())
 
     def is_closing(self, file: File) -> bool:
-        """Whether what lies at the place of this file is about to be let go."""
+        """Whether another transfer is about to let go of this file's place."""
         place = self._destination.place_of(file)
         return any(self._destination.place_of(one.file) == place for one in self._closing)
 
     # ---- what the sender says
 
     def _arriving(self, index: int) -> _Arriving | None:
-        """The file; None when it was settled while this was on its way."""
+        """The file; None when it was settled while the message was under way."""
         if index >= self._next_index:
             raise bad("the sender referred to a file that is not being transferred")
         return self._files.get(index)
@@ -344,7 +344,7 @@ class FileReceiver(Conversation):
             if refusal:
                 self.give_up(EndCode.ABORTED, refusal)
                 return
-        self._next_index = file.index + 1  # one that the sender could not open leaves a gap
+        self._next_index = file.index + 1  # a file that the sender could not open leaves a gap
         arriving = self._files[file.index] = _Arriving(file)
         if arriving.digest_bytes > ALL_DIGEST_BYTES:
             self._fail(arriving, Result.NO_SPACE, "a file larger than 8 TiB")
@@ -378,7 +378,7 @@ class FileReceiver(Conversation):
     # ---- opening
 
     def _open_next(self) -> None:
-        """Open what is announced, in order, as much as may be open."""
+        """Open announced files, in order, as many as may be open."""
         while self._queue and self._directory is None and not self.over:
             arriving = self._queue[0]
             if not arriving.settled and not self._take(arriving):
@@ -391,7 +391,7 @@ class FileReceiver(Conversation):
             self._begin(arriving)
 
     def _take(self, arriving: _Arriving) -> bool:
-        """Whether it may be opened now, as far as the Allowance goes."""
+        """Whether the Allowance lets it be opened now."""
         if arriving.file.kind == FileKind.DIRECTORY:
             return True
         if self._held_files >= self._allowance.files_each or not self._allowance.take(
@@ -553,7 +553,7 @@ class FileReceiver(Conversation):
         self._let_go(arriving)
 
     def _close_soon(self, arriving: _Arriving) -> None:
-        """After the end: let go of a file once no worker has it in hand."""
+        """After the end: let go of a file once no worker is busy with it."""
         if arriving.pending:
             return
         target, arriving.target = arriving.target, None

@@ -1,7 +1,7 @@
-"""The sending side of a transfer: announces files, reads and hashes what is wanted, sends it, hears how it went.
+"""The sending side of a transfer: announces files, reads, hashes and sends what is wanted, and learns how it went.
 
 Life of a block: wanted -> read and hashed on a worker's thread (READ_AHEAD of them at once) -> sent in order. The
-loop's thread copies it into the connection's ring when there is room, and that is the only back-pressure there is.
+loop's thread copies it into the connection's ring when there is room; that is all the back-pressure there is.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ if TYPE_CHECKING:
     ReadBlock = tuple[int, Data, bytes]  # number, data, digest
 
 READ_AHEAD = 6  # blocks being read, hashed, or waiting to be sent
-SMALL_BYTES = 16384  # a file so small is sent together with others
+SMALL_BYTES = 16384  # a file this small is sent together with others
 SMALL_AHEAD = 64  # of these, instead of READ_AHEAD
-TOGETHER_MS = 5  # what comes from a pipe within this goes together
+TOGETHER_MS = 5  # what a pipe brings within this time is sent together
 _UNKNOWN_ROOT = bytes(DIGEST_BYTES)
 
-# Neither a pipe nor a terminal that has taken the file's place since may make us wait, or become ours.
+# If a pipe or a terminal has taken the file's place, it must neither make us wait nor become our terminal.
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
-# A file of /proc or /sys has no blocks, and its size is 0 or a page whatever it holds.
+# A file of /proc or /sys has no blocks, and its size is 0 or a page, whatever it holds.
 _MADE_UP_BYTES = 1 << 16
 
 _TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
@@ -63,40 +63,40 @@ class Changed(MproxyError):
 
 
 def identity(status: os.stat_result) -> bytes:
-    """16 bytes that are others as soon as the file was written to, replaced, or given another time."""
+    """16 bytes that change as soon as the file is written to, replaced, or given another time."""
     parts = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     return hashlib.blake2b(repr(parts).encode(), digest_size=16).digest()
 
 
 class Source:
-    """One thing to send: `name` is what the receiver gets to see, a relative path as bytes; `path` or `fd` is ours."""
+    """One thing to send: `name` is what the receiver sees, a relative path as bytes; `path` or `fd` is ours."""
 
     def __init__(self, name: bytes, kind: FileKind, path: str | None = None, fd: int = -1, follow: bool = True,
                  expected_bytes: int = 0) -> None:
         self.name, self.kind, self.path = name, kind, path
         self.fd = fd
-        self.expected_bytes = expected_bytes  # when it was found
+        self.expected_bytes = expected_bytes  # its size when it was found
         self.size = 0
         self.identity = bytes(16)
-        self.outcome: Outcome | None = None  # Outcome, once it is known
+        self.outcome: Outcome | None = None  # once it is known
         self.failed = False  # given up here; the receiver has not answered yet
         self._announced_as = kind  # whatever the file turned out to be
         self._follow = follow  # a symbolic link at `path` is what was meant
         self._digests: dict[int, bytes] = {}
         self._parts = Parts()  # of a pipe
-        self._ended = False  # a pipe has no more
+        self._ended = False  # the pipe has ended
         self._asked = False  # the receiver has said what it wants
-        self.kept_bytes = 0  # of it, that the receiver had already
-        self.compared = False  # it wants no block, but the hash of the whole: it may have the file
-        self.reads = 0  # on workers' threads now
-        self._leaving = False  # to be closed when these have ended
+        self.kept_bytes = 0  # that the receiver already had
+        self.compared = False  # the receiver wants no block but the hash of the whole: it may have the file
+        self.reads = 0  # that workers are doing now
+        self._leaving = False  # to be closed when they have ended
 
     def open(self, index: int) -> File:
         """Its FILE message; OSError, or Changed when something of another kind has taken its place."""
         if self.path is None:
             return File(index, self.kind, 0o666, 0, UNKNOWN_SIZE, os.urandom(16), self.name)
         is_directory = self.kind == FileKind.DIRECTORY
-        if len(self.name) > MOST_NAME_BYTES:  # longer than any path of the receiver's
+        if len(self.name) > MOST_NAME_BYTES:  # longer than any path at the receiver
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         self._leaving = False
         self.fd = os.open(self.path, _OPEN | (os.O_DIRECTORY if is_directory else 0)
@@ -115,7 +115,7 @@ class Source:
         return File(index, self.kind, mode, mtime_ns, self.size, self.identity, self.name)
 
     def _is_made_up(self, status: os.stat_result) -> bool:
-        """Whether the size is not that of the contents: the kernel makes them when they are read (proc(5))."""
+        """Whether the size does not tell the length: the kernel makes up the contents when they are read (proc(5))."""
         if status.st_blocks or status.st_size > _MADE_UP_BYTES:
             return False
         return len(os.pread(self.fd, status.st_size + 1, 0)) != status.st_size
@@ -126,28 +126,28 @@ class Source:
 
     @property
     def is_spent(self) -> bool:
-        """Whether something of it was read that nobody can read again."""
+        """Whether some of it was read that cannot be read again."""
         return self.path is None and (self.reads > 0 or self._ended or bool(self._digests))
 
     @property
     def is_small(self) -> bool:
-        """Whether it is worth no buffer of its own, and no waiting for room."""
+        """Whether it is too small for a buffer of its own and for waiting until there is room."""
         return self.kind == FileKind.FILE and self.size <= SMALL_BYTES
 
     def check_wanted(self, ranges: Sequence[tuple[int, int]]) -> None:
-        """PeerError, when a receiver asks twice, or for more than there is."""
+        """Raise PeerError if the receiver asks twice, or for more than there is."""
         if (self._asked and not self.compared) or self.kind == FileKind.DIRECTORY:
             raise bad("the receiver made a request that makes no sense")
-        # It asks once; or once for the hash, and then for blocks of what it has found to be another file.
+        # It asks once; or first for the hash, and then for blocks, when its own file turned out to be different.
         self.compared = self.kind == FileKind.FILE and not ranges and not self._asked
         self._asked = True
-        # Ranges are in order: nothing lies behind the last one.
+        # Ranges are in order, so the last one reaches farthest.
         if self.kind == FileKind.FILE and ranges and sum(ranges[-1]) > block_count(self.size):
             raise bad("the receiver requested blocks beyond the end of the file")
 
     def read_block(self, number: int, buffer: bytearray) -> ReadBlock | None:
-        """(number, data, digest), the data in `buffer` (LEAF_BYTES) or not; None behind a pipe's end, whose blocks come
-        in parts and so have numbers of their own. On a worker's thread."""
+        """(number, data, digest), the data in `buffer` (LEAF_BYTES) or not; None after the end of a pipe, whose blocks
+        come in parts and so are numbered differently. On a worker's thread."""
         if self.kind == FileKind.PIPE:
             return self._read_pipe()
         data = memoryview(buffer)[:block_length(self.size, number)]
@@ -167,7 +167,7 @@ class Source:
         return number, data, digest
 
     def _read_some(self, most: int) -> bytearray:
-        """What comes within a moment, at most `most` bytes; nothing at the end."""
+        """Read what comes within a moment, at most `most` bytes; nothing at the end."""
         buffer = bytearray(most)
         length = 0
         while length < most and not self._ended:
@@ -177,8 +177,8 @@ class Source:
                 got = os.readv(self.fd, [memoryview(buffer)[length:]])
             except BlockingIOError:
                 if self.path is not None:
-                    raise  # a file of the kernel's with nothing in it yet: nobody knows for how long
-                _has_input(self.fd, None)  # somebody else has made it so (O_NONBLOCK), and may rely on it
+                    raise  # a file of the kernel that has nothing to read yet, who knows for how long
+                _has_input(self.fd, None)  # somebody else set O_NONBLOCK, and may rely on it
                 continue
             self._ended = got == 0
             length += got
@@ -192,19 +192,19 @@ class Source:
             self.size += length
 
     def check_unchanged(self) -> None:
-        """Changed, when the file was touched since `open`."""
+        """Raise Changed if the file was touched since `open`."""
         if self.kind == FileKind.FILE and identity(os.fstat(self.fd)) != self.identity:
             raise Changed("the file changed while it was being sent")
 
     def root(self) -> bytes:
-        """The hash of the whole, where all of it was sent; zeros otherwise."""
+        """The hash of the whole if all of it was sent; else zeros."""
         count = block_count(self.size)
         if len(self._digests) != count:
             return _UNKNOWN_ROOT
         return root(b"".join(self._digests[number] for number in range(count)))
 
     def close(self) -> None:
-        """Give the descriptor back, once nobody reads from it: its number may be another file's at once."""
+        """Close the descriptor as soon as nobody reads from it: its number may at once be another file's."""
         self._leaving = True
         if self.reads == 0:
             if self.fd > 2:
@@ -225,21 +225,21 @@ class SendObserver:
         """The receiver is there, with the keys."""
 
     def on_file(self, source: Source) -> None:
-        """There is an outcome of a file."""
+        """The outcome of a file is known."""
 
     def on_over(self, sender: FileSender, error: str | None, code: int, local: bool) -> None:
         """The connection is over; `error` None: all has arrived; `local`: this side found the reason."""
 
 
 class _Reading:
-    """A block on its way: being read, or waiting to be sent."""
+    """A block that is being read or waits to be sent."""
 
     __slots__ = ("block", "buffer", "done", "error", "index", "source")
 
     def __init__(self, source: Source, index: int) -> None:
         self.source = source
         self.index = index
-        self.buffer: bytearray | None = None    # to be used again, once it is in the connection's ring
+        self.buffer: bytearray | None = None    # free again once its data is in the connection's ring
         self.done = False                       # it was read
         self.block: ReadBlock | None = None     # None: behind the end
         self.error: Exception | None = None     # or what went wrong
@@ -259,13 +259,13 @@ class FileSender(Conversation):
         self._said_bye = False
         self._wanted: deque[tuple[int, Iterator[int]]] = deque()  # index, block numbers
         self._reading: deque[_Reading] = deque()  # in the order of sending
-        self._spare: list[bytearray] = []  # buffers for blocks, of which new ones would have to be cleared
-        self._leaving: bytearray | None = None  # the buffer whose block is on its way into the connection's ring
+        self._spare: list[bytearray] = []  # buffers for blocks, kept because new ones would have to be cleared
+        self._leaving: bytearray | None = None  # the buffer whose block is being copied into the connection's ring
         self.sent_bytes = 0  # of files
         self.kept_bytes = 0  # that the receiver had already
 
     def start(self, sources: list[Source]) -> None:
-        """Say hello, and what there is: it leaves with the first packet that may carry it, sealed if there are keys."""
+        """Say hello and announce: it leaves with the first packet that may carry it, sealed if there are keys."""
         self._sources = sources
         self.link.send(messages.pack_hello())
         self._announce()
@@ -318,7 +318,7 @@ class FileSender(Conversation):
         return self._sources[index]
 
     def _announce(self) -> None:
-        """Say what there is, as far ahead as may be. What cannot be read settles itself."""
+        """Announce sources, as far ahead as may be. One that cannot be read is settled at once."""
         if self._announcing:
             return
         self._announcing = True
@@ -329,7 +329,7 @@ class FileSender(Conversation):
             except (OSError, Changed) as error:
                 source.close()
                 if getattr(error, "errno", None) in _TOO_MANY_OPEN and self._announced > self._settled:
-                    break  # again when another one has ended
+                    break  # tried again when another one has ended
                 self._announced += 1
                 self._settle(messages.Outcome(index, Result.FAILED, _UNKNOWN_ROOT, f"cannot read: {_why(error)}"))
                 continue
@@ -394,7 +394,7 @@ class FileSender(Conversation):
         self._read()
 
     def _may_send(self) -> bool:
-        """Whether the connection has room: for small files, while not too many of them wait."""
+        """Whether the connection has room; for small files, whether not too many of them wait."""
         return self.link.unsent < (SMALL_AHEAD if self._leaving is None and self._reading[0].source.is_small else 1)
 
     def _send_one(self, source: Source, reading: _Reading) -> None:
@@ -432,7 +432,7 @@ def _why(error: Exception) -> str:
 
 
 def _has_input(fd: int, timeout_ms: int | None) -> bool:
-    """Whether there is something to read, or the end, within so long (None: as long as it takes)."""
+    """Whether there is something to read, or the end, within that time (None: wait as long as it takes)."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     return bool(poll.poll(timeout_ms))
@@ -445,8 +445,8 @@ def _numbers(ranges: Iterable[tuple[int, int]]) -> Iterator[int]:
 
 def find_sources(paths: Iterable[str], on_left_out: Callable[[str, OSError | None], object]) -> list[Source]:
     """Sources of the files and directories named on a command line; MproxyError for what cannot be sent.
-    `on_left_out(path, error)` is told of what a directory has besides files and directories (error None), and of what
-    cannot be read or has gone meanwhile (an OSError)."""
+    `on_left_out(path, error)` is told of what is neither a file nor a directory (error None), and of what cannot be
+    read or has vanished meanwhile (an OSError)."""
     sources = []
     for path in paths:
         if path == "-":

@@ -1,8 +1,8 @@
 """The hash of a file: BLAKE2b in its own tree mode (BLAKE2 specification, section 2.10; hashlib's documentation).
 
 Depth 3, unlimited fanout, digests of 32 bytes. A block of 1 MiB is a node over the leaves of its quarters of 256 KiB,
-which four lanes of a vector unit hash at once. A block is hashed when it passes, in any order and on any thread; the
-root is the hash over the blocks' digests. So an interrupted transfer needs no second reading of what has arrived, and
+which four lanes of a vector unit hash at once. A block is hashed as it passes, in any order and on any thread; the root
+is the hash over the blocks' digests. So the sender need not read again what an interrupted transfer has brought, and
 two files are equal when their roots are.
 """
 
@@ -43,7 +43,7 @@ def slow_leaves(data: Data, number: int, is_last: bool) -> bytes:
 
 
 def root(leaves: Data) -> bytes:
-    """The digest over all blocks' digests, in order, as one bytes-like."""
+    """The digest over all blocks' digests, joined in order."""
     return _node(leaves, 2, 0, True)
 
 
@@ -53,7 +53,7 @@ def _node(data: Data, depth: int, offset: int, is_last: bool) -> bytes:
 
 
 def block_count(size: int) -> int:
-    """Blocks of a file; an empty one has one, empty block."""
+    """Number of blocks of a file; an empty file has one, empty block."""
     return max(1, -(-size // LEAF_BYTES))
 
 

@@ -1,7 +1,7 @@
 """Threads for what blocks: reading, hashing and writing files. The GIL is released while they do.
 
-Some jobs are short: a small file is written in less time than it takes to wake a thread, or to pass the GIL on. These
-are done one after the other by one thread, and their results come together. Where they take long after all, because
+Some jobs are short: a small file is written in less time than it takes to wake a thread or to pass on the GIL. One
+thread does these one after the other, and their results are handed over together. If they take long after all, because
 the disk is slow, the other threads help.
 """
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     # What to do, whom to tell, and whether it is short.
     Job = tuple[Callable[[], object], Callable[[Any, Exception | None], object], bool]
 
-TELL_S = 0.001  # nobody is to wait longer for results because more of them are coming
+TELL_S = 0.001  # longest that results wait because more of them are coming
 
-# Short jobs that take so long on average are not: the disk is slow. The average is over the last ones, and for it a job
-# takes MOST_S at most: one alone may have waited for a processor, or for the GIL.
+# Short jobs that take SLOW_S on average are not short: the disk is slow. The average is over the last few, and a job
+# counts for at most MOST_S: a single one may have waited for a processor, or for the GIL.
 SLOW_S, MOST_S, OF_THE_LAST = 0.00025, 0.001, 8
 
 
@@ -34,11 +34,11 @@ class Workers:
     def __init__(self, call_soon_threadsafe: Callable[[Callable[[], None]], object], count: int) -> None:
         self._call_soon = call_soon_threadsafe
         self._count = count
-        self._lock = threading.Lock()  # of the next three
+        self._lock = threading.Lock()  # guards the next three
         self._jobs: deque[Job] = deque()
-        self._long_jobs = 0  # that wait, or are being done: a thread for each of them, and one for all that is short
-        self._awake = 0  # threads that work, or have been called
-        self._calls: queue.SimpleQueue[None] = queue.SimpleQueue()  # an entry for each thread that is to wake up
+        self._long_jobs = 0  # waiting or being done: a thread for each of them, and one for all short jobs
+        self._awake = 0  # threads that are working or have been called
+        self._calls: queue.SimpleQueue[None] = queue.SimpleQueue()  # an entry for each thread to wake up
         self._average_s = 0.0  # of short jobs
         self._results: deque[tuple[Callable[[Any, Exception | None], object], Any, Exception | None]] = deque()
         self._told = False  # the loop will call _deliver
@@ -61,8 +61,8 @@ class Workers:
             self._calls.put(None)
 
     def spread(self, function: Callable[[Item], Found], items: Sequence[Item]) -> list[Found]:
-        """[function(item), ...] in any order, computed on this thread and on all workers that are free; raises what one
-        of them raised. May be called from a worker: it needs no other."""
+        """[function(item), ...] in any order, computed on this thread and on all free workers; raises what one of them
+        raised. May be called from a worker: it does not depend on another."""
         helpers = min(self._count - 1, len(items) - 1)
         if helpers <= 0:
             return [function(item) for item in items]
@@ -104,7 +104,7 @@ class Workers:
         result = error = None
         try:
             result = function()
-        except Exception as caught:  # whatever it is, somebody waits for it
+        except Exception as caught:  # whatever it is, somebody waits for the result
             error = caught
         self._results.append((done, result, error))
 
@@ -113,7 +113,7 @@ class Workers:
             self._long_jobs -= 1
 
     def _judge(self, took_s: float) -> None:
-        """Have another thread help with the other jobs, if short jobs are not short."""
+        """Have another thread help with the remaining jobs if short jobs turn out not to be short."""
         self._average_s += (min(took_s, MOST_S) - self._average_s) / OF_THE_LAST
         if self._average_s > SLOW_S:
             with self._lock:
@@ -127,24 +127,24 @@ class Workers:
             self._call_soon(self._deliver)
 
     def _deliver(self) -> None:
-        """Give what has come so far to those who wait for it. On the loop's thread."""
-        self._told = False  # first: whatever is added from now on is delivered by another call
+        """Hand over the results so far. On the loop's thread."""
+        self._told = False  # first, so that what is added from now on gets another call
         try:
             for _ in range(len(self._results)):
                 done, result, error = self._results.popleft()
                 done(result, error)
         finally:
-            if self._results and not self._told:  # one of them has failed; that is not for the others to suffer
+            if self._results and not self._told:  # one of them has raised; the others must not suffer for it
                 self._told = True
                 self._call_soon(self._deliver)
 
 
 def _ignore(_result: object, _error: Exception | None) -> None:
-    """Who has spread the work has the results."""
+    """The results are with whoever spread the work."""
 
 
 class _Share:
-    """Work that several threads take from one heap: whoever comes late finds less of it, or none."""
+    """Work that several threads take from one list: whoever comes late finds little of it, or none."""
 
     def __init__(self, function: Callable[[Any], Any], items: Iterable[Any]) -> None:
         self._function = function

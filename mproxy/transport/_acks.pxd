@@ -17,35 +17,35 @@ from mproxy.transport._ranges cimport RangeSet
 
 
 cdef enum:
-    PACKET_THRESHOLD = 3   # packets behind a gap that make it a loss (RFC 9002 section 6.1.1, RFC 5681)
-    MOST_OWED = 3          # acks for packets of no use, at once: so many mean a loss
-    ACK_EVERY = 32          # packets without an ack, at most: the sender asks for one more often than this
-    MOST_NUMBER_RANGES = 1024  # kept: the lowest are given up
-    MOST_ACK_RANGES = 64    # in one ack: each range is told some 30 times at 5 % loss before it drops out
+    PACKET_THRESHOLD = 3   # packets received beyond a gap that make it a loss (RFC 9002 section 6.1.1, RFC 5681)
+    MOST_OWED = 3          # duplicate acks sent in one go: as many as mean a loss
+    ACK_EVERY = 32          # most packets left without an ack; the sender usually asks for one earlier
+    MOST_NUMBER_RANGES = 1024  # remembered; beyond that the lowest are dropped
+    MOST_ACK_RANGES = 64    # in one ack: at 5 % loss each range is sent some 30 times before it drops out
     ACK_RANGES_BYTES = 22   # without the ranges
     ACK_NEXT_BYTES = 29
-    VARINTS_BYTES = 12      # a range: two varints, for gaps and lengths far beyond what one window holds
+    VARINTS_BYTES = 12      # of a range: two varints, enough for gaps and lengths far beyond one window
 
 
 cdef struct Acks:
     RangeSet numbers     # seen
-    uint64_t floor       # below: seen, or too old to tell
+    uint64_t floor       # everything below is seen, or too old to tell
     uint64_t largest     # highest number seen
-    int64_t largest_at   # when it came
-    uint32_t unacked     # packets that want an ack and have none
-    bint due             # send an ack with the next packet, and one if there is none
-    int64_t due_at       # then it is due, NEVER: nothing waits
+    int64_t largest_at   # when it arrived
+    uint32_t unacked     # packets that want an ack and have not been given one
+    bint due             # send an ack with the next packet, or in a packet of its own
+    int64_t due_at       # when the ack falls due; NEVER: none is waiting
     int64_t delay_us     # longest time to hold an ack back
-    uint32_t hurry       # packets until enough have come behind a gap for the sender to count it as lost
-    bint in_order        # gbn: tell the offset expected, not numbers
-    uint32_t owed        # gbn: acks to be sent one by one, for packets of no use: the sender counts them
-    uint64_t answered    # gbn: the packet that the next ack answers, 0: one that was corrupt
+    uint32_t hurry       # packets still to come beyond a gap before the sender counts it as lost
+    bint in_order        # gbn: acks give the offset expected, not packet numbers
+    uint32_t owed        # gbn: duplicate acks to be sent one by one, because the sender counts them
+    uint64_t answered    # gbn: the packet that the next ack answers; 0: a corrupt one
     bint pinned          # gbn: that packet wants an answer of its own
 
 
 cdef struct AckInfo:
     uint64_t largest     # ACK_RANGES: highest number; ACK_NEXT: the packet answered
-    int64_t delay_us     # that the peer waited
+    int64_t delay_us     # how long the peer held the ack back
     uint64_t credit      # the peer's limit
     uint64_t next        # ACK_NEXT: offset
     uint32_t count       # ACK_RANGES: further ranges

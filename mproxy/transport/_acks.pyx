@@ -42,7 +42,7 @@ cdef bint acks_is_new(const Acks *acks, uint64_t number) noexcept nogil:
 
 
 cdef int acks_note(Acks *acks, uint64_t number, int64_t now) noexcept nogil:
-    """An authentic new packet came; 1 when it was not the one after the highest, -1 without memory."""
+    """Note an authentic new packet; 1 when it does not follow the highest so far, -1 without memory."""
     cdef bint in_turn = number == acks.largest + 1 or acks.numbers.count == 0
     if ranges_add(&acks.numbers, number, number + 1) < 0:
         return -1
@@ -63,7 +63,7 @@ cdef void acks_want(Acks *acks, bint in_turn, bint at_once, int64_t now) noexcep
         at_once = True
     if acks.hurry > 0:
         acks.hurry -= 1
-        at_once = at_once or acks.hurry == 0  # now the sender knows what it has to send again
+        at_once = at_once or acks.hurry == 0  # by now the sender knows what to send again
     if at_once or acks.unacked >= ACK_EVERY:
         acks.due = True
     elif acks.due_at == NEVER:
@@ -86,11 +86,11 @@ cdef void acks_sent(Acks *acks) noexcept nogil:
         acks.owed -= 1
     acks.due = acks.owed > 0
     if not acks.due:
-        acks.answered = 0  # those of one batch answer its last packet: they must not look like answers to corrupt ones
+        acks.answered = 0  # a batch's acks all answer its last packet, and must not look like answers to corrupt ones
 
 
 cdef void acks_owe(Acks *acks) noexcept nogil:
-    """gbn: a packet came that was of no use; an ack of its own says so."""
+    """gbn: a packet arrived out of order or corrupt; a duplicate ack says so."""
     acks.due = True
     if acks.owed < MOST_OWED:
         acks.owed += 1

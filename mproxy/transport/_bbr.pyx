@@ -5,11 +5,11 @@ from mproxy.transport._congestion cimport FIRST_PACKETS, LEAST_PACKETS
 
 cdef double STARTUP_GAIN = 2.77     # 4 ln 2: doubles what is delivered each round trip (draft-ietf-ccwg-bbr)
 cdef double CROWDED_GAIN = 1.5      # of the window at the start, when there is a queue already
-cdef double MARGIN = 0.99           # of the rate: the largest of many samples errs upwards (draft-ietf-ccwg-bbr)
+cdef double MARGIN = 0.99           # of the rate: the largest of many samples is an overestimate (draft-ietf-ccwg-bbr)
 cdef double EXCESS = 0.02           # share lost above the floor that is too much (draft-ietf-ccwg-bbr, BBRLossThresh)
 cdef double CROWDED = 0.1           # share above one and a half floors that ends the start, queue or not
 cdef double YIELD = 0.9             # of the bandwidth, when that happens
-cdef double DOUBT = 0.8             # of a share lost beside a standing queue: it may be ours
+cdef double DOUBT = 0.8             # of a share lost beside a standing queue: the queue may be ours
 cdef double[PHASES] GAINS = [1.25, 0.75, 1, 1, 1, 1, 1, 1]
 
 
@@ -98,7 +98,7 @@ cdef class Bbr(Congestion):
         chance = self.floor * self.packet_bytes / (self.span_acked + self.span_lost)  # square of the deviation
         excess = share - self.floor - EXCESS
         if self.mode == BbrMode.STARTUP and self.loss_spans > 0 and share > 1.5 * self.floor + CROWDED:
-            self.full = True  # so short a queue that it never shows in the round trip
+            self.full = True  # a queue too short to show in the round trip
         if self.queue_us > self.shortest // 16 + SHORT_PATH_US // 2:  # never empty in all this time
             if excess > 0 and excess * excess > 4 * chance and self.loss_spans > 0:
                 self.full = True
@@ -117,7 +117,7 @@ cdef class Bbr(Congestion):
         self.queue_us = -1
 
     cdef void note_bunch(self, const AckSample *sample) noexcept:
-        """How far acks run ahead of the bandwidth: so much more must be under way for the path to stay busy."""
+        """How far acks run ahead of the bandwidth: that much more must be in flight to keep the path busy."""
         cdef double expected = self.bandwidth * (sample.now - self.bunch_at)
         if self.rounds - self.bunch_round >= RATE_SLOTS:
             self.bunch_round = self.rounds
@@ -131,7 +131,7 @@ cdef class Bbr(Congestion):
         self.bunches[0] = max(self.bunches[0], min(self.bunch_bytes - expected, <double>self.window))
 
     cdef double path_bytes(self) noexcept:
-        """What the path holds: bandwidth times shortest round trip, as sent, so with what it will lose."""
+        """What the path holds, as sent, so including what it will lose: bandwidth times shortest round trip."""
         return self.bandwidth * max(self.shortest, SHORT_PATH_US) / (1 - self.floor)
 
     cdef void begin_phase(self, int phase, int64_t now) noexcept:
@@ -144,7 +144,7 @@ cdef class Bbr(Congestion):
             self.ceiling = 0
 
     cdef void step(self, const AckSample *sample) noexcept:
-        """From mode to mode, from phase to phase."""
+        """Go on to the next mode or phase when it is time."""
         cdef int64_t now = sample.now
         cdef int64_t phase_us = max(self.shortest, SHORT_PATH_US)
         if not self.full and self.round_start and not (
@@ -187,7 +187,7 @@ cdef class Bbr(Congestion):
             self.shrink_until = 0
 
     cdef void publish(self, const AckSample *sample) noexcept:
-        """Rate and window of the model; before there is one, a window that grows by what is acknowledged."""
+        """Set rate and window from the model; before there is one, the window grows by what is acknowledged."""
         cdef double rate = self.bandwidth, target, least
         if rate <= 0 or self.shortest <= 0 and self.mode != BbrMode.SHRINK:
             if self.bandwidth <= 0:
@@ -214,6 +214,6 @@ cdef class Bbr(Congestion):
         self.window = max(self.window, LEAST_PACKETS * self.packet_bytes)
 
     cdef void on_timeout(self, uint64_t in_flight, int64_t now) noexcept:
-        """The path may have become another one: believe nothing that is old, begin with little."""
+        """The path may have changed: forget what was learnt and begin with little."""
         self.start_again(now)
         self.window = LEAST_PACKETS * self.packet_bytes

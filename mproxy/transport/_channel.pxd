@@ -21,19 +21,19 @@ from mproxy.transport._recovery cimport Recovery
 
 
 cdef struct Transmit:
-    uint8_t *data           # in: where packets go
-    uint32_t room           # in: bytes there; at least packet_bytes, up to 64 KiB are used at once
-    uint32_t most           # in: packets in one run at most (UDP_SEGMENT takes 64; 1 where GSO does not work)
+    uint8_t *data           # in: where to write packets
+    uint32_t room           # in: its size; at least packet_bytes, and up to 64 KiB are used at once
+    uint32_t most           # in: most packets in one run (UDP_SEGMENT takes 64; 1 where GSO does not work)
     uint32_t length         # out: bytes written
     uint32_t segment_bytes  # out: size of each packet but the last, which may be shorter
     uint32_t count          # out: packets
-    const Address *to       # out: where to, valid until the next call
+    const Address *to       # out: the destination, valid until the next call
 
 
 cdef struct Plan:
     Chunk chunk             # data of the packet
-    uint32_t control_bytes  # control messages, written already
-    uint32_t flags          # SENT_*, 0: nobody waits for its ack
+    uint32_t control_bytes  # control messages, already written
+    uint32_t flags          # SENT_*; 0: it needs no ack
     uint32_t size           # of a full packet
 
 
@@ -42,7 +42,7 @@ cpdef enum Taken:
     REPEATED     # seen before
     CORRUPT      # not authentic
     WRONG        # authentic, but against the protocol: the connection ends
-    NO_ROOM      # no memory; as if it had never come
+    NO_ROOM      # no memory: treated as if it had not arrived
 
 
 cdef class Channel:
@@ -61,15 +61,15 @@ cdef class Channel:
     cdef readonly Congestion congestion  # of ours
     cdef Pacer pacer                     # of ours
     cdef Mtu mtu                         # largest packet of the path
-    cdef int64_t peer_delay_us           # longest that the peer waits with an ack
+    cdef int64_t peer_delay_us           # longest time that the peer holds back an ack
     # what is to be sent
-    cdef int probes                      # packets that may leave whatever the window says
+    cdef int probes                      # packets that may leave regardless of the window
     cdef bint ping_due                   # ask for a sign of life
-    cdef bint credit_due                 # tell the credit with a packet that is acknowledged
+    cdef bint credit_due                 # announce the credit in a packet that gets acknowledged
     cdef uint32_t unasked                # packets sent since one asked for an ack
-    cdef uint64_t asked                  # number of that one
+    cdef uint64_t asked                  # number of the packet that asked
     cdef bint starved                    # the last `fill` ended for want of data, not of permission
-    cdef int64_t pace_at                 # when the pacer lets the next run leave, NEVER: nothing waits for it
+    cdef int64_t pace_at                 # when the pacer lets the next run leave; NEVER: nothing waits for it
     # outcome of `take`
     cdef bint newest                     # the packet has the highest number so far
     cdef bint eliciting                  # it wants an ack

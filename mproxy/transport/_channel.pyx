@@ -30,11 +30,11 @@ from mproxy.transport._sent cimport SENT_CREDIT, SENT_DATA, SENT_PROBE
 
 
 cdef enum:
-    ASK_PARTS = 8        # a window is acknowledged in so many acks, or one every second packet when it is small
+    ASK_PARTS = 8        # acks in which a window is acknowledged; a small window has one for every second packet
     MOST_UNASKED = 32    # packets without asking for an ack
-    PERSISTENT_TRIES = 3  # timeouts in a row after which the path is not what it was
-    CONTROL_ROOM = 256   # bytes of a packet that control messages may take when data goes with them
-    PING_FLAG = 0x100    # of a packet that wants an ack and carries nothing that could be lost
+    PERSISTENT_TRIES = 3  # timeouts in a row after which the path counts as changed
+    CONTROL_ROOM = 256   # bytes of a packet that control messages may take when it also carries data
+    PING_FLAG = 0x100    # of a packet that wants an ack but carries nothing to be sent again
 
 
 cdef class Channel:
@@ -61,7 +61,7 @@ cdef class Channel:
         acks_free(&self.acks)
 
     cdef int begin(self, uint64_t first_out, uint64_t first_in, bint go_back, int64_t now) noexcept:
-        """The set-up is over: packets behind these numbers follow. -1: no memory."""
+        """The set-up is over: packets after these numbers follow. -1: no memory."""
         self.go_back = self.acks.in_order = go_back
         self.acks.floor = first_in + 1
         self.acks.largest = first_in
@@ -113,9 +113,9 @@ cdef class Channel:
         return Taken.ACCEPTED
 
     cdef int open_parts(self, const Header *header, uint8_t *packet, uint32_t length, iovec *parts) noexcept:
-        """Where the packet is to be opened: control in its place, data in the ring when that is certain to be free.
+        """Decide where to open the packet: control in place, data in the ring if its place there is certain to be free.
 
-        Memory of the ring that holds nothing yet may be filled with garbage by a forged packet; it holds nothing then.
+        A forged packet may leave garbage in ring memory that holds nothing yet; it still holds nothing afterwards.
         """
         cdef uint32_t data_bytes = length - PACKET_HEADER_BYTES - header.control_bytes - self.receiving.trailer_bytes
         cdef int count = 0
@@ -201,7 +201,7 @@ cdef class Channel:
         return length + more
 
     cdef void after_acks(self, int64_t now) noexcept:
-        """What an ack or a timer has settled goes to the controller and to the search for the packet size."""
+        """Tell the controller and the search for the packet size what an ack or a timer has settled."""
         cdef Recovery recovery = self.recovery
         cdef uint64_t lost
         if recovery.acked_flags & SENT_PROBE:
@@ -230,7 +230,7 @@ cdef class Channel:
     # ---- time
 
     cdef void lose(self, int64_t now) noexcept:
-        """The time threshold of an overtaken packet is over."""
+        """An overtaken packet has waited long enough: it is lost."""
         self.recovery.begin(now)
         self.recovery.check_losses(now)
         self.after_acks(now)
@@ -261,7 +261,7 @@ cdef class Channel:
         out.length = 0
         plan.size = self.mtu.current
         if self.probes > 0 and self.recovery.tries > 1 or self.recovery.tries > PERSISTENT_TRIES:
-            plan.size = BASE_PACKET_BYTES  # perhaps large packets no longer pass
+            plan.size = BASE_PACKET_BYTES  # large packets may no longer pass
         pacer_fill(&self.pacer, self.congestion.rate, plan.size, now)
         self.pace_at = NEVER
         if self.fill_probe(out, now):
@@ -269,7 +269,7 @@ cdef class Channel:
         while count < out.most and out.length + plan.size <= out.room and self.recovery.ready() == 0:
             allowed = self.may_send(plan.size, count == 0, now) and (outflow_has(&self.out) or self.probes > 0)
             if not allowed and not (self.acks.due or self.ping_due or self.credit_due):
-                break  # an ack that is not due waits for company
+                break  # an ack that is not due waits for data to go with
             self.write_control(p + PACKET_HEADER_BYTES, &plan, now)
             if not (allowed and self.pick(&plan)):
                 if plan.control_bytes == 0:
@@ -304,7 +304,7 @@ cdef class Channel:
         return pacer_ready_at(&self.pacer, self.congestion.rate, size) <= now if is_first else self.pacer.bytes > 0
 
     cdef void note_end(self, int64_t now) noexcept:
-        """A run is over: was it the application, or us, who had no more? When may the next one leave?"""
+        """A run is over: note whether the application or the window ended it, and when the next may leave."""
         cdef bint has = outflow_has(&self.out)
         cdef bint window_open = self.recovery.in_flight + self.mtu.current <= self.congestion.window
         self.starved = not has and window_open
@@ -344,7 +344,7 @@ cdef class Channel:
         plan.control_bytes = length
 
     cdef uint64_t expected(self) noexcept:
-        """The offset that the next byte in order has; behind the FIN one more."""
+        """The offset of the next byte expected in order; after the FIN one more."""
         return self.inp.arrived + (1 if inflow_complete(&self.inp) else 0)
 
     cdef bint should_ask(self, const Plan *plan) noexcept:
@@ -359,7 +359,7 @@ cdef class Channel:
             not outflow_has(&self.out) or self.recovery.in_flight + 2 * plan.size > self.congestion.window)
 
     cdef uint32_t build(self, uint8_t *p, Plan *plan, int64_t now) noexcept:
-        """Make one packet at `p`: control is there already, data comes from the ring. Returns its length, 0: no key."""
+        """Make one packet at `p`: control is already there, data comes from the ring. Returns its length; 0: no key."""
         cdef Header header
         cdef iovec parts[3]
         cdef int count = 1
@@ -400,7 +400,7 @@ cdef class Channel:
         return length
 
     cdef uint32_t build_bare(self, Transmit *out, uint32_t control_bytes, uint32_t flags, int64_t now) noexcept:
-        """Make a packet of the control messages written at out.data + PACKET_HEADER_BYTES; SENT_* as `flags`."""
+        """Make a packet of the control messages written at out.data + PACKET_HEADER_BYTES; `flags` are SENT_*."""
         cdef Plan plan
         plan.chunk.offset = self.out.sent
         plan.chunk.length = plan.chunk.fin = plan.chunk.again = 0
@@ -414,7 +414,7 @@ cdef class Channel:
         return out.count
 
     cdef uint32_t fill_probe(self, Transmit *out, int64_t now) noexcept:
-        """A packet that asks whether its size passes; only while data flows. One may exceed the window."""
+        """Make a packet that probes whether its size passes; only while data flows. It may exceed the window."""
         cdef uint32_t size, control_bytes
         if self.recovery.waiting < 2 or self.probes > 0 or now < self.mtu.next_at or self.mtu.in_flight \
                 or self.recovery.in_flight > self.congestion.window:

@@ -10,17 +10,17 @@ cdef class Congestion:
         self.rate = 0
 
     cdef void on_ack(self, const AckSample *sample) noexcept:
-        """An ack came, or losses were found; `sample` says all about it."""
+        """An ack arrived, or losses were found, as `sample` says."""
 
     cdef void on_round_trip(self, int64_t rtt) noexcept:
         """The set-up took a round trip of `rtt`: the first window is spread over it."""
         self.rate = <uint64_t>(2 * self.window * 1000000 // rtt) if rtt > 0 else 0
 
     cdef void on_timeout(self, uint64_t in_flight, int64_t now) noexcept:
-        """Probe after probe went unanswered: the path is dead, or so full that it might as well be."""
+        """Probe after probe went unanswered: the path is dead, or so full that it amounts to the same."""
 
     cdef void on_spurious(self, int64_t now) noexcept:
-        """What counted as lost was only late."""
+        """Packets that counted as lost were only late."""
 
     cdef void on_packet_size(self, uint32_t packet_bytes) noexcept:
         """Full packets have another size from now on."""
@@ -29,12 +29,12 @@ cdef class Congestion:
             self.window = LEAST_PACKETS * packet_bytes
 
     cdef void start_again(self, int64_t now) noexcept:
-        """Another path: nothing learnt holds."""
+        """The path is another one: forget what was learnt."""
         self.window = FIRST_PACKETS * self.packet_bytes
 
 
 cdef class Fixed(Congestion):
-    """A window of so many packets whatever happens, as course texts have it."""
+    """A window of a fixed number of packets, whatever happens, as in course texts."""
 
     def __init__(self, uint32_t packet_bytes, uint32_t packets):
         super().__init__(packet_bytes)

@@ -16,7 +16,7 @@ packets in place, so it changes it. Views of `read_view` and `write_space` hold 
 Sealed connections (config.sealed): HANDSHAKE_DATA without data asks the active side for the first message (after the
 SYN-ACK; `prologue` is known from then on). HANDSHAKE_DATA with data brings a message of the peer; it is answered by
 `send_handshake` unless the pattern has no more, and, as soon as the keys are known, by `secure`; a message that is not
-authentic is answered by nothing. The engine repeats what is lost.
+authentic is not answered. The engine repeats what is lost.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -30,15 +30,15 @@ from mproxy.transport._states cimport ConnectionCause
 
 cdef enum:
     MAX_END_REASON_BYTES = 200  # text that says why a connection ended
-    DRAIN_TIMEOUTS = 3          # how long DRAINING lasts (RFC 9000 section 10.2), each of FIRST_RTO_US at least
+    DRAIN_TIMEOUTS = 3          # how long DRAINING lasts (RFC 9000 section 10.2); each is at least FIRST_RTO_US
 
 
 cpdef enum DatagramEvent:
-    NOTHING          # no more
+    NOTHING          # there are no more events
     HANDSHAKE_DATA   # `data`: a handshake message of the peer; without data: send the first one
-    ESTABLISHED      # the peer has shown that it is there, with the keys; writing was possible before
-    ADDRESS_CHANGED  # the peer is at `peer` from now on, checked by a challenge
-    ENDED            # over: `code` is an EndCode, 0 when both streams arrived; `data` says why
+    ESTABLISHED      # the peer has shown that it is there and has the keys; writing was possible before
+    ADDRESS_CHANGED  # from now on the peer is at `peer`, as a challenge has shown
+    ENDED            # the end: `code` is an EndCode, 0 when both streams arrived; `data` says why
 
 
 cdef struct Event:
@@ -54,20 +54,20 @@ cdef class Connection(SetUp):
     cdef int end_code                    # EndCode
     cdef uint8_t end_reason[MAX_END_REASON_BYTES]  # UTF-8
     cdef uint32_t end_reason_bytes       # its length
-    cdef bint end_local                  # found here
+    cdef bint end_local                  # this side found the reason
     cdef bint close_due                  # send CLOSE
-    cdef int closes                      # repetitions of it
+    cdef int closes                      # how often it was sent again
     cdef bint peer_done                  # the peer has everything and will not answer much longer
     # time
     cdef int64_t keepalive_at            # when to ask the peer for a sign of life
     cdef int64_t idle_at                 # when to give it up
     cdef int64_t close_at                # DRAINING: when to repeat CLOSE
-    cdef int64_t drain_at                # DRAINING: when that is enough
-    cdef int64_t received_at             # last packet of the peer
-    cdef int64_t cut_off_at              # active side: since when this host has no way to the peer, 0: it has one
+    cdef int64_t drain_at                # DRAINING: when it ends
+    cdef int64_t received_at             # when the peer's last packet arrived
+    cdef int64_t cut_off_at              # active side: since when this host has had no route to the peer; 0: it has one
     cdef int64_t keepalive_us            # interval
     cdef int64_t idle_us                 # longest silence
-    cdef uint64_t asked_limit            # credit at which the peer was asked for more, once
+    cdef uint64_t asked_limit            # credit at which the peer was last asked for more
     # events not yet polled
     cdef bint established_event          # each as in DatagramEvent
     cdef bint ended_event                # each as in DatagramEvent

@@ -74,7 +74,7 @@ cdef class Connection(SetUp):
         self.check_done(now)
 
     cpdef void probe(self, int64_t now) noexcept:
-        """The path may have changed: say something, so that the peer sees where we are, and hear whether it lives."""
+        """The path may have changed: send a packet, so that the peer sees our address, and hear whether it lives."""
         if self.state == ConnectionState.OPEN:
             self.ping_due = True
             self.probes = max(self.probes, 1)
@@ -98,7 +98,7 @@ cdef class Connection(SetUp):
             self.take_setup(packet, length, now)
             return Taken.ACCEPTED
         if self.state == ConnectionState.SYN_SENT or self.sealed and not self.secured:
-            return Taken.CORRUPT  # before its time: the keys are under way, and it will be sent again
+            return Taken.CORRUPT  # too early: the keys are still under way, and it will be sent again
         self.source = source
         result = self.take(packet, length, now)
         if result == Taken.ACCEPTED:
@@ -110,7 +110,7 @@ cdef class Connection(SetUp):
         return result
 
     cdef void receive_run(self, uint8_t *p, uint32_t length, uint32_t each, const Address *at, int64_t now) noexcept:
-        """Take packets of `each` bytes in a row, the last one perhaps shorter."""
+        """Take consecutive packets of `each` bytes, the last one perhaps shorter."""
         while length > each > 0:
             self.receive(p, each, at, now)
             p += each
@@ -163,7 +163,7 @@ cdef class Connection(SetUp):
     cdef void take_close(self, int code, const uint8_t *reason, uint32_t length) noexcept:
         """The peer gives up."""
         if self.state == ConnectionState.CLOSED:
-            return  # a second one in the same packet
+            return  # a second CLOSE in the same packet
         if self.state == ConnectionState.DRAINING:
             self.move(ConnectionCause.PEER_END)
             return
@@ -196,7 +196,7 @@ cdef class Connection(SetUp):
             self.start_draining(now)
 
     cdef void start_draining(self, int64_t now) noexcept:
-        """Tell the peer, and stay for as long as it may take to ask again: its timeout may be longer than ours."""
+        """Tell the peer, and stay as long as it may take to ask again: its timeout may be longer than ours."""
         self.close_due = True
         self.closes = 0
         self.close_at = now + self.timeout_us(0)
@@ -239,7 +239,7 @@ cdef class Connection(SetUp):
         if self.state == ConnectionState.CLOSED:
             return
         if now >= self.idle_at and self.cut_off_at > 0:
-            self.idle_at += now - self.cut_off_at  # it may be there: nobody could know
+            self.idle_at += now - self.cut_off_at  # the peer may still be there: this host could not have heard it
             self.cut_off_at = now
         if now >= self.idle_at:
             self.fall_silent(EndCode.IDLE, "nothing heard from the other side for too long", now)
@@ -251,7 +251,7 @@ cdef class Connection(SetUp):
         if now >= self.keepalive_at:
             self.keepalive_at = now + self.keepalive_us
             if self.recovery.waiting == 0:
-                self.ping_due = True  # who waits for an ack asks anyway
+                self.ping_due = True  # whoever waits for an ack asks anyway
         if self.state == ConnectionState.OPEN:
             self.open_timeouts(now)
 
@@ -276,7 +276,7 @@ cdef class Connection(SetUp):
             self.cut_off_at = now
 
     cpdef void excuse(self, int64_t late_us, int64_t now) noexcept:
-        """This process was stopped for so long: what the peer said meanwhile has not been read yet."""
+        """This process was stopped for that long: what the peer said meanwhile has not been read yet."""
         if self.idle_at != NEVER:
             self.idle_at += late_us
         self.probe(now)
@@ -330,7 +330,7 @@ cdef class Connection(SetUp):
         memcpy(control + length + 4, self.end_reason, self.end_reason_bytes)
         self.build_bare(out, length + 4 + self.end_reason_bytes, 0, now)
         if self.peer_done:
-            self.move(ConnectionCause.PEER_END)  # both know now; if this packet is lost, the peer will go by itself
+            self.move(ConnectionCause.PEER_END)  # both sides know now; if this packet is lost, the peer ends by itself
         return out.count
 
     # ---- events and getters
@@ -340,7 +340,7 @@ cdef class Connection(SetUp):
         event.kind = DatagramEvent.NOTHING
         event.length = 0
         if self.end_told:
-            return  # packets still come, but for the program it is over
+            return  # packets still arrive, but for the program it is over
         if self.handshake_event:
             self.handshake_event = False
             event.kind = DatagramEvent.HANDSHAKE_DATA

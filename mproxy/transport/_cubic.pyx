@@ -51,7 +51,7 @@ cdef class Cubic(Congestion):
         self.publish(0)
 
     cdef void publish(self, int64_t smoothed_rtt) noexcept:
-        """Turn packets into bytes, and pace: twice the window a round trip while it doubles, 1.25 times later."""
+        """Turn packets into bytes, and set the pace: two windows a round trip while it doubles, 1.25 later."""
         if self.packets < LEAST_PACKETS:
             self.packets = LEAST_PACKETS
         self.window = <uint64_t>(self.packets * self.packet_bytes)
@@ -79,7 +79,7 @@ cdef class Cubic(Congestion):
             else:
                 self.avoid(sample, acked)
         elif not sample.limited:
-            self.epoch_at = 0  # section 4.2: time in which the application sends too little does not count
+            self.epoch_at = 0  # section 4.2: time in which the application sent too little does not count
         self.publish(sample.smoothed_rtt)
 
     cdef void reduce(self, int64_t now) noexcept:

@@ -9,8 +9,8 @@ A turn (`run`), queued by packets, by the timer and by commands:
 
 Python is called per event and per filled or emptied buffer, never per packet: observers.py says who, and what.
 
-Whoever has dialled is a stranger until a packet has come from it that only the right peer could make (with keys: one
-sealed with them). Strangers take no place from anybody but each other: see strangers.py.
+Whoever dials is a stranger until it has sent a packet that only the right peer could make (with keys: one sealed with
+them). Strangers take places only from each other: see strangers.py.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -25,38 +25,38 @@ from mproxy.io._packets cimport Address, Inbox, LocalAddress, Outbox, Slot
 
 
 cdef enum:
-    BATCHES_A_TURN = 16      # of one socket before connections get their turn
+    BATCHES_A_TURN = 16      # reads of one socket before connections get their turn
     BATCH = 8                # messages of one system call: 512 KiB stay in the cache until they are opened
     OUT_BYTES = 262144       # packets of one system call
-    RUN_BYTES = 65507        # most that UDP takes in one piece
-    SENT_A_TURN = 1048576    # of one connection before others get their turn
+    RUN_BYTES = 65507        # most that UDP sends in one piece
+    SENT_A_TURN = 1048576    # by one connection before others get their turn
     SOCKET_BYTES = 8388608   # socket buffers asked for
-    FULL_US = 500000         # between two words about having no room
-    LATE_US = 1000000        # an alarm as late as this: the process was stopped, or the machine
-    SINGLY_US = 10000000     # a device that cannot cut trains is believed for so long: a route may change
+    FULL_US = 500000         # from one report that there is no room to the next
+    LATE_US = 1000000        # an alarm this late means that the process, or the machine, was stopped
+    SINGLY_US = 10000000     # how long a device counts as unable to cut trains: the route may change
 
 
 cdef class Link:
     cdef readonly Connection connection  # the engine
-    cdef DatagramEndpoint endpoint       # NULL-like None once ended
+    cdef DatagramEndpoint endpoint       # None once ended
     cdef public object handler           # a LinkHandler, told of events
     cdef bint active                     # in the endpoint's list of this turn
     cdef readonly bint ended             # `on_ended` was called
-    cdef bint admitted                   # dialled us and has shown what a stranger cannot: it takes one of the places
+    cdef bint admitted                   # it dialled us and is no longer a stranger: it takes one of the places
     cdef bint read_end_told              # `on_read_ended` was called
     cdef bint closed                     # to be forgotten
     cdef bint finish_due                 # FIN after the last buffer
     cdef LocalAddress local              # our address that the peer writes to
-    cdef int64_t singly_until            # until then trains go packet by packet
+    cdef int64_t singly_until            # until then trains are sent packet by packet
     cdef object fill_buffer              # keeps the memory of `fill_at`
     cdef uint8_t *fill_at                # where the next bytes go
-    cdef size_t fill_left                # bytes that it has room for
-    cdef size_t fill_least               # bytes without which it is no use; 0: there is no buffer to be filled
+    cdef size_t fill_left                # bytes of room there
+    cdef size_t fill_least               # least bytes worth reporting; 0: there is no buffer to be filled
     cdef readonly size_t filled          # bytes that the buffer given to `fill` has got
     cdef object send_queue               # deque of buffers to be sent
     cdef object send_buffer              # keeps the memory of `send_at`
     cdef const uint8_t *send_at          # the next byte of the buffer in hand
-    cdef size_t send_left                # bytes of it
+    cdef size_t send_left                # bytes left of it
     cdef PacketKey sending               # keeps the memory of the engine's Seal
     cdef PacketKey receiving             # keeps the memory of the engine's Seal
 
@@ -75,24 +75,24 @@ cdef class DatagramEndpoint:
     cdef Listener listener            # None: no peer may dial
     cdef Source sources[2]            # the sockets
     cdef bint readable[2]             # packets wait
-    cdef int sockets                  # of these
+    cdef int sockets                  # how many
     cdef Work work                    # a turn
     cdef Alarm alarm                  # the earliest deadline
-    cdef Inbox inbox                  # of whichever socket is read
-    cdef Outbox outbox                # of the first socket: packets of one link
+    cdef Inbox inbox                  # for whichever socket is being read
+    cdef Outbox outbox                # for the first socket: packets of one link
     cdef Address receivers[64]        # of its messages
     cdef Link sending                 # whose packets wait in the outbox until the socket has room; None: it is empty
     cdef bint v4                      # the first socket is for IPv4 alone
     cdef uint8_t *out                 # OUT_BYTES
     cdef dict links                   # all, by id
     cdef list waiting                 # those that something happened to
-    cdef readonly uint32_t most       # peers admitted at once
-    cdef readonly uint32_t places     # that are taken
+    cdef readonly uint32_t most       # most peers admitted at once
+    cdef readonly uint32_t places     # how many of these are taken
     cdef object strangers             # Strangers: peers that have dialled and shown nothing yet
     cdef int64_t due_at               # what the alarm was set to
     cdef int64_t full_at              # when the observer is told again that there is no room
     cdef bint has_answer_to           # answers go to another address
-    cdef PeerAddress answer_to        # that one
+    cdef PeerAddress answer_to        # the address
 
     cdef int add_socket(self, int fd) except -1
     cdef void run(self) noexcept

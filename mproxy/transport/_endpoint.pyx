@@ -27,7 +27,7 @@ cdef bytes V4_MAPPED = bytes(10) + b"\xff\xff"
 
 
 cdef uint32_t end_of_run(const Slot *slot, uint32_t begin) noexcept nogil:
-    """Where in a train the packets end that are for the same connection as the one at `begin`."""
+    """Where the packets of a train that are for the same connection as the one at `begin` end."""
     cdef uint32_t at = begin + slot.segment
     if slot.length - begin < MIN_PACKET_BYTES:
         return slot.length
@@ -48,8 +48,8 @@ cdef class Link:
     # ---- commands
 
     def fill(self, buffer, least=None):
-        """Put the peer's next bytes into `buffer`, as many as there are once `least` (not 0) of them have come; None:
-        until it is full. One buffer at a time."""
+        """Put the peer's next bytes into `buffer`: all there are once `least` (not 0) have arrived, or with None once
+        it is full. One buffer at a time."""
         cdef uint8_t[::1] view = buffer
         assert self.fill_least == 0
         self.fill_buffer = buffer
@@ -65,7 +65,7 @@ cdef class Link:
         self.wake()
 
     def finish(self):
-        """Nothing is sent behind what was given to `send`."""
+        """Nothing will be sent after what was given to `send`."""
         self.finish_due = True
         self.wake()
 
@@ -75,7 +75,7 @@ cdef class Link:
         self.wake()
 
     def secure(self, bytes send_key, bytes receive_key, int cipher):
-        """The handshake's keys."""
+        """Use the keys of the handshake."""
         cdef Seal sending, receiving
         self.sending = PacketKey(send_key, cipher, self.connection.first_out, True)
         self.receiving = PacketKey(receive_key, cipher, self.connection.first_in, False)
@@ -130,7 +130,7 @@ cdef class Link:
     # ---- inner
 
     cdef void wake(self) noexcept:
-        """Give it a turn."""
+        """Have the endpoint give it a turn."""
         if not self.active and not self.closed:
             self.active = True
             self.endpoint.waiting.append(self)
@@ -162,7 +162,7 @@ cdef class Link:
                 self.tell(partial(self.handler.on_ended, self, event.code, reason, bool(event.local)))
 
     cdef void move_in(self, int64_t now) noexcept:
-        """Bytes that arrived into the program's buffer."""
+        """Move bytes that arrived into the program's buffer."""
         cdef iovec parts[2]
         cdef uint32_t taken
         cdef size_t length
@@ -201,7 +201,7 @@ cdef class Link:
         return True
 
     cdef void move_out(self) noexcept:
-        """The program's bytes into the ring."""
+        """Move the program's bytes into the ring."""
         cdef iovec parts[2]
         cdef size_t length
         cdef uint32_t copied
@@ -354,7 +354,7 @@ cdef class DatagramEndpoint:
             self.loop.schedule(&self.work)
 
     cdef bint read(self, int index, int64_t now) noexcept:
-        """Take what the socket has; true when there may be more."""
+        """Read what the socket has; true when there may be more."""
         cdef Slot *slot
         cdef int i, n, _batches
         for _batches in range(BATCHES_A_TURN):
@@ -369,7 +369,7 @@ cdef class DatagramEndpoint:
         return True
 
     cdef void take(self, Slot *slot, int64_t now) noexcept:
-        """A train: of one connection, or of several that somebody has from one socket."""
+        """Take a train: of one connection, or of several that the peer runs from one socket."""
         cdef Peer peer
         cdef PeerAddress source
         cdef uint32_t begin = 0, end
@@ -396,7 +396,7 @@ cdef class DatagramEndpoint:
 
     cdef void take_new(self, Slot *slot, uint32_t offset, uint32_t end, const PeerAddress *source,
                        int64_t now) noexcept:
-        """Packets of no connection: of a peer that dials, or of one long gone."""
+        """Take packets of no connection: from a peer that dials, or from one long gone."""
         cdef Reply reply
         cdef uint32_t length
         cdef int result
@@ -455,7 +455,7 @@ cdef class DatagramEndpoint:
         link.wake()
 
     cdef void admit(self, Link link) noexcept:
-        """It has shown that it is no stranger."""
+        """The peer has shown that it is no longer a stranger."""
         if self.strangers is None or link.ended or link.connection.state != ConnectionState.OPEN:
             return
         self.strangers.remove(link.connection.local_id)
@@ -463,7 +463,7 @@ cdef class DatagramEndpoint:
         self.places += 1
 
     cdef void vacate(self, Link link) noexcept:
-        """It is over, and only answers repetitions for a while."""
+        """The link is over, and only answers repetitions for a while."""
         if link.admitted:
             link.admitted = False
             self.places -= 1
@@ -471,7 +471,7 @@ cdef class DatagramEndpoint:
             self.strangers.end(link.connection.local_id)
 
     cdef void excuse(self, int64_t now) noexcept:
-        """We come too late, by no fault of the peers."""
+        """Our turn came too late, and the peers must not suffer for it."""
         cdef int64_t late = now - self.due_at
         for link in self.links.values():
             (<Link>link).connection.excuse(late, now)
@@ -520,7 +520,7 @@ cdef class DatagramEndpoint:
         return True
 
     cdef void settle(self, Link link, int64_t now) noexcept:
-        """Learn from what the kernel did not take. A packet lost here is lost as on the path."""
+        """Learn from what the kernel did not take. A packet lost here counts as lost on the path."""
         cdef Message *message
         cdef uint32_t refused = 0, size
         cdef int i
@@ -539,8 +539,8 @@ cdef class DatagramEndpoint:
             link.connection.packet_too_big(refused, now)
 
     cdef void not_taken(self, Link link, int error, int64_t now) noexcept:
-        """The kernel has no way for a packet: from the address that the peer wrote to, which may be ours no more, or
-        from any. Which error stands for which differs between kernels, families and routes."""
+        """The kernel has no route for a packet: from the address that the peer wrote to, which may no longer be ours,
+        or from any. Which error means which differs between kernels, families and routes."""
         if link.local.bytes[0] | link.local.bytes[10] | link.local.bytes[15]:
             memset(&link.local, 0, sizeof(LocalAddress))
             link.probe()
@@ -562,7 +562,7 @@ cdef class DatagramEndpoint:
         self.links.pop(link.connection.local_id, None)
 
 
-_endpoints = set()  # open ones: the kernel holds pointers to their sources
+_endpoints = set()  # open endpoints: the kernel holds pointers to their sources
 
 
 cdef void run_endpoint(Work *work) noexcept:
@@ -580,13 +580,13 @@ cdef void socket_ready(Source *source, uint32_t events) noexcept:
 
 
 cdef bytes source_of(const PeerAddress *address):
-    """Who is behind an address, as far as one can tell: an IPv4 address, or the /64 that an IPv6 host may use."""
+    """What counts as one source: an IPv4 address, or the /64 that an IPv6 host may use."""
     cdef bytes raw = (<char *>address.bytes)[8:24]
     return raw if raw.startswith(V4_MAPPED) else raw[:8]
 
 
 cdef void to_engine(const Peer *peer, PeerAddress *out) noexcept:
-    """An address as the engine compares it: without what is ours."""
+    """An address as the engine compares it: without the parts that only mean something here."""
     memset(out, 0, sizeof(PeerAddress))
     out.length = 28
     memcpy(out.bytes, &peer.name, 28)

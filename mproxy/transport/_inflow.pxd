@@ -1,10 +1,10 @@
-"""The receiving half of the stream: what has arrived, in which order whatsoever, and how much more may come.
+"""The receiving half of the stream: what has arrived, in whatever order, and how much more may come.
 
     head <= arrived <= tail <= limit        head: the application has taken everything below
-    early: parts of (arrived, tail)         the ring holds them at their place; what lies between is not there yet
+    early: parts of (arrived, tail)         the ring holds them in their places; what lies between has not arrived yet
 
 The credit `limit` is head + window. The window doubles while the sender says that it could use more and the
-application keeps up: so it follows bandwidth times delay without this side knowing either. Finishes when the
+application keeps up: so it follows bandwidth times delay although this side knows neither. It is finished when the
 application has taken everything below `end`.
 """
 
@@ -16,7 +16,7 @@ from mproxy.transport._ranges cimport RangeSet
 
 cdef enum:
     FIRST_WINDOW_BYTES = 1048576  # enough for 80 Mbit/s at 100 ms before the first doubling
-    MOST_EARLY = 4096             # holes at once: beyond, packets that would make one more are dropped
+    MOST_EARLY = 4096             # most holes at once: packets that would make one more are dropped
 
 
 cdef uint64_t UNKNOWN_END         # the FIN has not arrived
@@ -24,14 +24,14 @@ cdef uint64_t UNKNOWN_END         # the FIN has not arrived
 
 cdef struct Inflow:
     Ring ring            # storage; ring.head and ring.tail are head and tail above
-    uint64_t arrived     # everything below has come
-    RangeSet early       # what has come above
-    uint64_t end         # where the stream ends, UNKNOWN_END before the FIN came
+    uint64_t arrived     # everything below has arrived
+    RangeSet early       # what has arrived above
+    uint64_t end         # where the stream ends; UNKNOWN_END until the FIN has arrived
     uint64_t limit       # credit given so far: never goes back
     uint64_t told        # credit in the last ack
     uint32_t window      # bytes offered beyond what the application has taken
     uint32_t most        # the window's bound
-    uint64_t grown_at    # head when the window grew last: it grows once for each half of a window taken
+    uint64_t grown_at    # head when the window last grew: it grows once for each half of a window taken
 
 
 cdef inline bint inflow_complete(const Inflow *flow) noexcept nogil:

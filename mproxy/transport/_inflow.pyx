@@ -12,7 +12,7 @@ UNKNOWN_END = 0xFFFFFFFFFFFFFFFF
 
 
 cdef void inflow_init(Inflow *flow, uint32_t first, uint32_t most) noexcept nogil:
-    """Nothing has come; the window is `first` bytes and may grow to `most`."""
+    """Nothing has arrived; the window is `first` bytes and may grow to `most`."""
     ring_init(&flow.ring, 0)
     ranges_init(&flow.early)
     flow.arrived = flow.grown_at = 0
@@ -45,9 +45,9 @@ cdef int reserve(Inflow *flow, uint64_t end) noexcept nogil:
 
 
 cdef int inflow_place(Inflow *flow, uint64_t offset, uint32_t length, iovec *out) noexcept nogil:
-    """Describe the ring's memory for bytes none of which has come: 1 or 2 segments, whatever is written there.
+    """Describe the ring's memory for bytes of which none has arrived: 1 or 2 segments, which may be overwritten.
 
-    0: some have come before, use `inflow_copy`. -1: no memory.
+    0: some have arrived before, use `inflow_copy`. -1: no memory.
     """
     if offset < flow.arrived or (flow.early.count > 0 and ranges_overlap(&flow.early, offset, offset + length)):
         return 0
@@ -57,7 +57,7 @@ cdef int inflow_place(Inflow *flow, uint64_t offset, uint32_t length, iovec *out
 
 
 cdef int inflow_copy(Inflow *flow, uint64_t offset, const uint8_t *data, uint32_t length) noexcept nogil:
-    """Copy authentic bytes, some of which came before, to their place; -1: no memory."""
+    """Copy authentic bytes, some of which have arrived before, to their place; -1: no memory."""
     cdef iovec parts[2]
     cdef int i
     cdef uint64_t end = offset + length
@@ -75,14 +75,14 @@ cdef int inflow_copy(Inflow *flow, uint64_t offset, const uint8_t *data, uint32_
 
 
 cdef int inflow_take(Inflow *flow, uint64_t offset, uint32_t length, bint fin) noexcept nogil:
-    """Bytes [offset, offset + length) are in their place; -1: no memory, or too many holes: as if never come."""
+    """Bytes [offset, offset + length) are in their place; -1: no memory or too many holes, then they do not count."""
     cdef uint64_t end = offset + length
     if offset > flow.arrived and length > 0:
         if flow.early.count >= MOST_EARLY or ranges_add(&flow.early, offset, end) < 0:
             return -1
     if fin:
         flow.end = end
-    if end > flow.ring.tail and length > 0:  # an end alone, come before its data, has no storage
+    if end > flow.ring.tail and length > 0:  # an end alone, arrived before its data, has no storage
         flow.ring.tail = end
     if offset <= flow.arrived < end:
         flow.arrived = end
@@ -106,7 +106,7 @@ cdef void inflow_wanted(Inflow *flow) noexcept nogil:
 cdef void inflow_consume(Inflow *flow, uint32_t length) noexcept nogil:
     """The application has taken `length` bytes from head on.
 
-    The storage stays: a ring that is filled and emptied all the time must not go to the system and back.
+    The storage stays: a ring that is filled and emptied all the time must not be returned to the system each time.
     """
     flow.ring.head += length
     if flow.ring.head + flow.window > flow.limit:

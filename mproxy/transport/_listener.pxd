@@ -8,9 +8,9 @@ A program with a socket does this with a packet: when `packet_id` is a connectio
     ACK        number, offset as SYN; control: options 18, server's options 18, time 4, cookie 8, handshake
     options    version 1, flags 1, packet bytes 4, ack delay 4, credit 8
 
-The cookie is SipHash-2-4 under the listener's secret over address, client id, number, both options and time. Id and
-first number of the server are made the same way, so the ACK is enough to make them again. A cookie is good for
-COOKIE_US and once: ids accepted are remembered that long.
+The cookie is SipHash-2-4 under the listener's secret over address, client id, number, both options and time. The
+server's id and first number are made the same way, so the ACK is enough to make them again. A cookie is valid for
+COOKIE_US and for one use: ids accepted are remembered that long.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -20,11 +20,11 @@ from mproxy.transport._packet cimport Address
 
 cdef enum:
     ANSWER_BYTES = 256        # room for the answer of a listener, which is never longer than what it answers
-    COOKIE_US = 60000000      # longer than a client goes on trying
-    REMEMBERED = 8192         # ids accepted: 128 a second for as long as a cookie is good
-    REMEMBERED_WAYS = 8       # places where one may be
-    SHARES = 1024             # sources told apart; two may meet in one
-    SHARE_EVERY_US = 5000     # connections of one source: 200 a second, each some hundred microseconds of ours
+    COOKIE_US = 60000000      # longer than a client keeps trying
+    REMEMBERED = 8192         # ids accepted: 128 a second for as long as a cookie is valid
+    REMEMBERED_WAYS = 8       # places where an id may be
+    SHARES = 1024             # sources told apart; two may share one
+    SHARE_EVERY_US = 5000     # connections of one source: 200 a second; each costs us some hundred microseconds
     SHARE_BURST = 256         # after a pause
     OPTIONS_BYTES = 18
     SYN_ACK_CONTROL_BYTES = 30
@@ -33,26 +33,26 @@ cdef enum:
 
 
 cpdef enum OptionFlag:
-    SEALED = 0x01    # packets after the set-up are sealed with keys
-    GO_BACK = 0x02   # recovery gbn in both directions; the client says
+    SEALED = 0x01    # packets after the set-up are sealed
+    GO_BACK = 0x02   # recovery gbn in both directions; the client chooses
 
 
 cdef enum ListenResult:
-    DROP     # not for a listener, not authentic, cookie too old, or used already
+    DROP     # not for a listener, not authentic, or the cookie is too old or used already
     ANSWER   # send `answer`
-    ACCEPT   # a connection: give `Accepted` to a new Connection, and its own first packet follows from that
+    ACCEPT   # a connection: give `Accepted` to a new Connection, which then has a packet to send
 
 
 cdef struct Options:
     uint8_t version           # DATAGRAM_VERSION
     uint8_t flags             # OptionFlag
     uint32_t packet_bytes     # largest packet this side takes
-    uint32_t ack_delay_us     # longest it waits with an ack
+    uint32_t ack_delay_us     # longest time it holds an ack back
     uint64_t credit           # bytes of stream it takes before its first ack
 
 
 cdef struct Accepted:
-    Address address           # of the client, shown by the cookie to be its own
+    Address address           # the client's, proven by the cookie
     uint64_t client_id        # destination id of packets to it
     uint64_t server_id        # destination id of its packets
     uint64_t client_number    # its first packet number
@@ -71,7 +71,7 @@ cdef struct Reply:
 
 cdef struct Used:
     uint64_t id       # accepted
-    int64_t until     # its cookie is good until then
+    int64_t until     # its cookie is valid until then
 
 
 cdef void put_options(uint8_t *p, const Options *options) noexcept nogil
@@ -85,10 +85,10 @@ cdef class Listener:
     cdef uint8_t secret[16]            # of this listener; nobody else knows it
     cdef Options options               # offered to every client
     cdef Used *used                    # REMEMBERED ids
-    cdef int64_t *shares               # SHARES, by source: when its next connection would be in time
+    cdef int64_t *shares               # SHARES, by source: when its next connection is due
     cdef readonly uint64_t syns        # SYNs answered
     cdef readonly uint64_t accepted    # connections begun
-    cdef readonly uint64_t refused     # ACKs whose cookie was wrong, too old, or used already; or too many at once
+    cdef readonly uint64_t refused     # ACKs refused: cookie wrong, too old or used; or too many at once
 
     cdef int receive(self, const uint8_t *p, uint32_t length, const Address *source, int64_t now, Reply *out) noexcept
     cdef uint32_t answer_syn(self, const uint8_t *packet, const Address *source, int64_t now, uint8_t *out) noexcept

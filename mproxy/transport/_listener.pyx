@@ -124,7 +124,7 @@ cdef class Listener:
         free(self.shares)
 
     cdef int receive(self, const uint8_t *p, uint32_t length, const Address *source, int64_t now, Reply *out) noexcept:
-        """Take a packet that is for no connection; returns a ListenResult."""
+        """Take a packet that belongs to no connection; returns a ListenResult."""
         cdef uint32_t control_bytes, end
         cdef int kind = packet_type(p, length)
         if kind != PacketType.SYN and kind != PacketType.ACK:
@@ -178,7 +178,7 @@ cdef class Listener:
         return end + CRC_BYTES
 
     cdef bint check_ack(self, const uint8_t *packet, const Address *source, int64_t now, Accepted *out) noexcept:
-        """Whether the ACK shows a cookie of ours for this very client, fresh and not used; fills `out`."""
+        """Whether the ACK shows a cookie of ours for this very client, fresh and unused; fills `out`."""
         cdef const uint8_t *control = packet + PACKET_HEADER_BYTES
         cdef uint32_t time = get32(control + 36), control_bytes = get16(packet + 2)
         cdef uint8_t ours[OPTIONS_BYTES]
@@ -193,7 +193,7 @@ cdef class Listener:
         if header.destination != self.derive(Purpose.SERVER_ID, packet, source, time):
             return False
         if not self.has_share(source, now):
-            return False  # its cookie stays good: an honest one asks again
+            return False  # its cookie stays valid: an honest client asks again
         get_options(control, &out.options)
         if out.options.version != DATAGRAM_VERSION or (out.options.flags ^ self.options.flags) & OptionFlag.SEALED \
                 or out.options.packet_bytes < BASE_PACKET_BYTES:
@@ -209,8 +209,8 @@ cdef class Listener:
         return self.use(out.server_id, now)
 
     cdef bint has_share(self, const Address *source, int64_t now) noexcept:
-        """Whether this source, which its cookie has shown to be real, may begin one more connection now: so one
-        stranger takes a part of our time, and not all of it. An IPv6 host may use any address of its /64.
+        """Whether this source, which its cookie has proven to be real, may begin one more connection now: so one
+        stranger takes a part of our time but not all of it. An IPv6 host may use any address of its /64.
 
         The generic cell rate algorithm (ITU-T I.371): `due` runs ahead of the clock by what was used in advance.
         """
@@ -227,7 +227,7 @@ cdef class Listener:
         return True
 
     cdef bint use(self, uint64_t id, int64_t now) noexcept:
-        """Remember an id while its cookie is good; False when it is remembered already."""
+        """Remember an id while its cookie is valid; False when it is remembered already."""
         cdef Used *places = self.used + (id % (REMEMBERED // REMEMBERED_WAYS)) * REMEMBERED_WAYS
         cdef int i, oldest = 0
         for i in range(REMEMBERED_WAYS):

@@ -21,7 +21,7 @@ cdef void mtu_init(Mtu *mtu, uint32_t base, uint32_t ceiling, int64_t now) noexc
 
 
 cdef void choose(Mtu *mtu, int64_t now) noexcept nogil:
-    """Pick the next size to ask for, or end the search."""
+    """Pick the next size to try, or end the search."""
     cdef int i
     mtu.tries = 0
     mtu.probing = 0
@@ -36,7 +36,7 @@ cdef void choose(Mtu *mtu, int64_t now) noexcept nogil:
                 if USUAL[i] > mtu.current:
                     mtu.probing = USUAL[i]
                 elif USUAL[i] == mtu.current and is_next_above(i, mtu.failed):
-                    mtu.probing = 0  # a usual size passed and the next usual one did not: that is the path
+                    mtu.probing = 0  # a usual size passed and the next usual one did not: so that is the path's
                 break
     if mtu.probing == 0:
         mtu.next_at = now + RAISE_US if mtu.current < mtu.ceiling else NEVER
@@ -82,7 +82,7 @@ cdef void mtu_acked(Mtu *mtu, uint32_t size, int64_t now) noexcept nogil:
 
 
 cdef void mtu_lost(Mtu *mtu, uint32_t size, int64_t now) noexcept nogil:
-    """A probe of `size` bytes was lost; perhaps one that the host refused long ago, and another is under way."""
+    """A probe of `size` bytes was lost; perhaps an old one that the host had refused, while another is under way."""
     if size != mtu.probing:
         return
     mtu.in_flight = False
@@ -93,7 +93,7 @@ cdef void mtu_lost(Mtu *mtu, uint32_t size, int64_t now) noexcept nogil:
 
 
 cdef void mtu_too_big(Mtu *mtu, uint32_t size, int64_t now) noexcept nogil:
-    """This host says that packets of `size` bytes cannot leave."""
+    """This host cannot send packets of `size` bytes."""
     if size <= BASE_PACKET_BYTES or size > mtu.failed:
         return
     mtu.in_flight = False

@@ -1,10 +1,10 @@
 """The sending half of the stream: what is written, sent, lost and acknowledged, by offset.
 
-    head = min(acked_to, tail) <= sent <= peak <= end      end = tail, and one more for the FIN once it is decided
-    acked, lost: parts of [acked_to, peak), with nothing in common
+    head = min(acked_to, tail) <= sent <= peak <= end      end = tail, and one more once there is a FIN
+    acked, lost: parts of [acked_to, peak), disjoint
 
-A FIN counts one in the offset space, so it is sent, lost and acknowledged like a byte. Finishes when `acked_to`
-reaches `end` behind a FIN.
+A FIN takes one offset, so it is sent, lost and acknowledged like a byte. The half is finished when there is a FIN and
+`acked_to` has reached `end`.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -16,16 +16,16 @@ from mproxy.transport._ranges cimport RangeSet
 cdef struct Chunk:
     uint64_t offset   # of the first byte
     uint32_t length   # bytes of data
-    bint fin          # and the FIN behind them
-    bint again        # sent before
+    bint fin          # and the FIN after them
+    bint again        # it was sent before
 
 
 cdef struct Outflow:
     Ring ring          # written and not acknowledged
     bint finished      # nothing more is written: the FIN is at ring.tail
     uint64_t acked_to  # everything below is acknowledged
-    uint64_t sent      # next to be sent for the first time (gbn: or anew)
-    uint64_t peak      # behind the last ever sent
+    uint64_t sent      # next to be sent for the first time (gbn: or again)
+    uint64_t peak      # end of what was ever sent
     uint64_t limit     # the peer's credit: no byte at or above may be sent
     uint32_t most      # bytes that the ring may grow to
     RangeSet acked     # acknowledged above acked_to

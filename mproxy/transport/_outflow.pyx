@@ -7,7 +7,7 @@ from mproxy.transport._ranges cimport (
 
 
 cdef enum:
-    FIRST_RING_BYTES = 262144  # what an application may write before anything is known of the path
+    FIRST_RING_BYTES = 262144  # what an application may write while nothing is known of the path
 
 
 cdef void outflow_init(Outflow *flow, uint32_t most) noexcept nogil:
@@ -28,7 +28,7 @@ cdef void outflow_free(Outflow *flow) noexcept nogil:
 
 
 cdef inline bint has_new(const Outflow *flow) noexcept nogil:
-    """Something never sent may be sent: a FIN needs no credit."""
+    """Whether something may be sent for the first time; a FIN needs no credit."""
     return flow.sent < outflow_end(flow) and (flow.sent < flow.limit or flow.sent == flow.ring.tail)
 
 
@@ -67,7 +67,7 @@ cdef bint outflow_pick(const Outflow *flow, uint32_t most, Chunk *chunk) noexcep
 
 
 cdef void outflow_took(Outflow *flow, const Chunk *chunk) noexcept nogil:
-    """`chunk`, as `outflow_pick` gave it, is on its way."""
+    """`chunk`, as `outflow_pick` gave it, has been sent."""
     cdef uint64_t end = chunk.offset + chunk.length + (1 if chunk.fin else 0)
     if flow.lost.count > 0:
         ranges_drop_below(&flow.lost, end)
@@ -100,7 +100,7 @@ cdef int outflow_acked(Outflow *flow, uint64_t offset, uint64_t end) noexcept no
 
 
 cdef int outflow_lost(Outflow *flow, uint64_t offset, uint64_t end) noexcept nogil:
-    """[offset, end) was in a lost packet: what of it is not acknowledged is to be sent again. -1: no memory."""
+    """[offset, end) was in a lost packet: the unacknowledged part is to be sent again. -1: no memory."""
     cdef uint32_t index
     cdef Range *have
     if offset < flow.acked_to:
@@ -116,14 +116,14 @@ cdef int outflow_lost(Outflow *flow, uint64_t offset, uint64_t end) noexcept nog
 
 
 cdef void outflow_go_back(Outflow *flow) noexcept nogil:
-    """Go-Back-N: everything that is not acknowledged is sent again, from the oldest on."""
+    """Go-Back-N: everything unacknowledged is to be sent again, from the oldest byte on."""
     flow.sent = flow.acked_to
 
 
 cdef uint32_t outflow_room(Outflow *flow) noexcept nogil:
     """Bytes that may be written now, 0 when the ring is full.
 
-    The ring doubles when it is full although all of it has been sent: then it is what limits the sender.
+    The ring doubles when it is full and all of it has been sent: then it is what limits the sender.
     """
     if flow.finished:
         return 0

@@ -1,7 +1,7 @@
 """Pacing: a bucket that fills at the controller's rate, so that a window leaves over a round trip and not at once.
 
-A run leaves when a QUANTUM_US of the rate is in the bucket (one full packet at least, one GSO buffer at most): few
-timers, short bursts. The bucket holds LATE_US, so that a loop that wakes up late catches up.
+A run leaves when the bucket holds QUANTUM_US worth of the rate (at least one full packet, at most one GSO buffer): few
+timers, short bursts. The bucket can hold LATE_US worth, so that a loop that wakes up late catches up.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -14,12 +14,12 @@ cdef enum:
 
 
 cdef struct Pacer:
-    int64_t bytes       # in the bucket; negative: overdrawn by what must not wait (probes, a last packet)
+    int64_t bytes       # in the bucket; negative: overdrawn by what could not wait (probes, a last packet)
     int64_t filled_at   # when it was filled last
 
 
 cdef inline void pacer_fill(Pacer *pacer, uint64_t rate, uint32_t packet_bytes, int64_t now) noexcept nogil:
-    """Put in what came together since the last time; `rate` is bytes per second."""
+    """Add what has accrued since the last time; `rate` is bytes per second."""
     cdef int64_t most = <int64_t>(rate * LATE_US // 1000000)
     cdef int64_t since = now - pacer.filled_at
     if most < 4 * <int64_t>packet_bytes:

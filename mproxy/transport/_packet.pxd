@@ -34,17 +34,17 @@ cpdef enum PacketFlag:
 
 cpdef enum ControlType:
     PADDING = 0         # nothing
-    PING = 1            # nothing, but to be acknowledged
+    PING = 1            # nothing, but it has to be acknowledged
     ACK_RANGES = 2      # recovery sack: packet numbers received; credit
     ACK_NEXT = 3        # recovery gbn: offset expected next; credit
-    PATH_CHALLENGE = 4  # 8 bytes to be sent back to where they came from
+    PATH_CHALLENGE = 4  # 8 bytes to be sent back to the address they came from
     PATH_RESPONSE = 5   # those 8 bytes
     CLOSE = 6           # the connection is over: code and reason
 
 
 cpdef enum EndCode:
     DONE = 0            # both streams arrived completely
-    ABORTED = 1         # this program or the other gave up; the reason says why
+    ABORTED = 1         # one of the programs gave up; the reason says why
     TIMED_OUT = 2       # too many tries without an answer
     IDLE = 3            # nothing heard for the idle time
     BAD_PACKET = 4      # an authentic packet breaks the protocol
@@ -81,10 +81,10 @@ ctypedef int (*OpenPacket)(void *context, uint64_t number, const uint8_t *header
 
 
 cdef struct Seal:
-    SealPacket seal         # for packets that go out
-    OpenPacket open         # for packets that come in
+    SealPacket seal         # for outgoing packets
+    OpenPacket open         # for incoming packets
     void *context           # of this direction's key
-    uint32_t trailer_bytes  # at the packet's end: 16 for a tag
+    uint32_t trailer_bytes  # bytes at the packet's end: 16 for a tag
 
 
 cdef struct Header:
@@ -106,7 +106,7 @@ cdef inline bint same_address(const Address *one, const Address *other) noexcept
     return True
 
 cdef inline int packet_type(const uint8_t *packet, uint32_t length) noexcept nogil:
-    """A PacketType, or 0: this is no packet of ours."""
+    """A PacketType, or 0: this is not a packet of ours."""
     return packet[0] if length >= MIN_PACKET_BYTES and 1 <= packet[0] <= 5 else 0
 
 cdef inline uint64_t packet_id(const uint8_t *packet) noexcept nogil:

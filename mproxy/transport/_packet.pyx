@@ -1,8 +1,8 @@
 """Codec and checksum of packets; layout: _packet.pxd.
 
 CRC32C (RFC 9260 appendix A) by the processor's own instruction where there is one (x86-64 with SSE 4.2), else by a
-table. The instruction has a latency of three cycles and a throughput of one, so long blocks are taken as three in a row
-at once; the registers are joined by tables that say what a run of zero bytes makes of a register.
+table. The instruction has a latency of three cycles and a throughput of one, so a long block is computed as three
+adjacent parts side by side; tables of what a run of zero bytes does to a register join their results.
 """
 
 from libc.string cimport memcpy
@@ -135,7 +135,7 @@ cdef int crc_open_packet(void *context, uint64_t number, const uint8_t *header, 
 
 
 cdef void crc_seal(Seal *seal) noexcept nogil:
-    """The sealing of connections without keys: nothing is hidden, accidents are found."""
+    """The sealing of connections without keys: it hides nothing, but finds accidents."""
     seal.seal = crc_seal_packet
     seal.open = crc_open_packet
     seal.context = NULL
@@ -154,7 +154,7 @@ cdef int put_varint(uint8_t *p, uint64_t value) noexcept nogil:
 
 
 cdef int get_varint(const uint8_t *p, const uint8_t *end, uint64_t *value) noexcept nogil:
-    """Read what `put_varint` wrote; returns its length, 0 when it is cut off or exceeds 63 bits."""
+    """Read what `put_varint` wrote; returns its length, 0 when it is truncated or exceeds 63 bits."""
     cdef int length = 0
     value[0] = 0
     while p + length < end and length < 9:

@@ -1,9 +1,9 @@
 """Where packets go: the peer's address, and how it may change.
 
-A newer packet than all before from another address means that the peer may have moved. It is asked there
-(PATH_CHALLENGE, eight bytes that nobody can guess), with at most AMPLIFICATION times the bytes that came from there,
-and only its answer makes that address the peer's; until then everything else goes where it went. On the new path
-nothing learnt of the old one holds: round trip, window, packet size begin anew.
+A packet from another address that is newer than all before means that the peer may have moved. A challenge goes there
+(PATH_CHALLENGE, eight bytes that nobody can guess), with at most AMPLIFICATION times the bytes that came from there.
+Only its answer makes that address the peer's; until then everything else goes where it went before. What was learnt of
+the old path does not hold for the new one: round trip, window and packet size begin anew.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -13,28 +13,28 @@ from mproxy.transport._packet cimport Address
 
 
 cdef enum:
-    PATH_TRIES = 5              # challenges to a new address without an answer
-    AMPLIFICATION = 3           # bytes to an address not yet shown to be the peer's, for each byte from it
+    PATH_TRIES = 5              # challenges to a new address without an answer, at most
+    AMPLIFICATION = 3           # bytes to an address not yet proven to be the peer's, for each byte from it
 
 
 cdef class Path(Channel):
-    cdef uint8_t entropy[16]             # makes what nobody else may guess
+    cdef uint8_t entropy[16]             # key of the values that nobody else may guess
     cdef uint64_t drawn                  # values made from it
     cdef Address peer                    # where packets go
-    cdef Address answer_to               # where they go instead, length 0: nowhere else
+    cdef Address answer_to               # where they go instead; length 0: unused
     cdef bint fixed_path                 # never follow the peer
     cdef const Address *source           # of the packet being taken
     # we ask
-    cdef Address candidate               # where the peer seems to have gone, length 0: nowhere
+    cdef Address candidate               # where the peer seems to have moved; length 0: nowhere
     cdef uint64_t candidate_in           # bytes that came from there
     cdef uint64_t candidate_out          # bytes sent there
     cdef uint64_t challenge              # what it must answer
     cdef bint challenge_due              # ask it
     cdef int path_tries                  # asked so often
     cdef int64_t path_at                 # when to ask again
-    cdef bint address_event              # the peer is at `peer` now: to be told
+    cdef bint address_event              # the peer is at `peer` now, and the program has not been told yet
     # we are asked
-    cdef Address response_to             # by whom
+    cdef Address response_to             # by this address
     cdef uint64_t response               # what to answer
     cdef bint response_due               # answer it
 

@@ -12,7 +12,7 @@ from mproxy.transport._rtt cimport rtt_init, rtt_timeout
 
 
 cdef enum:
-    ANSWERED_FLAG = 0x200  # of a packet that wants an ack and is not sent again when lost
+    ANSWERED_FLAG = 0x200  # flags of a packet that wants an ack but is not sent again when lost
 
 
 cdef class Path(Channel):
@@ -50,7 +50,7 @@ cdef class Path(Channel):
             self.forget_candidate()
 
     cdef void follow(self, uint32_t length) noexcept:
-        """The newest packet came from another address: ask whether the peer is really there."""
+        """The newest packet came from another address: find out whether the peer is really there."""
         if self.candidate.length == 0 or not same_address(self.source, &self.candidate):
             self.candidate = self.source[0]
             self.candidate_in = self.candidate_out = 0
@@ -60,13 +60,13 @@ cdef class Path(Channel):
         self.candidate_in += length
 
     cdef void forget_candidate(self) noexcept:
-        """The peer is where it was."""
+        """The peer is where it was before."""
         self.candidate.length = 0
         self.challenge_due = False
         self.path_at = NEVER
 
     cdef void take_response(self, uint64_t answer, int64_t now) noexcept:
-        """An answer to a challenge: the right one means that the peer is at `candidate`, on a path not yet known."""
+        """An answer to a challenge: if it is right the peer is at `candidate`, on a path yet unknown."""
         if self.candidate.length == 0 or self.path_tries == 0 or answer != self.challenge:
             return
         self.peer = self.candidate
@@ -87,7 +87,7 @@ cdef class Path(Channel):
             self.forget_candidate()
 
     cdef int path_packet(self, Transmit *out, int64_t now) noexcept:
-        """A challenge to where the peer seems to be, or the answer to the peer's."""
+        """Write a challenge to where the peer seems to be, or the answer to the peer's."""
         cdef uint8_t *control = out.data + PACKET_HEADER_BYTES
         cdef uint32_t length = PACKET_HEADER_BYTES + 9 + self.sending.trailer_bytes
         if self.response_due:
@@ -98,7 +98,7 @@ cdef class Path(Channel):
                 out.to = &self.response_to
             return self.build_bare(out, 9, ANSWERED_FLAG, now)
         if self.candidate.length == 0 or self.candidate_out + length > AMPLIFICATION * self.candidate_in:
-            return 0  # still due when more has come from there
+            return 0  # it stays due until more has come from there
         self.challenge_due = False
         control[0] = ControlType.PATH_CHALLENGE
         put64(control + 1, self.challenge)

@@ -10,7 +10,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 cdef struct Range:
     uint64_t start  # the first number
-    uint64_t end    # behind the last
+    uint64_t end    # one past the last
 
 
 cdef struct RangeSet:

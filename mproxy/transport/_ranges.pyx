@@ -43,7 +43,7 @@ cdef bint ranges_overlap(const RangeSet *ranges, uint64_t start, uint64_t end) n
 
 
 cdef int open_gap(RangeSet *ranges, uint32_t index) noexcept nogil:
-    """Make place for one range before `index`; -1 when there is no memory."""
+    """Make room for one range before `index`; -1 when there is no memory."""
     cdef uint32_t room
     cdef Range *items
     if index == 0 and ranges.first > 0:
@@ -67,7 +67,7 @@ cdef int open_gap(RangeSet *ranges, uint32_t index) noexcept nogil:
 
 
 cdef void close_gap(RangeSet *ranges, uint32_t index, uint32_t count) noexcept nogil:
-    """Take `count` ranges from `index` on out."""
+    """Remove `count` ranges from `index` on."""
     if index == 0:
         ranges.first += count
     else:
@@ -79,7 +79,7 @@ cdef void close_gap(RangeSet *ranges, uint32_t index, uint32_t count) noexcept n
 
 
 cdef int ranges_add(RangeSet *ranges, uint64_t start, uint64_t end) noexcept nogil:
-    """Put [start, end) into the set; -1 when there is no memory, and then nothing has changed."""
+    """Add [start, end) to the set; -1 when there is no memory, and then nothing has changed."""
     cdef uint32_t index, last
     cdef Range *found
     if start >= end:
@@ -87,7 +87,7 @@ cdef int ranges_add(RangeSet *ranges, uint64_t start, uint64_t end) noexcept nog
     if ranges.count > 0 and ranges_last(ranges).end == start:
         ranges_last(ranges).end = end
         return 0
-    index = ranges_find(ranges, start - 1 if start > 0 else 0)  # the first range that touches or lies behind
+    index = ranges_find(ranges, start - 1 if start > 0 else 0)  # the first range that touches it or lies beyond
     if index == ranges.count or ranges_at(ranges, index).start > end:
         if open_gap(ranges, index) < 0:
             return -1
@@ -110,7 +110,7 @@ cdef int ranges_add(RangeSet *ranges, uint64_t start, uint64_t end) noexcept nog
 
 
 cdef int ranges_remove(RangeSet *ranges, uint64_t start, uint64_t end) noexcept nogil:
-    """Take [start, end) out of the set; -1 when there is no memory for the two halves of a range, then all stays."""
+    """Remove [start, end) from the set; -1 when there is no memory to split a range, and then nothing has changed."""
     cdef uint32_t index = ranges_find(ranges, start), count = 0
     cdef uint64_t behind
     cdef Range *found

@@ -1,14 +1,14 @@
 """What was sent and what became of it: acks, losses, round trips, delivery rate, the probe timeout.
 
-Two ways, chosen when the connection is made:
+There are two ways, chosen when the connection is made:
 
-* sack: every packet is numbered anew; acks name the numbers that came. A packet is lost when `reordering` packets
+* sack: every packet has a new number; acks name the numbers that arrived. A packet is lost when `reordering` packets
   sent after it, or any packet sent `time_threshold` after it, were acknowledged (RFC 9002 section 6.1, RFC 8985). Both
   grow when a loss turns out to have been reordering.
-* gbn (Go-Back-N): an ack names the offset that the receiver expects, everything below has come. DUPLICATES acks for
-  the same offset, or the timeout, and everything from there on is sent again.
+* gbn (Go-Back-N): an ack names the offset that the receiver expects; everything below has arrived. After DUPLICATES
+  acks for the same offset, or the timeout, everything from there on is sent again.
 
-Nothing is declared lost by the probe timeout in the first way: probes are sent, and their acks say what was lost.
+With sack the probe timeout declares nothing lost: probes are sent, and their acks show what was lost.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -22,10 +22,10 @@ from mproxy.transport._sent cimport SentTable
 
 cdef enum:
     DUPLICATES = 3         # gbn: acks for the same offset that mean a loss (RFC 5681 section 3.2)
-    LEAST_GO_BACK_US = 200000  # gbn: a timeout costs a whole window, a delay must not be taken for one (RFC 6298, 2.4)
-    MOST_THRESHOLD = 10000  # packets of reordering that are believed
-    PROBES = 2             # packets at a probe timeout (RFC 9002 section 6.2.4)
-    SKIP_EVERY = 512       # packets, on average, from one number left out to the next
+    LEAST_GO_BACK_US = 200000  # gbn: a timeout costs a whole window and must not come of a mere delay (RFC 6298, 2.4)
+    MOST_THRESHOLD = 10000  # most packets of reordering to allow for
+    PROBES = 2             # packets sent at a probe timeout (RFC 9002 section 6.2.4)
+    SKIP_EVERY = 512       # packets, on average, from one skipped number to the next
 
 
 cdef class Recovery:
@@ -36,15 +36,15 @@ cdef class Recovery:
     cdef readonly uint64_t in_flight     # bytes under way
     cdef readonly uint32_t waiting       # packets under way
     cdef uint64_t first                  # number of the first packet
-    cdef readonly uint64_t largest_acked  # highest number acknowledged, first - 1: none
-    cdef uint64_t settled                # below: nothing is in flight
-    cdef uint64_t skipped                # a number never sent: whoever acks it lies
-    cdef uint64_t skip_next              # the number to be skipped next
+    cdef readonly uint64_t largest_acked  # highest number acknowledged; first - 1: none
+    cdef uint64_t settled                # nothing below is in flight
+    cdef uint64_t skipped                # a number that was never sent: whoever acknowledges it lies
+    cdef uint64_t skip_next              # the number to skip next
     # losses
     cdef readonly uint32_t reordering    # packets that may overtake before one counts as lost
-    cdef int reorder_quarters            # the same in quarters of a minimum round trip, above 9/8 of the smoothed one
-    cdef int64_t loss_at                 # when the oldest packet overtaken counts as lost, NEVER: none was
-    cdef uint64_t went_back              # gbn: packets below were sent before the window was resent
+    cdef int reorder_quarters            # in time: quarters of a minimum round trip above 9/8 of the smoothed one
+    cdef int64_t loss_at                 # when the oldest packet overtaken counts as lost; NEVER: none was
+    cdef uint64_t went_back              # gbn: packets below this were sent before the window was resent
     cdef int64_t went_back_at            # gbn: and when that was
     cdef int duplicates                  # gbn: acks in a row for the same offset
     # timeout
@@ -54,17 +54,17 @@ cdef class Recovery:
     cdef readonly uint64_t delivered     # bytes acknowledged, ever
     cdef int64_t delivered_at            # time of the last ack
     cdef int64_t first_sent_at           # when the packet acknowledged last was sent
-    cdef uint64_t burst_until            # `delivered` at which the application's last pause is behind
+    cdef uint64_t burst_until            # `delivered` at which the application's last pause no longer matters
     # outcome of one ack or timeout
     cdef AckSample sample                # for the congestion controller
     cdef uint32_t acked_flags            # SENT_* of what was acknowledged
     cdef uint32_t lost_flags             # SENT_* of what was lost
-    cdef uint32_t acked_probe            # size of the path probe acknowledged, if the flags say so
-    cdef uint32_t lost_probe             # size of the newest path probe lost, if the flags say so
+    cdef uint32_t acked_probe            # size of the path probe acknowledged, if the flags have one
+    cdef uint32_t lost_probe             # size of the newest path probe lost, if the flags have one
     cdef uint32_t largest_size           # largest packet acknowledged
     cdef uint32_t large_lost             # packets above the base size lost since one of them was acknowledged
     cdef uint64_t newest                 # highest number newly acknowledged
-    cdef bint any_acked                  # something was
+    cdef bint any_acked                  # something was acknowledged
     cdef bint failed                     # no memory
     cdef bint spurious                   # a packet counted as lost was acknowledged
     # counters

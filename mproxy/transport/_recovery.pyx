@@ -36,7 +36,7 @@ cdef class Recovery:
     # ---- sending
 
     cdef int ready(self) noexcept:
-        """Have a place for the next packet; -1 when too much is under way."""
+        """Reserve a place for the next packet; -1 when too much is in flight."""
         return sent_reserve(&self.sent)
 
     cdef uint64_t take_number(self) noexcept:
@@ -48,7 +48,7 @@ cdef class Recovery:
         return self.sent.next
 
     cdef int on_sent(self, uint32_t size, uint32_t flags, uint64_t offset, uint32_t length, int64_t now) noexcept:
-        """The packet with the number taken goes out; with flags 0 nobody waits for its ack."""
+        """The packet with the number taken goes out; with flags 0 it needs no ack."""
         cdef Sent *entry
         if flags == 0:
             self.sent.next += 1
@@ -116,7 +116,7 @@ cdef class Recovery:
         return length
 
     cdef int acked_range(self, uint64_t low, uint64_t high, int64_t now) noexcept:
-        """Packets low..high have come; -1 when one of them was never sent."""
+        """Packets low..high have arrived; -1 when one of them was never sent."""
         cdef uint64_t number
         if low <= self.skipped <= high:
             return -1
@@ -127,7 +127,7 @@ cdef class Recovery:
         return 0
 
     cdef void acked(self, uint64_t number, int64_t now) noexcept:
-        """A waiting packet has come."""
+        """A packet in flight has arrived."""
         cdef Sent *entry = sent_at(&self.sent, number)
         cdef uint64_t distance
         if entry.flags & SENT_LOST:
@@ -165,7 +165,7 @@ cdef class Recovery:
         sent_settle(&self.sent, number)
 
     cdef void finish(self, int64_t rtt_sent_at, int64_t delay, int64_t now) noexcept:
-        """Everything this ack brought is settled: round trip (from a packet sent at `rtt_sent_at`, 0: none), rate."""
+        """This ack's packets are settled: take round trip (of a packet sent at `rtt_sent_at`; 0: none) and rate."""
         if rtt_sent_at > 0:
             self.sample.rtt = now - rtt_sent_at if now > rtt_sent_at else 1
             rtt_sample(&self.rtt, self.sample.rtt, delay, now)
@@ -226,7 +226,7 @@ cdef class Recovery:
             self.failed = True
 
     cdef void expire(self, int64_t now) noexcept:
-        """Forget lost packets whose ack can hardly come any more: three round trips old."""
+        """Forget lost packets whose ack can hardly arrive any more: those three round trips old."""
         cdef Sent *entry
         cdef int64_t before = now - 3 * max(self.rtt.smoothed, self.rtt.latest) - GRANULARITY_US
         while self.sent.base < self.sent.next:
@@ -255,7 +255,7 @@ cdef class Recovery:
                     break
             elif entry.flags & SENT_PROBE and number != info.largest:
                 if number + DUPLICATES <= info.largest:
-                    self.lost(number, now)  # what came later says nothing about whether so large a packet passes
+                    self.lost(number, now)  # what arrived later says nothing about whether a packet of that size passes
             elif entry.flags & SENT_DATA or number <= info.largest:
                 self.acked(number, now)
             number = sent_next(&self.sent, number + 1, self.sent.next)
@@ -274,13 +274,13 @@ cdef class Recovery:
         return 0
 
     cdef bint is_news(self, uint64_t number, int64_t now) noexcept:
-        """Whether an ack that expects what was expected before answers a packet of the window as it was sent last. Of a
-        corrupt one (0) the number is not known: what comes within a round trip may be older."""
+        """Whether an ack that expects the same offset as before answers a packet of the window as it was last sent. A
+        corrupt packet's number (0) is unknown: what arrives within a round trip may be older."""
         return number >= self.went_back if number != 0 else now - self.went_back_at >= self.rtt.smoothed
 
     cdef void resend_window(self, int64_t now) noexcept:
-        """Go back: everything from the oldest byte not acknowledged is sent again. The oldest packet was lost; of the
-        others nobody knows, and the controller must not take them for losses of the path."""
+        """Go back: everything from the oldest unacknowledged byte on is sent again. The oldest packet was lost; the
+        others may have arrived, and the controller must not take them for losses of the path."""
         cdef uint64_t number = sent_next(&self.sent, self.sent.base, self.sent.next)
         cdef bint found = False
         cdef Sent *entry
@@ -321,7 +321,7 @@ cdef class Recovery:
             self.resend_window(now)
 
     cdef bint oldest(self, uint64_t *offset, uint64_t *end) noexcept:
-        """The bytes of the oldest packet in flight that has some: what a probe repeats. False: there is none."""
+        """The bytes of the oldest packet in flight that carries any, for a probe to repeat. False: there is none."""
         cdef uint64_t number = sent_next(&self.sent, self.sent.base, self.sent.next)
         cdef Sent *entry
         while number < self.sent.next:

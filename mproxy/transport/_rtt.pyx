@@ -1,16 +1,16 @@
-"""RFC 6298 with the delay of acks known (RFC 9002 section 5) and the probe timeout of RFC 9002 section 6.2."""
+"""RFC 6298, with the delay of acks taken off (RFC 9002 section 5), and the probe timeout of its section 6.2."""
 
 
 cdef void rtt_init(Rtt *rtt) noexcept nogil:
-    """Nothing is known of the path."""
+    """Forget everything: nothing is known of the path."""
     rtt.smoothed = rtt.variation = rtt.latest = rtt.minimum = rtt.minimum_at = 0
 
 
 cdef void rtt_sample(Rtt *rtt, int64_t sample, int64_t ack_delay, int64_t now) noexcept nogil:
-    """Take a measurement of `sample` microseconds, of which the peer says it waited `ack_delay`.
+    """Take a measurement of `sample` microseconds, of which the peer says that it waited `ack_delay`.
 
-    The delay is taken off only as far as that does not go below the minimum: a peer cannot make the path look shorter
-    than it is (RFC 9002 section 5.3). alpha = 1/8, beta = 1/4.
+    The delay is not subtracted below the minimum: a peer cannot make the path look shorter than it is (RFC 9002
+    section 5.3). alpha = 1/8, beta = 1/4.
     """
     cdef int64_t error
     if sample < 1:

@@ -4,9 +4,9 @@ Why no nonce comes twice: a key belongs to one direction of one connection (the 
 X25519 keys), the engine numbers packets upwards and never uses a number twice, and `seal` refuses a number that is
 not above the last one.
 
-Why a key is never worn out: after KEY_PACKETS packets, which is at most 64 GiB, both sides go to the next generation,
-REKEY() of the Noise specification, section 4.2. The generation follows from the packet number alone, so nothing is
-said on the wire and nothing can be lost. RFC 9001 section 6.6 allows AES-GCM 2**23 full-sized packets.
+Why a key never wears out: after KEY_PACKETS packets, which is at most 64 GiB, both sides go on to the next generation
+by REKEY() of the Noise specification, section 4.2. The generation follows from the packet number alone, so it takes no
+message that could be lost. RFC 9001 section 6.6 allows AES-GCM 2**23 full-sized packets.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -21,7 +21,7 @@ cdef enum:
     TAG_BYTES = 16        # of both ciphers
     NONCE_BYTES = 12      # of both ciphers
     KEY_PACKETS_LOG = 20  # a key serves 2**20 packets
-    GENERATIONS = 3       # keys at hand: the previous one for late packets, the current one, the next one
+    GENERATIONS = 3       # keys at hand: the previous one (for late packets), the current and the next one
 
 
 cpdef enum Cipher:
@@ -31,8 +31,8 @@ cpdef enum Cipher:
 
 cdef struct Generation:
     Aead aead        # keyed
-    uint8_t key[32]  # to derive the next one
-    int64_t number   # which generation this is; -1: none yet
+    uint8_t key[32]  # key from which the next one is derived
+    int64_t number   # number of the generation; -1: none yet
 
 
 cdef struct KeyState:
@@ -40,7 +40,7 @@ cdef struct KeyState:
     bint sealing             # this side sends with it
     uint64_t first           # the first packet number of this direction
     uint64_t next_number     # sealing: the lowest number not used yet
-    int64_t current          # the newest generation proved by a packet
+    int64_t current          # the newest generation that an authentic packet has used
     Generation generations[3]  # by number modulo 3
     uint64_t failed          # packets that were not authentic
 

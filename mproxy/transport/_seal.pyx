@@ -1,5 +1,5 @@
 # distutils: libraries = crypto
-"""Sealing of packets. Why nonces are fresh and keys not worn out: _seal.pxd."""
+"""Sealing of packets. Why nonces are fresh and keys do not wear out: _seal.pxd."""
 
 from libc.string cimport memcpy, memset
 
@@ -51,7 +51,7 @@ cdef inline AeadCipher algorithm(int cipher) noexcept nogil:
 
 
 cdef inline void make_nonce(int cipher, uint64_t number, uint8_t *nonce) noexcept nogil:
-    """Noise specification section 12: 4 zero bytes, then the number, big-endian for AESGCM, little for ChaChaPoly."""
+    """Noise specification section 12: 4 zero bytes, then the number: AESGCM big-endian, ChaChaPoly little-endian."""
     cdef int i
     memset(nonce, 0, 4)
     for i in range(8):
@@ -59,7 +59,7 @@ cdef inline void make_nonce(int cipher, uint64_t number, uint8_t *nonce) noexcep
 
 
 cdef Generation *generation_of(KeyState *key, uint64_t number) noexcept nogil:
-    """The key for a packet; NULL: too old, absurdly new, or before the first."""
+    """The key for a packet; NULL when it is too old, absurdly new, or before the first."""
     cdef int64_t wanted
     if number < key.first:
         return NULL
@@ -70,7 +70,7 @@ cdef Generation *generation_of(KeyState *key, uint64_t number) noexcept nogil:
 
 
 cdef bint derive(KeyState *state, int64_t number) noexcept nogil:
-    """Have generation `number` in its place, from the one before: Noise's REKEY(), the key encrypted by itself."""
+    """Derive generation `number` from the one before by Noise's REKEY(), and put it in its place."""
     cdef Generation *before = &state.generations[(number - 1) % GENERATIONS]
     cdef uint8_t nonce[12]
     cdef uint8_t nothing[32]

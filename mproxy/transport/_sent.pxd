@@ -2,9 +2,9 @@
 
     base <= number < next:  entries[number & mask], and its bit in `waiting`
 
-Finding a packet, adding one and letting one go take constant time however many are under way; walking over a range
-of numbers skips 64 settled ones at a time. Packets that need no ack take a number but no entry.
-`next - base` never exceeds the size of the array, so a bit belongs to one number.
+Finding, adding and removing a packet take constant time however many are under way; walking over a range of numbers
+skips 64 settled ones at a time. Packets that need no ack take a number but no entry. `next - base` never exceeds the
+size of the array, so each bit belongs to one number.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -13,11 +13,11 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 cdef enum:
     SENT_DATA = 0x01      # carries [offset, offset + length) of the stream; a FIN counts one
     SENT_CREDIT = 0x02    # carries credit that the peer may be waiting for
-    SENT_PROBE = 0x04     # asks for the path's packet size: losing it says nothing about the path's load
-    SENT_BURST = 0x08     # application limited: less was sent than would have been allowed
-    SENT_LOST = 0x10      # declared lost, remembered for a while: its ack would show that this was wrong
-    FIRST_SENT = 256      # entries at first
-    MOST_SENT = 1048576   # entries at most: 64 MiB; a 10 Gbit/s path of 1 s has no more packets of 1200 bytes
+    SENT_PROBE = 0x04     # probes the path's packet size: its loss says nothing about the path's load
+    SENT_BURST = 0x08     # application limited: less was sent than was allowed
+    SENT_LOST = 0x10      # declared lost, but remembered for a while: its ack would show that this was wrong
+    FIRST_SENT = 256      # entries at the start
+    MOST_SENT = 1048576   # most entries: 64 MiB; a 10 Gbit/s path of 1 s holds no more packets of 1200 bytes
 
 
 cdef struct Sent:
@@ -25,10 +25,10 @@ cdef struct Sent:
     uint64_t offset         # SENT_DATA
     uint32_t length         # SENT_DATA: numbers of the stream's offset space
     uint32_t size           # bytes of the packet
-    uint64_t delivered      # delivered bytes when it was sent
-    int64_t delivered_at    # time of the ack that made it so many
-    int64_t first_sent_at   # when the packet was sent whose ack that was: the sample's interval begins there
-    uint64_t lost           # lost bytes when it was sent
+    uint64_t delivered      # bytes delivered when it was sent
+    int64_t delivered_at    # when the ack arrived that made it that many
+    int64_t first_sent_at   # when the packet of that ack was sent: the sample's interval begins there
+    uint64_t lost           # bytes lost when it was sent
     uint32_t in_flight      # bytes in flight then, this packet included
     uint32_t flags          # SENT_*
 

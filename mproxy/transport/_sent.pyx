@@ -54,8 +54,8 @@ cdef int sent_grow(SentTable *table) noexcept nogil:
 
 
 cdef int sent_reserve(SentTable *table) noexcept nogil:
-    """Have a place for packet `next`, with or without entry, and for the one behind it, since a number may be left out;
-    -1 when there is none, and nothing must be sent."""
+    """Reserve a place for packet `next`, with or without entry, and for the one after it, as a number may be skipped;
+    -1 when there is none: then nothing must be sent."""
     if table.next - table.base < table.mask:
         return 0
     table.base = sent_next(table, table.base, table.next)
@@ -63,7 +63,7 @@ cdef int sent_reserve(SentTable *table) noexcept nogil:
 
 
 cdef Sent *sent_add(SentTable *table) noexcept nogil:
-    """Return the entry of packet `next`, which waits for its ack from now on; a place was reserved.
+    """Return the entry of packet `next`, which waits for its ack from now on; its place has been reserved.
 
     The caller moves `next`, as it does for packets without an entry.
     """
@@ -90,7 +90,7 @@ cdef uint64_t sent_next(const SentTable *table, uint64_t number, uint64_t end) n
 
 
 cdef void sent_settle(SentTable *table, uint64_t number) noexcept nogil:
-    """Packet `number` waits no longer."""
+    """Packet `number` no longer waits for its ack."""
     cdef uint64_t index = number & table.mask
     table.waiting[index >> 6] &= ~(<uint64_t>1 << (index & 63))
     if number == table.base:

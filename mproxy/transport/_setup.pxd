@@ -7,8 +7,8 @@
     4                                         <-   HANDSHAKE 2; without keys a DATA packet
     5  HANDSHAKE 3 if the pattern has it, DATA ->
 
-Whoever waits for an answer repeats its last packet, each time after twice the time. Without keys, bytes of the stream
-follow packet 3 at once.
+Whoever waits for an answer repeats its last packet, and waits twice as long each time. Without keys, bytes of the
+stream follow packet 3 at once.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -21,32 +21,32 @@ from mproxy.transport._states cimport ConnectionCause, ConnectionState
 
 
 cdef enum:
-    FIRST_SETUP_US = 250000     # to the first two repetitions of SYN; it is small, and bounded in number
+    FIRST_SETUP_US = 250000     # to each of the first two repetitions of SYN; they are small and few
 
 
 cdef class SetUp(Path):
     cdef readonly ConnectionState state  # changed by `move` alone
     cdef readonly bint active            # this side dialled
     cdef bint sealed                     # packets need keys
-    cdef bint secured                    # and have them
-    cdef readonly int retries            # tries without an answer, at most; 0: no limit
+    cdef bint secured                    # packets have keys
+    cdef readonly int retries            # most tries without an answer; 0: no limit
     cdef Options options                 # ours
     cdef uint64_t first_out              # our first packet number, taken by the set-up
     cdef uint64_t first_in               # the peer's
-    cdef uint8_t cookie[12]              # active side: time and cookie, to be shown
-    cdef uint8_t peer_options[OPTIONS_BYTES]  # as they came
+    cdef uint8_t cookie[12]              # active side: time and cookie, to be returned
+    cdef uint8_t peer_options[OPTIONS_BYTES]  # as they arrived
     cdef uint32_t prologue_length        # 0 before the SYN-ACK
     cdef uint8_t prologue_bytes[PROLOGUE_BYTES]  # what both sides have agreed on
     cdef uint8_t handshake[MAX_HANDSHAKE_BYTES]  # our last message
     cdef uint32_t handshake_bytes        # its length
-    cdef int handshake_index             # its number, 0: none yet; odd: the active side's
+    cdef int handshake_index             # its number; 0: none yet; odd: the active side's
     cdef uint8_t heard[MAX_HANDSHAKE_BYTES]  # the peer's last message
     cdef uint32_t heard_bytes            # its length
     cdef bint handshake_event            # `heard` is to be told
-    cdef bint setup_due                  # send (again) what the set-up waits with
-    cdef bint confirmed                  # the peer has answered with what needs our last set-up packet
-    cdef int setup_tries                 # sent so often
-    cdef int64_t setup_sent_at           # when last
+    cdef bint setup_due                  # send (again) the packet that the set-up waits on
+    cdef bint confirmed                  # the peer's answer shows that it has our last set-up packet
+    cdef int setup_tries                 # how often it was sent
+    cdef int64_t setup_sent_at           # when it was last sent
     cdef int64_t setup_at                # when to repeat it
 
     cdef void connect(self, const Address *to, int64_t now) noexcept
@@ -64,7 +64,7 @@ cdef class SetUp(Path):
     cdef void confirm(self) noexcept
     cdef int setup_packet(self, Transmit *out, int64_t now) noexcept
     cdef int seal_clear(self, Transmit *out, int kind, uint64_t number, uint32_t control_bytes) noexcept
-    # what Connection does
+    # overridden by Connection
     cdef void move(self, ConnectionCause cause) noexcept
     cdef void heard_now(self, int64_t now) noexcept
     cdef void take_close(self, int code, const uint8_t *reason, uint32_t length) noexcept

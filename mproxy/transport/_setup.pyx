@@ -49,7 +49,7 @@ cdef class SetUp(Path):
         """Give up for `reason`."""
 
     cdef void connect(self, const Address *to, int64_t now) noexcept:
-        """Be the active side: the first SYN is due."""
+        """Become the active side: the first SYN is due."""
         self.active = True
         self.peer = to[0]
         self.move(ConnectionCause.DIAL)
@@ -57,7 +57,7 @@ cdef class SetUp(Path):
         self.heard_now(now)
 
     cdef void accept(self, const Accepted *accepted, int64_t now) noexcept:
-        """Be the passive side of a client that has shown its cookie."""
+        """Become the passive side for a client that has shown its cookie."""
         self.peer = accepted.address
         self.local_id = accepted.server_id
         self.remote_id = accepted.client_id
@@ -108,7 +108,7 @@ cdef class SetUp(Path):
         self.sending = sending[0]
         self.receiving = receiving[0]
         self.secured = True
-        self.ping_due = True  # shows the peer that we have them
+        self.ping_due = True  # this shows the peer that we have them
         self.move(ConnectionCause.KEYS)
 
     cdef void confirm(self) noexcept:
@@ -127,7 +127,7 @@ cdef class SetUp(Path):
     # ---- in
 
     cdef void take_setup(self, const uint8_t *packet, uint32_t length, int64_t now) noexcept:
-        """A packet that is not DATA."""
+        """Take a packet that is not DATA."""
         cdef uint32_t control_bytes
         if not self.is_intact(packet, length):
             self.corrupt += 1
@@ -139,11 +139,11 @@ cdef class SetUp(Path):
             self.take_handshake(packet, control_bytes, now)
         elif packet[0] == PacketType.ACK and not self.active:
             if self.state == ConnectionState.OPEN:
-                self.ping_due = True  # the client has not heard from us
+                self.ping_due = True  # the client has not heard from us yet
             self.setup_due = self.handshake_index > 0 and not self.confirmed
 
     cdef bint is_intact(self, const uint8_t *packet, uint32_t length) noexcept:
-        """Checksum and length of a packet of the set-up."""
+        """Check checksum and length of a set-up packet."""
         return <uint32_t>(PACKET_HEADER_BYTES + get16(packet + 2) + CRC_BYTES) == length and \
             crc32c(0, packet, length - CRC_BYTES) == get32(packet + length - CRC_BYTES)
 
@@ -201,13 +201,13 @@ cdef class SetUp(Path):
             elif index < <uint64_t>self.handshake_index:
                 self.setup_due = True
         elif self.state == ConnectionState.OPEN:
-            self.ping_due = True  # the peer has not seen our keys at work
+            self.ping_due = True  # the peer has not seen us use the keys yet
             self.setup_due = not self.confirmed and self.handshake_index > 0
 
     # ---- out
 
     cdef int setup_packet(self, Transmit *out, int64_t now) noexcept:
-        """SYN, ACK or HANDSHAKE: what the set-up waits with."""
+        """Write the SYN, ACK or HANDSHAKE that the set-up waits on."""
         cdef uint8_t *control = out.data + PACKET_HEADER_BYTES
         self.setup_due = False
         if self.state == ConnectionState.SYN_SENT:
@@ -234,7 +234,7 @@ cdef class SetUp(Path):
         return 1
 
     cdef int seal_clear(self, Transmit *out, int kind, uint64_t number, uint32_t control_bytes) noexcept:
-        """Make a packet that everybody can read of the control part at out.data."""
+        """Make a packet in the clear of the control part at out.data."""
         cdef uint32_t end = PACKET_HEADER_BYTES + control_bytes
         cdef Header header = Header(kind, 0, control_bytes, self.remote_id, number, self.local_id)
         put_header(out.data, &header)

@@ -8,15 +8,15 @@ in docs/datagram.md is drawn from it.
 cpdef enum ConnectionState:
     NEW       # neither `connect` nor `accept` yet
     SYN_SENT  # waiting for SYN-ACK
-    SECURING  # handshake messages go to and fro; without keys this takes no time
+    SECURING  # handshake messages are exchanged; without keys this takes no time
     OPEN      # streams flow
-    DRAINING  # everything is done here; answers the peer's repetitions for 3 timeouts
+    DRAINING  # all done on this side; answers the peer's repetitions for 3 timeouts
     CLOSED    # nothing goes in or out
 
 
 cpdef enum ConnectionCause:
     DIAL      # `connect`
-    ACCEPT    # `accept`: a client showed its cookie
+    ACCEPT    # `accept`: a client has shown its cookie
     ANSWER    # the SYN-ACK came
     KEYS      # `secure`, or no keys are needed
     FINISHED  # both streams arrived completely

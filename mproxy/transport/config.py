@@ -10,7 +10,7 @@ CONGESTIONS = ("bbr", "cubic", "fixed")
 
 
 class DatagramConfig(Config):
-    """What one end of a connection keeps to; the peer's limits arrive with the set-up."""
+    """What one end of a connection abides by; the peer's limits arrive with the set-up."""
 
     # How losses are found and repaired: `sack` by ranges of packet numbers, `gbn` by Go-Back-N. The active side's
     # choice holds for both directions.
@@ -22,7 +22,7 @@ class DatagramConfig(Config):
     # Packets under way with `fixed`.
     window = Setting(64, 1, 100_000)
 
-    # Tries in a row without an answer before the connection fails, 0: as many as fit into the idle time. They are one
+    # Tries in a row without an answer before the connection fails; 0: as many as fit into the idle time. They are one
     # timeout apart, doubling up to 3 s.
     retries = Setting(0, 0, 1000)
 
@@ -34,19 +34,19 @@ class DatagramConfig(Config):
     # is found again by that; a ping is 36 bytes.
     keepalive_us = Setting(2 * SECOND_US, 10 * MILLISECOND_US, HOUR_US)
 
-    # Microseconds that an ack waits for company at most. Packets that call for one at once do not wait.
+    # Longest that an ack waits for data to go with, in microseconds. Packets that call for one at once do not wait.
     ack_delay_us = Setting(10 * MILLISECOND_US, 0, SECOND_US)
 
     # Bytes that each direction's ring may grow to: bandwidth times round trip. 16 MiB fill 600 Mbit/s at 200 ms.
     max_window_bytes = Setting(16 * MIB, 16 * 1024, 1024 * MIB)
 
-    # Bytes of UDP payload that the local interface carries in one packet; the search for the path's ends there.
+    # Bytes of UDP payload that the local interface carries in one packet; the search for the path's size ends there.
     max_packet_bytes = Setting(1472, 1200, 65507)
 
-    # Packets are sealed with keys of a handshake; without, a checksum finds accidents and nothing else.
+    # Packets are sealed with keys from a handshake; otherwise a checksum finds accidents, and nothing else.
     sealed = Setting(False)
 
-    # Packets go to the address given at first, wherever the peer's come from: for a path whose answers travel
+    # Packets always go to the first address, wherever the peer's come from: for a path whose answers travel
     # separately.
     fixed_path = Setting(False)
 

@@ -44,9 +44,9 @@ _SHORTEST_SECRET = 16
 
 DISAGREE = "the keys do not agree"  # all that a refused peer is told
 
-# Whoever has one packet can try secrets against it for ever, so each try is made dear: scrypt (RFC 7914) with 64 MiB
-# and a third of a second, which is what OWASP's password storage guide asks for. Both sides must come to the same,
-# before either knows the other, so the salt is the same for everybody.
+# Whoever has one packet can try secrets against it for ever, so each try is made expensive: scrypt (RFC 7914) with
+# 64 MiB and a third of a second, which is what OWASP's password storage guide asks for. Both sides must arrive at the
+# same key before either knows the other, so the salt is the same for everybody.
 _SALT = b"mproxy --key"
 _COST_N, _COST_R, _COST_P, _MOST_MEMORY_BYTES = 1 << 16, 8, 2, 80 << 20
 _HEXADECIMAL = re.compile(rb"[0-9a-f]{64,}|[0-9A-F]{64,}")
@@ -55,7 +55,7 @@ _PKCS8_PREFIX = bytes.fromhex("302e020100300506032b657004220420")  # RFC 8410 se
 
 
 class Key:
-    """What --key names: a secret that both sides know, or the Ed25519 key of `mproxy keygen`."""
+    """What --key names: a secret that both sides know, or an Ed25519 key of `mproxy keygen`."""
 
     def __init__(self, path: str) -> None:
         try:
@@ -99,7 +99,7 @@ class Key:
 
 
 def stretched(secret: bytes) -> bytes:
-    """The 32 bytes that a secret stands for. One that nobody can guess is taken at once: no text, or in hexadecimal."""
+    """The 32 bytes that a secret stands for. One that cannot be guessed (not text, or hexadecimal) is used as it is."""
     if len(secret) >= 32 and (_HEXADECIMAL.fullmatch(secret) or not _is_text(secret)):
         return hashlib.blake2b(secret, digest_size=32, person=b"mproxy --key").digest()
     return hashlib.scrypt(secret, salt=_SALT, n=_COST_N, r=_COST_R, p=_COST_P, maxmem=_MOST_MEMORY_BYTES, dklen=32)
@@ -125,7 +125,7 @@ def _seed_of(data: bytes, path: str) -> bytes:
 
 
 def has_aes() -> bool:
-    """Whether the processor computes AES itself; without, ChaCha20 is several times faster."""
+    """Whether the processor has instructions for AES; without them ChaCha20 is several times faster."""
     try:
         with open("/proc/cpuinfo", "rb") as file:
             text = file.read(8192)
@@ -153,7 +153,7 @@ class Keying:
         self._judged = False
 
     def take(self, link: Link, data: bytes) -> None:
-        """A handshake message of the peer, or b"" for the first one to be made; answers over the link."""
+        """Take a handshake message of the peer, or b"" to make the first one; answers over the link."""
         message: bytes | None = data
         if self._handshake is None:
             self._handshake, message = self._begin(link, data)
@@ -163,7 +163,7 @@ class Keying:
             try:
                 self._heard(payload, handshake, link)
             except PeerError:
-                if handshake.finished:  # the peer has its keys, and believes nothing any more that is not sealed
+                if handshake.finished:  # the peer has its keys, and no longer believes anything that is not sealed
                     link.secure(*handshake.keys(), int(self._cipher))
                 raise
         if not handshake.finished:

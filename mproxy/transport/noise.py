@@ -3,8 +3,8 @@
     NNpsk0   both sides know one secret key (`--key FILE`):   -> psk, e           <- e, ee
     XX       both sides have a key pair (`mproxy keygen`):    -> e    <- e, ee, s, es    -> s, se
 
-Protocol names are Noise_<pattern>_25519_<AESGCM or ChaChaPoly>_SHA256. Once a connection, so plain Python;
-X25519 and the ciphers come from the `cryptography` package, HMAC and hashes from the standard library.
+Protocol names are Noise_<pattern>_25519_<AESGCM or ChaChaPoly>_SHA256. It runs once a connection, so it is plain
+Python; X25519 and the ciphers come from the `cryptography` package, HMAC and hashes from the standard library.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TAG_BYTES = 16
 
 
 class NoiseError(PeerError):
-    """The peer's message is not authentic: another key, or somebody between."""
+    """The peer's message is not authentic: it has another key, or somebody is in between."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(None, reason)
@@ -167,7 +167,7 @@ class Handshake:
         self._symmetric = SymmetricState(name, cipher)
         self._initiator = initiator
         self._psk_mode = "psk" in pattern
-        # Empty: not there, or not yet.
+        # Empty: it does not exist, or not yet.
         self._s, self._psk = static or b"", psk or b""
         self._e, self._re = ephemeral or b"", b""
         self.remote_static = b""  # the peer's X25519 public key, once it has shown it

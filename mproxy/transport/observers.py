@@ -17,19 +17,19 @@ class LinkHandler:
         """The peer is there, with the keys."""
 
     def on_filled(self, link: Link) -> None:
-        """The buffer given to `fill` has got what was wanted: `link.filled` bytes."""
+        """The buffer given to `fill` has what was asked for: `link.filled` bytes."""
 
     def on_sent(self, link: Link) -> None:
         """The last buffer given to `send` is in the ring: there is room for more."""
 
     def on_read_ended(self, link: Link) -> None:
-        """The peer's stream has ended, and everything of it was taken."""
+        """The peer's stream has ended, and all of it was taken."""
 
     def on_address_changed(self, link: Link) -> None:
         """The peer has another address."""
 
     def on_ended(self, link: Link, code: int, reason: str, local: bool) -> None:
-        """It is over, `local`: because of this side; nothing follows."""
+        """It is over; `local`: because of this side. Nothing follows."""
 
 
 class DatagramObserver:
@@ -40,4 +40,4 @@ class DatagramObserver:
         raise NotImplementedError
 
     def on_full(self) -> None:
-        """Another one waits because `most` are there; said at most once in FULL_US."""
+        """Another peer waits because `most` are there; told at most once in FULL_US."""

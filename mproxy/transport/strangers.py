@@ -1,10 +1,10 @@
 """Peers that have dialled and shown nothing yet: a table of their own, so that nobody without the key keeps those who
 have it from their places.
 
-A stranger costs its source nothing but a few packets, so there may be any number of them. The table is bounded, and
-when it is full the source that holds most of it gives one up: one that is over if it has one, otherwise any, because
-whoever is always the oldest or the newest could be pushed out by somebody who sends at the right pace. So a source's
-share is what the others leave, and one that dials once is never pushed out by one that dials a thousand times.
+A stranger costs its source nothing but a few packets, so there may be any number of them. The table is bounded. When it
+is full the source with the most entries gives one up: one that is over if it has one, otherwise a random one, because
+if the oldest or the newest always went, somebody who sends at the right pace could push it out. So a source's share is
+what the others leave, and one that dials once is never pushed out by one that dials a thousand times.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Strangers:
         return len(self._sources)
 
     def add(self, link_id: int, source: bytes) -> int | None:
-        """A newcomer; the id of the stranger that has to go for it, or None."""
+        """Add a newcomer; returns the id of the stranger that has to go for it, or None."""
         victim = self._choose() if len(self._sources) >= self._most else None
         if victim is not None:
             self.remove(victim)
@@ -36,12 +36,12 @@ class Strangers:
         return victim
 
     def end(self, link_id: int) -> None:
-        """The connection has ended and is kept only to repeat why."""
+        """The connection has ended, and is kept only to repeat why."""
         if link_id in self._sources:
             self._links[self._sources[link_id]][link_id] = True
 
     def remove(self, link_id: int) -> None:
-        """It is gone, or no stranger any more."""
+        """It is gone, or no longer a stranger."""
         source = self._sources.pop(link_id, None)
         if source is not None:
             del self._links[source][link_id]
