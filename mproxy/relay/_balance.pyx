@@ -19,7 +19,7 @@ cdef class TargetAddress:
         return f"{self.target.text} at {self.target.address_text(self.index)}"
 
     cdef bint at(self, Target target, int index) noexcept:
-        """Whether it is that address of a target of the same name."""
+        """Whether it is this address of a target of the same name."""
         return self.target.text == target.text and self.target.lengths[self.index] == target.lengths[index] and memcmp(
             &self.target.addresses[self.index], &target.addresses[index], target.lengths[index]) == 0
 
@@ -34,7 +34,7 @@ cdef class Balance:
         self.least = least
 
     def set_targets(self, targets):
-        """New addresses (Target, ...). One that was there before, of a target with the same text, keeps its state."""
+        """Take new targets (Target, ...). An address known before, of a target with the same text, keeps its state."""
         cdef TargetAddress address
         cdef Target target
         known, addresses = list(self.addresses), []
@@ -53,7 +53,7 @@ cdef class Balance:
         self.targets, self.addresses = list(targets), addresses
 
     cdef TargetAddress choose(self, int64_t now, list tried):
-        """The address for the next caller, none of `tried` (or None); None when there is none left."""
+        """The address for the next caller, not one of `tried` (which may be None); None when none is left."""
         cdef TargetAddress address, best = None
         cdef uint32_t i, at, count = <uint32_t>len(self.addresses)
         for i in range(count):
@@ -65,8 +65,8 @@ cdef class Balance:
                 self.failed(address, now, now, ETIMEDOUT)
             if address.failures and now < address.down_until:
                 continue
-            if address.failures:  # the time is up: this caller tries, the others wait for what it finds
-                if address.asked:  # who tried before was not answered
+            if address.failures:  # the time is up: this caller tries it, and the others wait for the outcome
+                if address.asked:  # whoever tried before was not answered
                     address.failures = min(address.failures + 1, <uint32_t>32)
                 address.down_until = now + backoff_us(address.failures)
                 return address
@@ -80,7 +80,7 @@ cdef class Balance:
         return best
 
     cdef TargetAddress last_resort(self, list tried):
-        """Of those that are down, the one whose time is up first; None when there is none."""
+        """Of the addresses that are down, the one whose time is up first; None when there is none."""
         cdef TargetAddress address, best = None
         for address in self.addresses:
             if (tried is None or address not in tried) and (best is None or address.down_until < best.down_until):
@@ -88,7 +88,7 @@ cdef class Balance:
         return best
 
     cdef bint failed(self, TargetAddress address, int64_t began, int64_t now, int error):
-        """An attempt that began at `began` failed; true when that should be told. ETIMEDOUT: no answer came."""
+        """An attempt that began at `began` failed; true when that should be reported. ETIMEDOUT: no answer came."""
         address.error = error
         address.is_unsure = error == ETIMEDOUT and now - began < SURE_US
         if address.failures and began <= address.failed_at:
@@ -99,21 +99,21 @@ cdef class Balance:
         return self.is_news(address)
 
     cdef bint is_news(self, TargetAddress address):
-        """Whether it should be told that this one is down; true once."""
+        """Whether it should be reported that this one is down; true once."""
         if address.told or len(self.addresses) < 2 or address.failures < (2 if address.is_unsure else 1):
             return False
         address.told = True
         return True
 
     cdef bint worked(self, TargetAddress address):
-        """It answered; true when that should be told."""
+        """It answered; true when that should be reported."""
         cdef bint was_told = address.told
         address.failures = 0
         address.told = False
         return was_told
 
     cdef list down(self):
-        """[(HOST:PORT, errno), ...] of the addresses that are told to be down."""
+        """[(HOST:PORT, errno), ...] of the addresses that were reported to be down."""
         cdef TargetAddress address
         found = []
         for address in self.addresses:

@@ -1,7 +1,7 @@
-"""Sets of networks (CIDR, RFC 4632 and RFC 4291), asked once for every connection or flow.
+"""Sets of networks (CIDR, RFC 4632 and RFC 4291), looked up once for every connection or flow.
 
 A set is two sorted lists of ranges that neither touch nor overlap, one for IPv4, one for IPv6; a look-up is a binary
-search. An IPv4 address in IPv6 clothes (::ffff:a.b.c.d, RFC 4291 2.5.5.2) is the IPv4 address, on both sides.
+search. An IPv4-mapped IPv6 address (::ffff:a.b.c.d, RFC 4291 2.5.5.2) counts as the IPv4 address, in sets and look-ups.
 """
 
 from libc.stdint cimport uint32_t, uint64_t

@@ -101,14 +101,14 @@ cdef inline bint is_below(const Address6 *a, const Address6 *b) noexcept nogil:
 
 
 cdef bint is_allowed(CidrSet allow, CidrSet deny, const sockaddr *address) noexcept:
-    """Whether `deny` does not have the address and `allow`, unless it is None, has it. None denies nobody."""
+    """Whether the address is in `allow` and not in `deny`. None as `allow` allows all, None as `deny` denies nobody."""
     if deny is not None and deny.has(address):
         return False
     return allow is None or allow.has(address)
 
 
 def merged(list ranges):
-    """Sort [(first, last)] and join what touches or overlaps."""
+    """Sort [(first, last)] and join ranges that touch or overlap."""
     joined = {}  # first -> last
     begin = None
     for first, last in sorted(ranges):

@@ -1,25 +1,25 @@
-"""Circles at run time: connections that the relay makes and gets back from itself, whatever led them here.
+"""Circles at run time: connections that the relay makes and that come back to it, whatever led them here.
 
-What the rules alone tell is found before (circles.py): this is for what they do not, such as an address translation,
-or an address that was given to this host later. In a circle the peer of a connection is the near end of one that we
-made just before. When the far end of that one is where the connection came in as well, it is the same one. When not,
-there is a translation between them, or it is chance: clients on this host have the same ports towards us as we have
-towards others, many in a row. Then the system's list of sockets tells whether there are such clients.
+Circles that the rules alone show are found before (circles.py). This is for the others, by an address translation, say,
+or an address that this host was given later. In a circle the peer of a connection is the near end of one that we made
+just before. If that one's far end is also where the connection came in, the two are the same connection. If not, there
+is a translation between them, or it is chance: clients on this host may use the same ports towards us as we use towards
+others, many in a row. Then the system's list of sockets shows whether there are such clients.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 
 cdef enum:
-    SAMPLE = 16        # connections that are compared: the youngest
-    MATCHES = 4        # of them, that make a circle
-    LOOK_EVERY = 64    # connections of a rule between two looks: so that it costs next to nothing
-    LEAST_OPEN = 32    # connections of a rule at once, below which there is nothing to look for
+    SAMPLE = 16        # connections that are compared: the newest
+    MATCHES = 4        # as many matches among them make a circle
+    LOOK_EVERY = 64    # connections of a rule between two looks, so that it costs next to nothing
+    LEAST_OPEN = 32    # with fewer connections at once there is nothing to look for
 
 
 cdef enum Finding:
     NO_CIRCLE = 0
-    MAYBE_CIRCLE = 1  # peers are like near ends of ours
+    MAYBE_CIRCLE = 1  # peers have the addresses of near ends of ours
     CIRCLE = 2        # they are the same connections
 
 

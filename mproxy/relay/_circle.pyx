@@ -35,7 +35,7 @@ cdef bint is_time_to_look(uint64_t total, uint32_t now) noexcept nogil:
 
 
 cdef void place_of_peer(int fd, Place *out) noexcept nogil:
-    """Whom a connection came from."""
+    """Note whom a connection came from."""
     cdef sockaddr_storage address
     cdef socklen_t length = sizeof(address)
     out.port = 0
@@ -44,7 +44,7 @@ cdef void place_of_peer(int fd, Place *out) noexcept nogil:
 
 
 cdef void place_of_own(int fd, Place *out) noexcept nogil:
-    """The near end of a connection that we made."""
+    """Note the near end of a connection that we made."""
     cdef sockaddr_storage address
     cdef socklen_t length = sizeof(address)
     out.port = 0
@@ -70,12 +70,13 @@ cdef Finding find_circle(
     return CIRCLE if equal >= MATCHES else MAYBE_CIRCLE if alike >= MATCHES else NO_CIRCLE
 
 
-# ---- UDP sockets of this relay that send on for others: a datagram that comes from one would circulate for ever. Their
-# ---- ports are theirs alone, so a match is no chance. One table for the process that imports this and its workers.
+# ---- UDP sockets of this relay that send on for clients: a datagram that comes from one would circulate for ever.
+# ---- Their ports are theirs alone, so a match is not chance. One table for the process that imports this and its
+# ---- workers.
 
 cdef struct Own:
     uint8_t address[16]  # IPv4 in its IPv6 form
-    int pid              # whose socket it is, 0: nobody's
+    int pid              # whose socket it is; 0: nobody's
 
 cdef void *_memory = mmap(NULL, PORTS * sizeof(Own), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE,
                           -1, 0)
@@ -85,7 +86,7 @@ cdef Own *_own = <Own *>_memory  # by port
 
 
 cdef void own_note(uint16_t port, int fd) noexcept:
-    """A socket that has this port."""
+    """Note a socket with this port."""
     cdef Place place
     place_of_own(fd, &place)
     _own[port].pid = 0
@@ -94,13 +95,13 @@ cdef void own_note(uint16_t port, int fd) noexcept:
 
 
 cdef void own_forget(uint16_t port) noexcept:
-    """It is about to be closed. Another worker may have the port meanwhile."""
+    """The socket is about to be closed. Another worker may have the port by now."""
     if _own[port].pid == getpid():
         _own[port].pid = 0
 
 
 cdef bint own_has(const uint8_t *address, uint16_t port) noexcept:
-    """Whether a socket of ours has this address, in its IPv6 form, and port. Not one of a worker that was killed."""
+    """Whether a socket of ours has this address, in its IPv6 form, and port. Those of a killed worker do not count."""
     cdef int pid = _own[port].pid
     if pid == 0 or memcmp(_own[port].address, address, 16) != 0:
         return False

@@ -21,10 +21,10 @@ cdef enum:
 
 
 cdef class HopCount:
-    """Of one rule."""
+    """The counting of hops for one rule."""
 
     cdef bint look(self, int64_t standing) noexcept:
-        """LOOK_EVERY of them began since the last look, and so many stand now. True: `counting` has changed."""
+        """LOOK_EVERY of them began since the last look, and this many have not ended. True: `counting` has changed."""
         cdef bint piled_up = standing - self.standing >= PILED_UP
         cdef bint changed = piled_up != self.counting
         self.standing = standing
@@ -33,14 +33,14 @@ cdef class HopCount:
         return changed
 
     cdef bint note(self, int hops) noexcept:
-        """One came with so many hops left. True: it is one of a circle."""
+        """One came with this many hops left. True: it is part of a circle."""
         self.falls = self.falls + 1 if hops < self.last else 0
         self.last = hops
         return self.falls >= FALLS
 
 
 cdef bint may_come_round(const Place *peer, const Place *met, Balance balance) noexcept:
-    """Whether who comes from there, to that address of ours, can be part of a circle."""
+    """Whether somebody who comes from there to that address of ours can be part of a circle."""
     cdef TargetAddress address
     cdef uint8_t bytes[16]
     cdef uint16_t port
@@ -68,7 +68,7 @@ cdef int saved_hops(int fd) noexcept nogil:
 
 
 cdef void set_hops(int fd, int family, int hops) noexcept nogil:
-    """What leaves the socket has so many hops."""
+    """Packets that leave the socket have this many hops."""
     if family == AF_INET:
         set_option(fd, IPPROTO_IP, IP_TTL, hops)
     else:

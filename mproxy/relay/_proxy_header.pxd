@@ -1,4 +1,4 @@
-"""PROXY protocol (haproxy.org/download/1.8/doc/proxy-protocol.txt), versions 1 and 2: who really is the client."""
+"""PROXY protocol (haproxy.org/download/1.8/doc/proxy-protocol.txt), versions 1 and 2: who the client really is."""
 
 from libc.stdint cimport uint8_t, uint16_t
 
@@ -6,7 +6,7 @@ from mproxy.io._socket cimport sockaddr, sockaddr_storage
 
 
 cdef enum:
-    LONGEST_HEADER_BYTES = 4096   # what is accepted of others; ours have 107 bytes at most (section 2.1)
+    LONGEST_HEADER_BYTES = 4096   # the longest accepted; ours have 107 bytes at most (section 2.1)
     OWN_HEADER_BYTES = 128        # room for `header_write`
 
 

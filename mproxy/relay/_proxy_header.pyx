@@ -1,4 +1,4 @@
-"""PROXY protocol headers, both versions, both ways. Bytes of strangers: every length is checked before it is used."""
+"""PROXY protocol headers, both versions, both ways. Strangers send them: every length is checked before its use."""
 
 from libc.stdio cimport snprintf
 from libc.string cimport memchr, memcmp, memcpy, memset
@@ -64,7 +64,7 @@ cdef int take_address(const sockaddr *address, uint8_t *out, uint16_t *port) noe
 
 
 cdef void origin_set(Origin *origin, const sockaddr *source, const sockaddr *destination) noexcept nogil:
-    """What two socket addresses say. IPv4 in IPv6 clothes on both sides becomes IPv4."""
+    """Make an Origin of two socket addresses. If both are IPv4-mapped it is an IPv4 one."""
     memset(origin, 0, sizeof(Origin))
     if not take_address(source, origin.source, &origin.source_port) \
             or not take_address(destination, origin.destination, &origin.destination_port):
@@ -134,10 +134,10 @@ cdef inline uint16_t get_port(const uint8_t *data) noexcept nogil:
 # ---- reading
 
 cdef int header_parse(const uint8_t *data, int length, Origin *origin) noexcept nogil:
-    """Length of the header that the bytes begin with; 0: it goes on behind them; -1: there is none, or a wrong one.
+    """Length of the header that the bytes begin with; 0: there is more to come; -1: there is none, or a wrong one.
 
-    `origin` is unknown (family 0) after LOCAL, UNKNOWN, and families that are not TCP: the connection's own addresses
-    are meant then.
+    `origin` is unknown (family 0) after LOCAL, UNKNOWN, and families that are not TCP: then the connection's own
+    addresses count.
     """
     memset(origin, 0, sizeof(Origin))
     if length == 0:
@@ -199,7 +199,7 @@ cdef int parse_line(const char *data, int length, Origin *origin) noexcept nogil
 
 
 cdef bint parse_address(const char **at, int family, uint8_t *out) noexcept nogil:
-    """Take an address and the blank behind it."""
+    """Take an address and the blank after it."""
     cdef char text[LONGEST_ADDRESS + 1]
     cdef int size = 0
     while at[0][size] != b' ':
@@ -213,7 +213,7 @@ cdef bint parse_address(const char **at, int family, uint8_t *out) noexcept nogi
 
 
 cdef bint parse_port(const char **at, char end, uint16_t *out) noexcept nogil:
-    """Take a decimal number of up to 65535 and the `end` behind it."""
+    """Take a decimal number of up to 65535 and the `end` after it."""
     cdef int value = 0, size = 0
     while at[0][size] >= ZERO and at[0][size] <= NINE and size < 5:
         value = value * 10 + at[0][size] - ZERO

@@ -1,6 +1,6 @@
-"""How many connections each rule has in all workers together, and all rules, in memory that they share: `max=` and
-`--max-connections` hold for the whole, not for a worker. Each worker counts in a row of its own, so one that was killed
-can be taken out of the sum."""
+"""How many connections each rule, and all rules, have in all workers together, in memory that these share: `max=` and
+`--max-connections` hold for the whole, not for a worker. Each worker counts in a row of its own, so that one that was
+killed can be taken out of the sum."""
 
 from libc.stdint cimport uint32_t
 
@@ -8,7 +8,7 @@ from mproxy.io._accept cimport Room
 
 
 cdef enum:
-    SLOTS = 1048576  # of a row: many more than rules at once. Pages that no rule uses take no memory
+    SLOTS = 1048576  # in a row: many more than there can be rules. Pages that no rule uses take no memory
     ALL_RULES = 0    # the slot that counts for all of them together
 
 

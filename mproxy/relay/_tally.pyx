@@ -23,7 +23,7 @@ cdef extern from *:
 
 
 cdef class Tally:
-    """Rows for `workers` processes, to be made before they are forked; OSError without memory."""
+    """Rows for `workers` processes, made before they are forked; OSError without memory."""
 
     def __init__(self, uint32_t workers=1):
         cdef void *memory = mmap(NULL, <size_t>workers * SLOTS * sizeof(uint32_t), PROT_READ | PROT_WRITE,
@@ -39,13 +39,13 @@ cdef class Tally:
             munmap(self.counts, <size_t>self.workers * SLOTS * sizeof(uint32_t))
 
     def be(self, uint32_t worker):
-        """This process counts in the row of that worker from now on; IndexError."""
+        """Count in that worker's row from now on; IndexError."""
         if worker >= self.workers:
             raise IndexError(worker)
         self.mine = self.counts + <size_t>worker * SLOTS
 
     def forget(self, uint32_t worker):
-        """That worker has died, and its connections with it; OSError, IndexError."""
+        """That worker has died, and with it its connections; OSError, IndexError."""
         if worker >= self.workers:
             raise IndexError(worker)
         if madvise(self.counts + <size_t>worker * SLOTS, SLOTS * sizeof(uint32_t), MADV_REMOVE) < 0:
@@ -69,8 +69,8 @@ cdef class Tally:
     cdef bint enter(self, uint32_t slot, uint32_t most) noexcept:
         """One connection more, if that makes at most `most` (0: any number).
 
-        Counting comes before looking: of workers that do so at the same time none lets one too many in; at worst each
-        sees the other and both refuse.
+        Counting comes before looking: if workers do so at the same time none admits one too many; at worst each sees
+        the other's and both refuse.
         """
         atomic_add(self.mine + slot, 1)
         if most and self.sum(slot) > most:

@@ -1,4 +1,4 @@
-"""What carries rules out, workers in user space (`relay/supervisor`) or the kernel (`relay/kernel`): one interface."""
+"""One interface to what carries out rules: workers in user space (`relay/supervisor`) or the kernel (`kernel/`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mproxy.ground.errors import MproxyError
     from mproxy.relay.rules import Rule
 
-    Facts = dict[str, Any]  # as JSON has them: docs/control.md
+    Facts = dict[str, Any]  # as in the JSON of `status`: docs/relay.md
 
 
 class RelayBackend:
@@ -19,15 +19,15 @@ class RelayBackend:
 
     def start(self, rules: Sequence[Rule], on_ready: Callable[[], object],
               on_failed: Callable[[MproxyError], object]) -> None:
-        """Begin; `on_ready()` once every rule is served. MproxyError, or `on_failed(error)` later: it cannot be."""
+        """Begin; `on_ready()` once every rule is served. MproxyError, or later `on_failed(error)`, if it cannot be."""
         raise NotImplementedError
 
     def apply(self, rules: Sequence[Rule]) -> tuple[int, int, int]:
-        """Go over to other rules: how many were added, changed, removed. MproxyError: nothing was changed."""
+        """Change to other rules; returns how many were added, changed, removed. MproxyError: nothing was changed."""
         raise NotImplementedError
 
     def when_followed(self, callback: Callable[[], object]) -> None:
-        """Call `callback()` when the rules as they are now are followed everywhere."""
+        """Call `callback()` when the present rules are followed everywhere."""
         raise NotImplementedError
 
     def status(self, callback: Callable[[Facts], object]) -> None:
@@ -39,13 +39,13 @@ class RelayBackend:
         raise NotImplementedError
 
     def stop(self, patience_us: int, on_ended: Callable[[], object]) -> None:
-        """Take no new connection, wait for those that stand, but not longer than `patience_us`; then `on_ended()`."""
+        """Take no new connection, wait at most `patience_us` for the existing ones to end; then `on_ended()`."""
         raise NotImplementedError
 
     def stop_at_once(self) -> None:
-        """End without waiting for anything."""
+        """End at once."""
         raise NotImplementedError
 
     def reopen_log(self, fd: int) -> None:
-        """The log goes to another file from now on, which `fd` leads to."""
+        """From now on the log goes to another file, open as `fd`."""
         raise NotImplementedError

@@ -1,7 +1,7 @@
 """Rules that lead back to the relay itself, directly or over each other.
 
-Such a rule takes every descriptor that there is with its first connection, and one datagram circulates in it for ever.
-What the rules and the addresses of names do not tell is found at run time: _circle.pxd.
+The first connection of such a rule would take every descriptor there is, and a single datagram would circulate for
+ever. What the rules and the addresses of names do not show is found at run time: _circle.pxd.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MAY_BIND_ANYWHERE = {4: Path("/proc/sys/net/ipv4/ip_nonlocal_bind"), 6: Path("/
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One target address of a rule, which is an address of another rule or of the same."""
+    """A target address of a rule at which the same or another rule listens."""
 
     rule: Rule
     host: str      # as the rule names it
@@ -31,7 +31,7 @@ class Step:
 
 def find_circles(rules: Iterable[Rule], addresses: Callable[[str], list[str]],
                  is_own: Callable[[str], bool]) -> list[Step]:
-    """Steps that lead round and round. `addresses(host)`: the known ones, text; `is_own(address)`: of this host."""
+    """Steps that lead round in a circle. `addresses(host)`: the known ones, text; `is_own(address)`: of this host."""
     listening: dict[tuple[str, int], list[Rule]] = {}
     for rule in rules:
         listening.setdefault((rule.protocol, rule.listen_port), []).append(rule)
@@ -45,7 +45,7 @@ def find_circles(rules: Iterable[Rule], addresses: Callable[[str], list[str]],
 
 
 def refuse_circles(rules: Iterable[Rule], name: str) -> None:
-    """RulesError that names every rule that leads round by the addresses in the rules themselves."""
+    """RulesError that names every rule that is in a circle by the addresses in the rules themselves."""
     wrong = {}
     for step in find_circles(rules, _numeric, is_own_address):
         over = "" if step.to is step.rule else f" via line {step.to.number}"
@@ -55,7 +55,7 @@ def refuse_circles(rules: Iterable[Rule], name: str) -> None:
 
 
 def _numeric(host: str) -> list[str]:
-    """An address stands for itself, a name for nothing yet."""
+    """Only addresses count; names are not known yet."""
     try:
         ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -64,7 +64,7 @@ def _numeric(host: str) -> list[str]:
 
 
 def _meets(rule: Rule, address: str, is_own: Callable[[str], bool]) -> bool:
-    """Whether who connects to an address meets the listener of a rule."""
+    """Whether a connection to an address reaches the listener of a rule."""
     target = ipaddress.ip_address(address.partition("%")[0])
     if target.version == 6 and target.ipv4_mapped is not None:
         target = target.ipv4_mapped
@@ -79,7 +79,7 @@ def _meets(rule: Rule, address: str, is_own: Callable[[str], bool]) -> bool:
 
 
 def _without_ends(steps: list[Step]) -> list[Step]:
-    """Those steps that go on, and that others lead to: what is left goes round."""
+    """Drop steps that lead nowhere or that none leads to, until only circles are left."""
     while True:
         begin, end = {step.rule.listener for step in steps}, {step.to.listener for step in steps}
         left = [step for step in steps if step.to.listener in begin and step.rule.listener in end]
@@ -89,12 +89,12 @@ def _without_ends(steps: list[Step]) -> list[Step]:
 
 
 def is_own_address(address: str) -> bool:
-    """Whether this host has an address: only such ones can be bound, unless the system lets everything be."""
+    """Whether this host has an address: only those can be bound, unless the system lets any address be bound."""
     version = 6 if ":" in address else 4
     with socket.socket(socket.AF_INET6 if version == 6 else socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
             if _binds_anything(version):
-                sock.connect((address, 9))  # sends nothing; who talks to himself does so from that address
+                sock.connect((address, 9))  # sends nothing; a connection to an own address comes from that address
                 ours: str = sock.getsockname()[0]
                 return ours == address
             sock.bind((address, 0))
@@ -113,7 +113,7 @@ def _binds_anything(version: int) -> bool:
 def has_clients(clients: Iterable[tuple[int, bytes, int]],
                 places: Sequence[str] = ("/proc/net/tcp", "/proc/net/tcp6")) -> bool:
     """Whether this host has sockets that connect from such a port to such a place (proc_pid_net(5)): [(port, address in
-    its IPv6 form, port), ...]. Then these are clients, and no connections of our own that came back."""
+    its IPv6 form, port), ...]. If so they are clients, and not connections of our own that came back."""
     wanted = {(f"{_words(address)[-8:]}:{ours:04X}", f"{port:04X}") for port, address, ours in clients}
     for place in places:
         try:
@@ -129,5 +129,5 @@ def has_clients(clients: Iterable[tuple[int, bytes, int]],
 
 
 def _words(address: bytes) -> str:
-    """As the system prints it: words of 32 bits in its own byte order."""
+    """An address as the system prints it: words of 32 bits in its own byte order."""
     return "".join(f"{int.from_bytes(address[at:at + 4], sys.byteorder):08X}" for at in range(0, 16, 4))

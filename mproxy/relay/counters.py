@@ -1,4 +1,4 @@
-"""What the workers count, put together; nothing is lost with a worker, or with a rule that goes."""
+"""What the workers count, added up; nothing is lost with a worker, or with a rule that is removed."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     Values = dict[str, int]  # {name: value}, as `stats` of the engines gives them
 
-# What there is to count, by protocol: `stats` of the engines.
+# What is counted, by protocol: `stats` of the engines.
 NAMES = {
     "tcp": ("connections", "total", "refused", "failed", "timed_out", "bytes_in", "bytes_out"),
     "udp": ("sessions", "total", "refused", "evicted", "expired", "errors", "dropped",
             "packets_in", "packets_out", "bytes_in", "bytes_out"),
 }
 
-# Values of this very moment. They end with their worker; all others are sums.
+# Values of the present moment. They end with their worker; all others are sums.
 GAUGES = frozenset(("connections", "sessions"))
 
 
@@ -23,7 +23,7 @@ class Counters:
     """By rule and by worker. Values are what the engines' `stats` give: {name: int}."""
 
     def __init__(self) -> None:
-        self._live: dict[int, dict[int, Values]] = {}      # worker -> {key: values as last told}
+        self._live: dict[int, dict[int, Values]] = {}      # worker -> {key: values last reported}
         self._former: dict[int, Values] = {}    # key -> sums of workers that are gone
         self._retired: dict[str, Values] = {}   # protocol -> sums of rules that are gone
 
@@ -32,7 +32,7 @@ class Counters:
         self._live.setdefault(worker, {}).update(changed)
 
     def retire(self, key: int, protocol: str) -> None:
-        """A rule is gone, and every worker has said its last word on it: only the sums of its protocol keep it."""
+        """A rule is gone, and every worker has reported on it for the last time: only its protocol's sums keep it."""
         parts = [self._former.pop(key, {}), *(live.pop(key, {}) for live in self._live.values())]
         for values in parts:
             _add(self._retired.setdefault(protocol, {}), values, sums_only=True)
@@ -43,7 +43,7 @@ class Counters:
             _add(self._former.setdefault(key, {}), values, sums_only=True)
 
     def of_rule(self, key: int, protocol: str) -> Values:
-        """{name: value} over all workers that there were; every name is there."""
+        """{name: value} over all workers, past ones included; has every name."""
         return add_up([dict.fromkeys(NAMES[protocol], 0), self._former.get(key, {}),
                        *(live.get(key, {}) for live in self._live.values())])
 
@@ -52,7 +52,7 @@ class Counters:
         return add_up(self._live.get(worker, {}).values())
 
     def retired(self, protocol: str) -> Values:
-        """Sums of the rules that are gone; every name is there."""
+        """Sums of the rules that are gone; has every name."""
         return add_up([dict.fromkeys(NAMES[protocol], 0), self._retired.get(protocol, {})])
 
 

@@ -1,4 +1,4 @@
-"""The TCP and the UDP engine as one: rules go to the engine of their protocol, by the supervisor's key."""
+"""The TCP and the UDP engine as one: each rule goes to the engine of its protocol, under the supervisor's key."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from mproxy.relay.relay_observer import RelayObserver
     from mproxy.relay.rules import Rule
 
-# One part in so many of the descriptors is kept for UDP flows, once there is a rule for them. They in turn leave as
-# much to TCP: see UdpRelay.
+# One part in this many of the descriptors is kept for UDP flows, once there is a UDP rule. They in turn leave as much
+# to TCP: see UdpRelay.
 UDP_SHARE = 8
 
 
@@ -46,12 +46,12 @@ class Engines:
             self._engines["tcp"].keep(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // UDP_SHARE)
 
     def update(self, key: int, rule: Rule) -> None:
-        """Other options for connections to come."""
+        """Other options for future connections."""
         if key in self._of_key:
             self._of_key[key].update(key, rule)
 
     def set_targets(self, key: int, targets: Iterable[Target]) -> None:
-        """Other addresses for connections to come."""
+        """Other addresses for future connections."""
         if key in self._of_key:
             self._of_key[key].set_targets(key, targets)
 
@@ -61,15 +61,15 @@ class Engines:
             self._of_key.pop(key).remove(key)
 
     def stats(self, key: int) -> dict[str, int]:
-        """{name: value} of a rule; {} for one that failed to listen."""
+        """{name: value} of a rule; {} if it failed to listen."""
         return self._of_key[key].stats(key) if key in self._of_key else {}
 
     def down(self, key: int) -> list[tuple[str, int]]:
-        """[(HOST:PORT, errno), ...]: addresses of a rule that are left out, as they do not answer."""
+        """[(HOST:PORT, errno), ...]: addresses of a rule that are left out because they do not answer."""
         return self._of_key[key].down(key) if key in self._of_key else []
 
     def counts(self) -> tuple[int, int]:
-        """(TCP connections, UDP flows) now, those of removed rules too."""
+        """(TCP connections, UDP flows) now, including those of removed rules."""
         return self._engines["tcp"].count, self._engines["udp"].count
 
     def close(self) -> None:

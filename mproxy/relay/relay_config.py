@@ -13,13 +13,13 @@ MOST_WORKERS = 64
 
 
 class RelayConfig(LogConfig):
-    """One relay. Either `rules` hold, which come from the command line, or those of the file `file`."""
+    """One relay, with `rules` from the command line or those of the file `file`."""
 
     rules: Setting[tuple[Rule, ...]] = Setting(())
     file: Setting[str | None] = Setting(None)
 
     # Processes that relay. One moves as much as one CPU can; more of them also hold more connections, since the limit
-    # of open files is one of a process. More than there are CPUs only serve the second purpose.
+    # of open files is per process. More than there are CPUs serve only the second purpose.
     workers = Setting(1, 1, MOST_WORKERS)
 
     # TCP connections, and UDP flows, of all rules together; 0: what the descriptors allow.
@@ -32,21 +32,21 @@ class RelayConfig(LogConfig):
     daemon = Setting(False)
     pidfile: Setting[str | None] = Setting(None)
 
-    # Whose rights the workers have: they read what strangers send. None: those of the supervisor, who keeps its own to
-    # bind the ports of later reloads.
+    # The user whose rights the workers have: they read what strangers send. None: the supervisor's, which keeps its own
+    # to bind the ports of later reloads.
     user: Setting[str | None] = Setting(None)
 
     # Listen on addresses that this host does not have yet: at boot the relay may be earlier than the network.
     wait_addresses = Setting(False)
 
-    # Microseconds that SIGTERM leaves for the connections that stand. 10 s let web requests end and stay well below the
-    # 90 s after which systemd kills; a longer one suits connections that are worth waiting for.
+    # Microseconds that existing connections have after SIGTERM. 10 s let web requests end and stay well below the 90 s
+    # after which systemd kills; longer suits connections that are worth waiting for.
     drain_timeout_us = Setting(10 * SECOND_US, 0, 24 * HOUR_US)
 
-    # What `mproxy status` calls this relay; None: made of its file, or of its rule.
+    # What `mproxy status` calls this relay; None: made from its file, or its rule.
     name: Setting[str | None] = Setting(None)
 
-    # Lines are appended here, by every process; opened anew with each reload, so that it can be rotated.
+    # Every process appends its lines here; it is reopened at each reload, so that it can be rotated.
     log_file: Setting[str | None] = Setting(None)
 
     @property

@@ -1,4 +1,4 @@
-"""Who is told what happens to rules: by the TCP and the UDP relay alike. `key` is that of the rule."""
+"""Who is told what happens to rules, by the TCP and the UDP relay alike. `key` is the rule's."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from mproxy.io.accept_observer import AcceptObserver
 
 
 class RelayObserver(AcceptObserver):
-    """Told of what a person can do something about; `error` is an errno."""
+    """Told of what an operator can do something about; `error` is an errno."""
 
     def on_wanted(self, key: int, fd: int) -> None:
-        """A connection of a rule whose targets are asked for, each time: answer with `TcpRelay.relay`."""
+        """A connection of a rule that asks for its target each time: answer with `TcpRelay.relay`."""
         raise NotImplementedError
 
     def on_refused(self, key: int, target: str, error: int) -> None:

@@ -2,15 +2,15 @@
 
     [tcp|udp|tcp+udp] [ADDRESS:]PORT[-PORT] -> HOST:PORT[-PORT][, HOST:PORT ...] [OPTION ...]   # comment
 
-The steps, and where a mistake is found:
+The steps, in each of which mistakes are found:
 
-1. A line is cut at `#`, and at blanks after `->`; what is wrong in it is one sentence: what, and what was expected.
+1. A line is cut at `#`, and at blanks after `->`; a mistake in it is told in one sentence: what, and what was expected.
 2. Ranges and `tcp+udp` become single rules.
 3. `[::]` takes IPv4 as well, as Linux does by itself, unless another rule has that port on an IPv4 address.
-4. Two rules for one address, port and protocol are a mistake of the second. A rule for every address overlaps with one
-   for a single address.
+4. Of two rules for one address, port and protocol the second is wrong. A rule for every address overlaps with one for a
+   single address.
 
-Every wrong line is named, not only the first; and with one wrong line no rule at all is given out.
+Every wrong line is named, not only the first; and a single wrong line means that no rule is returned at all.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 LINE = "[tcp|udp|tcp+udp] [ADDRESS:]PORT -> HOST:PORT [OPTION ...]"
 
-# Wrong lines that are told one by one; the rest is a number.
+# Wrong lines that are named one by one; the rest is only counted.
 TOLD = 20
 
-# A file with more is a mistake, such as a range with a digit too many in each of many lines.
+# A file with more is a mistake, such as one digit too many in the ranges of many lines.
 MOST_RULES = 100_000
 MOST_TARGETS = 64
 LONGEST_LINE = 4096
@@ -45,7 +45,7 @@ _HEAD = re.compile(r"(?:([^\s:\[\]]*)\s+)?(\S+)")
 
 
 class LinesError(MproxyError):
-    """What is wrong with lines of a file. `wrong`: [(line number, what is wrong and what is expected), ...]."""
+    """Lines of a file are wrong. `wrong`: [(line number, what is wrong and what is expected), ...]."""
 
     def __init__(self, name: str, wrong: list[tuple[int, str]]) -> None:
         self.name = name
@@ -53,7 +53,7 @@ class LinesError(MproxyError):
         super().__init__("; ".join(self.lines()))
 
     def lines(self) -> list[str]:
-        """Lines for a person, each `FILE:LINE: text`, the first TOLD of them and how many more there are."""
+        """Lines to be shown, each `FILE:LINE: text`: the first TOLD of them, and how many more there are."""
         told = [f"{self.name}:{number}: {text}" for number, text in self.wrong[:TOLD]]
         more = len(self.wrong) - TOLD
         return told + ([f"{self.name}: and {more} more wrong lines"] if more > 0 else [])
@@ -64,7 +64,7 @@ class RulesError(LinesError, UsageError):
 
 
 class ListenError(LinesError):
-    """Rules that are right, but whose ports or addresses cannot be had."""
+    """The rules are right, but their ports or addresses are not available."""
 
 
 def read_rules(path: str) -> list[Rule]:
@@ -82,7 +82,7 @@ def read_rules(path: str) -> list[Rule]:
 
 
 def parse_rules(text: str, name: str = "rules") -> list[Rule]:
-    """The Rules of a whole file, in its order; `name` stands before the line number in a RulesError."""
+    """The Rules of a whole file, in its order; a RulesError has `name` before the line number."""
     rules: list[Rule] = []
     wrong: list[tuple[int, str]] = []
     cache: OptionCache = {}
@@ -107,7 +107,7 @@ def parse_rules(text: str, name: str = "rules") -> list[Rule]:
 
 
 def parse_line(line: str, number: int, cache: OptionCache | None = None) -> list[Rule]:
-    """The Rules of one line without its comment. `cache`: so that equal options are one object."""
+    """The Rules of one line without its comment. `cache`: makes equal options one object."""
     if len(line) > LONGEST_LINE:
         raise UsageError(f"line longer than {LONGEST_LINE} characters; expected {LINE}")
     head, arrow, tail = line.partition("->")
@@ -131,14 +131,14 @@ def parse_line(line: str, number: int, cache: OptionCache | None = None) -> list
 
 
 def _refuse_circle(rule: Rule) -> None:
-    """A relay to itself would take every descriptor there is with its first connection."""
+    """Refuse a relay to itself: its first connection would take every descriptor there is."""
     for host, port in rule.targets:
         if port == rule.listen_port and _reaches(rule.listen_host, host):
             raise UsageError(f"{rule} would relay to itself; use another host or port")
 
 
 def _reaches(listening: str, host: str) -> bool:
-    """Whether a connection to `host`, perhaps a name, certainly reaches who listens there."""
+    """Whether a connection to `host`, perhaps a name, certainly reaches whoever listens there."""
     if host == listening:
         return True
     if host == "localhost":
@@ -194,10 +194,10 @@ def _ports(text: str, what: str, lowest: int = 1) -> range:
     return range(low, high + 1)
 
 
-# ---- behind the arrow
+# ---- after the arrow
 
 def _target(text: str, count: int) -> tuple[str, int]:
-    """(host, first port) of `HOST:PORT[-PORT]`; a range must have as many ports as are listened on."""
+    """(host, first port) of `HOST:PORT[-PORT]`; a range must have as many ports as the rule listens on."""
     host, colon, after = text.rpartition(":")
     if not colon or not host or not after or (":" in host and not host.startswith("[")):
         raise UsageError(f"not a valid target: {printable(text)}; expected HOST:PORT or [IPV6]:PORT")
@@ -235,13 +235,13 @@ def parse_options(protocols: tuple[str, ...], words: tuple[str, ...], cache: Opt
 
 
 def _fill(protocol: str, given: dict[str, Any]) -> RuleOptions:
-    """RuleOptions of one protocol: what was given and concerns it, defaults for the rest."""
+    """RuleOptions of one protocol: what was given for it, and defaults for the rest."""
     if protocol == "tcp":
         return RuleOptions(**{name: value for name, value in given.items() if name != "per_source"})
     values = {name: value for name, value in given.items() if name != "connect_timeout_us"}
     values.setdefault("max_connections", UDP_OPTIONS.max_connections)
     values.setdefault("idle_timeout_us", UDP_OPTIONS.idle_timeout_us)
-    # Half of the table, so that one source never pushes out everybody else.
+    # Half of the table, so that one source cannot push out everybody else.
     values.setdefault("per_source", max(1, values["max_connections"] // 2))
     return RuleOptions(**values)
 
@@ -333,7 +333,7 @@ def _is_ipv4(host: str) -> bool:
 
 
 def _widen(rules: list[Rule]) -> list[Rule]:
-    """Step 3: `::` becomes "" where IPv4 has nobody else at that port."""
+    """Step 3: `::` becomes "" unless another rule has that port on IPv4."""
     taken = {(rule.protocol, rule.listen_port) for rule in rules if _is_ipv4(rule.listen_host)}
     return [
         Rule(rule.number, rule.protocol, "", rule.listen_port, rule.targets, rule.options)
@@ -342,7 +342,7 @@ def _widen(rules: list[Rule]) -> list[Rule]:
 
 
 def _overlaps(rules: Iterable[Rule]) -> list[tuple[int, str]]:
-    """[(line, text)] for every line that listens where an earlier one does, once a pair of lines."""
+    """[(line, text)] for every line that listens where an earlier one does, once for each pair of lines."""
     places: dict[tuple[str, int], list[Rule]] = {}
     wrong = {}
     for rule in rules:

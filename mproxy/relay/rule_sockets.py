@@ -1,11 +1,11 @@
-"""Listening sockets of the rules. The supervisor binds and keeps them, the workers get duplicates: so no caller is lost
-when a worker dies or the rules change.
+"""Listening sockets of the rules. The supervisor binds and keeps them, the workers get duplicates, so that no caller is
+lost when a worker dies or the rules change.
 
-TCP: one socket, which all workers wait for; one that has no room leaves the caller to the others. UDP: one socket a
-worker (SO_REUSEPORT), so that the kernel brings a client always to the same worker.
+TCP: one socket, for which all workers wait; one without room leaves the caller to the others. UDP: one socket for each
+worker (SO_REUSEPORT), so that the kernel always brings a client to the same worker.
 
-A port that somebody else uses must be an error, though SO_REUSEPORT would allow to share it with another program of the
-same user: the first socket of a listener is bound without it.
+A port that somebody else uses must be an error, although SO_REUSEPORT would share it with another program of the same
+user: so the first socket of a listener is bound without it.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 
 _IP_FREEBIND, _SO_RCVBUFFORCE = 15, 33
 
-# What a worker asks for as well (udp/_udp_listener.pyx), for a worker that has no right to get it.
+# As a worker asks for (udp/_udp_listener.pyx): set here for workers without the right to it.
 UDP_QUEUE_BYTES = 4 << 20
 
 V4, V6, TCP, UDP = socket.AF_INET, socket.AF_INET6, socket.SOCK_STREAM, socket.SOCK_DGRAM
 
 
 class RuleSockets:
-    """The sockets of one (protocol, host, port), closed when the last reference is gone: after each worker got them."""
+    """The sockets of one (protocol, host, port), closed when the last reference is gone: after each worker has them."""
 
     def __init__(self, shared: Iterable[socket.socket] = (), apart: Iterable[socket.socket] = (),
                  workers: int = 1) -> None:
-        self._shared = list(shared)  # for all workers
-        self._apart = list(apart)    # one a worker; the service manager may have given fewer, or more
+        self._shared = list(shared)  # one for all workers
+        self._apart = list(apart)    # one for each worker; the service manager may have given fewer or more
         self._workers = workers
 
     def __del__(self) -> None:
@@ -51,7 +51,7 @@ class RuleSockets:
 
     @property
     def port(self) -> int:
-        """The real one, where the rule said 0."""
+        """The real port, where the rule says 0."""
         port: int = self.sockets[0].getsockname()[1]
         return port
 
@@ -62,11 +62,11 @@ class RuleSockets:
 
 def open_listener(rule: Rule, workers: int, given: Sequence[socket.socket] = (), replaces: Sequence[socket.socket] = (),
                   anywhere: bool = False) -> RuleSockets:
-    """The RuleSockets of a rule, MproxyError with the reason where that fails.
+    """The RuleSockets of a rule; MproxyError with the reason if that fails.
 
     given: bound sockets of the service manager for this address, taken instead of new ones. replaces: sockets of ours
-    on this port that are closed afterwards; both exist for a moment, so that callers find one of them. anywhere: the
-    address need not be here yet.
+    on this port that are closed afterwards; for a moment both exist, so that callers find one of them. anywhere: this
+    host need not have the address yet.
     """
     protocol, host, port = rule.listener
     kind = TCP if protocol == "tcp" else UDP
@@ -84,7 +84,7 @@ def open_listener(rule: Rule, workers: int, given: Sequence[socket.socket] = (),
 
 
 def check_free(rule: Rule, anywhere: bool = False) -> None:
-    """MproxyError when a program listens where the rule wants to, or the address is not here (but `anywhere`)."""
+    """MproxyError if a program listens where the rule wants to, or (without `anywhere`) this host lacks the address."""
     protocol, host, port = rule.listener
     try:
         _bind(TCP if protocol == "tcp" else UDP, host, port, False, anywhere).close()
@@ -111,13 +111,13 @@ def _open_udp(host: str, port: int, workers: int, sockets: list[socket.socket], 
         if error.errno != errno.EADDRINUSE:
             raise
     for sock in sockets:
-        with contextlib.suppress(OSError):  # only the privileged may; workers who are not leave it as it is
+        with contextlib.suppress(OSError):  # only the privileged may; workers without the right leave it as it is
             sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, UDP_QUEUE_BYTES)
     return RuleSockets(apart=sockets, workers=workers)
 
 
 def _bind(kind: int, host: str, port: int, reuse: bool, anywhere: bool = False) -> socket.socket:
-    """A bound socket; host "" is IPv6 and IPv4 together, where the host has both."""
+    """A bound socket; host "" is IPv6 and IPv4 together if this host has both."""
     if host:
         return _bind_one(kind, host, port, reuse, anywhere=anywhere)
     try:
@@ -152,7 +152,7 @@ def _bind_one(kind: int, host: str, port: int, reuse: bool, both: bool = False,
 
 
 def _prepare_tcp(sock: socket.socket) -> None:
-    """Let callers wait; what their connections are to inherit is the workers' (tcp/_relaying.pyx)."""
+    """Listen; options that connections inherit are set by the workers (tcp/_relaying.pyx)."""
     sock.setblocking(False)
     sock.listen(BACKLOG)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)  # was needed to replace another; nobody shares this one
@@ -161,7 +161,7 @@ def _prepare_tcp(sock: socket.socket) -> None:
 # ---- from the service manager
 
 def name_of(sock: socket.socket) -> ListenAddress | None:
-    """(protocol, host, port) that a bound socket stands for, as in Rule.listener; None for what no rule can want."""
+    """(protocol, host, port) of a bound socket, as in Rule.listener; None if no rule can want it."""
     try:
         protocol = {TCP: "tcp", UDP: "udp"}[sock.type]
         address = sock.getsockname()
@@ -176,7 +176,7 @@ def name_of(sock: socket.socket) -> ListenAddress | None:
 
 
 def take_given(rule: Rule, given: dict[ListenAddress, list[socket.socket]]) -> list[socket.socket]:
-    """Those of `given`, {name: [socket, ...]}, that are for `rule`; they are taken out of it."""
+    """Take out of `given`, {name: [socket, ...]}, those that are for `rule`."""
     protocol, host, port = rule.listener
     hosts = ("::", "0.0.0.0") if host == "" else (host,)
     return [sock for name in hosts for sock in given.pop((protocol, name, port), [])]

@@ -1,4 +1,4 @@
-"""What a relay is told to do: one Rule a port and protocol. How they are written: rule_file.py; no I/O here."""
+"""What a relay is told to do: one Rule for each port and protocol. How they are written: rule_file.py; no I/O here."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 ROUND_ROBIN, LEAST_CONNECTIONS = "roundrobin", "leastconn"
 
-# Flows of a UDP rule that does not say: the table is bounded, whatever strangers send.
+# Flows of a UDP rule without `max=`: the table is bounded, whatever strangers send.
 UDP_FLOWS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class RuleOptions:
-    """What stands behind the targets of a rule. Rules with the same words share one object."""
+    """The options of a rule. Rules with the same words share one object."""
 
-    # Networks that clients may come from, empty: all; and those they may not, which win.
+    # Networks that clients may come from (empty: all), and those that they may not, which take precedence.
     allow: tuple[IPv4Network | IPv6Network, ...] = ()
     deny: tuple[IPv4Network | IPv6Network, ...] = ()
 
@@ -29,7 +29,7 @@ class RuleOptions:
     # flow more takes the place of the one that has been silent longest.
     max_connections: int = 0
 
-    # From accepting to a connection that stands, all addresses and targets together. 10 s outlast two lost SYNs.
+    # From accepting to an established connection, all addresses and targets together. 10 s outlast two lost SYNs.
     connect_timeout_us: int = 10 * SECOND_US
 
     # Without a byte in either direction; 0: never. TCP has keepalive against peers that vanished; UDP has no end
@@ -52,12 +52,12 @@ class RuleOptions:
     # UDP flows of one source address at once, 0: as `max_connections` allows.
     per_source: int = 0
 
-    # Names of the options as the person gave them: what is a wish, and not only a default.
+    # Names of the options that were given: these are wanted, the others are only defaults.
     given: tuple[str, ...] = ()
 
     def share(self, worker: int, workers: int) -> RuleOptions:
         """The part of the limits that worker number `worker` keeps to. The parts add up to the whole, unless there are
-        more workers than the limit allows: each has 1 then."""
+        more workers than the limit: then each has 1."""
         if workers == 1:
             return self
         return replace(self, max_connections=share(self.max_connections, worker, workers),
@@ -77,7 +77,7 @@ UDP_OPTIONS = RuleOptions(
 class Rule:
     """One port of one protocol and where it leads: ranges and `tcp+udp` are already taken apart."""
 
-    # Line of the file, for messages. Two rules that differ in it alone are the same rule: see `same`.
+    # Line of the file, for messages. Two rules that differ only in this are the same rule: see `same`.
     number: int
 
     # "tcp" or "udp".
@@ -87,7 +87,7 @@ class Rule:
     # spelling, an IPv6 one perhaps with a scope.
     listen_host: str
 
-    # 0, only from a command line: any free port.
+    # 0 (only on a command line): any free port.
     listen_port: int
 
     # ((host, port), ...): names in lower case or canonical addresses.
@@ -110,7 +110,7 @@ class Rule:
         return ", ".join(format_host_port(host, port) for host, port in self.targets)
 
     def same(self, other: Rule) -> bool:
-        """Does the same as `other`, wherever in the file it stands."""
+        """Whether it does the same as `other`, wherever in the file it is."""
         return (self.listener, self.targets, self.options) == (other.listener, other.targets, other.options)
 
     def __str__(self) -> str:

@@ -1,10 +1,10 @@
-"""The relay in user space: which rules hold, their listeners, names and keys, and the workers that do the relaying.
+"""The relay in user space: the current rules, their listeners, names and keys, and the workers that do the relaying.
 
-A reload goes in this order, so that it is whole or nothing, and no caller is lost:
+A reload goes in this order, so that it is all or nothing, and no caller is lost:
 
-1. Every new listener is bound. One that cannot be: those bound so far are closed, the old rules stay, ListenError.
+1. Every new listener is bound. If one cannot be, those bound so far are closed, the old rules stay: ListenError.
 2. Workers get the new rules, then the changes of rules whose listener stays, then the names of those that go.
-3. Listeners that go are closed, by now only here; connections that stand are not touched.
+3. Listeners that go are closed, by now only here; existing connections are not touched.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ if TYPE_CHECKING:
     Given = dict[ListenAddress, list[socket.socket]]
     Value = TypeVar("Value")
 
-# Descriptors of a process that are for none of its listeners and connections: log, channels, loop, files.
+# Descriptors of a process besides its listeners and connections: log, channels, loop, files.
 OTHER_FDS = 64
 
-# Rules of one message to a worker: far below its limits of bytes and descriptors, even with 64 targets each.
+# Rules in one message to a worker: far below its limits of bytes and descriptors, even with 64 targets each.
 RULES_A_MESSAGE = 20
 
-# Listeners that the log names one by one, when they open or close, and names that are looked up.
+# Most listeners, and names looked up, that the log names one by one.
 LOGGED_ONE_BY_ONE = 200
 
 # How long `status` waits for workers that do not answer.
 REPORT_PATIENCE_US = 1_000_000
 
-# How long a start or a reload is not called done for workers that do not answer: less than `reload` waits for us.
+# How long a start or a reload waits for workers that do not answer: less than `reload` waits for us.
 FOLLOW_PATIENCE_US = 10_000_000
 
 # How long the start waits for the first answer to every name, so that the first caller finds a target.
@@ -65,7 +65,7 @@ LOOK_US = 5_000
 
 
 class ActiveRule:
-    """A rule that holds: its key for the workers, and its listener."""
+    """A current rule: its key for the workers, and its listener."""
 
     __slots__ = ("key", "rule", "listener")
 
@@ -76,7 +76,7 @@ class ActiveRule:
 
 
 class Supervisor(RelayBackend, WorkerPoolObserver):
-    """config: `workers`, `max_connections`, `name` of the rule file for messages. `given`: see listeners.take_given.
+    """config: `workers`, `max_connections`, `name` of the rule file for messages. `given`: see rule_sockets.take_given.
     `prepare()` is called first in each worker's process."""
 
     def __init__(self, config: RelayConfig, log: Logger, loop: Loop, given: Given | None = None,
@@ -89,9 +89,9 @@ class Supervisor(RelayBackend, WorkerPoolObserver):
         self._by_key: dict[int, ActiveRule] = {}
         self._users: dict[str, set[int]] = {}   # keys of the rules that a host is a target of
         self._ports: set[tuple[str, int]] = set()  # (protocol, port) that rules listen on
-        # By key: (host, address) that would lead back to this relay, left out.
+        # By key: (host, address) that are left out, because they would lead back to this relay.
         self._circles: dict[int, set[tuple[str, str]]] = {}
-        # By key of a rule that went: its protocol, and the workers that have not said their last word on it.
+        # By key of a removed rule: its protocol, and the workers whose last report on it is still to come.
         self._going: dict[int, tuple[str, set[int]]] = {}
         self._next_key = 1
         self._counters = Counters()
@@ -143,7 +143,7 @@ class Supervisor(RelayBackend, WorkerPoolObserver):
         self._ask(FOLLOW_PATIENCE_US, callback)
 
     def _ask(self, patience_us: int, callback: Callable[[], object]) -> None:
-        """Call back when every worker has answered, which it does behind all that it was told before."""
+        """Call back when every worker has answered; by then it has done all that it was told before."""
         asked = {worker.number for worker in self._pool.alive if worker.state == RUNNING}
         number = self._next_question
         self._next_question += 1
@@ -200,7 +200,7 @@ class Supervisor(RelayBackend, WorkerPoolObserver):
                 " raise the limit (ulimit -Hn, LimitNOFILE=), or use fewer workers")
 
     def _log_capacity(self) -> None:
-        """How many connections there can be: each takes two descriptors of its worker, and some are kept for UDP."""
+        """How many connections there can be: each takes two descriptors in its worker, and some are kept for UDP."""
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         mine = max((len(entry.listener.fds(0)) for entry in self._entries.values()), default=0)
         kept = limit // UDP_SHARE if any(entry.rule.protocol == "udp" for entry in self._entries.values()) else 0
@@ -209,7 +209,7 @@ class Supervisor(RelayBackend, WorkerPoolObserver):
                        connections=free // 2 * self._config.workers)
 
     def _take_over(self, rules: Iterable[Rule], opened: dict[ListenAddress, RuleSockets]) -> list[ActiveRule]:
-        """Make `rules` those that hold, beside what goes; the entries that are new."""
+        """Make `rules` the current ones, besides those that go; returns the new entries."""
         added = []
         for rule in rules:
             entry = self._entries.get(rule.listener)
@@ -232,7 +232,7 @@ class Supervisor(RelayBackend, WorkerPoolObserver):
                                   port=entry.listener.port, why="served as soon as this host has the address")
 
     def _log_listening(self, event: str, entries: Sequence[ActiveRule]) -> None:
-        """A line each, or only how many there are."""
+        """Log a line for each, or only how many there are."""
         if len(entries) > LOGGED_ONE_BY_ONE:
             self._log.info(event, rules=len(entries))
             return
@@ -269,7 +269,7 @@ class Supervisor(RelayBackend, WorkerPoolObserver):
                 for host, port in entry.rule.targets]
 
     def _look_for_circles(self) -> list[int]:
-        """Find addresses of names that lead back to this relay; the keys of rules for which that has changed."""
+        """Find addresses of names that lead back to this relay; returns the keys of rules where that has changed."""
         found: dict[int, set[tuple[str, str]]] = {}
         for step in find_circles([entry.rule for entry in self._entries.values()], self._known, is_own_address):
             found.setdefault(self._entries[step.rule.listener].key, set()).add((step.host, step.address))
@@ -286,7 +286,7 @@ class Supervisor(RelayBackend, WorkerPoolObserver):
         return [address for _, (address, *_) in self._names.addresses(host, 0)]
 
     def _may_circle(self, key: int) -> bool:
-        """Whether a rule leads to a port that a rule listens on: hardly ever, and looking closer costs time."""
+        """Whether a rule leads to a port that a rule listens on: rarely, and looking closer takes time."""
         rule = self._by_key[key].rule
         return any((rule.protocol, port) in self._ports for _, port in rule.targets)
 
@@ -340,7 +340,7 @@ class Supervisor(RelayBackend, WorkerPoolObserver):
         worker.send("targets", [(entry.key, self._targets(entry))])
 
     def _share(self, rule: Rule, worker: WorkerProcess) -> Rule:
-        """The rule with that worker's part of its limits; those of TCP hold for all workers together."""
+        """The rule with that worker's part of its limits; for TCP they hold for all workers together."""
         if rule.protocol == "tcp":
             return rule
         options = rule.options.share(worker.number, self._config.workers)
@@ -359,11 +359,11 @@ class Supervisor(RelayBackend, WorkerPoolObserver):
             self._last_word(worker, message[1])
 
     def _of_rules(self, changed: dict[int, Value]) -> dict[int, Value]:
-        """Those that are about rules that there are."""
+        """The reports that are about existing rules."""
         return {key: values for key, values in changed.items() if key in self._by_key or key in self._going}
 
     def on_died(self, worker: WorkerProcess) -> None:
-        """Its numbers stay, and nobody waits for its answers."""
+        """Its counts are kept, and nobody waits for its answers any more."""
         self._counters.worker_gone(worker.number)
         self._down.pop(worker.number, None)
         self._last_word(worker, list(self._going))
@@ -371,7 +371,7 @@ class Supervisor(RelayBackend, WorkerPoolObserver):
             self._answered(number, worker.number)
 
     def _last_word(self, worker: WorkerProcess, keys: Iterable[int]) -> None:
-        """That worker tells no more about those rules."""
+        """That worker will report no more on these rules."""
         for key in keys:
             if key not in self._going:
                 continue
@@ -397,7 +397,7 @@ class Supervisor(RelayBackend, WorkerPoolObserver):
     # ---- status
 
     def _answered(self, number: int, worker: int | None) -> None:
-        """Worker number `worker` has answered question `number`; None: time is up."""
+        """Worker number `worker` has answered question `number`; None: the time is up."""
         if number not in self._questions:
             return
         asked, callback = self._questions[number]
@@ -419,7 +419,7 @@ class Supervisor(RelayBackend, WorkerPoolObserver):
                 "unresolved": self._names.unresolved(), "circles": self._circle_facts()}
 
     def _circle_facts(self) -> dict[str, list[str]]:
-        """{rule: addresses that are left out}, text."""
+        """{rule: addresses that are left out}, as text."""
         return {str(self._by_key[key].rule): sorted(address for _, address in left_out)
                 for key, left_out in self._circles.items()}
 

@@ -1,23 +1,23 @@
 """A worker: one process with one loop, which relays what the supervisor tells it to.
 
 It begins as a fork of the supervisor, keeps nothing of it but the channel, gives up its rights if there is a --user,
-and does what comes over that (rules as in worker_messages.py):
+and does what it is told over the channel (rules as in worker_messages.py):
 
     add      [(key, rule, targets, count of descriptors), ...]   with the listening sockets
     update   key, rule                                           other options, same listener
     targets  [(key, targets), ...]                               after a name was looked up
     remove   [key, ...]                                          established connections go on
     report   number                                              answered by `counters`, with everything that changed
-    drain    microseconds                                        accept nobody, end when the last connection has
-    log      with the descriptor of a log file that was opened anew
+    drain    microseconds                                        accept nobody, end when the last connection has ended
+    log      with the descriptor of a reopened log file
 
-`targets` is [(text, [(family, sockaddr), ...]), ...], one entry for each target of the rule. It tells:
+`targets` is [(text, [(family, sockaddr), ...]), ...], one entry for each target of the rule. The worker reports:
 
-    ready                                                        once, when the loop turns
+    ready                                                        once, when the loop runs
     counters number, [(key, {name: value}), ...], connections, flows
                                                                  number 0: unasked, so that little is lost with a worker
     down     [(key, [(HOST:PORT, errno), ...]), ...]             addresses that are left out now, where that changed
-    removed  [(key, {name: value}), ...]                         the last word on rules that went
+    removed  [(key, {name: value}), ...]                         the last report on removed rules
 """
 
 from __future__ import annotations
@@ -50,41 +50,41 @@ if TYPE_CHECKING:
     from mproxy.relay.worker_messages import Down
     PackedTarget = tuple[str, list[Address]]
 
-# Between two unasked reports; and how many times longer than a report takes at least, so that reporting costs 1 % of
-# one CPU however many rules there are.
+# From one unasked report to the next; and how many times as long as a report takes, at least, so that reporting costs
+# 1 % of one CPU however many rules there are.
 REPORT_US = 1_000_000
 REPORT_SHARE = 100
 
-# Rules of one message of counters: well below its greatest size.
+# Rules in one message of counters: well below its greatest size.
 COUNTERS_A_MESSAGE = 200
 
-# Rules of one message of addresses: each may have hundreds.
+# Rules in one message of addresses: each may have hundreds.
 DOWN_A_MESSAGE = 20
 
-# While draining: between two looks at what is left.
+# While draining: from one look at what is left to the next.
 LOOK_US = 20_000
 
-# How long the answer to a last datagram is waited for: UDP flows have no end to wait for.
+# How long to wait for the answer to a last datagram: UDP flows do not end by themselves.
 LAST_ANSWER_US = 1_000_000
 
-# For the connections of a supervisor that was killed.
+# How long connections may go on when the supervisor was killed.
 ORPHAN_US = 5_000_000
 
-# What the system's words for it would hide.
+# Clearer than the system's own words.
 WHY = {0: "no address known"} | dict.fromkeys(
     (errno.EADDRINUSE, errno.EAGAIN), "no port is left here: all are in use, or rest (net.ipv4.ip_local_port_range)")
 
-# The same unreachable target is told once in this time; and how many of them are remembered.
+# The same unreachable target is logged once in this time; and how many of them are remembered.
 REPEAT_US = 10_000_000
 MOST_REMEMBERED = 10_000
 
 
 def run(sock: socket.socket, log: Logger, number: int, max_connections: int, tally: Tally,
         prepare: Callable[[], object]) -> NoReturn:
-    """Serve until drained, or told to end by the supervisor's end; never returns."""
+    """Serve until drained, or until the supervisor ends; never returns."""
     status = 1
     try:
-        # What was the supervisor's is never freed here: its descriptors have other owners by now.
+        # What was the supervisor's is never freed here: by now its descriptors have other owners.
         gc.freeze()
         _forget_supervisor(sock)
         prepare()
@@ -99,7 +99,7 @@ def run(sock: socket.socket, log: Logger, number: int, max_connections: int, tal
 
 
 def _forget_supervisor(sock: socket.socket) -> None:
-    """Signals reach the whole group; the supervisor passes on what they mean. Its descriptors are closed."""
+    """Ignore signals, which reach the whole group: the supervisor passes on what they mean. Close its descriptors."""
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -120,15 +120,15 @@ class Worker:
                                 share(max_connections, number, tally.workers), tally)
         self._channel = WorkerChannel(self._loop, sock, self._on_message, self._on_orphaned)
         self._rules: dict[int, Rule] = {}  # key -> Rule, for the log
-        self._told: dict[int, Values] = {}  # key -> counters as last told
-        self._down: Down = {}  # key -> addresses that are down, as last told
+        self._told: dict[int, Values] = {}  # key -> counters as last reported
+        self._down: Down = {}  # key -> addresses that are down, as last reported
         self._drain_at = 0  # once draining
         self._handlers: dict[str, Callable[..., None]] = {
             "add": self._add, "update": self._update, "targets": self._set_targets, "remove": self._remove,
             "report": self._report, "drain": self._drain, "log": self._take_log}
 
     def run(self) -> None:
-        """Turn the loop until everything is done."""
+        """Run the loop until everything is done."""
         self._channel.send("ready")
         self._loop.call_later(REPORT_US, self._report_unasked)
         self._loop.run()
@@ -190,7 +190,7 @@ class Worker:
         self._loop.call_later(max(REPORT_US, REPORT_SHARE * took_us), self._report_unasked)
 
     def _report(self, number: int) -> None:
-        """Tell what changed since the last report, in as many messages as it takes; the last one has the number."""
+        """Report what has changed since the last time, in as many messages as it takes; the last one has the number."""
         self._report_down()
         changed = {}
         for key in self._engines.keys:
@@ -216,7 +216,7 @@ class Worker:
     # ---- the end
 
     def _drain(self, patience_us: int) -> None:
-        """Accept nobody, and wait for the connections that stand."""
+        """Accept nobody, and wait for the existing connections."""
         self._remove(list(self._engines.keys))
         now = self._loop.now()
         self._drain_at = now + patience_us
@@ -237,14 +237,14 @@ class Worker:
         """The supervisor died: end, so that its ports are free for the next one."""
         if not self._drain_at:
             self._drain(ORPHAN_US)
-            self._log.error("supervisor-lost", worker=self._number)  # whoever reads that may bind the ports
+            self._log.error("supervisor-lost", worker=self._number)  # whoever reads this may bind the ports
 
     def _take_log(self, fds: list[int]) -> None:
         os.dup2(fds[0], 2)
 
 
 class Watcher(RelayObserver):
-    """Tells the log what happens to rules, and the same thing not too often."""
+    """Logs what happens to rules, and the same thing not too often."""
 
     def __init__(self, log: Logger, loop: Loop, worker: int, say_rule: Callable[[int], object]) -> None:
         self._log = log

@@ -1,8 +1,8 @@
 """Messages between the supervisor and one worker, with descriptors, over a pair of SOCK_SEQPACKET sockets.
 
-Neither side ever waits for the other: what the socket does not take is queued, and the loop sends it on. A message is a
-JSON array that begins with its name. A long one goes in pieces, whose first byte says whether more follow; descriptors
-come with the last piece.
+Neither side ever waits for the other: what the socket does not take is queued, and the loop sends it later. A message
+is a JSON array that begins with its name. A long one goes in pieces, whose first byte says whether more follow;
+descriptors come with the last piece.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
     from mproxy.io._loop import Loop
 
-# Descriptors of one message: the kernel's SCM_MAX_FD is 253.
+# Most descriptors in one message: the kernel's SCM_MAX_FD is 253.
 MOST_FDS = 250
 
 # Bytes of one piece: below half of the default net.core.wmem_max (212,992), as the kernel adds its own bookkeeping.
 PIECE_BYTES = 65_536
 
-# Bytes of one message, far beyond what either side has to say.
+# Most bytes in one message, far beyond what either side has to say.
 LONGEST_BYTES = 16 << 20
 
-# Messages that are read before others get their turn.
+# Messages that are read before it is the others' turn.
 MESSAGES_A_TURN = 64
 
 _MORE, _LAST = b"+", b"."
@@ -38,8 +38,8 @@ _LATER = {errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM}
 
 
 class WorkerChannel:
-    """One end. `received(message, fds)` is called for each message, `ended()` once when the other end is gone or says
-    something that is no message."""
+    """One end. `received(message, fds)` is called for each message, `ended()` once, when the other end is gone or sends
+    something that is not a message."""
 
     def __init__(self, loop: Loop, sock: socket.socket, received: Callable[[list[Any], list[int]], object],
                  ended: Callable[[], object]) -> None:
@@ -49,13 +49,13 @@ class WorkerChannel:
         self._ended = ended
         # Data, descriptors, and their owner, kept alive until they are sent.
         self._queue: deque[tuple[bytes, Sequence[int], object]] = deque()
-        self._pieces: list[bytes] = []      # of a message whose end has not come
+        self._pieces: list[bytes] = []      # of a message whose last piece has not arrived
         self._pieces_bytes = 0
         self._watch = loop.watch(sock.fileno(), self._ready)
 
     @property
     def queued(self) -> int:
-        """Pieces that the other end has not taken yet."""
+        """Pieces that the socket has not taken yet."""
         return len(self._queue)
 
     def send(self, *message: Any, fds: Sequence[int] = (), owner: object = None) -> None:
@@ -75,7 +75,7 @@ class WorkerChannel:
             self._watch.set(read=True, write=True)
 
     def close(self) -> None:
-        """End it; the other side sees that."""
+        """Close it; the other side notices."""
         if self._socket is not None:
             self._watch.close()
             self._socket.close()
@@ -83,7 +83,7 @@ class WorkerChannel:
             self._queue.clear()
 
     def _try(self, data: bytes, fds: Sequence[int]) -> bool:
-        """Whether the message is dealt with: sent, or pointless because nobody is there."""
+        """Whether the piece is dealt with: sent, or pointless because nobody is there."""
         if self._socket is None:
             return True
         control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
@@ -92,7 +92,7 @@ class WorkerChannel:
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as error:
-            # ETOOMANYREFS, ENOBUFS, ENOMEM: later. Otherwise the end shows when reading.
+            # ETOOMANYREFS, ENOBUFS, ENOMEM: later. Otherwise reading will show the end.
             return error.errno not in _LATER
         return True
 
@@ -104,7 +104,7 @@ class WorkerChannel:
         self.read(MESSAGES_A_TURN)
 
     def read(self, most: int | None = None) -> None:
-        """Take what has arrived, now; at most so many messages."""
+        """Take what has arrived, now; at most that many messages."""
         taken = 0
         while self._socket is not None and taken != most:
             try:
@@ -123,7 +123,7 @@ class WorkerChannel:
             taken += 1
 
     def _take(self, data: bytes, fds: list[int]) -> bool:
-        """A piece; false when it is none."""
+        """Take a piece; false when it is not one."""
         self._pieces.append(data[1:])
         self._pieces_bytes += len(data)
         if data[:1] == _MORE:

@@ -1,7 +1,7 @@
 """What supervisor and workers say to each other, as JSON: words and numbers, nothing that runs.
 
-A worker reads what strangers send, and may have other rights than its supervisor: whatever it says is looked at before
-it is believed. Which messages there are: worker.py.
+A worker reads what strangers send, and may have fewer rights than its supervisor: whatever it says is checked before it
+is believed. Which messages there are: worker.py.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _LARGEST_ERRNO = 4095
 
 
 class WorkerMessageError(Exception):
-    """What came is none of the messages that there are."""
+    """What came is not one of the messages of a worker."""
 
 
 # ---- to workers
 
 def pack_rule(rule: Rule) -> list[Any]:
-    """A Rule as JSON has it; options that say nothing are left out."""
+    """A Rule as JSON; options with their default values are left out."""
     options = {}
     for name, default in _DEFAULTS.items():
         value = getattr(rule.options, name)
@@ -62,7 +62,7 @@ def unpack_rule(packed: list[Any]) -> Rule:
 # ---- from workers
 
 def check_report(message: list[Any]) -> Report:
-    """What a worker said; WorkerMessageError when it is none of the messages that it may send."""
+    """What a worker said; WorkerMessageError if it is not a message that it may send."""
     match message:
         case ["ready"]:
             return ("ready",)
@@ -77,7 +77,7 @@ def check_report(message: list[Any]) -> Report:
 
 
 def pack_counters(counters: dict[int, Values]) -> list[tuple[int, Values]]:
-    """{key: {name: value}} with keys that JSON leaves numbers."""
+    """Counters as pairs: JSON would make strings of the keys of an object."""
     return list(counters.items())
 
 

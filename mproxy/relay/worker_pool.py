@@ -2,7 +2,7 @@
 
 Everything that starts or ends a worker is in this file. A worker is in one of these states:
 
-    starting   forked, has not said `ready`
+    starting   forked, has not said `ready` yet
     running    serves
     waiting    died; its successor comes after a delay, which grows while they die young
     ended      died while the relay stops: no successor
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 STARTING, RUNNING, WAITING, ENDED = "starting", "running", "waiting", "ended"
 
-# A worker that lived shorter died young. Its successor waits, 0.1 s and then twice as long each time.
+# A worker that lived for less died young. Its successor waits, 0.1 s and then twice as long each time.
 YOUNG_US = 10_000_000
 FIRST_DELAY_US = 100_000
 LAST_DELAY_US = 10_000_000
 
-# Workers report each second, late by 1 % of what a report takes. One that is silent for this long hangs.
+# Workers report each second, or less often if reports take long. One that is silent for this long hangs.
 SILENCE_US = 60_000_000
 LOOK_US = 5_000_000
 
@@ -51,14 +51,14 @@ class WorkerProcess:
         self.started_at = 0
         self.heard_at = 0
         self.deaths = 0         # since the relay started
-        self.delay_us = 0       # before the next start
-        self.connections = 0    # as last told
+        self.delay_us = 0       # until the next start
+        self.connections = 0    # as last reported
         self.flows = 0
         self.watch: Watch | None = None       # of the pidfd
         self.pidfd = -1
 
     def send(self, *message: Any, fds: Sequence[int] = (), owner: object = None) -> None:
-        """As `Channel.send`; nothing when there is no process."""
+        """As `WorkerChannel.send`; does nothing when there is no process."""
         if self.channel is not None:
             self.channel.send(*message, fds=fds, owner=owner)
 
@@ -71,7 +71,7 @@ class WorkerPoolObserver:
         raise NotImplementedError
 
     def on_message(self, worker: WorkerProcess, message: Report) -> None:
-        """It says something, which was looked at already."""
+        """It says something, which has been checked."""
         raise NotImplementedError
 
     def on_died(self, worker: WorkerProcess) -> None:
@@ -79,7 +79,7 @@ class WorkerPoolObserver:
         raise NotImplementedError
 
     def on_all_ended(self) -> None:
-        """The last one has ended, after `drain`."""
+        """After `drain` the last one has ended."""
         raise NotImplementedError
 
 
@@ -98,14 +98,14 @@ class WorkerPool:
         self.workers = [WorkerProcess(number) for number in range(count)]
 
     def start(self, max_connections: int) -> None:
-        """Fork them all. max_connections: of all together, 0 for no limit."""
+        """Fork them all. max_connections: of all together; 0: no limit."""
         self._max_connections = max_connections
         for worker in self.workers:
             self._fork(worker)
         self._loop.call_later(LOOK_US, self._look)
 
     def send(self, *message: Any) -> None:
-        """To every worker that there is."""
+        """Send to every worker there is."""
         for worker in self.alive:
             worker.send(*message)
 
@@ -114,7 +114,7 @@ class WorkerPool:
         return [worker for worker in self.workers if worker.channel is not None]
 
     def drain(self, patience_us: int) -> None:
-        """Let every worker finish; none is replaced any more."""
+        """Let every worker finish; from now on none is replaced."""
         self._draining = True
         self.send("drain", patience_us)
         self._loop.call_later(patience_us + LOOK_US, self.kill)
@@ -124,7 +124,7 @@ class WorkerPool:
         self._tell_if_ended()
 
     def kill(self) -> None:
-        """End what is left at once."""
+        """End those that are left at once."""
         self._draining = True
         for worker in self.alive:
             signal.pidfd_send_signal(worker.pidfd, signal.SIGKILL)
@@ -150,7 +150,7 @@ class WorkerPool:
         self._observer.on_started(worker)
 
     def _received(self, worker: WorkerProcess, message: list[Any], fds: list[int]) -> None:
-        for fd in fds:  # there is nothing that it could want to give
+        for fd in fds:  # a worker has no reason to send any
             os.close(fd)
         try:
             report = check_report(message)
@@ -166,12 +166,12 @@ class WorkerPool:
 
     @staticmethod
     def _kill(worker: WorkerProcess) -> None:
-        """Nobody can tell it anything any more, or believe it: its end is seen by the pidfd."""
+        """Nothing can be sent to it or believed from it any more: the pidfd will show its end."""
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(worker.pidfd, signal.SIGKILL)
 
     def _look(self) -> None:
-        """Find workers that hang: in an endless loop, or stopped by a signal."""
+        """Find workers that hang, in an endless loop or stopped by a signal."""
         now = self._loop.now()
         for worker in self.alive:
             if now - worker.heard_at > SILENCE_US:
@@ -187,7 +187,7 @@ class WorkerPool:
         if pid == 0:
             return
         if worker.channel is not None:
-            worker.channel.read()  # what it said last
+            worker.channel.read()  # its last reports
             worker.channel.close()
         if worker.watch is not None:
             worker.watch.close()

@@ -1,4 +1,4 @@
-"""Rules carried out by the kernel: nftables forwards, and not one packet passes a program.
+"""Rules carried out by the kernel: nftables forwards, and no packet passes through a program.
 
-Read first: `kernel_mode.py`, what is installed, watched and taken back; then `nft.py`, the words.
+Read first: `kernel_mode.py`, what is installed, watched and removed; then `nft.py`, the text of the table.
 """

@@ -1,7 +1,7 @@
-"""The kernel's table of connections, as far as kernel mode needs it: count ours, end UDP flows of rules that changed.
+"""The kernel's table of connections, as far as kernel mode needs it: count ours, end UDP flows of changed rules.
 
 Netlink of nf_conntrack (linux/netfilter/nfnetlink_conntrack.h): numbers of the protocol in the host's byte order,
-values of attributes in the network's. A flow is deleted by giving back its tuple as it came.
+values of attributes in network order. A flow is deleted by sending back its tuple as it came.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NUMBER, _SOURCE_PORT, _DESTINATION_PORT = 1, 2, 3
 
 _DESTINATION_CHANGED = 1 << 5  # IPS_DST_NAT
 
-# enum tcp_conntrack: SYN_RECV to CLOSE_WAIT. Before there is no connection yet; what comes after is over.
+# enum tcp_conntrack: SYN_RECV to CLOSE_WAIT. Before that there is no connection yet, and after it, none any more.
 _LIVING_TCP = range(2, 6)
 
 RECEIVE_BYTES = 1 << 16
@@ -48,7 +48,7 @@ class TrackedFlow:
     redirected: bool           # its destination was changed
     living: bool               # UDP, or a TCP connection that has not ended
     family: int
-    identity: bytes            # attributes that name it
+    identity: bytes            # attributes that identify it
 
 
 def flows() -> Iterator[TrackedFlow]:
@@ -68,7 +68,7 @@ def flows() -> Iterator[TrackedFlow]:
 
 
 def delete(some: Iterable[TrackedFlow]) -> int:
-    """End Flows; one that is gone by itself is no error. Returns how many there were."""
+    """End flows; one that is already gone is not an error. Returns how many there were."""
     count = 0
     with _open() as sock:
         for flow in some:

@@ -1,14 +1,14 @@
 """Kernel mode: the rules as an nftables table, so that packets never enter user space.
 
-This process installs the table, follows names, answers `status`, and takes everything back at its end. One such process
-for a network namespace, as the table is one; a lock file says which. A killed run leaves table and settings behind:
-traffic goes on, and the next start takes both over.
+This process installs the table, follows names, answers `status`, and undoes everything at its end. There is one such
+process for a network namespace, as there is one table; a lock file says which. A killed run leaves table and settings
+behind: traffic goes on, and the next start takes both over.
 
-What a rule asks that the kernel cannot do is refused by name before anything is touched: see `refuse_impossible`.
+If a rule asks for what the kernel cannot do, it is refused by name before anything is touched: `refuse_impossible`.
 
 Table and settings belong together: without the table's guards the settings would make the host a router for everybody.
-So both are watched. What somebody else took away is put back; where that fails the settings are taken back, the state
-is `broken`, and it is tried again.
+So both are watched. What another program removes is put back. If that fails the settings are restored to what they were
+before, the state is `broken`, and it is tried again.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ if TYPE_CHECKING:
     from mproxy.relay.rules import Rule
     Living = dict[tuple[str, int, tuple[str, int]], int]  # connections now, by protocol, listening port, target
 
-# Options that mean something to nftables. Everything else needs a process that sees the bytes, or counts connections.
+# Options that nftables can carry out. All others need a process that sees the bytes, or counts connections.
 POSSIBLE = {"allow", "deny"}
 
 # How long the start waits for names. A rule whose name is not known yet is left out until it is.
 NAMES_PATIENCE_US = 5_000_000
 LOOK_US = 20_000
 
-# News of names are gathered for so long, then the table is replaced once.
+# News of names is gathered for this long, then the table is replaced once.
 GATHER_US = 500_000
 
 # While draining: between two looks at the kernel's table of connections.
@@ -96,7 +96,7 @@ def _impossible(rule: Rule) -> str | None:
 class Kernel(RelayBackend):
     """The table and what belongs to it."""
 
-    _settings: KernelSettings  # from the moment on that we have the lock
+    _settings: KernelSettings  # set once we have the lock
 
     def __init__(self, config: RelayConfig, log: Logger, loop: Loop) -> None:
         self._config = config
@@ -112,8 +112,8 @@ class Kernel(RelayBackend):
         self._draining = False
         self._install_timer: Timer | None = None
         self._watch: TableWatch | None = None        # of the table
-        self._broken: str | None = None       # why nothing is led at the moment
-        self._last_counters: nft.Counts = {}  # as read last: what counted since is lost with a table that is taken away
+        self._broken: str | None = None       # why nothing is forwarded at the moment
+        self._last_counters: nft.Counts = {}  # as last read: what came since is lost when somebody removes the table
 
     # ---- commands
 
@@ -149,7 +149,7 @@ class Kernel(RelayBackend):
         return len(added), len(changed), len(removed)
 
     def when_followed(self, callback: Callable[[], object]) -> None:
-        """At once: the kernel follows the rules already."""
+        """At once: the kernel already follows the rules."""
         callback()
 
     def status(self, callback: Callable[[Facts], object]) -> None:
@@ -165,11 +165,11 @@ class Kernel(RelayBackend):
         callback(facts | ({"state": "broken", "broken": self._broken} if self._broken else {}))
 
     def listening_fds(self) -> list[int]:
-        """There are none: the kernel itself leads on."""
+        """There are none: the kernel itself listens."""
         return []
 
     def stop(self, patience_us: int, on_ended: Callable[[], object]) -> None:
-        """Lead no new connection, wait for those that stand, take everything back."""
+        """Forward no new connection, wait for the existing ones, then undo everything."""
         if not self._installed:
             self._remove()
             on_ended()
@@ -193,7 +193,7 @@ class Kernel(RelayBackend):
     # ---- start
 
     def _take_lock(self) -> None:
-        """One table, one process: by the inode of the network namespace, since directories are shared between them."""
+        """One table, one process: locked by the inode of the network namespace, since these may share directories."""
         place = runtime_directories({}, 0)[0]
         make_directory(place)
         stem = os.path.join(place, f"kernel-{os.stat('/proc/self/ns/net').st_ino}")
@@ -206,7 +206,7 @@ class Kernel(RelayBackend):
         self._settings = KernelSettings(f"{stem}.settings")
 
     def _check_ports(self, rules: Iterable[Rule]) -> None:
-        """UsageError where a program listens on a rule's port: in kernel mode it would never get another connection."""
+        """UsageError if a program listens on a rule's port: in kernel mode it would never get another connection."""
         wrong = []
         for rule in rules:
             try:
@@ -234,7 +234,7 @@ class Kernel(RelayBackend):
         on_ready()
 
     def _refuse_several(self) -> None:
-        """A name with several addresses of a family is a choice, which the kernel does not make."""
+        """Refuse names with several addresses of one family: the kernel cannot choose between them."""
         wrong = []
         for rule in self._rules:
             host = rule.targets[0][0]
@@ -262,8 +262,8 @@ class Kernel(RelayBackend):
         return redirects
 
     def _install(self, is_lost: bool = False) -> None:
-        """Replace the table by one for the rules as they are now. MproxyError: the former one stays. `is_lost`:
-        somebody took it away, or a part of it."""
+        """Replace the table by one for the present rules. MproxyError: the former one stays. `is_lost`: somebody
+        removed it, or a part of it."""
         assert self._watch is not None
         redirects = self._make_redirects()
         self._make_settings(redirects)
@@ -284,7 +284,7 @@ class Kernel(RelayBackend):
                 self._log.info("setting-changed", name=name.replace("/", "."), value=1)
 
     def _remove(self) -> None:
-        """Table, settings, lock: as if we had never been."""
+        """Give up table, settings and lock, as if we had never been there."""
         if self._lock is None:
             return
         self._watch_no_more()
@@ -317,13 +317,13 @@ class Kernel(RelayBackend):
                        why="another program switched it off")
 
     def _mend(self, event: str, **fields: object) -> None:
-        """Put everything back. Where that cannot be done, leave no setting that only the table makes harmless."""
+        """Put everything back. If that fails, leave no setting that only the table makes harmless."""
         try:
             self._install(is_lost=True)
         except MproxyError as error:
             was_broken, self._broken = self._broken is not None, str(error)
             if not was_broken:
-                left = self._settings.restore()  # first of all: until then the host is a router for everybody
+                left = self._settings.restore()  # first: until then the host is a router for everybody
                 self._log.error("broken", why=error)
                 for what in left:
                     self._log.warning("setting-left", what=what)
@@ -341,7 +341,7 @@ class Kernel(RelayBackend):
         try:
             chains = nft.dropping_chains()
         except MproxyError:
-            return  # said already, or a firewall that nft cannot read
+            return  # reported already, or a firewall that nft cannot read
         for chain in chains:
             self._log.warning("forward-drops", chain=chain, why=(
                 "connections to other hosts will not pass it: make it accept 'ct status dnat', with docker by"
@@ -365,7 +365,7 @@ class Kernel(RelayBackend):
         return found
 
     def _end_flows(self, former: Iterable[nft.Redirect], now: Iterable[nft.Redirect]) -> None:
-        """UDP has no end of its own: flows that no rule of today would lead so are forgotten by the kernel."""
+        """UDP flows do not end by themselves: have the kernel forget those that no present rule would forward so."""
         def leads(redirects: Iterable[nft.Redirect]) -> set[tuple[int, tuple[str, int]]]:
             return {(redirect.rule.listen_port, (target, redirect.port)) for redirect in redirects
                     if redirect.rule.protocol == "udp" for _, target in redirect.families()}
@@ -435,7 +435,7 @@ class Kernel(RelayBackend):
         return add_up([values, self._before.get(redirect.rule.listener, {})])
 
     def _keep_counts(self, former: Iterable[nft.Redirect], counters: nft.Counts) -> None:
-        """A new table counts from 0: add what the former one had counted."""
+        """A new table counts from 0: keep what the former one had counted."""
         kept = {redirect.rule.listener for redirect in self._redirects}
         for redirect in former:
             counts = self._counts(redirect, counters)

@@ -1,12 +1,12 @@
-"""Kernel settings that kernel mode needs, and that are put back when it stops.
+"""Kernel settings that kernel mode needs; they are put back when it stops.
 
-What was there before is written into a file first, so that the run after a killed one knows it. Needed are:
+The former values are first written into a file, so that the run after a killed one knows them. It needs:
 
 * forwarding, for targets on other hosts. Where it was off, the table drops what is not ours (nft.py, chain `forward`),
   so the host does not become a router for others.
-* route_localnet, so that a program of this host may call 127.0.0.1 and be led elsewhere, and a target may be 127.0.0.1.
-  It would let neighbours on the network reach 127.0.0.1; the table's chain `loopback` keeps them out.
-* accept_ra 2 where it is 1: with forwarding on, 1 would mean to ignore the router that IPv6 routes come from.
+* route_localnet, so that a program on this host may call 127.0.0.1 and be forwarded, and a target may be 127.0.0.1. It
+  would let neighbours on the network reach 127.0.0.1; the table's chain `loopback` keeps them out.
+* accept_ra 2 where it is 1: with forwarding on, 1 means that routes from an IPv6 router are ignored.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class KernelSettings:
         return self._former.get(name) == "0"
 
     def holds(self, name: str, value: str = "1") -> bool:
-        """Whether a setting is as it is needed."""
+        """Whether a setting has the value that is needed."""
         return self._read(name) == value
 
     def need(self, name: str, value: str = "1") -> bool:
-        """Make sure of a setting; what depends on it comes first. True if it had to be changed."""
+        """Make sure of a setting; others that depend on it come first. True if it had to be changed."""
         if self._read(name) == value:
             return False
         if name == FORWARD6:
@@ -51,13 +51,13 @@ class KernelSettings:
         return True
 
     def restore(self) -> list[str]:
-        """Put everything back, last change first. Returns what could not be."""
+        """Put everything back, last change first. Returns what could not be put back."""
         failed = []
         for name, value in reversed(self._former.items()):
             try:
                 (self._root / name).write_text(value)
             except FileNotFoundError:
-                pass  # an interface that is gone
+                pass  # the interface is gone
             except OSError as error:
                 failed.append(f"{_dotted(name)}={value}: {error.strerror}")
         self._former = {}
@@ -89,7 +89,7 @@ class KernelSettings:
             return {}
 
     def _remember(self) -> None:
-        """The whole file or none of it: it is what a later run trusts."""
+        """Write the whole file or nothing: a later run relies on it."""
         new = self._memory.with_suffix(".new")
         new.write_text(json.dumps(self._former))
         os.replace(new, self._memory)

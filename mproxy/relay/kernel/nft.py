@@ -1,17 +1,17 @@
-"""Rules as an nftables table of their own: its text, handing it to nft(8), and reading its counters.
+"""Rules as an nftables table of their own: its text, handing that to nft(8), and reading its counters.
 
-    prerouting         -300  loopback   what comes from outside with an address of 127.0.0.0/8 is dropped
+    prerouting         -300  loopback   drops what comes from outside with an address of 127.0.0.0/8
     prerouting, output -110  admit      allow= and deny= of new connections
-    prerouting, output -100  lead       destination: the maps any4 any6 (every local address), at4 at6 (one address)
-    prerouting, output  -90  count      bytes and packets of both directions, by listening port; once: what goes from
-                                        this host to itself passes both hooks
-    forward               0  forward    only where forwarding was off before us: nothing but our connections
-    postrouting         100  hide       source: the relay's address, so that answers come back this way
+    prerouting, output -100  lead       sets the destination: maps any4 any6 (each local address), at4 at6 (one of them)
+    prerouting, output  -90  count      bytes and packets of both directions, by listening port; each once, although
+                                        what goes from this host to itself passes both hooks
+    forward               0  forward    only where forwarding was off before: lets nothing but our connections pass
+    postrouting         100  hide       sets the source to the relay's address, so that answers come back this way
 
-Who calls ::1 is refused at once, and tries 127.0.0.1 next: IPv6 has nothing like route_localnet.
+A caller of ::1 is refused at once, and tries 127.0.0.1 next: IPv6 has nothing like route_localnet.
 
-Every lookup is in a hash, so a packet costs the same with one rule and with ten thousand. A new table replaces the
-former one in one transaction; connections go on, because the kernel's connection table has their addresses by then.
+Every lookup is in a hash, so a packet costs the same with one rule as with ten thousand. A new table replaces the
+former one in one transaction; connections go on, because by then the kernel's connection table has their addresses.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _SEARCH_PATH = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
-    """A rule with the addresses that its one target has now, None where it has none of that family."""
+    """A rule with the present addresses of its one target; None where it has none of that family."""
 
     rule: Rule
     target4: str | None
@@ -59,7 +59,7 @@ class Redirect:
         return self.rule.targets[0][1]
 
     def families(self) -> list[tuple[int, str]]:
-        """[(4 or 6, target address), ...] in which this rule takes connections."""
+        """[(4 or 6, target address), ...]: the families in which this rule takes connections."""
         host = self.rule.listen_host
         found = []
         if self.target4 and (host == "" or ":" not in host):
@@ -70,7 +70,7 @@ class Redirect:
 
 
 def place_of(host: str, family: int) -> str:
-    """Name of the place that a listening address is, in names of sets: every address of a family, or one."""
+    """A listening address as part of a set's name: every address of a family, or one."""
     if host in ("", "0.0.0.0", "::"):
         return f"any{family}"
     return "at_" + "".join(char if char.isalnum() else "_" for char in host)
@@ -87,7 +87,7 @@ def make_table(redirects: Sequence[Redirect], forward_guard: Collection[int] = (
 
 
 def remove_table() -> str:
-    """The text that takes the table away, whether it is there or not."""
+    """The text that removes the table, whether it is there or not."""
     return f"table inet {TABLE}\ndelete table inet {TABLE}\n"
 
 
@@ -145,13 +145,13 @@ def _forward_chain(families: Iterable[int]) -> list[str]:
 
 
 def _with_elements(kind: str, name: str, about: str, elements: Iterable[str]) -> str:
-    """A set or map; nft takes no empty list."""
+    """A set or map; nft does not accept an empty list."""
     content = f" elements = {{ {', '.join(elements)} }}\n" if elements else ""
     return f"{kind} {name} {{\n {about}\n{content}}}"
 
 
 def _maps(redirects: Iterable[Redirect]) -> Iterator[str]:
-    """any4, any6, at4, at6: where connections lead. They count connections: only first packets come here."""
+    """any4, any6, at4, at6: where connections go. They also count connections, as only first packets come here."""
     elements: dict[str, list[str]] = {name: [] for name in ("any4", "any6", "at4", "at6")}
     for redirect in redirects:
         rule = redirect.rule
@@ -168,7 +168,7 @@ def _maps(redirects: Iterable[Redirect]) -> Iterator[str]:
 
 
 def _ports_and_targets(redirects: Sequence[Redirect]) -> Iterator[str]:
-    """What the chain `hide` knows our connections by."""
+    """The sets by which the chain `hide` knows our connections."""
     ports = sorted({redirect.rule.listen_port for redirect in redirects})
     yield _with_elements("set", "ports", "type inet_service;", map(str, ports) if ports else ())
     for number in (4, 6):
@@ -179,7 +179,7 @@ def _ports_and_targets(redirects: Sequence[Redirect]) -> Iterator[str]:
 
 
 def _counting(redirects: Iterable[Redirect]) -> Iterator[str]:
-    """Sets of ports that count, one for each place, protocol and direction, and the chains that look packets up."""
+    """Sets of ports that count, one for each place, protocol and direction, and the chains that look up packets."""
     hosts: dict[str, tuple[int, str]] = {}           # place -> (family, host)
     ports: dict[str, dict[str, list[str]]] = {}      # place -> {protocol: [port, ...]}
     for redirect in redirects:
@@ -212,7 +212,7 @@ def _jump_by_place(family: int, host: str, chain: str) -> Jump:
 
 
 def _grouped(jumps: Sequence[Jump]) -> Iterator[str]:
-    """Verdict maps of jumps, one for each thing to match: found in one lookup however many addresses there are."""
+    """Verdict maps of jumps, one for each thing to match: one lookup, however many addresses there are."""
     for match in dict.fromkeys(match for match, _, _ in jumps):
         elements = ", ".join(f"{key} : jump {chain}" for other, key, chain in jumps if other == match)
         yield f"    {match} vmap {{ {elements} }}"
@@ -260,7 +260,7 @@ def _list_lines(allow: Networks, deny: Networks) -> Iterator[str]:
 
 
 def _networks(networks: Networks, version: int) -> str:
-    """Those of one IP version, without overlaps, which nft refuses."""
+    """The networks of one IP version, without overlaps, which nft refuses."""
     if version == 4:
         return ", ".join(map(str, ipaddress.collapse_addresses(n for n in networks if isinstance(n, IPv4Network))))
     return ", ".join(map(str, ipaddress.collapse_addresses(n for n in networks if isinstance(n, IPv6Network))))
@@ -277,7 +277,7 @@ def find_program() -> str:
 
 
 def run(text: str) -> None:
-    """Let nft(8) do what `text` says, all or nothing. MproxyError with what it complains about."""
+    """Have nft(8) do what `text` says, all or nothing. MproxyError with its complaint."""
     _call(["-f", "-"], text)
 
 
@@ -287,7 +287,7 @@ def read_counters() -> Counts:
 
 
 def dropping_chains() -> list[str]:
-    """Chains of others that drop what is forwarded and that nothing before let through: `inet filter forward`."""
+    """Chains of other programs that drop forwarded packets unless a rule accepts them: `inet filter forward`."""
     found = []
     for chain in parse_forward_chains(json.loads(_call(["-j", "list", "chains"]))):
         dropping = chain.get("policy") == "drop"
@@ -300,13 +300,13 @@ def dropping_chains() -> list[str]:
 
 
 def parse_forward_chains(listing: Listing) -> list[dict[str, str]]:
-    """The chains at the hook `forward` that are not ours, of what nft prints."""
+    """The chains at the hook `forward` that are not ours, from what nft prints."""
     chains = (item.get("chain", {}) for item in listing.get("nftables", ()))
     return [chain for chain in chains if chain.get("hook") == "forward" and chain["table"] != TABLE]
 
 
 def ends_with_drop(listing: Listing) -> bool:
-    """Whether the last rule of a chain drops or rejects whatever comes to it."""
+    """Whether the last rule of a chain drops or rejects everything that reaches it."""
     rules = [item["rule"] for item in listing.get("nftables", ()) if "rule" in item]
     words = {word for expression in (rules[-1].get("expr", ()) if rules else ()) for word in expression}
     return bool(words & {"drop", "reject"}) and words <= {"drop", "reject", "counter", "log"}
@@ -326,7 +326,7 @@ def _call(arguments: list[str], text: str | None = None) -> str:
 
 
 def parse_counters(listing: Listing) -> Counts:
-    """`read_counters` of the JSON that nft prints."""
+    """`read_counters`, from the JSON that nft prints."""
     found = {}
     for item in listing.get("nftables", ()):
         content = item.get("set") or item.get("map") or {}

@@ -1,7 +1,7 @@
-"""Notices when somebody else changes the relay's table in nftables: a firewall that starts anew flushes everything.
+"""Notices when another program changes the relay's table in nftables: a firewall that restarts flushes everything.
 
-The kernel tells of each change (linux/netfilter/nfnetlink.h, NFNLGRP_NFTABLES), with the port number of the socket that
-made it. What comes while a change of our own is made, from one port, is ours.
+The kernel reports each change (linux/netfilter/nfnetlink.h, NFNLGRP_NFTABLES), with the port number of the socket that
+made it. What is reported from one port while we change something ourselves is ours.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _TABLE_NAME = 1                       # first attribute of tables, chains, rules
 
 RECEIVE_BYTES = 1 << 16
 
-# A table of thousands of rules is told of in one go.
+# A table of thousands of rules is reported in one go.
 QUEUE_BYTES = 8 << 20
 
-# A restart of a firewall is many changes: the last one is waited for.
+# A firewall's restart makes many changes: wait for the last one.
 SETTLE_US = 300_000
 
 
 class TableWatch:
-    """Calls `changed()` soon after somebody else has touched the table. MproxyError when the kernel does not tell."""
+    """Calls `changed()` soon after another program has touched the table. MproxyError if the kernel does not report."""
 
     def __init__(self, loop: Loop, changed: Callable[[], object]) -> None:
         self._loop = loop
@@ -66,11 +66,11 @@ class TableWatch:
 
     @contextlib.contextmanager
     def own_change(self) -> Iterator[None]:
-        """What happens to the table in here is our doing."""
+        """Changes of the table within this context are our own."""
         self._ready()
         yield
         ports, _ = self._read()
-        if len(ports) > 1:  # and somebody else's at the same moment
+        if len(ports) > 1:  # somebody else changed it at the same time
             self._later()
 
     def _ready(self, _events: int = 0) -> None:
@@ -88,7 +88,7 @@ class TableWatch:
         self._changed()
 
     def _read(self) -> tuple[set[int], bool]:
-        """(ports of the sockets that touched the table, whether news were lost)."""
+        """(ports of the sockets that touched the table, whether reports were lost)."""
         ports: set[int] = set()
         lost = False
         while True:
@@ -99,13 +99,13 @@ class TableWatch:
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     return ports, lost
-                lost = True  # more than the queue holds
+                lost = True  # there was more than the queue holds
                 continue
             ports |= touched_by(data)
 
 
 def touched_by(data: bytes) -> set[int]:
-    """Ports of the sockets whose changes of the table a datagram of the kernel tells of."""
+    """Ports of the sockets whose changes of the table a datagram of the kernel reports."""
     ports = set()
     at = 0
     while at + _HEADER.size <= len(data):

@@ -9,7 +9,7 @@ from mproxy.relay.tcp._pair cimport come_back
 
 
 cdef enum:
-    DOUBT_US = 1000000   # between two looks at the system's list of sockets
+    DOUBT_US = 1000000   # from one look at the system's list of sockets to the next
     CLOSED_US = 10000000
 
 
@@ -22,19 +22,18 @@ cdef class CircleGuard:
         self.hops = HopCount()
 
     cdef bint is_closed(self) noexcept:
-        """Whether nobody may come in."""
+        """Whether the rule is closed."""
         return self.loop.now_us < self.closed_until
 
     cdef bint finds(self, Pair *youngest, uint64_t total, uint32_t now) noexcept:
-        """Whether the youngest of `now` connections, after `total` so far, is part of a circle; then the rule is
-        closed."""
+        """Whether the newest of `now` connections, after `total` so far, is part of a circle; then the rule closes."""
         if self.hops.counting and self.falls(youngest) or is_time_to_look(total, now) and self.comes_back(youngest):
             self.closed_until = self.loop.now_us + CLOSED_US
             return True
         return False
 
     cdef bint falls(self, Pair *pair) noexcept:
-        """Whether a connection, like those before it, has fewer hops than the one before; `hops` is what it has."""
+        """Whether this connection, like those before it, has fewer hops than the one before: it has `hops`."""
         cdef Place peer, met
         place_of_peer(pair.client.source.fd, &peer)
         place_of_own(pair.client.source.fd, &met)
@@ -43,7 +42,7 @@ cdef class CircleGuard:
         return pair.hops != 0 and self.hops.note(pair.hops)
 
     cdef bint comes_back(self, Pair *youngest) noexcept:
-        """Whether the youngest connections come back from the relay itself."""
+        """Whether the newest connections come back from the relay itself."""
         cdef int64_t now = self.loop.now_us
         clients = []
         cdef Finding finding = come_back(youngest, clients)

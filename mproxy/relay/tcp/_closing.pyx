@@ -1,7 +1,8 @@
 """The end of a pair.
 
-Both ways through: orderly. An error or a time-out: a reset on both sides. Every socket is closed with a reset unless
-that is lifted, so that nothing else looks like an orderly end, whoever kills this process.
+When both directions are through, the end is orderly; after an error or a time-out both sides are reset. Every socket is
+closed with a reset unless that was lifted, so that nothing else looks like an orderly end, even if this process is
+killed.
 """
 
 from functools import partial
@@ -19,7 +20,7 @@ from mproxy.relay.tcp._tcp_rule cimport TcpRule
 
 
 cdef void pair_close(Pair *pair, bint abruptly) noexcept:
-    """End both connections, orderly or with resets, and give everything back."""
+    """End both connections, orderly or with resets, and release everything."""
     cdef TcpRule rule = <TcpRule>pair.rule
     side_close(&pair.client, rule.pairs, abruptly)
     side_close(&pair.server, rule.pairs, abruptly)
@@ -40,7 +41,7 @@ cdef void side_close(Side *side, PairSet pairs, bint abruptly) noexcept:
 
 
 cdef void pair_unreachable(Pair *pair, int error) noexcept:
-    """No target is left to try; errno of the last attempt, 0: no address is known."""
+    """No target is left to try; `error`: errno of the last attempt, 0: no address is known."""
     cdef TcpRule rule = <TcpRule>pair.rule
     if error == 0:
         rule.refused += 1
@@ -53,7 +54,7 @@ cdef void pair_unreachable(Pair *pair, int error) noexcept:
 
 
 cdef void race_over(Pair *pair) noexcept:
-    """It is decided who is the pair's server, or nobody: close the other attempts."""
+    """It is decided who is the pair's server, if anybody: close the other attempts."""
     if pair.race != NULL:
         (<Race>pair.race).over()
         Py_XDECREF(<PyObject *>pair.race)

@@ -1,8 +1,8 @@
 """A pair on its way to OPEN.
 
 1. GREETING, with accept-proxy only: the header is peeked at until it is complete, then taken (`greet`).
-2. CONNECTING: `connect_next` tries an address, and others beside it when that is slow (`race_on`), until one answers
-   (`connected`) or the time is up. STARVED in between when there is no descriptor.
+2. CONNECTING: `connect_next` tries an address, and others beside it if that one is slow (`race_on`), until one answers
+   (`connected`) or the time is up. STARVED meanwhile, if there is no descriptor.
 """
 
 from functools import partial
@@ -49,13 +49,13 @@ cdef bint advance(Pair *pair) noexcept:
             attempt_failed(pair, error)
             return False
         pair.server.failed = False
-    # What it can't send, or why, the mover will find.
+    # If it cannot send, the mover will find out why.
     send_early(pair, (<TcpRule>pair.rule).pairs.mover, &(<TcpRule>pair.rule).bytes_in)
     return connected(pair)
 
 
 cdef bint is_over(Pair *pair, int error) noexcept:
-    """Whether the target has answered before it failed: it said something and reset the connection at once."""
+    """Whether the target answered before it failed: it said something and then reset the connection at once."""
     cdef uint8_t first
     if error not in (ECONNRESET, EPIPE) or recv(pair.server.source.fd, &first, 1, MSG_PEEK | MSG_DONTWAIT) <= 0:
         return False
@@ -64,7 +64,7 @@ cdef bint is_over(Pair *pair, int error) noexcept:
 
 
 cdef bint greet(Pair *pair) noexcept:
-    """Take the PROXY header that the client begins with; true when it is there and the client may come in."""
+    """Take the PROXY header that the client begins with; true when it is complete and the client may come in."""
     cdef TcpRule rule = <TcpRule>pair.rule
     cdef HeaderOutcome greeting = take_header(pair, rule.pairs.loop.buffer, rule.deny, rule.proxy != 0)
     if greeting == WRONG:
@@ -77,7 +77,7 @@ cdef bint greet(Pair *pair) noexcept:
 # ---- to a target
 
 cdef void connect_next(Pair *pair, int error) noexcept:
-    """Try the next address. Without any left, and nobody in the race, the pair ends with `error`."""
+    """Try the next address. If none is left and no attempt is under way, the pair ends with `error`."""
     cdef TcpRule rule = <TcpRule>pair.rule
     cdef TargetAddress address
     cdef int fd
@@ -118,12 +118,12 @@ cdef TargetAddress next_address(Pair *pair):
 
 
 cdef bint is_racing(Pair *pair) noexcept:
-    """Whether attempts go on beside the newest."""
+    """Whether other attempts go on beside the newest."""
     return pair.race != NULL and (<Race>pair.race).attempts.first != NULL
 
 
 cdef void starve(Pair *pair) noexcept:
-    """There is no descriptor for the next attempt: later, while those in the race go on."""
+    """There is no descriptor for the next attempt: try it later, while those in the race go on."""
     cdef PairSet pairs = (<TcpRule>pair.rule).pairs
     if is_racing(pair):
         (<Race>pair.race).tried.remove(<TargetAddress>pair.address)
@@ -135,9 +135,9 @@ cdef void starve(Pair *pair) noexcept:
 
 
 cdef int start_wait(Pair *pair, int fd) noexcept:
-    """Wait for the answer; where there is another address, for a moment before that is tried beside.
+    """Wait for the answer; if there is another address, for a moment before that one is tried as well.
 
-    Not at all when the answer is there, as it is from this host. Returns 0, or errno of an answer in the negative.
+    If the answer is there already, as from this host, do not wait. Returns 0, or the errno of a refusal.
     """
     cdef TcpRule rule = <TcpRule>pair.rule
     cdef PairSet pairs = rule.pairs
@@ -165,7 +165,7 @@ cdef int start_wait(Pair *pair, int fd) noexcept:
 
 
 cdef void address_failed(Pair *pair, int error) noexcept:
-    """The newest attempt was not answered, or in the negative. A rule with one address need not remember that."""
+    """The newest attempt was refused or not answered. A rule with a single address need not remember that."""
     if pair.race != NULL:
         (<Race>pair.race).failed(<TargetAddress>pair.address, pair.dialled_at, error)
     drop_address(pair)
@@ -179,8 +179,8 @@ cdef void attempt_failed(Pair *pair, int error) noexcept:
 
 
 cdef bint race_on(Pair *pair) noexcept:
-    """Look at the attempts beside the newest, and at the time. False: there is another newest one, or the pair has
-    ended; else it is to be looked at, and may be one of those that won."""
+    """Look at the attempts beside the newest, and at the time. False: the newest is another one now, or the pair has
+    ended; else the newest, which may be one that has won, is to be looked at."""
     cdef Race race = <Race>pair.race
     cdef int error = 0
     if race.settle((<TcpRule>pair.rule).pairs.mover, &error):
@@ -189,7 +189,7 @@ cdef bint race_on(Pair *pair) noexcept:
         race.step_aside()
         connect_next(pair, ETIMEDOUT)
         return False
-    if error and pair.address == NULL and race.attempts.timer is None:  # the newest had failed before: is anybody left?
+    if error and pair.address == NULL and race.attempts.timer is None:  # the newest had failed before: any left?
         connect_next(pair, error)
         return False
     return True

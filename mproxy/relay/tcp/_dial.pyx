@@ -34,7 +34,7 @@ cdef extern from "<netinet/in.h>" nogil:
 
 
 cdef class SourceAddresses:
-    """Addresses (text) that connections come from, at most one of each family; the last of a family counts."""
+    """Addresses (text) from which to connect, at most one of each family; the last of a family counts."""
 
     def __init__(self, addresses=()):
         cdef const uint8_t *packed
@@ -54,8 +54,8 @@ cdef int dial(Target target, int index, SourceAddresses sources, bint with_data,
     """Start to connect to address `index`; returns the descriptor, or -1 with errno.
 
     `with_data`: bytes follow as soon as the target has answered, so the last packet of the handshake can travel with
-    them (tcp(7), TCP_QUICKACK): a packet less, and the server wakes up once instead of twice. When they have been sent,
-    `acknowledge_at_once`. `hops`: that its packets may go, -1: as many as the system says.
+    them (tcp(7), TCP_QUICKACK): one packet less, and the server wakes up once instead of twice. After sending them,
+    `acknowledge_at_once`. `hops`: how many its packets may go; -1: the system's default.
     IP_BIND_ADDRESS_NO_PORT leaves the choice of the port to connect(2): otherwise a source address could have no more
     connections than ports, whatever the number of targets.
     """
@@ -65,13 +65,13 @@ cdef int dial(Target target, int index, SourceAddresses sources, bint with_data,
     cdef int fd = socket(target.addresses[index].ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
     if fd < 0:
         return -1
-    if is_reserved(fd):  # accepting ends with the first spare one: who came last needs one or two of them here
+    if is_reserved(fd):  # accepting stops at the first spare one: the last caller needs one or two of them here
         close(fd)
         set_errno(EMFILE)
         return -1
     set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1)
-    set_option(fd, SOL_SOCKET, SO_OOBINLINE, 1)  # else an urgent byte (telnet sends some) would not be read
-    reset_on_close(fd)  # whoever kills this process: see _closing.pyx
+    set_option(fd, SOL_SOCKET, SO_OOBINLINE, 1)  # else urgent bytes (telnet sends some) would not be read
+    reset_on_close(fd)  # even if this process is killed: see _closing.pyx
     if hops > 0:
         set_hops(fd, target.addresses[index].ss_family, hops)
     if with_data:

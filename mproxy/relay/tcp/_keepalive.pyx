@@ -14,7 +14,7 @@ cdef extern from "<netinet/tcp.h>" nogil:
         uint32_t tcpi_last_ack_recv
 
 cdef enum:
-    UNANSWERED = 3  # times that something was sent again
+    UNANSWERED = 3  # times that something was repeated in vain
 
 
 cdef void keep_alive(int fd) noexcept nogil:
@@ -26,7 +26,7 @@ cdef void keep_alive(int fd) noexcept nogil:
 
 
 cdef bint has_vanished(int fd) noexcept nogil:
-    """Whether the peer has acknowledged nothing for so long that it is gone (tcp(7), TCP_INFO)."""
+    """Whether the peer has acknowledged nothing for so long that it counts as gone (tcp(7), TCP_INFO)."""
     cdef tcp_info info
     cdef socklen_t length = sizeof(info)
     memset(&info, 0, sizeof(info))

@@ -5,11 +5,11 @@ Rules, for each direction:
 1. While the sink holds bytes it could not pass on (in its ring or its pipe), the source is not read.
 2. Bytes wait in a ring or in a pipe, never in both.
 3. The source's EOF is passed on (shutdown) when the last byte has been; the other direction goes on.
-4. An error ends the socket that tells it, and nothing else: what that socket has said before is read to its end and
-   passed on; what is meant for it is dropped. That is no EOF and not passed on as one: the pair ends with a reset.
+4. An error ends the socket that reports it, and nothing else: what that socket received before is read to its end and
+   passed on; what is meant for it is dropped. This is not passed on as an EOF: the pair ends with a reset.
 5. A source is read in small pieces until one read fills the buffer, then in large ones, then spliced; and back.
-6. Splicing can't tell an empty socket from a full pipe, nor EOF from urgent data: only with an empty pipe is EAGAIN
-   an answer, and EOF is taken from recv(2) alone.
+6. Splicing cannot tell an empty socket from a full pipe, nor EOF from urgent data: so EAGAIN counts only with an empty
+   pipe, and EOF only from recv(2).
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -27,13 +27,13 @@ cdef enum:
 
 
 cdef enum Grade:
-    SMALL = 0    # nothing in a hurry
+    SMALL = 0    # little to read
     LARGE = 1    # a read filled the buffer
     SPLICED = 2  # a large read brought much
 
 
 cdef enum MoveOutcome:
-    WAITS = 0  # nothing to do before the next event
+    WAITS = 0  # nothing to do until the next event
     AGAIN = 1  # there may be more; other pairs first
 
 
@@ -45,18 +45,18 @@ cdef struct Side:
     uint8_t grade        # Grade of reading this socket
     bint readable        # no EAGAIN since the last event
     bint writable        # no EAGAIN since the last event
-    bint hung_up         # the next read tells how the connection ends
+    bint hung_up         # a read will show how the connection ends
     bint urgent          # urgent data cuts reads short; such a socket is not spliced
-    bint failed          # the socket has an error to tell
-    bint broken          # it has told it: nothing can be written any more
+    bint failed          # the socket has an error to report
+    bint broken          # it has reported it: nothing can be written any more
     bint read_ended      # EOF read, or what was there before the error
     bint write_ended     # the other side's EOF passed on
     bint kept_alive      # the system probes whether the peer is there
-    bint awaits_space    # events tell when it is writable; asked for when a write was short for the first time
+    bint awaits_space    # events tell when it is writable; asked for after the first short write
 
 
 cdef class Mover:
-    cdef Loop loop               # its buffer, its time
+    cdef Loop loop               # whose buffer and clock are used
     cdef readonly PipePool pool  # pipes
     cdef uint64_t moved          # bytes passed on, all directions
 

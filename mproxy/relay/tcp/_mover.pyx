@@ -21,14 +21,14 @@ cdef extern from "<linux/sockios.h>" nogil:
     unsigned long SIOCOUTQ
 
 cdef enum:
-    BULK_BYTES = 65536  # a read of so many is worth a pipe
+    BULK_BYTES = 65536  # a read of this many is worth a pipe
 
 
 cdef uint32_t READ_EVENTS = EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET
 
 
 cdef void side_mark(Side *side, uint32_t events) noexcept:
-    """Note what an event says is possible."""
+    """Note what an event says to be possible."""
     if events & (EPOLLOUT | EPOLLERR | EPOLLHUP):
         side.writable = True
     if events & (EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
@@ -58,7 +58,7 @@ cdef class Mover:
         self.pool = PipePool()
 
     cdef void watch(self, Side *side, bint awaits_space) noexcept:
-        """Have events of the socket come. Most sockets never wait for space, and save an event each without it."""
+        """Ask for events of the socket. Most never wait for space, and not asking for that saves each an event."""
         side.awaits_space = awaits_space
         self.loop.add(&side.source, READ_EVENTS | EPOLLOUT if awaits_space else READ_EVENTS)
 
@@ -94,12 +94,12 @@ cdef class Mover:
         if source.read_ended and not sink.write_ended and not side_holds(sink) and not source.broken \
                 and not sink.broken:
             sink.write_ended = True
-            if not source.write_ended:  # else both directions are through, and close(2) says so
+            if not source.write_ended:  # else both directions are through, and close(2) tells the peer
                 shutdown(sink.source.fd, SHUT_WR)
         return WAITS
 
     cdef void copy_some(self, Side *source, uint64_t *count) noexcept:
-        """One recv and one send. For a broken sink: read it nevertheless, or the source would never see its end."""
+        """One recv and one send. For a broken sink bytes are still read, or the source's end would never be seen."""
         cdef size_t most = SMALL_READ_BYTES
         cdef ssize_t n
         if source.grade != SMALL and pool_lent_bytes() < WAITING_BUDGET_BYTES:
@@ -121,7 +121,7 @@ cdef class Mover:
             self.fail(source)
 
     cdef MoveOutcome splice_some(self, Side *source, uint64_t *count) noexcept:
-        """One splice into a pipe and what the sink takes out of it; WAITS: copy instead."""
+        """One splice into a pipe, and as much out of it as the sink takes; WAITS: copy instead."""
         cdef Side *sink = source.other
         cdef Pipe *pipe
         cdef ssize_t n
@@ -136,14 +136,14 @@ cdef class Mover:
         if n <= 0:
             error = errno if n < 0 else 0
             self.pool.give(pipe)
-            if error not in (0, EAGAIN, EINTR, EINVAL, ENOMEM):  # told once: recv would say EOF
+            if error not in (0, EAGAIN, EINTR, EINVAL, ENOMEM):  # reported only once: recv would say EOF
                 source.read_ended = True
                 self.fail(source)
                 return AGAIN
             if error == EAGAIN and not source.hung_up:
                 source.readable = False
                 return AGAIN
-            return WAITS  # recv knows what it is
+            return WAITS  # recv tells which it is
         pipe.held = <uint32_t>n
         sink.pipe = pipe
         if n < SMALL_READ_BYTES:
@@ -171,7 +171,7 @@ cdef class Mover:
             if n == <ssize_t>length:
                 return
             self.stalled(sink)
-        sink.other.grade = SMALL  # the sink is the slow one: larger reads would only wait here
+        sink.other.grade = SMALL  # the sink is the slow one: what larger reads bring would only wait here
         if ring_append(&sink.waiting, data + n, length - <uint32_t>n, NULL) < 0:  # bytes are lost, so the pair is
             self.fail(sink)
             self.fail(sink.other)
@@ -219,15 +219,15 @@ cdef class Mover:
             self.pool.give(pipe)
 
     cdef void fail(self, Side *side) noexcept:
-        """The socket told an error: what it said before is still there to be read, what waits for it is not wanted."""
+        """The socket reported an error: what it received before can still be read; what waits for it is dropped."""
         side.broken = True
         side.failed = False
         side.readable = side.hung_up = True
         self.drop(side)
 
     cdef void look_for_error(self, Side *side) noexcept:
-        """Fetch an error that no read will tell: the socket is not read, because the other side is slow or because its
-        end has been read."""
+        """Fetch an error that no read will report, because the socket is not read: the other side is slow, or its end
+        has been read."""
         if side.failed and not side.broken and not (side.readable and not side.read_ended and side.other.writable):
             side.failed = False
             if pending_error(side.source.fd) != 0:

@@ -1,4 +1,4 @@
-"""A client and the server that it is relayed to: what is known of the two, and what needs nothing but that."""
+"""A client and the server that it is relayed to: what is known of the two, and functions that need nothing else."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
@@ -16,14 +16,14 @@ cdef enum PairState:
     STARVED = 1     # no descriptor for the connection to the target; tried again
     CONNECTING = 2  # the target has not answered
     OPEN = 3        # bytes flow
-    ENDING = 4      # one of the two broke: the other gets what was said before, then a reset
+    ENDING = 4      # one of the two broke: the other gets what was sent before, then a reset
 
 
 cdef enum HeaderOutcome:
     SHORT = 0   # the header is not complete
     TAKEN = 1   # it was read, and its client may come in
-    WRONG = 2   # it is none, or names somebody who may not
-    LEFT = 3    # the client has gone, or failed
+    WRONG = 2   # it is not a header, or names somebody who may not come in
+    LEFT = 3    # the client has gone or failed
 
 
 cdef struct Pair:
@@ -32,18 +32,18 @@ cdef struct Pair:
     Work work           # moves bytes
     WheelLink link      # time-out
     void *rule          # owned TcpRule
-    void *race          # owned Race: there are several addresses, and none has answered; or NULL
+    void *race          # owned Race, while there are several addresses and none has answered; or NULL
     void *address       # owned TargetAddress, or NULL
-    Origin *origin      # owned; what the client's PROXY header said, until the target knows; or NULL
+    Origin *origin      # owned; what the client's PROXY header said, until the target is told; or NULL
     int64_t since       # OPEN: last byte; before: accepted; ENDING: the last progress
-    int64_t owed        # ENDING: bytes that the other one had not acknowledged when looked at last
+    int64_t owed        # ENDING: bytes that the other one had not acknowledged at the last look
     int64_t due_at      # when the time-out is looked at
     int64_t look_at     # OPEN: when to see whether the peers are still there
-    int64_t idle_us     # longest silence, 0: any
+    int64_t idle_us     # longest silence; 0: any
     uint8_t state       # State
-    int hops            # that the client's first packet had left, when they are passed on; else 0
+    int hops            # that the client's first packet had left, if hops are passed on; else 0
     uint32_t attempts   # addresses tried
-    int64_t dialled_at  # when the last of these was
+    int64_t dialled_at  # when the last of these attempts began
     Pair *next          # all pairs
     Pair *prev          # all pairs
 

@@ -1,4 +1,4 @@
-"""A client and the server that it is relayed to: what the fields mean in _pair.pxd, what happens in _relaying.pyx."""
+"""A client and the server that it is relayed to. What the fields mean: _pair.pxd; what happens: _relaying.pyx."""
 
 from cpython.ref cimport PyObject, Py_INCREF, Py_XDECREF
 from libc.errno cimport EAGAIN, EINTR, errno
@@ -30,16 +30,16 @@ cdef void side_init(Side *side, Pair *pair, Side *other, int fd, void (*ready)(S
 
 
 cdef void read_early(Pair *pair, uint8_t *buffer) noexcept:
-    """Take what the client has already sent: clients that speak first mostly have. It goes with the handshake."""
+    """Take what the client has already sent, as those that speak first mostly have. It goes with the handshake."""
     cdef ssize_t n = recv(pair.client.source.fd, buffer, SMALL_READ_BYTES, MSG_DONTWAIT)
     if n < 0:
-        pair.client.failed = errno != EAGAIN and errno != EINTR  # an error is told once
+        pair.client.failed = errno != EAGAIN and errno != EINTR  # an error is reported only once
     elif n > 0 and ring_append(&pair.server.waiting, buffer, <uint32_t>n, NULL) < 0:
         pair.client.failed = True  # no memory: the bytes are lost, and with them the connection
 
 
 cdef int send_early(Pair *pair, Mover mover, uint64_t *count) noexcept:
-    """Pass on what was read early; 0: done, the target has answered; else errno, EAGAIN: it has not yet."""
+    """Pass on what was read early; 0: done, the target has answered; else errno, EAGAIN: not yet."""
     cdef iovec parts[2]
     cdef Ring *ring = &pair.server.waiting
     cdef ssize_t n
@@ -56,7 +56,7 @@ cdef int send_early(Pair *pair, Mover mover, uint64_t *count) noexcept:
 
 
 cdef HeaderOutcome take_header(Pair *pair, uint8_t *buffer, CidrSet deny, bint keep) noexcept:
-    """Take the PROXY header that the client begins with; with `keep`, what it says is `origin` then."""
+    """Take the PROXY header that the client begins with; with `keep`, `origin` then has what it says."""
     cdef int fd = pair.client.source.fd
     cdef sockaddr_storage source
     cdef Origin origin
@@ -65,7 +65,7 @@ cdef HeaderOutcome take_header(Pair *pair, uint8_t *buffer, CidrSet deny, bint k
     if n < 0 and (errno == EAGAIN or errno == EINTR):
         return SHORT
     if n <= 0:
-        pair.client.failed = n < 0  # else it came and went without a byte: someone looks whether we are alive
+        pair.client.failed = n < 0  # else it came and went without a byte: somebody checks whether we are alive
         return LEFT
     length = header_parse(buffer, <int>n, &origin)
     if length == 0 and n < LONGEST_HEADER_BYTES and not pair.client.hung_up:
@@ -96,7 +96,7 @@ cdef void drop_address(Pair *pair) noexcept:
 
 
 cdef bint send_header(Pair *pair, int version) noexcept:
-    """Tell the target who the client is; a new connection always has room for that."""
+    """Tell the target who the client is; a new connection always has room for the header."""
     cdef uint8_t header[OWN_HEADER_BYTES]
     cdef sockaddr_storage source, destination
     cdef socklen_t source_length = sizeof(source), destination_length = sizeof(destination)
@@ -116,20 +116,20 @@ cdef bint send_header(Pair *pair, int version) noexcept:
 
 
 cdef bint has_spoken(Pair *pair) noexcept:
-    """Whether a client that has an error to tell said something before: then the server hears it all the same."""
+    """Whether a client with an error to report had sent something before: then the server gets it all the same."""
     cdef uint8_t first
     return ring_used(&pair.server.waiting) > 0 or (
         pair.state != GREETING and recv(pair.client.source.fd, &first, 1, MSG_PEEK | MSG_DONTWAIT) > 0)
 
 
 cdef int64_t next_look(Pair *pair) noexcept:
-    """When an open pair is looked at next: it has been silent for too long then, or its peers may have vanished."""
+    """When an open pair is looked at next: it may then have been silent too long, or its peers may have vanished."""
     return min(pair.look_at, pair.since + pair.idle_us) if pair.idle_us else pair.look_at
 
 
 cdef Finding come_back(Pair *youngest, list clients) noexcept:
-    """Whether the youngest pairs come from those that were made before them. `clients` gets (their port, the address
-    that they came to in its IPv6 form, its port) of each."""
+    """Whether the newest pairs come from those made before them. `clients` gets (the client's port, the address that it
+    came to in its IPv6 form, its port) of each."""
     cdef Place peers[SAMPLE]
     cdef Place met[SAMPLE]
     cdef Place ours[SAMPLE]

@@ -15,14 +15,14 @@ cdef class PairSet:
     cdef object observer           # a RelayObserver (relay/relay_observer)
     cdef AcceptGate gate           # room for connections
     cdef readonly Mover mover      # moves bytes
-    cdef Tally tally               # of the rules, and of all together, over all workers
+    cdef Tally tally               # counts connections of the rules, and of all together, over all workers
     cdef Pair *first               # all pairs
     cdef Wheel wheel               # their time-outs
-    cdef void (*due)(Pair *pair, int64_t now) noexcept  # called when a time-out has fallen out of the wheel
+    cdef void (*due)(Pair *pair, int64_t now) noexcept  # called when a pair's time-out has fallen out of the wheel
     cdef bint timing               # `on_tick` will be called
     cdef int64_t trim_at           # when to look for unused pipes
     cdef public int64_t look_us    # between two looks at the peers of a connection
-    cdef public int64_t last_words_us  # ENDING: without progress for so long is given up
+    cdef public int64_t last_words_us  # ENDING: longest time without progress
 
     cdef void add(self, Pair *pair) noexcept
     cdef void remove(self, Pair *pair) noexcept

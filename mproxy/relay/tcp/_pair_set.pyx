@@ -8,12 +8,12 @@ from mproxy.relay.tcp._wheel cimport TICK_US, WheelLink, wheel_due, wheel_init, 
 
 cdef enum:
     TRIM_US = 2000000
-    LOOK_US = 30000000        # between two looks at the peers of a connection; most are over before the first
-    LAST_WORDS_US = 30000000  # a peer that takes no byte for so long will not read the rest of a broken connection
+    LOOK_US = 30000000        # from one look at the peers of a connection to the next; most are over before the first
+    LAST_WORDS_US = 30000000  # a peer that takes no byte for this long will not read the rest of a broken connection
 
 
 cdef class PairSet:
-    """`most`: connections of all rules and workers, who count them in `tally`; 0: no bound."""
+    """`most`: connections of all rules and workers, which are counted in `tally`; 0: no bound."""
 
     def __init__(self, Loop loop, observer, most, Tally tally):
         self.loop = loop
@@ -25,14 +25,14 @@ cdef class PairSet:
         wheel_init(&self.wheel, loop.now_us)
 
     cdef void add(self, Pair *pair) noexcept:
-        """Enter a new pair; it has its place in the gate already."""
+        """Enter a new pair, which already has its place in the gate."""
         pair.next = self.first
         if self.first != NULL:
             self.first.prev = pair
         self.first = pair
 
     cdef void remove(self, Pair *pair) noexcept:
-        """The pair has ended: give back its place, and its memory when the turn is over."""
+        """The pair has ended: give back its place, and after the turn its memory."""
         wheel_take(&self.wheel, &pair.link)
         self.loop.unschedule(&pair.work)
         if pair.prev != NULL:
@@ -56,7 +56,7 @@ cdef class PairSet:
         self.arm()
 
     cdef void arm(self) noexcept:
-        """See to it that the wheel turns, and that unused pipes are found."""
+        """Keep the wheel turning, and the search for unused pipes going."""
         if not self.timing:
             self.timing = True
             self.loop.call_later(TICK_US, self.on_tick)

@@ -24,7 +24,7 @@ cdef class PipePool:
             self.close_one()
 
     cdef Pipe *take(self, int64_t now) noexcept:
-        """An empty pipe; NULL when all are lent or the system gives none large enough. Then copy."""
+        """An empty pipe; NULL when all are lent or the system gives none large enough: then copy."""
         cdef Pipe *pipe = self.unused
         if pipe != NULL:
             self.unused = pipe.next
@@ -45,7 +45,7 @@ cdef class PipePool:
         cdef Pipe *pipe
         if pipe2(fds, O_NONBLOCK | O_CLOEXEC) < 0:
             return NULL
-        fcntl(fds[1], F_SETPIPE_SZ, <int>PIPE_BYTES)  # may be refused to a user with many: the size tells
+        fcntl(fds[1], F_SETPIPE_SZ, <int>PIPE_BYTES)  # may be refused to a user who has many: the size shows it
         capacity = fcntl(fds[1], F_GETPIPE_SZ)
         pipe = <Pipe *>malloc(sizeof(Pipe))
         if pipe == NULL or capacity < LEAST_PIPE_BYTES or is_spare(fds[0]) or is_spare(fds[1]):
@@ -77,7 +77,7 @@ cdef class PipePool:
         self.least_kept = min(self.least_kept, self.kept)
 
     cdef void trim(self) noexcept:
-        """Close what was not needed since the last call."""
+        """Close pipes that were not needed since the last call."""
         cdef uint32_t surplus = self.least_kept
         while surplus > 0:
             surplus -= 1

@@ -1,7 +1,7 @@
-"""Several attempts to connect at once, for one caller: io/_attempts.pxd, with the addresses of a rule.
+"""Several attempts to connect at once for one caller: io/_attempts.pxd, with the addresses of a rule.
 
 The newest attempt is the pair's own server side. An address that had to step aside is noted as silent, so that other
-callers begin with another one; when it wins nevertheless, that is taken back.
+callers begin with another one; if it wins after all, that is undone.
 """
 
 from libc.stdint cimport int64_t
@@ -13,7 +13,7 @@ from mproxy.relay.tcp._pair cimport Pair
 
 
 cdef class Race:
-    cdef Attempts attempts  # beside the newest; `where` is an owned TargetAddress
+    cdef Attempts attempts  # besides the newest; `where` is an owned TargetAddress
     cdef object observer    # told of addresses that are down
     cdef object key         # the rule, for the observer
     cdef Balance balance    # the addresses

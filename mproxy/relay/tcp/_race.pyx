@@ -10,7 +10,7 @@ from mproxy.relay.tcp._pair cimport drop_address
 
 
 cdef class Race:
-    """The attempts of one pair, whose `server` and `address` are the newest one."""
+    """The attempts of one pair; the newest is its `server` and `address`."""
 
     def __init__(self, Loop loop, observer, key, Balance balance):
         self.attempts = Attempts(loop)
@@ -20,7 +20,7 @@ cdef class Race:
         self.tried = []
 
     cdef TargetAddress next(self):
-        """An address that was not tried yet, or None."""
+        """An address that has not been tried yet, or None."""
         cdef TargetAddress address = self.balance.choose(self.attempts.loop.now_us, self.tried)
         if address is not None:
             self.tried.append(address)
@@ -31,14 +31,14 @@ cdef class Race:
         return len(self.tried) < len(self.balance.addresses)
 
     cdef void failed(self, TargetAddress address, int64_t began, int error) noexcept:
-        """An attempt was not answered, or in the negative."""
+        """An attempt was refused or not answered."""
         cdef Loop loop = self.attempts.loop
-        # Without a free port of our own (EADDRNOTAVAIL) the target is not at fault.
+        # If there is no free port here (EADDRNOTAVAIL) the target is not at fault.
         if error != EADDRNOTAVAIL and self.balance.failed(address, began, loop.now_us, error):
             loop.guard(partial(self.observer.on_target_down, self.key, address.text, error), None)
 
     cdef void step_aside(self) noexcept:
-        """The newest attempt had its time: let the pair begin another beside it."""
+        """The newest attempt has had its time: let the pair begin another beside it."""
         cdef Pair *pair = self.pair
         if pair.address == NULL or not self.attempts.add(pair.server.source.fd, pair.address, pair.dialled_at):
             self.attempts.is_due = False
@@ -48,8 +48,8 @@ cdef class Race:
         pair.address = NULL
 
     cdef bint settle(self, Mover mover, int *out_error) noexcept:
-        """Look at those that stepped aside and have an answer now. True: one of them won and is the newest now; else
-        `out_error` is that of one that failed, if any did."""
+        """Look at those that stepped aside and now have an answer. True: one of them has won and is the newest now;
+        else `out_error` is the error of one that failed, if any did."""
         cdef Attempt *attempt = self.attempts.answered()
         while attempt != NULL:
             if self.attempts.error == 0:
@@ -62,7 +62,7 @@ cdef class Race:
         return False
 
     cdef void win(self, Attempt *attempt, Mover mover) noexcept:
-        """Make that attempt the newest, in the place of the one that is."""
+        """Make that attempt the newest, in place of the present one."""
         cdef Pair *pair = self.pair
         self.attempts.loop.close(&pair.server.source)
         drop_address(pair)

@@ -1,4 +1,4 @@
-"""A pair from the accepted connection to its end: what its events and its time-out lead to."""
+"""A pair from the accepted connection to its end: what its events and time-outs lead to."""
 
 from libc.stdint cimport int64_t
 

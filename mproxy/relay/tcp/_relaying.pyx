@@ -1,9 +1,9 @@
 """Life of a relayed connection:
 
-1. `accepted`: the networks of the rule, and its limit (`begin`); one too many is reset at once.
+1. `accepted`: the networks of the rule and its limit are checked (`begin`); one too many is reset at once.
 2. GREETING, CONNECTING, STARVED: `advance` (_connecting.pyx), until there is a server.
 3. OPEN: `run_pair` lets the Mover move what the events of the turn allow, in both directions.
-4. ENDING: one of the two broke; the other one gets what it said before (`last_words`).
+4. ENDING: one of the two broke; the other gets what it sent before (`last_words`).
 5. `pair_close` (_closing.pyx).
 """
 
@@ -36,13 +36,13 @@ from mproxy.relay.tcp._wheel cimport TICK_US
 cdef void prepare_client(int fd) noexcept nogil:
     """Set the options of a client's connection, or of the listening socket that it inherits them from."""
     set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1)
-    set_option(fd, SOL_SOCKET, SO_OOBINLINE, 1)  # else an urgent byte would not be read
+    set_option(fd, SOL_SOCKET, SO_OOBINLINE, 1)  # else urgent bytes would not be read
     keep_alive(fd)
-    reset_on_close(fd)  # whoever kills this process: `finish_on_close` is for an end in order
+    reset_on_close(fd)  # even if this process is killed: `finish_on_close` is for an end in order
 
 
 cdef void accepted(void *owner, int fd, sockaddr_storage *address) noexcept:
-    """Take a new connection of the rule `owner` on, or reset it."""
+    """Take on a new connection of the rule `owner`, or reset it."""
     cdef TcpRule rule = <TcpRule>owner
     if not rule.admits(<sockaddr *>address):
         rule.refused += 1
@@ -147,7 +147,7 @@ cdef void run_pair(Work *work) noexcept:
 
 
 cdef void last_words(Pair *pair) noexcept:
-    """One of the two broke: reset the other one as soon as it has everything that was said before."""
+    """One of the two broke: reset the other one as soon as it has everything that was sent before."""
     cdef PairSet pairs = (<TcpRule>pair.rule).pairs
     cdef Side *told = &pair.server if pair.client.broken else &pair.client
     cdef int64_t owed
@@ -199,11 +199,11 @@ cdef void pair_due(Pair *pair, int64_t now) noexcept:
 
 
 cdef bint look_after(Pair *pair, int64_t now) noexcept:
-    """See to it that peers that vanish are noticed. False when one has, and with it the pair."""
+    """Have vanished peers noticed. False when one has vanished, and the pair is closed."""
     cdef Mover mover = (<TcpRule>pair.rule).pairs.mover
     if not pair.server.kept_alive:
         pair.server.kept_alive = True
-        keep_alive(pair.server.source.fd)  # not in `dial`: what is over soon need not be kept alive
+        keep_alive(pair.server.source.fd)  # not in `dial`: what is soon over need not be kept alive
     pair.look_at = now + (<TcpRule>pair.rule).pairs.look_us
     if has_vanished(pair.client.source.fd):
         mover.fail(&pair.client)

@@ -1,14 +1,5 @@
-"""TCP relay: connections accepted by rules, each paired with one to a target.
-
-Observer, called per event only:
-
-    on_refused(key, target_text, error)  no target could be reached; errno of the last attempt, 0: no address is known
-    on_target_down(key, text, error)     an address of several failed and is left out for a while; errno
-    on_target_up(key, text)              it answered again
-    on_circle(key)                       connections of a rule come back to the relay itself: it rests for a while
-    on_accept_paused(why), on_accept_resumed()  see io/_accept.pxd
-    on_wanted(key, fd)                   after `ask(key)`: answer with `relay`
-"""
+"""TCP relay: connections accepted by rules, each paired with one to a target. The observer (relay/relay_observer.py,
+io/accept_observer.py) is called per event only."""
 
 from libc.stdint cimport uint32_t
 

@@ -10,15 +10,15 @@ from mproxy.relay.tcp._tcp_rule cimport TcpRule
 
 
 cdef enum:
-    ACCEPTS_A_TURN = 8     # then other workers may come first; with one worker it makes no difference
+    ACCEPTS_A_TURN = 8     # before other workers get a chance; with one worker it makes no difference
 
 
-_relays = set()  # not closed ones: the kernel holds pointers to their pairs
+_relays = set()  # open ones: the kernel holds pointers to their pairs
 
 
 cdef class TcpRelay:
-    """Relays what the listening sockets of its rules accept. `max_connections`: of all rules and
-    workers, 0: no bound. `tally`: where connections are counted with those of other workers."""
+    """Relays what the listening sockets of its rules accept. `max_connections`: of all rules and workers; 0: no bound.
+    `tally`: where connections are counted together with those of other workers."""
 
     def __init__(self, Loop loop, observer, uint32_t max_connections=0, Tally tally=None):
         self.pairs = PairSet(loop, observer, max_connections, tally or Tally())
@@ -32,7 +32,7 @@ cdef class TcpRelay:
         return self.pairs.gate.count
 
     def keep(self, int descriptors):
-        """Leave so many of the process's descriptors to others."""
+        """Leave this many of the process's descriptors to others."""
         self.pairs.gate.kept = descriptors
 
     def add(self, key, rule, fds):
@@ -46,7 +46,7 @@ cdef class TcpRelay:
             added.acceptors.append(accept_on(self.pairs.gate, fd, &how))
 
     def set_targets(self, key, targets):
-        """Where the connections of a rule go: a Target for each of its targets, count 0 while it is not resolved."""
+        """Set where connections of a rule go: a Target for each of its targets, count 0 while it is not resolved."""
         (<TcpRule>self.rules[key]).balance.set_targets(targets)
 
     def ask(self, key):
@@ -58,20 +58,20 @@ cdef class TcpRelay:
         if target is None or key not in self.rules:
             self.pairs.refuse(fd)
             return
-        self.set_targets(key, [target])  # an address that was there keeps its state: callers share it
+        self.set_targets(key, [target])  # an address that was there before keeps its state: callers share it
         begin(self.rules[key], fd)
 
     def update(self, key, rule):
-        """New options for the same listeners: connections accepted from now on follow them."""
+        """Set new options for the same listeners: connections accepted from now on follow them."""
         (<TcpRule>self.rules[key]).configure(rule)
 
     def remove(self, key):
-        """Accept nobody any more by this rule; its connections go on."""
+        """Accept nothing more by this rule; its connections go on."""
         for acceptor in (<TcpRule>self.rules.pop(key)).acceptors:
             acceptor.close()
 
     def stats(self, key):
-        """Counters of a rule: names as in TcpRule, whole numbers since `add`."""
+        """Counters of a rule since `add`, named as in TcpRule."""
         return (<TcpRule>self.rules[key]).stats()
 
     def down(self, key):
@@ -79,7 +79,7 @@ cdef class TcpRelay:
         return (<TcpRule>self.rules[key]).balance.down()
 
     def close(self):
-        """Accept nobody any more and reset every connection."""
+        """Accept nothing more, and reset every connection."""
         for key in list(self.rules):
             self.remove(key)
         while self.pairs.first != NULL:

@@ -11,7 +11,7 @@ from mproxy.relay.tcp._pair_set cimport PairSet
 
 
 cdef class TcpRule:
-    cdef PairSet pairs            # its connections, and those of others
+    cdef PairSet pairs            # all pairs, this rule's among them
     cdef readonly object key      # the caller's name for this rule
     cdef str targets_text         # of its targets, for people
     cdef list acceptors           # its listening sockets
@@ -23,15 +23,15 @@ cdef class TcpRule:
     cdef uint8_t proxy            # version of the header that targets get, 0: none
     cdef bint accept_proxy        # clients send one
     cdef uint32_t most            # connections at once, of all workers; 0: no bound
-    cdef uint32_t slot            # where they are counted
-    cdef int64_t connect_us       # from accepting to OPEN, 0: no limit
+    cdef uint32_t slot            # of the tally, where they are counted
+    cdef int64_t connect_us       # from accepting to OPEN; 0: no limit
     cdef int64_t idle_us          # longest silence, 0: any
     cdef CircleGuard guard        # looks for circles
     cdef uint32_t connections     # now, here
     cdef uint64_t total           # admitted so far
-    cdef uint64_t refused         # not admitted: networks, limit, header, no address
+    cdef uint64_t refused         # not admitted, by networks, limit, header, or for want of an address
     cdef uint64_t failed          # no target could be reached, or the connection broke
-    cdef uint64_t timed_out       # header, connecting, silence
+    cdef uint64_t timed_out       # waiting for the header, connecting, or silent
     cdef uint64_t bytes_in        # client to target
     cdef uint64_t bytes_out       # target to client
 

@@ -16,7 +16,7 @@ cdef class TcpRule:
         self.configure(rule)
 
     cdef void configure(self, rule):
-        """Take the options of `rule` from now on."""
+        """Follow the options of `rule` from now on."""
         options = rule.options
         self.targets_text = rule.targets_text
         self.balance.least = options.balance == "leastconn"
@@ -28,11 +28,11 @@ cdef class TcpRule:
         self.connect_us, self.idle_us = options.connect_timeout_us, options.idle_timeout_us
 
     cdef bint admits(self, const sockaddr *client) noexcept:
-        """Whether a client of this address may have a connection."""
+        """Whether a client with this address may have a connection."""
         return not self.guard.is_closed() and is_allowed(self.allow, self.deny, client)
 
     cdef dict stats(self):
-        """Counts so far, and the connections now."""
+        """The counters so far, and the connections now."""
         return {
             "connections": self.connections, "total": self.total, "refused": self.refused, "failed": self.failed,
             "timed_out": self.timed_out, "bytes_in": self.bytes_in, "bytes_out": self.bytes_out,

@@ -2,23 +2,23 @@
 
     a link that is due at time t lies in a slot that is swept within TICK_US after t
 
-Activity costs nothing here: the owner notes the time in a field of its own. When the link falls out of the wheel, the
-owner compares, and puts it back if there was activity meanwhile. What is due farther ahead than the wheel reaches
-falls out early and is put back the same way. Owners decide; the wheel never calls anybody.
+Activity costs nothing here: the owner notes the time in a field of its own. When the link falls out of the wheel the
+owner compares, and puts it back if there was activity meanwhile. What is due farther ahead than the wheel reaches falls
+out early and is put back likewise. Owners decide; the wheel never calls anybody.
 """
 
 from libc.stdint cimport int64_t, uint32_t
 
 
 cdef enum:
-    TICK_US = 250000  # time-outs come at most this late
+    TICK_US = 250000  # time-outs are at most this late
     WHEEL_SLOTS = 512  # reaches 128 s ahead
 
 
 cdef struct WheelLink:
     WheelLink *next  # ring of the slot; NULL while in no wheel
     WheelLink *prev  # ring of the slot
-    void *owner      # for whoever sweeps
+    void *owner      # whose link it is, for whoever sweeps
 
 
 cdef struct Wheel:

@@ -23,7 +23,7 @@ cdef void wheel_init(Wheel *wheel, int64_t now) noexcept nogil:
 
 
 cdef void wheel_put(Wheel *wheel, WheelLink *link, int64_t at) noexcept nogil:
-    """Let the link fall out at `at` or soon after (earlier when that is beyond the wheel); moves one that is in."""
+    """Let the link fall out at `at` or soon after (earlier if that is beyond the wheel); moves one that is in it."""
     cdef int64_t tick = (at + TICK_US - 1) // TICK_US
     if link.next != NULL:
         wheel_take(wheel, link)
@@ -33,7 +33,7 @@ cdef void wheel_put(Wheel *wheel, WheelLink *link, int64_t at) noexcept nogil:
 
 
 cdef void wheel_take(Wheel *wheel, WheelLink *link) noexcept nogil:
-    """Take the link out; nothing when it is not in."""
+    """Take the link out; does nothing when it is not in."""
     if link.next == NULL:
         return
     link.prev.next = link.next
@@ -43,7 +43,7 @@ cdef void wheel_take(Wheel *wheel, WheelLink *link) noexcept nogil:
 
 
 cdef void wheel_sweep(Wheel *wheel, int64_t now) noexcept nogil:
-    """Let everything due at `now` fall out; ask `wheel_due` for it until that says NULL.
+    """Let everything due at `now` fall out; ask `wheel_due` for it until that returns NULL.
 
     After a pause of more than a whole turn each slot is swept once.
     """

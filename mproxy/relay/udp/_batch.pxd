@@ -1,4 +1,4 @@
-"""Packets that were received together, and those that leave together. Both are gone before anything else runs."""
+"""Packets that were received together, and those that leave together. Both are dealt with before anything else runs."""
 
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t
@@ -17,10 +17,10 @@ cdef enum:
 cdef class Batch:
     cdef Inbox inbox           # packets just received
     cdef Outbox outbox         # packets about to be sent
-    cdef Packer packer         # puts them there
-    cdef Flow *touched[SLOTS]  # flows with packets in the inbox; NULL: sent already
+    cdef Packer packer         # puts packets into the outbox
+    cdef Flow *touched[SLOTS]  # flows with packets in the inbox; NULL: already sent
     cdef int touched_count     # entries
-    cdef int next_slot[SLOTS]  # the next slot of the same flow, NOWHERE: none
+    cdef int next_slot[SLOTS]  # the next slot of the same flow; NOWHERE: none
 
     cdef bint put(self, Flow *flow, int slot) noexcept
     cdef int send_in(self, Flow *flow, int64_t now) noexcept

@@ -9,11 +9,11 @@ from mproxy.relay.udp._udp_rule cimport UdpRule
 
 
 cdef enum:
-    TRAIN_BYTES = 8192  # messages longer than this on average are trains
+    TRAIN_BYTES = 8192  # messages that are longer than this on average are trains
 
 
 cdef int slots_next_time(int most, int n, size_t length) noexcept nogil:
-    """How many slots to read into next time, after `n` messages of so many bytes together."""
+    """How many slots to read into next time, after `n` messages of `length` bytes in all."""
     if length > <size_t>n * TRAIN_BYTES:
         return FEW_SLOTS
     return SLOTS if n == most else most
@@ -31,7 +31,7 @@ cdef class Batch:
     # ---- towards the target
 
     cdef bint put(self, Flow *flow, int slot) noexcept:
-        """The packets in a slot of the inbox are the flow's; true when they are its first."""
+        """The packets in a slot of the inbox belong to the flow; true when they are its first."""
         self.next_slot[slot] = NOWHERE
         if flow.first_slot != NOWHERE:
             self.next_slot[flow.last_slot] = slot
@@ -44,7 +44,7 @@ cdef class Batch:
         return True
 
     cdef int send_in(self, Flow *flow, int64_t now) noexcept:
-        """Send the flow's packets of the inbox to its target; 0, or the errno with which it has failed."""
+        """Send the flow's packets in the inbox to its target; 0, or the errno with which the flow has failed."""
         cdef UdpRule rule = (<UdpListener>flow.listener).rule
         cdef int slot = flow.first_slot, i, error = 0
         cdef uint32_t sent = 0
@@ -74,7 +74,7 @@ cdef class Batch:
     # ---- towards the client
 
     cdef void pack_out(self, Flow *flow, int first, int count) noexcept:
-        """Put the replies in so many slots of the inbox into the outbox."""
+        """Put the replies in `count` slots of the inbox into the outbox."""
         cdef size_t length = 0
         cdef int i
         for i in range(first, first + count):

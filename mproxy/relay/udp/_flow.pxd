@@ -1,13 +1,13 @@
-"""A flow of the UDP relay: its socket to a target, what it asked and what it was answered. No system calls.
+"""A flow of the UDP relay: its socket to a target, what it asked and how that was answered. No system calls.
 
-A flow stays with its address for as long as that answers. With its client's next packet it goes on from another
-socket with another address
+A flow stays with its address as long as that answers. With its client's next packet it changes to another address, and
+another socket,
 
-* when the name, or the rule, has lost the address: so does a flow of the kernel;
-* when it was never answered, PATIENCE_US after it began to ask, or KNOWN_PATIENCE_US where the address has answered
-  others lately; doubled each time, up to LONGEST_PATIENCE_US. A stream, STREAM_PACKETS without an answer, stays: it
-  asks nothing;
-* when it was answered before, but nothing has come from the address for LOST_US since it asked, for anybody.
+* when the name no longer has the address, or the rule no longer has the name: so does a flow in kernel mode;
+* when it was never answered, PATIENCE_US after it began to ask, or KNOWN_PATIENCE_US if the address has answered others
+  lately; doubled each time, up to LONGEST_PATIENCE_US. A stream, STREAM_PACKETS without an answer, stays: it does not
+  ask anything;
+* when it was answered before, but for LOST_US since it asked nothing has come from the address for anybody.
 """
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t
@@ -24,33 +24,33 @@ cdef enum:
     KNOWN_PATIENCE_US = 1000000    # a server may be slow, or a packet lost
     KNOWN_US = 10000000            # "lately"
     LONGEST_PATIENCE_US = 30000000
-    LOST_US = 15000000             # a tunnel that hears nothing for so long begins anew
-    STREAM_PACKETS = 16            # who asks sends some packets, and again after a pause
-    REST_US = 10000000             # of the port, since the last packet, when an answer may come: see _ports.pxd
-    REST_UNHEARD_US = 3000000      # where the servers never answered: most likely they never will
-    REST_ANSWERED_US = 250000      # when none is owed: it may come twice
-    QUIET_US = 1000000             # a conversation has said so long nothing, its server last: it is nobody's turn
+    LOST_US = 15000000             # a tunnel that hears nothing for this long begins anew
+    STREAM_PACKETS = 16            # somebody who asks sends a few packets, and repeats them after a pause
+    REST_US = 10000000             # rest of a port after the last packet, if an answer may come: see _ports.pxd
+    REST_UNHEARD_US = 3000000      # if the servers have never answered: most likely they never will
+    REST_ANSWERED_US = 250000      # if no answer is owed: one may come twice
+    QUIET_US = 1000000             # a conversation silent for this long, its server having spoken last, may be over
 
 
 cdef struct Flow:
     FlowEntry entry         # in the table; first, so that a pointer to one is a pointer to the other
     Source source           # the socket connected to the target
     void *owner             # borrowed FlowSet: whose it is
-    void *listener          # borrowed UdpListener: whence replies leave; it outlives its flows
+    void *listener          # borrowed UdpListener, from which replies leave; it outlives its flows
     void *address           # owned reference to a TargetAddress: the address it goes to
     uint16_t port           # the socket's
     bint answered           # the address has answered
     int64_t asked_at        # the first packet since the last answer; 0: none
     int64_t patience_us     # how long an answer is waited for before the flow looks for another address
     uint32_t asked          # packets since the flow began, or went to another address
-    uint32_t owed           # of these, not answered; counted while the flow is no conversation
+    uint32_t owed           # how many of these are unanswered; counted while the flow is not a conversation
     Address client          # who gets the replies
     socklen_t client_bytes  # length of `client`
-    LocalAddress local      # the address the client sent to, when the listener has many
+    LocalAddress local      # the address the client sent to, if the listener has many
     uint32_t in_limit       # GSO towards the target: segments below this size
     uint32_t out_limit      # GSO towards the client: likewise
-    int most_slots          # read at a time: fewer once trains come, to stay in the cache
-    int first_slot          # packets for the target in the inbox, -1: none
+    int most_slots          # slots to read at a time: fewer once trains come, to stay in the cache
+    int first_slot          # its first packets for the target in the inbox; -1: none
     int last_slot           # the last of them
     int touched_index       # place among the flows that have packets in the inbox
     bint failed             # the socket has an error to be read

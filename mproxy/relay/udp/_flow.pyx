@@ -8,7 +8,7 @@ from mproxy.relay.udp._flow_table cimport ANSWERED, OF_TABLE, SETTLED, TWO_WAY, 
 
 
 cdef void flow_begin(Flow *flow) noexcept nogil:
-    """It has nothing to do with its address yet."""
+    """The flow has just got its address."""
     flow.answered = False
     flow.asked_at = 0
     flow.asked = flow.owed = 0
@@ -23,7 +23,7 @@ cdef void flow_sent(Flow *flow, uint32_t packets, int64_t now) noexcept nogil:
 
 
 cdef void flow_heard(Flow *flow, const Slot *slots, int count) noexcept:
-    """Replies came, in so many slots."""
+    """Replies came, in `count` slots."""
     cdef uint32_t answers = 0
     cdef int i
     if flow.owed and flow.entry.standings[OF_TABLE] != TWO_WAY:
@@ -42,7 +42,7 @@ cdef bint flow_is_due(const Flow *flow, int64_t now) noexcept:
 
 
 cdef bint flow_may_leave(Flow *flow, Balance balance, int64_t now) noexcept:
-    """Whether a flow that is due has a reason to leave its address."""
+    """Whether a flow that is due has reason to leave its address."""
     cdef TargetAddress address = <TargetAddress>flow.address
     if address.gone:
         return True
@@ -59,7 +59,7 @@ cdef bint flow_may_leave(Flow *flow, Balance balance, int64_t now) noexcept:
 
 
 cdef int64_t flow_rest_us(const Flow *flow, Balance balance, int64_t now) noexcept:
-    """How long its port has to rest when it leaves it."""
+    """How long the flow's port has to rest when the flow leaves it."""
     cdef int64_t rest_us = REST_ANSWERED_US
     if balance.answered_at == 0:
         rest_us = REST_UNHEARD_US
@@ -78,8 +78,8 @@ cdef bint flow_is_owed(const Flow *flow, int64_t now) noexcept nogil:
 
 
 cdef Flow *flow_without_debt(const Roll *roll, int64_t now) noexcept nogil:
-    """Who makes room when ports run out: as in _flow_table.pxd, but only who leaves a port that another one can have.
-    NULL: nobody; then a newcomer has to wait, as the room would be of no use to him."""
+    """Which flow makes room when ports run out: as in _flow_table.pxd, but only one whose port another flow can have.
+    NULL: none; then a newcomer has to wait, as the room would be of no use to it."""
     cdef const FlowEntry *candidates[4]
     cdef int i
     candidates[0] = roll.lines[TWO_WAY].first if roll.lines[TWO_WAY].count > roll.count - roll.count // 4 else NULL
@@ -93,7 +93,7 @@ cdef Flow *flow_without_debt(const Roll *roll, int64_t now) noexcept nogil:
 
 
 cdef void flow_key(const Slot *slot, const Address *bound, bint is_wildcard, FlowKey *out) noexcept:
-    """Whose flow a packet belongs to that came to a socket with that address."""
+    """The key of the flow to which a packet that came to a socket with that address belongs."""
     cdef const Address *sender = &slot.sender
     memset(out, 0, sizeof(FlowKey))
     if sender.any.sa_family == AF_INET:

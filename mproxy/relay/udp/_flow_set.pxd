@@ -1,5 +1,5 @@
 """The flows of a UDP relay: one for each client address (and local address it sends to), with a socket of its own to
-the target. How they begin, go on with another address, and end."""
+the target. How they begin, change to another address, and end."""
 
 from libc.stdint cimport int64_t, uint16_t
 
@@ -17,11 +17,11 @@ cdef class FlowSet:
     cdef Loop loop              # runs everything here
     cdef object observer        # a RelayObserver (relay/relay_observer)
     cdef FlowTable table        # of all rules
-    cdef Batch batch            # packets on their way just now
+    cdef Batch batch            # packets on their way right now
     cdef Ready ready            # flows with replies to be read
     cdef Work replies           # reads them
     cdef TargetAddress dialled  # the address that `dial` tried last
-    cdef int64_t no_port_until  # every port that the kernel offered rests: it is not asked again until then
+    cdef int64_t no_port_until  # all ports that the kernel offered are resting: it is not asked again until then
     cdef Timer timer            # ends idle flows; None: not set
 
     cdef Flow *open(self, UdpListener listener, Slot *slot, FlowKey *key) noexcept

@@ -31,8 +31,8 @@ cdef extern from "<arpa/inet.h>" nogil:
 cdef enum:
     MOST_ATTEMPTS = 8            # addresses tried for a packet, when they fail at once
     MOST_VICTIMS = 4             # for one newcomer: somebody else may have the port that was left
-    NO_PORT_US = 10000           # between two looks for a port that has rested, when there was none: they take time
-    ENDS_A_TURN = 1000           # idle flows closed in one go: about 5 ms
+    NO_PORT_US = 10000           # from one search for a rested port that found none to the next: it takes time
+    ENDS_A_TURN = 1000           # most idle flows closed in one go: about 5 ms
     TIMER_US = 20000             # the timer's grain
 
 
@@ -63,7 +63,7 @@ cdef class FlowSet:
     # ---- one begins
 
     cdef Flow *open(self, UdpListener listener, Slot *slot, FlowKey *key) noexcept:
-        """A new flow for the sender of this packet, or NULL: it is not let in, or can't be had."""
+        """A new flow for the sender of this packet; NULL: it is not let in, or there is no room."""
         cdef UdpRule rule = listener.rule
         cdef Flow *flow
         cdef uint16_t port = 0
@@ -134,7 +134,7 @@ cdef class FlowSet:
         return gone
 
     cdef int find_room(self, UdpRule rule, uint16_t *port) noexcept:
-        """`dial`, and when the system has no descriptor or port left, in the place of another flow. Or -errno."""
+        """`dial`; when the system has no descriptor or port left, in place of another flow. Or -errno."""
         cdef int fd = -EADDRINUSE, _attempt
         if self.loop.now_us >= self.no_port_until or not rule.balance.addresses:
             fd = self.dial(rule, port)
@@ -148,7 +148,7 @@ cdef class FlowSet:
         return fd
 
     cdef bint give_way(self, int error, uint16_t *port) noexcept:
-        """Evict somebody for the sake of what is short; true when that may help. `port`: the one that is free now."""
+        """Evict a flow to free what is short; true when that may help. `port`: the one that is free now."""
         cdef Flow *victim
         if error == EADDRINUSE or error == EAGAIN:
             victim = flow_without_debt(&self.table.roll, self.loop.now_us)
@@ -161,8 +161,8 @@ cdef class FlowSet:
         return victim != NULL
 
     cdef int dial(self, UdpRule rule, uint16_t *port) noexcept:
-        """A socket connected to an address of the rule, `dialled`, or the next where that one can't be reached. Or
-        -errno: of a shortage, which is the caller's to tell, or because nothing is left to try."""
+        """A socket connected to an address of the rule, `dialled`: the next one if the first cannot be reached. Or
+        -errno: of a shortage, which the caller reports, or when no address is left to try."""
         cdef Balance balance = rule.balance
         cdef int fd = 0
         for _attempt in range(min(len(balance.addresses), MOST_ATTEMPTS)):
@@ -181,7 +181,7 @@ cdef class FlowSet:
         return fd or -EDESTADDRREQ
 
     cdef int connect(self, TargetAddress address, uint16_t *port) noexcept:
-        """A socket connected to an address; or -errno, EADDRINUSE: all ports seem to rest."""
+        """A socket connected to an address; or -errno, EADDRINUSE: all ports seem to be resting."""
         cdef int fd = udp_dial(address.target, address.index, self.loop.now_us, port)
         if fd == -EADDRINUSE:
             self.no_port_until = self.loop.now_us + NO_PORT_US
@@ -205,7 +205,7 @@ cdef class FlowSet:
             self.tell(partial(self.observer.on_target_up, rule.key, address.text))
 
     cdef void move(self, Flow *flow) noexcept:
-        """Go on with another address, if there is a reason and a better one; the rules: _flow.pxd."""
+        """Change to another address, if there is a reason to and a better one; the rules: _flow.pxd."""
         cdef UdpRule rule = (<UdpListener>flow.listener).rule
         cdef TargetAddress former = <TargetAddress>flow.address
         cdef TargetAddress address = None
@@ -214,7 +214,7 @@ cdef class FlowSet:
         if flow_may_leave(flow, rule.balance, self.loop.now_us):
             address = rule.balance.choose(self.loop.now_us, [former])
         if address is None:
-            flow.asked_at = self.loop.now_us  # look again when patience has ended again
+            flow.asked_at = self.loop.now_us  # look again after the same patience
             return
         if address.failures:
             self.tell_down(rule, address)
@@ -225,7 +225,7 @@ cdef class FlowSet:
             flow.asked_at = self.loop.now_us
             return
         if not former.gone:
-            rule.balance.asks(former, self.loop.now_us)  # who asks again counts as another who was not answered
+            rule.balance.asks(former, self.loop.now_us)  # one who asks again counts as another one who was not answered
         self.let_go(flow)
         self.asks(flow, address)
         flow.in_limit = ANY_SEGMENT
@@ -247,7 +247,7 @@ cdef class FlowSet:
     # ---- it ends
 
     cdef void let_go(self, Flow *flow) noexcept:
-        """Leave the address, and let the port rest until nothing can come any more."""
+        """Leave the address, and let the port rest until nothing more can come."""
         cdef TargetAddress address = <TargetAddress>flow.address
         cdef Balance balance = (<UdpListener>flow.listener).rule.balance
         port_rest(flow.port, self.loop.now_us, flow_rest_us(flow, balance, self.loop.now_us),
@@ -258,14 +258,14 @@ cdef class FlowSet:
         Py_DECREF(address)
 
     cdef void evict(self, Flow *flow) noexcept:
-        """Somebody else needs the room; what it sent in this batch still goes, whatever becomes of that."""
+        """Another flow needs the room; what its client sent in this batch still goes out, whatever becomes of it."""
         (<UdpListener>flow.listener).rule.counts.evicted += 1
         if flow.first_slot != NOWHERE:
             self.batch.send_in(flow, self.loop.now_us)
         self.end(flow)
 
     cdef void fail(self, Flow *flow, int error) noexcept:
-        """The target, or the way to it, refused (ICMP, or no route): this flow is over, the others go on."""
+        """The target or the route to it refused (ICMP, or no route): this flow is over, the others go on."""
         cdef UdpRule rule = (<UdpListener>flow.listener).rule
         cdef TargetAddress address = <TargetAddress>flow.address
         cdef int64_t began = flow.asked_at or self.loop.now_us
@@ -275,7 +275,7 @@ cdef class FlowSet:
         self.tell_refused(rule, address.text, error)
 
     cdef void end(self, Flow *flow) noexcept:
-        """Give back everything that the flow has."""
+        """Release everything that the flow has."""
         cdef UdpRule rule = (<UdpListener>flow.listener).rule
         ready_remove(&self.ready, flow)
         self.let_go(flow)
@@ -285,7 +285,7 @@ cdef class FlowSet:
             rule.dissolve()
 
     cdef void look_at(self, int64_t at) noexcept:
-        """Look for idle flows then, or before; at < 0: no need to."""
+        """Look for idle flows at that time or earlier; at < 0: no need to."""
         if at < 0 or self.timer is not None and self.timer.at <= at:
             return
         if self.timer is not None:
@@ -314,17 +314,17 @@ cdef class FlowSet:
     # ---- who is told
 
     cdef void failed(self, UdpRule rule, TargetAddress address, int64_t began, int error) noexcept:
-        """A flow failed that asked since `began`: prefer other addresses for a while, and say so."""
+        """A flow that has asked since `began` failed: prefer other addresses for a while, and report it."""
         if rule.balance.failed(address, began, self.loop.now_us, error):
             self.tell(partial(self.observer.on_target_down, rule.key, address.text, error))
 
     cdef void tell_down(self, UdpRule rule, TargetAddress address) noexcept:
-        """A flow tries an address that was left out: nobody who tried before was answered."""
+        """A flow tries an address that counts as down: nobody who tried before was answered."""
         if rule.balance.is_news(address):
             self.tell(partial(self.observer.on_target_down, rule.key, address.text, address.error))
 
     cdef void tell_refused(self, UdpRule rule, str target, int error) noexcept:
-        """A flow could not be had; error 0: no address is known."""
+        """There can be no flow for a client; error 0: no address is known."""
         cdef int64_t now = self.loop.now_us
         if rule.told_at == 0 or now - rule.told_at >= TELL_US:
             rule.told_at = now

@@ -1,19 +1,21 @@
-"""The flow table of the UDP relay: who is known, who is least recently used, whose time is over; no socket or clock.
+"""The flow table of the UDP relay: which flows there are, which have to go, which are over. No socket, no clock.
 
-An `FlowEntry` is the first field of whatever record its owner keeps for a flow; the table only links it. Each entry is
+A `FlowEntry` is the first field of whatever record its owner keeps for a flow; the table only links it. Each entry is
 in three rolls: of the whole table, of its group (a rule) and of its source (the addresses that one client can send
-from). Each has a bound. Who has to go when one is full depends on what became of its flows, its standing:
+from). Each roll has a bound. Which entry has to go when one is full depends on its standing:
 
-    WAITING   has asked and is owed an answer
-    ANSWERED  nothing is owed: one exchange, like a query. The last of them to be answered are in probation, bound / 8
-    SETTLED   of these; the ones before them are settled
+    WAITING   its client has asked and is owed an answer
+    ANSWERED  nothing is owed: one exchange, like a query. The last of these, bound / 8 of them, are on probation
+    SETTLED   answered, and those before the last ones
     TWO_WAY   its client went on after an answer: a conversation, which breaks when it gets another port
 
-1. conversations, when they have more than three quarters of the bound: newcomers always find room;
-2. who waits, when these have more than half of it: a flood that nobody answers is such;
-3. of the answered: in probation, the one silent longest, as long as there are more than the probation holds: so a flood
-   of single queries makes room for itself, and does not push out who was there before;
-4. the last one settled, then any answered, then who waits, then conversations, silent longest first.
+These go, in this order:
+
+1. conversations, if they have more than three quarters of the bound: newcomers always find room;
+2. waiting ones, if they have more than half of it, as a flood has that nobody answers;
+3. of those on probation, if there are more than the probation holds, the one silent longest: so a flood of single
+   queries makes room for itself, and does not push out others that were there before;
+4. the last one settled, then answered, then waiting ones, then conversations, those silent longest first.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -35,7 +37,7 @@ cdef enum:
 
 
 cdef struct FlowKey:
-    uint8_t client[16]    # who sends; IPv4 as ::ffff:a.b.c.d
+    uint8_t client[16]    # the sender; IPv4 as ::ffff:a.b.c.d
     uint8_t local[16]     # the address it sends to
     uint16_t client_port  # in the byte order of the packet, like everything here
     uint16_t local_port   # likewise
@@ -63,7 +65,7 @@ cdef struct FlowEntry:
     uint64_t hash             # of the key
     FlowEntry *chain          # next entry of the same bucket
     Links links[LISTS]        # places in lines of the three rolls
-    uint8_t standings[LISTS]  # of which standing these are: they differ in ANSWERED and SETTLED only
+    uint8_t standings[LISTS]  # standing in each roll: they differ only in ANSWERED and SETTLED
     FlowGroup *group          # its rule
     FlowSource *source        # its client's addresses
     int64_t used_at           # microseconds
@@ -71,9 +73,9 @@ cdef struct FlowEntry:
 
 cdef struct FlowGroup:
     Roll roll               # its entries
-    int64_t idle_us         # entries unused for so long are over; 0: never
-    uint32_t most           # entries at most; 0: no bound
-    uint32_t most_a_source  # entries of one source at most; 0: no bound
+    int64_t idle_us         # entries unused for this long are over; 0: never
+    uint32_t most           # most entries; 0: no bound
+    uint32_t most_a_source  # most entries of one source; 0: no bound
     FlowGroup *prev         # groups that have entries
     FlowGroup *next         # groups that have entries
 
@@ -91,7 +93,7 @@ cdef class FlowTable:
     cdef FlowSource **source_buckets  # by hash of prefix and group
     cdef uint32_t mask                # buckets of each kind less one: a power of two less one
     cdef uint32_t most                # entries at most
-    cdef uint64_t seed0               # of the hash: an attacker who chooses addresses must not choose buckets
+    cdef uint64_t seed0               # key of the hash: an attacker who chooses addresses must not choose buckets
     cdef uint64_t seed1               # see seed0
     cdef Roll roll                    # every entry
     cdef FlowGroup *active            # groups that have entries

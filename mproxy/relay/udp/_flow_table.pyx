@@ -9,7 +9,7 @@ from libc.string cimport memcmp, memcpy, memset
 cdef enum:
     LEAST_BUCKETS = 256
     KEY_WORDS = sizeof(FlowKey) // 8
-    PROBATION_MOST = 2000  # of a very large table: ports may run out long before it is full
+    PROBATION_MOST = 2000  # in a very large table: ports may run out long before it is full
     PREFIX_BYTES = 8  # of an IPv6 address: what one host or home is given (RFC 6177)
 
 
@@ -89,7 +89,7 @@ cdef inline uint32_t probation(uint32_t bound) noexcept nogil:
 
 
 cdef FlowEntry *roll_victim(Roll *roll, uint32_t bound) noexcept nogil:
-    """Who of a roll that is full has to go; the rules: _flow_table.pxd."""
+    """Which entry of a full roll has to go; the rules: _flow_table.pxd."""
     cdef Line *lines = roll.lines
     if lines[TWO_WAY].count > bound - bound // 4:
         return lines[TWO_WAY].first
@@ -103,7 +103,7 @@ cdef FlowEntry *roll_victim(Roll *roll, uint32_t bound) noexcept nogil:
 
 
 cdef FlowEntry *roll_oldest(Roll *roll, int which) noexcept nogil:
-    """The entry that was used before all others, or NULL."""
+    """The least recently used entry, or NULL."""
     cdef FlowEntry *entry
     cdef FlowEntry *oldest = NULL
     cdef int standing
@@ -134,7 +134,7 @@ cdef class FlowTable:
     """Entries by key, at most `most` of them. `seed`: 16 random bytes.
 
     Before an `insert`, `victim` names an entry that has to be removed, until it names none. `group_ended` names one
-    whose time is over; `next_end` says when to ask. Every time is the caller's, and never less than the one before.
+    whose idle time is over; `next_end` says when to ask. Times are the caller's, and never go back.
     """
 
     def __cinit__(self, uint32_t most, bytes seed):
@@ -163,7 +163,7 @@ cdef class FlowTable:
     cdef FlowEntry *victim(self, FlowGroup *group, const FlowKey *key) noexcept:
         """The entry that has to go before one with this key may come, or NULL.
 
-        A source that is at its bound gives one of its own, so it can't push out anybody else's.
+        A source at its bound gives up one of its own, so it cannot push out anybody else's.
         """
         cdef FlowSource *source
         cdef uint64_t hash
@@ -176,11 +176,11 @@ cdef class FlowTable:
         return self.some() if self.roll.count >= self.most else NULL
 
     cdef FlowEntry *some(self) noexcept:
-        """The entry that has to go when anybody has to, or NULL."""
+        """The entry that has to go if any has to, or NULL."""
         return roll_victim(&self.roll, self.roll.count)
 
     cdef int insert(self, FlowEntry *entry, FlowGroup *group, int64_t now) noexcept:
-        """Enter the entry, its key set and not yet known; -1 when there is no memory."""
+        """Insert the entry, whose key is set and not in the table; -1 when there is no memory."""
         cdef FlowSource *source
         cdef uint64_t hash
         if self.roll.count > self.mask:
@@ -280,8 +280,8 @@ cdef class FlowTable:
         roll_change(&entry.source.roll, entry, OF_SOURCE, <uint8_t>standing)
 
     cdef void settle(self, Roll *roll, int which, uint32_t bound) noexcept:
-        """Let the first ones out of probation while there is room for more; a roll without a bound has none. With the
-        roll full they stay, and go: else they would take the places of those who were here before."""
+        """Let the first ones out of probation while the roll has room; one without a bound has no probation. In a full
+        roll they stay, and will have to go: else they would take the places of those that were there before."""
         if bound and roll.count < bound:
             while roll.lines[ANSWERED].count > probation(bound):
                 roll_change(roll, roll.lines[ANSWERED].first, which, SETTLED)
@@ -330,7 +330,7 @@ cdef class FlowTable:
         return v[0] ^ v[1] ^ v[2] ^ v[3]
 
     cdef void resize(self, uint32_t size) noexcept:
-        """Have `size` buckets; without the memory for them it stays as it is, only slower."""
+        """Have `size` buckets; without memory for them it stays as it is, only slower."""
         cdef FlowEntry **buckets = <FlowEntry **>calloc(size, sizeof(FlowEntry *))
         cdef FlowSource **source_buckets = <FlowSource **>calloc(size, sizeof(FlowSource *))
         cdef FlowEntry *entry

@@ -11,10 +11,10 @@ from mproxy.relay.udp._udp_listener cimport UdpListener
 cdef class Forwarder:
     cdef Loop loop       # runs everything here
     cdef FlowSet flows   # whose packets these are
-    cdef Batch batch     # those on their way just now
-    cdef Work look       # reads those that have gathered
+    cdef Batch batch     # packets on their way right now
+    cdef Work look       # reads packets that have gathered
     cdef list gathering  # listeners whose packets gather; None: there is no alarm
-    cdef Alarm alarm     # rings when they have
+    cdef Alarm alarm     # rings when packets have gathered
 
     cdef void listen(self, UdpListener listener) noexcept
     cdef void read(self, UdpListener listener) noexcept

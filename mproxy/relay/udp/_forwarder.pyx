@@ -1,14 +1,14 @@
 """The way of packets through a UDP relay.
 
-To the target: the listener's socket is ready, or a stream has gathered there (_gather.pyx); one recvmmsg fills the
-inbox; each message finds its flow (or opens one); what a flow got is joined to trains and leaves through its own
-connected socket.
+To the target: the listener's socket is ready, or packets of a stream have gathered there (_gather.pyx); one recvmmsg
+fills the inbox; each message finds its flow or opens one; a flow's packets are joined into trains and leave through its
+own connected socket.
 
-To the client: the flow's socket is ready; recvmmsg; trains again; they wait in the outbox beside the replies of
-other flows, and one sendmmsg through the listener's socket sends them all, each from the address its client knows.
+To the client: the flow's socket is ready; recvmmsg; trains again; they join the replies of other flows in the outbox,
+and one sendmmsg through the listener's socket sends them all, each from the address that its client knows.
 
-Nothing waits: what the kernel has no room for is dropped and counted. Python runs when a flow begins, or looks for
-another address, and by one timer; not for a packet.
+Nothing waits: what the kernel has no room for is dropped and counted. Python runs when a flow begins or looks for
+another address, and for one timer; never for a packet.
 """
 
 from libc.errno cimport EAGAIN, EINTR, EMSGSIZE, errno
@@ -45,8 +45,8 @@ cdef void run_replies(Work *work) noexcept:
 
 
 cdef class Forwarder:
-    """`flows`, which has their replies read here from now on. Whoever makes it keeps it until its loop has done a
-    turn after `close`."""
+    """Forwards the packets of `flows`, whose replies are read here from now on. Whoever makes it keeps it until the
+    loop has done a turn after `close`."""
 
     def __init__(self, FlowSet flows):
         self.loop = flows.loop
@@ -60,7 +60,7 @@ cdef class Forwarder:
         self.gathering = [] if self.alarm.open(self.loop, &self.look) == 0 else None
 
     cdef void close(self) noexcept:
-        """Read nothing any more."""
+        """Stop reading."""
         self.alarm.close()
         self.loop.unschedule(&self.look)
         self.loop.unschedule(&self.flows.replies)
@@ -75,7 +75,7 @@ cdef class Forwarder:
     # ---- towards the target
 
     cdef void read(self, UdpListener listener) noexcept:
-        """Read until the socket is empty, or others should have their turn; then wait for more, or let it gather."""
+        """Read until the socket is empty or it is the others' turn; then wait for more, or let packets gather."""
         cdef int _batch
         cdef bint more = True
         cdef int64_t now = self.loop.now_us
@@ -102,7 +102,7 @@ cdef class Forwarder:
         cdef int most = listener.most_slots
         if listener.source.fd < 0:
             return False
-        self.loop.light_turns = 0  # the loop's looking for an answer would cost more than it gives
+        self.loop.light_turns = 0  # having the loop look for an answer would cost more than it saves
         n = self.batch.inbox.receive(listener.source.fd, 0, most, True)
         if n < 0:
             return errno != EAGAIN
@@ -128,7 +128,7 @@ cdef class Forwarder:
                 listener.rule.counts.errors += 1
                 continue
             flow_key(slot, &listener.bound, listener.is_wildcard, &key)
-            # Packets of one client tend to come together.
+            # Packets of one client tend to arrive together.
             if flow == NULL or memcmp(&flow.entry.key, &key, sizeof(FlowKey)) != 0:
                 flow = <Flow *>flows.table.find(&key)
                 if flow == NULL:
@@ -188,7 +188,7 @@ cdef class Forwarder:
             if errno == EAGAIN:
                 flow.failed = False
                 return 0
-            if errno != EINTR and errno != EMSGSIZE:  # EMSGSIZE: an ICMP told the kernel the path's MTU
+            if errno != EINTR and errno != EMSGSIZE:  # EMSGSIZE: an ICMP message told the kernel the path's MTU
                 return -1
             n = 0
             flow.failed = True

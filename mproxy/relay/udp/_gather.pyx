@@ -1,19 +1,19 @@
 """Letting packets gather.
 
-A relay that is faster than the client finds a packet or two each time it wakes, and pays for a wake-up, a receive and
-a send for every one of them. So a socket that messages keep coming to is not waited for but looked at from time to
-time, as a network card is whose driver holds interrupts back: then one call receives many, and they leave as one train.
+A relay that is faster than the client finds a packet or two each time it wakes, and pays for a wake-up, a receive and a
+send for each of them. So a socket that gets a stream of messages is not waited for, but looked at from time to time, as
+a network card is whose driver holds interrupts back: then one call receives many, and they leave as one train.
 
-Who waits for an answer must not wait for others. Therefore only a stream gathers: messages in quick succession with
+Whoever waits for an answer must not wait for others. Therefore only streams gather: messages in quick succession, with
 next to nothing the other way.
 
-Call order: `came` is added to with every read; when the judgement is due, `gather_judge`; then `wait_us` holds.
+Call order: add to `came` with every read; when the judgement is due, `gather_judge`; then follow `wait_us`.
 """
 
 
 cdef int64_t gather_full(int64_t queue_bytes) noexcept nogil:
-    """How many messages shall come together at a socket with such a queue: what comes while they are read needs room,
-    too, and bursts do."""
+    """How many messages are to come together at a socket with such a queue, which must also hold what comes while they
+    are read, and bursts."""
     return max(1, min(<int64_t>FULL, queue_bytes // (QUEUE_SHARE * PACKET_ROOM)))
 
 

@@ -1,4 +1,4 @@
-"""Packets of one flow on their way into an outbox, joined to trains (_runs.pxd)."""
+"""Packets of one flow on their way into an outbox, joined into trains (_runs.pxd)."""
 
 from mproxy.io._packets cimport SLOTS, Inbox, Outbox
 from mproxy.relay.udp._flow cimport Flow

@@ -13,7 +13,7 @@ cdef class Packer:
         self.outbox = outbox
 
     cdef void take(self, Inbox inbox, int slot) noexcept:
-        """What a slot holds is the next piece."""
+        """The contents of a slot are the next piece."""
         cdef Piece *piece = &self.pieces[self.count]
         piece.data = inbox.slots[slot].data
         piece.length = inbox.slots[slot].length
@@ -21,7 +21,7 @@ cdef class Packer:
         self.count += 1
 
     cdef void pack(self, Flow *flow, bint inward) noexcept:
-        """Put the pieces into the outbox, `inward`: for the flow's target."""
+        """Put the pieces into the outbox; `inward`: for the flow's target."""
         cdef uint32_t limit = flow.in_limit if inward else flow.out_limit
         cdef Message *message
         cdef Run run

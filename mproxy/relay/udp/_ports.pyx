@@ -20,17 +20,18 @@ cdef void *_memory = mmap(NULL, PORTS * sizeof(uint32_t), PROT_READ | PROT_WRITE
                           MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
 if _memory == MAP_FAILED:
     raise OSError(errno, os.strerror(errno))
-# Milliseconds modulo 2**32, but the lowest bit: an answer is owed. Several processes write, each whole numbers.
+# Milliseconds modulo 2**32, except that the lowest bit says that an answer is owed. Several processes write, each whole
+# numbers.
 cdef uint32_t *_until = <uint32_t *>_memory
 
 
 cdef void port_rest(uint16_t port, int64_t now, int64_t rest_us, bint owed) noexcept nogil:
-    """Let the port rest for so long; no longer than the most. `owed`: an answer may still come."""
+    """Let the port rest that long, but not longer than the most. `owed`: an answer may still come."""
     _until[port] = <uint32_t>((now + min(rest_us, <int64_t>REST_MOST_US)) // 1000) & ~<uint32_t>1 | owed
 
 
 cdef Rest port_rests(uint16_t port, int64_t now) noexcept nogil:
-    """Whether the port rests. A time so far ahead that nobody can have set it is one of 49 days ago."""
+    """Whether the port rests. A time farther ahead than anybody can have set dates from 49 days ago."""
     cdef uint32_t left = (_until[port] & ~<uint32_t>1) - <uint32_t>(now // 1000)
     if not 0 < left <= REST_MOST_MS:
         return RESTED

@@ -4,8 +4,8 @@ from libc.stdint cimport uint8_t, uint32_t
 
 
 cdef enum:
-    RUN_BYTES = 65507         # of a joined train: what fits into one IPv4 packet before it is cut up
-    RUN_SEGMENTS = 64         # of a joined train: as many packets as every kernel with UDP_SEGMENT takes
+    RUN_BYTES = 65507         # of a joined train: what fits into one IPv4 packet before it is segmented
+    RUN_SEGMENTS = 64         # of a joined train: as many packets as every kernel with UDP_SEGMENT accepts
     ANY_SEGMENT = 0xFFFFFFFF  # no segment has failed yet
 
 
@@ -16,7 +16,7 @@ cdef struct Piece:
 
 
 cdef struct Run:
-    int pieces         # how many of the pieces go out together
+    int pieces         # how many of the pieces leave together
     uint32_t segment   # bytes of each packet but the last; 0: one packet
     bint one_by_one    # it came as a train, but segments of this size have failed
 

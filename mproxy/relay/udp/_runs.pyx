@@ -1,7 +1,7 @@
 """Trains of equal packets.
 
-A train's packets have one length, and only the last may be shorter; so a message may be followed by another of the same
-segment as long as it ends with a full packet. Order is kept. An empty packet can't be part of a train.
+A train's packets have one length, and only the last may be shorter; so a message may be followed by another one of the
+same segment as long as it ends with a full packet. Order is kept. An empty packet cannot be part of a train.
 """
 
 
@@ -10,9 +10,9 @@ cdef inline uint32_t segments(const Piece *piece) noexcept nogil:
 
 
 cdef void run_next(const Piece *pieces, int count, uint32_t segment_limit, Run *out) noexcept nogil:
-    """How many of the `count` (> 0) pieces, from the first on, can go as one train; segments only below the limit.
+    """How many of the `count` (> 0) pieces, from the first on, can leave as one train; its segment is below the limit.
 
-    A piece that came as a train is never split up for RUN_BYTES or RUN_SEGMENTS: the same kernel will take it.
+    A piece that came as a train is never split for RUN_BYTES or RUN_SEGMENTS: the same kernel will take it again.
     """
     cdef const Piece *piece = pieces
     cdef uint32_t segment = piece.segment, length, total
@@ -28,7 +28,7 @@ cdef void run_next(const Piece *pieces, int count, uint32_t segment_limit, Run *
     total = segments(piece)
     while out.pieces < count and length % segment == 0:
         piece = &pieces[out.pieces]
-        # Its packets are of this segment; or it is one packet, the last and shorter one.
+        # Either its packets are of this segment, or it is the last and shorter packet.
         if piece.length == 0 or piece.segment > segment or (piece.segment < segment and piece.length != piece.segment):
             return
         length += piece.length

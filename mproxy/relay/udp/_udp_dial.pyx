@@ -22,25 +22,25 @@ cdef extern from "<arpa/inet.h>" nogil:
     uint16_t htons(uint16_t value)
 
 cdef enum:
-    MOST_PORTS = 16           # that the kernel is asked for: when so many rest, few do not
+    MOST_PORTS = 16           # that the kernel is asked for: if all of these rest, few do not
     FLOW_BUFFER = 1048576  # bytes of a flow's queue: a few trains
 
 
 cdef bint is_shortage(int error) noexcept nogil:
-    """Whether another flow can make room for one that failed so (EAGAIN: no port is left, connect(2))."""
+    """Whether evicting another flow can help one that failed like this (EAGAIN: no port is left, connect(2))."""
     return error in (EMFILE, ENFILE, ENOBUFS, ENOMEM, EAGAIN)
 
 
 cdef bint is_passing(int error) noexcept nogil:
-    """Whether an error of sending says nothing about the flow: no room, a filter in our own host, a packet too
-    long."""
+    """Whether an error of sending says nothing about the flow: no room, a filter on our own host, or too long a
+    packet."""
     return error in (EAGAIN, ENOBUFS, ENOMEM, EPERM, EMSGSIZE, EINTR)
 
 
 cdef int udp_dial(Target target, int index, int64_t now, uint16_t *port) noexcept:
-    """A socket connected to address `index`; or -errno, EADDRINUSE: all ports seem to rest.
+    """A socket connected to address `index`; or -errno, EADDRINUSE: all ports seem to be resting.
 
-    `port`: the one to have, 0: one that has rested, or at need may end its rest; then the one that it has.
+    `port`: the one to use, 0: any that has rested, or at need may end its rest; on return the one it has.
     """
     cdef const sockaddr *address = <sockaddr *>&target.addresses[index]
     cdef socklen_t length = target.lengths[index]
@@ -71,7 +71,7 @@ cdef int udp_dial(Target target, int index, int64_t now, uint16_t *port) noexcep
 
 
 cdef int connected(const sockaddr *address, socklen_t length, uint16_t *port) noexcept nogil:
-    """A connected socket with that port, 0: any, or -errno."""
+    """A connected socket with that port (0: any), or -errno."""
     cdef Address own
     cdef int fd = socket(address.sa_family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
     if fd < 0:
@@ -91,7 +91,7 @@ cdef int connected(const sockaddr *address, socklen_t length, uint16_t *port) no
 
 
 cdef int prepared(int fd) noexcept nogil:
-    """The same, ready for what comes."""
+    """The same socket, prepared for what it will receive."""
     receive_trains(fd)
     set_option(fd, SOL_SOCKET, SO_RCVBUF, FLOW_BUFFER)
     return fd
@@ -104,7 +104,7 @@ cdef int closed(int fd, int error) noexcept nogil:
 
 
 cdef uint16_t port_of(int fd) noexcept nogil:
-    """The local port, 0 when it can't be told."""
+    """The local port; 0 if it cannot be found out."""
     cdef Address address
     cdef socklen_t length = sizeof(address)
     if getsockname(fd, &address.any, &length) < 0:

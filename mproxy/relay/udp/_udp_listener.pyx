@@ -17,9 +17,9 @@ cdef extern from "<sys/socket.h>" nogil:
     int getsockname(int fd, sockaddr *address, socklen_t *length)
 
 cdef enum:
-    LISTENER_BUFFER = 4194304    # bytes of a listener's queue; without privileges it may be less (net.core.rmem_max)
+    LISTENER_BUFFER = 4194304    # bytes of a listener's queue; without privileges it may get less (net.core.rmem_max)
 
-_listeners = set()  # the loop holds pointers to them, to the end of the turn in which they were closed
+_listeners = set()  # the loop holds pointers to them until the end of the turn in which they were closed
 
 
 cdef void listener_ready(Source *source, uint32_t events) noexcept:
@@ -28,7 +28,7 @@ cdef void listener_ready(Source *source, uint32_t events) noexcept:
 
 
 cdef class UdpListener:
-    """A duplicate of the socket `fd`; OSError. Who reads it fills in `work` before anything else runs."""
+    """Has a duplicate of the socket `fd`; OSError. Whoever reads it fills in `work` before anything else runs."""
 
     def __cinit__(self, Loop loop, UdpRule rule, int fd):
         cdef socklen_t length = sizeof(Address)
@@ -74,7 +74,7 @@ cdef class UdpListener:
         report_hops(self.source.fd, on)
 
     cdef void set_gathering(self, bint on) noexcept:
-        """Whether an alarm has the socket read."""
+        """Set whether an alarm has the socket read."""
         if on == self.gathers or on and self.gathering is None:
             return
         self.gathers = on

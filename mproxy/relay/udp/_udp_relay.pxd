@@ -1,8 +1,5 @@
-"""UDP relay, for Python: rules by key.
-
-Observer: on_refused(key, target, errno), 0 for a target without an address, at most once a second a rule; with several
-targets on_target_down(key, target) and on_target_up(key, target).
-"""
+"""UDP relay, for Python: rules by key. The observer (relay/relay_observer.py) is told of refusals at most once a second
+for each rule."""
 
 from mproxy.relay.udp._flow_set cimport FlowSet
 from mproxy.relay.udp._forwarder cimport Forwarder

@@ -14,13 +14,13 @@ from mproxy.relay.udp._udp_rule cimport UdpRule
 
 
 cdef enum:
-    OTHERS_SHARE = 8    # one part in so many of the process's descriptors is not for flows
+    OTHERS_SHARE = 8    # one part in this many of the process's descriptors is not for flows
 
-_relays = set()  # open ones: the loop holds pointers to what they have
+_relays = set()  # open ones: the loop holds pointers to their parts
 
 
 cdef class UdpRelay:
-    """Relays UDP rules. `max_flows`: of all rules together, 0: as many as this process has descriptors for."""
+    """Relays UDP rules. `max_flows`: of all rules together; 0: as many as this process has descriptors for."""
 
     def __init__(self, Loop loop, observer, max_flows):
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -38,7 +38,7 @@ cdef class UdpRelay:
 
     @property
     def max_flows(self):
-        """Flows at most."""
+        """Most flows at once."""
         return self.flows.table.most
 
     def add(self, key, rule, fds):
@@ -55,8 +55,8 @@ cdef class UdpRelay:
             self._take_over(listener)
 
     def set_targets(self, key, targets):
-        """Flows of the rule go to these (a Target each). Those that there are stay when their address is among them,
-        and else move with their client's next packet."""
+        """Flows of the rule go to these (a Target each). Existing ones stay if their address is among them, else they
+        move with their client's next packet."""
         (<UdpRule>self.rules[key]).balance.set_targets(targets)
 
     def update(self, key, rule):
@@ -68,7 +68,7 @@ cdef class UdpRelay:
         self.flows.look_at(self.flows.table.next_end())
 
     def remove(self, key):
-        """Nobody new; flows go on until they are idle, and replies leave from the same address."""
+        """Admit nobody new; flows go on until they are idle, and replies leave from the same address."""
         (<UdpRule>self.rules.pop(key)).leave(self.leaving)
 
     def stats(self, key):
@@ -91,7 +91,7 @@ cdef class UdpRelay:
         self.flows.loop.soon.append(partial(_relays.discard, self))
 
     def _take_over(self, UdpListener listener):
-        """The flows of a removed rule with the same address: both sockets get packets of their clients."""
+        """Take over the flows of a removed rule with the same address: both sockets get packets of their clients."""
         cdef UdpListener old
         cdef Flow *flow
         cdef Flow *next_flow
@@ -110,7 +110,7 @@ cdef class UdpRelay:
                             self.flows.hand_over(flow, listener)
                         flow = next_flow
                 while self.forwarder.read_batch(old):
-                    pass  # what still waits in the old socket
+                    pass  # packets still waiting in the old socket
                 old.rule.listeners.remove(old)
                 old.stop()
             if not (<UdpRule>rule).group.roll.count:

@@ -11,7 +11,7 @@ from mproxy.relay.udp._flow_table cimport FlowGroup, FlowKey
 
 
 cdef enum:
-    TELL_US = 1000000    # refusals are told at most so often: a stranger must not fill the log
+    TELL_US = 1000000    # from one report of a refusal to the next: a stranger must not fill the log
 
 
 cdef struct FlowCounts:
@@ -33,12 +33,12 @@ cdef class UdpRule:
     cdef FlowGroup group    # its flows, and their bounds
     cdef CidrSet allow      # None: everybody
     cdef CidrSet deny       # None: nobody
-    cdef Balance balance    # where they go
+    cdef Balance balance    # where flows go
     cdef FlowCounts counts  # see FlowCounts
     cdef HopCount hops      # of packets that begin flows
     cdef list listeners     # its sockets: of UdpListener
-    cdef set leaving        # removed, and among these: nobody new, and gone with its last flow; else None
-    cdef int64_t told_at    # when the observer was told of a refusal
+    cdef set leaving        # if removed, those it is among: it admits nobody new and ends with its last flow; else None
+    cdef int64_t told_at    # when the observer was last told of a refusal
 
     cdef bint admits(self, const sockaddr *client) noexcept
     cdef void began(self) noexcept

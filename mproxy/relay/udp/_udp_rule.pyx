@@ -18,7 +18,7 @@ cdef class UdpRule:
         self.configure(rule)
 
     def configure(self, rule):
-        """Take the options of `rule` from now on."""
+        """Follow the options of `rule` from now on."""
         options = rule.options
         self.targets_text = rule.targets_text
         self.group.idle_us = options.idle_timeout_us
@@ -33,7 +33,7 @@ cdef class UdpRule:
         return {"sessions": self.group.roll.count, **self.counts}
 
     cdef bint admits(self, const sockaddr *client) noexcept:
-        """Whether a client of this address may have a flow."""
+        """Whether a client with this address may have a flow."""
         return self.leaving is None and is_allowed(self.allow, self.deny, client)
 
     cdef void began(self) noexcept:
@@ -45,8 +45,8 @@ cdef class UdpRule:
                 listener.count_hops(self.hops.counting)
 
     cdef bint goes_round(self, Slot *slot, const FlowKey *key) noexcept:
-        """Whether the packet has gone its last hop in a circle over another relay. Its `hops`, for the flow that it
-        begins, are 0 when it can't be part of one."""
+        """Whether the packet has reached its last hop in a circle over another relay. Its `hops`, for the flow that it
+        begins, are 0 if it cannot be part of one."""
         cdef Place peer, met
         if slot.hops == 0:
             return False
@@ -58,7 +58,7 @@ cdef class UdpRule:
         return self.hops.note(slot.hops) or slot.hops == 1
 
     cdef void leave(self, set leaving):
-        """The rule is removed: nobody new, and it is among `leaving` until its last flow has ended."""
+        """The rule is removed: it admits nobody new, and is among `leaving` until its last flow has ended."""
         leaving.add(self)
         self.leaving = leaving
         if self.group.roll.count == 0:
