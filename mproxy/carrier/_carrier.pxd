@@ -1,8 +1,8 @@
-"""What carries a session's frames from host to host: all that an endpoint knows of the way.
+"""What carries a session's frames from host to host: all that an endpoint knows of the path.
 
 Whoever dials or accepts makes a carrier of a connection that is ready: its handshake is over, HELLO and WELCOME have
-been said. The endpoint owns it from `begin` to `close`, one at a time. It looks at the marks, does what they allow, and
-looks again when the carrier has queued its work.
+been exchanged. The endpoint owns it from `begin` to `close`, one at a time. It looks at the marks, does what they
+allow, and looks again when the carrier has queued its work.
 
 Whoever implements a kind of carrier provides:
 
@@ -10,15 +10,15 @@ Whoever implements a kind of carrier provides:
    anywhere in what one call brings.
 2. The marks. They are changed before the endpoint's work is queued, or while the endpoint calls. `readable` and
    `writable` stay true until a call has found otherwise; `over` is set once, for good, with `why`.
-3. A word on how much it wants at a time, so that what is urgent finds a short queue: `room`. What it has taken cannot
-   be taken back, and may get lost only with the whole carrier: the session repeats it on the next one.
-4. An end that leaves nothing behind: after `close(True)` no byte is sent any more, after `close(False)` what was sent
-   still arrives if it can. No call comes after it.
+3. How much it wants at a time, so that urgent bytes find a short queue: `room`. What it has taken cannot be taken back,
+   and may get lost only with the whole carrier: the session repeats it on the next one.
+4. An end that leaves nothing behind: after `close(True)` no more bytes are sent, after `close(False)` what was sent
+   still arrives if it can. No call follows.
 
 It may assume that all calls come from the loop's thread, that nobody else reads, writes or closes what it is made of,
 and that `receive` and `send` are called only while their marks allow it. It need not know frames, but may: what `send`
-is offered begins with what is left of the frame that was taken in part, if there is one, and every header is a part of
-its own. It never calls Python, nor the endpoint but by its work.
+is offered begins with the rest of a frame that was taken in part, if there is one, and every header is a part of its
+own. It never calls Python, and calls the endpoint only by queueing its work.
 """
 
 from libc.stddef cimport size_t
@@ -29,24 +29,24 @@ from mproxy.io._loop cimport Loop, Work
 
 
 cdef struct PathReport:
-    int64_t answer_us      # what an answer takes at the most: the round trip and what it varies by (as RFC 6298)
+    int64_t answer_us      # longest time for an answer: the round trip and its variation (as RFC 6298)
     int64_t silent_us      # since the peer's system has acknowledged anything
-    uint32_t repeats       # of the oldest packet that is not acknowledged, each after a timeout; 0: there is none
-    uint64_t acked_bytes   # of ours, acknowledged so far
+    uint32_t repeats       # repetitions of the oldest unacknowledged packet, each after a timeout; 0: there is none
+    uint64_t acked_bytes   # our bytes acknowledged so far
     uint32_t packets       # received so far
-    uint32_t data_packets  # of these, with data, in order or not
+    uint32_t data_packets  # those with data, in order or not
 
 
 cdef class Carrier:
-    cdef readonly Loop loop    # runs the endpoint, too
+    cdef readonly Loop loop    # runs the endpoint as well
     cdef Work *work            # the endpoint's; NULL before `begin` and after `close`
-    cdef readonly bint sealed  # the path sees no plain bytes
+    cdef readonly bint sealed  # what the path sees is encrypted
     # marks
     cdef bint readable         # `receive` may bring something
     cdef bint writable         # `send` may take something
     cdef bint holding          # bulk waits for room; `work` is queued when it is time to ask again
     cdef bint over             # nothing will be received or sent any more
-    cdef str why               # of that, for the log
+    cdef str why               # why it is over, for the log
 
     cdef void begin(self, Work *work) noexcept
     cdef long receive(self, size_t most, const uint8_t **data) noexcept

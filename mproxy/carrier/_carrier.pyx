@@ -1,4 +1,4 @@
-"""What every kind of carrier has to do. The contract as a whole: _carrier.pxd."""
+"""What every kind of carrier has to do. The whole contract: _carrier.pxd."""
 
 
 cdef class Carrier:
@@ -11,33 +11,33 @@ cdef class Carrier:
     cdef long receive(self, size_t most, const uint8_t **data) noexcept:
         """Bring up to `most` bytes; returns how many lie at `data` until the next call of anything here.
 
-        0 is a sign of life without a whole byte to show for it; -1: nothing has come.
+        0: a sign of life, but no byte yet; -1: nothing has arrived.
         """
         return -1
 
     cdef size_t room(self, bint bulk_waits, bint *bulk_too) noexcept:
-        """How many bytes to offer now, about; 0: none, and it is not `writable` any more.
+        """About how many bytes to offer now; 0: none, and it is no longer `writable`.
 
-        `bulk_too`: streams that have much to send (`bulk_waits`: there are some) may have a part in them.
+        `bulk_too`: streams that have much to send (`bulk_waits`: there are some) may take part.
         """
         bulk_too[0] = True
         return 0
 
     cdef size_t send(self, iovec *parts, int count, uint64_t overtakes) noexcept:
-        """Take the parts, or as many bytes as may be; returns how many. After less than all it is not `writable`.
+        """Take as many bytes of the parts as possible; returns how many. Unless it took all it is no longer `writable`.
 
-        `overtakes`: how often, ever, little has gone before bulk that waited.
+        `overtakes`: how often small frames have gone before waiting bulk, ever.
         """
         return 0
 
     cdef void idle(self) noexcept:
-        """Nothing was left to offer after `room`, or only bulk, which it did not want."""
+        """After `room` nothing was left to offer, or only bulk, which it did not want."""
 
     cdef void bound(self, bint on) noexcept:
-        """The peer is read more slowly than it would like: have little wait on this side. Off: as ever again."""
+        """The peer is read more slowly than it would like: let little pile up on this side. Off: back to normal."""
 
     cdef bint report(self, PathReport *path) noexcept:
-        """Tell of the path, when the endpoint is in doubt; false: nothing is known of it."""
+        """Report on the path, when the endpoint is in doubt; false: nothing is known of it."""
         return False
 
     cdef void close(self, bint abort) noexcept:
@@ -50,9 +50,9 @@ cdef class Carrier:
             self.why = why
 
     def addresses(self):
-        """(local, peer) sockaddr tuples, or None: there are none, or it is not connected any more."""
+        """(local, peer) sockaddr tuples; None: there are none, or it is no longer connected."""
         return None
 
     def describe(self):
-        """What it is, for log and status: a dict of `kind` and what else identifies one of that kind."""
+        """What it is, for log and status: a dict of `kind` and whatever else identifies one of that kind."""
         return {"kind": "none"}

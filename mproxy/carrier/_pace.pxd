@@ -1,9 +1,9 @@
-"""How much a carrier gets at a time, so that a key stroke overtakes a copy.
+"""How much a carrier gets at a time, so that a key stroke can overtake a copy.
 
 Three things cannot be overtaken: a frame that has begun, what the kernel holds unsent, and the queue on the path. The
-first two are kept to what the carrier takes in BATCH_US, by its measured rate. The third belongs to the path; it is
-kept short only while little and much share the carrier, because elsewhere it is what keeps the path busy; and for
-longer on a slow path, where its overflow costs seconds.
+first two are kept to what the carrier takes in BATCH_US, by its measured rate. The third belongs to the path. It is
+kept short only while small frames and bulk share the carrier, because otherwise it is what keeps the path busy; and
+for longer on a slow path, where its overflow costs seconds.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -15,14 +15,14 @@ cdef enum:
 
 cdef struct Pace:
     int fd                 # the carrier's socket
-    uint32_t batch_bytes   # to offer in one sendmsg, and to leave unsent in the kernel at most
-    int64_t since          # the carrier has been the bottleneck since, 0: it is not
+    uint32_t batch_bytes   # to offer in one sendmsg, and most to leave unsent in the kernel
+    int64_t since          # since when the carrier has been the bottleneck; 0: it is not
     uint64_t taken_bytes   # taken by it since then
-    uint64_t rate          # bytes per second while it is the bottleneck, 0: unknown
-    uint64_t overtakes     # the transmitter's count when last looked at
-    int64_t shared_until   # little and much share the carrier
-    int64_t slow_until     # the path has a long queue, 0: it has not
-    int64_t hold_us        # bulk that waits for room looks again after this
+    uint64_t rate          # bytes per second while it is the bottleneck; 0: unknown
+    uint64_t overtakes     # the transmitter's count at the last look
+    int64_t shared_until   # until then small frames and bulk share the carrier
+    int64_t slow_until     # until then the path counts as slow; 0: it does not
+    int64_t hold_us        # after this time waiting bulk looks for room again
     bint bounded           # the kernel keeps little of what we do not read
     int64_t bounded_at     # when that was last called for
 

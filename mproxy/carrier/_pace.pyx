@@ -1,4 +1,4 @@
-"""How much a carrier gets at a time. What for: _pace.pxd."""
+"""How much a carrier gets at a time. Why: _pace.pxd."""
 
 from libc.limits cimport INT_MAX
 from libc.string cimport memset
@@ -28,22 +28,22 @@ cdef extern from "<netinet/in.h>" nogil:
     pass
 
 cdef enum:
-    MIN_BATCH_BYTES = 8192      # offered to a slow carrier
+    MIN_BATCH_BYTES = 8192      # least offered to a slow carrier
     SLOW_BATCH_BYTES = 2048     # the same where a queue was seen on the path
     FIRST_BATCH_BYTES = 65536   # offered to a carrier that has not been measured
     MAX_UNSENT_BYTES = 131072   # most that the kernel may hold unsent
     BATCH_US = 2000             # a batch is what the carrier takes in this time
     MEASURE_US = 10000          # shortest time to measure the rate over
     SHARED_US = 2000000         # how long after a small frame overtook bulk the queue on the path is kept short
-    PATH_QUEUE_US = 6000        # how long it may then be
-    SLOW_QUEUE_US = 100000      # a path whose queue is longer is slow, and takes so long to be another
-    SLOW_US = 30000000          # for which little and much share the carrier, and the path's queue is kept short
+    PATH_QUEUE_US = 6000        # how long that queue may then be
+    SLOW_QUEUE_US = 100000      # a path with a longer queue is slow, and counts as slow for
+    SLOW_US = 30000000          # so long: bulk and small frames then share the carrier, and its queue is kept short
     LONG_RTT_US = 5000          # on a shorter path the kernel would run dry before we look again
-    LEAST_FLIGHT_BYTES = 4096   # on their way on any path: acknowledgements may wait in the other direction's queue
-    HOLD_US = 1000              # bulk that waits for room on the path looks again after this, or later on a slow path:
-    HOLD_MOST_US = 20000        # after this at most
-    BOUNDED_BYTES = 65536       # window of a peer who is not read as he would like
-    BOUNDED_US = 1000000        # for so long at least
+    LEAST_FLIGHT_BYTES = 4096   # least in flight on any path: acknowledgements may wait in the other direction's queue
+    HOLD_US = 1000              # waiting bulk looks for room on the path again after this, or later on a slow path:
+    HOLD_MOST_US = 20000        # at most after this
+    BOUNDED_BYTES = 65536       # window of a peer that is not read as fast as it would like
+    BOUNDED_US = 1000000        # for at least this long
     SOCK_RCVBUF_LOCK = 2        # bit of SO_BUF_LOCK (Linux 5.15, net/sock.h): the kernel does not change the size
 
 
@@ -98,10 +98,10 @@ cdef void pace_note_overtakes(Pace *pace, uint64_t overtakes, int64_t now) noexc
 
 
 cdef void pace_bound(Pace *pace, int64_t now) noexcept nogil:
-    """The carrier is not read as fast as its peer would like: what waits in the kernel is kept small.
+    """The carrier is not read as fast as its peer would like: keep small what waits in the kernel.
 
-    Otherwise a thousand such carriers fill the memory that all TCP connections of the host share, and the kernel then
-    takes from everybody. The window gets no larger, and is not taken back: what is on its way is not dropped.
+    Otherwise a thousand such carriers would fill the memory that all TCP connections of the host share, and the kernel
+    would take from everybody. The window no longer grows, but does not shrink: what is on its way is not dropped.
     """
     cdef int lock = SOCK_RCVBUF_LOCK, window = BOUNDED_BYTES
     pace.bounded_at = now
@@ -112,7 +112,7 @@ cdef void pace_bound(Pace *pace, int64_t now) noexcept nogil:
 
 
 cdef void pace_unbound(Pace *pace, int64_t now) noexcept nogil:
-    """The carrier is read: let the kernel find the window again, if `pace_bound` is long ago."""
+    """The carrier is read: let the kernel choose the window again, if `pace_bound` was long enough ago."""
     cdef int lock = 0, window = INT_MAX
     if pace.bounded and now - pace.bounded_at >= BOUNDED_US:
         pace.bounded = False
@@ -121,12 +121,12 @@ cdef void pace_unbound(Pace *pace, int64_t now) noexcept nogil:
 
 
 cdef int64_t pace_bulk_room(Pace *pace, bint bulk_waits, int64_t now) noexcept nogil:
-    """How many bytes of bulk the carrier may get now; none or less: try again after `hold_us`.
+    """How many bytes of bulk the carrier may get now; 0 or less: try again after `hold_us`.
 
-    While the carrier is shared no more is on its way than the path holds in its shortest round trip and
-    PATH_QUEUE_US: little enough for a short queue, and enough to keep the path busy. Else, and while the rate is not
-    known, the kernel gets twice what it would have on its way, so that it always has something to send, and a key
-    stroke that comes later has little in front of it.
+    While the carrier is shared no more is in flight than the path takes in its shortest round trip and PATH_QUEUE_US:
+    little enough for a short queue, and enough to keep the path busy. Otherwise, and while the rate is unknown, the
+    kernel gets twice what it has in flight, so that it always has something to send, and a later key stroke has little
+    in front of it.
     """
     cdef tcp_info info
     cdef unsigned int length = sizeof(info)
@@ -156,10 +156,10 @@ cdef int64_t pace_bulk_room(Pace *pace, bint bulk_waits, int64_t now) noexcept n
 
 
 cdef void look_for_queue(Pace *pace, const tcp_info *info, int64_t now) noexcept nogil:
-    """A path with a long queue is slow: what the kernel takes says nothing of its rate, what arrives does.
+    """A path with a long queue is slow: its rate shows in what arrives, not in what the kernel takes.
 
-    There a key stroke would not only wait: when the queue overflows all that comes behind the loss waits for its
-    repair, several round trips. So the path counts as slow for as long as bulk waits for it.
+    There a key stroke would not merely wait: when the queue overflows, everything after the loss waits several round
+    trips for its repair. So the path counts as slow as long as bulk waits for it.
     """
     cdef int64_t queue_us = <int64_t>info.tcpi_rtt - info.tcpi_min_rtt
     if queue_us > SLOW_QUEUE_US and info.tcpi_delivery_rate:

@@ -1,12 +1,12 @@
-"""Records of TLS 1.3 (RFC 8446, section 5), without system calls: what protects the bytes after the handshake.
+"""Records of TLS 1.3 (RFC 8446, section 5), which protect the bytes after the handshake; without system calls.
 
-The handshake, and with it everything about trust, is OpenSSL's; the cipher is `_aead`'s. Here is what lies between:
+The handshake, and with it everything about trust, is OpenSSL's; the cipher is `_aead`'s. This is what lies between:
 headers, numbers, keys and their updates (sections 4.6.3, 5 and 7). OpenSSL's own record layer copies every byte twice
 in each direction; this one seals from where the bytes lie to where they are sent from, and opens from where they were
 received to where they are parsed.
 
-A Direction is the key of one direction. A record's number is its nonce: it is counted here, never given, so a nonce
-is used once, and a record that is repeated, left out or out of order is not authentic.
+A Direction is the key of one direction. A record's number is its nonce: it is counted here and never passed in, so a
+nonce is used once, and a record that is repeated, left out or out of order is not authentic.
 """
 
 from libc.stddef cimport size_t
@@ -19,7 +19,7 @@ from mproxy.ground._aead cimport Aead
 cdef enum:
     RECORD_BYTES = 16384          # most plain bytes of a record (section 5.1)
     RECORD_HEADER_BYTES = 5       # type 23, version 0x0303, length (section 5.2)
-    SEAL_BYTES = 22               # that header, the true type and the tag
+    SEAL_BYTES = 22               # added by sealing: that header, the true type and the tag
     MAX_SEALED_BYTES = 16645      # most that a peer may make of a record: RECORD_BYTES, 256 and the header
     SECRET_BYTES = 32             # of a traffic secret: SHA-256
 
@@ -34,7 +34,7 @@ cdef struct Direction:
     Aead aead                     # AES-128-GCM or ChaCha20-Poly1305, and the key
     uint64_t number               # of the next record under this key
     uint8_t secret[32]            # the traffic secret that key and `iv` come from
-    uint8_t iv[12]                # what the number is mixed with
+    uint8_t iv[12]                # combined with the number to a nonce
 
 
 cdef bint direction_begin(Direction *self, bint chacha, const uint8_t *secret, bint sealing) noexcept nogil

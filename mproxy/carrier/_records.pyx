@@ -22,7 +22,7 @@ cdef bint direction_begin(Direction *self, bint chacha, const uint8_t *secret, b
 
 
 cdef bint direction_update(Direction *self) noexcept nogil:
-    """Go on with the next secret (section 7.2); numbers begin anew. Nothing leads back to the one before."""
+    """Go on with the next secret (section 7.2); numbers begin anew. Nothing leads back to the former one."""
     cdef uint8_t following[32]
     cdef bint done = expand(self.secret, b"traffic upd", following, SECRET_BYTES)
     memcpy(self.secret, following, SECRET_BYTES)
@@ -60,7 +60,7 @@ cdef bint expand(const uint8_t *secret, const char *label, uint8_t *out, size_t 
     info[2] = 6 + named
     memcpy(info + 3, b"tls13 ", 6)
     memcpy(info + 9, label, named)
-    info[10 + named] = 1  # behind the context's length, which is 0: the number of HKDF's block
+    info[10 + named] = 1  # after the context's length, which is 0: the number of HKDF's block
     if HMAC(EVP_sha256(), secret, SECRET_BYTES, info, 11 + named, hashed, NULL) == NULL:
         return False
     memcpy(out, hashed, length)
@@ -71,7 +71,7 @@ cdef bint expand(const uint8_t *secret, const char *label, uint8_t *out, size_t 
 # ---- records
 
 cdef inline bint begin(Direction *self, const uint8_t *header) noexcept nogil:
-    """The nonce of the next record (section 5.3), and its header as what is authenticated besides."""
+    """The nonce of the next record (section 5.3), and its header as additional authenticated data."""
     cdef uint8_t nonce[12]
     cdef int i
     memcpy(nonce, self.iv, sizeof(nonce))
@@ -84,7 +84,7 @@ cdef inline bint begin(Direction *self, const uint8_t *header) noexcept nogil:
 cdef size_t record_seal(Direction *self, int type, iovec *parts, int count, uint8_t *out) noexcept nogil:
     """Seal one record with as much of the parts as it may hold, and advance them past it.
 
-    Returns the record's length, SEAL_BYTES more than it holds, or 0 when the cipher fails. `out` has room for it.
+    Returns the record's length, SEAL_BYTES more than it holds, or 0 if the cipher fails. `out` has room for it.
     """
     cdef uint8_t true_type = <uint8_t>type
     cdef uint8_t *at = out + RECORD_HEADER_BYTES
@@ -117,9 +117,9 @@ cdef size_t record_seal(Direction *self, int type, iovec *parts, int count, uint
 
 
 cdef size_t record_length(const uint8_t *data, size_t length) noexcept nogil:
-    """How long the record is that begins here; RECORD_HEADER_BYTES as long as its header is not complete.
+    """The length of the record that begins here; RECORD_HEADER_BYTES while its header is not complete.
 
-    0: no record that may come after the handshake, or one that is too long or too short.
+    0: not a record that may come after the handshake, or too long or too short.
     """
     cdef size_t sealed
     if length < RECORD_HEADER_BYTES:
@@ -131,9 +131,9 @@ cdef size_t record_length(const uint8_t *data, size_t length) noexcept nogil:
 
 
 cdef long record_open(Direction *self, const uint8_t *record, size_t length, uint8_t *out, int *type) noexcept nogil:
-    """Open a whole record and say its true type; returns the plain bytes laid at `out`, or -1: it is not authentic.
+    """Open a whole record and tell its true type; returns the number of plain bytes at `out`, or -1: not authentic.
 
-    `out` has room for `length` bytes and shares none with the record. What is there after -1 means nothing.
+    `out` has room for `length` bytes and does not overlap the record. After -1 what is there means nothing.
     """
     cdef int sealed = <int>length - RECORD_HEADER_BYTES - AEAD_TAG_BYTES
     cdef const uint8_t *data = record + RECORD_HEADER_BYTES

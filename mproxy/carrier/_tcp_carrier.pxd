@@ -1,4 +1,4 @@
-"""The carrier that is a TCP connection, its bytes as they are or sealed by TLS.
+"""The carrier that is a TCP connection, with its bytes as they are or sealed by TLS.
 
 Inbound: the socket is read into the loop's one buffer, up to 256 KiB at once; TLS opens its records there, in place.
 Outbound: one `sendmsg` takes frames straight from the streams' rings; or TLS seals records from there, and one `send`
@@ -16,8 +16,8 @@ from mproxy.io._loop cimport Source
 
 cdef class TcpCarrier(Carrier):
     cdef Source source      # the socket, fd -1 once closed
-    cdef bint hung_up       # the next read will tell how it ended
-    cdef Tls tls            # seals and opens; None: nobody does
+    cdef bint hung_up       # the next read will show how it ended
+    cdef Tls tls            # seals and opens; None: nothing is sealed
     cdef Pace pace          # how much it gets at a time
     cdef bint bulk_fits     # the last answer of `room`
 

@@ -22,7 +22,7 @@ from mproxy.io._socket import addresses_of
 
 
 cdef enum:
-    GOODBYE_MS = 60000  # for the system to deliver the last words of a carrier; left alone it takes minutes
+    GOODBYE_MS = 60000  # how long the system tries to deliver a carrier's last words; by itself it tries for minutes
 
 
 cdef void carrier_ready(Source *source, uint32_t events) noexcept:
@@ -36,8 +36,8 @@ cdef void carrier_ready(Source *source, uint32_t events) noexcept:
 
 
 cdef class TcpCarrier(Carrier):
-    """`fd`, a connected socket, belongs to the carrier from now on. `tls`, whose handshake is over, seals and opens
-    everything that follows; None: nothing is sealed."""
+    """`fd`, a connected socket, now belongs to the carrier. `tls`, whose handshake is over, seals and opens everything
+    that follows; None: nothing is sealed."""
 
     def __cinit__(self):
         self.source.fd = -1
@@ -126,7 +126,7 @@ cdef class TcpCarrier(Carrier):
         return max(n, <ssize_t>0)
 
     cdef size_t send_sealed(self, iovec *parts, int count, size_t offered) noexcept:
-        """Seal and send, in turns, until the socket is full; returns how much is sealed: that counts as sent."""
+        """Seal and send by turns until the socket is full; returns how much was sealed, which counts as sent."""
         cdef size_t sealed, done = 0
         while self.tls.unsent() == 0:
             sealed = self.tls.seal_parts(parts, count)
@@ -193,7 +193,7 @@ cdef class TcpCarrier(Carrier):
         self.loop.soon.append(lambda: _open.discard(self))
 
     def addresses(self):
-        """(local, peer) sockaddr tuples, or None: it is not connected any more."""
+        """(local, peer) sockaddr tuples; None: it is no longer connected."""
         return addresses_of(self.source.fd) if self.source.fd >= 0 else None
 
     def describe(self):

@@ -1,4 +1,4 @@
-"""Reading TCP_INFO. Apart, because <linux/tcp.h>, which knows these fields, and <netinet/tcp.h> exclude each other."""
+"""Reading TCP_INFO, in its own file: <linux/tcp.h>, which has these fields, and <netinet/tcp.h> exclude each other."""
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset

@@ -1,19 +1,19 @@
 """TLS 1.3 for carriers (RFC 8446), by OpenSSL, without system calls: sealed bytes in, plain bytes out, and back.
 
 Both sides show a self-signed Ed25519 certificate, which is nothing but a container for the key. OpenSSL proves that the
-peer holds that key; whether it is one to trust is decided by whoever asks for `peer_spki`.
+peer holds that key; whoever asks for `peer_spki` decides whether to trust it.
 
 Life of an outbound byte: `seal_parts` takes frames described as iovecs, a record (16 KiB) at a time, and seals them
-from where they lie, the stream's ring, to `wire.out`. One `send` takes several records from there. What has been
+from where they lie, in the streams' rings, into `wire.out`. One `send` takes several records from there. What has been
 sealed counts as sent: it cannot be taken back, and goes out before anything else.
 
-Life of an inbound byte: the carrier's bytes are received into a buffer, OPEN_MARGIN_BYTES behind its beginning;
-`open_in_place` opens record after record and lays the plain bytes at the beginning of the same buffer. A record whose
-end has not arrived is kept. All that is whole is opened by each call, so no byte ever waits here for a socket that has
-nothing more to say.
+Life of an inbound byte: the carrier's bytes are received into a buffer, OPEN_MARGIN_BYTES after its beginning;
+`open_in_place` opens record after record and puts the plain bytes at the beginning of the same buffer. The beginning of
+a record that has not wholly arrived is kept. Each call opens all whole records, so no byte ever waits here for a socket
+that brings nothing more.
 
-OpenSSL does the handshake, by memory (a BIO of ours), and then tells the secrets from which _records goes on. When the
-last use was made of what only the handshake knows (`exporter`), `forget` frees it.
+OpenSSL does the handshake, in memory (a BIO of ours), and then gives the secrets with which _records goes on. Once what
+only the handshake knows (`exporter`) is no longer needed, `forget` frees it.
 """
 
 from libc.stddef cimport size_t
@@ -25,7 +25,7 @@ from mproxy.carrier._records cimport Direction
 
 
 cdef enum:
-    OPEN_MARGIN_BYTES = 36864      # more than two records: what opens stays behind what is still sealed
+    OPEN_MARGIN_BYTES = 36864      # more than two records: opened bytes never reach those still sealed
     OUT_BYTES = 131072             # storage for sealed bytes: seven records, sent while they are in the cache
 
 
@@ -40,14 +40,14 @@ cdef struct Secrets:
 
 cdef struct Wire:
     const uint8_t *arrived   # sealed bytes from the carrier, borrowed during one call
-    size_t arrived_bytes     # of these, not yet used up
+    size_t arrived_bytes     # how many of these are left
     uint8_t *out             # sealed bytes for the carrier; NULL: none, or nothing left to send
     uint32_t block           # the pool's block where that lies
     uint32_t take_bytes      # how much storage to take next, a power of two
     uint32_t out_size        # length of `out`
     uint32_t out_first       # sent below
     uint32_t out_end         # written below
-    Secrets secrets          # told by OpenSSL
+    Secrets secrets          # as given by OpenSSL
 
 
 cdef class TlsContext:
@@ -63,13 +63,13 @@ cdef class Tls:
     cdef TlsContext context             # keeps it alive
     cdef Wire wire                      # where its bytes come from and go to
     cdef readonly bint finished         # the handshake is over
-    cdef readonly bint ended            # the peer said that nothing follows (close_notify)
+    cdef readonly bint ended            # the peer has said that nothing follows (close_notify)
     cdef readonly bint broken           # an error that ends the connection; `why` says which
     cdef const char *reason             # of that
     cdef int alert                      # what to tell the peer then
     cdef Direction sealing              # our direction, once `finished`
     cdef Direction opening              # the peer's
-    cdef public uint64_t records_a_key  # sealed with one key at most (RFC 8446, section 5.5)
+    cdef public uint64_t records_a_key  # most sealed with one key (RFC 8446, section 5.5)
     cdef bint update_due                # the peer asked for another key of ours
     cdef uint8_t *kept                  # beginning of a record whose end has not arrived, or NULL
     cdef size_t kept_bytes              # its length

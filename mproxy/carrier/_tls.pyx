@@ -58,7 +58,7 @@ cdef extern from "<string.h>" nogil:
 cdef enum:
     HANDSHAKE_OUT_BYTES = 8192    # a flight takes about 1 KiB
     MAX_CERTIFICATE_BYTES = 4096  # of a peer's chain; ours take 300
-    SPARE_BYTES = 64              # room a record needs above its plain bytes: 22, and as much for a key update
+    SPARE_BYTES = 64              # room that a record needs besides its plain bytes: 22, and as much for a key update
     LABEL_BYTES = 24
     SECRET_AT = 89                # behind label, 64 digits and a space
     RECORDS_A_KEY = 8388608       # RFC 8446, section 5.5, allows 2^24.5 records under one key of AES-GCM
@@ -80,7 +80,7 @@ cdef enum Alert:
 # ---- where OpenSSL gets its bytes from and puts them
 
 cdef bint wire_has_room(Wire *wire, size_t length) noexcept nogil:
-    """Have storage for sealed bytes; whether so many find room in it."""
+    """Have storage for sealed bytes; whether there is room for this many in it."""
     if wire.out == NULL:
         wire.out_size = wire.take_bytes
         wire.block = pool_take(wire.out_size)
@@ -125,7 +125,7 @@ BIO_meth_set_ctrl(bio_method, control)
 
 
 cdef void take_secret(const SSL *ssl, const char *line) noexcept nogil:
-    """OpenSSL tells a secret, in the format of its key logs: label, 64 digits of the client's nonce, the secret."""
+    """OpenSSL gives a secret, in the format of its key logs: label, 64 digits of the client's nonce, the secret."""
     cdef Wire *wire = <Wire *>BIO_get_data(SSL_get_rbio(ssl))
     cdef const char *digits = line + SECRET_AT
     cdef int which, i
@@ -147,7 +147,7 @@ cdef inline uint8_t digit(char letter) noexcept nogil:
 
 
 cdef void clear_copies(void *block, const uint8_t *secret) noexcept nogil:
-    """Overwrite a secret wherever it lies in what malloc(3) gave."""
+    """Overwrite a secret wherever it occurs in a block of malloc(3)."""
     cdef size_t size = malloc_usable_size(block)
     cdef void *found = memmem(block, size, secret, SECRET_BYTES)
     while found != NULL:
@@ -161,7 +161,7 @@ cdef int accept_any(X509_STORE_CTX *store, void *argument) noexcept nogil:
 
 
 cdef str last_error():
-    """The newest of OpenSSL's errors in words; the queue is empty afterwards."""
+    """OpenSSL's latest error in words; clears the queue."""
     cdef const char *reason = ERR_reason_error_string(ERR_peek_last_error())
     text = reason.decode(errors="replace") if reason != NULL else "connection ended"
     ERR_clear_error()
@@ -183,7 +183,7 @@ cdef bytes spki_of(X509 *certificate):
 
 
 cdef class TlsContext:
-    """Our key and our rules, for any number of connections.
+    """Our key and rules, for any number of connections.
 
     `pem`, bytes or a bytearray, holds an Ed25519 private key (PKCS#8, no passphrase) and its certificate; UsageError
     when it does not.
@@ -241,7 +241,7 @@ cdef class TlsContext:
 
 
 cdef class Tls:
-    """One connection. First `receive` and `take_out` until it is `finished`, then whatever is of use."""
+    """One connection. First `receive` and `take_out` until it is `finished`, then whatever is needed."""
 
     def __init__(self, TlsContext context):
         cdef BIO *bio
@@ -273,9 +273,9 @@ cdef class Tls:
     # ---- for Python: the handshake, and small things after it
 
     def receive(self, bytes data):
-        """Take what the carrier brought; returns the plain bytes in it. PeerError when TLS fails.
+        """Take what the carrier brought; returns the plain bytes in it. PeerError if TLS fails.
 
-        Bytes behind the end of the handshake are opened at once. What is to be sent is in `take_out` afterwards.
+        Bytes after the end of the handshake are opened at once. Afterwards `take_out` has what is to be sent.
         """
         cdef uint8_t *buffer
         cdef long length
@@ -295,7 +295,7 @@ cdef class Tls:
             free(buffer)
 
     def seal(self, bytes data):
-        """Return `data` sealed, behind whatever `take_out` would have returned."""
+        """Return `data` sealed, after whatever `take_out` would have returned."""
         cdef iovec part
         sealed = [self.take_out()]
         part.iov_base = PyBytes_AS_STRING(data)
@@ -309,7 +309,7 @@ cdef class Tls:
         return b"".join(sealed)
 
     def take_out(self):
-        """Return the sealed bytes that wait to be sent; they are the caller's now."""
+        """Return the sealed bytes that wait to be sent, and forget them."""
         cdef bytes result = PyBytes_FromStringAndSize(<char *>self.out_view(), self.unsent())
         self.out_sent(len(result))
         return result
@@ -327,7 +327,7 @@ cdef class Tls:
     def exporter(self, bytes label, bytes context, size_t length):
         """Return `length` bytes that only the two ends of this connection know (RFC 8446, section 7.5).
 
-        PeerError when there are none: the handshake is not over, or was forgotten.
+        PeerError if there are none: the handshake is not over, or was forgotten.
         """
         cdef bytes result = PyBytes_FromStringAndSize(NULL, length)
         if self.ssl == NULL or SSL_export_keying_material(
@@ -342,9 +342,9 @@ cdef class Tls:
         return SSL_get_cipher_name(self.ssl).decode() if self.ssl != NULL else None
 
     def forget(self):
-        """Records alone from now on: free what the handshake has left in OpenSSL, secrets above all.
+        """From now on only records matter: free what the handshake has left in OpenSSL, above all secrets.
 
-        OpenSSL does not clear the object that holds the traffic secrets (SSL_free(3)); so they are looked for in it.
+        OpenSSL does not clear the object that holds the traffic secrets (SSL_free(3)), so they are looked for in it.
         """
         if self.finished:
             self.wire.take_bytes = OUT_BYTES
@@ -386,7 +386,7 @@ cdef class Tls:
         self.wire.arrived_bytes = len(data)
 
     def _rest(self, bytes data):
-        """What the handshake has not used of `data`."""
+        """What is left of `data` after the handshake."""
         cdef size_t left = self.wire.arrived_bytes
         if self.wire.arrived == NULL:
             return data
@@ -397,11 +397,11 @@ cdef class Tls:
     # ---- for the carrier
 
     cdef long open_in_place(self, uint8_t *buffer, size_t length) noexcept:
-        """Open `length` sealed bytes at buffer + OPEN_MARGIN_BYTES; the plain ones lie at `buffer` afterwards.
+        """Open `length` sealed bytes at buffer + OPEN_MARGIN_BYTES; afterwards the plain ones are at `buffer`.
 
-        Returns their number, or -1 when there are none and the connection is `broken` or `ended`. Why one may
-        overwrite the other: what was kept of a record is put before them, and the margin is longer than that and
-        another record, so what opens stays behind what is still sealed.
+        Returns their number, or -1 if there are none and the connection is `broken` or `ended`. Why one may overwrite
+        the other: the kept beginning of a record is put in front, and the margin is longer than that and another
+        record, so opened bytes never reach those that are still sealed.
         """
         cdef uint8_t *at = buffer + OPEN_MARGIN_BYTES - self.kept_bytes
         cdef size_t left = self.kept_bytes + length, made = 0, sealed
@@ -446,7 +446,7 @@ cdef class Tls:
             self.kept = NULL
 
     cdef bint take_message(self, int type, const uint8_t *data, size_t length) noexcept:
-        """Act on a record that is no data: a key update or an alert; false when nothing may follow it."""
+        """Act on a record that is not data: a key update or an alert; false if nothing may follow it."""
         if type == RecordType.HANDSHAKE and length == 5 and memcmp(data, KEY_UPDATE, 4) == 0 and data[4] <= 1:
             self.update_due |= data[4] == 1
             if not direction_update(&self.opening):
@@ -468,9 +468,9 @@ cdef class Tls:
         self.reason = reason
 
     cdef size_t seal_parts(self, iovec *parts, int count) noexcept:
-        """Seal as much of the parts as there is room for and advance them past it; returns the plain bytes sealed.
+        """Seal as much of the parts as there is room for and advance them past it; returns how many plain bytes.
 
-        None are when the storage is full, or the connection is `broken`.
+        0 if the storage is full, or the connection is `broken`.
         """
         cdef size_t done = 0
         cdef int i = 0
@@ -494,7 +494,7 @@ cdef class Tls:
         return length - SEAL_BYTES
 
     cdef void seal_update(self) noexcept:
-        """Change the key of what is sealed from here on, and say so (RFC 8446, section 4.6.3)."""
+        """Change the key for what is sealed from here on, and tell the peer (RFC 8446, section 4.6.3)."""
         self.seal_message(RecordType.HANDSHAKE, KEY_UPDATE, 5)
         self.update_due = False
         if not direction_update(&self.sealing):
@@ -508,15 +508,15 @@ cdef class Tls:
             self.seal_record(type, &part, 1)
 
     cdef size_t unsent(self) noexcept:
-        """Sealed bytes that wait to be sent."""
+        """How many sealed bytes wait to be sent."""
         return self.wire.out_end - self.wire.out_first if self.wire.out != NULL else 0
 
     cdef const uint8_t *out_view(self) noexcept:
-        """Where they lie."""
+        """Where they are."""
         return self.wire.out + self.wire.out_first if self.wire.out != NULL else NULL
 
     cdef void out_sent(self, size_t length) noexcept:
-        """The carrier took `length` of them; when it took all their storage is given back."""
+        """The carrier took `length` of them; after the last their storage is given back."""
         cdef Wire *wire = &self.wire
         wire.out_first += <uint32_t>length
         if wire.out != NULL and wire.out_first == wire.out_end:
@@ -524,7 +524,7 @@ cdef class Tls:
             wire.out = NULL
 
     cdef void seal_end(self) noexcept:
-        """Seal the word that nothing follows (close_notify), or why (RFC 8446, section 6)."""
+        """Seal the alert that nothing follows (close_notify), or why (RFC 8446, section 6)."""
         cdef char message[2]
         message[0] = 2 if self.broken else 1  # fatal, warning
         message[1] = <char>self.alert

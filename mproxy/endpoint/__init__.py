@@ -1,5 +1,5 @@
 """A session's two ends on this host: its carrier, and the applications' connections.
 
-Read first: `_endpoint.pxd`, where every byte passes that is proxied; then `_app.pxd`, the application's side, and
+Read first: `_endpoint.pxd`, through which every proxied byte passes; then `_app.pxd`, the application's side, and
 `observer.py`, what programs are told.
 """

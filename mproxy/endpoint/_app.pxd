@@ -13,28 +13,28 @@ from mproxy.io._loop cimport Loop, Source, Work
 
 cdef struct App:
     Source source       # the socket, or where bytes are read from
-    Source sink         # where bytes are written when that is another descriptor, else fd -1
+    Source sink         # where bytes are written, if that is another descriptor; else fd -1
     Apps *apps          # the set it belongs to
     Stream *stream      # its stream
     App *all_next       # the set
     App *all_prev       # the set
     App *ready_next     # applications to read in this turn
-    bint in_ready       # among those
+    bint in_ready       # it is among those
     bint is_socket      # recv and send, else read and write
     bint is_file        # cannot be waited for: always ready
     bint readable       # no EAGAIN since the last event
     bint writable       # no EAGAIN since the last event
     bint connecting     # the daemon has not answered yet
     bint hung_up        # the other end closed or broke: the next read will say which
-    bint urgent         # it sends urgent data: a read ends in front of such a byte, so a short one proves nothing
-    bint broken         # the connection is no more: what the kernel still has of it is read, and then it has vanished
-    bint cut            # ... and its error, which has been fetched, was not one behind an orderly end
+    bint urgent         # it sends urgent data: a read ends before such a byte, so a short read proves nothing
+    bint broken         # the connection is gone: what the kernel still has of it is read first, then it has vanished
+    bint cut            # ... and its error, already fetched, did not follow an orderly end
     bint bounded        # the kernel takes little more than it can send at once
     bint read_ended     # EOF read and given to the stream
     bint write_ended    # the stream's end given to the application
-    uint8_t address     # which of the target's addresses is tried
+    uint8_t address     # which of the target's addresses is being tried
     void *target        # owned reference to a Target while connecting, else NULL
-    void *race          # owned reference to Attempts while connecting, where there are several addresses; else NULL
+    void *race          # owned reference to Attempts while connecting to one of several addresses; else NULL
 
 
 cdef struct Apps:
@@ -46,7 +46,7 @@ cdef struct Apps:
     App *ready_first    # to be read
     App *ready_last     # to be read
     uint32_t count      # all
-    uint32_t vanished   # those whose connection broke, ever
+    uint32_t vanished   # whose connection broke, ever
     void (*connect_failed)(Apps *apps, App *app, int error) noexcept  # daemon's address failed
     void (*left_away)(Apps *apps, App *app, bint broken) noexcept  # it ended or broke while there is no carrier
     void *owner         # for these two

@@ -1,12 +1,12 @@
 """One application connection: how its socket and its stream move each other.
 
 Edge-triggered: `readable` and `writable` stay true until the system says EAGAIN, or gives less than asked for. The
-application's end becomes the stream's end and the other way round, each direction for itself; when both have ended
-the socket is closed. A broken connection resets the stream, behind all that the application had written: an error of
+application's end becomes the stream's end and the other way round, each direction by itself; when both have ended the
+socket is closed. A broken connection resets the stream, after everything that the application had written: an error in
 one direction ends that direction, and what the kernel holds of the other is read first.
 
-A socket ends with a reset, whoever closes it (also the kernel, when this process is killed), until its application
-has been given the end in order: SO_LINGER of 0 from the start, lifted in `app_flush`.
+Until its application has been given an orderly end, a socket is closed with a reset, whoever closes it (even the
+kernel, when this process is killed): SO_LINGER of 0 from the start, lifted in `app_flush`.
 """
 
 from cpython.ref cimport PyObject, Py_XDECREF
@@ -30,15 +30,15 @@ from mproxy.io._socket cimport (
 
 cdef enum:
     TURN_BYTES = 262144    # read from one application before the next one's turn
-    UNSENT_BYTES = 131072  # most that the kernel may hold of what an application's host has no room for
+    UNSENT_BYTES = 131072  # most that the kernel may hold of what an application's host cannot take
     OWN_DESCRIPTORS = 16   # the loop's, listeners, the log
 
 
 cdef uint32_t EVENTS = EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET
-cdef int promised = 1      # daemon connections that every session may have,
-cdef int shared = INT_MAX  # and those beyond, of all sessions together
+cdef int promised = 1      # daemon connections promised to every session,
+cdef int shared = INT_MAX  # and those beyond the promises, for all sessions together
 cdef int all_apps = 0      # of all sessions
-cdef int all_beyond = 0    # of these beyond the promises
+cdef int all_beyond = 0    # those beyond the promises
 
 
 def share_descriptors(int sessions, int strangers):
@@ -53,17 +53,17 @@ def share_descriptors(int sessions, int strangers):
 
 
 cdef bint apps_may_grow(const Apps *apps) noexcept:
-    """Whether a session may have one more daemon connection: beyond its promise no more than twice what it leaves to
+    """Whether a session may have one more daemon connection: beyond its promise, at most twice what it leaves to
     others, if there are any.
 
-    So one session beside others can have more than half, and 10,000 streams within the 20,000 that are a usual limit.
+    So one session among others can have more than half: 10,000 streams within a usual limit of 20,000.
     """
     cdef int64_t beyond = <int64_t>apps.count - promised, left = <int64_t>shared - all_beyond
     return beyond < 0 or beyond < 2 * left or left > 0 and <int>apps.count == all_apps
 
 
 cdef App *app_new(Apps *apps, Stream *stream, int fd, int write_fd) noexcept:
-    """Record an application on `fd`; `write_fd` is where it takes bytes, or -1 for the same. NULL: no memory."""
+    """Record an application on `fd`; `write_fd` is where it takes bytes, or -1: the same. NULL: no memory."""
     global all_apps, all_beyond
     cdef App *app = <App *>calloc(1, sizeof(App))
     if app == NULL:
@@ -110,7 +110,7 @@ cdef int app_watch(App *app) noexcept:
 
 
 cdef void app_watch_again(App *app) noexcept:
-    """As `app_watch`, of a socket that the loop has for another source: its events come here from now on."""
+    """As `app_watch`, for a socket that the loop watches for another source: its events come here from now on."""
     (<Loop>app.apps.loop).modify(&app.source, EVENTS | EPOLLOUT)
 
 
@@ -139,13 +139,13 @@ cdef void app_close(App *app, bint abruptly) noexcept:
     apps.count -= 1
     all_apps -= 1
     (<Session>apps.session).release(app.stream)
-    loop.schedule(apps.work)  # there may be a frame to send, and the owner wants to know when none is left
+    loop.schedule(apps.work)  # there may be a frame to send, and the owner wants to know when no application is left
     loop.free_later(app)
 
 
 cdef void close_source(App *app, Source *source) noexcept:
-    """Close a descriptor. Standard input and output may have duplicates in other programs: closing does not end the
-    watching of these."""
+    """Close a descriptor. Standard input and output may have duplicates in other programs, so that closing does not
+    end the watching of them."""
     cdef Loop loop = <Loop>app.apps.loop
     cdef int fd = source.fd
     if app.is_socket:
@@ -168,9 +168,9 @@ cdef void app_vanished(App *app) noexcept:
 
 
 cdef void app_write_failed(App *app) noexcept:
-    """The application takes no more (errno). Its connection is at an end, but what it wrote before may not be read yet.
+    """The application takes no more (errno). Its connection has ended, but what it wrote before may not be read yet.
 
-    Of a pipe more could always come: its application has vanished.
+    A pipe could always bring more: its application has vanished.
     """
     cdef int error = errno
     if app.read_ended or not app.is_socket:
@@ -182,16 +182,16 @@ cdef void app_write_failed(App *app) noexcept:
 
 
 cdef void break_off(App *app, int error) noexcept:
-    """The socket's error was fetched: after the bytes that lie there reading will find what looks like an end.
+    """The socket's error was fetched: after the remaining bytes a read will find what looks like an end.
 
-    It is one only where the other end had said so before (EPIPE: tcp_reset() in CLOSE_WAIT).
+    It is one only if the other end had ended in order before (EPIPE: tcp_reset() in CLOSE_WAIT).
     """
     app.broken = app.hung_up = app.readable = True
     app.cut = error != EPIPE
 
 
 cdef void on_ready(Source *source, uint32_t events) noexcept:
-    """Events of a descriptor: note them; the work is done when all events of the turn are noted."""
+    """Note the events of a descriptor; the work is done when all events of the turn are noted."""
     cdef App *app = <App *>source.owner
     if events & (EPOLLOUT | EPOLLERR | EPOLLHUP):
         app.writable = True
@@ -224,7 +224,7 @@ cdef void finish_connect(App *app, uint32_t events) noexcept:
 
 
 cdef void app_answered(App *app) noexcept:
-    """The daemon has accepted the connection. On loopback it has by the time its first bytes are there to be sent."""
+    """The daemon has accepted the connection. On loopback it has by the time there are bytes for it."""
     app.connecting = False
     drop_target(app)
 
@@ -294,7 +294,7 @@ cdef void leave_ready(App *app) noexcept:
 cdef size_t app_read(App *app) noexcept:
     """Read until the system has no more, the stream has no room, or its turn is over; returns the bytes read.
 
-    The application may be closed on return. Whose turn is over queues itself again, or the session does.
+    The application may be closed on return. When its turn is over it queues itself again, or the session does.
     """
     cdef Session session = <Session>app.apps.session
     cdef Stream *stream = app.stream
@@ -315,7 +315,7 @@ cdef size_t app_read(App *app) noexcept:
         if n > 0:
             session.wrote(stream, <uint32_t>n)
             done += n
-            # A short read has emptied the socket, and new bytes make a new event; but only a read tells the end.
+            # A short read has emptied the socket, and new bytes make a new event; but only a read finds the end.
             app.readable = n == <ssize_t>room or app.hung_up or app.urgent or app.is_file
         elif n == 0 and not app.cut:
             app.read_ended = True
@@ -359,15 +359,16 @@ cdef void app_deliver(App *app, const uint8_t *data, uint32_t length) noexcept:
         elif not app.connecting and errno != EINTR:
             app_write_failed(app)
             return
-        n = max(n, <ssize_t>0)  # a connection that failed is told by its event
+        n = max(n, <ssize_t>0)  # an event will tell of a connection that failed
     session.take(<uint32_t>n)
     if app.stream.state.in_ended:
         app_flush(app)
 
 
 cdef void bound_unsent(App *app) noexcept:
-    """Have the kernel take little more of one stream than it sends at once, so that what an application does not read
-    is counted in our limits. By itself the kernel would take up to 4 MiB of each, and greedy peers could exhaust it."""
+    """Have the kernel take little more of one stream than it can send at once, so that what an application does not
+    read counts towards our limits. By itself the kernel would take up to 4 MiB of each, and greedy peers could
+    exhaust it."""
     app.bounded = True
     if app.is_socket:
         set_option(app.source.fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_BYTES)
@@ -408,4 +409,4 @@ cdef void app_flush(App *app) noexcept:
         return
     shutdown(fd, SHUT_WR)
     if not app.is_socket:
-        close_source(app, &app.sink)  # the reader of a pipe sees the end by this
+        close_source(app, &app.sink)  # this is how the reader of a pipe sees the end

@@ -11,8 +11,8 @@ cdef class AppListener:
     cdef Source source        # the listening socket
     cdef Endpoint endpoint    # gets the applications
     cdef bytes target         # what the streams ask for; empty: the default daemon
-    cdef uint32_t unprepared  # applications to come that were there before it was set what they inherit
-    cdef bint paused          # not accepting for want of descriptors or memory
+    cdef uint32_t unprepared  # connections already waiting when the options that they inherit were set
+    cdef bint paused          # not accepting, for want of descriptors or memory
 
     cdef void accept_all(self) noexcept
     cdef void pause(self, int error) noexcept

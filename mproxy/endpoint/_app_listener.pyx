@@ -1,5 +1,5 @@
-"""Accepts applications. When descriptors or memory run out it pauses: the queue of the kernel holds the callers, and
-nothing spins."""
+"""Accepts applications. When descriptors or memory run out it pauses: the kernel's queue holds the callers, and nothing
+spins."""
 
 import os
 
@@ -13,7 +13,7 @@ from mproxy.io._socket cimport (
 
 cdef enum:
     ACCEPTS_A_TURN = 64
-    PAUSE_US = 500000  # descriptors come back when other connections end; looking twice a second costs nothing
+    PAUSE_US = 500000  # other connections end and give back descriptors; looking twice a second costs nothing
 
 
 cdef void listener_ready(Source *source, uint32_t events) noexcept:
@@ -27,7 +27,7 @@ cdef class AppListener:
         self.loop = loop
         self.endpoint = endpoint
         self.target = target
-        reset_on_close(fd)  # what it accepts inherits that (_app.pyx)
+        reset_on_close(fd)  # accepted connections inherit this (_app.pyx)
         self.unprepared = accept_queue(fd)
         self.source.fd = os.dup(fd)
         self.source.ready = listener_ready
@@ -84,7 +84,7 @@ cdef class AppListener:
 
 
 cdef bint can_accept(int fd) noexcept:
-    """Whether a descriptor is to be had now, and more stay for carriers."""
+    """Whether there is a descriptor now, with some left for carriers."""
     cdef int copy = dup(fd)
     if copy >= 0:
         close(copy)

@@ -1,9 +1,9 @@
-"""Who takes much time for few bytes: such a session is slow work of the loop, and is read in small portions.
+"""Sessions that take much time for few bytes: they are slow work of the loop, and are read in small portions.
 
-Bulk moves a thousand bytes in a microsecond, frames of one byte each not one. What a pump costs is measured by the
-clock on the wall, which is cheap but also counts what other processes took; a session with a long pump is measured by
-the processor's time from then on, until its pumps are short again. A session that has the loop for itself is in
-nobody's way, whatever it does.
+Bulk moves a thousand bytes in a microsecond, frames of one byte each not even one. A pump is measured by wall clock
+time, which is cheap but also counts what other processes took; a session with a long pump is measured by processor time
+from then on, until its pumps are short again. A session that has the loop to itself is in nobody's way, whatever it
+does.
 """
 
 from libc.stddef cimport size_t
@@ -14,12 +14,12 @@ cdef struct Cost:
     size_t read_bytes      # most to read from the carrier at once
     bint slow              # the session is slow work
     bint long_pump         # the last pump of a slow session took too long
-    bint precise           # measured by the processor's time
-    int64_t began          # of this pump, by the clock that it is measured by
+    bint precise           # measured by processor time
+    int64_t began          # when this pump began, by the clock that measures it
     uint64_t moved_before  # the session's bytes when it began
     int64_t ended_at       # end of the last pump
-    int64_t free_us        # time that it may take for nothing
-    int64_t spent_us       # time that pumps took besides, the recent one counting more
+    int64_t free_us        # time that it may take without being charged
+    int64_t spent_us       # time that pumps took beyond that, recent ones counting more
     uint64_t moved_bytes   # what they moved in that time
 
 

@@ -1,4 +1,4 @@
-"""Who takes much time for few bytes. What for: _cost.pxd."""
+"""Sessions that take much time for few bytes. Why: _cost.pxd."""
 
 from libc.string cimport memset
 
@@ -14,13 +14,13 @@ cdef extern from "<time.h>" nogil:
 
 cdef enum:
     LONG_PUMP_US = 200       # a pump that takes no longer holds nobody up
-    SLOW_BYTES_US = 50       # who moves fewer bytes in a microsecond is slow
-    MEASURED_US = 10000      # the time that this is measured over
-    FORGET_US = 250000       # after this half of it counts
-    FREE_PART = 10           # of the time one part in so many is given to all slow sessions, evenly
-    FREE_US = 2000           # of which one may save so much
-    FIRST_READ_BYTES = 2048  # while its ways are not known yet; doubles with every quick pump
-    LEAST_READ_BYTES = 128   # of one whose frames cost much: four OPENs
+    SLOW_BYTES_US = 50       # a session that moves fewer bytes in a microsecond is slow
+    MEASURED_US = 10000      # time over which this is measured
+    FORGET_US = 250000       # after this time half of it counts
+    FREE_PART = 10           # one part in this many of the time is given to all slow sessions, evenly
+    FREE_US = 2000           # of which a session may save up this much
+    FIRST_READ_BYTES = 2048  # while its behaviour is not known yet; doubles with every quick pump
+    LEAST_READ_BYTES = 128   # for one whose frames cost much: four OPENs
 
 
 cdef int64_t processor_time() noexcept nogil:
@@ -42,9 +42,9 @@ cdef void cost_begin(Cost *cost, uint64_t moved) noexcept nogil:
 
 
 cdef void cost_end(Cost *cost, uint64_t moved, int64_t now, int slow_count, bint alone) noexcept nogil:
-    """The pump is over; `slow_count` sessions are slow and waiting; `alone`: nobody else did anything of late.
+    """The pump is over; `slow_count` slow sessions are waiting; `alone`: nobody else has done anything lately.
 
-    A little time is everybody's own, for heartbeats and key strokes; what was done a while ago counts no more.
+    A little time is free for everybody, for heartbeats and key strokes; what was done a while ago no longer counts.
     """
     cdef int64_t spent_us = (processor_time() if cost.precise else read_clock()) - cost.began
     cdef int64_t elapsed = now - cost.ended_at
@@ -69,6 +69,6 @@ cdef void cost_end(Cost *cost, uint64_t moved, int64_t now, int slow_count, bint
     if cost.long_pump:
         cost.read_bytes = max(cost.read_bytes // 2, <size_t>LEAST_READ_BYTES)
     elif alone or spent_us < LONG_PUMP_US // 4:
-        cost.precise = cost.slow or slow_count > 0  # where many compete nobody is charged for what others took
+        cost.precise = cost.slow or slow_count > 0  # among many competitors nobody is charged for what others took
         if cost.read_bytes < BUFFER_BYTES:
             cost.read_bytes *= 2

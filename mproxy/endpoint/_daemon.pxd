@@ -1,7 +1,7 @@
-"""sproxy: an application that is a daemon, to be connected at one of the addresses of a Target.
+"""sproxy: an application that is a daemon, to be reached at one of the addresses of a Target.
 
-Addresses are tried in their order: the next one when one has failed, and beside one that is silent (_attempts.pxd). The
-newest attempt is the App's own socket, fd -1 when that one has failed and only others are left.
+Addresses are tried in order: the next one when one has failed, and beside one that is silent (_attempts.pxd). The
+newest attempt is the App's own socket, with fd -1 when it has failed and only others are left.
 """
 
 from mproxy._stream cimport Stream

@@ -12,7 +12,7 @@ from mproxy.io._socket cimport close_with_reset
 
 
 cdef int daemon_dial(Apps *apps, Stream *stream, Target target) noexcept:
-    """Begin with the first address that does not fail at once. 0, or errno: there is none, and no application."""
+    """Begin with the first address that does not fail at once. 0, or errno: there is none, and so no application."""
     cdef int fd = -1, index = 0, error = 0
     cdef App *app
     while fd < 0 and index < target.count:
@@ -46,7 +46,7 @@ cdef void begin_race(App *app) noexcept:
 
 
 cdef bint daemon_next(App *app) noexcept:
-    """The newest attempt failed: go on with the next address. False: none is left, and no attempt goes on."""
+    """The newest attempt failed: go on with the next address. False: none is left, and no attempt is under way."""
     (<Loop>app.apps.loop).close(&app.source)
     dial_next(app)
     return app.source.fd >= 0 or app.race != NULL and (<Attempts>app.race).first != NULL
@@ -73,7 +73,7 @@ cdef void dial_next(App *app) noexcept:
 
 
 cdef void run_race(Work *work) noexcept:
-    """An attempt beside the newest has an answer, or the time of the newest is over."""
+    """An attempt beside the newest has an answer, or the newest one's time is over."""
     cdef App *app = <App *>work.owner
     cdef Attempts attempts = <Attempts>app.race
     cdef Attempt *attempt = attempts.answered()
@@ -93,7 +93,7 @@ cdef void run_race(Work *work) noexcept:
 
 
 cdef void win(App *app, Attempts attempts, Attempt *attempt) noexcept:
-    """Go on with that attempt in the place of the newest."""
+    """Go on with that attempt in place of the newest."""
     (<Loop>app.apps.loop).close(&app.source)
     app.source.fd = attempts.take(attempt)
     app.writable = True

@@ -1,7 +1,7 @@
-"""Joins a session to its carrier and its applications: every byte that both ends relay passes through here.
+"""Joins a session to its carrier and its applications: every relayed byte passes through here.
 
 Life of an inbound byte: the carrier brings it in a buffer (`read_carrier`) -> the session parses -> written to the
-application's socket straight from that buffer, or kept in the stream's ring when the application does not take it.
+application's socket straight from that buffer, or kept in the stream's ring if the application does not take it.
 Life of an outbound byte: application's socket -> the stream's ring (`app_read`) -> the carrier takes it from there,
 with the headers between (`write_carrier`).
 
@@ -30,20 +30,20 @@ cdef class Endpoint:
     cdef Apps apps                       # the application connections
     cdef Work work                       # `pump`, in the loop's queue
     cdef Timer timer                     # calls `on_timer`
-    cdef readonly Carrier carrier        # what moves its frames; None: nothing at the moment
+    cdef readonly Carrier carrier        # what moves its frames; None: there is none at the moment
     cdef bint short_of_memory            # the carrier is not read
     cdef bint awaits_memory              # `on_memory` will look: the carrier is not read, or applications are not
     cdef object unopened                 # sproxy: deque of (stream id, target) of OPENs for the next turn
     cdef int opens_left                  # more may be served in this turn
-    cdef Cost cost                       # what it costs, and how it is read
-    cdef News news                       # of applications that were refused or left
-    cdef bint suspected                  # the observer was told
+    cdef Cost cost                       # what the session costs, and how much it is read at a time
+    cdef News news                       # how often the observer is told of applications that were refused or left
+    cdef bint suspected                  # the observer was told that the carrier is silent
     cdef bint forsaken                   # the carrier counts as lost, and is kept until another one works
     cdef Vitals vitals                   # what the carrier last said of its path
     cdef int64_t armed_at                # when `timer` calls
     cdef int64_t waiting_told_at         # the observer was last told that an application waits for a carrier
     cdef bint ending                     # the session is over, its last applications are still to be reset
-    cdef bint disposed                   # forget this when that is done
+    cdef bint disposed                   # forget this endpoint when that is done
     cdef bint was_busy                   # there was an application when the observer was last told of idleness
 
     cdef void pump(self) noexcept

@@ -25,12 +25,12 @@ from mproxy.io._socket cimport close_with_reset
 
 cdef enum:
     TURN_BYTES = 1048576        # read from applications before the carrier's turn
-    MANY = 64                   # sessions: of more, all carriers begin with a small window
-    RESETS_A_TURN = 16          # daemon connections of a session that is over
-    OPENS_A_TURN = 4            # daemons to connect to in one pump: each costs as much as a large read;
-    OPENS_ALONE = 64            # of a session that has the loop for itself
+    MANY = 64                   # with more sessions than these all carriers begin with a small window
+    RESETS_A_TURN = 16          # daemon connections reset in one turn when a session is over
+    OPENS_A_TURN = 4            # daemons connected to in one pump: each costs as much as a large read;
+    OPENS_ALONE = 64            # for a session that has the loop to itself
     MEMORY_LOOK_US = 100000     # from one look for memory to the next
-    WAITING_US = 250000         # from one word that an application waits to the next
+    WAITING_US = 250000         # from one report that an application waits to the next
 
 
 cdef void run_endpoint(Work *work) noexcept:
@@ -47,7 +47,7 @@ cdef void left_away(Apps *apps, App *app, bint broken) noexcept:
 
 
 cdef class Endpoint:
-    """One session's I/O. Close it with `close` or let the peer; then `renew` it or drop it."""
+    """One session's I/O. It ends by `close` or by the peer; then `renew` it or drop it."""
 
     def __init__(self, Loop loop, Session session, observer):
         self.loop = loop
@@ -68,16 +68,16 @@ cdef class Endpoint:
     # ---- commands
 
     def renew(self, Session session):
-        """Go on with another session; the one before is closed and without applications, and its secret is wiped."""
+        """Go on with another session; the former one is closed and has no applications, and its secret is wiped."""
         self.session.forget_secret()
         self.session = session
         self.apps.session = <void *>session
 
     def attach(self, Carrier carrier not None, uint64_t epoch, uint32_t peer_window, uint64_t peer_budget, bytes first,
                bytes leftover):
-        """Go on over `carrier`, ours from now on; a former one is closed.
+        """Go on over `carrier`, which is ours from now on; a former one is closed.
 
-        `first` is sent before all else; `leftover` is what came behind the handshake.
+        `first` is sent before all else; `leftover` is what arrived after the handshake.
         """
         self.end_carrier(True)
         self.session.attach(epoch, peer_window, peer_budget, first, self.loop.now_us)
@@ -106,7 +106,7 @@ cdef class Endpoint:
         self.loop.schedule(&self.work)
 
     def connect(self, uint32_t stream_id, Target target):
-        """sproxy: connect the stream's daemon; nothing happens when the stream has ended meanwhile."""
+        """sproxy: connect the stream's daemon; does nothing if the stream has ended meanwhile."""
         cdef Stream *stream = table_find(&self.session.table, stream_id)
         if stream != NULL and not stream.state.aborted and stream.owner == NULL:
             self.dial(stream, target)
@@ -196,7 +196,7 @@ cdef class Endpoint:
         while self.carrier is not None and self.carrier.readable:
             self.read_carrier()
             reads += 1
-            # A read brings little while memory is short; who keeps none of it may read again.
+            # A read brings little while memory is short; a session that keeps none of it may read again.
             if reads == 4 or self.work.slow or self.session.in_held or self.short_of_memory or (
                     self.session.receive_room() >= BUFFER_BYTES):
                 break
@@ -220,7 +220,7 @@ cdef class Endpoint:
                 self.carrier.bound(False)
 
     cdef bint carrier_can_go_on(self) noexcept:
-        """There is more to receive or to send, and nothing to wait for."""
+        """Whether there is more to receive or to send, and nothing to wait for."""
         cdef Carrier carrier = self.carrier
         return carrier is not None and ((carrier.readable and not self.short_of_memory) or (
             carrier.writable and not carrier.holding and self.session.wants_transmit()))
@@ -286,7 +286,7 @@ cdef class Endpoint:
                 self.write_carrier()
                 self.end_carrier(False)
                 self.reset_apps()
-                self.was_busy = False  # the end is told; that nobody is left then is no news
+                self.was_busy = False  # with the end told, it goes without saying that nobody is left
                 reason = (<const char *>event.data)[:event.length].decode(errors="replace")
                 self.tell(self.observer.on_closed, (self, event.code, reason, bool(event.local)))
                 return
@@ -342,11 +342,11 @@ cdef class Endpoint:
     # ---- carrier
 
     cdef void carrier_failed(self, str why) noexcept:
-        """The carrier is gone; the session goes on without."""
+        """The carrier is gone; the session goes on without one."""
         cdef bint told = self.forsaken
         self.end_carrier(True)
         self.session.carrier_lost()
-        # When it was told already, something has answered now: the path may be back.
+        # If that was told before, something has answered now: the path may be back.
         if told:
             self.tell(self.observer.on_waiting, (self,))
         else:
@@ -372,7 +372,7 @@ cdef class Endpoint:
 
     cdef void end_carrier(self, bint abort) noexcept:
         """Close the carrier. With `abort` what is on its way is given up: it is sent again on the next one, and would
-        else stay in the kernel for minutes."""
+        otherwise stay in the kernel for minutes."""
         if self.carrier is not None:
             self.carrier.close(abort)
             self.carrier = None
@@ -386,11 +386,11 @@ cdef class Endpoint:
         self.timer = self.loop.call_at(self.armed_at, self.on_timer) if self.carrier is not None else None
 
     def on_timer(self):
-        """Heartbeats and judgement of the carrier; called by the loop."""
+        """Send heartbeats and judge the carrier; called by the loop."""
         if self.carrier is None or self.forsaken:
             return
         if self.carrier.readable and (self.short_of_memory or self.work.queue != NULL):
-            liveness_note_life(&self.session.life, self.loop.now_us)  # it is we who do not read
+            liveness_note_life(&self.session.life, self.loop.now_us)  # it is this side that does not read
         vitals_examine(&self.vitals, self.session, self.carrier, self.loop.now_us)
         self.session.handle_timeout(self.loop.now_us)
         self.loop.schedule(&self.work)
@@ -410,9 +410,9 @@ cdef class Endpoint:
     # ---- applications
 
     cdef void reset_apps(self) noexcept:
-        """Reset every application; one that has been given all there was keeps what it has not read yet.
+        """Reset every application; one that was given everything, and the end, keeps what it has not read yet.
 
-        sproxy, whose clients may have thousands, does so in portions, one in each turn: `pump` goes on.
+        sproxy, whose clients may have thousands, does so in portions, one a turn: `pump` continues.
         """
         cdef int left = RESETS_A_TURN
         self.unopened.clear()
@@ -431,7 +431,7 @@ cdef class Endpoint:
             self.vanish()
 
     cdef int accepted(self, int fd, bytes target) noexcept:
-        """cproxy: a stream for an application just accepted; -1 (the application is reset) without room."""
+        """cproxy: make a stream for an application just accepted; -1 (the application is reset) if there is no room."""
         cdef Stream *stream = self.session.open_stream(target, NULL)
         cdef App *app = app_new(&self.apps, stream, fd, -1) if stream != NULL else NULL
         if app == NULL:
@@ -475,7 +475,7 @@ cdef class Endpoint:
             self.refused(stream, target, error)
 
     cdef void try_next(self, App *app, int error) noexcept:
-        """The address that was tried failed: on to the next, or tell the peer."""
+        """The address being tried failed: go on to the next, or tell the peer."""
         if not self.ending:
             if daemon_next(app):
                 return
@@ -488,12 +488,12 @@ cdef class Endpoint:
         self.tell_news(self.observer.on_refused, (self, stream.state.id, target.text, error))
 
     cdef void tell_news(self, method, tuple arguments) noexcept:
-        """Call the observer for an application that was refused or left, but not for a flood of them."""
+        """Tell the observer of an application that was refused or left, but not of each in a flood."""
         if is_news(&self.news, self.loop.now_us):
             self.tell(method, arguments)
 
     cdef void tell(self, method, tuple arguments) noexcept:
-        """Call a method of the observer; what it lets through goes to the loop's `on_error`."""
+        """Call a method of the observer; exceptions go to the loop's `on_error`."""
         self.loop.guard(partial(method, *arguments), None)
 
 

@@ -1,4 +1,4 @@
-"""How often an observer is told of what comes in floods."""
+"""How often an observer is told of events that may come in floods."""
 
 from libc.stdint cimport int64_t
 

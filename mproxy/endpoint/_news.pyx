@@ -1,10 +1,10 @@
-"""How often an observer is told of what comes in floods, as applications that are refused or leave."""
+"""How often an observer is told of events that may come in floods, such as applications that are refused or leave."""
 
 from libc.stdint cimport int64_t
 
 
 cdef enum:
-    TOLD = 10        # in PERIOD_US; a flood is one piece of news
+    TOLD = 10        # most in PERIOD_US
     PERIOD_US = 1000000
 
 

@@ -1,6 +1,6 @@
-"""What a carrier that is in doubt knows of its path: how long it takes, whether anything moves, what gets lost.
+"""What a carrier in doubt knows of its path: how long it takes, whether anything moves, what gets lost.
 
-Asked only when a heartbeat was missed, or when nothing that was sent is acknowledged.
+It is asked only when a heartbeat was missed, or when nothing that was sent is acknowledged.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -10,17 +10,17 @@ from mproxy.carrier._carrier cimport Carrier
 
 
 cdef struct Vitals:
-    int64_t looked_at       # when last looked at, 0: never
-    bint loses_full         # the path answers, and a packet was repeated in vain: full ones get lost on it
-    bint only_acks          # ours is acknowledged, and nothing else comes: that, or nobody reads there
-    int told                # the observer was told that full packets get lost: 1 perhaps, 2 surely
-    uint64_t acked_bytes    # of ours, acknowledged by the peer's system until then
-    uint32_t packets        # received until then
-    uint32_t data_packets   # of these, with data: in order or not
+    int64_t looked_at       # when last looked at; 0: never
+    bint loses_full         # the path answers, yet a packet was repeated in vain: full packets get lost on it
+    bint only_acks          # our bytes are acknowledged, but nothing else arrives: that again, or nobody reads there
+    int told                # that full packets get lost: 1 perhaps, 2 certainly
+    uint64_t acked_bytes    # our bytes that the peer's system had acknowledged by then
+    uint32_t packets        # received by then
+    uint32_t data_packets   # those with data, in order or not
     uint64_t released       # what the peer's session had acknowledged at the last timer
-    # whether it is of use
-    int64_t attached_at     # when it came
-    uint64_t moved          # what applications had got by then, both ways
+    # whether the carrier is of use
+    int64_t attached_at     # when it was attached
+    uint64_t moved          # bytes that applications had got by then, both ways
     int failures            # carriers in a row that died soon, having moved little
 
 

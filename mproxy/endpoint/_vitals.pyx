@@ -1,4 +1,4 @@
-"""What follows from a carrier's report on its path. What for: _vitals.pxd."""
+"""What follows from a carrier's report on its path. Why it is asked: _vitals.pxd."""
 
 from libc.string cimport memset
 
@@ -7,20 +7,20 @@ from mproxy.carrier._carrier cimport PathReport
 
 
 cdef enum:
-    MUCH_BYTES = 512      # more than heartbeats alone come to between two looks
-    REPEATS = 3           # vain repetitions of a packet, one timeout after the other, that mean that it is too large
-    REPEATS_MORE = 3      # more of them on a path that failed like that before
-    USEFUL_BYTES = 65536  # a carrier that moved so much was of use
-    PATIENCE_MOST = 8     # times the usual silence are granted where carriers are of none
+    MUCH_BYTES = 512      # more than heartbeats alone amount to between two looks
+    REPEATS = 3           # repetitions of a packet in vain, one timeout after the other, that mean that it is too large
+    REPEATS_MORE = 3      # how many more on a path that failed like that before
+    USEFUL_BYTES = 65536  # a carrier that moved this much was of use
+    PATIENCE_MOST = 8     # times the usual silence are granted, at most, when carriers are of no use
 
 
 cdef uint64_t moved_bytes(Session session) noexcept:
-    """What the session's applications have got, both ways."""
+    """Bytes that the session's applications have got, both ways."""
     return session.lasting.in_bytes + session.lasting.out_bytes - session.out_held
 
 
 cdef void vitals_attach(Vitals *vitals, Session session, int64_t now) noexcept:
-    """Begin with a new carrier. Where the last ones were of no use it is granted more."""
+    """Begin with a new carrier. If the last ones were of no use it is granted more time."""
     cdef int failures = vitals.failures
     memset(vitals, 0, sizeof(vitals[0]))
     vitals.failures = failures
@@ -31,8 +31,8 @@ cdef void vitals_attach(Vitals *vitals, Session session, int64_t now) noexcept:
 
 
 cdef void vitals_examine(Vitals *vitals, Session session, Carrier carrier, int64_t now) noexcept:
-    """Ask the carrier if there is any doubt: a heartbeat missed, a byte not answered, nothing acknowledged since the
-    last timer; and tell the session what follows."""
+    """If there is any doubt (a heartbeat missed, a byte not answered, nothing acknowledged since the last timer) ask
+    the carrier, and tell the session what follows."""
     cdef uint64_t released = session.lasting.out_bytes - session.out_held
     cdef bint held = session.out_held > 0 and released == vitals.released
     vitals.released = released
@@ -41,8 +41,8 @@ cdef void vitals_examine(Vitals *vitals, Session session, Carrier carrier, int64
 
 
 cdef void look(Vitals *vitals, Session session, Carrier carrier, int64_t now) noexcept:
-    """Out of order means that something is missing in front, and the peer goes on sending: a stall, not silence. A mere
-    acknowledgement says less: the peer's system, or somebody in the middle, gives it when nobody reads any more.
+    """Data out of order means that something before it is missing while the peer goes on sending: a stall, not silence.
+    A mere acknowledgement says less: the peer's system, or somebody in the middle, gives it even when nobody reads.
     """
     cdef PathReport path
     cdef uint32_t repeats = REPEATS + min(max(0, vitals.failures - 2), <int>REPEATS_MORE)
@@ -63,7 +63,7 @@ cdef void look(Vitals *vitals, Session session, Carrier carrier, int64_t now) no
 
 
 cdef int vitals_news(Vitals *vitals, Session session) noexcept:
-    """Whether full packets get lost, when that is news: 1 perhaps, 2 surely; else 0."""
+    """Whether full packets get lost, if that is news: 1 perhaps, 2 certainly; else 0."""
     cdef int verdict = 0
     if vitals.loses_full:
         verdict = 2

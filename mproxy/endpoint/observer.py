@@ -1,4 +1,4 @@
-"""Whom an endpoint tells what happens to it: programs. Python is called for events only, never for frames or bytes."""
+"""Whom an endpoint tells what happens. Python is called only for events, never for frames or bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class EndpointObserver:
-    """Base of what an endpoint tells its events to. What a method lets through goes to the loop's `on_error`."""
+    """Base class of an endpoint's observers. Exceptions of a method go to the loop's `on_error`."""
 
     # ---- the carrier
 
@@ -21,17 +21,17 @@ class EndpointObserver:
         """Nothing has been heard on the carrier for too long."""
 
     def on_stuck(self, endpoint: Endpoint, certain: bool) -> None:
-        """Small packets pass, full ones get lost: surely, or perhaps."""
+        """Small packets pass, full ones get lost: certainly, or perhaps."""
 
     def on_lost(self, endpoint: Endpoint, why: str) -> None:
-        """The carrier is gone, or counts as lost: cproxy keeps such a one until another one works."""
+        """The carrier is gone, or counts as lost: then cproxy keeps it until another one works."""
 
     def on_revived(self, endpoint: Endpoint) -> None:
         """cproxy: the carrier that counted as lost brings bytes again."""
 
     def on_waiting(self, endpoint: Endpoint) -> None:
-        """cproxy: a dial may help now. An application came, or wrote, while there is no carrier; or something answered
-        on the one that counted as lost."""
+        """cproxy: a dial may help now. An application came or wrote while there is no carrier, or something answered on
+        the one that counted as lost."""
 
     def on_closed(self, endpoint: Endpoint, code: int, reason: str, local: bool) -> None:
         """The session is over and its applications were reset. `code` is a CloseCode; `local`: this side found the
@@ -45,13 +45,13 @@ class EndpointObserver:
         endpoint.refuse(stream, ResetCode.NOT_ALLOWED)
 
     def on_refused(self, endpoint: Endpoint, stream: int, target: str, error: int) -> None:
-        """sproxy: the daemon cannot be reached (errno). Of a flood only some are told."""
+        """sproxy: the daemon cannot be reached (errno). In a flood only some are told."""
 
     def on_reset(self, endpoint: Endpoint, stream: int, code: int) -> None:
-        """The peer reset a stream (ResetCode); its application was reset behind all that the peer's had written."""
+        """The peer reset a stream (ResetCode); its application was reset after all that the peer's had written."""
 
     def on_left_away(self, endpoint: Endpoint, stream: int, broken: bool) -> None:
-        """An application ended its direction, or broke, while there is no carrier. Of a flood only some are told."""
+        """An application ended its direction, or broke, while there is no carrier. In a flood only some are told."""
 
     def on_idle(self, endpoint: Endpoint) -> None:
         """The last application has gone."""
@@ -62,4 +62,4 @@ class EndpointObserver:
         """cproxy: no descriptors, or no memory: applications have to wait."""
 
     def on_accept_resumed(self) -> None:
-        """cproxy: they are accepted again."""
+        """cproxy: applications are accepted again."""

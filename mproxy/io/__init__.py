@@ -1,4 +1,4 @@
 """System calls: the event loop, sockets, packets, timers.
 
-Read first: `_loop.pxd`, which calls everything that happens; then `_socket.pxd`.
+Read first: `_loop.pxd`, which calls everything else; then `_socket.pxd`.
 """

@@ -1,7 +1,7 @@
 """Accepting: listening sockets, and the gate that closes all of them while there is no room.
 
-A listening socket may be shared with other processes (EPOLLEXCLUSIVE): while the gate is closed they do the accepting,
-or the callers wait in the kernel's queue. Nobody is dropped and nothing spins.
+A listening socket may be shared with other processes (EPOLLEXCLUSIVE): while the gate is closed these accept, or the
+callers wait in the kernel's queue. Nobody is dropped and nothing spins.
 
 The observer is told once when the gate closes, and when it has stayed open for CALM_US.
 """
@@ -13,8 +13,8 @@ from mproxy.io._socket cimport sockaddr_storage
 
 
 cdef enum:
-    CALM_US = 1000000      # a gate that opens and closes all the time is told of once
-    RETRY_US = 250000      # descriptors come back when other processes or connections end, room in other workers
+    CALM_US = 1000000      # a gate that opens and closes all the time is reported once
+    RETRY_US = 250000      # other processes or connections end and give back descriptors, other workers make room
 
 
 cdef class Room:
@@ -28,11 +28,11 @@ cdef class AcceptGate:
     cdef readonly Loop loop        # runs everything here
     cdef object observer           # an AcceptObserver (io/accept_observer)
     cdef Room room                 # bounds the connections
-    cdef readonly uint32_t count   # connections now, here
+    cdef readonly uint32_t count   # connections now, in this process
     cdef public int kept           # descriptors of this process that are not for connections
     cdef set waiting               # acceptors taken out of the loop
     cdef bint starved              # closed for want of descriptors or memory
-    cdef bint told                 # the observer believes that we have paused
+    cdef bint told                 # the observer was told that accepting is paused
     cdef int64_t opened_at         # when the gate last opened
     cdef bint timing               # `on_timer` will be called
 
@@ -47,18 +47,18 @@ cdef class AcceptGate:
 
 cdef struct Accepting:
     void (*prepare)(int fd) noexcept nogil  # sets options of the listening socket, which connections inherit
-    # A connection, non-blocking and the callee's now, as is its place: `AcceptGate.leave` when it has ended.
+    # A connection, non-blocking; it and its place are now the callee's, who calls `AcceptGate.leave` when it has ended.
     void (*accepted)(void *owner, int fd, sockaddr_storage *address) noexcept  # see above
     void *owner            # for `accepted`
-    bint with_address      # `accepted` wants to know who it is; else `address` says nothing
-    int most               # accepted in a turn: then others may come first
+    bint with_address      # `accepted` needs the peer's address; else `address` has no meaning
+    int most               # most accepted in a turn; then it is the others' turn
 
 
 cdef class Acceptor:
     cdef AcceptGate gate   # shared by all acceptors
-    cdef Source source     # the listening socket, ours alone
+    cdef Source source     # the listening socket, for us alone
     cdef Accepting how     # what becomes of connections
-    cdef uint32_t unprepared  # connections to come that were there before the socket was prepared
+    cdef uint32_t unprepared  # connections already waiting when the socket was prepared
 
     cdef void start(self) noexcept
     cdef void suspend(self) noexcept

@@ -12,7 +12,7 @@ from mproxy.io._socket cimport (
 
 
 cdef class Room:
-    """What bounds the connections of a gate: this one does not. A bound has a class of its own, derived from it."""
+    """Bounds the connections of a gate: the base class does not; a real bound is a class derived from it."""
 
     cdef bint enter(self) noexcept:
         """One connection more, if there is room."""
@@ -26,7 +26,7 @@ cdef class Room:
         return False
 
     cdef str why(self):
-        """What the observer is told when it has."""
+        """What the observer is told when it is full."""
         return ""
 
 
@@ -40,7 +40,7 @@ cdef class AcceptGate:
         self.waiting = set()
 
     cdef bint is_last(self, int fd) noexcept:
-        """Whether that descriptor is one of those that are kept for others: connections must take no more."""
+        """Whether that descriptor is one of those kept for others: then connections must take no more."""
         return fd >= spare_from() - self.kept
 
     cdef bint enter(self) noexcept:
@@ -81,7 +81,7 @@ cdef class AcceptGate:
             self.loop.call_later(RETRY_US, self.on_timer)
 
     def on_timer(self):
-        """Look whether the gate can open; called by the loop while it is closed, and a little longer."""
+        """See whether the gate can open; called by the loop while it is closed, and a little longer."""
         self.timing = False
         if self.waiting and not self.room.is_full() and (not self.starved or self.has_descriptor()):
             self.open()
@@ -92,7 +92,7 @@ cdef class AcceptGate:
             self.arm()
 
     cdef bint has_descriptor(self) noexcept:
-        """Whether a descriptor is to be had now that is not one of the last."""
+        """Whether there is a descriptor now that is not one of the last."""
         cdef int fd = dup(self.loop.epoll_fd)
         if fd >= 0:
             close(fd)
@@ -112,7 +112,7 @@ cdef Acceptor accept_on(AcceptGate gate, int fd, const Accepting *how):
     acceptor.source.ready = acceptor_ready
     acceptor.source.owner = <void *>acceptor
     os.set_blocking(acceptor.source.fd, False)
-    how.prepare(acceptor.source.fd)  # connections inherit that, so that it costs no calls for each
+    how.prepare(acceptor.source.fd)  # connections inherit this, so that it takes no call for each
     acceptor.unprepared = accept_queue(acceptor.source.fd)
     _acceptors.add(acceptor)
     acceptor.start()
@@ -137,16 +137,16 @@ cdef class Acceptor:
             self.gate.loop.add(&self.source, EPOLLIN | EPOLLEXCLUSIVE)
 
     cdef void suspend(self) noexcept:
-        """Out of the loop; an exclusive member can't be modified (epoll_ctl(2))."""
+        """Leave the loop; an exclusive member cannot be modified (epoll_ctl(2))."""
         self.gate.loop.suspend(&self.source)
 
     cdef void accept_some(self) noexcept:
-        """Accept until nobody waits, there is no room, or it is the others' turn."""
+        """Accept until nobody is waiting, there is no room, or it is the others' turn."""
         cdef sockaddr_storage address
         cdef bint with_address = self.how.with_address
         cdef socklen_t length
         cdef int fd, error, _turn
-        if self.gate.starved:  # another acceptor found that out in this turn
+        if self.gate.starved:  # another acceptor found out in this turn
             self.gate.shut(self, os.strerror(EMFILE), True)
             return
         for _turn in range(self.how.most):
@@ -161,7 +161,7 @@ cdef class Acceptor:
                     self.unprepared -= 1
                     self.how.prepare(fd)
                 self.how.accepted(self.how.owner, fd, &address)
-                if self.source.fd < 0:  # closed by what the observer was told
+                if self.source.fd < 0:  # the observer, being told, has closed it
                     return
                 if self.gate.is_last(fd):
                     self.gate.shut(self, os.strerror(EMFILE), True)
@@ -173,7 +173,7 @@ cdef class Acceptor:
                 self.gate.shut(self, os.strerror(error), True)
                 return
             if error not in (EINTR, ECONNABORTED):
-                return  # EAGAIN, or a network error of the connection itself (accept(2)); the next event tells more
+                return  # EAGAIN, or a network error of the connection itself (accept(2)); the next event will tell more
 
 
 _acceptors = set()  # open ones: the kernel holds a pointer to each

@@ -28,13 +28,13 @@ cdef void alarm_ready(Source *source, uint32_t events) noexcept:
     cdef Alarm alarm = <Alarm>source.owner
     cdef uint64_t count
     if read(source.fd, &count, sizeof(count)) < 0:
-        return  # set anew meanwhile
+        return  # it was set again meanwhile
     alarm.at = NEVER
     alarm.loop.schedule(alarm.work)
 
 
 cdef class Alarm:
-    """One deadline at a time; `set` again as often as you like. Must not outlive the work it queues."""
+    """One deadline at a time; `set` it again as often as you like. It must not outlive the work it queues."""
 
     def __cinit__(self):
         self.source.fd = -1
@@ -54,7 +54,7 @@ cdef class Alarm:
         return loop.add(&self.source, EPOLLIN | EPOLLET)
 
     cdef void set(self, int64_t at) noexcept:
-        """Queue the work at `at`; NEVER: not at all. A time that is past is now."""
+        """Queue the work at `at`; NEVER: not at all. A time in the past means now."""
         cdef itimerspec when
         if at == self.at or self.source.fd < 0:
             return

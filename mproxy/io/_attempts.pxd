@@ -1,10 +1,9 @@
-"""Attempts to connect that go on beside the newest one, for who can reach somebody at several addresses (RFC 8305,
-section 5).
+"""Attempts to connect that go on beside the newest one, for a peer with several addresses (RFC 8305, section 5).
 
-The newest attempt is its owner's socket. When that has not answered within ATTEMPT_US, and there is another address to
-try, the owner gives it here (`add`) and begins the next. Racing adds attempts and ends none before its time: who
-answers first wins, then the others are closed. The owner's work is scheduled when one here was answered, or failed, and
-when the newest one's time is over.
+The newest attempt is its owner's own socket. If that was not answered within ATTEMPT_US, and there is another address
+to try, the owner hands it over (`add`) and begins the next. Racing adds attempts and ends none before its time: the one
+answered first wins, then the others are closed. The owner's work is scheduled when one of these was answered or failed,
+and when the newest one's time is over.
 """
 
 from libc.stdint cimport int64_t
@@ -21,18 +20,18 @@ cdef struct Attempt:
     void *attempts       # borrowed Attempts
     void *where          # the owner's name for the address
     int64_t began_at     # when it was dialled
-    bint is_ready        # it was answered, or failed, and nobody has looked yet
-    Attempt *next        # one that began before
+    bint is_ready        # it was answered or failed, and nobody has looked yet
+    Attempt *next        # one that began earlier
 
 
 cdef class Attempts:
     cdef Loop loop        # runs everything here
     cdef Work *work       # the owner's
     cdef Work own_work    # for an owner that has none
-    cdef Attempt *first   # those beside the newest
+    cdef Attempt *first   # attempts beside the newest
     cdef Timer timer      # ends the newest one's time; None: not set
-    cdef bint is_due      # it has ended
-    cdef int error        # errno of the last of them that failed
+    cdef bint is_due      # that time is over
+    cdef int error        # errno of the last one that failed
 
     cdef void wait(self) noexcept
     cdef void rest(self) noexcept

@@ -8,7 +8,7 @@ from mproxy.io._socket cimport pending_error
 
 
 cdef class Attempts:
-    """Those of one owner, who sets `work`."""
+    """The attempts of one owner, who sets `work`."""
 
     def __init__(self, Loop loop):
         self.loop = loop
@@ -21,19 +21,19 @@ cdef class Attempts:
         self.loop.schedule(self.work)
 
     cdef void wait(self) noexcept:
-        """The newest attempt begins: give it its time."""
+        """The newest attempt begins: start its time."""
         self.rest()
         self.timer = self.loop.call_later(ATTEMPT_US, self.on_due)
 
     cdef void rest(self) noexcept:
-        """It has all the time that there is."""
+        """The newest attempt's time is unlimited."""
         self.is_due = False
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
 
     cdef bint add(self, int fd, void *where, int64_t began) noexcept:
-        """The newest one steps aside: its descriptor, which the loop watches, is ours now. False: no memory."""
+        """The newest attempt steps aside: its descriptor, which the loop watches, is ours now. False: no memory."""
         cdef Attempt *attempt = <Attempt *>calloc(1, sizeof(Attempt))
         self.is_due = False
         if attempt == NULL:
@@ -50,7 +50,7 @@ cdef class Attempts:
         return True
 
     cdef Attempt *answered(self) noexcept:
-        """One that has an answer nobody has looked at, its `error` here, 0: it is connected. Or NULL."""
+        """An attempt with an answer that nobody has looked at; `error` is its errno, 0: it is connected. Or NULL."""
         cdef Attempt *attempt = self.first
         while attempt != NULL and not attempt.is_ready:
             attempt = attempt.next
@@ -74,7 +74,7 @@ cdef class Attempts:
         self.loop.close(&attempt.source)
 
     cdef void over(self) noexcept:
-        """It is decided, or the owner ends: close them all."""
+        """It is decided, or the owner ends: close all."""
         self.rest()
         while self.first != NULL:
             self.close(self.first)

@@ -1,4 +1,4 @@
-"""Sockets that are to end with a reset, once their applications have what was written to them."""
+"""Sockets that are to end with a reset, as soon as their applications have what was written to them."""
 
 from mproxy.io._loop cimport Loop, Source
 

@@ -1,8 +1,8 @@
-"""Sockets that are to end with a reset, once their applications have what was written to them.
+"""Sockets that are to end with a reset, as soon as their applications have what was written to them.
 
-A reset makes the kernel throw away what the other host has not acknowledged. When that is the end of a daemon's answer
-it would be lost at the last step: so the socket waits here until the kernel has delivered all. What the application
-sends meanwhile is dropped, because one that is stuck in sending never comes to read.
+A reset makes the kernel throw away what the other host has not acknowledged. The end of a daemon's answer would be lost
+at the last step: so the socket waits here until the kernel has delivered everything. What the application sends
+meanwhile is dropped, because one that is stuck in sending never gets to read.
 """
 
 from libc.stdint cimport int64_t
@@ -13,11 +13,11 @@ from mproxy.io._socket cimport close_with_reset, discard_input, unsent_bytes
 cdef enum:
     FIRST_LOOK_US = 5000       # an ack may be delayed by 40 ms
     LAST_LOOK_US = 500000
-    PATIENCE_US = 60000000     # without any progress: nobody reads
+    PATIENCE_US = 60000000     # without any progress for this long, nobody reads
 
 
 cdef void reset_when_taken(Loop loop, Source *source) noexcept:
-    """Take over the socket of a source, whose reset on closing is set."""
+    """Take over the socket of a source, which is set to reset on closing."""
     cdef LastWords words = LastWords.__new__(LastWords)
     cdef int fd = source.fd
     loop.remove(source)
@@ -34,7 +34,7 @@ cdef class LastWords:
     cdef int fd
     cdef int left            # bytes not acknowledged
     cdef int64_t moved_at    # when that changed
-    cdef int64_t pause_us    # to the next look
+    cdef int64_t pause_us    # until the next look
 
     def look(self):
         """See what is left; called by the loop."""

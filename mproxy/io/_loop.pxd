@@ -1,7 +1,7 @@
-"""The event loop: epoll, work to be done before the loop sleeps again, timers, calls from other threads.
+"""The event loop: epoll, work to do before the loop sleeps again, timers, calls from other threads.
 
-One turn: wait -> mark what is ready -> run the queued work, the slow one last -> run the timers that are due. Sources
-are edge-triggered for C users (`Source`) and level-triggered for Python users (`Watch`).
+One turn: wait -> mark what is ready -> run the queued work, slow work last -> run the timers that are due. Sources are
+edge-triggered for C users (`Source`) and level-triggered for Python users (`Watch`).
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
@@ -19,7 +19,7 @@ cdef extern from "<sys/epoll.h>" nogil:
 
 cdef struct Source:
     int fd                                                # -1 once removed
-    void (*ready)(Source *source, uint32_t events) noexcept  # only marks, and queues work
+    void (*ready)(Source *source, uint32_t events) noexcept  # only sets marks and queues work
     void *owner                                           # for `ready`
 
 
@@ -33,18 +33,18 @@ cdef struct WorkQueue:
 
 
 cdef struct Work:
-    void (*run)(Work *work) noexcept  # may queue itself again: it then runs in the next turn
+    void (*run)(Work *work) noexcept  # may queue itself again, to run in the next turn
     void *owner                       # for `run`
-    WorkQueue *queue                  # that it waits in; NULL: in none
+    WorkQueue *queue                  # in which it waits; NULL: in none
     Work *next                        # behind it there
-    bint slow                         # runs after the others, and for a part of their time only
-    int64_t ran_at                    # the turn it ran in last
-    int favours                       # of slow work that had rested: so many turns it goes before the rest of such work
+    bint slow                         # runs after the others, and only for a part of their time
+    int64_t ran_at                    # when it last ran
+    int favours                       # slow work that had rested goes first for this many more turns
 
 
 cdef enum:
     BUFFER_BYTES = 262144  # one carrier read
-    CROWD = 12             # more sessions and strangers than these, all of them slow work, are many
+    CROWD = 12             # more sessions and strangers than this as slow work are a crowd
 
 
 cdef class Timer:
@@ -60,29 +60,29 @@ cdef class Loop:
     cdef WorkQueue quick            # work that is not slow
     cdef WorkQueue favoured         # slow work that had rested
     cdef WorkQueue slow             # slow work otherwise
-    cdef bint slow_is_next      # of these two, when there is work in both
-    cdef Work *last_run         # whose turn was the last one; only compared
-    cdef int64_t others_at      # when that changed last
+    cdef bint slow_is_next      # which of these two is next, when there is work in both
+    cdef Work *last_run         # what ran last; only compared
+    cdef int64_t others_at      # when that last changed
     cdef object slow_calls      # collections.deque of Python calls that are slow work
-    cdef int64_t quick_at       # when work that is not slow ran last
-    cdef int64_t slow_at        # when slow work was looked at last
-    cdef int64_t slow_credit_us  # what it may take; negative: what it took too much
+    cdef int64_t quick_at       # when work that is not slow last ran
+    cdef int64_t slow_at        # when slow work was last looked at
+    cdef int64_t slow_credit_us  # time that it may take; negative: how much it took too much
     cdef list timers            # heap of Timer
     cdef uint32_t timer_number  # numbers given
     cdef object soon            # collections.deque of calls from any thread
-    cdef void **garbage         # memory to free at the end of the turn: events fetched may still point there
+    cdef void **garbage         # memory to free at the end of the turn: fetched events may still point there
     cdef int garbage_count      # entries
     cdef int garbage_size       # room for entries
     cdef int64_t trim_at        # when to look for unused ring memory
     cdef int light_turns        # in a row until now, up to look_after
-    cdef int look_after         # light turns in a row before the loop looks for events instead of sleeping at once
+    cdef int look_after         # light turns in a row after which the loop looks for events before it sleeps
     cdef bint stopping          # leave `run`
     cdef int64_t now_us         # of this turn
     cdef readonly uint32_t turns  # turns so far, modulo 2**32
-    cdef readonly uint32_t looks_in_vain  # times the loop looked for events before sleeping, and none came
-    cdef object leaving           # what a signal handler raised within a callback: `run` ends with it
-    cdef public object on_error   # called with an exception that a Python callback let through
-    cdef uint8_t *buffer        # BUFFER_BYTES for whoever reads right now
+    cdef readonly uint32_t looks_in_vain  # times that the loop looked for events before sleeping, and none came
+    cdef object leaving           # what a signal handler raised within a callback: `run` ends by raising it
+    cdef public object on_error   # called with an exception that a Python callback raised
+    cdef uint8_t *buffer        # BUFFER_BYTES, for whoever is reading
 
     cdef int add(self, Source *source, uint32_t events) noexcept
     cdef void modify(self, Source *source, uint32_t events) noexcept

@@ -41,18 +41,18 @@ cdef enum:
     EVENTS_A_TURN = 128
     LONGEST_WAIT_MS = 60000
     TRIM_US = 1000000
-    SLOW_PART = 2           # of the time slow work gets one part in so many while there is other work
-    SLOW_BURST_US = 400     # and so much at once
+    SLOW_PART = 2           # one part in this many of the time is for slow work while there is other work
+    SLOW_BURST_US = 400     # and this much at once
     CROWD_PART = 8          # the same when a CROWD is slow work,
-    CROWD_BURST_US = 100    # and so much at once: who waits for a processor with others has few turns
-    RESTED_US = 100000      # slow work that comes after so long is in favour
-    FAVOURED_TURNS = 20     # for so many turns: enough to show that it is not slow any more
-    QUICK_MEMORY_US = 10000  # work that ran so recently may come again any moment
-    OTHERS_US = 10000       # who had all turns for so long has the loop for itself
-    LIGHT_TURN_US = 30      # a turn of less work may be part of a conversation
-    LOOK_US = 120           # for an answer before sleeping: enough for a proxy and a daemon to wake and answer
+    CROWD_BURST_US = 100    # and this much at once: a loop that waits for a processor with others has few turns
+    RESTED_US = 100000      # slow work that comes after a rest this long is favoured
+    FAVOURED_TURNS = 20     # for this many turns: enough to show that it is no longer slow
+    QUICK_MEMORY_US = 10000  # other work that ran this recently may come again any moment
+    OTHERS_US = 10000       # work that had all turns for this long has the loop to itself
+    LIGHT_TURN_US = 30      # a turn with less work may be part of a conversation
+    LOOK_US = 120           # look for an answer before sleeping: enough for a proxy and a daemon to wake and answer
     LOOK_AFTER = 8          # light turns before the first look
-    MOST_LOOK_AFTER = 512   # light turns from one look to the next where they are in vain
+    MOST_LOOK_AFTER = 512   # light turns from one look to the next, if these are in vain
 
 
 cdef int64_t read_clock() noexcept nogil:
@@ -64,7 +64,7 @@ cdef int64_t read_clock() noexcept nogil:
 cdef void drain_wake(Source *source, uint32_t events) noexcept:
     cdef uint64_t count
     if read(source.fd, &count, sizeof(count)) < 0:
-        return  # taken away already
+        return  # already taken
 
 
 cdef void put(WorkQueue *queue, Work *work) noexcept:
@@ -91,7 +91,7 @@ cdef Work *take_first(WorkQueue *queue) noexcept:
 
 
 cdef class Timer:
-    """A call that is due `at` a time; `cancel` it as often as you like."""
+    """A call that is due at the time `at`; `cancel` it as often as you like."""
 
     def __lt__(self, Timer other):
         return self.at < other.at if self.at != other.at else self.number < other.number
@@ -158,7 +158,7 @@ cdef class Loop:
         os.write(self.wake_fd, b"\1\0\0\0\0\0\0\0")
 
     def call_slow(self, callback):
-        """Call `callback()` when its turn among the slow work comes: what strangers cause must not hold up others."""
+        """Call `callback()` when it is its turn among the slow work: what strangers cause must not hold up others."""
         self.slow_calls.append(callback)
 
     def watch(self, int fd, callback, *, bint read=True, bint write=False):
@@ -170,7 +170,7 @@ cdef class Loop:
         self.stopping = True
 
     def run(self):
-        """Turn until `stop`. Exceptions of callbacks go to `on_error`; those of signal handlers leave."""
+        """Run until `stop`. Exceptions of callbacks go to `on_error`; those of signal handlers are raised here."""
         cdef epoll_event events[EVENTS_A_TURN]
         cdef Source *source
         cdef int i, n = 0
@@ -227,7 +227,7 @@ cdef class Loop:
             source.fd = -1
 
     cdef void close(self, Source *source) noexcept:
-        """Close the descriptor, of which there is no duplicate: that ends the watching, too."""
+        """Close the descriptor, of which there is no duplicate: that ends the watching as well."""
         if source.fd >= 0:
             close(source.fd)
             source.fd = -1
@@ -238,7 +238,7 @@ cdef class Loop:
             put(self.queue_of(work), work)
 
     cdef WorkQueue *queue_of(self, Work *work) noexcept:
-        """Who comes after a rest goes before those who come again and again: a heartbeat must not wait for a crowd."""
+        """Work that comes after a rest goes before what comes all the time: a heartbeat must not wait for a crowd."""
         if not work.slow:
             return &self.quick
         if self.now_us - work.ran_at >= RESTED_US:
@@ -249,17 +249,17 @@ cdef class Loop:
         return &self.favoured
 
     cdef Work *next_slow(self) noexcept:
-        """Take slow work (there is some): in turns from those in favour and the others, so none waits for ever."""
+        """Take slow work (there is some), by turns favoured work and other, so that none waits for ever."""
         cdef bint from_slow = self.slow.count > 0 and (self.slow_is_next or self.favoured.count == 0)
         self.slow_is_next = not from_slow
         return take_first(&self.slow if from_slow else &self.favoured)
 
     cdef int slow_count(self) noexcept:
-        """How much slow work waits."""
+        """How much slow work is waiting."""
         return self.favoured.count + self.slow.count
 
     cdef void unschedule(self, Work *work) noexcept:
-        """Take queued work back; its owner ends."""
+        """Take back queued work; its owner ends."""
         cdef WorkQueue *queue = work.queue
         cdef Work *before
         if queue == NULL:
@@ -282,14 +282,14 @@ cdef class Loop:
         if self.garbage_count == self.garbage_size:
             larger = <void **>realloc(self.garbage, (self.garbage_size * 2 + 64) * sizeof(void *))
             if larger == NULL:
-                return  # a leak of one record is the lesser evil
+                return  # leaking one record is the lesser evil
             self.garbage = larger
             self.garbage_size = self.garbage_size * 2 + 64
         self.garbage[self.garbage_count] = memory
         self.garbage_count += 1
 
     cdef bint undisturbed(self) noexcept:
-        """Whether the work that runs is the only one of late: then it holds nobody up."""
+        """Whether only the present work has run lately: then it holds nobody up."""
         return self.now_us - self.others_at >= OTHERS_US
 
     cdef void note_run(self, Work *work) noexcept:
@@ -299,7 +299,7 @@ cdef class Loop:
             self.others_at = self.now_us
 
     cdef void run_work(self) noexcept:
-        """Run what is queued now; what these queue is for the next turn, so that new events are seen between."""
+        """Run what is queued now; what that queues is for the next turn, so that new events are seen in between."""
         cdef Work *work
         cdef int left = self.quick.count
         cdef bint busy = left > 0
@@ -312,7 +312,7 @@ cdef class Loop:
             self.run_slow(busy)
 
     cdef void run_slow(self, bint busy) noexcept:
-        """Run slow work, in turns; while other work comes again and again, for a part of the time only."""
+        """Run slow work, by turns; while other work keeps coming, only for a part of the time."""
         cdef Work *work
         cdef int64_t began = read_clock(), spent = 0
         cdef int left = self.slow_count(), calls = len(self.slow_calls)
@@ -354,10 +354,10 @@ cdef class Loop:
     cdef int wait(self, epoll_event *events, int before) noexcept:
         """Fetch events, at most EVENTS_A_TURN, and sleep for them if need be; `before`: how many the turn had.
 
-        A series of light turns, one event and next to no work in each, is a conversation, whose answer often comes in
-        less time than it takes to wake a sleeper: look for it for a moment first, and let others run meanwhile. A
-        look in vain doubles the series that must come before the next. A busy loop sleeps at once: what
-        accumulates meanwhile is done with fewer system calls.
+        A series of light turns, with one event and next to no work in each, is a conversation, in which the answer
+        often comes sooner than a sleeper can be woken: look for it for a moment first, and let others run meanwhile.
+        Each look in vain doubles the series that must come before the next. A busy loop sleeps at once: what
+        accumulates meanwhile takes fewer system calls.
         """
         cdef int wait = self.wait_ms(), n = 0
         cdef int64_t now
@@ -379,7 +379,7 @@ cdef class Loop:
         return n
 
     cdef int look(self, epoll_event *events, int64_t until) noexcept nogil:
-        """Look for events without sleeping; 0 when there are none `until` then."""
+        """Look for events without sleeping; 0 if there are none until the time `until`."""
         cdef int n
         while True:
             sched_yield()
@@ -410,14 +410,14 @@ cdef class Loop:
         return <int>min((wait + 999) // 1000, <int64_t>LONGEST_WAIT_MS)
 
     cdef object guard(self, callback, argument):
-        """Call Python code; what it lets through must not end the loop."""
+        """Call Python code, whose exceptions must not end the loop."""
         try:
             return callback() if argument is None else callback(argument)
         except Exception as error:
             if self.on_error is None:
                 raise
             self.on_error(error)
-        except BaseException as error:  # above us there may be C functions, through which nothing can be raised
+        except BaseException as error:  # our callers may be C functions, through which nothing can be raised
             self.leaving = error
             self.stopping = True
 
@@ -441,7 +441,7 @@ cdef class Watch:
         _watches.add(self)
 
     def set(self, *, bint read=False, bint write=False):
-        """Change what is waited for."""
+        """Change the events that are waited for."""
         if self.source.fd >= 0:
             self.loop.modify(&self.source, (EPOLLIN if read else 0) | (EPOLLOUT if write else 0))
 

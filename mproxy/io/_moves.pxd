@@ -1,13 +1,13 @@
-"""Whether a file took its name by rename: then it is whole, and what somebody meant it to be (inotify(7)).
+"""Whether a file took its name by rename: then it is complete, and meant as it is (inotify(7)).
 
-A directory is watched, for the name in it; nothing is read until somebody asks. Where the system allows no watch,
-nothing was ever moved in.
+The directory is watched for the name; nothing is read until somebody asks. If the system allows no watch, the answer is
+always no.
 """
 
 
 cdef class Moves:
-    cdef bytes directory  # that is watched
-    cdef bytes name       # in it
-    cdef int fd           # of inotify, -1: none
+    cdef bytes directory  # the directory watched
+    cdef bytes name       # the name in it
+    cdef int fd           # of inotify; -1: none
 
     cdef void watch(self) noexcept

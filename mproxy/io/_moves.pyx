@@ -29,7 +29,7 @@ cdef class Moves:
         self.watch()
 
     def last_was_move(self):
-        """Whether the last that happened to the name since this was asked is that a file was moved to it."""
+        """Whether the last thing that happened to the name since this was last asked is that a file was moved to it."""
         moved = False
         for mask, name in self._events():
             if name == self.name:
@@ -60,7 +60,7 @@ cdef class Moves:
         return events
 
     cdef void watch(self) noexcept:
-        """Watch the directory; the one that has its name now."""
+        """Watch the directory that has the name now."""
         if self.fd >= 0:
             inotify_add_watch(self.fd, self.directory, IN_ONLYDIR | IN_MOVED_TO | IN_MODIFY | IN_ATTRIB | IN_CREATE
                               | IN_DELETE | IN_MOVED_FROM)

@@ -19,19 +19,19 @@ cdef extern from "<unistd.h>":
 
 
 def is_writable(int fd):
-    """Whether PIPE_BUF bytes can be written now, without waiting (pipe(7)); false for what is no descriptor."""
+    """Whether PIPE_BUF bytes can be written now without waiting (pipe(7)); false if `fd` is not a descriptor."""
     cdef pollfd asked
     asked.fd, asked.events, asked.revents = fd, POLLOUT, 0
     return poll(&asked, 1, 0) == 1 and asked.revents & POLLOUT != 0
 
 
 def is_terminal(int fd):
-    """Whether a person may read along."""
+    """Whether it is a terminal."""
     return isatty(fd) == 1
 
 
 def write_now(int fd, bytes data not None):
-    """Write to what `is_writable`; how many bytes it took. OSError."""
+    """Write to a descriptor that `is_writable`; returns how many bytes it took. OSError."""
     cdef const char *at = data
     cdef ssize_t written = write(fd, at, len(data))
     while written < 0 and errno == EINTR:

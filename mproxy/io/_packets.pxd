@@ -1,6 +1,6 @@
 """UDP packets in batches: recvmmsg with GRO, sendmmsg with GSO, and the local address that a packet was sent to.
 
-A train is what the kernel coalesces on the way in (UDP_GRO, udp(7)) and cuts up on the way out (UDP_SEGMENT): packets
+A train is what the kernel coalesces on the way in (UDP_GRO, udp(7)) and segments on the way out (UDP_SEGMENT): packets
 of equal length, of which only the last may be shorter, in one piece of memory and for the price of one packet.
 """
 
@@ -35,7 +35,7 @@ cdef extern from "<sys/socket.h>" nogil:
 
 
 cdef enum:
-    SLOTS = 64             # messages a batch
+    SLOTS = 64             # messages in a batch
     SLOT_BYTES = 65536     # above the largest packet and the largest train
     CONTROL_BYTES = 128    # control data of one message: address, segment
     PARTS = 256            # memory segments of the messages in an outbox
@@ -44,7 +44,7 @@ cdef enum:
 
 
 cdef union Address:
-    sockaddr any           # family alone
+    sockaddr any           # only the family
     sockaddr_in v4         # AF_INET
     sockaddr_in6 v6        # AF_INET6
 
@@ -58,11 +58,11 @@ cdef struct Slot:
     uint8_t *data          # SLOT_BYTES of storage
     uint32_t length        # bytes received
     uint32_t segment       # bytes of each packet but the last; `length` when it is one packet
-    Address sender         # who sent it; only when asked for
+    Address sender         # who sent it, if asked for
     socklen_t sender_bytes  # length of `sender`
     LocalAddress local     # where it was sent to; zeros unless the socket reports it
     bint cut               # the packet was longer than the slot
-    int hops               # how many the packet had left (TTL, hop limit), 0: unknown, see `report_hops`
+    int hops               # how many the packet had left (TTL, hop limit); 0: unknown, see `report_hops`
 
 
 cdef class Inbox:
@@ -82,11 +82,11 @@ cdef struct Message:
     uint32_t length        # bytes
     int first_part         # its memory: parts [first_part, first_part + part_count)
     int part_count         # see first_part
-    uint32_t tried         # packets of the train that were offered one by one
+    uint32_t tried         # packets of the train that were already offered one by one
     uint32_t sent          # result: packets that the kernel took
     uint32_t sent_bytes    # result: their bytes
     int error              # result: errno of the last packet that it did not take, or 0
-    bint fell_back         # result: the kernel did not take the train, its packets went one by one
+    bint fell_back         # result: the kernel did not take the train, so its packets went one by one
 
 
 cdef class Outbox:
@@ -94,10 +94,10 @@ cdef class Outbox:
     cdef mmsghdr headers[SLOTS]     # for sendmmsg
     cdef iovec parts[PARTS]         # memory of the messages
     cdef uint8_t controls[SLOTS][CONTROL_BYTES]  # control data of each message
-    cdef mmsghdr single_headers[SLOTS]  # packets of a train that go one by one
+    cdef mmsghdr single_headers[SLOTS]  # for packets of a train that go one by one
     cdef iovec single_parts[SLOTS]  # their memory
     cdef readonly int count         # messages
-    cdef int next                   # the first message that the kernel was not offered yet
+    cdef int next                   # the first message not yet offered to the kernel
     cdef int part_count             # parts in use
 
     cdef bint has_room(self, int parts) noexcept

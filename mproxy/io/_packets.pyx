@@ -40,10 +40,10 @@ cdef extern from "<netinet/udp.h>" nogil:
 
 
 cdef enum:
-    # Slots a power of two apart would compete for the same few lines of every cache.
+    # Slots that are a power of two apart would compete for the same few lines of every cache.
     SLOT_STRIDE = SLOT_BYTES + 1536
     CACHE_LINE_BYTES = 64
-    SOCKET_VALUES = 16  # of SO_MEMINFO: more than there are (linux/sock_diag.h)
+    SOCKET_VALUES = 16  # room for the values of SO_MEMINFO: more than there are (linux/sock_diag.h)
     DROPS = 8           # SK_MEMINFO_DROPS
 
 
@@ -53,7 +53,7 @@ cdef uint32_t packet_count(uint32_t length, uint32_t segment) noexcept nogil:
 
 
 cdef void receive_trains(int fd) noexcept nogil:
-    """Let the kernel hand over coalesced packets as one message (UDP_GRO); an old kernel goes on without."""
+    """Let the kernel deliver coalesced packets as one message (UDP_GRO); an old kernel goes on without."""
     set_option(fd, IPPROTO_UDP, UDP_GRO, 1)
 
 
@@ -66,7 +66,7 @@ cdef void report_local_address(int fd, int family) noexcept nogil:
 
 
 cdef void report_hops(int fd, bint on) noexcept nogil:
-    """Have every packet say how many hops it has left, or no more. A socket of IPv6 may get both kinds."""
+    """Have every packet say how many hops it has left, or stop that. An IPv6 socket may get both kinds."""
     set_option(fd, IPPROTO_IP, IP_RECVTTL, on)
     set_option(fd, IPPROTO_IPV6, IPV6_RECVHOPLIMIT, on)
 
@@ -84,7 +84,7 @@ cdef uint32_t dropped_packets(int fd) noexcept:
 
 
 cdef class Inbox:
-    """Receives up to SLOTS messages with one call. What a slot holds is good until it is received into again."""
+    """Receives up to SLOTS messages with one call. The contents of a slot are valid until it is received into again."""
 
     def __cinit__(self):
         cdef int i
@@ -105,7 +105,7 @@ cdef class Inbox:
     cdef int receive(self, int fd, int first, int most, bint with_sender) noexcept:
         """Receive into slots [first, first + most); returns how many messages came, or -1 with errno.
 
-        Fewer than `most`: the socket is empty, or its error comes next. `with_sender` false suits a connected socket.
+        Fewer than `most`: the socket is empty, or its error comes next. A connected socket needs no `with_sender`.
         """
         cdef msghdr *header
         cdef Slot *slot
@@ -157,7 +157,7 @@ cdef inline void map_v4(uint8_t *out, const in_addr *address) noexcept:
 
 
 cdef void read_local6(LocalAddress *local, const in6_pktinfo *info) noexcept:
-    """A multicast address can't be a sender: then the route chooses."""
+    """A multicast address cannot be a sender: then the route decides."""
     if info.ipi6_addr.s6_addr[0] == 0xFF:
         return
     memcpy(local.bytes, &info.ipi6_addr, 16)
@@ -169,8 +169,7 @@ cdef class Outbox:
     """Messages for one socket: `add`, `add_part` once or more, `finish`; then `flush`, read the results, `clear`.
 
     A train that the kernel refuses as such (no checksum offload on the way: EIO; longer than the path allows: EMSGSIZE,
-    EINVAL) goes packet by packet. What finds no room in the kernel's buffers is dropped, for that is what UDP promises,
-    or waits.
+    EINVAL) goes packet by packet. What finds no room in the kernel's buffers is dropped, as UDP may do, or waits.
     """
 
     def __cinit__(self):
@@ -180,11 +179,11 @@ cdef class Outbox:
             self.single_headers[i].msg_hdr.msg_iovlen = 1
 
     cdef bint has_room(self, int parts) noexcept:
-        """Whether one more message of so many parts fits."""
+        """Whether one more message of that many parts fits."""
         return self.count < SLOTS and self.part_count + parts <= PARTS
 
     cdef Message *add(self, Address *receiver, socklen_t receiver_bytes, const LocalAddress *local) noexcept:
-        """Begin a message. receiver NULL: the socket is connected. local NULL, or zeros: the route chooses the sender.
+        """Begin a message. receiver NULL: the socket is connected. local NULL, or zeros: the route decides the sender.
 
         `receiver` must stay until `flush`.
         """
@@ -213,9 +212,9 @@ cdef class Outbox:
         self.messages[self.count - 1].length += length
 
     cdef void finish(self, uint32_t segment, bint one_by_one) noexcept:
-        """The message is complete; segment 0, or no less than its length: it is one packet.
+        """The message is complete; segment 0, or at least its length: it is one packet.
 
-        Every part but the last must be a multiple of `segment`. one_by_one: don't try to send it as a train.
+        Every part but the last must be a multiple of `segment`. one_by_one: do not try to send it as a train.
         """
         cdef int index = self.count - 1
         cdef Message *message = &self.messages[index]
@@ -240,7 +239,7 @@ cdef class Outbox:
     cdef bint flush(self, int fd, bint waits) noexcept:
         """Send everything; `sent`, `sent_bytes`, `error` and `fell_back` of each message tell what became of it.
 
-        `waits`: when the socket has no room, return false; the rest stays for another flush, once it is writable.
+        `waits`: if the socket has no room, return false; the rest stays for another flush, once it is writable.
         """
         cdef int taken
         cdef Message *message
@@ -258,7 +257,7 @@ cdef class Outbox:
             if message.segment and errno in (EIO, EMSGSIZE, EINVAL):
                 message.fell_back = True
             elif errno == EMSGSIZE and message.error != EMSGSIZE:
-                message.error = EMSGSIZE  # it may be an ICMP's, about an earlier packet: then the next try succeeds
+                message.error = EMSGSIZE  # perhaps an ICMP's, about an earlier packet: then the next try succeeds
             elif errno == EAGAIN and waits:
                 return False
             elif errno != EINTR:
@@ -286,8 +285,8 @@ cdef class Outbox:
         return n
 
     cdef bint send_one_by_one(self, int fd, int index, bint waits) noexcept:
-        """Send the packets of a train as packets, those behind `tried`; false: see `flush`. What is too long for the
-        path is cut into fragments by the kernel, if the socket allows it."""
+        """Send the packets of a train after the `tried` ones singly; false: see `flush`. The kernel fragments what is
+        too long for the path, if the socket allows it."""
         cdef Message *message = &self.messages[index]
         cdef msghdr *header = &self.headers[index].msg_hdr
         cdef uint32_t skip = message.tried
@@ -369,7 +368,7 @@ cdef void put_local(msghdr *header, uint8_t *controls, int family, const LocalAd
 
 
 cdef void put_segment(msghdr *header, uint8_t *controls, uint32_t segment) noexcept:
-    """Last control message: how to cut the train."""
+    """Last control message: how to segment the train."""
     cdef cmsghdr *control = <cmsghdr *>(controls + header.msg_controllen)
     cdef uint16_t value = <uint16_t>segment
     header.msg_control = controls
@@ -381,7 +380,7 @@ cdef void put_segment(msghdr *header, uint8_t *controls, uint32_t segment) noexc
 
 
 cdef void take_segment_back(msghdr *header) noexcept:
-    """Leave only the address to send from."""
+    """Drop all but the address to send from."""
     cdef cmsghdr *control = <cmsghdr *>header.msg_control
     if control == NULL:
         return

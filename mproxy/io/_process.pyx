@@ -17,11 +17,11 @@ def forbid_dumps():
 
 
 def forbid_new_rights():
-    """Neither this thread nor what it begins from now on gets more rights by starting a program, whatever that
+    """From now on neither this thread nor what it starts gets more rights by starting a program, whatever that
     program's owner and capabilities are (prctl(2), PR_SET_NO_NEW_PRIVS; capabilities(7), bounding set)."""
     cdef unsigned long capability = 0
     if prctl(PR_SET_NO_NEW_PRIVS, 1, <unsigned long>0, <unsigned long>0, <unsigned long>0) < 0:
         raise OSError(errno, os.strerror(errno))
-    # Up to the last that this kernel has; a root that may not even do this has to be content with the first call.
+    # Up to the last one that this kernel has; where root may not even do this, the first call has to suffice.
     while prctl(PR_CAPBSET_DROP, capability, <unsigned long>0, <unsigned long>0, <unsigned long>0) == 0:
         capability += 1

@@ -85,12 +85,12 @@ cdef bint is_reserved(int fd) noexcept nogil
 
 
 cdef class Target:
-    cdef sockaddr_storage addresses[8]  # where a daemon may be, in the order to try
+    cdef sockaddr_storage addresses[8]  # where a daemon may be, in the order in which to try
     cdef socklen_t lengths[8]           # of each address
     cdef readonly int count             # addresses known
     cdef readonly str text              # HOST:PORT, for people
-    cdef bint local                     # on this host: an answer always comes
-    cdef uint8_t source[4]              # of 127.0.0.0/8: where connections to such addresses come from; 0: no matter
+    cdef bint local                     # on this host, where an answer always comes
+    cdef uint8_t source[4]              # of 127.0.0.0/8: from where to connect to such addresses; 0: from anywhere
 
     cdef int dial(self, int index) noexcept
     cdef int comes_from(self, int fd, int index) noexcept

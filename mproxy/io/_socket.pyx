@@ -72,7 +72,7 @@ cdef ssize_t send_parts(int fd, bint is_socket, iovec *parts, int count) noexcep
 
 
 cdef ssize_t send_bytes(int fd, const uint8_t *data, size_t length, bint more) noexcept nogil:
-    """send to a socket; with `more` the system may wait for what the caller sends next (send(2), MSG_MORE)."""
+    """Send to a socket; with `more` the system may wait for what the caller sends next (send(2), MSG_MORE)."""
     cdef ssize_t n = send(fd, data, length, MSG_DONTWAIT | MSG_NOSIGNAL | (MSG_MORE if more else 0))
     while n < 0 and errno == EINTR:
         n = send(fd, data, length, MSG_DONTWAIT | MSG_NOSIGNAL | (MSG_MORE if more else 0))
@@ -80,13 +80,13 @@ cdef ssize_t send_bytes(int fd, const uint8_t *data, size_t length, bint more) n
 
 
 cdef void set_option(int fd, int level, int name, int value) noexcept nogil:
-    """Set an integer option; a system without it goes on without it."""
+    """Set an integer option, if the system has it."""
     setsockopt(fd, level, name, &value, sizeof(value))
 
 
 cdef int set_receive_queue(int fd, int size) noexcept nogil:
-    """Ask for room for `size` bytes (SO_RCVBUF); without privileges the system grants what it likes. Returns what it
-    granted, which counts the kernel's own needs, too (socket(7)). Room that somebody privileged has asked for stays."""
+    """Ask for room for `size` bytes (SO_RCVBUF); without privileges the system may grant less. Returns what it granted,
+    including the kernel's own needs (socket(7)). Room that somebody privileged has asked for stays."""
     cdef int granted = 0
     cdef socklen_t length = sizeof(granted)
     if setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof(size)) < 0:
@@ -107,7 +107,7 @@ cdef int pending_error(int fd) noexcept nogil:
 
 
 cdef void reset_on_close(int fd) noexcept nogil:
-    """Make close(2) send a reset (SO_LINGER of 0, socket(7)); nothing for what is no socket."""
+    """Make close(2) send a reset (SO_LINGER of 0, socket(7)); does nothing if it is not a socket."""
     cdef linger now
     now.l_onoff = 1
     now.l_linger = 0
@@ -115,20 +115,20 @@ cdef void reset_on_close(int fd) noexcept nogil:
 
 
 cdef void finish_on_close(int fd) noexcept nogil:
-    """Undo `reset_on_close`, which accepted connections inherit from their listener: the system delivers what waits."""
+    """Undo `reset_on_close`, which accepted connections inherit from their listener: what waits is delivered."""
     cdef linger later
     memset(&later, 0, sizeof(later))
     setsockopt(fd, SOL_SOCKET, SO_LINGER, &later, sizeof(later))
 
 
 cdef int unsent_bytes(int fd) noexcept nogil:
-    """What the other host has not acknowledged (tcp(7), SIOCOUTQ); 0 for what is no TCP socket."""
+    """Bytes that the other host has not acknowledged (tcp(7), SIOCOUTQ); 0 if it is not a TCP socket."""
     cdef int size = 0
     return size if ioctl(fd, SIOCOUTQ, &size) == 0 else 0
 
 
 cdef bint discard_input(int fd) noexcept nogil:
-    """Drop what was received (tcp(7), MSG_TRUNC), a good deal of it at most; false when the connection is broken."""
+    """Drop what was received, a bounded amount at once (tcp(7), MSG_TRUNC); false if the connection is broken."""
     cdef int _turn
     cdef ssize_t n = 0
     for _turn in range(DISCARDS):
@@ -145,8 +145,8 @@ cdef void close_with_reset(int fd) noexcept nogil:
 
 
 cdef uint32_t accept_queue(int fd) noexcept nogil:
-    """Connections that wait for accept(2) (of a listening socket, TCP_INFO tells that). They have inherited the options
-    that their listener had when they were made, and get no others from it."""
+    """How many connections wait for accept(2), which TCP_INFO tells of a listening socket. They have inherited the
+    options that their listener had when they were made, and will get no others from it."""
     cdef tcp_info info
     cdef socklen_t length = sizeof(info)
     memset(&info, 0, sizeof(info))
@@ -154,7 +154,7 @@ cdef uint32_t accept_queue(int fd) noexcept nogil:
 
 
 def addresses_of(int fd):
-    """Return (local, peer) sockaddr tuples of a connected socket; None when it is none any more."""
+    """(local, peer) sockaddr tuples of a connected socket; None when it is no longer connected."""
     connection = _python_socket.socket(fileno=fd)
     try:
         return connection.getsockname(), connection.getpeername()
@@ -169,7 +169,7 @@ cdef int first_reserved = 0x7FFFFFFF
 
 
 def keep_spare(int limit):
-    """Of `limit` descriptors keep some for carriers, names and logs: streams get none of the highest numbers."""
+    """Keep some of `limit` descriptors for carriers, names and logs: streams do not get the highest numbers."""
     global first_spare, first_reserved
     spare = min(SPARE_DESCRIPTORS, limit // 4)
     first_spare = limit - spare
@@ -177,24 +177,24 @@ def keep_spare(int limit):
 
 
 cdef int spare_from() noexcept nogil:
-    """Descriptors that streams may have together."""
+    """Most descriptors that streams may have together."""
     return first_spare
 
 
 cdef bint is_spare(int fd) noexcept nogil:
-    """The system gave one of the last descriptors: streams must not take it."""
+    """Whether it is one of the last descriptors, which streams must not take."""
     return fd >= first_spare
 
 
 cdef bint is_reserved(int fd) noexcept nogil:
-    """It is of the second half of those: not even for the other end of a stream that is already here."""
+    """Whether it is in the second half of those: not even for the other end of a stream that is already here."""
     return fd >= first_reserved
 
 
 cdef class Target:
     """A daemon's addresses, ready for connect(2). `addresses`: [(family, sockaddr)] as `resolver` gives them.
 
-    `source`: 4 bytes of an address in 127.0.0.0/8 from which the daemon is reached where its own is one of these.
+    `source`: 4 bytes of an address in 127.0.0.0/8 from which to connect, if the daemon's is in 127.0.0.0/8, too.
     """
 
     def __init__(self, str text, list addresses, bytes source=bytes(4)):
@@ -242,7 +242,7 @@ cdef class Target:
             return -1
         reset_on_close(fd)
         set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1)
-        set_option(fd, SOL_SOCKET, SO_OOBINLINE, 1)  # else an urgent byte (telnet sends some) would not be read
+        set_option(fd, SOL_SOCKET, SO_OOBINLINE, 1)  # else urgent bytes (telnet sends some) would not be read
         if not self.local:
             set_option(fd, IPPROTO_TCP, TCP_SYNCNT, DAEMON_SYN_RETRIES)
         if self.comes_from(fd, index) < 0 or (
@@ -254,7 +254,7 @@ cdef class Target:
         return fd
 
     cdef int comes_from(self, int fd, int index) noexcept:
-        """Bind to `source`, where there is one and it can reach address `index`; -1 with errno when that fails.
+        """Bind to `source`, if there is one and it can reach address `index`; -1 with errno if that fails.
 
         IP_BIND_ADDRESS_NO_PORT leaves the choice of the port to connect(2), as without a source.
         """

@@ -1,6 +1,6 @@
-"""UDP sockets, and the addresses of whoever writes to them in one form: IPv6, IPv4 mapped into it (RFC 4291, 2.5.5.2).
+"""UDP sockets, and peers' addresses in a single form: IPv6, with IPv4 mapped into it (RFC 4291, 2.5.5.2).
 
-A socket is IPv6 that takes IPv4 too, or IPv4 alone on a host without IPv6; `peer_name` gives the form it wants.
+A socket is for IPv6 and IPv4, or for IPv4 alone on a host without IPv6; `peer_name` gives the form that it needs.
 """
 
 from libc.stdint cimport uint64_t
@@ -11,7 +11,7 @@ from mproxy.io._socket cimport sockaddr_storage, socklen_t
 
 cdef struct Peer:
     sockaddr_in6 name     # the peer
-    LocalAddress local    # which of our addresses it wrote to: the answer must come from there; zeros: any
+    LocalAddress local    # to which of our addresses it wrote: the answer must come from there; zeros: any
 
 
 cdef void peer_set(Peer *peer, const sockaddr_storage *name) noexcept nogil

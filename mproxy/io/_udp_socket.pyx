@@ -47,7 +47,7 @@ cdef void peer_set(Peer *peer, const sockaddr_storage *name) noexcept nogil:
 
 
 cdef void peer_of(Peer *peer, const Slot *slot) noexcept nogil:
-    """Who sent what is in the slot, and where to."""
+    """Who sent what is in the slot, and to which address."""
     peer_set(peer, <const sockaddr_storage *>&slot.sender)
     memcpy(peer.local.bytes, slot.local.bytes, 16)
     if slot.local.interface:
@@ -55,7 +55,7 @@ cdef void peer_of(Peer *peer, const Slot *slot) noexcept nogil:
 
 
 cdef socklen_t peer_name(const Peer *peer, bint v4, Address *out) noexcept nogil:
-    """The peer's address in the form of a socket's family; its length."""
+    """Write the peer's address in the form of a socket's family; returns its length."""
     memset(out, 0, sizeof(Address))
     if v4:
         out.v4.sin_family = AF_INET
@@ -67,7 +67,7 @@ cdef socklen_t peer_name(const Peer *peer, bint v4, Address *out) noexcept nogil
 
 
 cdef uint64_t peer_hash(const Peer *peer) noexcept nogil:
-    """Of the peer's address and port (the finaliser of MurmurHash3, public domain, over both halves)."""
+    """A hash of the peer's address and port (the finaliser of MurmurHash3, public domain, over both halves)."""
     cdef uint64_t halves[2]
     cdef uint64_t value
     memcpy(halves, &peer.name.sin6_addr, 16)
@@ -78,7 +78,7 @@ cdef uint64_t peer_hash(const Peer *peer) noexcept nogil:
 
 
 cdef bint peer_same(const Peer *one, const Peer *other) noexcept nogil:
-    """The same peer, and the same address of ours."""
+    """Whether it is the same peer, and the same address of ours."""
     return (one.name.sin6_port == other.name.sin6_port and one.local.interface == other.local.interface
             and memcmp(&one.name.sin6_addr, &other.name.sin6_addr, 16) == 0
             and memcmp(one.local.bytes, other.local.bytes, 16) == 0)
@@ -123,15 +123,15 @@ cdef int udp_connect(int fd, const Peer *peer) noexcept nogil:
 
 
 cdef void udp_fragment(int fd, bint allowed) noexcept nogil:
-    """Let routers cut packets up (ip(7), IP_MTU_DISCOVER), or have what is too large dropped, whatever the kernel has
-    heard about the path: RFC 8899 section 4.1 wants this for probes."""
+    """Let routers fragment packets (ip(7), IP_MTU_DISCOVER), or have packets that are too large dropped, whatever the
+    kernel has heard about the path: RFC 8899 section 4.1 wants this for probes."""
     cdef int how = IP_PMTUDISC_DONT if allowed else IP_PMTUDISC_PROBE
     set_option(fd, IPPROTO_IP, IP_MTU_DISCOVER, how)
     set_option(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, how)
 
 
 cdef void udp_buffers(int fd, int size) noexcept nogil:
-    """Ask for socket buffers of `size` bytes each; without privileges the system grants what it likes."""
+    """Ask for socket buffers of `size` bytes each; without privileges the system may grant less."""
     set_receive_queue(fd, size)
     if setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size)) < 0:
         set_option(fd, SOL_SOCKET, SO_SNDBUF, size)

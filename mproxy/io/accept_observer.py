@@ -1,4 +1,4 @@
-"""Who is told that nobody is accepted for a while: io/_accept."""
+"""Who is told when accepting pauses: io/_accept."""
 
 from __future__ import annotations
 

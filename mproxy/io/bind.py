@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import os
 
-# What the kernel lets wait for accept(2) at most is in net.core.somaxconn; asking for more costs nothing.
+# The kernel's limit is net.core.somaxconn; asking for more costs nothing.
 BACKLOG = 65535
 
-# The host lacks that address, or the whole family.
+# The host lacks the address, or the whole family.
 NO_SUCH_ADDRESS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
 

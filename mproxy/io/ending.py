@@ -1,11 +1,11 @@
-"""How sockets end that nobody needs any more: the system keeps nothing of them, or not for long."""
+"""How to close sockets that nobody needs any more, so that the system keeps nothing of them, or not for long."""
 
 from __future__ import annotations
 
 import socket
 import struct
 
-# How long last words may wait for a peer that acknowledges nothing. Left alone the system goes on for minutes.
+# How long last words may wait for a peer that acknowledges nothing. By itself the system tries for minutes.
 LAST_WORDS_MS = 10_000
 
 _AT_ONCE = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
@@ -17,14 +17,14 @@ def reset_on_close(sock: socket.socket) -> None:
 
 
 def give_up(sock: socket.socket) -> None:
-    """Close with a reset: what was sent and not acknowledged is dropped, and neither end keeps a state. An end in order
-    waits for the other one, which may have become unreachable."""
+    """Close with a reset: what was sent and not acknowledged is dropped, and neither end keeps state. An orderly end
+    would wait for the other side, which may have become unreachable."""
     reset_on_close(sock)
     sock.close()
 
 
 def finish(sock: socket.socket) -> None:
-    """Close in order, so that what was sent arrives; but only if the peer acknowledges it soon (tcp(7),
+    """Close in order, so that what was sent arrives, provided that the peer acknowledges it soon (tcp(7),
     TCP_USER_TIMEOUT, which outlives the descriptor)."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, LAST_WORDS_MS)
     sock.close()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def check_stdio(fds: Iterable[int]) -> None:
-    """UsageError when one of descriptors 0 and 1 in `fds` is closed: what comes would be thrown away without a word."""
+    """UsageError if a descriptor of `fds`, 0 and 1, is closed: the data would silently be lost."""
     for fd in fds:
         try:
             os.fstat(fd)
@@ -24,7 +24,7 @@ def check_stdio(fds: Iterable[int]) -> None:
 def open_stdio() -> tuple[int, int]:
     """Return (read descriptor, write descriptor) in place of descriptors 0 and 1, which then lead nowhere.
 
-    Pipes and terminals are opened anew, so that O_NONBLOCK does not reach other programs that share them, and closing
+    Pipes and terminals are reopened, so that O_NONBLOCK does not affect other programs that share them, and closing
     ours is the end for whoever reads.
     """
     return _reopen(0, os.O_RDONLY), _reopen(1, os.O_WRONLY)
@@ -37,7 +37,7 @@ def _reopen(fd: int, flags: int) -> int:
         try:
             own = os.open(f"/proc/self/fd/{fd}", flags | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
         except OSError:
-            pass  # no /proc, or a terminal of another user: share the description
+            pass  # no /proc, or another user's terminal: share the open file
     if own < 0:
         own = os.dup(fd)
         if not stat.S_ISREG(mode):
