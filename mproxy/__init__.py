@@ -1,6 +1,6 @@
 """mproxy keeps TCP connections alive while the address under them changes.
 
-Here lies the session, which knows no clock and no socket; each room beside it says what it is for.
+This directory is the session, which knows no clock and no socket; each directory beside it says what it is for.
 Read first: `_session.pxd`, the state machine of one session; then the modules in the order of docs/architecture.md,
 "Layers".
 """

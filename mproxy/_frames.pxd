@@ -1,7 +1,7 @@
-"""Frame codec: header to bytes, and a parser fed with whatever the carrier brought.
+"""Frame codec: header to bytes, and a parser for whatever the carrier brings.
 
-The parser never buffers application bytes: DATA payloads are handed on in the parts they arrived in, straight out of
-the caller's buffer. Frames of every other type are small (bounded before anything is stored) and come whole.
+The parser never buffers application bytes: DATA payloads are passed on in the parts in which they arrived, straight
+from the caller's buffer. Frames of all other types are small (bounded before anything is stored) and passed on whole.
 """
 
 from libc.stddef cimport size_t
@@ -23,21 +23,21 @@ cdef enum ParseResult:
     NEED_MORE    # input used up
     WHOLE_FRAME  # `frame` complete, its payload at `payload` (length bytes)
     DATA_PART    # `payload` holds the next `part` bytes of a DATA frame
-    BROKEN       # `error` says why; the parser stays so
+    BROKEN       # `error` says why; it stays broken
 
 
 cdef struct Parser:
     Frame frame              # the frame being read, valid once its header is complete
     uint32_t have            # bytes kept in `kept`
-    uint32_t need            # bytes of the frame to gather in `kept` before it can be handed on
+    uint32_t need            # bytes of the frame to gather in `kept` before it can be passed on
     uint32_t remaining       # DATA: payload bytes still to come
     bint in_data             # inside a DATA payload
-    const uint8_t *payload   # payload handed on; valid until the next call
-    uint32_t part            # DATA_PART: how many bytes, 0 for an empty DATA frame
+    const uint8_t *payload   # payload passed on; valid until the next call
+    uint32_t part            # DATA_PART: how many bytes; 0 for an empty DATA frame
     uint32_t part_offset     # DATA_PART: how far into the frame's payload it begins
     int error                # BROKEN: a CloseCode
     const char *reason       # BROKEN: text for the log and the peer
-    uint8_t kept[4124]       # header, and payload of a frame that came in pieces (28 + 4096)
+    uint8_t kept[4124]       # header and payload of a frame that came in pieces (28 + 4096)
 
 
 cdef void parser_init(Parser *parser) noexcept nogil

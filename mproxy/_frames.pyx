@@ -1,7 +1,7 @@
 """Frame codec. Byte layout: docs/protocol.md; contract of the C functions: _frames.pxd.
 
-Whatever a peer sends is checked here for what can be known from the frame alone: type, flags, length, stream zero or
-not. What depends on the session (offsets, streams, order) is checked in _session.
+What can be checked from a frame alone is checked here: type, flags, length, whether the stream is zero. What depends on
+the session (offsets, streams, order) is checked in _session.
 """
 
 from libc.string cimport memcpy, memset
@@ -11,7 +11,7 @@ from mproxy._wire cimport (
     HELLO_BYTES, WELCOME_BYTES, HEARTBEAT_BYTES,
     CloseCode, FrameFlag, FrameType, get16, get32, get64, put16, put32, put64,
 )
-from mproxy import _wire as numbers  # as Python sees them; the cimported enums are C's alone
+from mproxy import _wire as numbers  # for Python; the cimported enums exist only in C
 from mproxy.ground.errors import PeerError
 
 
@@ -100,7 +100,7 @@ cdef void parser_init(Parser *parser) noexcept nogil:
 
 
 cdef ParseResult parser_next(Parser *parser, const uint8_t **data, const uint8_t *end) noexcept nogil:
-    """Advance `data` towards `end` by at most one frame, or one part of a DATA payload, and say what was found."""
+    """Advance `data` towards `end` by at most one frame, or one part of a DATA payload; returns what was found."""
     cdef uint32_t take
     if parser.error:
         return ParseResult.BROKEN
@@ -164,7 +164,7 @@ cdef inline ParseResult next_part(Parser *parser, const uint8_t **data, const ui
 # ---- the codec for tests, tools and the handshake
 
 def encode_frame(int type, *, int flags=0, uint32_t stream=0, uint64_t seq=0, uint64_t ack=0, bytes payload=b""):
-    """Return header and payload as bytes. Nothing is checked: a test may build a wrong frame."""
+    """Header and payload as bytes. Nothing is checked: tests build wrong frames, too."""
     cdef Frame frame
     cdef uint8_t header[HEADER_BYTES]
     frame.type = <uint8_t>type
@@ -180,7 +180,7 @@ def encode_frame(int type, *, int flags=0, uint32_t stream=0, uint64_t seq=0, ui
 cdef class FrameParser:
     """The parser as Python sees it: `feed` bytes, get what they complete.
 
-    Raises PeerError at the first byte that no valid peer could have sent, and again at every later call.
+    Raises PeerError at the first byte that no valid peer can have sent, and again at every later call.
     """
 
     def __cinit__(self):
@@ -190,7 +190,7 @@ cdef class FrameParser:
     def feed(self, bytes data, *, Py_ssize_t limit=0):
         """Return [(type, flags, stream, seq, ack, payload, part_offset)]; DATA comes in parts.
 
-        With `limit` stop after so many; the rest of the input is then in `unparsed`.
+        With `limit` stop after that many; the rest of the input is then in `unparsed`.
         """
         cdef const uint8_t *start
         cdef const uint8_t *at
@@ -213,7 +213,7 @@ cdef class FrameParser:
         return frames
 
     def count(self, bytes data):
-        """Parse all of `data`, keep nothing; returns the number of frames and parts. For measuring the parser alone."""
+        """Parse all of `data` and keep nothing; returns the number of frames and parts. To measure the parser alone."""
         cdef const uint8_t *at = data
         cdef const uint8_t *end = at + len(data)
         cdef ParseResult result
@@ -228,5 +228,5 @@ cdef class FrameParser:
 
     @property
     def unparsed(self):
-        """Input given but not yet parsed (only after a `feed` with `limit`)."""
+        """Input that is not parsed yet (only after a `feed` with `limit`)."""
         return self.left

@@ -1,4 +1,4 @@
-"""How long a carrier may be silent, by heartbeats and by what its path takes: docs/protocol.md, "Heartbeat".
+"""How long a carrier may be silent, by heartbeats and by its path's round trip: docs/protocol.md, "Heartbeat".
 
 Times are microseconds of a monotonic clock.
 """
@@ -9,14 +9,14 @@ from libc.stdint cimport int64_t
 cdef struct Liveness:
     int64_t heartbeat_us   # interval
     int64_t misses         # intervals of silence that mean a dead carrier
-    int64_t patience       # how many times that is granted
-    int64_t path_us        # the carrier's round trip with its variation, 0: not known
-    int64_t alive_at       # last byte, or other sign of life, of the peer; moved on when our own clock came late
+    int64_t patience       # how many times that time is granted
+    int64_t path_us        # the carrier's round trip with its variation; 0: unknown
+    int64_t alive_at       # the peer's last byte, or other sign of life; put off when this process did not run
     int64_t heartbeat_at   # next heartbeat
-    int64_t unanswered_at  # an application's byte was sent then and nothing was heard since; 0: none
+    int64_t unanswered_at  # when an application's byte was sent since which nothing was heard; 0: none
     bint asked             # the peer was asked for an echo because of that
-    bint suspect           # too long silent: look for another carrier
-    bint dead              # so long silent that nothing will come any more
+    bint suspect           # silent for too long: look for another carrier
+    bint dead              # silent for so long that nothing more will come
 
 
 cdef void liveness_init(Liveness *life, int64_t heartbeat_us, int misses) noexcept

@@ -4,8 +4,8 @@ from libc.string cimport memset
 
 
 cdef enum:
-    PATH_MOST_US = 15000000  # no round trip is taken for longer
-    ANSWER_US = 1000000      # an application's byte that is not answered for so long is asked after
+    PATH_MOST_US = 15000000  # longest round trip assumed
+    ANSWER_US = 1000000      # after this long the peer is asked about an application's byte that is not answered
 
 
 cdef void liveness_init(Liveness *life, int64_t heartbeat_us, int misses) noexcept:
@@ -24,25 +24,25 @@ cdef void liveness_attach(Liveness *life, int64_t now) noexcept:
 
 
 cdef void liveness_heard(Liveness *life, int64_t now) noexcept:
-    """A byte has come."""
+    """A byte has arrived."""
     life.alive_at = now
     life.unanswered_at = 0
     life.asked = life.suspect = life.dead = False
 
 
 cdef void liveness_note_path(Liveness *life, int64_t path_us) noexcept:
-    """What an answer takes on the carrier's path, as far as the I/O layer knows."""
+    """How long an answer takes on the carrier's path, as far as the I/O layer knows."""
     life.path_us = min(path_us, <int64_t>PATH_MOST_US)
 
 
 cdef void liveness_note_life(Liveness *life, int64_t now) noexcept:
-    """No byte came, but the I/O layer sees that the carrier moves."""
+    """No byte arrived, but the I/O layer sees that the carrier moves."""
     life.alive_at = now
     life.suspect = life.dead = False
 
 
 cdef int64_t doubt_us(const Liveness *life) noexcept:
-    """Silence that makes a carrier suspect: two heartbeats, or what two answers take on a slow path."""
+    """Silence that makes a carrier suspect: two heartbeats, or the time of two answers on a slow path."""
     return max(min(<int64_t>2, life.misses) * life.heartbeat_us, 2 * life.path_us)
 
 
@@ -52,7 +52,7 @@ cdef int64_t liveness_death_us(const Liveness *life) noexcept:
 
 
 cdef int64_t answer_us(const Liveness *life) noexcept:
-    """How long what an application sent may go without any sign of life from the peer."""
+    """How long the peer may give no sign of life after an application has sent something."""
     return max(<int64_t>ANSWER_US, 2 * life.path_us)
 
 
@@ -71,8 +71,8 @@ cdef int64_t liveness_deadline(const Liveness *life) noexcept:
 cdef bint liveness_judge(Liveness *life, int64_t now) noexcept:
     """The deadline is reached: `suspect` and `dead` may become true. Returns whether a heartbeat is due.
 
-    When this call itself comes late, our own process did not run: silence in that time says nothing, so one interval
-    is granted anew.
+    If this call comes late, this process did not run: silence in that time says nothing, so one more interval is
+    granted.
     """
     cdef bint asks = False
     cdef int64_t late = now - liveness_deadline(life)

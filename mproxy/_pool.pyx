@@ -23,12 +23,12 @@ cdef extern from "<sys/mman.h>" nogil:
 
 cdef enum:
     SIZE_CLASSES = 20             # 4 KiB << 19 = 2 GiB: above the largest window
-    KEPT_BYTES = 2097152          # unused memory kept warm: a ring for each of 512 short requests
-    BULK_BLOCK_BYTES = 65536      # a block of so much is a bulk stream's, that comes back at once with many others;
-    BULK_KEPT_BYTES = 33554432    # it is kept beside so much more,
-    KEPT_PART = 16                # but no more than one part in so many of the limit
-    CHUNK_BLOCK_BYTES = 524288    # largest block that is cut from a chunk; above, malloc maps each by itself
-    HEAP_BYTES = 1048576          # freed since the last trim: worth a look of the allocator, which takes its time
+    KEPT_BYTES = 2097152          # unused memory that is kept: a ring for each of 512 short requests
+    BULK_BLOCK_BYTES = 65536      # a block this large is a bulk stream's, which are returned many at a time;
+    BULK_KEPT_BYTES = 33554432    # of these this much more is kept,
+    KEPT_PART = 16                # but at most one part in this many of the limit
+    CHUNK_BLOCK_BYTES = 524288    # largest block that is cut from a chunk; larger ones malloc maps by themselves
+    HEAP_BYTES = 1048576          # freed since the last trim: enough to have the allocator look, which takes time
     CHUNK_BYTES = CHUNK_PAGES * MIN_BLOCK_BYTES
 
 
@@ -41,22 +41,22 @@ cdef struct Stack:
 cdef struct SizeClass:
     Stack warm       # with their memory
     Stack cold       # address ranges without memory
-    uint32_t fresh   # rest of the newest chunk: never used
+    uint32_t fresh   # rest of the newest chunk, never used
     size_t fresh_bytes  # its length
 
 
 cdef SizeClass classes[SIZE_CLASSES]
-cdef uint32_t next_chunk = 1      # those from here on were never used
-cdef Stack free_chunks            # those that were, as the numbers of their first pages
+cdef uint32_t next_chunk = 1      # chunks from here on were never used
+cdef Stack free_chunks            # chunks that were, by the numbers of their first pages
 cdef size_t kept_bytes = 0
-cdef size_t least_kept_bytes = 0  # since the last trim: so much was not needed
-cdef size_t heap_bytes = 0        # given to free(3) since the last trim: glibc keeps what lies below something used
+cdef size_t least_kept_bytes = 0  # least since the last trim: this much was not needed
+cdef size_t heap_bytes = 0        # given to free(3) since the last trim: glibc keeps what lies below something in use
 cdef size_t lent_bytes = 0
-cdef int64_t charged_bytes = 0    # of records that are not rings
+cdef int64_t charged_bytes = 0    # for records that are not rings
 cdef size_t limit_bytes = <size_t>-1
 cdef size_t bulk_kept_bytes = BULK_KEPT_BYTES  # the limit taken into account
 cdef size_t session_bytes = 0     # promised to every session
-cdef size_t promised_bytes = 0    # to all sessions together, those to come among them, less what they hold of it
+cdef size_t promised_bytes = 0    # to all sessions together, including future ones, less what they hold of it
 
 
 cdef inline bint push(Stack *stack, uint32_t block) noexcept nogil:
@@ -74,7 +74,7 @@ cdef inline bint push(Stack *stack, uint32_t block) noexcept nogil:
 
 
 cdef inline uint32_t pop(Stack *stack) noexcept nogil:
-    """The entry put there last, 0 when there is none."""
+    """The entry pushed last; 0 when there is none."""
     if stack.count == 0:
         return 0
     stack.count -= 1
@@ -151,7 +151,7 @@ cdef void pool_return(uint32_t block, uint32_t size) noexcept nogil:
 
 
 cdef void give_back(SizeClass *of_size, uint32_t block, uint32_t size) noexcept nogil:
-    """Return a block's memory to the system; without room for the entry its address range is lost, and no more."""
+    """Return a block's memory to the system; without room for the entry only its address range is lost."""
     global heap_bytes
     if size > CHUNK_BLOCK_BYTES:
         free(pool_at(block))
@@ -192,7 +192,7 @@ cdef size_t pool_kept_bytes() noexcept nogil:
 
 
 cdef void pool_set_limit(size_t limit) noexcept nogil:
-    """What rings and records may hold together from now on."""
+    """Set what rings and records may hold together from now on."""
     global limit_bytes, bulk_kept_bytes
     limit_bytes = limit
     bulk_kept_bytes = min(<size_t>BULK_KEPT_BYTES, limit // KEPT_PART)
@@ -213,12 +213,12 @@ cdef size_t pool_free_bytes() noexcept nogil:
 
 
 cdef size_t pool_session_bytes() noexcept nogil:
-    """What a session may hold now: what it was promised, and on top of that as much as is free for all."""
+    """What a session may hold now: what it was promised, and on top of that as much as is free."""
     return session_bytes + pool_free_bytes()
 
 
 cdef size_t pool_redeem(size_t held, size_t before) noexcept nogil:
-    """Enter how much of its promise a session of `held` bytes has used; returns it. `before`: last time's result."""
+    """Enter how much of its promise a session of `held` bytes has used; returns it. `before`: the last result."""
     global promised_bytes
     cdef size_t redeemed = held if held < session_bytes else session_bytes
     promised_bytes += before - redeemed
@@ -228,9 +228,9 @@ cdef size_t pool_redeem(size_t held, size_t before) noexcept nogil:
 # ---- for Python
 
 def limit_memory(size_t limit, size_t sessions=0, size_t each=0):
-    """Set what rings and records may hold together, in bytes, and what of it `each` of so many sessions is sure of.
+    """Set what rings and records may hold together, in bytes, and how much of it is promised to `each` of the sessions.
 
-    Before there are sessions.
+    To be called before there are sessions.
     """
     global session_bytes, promised_bytes
     pool_set_limit(limit)

@@ -1,4 +1,4 @@
-"""Byte ring with absolute 64-bit offsets, its storage borrowed from a pool.
+"""Byte ring with absolute 64-bit offsets, whose storage is borrowed from a pool.
 
     head <= tail <= head + capacity
 
@@ -6,7 +6,7 @@ Bytes [head, tail) are kept; byte `offset` lives at place (offset mod capacity) 
 owns no storage. A ring holds no pointer: its storage is named by its number in the pool, so a copy of the ring and of
 the bytes means the same elsewhere.
 
-`account`: bytes of storage of all rings of one owner, to be told of the change; NULL: not counted.
+`account`: bytes of storage of all rings of one owner, to be updated; NULL: not counted.
 """
 
 from libc.stddef cimport size_t
@@ -21,13 +21,13 @@ cdef extern from "<sys/uio.h>" nogil:
 
 cdef enum:
     MIN_RING_BYTES = 4096     # smallest storage: one page
-    SMALL_RING_BYTES = 65536  # storage up to this is left to a ring that is almost empty
-    SPARSE = 8                # almost empty: one part in so many is used
+    SMALL_RING_BYTES = 65536  # storage up to this size is left to a ring that is almost empty
+    SPARSE = 8                # almost empty: one part in this many is used
 
 
 cdef struct Ring:
     uint64_t head        # offset of the oldest byte kept
-    uint64_t tail        # offset behind the newest byte kept
+    uint64_t tail        # offset after the newest byte kept
     uint32_t block       # storage: a block of the pool; 0 while capacity is 0
     uint32_t capacity    # bytes of storage: a power of two, or 0
 

@@ -14,13 +14,13 @@ cdef void ring_init(Ring *ring, uint64_t offset) noexcept nogil:
 cdef int ring_reserve(Ring *ring, uint32_t capacity, size_t *account) noexcept nogil:
     """Have storage for at least `capacity` bytes (rounded up to a power of two); -1 when there is no memory.
 
-    What the ring holds stays; iovecs taken before point nowhere afterwards.
+    The ring keeps its bytes; iovecs taken before become invalid.
     """
     return 0 if capacity <= ring.capacity else move(ring, capacity, account)
 
 
 cdef int move(Ring *ring, uint32_t capacity, size_t *account) noexcept nogil:
-    """Go to storage for `capacity` bytes, rounded up, and no fewer than the ring holds; -1 when there is no memory."""
+    """Move to storage for `capacity` bytes, rounded up, at least what the ring holds; -1 when there is no memory."""
     cdef uint8_t *base
     cdef iovec old[2]
     cdef uint32_t size = MIN_RING_BYTES, first, mask, block
@@ -85,7 +85,7 @@ cdef int ring_view(const Ring *ring, uint64_t offset, uint32_t length, iovec *ou
 
 
 cdef int ring_append(Ring *ring, const uint8_t *data, uint32_t length, size_t *account) noexcept nogil:
-    """Copy `length` bytes behind the newest one, growing the storage; -1 when there is no memory."""
+    """Append a copy of `length` bytes, growing the storage; -1 when there is no memory."""
     cdef iovec space[2]
     cdef int i, n
     if ring_free(ring) < length and ring_reserve(ring, ring_used(ring) + length, account) < 0:
@@ -99,10 +99,10 @@ cdef int ring_append(Ring *ring, const uint8_t *data, uint32_t length, size_t *a
 
 
 cdef void ring_release(Ring *ring, uint64_t offset, size_t *account) noexcept nogil:
-    """Forget every byte below `offset`; an empty ring gives its storage back, one almost empty most of it.
+    """Forget every byte below `offset`; an empty ring gives its storage back, an almost empty one most of it.
 
     Without the latter many streams could each hold a window of storage for one last byte, far beyond the budget.
-    Iovecs taken before point nowhere afterwards.
+    Iovecs taken before become invalid.
     """
     cdef uint32_t used
     ring.head = offset

@@ -60,20 +60,20 @@ cdef class Session(StreamSet):
     cdef readonly CarrierState state       # between carriers, resuming, active or over
     cdef Parser parser                     # of this carrier's input
     cdef const uint8_t *input              # not yet parsed
-    cdef const uint8_t *input_end          # behind it
+    cdef const uint8_t *input_end          # end of it
     cdef Stream *current                   # stream of the last DATA event
     cdef const uint8_t *current_data       # its bytes not yet taken or kept
     cdef uint32_t current_left             # number of those
-    cdef bint current_ends                 # the direction ends behind them
-    cdef bint comparing                    # that comparison is under way
+    cdef bint current_ends                 # the direction ends after them
+    cdef bint comparing                    # the peer's list is being compared with ours
     cdef uint32_t listed_id                # newest stream opened when the peer made its list
     cdef bytes close_reason                # why the session ended, in words
     cdef bint close_told                   # the CLOSED event was given
     # time
     cdef Liveness life                     # judges silence
-    cdef readonly int64_t received_at      # last byte of the peer
-    cdef int64_t barrier_sent_at           # timestamp of the one still unanswered, 0 when none
-    cdef int64_t reply_to                  # timestamp to echo, -1 when none
+    cdef readonly int64_t received_at      # when the peer's last byte arrived
+    cdef int64_t barrier_sent_at           # timestamp of the unanswered barrier; 0: none
+    cdef int64_t reply_to                  # timestamp to echo; -1: none
     # counters
     cdef uint64_t sent_bytes               # bytes that carriers took
 

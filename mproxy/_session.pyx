@@ -1,9 +1,9 @@
 """The session's state machine. Everything that changes its state lives here; call order: _session.pxd.
 
-Theory. The peer's application has received exactly the bytes below an offset, and this side keeps every byte above
-the last such offset it was told (the ack). So a carrier may vanish at any moment: on the next one both sides first
-say how far they have received (RESUME, one a stream), and sending goes on from there. A byte is let go only by an ack
-that covers it, and enters only at the offset that is expected, so none is lost, repeated or reordered.
+Theory. The peer's application has received exactly the bytes below some offset, and this side keeps every byte above
+the last such offset that it was told (the ack). So a carrier may vanish at any moment: on the next one both sides first
+say how far they have received (RESUME, one for each stream), and sending goes on from there. A byte is released only by
+an ack that covers it, and accepted only at the expected offset, so none is lost, repeated or reordered.
 
     state            input that is valid           goes to
     NO_CARRIER       none                          RESUMING by `attach`
@@ -40,8 +40,8 @@ cdef enum:
     ACK_BYTES = 262144             # most bytes delivered without an ack
     FINISHED_FEW = 256             # finished streams that a session may leave behind when memory is short
     FINISHED_MANY = 1024           # finished streams that call for a heartbeat before its time
-    FINISHED_MOST = 16384          # finished streams beyond which the peer is not an honest one
-    CONTROL_BYTES = 65536          # of the session's own frames waiting: no heartbeat is added to more
+    FINISHED_MOST = 16384          # finished streams beyond which the peer cannot be honest
+    CONTROL_BYTES = 65536          # of the session's own frames waiting: beyond this no heartbeat is added
 
 cdef int64_t NEVER = 0x7FFFFFFFFFFFFFFF
 
@@ -69,7 +69,7 @@ cdef class Session(StreamSet):
         self.budget = config.session_budget_bytes
         self.max_streams = config.max_streams
         liveness_init(&self.life, config.heartbeat_us, config.misses)
-        self.send_window = MIN_WINDOW_BYTES  # the peer's limits are not known yet; so much every peer holds
+        self.send_window = MIN_WINDOW_BYTES  # the peer's limits are not known yet; every peer holds this much
         self.send_budget = 0
         self.state = CarrierState.NO_CARRIER if lasting.close_code < 0 else CarrierState.CLOSED_FOR_GOOD
         self.close_reason = b""
@@ -148,12 +148,12 @@ cdef class Session(StreamSet):
         self.current = NULL
         self.comparing = False
         self.active = self.stalled = self.life.suspect = self.life.dead = False
-        self.rtt_us = -1  # of the next carrier nothing is known; until then the window alone bounds the rings
+        self.rtt_us = -1  # nothing is known of the next carrier; until then only the window bounds the rings
         if self.state != CarrierState.CLOSED_FOR_GOOD:
             self.state = CarrierState.NO_CARRIER
 
     cdef void receive(self, const uint8_t *data, size_t length, int64_t now) noexcept:
-        """Give what the carrier brought; it must stay where it is until `poll_event` says NOTHING."""
+        """Pass in what the carrier brought; it must stay where it is until `poll_event` says NOTHING."""
         self.input = data
         self.input_end = data + length
         self.received_at = now
@@ -228,7 +228,7 @@ cdef class Session(StreamSet):
         return self.lasting.out_bytes + self.lasting.in_bytes + self.sent_bytes
 
     cpdef bint wants_transmit(self) noexcept:
-        """There is something to send on this carrier."""
+        """Whether there is something to send on this carrier."""
         if self.state == CarrierState.NO_CARRIER:
             return False
         return self.reply_to >= 0 or self.transmitter.has_work(self.state == CarrierState.ACTIVE)
@@ -236,7 +236,7 @@ cdef class Session(StreamSet):
     # ---- time
 
     cpdef int64_t deadline(self) noexcept:
-        """When `handle_timeout` wants to be called next; far in the future without a carrier."""
+        """When `handle_timeout` is to be called next; far in the future without a carrier."""
         if self.state == CarrierState.NO_CARRIER or self.state == CarrierState.CLOSED_FOR_GOOD:
             return NEVER
         return liveness_deadline(&self.life)
@@ -344,7 +344,7 @@ cdef class Session(StreamSet):
         return self.on_ack(stream, frame.ack)
 
     cdef bint check_forgotten(self) noexcept:
-        """A frame without bytes may come late, for a stream that both sides have finished; never for a new one."""
+        """A frame without bytes may arrive late, for a stream that both sides have finished; never for a new one."""
         if self.parser.frame.stream > self.lasting.highest_id:
             return self.fail(CloseCode.STREAM_ERROR, "frame for a stream that was never opened")
         return False
@@ -447,7 +447,7 @@ cdef class Session(StreamSet):
         sample = self.received_at - <int64_t>frame.ack
         self.rtt_us = sample if self.rtt_us < 0 else min(sample, self.rtt_us + (sample - self.rtt_us) // 64)
         self.barrier_sent_at = 0
-        while True:  # a stream is never forgotten under a planned frame, whatever the peer claims to have read
+        while True:  # a stream with a planned frame is never forgotten, whatever the peer claims to have read
             stream = self.finished_list.first
             if stream == NULL or stream.retire_after >= self.barriers or stream.planned:
                 return False
@@ -456,7 +456,7 @@ cdef class Session(StreamSet):
     # ---- resume
 
     cdef bint on_resume(self, Event *event) noexcept:
-        """The peer says where one stream stands, or that its list is complete."""
+        """The peer says how far it is with one stream, or that its list is complete."""
         cdef Frame *frame = &self.parser.frame
         cdef Stream *stream
         cdef StreamState *state
@@ -483,7 +483,7 @@ cdef class Session(StreamSet):
             self.tell_reset(event, stream, reset_code(frame.seq))
             return event.kind != EventKind.NOTHING
         if not (self.is_server or frame.flags & FrameFlag.DONE) and state.inp.head + state.in_done > 0:
-            # A client's list can be older than the acks, the last one among them, that the carrier before has lost.
+            # A client's list can be older than acks, even the last one, that were lost with the former carrier.
             self.revive(stream)
             stream.ack_due = True
         if frame.ack > frame.seq:
@@ -507,7 +507,7 @@ cdef class Session(StreamSet):
                 if state.aborted:
                     state.reset_ours = False  # nobody to tell
                 elif state.in_done and state.out_done:
-                    continue  # finished and forgotten there; here the application has yet to let go
+                    continue  # finished and forgotten there; here the application is still to let go
                 elif self.is_server or state.confirmed:
                     self.tell_reset(event, stream, ResetCode.UNKNOWN_STREAM)
                     if event.kind != EventKind.NOTHING:
@@ -533,9 +533,9 @@ cdef class Session(StreamSet):
         return True
 
     cdef bint unknown_to_peer(self, const Stream *stream) noexcept:
-        """The peer's list is complete and lacks the stream.
+        """Whether the peer's complete list lacks the stream.
 
-        Not so when the client opened it, on the carrier before, after it had made the list for this one.
+        That does not count if the client opened it on the former carrier after making the list for this one.
         """
         if stream.listed_epoch == self.lasting.epoch:
             return False
@@ -573,7 +573,7 @@ cdef class Session(StreamSet):
         event.local = True
 
     cdef void tell_reset(self, Event *event, Stream *stream, int code) noexcept:
-        """The peer reset the stream: end it here; an event when an application hangs on it."""
+        """The peer reset the stream: end it here; an event if it has an application."""
         cdef bint owned = stream.owner != NULL
         self.abort(stream, code, False)
         if owned:
@@ -583,12 +583,12 @@ cdef class Session(StreamSet):
 
 
 cdef inline int reset_code(uint64_t seq) noexcept:
-    """The peer's reason for a reset, or the plainest one when it is of a later version."""
+    """The peer's reason for a reset, or the plainest one if it is of a later version."""
     return <int>seq if seq <= <int>ResetCode.WHILE_AWAY else <int>ResetCode.APPLICATION
 
 
 cdef Session adopt_session(config, SessionState *lasting, int64_t now):
-    """Go on with a session of a process that is no more: `lasting` is this one's. Its streams follow, by `adopt`."""
+    """Go on with the session of a process that is gone, whose `lasting` is now ours. Its streams follow, by `adopt`."""
     cdef Session session = Session.__new__(Session)
     session.begin(config, lasting)
     session.storage_bytes += lasting.targets.capacity

@@ -1,8 +1,8 @@
 """What of a session must outlive its process, and nothing else: plain records without a pointer.
 
-A copy of a SessionState, of the StreamStates of its streams, and of the bytes that their rings keep is the session: on
-the next carrier it goes on exactly where it stood (`adopt_session` in _session.pxd, `adopt` in _streams.pxd). What the
-resume finds out anew, or what belongs to a carrier or a process, is not here but in Stream, StreamSet and Session.
+A copy of a SessionState, of the StreamStates of its streams, and of the bytes in their rings is the session: on the
+next carrier it goes on exactly where it was (`adopt_session` in _session.pxd, `adopt` in _streams.pxd). What a resume
+finds out again, or what belongs to a carrier or a process, is not here but in Stream, StreamSet and Session.
 
 Every number has a fixed width, and storage is named by its number in the pool (_pool.pxd).
 """
@@ -23,7 +23,7 @@ cdef struct StreamState:
     uint64_t acked        # last ack put on a carrier
     # identity
     uint32_t id           # never 0
-    uint32_t target       # where OPEN's payload lies in the session's `targets`
+    uint32_t target       # where OPEN's payload is in the session's `targets`
     uint16_t target_bytes  # its length; 0: the default daemon
     # flags
     uint8_t out_ended     # the application ended its direction: FIN has offset out.tail
@@ -50,8 +50,8 @@ cdef struct SessionState:
     uint64_t in_bytes     # application bytes received
     uint64_t opened       # streams ever
     # streams
-    Ring targets          # cproxy: the payloads of its OPENs, each once, behind its length (2 bytes); none is let go
-    uint32_t last_id      # cproxy: id given last
+    Ring targets          # cproxy: the payloads of its OPENs, each once, after its length (2 bytes); none is released
+    uint32_t last_id      # cproxy: last id given
     uint32_t highest_id   # highest id ever opened
     int32_t close_code    # a CloseCode: why the session is over; -1: it is not
     uint8_t is_server     # sproxy's end: streams are opened by the peer

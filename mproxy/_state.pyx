@@ -1,4 +1,4 @@
-"""Where the records of _state.pxd come from and go to. Nobody else knows."""
+"""Where the records of _state.pxd come from and go to; nobody else allocates them."""
 
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
@@ -14,7 +14,7 @@ cdef StreamState *stream_state_new() noexcept nogil:
 
 
 cdef void stream_state_free(StreamState *state) noexcept nogil:
-    """The rings are empty."""
+    """Free it; its rings are empty."""
     free(state)
 
 
@@ -27,7 +27,7 @@ cdef SessionState *session_state_new() noexcept nogil:
 
 
 cdef void session_state_free(SessionState *state) noexcept nogil:
-    """The secret is wiped."""
+    """Free it; its secret is wiped."""
     ring_drop(&state.targets, NULL)
     explicit_bzero(state, sizeof(SessionState))
     free(state)
@@ -35,10 +35,10 @@ cdef void session_state_free(SessionState *state) noexcept nogil:
 
 cdef int session_note_target(SessionState *session, StreamState *stream, const uint8_t *text, uint16_t length,
                              size_t *account) noexcept nogil:
-    """Have the stream's OPEN say `text`: one of a few, for they come from the command line. -1: no memory."""
+    """Have the stream's OPEN say `text`, one of a few, as they come from the command line. -1: no memory."""
     cdef uint64_t at = 0
     cdef uint16_t found
-    while at < session.targets.tail:  # never released, so they lie in one piece
+    while at < session.targets.tail:  # never released, so they are in one piece
         memcpy(&found, pool_at(session.targets.block) + at, sizeof(found))
         at += sizeof(found)
         if found == length and memcmp(pool_at(session.targets.block) + at, text, length) == 0:

@@ -1,6 +1,6 @@
 """One stream: two independent directions, each with offsets, a ring and an end.
 
-Offsets of a direction count its bytes from 0; its end (FIN) takes one offset behind the last byte. What must outlive
+Offsets of a direction count its bytes from 0; its end (FIN) takes one offset after the last byte. What must outlive
 the process is the stream's StreamState (_state.pxd); a Stream is what this process knows besides. Contract of each
 function: _stream.pyx.
 """
@@ -14,8 +14,8 @@ from mproxy._state cimport StreamState
 cdef enum Queue:
     NOT_QUEUED
     ACK_LATER             # nothing to send but an ack that can wait for the next heartbeat
-    URGENT                # little queued, or a control frame
-    BULK                  # much queued: takes turns with other bulk
+    URGENT                # little to send, or a frame without data
+    BULK                  # much to send: takes turns with other bulk
 
 
 cdef struct Stream:
@@ -23,7 +23,7 @@ cdef struct Stream:
     void *owner           # the I/O layer's record of the application socket; while set, the stream is not freed
     # of this carrier
     uint64_t listed_epoch  # last carrier on which the peer listed the stream
-    uint64_t want_ack_at  # acknowledge at once when the application took everything below; 0: not asked
+    uint64_t want_ack_at  # acknowledge at once when the application has taken everything below; 0: not asked
     uint64_t retire_after  # finished: may be forgotten once a heartbeat with a higher number is echoed
     uint16_t planned      # frames of the batch being sent that point into `out`: it must stay
     uint8_t ack_due       # a bare ACK is owed

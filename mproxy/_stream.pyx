@@ -2,9 +2,9 @@
 
 Rules (every function here keeps them; the session decides when to call):
 
-1. A byte leaves `out` only when the peer's ack covers it; the ack never covers what was not put on a carrier.
-2. A byte enters `inp` only at offset `inp.tail`: what is below is a repetition and is skipped, what is above is a gap
-   and is an error.
+1. A byte leaves `out` only when the peer's ack covers it; an ack never covers what was not put on a carrier.
+2. A byte enters `inp` only at offset `inp.tail`: anything below is a repetition and is skipped, anything above is a gap
+   and an error.
 3. After a direction's FIN, no further byte and no second, different FIN.
 4. After a reset no byte moves in either direction.
 """
@@ -16,7 +16,7 @@ from mproxy._state cimport stream_state_free
 
 
 cdef Stream *stream_new(StreamState *state) noexcept nogil:
-    """Return what this process is to know of the stream, or NULL when there is no memory. `state` is the stream's."""
+    """A record of what this process knows of the stream, which owns `state`; NULL when there is no memory."""
     cdef Stream *stream = <Stream *>calloc(1, sizeof(Stream))
     if stream != NULL:
         stream.state = state
@@ -24,7 +24,7 @@ cdef Stream *stream_new(StreamState *state) noexcept nogil:
 
 
 cdef void stream_free(Stream *stream, size_t *account) noexcept nogil:
-    """Free it, with its state; the storage of its rings is counted in `account`."""
+    """Free it and its state; the storage of its rings is counted in `account`."""
     ring_drop(&stream.state.out, account)
     ring_drop(&stream.state.inp, account)
     stream_state_free(stream.state)
@@ -39,12 +39,12 @@ cdef uint64_t stream_unsent(const StreamState *state) noexcept nogil:
 
 
 cdef bint stream_acked(const StreamState *state) noexcept nogil:
-    """The peer's application has everything that ours has written, its end included."""
+    """Whether the peer's application has everything that ours has written, including its end."""
     return state.out.head + state.out_done == state.out.tail + state.out_ended
 
 
 cdef int stream_take_ack(StreamState *state, uint64_t ack, size_t *account) noexcept nogil:
-    """The peer's application has everything below `ack`: let go of it. -1 when that cannot be true."""
+    """The peer's application has everything below `ack`: release it. -1 when that cannot be true."""
     if ack < state.out.head + state.out_done or ack > state.peak:
         return -1
     if ack > state.out.tail:
@@ -58,9 +58,9 @@ cdef int stream_take_ack(StreamState *state, uint64_t ack, size_t *account) noex
 
 
 cdef int stream_rewind(StreamState *state, uint64_t received) noexcept nogil:
-    """On a new carrier go on where the peer's receiving stands. -1 when it claims more than was ever sent.
+    """On a new carrier go on from what the peer has received. -1 when it claims more than was ever sent.
 
-    A claim below what the peer has acknowledged is older than that ack (both can cross); the ack holds.
+    A claim below what the peer has acknowledged is older than that ack (the two can cross); the ack counts.
     """
     cdef uint64_t acked = state.out.head + state.out_done
     if received > state.peak:
@@ -75,7 +75,7 @@ cdef int stream_receive(
         const StreamState *state, uint64_t seq, uint32_t length, uint32_t window, uint32_t *skip) noexcept nogil:
     """Judge bytes [seq, seq + length) of the peer. Returns how many are new; the first `skip` are a repetition.
 
-    -1: they would leave a gap or lie behind the end; -2: more than the window allows.
+    -1: they would leave a gap, or are after the end; -2: more than the window allows.
     """
     cdef uint64_t end = seq + length
     if seq > state.inp.tail or end < seq or (state.in_ended and end > state.inp.tail):
@@ -90,7 +90,7 @@ cdef int stream_receive(
 
 
 cdef bint stream_finished(const Stream *stream) noexcept nogil:
-    """Nothing more to do for this stream but to remember it."""
+    """Whether there is nothing more to do for this stream but to remember it."""
     cdef const StreamState *state = stream.state
     if stream.owner != NULL or stream.reset_due or stream.ack_due:
         return False
@@ -102,7 +102,7 @@ cdef bint stream_finished(const Stream *stream) noexcept nogil:
 # ---- another process goes on
 
 cdef void stream_mend(StreamState *state) noexcept nogil:
-    """The process that kept the state is no more. What it had planned may have left before it could note that."""
+    """The process that had the state is gone. What it had planned may have been sent before it could note that."""
     if state.sent < state.out.head + state.out_done:
         state.sent = state.out.head + state.out_done
     if state.peak < state.sent:
@@ -154,7 +154,7 @@ cdef int table_add(StreamTable *table, Stream *stream) noexcept nogil:
 
 
 cdef void table_remove(StreamTable *table, const Stream *stream) noexcept nogil:
-    """Take a stream out; later entries of its run move up, so that no mark of it stays."""
+    """Remove a stream; later entries of its run move up, so that no mark is needed."""
     cdef uint32_t mask = table.size - 1
     cdef uint32_t hole = slot_of(table, stream.state.id), i, home
     while table.slots[hole] != stream:
@@ -173,7 +173,7 @@ cdef void table_remove(StreamTable *table, const Stream *stream) noexcept nogil:
 
 
 cdef void table_clear(StreamTable *table) noexcept nogil:
-    """Free the slots; the streams are not the table's."""
+    """Free the slots; the table does not own the streams."""
     free(table.slots)
     table.slots = NULL
     table.size = table.count = 0

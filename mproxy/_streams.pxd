@@ -9,12 +9,12 @@ from mproxy._transmit cimport Transmitter
 
 
 cdef class StreamSet:
-    cdef SessionState *lasting             # what of the session must outlive the process; its own
+    cdef SessionState *lasting             # what must outlive the process; owned
     # limits and what is known of the path
-    cdef uint32_t ack_bytes                # delivered and not acknowledged: send a bare ACK; from the smaller window
+    cdef uint32_t ack_bytes                # delivered without an ack that call for a bare ACK; from the smaller window
     cdef uint32_t send_window              # the smaller of our window and the peer's
     cdef uint64_t send_budget              # the smaller of our budget and the peer's
-    cdef readonly int64_t rtt_us           # shortest round trip of late: more is our queue; -1 before the first echo
+    cdef readonly int64_t rtt_us           # shortest recent round trip: more is our queue; -1 before the first echo
     cdef bint active                       # there is a carrier for streams
     cdef public bint sealed                # the carrier is encrypted
     cdef public bint stalled               # the carrier did not take all it was offered
@@ -22,20 +22,20 @@ cdef class StreamSet:
     cdef Transmitter transmitter           # send queues, and the batch on its way to the carrier
     cdef StreamTable table                 # by id
     cdef StreamList open_list              # not finished, oldest first
-    cdef StreamList finished_list          # finished, kept until the peer surely knows
+    cdef StreamList finished_list          # finished, kept until the peer certainly knows
     cdef readonly uint32_t open_count      # streams in `open_list`
     cdef readonly uint32_t finished_count  # streams in `finished_list`
     cdef Stream *space_first               # applications to be read again: oldest
     cdef Stream *space_last                # newest
     cdef Stream *unlisted                  # after the end mark: next stream to compare with the peer's list
-    cdef uint64_t barriers                 # heartbeats sent whose echo is waited for, ever
+    cdef uint64_t barriers                 # barriers sent, ever
     # accounts
     cdef readonly uint64_t out_held        # bytes in the streams' `out` rings
     cdef readonly uint64_t in_held         # bytes in the streams' `inp` rings
     cdef readonly uint64_t resend_bytes    # bytes sent before that the last resume found missing
     cdef readonly size_t storage_bytes     # memory of all its rings and records
-    cdef size_t redeemed_bytes             # of `storage_bytes`, what its promise covers, as the account knows it
-    cdef readonly bint starved             # a stream that holds nothing was refused room for want of memory
+    cdef size_t redeemed_bytes             # the part of `storage_bytes` that its promise covers, as the account knows
+    cdef readonly bint starved             # for want of memory a stream that holds nothing was refused room
 
     cdef uint32_t room(self, Stream *stream, uint32_t want) noexcept
     cdef bint enough_waits(self) noexcept

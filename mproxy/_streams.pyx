@@ -1,8 +1,8 @@
 """The streams of a session, and what their applications do to them.
 
 Flow control is here: how much an application may give (`room`), when it may give again (`poll_space`), when what it
-took is acknowledged. So is the life of a stream from `add_stream` over `retire_if_finished` to `forget`. What the
-peer does to streams is in _session.
+took is acknowledged. So is the life of a stream from `add_stream` to `retire_if_finished` and `forget`. What the peer
+does to streams is in _session.
 """
 
 cimport cython
@@ -24,7 +24,7 @@ from mproxy._wire cimport HEADER_BYTES, MAX_WINDOW_BYTES, MIN_WINDOW_BYTES, Fram
 cdef enum:
     NEAR_US = 10000                # a round trip below this limits the rings
     NEAR_RING_BYTES = 524288       # ring of a bulk stream on loopback
-    SEALED_RING_BYTES = 1048576    # the same when the carrier is encrypted: each end then works longer on what it has
+    SEALED_RING_BYTES = 1048576    # the same when the carrier is encrypted: then each end takes longer for what it has
     FAST_PATH_BYTES_US = 1250      # 10 Gbit/s
     LEAST_READ_BYTES = 4096        # a read of the carrier that is worth its system call
     STREAM_BYTES = 640             # of a stream without its rings: its record, its slot, its application's record
@@ -57,8 +57,8 @@ cdef class StreamSet:
     cdef uint32_t room(self, Stream *stream, uint32_t want) noexcept:
         """How many bytes (at most `want`) may be read from the application now; its ring has space for them.
 
-        0: none, and `poll_space` will name the stream when there is room again. The ring grows when it is full and
-        the carrier is not what holds things up: then the round trip is, and only a larger ring can fill it.
+        0: none, and `poll_space` will name the stream when there is room again. The ring grows when it is full and the
+        carrier is not what holds things up: then the round trip is, and only a larger ring can fill it.
         """
         cdef StreamState *state = stream.state
         cdef uint32_t used = ring_used(&state.out), limit, capacity
@@ -84,9 +84,9 @@ cdef class StreamSet:
         return min(want, min(limit - used, ring_free(&state.out)))
 
     cdef bint enough_waits(self) noexcept:
-        """Two streams wait with bulk: what more they and others have stays with the kernel until the carrier takes it.
+        """Whether two streams wait with bulk: then what else there is stays in the kernel until the carrier takes that.
 
-        A copy of it here would only leave the processor's cache before its turn comes. Without a carrier all is read.
+        A copy here would only drop out of the processor's cache before its turn. Without a carrier all is read.
         """
         return self.active and self.transmitter.bulk.first != self.transmitter.bulk.last
 
@@ -100,7 +100,7 @@ cdef class StreamSet:
         return 0
 
     cdef bint may_hold(self, size_t more) noexcept:
-        """Whether the session may take so much more memory: beyond its promise no more than what the process has left.
+        """Whether the session may take this much more memory: beyond its promise at most what the process has left.
 
         So sessions that take all they get share the limit evenly, and as much as each has is free for another.
         """
@@ -108,11 +108,11 @@ cdef class StreamSet:
         return self.storage_bytes + more <= pool_session_bytes()
 
     cdef void settle(self) noexcept:
-        """Tell the account how much of its promise the session has used; after all that changed its rings."""
+        """Tell the account how much of its promise the session has used; after everything that changes its rings."""
         self.redeemed_bytes = pool_redeem(self.storage_bytes, self.redeemed_bytes)
 
     cpdef bint relieve(self) noexcept:
-        """If there is memory again let starved streams try anew, by `poll_space`; true when they may."""
+        """If there is memory again let starved streams try again, by `poll_space`; true if they may."""
         cdef Stream *stream = self.open_list.first
         if not self.starved or not self.may_hold(MIN_RING_BYTES):
             return False
@@ -125,10 +125,10 @@ cdef class StreamSet:
         return True
 
     cdef size_t receive_room(self) noexcept:
-        """Most bytes to read from the carrier now; 0: none, memory is short and applications hold up what came before.
+        """Most bytes to read from the carrier now; 0: none, as memory is short and applications hold up earlier bytes.
 
-        A ring may double, so half of what the session may take is read. Without kept bytes a little always is: acks
-        and heartbeats.
+        A ring may double, so half of what the session may take is read. Without kept bytes a little is always read,
+        for acks and heartbeats.
         """
         cdef size_t left
         self.settle()
@@ -137,10 +137,10 @@ cdef class StreamSet:
         return left if left > LEAST_READ_BYTES or self.in_held > 0 else LEAST_READ_BYTES
 
     cdef uint32_t useful_bytes(self) noexcept:
-        """The largest ring that the round trip can call for: what FAST_PATH brings meanwhile, and an ack's delay.
+        """The largest ring that the round trip can call for: what a fast path carries in that time, and an ack's delay.
 
-        A larger one would fill, too, but leave the processor's cache on its way; with a smaller one the two ends would
-        work in turns, not at once.
+        A larger one would fill, too, but drop out of the processor's cache; with a smaller one the two ends would
+        work by turns and not at once.
         """
         cdef uint32_t near = SEALED_RING_BYTES if self.sealed else NEAR_RING_BYTES
         if self.rtt_us < 0 or self.rtt_us > NEAR_US:
@@ -148,7 +148,7 @@ cdef class StreamSet:
         return max(near, <uint32_t>self.rtt_us * <uint32_t>FAST_PATH_BYTES_US)
 
     cdef uint32_t no_room(self, Stream *stream) noexcept:
-        """The application waits for an ack. When all is planned already, no DATA can ask for one: an ACK does."""
+        """The application waits for an ack. If all is planned already, no DATA frame can ask for one: an ACK does."""
         cdef StreamState *state = stream.state
         if not stream.blocked:
             stream.blocked = True
@@ -158,7 +158,7 @@ cdef class StreamSet:
         return 0
 
     cdef void wrote(self, Stream *stream, uint32_t length) noexcept:
-        """`length` bytes of the application now lie behind `out.tail`, in the space that `room` granted."""
+        """`length` bytes of the application are now after `out.tail`, in the space that `room` granted."""
         stream.state.out.tail += length
         self.out_held += length
         self.lasting.out_bytes += length
@@ -183,7 +183,7 @@ cdef class StreamSet:
         return NULL
 
     cdef bint has_space(self) noexcept:
-        """`poll_space` would name a stream."""
+        """Whether `poll_space` would name a stream."""
         return self.space_first != NULL and not self.enough_waits()
 
     cdef void space(self, Stream *stream) noexcept:
@@ -253,7 +253,7 @@ cdef class StreamSet:
         self.retire_if_finished(stream)
 
     cdef void acknowledge(self, Stream *stream) noexcept:
-        """The application took bytes or the end: tell the peer, at once when it waits for it, else when convenient."""
+        """The application took bytes or the end: tell the peer, at once if it waits for that, else when convenient."""
         cdef StreamState *state = stream.state
         cdef uint64_t owed = state.inp.head + state.in_done - state.acked
         if owed == 0:
@@ -261,7 +261,7 @@ cdef class StreamSet:
         if state.in_done or owed >= self.ack_bytes or (
                 stream.want_ack_at and state.inp.head >= stream.want_ack_at):
             if state.inp.head >= stream.want_ack_at:
-                stream.want_ack_at = 0  # else the last of it is still to be acknowledged, as was asked
+                stream.want_ack_at = 0  # else the rest is still to be acknowledged, as asked
             stream.ack_due = True
             self.transmitter.ready(stream)
         else:
@@ -274,7 +274,7 @@ cdef class StreamSet:
         self.abort(stream, code, True)
 
     cdef void deafen(self, Stream *stream) noexcept:
-        """The application takes no more. What comes for it is acknowledged, as if it were handed, and goes nowhere."""
+        """The application takes no more. What comes for it is acknowledged as if it had been handed, and dropped."""
         cdef StreamState *state = stream.state
         if state.aborted or state.deaf:
             return
@@ -287,8 +287,8 @@ cdef class StreamSet:
     cdef void discard(self, Stream *stream, int code) noexcept:
         """The application has vanished.
 
-        What it wrote before, and its end if there was one, still goes to the peer's application; what comes back goes
-        nowhere; then the stream is reset, so the reset overtakes nothing.
+        What it wrote before, and its end if there was one, still goes to the peer's application; what comes back is
+        dropped; then the stream is reset, so that the reset overtakes nothing.
         """
         cdef StreamState *state = stream.state
         if state.aborted:
@@ -302,7 +302,7 @@ cdef class StreamSet:
         self.ask_ack(stream)
 
     cdef void ask_ack(self, Stream *stream) noexcept:
-        """Of a vanished application: have the peer acknowledge as soon as its own has all.
+        """For a vanished application: have the peer acknowledge as soon as its own has everything.
 
         The last DATA frame asks; when it has been planned, an ACK does.
         """
@@ -316,7 +316,7 @@ cdef class StreamSet:
         self.retire_if_finished(stream)
 
     cdef void abort(self, Stream *stream, int code, bint tell_peer) noexcept:
-        """End both directions at once and let the bytes go."""
+        """End both directions at once and release the bytes."""
         cdef StreamState *state = stream.state
         if state.aborted:
             return
@@ -338,10 +338,10 @@ cdef class StreamSet:
     # ---- another carrier
 
     cpdef bytes resume_list(self):
-        """Return the RESUME frames that tell a peer where every stream stands, end mark included.
+        """The RESUME frames that tell a peer how far every stream is, including the end mark.
 
-        sproxy sends them behind WELCOME; cproxy already behind HELLO, while an old carrier may still bring data:
-        then they are out of date when they arrive, which is safe, because old offsets only cause repetitions.
+        sproxy sends them after WELCOME, cproxy already after HELLO, while an old carrier may still bring data: then
+        they are out of date when they arrive, which is safe, because old offsets only cause repetitions.
         """
         cdef size_t count = self.open_count + self.finished_count + 1
         cdef bytes result = bytes(count * HEADER_BYTES)
@@ -358,7 +358,7 @@ cdef class StreamSet:
         return result
 
     cdef void rejoin(self, Stream *stream) noexcept:
-        """Let the stream send on the new carrier: what is missing, or again the reset that may have been lost."""
+        """Let the stream send on the new carrier what is missing, or again a reset that may have been lost."""
         cdef StreamState *state = stream.state
         if state.aborted:
             stream.reset_due = state.reset_ours
@@ -391,7 +391,7 @@ cdef class StreamSet:
         return stream
 
     cdef Stream *enter(self, StreamState *state) noexcept:
-        """Have a record for a stream, found by its id, in no list; NULL when there is no memory, also for `state`."""
+        """Make a record for a stream, found by its id, in no list; NULL (and `state` freed) when there is no memory."""
         cdef Stream *stream = stream_new(state)
         if stream == NULL:
             stream_state_free(state)
@@ -404,10 +404,10 @@ cdef class StreamSet:
         return stream
 
     cdef Stream *adopt(self, StreamState *state) noexcept:
-        """Go on with a stream of a process that is no more: `state` is the session's from now on, as is the storage
-        of its rings. NULL when there is no memory.
+        """Go on with a stream of a process that is gone: `state` and the storage of its rings are now the session's.
+        NULL when there is no memory.
 
-        An application that is still there is its `owner` before anything else happens; without one, `release` it.
+        If its application is still there set `owner` before anything else happens; if not, `release` it.
         """
         cdef Stream *stream = self.enter(state)
         if stream == NULL:
@@ -449,7 +449,7 @@ cdef class StreamSet:
         self.open_count -= 1
 
     cdef void revive(self, Stream *stream) noexcept:
-        """A finished stream has something to say again, and may be forgotten only when the peer has read that."""
+        """A finished stream has something more to say, and may be forgotten only when the peer has read that."""
         if not stream.state.retired:
             return
         stream.state.retired = False

@@ -14,10 +14,10 @@ from mproxy._stream cimport Stream, StreamList
 
 cdef enum:
     MAX_PLANS = 128            # frames of one batch
-    MAX_IOVECS = 512           # header, at most two ring segments, and what has left the ring each
+    MAX_IOVECS = 512           # for each: header, at most two ring segments, and bytes that have left the ring
     SMALL_BYTES = 16384        # a stream with no more than this unsent goes before bulk
     URGENT_RUN_BYTES = 131072  # bytes of such streams after which a bulk stream gets a turn
-    LEAST_FRAME_BYTES = 4096   # of a bulk stream, however little room the batch has
+    LEAST_FRAME_BYTES = 4096   # least payload for a bulk stream, however little room the batch has
     BULK_FRAME_BYTES = 262144  # most payload of one DATA frame
 
 
@@ -25,17 +25,17 @@ cdef struct Plan:
     Stream *stream            # whose frame; NULL: bytes of the control ring
     uint64_t seq              # DATA: first offset of the payload; control: offset in the control ring
     uint32_t length           # payload bytes (control: all bytes)
-    bint of_ring              # the payload lies in the stream's ring (DATA), else among the targets (OPEN)
+    bint of_ring              # the payload is in the stream's ring (DATA), else among the targets (OPEN)
     bint ends                 # carries FIN
     uint8_t header_bytes      # 28, or 0 for control bytes
     uint8_t header[28]        # encoded when planned
 
 
 cdef class Transmitter:
-    cdef StreamList urgent         # control frames and little data, in order of arrival
+    cdef StreamList urgent         # frames without data and small data, in order of arrival
     cdef StreamList bulk           # much data, in turns
     cdef StreamList later          # acks that wait for the next heartbeat
-    cdef const Ring *targets       # of the session: what OPEN frames say
+    cdef const Ring *targets       # the session's: payloads of OPEN frames
     cdef size_t *account           # bytes of storage of the session's rings; NULL: not counted
     cdef Ring control              # encoded frames of the session itself; they go first
     cdef uint64_t control_planned  # control bytes below are in the batch
@@ -46,9 +46,9 @@ cdef class Transmitter:
     cdef size_t batch_bytes        # bytes of the batch still to be sent
     cdef uint32_t urgent_run       # bytes planned for urgent streams since the last bulk turn
     cdef uint32_t peer_window      # most bytes of one stream beyond its ack
-    cdef uint64_t overtakes        # frames of little planned while bulk waited, ever
+    cdef uint64_t overtakes        # small frames planned while bulk waited, ever
     cdef uint64_t frames           # frames planned, ever
-    cdef uint64_t resent_bytes     # payload bytes planned below `peak`: a repetition
+    cdef uint64_t resent_bytes     # payload bytes planned below `peak`: repetitions
 
     cdef void ready(self, Stream *stream) noexcept
     cdef void ack_later(self, Stream *stream) noexcept

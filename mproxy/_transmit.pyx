@@ -1,12 +1,12 @@
 """What goes on the carrier next. Contract and pipeline: _transmit.pxd.
 
-Order: bytes of the session itself (control) first, then resets, streams with little queued, and bulk streams in
-turns; a bulk stream gets a turn after every URGENT_RUN_BYTES, so that many small streams cannot starve it. Resets are
-early because the budget counts on it: what the stream held is given to others at once, and their bytes must not
-arrive before the peer let go of as much.
+Order: bytes of the session itself (control) first, then resets, streams with little queued, and bulk streams by turns;
+a bulk stream gets a turn after every URGENT_RUN_BYTES, so that many small streams cannot starve it. Resets are early
+because the budget counts on it: what the stream held is given to others at once, and their bytes must not arrive before
+the peer has released as much.
 
-A planned frame is a promise: the carrier is a byte stream, so a frame whose first byte left must be finished, whatever
-happens to its stream meanwhile. Hence `Stream.planned`, and hence only what was really sent moves `Stream.peak`.
+A planned frame is a promise: the carrier is a byte stream, so a frame whose first byte has left must be finished,
+whatever happens to its stream meanwhile. Hence `Stream.planned`; and only what was really sent moves `peak`.
 """
 
 from mproxy._frames cimport Frame, encode_header
@@ -16,7 +16,7 @@ from mproxy._stream cimport Queue, queue_push, queue_push_front, queue_remove, s
 from mproxy._wire cimport HEADER_BYTES, FrameFlag, FrameType
 
 
-cdef uint8_t zeros[BULK_FRAME_BYTES]  # in place of bytes that need not be sent any more
+cdef uint8_t zeros[BULK_FRAME_BYTES]  # in place of bytes that need no longer be sent
 
 
 cdef class Transmitter:
@@ -61,7 +61,7 @@ cdef class Transmitter:
             queue_push(&self.urgent, stream, Queue.URGENT)
 
     cdef void ack_later(self, Stream *stream) noexcept:
-        """An ack is owed, but may wait for a frame to ride on, or the next heartbeat."""
+        """An ack is owed, but may wait for a frame that carries it, or for the next heartbeat."""
         if stream.queue == Queue.NOT_QUEUED:
             queue_push(&self.later, stream, Queue.ACK_LATER)
 
@@ -139,13 +139,13 @@ cdef class Transmitter:
     # ---- output
 
     cdef bint has_work(self, bint streams_too) noexcept:
-        """Something waits to be sent."""
+        """Whether something waits to be sent."""
         if self.first < self.count or self.control_planned < self.control.tail:
             return True
         return streams_too and (self.urgent.first != NULL or self.bulk.first != NULL)
 
     cdef int poll(self, size_t most, bint streams_too, bint bulk_too, iovec *out) noexcept:
-        """Plan frames up to about `most` bytes in all and describe what is to be sent in `out` (MAX_IOVECS).
+        """Plan frames up to about `most` bytes in all, and describe in `out` (MAX_IOVECS) what is to be sent.
 
         Returns the number of iovecs. Without `streams_too` only control bytes are planned, without
         `bulk_too` no stream of the bulk queue.
@@ -277,8 +277,8 @@ cdef class Transmitter:
 cdef int view_payload(const Plan *plan, iovec *out) noexcept:
     """Describe the payload of a planned DATA frame; returns the number of segments (0..3).
 
-    After a resume with an old offset, an ack can overtake the repetition it makes needless: those bytes have left the
-    ring. The peer skips them unseen, so anything goes in their place.
+    After a resume with an old offset an ack can overtake the repetition that it makes needless: those bytes have left
+    the ring. The peer skips them unseen, so anything will do in their place.
     """
     cdef const Ring *ring = &plan.stream.state.out
     cdef uint32_t gone = 0

@@ -1,4 +1,4 @@
-"""The protocol's numbers as Python sees them; their home is _wire.pxd, but for those that Python alone looks at."""
+"""The protocol's numbers for Python. They are defined in _wire.pxd, except those that only Python looks at."""
 
 
 cpdef enum HelloFeature:

@@ -1,4 +1,4 @@
-"""How a carrier begins: preamble, TLS, HELLO, WELCOME. Sans-I/O; runs once a carrier, so plain Python.
+"""How a carrier begins: preamble, TLS, HELLO, WELCOME. Without I/O; it runs once a carrier, so it is plain Python.
 
 Client (`Caller`)                                  Server (`Greeter`)
 1. preamble, TLS ClientHello
@@ -10,8 +10,8 @@ Client (`Caller`)                                  Server (`Greeter`)
                                                    5. WELCOME with the server's proof, RESUME list
 6. checks proof and list
 
-With `--plaintext` steps 1 and 3 leave as one, as do 2 and 5. Whoever drives this sends `outgoing` after every call;
-bytes behind the first frame (and the list, on a resume) belong to the session and are in `leftover`.
+With `--plaintext` steps 1 and 3 are one, as are 2 and 5. Whoever drives this sends `outgoing` after every call; bytes
+after the first frame (and the list, on a resume) belong to the session and are in `leftover`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class Encryption(Protocol):
-        """What the opening asks of TLS: `mproxy.carrier._tls.Tls`."""
+        """What the handshake needs of TLS: `mproxy.carrier._tls.Tls`."""
 
         @property
         def finished(self) -> bool: ...
@@ -53,7 +53,7 @@ NO_PROOF = bytes(_wire.PROOF_BYTES)
 NO_DIGEST = bytes(_wire.DIGEST_BYTES)
 MIN_BUDGET_BYTES = _wire.MIN_WINDOW_BYTES
 
-# Labels of the exporter (RFC 5705, section 4) and of the proofs. Each is used for one thing.
+# Labels of the exporter (RFC 5705, section 4) and of the proofs, each used for one thing only.
 CHANNEL_LABEL = b"EXPORTER-mproxy-channel"
 SECRET_LABEL = b"EXPORTER-mproxy-secret"
 CLIENT_LABEL = b"mproxy 2 client\0"
@@ -68,8 +68,8 @@ USE_BOTH = "use --plaintext on both sides or on neither"
 class Hello:
     """What cproxy asks for. `session_id` is empty for a new session; limits in bytes.
 
-    `list_bytes` and `list_digest` (SHA-256) are those of the RESUME list behind it, zero for a new session. `former`:
-    the tag (`session_tag`) of the session that this instance may have left behind, 0 when there is none.
+    `list_bytes` and `list_digest` (SHA-256) are those of the RESUME list after it, zero for a new session. `former`:
+    the tag (`session_tag`) of the session that this instance may have left behind, 0 if there is none.
     """
 
     def __init__(self, session_id: bytes, instance_id: bytes, nonce: bytes, epoch: int, budget_bytes: int,
@@ -99,7 +99,7 @@ class Hello:
 
     @classmethod
     def decode(cls, payload: bytes) -> Hello:
-        """Parse a HELLO payload of the right length; PeerError for limits nobody can work with."""
+        """Parse a HELLO payload of the right length; PeerError if its limits are unusable."""
         (session_id, instance_id, proof, nonce, epoch, budget, window, features, digest, length,
          former) = HELLO.unpack(payload)
         check_limits(window, budget)
@@ -111,7 +111,7 @@ class Hello:
         return hello
 
     def prove(self, secret: bytes, channel: bytes, resume_list: bytes) -> None:
-        """Claim a session: bind this HELLO and the list behind it to the secret and to the connection."""
+        """Claim a session: bind this HELLO and the list after it to the secret and the connection."""
         self.list_bytes, self.list_digest = len(resume_list), digest_of(resume_list)
         self.proof = make_proof(secret, CLIENT_LABEL, channel, self.payload(NO_PROOF))
 
@@ -121,7 +121,7 @@ class Hello:
 
 
 class Welcome:
-    """What sproxy grants. `secret` is all zero but for a new session without TLS.
+    """What sproxy grants. `secret` is all zero, except for a new session without TLS.
 
     `site` says which of several sproxies with one key this is, and is the same after its restart; 0: unknown.
     """
@@ -163,7 +163,7 @@ class Welcome:
         return welcome
 
     def prove(self, secret: bytes, channel: bytes, hello: Hello, resume_list: bytes) -> None:
-        """Answer a claim: bind both sides' words and our list to the secret and to the connection."""
+        """Answer a claim: bind both sides' messages and our list to the secret and the connection."""
         self.list_bytes, self.list_digest = len(resume_list), digest_of(resume_list)
         self.proof = make_proof(secret, SERVER_LABEL, channel, hello.payload() + self.payload(NO_PROOF))
 
@@ -173,7 +173,7 @@ class Welcome:
 
 
 def session_tag(session_id: bytes) -> int:
-    """The beginning of a session's id as a number: enough to tell one session of an instance from another."""
+    """The beginning of a session's id as a number: enough to tell the sessions of one instance apart."""
     return int.from_bytes(session_id[:4])
 
 
@@ -201,15 +201,15 @@ def digest_of(data: bytes) -> bytes:
 
 
 def encode_preamble(version: int = _wire.VERSION, tag: int = 0, flags: int = 0) -> bytes:
-    """Return the 16 bytes that open a carrier in either direction."""
+    """The 16 bytes that open a carrier in either direction."""
     return PREAMBLE.pack(MAGIC, version, flags, 0, tag)
 
 
 class _Opening:
     """One side of the beginning; `tls` is None without encryption.
 
-    `judge(spki)` is called once, when the peer has proved to hold that key and before any frame is read or sent; it
-    raises PeerError to turn the peer away.
+    `judge(spki)` is called once, when the peer has proven that it holds that key and before any frame is read or sent;
+    it raises PeerError to turn the peer away.
     """
 
     our_name = peer_name = ""  # in messages
@@ -217,29 +217,29 @@ class _Opening:
 
     def __init__(self, tls: Encryption | None, judge: Callable[[bytes], object], tag: int) -> None:
         self.tls = tls
-        self.outgoing = b""  # to be sent; whoever does takes it away
+        self.outgoing = b""  # to be sent; whoever sends it empties it
         self.peer_tag = 0
-        self.finished = False  # frames may flow: TLS is set up, if wanted, and its key was judged
+        self.finished = False  # frames may flow: TLS, if wanted, is set up, and the peer's key was judged
         self._judge = judge
         self._our_preamble = encode_preamble(tag=tag, flags=PreambleFlag.TLS if tls is not None else 0)
         self._preamble = b""
         self._parser = FrameParser()
         self._first: Hello | Welcome | None = None   # the peer's HELLO or WELCOME, while its list is awaited
-        self._behind = b""   # what came behind it
+        self._behind = b""   # what arrived after it
 
     @property
     def leftover(self) -> bytes:
-        """Bytes for the session: what came behind the first frame."""
+        """Bytes for the session: what arrived after the first frame."""
         return self._behind
 
     @property
     def met(self) -> bool:
-        """Whether the peer has said something."""
+        """Whether the peer has sent anything."""
         return bool(self._preamble)
 
     @property
     def proven(self) -> bool:
-        """The peer's first frame was right; only the rest of its list is missing."""
+        """Whether the peer's first frame was right and only the rest of its list is missing."""
         return self._first is not None
 
     def channel(self) -> bytes:
@@ -250,12 +250,12 @@ class _Opening:
         return self.tls.exporter(CHANNEL_LABEL, preambles, len(NO_CHANNEL))
 
     def fresh_secret(self, session_id: bytes) -> bytes:
-        """The secret of a session that begins on this connection: with TLS both ends know it, and it is never sent."""
+        """The secret of a session that begins on this connection: with TLS both ends derive it; it is never sent."""
         assert self.tls is not None  # without it sproxy sends one
         return self.tls.exporter(SECRET_LABEL, session_id, _wire.SECRET_BYTES)
 
     def feed(self, data: bytes) -> Hello | Welcome | None:
-        """Take bytes of the peer; returns its first frame's Hello or Welcome once that (and its list) is whole."""
+        """Take bytes of the peer; returns its first frame's Hello or Welcome once that (and its list) is complete."""
         missing = _wire.PREAMBLE_BYTES - len(self._preamble)
         if missing > 0:
             self._preamble += data[:missing]
@@ -275,7 +275,7 @@ class _Opening:
         return self._complete(self._first) if self._first is not None else None
 
     def _met(self) -> None:
-        """Called once the peer's preamble was found right."""
+        """Called once the peer's preamble has turned out right."""
 
     def _through_tls(self, tls: Encryption, data: bytes) -> bytes:
         data = tls.receive(data)
@@ -292,11 +292,11 @@ class _Opening:
         """Called once frames may flow."""
 
     def _read_first(self, frame_type: int, seq: int, ack: int, payload: bytes) -> Hello | Welcome:
-        """The Hello or Welcome in the peer's first frame; PeerError when that is another one."""
+        """The Hello or Welcome in the peer's first frame; PeerError if that is another frame."""
         raise NotImplementedError
 
     def _complete(self, first: Hello | Welcome) -> Hello | Welcome | None:
-        """The first frame, when the list that it announces is whole and is the one it was proven for."""
+        """The first frame, once the list that it announces is complete, and is the one that was proven."""
         if len(self._behind) < first.list_bytes:
             return None
         if first.list_bytes and not same(digest_of(self._behind[:first.list_bytes]), first.list_digest):
@@ -321,7 +321,7 @@ class _Opening:
 
 
 def describe_bytes(data: bytes) -> str:
-    """Say what a stranger's first bytes look like, without repeating more than a few of them."""
+    """What a stranger's first bytes look like, without repeating more than a few of them."""
     if data[:1] in (b"\x15", b"\x16"):  # an alert, a handshake
         return "TLS"
     if data[:4] in (b"GET ", b"POST", b"HEAD", b"PUT ", b"HTTP", b"OPTI", b"CONN"):
@@ -338,8 +338,8 @@ def judge_nobody(_spki: bytes) -> None:
 class Greeter(_Opening):
     """sproxy's side of a new carrier.
 
-    `meet(tag)` is called when the preamble is right, before anything costs more than a few bytes: what it raises comes
-    through. `check(hello, channel)` is called when HELLO is whole, before the list behind it is kept: it raises
+    `meet(tag)` is called when the preamble is right, before anything costs more than a few bytes; its exceptions are
+    passed on. `check(hello, channel)` is called when HELLO is complete, before the list after it is kept: it raises
     PeerError unless a resume is proven.
     """
 
@@ -371,7 +371,7 @@ class Greeter(_Opening):
         return hello
 
     def farewell(self, error: PeerError) -> bytes:
-        """Bytes that tell the peer why it is turned away; what it cannot read yet is left out."""
+        """Bytes that tell the peer why it is turned away; without what it cannot read yet."""
         reason = str(error).encode(errors="replace")[:_wire.MAX_REASON_BYTES]
         frame = encode_frame(FrameType.GOODBYE, seq=error.code or 0, ack=error.detail, payload=reason)
         if self.tls is None or self.prefix:
@@ -382,7 +382,7 @@ class Greeter(_Opening):
 
 
 class Caller(_Opening):
-    """cproxy's side of a new carrier. `compose()` gives (Hello, RESUME list, secret) as late as they are needed."""
+    """cproxy's side of a new carrier. `compose()` gives (Hello, RESUME list, secret), as late as possible."""
 
     our_name, peer_name = "cproxy", "sproxy"
 
@@ -397,7 +397,7 @@ class Caller(_Opening):
         self.hello: Hello | None = None  # once it was composed
         self.list_bytes = 0   # of our list
         self.refused = False  # the peer is an sproxy, of the right key if keys are in use, and said GOODBYE
-        self.detail = 0       # what that GOODBYE said besides: see PeerError
+        self.detail = 0       # what else that GOODBYE said: see PeerError
         self.outgoing = self._our_preamble
         if tls is None:
             self.finished = True
@@ -415,7 +415,7 @@ class Caller(_Opening):
         self.outgoing += words if self.tls is None else self.tls.seal(words)
 
     def _read_first(self, frame_type: int, seq: int, ack: int, payload: bytes) -> Welcome:
-        """The Welcome; PeerError when the peer is not one of ours or turns us away."""
+        """The Welcome; PeerError if the peer is not an sproxy or turns us away."""
         if frame_type == FrameType.GOODBYE:
             self.refused = True
             self.detail = ack
@@ -425,7 +425,7 @@ class Caller(_Opening):
             raise PeerError(CloseCode.STATE_ERROR, "first frame is not WELCOME")
         welcome = Welcome.decode(payload)
         hello = self.hello
-        assert hello is not None  # nobody answers what was not asked
+        assert hello is not None  # nobody answers an unasked question
         if welcome.epoch != hello.epoch or hello.session_id not in (b"", welcome.session_id):
             raise PeerError(CloseCode.STATE_ERROR, "WELCOME is for another session or carrier")
         if hello.session_id:

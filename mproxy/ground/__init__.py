@@ -1,4 +1,4 @@
-"""What everybody stands on, one of each: settings and their ranges, errors, what a person wrote, ciphers.
+"""What everything stands on, one of each: settings and their ranges, errors, parsing of what people write, ciphers.
 
-Read first: `config.py`, the numbers that can be set, with their reasons; then `errors.py`, whose fault is what.
+Read first: `config.py`, the settings with their reasons; then `errors.py`, errors by whose fault they are.
 """

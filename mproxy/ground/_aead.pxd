@@ -1,9 +1,9 @@
-"""Authenticated ciphers (RFC 5116): one key, and the messages that are sealed or opened with it, one after the other.
+"""Authenticated ciphers (RFC 5116): one key, and the messages sealed or opened with it one after the other.
 
-AES-GCM is computed by Intel's Multi-Buffer Crypto library where mproxy was built with it and the processor has AES
-instructions: with wide ones (VAES) it takes a third of the time of libcrypto 3.0, which computes all the rest. Both
-give the same bytes, so a peer never knows. A message goes by in parts: aead_start, aead_pass for each part, and then
-aead_tag when it is sealed, aead_agrees when it is opened. What aead_pass gave is worth nothing before aead_agrees.
+AES-GCM is computed by Intel's Multi-Buffer Crypto library if mproxy was built with it and the processor has AES
+instructions: with wide ones (VAES) it takes a third of the time of libcrypto 3.0, which computes everything else. Both
+give the same bytes, so a peer cannot tell. A message is passed in parts: aead_start, aead_pass for each part, and then
+aead_tag when sealing, aead_agrees when opening. What aead_pass gave must not be used before aead_agrees.
 """
 
 from libc.stddef cimport size_t
@@ -25,7 +25,7 @@ cpdef enum AeadCipher:
 
 cdef struct Aead:
     EVP_CIPHER_CTX *context   # libcrypto's cipher and key; NULL: the key is in `gcm`, or there is none yet
-    void *gcm                 # the other library's key and running message; NULL: libcrypto computes
+    void *gcm                 # the other library's key and current message; NULL: libcrypto computes
     AeadCipher cipher         # the algorithm
     bint sealing              # or opening
 

@@ -1,4 +1,4 @@
-"""Authenticated ciphers of two libraries. What for, and the order of calls: _aead.pxd."""
+"""Authenticated ciphers from two libraries. Why, and the order of calls: _aead.pxd."""
 
 from libc.stdlib cimport free
 
@@ -8,8 +8,8 @@ from mproxy.ground._evp cimport (
     EVP_chacha20_poly1305, OPENSSL_cleanse,
 )
 
-# The other library is looked for when this is compiled (setup.py), for its calls are macros. Without it `gcm_new` has
-# nothing to give, and what comes after is never called.
+# The other library is looked for at compile time (setup.py), because its calls are macros. Without it `gcm_new` returns
+# NULL, and the rest is never called.
 cdef extern from *:
     """
     #ifdef MPROXY_IPSEC_MB
@@ -92,7 +92,7 @@ cdef bint gcm_was_sought = False
 
 
 def use_multi_buffer(bint wanted):
-    """Whether keys that are made from now on are to be the other library's; returns whether they are."""
+    """Set whether keys made from now on are to be the other library's; returns whether they are."""
     global gcm_is_there, gcm_was_sought
     gcm_is_there = wanted and gcm_find_library()
     gcm_was_sought = True
@@ -100,7 +100,7 @@ def use_multi_buffer(bint wanted):
 
 
 cdef bint find_once() noexcept nogil:
-    """Look for the other library when the first key is made: it takes a millisecond, which plaintext does not need."""
+    """Look for the other library when the first key is made: that takes a millisecond, which plaintext need not pay."""
     if not gcm_was_sought:
         with gil:
             use_multi_buffer(True)
@@ -114,7 +114,7 @@ cdef size_t aead_key_bytes(AeadCipher cipher) noexcept nogil:
 
 
 cdef bint aead_begin(Aead *self, AeadCipher cipher, bint sealing) noexcept nogil:
-    """Have what the cipher needs of memory, which was zero; false when there is none. `aead_end` gives it back."""
+    """Allocate what the cipher needs in a zeroed Aead; false when there is no memory. `aead_end` frees it."""
     self.cipher = cipher
     self.sealing = sealing
     if cipher != CHACHA20_POLY1305 and find_once():
@@ -138,7 +138,7 @@ cdef bint aead_take_key(Aead *self, const uint8_t *key) noexcept nogil:
 
 
 cdef void aead_end(Aead *self) noexcept nogil:
-    """Forget the key. Nothing happens to one that is zero all over."""
+    """Wipe and free the key. Does nothing to an Aead that is all zero."""
     EVP_CIPHER_CTX_free(self.context)
     if self.gcm != NULL:
         OPENSSL_cleanse(self.gcm, sizeof(Gcm))
@@ -150,7 +150,7 @@ cdef void aead_end(Aead *self) noexcept nogil:
 # ---- messages
 
 cdef bint aead_start(Aead *self, const uint8_t *nonce, const uint8_t *header, size_t header_bytes) noexcept nogil:
-    """Begin a message of its own nonce; `header` is authenticated with it. False, here and below: libcrypto failed."""
+    """Begin a message with its own nonce; `header` is authenticated, too. False, here and below: libcrypto failed."""
     cdef int n
     if self.gcm != NULL:
         gcm_start(self.gcm, self.cipher == AES_256_GCM, nonce, header, header_bytes)
@@ -161,7 +161,7 @@ cdef bint aead_start(Aead *self, const uint8_t *nonce, const uint8_t *header, si
 
 cdef bint aead_pass(Aead *self, uint8_t *out, const uint8_t *data, size_t length) noexcept nogil:
     """Encrypt or decrypt the next `length` bytes of the message, at most 2 GiB, into `out`, which is `data` itself or
-    shares nothing with it."""
+    does not overlap it."""
     cdef int n
     if length == 0:
         return True
@@ -172,7 +172,7 @@ cdef bint aead_pass(Aead *self, uint8_t *out, const uint8_t *data, size_t length
 
 
 cdef bint aead_tag(Aead *self, uint8_t *tag) noexcept nogil:
-    """End a message that is sealed, and say its tag."""
+    """End a sealed message and give its tag."""
     cdef int n
     if self.gcm != NULL:
         gcm_finish(self.gcm, self.cipher == AES_256_GCM, True, tag)
@@ -182,7 +182,7 @@ cdef bint aead_tag(Aead *self, uint8_t *tag) noexcept nogil:
 
 
 cdef bint aead_agrees(Aead *self, const uint8_t *tag) noexcept nogil:
-    """End a message that is opened: whether it is what was sealed, by its tag."""
+    """End an opened message: whether its tag shows that it is authentic."""
     cdef uint8_t own[16]
     cdef int n
     if self.gcm != NULL:

@@ -1,4 +1,4 @@
-"""Overwriting secrets where they lie."""
+"""Overwriting secrets in place."""
 
 cdef extern from "<string.h>" nogil:
     void explicit_bzero(void *data, size_t length)

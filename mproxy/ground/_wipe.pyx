@@ -1,14 +1,14 @@
-"""Overwriting secrets where they lie."""
+"""Overwriting secrets in place."""
 
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING
 
 
 def wipe(secret):
-    """Overwrite bytes or a bytearray in place with zeros, by a call that no compiler leaves out.
+    """Overwrite bytes or a bytearray in place with zeros, by a call that no compiler optimises away.
 
-    Bytes too, although Python calls them immutable: so whoever wipes some must be the last to have a use for them, and
-    must have made them (never a literal, which others may share).
+    Even bytes, although Python calls them immutable: so whoever wipes some must be their last user, and must have made
+    them (never a literal, which others may share).
     """
     if len(secret) > 1:  # shorter ones are shared by all of Python
         if isinstance(secret, bytearray):

@@ -1,8 +1,7 @@
 """Every setting of cproxy and sproxy: unit, default, allowed range, and why.
 
-Ground layer: imports nothing but `errors`. The defaults live here and nowhere else; `programs.options` takes
-them from the `Setting` objects, which a configuration class shows as class attributes while an instance shows
-values:
+Ground layer: imports nothing but `errors`. The defaults are here and nowhere else; `programs.options` takes them from
+the `Setting` objects, which are attributes of a configuration class, while those of an instance are values:
 
     SessionConfig.heartbeat_us.default    1_000_000
     SessionConfig().heartbeat_us          1_000_000
@@ -16,7 +15,7 @@ import os
 
 from mproxy.ground.errors import UsageError
 
-TYPE_CHECKING = False  # of `typing`, which costs time at start
+TYPE_CHECKING = False  # of `typing`, whose import takes time
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any, Generic, Self, TypeVar, overload
@@ -33,7 +32,7 @@ KIB = 1 << 10
 MIB = 1 << 20
 GIB = 1 << 30
 
-# Largest first, as `format_*` take the first that divides; `programs.options` reads the same spellings.
+# Largest first, as `format_*` take the first one that divides; `programs.options` reads the same spellings.
 DURATION_UNITS = (
     ("d", DAY_US), ("h", HOUR_US), ("m", MINUTE_US), ("s", SECOND_US), ("ms", MILLISECOND_US), ("us", 1))
 SIZE_UNITS = (("GiB", GIB), ("MiB", MIB), ("KiB", KIB))
@@ -64,10 +63,10 @@ def format_host_port(host: str, port: int | str) -> str:
 
 
 class Setting(Generic[Value]):
-    """One knob: its default, its allowed range, and the option that sets it.
+    """One setting: its default, its allowed range, and the option that sets it.
 
-    `option` is made of the attribute's name without its unit (`window_bytes` is `--window`). `lowest` and
-    `highest` are both inclusive; None leaves that end open.
+    `option` is made from the attribute's name without its unit (`window_bytes` is `--window`). `lowest` and `highest`
+    are both inclusive; None leaves that end open.
     """
 
     __slots__ = ("default", "lowest", "highest", "option", "format")
@@ -92,11 +91,11 @@ class Setting(Generic[Value]):
         def __get__(self, config: Config, owner: type[Config]) -> Value: ...
 
     def __get__(self, config: Config | None, owner: type[Config]) -> object:
-        """The setting itself, for the class: an instance finds its value first, in its own dictionary."""
+        """The setting itself, on the class; an instance finds its value first, in its own dictionary."""
         return self
 
     def check(self, value: Any) -> None:
-        """Raise UsageError with option, value and allowed range when `value` lies outside."""
+        """Raise UsageError with option, value and allowed range if `value` is outside."""
         too_low = self.lowest is not None and value is not None and value < self.lowest
         too_high = self.highest is not None and value is not None and value > self.highest
         if too_low or too_high:
@@ -107,7 +106,7 @@ class Setting(Generic[Value]):
 class Config:
     """Base of the configuration classes: frozen values, one for every `Setting` of the class and its bases.
 
-    Not a dataclass: importing `dataclasses` costs more time than all of this program's own Python.
+    Not a dataclass: importing `dataclasses` takes more time than all of this program's own Python.
     """
 
     def __init__(self, **values: Any) -> None:
@@ -130,7 +129,7 @@ class Config:
         return type(self)(**{**self.__dict__, **values})
 
     def _check(self) -> None:
-        """For rules between two settings."""
+        """Check rules between settings."""
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a configuration is frozen: {name}")
@@ -147,7 +146,7 @@ class Config:
 
 
 class SessionConfig(Config):
-    """What one end of a session keeps to. The peer's limits arrive with HELLO and WELCOME."""
+    """What one end of a session abides by. The peer's limits arrive with HELLO and WELCOME."""
 
     # Microseconds from one heartbeat to the next. 1 s finds a dead carrier in 3 s for one small
     # frame a second; 100 ms finds it in 0.3 s. Below 10 ms a busy host's scheduling alone would look like a
@@ -164,15 +163,15 @@ class SessionConfig(Config):
     # while idle. 4 MiB lets one stream fill 300 Mbit/s on a path of 100 ms.
     window_bytes = Setting(4 * MIB, 4 * KIB, GIB)
 
-    # Bytes that all streams of a session together may hold in one direction: the most memory that one session
-    # takes is twice this. 64 MiB is sixteen full windows; a stream gets at most half of what is still free.
+    # Bytes that all streams of a session together may hold in one direction: a session takes at most twice this
+    # much memory. 64 MiB is sixteen full windows; a stream gets at most half of what is still free.
     session_budget_bytes = Setting(64 * MIB, 4 * KIB, 1024 * GIB)
 
     # Microseconds that a session without a carrier is kept before its streams are reset. A week covers a
-    # laptop closed over the holidays; the cost is the daemon's idle connection and what its rings hold.
+    # laptop that is closed over the holidays; it costs the daemon's idle connection and what the rings hold.
     session_ttl_us = Setting(7 * DAY_US, SECOND_US, 3650 * DAY_US)
 
-    # Streams open at once in one session. Each is one file descriptor and, idle, at most 2 KiB of user
+    # Streams open at once in one session. Each takes one file descriptor and, when idle, at most 2 KiB of user
     # memory: 20,000 of them 40 MiB. The process's limit of open files must be higher than this.
     max_streams = Setting(20_000, 1, 1_000_000)
 
@@ -204,32 +203,32 @@ class ProgramConfig(LogConfig):
 
     session = Setting(SessionConfig())
 
-    # TCP port to listen on; 0 takes any free one, told by the log line `listening`. None: no listener
+    # TCP port to listen on; 0 takes any free one, which the log line `listening` tells. None: no listener
     # (--stdio).
     port: Setting[int | None] = Setting(None, 0, 65535)
 
-    # Numeric addresses to listen on. While empty the program's own default holds, see `bind_addresses`.
+    # Numeric addresses to listen on; empty: the program's default, see `bind_addresses`.
     bind: Setting[tuple[str, ...]] = Setting(())
 
     # A bare TCP relay: no session, no protocol between the proxies, nothing survives the connection.
     plain = Setting(False)
 
-    # No encryption between the proxies; both sides must agree. For a trusted wire.
+    # No encryption between the proxies; both sides must have it. For a trusted network.
     plaintext = Setting(False)
 
-    # Microseconds that SIGTERM or SIGINT leaves for delivering what is queued. 5 s is enough for a full
-    # window on a slow path and well below the 90 s after which systemd kills.
+    # Microseconds for delivering what is queued after SIGTERM or SIGINT. 5 s is enough for a full window on a slow
+    # path, and well below the 90 s after which systemd kills.
     drain_us = Setting(5 * SECOND_US, 0, HOUR_US)
 
-    # Microseconds for one dial: name resolution, every address tried, the connection made. 10 s outlasts two
-    # lost SYNs (1 s + 2 s) and a name server that has to be tried twice.
+    # Microseconds for one dial: to resolve the name, try every address and connect. 10 s outlasts two lost SYNs
+    # (1 s + 2 s) and a name server that has to be tried twice.
     connect_timeout_us = Setting(10 * SECOND_US, 100 * MILLISECOND_US, 10 * MINUTE_US)
 
-    # Directory for keys and for cproxy's instance ids, one small file per listening port. None keeps nothing: the
-    # peer sees another key after each start, and a cproxy that came back cannot end its former sessions.
+    # Directory for keys and for cproxy's instance ids, one small file per listening port. None keeps nothing: then the
+    # peer sees another key after each start, and a restarted cproxy cannot end its former sessions.
     state_dir: Setting[str | None] = Setting(None)
 
-    # What `mproxy status` calls this program; None: made of its ports and addresses.
+    # What `mproxy status` calls this program; None: made from its ports and addresses.
     name: Setting[str | None] = Setting(None)
 
     # File that the log is appended to; None: standard error.
@@ -238,14 +237,14 @@ class ProgramConfig(LogConfig):
     DEFAULT_BIND: tuple[str, ...] = ()
 
     def in_state_dir(self, name: str) -> str | None:
-        """The path of a file in `state_dir`; None when nothing is kept."""
+        """The path of a file in `state_dir`; None if nothing is kept."""
         return os.path.join(self.state_dir, name) if self.state_dir else None
 
     @property
     def bind_addresses(self) -> tuple[str, ...]:
         """Addresses to listen on: `bind`, or the program's default.
 
-        Where `bind` is empty a host without IPv6 (or IPv4) is no reason to refuse to start: one listener is
+        If `bind` is empty, a host without IPv6 (or IPv4) does not keep the program from starting: one listener is
         enough. An address that the user named must work.
         """
         return self.bind or self.DEFAULT_BIND
@@ -254,7 +253,7 @@ class ProgramConfig(LogConfig):
 class CproxyConfig(ProgramConfig):
     """Settings of cproxy, the proxy beside the application."""
 
-    # Only programs on this host may use cproxy: whoever connects to it speaks with the daemon.
+    # Only programs on this host may use cproxy: whoever connects to it talks to the daemon.
     DEFAULT_BIND = ("127.0.0.1", "::1")
 
     # Where sproxy is; under --plain the daemon itself. Resolved again at every dial.
@@ -264,14 +263,14 @@ class CproxyConfig(ProgramConfig):
     # One stream on standard input and output instead of a listener, for ssh's ProxyCommand.
     stdio = Setting(False)
 
-    # Dial sproxy at start instead of at the first application.
+    # Dial sproxy at the start, not when the first application comes.
     eager = Setting(False)
 
-    # Microseconds that the carrier is kept after the last stream has ended. 60 s spares the next application
-    # a dial for the cost of one heartbeat a second.
+    # Microseconds that the carrier is kept after the last stream has ended. 60 s spares the next application a dial, at
+    # the cost of one heartbeat a second.
     idle_us = Setting(60 * SECOND_US, 0, 30 * DAY_US)
 
-    # (host, port) of the daemon that sproxy is asked for; None takes sproxy's default.
+    # (host, port) of the daemon to ask sproxy for; None: sproxy's default.
     target: Setting[tuple[str, int] | None] = Setting(None)
 
     # File with this client's key; the one in `state_dir` is made when there is none.
@@ -280,7 +279,7 @@ class CproxyConfig(ProgramConfig):
     # File in which the keys of sproxies are remembered.
     known_hosts: Setting[str | None] = Setting(None)
 
-    # Fingerprints (`SHA256:...`) of which sproxy must have one; while there are any, known_hosts is not asked.
+    # Fingerprints (`SHA256:...`) of which sproxy must have one; if there are any, known_hosts is not used.
     host_fingerprint: Setting[tuple[str, ...]] = Setting(())
 
     @property
@@ -291,7 +290,7 @@ class CproxyConfig(ProgramConfig):
 
     @property
     def key_file(self) -> str | None:
-        """`key` or its default; None: no place to keep one, a key for this process alone."""
+        """`key` or its default; None: there is no place to keep one, so the key is for this process only."""
         return self.key or self.in_state_dir("client-key.pem")
 
     @property
@@ -305,48 +304,48 @@ class SproxyConfig(ProgramConfig):
 
     DEFAULT_BIND = ("0.0.0.0", "::")
 
-    # Sessions held at once, those without a carrier included. Each costs a few KiB plus its streams; when all
-    # are taken one that nobody needs gives way, else the newcomer is refused.
+    # Sessions at once, including those without a carrier. Each costs a few KiB plus its streams; when all places are
+    # taken a session that nobody needs gives way, or the newcomer is refused.
     max_sessions = Setting(1000, 1, 1_000_000)
 
     # The daemon that a stream without a target goes to; the default is a telnet daemon on this host.
     daemon_host = Setting("127.0.0.1")
     daemon_port = Setting(23, 1, 65535)
 
-    # One session at a time: a new one closes the one before it together with its daemon connections.
+    # One session at a time: a new one closes the former one together with its daemon connections.
     single = Setting(False)
 
     # ((host, port), ...) that clients may ask for besides the default; empty: none. Compared as text.
     allow: Setting[tuple[tuple[str, int], ...]] = Setting(())
 
-    # Connections that have not yet said anything, and as many again that have begun but not yet said HELLO. Each costs
-    # one file descriptor, and some 20 KiB once it encrypts. One source has a quarter: 128 that dial at once.
+    # Connections that have not said anything yet, and as many again that have begun but not said HELLO yet. Each costs
+    # one file descriptor, and some 20 KiB once it encrypts. One source may have a quarter: 128 that dial at once.
     max_unfinished = Setting(512, 1, 65536)
 
     # Microseconds that a session of `cproxy --stdio` without a carrier is kept, if that is less than `session_ttl_us`.
-    # Nobody but that one process can resume it, and many end without a word: killed, or with their host. A day
-    # covers a night and a laptop closed for it.
+    # Only that one process can resume it, and many end without a goodbye: killed, or with their host. A day covers a
+    # night with the laptop closed.
     stdio_ttl_us = Setting(DAY_US, SECOND_US, 3650 * DAY_US)
 
     # File with sproxy's key; the one in `state_dir` is made when there is none.
     host_key: Setting[str | None] = Setting(None)
 
-    # File with the keys that may connect. A file named here must exist; where there is none at the default place
-    # everybody may, unless `closed`.
+    # File with the keys that may connect. A file named here must exist; if there is none at the default place everybody
+    # may connect, unless `closed`.
     authorized_keys: Setting[str | None] = Setting(None)
 
     # Without that file let nobody in, instead of everybody.
     closed = Setting(False)
 
-    # User whose rights the process has once it listens and has read its keys; None keeps those it was started with.
+    # User whose rights the process takes once it listens and has read its keys; None: it keeps its own.
     user: Setting[str | None] = Setting(None)
 
-    # Towards daemons on 127.0.0.0/8: come from an address there that is made of the client's key, so that what the
-    # daemon does about one address (limits, bans) concerns one client.
+    # Connect to daemons on 127.0.0.0/8 from an address there that is made from the client's key, so that a daemon's
+    # limits and bans for one address concern one client.
     source_per_key = Setting(False)
 
     # Bytes that the buffers of all sessions may hold together. 1 GiB is eight sessions at their worst, or thousands
-    # that do not stall; beyond it every stream is left with what it must have (4 KiB) until others let go.
+    # that do not stall; beyond it every stream keeps only what it must have (4 KiB) until others release some.
     memory_limit_bytes = Setting(GIB, 64 * MIB, 1024 * GIB)
 
     @property
@@ -356,7 +355,7 @@ class SproxyConfig(ProgramConfig):
 
     @property
     def host_key_file(self) -> str | None:
-        """`host_key` or its default; None: no place to keep one, a key for this process alone."""
+        """`host_key` or its default; None: there is no place to keep one, so the key is for this process only."""
         return self.host_key or self.in_state_dir("host-key.pem")
 
     @property
@@ -366,10 +365,10 @@ class SproxyConfig(ProgramConfig):
 
 
 def default_state_dir(environ: Mapping[str, str] = os.environ, is_root: bool | None = None) -> str | None:
-    """Where keys and instance ids are kept, or None when the environment tells no place.
+    """Where keys and instance ids are kept, or None if the environment names no place.
 
-    The service manager's directory first (systemd.exec(5), STATE_DIRECTORY), then the XDG base directory
-    specification's state directory; root without one has the system's (hier(7)).
+    First the service manager's directory (systemd.exec(5), STATE_DIRECTORY), then the state directory of the XDG base
+    directory specification; root without one uses the system's (hier(7)).
     """
     if environ.get("STATE_DIRECTORY"):
         return environ["STATE_DIRECTORY"].split(":")[0]

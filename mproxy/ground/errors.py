@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 
 
 class MproxyError(Exception):
-    """Base of every error that mproxy raises on purpose; its text is one line for a person."""
+    """Base of every error that mproxy raises on purpose; its text is one line to be shown."""
 
     def lines(self) -> list[str]:
-        """What a person is told: one line, unless several things are wrong at once."""
+        """The lines to be shown: one, unless several things are wrong at once."""
         return [str(self)]
 
 
 class UsageError(MproxyError):
-    """The command line, a file or the system's set-up is wrong. Programs print the text and exit with status 2."""
+    """The command line, a file or the system's setup is wrong. Programs print the text and exit with status 2."""
 
 
 class PeerError(MproxyError):

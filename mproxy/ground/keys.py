@@ -1,4 +1,4 @@
-"""Keys: what all of ours have in common, whose package computes with them, and how to tell those of other programs."""
+"""Keys: what all of ours have in common, the package that computes with them, and how to recognise other programs'."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import re
 
 SPKI_PREFIX = bytes.fromhex("302a300506032b6570032100")  # RFC 8410, section 10.1: all but the key itself
 
-# What a file that is named by mistake may hold. Labels of PEM (RFC 7468) have capital letters: OpenVPN's static keys,
-# which are secrets, have not.
+# What a file named by mistake may hold. PEM labels (RFC 7468) are in capital letters; those of OpenVPN's static keys,
+# which are secrets, are not.
 _FOREIGN = [(re.compile(pattern), what) for pattern, what in (
     (rb"-----BEGIN OPENSSH PRIVATE KEY-----", "an OpenSSH private key"),
     (rb"-----BEGIN ([A-Z0-9 ]{1,40})-----", "a PEM file with {}"),
@@ -17,7 +17,7 @@ _FOREIGN = [(re.compile(pattern), what) for pattern, what in (
 
 
 def foreign_key(data: bytes | bytearray) -> str | None:
-    """What a file holds that is neither a key file of ours nor anybody's secret; None when nothing is known of it."""
+    """What a file holds, if it is recognised as neither a key file of ours nor a secret; else None."""
     for pattern, what in _FOREIGN:
         found = pattern.search(data)
         if found is not None:
@@ -26,7 +26,7 @@ def foreign_key(data: bytes | bytearray) -> str | None:
 
 
 def import_cryptography() -> None:
-    """Have the `cryptography` package on the path: the launchers start Python without site-packages."""
+    """Make the `cryptography` package importable: the launchers start Python without site-packages."""
     try:
         import cryptography  # noqa: F401
     except ImportError:

@@ -1,11 +1,11 @@
-"""Shapes that values have in many modules, for annotations alone: nothing imports this at run time."""
+"""Types that many modules use in annotations: nothing imports this at run time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Protocol
 
-# A numeric address as socket(7) has it: (host, port), for IPv6 (host, port, flow, scope).
+# A numeric address as in socket(7): (host, port), for IPv6 (host, port, flow, scope).
 Sockaddr = tuple[str, int] | tuple[str, int, int, int]
 
 # One address of a host: (address family, sockaddr).
@@ -16,7 +16,7 @@ ListenAddress = tuple[str, str, int]
 
 
 class Logger(Protocol):
-    """What is written to: `mproxy.service.log.Log`. `event` is the log line's name, `fields` what it says."""
+    """Where events are logged: `mproxy.service.log.Log`. `event` is the log line's name, `fields` what it says."""
 
     def debug(self, event: str, /, **fields: object) -> None: ...
     def info(self, event: str, /, **fields: object) -> None: ...

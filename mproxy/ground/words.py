@@ -1,7 +1,7 @@
-"""What a person wrote, as values: durations, sizes, counts, ports, hosts.
+"""Parsing what people write: durations, sizes, counts, ports, hosts.
 
-Ground layer, for command lines and rule files alike. Each `parse_*` raises UsageError that says what is wrong with
-the text; the caller puts name and text before it: `--port 99999: not a valid port (1 to 65535)`.
+Ground layer, for command lines and rule files alike. Each `parse_*` raises a UsageError that says what is wrong with
+the text; the caller puts name and text in front: `--port 99999: not a valid port (1 to 65535)`.
 """
 
 from __future__ import annotations
@@ -21,14 +21,12 @@ SIZE_BYTES = {"": 1, "b": 1} | {
     for power, prefix in enumerate("kmg", 1)
     for suffix, base in (("", 1024), ("ib", 1024), ("b", 1000))}
 
-# Digits on either side of the point; more would be a slip of the finger, or an attempt to make a huge
-# integer.
+# Digits on either side of the point; more would be a slip of the finger, or an attempt at a huge integer.
 _NUMBER_WITH_UNIT = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,15}))?([A-Za-z]*)", re.ASCII)
 
 _FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}", re.ASCII)
 
-# What no host name holds, but an option, a path, a URL or a mistyped HOST:PORT does; the resolver judges the
-# rest.
+# Characters that no host name has, but an option, a path, a URL or a mistyped HOST:PORT; the resolver judges the rest.
 _NEVER_IN_HOST = frozenset(" /:@%[]'\"\\")
 
 # RFC 1035 section 2.3.4, without the dot at the end.
@@ -52,7 +50,7 @@ def parse_size(text: str) -> int:
 
 
 def _number_with_unit(text: str, units: Mapping[str, int]) -> int | None:
-    """`text` times its unit as an integer, or None. Exact: no float is involved."""
+    """`text` times its unit as an integer, or None. Exact: no floats are involved."""
     match = _NUMBER_WITH_UNIT.fullmatch(text)
     if match is None:
         return None
@@ -127,7 +125,7 @@ def split_host_port(words: list[str], at: int) -> list[str]:
 
 
 def parse_bind(text: str) -> str:
-    """A numeric address of this host, IPv6 bare or in brackets; `0.0.0.0` and `::` are all of them."""
+    """A numeric address of this host, IPv6 bare or in brackets; `0.0.0.0` and `::` mean all."""
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     address = canonical_address(bare)
     if address is None:
@@ -151,22 +149,22 @@ def canonical_address(text: str) -> str | None:
 
 
 def parse_name(text: str) -> str:
-    """A name of anything. An empty one is a variable that was not set, not a request for the default."""
+    """A name of anything, but not empty: that would be an unset variable, and not a request for the default."""
     if not text:
         raise UsageError("must not be empty")
     return text
 
 
 def counted(count: int, noun: str) -> str:
-    """`1 rule`, `2 rules`, of nouns that take an s."""
+    """`1 rule`, `2 rules`, for nouns whose plural takes an s."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def escaped(text: str) -> str:
-    """`text` with what would disturb a terminal or a line shown as Python writes it."""
+    """`text` with characters that would disturb a terminal or a line escaped as in Python."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def printable(text: str) -> str:
-    """`text` as typed, but quoted when it is empty, holds blanks or would disturb the terminal."""
+    """`text` as typed, but quoted if it is empty, has blanks or would disturb the terminal."""
     return text if text.isprintable() and text and " " not in text else ascii(text)

@@ -1,8 +1,8 @@
-"""How a running program is asked and told things: a unix socket that only its user can reach.
+"""How to ask and control a running program: by a unix socket that only its user can reach.
 
-Each request is one JSON object on a line, {"command": "status", ...}; so is each answer (docs/control.md). The socket
-lies in a directory of mode 0700, as `PROGRAM-PID.sock`: who knows the process knows the socket. A client that asks
-wrongly, never reads or never ends costs its connection, and no turn of the loop more than `SLICE_US`.
+Each request is one JSON object on a line, {"command": "status", ...}; so is each answer (docs/status.md). The socket
+is `PROGRAM-PID.sock` in a directory of mode 0700: whoever knows the process knows the socket. A client that sends
+nonsense, never reads or never ends costs its connection, and no turn of the loop more than `SLICE_US`.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from mproxy.service.log import Log
 
     # Called once with the answer: an object, or the parts of its JSON text, which are made only as fast as they are
-    # read.
+# read.
     Reply = Callable[[Mapping[str, Any] | Iterable[str]], None]
     Command = Callable[[dict[str, Any], Reply], None]
 
-# Bytes of a request, and clients at once: whoever can connect is the program's own user, and can be wrong.
+# Most bytes of a request, and clients at once: whoever can connect is the program's own user, but may make mistakes.
 LONGEST_REQUEST = 4096
 MOST_CLIENTS = 16
 
-# Microseconds of one turn of the loop, and bytes, that go into an answer.
+# Microseconds of one turn of the loop, and bytes, that an answer may take.
 SLICE_US = 500
 SLICE_BYTES = 65536
 
-# Bytes of an answer that a client takes: 100,000 streams are some 50 MiB.
+# Most bytes of an answer that a client accepts: 100,000 streams are some 50 MiB.
 LONGEST_ANSWER = 256 << 20
 
 # How long a client waits for an answer. A reload of thousands of rules is done in a fraction of it.
@@ -46,8 +46,8 @@ _CREDENTIALS = struct.Struct("iII")  # struct ucred of unix(7): pid, uid, gid
 
 
 def runtime_directories(environ: Mapping[str, str] = os.environ, uid: int | None = None) -> list[str]:
-    """Where the socket's directory may be, best first: the service manager's, the session's, the system's, and one in
-    /tmp for who has none of these."""
+    """Where the socket's directory may be, best first: the service manager's, the session's, the system's, and for
+    those without any of these one in /tmp."""
     uid = os.geteuid() if uid is None else uid
     found = []
     if environ.get("RUNTIME_DIRECTORY"):
@@ -77,7 +77,7 @@ def make_directory(path: str) -> None:
 
 @contextlib.contextmanager
 def short_path(path: str) -> Iterator[str]:
-    """Another way to say `path`: addresses of unix sockets end at 107 bytes (unix(7)), directories do not."""
+    """Another path to `path`: addresses of unix sockets have at most 107 bytes (unix(7)), paths may have more."""
     directory, name = os.path.split(path)
     fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -87,7 +87,7 @@ def short_path(path: str) -> Iterator[str]:
 
 
 def open_control(loop: Loop, log: Log, program: str, commands: Mapping[str, Command]) -> Server | None:
-    """The control socket of this process, in the best of its places; None, and a warning, when there is no place."""
+    """The control socket of this process, in the best possible place; None, and a warning, if there is none."""
     wrong = None
     for place in runtime_directories():
         try:
@@ -100,7 +100,7 @@ def open_control(loop: Loop, log: Log, program: str, commands: Mapping[str, Comm
 
 
 class NobodyListens(MproxyError):
-    """A control socket was left behind by a program that was killed, whatever process has its number now."""
+    """The control socket was left behind by a program that was killed, whatever process has its number now."""
 
 
 class Server:
@@ -114,7 +114,7 @@ class Server:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
             if os.path.lexists(path):
-                os.unlink(path)  # of a process that had the same number
+                os.unlink(path)  # left by a process that had the same number
             with short_path(path) as short:
                 self._socket.bind(short)
             os.chmod(path, 0o600)
@@ -142,15 +142,15 @@ class Server:
             return
         _pid, uid, _gid = _CREDENTIALS.unpack(
             connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-        if uid not in (0, os.geteuid()):  # the directory's mode says so already
+        if uid not in (0, os.geteuid()):  # the directory's mode has kept others out already
             connection.close()
             return
-        if len(self._clients) >= MOST_CLIENTS:  # who waits for nothing goes first, then who came first
+        if len(self._clients) >= MOST_CLIENTS:  # first a client that waits for nothing goes, else the oldest
             min(self._clients, key=lambda client: client.waits).close()
         self._clients[_Client(self._loop, connection, self._answer, self._clients.pop)] = None
 
     def _answer(self, line: bytes, reply: Reply) -> None:
-        import json  # needed by those who are asked alone
+        import json  # needed only by programs that are asked
         try:
             request = json.loads(line)
             command = request["command"]
@@ -175,10 +175,10 @@ class _Client:
         self._answer = answer
         self._forget = forget
         self._request = b""
-        self._parts: Iterator[str] | None = None  # of the answer, those not yet made
+        self._parts: Iterator[str] | None = None  # parts of the answer that are not made yet
         self._rest = memoryview(b"")              # made and not yet sent
-        self._ended = False                       # it sends no more
-        self.waits = False                        # for an answer, or for the rest of one
+        self._ended = False                       # it will send no more
+        self.waits = False                        # it waits for an answer, or the rest of one
         self._watch = loop.watch(connection.fileno(), self._ready)
 
     def close(self) -> None:
@@ -207,12 +207,12 @@ class _Client:
         self._next_request()
 
     def _next_request(self) -> None:
-        """Answer what has come, if a whole line has."""
+        """Answer the request, if a whole line has arrived."""
         line, end, rest = self._request.partition(b"\n")
         if end:
             self._request = rest
             self.waits = True
-            self._watch.set()  # its end of sending is no end of waiting
+            self._watch.set()  # it has stopped sending, but still waits
             self._answer(line, self._reply)
         elif self._ended or len(line) > LONGEST_REQUEST:
             self.close()
@@ -257,7 +257,7 @@ class _Client:
 # ---- the other side
 
 def ask(path: str, command: str, **more: object) -> dict[str, Any]:
-    """The answer of the program that listens on `path`; MproxyError when it cannot be had. Blocks."""
+    """The answer of the program that listens on `path`; MproxyError if there is none. Blocks."""
     import json
     try:
         with socket.socket(socket.AF_UNIX) as connection:
@@ -284,7 +284,7 @@ def ask(path: str, command: str, **more: object) -> dict[str, Any]:
 
 
 def find_running(program: str = "*") -> list[tuple[str, int, str]]:
-    """(program, process, socket) of those that run here: this user's, for root the whole host's."""
+    """(program, process, socket) of the programs running here: this user's, or for root the whole host's."""
     from glob import escape, glob
     found: dict[int, tuple[str, int, str]] = {}
     for place in search_places():
@@ -296,7 +296,7 @@ def find_running(program: str = "*") -> list[tuple[str, int, str]]:
 
 
 def search_places() -> list[str]:
-    """Directories that may have sockets of this user's programs; for root those of all users."""
+    """Directories in which there may be sockets of this user's programs; for root those of all users."""
     places = runtime_directories()
     if os.geteuid() == 0:
         from glob import glob

@@ -1,7 +1,7 @@
-"""A program in the background: the pidfile, and the double fork whose first process waits until the last one is ready.
+"""A program in the background: its pidfile, and the double fork whose first process waits until the last one is ready.
 
-The pidfile is locked while its process lives, so a number that was left behind by a dead process is recognised
-whatever program has that number now.
+The pidfile is locked while its process lives, so a number left behind by a dead process is recognised whatever program
+has that number now.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class PidFile:
                 os.close(fd)
                 raise MproxyError(
                     f"already running as process {pid}: --pidfile {printable(self._path)} is in use") from None
-            # Whoever removed the file between open and lock did so on the way out: this one is nobody's.
+            # If the file was removed between open and lock its owner was ending: nobody owns this one.
             if os.path.exists(self._path) and os.path.samestat(os.fstat(fd), os.stat(self._path)):
                 return fd
             os.close(fd)
@@ -81,7 +81,7 @@ def _read_number(fd: int) -> int | None:
 
 
 def _lock_holder(fd: int) -> int | None:
-    """The process that has the lock; None for nobody, 0 for one in another process namespace."""
+    """The process that has the lock; None: nobody; 0: one in another process namespace."""
     # struct flock: type, whence, start, length, pid; F_GETLK only looks, and works for files of other users.
     layout = "hhqqi4x"
     answer = fcntl.fcntl(fd, fcntl.F_GETLK, struct.pack(layout, fcntl.F_WRLCK, 0, 0, 0, 0))
@@ -90,15 +90,15 @@ def _lock_holder(fd: int) -> int | None:
 
 
 class Background:
-    """The double fork: `begin` returns in the daemon alone, the first process ends in `begin` when told how it went."""
+    """The double fork: `begin` returns only in the daemon; the first process ends in it when told how it went."""
 
     def __init__(self) -> None:
         self._report = -1
 
     def begin(self, keep: Iterable[int] = ()) -> None:
-        """Go into the background. The first process waits for `ready` or `failed` and ends with the status of that.
+        """Go into the background. The first process waits for `ready` or `failed` and ends with the corresponding status.
 
-        What the caller had open is not ours to keep: a pipe would never end for who reads it, a lock never be free.
+        What the caller had open is not kept: a pipe would never end for its reader, a lock would never be free.
         `keep`: descriptors that were given to this process on purpose. Standard error stays until `ready`.
         """
         read_end, self._report = os.pipe2(os.O_CLOEXEC)
@@ -121,7 +121,7 @@ class Background:
             self._tell(0)
 
     def failed(self, status: int) -> None:
-        """Let it end with that status; what was wrong is on standard error already."""
+        """Let it end with that status; standard error already says what was wrong."""
         if self._report >= 0:
             self._tell(status)
 
@@ -129,13 +129,13 @@ class Background:
         try:
             os.write(self._report, bytes([status]))
         except OSError:
-            pass  # it was killed meanwhile
+            pass  # it has been killed meanwhile
         os.close(self._report)
         self._report = -1
 
 
 class LogFile:
-    """Standard error as a file of its own, if there is one. Where it went before is kept: for what fails at first."""
+    """Standard error into a file, if one is wanted. Where it went before is kept, for what fails at the start."""
 
     def __init__(self, path: str | None) -> None:
         self._path = path and os.path.abspath(path)
@@ -157,12 +157,12 @@ class LogFile:
         os.close(fd)
 
     def give_back(self) -> None:
-        """Let standard error be what it was before."""
+        """Let standard error go where it went before."""
         if self._former is not None:
             os.dup2(self._former, 2)
 
     def forget_former(self) -> None:
-        """It serves in the background: the caller's standard error is not held open any more."""
+        """It serves in the background: the caller's standard error is no longer held open."""
         if self._former is not None:
             os.close(self._former)
             self._former = None
@@ -174,11 +174,11 @@ def _await(read_end: int) -> int:
             told = os.read(read_end, 1)
         except InterruptedError:
             continue
-        return told[0] if told else 1  # nothing: the daemon died
+        return told[0] if told else 1  # nothing was told: the daemon died
 
 
 def leave_terminal() -> None:
-    """Standard files of our own. A log that goes to a file stays: the user said `2>> file`."""
+    """Standard files of our own. A log that goes to a file stays there: the user said `2>> file`."""
     _attach_null(fd for fd in (0, 1, 2) if fd != 2 or not _is_file(fd))
 
 
@@ -208,7 +208,7 @@ def _is_file(fd: int) -> bool:
 
 
 def stop_process(pid: int, patience_s: float) -> None:
-    """Ask process `pid` to end as SIGTERM does, and wait for it; MproxyError when it does not."""
+    """Ask process `pid` to end, by SIGTERM, and wait for it; MproxyError if it does not."""
     try:
         pidfd = os.pidfd_open(pid)
         signal.pidfd_send_signal(pidfd, signal.SIGTERM)

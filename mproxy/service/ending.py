@@ -1,4 +1,4 @@
-"""How every program ends: what went wrong is one line on standard error, the exit status says whose fault it was."""
+"""How every program ends: one line on standard error says what went wrong, the exit status whose fault it was."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def complain(program: str, text: object) -> None:
 
 def exit_status(program: str, command: Callable[..., int | None], *arguments: object,
                 interrupted: int = INTERRUPTED) -> int:
-    """What `command(*arguments)` returns (None: 0), or the status of the error that it ended with, which is told.
+    """What `command(*arguments)` returns (None: 0), or the status of the error that ended it, which is printed.
 
-    Every `main` passes through here: errors that mproxy raises on purpose, what the system refused, a reader of the
-    output that has gone, Ctrl-C. `interrupted`: the status after the latter, where it is the ordinary end.
+    Every `main` passes through here. It handles errors that mproxy raises on purpose, what the system refused, a reader
+    of the output that has gone, and Ctrl-C; `interrupted`: the status after Ctrl-C, where that is the ordinary end.
     """
     try:
         return command(*arguments) or 0
@@ -48,7 +48,7 @@ def exit_status(program: str, command: Callable[..., int | None], *arguments: ob
 
 
 def silence_output() -> None:
-    """Standard output leads nowhere from here on: Python tries to write the rest of it at its end."""
+    """Standard output leads nowhere from here on, because Python tries to write the rest of it at its end."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.close(null)

@@ -5,8 +5,8 @@
     json: for collectors; a duration is a number of seconds
         {"time":"2026-11-21T08:00:00.123+01:00","level":"info","event":"resumed",...,"after":6.213}
 
-Times are local, with the zone's offset from UTC (ISO 8601). On a terminal a line ends with a carriage return, too: ssh,
-whose ProxyCommand we may be, has set it to raw.
+Times are local, with the zone's offset from UTC (ISO 8601). On a terminal a line also ends with a carriage return,
+because ssh, whose ProxyCommand this may be, has set the terminal to raw.
 
 Four promises, because the log must never be what stops or fools a relay:
 
@@ -15,9 +15,9 @@ Four promises, because the log must never be what stops or fools a relay:
 2. Logging never waits. A stopped terminal (ctrl-S) or a full pipe would block a plain write and with it every
    stream; so the descriptor is asked first, and a line is at most PIPE_BUF bytes, which a pipe or terminal
    that says "writable" takes without waiting (pipe(7)).
-3. Logging has a rate: whatever a peer does, or however long something is out of reach (`restrain`).
-4. Nothing that a peer sends can forge a line or move the cursor: values leave as printable ASCII, everything
-   else escaped.
+3. Logging has a rate, whatever a peer does and however long something is out of reach (`restrain`).
+4. Nothing that a peer sends can forge a line or move the cursor: values are written as printable ASCII, everything
+   else is escaped.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ _VALUES_BYTES = select.PIPE_BUF - 700
 # Bytes of one value: long enough for a path or an error text, short enough for a line one can read.
 _VALUE_BYTES = 400
 
-# A value made of these alone needs no quotes; blanks, quotes and = would make `key=value` ambiguous.
+# A value of only these needs no quotes; blanks, quotes and = would make `key=value` ambiguous.
 _PLAIN = frozenset(map(chr, range(0x21, 0x7F))) - frozenset('"=\\')
 
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
-# How often to look whether lines that were held back may be told.
+# How often to look whether lines that were held back may be written.
 _LOOK_US = 10_000_000
 
 
@@ -60,11 +60,10 @@ class Seconds(float):
 
 
 class Log:
-    """Writes events to a file descriptor.
+    """Writes events to a descriptor.
 
-    `level` is the lowest that is written, `style` is "text" or "json", `now` gives seconds since 1970. Fields
-    whose value is None are left out; true, false and numbers are themselves in JSON, everything else is its
-    `str`.
+    `level` is the lowest that is written, `style` is "text" or "json", `now` gives seconds since 1970. Fields whose
+    value is None are left out; true, false and numbers stay themselves in JSON, everything else becomes its `str`.
     """
 
     def __init__(self, level: str = "info", style: str = "text", fd: int = 2,
@@ -74,12 +73,11 @@ class Log:
         self._fd = fd
         self._now = now
         self._lost = 0
-        # Called before each line: somebody who draws on the same terminal clears it.
+        # Called before each line, for whoever draws on the same terminal to clear it.
         self.before_line: Callable[[], object] | None = None
-        # What is left of a line that a descriptor took only in part (a disk that filled up in the middle of
-        # it).
+        # The rest of a line that a descriptor took only in part (the disk filled up in the middle of it).
         self._rest = b""
-        self._second, self._clock, self._zone = -1, "", ""  # of the line before
+        self._second, self._clock, self._zone = -1, "", ""  # of the last line
         self._restraint: Restraint | None = None  # what holds repetitions back
         self._call_later: Callable[[int, Callable[[], None]], object] = lambda _delay_us, _function: None
         self._looking = False   # a timer runs
@@ -89,8 +87,8 @@ class Log:
     def restrain(self, call_later: Callable[[int, Callable[[], None]], object]) -> None:
         """From now on hold back what repeats itself (mproxy.service.log_rate).
 
-        `call_later(microseconds, function)` is the loop's: what was held back is told when its time has come, or by
-        `tell_rest`.
+        `call_later(microseconds, function)` is the loop's: what was held back is written when its time has come, or
+        by `tell_rest`.
         """
         from mproxy.service.log_rate import Restraint
         self._restraint = Restraint()
@@ -98,12 +96,12 @@ class Log:
         self._looking = False
 
     def forget(self, event: str) -> None:
-        """Do not tell any more what was held back of an event: it is over."""
+        """Drop what was held back of an event: it is over."""
         if self._restraint is not None:
             self._restraint.forget(event)
 
     def tell_rest(self) -> None:
-        """Tell what was held back: nothing follows any more."""
+        """Write what was held back: nothing more follows."""
         if self._restraint is not None:
             for line in self._restraint.rest():
                 self._put(*line)
@@ -149,7 +147,7 @@ class Log:
             self._look_later()
 
     def _put(self, level: str, event: str, fields: dict[str, object], more: int = 0) -> None:
-        """Write a line; `more` like it were held back before it."""
+        """Write a line, before which `more` like it were held back."""
         now = self._now()
         if more:
             fields = {**fields, "more": more}
@@ -163,7 +161,7 @@ class Log:
         self._lost += 1
 
     def _stamp(self, now: float) -> str:
-        """Local time with milliseconds, cut off and not rounded: no line may be dated after the next one."""
+        """Local time with milliseconds, truncated and not rounded: no line may be dated after the next one."""
         second, milliseconds = divmod(int(now * 1000), 1000)
         if second != self._second:
             local = time.localtime(second)
@@ -178,7 +176,7 @@ class Log:
         return not self._rest
 
     def _write(self, line: bytes) -> bool:
-        """Whether `line` was written, or at least begun: then its rest is kept for the next call."""
+        """Whether `line` was written, or at least begun: then the rest is kept for the next call."""
         try:
             if not is_writable(self._fd):
                 return False
@@ -194,9 +192,9 @@ class Log:
 
 
 def reserve_standard_fds() -> list[int]:
-    """Open /dev/null where descriptor 0, 1 or 2 is closed; which these were.
+    """Open /dev/null if descriptor 0, 1 or 2 is closed; returns which were.
 
-    Otherwise a socket would be given the number 2, and log lines would be sent to a daemon.
+    Otherwise a socket might get the number 2, and log lines would be sent to a daemon.
     """
     closed = []
     for fd in (0, 1, 2):
@@ -248,7 +246,7 @@ def _value_limit(fields: dict[str, object]) -> int:
 def quote(text: str, limit: int = _VALUE_BYTES) -> str:
     """`text` as a JSON string (RFC 8259 section 7) of printable ASCII, cut off with `...` at `limit` bytes.
 
-    JSON itself would let DEL pass, and the C1 control characters, both of which terminals obey.
+    JSON itself lets DEL and the C1 control characters pass, which terminals obey.
     """
     if len(text) <= limit - 5 and _PLAIN.issuperset(text):
         return f'"{text}"'

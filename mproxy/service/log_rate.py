@@ -1,4 +1,4 @@
-"""How often the log may say the same: no stranger, no client and no outage fills a disk with it.
+"""How often the log may say the same thing, so that no stranger, client or outage fills a disk with it.
 
 Every line takes a token from each of up to three buckets, which fill up again with time:
 
@@ -6,9 +6,9 @@ Every line takes a token from each of up to three buckets, which fill up again w
 2. of its event and source (who it is about: the address of its `peer`, else its `session`, else its `source`);
 3. a warning or error that says `why`: of its event, source and reason.
 
-A line for which one of them is empty is held back and counted there. The next line of that kind that gets through
-says `more=N`: so many like it were not written. When none comes, the last one that was held back is written itself as
-soon as there is a token for it. The rates: docs/operations.md, "How often".
+A line for which one of them is empty is held back and counted there. The next line of its kind that gets through says
+`more=N`: that many like it were not written. If none comes, the last one held back is itself written as soon as there
+is a token for it. The rates: docs/operations.md, "How often".
 
 Takes the time as an argument, in seconds.
 """
@@ -21,27 +21,27 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     Fields = dict[str, object]
     Line = tuple[str, str, Fields]  # level, event
-    HeldLine = tuple[str, str, Fields, int]  # the same, and how many like it were not written before
+    HeldLine = tuple[str, str, Fields, int]  # the same, and how many like it were not written before it
     Key = tuple[str, ...]  # of a bucket: event[, source[, why]]
     Rate = tuple[int, float]  # lines at once, seconds until one more
 
-# (lines at once, seconds until one more). A reason once a minute is what a person needs to see that it goes on; a
-# source's part is 8,640 warnings a day, some 1.5 MB; all sources together can write ten times that.
+# (lines at once, seconds until one more). A reason once a minute is enough to see that it goes on; one source can write
+# 8,640 warnings a day, some 1.5 MB, and all sources together ten times that.
 REASON = (5, 60.0)
 SOURCE_WARNING, SOURCE_INFO = (20, 10.0), (100, 1.0)
 EVENT_WARNING, EVENT_INFO = (200, 1.0), (1000, 0.05)
 
-# One line tells that a server is out of reach, whatever number of dials it took to find out.
+# One line says that a server is out of reach, however many dials it took to find out.
 ONCE = {"dial-failed": (1, 60.0)}
 
-# A change of state and no complaint: `resumed` without its `lost` would be a riddle.
+# A change of state and not a complaint: `resumed` without its `lost` would be confusing.
 STATES = {"lost", "ended"}
 
-# What the user of a transfer has ordered: a line a file.
+# What the user of a transfer has asked for: a line for each file.
 FILES = {"sent", "left-out"}
 FILE_OF_A_PEER = {"received": (10_000, 0.05)}
 
-# Of a reason; the rest may be a peer's words.
+# Characters of a reason; the rest may be a peer's words.
 REASON_CHARACTERS = 120
 
 # Buckets of sources and reasons that are remembered; the least recent is forgotten.
@@ -59,11 +59,11 @@ class Bucket:
     def __init__(self, burst: int, now: float) -> None:
         self.tokens = float(burst)
         self.at = now
-        self.held = 0     # lines, since the last that was written
-        self.line = NO_LINE  # the last of these
+        self.held = 0     # lines held back since the last one that was written
+        self.line = NO_LINE  # the last line held back
 
     def fill(self, burst: int, every_s: float, now: float) -> bool:
-        """Whether there is a token at `now`. A clock that was put back costs nothing but the time until then."""
+        """Whether there is a token at `now`. If the clock was put back, none accrue until it is where it was."""
         self.tokens = min(burst, self.tokens + max(0.0, now - self.at) / every_s)
         self.at = now
         return self.tokens >= 1 - 1e-9
@@ -77,7 +77,7 @@ class Restraint:
         self._buckets: dict[Key, Bucket] = {}  # of sources and reasons, least recent first
 
     def admit(self, level: str, event: str, fields: Fields, now: float) -> int | None:
-        """None when the line is to be held back; else how many like it were not written before it."""
+        """None if the line is to be held back; else how many like it were not written before it."""
         if event in FILES:
             return 0
         asked = [(self._bucket(key, rate, now), rate) for key, rate in rates(level, event, fields)]
@@ -105,7 +105,7 @@ class Restraint:
         return bucket
 
     def _forget(self, key: Key) -> None:
-        """Drop a bucket; what it has held back counts for its event."""
+        """Drop a bucket; what it has held back is counted for its event."""
         bucket = self._buckets.pop(key)
         if bucket.held:
             of_event = self._events[key[:1]]
@@ -114,7 +114,7 @@ class Restraint:
 
     @property
     def holding(self) -> bool:
-        """Whether lines were held back and not told yet."""
+        """Whether there are lines held back that were not written yet."""
         return bool(self._held())
 
     def _held(self) -> list[Bucket]:
@@ -124,7 +124,7 @@ class Restraint:
         """Held lines that may be written now."""
         told = []
         for bucket in self._held():
-            if bucket.held:  # one before it may have told it
+            if bucket.held:  # an earlier one may have written it
                 bucket.held -= 1
                 line = bucket.line
                 more = self.admit(line[0], line[1], line[2], now)
@@ -133,13 +133,13 @@ class Restraint:
         return told
 
     def forget(self, event: str) -> None:
-        """Drop what is held of an event; its rate stays."""
+        """Drop what is held back of an event; its rate stays."""
         for bucket in self._held():
             if bucket.line[1] == event:
                 bucket.held, bucket.line = 0, NO_LINE
 
     def rest(self) -> list[HeldLine]:
-        """All that is held, one line an event; nothing is held afterwards."""
+        """All that is held back, one line for each event; nothing is held back afterwards."""
         lines: dict[str, HeldLine] = {}
         for bucket in self._held():
             level, event, fields = bucket.line
@@ -161,7 +161,7 @@ def rates(level: str, event: str, fields: Fields) -> list[tuple[Key, Rate]]:
 
 
 def source_of_line(fields: Fields) -> str:
-    """Who a line is about, without the port: that is another at every connection. Empty: nobody in particular."""
+    """Whom a line is about, without the port, which differs with every connection. Empty: nobody in particular."""
     peer = fields.get("peer")
     if peer:
         host = str(peer).rpartition(":")[0].strip("[]")

@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 def protect_memory() -> None:
-    """Secrets stay in this process: neither core files nor debuggers of the same user get at them."""
+    """Keep secrets in this process: neither core files nor debuggers of the same user get at them."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     forbid_dumps()
 
 
 class User:
-    """Whose rights the process is to have; looked up before anything else is done, so that a mistyped name is told."""
+    """Whose rights the process is to have; looked up before anything else, so that a mistyped name is reported."""
 
     def __init__(self, name: str) -> None:
-        import pwd  # needed by --user alone
+        import pwd  # needed only by --user
         try:
             entry = pwd.getpwnam(name)
         except KeyError:
@@ -34,8 +34,8 @@ class User:
         self.uid, self.gid = entry.pw_uid, entry.pw_gid
 
     def become(self) -> None:
-        """Give up every right of root for good, groups and capabilities included. Before there is a second thread: what
-        is said about capabilities concerns the calling one and those that it begins."""
+        """Give up every right of root for good, including groups and capabilities. To be called before there is a
+        second thread: capabilities are those of the calling thread and of threads that it starts."""
         if os.geteuid() != 0:
             return
         if self.uid != 0:
@@ -45,11 +45,11 @@ class User:
         os.setresuid(self.uid, self.uid, self.uid)
         if self.uid != 0 and _can_return():
             raise OSError(f"cannot give up the rights of root for those of {self.name}")
-        forbid_dumps()  # a change of user sets it anew
+        forbid_dumps()  # a change of user resets it
 
 
 def warn_of_lost_file(path: str | None, user: User, log: Logger) -> None:
-    """Say so when a list of keys that is read again later is out of reach of `user`, who we are now."""
+    """Warn if `user`, as whom this process now runs, cannot reach a list of keys that is read again later."""
     why = "after its next change nobody could connect"
     try:
         if path is None or os.access(path, os.R_OK, effective_ids=True):

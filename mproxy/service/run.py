@@ -1,4 +1,4 @@
-"""A program that runs until it is told to stop: from its command line to its exit status, its log, its signals."""
+"""A program that runs until it is told to stop: from command line to exit status, its log, its signals."""
 
 from __future__ import annotations
 
@@ -31,32 +31,32 @@ if TYPE_CHECKING:
 
 
 class Program:
-    """What `run_program` runs: one of our programs from its configuration on, until it stops the loop."""
+    """What `run_program` runs: a program from its configuration on, until it stops the loop."""
 
     exit_status = 0  # looked at when the loop has stopped
     reloads = False  # SIGHUP means `reload`
 
     @property
     def authorized_keys_file(self) -> str | None:
-        """A list of keys that is read again later."""
+        """The list of keys that is read again later."""
         return None
 
     def open(self) -> None:
-        """Have ports and keys, with the rights that the process was started with."""
+        """Open ports and read keys, with the rights with which the process was started."""
 
     def start(self) -> None:
-        """Begin, with the rights that it keeps; the loop runs afterwards."""
+        """Begin, with the rights that it keeps; then the loop runs."""
         raise NotImplementedError
 
     def shut_down(self, signal_name: str) -> None:
-        """Stop the loop once what is under way is done."""
+        """Stop the loop as soon as what is under way is done."""
         raise NotImplementedError
 
     def reload(self) -> None:
         """Read files again; what is under way continues."""
 
     def commands(self) -> Mapping[str, Command]:
-        """What can be asked through the control socket; nothing: there is none."""
+        """What can be asked through the control socket; empty: there is no socket."""
         return {}
 
 
@@ -80,7 +80,7 @@ def _run(name: str, parse: Parse[Configuration], make_program: MakeProgram[Confi
         raise_descriptor_limit()
         loop, log = make_loop(config)
         program = make_program(config, log, loop)
-        reloads = program.reloads and not stdio  # ssh says SIGHUP to its ProxyCommand when it is done
+        reloads = program.reloads and not stdio  # ssh sends SIGHUP to its ProxyCommand when it is done
         install_signals(loop, program.shut_down, Reload(program, log, log_file) if reloads else None)
         program.open()
         if user is not None:
@@ -96,12 +96,12 @@ def _run(name: str, parse: Parse[Configuration], make_program: MakeProgram[Confi
         return program.exit_status
     except (MproxyError, OSError):
         if log_file is not None:
-            log_file.give_back()  # whoever started it reads this, not the log
+            log_file.give_back()  # whoever started it reads standard error, not the log
         raise
 
 
 def make_loop(config: LogConfig) -> tuple[Loop, Log]:
-    """The event loop of a program, and the log that it keeps."""
+    """The event loop of a program, and its log."""
     log = Log(config.log_level, config.log_format)
     loop = Loop()
     loop.on_error = lambda error: log.error("internal-error", why=f"{type(error).__name__}: {error}")
@@ -110,7 +110,7 @@ def make_loop(config: LogConfig) -> tuple[Loop, Log]:
 
 
 def standard_fds_of(config: LogConfig) -> list[int]:
-    """Those of descriptors 0 and 1 that carry what is to be relayed, sent or received."""
+    """Which of descriptors 0 and 1 carry what is to be relayed, sent or received."""
     stdio = getattr(config, "stdio", False)
     reads = stdio or "-" in getattr(config, "paths", ())
     writes = stdio or getattr(config, "output", None) == "-"
@@ -128,17 +128,17 @@ def open_log_file(path: str | None) -> LogFile | None:
 
 
 class Reload:
-    """What SIGHUP means to a server: files are read again, sessions continue."""
+    """What SIGHUP means for a server: files are read again, sessions continue."""
 
     def __init__(self, program: Program, log: Log, log_file: LogFile | None) -> None:
         self._program = program
         self._log = log
         self._log_file = log_file
-        self._is_immune = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # nohup(1): the terminal's end is not ours
+        self._is_immune = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # nohup(1): outlive the terminal
         self._had_terminal = has_terminal()
 
     def __call__(self) -> bool:
-        """False, and nothing done, when the terminal that the program was started from is gone: that means its end."""
+        """False, with nothing done, if the terminal from which the program was started is gone: that means its end."""
         if self._had_terminal and not self._is_immune and not has_terminal():
             return False
         try:
@@ -162,7 +162,7 @@ def has_terminal() -> bool:
 def install_signals(loop: Loop, stop: Callable[[str], object], reload: Callable[[], bool] | None = None,
                     stop_at_once: Callable[[], object] | None = None) -> None:
     """First SIGTERM, SIGINT or SIGHUP: `stop(its name)`. From the second on `stop_at_once()`; without one the process
-    ends there and then. SIGHUP is `reload()` before that, if there is one; when that says False, it is an end, too."""
+    ends immediately. If there is a `reload`, SIGHUP calls it instead; if that returns False SIGHUP is an end, too."""
     received: list[int] = []
 
     def on_signal(number: int, _frame: object) -> None:
@@ -182,9 +182,9 @@ def install_signals(loop: Loop, stop: Callable[[str], object], reload: Callable[
         elif stop_at_once is not None:
             loop.call_soon_threadsafe(stop_at_once)
         else:
-            os._exit(1)  # an exception could come while the interpreter ends, where nobody catches it
+            os._exit(1)  # an exception could occur while the interpreter ends, where nobody would catch it
 
-    # A signal that comes just before the loop sleeps would only be seen after the next event: let it be one.
+    # A signal just before the loop sleeps would be seen only after the next event: so make it an event.
     arrived, arrival = socket.socketpair()
     arrived.setblocking(False)
     arrival.setblocking(False)
@@ -193,14 +193,14 @@ def install_signals(loop: Loop, stop: Callable[[str], object], reload: Callable[
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
     if reload is not None or signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup(1)
-        signal.signal(signal.SIGHUP, on_signal)  # the terminal is gone, or the ssh whose ProxyCommand this is
-    # What has no meaning here must not end anything; SIGXFSZ comes for a log file at its size limit.
+        signal.signal(signal.SIGHUP, on_signal)  # the terminal is gone, or the ssh whose ProxyCommand this is has ended
+    # Signals without a meaning here must not end anything; SIGXFSZ comes when a log file is at its size limit.
     for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
 
 
 def raise_descriptor_limit() -> None:
-    """Every stream takes a descriptor: use all that the system grants."""
+    """Every stream takes a descriptor: raise the limit to what the system allows."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     keep_spare(min(hard, 1 << 30))

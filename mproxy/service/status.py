@@ -1,6 +1,6 @@
-"""What a program says of itself when `mproxy status` asks: facts as JSON, by the schema in docs/status.schema.json.
+"""What a program reports when `mproxy status` asks: facts as JSON, by the schema in docs/status.schema.json.
 
-Counters lie in the sessions and are read on request; nothing is counted for this alone but outages, once for each.
+Counters are in the sessions and are read on request; only outages are counted for this alone, once for each.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ class Outages:
     __slots__ = ("began_at", "connected_at", "count", "heartbeat_us", "longest_us", "resent_bytes", "total_us", "why")
 
     def __init__(self, heartbeat_us: int) -> None:
-        self.heartbeat_us = heartbeat_us   # silence between two carriers that is shorter is no outage
-        self.connected_at: int | None = None  # when its newest carrier came
+        self.heartbeat_us = heartbeat_us   # shorter silence between two carriers is not an outage
+        self.connected_at: int | None = None  # when the newest carrier was attached
         self.count = 0
         self.longest_us = 0
         self.total_us = 0
-        self.resent_bytes = 0              # put on a carrier once more, after all of them
-        self.began_at: int | None = None   # the one that lasts; None: connected
-        self.why = ""                      # of the newest
+        self.resent_bytes = 0              # sent again after all outages so far
+        self.began_at: int | None = None   # when the present one began; None: connected
+        self.why = ""                      # of the latest one
 
     def begin(self, at: int, why: str) -> None:
-        """The last byte came `at`; nothing when an outage lasts already."""
+        """An outage begins, the last byte having arrived `at`; does nothing if one has begun already."""
         if self.began_at is None:
             self.began_at = at
             self.count += 1
         self.why = why
 
     def end(self, now: int, resent_bytes: int, heard_at: int | None) -> None:
-        """Streams flow again; the carrier before brought its last byte `heard_at`, None: there was none."""
+        """Streams flow again; the former carrier brought its last byte `heard_at`; None: there was none."""
         self.resent_bytes += resent_bytes
         self.connected_at = now
         if heard_at is not None and now - heard_at >= self.heartbeat_us:
@@ -53,25 +53,25 @@ class Outages:
             self.began_at = None
 
     def facts(self, now: int) -> dict[str, Any]:
-        """With the one that lasts, as long as it is by now."""
+        """All outages, including the present one so far."""
         lasts_us = now - self.began_at if self.began_at is not None else 0
         return {"count": self.count, "longest_s": seconds(max(self.longest_us, lasts_us)),
                 "total_s": seconds(self.total_us + lasts_us)}
 
 
 def seconds(us: int) -> float:
-    """Microseconds as JSON has them: seconds, to the millisecond."""
+    """Microseconds as in the JSON: seconds, to the millisecond."""
     return round(us / 1e6, 3)
 
 
 def program_facts(loop: Loop, started_at: int, program: str, name: str, state: str) -> dict[str, Any]:
-    """What every program says of itself first."""
+    """What every program reports first."""
     return {"program": program, "name": name, "version": __version__, "pid": os.getpid(), "uid": os.geteuid(),
             "state": state, "uptime_s": seconds(loop.now() - started_at)}
 
 
 def session_facts(endpoint: Endpoint, outages: Outages, now: int) -> dict[str, Any]:
-    """What both ends know of a session alike."""
+    """What both ends know of a session."""
     session, carrier = endpoint.session, endpoint.carrier
     since = outages.connected_at if outages.began_at is None else outages.began_at
     state = "connecting" if since is None else "connected" if outages.began_at is None else "away"
@@ -95,8 +95,8 @@ def session_facts(endpoint: Endpoint, outages: Outages, now: int) -> dict[str, A
 
 def transfer_facts(peer: str, moved_bytes: int, kept_bytes: int, total_bytes: int | None,
                    took_us: int) -> dict[str, Any]:
-    """Files on their way: `moved_bytes` went over the path, `kept_bytes` were there already. The rate is that of the
-    whole transfer until now."""
+    """A transfer: `moved_bytes` went over the path, `kept_bytes` were there already. The rate is the average of the
+    whole transfer so far."""
     rate = moved_bytes / took_us * 1e6 if took_us > 0 else 0.0
     left = total_bytes - moved_bytes - kept_bytes if total_bytes is not None else None
     return {"peer": peer, "age_s": seconds(took_us), "moved_bytes": moved_bytes, "kept_bytes": kept_bytes,
@@ -105,7 +105,7 @@ def transfer_facts(peer: str, moved_bytes: int, kept_bytes: int, total_bytes: in
 
 
 def parts_of(facts: Mapping[str, Any], name: str, items: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """The JSON of `facts` with a list `name` behind them, one item at a time: a list of thousands takes long."""
+    """The JSON of `facts` with a list `name` after them, one item at a time: a list of thousands takes long."""
     import json
     yield json.dumps(facts)[:-1] + f', "{name}": ['
     separator = ""

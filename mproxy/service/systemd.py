@@ -1,6 +1,6 @@
-"""What a service manager says and wants to hear: sd_notify(3), sd_watchdog_enabled(3), sd_listen_fds(3).
+"""Talking to a service manager: sd_notify(3), sd_watchdog_enabled(3), sd_listen_fds(3).
 
-Plain environment variables and datagrams; nothing of systemd need be there.
+It takes only environment variables and datagrams; nothing of systemd needs to be installed.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 _FIRST_FD = 3
 
-# Descriptors of one message: the kernel's SCM_MAX_FD is 253.
+# Most descriptors in one message: the kernel's SCM_MAX_FD is 253.
 _MOST_FDS = 250
 _STORE_NAME = "mproxy-relay"
 
 
 class Notifier:
-    """Tells the service manager how the service is doing. Without one every method does nothing."""
+    """Tells the service manager how the service is doing. Without a manager the methods do nothing."""
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         self._address = environ.get("NOTIFY_SOCKET", "")
@@ -34,29 +34,29 @@ class Notifier:
         self.watchdog_us = _watchdog_us(environ) if self._address else 0
 
     def ready(self, status: str) -> None:
-        """Serving, from the start or again after a reload. MAINPID: a daemon is not the process that was started."""
+        """It serves, at the start or again after a reload. MAINPID: a daemon is not the process that was started."""
         self._send(f"READY=1\nMAINPID={os.getpid()}\nSTATUS={status}")
 
     def reloading(self) -> None:
-        """New rules are being looked at."""
+        """New rules are being read."""
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
-        """What is under way is being finished; nothing new is accepted."""
+        """It finishes what is under way and accepts nothing new."""
         self._send("STOPPING=1\nSTATUS=stopping")
 
     def keep(self, fds: Sequence[int]) -> None:
-        """Let the manager hold these sockets until the service has ended, and give them to the next run if there is one
-        (FileDescriptorStoreMax= in the unit): callers wait for it meanwhile."""
+        """Have the manager hold these sockets until the service has ended, and give them to the next run if there is
+        one (FileDescriptorStoreMax= in the unit): meanwhile callers wait."""
         for start in range(0, len(fds), _MOST_FDS):
             self._send(f"FDSTORE=1\nFDNAME={_STORE_NAME}", fds[start:start + _MOST_FDS])
 
     def keep_no_more(self) -> None:
-        """What a former run had kept has been taken over."""
+        """The sockets that a former run had kept have been taken over."""
         self._send(f"FDSTOREREMOVE=1\nFDNAME={_STORE_NAME}")
 
     def watchdog(self) -> None:
-        """A sign of life, due twice within `watchdog_us`."""
+        """A sign of life, due twice in `watchdog_us`."""
         self._send("WATCHDOG=1")
 
     def _send(self, text: str, fds: Sequence[int] = ()) -> None:
@@ -68,11 +68,11 @@ class Notifier:
                 rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
                 sock.sendmsg([text.encode()], rights)
         except OSError:
-            pass  # a manager that is being restarted; the next word reaches it
+            pass  # the manager is being restarted; the next message will reach it
 
 
 def _watchdog_us(environ: Mapping[str, str]) -> int:
-    """Microseconds after which silence is a failure, 0: never."""
+    """Microseconds of silence that count as a failure; 0: any."""
     if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return 0
     text = environ.get("WATCHDOG_USEC", "")
@@ -82,9 +82,9 @@ def _watchdog_us(environ: Mapping[str, str]) -> int:
 def given_sockets(
     environ: MutableMapping[str, str] = os.environ,
 ) -> tuple[dict[ListenAddress, list[socket.socket]], list[str]]:
-    """Sockets that the service manager has bound for us, by address, and names of descriptors that are none.
+    """Sockets that the service manager has bound for us, by address, and the names of descriptors that are not sockets.
 
-    The variables are removed: they are not for our children.
+    Removes the variables, which are not for our children.
     """
     count, pid = environ.pop("LISTEN_FDS", ""), environ.pop("LISTEN_PID", "")
     environ.pop("LISTEN_FDNAMES", None)
