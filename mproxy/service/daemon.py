@@ -96,7 +96,7 @@ class Background:
         self._report = -1
 
     def begin(self, keep: Iterable[int] = ()) -> None:
-        """Go into the background. The first process waits for `ready` or `failed` and ends with the corresponding status.
+        """Go into the background. The first process waits for `ready` or `failed` and ends with the status of that.
 
         What the caller had open is not kept: a pipe would never end for its reader, a lock would never be free.
         `keep`: descriptors that were given to this process on purpose. Standard error stays until `ready`.

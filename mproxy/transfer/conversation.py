@@ -115,7 +115,7 @@ class Conversation(LinkHandler):
 
     @property
     def begun_bytes(self) -> int:
-        """Index of the file of the block that is being received."""
+        """Bytes that have arrived of the block that is being received."""
         return 0 if self._data is None else len(self._data) - self._missing + self.link.filled
 
     # ---- messages

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from mproxy.programs import main
-from tests.meta.sources import ROOT, source_files
+from tests.meta.sources import PACKAGE, ROOT, blank_strings, source_files
 
 PAGES = [ROOT / "README.md", *source_files(".md", under=ROOT / "docs")]
 OPERATIONS = ROOT / "docs" / "operations.md"
@@ -120,3 +120,73 @@ def test_every_row_has_its_event():
     source = "".join(path.read_text() for path in source_files(".py"))
     unknown = [event for event in documented_events() if f'"{event}"' not in source]
     assert not unknown, f"in a table of events, and logged by nobody: {', '.join(unknown)}"
+
+
+NAMED_PAGES = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
+NAMING_CODE = [ROOT / "CONTRIBUTING.md", *(ROOT / "docs" / f"{name}.md" for name in ("architecture", "datagram"))]
+TICKED = re.compile(r"`([^`\n]+)`")
+SOURCES = (".py", ".pyx", ".pxd", ".c")
+CODE = [*source_files(*SOURCES), *(path for name in ("tests", "fuzz", "benchmarks")
+                                   for path in source_files(*SOURCES, under=ROOT / name))]
+# Where a path may begin that a page names: `tests/unit`, `transport/_seal`, `udp/_udp_rule.pyx`, `programs/sproxy.py`.
+BASES = [ROOT, PACKAGE, PACKAGE / "relay", *(path.parent for path in NAMED_PAGES)]
+CLASS = re.compile(r"^(?:cdef )?class (\w+)(?:\(([\w, .]*)\))?:", re.MULTILINE)
+NAMED_PAGE = re.compile(r"docs/[\w/-]+\.(?:md|json)")
+
+
+def ticked(pages):
+    """(page, what stands in backticks) of all that is not a block of code."""
+    return [(page, text) for page in pages for text in TICKED.findall(prose(page))]
+
+
+def is_there(name):
+    """Whether a path leads somewhere, with the suffix of a source or without."""
+    return any((base / f"{name}{suffix}").exists() for base in BASES for suffix in ("", *SOURCES))
+
+
+def test_files_that_pages_name_are_there():
+    beginnings = {path.name for base in BASES for path in base.iterdir() if path.is_dir()} - {"build"}
+    wrong = [f"{page_name(page)}: {text}" for page, text in ticked(NAMED_PAGES)
+             if re.fullmatch(r"[\w.-]+(/[\w.-]+)+/?", text) and text.split("/")[0] in beginnings
+             and "GROUP" not in text and not is_there(text)]
+    names = {path.name for path in CODE} | {path.name for path in ROOT.iterdir()}
+    wrong += [f"{page_name(page)}: {text}" for page, text in ticked(NAMED_PAGES)
+              if text.endswith(SOURCES) and re.fullmatch(r"\w+\.\w+", text) and text not in names]
+    assert not wrong, "named by a page, and not in the tree:\n" + "\n".join(wrong)
+
+
+def classes():
+    """{class: (its base classes, the text of its module)}; of a Cython class both of its files."""
+    found = {}
+    for path in source_files(".py", ".pyx"):
+        text = "".join(part.read_text() for part in (path, path.with_suffix(".pxd")) if part.exists())
+        for name, bases in CLASS.findall(text):
+            found[name] = (re.findall(r"\w+", bases) or found.get(name, ((), ""))[0], text)
+    return found
+
+
+def test_methods_that_pages_name_are_there():
+    known = classes()
+
+    def has(owner, name):
+        bases, text = known.get(owner, ((), ""))
+        return re.search(rf"\b{name}\b", blank_strings(text)) or any(has(base, name) for base in bases)
+
+    named = [(page, *match.groups()) for page, text in ticked(NAMED_PAGES)
+             if (match := re.fullmatch(r"([A-Z]\w+)\.(\w+)", text)) and match[1] in known]
+    assert len(named) > 20, "the pages name methods as Class.method"
+    wrong = [f"{page_name(page)}: {owner}.{name}" for page, owner, name in named if not has(owner, name)]
+    assert not wrong, "named by a page, and no such method or field:\n" + "\n".join(wrong)
+
+
+def test_names_that_pages_take_from_the_code_are_there():
+    words = {word for path in CODE for word in re.findall(r"\w+", blank_strings(path.read_text()))}
+    wrong = [f"{page_name(page)}: {text}" for page, text in ticked(NAMING_CODE)
+             if re.fullmatch(r"\w+_\w+", text) and text not in words]
+    assert not wrong, "named by a page, and nowhere in the code:\n" + "\n".join(wrong)
+
+
+def test_pages_that_the_code_names_are_there():
+    wrong = [f"{path.relative_to(ROOT)}: {name}" for path in CODE if path.suffix != ".c"
+             for name in NAMED_PAGE.findall(path.read_text()) if not (ROOT / name).exists()]
+    assert not wrong, "no such page:\n" + "\n".join(wrong)
