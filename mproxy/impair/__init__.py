@@ -1,4 +1,4 @@
-"""A bad path to order: packets lost, delayed, doubled, reordered by a seeded plan.
+"""A network as bad as asked for: packets lost, delayed, doubled, reordered by a seeded plan.
 
-Read first: `_impair.pxd`, what happens to a packet, without clock and socket; then `_impair_io.pxd`.
+Read first: `_impair.pxd`, what happens to a packet, without clock or socket; then `_impair_io.pxd`.
 """

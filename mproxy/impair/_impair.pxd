@@ -1,8 +1,8 @@
-"""A bad network, one direction of it, in virtual or real time: packets go in, and come out late, twice, damaged, out
-of order, or not at all.
+"""One direction of a bad network, in virtual or real time: packets go in and come out late, twice, damaged, out of
+order, or not at all.
 
-What happens to packet n depends on the seed and n alone, never on the time or on other options: the same packets in
-the same order meet the same fate. On its way a packet passes
+What happens to packet n depends only on the seed and n, never on the time or on other options: the same packets in the
+same order have the same fate. On its way a packet passes
 
 1. the MTU: larger packets vanish, as in a network whose ICMP messages are filtered;
 2. the queue in front of the link, drop-tail, then the link with its rate (an IP packet counts with its headers);
@@ -15,14 +15,14 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 
 cdef enum:
-    HEADER_BYTES = 28          # IPv4 and UDP headers, which take room on the link, too
-    MOST_HELD_BYTES = 134217728  # packets on their way; beyond it they are dropped: 10 Gbit/s for 100 ms
+    HEADER_BYTES = 28          # IPv4 and UDP headers, which also take room on the link
+    MOST_HELD_BYTES = 134217728  # most on their way, beyond that they are dropped: 10 Gbit/s for 100 ms
 
 
 cdef struct Held:
     int64_t at          # when it arrives, us
     uint64_t order      # among equals: first in, first out
-    uint64_t client     # whose it is, a number of the caller
+    uint64_t client     # whose it is: a number given by the caller
     uint8_t *data       # the packet, malloc'ed
     uint32_t length     # its bytes
 
@@ -47,14 +47,14 @@ cdef class Path:
     cdef double corrupt          # probability
     cdef double reorder          # probability
     cdef int64_t delay_us        # of every packet
-    cdef int64_t jitter_us       # up to so much more or less
-    cdef int64_t reorder_us      # up to so much later, those that are reordered
+    cdef int64_t jitter_us       # up to this much more or less
+    cdef int64_t reorder_us      # reordered packets come up to this much later
     cdef int64_t rate            # bits a second; 0: no limit
     cdef int64_t queue_bytes     # in front of the link; counts only with a rate
     cdef int64_t mtu             # largest IP packet; 0: no limit
     cdef uint64_t seed           # of this direction
-    cdef uint64_t draw           # state of the random numbers of the packet in hand
-    cdef int64_t link_free_ns    # when the link has sent all that waits
+    cdef uint64_t draw           # state of the current packet's random numbers
+    cdef int64_t link_free_ns    # when the link will have sent all that waits
     cdef int64_t latest_at       # arrival of the last packet that kept the order
     cdef Held *heap              # packets on their way, the next one first
     cdef size_t count            # of these

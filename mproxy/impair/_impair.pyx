@@ -1,19 +1,19 @@
-"""A bad network, one direction of it. What happens to a packet and in which order: _impair.pxd."""
+"""One direction of a bad network. What happens to a packet, and in which order: _impair.pxd."""
 
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy
 
 
 cdef enum:
-    DAMAGED_BYTES = 4    # at most so many bytes of a damaged packet are changed
-    LARGEST_CHANGE = 62  # of one of them; all of them on one byte still change it
+    DAMAGED_BYTES = 4    # most bytes of a damaged packet that are changed
+    LARGEST_CHANGE = 62  # to one of them; even all of them on the same byte change it
 
 cdef int64_t NEVER = 0x7FFFFFFFFFFFFFFF
 
 
 cdef class Path:
     """One direction. `options`: loss, duplicate, corrupt, reorder (0 to 1), delay_us, jitter_us, reorder_us, rate
-    (bits a second), queue_bytes, mtu (bytes of the largest IP packet); what is left out is not done."""
+    (bits a second), queue_bytes, mtu (bytes of the largest IP packet); by default nothing is done."""
 
     def __init__(self, uint64_t seed=0, **options):
         self.loss = options.pop("loss", 0.0)
@@ -43,7 +43,7 @@ cdef class Path:
         self.counts.packets += 1
         self.counts.bytes += length
         self.draw = mixed(self.seed + mixed(self.counts.packets))
-        # Every packet draws the same numbers, needed or not: one option does not change what another one does.
+        # Every packet draws the same numbers, needed or not, so that one option does not change what another does.
         lost, twice, damaged, late = self.random(), self.random(), self.random(), self.random()
         lateness, jitter = self.random(), self.random()
         if self.mtu and length + HEADER_BYTES > self.mtu:
@@ -76,7 +76,7 @@ cdef class Path:
             return now
         if self.link_free_ns < now_ns:
             self.link_free_ns = now_ns
-        # Division first would round a fast link's time away; bits * 10**9 fits for packets up to 1 GiB.
+        # Dividing first would round away the time on a fast link; bits * 10**9 fits for packets up to 1 GiB.
         elif <double>(self.link_free_ns - now_ns) * self.rate / 8e9 + length + HEADER_BYTES > self.queue_bytes:
             return -1
         self.link_free_ns += bits * 1000000000 // self.rate
@@ -119,7 +119,7 @@ cdef class Path:
         self.heap[i] = held
 
     cdef bint take(self, int64_t now, Held *out) noexcept:
-        """The next packet that has arrived by `now`, whose memory is then the caller's; false when there is none."""
+        """The next packet that has arrived by `now`, whose memory becomes the caller's; false when there is none."""
         cdef size_t i = 0, child
         cdef Held *last
         if self.count == 0 or self.heap[0].at > now:
@@ -148,7 +148,7 @@ cdef class Path:
         return self.heap[0].at if self.count else NEVER
 
     cdef double random(self) noexcept:
-        """The next number of this packet, 0 up to and without 1 (SplitMix64: Steele, Lea, Flood 2014)."""
+        """This packet's next random number in [0, 1) (SplitMix64: Steele, Lea, Flood 2014)."""
         self.draw += <uint64_t>0x9E3779B97F4A7C15
         return (mixed(self.draw) >> 11) * (1.0 / (<uint64_t>1 << 53))
 

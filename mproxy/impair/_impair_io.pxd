@@ -1,5 +1,5 @@
-"""The sockets of `mproxy impair`: clients on one side, the server on the other, a bad network in both directions
-between. As with a NAT every client has a socket of its own towards the server, so the server can tell them apart."""
+"""The sockets of `mproxy impair`: clients on one side, the server on the other, and a bad network in both directions
+between them. As with NAT every client has its own socket towards the server, so the server can tell them apart."""
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
@@ -14,22 +14,22 @@ from mproxy.io._udp_socket cimport Peer
 cdef enum:
     BUCKETS = 4096           # of the table of clients by address
     BURST = 256              # packets that leave together
-    TOGETHER_US = 100        # what arrives within this leaves together; a wake-up per packet would cost more
+    TOGETHER_US = 100        # packets that arrive within this time leave together; a wake-up for each would cost more
     READS_A_TURN = 16        # batches of one socket before others get their turn
     BATCH = 8                # messages of one system call
-    SINGLY_US = 10000000     # a device that cannot cut trains is believed for so long
-    SOCKET_BYTES = 8388608   # socket buffers: the path alone shall lose packets
+    SINGLY_US = 10000000     # how long a device counts as unable to cut trains
+    SOCKET_BYTES = 8388608   # socket buffers: only the path is to lose packets
 
 
 cdef struct Client:
     Source source      # its socket towards the server, connected
     void *relay        # borrowed ImpairRelay
-    Peer peer          # where it writes from
-    Address name       # the same as the listening socket wants it
+    Peer peer          # from where it writes
+    Address name       # the same in the form that the listening socket needs
     socklen_t name_bytes  # of `name`
-    int64_t singly_until[2]  # until then trains go packet by packet, to the server and to the client
+    int64_t singly_until[2]  # until then trains are sent packet by packet, to the server and to the client
     uint64_t id        # slot and generation: names it while its packets are on their way
-    int64_t used_at    # when it wrote last
+    int64_t used_at    # when it last wrote
     bint readable      # the server's answers wait
     Client *next       # of the same bucket
     Client *older      # by `used_at`
@@ -38,7 +38,7 @@ cdef struct Client:
 
 cdef class ImpairRelay:
     cdef Loop loop                 # runs everything here
-    cdef object on_client          # called with a new one's host and port, and how many there are
+    cdef object on_client          # called with a new client's host and port, and how many there are
     cdef readonly Path up          # clients to server
     cdef readonly Path down        # server to clients
     cdef Source listening          # the clients' socket
@@ -55,7 +55,7 @@ cdef class ImpairRelay:
     cdef readonly uint32_t count   # clients now
     cdef readonly uint64_t total   # clients ever
     cdef readonly uint64_t unsent  # packets that a socket did not take
-    cdef int64_t idle_us           # a client is forgotten after so long
+    cdef int64_t idle_us           # a client is forgotten after this long
     cdef Client *buckets[4096]     # table by address
     cdef Client *oldest            # who wrote longest ago
     cdef Client *newest            # who wrote last

@@ -1,4 +1,4 @@
-"""The sockets of `mproxy impair`. What they are for: _impair_io.pxd."""
+"""The sockets of `mproxy impair`. Their purpose: _impair_io.pxd."""
 
 import os
 from functools import partial
@@ -103,13 +103,13 @@ cdef class ImpairRelay:
             n = self.inbox.receive(client.source.fd, 0, BATCH, False)
             for i in range(n):
                 put_all(self.down, &self.inbox.slots[i], client.id, now)
-            if n < 0 and errno == EAGAIN:  # any other error was one packet's: ECONNREFUSED when nobody listens
+            if n < 0 and errno == EAGAIN:  # any other error is one packet's: ECONNREFUSED when nobody listens
                 client.readable = False
                 return False
         return True
 
     cdef void send_up(self, int64_t now) noexcept:
-        """Hand what has arrived to the server, by the socket of the client it comes from."""
+        """Send what has arrived to the server, by the socket of the client it comes from."""
         cdef Client *client
         cdef int count = BURST, done, i
         while count == BURST:
@@ -128,7 +128,7 @@ cdef class ImpairRelay:
                 free(self.burst[i].data)
 
     cdef void send_down(self, int64_t now) noexcept:
-        """Hand what has arrived to the clients."""
+        """Send what has arrived to the clients."""
         cdef Client *client
         cdef int count = BURST, done, i
         while count == BURST:
@@ -144,8 +144,8 @@ cdef class ImpairRelay:
                 free(self.burst[i].data)
 
     cdef int put_train(self, Client *client, int first, int count, bint inward, int64_t now) noexcept:
-        """Put the packet `first` of `count` in the burst into the outbox, with those that can go in one train; how
-        many. The outbox has room for MOST_SEGMENTS parts."""
+        """Put packet `first` of `count` in the burst into the outbox, with those that can go in one train with it;
+        returns how many. The outbox has room for MOST_SEGMENTS parts."""
         cdef uint32_t segment = self.burst[first].length, total = segment
         cdef int last = first
         cdef Message *message
@@ -181,12 +181,12 @@ cdef class ImpairRelay:
     # ---- clients
 
     cdef Client *find(self, uint64_t id) noexcept:
-        """The client of that id; NULL when it is gone."""
+        """The client with that id; NULL when it is gone."""
         cdef Client *client = self.slots[<uint32_t>id]
         return client if client != NULL and client.id == id else NULL
 
     cdef Client *client_of(self, const Peer *peer, int64_t now) noexcept:
-        """Who writes from this address, a new client if need be; NULL when there is no descriptor for one."""
+        """The client at this address, a new one if need be; NULL when there is no descriptor for one."""
         cdef Client *client = self.buckets[peer_hash(peer) % BUCKETS]
         while client != NULL and not peer_same(&client.peer, peer):
             client = client.next
@@ -233,7 +233,7 @@ cdef class ImpairRelay:
         return client
 
     cdef void used(self, Client *client, int64_t now) noexcept:
-        """Put it behind all others in the order of use."""
+        """Put it last in the order of use."""
         client.used_at = now
         if self.newest == client:
             return
@@ -258,7 +258,7 @@ cdef class ImpairRelay:
         client.older = client.newer = NULL
 
     cdef void forget(self, Client *client) noexcept:
-        """The client is gone; what is still on its way to it will find nobody."""
+        """The client is gone; what is still on its way to it is lost."""
         cdef Client **link = &self.buckets[peer_hash(&client.peer) % BUCKETS]
         cdef int fd = client.source.fd
         while link[0] != client:
@@ -292,7 +292,7 @@ cdef void server_ready(Source *source, uint32_t events) noexcept:
 
 
 cdef void put_all(Path path, const Slot *slot, uint64_t client, int64_t now) noexcept:
-    """Let each of the joined packets enter by itself."""
+    """Have each of the joined packets enter by itself."""
     cdef uint32_t offset = 0, length
     if slot.cut:
         return

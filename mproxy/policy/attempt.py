@@ -1,7 +1,6 @@
 """One attempt to connect: the ways to sproxy race, the first that connects wins (RFC 8305).
 
-Ways that are known from before start at once; those that a lookup brings join when they come. Calls back once, unless
-cancelled.
+Ways known from before start at once; those that a lookup finds join them. Calls back once, unless cancelled.
 """
 
 from __future__ import annotations
@@ -55,13 +54,14 @@ class DialAttempt:
         self._errors: list[str] = []
 
     def begin(self, known: list[Way], look_up: Callable[[Resolved], Request] | None) -> None:
-        """Race the ways that are known; `look_up(callback)` starts a lookup and returns its request, None: no need."""
+        """Race the known ways; `look_up(callback)` starts a lookup and returns its request; None: no lookup is
+        needed."""
         self._timer = self._loop.call_later(self._timeout_us, self._time_out)
         if look_up is not None:
             self._request = look_up(self._resolved)
         self._ways = list(known)
         if look_up is not None and (not known or self._paths.is_sour(known[0])):
-            self._next = self._loop.call_later(NEXT_WAY_US, self._try_next)  # the lookup may bring something better
+            self._next = self._loop.call_later(NEXT_WAY_US, self._try_next)  # the lookup may find something better
         else:
             self._try_next()
 
@@ -80,7 +80,7 @@ class DialAttempt:
         self._on_connected = self._on_failed = None
 
     def misplaced(self) -> bool:
-        """It speaks from addresses that the kernel would not choose any more (or has not begun to speak)."""
+        """Whether its addresses are ones that the kernel would no longer choose (or it has not begun)."""
         return bool(self._racing) and all(
             not well_placed(sock, way) for sock, (_watch, way, _at) in self._racing.items())
 
@@ -93,7 +93,7 @@ class DialAttempt:
         self._try_next()
 
     def _try_next(self) -> None:
-        """Start on the next way; fail when there is none and nothing is under way."""
+        """Try the next way; fail when there is none and nothing is under way."""
         if self._next is not None:
             self._next.cancel()
             self._next = None
@@ -140,7 +140,7 @@ class DialAttempt:
     def _drop(self, sock: socket.socket) -> None:
         watch, _way, _at = self._racing.pop(sock)
         watch.close()
-        give_up(sock)  # it may have connected in this moment
+        give_up(sock)  # it may have connected just now
 
     def _time_out(self) -> None:
         within = f"within {self._timeout_us / 1e6:g}s"
@@ -179,7 +179,7 @@ def connect_to(way: Way, segment_bytes: int = 0) -> socket.socket:
 
 
 def reason_of(error: OSError) -> str:
-    """An OSError in the system's words."""
+    """The system's words for an OSError."""
     return os.strerror(error.errno) if error.errno else str(error)
 
 

@@ -1,13 +1,13 @@
 """When to dial next.
 
-In the first two minutes of an outage somebody waits, and most paths come back: a dial fails and the next follows within
-a second. While dials are not answered at all (a router that drops) they begin up to two seconds apart, because each
-that is under way repeats its SYN by itself.
+In the first two minutes of an outage somebody is waiting, and most paths come back: when a dial fails the next follows
+within a second. While dials are not answered at all (a router drops them) they begin up to two seconds apart, because
+each one repeats its SYN by itself.
 
-Then the pauses are longer than half a minute at once, and grow: there are firewalls that count the connections of the
-last half minute and go on blocking whoever goes on trying, and nobody is served by a hundred thousand dials a day.
+After that the pauses are at once longer than half a minute, and grow: some firewalls count the connections of the last
+half minute and block whoever keeps trying, and a hundred thousand dials a day help nobody.
 
-Every pause is drawn between a part of its ceiling and the whole (jitter; M. Brooker, Exponential Backoff And Jitter,
+Every pause is random between a part of its ceiling and the whole (jitter; M. Brooker, Exponential Backoff And Jitter,
 AWS Architecture Blog 2015): when a thousand clients lose the same sproxy their dials spread out.
 """
 
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
 # A first retry sooner than a round trip across a continent would only repeat the failure.
 FIRST_CEILING_US = 50_000
 
-# The longest a user waits, in the first two minutes, after the path is good again and nothing has told so.
+# The longest that a user waits, in the first two minutes, when the path is good again and nothing announces it.
 LAST_CEILING_US = 1_000_000
 
-# The same while attempts are under way and unanswered. A second is when the system repeats a SYN the first time
-# (RFC 6298, section 2.1); it does so after 1 s, 3 s and 7 s of each.
+# The same while attempts are unanswered. The system first repeats a SYN after a second (RFC 6298, section 2.1), and
+# then 3 s and 7 s after the start.
 FIRST_SILENT_US = 100_000
 LAST_SILENT_US = 2_000_000
 
-# So long an outage is new. Unanswered attempts repeat their SYNs for REPEATS_US, so the last begins that much earlier.
+# How long an outage is new. Unanswered attempts repeat their SYNs for REPEATS_US, so the last begins that much earlier.
 NEW_US = 120_000_000
 REPEATS_US = 7_000_000
 
-# Pauses in an outage that is old: the first outlasts a count over half a minute.
+# Pauses in an old outage: the first outlasts a firewall's count over half a minute.
 FIRST_PAUSE_US = 36_000_000
 LAST_PAUSE_US = 120_000_000
 
-# Signs that somebody waits, or that something has changed, begin a dial at once; each at least this long, and twice
-# as long each time, after the one before.
+# A sign that somebody waits, or that something has changed, starts a dial at once, if the last one is at least this
+# long ago; twice as long each time.
 FIRST_HURRY_US = 1_000_000
 
 
@@ -52,7 +52,7 @@ class Backoff:
         self.begin(0)
 
     def begin(self, now: int) -> None:
-        """A series of dials begins, or all is different now: the next dial goes at once."""
+        """A series of dials begins, or everything has changed: dial at once next."""
         self._began_at = now
         self._ceiling_us = self._silent_us = 0
         self._pause_us = FIRST_PAUSE_US
@@ -63,14 +63,15 @@ class Backoff:
         return now - self._began_at >= NEW_US
 
     def after_failure_us(self, now: int) -> int | None:
-        """How long to wait when nothing is under way any more: 0 the first time. None: no less than was said before."""
+        """How long to wait when nothing is under way any more: 0 the first time. None: at least as long as said
+        before."""
         ceiling_us = self._ceiling_us
         self._ceiling_us = min(max(FIRST_CEILING_US, 2 * ceiling_us), LAST_CEILING_US)
         delay_us = self._jitter(ceiling_us, 0.5)
         return delay_us if now + delay_us - self._began_at < NEW_US else None
 
     def next_us(self, now: int) -> int:
-        """How long to wait for an answer to what is begun just now before more is begun, if nothing fails before."""
+        """How long to wait for an answer to the attempt just begun before another one, unless it fails first."""
         self._silent_us = min(max(FIRST_SILENT_US, 2 * self._silent_us), LAST_SILENT_US)
         delay_us = self._jitter(self._silent_us, 0.6)
         if now + delay_us - self._began_at < NEW_US - REPEATS_US:
@@ -81,7 +82,7 @@ class Backoff:
         return self._jitter(self._pause_us, 0.87)
 
     def may_hurry(self, now: int) -> bool:
-        """Whether a sign that a dial may help is followed at once; counts as having been followed."""
+        """Whether to follow a sign that a dial may help; it then counts as followed."""
         if self._hurried_at is not None and now - self._hurried_at < self._hurry_us:
             return False
         if self._hurried_at is not None:

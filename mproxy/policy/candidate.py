@@ -1,7 +1,7 @@
 """A connected socket on which the handshake is under way; tells the dialer how it ends.
 
-Its patience is measured in progress: bytes that come, and bytes of ours that the other end's kernel has acknowledged.
-A narrow path takes long to carry a list of many streams, and is not slower for being asked twice.
+Its patience goes by progress: bytes that arrive, and bytes of ours that the other end's kernel acknowledges. A narrow
+path takes long to carry a list of many streams, and a second attempt would not make it faster.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from mproxy.io._loop import Loop, Timer, Watch
     from mproxy.policy.paths import Way
 
-# Without progress for so long, or four times what its connection took, a candidate is overdue: TLS and HELLO are two
-# round trips. Where one was overdue already the next gets twice the time, up to LAST_OVERDUE_US: where the other end
-# does not run at all, nothing is won by many.
+# Without progress for this long, or four times what its connection took, a candidate is overdue: TLS and HELLO are two
+# round trips. After an overdue one the next gets twice the time, up to LAST_OVERDUE_US: if the other end does not run
+# at all, many candidates do not help.
 OVERDUE_US = 1_000_000
 LAST_OVERDUE_US = 16_000_000
 
@@ -32,7 +32,7 @@ _SIOCOUTQ = 0x5411
 
 
 class CandidateObserver:
-    """What a candidate is told by, and tells; `policy.dialer.Dialer` alone."""
+    """What a candidate asks and tells; implemented by `policy.dialer.Dialer`."""
 
     loop: Loop
     timeout_us: int  # for an answer, if the path is not slow
@@ -48,7 +48,7 @@ class CandidateObserver:
         """Nothing has moved on it for longer than it should take."""
 
     def candidate_failed(self, candidate: Candidate, error: Exception) -> None:
-        """The candidate is lost; a PeerError means that the other end said so, or is no sproxy."""
+        """The candidate is lost; a PeerError means that the other end said so, or is not an sproxy."""
 
 
 class Candidate:
@@ -72,7 +72,7 @@ class Candidate:
         self._timer: Timer | None = None
 
     def begin(self) -> None:
-        """Say the first words and wait for the answer."""
+        """Send the first bytes and wait for the answer."""
         try:
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._watch = self._loop.watch(self._sock.fileno(), self._on_ready, read=True, write=True)
@@ -88,11 +88,11 @@ class Candidate:
         return self._loop.now() - self._progress_at >= self._patience_us
 
     def misplaced(self) -> bool:
-        """It speaks from an address that the kernel would not choose any more."""
+        """Whether its local address is one that the kernel would no longer choose."""
         return not well_placed(self._sock, self.way)
 
     def release(self) -> socket.socket:
-        """Give the socket away; its descriptor belongs to the caller."""
+        """Give the socket to the caller, whose it is from now on."""
         if self._watch is not None:
             self._watch.close()
         if self._timer is not None:
@@ -100,7 +100,7 @@ class Candidate:
         return self._sock
 
     def close(self) -> None:
-        """Close the connection, without calling the dialer. What it said is to have no effect any more."""
+        """Close the connection, without calling the dialer. What it said must have no more effect."""
         give_up(self.release())
 
     def _look_later(self) -> None:
@@ -122,7 +122,8 @@ class Candidate:
             self._dialer.candidate_overdue(self)
 
     def _note_acknowledged(self) -> None:
-        """Acknowledged bytes are progress, but not the last of them: then the other end's application is to answer."""
+        """Acknowledged bytes are progress, but not the last of them: then it is for the other end's application to
+        answer."""
         queued = int.from_bytes(fcntl.ioctl(self._sock.fileno(), _SIOCOUTQ, bytes(4)), "little")
         if 0 < queued < self._unacknowledged:
             self._note_progress()
@@ -143,7 +144,7 @@ class Candidate:
             self._dialer.welcomed(self, welcome)
 
     def _exchange(self) -> Welcome | None:
-        """Send what there is to say, read what there is; returns the Welcome when it has come."""
+        """Send and read what there is; returns the Welcome when it has arrived."""
         welcome = None
         try:
             cut_off = self._try_to_send()
@@ -160,7 +161,7 @@ class Candidate:
         return welcome
 
     def _try_to_send(self) -> OSError | None:
-        """The error of a connection that takes no more. It may have brought words before it was reset."""
+        """The error of a connection that takes no more. It may have brought bytes before it was reset."""
         try:
             self._send()
         except OSError as error:
@@ -174,7 +175,7 @@ class Candidate:
                 " behave this way), or it is refusing this address for a while")
 
     def _send(self) -> None:
-        """A list of many streams does not leave at once; what comes is read meanwhile all the same."""
+        """A list of many streams does not leave at once; meanwhile bytes are still read."""
         caller = self.caller
         while caller.outgoing:
             try:

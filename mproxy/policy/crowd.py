@@ -1,8 +1,8 @@
-"""Who waits before the door, and who of them gives way when there are too many.
+"""Connections that wait to be let in, and which of them gives way when there are too many.
 
-A bounded crowd of guests, of whom each belongs to a source and has a rank. When there are more than there may be, one
-of the lowest rank goes, but every rank keeps a part: whoever fills a high one does not shut the others out. When one
-source has more than its share, one of that source goes. Which of several: `choose` says.
+A bounded crowd of guests, each of which belongs to a source and has a rank. When there are too many, one of the lowest
+rank goes, but every rank keeps a part: whoever fills a high one does not shut out the others. When one source has more
+than its share, one of that source goes. Which of several: `choose` decides.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ else:
     Generic, Guest = {None: object}, None
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-# Of a crowd one source may have a quarter, but at least so many; one whose people are known half.
+# One source may have a quarter of a crowd, but at least this many; a source with known people half.
 LEAST_SHARE = 8
 
-# Every rank has an eighth of the places, whatever those above it do.
+# Every rank has an eighth of the places, whatever the ranks above it do.
 PART = 8
 
-# One tag, or one session, brings no more: its cproxy dials once, and again when that takes long.
+# Most for one tag or session: its cproxy dials once, and again when that takes long.
 TAG_SHARE = 2
 
 
 class Rank(IntEnum):
-    """How much is known of a guest; the lower ones go first."""
+    """How much is known of a guest; lower ranks go first."""
 
     STRANGER = 0   # speaks our protocol
     RETURNING = 1  # shows a tag that this sproxy has made
@@ -56,7 +56,8 @@ class Crowd(Generic[Guest]):
         return iter(list(self._places))
 
     def add(self, guest: Guest, source: str | bytes, share: int, rank: Rank = Rank.STRANGER) -> Guest | None:
-        """Take a guest in; returns who has to go for it, None or maybe the guest itself. `remove` that one."""
+        """Take in a guest; returns the one that has to go for it, perhaps the guest itself, or None. `remove` that
+        one."""
         self.remove(guest)
         self._places[guest] = source, rank
         self._ranks.setdefault(rank, {})[guest] = None
@@ -75,14 +76,14 @@ class Crowd(Generic[Guest]):
         return self._choose(others) if others else newcomer
 
     def remove(self, guest: Guest) -> None:
-        """The guest is gone, or belongs elsewhere now."""
+        """The guest is gone, or has moved on."""
         if guest in self._places:
             source, rank = self._places.pop(guest)
             _take_out(self._sources, source, guest)
             _take_out(self._ranks, rank, guest)
 
     def count(self, source: str | bytes) -> int:
-        """How many guests are of that source."""
+        """How many guests are from that source."""
         return len(self._sources.get(source, ()))
 
 
@@ -93,10 +94,10 @@ def _take_out(table: dict[Key, dict[Guest, None]], key: Key, guest: Guest) -> No
 
 
 def share_of(most: int, known: bool) -> int:
-    """Guests that one source may have among `most`; more when its people are `known`."""
+    """How many of `most` guests one source may have; more if its people are `known`."""
     return min(most, max(LEAST_SHARE, most // (2 if known else 4)))
 
 
 def at_random(guests: Sequence[Guest]) -> Guest:
-    """One of them: nobody can aim, and whoever is quicker than a flood gets through."""
+    """A random one: nobody can aim, and whoever is quicker than a flood gets through."""
     return guests[int.from_bytes(os.urandom(4), "big") % len(guests)]

@@ -1,18 +1,18 @@
-"""Dials a new carrier: many connection attempts may race, one at a time says HELLO.
+"""Dials a new carrier: many connection attempts may race, but only one at a time says HELLO.
 
 Rules:
 
-1. An attempt tries the address that welcomed us last at once, and looks the name up beside (mproxy.policy.paths); the
-   next address follows 250 ms after the last or as soon as the last has failed (RFC 8305, section 5).
+1. An attempt at once tries the address that last welcomed us, and meanwhile looks up the name (mproxy.policy.paths).
+   The next address follows 250 ms after the last or as soon as the last has failed (RFC 8305, section 5).
 2. Every attempt lives until it connects, fails, or --connect-timeout is over, and its end is reported. More begin
-   beside it at the backoff's pace: they add, and never replace, so a long round trip is outlasted and a SYN that was
-   swallowed, as by a link that comes up, does not hold things up.
+   beside it at the backoff's pace: they are added and never replace it, so a long round trip is outlasted, and a lost
+   SYN, as on a link that is just coming up, does not hold things up.
 3. The first that connects becomes the candidate: it alone says HELLO, so that sproxy never sees two of our carriers
-   compete. While it makes progress no other is begun. Another takes its place only when it is overdue; when nobody has
+   compete. While it makes progress no other is begun. Another takes its place only when it is overdue; if nobody has
    answered for --connect-timeout, that is reported.
-4. When the network changed, what was sent from an address that is no longer the right one is dropped, and an attempt
-   begins at once. So it does when an application waits.
-5. Names are looked up at a pace of their own, LOOKUP_US apart at least, however often is dialled.
+4. When the network has changed, whatever uses an address that is no longer the right one is dropped, and an attempt
+   begins at once. One also begins when an application is waiting.
+5. Names are looked up at their own pace, at least LOOKUP_US apart, however often we dial.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ if TYPE_CHECKING:
     from mproxy.io._loop import Loop, Timer
     from mproxy.policy.resolver import Request, Resolved, Resolver
 
-# Under way at once; each holds a descriptor. At the pace of unanswered attempts so many outlast 20 s.
+# Most under way at once; each holds a descriptor. At the pace of unanswered attempts this many outlast 20 s.
 ATTEMPTS = 16
 
-# Changes of the network come in bursts; past this many in a second an attempt waits for its time.
+# Changes of the network come in bursts; beyond this many in a second an attempt waits for its time.
 BURST = 8
 
-# An application that has been quiet for so long and writes again has somebody behind it.
+# If an application writes again after being quiet for this long, somebody is waiting.
 QUIET_US = 10_000_000
 
-# While one address is known that may do, the name is looked up no more often.
+# While there is an address that may do, the name is looked up no more often than this.
 LOOKUP_US = 2_000_000
 
 
 class DialObserver:
-    """What a dialer asks and tells whoever needs a carrier."""
+    """What a dialer asks and tells the one who needs a carrier."""
 
     def still_wanted(self) -> bool:
         """Asked before each attempt."""
@@ -62,16 +62,16 @@ class DialObserver:
         raise NotImplementedError
 
     def on_welcome(self, sock: socket.socket, caller: Caller, welcome: Welcome) -> None:
-        """There is a carrier: the socket is the observer's."""
+        """There is a carrier; its socket now belongs to the observer."""
 
     def on_dial_failed(self, why: str) -> None:
         """An attempt failed on all addresses, or had no answer in time."""
 
     def on_cut_off(self, why: str) -> None:
-        """A connection stood, and ended before its welcome."""
+        """A connection was made, and ended before its welcome."""
 
     def on_turned_away(self, error: PeerError, caller: Caller) -> None:
-        """sproxy answered with a refusal, or what is there is no sproxy."""
+        """sproxy answered with a refusal, or what answered is not an sproxy."""
 
 
 class Dialer(CandidateObserver):
@@ -86,17 +86,17 @@ class Dialer(CandidateObserver):
         self.observer = observer
         self._connect = connect or self._connect_by_path
         self.paths = Paths()
-        self.device: str | None = None  # that the last welcomed carrier is bound to; None: it follows the routes
+        self.device: str | None = None  # to which the last welcomed carrier is bound; None: it follows the routes
         self._backoff = Backoff()
         self._attempts: list[DialAttempt] = []
         self._candidate: Candidate | None = None
         self._timer: Timer | None = None
-        self._source: str | None = None  # the kernel's choice towards sproxy when last looked at
+        self._source: str | None = None  # the kernel's choice towards sproxy at the last look
         self._burst_at = self._burst = 0
-        self._waited_at = 0  # when an application was last said to wait
+        self._waited_at = 0  # when we were last told that an application waits
         self._found: list[Way] = []  # the last lookup's answer
-        self._look_up_at = 0  # when to ask again
-        self._answered: Way | None = None  # where the candidate was that was turned away last
+        self._look_up_at = 0  # when to look up again
+        self._answered: Way | None = None  # the way of the candidate that was last turned away
         self.running = False
 
     @property
@@ -105,7 +105,7 @@ class Dialer(CandidateObserver):
         return self._timer.at if self.running and self._timer is not None else None
 
     def start(self) -> None:
-        """Dial until a carrier is welcomed; nothing when that is under way."""
+        """Dial until a carrier is welcomed; does nothing if that is under way."""
         if not self.running:
             self.running = True
             self._begin_anew()
@@ -117,7 +117,7 @@ class Dialer(CandidateObserver):
         self.ease()
 
     def ease(self) -> None:
-        """Begin nothing more; a candidate, which sproxy may have heard, is seen to its end."""
+        """Begin nothing more; a candidate, which sproxy may have heard, goes on to its end."""
         self.running = self._candidate is not None
         self._cancel_timer()
         for attempt in self._attempts:
@@ -125,7 +125,7 @@ class Dialer(CandidateObserver):
         self._attempts = []
 
     def hurry(self) -> None:
-        """An application waits: do not sit out a long pause. One that goes on writing is no news."""
+        """An application waits: do not sit out a long pause. One that merely keeps writing does not count."""
         now = self.loop.now()
         is_news = now - self._waited_at > QUIET_US
         self._waited_at = now
@@ -133,7 +133,7 @@ class Dialer(CandidateObserver):
             self._begin_attempt()
 
     def network_changed(self) -> None:
-        """Dial again at once, if a carrier is looked for at all."""
+        """Dial again at once, if a carrier is wanted at all."""
         if not self.running:
             return
         self._resolver.network_changed()
@@ -163,7 +163,7 @@ class Dialer(CandidateObserver):
         self._source_changed()
 
     def _source_changed(self) -> bool:
-        """Whether the kernel now speaks to sproxy from another address; yes when sproxy's address is not known."""
+        """Whether the kernel now uses another address towards sproxy; yes if sproxy's address is unknown."""
         known = self.paths.known(outgoing_device) or self._found
         before = self._source
         self._source = preferred_source(known[0].address) if known else None
@@ -211,7 +211,7 @@ class Dialer(CandidateObserver):
         return self._resolver.resolve(self._host, self._port, resolved)
 
     def _connect_by_path(self, way: Way) -> socket.socket:
-        """Connect with segments that fit the path, as far as it is known."""
+        """Connect with segments that fit the path, as far as is known."""
         segment_bytes = 0
         if self.paths.narrow:
             local = preferred_source(way.address, way.device)
@@ -224,7 +224,7 @@ class Dialer(CandidateObserver):
         self.observer.on_dial_failed(why)
 
     def _retry(self) -> None:
-        """Something failed: begin again at the backoff's pace, unless more is under way."""
+        """Something failed: begin again at the backoff's pace, unless another attempt is under way."""
         if not self._attempts and self._candidate is None:
             delay_us = self._backoff.after_failure_us(self.loop.now())
             if delay_us is not None:
@@ -247,7 +247,8 @@ class Dialer(CandidateObserver):
         self._candidate.begin()
 
     def shun_answered(self) -> None:
-        """Try the address that turned us away last behind others: who answers there is not whom we look for."""
+        """Try the address that last turned us away after the others: what answers there is not what we are looking
+        for."""
         if self._answered is not None:
             self.paths.led_nowhere(self._answered)
 
@@ -270,12 +271,12 @@ class Dialer(CandidateObserver):
         self.observer.on_welcome(sock, caller, welcome)
 
     def _note_unwelcome(self, candidate: Candidate) -> None:
-        """HELLO got no answer: the answer may be too large for the path, since much else comes with it."""
+        """HELLO got no answer: it may have been too large for the path, as it comes with much else."""
         if candidate.caller.finished:
             self.paths.may_be_stuck(candidate.way.address[0], candidate.local, self.loop.now())
 
     def candidate_overdue(self, candidate: Candidate) -> None:
-        """Have another beside it, unless that is under way."""
+        """Begin another one beside it, unless one is under way."""
         if candidate is self._candidate and not self._attempts:
             self._begin_attempt()
 

@@ -2,13 +2,13 @@
 
     [options ]mproxy-ed25519 BASE64 [comment]
 
-Options are joined by commas, their values stand in double quotes (\\" for a quote inside):
+Options are joined by commas, their values are in double quotes (\\" for a quote inside):
 
     target="HOST:PORT,..."   only these daemons
     from="CIDR,..."          only from these addresses
-    expiry="2027-01-31"      not any more from then on; local time, or UTC with a Z: "2027-01-31T18:00Z"
-    max-streams=N            so many connections at once, in all sessions of the key together
-    max-sessions=N           so many sessions at once
+    expiry="2027-01-31"      only until then; local time, or UTC with a Z: "2027-01-31T18:00Z"
+    max-streams=N            most connections at once, in all sessions of the key together
+    max-sessions=N           most sessions at once
 
 Nothing here reads a file or a clock.
 """
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 
 class Grant:
-    """What one line of authorized_keys allows. None in `targets`, `networks`, `expires_at`, `max_streams`,
-    `max_sessions`: nothing is said.
+    """What one line of authorized_keys allows. None in `targets`, `networks`, `expires_at`, `max_streams` or
+    `max_sessions`: the line does not say.
 
     `targets` are (host, port), compared as text; `expires_at` is in seconds since 1970.
     """
@@ -57,18 +57,18 @@ class Grant:
         return None
 
     def is_current(self, now: float) -> bool:
-        """Whether its time is not over."""
+        """Whether it has not expired."""
         return self.expires_at is None or now < self.expires_at
 
     def same_rights(self, other: Grant) -> bool:
-        """Whether the line allows what that of another Grant does, to whatever key."""
+        """Whether the line allows the same as another Grant's, whatever the keys."""
         return self._rights() == other._rights()
 
     def _rights(self) -> tuple[object, ...]:
         return self.targets, self.networks, self.expires_at, self.max_streams, self.max_sessions
 
     def allows_target(self, host: str, port: int) -> bool:
-        """Whether streams may go to HOST:PORT, as far as this line has a say."""
+        """Whether streams may go to HOST:PORT, as far as this line is concerned."""
         return self.targets is None or (host, port) in self.targets
 
 
@@ -87,7 +87,7 @@ def parse_grant(text: str, number: int = 1) -> Grant:
 
 
 def parse_options(text: str) -> tuple[dict[str, Any], str]:
-    """({name: parsed value}, the rest of the line) of a line that begins with options."""
+    """({name: parsed value}, the rest of the line) for a line that begins with options."""
     options = {}
     at = 0
     while True:
@@ -138,7 +138,7 @@ def _parse_targets(value: str) -> frozenset[tuple[str, int]]:
 
 
 def _parse_networks(value: str) -> tuple[Network, ...]:
-    import ipaddress  # needed by this option alone
+    import ipaddress  # only this option needs it
     try:
         return tuple(ipaddress.ip_network(part.strip()) for part in value.split(","))
     except ValueError as error:

@@ -1,11 +1,11 @@
-"""The instance id: who a cproxy is across its own death.
+"""The instance id: the identity of a cproxy across its own death.
 
-A cproxy that starts again says the same id, and sproxy then ends what the dead one left behind. One id a listening
-port (with --stdio: a server) and running process: each holds a slot of the state directory, and a second cproxy on the
-same port number (on another address, in another network namespace) takes the next.
+A cproxy that starts again uses the same id, and sproxy then ends what the dead one left behind. There is an id for each
+listening port (with --stdio: each server) and running process: each holds a slot in the state directory, and a second
+cproxy on the same port number (on another address, in another network namespace) takes the next.
 
-Beside the id the file has the tag of the session that may be left behind at sproxy. By that a cproxy that died is told
-from a twin, which has a copy of the directory; and one that starts anew knows that it owes a goodbye.
+Besides the id the file has the tag of the session that may be left behind at sproxy. It tells a cproxy that died from a
+twin with a copy of the directory; and a cproxy that starts knows by it whether a goodbye is owed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ MOST_BYTES = INSTANCE_ID_BYTES + TAG_BYTES
 
 
 class Instance:
-    """Holds an id until the process ends. `name` says whose; without a state directory the id is of this process."""
+    """Holds an id until the process ends. `name` says whose; without a state directory the id is only this
+    process's."""
 
     def __init__(self, state_dir: str | None, name: str | None) -> None:
         self.id = os.urandom(INSTANCE_ID_BYTES)
@@ -38,7 +39,7 @@ class Instance:
 
     @property
     def persistent(self) -> bool:
-        """The id will be the same after a restart."""
+        """Whether the id will be the same after a restart."""
         return self._slot is not None and self._slot.held
 
     @property
@@ -47,7 +48,7 @@ class Instance:
         return self._slot.path if self._slot is not None else None
 
     def release(self) -> None:
-        """Let another process have the slot: this one has ended as far as that is concerned."""
+        """Let another process have the slot: as far as that is concerned this one has ended."""
         if self._slot is not None:
             self._slot.release()
 
@@ -72,21 +73,21 @@ class Instance:
 
 
 class LeftBehind:
-    """What a cproxy that has ended left behind at sproxy, in the hands of a process that says goodbye for it.
+    """What a cproxy that has ended left behind at sproxy, for a process that says goodbye in its place.
 
-    `id` and `former` as in `Instance`. The slot is locked only while that process speaks: a cproxy that starts
-    meanwhile takes it, and says the goodbye itself. OSError when there is no file, or another process sees to it.
+    `id` and `former` as in `Instance`. The slot is locked only while that process talks to sproxy: a cproxy that
+    starts meanwhile takes it, and says goodbye itself. OSError if there is no file, or another process does this.
     """
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # another kind of lock than the slot's
+        fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a different kind of lock than the slot's
         self._kept = os.pread(self._fd, MOST_BYTES + 1, 0)
         self.id, self.former = _split(self._kept)
 
     def take(self) -> bool:
-        """Lock the slot; whether the goodbye is still owed, and nobody else is there to say it."""
+        """Lock the slot; returns whether the goodbye is still owed, with nobody else to say it."""
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             same = os.path.samestat(os.fstat(self._fd), os.stat(self._path, follow_symlinks=False))
@@ -109,6 +110,6 @@ def _split(kept: bytes) -> tuple[bytes, int]:
 
 def stdio_name(host: str, port: int) -> str:
     """The name of --stdio clients of one sproxy, for `Instance`: they have no port of their own."""
-    import urllib.parse  # 4 ms; a host is mostly plain
+    import urllib.parse  # takes 4 ms, and most hosts are plain
     safe = host if host.isascii() and host.replace(".", "").replace("-", "").isalnum() else urllib.parse.quote(host, "")
     return f"stdio-{safe[:200]}-{port}"

@@ -1,10 +1,10 @@
-"""Keys: Ed25519, in self-signed certificates that are nothing but containers for them.
+"""Keys: Ed25519, in self-signed certificates that are mere containers for them.
 
-A key file is PEM: the private key (PKCS #8), then the certificate. A key is known by its `spki`, the DER
+A key file is PEM: the private key (PKCS #8), then the certificate. A key is identified by its `spki`, the DER
 SubjectPublicKeyInfo of 44 bytes (RFC 8410, section 4); names and dates in the certificate mean nothing.
 
-Private keys are held in bytearrays, which `wipe` clears. They are made in a child process, so that neither what the
-`cryptography` package leaves behind nor the package itself stays in the memory of a program that runs for months.
+Private keys are in bytearrays, which `wipe` clears. They are made in a child process, so that neither the
+`cryptography` package nor what it leaves behind stays in the memory of a program that runs for months.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _BEGIN, _END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
 
 
 class Identity:
-    """A key of our own: where it lies and what the peer will see of it. `pem` is a bytearray; wipe it after use."""
+    """A key of our own: its file and what the peer will see of it. `pem` is a bytearray; wipe it after use."""
 
     def __init__(self, path: str, pem: bytearray) -> None:
         self.path = path
@@ -39,7 +39,7 @@ class Identity:
 
     @property
     def fingerprint(self) -> str:
-        """As the peer's log shows the key."""
+        """The fingerprint that the peer's log shows."""
         return fingerprint(self.spki)
 
 
@@ -49,13 +49,13 @@ def fingerprint(spki: bytes) -> str:
 
 
 def public_line(spki: bytes, comment: str = "") -> str:
-    """The key as one line of authorized_keys; blanks are all that a comment may hold besides printable characters."""
+    """The key as a line of authorized_keys; a comment may have only printable characters and blanks."""
     words = "".join(char if char.isprintable() else "?" for char in comment).split()
     return " ".join([KEY_TYPE, base64.b64encode(spki).decode(), *words])
 
 
 def parse_spki(text: str) -> bytes | None:
-    """The key behind KEY_TYPE in a line of a file; None when it is none."""
+    """The key after KEY_TYPE in a line of a file; None if it is not a valid key."""
     try:
         spki = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
@@ -64,7 +64,7 @@ def parse_spki(text: str) -> bytes | None:
 
 
 def find_spki(pem: bytes | bytearray, path: str) -> bytes:
-    """The key of the one certificate in a PEM text; MproxyError naming `path` when there is none."""
+    """The key of the one certificate in a PEM text; MproxyError naming `path` if there is none."""
     start = pem.find(_BEGIN)
     end = pem.find(_END, start)
     try:
@@ -83,9 +83,9 @@ def find_spki(pem: bytes | bytearray, path: str) -> bytes:
 # ---- files
 
 def take_identity(path: str | None) -> tuple[Identity, bool]:
-    """The Identity in the file `path`, made now when there is none: (Identity, whether it is new).
+    """The Identity in the file `path`, made now if there is none: (Identity, whether it is new).
 
-    Without a path the key is of this process alone. MproxyError when others could have read or changed the file.
+    Without a path the key is only for this process. MproxyError if others could have read or changed the file.
     """
     if path is None:
         return Identity("memory", fresh_pem()), True
@@ -103,7 +103,7 @@ def take_identity(path: str | None) -> tuple[Identity, bool]:
 
 
 def read_identity(path: str) -> Identity | None:
-    """The Identity in the file `path`; None when there is no such file."""
+    """The Identity in the file `path`; None if there is no such file."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -127,12 +127,12 @@ def read_identity(path: str) -> Identity | None:
 
 
 def wipe_from(buffer: bytearray, length: int) -> None:
-    """Shorten a bytearray whose rest was never used; nothing of it is copied."""
+    """Shorten a bytearray whose rest was never used, without copying it."""
     del buffer[length:]
 
 
 def make_private_directory(path: str) -> None:
-    """Have a directory that only this user can enter; MproxyError otherwise."""
+    """Make sure of a directory that only this user can enter; MproxyError otherwise."""
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)
     except OSError as error:
@@ -140,9 +140,9 @@ def make_private_directory(path: str) -> None:
 
 
 def write_new(path: str, data: bytes | bytearray) -> bool:
-    """Write a file of mode 0600 that was not there; False, and nothing changed, when it was.
+    """Write a new file of mode 0600; False, with nothing changed, if it exists.
 
-    Whoever looks sees the whole file or none.
+    Others see either the whole file or none.
     """
     directory, name = os.path.split(os.path.abspath(path))
     make_private_directory(directory)
@@ -165,7 +165,7 @@ def write_new(path: str, data: bytes | bytearray) -> bool:
 
 
 def sync_directory(directory: str) -> None:
-    """Have the names in a directory on the disk."""
+    """Write the names in a directory out to the disk."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -203,7 +203,7 @@ def fresh_pem() -> bytearray:
 
 
 def _make_pem() -> bytes:
-    """Runs in the child alone."""
+    """Runs only in the child."""
     import_cryptography()
     import datetime
 

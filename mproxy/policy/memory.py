@@ -1,4 +1,4 @@
-"""How sproxy shares its memory out among sessions: docs/decisions/memory-by-what-is-free.md."""
+"""How sproxy shares its memory among sessions: docs/decisions/memory-by-what-is-free.md."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import os
 # What a session costs before it has a stream: its objects, the batch of frames, what TLS keeps for a carrier.
 SESSION_BYTES = 65536
 
-# What each may hold besides, at least, whatever all others do: two streams can go on with that.
+# Least that each may hold besides, whatever all others do: enough for two streams to go on.
 LEAST_PROMISE_BYTES = 16384
 
 
 def buffer_limit(memory_limit_bytes: int) -> int:
-    """What is left for sessions of what the process may have: it has something already, and rounds things up."""
+    """What of the process's limit is left for sessions: it already holds something, and sizes are rounded up."""
     with open("/proc/self/statm", "rb") as statm:
         resident_bytes = int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE")
     return max(0, memory_limit_bytes - resident_bytes - memory_limit_bytes // 8)
 
 
 def promises(whole: int, max_sessions: int) -> tuple[int, int]:
-    """(sessions, bytes): half of `whole` bytes is promised to so many sessions, so much to each for its streams.
+    """(sessions, bytes): half of `whole` is promised to that many sessions, that many bytes to each for its streams.
 
     The other half is for whoever needs it: docs/decisions/memory-by-what-is-free.md.
     """

@@ -1,11 +1,11 @@
-"""Names that are used for months: looked up off the loop, again and again, and the last good answer kept.
+"""Names that are used for months: looked up off the loop, again and again; the last good answer is kept.
 
-1. A name is looked up at once, then when its time to live is over: at least FLOOR_US later, at most CEILING_US. What
-   does not come from the domain name system (/etc/hosts) has no time to live and is looked up every UNKNOWN_US.
-2. A lookup that fails changes nothing: the last good answer stays, the next attempt comes after 1 s, 2 s, ... RETRY_US.
-3. At most LOOKUPS threads, however many names there are; what does not fit waits in line. A name server that does not
-   answer delays other names, never the loop.
-4. Only other addresses are news: a name server that answers in another order each time is not told of.
+1. A name is looked up at once, then when its time to live is over: FLOOR_US later at least, CEILING_US at most. Names
+   that do not come from the domain name system (/etc/hosts) have no time to live and are looked up every UNKNOWN_US.
+2. A failed lookup changes nothing: the last good answer stays, and the next attempt comes after 1 s, 2 s, ... RETRY_US.
+3. There are at most LOOKUPS threads, however many names; the others wait in line. A name server that does not answer
+   delays other names, but never the loop.
+4. Only different addresses are reported: a name server may give them in another order each time.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ CEILING_US = HOUR_US
 UNKNOWN_US = 30 * SECOND_US
 RETRY_US = 30 * SECOND_US
 
-# Each thread waits for one name server's answer at a time; 10,000 names at 20 ms each are through in half a minute.
+# Each thread waits for one name server's answer at a time; 10,000 names at 20 ms each take half a minute.
 LOOKUPS = 8
 
 
 class Names:
     """Keeps the addresses of a set of hosts. Everything but the lookups runs on the loop's thread.
 
-    `changed(host)` is called when the addresses of a host are others than before; `failed(host, why)` when a host that
-    has none cannot be looked up, once for each reason. `look_up(host)` and `ask_ttl(host, families)` block; they and
-    `start_thread(function)` are there for tests.
+    `changed(host)` is called when a host's addresses differ from before; `failed(host, why)` when a host without
+    addresses cannot be looked up, once for each reason. `look_up(host)` and `ask_ttl(host, families)` block; they and
+    `start_thread(function)` are parameters for tests.
     """
 
     def __init__(self, loop: Loop, changed: Callable[[str], object], failed: Callable[[str, str], object],
@@ -57,7 +57,7 @@ class Names:
         self._waiting = 0
 
     def want(self, hosts: Iterable[str]) -> None:
-        """From now on keep these hosts, and no others."""
+        """From now on follow these hosts, and no others."""
         hosts = set(hosts)
         for host in self._names.keys() - hosts:
             name = self._names.pop(host)
@@ -75,17 +75,17 @@ class Names:
         self._start_what_fits()
 
     def addresses(self, host: str, port: int) -> list[Address]:
-        """[(family, sockaddr), ...] of a host, [] while nothing is known."""
+        """[(family, sockaddr), ...] of a host; [] while nothing is known."""
         name = self._names.get(host)
         return [(family, with_port(address, port)) for family, address in name.addresses] if name else []
 
     @property
     def waiting(self) -> int:
-        """Hosts whose first lookup is not over."""
+        """Hosts whose first lookup is not finished."""
         return self._waiting
 
     def unresolved(self) -> dict[str, str]:
-        """{host: why} of those without an address."""
+        """{host: why} of the hosts without an address."""
         return {host: name.error or "not looked up yet" for host, name in self._names.items() if not name.addresses}
 
     def close(self) -> None:
@@ -110,7 +110,7 @@ class Names:
 
         try:
             self._start_thread(work)
-        except RuntimeError as error:  # the system gives no more threads
+        except RuntimeError as error:  # the system allows no more threads
             why = str(error)
             self._soon(lambda: self._take(name, [], why))
             self._soon(lambda: self._finish(name, None))
@@ -119,7 +119,7 @@ class Names:
         try:
             self._loop.call_soon_threadsafe(call)
         except OSError:
-            pass  # the loop is closed, nobody waits any more
+            pass  # the loop is closed, and nobody is waiting any more
 
     def _take(self, name: _Name, addresses: list[Address], error: str | None) -> None:
         """The answer of a lookup, on the loop's thread."""
@@ -176,6 +176,6 @@ class _Name:
 
 
 def _ask_ttl(host: str, families: Iterable[int]) -> int | None:
-    from mproxy.policy.ttl import ask_ttl  # ctypes takes 10 ms to import, which only rules with names cost
+    from mproxy.policy.ttl import ask_ttl  # importing ctypes takes 10 ms, and only rules with names need it
 
     return ask_ttl(host, families)

@@ -1,12 +1,11 @@
-"""What the kernel tells about this host's network, and whether the host has been asleep.
+"""What the kernel reports about this host's network, and whether the host has been asleep.
 
-`NetworkWatch` listens on a route socket (rtnetlink(7)) so that a new address is dialled from at once and not
-after the next missed heartbeat. The kernel repeats itself: router advertisements and DHCP renewals announce
-addresses that were there before, wireless scans announce links that did not change. Only what is new comes
-out as an event.
+`NetworkWatch` listens on a route socket (rtnetlink(7)), so that cproxy dials from a new address at once and not only
+after the next missed heartbeat. The kernel repeats itself: router advertisements and DHCP renewals announce addresses
+that were there before, wireless scans announce links that did not change. Only what is new becomes an event.
 
-An address is announced a moment before the routes that go with it: a dial right after `address-added` may
-still find no route, and is worth repeating at the `route-changed` that follows.
+An address is announced a moment before its routes: a dial right after `address-added` may still find no route, and is
+worth repeating at the `route-changed` that follows.
 """
 
 from __future__ import annotations
@@ -47,15 +46,15 @@ _RTN_LOCAL, _RTN_MULTICAST = 2, 5
 _IFLA_WIRELESS = 11
 _IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000
 
-# A notification is a few hundred bytes, that of a network card with many virtual functions some KiB.
+# A notification has a few hundred bytes; that of a network card with many virtual functions has some KiB.
 _RECEIVE_BYTES = 1 << 16
 
-# Datagrams read in one go; a router with a full table changes thousands of routes a second, and streams must
-# move on.
+# Most datagrams read in one go: a router with a full table changes thousands of routes a second, and streams must
+# go on.
 _MOST_DATAGRAMS = 64
 
-# Addresses and links remembered in order to recognise repetitions; beyond it all are forgotten, which costs
-# at worst one event too many each.
+# Most addresses and links remembered to recognise repetitions; beyond this all are forgotten, which costs at worst one
+# superfluous event for each.
 _MOST_REMEMBERED = 4096
 
 
@@ -85,7 +84,7 @@ class NetworkEvent(namedtuple("NetworkEvent", "kind interface address up", defau
 class NetworkWatch:
     """A route socket, non-blocking; wait on `fileno()` for input and then call `read_events`.
 
-    Raises OSError where the system has no route sockets (some containers): then heartbeats alone must do.
+    Raises OSError if the system has no route sockets (some containers): then heartbeats have to do.
     """
 
     def __init__(self) -> None:
@@ -124,7 +123,7 @@ class NetworkWatch:
 
 
 class NetlinkParser:
-    """Route messages in, events out. Remembers addresses and links to tell news from repetition."""
+    """Route messages in, events out. Remembers addresses and links, to tell news from repetitions."""
 
     def __init__(self) -> None:
         self._addresses: set[tuple[int, bytes]] = set()  # (interface, address bytes) that were announced
@@ -137,7 +136,7 @@ class NetlinkParser:
         return NetworkEvent("overflow")
 
     def parse(self, datagram: bytes) -> list[NetworkEvent]:
-        """The events in one datagram. Short or senseless messages are skipped."""
+        """The events in one datagram. Truncated and meaningless messages are skipped."""
         events = []
         view = memoryview(datagram)
         while len(view) >= _MESSAGE_HEADER.size:
@@ -176,8 +175,8 @@ class NetlinkParser:
         if kind == _RTM_DELADDR:
             self._addresses.discard(key)
             return NetworkEvent("address-removed", interface, address)
-        # Duplicate address detection (RFC 4862) still runs or failed: not to be used; the kernel announces it
-        # again.
+        # Duplicate address detection (RFC 4862) is still running, or failed: the address cannot be used. The kernel
+        # will announce it again.
         waiting = flags & _IFA_F_TENTATIVE and not flags & _IFA_F_OPTIMISTIC
         if waiting or flags & _IFA_F_DADFAILED or key in self._addresses:
             return None
@@ -204,8 +203,7 @@ class NetlinkParser:
 
 def _parse_route(kind: int, body: memoryview) -> NetworkEvent | None:
     family, length, _, _, _, _, _, route_kind, flags = _ROUTE.unpack_from(body)
-    # Routes to our own addresses and to broadcast addresses come with every address; clones are cache
-    # entries.
+    # Routes to our own addresses and to broadcast addresses come with every address; clones are cache entries.
     if flags & _RTM_F_CLONED or _RTN_LOCAL <= route_kind <= _RTN_MULTICAST:
         return None
     if family not in (socket.AF_INET, socket.AF_INET6):
@@ -230,24 +228,23 @@ def _attributes(view: memoryview) -> dict[int, memoryview]:
     return attributes
 
 
-# A loop that was late by less than this is no suspend. The shortest real ones are seconds.
+# A loop that is late by less than this was not suspended. The shortest real suspends take seconds.
 SUSPEND_THRESHOLD_US = 1_000_000
 
 
 class SuspendClock:
-    """Notices that the host slept: CLOCK_BOOTTIME goes on meanwhile, CLOCK_MONOTONIC does not."""
+    """Notices that the host was asleep: meanwhile CLOCK_BOOTTIME goes on, but CLOCK_MONOTONIC does not."""
 
     def __init__(self, boottime_us: Callable[[], int] | None = None) -> None:
         self._boottime_us = boottime_us or _read_boottime_us
-        # The least difference of the two clocks since the last suspend: a late `now_us` makes it look greater
-        # than it is, never smaller.
+        # The smallest difference of the two clocks since the last suspend: a late `now_us` makes it look larger than it
+        # is, never smaller.
         self._offset_us: int | None = None
 
     def check(self, now_us: int) -> float:
         """Seconds that the host was suspended since the last call, 0.0 if it was not.
 
-        `now_us` is CLOCK_MONOTONIC in microseconds, read a moment ago. Suspends shorter than the threshold
-        add up.
+        `now_us` is CLOCK_MONOTONIC in microseconds, read a moment ago. Suspends shorter than the threshold add up.
         """
         offset_us = self._boottime_us() - now_us
         if self._offset_us is None:
@@ -265,7 +262,7 @@ def _read_boottime_us() -> int:
 
 
 def preferred_source(sockaddr: Sockaddr, device: str | None = None) -> str | None:
-    """The local address, as text, that the kernel would now use towards `sockaddr`; None without a route.
+    """The local address, as text, that the kernel would now use towards `sockaddr`; None if there is no route.
 
     `sockaddr` is (host, port) for IPv4 or (host, port, flowinfo, scope) for IPv6, numeric. With `device` only routes
     over that device count. No packet is sent: connecting a UDP socket only looks up the route.
@@ -287,7 +284,7 @@ def preferred_source(sockaddr: Sockaddr, device: str | None = None) -> str | Non
 
 
 def outgoing_device(sockaddr: Sockaddr) -> str | None:
-    """The name of the device that the kernel would now send to `sockaddr` over; None without a route, or on loopback.
+    """The name of the device over which the kernel would now send to `sockaddr`; None without a route, or on loopback.
 
     Asks for the route (rtnetlink(7), RTM_GETROUTE), so that rules and tables count as they do for a connection.
     """

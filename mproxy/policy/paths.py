@@ -1,13 +1,13 @@
 """What cproxy remembers of the ways to sproxy, from one carrier to the next.
 
-1. The address that welcomed us last is tried beside every lookup: the name service may be down, or lie. What is at that
-   address now must prove the same key, or the session's secret, so nothing is lost by trying.
-2. An address where something else answers, or nothing after the connection stood, is tried behind the others.
-3. A path may swallow full packets and pass small ones (a router that drops what is too large, and filters the ICMP
-   messages that would say so: RFC 2923). Each carrier that was stuck like that makes the segments of the next one
-   smaller; after a while full ones are tried again, each time later.
-4. When the kernel's route leads over another device than the one that carried us last, that device is tried, too: the
-   better route may lead nowhere.
+1. The address that last welcomed us is tried beside every lookup: the name service may be down, or lie. Whoever is at
+   that address now must prove the same key, or the session's secret, so nothing is lost by trying.
+2. An address where something else answered, or nothing after the connection was made, is tried after the others.
+3. A path may drop full packets and pass small ones (a router drops what is too large, and filters the ICMP messages
+   that would say so: RFC 2923). Each carrier that was stuck like this makes the segments of the next one smaller;
+   after a while full ones are tried again, later each time.
+4. When the kernel's route leads over another device than the last carrier used, that device is tried, too: the better
+   route may lead nowhere.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 
     from mproxy.ground.shapes import Sockaddr
 
-# What a segment may hold (TCP_MAXSEG, tcp(7)), from one stuck carrier to the next: fits tunnels within tunnels, then
-# a path of 1,200 bytes with all its headers, then what every host must accept (RFC 9293, section 3.7.1).
+# Bytes of a segment (TCP_MAXSEG, tcp(7)), from one stuck carrier to the next: fits tunnels within tunnels, then a path
+# of 1,200 bytes with all its headers, then what every host must accept (RFC 9293, section 3.7.1).
 SEGMENTS = (1200, 1000, 536)
 
 # How long small segments are used before full ones are tried again; twice as long each time.
 SMALL_US = 10 * 60_000_000
 SMALL_MOST_US = 24 * 3600 * 1_000_000
 
-# Two signs that are no proof count when they are no further apart.
+# Two signs that prove nothing by themselves count if they are at most this far apart.
 SIGN_US = 60_000_000
 
 MOST_PATHS = 64
 
 
 class Way(namedtuple("Way", "family address device", defaults=(None,))):
-    """Where to connect to: address family, numeric sockaddr, device to be bound to (None: by route)."""
+    """Where to connect: address family, numeric sockaddr, device to bind to (None: by route)."""
 
     __slots__ = ()
     family: int
@@ -51,10 +51,10 @@ class Paths:
     """The memory of one cproxy. Times are microseconds of the loop's clock."""
 
     def __init__(self) -> None:
-        self._good: Way | None = None  # the one that welcomed us last
-        self._device: str | None = None  # device that it went over
-        self._sour: dict[Way, int] = {}  # how often it connected and led nowhere since the last welcome
-        # By (peer, local): small segments, and when there was the last sign that full packets get lost.
+        self._good: Way | None = None  # the one that last welcomed us
+        self._device: str | None = None  # the device that it used
+        self._sour: dict[Way, int] = {}  # how often each connected but led nowhere, since the last welcome
+        # By (peer, local): small segments, and when the last sign was seen that full packets get lost.
         self._segments: dict[tuple[str, str | None], _Small] = {}
         self._signs: dict[tuple[str, str | None], int] = {}
 
@@ -66,17 +66,17 @@ class Paths:
         self._sour = {}
 
     def led_nowhere(self, way: Way) -> None:
-        """What answered was not our sproxy, or did not answer the handshake."""
+        """What answered was not our sproxy, or the handshake was not answered."""
         if len(self._sour) >= MOST_PATHS:
             self._sour = {}
         self._sour[way] = self._sour.get(way, 0) + 1
 
     def forget_address(self) -> None:
-        """What is at the address can not prove that it is our sproxy any more."""
+        """What is at the address can no longer prove that it is our sproxy."""
         self._good = None
 
     def known(self, device_of: Callable[[Sockaddr], str | None]) -> list[Way]:
-        """Ways that need no lookup, the best first; `device_of(address)` is the kernel's choice of a device."""
+        """Ways that need no lookup, the best first; `device_of(address)` gives the kernel's choice of a device."""
         if self._good is None:
             return []
         ways = [self._good]
@@ -85,11 +85,11 @@ class Paths:
         return self.in_order(ways)
 
     def in_order(self, ways: list[Way]) -> list[Way]:
-        """Those that led nowhere come last."""
+        """Sort `ways`: those that led nowhere come last."""
         return sorted(ways, key=lambda way: self._sour.get(way, 0))
 
     def is_sour(self, way: Way) -> bool:
-        """Whether it has led nowhere of late."""
+        """Whether it has recently led nowhere."""
         return way in self._sour
 
     # ---- segments
@@ -100,12 +100,12 @@ class Paths:
         return bool(self._segments)
 
     def segment_bytes(self, peer: str, local: str | None, now: int) -> int:
-        """What a segment may hold from address `local` to `peer`; 0: no limit."""
+        """Most bytes of a segment from address `local` to `peer`; 0: no limit."""
         small = self._segments.get((peer, local))
         return SEGMENTS[small.step] if small is not None and now < small.until else 0
 
     def may_be_stuck(self, peer: str, local: str | None, now: int) -> None:
-        """A sign of that: two of them in a row will do."""
+        """A sign that full packets get lost: two of them in a row count."""
         before = self._signs.pop((peer, local), None)
         if before is not None and now - before < SIGN_US:
             self.stuck(peer, local, now)
@@ -114,7 +114,7 @@ class Paths:
         self._signs[peer, local] = now
 
     def stuck(self, peer: str, local: str | None, now: int) -> int:
-        """A carrier passed small packets only: the next one begins with smaller segments. Returns what they hold."""
+        """A carrier passed only small packets: the next one begins with smaller segments. Returns their size."""
         small = self._segments.pop((peer, local), None)
         if small is None:
             small = _Small()

@@ -1,15 +1,16 @@
 """Who may have how many sessions, and whose session gives way when all places are taken.
 
-Places belong to *holders*: to keys where only some keys may come in, else to sources (`mproxy.policy.sources`), because
-keys cost nothing there. A session gives way to a newcomer when it is the newcomer's own or when its holder has more
-than the newcomer, the one with the most first; of a holder's sessions, in this order:
+Places belong to *holders*: to keys if only some keys may come in, else to sources (`mproxy.policy.sources`), because
+then keys cost nothing. A session gives way to a newcomer if it is the newcomer's own, or if its holder has more than
+the newcomer, the one with the most first; of a holder's sessions, in this order:
 
 1. without streams and without a carrier: nothing is lost;
-2. without a carrier: the one that has been without for longest;
-3. without streams, and not just begun: its cproxy begins another one when it wants to.
+2. without a carrier: the one that has been without one for longest;
+3. without streams, and not just begun: its cproxy can begin another one when it wants to.
 
-When there is none of these, what a holder has beyond half of all places is lent: its newest session gives way although
-it is in use, unless the key's line gave it so many. A key's own bound is kept by the first two rules within the key.
+If there is none of these, what a holder has beyond half of all places is only lent: its newest session gives way
+although it is in use, unless the key's line allows it that many. A key's own bound is kept by the first two rules,
+within the key.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from typing import Generic, Protocol, TypeVar
 
     class Placed(Protocol):
-        """What a session is asked for; times are microseconds of one clock."""
+        """What a session is asked; times are microseconds of one clock."""
 
         @property
         def streams(self) -> int:
@@ -47,18 +48,18 @@ else:
 # A session that has just begun is about to open its first stream.
 YOUNG_US = 5_000_000
 
-# Where nothing else is said a key may have three quarters of the places; small numbers are not divided.
+# By default a key may have three quarters of the places; small numbers are not divided.
 KEY_SHARE = 0.75
 LEAST_QUOTA = 64
 
 
 def key_quota(most: int) -> int:
-    """Sessions that one key may have of `most`, unless its line says otherwise."""
+    """How many of `most` sessions one key may have, unless its line says otherwise."""
     return min(most, max(LEAST_QUOTA, int(most * KEY_SHARE)))
 
 
 class Places(Generic[Session]):
-    """Sessions by holder; `Placed` is what they are asked for."""
+    """Sessions by holder; `Placed` is what they are asked."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -84,9 +85,9 @@ class Places(Generic[Session]):
         return list(self._held.get(holder, ()))
 
     def make_room(self, holder: Hashable, quota: int | None, now: int) -> Session | None:
-        """The session that gives way to a new one of `holder`, None when there is room; PeerError when none has to.
+        """The session that gives way to a new one of `holder`; None if there is room, PeerError if none has to.
 
-        `quota`: sessions the holder may have, None: no bound of its own.
+        `quota`: how many sessions the holder may have; None: no bound of its own.
         """
         own = self.held(holder)
         if quota is not None and len(own) >= quota:

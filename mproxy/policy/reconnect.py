@@ -1,9 +1,9 @@
 """When to look for a new carrier.
 
 A carrier is in doubt from the moment something speaks against it (two missed heartbeats, a byte that is not answered,
-its own address gone, another route to sproxy, the host slept) until bytes arrive on it again. While it is in doubt, or
-counts as lost, a new one is dialled, beside the old one; the first that works wins, and may be the old one. A change of
-the network that does not concern the carrier only makes it prove itself with a heartbeat at once.
+its own address gone, another route to sproxy, the host was asleep) until bytes arrive on it again. While it is in
+doubt, or counts as lost, a new one is dialled beside the old one; the first that works wins, and that may be the old
+one. A change of the network that does not concern the carrier only makes it prove itself at once with a heartbeat.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from mproxy.io._loop import Loop, Watch
     from mproxy.policy.dialer import Dialer
 
-# How often to compare the clocks: the longest that a wake-up without any other sign goes unnoticed.
+# How often to compare the clocks: the longest that waking up goes unnoticed without any other sign.
 CLOCK_CHECK_US = 1_000_000
 
-# One change of the network is several events: address, routes, neighbours. A route that was just found to lead nowhere
-# is not tried again for the rest of them.
+# One change of the network brings several events: address, routes, neighbours. A route that was just found to lead
+# nowhere is not tried again for the rest of them.
 BURST_US = 10_000_000
 
 NEVER = 1 << 62
@@ -42,7 +42,7 @@ class Reconnect:
         self._log = log
         self._wanted = wanted
         self._in_doubt_at: int | None = None
-        self._settled_at = 0  # when the carrier came
+        self._settled_at = 0  # when the carrier was attached
         self._routed: str | None = None  # the route's device then, if not its own
         self._suspend_clock = SuspendClock()
         self._network: NetworkWatch | None = None
@@ -112,12 +112,13 @@ class Reconnect:
         return self._loop.now() - self._endpoint.receive_silence_us > at
 
     def _well_placed(self) -> bool:
-        """The carrier speaks from the address that the kernel would choose now (on the device that it is bound to)."""
+        """Whether the carrier has the address that the kernel would choose now (on the device to which it is bound)."""
         addresses = self._endpoint.addresses()
         return addresses is not None and preferred_source(addresses[1], self._dialer.device) == addresses[0][0]
 
     def _bound_aside(self) -> bool:
-        """The carrier is bound to a device that the route does not take, and it is time to try the route again."""
+        """Whether the carrier is bound to a device that the route does not use, and it is time to try the route
+        again."""
         device, addresses = self._dialer.device, self._endpoint.addresses()
         if device is None or addresses is None:
             return False

@@ -1,18 +1,17 @@
-"""Name resolution that never stops the loop.
+"""Name resolution that never blocks the loop.
 
-getaddrinfo(3) blocks, for half a minute and more when the network is gone, and cannot be interrupted. So it
-runs in a few threads which nobody ever waits for: not the loop, and not the process when it wants to exit.
-/etc/resolv.conf needs no watching: glibc (2.26 and later) reads it again when it has changed.
+getaddrinfo(3) blocks, for half a minute and more when the network is gone, and cannot be interrupted. So it runs in a
+few threads for which nobody ever waits: neither the loop, nor the process when it exits. /etc/resolv.conf need not be
+watched: glibc (2.26 and later) reads it again when it has changed.
 
 Rules, all of them on the loop's thread:
 
 1. Requests for a host join the lookup of that host that is under way, so a hundred streams cost one lookup.
-2. Unless that lookup is stale: begun more than STALE_AFTER_S ago, or before `network_changed()`. It may be
-   waiting for a name server over an address that is gone. Then a fresh one starts beside it, up to
-   LOOKUPS_PER_HOST.
-3. A good answer serves everybody who waits for that host. A failure serves those who joined this lookup or an
-   earlier one of the same host; later ones keep waiting for theirs.
-4. At most LOOKUPS at once; what does not fit waits in line.
+2. Unless that lookup is stale: begun more than STALE_AFTER_S ago, or before `network_changed()`. It may be waiting for
+   a name server by way of an address that is gone. Then a fresh one starts beside it, up to LOOKUPS_PER_HOST.
+3. A good answer serves everybody who waits for that host. A failure serves those who joined this lookup or an earlier
+   one of the same host; later ones keep waiting for theirs.
+4. At most LOOKUPS run at once; the others wait in line.
 """
 
 from __future__ import annotations
@@ -34,11 +33,10 @@ if TYPE_CHECKING:
 # Threads at once. Each holds its stack (8 MiB of address space, some 50 KiB of memory) while it waits.
 LOOKUPS = 4
 
-# Of these for one host: the one that is stuck, and a fresh one at each of two changes of the network.
+# Threads for one host: the one that is stuck, and a fresh one at each of two changes of the network.
 LOOKUPS_PER_HOST = 3
 
-# A lookup that takes longer than this has lost a packet (the stub resolver sends again after 5 s): worth a
-# fresh try.
+# A lookup that takes longer than this has lost a packet (the stub resolver repeats it after 5 s): worth a fresh try.
 STALE_AFTER_S = 2.0
 
 
@@ -79,12 +77,12 @@ class Resolver:
         return request
 
     def network_changed(self) -> None:
-        """Lookups under way are stale from now on: the next request for their hosts starts fresh ones."""
+        """Lookups under way are now stale: the next request for their hosts starts fresh ones."""
         for name in self._names.values():
             name.newest_at = None
 
     def _start_what_fits(self) -> None:
-        """Start a lookup for every host where somebody waits for one that has not begun."""
+        """Start a lookup for every host for which somebody waits for one that has not begun."""
         for name in list(self._names.values()):
             if self._running >= LOOKUPS:
                 return
@@ -124,7 +122,7 @@ class Resolver:
 
 
 class Request:
-    """One caller's wish; after `cancel` its callback is never called."""
+    """One caller's request; after `cancel` its callback is never called."""
 
     __slots__ = ("_port", "_callback")
 
@@ -153,7 +151,7 @@ class _Name:
     def __init__(self, host: str) -> None:
         self.host = host
         self.started = 0  # lookups begun so far; their numbers are 1, 2, ...
-        self.running = 0  # of these, not yet finished
+        self.running = 0  # how many of these are not finished
         self.newest_at: float | None = None  # when the newest was begun; None once it is stale or done
         self.waiting: list[tuple[int, Request]] = []  # (number of the lookup that the request joined, request)
 
@@ -185,7 +183,7 @@ class _Name:
 def look_up_host(host: str, getaddrinfo: GetAddrInfo = socket.getaddrinfo) -> Answer:
     """Blocking: ([(family, sockaddr with port 0), ...] in the order of interleave, None) or ([], error)."""
     try:
-        # Plain names go as bytes: for str Python would load its IDNA tables first, while holding up the loop.
+        # Plain names are passed as bytes: for str Python would first load its IDNA tables, and hold up the loop.
         query = host.encode("ascii") if host.isascii() else host
         found = getaddrinfo(query, None, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
@@ -194,7 +192,7 @@ def look_up_host(host: str, getaddrinfo: GetAddrInfo = socket.getaddrinfo) -> An
         return [], f"cannot resolve {host!r}: {error.strerror or error}"
     except UnicodeError:
         return [], f"unknown host {host!r}: not a valid name"
-    except Exception as error:  # whatever it is, somebody waits for an answer
+    except Exception as error:  # whatever it is, somebody is waiting for an answer
         return [], f"cannot resolve {host!r}: {error}"
     addresses = dict.fromkeys((int(family), sockaddr) for family, _, _, _, sockaddr in found
                               if family in (socket.AF_INET, socket.AF_INET6))
@@ -217,7 +215,7 @@ def _explain(host: str, error: OSError) -> str:
 
 
 def numeric_address(host: str, port: int) -> Answer | None:
-    """What `look_up_host` gives, with the port, for an address that needs no lookup; None for a name."""
+    """What `look_up_host` returns, with the port, for an address that needs no lookup; None for a name."""
     base, percent, scope = host.partition("%")
     for family in (socket.AF_INET, socket.AF_INET6):
         try:
@@ -229,7 +227,7 @@ def numeric_address(host: str, port: int) -> Answer | None:
         if not percent:
             return [(int(family), (base, port, 0, 0))], None
         try:
-            # An interface that comes and goes has another index each time: looked up at every call.
+            # An interface that comes and goes has another index each time, so it is looked up at every call.
             index = int(scope) if scope.isdigit() else socket.if_nametoindex(scope)
         except OSError:
             return [], f"no such network interface: {scope!r} (in {host!r})"
@@ -243,7 +241,7 @@ def with_port(address: Sockaddr, port: int) -> Sockaddr:
 
 
 def interleave(addresses: Iterable[Address]) -> list[Address]:
-    """[(family, sockaddr), ...] with the families taking turns, the first one's first (RFC 8305 section 4).
+    """[(family, sockaddr), ...] with the families alternating, beginning with the first one's (RFC 8305 section 4).
 
     Within a family the order stays: it is getaddrinfo's, that of RFC 6724.
     """
@@ -258,5 +256,5 @@ def interleave(addresses: Iterable[Address]) -> list[Address]:
 
 
 def _start_thread(function: Callable[[], None]) -> None:
-    """A thread that the exiting interpreter does not wait for; RuntimeError when the system gives no more."""
+    """A thread for which the exiting interpreter does not wait; RuntimeError if the system allows no more."""
     _thread.start_new_thread(function, ())

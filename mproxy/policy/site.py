@@ -1,9 +1,9 @@
 """The site: which of several sproxies with one host key this is, the same after its restart.
 
-"No such session" is the last word on a session only where it lived: behind one name may stand several sproxies with
-copies of one key, and a name may for a while mean another of them. So WELCOME says the site, and so does a refusal.
-The number is kept in the state directory, a slot for each that runs; in a copy of that directory it does not count,
-because the file is another one, or the host is.
+"No such session" is final only from the sproxy that had the session: behind one name there may be several sproxies with
+copies of one key, and for a while a name may mean another of them. So WELCOME names the site, and so does a refusal.
+The number is kept in the state directory, in a slot for each running sproxy; in a copy of that directory it does not
+count, because the file, or the host, is another one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Site:
         try:
             self._slot = SlotFile(state_dir, f"site-{port}") if state_dir is not None else None
         except MproxyError:
-            pass  # it can be read, as the key could, and that is all
+            pass  # it can be read, as the key could; that is enough
         if self._slot is None or not self._slot.held:
             self.number = _number_of(_host_mark(str(port).encode()))
             return
@@ -44,7 +44,7 @@ def _number_of(data: bytes) -> int:
 
 
 def _host_mark(more: bytes) -> bytes:
-    """16 bytes that are the same on this host only."""
+    """16 bytes that are the same only on this host."""
     host = b""
     try:
         with open("/etc/machine-id", "rb") as file:

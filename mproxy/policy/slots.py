@@ -1,6 +1,6 @@
-"""Small files of the state directory that one running process at a time holds: numbered slots, by a lock.
+"""Small files in the state directory, each held by one running process at a time: numbered slots, with a lock.
 
-A process that starts again finds its slot free and takes it; a second one beside it takes the next.
+A process that starts again finds its slot free and takes it; a second one at the same time takes the next.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import os
 
 from mproxy.ground.errors import MproxyError
 
-# Processes of one kind at the same time with one state directory.
+# Most processes of one kind at the same time with one state directory.
 SLOTS = 1024
 
 
 class SlotFile:
-    """A slot's file, locked until the process ends; None in `path` and nothing kept when all slots are taken."""
+    """A slot's file, locked until the process ends. When all slots are taken `path` is None and nothing is kept."""
 
     def __init__(self, state_dir: str, name: str) -> None:
         self.path: str | None = None
@@ -41,7 +41,7 @@ class SlotFile:
 
     @property
     def held(self) -> bool:
-        """Whether a slot was free: then there is a file."""
+        """Whether a slot was free, so that there is a file."""
         return self._fd >= 0
 
     def release(self) -> None:
@@ -52,15 +52,15 @@ class SlotFile:
 
     @property
     def inode(self) -> int:
-        """The file's number: a copy of the directory has another."""
+        """The file's inode: in a copy of the directory it is another."""
         return os.fstat(self._fd).st_ino
 
     def read(self, most: int) -> bytes:
-        """What was kept, at most so many bytes."""
+        """What was kept, at most that many bytes."""
         return os.pread(self._fd, most, 0) if self.held else b""
 
     def write(self, data: bytes) -> None:
-        """Keep this instead; a disk that takes it no more is no reason to end."""
+        """Keep this instead; a disk that does not take it is no reason to end."""
         if self.held:
             try:
                 os.pwrite(self._fd, data, 0)

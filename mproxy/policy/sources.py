@@ -1,8 +1,8 @@
-"""Where connections come from: how often a source may fail to show who it is, and whether known people live there.
+"""Where connections come from: how often a source may fail to show who it is, and whether there are known people.
 
-A source is an IPv4 address, or the 64 leading bits of an IPv6 address: so many belong to one customer (RFC 6177).
-Behind one address there may be a whole office: while known people are there, it is heard whatever its strangers do.
-Takes the time as an argument; remembers MOST_SOURCES sources of each kind at most.
+A source is an IPv4 address, or the first 64 bits of an IPv6 address, which is what one customer has (RFC 6177). Behind
+one address there may be a whole office: while known people are there it is heard, whatever its strangers do. Takes the
+time as an argument; remembers at most MOST_SOURCES sources of each kind.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     Value = TypeVar("Value")
 
 # Failed attempts that a source may make at once, and how long it takes until it may make one more. A client whose key
-# is not authorised dials every 5 s at last; a hundred of them behind one address still learn why.
+# is not authorised dials less and less often; many of them behind one address still learn why.
 FAILURES = 30
 FAILURE_US = 1_000_000
 
-# How long a source counts as one with known people after a session began, was resumed or lost its carrier there.
+# How long there are known people at a source after a session began, was resumed or lost its carrier there.
 KNOWN_US = 8 * 3_600_000_000
 
 MOST_SOURCES = 4096
@@ -42,35 +42,35 @@ class Sources:
     def __init__(self) -> None:
         # By source, least recent first.
         self._failures: dict[str, tuple[float, int]] = {}  # (that count, when that was so)
-        self._welcomed: dict[str, int] = {}  # when known people were there
+        self._welcomed: dict[str, int] = {}  # when known people were last there
 
     def welcomed(self, source: str, now: int) -> None:
-        """A session is, or was just now, there."""
+        """There is a session at that source, or was just now."""
         _remember(self._welcomed, source, now)
 
     def known(self, source: str, now: int) -> bool:
-        """Whether there were sessions in the last hours."""
+        """Whether there were sessions in the last KNOWN_US."""
         return source in self._welcomed and now - self._welcomed[source] < KNOWN_US
 
     def failed(self, source: str, now: int) -> bool:
-        """An attempt was refused; True when no more are served for a while, and this was the one that decided it."""
+        """An attempt was refused; True if this one decides that no more are served for a while."""
         before = self._level(source, now)
         _remember(self._failures, source, (min(before + 1, 2 * FAILURES), now))
         return before < FAILURES <= before + 1 and not self.known(source, now)
 
     def blocked(self, source: str, now: int) -> bool:
-        """Whether strangers from there are sent away unheard."""
+        """Whether strangers from there are turned away unheard."""
         return (source in self._failures and self._level(source, now) >= FAILURES
                 and not self.known(source, now))
 
     def _level(self, source: str, now: int) -> float:
-        """Failures that still count: each is forgotten after FAILURE_US, one after the other."""
+        """Failures that still count: one is forgotten every FAILURE_US."""
         level, at = self._failures.get(source, (0, now))
         return max(0.0, level - (now - at) / FAILURE_US)
 
 
 def _remember(table: dict[str, Value], source: str, value: Value) -> None:
-    """Put it last; the one that was not heard of for longest makes room."""
+    """Put it last; the one not heard of for longest makes room."""
     table.pop(source, None)
     if len(table) >= MOST_SOURCES:
         del table[next(iter(table))]

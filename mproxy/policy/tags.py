@@ -1,10 +1,10 @@
-"""The routing tag: what a cproxy that was here before shows in the clear, before anything else about it is known.
+"""The routing tag: a cproxy that was here before shows it in the clear, before anything else about it is known.
 
     tag = nonce (24 bits), then the first 40 bits of HMAC-SHA256(key, "mproxy 2 tag" 0x00 period nonce)
 
-It gives no right but to be heard before strangers, so 40 bits are plenty: a guess costs a connection. Every WELCOME has
-another one, so that tags link no two carriers of a session to whoever listens. A tag that was overheard is of use to
-one or two connections at a time (`mproxy.programs.greeting`), and to nobody when its time is over.
+It gives no right except to be heard before strangers, so 40 bits are plenty: a guess costs a connection. Every WELCOME
+has another one, so that a listener cannot link the carriers of a session by their tags. A tag that was overheard helps
+one or two connections at a time (`mproxy.programs.greeting`), and nobody after its time.
 
 Nothing here reads a clock: `now` is in seconds since 1970, because tags outlive the process that made them.
 """
@@ -18,16 +18,16 @@ MAC_BYTES = 5
 
 LABEL = b"mproxy 2 tag\0"
 
-# The MAC covers the period in which it was made; so many are tried, hence a tag lives for PERIODS - 1 of them at least.
+# The MAC covers the period in which the tag was made. This many are tried, so a tag is valid for at least PERIODS - 1.
 PERIODS = 9
 
 LEAST_PERIOD_S = 3600
 
 
 class Tags:
-    """Makes tags and knows them again, after a restart too when `key` (any bytes nobody else has) is the same.
+    """Makes tags and recognises them, even after a restart if `key` (any bytes nobody else has) is the same.
 
-    `life_us`: how long a tag holds at least.
+    `life_us`: how long a tag is valid, at least.
     """
 
     def __init__(self, key: bytes, life_us: int) -> None:
@@ -45,7 +45,7 @@ class Tags:
         packed = tag.to_bytes(NONCE_BYTES + MAC_BYTES, "big")
         nonce, mac = packed[:NONCE_BYTES], packed[NONCE_BYTES:]
         period = self._period(now)
-        # In constant time it need not be: who could measure it would learn what a few thousand guesses tell.
+        # This need not take constant time: measuring it would tell no more than a few thousand guesses.
         return any(mac == self._mac(nonce, period - back) for back in range(PERIODS))
 
     def _period(self, now: float) -> int:

@@ -1,8 +1,8 @@
-"""Where sproxy may connect to: addresses that nobody reaches by a name alone.
+"""Where sproxy may connect: addresses that cannot be reached just by a name.
 
-Link-local addresses (RFC 3927; RFC 4291, section 2.5.6) are the neighbourhood of the host, and on the machines of cloud
-providers the place of the metadata service, which hands out the machine's own credentials. A name that a client may ask
-for could be made to point there, so these addresses count only when they are named as numbers.
+Link-local addresses (RFC 3927; RFC 4291, section 2.5.6) are the host's neighbourhood, and on cloud providers' machines
+the place of the metadata service, which hands out the machine's own credentials. A name that a client may ask for could
+be made to point there, so these addresses count only if they are given as numbers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mproxy.ground.shapes import Address
 
-# Metadata services outside of the link-local networks: Amazon's over IPv6, Alibaba's, Oracle's.
+# Metadata services outside the link-local networks: Amazon's over IPv6, Alibaba's, Oracle's.
 METADATA = {ipaddress.ip_address(text) for text in ("fd00:ec2::254", "100.100.100.200", "192.0.0.192")}
 
 
@@ -28,7 +28,7 @@ def is_guarded(host: str) -> bool:
 
 
 def without_guarded(addresses: list[Address], host: str) -> list[Address]:
-    """Of a resolver's `addresses` [(family, sockaddr)] those that the name `host` may mean; all when it is a number."""
+    """Those of a resolver's `addresses` [(family, sockaddr)] that the name `host` may mean; all if it is a number."""
     try:
         ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

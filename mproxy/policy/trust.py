@@ -1,11 +1,11 @@
-"""Whose key is trusted: known_hosts for cproxy, authorized_keys for sproxy, with the habits of ssh.
+"""Whose key is trusted: known_hosts for cproxy, authorized_keys for sproxy, much as in ssh.
 
 known_hosts      HOST:PORT mproxy-ed25519 BASE64 [comment]
 authorized_keys  [options ]mproxy-ed25519 BASE64 [comment], see mproxy.policy.grants
 
-Both: one entry a line, `#` begins a comment line. In authorized_keys a line that says nothing valid is skipped with a
-warning that names file and line: it lets nobody in. In known_hosts that would let somebody in, as at a first contact:
-there it refuses whoever it may be about.
+Both: one entry a line; `#` begins a comment line. In authorized_keys an invalid line is skipped with a warning that
+names file and line: it lets nobody in. In known_hosts skipping it would let somebody in, as at a first contact: there
+it means that whoever it may be about is refused.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
     KnownHost = tuple[int, tuple[str, int] | None, bytes | None]
     Stamp = tuple[int, int, int, int, int]
 
-# Files larger than this are no lists of keys; longer lines no entries.
+# Larger files are not lists of keys; longer lines are not entries.
 MOST_BYTES = 4 << 20
 LINE_BYTES = 16384
 
-# So long authorized_keys has to be the same until it ends sessions: longer than editors and deployments take.
+# How long authorized_keys has to stay the same before it ends sessions: longer than editors and deployments take.
 SETTLE_S = 5.0
 
 
 # ---- known_hosts
 
 class HostTrust:
-    """cproxy's memory of sproxies' keys. `path` may be None: then nothing is remembered.
+    """cproxy's memory of sproxies' keys. If `path` is None nothing is remembered.
 
-    `pinned` are fingerprints; while there are any, only these keys are trusted and the file is not asked.
+    `pinned` are fingerprints; if there are any, only these keys are trusted and the file is not used.
     """
 
     def __init__(self, path: str | None, pinned: Sequence[str] = (),
@@ -53,10 +53,10 @@ class HostTrust:
         self._warn = warn
 
     def verify(self, host: str, port: int, spki: bytes) -> str:
-        """Judge the key that HOST:PORT has proved to hold: "pinned", "known", "new" and now remembered, or "unwritten":
-        new, and it could not be remembered.
+        """Judge the key that HOST:PORT has proven to hold: "pinned", "known", "new" (and now remembered) or "unwritten"
+        (new, but it could not be remembered).
 
-        PeerError for any other key than the expected one.
+        PeerError for any key other than the expected one.
         """
         if self._pinned:
             if fingerprint(spki) in self._pinned:
@@ -69,9 +69,9 @@ class HostTrust:
         return "new" if self.add(host, port, spki) else "unwritten"
 
     def check(self, host: str, port: int, spki: bytes) -> str:
-        """"same" or "new"; PeerError when only other keys are known for HOST:PORT, or what is known cannot be read.
+        """"same" or "new"; PeerError if only other keys are known for HOST:PORT, or what is known cannot be read.
 
-        MproxyError when the file cannot be.
+        MproxyError if the file cannot be read.
         """
         entries = []
         if self.path is not None:
@@ -80,9 +80,9 @@ class HostTrust:
         return judge_host(entries, self.path, (host, port), spki)
 
     def add(self, host: str, port: int, spki: bytes) -> bool:
-        """Remember a key; whether that is so now. Whatever other processes add at the same time stays.
+        """Remember a key; returns whether it is remembered now. What other processes add at the same time stays.
 
-        PeerError when one of them has just remembered another key; a file that cannot be written costs a warning.
+        PeerError if one of them has just remembered another key; a file that cannot be written costs a warning.
         """
         if self.path is None:
             return False
@@ -110,9 +110,9 @@ class HostTrust:
 
 
 def judge_host(entries: list[KnownHost], path: str | None, endpoint: tuple[str, int], spki: bytes) -> str:
-    """"same" when an entry has this key for (host, port), "new" when none has any; else PeerError.
+    """"same" if an entry has this key for (host, port), "new" if none has any; else PeerError.
 
-    So it is when a line is damaged that is about (host, port), or may be: the key that it held is not known any more.
+    PeerError also if a damaged line is, or may be, about (host, port): the key that it had is no longer known.
     """
     known = [(number, key) for number, place, key in entries if place == endpoint and key is not None]
     if any(key == spki for _, key in known):
@@ -149,7 +149,7 @@ def parse_known_hosts(data: bytes, path: str, warn: Callable[[str], object]) -> 
 
 
 def check_readable(path: str) -> None:
-    """MproxyError when there is something of that name that is no list: a link to nowhere, a directory, a pipe."""
+    """MproxyError if something of that name is not a list: a dangling link, a directory, a pipe."""
     try:
         mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -164,7 +164,7 @@ def check_readable(path: str) -> None:
 
 
 def _link_to_nowhere(path: str) -> str | None:
-    """The part of a path that is one; None when the name is simply not there."""
+    """The part of a path that is a dangling link; None if the name simply does not exist."""
     while path != os.path.dirname(path):
         if os.path.islink(path) and not os.path.exists(path):
             return path
@@ -173,7 +173,7 @@ def _link_to_nowhere(path: str) -> str | None:
 
 
 def open_locked(path: str) -> int:
-    """A descriptor to append to `path`, which stays the file of that name while it is locked."""
+    """A locked descriptor to append to `path`; while it is locked the file keeps that name."""
     while True:
         fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
@@ -185,7 +185,7 @@ def open_locked(path: str) -> int:
         except BaseException:
             os.close(fd)
             raise
-        os.close(fd)  # somebody has put another file in its place while we waited
+        os.close(fd)  # somebody put another file in its place while we waited
 
 
 # ---- authorized_keys
@@ -193,15 +193,16 @@ def open_locked(path: str) -> int:
 class AuthorizedKeys:
     """The keys that may connect, from a file that is read again when it changes.
 
-    While there was no file `exists` is False and everybody may connect, unless `closed`. One that appears counts from
-    then on; one that vanishes later, or that others could have written, authorises nobody: it fails closed.
+    As long as there has been no file `exists` is False and everybody may connect, unless `closed`. A file that appears
+    counts from then on; one that vanishes later, or that others could have written, authorises nobody: it fails closed.
 
-    Whoever comes is judged by the file as it is. Whoever is there already is judged by what the file has been for
+    Newcomers are judged by the file as it is. Existing sessions are judged by the file once it has been the same for
     SETTLE_S: an editor empties it before it writes, a deployment removes it and changes its mode. A file that took the
-    other's place whole, by rename, counts at once. `moved_in()` says whether that was the last that happened to the
+    name by rename is complete and counts at once; `moved_in()` says whether that is the last thing that happened to the
     name.
 
-    Whoever gave up the rights with which it was read may be unable to look at it again: then it counts as it was read.
+    A process that gave up the rights with which it read the file may be unable to look at it again: then what was read
+    stays valid.
     """
 
     def __init__(self, path: str | None, warn: Callable[[str], object] = lambda text: None,
@@ -211,12 +212,12 @@ class AuthorizedKeys:
         self._moved_in = moved_in
         self._reader = os.geteuid()
         self._grants: list[Grant] = []  # as the file is
-        # As it was when the living were judged last; None: everybody might.
+        # As the file was when sessions were last judged; None: everybody might connect.
         self._settled: list[Grant] | None = None
-        # When the file became what it is; None: the living have been judged by that.
+        # When the file became what it is; None: sessions have been judged by that.
         self._changed_at: float | None = None
-        self._stamp: Stamp | str | None = None  # of the file that was read last
-        self.problem: str | None = None  # why nobody may connect, None when the file is in order
+        self._stamp: Stamp | str | None = None  # of the file last read
+        self.problem: str | None = None  # why nobody may connect; None: the file is in order
         there = path is not None and os.path.lexists(path)
         self.exists = closed or there
         if there:
@@ -225,14 +226,14 @@ class AuthorizedKeys:
         self.settle()
 
     def find(self, spki: bytes, host: str, now: float) -> Grant:
-        """The Grant of a key at the address `host` and the time `now` (seconds since 1970).
+        """The Grant for a key at the address `host` and the time `now` (seconds since 1970).
 
-        Of several lines with the key the first that allows it counts. PeerError when there is none.
+        Of several lines with the key the first that allows it counts. PeerError if there is none.
         """
         return _find(self._grants, spki, host, now)
 
     def find_living(self, spki: bytes, host: str, now: float) -> Grant | None:
-        """The same for the key of a session that is there already; None when it began while everybody might."""
+        """The same for the key of an existing session; None if it began while everybody might connect."""
         try:
             return self.find(spki, host, now)
         except PeerError:
@@ -241,9 +242,9 @@ class AuthorizedKeys:
         return None if self._settled is None else _find(self._settled, spki, host, now)
 
     def changed(self, now: float = 0.0) -> bool:
-        """Read the file again if it is another than before; True when it was. Costs one stat(2) when it was not.
+        """Read the file again if it has changed; returns whether it had. Costs one stat(2) if it had not.
 
-        `now` is in seconds of any clock that is not put back, the same as `settles` is given.
+        `now` is in seconds of a clock that does not go back, the same as for `settles`.
         """
         if self.path is None:
             return False
@@ -271,14 +272,14 @@ class AuthorizedKeys:
         return True
 
     def settles(self, now: float) -> bool:
-        """Whether running sessions are to be checked again at `now`: the file has been unchanged for long enough."""
+        """Whether sessions are to be checked again at `now`: the file has been unchanged for long enough."""
         if self._changed_at is None or now - self._changed_at < SETTLE_S:
             return False
         self.settle()
         return True
 
     def settle(self) -> None:
-        """Take the file as it was read last for what is meant, for everybody."""
+        """Judge everybody by the file as it was last read."""
         self._settled = self._grants if self.exists else None
         self._changed_at = None
 
@@ -286,7 +287,7 @@ class AuthorizedKeys:
         return len(self._grants)
 
     def in_force(self, now: float) -> int:
-        """How many keys may connect at `now`, from one address or another."""
+        """How many keys may connect at `now`, from whatever address."""
         return len({grant.spki for grant in self._grants if grant.expires_at is None or now < grant.expires_at})
 
 
@@ -298,13 +299,14 @@ def _find(grants: list[Grant], spki: bytes, host: str, now: float) -> Grant:
             if refusal is None:
                 return grant
             why = refusal
-            if grant.is_current(now):  # it is a matter of where the client is
+            if grant.is_current(now):  # then the reason is where the client is
                 code = CloseCode.WRONG_ADDRESS
     raise PeerError(code, f"{why}: {fingerprint(spki)}")
 
 
 def file_stamp(path: str) -> Stamp | None:
-    """What changes when a file does; None when there is none. PermissionError when its directory cannot be entered."""
+    """What changes when a file changes; None if there is no file. PermissionError if its directory cannot be
+    entered."""
     try:
         status = os.stat(path)
     except PermissionError:
@@ -315,10 +317,10 @@ def file_stamp(path: str) -> Stamp | None:
 
 
 def check_private(path: str) -> None:
-    """MproxyError when another user could have written the file, as sshd's StrictModes has it.
+    """MproxyError if another user could have written the file, as with sshd's StrictModes.
 
-    The file and every directory above it, up to the home directory, belong to us or root and are not writable by
-    others. (A directory with the sticky bit, like the one for temporary files, keeps others from replacing ours.)
+    The file and every directory above it, up to the home directory, must belong to us or root and not be writable by
+    others. (A directory with the sticky bit, such as /tmp, keeps others from replacing our files.)
     """
     path = os.path.realpath(path)
     home = os.path.realpath(os.environ.get("HOME") or "/")
@@ -350,7 +352,7 @@ def parse_authorized_keys(data: bytes, path: str, warn: Callable[[str], object])
 # ---- lines
 
 def read_list(path: str) -> bytes:
-    """The bytes of a file with one entry a line; none when there is no file. MproxyError when it cannot be read."""
+    """The bytes of a file with one entry a line; empty if there is no file. MproxyError if it cannot be read."""
     try:
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             data = file.read(MOST_BYTES + 1) or b""
@@ -364,7 +366,7 @@ def read_list(path: str) -> bytes:
 
 
 def lines_of(data: bytes) -> Iterator[tuple[int, str]]:
-    """(number, text) of the lines that say something: no blank ones, no comments. Some editors mark UTF-8 (BOM)."""
+    """(number, text) of the lines that are neither blank nor comments. Some editors mark UTF-8 (BOM)."""
     for number, line in enumerate(data.removeprefix(codecs.BOM_UTF8).split(b"\n"), 1):
         text = line[:LINE_BYTES].decode(errors="replace").strip()
         if text and not text.startswith("#"):

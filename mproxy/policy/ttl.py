@@ -1,7 +1,7 @@
-"""How long an answer of the domain name system is good for, which getaddrinfo(3) does not tell.
+"""How long an answer of the domain name system is valid, which getaddrinfo(3) does not tell.
 
-The C library's own stub resolver is asked (resolver(3): it reads /etc/resolv.conf, searches, repeats, and turns to
-TCP), and of the answer only the times to live are read. RFC 1035: section 4.1 is the layout, 3.2.1 the field.
+The C library's own stub resolver is asked (resolver(3): it reads /etc/resolv.conf, searches, repeats, and falls back to
+TCP), and only the times to live are read from the answer. RFC 1035: section 4.1 has the layout, 3.2.1 the field.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ANSWER_BYTES = 65_535
 
 
 def ask_ttl(host: str, families: Iterable[int]) -> int | None:
-    """Seconds that the addresses of `host` are good for, None where the name service knows nothing of it. Blocks."""
+    """For how many seconds the addresses of `host` are valid; None if the name service does not know it. Blocks."""
     ttls = [_ask(host, _TYPES[family]) for family in families]
     return min((ttl for ttl in ttls if ttl is not None), default=None)
 
@@ -28,7 +28,7 @@ def ask_ttl(host: str, families: Iterable[int]) -> int | None:
 def _ask(host: str, record_type: int) -> int | None:
     try:
         search = ctypes.CDLL(None).res_search
-    except (AttributeError, OSError):  # a C library that names it otherwise
+    except (AttributeError, OSError):  # a C library with another name for it
         return None
     answer = ctypes.create_string_buffer(_ANSWER_BYTES)
     try:
@@ -39,7 +39,7 @@ def _ask(host: str, record_type: int) -> int | None:
 
 
 def lowest_ttl(packet: bytes) -> int | None:
-    """The lowest time to live of the answer section, in seconds; None for no answer and for nonsense."""
+    """The lowest time to live in the answer section, in seconds; None if there is no answer, or it is malformed."""
     try:
         questions, answers = struct.unpack_from("!HH", packet, 4)
         at = 12
@@ -57,7 +57,7 @@ def lowest_ttl(packet: bytes) -> int | None:
 
 
 def _skip_name(packet: bytes, at: int) -> int:
-    """Where a name ends that starts at `at`: labels up to the empty one or a pointer (RFC 1035 section 4.1.4)."""
+    """Where the name that starts at `at` ends: labels up to the empty one or a pointer (RFC 1035 section 4.1.4)."""
     while packet[at]:
         if packet[at] & 0xC0 == 0xC0:
             return at + 2
