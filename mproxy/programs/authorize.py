@@ -2,12 +2,12 @@
 
 One ssh, one script (authorize_script.py) for the server's sh on its standard input:
 
-1. find the sproxy that listens on the port, and with it its files; refuse when they cannot be told;
-2. append this client's line to authorized_keys there, unless its key is in it already; below a line whose time is over
-   only when ours says another;
-3. when no sproxy has ever been started there, make its host key now: with the server's mproxy, or openssl. A private
+1. find the sproxy that listens on the port, and its files; refuse if these cannot be determined;
+2. append this client's line to authorized_keys there, unless its key is in it already; after an expired line only if
+   ours has another expiry;
+3. if no sproxy has ever been started there, make its host key now, with the server's mproxy or with openssl. A private
    key never goes over the wire, in either direction;
-4. print the host key's certificate, which becomes a line in known_hosts here, unless the sproxy that answers at the
+4. print the host key's certificate, which becomes a line in known_hosts here, unless the sproxy that answers on the
    port has another key.
 """
 
@@ -43,10 +43,10 @@ if TYPE_CHECKING:
 
 PROGRAM = "mproxy authorize"
 
-# Where sproxy listens in all examples; it has no default of its own.
+# Where sproxy listens in all examples; sproxy itself has no default port.
 SPROXY_PORT = 6200
 
-# Seconds for an sproxy to show its key, to whoever can reach it at all.
+# Seconds that a reachable sproxy has to show its key.
 LOOK_S = 3
 
 def main(argv: list[str]) -> int:
@@ -110,7 +110,7 @@ def _authorize(options: argparse.Namespace) -> int:
     line = public_line(identity.spki, own_name() if options.comment is None else options.comment)
     if options.options:
         line = f"{options.options} {line}"
-    wanted = parse_grant(line)  # a mistake in --options is told here, not by sproxy's log
+    wanted = parse_grant(line)  # a mistake in --options is reported here, and not only in sproxy's log
     if not wanted.is_current(time.time()):
         raise UsageError("--options: the expiry is in the past")
     words = ask_server(options, destination, line, wanted)
@@ -131,7 +131,8 @@ def _authorize(options: argparse.Namespace) -> int:
 
 def tell_outcome(options: argparse.Namespace, wanted: Grant, done: str, present: list[str], key: str,
                  place: str) -> int:
-    """Say what became of our line; the exit status. `done`: a word of the script, `present`: lines that were there."""
+    """Say what became of our line; returns the exit status. `done`: a word of the script, `present`: lines that were
+    there."""
     if done == "expired":
         complain(PROGRAM, f"{key} is in {place}, but its expiry has passed: sproxy lets nobody in by that line. Renew"
                           " it with --options 'expiry=\"DATE\"' (and what else it is to say), or edit it there. It"
@@ -143,7 +144,7 @@ def tell_outcome(options: argparse.Namespace, wanted: Grant, done: str, present:
 
 
 def check_options(options: argparse.Namespace, wanted: Grant, present: list[str], place: str) -> int:
-    """The exit status: 1, and a word about it, when --options are not those of the lines `present` in the file."""
+    """The exit status: 1, with a message, if --options are not those of the lines `present` in the file."""
     if not options.options or not present:
         return 0
     for text in present:
@@ -158,7 +159,7 @@ def check_options(options: argparse.Namespace, wanted: Grant, present: list[str]
 
 
 def check_offered(name: str, port: int, key_path: str, spki: bytes, place: str) -> None:
-    """MproxyError when an sproxy answers at (name, port) with another key than `spki`; nothing when none answers."""
+    """Raise MproxyError if an sproxy answers at (name, port) with a key other than `spki`; none need answer."""
     offered = look_at_key(name, port, key_path)
     if offered in (None, spki):
         return
@@ -169,7 +170,7 @@ def check_offered(name: str, port: int, key_path: str, spki: bytes, place: str) 
 
 
 def look_at_key(name: str, port: int, key_path: str) -> bytes | None:
-    """The key of the sproxy at (name, port); None when none answers in time."""
+    """The key of the sproxy at (name, port); None if none answers in time."""
     seen = []
 
     def judge(spki: bytes) -> None:
@@ -194,7 +195,7 @@ def look_at_key(name: str, port: int, key_path: str) -> bytes | None:
 
 
 def ask_server(options: argparse.Namespace, destination: str, line: str, wanted: Grant) -> list[str]:
-    """Run the script over ssh; the lines that it printed. `wanted`: the Grant of our `line`."""
+    """Run the script over ssh; returns the lines that it printed. `wanted`: the Grant of our `line`."""
     key = line.split("mproxy-ed25519 ", 1)[1].split()[0]
     variables = {"line": line, "key": key, "renews": "no" if wanted.expires_at is None else "yes",
                  "port": str(options.port), "directory": options.remote_dir, "mproxy": options.remote_mproxy}
@@ -212,7 +213,7 @@ def ask_server(options: argparse.Namespace, destination: str, line: str, wanted:
 
 
 def remember(options: argparse.Namespace, name: str, spki: bytes) -> int:
-    """Have the server's key in known_hosts; the exit status."""
+    """Put the server's key into known_hosts; returns the exit status."""
     state_dir = default_state_dir()
     path = options.known_hosts or (state_dir and os.path.join(state_dir, "known_hosts"))
     if path is None:

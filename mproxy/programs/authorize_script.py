@@ -1,20 +1,20 @@
-"""What `mproxy authorize` has the server's sh do: find the sproxy that runs there, and exchange keys with its files.
+"""What `mproxy authorize` has the server's sh do: find the sproxy running there, and exchange keys with its files.
 
-Variables that stand in front of it: line (for authorized_keys), key (in that line), renews (yes: the line has an
-expiry), port, directory (may be empty), mproxy (the command). Between BEGIN and END it prints
+Variables set in front of it: line (for authorized_keys), key (in that line), renews (yes: the line has an expiry),
+port, directory (may be empty), mproxy (the command). Between BEGIN and END it prints
 
     refused WHY                      nothing was changed
     added FILE | present FILE        the line is in there
-    expired FILE | renewed FILE      a line with the key was there, whose time is over: it still is, and nothing was
-                                     changed; or ours, which has another expiry, is below it now
-    is LINE                          present, expired: a line that has the key already
-    -----BEGIN CERTIFICATE----- ...  of the host's key, when there is one
+    expired FILE | renewed FILE      an expired line with the key was there: nothing was changed; or ours, with another
+                                     expiry, is now after it
+    is LINE                          present, expired: a line that already has the key
+    -----BEGIN CERTIFICATE----- ...  of the host's key, if there is one
 
-Where sproxy keeps its files is read from the command line and environment of the process that listens on the port. What
-this login may not read of it is taken to be as the login's own, and checked: whoever runs has a host key.
+Where sproxy keeps its files is read from the command line and environment of the process that listens on the port. If
+this login may not read them they are assumed to be like its own, and that is checked: a running sproxy has a host key.
 """
 
-# Everything of interest stands between these lines: a login shell may greet before, and say goodbye behind.
+# Everything of interest is between these lines: a login shell may print something before and after them.
 BEGIN, END = "mproxy-authorize-begin", "mproxy-authorize-end"
 
 SCRIPT = r"""

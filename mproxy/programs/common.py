@@ -1,4 +1,4 @@
-"""What cproxy and sproxy share: listeners, the end that waits for what is under way, words for the log."""
+"""What cproxy and sproxy share: listeners, draining at the end, words for the log."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 def open_listeners(config: ProgramConfig) -> list[socket.socket]:
-    """Return listening sockets for the configured addresses, all on one port.
+    """Listening sockets for the configured addresses, all on one port.
 
-    Of the default addresses those whose family the host lacks are left out; one that the user named must work.
+    Default addresses whose family the host lacks are left out; one that the user named must work.
     """
     listeners = []
     port = config.port or 0
@@ -43,13 +43,13 @@ def open_listeners(config: ProgramConfig) -> list[socket.socket]:
 
 
 def listen(address: str, port: int) -> socket.socket:
-    """Return a non-blocking listening TCP socket; an IPv6 one takes IPv6 only."""
+    """A non-blocking listening TCP socket; an IPv6 one takes only IPv6."""
     host, _, scope = address.partition("%")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # What it accepts inherits these. Without the second an urgent byte (telnet sends some) would not be read.
+        # Accepted connections inherit these. Without the second urgent bytes (telnet sends some) would not be read.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         if family == socket.AF_INET6:
@@ -67,10 +67,10 @@ def listen(address: str, port: int) -> socket.socket:
 class Drain:
     """Waits until endpoints have nothing left to deliver: buffers empty, and no byte moved for a while.
 
-    Applications are read on meanwhile, because what they had written before the end lies in the kernel, too.
+    Meanwhile applications are still read, because what they wrote before the end may be in the kernel.
     """
 
-    # Between two looks; and how many of them without a byte mean that the applications have no more.
+    # From one look to the next; and how many of them without a byte mean that the applications have no more.
     LOOK_US = 20_000
     QUIET_LOOKS = 5
 
@@ -105,14 +105,14 @@ def say_address(sockaddr: Sockaddr) -> str:
 
 
 def say_carrier(endpoint: Endpoint) -> dict[str, Any]:
-    """The endpoint's carrier as the log shows it: what it says of itself, without its kind."""
+    """The endpoint's carrier as the log shows it: its description, without its kind."""
     facts = endpoint.carrier.describe() if endpoint.carrier is not None else {}
     return {name: say_address(value) if isinstance(value, tuple) else value
             for name, value in facts.items() if name != "kind"}
 
 
 def say_session(session_id: bytes) -> str:
-    """A session as the log names it: the beginning of its id, which gives no right to it."""
+    """A session as the log names it: the beginning of its id, which gives no rights."""
     return session_id[:4].hex()
 
 

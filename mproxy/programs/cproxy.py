@@ -1,7 +1,7 @@
 """cproxy: the proxy beside the application. Wires listeners, endpoint, dialer and reconnect policy together.
 
-One session at a time. It begins with the first application (or --eager) and ends when it has been idle for --idle.
-When it ends for another reason its applications are reset, and the next application begins a new one.
+There is one session at a time. It begins with the first application (or --eager) and ends when it has been idle for
+--idle. If it ends for another reason its applications are reset, and the next application begins a new one.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ if TYPE_CHECKING:
     from mproxy.service.control import Command, Reply
     from mproxy.service.log import Log
 
-# sproxy's word that the session is no more. Every other refusal may be of passing nature; BAD_PROOF is one, because
-# somebody on the path can bring it about by changing the preamble, which the proof covers.
+# Codes by which sproxy says that the session is gone. Every other refusal may pass; BAD_PROOF, too, because somebody on
+# the path can cause it by changing the preamble, which the proof covers.
 FINAL = {CloseCode.EXPIRED, CloseCode.REPLACED, CloseCode.LIMIT_ERROR}
 
-# sproxy's words when a cproxy with this one's identity has begun a session; it replaces for other reasons, too.
+# sproxy's words when a cproxy with the same identity has begun a session; it replaces sessions for other reasons, too.
 STARTED_ANEW = "cproxy started anew"
 
-# A key that is refused for so long is not authorised any more.
+# A key that is refused for this long is no longer authorised.
 KEY_REFUSED_US = 5_000_000
 
-# After the end of a session --eager begins the next no sooner: whatever ended it may be met again at once.
+# How long --eager waits after the end of a session before it begins the next: the same may happen again at once.
 EAGER_PAUSE_US = 1_000_000
 
-# At the end, how often to look whether the peer has acknowledged or answered; for an answer so long at most.
+# At the end, how often to look whether the peer has acknowledged or answered; and how long to wait for an answer.
 ACK_LOOK_US = 5_000
 ANSWER_US = 1_000_000
 
@@ -96,15 +96,15 @@ class Cproxy(Program, EndpointObserver, DialObserver):
         self._listeners: list[AppListener] = []
         self._listening: list[str] = []      # their addresses, as text
         self._lost_at: int | None = None      # the last carrier's last byte, while the session is without a working one
-        self._waiting_at: int | None = None   # since when applications wait for a session
+        self._waiting_at: int | None = None   # since when applications have been waiting for a session
         self._idle_timer: Timer | None = None   # of --idle
         self._ttl_timer: Timer | None = None    # of --session-ttl
         self._failures = 0        # dials since there was a carrier
-        self._complained = False  # the log has a warning that the carrier is lost
+        self._complained = False  # the log has a warning that the carrier was lost
         self._key_refused_at: int | None = None
-        self._yields = False      # to another client: sproxy has --single, or no place left
+        self._yields = False      # the session gave way to another client: sproxy has --single, or no place left
         self._stopping = False
-        self._asked_at: int | None = None     # when it was, and sproxy was asked whether it is there
+        self._asked_at: int | None = None     # when it was asked whether sproxy is there
 
     def start(self) -> None:
         listeners = [] if self._config.stdio else open_listeners(self._config)
@@ -134,7 +134,7 @@ class Cproxy(Program, EndpointObserver, DialObserver):
 
     @property
     def _known(self) -> bool:
-        """sproxy has a session for us."""
+        """sproxy now has a session for us."""
         return bool(self._endpoint.session.session_id)
 
     def _carrier_wanted(self) -> bool:
@@ -145,14 +145,14 @@ class Cproxy(Program, EndpointObserver, DialObserver):
         session = self._endpoint.session
         self._dialer.stop()
         if self._endpoint.attached and (self._asked_at is None or self._has_answered()):
-            self._instance.ended()  # else the next session's HELLO says it, the next start's, or `_leave`
+            self._instance.ended()  # otherwise the HELLO of the next session or the next start tells sproxy, or _leave
         self._endpoint.close(code, why)
         self._session_over(session, why, level)
 
     def _session_over(self, session: Session, why: str, level: str = "info") -> None:
         self._cancel_ttl()
         if self._config.plaintext:
-            self._dialer.paths.forget_address()  # only the session's secret told who is there
+            self._dialer.paths.forget_address()  # only the session's secret had proven who is there
         self._lost_at = self._key_refused_at = None
         if session.session_id:
             (self._log.warning if level == "warning" else self._log.info)(
@@ -204,7 +204,7 @@ class Cproxy(Program, EndpointObserver, DialObserver):
 
     def _log_resumed(self, endpoint: Endpoint, lost_at: int, resent: int) -> None:
         session = endpoint.session
-        # --stdio is silent otherwise; who has read that it is lost wants to know that it is back.
+        # --stdio says nothing otherwise; but whoever has read that it is lost wants to know that it is back.
         log = self._log.warning if self._complained and self._config.stdio else self._log.info
         log("resumed", session=say_session(session.session_id), after=say_seconds(self._loop.now() - lost_at),
             resent=resent, streams=session.open_count, epoch=session.epoch, failures=self._failures or None,
@@ -237,7 +237,7 @@ class Cproxy(Program, EndpointObserver, DialObserver):
 
     def on_lost(self, endpoint: Endpoint, why: str) -> None:
         session = endpoint.session
-        # sproxy closes the old carrier when it welcomes the next: that may be seen before the welcome is.
+        # sproxy closes the old carrier when it welcomes the next one, and that may be seen before the welcome.
         planned = self._introduction.under_way and not why.startswith("nothing heard")
         if not self._stopping:
             self._complained |= not planned
@@ -268,11 +268,11 @@ class Cproxy(Program, EndpointObserver, DialObserver):
         self._instance.ended()
         self._yields = code == CloseCode.REPLACED and reason != STARTED_ANEW
         if code == CloseCode.REPLACED and not self._yields:
-            self._rename()  # else it and its twin would replace each other for ever
+            self._rename()  # otherwise the twins would replace each other for ever
         self._session_over(endpoint.session, f"{who}: {describe(code, reason)}", "warning")
 
     def _rename(self) -> None:
-        """A twin runs: take an identity of our own."""
+        """A twin is running: take another identity."""
         self._instance.rename()
         self._log.warning("twin", why=(
             "another cproxy has the same identity (was its state directory copied?): this one switches to a new"
@@ -289,7 +289,7 @@ class Cproxy(Program, EndpointObserver, DialObserver):
 
     def _on_idle_timeout(self) -> None:
         if self._endpoint.app_count == 0 and self._carrier_wanted():
-            self.on_idle(self._endpoint)  # what the last application left is not delivered yet
+            self.on_idle(self._endpoint)  # the last application's bytes are not delivered yet
         elif self._endpoint.app_count == 0 and self._known:
             self._end_session(CloseCode.ORDERLY, "idle")
 
@@ -307,7 +307,7 @@ class Cproxy(Program, EndpointObserver, DialObserver):
             self._when_answered(lambda: self._end_session(CloseCode.ORDERLY, "finished"))
 
     def _stop(self) -> None:
-        """Find out whether what is said from now on arrives."""
+        """Find out whether the path to sproxy works."""
         self._stopping = True
         self._asked_at = self._loop.now()
         if self._endpoint.attached:
@@ -325,7 +325,7 @@ class Cproxy(Program, EndpointObserver, DialObserver):
             act()
 
     def on_reset(self, endpoint: Endpoint, stream: int, code: int) -> None:
-        """sproxy reset a stream; the application has been told by a reset, behind all that its daemon had written."""
+        """sproxy reset a stream; its application was reset, after all that the daemon had written."""
         if code == ResetCode.WHILE_AWAY:
             self._log.info(
                 "stream-reset", session=say_session(endpoint.session.session_id), stream=stream,
@@ -338,7 +338,7 @@ class Cproxy(Program, EndpointObserver, DialObserver):
             self.exit_status = 1
 
     def on_left_away(self, endpoint: Endpoint, stream: int, broken: bool) -> None:
-        """An application went while there is no carrier; the daemon will be told when there is one."""
+        """An application has gone while there is no carrier; the daemon will be told when there is one."""
         if self._known and not self._stopping:
             self._log.info(
                 "left-away", session=say_session(endpoint.session.session_id), stream=stream,
@@ -383,13 +383,13 @@ class Cproxy(Program, EndpointObserver, DialObserver):
             self._give_up()
 
     def on_cut_off(self, why: str) -> None:
-        """sproxy, or what is in its place, closed a connection before its welcome."""
+        """sproxy, or whatever is in its place, closed a connection before its welcome."""
         self._tell_failure(why)
         if not self._known and not self._may_try_again():
             self._give_up()
 
     def _may_try_again(self) -> bool:
-        """Being sent away is no answer yet: sproxy may have too many callers at this moment."""
+        """Being turned away is not final: sproxy may have too many callers at this moment."""
         return self._waiting_at is None or self._loop.now() - self._waiting_at < self._config.connect_timeout_us
 
     def _tell_failure(self, why: str) -> None:
@@ -420,7 +420,7 @@ class Cproxy(Program, EndpointObserver, DialObserver):
             self.on_dial_failed(str(error))
 
     def _is_final(self, error: PeerError) -> bool:
-        """Whether a refusal ends the session. That it is unknown counts where it was known, or when nothing is lost."""
+        """Whether a refusal ends the session. "Unknown" counts from the site that had it, or if nothing is lost."""
         if error.code == CloseCode.KEY_REFUSED:
             return self._refused_for_long()
         if error.code != CloseCode.UNKNOWN_SESSION:
@@ -429,13 +429,13 @@ class Cproxy(Program, EndpointObserver, DialObserver):
         return not elsewhere or self._endpoint.session.open_count == 0
 
     def _refused_for_long(self) -> bool:
-        """Our key has been refused all through KEY_REFUSED_US: authorized_keys is not just being written."""
+        """Whether our key has been refused for KEY_REFUSED_US: then authorized_keys is not just being written."""
         now = self._loop.now()
         self._key_refused_at = self._key_refused_at or now
         return now - self._key_refused_at >= KEY_REFUSED_US
 
     def _give_up(self) -> None:
-        """No session could be had: as a failed connect does, tell those who wait for it now."""
+        """There can be no session: reset the applications that wait for it, as a failed connect would."""
         if not (self._config.eager or self._owes_goodbye):
             self._dialer.stop()
         self._waiting_at = None
@@ -501,7 +501,7 @@ class Cproxy(Program, EndpointObserver, DialObserver):
             self._leave()
 
     def _leave(self) -> None:
-        """End. What sproxy could not be told is left to a process of its own."""
+        """End. If sproxy could not be told, a process of its own will tell it."""
         path = self._instance.path
         if self._instance.former and self._instance.persistent and path is not None:
             from mproxy.programs.goodbye import leave_word
@@ -513,7 +513,7 @@ class Cproxy(Program, EndpointObserver, DialObserver):
 
 
 def say_killed(request: dict[str, Any]) -> str:
-    """Why a session is over that somebody has ended by `mproxy kill`."""
+    """Why a session ended that was ended by `mproxy kill`."""
     reason = request.get("reason")
     return f"ended by mproxy kill: {escaped(str(reason))[:100]}" if reason else "ended by mproxy kill"
 
@@ -532,7 +532,7 @@ RESET_REASONS: dict[int, str] = {
 
 
 def instance_name(config: CproxyConfig) -> str | None:
-    """Whose identity this cproxy has: that of its port, or of --stdio clients of its sproxy; None: a passing one."""
+    """Whose identity this cproxy has: its port's, or that of --stdio clients of its sproxy; None: only for this run."""
     if config.stdio:
         return stdio_name(config.sproxy_host, config.sproxy_port)
     return str(config.port) if config.port else None

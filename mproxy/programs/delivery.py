@@ -1,16 +1,16 @@
-"""One transfer over as many connections as it takes: dialled, doubted, dialled anew.
+"""One transfer over as many connections as it takes.
 
 1. The first connection that answers carries the transfer.
-2. When nothing was heard from it for DOUBT_US the receiver is dialled beside it, at the address used last and at those
-   its name has now: it may have been started anew, or have given us up while this host slept. The old connection is
-   kept meanwhile; if it is heard, the new one is dropped. Otherwise the new one, once it is open, takes over what has
-   not arrived; the receiver knows each file by its identity and goes on where it was.
-3. A receiver that says it has stopped, or that it has not heard us for too long, is dialled anew until `silence_us`
-   have passed since it was heard last.
-4. Everything is over when it was silent for that long (the engine's idle time, in which a stopped process or a host
-   without a network does not count), or when it refuses.
+2. When nothing has been heard on it for DOUBT_US the receiver is dialled again beside it, at the last address and at
+   those that its name has now: it may have been restarted, or have given us up while this host slept. The old
+   connection is kept meanwhile; if it is heard again the new one is dropped. Otherwise the new one, once it is open,
+   takes over what has not arrived; the receiver knows each file by its identity and continues where it was.
+3. A receiver that says that it has stopped, or has not heard us for too long, is dialled again until `silence_us` have
+   passed since it was last heard.
+4. The transfer is over when the receiver has been silent for that long (the engine's idle time, in which a stopped
+   process or a host without a network does not count), or when it refuses.
 
-Standard input that was read from cannot be sent again: then there is only the first connection.
+Standard input that has been read cannot be sent again: then there is only the first connection.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
 
 LOOK_US = 250_000     # between two looks at how long it has been silent
 DOUBT_US = 4_500_000  # two questions (the engine's keepalive) without an answer
-REDIAL_US = 10_000_000  # for one round of dialling; the next one looks names up anew
+REDIAL_US = 10_000_000  # for one round of dialling; the next one looks names up again
 PAUSE_US = 1_000_000  # between two rounds
-SOUND_AFTER_US = 300_000  # a first dial that is not answered within this is asked why
+SOUND_AFTER_US = 300_000  # after this long without an answer to the first dial find out why
 
 OVERTAKEN = EndCode.ABORTED
 
-# Ends that the peer announces and that a new connection may mend.
+# Ends announced by the peer that a new connection may overcome.
 _TRANSIENT = (EndCode.STOPPED, EndCode.IDLE)
 
 
@@ -52,10 +52,10 @@ class DeliveryObserver:
     """Told by a Delivery."""
 
     def on_file(self, source: Source) -> None:
-        """There is an outcome of a file."""
+        """The outcome of a file is known."""
 
     def on_trouble(self, event: str, **fields: object) -> None:
-        """What a user should know meanwhile."""
+        """Something that the user should know meanwhile."""
 
     def on_finished(self, error: str | None, code: int) -> None:
         """It is over; `error` None: all has arrived."""
@@ -77,22 +77,22 @@ class Delivery(SendObserver):
         self._silence_us = silence_us
         self._asker: Workers | None = None  # the worker that looks names up
         self._sources: list[Source] = []
-        self._known: set[Source] = set()  # of these, those whose outcome was told
+        self._known: set[Source] = set()  # those whose outcome was told
         self._reach: Reach | None = None
         self._sounding: Sounding | None = None
-        self._reach_at = self._pause_until = 0  # when the round of dialling began; no other one before
+        self._reach_at = self._pause_until = 0  # when the round of dialling began, and until when there is no other
         self._asking = False
-        self._sender: FileSender | None = None  # FileSender whose files arrive
-        self._candidate: FileSender | None = None  # FileSender on a connection that is being made
-        self._heard_at = 0  # when `_sender`, now gone, was heard last
-        self._silent = False  # and that was told
-        self._why: tuple[str, int] | None = None  # of the last dial that failed: (error, code)
+        self._sender: FileSender | None = None  # the FileSender whose files arrive
+        self._candidate: FileSender | None = None  # the FileSender on a connection that is being made
+        self._heard_at = 0  # when `_sender`, now gone, was last heard
+        self._silent = False  # the observer was told of silence
+        self._why: tuple[str, int] | None = None  # the last failed dial's (error, code)
         self._over = False
         self._ended: dict[str, int] = {}  # statistics of connections that are over
         self._sent_bytes = 0
         self._done_before = 0  # bytes of files that were settled over connections before this one
         self._done_last = 0  # bytes of files over the last connection, once it is over
-        self.kept_bytes = 0  # that the receiver had already at first
+        self.kept_bytes = 0  # that the receiver had at the beginning
 
     def start(self, sources: Iterable[Source], addresses: Sequence[Address], readers: Workers) -> None:
         """Dial. `readers` are Workers."""
@@ -102,7 +102,7 @@ class Delivery(SendObserver):
         self._loop.call_later(LOOK_US, self._look)
 
     def give_up(self, code: int, reason: str) -> None:
-        """End everything and say why; the observer is told."""
+        """End everything, with this reason; the observer is told."""
         if self._reach is not None:
             self._reach.give_up(code, reason)
         for sender in (self._candidate, self._sender):
@@ -115,12 +115,12 @@ class Delivery(SendObserver):
 
     @property
     def sent_bytes(self) -> int:
-        """Of files, some of them perhaps twice."""
+        """Bytes of files sent, some of them perhaps twice."""
         return self._sent_bytes + (self._sender.sent_bytes if self._sender else 0)
 
     @property
     def done_bytes(self) -> int:
-        """Of files: what is there, or on its way."""
+        """Bytes of files that have arrived or are on their way."""
         sender = self._sender
         return self._done_before + (sender.sent_bytes + sender.kept_bytes if sender else self._done_last)
 
@@ -197,14 +197,14 @@ class Delivery(SendObserver):
     # ---- doubts
 
     def _is_doubted(self) -> bool:
-        """Whether there is nothing that could be relied on."""
+        """Whether there is no connection to rely on."""
         return self._sender is None or self._silence() > DOUBT_US
 
     def _silence(self) -> int:
         return self._loop.now() - (self._sender.link.heard_us if self._sender else self._heard_at)
 
     def _may_dial(self, at: int) -> bool:
-        """Whether there is time left, and nothing that cannot be sent again."""
+        """Whether there is time left and everything can be sent again."""
         return at - self._heard_at < self._silence_us and bool(self._ended) and not self._is_spent()
 
     def _is_settled(self) -> bool:
@@ -238,7 +238,7 @@ class Delivery(SendObserver):
 
     def _doubt(self) -> None:
         if self._is_settled():
-            self._finish(None, EndCode.DONE)  # all that is missing is a farewell
+            self._finish(None, EndCode.DONE)  # only the goodbye is missing
             return
         if not self._silent:
             self._silent = True
@@ -267,8 +267,8 @@ class Delivery(SendObserver):
         sender.start(self._sources)
 
     def _sources_again(self) -> list[Source]:
-        """What has not arrived. A receiver knows a sender that comes back by the first thing it announces, so that is
-        announced again; what it says about it is known already. So are directories."""
+        """What has not arrived. A receiver recognises a returning sender by the first thing it announces, so that is
+        announced again, although the outcome is known. So are directories."""
         left = [source for source in self._sources if source.outcome is None or self._is_announced_again(source)]
         self._done_before += sum(source.size for source in self._sources if source.outcome is not None)
         again = [source.again() for source in left]
@@ -278,7 +278,8 @@ class Delivery(SendObserver):
         return again
 
     def _is_announced_again(self, source: Source) -> bool:
-        """What the receiver knows us by; and directories, which get their times when all in them has arrived."""
+        """The source by which the receiver recognises us; and directories, which get their times when everything in
+        them has arrived."""
         return source.outcome is not None and source.outcome.code == Result.DONE and source.path is not None and (
             source is self._sources[0] or source.kind == FileKind.DIRECTORY)
 
@@ -305,7 +306,7 @@ class Delivery(SendObserver):
                 self._pause_until = self._loop.now() + PAUSE_US
 
     def _drop(self, sender: FileSender) -> None:
-        """It carries nothing any more."""
+        """It no longer carries anything."""
         if not self._ended:
             self.kept_bytes = sender.kept_bytes
         self._heard_at = sender.link.heard_us

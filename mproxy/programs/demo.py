@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 # Seconds of undisturbed counting before the first change and after each.
 COUNTING_S = 2
 
-# Seconds after the return of the network until the connection is given up. Behind `Cut` cproxy has to find out by
-# itself that it is back: it tries every 5 s at least.
+# Seconds after the return of the network until the connection is given up. With `Cut` cproxy has to find out by itself
+# that the network is back.
 PATIENCE_S = 15
 
 # Seconds without a number that are worth a dot.
@@ -47,7 +47,7 @@ network and gets another.
 class DemoConfig(Config):
     """What the command line says."""
 
-    # Microseconds without a network. 6 s is more than the 3 s after which the proxies give up a silent connection.
+    # Microseconds without a network. 6 s is longer than the 3 s after which the proxies give up a silent connection.
     outage_us = Setting(6 * SECOND_US, SECOND_US // 10, 24 * 3600 * SECOND_US)
 
     # Times that the network goes and comes back as another.
@@ -56,7 +56,7 @@ class DemoConfig(Config):
     # Of both proxies.
     heartbeat_us = SessionConfig.heartbeat_us
 
-    # Cut connections even where a cable could be had.
+    # Cut connections even if a cable is possible.
     cut = Setting(False)
 
 
@@ -148,7 +148,7 @@ class Story:
                 self._change()
             return self._end()
         finally:
-            for proxy in reversed(self._proxies):  # cproxy first: it takes leave of sproxy
+            for proxy in reversed(self._proxies):  # cproxy first: it says goodbye to sproxy
                 proxy.stop()
 
     def _begin(self) -> None:
@@ -175,7 +175,7 @@ class Story:
         """The network goes, stays away, and comes back as another."""
         self._screen.tell(self._network.take(), "TAKEN: ", RED)
         self._reactor.run(self._config.outage_us / SECOND_US, self._is_over)
-        given_at = time.monotonic()  # before the address is there: the delay is rather shown too long than too short
+        given_at = time.monotonic()  # before the address is there: better show too long a delay than too short a one
         self._screen.tell(self._network.give(), "GIVEN: ", GREEN)
         self._reactor.run(PATIENCE_S, lambda: self._client.heard_at > given_at or self._is_over())
         heard = self._client.heard_at > given_at
@@ -190,7 +190,7 @@ class Story:
         return self._client.ended is not None
 
     def _end(self) -> Verdict:
-        """The client has had enough; what the daemon wrote until it heard so has yet to come."""
+        """The client has had enough; what the daemon wrote before it heard that is still to come."""
         died = self._client.ended
         if not died:
             self._client.finish()
@@ -239,7 +239,8 @@ class Verdict:
 
     @property
     def good(self) -> bool:
-        """Every line came, once, unharmed and in order, on a connection that lived as long as it was wanted."""
+        """Whether every line came once, undamaged and in order, on a connection that lasted as long as it was
+        needed."""
         return bool(self.received) and not (
             self.died or self.missing or self.repeated or self.reordered or self.damaged or None in self.delays_s)
 
@@ -269,7 +270,7 @@ def _list(numbers: Iterable[int]) -> str:
 
 
 def spans(numbers: Iterable[int | str]) -> list[str]:
-    """Runs of consecutive numbers as words: 1 2 3 7 gives `1-3` and `7`. What is no number stays as it is."""
+    """Runs of consecutive numbers as words: 1 2 3 7 gives `1-3` and `7`. What is not a number stays as it is."""
     words = []
     first = last = None
     for number in itertools.chain(map(str, numbers), [""]):
@@ -303,7 +304,7 @@ class Screen:
         self._started_at = time.monotonic()
 
     def tell(self, text: str, head: str = "", colour: str = "") -> None:
-        """A line of its own, or several; `head` stands in front, in `colour`."""
+        """One or more lines, with `head` in front, in `colour`."""
         self.end_row()
         elapsed_s = time.monotonic() - self._started_at
         lines = textwrap.wrap(head + text, self.WIDTH, initial_indent=" " * self.INDENT,
@@ -339,7 +340,7 @@ class Screen:
             self.write("\n".join(lines) + "\n")
 
     def write(self, text: str) -> None:
-        """All of it, now; BrokenPipeError when nobody reads."""
+        """Write all of it now; BrokenPipeError if nobody reads."""
         data = text.encode("ascii", "backslashreplace")
         while data:
             try:

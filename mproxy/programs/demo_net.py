@@ -36,13 +36,13 @@ _READ_BYTES = 1 << 16
 
 
 class Network:
-    """What lies between client and server, and can be taken away."""
+    """What is between client and server, and can be taken away."""
 
-    title: str           # what it is, in words
+    title: str           # its description
     server_address: str  # where sproxy listens
 
     def enter(self, host: str) -> None:
-        """From here on sockets and processes are made on `host`, client or server."""
+        """From here on make sockets and processes on `host`, client or server."""
         raise NotImplementedError
 
     def way_to(self, port: int) -> tuple[str, int]:
@@ -93,7 +93,7 @@ class Cable(Network):
         return self.SERVER, port
 
     def take(self) -> str:
-        """With the address goes every route."""
+        """Take away the address, and with it every route."""
         self.enter("client")
         self._ip("addr flush dev cable scope global")
         return f"{self._address} is gone, the client has no address"
@@ -107,7 +107,7 @@ class Cable(Network):
         return f"the client is {self._address}"
 
     def _ip(self, *lines: str) -> None:
-        """Run lines of `ip -batch` as one process: address and route appear in the same moment."""
+        """Run lines of `ip -batch` in one process: address and route appear at the same moment."""
         done = subprocess.run(["ip", "-batch", "-"], input="\n".join(lines) + "\n", text=True, capture_output=True,
                               pass_fds=[self._client])
         if done.returncode:
@@ -117,7 +117,7 @@ class Cable(Network):
 def why_no_cable() -> str | None:
     """Why this process cannot have a `Cable`; None if it can.
 
-    Tried in a child process: one that got only half-way would have left its old network and have no other.
+    Tried in a child process: one that failed half-way would have left its old network and have no other.
     """
     if shutil.which("ip") is None:
         return "the command `ip` was not found on the PATH (package iproute2)"
@@ -161,7 +161,7 @@ def _current_network() -> int:
 
 
 def _call(function: Callable[..., int], *arguments: object) -> None:
-    """Call a C function that gives 0, or -1 and errno."""
+    """Call a C function that returns 0, or -1 with errno."""
     if function(*arguments):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 

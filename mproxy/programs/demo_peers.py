@@ -1,7 +1,7 @@
-"""Who takes part in the demo: a daemon that counts, a client that reads, the two proxies; and the wait for all of them.
+"""Who takes part in the demo: a daemon that counts, a client that reads, the two proxies; and the loop for all of them.
 
-Everything happens in one thread, in handlers that `Reactor.run` calls: which network a new socket or process belongs to
-is the state of a thread (network_namespaces(7)), and with one thread the story alone decides it.
+Everything happens in one thread, in handlers that `Reactor.run` calls. The network of a new socket or process depends
+on the state of the thread that makes it (network_namespaces(7)), and with one thread the story alone decides that.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ COUNT_S = 0.1
 _START_S = 15
 _STOP_S = 3
 
-# Why a client's connection ended, if it did so in good order.
+# Why a client's connection ended, if it ended in order.
 END_OF_STREAM = "end of stream"
 
 _READ_BYTES = 1 << 16
@@ -70,7 +70,7 @@ class Reactor:
         self._timers.pop(callback, None)
 
     def run(self, seconds: float, enough: Callable[[], object] = lambda: False) -> bool:
-        """Wait and call handlers for `seconds`, or until `enough()`; says whether it was enough."""
+        """Wait and call handlers for `seconds`, or until `enough()`; returns whether it was enough."""
         end = time.monotonic() + seconds
         while not enough():
             now = time.monotonic()
@@ -93,7 +93,7 @@ class Reactor:
     def _call_timers(self, now: float) -> None:
         for callback, (interval_s, due_at) in list(self._timers.items()):
             if due_at <= now:
-                # From the due time on, so that the pace does not depend on how long the handlers take.
+                # Counted from the due time, so that the pace does not depend on how long the handlers take.
                 self._timers[callback] = (interval_s, due_at + interval_s)
                 callback()
 
@@ -117,7 +117,7 @@ class CountingDaemon:
         connection, _ = self._listener.accept()
         self.connections += 1
         if self._connection is not None:
-            connection.close()  # the verdict tells that the first one did not last
+            connection.close()  # the verdict will tell that the first one did not last
             return
         self._connection = connection
         self._reactor.add(connection, partial(self._on_input, connection))
@@ -164,7 +164,7 @@ class Client:
         reactor.add(self._socket, self._on_input)
 
     def finish(self) -> None:
-        """Say that this was enough. The daemon answers with the end of its own stream, after its last line."""
+        """Tell the daemon that this was enough. It answers with the end of its own stream, after its last line."""
         try:
             self._socket.shutdown(socket.SHUT_WR)
         except OSError:
@@ -208,20 +208,20 @@ class Proxy:
         self._process = subprocess.Popen(
             [*command, *map(str, arguments)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE, env=_environment(self._state.name), preexec_fn=_die_with_parent,
-            start_new_session=True)  # Ctrl-C is the demo's affair
+            start_new_session=True)  # the demo handles Ctrl-C
         assert self._process.stderr is not None
         self._log = self._process.stderr
         reactor.add(self._log, self._on_log)
 
     def wait_for_port(self) -> int:
-        """Until it listens; the port."""
+        """Wait until it listens; returns the port."""
         self._reactor.run(_START_S, lambda: self.port)
         if self.port is None:
             raise MproxyError(f"{self.name} is not listening after {_START_S} s")
         return self.port
 
     def stop(self) -> None:
-        """End the program, by force if it must be."""
+        """End the program, by force if necessary."""
         self._reactor.remove(self._log)
         self._process.terminate()
         try:
@@ -253,7 +253,7 @@ class Proxy:
 
 
 def _environment(state: str) -> dict[str, str]:
-    """This process's own, with the package that runs now in front of any other, and a state directory."""
+    """This process's environment, with the running package in front of any other, and a state directory."""
     paths = [str(Path(mproxy.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "XDG_STATE_HOME": state}
 

@@ -1,4 +1,4 @@
-"""sproxy's door: its key, who may come in, and what who came in may do."""
+"""sproxy's door: its key, who may come in, and what they may do then."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Door:
         self._log = log
         self._context: TlsContext | None = None
         self._keys = AuthorizedKeys(None)
-        self.tags = Tags(os.urandom(32), config.session.session_ttl_us)  # until there is a key: of this process alone
+        self.tags = Tags(os.urandom(32), config.session.session_ttl_us)  # without a key: for this process
         self._targets = {(config.daemon_host, config.daemon_port), *config.allow}
 
     def open(self) -> None:
@@ -104,23 +104,23 @@ class Door:
         self._log.info("keys-read", file=self._keys.path, keys=self._keys.in_force(time.time()))
 
     def grant(self, spki: bytes, host: str) -> Grant | None:
-        """The Grant of a key that comes from an address, None where everybody may come in; PeerError."""
+        """The Grant for a key at an address; None if everybody may come in. PeerError."""
         self._read_keys()
         if not self._keys.exists:
             return None
         return self._keys.find(spki, host, time.time())
 
     def grant_living(self, spki: bytes, host: str) -> Grant | None:
-        """The same for a key that has a session: a file that is just being written decides nothing about that."""
+        """The same for a key that has a session, about which a file that is just being written decides nothing."""
         self._read_keys()
         if not self._keys.exists:
             return None
         return self._keys.find_living(spki, host, time.time())
 
     def say_open(self, listeners: Sequence[tuple[str, int]]) -> None:
-        """Tell the log who can reach what, and how to close the door; nothing when it is closed.
+        """Log who can reach what, and how to close the door; does nothing if it is closed.
 
-        `listeners` are the addresses that are listened on, [(host, port)].
+        `listeners` are the addresses on which sproxy listens, [(host, port)].
         """
         if self.guarded:
             return
@@ -146,7 +146,7 @@ class Door:
         return f"touch {shlex.quote(os.path.abspath(path))}"
 
     def target(self, words: bytes, grant: Grant | None) -> tuple[str, int] | None:
-        """(host, port) that a stream may be connected to; None when it may not. `words`: as OPEN has them."""
+        """(host, port) to which a stream may be connected; None if it may not. `words`: as in OPEN."""
         config = self._config
         host, port = config.daemon_host, config.daemon_port
         if words:
@@ -160,7 +160,7 @@ class Door:
 
 def open_context(path: str | None, log: Logger, *, is_server: bool, named: str | None = None,
                  use: Callable[[bytearray], object] = lambda pem: None) -> TlsContext:
-    """The TlsContext of a key file, which is made when there is none, unless it is one that the user has `named`.
+    """The TlsContext of a key file, which is made if it is missing, unless it is one that the user has `named`.
 
     `use(pem)` is called before that is wiped.
     """
@@ -188,7 +188,7 @@ def open_context(path: str | None, log: Logger, *, is_server: bool, named: str |
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host's name or address means this host alone."""
+    """Whether a host's name or address means only this host."""
     try:
         return host == "localhost" or ipaddress.ip_address(host.partition("%")[0]).is_loopback
     except ValueError:
@@ -196,7 +196,7 @@ def is_loopback(host: str) -> bool:
 
 
 def check_same_key(spki: bytes, expected: bytes) -> None:
-    """PeerError unless a session's client has the key that it began with."""
+    """Raise PeerError unless a session's client has the key with which it began."""
     if spki != expected:
         raise PeerError(CloseCode.BAD_PROOF, "the session belongs to another key")
 

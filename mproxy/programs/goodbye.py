@@ -1,9 +1,9 @@
-"""The goodbye of a cproxy that has ended while there was no carrier, said by a small process that outlives it.
+"""The goodbye of a cproxy that ended while there was no carrier, said by a small process that outlives it.
 
-Its session and the daemon connections in it would else stay at sproxy for --session-ttl. `leave_word` starts the
-process, detached from whoever started cproxy; `main` is what runs in it. It dials at the usual pace, and begins a new
-session with the identity of the one that ended: by that sproxy ends the former one, and the new one is ended at once.
-So nothing secret is handed over, and a cproxy that starts meanwhile simply does the same before.
+Otherwise its session, with its daemon connections, would stay at sproxy for --session-ttl. `leave_word` starts the
+process, detached from whoever started cproxy; `main` runs in it. It dials at the usual pace, and begins a new session
+with the identity of the cproxy that ended: so sproxy ends the former session, and then the new one is ended at once. So
+no secret is passed on, and a cproxy that starts meanwhile simply does the same first.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ if TYPE_CHECKING:
     from mproxy.io._loop import Loop
     from mproxy.service.log import Log
 
-# How long it is tried. The clock stands still while the host sleeps, so a laptop that was closed says it when opened.
+# How long it tries. The clock stands still while the host sleeps, so a closed laptop says goodbye when it is opened.
 PATIENCE_US = 3_600_000_000
 
-# Files that the process reads, whatever its directory.
+# Settings that are files, which the process reads from another directory.
 PATHS = ("state_dir", "key", "known_hosts")
 
 
 def leave_word(config: CproxyConfig, path: str) -> int | None:
-    """Start the process for the instance in the file `path`; returns its number, None when it could not be started."""
+    """Start the process for the instance in the file `path`; returns its number, or None if it could not be started."""
     import subprocess
     values = {**config.__dict__, "session": config.session.__dict__, "path": os.path.abspath(path)}
     for name in PATHS:
@@ -62,12 +62,12 @@ def leave_word(config: CproxyConfig, path: str) -> int | None:
         process.stdin.close()
     except OSError:
         return None
-    process.returncode = 0  # it is to outlive this one: nothing to wait for
+    process.returncode = 0  # it is to outlive this one: there is nothing to wait for
     return process.pid
 
 
 def log_is_file() -> bool:
-    """Whether standard error may be kept: nobody waits for the end of a file."""
+    """Whether standard error may be kept: it is a file, for whose end nobody waits."""
     try:
         return stat.S_ISREG(os.fstat(2).st_mode)
     except OSError:
@@ -87,7 +87,7 @@ def main() -> int:
         install_signals(loop, program.shut_down)
         program.start()
     except (OSError, MproxyError):
-        return 1  # another process sees to it, or the key is gone
+        return 1  # another process does it, or the key is gone
     loop.run()
     log.tell_rest()
     return program.exit_status
@@ -101,7 +101,7 @@ class Goodbye(EndpointObserver, DialObserver):
         self._log = log
         self._loop = loop
         self._left = left
-        self._speaking = False  # a connection stands that may have said HELLO
+        self._speaking = False  # there is a connection that may have said HELLO
         self._endpoint = Endpoint(loop, Session(config.session, is_server=False), self)
         self._introduction = Introduction(config, log, left, self._endpoint)
         self._dialer = Dialer(loop, Resolver(loop.call_soon_threadsafe), config, self)
@@ -113,13 +113,13 @@ class Goodbye(EndpointObserver, DialObserver):
         self._reconnect.needed()
 
     def shut_down(self, _signal: str) -> None:
-        """SIGTERM: the next start of cproxy says it."""
+        """SIGTERM: the next start of cproxy will say it."""
         self._loop.stop()
 
     # ---- told by the dialer
 
     def still_wanted(self) -> bool:
-        """Whether it is still owed, and by us."""
+        """Whether the goodbye is still owed, and by us."""
         owed = self._left.take()
         if not self._speaking:
             self._left.let_go()
@@ -148,7 +148,7 @@ class Goodbye(EndpointObserver, DialObserver):
         self._let_go()
 
     def on_turned_away(self, error: PeerError, caller: Caller) -> None:
-        """sproxy said no: a living twin owes nothing, all else may pass."""
+        """sproxy refused: a living twin owes nothing; any other refusal may pass."""
         self._let_go()
         if error.code == CloseCode.STALE_EPOCH and caller.refused:
             self._introduction.is_stale(caller.detail)
@@ -162,7 +162,7 @@ class Goodbye(EndpointObserver, DialObserver):
     # ---- told by the endpoint
 
     def on_resumed(self, endpoint: Endpoint) -> None:
-        """The former session is over, and nothing more is to come."""
+        """The former session is over, and there is nothing more to do."""
         self._log.info("goodbye-said", session=say_session(endpoint.session.session_id))
         self._endpoint.close(CloseCode.SHUTDOWN, "cproxy has ended")
         self._finish()
@@ -176,7 +176,7 @@ class Goodbye(EndpointObserver, DialObserver):
         self._finish()
 
     def on_suspect(self, endpoint: Endpoint) -> None:
-        """The word that follows WELCOME is late."""
+        """What follows WELCOME is late."""
         self.on_lost(endpoint, "")
 
     def _finish(self) -> None:

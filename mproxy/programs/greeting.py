@@ -1,13 +1,13 @@
-"""sproxy's reception: connections that have not yet shown a valid preamble, their key and HELLO.
+"""sproxy's reception: connections that have not shown a valid preamble, their key and HELLO yet.
 
-Each costs a descriptor and, once it has begun to encrypt, some 20 KiB. They wait in two crowds of `--max-unfinished`
-each (mproxy.policy.crowd): the silent, which have not sent a preamble, of which the oldest gives way; and the heard, of
-which strangers give way before those that show the tag of an earlier WELCOME, one drawn at random. So connections that
-say nothing never stand in the way of one that does, and a flood of those that do leaves a part to everybody.
+Each costs a descriptor and, once it encrypts, some 20 KiB. They wait in two crowds of `--max-unfinished` each
+(mproxy.policy.crowd): the silent, which have not sent a preamble, of which the oldest gives way; and the heard, of
+which a random stranger gives way before those that show the tag of an earlier WELCOME. So connections that say nothing
+are never in the way of one that does, and a flood of those that do leaves a part to everybody.
 
-One source (mproxy.policy.sources) may have a part of either crowd only, and after too many failures its strangers are
-sent away after their preamble: until then nobody knows whether it is a session that comes back. A tag is a source of
-its own: an overheard one cannot be used to fill the place, and its failures are not held against its neighbours.
+One source (mproxy.policy.sources) may have only a part of either crowd, and after too many failures its strangers are
+turned away after their preamble: before that nobody can tell whether a session comes back. A tag is a source of its
+own: an overheard one cannot be used to fill the crowd, and its failures are not held against its neighbours.
 
 All that is done for guests is slow work of the loop: however many there are, sessions come first.
 """
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 # The preamble travels right behind the connection's first packets; this is time for some of them to be lost.
 SILENT_US = 5_000_000
 
-# From one step of the opening to the next: preamble, HELLO, each piece of the list. Paths take up to ten seconds for a
-# round trip and lose packets, too; whoever dawdles holds nobody up, because strangers give way.
+# From one step of the handshake to the next: preamble, HELLO, each piece of the list. Some paths have a round trip of
+# ten seconds and lose packets, too; whoever dawdles holds nobody up, because strangers give way.
 STEP_US = 30_000_000
 
 # How often to try again after descriptors ran out.
@@ -47,15 +47,15 @@ PAUSE_US = 500_000
 ACCEPTS_A_TURN = 4
 OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
-# A refusal that says something against whoever asked: no peer of ours, or nobody we know. All others are answers.
+# Refusals that count as a failure of whoever asked: not a peer of ours, or not a known one. All others are answers.
 ITS_FAULT = {CloseCode.FRAME_ERROR, CloseCode.STREAM_ERROR, CloseCode.OFFSET_ERROR, CloseCode.LIMIT_ERROR,
              CloseCode.STATE_ERROR, CloseCode.VERSION_ERROR, CloseCode.BAD_PROOF, CloseCode.KEY_REFUSED,
              CloseCode.ENCRYPTION}
 
-# More than preamble and HELLO; what follows (the RESUME list) is read on.
+# More than preamble and HELLO; what follows (the RESUME list) is read afterwards.
 RECEIVE_BYTES = 65536
 
-# Of the oldest silent guests so many are looked at, whether their first words have come meanwhile.
+# Among this many of the oldest silent guests, those whose first bytes have arrived meanwhile are spared.
 LOOK_AT = 16
 
 
@@ -64,24 +64,24 @@ class Unheard(Exception):
 
 
 def most_unfinished(config: SproxyConfig) -> int:
-    """Guests in one crowd: --max-unfinished, if descriptors allow; an eighth of them at most."""
+    """Guests in one crowd: --max-unfinished, but at most an eighth of the descriptors."""
     return min(config.max_unfinished, max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
 
 
 def first_silent(guests: list[Guest]) -> Guest:
-    """The oldest one whose words are not waiting to be read."""
+    """The oldest one without bytes waiting to be read."""
     return next((guest for guest in guests[:LOOK_AT] if not guest.has_words()), None) or at_random(guests)
 
 
 class ReceptionHost:
-    """Whom a reception asks, and to whom it hands guests over."""
+    """Whom a reception asks, and to whom it hands over guests."""
 
     def make_tls(self) -> Encryption | None:
         """For one guest; None: no encryption."""
         raise NotImplementedError
 
     def rank(self, tag: int) -> Rank:
-        """How much the routing tag says that a guest shows."""
+        """The rank that a guest has by the routing tag it shows."""
         raise NotImplementedError
 
     def judge(self, spki: bytes, address: str) -> None:
@@ -89,7 +89,7 @@ class ReceptionHost:
         raise NotImplementedError
 
     def check(self, guest: Guest, hello: Hello, channel: bytes) -> None:
-        """Its HELLO is there, and the list behind it is not kept yet; PeerError refuses it."""
+        """Its HELLO is complete, and the list after it is not kept yet; PeerError refuses it."""
         raise NotImplementedError
 
     def admit(self, guest: Guest, hello: Hello) -> None:
@@ -119,7 +119,7 @@ class Reception:
         self._listeners[listener] = self._loop.watch(listener.fileno(), ready)
 
     def close(self) -> None:
-        """Stop accepting and send everybody away."""
+        """Stop accepting and turn everybody away."""
         for listener, watch in self._listeners.items():
             watch.close()
             listener.close()
@@ -128,7 +128,7 @@ class Reception:
             guest.close()
 
     def known_at(self, address: str) -> None:
-        """A session is, or was just now, at that address: its neighbours will be heard."""
+        """There is a session at that address, or was just now: its neighbours will be heard."""
         self._sources.welcomed(source_of(address), self._loop.now())
 
     def _accept(self, listener: socket.socket) -> None:
@@ -187,12 +187,12 @@ class Reception:
     # ---- told by the guests
 
     def left(self, guest: Guest) -> None:
-        """The guest waits no longer: it was handed over, or its connection is closed."""
+        """The guest no longer waits: it was handed over, or its connection is closed."""
         self._silent.remove(guest)
         self._heard.remove(guest)
 
     def met(self, guest: Guest, tag: int) -> None:
-        """The guest's preamble is right; Unheard when its source was not to be heard, or there are too many."""
+        """The guest's preamble is right; Unheard if its source is not to be heard, or there are too many."""
         now = self._loop.now()
         self._silent.remove(guest)
         rank = self.host.rank(tag) if tag else Rank.STRANGER
@@ -209,11 +209,11 @@ class Reception:
             raise Unheard
 
     def proven(self, guest: Guest, session_id: bytes) -> None:
-        """Its HELLO resumes that session; the list behind it may take its time."""
+        """Its HELLO resumes that session; the list after it may take its time."""
         self._dismiss(self._heard.add(guest, session_id, TAG_SHARE, Rank.PROVEN))
 
     def gave_up(self, guest: Guest) -> None:
-        """The guest has left before its HELLO was whole."""
+        """The guest left before its HELLO was complete."""
         if guest.begun:
             self._note_failure(guest)
         guest.close()
@@ -229,7 +229,7 @@ class Reception:
             self.known_at(guest.address)
 
     def refuse(self, guest: Guest, error: PeerError) -> None:
-        """Tell the guest why, and the log."""
+        """Tell the guest and the log why."""
         self._log.warning("refused", peer=guest.peer, why=str(error))
         if error.code in ITS_FAULT:
             self._note_failure(guest)
@@ -242,12 +242,12 @@ class Reception:
 
 
 class Guest:
-    """One connection before its HELLO is whole."""
+    """One connection until its HELLO is complete."""
 
     def __init__(self, loop: Loop, reception: Reception, sock: socket.socket, address: Sockaddr) -> None:
         self.sock = sock
         self.address = address[0]
-        self.source = source_of(address[0])  # or the tag that it shows: what its failures are counted for
+        self.source = source_of(address[0])  # or the tag that it shows: to which its failures are counted
         self.peer = say_address(address)
         self.spki = b""  # its key, proven; empty without encryption
         self.begun = False  # it has sent something
@@ -270,17 +270,17 @@ class Guest:
             self._reception.left(self)
 
     def close(self) -> None:
-        """End the connection; nothing of it is left in the kernel."""
+        """End the connection, leaving nothing of it in the kernel."""
         self.release()
         give_up(self.sock)
 
     def finish(self) -> None:
-        """End the connection behind what was sent to it."""
+        """End the connection after what was sent on it."""
         self.release()
         finish(self.sock)
 
     def has_words(self) -> bool:
-        """Whether a preamble waits to be read."""
+        """Whether a preamble is waiting to be read."""
         try:
             return len(self.sock.recv(PREAMBLE_BYTES, socket.MSG_PEEK)) == PREAMBLE_BYTES
         except OSError:
@@ -334,7 +334,7 @@ class Guest:
         except OSError:
             data = b""
         if data and not self.begun and self._is_gone():
-            self.close()  # it came and went while we were busy: that costs nothing, and is no fault
+            self.close()  # it came and went while we were busy, which is not a failure
             return
         if data == b"":
             self._reception.gave_up(self)
@@ -356,7 +356,7 @@ class Guest:
                 self._wait(STEP_US, "list of streams")
 
     def _send(self) -> None:
-        """Send what the handshake has to say; the socket's buffer is empty and takes it, but nobody promises that."""
+        """Send what the handshake has to say; the socket's empty buffer takes it, though that is not guaranteed."""
         greeter = self.greeter
         if greeter.outgoing:
             try:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 _HIGHEST_SEED = 2**64 - 1
 
-LOOK_US = 250_000  # between two looks at whether packets were too large
+LOOK_US = 250_000  # from one look whether packets were too large to the next
 
 _RATE = re.compile(r"([0-9]{1,12})(?:\.([0-9]{1,6}))?([kmg]?)(?:bit|bit/s)?", re.ASCII | re.IGNORECASE)
 _RATE_FACTOR = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
@@ -67,17 +67,17 @@ class ImpairConfig(LogConfig):
     jitter = Setting((0, 0))
     reorder_by = Setting((5_000, 5_000))
 
-    # Bits a second, 0 is without limit; bytes that may wait in front of the link. 256 KiB is 20 ms at 100 Mbit/s.
+    # Bits a second, 0: no limit; bytes that may wait in front of the link. 256 KiB is 20 ms at 100 Mbit/s.
     rate = Setting((0, 0))
     queue = Setting((262_144, 262_144))
 
-    # Bytes of the largest IP packet, 0 is without limit. 1500 is Ethernet's, and so most networks'; without a limit
-    # the loopback would carry a protocol's packets of 64 KiB, each of which is lost or not as a whole.
+    # Bytes of the largest IP packet, 0: no limit. 1500 is Ethernet's, and so most networks'; without a limit the
+    # loopback would carry a protocol's packets of 64 KiB, each of which is lost, or not, as a whole.
     mtu = Setting((1500, 1500))
 
     seed: Setting[int | None] = Setting(None, 0, _HIGHEST_SEED)
 
-    # Clients at once, each one descriptor; and after how much silence one is forgotten.
+    # Clients at once, each with a descriptor; and after how much silence one is forgotten.
     clients = Setting(1024, 1, 100_000)
     idle_us = Setting(60 * SECOND_US, SECOND_US, 3600 * SECOND_US)
 
@@ -130,7 +130,7 @@ def parse_rate(text: str) -> int:
 
 
 def parse_mtu(text: str) -> int:
-    """Bytes of an IP packet; 0 is no limit."""
+    """Bytes of an IP packet; 0: no limit."""
     mtu = parse_count(text)
     if mtu and not 68 <= mtu <= 65535:
         raise UsageError("out of range (68, by RFC 791, to 65535, or 0 for no limit)")
@@ -237,8 +237,9 @@ class Impair(Program):
         self._look()
 
     def _look(self) -> None:
-        """Say once that packets vanish because of their size: whoever does not know the option would look for long. No
-        warning: `mproxy send` itself, as others that look for the largest size, tries some that do."""
+        """Say once that packets vanish because of their size: whoever does not know the option would search for long.
+        Not a warning: programs that look for the largest size, such as `mproxy send`, send packets that are too
+        large."""
         if any(path.statistics()["too_large"] for path in (self._relay.up, self._relay.down)):
             self._log.info("too-large", mtu="/".join(map(str, self._config.mtu)), why=(
                 "packets above --mtu are dropped, as on a network that does not fragment; programs that look for the"
@@ -247,7 +248,7 @@ class Impair(Program):
             self._loop.call_later(LOOK_US, self._look)
 
     def _path(self, direction: int) -> Path:
-        """The network of one direction, which has a seed of its own."""
+        """The network in one direction, which has its own seed."""
         config = self._config
         return Path((self._seed * 2 + direction) & _HIGHEST_SEED, loss=config.loss[direction],
                     duplicate=config.duplicate[direction], corrupt=config.corrupt[direction],
@@ -291,7 +292,7 @@ def _table(directions: dict[str, dict[str, int]], title: str) -> str:
 
 
 def open_udp(bind: str | None, port: int) -> socket.socket:
-    """A UDP socket on `bind`, or on every address, IPv6 and IPv4; MproxyError when that cannot be."""
+    """A UDP socket on `bind`, or on every address, IPv6 and IPv4; MproxyError if that is impossible."""
     both_families = bind is None and socket.has_dualstack_ipv6()
     host = bind or ("::" if both_families else "0.0.0.0")
     name, _, scope = host.partition("%")

@@ -1,4 +1,4 @@
-"""How a cproxy introduces itself to sproxy: with its key and HELLO, and whom it takes for sproxy."""
+"""How a cproxy introduces itself to sproxy, with its key and HELLO, and whom it accepts as sproxy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Introduction:
-    """The client's side of every handshake for the session that `endpoint` has at the moment."""
+    """The client's side of every handshake for the present session of `endpoint`."""
 
     def __init__(self, config: CproxyConfig, log: Logger, instance: Instance | LeftBehind, endpoint: Endpoint) -> None:
         self._config = config
@@ -37,9 +37,9 @@ class Introduction:
         self._host_spki = b""  # the key of the sproxy that has our session
         self._host_trust = HostTrust(
             config.known_hosts_file, config.host_fingerprint, lambda text: log.warning("known-hosts", why=text))
-        self._tag = 0           # of the last WELCOME: by it sproxy knows us again before all else
+        self._tag = 0           # of the last WELCOME: by it sproxy recognises us before anything else
         self._epoch = 0
-        self.under_way = False  # HELLO was said and waits for its answer
+        self.under_way = False  # HELLO was said and is waiting for its answer
 
     def open_key(self) -> None:
         """Read our key; makes it at the first start."""
@@ -51,7 +51,7 @@ class Introduction:
 
     @property
     def host_fingerprint(self) -> str | None:
-        """That of the sproxy that has our session; None without encryption, or before there is one."""
+        """The fingerprint of the sproxy that has our session; None without encryption, or before there is one."""
         return fingerprint(self._host_spki) if self._host_spki else None
 
     def make_caller(self) -> Caller:
@@ -69,7 +69,7 @@ class Introduction:
         self._epoch = max(self._epoch, epoch)
 
     def _judge_host(self, spki: bytes) -> None:
-        """PeerError unless sproxy's key is the one that is expected: during a session its own, whatever is known."""
+        """Raise PeerError unless sproxy's key is the expected one: during a session the one with which it began."""
         host, port = self._config.sproxy_host, self._config.sproxy_port
         known = bool(self._endpoint.session.session_id)
         if known and spki == self._host_spki:
@@ -91,10 +91,10 @@ class Introduction:
                            file=self._host_trust.path)
 
     def _compose_hello(self) -> tuple[Hello, bytes, bytes]:
-        """HELLO for the session as it stands now, the list behind it, and the secret that proves both."""
+        """HELLO for the session as it is now, the list after it, and the secret that proves both."""
         self.under_way = True
         session = self._endpoint.session
-        # Time, so that a cproxy which lost its memory is not taken for an older carrier of itself.
+        # The time, so that a cproxy that lost its memory is not taken for an older carrier of itself.
         self._epoch = max(self._epoch + 1, time.time_ns() // 1000)
         hello = Hello(
             session.session_id, self._instance.id, os.urandom(_wire.NONCE_BYTES), self._epoch,

@@ -1,6 +1,6 @@
 """The `mproxy` command: finds the program by its first word and hands it the rest.
 
-Programs are imported only when called: each one starts as fast as if it were alone.
+Programs are imported only when called, so each one starts as fast as if it were alone.
 """
 
 from __future__ import annotations

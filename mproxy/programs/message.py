@@ -1,8 +1,7 @@
 """Two small programs for learning and for trying a path: lines of text as length-prefixed messages over TCP.
 
 On the wire a message is its length, 32 bits big-endian, then that many bytes; at most LIMIT_BYTES.
-`MessageReader` and `LineSplitter` know nothing of sockets; `MessageServer` and `MessageClient` do nothing but
-carry bytes to them.
+`MessageReader` and `LineSplitter` know nothing of sockets; `MessageServer` and `MessageClient` only pass bytes to them.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
     Line = tuple[bytes | None, int]  # None: too long; and its length as typed
 
-# Longest payload of a message, that is of a line without its newline.
+# Longest payload of a message, that is, a line without its newline.
 LIMIT_BYTES = 1024
 
 _LENGTH = struct.Struct(">I")
@@ -40,23 +39,23 @@ _LENGTH = struct.Struct(">I")
 # Bytes read at once; a client that sends more waits until the others have had their turn.
 _READ_BYTES = 1 << 16
 
-# Seconds until a server that ran out of descriptors looks again.
+# Seconds until a server without descriptors looks again.
 _ACCEPT_AGAIN_S = 1
 
-# Seconds for one address to answer, and for the server to take leave after our end of input.
+# Seconds for one address to answer, and for the server to end after the end of our input.
 _CONNECT_S = 10
 _FAREWELL_S = 5
 
 
 class MessageError(MproxyError):
-    """The bytes are no messages: a length above the limit, or an end in the middle."""
+    """The bytes are not messages: a length is above the limit, or the end is in the middle of a message."""
 
 
 class MessageReader:
     """Messages out of a byte stream that arrives in pieces of any size.
 
-    `feed` what was read, then take with `poll_message` until it gives None; at the end of the stream
-    `finish`. Holds at most what was fed and not polled.
+    `feed` what was read, then call `poll_message` until it gives None; at the end of the stream `finish`. Holds at most
+    what was fed and not polled.
     """
 
     def __init__(self) -> None:
@@ -87,7 +86,7 @@ class MessageReader:
 
 
 def pack_message(payload: bytes) -> bytes:
-    """A message as it goes over the wire."""
+    """A message as it is on the wire."""
     return _LENGTH.pack(len(payload)) + payload
 
 
@@ -96,7 +95,7 @@ class LineSplitter:
 
     def __init__(self, limit_bytes: int = LIMIT_BYTES) -> None:
         self._limit_bytes = limit_bytes
-        self._line = bytearray()  # the line that has not ended, at most limit + 1 bytes of it
+        self._line = bytearray()  # the unfinished line, at most limit + 1 bytes of it
         self._length = 0  # of that line, as typed
 
     def feed(self, data: bytes) -> list[Line]:
@@ -126,7 +125,7 @@ class LineSplitter:
 class MessageServer:
     """Takes messages from any number of clients and prints each one's length and text.
 
-    `write(data)` prints, `report(text)` tells about a client that went wrong.
+    `write(data)` prints, `report(text)` tells of a client's mistake.
     """
 
     def __init__(self, listeners: Sequence[socket.socket], write: Callable[[bytes], object],
@@ -218,7 +217,7 @@ class MessageClient:
         self.unsent = 0
 
     def run(self) -> None:
-        """Until the end of input. Raises MproxyError when the server goes first."""
+        """Run until the end of input. Raises MproxyError if the server ends first."""
         poll = select.poll()
         poll.register(self._input_fd, select.POLLIN)
         poll.register(self._server, select.POLLIN)
@@ -252,7 +251,7 @@ class MessageClient:
                 self._server.sendall(pack_message(line))
 
     def _take_leave(self) -> None:
-        """Say that no more comes and wait for the server to say so too: then it has read everything."""
+        """Say that no more comes, and wait until the server does the same: then it has read everything."""
         self._server.shutdown(socket.SHUT_WR)
         self._server.settimeout(_FAREWELL_S)
         try:
@@ -288,7 +287,7 @@ def server_main(argv: list[str]) -> int:
         try:
             MessageServer(listeners, write, _reporter(program)).run()
         except BrokenPipeError:
-            silence_output()  # whoever read the output has seen enough
+            silence_output()  # the reader of the output has seen enough
         except OSError as error:
             raise MproxyError(f"cannot write: {error.strerror}") from None
 
@@ -319,14 +318,14 @@ def client_main(argv: list[str]) -> int:
 
 
 def take_interrupts() -> None:
-    """Ctrl-C is KeyboardInterrupt from here on: the ordinary way to end these programs."""
+    """From here on Ctrl-C is KeyboardInterrupt: the ordinary way to end these programs."""
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _listen(address: str | None, port: int) -> list[socket.socket]:
-    """Listening sockets on `address`; when None, on the loopback addresses that this host has, all on one port.
-    MproxyError with what the other programs say of a port that cannot be had."""
+    """Listening sockets on `address`; if None, on the loopback addresses that this host has, all on one port.
+    MproxyError if the port is not available."""
     listeners: list[socket.socket] = []
     for host in [address] if address else ["127.0.0.1", "::1"]:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -358,7 +357,7 @@ def _connect(host: str, port: int) -> socket.socket:
 
 
 def _reporter(program: str) -> Callable[[str], None]:
-    """Tells what clients do wrong, at the pace of a log: the next that is told says how many were not."""
+    """Reports what clients do wrong, at a limited rate: the next report says how many were left out."""
     restraint = Restraint()
 
     def report(text: str) -> None:
@@ -369,7 +368,7 @@ def _reporter(program: str) -> Callable[[str], None]:
 
 
 def _write_to_terminal(data: bytes) -> None:
-    """All of `data` on standard output, which is a terminal: what it would obey is shown as escapes."""
+    """All of `data` on standard output, a terminal, with what it would obey escaped."""
     text = data.decode(errors="backslashreplace")
     shown = "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
     _write_output(shown.encode(errors="backslashreplace"))

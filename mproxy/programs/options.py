@@ -1,8 +1,8 @@
 """The command lines of cproxy and sproxy: words in, a checked configuration out.
 
-Whatever is wrong with a command line raises UsageError with one line that says what is wrong and what to do;
-programs hand it to `complain` and exit with 2. `--help` and `--version` print and raise SystemExit(0).
-Defaults and ranges are those of `mproxy.ground.config`.
+A mistake in a command line raises a UsageError with one line that says what is wrong and what to do; programs pass it
+to `complain` and exit with 2. `--help` and `--version` print and raise SystemExit(0). Defaults and ranges are those of
+`mproxy.ground.config`.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 class OneLineParser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, and whose help is written for 80 columns.
 
-    `add` names the option in the error of its own value. The width is fixed because asking the terminal for
-    it, once an option, would import more than the whole program does otherwise.
+    `add` names the option in errors about its value. The width is fixed, because asking the terminal for it would
+    import more than the whole program does otherwise.
     """
 
     def __init__(self, program: str, usage: str, description: str | None, epilog: str | None) -> None:
@@ -65,11 +65,11 @@ class OneLineParser(argparse.ArgumentParser):
         group.add_argument(option, type=lambda text: _word(option, text, parse), help=help, **keywords)
 
     def add_word(self, name: str, parse: Callable[[str], object], help: str) -> None:
-        """A required positional argument, an attribute `name` of what `parse_args` gives."""
+        """A required positional argument, an attribute `name` of the result of `parse_args`."""
         self.add_argument(name, type=lambda text: _word(name, text, parse), help=help)
 
     def add_choice(self, group: argparse._ActionsContainer, option: str, choices: tuple[str, ...], help: str) -> None:
-        """An option whose value is one of `choices`; those of a level stand in the help's text alone."""
+        """An option whose value is one of `choices`; those of a level are only in the help's text."""
         def choose(text: str) -> str:
             if text not in choices:
                 raise UsageError(f"must be one of {', '.join(choices)}")
@@ -77,8 +77,8 @@ class OneLineParser(argparse.ArgumentParser):
         self.add(group, option, choose, help, metavar="LEVEL" if option == "--log-level" else "|".join(choices))
 
     def split(self, argv: list[str] | None) -> tuple[dict[str, Any], list[str]]:
-        """(options given, words given) of `argv`; options may stand before, between and after the words, and behind
-        `--` there are words alone."""
+        """(options given, words given) of `argv`; options may come before, between and after the words; after `--`
+        there are only words."""
         argv = list(sys.argv[1:] if argv is None else argv)
         end = argv.index("--") if "--" in argv else len(argv)
         try:
@@ -99,15 +99,15 @@ def _help_format(prog: str) -> _HelpFormat:
 
 
 class _HelpFormat(argparse.RawDescriptionHelpFormatter):
-    """Text around the options as it is written; theirs in lines that do not end within `client-key.pem`."""
+    """Text around the options as it is written; that of options in lines that do not break `client-key.pem`."""
 
     def _split_lines(self, text: str, width: int) -> list[str]:
-        import textwrap  # needed by --help alone
+        import textwrap  # needed only by --help
         return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
 
 def _word(name: str, text: str, parse: Callable[[str], Value]) -> Value:
-    """`parse(text)`, with name and text in front of what it complains about."""
+    """`parse(text)`, with name and text in front of its complaint."""
     try:
         return parse(text)
     except UsageError as error:
@@ -119,14 +119,14 @@ def _listening_port(text: str) -> int:
 
 
 def _show(setting: Setting[Any]) -> str:
-    """A setting's default as --help shows it; % is argparse's own sign."""
+    """A setting's default as --help shows it; % has a meaning for argparse."""
     shown: str = setting.format(setting.default)
     return shown
 
 
 def _add_common(parser: OneLineParser, config_class: type[CproxyConfig] | type[SproxyConfig],
                 default_bind: str) -> None:
-    """Options that cproxy and sproxy share. What was not given stays None: the configuration fills it."""
+    """Options that cproxy and sproxy share. Those not given stay None, and the configuration fills them in."""
     session = SessionConfig
     group = parser.add_argument_group("session")
     parser.add(group, "--heartbeat", parse_duration, metavar="TIME", help=(
@@ -262,7 +262,7 @@ def parse_cproxy(argv: list[str] | None) -> CproxyConfig:
         *_SESSION_ONLY))
     words = split_host_port(words, 0 if "stdio" in given else 1)
     if "stdio" in given:
-        given.setdefault("log_level", "warning")  # ssh's terminal is no place for what is in order
+        given.setdefault("log_level", "warning")  # ssh's terminal is not the place to say that all is well
         if len(words) == 3:
             raise UsageError(f"--stdio does not listen on a port: leave out {printable(words[0])}")
         _expect_words(parser, words, ("HOST", "PORT"))
@@ -323,7 +323,7 @@ def parse_sproxy(argv: list[str] | None) -> SproxyConfig:
     return _configure(SproxyConfig, given)
 
 
-# Options that mean nothing to a relay without sessions; ignoring one silently would hide a mistake.
+# Options without a meaning for a relay without sessions; ignoring one silently would hide a mistake.
 _SESSION_ONLY = (
     "plaintext", "heartbeat", "misses", "session_ttl", "window", "session_budget", "max_streams", "max_sessions")
 
@@ -347,7 +347,7 @@ def _expect_words(parser: OneLineParser, words: list[str], names: Sequence[str])
 
 
 def _configure(config_class: type[Configuration], given: dict[str, Any]) -> Configuration:
-    """Options by their command line names turned into `config_class`, which checks the ranges."""
+    """A `config_class` of options by their command line names; it checks the ranges."""
     def take(settings: dict[str, Setting[Any]]) -> dict[str, Any]:
         by_option = {setting.option[2:].replace("-", "_"): name for name, setting in settings.items()}
         names = [name for name in given if name in by_option]

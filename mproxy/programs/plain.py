@@ -1,4 +1,4 @@
-"""--plain of cproxy and sproxy: a bare TCP relay, to try one leg of the path at a time."""
+"""`--plain` of cproxy and sproxy: a bare TCP relay, to try one leg of the path at a time."""
 
 from __future__ import annotations
 

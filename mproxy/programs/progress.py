@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from mproxy.service.log import Log
 
 LOOK_US = 250_000
-RATE_OVER_LOOKS = 20  # the rate is that of the last five seconds
+RATE_OVER_LOOKS = 20  # the rate is the average of the last five seconds
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 
 
 class Progress:
-    """Drawn on descriptor 2 while that is a terminal and `quiet` is not set; nothing otherwise."""
+    """Drawn on descriptor 2 if that is a terminal and `quiet` is not set; else nothing is drawn."""
 
     def __init__(self, loop: Loop, log: Log, quiet: bool) -> None:
         self._loop, self._log = loop, log
@@ -30,7 +30,7 @@ class Progress:
         self._shown = 0  # columns taken
 
     def start(self, total: int | None, done: Callable[[], int], lost: Callable[[], int]) -> None:
-        """Draw from now on. `total` is in bytes, None: unknown; `done()` and `lost()` give bytes and packets."""
+        """Draw from now on. `total` is in bytes; None: unknown. `done()` and `lost()` give bytes and packets."""
         if not self._wanted:
             return
         self._total, self._done, self._lost = total, done, lost
@@ -83,7 +83,7 @@ def describe(done: int, total: int | None, rate: float, lost: int) -> str:
 
 
 def show_bytes(count: float) -> str:
-    """Three digits and a unit of powers of 1000."""
+    """Three digits and a unit, in powers of 1000."""
     step = 0
     while count >= 999.5 and step < len(_UNITS) - 1:
         count /= 1000
@@ -114,4 +114,4 @@ def _write(text: str) -> None:
     try:
         os.write(2, text.encode("ascii", "replace"))
     except OSError:
-        pass  # nobody watches any more
+        pass  # nobody is watching any more

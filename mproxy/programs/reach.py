@@ -1,6 +1,6 @@
 """Dialling a host that has several addresses: another one is tried each 250 ms until one answers (RFC 8305 section 5).
 
-A packet that nobody answers says nothing: there is no refusal as with TCP, and waiting for all tries at an address
+A packet that is not answered says nothing: there is no refusal as with TCP, and waiting for all tries at an address
 where nobody is would take a minute.
 """
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from mproxy.transport._endpoint import DatagramEndpoint, Link
 
 NEXT_AFTER_US = 250_000  # RFC 8305's Connection Attempt Delay
-OVERTAKEN = 1            # any code: nobody is told, for the peer has not answered
+OVERTAKEN = 1            # any code: nobody sees it, as the peer has not answered
 
 
 class Reach(LinkHandler):
     """Links to `addresses` [(family, sockaddr)], one after the other. The first that answers goes to `adopt(link)`,
-    which must set its handler; when none does, the last one's end goes to `fail(code, reason)`."""
+    which must set its handler; if none answers, the last one's end goes to `fail(code, reason)`."""
 
     def __init__(self, loop: Loop, endpoint: DatagramEndpoint, addresses: Iterable[Address],
                  adopt: Callable[[Link], object], fail: Callable[[int, str], object]) -> None:
@@ -71,7 +71,7 @@ class Reach(LinkHandler):
             self._fail(code, reason)
 
     def _take(self, link: Link) -> LinkHandler:
-        """The handler that the link has from now on."""
+        """Set the link's handler from now on."""
         self._over = True
         for other in list(self._links):
             if other is not link:

@@ -52,28 +52,28 @@ if TYPE_CHECKING:
     from mproxy.transfer.messages import File
     from mproxy.transport._endpoint import Link
 
-# A handshake is three packets, and a sender says at once what it has; 10 s outlast several losses on the longest path.
+# A handshake is three packets, and a sender at once announces what it has; 10 s outlast several losses on a long path.
 OPEN_WITHIN_US = 10_000_000
 
-# A farewell leaves at once and is repeated while there is time; nobody waits longer for a program that is to end.
+# How long a goodbye is repeated; nobody wants to wait longer for a program that is to end.
 FAREWELL_US = 150_000
 
-# A sender slower than this keeps its place only while nobody else needs it. Its transfer goes on where it was another
-# time, and a path that slow is no path for a file.
+# A sender slower than this keeps its place only while nobody else needs it. Its transfer can continue later, and a path
+# this slow is not fit for files.
 SLOW_BYTES_A_SECOND = 1024
 SLOW_FOR_SECONDS = 10.0
 MESSAGE_WORTH = 256  # bytes: many small files are progress, too
 
-# One that gives way to its successor has its last blocks to write, and then lets go of the file.
+# One that gives way to its successor has to write its last blocks before it lets go of the file.
 LOOK_AGAIN_US = 50_000
 
-# Interrupted, we wait so long for what is being written.
+# How long an interrupted receiver waits for what is being written.
 LEAVE_WITHIN_US, LEAVE_LOOK_US = 3_000_000, 5_000
 
-# Looking for files that nobody goes on with walks through the directory.
+# How often at most to look for abandoned files, for which the whole directory is searched.
 MOST_SWEEP_US = 6 * 3600 * SECOND_US
 
-# A file that is arriving costs three descriptors; so many are for everything else.
+# An arriving file takes three descriptors; this many are for everything else.
 FILE_DESCRIPTORS, OTHER_DESCRIPTORS = 3, 64
 
 OUTPUT_CLOSED = 128 + signal.SIGPIPE  # as shells count it
@@ -140,7 +140,7 @@ def parse_recv(argv: list[str] | None) -> TransferConfig:
 
 
 def destination_of(config: TransferConfig) -> Destination:
-    """Where files go, by -o."""
+    """The destination of -o."""
     output, umask = config.output, current_umask()
     as_user = f" as {config.user}" if config.user else ""
     if output == "-":
@@ -180,7 +180,7 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
     _destination: Destination
     _workers: Workers   # that write
     _in_order: Workers  # one thread, for pipes
-    _sweeper: Workers   # one more: a directory may be large
+    _sweeper: Workers   # one thread more: a directory may be large
 
     def __init__(self, config: TransferConfig, log: Log, loop: Loop) -> None:
         self._started_at = loop.now()
@@ -189,25 +189,25 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
         self._output: Watch | None = None
         self._receivers: dict[FileReceiver, tuple[str, int]] = {}
         self._began: dict[FileReceiver, int] = {}    # receiver -> when
-        self._closing: list[FileReceiver] = []  # receivers whose connection is over, while they have files in hand
-        # While senders wait for a place: what each had brought, and when.
+        self._closing: list[FileReceiver] = []  # connection over, still busy with files
+        # While senders wait for a place: what each receiver had got, and when.
         self._marks: dict[FileReceiver, tuple[int, float]] = {}
         self._worst = 0
-        self._outcome: int | None = None  # exit status, as --once has it
-        # What the sender of --once had announced first, when something of it came or was settled.
+        self._outcome: int | None = None  # exit status of --once
+        # What the sender of --once announced first, once something of it arrived or was settled.
         self._served: tuple[bytes, bytes] | None = None
-        # The one sender that may send: with --once, or while it writes to standard output.
+        # The only sender that may send: with --once, or while its file goes to standard output.
         self._taken: FileReceiver | None = None
         self._leaving = False
         self._leave_us = LEAVE_WITHIN_US
-        # A signal has come, and so much time is left for the senders to hear of it.
+        # After a signal: until when the senders are told.
         self._farewell_us: int | None = None
         self._allowance = Allowance(files_each(config.senders))
         self._address = ("", 0)
         self._trust = SenderTrust(config, log)
 
     def open(self) -> None:
-        """Have the port; the keys are read."""
+        """Open the port and read the keys."""
         config = self._config
         datagram = with_packet_size(config.datagram, False)
         if config.ack_to is not None:
@@ -220,11 +220,11 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
 
     @property
     def authorized_keys_file(self) -> str | None:
-        """The list that is read again when it changes; None when there is none."""
+        """The list of keys that is read again when it changes; None if there is none."""
         return self._trust.path
 
     def start(self) -> None:
-        """Begin to receive. What is made from now on belongs to whoever we are now."""
+        """Begin to receive. Files made from now on belong to the present user."""
         self._destination = destination_of(self._config)
         self._workers = Workers(self._loop.call_soon_threadsafe, min(4, os.cpu_count() or 1))
         self._in_order = Workers(self._loop.call_soon_threadsafe, 1)
@@ -241,19 +241,19 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
             self._network = NetworkWatch()
             self._loop.watch(self._network.fileno(), self._on_network)
         except OSError:
-            pass  # then the engine's own timeouts must do
+            pass  # then the engine's own timeouts have to do
 
     def _on_network(self, _events: int) -> None:
         if self._network is not None and self._network.read_events():
             self._endpoint.probe()
 
     def _watch_output(self) -> None:
-        """Whether somebody reads standard output; between two senders no write would tell."""
+        """Whether somebody reads standard output, as between two senders no write would tell."""
         if self._config.output == "-" and stat.S_IFMT(os.fstat(1).st_mode) in (stat.S_IFIFO, stat.S_IFSOCK):
             self._output = self._loop.watch(1, self._on_output, read=False)
 
     def _on_output(self, events: int) -> None:
-        """Nobody does: end as SIGPIPE ends other programs, but tell the senders."""
+        """Nobody reads it: end as SIGPIPE ends other programs, but tell the senders."""
         if not events & (select.EPOLLERR | select.EPOLLHUP):
             return
         if self._output is not None:
@@ -289,15 +289,15 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
 
     @staticmethod
     def _check_announced(receiver: FileReceiver) -> None:
-        """Whoever has no key, or nothing to send, must not keep a place from those who have."""
+        """Whoever has no key, or nothing to send, must not take a place from those who have."""
         if not receiver.announced:
             why = "no file announced within 10 s" if receiver.open else "no keys within 10 s"
             receiver.give_up(EndCode.TIMED_OUT, why)
 
     def on_first_file(self, receiver: FileReceiver) -> str | None:
-        """Why this sender may not send, None when it may. Whoever sends the same as one that is here takes over: that
-        one was killed or has lost its way, and we have not noticed yet. Not on standard output: what is written there
-        is written."""
+        """Why this sender may not send; None if it may. One that sends the same as another one here takes over: the
+        other was killed or has lost its path, and we have not noticed yet. Not on standard output: what is written
+        there cannot be taken back."""
         if not self._config.once and not self._destination.one_sender:
             return None
         taken, once = self._taken, self._config.once
@@ -312,12 +312,12 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
         return None
 
     def on_open(self, receiver: FileReceiver) -> None:
-        """A sender has shown that it is one, with the keys."""
+        """A sender is there and has the keys."""
         self._log.info("sender", peer=_say(self._receivers[receiver]))
 
     def on_busy(self, receiver: FileReceiver, file: File, looks: int, again: Callable[[], None]) -> bool:
-        """Another transfer is writing this file. If it is of the same source, the new one takes over; what a sender
-        that is gone has begun comes to its end."""
+        """Another transfer is writing this file. If it has the same source, the new one takes over; what a vanished
+        sender has begun is brought to its end."""
         older = [other for other in self._receivers if other is not receiver and other.is_receiving(file)]
         for other in older:
             other.give_up(EndCode.ABORTED, ANEW)
@@ -328,7 +328,7 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
         return True
 
     def on_crowded(self, again: Callable[[], None]) -> None:
-        """Too many files are open, ours or others': it is tried again."""
+        """Too many files are open, here or elsewhere: try again."""
         self._loop.call_later(LOOK_AGAIN_US, again)
 
     def on_full(self) -> None:
@@ -370,8 +370,8 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
             self._log.warning("broken-off", peer=peer, why=error, bytes=receiver.progress)
         else:
             self._log.warning("refused", peer=peer, why=error)
-        # Somebody without the key, or who never said anything, is not the sender that --once waits for, nor is it one
-        # whose successor is here already.
+        # Somebody without the key, or who never sent anything, is not the sender that --once waits for; nor is one
+        # whose successor is already here.
         if receiver is self._taken:
             self._taken = None
             if receiver.received_bytes:
@@ -387,7 +387,7 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
             self._leave()
 
     def _leave(self) -> None:
-        """Stop when the last repetitions are answered and the last blocks written."""
+        """Stop when the last repetitions are answered and the last blocks are written."""
         if not self._leaving:
             self._leaving = True
             for receiver in list(self._receivers):

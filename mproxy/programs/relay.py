@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mproxy.relay.backend import Facts
     from mproxy.relay.relay_config import RelayConfig
 
-# Beyond the relay's own --drain-timeout, which only the relay knows: a day at most.
+# Longer than the relay's own --drain-timeout, which only the relay knows: a day at most.
 STOP_PATIENCE_S = 86_400 + 60
 
 
@@ -43,7 +43,7 @@ def _run_command(argv: list[str]) -> int:
 # ---- commands
 
 def check(given: dict[str, Any]) -> int:
-    """Look at a file of rules."""
+    """Check a file of rules."""
     rules = read_rules(given["file"])
     if given.get("kernel"):
         from mproxy.relay.kernel.kernel_mode import refuse_impossible
@@ -53,7 +53,7 @@ def check(given: dict[str, Any]) -> int:
 
 
 def reload(given: dict[str, Any]) -> int:
-    """Let the running relay read its rules again."""
+    """Have the running relay read its rules again."""
     answer = _ask(find_relay(given), "reload")
     for line in answer["lines"]:
         complain(PROGRAM, line)
@@ -79,13 +79,13 @@ def status(given: dict[str, Any]) -> int:
 
 
 def find_relay(given: dict[str, Any]) -> int:
-    """The process of the running relay that the command is for."""
+    """The process of the running relay for which the command is."""
     if "pidfile" in given:
         return running_pid(given["pidfile"])
     running = [pid for _program, pid, _socket in control.find_running("relay")]
     if not running:
         raise MproxyError("no relay of this user is running here; choose another user's with --pidfile FILE")
-    if len(running) > 1:  # one that ends may go on for a while beside its successor
+    if len(running) > 1:  # one that is stopping may go on for a while beside its successor
         running = [pid for pid in running if _ask(pid, "status")["state"] != "stopping"] or running
     if len(running) > 1:
         raise UsageError(f"{len(running)} relays are running: choose one with --pidfile FILE")
@@ -116,7 +116,7 @@ def run(config: RelayConfig) -> int:
                 service.log.warning("socket-unused", why="not a bound socket", address=what)
             return service.run(rules)
         except (MproxyError, OSError):
-            log_file.give_back()  # whoever started it reads this, not the log
+            log_file.give_back()  # whoever started it reads standard error, not the log
             raise
 
     ended = exit_status(PROGRAM, serve)

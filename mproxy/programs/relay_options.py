@@ -1,4 +1,4 @@
-"""The command line of `mproxy relay`: words in, (command, configuration) out. UsageError for what is wrong."""
+"""The command line of `mproxy relay`: words in, (command, configuration) out. UsageError for a mistake."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def parse_relay(argv: list[str]) -> tuple[str, Any]:
     if "daemon" in given and "pidfile" not in given:
         raise UsageError("--daemon needs --pidfile FILE, by which reload, stop and status find the process")
     for file in given.keys() & {"pidfile", "log_file"}:
-        given[file] = os.path.abspath(given[file])  # a daemon leaves the directory
+        given[file] = os.path.abspath(given[file])  # a daemon leaves the present directory
     return "run", RelayConfig(**given)
 
 

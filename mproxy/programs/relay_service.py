@@ -1,4 +1,4 @@
-"""A relay that runs: signals, commands, service manager and log on one side, what does the relaying on the other.
+"""A running relay: signals, commands, service manager and log on one side, what does the relaying on the other.
 
 What does the relaying is a RelayBackend: a Supervisor with workers, or a Kernel.
 """
@@ -45,7 +45,7 @@ class Service:
         self._started_at = self._loop.now()
         self._rules: Sequence[Rule] = []
         self._reloads = 0
-        self._last_reload: list[str] | None = None  # what went wrong with it, None: nothing
+        self._last_reload: list[str] | None = None  # what went wrong; None: nothing
         self._stopping = False
         self._exit_status = 0
         self._failure: MproxyError | None = None
@@ -61,14 +61,14 @@ class Service:
         return Supervisor(self._config, self.log, self._loop, given, self._prepare_worker)
 
     def _prepare_worker(self) -> None:
-        """In the new process of a worker, before it does anything."""
+        """Prepare the new process of a worker, before it does anything."""
         if self._config.daemon:
             leave_terminal()
         if self._user is not None:
             self._user.become()
 
     def run(self, rules: Sequence[Rule]) -> int:
-        """Serve until stopped; the exit status. MproxyError when it cannot start."""
+        """Serve until stopped; returns the exit status. MproxyError if it cannot start."""
         self._pidfile = PidFile(self._config.pidfile) if self._config.pidfile else None
         try:
             raise_descriptor_limit()
@@ -88,7 +88,7 @@ class Service:
         return self._exit_status
 
     def _release_pidfile(self) -> None:
-        """Whoever starts next does not wait for the connections of this run."""
+        """The next start need not wait for this run's connections."""
         if self._pidfile is not None:
             self._pidfile.remove()
             self._pidfile = None
@@ -134,12 +134,12 @@ class Service:
             "reloads": self._reloads, "last_reload_errors": self._last_reload or [], **facts}
 
     def reload(self) -> bool:
-        """SIGHUP: read the file again and go over to its rules. True: that is not the end."""
+        """SIGHUP: read the file again and change to its rules. True: that is not the end."""
         self._reload(lambda _answer: None)
         return True
 
     def _reload(self, reply: Callable[[dict[str, Any]], object]) -> None:
-        """Go over to the rules of the file; then `reply({"ok": bool, "lines": what is wrong, "done": summary})`."""
+        """Change to the file's rules; then `reply({"ok": bool, "lines": what is wrong, "done": summary})`."""
         if self._stopping or not self._config.file:
             why = "the relay is stopping" if self._stopping else "the rule is from the command line: there is no file"
             reply({"ok": False, "lines": [why]})
@@ -180,7 +180,7 @@ class Service:
         self._backend.stop(self._config.drain_timeout_us, self._loop.stop)
 
     def _stop_at_once(self) -> None:
-        """A second signal: the connections end with us."""
+        """A second signal: end at once, with the connections."""
         self._exit_status = 1
         self._backend.stop_at_once()
         self._loop.stop()

@@ -1,4 +1,4 @@
-"""What `mproxy relay status` prints, of what the relay told."""
+"""What `mproxy relay status` prints of the relay's answer."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 _UNITS = ("", "K", "M", "G", "T", "P")
 
-# Rules that a person is shown; --json has them all.
+# Most rules shown as text; --json has them all.
 SHOWN = 200
 
 
 def say_status(facts: Facts, as_json: bool) -> str:
-    """Text for a person, or JSON on one line a relay."""
+    """Text, or one line of JSON for each relay."""
     if as_json:
         return json.dumps(facts)
     totals = facts["totals"]

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from mproxy.service.log import Log
     from mproxy.transfer.sender import Source
     from mproxy.transport.config import DatagramConfig
-    # What there is to send, what was left out and why, and where the receiver may be.
+    # What to send, what was left out and why, and where the receiver may be.
     Prepared = tuple[list[Source], list[tuple[str, OSError | None]], list[Address]]
 
 _USAGE = "mproxy send [options] FILE... HOST PORT"
@@ -98,17 +98,17 @@ class Send(Program, DeliveryObserver):
     """`mproxy send`: sends files to one receiver."""
 
     _workers: Workers                  # from `start` on
-    _endpoint_config: DatagramConfig   # from when the files are known
+    _endpoint_config: DatagramConfig   # from when the files are known on
 
-    # A farewell leaves at once and is repeated while there is time; nobody waits longer for a program that is to end.
+    # How long a goodbye is repeated; nobody wants to wait longer for a program that is to end.
     FAREWELL_US = 150_000
-    LAST_WORDS_US = 5_000_000  # after a good end: three timeouts, unless the path was very slow
+    LAST_WORDS_US = 5_000_000  # after a good end: three timeouts, unless the path is very slow
 
     def __init__(self, config: TransferConfig, log: Log, loop: Loop) -> None:
         self.exit_status = 1
         self._config, self._log, self._loop = config, log, loop
         self._started_at = self._began_at = loop.now()
-        self._total: int | None = None  # bytes of all files, None: unknown
+        self._total: int | None = None  # bytes of all files; None: unknown
         self._delivery: Delivery | None = None
         self._network: NetworkWatch | None = None
         self._progress = Progress(loop, log, config.quiet)
@@ -120,7 +120,7 @@ class Send(Program, DeliveryObserver):
         self._watch = Stopwatch()
 
     def start(self) -> None:
-        """Look at the files and the receiver's name, which may take a while; then dial."""
+        """Look at the files and look up the receiver's name, which may take a while; then dial."""
         config = self._config
         self._workers = Workers(self._loop.call_soon_threadsafe, min(4, os.cpu_count() or 1))
         own = open_udp(config.bind, 0)
@@ -194,7 +194,7 @@ class Send(Program, DeliveryObserver):
         try:
             self._network = NetworkWatch()
         except OSError:
-            return  # then the engine's own timeouts must do
+            return  # then the engine's own timeouts have to do
         self._loop.watch(self._network.fileno(), self._on_network)
 
     def _on_network(self, _events: int) -> None:
@@ -244,7 +244,7 @@ class Send(Program, DeliveryObserver):
     # ---- the end
 
     def _wait_for_end(self, left_us: int = LAST_WORDS_US) -> None:
-        """The engine answers the peer's last repetitions for a moment."""
+        """Stay for a moment, while the engine answers the peer's last repetitions."""
         if self._endpoint is not None and self._endpoint.count and left_us > 0:
             self._loop.call_later(5_000, lambda: self._wait_for_end(left_us - 5_000))
         else:
@@ -265,7 +265,7 @@ class Send(Program, DeliveryObserver):
         reply(parts_of(facts, "transfers", transfers))
 
     def shut_down(self, signal_name: str) -> None:
-        """SIGINT, SIGTERM: what has arrived stays there for the next attempt."""
+        """SIGINT, SIGTERM: what has arrived is kept there for the next attempt."""
         if self._finished:
             self._loop.stop()
             return
@@ -290,7 +290,7 @@ class Send(Program, DeliveryObserver):
 
 
 def _total_of(sources: Sequence[Source]) -> int | None:
-    """Bytes of files; None where nobody knows, before a pipe has ended."""
+    """Bytes of files; None: unknown, as before a pipe has ended."""
     if any(source.kind == FileKind.PIPE for source in sources):
         return None
     return sum(source.expected_bytes for source in sources)

@@ -1,7 +1,7 @@
-"""Why nobody answers, as far as the network says: a connected UDP socket is told what the path's ICMP messages say.
+"""Why nobody answers, as far as the network tells: a connected UDP socket gets what the path's ICMP messages say.
 
-What it hears is passed on to the user and changes nothing: anybody on the way can forge an ICMP message, and a receiver
-may be started a moment later.
+The user is told, but it changes nothing: anybody on the path can forge an ICMP message, and a receiver may be started a
+moment later.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mproxy.ground.shapes import Address, Sockaddr
     from mproxy.io._loop import Loop
 
-# When to look after the packet: a router's answer takes a round trip, a neighbour that is not there 3 s (ARP).
+# When to look, after the packet: a router's answer takes a round trip, a missing neighbour 3 s (ARP).
 _LOOKS_US = (0, 50_000, 250_000, 700_000, 2_500_000, 3_000_000)
 
 # linux/in.h, linux/in6.h: not in Python's socket module.
@@ -28,15 +28,15 @@ _IP_RECVERR, _IPV6_RECVERR = 11, 25
 _IP_MTU, _IPV6_MTU = 14, 24
 _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DO = 10, 23, 2
 
-# Level, options: to hear every error, to forbid fragments, to know the path's largest packet; bytes of both headers.
+# Level, and options to get every error, forbid fragments and know the path's largest packet; bytes of both headers.
 _FAMILIES: dict[int, tuple[int, int, int, int, int]] = {
     socket.AF_INET: (socket.IPPROTO_IP, _IP_RECVERR, _IP_MTU_DISCOVER, _IP_MTU, 28),
     socket.AF_INET6: (socket.IPPROTO_IPV6, _IPV6_RECVERR, _IPV6_MTU_DISCOVER, _IPV6_MTU, 48)}
 
 
 class Sounding:
-    """Asks about `addresses` [(family, sockaddr)] after `delay_us`, unless closed before; `tell(text)` at most once
-    for each thing there is to say."""
+    """Probes `addresses` [(family, sockaddr)] after `delay_us`, unless closed before; `tell(text)` at most once for
+    each finding."""
 
     def __init__(self, loop: Loop, addresses: Sequence[Address], delay_us: int, tell: Callable[[str], object]) -> None:
         self._loop, self._addresses, self._tell = loop, addresses, tell
@@ -87,7 +87,7 @@ class Sounding:
         try:
             carries = sock.getsockopt(level, mtu)
         except OSError:
-            return  # not connected: there is no way at all
+            return  # not connected: there is no route at all
         if carries < BASE_PACKET_BYTES + headers:
             self._once(f"the path to {sockaddr[0]} carries packets of at most {carries} bytes, but"
                        f" {BASE_PACKET_BYTES + headers} are needed (MTU)")

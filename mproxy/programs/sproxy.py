@@ -54,14 +54,14 @@ if TYPE_CHECKING:
     from mproxy.service.control import Command, Reply
     from mproxy.service.log import Log
 
-# A list of streams longer than this is no honest one (docs/protocol.md, section 8).
+# A longer list of streams is not an honest one (docs/protocol.md, section 8).
 LIST_BYTES = 4 * _wire.HEADER_BYTES
 LIST_BYTES_MORE = 16385 * _wire.HEADER_BYTES
 
-# A session without streams and without a carrier holds nothing worth keeping: its cproxy begins a new one.
+# How long to keep a session without streams and carrier, which has nothing worth keeping: its cproxy begins a new one.
 EMPTY_SESSION_US = 60_000_000
 
-# How often the addresses of living sessions are noted as those of known people.
+# How often the addresses of connected sessions are noted as those of known people.
 NEIGHBOURS_US = 3_600_000_000
 
 
@@ -94,16 +94,16 @@ class Client:
         self.spki = guest.spki     # the key it began with; empty without encryption
         self.host = guest.address  # where its newest carrier comes from
         self.holder = holder       # whose place it has
-        self.grant: Grant | None = None          # what its key may do, None: everything
+        self.grant: Grant | None = None          # what its key may do; None: everything
         self.stdio = False         # all its streams come from --stdio
-        self.tags: list[int] = []             # those that cproxy may show, the newest last
+        self.tags: list[int] = []             # that its cproxy may show, the newest last
         self.began_at = now
         self.outages = Outages(heartbeat_us)
         self.lost_at: int | None = None  # the last carrier's last byte
         self.end_timer: Timer | None = None  # of --session-ttl
         self.resumed = False   # had a carrier before
-        self.attached_at = 0   # its newest carrier
-        self.probed_at: int | None = None  # when that had to show that it lives
+        self.attached_at = 0   # when it got its newest carrier
+        self.probed_at: int | None = None  # when that carrier was last made to show that it is alive
 
     @property
     def attached(self) -> bool:
@@ -138,9 +138,9 @@ class Sproxy(Program, EndpointObserver, ReceptionHost):
         self._instances: dict[tuple[bytes, bytes], Client] = {}  # (key, instance id) -> Client
         self._tags: dict[int, Client] = {}       # routing tag -> Client
         self._resolver = Resolver(loop.call_soon_threadsafe)
-        self._default_target: Target | None = None   # when it was given as a number
+        self._default_target: Target | None = None   # if it was given as a number
         self._default_addresses: list[Address] = []
-        self._listeners: list[socket.socket] = []  # sockets, until they are served
+        self._listeners: list[socket.socket] = []  # until they are served
         self._listening: list[tuple[str, int]] = []  # (host, port) of each listener
         self._door = Door(config, log)
         self._reception = Reception(loop, log, config, self)
@@ -150,7 +150,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost):
         self._site = 0  # see policy.site
 
     def open(self) -> None:
-        """Have the port, the keys, and what lies beside them."""
+        """Open the port, and read the keys and the files beside them."""
         self._listeners = open_listeners(self._config)
         self._door.open()
         self._site = Site(self._config.state_dir, self._config.port or 0).number
@@ -177,7 +177,8 @@ class Sproxy(Program, EndpointObserver, ReceptionHost):
             self._log.info("listening", address=address[0], port=address[1], daemon=format_host_port(host, port))
 
     def _share_out(self) -> int:
-        """Promise every session its part of --memory-limit and of the descriptors; how many sessions there can be."""
+        """Promise every session its part of --memory-limit and of the descriptors; returns how many sessions there can
+        be."""
         config = self._config
         whole = buffer_limit(config.memory_limit_bytes)
         most, each = promises(whole, config.max_sessions)
@@ -189,7 +190,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost):
         return most
 
     def _say_open_door(self) -> None:
-        """At the start, and once a day: whoever runs this has to know."""
+        """At the start and once a day tell whoever runs this."""
         self._door.say_open(self._listening)
         self._loop.call_later(DAY_US, self._say_open_door)
 
@@ -204,11 +205,11 @@ class Sproxy(Program, EndpointObserver, ReceptionHost):
         return Rank.RETURNING if self._door.tags.holds(tag, time.time()) else Rank.STRANGER
 
     def judge(self, spki: bytes, host: str) -> None:
-        """PeerError unless the key may connect from that address; whether to begin a session is asked again."""
+        """Raise PeerError unless the key may connect from that address; it is asked again when a session begins."""
         self._door.grant_living(spki, host)
 
     def check(self, guest: Guest, hello: Hello, channel: bytes) -> None:
-        """PeerError unless what a HELLO claims is proven; nothing is touched."""
+        """Raise PeerError unless what a HELLO claims is proven; nothing is touched."""
         if not hello.session_id:
             return
         client = self._clients.get(hello.session_id)
@@ -246,7 +247,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost):
             hello.budget_bytes, greeter.prefix + welcome.encode() + resume_list, greeter.leftover)
 
     def _new_tag(self, client: Client) -> int:
-        """The tag of a WELCOME. It may not arrive, so the one before holds, too."""
+        """The tag for a WELCOME. That may not arrive, so the former tag stays valid, too."""
         tag = self._door.tags.make(os.urandom(NONCE_BYTES), time.time())
         client.tags.append(tag)
         self._tags[tag] = client
@@ -255,7 +256,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost):
         return tag
 
     def _find(self, guest: Guest, hello: Hello) -> Client:
-        """The client of a HELLO that resumes; what may have changed since `check`, while its list came, is judged."""
+        """The client of a HELLO that resumes; checks what may have changed since `check`, while the list arrived."""
         client = self._clients.get(hello.session_id)
         if client is None:
             raise PeerError(CloseCode.UNKNOWN_SESSION, "the session has ended in the meantime", self._site)
@@ -288,7 +289,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost):
         return client
 
     def _holder(self, spki: bytes, address: str) -> bytes | str:
-        """Whose place a session takes: its key's where keys mean something."""
+        """Whose place a session takes: its key's, if keys mean something."""
         return spki if self._door.guarded else source_of(address)
 
     def _make_place(self, holder: bytes | str, grant: Grant | None, former: Client | None) -> None:
@@ -309,11 +310,11 @@ class Sproxy(Program, EndpointObserver, ReceptionHost):
                           "warning" if leaving.streams else "info")
 
     def _check_twin(self, hello: Hello, former: Client) -> None:
-        """PeerError when a new session's instance is not that of the former one come back, but has a copy of its state.
+        """Raise PeerError if a new session's instance is not the former one come back, but has a copy of its state.
 
-        Whoever has a living carrier keeps its session, whatever the other knows: the copy may be of now. Without one a
-        session with streams is kept for the cproxy that knows it. One without streams was perhaps never known there:
-        its WELCOME was lost.
+        Whoever has a working carrier keeps its session, whatever the other one knows: the copy may be recent. Without
+        one, a session with streams is kept for the cproxy that knows it. A session without streams may never have been
+        known there: its WELCOME may have been lost.
         """
         if not hello.features & HelloFeature.RENAMES:
             return
@@ -406,7 +407,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost):
         self._forget(self._client(endpoint), f"{who}: {describe(code, reason)}", "warning" if local else "info")
 
     def on_left_away(self, endpoint: Endpoint, stream: int, broken: bool) -> None:
-        """A daemon gave up while its client was away; the application will be told when there is a carrier again."""
+        """A daemon ended while its client was away; the application will be told when there is a carrier again."""
         client = self._clients.get(endpoint.session.session_id)
         if client is not None:
             self._log.info(
@@ -421,19 +422,19 @@ class Sproxy(Program, EndpointObserver, ReceptionHost):
     # ---- daemons by name or by request
 
     def _target(self, text: str, addresses: list[Address], spki: bytes) -> Target:
-        """A daemon as it is reached for a key."""
+        """A daemon, as reached for a key."""
         if self._config.source_per_key:
             return Target(text, addresses, loopback_of(spki))
         return Target(text, addresses)
 
     def _default_for(self, spki: bytes) -> Target | None:
-        """The same of the default daemon; None when its name has to be looked up."""
+        """The same for the default daemon; None if its name has to be looked up."""
         if self._default_target is None or not self._config.source_per_key:
             return self._default_target
         return self._target(self._default_target.text, self._default_addresses, spki)
 
     def on_opened(self, endpoint: Endpoint, stream: int, target: bytes) -> None:
-        """Find the daemon for a stream that asks for one, or whose default has a name, or whose client has a grant."""
+        """Find the daemon for a stream, if it names one, the default one has a name, or its client has a Grant."""
         client = self._client(endpoint)
         try:
             client.grant = self._door.grant_living(client.spki, client.host)
@@ -483,7 +484,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost):
             if changed:
                 self._rehouse(client)
             if self._door.guarded:
-                client.endpoint.default_target = None  # every stream is asked for from now on
+                client.endpoint.default_target = None  # from now on every stream is checked
             if changed or (client.grant is not None and client.grant.expires_at is not None):
                 try:
                     client.grant = self._door.grant_living(client.spki, client.host)
@@ -497,7 +498,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost):
         self._places.add(client, client.holder)
 
     def _note_neighbours(self) -> None:
-        """Where sessions live strangers do not lock others out."""
+        """At addresses with sessions strangers must not lock out others."""
         self._loop.call_later(NEIGHBOURS_US, self._note_neighbours)
         for client in self._clients.values():
             if client.attached:
@@ -520,7 +521,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost):
         reply(parts_of(facts, "sessions", self._say_sessions()))
 
     def _say_sessions(self) -> Iterator[dict[str, Any]]:
-        """Facts of each session, as far as it is still there when its turn comes."""
+        """Facts of each session that still exists when its turn comes."""
         for session_id in list(self._clients):
             client = self._clients.get(session_id)
             if client is not None:
@@ -540,7 +541,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost):
         reply({"ok": False, "lines": [f"no session {printable(str(request.get('session')))} here"]})
 
     def reload(self) -> None:
-        """SIGHUP: authorized_keys counts as it is now, also for those who are there."""
+        """SIGHUP: authorized_keys counts as it is now, for existing sessions, too."""
         keys = self._door.reload()
         self._judge_living()
         self._log.info("reloaded", keys=keys)
@@ -563,19 +564,19 @@ class Sproxy(Program, EndpointObserver, ReceptionHost):
 
 
 def loopback_of(spki: bytes) -> bytes:
-    """An address of 127.0.0.0/8 for a key, 4 bytes: the same for ever; none of those in common use (127.0.x.y)."""
+    """An address in 127.0.0.0/8 for a key, 4 bytes: always the same, and not one in common use (127.0.x.y)."""
     first, second, third = hashlib.sha256(b"mproxy loopback\0" + spki).digest()[:3]
     return bytes((127, 1 + first % 254, second, 1 + third % 254))
 
 
 def say_key(client: Client) -> dict[str, str | None]:
-    """Whose session it is, for the log: nothing without encryption."""
+    """Whose session it is, for the log: None without encryption."""
     comment = client.grant.comment if client.grant is not None else ""
     return {"key": fingerprint(client.spki) if client.spki else None, "comment": comment or None}
 
 
 def check_epoch(hello: Hello, session: Session) -> None:
-    """PeerError unless the HELLO is newer than every carrier of the session."""
+    """Raise PeerError unless the HELLO is newer than every carrier of the session."""
     if hello.epoch <= session.epoch:
         raise PeerError(CloseCode.STALE_EPOCH, "a newer carrier exists", session.epoch)
 

@@ -1,8 +1,9 @@
-"""Where every program begins and ends: Ctrl-C before it has its own say, output that cannot be written, an exit status.
+"""Where every program begins and ends: Ctrl-C before it handles that itself, output that cannot be written, exit
+status.
 
-`make` has the launchers start Python with SIGINT blocked, for Python's own start would answer it with a traceback. It
-is let through here, before anything else is imported, and ends the program at once and without a word. A program that
-wants to end in order sets a handler later.
+`make` has the launchers start Python with SIGINT blocked, because while Python starts it would answer with a traceback.
+It is unblocked here, before anything else is imported, and ends the program at once and silently. A program that wants
+to end in order sets a handler later.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
 
 
 def let_interrupts_through() -> None:
-    """SIGINT ends the process, as the system does it; one that is ignored (nohup, `&` in a script) stays ignored."""
+    """Let SIGINT end the process by default; if it is ignored (nohup, `&` in a script) it stays ignored."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
 
 
 def take_name(name: str) -> None:
-    """What `ps`, `top` and `pkill` call the process; without it, the interpreter's name."""
+    """Set what `ps`, `top` and `pkill` call the process; otherwise that is the interpreter's name."""
     try:
         with open("/proc/self/comm", "w") as comm:
             comm.write(name)
@@ -47,7 +48,7 @@ def mproxy() -> int | str | None:
 
 
 def run(module: str) -> int | str | None:
-    """`main()` of the program in `module`; the exit status, whatever becomes of it and of its output."""
+    """Run `main()` of the program in `module`; returns the exit status, whatever happens to it and its output."""
     let_interrupts_through()
     take_name(called(module))
     from importlib import import_module
@@ -67,12 +68,12 @@ def run(module: str) -> int | str | None:
 
 
 def flush_output(module: str) -> int:
-    """Write what is left of standard output; 1 when that fails, and a line says so. A reader that has gone
-    (`| head -1`) has seen enough."""
+    """Write the rest of standard output; 1, with a message, if that fails. A reader that has gone (`| head -1`) has
+    seen enough."""
     try:
         sys.stdout.flush()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python tries once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python tries again at its end
         if not isinstance(error, BrokenPipeError):
             complain(module, f"cannot write to standard output: {error.strerror}")
             return 1
@@ -82,7 +83,7 @@ def flush_output(module: str) -> int:
 
 
 def complain(module: str, text: str) -> None:
-    """One line on standard error, whatever else cannot be imported."""
+    """One line on standard error, even if nothing else can be imported."""
     try:
         os.write(2, ascii(f"{called(module)}: {text}")[1:-1].encode() + b"\n")
     except OSError:

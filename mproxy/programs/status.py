@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
     Facts = dict[str, Any]
 
-# Seconds between two looks of --watch, and of `wait`.
+# Seconds from one look to the next of --watch, and of `wait`.
 WATCH_S = 1.0
 WAIT_S = 0.1
 
-# Characters of a line: whose they are is not known.
+# Most characters of a line, which may come from anybody.
 LONGEST_LINE = 1000
 
 _WHICH = "PROGRAM|NAME|PID"
@@ -35,7 +35,7 @@ _WHICH_HELP = "cproxy, sproxy, relay, recv or send: all of these; or a name, or 
 # ---- mproxy status
 
 def status_main(argv: list[str]) -> int:
-    """`mproxy status`; the exit status: 1 when nothing runs, or what runs cannot be asked."""
+    """`mproxy status`; the exit status: 1 if nothing runs, or what runs cannot be asked."""
     return exit_status("mproxy status", _status, argv)
 
 
@@ -143,7 +143,7 @@ def _say_transfers(facts: Facts) -> Iterator[str]:
 
 
 def clean(text: str) -> str:
-    """Text of a program that may be another user's, as a terminal may have it."""
+    """Text of a program that may be another user's, made safe for a terminal."""
     return "\n".join(escaped(line)[:LONGEST_LINE] for line in text.split("\n"))
 
 
@@ -179,7 +179,7 @@ def _kill(argv: list[str]) -> int:
 # ---- mproxy wait
 
 def wait_main(argv: list[str]) -> int:
-    """`mproxy wait`; the exit status: 0 when it is so, 1 when --timeout is over."""
+    """`mproxy wait`; the exit status: 0 once it is so, 1 when --timeout is over."""
     return exit_status("mproxy wait", _wait, argv)
 
 
@@ -213,7 +213,8 @@ def _is_so(state: str, found: list[Facts]) -> bool:
 # ---- who runs
 
 def ask_all(which: str | None) -> tuple[list[Facts], list[str]]:
-    """(facts of those that `which` names, what went wrong with others). `which`: a program, a name, a process."""
+    """(facts of the programs that `which` names, what went wrong with others). `which`: a program, a name or a
+    process."""
     found, silent = [], []
     for program, pid, path in control.find_running():
         try:

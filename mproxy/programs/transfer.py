@@ -1,4 +1,4 @@
-"""What `mproxy send` and `mproxy recv` share: options, exit status, progress, the words for how it went."""
+"""What `mproxy send` and `mproxy recv` share: options, exit status, progress, words for how it went."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STATUS_OF_LEFT_OUT = 8
 STATUS_OF_RESULT = {Result.DONE: 0, Result.NO_SPACE: 3, Result.NO_PERMISSION: 4, Result.EXISTS: 5}
 STATUS_OF_END: dict[int, int] = {EndCode.TIMED_OUT: 6, EndCode.IDLE: 6, EndCode.HANDSHAKE_FAILED: 7, EndCode.VERSION: 7}
 
-_LOOPBACK_BYTES = 65483  # IPv4 within the 65,535 of an IP packet: a multiple of nothing, the loopback's own MTU
+_LOOPBACK_BYTES = 65483  # fits the loopback's MTU, within the 65,535 bytes of an IPv4 packet
 
 
 def add_common(parser: OneLineParser) -> None:
@@ -64,7 +64,7 @@ def add_common(parser: OneLineParser) -> None:
 
 def configure(given: dict[str, Any], own_key: str, **values: Any) -> TransferConfig:
     """The TransferConfig of options by their command line names; `own_key` is the file of --own-key, `values` are
-    settings that are ready."""
+    finished settings."""
     datagram: dict[str, Any] = {
         name: given.pop(name) for name in ("recovery", "congestion", "window", "retries") if name in given}
     if "window" in datagram:
@@ -86,7 +86,7 @@ def with_packet_size(datagram: DatagramConfig, loopback: bool) -> DatagramConfig
 
 
 def sockaddr_bytes(family: int, sockaddr: Sockaddr) -> bytes:
-    """A socket address in the form of the endpoint: that of IPv6, IPv4 mapped into it."""
+    """A socket address in the form that the endpoint uses: IPv6, with IPv4 mapped into it."""
     host = sockaddr[0].partition("%")[0]
     raw = socket.inet_pton(family, host)
     if family == socket.AF_INET:
@@ -97,7 +97,7 @@ def sockaddr_bytes(family: int, sockaddr: Sockaddr) -> bytes:
 
 
 def show_name(name: bytes) -> str:
-    """A file's name for people: what a terminal would obey is escaped."""
+    """A file's name to be shown: what a terminal would obey is escaped."""
     text = os.fsdecode(name)
     if text.isprintable():
         return text
@@ -105,7 +105,7 @@ def show_name(name: bytes) -> str:
 
 
 def write_line(data: Mapping[str, object]) -> None:
-    """A line of JSON on standard output; whoever does not read it misses it."""
+    """A line of JSON on standard output; if nobody reads it, it is dropped."""
     try:
         os.write(1, (json.dumps(data) + "\n").encode())
     except OSError:
@@ -113,7 +113,7 @@ def write_line(data: Mapping[str, object]) -> None:
 
 
 class Stopwatch:
-    """Seconds and rate of a transfer."""
+    """Measures seconds and rate of a transfer."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
@@ -131,13 +131,13 @@ def bound_family(sock: socket.socket) -> int | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a numeric address is of this host's loopback."""
+    """Whether a numeric address is on this host's loopback."""
     return host == "::1" or host.startswith("127.")
 
 
 def find_addresses(host: str, port: int, family: int | None = None) -> list[Address]:
-    """[(family, sockaddr), ...] of a host in the order to try, of `family` alone if one is given; MproxyError when
-    there is none. Blocks while a name is looked up."""
+    """[(family, sockaddr), ...] of a host in the order in which to try, only of `family` if one is given; MproxyError
+    if there is none. Blocks while a name is looked up."""
     addresses, error = numeric_address(host, port) or look_up_host(host)
     if error:
         raise MproxyError(error)
@@ -149,7 +149,7 @@ def find_addresses(host: str, port: int, family: int | None = None) -> list[Addr
 
 
 def end_text(code: int, reason: str, host: str, port: int) -> str:
-    """How a connection ended, for people."""
+    """How a connection ended, as a message."""
     where = format_host_port(host, port)
     if "does not answer" in reason:
         return f"{where} does not answer"

@@ -1,4 +1,4 @@
-"""Every setting of `mproxy send` and `mproxy recv` that is none of a connection (`transport/config`)."""
+"""Every setting of `mproxy send` and `mproxy recv` that is not a connection's (`transport/config`)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TransferConfig(LogConfig):
     bind: Setting[str | None] = Setting(None)
     json = Setting(False)
     quiet = Setting(False)
-    # What `mproxy status` calls this program; None: made of its port, or of where it sends to.
+    # What `mproxy status` calls this program; None: made from its port, or from where it sends.
     name: Setting[str | None] = Setting(None)
     # send
     paths: Setting[tuple[str, ...]] = Setting(())
@@ -34,7 +34,7 @@ class TransferConfig(LogConfig):
     ack_to: Setting[tuple[str, int] | None] = Setting(None)
     authorized_keys: Setting[str | None] = Setting(None)
     open = Setting(False)
-    # Whose rights the process has once the port is open and the keys are read; None keeps those it was started with.
+    # User whose rights the process takes once the port is open and the keys are read; None: it keeps its own.
     user: Setting[str | None] = Setting(None)
     partial_ttl_us = Setting(7 * DAY_US, SECOND_US, 3650 * DAY_US)
     senders = Setting(16, 1, 1000)

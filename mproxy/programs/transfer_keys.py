@@ -1,8 +1,8 @@
-"""Keys of `mproxy send` and `mproxy recv`: which one is ours, and whose may be at the other end.
+"""Keys of `mproxy send` and `mproxy recv`: which one is ours, and whose key the other end may have.
 
-A secret that both sides have needs no trust in anybody's key. With keys of `mproxy keygen` the sender knows the
-receiver by --peer or known_hosts, as cproxy knows sproxy, and the receiver its senders by --peer or authorized_keys, as
-sproxy its clients.
+With a secret that both sides have there is no key to be trusted. With keys of `mproxy keygen` the sender knows the
+receiver by --peer or known_hosts, as cproxy knows sproxy, and the receiver knows its senders by --peer or
+authorized_keys, as sproxy knows its clients.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def add_key_options(parser: OneLineParser, group: argparse._ActionsContainer) ->
 
 
 def take_key(given: dict[str, Any], own_name: str) -> Key | None:
-    """The Key of the options `given`, None without; removes them. `own_name` is the file of --own-key."""
+    """The Key of the options `given`, or None; removes these options. `own_name` is the file of --own-key."""
     path = given.pop("key", None)
     if given.pop("own_key", None):
         if path is not None:
@@ -55,13 +55,13 @@ def take_key(given: dict[str, Any], own_name: str) -> Key | None:
 
 
 def in_state_dir(name: str) -> str | None:
-    """The usual place of a file of ours; None when the environment tells no place."""
+    """The usual place of a file of ours; None if the environment names none."""
     directory = default_state_dir()
     return directory and os.path.join(directory, name)
 
 
 def sender_keying(config: TransferConfig, log: Logger) -> Keying | None:
-    """The Keying of the connection to `config.host`, None without a key."""
+    """The Keying for the connection to `config.host`; None without a key."""
     if config.key is None:
         return None
     hosts = HostTrust(config.known_hosts or in_state_dir("known_hosts"),
@@ -78,7 +78,7 @@ def sender_keying(config: TransferConfig, log: Logger) -> Keying | None:
 
 
 def explain_refusal(reason: str, key: Key | None) -> str:
-    """What a sender with `key` (None: without) can do about an end with this reason; the reason itself if nothing."""
+    """What a sender with `key` (None: without) can do about an end with this reason; if nothing, the reason itself."""
     if reason == "the other side wants a key":
         return "the receiver only accepts senders with keys: use --key FILE or --own-key"
     if reason == "the other side has no key":
@@ -106,12 +106,12 @@ class SenderTrust:
                              f" {path or 'a file for --authorized-keys'}")
 
     def keying(self) -> Keying | None:
-        """The Keying of a new connection, None without a key."""
+        """The Keying for a new connection; None without a key."""
         return None if self._config.key is None else Keying(self._config.key, False, self._judge)
 
     @property
     def path(self) -> str | None:
-        """The list of keys that may send; None when none is asked."""
+        """The list of keys that may send; None if none is used."""
         return None if self._keys is None else self._keys.path
 
     def _judge(self, spki: bytes, link: Link) -> None:
