@@ -4,7 +4,6 @@ from enum import IntEnum
 
 DIGEST_BYTES: int
 HEADER_BYTES: int
-HEARTBEAT_BYTES: int
 HELLO_BYTES: int
 INSTANCE_ID_BYTES: int
 MAGIC: int

@@ -9,6 +9,8 @@ import importlib
 import sys
 
 from mproxy import __version__
+from mproxy.ground.words import printable
+from mproxy.service.ending import complain
 
 # word: (module, function, summary). Every function takes the words after its own and returns the exit status.
 PROGRAMS = {
@@ -42,9 +44,6 @@ def main(argv: list[str] | None = None) -> int:
         module, function, _ = PROGRAMS[program]
         status: int = getattr(importlib.import_module(module), function)(rest)
         return status
-    from mproxy.ground.words import printable
-    from mproxy.service.ending import complain
-
     wrong = f"{printable(program)} is not an mproxy program." if program else "no program given."
     complain("mproxy", f"{wrong} Choose from {', '.join(PROGRAMS)} (try 'mproxy --help')")
     return 2

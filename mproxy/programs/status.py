@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -74,7 +75,6 @@ def _status(argv: list[str]) -> int:
 
 
 def _as_json(found: list[Facts]) -> Iterator[str]:
-    import json
     for facts in found:
         yield json.dumps(facts)
 
