@@ -32,6 +32,8 @@ _NEVER_IN_HOST = frozenset(" /:@%[]'\"\\")
 # RFC 1035 section 2.3.4, without the dot at the end.
 _HOST_LENGTH = 253
 
+_IPV6_LOOPBACK, _IPV4_LOOPBACK_MAPPED = bytes(15) + b"\x01", bytes(10) + b"\xff\xff\x7f"
+
 
 def parse_duration(text: str) -> int:
     """`100ms`, `1s`, `1.5m`, `2h`, `7d`; a bare number is seconds. Microseconds, rounded down."""
@@ -146,6 +148,16 @@ def canonical_address(text: str) -> str | None:
         if family == socket.AF_INET6 and 0 < len(scope) < 16 and _could_be_name(scope):
             return canonical + percent + scope
     return None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or numeric address means only this host."""
+    for family, begins in ((socket.AF_INET, b"\x7f"), (socket.AF_INET6, (_IPV6_LOOPBACK, _IPV4_LOOPBACK_MAPPED))):
+        try:
+            return socket.inet_pton(family, host.partition("%")[0]).startswith(begins)
+        except (OSError, ValueError):
+            pass  # not of this family
+    return host == "localhost"
 
 
 def parse_name(text: str) -> str:

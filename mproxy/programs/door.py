@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import os
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from mproxy._wire import CloseCode
-from mproxy.carrier._tls import Tls, TlsContext
-from mproxy.ground._wipe import wipe
+from mproxy.carrier._tls import Tls
 from mproxy.ground.config import format_host_port
 from mproxy.ground.errors import PeerError, UsageError
-from mproxy.ground.words import parse_host_port, printable
+from mproxy.ground.words import is_loopback, parse_host_port, printable
 from mproxy.io._moves import Moves
-from mproxy.policy.keys import take_identity
 from mproxy.policy.tags import Tags
 from mproxy.policy.trust import AuthorizedKeys
+from mproxy.programs.own_key import open_context
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from mproxy.carrier._tls import TlsContext
     from mproxy.ground.config import SproxyConfig
     from mproxy.ground.shapes import Logger
     from mproxy.policy.grants import Grant
@@ -156,43 +155,6 @@ class Door:
                 return None
         allowed = (host, port) in self._targets and (grant is None or grant.allows_target(host, port))
         return (host, port) if allowed else None
-
-
-def open_context(path: str | None, log: Logger, *, is_server: bool, named: str | None = None,
-                 use: Callable[[bytearray], object] = lambda pem: None) -> TlsContext:
-    """The TlsContext of a key file, which is made if it is missing, unless it is one that the user has `named`.
-
-    `use(pem)` is called before that is wiped.
-    """
-    if named is not None and not os.path.lexists(named):
-        option, word = ("--host-key", " --host") if is_server else ("--key", "")
-        raise UsageError(f"{option} {printable(named)}: no such file; create it with 'mproxy keygen{word} -f"
-                         f" {printable(named)}'")
-    identity, is_new = take_identity(path)
-    try:
-        use(identity.pem)
-        context = TlsContext(identity.pem, is_server=is_server)
-    except UsageError as error:
-        raise UsageError(f"{path} {error}; move it away and a new key will be created") from None
-    finally:
-        wipe(identity.pem)
-    if path is None:
-        log.warning("key-not-kept", fingerprint=identity.fingerprint, why=(
-            "HOME is not set, so the key cannot be stored: it lasts as long as this process, and the other side will"
-            " not recognize the next one; choose a directory with --state-dir DIR"))
-    if is_server:
-        log.info("host-key", fingerprint=identity.fingerprint, file=identity.path, new=is_new)
-    elif is_new and path is not None:
-        log.info("client-key", fingerprint=identity.fingerprint, file=identity.path, new=True)
-    return context
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host's name or address means only this host."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host.partition("%")[0]).is_loopback
-    except ValueError:
-        return False
 
 
 def check_same_key(spki: bytes, expected: bytes) -> None:

@@ -10,10 +10,11 @@ from mproxy._wire import CloseCode, HelloFeature
 from mproxy.carrier._tls import Tls
 from mproxy.ground.config import format_host_port
 from mproxy.ground.errors import MproxyError, PeerError
+from mproxy.ground.words import is_loopback
 from mproxy.handshake import Caller, Hello
 from mproxy.policy.keys import fingerprint
 from mproxy.policy.trust import HostTrust
-from mproxy.programs.door import is_loopback, open_context
+from mproxy.programs.own_key import open_context
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from mproxy.ground.config import format_host_port
 from mproxy.ground.errors import MproxyError, UsageError
-from mproxy.ground.words import parse_host, parse_name, parse_port, split_host_port
+from mproxy.ground.words import is_loopback, parse_host, parse_name, parse_port, split_host_port
 from mproxy.policy.network import NetworkWatch
 from mproxy.programs.delivery import Delivery, DeliveryObserver
 from mproxy.programs.impair import open_udp
@@ -24,7 +24,6 @@ from mproxy.programs.transfer import (
     configure,
     end_text,
     find_addresses,
-    is_loopback,
     show_name,
     with_packet_size,
     write_line,

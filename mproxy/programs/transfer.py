@@ -130,11 +130,6 @@ def bound_family(sock: socket.socket) -> int | None:
     return socket.AF_INET6 if sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) else None
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a numeric address is on this host's loopback."""
-    return host == "::1" or host.startswith("127.")
-
-
 def find_addresses(host: str, port: int, family: int | None = None) -> list[Address]:
     """[(family, sockaddr), ...] of a host in the order in which to try, only of `family` if one is given; MproxyError
     if there is none. Blocks while a name is looked up."""

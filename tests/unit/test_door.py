@@ -12,7 +12,8 @@ from mproxy.policy.keys import public_line
 from mproxy.policy.targets import is_guarded, without_guarded
 from mproxy.policy.trust import SETTLE_S
 from mproxy.programs import door as door_module
-from mproxy.programs.door import Door, check_same_key, is_loopback
+from mproxy.programs.door import Door, check_same_key
+from mproxy.programs.own_key import open_context
 from tests import keys
 
 SPKI = keys.context(1, True).spki
@@ -112,14 +113,14 @@ def test_a_key_that_was_named_must_be_there(make, tmp_path):
         make(None, host_key=str(tmp_path / "mistyped"))
     assert not (tmp_path / "mistyped").exists()
     with pytest.raises(UsageError, match=r"--key mistyped: no such file; create it with 'mproxy keygen -f mistyped'"):
-        door_module.open_context("mistyped", Log(), is_server=False, named="mistyped")
+        open_context("mistyped", Log(), is_server=False, named="mistyped")
 
 
 def test_a_key_without_a_place_is_told(tmp_path):
     """It is another at each start: whoever remembers it will think of somebody in between."""
     for is_server in (True, False):
         log = Log()
-        door_module.open_context(None, log, is_server=is_server)
+        open_context(None, log, is_server=is_server)
         assert "HOME is not set" in log.of("key-not-kept")[0]["why"]
 
 
@@ -293,11 +294,3 @@ def test_a_name_does_not_lead_there_but_a_number_does():
     assert without_guarded(addresses, "metadata.example") == addresses[1:]
     assert without_guarded(addresses[:1], "metadata.example") == []
     assert without_guarded(addresses[:1], "169.254.169.254") == addresses[:1]
-
-
-@pytest.mark.parametrize(("host", "ours"), [
-    ("localhost", True), ("127.0.0.1", True), ("127.1.2.3", True), ("::1", True), ("0.0.0.0", False), ("::", False),
-    ("server", False), ("10.0.0.1", False),
-])
-def test_loopback(host, ours):
-    assert is_loopback(host) == ours

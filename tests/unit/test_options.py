@@ -26,6 +26,7 @@ from mproxy.ground.config import (
 from mproxy.ground.errors import UsageError
 from mproxy.ground.words import (
     counted,
+    is_loopback,
     parse_bind,
     parse_count,
     parse_duration,
@@ -443,3 +444,12 @@ def test_host_and_port_in_one_word_or_two(joined, apart):
                                    ["5200", "a:b:1"], ["5200", "server:1", "2"], ["5200", ":1"]])
 def test_neither_one_word_nor_two(words):
     assert refusal(parse_cproxy, words)
+
+
+@pytest.mark.parametrize(("host", "ours"), [
+    ("localhost", True), ("127.0.0.1", True), ("127.1.2.3", True), ("::1", True), ("::1%lo", True),
+    ("::ffff:127.0.0.1", True), ("0.0.0.0", False), ("::", False), ("::2", False), ("::ffff:10.0.0.1", False),
+    ("server", False), ("10.0.0.1", False), ("", False), ("127.0.0.1\0", False),
+])
+def test_loopback(host, ours):
+    assert is_loopback(host) == ours
