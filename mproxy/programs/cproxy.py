@@ -26,7 +26,7 @@ from mproxy.programs.common import Drain, open_listeners, say_carrier, say_secon
 from mproxy.programs.introduction import Introduction
 from mproxy.programs.options import parse_cproxy
 from mproxy.service.run import Program, run_program
-from mproxy.service.status import Outages, parts_of, program_facts, seconds, session_facts
+from mproxy.service.status import Ended, Outages, parts_of, program_facts, seconds, session_facts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ class Cproxy(Program, EndpointObserver, DialObserver):
         self._started_at = loop.now()
         self._began_at: int | None = None     # the session
         self._outages = Outages(config.session.heartbeat_us)
+        self._ended = Ended()     # the sessions before
         self._failure = ""        # why the last dial led to nothing
         self._endpoint = Endpoint(loop, self._new_session(), self)
         self._introduction = Introduction(config, log, self._instance, self._endpoint)
@@ -155,6 +156,7 @@ class Cproxy(Program, EndpointObserver, DialObserver):
             self._dialer.paths.forget_address()  # only the session's secret had proven who is there
         self._lost_at = self._key_refused_at = None
         if session.session_id:
+            self._ended.add(session, self._outages, self._loop.now())
             (self._log.warning if level == "warning" else self._log.info)(
                 "ended", session=say_session(session.session_id), why=why, streams=session.opened,
                 sent=session.out_bytes, received=session.in_bytes)
@@ -456,6 +458,7 @@ class Cproxy(Program, EndpointObserver, DialObserver):
                               "stopping" if self._stopping else "running")
         facts["listening"] = self._listening
         facts["sproxy"] = format_host_port(config.sproxy_host, config.sproxy_port)
+        facts["ended"] = self._ended.facts()
         reply(parts_of(facts, "sessions", self._say_session()))
 
     def _say_session(self) -> Iterator[dict[str, Any]]:

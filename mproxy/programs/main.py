@@ -20,6 +20,7 @@ PROGRAMS = {
     "status": ("mproxy.programs.status", "status_main", "what every running program does"),
     "kill": ("mproxy.programs.status", "kill_main", "end a session"),
     "wait": ("mproxy.programs.status", "wait_main", "wait until a session is connected, for scripts"),
+    "metrics": ("mproxy.programs.metrics", "main", "metrics of every running program, for Prometheus"),
     "keygen": ("mproxy.programs.keygen", "main", "create this client's key"),
     "authorize": ("mproxy.programs.authorize", "main", "exchange keys with a server over ssh"),
     "demo": ("mproxy.programs.demo", "main", "watch a connection survive a change of address"),

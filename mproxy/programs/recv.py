@@ -189,6 +189,7 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
         self._output: Watch | None = None
         self._receivers: dict[FileReceiver, tuple[str, int]] = {}
         self._began: dict[FileReceiver, int] = {}    # receiver -> when
+        self._ended = {"transfers": 0, "moved_bytes": 0, "kept_bytes": 0}  # sums of those that have ended
         self._closing: list[FileReceiver] = []  # connection over, still busy with files
         # While senders wait for a place: what each receiver had got, and when.
         self._marks: dict[FileReceiver, tuple[int, float]] = {}
@@ -364,6 +365,7 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
         peer = _say(self._receivers.pop(receiver, ("?", 0)))
         self._marks.pop(receiver, None)
         self._began.pop(receiver, None)
+        self._note_ended(receiver)
         if error is None:
             self._log.info("finished", peer=peer, bytes=receiver.received_bytes, kept=receiver.kept_bytes)
         elif receiver.open:
@@ -385,6 +387,11 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
         if self._outcome is not None and self._taken is None and (error is None or not self._receivers):
             self.exit_status = self._outcome
             self._leave()
+
+    def _note_ended(self, receiver: FileReceiver) -> None:
+        self._ended["transfers"] += receiver.open
+        self._ended["moved_bytes"] += receiver.received_bytes
+        self._ended["kept_bytes"] += receiver.kept_bytes
 
     def _leave(self) -> None:
         """Stop when the last repetitions are answered and the last blocks are written."""
@@ -408,6 +415,7 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
         facts = program_facts(self._loop, self._started_at, "recv", self._config.name or f"recv:{self._address[1]}",
                               "stopping" if self._leaving else "running")
         facts["listening"] = [format_host_port(*self._address[:2])]
+        facts["ended"] = self._ended
         reply(parts_of(facts, "transfers", map(self._say_transfer, list(self._receivers.items()))))
 
     def _say_transfer(self, item: tuple[FileReceiver, tuple[str, int]]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from mproxy.programs.door import DAY_US, LOOK_US, Door, check_same_key
 from mproxy.programs.greeting import Reception, ReceptionHost, most_unfinished
 from mproxy.programs.options import parse_sproxy
 from mproxy.service.run import Program, run_program
-from mproxy.service.status import Outages, parts_of, program_facts, seconds, session_facts
+from mproxy.service.status import Ended, Outages, parts_of, program_facts, seconds, session_facts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -135,6 +135,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost):
         self._started_at = loop.now()
         self._stopping = False
         self._clients: dict[bytes, Client] = {}    # session id -> Client
+        self._ended = Ended()                      # those that are gone
         self._instances: dict[tuple[bytes, bytes], Client] = {}  # (key, instance id) -> Client
         self._tags: dict[int, Client] = {}       # routing tag -> Client
         self._resolver = Resolver(loop.call_soon_threadsafe)
@@ -338,6 +339,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost):
         session = client.endpoint.session
         self._set_end_timer(client, None)
         self._clients.pop(session.session_id, None)
+        self._ended.add(session, client.outages, self._loop.now())
         self._places.remove(client, client.holder)
         for tag in client.tags:
             self._tags.pop(tag, None)
@@ -518,6 +520,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost):
                               "stopping" if self._stopping else "running")
         facts["listening"] = [format_host_port(*address) for address in self._listening]
         facts["daemon"] = format_host_port(self._config.daemon_host, self._config.daemon_port)
+        facts["ended"] = self._ended.facts()
         reply(parts_of(facts, "sessions", self._say_sessions()))
 
     def _say_sessions(self) -> Iterator[dict[str, Any]]:

@@ -14,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from mproxy._session import Session
     from mproxy.endpoint._endpoint import Endpoint
     from mproxy.io._loop import Loop
 
@@ -52,11 +53,42 @@ class Outages:
             self.total_us += lasted_us
             self.began_at = None
 
+    def until(self, now: int) -> int:
+        """How long they lasted together, with the one that lasts."""
+        return self.total_us + (now - self.began_at if self.began_at is not None else 0)
+
     def facts(self, now: int) -> dict[str, Any]:
         """All outages, including the present one so far."""
         lasts_us = now - self.began_at if self.began_at is not None else 0
         return {"count": self.count, "longest_s": seconds(max(self.longest_us, lasts_us)),
-                "total_s": seconds(self.total_us + lasts_us)}
+                "total_s": seconds(self.until(now))}
+
+
+class Ended:
+    """Sums of a program's sessions that are over, so that what a program has done altogether never grows less."""
+
+    __slots__ = ("_outages", "_outages_us", "_received_bytes", "_resent_bytes", "_sent_bytes", "_sessions", "_streams")
+
+    def __init__(self) -> None:
+        self._sessions = self._streams = 0
+        self._sent_bytes = self._received_bytes = self._resent_bytes = 0
+        self._outages = self._outages_us = 0
+
+    def add(self, session: Session, outages: Outages, now: int) -> None:
+        """That one is over."""
+        self._sessions += 1
+        self._streams += session.opened
+        self._sent_bytes += session.out_bytes
+        self._received_bytes += session.in_bytes
+        self._resent_bytes += outages.resent_bytes
+        self._outages += outages.count
+        self._outages_us += outages.until(now)
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON has them."""
+        return {"sessions": self._sessions, "streams_ever": self._streams, "sent_bytes": self._sent_bytes,
+                "received_bytes": self._received_bytes, "resent_bytes": self._resent_bytes,
+                "outages": {"count": self._outages, "total_s": seconds(self._outages_us)}}
 
 
 def seconds(us: int) -> float:

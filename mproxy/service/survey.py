@@ -1,0 +1,142 @@
+"""Asks every running program at once how it is: one that hangs costs its time, and no other's answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import struct
+import time
+
+from mproxy.service.control import LONGEST_ANSWER, find_running, short_path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Facts = dict[str, Any]
+
+REQUEST = b'{"command": "status"}\n'
+RECEIVE_BYTES = 1 << 20
+
+# Asked at once; each holds a descriptor.
+AT_ONCE = 200
+
+_CREDENTIALS = struct.Struct("iII")  # struct ucred of unix(7): pid, uid, gid
+
+
+class Surveyed:
+    """A program that runs, and its answer: `facts` is None when none came in time."""
+
+    __slots__ = ("facts", "path", "pid", "program", "uid")
+
+    def __init__(self, program: str, pid: int, path: str, uid: int, facts: Facts | None = None) -> None:
+        self.program = program
+        self.pid = pid
+        self.path = path    # of its control socket
+        self.uid = uid      # whose it is, as the kernel says
+        self.facts = facts
+
+
+def survey(patience_s: float) -> list[Surveyed]:
+    """All programs of this user, for root those of the host; each gets `patience_s` to answer, all at the same time.
+
+    Sockets that killed programs have left are passed over.
+    """
+    found = []
+    running = find_running()
+    for start in range(0, len(running), AT_ONCE):
+        found += _ask_at_once(running[start:start + AT_ONCE], time.monotonic() + patience_s)
+    return found
+
+
+def _ask_at_once(running: list[tuple[str, int, str]], ends_at: float) -> list[Surveyed]:
+    poll = select.poll()
+    asked: dict[int, _Asked] = {}
+    found = []
+    for program, pid, path in running:
+        try:
+            one = _Asked(program, pid, path)
+        except ConnectionRefusedError:
+            continue  # it was killed, whatever process has its number now
+        except OSError:
+            if is_there(path, pid):
+                found.append(Surveyed(program, pid, path, owner(path)))
+            continue
+        asked[one.socket.fileno()] = one
+        poll.register(one.socket, select.POLLIN)
+    waiting = dict(asked)
+    while waiting and (left_s := ends_at - time.monotonic()) > 0:
+        for fd, _events in poll.poll(left_s * 1000):
+            if waiting[fd].is_done():
+                poll.unregister(fd)
+                del waiting[fd]
+    for one in asked.values():
+        surveyed = one.end()
+        if surveyed is not None:
+            found.append(surveyed)
+    return found
+
+
+class _Asked:
+    """A program that has got its question; OSError when it cannot be asked."""
+
+    def __init__(self, program: str, pid: int, path: str) -> None:
+        self._program, self._pid, self._path = program, pid, path
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._answered = False
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            self.socket.setblocking(False)
+            with short_path(path) as short:
+                self.socket.connect(short)
+            self._uid = _CREDENTIALS.unpack(
+                self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[1]
+            self.socket.send(REQUEST)
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.socket.close()
+            raise
+
+    def is_done(self) -> bool:
+        """Take what has come; whether that is all there will be."""
+        try:
+            part = self.socket.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        self._parts.append(part)
+        self._size += len(part)
+        self._answered = not part
+        return not part or self._size > LONGEST_ANSWER
+
+    def end(self) -> Surveyed | None:
+        """What has become of it; None when the program has gone meanwhile."""
+        self.socket.close()
+        facts = None
+        if self._answered:
+            try:
+                facts = json.loads(b"".join(self._parts))
+            except (ValueError, RecursionError):
+                pass
+        if not isinstance(facts, dict):
+            facts = None
+            if not is_there(self._path, self._pid):
+                return None
+        return Surveyed(self._program, self._pid, self._path, self._uid, facts)
+
+
+def is_there(path: str, pid: int) -> bool:
+    """Whether a program still runs, as far as can be seen from outside."""
+    return os.path.exists(path) and os.path.exists(f"/proc/{pid}")
+
+
+def owner(path: str) -> int:
+    """Whose socket it is; ours when it has just gone."""
+    try:
+        return os.lstat(path).st_uid
+    except OSError:
+        return os.geteuid()
