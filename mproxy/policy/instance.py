@@ -47,6 +47,10 @@ class Instance:
         """The slot's file."""
         return self._slot.path if self._slot is not None else None
 
+    def left_beside(self) -> list[str]:
+        """Files of other slots of this name whose process has died, and has left a session behind at sproxy."""
+        return self._slot.left_beside(MOST_BYTES) if self._slot is not None else []
+
     def release(self) -> None:
         """Let another process have the slot: as far as that is concerned this one has ended."""
         if self._slot is not None:

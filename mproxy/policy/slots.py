@@ -10,6 +10,10 @@ import os
 
 from mproxy.ground.errors import MproxyError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 # Most processes of one kind at the same time with one state directory.
 SLOTS = 1024
 
@@ -20,16 +24,16 @@ class SlotFile:
     def __init__(self, state_dir: str, name: str) -> None:
         self.path: str | None = None
         self._fd = -1
+        self._first = os.path.join(state_dir, name)
         try:
             os.makedirs(state_dir, mode=0o700, exist_ok=True)
-            self._take(state_dir, name)
+            self._take()
         except OSError as error:
             raise MproxyError(
                 f"cannot keep state in {state_dir}: {error.strerror}; choose another place with --state-dir") from None
 
-    def _take(self, state_dir: str, name: str) -> None:
-        for slot in range(SLOTS):
-            path = os.path.join(state_dir, f"{name}.{slot}" if slot else name)
+    def _take(self) -> None:
+        for path in self._paths():
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -38,6 +42,29 @@ class SlotFile:
                 continue
             self.path, self._fd = path, fd  # the lock lives as long as the descriptor
             return
+
+    def _paths(self) -> Iterator[str]:
+        yield self._first
+        for slot in range(1, SLOTS):
+            yield f"{self._first}.{slot}"
+
+    def left_beside(self, size: int) -> list[str]:
+        """Files of `size` bytes in other slots whose process has ended."""
+        left = []
+        for path in self._paths():
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except OSError:  # none was ever taken beyond the first that is missing
+                break
+            try:
+                if path != self.path and os.fstat(fd).st_size == size:
+                    fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                    left.append(path)
+            except BlockingIOError:
+                pass
+            finally:
+                os.close(fd)
+        return left
 
     @property
     def held(self) -> bool:

@@ -372,6 +372,8 @@ class Cproxy(Program, EndpointObserver, DialObserver):
             self._site = welcome.site
             self._owes_goodbye = False
             self._instance.began(session_tag(welcome.session_id))
+            if self._config.stdio:
+                self._leave_for_the_dead()
         else:
             self._note_loss()
         self._reconnect.settled(sock.getpeername())
@@ -503,13 +505,24 @@ class Cproxy(Program, EndpointObserver, DialObserver):
         if not self._config.stdio:  # with the end of its session that has left
             self._leave()
 
+    def _leave_for_the_dead(self) -> None:
+        """Have sproxy told of others with --stdio that were killed: nobody comes back to their sessions.
+
+        A cproxy that listens says it itself when it is started again."""
+        files = self._instance.left_beside()
+        if files:
+            from mproxy.programs.goodbye import leave_word
+            process = leave_word(self._config, files)
+            self._log.info("goodbye-left", process=process, why=(
+                f"{len(files)} cproxy --stdio to this server died: a small process tells sproxy"))
+
     def _leave(self) -> None:
         """End. If sproxy could not be told, a process of its own will tell it."""
         path = self._instance.path
         if self._instance.former and self._instance.persistent and path is not None:
             from mproxy.programs.goodbye import leave_word
             self._instance.release()
-            process = leave_word(self._config, path)
+            process = leave_word(self._config, [path])
             self._log.info("goodbye-left", process=process, why=(
                 "there is no carrier: a small process stays to tell sproxy once it answers, for an hour at most"))
         self._loop.stop()

@@ -1,9 +1,11 @@
-"""The goodbye of a cproxy that ended while there was no carrier, said by a small process that outlives it.
+"""The goodbye of a cproxy that ended without one, said for it by a small process.
 
 Otherwise its session, with its daemon connections, would stay at sproxy for --session-ttl. `leave_word` starts the
-process, detached from whoever started cproxy; `main` runs in it. It dials at the usual pace, and begins a new session
-with the identity of the cproxy that ended: so sproxy ends the former session, and then the new one is ended at once. So
-no secret is passed on, and a cproxy that starts meanwhile simply does the same first.
+process, detached from whoever started cproxy; `main` runs in it. A cproxy that has to end while there is no carrier
+leaves its own goodbye; one with --stdio that reaches sproxy leaves those of others that were killed. The process dials
+at the usual pace, and begins a new session with the identity of the cproxy that ended: so sproxy ends the former
+session, and then the new one is ended at once. So no secret is passed on, and a cproxy that starts meanwhile simply
+does the same first.
 """
 
 from __future__ import annotations
@@ -45,10 +47,11 @@ PATIENCE_US = 3_600_000_000
 PATHS = ("state_dir", "key", "known_hosts")
 
 
-def leave_word(config: CproxyConfig, path: str) -> int | None:
-    """Start the process for the instance in the file `path`; returns its number, or None if it could not be started."""
+def leave_word(config: CproxyConfig, files: list[str]) -> int | None:
+    """Start the process for the instances in `files`; returns its number, or None if it could not be started."""
     import subprocess
-    values = {**config.__dict__, "session": config.session.__dict__, "path": os.path.abspath(path)}
+    files = [os.path.abspath(file) for file in files]
+    values = {**config.__dict__, "session": config.session.__dict__, "instances": files}
     for name in PATHS:
         values[name] = values[name] and os.path.abspath(values[name])
     above = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # the package
@@ -79,15 +82,24 @@ def main() -> int:
     protect_memory()
     os.nice(10)
     values = json.load(sys.stdin)
-    path = values.pop("path")
+    files = values.pop("instances")
     config = CproxyConfig(session=SessionConfig(**values.pop("session")), **values)
-    loop, log = make_loop(config)
+    return next((status for status in (say_goodbye(config, file) for file in files) if status), 0)
+
+
+def say_goodbye(config: CproxyConfig, file: str) -> int:
+    """For the instance in `file`; returns an exit status, 0 when this process owes nothing for it any more."""
     try:
-        program = Goodbye(config, log, loop, LeftBehind(path))
+        left = LeftBehind(file)
+    except OSError:
+        return 0  # another process sees to it
+    loop, log = make_loop(config)
+    program = Goodbye(config, log, loop, left)
+    try:
         install_signals(loop, program.shut_down)
         program.start()
-    except (OSError, MproxyError):
-        return 1  # another process does it, or the key is gone
+    except MproxyError:
+        return 1  # the key is gone
     loop.run()
     log.tell_rest()
     return program.exit_status
@@ -124,7 +136,7 @@ class Goodbye(EndpointObserver, DialObserver):
         if not self._speaking:
             self._left.let_go()
         if not owed:
-            self._loop.stop()
+            self._finish()
         return owed
 
     def make_caller(self) -> Caller:
@@ -153,7 +165,7 @@ class Goodbye(EndpointObserver, DialObserver):
         if error.code == CloseCode.STALE_EPOCH and caller.refused:
             self._introduction.is_stale(caller.detail)
         elif error.code == CloseCode.TWIN and caller.detail:
-            self._loop.stop()
+            self._finish()
 
     def _let_go(self) -> None:
         self._speaking = False

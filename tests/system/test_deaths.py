@@ -172,6 +172,32 @@ def test_killed_stdio_client_makes_room_for_the_next(pair, daemon):
     assert ended(orphan)
 
 
+def test_the_next_stdio_client_says_goodbye_for_all_that_were_killed(pair, daemon):
+    """Goal: a host whose ssh connections were all killed leaves none of their daemon connections behind once one of
+    them is back; one that still runs keeps its own."""
+    def connect():
+        ours, theirs = socket.socketpair()
+        ours.settimeout(15)
+        with theirs:
+            program = pair.start_stdio(stdin=theirs, stdout=theirs)
+        connection, _ = daemon.accept()
+        connection.settimeout(15)
+        return program, ours, connection
+
+    pair.start_sproxy()
+    clients = [connect() for _ in range(4)]
+    living = [clients.pop(1)]
+    for program, _, _ in clients:
+        program.stop(signal.SIGKILL)
+    outage(0.5)
+    assert all(still_open(connection) for _, _, connection in clients)
+    living.append(connect())
+    assert all(ended(connection) for _, _, connection in clients)
+    for _, app, connection in living:
+        connection.sendall(b"alive")
+        assert read_exactly(app, 5) == b"alive"
+
+
 def test_killed_while_away_says_goodbye_at_the_next_start(pair, daemon, lab):
     """Goal: no application is needed for it: cproxy alone, started anew, ends what the former one left behind."""
     pair.start()

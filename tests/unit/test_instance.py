@@ -52,6 +52,17 @@ def test_a_hundred_at_once_differ_and_a_place_that_gets_free_is_taken(tmp_path):
     assert Instance(tmp_path, name).id == all_of_them[70].id
 
 
+def test_slots_of_those_that_died_with_a_session_are_found(tmp_path):
+    name = stdio_name("server", 6200)
+    died_owing, died_clean, living, own = (Instance(tmp_path, name) for _ in range(4))
+    for instance in (died_owing, living, own):
+        instance.began(7)
+    died(died_owing)
+    died(died_clean)
+    assert own.left_beside() == [died_owing.path]
+    assert Instance(None, name).left_beside() == []
+
+
 def left_behind(tmp_path):
     instance = Instance(tmp_path, "5200")
     instance.began(7)
