@@ -153,7 +153,7 @@ def _add_common(parser: OneLineParser, config_class: type[CproxyConfig] | type[S
 
     group = parser.add_argument_group("general")
     parser.add(group, "--name", parse_name, metavar="NAME", help=(
-        "what 'mproxy status' calls this program (default made of its ports and addresses)"))
+        "what 'mproxy status' calls this program (default: made from its ports and addresses)"))
     parser.add(group, "--bind", parse_bind, metavar="ADDR", action="append", help=(
         f"numeric address to listen on; repeatable (default {default_bind})"))
     group.add_argument("--plain", action="store_true", default=None, help=(

@@ -131,7 +131,7 @@ def _add_options(parser: OneLineParser) -> None:
         "run in the background; return once it is serving, or say why it cannot"))
     parser.add(group, "--pidfile", parse_name, metavar="FILE", help="write the process id to this file")
     parser.add(group, "--name", parse_name, metavar="NAME", help=(
-        "what 'mproxy status' calls this relay (default made of its file, or of its rule)"))
+        "what 'mproxy status' calls this relay (default: made from its file, or its rule)"))
 
     group = parser.add_argument_group("general")
     parser.add(group, "--log-file", parse_name, metavar="FILE", help=(

@@ -52,7 +52,7 @@ def add_common(parser: OneLineParser) -> None:
     parser.add(group, "--bind", parse_bind, metavar="ADDR", help="local numeric address to use (default: every one)")
     group = parser.add_argument_group("output")
     parser.add(group, "--name", parse_name, metavar="NAME", help=(
-        "what 'mproxy status' calls this program (default made of its port)"))
+        "what 'mproxy status' calls this program (default: made from its port)"))
     group.add_argument("--json", action="store_true", default=None, help="print one JSON object per file")
     parser.add_choice(group, "--log-level", LOG_LEVELS, "debug, info, warning or error (default info)")
     parser.add_choice(group, "--log-format", LOG_FORMATS, "text, or one JSON object per line (default text)")
