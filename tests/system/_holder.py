@@ -26,7 +26,7 @@ def own_files(etc):
 
 
 def ready_network():
-    # Without duplicate address detection an IPv6 address serves at once, as in the lab nobody else can have it.
+    # Without duplicate address detection an IPv6 address works at once; in the lab nobody else can have it.
     for which in ("all", "default"):
         with open(f"/proc/sys/net/ipv6/conf/{which}/accept_dad", "w") as setting:
             setting.write("0")

@@ -21,7 +21,7 @@ from udp_lab import Echo, RelayThread
 # are to go without.
 os.environ.pop("LD_PRELOAD", None)
 
-# Programs obey an ignored SIGHUP, and with nohup it is.
+# Programs leave SIGHUP ignored if it is, as with nohup.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Thousands of applications are the test process itself.

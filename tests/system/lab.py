@@ -34,7 +34,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def as_nobody():
-    """Prefix that runs a program as somebody who is not root, and may read what root may: Python lies anywhere."""
+    """Prefix that runs a program as somebody who is not root but may read what root may: Python can be anywhere."""
     return ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
             "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
 

@@ -1,4 +1,4 @@
-"""Who sits in between: passes carriers on, listens, and lies.
+"""Somebody in the middle: passes carriers on, listens, and lies.
 
 `Middle` is where cproxy is told that sproxy is. `tls_client` plays cproxy with any key, session and secret.
 """

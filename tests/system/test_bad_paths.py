@@ -1,4 +1,4 @@
-"""Paths that half work: that take seconds, swallow what is large, forget, lead nowhere, or come back by themselves."""
+"""Paths that half work: that are slow, swallow large packets, forget, lead nowhere, or come back by themselves."""
 
 import os
 import signal
@@ -70,7 +70,7 @@ def test_seven_seconds_to_and_fro(pair, slow_cable):
 
 @pytest.mark.parametrize("narrow", ["core", "wifi"], ids=["up", "down"])
 def test_full_packets_vanish(pair, session, narrow):
-    """Goal: a path that passes 1,200 bytes and says nothing of it: within 20 s a megabyte is there and back."""
+    """Goal: a path that silently drops more than 1,200 bytes: within 20 s a megabyte is there and back."""
     app = session()
     link = getattr(pair.lab, narrow)
     pair.lab.router.run("nft", "-f", "-", input=NO_ICMP)
@@ -86,7 +86,7 @@ def test_full_packets_vanish(pair, session, narrow):
 
 
 def test_a_forgotten_entry_is_found_by_the_next_key(pair, session):
-    """Goal: with a heartbeat of a minute the NAT's entry is gone: the key stroke is answered within seconds."""
+    """Goal: with a heartbeat of a minute the NAT's entry is gone: a key stroke is answered within seconds."""
     app = session("--heartbeat", "1m")
     port = pair.cproxy.event("connected")["local"].rpartition(":")[2]
     pair.lab.router.run("nft", "-f", "-", input=(
@@ -111,7 +111,7 @@ def test_a_silent_carrier_goes_on_when_its_path_is_back(pair, session):
 
 @pytest.mark.parametrize("names", [{}, {"server": "10.3.0.99"}], ids=["no name service", "another answer"])
 def test_the_address_that_worked_is_tried_beside_the_lookup(pair, session, names):
-    """Goal: the path is back, the name service is not: the session is."""
+    """Goal: the path is back, but the name service is not: the session goes on."""
     pair.lab.client.knows(server=pair.lab.server_address)
     app = session(server="server")
     pair.lab.wifi.pull()

@@ -1,4 +1,4 @@
-"""What an endpoint asks of a carrier, of whatever kind: held by each kind that there is, and all that it needs.
+"""What an endpoint asks of a carrier: every kind that there is meets it, and the endpoint needs no more.
 
 A new kind joins KINDS.
 """

@@ -56,7 +56,7 @@ def test_silent_black_hole_is_noticed_in_time(pair, traffic, heartbeat_s, busy):
 
 
 def test_long_black_hole_loses_nothing(pair, traffic):
-    """Goal: 6 s of silence with 100 ms heartbeats; the backoff does not outlive it by more than its greatest delay."""
+    """Goal: 6 s of silence with 100 ms heartbeats; the next dial comes no later than the longest pause after it."""
     going = traffic("--heartbeat", "100ms")
     pair.lab.wifi.cut()
     outage(6)
@@ -94,7 +94,7 @@ def test_from_wifi_to_phone_and_back(pair, traffic):
 
 
 def test_planned_change_is_no_loss(pair, traffic):
-    """Goal: the better route moves the carrier while the old one works; nobody is told that something was lost."""
+    """Goal: the better route moves the carrier while the old one works; no loss is logged."""
     going = traffic()
     phone = pair.lab.phone
     phone.give(20, metric=1000)

@@ -82,7 +82,7 @@ def test_expiry_follows_the_clock(pair, lab, clocks):
     app = pair.app()
     app.sendall(b"hello")
     assert read_exactly(app, 5) == b"hello"
-    clocks["client"].jump(400)  # the client's own opinion does not count
+    clocks["client"].jump(400)  # the client's own clock does not count
     app.sendall(b"again")
     assert read_exactly(app, 5) == b"again"
     clocks["server"].jump(11)

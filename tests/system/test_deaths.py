@@ -1,4 +1,4 @@
-"""What dies with a proxy, what ends at its time, and what goes on: killed, restarted, idle, replaced."""
+"""What ends with a proxy, what ends later, and what goes on: killed, restarted, idle, replaced."""
 
 import errno
 import os

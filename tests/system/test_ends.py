@@ -1,4 +1,4 @@
-"""How every program begins and ends: Ctrl-C before it is up, output that cannot be written, mistakes of our own."""
+"""How every program begins and ends: Ctrl-C before it is up, output that cannot be written, our own bugs."""
 
 import signal
 import subprocess

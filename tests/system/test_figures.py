@@ -1,4 +1,4 @@
-"""The figures that are promised: how soon a stream lives again, what an idle one costs, who is called how often.
+"""The figures that are promised: how soon a stream goes on, what an idle one costs, how often Python is called.
 
 Limits are those of the promise; the measurements behind them are far better on a quiet machine, and each is taken so
 that a busy one does not spoil it: a median, or the best of a few.

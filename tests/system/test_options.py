@@ -187,7 +187,7 @@ def try_joined(pair, daemon):
 
 
 def test_sessions_beyond_the_limit_are_refused(pair, daemon):
-    """Goal: --max-sessions: the newcomer is refused with a reason in both logs, nobody is thrown out for it."""
+    """Goal: --max-sessions: the newcomer is refused with a reason in both logs, and no other session ends for it."""
     pair.start(sproxy=["--max-sessions", "1"])
     app, connection = pair.joined(daemon)
     second = pair.start_cproxy("--eager", port=CPROXY_PORT + 1)

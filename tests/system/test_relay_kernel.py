@@ -78,7 +78,7 @@ def test_killed_run_is_replaced(lab, relay, echo):
 
 
 def test_other_tables_are_left_alone(lab, relay, echo):
-    """Goal: what somebody else has in nftables is there before, during and after."""
+    """Goal: what somebody else has in nftables is unchanged before, during and after."""
     lab.router.run("nft", "add", "table", "inet", "mine")
     program = start(relay, RULE)
     program.stop(within=30)
@@ -154,7 +154,7 @@ def test_what_cannot_be_put_back_is_switched_off(lab, relay, echo):
     ("{ type filter hook forward priority 0; policy accept; }", "counter reject"),
 ])
 def test_a_firewall_that_drops_is_told_of(lab, relay, echo, chain, rule):
-    """Goal: somebody's chain that will drop what we lead to other hosts is named at the start."""
+    """Goal: another chain that would drop what we forward to other hosts is named at the start."""
     lab.router.run("nft", "add", "table", "ip", "filter")
     lab.router.run("nft", "add", "chain", "ip", "filter", "FORWARD", chain)
     if rule:
@@ -204,7 +204,7 @@ def test_name_that_comes_later(lab, relay, echo):
 
 @pytest.mark.skipif(not real_root(), reason="only the real root can become another user")
 def test_without_root(relay):
-    """Goal: who is not root is told so."""
+    """Goal: a user who is not root is told so."""
     program = relay.start_with("--kernel", "7005", SERVER, ECHO_PORT, ready=False,
                                prefix=as_nobody())
     assert program.wait() == 2
@@ -283,7 +283,7 @@ def test_udp_flows_follow_the_rule(lab, relay):
 
 
 def test_drain(lab, relay, echo):
-    """Goal: after SIGTERM nobody new is led, a standing connection is finished first."""
+    """Goal: after SIGTERM no new connection is forwarded, and an existing one is finished first."""
     program = start(relay, RULE)
     connection = lab.client.connect(7005, RELAY)
     assert echoes(connection)

@@ -1,4 +1,4 @@
-"""mproxy relay under a service manager: what it tells it, and the sockets that it is given."""
+"""mproxy relay under a service manager: what it reports, and the sockets that it is given."""
 
 import contextlib
 import os

@@ -352,7 +352,7 @@ def test_drain_has_a_limit(lab, relay, echo):
 
 
 def test_second_signal_ends_at_once(lab, relay, echo):
-    """Goal: who signals twice does not wait."""
+    """Goal: a second signal ends the wait."""
     program = relay.start(RULE, options=["--drain-timeout", "1h"])
     connection = connect(lab)
     assert echoes(connection)

@@ -405,7 +405,7 @@ def test_without_room_callers_wait(stage):
 
 @pytest.mark.parametrize("spare", [False, True])
 def test_without_descriptors_callers_wait(stage, spare):
-    """Goal: EMFILE costs nobody the connection, is told of once, and ends by itself."""
+    """Goal: EMFILE costs no connection, is logged once, and ends by itself."""
     engine, server = stage.engine(), stage.server()
     port = engine.listen(0, [address_of(server)], {})
     engine.limit_descriptors(31)

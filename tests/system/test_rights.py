@@ -1,4 +1,4 @@
-"""What the programs may do, and what others may do to them."""
+"""What rights the programs have, and what other users can do to them."""
 
 import os
 import pwd

@@ -1,4 +1,4 @@
-"""Signals, and a machine that has no more descriptors, no more disk, or nobody who reads the log."""
+"""Signals, and a machine without descriptors, without room on the disk, or without a reader of the log."""
 
 import os
 import signal
@@ -80,7 +80,7 @@ def test_drain_has_a_limit(pair, daemon, ending):
 
 @pytest.mark.parametrize("ending", ["cproxy", "sproxy"])
 def test_second_signal_ends_at_once(pair, daemon, ending):
-    """Goal: who does not want to wait for the drain says it twice."""
+    """Goal: a second signal ends the drain."""
     pair.start(sproxy=["--drain", "60s"], cproxy=["--drain", "60s"])
     app, connection = pair.joined(daemon)
     pair.lab.wifi.cut()

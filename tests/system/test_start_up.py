@@ -1,4 +1,4 @@
-"""What cannot work is said in one line, with an exit status; what may work later is tried again, and said too."""
+"""What cannot work is told in one line, with an exit status; what may work later is told and tried again."""
 
 import re
 import socket
@@ -22,7 +22,7 @@ def fails(program, name, status=2):
 
 @pytest.mark.parametrize("name", ["cproxy", "sproxy"])
 def test_port_in_use(pair, lab, name):
-    """Goal: a second program on the same port says which port, and goes."""
+    """Goal: a second program on the same port names the port and ends."""
     pair.start()
     second = (lab.client.start(CPROXY, CPROXY_PORT, "server", 1) if name == "cproxy" else
               lab.server.start(SPROXY, SPROXY_PORT))
@@ -190,7 +190,7 @@ def test_named_key_must_be_there(lab, command):
 
 
 def test_stdio_is_quiet_on_a_healthy_path(pair, lab):
-    """Goal: a ProxyCommand has nothing to say, not even at the first contact; trouble it tells, and its end."""
+    """Goal: a ProxyCommand says nothing, not even at the first contact, but for trouble and its end."""
     pair.echo()
     pair.start_sproxy()
     program = pair.start_stdio("--heartbeat", "100ms", stdin=subprocess.PIPE)

@@ -205,7 +205,7 @@ def close_all(listener):
 
 
 def test_byte_by_byte_is_as_good_as_whole(pair, lab, bystander):
-    """Goal: a slow peer is no stranger: a session set up with one byte a packet."""
+    """Goal: a slow peer is served, too: a session set up with one byte a packet."""
     bystander()
     peer = LyingClient(lab, SPROXY_PORT)
     for byte in preamble() + hello() + frame(3, 0x08) + frame(OPEN, stream=1) + frame(6, 1, stream=1, payload=b"hello"):
@@ -291,7 +291,7 @@ def app_was_reset(app):
 ], ids=["open", "short hello", "endless hello", "unknown type", "small window", "small budget", "large window",
         "epoch 0", "unknown session"])
 def test_wrong_first_frame(pair, lab, bystander, first_frame, code):
-    """Goal: after a good preamble a first frame that is none: turned away with the reason."""
+    """Goal: after a good preamble a first frame that is not a HELLO: turned away with the reason."""
     bystander()
     peer = LyingClient(lab, SPROXY_PORT)
     peer.send(preamble() + first_frame)

@@ -387,7 +387,7 @@ def test_an_editor_and_a_deployment_end_nothing(pair, lab):
 
 
 def test_hangup_takes_authorized_keys_as_it_is(pair, lab):
-    """Goal: whoever has finished writing says so; nobody need wait whether more is to come."""
+    """Goal: SIGHUP says that the file is finished, so it counts without waiting."""
     pair.echo()
     authorize(lab, 2)
     pair.start()

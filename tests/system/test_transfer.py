@@ -200,7 +200,7 @@ def test_a_pipe_into_a_file(transfer):
 
 
 def test_killed_and_resumed_ten_times(transfer, seed):
-    """Each attempt begins where the one before was killed, and sends nothing twice that had arrived."""
+    """Each attempt begins where the one before was killed, and sends again nothing that had arrived."""
     chance = random.Random(seed)
     data = content(seed, 40 << 20)
     path = transfer.file("big", data)

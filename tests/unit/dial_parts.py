@@ -1,4 +1,4 @@
-"""What the dialer stands on, in virtual time: a loop, sockets that do as a plan says, a name service, an observer."""
+"""What the dialer needs, in virtual time: a loop, sockets that follow a plan, a name service, an observer."""
 
 import errno
 import heapq
@@ -15,7 +15,7 @@ RESET = struct.pack("ii", 1, 0)  # struct linger
 
 
 class FakeLoop:
-    """Time and what is to happen when."""
+    """Virtual time, and what is due when."""
 
     def __init__(self):
         self.time = 1_000_000

@@ -123,7 +123,7 @@ class Pair:
         return self.pump()
 
     def both_end(self, stream):
-        """Both applications end their direction, and let go."""
+        """Both applications end their direction and close."""
         for one in (self.client, self.server):
             one.end(stream)
         self.pump()

@@ -1,4 +1,4 @@
-"""The pauses between dials, with a literal clock and a literal source of chance."""
+"""The pauses between dials, with a literal clock and literal random numbers."""
 
 import itertools
 
@@ -101,7 +101,7 @@ def test_a_series_begins_anew():
 
 
 def test_somebody_who_writes_each_second_is_not_followed_for_ever():
-    """Right: at once the first time; then the pauses grow over what a firewall counts."""
+    """Right: at once the first time; then the pauses grow beyond what a firewall counts."""
     backoff = Backoff()
     followed = [at for at in range(0, 3600 * SECOND_US, SECOND_US) if backoff.may_hurry(at)]
     assert followed[:3] == [0, SECOND_US, 3 * SECOND_US]

@@ -1,4 +1,4 @@
-"""Networks: the binary search against ipaddress, and IPv4 in IPv6 clothes."""
+"""Networks: the binary search against ipaddress, and IPv4 addresses mapped into IPv6."""
 
 import ipaddress
 from ipaddress import ip_address, ip_network

@@ -181,7 +181,7 @@ def test_model_finds_bandwidth_and_round_trip():
 def test_model_does_not_slow_down_for_random_loss(loss):
     pipe = Pipe(loss=loss).run(60)
     assert pipe.control.bandwidth >= 0.9 * 12.5 * (1 - loss)
-    assert 0.75 * loss <= pipe.control.floor <= loss + 0.01  # less than all of it where a queue stands as well
+    assert 0.75 * loss <= pipe.control.floor <= loss + 0.01  # less than all of it where there is a queue, too
 
 
 def test_model_forgets_a_bandwidth_that_is_gone():

@@ -231,7 +231,7 @@ def test_host_refusal_bounds_the_search():
 
 
 def test_probe_leaves_room_for_data():
-    """A probe is at most so large as the window allows: the usual sizes first, the interface's when there is room."""
+    """A probe is no larger than the window allows: the usual sizes first, the interface's when there is room."""
     mtu = MtuSearch(1200, 65483)
     assert mtu.probe(0, 1000) == 0, "not even the smallest"
     assert mtu.probe(0, 9600) == 8972

@@ -1,4 +1,4 @@
-"""sproxy's door: where streams may go, whose key may come in, and what a clock that jumps does to it."""
+"""sproxy's door: where streams may go, whose key may come in, and what happens when the clock jumps."""
 
 import socket
 import subprocess
@@ -91,7 +91,7 @@ def test_a_file_that_was_named_must_be_there(make, tmp_path):
 
 
 def test_a_file_that_was_named_must_be_of_use(make, tmp_path):
-    """Nobody could come in; that is told at once, and not by a line of the log."""
+    """Nobody could come in; that is an error at once, not a line in the log."""
     named = tmp_path / "list"
     named.mkdir()
     with pytest.raises(UsageError, match="not a regular file"):
@@ -117,7 +117,7 @@ def test_a_key_that_was_named_must_be_there(make, tmp_path):
 
 
 def test_a_key_without_a_place_is_told(tmp_path):
-    """It is another at each start: whoever remembers it will think of somebody in between."""
+    """It is another one at each start: whoever remembers it will suspect somebody in the middle."""
     for is_server in (True, False):
         log = Log()
         open_context(None, log, is_server=is_server)
@@ -183,7 +183,7 @@ def test_with_a_file_its_keys_alone(make):
 
 
 def test_a_file_that_appears_later_counts_from_then_on(make, tmp_path, clock):
-    """And so does one that vanishes again: then nobody may come in. The log has a line for both."""
+    """So does one that vanishes again: then nobody may come in. The log has a line for each."""
     door = make(None)
     assert not door.changed()
     file = tmp_path / "authorized_keys"

@@ -121,7 +121,7 @@ def outcome(pieces):
 @given(st.one_of(st.binary(max_size=300), st.tuples(FRAMES, st.data())))
 @settings(deadline=None, max_examples=300)
 def test_garbage_ends_the_same_however_it_comes(given_):
-    """Invariant: an input is refused or taken for what it says, not for how it is cut; never a crash."""
+    """Invariant: an input is refused or taken by what it says, however it is cut; never a crash."""
     if isinstance(given_, tuple):
         frames, more = given_
         data = bytearray(encoded(frames) or b"\0")

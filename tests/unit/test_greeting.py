@@ -1,4 +1,4 @@
-"""The reception: who is heard, who has to go, and what counts as a failure. Sockets and loop are played."""
+"""The reception: who is heard, who has to go, and what counts as a failure. Sockets and loop are fakes."""
 
 import socket
 
@@ -176,7 +176,7 @@ def test_any_number_of_silent_connections_leave_those_who_speak_alone(scene):
 
 
 def test_words_that_were_not_read_yet_count(scene):
-    """The loop is busy: an honest caller among the silent is not taken for one."""
+    """The loop is busy: an honest caller whose words were not read yet is not taken for a silent one."""
     honest = scene.call(PREAMBLE, ELSEWHERE, later=True)
     for _ in range(100):
         scene.call(b"", scene.source_of())
@@ -191,7 +191,7 @@ def test_a_flood_that_speaks_lets_returning_sessions_in(scene):
 
 
 def test_a_blocked_source_is_still_heard_when_it_shows_a_tag(scene):
-    """All behind one address: garbage of one must not keep the sessions of the others away."""
+    """Many clients behind one address: garbage from one must not keep out the sessions of the others."""
     block(scene)
     assert scene.call(PREAMBLE).closed and not scene.call(b"").closed
     assert not scene.call(encode_preamble(tag=TAG)).closed
@@ -215,7 +215,7 @@ def test_an_overheard_tag_brings_no_crowd_in(scene):
 
 
 def test_a_tag_that_only_fails_is_worth_nothing(scene):
-    """Its failures are not held against the address, and it has no more of them than an address."""
+    """Its failures are not held against the address, and it may have no more of them than an address."""
     refused = encode_preamble(tag=TAG) + b"no frame, and nothing that could become one"
     for _ in range(FAILURES):
         assert scene.call(refused, ELSEWHERE).closed
@@ -244,7 +244,7 @@ def test_who_leaves_in_the_middle_has_failed(scene):
 
 
 def test_one_session_has_two_lists_under_way_at_most(scene):
-    """Else whoever has one could fill the place with lists that never end."""
+    """Otherwise whoever has one could fill all places with endless lists."""
     hello = Hello(b"s" * 16, b"i" * 16, b"n" * 16, 1, 1 << 26, 1 << 22)
     hello.list_bytes = 28
     words = PREAMBLE + hello.encode()
@@ -290,7 +290,7 @@ def test_the_end_sends_everybody_away(scene):
 
 
 def test_who_is_told_nothing_is_reset_and_a_refusal_is_not_waited_for_long(scene):
-    """Else those who vanished stay in the kernel for minutes, as many as call."""
+    """Otherwise the kernel would keep the sockets of those who vanished for minutes, however many."""
     refused, silent = (scene.call(words, ELSEWHERE) for words in (b"garbage, not ours", b""))
     scene.loop.pass_time(SILENT_US)
     assert refused.sent and silent.sent

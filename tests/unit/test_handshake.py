@@ -192,7 +192,7 @@ def test_who_has_the_id_but_not_the_secret_is_refused(ends):
 
 
 def test_a_proof_is_worth_nothing_on_another_connection():
-    """Somebody who ends TLS himself and hands the words on has two connections with two channels."""
+    """Somebody who ends TLS himself and passes the bytes on has two connections with two channels."""
     client, middle = Client(tls=keys.client()), Server(tls=keys.server(3))
     middle.check = None
     middle.greeter = Greeter(lambda hello, channel: None, keys.server(3), lambda spki: None)
@@ -284,7 +284,7 @@ def test_the_servers_list_is_proven():
 # ---- keys
 
 def test_a_server_with_another_key_hears_nothing_of_us():
-    """The client's certificate, HELLO and list stay unsaid."""
+    """The client's certificate, HELLO and list are not sent."""
     def judge(_spki):
         raise PeerError(CloseCode.KEY_REFUSED, "another key")
     client, server = Client(tls=keys.client(), judge=judge), Server(tls=keys.server())

@@ -1,4 +1,4 @@
-"""Who a cproxy and an sproxy are across their own deaths: slots of the state directory, twins, copies."""
+"""The identity that cproxy and sproxy keep across restarts: slots of the state directory, twins, copies."""
 
 import shutil
 
@@ -88,7 +88,7 @@ def test_a_cproxy_that_starts_says_the_goodbye_itself(tmp_path):
     assert not left.take()
     again.began(8)
     again.release()
-    assert not left.take()  # that one has said it, and owes another
+    assert not left.take()  # that one has used it, and needs another
     assert LeftBehind(again.path).former == 8
 
 

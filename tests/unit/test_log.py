@@ -230,7 +230,7 @@ def test_levels_below_the_lowest_are_silent(lowest):
 # --- failing descriptors ---
 
 class Disk:
-    """write_now with a script: each entry is an error to raise or a number of bytes to take."""
+    """A scripted write_now: each entry is an error to raise or a number of bytes to take."""
 
     def __init__(self, monkeypatch, *script):
         self.script = list(script)

@@ -1,4 +1,4 @@
-"""Route messages built by hand, the suspend clock with literal clocks, one real address in a namespace."""
+"""Route messages built by hand, suspends with literal clocks, one real address in a namespace."""
 
 import socket
 import struct

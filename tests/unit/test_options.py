@@ -166,7 +166,7 @@ def test_bind_takes_numeric_addresses_only():
 
 
 def test_names_are_not_empty():
-    """As `--user "$VARIABLE"` gives one that was forgotten: the program would go on as root."""
+    """`--user "$VARIABLE"` gives one if the variable is not set: the program would go on as root."""
     for option in ("--user", "--authorized-keys", "--host-key", "--state-dir"):
         assert refusal(parse_sproxy, [option, "", "6200"]) == f"{option} '': must not be empty"
     for option in ("--key", "--known-hosts", "--state-dir"):

@@ -86,7 +86,7 @@ DAMAGES = {"longer": (append, []), "flipped": (flip, [(1, 1)]), "hole": (make_ho
 
 @pytest.mark.parametrize("damage, missing", DAMAGES.values(), ids=DAMAGES)
 def test_what_the_state_claims_is_looked_at(arrival, part, damage, missing):
-    """Goal: whatever has happened to the part since, its state is not believed, and the file arrives as it is."""
+    """Goal: whatever has happened to the part since, its state is not believed, and the right file arrives."""
     assert arrival.begin() == [(0, 3)]
     arrival.write(0, 1, 2)
     arrival.partial.close()
@@ -264,7 +264,7 @@ def test_standard_input_has_no_time_of_its_own(tmp_path):
 
 
 def test_what_nobody_goes_on_with_is_removed(tmp_path):
-    """Goal: old parts are given back wherever they lie, but neither young ones nor those that are being written."""
+    """Goal: old parts are removed wherever they are, but neither young ones nor those that are being written."""
     (tmp_path / "below").mkdir()
     old = Arrival(tmp_path / "below", b"old")
     old.begin()

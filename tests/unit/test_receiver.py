@@ -215,7 +215,7 @@ def test_the_end_of_another_file_behind_a_block(world):
 
 
 def test_small_blocks_are_bounded(world):
-    """Goal: who sends the same small block for ever has not more of our memory than others."""
+    """Goal: who sends the same small block for ever takes no more of our memory than others."""
     world.link.bring(announce(0, b"f"))
     world.threads.work()
     for _ in range(AHEAD + BUFFERS):
@@ -241,7 +241,7 @@ def test_a_pipes_blocks_come_in_order(world, number):
 
 
 def test_files_wait_for_their_turn(tmp_path):
-    """Goal: of all that is announced only so much is open as there may be; none fails."""
+    """Goal: of all files announced only as many as allowed are open; none fails."""
     world = World(tmp_path, Allowance(files_each=2))
     world.link.bring(b"".join(announce(index, b"f%d" % index) for index in range(5)))
     for index in range(5):
@@ -268,7 +268,7 @@ def test_out_of_descriptors_is_no_failure(world, monkeypatch):
 
 
 def test_digests_are_bounded_for_all(tmp_path, monkeypatch):
-    """Goal: files of sizes that nobody has do not fill the memory; who asks for too much at once waits."""
+    """Goal: files of impossible sizes do not fill the memory; who asks for too much at once waits."""
     monkeypatch.setattr("mproxy.transfer.partial.PartialFile._check_room", lambda self: None)
     monkeypatch.setattr("mproxy.transfer.partial.PartialFile.begin", lambda self: [(0, 1)])
     world = World(tmp_path)
@@ -340,7 +340,7 @@ def test_another_file_of_the_same_size_is_replaced_with_force(tmp_path):
 
 
 def test_after_the_end_what_workers_have_in_hand_is_let_go(world):
-    """Goal: who takes over sees when the one before has let go of its locks."""
+    """Goal: who takes over sees when its predecessor has released its locks."""
     world.link.bring(announce(0, b"f"))
     world.threads.work()
     world.link.bring(block(0, 0, b"data"))

@@ -31,7 +31,7 @@ def found(*addresses):
 
 
 class Bench:
-    """A resolver whose loop, clock and threads are in the test's hand.
+    """A resolver whose loop, clock and threads the test controls.
 
     `threads` holds the lookups that were started and have not ended; `end(index, result)` ends one of them.
     """

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from tests.drivers._memory import ByteRing, pool_bytes
 
-LARGEST = (1 << 64) - (1 << 20)   # offsets are 64 bits; nobody lives to see them wrap
+LARGEST = (1 << 64) - (1 << 20)   # offsets have 64 bits, and never wrap in practice
 
 
 @pytest.fixture(autouse=True, scope="module")

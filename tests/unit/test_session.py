@@ -1,4 +1,4 @@
-"""The session's state machine: streams, ends, resume, heartbeats, limits, and what a broken peer meets."""
+"""The session's state machine: streams, ends, resume, heartbeats, limits, and broken peers."""
 
 import pytest
 
@@ -172,7 +172,7 @@ def test_lost_open_is_sent_again_with_its_data(pair):
 
 
 def test_application_that_has_seen_both_ends_is_not_reset(pair):
-    """The server has finished with the stream and forgotten it; here the application has yet to let go."""
+    """The server has finished with the stream and forgotten it; here the application has not closed yet."""
     stream = started(pair)
     for one in (pair.client, pair.server):
         one.end(stream)

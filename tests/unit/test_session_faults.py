@@ -177,7 +177,7 @@ def test_any_byte_counts_as_life():
 
 @pytest.mark.parametrize("path_beats, suspect_after, dead_after", [(0.1, 2, 3), (0.9, 2, 3.6), (2, 4, 8), (30, 30, 60)])
 def test_a_slow_path_is_granted_more_silence(path_beats, suspect_after, dead_after):
-    """Right: two and four times what an answer takes, if that is longer; and no path takes more than 15 s."""
+    """Right: two and four times what an answer takes, if that is longer; no path counts as slower than 15 s."""
     one = lone(is_server=False)
     one.note_path(round(path_beats * BEAT_US))
     tick = 1 / BEAT_US
@@ -296,7 +296,7 @@ def test_client_opens_no_more_than_allowed():
 
 @pytest.mark.parametrize("small_is_server", [True, False])
 def test_the_smaller_budget_rules(small_is_server):
-    """A share of what is free, at least 4 KiB a stream: so nobody starves and the receiver's limit is never met."""
+    """A share of what is free, at least 4 KiB a stream: no stream starves, and the receiver's limit is not reached."""
     big, small = make_config(session_budget_bytes=1 << 20), make_config(session_budget_bytes=20_000)
     pair = Pair(*((big, small) if small_is_server else (small, big)))
     pair.attach()
@@ -316,7 +316,7 @@ def test_the_smaller_budget_rules(small_is_server):
 
 
 def test_bytes_of_a_reset_stream_make_room_without_breaking_the_peers_budget():
-    """The peer keeps the stream's bytes until it reads the RESET; what takes their place must come behind it."""
+    """The peer keeps the stream's bytes until it reads the RESET; what takes their place must come after it."""
     config = make_config(window_bytes=16384, session_budget_bytes=16384)
     pair = Pair(config)
     pair.attach()

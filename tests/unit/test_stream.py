@@ -1,4 +1,4 @@
-"""One stream's rules, seen through a session: what enters, what is let go, and what is refused.
+"""One stream's rules, seen through a session: what enters, what is released, and what is refused.
 
 The rules are numbered in mproxy/_stream.pyx.
 """

@@ -1,4 +1,4 @@
-"""What sender and receiver say: there and back, and whatever a peer sends instead."""
+"""What sender and receiver say: encoded and decoded, and whatever else a peer sends."""
 
 import os
 
@@ -169,7 +169,7 @@ def test_nothing_is_replaced_even_if_it_comes_meanwhile(tmp_path):
 
 @pytest.mark.parametrize("force", [False, True])
 def test_a_directory_in_the_place_of_the_file_is_told_at_once(tmp_path, force):
-    """Goal: not when all has come: no file can replace a directory."""
+    """Goal: and not only when all has come: no file can replace a directory."""
     (tmp_path / "f").mkdir()
     arrival = Arrival(tmp_path)
     with pytest.raises(IsADirectoryError) as caught:

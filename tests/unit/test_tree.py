@@ -83,7 +83,7 @@ def test_blocks_of_every_length_around_every_border(offset):
 
 
 def test_bad_sizes():
-    """What is no four whole quarters is refused."""
+    """What does not consist of four whole quarters is refused."""
     for size in (0, 128, 513, 640):
         with pytest.raises(ValueError, match="quarters"):
             four_leaves(bytes(size), (32, 0, 3, 262144, 0, 32), 0, False)

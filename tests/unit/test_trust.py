@@ -69,7 +69,7 @@ def test_changed_key_is_refused_with_both_fingerprints_and_the_line(tmp_path):
 
 
 def test_any_of_several_lines_will_do(tmp_path):
-    """A change of keys that is announced beforehand."""
+    """For a change of keys that was announced beforehand."""
     path = tmp_path / "known_hosts"
     path.write_text(f"server:6200 {public_line(ONE)}\nserver:6200 {public_line(OTHER)} next\n")
     trust = HostTrust(path)
@@ -117,7 +117,7 @@ DAMAGED = ["server", "server:62\x00\x00", "server:6200", "server:6200 ssh-ed2551
 
 @pytest.mark.parametrize("line", DAMAGED)
 def test_damaged_line_is_no_first_contact(tmp_path, line):
-    """Goal: a key that was known and is so no more must not be replaced by whatever key comes next."""
+    """Goal: a known key whose line is damaged must not be replaced by whatever key comes next."""
     path = tmp_path / "known_hosts"
     path.write_bytes(f"other:1 {public_line(OTHER)}\n{line}\n".encode())
     before = path.read_bytes()

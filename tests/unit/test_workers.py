@@ -92,7 +92,7 @@ def test_short_jobs_are_for_one_thread(no_time_passes):
 
 
 def test_short_jobs_that_are_not_are_shared(all_takes_long):
-    """Goal: two jobs of which each waits for the other: there are two threads, as soon as some jobs have taken long."""
+    """Goal: two jobs that wait for each other end: there are two threads as soon as some jobs have taken long."""
     workers = Workers(Loop().call_soon_threadsafe, 2)
     meeting, met = threading.Barrier(2, timeout=SECONDS), []
     begin, over = threading.Event(), threading.Semaphore(0)
