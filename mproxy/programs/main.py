@@ -21,6 +21,7 @@ PROGRAMS = {
     "kill": ("mproxy.programs.status", "kill_main", "end a session"),
     "wait": ("mproxy.programs.status", "wait_main", "wait until a session is connected, for scripts"),
     "metrics": ("mproxy.programs.metrics", "main", "metrics of every running program, for Prometheus"),
+    "web": ("mproxy.programs.web", "main", "the same as a page in the browser, live"),
     "keygen": ("mproxy.programs.keygen", "main", "create this client's key"),
     "authorize": ("mproxy.programs.authorize", "main", "exchange keys with a server over ssh"),
     "demo": ("mproxy.programs.demo", "main", "watch a connection survive a change of address"),

@@ -23,7 +23,7 @@ LAYERS = [
     {"endpoint": ["mproxy.endpoint"], "transfer": ["mproxy.transfer"]},
     {"policy": ["mproxy.policy"]},
     {"service": ["mproxy.service"]},
-    {"supervisor": ["mproxy.relay.kernel", "mproxy.relay.supervisor"]},
+    {"supervisor": ["mproxy.relay.kernel", "mproxy.relay.supervisor"], "web": ["mproxy.web"]},
     {"programs": ["mproxy.programs", "mproxy.__main__"]},
 ]
 ROW = {room: number for number, row in enumerate(LAYERS) for room in row}

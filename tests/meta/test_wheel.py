@@ -44,6 +44,8 @@ def wheel(monkeypatch):
         patterns = ["*.py", *TOOLS["package-data"]["*"]]
         files |= {path.relative_to(ROOT).as_posix() for path in place.iterdir() if path.is_file()
                   and any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns)}
+        files |= {path.relative_to(ROOT).as_posix() for pattern in TOOLS["package-data"].get(package, ())
+                  for path in place.glob(pattern)}
     return files
 
 
@@ -53,6 +55,11 @@ def test_holds_the_whole_package_and_nothing_else(wheel):
     assert sources <= wheel
     modules = {name.split(".")[0] for name in wheel if name.endswith(".so")}
     assert modules == {name.removesuffix(".pyx") for name in sources if name.endswith(".pyx")}
+
+
+def test_holds_the_page(wheel):
+    page = {path.relative_to(ROOT).as_posix() for path in (PACKAGE / "web" / "page").iterdir()}
+    assert page and page <= wheel
 
 
 def test_holds_no_drivers(wheel):
