@@ -1,6 +1,6 @@
-"""What `mproxy metrics` does with the prometheus_client package: a collector that asks when it is asked, and HTTP.
+"""What `mproxy metrics` does with the prometheus_client package: a collector that asks at each scrape, and HTTP.
 
-Imported when metrics are wanted: the package is no part of a plain installation.
+Imported when metrics are wanted: a plain installation lacks the package.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What `mproxy metrics` counts: metrics by Prometheus' conventions, made of what programs say of themselves.
+"""What `mproxy metrics` counts: metrics by Prometheus' conventions, from what programs say of themselves.
 
 Every metric has the labels of `GROUP`; all programs with the same ones are added up, and so are all sessions of a
 program: a server with ten thousand sessions has as many series as one with a single session. Counters never fall while
