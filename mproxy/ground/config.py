@@ -305,7 +305,7 @@ class SproxyConfig(ProgramConfig):
     DEFAULT_BIND = ("0.0.0.0", "::")
 
     # Sessions at once, including those without a carrier. Each costs a few KiB plus its streams; when all places are
-    # taken a session that nobody needs gives way, or the newcomer is refused.
+    # taken a session that is not in use gives way, or the newcomer is refused.
     max_sessions = Setting(1000, 1, 1_000_000)
 
     # The daemon that a stream without a target goes to; the default is a telnet daemon on this host.
