@@ -6,7 +6,7 @@ clock's, which stay the same, instead of as ages, which never do. Memory is boun
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from mproxy.ground.config import format_host_port
 from mproxy.web.history import Gaps, Samples
@@ -203,7 +203,7 @@ class Board:
             here.add(key)
             self._ended.pop(key, None)
             self._take_session(key, row, facts, session)
-        reasons = {f"{pid}/{end['session']}": _text(end["why"]) for end in facts.get("ended", ()) if "session" in end}
+        reasons = {f"{pid}/{end['session']}": _text(end["why"]) for end in facts.get("endings", ())}
         for key in self._of("sessions", pid):
             if key not in here and key not in self._ended:
                 self._end(key, reasons.get(key, "the session has ended"))
@@ -215,7 +215,9 @@ class Board:
         round_trip = session["round_trip_ms"] if connected else None
         history.sample(out_rate, in_rate, round_trip)
         outages = session["outages"]
-        if session["since_s"] is not None:
+        if "recent" in outages:
+            self._take_outages(history.gaps, outages["recent"], lasts=session["state"] == "away")
+        elif session["since_s"] is not None:
             history.gaps.see(not connected, round(self.now - session["since_s"], 3), outages["count"],
                              outages["total_s"], _text(session["why"]))
         quiet = session["last_heard_s"]
@@ -231,6 +233,13 @@ class Board:
             "out_rate": _rounded(out_rate), "in_rate": _rounded(in_rate),
             "outages": outages["count"], "longest_s": outages["longest_s"] if connected else None,
             "total_s": outages["total_s"] if connected else None, "gaps": history.gaps.copy()})
+
+    def _take_outages(self, gaps: Gaps, recent: Sequence[Facts], lasts: bool) -> None:
+        """Those that the program remembers, the newest first."""
+        for number, each in reversed(list(enumerate(recent))):
+            began = self.now - each["began_s"]
+            ended = None if lasts and number == 0 else round(began + each["lasted_s"], 3)
+            gaps.know(round(began, 3), ended, _text(each["why"]))
 
     def _end(self, key: str, why: str) -> None:
         if key in self._ended:

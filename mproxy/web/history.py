@@ -72,6 +72,14 @@ class Gaps:
             self._add([round(since - length, 3), since, "shorter than a look at it", counted - self._counted])
         self._counted, self._total_s = counted, total_s
 
+    def know(self, began: float, ended: float | None, why: str) -> None:
+        """One as its session's program remembers it; ended None while it lasts."""
+        for gap in reversed(self.gaps):
+            if abs(float(gap[0] or 0) - began) <= SAME_S:
+                gap[1], gap[2] = ended if gap[1] is None else gap[1], why
+                return
+        self._add([began, ended, why, 1])
+
     def close(self, at: float) -> None:
         """The one that lasts has ended, or its session has."""
         if self.gaps and self.gaps[-1][1] is None:

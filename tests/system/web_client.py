@@ -105,11 +105,21 @@ def fake_session(number, **fields):
         "outages": {"count": 0, "longest_s": 0, "total_s": 0}} | fields
 
 
+def fake_stream(number, **fields):
+    """What a program says of a stream."""
+    return {
+        "stream": number, "state": "open", "target": f"10.0.0.9:{number}", "age_s": 5.0 + number,
+        "application": {"local": ["127.0.0.1", 5200], "peer": ["127.0.0.1", 40_000], "pid": number, "process": "ssh"},
+        "sent_bytes": number * 1000, "received_bytes": number, "unacknowledged_bytes": number, "undelivered_bytes": 0,
+        "slow": None} | fields
+
+
 class FakeProgram:
     """Answers `status` as an sproxy of any size would; `kills` are the requests to kill."""
 
     def __init__(self, host, sessions):
         self.sessions = sessions
+        self.streams = []  # of every session
         self.kills = []
         self.growth = {}  # number of a session: bytes that it has sent more at each answer, a second later
         self.uptime_s = 100.0
@@ -139,8 +149,12 @@ class FakeProgram:
             return {"ok": True, "lines": [], "done": "ended"}
         for number, count in self.growth.items():
             self.sessions[number]["sent_bytes"] += count
+        sessions = self.sessions
+        if "session" in request:
+            sessions = [session | {"stream_list": self.streams[:request["streams"]]} for session in sessions
+                        if session["session"] == request["session"]]
         return {"program": "sproxy", "name": "crowd", "version": "1", "pid": os.getpid(), "uid": 0, "state": "running",
-                "uptime_s": self.uptime_s, "listening": ["0.0.0.0:6200"], "sessions": self.sessions}
+                "uptime_s": self.uptime_s, "listening": ["0.0.0.0:6200"], "ended": {}, "sessions": sessions}
 
     def close(self):
         self._socket.shutdown(socket.SHUT_RDWR)

@@ -8,7 +8,7 @@ from mproxy.web.board import Board
 from mproxy.web.history import MOST_GAPS, MOST_SAMPLES, Samples
 
 PID, KEY = 4711, "4711/4f2a91c0"
-START = 1_800_000_000.0
+START = 1000.0
 
 
 class Told:
@@ -38,7 +38,8 @@ class Told:
 
     def facts(self):
         return {"program": "cproxy", "name": "laptop", "version": "1", "pid": PID, "uid": 0, "state": "running",
-                "uptime_s": self.uptime_s, "listening": ["127.0.0.1:5200"], "sessions": self.sessions}
+                "uptime_s": self.uptime_s, "listening": ["127.0.0.1:5200"], "sessions": self.sessions,
+                "ended": {"sessions": 2, "streams_ever": 3}}
 
     def row(self, table="sessions", key=KEY):
         return self.board.tables[table][key].fields
@@ -79,7 +80,7 @@ def test_ages_that_stray_mean_the_same_moment(told):
     told.look()
     assert told.row()["since"] == since
     told.look(since_s=0.1)
-    assert told.row()["since"] == told.now - 0.1
+    assert told.row()["since"] == pytest.approx(told.now - 0.1)
 
 
 def test_rates_are_by_the_programs_own_clock(told):
@@ -108,6 +109,22 @@ def test_outages_between_two_looks_are_told_by_the_counters(told):
     assert gap[0] == pytest.approx(told.now - 0.7) and gap[1] == pytest.approx(told.now - 0.2) and gap[3] == 1
     told.look(since_s=0.1, outages=told.outages(3, 1.0))
     assert told.row()["gaps"][-1][3] == 2
+
+
+def test_outages_that_the_program_remembers_have_their_reasons(told):
+    """Also those of before the first look; seen again and again, each stays one."""
+    def recent(*outages):
+        return {"count": 5, "longest_s": 9.0, "total_s": 20.0,
+                "recent": [{"began_s": began, "lasted_s": lasted, "why": why} for began, lasted, why in outages]}
+    told.look(outages=recent((20.0, 2.0, "no route"), (90.0, 9.0, "nothing heard")))
+    first = [[told.now - 90, told.now - 81, "nothing heard", 1], [told.now - 20, told.now - 18, "no route", 1]]
+    assert told.row()["gaps"] == first
+    told.look(state="away", since_s=0.8, why="dark",
+              outages=recent((0.8, 0.8, "dark"), (21.0, 2.0, "no route"), (91.2, 9.0, "nothing heard")))
+    assert told.row()["gaps"] == [*first, [pytest.approx(told.now - 0.8), None, "dark", 1]]
+    began = pytest.approx(told.now - 0.8)
+    told.look(2.0, state="connected", since_s=0.1, why="", outages=recent((2.8, 2.7, "dark, then gone")))
+    assert told.row()["gaps"] == [*first, [began, pytest.approx(told.now - 0.1), "dark, then gone", 1]]
 
 
 def test_outages_before_the_first_look_are_no_gaps():
@@ -148,8 +165,8 @@ def test_why_a_session_ended_where_its_program_says_so(told):
     told.sessions = []
     told.now += 1
     told.board.begin(told.now)
-    ended = [{"session": "4f2a91c0", "peer": "server:6200", "why": "ended by mproxy kill", "ended_s": 0.1}]
-    told.board.take(PID, "/run/x.sock", told.facts() | {"ended": ended})
+    endings = [{"session": "4f2a91c0", "peer": "server:6200", "why": "ended by mproxy kill", "ended_s": 0.1}]
+    told.board.take(PID, "/run/x.sock", told.facts() | {"endings": endings})
     assert told.row()["why"] == "ended by mproxy kill"
 
 
