@@ -16,7 +16,7 @@ from lab import outage
 from playwright.sync_api import expect, sync_playwright
 from proxies import SPROXY_PORT
 from traffic import ends_by_reset, read_exactly
-from web_client import FakeProgram, WebClient, fake_session
+from web_client import FakeProgram, WebClient, fake_session, fake_stream
 
 # What the browser would look for elsewhere; --no-sandbox: root may not run it otherwise, nor may a container.
 SWITCHES = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-background-networking",
@@ -253,6 +253,35 @@ def test_figures_of_a_session_go_on(visit, crowd):
     expect(rows(page).first).to_contain_text("100.0K/s")
     path = rows(page).first.locator("svg.spark path").first
     page.wait_for_function("(path) => path.getAttribute('d').length > 20", arg=path.element_handle())
+
+
+def test_streams_of_the_session_that_is_looked_at(visit, crowd):
+    """Goal: they are listed, sorted and filtered, with who is waited for; one is ended and the session stays."""
+    fake = crowd([fake_session(number, streams=500) for number in range(3)])
+    fake.streams = [fake_stream(number, slow="peer" if number == 77 else None) for number in range(1, 501)]
+    page = visit()
+    expect(page.locator("#streams-part")).to_be_hidden()
+    open_detail(page)
+    table = page.get_by_role("table", name="Streams of this session")
+    expect(table).to_have_attribute("aria-rowcount", "501")
+    streams = table.locator("tbody tr:not(.spacer)")
+    assert streams.count() < 40
+    table.get_by_role("button", name="Sent").click()
+    expect(streams.first).to_contain_text("10.0.0.9:500")
+    expect(streams.first).to_contain_text("ssh (500)")
+    page.locator("#stream-filter").fill("other end")
+    expect(streams).to_have_count(1)
+    expect(streams.first).to_contain_text("10.0.0.9:77")
+    streams.first.get_by_role("button", name="End stream 77…").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("/77?")
+    dialog.get_by_label("Reason").fill("stuck")
+    dialog.get_by_label("Reason").press("Enter")
+    expect(dialog).to_be_hidden()
+    (asked,) = fake.kills
+    assert (asked["stream"], asked["reason"]) == (77, "stuck") and len(asked["session"]) == 8
+    page.get_by_role("button", name="Close").click()
+    expect(page.locator("#streams-part")).to_be_hidden()
 
 
 def test_texts_of_others_stay_texts(visit, crowd):
