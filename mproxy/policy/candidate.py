@@ -124,7 +124,7 @@ class Candidate:
     def _note_acknowledged(self) -> None:
         """Acknowledged bytes are progress, but not the last of them: then it is for the other end's application to
         answer."""
-        queued = int.from_bytes(fcntl.ioctl(self._sock.fileno(), _SIOCOUTQ, bytes(4)), "little")
+        queued = unacknowledged_bytes(self._sock)
         if 0 < queued < self._unacknowledged:
             self._note_progress()
         self._unacknowledged = queued
@@ -186,3 +186,8 @@ class Candidate:
             self._unacknowledged += sent
         if self._watch is not None:
             self._watch.set(read=True, write=bool(caller.outgoing))
+
+
+def unacknowledged_bytes(sock: socket.socket) -> int:
+    """Bytes written that the other end's system has not acknowledged."""
+    return int.from_bytes(fcntl.ioctl(sock.fileno(), _SIOCOUTQ, bytes(4)), "little")

@@ -22,6 +22,7 @@ PROGRAMS = {
     "wait": ("mproxy.programs.status", "wait_main", "wait until a session is connected, for scripts"),
     "metrics": ("mproxy.programs.metrics", "main", "metrics of every running program, for Prometheus"),
     "web": ("mproxy.programs.web", "main", "the same as a page in the browser, live"),
+    "doctor": ("mproxy.programs.doctor", "main", "find out why there is no session, and what to do"),
     "keygen": ("mproxy.programs.keygen", "main", "create this client's key"),
     "authorize": ("mproxy.programs.authorize", "main", "exchange keys with a server over ssh"),
     "demo": ("mproxy.programs.demo", "main", "watch a connection survive a change of address"),

@@ -1,0 +1,373 @@
+"""mproxy doctor: each thing that can be wrong with a path is made, and has to be found and named."""
+
+import json
+import re
+import signal
+import socket
+import ssl
+import sys
+import threading
+import time
+
+import pytest
+from lab import SLOWNESS_S, outage
+from proxies import DAEMON_PORT, SPROXY_PORT, state_dir
+from relays import MPROXY
+from traffic import Traffic
+
+from mproxy.handshake import encode_preamble
+from mproxy.policy.keys import find_spki, fingerprint, public_line
+from tests import keys
+
+# ICMP that would tell of a narrow path is filtered.
+NO_ICMP = """table inet t { chain o { type filter hook output priority 0;
+icmp type destination-unreachable drop; icmpv6 type packet-too-big drop; }; }"""
+
+# A network that wants a login first: the router answers in place of everybody.
+PORTAL = """table ip t { chain p { type nat hook prerouting priority -100;
+iifname "wifi" tcp dport 6200 redirect to :8080; }; }"""
+
+
+class Verdict:
+    """What the doctor said, as JSON; `of` is the finding about one subject."""
+
+    def __init__(self, text):
+        self.facts = json.loads(text)
+
+    def of(self, check):
+        found = self.all(check)
+        assert len(found) == 1, f"{len(found)} of {check}: {self.facts}"
+        return found[0]
+
+    def all(self, check):
+        return [finding for finding in self.facts["findings"] if finding["check"] == check]
+
+    @property
+    def checks(self):
+        return {finding["check"] for finding in self.facts["findings"]}
+
+    @property
+    def faults(self):
+        return [finding["check"] for finding in self.facts["findings"] if finding["verdict"] == "fault"]
+
+
+@pytest.fixture
+def doctor(lab):
+    """Asks the doctor on the client; each answer is the same in words and as JSON, and has advice with every fault."""
+    def ask(*options, host=None, status=1, patience="1s", command=(MPROXY, "doctor")):
+        words = [*options, "--connect-timeout", patience, host or lab.server_address, SPROXY_PORT]
+        program = lab.client.start(*command, "--json", *words)
+        assert program.wait(within=60) == status, str(program)
+        assert program.log.text == "", str(program)
+        verdict = Verdict(program.out.text)
+        assert verdict.facts["possible"] is (status == 0)
+        assert bool(verdict.faults) is (status == 1)
+        for finding in verdict.facts["findings"]:
+            if finding["verdict"] == "fault":
+                assert finding["advice"] in verdict.facts["advice"]
+        return verdict
+    return ask
+
+
+@pytest.fixture
+def serve(lab, ends):
+    """Listens on the server, or on another host, and hands each connection to a function, in threads."""
+    def start(speak, host=None, port=SPROXY_PORT, address="0.0.0.0"):
+        listener = (host or lab.server).listen(port, address)
+        listener.settimeout(None)
+        ends.callback(listener.close)
+
+        def answer(connection):
+            with connection:
+                try:
+                    connection.settimeout(20)
+                    speak(connection)
+                except OSError:
+                    pass
+
+        def accept():
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                threading.Thread(target=answer, args=(connection,), daemon=True).start()
+        threading.Thread(target=accept, daemon=True).start()
+        ends.callback(listener.shutdown, socket.SHUT_RDWR)
+    return start
+
+
+def spki(number):
+    return find_spki(keys.pem(number), "test")
+
+
+def knows(lab, number):
+    """The client remembers that key of the server."""
+    (state_dir(lab.client) / "known_hosts").write_text(
+        f"{lab.server_address}:{SPROXY_PORT} {public_line(spki(number))}\n")
+
+
+def test_healthy(pair, lab, doctor):
+    pair.start_sproxy()
+    knows(lab, 1)
+    verdict = doctor(status=0)
+    assert {finding["verdict"] for finding in verdict.facts["findings"]} == {"ok", "note"}
+    assert verdict.of("route")["source"] == lab.wifi.address(2) and verdict.of("route")["device"] == "wifi"
+    assert 0 < verdict.of("connect")["took_s"] < 1
+    assert verdict.of("answer")["cipher"].startswith("TLS_") or "AES" in verdict.of("answer")["cipher"]
+    assert verdict.of("trust")["offered"] == fingerprint(spki(1))
+    assert verdict.of("key")["key"] == fingerprint(spki(2))
+    assert 0 < verdict.of("path")["round_trip_s"] < 0.5 and verdict.of("path")["lost"] == 0
+    assert verdict.of("size")["mtu"] == 1500
+    assert verdict.of("udp")["passes"] is True  # nothing listens, and the host says so
+    assert verdict.facts["advice"] == []
+    assert not pair.sproxy.events("connected")  # it began no session
+
+
+def test_in_words(pair, lab):
+    pair.start_sproxy()
+    program = lab.client.start(MPROXY, "doctor", f"{lab.server_address}:{SPROXY_PORT}")
+    assert program.wait() == 0, str(program)
+    lines = program.out.text.splitlines()
+    assert re.match(r"ok +name +10\.3\.0\.2 is an address", lines[0])
+    assert f"A cproxy here can have a session with {lab.server_address}:{SPROXY_PORT}." in lines
+    assert max(map(len, lines)) < 250
+
+
+def test_a_first_contact_is_no_fault_and_nothing_is_remembered(pair, lab, doctor):
+    pair.start_sproxy()
+    trust = doctor(status=0).of("trust")
+    assert trust["verdict"] == "note" and fingerprint(spki(1)) in trust["text"]
+    assert not (state_dir(lab.client) / "known_hosts").exists()
+    (state_dir(lab.client) / "client-key.pem").unlink()
+    assert "no key here yet" in doctor(status=0).of("key")["text"]
+    assert not (state_dir(lab.client) / "client-key.pem").exists()
+
+
+def test_no_name(doctor):
+    verdict = doctor(host="nowhere.example")
+    assert "nowhere.example" in verdict.of("name")["text"] and verdict.checks == {"name"}
+
+
+def test_every_address_of_a_name(pair, lab, doctor):
+    """Goal: one that leads nowhere is named, and does not hide one that works."""
+    pair.start_sproxy()
+    lab.client.knows(server=f"{lab.core.address(99)} {lab.server_address}")
+    verdict = doctor(host="server", status=0, patience="5s")
+    assert verdict.of("name")["addresses"] == [lab.core.address(99), lab.server_address]
+    dead, alive = verdict.all("connect")
+    assert (dead["verdict"], alive["verdict"]) == ("warning", "ok")
+    assert verdict.of("answer")["verdict"] == "ok"
+
+
+def test_no_route(lab, doctor):
+    lab.wifi.pull()
+    verdict = doctor()
+    assert "no route" in verdict.of("route")["text"] and "ip route" in verdict.of("route")["advice"]
+    assert verdict.checks == {"name", "route"}
+
+
+def test_refused(doctor):
+    verdict = doctor()
+    assert "refused" in verdict.of("connect")["text"] and "start sproxy" in verdict.of("connect")["advice"]
+
+
+def test_silent(pair, lab, doctor):
+    """Goal: packets vanish."""
+    pair.start_sproxy()
+    lab.wifi.cut()
+    began = time.monotonic()
+    verdict = doctor()
+    assert time.monotonic() - began < 6 + SLOWNESS_S
+    assert "packets vanish" in verdict.of("connect")["text"] and "firewall" in verdict.of("connect")["advice"]
+    assert verdict.of("udp")["passes"] is None
+
+
+def test_a_firewall_that_says_so(pair, lab, doctor):
+    pair.start_sproxy()
+    lab.router.run("nft", "-f", "-", input=(
+        "table inet t { chain c { type filter hook forward priority 0; reject with icmpx admin-prohibited; }; }"))
+    verdict = doctor()
+    assert "firewall on the way" in verdict.of("connect")["advice"]
+    assert verdict.of("udp")["passes"] is False
+
+
+def test_a_program_that_hangs(pair, doctor):
+    """Goal: its kernel takes connections, nobody speaks."""
+    pair.start_sproxy()
+    pair.sproxy.signal(signal.SIGSTOP)
+    verdict = doctor(patience="500ms")
+    pair.sproxy.signal(signal.SIGCONT)
+    assert "silence" in verdict.of("answer")["text"] and "hangs" in verdict.of("answer")["advice"]
+
+
+def test_ssh_on_the_port(serve, doctor):
+    def ssh(connection):
+        connection.sendall(b"SSH-2.0-OpenSSH_9.9 Debian-1\r\n")
+        connection.recv(1000)
+    serve(ssh)
+    answer = doctor().of("answer")
+    assert "an SSH server" in answer["text"] and "OpenSSH_9.9" in answer["text"] and "port" in answer["advice"]
+
+
+def test_a_captive_portal(pair, lab, serve, doctor):
+    """Goal: the router answers in place of the server, and wants a login; it waits for a whole request first."""
+    def portal(connection):
+        request = b""
+        while b"\r\n\r\n" not in request:
+            request += connection.recv(1000) or b"\r\n\r\n"
+        if request.startswith(b"GET "):
+            connection.sendall(b"HTTP/1.1 302 Found\r\nLocation: http://login.example/\r\n\r\n")
+    pair.start_sproxy()
+    serve(portal, lab.router, 8080)
+    lab.router.run("nft", "-f", "-", input=PORTAL)
+    answer = doctor().of("answer")
+    assert "captive portal" in answer["text"] and "http://login.example/" in answer["text"]
+    assert "browser" in answer["advice"]
+
+
+def test_a_web_server_that_answers_at_once(serve, doctor):
+    serve(lambda connection: (connection.recv(1000), connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")))
+    assert "a web server" in doctor().of("answer")["text"]
+
+
+def test_a_tls_portal(serve, tmp_path, doctor):
+    chain = tmp_path / "chain.pem"
+    chain.write_bytes(keys.pem(3))
+    rules = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    rules.load_cert_chain(chain)
+
+    def portal(connection):
+        with rules.wrap_socket(connection, server_side=True) as tls:
+            tls.recv(1000)
+    serve(portal)
+    assert "a TLS server" in doctor().of("answer")["text"]
+
+
+def test_another_release(serve, doctor):
+    serve(lambda connection: (connection.sendall(encode_preamble(version=99)), connection.recv(1000)))
+    answer = doctor().of("answer")
+    assert "version 99" in answer["text"] and "same release" in answer["advice"]
+
+
+def test_encryption_on_one_side(pair, doctor):
+    pair.start_sproxy("--plaintext")
+    answer = doctor().of("answer")
+    assert "encrypt" in answer["text"] and "--plaintext" in answer["advice"]
+    assert doctor("--plaintext", status=0).of("answer")["cipher"] is None
+
+
+def test_something_else(serve, doctor):
+    serve(lambda connection: connection.sendall(b"\xff\xfd\x18\xff\xfd\x20"))
+    assert "ff fd 18 ff" in doctor().of("answer")["text"]
+
+
+def test_the_host_has_another_key(pair, lab, doctor):
+    pair.start_sproxy()
+    knows(lab, 3)
+    trust = doctor().of("trust")
+    assert "has changed" in trust["text"] and fingerprint(spki(1)) in trust["text"]
+    assert "keygen --host" in trust["advice"]
+    wanted = doctor("--host-fingerprint", fingerprint(spki(1)), status=0).of("trust")
+    assert "--host-fingerprint" in wanted["text"]
+    assert doctor("--host-fingerprint", fingerprint(spki(3))).of("trust")["verdict"] == "fault"
+
+
+def test_our_key_is_refused(pair, lab, doctor):
+    (state_dir(lab.server) / "authorized_keys").write_text(f"{public_line(spki(3))}\n")
+    pair.start_sproxy()
+    key = doctor().of("key")
+    assert "does not let our key in" in key["text"] and fingerprint(spki(2)) in key["text"]
+    assert "mproxy authorize" in key["advice"]
+    (state_dir(lab.client) / "client-key.pem").unlink()
+    assert "no key here yet" in doctor().of("key")["text"]
+
+
+def test_our_key_is_for_another_address(pair, lab, doctor):
+    (state_dir(lab.server) / "authorized_keys").write_text(f'from="192.0.2.0/24" {public_line(spki(2))}\n')
+    pair.start_sproxy()
+    assert "from=" in doctor().of("key")["advice"]
+
+
+def test_full_packets_vanish(pair, lab, doctor):
+    """Goal: a black hole for full-size packets is a warning with the size that passes; a session is possible."""
+    pair.start_sproxy()
+    lab.router.run("nft", "-f", "-", input=NO_ICMP)
+    for host in (lab.client, lab.server):
+        host.run("sysctl", "-qw", "net.ipv4.tcp_mtu_probing=0")
+    lab.router.ip("link set core mtu 1200")
+    size = doctor(status=0).of("size")
+    assert (size["verdict"], size["segment_bytes"]) == ("warning", 1000)
+    assert "MTU of wifi" in size["advice"]
+
+
+def test_a_narrow_path_that_says_so_is_none(pair, lab, doctor):
+    pair.start_sproxy()
+    lab.router.ip("link set core mtu 1300")
+    size = doctor(status=0).of("size")
+    assert (size["verdict"], size["mtu"]) == ("ok", 1300)
+
+
+def test_a_session_too(pair, lab, serve, doctor):
+    """Goal: --session shows what the daemon says, and leaves nothing behind."""
+    serve(lambda connection: (connection.sendall(b"220 mail.example ESMTP\r\n"), connection.recv(10)), port=DAEMON_PORT)
+    pair.start_sproxy()
+    verdict = doctor("--session", status=0, patience="10s")
+    assert "220 mail.example ESMTP" in verdict.of("daemon")["text"]
+    assert "began" in verdict.of("session")["text"]
+    assert pair.sproxy.event("ended")
+
+
+def test_a_session_whose_daemon_is_down(pair, doctor):
+    pair.start_sproxy()
+    daemon = doctor("--session", status=0, patience="10s").of("daemon")
+    assert daemon["verdict"] == "warning" and "refused" in daemon["text"]
+
+
+# A minute of the test's time is nobody's gain.
+SOON = """import sys
+from mproxy.programs import trial
+trial.LONG_S = 6
+from mproxy.programs.doctor import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("cuts", [False, True], ids=["stays", "cut"])
+def test_long(pair, lab, ends, doctor, cuts):
+    """Goal: an idle session that keeps its connection, and one that loses it."""
+    pair.echo()
+    pair.start_sproxy()
+    if cuts:
+        def cut():
+            pair.sproxy.event("connected")
+            outage(1)  # cproxy is to hear of it
+            lab.wifi.cut()
+            outage(5)
+            lab.wifi.mend()
+        cutting = threading.Thread(target=cut)
+        ends.callback(cutting.join)
+        cutting.start()
+    idle = doctor("--long", status=0, patience="10s", command=(sys.executable, "-c", SOON)).of("idle")
+    assert idle["verdict"] == ("warning" if cuts else "ok")
+    assert (idle["lost"] > 0) is cuts
+
+
+def test_sessions_that_there_are_do_not_notice(pair, lab, doctor):
+    """Goal: also those of an sproxy --single, which ends one session for another; and the cproxy here is named."""
+    pair.echo()
+    pair.start(sproxy=["--single"], cproxy=["--name", "laptop"])
+    traffic = Traffic([pair.app() for _ in range(3)])
+    traffic.goes_on()
+    assert "laptop" in doctor(status=0).of("here")["text"]
+    traffic.goes_on(more=50_000)
+    traffic.finish()
+    assert len(pair.cproxy.events("connected")) == 1 and not pair.cproxy.events("lost")
+
+
+def test_usage(lab):
+    for words in ([], ["server"], ["server", "port"], ["server", "6200", "x"], ["--long", "ser ver", "6200"],
+                  ["--connect-timeout", "0", "server", "6200"], ["--key", "/nowhere", "server", "6200"]):
+        program = lab.client.start(MPROXY, "doctor", *words)
+        assert program.wait() == 2, str(program)
+        assert len(program.log.text.strip().splitlines()) == 1 and program.out.text == "", str(program)
