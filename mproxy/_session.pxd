@@ -41,7 +41,7 @@ cpdef enum CarrierState:
 cdef struct Event:
     EventKind kind        # what happened
     Stream *stream        # OPENED, DATA, RESET
-    const uint8_t *data   # DATA, OPENED, CLOSED (reason text): valid until the next call
+    const uint8_t *data   # DATA, OPENED, RESET and CLOSED (reason text): valid until the next call
     uint32_t length       # bytes at `data`
     bint ends             # DATA: the direction ends after these bytes
     int code              # RESET, CLOSED

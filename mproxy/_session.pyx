@@ -430,6 +430,7 @@ cdef class Session(StreamSet):
         if stream.state.aborted:
             return False
         self.tell_reset(event, stream, reset_code(frame.seq))
+        event.data, event.length = self.parser.payload, frame.length
         return event.kind != EventKind.NOTHING
 
     cdef bint on_heartbeat(self) noexcept:
@@ -584,7 +585,7 @@ cdef class Session(StreamSet):
 
 cdef inline int reset_code(uint64_t seq) noexcept:
     """The peer's reason for a reset, or the plainest one if it is of a later version."""
-    return <int>seq if seq <= <int>ResetCode.WHILE_AWAY else <int>ResetCode.APPLICATION
+    return <int>seq if seq <= <int>ResetCode.KILLED else <int>ResetCode.APPLICATION
 
 
 cdef Session adopt_session(config, SessionState *lasting, int64_t now):

@@ -6,7 +6,7 @@ function: _stream.pyx.
 """
 
 from libc.stddef cimport size_t
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from mproxy._state cimport StreamState
 
@@ -21,6 +21,7 @@ cdef enum Queue:
 cdef struct Stream:
     StreamState *state    # offsets, rings, flags
     void *owner           # the I/O layer's record of the application socket; while set, the stream is not freed
+    int64_t began_at      # when the I/O layer had the application; 0: not yet
     # of this carrier
     uint64_t listed_epoch  # last carrier on which the peer listed the stream
     uint64_t want_ack_at  # acknowledge at once when the application has taken everything below; 0: not asked

@@ -57,12 +57,14 @@ cdef class StreamSet:
     cdef void end_handed(self, Stream *stream) noexcept
     cdef void acknowledge(self, Stream *stream) noexcept
     cdef void reset(self, Stream *stream, int code) noexcept
+    cdef void kill(self, Stream *stream, bytes why) noexcept
     cdef void deafen(self, Stream *stream) noexcept
     cdef void discard(self, Stream *stream, int code) noexcept
     cdef void ask_ack(self, Stream *stream) noexcept
     cdef void release(self, Stream *stream) noexcept
     cdef void abort(self, Stream *stream, int code, bint tell_peer) noexcept
     cpdef bytes resume_list(self)
+    cpdef bint owes_reset(self) noexcept
     cdef void rejoin(self, Stream *stream) noexcept
     cdef Stream *add_stream(self, uint32_t id) noexcept
     cdef Stream *enter(self, StreamState *state) noexcept

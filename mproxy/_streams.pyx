@@ -7,6 +7,8 @@ does to streams is in _session.
 
 cimport cython
 
+from libc.string cimport memcpy
+
 from mproxy._frames cimport Frame, encode_header
 from mproxy._pool cimport pool_charge, pool_redeem, pool_session_bytes
 from mproxy._ring cimport (
@@ -18,7 +20,9 @@ from mproxy._stream cimport (
     table_add, table_clear, table_remove,
 )
 from mproxy._transmit cimport SMALL_BYTES
-from mproxy._wire cimport HEADER_BYTES, MAX_WINDOW_BYTES, MIN_WINDOW_BYTES, FrameFlag, FrameType
+from mproxy._wire cimport (
+    HEADER_BYTES, MAX_REASON_BYTES, MAX_WINDOW_BYTES, MIN_WINDOW_BYTES, FrameFlag, FrameType, ResetCode,
+)
 
 
 cdef enum:
@@ -273,6 +277,26 @@ cdef class StreamSet:
         """The application's connection could not be made: end the stream at once."""
         self.abort(stream, code, True)
 
+    cdef void kill(self, Stream *stream, bytes why) noexcept:
+        """End the stream at once, because somebody here wants that. It may be freed when nobody owns it.
+
+        The peer is told twice: on this carrier with the words, of which no copy is kept, and on whichever it takes by
+        the code, as of every reset.
+        """
+        cdef Frame frame
+        cdef uint8_t data[HEADER_BYTES + MAX_REASON_BYTES]
+        if self.active and not stream.state.aborted and not stream.state.open_due:
+            frame.type = FrameType.RESET
+            frame.flags = 0
+            frame.stream = stream.state.id
+            frame.length = <uint32_t>min(<int>len(why), <int>MAX_REASON_BYTES)
+            frame.seq = <uint64_t>ResetCode.KILLED
+            frame.ack = stream.state.acked
+            encode_header(data, &frame)
+            memcpy(data + HEADER_BYTES, <const char *>why, frame.length)
+            self.transmitter.add_control(data, HEADER_BYTES + frame.length)
+        self.abort(stream, ResetCode.KILLED, True)
+
     cdef void deafen(self, Stream *stream) noexcept:
         """The application takes no more. What comes for it is acknowledged as if it had been handed, and dropped."""
         cdef StreamState *state = stream.state
@@ -356,6 +380,15 @@ cdef class StreamSet:
         frame.ack = 0
         encode_header(at, &frame)
         return result
+
+    cpdef bint owes_reset(self) noexcept:
+        """A stream was reset, and the peer may not know: the carrier that took the word for it may be lost."""
+        cdef const Stream *stream = self.finished_list.first
+        while stream != NULL:
+            if stream.state.aborted and stream.state.reset_ours:
+                return True
+            stream = stream.all_next
+        return False
 
     cdef void rejoin(self, Stream *stream) noexcept:
         """Let the stream send on the new carrier what is missing, or again a reset that may have been lost."""

@@ -82,6 +82,7 @@ cpdef enum ResetCode:
     ENDED = 7            # its session ended
     LOCAL_ERROR = 8      # this side failed (descriptors, memory)
     WHILE_AWAY = 9       # the application reset its connection while there was no carrier
+    KILLED = 10          # somebody ended this one stream; the frame says why
 
 
 cpdef enum PreambleFlag:

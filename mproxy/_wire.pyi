@@ -80,3 +80,4 @@ class ResetCode(IntEnum):
     ENDED = 7
     LOCAL_ERROR = 8
     WHILE_AWAY = 9
+    KILLED = 10

@@ -32,6 +32,7 @@ cdef struct PathReport:
     int64_t answer_us      # longest time for an answer: the round trip and its variation (as RFC 6298)
     int64_t silent_us      # since the peer's system has acknowledged anything
     uint32_t repeats       # repetitions of the oldest unacknowledged packet, each after a timeout; 0: there is none
+    uint32_t in_flight     # packets that the peer's system has not acknowledged
     uint64_t acked_bytes   # our bytes acknowledged so far
     uint32_t packets       # received so far
     uint32_t data_packets  # those with data, in order or not

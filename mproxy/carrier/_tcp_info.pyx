@@ -34,6 +34,7 @@ cdef bint tcp_report(int fd, PathReport *path) noexcept nogil:
     path.answer_us = <int64_t>info.tcpi_rtt + 4 * <int64_t>info.tcpi_rttvar
     path.silent_us = <int64_t>info.tcpi_last_ack_recv * 1000
     path.repeats = info.tcpi_retransmits if info.tcpi_unacked > 0 else 0
+    path.in_flight = info.tcpi_unacked
     path.acked_bytes = info.tcpi_bytes_acked
     path.packets = info.tcpi_segs_in
     path.data_packets = info.tcpi_data_segs_in

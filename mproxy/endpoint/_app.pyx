@@ -87,6 +87,7 @@ cdef App *app_new(Apps *apps, Stream *stream, int fd, int write_fd) noexcept:
     all_apps += 1
     all_beyond += <int>apps.count > promised
     stream.owner = app
+    stream.began_at = (<Loop>apps.loop).now_us
     return app
 
 

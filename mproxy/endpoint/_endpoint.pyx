@@ -118,6 +118,20 @@ cdef class Endpoint:
             self.session.reset(stream, code)
             self.loop.schedule(&self.work)
 
+    def kill(self, uint32_t stream_id, str why):
+        """End one stream: its application here is reset, and so is the peer's. False: there is no such stream."""
+        cdef Stream *stream = table_find(&self.session.table, stream_id)
+        cdef App *app
+        if stream == NULL or stream.state.aborted or stream.state.retired:
+            return False
+        app = <App *>stream.owner
+        self.session.kill(stream, why.encode(errors="replace"))
+        if app != NULL:
+            self.apps.vanished += 1
+            app_close(app, True)
+        self.loop.schedule(&self.work)
+        return True
+
     def probe(self):
         """Send a heartbeat now."""
         self.session.probe(self.loop.now_us)
@@ -279,7 +293,8 @@ cdef class Endpoint:
             elif event.kind == EventKind.RESET:
                 app = <App *>event.stream.owner
                 app_close(app, True)
-                self.tell(self.observer.on_reset, (self, event.stream.state.id, event.code))
+                why = (<const char *>event.data)[:event.length].decode(errors="replace")
+                self.tell(self.observer.on_reset, (self, event.stream.state.id, event.code, why))
             elif event.kind == EventKind.RESUMED:
                 self.tell(self.observer.on_resumed, (self,))
             else:

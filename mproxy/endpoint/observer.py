@@ -47,8 +47,9 @@ class EndpointObserver:
     def on_refused(self, endpoint: Endpoint, stream: int, target: str, error: int) -> None:
         """sproxy: the daemon cannot be reached (errno). In a flood only some are told."""
 
-    def on_reset(self, endpoint: Endpoint, stream: int, code: int) -> None:
-        """The peer reset a stream (ResetCode); its application was reset after all that the peer's had written."""
+    def on_reset(self, endpoint: Endpoint, stream: int, code: int, why: str) -> None:
+        """The peer reset a stream (ResetCode); its application was reset after all that the peer's had written. `why`:
+        the peer's words, if it has any."""
 
     def on_left_away(self, endpoint: Endpoint, stream: int, broken: bool) -> None:
         """An application ended its direction, or broke, while there is no carrier. In a flood only some are told."""

@@ -270,6 +270,9 @@ class CproxyConfig(ProgramConfig):
     # the cost of one heartbeat a second.
     idle_us = Setting(60 * SECOND_US, 0, 30 * DAY_US)
 
+    # Desktop notifications when sproxy is away, and when it is back.
+    notify = Setting(False)
+
     # (host, port) of the daemon to ask sproxy for; None: sproxy's default.
     target: Setting[tuple[str, int] | None] = Setting(None)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mproxy.ground.config import ProgramConfig
     from mproxy.ground.shapes import Sockaddr
     from mproxy.io._loop import Loop
+    from mproxy.service.log import Log
 
 
 def open_listeners(config: ProgramConfig) -> list[socket.socket]:
@@ -114,6 +115,12 @@ def say_carrier(endpoint: Endpoint) -> dict[str, Any]:
 def say_session(session_id: bytes) -> str:
     """A session as the log names it: the beginning of its id, which gives no rights."""
     return session_id[:4].hex()
+
+
+def log_killed(log: Log, endpoint: Endpoint, stream: int, why: str) -> None:
+    """Log that the other side has ended one stream on request. `why` is in its words."""
+    log.warning("stream-killed", session=say_session(endpoint.session.session_id), stream=stream,
+                why=f"at the other end: {why or 'ended by mproxy kill'}")
 
 
 def say_seconds(us: int) -> Seconds:

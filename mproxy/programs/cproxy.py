@@ -15,18 +15,19 @@ from mproxy.endpoint._app_listener import AppListener
 from mproxy.endpoint._endpoint import Endpoint
 from mproxy.endpoint.observer import EndpointObserver
 from mproxy.ground.config import format_host_port
-from mproxy.ground.words import escaped, printable
 from mproxy.handshake import session_tag
 from mproxy.io.stdio import open_stdio
 from mproxy.policy.dialer import Dialer, DialObserver
 from mproxy.policy.instance import Instance, stdio_name
 from mproxy.policy.reconnect import Reconnect
 from mproxy.policy.resolver import Resolver
-from mproxy.programs.common import Drain, open_listeners, say_carrier, say_seconds, say_session
+from mproxy.programs.away import AwayFacts, AwayTeller
+from mproxy.programs.common import Drain, log_killed, open_listeners, say_carrier, say_seconds, say_session
 from mproxy.programs.introduction import Introduction
 from mproxy.programs.options import parse_cproxy
+from mproxy.service.inspection import Inspected, Inspection
 from mproxy.service.run import Program, run_program
-from mproxy.service.status import Ended, Outages, parts_of, program_facts, seconds, session_facts
+from mproxy.service.status import Ended, Outages, seconds, session_facts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from mproxy.ground.errors import PeerError
     from mproxy.handshake import Caller, Welcome
     from mproxy.io._loop import Loop, Timer
-    from mproxy.service.control import Command, Reply
+    from mproxy.service.control import Command
     from mproxy.service.log import Log
 
 # Codes by which sproxy says that the session is gone. Every other refusal may pass; BAD_PROOF, too, because somebody on
@@ -72,7 +73,7 @@ def make_program(config: CproxyConfig, log: Log, loop: Loop) -> Program:
     return Cproxy(config, log, loop)
 
 
-class Cproxy(Program, EndpointObserver, DialObserver):
+class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
     """Observer of endpoint, listeners and dialer."""
 
     reloads = True
@@ -81,19 +82,21 @@ class Cproxy(Program, EndpointObserver, DialObserver):
         self._config = config
         self._log = log
         self._loop = loop
+        self._sproxy = format_host_port(config.sproxy_host, config.sproxy_port)
         self._target = format_host_port(*config.target).encode() if config.target else b""
         self._instance = Instance(config.state_dir, instance_name(config))
         self._owes_goodbye = bool(self._instance.former) and not config.stdio  # a predecessor left a session behind
         self._site = 0  # which of the sproxies with its key has our session, 0: unknown
-        self._started_at = loop.now()
         self._began_at: int | None = None     # the session
         self._outages = Outages(config.session.heartbeat_us)
         self._ended = Ended()     # the sessions before
+        self._inspection = Inspection(loop, log, "cproxy", config.shown_name, self)
         self._failure = ""        # why the last dial led to nothing
         self._endpoint = Endpoint(loop, self._new_session(), self)
         self._introduction = Introduction(config, log, self._instance, self._endpoint)
         self._dialer = Dialer(loop, Resolver(loop.call_soon_threadsafe), config, self)
         self._reconnect = Reconnect(loop, self._endpoint, self._dialer, log, self._carrier_wanted)
+        self._teller = AwayTeller(loop, log, config.sproxy_host, self._away_facts)
         self._listeners: list[AppListener] = []
         self._listening: list[str] = []      # their addresses, as text
         self._lost_at: int | None = None      # the last carrier's last byte, while the session is without a working one
@@ -110,7 +113,10 @@ class Cproxy(Program, EndpointObserver, DialObserver):
     def start(self) -> None:
         listeners = [] if self._config.stdio else open_listeners(self._config)
         self._introduction.open_key()
+        if self._config.notify:
+            self._teller.use_notifications()
         if self._config.stdio:
+            self._teller.use_terminal()
             self._endpoint.add_pipes(*open_stdio(), self._target)
             self._need_carrier()
             return
@@ -119,8 +125,7 @@ class Cproxy(Program, EndpointObserver, DialObserver):
             self._listeners.append(AppListener(self._loop, listener.fileno(), self._endpoint, self._target))
             listener.close()
             self._listening.append(format_host_port(*address[:2]))
-            sproxy = format_host_port(self._config.sproxy_host, self._config.sproxy_port)
-            self._log.info("listening", address=address[0], port=address[1], sproxy=sproxy)
+            self._log.info("listening", address=address[0], port=address[1], sproxy=self._sproxy)
         if self._owes_goodbye:
             self._log.info(
                 "goodbye-owed", why="a previous cproxy left a session behind: it will be ended as soon as sproxy"
@@ -139,7 +144,9 @@ class Cproxy(Program, EndpointObserver, DialObserver):
         return bool(self._endpoint.session.session_id)
 
     def _carrier_wanted(self) -> bool:
-        return self._endpoint.session.open_count > 0 or self._config.eager or self._owes_goodbye
+        session = self._endpoint.session
+        return session.open_count > 0 or self._config.eager or self._owes_goodbye or (
+            not self._endpoint.attached and session.owes_reset())
 
     def _end_session(self, code: int, why: str, level: str = "info") -> None:
         """End the session, if there is one, and be ready for the next."""
@@ -152,6 +159,7 @@ class Cproxy(Program, EndpointObserver, DialObserver):
 
     def _session_over(self, session: Session, why: str, level: str = "info") -> None:
         self._cancel_ttl()
+        self._teller.back()
         if self._config.plaintext:
             self._dialer.paths.forget_address()  # only the session's secret had proven who is there
         self._lost_at = self._key_refused_at = None
@@ -160,6 +168,7 @@ class Cproxy(Program, EndpointObserver, DialObserver):
             (self._log.warning if level == "warning" else self._log.info)(
                 "ended", session=say_session(session.session_id), why=why, streams=session.opened,
                 sent=session.out_bytes, received=session.in_bytes)
+            self._inspection.note_end(say_session(session.session_id), self._sproxy, why)
         self._endpoint.renew(self._new_session())
         self._began_at, self._outages = None, Outages(self._config.session.heartbeat_us)
         if self._config.stdio:
@@ -199,10 +208,16 @@ class Cproxy(Program, EndpointObserver, DialObserver):
             self.on_idle(endpoint)
 
     def _carried(self) -> None:
+        self._teller.back()
         self._lost_at = self._key_refused_at = None
         self._cancel_ttl()
         self._failures = 0
         self._complained = False
+
+    def _away_facts(self) -> AwayFacts:
+        now, next_try_at, session = self._loop.now(), self._dialer.next_try_at, self._endpoint.session
+        return AwayFacts(now - (self._outages.began_at or now), session.out_held,
+                         next_try_at - now if next_try_at is not None else None)
 
     def _log_resumed(self, endpoint: Endpoint, lost_at: int, resent: int) -> None:
         session = endpoint.session
@@ -245,6 +260,7 @@ class Cproxy(Program, EndpointObserver, DialObserver):
             self._complained |= not planned
             if not planned:
                 self._outages.begin(session.received_at, why)
+                self._teller.away()
             (self._log.info if planned else self._log.warning)(
                 "lost", session=say_session(session.session_id), why=why, streams=session.open_count,
                 unacknowledged=session.out_held)
@@ -326,12 +342,14 @@ class Cproxy(Program, EndpointObserver, DialObserver):
         else:
             act()
 
-    def on_reset(self, endpoint: Endpoint, stream: int, code: int) -> None:
+    def on_reset(self, endpoint: Endpoint, stream: int, code: int, why: str) -> None:
         """sproxy reset a stream; its application was reset, after all that the daemon had written."""
         if code == ResetCode.WHILE_AWAY:
             self._log.info(
                 "stream-reset", session=say_session(endpoint.session.session_id), stream=stream,
                 why="the daemon reset its connection while there was no carrier")
+        elif code == ResetCode.KILLED:
+            log_killed(self._log, endpoint, stream, why)
         elif code != ResetCode.APPLICATION:
             self._log.warning(
                 "stream-reset", session=say_session(endpoint.session.session_id), stream=stream,
@@ -400,8 +418,7 @@ class Cproxy(Program, EndpointObserver, DialObserver):
         self._introduction.under_way = False
         self._failures += 1
         self._failure = why
-        self._log.warning(
-            "dial-failed", sproxy=format_host_port(self._config.sproxy_host, self._config.sproxy_port), why=why)
+        self._log.warning("dial-failed", sproxy=self._sproxy, why=why)
 
     def on_turned_away(self, error: PeerError, caller: Caller) -> None:
         self._introduction.under_way = False
@@ -452,38 +469,29 @@ class Cproxy(Program, EndpointObserver, DialObserver):
     # ---- from outside
 
     def commands(self) -> dict[str, Command]:
-        return {"status": self._tell_status, "kill": self._kill}
+        return self._inspection.commands()
 
-    def _tell_status(self, _request: dict[str, Any], reply: Reply) -> None:
-        config = self._config
-        facts = program_facts(self._loop, self._started_at, "cproxy", config.shown_name,
-                              "stopping" if self._stopping else "running")
-        facts["listening"] = self._listening
-        facts["sproxy"] = format_host_port(config.sproxy_host, config.sproxy_port)
-        facts["ended"] = self._ended.facts()
-        reply(parts_of(facts, "sessions", self._say_session()))
+    def inspect(self) -> dict[str, Any]:
+        return {"state": "stopping" if self._stopping else "running", "listening": self._listening,
+                "sproxy": self._sproxy, "ended": self._ended.facts()}
 
-    def _say_session(self) -> Iterator[dict[str, Any]]:
-        """Facts of the session, if there is one or is to be one."""
+    def inspect_sessions(self) -> Iterator[tuple[Endpoint, Callable[[], dict[str, Any]]]]:
+        """The session, if there is one or is to be one."""
+        if self._known or self._dialer.next_try_at is not None:
+            yield self._endpoint, self._inspect_session
+
+    def _inspect_session(self) -> dict[str, Any]:
         now, next_try_at = self._loop.now(), self._dialer.next_try_at
-        if self._known or next_try_at is not None:
-            facts = session_facts(self._endpoint, self._outages, now)
-            if facts["state"] == "connecting":
-                facts["why"] = self._failure
-            yield facts | {
-                "peer": format_host_port(self._config.sproxy_host, self._config.sproxy_port),
-                "key": self._introduction.host_fingerprint, "comment": None,
-                "age_s": seconds(now - self._began_at) if self._began_at is not None else None,
-                "heartbeat_s": seconds(self._config.session.heartbeat_us),
-                "next_try_s": seconds(max(0, next_try_at - now)) if next_try_at is not None else None}
+        facts = session_facts(self._endpoint, self._outages, now)
+        if facts["state"] == "connecting":
+            facts["why"] = self._failure
+        return facts | {
+            "peer": self._sproxy, "key": self._introduction.host_fingerprint, "comment": None,
+            "age_s": seconds(now - self._began_at) if self._began_at is not None else None,
+            "next_try_s": seconds(max(0, next_try_at - now)) if next_try_at is not None else None}
 
-    def _kill(self, request: dict[str, Any], reply: Reply) -> None:
-        name = say_session(self._endpoint.session.session_id)
-        if not self._known or request.get("session") != name:
-            reply({"ok": False, "lines": [f"no session {printable(str(request.get('session')))} here"]})
-            return
-        self._end_session(CloseCode.ORDERLY, say_killed(request), "warning")
-        reply({"ok": True, "lines": [], "done": f"session {name} ended"})
+    def kill_session(self, _endpoint: Endpoint, why: str) -> None:
+        self._end_session(CloseCode.ORDERLY, why, "warning")
 
     def reload(self) -> None:
         """SIGHUP: known_hosts is read at every dial, and sessions go on."""
@@ -526,12 +534,6 @@ class Cproxy(Program, EndpointObserver, DialObserver):
             self._log.info("goodbye-left", process=process, why=(
                 "there is no carrier: a small process stays to tell sproxy once it answers, for an hour at most"))
         self._loop.stop()
-
-
-def say_killed(request: dict[str, Any]) -> str:
-    """Why a session ended that was ended by `mproxy kill`."""
-    reason = request.get("reason")
-    return f"ended by mproxy kill: {escaped(str(reason))[:100]}" if reason else "ended by mproxy kill"
 
 
 RESET_REASONS: dict[int, str] = {

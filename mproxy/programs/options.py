@@ -245,6 +245,8 @@ def parse_cproxy(argv: list[str] | None) -> CproxyConfig:
         f" {_show(CproxyConfig.idle_us)})"))
     parser.add(group, "--connect-timeout", parse_duration, metavar="TIME", help=(
         f"give up one attempt to connect after this long (default {_show(CproxyConfig.connect_timeout_us)})"))
+    group.add_argument("--notify", action="store_true", default=None, help=(
+        "desktop notifications (notify-send) when the server is away, and when it is back"))
     group = parser.add_argument_group("trust")
     parser.add(group, "--key", parse_name, metavar="FILE", help=(
         "our key (default client-key.pem in --state-dir, created if missing)"))
@@ -258,7 +260,7 @@ def parse_cproxy(argv: list[str] | None) -> CproxyConfig:
     _refuse_together(given, "plaintext", ("key", "known_hosts", "host_fingerprint"))
     _refuse_together(given, "stdio", ("plain", "bind", "eager", "idle"))
     _refuse_together(given, "plain", (
-        "target", "eager", "idle", "connect_timeout", "state_dir", "key", "known_hosts", "host_fingerprint",
+        "target", "eager", "idle", "connect_timeout", "notify", "state_dir", "key", "known_hosts", "host_fingerprint",
         *_SESSION_ONLY))
     words = split_host_port(words, 0 if "stdio" in given else 1)
     if "stdio" in given:

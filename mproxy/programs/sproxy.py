@@ -18,7 +18,6 @@ from mproxy.endpoint._endpoint import Endpoint
 from mproxy.endpoint.observer import EndpointObserver
 from mproxy.ground.config import format_host_port
 from mproxy.ground.errors import PeerError
-from mproxy.ground.words import printable
 from mproxy.handshake import NO_SECRET, Welcome, session_tag
 from mproxy.io._socket import Target
 from mproxy.policy.crowd import Rank
@@ -30,18 +29,19 @@ from mproxy.policy.site import Site
 from mproxy.policy.sources import source_of
 from mproxy.policy.tags import NONCE_BYTES
 from mproxy.policy.targets import without_guarded
-from mproxy.programs.common import Drain, open_listeners, say_carrier, say_seconds, say_session
-from mproxy.programs.cproxy import STARTED_ANEW, describe, say_killed
+from mproxy.programs.common import Drain, log_killed, open_listeners, say_carrier, say_seconds, say_session
+from mproxy.programs.cproxy import STARTED_ANEW, describe
 from mproxy.programs.door import DAY_US, LOOK_US, Door, check_same_key
 from mproxy.programs.greeting import Reception, ReceptionHost, most_unfinished
 from mproxy.programs.options import parse_sproxy
+from mproxy.service.inspection import Inspected, Inspection
 from mproxy.service.run import Program, run_program
-from mproxy.service.status import Ended, Outages, parts_of, program_facts, seconds, session_facts
+from mproxy.service.status import Ended, Outages, seconds, session_facts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from mproxy.carrier._tls import Tls
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from mproxy.io._loop import Loop, Timer
     from mproxy.policy.grants import Grant
     from mproxy.programs.greeting import Guest
-    from mproxy.service.control import Command, Reply
+    from mproxy.service.control import Command
     from mproxy.service.log import Log
 
 # A longer list of streams is not an honest one (docs/protocol.md, section 8).
@@ -123,7 +123,7 @@ class Client:
         return say_session(self.endpoint.session.session_id)
 
 
-class Sproxy(Program, EndpointObserver, ReceptionHost):
+class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
     """Observer of every endpoint and of the reception."""
 
     reloads = True
@@ -132,8 +132,8 @@ class Sproxy(Program, EndpointObserver, ReceptionHost):
         self._config = config
         self._log = log
         self._loop = loop
-        self._started_at = loop.now()
         self._stopping = False
+        self._inspection = Inspection(loop, log, "sproxy", config.shown_name, self)
         self._clients: dict[bytes, Client] = {}    # session id -> Client
         self._ended = Ended()                      # those that are gone
         self._instances: dict[tuple[bytes, bytes], Client] = {}  # (key, instance id) -> Client
@@ -348,6 +348,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost):
         (self._log.warning if level == "warning" else self._log.info)(
             "ended", session=client.name, why=why, streams=session.opened, sent=session.out_bytes,
             received=session.in_bytes)
+        self._inspection.note_end(client.name, client.host, why)
         client.endpoint.dispose()
 
     def _client(self, endpoint: Endpoint) -> Client:
@@ -407,6 +408,11 @@ class Sproxy(Program, EndpointObserver, ReceptionHost):
         """cproxy ended the session, or broke the protocol."""
         who = "cproxy broke the protocol" if local else "cproxy ended it"
         self._forget(self._client(endpoint), f"{who}: {describe(code, reason)}", "warning" if local else "info")
+
+    def on_reset(self, endpoint: Endpoint, stream: int, code: int, why: str) -> None:
+        """cproxy's application has reset its connection, as they do, or somebody has."""
+        if code == ResetCode.KILLED:
+            log_killed(self._log, endpoint, stream, why)
 
     def on_left_away(self, endpoint: Endpoint, stream: int, broken: bool) -> None:
         """A daemon ended while its client was away; the application will be told when there is a carrier again."""
@@ -513,35 +519,28 @@ class Sproxy(Program, EndpointObserver, ReceptionHost):
     # ---- from outside
 
     def commands(self) -> dict[str, Command]:
-        return {"status": self._tell_status, "kill": self._kill}
+        return self._inspection.commands()
 
-    def _tell_status(self, _request: dict[str, Any], reply: Reply) -> None:
-        facts = program_facts(self._loop, self._started_at, "sproxy", self._config.shown_name,
-                              "stopping" if self._stopping else "running")
-        facts["listening"] = [format_host_port(*address) for address in self._listening]
-        facts["daemon"] = format_host_port(self._config.daemon_host, self._config.daemon_port)
-        facts["ended"] = self._ended.facts()
-        reply(parts_of(facts, "sessions", self._say_sessions()))
+    def inspect(self) -> dict[str, Any]:
+        return {"state": "stopping" if self._stopping else "running",
+                "listening": [format_host_port(*address) for address in self._listening],
+                "daemon": format_host_port(self._config.daemon_host, self._config.daemon_port),
+                "ended": self._ended.facts()}
 
-    def _say_sessions(self) -> Iterator[dict[str, Any]]:
-        """Facts of each session that still exists when its turn comes."""
+    def inspect_sessions(self) -> Iterator[tuple[Endpoint, Callable[[], dict[str, Any]]]]:
         for session_id in list(self._clients):
             client = self._clients.get(session_id)
             if client is not None:
-                now = self._loop.now()
-                yield session_facts(client.endpoint, client.outages, now) | {
-                    "peer": client.host, **dict.fromkeys(("key", "comment")), **say_key(client),
-                    "age_s": seconds(now - client.began_at),
-                    "heartbeat_s": seconds(self._config.session.heartbeat_us), "next_try_s": None}
+                yield client.endpoint, partial(self._inspect_client, client)
 
-    def _kill(self, request: dict[str, Any], reply: Reply) -> None:
-        for client in list(self._clients.values()):
-            if client.name == request.get("session"):
-                self._end(client, CloseCode.ORDERLY, say_killed(request), "warning")
-                client.endpoint.reset_rest()
-                reply({"ok": True, "lines": [], "done": f"session {client.name} ended"})
-                return
-        reply({"ok": False, "lines": [f"no session {printable(str(request.get('session')))} here"]})
+    def _inspect_client(self, client: Client) -> dict[str, Any]:
+        now = self._loop.now()
+        return session_facts(client.endpoint, client.outages, now) | {
+            "peer": client.host, **say_key(client), "age_s": seconds(now - client.began_at), "next_try_s": None}
+
+    def kill_session(self, endpoint: Endpoint, why: str) -> None:
+        self._end(self._client(endpoint), CloseCode.ORDERLY, why, "warning")
+        endpoint.reset_rest()
 
     def reload(self) -> None:
         """SIGHUP: authorized_keys counts as it is now, for existing sessions, too."""

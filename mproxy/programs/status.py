@@ -8,11 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from mproxy.ground.config import format_host_port
-from mproxy.ground.errors import MproxyError
-from mproxy.ground.words import counted, escaped, parse_duration, printable
+from mproxy.ground.errors import MproxyError, UsageError
+from mproxy.ground.words import parse_duration, printable
 from mproxy.programs.options import OneLineParser
-from mproxy.programs.relay_status import say_bytes, say_duration, say_status
+from mproxy.programs.status_text import clean, say_programs
 from mproxy.service import control
 from mproxy.service.ending import complain, exit_status, silence_output
 
@@ -26,11 +25,11 @@ if TYPE_CHECKING:
 WATCH_S = 1.0
 WAIT_S = 0.1
 
-# Most characters of a line, which may come from anybody.
-LONGEST_LINE = 1000
+# Streams of a session that a person is shown.
+SHOWN = 10
 
-_WHICH = "PROGRAM|NAME|PID"
-_WHICH_HELP = "cproxy, sproxy, relay, recv or send: all of these; or a name, or a process number (default all)"
+WHICH = "PROGRAM|NAME|PID"
+WHICH_HELP = "cproxy, sproxy, relay, recv or send: all of these; or a name, or a process number (default all)"
 
 
 # ---- mproxy status
@@ -42,23 +41,26 @@ def status_main(argv: list[str]) -> int:
 
 def _status(argv: list[str]) -> int:
     parser = _parser(
-        "status", f"[--json] [--watch] [{_WHICH}]",
+        "status", f"[--json] [--streams] [--watch] [{WHICH}]",
         "Show what every cproxy, sproxy, relay, recv and send of this user does (as root:\n"
-        "of this host): sessions, their state, the round trip, what was moved, and\n"
-        "outages; and files being transferred.",
+        "of this host): sessions and their streams, their state, the round trip, what was\n"
+        "moved, and outages; and files being transferred.",
         "examples:\n"
         "  mproxy status                  everything\n"
         "  mproxy status --watch sproxy   every second, all that are sproxy\n"
         "  mproxy status --json | jq      for scripts; see docs/status.schema.json")
     parser.add_argument("--json", action="store_true", help="one JSON object per program and line")
+    parser.add_argument("--streams", action="store_true", help=(
+        f"every stream of each session (default: the {SHOWN} oldest, and with --json none)"))
     parser.add_argument("--watch", action="store_true", help="show it again every second, until Ctrl-C")
-    parser.add_argument("which", nargs="?", metavar=_WHICH, help=_WHICH_HELP)
+    parser.add_argument("which", nargs="?", metavar=WHICH, help=WHICH_HELP)
     options = parser.parse_args(argv)
     try:
         while True:
             started = time.monotonic()
-            found, silent = ask_all(options.which)
-            shown = "\n".join(_as_json(found) if options.json else _as_text(found))
+            found, silent = ask_all(options.which, streams=True if options.streams else 0 if options.json else SHOWN)
+            name_applications(found)
+            shown = "\n".join(_as_json(found) if options.json else say_programs(found))
             if options.watch and not options.json and os.isatty(1):
                 shown = f"\033[H\033[J{shown}"
             print(shown, flush=True)
@@ -79,74 +81,6 @@ def _as_json(found: list[Facts]) -> Iterator[str]:
         yield json.dumps(facts)
 
 
-def _as_text(found: list[Facts]) -> Iterator[str]:
-    if not found:
-        yield "nothing is running: no cproxy, sproxy, relay, recv or send of this user has a control socket here"
-    for number, facts in enumerate(found):
-        if number:
-            yield ""
-        if "transfers" in facts:
-            yield from map(clean, _say_transfers(facts))
-            continue
-        if facts.get("program") == "relay":
-            yield clean(say_status(facts, as_json=False))
-        else:
-            yield from _say_program(facts)
-
-
-def _say_program(facts: Facts) -> Iterator[str]:
-    sessions = facts["sessions"]
-    where = ", ".join(facts["listening"]) or "standard input and output"
-    yield clean(f"{facts['name']}  process {facts['pid']}, {facts['state']} for {say_duration(facts['uptime_s'])},"
-                f" on {where}, {counted(len(sessions), 'session')}")
-    for session in sessions:
-        yield from map(clean, _say_session(session))
-
-
-def _say_session(session: Facts) -> Iterator[str]:
-    since = "" if session["since_s"] is None else f" for {say_duration(session['since_s'])}"
-    state = f"{session['state']}{since}"
-    if session["state"] != "connected":
-        state += f": {session['why']}" if session["why"] else ""
-        if session["next_try_s"] is not None:
-            state += f"; next try in {say_duration(session['next_try_s'])}"
-    who = session["peer"] + (f" ({session['comment']})" if session["comment"] else "")
-    yield f"  session {session['session'] or '(none yet)'}  {who}  {state}"
-    carrier = session["carrier"]
-    if carrier is not None:
-        facts = [f"{carrier['kind']} {format_host_port(*carrier['local'])} -> {format_host_port(*carrier['peer'])}"]
-        if session["round_trip_ms"] is not None:
-            facts.append(f"round trip {session['round_trip_ms']:.1f} ms")
-        if session["last_heard_s"] is not None:
-            facts.append(f"heard {session['last_heard_s']:.1f} s ago")
-        yield f"    {', '.join(facts)}"
-    moved = (f"{counted(session['streams'], 'stream')}, {say_bytes(session['sent_bytes'])} sent,"
-             f" {say_bytes(session['received_bytes'])} received, {say_bytes(session['resent_bytes'])} resent,"
-             f" {say_bytes(session['unacknowledged_bytes'])} not acknowledged")
-    outages = session["outages"]
-    if outages["count"]:
-        moved += (f"; {counted(outages['count'], 'outage')}, the longest {outages['longest_s']:.1f} s,"
-                  f" {outages['total_s']:.1f} s in all")
-    yield f"    {moved}"
-
-
-def _say_transfers(facts: Facts) -> Iterator[str]:
-    where = f", on {', '.join(facts['listening'])}" if "listening" in facts else ""
-    yield (f"{facts['name']}  process {facts['pid']}, {facts['state']} for {say_duration(facts['uptime_s'])}{where},"
-           f" {counted(len(facts['transfers']), 'transfer')}")
-    for each in facts["transfers"]:
-        done = each["moved_bytes"] + each["kept_bytes"]
-        total = f" of {say_bytes(each['total_bytes'])}" if each["total_bytes"] is not None else ""
-        left = f", {say_duration(each['left_s'])} left" if each["left_s"] is not None else ""
-        yield (f"  {each['peer']}  {say_bytes(done)}{total}, {say_bytes(each['bytes_per_second'])}/s{left},"
-               f" since {say_duration(each['age_s'])}")
-
-
-def clean(text: str) -> str:
-    """Text of a program that may be another user's, made safe for a terminal."""
-    return "\n".join(escaped(line)[:LONGEST_LINE] for line in text.split("\n"))
-
-
 # ---- mproxy kill
 
 def kill_main(argv: list[str]) -> int:
@@ -156,24 +90,38 @@ def kill_main(argv: list[str]) -> int:
 
 def _kill(argv: list[str]) -> int:
     parser = _parser(
-        "kill", "[--reason TEXT] SESSION",
+        "kill", "[--reason TEXT] SESSION|SESSION/STREAM",
         "End one session: both sides are told, and its applications' connections are\n"
-        "reset. cproxy begins the next session with its next application.",
-        "example: mproxy kill --reason 'moving house' 4f2a91c0")
+        "reset. cproxy begins the next session with its next application.\n"
+        "Or end one stream: its application's and its daemon's connection are reset.",
+        "examples:\n"
+        "  mproxy kill --reason 'moving house' 4f2a91c0\n"
+        "  mproxy kill 4f2a91c0/7")
     parser.add_argument("--reason", metavar="TEXT", help="why; both logs show it")
-    parser.add_argument("session", metavar="SESSION", help="as 'mproxy status' shows it")
+    parser.add_argument("session", metavar="SESSION", type=split_name, help="as 'mproxy status' shows it")
     options = parser.parse_args(argv)
+    session, wanted = options.session
     found, silent = ask_all(None)
     for facts in found:
-        if any(session["session"] == options.session for session in facts.get("sessions", ())):
-            answer = control.ask(facts["socket"], "kill", session=options.session, reason=options.reason)
+        if any(each["session"] == session for each in facts.get("sessions", ())):
+            answer = control.ask(facts["socket"], "kill", session=session, reason=options.reason, **wanted)
             if not answer.get("ok"):
                 raise MproxyError("; ".join(map(str, answer.get("lines", ["refused"]))))
             print(clean(f"{facts['name']}: {answer['done']}"))
             return 0
     for line in silent:
         complain("mproxy kill", line)
-    raise MproxyError(f"no session {printable(options.session)} is here; 'mproxy status' shows those that are")
+    raise MproxyError(f"no session {printable(session)} is here; 'mproxy status' shows those that are")
+
+
+def split_name(text: str) -> tuple[str, dict[str, int]]:
+    """(session, {"stream": number} if it names one) of SESSION or SESSION/STREAM. UsageError."""
+    session, slash, number = text.partition("/")
+    if not slash:
+        return session, {}
+    if not (number.isascii() and number.isdigit()):
+        raise UsageError(f"not a stream: {printable(text)}; 'mproxy status' shows them as SESSION/NUMBER")
+    return session, {"stream": int(number)}
 
 
 # ---- mproxy wait
@@ -185,7 +133,7 @@ def wait_main(argv: list[str]) -> int:
 
 def _wait(argv: list[str]) -> int:
     parser = _parser(
-        "wait", f"[--for STATE] [--timeout TIME] [{_WHICH}]",
+        "wait", f"[--for STATE] [--timeout TIME] [{WHICH}]",
         "Wait until a cproxy or sproxy is in a state; for scripts.\n\n"
         "  connected   a session has a carrier\n"
         "  away        a session has lost its carrier and waits for the next\n"
@@ -194,7 +142,7 @@ def _wait(argv: list[str]) -> int:
         "example: mproxy wait --for connected --timeout 30s && make deploy")
     parser.add_choice(parser, "--for", ("connected", "away", "ended"), "the state (default connected)")
     parser.add(parser, "--timeout", parse_duration, metavar="TIME", help="give up after this long (default never)")
-    parser.add_argument("which", nargs="?", metavar=_WHICH, help=_WHICH_HELP)
+    parser.add_argument("which", nargs="?", metavar=WHICH, help=WHICH_HELP)
     options = parser.parse_args(argv)
     wanted: Callable[[list[Facts]], bool] = partial(_is_so, getattr(options, "for") or "connected")
     ends_at = time.monotonic() + options.timeout / 1e6 if options.timeout is not None else None
@@ -212,13 +160,13 @@ def _is_so(state: str, found: list[Facts]) -> bool:
 
 # ---- who runs
 
-def ask_all(which: str | None) -> tuple[list[Facts], list[str]]:
+def ask_all(which: str | None, **more: object) -> tuple[list[Facts], list[str]]:
     """(facts of the programs that `which` names, what went wrong with others). `which`: a program, a name or a
-    process."""
+    process; `more`: what to ask besides, as the control socket's `status` takes it."""
     found, silent = [], []
     for program, pid, path in control.find_running():
         try:
-            facts = control.ask(path, "status")
+            facts = control.ask(path, "status", **more)
         except control.NobodyListens:
             continue
         except MproxyError as error:
@@ -229,6 +177,24 @@ def ask_all(which: str | None) -> tuple[list[Facts], list[str]]:
         if which in (None, program, facts.get("name"), str(pid)):
             found.append(facts)
     return found, silent
+
+
+def name_applications(found: list[Facts]) -> None:
+    """Add process and name to the applications of all streams, where they are on this host and may be seen."""
+    for facts in found:
+        applications = {_ends_of(stream["application"]): stream["application"]
+                        for session in facts.get("sessions", ()) for stream in session.get("stream_list", ())
+                        if stream["application"]}
+        if applications:
+            from mproxy.service.owners import find_owners
+            for ends, (pid, name) in find_owners(facts["pid"], applications).items():
+                applications[ends].update(pid=pid, process=name)
+
+
+def _ends_of(application: Facts) -> tuple[tuple[str, int], tuple[str, int]]:
+    """The application's own end first."""
+    (host, port), (our_host, our_port) = application["peer"], application["local"]
+    return (host, port), (our_host, our_port)
 
 
 def _parser(word: str, usage: str, description: str, epilog: str) -> OneLineParser:

@@ -2,7 +2,8 @@
 
 Each request is one JSON object on a line, {"command": "status", ...}; so is each answer (docs/status.md). The socket
 is `PROGRAM-PID.sock` in a directory of mode 0700: whoever knows the process knows the socket. A client that sends
-nonsense, never reads or never ends costs its connection, and no turn of the loop more than `SLICE_US`.
+nonsense, never reads or never ends costs its connection. Answers are made in slices: all clients together get
+`SLICE_US` of a turn of the loop, and each at least one part of its answer.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import socket
 import stat
 import struct
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from mproxy.ground.errors import MproxyError, UsageError
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 LONGEST_REQUEST = 4096
 MOST_CLIENTS = 16
 
-# Microseconds of one turn of the loop, and bytes, that an answer may take.
+# Microseconds of one turn of the loop that answers may take, and bytes of one slice of an answer.
 SLICE_US = 500
 SLICE_BYTES = 65536
 
@@ -147,9 +149,18 @@ class Server:
             return
         if len(self._clients) >= MOST_CLIENTS:  # first a client that waits for nothing goes, else the oldest
             min(self._clients, key=lambda client: client.waits).close()
-        self._clients[_Client(self._loop, connection, self._answer, self._clients.pop)] = None
+        self._clients[_Client(self._loop, connection, self)] = None
 
-    def _answer(self, line: bytes, reply: Reply) -> None:
+    def forget(self, client: _Client) -> None:
+        """It has closed."""
+        self._clients.pop(client, None)
+
+    def slice_ns(self) -> int:
+        """How long this turn may work on one client's answer."""
+        return SLICE_US * 1000 // max(1, sum(client.waits for client in self._clients))
+
+    def answer(self, line: bytes, reply: Reply) -> None:
+        """Answer one request."""
         import json  # needed only by programs that are asked
         try:
             request = json.loads(line)
@@ -167,13 +178,10 @@ class Server:
 class _Client:
     """One request at a time on its way in, then its answer on its way out."""
 
-    def __init__(self, loop: Loop, connection: socket.socket, answer: Callable[[bytes, Reply], None],
-                 forget: Callable[[_Client], object]) -> None:
+    def __init__(self, loop: Loop, connection: socket.socket, server: Server) -> None:
         connection.setblocking(False)
-        self._loop = loop
         self._connection: socket.socket | None = connection
-        self._answer = answer
-        self._forget = forget
+        self._server = server
         self._request = b""
         self._parts: Iterator[str] | None = None  # parts of the answer that are not made yet
         self._rest = memoryview(b"")              # made and not yet sent
@@ -186,7 +194,7 @@ class _Client:
             self._watch.close()
             self._connection.close()
             self._connection = None
-            self._forget(self)
+            self._server.forget(self)
 
     def _ready(self, _events: int) -> None:
         try:
@@ -213,7 +221,7 @@ class _Client:
             self._request = rest
             self.waits = True
             self._watch.set()  # it has stopped sending, but still waits
-            self._answer(line, self._reply)
+            self._server.answer(line, self._reply)
         elif self._ended or len(line) > LONGEST_REQUEST:
             self.close()
         else:
@@ -242,11 +250,11 @@ class _Client:
         """The next slice of the answer; empty at its end."""
         assert self._parts is not None
         made: list[str] = []
-        size, enough_at = 0, self._loop.now() + SLICE_US
+        size, enough_at = 0, time.monotonic_ns() + self._server.slice_ns()  # the loop's time is that of the turn
         for part in self._parts:
             made.append(part)
             size += len(part)
-            if size >= SLICE_BYTES or self._loop.now() >= enough_at:
+            if size >= SLICE_BYTES or time.monotonic_ns() >= enough_at:
                 return "".join(made).encode()
         if self.waits:
             made.append("\n")

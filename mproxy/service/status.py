@@ -6,6 +6,7 @@ Counters are in the sessions and are read on request; only outages are counted f
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 
 from mproxy import __version__
@@ -18,11 +19,15 @@ if TYPE_CHECKING:
     from mproxy.endpoint._endpoint import Endpoint
     from mproxy.io._loop import Loop
 
+# Of a session's outages the newest are remembered.
+REMEMBERED = 16
+
 
 class Outages:
     """The times in which a session had no working carrier. All times in microseconds of the loop's clock."""
 
-    __slots__ = ("began_at", "connected_at", "count", "heartbeat_us", "longest_us", "resent_bytes", "total_us", "why")
+    __slots__ = ("began_at", "connected_at", "count", "heartbeat_us", "longest_us", "past", "resent_bytes", "total_us",
+                 "why")
 
     def __init__(self, heartbeat_us: int) -> None:
         self.heartbeat_us = heartbeat_us   # shorter silence between two carriers is not an outage
@@ -33,6 +38,7 @@ class Outages:
         self.resent_bytes = 0              # sent again after all outages so far
         self.began_at: int | None = None   # when the present one began; None: connected
         self.why = ""                      # of the latest one
+        self.past: deque[tuple[int, int, str]] = deque(maxlen=REMEMBERED)  # (began at, ended at, why) of the last ones
 
     def begin(self, at: int, why: str) -> None:
         """An outage begins, the last byte having arrived `at`; does nothing if one has begun already."""
@@ -51,6 +57,7 @@ class Outages:
             lasted_us = now - self.began_at
             self.longest_us = max(self.longest_us, lasted_us)
             self.total_us += lasted_us
+            self.past.append((self.began_at, now, self.why))
             self.began_at = None
 
     def until(self, now: int) -> int:
@@ -60,8 +67,11 @@ class Outages:
     def facts(self, now: int) -> dict[str, Any]:
         """All outages, including the present one so far."""
         lasts_us = now - self.began_at if self.began_at is not None else 0
+        known = [*self.past, (self.began_at, now, self.why)] if self.began_at is not None else list(self.past)
+        recent = [{"began_s": seconds(now - began_at), "lasted_s": seconds(ended_at - began_at), "why": why}
+                  for began_at, ended_at, why in reversed(known)]
         return {"count": self.count, "longest_s": seconds(max(self.longest_us, lasts_us)),
-                "total_s": seconds(self.until(now))}
+                "total_s": seconds(self.until(now)), "recent": recent}
 
 
 class Ended:
@@ -122,6 +132,8 @@ def session_facts(endpoint: Endpoint, outages: Outages, now: int) -> dict[str, A
         "resent_bytes": outages.resent_bytes,
         "unacknowledged_bytes": session.out_held,
         "undelivered_bytes": session.in_held,
+        "memory_bytes": session.storage_bytes,
+        "heartbeat_s": seconds(outages.heartbeat_us),
         "outages": outages.facts(now)}
 
 
@@ -136,12 +148,18 @@ def transfer_facts(peer: str, moved_bytes: int, kept_bytes: int, total_bytes: in
             "left_s": round(left / rate, 1) if left is not None and rate >= 1 else None}
 
 
-def parts_of(facts: Mapping[str, Any], name: str, items: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """The JSON of `facts` with a list `name` after them, one item at a time: a list of thousands takes long."""
+def parts_of(facts: Mapping[str, Any], name: str, items: Iterable[Mapping[str, Any] | Iterable[str]]) -> Iterator[str]:
+    """The JSON of `facts` with a list `name` after them, one item at a time: a list of thousands takes long. An item
+    may come in parts of its own."""
     import json
     yield json.dumps(facts)[:-1] + f', "{name}": ['
     separator = ""
     for item in items:
-        yield separator + json.dumps(item)
+        if isinstance(item, Mapping):
+            yield separator + json.dumps(item)
+        else:
+            parts = iter(item)
+            yield separator + next(parts)
+            yield from parts
         separator = ", "
     yield "]}"

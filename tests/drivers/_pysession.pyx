@@ -151,6 +151,12 @@ cdef class PySession:
         self.session.discard(stream, code)
         self.session.release(stream)
 
+    def kill(self, uint32_t id, bytes why):
+        """Somebody ends the stream."""
+        cdef Stream *stream = self.find(id)
+        stream.owner = NULL
+        self.session.kill(stream, why)
+
     def hand(self, uint32_t id, uint32_t most):
         """The application takes up to `most` kept bytes: returns (bytes, whether the direction ended behind them)."""
         cdef Stream *stream = self.find(id)

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from lab import Lab
 from proxies import CPROXY, SPROXY, Pair
 from relays import MPROXY, RelayHost
-from traffic import Traffic
+from traffic import Traffic, read_exactly
 from udp_lab import Echo, RelayThread
 
 # The sanitizers' library is for this process; ./cproxy and the like, and sys.executable, bring it with them, and others
@@ -47,6 +47,17 @@ def pair(lab, carrier_options):
     proxies = Pair(lab, carrier_options)
     yield proxies
     proxies.verify_health()
+
+
+@pytest.fixture
+def served(pair):
+    """Both proxies, and one application that has had its echo."""
+    pair.echo()
+    pair.start(cproxy=["--name", "laptop"])
+    app = pair.app()
+    app.sendall(b"hello")
+    assert read_exactly(app, 5) == b"hello"
+    return app
 
 
 @pytest.fixture

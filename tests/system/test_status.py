@@ -6,47 +6,15 @@ import signal
 import socket
 import time
 
-import jsonschema
 import pytest
+from asking import ask, facts, session_of
 from lab import as_nobody, outage, until
-from proxies import CPROXY_PORT, DAEMON_PORT, ROOT, SPROXY_PORT
+from proxies import CPROXY_PORT, DAEMON_PORT, SPROXY_PORT
 from relays import MPROXY
 from traffic import Traffic, ends_by_reset, read_exactly
 
 from mproxy.service.control import short_path
 from tests.root import real_root
-
-SCHEMA = json.loads((ROOT / "docs" / "status.schema.json").read_text())
-
-
-def ask(host, *words, status=0, env=None):
-    """What `mproxy WORDS` prints on `host`."""
-    program = host.start(MPROXY, *words, env=env)
-    assert program.wait() == status, str(program)
-    return program.out.text
-
-
-def facts(host, which):
-    """What `mproxy status --json` says of one program, by the schema."""
-    found = json.loads(ask(host, "status", "--json", which))
-    jsonschema.validate(found, SCHEMA)
-    return found
-
-
-def session_of(host, which):
-    (session,) = facts(host, which)["sessions"]
-    return session
-
-
-@pytest.fixture
-def served(pair):
-    """Both proxies, and one application that has had its echo."""
-    pair.echo()
-    pair.start(cproxy=["--name", "laptop"])
-    app = pair.app()
-    app.sendall(b"hello")
-    assert read_exactly(app, 5) == b"hello"
-    return app
 
 
 def control_socket(pair, side):
@@ -67,7 +35,8 @@ def test_fields_of_a_session_that_flows(pair, served):
         assert (session["state"], session["why"], session["next_try_s"]) == ("connected", "", None)
         assert (session["streams"], session["streams_ever"]) == (1, 1)
         assert (session["sent_bytes"], session["received_bytes"], session["resent_bytes"]) == (5, 5, 0)
-        assert session["outages"] == {"count": 0, "longest_s": 0, "total_s": 0}
+        assert session["outages"] == {"count": 0, "longest_s": 0, "total_s": 0, "recent": []}
+        assert session["heartbeat_s"] == 1 and 0 < session["memory_bytes"] < 1 << 20
         assert 0 <= session["since_s"] <= session["age_s"] + 0.1 and session["last_heard_s"] < 5
     assert client["peer"] == f"{pair.lab.server_address}:{SPROXY_PORT}"
     assert server["key"] == pair.sproxy.event("connected")["key"]
@@ -102,6 +71,10 @@ def test_outages_are_counted_and_measured(pair, served):
         # From the last byte on: a heartbeat earlier than the cut at most.
         assert 4 <= session["outages"]["longest_s"] <= longest + 1.5
         assert session["outages"]["longest_s"] < session["outages"]["total_s"]
+        recent = session["outages"]["recent"]
+        assert max(each["lasted_s"] for each in recent) == session["outages"]["longest_s"]
+        assert abs(sum(each["lasted_s"] for each in recent) - session["outages"]["total_s"]) < 0.01
+        assert all(each["why"] for each in recent) and recent[0]["began_s"] < recent[1]["began_s"]
 
 
 def test_an_early_change_of_network_is_no_outage(pair, served):
@@ -124,7 +97,8 @@ def test_a_cproxy_without_a_server_says_why(pair):
 
 def test_text_names_everything(pair, served):
     text = ask(pair.lab.client, "status")
-    for word in ("laptop", "connected for", "1 stream", "5 sent", "tcp+tls", "round trip"):
+    for word in ("laptop", "connected for", "1 stream", "5 sent", "tcp+tls", "round trip", "heartbeat 1 s",
+                 "key SHA256:", "/1  open for"):
         assert word in text, text
     assert "nothing is running" in ask(pair.lab.router, "status", status=1)
 
@@ -156,6 +130,9 @@ def test_kill_ends_a_session_at_both_ends(pair, served, side):
     assert ends_by_reset(served)
     for program in (pair.cproxy, pair.sproxy):
         assert "mproxy kill: moving house" in program.event("ended")["why"]
+    for host, which in ((pair.lab.client, "cproxy"), (pair.lab.server, "sproxy")):
+        (ended,) = facts(host, which)["endings"]
+        assert ended["session"] == session and "moving house" in ended["why"] and ended["ended_s"] < 30
     app = pair.app()
     app.sendall(b"again")
     assert read_exactly(app, 5) == b"again"
@@ -194,7 +171,8 @@ def test_what_a_crash_left_is_replaced_or_passed_over(pair, served):
 
 
 def test_usage(pair):
-    for words in (["status", "--what"], ["kill"], ["wait", "--for", "ever"], ["wait", "--timeout", "soon"]):
+    for words in (["status", "--what"], ["kill"], ["kill", "4f2a91c0/x"], ["wait", "--for", "ever"],
+                  ["wait", "--timeout", "soon"]):
         program = pair.lab.client.start(MPROXY, *words)
         assert program.wait() == 2
         assert len(program.log.text.strip().splitlines()) == 1, str(program)
@@ -217,7 +195,9 @@ def test_another_user_is_not_shown_and_not_served(pair, served):
 
 GARBAGE = {
     "no JSON": b"status\n", "no object": b"[1]\n", "no command": b"{}\n", "strange command": b'{"command": ["a"]}\n',
-    "unknown command": b'{"command": "dance"}\n', "deep": b"[" * 4000 + b"\n", "bytes": bytes(range(256)) + b"\n"}
+    "unknown command": b'{"command": "dance"}\n', "odd kill": b'{"command": "kill", "session": [1], "stream": {}}\n',
+    "no such session": b'{"command": "kill", "session": "", "reason": [1]}\n', "deep": b"[" * 4000 + b"\n",
+    "bytes": bytes(range(256)) + b"\n"}
 
 
 @pytest.mark.parametrize("side", ["cproxy", "sproxy"])
@@ -239,7 +219,8 @@ def test_hostile_clients_do_not_stop_the_traffic(pair, served):
             connection = stack.enter_context(control_socket(pair, "sproxy"))
             connection.settimeout(0.2)
             with contextlib.suppress(OSError):
-                connection.sendall(b"x" * 1_000_000 if number % 2 else b'{"command": "status"}\n' * 10_000)
+                connection.sendall(
+                    b"x" * 1_000_000 if number % 2 else b'{"command": "status", "streams": true}\n' * 10_000)
             traffic.goes_on(more=1000)
         assert session_of(pair.lab.server, "sproxy")["streams"] == 4
     traffic.goes_on(more=10_000)

@@ -382,7 +382,7 @@ def test_peer_that_reads_nothing_gets_no_heap_of_heartbeats(pair):
     assert len(pair.client.transmit(1 << 20)) < 80_000
 
 
-@pytest.mark.parametrize("code", [10, 255, 1 << 40])
+@pytest.mark.parametrize("code", [11, 255, 1 << 40])
 def test_unknown_reset_code_is_an_ordinary_reset(pair, code):
     """Both where a RESET carries it and where a RESUME does."""
     first, second = started(pair), started(pair)

@@ -277,6 +277,53 @@ def test_a_reset_in_an_outage_comes_behind_what_was_written(sent):
     assert events[-1] == (EventKind.RESET, stream, ResetCode.WHILE_AWAY)
 
 
+@pytest.mark.parametrize("why", [b"", b"stray", b"x" * 300])
+def test_a_killed_stream_says_why_before_all_that_waits(why):
+    pair = Pair()
+    pair.attach()
+    stream, other = pair.client.open(), pair.client.open()
+    pair.pump()
+    pair.client.write(other, TEXT[:100])
+    pair.client.write(stream, TEXT)
+    pair.client.kill(stream, why)
+    sent = pair.client.transmit(1 << 20)
+    resets = [frame for frame in frames_of(sent) if frame[2] == stream]
+    assert frames_of(sent)[0] == resets[0] == (
+        FrameType.RESET, 0, stream, ResetCode.KILLED, 0, why[:200])
+    assert [frame[:4] for frame in resets[1:]] == [(FrameType.RESET, 0, stream, ResetCode.KILLED)]
+    events = pair.server.receive(sent, pair.now, take_all)
+    assert [event for event in events if event[1] == stream] == [(EventKind.RESET, stream, ResetCode.KILLED)]
+    assert pair.client.session.out_held == 100
+    pair.beat()
+    pair.beat()
+    assert pair.streams() == (1, 1)
+
+
+@pytest.mark.parametrize("side", ["client", "server"])
+def test_a_stream_killed_in_an_outage_is_reset_on_the_next_carrier(side):
+    pair = Pair()
+    pair.attach()
+    stream = pair.client.open()
+    pair.client.write(stream, TEXT)
+    pair.pump(take_none)
+    pair.lose()
+    getattr(pair, side).kill(stream, b"nobody will read this")
+    at_client, at_server = pair.attach()
+    later = pair.pump()
+    found = at_client + later[0] if side == "server" else at_server + later[1]
+    assert (EventKind.RESET, stream, ResetCode.KILLED) in found
+    assert pair.client.session.out_held == pair.server.session.in_held == 0
+
+
+def test_a_stream_killed_before_its_open_was_sent_is_never_heard_of():
+    pair = Pair()
+    pair.attach()
+    stream = pair.client.open()
+    pair.client.kill(stream, b"early")
+    assert pair.pump() == ([], [])
+    assert pair.streams() == (0, 0)
+
+
 def test_capacity_grows_to_the_window_and_no_further():
     config = make_config(window_bytes=100_000, session_budget_bytes=1 << 20)
     client = lone(is_server=False, config=config)

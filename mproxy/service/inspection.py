@@ -1,0 +1,125 @@
+"""What cproxy and sproxy answer to `mproxy status` and `mproxy kill`, alike: their sessions, streams, and who ended.
+
+Nothing is counted or kept for this but the last ends; an answer is made while it is read, in parts of some 30 us.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from mproxy.endpoint._listing import say_streams, stream_ids
+from mproxy.ground.words import escaped, printable
+from mproxy.service.status import parts_of, program_facts, seconds
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from mproxy.endpoint._endpoint import Endpoint
+    from mproxy.io._loop import Loop
+    from mproxy.service.control import Command, Reply
+    from mproxy.service.log import Log
+
+# Sessions that have ended of which the newest are remembered.
+REMEMBERED = 16
+
+# Streams of one part of an answer.
+PORTION = 8
+
+# More streams than there can be.
+ALL = 1 << 32
+
+
+class Inspected:
+    """Base of a program with sessions that can be asked for them."""
+
+    def inspect(self) -> dict[str, Any]:
+        """What it says of itself: `state`, `listening`, and whom it serves."""
+        raise NotImplementedError
+
+    def inspect_sessions(self) -> Iterator[tuple[Endpoint, Callable[[], dict[str, Any]]]]:
+        """Each session, as far as it is still there when its turn comes: (endpoint, facts)."""
+        raise NotImplementedError
+
+    def kill_session(self, endpoint: Endpoint, why: str) -> None:
+        """End a session that `inspect_sessions` has named, as its own end would."""
+        raise NotImplementedError
+
+
+class Inspection:
+    """The commands status and kill of a program."""
+
+    def __init__(self, loop: Loop, log: Log, program: str, name: str, inspected: Inspected) -> None:
+        self._loop = loop
+        self._log = log
+        self._program = program
+        self._name = name
+        self._inspected = inspected
+        self._started_at = loop.now()
+        self._ended: deque[tuple[int, dict[str, str]]] = deque(maxlen=REMEMBERED)  # (when, which and why)
+
+    def commands(self) -> dict[str, Command]:
+        return {"status": self._tell_status, "kill": self._kill}
+
+    def note_end(self, session: str, peer: str, why: str) -> None:
+        """A session has ended."""
+        self._ended.append((self._loop.now(), {"session": session, "peer": peer, "why": why}))
+
+    def _tell_status(self, request: dict[str, Any], reply: Reply) -> None:
+        """{"command": "status", "session": NAME, "streams": COUNT}: of that session alone; with so many of the streams
+        of each session, the oldest, or with all (true)."""
+        now, about, streams = self._loop.now(), self._inspected.inspect(), request.get("streams")
+        facts = program_facts(self._loop, self._started_at, self._program, self._name, about["state"]) | about
+        facts["endings"] = [{**end, "ended_s": seconds(now - ended_at)} for ended_at, end in reversed(self._ended)]
+        most = ALL if streams is True else streams if isinstance(streams, int) else 0
+        reply(parts_of(facts, "sessions", self._say_sessions(request.get("session"), most)))
+
+    def _say_sessions(self, name: object, most: int) -> Iterator[Mapping[str, Any] | Iterable[str]]:
+        for endpoint, facts_of in self._inspected.inspect_sessions():
+            if name is None or name == name_of(endpoint):
+                yield say_with_streams(facts_of(), endpoint, most) if most > 0 else facts_of()
+
+    def _kill(self, request: dict[str, Any], reply: Reply) -> None:
+        """{"command": "kill", "session": NAME, "stream": NUMBER, "reason": TEXT}: the session, or one stream of it."""
+        name, reason = request.get("session"), request.get("reason")
+        why = f"ended by mproxy kill: {escaped(str(reason))[:100]}" if reason else "ended by mproxy kill"
+        endpoints = [each for each, _facts in self._inspected.inspect_sessions()]
+        endpoint = next((each for each in endpoints if name and name == name_of(each)), None)
+        if endpoint is None:
+            reply({"ok": False, "lines": [f"no session {printable(str(name))} here"]})
+        elif "stream" in request:
+            reply(self._kill_stream(endpoint, request["stream"], why))
+        else:
+            self._inspected.kill_session(endpoint, why)
+            reply({"ok": True, "lines": [], "done": f"session {name} ended"})
+
+    def _kill_stream(self, endpoint: Endpoint, number: object, why: str) -> dict[str, Any]:
+        name = f"stream {name_of(endpoint)}/{printable(str(number))}"
+        if type(number) is not int or not 0 < number < 1 << 32 or not endpoint.kill(number, why):
+            return {"ok": False, "lines": [f"{name} is not open"]}
+        self._log.warning("stream-killed", session=name_of(endpoint), stream=number, why=why)
+        return {"ok": True, "lines": [], "done": f"{name} ended"}
+
+
+def name_of(endpoint: Endpoint) -> str:
+    """What log and status call the endpoint's session: the beginning of its id; empty while it has none."""
+    return endpoint.session.session_id[:4].hex()
+
+
+def say_with_streams(facts: Mapping[str, Any], endpoint: Endpoint, most: int) -> Iterator[str]:
+    """A session's facts as JSON, and behind them the `most` oldest of its streams."""
+    import json
+    yield json.dumps(facts)[:-1] + ', "stream_list": ['
+    session, last, seen, separator = endpoint.session, 0, set[int](), ""
+    while len(seen) < most and endpoint.session is session:  # cproxy's next one has streams with the same numbers
+        ids = stream_ids(endpoint, last, min(PORTION, most - len(seen)))
+        if not ids:
+            break
+        last = ids[-1]
+        fresh = [number for number in ids if number not in seen]  # when the last one has gone it begins again
+        seen.update(fresh)
+        portion = say_streams(endpoint, fresh)
+        yield separator + portion if portion else " "
+        separator = "," if portion else separator
+    yield "]}"

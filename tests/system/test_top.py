@@ -1,0 +1,122 @@
+"""mproxy top on a terminal of tmux, with real sessions."""
+
+import shutil
+
+import pytest
+from asking import ask, session_of, streams_of
+from lab import until
+from relays import MPROXY
+from traffic import Traffic, ends_by_reset
+
+pytestmark = pytest.mark.skipif(not shutil.which("tmux"), reason="no tmux")
+
+
+class Tmux:
+    """A terminal of its own on a host, with one program in it."""
+
+    def __init__(self, host, *command, columns=110, lines=24):
+        self.host = host
+        self.server = ("tmux", "-f", "/dev/null", "-S", host.home / "tmux.sock")
+        quoted = " ".join(f"'{word}'" for word in map(str, command))
+        self.tmux("new-session", "-d", "-x", columns, "-y", lines, f"{quoted}; echo status $?; sleep 1000")
+
+    def tmux(self, *words):
+        return self.host.run(*self.server, *words)
+
+    @property
+    def text(self):
+        return self.tmux("capture-pane", "-p")
+
+    def keys(self, *names):
+        self.tmux("send-keys", *names)
+
+    def shows(self, *words, within=20):
+        return until(lambda: all(word in (text := self.text) for word in words) and text, within,
+                     f"{words} in {self.text}")
+
+    def close(self):
+        self.tmux("kill-server")
+
+
+@pytest.fixture
+def top(pair, ends):
+    def start(*options, host=pair.lab.client, **size):
+        terminal = Tmux(host, MPROXY, "top", "--delay", "200ms", *options, **size)
+        ends.callback(terminal.close)
+        return terminal
+    return start
+
+
+def test_it_shows_sorts_explains_and_kills(pair, served, top):
+    """Goal: a session is seen, its outage and its streams are told, a stream and the session are killed on request,
+    and never without a question."""
+    name = session_of(pair.lab.client, "cproxy")["session"]
+    terminal = top()
+    text = terminal.shows("laptop", name, "connected", "1 session (0 away)", "DOWN/s")
+    assert text.splitlines()[1].startswith("PROGRAM")
+    pair.lab.wifi.cut()
+    terminal.shows("away", "(1 away)")
+    pair.lab.wifi.mend()
+    terminal.shows("connected", "(0 away)")
+    other = pair.app()
+    terminal.keys("Enter")
+    terminal.shows("away", "ago for", "heard", f"stream {name}/1", f"stream {name}/2")
+    terminal.keys("Down", "k")
+    terminal.shows(f"kill stream {name}/2?")
+    terminal.keys("n")
+    until(lambda: "kill stream" not in terminal.text, 10, "the question has gone")
+    assert len(streams_of(pair.lab.client, "cproxy")) == 2
+    terminal.keys("k", "y")
+    assert ends_by_reset(other)
+    terminal.keys("Escape")
+    terminal.shows("PROGRAM")
+    terminal.keys("k", "y")
+    assert ends_by_reset(served)
+    assert "mproxy top" in pair.sproxy.event("ended")["why"]
+    terminal.keys("q")
+    terminal.shows("status 0")
+
+
+def test_rates_and_order(pair, served, top):
+    traffic = Traffic([pair.app()])
+    terminal = top("--sort", "up/s")
+    until(lambda: any("M " in line for line in terminal.text.splitlines()[2:3]), 20, "megabytes a second")
+    terminal.keys(">", "r")
+    traffic.goes_on()
+    traffic.finish()
+
+
+def test_any_size(pair, served, top):
+    """Goal: small screens have the most important columns, tiny ones a word; a resize is followed at once."""
+    terminal = top(columns=40, lines=8)
+    terminal.shows("SESSION", "STATE", "connected")
+    assert "OUTAGES" not in terminal.text
+    terminal.tmux("resize-window", "-x", 150, "-y", 30)
+    terminal.shows("OUTAGES", "LONGEST", "laptop")
+    for columns, lines in ((10, 2), (1, 1), (19, 5), (30, 3), (25, 4)):
+        terminal.tmux("resize-window", "-x", columns, "-y", lines)
+    terminal.tmux("resize-window", "-x", 80, "-y", 12)
+    terminal.shows("SESSION", "connected")
+    terminal.keys("Enter")
+    terminal.tmux("resize-window", "-x", 20, "-y", 5)
+    terminal.tmux("resize-window", "-x", 80, "-y", 12)
+    terminal.shows("heartbeat")
+    terminal.keys("q")
+    terminal.shows("status 0")
+
+
+def test_an_unknown_terminal_is_an_error_of_one_line(pair, top):
+    terminal = Tmux(pair.lab.client, "env", "TERM=nonsense", MPROXY, "top", columns=200)
+    text = terminal.shows("status 1")
+    terminal.close()
+    assert "mproxy top: cannot use this terminal" in text and "Traceback" not in text
+
+
+def test_without_a_terminal(pair):
+    program = pair.lab.client.start(MPROXY, "top")
+    assert program.wait() == 2
+    assert "not a terminal" in program.log.text and len(program.log.text.splitlines()) == 1
+    for words in (["--sort", "colour"], ["--delay", "1us"], ["--delay", "soon"]):
+        program = pair.lab.client.start(MPROXY, "top", *words)
+        assert program.wait() == 2 and len(program.log.text.splitlines()) == 1
+    assert "--sort" in ask(pair.lab.client, "top", "--help")
