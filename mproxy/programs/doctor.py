@@ -61,7 +61,7 @@ def _parse(argv: list[str]) -> tuple[CproxyConfig, dict[str, bool]]:
     parser = OneLineParser(
         PROGRAM, f"{PROGRAM} [options] HOST PORT",
         "Find out why cproxy has no session with the sproxy at HOST PORT, or how good the\n"
-        "path to it is, and what to do. Sessions that there are do not notice it.\n\n"
+        "path to it is, and what to do. Existing sessions are not affected.\n\n"
         "  HOST PORT       where sproxy should be; HOST:PORT means the same",
         "TIME is a number with us, ms, s, m, h or d (a bare number is seconds).\n\n"
         "exit status: 0 a session is possible, 1 something prevents it, 2 wrong command\n"
@@ -119,10 +119,7 @@ def _conclude(summary: dict[str, object]) -> Iterator[str]:
     """What it comes to, and what to do."""
     where = format_host_port(str(summary["host"]), str(summary["port"]))
     yield ""
-    if summary["possible"]:
-        yield _clean(f"A cproxy here can have a session with {where}.")
-    else:
-        yield _clean(f"A cproxy here can have no session with {where}: {summary['why']}")
+    yield _clean(f"{'A' if summary['possible'] else 'No'} session with {where} is possible from here.")
     advice = summary["advice"]
     assert isinstance(advice, list)
     if advice:

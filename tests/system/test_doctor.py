@@ -130,7 +130,7 @@ def test_in_words(pair, lab):
     assert program.wait() == 0, str(program)
     lines = program.out.text.splitlines()
     assert re.match(r"ok +name +10\.3\.0\.2 is an address", lines[0])
-    assert f"A cproxy here can have a session with {lab.server_address}:{SPROXY_PORT}." in lines
+    assert f"A session with {lab.server_address}:{SPROXY_PORT} is possible from here." in lines
     assert max(map(len, lines)) < 250
 
 
