@@ -32,7 +32,7 @@ LONGEST_TEXT = 500
 
 # Fields of a session that are taken as they are.
 _PLAIN = ("session", "state", "why", "peer", "comment", "round_trip_ms", "streams", "streams_ever", "sent_bytes",
-          "received_bytes", "resent_bytes", "unacknowledged_bytes", "undelivered_bytes", "heartbeat_s")
+          "received_bytes", "resent_bytes", "unacknowledged_bytes", "undelivered_bytes", "memory_bytes", "heartbeat_s")
 
 
 class Row:
@@ -215,11 +215,7 @@ class Board:
         round_trip = session["round_trip_ms"] if connected else None
         history.sample(out_rate, in_rate, round_trip)
         outages = session["outages"]
-        if "recent" in outages:
-            self._take_outages(history.gaps, outages["recent"], lasts=session["state"] == "away")
-        elif session["since_s"] is not None:
-            history.gaps.see(not connected, round(self.now - session["since_s"], 3), outages["count"],
-                             outages["total_s"], _text(session["why"]))
+        self._take_outages(history.gaps, outages["recent"], lasts=session["state"] == "away")
         quiet = session["last_heard_s"]
         row.put(self.look, {name: _text(session.get(name)) for name in _PLAIN} | {
             "name": _text(facts["name"]), "ended": None, "carrier": _text(_say_carrier(session)),

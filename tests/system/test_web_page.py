@@ -16,7 +16,7 @@ from lab import outage
 from playwright.sync_api import expect, sync_playwright
 from proxies import SPROXY_PORT
 from traffic import ends_by_reset, read_exactly
-from web_client import FakeProgram, WebClient, fake_session, fake_stream
+from web_client import FakeProgram, WebClient, fake_session, fake_stream, outages
 
 # What the browser would look for elsewhere; --no-sandbox: root may not run it otherwise, nor may a container.
 SWITCHES = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-background-networking",
@@ -211,6 +211,28 @@ def test_a_session_is_ended_after_a_question(visit, pair, served):
     expect(rows(page).first).to_contain_text("ended")
 
 
+def test_a_stream_is_ended_and_the_others_go_on(visit, pair, served):
+    """Goal: of two applications the one that is chosen is reset at both ends, with the reason in both logs."""
+    other = pair.app()
+    other.sendall(b"other")
+    assert read_exactly(other, 5) == b"other"
+    page = visit()
+    open_detail(page)
+    streams = page.get_by_role("table", name="Streams of this session").locator("tbody tr:not(.spacer)")
+    expect(streams).to_have_count(2)
+    streams.last.get_by_role("button", name="End stream").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Reason").fill("it hangs")
+    dialog.get_by_role("button", name="End it").click()
+    expect(dialog).to_be_hidden()
+    assert ends_by_reset(other)
+    for program in (pair.cproxy, pair.sproxy):
+        assert "it hangs" in program.event("stream-killed")["why"]
+    expect(streams).to_have_count(1)
+    served.sendall(b"still")
+    assert read_exactly(served, 5) == b"still"
+
+
 def test_of_a_thousand_sessions_what_is_seen_is_drawn(visit, crowd):
     """Goal: few rows are there, the true count is told, and scrolling through all of them is smooth."""
     crowd([fake_session(number) for number in range(SESSIONS)])
@@ -287,7 +309,7 @@ def test_streams_of_the_session_that_is_looked_at(visit, crowd):
 def test_texts_of_others_stay_texts(visit, crowd):
     hostile = "<img src=x onerror=\"window.pwned=1\"></td></table><script>window.pwned=1</script>"
     crowd([fake_session(7, peer=hostile, comment=hostile, state="away", why=hostile, session="<b>7</b>",
-                        outages={"count": 1, "longest_s": 1, "total_s": 1})])
+                        outages=outages((1.0, 1.0, hostile)))])
     page = visit()
     expect(rows(page).first).to_contain_text("<img src=x")
     open_detail(page)
@@ -351,7 +373,8 @@ def test_pictures(visit, crowd, tmp_path):
                      since_s=9000.0 * number, sent_bytes=number * 70_000_000, received_bytes=number * 900_000,
                      carrier={"kind": "tcp+tls", "local": ["10.0.0.2", 6200], "peer": [peer, 40_000 + number]})
         for number, (peer, comment) in enumerate(PEERS, 1)])
-    train = fake.sessions[3]
+    train, why = fake.sessions[3], "nothing heard for 3.0s"
+    fake.streams = [fake_stream(5, target="127.0.0.1:22", age_s=8000.0)]
     page = visit(viewport={"width": 1240, "height": 800})
     expect(rows(page)).to_have_count(len(PEERS))
     for turn in range(20):  # a second of the picture's own time each
@@ -359,11 +382,11 @@ def test_pictures(visit, crowd, tmp_path):
             fake.growth[number] = 0 if session["state"] == "away" else (turn * 104_729 * (number + 2)) % 900_000
             session["round_trip_ms"] = 18 + 9 * number + (turn * 37 * (number + 1)) % 14
         if 6 <= turn < 12:
-            train |= {"state": "away", "since_s": turn - 5.5, "why": "nothing heard for 3.0s",
-                      "outages": {"count": 1, "longest_s": turn - 5.5, "total_s": turn - 5.5}}
+            lasts_s = turn - 5.5
+            train |= {"state": "away", "since_s": lasts_s, "why": why, "outages": outages((lasts_s, lasts_s, why))}
         elif turn >= 12:
-            train |= {"state": "connected", "since_s": turn - 11.5, "why": "",
-                      "outages": {"count": 1, "longest_s": 6.0, "total_s": 6.0}}
+            past = outages((turn - 5.5, 6.0, why))
+            train |= {"state": "connected", "since_s": turn - 11.5, "why": "", "outages": past}
         page.wait_for_timeout(1000)
     rows(page).filter(has_text="carla").locator("button.plain").click()
     page.evaluate("window.scrollTo(0, 0)")

@@ -45,9 +45,10 @@ class WebClient:
     def get(self, name="", **headers):
         return self.request("GET", self.place + name, **headers)
 
-    def kill(self, key, reason=None, **headers):
+    def kill(self, key, reason=None, stream=None, **headers):
         """(status, answer)."""
-        answer = self.request("POST", f"{self.place}kill", json.dumps({"key": key, "reason": reason}),
+        request = {"key": key, "reason": reason} | ({} if stream is None else {"stream": stream})
+        answer = self.request("POST", f"{self.place}kill", json.dumps(request),
                               **{"Origin": f"http://{self.name}"} | headers)
         body = answer.read()
         return answer.status, json.loads(body) if answer.headers["Content-Type"] == "application/json" else body
@@ -101,8 +102,15 @@ def fake_session(number, **fields):
         "round_trip_ms": 10.0 + number % 90, "streams": number % 7, "streams_ever": 9, "sent_bytes": number * 1000,
         "received_bytes": number, "resent_bytes": 0, "unacknowledged_bytes": 0, "undelivered_bytes": 0,
         "peer": f"10.0.{number >> 8}.{number & 255}", "key": None, "comment": f"user{number}", "age_s": 100.0 + number,
-        "heartbeat_s": 1, "next_try_s": None, "carrier": None,
-        "outages": {"count": 0, "longest_s": 0, "total_s": 0}} | fields
+        "heartbeat_s": 1, "next_try_s": None, "carrier": None, "memory_bytes": 4096,
+        "outages": outages()} | fields
+
+
+def outages(*recent):
+    """(began before, lasted, why) of each, the newest first, as a program says them."""
+    return {"count": len(recent), "longest_s": max((lasted for _, lasted, _ in recent), default=0),
+            "total_s": sum(lasted for _, lasted, _ in recent),
+            "recent": [{"began_s": began, "lasted_s": lasted, "why": why} for began, lasted, why in recent]}
 
 
 def fake_stream(number, **fields):
@@ -154,7 +162,8 @@ class FakeProgram:
             sessions = [session | {"stream_list": self.streams[:request["streams"]]} for session in sessions
                         if session["session"] == request["session"]]
         return {"program": "sproxy", "name": "crowd", "version": "1", "pid": os.getpid(), "uid": 0, "state": "running",
-                "uptime_s": self.uptime_s, "listening": ["0.0.0.0:6200"], "ended": {}, "sessions": sessions}
+                "uptime_s": self.uptime_s, "listening": ["0.0.0.0:6200"], "ended": {}, "endings": [],
+                "sessions": sessions}
 
     def close(self):
         self._socket.shutdown(socket.SHUT_RDWR)

@@ -23,7 +23,8 @@ class Told:
             "round_trip_ms": 12.345, "streams": 1, "streams_ever": 1, "sent_bytes": 0, "received_bytes": 0,
             "resent_bytes": 0, "unacknowledged_bytes": 0, "undelivered_bytes": 0, "peer": "server:6200", "key": None,
             "comment": None, "age_s": 60.0, "heartbeat_s": 1, "next_try_s": None, "carrier": None,
-            "outages": {"count": 0, "longest_s": 0, "total_s": 0}}
+            "memory_bytes": 4096,
+            "outages": {"count": 0, "longest_s": 0, "total_s": 0, "recent": []}}
         self.sessions = [self.session]
 
     def look(self, after_s=1.0, **session):
@@ -49,8 +50,10 @@ class Told:
         known = {name: set(rows) for name, rows in self.board.tables.items()}
         return self.board.changes(self.board.look - 1, known)
 
-    def outages(self, count, total_s):
-        return {"count": count, "longest_s": total_s, "total_s": total_s}
+    def outages(self, *recent):
+        """(began before, lasted, why) of each, the newest first."""
+        return {"count": len(recent), "longest_s": 0, "total_s": 0,
+                "recent": [{"began_s": began, "lasted_s": lasted, "why": why} for began, lasted, why in recent]}
 
 
 @pytest.fixture
@@ -93,49 +96,28 @@ def test_rates_are_by_the_programs_own_clock(told):
 
 
 def test_an_outage_is_a_gap_with_its_reason(told):
-    told.look(state="away", since_s=2.0, why="nothing heard", outages=told.outages(1, 2.0))
+    told.look(state="away", since_s=2.0, why="nothing heard", outages=told.outages((2.0, 2.0, "nothing heard")))
     began = told.now - 2
-    assert told.row()["gaps"] == [[began, None, "nothing heard", 1]]
-    told.look(why="no route", outages=told.outages(1, 3.0))
-    assert told.row()["gaps"] == [[began, None, "no route", 1]]
-    told.look(3.0, state="connected", since_s=0.5, why="", outages=told.outages(1, 5.5))
-    assert told.row()["gaps"] == [[began, told.now - 0.5, "no route", 1]]
+    assert told.row()["gaps"] == [[began, None, "nothing heard"]]
+    told.look(why="no route", outages=told.outages((3.0, 3.0, "no route")))
+    assert told.row()["gaps"] == [[began, None, "no route"]]
+    told.look(3.0, state="connected", since_s=0.5, why="", outages=told.outages((6.0, 5.5, "no route")))
+    assert told.row()["gaps"] == [[began, told.now - 0.5, "no route"]]
     assert told.board.histories([KEY])[KEY]["round_trip"] == [12.3, None, None, 12.3]
 
 
-def test_outages_between_two_looks_are_told_by_the_counters(told):
-    told.look(since_s=0.2, outages=told.outages(1, 0.5))
-    (gap,) = told.row()["gaps"]
-    assert gap[0] == pytest.approx(told.now - 0.7) and gap[1] == pytest.approx(told.now - 0.2) and gap[3] == 1
-    told.look(since_s=0.1, outages=told.outages(3, 1.0))
-    assert told.row()["gaps"][-1][3] == 2
-
-
-def test_outages_that_the_program_remembers_have_their_reasons(told):
-    """Also those of before the first look; seen again and again, each stays one."""
-    def recent(*outages):
-        return {"count": 5, "longest_s": 9.0, "total_s": 20.0,
-                "recent": [{"began_s": began, "lasted_s": lasted, "why": why} for began, lasted, why in outages]}
-    told.look(outages=recent((20.0, 2.0, "no route"), (90.0, 9.0, "nothing heard")))
-    first = [[told.now - 90, told.now - 81, "nothing heard", 1], [told.now - 20, told.now - 18, "no route", 1]]
+def test_outages_that_the_program_remembers(told):
+    """Those of before the first look, and those between two looks; told again and again, each stays one."""
+    told.look(outages=told.outages((20.0, 2.0, "no route"), (90.0, 9.0, "nothing heard")))
+    first = [[told.now - 90, told.now - 81, "nothing heard"], [told.now - 20, told.now - 18, "no route"]]
     assert told.row()["gaps"] == first
-    told.look(state="away", since_s=0.8, why="dark",
-              outages=recent((0.8, 0.8, "dark"), (21.0, 2.0, "no route"), (91.2, 9.0, "nothing heard")))
-    assert told.row()["gaps"] == [*first, [pytest.approx(told.now - 0.8), None, "dark", 1]]
-    began = pytest.approx(told.now - 0.8)
-    told.look(2.0, state="connected", since_s=0.1, why="", outages=recent((2.8, 2.7, "dark, then gone")))
-    assert told.row()["gaps"] == [*first, [began, pytest.approx(told.now - 0.1), "dark, then gone", 1]]
-
-
-def test_outages_before_the_first_look_are_no_gaps():
-    told = Told()
-    told.look(outages=told.outages(7, 70.0))
-    assert told.row()["gaps"] == [] and told.row()["outages"] == 7
+    told.look(3.0, outages=told.outages((2.0, 1.5, "dark"), (23.4, 2.0, "no route"), (92.7, 9.0, "nothing heard")))
+    assert told.row()["gaps"] == [*first, [told.now - 2, told.now - 0.5, "dark"]]
 
 
 def test_gaps_are_bounded(told):
-    for number in range(1, MOST_GAPS + 20):
-        told.look(10, since_s=1.0, outages=told.outages(number, number * 2.0))
+    for _ in range(MOST_GAPS + 20):
+        told.look(10, outages=told.outages((1.0, 0.5, "dark")))
     assert len(told.row()["gaps"]) == MOST_GAPS
 
 
@@ -148,7 +130,7 @@ def test_samples_keep_the_newest():
 
 
 def test_a_session_that_ended_stays_a_while(told):
-    told.look(state="away", since_s=1.0, why="nothing heard", outages=told.outages(1, 1.0))
+    told.look(state="away", since_s=1.0, why="nothing heard", outages=told.outages((1.0, 1.0, "nothing heard")))
     told.sessions = []
     told.look()
     assert told.row()["state"] == "ended" and told.row()["gaps"][0][1] == told.now

@@ -20,6 +20,7 @@ const FACTS = [
   ["received", (row) => words.bytes(row.received_bytes)],
   ["sent again after outages", (row) => words.bytes(row.resent_bytes)],
   ["not acknowledged yet", (row) => words.bytes(row.unacknowledged_bytes)],
+  ["memory", (row) => words.bytes(row.memory_bytes)],
   ["not taken by applications yet", (row) => words.bytes(row.undelivered_bytes)],
 ];
 
@@ -103,10 +104,9 @@ export class Detail {
     const body = $("outages").tBodies[0];
     if (state !== this.outages) {
       this.outages = state;
-      body.replaceChildren(...gaps.toReversed().map(([began, over, why, count]) => {
+      body.replaceChildren(...gaps.toReversed().map(([began, over, why]) => {
         const tr = document.createElement("tr");
-        const reason = count > 1 ? `${words.counted(count, "outage")}: ${why}` : why;
-        for (const text of [words.time(began), over === null ? "" : words.length(over - began), reason]) {
+        for (const text of [words.time(began), over === null ? "" : words.length(over - began), why]) {
           tr.insertCell().textContent = text;
         }
         return tr;
@@ -114,7 +114,7 @@ export class Detail {
       if (!gaps.length) {
         const cell = body.insertRow().insertCell();
         cell.colSpan = 3;
-        cell.textContent = "none since this page's program looks";
+        cell.textContent = "none";
       }
     }
     if (lasts) put(body.rows[0].cells[1], `${words.length(now - gaps[gaps.length - 1][0])} so far`);

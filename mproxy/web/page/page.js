@@ -108,7 +108,7 @@ const sessions = new Table($("sessions"), [
   { title: "Sent", kind: "w-number number rare", value: (row) => row.sent_bytes, largestFirst: true, cell: text((row) => words.bytes(row.sent_bytes)) },
   { title: "Received", kind: "w-number number rare", value: (row) => row.received_bytes, largestFirst: true, cell: text((row) => words.bytes(row.received_bytes)) },
   { title: "Outages", kind: "w-since number wide", value: (row) => row.outages, largestFirst: true, cell: text(outages) },
-  { title: "Last 10 minutes", kind: "w-timeline most", cell: timelineCell },
+  { title: "10 minutes", kind: "w-timeline most", cell: timelineCell },
   { title: "", kind: "w-end wide", cell: endCell },
 ], { matches: (row) => matches(row), onDrawn: (rows) => fetchHistories(rows) });
 sessions.by = sessions.columns[1];

@@ -35,7 +35,7 @@ export class Streams {
     this.table = new Table($("streams"), [
       { title: "Stream", kind: "w-number number", value: (row) => row.stream, cell: text((row) => row.stream) },
       { title: "State", kind: "w-state", value: (row) => row.state, cell: text((row) => row.state) },
-      { title: "Target", kind: "wide", value: (row) => row.target, cell: text((row) => row.target ?? "sproxy's default") },
+      { title: "Target", kind: "wide", value: (row) => row.target, cell: text((row) => row.target ?? "") },
       { title: "Application", value: application, cell: text(application) },
       { title: "Age", kind: "w-since number", value: (row) => row.age_s, cell: text((row) => words.duration(row.age_s)) },
       { title: "Rate", kind: "w-number number", value: (row) => row.rate, largestFirst: true, cell: text((row) => words.rate(row.rate)) },
