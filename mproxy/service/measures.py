@@ -71,6 +71,7 @@ METRICS = {metric.name: metric for metric in (
     Metric("mproxy_session_round_trip_seconds", GAUGE, ("of",), "Round trip: of the median session, and the longest."),
     Metric("mproxy_session_unacknowledged_bytes", GAUGE, (), "Held until the other side has them."),
     Metric("mproxy_session_undelivered_bytes", GAUGE, (), "Held until applications take them."),
+    Metric("mproxy_session_memory_bytes", GAUGE, (), "Memory of sessions: buffers and records."),
     Metric("mproxy_streams", GAUGE, (), "Open streams, one for each connection of an application."),
     Metric("mproxy_streams_opened_total", COUNTER, (), "Streams opened."),
 
@@ -174,7 +175,8 @@ def _gauge_sessions(sessions: list[dict[str, Any]]) -> Iterator[Sample]:
         yield "mproxy_sessions", (state,), states.count(state)
     for name, fact in (("mproxy_streams", "streams"),
                        ("mproxy_session_unacknowledged_bytes", "unacknowledged_bytes"),
-                       ("mproxy_session_undelivered_bytes", "undelivered_bytes")):
+                       ("mproxy_session_undelivered_bytes", "undelivered_bytes"),
+                       ("mproxy_session_memory_bytes", "memory_bytes")):
         yield name, (), sum(session[fact] for session in sessions)
     yield "mproxy_session_away_seconds", (), max(
         (session["since_s"] for session in sessions if session["state"] == "away"), default=0)

@@ -17,7 +17,7 @@ def session(**facts):
     return {
         "session": "4f2a91c0", "state": "connected", "since_s": 60.0, "why": "", "last_heard_s": 0.5,
         "round_trip_ms": 20.0, "streams": 2, "streams_ever": 5, "sent_bytes": 1000, "received_bytes": 3000,
-        "resent_bytes": 10, "unacknowledged_bytes": 7, "undelivered_bytes": 8,
+        "resent_bytes": 10, "unacknowledged_bytes": 7, "undelivered_bytes": 8, "memory_bytes": 9000,
         "outages": {"count": 2, "longest_s": 3.0, "total_s": 4.5}, "peer": "192.0.2.1", "carrier": None} | facts
 
 
@@ -87,6 +87,7 @@ def test_sessions_of_a_program_are_added_up(exporter):
     assert found["session_round_trip_seconds/median"] == pytest.approx(0.03)
     assert found["session_round_trip_seconds/longest"] == pytest.approx(0.04)
     assert found["info/0.1.0"] == 1
+    assert (found["session_memory_bytes"], found["session_undelivered_bytes"]) == (27_000, 24)
 
 
 def test_ten_thousand_sessions_have_no_more_series_than_one(exporter):
