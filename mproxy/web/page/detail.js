@@ -20,8 +20,8 @@ const FACTS = [
   ["received", (row) => words.bytes(row.received_bytes)],
   ["sent again after outages", (row) => words.bytes(row.resent_bytes)],
   ["not acknowledged yet", (row) => words.bytes(row.unacknowledged_bytes)],
-  ["memory", (row) => words.bytes(row.memory_bytes)],
   ["not taken by applications yet", (row) => words.bytes(row.undelivered_bytes)],
+  ["memory", (row) => words.bytes(row.memory_bytes)],
 ];
 
 function put(element, text) {
