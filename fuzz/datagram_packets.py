@@ -13,7 +13,7 @@ from tests.drivers._datagram import pack_header
 from tests.drivers._pyconnection import PyConnection, PyListener
 
 from mproxy.transport._packet import ControlType, PacketFlag, PacketType, checksum
-from mproxy.transport.config import DatagramConfig
+from mproxy.transport.datagram_config import DatagramConfig
 
 WINDOW_BYTES = 64 << 10
 STREAM = bytes(range(251)) * 600  # what the peer's stream is at each place

@@ -7,6 +7,7 @@ import tempfile
 
 from mproxy.ground.errors import PeerError
 from mproxy.transfer.destinations import IntoDirectory
+from mproxy.transfer.file_names import BadName
 from mproxy.transfer.messages import (
     BLOCK,
     HEADER,
@@ -19,7 +20,6 @@ from mproxy.transfer.messages import (
     parse_header,
     parse_payload,
 )
-from mproxy.transfer.names import BadName
 from mproxy.transfer.tree import LEAF_BYTES
 
 PLACE = tempfile.mkdtemp(prefix="fuzz-")

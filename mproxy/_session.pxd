@@ -38,7 +38,7 @@ cpdef enum CarrierState:
     CLOSED_FOR_GOOD
 
 
-cdef struct Event:
+cdef struct SessionEvent:
     EventKind kind        # what happened
     Stream *stream        # OPENED, DATA, RESET
     const uint8_t *data   # DATA, OPENED, RESET and CLOSED (reason text): valid until the next call
@@ -82,7 +82,7 @@ cdef class Session(StreamSet):
     cpdef attach(self, uint64_t epoch, uint32_t peer_window, uint64_t peer_budget, bytes first, int64_t now)
     cpdef carrier_lost(self)
     cdef void receive(self, const uint8_t *data, size_t length, int64_t now) noexcept
-    cdef void poll_event(self, Event *event) noexcept
+    cdef void poll_event(self, SessionEvent *event) noexcept
     cdef int take(self, uint32_t length) noexcept
     cdef int poll_transmit(self, size_t most, bint bulk_too, iovec *out) noexcept
     cdef void transmitted(self, size_t length) noexcept
@@ -97,19 +97,19 @@ cdef class Session(StreamSet):
     cpdef close(self, int code, str reason)
 
     # inner
-    cdef bint on_frame(self, Event *event) noexcept
-    cdef bint on_data_part(self, Event *event) noexcept
-    cdef bint on_resume(self, Event *event) noexcept
-    cdef bint on_open(self, Event *event) noexcept
-    cdef bint on_reset(self, Event *event) noexcept
+    cdef bint on_frame(self, SessionEvent *event) noexcept
+    cdef bint on_data_part(self, SessionEvent *event) noexcept
+    cdef bint on_resume(self, SessionEvent *event) noexcept
+    cdef bint on_open(self, SessionEvent *event) noexcept
+    cdef bint on_reset(self, SessionEvent *event) noexcept
     cdef bint on_heartbeat(self) noexcept
     cdef bint check_forgotten(self) noexcept
     cdef bint on_ack(self, Stream *stream, uint64_t ack) noexcept
-    cdef bint compare_next(self, Event *event) noexcept
+    cdef bint compare_next(self, SessionEvent *event) noexcept
     cdef bint unknown_to_peer(self, const Stream *stream) noexcept
     cdef bint fail(self, int code, const char *reason) noexcept
-    cdef void tell_closed(self, Event *event) noexcept
-    cdef void tell_reset(self, Event *event, Stream *stream, int code) noexcept
+    cdef void tell_closed(self, SessionEvent *event) noexcept
+    cdef void tell_reset(self, SessionEvent *event, Stream *stream, int code) noexcept
     cdef void add_heartbeat(self, int flags, uint64_t seq, uint64_t ack) noexcept
 
 

@@ -161,7 +161,7 @@ cdef class Session(StreamSet):
         if self.finished_count > FINISHED_MANY and self.barrier_sent_at == 0:
             self.add_heartbeat(0, now, 0)
 
-    cdef void poll_event(self, Event *event) noexcept:
+    cdef void poll_event(self, SessionEvent *event) noexcept:
         """Parse until there is something the caller must act on; fills `event`."""
         cdef ParseResult result
         event.kind = EventKind.NOTHING
@@ -309,7 +309,7 @@ cdef class Session(StreamSet):
 
     # ---- frames
 
-    cdef bint on_frame(self, Event *event) noexcept:
+    cdef bint on_frame(self, SessionEvent *event) noexcept:
         """Act on a whole frame; true when `event` was filled or the session closed."""
         cdef Frame *frame = &self.parser.frame
         cdef Stream *stream
@@ -349,7 +349,7 @@ cdef class Session(StreamSet):
             return self.fail(CloseCode.STREAM_ERROR, "frame for a stream that was never opened")
         return False
 
-    cdef bint on_data_part(self, Event *event) noexcept:
+    cdef bint on_data_part(self, SessionEvent *event) noexcept:
         cdef Parser *parser = &self.parser
         cdef Frame *frame = &parser.frame
         cdef Stream *stream
@@ -399,7 +399,7 @@ cdef class Session(StreamSet):
             return self.fail(CloseCode.OFFSET_ERROR, "ack of what was not sent, or going backwards")
         return False
 
-    cdef bint on_open(self, Event *event) noexcept:
+    cdef bint on_open(self, SessionEvent *event) noexcept:
         cdef Frame *frame = &self.parser.frame
         cdef Stream *stream
         if not self.is_server:
@@ -422,7 +422,7 @@ cdef class Session(StreamSet):
         event.length = frame.length
         return True
 
-    cdef bint on_reset(self, Event *event) noexcept:
+    cdef bint on_reset(self, SessionEvent *event) noexcept:
         cdef Frame *frame = &self.parser.frame
         cdef Stream *stream = table_find(&self.table, frame.stream)
         if stream == NULL:
@@ -456,7 +456,7 @@ cdef class Session(StreamSet):
 
     # ---- resume
 
-    cdef bint on_resume(self, Event *event) noexcept:
+    cdef bint on_resume(self, SessionEvent *event) noexcept:
         """The peer says how far it is with one stream, or that its list is complete."""
         cdef Frame *frame = &self.parser.frame
         cdef Stream *stream
@@ -495,7 +495,7 @@ cdef class Session(StreamSet):
             return self.fail(CloseCode.OFFSET_ERROR, "RESUME claims bytes that were never sent")
         return False
 
-    cdef bint compare_next(self, Event *event) noexcept:
+    cdef bint compare_next(self, SessionEvent *event) noexcept:
         """After the peer's list: settle the streams it did not name, one event at a time, then go ACTIVE."""
         cdef Stream *stream
         cdef Stream *following
@@ -565,7 +565,7 @@ cdef class Session(StreamSet):
         self.state = CarrierState.CLOSED_FOR_GOOD
         return True
 
-    cdef void tell_closed(self, Event *event) noexcept:
+    cdef void tell_closed(self, SessionEvent *event) noexcept:
         self.close_told = True
         event.kind = EventKind.CLOSED
         event.code = self.lasting.close_code
@@ -573,7 +573,7 @@ cdef class Session(StreamSet):
         event.length = <uint32_t>len(self.close_reason)
         event.local = True
 
-    cdef void tell_reset(self, Event *event, Stream *stream, int code) noexcept:
+    cdef void tell_reset(self, SessionEvent *event, Stream *stream, int code) noexcept:
         """The peer reset the stream: end it here; an event if it has an application."""
         cdef bint owned = stream.owner != NULL
         self.abort(stream, code, False)

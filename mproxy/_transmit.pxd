@@ -21,7 +21,7 @@ cdef enum:
     BULK_FRAME_BYTES = 262144  # most payload of one DATA frame
 
 
-cdef struct Plan:
+cdef struct PlannedFrame:
     Stream *stream            # whose frame; NULL: bytes of the control ring
     uint64_t seq              # DATA: first offset of the payload; control: offset in the control ring
     uint32_t length           # payload bytes (control: all bytes)
@@ -39,7 +39,7 @@ cdef class Transmitter:
     cdef size_t *account           # bytes of storage of the session's rings; NULL: not counted
     cdef Ring control              # encoded frames of the session itself; they go first
     cdef uint64_t control_planned  # control bytes below are in the batch
-    cdef Plan plans[MAX_PLANS]     # the batch
+    cdef PlannedFrame plans[MAX_PLANS]  # the batch
     cdef int first                 # first plan not wholly sent
     cdef int count                 # plans in the batch
     cdef size_t first_sent         # bytes of plan `first` already sent

@@ -88,7 +88,7 @@ cdef class Transmitter:
 
     cdef void sent(self, size_t length) noexcept:
         """The carrier took `length` bytes of what `poll` described last."""
-        cdef Plan *plan
+        cdef PlannedFrame *plan
         cdef Stream *stream
         cdef size_t size, payload
         cdef uint64_t reached
@@ -151,7 +151,7 @@ cdef class Transmitter:
         `bulk_too` no stream of the bulk queue.
         """
         cdef int i, n = 0
-        cdef Plan *plan
+        cdef PlannedFrame *plan
         if self.first > 0 and self.count == MAX_PLANS:
             for i in range(self.first, self.count):
                 self.plans[i - self.first] = self.plans[i]
@@ -181,7 +181,7 @@ cdef class Transmitter:
         return skip_sent(out, n, self.first_sent)
 
     cdef void plan_control(self) noexcept:
-        cdef Plan *plan = &self.plans[self.count]
+        cdef PlannedFrame *plan = &self.plans[self.count]
         plan.stream = NULL
         plan.header_bytes = 0
         plan.of_ring = False
@@ -251,7 +251,7 @@ cdef class Transmitter:
     cdef void plan_frame(self, Stream *stream, int type, int flags, uint64_t seq, uint32_t length) noexcept:
         """Append one frame with the newest ack to the batch."""
         cdef StreamState *state = stream.state
-        cdef Plan *plan = &self.plans[self.count]
+        cdef PlannedFrame *plan = &self.plans[self.count]
         cdef Frame frame
         frame.type = <uint8_t>type
         frame.flags = <uint8_t>flags
@@ -274,7 +274,7 @@ cdef class Transmitter:
         self.urgent_run += HEADER_BYTES + length
 
 
-cdef int view_payload(const Plan *plan, iovec *out) noexcept:
+cdef int view_payload(const PlannedFrame *plan, iovec *out) noexcept:
     """Describe the payload of a planned DATA frame; returns the number of segments (0..3).
 
     After a resume with an old offset an ack can overtake the repetition that it makes needless: those bytes have left

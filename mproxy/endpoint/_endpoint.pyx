@@ -8,7 +8,7 @@ from libc.errno cimport EMFILE, errno
 
 from mproxy._liveness cimport liveness_note_life
 from mproxy._ring cimport iovec
-from mproxy._session cimport CarrierState, Event, EventKind
+from mproxy._session cimport CarrierState, EventKind, SessionEvent
 from mproxy._stream cimport table_find
 from mproxy._transmit cimport MAX_IOVECS
 from mproxy._wire cimport ResetCode
@@ -274,7 +274,7 @@ cdef class Endpoint:
 
     cdef void process(self, const uint8_t *data, size_t length) noexcept:
         """Let the session parse what the carrier brought and act on its events."""
-        cdef Event event
+        cdef SessionEvent event
         cdef App *app
         self.session.receive(data, length, self.loop.now_us)
         self.suspected = False

@@ -43,7 +43,7 @@ cdef enum:
     MOST_SEGMENTS = 64     # packets of a train that every kernel with UDP_SEGMENT sends
 
 
-cdef union Address:
+cdef union SocketAddress:
     sockaddr any           # only the family
     sockaddr_in v4         # AF_INET
     sockaddr_in6 v6        # AF_INET6
@@ -58,7 +58,7 @@ cdef struct Slot:
     uint8_t *data          # SLOT_BYTES of storage
     uint32_t length        # bytes received
     uint32_t segment       # bytes of each packet but the last; `length` when it is one packet
-    Address sender         # who sent it, if asked for
+    SocketAddress sender   # who sent it, if asked for
     socklen_t sender_bytes  # length of `sender`
     LocalAddress local     # where it was sent to; zeros unless the socket reports it
     bint cut               # the packet was longer than the slot
@@ -101,7 +101,7 @@ cdef class Outbox:
     cdef int part_count             # parts in use
 
     cdef bint has_room(self, int parts) noexcept
-    cdef Message *add(self, Address *receiver, socklen_t receiver_bytes, const LocalAddress *local) noexcept
+    cdef Message *add(self, SocketAddress *receiver, socklen_t receiver_bytes, const LocalAddress *local) noexcept
     cdef void add_part(self, uint8_t *data, uint32_t length) noexcept
     cdef void finish(self, uint32_t segment, bint one_by_one) noexcept
     cdef bint flush(self, int fd, bint waits) noexcept

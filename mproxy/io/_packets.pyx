@@ -113,7 +113,7 @@ cdef class Inbox:
         for i in range(first, first + most):
             header = &self.headers[i].msg_hdr
             header.msg_name = &self.slots[i].sender if with_sender else NULL
-            header.msg_namelen = sizeof(Address) if with_sender else 0
+            header.msg_namelen = sizeof(SocketAddress) if with_sender else 0
             header.msg_controllen = CONTROL_BYTES
         n = recvmmsg(fd, &self.headers[first], most, MSG_DONTWAIT, NULL)
         for i in range(first, first + n):
@@ -182,7 +182,7 @@ cdef class Outbox:
         """Whether one more message of that many parts fits."""
         return self.count < SLOTS and self.part_count + parts <= PARTS
 
-    cdef Message *add(self, Address *receiver, socklen_t receiver_bytes, const LocalAddress *local) noexcept:
+    cdef Message *add(self, SocketAddress *receiver, socklen_t receiver_bytes, const LocalAddress *local) noexcept:
         """Begin a message. receiver NULL: the socket is connected. local NULL, or zeros: the route decides the sender.
 
         `receiver` must stay until `flush`.

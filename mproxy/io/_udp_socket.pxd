@@ -5,7 +5,7 @@ A socket is for IPv6 and IPv4, or for IPv4 alone on a host without IPv6; `peer_n
 
 from libc.stdint cimport uint64_t
 
-from mproxy.io._packets cimport Address, LocalAddress, Slot, sockaddr_in6
+from mproxy.io._packets cimport LocalAddress, Slot, SocketAddress, sockaddr_in6
 from mproxy.io._socket cimport sockaddr_storage, socklen_t
 
 
@@ -16,7 +16,7 @@ cdef struct Peer:
 
 cdef void peer_set(Peer *peer, const sockaddr_storage *name) noexcept nogil
 cdef void peer_of(Peer *peer, const Slot *slot) noexcept nogil
-cdef socklen_t peer_name(const Peer *peer, bint v4, Address *out) noexcept nogil
+cdef socklen_t peer_name(const Peer *peer, bint v4, SocketAddress *out) noexcept nogil
 cdef uint64_t peer_hash(const Peer *peer) noexcept nogil
 cdef bint peer_same(const Peer *one, const Peer *other) noexcept nogil
 cdef tuple peer_pair(const Peer *peer)

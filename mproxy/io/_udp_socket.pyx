@@ -54,9 +54,9 @@ cdef void peer_of(Peer *peer, const Slot *slot) noexcept nogil:
         peer.local.interface = slot.local.interface
 
 
-cdef socklen_t peer_name(const Peer *peer, bint v4, Address *out) noexcept nogil:
+cdef socklen_t peer_name(const Peer *peer, bint v4, SocketAddress *out) noexcept nogil:
     """Write the peer's address in the form of a socket's family; returns its length."""
-    memset(out, 0, sizeof(Address))
+    memset(out, 0, sizeof(SocketAddress))
     if v4:
         out.v4.sin_family = AF_INET
         out.v4.sin_port = peer.name.sin6_port
@@ -117,7 +117,7 @@ cdef bint udp_is_v4(int fd) noexcept nogil:
 
 cdef int udp_connect(int fd, const Peer *peer) noexcept nogil:
     """connect(2); -1 with errno."""
-    cdef Address name
+    cdef SocketAddress name
     cdef socklen_t length = peer_name(peer, udp_is_v4(fd), &name)
     return connect(fd, <sockaddr *>&name, length)
 

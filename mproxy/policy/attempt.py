@@ -9,7 +9,7 @@ import errno
 import os
 import socket
 
-from mproxy.io.ending import give_up
+from mproxy.io.socket_close import give_up
 from mproxy.policy.network import preferred_source
 from mproxy.policy.paths import Way
 from mproxy.policy.resolver import interleave

@@ -10,7 +10,7 @@ import fcntl
 import socket
 
 from mproxy.ground.errors import PeerError
-from mproxy.io.ending import give_up
+from mproxy.io.socket_close import give_up
 from mproxy.policy.attempt import reason_of, well_placed
 
 TYPE_CHECKING = False

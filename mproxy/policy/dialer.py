@@ -18,7 +18,7 @@ Rules:
 from __future__ import annotations
 
 from mproxy.ground.errors import PeerError
-from mproxy.io.ending import give_up
+from mproxy.io.socket_close import give_up
 from mproxy.policy.attempt import DialAttempt, connect_to
 from mproxy.policy.backoff import Backoff
 from mproxy.policy.candidate import Candidate, CandidateObserver

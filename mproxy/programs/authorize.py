@@ -32,7 +32,7 @@ from mproxy.policy.trust import HostTrust
 from mproxy.programs.authorize_script import BEGIN, END, SCRIPT
 from mproxy.programs.keygen import key_file, own_name
 from mproxy.programs.options import OneLineParser
-from mproxy.service.ending import complain, exit_status
+from mproxy.service.exit import complain, exit_status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -32,8 +32,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mproxy.ground.shapes import Address
     from mproxy.io._loop import Loop
-    from mproxy.transfer.sender import Source
-    from mproxy.transport._endpoint import DatagramEndpoint, Link
+    from mproxy.transfer.sender import SourceFile
+    from mproxy.transport._datagram_endpoint import DatagramEndpoint, Link
     from mproxy.transport.keying import Keying
 
 LOOK_US = 250_000     # between two looks at how long it has been silent
@@ -51,7 +51,7 @@ _TRANSIENT = (EndCode.STOPPED, EndCode.IDLE)
 class DeliveryObserver:
     """Told by a Delivery."""
 
-    def on_file(self, source: Source) -> None:
+    def on_file(self, source: SourceFile) -> None:
         """The outcome of a file is known."""
 
     def on_trouble(self, event: str, **fields: object) -> None:
@@ -76,8 +76,8 @@ class Delivery(SendObserver):
         self._observer = observer
         self._silence_us = silence_us
         self._asker: Workers | None = None  # the worker that looks names up
-        self._sources: list[Source] = []
-        self._known: set[Source] = set()  # those whose outcome was told
+        self._sources: list[SourceFile] = []
+        self._known: set[SourceFile] = set()  # those whose outcome was told
         self._reach: Reach | None = None
         self._sounding: Sounding | None = None
         self._reach_at = self._pause_until = 0  # when the round of dialling began, and until when there is no other
@@ -94,7 +94,7 @@ class Delivery(SendObserver):
         self._done_last = 0  # bytes of files over the last connection, once it is over
         self.kept_bytes = 0  # that the receiver had at the beginning
 
-    def start(self, sources: Iterable[Source], addresses: Sequence[Address], readers: Workers) -> None:
+    def start(self, sources: Iterable[SourceFile], addresses: Sequence[Address], readers: Workers) -> None:
         """Dial. `readers` are Workers."""
         self._sources, self._readers = list(sources), readers
         self._heard_at = self._loop.now()
@@ -266,7 +266,7 @@ class Delivery(SendObserver):
                                   files=counted(len(self._sources), "file"))
         sender.start(self._sources)
 
-    def _sources_again(self) -> list[Source]:
+    def _sources_again(self) -> list[SourceFile]:
         """What has not arrived. A receiver recognises a returning sender by the first thing it announces, so that is
         announced again, although the outcome is known. So are directories."""
         left = [source for source in self._sources if source.outcome is None or self._is_announced_again(source)]
@@ -277,13 +277,12 @@ class Delivery(SendObserver):
         self._done_before -= sum(source.size for source in left if source.outcome is not None)
         return again
 
-    def _is_announced_again(self, source: Source) -> bool:
-        """The source by which the receiver recognises us; and directories, which get their times when everything in
-        them has arrived."""
+    def _is_announced_again(self, source: SourceFile) -> bool:
+        """What the receiver knows us by; and directories, which get their times when all in them has arrived."""
         return source.outcome is not None and source.outcome.code == Result.DONE and source.path is not None and (
             source is self._sources[0] or source.kind == FileKind.DIRECTORY)
 
-    def on_file(self, source: Source) -> None:
+    def on_file(self, source: SourceFile) -> None:
         if source not in self._known:
             self._observer.on_file(source)
 

@@ -18,9 +18,9 @@ from collections.abc import Iterable
 from mproxy.ground.config import SECOND_US, Config, SessionConfig, Setting, format_duration
 from mproxy.ground.words import counted, parse_count, parse_duration
 from mproxy.programs.demo_net import Cable, Cut, Network, why_no_cable
-from mproxy.programs.demo_peers import END_OF_STREAM, Client, CountingDaemon, Proxy, Reactor
+from mproxy.programs.demo_peers import END_OF_STREAM, CountingDaemon, DemoClient, Proxy, Reactor
 from mproxy.programs.options import OneLineParser
-from mproxy.service.ending import complain, exit_status
+from mproxy.service.exit import complain, exit_status
 from mproxy.service.log import reserve_standard_fds
 
 TYPE_CHECKING = False
@@ -129,7 +129,7 @@ class Story:
     """The events of the demo, in order."""
 
     _daemon: CountingDaemon
-    _client: Client
+    _client: DemoClient
 
     def __init__(self, config: DemoConfig, network: Network, reactor: Reactor, screen: Screen) -> None:
         self._config = config
@@ -160,7 +160,7 @@ class Story:
         self._network.enter("client")
         cproxy_port = self._start("cproxy", "127.0.0.1", 0, *self._network.way_to(sproxy_port))
         self._screen.tell("a daemon counts beside sproxy, a client reads beside cproxy")
-        self._client = Client(self._reactor, cproxy_port, self._show_lines)
+        self._client = DemoClient(self._reactor, cproxy_port, self._show_lines)
         self._reactor.every(DOT_S, self._show_silence)
         self._count()
 

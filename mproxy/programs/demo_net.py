@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from mproxy.ground.errors import MproxyError
-from mproxy.io.ending import reset_on_close
+from mproxy.io.socket_close import reset_on_close
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -147,7 +147,7 @@ class CountingDaemon:
             self._reactor.remove(self._connection)
 
 
-class Client:
+class DemoClient:
     """Reads lines from cproxy and hands them to `on_lines`.
 
     `received` are the lines so far, `heard_at` the clock at the last of them, `ended` why no more will come.

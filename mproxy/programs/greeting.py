@@ -22,7 +22,7 @@ import socket
 from mproxy._wire import PREAMBLE_BYTES, CloseCode
 from mproxy.ground.errors import PeerError
 from mproxy.handshake import Greeter
-from mproxy.io.ending import finish, give_up
+from mproxy.io.socket_close import finish, give_up
 from mproxy.policy.crowd import TAG_SHARE, Crowd, Rank, at_random, share_of
 from mproxy.policy.sources import Sources, source_of
 from mproxy.programs.common import say_address

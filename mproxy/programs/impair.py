@@ -11,6 +11,8 @@ import socket
 import time
 
 from mproxy import __version__
+from mproxy.emulator._emulator import Emulator
+from mproxy.emulator._path_emulator import PathEmulator
 from mproxy.ground.config import LOG_FORMATS, LOG_LEVELS, MIB, SECOND_US, LogConfig, Setting, format_host_port
 from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.ground.words import (
@@ -23,8 +25,6 @@ from mproxy.ground.words import (
     printable,
     split_host_port,
 )
-from mproxy.impair._impair import Path
-from mproxy.impair._impair_io import ImpairRelay
 from mproxy.io._socket import Target
 from mproxy.io.bind import explain_bind
 from mproxy.policy.resolver import look_up_host, numeric_address
@@ -211,7 +211,7 @@ def parse_seed(text: str) -> int:
 class Impair(Program):
     """The program: one relay, statistics when asked and at the end."""
 
-    _relay: ImpairRelay  # from `start` on
+    _relay: Emulator     # from `start` on
 
     def __init__(self, config: ImpairConfig, log: Log, loop: Loop) -> None:
         self._config = config
@@ -229,7 +229,7 @@ class Impair(Program):
         target = Target(format_host_port(config.host, config.server_port),
                         [(family, (sockaddr[0], config.server_port, *sockaddr[2:]))])
         with open_udp(config.bind, config.port) as listener:
-            self._relay = ImpairRelay(self._loop, listener.fileno(), target, self._path(0), self._path(1),
+            self._relay = Emulator(self._loop, listener.fileno(), target, self._path(0), self._path(1),
                                       self._on_client, most=config.clients, idle_us=config.idle_us)
             address = listener.getsockname()
         signal.signal(signal.SIGUSR1, lambda *_: self._loop.call_soon_threadsafe(self.print_statistics))
@@ -247,10 +247,10 @@ class Impair(Program):
         else:
             self._loop.call_later(LOOK_US, self._look)
 
-    def _path(self, direction: int) -> Path:
+    def _path(self, direction: int) -> PathEmulator:
         """The network in one direction, which has its own seed."""
         config = self._config
-        return Path((self._seed * 2 + direction) & _HIGHEST_SEED, loss=config.loss[direction],
+        return PathEmulator((self._seed * 2 + direction) & _HIGHEST_SEED, loss=config.loss[direction],
                     duplicate=config.duplicate[direction], corrupt=config.corrupt[direction],
                     reorder=config.reorder[direction], delay_us=config.delay[direction],
                     jitter_us=config.jitter[direction], reorder_us=config.reorder_by[direction],

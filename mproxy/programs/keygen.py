@@ -10,7 +10,7 @@ from mproxy.ground.config import default_state_dir
 from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.policy.keys import fingerprint, public_line, read_identity, take_identity
 from mproxy.programs.options import OneLineParser
-from mproxy.service.ending import complain, exit_status
+from mproxy.service.exit import complain, exit_status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

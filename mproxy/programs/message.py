@@ -22,7 +22,7 @@ from mproxy.ground.words import counted, parse_bind, parse_host, parse_port, spl
 from mproxy.io.bind import NO_SUCH_ADDRESS, explain_bind
 from mproxy.policy.resolver import look_up_host, numeric_address
 from mproxy.programs.options import OneLineParser
-from mproxy.service.ending import complain, exit_status, silence_output
+from mproxy.service.exit import complain, exit_status, silence_output
 from mproxy.service.log import reserve_standard_fds
 from mproxy.service.log_rate import Restraint
 

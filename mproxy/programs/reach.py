@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from mproxy.ground.shapes import Address
     from mproxy.io._loop import Loop
-    from mproxy.transport._endpoint import DatagramEndpoint, Link
+    from mproxy.transport._datagram_endpoint import DatagramEndpoint, Link
 
 NEXT_AFTER_US = 250_000  # RFC 8305's Connection Attempt Delay
 OVERTAKEN = 1            # any code: nobody sees it, as the peer has not answered

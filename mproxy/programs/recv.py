@@ -31,11 +31,11 @@ from mproxy.programs.transfer_keys import SenderTrust
 from mproxy.service.run import Program, run_program
 from mproxy.service.status import parts_of, program_facts, transfer_facts
 from mproxy.transfer.destinations import NOBODY_READS, IntoDirectory, IntoFile, IntoPipe
+from mproxy.transfer.file_names import current_umask
 from mproxy.transfer.messages import AHEAD, FileKind, Result
-from mproxy.transfer.names import current_umask
 from mproxy.transfer.receiver import Allowance, FileReceiver, ReceiveObserver
 from mproxy.transfer.workers import Workers
-from mproxy.transport._endpoint import DatagramEndpoint
+from mproxy.transport._datagram_endpoint import DatagramEndpoint
 from mproxy.transport._packet import EndCode
 from mproxy.transport.observers import DatagramObserver
 
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from mproxy.service.log import Log
     from mproxy.transfer.destinations import Destination
     from mproxy.transfer.messages import File
-    from mproxy.transport._endpoint import Link
+    from mproxy.transport._datagram_endpoint import Link
 
 # A handshake is three packets, and a sender at once announces what it has; 10 s outlast several losses on a long path.
 OPEN_WITHIN_US = 10_000_000

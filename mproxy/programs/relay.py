@@ -11,8 +11,8 @@ from mproxy.programs.relay_service import Service
 from mproxy.programs.relay_status import say_status
 from mproxy.relay.rule_file import read_rules
 from mproxy.service import control
-from mproxy.service.daemon import Background, LogFile, running_pid, stop_process
-from mproxy.service.ending import complain, exit_status, silence_output
+from mproxy.service.background import Background, LogFile, running_pid, stop_process
+from mproxy.service.exit import complain, exit_status, silence_output
 from mproxy.service.log import reserve_standard_fds
 from mproxy.service.systemd import given_sockets
 

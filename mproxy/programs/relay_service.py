@@ -13,8 +13,8 @@ from mproxy.ground.errors import MproxyError
 from mproxy.ground.words import counted
 from mproxy.relay.rule_file import read_rules
 from mproxy.relay.supervisor import Supervisor
+from mproxy.service.background import PidFile, leave_terminal
 from mproxy.service.control import open_control
-from mproxy.service.daemon import PidFile, leave_terminal
 from mproxy.service.rights import User
 from mproxy.service.run import install_signals, make_loop, raise_descriptor_limit
 from mproxy.service.systemd import Notifier
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from mproxy.relay.backend import Facts, RelayBackend
     from mproxy.relay.relay_config import RelayConfig
     from mproxy.relay.rules import Rule
+    from mproxy.service.background import Background, LogFile
     from mproxy.service.control import Server
-    from mproxy.service.daemon import Background, LogFile
 
 
 class Service:

@@ -29,13 +29,13 @@ from mproxy.programs.transfer import (
     write_line,
 )
 from mproxy.programs.transfer_keys import explain_refusal, sender_keying
-from mproxy.service.ending import complain
+from mproxy.service.exit import complain
 from mproxy.service.run import Program, run_program
 from mproxy.service.status import parts_of, program_facts, transfer_facts
 from mproxy.transfer.messages import FileKind, Result
 from mproxy.transfer.sender import find_sources
 from mproxy.transfer.workers import Workers
-from mproxy.transport._endpoint import DatagramEndpoint
+from mproxy.transport._datagram_endpoint import DatagramEndpoint
 from mproxy.transport._packet import EndCode
 
 TYPE_CHECKING = False
@@ -48,10 +48,10 @@ if TYPE_CHECKING:
     from mproxy.programs.transfer_config import TransferConfig
     from mproxy.service.control import Command, Reply
     from mproxy.service.log import Log
-    from mproxy.transfer.sender import Source
-    from mproxy.transport.config import DatagramConfig
+    from mproxy.transfer.sender import SourceFile
+    from mproxy.transport.datagram_config import DatagramConfig
     # What to send, what was left out and why, and where the receiver may be.
-    Prepared = tuple[list[Source], list[tuple[str, OSError | None]], list[Address]]
+    Prepared = tuple[list[SourceFile], list[tuple[str, OSError | None]], list[Address]]
 
 _USAGE = "mproxy send [options] FILE... HOST PORT"
 
@@ -202,7 +202,7 @@ class Send(Program, DeliveryObserver):
 
     # ---- of Delivery
 
-    def on_file(self, source: Source) -> None:
+    def on_file(self, source: SourceFile) -> None:
         outcome, name = source.outcome, show_name(source.name)
         assert outcome is not None
         self._worst = self._worst or STATUS_OF_RESULT.get(outcome.code, 1)
@@ -288,7 +288,7 @@ class Send(Program, DeliveryObserver):
         write_line(data)
 
 
-def _total_of(sources: Sequence[Source]) -> int | None:
+def _total_of(sources: Sequence[SourceFile]) -> int | None:
     """Bytes of files; None: unknown, as before a pipe has ended."""
     if any(source.kind == FileKind.PIPE for source in sources):
         return None

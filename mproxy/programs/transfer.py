@@ -17,7 +17,7 @@ from mproxy.programs.transfer_config import TransferConfig
 from mproxy.programs.transfer_keys import add_key_options, take_key
 from mproxy.transfer.messages import Result
 from mproxy.transport._packet import MAX_PACKET_BYTES, EndCode
-from mproxy.transport.config import CONGESTIONS, RECOVERIES, DatagramConfig
+from mproxy.transport.datagram_config import CONGESTIONS, RECOVERIES, DatagramConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,9 +1,9 @@
-"""Every setting of `mproxy send` and `mproxy recv` that is not a connection's (`transport/config`)."""
+"""Every setting of `mproxy send` and `mproxy recv` that is none of a connection (`transport/datagram_config`)."""
 
 from __future__ import annotations
 
 from mproxy.ground.config import DAY_US, SECOND_US, LogConfig, Setting
-from mproxy.transport.config import DatagramConfig
+from mproxy.transport.datagram_config import DatagramConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mproxy.ground.shapes import Logger
     from mproxy.programs.options import OneLineParser
     from mproxy.programs.transfer_config import TransferConfig
-    from mproxy.transport._endpoint import Link
+    from mproxy.transport._datagram_endpoint import Link
 
 
 def add_key_options(parser: OneLineParser, group: argparse._ActionsContainer) -> None:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from mproxy.ground.config import format_host_port
 from mproxy.ground.errors import MproxyError
 from mproxy.ground.words import counted
-from mproxy.policy.names import Names
+from mproxy.policy.name_cache import NameCache
 from mproxy.relay.backend import RelayBackend
 from mproxy.relay.circles import find_circles, is_own_address, refuse_circles
 from mproxy.relay.counters import Counters, add_up
@@ -96,7 +96,7 @@ class Supervisor(RelayBackend, WorkerPoolObserver):
         self._next_key = 1
         self._counters = Counters()
         self._down: dict[int, Down] = {}  # by worker
-        self._names = Names(loop, self._on_name_changed, self._on_name_failed)
+        self._names = NameCache(loop, self._on_name_changed, self._on_name_failed)
         self._pool = WorkerPool(loop, log, self, config.workers, prepare)
         self._failed_names = 0
         # By number: the workers that have not answered, and whom to call when all have.

@@ -12,7 +12,7 @@ from mproxy.io._loop import Loop
 from mproxy.io._socket import keep_spare
 from mproxy.io.stdio import check_stdio
 from mproxy.service.control import open_control
-from mproxy.service.ending import exit_status
+from mproxy.service.exit import exit_status
 from mproxy.service.log import Log
 from mproxy.service.rights import User, protect_memory, warn_of_lost_file
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from mproxy.ground.config import LogConfig
+    from mproxy.service.background import LogFile
     from mproxy.service.control import Command
-    from mproxy.service.daemon import LogFile
 
     Configuration = TypeVar("Configuration", bound=LogConfig)
     Parse = Callable[[list[str] | None], Configuration]
@@ -121,7 +121,7 @@ def open_log_file(path: str | None) -> LogFile | None:
     """Send standard error to a file; None without one. UsageError."""
     if path is None:
         return None
-    from mproxy.service.daemon import LogFile
+    from mproxy.service.background import LogFile
     log_file = LogFile(path)
     log_file.open()
     return log_file

@@ -11,7 +11,7 @@ from mproxy.transport.observers import LinkHandler
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mproxy.transfer.messages import Message
-    from mproxy.transport._endpoint import Link
+    from mproxy.transport._datagram_endpoint import Link
     from mproxy.transport.keying import Keying
 
 # Messages about small files are some hundred bytes each, so whatever has arrived is read in one go. No more than this

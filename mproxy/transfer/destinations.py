@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from mproxy.ground.errors import PeerError
 from mproxy.transfer._disk import find
 from mproxy.transfer.arriving import ArrivingFile
+from mproxy.transfer.file_names import BadName, make_directory, open_directory, split_name, temporary_names
 from mproxy.transfer.leftovers import remove_abandoned
 from mproxy.transfer.messages import FileKind, Result, bad
-from mproxy.transfer.names import BadName, make_directory, open_directory, split_name, temporary_names
 from mproxy.transfer.partial import MOST_PIPE_BLOCKS, PartialFile, check_free, one_by_one
 from mproxy.transfer.parts import Parts
 from mproxy.transfer.present import PresentFile, has_state, may_be

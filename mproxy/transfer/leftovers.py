@@ -8,7 +8,7 @@ import stat
 from collections.abc import Collection
 
 from mproxy.transfer._disk import is_named
-from mproxy.transfer.names import is_temporary
+from mproxy.transfer.file_names import is_temporary
 
 
 def remove_abandoned(path: str, before_ns: int, names: Collection[bytes] | None = None) -> tuple[int, int]:

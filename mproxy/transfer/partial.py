@@ -38,8 +38,8 @@ from mproxy.transfer._disk import (
     write_at,
 )
 from mproxy.transfer.arriving import ArrivingFile
+from mproxy.transfer.file_names import PART, temporary_names
 from mproxy.transfer.messages import MOST_RANGES, FileKind
-from mproxy.transfer.names import PART, temporary_names
 from mproxy.transfer.parts import Parts
 from mproxy.transfer.tree import DIGEST_BYTES, LEAF_BYTES, block_count, block_length, leaf, root
 

@@ -13,8 +13,8 @@ import stat
 from mproxy.ground.errors import MproxyError
 from mproxy.transfer._disk import find, is_named, remove_named, status_of
 from mproxy.transfer.arriving import ArrivingFile
+from mproxy.transfer.file_names import temporary_names
 from mproxy.transfer.messages import FileKind
-from mproxy.transfer.names import temporary_names
 from mproxy.transfer.partial import Cancelled, one_by_one, read_block, spans
 from mproxy.transfer.tree import LEAF_BYTES, block_count, block_length, leaf, root
 

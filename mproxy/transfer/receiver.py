@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from mproxy.transfer import messages
 from mproxy.transfer.conversation import Conversation
 from mproxy.transfer.destinations import Refusal
+from mproxy.transfer.file_names import BadName
 from mproxy.transfer.messages import AHEAD, End, File, FileKind, MessageType, Outcome, Result, Want, bad
-from mproxy.transfer.names import BadName
 from mproxy.transfer.partial import Busy, Cancelled, Damaged
 from mproxy.transfer.present import Differs
 from mproxy.transfer.tree import DIGEST_BYTES, LEAF_BYTES, block_count, block_length
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mproxy.transfer.destinations import Destination
     from mproxy.transfer.messages import Block, Message
     from mproxy.transfer.workers import Workers
-    from mproxy.transport._endpoint import Link
+    from mproxy.transport._datagram_endpoint import Link
     from mproxy.transport.keying import Keying
     Found = TypeVar("Found")
     Ranges = Sequence[tuple[int, int]]

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from mproxy.transfer.arriving import Data
     from mproxy.transfer.messages import Block, Message
     from mproxy.transfer.workers import Workers
-    from mproxy.transport._endpoint import Link
+    from mproxy.transport._datagram_endpoint import Link
     from mproxy.transport.keying import Keying
     ReadBlock = tuple[int, Data, bytes]  # number, data, digest
 
@@ -68,7 +68,7 @@ def identity(status: os.stat_result) -> bytes:
     return hashlib.blake2b(repr(parts).encode(), digest_size=16).digest()
 
 
-class Source:
+class SourceFile:
     """One thing to send: `name` is what the receiver sees, a relative path as bytes; `path` or `fd` is ours."""
 
     def __init__(self, name: bytes, kind: FileKind, path: str | None = None, fd: int = -1, follow: bool = True,
@@ -120,9 +120,9 @@ class Source:
             return False
         return len(os.pread(self.fd, status.st_size + 1, 0)) != status.st_size
 
-    def again(self) -> Source:
+    def again(self) -> SourceFile:
         """The same, for another connection."""
-        return Source(self.name, self._announced_as, self.path, 0 if self.path is None else -1, self._follow)
+        return SourceFile(self.name, self._announced_as, self.path, 0 if self.path is None else -1, self._follow)
 
     @property
     def is_spent(self) -> bool:
@@ -224,7 +224,7 @@ class SendObserver:
     def on_open(self, sender: FileSender) -> None:
         """The receiver is there, with the keys."""
 
-    def on_file(self, source: Source) -> None:
+    def on_file(self, source: SourceFile) -> None:
         """The outcome of a file is known."""
 
     def on_over(self, sender: FileSender, error: str | None, code: int, local: bool) -> None:
@@ -236,7 +236,7 @@ class _Reading:
 
     __slots__ = ("block", "buffer", "done", "error", "index", "source")
 
-    def __init__(self, source: Source, index: int) -> None:
+    def __init__(self, source: SourceFile, index: int) -> None:
         self.source = source
         self.index = index
         self.buffer: bytearray | None = None    # free again once its data is in the connection's ring
@@ -250,7 +250,7 @@ class FileSender(Conversation):
 
     def __init__(self, link: Link, workers: Workers, observer: SendObserver, keying: Keying | None = None) -> None:
         super().__init__(link, keying)
-        self._sources: list[Source] = []
+        self._sources: list[SourceFile] = []
         self._workers = workers
         self._observer = observer
         self._announced = 0
@@ -264,7 +264,7 @@ class FileSender(Conversation):
         self.sent_bytes = 0  # of files
         self.kept_bytes = 0  # that the receiver had already
 
-    def start(self, sources: list[Source]) -> None:
+    def start(self, sources: list[SourceFile]) -> None:
         """Say hello and announce: it leaves with the first packet that may carry it, sealed if there are keys."""
         self._sources = sources
         self.link.send(messages.pack_hello())
@@ -312,7 +312,7 @@ class FileSender(Conversation):
 
     # ---- inner
 
-    def _source_of(self, index: int) -> Source:
+    def _source_of(self, index: int) -> SourceFile:
         if index >= self._announced or self._sources[index].outcome is not None:
             raise bad("the receiver referred to a file that is not being transferred")
         return self._sources[index]
@@ -397,7 +397,7 @@ class FileSender(Conversation):
         """Whether the connection has room; for small files, whether not too many of them wait."""
         return self.link.unsent < (SMALL_AHEAD if self._leaving is None and self._reading[0].source.is_small else 1)
 
-    def _send_one(self, source: Source, reading: _Reading) -> None:
+    def _send_one(self, source: SourceFile, reading: _Reading) -> None:
         index = reading.index
         try:
             if reading.error is not None:
@@ -443,14 +443,14 @@ def _numbers(ranges: Iterable[tuple[int, int]]) -> Iterator[int]:
         yield from range(first, first + count)
 
 
-def find_sources(paths: Iterable[str], on_left_out: Callable[[str, OSError | None], object]) -> list[Source]:
+def find_sources(paths: Iterable[str], on_left_out: Callable[[str, OSError | None], object]) -> list[SourceFile]:
     """Sources of the files and directories named on a command line; MproxyError for what cannot be sent.
     `on_left_out(path, error)` is told of what is neither a file nor a directory (error None), and of what cannot be
     read or has vanished meanwhile (an OSError)."""
     sources = []
     for path in paths:
         if path == "-":
-            sources.append(Source(b"stdin", FileKind.PIPE, fd=0))
+            sources.append(SourceFile(b"stdin", FileKind.PIPE, fd=0))
             continue
         try:
             status = os.stat(path)
@@ -460,16 +460,16 @@ def find_sources(paths: Iterable[str], on_left_out: Callable[[str, OSError | Non
         if stat.S_ISDIR(status.st_mode):
             sources += _walk(path, base, on_left_out)
         elif stat.S_ISREG(status.st_mode):
-            sources.append(Source(base, FileKind.FILE, path, expected_bytes=status.st_size))
+            sources.append(SourceFile(base, FileKind.FILE, path, expected_bytes=status.st_size))
         else:
             raise MproxyError(f"cannot send {path}: neither a file nor a directory; to send a pipe, use '-' (standard"
                               " input)")
     return sources
 
 
-def _walk(top: str, base: bytes, on_left_out: Callable[[str, OSError | None], object]) -> list[Source]:
+def _walk(top: str, base: bytes, on_left_out: Callable[[str, OSError | None], object]) -> list[SourceFile]:
     """Everything in a directory but symbolic links, devices and the like."""
-    found = [Source(base, FileKind.DIRECTORY, top)]
+    found = [SourceFile(base, FileKind.DIRECTORY, top)]
     for directory, names, files in os.walk(top, onerror=lambda error: on_left_out(error.filename, error)):
         below = os.path.relpath(directory, top)
         prefix = base if below == "." else base + b"/" + os.fsencode(below)
@@ -483,9 +483,9 @@ def _walk(top: str, base: bytes, on_left_out: Callable[[str, OSError | None], ob
                 continue
             inner = prefix + b"/" + os.fsencode(name)
             if stat.S_ISDIR(status.st_mode):
-                found.append(Source(inner, FileKind.DIRECTORY, path, follow=False))
+                found.append(SourceFile(inner, FileKind.DIRECTORY, path, follow=False))
             elif stat.S_ISREG(status.st_mode):
-                found.append(Source(inner, FileKind.FILE, path, follow=False, expected_bytes=status.st_size))
+                found.append(SourceFile(inner, FileKind.FILE, path, follow=False, expected_bytes=status.st_size))
             else:
                 on_left_out(path, None)
     return found

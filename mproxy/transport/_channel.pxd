@@ -15,8 +15,8 @@ from mproxy.transport._congestion cimport Congestion
 from mproxy.transport._inflow cimport Inflow
 from mproxy.transport._mtu cimport Mtu
 from mproxy.transport._outflow cimport Chunk, Outflow
-from mproxy.transport._pace cimport Pacer
-from mproxy.transport._packet cimport Address, Header, Seal
+from mproxy.transport._pacer cimport Pacer
+from mproxy.transport._packet cimport Header, PeerAddress, Seal
 from mproxy.transport._recovery cimport Recovery
 
 
@@ -27,10 +27,10 @@ cdef struct Transmit:
     uint32_t length         # out: bytes written
     uint32_t segment_bytes  # out: size of each packet but the last, which may be shorter
     uint32_t count          # out: packets
-    const Address *to       # out: the destination, valid until the next call
+    const PeerAddress *to   # out: the destination, valid until the next call
 
 
-cdef struct Plan:
+cdef struct PlannedPacket:
     Chunk chunk             # data of the packet
     uint32_t control_bytes  # control messages, already written
     uint32_t flags          # SENT_*; 0: it needs no ack
@@ -99,10 +99,10 @@ cdef class Channel:
     cdef Taken take_control(self, const uint8_t *p, const uint8_t *end, int64_t now) noexcept
     cdef int take_ack(self, const uint8_t *p, const uint8_t *end, int64_t now) noexcept
     cdef void after_acks(self, int64_t now) noexcept
-    cdef uint32_t build(self, uint8_t *p, Plan *plan, int64_t now) noexcept
-    cdef void write_control(self, uint8_t *p, Plan *plan, int64_t now) noexcept
-    cdef bint pick(self, Plan *plan) noexcept
-    cdef bint should_ask(self, const Plan *plan) noexcept
+    cdef uint32_t build(self, uint8_t *p, PlannedPacket *plan, int64_t now) noexcept
+    cdef void write_control(self, uint8_t *p, PlannedPacket *plan, int64_t now) noexcept
+    cdef bint pick(self, PlannedPacket *plan) noexcept
+    cdef bint should_ask(self, const PlannedPacket *plan) noexcept
     cdef uint32_t fill_probe(self, Transmit *out, int64_t now) noexcept
     cdef bint may_send(self, uint32_t size, bint is_first, int64_t now) noexcept
     cdef uint64_t expected(self) noexcept

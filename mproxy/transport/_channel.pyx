@@ -20,7 +20,7 @@ from mproxy.transport._mtu cimport (
 from mproxy.transport._outflow cimport (
     Chunk, outflow_cut, outflow_free, outflow_has, outflow_init, outflow_pick, outflow_took,
 )
-from mproxy.transport._pace cimport RUN_BYTES, pacer_fill, pacer_ready_at
+from mproxy.transport._pacer cimport RUN_BYTES, pacer_fill, pacer_ready_at
 from mproxy.transport._packet cimport (
     BASE_PACKET_BYTES, PACKET_HEADER_BYTES, ControlType, PacketFlag, PacketType, crc_seal, get_header,
     put_header,
@@ -257,7 +257,7 @@ cdef class Channel:
         cdef uint32_t built, count = 0
         cdef uint8_t *p = out.data
         cdef bint allowed = True
-        cdef Plan plan
+        cdef PlannedPacket plan
         out.length = 0
         plan.size = self.mtu.current
         if self.probes > 0 and self.recovery.tries > 1 or self.recovery.tries > PERSISTENT_TRIES:
@@ -313,7 +313,7 @@ cdef class Channel:
         elif has and window_open and self.congestion.rate > 0:
             self.pace_at = max(now, pacer_ready_at(&self.pacer, self.congestion.rate, self.mtu.current))
 
-    cdef bint pick(self, Plan *plan) noexcept:
+    cdef bint pick(self, PlannedPacket *plan) noexcept:
         """Choose the data of a packet; a probe repeats the oldest bytes when there is nothing else."""
         cdef uint32_t most = plan.size - PACKET_HEADER_BYTES - self.sending.trailer_bytes - plan.control_bytes
         cdef uint64_t offset, end
@@ -324,7 +324,7 @@ cdef class Channel:
             return True
         return False
 
-    cdef void write_control(self, uint8_t *p, Plan *plan, int64_t now) noexcept:
+    cdef void write_control(self, uint8_t *p, PlannedPacket *plan, int64_t now) noexcept:
         """Write the control messages that are due."""
         cdef uint32_t length = 0
         plan.flags = 0
@@ -347,7 +347,7 @@ cdef class Channel:
         """The offset of the next byte expected in order; after the FIN one more."""
         return self.inp.arrived + (1 if inflow_complete(&self.inp) else 0)
 
-    cdef bint should_ask(self, const Plan *plan) noexcept:
+    cdef bint should_ask(self, const PlannedPacket *plan) noexcept:
         """Whether this packet asks for an ack: every part of a window, and the last one before a pause unless an
         answer is under way that ends the pause."""
         cdef uint64_t part = max(self.congestion.window // plan.size // ASK_PARTS, <uint64_t>2)
@@ -358,7 +358,7 @@ cdef class Channel:
         return self.asked <= self.recovery.largest_acked and (
             not outflow_has(&self.out) or self.recovery.in_flight + 2 * plan.size > self.congestion.window)
 
-    cdef uint32_t build(self, uint8_t *p, Plan *plan, int64_t now) noexcept:
+    cdef uint32_t build(self, uint8_t *p, PlannedPacket *plan, int64_t now) noexcept:
         """Make one packet at `p`: control is already there, data comes from the ring. Returns its length; 0: no key."""
         cdef Header header
         cdef iovec parts[3]
@@ -401,7 +401,7 @@ cdef class Channel:
 
     cdef uint32_t build_bare(self, Transmit *out, uint32_t control_bytes, uint32_t flags, int64_t now) noexcept:
         """Make a packet of the control messages written at out.data + PACKET_HEADER_BYTES; `flags` are SENT_*."""
-        cdef Plan plan
+        cdef PlannedPacket plan
         plan.chunk.offset = self.out.sent
         plan.chunk.length = plan.chunk.fin = plan.chunk.again = 0
         plan.control_bytes = control_bytes

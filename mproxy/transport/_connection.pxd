@@ -23,7 +23,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from mproxy._ring cimport iovec
 from mproxy.transport._channel cimport Taken, Transmit
-from mproxy.transport._packet cimport Address
+from mproxy.transport._packet cimport PeerAddress
 from mproxy.transport._setup cimport SetUp
 from mproxy.transport._states cimport ConnectionCause
 
@@ -33,7 +33,7 @@ cdef enum:
     DRAIN_TIMEOUTS = 3          # how long DRAINING lasts (RFC 9000 section 10.2); each is at least FIRST_RTO_US
 
 
-cpdef enum DatagramEvent:
+cpdef enum ConnectionEventKind:
     NOTHING          # there are no more events
     HANDSHAKE_DATA   # `data`: a handshake message of the peer; without data: send the first one
     ESTABLISHED      # the peer has shown that it is there and has the keys; writing was possible before
@@ -41,12 +41,12 @@ cpdef enum DatagramEvent:
     ENDED            # the end: `code` is an EndCode, 0 when both streams arrived; `data` says why
 
 
-cdef struct Event:
-    DatagramEvent kind    # what happened
-    const uint8_t *data   # HANDSHAKE_DATA, ENDED (UTF-8 text): valid until the next call
-    uint32_t length       # bytes at `data`
-    int code              # ENDED: EndCode
-    bint local            # ENDED: this side found the reason
+cdef struct ConnectionEvent:
+    ConnectionEventKind kind  # what happened
+    const uint8_t *data       # HANDSHAKE_DATA, ENDED (UTF-8 text): valid until the next call
+    uint32_t length           # bytes at `data`
+    int code                  # ENDED: EndCode
+    bint local                # ENDED: this side found the reason
 
 
 cdef class Connection(SetUp):
@@ -69,19 +69,19 @@ cdef class Connection(SetUp):
     cdef int64_t idle_us                 # longest silence
     cdef uint64_t asked_limit            # credit at which the peer was last asked for more
     # events not yet polled
-    cdef bint established_event          # each as in DatagramEvent
-    cdef bint ended_event                # each as in DatagramEvent
+    cdef bint established_event          # each as in ConnectionEventKind
+    cdef bint ended_event                # each as in ConnectionEventKind
     cdef bint end_told                   # ENDED was given: nothing follows
     cdef bint was_established            # the event was given
 
     # input
-    cdef int receive(self, uint8_t *packet, uint32_t length, const Address *source, int64_t now) noexcept
-    cdef void receive_run(self, uint8_t *p, uint32_t length, uint32_t each, const Address *at, int64_t now) noexcept
+    cdef int receive(self, uint8_t *packet, uint32_t length, const PeerAddress *source, int64_t now) noexcept
+    cdef void receive_run(self, uint8_t *p, uint32_t length, uint32_t each, const PeerAddress *at, int64_t now) noexcept
     cpdef void handle_timeout(self, int64_t now) noexcept
     cpdef void sent_off(self, bint left, int64_t now) noexcept
     cpdef void excuse(self, int64_t late_us, int64_t now) noexcept
     cpdef void packet_too_big(self, uint32_t packet_bytes, int64_t now) noexcept
-    cdef void poll_event(self, Event *event) noexcept
+    cdef void poll_event(self, ConnectionEvent *event) noexcept
     # commands (`connect`, `accept`, `send_handshake`, `secure`: _setup.pxd)
     cdef int write_space(self, uint32_t most, iovec *out) noexcept
     cdef void wrote(self, uint32_t length) noexcept

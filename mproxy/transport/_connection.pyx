@@ -88,7 +88,7 @@ cdef class Connection(SetUp):
 
     # ---- packets in
 
-    cdef int receive(self, uint8_t *packet, uint32_t length, const Address *source, int64_t now) noexcept:
+    cdef int receive(self, uint8_t *packet, uint32_t length, const PeerAddress *source, int64_t now) noexcept:
         """Take a packet whose `packet_id` is `local_id`; returns a Taken."""
         cdef int kind = packet_type(packet, length)
         cdef Taken result
@@ -109,7 +109,8 @@ cdef class Connection(SetUp):
             self.close_due = True
         return result
 
-    cdef void receive_run(self, uint8_t *p, uint32_t length, uint32_t each, const Address *at, int64_t now) noexcept:
+    cdef void receive_run(
+            self, uint8_t *p, uint32_t length, uint32_t each, const PeerAddress *at, int64_t now) noexcept:
         """Take consecutive packets of `each` bytes, the last one perhaps shorter."""
         while length > each > 0:
             self.receive(p, each, at, now)
@@ -335,27 +336,27 @@ cdef class Connection(SetUp):
 
     # ---- events and getters
 
-    cdef void poll_event(self, Event *event) noexcept:
+    cdef void poll_event(self, ConnectionEvent *event) noexcept:
         """Say what happened, one thing a call, NOTHING at the end."""
-        event.kind = DatagramEvent.NOTHING
+        event.kind = ConnectionEventKind.NOTHING
         event.length = 0
         if self.end_told:
             return  # packets still arrive, but for the program it is over
         if self.handshake_event:
             self.handshake_event = False
-            event.kind = DatagramEvent.HANDSHAKE_DATA
+            event.kind = ConnectionEventKind.HANDSHAKE_DATA
             event.data = self.heard
             event.length = self.heard_bytes
         elif self.established_event:
             self.established_event = False
-            event.kind = DatagramEvent.ESTABLISHED
+            event.kind = ConnectionEventKind.ESTABLISHED
         elif self.address_event:
             self.address_event = False
-            event.kind = DatagramEvent.ADDRESS_CHANGED
+            event.kind = ConnectionEventKind.ADDRESS_CHANGED
         elif self.ended_event:
             self.ended_event = False
             self.end_told = True
-            event.kind = DatagramEvent.ENDED
+            event.kind = ConnectionEventKind.ENDED
             event.code = self.end_code
             event.local = self.end_local
             event.data = self.end_reason

@@ -15,7 +15,7 @@ COOKIE_US and for one use: ids accepted are remembered that long.
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from mproxy.transport._packet cimport Address
+from mproxy.transport._packet cimport PeerAddress
 
 
 cdef enum:
@@ -52,7 +52,7 @@ cdef struct Options:
 
 
 cdef struct Accepted:
-    Address address           # the client's, proven by the cookie
+    PeerAddress address       # the client's, proven by the cookie
     uint64_t client_id        # destination id of packets to it
     uint64_t server_id        # destination id of its packets
     uint64_t client_number    # its first packet number
@@ -90,9 +90,10 @@ cdef class Listener:
     cdef readonly uint64_t accepted    # connections begun
     cdef readonly uint64_t refused     # ACKs refused: cookie wrong, too old or used; or too many at once
 
-    cdef int receive(self, const uint8_t *p, uint32_t length, const Address *source, int64_t now, Reply *out) noexcept
-    cdef uint32_t answer_syn(self, const uint8_t *packet, const Address *source, int64_t now, uint8_t *out) noexcept
-    cdef bint check_ack(self, const uint8_t *packet, const Address *source, int64_t now, Accepted *out) noexcept
-    cdef uint64_t derive(self, int purpose, const uint8_t *packet, const Address *source, uint32_t time) noexcept
+    cdef int receive(
+        self, const uint8_t *p, uint32_t length, const PeerAddress *source, int64_t now, Reply *out) noexcept
+    cdef uint32_t answer_syn(self, const uint8_t *packet, const PeerAddress *source, int64_t now, uint8_t *out) noexcept
+    cdef bint check_ack(self, const uint8_t *packet, const PeerAddress *source, int64_t now, Accepted *out) noexcept
+    cdef uint64_t derive(self, int purpose, const uint8_t *packet, const PeerAddress *source, uint32_t time) noexcept
     cdef bint use(self, uint64_t id, int64_t now) noexcept
-    cdef bint has_share(self, const Address *source, int64_t now) noexcept
+    cdef bint has_share(self, const PeerAddress *source, int64_t now) noexcept

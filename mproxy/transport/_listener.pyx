@@ -123,7 +123,8 @@ cdef class Listener:
         free(self.used)
         free(self.shares)
 
-    cdef int receive(self, const uint8_t *p, uint32_t length, const Address *source, int64_t now, Reply *out) noexcept:
+    cdef int receive(
+            self, const uint8_t *p, uint32_t length, const PeerAddress *source, int64_t now, Reply *out) noexcept:
         """Take a packet that belongs to no connection; returns a ListenResult."""
         cdef uint32_t control_bytes, end
         cdef int kind = packet_type(p, length)
@@ -147,7 +148,7 @@ cdef class Listener:
         self.accepted += 1
         return ListenResult.ACCEPT
 
-    cdef uint64_t derive(self, int purpose, const uint8_t *packet, const Address *source, uint32_t time) noexcept:
+    cdef uint64_t derive(self, int purpose, const uint8_t *packet, const PeerAddress *source, uint32_t time) noexcept:
         """A secret 64-bit value for this client's set-up: of its address, id, number and options, of ours, of time."""
         cdef uint8_t data[DERIVED_BYTES]
         memset(data, 0, sizeof(data))
@@ -160,7 +161,8 @@ cdef class Listener:
         put_options(data + 50 + OPTIONS_BYTES, &self.options)
         return siphash(self.secret, data, DERIVED_BYTES)
 
-    cdef uint32_t answer_syn(self, const uint8_t *packet, const Address *source, int64_t now, uint8_t *out) noexcept:
+    cdef uint32_t answer_syn(
+            self, const uint8_t *packet, const PeerAddress *source, int64_t now, uint8_t *out) noexcept:
         """Write the SYN-ACK; returns its length."""
         cdef uint32_t time = <uint32_t>(now // SECOND_US), end = PACKET_HEADER_BYTES + SYN_ACK_CONTROL_BYTES
         cdef Header header
@@ -177,7 +179,7 @@ cdef class Listener:
         put32(out + end, crc32c(0, out, end))
         return end + CRC_BYTES
 
-    cdef bint check_ack(self, const uint8_t *packet, const Address *source, int64_t now, Accepted *out) noexcept:
+    cdef bint check_ack(self, const uint8_t *packet, const PeerAddress *source, int64_t now, Accepted *out) noexcept:
         """Whether the ACK shows a cookie of ours for this very client, fresh and unused; fills `out`."""
         cdef const uint8_t *control = packet + PACKET_HEADER_BYTES
         cdef uint32_t time = get32(control + 36), control_bytes = get16(packet + 2)
@@ -208,7 +210,7 @@ cdef class Listener:
         make_prologue(out.prologue, out.client_id, out.server_id, out.client_number, out.server_number, control, ours)
         return self.use(out.server_id, now)
 
-    cdef bint has_share(self, const Address *source, int64_t now) noexcept:
+    cdef bint has_share(self, const PeerAddress *source, int64_t now) noexcept:
         """Whether this source, which its cookie has proven to be real, may begin one more connection now: so one
         stranger takes a part of our time but not all of it. An IPv6 host may use any address of its /64.
 

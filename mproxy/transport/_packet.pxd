@@ -64,7 +64,7 @@ cpdef enum:
     MAX_HANDSHAKE_BYTES = 1024  # one handshake message
 
 
-cdef struct Address:
+cdef struct PeerAddress:
     uint8_t length      # bytes used
     uint8_t bytes[28]   # a struct sockaddr_in or sockaddr_in6; only compared, and hashed into cookies
 
@@ -96,7 +96,7 @@ cdef struct Header:
     uint64_t offset        # of the first byte of data, or of the FIN, in the stream
 
 
-cdef inline bint same_address(const Address *one, const Address *other) noexcept nogil:
+cdef inline bint same_address(const PeerAddress *one, const PeerAddress *other) noexcept nogil:
     cdef int i
     if one.length != other.length:
         return False

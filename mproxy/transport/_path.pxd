@@ -9,7 +9,7 @@ the old path does not hold for the new one: round trip, window and packet size b
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from mproxy.transport._channel cimport Channel, Transmit
-from mproxy.transport._packet cimport Address
+from mproxy.transport._packet cimport PeerAddress
 
 
 cdef enum:
@@ -20,12 +20,12 @@ cdef enum:
 cdef class Path(Channel):
     cdef uint8_t entropy[16]             # key of the values that nobody else may guess
     cdef uint64_t drawn                  # values made from it
-    cdef Address peer                    # where packets go
-    cdef Address answer_to               # where they go instead; length 0: unused
+    cdef PeerAddress peer                # where packets go
+    cdef PeerAddress answer_to           # where they go instead; length 0: unused
     cdef bint fixed_path                 # never follow the peer
-    cdef const Address *source           # of the packet being taken
+    cdef const PeerAddress *source       # of the packet being taken
     # we ask
-    cdef Address candidate               # where the peer seems to have moved; length 0: nowhere
+    cdef PeerAddress candidate           # where the peer seems to have moved; length 0: nowhere
     cdef uint64_t candidate_in           # bytes that came from there
     cdef uint64_t candidate_out          # bytes sent there
     cdef uint64_t challenge              # what it must answer
@@ -34,11 +34,11 @@ cdef class Path(Channel):
     cdef int64_t path_at                 # when to ask again
     cdef bint address_event              # the peer is at `peer` now, and the program has not been told yet
     # we are asked
-    cdef Address response_to             # by this address
+    cdef PeerAddress response_to         # by this address
     cdef uint64_t response               # what to answer
     cdef bint response_due               # answer it
 
-    cdef const Address *where(self) noexcept
+    cdef const PeerAddress *where(self) noexcept
     cdef void note_source(self, uint32_t length) noexcept
     cdef void follow(self, uint32_t length) noexcept
     cdef void take_response(self, uint64_t answer, int64_t now) noexcept

@@ -27,7 +27,7 @@ cdef class Path(Channel):
         memcpy(self.answer_to.bytes, <const char *><bytes>config.answer_to, self.answer_to.length)
         self.path_at = NEVER
 
-    cdef const Address *where(self) noexcept:
+    cdef const PeerAddress *where(self) noexcept:
         """Where packets go."""
         return &self.answer_to if self.answer_to.length > 0 else &self.peer
 

@@ -15,7 +15,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from mproxy.transport._channel cimport Transmit
 from mproxy.transport._listener cimport OPTIONS_BYTES, PROLOGUE_BYTES, Accepted, Options
-from mproxy.transport._packet cimport MAX_HANDSHAKE_BYTES, Address, Seal
+from mproxy.transport._packet cimport MAX_HANDSHAKE_BYTES, PeerAddress, Seal
 from mproxy.transport._path cimport Path
 from mproxy.transport._states cimport ConnectionCause, ConnectionState
 
@@ -49,7 +49,7 @@ cdef class SetUp(Path):
     cdef int64_t setup_sent_at           # when it was last sent
     cdef int64_t setup_at                # when to repeat it
 
-    cdef void connect(self, const Address *to, int64_t now) noexcept
+    cdef void connect(self, const PeerAddress *to, int64_t now) noexcept
     cdef void accept(self, const Accepted *accepted, int64_t now) noexcept
     cdef int send_handshake(self, const uint8_t *data, uint32_t length) noexcept
     cdef void secure(self, const Seal *sending, const Seal *receiving, int64_t now) noexcept

@@ -48,7 +48,7 @@ cdef class SetUp(Path):
     cdef void end(self, int code, const char *reason, bint local, int64_t now) noexcept:
         """Give up for `reason`."""
 
-    cdef void connect(self, const Address *to, int64_t now) noexcept:
+    cdef void connect(self, const PeerAddress *to, int64_t now) noexcept:
         """Become the active side: the first SYN is due."""
         self.active = True
         self.peer = to[0]

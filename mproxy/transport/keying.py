@@ -15,7 +15,7 @@ import re
 import stat
 
 from mproxy.ground.errors import PeerError, UsageError
-from mproxy.ground.keys import SPKI_PREFIX, foreign_key, import_cryptography
+from mproxy.ground.key_formats import SPKI_PREFIX, foreign_key, import_cryptography
 from mproxy.ground.words import counted
 from mproxy.transport._seal import Cipher
 from mproxy.transport.noise import Handshake, NoiseError, load, x25519_private, x25519_public
@@ -24,7 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mproxy.transport._endpoint import Link
+    from mproxy.transport._datagram_endpoint import Link
 
 
 class Suite(enum.IntEnum):

@@ -13,7 +13,7 @@ import hashlib
 import hmac
 
 from mproxy.ground.errors import PeerError
-from mproxy.ground.keys import import_cryptography
+from mproxy.ground.key_formats import import_cryptography
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

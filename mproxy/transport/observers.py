@@ -4,7 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from mproxy.transport._endpoint import Link
+    from mproxy.transport._datagram_endpoint import Link
 
 
 class LinkHandler:

@@ -6,7 +6,7 @@ from libc.string cimport memset
 
 from mproxy._ring cimport iovec
 from mproxy.transport._congestion cimport AckSample, Congestion
-from mproxy.impair._impair cimport Held, Path
+from mproxy.emulator._path_emulator cimport Held, PathEmulator
 from mproxy.transport._listener cimport siphash
 from mproxy.transport._mtu cimport Mtu, mtu_acked, mtu_black_hole, mtu_init, mtu_lost, mtu_probe, mtu_too_big
 from mproxy.transport._packet cimport (
@@ -208,8 +208,8 @@ def time_out(Congestion controller, int64_t now, uint64_t in_flight=0):
 
 # ---- a bad network
 
-cdef class DrivenPath(Path):
-    """A Path that Python puts packets into."""
+cdef class DrivenPathEmulator(PathEmulator):
+    """A PathEmulator that Python puts packets into."""
 
     def send(self, bytes data, int64_t now, uint64_t client=0):
         """A packet enters."""

@@ -7,9 +7,9 @@ from libc.string cimport memcpy, memset
 
 from mproxy._ring cimport iovec
 from mproxy.transport._channel cimport Transmit
-from mproxy.transport._connection cimport Connection, DatagramEvent, Event
+from mproxy.transport._connection cimport Connection, ConnectionEvent, ConnectionEventKind
 from mproxy.transport._listener cimport Listener, ListenResult, Reply
-from mproxy.transport._packet cimport Address, Seal, crc_seal
+from mproxy.transport._packet cimport PeerAddress, Seal, crc_seal
 from mproxy.transport._states cimport ConnectionState
 
 
@@ -17,18 +17,18 @@ cdef enum:
     BUFFER_BYTES = 65536
 
 
-cdef void put_address(Address *address, bytes text) noexcept:
+cdef void put_address(PeerAddress *address, bytes text) noexcept:
     address.length = <uint8_t>min(len(text), 28)
     memset(address.bytes, 0, 28)
     memcpy(address.bytes, <const char *>text, address.length)
 
 
-cdef bytes get_address(const Address *address):
+cdef bytes get_address(const PeerAddress *address):
     return (<const char *>address.bytes)[:address.length]
 
 
 cdef class PyConnection:
-    """Wrap a Connection. Events are tuples whose first item is a DatagramEvent."""
+    """Wrap a Connection. Events are tuples whose first item is a ConnectionEventKind."""
 
     cdef readonly Connection connection  # the one driven
     cdef uint8_t *buffer                 # BUFFER_BYTES: where runs are written and packets opened
@@ -48,13 +48,13 @@ cdef class PyConnection:
 
     def connect(self, bytes address, int64_t now):
         """Be the active side."""
-        cdef Address to
+        cdef PeerAddress to
         put_address(&to, address)
         self.connection.connect(&to, now)
 
     def receive(self, bytes packet, bytes source, int64_t now):
         """Take a packet; returns a Taken."""
-        cdef Address address
+        cdef PeerAddress address
         put_address(&address, source)
         memcpy(self.buffer, <const char *>packet, min(len(packet), BUFFER_BYTES))
         return self.connection.receive(self.buffer, <uint32_t>len(packet), &address, now)
@@ -78,15 +78,15 @@ cdef class PyConnection:
 
     def events(self):
         """What happened: (HANDSHAKE_DATA, bytes), (ESTABLISHED,), (ADDRESS_CHANGED,), (ENDED, code, reason, local)."""
-        cdef Event event
+        cdef ConnectionEvent event
         found = []
         while True:
             self.connection.poll_event(&event)
-            if event.kind == DatagramEvent.NOTHING:
+            if event.kind == ConnectionEventKind.NOTHING:
                 return found
-            if event.kind == DatagramEvent.HANDSHAKE_DATA:
+            if event.kind == ConnectionEventKind.HANDSHAKE_DATA:
                 found.append((event.kind, (<const char *>event.data)[:event.length]))
-            elif event.kind == DatagramEvent.ENDED:
+            elif event.kind == ConnectionEventKind.ENDED:
                 found.append((event.kind, event.code, (<const char *>event.data)[:event.length], bool(event.local)))
             else:
                 found.append((event.kind,))
@@ -200,7 +200,7 @@ cdef class PyListener:
 
     def receive(self, bytes packet, bytes source, int64_t now, bytes entropy):
         """Take a packet for no connection: bytes to be sent back, a new PyConnection, or None."""
-        cdef Address address
+        cdef PeerAddress address
         cdef Reply reply
         cdef PyConnection made
         cdef int result
@@ -220,7 +220,7 @@ def exchange(PyConnection one, PyConnection other, uint64_t total, int64_t now, 
 
     Returns (packets sent by one, packets sent by the other). No Python on the way: this measures the engine alone.
     """
-    cdef Address here, there
+    cdef PeerAddress here, there
     cdef uint64_t written = 0, taken = 0
     cdef iovec parts[2]
     cdef uint32_t room
@@ -250,7 +250,7 @@ def exchange(PyConnection one, PyConnection other, uint64_t total, int64_t now, 
     return one.connection.out_packets, other.connection.out_packets
 
 
-cdef void carry(PyConnection sender, Connection receiver, const Address *source, int64_t now) noexcept:
+cdef void carry(PyConnection sender, Connection receiver, const PeerAddress *source, int64_t now) noexcept:
     cdef Transmit out
     out.data = sender.buffer
     out.room = BUFFER_BYTES

@@ -10,7 +10,7 @@ from libc.string cimport memcpy
 from mproxy._liveness cimport liveness_note_life, liveness_note_path
 from mproxy._pool cimport pool_take
 from mproxy._ring cimport Ring, iovec, ring_space, ring_used, ring_view
-from mproxy._session cimport Event, EventKind, Session, adopt_session
+from mproxy._session cimport EventKind, Session, SessionEvent, adopt_session
 from mproxy._state cimport SessionState, StreamState, session_state_new, stream_state_new
 from mproxy._stream cimport Stream, table_find
 from mproxy._transmit cimport MAX_IOVECS
@@ -47,7 +47,7 @@ cdef class PySession:
         `takes(id, n)` says how many of n bytes the application takes at once; the rest is kept. `ends` is the flag of
         the frame; the application is told by `hand` when the bytes before are taken.
         """
-        cdef Event event
+        cdef SessionEvent event
         cdef Stream *stream
         cdef uint32_t count
         events = []
@@ -229,7 +229,7 @@ def exchange(PySession one, PySession other, int64_t now, size_t most):
 
 cdef size_t send_batch(Session sender, Session receiver, int64_t now, size_t most):
     cdef iovec parts[MAX_IOVECS]
-    cdef Event event
+    cdef SessionEvent event
     cdef size_t length, total = 0
     cdef int i, n = sender.poll_transmit(most, True, parts)
     for i in range(n):

@@ -14,12 +14,12 @@ LAYERS = [
     {"session": ["mproxy._frames", "mproxy._state", "mproxy._stream", "mproxy._liveness", "mproxy._transmit",
                  "mproxy._streams", "mproxy._session", "mproxy.handshake"],
      "engine": [f"mproxy.transport.{name}" for name in (
-         "config", "_packet", "_ranges", "_rtt", "_sent", "_states", "_pace", "_congestion", "_cubic", "_bbr",
+         "datagram_config", "_packet", "_ranges", "_rtt", "_sent", "_states", "_pacer", "_congestion", "_cubic", "_bbr",
          "_outflow", "_inflow", "_acks", "_mtu", "_recovery", "_channel", "_listener", "_path", "_setup",
          "_connection")]},
     {"io": ["mproxy.io"]},
     {"transport": ["mproxy.transport"], "carrier": ["mproxy.carrier"], "relay": ["mproxy.relay"],
-     "impair": ["mproxy.impair"]},
+     "emulator": ["mproxy.emulator"]},
     {"endpoint": ["mproxy.endpoint"], "transfer": ["mproxy.transfer"]},
     {"policy": ["mproxy.policy"]},
     {"service": ["mproxy.service"]},
@@ -35,8 +35,8 @@ ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 PURE = ["_wire", "_ring", "_frames", "_state", "_stream", "_liveness", "_transmit", "_streams", "_session", "handshake",
          "relay/udp/_gather", "relay/udp/_runs", "relay/udp/_flow_table"]
 PURE += [f"transport/{name}" for name in (
-    "config", "_packet", "_ranges", "_rtt", "_sent", "_outflow", "_inflow", "_acks", "_pace", "_mtu", "_congestion",
-    "_cubic", "_bbr", "_recovery", "_listener", "_states", "_channel", "_path", "_setup", "_connection")]
+    "datagram_config", "_packet", "_ranges", "_rtt", "_sent", "_outflow", "_inflow", "_acks", "_pacer", "_mtu",
+    "_congestion", "_cubic", "_bbr", "_recovery", "_listener", "_states", "_channel", "_path", "_setup", "_connection")]
 PURE_FILES = [path for name in PURE for path in sorted(PACKAGE.glob(f"{name}.p[yx]*")) if path.suffix != ".pyi"]
 # No errno: there is no system call that could set it. cpython: what handles objects and memory, not signals or files.
 PURE_IMPORTS = re.compile(

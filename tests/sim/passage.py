@@ -5,7 +5,7 @@ import random
 from mproxy.transport._states import ConnectionState
 
 from mproxy.transport._packet import EndCode
-from mproxy.transport.config import DatagramConfig
+from mproxy.transport.datagram_config import DatagramConfig
 from tests.sim.path import Faults, World
 
 SECOND = 1_000_000

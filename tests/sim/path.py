@@ -5,11 +5,11 @@ rate and a queue, a largest packet; and two ends of a connection on it. One seed
 import random
 from dataclasses import dataclass, replace
 
-from mproxy.transport._connection import DatagramEvent
+from mproxy.transport._connection import ConnectionEventKind
 from mproxy.transport._states import ConnectionState
 from tests.drivers._pyconnection import PyConnection, PyListener
 
-from mproxy.transport.config import DatagramConfig
+from mproxy.transport.datagram_config import DatagramConfig
 from tests.sim.net import Clock
 
 NEVER = 2**63 - 1
@@ -154,15 +154,15 @@ class Peer:
 
     def _events(self):
         for event in self.connection.events():
-            if event[0] == DatagramEvent.ENDED:
+            if event[0] == ConnectionEventKind.ENDED:
                 assert self.ended is None, "ended twice"
                 self.ended = event[1:]
                 self.ended_at = self.world.clock.now
-            elif event[0] == DatagramEvent.HANDSHAKE_DATA:
+            elif event[0] == ConnectionEventKind.HANDSHAKE_DATA:
                 self.world.on_handshake(self, event[1])
-            elif event[0] == DatagramEvent.ESTABLISHED:
+            elif event[0] == ConnectionEventKind.ESTABLISHED:
                 self.established = True
-            elif event[0] == DatagramEvent.ADDRESS_CHANGED:
+            elif event[0] == ConnectionEventKind.ADDRESS_CHANGED:
                 self.moves += 1
 
     def take(self, packet, source):

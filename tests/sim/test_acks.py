@@ -6,7 +6,7 @@ import pytest
 from tests.drivers._datagram import unpack_header
 
 from mproxy.transport._packet import PacketType
-from mproxy.transport.config import DatagramConfig
+from mproxy.transport.datagram_config import DatagramConfig
 from tests.sim.path import Faults, World
 
 FAST = 12.5e6  # bytes per second: 100 Mbit/s

@@ -6,7 +6,7 @@ import random
 import pytest
 from tests.drivers._pyconnection import PyListener
 
-from mproxy.transport.config import DatagramConfig
+from mproxy.transport.datagram_config import DatagramConfig
 from tests.sim.path import Faults, World
 
 SECOND = 1_000_000

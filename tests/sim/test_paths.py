@@ -4,7 +4,7 @@ import itertools
 import random
 
 import pytest
-from mproxy.transport._connection import DatagramEvent
+from mproxy.transport._connection import ConnectionEventKind
 from mproxy.transport._states import ConnectionState
 from tests.drivers._datagram import pack_header, pack_varint, unpack_header
 from tests.drivers._pyconnection import PyConnection, PyListener
@@ -16,7 +16,7 @@ from mproxy.transport._packet import (
     PacketType,
     checksum,
 )
-from mproxy.transport.config import DatagramConfig
+from mproxy.transport.datagram_config import DatagramConfig
 from tests.sim.path import Direction, Faults, World
 
 SECOND = 1_000_000
@@ -532,7 +532,7 @@ def test_nothing_is_told_after_the_end():
     client, listener, _syn, answer = knock()
     server = listener.receive(shown(client, answer), b"client", SECOND, bytes(32))
     server.abort(EndCode.ABORTED, b"no", SECOND)
-    assert [event[0] for event in server.events()] == [DatagramEvent.ENDED]
+    assert [event[0] for event in server.events()] == [ConnectionEventKind.ENDED]
     client.write(b"hello")
     while run := client.transmit(SECOND):
         for packet in run[1]:

@@ -454,8 +454,8 @@ from mproxy.transfer import sender
 from mproxy.transfer.messages import FileKind
 from mproxy.programs.send import main
 import mproxy.programs.send as send
-send.find_sources = lambda paths, _left_out: [sender.Source({name!r}, FileKind.FILE, {str(path)!r}),
-                                   sender.Source(b"good", FileKind.FILE, {str(path)!r})]
+send.find_sources = lambda paths, _left_out: [sender.SourceFile({name!r}, FileKind.FILE, {str(path)!r}),
+                                   sender.SourceFile(b"good", FileKind.FILE, {str(path)!r})]
 sys.exit(main(sys.argv[1:]))
 """)
     before = set(tmp_path.rglob("*"))

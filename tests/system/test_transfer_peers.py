@@ -14,8 +14,8 @@ from test_transfer import MANY, MPROXY, MPROXY_ROOT, Transfer, content
 from mproxy.io._loop import Loop
 from mproxy.io._socket import Target
 from mproxy.programs import recv
-from mproxy.transport._endpoint import DatagramEndpoint
-from mproxy.transport.config import DatagramConfig
+from mproxy.transport._datagram_endpoint import DatagramEndpoint
+from mproxy.transport.datagram_config import DatagramConfig
 from mproxy.transport.keying import Suite
 
 

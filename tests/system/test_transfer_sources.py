@@ -12,7 +12,7 @@ from test_transfer import MANY, MPROXY_ROOT, Transfer
 
 from mproxy.transfer import sender as sending
 from mproxy.transfer.messages import HEADER, FileKind, MessageType, Result, parse_payload
-from mproxy.transfer.sender import FileSender, Source, find_sources
+from mproxy.transfer.sender import FileSender, SourceFile, find_sources
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ class Outcomes:
 
 
 def test_any_number_of_files_that_cannot_be_opened_in_a_row(tmp_path):
-    gone = [Source(b"f%d" % number, FileKind.FILE, str(tmp_path / "gone")) for number in range(5000)]
+    gone = [SourceFile(b"f%d" % number, FileKind.FILE, str(tmp_path / "gone")) for number in range(5000)]
     outcomes = Outcomes()
     FileSender(SilentLink(), None, outcomes).start(gone)
     assert outcomes.files == [(source.name, Result.FAILED, "cannot read: No such file or directory") for source in gone]
@@ -67,7 +67,7 @@ def test_any_time_that_a_file_can_have(tmp_path, seconds):
     path = tmp_path / "f"
     path.write_bytes(b"data")
     os.utime(path, (seconds, seconds))
-    source = Source(b"f", FileKind.FILE, str(path))
+    source = SourceFile(b"f", FileKind.FILE, str(path))
     link = SilentLink()
     FileSender(link, None, Outcomes()).start([source])
     source.close()
@@ -78,7 +78,7 @@ def test_any_time_that_a_file_can_have(tmp_path, seconds):
 def test_a_name_longer_than_paths_are_costs_that_file_alone(tmp_path):
     """Goal: the receiver would end the whole transfer for it."""
     (tmp_path / "f").write_bytes(b"data")
-    sources = [Source(b"n" * length, FileKind.FILE, str(tmp_path / "f")) for length in (4097, 4096)]
+    sources = [SourceFile(b"n" * length, FileKind.FILE, str(tmp_path / "f")) for length in (4097, 4096)]
     outcomes = Outcomes()
     link = SilentLink()
     FileSender(link, None, outcomes).start(sources)
@@ -89,7 +89,7 @@ def test_a_name_longer_than_paths_are_costs_that_file_alone(tmp_path):
 
 def test_out_of_descriptors_a_file_waits(tmp_path, monkeypatch):
     (tmp_path / "f").write_bytes(b"data")
-    sources = [Source(b"f%d" % number, FileKind.FILE, str(tmp_path / "f")) for number in range(3)]
+    sources = [SourceFile(b"f%d" % number, FileKind.FILE, str(tmp_path / "f")) for number in range(3)]
     real, left = os.open, [2]
 
     def scarce(*arguments, **more):
@@ -169,7 +169,7 @@ def test_an_empty_and_a_sparse_file_are_files(tmp_path):
     for name, size in (("empty", 0), ("sparse", 4096)):
         with open(tmp_path / name, "wb") as file:
             file.truncate(size)
-        source = Source(b"f", FileKind.FILE, str(tmp_path / name))
+        source = SourceFile(b"f", FileKind.FILE, str(tmp_path / name))
         message = source.open(0)
         assert (message.kind, message.size) == (FileKind.FILE, size)
         source.close()

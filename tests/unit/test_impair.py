@@ -1,7 +1,7 @@
 """The bad network in virtual time: every number literal, every fate by its seed."""
 
 import pytest
-from tests.drivers._datagram import DrivenPath
+from tests.drivers._datagram import DrivenPathEmulator
 
 from mproxy.ground.errors import UsageError
 from mproxy.programs.impair import both, parse_impair, parse_mtu, parse_percent, parse_rate
@@ -22,11 +22,11 @@ def through(path, sent, gap_us=1000):
 
 def test_a_good_network_changes_nothing():
     sent = packets(50)
-    assert through(DrivenPath(1), sent) == [(number * 1000, packet) for number, packet in enumerate(sent)]
+    assert through(DrivenPathEmulator(1), sent) == [(number * 1000, packet) for number, packet in enumerate(sent)]
 
 
 def test_delay():
-    path = DrivenPath(1, delay_us=20_000)
+    path = DrivenPathEmulator(1, delay_us=20_000)
     path.send(b"one", 5)
     assert path.next_arrival() == 20_005
     assert path.arrived(20_004) == []
@@ -35,21 +35,21 @@ def test_delay():
 
 
 def test_rate_counts_headers_and_spaces_packets():
-    path = DrivenPath(1, rate=8_000_000)  # a byte a microsecond
+    path = DrivenPathEmulator(1, rate=8_000_000)  # a byte a microsecond
     for _ in range(3):
         path.send(bytes(972), 0)
     assert [at for at, _, _ in path.arrived(10**6)] == [1000, 2000, 3000]
 
 
 def test_a_fast_link_does_not_round_its_time_away():
-    path = DrivenPath(1, rate=1_000_000_000, queue_bytes=1 << 30)
+    path = DrivenPathEmulator(1, rate=1_000_000_000, queue_bytes=1 << 30)
     for _ in range(100_000):
         path.send(bytes(97), 0)  # 125 bytes: exactly one microsecond
     assert path.arrived(10**9)[-1][0] == 100_000
 
 
 def test_queue_drops_its_tail():
-    path = DrivenPath(1, rate=8_000_000, queue_bytes=3000)
+    path = DrivenPathEmulator(1, rate=8_000_000, queue_bytes=3000)
     for _ in range(10):
         path.send(bytes(972), 0)
     assert len(path.arrived(10**6)) == 3
@@ -61,13 +61,13 @@ def test_queue_drops_its_tail():
 @pytest.mark.parametrize("what, number", [("loss", "lost"), ("duplicate", "duplicated"), ("corrupt", "corrupted"),
                                           ("reorder", "reordered")])
 def test_as_often_as_told(what, number):
-    path = DrivenPath(7, **{what: 0.1})
+    path = DrivenPathEmulator(7, **{what: 0.1})
     through(path, packets(20_000))
     assert 1800 < path.statistics()[number] < 2200
 
 
 def test_the_lost_are_missing_and_the_rest_is_whole():
-    path = DrivenPath(3, loss=0.3)
+    path = DrivenPathEmulator(3, loss=0.3)
     sent = packets(1000)
     came = [packet for _, packet in through(path, sent)]
     assert len(came) == 1000 - path.statistics()["lost"]
@@ -75,14 +75,14 @@ def test_the_lost_are_missing_and_the_rest_is_whole():
 
 
 def test_the_damaged_differ_and_have_their_length():
-    path = DrivenPath(3, corrupt=1.0)
+    path = DrivenPathEmulator(3, corrupt=1.0)
     sent = packets(2000, 8)
     came = [packet for _, packet in through(path, sent)]
     assert all(len(new) == 8 and new != old for new, old in zip(came, sent, strict=True))
 
 
 def test_a_second_copy_is_the_same_even_if_the_first_is_damaged():
-    path = DrivenPath(3, duplicate=1.0, corrupt=1.0)
+    path = DrivenPathEmulator(3, duplicate=1.0, corrupt=1.0)
     sent = packets(100, 8)
     came = [packet for _, packet in through(path, sent)]
     assert len(came) == 200
@@ -90,7 +90,7 @@ def test_a_second_copy_is_the_same_even_if_the_first_is_damaged():
 
 
 def test_others_overtake_the_reordered():
-    path = DrivenPath(5, reorder=0.2, reorder_us=5_000, delay_us=1_000)
+    path = DrivenPathEmulator(5, reorder=0.2, reorder_us=5_000, delay_us=1_000)
     sent = packets(1000)
     came = [packet for _, packet in through(path, sent)]
     assert sorted(came) == sent
@@ -99,7 +99,7 @@ def test_others_overtake_the_reordered():
 
 
 def test_jitter_keeps_the_order_and_its_bounds():
-    path = DrivenPath(5, delay_us=10_000, jitter_us=8_000)
+    path = DrivenPathEmulator(5, delay_us=10_000, jitter_us=8_000)
     sent = packets(1000)
     came = through(path, sent)
     assert [packet for _, packet in came] == sent
@@ -108,7 +108,7 @@ def test_jitter_keeps_the_order_and_its_bounds():
 
 
 def test_mtu_drops_what_is_larger():
-    path = DrivenPath(1, mtu=1500)
+    path = DrivenPathEmulator(1, mtu=1500)
     path.send(bytes(1500 - HEADERS), 0)
     path.send(bytes(1501 - HEADERS), 0)
     assert len(path.arrived(0)) == 1
@@ -119,30 +119,30 @@ def test_the_same_seed_is_the_same_fate():
     everything = {"loss": 0.1, "duplicate": 0.1, "corrupt": 0.1, "reorder": 0.1, "delay_us": 5000, "jitter_us": 3000,
                   "rate": 10**7}
     sent = packets(2000)
-    first = through(DrivenPath(11, **everything), sent)
-    assert through(DrivenPath(11, **everything), sent) == first
-    assert through(DrivenPath(12, **everything), sent) != first
+    first = through(DrivenPathEmulator(11, **everything), sent)
+    assert through(DrivenPathEmulator(11, **everything), sent) == first
+    assert through(DrivenPathEmulator(12, **everything), sent) != first
 
 
 def test_the_fate_depends_on_the_order_alone():
     """Not on the time, nor on the other options."""
     sent = packets(2000)
-    lost = [packet for _, packet in through(DrivenPath(11, loss=0.1), sent)]
-    slower = [packet for _, packet in through(DrivenPath(11, loss=0.1, jitter_us=50), sent, gap_us=77)]
+    lost = [packet for _, packet in through(DrivenPathEmulator(11, loss=0.1), sent)]
+    slower = [packet for _, packet in through(DrivenPathEmulator(11, loss=0.1, jitter_us=50), sent, gap_us=77)]
     assert slower == lost
-    with_more = {packet for _, packet in through(DrivenPath(11, loss=0.1, reorder=0.5, duplicate=0.3), sent)}
+    with_more = {packet for _, packet in through(DrivenPathEmulator(11, loss=0.1, reorder=0.5, duplicate=0.3), sent)}
     assert with_more == set(lost)
 
 
 def test_what_is_held_is_bounded():
-    path = DrivenPath(1, delay_us=10**9)
+    path = DrivenPathEmulator(1, delay_us=10**9)
     for _ in range(3000):
         path.send(bytes(65_507), 0)
     assert path.statistics()["no_memory"] == 3000 - (128 << 20) // 65_507
 
 
 def test_clients_stay_apart():
-    path = DrivenPath(1)
+    path = DrivenPathEmulator(1)
     path.send(b"a", 0, client=7)
     path.send(b"b", 0, client=8)
     assert path.arrived(0) == [(0, 7, b"a"), (0, 8, b"b")]

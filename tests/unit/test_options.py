@@ -38,7 +38,7 @@ from mproxy.ground.words import (
 )
 from mproxy.programs import main as mproxy_main
 from mproxy.programs.options import parse_cproxy, parse_sproxy
-from mproxy.service.ending import complain
+from mproxy.service.exit import complain
 
 PARSE = {"cproxy": parse_cproxy, "sproxy": parse_sproxy}
 

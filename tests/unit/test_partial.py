@@ -9,9 +9,9 @@ import pytest
 
 from mproxy.transfer import tree
 from mproxy.transfer.destinations import IntoDirectory, IntoPipe
+from mproxy.transfer.file_names import BadName, temporary_names
 from mproxy.transfer.leftovers import remove_abandoned
 from mproxy.transfer.messages import File, FileKind
-from mproxy.transfer.names import BadName, temporary_names
 from mproxy.transfer.partial import Busy, Damaged, PartialFile
 from mproxy.transfer.present import Differs, PresentFile
 from tests.root import real_root

@@ -7,7 +7,7 @@ import pytest
 
 from mproxy.ground.config import SECOND_US
 from mproxy.ground.errors import MproxyError, UsageError
-from mproxy.policy.names import FLOOR_US, LOOKUPS, UNKNOWN_US, Names
+from mproxy.policy.name_cache import FLOOR_US, LOOKUPS, UNKNOWN_US, NameCache
 from mproxy.policy.ttl import lowest_ttl
 from mproxy.programs.relay_options import parse_relay
 from mproxy.programs.relay_status import say_status
@@ -61,7 +61,7 @@ class Book:
         self.changed = []
         self.failed = []
         self.threads = []
-        self.names = Names(self.loop, self.changed.append, lambda host, why: self.failed.append((host, why)),
+        self.names = NameCache(self.loop, self.changed.append, lambda host, why: self.failed.append((host, why)),
                            look_up=self.look_up, ask_ttl=lambda *_: self.ttl, start_thread=self.threads.append)
 
     def look_up(self, host):

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from mproxy.ground.errors import PeerError
 from mproxy.transfer import messages, tree
+from mproxy.transfer.file_names import LONGEST_COMPONENT, BadName, split_name
 from mproxy.transfer.messages import HEADER, File, FileKind, MessageType, Result
-from mproxy.transfer.names import LONGEST_COMPONENT, BadName, split_name
 from mproxy.transfer.partial import Busy, PartialFile
 from mproxy.transfer.receiver import result_of
-from mproxy.transfer.sender import Source
+from mproxy.transfer.sender import SourceFile
 
 DIGEST = bytes(range(32))
 FILE = File(3, FileKind.FILE, 0o644, 10**18, 5_000_000, b"i" * 16, b"dir/name")
@@ -208,14 +208,14 @@ def test_a_size_that_nobody_has_costs_no_memory(tmp_path):
 
 @pytest.mark.parametrize("ranges", [[(0, 6)], [(4, 2)], [(0, 1), (5, 1)], [((1 << 32) - 1, (1 << 32) - 1)]])
 def test_a_receiver_that_wants_more_than_there_is(ranges):
-    source = Source(b"f", FileKind.FILE)
+    source = SourceFile(b"f", FileKind.FILE)
     source.size = FILE.size  # five blocks
     with pytest.raises(PeerError, match="beyond the end"):
         source.check_wanted(ranges)
 
 
 def test_a_receiver_that_wants_a_file_twice():
-    source = Source(b"f", FileKind.FILE)
+    source = SourceFile(b"f", FileKind.FILE)
     source.size = FILE.size
     source.check_wanted([(0, 2), (3, 2)])
     with pytest.raises(PeerError, match="makes no sense"):

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from mproxy.ground.config import format_host_port
 from mproxy.ground.errors import MproxyError, UsageError
-from mproxy.policy.names import Names
+from mproxy.policy.name_cache import NameCache
 from mproxy.policy.resolver import numeric_address
 from mproxy.relay.backend import RelayBackend
 from mproxy.relay.circles import is_own_address
@@ -102,7 +102,7 @@ class Kernel(RelayBackend):
         self._config = config
         self._log = log
         self._loop = loop
-        self._names = Names(loop, self._on_name_changed, self._on_name_failed)
+        self._names = NameCache(loop, self._on_name_changed, self._on_name_failed)
         self._rules: Sequence[Rule] = []
         self._redirects: list[nft.Redirect] = []      # as installed
         self._before: dict[ListenAddress, Values] = {}         # rule.listener -> counts of former tables

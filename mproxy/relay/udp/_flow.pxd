@@ -13,7 +13,7 @@ another socket,
 from libc.stdint cimport int64_t, uint16_t, uint32_t
 
 from mproxy.io._loop cimport Source
-from mproxy.io._packets cimport Address, LocalAddress, Slot
+from mproxy.io._packets cimport LocalAddress, Slot, SocketAddress
 from mproxy.io._socket cimport socklen_t
 from mproxy.relay._balance cimport Balance
 from mproxy.relay.udp._flow_table cimport FlowEntry, FlowKey, Roll
@@ -44,7 +44,7 @@ cdef struct Flow:
     int64_t patience_us     # how long an answer is waited for before the flow looks for another address
     uint32_t asked          # packets since the flow began, or went to another address
     uint32_t owed           # how many of these are unanswered; counted while the flow is not a conversation
-    Address client          # who gets the replies
+    SocketAddress client    # who gets the replies
     socklen_t client_bytes  # length of `client`
     LocalAddress local      # the address the client sent to, if the listener has many
     uint32_t in_limit       # GSO towards the target: segments below this size
@@ -73,6 +73,6 @@ cdef bint flow_may_leave(Flow *flow, Balance balance, int64_t now) noexcept
 cdef int64_t flow_rest_us(const Flow *flow, Balance balance, int64_t now) noexcept
 cdef bint flow_is_owed(const Flow *flow, int64_t now) noexcept nogil
 cdef Flow *flow_without_debt(const Roll *roll, int64_t now) noexcept nogil
-cdef void flow_key(const Slot *slot, const Address *bound, bint is_wildcard, FlowKey *out) noexcept
+cdef void flow_key(const Slot *slot, const SocketAddress *bound, bint is_wildcard, FlowKey *out) noexcept
 cdef bint ready_add(Ready *ready, Flow *flow) noexcept nogil
 cdef void ready_remove(Ready *ready, Flow *flow) noexcept nogil

@@ -92,9 +92,9 @@ cdef Flow *flow_without_debt(const Roll *roll, int64_t now) noexcept nogil:
     return NULL
 
 
-cdef void flow_key(const Slot *slot, const Address *bound, bint is_wildcard, FlowKey *out) noexcept:
+cdef void flow_key(const Slot *slot, const SocketAddress *bound, bint is_wildcard, FlowKey *out) noexcept:
     """The key of the flow to which a packet that came to a socket with that address belongs."""
-    cdef const Address *sender = &slot.sender
+    cdef const SocketAddress *sender = &slot.sender
     memset(out, 0, sizeof(FlowKey))
     if sender.any.sa_family == AF_INET:
         out.client[10] = out.client[11] = 0xFF

@@ -5,7 +5,7 @@ from libc.errno cimport (
 )
 from libc.string cimport memset
 
-from mproxy.io._packets cimport Address, receive_trains
+from mproxy.io._packets cimport SocketAddress, receive_trains
 from mproxy.io._socket cimport (
     SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, close, connect, is_spare, set_option, sockaddr, socket, socklen_t,
 )
@@ -72,7 +72,7 @@ cdef int udp_dial(Target target, int index, int64_t now, uint16_t *port) noexcep
 
 cdef int connected(const sockaddr *address, socklen_t length, uint16_t *port) noexcept nogil:
     """A connected socket with that port (0: any), or -errno."""
-    cdef Address own
+    cdef SocketAddress own
     cdef int fd = socket(address.sa_family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
     if fd < 0:
         return -errno
@@ -105,7 +105,7 @@ cdef int closed(int fd, int error) noexcept nogil:
 
 cdef uint16_t port_of(int fd) noexcept nogil:
     """The local port; 0 if it cannot be found out."""
-    cdef Address address
+    cdef SocketAddress address
     cdef socklen_t length = sizeof(address)
     if getsockname(fd, &address.any, &length) < 0:
         return 0

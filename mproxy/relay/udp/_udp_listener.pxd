@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t
 
 from mproxy.io._loop cimport Loop, Source, Work
-from mproxy.io._packets cimport Address
+from mproxy.io._packets cimport SocketAddress
 from mproxy.relay.udp._gather cimport Gather
 from mproxy.relay.udp._udp_rule cimport UdpRule
 
@@ -14,7 +14,7 @@ cdef class UdpListener:
     cdef Source source      # the socket; -1 when it is closed
     cdef Work work          # reads it
     cdef void *forwarder    # borrowed Forwarder, for `work`; it outlives its listeners
-    cdef Address bound      # its address
+    cdef SocketAddress bound  # its address
     cdef bint is_wildcard   # packets tell which address they came to
     cdef int most_slots     # slots to read at a time: fewer once trains come
     cdef Gather gather      # whether packets are to gather, and how long

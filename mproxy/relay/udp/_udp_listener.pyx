@@ -31,7 +31,7 @@ cdef class UdpListener:
     """Has a duplicate of the socket `fd`; OSError. Whoever reads it fills in `work` before anything else runs."""
 
     def __cinit__(self, Loop loop, UdpRule rule, int fd):
-        cdef socklen_t length = sizeof(Address)
+        cdef socklen_t length = sizeof(SocketAddress)
         cdef uint8_t zeros[16]
         self.loop = loop
         self.rule = rule

@@ -6,7 +6,7 @@ from functools import partial
 from libc.string cimport memcmp
 
 from mproxy.io._loop cimport Loop
-from mproxy.io._packets cimport Address
+from mproxy.io._packets cimport SocketAddress
 from mproxy.relay.udp._flow cimport Flow
 from mproxy.relay.udp._flow_table cimport OF_GROUP, STANDINGS, roll_victim
 from mproxy.relay.udp._udp_listener cimport UdpListener
@@ -98,7 +98,7 @@ cdef class UdpRelay:
         for rule in list(self.leaving):
             for former in list((<UdpRule>rule).listeners):
                 old = former
-                if memcmp(&old.bound, &listener.bound, sizeof(Address)) != 0:
+                if memcmp(&old.bound, &listener.bound, sizeof(SocketAddress)) != 0:
                     continue
                 if not listener.rule.balance.addresses:  # `set_targets` finds out which of them are lost
                     listener.rule.balance.addresses = list(old.rule.balance.addresses)

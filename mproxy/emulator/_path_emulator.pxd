@@ -41,7 +41,7 @@ cdef struct Counts:
     uint64_t no_memory   # dropped because too much is on its way
 
 
-cdef class Path:
+cdef class PathEmulator:
     cdef double loss             # probability, 0 to 1
     cdef double duplicate        # probability
     cdef double corrupt          # probability

@@ -1,4 +1,4 @@
-"""The sockets of `mproxy impair`. Their purpose: _impair_io.pxd."""
+"""The sockets of `mproxy impair`. What they are for: _emulator.pxd."""
 
 import os
 from functools import partial
@@ -15,21 +15,21 @@ from mproxy.io._udp_socket cimport (
 )
 
 
-cdef class ImpairRelay:
+cdef class Emulator:
     """Takes packets from the bound UDP socket `fd` (a duplicate of the caller's) to `target` and back.
 
     At most `most` clients at once: a newcomer takes the place of the one that has been silent longest.
     """
 
-    def __init__(self, Loop loop, int fd, Target target, Path up, Path down, on_client, *, uint32_t most=1024,
-                 int64_t idle_us=60000000):
+    def __init__(self, Loop loop, int fd, Target target, PathEmulator up, PathEmulator down, on_client, *,
+                 uint32_t most=1024, int64_t idle_us=60000000):
         self.loop = loop
         self.on_client = on_client
         self.up, self.down = up, down
         self.most = most
         self.idle_us = idle_us
         peer_set(&self.server, &target.addresses[0])
-        self.slots = <Client **>calloc(most, sizeof(Client *))
+        self.slots = <EmulatorClient **>calloc(most, sizeof(EmulatorClient *))
         self.generations = <uint32_t *>calloc(most, sizeof(uint32_t))
         if self.slots == NULL or self.generations == NULL:
             raise MemoryError
@@ -65,8 +65,8 @@ cdef class ImpairRelay:
 
     cdef void run(self) noexcept:
         cdef int64_t now = self.loop.now_us
-        cdef Client *client = self.newest
-        cdef Client *older
+        cdef EmulatorClient *client = self.newest
+        cdef EmulatorClient *older
         cdef bint again = self.readable and self.read_clients(now)
         while client != NULL:
             older = client.older
@@ -82,7 +82,7 @@ cdef class ImpairRelay:
     cdef bint read_clients(self, int64_t now) noexcept:
         """Take what the clients sent; true when there may be more."""
         cdef Peer peer
-        cdef Client *client
+        cdef EmulatorClient *client
         cdef int i, n, _reads
         for _reads in range(READS_A_TURN):
             n = self.inbox.receive(self.listening.fd, 0, BATCH, True)
@@ -96,7 +96,7 @@ cdef class ImpairRelay:
                 return False
         return True
 
-    cdef bint read_server(self, Client *client, int64_t now) noexcept:
+    cdef bint read_server(self, EmulatorClient *client, int64_t now) noexcept:
         """Take what the server sent to a client; true when there may be more."""
         cdef int i, n, _reads
         for _reads in range(READS_A_TURN):
@@ -110,7 +110,7 @@ cdef class ImpairRelay:
 
     cdef void send_up(self, int64_t now) noexcept:
         """Send what has arrived to the server, by the socket of the client it comes from."""
-        cdef Client *client
+        cdef EmulatorClient *client
         cdef int count = BURST, done, i
         while count == BURST:
             count = done = 0
@@ -129,7 +129,7 @@ cdef class ImpairRelay:
 
     cdef void send_down(self, int64_t now) noexcept:
         """Send what has arrived to the clients."""
-        cdef Client *client
+        cdef EmulatorClient *client
         cdef int count = BURST, done, i
         while count == BURST:
             count = done = 0
@@ -143,7 +143,7 @@ cdef class ImpairRelay:
             for i in range(count):
                 free(self.burst[i].data)
 
-    cdef int put_train(self, Client *client, int first, int count, bint inward, int64_t now) noexcept:
+    cdef int put_train(self, EmulatorClient *client, int first, int count, bint inward, int64_t now) noexcept:
         """Put packet `first` of `count` in the burst into the outbox, with those that can go in one train with it;
         returns how many. The outbox has room for MOST_SEGMENTS parts."""
         cdef uint32_t segment = self.burst[first].length, total = segment
@@ -167,12 +167,12 @@ cdef class ImpairRelay:
     cdef void flush(self, int fd, bint inward, int64_t now) noexcept:
         """Send the outbox; a full socket loses packets, as a full device does."""
         cdef Message *message
-        cdef Client *client
+        cdef EmulatorClient *client
         cdef int i
         self.outbox.flush(fd, False)
         for i in range(self.outbox.count):
             message = &self.outbox.messages[i]
-            client = <Client *>message.owner
+            client = <EmulatorClient *>message.owner
             self.unsent += message.packets - message.sent
             if message.fell_back and message.error == 0 and now >= client.singly_until[inward]:
                 client.singly_until[inward] = now + SINGLY_US
@@ -180,14 +180,14 @@ cdef class ImpairRelay:
 
     # ---- clients
 
-    cdef Client *find(self, uint64_t id) noexcept:
+    cdef EmulatorClient *find(self, uint64_t id) noexcept:
         """The client with that id; NULL when it is gone."""
-        cdef Client *client = self.slots[<uint32_t>id]
+        cdef EmulatorClient *client = self.slots[<uint32_t>id]
         return client if client != NULL and client.id == id else NULL
 
-    cdef Client *client_of(self, const Peer *peer, int64_t now) noexcept:
+    cdef EmulatorClient *client_of(self, const Peer *peer, int64_t now) noexcept:
         """The client at this address, a new one if need be; NULL when there is no descriptor for one."""
-        cdef Client *client = self.buckets[peer_hash(peer) % BUCKETS]
+        cdef EmulatorClient *client = self.buckets[peer_hash(peer) % BUCKETS]
         while client != NULL and not peer_same(&client.peer, peer):
             client = client.next
         if client == NULL:
@@ -195,13 +195,13 @@ cdef class ImpairRelay:
         self.used(client, now)
         return client
 
-    cdef Client *add_client(self, const Peer *peer, int64_t now) noexcept:
-        cdef Client *client
-        cdef Client **bucket = &self.buckets[peer_hash(peer) % BUCKETS]
+    cdef EmulatorClient *add_client(self, const Peer *peer, int64_t now) noexcept:
+        cdef EmulatorClient *client
+        cdef EmulatorClient **bucket = &self.buckets[peer_hash(peer) % BUCKETS]
         cdef uint32_t slot = 0
         while self.oldest != NULL and (self.count == self.most or now - self.oldest.used_at > self.idle_us):
             self.forget(self.oldest)
-        client = <Client *>calloc(1, sizeof(Client))
+        client = <EmulatorClient *>calloc(1, sizeof(EmulatorClient))
         if client == NULL:
             return NULL
         client.source.fd = udp_socket()
@@ -219,7 +219,7 @@ cdef class ImpairRelay:
         client.id = <uint64_t>self.generations[slot] << 32 | slot
         client.peer = peer[0]
         client.name_bytes = peer_name(peer, self.v4, &client.name)
-        client.relay = <void *>self
+        client.emulator = <void *>self
         client.source.ready = server_ready
         client.source.owner = client
         client.next = bucket[0]
@@ -232,7 +232,7 @@ cdef class ImpairRelay:
         self.loop.guard(partial(self.on_client, host, port, self.count), None)
         return client
 
-    cdef void used(self, Client *client, int64_t now) noexcept:
+    cdef void used(self, EmulatorClient *client, int64_t now) noexcept:
         """Put it last in the order of use."""
         client.used_at = now
         if self.newest == client:
@@ -246,7 +246,7 @@ cdef class ImpairRelay:
             self.oldest = client
         self.newest = client
 
-    cdef void unlink(self, Client *client) noexcept:
+    cdef void unlink(self, EmulatorClient *client) noexcept:
         if client.newer != NULL:
             client.newer.older = client.older
         elif self.newest == client:
@@ -257,9 +257,9 @@ cdef class ImpairRelay:
             self.oldest = client.newer
         client.older = client.newer = NULL
 
-    cdef void forget(self, Client *client) noexcept:
+    cdef void forget(self, EmulatorClient *client) noexcept:
         """The client is gone; what is still on its way to it is lost."""
-        cdef Client **link = &self.buckets[peer_hash(&client.peer) % BUCKETS]
+        cdef EmulatorClient **link = &self.buckets[peer_hash(&client.peer) % BUCKETS]
         cdef int fd = client.source.fd
         while link[0] != client:
             link = &link[0].next
@@ -276,22 +276,22 @@ _relays = set()  # open ones: the kernel holds pointers to their sources
 
 
 cdef void run_relay(Work *work) noexcept:
-    (<ImpairRelay>work.owner).run()
+    (<Emulator>work.owner).run()
 
 
 cdef void clients_ready(Source *source, uint32_t events) noexcept:
-    cdef ImpairRelay relay = <ImpairRelay>source.owner
+    cdef Emulator relay = <Emulator>source.owner
     relay.readable = True
     relay.loop.schedule(&relay.work)
 
 
 cdef void server_ready(Source *source, uint32_t events) noexcept:
-    cdef Client *client = <Client *>source.owner
+    cdef EmulatorClient *client = <EmulatorClient *>source.owner
     client.readable = True
-    (<ImpairRelay>client.relay).loop.schedule(&(<ImpairRelay>client.relay).work)
+    (<Emulator>client.emulator).loop.schedule(&(<Emulator>client.emulator).work)
 
 
-cdef void put_all(Path path, const Slot *slot, uint64_t client, int64_t now) noexcept:
+cdef void put_all(PathEmulator path, const Slot *slot, uint64_t client, int64_t now) noexcept:
     """Have each of the joined packets enter by itself."""
     cdef uint32_t offset = 0, length
     if slot.cut:

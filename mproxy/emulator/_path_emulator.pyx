@@ -1,4 +1,4 @@
-"""One direction of a bad network. What happens to a packet, and in which order: _impair.pxd."""
+"""A bad network, one direction of it. What happens to a packet and in which order: _path_emulator.pxd."""
 
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy
@@ -11,7 +11,7 @@ cdef enum:
 cdef int64_t NEVER = 0x7FFFFFFFFFFFFFFF
 
 
-cdef class Path:
+cdef class PathEmulator:
     """One direction. `options`: loss, duplicate, corrupt, reorder (0 to 1), delay_us, jitter_us, reorder_us, rate
     (bits a second), queue_bytes, mtu (bytes of the largest IP packet); by default nothing is done."""
 

@@ -3,10 +3,10 @@ between them. As with NAT every client has its own socket towards the server, so
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from mproxy.impair._impair cimport Held, Path
+from mproxy.emulator._path_emulator cimport Held, PathEmulator
 from mproxy.io._alarm cimport Alarm
 from mproxy.io._loop cimport Loop, Source, Work
-from mproxy.io._packets cimport Address, Inbox, Outbox
+from mproxy.io._packets cimport Inbox, Outbox, SocketAddress
 from mproxy.io._socket cimport socklen_t
 from mproxy.io._udp_socket cimport Peer
 
@@ -21,26 +21,26 @@ cdef enum:
     SOCKET_BYTES = 8388608   # socket buffers: only the path is to lose packets
 
 
-cdef struct Client:
-    Source source      # its socket towards the server, connected
-    void *relay        # borrowed ImpairRelay
-    Peer peer          # from where it writes
-    Address name       # the same in the form that the listening socket needs
-    socklen_t name_bytes  # of `name`
+cdef struct EmulatorClient:
+    Source source           # its socket towards the server, connected
+    void *emulator          # borrowed Emulator
+    Peer peer               # from where it writes
+    SocketAddress name      # the same in the form that the listening socket needs
+    socklen_t name_bytes    # of `name`
     int64_t singly_until[2]  # until then trains are sent packet by packet, to the server and to the client
-    uint64_t id        # slot and generation: names it while its packets are on their way
-    int64_t used_at    # when it last wrote
-    bint readable      # the server's answers wait
-    Client *next       # of the same bucket
-    Client *older      # by `used_at`
-    Client *newer      # by `used_at`
+    uint64_t id             # slot and generation: names it while its packets are on their way
+    int64_t used_at         # when it last wrote
+    bint readable           # the server's answers wait
+    EmulatorClient *next    # of the same bucket
+    EmulatorClient *older   # by `used_at`
+    EmulatorClient *newer   # by `used_at`
 
 
-cdef class ImpairRelay:
+cdef class Emulator:
     cdef Loop loop                 # runs everything here
     cdef object on_client          # called with a new client's host and port, and how many there are
-    cdef readonly Path up          # clients to server
-    cdef readonly Path down        # server to clients
+    cdef readonly PathEmulator up  # clients to server
+    cdef readonly PathEmulator down  # server to clients
     cdef Source listening          # the clients' socket
     cdef Peer server               # where the server is
     cdef bint v4                   # the clients' socket is for IPv4 alone
@@ -49,28 +49,28 @@ cdef class ImpairRelay:
     cdef Alarm alarm               # the next arrival
     cdef Inbox inbox               # of whichever socket is read
     cdef Outbox outbox             # of whichever socket is written to; empty again before anything else runs
-    cdef Client **slots            # clients by slot, NULL where free
+    cdef EmulatorClient **slots    # clients by slot, NULL where free
     cdef uint32_t *generations     # of each slot
     cdef uint32_t most             # clients at once
     cdef readonly uint32_t count   # clients now
     cdef readonly uint64_t total   # clients ever
     cdef readonly uint64_t unsent  # packets that a socket did not take
     cdef int64_t idle_us           # a client is forgotten after this long
-    cdef Client *buckets[4096]     # table by address
-    cdef Client *oldest            # who wrote longest ago
-    cdef Client *newest            # who wrote last
+    cdef EmulatorClient *buckets[4096]  # table by address
+    cdef EmulatorClient *oldest    # who wrote longest ago
+    cdef EmulatorClient *newest    # who wrote last
     cdef Held burst[256]           # packets being sent
 
     cdef void run(self) noexcept
     cdef bint read_clients(self, int64_t now) noexcept
-    cdef bint read_server(self, Client *client, int64_t now) noexcept
+    cdef bint read_server(self, EmulatorClient *client, int64_t now) noexcept
     cdef void send_up(self, int64_t now) noexcept
     cdef void send_down(self, int64_t now) noexcept
-    cdef int put_train(self, Client *client, int first, int count, bint inward, int64_t now) noexcept
+    cdef int put_train(self, EmulatorClient *client, int first, int count, bint inward, int64_t now) noexcept
     cdef void flush(self, int fd, bint inward, int64_t now) noexcept
-    cdef Client *client_of(self, const Peer *peer, int64_t now) noexcept
-    cdef Client *add_client(self, const Peer *peer, int64_t now) noexcept
-    cdef void forget(self, Client *client) noexcept
-    cdef void used(self, Client *client, int64_t now) noexcept
-    cdef void unlink(self, Client *client) noexcept
-    cdef Client *find(self, uint64_t id) noexcept
+    cdef EmulatorClient *client_of(self, const Peer *peer, int64_t now) noexcept
+    cdef EmulatorClient *add_client(self, const Peer *peer, int64_t now) noexcept
+    cdef void forget(self, EmulatorClient *client) noexcept
+    cdef void used(self, EmulatorClient *client, int64_t now) noexcept
+    cdef void unlink(self, EmulatorClient *client) noexcept
+    cdef EmulatorClient *find(self, uint64_t id) noexcept

@@ -1,6 +1,6 @@
 from mproxy.io._loop import Loop
 from mproxy.io._socket import Target
-from mproxy.transport.config import DatagramConfig
+from mproxy.transport.datagram_config import DatagramConfig
 from mproxy.transport.observers import DatagramObserver, LinkHandler
 
 class Link:

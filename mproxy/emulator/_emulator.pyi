@@ -1,17 +1,17 @@
 from collections.abc import Callable
 
-from mproxy.impair._impair import Path
+from mproxy.emulator._path_emulator import PathEmulator
 from mproxy.io._loop import Loop
 from mproxy.io._socket import Target
 
-class ImpairRelay:
-    def __init__(self, loop: Loop, fd: int, target: Target, up: Path, down: Path,
+class Emulator:
+    def __init__(self, loop: Loop, fd: int, target: Target, up: PathEmulator, down: PathEmulator,
                  on_client: Callable[[str, int, int], object], *, most: int = 1024,
                  idle_us: int = 60000000) -> None: ...
     @property
-    def up(self) -> Path: ...
+    def up(self) -> PathEmulator: ...
     @property
-    def down(self) -> Path: ...
+    def down(self) -> PathEmulator: ...
     @property
     def count(self) -> int: ...
     @property

@@ -17,11 +17,11 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from mproxy.transport._connection cimport Connection
 from mproxy.transport._listener cimport Listener, Reply
-from mproxy.transport._packet cimport Address as PeerAddress
+from mproxy.transport._packet cimport PeerAddress
 from mproxy.transport._seal cimport PacketKey
 from mproxy.io._alarm cimport Alarm
 from mproxy.io._loop cimport Loop, Source, Work
-from mproxy.io._packets cimport Address, Inbox, LocalAddress, Outbox, Slot
+from mproxy.io._packets cimport Inbox, LocalAddress, Outbox, Slot, SocketAddress
 
 
 cdef enum:
@@ -80,7 +80,7 @@ cdef class DatagramEndpoint:
     cdef Alarm alarm                  # the earliest deadline
     cdef Inbox inbox                  # for whichever socket is being read
     cdef Outbox outbox                # for the first socket: packets of one link
-    cdef Address receivers[64]        # of its messages
+    cdef SocketAddress receivers[64]  # of its messages
     cdef Link sending                 # whose packets wait in the outbox until the socket has room; None: it is empty
     cdef bint v4                      # the first socket is for IPv4 alone
     cdef uint8_t *out                 # OUT_BYTES

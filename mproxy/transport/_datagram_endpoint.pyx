@@ -1,4 +1,4 @@
-"""UDP sockets and their connections. A turn, and who is told what: _endpoint.pxd."""
+"""UDP sockets and their connections. A turn, and who is told what: _datagram_endpoint.pxd."""
 
 import os
 from collections import deque
@@ -12,7 +12,7 @@ from libc.string cimport memcpy, memset
 
 from mproxy._ring cimport iovec
 from mproxy.transport._channel cimport Transmit
-from mproxy.transport._connection cimport DatagramEvent, Event
+from mproxy.transport._connection cimport ConnectionEvent, ConnectionEventKind
 from mproxy.transport._listener cimport ListenResult
 from mproxy.transport._packet cimport MIN_PACKET_BYTES, EndCode, PacketType, Seal, packet_id, packet_type
 from mproxy.transport._states cimport ConnectionState
@@ -141,20 +141,20 @@ cdef class Link:
         self.endpoint.loop.guard(event, None)
 
     cdef void events(self, int64_t now) noexcept:
-        cdef Event event
+        cdef ConnectionEvent event
         while True:
             self.connection.poll_event(&event)
-            if event.kind == DatagramEvent.NOTHING:
+            if event.kind == ConnectionEventKind.NOTHING:
                 return
-            if event.kind == DatagramEvent.HANDSHAKE_DATA:
+            if event.kind == ConnectionEventKind.HANDSHAKE_DATA:
                 data = (<char *>event.data)[:event.length] if event.length else b""
                 self.tell(partial(self.handler.on_handshake, self, data))
-            elif event.kind == DatagramEvent.ESTABLISHED:
+            elif event.kind == ConnectionEventKind.ESTABLISHED:
                 self.endpoint.admit(self)
                 self.tell(partial(self.handler.on_established, self))
-            elif event.kind == DatagramEvent.ADDRESS_CHANGED:
+            elif event.kind == ConnectionEventKind.ADDRESS_CHANGED:
                 self.tell(partial(self.handler.on_address_changed, self))
-            elif event.kind == DatagramEvent.ENDED:
+            elif event.kind == ConnectionEventKind.ENDED:
                 reason = (<char *>event.data)[:event.length].decode("utf-8", "replace")
                 self.move_in(now)
                 self.ended = True
@@ -482,7 +482,7 @@ cdef class DatagramEndpoint:
     cdef void put(self, const PeerAddress *to, const LocalAddress *local, uint8_t *data, uint32_t length) noexcept:
         """Begin a message in the outbox, which has room for it."""
         cdef Peer peer
-        cdef Address *receiver = &self.receivers[self.outbox.count]
+        cdef SocketAddress *receiver = &self.receivers[self.outbox.count]
         memcpy(&peer.name, to.bytes, 28)
         self.outbox.add(receiver, peer_name(&peer, self.v4, receiver), local)
         self.outbox.add_part(data, length)

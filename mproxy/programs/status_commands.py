@@ -13,7 +13,7 @@ from mproxy.ground.words import parse_duration, printable
 from mproxy.programs.options import OneLineParser
 from mproxy.programs.status_text import clean, say_programs
 from mproxy.service import control
-from mproxy.service.ending import complain, exit_status, silence_output
+from mproxy.service.exit import complain, exit_status, silence_output
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

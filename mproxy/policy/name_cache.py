@@ -33,7 +33,7 @@ RETRY_US = 30 * SECOND_US
 LOOKUPS = 8
 
 
-class Names:
+class NameCache:
     """Keeps the addresses of a set of hosts. Everything but the lookups runs on the loop's thread.
 
     `changed(host)` is called when a host's addresses differ from before; `failed(host, why)` when a host without
