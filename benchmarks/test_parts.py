@@ -66,8 +66,8 @@ def joined():
     client.session.learn_identity(SESSION_ID, bytes(32))
     server = PySession(Session(config, is_server=True, session_id=SESSION_ID, secret=bytes(32)))
     limits = config.window_bytes, config.session_budget_bytes
-    server.session.attach(1, *limits, server.session.resume_list(), 1)
-    client.session.attach(1, *limits, client.session.resume_list(), 1)
+    server.session.attach(1, *limits, server.session.streams.resume_list(), 1)
+    client.session.attach(1, *limits, client.session.streams.resume_list(), 1)
     streams = [client.open() for _ in range(STREAMS)]
     for _ in range(3):
         client.receive(server.transmit(BATCH_BYTES), 1, take_all)

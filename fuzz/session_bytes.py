@@ -38,7 +38,7 @@ def check(data):
     whole.check()
     single.check()
     assert story(whole) == story(single)
-    assert whole.session.in_bytes == single.session.in_bytes
+    assert whole.session.streams.in_bytes == single.session.streams.in_bytes
     whole.applications_move()
     whole.now += 10_000_000
     whole.session.handle_timeout(whole.now)

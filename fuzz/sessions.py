@@ -34,7 +34,8 @@ class Watched:
         if not self.closed:
             self.epoch += 1
             self.session.attach(
-                self.epoch, CONFIG.window_bytes, CONFIG.session_budget_bytes, self.session.resume_list(), self.now)
+                self.epoch, CONFIG.window_bytes, CONFIG.session_budget_bytes, self.session.streams.resume_list(),
+                self.now)
 
     def receive(self, data):
         """Bytes of the peer; applications take half of what they are offered. `check` is the caller's."""
@@ -65,9 +66,9 @@ class Watched:
 
     def check(self):
         """What holds at any moment, whatever the peer sent."""
-        session = self.session
-        assert session.in_held <= MOST_BYTES
-        assert session.out_held <= MOST_BYTES
+        streams = self.session.streams
+        assert streams.in_held <= MOST_BYTES
+        assert streams.out_held <= MOST_BYTES
         held_in = held_out = 0
         for stream in self.open:
             look = self.one.look(stream)
@@ -78,8 +79,8 @@ class Watched:
             if not look["aborted"]:
                 held_in += look["received"] - look["handed"]
                 held_out += look["written"] - look["acked"]
-        assert held_in <= session.in_held
-        assert held_out <= session.out_held
+        assert held_in <= streams.in_held
+        assert held_out <= streams.out_held
 
     def send(self):
         """The carrier takes what there is; who ended the session says why."""

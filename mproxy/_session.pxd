@@ -4,8 +4,9 @@ Kinds of method and their order:
 
 * input:    `receive` (bytes of the carrier), then `poll_event` until it says NOTHING, each DATA event answered by
             `take`; `handle_timeout` when `deadline` is reached; `carrier_lost` when the carrier ended.
-* commands: `open_stream`, `wrote`, `end`, `reset`, `discard`, `close`; `attach` puts the session on a new carrier.
-* output:   `poll_space` (whose application may be read again), then `poll_transmit` and `transmitted`.
+* commands: `open_stream`, `close`; `attach` puts the session on a new carrier. Of `streams`: `room` and `wrote`, `end`,
+            `handed` and `end_handed`, `reset`, `discard`, `release`.
+* output:   `poll_space` of `streams` (whose application may be read again), then `poll_transmit` and `transmitted`.
 * getters:  everything else.
 
 Times are microseconds of a monotonic clock; sizes are bytes.
@@ -20,6 +21,7 @@ from mproxy._ring cimport iovec
 from mproxy._state cimport SessionState
 from mproxy._stream cimport Stream
 from mproxy._streams cimport StreamSet
+from mproxy._transmit cimport Transmitter
 
 
 cpdef enum EventKind:
@@ -48,8 +50,11 @@ cdef struct SessionEvent:
     bint local            # CLOSED: this side found the reason
 
 
-cdef class Session(StreamSet):
+cdef class Session:
+    cdef readonly StreamSet streams        # its streams, and what applications do to them
+    cdef Transmitter transmitter           # of `streams`; the session's own frames go through it, too
     # identity
+    cdef SessionState *lasting             # what of it must outlive the process; freed with `streams`
     cdef readonly bint is_server           # sproxy's end: streams are opened by the peer
     cdef readonly bytes secret             # proves the right to resume; empty before the first WELCOME
     # limits

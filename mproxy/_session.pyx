@@ -17,15 +17,15 @@ order, so the peer has then read that frame, and a resume can no longer ask abou
 
 cimport cython
 
-from libc.stdint cimport int32_t, uint8_t, uint16_t
+from libc.stdint cimport int32_t, uint8_t
 from libc.string cimport memcmp, memcpy
 
 from mproxy._frames cimport Frame, ParseResult, encode_header, parser_init, parser_next
 from mproxy._liveness cimport liveness_attach, liveness_deadline, liveness_heard, liveness_init, liveness_judge
 from mproxy._ring cimport iovec, ring_used
-from mproxy._state cimport SessionState, StreamState, session_note_target, session_state_new
+from mproxy._state cimport SessionState, StreamState, session_state_new
 from mproxy._stream cimport Stream, stream_receive, stream_rewind, table_find
-from mproxy._streams cimport StreamSet
+from mproxy._streams cimport StreamSet, new_streams
 from mproxy._transmit cimport Transmitter
 from mproxy._wire cimport (
     HEADER_BYTES, HEARTBEAT_BYTES, MAX_REASON_BYTES, MIN_WINDOW_BYTES, SECRET_BYTES, SESSION_ID_BYTES,
@@ -37,7 +37,6 @@ from mproxy.ground.errors import LocalError
 
 
 cdef enum:
-    ACK_BYTES = 262144             # most bytes delivered without an ack
     FINISHED_FEW = 256             # finished streams that a session may leave behind when memory is short
     FINISHED_MANY = 1024           # finished streams that call for a heartbeat before its time
     FINISHED_MOST = 16384          # finished streams beyond which the peer cannot be honest
@@ -46,8 +45,9 @@ cdef enum:
 cdef int64_t NEVER = 0x7FFFFFFFFFFFFFFF
 
 
-@cython.no_gc_clear
-cdef class Session(StreamSet):
+@cython.final
+@cython.no_gc_clear  # whoever has a session may still call it
+cdef class Session:
     """One association. `config` is a `mproxy.ground.config.SessionConfig`."""
 
     def __init__(self, config, *, bint is_server, bytes session_id=b"", bytes secret=b""):
@@ -62,15 +62,14 @@ cdef class Session(StreamSet):
     cdef begin(self, config, SessionState *lasting):
         """Take the session's state over, and have no carrier."""
         self.lasting = lasting
-        self.transmitter.targets = &lasting.targets
+        self.streams = new_streams(lasting)
+        self.transmitter = self.streams.transmitter
         self.is_server = lasting.is_server
         self.secret = b""
         self.window = config.window_bytes
         self.budget = config.session_budget_bytes
         self.max_streams = config.max_streams
         liveness_init(&self.life, config.heartbeat_us, config.misses)
-        self.send_window = MIN_WINDOW_BYTES  # the peer's limits are not known yet; every peer holds this much
-        self.send_budget = 0
         self.state = CarrierState.NO_CARRIER if lasting.close_code < 0 else CarrierState.CLOSED_FOR_GOOD
         self.close_reason = b""
         self.reply_to = -1
@@ -102,18 +101,6 @@ cdef class Session(StreamSet):
     def epoch(self):
         return self.lasting.epoch
 
-    @property
-    def out_bytes(self):
-        return self.lasting.out_bytes
-
-    @property
-    def in_bytes(self):
-        return self.lasting.in_bytes
-
-    @property
-    def opened(self):
-        return self.lasting.opened
-
     cpdef attach(self, uint64_t epoch, uint32_t peer_window, uint64_t peer_budget, bytes first, int64_t now):
         """Go on over a new carrier, on which `first` is sent before all else.
 
@@ -128,10 +115,7 @@ cdef class Session(StreamSet):
             raise LocalError("the session has no identity yet")
         self.carrier_lost()
         self.lasting.epoch = epoch
-        self.send_window = min(self.window, peer_window)
-        self.send_budget = min(self.budget, peer_budget)
-        self.ack_bytes = min(ACK_BYTES, self.send_window // 4)
-        self.transmitter.peer_window = self.send_window
+        self.streams.use_carrier(min(self.window, peer_window), min(self.budget, peer_budget))
         parser_init(&self.parser)
         if self.transmitter.add_control(first, len(first)) < 0:
             raise MemoryError
@@ -143,12 +127,10 @@ cdef class Session(StreamSet):
 
     cpdef carrier_lost(self):
         """The carrier ended or is given up; streams go on buffering."""
-        self.transmitter.carrier_lost()
+        self.streams.carrier_lost()
         self.input = self.input_end = NULL
         self.current = NULL
-        self.comparing = False
-        self.active = self.stalled = self.life.suspect = self.life.dead = False
-        self.rtt_us = -1  # nothing is known of the next carrier; until then only the window bounds the rings
+        self.comparing = self.life.suspect = self.life.dead = False
         if self.state != CarrierState.CLOSED_FOR_GOOD:
             self.state = CarrierState.NO_CARRIER
 
@@ -158,7 +140,7 @@ cdef class Session(StreamSet):
         self.input_end = data + length
         self.received_at = now
         liveness_heard(&self.life, now)
-        if self.finished_count > FINISHED_MANY and self.barrier_sent_at == 0:
+        if self.streams.finished_count > FINISHED_MANY and self.barrier_sent_at == 0:
             self.add_heartbeat(0, now, 0)
 
     cdef void poll_event(self, SessionEvent *event) noexcept:
@@ -193,7 +175,7 @@ cdef class Session(StreamSet):
         self.current = NULL
         if stream == NULL or stream.state.aborted:
             return 0
-        if self.arrived(stream, self.current_data, self.current_left, length, self.current_ends) < 0:
+        if self.streams.arrived(stream, self.current_data, self.current_left, length, self.current_ends) < 0:
             self.fail(CloseCode.INTERNAL, "out of memory")
             return -1
         return 0
@@ -203,20 +185,12 @@ cdef class Session(StreamSet):
 
         Without `bulk_too` streams that have much to send wait.
         """
-        cdef Transmitter transmitter = self.transmitter
-        cdef Stream *stream
-        cdef int n, i, before = transmitter.count - transmitter.first
         if self.state == CarrierState.NO_CARRIER:
             return 0
         if self.reply_to >= 0:
             self.add_heartbeat(FrameFlag.REPLY, 0, self.reply_to)
             self.reply_to = -1
-        n = transmitter.poll(most, self.state == CarrierState.ACTIVE, bulk_too, out)
-        for i in range(transmitter.first + before, transmitter.count):
-            stream = transmitter.plans[i].stream
-            if stream != NULL and stream.owner == NULL:
-                self.retire_if_finished(stream)
-        return n
+        return self.streams.poll_transmit(most, self.state == CarrierState.ACTIVE, bulk_too, out)
 
     cdef void transmitted(self, size_t length) noexcept:
         """The carrier took `length` bytes of what was described last."""
@@ -275,31 +249,16 @@ cdef class Session(StreamSet):
         encode_header(data, &frame)
         memcpy(data + HEADER_BYTES, self.lasting.session_id, HEARTBEAT_BYTES)
         if self.transmitter.add_control(data, sizeof(data)) == 0 and flags == 0 and self.barrier_sent_at == 0:
-            self.barriers += 1
+            self.streams.barriers += 1
             self.barrier_sent_at = <int64_t>seq
 
-    # ---- streams: what the I/O layer tells
+    # ---- commands
 
     cdef Stream *open_stream(self, bytes target, void *owner) noexcept:
         """cproxy: start a stream to `target` (HOST:PORT, empty: the default daemon). NULL: too many, or no memory."""
-        cdef SessionState *lasting = self.lasting
-        cdef Stream *stream
-        if self.state == CarrierState.CLOSED_FOR_GOOD or self.open_count >= self.max_streams:
+        if self.state == CarrierState.CLOSED_FOR_GOOD or self.streams.open_count >= self.max_streams:
             return NULL
-        lasting.last_id += 1
-        while lasting.last_id == 0 or table_find(&self.table, lasting.last_id) != NULL:
-            lasting.last_id += 1
-        stream = self.add_stream(lasting.last_id)
-        if stream == NULL:
-            return NULL
-        if target and session_note_target(lasting, stream.state, target, <uint16_t>len(target),
-                                          &self.storage_bytes) < 0:
-            self.forget(stream)
-            return NULL
-        stream.owner = owner
-        stream.state.open_due = True
-        self.transmitter.ready(stream)
-        return stream
+        return self.streams.open(target, owner)
 
     cpdef close(self, int code, str reason):
         """End the session for good; the peer is told if there is a carrier. The caller resets the applications."""
@@ -334,13 +293,13 @@ cdef class Session(StreamSet):
             return self.on_open(event)
         if frame.type == FrameType.RESET:
             return self.on_reset(event)
-        stream = table_find(&self.table, frame.stream)
+        stream = table_find(&self.streams.table, frame.stream)
         if stream == NULL:
             return self.check_forgotten()
         stream.state.confirmed = True
         if frame.flags & FrameFlag.WANT_ACK and not stream.state.aborted:
             stream.want_ack_at = stream.state.inp.tail
-            self.acknowledge(stream)
+            self.streams.acknowledge(stream)
         return self.on_ack(stream, frame.ack)
 
     cdef bint check_forgotten(self) noexcept:
@@ -359,7 +318,7 @@ cdef class Session(StreamSet):
         cdef bint ends = (frame.flags & FrameFlag.FIN) and parser.remaining == 0
         if self.state != CarrierState.ACTIVE:
             return self.fail(CloseCode.STATE_ERROR, "DATA before the end of the RESUME list")
-        stream = table_find(&self.table, frame.stream)
+        stream = table_find(&self.streams.table, frame.stream)
         if stream == NULL:
             return self.fail(CloseCode.STREAM_ERROR, "DATA for a stream that is not open")
         state = stream.state
@@ -371,13 +330,14 @@ cdef class Session(StreamSet):
         fresh = stream_receive(state, frame.seq + parser.part_offset, parser.part, self.window, &skip)
         if fresh == -1 or (ends and frame.seq + frame.length < state.inp.tail):
             return self.fail(CloseCode.OFFSET_ERROR, "DATA at an offset that is not expected")
-        if fresh == -2 or self.in_held + fresh > self.budget + <uint64_t>self.open_count * MIN_WINDOW_BYTES:
+        if fresh == -2 or self.streams.in_held + fresh > (
+                self.budget + <uint64_t>self.streams.open_count * MIN_WINDOW_BYTES):
             return self.fail(CloseCode.LIMIT_ERROR, "more DATA than the window or the session budget")
         if frame.flags & FrameFlag.WANT_ACK and parser.remaining == 0:
             stream.want_ack_at = frame.seq + frame.length
         if fresh == 0 and (not ends or state.in_ended):
             stream.ack_due = True
-            self.revive(stream)
+            self.streams.revive(stream)
             self.transmitter.ready(stream)
             return False
         self.current = stream
@@ -395,26 +355,27 @@ cdef class Session(StreamSet):
         return True
 
     cdef bint on_ack(self, Stream *stream, uint64_t ack) noexcept:
-        if self.acked(stream, ack) < 0:
+        if self.streams.acked(stream, ack) < 0:
             return self.fail(CloseCode.OFFSET_ERROR, "ack of what was not sent, or going backwards")
         return False
 
     cdef bint on_open(self, SessionEvent *event) noexcept:
+        cdef StreamSet streams = self.streams
         cdef Frame *frame = &self.parser.frame
         cdef Stream *stream
         if not self.is_server:
             return self.fail(CloseCode.STATE_ERROR, "OPEN from the side that does not open streams")
-        if table_find(&self.table, frame.stream) != NULL:
+        if table_find(&self.streams.table, frame.stream) != NULL:
             return self.fail(CloseCode.STREAM_ERROR, "OPEN of a stream that is open")
-        if self.open_count + self.finished_count > 4 * <uint64_t>self.max_streams + FINISHED_MOST or (
-                self.finished_count > FINISHED_FEW and not self.may_hold(0)):
+        if streams.open_count + streams.finished_count > 4 * <uint64_t>self.max_streams + FINISHED_MOST or (
+                streams.finished_count > FINISHED_FEW and not streams.may_hold(0)):
             return self.fail(CloseCode.LIMIT_ERROR, "far more streams than the limit, or than there is memory for")
-        stream = self.add_stream(frame.stream)
+        stream = streams.add_stream(frame.stream)
         if stream == NULL:
             return self.fail(CloseCode.INTERNAL, "out of memory")
         stream.state.confirmed = True
-        if self.open_count > self.max_streams or not self.may_hold(0):
-            self.abort(stream, ResetCode.STREAM_LIMIT, True)
+        if streams.open_count > self.max_streams or not streams.may_hold(0):
+            streams.abort(stream, ResetCode.STREAM_LIMIT, True)
             return False
         event.kind = EventKind.OPENED
         event.stream = stream
@@ -424,7 +385,7 @@ cdef class Session(StreamSet):
 
     cdef bint on_reset(self, SessionEvent *event) noexcept:
         cdef Frame *frame = &self.parser.frame
-        cdef Stream *stream = table_find(&self.table, frame.stream)
+        cdef Stream *stream = table_find(&self.streams.table, frame.stream)
         if stream == NULL:
             return self.check_forgotten()
         if stream.state.aborted:
@@ -435,7 +396,7 @@ cdef class Session(StreamSet):
 
     cdef bint on_heartbeat(self) noexcept:
         cdef Frame *frame = &self.parser.frame
-        cdef Stream *stream
+        cdef StreamSet streams = self.streams
         cdef int64_t sample
         if memcmp(self.parser.payload, self.lasting.session_id, HEARTBEAT_BYTES) != 0:
             return self.fail(CloseCode.STATE_ERROR, "HEARTBEAT of another session")
@@ -446,13 +407,10 @@ cdef class Session(StreamSet):
         if self.barrier_sent_at == 0 or not self.barrier_sent_at <= <int64_t>frame.ack <= self.received_at:
             return False
         sample = self.received_at - <int64_t>frame.ack
-        self.rtt_us = sample if self.rtt_us < 0 else min(sample, self.rtt_us + (sample - self.rtt_us) // 64)
+        streams.rtt_us = sample if streams.rtt_us < 0 else min(sample, streams.rtt_us + (sample - streams.rtt_us) // 64)
         self.barrier_sent_at = 0
-        while True:  # a stream with a planned frame is never forgotten, whatever the peer claims to have read
-            stream = self.finished_list.first
-            if stream == NULL or stream.retire_after >= self.barriers or stream.planned:
-                return False
-            self.forget(stream)
+        streams.barrier_passed()
+        return False
 
     # ---- resume
 
@@ -465,11 +423,11 @@ cdef class Session(StreamSet):
             return self.fail(CloseCode.STATE_ERROR, "RESUME outside of a resume")
         if frame.flags & FrameFlag.END:
             self.comparing = True
-            self.unlisted = self.open_list.first
             self.listed_id = <uint32_t>frame.seq
-            self.resend_bytes = 0
+            self.streams.unlisted = self.streams.open_list.first
+            self.streams.resend_bytes = 0
             return self.compare_next(event)
-        stream = table_find(&self.table, frame.stream)
+        stream = table_find(&self.streams.table, frame.stream)
         if stream == NULL:
             return False  # finished here, or its OPEN is still to come
         stream.listed_epoch = self.lasting.epoch
@@ -485,7 +443,7 @@ cdef class Session(StreamSet):
             return event.kind != EventKind.NOTHING
         if not (self.is_server or frame.flags & FrameFlag.DONE) and state.inp.head + state.in_done > 0:
             # A client's list can be older than acks, even the last one, that were lost with the former carrier.
-            self.revive(stream)
+            self.streams.revive(stream)
             stream.ack_due = True
         if frame.ack > frame.seq:
             return self.fail(CloseCode.OFFSET_ERROR, "RESUME acknowledges more than it received")
@@ -497,13 +455,14 @@ cdef class Session(StreamSet):
 
     cdef bint compare_next(self, SessionEvent *event) noexcept:
         """After the peer's list: settle the streams it did not name, one event at a time, then go ACTIVE."""
+        cdef StreamSet streams = self.streams
         cdef Stream *stream
         cdef Stream *following
         cdef StreamState *state
-        while self.unlisted != NULL:
-            stream = self.unlisted
+        while streams.unlisted != NULL:
+            stream = streams.unlisted
             state = stream.state
-            self.unlisted = stream.all_next
+            streams.unlisted = stream.all_next
             if self.unknown_to_peer(stream):
                 if state.aborted:
                     state.reset_ours = False  # nobody to tell
@@ -519,16 +478,16 @@ cdef class Session(StreamSet):
                     state.sent = state.out.head
             elif stream.listed_epoch != self.lasting.epoch:
                 stream_rewind(state, 0)
-            self.rejoin(stream)
-        following = self.finished_list.first
+            streams.rejoin(stream)
+        following = streams.finished_list.first
         while following != NULL:
             stream = following
             state = stream.state
             following = stream.all_next
             if state.aborted and state.reset_ours and not self.unknown_to_peer(stream):
-                self.revive(stream)
-                self.rejoin(stream)
-        self.comparing, self.active = False, True
+                streams.revive(stream)
+                streams.rejoin(stream)
+        self.comparing, streams.active = False, True
         self.state = CarrierState.ACTIVE
         event.kind = EventKind.RESUMED
         return True
@@ -576,7 +535,7 @@ cdef class Session(StreamSet):
     cdef void tell_reset(self, SessionEvent *event, Stream *stream, int code) noexcept:
         """The peer reset the stream: end it here; an event if it has an application."""
         cdef bint owned = stream.owner != NULL
-        self.abort(stream, code, False)
+        self.streams.abort(stream, code, False)
         if owned:
             event.kind = EventKind.RESET
             event.stream = stream
@@ -589,10 +548,9 @@ cdef inline int reset_code(uint64_t seq) noexcept:
 
 
 cdef Session adopt_session(config, SessionState *lasting, int64_t now):
-    """Go on with the session of a process that is gone, whose `lasting` is now ours. Its streams follow, by `adopt`."""
+    """Go on with a session of a process that is no more: `lasting` is this one's. Its streams come by `StreamSet.adopt`."""
     cdef Session session = Session.__new__(Session)
     session.begin(config, lasting)
-    session.storage_bytes += lasting.targets.capacity
     session.received_at = now
     if lasting.known:
         session.secret = lasting.secret[:SECRET_BYTES]

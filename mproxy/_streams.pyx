@@ -2,30 +2,31 @@
 
 Flow control is here: how much an application may give (`room`), when it may give again (`poll_space`), when what it
 took is acknowledged. So is the life of a stream from `add_stream` to `retire_if_finished` and `forget`. What the peer
-does to streams is in _session.
+peer may say, and what that does to streams, is in _session.
 """
 
 cimport cython
 
-from libc.string cimport memcpy
+from libc.stdint cimport uint16_t
 
 from mproxy._frames cimport Frame, encode_header
 from mproxy._pool cimport pool_charge, pool_redeem, pool_session_bytes
 from mproxy._ring cimport (
-    MIN_RING_BYTES, ring_append, ring_drop, ring_free, ring_release, ring_reserve, ring_used,
+    MIN_RING_BYTES, iovec, ring_append, ring_drop, ring_free, ring_release, ring_reserve, ring_used,
 )
-from mproxy._state cimport StreamState, session_state_free, stream_state_free, stream_state_new
+from mproxy._state cimport (
+    SessionState, StreamState, session_note_target, session_state_free, stream_state_free, stream_state_new,
+)
 from mproxy._stream cimport (
     all_push, all_remove, stream_acked, stream_finished, stream_free, stream_mend, stream_new, stream_take_ack,
-    table_add, table_clear, table_remove,
+    table_add, table_clear, table_find, table_remove,
 )
-from mproxy._transmit cimport SMALL_BYTES
-from mproxy._wire cimport (
-    HEADER_BYTES, MAX_REASON_BYTES, MAX_WINDOW_BYTES, MIN_WINDOW_BYTES, FrameFlag, FrameType, ResetCode,
-)
+from mproxy._transmit cimport SMALL_BYTES, Transmitter
+from mproxy._wire cimport HEADER_BYTES, MAX_WINDOW_BYTES, MIN_WINDOW_BYTES, FrameFlag, FrameType
 
 
 cdef enum:
+    ACK_BYTES = 262144             # most bytes delivered without an ack
     NEAR_US = 10000                # a round trip below this limits the rings
     NEAR_RING_BYTES = 524288       # ring of a bulk stream on loopback
     SEALED_RING_BYTES = 1048576    # the same when the carrier is encrypted: then each end takes longer for what it has
@@ -34,15 +35,16 @@ cdef enum:
     STREAM_BYTES = 640             # of a stream without its rings: its record, its slot, its application's record
 
 
+@cython.final
 @cython.no_gc_clear  # __dealloc__ needs the transmitter
 cdef class StreamSet:
-    """Base of `Session`. Streams are named by pointer; the I/O layer holds one from OPENED or `open_stream` on until
-    it calls `release`."""
+    """All streams of one session, and what they hold."""
 
-    def __cinit__(self, *_arguments, **_options):
+    def __cinit__(self):
         self.transmitter = Transmitter()
         self.transmitter.account = &self.storage_bytes
         self.rtt_us = -1
+        self.send_window = MIN_WINDOW_BYTES  # the peer's limits are not known yet; so much every peer holds
 
     def __dealloc__(self):
         self.transmitter.carrier_lost()
@@ -56,7 +58,38 @@ cdef class StreamSet:
             session_state_free(self.lasting)
         pool_redeem(0, self.redeemed_bytes)
 
+    @property
+    def out_bytes(self):
+        return self.lasting.out_bytes
+
+    @property
+    def in_bytes(self):
+        return self.lasting.in_bytes
+
+    @property
+    def opened(self):
+        return self.lasting.opened
+
     # ---- application -> peer
+
+    cdef Stream *open(self, bytes target, void *owner) noexcept:
+        """Start a stream to `target`; NULL when there is no memory."""
+        cdef SessionState *lasting = self.lasting
+        cdef Stream *stream
+        lasting.last_id += 1
+        while lasting.last_id == 0 or table_find(&self.table, lasting.last_id) != NULL:
+            lasting.last_id += 1
+        stream = self.add_stream(lasting.last_id)
+        if stream == NULL:
+            return NULL
+        if target and session_note_target(lasting, stream.state, target, <uint16_t>len(target),
+                                          &self.storage_bytes) < 0:
+            self.forget(stream)
+            return NULL
+        stream.owner = owner
+        stream.state.open_due = True
+        self.transmitter.ready(stream)
+        return stream
 
     cdef uint32_t room(self, Stream *stream, uint32_t want) noexcept:
         """How many bytes (at most `want`) may be read from the application now; its ring has space for them.
@@ -359,7 +392,41 @@ cdef class StreamSet:
         self.transmitter.ready(stream)
         self.retire_if_finished(stream)
 
-    # ---- another carrier
+    # ---- the carrier
+
+    cdef void use_carrier(self, uint32_t send_window, uint64_t send_budget) noexcept:
+        """A new one, for as much as both ends may hold; streams flow once it is `active`."""
+        self.send_window = self.transmitter.peer_window = send_window
+        self.send_budget = send_budget
+        self.ack_bytes = min(ACK_BYTES, send_window // 4)
+
+    cdef void carrier_lost(self) noexcept:
+        """Go on buffering."""
+        self.transmitter.carrier_lost()
+        self.active = self.stalled = False
+        self.rtt_us = -1  # of the next carrier nothing is known; until then the window alone bounds the rings
+
+    cdef int poll_transmit(self, size_t most, bint streams_too, bint bulk_too, iovec *out) noexcept:
+        """`Transmitter.poll`; who has now said the last of it is finished."""
+        cdef Transmitter transmitter = self.transmitter
+        cdef Stream *stream
+        cdef int i, before = transmitter.count - transmitter.first
+        cdef int n = transmitter.poll(most, streams_too, bulk_too, out)
+        for i in range(transmitter.first + before, transmitter.count):
+            stream = transmitter.plans[i].stream
+            if stream != NULL and stream.owner == NULL:
+                self.retire_if_finished(stream)
+        return n
+
+    cdef void barrier_passed(self) noexcept:
+        """The heartbeat sent last was echoed: forget the finished streams whose last frame the peer has read by then.
+
+        Never one under a planned frame, whatever the peer claims to have read.
+        """
+        cdef Stream *stream = self.finished_list.first
+        while stream != NULL and stream.retire_after < self.barriers and not stream.planned:
+            self.forget(stream)
+            stream = self.finished_list.first
 
     cpdef bytes resume_list(self):
         """The RESUME frames that tell a peer how far every stream is, including the end mark.
@@ -512,6 +579,15 @@ cdef class StreamSet:
         stream_free(stream, &self.storage_bytes)
         self.storage_bytes -= STREAM_BYTES
         pool_charge(-STREAM_BYTES)
+
+
+cdef StreamSet new_streams(SessionState *lasting):
+    """Those of a session, none so far, or of its next process; `lasting` is theirs from now on."""
+    cdef StreamSet streams = StreamSet()
+    streams.lasting = lasting
+    streams.transmitter.targets = &lasting.targets
+    streams.storage_bytes += lasting.targets.capacity
+    return streams
 
 
 cdef uint8_t *list_streams(const Stream *stream, uint8_t *at) noexcept:

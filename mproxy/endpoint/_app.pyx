@@ -18,6 +18,7 @@ from libc.stdlib cimport calloc
 
 from mproxy._ring cimport iovec, ring_space, ring_used, ring_view
 from mproxy._session cimport CarrierState
+from mproxy._streams cimport StreamSet
 from mproxy._wire cimport ResetCode
 from mproxy.io._attempts cimport Attempts
 from mproxy.io._linger cimport reset_when_taken
@@ -139,7 +140,7 @@ cdef void app_close(App *app, bint abruptly) noexcept:
     all_beyond -= <int>apps.count > promised
     apps.count -= 1
     all_apps -= 1
-    (<Session>apps.session).release(app.stream)
+    (<Session>apps.session).streams.release(app.stream)
     loop.schedule(apps.work)  # there may be a frame to send, and the owner wants to know when no application is left
     loop.free_later(app)
 
@@ -161,10 +162,10 @@ cdef void app_vanished(App *app) noexcept:
     cdef Session session = <Session>app.apps.session
     app.apps.vanished += 1
     if session.state == CarrierState.NO_CARRIER:
-        session.discard(app.stream, ResetCode.WHILE_AWAY)
+        session.streams.discard(app.stream, ResetCode.WHILE_AWAY)
         app.apps.left_away(app.apps, app, True)
     else:
-        session.discard(app.stream, ResetCode.APPLICATION)
+        session.streams.discard(app.stream, ResetCode.APPLICATION)
     app_close(app, False)
 
 
@@ -178,7 +179,7 @@ cdef void app_write_failed(App *app) noexcept:
         app_vanished(app)
         return
     break_off(app, error)
-    (<Session>app.apps.session).deafen(app.stream)
+    (<Session>app.apps.session).streams.deafen(app.stream)
     app_mark_ready(app)
 
 
@@ -298,12 +299,13 @@ cdef size_t app_read(App *app) noexcept:
     The application may be closed on return. When its turn is over it queues itself again, or the session does.
     """
     cdef Session session = <Session>app.apps.session
+    cdef StreamSet streams = session.streams
     cdef Stream *stream = app.stream
     cdef iovec parts[2]
-    cdef uint32_t turn = session.turn_bytes(stream, TURN_BYTES) if app.readable else 0, done = 0, room
+    cdef uint32_t turn = streams.turn_bytes(stream, TURN_BYTES) if app.readable else 0, done = 0, room
     cdef ssize_t n
     while app.readable and not (app.read_ended or app.connecting):
-        room = session.room(stream, turn) if turn > 0 else 0
+        room = streams.room(stream, turn) if turn > 0 else 0
         if room == 0:
             if app.broken and not app.is_socket:
                 app_vanished(app)
@@ -314,13 +316,13 @@ cdef size_t app_read(App *app) noexcept:
         room = min(room, turn - done)
         n = receive_parts(app.source.fd, app.is_socket, parts, ring_space(&stream.state.out, room, parts))
         if n > 0:
-            session.wrote(stream, <uint32_t>n)
+            streams.wrote(stream, <uint32_t>n)
             done += n
             # A short read has emptied the socket, and new bytes make a new event; but only a read finds the end.
             app.readable = n == <ssize_t>room or app.hung_up or app.urgent or app.is_file
         elif n == 0 and not app.cut:
             app.read_ended = True
-            session.end(stream)
+            streams.end(stream)
             if session.state == CarrierState.NO_CARRIER:
                 app.apps.left_away(app.apps, app, False)
             if app.write_ended:
@@ -377,7 +379,7 @@ cdef void bound_unsent(App *app) noexcept:
 
 cdef void app_flush(App *app) noexcept:
     """Hand kept bytes, and then the end, to the application."""
-    cdef Session session = <Session>app.apps.session
+    cdef StreamSet streams = (<Session>app.apps.session).streams
     cdef Stream *stream = app.stream
     cdef int fd = app.sink.fd if app.sink.fd >= 0 else app.source.fd
     cdef iovec parts[2]
@@ -391,7 +393,7 @@ cdef void app_flush(App *app) noexcept:
         kept = ring_used(&stream.state.inp)
         n = send_parts(fd, app.is_socket, parts, ring_view(&stream.state.inp, stream.state.inp.head, kept, parts))
         if n >= 0:
-            session.handed(stream, <uint32_t>n)
+            streams.handed(stream, <uint32_t>n)
             app.writable = n == <ssize_t>kept
         elif errno == EAGAIN:
             app.writable = False
@@ -402,7 +404,7 @@ cdef void app_flush(App *app) noexcept:
     if not stream.state.in_ended:
         return
     app.write_ended = True
-    session.end_handed(stream)
+    streams.end_handed(stream)
     if app.is_socket:
         finish_on_close(fd)
     if app.read_ended:

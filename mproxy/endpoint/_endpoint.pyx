@@ -81,7 +81,7 @@ cdef class Endpoint:
         """
         self.end_carrier(True)
         self.session.attach(epoch, peer_window, peer_budget, first, self.loop.now_us)
-        self.session.sealed = carrier.sealed
+        self.session.streams.sealed = carrier.sealed
         self.carrier = carrier
         self.suspected = self.forsaken = False
         vitals_attach(&self.vitals, self.session, self.loop.now_us)
@@ -107,15 +107,15 @@ cdef class Endpoint:
 
     def connect(self, uint32_t stream_id, Target target):
         """sproxy: connect the stream's daemon; does nothing if the stream has ended meanwhile."""
-        cdef Stream *stream = table_find(&self.session.table, stream_id)
+        cdef Stream *stream = table_find(&self.session.streams.table, stream_id)
         if stream != NULL and not stream.state.aborted and stream.owner == NULL:
             self.dial(stream, target)
 
     def refuse(self, uint32_t stream_id, int code):
         """sproxy: reset the stream instead."""
-        cdef Stream *stream = table_find(&self.session.table, stream_id)
+        cdef Stream *stream = table_find(&self.session.streams.table, stream_id)
         if stream != NULL and not stream.state.aborted and stream.owner == NULL:
-            self.session.reset(stream, code)
+            self.session.streams.reset(stream, code)
             self.loop.schedule(&self.work)
 
     def kill(self, uint32_t stream_id, str why):
@@ -185,7 +185,7 @@ cdef class Endpoint:
     @property
     def drained(self):
         """Nothing is buffered in either direction."""
-        return self.session.out_held == 0 and self.session.in_held == 0
+        return self.session.streams.out_held == 0 and self.session.streams.in_held == 0
 
     @property
     def receive_silence_us(self):
@@ -205,25 +205,26 @@ cdef class Endpoint:
         if self.ending:
             self.end_rest()
             return
-        self.session.stalled = self.carrier is not None and not self.carrier.writable
+        self.session.streams.stalled = self.carrier is not None and not self.carrier.writable
         self.open_rest()
         while self.carrier is not None and self.carrier.readable:
             self.read_carrier()
             reads += 1
             # A read brings little while memory is short; a session that keeps none of it may read again.
-            if reads == 4 or self.work.slow or self.session.in_held or self.short_of_memory or (
-                    self.session.receive_room() >= BUFFER_BYTES):
+            if reads == 4 or self.work.slow or self.session.streams.in_held or self.short_of_memory or (
+                    self.session.streams.receive_room() >= BUFFER_BYTES):
                 break
         if self.ending:
             return
         self.read_apps()
         self.write_carrier()
-        if self.apps.ready_first != NULL or self.unopened or self.session.has_space() or self.carrier_can_go_on():
+        if self.apps.ready_first != NULL or self.unopened or self.session.streams.has_space() or (
+                self.carrier_can_go_on()):
             self.loop.schedule(&self.work)
         if self.was_busy and self.apps.count == 0:
             self.was_busy = False
             self.tell(self.observer.on_idle, (self,))
-        self.session.settle()
+        self.session.streams.settle()
         cost_end(&self.cost, self.session.moved_bytes(), self.loop.now_us, self.loop.slow_count(),
                  self.loop.undisturbed())
         self.work.slow = self.cost.slow
@@ -250,15 +251,15 @@ cdef class Endpoint:
         self.awaits_memory = False
         if self not in _endpoints:
             return
-        if self.session.relieve() or (self.short_of_memory and self.session.receive_room() > 0):
+        if self.session.streams.relieve() or (self.short_of_memory and self.session.streams.receive_room() > 0):
             self.loop.schedule(&self.work)
-        elif self.short_of_memory or self.session.starved:
+        elif self.short_of_memory or self.session.streams.starved:
             self.wait_for_memory()
 
     cdef void read_carrier(self) noexcept:
         """Receive as much as may be kept, and act on it."""
         cdef Carrier carrier = self.carrier
-        cdef size_t most = min(self.cost.read_bytes, self.session.receive_room())
+        cdef size_t most = min(self.cost.read_bytes, self.session.streams.receive_room())
         cdef const uint8_t *data
         cdef long length
         self.short_of_memory = most == 0
@@ -314,12 +315,12 @@ cdef class Endpoint:
         while done < TURN_BYTES:
             app = app_next_ready(&self.apps)
             if app == NULL:
-                stream = self.session.poll_space()
+                stream = self.session.streams.poll_space()
                 if stream == NULL:
                     break
                 app = <App *>stream.owner
             done += app_read(app)
-        if self.session.starved:
+        if self.session.streams.starved:
             self.wait_for_memory()
         if done > 0 and not self.session.is_server and not self.attached and (
                 self.loop.now_us - self.waiting_told_at > WAITING_US):
@@ -346,11 +347,11 @@ cdef class Endpoint:
             taken = carrier.send(parts, count, self.session.transmitter.overtakes)
             self.session.transmitted(taken)
             done += taken
-            if self.session.life.unanswered_at == 0 and self.session.out_held > 0 and taken > 0:
+            if self.session.life.unanswered_at == 0 and self.session.streams.out_held > 0 and taken > 0:
                 self.session.life.unanswered_at = self.loop.now_us
                 if self.session.deadline() < self.armed_at:
                     self.arm()
-        self.session.stalled = not carrier.writable
+        self.session.streams.stalled = not carrier.writable
         if carrier.over and self.session.state != CarrierState.CLOSED_FOR_GOOD:
             self.carrier_failed(carrier.why)
 
@@ -451,7 +452,7 @@ cdef class Endpoint:
         cdef App *app = app_new(&self.apps, stream, fd, -1) if stream != NULL else NULL
         if app == NULL:
             if stream != NULL:
-                self.session.reset(stream, ResetCode.LOCAL_ERROR)
+                self.session.streams.reset(stream, ResetCode.LOCAL_ERROR)
             close_with_reset(fd)
             return -1
         self.was_busy = True
@@ -472,7 +473,7 @@ cdef class Endpoint:
         self.opens_left = OPENS_ALONE if self.loop.undisturbed() else OPENS_A_TURN
         while self.unopened and self.opens_left > 0:
             number, target = self.unopened.popleft()
-            stream = table_find(&self.session.table, number)
+            stream = table_find(&self.session.streams.table, number)
             if stream != NULL and not stream.state.aborted and stream.owner == NULL:
                 self.open_app(stream, target, len(target))
 
@@ -498,7 +499,7 @@ cdef class Endpoint:
         app_close(app, False)
 
     cdef void refused(self, Stream *stream, Target target, int error) noexcept:
-        self.session.reset(stream, app_refusal(error))
+        self.session.streams.reset(stream, app_refusal(error))
         self.loop.schedule(&self.work)
         self.tell_news(self.observer.on_refused, (self, stream.state.id, target.text, error))
 

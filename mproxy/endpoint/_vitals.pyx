@@ -16,7 +16,7 @@ cdef enum:
 
 cdef uint64_t moved_bytes(Session session) noexcept:
     """Bytes that the session's applications have got, both ways."""
-    return session.lasting.in_bytes + session.lasting.out_bytes - session.out_held
+    return session.lasting.in_bytes + session.lasting.out_bytes - session.streams.out_held
 
 
 cdef void vitals_attach(Vitals *vitals, Session session, int64_t now) noexcept:
@@ -26,15 +26,15 @@ cdef void vitals_attach(Vitals *vitals, Session session, int64_t now) noexcept:
     vitals.failures = failures
     vitals.attached_at = now
     vitals.moved = moved_bytes(session)
-    vitals.released = session.lasting.out_bytes - session.out_held
+    vitals.released = session.lasting.out_bytes - session.streams.out_held
     session.life.patience = min(<int64_t>1 << min(max(0, failures - 1), 8), <int64_t>PATIENCE_MOST)
 
 
 cdef void vitals_examine(Vitals *vitals, Session session, Carrier carrier, int64_t now) noexcept:
     """If there is any doubt (a heartbeat missed, a byte not answered, nothing acknowledged since the last timer) ask
     the carrier, and tell the session what follows."""
-    cdef uint64_t released = session.lasting.out_bytes - session.out_held
-    cdef bint held = session.out_held > 0 and released == vitals.released
+    cdef uint64_t released = session.lasting.out_bytes - session.streams.out_held
+    cdef bint held = session.streams.out_held > 0 and released == vitals.released
     vitals.released = released
     if held or session.life.unanswered_at or now - session.life.alive_at >= session.life.heartbeat_us:
         look(vitals, session, carrier, now)

@@ -87,7 +87,7 @@ class Drain:
 
     def _look(self) -> None:
         endpoints = self._endpoints()
-        moved = sum(e.session.out_bytes + e.session.in_bytes for e in endpoints)
+        moved = sum(e.session.streams.out_bytes + e.session.streams.in_bytes for e in endpoints)
         self._quiet = self._quiet + 1 if moved == self._moved else 0
         self._moved = moved
         drained = all(e.drained for e in endpoints)

@@ -144,9 +144,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         return bool(self._endpoint.session.session_id)
 
     def _carrier_wanted(self) -> bool:
-        session = self._endpoint.session
-        return session.open_count > 0 or self._config.eager or self._owes_goodbye or (
-            not self._endpoint.attached and session.owes_reset())
+        return self._endpoint.session.streams.open_count > 0 or self._config.eager or self._owes_goodbye
 
     def _end_session(self, code: int, why: str, level: str = "info") -> None:
         """End the session, if there is one, and be ready for the next."""
@@ -166,9 +164,8 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         if session.session_id:
             self._ended.add(session, self._outages, self._loop.now())
             (self._log.warning if level == "warning" else self._log.info)(
-                "ended", session=say_session(session.session_id), why=why, streams=session.opened,
-                sent=session.out_bytes, received=session.in_bytes)
-            self._inspection.note_end(say_session(session.session_id), self._sproxy, why)
+                "ended", session=say_session(session.session_id), why=why, streams=session.streams.opened,
+                sent=session.streams.out_bytes, received=session.streams.in_bytes)
         self._endpoint.renew(self._new_session())
         self._began_at, self._outages = None, Outages(self._config.session.heartbeat_us)
         if self._config.stdio:
@@ -197,12 +194,12 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
     def on_resumed(self, endpoint: Endpoint) -> None:
         session = endpoint.session
         self._log.forget("dial-failed")
-        self._outages.end(self._loop.now(), session.resend_bytes if self._lost_at else 0, self._lost_at)
+        self._outages.end(self._loop.now(), session.streams.resend_bytes if self._lost_at else 0, self._lost_at)
         if self._lost_at is None:
             self._log.info("connected", session=say_session(session.session_id), failures=self._failures or None,
                            **say_carrier(endpoint))
         else:
-            self._log_resumed(endpoint, self._lost_at, session.resend_bytes)
+            self._log_resumed(endpoint, self._lost_at, session.streams.resend_bytes)
         self._carried()
         if endpoint.app_count == 0:
             self.on_idle(endpoint)
@@ -224,7 +221,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         # --stdio says nothing otherwise; but whoever has read that it is lost wants to know that it is back.
         log = self._log.warning if self._complained and self._config.stdio else self._log.info
         log("resumed", session=say_session(session.session_id), after=say_seconds(self._loop.now() - lost_at),
-            resent=resent, streams=session.open_count, epoch=session.epoch, failures=self._failures or None,
+            resent=resent, streams=session.streams.open_count, epoch=session.epoch, failures=self._failures or None,
             **say_carrier(endpoint))
 
     def on_suspect(self, _endpoint: Endpoint) -> None:
@@ -262,8 +259,8 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
                 self._outages.begin(session.received_at, why)
                 self._teller.away()
             (self._log.info if planned else self._log.warning)(
-                "lost", session=say_session(session.session_id), why=why, streams=session.open_count,
-                unacknowledged=session.out_held)
+                "lost", session=say_session(session.session_id), why=why, streams=session.streams.open_count,
+                unacknowledged=session.streams.out_held)
         self._note_loss()
         if self._carrier_wanted():
             self._reconnect.needed()
@@ -319,7 +316,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
             self._wait_for_ack(deadline)
 
     def _wait_for_ack(self, deadline: int) -> None:
-        if self._endpoint.session.open_count and self._known and self._loop.now() < deadline:
+        if self._endpoint.session.streams.open_count and self._known and self._loop.now() < deadline:
             self._loop.call_later(ACK_LOOK_US, lambda: self._wait_for_ack(deadline))
         else:
             self._when_answered(lambda: self._end_session(CloseCode.ORDERLY, "finished"))
@@ -447,7 +444,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         if error.code != CloseCode.UNKNOWN_SESSION:
             return error.code in FINAL
         elsewhere = error.detail and self._site and error.detail != self._site
-        return not elsewhere or self._endpoint.session.open_count == 0
+        return not elsewhere or self._endpoint.session.streams.open_count == 0
 
     def _refused_for_long(self) -> bool:
         """Whether our key has been refused for KEY_REFUSED_US: then authorized_keys is not just being written."""
@@ -462,7 +459,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._waiting_at = None
         self.exit_status = int(self._config.stdio)
         session = self._endpoint.session
-        if session.opened:
+        if session.streams.opened:
             self._endpoint.close(CloseCode.ORDERLY, "no session")
             self._session_over(session, "no session")
 
@@ -506,7 +503,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         Drain(self._loop, self._unfinished, self._config.drain_us, lambda: self._when_answered(self._say_goodbye))
 
     def _unfinished(self) -> list[Endpoint]:
-        return [self._endpoint] if self._known and self._endpoint.session.open_count else []
+        return [self._endpoint] if self._known and self._endpoint.session.streams.open_count else []
 
     def _say_goodbye(self) -> None:
         self._end_session(CloseCode.SHUTDOWN, "cproxy ends")

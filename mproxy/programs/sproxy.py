@@ -115,7 +115,7 @@ class Client:
 
     @property
     def streams(self) -> int:
-        return self.endpoint.session.open_count
+        return self.endpoint.session.streams.open_count
 
     @property
     def name(self) -> str:
@@ -236,7 +236,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
             session.session_id, secret, os.urandom(_wire.NONCE_BYTES), hello.epoch,
             self._config.session.session_budget_bytes, self._config.session.window_bytes,
             routing_tag=self._new_tag(client), site=self._site)
-        resume_list = session.resume_list()
+        resume_list = session.streams.resume_list()
         if hello.session_id:
             welcome.prove(session.secret, greeter.channel(), hello, resume_list)
         if client.endpoint.attached:
@@ -327,7 +327,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
             heard = session.received_at > former.probed_at
             raise PeerError(CloseCode.TWIN, TWIN if heard else "the previous session still holds its connection",
                             int(heard))
-        if session.open_count and hello.former != session_tag(session.session_id):
+        if session.streams.open_count and hello.former != session_tag(session.session_id):
             raise PeerError(CloseCode.TWIN, TWIN, 1)
 
     def _end(self, client: Client, code: int, why: str, level: str = "info") -> None:
@@ -346,9 +346,8 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         if self._instances.get((client.spki, client.instance_id)) is client:
             del self._instances[client.spki, client.instance_id]
         (self._log.warning if level == "warning" else self._log.info)(
-            "ended", session=client.name, why=why, streams=session.opened, sent=session.out_bytes,
-            received=session.in_bytes)
-        self._inspection.note_end(client.name, client.host, why)
+            "ended", session=client.name, why=why, streams=session.streams.opened, sent=session.streams.out_bytes,
+            received=session.streams.in_bytes)
         client.endpoint.dispose()
 
     def _client(self, endpoint: Endpoint) -> Client:
@@ -369,7 +368,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         client = self._client(endpoint)
         fields = say_carrier(endpoint)
         session = endpoint.session
-        client.outages.end(self._loop.now(), session.resend_bytes if client.resumed else 0, client.lost_at)
+        client.outages.end(self._loop.now(), session.streams.resend_bytes if client.resumed else 0, client.lost_at)
         if not client.resumed:
             if self._config.source_per_key:
                 fields["source"] = ".".join(map(str, loopback_of(client.spki)))
@@ -377,8 +376,8 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         else:
             after = say_seconds(self._loop.now() - (client.lost_at or self._loop.now()))
             self._log.info(
-                "resumed", session=client.name, after=after, resent=session.resend_bytes, streams=session.open_count,
-                epoch=session.epoch, **fields)
+                "resumed", session=client.name, after=after, resent=session.streams.resend_bytes,
+                streams=session.streams.open_count, epoch=session.epoch, **fields)
         client.resumed = True
         client.lost_at = None
 
@@ -390,7 +389,8 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         client.outages.begin(client.lost_at, why)
         self._reception.known_at(client.host)
         self._log.warning(
-            "lost", session=client.name, why=why, streams=session.open_count, unacknowledged=session.out_held)
+            "lost", session=client.name, why=why, streams=session.streams.open_count,
+            unacknowledged=session.streams.out_held)
         self._wait_for_carrier(client)
 
     def on_idle(self, endpoint: Endpoint) -> None:
@@ -402,7 +402,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         ttl_us = self._config.session.session_ttl_us
         if client.stdio:
             ttl_us = min(ttl_us, self._config.stdio_ttl_us)
-        self._set_end_timer(client, ttl_us if client.endpoint.session.open_count else min(ttl_us, EMPTY_SESSION_US))
+        self._set_end_timer(client, ttl_us if client.streams else min(ttl_us, EMPTY_SESSION_US))
 
     def on_closed(self, endpoint: Endpoint, code: int, reason: str, local: bool) -> None:
         """cproxy ended the session, or broke the protocol."""

@@ -114,7 +114,7 @@ def program_facts(loop: Loop, started_at: int, program: str, name: str, state: s
 
 def session_facts(endpoint: Endpoint, outages: Outages, now: int) -> dict[str, Any]:
     """What both ends know of a session."""
-    session, carrier = endpoint.session, endpoint.carrier
+    session, streams, carrier = endpoint.session, endpoint.session.streams, endpoint.carrier
     since = outages.connected_at if outages.began_at is None else outages.began_at
     state = "connecting" if since is None else "connected" if outages.began_at is None else "away"
     return {
@@ -124,16 +124,14 @@ def session_facts(endpoint: Endpoint, outages: Outages, now: int) -> dict[str, A
         "why": outages.why if state != "connected" else "",
         "carrier": carrier.describe() if carrier is not None and endpoint.attached else None,
         "last_heard_s": seconds(now - session.received_at) if session.received_at else None,
-        "round_trip_ms": round(session.rtt_us / 1000, 3) if session.rtt_us > 0 else None,
-        "streams": session.open_count,
-        "streams_ever": session.opened,
-        "sent_bytes": session.out_bytes,
-        "received_bytes": session.in_bytes,
+        "round_trip_ms": round(streams.rtt_us / 1000, 3) if streams.rtt_us > 0 else None,
+        "streams": streams.open_count,
+        "streams_ever": streams.opened,
+        "sent_bytes": streams.out_bytes,
+        "received_bytes": streams.in_bytes,
         "resent_bytes": outages.resent_bytes,
-        "unacknowledged_bytes": session.out_held,
-        "undelivered_bytes": session.in_held,
-        "memory_bytes": session.storage_bytes,
-        "heartbeat_s": seconds(outages.heartbeat_us),
+        "unacknowledged_bytes": streams.out_held,
+        "undelivered_bytes": streams.in_held,
         "outages": outages.facts(now)}
 
 

@@ -13,6 +13,7 @@ from mproxy._ring cimport Ring, iovec, ring_space, ring_used, ring_view
 from mproxy._session cimport EventKind, Session, SessionEvent, adopt_session
 from mproxy._state cimport SessionState, StreamState, session_state_new, stream_state_new
 from mproxy._stream cimport Stream, table_find
+from mproxy._streams cimport StreamSet
 from mproxy._transmit cimport MAX_IOVECS
 
 
@@ -20,23 +21,25 @@ cdef class PySession:
     """Wrap a Session. Events are tuples whose first item is an EventKind."""
 
     cdef readonly Session session  # the session itself, for its getters
+    cdef StreamSet streams         # its streams
 
     def __init__(self, Session session):
         self.session = session
+        self.streams = session.streams
 
     cdef Stream *find(self, uint32_t id) except NULL:
-        cdef Stream *stream = table_find(&self.session.table, id)
+        cdef Stream *stream = table_find(&self.streams.table, id)
         if stream == NULL:
             raise KeyError(id)
         return stream
 
     cdef adopt(self, StreamState *state, bint held):
         """Go on with a stream of another process; `held`: its application is still there."""
-        cdef Stream *stream = self.session.adopt(state)
+        cdef Stream *stream = self.streams.adopt(state)
         if held:
             stream.owner = <void *>self
         else:
-            self.session.release(stream)
+            self.streams.release(stream)
 
     # ---- carrier
 
@@ -69,7 +72,7 @@ cdef class PySession:
                 events.append((event.kind, stream.state.id, (<const char *>event.data)[:event.length]))
             elif event.kind == EventKind.RESET:
                 events.append((event.kind, stream.state.id, event.code))
-                self.session.release(stream)
+                self.streams.release(stream)
             elif event.kind == EventKind.CLOSED:
                 reason = (<const char *>event.data)[:event.length]
                 events.append((event.kind, event.code, reason, bool(event.local)))
@@ -121,35 +124,35 @@ cdef class PySession:
         cdef const char *at = data
         cdef int i, n
         while done < len(data):
-            room = self.session.room(stream, <uint32_t>len(data) - done)
+            room = self.streams.room(stream, <uint32_t>len(data) - done)
             if room == 0:
                 break
             n = ring_space(&stream.state.out, room, parts)
             for i in range(n):
                 memcpy(parts[i].iov_base, at + done, parts[i].iov_len)
                 done += <uint32_t>parts[i].iov_len
-            self.session.wrote(stream, room)
+            self.streams.wrote(stream, room)
         return done
 
     def end(self, uint32_t id):
         """The application ends its direction."""
-        self.session.end(self.find(id))
+        self.streams.end(self.find(id))
 
     def reset(self, uint32_t id, int code=0):
         """The application resets its connection."""
         cdef Stream *stream = self.find(id)
-        self.session.reset(stream, code)
-        self.session.release(stream)
+        self.streams.reset(stream, code)
+        self.streams.release(stream)
 
     def deafen(self, uint32_t id):
         """The application takes no more."""
-        self.session.deafen(self.find(id))
+        self.streams.deafen(self.find(id))
 
     def discard(self, uint32_t id, int code=0):
         """The application has vanished."""
         cdef Stream *stream = self.find(id)
-        self.session.discard(stream, code)
-        self.session.release(stream)
+        self.streams.discard(stream, code)
+        self.streams.release(stream)
 
     def kill(self, uint32_t id, bytes why):
         """Somebody ends the stream."""
@@ -165,32 +168,32 @@ cdef class PySession:
         n = ring_view(&stream.state.inp, stream.state.inp.head, min(most, ring_used(&stream.state.inp)), parts)
         data = b"".join([(<const char *>parts[i].iov_base)[:parts[i].iov_len] for i in range(n)])
         if data:
-            self.session.handed(stream, <uint32_t>len(data))
+            self.streams.handed(stream, <uint32_t>len(data))
         if stream.state.in_ended and not stream.state.in_done and ring_used(&stream.state.inp) == 0:
-            self.session.end_handed(stream)
+            self.streams.end_handed(stream)
         return data, bool(stream.state.in_done)
 
     def turn(self, uint32_t id, uint32_t most):
         """How much of `most` the application may write in this turn; of 0 `spaces` tells the end."""
-        return self.session.turn_bytes(self.find(id), most)
+        return self.streams.turn_bytes(self.find(id), most)
 
     def release(self, uint32_t id):
         """The application is done with both directions."""
-        self.session.release(self.find(id))
+        self.streams.release(self.find(id))
 
     def spaces(self):
         """Return the ids of the streams whose application may write again."""
         cdef Stream *stream
         ids = []
         while True:
-            stream = self.session.poll_space()
+            stream = self.streams.poll_space()
             if stream == NULL:
                 return ids
             ids.append(stream.state.id)
 
     def look(self, uint32_t id):
         """Return the offsets of a stream, for assertions; None when it is forgotten."""
-        cdef Stream *stream = table_find(&self.session.table, id)
+        cdef Stream *stream = table_find(&self.streams.table, id)
         cdef const StreamState *state
         if stream == NULL:
             return None
@@ -261,7 +264,7 @@ def image(PySession one):
     These are bytes, and all that `revive` knows.
     """
     cdef const SessionState *lasting = one.session.lasting
-    streams = images(one.session.open_list.first) + images(one.session.finished_list.first)
+    streams = images(one.streams.open_list.first) + images(one.streams.finished_list.first)
     return (<const char *>lasting)[:sizeof(SessionState)], kept(&lasting.targets), streams
 
 

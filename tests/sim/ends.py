@@ -193,7 +193,7 @@ class End:
             room = self.outward.room()
             data = self.ps.transmit(min(room, MAX_BURST)) if room else b""
             if not data:
-                session.stalled = bool(session.wants_transmit())
+                session.streams.stalled = bool(session.wants_transmit())
                 break
             self.outward.write(data)
         self.pumping = False
@@ -235,7 +235,7 @@ class Client(End):
         self.epoch += 1
         hello = Hello(session.session_id, INSTANCE_ID, bytes(16), self.epoch,
                       self.config.session_budget_bytes, self.config.window_bytes)
-        caller = Caller(lambda: (hello, self.ps.session.resume_list(), self.ps.session.secret))
+        caller = Caller(lambda: (hello, self.ps.session.streams.resume_list(), self.ps.session.secret))
         carrier = self.world.new_carrier()
         self.dials.append(carrier)
         carrier.up.sink = lambda data: self.world.server.incoming(carrier, data)
@@ -365,7 +365,7 @@ class Server(End):
         session = self.ps.session
         welcome = Welcome(SESSION_ID, NO_SECRET if hello.session_id else SECRET, bytes(16), hello.epoch,
                           self.config.session_budget_bytes, self.config.window_bytes)
-        resume_list = session.resume_list()
+        resume_list = session.streams.resume_list()
         if hello.session_id:
             welcome.prove(SECRET, greeter.channel(), hello, resume_list)
         self.use(carrier, carrier.up, carrier.down)

@@ -43,7 +43,7 @@ class Victim:
         if not is_server:
             for _ in range(5):
                 self.owned.add(self.ps.open(b"host"))
-        self.ps.session.attach(1, 16384, 65536, self.ps.session.resume_list(), self.now)
+        self.ps.session.attach(1, 16384, 65536, self.ps.session.streams.resume_list(), self.now)
 
     def feed(self, data):
         """Take bytes of the carrier, then let the applications do something."""
@@ -87,13 +87,13 @@ class Victim:
 
     def check(self):
         """The limits hold."""
-        session, config = self.ps.session, self.config
-        streams = session.open_count + session.finished_count
-        assert streams <= 4 * config.max_streams + MOST_FINISHED + 1
-        assert session.in_held <= config.session_budget_bytes + 4096 * streams
-        assert session.out_held <= config.session_budget_bytes + 4096 * streams
+        streams, config = self.ps.session.streams, self.config
+        count = streams.open_count + streams.finished_count
+        assert count <= 4 * config.max_streams + MOST_FINISHED + 1
+        assert streams.in_held <= config.session_budget_bytes + 4096 * count
+        assert streams.out_held <= config.session_budget_bytes + 4096 * count
         lent = pool_bytes()[0] - self.base_bytes
-        assert lent <= 4 * (config.session_budget_bytes + 4096 * streams) + 28 * streams + 300_000
+        assert lent <= 4 * (config.session_budget_bytes + 4096 * count) + 28 * count + 300_000
 
     def end(self):
         """Let go of the session: everything comes back."""
@@ -334,7 +334,7 @@ def test_data_flood_over_many_streams(length):
         if victim.closed:
             break
     assert victim.closed[1] == CloseCode.LIMIT_ERROR
-    assert victim.ps.session.in_held <= 65536 + 20 * 4096
+    assert victim.ps.session.streams.in_held <= 65536 + 20 * 4096
     victim.end()
 
 

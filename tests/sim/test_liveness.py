@@ -65,7 +65,7 @@ def test_stalled_reader_kills_no_carrier_and_delays_no_other_stream():
     world.client.open(Plan(10), Plan(1 << 18, stall_at=0, stall_for=HOUR_US))
     stalled = world.client.open(Plan(1 << 18), Plan(10, stall_at=0, stall_for=HOUR_US))
     world.run(until=world.clock.now + 10 * SECOND_US)
-    assert world.server.ps.session.in_held >= 16384
+    assert world.server.ps.session.streams.in_held >= 16384
     start = world.clock.now
     quick = world.client.open(Plan(1 << 18), Plan(1 << 18))
     assert world.run(most_us=HOUR_US // 4, done=lambda: quick.over)
@@ -116,8 +116,8 @@ def test_both_rings_full_both_ways_at_the_cut():
     world.run(until=world.clock.now + 10 * SECOND_US)
     for _ in range(5):
         for end in (world.client, world.server):
-            assert end.ps.session.in_held >= 30_000
-            assert end.ps.session.out_held >= 30_000
+            assert end.ps.session.streams.in_held >= 30_000
+            assert end.ps.session.streams.out_held >= 30_000
         world.check_memory()
         world.client.carrier.cut()
         world.run(until=world.clock.now + SECOND_US)

@@ -54,16 +54,16 @@ class World:
 
     def check(self, end):
         """What must hold of one end at every moment."""
-        session, config = end.ps.session, end.config
+        streams, config = end.ps.session.streams, end.config
         peer_config = (self.server if end is self.client else self.client).config
         budget = min(config.session_budget_bytes, peer_config.session_budget_bytes)
-        streams = session.open_count + session.finished_count
-        assert session.out_held <= budget + 4096 * streams, f"{end.name} holds {session.out_held} to send"
-        assert session.in_held <= config.session_budget_bytes + 4096 * streams, f"{end.name}: {session.in_held} kept"
+        more = 4096 * (streams.open_count + streams.finished_count)
+        assert streams.out_held <= budget + more, f"{end.name} holds {streams.out_held} to send"
+        assert streams.in_held <= config.session_budget_bytes + more, f"{end.name}: {streams.in_held} kept"
 
     def check_streams(self, end):
         """The same of every stream: slower, so not after every event. Returns the storage of the rings."""
-        session, window = end.ps.session, end.config.window_bytes
+        streams, window = end.ps.session.streams, end.config.window_bytes
         out_held = in_held = storage = 0
         for stream_id in end.apps:
             look = end.ps.look(stream_id)
@@ -81,14 +81,14 @@ class World:
             assert max(look["out_capacity"], look["in_capacity"]) < 2 * window, look
             assert look["out_capacity"] <= max(65536, 8 * (look["written"] - look["acked"])), look
             assert look["in_capacity"] <= max(65536, 8 * (look["received"] - look["handed"])), look
-        assert (out_held, in_held) == (session.out_held, session.in_held), end.name
+        assert (out_held, in_held) == (streams.out_held, streams.in_held), end.name
         return storage
 
     def check_memory(self):
         """No ring storage beyond what streams hold, but for a little of frames of the session itself."""
         ends = [end for end in (self.client, self.server) if end.ps is not None]
         storage = sum(self.check_streams(end) for end in ends)
-        lists = sum(28 * (end.ps.session.open_count + end.ps.session.finished_count) for end in ends)
+        lists = sum(28 * stream_count(end) for end in ends)
         lent = pool_bytes()[0] - self.base_bytes
         assert lent <= storage + 2 * (8192 + 2 * lists), f"{lent} bytes lent, streams have {storage}"
 
@@ -108,7 +108,7 @@ class World:
     def idle(self):
         """Nothing is left of any stream."""
         ends = [end for end in (self.client, self.server) if end.ps is not None]
-        return all(end.ps.session.open_count + end.ps.session.finished_count == 0 for end in ends)
+        return all(stream_count(end) == 0 for end in ends)
 
     # ---- running
 
@@ -171,7 +171,7 @@ class World:
         for end in (self.client, self.server):
             if end.ps is not None:
                 session = end.ps.session
-                assert (session.out_held, session.in_held) == (0, 0), end.name
+                assert (session.streams.out_held, session.streams.in_held) == (0, 0), end.name
                 assert session.state != CarrierState.CLOSED_FOR_GOOD, end.name
 
     def report(self):
@@ -179,9 +179,15 @@ class World:
         lines = []
         for end in (self.client, self.server):
             if end.ps is not None:
-                session = end.ps.session
-                lines.append(f"{end.name}: state {session.state} epoch {session.epoch} open {session.open_count}"
-                             f" finished {session.finished_count} out {session.out_held} in {session.in_held}"
+                session, streams = end.ps.session, end.ps.session.streams
+                lines.append(f"{end.name}: state {session.state} epoch {session.epoch} open {streams.open_count}"
+                             f" finished {streams.finished_count} out {streams.out_held} in {streams.in_held}"
                              f" carrier {end.carrier is not None} now {self.clock.now}")
             lines += [f"  {app}" for app in end.every_app if not app.over or end.ps.look(app.id)]
         return "\n".join(lines)
+
+
+def stream_count(end):
+    """Streams that the end knows of, finished ones too."""
+    streams = end.ps.session.streams
+    return streams.open_count + streams.finished_count

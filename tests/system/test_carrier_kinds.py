@@ -183,7 +183,7 @@ class Peer(EndpointObserver):
         self.endpoint = Endpoint(loop, session, self)
 
     def attach(self, carrier, epoch):
-        self.endpoint.attach(carrier, epoch, 1 << 20, 1 << 24, self.endpoint.session.resume_list(), b"")
+        self.endpoint.attach(carrier, epoch, 1 << 20, 1 << 24, self.endpoint.session.streams.resume_list(), b"")
 
     def on_resumed(self, endpoint):
         self.resumed += 1

@@ -67,7 +67,7 @@ class Pair:
 
     def hello(self):
         """What the client says in its HELLO: its list of streams as it is now."""
-        return self.client.session.resume_list()
+        return self.client.session.streams.resume_list()
 
     def attach(self, client_list=None):
         """A new carrier, both lists exchanged; returns the events of (client, server)."""
@@ -79,8 +79,9 @@ class Pair:
         """The first half: HELLO has arrived at the server."""
         self.epoch += 1
         config = self.config
-        self.server.session.attach(
-            self.epoch, config.window_bytes, config.session_budget_bytes, self.server.session.resume_list(), self.now)
+        server = self.server.session
+        server.attach(
+            self.epoch, config.window_bytes, config.session_budget_bytes, server.streams.resume_list(), self.now)
         self.server_events = self.server.receive(client_list, self.now, take_none)
 
     def attach_client(self):
@@ -88,7 +89,7 @@ class Pair:
         config = self.server_config
         self.client.session.attach(
             self.epoch, config.window_bytes, config.session_budget_bytes, b"", self.now)
-        count = 28 * (self.server.session.open_count + self.server.session.finished_count + 1)
+        count = 28 * (count_streams(self.server) + 1)
         return self.client.receive(self.server.transmit(count), self.now, take_none)
 
     def lose(self):
@@ -134,4 +135,8 @@ class Pair:
 
     def streams(self):
         """How many streams (client, server) remember, finished or not."""
-        return tuple(one.session.open_count + one.session.finished_count for one in (self.client, self.server))
+        return count_streams(self.client), count_streams(self.server)
+
+
+def count_streams(one):
+    return one.session.streams.open_count + one.session.streams.finished_count

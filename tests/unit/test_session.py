@@ -222,7 +222,7 @@ def test_ack_lost_behind_an_old_list(pair):
     pair.client.transmit(1 << 20)
     pair.attach(old_list)
     pair.pump()
-    assert pair.server.session.out_held == 0
+    assert pair.server.session.streams.out_held == 0
     assert stream in pair.server.spaces()
 
 
@@ -243,14 +243,14 @@ def test_echo_of_a_later_heartbeat_counts(pair):
     assert [frame[4] for frame in echoes if frame[1] & FrameFlag.REPLY] == [1000 + 3 * BEAT_US]
     pair.client.receive(heartbeat(echo_of=1000 + 3 * BEAT_US), pair.now, take_all)
     assert pair.client.look(stream) is None
-    assert pair.client.session.rtt_us == 5000
+    assert pair.client.session.streams.rtt_us == 5000
 
 
 @pytest.mark.parametrize("echo", [0, 999, 1 << 40, 1 << 63, (1 << 64) - 1])
 def test_echo_of_nothing_we_sent_is_ignored(pair, echo):
     pair.client.session.probe(2000)
     pair.client.receive(heartbeat(echo_of=echo), 3000, take_all)
-    assert pair.client.session.rtt_us == -1
+    assert pair.client.session.streams.rtt_us == -1
 
 
 def echoed_after(pair, rtt_us):
@@ -258,7 +258,7 @@ def echoed_after(pair, rtt_us):
     pair.now += BEAT_US
     pair.client.session.probe(pair.now)
     pair.client.receive(heartbeat(echo_of=pair.now), pair.now + rtt_us, take_all)
-    return pair.client.session.rtt_us
+    return pair.client.session.streams.rtt_us
 
 
 def test_round_trip_time_is_the_shortest_of_late(pair):
@@ -296,7 +296,7 @@ def test_full_buffer_whose_bytes_have_left_asks_for_an_ack():
             pass
         pair.pump()
     stream = streams[-1]
-    assert pair.client.session.out_held > config.session_budget_bytes // 2
+    assert pair.client.session.streams.out_held > config.session_budget_bytes // 2
     while pair.client.write(stream, bytes(1024)):
         pair.up()
     pair.pump()
@@ -364,7 +364,7 @@ def test_streams_that_come_and_go_without_a_carrier_leave_nothing():
             pair.client.write(stream, b"hello")
             pair.client.reset(stream)
         assert pair.streams() == (0, 0)
-        assert pair.client.session.out_held == 0
+        assert pair.client.session.streams.out_held == 0
         if attempt == 1:
             pair.attach()
             pair.lose()
@@ -400,7 +400,7 @@ def test_no_room_for_an_application_whose_stream_was_reset(pair):
     stream = started(pair)
     pair.client.receive(encode_frame(FrameType.RESET, stream=stream), pair.now, take_all)
     assert pair.client.write(stream, b"late") == 0
-    assert pair.client.session.out_held == 0
+    assert pair.client.session.streams.out_held == 0
 
 
 def test_few_streams_allowed_many_short_ones_in_a_row():

@@ -106,7 +106,7 @@ def test_claims_of_a_resume(received, ack, code):
         client.receive(end_mark(), 2000, take_all)
         sent = [frame for frame in frames_of(client.transmit(1 << 20)) if frame[0] == FrameType.DATA]
         assert [(frame[3], len(frame[5])) for frame in sent] == [(received, 150 - received)]
-        assert client.session.resend_bytes == 100 - received
+        assert client.session.streams.resend_bytes == 100 - received
 
 
 def test_goodbye_ends_it_without_an_answer():
@@ -307,12 +307,12 @@ def test_the_smaller_budget_rules(small_is_server):
             pair.pump(take_none)
     written = [pair.client.look(stream)["written"] for stream in streams]
     assert written[0] > written[-1] == 4096
-    assert pair.client.session.out_held <= 20_000 + 10 * 4096
+    assert pair.client.session.streams.out_held <= 20_000 + 10 * 4096
     assert pair.server.session.state == CarrierState.ACTIVE
     for stream in streams:
         pair.server.hand(stream, 1 << 20)
     pair.pump(take_none)
-    assert pair.client.session.out_held == 0
+    assert pair.client.session.streams.out_held == 0
 
 
 def test_bytes_of_a_reset_stream_make_room_without_breaking_the_peers_budget():

@@ -93,7 +93,7 @@ def test_bytes_held_at_every_place_arrive_once(pair):
     assert pair.server.hand(1, 1 << 20)[0] + told(at_server, 1) == TEXT[400:3500]
     assert pair.client.hand(1, 1 << 20)[0] + told(at_client, 1) == TEXT[:900]
     pair.beat()
-    assert (pair.client.session.out_held, pair.server.session.out_held) == (0, 0)
+    assert (pair.client.session.streams.out_held, pair.server.session.streams.out_held) == (0, 0)
 
 
 def test_bytes_sent_before_that_was_noted_may_be_acknowledged(pair):
@@ -232,8 +232,8 @@ def test_the_session_is_the_same(pair):
     for one, is_server in ((pair.client, False), (pair.server, True)):
         session = one.session
         assert (session.session_id, session.secret, session.epoch) == (SESSION_ID, SECRET, 1)
-        assert (session.is_server, session.opened, session.open_count) == (is_server, 1, 1)
-    assert (pair.client.session.out_bytes, pair.server.session.in_bytes) == (30, 30)
+        assert (session.is_server, session.streams.opened, session.streams.open_count) == (is_server, 1, 1)
+    assert (pair.client.session.streams.out_bytes, pair.server.session.streams.in_bytes) == (30, 30)
 
 
 def test_a_session_without_a_welcome_has_no_identity():

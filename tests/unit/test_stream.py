@@ -125,7 +125,7 @@ def test_ack_lets_go_of_what_it_covers(server):
     server.receive(encode_frame(FrameType.ACK, stream=1, ack=3000), 3000, take_all)
     look = server.look(1)
     assert (look["acked"], look["sent"], look["written"]) == (3000, 5000, 5000)
-    assert server.session.out_held == 2000
+    assert server.session.streams.out_held == 2000
 
 
 @pytest.mark.parametrize("ack, code", [
@@ -171,7 +171,7 @@ def test_no_byte_moves_after_a_reset(server, ours):
         server.transmit(1 << 20)
     else:
         assert server.receive(encode_frame(FrameType.RESET, stream=1), 3000, take_all) == [(EventKind.RESET, 1, 0)]
-    assert (server.session.out_held, server.session.in_held) == (0, 0)
+    assert (server.session.streams.out_held, server.session.streams.in_held) == (0, 0)
     assert server.receive(data(200, b"more"), 3000, take_all) == []
     assert server.transmit(1 << 20) == b""
 
@@ -209,7 +209,7 @@ def test_the_vanished_application_is_heard_to_the_end():
     client_events, server_events = pair.pump()
     assert client_events == []
     assert server_events == [(EventKind.RESET, stream, 0)]
-    assert pair.client.session.in_held == 0
+    assert pair.client.session.streams.in_held == 0
 
 
 def test_a_reset_overtakes_nothing_that_was_written():
@@ -257,7 +257,7 @@ def test_what_is_sent_to_a_broken_application_is_acknowledged_and_dropped():
     pair.server.discard(stream)
     assert [event[:3] for event in pair.pump()[0]] == [
         (EventKind.DATA, stream, b"too large"), (EventKind.RESET, stream, ResetCode.APPLICATION)]
-    assert pair.server.session.in_held == 0
+    assert pair.server.session.streams.in_held == 0
 
 
 @pytest.mark.parametrize("sent", [0, 20, 100_000])
@@ -338,7 +338,7 @@ def test_capacity_grows_to_the_window_and_no_further():
 def test_a_carrier_that_takes_nothing_keeps_the_ring_small():
     client = lone(is_server=False)
     stream = client.open()
-    client.session.stalled = True
+    client.session.streams.stalled = True
     assert client.write(stream, TEXT) == 4096
-    client.session.stalled = False
+    client.session.streams.stalled = False
     assert client.write(stream, TEXT) == WINDOW - 4096
