@@ -61,7 +61,7 @@ class Pair:
 
     def forge(self, control, data, offset, flags, number):
         """An authentic DATA packet."""
-        to = self.one.connection.local_id
+        to = self.one.local_id
         packet = pack_header(PacketType.DATA, flags, len(control), to, self.number + number, offset) + control + data
         return packet + checksum(packet).to_bytes(4, "big")
 
@@ -113,7 +113,7 @@ def step(source, pair):
         pair.listener.receive(packet, pair.address, pair.now, bytes(32))
         kind = source.PickValueInList([PacketType.SYN, PacketType.ACK, PacketType.SYN_ACK, PacketType.HANDSHAKE])
         body = packet.ljust(source.PickValueInList([60, 1168]), b"\0")
-        whole = pack_header(kind, 0, len(body), pair.one.connection.local_id, 5, 6) + body
+        whole = pack_header(kind, 0, len(body), pair.one.local_id, 5, 6) + body
         whole += checksum(whole).to_bytes(4, "big")
         answer = pair.listener.receive(whole, b"another", pair.now, bytes(32))
         assert answer is None or len(answer) <= 3 * len(whole)

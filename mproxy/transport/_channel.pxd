@@ -1,4 +1,5 @@
-"""DATA packets in and out: everything of an open connection but its states, its addresses and its end.
+"""DATA packets in and out: everything of an open connection but its states, its addresses and its end. What a
+Connection has as `channel`.
 
 Life of an outbound byte: the application writes into `out.ring`; `fill` asks the controller, the pacer and the peer's
 credit; `build` writes the header and control messages and has the bytes sealed from the ring straight into the packet;
@@ -70,10 +71,17 @@ cdef class Channel:
     cdef uint64_t asked                  # number of the packet that asked
     cdef bint starved                    # the last `fill` ended for want of data, not of permission
     cdef int64_t pace_at                 # when the pacer lets the next run leave; NEVER: nothing waits for it
-    # outcome of `take`
+    # outcome of `take`, whatever it returned
     cdef bint newest                     # the packet has the highest number so far
     cdef bint eliciting                  # it wants an ack
     cdef bint answered                   # it acknowledged something
+    cdef bint challenged                 # it asks whether we are where it went: PATH_CHALLENGE
+    cdef uint64_t challenge              # with these eight bytes
+    cdef bint responded                  # it answers such a question: PATH_RESPONSE
+    cdef uint64_t response               # with these
+    cdef const uint8_t *close            # the peer gives up: code, length of the reason, reason; NULL: it does not
+    # the end
+    cdef bint peer_done                  # the peer has everything and will not answer much longer
     # counters
     cdef readonly uint64_t in_packets    # accepted
     cdef readonly uint64_t in_bytes      # of those packets
@@ -91,7 +99,9 @@ cdef class Channel:
     cdef void lose(self, int64_t now) noexcept
     cdef void time_out(self, int64_t now) noexcept
     cdef int64_t wake_at(self) noexcept
-    cdef Taken on_control(self, int kind, const uint8_t *p, uint32_t length) noexcept
+    cdef int64_t timeout_us(self, int backoff) noexcept
+    cdef int build_clear(self, Transmit *out, int kind, uint64_t number, uint32_t control_bytes) noexcept
+    cdef uint64_t expected(self) noexcept
 
     # inner
     cdef int open_parts(self, const Header *header, uint8_t *packet, uint32_t length, iovec *parts) noexcept
@@ -104,6 +114,6 @@ cdef class Channel:
     cdef bint pick(self, PlannedPacket *plan) noexcept
     cdef bint should_ask(self, const PlannedPacket *plan) noexcept
     cdef uint32_t fill_probe(self, Transmit *out, int64_t now) noexcept
+    cdef Taken take_close(self, const uint8_t *p) noexcept
     cdef bint may_send(self, uint32_t size, bint is_first, int64_t now) noexcept
-    cdef uint64_t expected(self) noexcept
     cdef void note_end(self, int64_t now) noexcept

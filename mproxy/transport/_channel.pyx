@@ -1,8 +1,11 @@
 """DATA packets; both lives of a byte: _channel.pxd."""
 
+cimport cython
+
 from libc.string cimport memset
 
 from mproxy._ring cimport ring_view
+from mproxy._wire cimport get16, get64, put32
 from mproxy.transport._acks cimport (
     NEVER, AckInfo, acks_answer, acks_free, acks_init, acks_is_new, acks_note, acks_owe,
     acks_parse, acks_sent, acks_want, acks_write,
@@ -18,14 +21,16 @@ from mproxy.transport._mtu cimport (
     BLACK_HOLE_PACKETS, PROBE_TRIES, mtu_acked, mtu_black_hole, mtu_init, mtu_lost, mtu_probe,
 )
 from mproxy.transport._outflow cimport (
-    Chunk, outflow_cut, outflow_free, outflow_has, outflow_init, outflow_pick, outflow_took,
+    Chunk, outflow_acked, outflow_cut, outflow_end, outflow_free, outflow_has, outflow_init, outflow_pick,
+    outflow_took,
 )
 from mproxy.transport._pacer cimport RUN_BYTES, pacer_fill, pacer_ready_at
 from mproxy.transport._packet cimport (
-    BASE_PACKET_BYTES, PACKET_HEADER_BYTES, ControlType, PacketFlag, PacketType, crc_seal, get_header,
-    put_header,
+    BASE_PACKET_BYTES, CRC_BYTES, PACKET_HEADER_BYTES, ControlType, EndCode, PacketFlag, PacketType, crc32c, crc_seal,
+    get_header, put_header,
 )
 from mproxy.transport._recovery cimport PROBES, Recovery
+from mproxy.transport._rtt cimport rtt_timeout
 from mproxy.transport._sent cimport SENT_CREDIT, SENT_DATA, SENT_PROBE
 
 
@@ -37,10 +42,11 @@ cdef enum:
     PING_FLAG = 0x100    # of a packet that wants an ack but carries nothing to be sent again
 
 
+@cython.final
 cdef class Channel:
     """One end. `config` is a DatagramConfig."""
 
-    def __cinit__(self, config, *, bytes entropy):
+    def __cinit__(self, config):
         cdef uint32_t most = config.max_window_bytes
         outflow_init(&self.out, most)
         inflow_init(&self.inp, FIRST_WINDOW_BYTES, most)
@@ -77,6 +83,8 @@ cdef class Channel:
         cdef int count
         cdef uint32_t control_end
         cdef Taken result
+        self.eliciting = self.answered = self.challenged = self.responded = False
+        self.close = NULL
         get_header(packet, &header)
         control_end = PACKET_HEADER_BYTES + header.control_bytes
         if control_end + self.receiving.trailer_bytes > length:
@@ -92,7 +100,6 @@ cdef class Channel:
             if self.go_back and self.inp.end == UNKNOWN_END:
                 acks_owe(&self.acks)
             return Taken.CORRUPT
-        self.eliciting = self.answered = False
         result = self.take_data(&header, packet + control_end,
                                 length - self.receiving.trailer_bytes - control_end, count > 1)
         if result != Taken.ACCEPTED:
@@ -152,7 +159,6 @@ cdef class Channel:
     cdef Taken take_control(self, const uint8_t *p, const uint8_t *end, int64_t now) noexcept:
         """The control messages of an authentic packet."""
         cdef int length
-        cdef Taken result
         while p < end:
             if p[0] == ControlType.PADDING:
                 length = 1
@@ -168,19 +174,31 @@ cdef class Channel:
                 if end - p < length:
                     return Taken.WRONG
                 self.eliciting = True
-                self.on_control(p[0], p + 1, 8)
+                if p[0] == ControlType.PATH_CHALLENGE:
+                    self.challenged = True
+                    self.challenge = get64(p + 1)
+                else:
+                    self.responded = True
+                    self.response = get64(p + 1)
             elif p[0] == ControlType.CLOSE and end - p >= 4 and end - p >= 4 + p[3]:
                 length = 4 + p[3]
-                result = self.on_control(p[0], p + 1, length - 1)
-                if result != Taken.ACCEPTED:
-                    return result
+                if self.take_close(p + 1) != Taken.ACCEPTED:
+                    return Taken.WRONG
             else:
                 return Taken.WRONG
             p += length
         return Taken.ACCEPTED
 
-    cdef Taken on_control(self, int kind, const uint8_t *p, uint32_t length) noexcept:
-        """A message about the path or the end; its type byte is not in `p`."""
+    cdef Taken take_close(self, const uint8_t *p) noexcept:
+        """The peer has everything, or gives up; WRONG when it cannot have everything."""
+        if get16(p) != EndCode.DONE:
+            if self.close == NULL:
+                self.close = p
+            return Taken.ACCEPTED
+        if not inflow_complete(&self.inp) or not self.out.finished or self.out.peak < outflow_end(&self.out):
+            return Taken.WRONG
+        outflow_acked(&self.out, self.out.acked_to, outflow_end(&self.out))
+        self.peer_done = True
         return Taken.ACCEPTED
 
     cdef int take_ack(self, const uint8_t *p, const uint8_t *end, int64_t now) noexcept:
@@ -249,6 +267,10 @@ cdef class Channel:
         if self.recovery.loss_at != NEVER:
             return min(at, self.recovery.loss_at)
         return min(at, self.recovery.timeout_at(self.peer_delay_us))
+
+    cdef int64_t timeout_us(self, int backoff) noexcept:
+        """How long to wait for an answer; doubled `backoff` times."""
+        return rtt_timeout(&self.recovery.rtt, self.peer_delay_us, backoff)
 
     # ---- out
 
@@ -412,6 +434,18 @@ cdef class Channel:
         out.length = out.segment_bytes = self.build(out.data, &plan, now)
         out.count = 1 if out.length > 0 else 0
         return out.count
+
+    cdef int build_clear(self, Transmit *out, int kind, uint64_t number, uint32_t control_bytes) noexcept:
+        """Make a packet that everybody can read of the control part at out.data + PACKET_HEADER_BYTES."""
+        cdef uint32_t end = PACKET_HEADER_BYTES + control_bytes
+        cdef Header header = Header(kind, 0, control_bytes, self.remote_id, number, self.local_id)
+        put_header(out.data, &header)
+        put32(out.data + end, crc32c(0, out.data, end))
+        out.length = out.segment_bytes = end + CRC_BYTES
+        out.count = 1
+        self.out_packets += 1
+        self.out_bytes += out.length
+        return 1
 
     cdef uint32_t fill_probe(self, Transmit *out, int64_t now) noexcept:
         """Make a packet that probes whether its size passes; only while data flows. It may exceed the window."""

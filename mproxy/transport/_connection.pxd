@@ -22,10 +22,12 @@ authentic is not answered. The engine repeats what is lost.
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from mproxy._ring cimport iovec
-from mproxy.transport._channel cimport Taken, Transmit
-from mproxy.transport._packet cimport PeerAddress
+from mproxy.transport._channel cimport Channel, Transmit
+from mproxy.transport._listener cimport Accepted
+from mproxy.transport._packet cimport PeerAddress, Seal
+from mproxy.transport._path cimport Path
 from mproxy.transport._setup cimport SetUp
-from mproxy.transport._states cimport ConnectionCause
+from mproxy.transport._states cimport ConnectionCause, ConnectionState
 
 
 cdef enum:
@@ -49,7 +51,11 @@ cdef struct ConnectionEvent:
     bint local                # ENDED: this side found the reason
 
 
-cdef class Connection(SetUp):
+cdef class Connection:
+    cdef readonly ConnectionState state  # changed by `move` alone
+    cdef Channel channel                 # DATA packets in and out
+    cdef Path path                       # where packets go
+    cdef SetUp setup                     # how it began
     # end
     cdef int end_code                    # EndCode
     cdef uint8_t end_reason[MAX_END_REASON_BYTES]  # UTF-8
@@ -57,7 +63,6 @@ cdef class Connection(SetUp):
     cdef bint end_local                  # this side found the reason
     cdef bint close_due                  # send CLOSE
     cdef int closes                      # how often it was sent again
-    cdef bint peer_done                  # the peer has everything and will not answer much longer
     # time
     cdef int64_t keepalive_at            # when to ask the peer for a sign of life
     cdef int64_t idle_at                 # when to give it up
@@ -82,7 +87,11 @@ cdef class Connection(SetUp):
     cpdef void excuse(self, int64_t late_us, int64_t now) noexcept
     cpdef void packet_too_big(self, uint32_t packet_bytes, int64_t now) noexcept
     cdef void poll_event(self, ConnectionEvent *event) noexcept
-    # commands (`connect`, `accept`, `send_handshake`, `secure`: _setup.pxd)
+    # commands
+    cdef void connect(self, const PeerAddress *to, int64_t now) noexcept
+    cdef void accept(self, const Accepted *accepted, int64_t now) noexcept
+    cdef int send_handshake(self, const uint8_t *data, uint32_t length) noexcept
+    cdef void secure(self, const Seal *sending, const Seal *receiving) noexcept
     cdef int write_space(self, uint32_t most, iovec *out) noexcept
     cdef void wrote(self, uint32_t length) noexcept
     cpdef void finish(self) noexcept
@@ -95,8 +104,14 @@ cdef class Connection(SetUp):
     cpdef int64_t deadline(self) noexcept
 
     # inner
+    cdef void move(self, ConnectionCause cause) noexcept
+    cdef void take_setup(self, const uint8_t *packet, uint32_t length, int64_t now) noexcept
+    cdef void agree(self, int64_t now) noexcept
     cdef void open_timeouts(self, int64_t now) noexcept
-    cdef void heard_from(self, uint32_t length, int64_t now) noexcept
+    cdef void heard_now(self, int64_t now) noexcept
+    cdef void heard_from(self, const PeerAddress *source, uint32_t length, int64_t now) noexcept
+    cdef void take_close(self, const uint8_t *message) noexcept
+    cdef void end(self, int code, const char *reason, int64_t now) noexcept
     cdef void check_done(self, int64_t now) noexcept
     cdef void start_draining(self, int64_t now) noexcept
     cdef void fall_silent(self, int code, const char *reason, int64_t now) noexcept

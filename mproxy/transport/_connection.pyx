@@ -8,18 +8,21 @@ lost, and nobody acknowledges an ack. So whoever knows that both streams are com
 three timeouts, and says it again whenever it is asked.
 """
 
+cimport cython
+
 from libc.string cimport memcpy, strlen
 
 from mproxy._ring cimport iovec, ring_space, ring_view
-from mproxy._wire cimport get16, get64, put16
+from mproxy._wire cimport get16, put16
 from mproxy.transport._acks cimport NEVER, acks_sent, acks_write
-from mproxy.transport._channel cimport Taken, Transmit
-from mproxy.transport._inflow cimport inflow_complete, inflow_consume, inflow_done, inflow_should_tell
+from mproxy.transport._channel cimport Channel, Taken, Transmit
+from mproxy.transport._inflow cimport Inflow, inflow_consume, inflow_done, inflow_should_tell
 from mproxy.transport._mtu cimport mtu_too_big
 from mproxy.transport._outflow cimport outflow_acked, outflow_blocked, outflow_done, outflow_end, outflow_room
-from mproxy.transport._packet cimport PACKET_HEADER_BYTES, ControlType, EndCode, PacketType, packet_type
+from mproxy.transport._packet cimport PACKET_HEADER_BYTES, ControlType, EndCode, PacketType, PeerAddress, packet_type
+from mproxy.transport._path cimport Path
 from mproxy.transport._rtt cimport FIRST_RTO_US
-from mproxy.transport._setup cimport SetUp
+from mproxy.transport._setup cimport SetUp, SetUpNews
 from mproxy.transport._states cimport ConnectionCause, ConnectionState, state_after
 
 
@@ -27,11 +30,17 @@ cdef enum:
     CLOSE_ACK_BYTES = 512  # of the ack that goes with CLOSE
 
 
-cdef class Connection(SetUp):
+@cython.final
+cdef class Connection:
     """One end. `config` is a DatagramConfig, `entropy` 32 random bytes that nobody else knows."""
 
     def __init__(self, config, *, bytes entropy):
-        super().__init__(config, entropy=entropy)
+        if len(entropy) != 32:
+            raise ValueError("a connection takes 32 random bytes")
+        self.state = ConnectionState.NEW
+        self.channel = Channel(config)
+        self.path = Path(self.channel, config, entropy[:16])
+        self.setup = SetUp(self.channel, config, entropy[16:])
         self.keepalive_us = config.keepalive_us
         self.idle_us = config.idle_us
         self.keepalive_at = self.idle_at = self.close_at = self.drain_at = NEVER
@@ -44,47 +53,72 @@ cdef class Connection(SetUp):
 
     # ---- commands
 
+    cdef void connect(self, const PeerAddress *to, int64_t now) noexcept:
+        """Be the active side."""
+        self.path.peer = to[0]
+        self.setup.dial()
+        self.move(ConnectionCause.DIAL)
+        self.heard_now(now)
+
+    cdef void accept(self, const Accepted *accepted, int64_t now) noexcept:
+        """Be the passive side of a client that has shown its cookie."""
+        self.path.peer = accepted.address
+        self.setup.accept(accepted)
+        self.move(ConnectionCause.ACCEPT)
+        self.agree(now)
+
+    cdef int send_handshake(self, const uint8_t *data, uint32_t length) noexcept:
+        """Send the next handshake message; it is repeated until the peer goes on. -1: too long."""
+        return self.setup.send_handshake(data, length)
+
+    cdef void secure(self, const Seal *sending, const Seal *receiving) noexcept:
+        """The keys are known: everything is sealed from now on."""
+        if self.state == ConnectionState.SECURING and not self.setup.secured:
+            self.setup.secure(sending, receiving)
+            self.move(ConnectionCause.KEYS)
+
     cdef int write_space(self, uint32_t most, iovec *out) noexcept:
         """Describe where the application's next bytes go, at most `most`; returns the number of segments (0..2)."""
-        if self.state >= ConnectionState.DRAINING or outflow_room(&self.out) == 0:
+        if self.state >= ConnectionState.DRAINING or outflow_room(&self.channel.out) == 0:
             return 0
-        return ring_space(&self.out.ring, most, out)
+        return ring_space(&self.channel.out.ring, most, out)
 
     cdef void wrote(self, uint32_t length) noexcept:
         """`length` bytes were written there."""
-        self.out.ring.tail += length
+        self.channel.out.ring.tail += length
 
     cpdef void finish(self) noexcept:
         """The application writes no more: a FIN follows its last byte."""
-        self.out.finished = True
+        self.channel.out.finished = True
 
     cdef int read_view(self, uint32_t most, iovec *out) noexcept:
         """Describe the bytes that arrived in order and were not consumed, at most `most`; returns the segments."""
-        cdef uint64_t length = self.inp.arrived - self.inp.ring.head
-        return ring_view(&self.inp.ring, self.inp.ring.head, <uint32_t>min(length, most), out)
+        cdef const Inflow *inp = &self.channel.inp
+        return ring_view(&inp.ring, inp.ring.head, <uint32_t>min(inp.arrived - inp.ring.head, <uint64_t>most), out)
 
     cdef void consume(self, uint32_t length, int64_t now) noexcept:
         """The application has taken the first `length` bytes of the view."""
-        inflow_consume(&self.inp, length)
-        if inflow_should_tell(&self.inp):
-            if self.inp.told - self.inp.arrived < self.inp.window // 4:
-                self.credit_due = True  # the sender may be waiting for nothing else
+        cdef Inflow *inp = &self.channel.inp
+        inflow_consume(inp, length)
+        if inflow_should_tell(inp):
+            if inp.told - inp.arrived < inp.window // 4:
+                self.channel.credit_due = True  # the sender may be waiting for nothing else
             else:
-                self.acks.due = True
+                self.channel.acks.due = True
         self.check_done(now)
 
     cpdef void probe(self, int64_t now) noexcept:
         """The path may have changed: send a packet, so that the peer sees our address, and hear whether it lives."""
         if self.state == ConnectionState.OPEN:
-            self.ping_due = True
-            self.probes = max(self.probes, 1)
-            self.recovery.tries = 0
-        elif self.setup_at != NEVER:
-            self.setup_due = True
+            self.channel.ping_due = True
+            self.channel.probes = max(self.channel.probes, 1)
+            self.channel.recovery.tries = 0
+        elif self.setup.repeat_at != NEVER:
+            self.setup.due = True
 
     cpdef void abort(self, int code, bytes reason, int64_t now) noexcept:
         """Give up; the peer is told the EndCode and the reason (UTF-8, cut at MAX_END_REASON_BYTES)."""
-        self.end(code, reason, True, now)
+        self.end(code, reason, now)
 
     # ---- packets in
 
@@ -97,14 +131,19 @@ cdef class Connection(SetUp):
         if kind != PacketType.DATA:
             self.take_setup(packet, length, now)
             return Taken.ACCEPTED
-        if self.state == ConnectionState.SYN_SENT or self.sealed and not self.secured:
+        if self.state == ConnectionState.SYN_SENT or self.setup.sealed and not self.setup.secured:
             return Taken.CORRUPT  # too early: the keys are still under way, and it will be sent again
-        self.source = source
-        result = self.take(packet, length, now)
+        result = self.channel.take(packet, length, now)
+        if self.channel.challenged:
+            self.path.take_challenge(source, self.channel.challenge)
+        if self.channel.responded:
+            self.path.take_response(self.channel.response, now)
+        if self.channel.close != NULL:
+            self.take_close(self.channel.close)
         if result == Taken.ACCEPTED:
-            self.heard_from(length, now)
+            self.heard_from(source, length, now)
         elif result == Taken.WRONG and self.state == ConnectionState.OPEN:
-            self.end(EndCode.BAD_PACKET, "the other side broke the protocol", True, now)
+            self.end(EndCode.BAD_PACKET, "the other side broke the protocol", now)
         elif result == Taken.REPEATED and self.state == ConnectionState.DRAINING:
             self.close_due = True
         return result
@@ -118,80 +157,86 @@ cdef class Connection(SetUp):
             length -= each
         self.receive(p, length, at, now)
 
+    cdef void take_setup(self, const uint8_t *packet, uint32_t length, int64_t now) noexcept:
+        """A packet that is not DATA."""
+        cdef SetUpNews news = self.setup.take(self.state, packet, length, now)
+        if news == SetUpNews.AGREED:
+            self.move(ConnectionCause.ANSWER)
+            self.agree(now)
+        elif news == SetUpNews.HEARD:
+            self.heard_now(now)
+        elif news == SetUpNews.REFUSED:
+            self.take_close(packet + PACKET_HEADER_BYTES)
+        elif news == SetUpNews.IMPOSSIBLE:
+            self.end(EndCode.VERSION, self.setup.mismatch, now)
+
+    cdef void agree(self, int64_t now) noexcept:
+        """Both sides' options and numbers are known."""
+        self.heard_now(now)
+        if self.setup.agree(now) < 0:
+            self.end(EndCode.NO_MEMORY, "no memory", now)
+        elif not self.setup.sealed:
+            self.move(ConnectionCause.KEYS)
+
     cdef void heard_now(self, int64_t now) noexcept:
+        """The peer gave a sign of life."""
         self.received_at = now
         self.idle_at = now + self.idle_us
         self.keepalive_at = now + self.keepalive_us
 
-    cdef void heard_from(self, uint32_t length, int64_t now) noexcept:
+    cdef void heard_from(self, const PeerAddress *source, uint32_t length, int64_t now) noexcept:
         """An authentic, new DATA packet came."""
-        cdef bint woken = self.recovery.tries > 1 and not self.answered
+        cdef bint woken = self.channel.recovery.tries > 1 and not self.channel.answered
         self.heard_now(now)
-        if not self.confirmed:
-            self.confirm()
+        if not self.setup.confirmed:
+            self.setup.confirm()
         if not self.was_established:
             self.was_established = self.established_event = True
         if self.state == ConnectionState.DRAINING:
-            self.close_due = self.close_due or self.eliciting
-            if self.peer_done and self.end_code == EndCode.DONE:
+            self.close_due = self.close_due or self.channel.eliciting
+            if self.channel.peer_done and self.end_code == EndCode.DONE:
                 self.move(ConnectionCause.PEER_END)  # both know: nobody needs an answer any more
             return
         if woken:
-            self.probes = max(self.probes, 1)  # the path is back: do not wait for the timeout
-        self.note_source(length)
-        if self.recovery.failed:
-            self.end(EndCode.NO_MEMORY, "no memory", True, now)
+            self.channel.probes = max(self.channel.probes, 1)  # the path is back: do not wait for the timeout
+        self.path.note_source(source, length)
+        if self.channel.recovery.failed:
+            self.end(EndCode.NO_MEMORY, "no memory", now)
         self.check_done(now)
-
-    cdef Taken on_control(self, int kind, const uint8_t *p, uint32_t length) noexcept:
-        if kind == ControlType.PATH_CHALLENGE:
-            self.response = get64(p)
-            self.response_to = self.source[0]
-            self.response_due = True
-        elif kind == ControlType.PATH_RESPONSE:
-            self.take_response(get64(p), self.received_at)
-        elif get16(p) == EndCode.DONE:
-            if not inflow_complete(&self.inp) or not self.out.finished or self.out.peak < outflow_end(&self.out):
-                return Taken.WRONG
-            outflow_acked(&self.out, self.out.acked_to, outflow_end(&self.out))
-            self.peer_done = True
-        else:
-            self.take_close(get16(p), p + 3, length - 3)
-        return Taken.ACCEPTED
 
     # ---- the end
 
-    cdef void take_close(self, int code, const uint8_t *reason, uint32_t length) noexcept:
-        """The peer gives up."""
+    cdef void take_close(self, const uint8_t *message) noexcept:
+        """The peer gives up; `message` is that of CLOSE."""
+        cdef int code = get16(message)
         if self.state == ConnectionState.CLOSED:
-            return  # a second CLOSE in the same packet
+            return
         if self.state == ConnectionState.DRAINING:
             self.move(ConnectionCause.PEER_END)
             return
         self.end_code = code if code > 0 else EndCode.ABORTED
-        self.end_reason_bytes = min(length, <uint32_t>MAX_END_REASON_BYTES)
-        memcpy(self.end_reason, reason, self.end_reason_bytes)
+        self.end_reason_bytes = min(message[2], <uint32_t>MAX_END_REASON_BYTES)
+        memcpy(self.end_reason, message + 3, self.end_reason_bytes)
         self.end_local = False
         self.ended_event = True
         self.move(ConnectionCause.PEER_END)
 
     cdef void check_done(self, int64_t now) noexcept:
         """Both streams arrived completely: say so, and stay to say it again."""
-        if self.state == ConnectionState.OPEN and outflow_done(&self.out) and inflow_done(&self.inp):
+        if self.state == ConnectionState.OPEN and outflow_done(&self.channel.out) and inflow_done(&self.channel.inp):
             self.end_code = EndCode.DONE
             self.end_local = self.ended_event = True
             self.move(ConnectionCause.FINISHED)
             self.start_draining(now)
 
-    cdef void end(self, int code, const char *reason, bint local, int64_t now) noexcept:
+    cdef void end(self, int code, const char *reason, int64_t now) noexcept:
         """Give up for `reason`."""
         if self.state == ConnectionState.CLOSED or self.state == ConnectionState.DRAINING:
             return
         self.end_code = code
         self.end_reason_bytes = <uint32_t>min(strlen(reason), <size_t>MAX_END_REASON_BYTES)
         memcpy(self.end_reason, reason, self.end_reason_bytes)
-        self.end_local = local
-        self.ended_event = True
+        self.end_local = self.ended_event = True
         self.move(ConnectionCause.GIVE_UP)
         if self.state == ConnectionState.DRAINING:
             self.start_draining(now)
@@ -200,20 +245,21 @@ cdef class Connection(SetUp):
         """Tell the peer, and stay as long as it may take to ask again: its timeout may be longer than ours."""
         self.close_due = True
         self.closes = 0
-        self.close_at = now + self.timeout_us(0)
-        self.drain_at = now + DRAIN_TIMEOUTS * max(self.timeout_us(0), <int64_t>FIRST_RTO_US)
-        self.setup_at = self.keepalive_at = self.idle_at = self.path_at = NEVER
+        self.close_at = now + self.channel.timeout_us(0)
+        self.drain_at = now + DRAIN_TIMEOUTS * max(self.channel.timeout_us(0), <int64_t>FIRST_RTO_US)
+        self.setup.repeat_at = self.keepalive_at = self.idle_at = self.path.ask_at = NEVER
 
     cdef void fall_silent(self, int code, const char *reason, int64_t now) noexcept:
         """Nobody answers. When only the ack of our FIN is missing, nothing is: the peer has ended and gone."""
+        cdef Channel channel = self.channel
         if self.state == ConnectionState.SYN_SENT:
-            self.end(EndCode.TIMED_OUT, "the other side does not answer", True, now)
-        elif self.state == ConnectionState.OPEN and outflow_end(&self.out) - self.out.acked_to == 1 \
-                and self.out.finished and inflow_done(&self.inp):
-            outflow_acked(&self.out, self.out.acked_to, outflow_end(&self.out))
+            self.end(EndCode.TIMED_OUT, "the other side does not answer", now)
+        elif self.state == ConnectionState.OPEN and outflow_end(&channel.out) - channel.out.acked_to == 1 \
+                and channel.out.finished and inflow_done(&channel.inp):
+            outflow_acked(&channel.out, channel.out.acked_to, outflow_end(&channel.out))
             self.check_done(now)
         else:
-            self.end(code, reason, True, now)
+            self.end(code, reason, now)
 
     # ---- time
 
@@ -224,8 +270,8 @@ cdef class Connection(SetUp):
             return NEVER
         if self.state == ConnectionState.DRAINING:
             return min(self.drain_at, self.close_at)
-        at = min(min(self.setup_at, self.path_at), min(self.keepalive_at, self.idle_at))
-        return min(at, self.wake_at()) if self.state == ConnectionState.OPEN else at
+        at = min(min(self.setup.repeat_at, self.path.ask_at), min(self.keepalive_at, self.idle_at))
+        return min(at, self.channel.wake_at()) if self.state == ConnectionState.OPEN else at
 
     cpdef void handle_timeout(self, int64_t now) noexcept:
         """Do what is due; `poll_transmit` has the packets that follow from it."""
@@ -235,7 +281,7 @@ cdef class Connection(SetUp):
             elif now >= self.close_at:
                 self.close_due = True
                 self.closes += 1
-                self.close_at = now + self.timeout_us(self.closes)
+                self.close_at = now + self.channel.timeout_us(self.closes)
             return
         if self.state == ConnectionState.CLOSED:
             return
@@ -245,27 +291,28 @@ cdef class Connection(SetUp):
         if now >= self.idle_at:
             self.fall_silent(EndCode.IDLE, "nothing heard from the other side for too long", now)
             return
-        if now >= self.setup_at:
-            self.repeat_setup(now)
-        if now >= self.path_at:
-            self.ask_again(now)
+        if now >= self.setup.repeat_at and not self.setup.repeat():
+            self.end(EndCode.TIMED_OUT, "the other side does not answer", now)
+        if now >= self.path.ask_at:
+            self.path.ask_again(now)
         if now >= self.keepalive_at:
             self.keepalive_at = now + self.keepalive_us
-            if self.recovery.waiting == 0:
-                self.ping_due = True  # whoever waits for an ack asks anyway
+            if self.channel.recovery.waiting == 0:
+                self.channel.ping_due = True  # whoever waits for an ack asks anyway
         if self.state == ConnectionState.OPEN:
             self.open_timeouts(now)
 
     cdef void open_timeouts(self, int64_t now) noexcept:
-        if now >= self.acks.due_at:
-            self.acks.due = True
-        if now >= self.recovery.loss_at:
-            self.lose(now)
-        elif self.recovery.loss_at == NEVER and now >= self.recovery.timeout_at(self.peer_delay_us):
-            if 0 < self.retries <= self.recovery.tries:
+        cdef Channel channel = self.channel
+        if now >= channel.acks.due_at:
+            channel.acks.due = True
+        if now >= channel.recovery.loss_at:
+            channel.lose(now)
+        elif channel.recovery.loss_at == NEVER and now >= channel.recovery.timeout_at(channel.peer_delay_us):
+            if 0 < self.setup.retries <= channel.recovery.tries:
                 self.fall_silent(EndCode.TIMED_OUT, "the other side does not answer any more", now)
             else:
-                self.time_out(now)
+                channel.time_out(now)
 
     cpdef void sent_off(self, bint left, int64_t now) noexcept:
         """Packets have left this host, or it has no route for them: then silence says nothing about the peer."""
@@ -273,7 +320,7 @@ cdef class Connection(SetUp):
             if self.cut_off_at > 0 and self.idle_at != NEVER:
                 self.idle_at += now - self.cut_off_at
             self.cut_off_at = 0
-        elif self.cut_off_at == 0 and self.active and self.state == ConnectionState.OPEN:
+        elif self.cut_off_at == 0 and self.setup.active and self.state == ConnectionState.OPEN:
             self.cut_off_at = now
 
     cpdef void excuse(self, int64_t late_us, int64_t now) noexcept:
@@ -284,53 +331,55 @@ cdef class Connection(SetUp):
 
     cpdef void packet_too_big(self, uint32_t packet_bytes, int64_t now) noexcept:
         """The host refuses packets of that size (EMSGSIZE)."""
-        mtu_too_big(&self.mtu, packet_bytes, now)
-        self.congestion.on_packet_size(self.mtu.current)
+        mtu_too_big(&self.channel.mtu, packet_bytes, now)
+        self.channel.congestion.on_packet_size(self.channel.mtu.current)
 
     # ---- packets out
 
     cdef int poll_transmit(self, Transmit *out, int64_t now) noexcept:
         """Write the next run of packets to out.data; returns how many, 0: nothing now."""
+        cdef Channel channel = self.channel
         cdef int count
         out.length = out.count = 0
-        out.to = self.where()
+        out.to = self.path.where()
         if self.state == ConnectionState.CLOSED or self.state == ConnectionState.NEW:
             return 0
-        if self.setup_due and self.setup_packet(out, now):
+        if self.setup.due and self.setup.packet(self.state, out, now):
             return 1
         if self.close_due and self.close_packet(out, now):
             return 1
         if self.state != ConnectionState.OPEN:
             return 0
-        if (self.challenge_due or self.response_due) and self.path_packet(out, now):
+        if (self.path.challenge_due or self.path.response_due) and self.path.packet(out, now):
             return 1
-        out.to = self.where()
-        count = self.fill(out, now)
-        if count == 0 and outflow_blocked(&self.out) and self.recovery.waiting == 0 \
-                and self.asked_limit != self.out.limit:
-            self.asked_limit = self.out.limit
-            self.ping_due = True  # the credit may be in an ack that was lost
-            count = self.fill(out, now)
+        out.to = self.path.where()
+        count = channel.fill(out, now)
+        if count == 0 and outflow_blocked(&channel.out) and channel.recovery.waiting == 0 \
+                and self.asked_limit != channel.out.limit:
+            self.asked_limit = channel.out.limit
+            channel.ping_due = True  # the credit may be in an ack that was lost
+            count = channel.fill(out, now)
         return count
 
     cdef int close_packet(self, Transmit *out, int64_t now) noexcept:
         """CLOSE, with an ack of everything before; a refusal in the clear while there are no keys."""
+        cdef Channel channel = self.channel
         cdef uint8_t *control = out.data + PACKET_HEADER_BYTES
         cdef uint32_t length = 0
         self.close_due = False
-        if self.sealed and not self.secured:
+        if self.setup.sealed and not self.setup.secured:
             put16(control, self.end_code)
             control[2] = self.end_reason_bytes
             memcpy(control + 3, self.end_reason, self.end_reason_bytes)
-            return self.seal_clear(out, PacketType.HANDSHAKE, 0, 3 + self.end_reason_bytes)
-        length = acks_write(&self.acks, control, CLOSE_ACK_BYTES, self.inp.limit, self.expected(), now)
-        acks_sent(&self.acks)
+            return channel.build_clear(out, PacketType.HANDSHAKE, 0, 3 + self.end_reason_bytes)
+        length = acks_write(&channel.acks, control, CLOSE_ACK_BYTES, channel.inp.limit, channel.expected(), now)
+        acks_sent(&channel.acks)
         control[length] = ControlType.CLOSE
         put16(control + length + 1, self.end_code)
         control[length + 3] = self.end_reason_bytes
         memcpy(control + length + 4, self.end_reason, self.end_reason_bytes)
-        self.build_bare(out, length + 4 + self.end_reason_bytes, 0, now)
-        if self.peer_done:
+        channel.build_bare(out, length + 4 + self.end_reason_bytes, 0, now)
+        if channel.peer_done:
             self.move(ConnectionCause.PEER_END)  # both sides know now; if this packet is lost, the peer ends by itself
         return out.count
 
@@ -342,16 +391,16 @@ cdef class Connection(SetUp):
         event.length = 0
         if self.end_told:
             return  # packets still arrive, but for the program it is over
-        if self.handshake_event:
-            self.handshake_event = False
+        if self.setup.handshake_event:
+            self.setup.handshake_event = False
             event.kind = ConnectionEventKind.HANDSHAKE_DATA
-            event.data = self.heard
-            event.length = self.heard_bytes
+            event.data = self.setup.heard
+            event.length = self.setup.heard_bytes
         elif self.established_event:
             self.established_event = False
             event.kind = ConnectionEventKind.ESTABLISHED
-        elif self.address_event:
-            self.address_event = False
+        elif self.path.address_event:
+            self.path.address_event = False
             event.kind = ConnectionEventKind.ADDRESS_CHANGED
         elif self.ended_event:
             self.ended_event = False
@@ -365,14 +414,14 @@ cdef class Connection(SetUp):
     @property
     def prologue(self):
         """What both sides have agreed on, for the handshake to authenticate; empty before the SYN-ACK."""
-        return (<char *>self.prologue_bytes)[:self.prologue_length]
+        return (<char *>self.setup.prologue_bytes)[:self.setup.prologue_length]
 
     @property
     def read_ended(self):
         """The application has taken everything and the peer's FIN came behind it."""
-        return bool(inflow_done(&self.inp))
+        return bool(inflow_done(&self.channel.inp))
 
     @property
     def write_ended(self):
         """Everything written and the FIN are acknowledged."""
-        return bool(outflow_done(&self.out))
+        return bool(outflow_done(&self.channel.out))

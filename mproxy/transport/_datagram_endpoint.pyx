@@ -11,7 +11,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from mproxy._ring cimport iovec
-from mproxy.transport._channel cimport Transmit
+from mproxy.transport._channel cimport Channel, Transmit
 from mproxy.transport._connection cimport ConnectionEvent, ConnectionEventKind
 from mproxy.transport._listener cimport ListenResult
 from mproxy.transport._packet cimport MIN_PACKET_BYTES, EndCode, PacketType, Seal, packet_id, packet_type
@@ -77,11 +77,11 @@ cdef class Link:
     def secure(self, bytes send_key, bytes receive_key, int cipher):
         """Use the keys of the handshake."""
         cdef Seal sending, receiving
-        self.sending = PacketKey(send_key, cipher, self.connection.first_out, True)
-        self.receiving = PacketKey(receive_key, cipher, self.connection.first_in, False)
+        self.sending = PacketKey(send_key, cipher, self.connection.setup.first_out, True)
+        self.receiving = PacketKey(receive_key, cipher, self.connection.setup.first_in, False)
         self.sending.fill(&sending)
         self.receiving.fill(&receiving)
-        self.connection.secure(&sending, &receiving, self.endpoint.loop.now_us)
+        self.connection.secure(&sending, &receiving)
         self.wake()
 
     def abort(self, int code, bytes reason):
@@ -106,7 +106,7 @@ cdef class Link:
     def peer(self):
         """(host, port) of the peer now."""
         cdef Peer peer
-        memcpy(&peer.name, self.connection.peer.bytes, 28)
+        memcpy(&peer.name, self.connection.path.peer.bytes, 28)
         return peer_pair(&peer)
 
     @property
@@ -122,7 +122,7 @@ cdef class Link:
     @property
     def statistics(self):
         """Counters of the connection: {name: number}."""
-        cdef Connection c = self.connection
+        cdef Channel c = self.connection.channel
         return {"packets_in": c.in_packets, "bytes_in": c.in_bytes, "packets_out": c.out_packets,
                 "bytes_out": c.out_bytes, "corrupt": c.corrupt, "repeated": c.repeated,
                 "lost": c.recovery.lost_packets, "round_trip_us": c.recovery.rtt.smoothed}
@@ -442,7 +442,7 @@ cdef class DatagramEndpoint:
         link.local = slot.local
         link.connection.accept(&reply.accepted, now)
         self.insert(link)
-        victim = self.strangers.add(link.connection.local_id, source_of(&reply.accepted.address))
+        victim = self.strangers.add(link.connection.channel.local_id, source_of(&reply.accepted.address))
         if victim is not None:
             other = self.find(victim)
             other.connection.abort(EndCode.ABORTED, b"too many strangers", now)
@@ -458,7 +458,7 @@ cdef class DatagramEndpoint:
         """The peer has shown that it is no longer a stranger."""
         if self.strangers is None or link.ended or link.connection.state != ConnectionState.OPEN:
             return
-        self.strangers.remove(link.connection.local_id)
+        self.strangers.remove(link.connection.channel.local_id)
         link.admitted = True
         self.places += 1
 
@@ -468,7 +468,7 @@ cdef class DatagramEndpoint:
             link.admitted = False
             self.places -= 1
         elif self.strangers is not None:
-            self.strangers.end(link.connection.local_id)
+            self.strangers.end(link.connection.channel.local_id)
 
     cdef void excuse(self, int64_t now) noexcept:
         """Our turn came too late, and the peers must not suffer for it."""
@@ -553,13 +553,13 @@ cdef class DatagramEndpoint:
         return self.links.get(id)
 
     cdef void insert(self, Link link) noexcept:
-        self.links[link.connection.local_id] = link
+        self.links[link.connection.channel.local_id] = link
 
     cdef void remove(self, Link link) noexcept:
         link.closed = True
         if self.strangers is not None:
-            self.strangers.remove(link.connection.local_id)
-        self.links.pop(link.connection.local_id, None)
+            self.strangers.remove(link.connection.channel.local_id)
+        self.links.pop(link.connection.channel.local_id, None)
 
 
 _endpoints = set()  # open endpoints: the kernel holds pointers to their sources

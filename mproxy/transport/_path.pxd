@@ -1,4 +1,4 @@
-"""Where packets go: the peer's address, and how it may change.
+"""Where packets go: the peer's address, and how it may change. What a Connection has as `path`.
 
 A packet from another address that is newer than all before means that the peer may have moved. A challenge goes there
 (PATH_CHALLENGE, eight bytes that nobody can guess), with at most AMPLIFICATION times the bytes that came from there.
@@ -17,21 +17,21 @@ cdef enum:
     AMPLIFICATION = 3           # bytes to an address not yet proven to be the peer's, for each byte from it
 
 
-cdef class Path(Channel):
+cdef class Path:
+    cdef Channel channel                 # what goes to and fro on it
     cdef uint8_t entropy[16]             # key of the values that nobody else may guess
     cdef uint64_t drawn                  # values made from it
     cdef PeerAddress peer                # where packets go
     cdef PeerAddress answer_to           # where they go instead; length 0: unused
     cdef bint fixed_path                 # never follow the peer
-    cdef const PeerAddress *source       # of the packet being taken
     # we ask
     cdef PeerAddress candidate           # where the peer seems to have moved; length 0: nowhere
     cdef uint64_t candidate_in           # bytes that came from there
     cdef uint64_t candidate_out          # bytes sent there
     cdef uint64_t challenge              # what it must answer
     cdef bint challenge_due              # ask it
-    cdef int path_tries                  # asked so often
-    cdef int64_t path_at                 # when to ask again
+    cdef int tries                       # asked so often
+    cdef int64_t ask_at                  # when to ask again
     cdef bint address_event              # the peer is at `peer` now, and the program has not been told yet
     # we are asked
     cdef PeerAddress response_to         # by this address
@@ -39,11 +39,11 @@ cdef class Path(Channel):
     cdef bint response_due               # answer it
 
     cdef const PeerAddress *where(self) noexcept
-    cdef void note_source(self, uint32_t length) noexcept
-    cdef void follow(self, uint32_t length) noexcept
+    cdef void note_source(self, const PeerAddress *source, uint32_t length) noexcept
+    cdef void follow(self, const PeerAddress *source, uint32_t length) noexcept
+    cdef void take_challenge(self, const PeerAddress *source, uint64_t challenge) noexcept
     cdef void take_response(self, uint64_t answer, int64_t now) noexcept
     cdef void forget_candidate(self) noexcept
     cdef void ask_again(self, int64_t now) noexcept
-    cdef int path_packet(self, Transmit *out, int64_t now) noexcept
+    cdef int packet(self, Transmit *out, int64_t now) noexcept
     cdef uint64_t draw(self) noexcept
-    cdef int64_t timeout_us(self, int backoff) noexcept

@@ -6,7 +6,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from mproxy._ring cimport iovec
-from mproxy.transport._channel cimport Transmit
+from mproxy.transport._channel cimport Channel, Transmit
 from mproxy.transport._connection cimport Connection, ConnectionEvent, ConnectionEventKind
 from mproxy.transport._listener cimport Listener, ListenResult, Reply
 from mproxy.transport._packet cimport PeerAddress, Seal, crc_seal
@@ -44,7 +44,7 @@ cdef class PyConnection:
 
     def begin_at(self, uint64_t number):
         """Take `number` for the set-up: the first packet is the one behind it."""
-        self.connection.first_out = number
+        self.connection.setup.first_out = number
 
     def connect(self, bytes address, int64_t now):
         """Be the active side."""
@@ -143,16 +143,21 @@ cdef class PyConnection:
         """Send the next handshake message; False: too long."""
         return self.connection.send_handshake(message, <uint32_t>len(message)) == 0
 
-    def secure(self, int64_t now):
+    def secure(self):
         """Go on as if keys were known: the checksum stands for them, so that a handshake can be played without."""
         cdef Seal seal
         crc_seal(&seal)
-        self.connection.secure(&seal, &seal, now)
+        self.connection.secure(&seal, &seal)
 
     @property
     def deadline(self):
         """When `handle_timeout` is due."""
         return self.connection.deadline()
+
+    @property
+    def local_id(self):
+        """Destination id of packets to it."""
+        return self.connection.channel.local_id
 
     @property
     def state(self):
@@ -161,17 +166,17 @@ cdef class PyConnection:
 
     def timers(self):
         """Every time at which something is due, for assertions."""
-        cdef Connection c = self.connection
+        cdef Connection one = self.connection
+        cdef Channel c = one.channel
         return {
-            "setup": c.setup_at, "path": c.path_at, "keepalive": c.keepalive_at, "idle": c.idle_at,
-            "ack": c.acks.due_at,
-            "pace": c.pace_at, "loss": c.recovery.loss_at, "timeout": c.recovery.timeout_at(c.peer_delay_us),
-            "close": c.close_at, "drain": c.drain_at,
+            "setup": one.setup.repeat_at, "path": one.path.ask_at, "keepalive": one.keepalive_at,
+            "idle": one.idle_at, "ack": c.acks.due_at, "pace": c.pace_at, "loss": c.recovery.loss_at,
+            "timeout": c.recovery.timeout_at(c.peer_delay_us), "close": one.close_at, "drain": one.drain_at,
         }
 
     def look(self):
         """Numbers for assertions and experiments."""
-        cdef Connection c = self.connection
+        cdef Channel c = self.connection.channel
         return {
             "in_flight": c.recovery.in_flight, "waiting": c.recovery.waiting, "window": c.congestion.window,
             "rate": c.congestion.rate, "smoothed_rtt": c.recovery.rtt.smoothed, "minimum_rtt": c.recovery.rtt.minimum,
@@ -184,7 +189,8 @@ cdef class PyConnection:
             "resent": c.out.resent, "arrived": c.inp.arrived, "consumed": c.inp.ring.head, "in_window": c.inp.window,
             "out_capacity": c.out.ring.capacity, "in_capacity": c.inp.ring.capacity,
             "entries": c.recovery.sent.mask + 1,
-            "next_number": c.recovery.sent.next, "peer": get_address(&c.peer), "starved": bool(c.starved),
+            "next_number": c.recovery.sent.next, "peer": get_address(&self.connection.path.peer),
+            "starved": bool(c.starved),
         }
 
 
@@ -247,7 +253,7 @@ def exchange(PyConnection one, PyConnection other, uint64_t total, int64_t now, 
             one.connection.handle_timeout(now)
         if other.connection.deadline() <= now:
             other.connection.handle_timeout(now)
-    return one.connection.out_packets, other.connection.out_packets
+    return one.connection.channel.out_packets, other.connection.channel.out_packets
 
 
 cdef void carry(PyConnection sender, Connection receiver, const PeerAddress *source, int64_t now) noexcept:

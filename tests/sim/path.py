@@ -216,11 +216,11 @@ class World:
         if number <= self.messages:
             peer.connection.send_handshake(b"m" * number)
         if number >= self.messages:
-            peer.connection.secure(self.clock.now)
+            peer.connection.secure()
 
     def _to_server(self, packet):
         if self.server is not None:
-            if int.from_bytes(packet[4:12], "big") == self.server.connection.connection.local_id:
+            if int.from_bytes(packet[4:12], "big") == self.server.connection.local_id:
                 self.server.take(packet, self.client.address)
             return
         found = self.listener.receive(packet, self.client.address, self.clock.now, self.random.randbytes(32))

@@ -332,7 +332,7 @@ def dialled(number=1000, **settings):
     numbers = itertools.count(number + 5000)
 
     def forge(control=b"", data=b"", offset=0, flags=0, number=None):
-        server_id = world.server.connection.connection.local_id
+        server_id = world.server.connection.local_id
         packet = pack_header(PacketType.DATA, flags, len(control), server_id, number or next(numbers), offset)
         packet += control + data
         return packet + checksum(packet).to_bytes(4, "big")
@@ -410,7 +410,7 @@ def test_acks_in_advance_are_found_out():
     def acknowledge_everything(_packet):
         high = client.look()["next_number"] - 1
         control = ack_of(min(first, high), high, 1 << 40)
-        packet = pack_header(PacketType.DATA, 0, len(control), client.connection.local_id, next(numbers), 0) + control
+        packet = pack_header(PacketType.DATA, 0, len(control), client.local_id, next(numbers), 0) + control
         world.down.send(packet + checksum(packet).to_bytes(4, "big"))
 
     world.up.sink = acknowledge_everything
@@ -537,7 +537,7 @@ def test_nothing_is_told_after_the_end():
     while run := client.transmit(SECOND):
         for packet in run[1]:
             server.receive(packet, b"client", SECOND)
-    assert server.connection.in_packets > 0
+    assert server.look()["in_packets"] > 0
     assert server.events() == []
 
 
