@@ -26,4 +26,4 @@ cdef void liveness_note_path(Liveness *life, int64_t path_us) noexcept
 cdef void liveness_note_life(Liveness *life, int64_t now) noexcept
 cdef int64_t liveness_death_us(const Liveness *life) noexcept
 cdef int64_t liveness_deadline(const Liveness *life) noexcept
-cdef bint liveness_judge(Liveness *life, int64_t now) noexcept
+cdef bint liveness_check(Liveness *life, int64_t now) noexcept

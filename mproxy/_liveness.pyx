@@ -1,4 +1,4 @@
-"""Judging silence. What the fields mean: _liveness.pxd."""
+"""Measuring silence. What the fields mean: _liveness.pxd."""
 
 from libc.string cimport memset
 
@@ -57,7 +57,7 @@ cdef int64_t answer_us(const Liveness *life) noexcept:
 
 
 cdef int64_t liveness_deadline(const Liveness *life) noexcept:
-    """When `liveness_judge` wants to be called next."""
+    """When `liveness_check` wants to be called next."""
     cdef int64_t at
     if life.dead:
         return life.heartbeat_at
@@ -68,7 +68,7 @@ cdef int64_t liveness_deadline(const Liveness *life) noexcept:
     return at
 
 
-cdef bint liveness_judge(Liveness *life, int64_t now) noexcept:
+cdef bint liveness_check(Liveness *life, int64_t now) noexcept:
     """The deadline is reached: `suspect` and `dead` may become true. Returns whether a heartbeat is due.
 
     If this call comes late, this process did not run: silence in that time says nothing, so one more interval is

@@ -75,7 +75,7 @@ cdef class Session:
     cdef bytes close_reason                # why the session ended, in words
     cdef bint close_told                   # the CLOSED event was given
     # time
-    cdef Liveness life                     # judges silence
+    cdef Liveness life                     # how long the peer has been silent
     cdef readonly int64_t received_at      # when the peer's last byte arrived
     cdef int64_t barrier_sent_at           # timestamp of the unanswered barrier; 0: none
     cdef int64_t reply_to                  # timestamp to echo; -1: none

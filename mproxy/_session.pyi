@@ -1,4 +1,5 @@
 from enum import IntEnum
+from typing import final
 
 from mproxy._streams import StreamSet
 from mproxy.ground.config import SessionConfig
@@ -17,6 +18,7 @@ class CarrierState(IntEnum):
     ACTIVE = 2
     CLOSED_FOR_GOOD = 3
 
+@final
 class Session:
     def __init__(
         self, config: SessionConfig, *, is_server: bool, session_id: bytes = b"", secret: bytes = b""

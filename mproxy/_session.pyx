@@ -21,12 +21,11 @@ from libc.stdint cimport int32_t, uint8_t
 from libc.string cimport memcmp, memcpy
 
 from mproxy._frames cimport Frame, ParseResult, encode_header, parser_init, parser_next
-from mproxy._liveness cimport liveness_attach, liveness_deadline, liveness_heard, liveness_init, liveness_judge
+from mproxy._liveness cimport liveness_attach, liveness_check, liveness_deadline, liveness_heard, liveness_init
 from mproxy._ring cimport iovec, ring_used
 from mproxy._state cimport SessionState, StreamState, session_state_new
 from mproxy._stream cimport Stream, stream_receive, stream_rewind, table_find
 from mproxy._streams cimport StreamSet, new_streams
-from mproxy._transmit cimport Transmitter
 from mproxy._wire cimport (
     HEADER_BYTES, HEARTBEAT_BYTES, MAX_REASON_BYTES, MIN_WINDOW_BYTES, SECRET_BYTES, SESSION_ID_BYTES,
     CloseCode, FrameFlag, FrameType, ResetCode,
@@ -216,8 +215,8 @@ cdef class Session:
         return liveness_deadline(&self.life)
 
     cpdef handle_timeout(self, int64_t now):
-        """Send what is due and judge the carrier: `suspect` and `dead` may become true."""
-        if liveness_judge(&self.life, now):
+        """Send what is due and look at the silence: `suspect` and `dead` may become true."""
+        if liveness_check(&self.life, now):
             self.probe(now)
 
     @property
@@ -548,7 +547,7 @@ cdef inline int reset_code(uint64_t seq) noexcept:
 
 
 cdef Session adopt_session(config, SessionState *lasting, int64_t now):
-    """Go on with a session of a process that is no more: `lasting` is this one's. Its streams come by `StreamSet.adopt`."""
+    """Go on with the session of a process that is gone, whose state is now ours. `streams.adopt` brings its streams."""
     cdef Session session = Session.__new__(Session)
     session.begin(config, lasting)
     session.received_at = now

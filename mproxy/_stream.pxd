@@ -74,3 +74,5 @@ cdef void queue_push_front(StreamList *queue, Stream *stream, Queue kind) noexce
 cdef void queue_remove(StreamList *queue, Stream *stream) noexcept nogil
 cdef void all_push(StreamList *streams, Stream *stream) noexcept nogil
 cdef void all_remove(StreamList *streams, Stream *stream) noexcept nogil
+
+cdef uint8_t *list_streams(const Stream *stream, uint8_t *at) noexcept

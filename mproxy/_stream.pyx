@@ -11,8 +11,10 @@ Rules (every function here keeps them; the session decides when to call):
 
 from libc.stdlib cimport calloc, free
 
+from mproxy._frames cimport Frame, encode_header
 from mproxy._ring cimport ring_drop, ring_release
-from mproxy._state cimport stream_state_free
+from mproxy._state cimport StreamState, stream_state_free
+from mproxy._wire cimport HEADER_BYTES, FrameFlag, FrameType
 
 
 cdef Stream *stream_new(StreamState *state) noexcept nogil:
@@ -236,3 +238,26 @@ cdef void all_remove(StreamList *streams, Stream *stream) noexcept nogil:
         stream.all_next.all_prev = stream.all_prev
     else:
         streams.last = stream.all_prev
+
+
+cdef uint8_t *list_streams(const Stream *stream, uint8_t *at) noexcept:
+    """Encode a RESUME frame for every stream of a list; returns where the next frame goes."""
+    cdef const StreamState *state
+    cdef Frame frame
+    frame.type = FrameType.RESUME
+    frame.length = 0
+    while stream != NULL:
+        state = stream.state
+        frame.stream = state.id
+        frame.flags = 0
+        frame.seq = state.inp.tail + state.in_ended
+        frame.ack = state.inp.head + state.in_done
+        if state.aborted:
+            frame.flags = FrameFlag.DONE | FrameFlag.ABORTED
+            frame.seq = frame.ack = state.reset_code
+        elif state.retired:
+            frame.flags = FrameFlag.DONE
+        encode_header(at, &frame)
+        at += HEADER_BYTES
+        stream = stream.all_next
+    return at

@@ -95,4 +95,3 @@ cdef class StreamSet:
 
 
 cdef StreamSet new_streams(SessionState *lasting)
-cdef uint8_t *list_streams(const Stream *stream, uint8_t *at) noexcept

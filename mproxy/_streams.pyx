@@ -8,6 +8,7 @@ peer may say, and what that does to streams, is in _session.
 cimport cython
 
 from libc.stdint cimport uint16_t
+from libc.string cimport memcpy
 
 from mproxy._frames cimport Frame, encode_header
 from mproxy._pool cimport pool_charge, pool_redeem, pool_session_bytes
@@ -18,11 +19,13 @@ from mproxy._state cimport (
     SessionState, StreamState, session_note_target, session_state_free, stream_state_free, stream_state_new,
 )
 from mproxy._stream cimport (
-    all_push, all_remove, stream_acked, stream_finished, stream_free, stream_mend, stream_new, stream_take_ack,
-    table_add, table_clear, table_find, table_remove,
+    all_push, all_remove, list_streams, stream_acked, stream_finished, stream_free, stream_mend, stream_new,
+    stream_take_ack, table_add, table_clear, table_find, table_remove,
 )
 from mproxy._transmit cimport SMALL_BYTES, Transmitter
-from mproxy._wire cimport HEADER_BYTES, MAX_WINDOW_BYTES, MIN_WINDOW_BYTES, FrameFlag, FrameType
+from mproxy._wire cimport (
+    HEADER_BYTES, MAX_REASON_BYTES, MAX_WINDOW_BYTES, MIN_WINDOW_BYTES, FrameFlag, FrameType, ResetCode,
+)
 
 
 cdef enum:
@@ -44,7 +47,7 @@ cdef class StreamSet:
         self.transmitter = Transmitter()
         self.transmitter.account = &self.storage_bytes
         self.rtt_us = -1
-        self.send_window = MIN_WINDOW_BYTES  # the peer's limits are not known yet; so much every peer holds
+        self.send_window = MIN_WINDOW_BYTES  # the peer's limits are not known yet; every peer holds this much
 
     def __dealloc__(self):
         self.transmitter.carrier_lost()
@@ -404,7 +407,7 @@ cdef class StreamSet:
         """Go on buffering."""
         self.transmitter.carrier_lost()
         self.active = self.stalled = False
-        self.rtt_us = -1  # of the next carrier nothing is known; until then the window alone bounds the rings
+        self.rtt_us = -1  # nothing is known of the next carrier; until then only the window bounds the rings
 
     cdef int poll_transmit(self, size_t most, bint streams_too, bint bulk_too, iovec *out) noexcept:
         """`Transmitter.poll`; who has now said the last of it is finished."""
@@ -421,7 +424,7 @@ cdef class StreamSet:
     cdef void barrier_passed(self) noexcept:
         """The heartbeat sent last was echoed: forget the finished streams whose last frame the peer has read by then.
 
-        Never one under a planned frame, whatever the peer claims to have read.
+        A stream with a planned frame is never forgotten, whatever the peer claims to have read.
         """
         cdef Stream *stream = self.finished_list.first
         while stream != NULL and stream.retire_after < self.barriers and not stream.planned:
@@ -588,26 +591,3 @@ cdef StreamSet new_streams(SessionState *lasting):
     streams.transmitter.targets = &lasting.targets
     streams.storage_bytes += lasting.targets.capacity
     return streams
-
-
-cdef uint8_t *list_streams(const Stream *stream, uint8_t *at) noexcept:
-    """Encode a RESUME frame for every stream of a list; returns where the next frame goes."""
-    cdef const StreamState *state
-    cdef Frame frame
-    frame.type = FrameType.RESUME
-    frame.length = 0
-    while stream != NULL:
-        state = stream.state
-        frame.stream = state.id
-        frame.flags = 0
-        frame.seq = state.inp.tail + state.in_ended
-        frame.ack = state.inp.head + state.in_done
-        if state.aborted:
-            frame.flags = FrameFlag.DONE | FrameFlag.ABORTED
-            frame.seq = frame.ack = state.reset_code
-        elif state.retired:
-            frame.flags = FrameFlag.DONE
-        encode_header(at, &frame)
-        at += HEADER_BYTES
-        stream = stream.all_next
-    return at

@@ -1,4 +1,4 @@
-"""The sockets of `mproxy impair`. What they are for: _emulator.pxd."""
+"""The sockets of `mproxy impair`. Their purpose: _emulator.pxd."""
 
 import os
 from functools import partial

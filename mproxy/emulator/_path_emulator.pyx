@@ -1,4 +1,4 @@
-"""A bad network, one direction of it. What happens to a packet and in which order: _path_emulator.pxd."""
+"""One direction of a bad network. What happens to a packet, and in which order: _path_emulator.pxd."""
 
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy

@@ -120,12 +120,12 @@ cdef class Endpoint:
 
     def kill(self, uint32_t stream_id, str why):
         """End one stream: its application here is reset, and so is the peer's. False: there is no such stream."""
-        cdef Stream *stream = table_find(&self.session.table, stream_id)
+        cdef Stream *stream = table_find(&self.session.streams.table, stream_id)
         cdef App *app
         if stream == NULL or stream.state.aborted or stream.state.retired:
             return False
         app = <App *>stream.owner
-        self.session.kill(stream, why.encode(errors="replace"))
+        self.session.streams.kill(stream, why.encode(errors="replace"))
         if app != NULL:
             self.apps.vanished += 1
             app_close(app, True)
@@ -402,7 +402,7 @@ cdef class Endpoint:
         self.timer = self.loop.call_at(self.armed_at, self.on_timer) if self.carrier is not None else None
 
     def on_timer(self):
-        """Send heartbeats and judge the carrier; called by the loop."""
+        """Send heartbeats, and see whether the carrier still lives; called by the loop."""
         if self.carrier is None or self.forsaken:
             return
         if self.carrier.readable and (self.short_of_memory or self.work.queue != NULL):

@@ -49,12 +49,12 @@ cdef struct Ends:
 def stream_ids(Endpoint endpoint not None, uint32_t after, int most):
     """Return the ids of up to `most` open streams, oldest first: of those behind `after`, or of all when that is 0, or
     has gone."""
-    cdef const Stream *stream = table_find(&endpoint.session.table, after) if after else NULL
+    cdef const Stream *stream = table_find(&endpoint.session.streams.table, after) if after else NULL
     cdef list ids = []
     if stream != NULL and not stream.state.retired:
         stream = stream.all_next
     else:
-        stream = endpoint.session.open_list.first
+        stream = endpoint.session.streams.open_list.first
     while stream != NULL and len(ids) < most:
         ids.append(stream.state.id)
         stream = stream.all_next
@@ -67,7 +67,7 @@ def say_streams(Endpoint endpoint not None, list ids):
     cdef list found = []
     cdef bint path_busy = is_path_busy(endpoint)
     for number in ids:
-        stream = table_find(&endpoint.session.table, number)
+        stream = table_find(&endpoint.session.streams.table, number)
         if stream != NULL and not stream.state.aborted and not stream.state.retired:
             found.append(say_stream(endpoint.session, stream, endpoint.loop.now_us, path_busy))
     return ",".join(found)
@@ -118,9 +118,9 @@ cdef const char *who_is_slow(Session session, const Stream *stream, bint path_bu
     cdef const StreamState *state = stream.state
     if ring_used(&state.inp) > 0:
         return '"application"'
-    if ring_used(&state.out) > 0 and not session.active:
+    if ring_used(&state.out) > 0 and not session.streams.active:
         return '"path"'
-    if state.sent < state.out.tail and state.sent - state.out.head < session.send_window:
+    if state.sent < state.out.tail and state.sent - state.out.head < session.streams.send_window:
         return '"path"'  # the peer could be given more
     if state.sent < state.out.tail or stream.blocked:
         return '"path"' if path_busy else '"peer"'  # it was given all that it may have, and its application takes none

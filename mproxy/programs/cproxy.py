@@ -144,7 +144,9 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         return bool(self._endpoint.session.session_id)
 
     def _carrier_wanted(self) -> bool:
-        return self._endpoint.session.streams.open_count > 0 or self._config.eager or self._owes_goodbye
+        streams = self._endpoint.session.streams
+        return streams.open_count > 0 or self._config.eager or self._owes_goodbye or (
+            not self._endpoint.attached and streams.owes_reset())
 
     def _end_session(self, code: int, why: str, level: str = "info") -> None:
         """End the session, if there is one, and be ready for the next."""
@@ -166,6 +168,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
             (self._log.warning if level == "warning" else self._log.info)(
                 "ended", session=say_session(session.session_id), why=why, streams=session.streams.opened,
                 sent=session.streams.out_bytes, received=session.streams.in_bytes)
+            self._inspection.note_end(say_session(session.session_id), self._sproxy, why)
         self._endpoint.renew(self._new_session())
         self._began_at, self._outages = None, Outages(self._config.session.heartbeat_us)
         if self._config.stdio:
@@ -213,7 +216,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
 
     def _away_facts(self) -> AwayFacts:
         now, next_try_at, session = self._loop.now(), self._dialer.next_try_at, self._endpoint.session
-        return AwayFacts(now - (self._outages.began_at or now), session.out_held,
+        return AwayFacts(now - (self._outages.began_at or now), session.streams.out_held,
                          next_try_at - now if next_try_at is not None else None)
 
     def _log_resumed(self, endpoint: Endpoint, lost_at: int, resent: int) -> None:

@@ -278,7 +278,8 @@ class Delivery(SendObserver):
         return again
 
     def _is_announced_again(self, source: SourceFile) -> bool:
-        """What the receiver knows us by; and directories, which get their times when all in them has arrived."""
+        """The source by which the receiver recognises us; and directories, which get their times when everything in
+        them has arrived."""
         return source.outcome is not None and source.outcome.code == Result.DONE and source.path is not None and (
             source is self._sources[0] or source.kind == FileKind.DIRECTORY)
 

@@ -19,7 +19,7 @@ from mproxy.ground.words import (
 from mproxy.programs.examination import Examination
 from mproxy.programs.findings import FAULT, MARKS
 from mproxy.programs.options import OneLineParser
-from mproxy.service.ending import exit_status, silence_output
+from mproxy.service.exit import exit_status, silence_output
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

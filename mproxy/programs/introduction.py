@@ -97,9 +97,14 @@ class Introduction:
         session = self._endpoint.session
         # The time, so that a cproxy that lost its memory is not taken for an older carrier of itself.
         self._epoch = max(self._epoch + 1, time.time_ns() // 1000)
-        hello = Hello(
-            session.session_id, self._instance.id, os.urandom(_wire.NONCE_BYTES), self._epoch,
-            self._config.session.session_budget_bytes, self._config.session.window_bytes,
-            HelloFeature.RENAMES | (HelloFeature.STDIO if self._config.stdio else 0),
-            0 if session.session_id else self._instance.former)
+        former = 0 if session.session_id else self._instance.former
+        hello = make_hello(self._config, session.session_id, self._instance.id, self._epoch, former)
         return hello, session.streams.resume_list(), session.secret
+
+
+def make_hello(config: CproxyConfig, session_id: bytes, instance_id: bytes, epoch: int, former: int = 0) -> Hello:
+    """HELLO of a cproxy with these settings; `former` is the tag of a session that it left behind."""
+    return Hello(
+        session_id, instance_id, os.urandom(_wire.NONCE_BYTES), epoch,
+        config.session.session_budget_bytes, config.session.window_bytes,
+        HelloFeature.RENAMES | (HelloFeature.STDIO if config.stdio else 0), former)

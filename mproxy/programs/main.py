@@ -10,7 +10,7 @@ import sys
 
 from mproxy import __version__
 from mproxy.ground.words import printable
-from mproxy.service.ending import complain
+from mproxy.service.exit import complain
 
 # word: (module, function, summary). Every function takes the words after its own and returns the exit status.
 PROGRAMS = {
@@ -18,8 +18,12 @@ PROGRAMS = {
     "sproxy": ("mproxy.programs.sproxy", "main", "the proxy beside the daemon"),
     "relay": ("mproxy.programs.relay", "main", "relay TCP and UDP for many connections at once"),
     "status": ("mproxy.programs.status_commands", "status_main", "what every running program does"),
-    "kill": ("mproxy.programs.status_commands", "kill_main", "end a session"),
+    "top": ("mproxy.programs.top", "main", "the same, live, to sort and to kill"),
+    "kill": ("mproxy.programs.status_commands", "kill_main", "end a session, or one stream of it"),
     "wait": ("mproxy.programs.status_commands", "wait_main", "wait until a session is connected, for scripts"),
+    "metrics": ("mproxy.programs.metrics", "main", "metrics of every running program, for Prometheus"),
+    "web": ("mproxy.programs.web", "main", "the same as a page in the browser, live"),
+    "doctor": ("mproxy.programs.doctor", "main", "find out why there is no session, and what to do"),
     "keygen": ("mproxy.programs.keygen", "main", "create this client's key"),
     "authorize": ("mproxy.programs.authorize", "main", "exchange keys with a server over ssh"),
     "demo": ("mproxy.programs.demo", "main", "watch a connection survive a change of address"),
@@ -44,9 +48,6 @@ def main(argv: list[str] | None = None) -> int:
         module, function, _ = PROGRAMS[program]
         status: int = getattr(importlib.import_module(module), function)(rest)
         return status
-    from mproxy.ground.words import printable
-    from mproxy.service.exit import complain
-
     wrong = f"{printable(program)} is not an mproxy program." if program else "no program given."
     complain("mproxy", f"{wrong} Choose from {', '.join(PROGRAMS)} (try 'mproxy --help')")
     return 2

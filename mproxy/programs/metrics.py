@@ -10,7 +10,7 @@ from mproxy.ground.config import format_host_port
 from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.ground.words import is_loopback, parse_bind, parse_duration, parse_port, split_host_port
 from mproxy.programs.options import OneLineParser
-from mproxy.service.ending import complain, exit_status
+from mproxy.service.exit import complain, exit_status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

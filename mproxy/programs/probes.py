@@ -213,7 +213,7 @@ def ask_tls(way: Way, host: str, patience_s: float) -> str | None:
 
 
 def _subject(certificate: bytes | None) -> str:
-    from mproxy.ground.keys import import_cryptography
+    from mproxy.ground.key_formats import import_cryptography
     try:
         import_cryptography()
         from cryptography import x509

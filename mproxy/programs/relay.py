@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from mproxy.relay.backend import Facts
+    from mproxy.relay.datapath import Facts
     from mproxy.relay.relay_config import RelayConfig
 
 # Longer than the relay's own --drain-timeout, which only the relay knows: a day at most.

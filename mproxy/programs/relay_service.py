@@ -1,6 +1,6 @@
 """A running relay: signals, commands, service manager and log on one side, what does the relaying on the other.
 
-What does the relaying is a RelayBackend: a Supervisor with workers, or a Kernel.
+What does the relaying is a Datapath: a Supervisor with workers, or a Kernel.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mproxy.ground.shapes import ListenAddress
-    from mproxy.relay.backend import Facts, RelayBackend
+    from mproxy.relay.datapath import Datapath, Facts
     from mproxy.relay.relay_config import RelayConfig
     from mproxy.relay.rules import Rule
     from mproxy.service.background import Background, LogFile
@@ -52,9 +52,9 @@ class Service:
         self._pidfile: PidFile | None = None
         self._server: Server | None = None
         self._user = User(config.user) if config.user else None
-        self._backend = self._make_backend(given)
+        self._datapath = self._make_datapath(given)
 
-    def _make_backend(self, given: dict[ListenAddress, list[socket.socket]]) -> RelayBackend:
+    def _make_datapath(self, given: dict[ListenAddress, list[socket.socket]]) -> Datapath:
         if self._config.kernel:
             from mproxy.relay.kernel.kernel_mode import Kernel
             return Kernel(self._config, self.log, self._loop)
@@ -75,7 +75,7 @@ class Service:
             install_signals(self._loop, self._stop, self.reload if self._config.file else None, self._stop_at_once)
             self._listen_for_commands()
             self._rules = rules
-            self._backend.start(rules, self._on_ready, self._on_failed)
+            self._datapath.start(rules, self._on_ready, self._on_failed)
             self._loop.run()
             if self._failure is not None:
                 raise self._failure
@@ -122,7 +122,7 @@ class Service:
 
     def _listen_for_commands(self) -> None:
         self._server = open_control(self._loop, self.log, "relay", {
-            "status": lambda _request, reply: self._backend.status(lambda facts: reply(self._facts(facts))),
+            "status": lambda _request, reply: self._datapath.status(lambda facts: reply(self._facts(facts))),
             "reload": lambda _request, reply: self._reload(reply)})
 
     def _facts(self, facts: Facts) -> Facts:
@@ -147,9 +147,9 @@ class Service:
         self._notifier.reloading()
         try:
             self._log_file.open()
-            self._backend.reopen_log(2)
+            self._datapath.reopen_log(2)
             rules = read_rules(self._config.file)
-            added, changed, removed = self._backend.apply(rules)
+            added, changed, removed = self._datapath.apply(rules)
         except MproxyError as error:
             lines = error.lines()
             for line in lines:
@@ -160,7 +160,7 @@ class Service:
             return
         self._rules, self._last_reload = rules, None
         self._reloads += 1
-        self._backend.when_followed(lambda: self._reloaded(len(rules), added, changed, removed, reply))
+        self._datapath.when_followed(lambda: self._reloaded(len(rules), added, changed, removed, reply))
 
     def _reloaded(self, rules: int, added: int, changed: int, removed: int,
                   reply: Callable[[dict[str, Any]], object]) -> None:
@@ -175,12 +175,12 @@ class Service:
         self._stopping = True
         self.log.info("stopping", why=why)
         self._notifier.stopping()
-        self._notifier.keep(self._backend.listening_fds())
+        self._notifier.keep(self._datapath.listening_fds())
         self._release_pidfile()
-        self._backend.stop(self._config.drain_timeout_us, self._loop.stop)
+        self._datapath.stop(self._config.drain_timeout_us, self._loop.stop)
 
     def _stop_at_once(self) -> None:
         """A second signal: end at once, with the connections."""
         self._exit_status = 1
-        self._backend.stop_at_once()
+        self._datapath.stop_at_once()
         self._loop.stop()

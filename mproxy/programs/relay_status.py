@@ -9,7 +9,7 @@ from mproxy.ground.words import counted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from mproxy.relay.backend import Facts
+    from mproxy.relay.datapath import Facts
 
 _UNITS = ("", "K", "M", "G", "T", "P")
 

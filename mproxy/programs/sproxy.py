@@ -29,9 +29,9 @@ from mproxy.policy.site import Site
 from mproxy.policy.sources import source_of
 from mproxy.policy.tags import NONCE_BYTES
 from mproxy.policy.targets import without_guarded
+from mproxy.programs.access import DAY_US, LOOK_US, Access, check_same_key
 from mproxy.programs.common import Drain, log_killed, open_listeners, say_carrier, say_seconds, say_session
 from mproxy.programs.cproxy import STARTED_ANEW, describe
-from mproxy.programs.door import DAY_US, LOOK_US, Door, check_same_key
 from mproxy.programs.greeting import Reception, ReceptionHost, most_unfinished
 from mproxy.programs.options import parse_sproxy
 from mproxy.service.inspection import Inspected, Inspection
@@ -143,7 +143,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         self._default_addresses: list[Address] = []
         self._listeners: list[socket.socket] = []  # until they are served
         self._listening: list[tuple[str, int]] = []  # (host, port) of each listener
-        self._door = Door(config, log)
+        self._access = Access(config, log)
         self._reception = Reception(loop, log, config, self)
         most = self._share_out()
         self._places: Places[Client] = Places(most)
@@ -153,7 +153,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
     def open(self) -> None:
         """Open the port, and read the keys and the files beside them."""
         self._listeners = open_listeners(self._config)
-        self._door.open()
+        self._access.open()
         self._site = Site(self._config.state_dir, self._config.port or 0).number
 
     @property
@@ -192,22 +192,22 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
 
     def _say_open_door(self) -> None:
         """At the start and once a day tell whoever runs this."""
-        self._door.say_open(self._listening)
+        self._access.say_open(self._listening)
         self._loop.call_later(DAY_US, self._say_open_door)
 
     # ---- carriers
 
     def make_tls(self) -> Tls | None:
-        return self._door.make_tls()
+        return self._access.make_tls()
 
     def rank(self, tag: int) -> Rank:
         if tag in self._tags:
             return Rank.PRESENT
-        return Rank.RETURNING if self._door.tags.holds(tag, time.time()) else Rank.STRANGER
+        return Rank.RETURNING if self._access.tags.holds(tag, time.time()) else Rank.STRANGER
 
     def judge(self, spki: bytes, host: str) -> None:
         """Raise PeerError unless the key may connect from that address; it is asked again when a session begins."""
-        self._door.grant_living(spki, host)
+        self._access.grant_living(spki, host)
 
     def check(self, guest: Guest, hello: Hello, channel: bytes) -> None:
         """Raise PeerError unless what a HELLO claims is proven; nothing is touched."""
@@ -249,7 +249,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
 
     def _new_tag(self, client: Client) -> int:
         """The tag for a WELCOME. That may not arrive, so the former tag stays valid, too."""
-        tag = self._door.tags.make(os.urandom(NONCE_BYTES), time.time())
+        tag = self._access.tags.make(os.urandom(NONCE_BYTES), time.time())
         client.tags.append(tag)
         self._tags[tag] = client
         if len(client.tags) > 2:
@@ -262,13 +262,13 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         if client is None:
             raise PeerError(CloseCode.UNKNOWN_SESSION, "the session has ended in the meantime", self._site)
         check_epoch(hello, client.endpoint.session)
-        client.grant = self._door.grant_living(guest.spki, guest.address)
+        client.grant = self._access.grant_living(guest.spki, guest.address)
         client.host = guest.address
         return client
 
     def _begin(self, guest: Guest, hello: Hello) -> Client:
         """A client for a HELLO that wants a new session; ends the one that the same cproxy, or --single, replaces."""
-        grant = self._door.grant(guest.spki, guest.address)
+        grant = self._access.grant(guest.spki, guest.address)
         former = self._instances.get((guest.spki, hello.instance_id))
         if former is not None:
             if not self._config.single:
@@ -281,7 +281,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         secret = guest.greeter.fresh_secret(session_id) if encrypted else os.urandom(_wire.SECRET_BYTES)
         session = Session(self._config.session, is_server=True, session_id=session_id, secret=secret)
         endpoint = Endpoint(self._loop, session, self)
-        endpoint.default_target = None if self._door.guarded else self._default_for(guest.spki)
+        endpoint.default_target = None if self._access.guarded else self._default_for(guest.spki)
         client = Client(endpoint, hello, guest, holder, self._loop.now(), self._config.session.heartbeat_us)
         client.grant = grant
         self._clients[session_id] = client
@@ -291,7 +291,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
 
     def _holder(self, spki: bytes, address: str) -> bytes | str:
         """Whose place a session takes: its key's, if keys mean something."""
-        return spki if self._door.guarded else source_of(address)
+        return spki if self._access.guarded else source_of(address)
 
     def _make_place(self, holder: bytes | str, grant: Grant | None, former: Client | None) -> None:
         """End what a new session replaces: `former` of the same cproxy, or all with --single, or one that gives way."""
@@ -303,7 +303,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
             self._end(former, CloseCode.REPLACED, STARTED_ANEW)
         else:
             quota = None
-            if self._door.guarded:
+            if self._access.guarded:
                 quota = (grant and grant.max_sessions) or self._key_quota
             leaving = self._places.make_room(holder, quota, self._loop.now())
             if leaving is not None:
@@ -348,6 +348,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         (self._log.warning if level == "warning" else self._log.info)(
             "ended", session=client.name, why=why, streams=session.streams.opened, sent=session.streams.out_bytes,
             received=session.streams.in_bytes)
+        self._inspection.note_end(client.name, client.host, why)
         client.endpoint.dispose()
 
     def _client(self, endpoint: Endpoint) -> Client:
@@ -445,12 +446,12 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         """Find the daemon for a stream, if it names one, the default one has a name, or its client has a Grant."""
         client = self._client(endpoint)
         try:
-            client.grant = self._door.grant_living(client.spki, client.host)
+            client.grant = self._access.grant_living(client.spki, client.host)
         except PeerError as refusal:
             self._loop.call_later(0, partial(self._revoke, client, refusal))  # the endpoint is at work
             endpoint.refuse(stream, ResetCode.NOT_ALLOWED)
             return
-        found = self._door.target(target, client.grant)
+        found = self._access.target(target, client.grant)
         most = client.grant.max_streams if client.grant is not None else None
         if found is None:
             self._log.warning("refused", session=client.name, stream=stream, why="target is not allowed",
@@ -485,22 +486,22 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
     def _look_at_keys(self) -> None:
         """End the sessions of keys that were removed, or have expired."""
         self._loop.call_later(LOOK_US, self._look_at_keys)
-        self._judge_living(self._door.changed())
+        self._judge_living(self._access.changed())
 
     def _judge_living(self, changed: bool = True) -> None:
         for client in list(self._clients.values()):
             if changed:
                 self._rehouse(client)
-            if self._door.guarded:
+            if self._access.guarded:
                 client.endpoint.default_target = None  # from now on every stream is checked
             if changed or (client.grant is not None and client.grant.expires_at is not None):
                 try:
-                    client.grant = self._door.grant_living(client.spki, client.host)
+                    client.grant = self._access.grant_living(client.spki, client.host)
                 except PeerError as refusal:
                     self._revoke(client, refusal)
 
     def _rehouse(self, client: Client) -> None:
-        """The door may have been open when the session began: places belong to keys from then on."""
+        """Everybody may have had access when the session began: places belong to keys from then on."""
         self._places.remove(client, client.holder)
         client.holder = self._holder(client.spki, client.host)
         self._places.add(client, client.holder)
@@ -544,7 +545,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
 
     def reload(self) -> None:
         """SIGHUP: authorized_keys counts as it is now, for existing sessions, too."""
-        keys = self._door.reload()
+        keys = self._access.reload()
         self._judge_living()
         self._log.info("reloaded", keys=keys)
 

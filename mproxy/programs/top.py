@@ -14,10 +14,10 @@ from collections.abc import Callable
 from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.ground.words import parse_duration
 from mproxy.programs.options import OneLineParser
-from mproxy.programs.status import WHICH, WHICH_HELP, ask_all, name_applications
+from mproxy.programs.status_commands import WHICH, WHICH_HELP, ask_all, name_applications
 from mproxy.programs.top_table import COLUMNS, TopColumn, TopRow, TopTable
 from mproxy.service import control
-from mproxy.service.ending import exit_status
+from mproxy.service.exit import exit_status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

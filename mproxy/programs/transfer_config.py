@@ -1,4 +1,4 @@
-"""Every setting of `mproxy send` and `mproxy recv` that is none of a connection (`transport/datagram_config`)."""
+"""Every setting of `mproxy send` and `mproxy recv` that is not a connection's (`transport/datagram_config`)."""
 
 from __future__ import annotations
 

@@ -18,9 +18,9 @@ from mproxy.ground.config import format_host_port
 from mproxy.ground.errors import MproxyError
 from mproxy.ground.words import counted
 from mproxy.policy.name_cache import NameCache
-from mproxy.relay.backend import RelayBackend
 from mproxy.relay.circles import find_circles, is_own_address, refuse_circles
 from mproxy.relay.counters import Counters, add_up
+from mproxy.relay.datapath import Datapath
 from mproxy.relay.engines import UDP_SHARE
 from mproxy.relay.rule_file import ListenError
 from mproxy.relay.rule_sockets import open_listener, take_given
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from mproxy.ground.shapes import Address, ListenAddress, Logger
     from mproxy.io._loop import Loop
-    from mproxy.relay.backend import Facts
+    from mproxy.relay.datapath import Facts
     from mproxy.relay.relay_config import RelayConfig
     from mproxy.relay.rule_sockets import RuleSockets
     from mproxy.relay.rules import Rule
@@ -75,7 +75,7 @@ class ActiveRule:
         self.listener = listener
 
 
-class Supervisor(RelayBackend, WorkerPoolObserver):
+class Supervisor(Datapath, WorkerPoolObserver):
     """config: `workers`, `max_connections`, `name` of the rule file for messages. `given`: see rule_sockets.take_given.
     `prepare()` is called first in each worker's process."""
 

@@ -87,9 +87,9 @@ class Ended:
     def add(self, session: Session, outages: Outages, now: int) -> None:
         """That one is over."""
         self._sessions += 1
-        self._streams += session.opened
-        self._sent_bytes += session.out_bytes
-        self._received_bytes += session.in_bytes
+        self._streams += session.streams.opened
+        self._sent_bytes += session.streams.out_bytes
+        self._received_bytes += session.streams.in_bytes
         self._resent_bytes += outages.resent_bytes
         self._outages += outages.count
         self._outages_us += outages.until(now)
@@ -132,6 +132,7 @@ def session_facts(endpoint: Endpoint, outages: Outages, now: int) -> dict[str, A
         "resent_bytes": outages.resent_bytes,
         "unacknowledged_bytes": streams.out_held,
         "undelivered_bytes": streams.in_held,
+        "memory_bytes": streams.storage_bytes,
         "outages": outages.facts(now)}
 
 

@@ -436,7 +436,7 @@ cdef class Channel:
         return out.count
 
     cdef int build_clear(self, Transmit *out, int kind, uint64_t number, uint32_t control_bytes) noexcept:
-        """Make a packet that everybody can read of the control part at out.data + PACKET_HEADER_BYTES."""
+        """Make a packet in the clear of the control part at out.data + PACKET_HEADER_BYTES."""
         cdef uint32_t end = PACKET_HEADER_BYTES + control_bytes
         cdef Header header = Header(kind, 0, control_bytes, self.remote_id, number, self.local_id)
         put_header(out.data, &header)

@@ -61,7 +61,7 @@ cdef class Connection:
         self.heard_now(now)
 
     cdef void accept(self, const Accepted *accepted, int64_t now) noexcept:
-        """Be the passive side of a client that has shown its cookie."""
+        """Become the passive side for a client that has shown its cookie."""
         self.path.peer = accepted.address
         self.setup.accept(accepted)
         self.move(ConnectionCause.ACCEPT)

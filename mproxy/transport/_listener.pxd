@@ -90,8 +90,7 @@ cdef class Listener:
     cdef readonly uint64_t accepted    # connections begun
     cdef readonly uint64_t refused     # ACKs refused: cookie wrong, too old or used; or too many at once
 
-    cdef int receive(
-        self, const uint8_t *p, uint32_t length, const PeerAddress *source, int64_t now, Reply *out) noexcept
+    cdef int receive(self, const uint8_t *p, uint32_t length, const PeerAddress *at, int64_t now, Reply *out) noexcept
     cdef uint32_t answer_syn(self, const uint8_t *packet, const PeerAddress *source, int64_t now, uint8_t *out) noexcept
     cdef bint check_ack(self, const uint8_t *packet, const PeerAddress *source, int64_t now, Accepted *out) noexcept
     cdef uint64_t derive(self, int purpose, const uint8_t *packet, const PeerAddress *source, uint32_t time) noexcept

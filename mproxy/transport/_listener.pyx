@@ -123,8 +123,7 @@ cdef class Listener:
         free(self.used)
         free(self.shares)
 
-    cdef int receive(
-            self, const uint8_t *p, uint32_t length, const PeerAddress *source, int64_t now, Reply *out) noexcept:
+    cdef int receive(self, const uint8_t *p, uint32_t length, const PeerAddress *at, int64_t now, Reply *out) noexcept:
         """Take a packet that belongs to no connection; returns a ListenResult."""
         cdef uint32_t control_bytes, end
         cdef int kind = packet_type(p, length)
@@ -138,11 +137,11 @@ cdef class Listener:
             if length < BASE_PACKET_BYTES or control_bytes < OPTIONS_BYTES:
                 return ListenResult.DROP
             self.syns += 1
-            out.answer_bytes = self.answer_syn(p, source, now, out.answer)
+            out.answer_bytes = self.answer_syn(p, at, now, out.answer)
             return ListenResult.ANSWER
         if control_bytes < ACK_CONTROL_BYTES or PACKET_HEADER_BYTES + control_bytes != end:
             return ListenResult.DROP
-        if not self.check_ack(p, source, now, &out.accepted):
+        if not self.check_ack(p, at, now, &out.accepted):
             self.refused += 1
             return ListenResult.DROP
         self.accepted += 1

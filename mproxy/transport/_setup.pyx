@@ -41,7 +41,7 @@ cdef class SetUp:
         self.due = True
 
     cdef void accept(self, const Accepted *accepted) noexcept:
-        """Be the passive side of a client that has shown its cookie; `agree` follows."""
+        """Become the passive side for a client that has shown its cookie; `agree` follows."""
         self.channel.local_id = accepted.server_id
         self.channel.remote_id = accepted.client_id
         self.first_out = accepted.server_number

@@ -158,7 +158,7 @@ cdef class PySession:
         """Somebody ends the stream."""
         cdef Stream *stream = self.find(id)
         stream.owner = NULL
-        self.session.kill(stream, why)
+        self.streams.kill(stream, why)
 
     def hand(self, uint32_t id, uint32_t most):
         """The application takes up to `most` kept bytes: returns (bytes, whether the direction ended behind them)."""

@@ -9,7 +9,7 @@ from libc.string cimport memcpy, memset
 from mproxy.io._socket cimport sockaddr
 from mproxy.relay._balance cimport TargetAddress, Balance
 from mproxy.relay._cidr cimport CidrSet
-from mproxy.relay.udp._gather cimport Gather, gather_full, gather_is_due, gather_judge
+from mproxy.relay.udp._gather cimport Gather, gather_decide, gather_full, gather_is_due
 from mproxy.relay.tcp._pipes cimport Pipe, PipePool
 from mproxy.relay.udp._ports cimport port_rest, port_rests
 from mproxy.relay._proxy_header cimport OWN_HEADER_BYTES, Origin, header_parse, header_write
@@ -166,7 +166,7 @@ def parse_header(bytes data):
 
 # ---- packets
 
-def judge(reads, queue_bytes=1 << 23):
+def decide(reads, queue_bytes=1 << 23):
     """reads: [(now, messages read, packets the other way so far, packets dropped so far)]; returns how
     long to let messages gather after each, microseconds."""
     cdef Gather gather = Gather(0, 0, 0, 0, 0, 0, gather_full(queue_bytes))
@@ -174,7 +174,7 @@ def judge(reads, queue_bytes=1 << 23):
     for now, came, answered, dropped in reads:
         gather.came += came
         if gather_is_due(&gather, now):
-            gather_judge(&gather, now, answered, dropped)
+            gather_decide(&gather, now, answered, dropped)
         waits.append(gather.wait_us)
     return waits
 

@@ -1,4 +1,5 @@
-"""One word, one meaning: no two public classes of the package have one name, and no two modules.
+"""One word, one meaning: no two public classes of the package have one name, and no two modules; the glossary in
+docs/architecture.md says what words mean.
 
 A class here is what has a name of its own and is more than a function: `class`, `cdef class`, `cdef struct`, union or
 enum. Modules are compared without the underscore that says "Cython": whoever reads `pool` must not ask which.
@@ -7,7 +8,7 @@ enum. Modules are compared without the underscore that says "Cython": whoever re
 import re
 from collections import defaultdict
 
-from tests.meta.sources import blank_strings, module_name, source_files
+from tests.meta.sources import ROOT, blank_strings, module_name, source_files
 
 CLASS = re.compile(r"^(?:@[\w.]+\n)*(?:cdef (?:packed )?(?:class|struct|union|enum)|class|cpdef enum) ([A-Za-z]\w*)\b",
                    re.MULTILINE)
@@ -48,3 +49,17 @@ def test_classes_have_names_of_their_own():
 def test_modules_have_names_of_their_own():
     found = modules()
     assert not taken_twice(found), "one name, several modules:\n" + say(found, taken_twice(found))
+
+
+def test_the_glossary_names_what_there_is():
+    """The last column of each row: classes, or functions."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| ([^|]+) \| [^|]+ \| (.+) \|$", page.partition("## Words")[2].partition("\n## ")[0],
+                      re.MULTILINE)[2:]
+    text = "\n".join(path.read_text() for path in source_files(".py", ".pyx", ".pxd"))
+    defined = set(re.findall(r"^(?:def|cdef [\w* ]*?\*?)(?: |(?<=\*))(\w+)\(", text, re.MULTILINE)) | classes().keys()
+    missing = [f"{word}: {name}" for word, names in rows for name in re.findall(r"`(\w+)`", names)
+               if name not in defined]
+    assert len(rows) > 30 and not missing, "the glossary names what is not there: " + ", ".join(missing)
+    words = [word for row in rows for word in row[0].split(", ")]
+    assert len(words) == len(set(words)), "a word is explained twice"

@@ -293,7 +293,7 @@ def test_a_killed_stream_says_why_before_all_that_waits(why):
     assert [frame[:4] for frame in resets[1:]] == [(FrameType.RESET, 0, stream, ResetCode.KILLED)]
     events = pair.server.receive(sent, pair.now, take_all)
     assert [event for event in events if event[1] == stream] == [(EventKind.RESET, stream, ResetCode.KILLED)]
-    assert pair.client.session.out_held == 100
+    assert pair.client.session.streams.out_held == 100
     pair.beat()
     pair.beat()
     assert pair.streams() == (1, 1)
@@ -312,7 +312,7 @@ def test_a_stream_killed_in_an_outage_is_reset_on_the_next_carrier(side):
     later = pair.pump()
     found = at_client + later[0] if side == "server" else at_server + later[1]
     assert (EventKind.RESET, stream, ResetCode.KILLED) in found
-    assert pair.client.session.out_held == pair.server.session.in_held == 0
+    assert pair.client.session.streams.out_held == pair.server.session.streams.in_held == 0
 
 
 def test_a_stream_killed_before_its_open_was_sent_is_never_heard_of():

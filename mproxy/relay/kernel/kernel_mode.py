@@ -22,9 +22,9 @@ from mproxy.ground.config import format_host_port
 from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.policy.name_cache import NameCache
 from mproxy.policy.resolver import numeric_address
-from mproxy.relay.backend import RelayBackend
 from mproxy.relay.circles import is_own_address
 from mproxy.relay.counters import NAMES, add_up
+from mproxy.relay.datapath import Datapath
 from mproxy.relay.kernel import conntrack, nft
 from mproxy.relay.kernel.kernel_settings import FORWARD4, FORWARD6, ROUTE_LOCALNET, KernelSettings
 from mproxy.relay.kernel.table_watch import TableWatch
@@ -36,8 +36,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mproxy.ground.shapes import ListenAddress, Logger
     from mproxy.io._loop import Loop, Timer
-    from mproxy.relay.backend import Facts
     from mproxy.relay.counters import Values
+    from mproxy.relay.datapath import Facts
     from mproxy.relay.relay_config import RelayConfig
     from mproxy.relay.rules import Rule
     Living = dict[tuple[str, int, tuple[str, int]], int]  # connections now, by protocol, listening port, target
@@ -93,7 +93,7 @@ def _impossible(rule: Rule) -> str | None:
     return None
 
 
-class Kernel(RelayBackend):
+class Kernel(Datapath):
     """The table and what belongs to it."""
 
     _settings: KernelSettings  # set once we have the lock

@@ -21,7 +21,7 @@ from mproxy.io._packets cimport SLOTS, Slot, packet_count
 from mproxy.relay.udp._batch cimport slots_next_time
 from mproxy.relay.udp._flow cimport ready_remove, flow_is_due, flow_key
 from mproxy.relay.udp._flow_table cimport FlowKey
-from mproxy.relay.udp._gather cimport gather_is_due, gather_judge
+from mproxy.relay.udp._gather cimport gather_decide, gather_is_due
 
 
 cdef enum:
@@ -88,7 +88,7 @@ cdef class Forwarder:
         if gather_is_due(&listener.gather, now):
             if listener.gathers:
                 listener.count_dropped()
-            gather_judge(&listener.gather, now, listener.rule.counts.packets_out, listener.dropped)
+            gather_decide(&listener.gather, now, listener.rule.counts.packets_out, listener.dropped)
             listener.set_gathering(listener.gather.wait_us > 0)
         if more:
             self.loop.schedule(&listener.work)

@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 
 cdef enum:
-    PERIOD_US = 10000    # shortest time from one judgement to the next
+    PERIOD_US = 10000    # shortest time from one decision to the next
     BEGIN_GAP_US = 25    # gather once messages come closer together than this on average,
     STAY_GAP_US = 50     # and go on while they come closer than this
     ONE_WAY = 4          # and while there are at least this many of them to one packet the other way
@@ -27,4 +27,4 @@ cdef struct Gather:
 
 cdef int64_t gather_full(int64_t queue_bytes) noexcept nogil
 cdef bint gather_is_due(const Gather *gather, int64_t now) noexcept nogil
-cdef void gather_judge(Gather *gather, int64_t now, uint64_t answered, uint32_t dropped) noexcept nogil
+cdef void gather_decide(Gather *gather, int64_t now, uint64_t answered, uint32_t dropped) noexcept nogil

@@ -7,7 +7,7 @@ a network card is whose driver holds interrupts back: then one call receives man
 Whoever waits for an answer must not wait for others. Therefore only streams gather: messages in quick succession, with
 next to nothing the other way.
 
-Call order: add to `came` with every read; when the judgement is due, `gather_judge`; then follow `wait_us`.
+Call order: add to `came` with every read; when a decision is due, `gather_decide`; then follow `wait_us`.
 """
 
 
@@ -22,7 +22,7 @@ cdef bint gather_is_due(const Gather *gather, int64_t now) noexcept nogil:
     return now - gather.begun_at >= PERIOD_US
 
 
-cdef void gather_judge(Gather *gather, int64_t now, uint64_t answered, uint32_t dropped) noexcept nogil:
+cdef void gather_decide(Gather *gather, int64_t now, uint64_t answered, uint32_t dropped) noexcept nogil:
     """The period is over. `answered`: packets the other way, ever; `dropped`: by the kernel, ever, modulo 2**32."""
     cdef int64_t elapsed = now - gather.begun_at
     cdef int64_t gap = STAY_GAP_US if gather.wait_us else BEGIN_GAP_US

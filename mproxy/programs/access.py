@@ -1,4 +1,4 @@
-"""sproxy's door: its key, who may come in, and what they may do then."""
+"""Access to sproxy: its key, who may connect, and what they may do then."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LOOK_US = 500_000
 DAY_US = 24 * 3600 * 1_000_000
 
 
-class Door:
+class Access:
     """What sproxy asks about a peer's key. Without encryption there are no keys, and everybody may come in."""
 
     def __init__(self, config: SproxyConfig, log: Logger) -> None:
@@ -117,7 +117,7 @@ class Door:
         return self._keys.find_living(spki, host, time.time())
 
     def say_open(self, listeners: Sequence[tuple[str, int]]) -> None:
-        """Log who can reach what, and how to close the door; does nothing if it is closed.
+        """Log who can reach what, and how to end that; does nothing if only some may connect.
 
         `listeners` are the addresses on which sproxy listens, [(host, port)].
         """

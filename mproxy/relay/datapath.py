@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     Facts = dict[str, Any]  # as in the JSON of `status`: docs/relay.md
 
 
-class RelayBackend:
+class Datapath:
     """Carries out one set of rules at a time, from `start` to `stop`."""
 
     def start(self, rules: Sequence[Rule], on_ready: Callable[[], object],

@@ -1,4 +1,4 @@
-"""sproxy's door: where streams may go, whose key may come in, and what happens when the clock jumps."""
+"""Access to sproxy: where streams may go, whose key may come in, and what happens when the clock jumps."""
 
 import socket
 import subprocess
@@ -11,8 +11,8 @@ from mproxy.ground.errors import PeerError, UsageError
 from mproxy.policy.keys import public_line
 from mproxy.policy.targets import is_guarded, without_guarded
 from mproxy.policy.trust import SETTLE_S
-from mproxy.programs import door as door_module
-from mproxy.programs.door import Door, check_same_key
+from mproxy.programs import access as access_module
+from mproxy.programs.access import Access, check_same_key
 from mproxy.programs.own_key import open_context
 from tests import keys
 
@@ -38,7 +38,7 @@ class Log:
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The time of day, as the door sees it."""
+    """The time of day, as `Access` sees it."""
     class Clock:
         now = NOON
 
@@ -47,31 +47,31 @@ def clock(monkeypatch):
 
         monotonic = time
     clock = Clock()
-    monkeypatch.setattr(door_module, "time", clock)
+    monkeypatch.setattr(access_module, "time", clock)
     return clock
 
 
 @pytest.fixture
 def make(tmp_path, monkeypatch):
-    """Makes an open door from the lines of authorized_keys; None: there is no such file."""
+    """Makes an open Access from the lines of authorized_keys; None: there is no such file."""
     monkeypatch.setenv("HOME", str(tmp_path))
 
-    def door(lines, **settings):
+    def access(lines, **settings):
         (tmp_path / "host-key.pem").touch(mode=0o600)
         (tmp_path / "host-key.pem").write_bytes(keys.pem(2))
         if lines is not None:
             (tmp_path / "authorized_keys").write_text("".join(f"{line}\n" for line in lines))
             (tmp_path / "authorized_keys").chmod(0o600)
-        made = Door(SproxyConfig(state_dir=str(tmp_path), port=0, **settings), Log())
+        made = Access(SproxyConfig(state_dir=str(tmp_path), port=0, **settings), Log())
         made.open()
         return made
-    return door
+    return access
 
 
-def refused(door, spki=SPKI, host="10.0.0.1"):
+def refused(access, spki=SPKI, host="10.0.0.1"):
     """Why the key may not come in."""
     with pytest.raises(PeerError) as caught:
-        door.grant(spki, host)
+        access.grant(spki, host)
     assert caught.value.code == CloseCode.KEY_REFUSED
     return str(caught.value)
 
@@ -79,12 +79,12 @@ def refused(door, spki=SPKI, host="10.0.0.1"):
 # ---- keys
 
 def test_without_a_file_everybody_may_come_in(make):
-    door = make(None)
-    assert not door.guarded and door.grant(SPKI, "10.0.0.1") is None
+    access = make(None)
+    assert not access.guarded and access.grant(SPKI, "10.0.0.1") is None
 
 
 def test_a_file_that_was_named_must_be_there(make, tmp_path):
-    """A mistyped name must not leave the door open."""
+    """A mistyped name must not let everybody in."""
     with pytest.raises(UsageError, match="mistyped: no such file"):
         make(None, authorized_keys=str(tmp_path / "mistyped"))
     assert make([], authorized_keys=str(tmp_path / "authorized_keys")).guarded
@@ -129,7 +129,7 @@ def test_the_keys_in_force_are_counted_at_the_start(make):
     assert make([public_line(SPKI), "damaged"])._log.of("keys-read")[0]["keys"] == 1
 
 
-# ---- the open door
+# ---- open to everybody
 
 ANYWHERE, HERE = [("0.0.0.0", 6200), ("::", 6200)], [("127.0.0.1", 6200)]
 
@@ -143,103 +143,103 @@ ANYWHERE, HERE = [("0.0.0.0", 6200), ("::", 6200)], [("127.0.0.1", 6200)]
 ])
 def test_an_open_door_is_told(make, tmp_path, listening, settings, level, words):
     """Goal: who can reach what, and the command that ends that; louder where it undoes a daemon's being local."""
-    door = make(None, **settings)
-    door._log.warning = lambda event, **fields: door._log.events.append((f"warning {event}", fields))
-    door._log.error = lambda event, **fields: door._log.events.append((f"error {event}", fields))
-    door.say_open(listening)
-    line, = door._log.of(f"{level} open-door")
+    access = make(None, **settings)
+    access._log.warning = lambda event, **fields: access._log.events.append((f"warning {event}", fields))
+    access._log.error = lambda event, **fields: access._log.events.append((f"error {event}", fields))
+    access.say_open(listening)
+    line, = access._log.of(f"{level} open-door")
     assert words in line["why"] and f"{settings.get('daemon_host', '127.0.0.1')}:23" in line["daemons"]
     assert line["close"] == f"touch {tmp_path}/authorized_keys"
 
 
-def test_the_command_that_is_told_closes_the_door(make, tmp_path, clock):
-    door = make(None)
-    door.say_open(ANYWHERE)
-    subprocess.run(["sh", "-c", door._log.of("open-door")[0]["close"]], check=True)
-    refused(door)
-    before = len(door._log.events)
-    door.say_open(ANYWHERE)
-    assert len(door._log.events) == before, "it is not open any more"
+def test_the_command_that_is_told_ends_that(make, tmp_path, clock):
+    access = make(None)
+    access.say_open(ANYWHERE)
+    subprocess.run(["sh", "-c", access._log.of("open-door")[0]["close"]], check=True)
+    refused(access)
+    before = len(access._log.events)
+    access.say_open(ANYWHERE)
+    assert len(access._log.events) == before, "it is not open any more"
 
 
 def test_a_door_that_starts_closed(make):
-    door = make(None, closed=True)
-    door.say_open(ANYWHERE)
-    assert door.guarded and not door._log.of("open-door") and door._log.of("keys-read")[0]["keys"] == 0
-    refused(door)
+    access = make(None, closed=True)
+    access.say_open(ANYWHERE)
+    assert access.guarded and not access._log.of("open-door") and access._log.of("keys-read")[0]["keys"] == 0
+    refused(access)
 
 
 def test_without_encryption_the_door_is_open_too(tmp_path):
-    door = Door(SproxyConfig(state_dir=str(tmp_path), port=0, plaintext=True), Log())
-    door.open()
-    door.say_open(ANYWHERE)
-    assert "--plaintext" in door._log.of("open-door")[0]["close"]
+    access = Access(SproxyConfig(state_dir=str(tmp_path), port=0, plaintext=True), Log())
+    access.open()
+    access.say_open(ANYWHERE)
+    assert "--plaintext" in access._log.of("open-door")[0]["close"]
 
 
 def test_with_a_file_its_keys_alone(make):
-    door = make([public_line(SPKI)])
-    assert door.guarded and door.grant(SPKI, "10.0.0.1").spki == SPKI
-    assert "not in authorized_keys" in refused(door, keys.context(3, True).spki)
+    access = make([public_line(SPKI)])
+    assert access.guarded and access.grant(SPKI, "10.0.0.1").spki == SPKI
+    assert "not in authorized_keys" in refused(access, keys.context(3, True).spki)
 
 
 def test_a_file_that_appears_later_counts_from_then_on(make, tmp_path, clock):
     """So does one that vanishes again: then nobody may come in. The log has a line for each."""
-    door = make(None)
-    assert not door.changed()
+    access = make(None)
+    assert not access.changed()
     file = tmp_path / "authorized_keys"
     file.write_text(public_line(SPKI) + "\n")
     file.chmod(0o600)
-    assert not door.changed() and door.guarded
-    assert door.grant(SPKI, "10.0.0.1").spki == SPKI
-    refused(door, keys.context(3, True).spki)
-    assert door.grant_living(keys.context(3, True).spki, "10.0.0.1") is None, "it may still be written to"
+    assert not access.changed() and access.guarded
+    assert access.grant(SPKI, "10.0.0.1").spki == SPKI
+    refused(access, keys.context(3, True).spki)
+    assert access.grant_living(keys.context(3, True).spki, "10.0.0.1") is None, "it may still be written to"
     clock.now += SETTLE_S
-    assert door.changed() and not door.changed()
+    assert access.changed() and not access.changed()
     file.unlink()
-    assert not door.changed() and door.guarded
-    refused(door)
+    assert not access.changed() and access.guarded
+    refused(access)
     clock.now += SETTLE_S
-    assert door.changed()
-    assert [fields["keys"] for fields in door._log.of("keys-read")] == [1, 0]
-    assert "nobody may connect" in str(door._log.of("authorized-keys"))
+    assert access.changed()
+    assert [fields["keys"] for fields in access._log.of("keys-read")] == [1, 0]
+    assert "nobody may connect" in str(access._log.of("authorized-keys"))
 
 
 def test_a_change_that_a_new_client_sees_first_is_told_all_the_same(make, tmp_path, clock):
     """Otherwise a removed key kept its carrier when somebody else connected in that half second."""
-    door = make([public_line(SPKI)])
+    access = make([public_line(SPKI)])
     (tmp_path / "authorized_keys").write_text("# nobody\n")
-    refused(door)
+    refused(access)
     clock.now += SETTLE_S
-    assert door.changed() and not door.changed()
+    assert access.changed() and not access.changed()
 
 
 def test_a_reload_judges_everybody_at_once(make, tmp_path, clock):
-    door = make([public_line(SPKI)])
+    access = make([public_line(SPKI)])
     (tmp_path / "authorized_keys").write_text("# nobody\n")
-    assert door.reload() == 0
+    assert access.reload() == 0
     with pytest.raises(PeerError):
-        door.grant_living(SPKI, "10.0.0.1")
+        access.grant_living(SPKI, "10.0.0.1")
 
 
 def test_a_clock_that_jumps_closes_the_door_and_opens_it_again(make, clock):
     """Nothing is remembered of an earlier time: only the present one counts."""
-    door = make([f'expiry="20270115200000Z" {public_line(SPKI)}'])
+    access = make([f'expiry="20270115200000Z" {public_line(SPKI)}'])
     clock.now = 1_800_043_199.0
-    assert door.grant(SPKI, "10.0.0.1")
+    assert access.grant(SPKI, "10.0.0.1")
     clock.now = 1_800_043_201.0
-    assert "expiry" in refused(door)
+    assert "expiry" in refused(access)
     clock.now = 4_000_000_000.0
-    assert "expiry" in refused(door)
+    assert "expiry" in refused(access)
     clock.now = 0.0
-    assert door.grant(SPKI, "10.0.0.1")
+    assert access.grant(SPKI, "10.0.0.1")
 
 
 def test_plaintext_asks_for_no_key_and_warns(tmp_path):
     for bind, warned in (((), True), (("127.0.0.1", "::1"), False), (("127.0.0.1", "10.0.0.1"), True)):
-        door = Door(SproxyConfig(state_dir=str(tmp_path), port=0, plaintext=True, bind=bind), Log())
-        door.open()
-        assert door.make_tls() is None and not door.guarded and door.grant(b"", "10.0.0.1") is None
-        assert ("plaintext" in [event for event, _ in door._log.events]) == warned
+        access = Access(SproxyConfig(state_dir=str(tmp_path), port=0, plaintext=True, bind=bind), Log())
+        access.open()
+        assert access.make_tls() is None and not access.guarded and access.grant(b"", "10.0.0.1") is None
+        assert ("plaintext" in [event for event, _ in access._log.events]) == warned
     assert not list(tmp_path.iterdir()), "a key was made"
 
 
@@ -252,10 +252,10 @@ def test_a_session_belongs_to_the_key_that_began_it():
 
 def test_tags_hold_when_sproxy_is_started_anew_and_not_elsewhere(make):
     """By the host key, which is wiped; without one they are of this process alone."""
-    door = make(None)
-    tag = door.tags.make(b"abc", NOON)
+    access = make(None)
+    tag = access.tags.make(b"abc", NOON)
     assert make(None).tags.holds(tag, NOON)
-    other = Door(SproxyConfig(port=0, plaintext=True, bind=("127.0.0.1",)), Log())
+    other = Access(SproxyConfig(port=0, plaintext=True, bind=("127.0.0.1",)), Log())
     other.open()
     assert not other.tags.holds(tag, NOON) and other.tags.holds(other.tags.make(b"abc", NOON), NOON)
 
@@ -272,11 +272,11 @@ def test_targets(make, words, found):
 
 
 def test_a_line_can_only_take_away(make):
-    door = make([f'target="intranet:80,elsewhere:1" {public_line(SPKI)}'], allow=(("intranet", 80), ("other", 80)))
-    grant = door.grant(SPKI, "10.0.0.1")
-    assert door.target(b"intranet:80", grant) == ("intranet", 80)
+    access = make([f'target="intranet:80,elsewhere:1" {public_line(SPKI)}'], allow=(("intranet", 80), ("other", 80)))
+    grant = access.grant(SPKI, "10.0.0.1")
+    assert access.target(b"intranet:80", grant) == ("intranet", 80)
     for words in (b"", b"other:80", b"elsewhere:1"):
-        assert door.target(words, grant) is None
+        assert access.target(words, grant) is None
 
 
 @pytest.mark.parametrize(("host", "guarded"), [

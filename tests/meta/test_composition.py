@@ -1,0 +1,50 @@
+"""A class has what it needs: it inherits from another one of ours only where several classes are kinds of that one."""
+
+import re
+
+from tests.meta.sources import blank_strings, module_name, source_files
+
+CLASS = re.compile(r"^(?:cdef )?class (\w+)(?:\(([^)]*)\))?:", re.MULTILINE)
+
+# What has kinds. Observers and hosts, whose methods say nothing of their own, and errors are not listed.
+BASES = {
+    "ArrivingFile": "a file that comes: partly there, whole, or a pipe",
+    "Carrier": "what carries a session's frames",
+    "Config": "settings",
+    "Congestion": "how much may be under way",
+    "Conversation": "messages over a link, read alike by the sender and the receiver",
+    "Datapath": "what carries a relay's rules out",
+    "Destination": "where a receiver puts what comes",
+    "Inspected": "a program that says, when it is asked, what it does",
+    "LinkHandler": "who is told of a link's events",
+    "LogConfig": "settings of a program with a log",
+    "Network": "what the demo can take away",
+    "Program": "what every program does from start to end",
+    "ProgramConfig": "settings that cproxy and sproxy have in common",
+    "Room": "for how many more there is room: in this process, or shared",
+    "_Opening": "what both sides of a handshake do",
+}
+
+
+def inheritance():
+    """(class, base, module) of every class that has a base of the package."""
+    found = [(match[1], [base.strip() for base in (match[2] or "").split(",")], module_name(path))
+             for path in source_files(".py", ".pyx")
+             for match in CLASS.finditer(blank_strings(path.read_text()))]
+    ours = {name for name, _, _ in found}
+    return [(name, base, module) for name, bases, module in found for base in bases if base in ours]
+
+
+def is_listener_or_error(name):
+    return name.endswith(("Observer", "Host", "Error"))
+
+
+def test_what_is_inherited_from_has_kinds():
+    wrong = [f"{module}: {name}({base})" for name, base, module in inheritance()
+             if base not in BASES and not is_listener_or_error(base)]
+    assert not wrong, "let it have one, or say in BASES what these are kinds of:\n" + "\n".join(wrong)
+
+
+def test_the_list_of_bases_is_kept():
+    gone = BASES.keys() - {base for _, base, _ in inheritance()}
+    assert not gone, f"nothing inherits from these any more: {', '.join(sorted(gone))}"
