@@ -133,6 +133,7 @@ def session_facts(endpoint: Endpoint, outages: Outages, now: int) -> dict[str, A
         "unacknowledged_bytes": streams.out_held,
         "undelivered_bytes": streams.in_held,
         "memory_bytes": streams.storage_bytes,
+        "heartbeat_s": seconds(outages.heartbeat_us),
         "outages": outages.facts(now)}
 
 
