@@ -78,7 +78,6 @@ cdef void put_options(uint8_t *p, const Options *options) noexcept nogil
 cdef void get_options(const uint8_t *p, Options *options) noexcept nogil
 cdef void make_prologue(uint8_t *out, uint64_t client_id, uint64_t server_id, uint64_t client_number,
                         uint64_t server_number, const uint8_t *client, const uint8_t *server) noexcept nogil
-cdef uint64_t siphash(const uint8_t *key, const uint8_t *data, uint32_t length) noexcept nogil
 
 
 cdef class Listener:

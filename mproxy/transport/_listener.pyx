@@ -1,9 +1,10 @@
-"""Set-up without state; layout and argument: _listener.pxd. SipHash: Aumasson and Bernstein, 2012."""
+"""Set-up without state; layout and argument: _listener.pxd."""
 
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from mproxy._wire cimport get16, get32, get64, put32, put64
+from mproxy.ground._siphash cimport siphash24
 from mproxy.transport._inflow cimport FIRST_WINDOW_BYTES
 from mproxy.transport._packet cimport (
     BASE_PACKET_BYTES, CRC_BYTES, DATAGRAM_VERSION, MAX_HANDSHAKE_BYTES, PACKET_HEADER_BYTES, Header,
@@ -19,60 +20,6 @@ cdef enum Purpose:
     COOKIE = 1
     SERVER_ID = 2
     SERVER_NUMBER = 3
-
-
-cdef inline uint64_t rotate(uint64_t x, int bits) noexcept nogil:
-    return (x << bits) | (x >> (64 - bits))
-
-
-cdef inline void sip_round(uint64_t *v) noexcept nogil:
-    v[0] += v[1]
-    v[1] = rotate(v[1], 13) ^ v[0]
-    v[0] = rotate(v[0], 32)
-    v[2] += v[3]
-    v[3] = rotate(v[3], 16) ^ v[2]
-    v[0] += v[3]
-    v[3] = rotate(v[3], 21) ^ v[0]
-    v[2] += v[1]
-    v[1] = rotate(v[1], 17) ^ v[2]
-    v[2] = rotate(v[2], 32)
-
-
-cdef inline uint64_t little64(const uint8_t *p, uint32_t length) noexcept nogil:
-    cdef uint64_t value = 0
-    cdef uint32_t i
-    for i in range(length):
-        value |= <uint64_t>p[i] << (8 * i)
-    return value
-
-
-cdef uint64_t siphash(const uint8_t *key, const uint8_t *data, uint32_t length) noexcept nogil:
-    """SipHash-2-4 of `length` bytes under a key of 16."""
-    cdef uint64_t k0 = little64(key, 8), k1 = little64(key + 8, 8), word
-    cdef uint64_t v[4]
-    cdef uint32_t at = 0
-    v[0] = k0 ^ 0x736F6D6570736575U
-    v[1] = k1 ^ 0x646F72616E646F6DU
-    v[2] = k0 ^ 0x6C7967656E657261U
-    v[3] = k1 ^ 0x7465646279746573U
-    while at + 8 <= length:
-        word = little64(data + at, 8)
-        v[3] ^= word
-        sip_round(v)
-        sip_round(v)
-        v[0] ^= word
-        at += 8
-    word = little64(data + at, length - at) | <uint64_t>(length & 0xFF) << 56
-    v[3] ^= word
-    sip_round(v)
-    sip_round(v)
-    v[0] ^= word
-    v[2] ^= 0xFF
-    sip_round(v)
-    sip_round(v)
-    sip_round(v)
-    sip_round(v)
-    return v[0] ^ v[1] ^ v[2] ^ v[3]
 
 
 cdef void put_options(uint8_t *p, const Options *options) noexcept nogil:
@@ -158,7 +105,7 @@ cdef class Listener:
         memcpy(data + 34, packet + 12, 16)                                  # number, and id in the place of offset
         memcpy(data + 50, packet + PACKET_HEADER_BYTES, OPTIONS_BYTES)
         put_options(data + 50 + OPTIONS_BYTES, &self.options)
-        return siphash(self.secret, data, DERIVED_BYTES)
+        return siphash24(self.secret, data, DERIVED_BYTES)
 
     cdef uint32_t answer_syn(
             self, const uint8_t *packet, const PeerAddress *source, int64_t now, uint8_t *out) noexcept:
@@ -221,7 +168,7 @@ cdef class Listener:
         memcpy(who, &source.bytes[8 if source.length == 28 else 0], 16)
         if get64(who) != 0 or get32(who + 8) != 0xFFFF:
             memset(who + 8, 0, 8)
-        due = &self.shares[siphash(self.secret, who, 16) % SHARES]
+        due = &self.shares[siphash24(self.secret, who, 16) % SHARES]
         if due[0] > now + SHARE_BURST * SHARE_EVERY_US:
             return False
         due[0] = max(due[0], now) + SHARE_EVERY_US

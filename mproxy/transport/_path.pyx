@@ -5,9 +5,9 @@ cimport cython
 from libc.string cimport memcpy
 
 from mproxy._wire cimport put64
+from mproxy.ground._siphash cimport siphash24
 from mproxy.transport._acks cimport NEVER
 from mproxy.transport._channel cimport Channel, Transmit
-from mproxy.transport._listener cimport siphash
 from mproxy.transport._mtu cimport mtu_init
 from mproxy.transport._packet cimport BASE_PACKET_BYTES, PACKET_HEADER_BYTES, ControlType, PeerAddress, same_address
 from mproxy.transport._rtt cimport rtt_init
@@ -36,7 +36,7 @@ cdef class Path:
     cdef uint64_t draw(self) noexcept:
         """A number that nobody can guess."""
         self.drawn += 1
-        return siphash(self.entropy, <uint8_t *>&self.drawn, sizeof(self.drawn))
+        return siphash24(self.entropy, &self.drawn, sizeof(self.drawn))
 
     cdef void note_source(self, const PeerAddress *source, uint32_t length) noexcept:
         """The authentic new packet that the channel took last came from `source`."""

@@ -5,9 +5,9 @@ from libc.stdlib cimport free
 from libc.string cimport memset
 
 from mproxy._ring cimport iovec
+from mproxy.ground._siphash cimport siphash24
 from mproxy.transport._congestion cimport AckSample, Congestion
 from mproxy.emulator._path_emulator cimport Held, PathEmulator
-from mproxy.transport._listener cimport siphash
 from mproxy.transport._mtu cimport Mtu, mtu_acked, mtu_black_hole, mtu_init, mtu_lost, mtu_probe, mtu_too_big
 from mproxy.transport._packet cimport (
     PACKET_HEADER_BYTES, Header, Seal, get_header, get_varint, packet_type, put_header, put_varint,
@@ -109,7 +109,7 @@ def sip(bytes key, bytes data):
     """SipHash-2-4 of `data` under a key of 16 bytes."""
     if len(key) != 16:
         raise ValueError("the key has 16 bytes")
-    return siphash(key, data, <uint32_t>len(data))
+    return siphash24(key, <const uint8_t *>data, len(data))
 
 
 # ---- the path

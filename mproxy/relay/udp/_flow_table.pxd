@@ -93,8 +93,7 @@ cdef class FlowTable:
     cdef FlowSource **source_buckets  # by hash of prefix and group
     cdef uint32_t mask                # buckets of each kind less one: a power of two less one
     cdef uint32_t most                # entries at most
-    cdef uint64_t seed0               # key of the hash: an attacker who chooses addresses must not choose buckets
-    cdef uint64_t seed1               # see seed0
+    cdef uint8_t seed[16]             # key of the hash: an attacker who chooses addresses must not choose buckets
     cdef Roll roll                    # every entry
     cdef FlowGroup *active            # groups that have entries
 
@@ -110,7 +109,6 @@ cdef class FlowTable:
     cdef int64_t next_end(self) noexcept
     cdef void forget_source(self, FlowSource *source) noexcept
     cdef FlowSource *find_source(self, FlowGroup *group, const FlowKey *key, uint64_t *out_hash) noexcept
-    cdef uint64_t hash(self, const void *words, int count) noexcept
     cdef void resize(self, uint32_t size) noexcept
 
 

@@ -5,31 +5,13 @@ from libc.stddef cimport size_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
+from mproxy.ground._siphash cimport siphash13
+
 
 cdef enum:
     LEAST_BUCKETS = 256
-    KEY_WORDS = sizeof(FlowKey) // 8
     PROBATION_MOST = 2000  # in a very large table: ports may run out long before it is full
     PREFIX_BYTES = 8  # of an IPv6 address: what one host or home is given (RFC 6177)
-
-
-# ---- hash
-
-cdef inline uint64_t rotate(uint64_t value, int bits) noexcept nogil:
-    return value << bits | value >> (64 - bits)
-
-
-cdef inline void sip_round(uint64_t *v) noexcept nogil:
-    v[0] += v[1]
-    v[2] += v[3]
-    v[1] = rotate(v[1], 13) ^ v[0]
-    v[3] = rotate(v[3], 16) ^ v[2]
-    v[0] = rotate(v[0], 32)
-    v[2] += v[1]
-    v[0] += v[3]
-    v[1] = rotate(v[1], 17) ^ v[2]
-    v[3] = rotate(v[3], 21) ^ v[0]
-    v[2] = rotate(v[2], 32)
 
 
 # ---- lists
@@ -138,12 +120,10 @@ cdef class FlowTable:
     """
 
     def __cinit__(self, uint32_t most, bytes seed):
-        cdef const uint8_t *words = seed
         if most == 0 or len(seed) != 16:
             raise ValueError("at least one entry, 16 bytes of seed")
         self.most = most
-        memcpy(&self.seed0, words, 8)
-        memcpy(&self.seed1, words + 8, 8)
+        memcpy(self.seed, <const char *>seed, 16)
         self.resize(LEAST_BUCKETS)
         if self.buckets == NULL:
             raise MemoryError
@@ -154,7 +134,7 @@ cdef class FlowTable:
 
     cdef FlowEntry *find(self, const FlowKey *key) noexcept:
         """The entry of this key, or NULL."""
-        cdef uint64_t hash = self.hash(key, KEY_WORDS)
+        cdef uint64_t hash = siphash13(self.seed, key, sizeof(FlowKey))
         cdef FlowEntry *entry = self.buckets[hash & self.mask]
         while entry != NULL and (entry.hash != hash or memcmp(&entry.key, key, sizeof(FlowKey)) != 0):
             entry = entry.chain
@@ -195,7 +175,7 @@ cdef class FlowTable:
             source.hash = hash
             source.chain = self.source_buckets[hash & self.mask]
             self.source_buckets[hash & self.mask] = source
-        entry.hash = self.hash(&entry.key, KEY_WORDS)
+        entry.hash = siphash13(self.seed, &entry.key, sizeof(FlowKey))
         entry.chain = self.buckets[entry.hash & self.mask]
         self.buckets[entry.hash & self.mask] = entry
         entry.group = group
@@ -292,7 +272,7 @@ cdef class FlowTable:
         cdef FlowSource *source
         prefix_of(key, <uint8_t *>words)
         words[2] = <uint64_t><size_t>group
-        out_hash[0] = self.hash(words, 3)
+        out_hash[0] = siphash13(self.seed, words, sizeof(words))
         source = self.source_buckets[out_hash[0] & self.mask]
         while source != NULL and (source.group != group or memcmp(source.prefix, words, 16) != 0):
             source = source.chain
@@ -304,30 +284,6 @@ cdef class FlowTable:
             link = &link[0].chain
         link[0] = source.chain
         free(source)
-
-    cdef uint64_t hash(self, const void *words, int count) noexcept:
-        """SipHash-1-3 (Aumasson and Bernstein, SipHash: a fast short-input PRF) of so many 8-byte words."""
-        cdef uint64_t v[4]
-        cdef uint64_t word
-        cdef int i
-        v[0] = self.seed0 ^ 0x736F6D6570736575
-        v[1] = self.seed1 ^ 0x646F72616E646F6D
-        v[2] = self.seed0 ^ 0x6C7967656E657261
-        v[3] = self.seed1 ^ 0x7465646279746573
-        for i in range(count):
-            memcpy(&word, <const uint8_t *>words + 8 * i, 8)
-            v[3] ^= word
-            sip_round(v)
-            v[0] ^= word
-        word = <uint64_t>(count * 8) << 56
-        v[3] ^= word
-        sip_round(v)
-        v[0] ^= word
-        v[2] ^= 0xFF
-        sip_round(v)
-        sip_round(v)
-        sip_round(v)
-        return v[0] ^ v[1] ^ v[2] ^ v[3]
 
     cdef void resize(self, uint32_t size) noexcept:
         """Have `size` buckets; without memory for them it stays as it is, only slower."""
