@@ -17,7 +17,7 @@ order, so the peer has then read that frame, and a resume can no longer ask abou
 
 cimport cython
 
-from libc.stdint cimport int32_t, uint8_t
+from libc.stdint cimport INT64_MAX, int32_t, uint8_t, uint16_t
 from libc.string cimport memcmp, memcpy
 
 from mproxy._frames cimport Frame, ParseResult, encode_header, parser_init, parser_next
@@ -30,6 +30,7 @@ from mproxy._wire cimport (
     HEADER_BYTES, HEARTBEAT_BYTES, MAX_REASON_BYTES, MIN_WINDOW_BYTES, SECRET_BYTES, SESSION_ID_BYTES,
     CloseCode, FrameFlag, FrameType, ResetCode,
 )
+from mproxy.ground._clock cimport NEVER
 from mproxy.ground._wipe cimport explicit_bzero
 from mproxy.ground._wipe import wipe
 from mproxy.ground.errors import LocalError
@@ -40,8 +41,6 @@ cdef enum:
     FINISHED_MANY = 1024           # finished streams that call for a heartbeat before its time
     FINISHED_MOST = 16384          # finished streams beyond which the peer cannot be honest
     CONTROL_BYTES = 65536          # of the session's own frames waiting: beyond this no heartbeat is added
-
-cdef int64_t NEVER = 0x7FFFFFFFFFFFFFFF
 
 
 @cython.final
@@ -400,7 +399,7 @@ cdef class Session:
         if memcmp(self.parser.payload, self.lasting.session_id, HEARTBEAT_BYTES) != 0:
             return self.fail(CloseCode.STATE_ERROR, "HEARTBEAT of another session")
         if not frame.flags & FrameFlag.REPLY:
-            self.reply_to = <int64_t>(frame.seq & NEVER)
+            self.reply_to = <int64_t>(frame.seq & INT64_MAX)
             return False
         # A peer that read several heartbeats at once echoes the newest of them.
         if self.barrier_sent_at == 0 or not self.barrier_sent_at <= <int64_t>frame.ack <= self.received_at:

@@ -3,12 +3,12 @@
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy
 
+from mproxy.ground._clock cimport NEVER
+
 
 cdef enum:
     DAMAGED_BYTES = 4    # most bytes of a damaged packet that are changed
     LARGEST_CHANGE = 62  # to one of them; even all of them on the same byte change it
-
-cdef int64_t NEVER = 0x7FFFFFFFFFFFFFFF
 
 
 cdef class PathEmulator:

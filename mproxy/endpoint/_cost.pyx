@@ -2,15 +2,8 @@
 
 from libc.string cimport memset
 
-from mproxy.io._loop cimport BUFFER_BYTES, read_clock
-
-
-cdef extern from "<time.h>" nogil:
-    struct timespec:
-        long tv_sec
-        long tv_nsec
-    int CLOCK_THREAD_CPUTIME_ID
-    int clock_gettime(int clock, timespec *out)
+from mproxy.ground._clock cimport processor_time, read_clock
+from mproxy.io._loop cimport BUFFER_BYTES
 
 cdef enum:
     LONG_PUMP_US = 200       # a pump that takes no longer holds nobody up
@@ -21,12 +14,6 @@ cdef enum:
     FREE_US = 2000           # of which a session may save up this much
     FIRST_READ_BYTES = 2048  # while its behaviour is not known yet; doubles with every quick pump
     LEAST_READ_BYTES = 128   # for one whose frames cost much: four OPENs
-
-
-cdef int64_t processor_time() noexcept nogil:
-    cdef timespec now
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now)
-    return <int64_t>now.tv_sec * 1000000 + now.tv_nsec // 1000
 
 
 cdef void cost_init(Cost *cost) noexcept nogil:

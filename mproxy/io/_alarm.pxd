@@ -15,7 +15,3 @@ cdef class Alarm:
     cdef int open(self, Loop loop, Work *work) noexcept
     cdef void set(self, int64_t at) noexcept
     cdef void close(self) noexcept
-
-
-cdef enum:
-    NEVER = 0x7FFFFFFFFFFFFFFF  # no deadline

@@ -3,14 +3,9 @@
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
+from mproxy.ground._clock cimport CLOCK_MONOTONIC, NEVER, timespec
 from mproxy.io._loop cimport EPOLLET, EPOLLIN
 
-
-cdef extern from "<time.h>" nogil:
-    struct timespec:
-        long tv_sec
-        long tv_nsec
-    int CLOCK_MONOTONIC
 
 cdef extern from "<sys/timerfd.h>" nogil:
     struct itimerspec:

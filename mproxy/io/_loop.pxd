@@ -107,9 +107,6 @@ cdef class Loop:
     cdef object guard(self, callback, argument)
 
 
-cdef int64_t read_clock() noexcept nogil
-
-
 cdef class Watch:
     cdef Loop loop         # None once closed
     cdef Source source     # the descriptor

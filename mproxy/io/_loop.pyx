@@ -11,6 +11,7 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memset
 
 from mproxy._pool cimport pool_trim
+from mproxy.ground._clock cimport read_clock
 
 
 cdef extern from "<sys/epoll.h>" nogil:
@@ -22,13 +23,6 @@ cdef extern from "<sys/epoll.h>" nogil:
 cdef extern from "<sys/eventfd.h>" nogil:
     int EFD_NONBLOCK, EFD_CLOEXEC
     int eventfd(unsigned int start, int flags)
-
-cdef extern from "<time.h>" nogil:
-    struct timespec:
-        long tv_sec
-        long tv_nsec
-    int CLOCK_MONOTONIC
-    int clock_gettime(int clock, timespec *out)
 
 cdef extern from "<sched.h>" nogil:
     int sched_yield()
@@ -53,12 +47,6 @@ cdef enum:
     LOOK_US = 120           # look for an answer before sleeping: enough for a proxy and a daemon to wake and answer
     LOOK_AFTER = 8          # light turns before the first look
     MOST_LOOK_AFTER = 512   # light turns from one look to the next, if these are in vain
-
-
-cdef int64_t read_clock() noexcept nogil:
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return <int64_t>now.tv_sec * 1000000 + now.tv_nsec // 1000
 
 
 cdef void drain_wake(Source *source, uint32_t events) noexcept:

@@ -8,6 +8,8 @@ one. A change of the network that does not concern the carrier only makes it pro
 
 from __future__ import annotations
 
+import math
+
 from mproxy.policy.network import NetworkWatch, SuspendClock, outgoing_device, preferred_source
 
 TYPE_CHECKING = False
@@ -26,8 +28,6 @@ CLOCK_CHECK_US = 1_000_000
 # nowhere is not tried again for the rest of them.
 BURST_US = 10_000_000
 
-NEVER = 1 << 62
-
 
 class Reconnect:
     """Watches network and clocks for one endpoint and runs its dialer.
@@ -41,7 +41,7 @@ class Reconnect:
         self._dialer = dialer
         self._log = log
         self._wanted = wanted
-        self._in_doubt_at: int | None = None
+        self._in_doubt_at: float | None = None  # inf: nothing that is heard refutes it
         self._settled_at = 0  # when the carrier was attached
         self._routed: str | None = None  # the route's device then, if not its own
         self._suspend_clock = SuspendClock()
@@ -81,7 +81,7 @@ class Reconnect:
         """The carrier is alive but unusable: look for another one, whatever is still heard on it."""
         self.doubt(why)
         if self._endpoint.attached:
-            self._in_doubt_at = NEVER
+            self._in_doubt_at = math.inf
 
     def revived(self) -> None:
         """The carrier that was given up brings bytes again."""
@@ -108,7 +108,7 @@ class Reconnect:
             self._in_doubt_at = None
         return self._in_doubt_at is not None
 
-    def _heard_since(self, at: int) -> bool:
+    def _heard_since(self, at: float) -> bool:
         return self._loop.now() - self._endpoint.receive_silence_us > at
 
     def _well_placed(self) -> bool:

@@ -5,6 +5,8 @@ import os
 from libc.errno cimport EACCES, EEXIST, EINTR, EINVAL, ENOENT, ENOSYS, EOPNOTSUPP, EPERM, errno
 from libc.stdint cimport int64_t, uint8_t
 
+from mproxy.ground._clock cimport timespec
+
 
 cdef extern from *:
     """
@@ -28,9 +30,6 @@ cdef extern from *:
     }
     """
     ctypedef unsigned int mode_t
-    struct timespec:
-        int64_t tv_sec
-        int64_t tv_nsec
     struct stat_t "stat":
         unsigned long long st_dev, st_ino
         mode_t st_mode
@@ -69,8 +68,8 @@ cdef Status as_status(const stat_t *found):
     cdef Status status = Status.__new__(Status)
     status.st_dev, status.st_ino, status.st_nlink = found.st_dev, found.st_ino, found.st_nlink
     status.st_mode, status.st_uid, status.st_size = found.st_mode, found.st_uid, found.st_size
-    status.st_mtime_ns = found.st_mtim.tv_sec * 1_000_000_000 + found.st_mtim.tv_nsec
-    status.st_ctime_ns = found.st_ctim.tv_sec * 1_000_000_000 + found.st_ctim.tv_nsec
+    status.st_mtime_ns = <int64_t>found.st_mtim.tv_sec * 1_000_000_000 + found.st_mtim.tv_nsec
+    status.st_ctime_ns = <int64_t>found.st_ctim.tv_sec * 1_000_000_000 + found.st_ctim.tv_nsec
     return status
 
 

@@ -53,8 +53,6 @@ cdef struct AckInfo:
     const uint8_t *rest  # ACK_RANGES: where the further ranges begin
 
 
-cdef int64_t NEVER
-
 cdef void acks_init(Acks *acks, uint64_t first, int64_t delay_us, bint in_order) noexcept nogil
 cdef void acks_free(Acks *acks) noexcept nogil
 cdef bint acks_is_new(const Acks *acks, uint64_t number) noexcept nogil

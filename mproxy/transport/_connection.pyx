@@ -14,7 +14,8 @@ from libc.string cimport memcpy, strlen
 
 from mproxy._ring cimport iovec, ring_space, ring_view
 from mproxy._wire cimport get16, put16
-from mproxy.transport._acks cimport NEVER, acks_sent, acks_write
+from mproxy.ground._clock cimport NEVER
+from mproxy.transport._acks cimport acks_sent, acks_write
 from mproxy.transport._channel cimport Channel, Taken, Transmit
 from mproxy.transport._inflow cimport Inflow, inflow_consume, inflow_done, inflow_should_tell
 from mproxy.transport._mtu cimport mtu_too_big

@@ -11,13 +11,13 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from mproxy._ring cimport iovec
+from mproxy.ground._clock cimport NEVER
 from mproxy.transport._channel cimport Channel, Transmit
 from mproxy.transport._connection cimport ConnectionEvent, ConnectionEventKind
 from mproxy.transport._listener cimport ListenResult
 from mproxy.transport._packet cimport MIN_PACKET_BYTES, EndCode, PacketType, Seal, packet_id, packet_type
 from mproxy.transport._states cimport ConnectionState
 from mproxy.transport.strangers import Strangers
-from mproxy.io._alarm cimport NEVER
 from mproxy.io._loop cimport EPOLLET, EPOLLIN, EPOLLOUT
 from mproxy.io._packets cimport MOST_SEGMENTS, Message
 from mproxy.io._socket cimport Target

@@ -1,6 +1,6 @@
 """Packet size of the path; theory: _mtu.pxd."""
 
-from mproxy.transport._acks cimport NEVER
+from mproxy.ground._clock cimport NEVER
 from mproxy.transport._packet cimport BASE_PACKET_BYTES
 
 

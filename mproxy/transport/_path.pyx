@@ -5,8 +5,8 @@ cimport cython
 from libc.string cimport memcpy
 
 from mproxy._wire cimport put64
+from mproxy.ground._clock cimport NEVER
 from mproxy.ground._siphash cimport siphash24
-from mproxy.transport._acks cimport NEVER
 from mproxy.transport._channel cimport Channel, Transmit
 from mproxy.transport._mtu cimport mtu_init
 from mproxy.transport._packet cimport BASE_PACKET_BYTES, PACKET_HEADER_BYTES, ControlType, PeerAddress, same_address

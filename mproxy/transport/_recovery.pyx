@@ -1,6 +1,7 @@
 """Acks, losses and timeouts; theory: _recovery.pxd. Everything that settles a packet lives here."""
 
-from mproxy.transport._acks cimport NEVER, PACKET_THRESHOLD, acks_next_range
+from mproxy.ground._clock cimport NEVER
+from mproxy.transport._acks cimport PACKET_THRESHOLD, acks_next_range
 from mproxy.transport._outflow cimport outflow_acked, outflow_go_back, outflow_lost
 from mproxy.transport._packet cimport BASE_PACKET_BYTES
 from mproxy.transport._rtt cimport GRANULARITY_US, rtt_init, rtt_sample, rtt_timeout

@@ -5,7 +5,7 @@ cimport cython
 from libc.string cimport memcpy, memset
 
 from mproxy._wire cimport get16, get32, get64
-from mproxy.transport._acks cimport NEVER
+from mproxy.ground._clock cimport NEVER
 from mproxy.transport._channel cimport Channel, Transmit
 from mproxy.transport._listener cimport ACK_CONTROL_BYTES, OptionFlag, get_options, make_prologue, put_options
 from mproxy.transport._mtu cimport mtu_init

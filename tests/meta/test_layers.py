@@ -40,7 +40,8 @@ PURE += [f"transport/{name}" for name in (
 PURE_FILES = [path for name in PURE for path in sorted(PACKAGE.glob(f"{name}.p[yx]*")) if path.suffix != ".pyi"]
 # No errno: there is no system call that could set it. cpython: what handles objects and memory, not signals or files.
 PURE_IMPORTS = re.compile(
-    r"cython|mproxy(\..*)?|enum|struct|hmac|hashlib|(__future__|typing|collections\.abc)\..*"
+    r"cython|mproxy(?!\.ground\._clock\.(?!NEVER$))(\..*)?"
+    r"|enum|struct|hmac|hashlib|(__future__|typing|collections\.abc)\..*"
     r"|libc\.(string|stdlib|stdint|stddef)(\..*)?"
     r"|cpython\.(bytes|bytearray|buffer|mem|object|ref|unicode)(\..*)?")
 PURE_HEADERS = {"stdint.h", "stddef.h", "stdlib.h", "string.h", "sys/uio.h"}  # uio.h: for struct iovec alone

@@ -16,7 +16,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memcmp
 
-from mproxy.io._loop cimport read_clock
+from mproxy.ground._clock cimport read_clock
 from mproxy.io._packets cimport SLOTS, Slot, packet_count
 from mproxy.relay.udp._batch cimport slots_next_time
 from mproxy.relay.udp._flow cimport ready_remove, flow_is_due, flow_key
