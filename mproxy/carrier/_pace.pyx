@@ -3,15 +3,11 @@
 from libc.limits cimport INT_MAX
 from libc.string cimport memset
 
+from mproxy.carrier._linux_tcp cimport (
+    IPPROTO_TCP, SOL_SOCKET, TCP_INFO, TCP_NOTSENT_LOWAT, TCP_WINDOW_CLAMP, getsockopt, setsockopt, tcp_info,
+)
+from mproxy.ground._sockaddr cimport socklen_t
 
-cdef extern from "<linux/tcp.h>" nogil:
-    int TCP_NOTSENT_LOWAT, TCP_INFO, TCP_WINDOW_CLAMP
-    struct tcp_info:
-        uint32_t tcpi_snd_mss
-        uint32_t tcpi_snd_cwnd
-        uint32_t tcpi_rtt
-        uint32_t tcpi_min_rtt
-        uint64_t tcpi_delivery_rate
 
 cdef extern from "<linux/sockios.h>" nogil:
     int SIOCOUTQ
@@ -20,12 +16,7 @@ cdef extern from "<sys/ioctl.h>" nogil:
     int ioctl(int fd, unsigned long request, int *value)
 
 cdef extern from "<sys/socket.h>" nogil:
-    int IPPROTO_TCP, SOL_SOCKET, SO_BUF_LOCK
-    int getsockopt(int fd, int level, int name, void *value, unsigned int *length)
-    int setsockopt(int fd, int level, int name, const void *value, unsigned int length)
-
-cdef extern from "<netinet/in.h>" nogil:
-    pass
+    int SO_BUF_LOCK
 
 cdef enum:
     MIN_BATCH_BYTES = 8192      # least offered to a slow carrier
@@ -129,7 +120,7 @@ cdef int64_t pace_bulk_room(Pace *pace, bint bulk_waits, int64_t now) noexcept n
     in front of it.
     """
     cdef tcp_info info
-    cdef unsigned int length = sizeof(info)
+    cdef socklen_t length = sizeof(info)
     cdef int queued = 0
     cdef int64_t room
     cdef bint shared = now < pace.shared_until

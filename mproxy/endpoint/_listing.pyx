@@ -1,6 +1,6 @@
 """Streams as JSON. What for: _listing.pxd."""
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdio cimport snprintf
 from libc.string cimport memset
 
@@ -11,26 +11,14 @@ from mproxy._stream cimport Stream, table_find
 from mproxy.carrier._carrier cimport PathReport
 from mproxy.endpoint._app cimport App
 from mproxy.endpoint._endpoint cimport Endpoint
-from mproxy.io._socket cimport Target, sockaddr, sockaddr_storage, socklen_t
+from mproxy.ground._sockaddr cimport AF_INET, ntohs, sockaddr, sockaddr_in, sockaddr_storage, socklen_t
+from mproxy.io._socket cimport Target, getpeername, getsockname
 
-
-cdef extern from "<sys/socket.h>" nogil:
-    int getsockname(int fd, sockaddr *address, socklen_t *length)
-    int getpeername(int fd, sockaddr *address, socklen_t *length)
 
 cdef extern from "<netdb.h>" nogil:
     int NI_NUMERICHOST, NI_NUMERICSERV
     int getnameinfo(const sockaddr *address, socklen_t length, char *host, socklen_t host_size, char *service,
                     socklen_t service_size, int flags)
-
-cdef extern from "<netinet/in.h>" nogil:
-    int AF_INET
-    uint16_t ntohs(uint16_t)
-    struct in_addr:
-        pass
-    struct sockaddr_in:
-        uint16_t sin_port
-        in_addr sin_addr
 
 cdef enum:
     HOST_BYTES = 64         # a numeric address with its scope

@@ -8,8 +8,8 @@ The observer is told once when the gate closes, and when it has stayed open for 
 
 from libc.stdint cimport int64_t, uint32_t
 
+from mproxy.ground._sockaddr cimport sockaddr_storage
 from mproxy.io._loop cimport Loop, Source
-from mproxy.io._socket cimport sockaddr_storage
 
 
 cdef enum:

@@ -5,9 +5,10 @@ from functools import partial
 
 from libc.errno cimport ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
 
+from mproxy.ground._sockaddr cimport sockaddr, socklen_t
 from mproxy.io._loop cimport EPOLLEXCLUSIVE, EPOLLIN
 from mproxy.io._socket cimport (
-    SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, accept_queue, close, dup, sockaddr, socklen_t, spare_from,
+    SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, accept_queue, close, dup, spare_from,
 )
 
 

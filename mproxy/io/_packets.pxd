@@ -5,28 +5,12 @@ of equal length, of which only the last may be shorter, in one piece of memory a
 """
 
 from libc.stddef cimport size_t
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t
 
 from mproxy._ring cimport iovec
-from mproxy.io._socket cimport msghdr, sockaddr, socklen_t
+from mproxy.ground._sockaddr cimport sockaddr, sockaddr_in, sockaddr_in6, socklen_t
+from mproxy.io._socket cimport msghdr
 
-
-cdef extern from "<netinet/in.h>" nogil:
-    int AF_INET, AF_INET6, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_UDP
-    struct in_addr:
-        uint32_t s_addr
-    struct in6_addr:
-        uint8_t s6_addr[16]
-    struct sockaddr_in:
-        uint16_t sin_family
-        uint16_t sin_port
-        in_addr sin_addr
-    struct sockaddr_in6:
-        uint16_t sin6_family
-        uint16_t sin6_port
-        uint32_t sin6_flowinfo
-        in6_addr sin6_addr
-        uint32_t sin6_scope_id
 
 cdef extern from "<sys/socket.h>" nogil:
     struct mmsghdr:

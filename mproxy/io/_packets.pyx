@@ -1,9 +1,14 @@
 """UDP packets in batches. Every descriptor here is non-blocking."""
 
 from libc.errno cimport EAGAIN, EINTR, EINVAL, EIO, EMSGSIZE, errno
+from libc.stdint cimport uint16_t
 from libc.string cimport memcpy, memset
 
-from mproxy.io._socket cimport MSG_DONTWAIT, MSG_NOSIGNAL, SOL_SOCKET, getsockopt, set_option
+from mproxy.ground._sockaddr cimport AF_INET, in6_addr, in_addr, is_link_local, map_v4
+from mproxy.io._socket cimport (
+    IPPROTO_IP, IPPROTO_IPV6, IPPROTO_UDP, IP_TTL, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_TRUNC, SOL_SOCKET, getsockopt,
+    set_option,
+)
 from mproxy.io._socket cimport send as send_call
 
 
@@ -16,7 +21,7 @@ cdef extern from "<sys/socket.h>" nogil:
         size_t cmsg_len
         int cmsg_level
         int cmsg_type
-    int MSG_TRUNC, SO_MEMINFO
+    int SO_MEMINFO
     cmsghdr *CMSG_FIRSTHDR(msghdr *message)
     cmsghdr *CMSG_NXTHDR(msghdr *message, cmsghdr *control)
     uint8_t *CMSG_DATA(cmsghdr *control)
@@ -33,7 +38,7 @@ cdef extern from "<netinet/in.h>" nogil:
     struct in6_pktinfo:
         in6_addr ipi6_addr
         unsigned int ipi6_ifindex
-    int IP_PKTINFO, IPV6_PKTINFO, IPV6_RECVPKTINFO, IP_TTL, IP_RECVTTL, IPV6_HOPLIMIT, IPV6_RECVHOPLIMIT
+    int IP_PKTINFO, IPV6_PKTINFO, IPV6_RECVPKTINFO, IP_RECVTTL, IPV6_HOPLIMIT, IPV6_RECVHOPLIMIT
 
 cdef extern from "<netinet/udp.h>" nogil:
     int SOL_UDP, UDP_SEGMENT, UDP_GRO
@@ -149,19 +154,12 @@ cdef void read_controls(Slot *slot, msghdr *header) noexcept:
         control = CMSG_NXTHDR(header, control)
 
 
-cdef inline void map_v4(uint8_t *out, const in_addr *address) noexcept:
-    """The IPv4-mapped IPv6 address (RFC 4291, 2.5.5.2)."""
-    memset(out, 0, 10)
-    out[10] = out[11] = 0xFF
-    memcpy(out + 12, address, 4)
-
-
 cdef void read_local6(LocalAddress *local, const in6_pktinfo *info) noexcept:
     """A multicast address cannot be a sender: then the route decides."""
     if info.ipi6_addr.s6_addr[0] == 0xFF:
         return
     memcpy(local.bytes, &info.ipi6_addr, 16)
-    if info.ipi6_addr.s6_addr[0] == 0xFE and info.ipi6_addr.s6_addr[1] & 0xC0 == 0x80:
+    if is_link_local(info.ipi6_addr.s6_addr):
         local.interface = info.ipi6_ifindex
 
 

@@ -1,20 +1,16 @@
 """The system calls on sockets, and the few combinations that more than one file needs."""
 
 from libc.stddef cimport size_t
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t
 
 from mproxy._ring cimport iovec
+from mproxy.ground._sockaddr cimport sockaddr, sockaddr_storage, socklen_t
 
 
 cdef extern from "<sys/types.h>" nogil:
     ctypedef long ssize_t
 
 cdef extern from "<sys/socket.h>" nogil:
-    ctypedef uint32_t socklen_t
-    struct sockaddr:
-        uint16_t sa_family
-    struct sockaddr_storage:
-        uint16_t ss_family
     struct msghdr:
         void *msg_name
         socklen_t msg_namelen
@@ -26,28 +22,34 @@ cdef extern from "<sys/socket.h>" nogil:
     struct linger:
         int l_onoff
         int l_linger
-    int MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL
-    int SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC
-    int SOL_SOCKET, SO_ERROR, SO_KEEPALIVE, SO_LINGER, SO_OOBINLINE
+    int MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, MSG_PEEK, MSG_TRUNC
+    int SOCK_DGRAM, SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC
+    int SOL_SOCKET, SO_ERROR, SO_KEEPALIVE, SO_LINGER, SO_OOBINLINE, SO_RCVBUF
     int SHUT_WR
     ssize_t recv(int fd, void *data, size_t length, int flags)
     ssize_t send(int fd, const void *data, size_t length, int flags)
     ssize_t recvmsg(int fd, msghdr *message, int flags)
     ssize_t sendmsg(int fd, const msghdr *message, int flags)
     int socket(int domain, int type, int protocol)
+    int bind(int fd, const sockaddr *address, socklen_t length)
     int connect(int fd, const sockaddr *address, socklen_t length)
     int accept4(int fd, sockaddr *address, socklen_t *length, int flags)
+    int getsockname(int fd, sockaddr *address, socklen_t *length)
+    int getpeername(int fd, sockaddr *address, socklen_t *length)
     int shutdown(int fd, int how)
     int setsockopt(int fd, int level, int name, const void *value, socklen_t length)
     int getsockopt(int fd, int level, int name, void *value, socklen_t *length)
 
 cdef extern from "<netinet/in.h>" nogil:
-    int IPPROTO_TCP
+    int IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IPPROTO_UDP, IP_BIND_ADDRESS_NO_PORT, IP_TTL
 
 cdef extern from "<netinet/tcp.h>" nogil:
     int TCP_INFO, TCP_NODELAY, TCP_SYNCNT, TCP_NOTSENT_LOWAT, TCP_USER_TIMEOUT
     struct tcp_info:
+        uint8_t tcpi_retransmits
+        uint8_t tcpi_probes
         uint32_t tcpi_unacked
+        uint32_t tcpi_last_ack_recv
 
 cdef extern from "<sys/uio.h>" nogil:
     ssize_t readv(int fd, const iovec *parts, int count)

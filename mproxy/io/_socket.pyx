@@ -3,39 +3,20 @@
 import socket as _python_socket
 
 from libc.errno cimport EAGAIN, EINPROGRESS, EINTR, EMFILE, errno
+from libc.stdint cimport uint16_t
 from libc.string cimport memcpy, memset
+
+from mproxy.ground._sockaddr cimport AF_INET, AF_INET6, htons, inet_pton, sockaddr_in, sockaddr_in6
 
 
 cdef extern from "<sys/socket.h>" nogil:
-    int SO_RCVBUF, SO_RCVBUFFORCE, MSG_TRUNC
-    int bind(int fd, const sockaddr *address, socklen_t length)
+    int SO_RCVBUFFORCE
 
 cdef extern from "<sys/ioctl.h>" nogil:
     int ioctl(int fd, unsigned long request, void *argument)
 
 cdef extern from "<linux/sockios.h>" nogil:
     int SIOCOUTQ
-
-cdef extern from "<arpa/inet.h>" nogil:
-    uint16_t htons(uint16_t)
-    int inet_pton(int family, const char *text, void *out)
-
-cdef extern from "<netinet/in.h>" nogil:
-    int AF_INET, AF_INET6, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT
-    struct in_addr:
-        uint32_t s_addr
-    struct in6_addr:
-        uint8_t s6_addr[16]
-    struct sockaddr_in:
-        uint16_t sin_family
-        uint16_t sin_port
-        in_addr sin_addr
-    struct sockaddr_in6:
-        uint16_t sin6_family
-        uint16_t sin6_port
-        uint32_t sin6_flowinfo
-        in6_addr sin6_addr
-        uint32_t sin6_scope_id
 
 cdef enum:
     SPARE_DESCRIPTORS = 32  # a few carriers being dialled or accepted, a name being looked up

@@ -2,30 +2,23 @@
 
 import socket as _python_socket
 
-from libc.stdint cimport uint8_t, uint16_t
 from libc.string cimport memcmp, memcpy, memset
 
-from mproxy.io._packets cimport (
-    AF_INET, AF_INET6, IPPROTO_IP, IPPROTO_IPV6, sockaddr_in, receive_trains, report_local_address,
+from mproxy.ground._sockaddr cimport (
+    AF_INET, AF_INET6, is_link_local, is_mapped, map_v4, ntohs, sockaddr, sockaddr_in,
 )
+from mproxy.io._packets cimport receive_trains, report_local_address
 from mproxy.io._socket cimport (
-    SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, set_option, set_receive_queue, setsockopt, sockaddr,
+    IPPROTO_IP, IPPROTO_IPV6, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOL_SOCKET, connect, getsockname, set_option,
+    set_receive_queue, setsockopt, socket,
 )
 
 
 cdef extern from "<sys/socket.h>" nogil:
-    int SOCK_DGRAM, SO_SNDBUF, SO_SNDBUFFORCE
-    int socket(int domain, int type, int protocol)
-    int connect(int fd, const sockaddr *address, socklen_t length)
-    int getsockname(int fd, sockaddr *address, socklen_t *length)
+    int SO_SNDBUF, SO_SNDBUFFORCE
 
 cdef extern from "<netinet/in.h>" nogil:
     int IPV6_V6ONLY, IP_MTU_DISCOVER, IPV6_MTU_DISCOVER, IP_PMTUDISC_DONT, IP_PMTUDISC_PROBE
-    uint16_t ntohs(uint16_t)
-
-cdef uint8_t[12] MAPPED  # ::ffff:0:0/96
-memset(MAPPED, 0, 10)
-MAPPED[10] = MAPPED[11] = 0xFF
 
 
 # ---- peers
@@ -37,12 +30,11 @@ cdef void peer_set(Peer *peer, const sockaddr_storage *name) noexcept nogil:
     if name.ss_family == AF_INET:
         peer.name.sin6_family = AF_INET6
         peer.name.sin6_port = v4.sin_port
-        memcpy(&peer.name.sin6_addr, MAPPED, 12)
-        memcpy(peer.name.sin6_addr.s6_addr + 12, &v4.sin_addr, 4)
+        map_v4(peer.name.sin6_addr.s6_addr, &v4.sin_addr)
     elif name.ss_family == AF_INET6:
         memcpy(&peer.name, name, sizeof(sockaddr_in6))
         peer.name.sin6_flowinfo = 0
-        if peer.name.sin6_addr.s6_addr[0] == 0xFE and peer.name.sin6_addr.s6_addr[1] & 0xC0 == 0x80:
+        if is_link_local(peer.name.sin6_addr.s6_addr):
             peer.local.interface = peer.name.sin6_scope_id
 
 
@@ -87,7 +79,7 @@ cdef bint peer_same(const Peer *one, const Peer *other) noexcept nogil:
 cdef tuple peer_pair(const Peer *peer):
     """(host as text, port)."""
     cdef bytes raw = (<char *>&peer.name.sin6_addr)[:16]
-    if raw.startswith((<char *>MAPPED)[:12]):
+    if is_mapped(peer.name.sin6_addr.s6_addr):
         return _python_socket.inet_ntop(_python_socket.AF_INET, raw[12:]), ntohs(peer.name.sin6_port)
     return _python_socket.inet_ntop(_python_socket.AF_INET6, raw), ntohs(peer.name.sin6_port)
 

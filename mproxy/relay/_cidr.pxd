@@ -6,7 +6,7 @@ search. An IPv4-mapped IPv6 address (::ffff:a.b.c.d, RFC 4291 2.5.5.2) counts as
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from mproxy.io._socket cimport sockaddr
+from mproxy.ground._sockaddr cimport sockaddr
 
 
 cdef struct Range4:

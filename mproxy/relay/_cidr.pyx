@@ -1,28 +1,13 @@
 """Sets of networks. How they are kept: _cidr.pxd."""
 
-from libc.stdint cimport uint8_t, uint16_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
+from mproxy.ground._sockaddr cimport AF_INET, AF_INET6, ntohl, sockaddr_in, sockaddr_in6
 
-cdef extern from "<arpa/inet.h>" nogil:
-    uint32_t ntohl(uint32_t)
 
 cdef extern from "<endian.h>" nogil:
     uint64_t be64toh(uint64_t)
-
-cdef extern from "<netinet/in.h>" nogil:
-    int AF_INET, AF_INET6
-    struct in_addr:
-        uint32_t s_addr
-    struct in6_addr:
-        uint8_t s6_addr[16]
-    struct sockaddr_in:
-        uint16_t sin_family
-        in_addr sin_addr
-    struct sockaddr_in6:
-        uint16_t sin6_family
-        in6_addr sin6_addr
 
 cdef enum:
     MAPPED_HIGH_WORD = 0xFFFF  # bytes 8 to 11 of ::ffff:0:0/96

@@ -6,13 +6,9 @@ from libc.errno cimport ESRCH, errno
 from libc.stddef cimport size_t
 from libc.string cimport memcmp, memcpy
 
-from mproxy.io._socket cimport sockaddr, sockaddr_storage, socklen_t
-from mproxy.relay._proxy_header cimport take_address
+from mproxy.ground._sockaddr cimport sockaddr, sockaddr_storage, socklen_t, take_address
+from mproxy.io._socket cimport getpeername, getsockname
 
-
-cdef extern from "<sys/socket.h>" nogil:
-    int getsockname(int fd, sockaddr *address, socklen_t *length)
-    int getpeername(int fd, sockaddr *address, socklen_t *length)
 
 cdef extern from "<sys/mman.h>" nogil:
     int PROT_READ, PROT_WRITE, MAP_SHARED, MAP_ANONYMOUS, MAP_NORESERVE

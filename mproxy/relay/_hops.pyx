@@ -3,13 +3,13 @@
 from libc.stdint cimport uint8_t, uint16_t
 from libc.string cimport memcmp
 
-from mproxy.io._socket cimport IPPROTO_TCP, getsockopt, set_option, sockaddr, socklen_t
+from mproxy.ground._sockaddr cimport AF_INET, sockaddr, socklen_t, take_address
+from mproxy.io._socket cimport IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IP_TTL, getsockopt, set_option
 from mproxy.relay._balance cimport TargetAddress
-from mproxy.relay._proxy_header cimport take_address
 
 
 cdef extern from "<netinet/in.h>" nogil:
-    int AF_INET, IPPROTO_IP, IPPROTO_IPV6, IP_TTL, IPV6_UNICAST_HOPS
+    int IPV6_UNICAST_HOPS
 
 cdef extern from "<netinet/tcp.h>" nogil:
     int TCP_SAVE_SYN, TCP_SAVED_SYN

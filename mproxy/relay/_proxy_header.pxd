@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint16_t
 
-from mproxy.io._socket cimport sockaddr, sockaddr_storage
+from mproxy.ground._sockaddr cimport sockaddr, sockaddr_storage
 
 
 cdef enum:
@@ -18,7 +18,6 @@ cdef struct Origin:
     uint8_t destination[16]   # the same
 
 
-cdef int take_address(const sockaddr *address, uint8_t *out, uint16_t *port) noexcept nogil
 cdef void origin_set(Origin *origin, const sockaddr *source, const sockaddr *destination) noexcept nogil
 cdef void origin_source(const Origin *origin, sockaddr_storage *out) noexcept nogil
 cdef int header_write(uint8_t *out, int version, const Origin *origin) noexcept nogil

@@ -3,27 +3,10 @@
 from libc.stdio cimport snprintf
 from libc.string cimport memchr, memcmp, memcpy, memset
 
+from mproxy.ground._sockaddr cimport (
+    AF_INET, AF_INET6, htons, inet_ntop, inet_pton, is_mapped, sockaddr_in, sockaddr_in6, take_address,
+)
 
-cdef extern from "<arpa/inet.h>" nogil:
-    uint16_t htons(uint16_t)
-    uint16_t ntohs(uint16_t)
-    const char *inet_ntop(int family, const void *address, char *out, unsigned int size)
-    int inet_pton(int family, const char *text, void *out)
-
-cdef extern from "<netinet/in.h>" nogil:
-    int AF_INET, AF_INET6
-    struct in_addr:
-        pass
-    struct in6_addr:
-        pass
-    struct sockaddr_in:
-        uint16_t sin_family
-        uint16_t sin_port
-        in_addr sin_addr
-    struct sockaddr_in6:
-        uint16_t sin6_family
-        uint16_t sin6_port
-        in6_addr sin6_addr
 
 cdef enum:
     LONGEST_LINE_BYTES = 107     # version 1, with CR LF (section 2.1)
@@ -40,28 +23,9 @@ cdef enum:
     NINE = 57
 
 cdef const uint8_t *SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
-cdef const uint8_t *MAPPED = b"\0\0\0\0\0\0\0\0\0\0\xff\xff"
 
 
 # ---- addresses
-
-cdef inline bint is_mapped(const uint8_t *address) noexcept nogil:
-    return memcmp(address, MAPPED, 12) == 0
-
-
-cdef int take_address(const sockaddr *address, uint8_t *out, uint16_t *port) noexcept nogil:
-    """Copy an address as 16 bytes, IPv4 in its IPv6 form; false for other families."""
-    if address.sa_family == AF_INET:
-        memcpy(out, MAPPED, 12)
-        memcpy(out + 12, &(<const sockaddr_in *>address).sin_addr, 4)
-        port[0] = ntohs((<const sockaddr_in *>address).sin_port)
-        return True
-    if address.sa_family == AF_INET6:
-        memcpy(out, &(<const sockaddr_in6 *>address).sin6_addr, 16)
-        port[0] = ntohs((<const sockaddr_in6 *>address).sin6_port)
-        return True
-    return False
-
 
 cdef void origin_set(Origin *origin, const sockaddr *source, const sockaddr *destination) noexcept nogil:
     """Make an Origin of two socket addresses. If both are IPv4-mapped it is an IPv4 one."""

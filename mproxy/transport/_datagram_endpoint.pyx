@@ -12,6 +12,7 @@ from libc.string cimport memcpy, memset
 
 from mproxy._ring cimport iovec
 from mproxy.ground._clock cimport NEVER
+from mproxy.ground._sockaddr cimport is_mapped
 from mproxy.transport._channel cimport Channel, Transmit
 from mproxy.transport._connection cimport ConnectionEvent, ConnectionEventKind
 from mproxy.transport._listener cimport ListenResult
@@ -22,8 +23,6 @@ from mproxy.io._loop cimport EPOLLET, EPOLLIN, EPOLLOUT
 from mproxy.io._packets cimport MOST_SEGMENTS, Message
 from mproxy.io._socket cimport Target
 from mproxy.io._udp_socket cimport Peer, peer_name, peer_of, peer_pair, peer_set, udp_buffers, udp_fragment, udp_is_v4
-
-cdef bytes V4_MAPPED = bytes(10) + b"\xff\xff"
 
 
 cdef uint32_t end_of_run(const Slot *slot, uint32_t begin) noexcept nogil:
@@ -581,8 +580,8 @@ cdef void socket_ready(Source *source, uint32_t events) noexcept:
 
 cdef bytes source_of(const PeerAddress *address):
     """What counts as one source: an IPv4 address, or the /64 that an IPv6 host may use."""
-    cdef bytes raw = (<char *>address.bytes)[8:24]
-    return raw if raw.startswith(V4_MAPPED) else raw[:8]
+    cdef const uint8_t *raw = address.bytes + 8
+    return raw[:16 if is_mapped(raw) else 8]
 
 
 cdef void to_engine(const Peer *peer, PeerAddress *out) noexcept:

@@ -6,7 +6,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from mproxy.io._socket cimport sockaddr
+from mproxy.ground._sockaddr cimport AF_INET, AF_INET6, sockaddr, sockaddr_in, sockaddr_in6
 from mproxy.relay._balance cimport TargetAddress, Balance
 from mproxy.relay._cidr cimport CidrSet
 from mproxy.relay.udp._gather cimport Gather, gather_decide, gather_full, gather_is_due
@@ -20,20 +20,6 @@ from mproxy.relay.udp._flow_table cimport (
 from mproxy.relay._tally cimport ALL_RULES, Tally
 from mproxy.relay.udp._udp_relay cimport UdpRelay
 from mproxy.relay.tcp._wheel cimport Wheel, WheelLink, wheel_due, wheel_init, wheel_put, wheel_sweep, wheel_take
-
-
-cdef extern from "<netinet/in.h>" nogil:
-    int AF_INET, AF_INET6
-    struct in_addr:
-        uint32_t s_addr
-    struct in6_addr:
-        uint8_t s6_addr[16]
-    struct sockaddr_in:
-        uint16_t sin_family
-        in_addr sin_addr
-    struct sockaddr_in6:
-        uint16_t sin6_family
-        in6_addr sin6_addr
 
 
 # ---- which target

@@ -12,7 +12,7 @@ from libc.errno cimport EAGAIN, ECONNRESET, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPI
 from libc.stdint cimport uint8_t
 
 from mproxy._ring cimport ring_used
-from mproxy.io._socket cimport MSG_DONTWAIT, pending_error, recv
+from mproxy.io._socket cimport MSG_DONTWAIT, MSG_PEEK, pending_error, recv
 from mproxy.relay._balance cimport TargetAddress
 from mproxy.relay.tcp._closing cimport pair_close, pair_unreachable, race_over
 from mproxy.relay.tcp._dial cimport dial
@@ -25,10 +25,6 @@ from mproxy.relay.tcp._pair_set cimport PairSet
 from mproxy.relay.tcp._race cimport Race
 from mproxy.relay.tcp._tcp_rule cimport TcpRule
 from mproxy.relay.tcp._wheel cimport TICK_US, wheel_take
-
-
-cdef extern from "<sys/socket.h>" nogil:
-    int MSG_PEEK
 
 
 cdef bint advance(Pair *pair) noexcept:

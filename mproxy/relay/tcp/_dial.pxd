@@ -1,6 +1,7 @@
 """Connecting to targets."""
 
-from mproxy.io._socket cimport Target, sockaddr_storage, socklen_t
+from mproxy.ground._sockaddr cimport sockaddr_storage
+from mproxy.io._socket cimport Target
 
 
 cdef class SourceAddresses:

@@ -6,31 +6,16 @@ from libc.errno cimport EINPROGRESS, EMFILE, errno
 from libc.stdint cimport uint8_t, uint16_t
 from libc.string cimport memcpy
 
+from mproxy.ground._sockaddr cimport AF_INET, AF_INET6, sockaddr, sockaddr_in, sockaddr_in6, socklen_t
 from mproxy.io._socket cimport (
-    IPPROTO_TCP, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_OOBINLINE, TCP_NODELAY, close,
-    connect, is_reserved, reset_on_close, set_errno, set_option, sockaddr, socket,
+    IPPROTO_IP, IPPROTO_TCP, IP_BIND_ADDRESS_NO_PORT, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET,
+    SO_OOBINLINE, TCP_NODELAY, bind, close, connect, is_reserved, reset_on_close, set_errno, set_option, socket,
 )
 from mproxy.relay._hops cimport set_hops
 
 
-cdef extern from "<sys/socket.h>" nogil:
-    int bind(int fd, const sockaddr *address, socklen_t length)
-
 cdef extern from "<netinet/tcp.h>" nogil:
     int TCP_QUICKACK
-
-cdef extern from "<netinet/in.h>" nogil:
-    int AF_INET, AF_INET6, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT
-    struct in_addr:
-        pass
-    struct in6_addr:
-        uint8_t s6_addr[16]
-    struct sockaddr_in:
-        uint16_t sin_family
-        in_addr sin_addr
-    struct sockaddr_in6:
-        uint16_t sin6_family
-        in6_addr sin6_addr
 
 
 cdef class SourceAddresses:

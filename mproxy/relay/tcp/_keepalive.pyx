@@ -1,17 +1,13 @@
 """Peers that have vanished. The rules: _keepalive.pxd."""
 
-from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memset
 
-from mproxy.io._socket cimport IPPROTO_TCP, SOL_SOCKET, SO_KEEPALIVE, getsockopt, set_option, socklen_t
+from mproxy.ground._sockaddr cimport socklen_t
+from mproxy.io._socket cimport IPPROTO_TCP, SOL_SOCKET, SO_KEEPALIVE, TCP_INFO, getsockopt, set_option, tcp_info
 
 
 cdef extern from "<netinet/tcp.h>" nogil:
-    int TCP_INFO, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT
-    struct tcp_info:
-        uint8_t tcpi_retransmits
-        uint8_t tcpi_probes
-        uint32_t tcpi_last_ack_recv
+    int TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT
 
 cdef enum:
     UNANSWERED = 3  # times that something was repeated in vain

@@ -5,8 +5,9 @@ from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdlib cimport free, malloc
 
 from mproxy._ring cimport Ring, iovec, ring_append, ring_release, ring_used, ring_view
+from mproxy.ground._sockaddr cimport sockaddr, sockaddr_storage, socklen_t
 from mproxy.io._socket cimport (
-    MSG_DONTWAIT, MSG_NOSIGNAL, recv, send, send_parts, sockaddr, sockaddr_storage, socklen_t, ssize_t,
+    MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, getpeername, getsockname, recv, send, send_parts, ssize_t,
 )
 from mproxy.relay._circle cimport SAMPLE, Finding, Place, find_circle, place_of_own, place_of_peer
 from mproxy.relay._proxy_header cimport (
@@ -14,12 +15,6 @@ from mproxy.relay._proxy_header cimport (
 )
 from mproxy.relay.tcp._dial cimport acknowledge_at_once
 from mproxy.relay.tcp._mover cimport SMALL_READ_BYTES
-
-
-cdef extern from "<sys/socket.h>" nogil:
-    int MSG_PEEK
-    int getsockname(int fd, sockaddr *address, socklen_t *length)
-    int getpeername(int fd, sockaddr *address, socklen_t *length)
 
 
 cdef void side_init(Side *side, Pair *pair, Side *other, int fd, void (*ready)(Source *, uint32_t) noexcept) noexcept:

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t
 
-from mproxy.io._socket cimport sockaddr_storage
+from mproxy.ground._sockaddr cimport sockaddr_storage
 from mproxy.relay.tcp._pair cimport Pair
 from mproxy.relay.tcp._tcp_rule cimport TcpRule
 

@@ -14,11 +14,10 @@ from libc.errno cimport ETIMEDOUT
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc
 
+from mproxy.ground._sockaddr cimport sockaddr
 from mproxy.io._accept cimport Acceptor
 from mproxy.io._loop cimport Source, Work
-from mproxy.io._socket cimport (
-    IPPROTO_TCP, SOL_SOCKET, SO_OOBINLINE, TCP_NODELAY, reset_on_close, set_option, sockaddr,
-)
+from mproxy.io._socket cimport IPPROTO_TCP, SOL_SOCKET, SO_OOBINLINE, TCP_NODELAY, reset_on_close, set_option
 from mproxy.relay._circle cimport LOOK_EVERY
 from mproxy.relay._hops cimport save_hops
 from mproxy.relay.tcp._closing cimport pair_close, pair_unreachable

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from mproxy.io._socket cimport sockaddr
+from mproxy.ground._sockaddr cimport sockaddr
 from mproxy.relay._balance cimport Balance
 from mproxy.relay._cidr cimport CidrSet
 from mproxy.relay.tcp._circle_guard cimport CircleGuard

@@ -12,9 +12,9 @@ another socket,
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t
 
+from mproxy.ground._sockaddr cimport socklen_t
 from mproxy.io._loop cimport Source
 from mproxy.io._packets cimport LocalAddress, Slot, SocketAddress
-from mproxy.io._socket cimport socklen_t
 from mproxy.relay._balance cimport Balance
 from mproxy.relay.udp._flow_table cimport FlowEntry, FlowKey, Roll
 

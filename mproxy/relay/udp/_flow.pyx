@@ -2,7 +2,8 @@
 
 from libc.string cimport memcpy, memset
 
-from mproxy.io._packets cimport AF_INET, packet_count
+from mproxy.ground._sockaddr cimport AF_INET, map_v4
+from mproxy.io._packets cimport packet_count
 from mproxy.relay._balance cimport TargetAddress
 from mproxy.relay.udp._flow_table cimport ANSWERED, OF_TABLE, SETTLED, TWO_WAY, WAITING
 
@@ -97,8 +98,7 @@ cdef void flow_key(const Slot *slot, const SocketAddress *bound, bint is_wildcar
     cdef const SocketAddress *sender = &slot.sender
     memset(out, 0, sizeof(FlowKey))
     if sender.any.sa_family == AF_INET:
-        out.client[10] = out.client[11] = 0xFF
-        memcpy(&out.client[12], &sender.v4.sin_addr, 4)
+        map_v4(out.client, &sender.v4.sin_addr)
         out.client_port = sender.v4.sin_port
     else:
         memcpy(out.client, &sender.v6.sin6_addr, 16)

@@ -8,6 +8,7 @@ from libc.errno cimport EADDRINUSE, EAGAIN, EDESTADDRREQ
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport calloc
 
+from mproxy.ground._sockaddr cimport ntohs
 from mproxy.io._loop cimport EPOLLERR, EPOLLET, EPOLLIN, Source
 from mproxy.io._socket cimport Target, close
 from mproxy.relay._balance cimport Balance
@@ -24,9 +25,6 @@ from mproxy.relay.udp._runs cimport ANY_SEGMENT
 from mproxy.relay.udp._udp_dial cimport is_shortage, udp_dial
 from mproxy.relay.udp._udp_rule cimport TELL_US
 
-
-cdef extern from "<arpa/inet.h>" nogil:
-    uint16_t ntohs(uint16_t value)
 
 cdef enum:
     MOST_ATTEMPTS = 8            # addresses tried for a packet, when they fail at once

@@ -6,6 +6,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
 from mproxy.ground._siphash cimport siphash13
+from mproxy.ground._sockaddr cimport is_mapped
 
 
 cdef enum:
@@ -107,9 +108,8 @@ cdef FlowEntry *group_ended(FlowGroup *group, int64_t now) noexcept nogil:
 
 cdef void prefix_of(const FlowKey *key, uint8_t *out) noexcept nogil:
     """What counts as one source: an IPv4 address, or the first 64 bits of an IPv6 address."""
-    cdef bint is_v4 = key.client[10] == 0xFF and key.client[11] == 0xFF and key.client[0] == 0
     memset(out, 0, 16)
-    memcpy(out, key.client, 16 if is_v4 else PREFIX_BYTES)
+    memcpy(out, key.client, 16 if is_mapped(key.client) else PREFIX_BYTES)
 
 
 cdef class FlowTable:

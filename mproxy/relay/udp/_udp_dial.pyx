@@ -5,21 +5,14 @@ from libc.errno cimport (
 )
 from libc.string cimport memset
 
+from mproxy.ground._sockaddr cimport htons, ntohs, sockaddr, socklen_t
 from mproxy.io._packets cimport SocketAddress, receive_trains
 from mproxy.io._socket cimport (
-    SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, close, connect, is_spare, set_option, sockaddr, socket, socklen_t,
+    SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOL_SOCKET, SO_RCVBUF, bind, close, connect, getsockname, is_spare,
+    set_option, socket,
 )
 from mproxy.relay.udp._ports cimport MAY_END, RESTED, Rest, port_rests
 
-
-cdef extern from "<sys/socket.h>" nogil:
-    int SOCK_DGRAM, SO_RCVBUF
-    int bind(int fd, const sockaddr *address, socklen_t length)
-    int getsockname(int fd, sockaddr *address, socklen_t *length)
-
-cdef extern from "<arpa/inet.h>" nogil:
-    uint16_t ntohs(uint16_t value)
-    uint16_t htons(uint16_t value)
 
 cdef enum:
     MOST_PORTS = 16           # that the kernel is asked for: if all of these rest, few do not

@@ -7,14 +7,12 @@ from libc.errno cimport errno
 from libc.stdint cimport uint8_t
 from libc.string cimport memcmp, memset
 
+from mproxy.ground._sockaddr cimport AF_INET, socklen_t
 from mproxy.io._loop cimport EPOLLET, EPOLLIN
-from mproxy.io._packets cimport AF_INET, SLOTS, dropped_packets, receive_trains, report_hops, report_local_address
-from mproxy.io._socket cimport close, set_receive_queue, sockaddr, socklen_t
+from mproxy.io._packets cimport SLOTS, dropped_packets, receive_trains, report_hops, report_local_address
+from mproxy.io._socket cimport close, getsockname, set_receive_queue
 from mproxy.relay.udp._gather cimport gather_full
 
-
-cdef extern from "<sys/socket.h>" nogil:
-    int getsockname(int fd, sockaddr *address, socklen_t *length)
 
 cdef enum:
     LISTENER_BUFFER = 4194304    # bytes of a listener's queue; without privileges it may get less (net.core.rmem_max)

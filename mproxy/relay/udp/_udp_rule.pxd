@@ -2,8 +2,8 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from mproxy.ground._sockaddr cimport sockaddr
 from mproxy.io._packets cimport Slot
-from mproxy.io._socket cimport sockaddr
 from mproxy.relay._balance cimport Balance
 from mproxy.relay._cidr cimport CidrSet
 from mproxy.relay._hops cimport HopCount
