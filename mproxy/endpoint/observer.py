@@ -56,11 +56,3 @@ class EndpointObserver:
 
     def on_idle(self, endpoint: Endpoint) -> None:
         """The last application has gone."""
-
-    # ---- listeners that accept applications for the endpoint
-
-    def on_accept_paused(self, why: str) -> None:
-        """cproxy: no descriptors, or no memory: applications have to wait."""
-
-    def on_accept_resumed(self) -> None:
-        """cproxy: applications are accepted again."""

@@ -4,6 +4,8 @@ A listening socket may be shared with other processes (EPOLLEXCLUSIVE): while th
 callers wait in the kernel's queue. Nobody is dropped and nothing spins.
 
 The observer is told once when the gate closes, and when it has stayed open for CALM_US.
+
+An Acceptor accepts here, for C; what accepts for Python (slow_accept.py) has its methods `start` and `suspend`, too.
 """
 
 from libc.stdint cimport int64_t, uint32_t
@@ -30,6 +32,7 @@ cdef class AcceptGate:
     cdef Room room                 # bounds the connections
     cdef readonly uint32_t count   # connections now, in this process
     cdef public int kept           # descriptors of this process that are not for connections
+    cdef bint takes_spare          # connections may have the spare descriptors (_socket.pyx), too
     cdef set waiting               # acceptors taken out of the loop
     cdef bint starved              # closed for want of descriptors or memory
     cdef bint told                 # the observer was told that accepting is paused
@@ -40,7 +43,7 @@ cdef class AcceptGate:
     cdef bint has_descriptor(self) noexcept
     cdef bint enter(self) noexcept
     cdef void leave(self) noexcept
-    cdef void shut(self, Acceptor acceptor, str why, bint starved) noexcept
+    cdef void shut(self, acceptor, str why, bint starved) noexcept
     cdef void open(self) noexcept
     cdef void arm(self) noexcept
 
@@ -49,7 +52,8 @@ cdef struct Accepting:
     void (*prepare)(int fd) noexcept nogil  # sets options of the listening socket, which connections inherit
     # A connection, non-blocking; it and its place are now the callee's, who calls `AcceptGate.leave` when it has ended.
     void (*accepted)(void *owner, int fd, sockaddr_storage *address) noexcept  # see above
-    void *owner            # for `accepted`
+    void (*turn_over)(void *owner) noexcept  # `accepted` was called for all of a turn, or for none; NULL: never mind
+    void *owner            # for these
     bint with_address      # `accepted` needs the peer's address; else `address` has no meaning
     int most               # most accepted in a turn; then it is the others' turn
 
@@ -60,8 +64,8 @@ cdef class Acceptor:
     cdef Accepting how     # what becomes of connections
     cdef uint32_t unprepared  # connections already waiting when the socket was prepared
 
-    cdef void start(self) noexcept
-    cdef void suspend(self) noexcept
+    cpdef void start(self) noexcept
+    cpdef void suspend(self) noexcept
     cdef void accept_some(self) noexcept
 
 

@@ -7,9 +7,7 @@ from libc.errno cimport ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, er
 
 from mproxy.ground._sockaddr cimport sockaddr, socklen_t
 from mproxy.io._loop cimport EPOLLEXCLUSIVE, EPOLLIN
-from mproxy.io._socket cimport (
-    SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, accept_queue, close, dup, spare_from,
-)
+from mproxy.io._socket cimport SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, accept_queue, close, dup, spare_from
 
 
 cdef class Room:
@@ -32,17 +30,32 @@ cdef class Room:
 
 
 cdef class AcceptGate:
-    """Counts connections and closes the acceptors while there is no `room` for another."""
+    """Counts connections and closes the acceptors while there is no `room` for another, or no descriptor.
 
-    def __init__(self, Loop loop, observer, Room room):
+    `takes_spare`: connections may have the descriptors that are kept for carriers, names and logs (_socket.pyx), too.
+    """
+
+    def __init__(self, Loop loop, observer, Room room=None, *, bint takes_spare=False):
         self.loop = loop
         self.observer = observer
-        self.room = room
+        self.room = Room() if room is None else room
+        self.takes_spare = takes_spare
         self.waiting = set()
+
+    def is_short(self, acceptor, int error):
+        """Close for `acceptor` when its accept(2) has failed for want of descriptors or memory; false: it has not."""
+        if error in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
+            self.shut(acceptor, os.strerror(error), True)
+            return True
+        return False
+
+    def forget(self, acceptor):
+        """The acceptor is closed."""
+        self.waiting.discard(acceptor)
 
     cdef bint is_last(self, int fd) noexcept:
         """Whether that descriptor is one of those kept for others: then connections must take no more."""
-        return fd >= spare_from() - self.kept
+        return not self.takes_spare and fd >= spare_from() - self.kept
 
     cdef bint enter(self) noexcept:
         """One connection more, if there is room."""
@@ -58,7 +71,7 @@ cdef class AcceptGate:
         if self.waiting and not self.starved and not self.room.is_full():
             self.open()
 
-    cdef void shut(self, Acceptor acceptor, str why, bint starved) noexcept:
+    cdef void shut(self, acceptor, str why, bint starved) noexcept:
         """Take the acceptor out of the loop until there is room."""
         acceptor.suspend()
         self.waiting.add(acceptor)
@@ -74,7 +87,7 @@ cdef class AcceptGate:
         self.opened_at = self.loop.now_us
         acceptors, self.waiting = self.waiting, set()
         for acceptor in acceptors:
-            (<Acceptor>acceptor).start()
+            acceptor.start()
 
     cdef void arm(self) noexcept:
         if not self.timing:
@@ -101,7 +114,10 @@ cdef class AcceptGate:
 
 
 cdef void acceptor_ready(Source *source, uint32_t events) noexcept:
-    (<Acceptor>source.owner).accept_some()
+    cdef Acceptor acceptor = <Acceptor>source.owner
+    acceptor.accept_some()
+    if acceptor.how.turn_over != NULL and source.fd >= 0:
+        acceptor.how.turn_over(acceptor.how.owner)
 
 
 cdef Acceptor accept_on(AcceptGate gate, int fd, const Accepting *how):
@@ -128,16 +144,16 @@ cdef class Acceptor:
         if self.source.fd < 0:
             return
         fd = self.source.fd
-        self.gate.waiting.discard(self)
+        self.gate.forget(self)
         self.gate.loop.remove(&self.source)  # an event already fetched may still point here: live on for this turn
         os.close(fd)
         self.gate.loop.soon.append(partial(_acceptors.discard, self))
 
-    cdef void start(self) noexcept:
+    cpdef void start(self) noexcept:
         if self.source.fd >= 0:
             self.gate.loop.add(&self.source, EPOLLIN | EPOLLEXCLUSIVE)
 
-    cdef void suspend(self) noexcept:
+    cpdef void suspend(self) noexcept:
         """Leave the loop; an exclusive member cannot be modified (epoll_ctl(2))."""
         self.gate.loop.suspend(&self.source)
 
@@ -170,8 +186,7 @@ cdef class Acceptor:
                 continue
             error = errno
             self.gate.leave()
-            if error in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
-                self.gate.shut(self, os.strerror(error), True)
+            if self.gate.is_short(self, error):
                 return
             if error not in (EINTR, ECONNABORTED):
                 return  # EAGAIN, or a network error of the connection itself (accept(2)); the next event will tell more

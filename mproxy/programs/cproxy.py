@@ -16,6 +16,8 @@ from mproxy.endpoint._endpoint import Endpoint
 from mproxy.endpoint.observer import EndpointObserver
 from mproxy.ground.config import format_host_port
 from mproxy.handshake import session_tag
+from mproxy.io._accept import AcceptGate
+from mproxy.io.accept_observer import AcceptLog
 from mproxy.io.stdio import open_stdio
 from mproxy.policy.dialer import Dialer, DialObserver
 from mproxy.policy.instance import Instance, stdio_name
@@ -120,9 +122,10 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
             self._endpoint.add_pipes(*open_stdio(), self._target)
             self._need_carrier()
             return
+        gate = AcceptGate(self._loop, AcceptLog(self._log))
         for listener in listeners:
             address = listener.getsockname()
-            self._listeners.append(AppListener(self._loop, listener.fileno(), self._endpoint, self._target))
+            self._listeners.append(AppListener(gate, listener.fileno(), self._endpoint, self._target))
             listener.close()
             self._listening.append(format_host_port(*address[:2]))
             self._log.info("listening", address=address[0], port=address[1], sproxy=self._sproxy)
@@ -363,12 +366,6 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
             self._log.info(
                 "left-away", session=say_session(endpoint.session.session_id), stream=stream,
                 why=f"the application {'reset' if broken else 'ended'} its connection while there was no carrier")
-
-    def on_accept_paused(self, why: str) -> None:
-        self._log.warning("accept-paused", why=why)
-
-    def on_accept_resumed(self) -> None:
-        self._log.info("accept-resumed")
 
     # ---- told by the dialer
 

@@ -14,8 +14,6 @@ All that is done for guests is slow work of the loop: however many there are, se
 
 from __future__ import annotations
 
-import errno
-import os
 import resource
 import socket
 
@@ -23,6 +21,7 @@ from mproxy._wire import PREAMBLE_BYTES, CloseCode
 from mproxy.ground.errors import PeerError
 from mproxy.handshake import Greeter
 from mproxy.io.socket_close import finish, give_up
+from mproxy.io.slow_accept import SlowAcceptor
 from mproxy.policy.crowd import TAG_SHARE, Crowd, Rank, at_random, share_of
 from mproxy.policy.sources import Sources, source_of
 from mproxy.programs.common import say_address
@@ -32,7 +31,8 @@ if TYPE_CHECKING:
     from mproxy.ground.config import SproxyConfig
     from mproxy.ground.shapes import Logger, Sockaddr
     from mproxy.handshake import Encryption, Hello
-    from mproxy.io._loop import Loop, Timer, Watch
+    from mproxy.io._accept import AcceptGate
+    from mproxy.io._loop import Loop, Timer
 
 # The preamble travels right behind the connection's first packets; this is time for some of them to be lost.
 SILENT_US = 5_000_000
@@ -40,12 +40,6 @@ SILENT_US = 5_000_000
 # From one step of the handshake to the next: preamble, HELLO, each piece of the list. Some paths have a round trip of
 # ten seconds and lose packets, too; whoever dawdles holds nobody up, because strangers give way.
 STEP_US = 30_000_000
-
-# How often to try again after descriptors ran out.
-PAUSE_US = 500_000
-
-ACCEPTS_A_TURN = 4
-OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 # Refusals that count as a failure of whoever asked: not a peer of ours, or not a known one. All others are answers.
 ITS_FAULT = {CloseCode.FRAME_ERROR, CloseCode.STREAM_ERROR, CloseCode.OFFSET_ERROR, CloseCode.LIMIT_ERROR,
@@ -100,50 +94,32 @@ class ReceptionHost:
 class Reception:
     """Accepts on any number of listeners and hands over each guest that says HELLO."""
 
-    def __init__(self, loop: Loop, log: Logger, config: SproxyConfig, host: ReceptionHost) -> None:
+    def __init__(self, loop: Loop, gate: AcceptGate, log: Logger, config: SproxyConfig, host: ReceptionHost) -> None:
         self._loop = loop
+        self._gate = gate
         self._log = log
         most = most_unfinished(config)
         self._silent: Crowd[Guest] = Crowd(most, first_silent)  # no preamble yet
         self._heard: Crowd[Guest] = Crowd(most, at_random)
         self._sources = Sources()
         self.host = host
-        self._listeners: dict[socket.socket, Watch] = {}  # socket -> Watch
-        self._paused = False
+        self._acceptors: list[SlowAcceptor] = []
 
     def open(self, listener: socket.socket) -> None:
         """Accept on a listening socket."""
-        def ready(_events: int) -> None:
-            self._listeners[listener].set()
-            self._loop.call_slow(lambda: self._accept(listener))
-        self._listeners[listener] = self._loop.watch(listener.fileno(), ready)
+        self._acceptors.append(SlowAcceptor(self._loop, self._gate, listener, self._receive))
 
     def close(self) -> None:
         """Stop accepting and turn everybody away."""
-        for listener, watch in self._listeners.items():
-            watch.close()
-            listener.close()
-        self._listeners = {}
+        for acceptor in self._acceptors:
+            acceptor.close()
+        self._acceptors = []
         for guest in (*self._silent, *self._heard):
             guest.close()
 
     def known_at(self, address: str) -> None:
         """There is a session at that address, or was just now: its neighbours will be heard."""
         self._sources.welcomed(source_of(address), self._loop.now())
-
-    def _accept(self, listener: socket.socket) -> None:
-        if listener not in self._listeners:
-            return
-        for _ in range(ACCEPTS_A_TURN):
-            try:
-                sock, address = listener.accept()
-            except OSError as error:
-                if error.errno in OUT_OF_RESOURCES:
-                    self._pause(error)
-                break
-            self._receive(sock, address)
-        if not self._paused:
-            self._listeners[listener].set(read=True)
 
     def _receive(self, sock: socket.socket, address: Sockaddr) -> None:
         """Make a guest of a connection; another one may have to go for it."""
@@ -164,25 +140,6 @@ class Reception:
         if self._sources.failed(guest.source, self._loop.now()):
             self._log.warning(
                 "source-blocked", source=guest.source, why="too many failed attempts; ignored for a while")
-
-    def _pause(self, error: OSError) -> None:
-        if not self._paused:
-            self._paused = True
-            self._log.warning("accept-paused", why=os.strerror(error.errno or 0))
-            for watch in self._listeners.values():
-                watch.set()
-            self._loop.call_later(PAUSE_US, self._try_again)
-
-    def _try_again(self) -> None:
-        try:
-            os.close(os.dup(2))
-        except OSError:
-            self._loop.call_later(PAUSE_US, self._try_again)
-            return
-        self._paused = False
-        for watch in self._listeners.values():
-            watch.set(read=True)
-        self._log.info("accept-resumed")
 
     # ---- told by the guests
 

@@ -19,7 +19,9 @@ from mproxy.endpoint.observer import EndpointObserver
 from mproxy.ground.config import format_host_port
 from mproxy.ground.errors import PeerError
 from mproxy.handshake import NO_SECRET, Welcome, session_tag
+from mproxy.io._accept import AcceptGate
 from mproxy.io._socket import Target
+from mproxy.io.accept_observer import AcceptLog
 from mproxy.policy.crowd import Rank
 from mproxy.policy.keys import fingerprint
 from mproxy.policy.memory import SESSION_BYTES, buffer_limit, promises
@@ -144,7 +146,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         self._listeners: list[socket.socket] = []  # until they are served
         self._listening: list[tuple[str, int]] = []  # (host, port) of each listener
         self._access = Access(config, log)
-        self._reception = Reception(loop, log, config, self)
+        self._reception = Reception(loop, AcceptGate(loop, AcceptLog(log), takes_spare=True), log, config, self)
         most = self._share_out()
         self._places: Places[Client] = Places(most)
         self._key_quota = key_quota(most)

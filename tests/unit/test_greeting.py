@@ -136,7 +136,7 @@ class Scene:
 
     def __init__(self, most):
         self.loop, self.log, self.host = Loop(), Log(), Host()
-        self.reception = Reception(self.loop, self.log, SproxyConfig(port=0, max_unfinished=most), self.host)
+        self.reception = Reception(self.loop, None, self.log, SproxyConfig(port=0, max_unfinished=most), self.host)
         self.made = 0
 
     def call(self, words=b"", source=OFFICE, hung_up=False, later=False):

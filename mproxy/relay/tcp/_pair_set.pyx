@@ -1,6 +1,5 @@
 """All pairs of a TCP relay. What happens to one of them: _relaying.pyx."""
 
-from mproxy.io._accept cimport Room
 from mproxy.io._socket cimport close
 from mproxy.relay._tally cimport SharedRoom
 from mproxy.relay.tcp._wheel cimport TICK_US, WheelLink, wheel_due, wheel_init, wheel_put, wheel_sweep, wheel_take
@@ -19,7 +18,7 @@ cdef class PairSet:
         self.loop = loop
         self.observer = observer
         self.tally = tally
-        self.gate = AcceptGate(loop, observer, SharedRoom(tally, most) if most else Room())
+        self.gate = AcceptGate(loop, observer, SharedRoom(tally, most) if most else None)
         self.mover = Mover(loop)
         self.look_us, self.last_words_us = LOOK_US, LAST_WORDS_US
         wheel_init(&self.wheel, loop.now_us)

@@ -40,7 +40,7 @@ cdef class TcpRelay:
         cdef TcpRule added = TcpRule(self.pairs, key, rule)
         cdef Accepting how
         how.prepare, how.accepted, how.owner = prepare_client, accepted, <void *>added
-        how.with_address, how.most = True, ACCEPTS_A_TURN
+        how.turn_over, how.with_address, how.most = NULL, True, ACCEPTS_A_TURN
         self.rules[key] = added
         for fd in fds:
             added.acceptors.append(accept_on(self.pairs.gate, fd, &how))
