@@ -1,9 +1,21 @@
-"""Words and numbers of binding a socket, for every program that listens."""
+"""Bound sockets, for every program that listens, and what is said where one cannot be had."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import socket
+
+from mproxy.ground.config import format_host_port
+from mproxy.ground.errors import MproxyError
+from mproxy.ground.words import printable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+TCP, UDP = socket.SOCK_STREAM, socket.SOCK_DGRAM
 
 # The kernel's limit is net.core.somaxconn; asking for more costs nothing.
 BACKLOG = 65535
@@ -11,9 +23,96 @@ BACKLOG = 65535
 # The host lacks the address, or the whole family.
 NO_SUCH_ADDRESS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
+# linux/in.h, linux/udp.h: not in Python's socket module.
+_IP_PKTINFO = 8
+_IP_FREEBIND = 15
+_UDP_GRO = 104
 
-def explain_bind(error: OSError, port: int) -> str:
-    """Why bind(2) failed, and what to do about it."""
+
+def bind_socket(kind: int, host: str, port: int, *, both: bool = False, shared: bool = False,
+                anywhere: bool = False) -> socket.socket:
+    """A non-blocking socket of that kind, TCP or UDP, bound to a numeric address; OSError.
+
+    `both`: an IPv6 socket takes IPv4, too. `shared`: other sockets of this user may have the port as well.
+    `anywhere`: this host need not have the address yet.
+    """
+    address, _, scope = host.partition("%")
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        if kind == TCP:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if anywhere:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)  # of IPv6 sockets, too (ip(7))
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both)
+            sock.bind((address, port, 0, socket.if_nametoindex(scope) if scope else 0))
+        else:
+            sock.bind((address, port))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def bind_everywhere(kind: int, port: int, *, shared: bool = False) -> socket.socket:
+    """The same for every address: IPv6 and IPv4 together where the host has both."""
+    try:
+        return bind_socket(kind, "::", port, both=True, shared=shared)
+    except OSError as error:
+        if error.errno not in NO_SUCH_ADDRESS:
+            raise
+    return bind_socket(kind, "0.0.0.0", port, shared=shared)
+
+
+def listen_on(hosts: Sequence[str], port: int, *, named: bool, both: bool = False,
+              prepare: Callable[[socket.socket], object] | None = None) -> list[socket.socket]:
+    """Listening TCP sockets, one a host, all on one port; MproxyError.
+
+    `named`: a user named the hosts, so each must be had; else those that this host lacks are left out, as long as there
+    is another. `both`: [::] takes IPv4, too. `prepare(sock)` sets what connections inherit.
+    """
+    listeners: list[socket.socket] = []
+    for host in hosts:
+        try:
+            listener = bind_socket(TCP, host, port, both=both and host == "::")
+            listeners.append(listener)
+            if prepare is not None:
+                prepare(listener)
+            listener.listen(BACKLOG)
+        except OSError as error:
+            if not named and error.errno in NO_SUCH_ADDRESS and (listeners or host != hosts[-1]):
+                continue
+            for listener in listeners:
+                listener.close()
+            raise cannot_listen(printable(format_host_port(host, port)), error, port) from None
+        port = listener.getsockname()[1]
+    return listeners
+
+
+def open_udp(host: str | None, port: int) -> socket.socket:
+    """A UDP socket for batches of packets (_packets.pxd) on a numeric address, None: on every one; MproxyError."""
+    try:
+        sock = bind_socket(UDP, host, port) if host else bind_everywhere(UDP, port)
+    except OSError as error:
+        raise cannot_listen(printable(format_host_port(host or "::", port)), error, port) from None
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+    with contextlib.suppress(OSError):  # an old kernel goes on without
+        sock.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, 1)
+    return sock
+
+
+def cannot_listen(where: str, error: OSError, port: int, remedy: str = "") -> MproxyError:
+    """What a user is told."""
+    return MproxyError(f"cannot listen on {where}: {_explain(error, port)}{remedy}")
+
+
+def _explain(error: OSError, port: int) -> str:
     if error.errno == errno.EADDRINUSE:
         return "the port is in use; stop the other program or choose another port"
     if error.errno == errno.EACCES:

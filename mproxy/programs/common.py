@@ -6,8 +6,7 @@ import socket
 from collections.abc import Callable, Sequence
 
 from mproxy.ground.config import format_host_port
-from mproxy.ground.errors import MproxyError
-from mproxy.io.bind import BACKLOG, NO_SUCH_ADDRESS, explain_bind
+from mproxy.io.bind import listen_on
 from mproxy.service.log import Seconds
 
 TYPE_CHECKING = False
@@ -22,47 +21,14 @@ if TYPE_CHECKING:
 
 
 def open_listeners(config: ProgramConfig) -> list[socket.socket]:
-    """Listening sockets for the configured addresses, all on one port.
-
-    Default addresses whose family the host lacks are left out; one that the user named must work.
-    """
-    listeners = []
-    port = config.port or 0
-    for address in config.bind_addresses:
-        try:
-            listeners.append(listen(address, port))
-        except OSError as error:
-            others = listeners or address != config.bind_addresses[-1]
-            if others and not config.bind and error.errno in NO_SUCH_ADDRESS:
-                continue
-            for listener in listeners:
-                listener.close()
-            raise MproxyError(
-                f"cannot listen on {format_host_port(address, port)}: {explain_bind(error, port)}") from None
-        port = listeners[-1].getsockname()[1]
-    return listeners
+    """Listening sockets for the configured addresses, all on one port; an IPv6 one takes IPv6 only. MproxyError."""
+    return listen_on(config.bind_addresses, config.port or 0, named=bool(config.bind), prepare=_prepare_listener)
 
 
-def listen(address: str, port: int) -> socket.socket:
-    """A non-blocking listening TCP socket; an IPv6 one takes only IPv6."""
-    host, _, scope = address.partition("%")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Accepted connections inherit these. Without the second urgent bytes (telnet sends some) would not be read.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            listener.bind((host, port, 0, socket.if_nametoindex(scope) if scope else 0))
-        else:
-            listener.bind((host, port))
-        listener.listen(BACKLOG)
-    except OSError:
-        listener.close()
-        raise
-    return listener
+def _prepare_listener(listener: socket.socket) -> None:
+    """Set what its connections inherit. Without the second an urgent byte (telnet sends some) would not be read."""
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
 
 
 class Drain:

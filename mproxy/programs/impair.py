@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import time
 
 from mproxy import __version__
@@ -22,11 +21,10 @@ from mproxy.ground.words import (
     parse_host,
     parse_port,
     parse_size,
-    printable,
     split_host_port,
 )
 from mproxy.io._socket import Target
-from mproxy.io.bind import explain_bind
+from mproxy.io.bind import open_udp
 from mproxy.policy.resolver import look_up_host, numeric_address
 from mproxy.programs.options import OneLineParser
 from mproxy.service.run import Program, run_program
@@ -289,36 +287,6 @@ def _table(directions: dict[str, dict[str, int]], title: str) -> str:
     lines += [f"{name.replace('_', ' '):16}{directions['to_server'][name]:16}{directions['to_client'][name]:16}"
               for name in names]
     return "\n".join(lines) + "\n"
-
-
-def open_udp(bind: str | None, port: int) -> socket.socket:
-    """A UDP socket on `bind`, or on every address, IPv6 and IPv4; MproxyError if that is impossible."""
-    both_families = bind is None and socket.has_dualstack_ipv6()
-    host = bind or ("::" if both_families else "0.0.0.0")
-    name, _, scope = host.partition("%")
-    listener = None
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both_families)
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-            listener.bind((name, port, 0, socket.if_nametoindex(scope) if scope else 0))
-        else:
-            listener.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
-            listener.bind((name, port))
-        listener.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, 1)
-    except OSError as error:
-        if listener is not None:
-            listener.close()
-        where = printable(format_host_port(host, port))
-        raise MproxyError(f"cannot listen on {where}: {explain_bind(error, port)}") from None
-    return listener
-
-
-# linux/in.h, linux/udp.h: not in Python's socket module.
-_IP_PKTINFO = 8
-_UDP_GRO = 104
 
 
 def main(argv: list[str] | None = None) -> int:

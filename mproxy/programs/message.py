@@ -19,7 +19,7 @@ from functools import partial
 from mproxy.ground.config import format_host_port
 from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.ground.words import counted, parse_bind, parse_host, parse_port, split_host_port
-from mproxy.io.bind import NO_SUCH_ADDRESS, explain_bind
+from mproxy.io.bind import listen_on
 from mproxy.policy.resolver import look_up_host, numeric_address
 from mproxy.programs.options import OneLineParser
 from mproxy.service.exit import complain, exit_status, silence_output
@@ -280,7 +280,8 @@ def server_main(argv: list[str]) -> int:
         options = parser.parse_args(argv)
         if 1 in closed:
             raise UsageError("standard output is closed: there is nowhere to print what clients send")
-        listeners = _listen(options.bind, options.PORT)
+        hosts = [options.bind] if options.bind else ["127.0.0.1", "::1"]
+        listeners = listen_on(hosts, options.PORT, named=bool(options.bind), both=True)
         for listener in listeners:
             complain(program, f"listening on {format_host_port(*listener.getsockname()[:2])}")
         write = _write_to_terminal if os.isatty(1) else _write_output
@@ -321,23 +322,6 @@ def take_interrupts() -> None:
     """From here on Ctrl-C is KeyboardInterrupt: the ordinary way to end these programs."""
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _listen(address: str | None, port: int) -> list[socket.socket]:
-    """Listening sockets on `address`; if None, on the loopback addresses that this host has, all on one port.
-    MproxyError if the port is not available."""
-    listeners: list[socket.socket] = []
-    for host in [address] if address else ["127.0.0.1", "::1"]:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            listeners.append(socket.create_server((host, port), family=family, dualstack_ipv6=host == "::"))
-        except OSError as error:
-            if listeners and error.errno in NO_SUCH_ADDRESS:
-                continue
-            raise MproxyError(f"cannot listen on {format_host_port(host, port)}: {explain_bind(error, port)}") from None
-        listeners[-1].setblocking(False)
-        port = listeners[-1].getsockname()[1]
-    return listeners
 
 
 def _connect(host: str, port: int) -> socket.socket:

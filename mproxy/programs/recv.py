@@ -13,8 +13,8 @@ from functools import partial
 from mproxy.ground.config import DAY_US, SECOND_US, format_host_port
 from mproxy.ground.errors import UsageError
 from mproxy.ground.words import parse_count, parse_duration, parse_host_port, parse_name, parse_port
+from mproxy.io.bind import open_udp
 from mproxy.policy.network import NetworkWatch
-from mproxy.programs.impair import open_udp
 from mproxy.programs.options import OneLineParser
 from mproxy.programs.transfer import (
     STATUS_OF_END,

@@ -17,9 +17,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import CollectorRegistry
 
 from mproxy.ground.config import format_host_port
-from mproxy.ground.errors import MproxyError
 from mproxy.ground.words import is_loopback
-from mproxy.io.bind import explain_bind
+from mproxy.io.bind import cannot_listen
 from mproxy.service.measures import COUNTER, GROUP, METRICS, Ledger
 from mproxy.service.survey import survey
 
@@ -97,7 +96,7 @@ def make_server(registry: CollectorRegistry, host: str, port: int) -> ScrapeServ
     try:
         server = ScrapeServer(host, port)
     except OSError as error:
-        raise MproxyError(f"cannot listen on {format_host_port(host, port)}: {explain_bind(error, port)}") from None
+        raise cannot_listen(format_host_port(host, port), error, port) from None
     server.set_app(restricted(make_wsgi_app(registry), host))
     return server
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from mproxy.ground.config import format_host_port
 from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.ground.words import is_loopback, parse_host, parse_name, parse_port, split_host_port
+from mproxy.io.bind import open_udp
 from mproxy.policy.network import NetworkWatch
 from mproxy.programs.delivery import Delivery, DeliveryObserver
-from mproxy.programs.impair import open_udp
 from mproxy.programs.options import OneLineParser
 from mproxy.programs.progress import Progress
 from mproxy.programs.transfer import (

@@ -14,22 +14,22 @@ import contextlib
 import errno
 import socket
 
-from mproxy.ground.errors import MproxyError
-from mproxy.io.bind import BACKLOG, NO_SUCH_ADDRESS, explain_bind
+from mproxy.io.bind import BACKLOG, TCP, UDP, bind_everywhere, bind_socket, cannot_listen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from mproxy.ground.errors import MproxyError
     from mproxy.ground.shapes import ListenAddress
     from mproxy.relay.rules import Rule
 
-_IP_FREEBIND, _SO_RCVBUFFORCE = 15, 33
+_SO_RCVBUFFORCE = 33
 
 # As a worker asks for (udp/_udp_listener.pyx): set here for workers without the right to it.
 UDP_QUEUE_BYTES = 4 << 20
 
-V4, V6, TCP, UDP = socket.AF_INET, socket.AF_INET6, socket.SOCK_STREAM, socket.SOCK_DGRAM
+V4, V6 = socket.AF_INET, socket.AF_INET6
 
 
 class RuleSockets:
@@ -80,7 +80,7 @@ def open_listener(rule: Rule, workers: int, given: Sequence[socket.socket] = (),
             return RuleSockets(shared=sockets)
         return _open_udp(host, port, workers, list(given), bool(replaces), anywhere)
     except OSError as error:
-        raise MproxyError(f"cannot listen on {protocol} {rule.listen_text}: {_explain(error, port)}") from None
+        raise _cannot_listen(rule, error) from None
 
 
 def check_free(rule: Rule, anywhere: bool = False) -> None:
@@ -89,12 +89,13 @@ def check_free(rule: Rule, anywhere: bool = False) -> None:
     try:
         _bind(TCP if protocol == "tcp" else UDP, host, port, False, anywhere).close()
     except OSError as error:
-        raise MproxyError(f"cannot listen on {protocol} {rule.listen_text}: {_explain(error, port)}") from None
+        raise _cannot_listen(rule, error) from None
 
 
-def _explain(error: OSError, port: int) -> str:
-    waits = "; with --wait-addresses the relay starts anyway" if error.errno == errno.EADDRNOTAVAIL else ""
-    return explain_bind(error, port) + waits
+def _cannot_listen(rule: Rule, error: OSError) -> MproxyError:
+    protocol, _, port = rule.listener
+    return cannot_listen(f"{protocol} {rule.listen_text}", error, port, (
+        "; with --wait-addresses the relay starts anyway" if error.errno == errno.EADDRNOTAVAIL else ""))
 
 
 def _open_udp(host: str, port: int, workers: int, sockets: list[socket.socket], reuse: bool,
@@ -116,39 +117,11 @@ def _open_udp(host: str, port: int, workers: int, sockets: list[socket.socket], 
     return RuleSockets(apart=sockets, workers=workers)
 
 
-def _bind(kind: int, host: str, port: int, reuse: bool, anywhere: bool = False) -> socket.socket:
+def _bind(kind: int, host: str, port: int, shared: bool, anywhere: bool = False) -> socket.socket:
     """A bound socket; host "" is IPv6 and IPv4 together if this host has both."""
     if host:
-        return _bind_one(kind, host, port, reuse, anywhere=anywhere)
-    try:
-        return _bind_one(kind, "::", port, reuse, both=True)
-    except OSError as error:
-        if error.errno not in NO_SUCH_ADDRESS:
-            raise
-    return _bind_one(kind, "0.0.0.0", port, reuse)
-
-
-def _bind_one(kind: int, host: str, port: int, reuse: bool, both: bool = False,
-              anywhere: bool = False) -> socket.socket:
-    address, _, scope = host.partition("%")
-    family = V6 if ":" in address else V4
-    sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    try:
-        if kind == TCP:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if reuse:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if anywhere:
-            sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)  # of IPv6 sockets, too (ip(7))
-        if family == V6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if both else 1)
-            sock.bind((address, port, 0, socket.if_nametoindex(scope) if scope else 0))
-        else:
-            sock.bind((address, port))
-    except OSError:
-        sock.close()
-        raise
-    return sock
+        return bind_socket(kind, host, port, shared=shared, anywhere=anywhere)
+    return bind_everywhere(kind, port, shared=shared)
 
 
 def _prepare_tcp(sock: socket.socket) -> None:

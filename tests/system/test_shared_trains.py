@@ -8,7 +8,7 @@ from test_transfer import MANY, content
 
 from mproxy.io._loop import Loop
 from mproxy.io._socket import Target
-from mproxy.programs.impair import open_udp
+from mproxy.io.bind import open_udp
 from mproxy.transport._datagram_endpoint import DatagramEndpoint
 from mproxy.transport.datagram_config import DatagramConfig
 from mproxy.transport.observers import DatagramObserver, LinkHandler
