@@ -16,6 +16,8 @@ import struct
 import time
 from collections import namedtuple
 
+from mproxy.io import netlink
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,16 +25,12 @@ if TYPE_CHECKING:
 
     from mproxy.ground.shapes import Sockaddr
 
-# linux/rtnetlink.h, linux/netlink.h
-_NLMSG_OVERRUN = 4
+# linux/rtnetlink.h
 _RTM_NEWLINK, _RTM_DELLINK = 16, 17
 _RTM_NEWADDR, _RTM_DELADDR = 20, 21
 _RTM_NEWROUTE, _RTM_DELROUTE, _RTM_GETROUTE = 24, 25, 26
-_NLM_F_REQUEST = 1
 _RTMGRP = 0x1 | 0x10 | 0x40 | 0x100 | 0x400  # link, IPv4 address, IPv4 route, IPv6 address, IPv6 route
 
-_MESSAGE_HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port id
-_ATTRIBUTE_HEADER = struct.Struct("=HH")  # length, type
 _LINK = struct.Struct("=BxHiII")  # family, device type, index, flags, change
 _ADDRESS = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
 _ROUTE = struct.Struct("=BBBBBBBBI")  # family, destination length, ..., type (the eighth), flags
@@ -45,9 +43,6 @@ _RTM_F_CLONED = 0x200
 _RTN_LOCAL, _RTN_MULTICAST = 2, 5
 _IFLA_WIRELESS = 11
 _IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000
-
-# A notification has a few hundred bytes; that of a network card with many virtual functions has some KiB.
-_RECEIVE_BYTES = 1 << 16
 
 # Most datagrams read in one go: a router with a full table changes thousands of routes a second, and streams must
 # go on.
@@ -88,13 +83,7 @@ class NetworkWatch:
     """
 
     def __init__(self) -> None:
-        flags = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | flags, socket.NETLINK_ROUTE)
-        try:
-            self._socket.bind((0, _RTMGRP))
-        except OSError:
-            self._socket.close()
-            raise
+        self._socket = netlink.open_netlink(socket.NETLINK_ROUTE, _RTMGRP)
         self._parser = NetlinkParser()
 
     def fileno(self) -> int:
@@ -108,7 +97,7 @@ class NetworkWatch:
         events = []
         for _ in range(_MOST_DATAGRAMS):
             try:
-                message, _, flags, sender = self._socket.recvmsg(_RECEIVE_BYTES)
+                message, _, flags, sender = self._socket.recvmsg(netlink.RECEIVE_BYTES)
             except OSError as error:
                 if error.errno == errno.ENOBUFS:
                     events.append(self._parser.overflow())
@@ -137,17 +126,8 @@ class NetlinkParser:
 
     def parse(self, datagram: bytes) -> list[NetworkEvent]:
         """The events in one datagram. Truncated and meaningless messages are skipped."""
-        events = []
-        view = memoryview(datagram)
-        while len(view) >= _MESSAGE_HEADER.size:
-            length, kind = _MESSAGE_HEADER.unpack_from(view)[:2]
-            if not _MESSAGE_HEADER.size <= length <= len(view):
-                break
-            event = self._parse_message(kind, view[_MESSAGE_HEADER.size:length])
-            if event is not None:
-                events.append(event)
-            view = view[(length + 3) & ~3:]
-        return events
+        found = (self._parse_message(kind, body) for kind, _, body in netlink.messages(datagram))
+        return [event for event in found if event is not None]
 
     def _parse_message(self, kind: int, body: memoryview) -> NetworkEvent | None:
         try:
@@ -157,7 +137,7 @@ class NetlinkParser:
                 return _parse_route(kind, body)
             if kind in (_RTM_NEWLINK, _RTM_DELLINK):
                 return self._parse_link(kind, body)
-            if kind == _NLMSG_OVERRUN:
+            if kind == netlink.OVERRUN:
                 return self.overflow()
         except (struct.error, ValueError, OSError):
             pass  # too short for its kind, or an address of the wrong length
@@ -165,7 +145,7 @@ class NetlinkParser:
 
     def _parse_address(self, kind: int, body: memoryview) -> NetworkEvent | None:
         family, _, flags, _, interface = _ADDRESS.unpack_from(body)
-        attributes = _attributes(body[_ADDRESS.size:])
+        attributes = netlink.attributes(body[_ADDRESS.size:])
         # On a point-to-point link IFA_ADDRESS is the other end's, IFA_LOCAL ours.
         raw = bytes(attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS) or b"")
         address = socket.inet_ntop(family, raw)
@@ -187,7 +167,7 @@ class NetlinkParser:
 
     def _parse_link(self, kind: int, body: memoryview) -> NetworkEvent | None:
         _, _, interface, flags, _ = _LINK.unpack_from(body)
-        attributes = _attributes(body[_LINK.size:])
+        attributes = netlink.attributes(body[_LINK.size:])
         up = kind == _RTM_NEWLINK and flags & (_IFF_UP | _IFF_LOWER_UP) == _IFF_UP | _IFF_LOWER_UP
         if _IFLA_WIRELESS in attributes:
             return None
@@ -208,24 +188,12 @@ def _parse_route(kind: int, body: memoryview) -> NetworkEvent | None:
         return None
     if family not in (socket.AF_INET, socket.AF_INET6):
         return None
-    attributes = _attributes(body[_ROUTE.size:])
+    attributes = netlink.attributes(body[_ROUTE.size:])
     destination = "default"
     if _RTA_DST in attributes:
         destination = f"{socket.inet_ntop(family, bytes(attributes[_RTA_DST]))}/{length}"
     interface = _U32.unpack_from(attributes[_RTA_OIF])[0] if _RTA_OIF in attributes else None
     return NetworkEvent("route-changed", interface, destination, kind == _RTM_NEWROUTE)
-
-
-def _attributes(view: memoryview) -> dict[int, memoryview]:
-    """{type: payload} of a message's attributes, up to the first that does not fit."""
-    attributes = {}
-    while len(view) >= _ATTRIBUTE_HEADER.size:
-        length, kind = _ATTRIBUTE_HEADER.unpack_from(view)
-        if not _ATTRIBUTE_HEADER.size <= length <= len(view):
-            break
-        attributes[kind & 0x3FFF] = view[_ATTRIBUTE_HEADER.size:length]
-        view = view[(length + 3) & ~3:]
-    return attributes
 
 
 # A loop that is late by less than this was not suspended. The shortest real suspends take seconds.
@@ -292,18 +260,17 @@ def outgoing_device(sockaddr: Sockaddr) -> str | None:
     try:
         raw = socket.inet_pton(family, sockaddr[0].partition("%")[0])
         body = _ROUTE.pack(family, 8 * len(raw), 0, 0, 0, 0, 0, 0, 0)
-        body += _ATTRIBUTE_HEADER.pack(4 + len(raw), _RTA_DST) + raw
+        body += netlink.pack_attribute(_RTA_DST, raw)
         if len(sockaddr) == 4 and sockaddr[3]:
-            body += _ATTRIBUTE_HEADER.pack(8, _RTA_OIF) + _U32.pack(sockaddr[3])
-        header = _MESSAGE_HEADER.pack(_MESSAGE_HEADER.size + len(body), _RTM_GETROUTE, _NLM_F_REQUEST, 1, 0)
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as asker:
+            body += netlink.pack_attribute(_RTA_OIF, _U32.pack(sockaddr[3]))
+        with netlink.open_netlink(socket.NETLINK_ROUTE, waits=True) as asker:
             asker.settimeout(1)
-            asker.send(header + body)
-            answer = memoryview(asker.recv(_RECEIVE_BYTES))
-        if _MESSAGE_HEADER.unpack_from(answer)[1] != _RTM_NEWROUTE:
+            asker.send(netlink.pack_message(_RTM_GETROUTE, netlink.REQUEST, body))
+            kind, _, answer = next(netlink.messages(asker.recv(netlink.RECEIVE_BYTES)))
+        if kind != _RTM_NEWROUTE:
             return None
-        attributes = _attributes(answer[_MESSAGE_HEADER.size + _ROUTE.size:])
+        attributes = netlink.attributes(answer[_ROUTE.size:])
         name = socket.if_indextoname(_U32.unpack_from(attributes[_RTA_OIF])[0])
         return None if name == "lo" else name
-    except (OSError, KeyError, struct.error):
+    except (OSError, KeyError, StopIteration, struct.error):
         return None

@@ -9,11 +9,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-import struct
 from collections.abc import Callable, Iterator
 
 from mproxy.ground.errors import MproxyError
-from mproxy.relay.kernel.conntrack import NETLINK_NETFILTER
+from mproxy.io import netlink
 from mproxy.relay.kernel.nft import TABLE
 
 TYPE_CHECKING = False
@@ -25,12 +24,8 @@ _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
 _GROUP_NFTABLES = 7
 _SUBSYSTEM_NFTABLES = 10
 
-_HEADER = struct.Struct("=IHHII")     # nlmsghdr: length, type, flags, sequence, port
-_ATTRIBUTE = struct.Struct("=HH")     # nlattr: length, type
 _GENERIC_BYTES = 4                    # nfgenmsg
 _TABLE_NAME = 1                       # first attribute of tables, chains, rules, sets and elements alike
-
-RECEIVE_BYTES = 1 << 16
 
 # A table of thousands of rules is reported in one go.
 QUEUE_BYTES = 8 << 20
@@ -47,9 +42,7 @@ class TableWatch:
         self._changed = changed
         self._timer: Timer | None = None
         try:
-            self._socket = socket.socket(
-                socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, NETLINK_NETFILTER)
-            self._socket.bind((0, 0))
+            self._socket = netlink.open_netlink(netlink.NETFILTER)
             self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP_NFTABLES)
             with contextlib.suppress(OSError):
                 self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, QUEUE_BYTES)
@@ -93,7 +86,7 @@ class TableWatch:
         lost = False
         while True:
             try:
-                data = self._socket.recv(RECEIVE_BYTES)
+                data = self._socket.recv(netlink.RECEIVE_BYTES)
             except BlockingIOError:
                 return ports, lost
             except OSError as error:
@@ -106,14 +99,5 @@ class TableWatch:
 
 def touched_by(data: bytes) -> set[int]:
     """Ports of the sockets whose changes of the table a datagram of the kernel reports."""
-    ports = set()
-    at = 0
-    while at + _HEADER.size <= len(data):
-        length, kind, _, _, port = _HEADER.unpack_from(data, at)
-        attributes = data[at + _HEADER.size + _GENERIC_BYTES:at + length]
-        if kind >> 8 == _SUBSYSTEM_NFTABLES and len(attributes) > _ATTRIBUTE.size:
-            size, number = _ATTRIBUTE.unpack_from(attributes)
-            if number == _TABLE_NAME and attributes[_ATTRIBUTE.size:size] == TABLE.encode() + b"\0":
-                ports.add(port)
-        at += max(_HEADER.size, length + 3 & ~3)
-    return ports
+    return {port for kind, port, body in netlink.messages(data) if kind >> 8 == _SUBSYSTEM_NFTABLES
+            and bytes(netlink.attributes(body[_GENERIC_BYTES:]).get(_TABLE_NAME, b"")) == TABLE.encode() + b"\0"}
