@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 
 SPKI_PREFIX = bytes.fromhex("302a300506032b6570032100")  # RFC 8410, section 10.1: all but the key itself
@@ -14,6 +16,17 @@ _FOREIGN = [(re.compile(pattern), what) for pattern, what in (
     (rb"\A\s*PuTTY-User-Key-File-", "a PuTTY private key"),
     (rb"(?:\A|\s)mproxy-ed25519 [A-Za-z0-9+/]{20}", "a public key"),
     (rb"(?:\A|\s)(?:ssh|ecdsa|sk)-[a-z0-9@.-]{1,60} AAAA[A-Za-z0-9+/=]{16}", "an SSH public key"))]
+
+
+def pem_block(pem: bytes | bytearray, label: bytes) -> bytes:
+    """What the first block with that label holds (RFC 7468), in DER; empty when there is none, or it is damaged."""
+    begin, end = b"-----BEGIN " + label + b"-----", b"-----END " + label + b"-----"
+    start = pem.find(begin)
+    stop = pem.find(end, start)
+    try:
+        return base64.b64decode(bytes(pem[start + len(begin):stop])) if 0 <= start < stop else b""
+    except (binascii.Error, ValueError):
+        return b""
 
 
 def foreign_key(data: bytes | bytearray) -> str | None:

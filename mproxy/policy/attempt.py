@@ -13,6 +13,7 @@ from mproxy.io.socket_close import give_up
 from mproxy.policy.network import preferred_source
 from mproxy.policy.paths import Way
 from mproxy.policy.resolver import interleave
+from mproxy.policy.stagger import Stagger
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
 
     Connected = Callable[["DialAttempt", socket.socket, Way, int], object]
     Failed = Callable[["DialAttempt", str], object]
-
-# RFC 8305, section 8: Connection Attempt Delay.
-NEXT_WAY_US = 250_000
 
 
 class DialAttempt:
@@ -45,12 +43,11 @@ class DialAttempt:
         self._connect = connect
         self._on_connected: Connected | None = on_connected
         self._on_failed: Failed | None = on_failed
-        self._ways: list[Way] = []  # not tried yet
+        self._ways: Stagger[Way] = Stagger(loop, self._begin_way, self._fail_if_over)
         self._racing: dict[socket.socket, tuple[Watch, Way, int]] = {}  # socket -> (Watch, Way, began at)
         self._tried: set[Way] = set()
         self._request: Request | None = None  # a lookup under way
         self._timer: Timer | None = None
-        self._next: Timer | None = None
         self._errors: list[str] = []
 
     def begin(self, known: list[Way], look_up: Callable[[Resolved], Request] | None) -> None:
@@ -59,24 +56,23 @@ class DialAttempt:
         self._timer = self._loop.call_later(self._timeout_us, self._time_out)
         if look_up is not None:
             self._request = look_up(self._resolved)
-        self._ways = list(known)
+        self._ways.left = list(known)
         if look_up is not None and (not known or self._paths.is_sour(known[0])):
-            self._next = self._loop.call_later(NEXT_WAY_US, self._try_next)  # the lookup may find something better
+            self._ways.wait()  # the lookup may find something better
         else:
-            self._try_next()
+            self._ways.go_on()
 
     def cancel(self) -> None:
         """Stop, without calling the observer."""
         if self._request is not None:
             self._request.cancel()
             self._request = None
-        for timer in (self._timer, self._next):
-            if timer is not None:
-                timer.cancel()
-        self._timer = self._next = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._ways.stop()
         for sock in list(self._racing):
             self._drop(sock)
-        self._ways = []
         self._on_connected = self._on_failed = None
 
     def misplaced(self) -> bool:
@@ -89,28 +85,20 @@ class DialAttempt:
         if error is not None:
             self._errors.append(error)
         found = [Way(family, address) for family, address in interleave(addresses)]
-        self._ways = self._paths.in_order(found + self._ways)
-        self._try_next()
+        self._ways.left = self._paths.in_order(found + self._ways.left)
+        self._ways.go_on()
 
-    def _try_next(self) -> None:
-        """Try the next way; fail when there is none and nothing is under way."""
-        if self._next is not None:
-            self._next.cancel()
-            self._next = None
-        while self._ways:
-            way = self._ways.pop(0)
-            if way in self._tried:
-                continue
-            self._tried.add(way)
-            try:
-                self._start(way)
-            except OSError as error:
-                self._errors.append(f"{reason_of(error)} ({_say(way)})")
-                continue
-            if self._ways:
-                self._next = self._loop.call_later(NEXT_WAY_US, self._try_next)
-            return
-        self._fail_if_over()
+    def _begin_way(self, way: Way) -> bool:
+        """Start on a way, unless that was done before."""
+        if way in self._tried:
+            return False
+        self._tried.add(way)
+        try:
+            self._start(way)
+        except OSError as error:
+            self._errors.append(f"{reason_of(error)} ({_say(way)})")
+            return False
+        return True
 
     def _start(self, way: Way) -> None:
         sock = self._connect(way)
@@ -130,7 +118,7 @@ class DialAttempt:
         if code:
             sock.close()
             self._errors.append(f"{os.strerror(code)} ({_say(way)})")
-            self._try_next()
+            self._ways.go_on()
             return
         report = self._on_connected
         self.cancel()
@@ -151,7 +139,7 @@ class DialAttempt:
             self._fail(f"no answer from the name service {within}")
 
     def _fail_if_over(self) -> None:
-        if not self._racing and self._request is None and not self._ways:
+        if not self._racing and self._request is None:
             self._fail("; ".join(dict.fromkeys(self._errors)) or "no address found")
 
     def _fail(self, why: str) -> None:

@@ -18,7 +18,7 @@ import stat
 
 from mproxy.ground._wipe import wipe
 from mproxy.ground.errors import MproxyError
-from mproxy.ground.key_formats import SPKI_PREFIX, foreign_key, import_cryptography
+from mproxy.ground.keys import SPKI_PREFIX, foreign_key, import_cryptography, pem_block
 
 KEY_TYPE = "mproxy-ed25519"
 SPKI_BYTES = 44
@@ -26,7 +26,7 @@ SPKI_BYTES = 44
 # A key file has about 700 bytes.
 _MOST_BYTES = 16384
 
-_BEGIN, _END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
+_LABEL = b"CERTIFICATE"
 
 
 class Identity:
@@ -65,15 +65,10 @@ def parse_spki(text: str) -> bytes | None:
 
 def find_spki(pem: bytes | bytearray, path: str) -> bytes:
     """The key of the one certificate in a PEM text; MproxyError naming `path` if there is none."""
-    start = pem.find(_BEGIN)
-    end = pem.find(_END, start)
-    try:
-        der = base64.b64decode(bytes(pem[start + len(_BEGIN):end])) if 0 <= start < end else b""
-    except (binascii.Error, ValueError):
-        der = b""
+    der = pem_block(pem, _LABEL)
     at = der.find(SPKI_PREFIX)
     if at < 0 or len(der) < at + SPKI_BYTES:
-        foreign = foreign_key(pem) if start < 0 else None
+        foreign = foreign_key(pem) if b"-----BEGIN " + _LABEL not in pem else None
         if foreign is not None:
             raise MproxyError(f"{path} is {foreign}, not one of mproxy: create one with 'mproxy keygen'")
         raise MproxyError(f"{path} contains no Ed25519 certificate; move it away and a new key will be created")

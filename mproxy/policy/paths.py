@@ -2,7 +2,9 @@
 
 1. The address that last welcomed us is tried beside every lookup: the name service may be down, or lie. Whoever is at
    that address now must prove the same key, or the session's secret, so nothing is lost by trying.
-2. An address where something else answered, or nothing after the connection was made, is tried after the others.
+2. An address where something else answered, or nothing after the connection was made, is tried after the others. None
+   is left out for a while, as the relay does (relay/_balance): there many callers share what one has found, here is a
+   single caller, who takes whichever address answers and pauses between rounds anyway.
 3. A path may drop full packets and pass small ones (a router drops what is too large, and filters the ICMP messages
    that would say so: RFC 2923). Each carrier that was stuck like this makes the segments of the next one smaller;
    after a while full ones are tried again, later each time.

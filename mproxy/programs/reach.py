@@ -1,4 +1,4 @@
-"""Dialling a host that has several addresses: another one is tried each 250 ms until one answers (RFC 8305 section 5).
+"""Dialling a host that has several addresses: one after the other joins in until one answers (policy/stagger).
 
 A packet that is not answered says nothing: there is no refusal as with TCP, and waiting for all tries at an address
 where nobody is would take a minute.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from mproxy.ground.config import format_host_port
 from mproxy.io._socket import Target
+from mproxy.policy.stagger import Stagger
 from mproxy.transport.observers import LinkHandler
 
 TYPE_CHECKING = False
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
     from mproxy.io._loop import Loop
     from mproxy.transport._datagram_endpoint import DatagramEndpoint, Link
 
-NEXT_AFTER_US = 250_000  # RFC 8305's Connection Attempt Delay
-OVERTAKEN = 1            # any code: nobody sees it, as the peer has not answered
+OVERTAKEN = 1  # any code: nobody sees it, as the peer has not answered
 
 
 class Reach(LinkHandler):
@@ -28,24 +28,29 @@ class Reach(LinkHandler):
 
     def __init__(self, loop: Loop, endpoint: DatagramEndpoint, addresses: Iterable[Address],
                  adopt: Callable[[Link], object], fail: Callable[[int, str], object]) -> None:
-        self._loop, self._endpoint = loop, endpoint
-        self._left = list(addresses)
+        self._endpoint = endpoint
         self._adopt, self._fail = adopt, fail
         self._links: list[Link] = []
         self._over = False
-        self._next()
+        self._end = 0, ""  # code and reason of the last one that ended
+        self._addresses: Stagger[Address] = Stagger(loop, self._begin, self._fail_if_over)
+        self._addresses.left = list(addresses)
+        self._addresses.go_on()
 
-    def _next(self) -> None:
-        if self._over or not self._left:
-            return
-        family, sockaddr = self._left.pop(0)
+    def _begin(self, address: Address) -> bool:
+        family, sockaddr = address
         target = Target(format_host_port(sockaddr[0], sockaddr[1]), [(family, sockaddr)])
         self._links.append(self._endpoint.connect(target, self))
-        self._loop.call_later(NEXT_AFTER_US, self._next)
+        return True
+
+    def _fail_if_over(self) -> None:
+        if not self._links and not self._over:
+            self._over = True
+            self._fail(*self._end)
 
     def give_up(self, code: int, reason: str) -> None:
         """Stop dialling; `fail` is told."""
-        self._left = []
+        self._addresses.stop()
         for link in list(self._links):
             link.abort(int(code), reason.encode())
 
@@ -62,17 +67,14 @@ class Reach(LinkHandler):
     def on_ended(self, link: Link, code: int, reason: str, _local: bool) -> None:
         """No answer, or a refusal."""
         self._links.remove(link)
-        if self._over:
-            return
-        if self._left:
-            self._next()
-        elif not self._links:
-            self._over = True
-            self._fail(code, reason)
+        if not self._over:
+            self._end = code, reason
+            self._addresses.go_on()
 
     def _take(self, link: Link) -> LinkHandler:
         """Set the link's handler from now on."""
         self._over = True
+        self._addresses.stop()
         for other in list(self._links):
             if other is not link:
                 other.abort(OVERTAKEN, b"")

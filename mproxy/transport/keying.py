@@ -6,8 +6,6 @@ the connection has agreed on, so nobody between can change any of it.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import enum
 import hashlib
 import os
@@ -15,7 +13,7 @@ import re
 import stat
 
 from mproxy.ground.errors import PeerError, UsageError
-from mproxy.ground.key_formats import SPKI_PREFIX, foreign_key, import_cryptography
+from mproxy.ground.keys import SPKI_PREFIX, foreign_key, import_cryptography, pem_block
 from mproxy.ground.words import counted
 from mproxy.transport._seal import Cipher
 from mproxy.transport.noise import Handshake, NoiseError, load, x25519_private, x25519_public
@@ -113,12 +111,7 @@ def _is_text(data: bytes) -> bool:
 
 
 def _seed_of(data: bytes, path: str) -> bytes:
-    begin, end = b"-----BEGIN PRIVATE KEY-----", b"-----END PRIVATE KEY-----"
-    text = data.partition(begin)[2].partition(end)[0]
-    try:
-        der = base64.b64decode(text)
-    except binascii.Error:
-        der = b""
+    der = pem_block(data, b"PRIVATE KEY")
     if not der.startswith(_PKCS8_PREFIX) or len(der) < len(_PKCS8_PREFIX) + 32:
         raise UsageError(f"--key {path}: contains no Ed25519 key; create one with 'mproxy keygen'")
     return der[len(_PKCS8_PREFIX):len(_PKCS8_PREFIX) + 32]

@@ -1,0 +1,57 @@
+"""One try beside the other: the next begins when the last has had its time, or has failed (RFC 8305, section 5).
+
+For dials in Python; io/_attempts does it for sockets in C.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Generic, TypeVar
+
+    from mproxy.io._loop import Loop, Timer
+    Try = TypeVar("Try")
+else:
+    Generic, Try = {None: object}, None
+
+# Section 8: Connection Attempt Delay.
+NEXT_US = 250_000
+
+
+class Stagger(Generic[Try]):
+    """Begins the tries that are `left`, best first.
+
+    `begin(one)` returns whether it is under way now. `none_left()` is called when another was wanted and there is none.
+    """
+
+    def __init__(self, loop: Loop, begin: Callable[[Try], bool], none_left: Callable[[], object]) -> None:
+        self.left: list[Try] = []
+        self._loop = loop
+        self._begin = begin
+        self._none_left = none_left
+        self._timer: Timer | None = None
+
+    def go_on(self) -> None:
+        """Begin the next now: the last one failed, or there is none yet."""
+        self._cancel_timer()
+        while self.left:
+            if self._begin(self.left.pop(0)):
+                if self.left:
+                    self.wait()
+                return
+        self._none_left()
+
+    def wait(self) -> None:
+        """Begin the next in a while."""
+        self._timer = self._loop.call_later(NEXT_US, self.go_on)
+
+    def stop(self) -> None:
+        """Begin nothing more."""
+        self._cancel_timer()
+        self.left = []
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
