@@ -1,19 +1,12 @@
 """Circles at run time. The rules: _circle.pxd."""
 
-import os
-
 from libc.errno cimport ESRCH, errno
-from libc.stddef cimport size_t
 from libc.string cimport memcmp, memcpy
 
 from mproxy.ground._sockaddr cimport sockaddr, sockaddr_storage, socklen_t, take_address
 from mproxy.io._socket cimport getpeername, getsockname
+from mproxy.relay._shared cimport shared_zeros
 
-
-cdef extern from "<sys/mman.h>" nogil:
-    int PROT_READ, PROT_WRITE, MAP_SHARED, MAP_ANONYMOUS, MAP_NORESERVE
-    void *MAP_FAILED
-    void *mmap(void *start, size_t length, int protection, int flags, int fd, long offset)
 
 cdef extern from "<signal.h>" nogil:
     int kill(int pid, int signal)
@@ -74,11 +67,7 @@ cdef struct Own:
     uint8_t address[16]  # IPv4 in its IPv6 form
     int pid              # whose socket it is; 0: nobody's
 
-cdef void *_memory = mmap(NULL, PORTS * sizeof(Own), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE,
-                          -1, 0)
-if _memory == MAP_FAILED:
-    raise OSError(errno, os.strerror(errno))
-cdef Own *_own = <Own *>_memory  # by port
+cdef Own *_own = <Own *>shared_zeros(PORTS * sizeof(Own))  # by port
 
 
 cdef void own_note(uint16_t port, int fd) noexcept:

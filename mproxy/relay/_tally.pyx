@@ -5,13 +5,7 @@ import os
 from libc.errno cimport errno
 from libc.stddef cimport size_t
 
-
-cdef extern from "<sys/mman.h>" nogil:
-    int PROT_READ, PROT_WRITE, MAP_SHARED, MAP_ANONYMOUS, MAP_NORESERVE, MADV_REMOVE
-    void *MAP_FAILED
-    void *mmap(void *start, size_t length, int protection, int flags, int fd, long offset)
-    int munmap(void *start, size_t length)
-    int madvise(void *start, size_t length, int advice)
+from mproxy.relay._shared cimport MADV_REMOVE, madvise, munmap, shared_zeros
 
 cdef extern from *:
     """
@@ -26,11 +20,7 @@ cdef class Tally:
     """Rows for `workers` processes, made before they are forked; OSError without memory."""
 
     def __init__(self, uint32_t workers=1):
-        cdef void *memory = mmap(NULL, <size_t>workers * SLOTS * sizeof(uint32_t), PROT_READ | PROT_WRITE,
-                                 MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-        if memory == MAP_FAILED:
-            raise OSError(errno, os.strerror(errno))
-        self.counts = <uint32_t *>memory
+        self.counts = <uint32_t *>shared_zeros(<size_t>workers * SLOTS * sizeof(uint32_t))
         self.workers = workers
         self.mine = self.counts
 

@@ -7,18 +7,13 @@ from mproxy._ring cimport iovec, ring_append, ring_drop, ring_release, ring_used
 from mproxy.io._loop cimport EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
 from mproxy.io._socket cimport (
     MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, SHUT_WR, pending_error, recv, send, send_parts, shutdown, ssize_t,
+    unsent_bytes,
 )
 
 
 cdef extern from "<fcntl.h>" nogil:
     int SPLICE_F_MOVE, SPLICE_F_NONBLOCK
     ssize_t splice(int fd_in, void *offset_in, int fd_out, void *offset_out, size_t length, unsigned int flags)
-
-cdef extern from "<sys/ioctl.h>" nogil:
-    int ioctl(int fd, unsigned long request, ...)
-
-cdef extern from "<linux/sockios.h>" nogil:
-    unsigned long SIOCOUTQ
 
 cdef enum:
     BULK_BYTES = 65536  # a read of this many is worth a pipe
@@ -44,10 +39,8 @@ cdef bint side_holds(const Side *side) noexcept:
 
 
 cdef int64_t side_owed(Side *side) noexcept:
-    """Bytes meant for this socket that its peer's system has not acknowledged (tcp(7), SIOCOUTQ; EOF counts as one)."""
-    cdef int unacknowledged = 0
-    ioctl(side.source.fd, SIOCOUTQ, &unacknowledged)
-    return unacknowledged + ring_used(&side.waiting) + (side.pipe.held if side.pipe != NULL else 0)
+    """Bytes meant for this socket that its peer's system has not acknowledged; EOF counts as one."""
+    return unsent_bytes(side.source.fd) + ring_used(&side.waiting) + (side.pipe.held if side.pipe != NULL else 0)
 
 
 cdef class Mover:

@@ -1,28 +1,17 @@
 """Ports that rest: _ports.pxd."""
 
-import os
-
-from libc.errno cimport errno
-from libc.stddef cimport size_t
 from libc.stdint cimport uint32_t
 
+from mproxy.relay._shared cimport shared_zeros
 
-cdef extern from "<sys/mman.h>" nogil:
-    int PROT_READ, PROT_WRITE, MAP_SHARED, MAP_ANONYMOUS, MAP_NORESERVE
-    void *MAP_FAILED
-    void *mmap(void *start, size_t length, int protection, int flags, int fd, long offset)
 
 cdef enum:
     PORTS = 65536
     REST_MOST_MS = REST_MOST_US // 1000
 
-cdef void *_memory = mmap(NULL, PORTS * sizeof(uint32_t), PROT_READ | PROT_WRITE,
-                          MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-if _memory == MAP_FAILED:
-    raise OSError(errno, os.strerror(errno))
 # Milliseconds modulo 2**32, except that the lowest bit says that an answer is owed. Several processes write, each whole
 # numbers.
-cdef uint32_t *_until = <uint32_t *>_memory
+cdef uint32_t *_until = <uint32_t *>shared_zeros(PORTS * sizeof(uint32_t))
 
 
 cdef void port_rest(uint16_t port, int64_t now, int64_t rest_us, bint owed) noexcept nogil:
