@@ -19,6 +19,8 @@ TYPE_CHECKING = False  # of `typing`, whose import takes time
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any, Generic, Self, TypeVar, overload
+
+    from mproxy.ground.shapes import Sockaddr
     Value = TypeVar("Value")
 else:
     Generic, Value = {None: object}, None
@@ -60,6 +62,11 @@ def format_size(size_bytes: int) -> str:
 def format_host_port(host: str, port: int | str) -> str:
     """`host:port`, an IPv6 address in brackets (RFC 3986 section 3.2.2): `[::1]:6200`."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def say_address(sockaddr: Sockaddr) -> str:
+    """A socket address as the log shows it: `10.0.0.1:6200`, `[::1]:6200`; one of IPv4 never in the form of IPv6."""
+    return format_host_port(sockaddr[0].removeprefix("::ffff:"), sockaddr[1])
 
 
 class Setting(Generic[Value]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Sequence
 
-from mproxy.ground.config import format_host_port
+from mproxy.ground.config import say_address
 from mproxy.io.bind import listen_on
 from mproxy.service.log import Seconds
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from mproxy.endpoint._endpoint import Endpoint
     from mproxy.ground.config import ProgramConfig
-    from mproxy.ground.shapes import Sockaddr
     from mproxy.io._loop import Loop
     from mproxy.service.log import Log
 
@@ -61,14 +60,6 @@ class Drain:
             self._done()
         else:
             self._loop.call_later(self.LOOK_US, self._look)
-
-
-def say_address(sockaddr: Sockaddr) -> str:
-    """A socket address as the log shows it: `10.0.0.1:6200`, `[::1]:6200`."""
-    host = sockaddr[0]
-    if host.startswith("::ffff:"):
-        host = host[7:]
-    return format_host_port(host, sockaddr[1])
 
 
 def say_carrier(endpoint: Endpoint) -> dict[str, Any]:

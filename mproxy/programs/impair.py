@@ -255,7 +255,7 @@ class Impair(Program):
                     rate=config.rate[direction], queue_bytes=config.queue[direction], mtu=config.mtu[direction])
 
     def _on_client(self, host: str, port: int, count: int) -> None:
-        self._log.debug("client", peer=format_host_port(host.removeprefix("::ffff:"), port), clients=count)
+        self._log.debug("client", peer=format_host_port(host, port), clients=count)
 
     def shut_down(self, _signal: str) -> None:
         """Print the statistics and stop."""

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
-from mproxy.ground.config import format_host_port
+from mproxy.ground.config import format_host_port, say_address
 from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.ground.words import counted, parse_bind, parse_host, parse_port, split_host_port
 from mproxy.io.bind import listen_on
@@ -152,7 +152,7 @@ class MessageServer:
 
     def _accept(self, listener: socket.socket) -> None:
         try:
-            client, (host, port, *_) = listener.accept()
+            client, sockaddr = listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError as error:
@@ -161,10 +161,8 @@ class MessageServer:
             self._pause_accepting()
             return
         client.setblocking(False)
-        # An IPv4 client of an IPv6 listener is shown as IPv4 (RFC 4291 section 2.5.5.2).
-        address = format_host_port(host.removeprefix("::ffff:"), port)
         self._selector.register(client, selectors.EVENT_READ,
-                                partial(self._read, client, address, MessageReader()))
+                                partial(self._read, client, say_address(sockaddr), MessageReader()))
 
     def _read(self, client: socket.socket, address: str, reader: MessageReader) -> None:
         try:

@@ -10,7 +10,7 @@ import stat
 import time
 from functools import partial
 
-from mproxy.ground.config import DAY_US, SECOND_US, format_host_port
+from mproxy.ground.config import DAY_US, SECOND_US, format_host_port, say_address
 from mproxy.ground.errors import UsageError
 from mproxy.ground.words import parse_count, parse_duration, parse_host_port, parse_name, parse_port
 from mproxy.io.bind import open_udp
@@ -314,7 +314,7 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
 
     def on_open(self, receiver: FileReceiver) -> None:
         """A sender is there and has the keys."""
-        self._log.info("sender", peer=_say(self._receivers[receiver]))
+        self._log.info("sender", peer=say_address(self._receivers[receiver]))
 
     def on_busy(self, receiver: FileReceiver, file: File, looks: int, again: Callable[[], None]) -> bool:
         """Another transfer is writing this file. If it has the same source, the new one takes over; what a vanished
@@ -346,7 +346,7 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
     def on_file(self, receiver: FileReceiver, file: File, code: Result, root: bytes, text: str) -> None:
         if receiver is self._taken:
             self._served = receiver.first
-        name, peer = show_name(file.name), _say(self._receivers.get(receiver, ("?", 0)))
+        name, peer = show_name(file.name), say_address(self._receivers.get(receiver, ("?", 0)))
         self._worst = self._worst or STATUS_OF_RESULT.get(code, 1)
         is_file = file.kind != FileKind.DIRECTORY
         if self._config.json:
@@ -362,7 +362,7 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
     def on_finished(self, receiver: FileReceiver, error: str | None, code: int) -> None:
         if receiver.closing:
             self._closing.append(receiver)
-        peer = _say(self._receivers.pop(receiver, ("?", 0)))
+        peer = say_address(self._receivers.pop(receiver, ("?", 0)))
         self._marks.pop(receiver, None)
         self._began.pop(receiver, None)
         self._note_ended(receiver)
@@ -420,7 +420,7 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
 
     def _say_transfer(self, item: tuple[FileReceiver, tuple[str, int]]) -> dict[str, Any]:
         receiver, peer = item
-        return transfer_facts(_say(peer), receiver.received_bytes, receiver.kept_bytes, None,
+        return transfer_facts(say_address(peer), receiver.received_bytes, receiver.kept_bytes, None,
                               self._loop.now() - self._began.get(receiver, 0))
 
     def shut_down(self, signal_name: str) -> None:
@@ -434,10 +434,6 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
             receiver.give_up(code, why)
         self._farewell_us = FAREWELL_US
         self._leave()
-
-
-def _say(peer: tuple[str, int]) -> str:
-    return format_host_port(peer[0].removeprefix("::ffff:"), peer[1])
 
 
 def main(argv: list[str] | None = None) -> int:

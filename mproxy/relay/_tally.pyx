@@ -7,6 +7,7 @@ from libc.stddef cimport size_t
 
 from mproxy.relay._shared cimport MADV_REMOVE, madvise, munmap, shared_zeros
 
+
 cdef extern from *:
     """
     static unsigned atomic_add(unsigned *at, unsigned n) { return __atomic_add_fetch(at, n, __ATOMIC_SEQ_CST); }
