@@ -5,7 +5,7 @@ from libc.stdlib cimport free
 from libc.string cimport memset
 
 from mproxy._ring cimport iovec
-from mproxy.ground._siphash cimport siphash24
+from mproxy.ground._siphash cimport siphash13, siphash24
 from mproxy.transport._congestion cimport AckSample, Congestion
 from mproxy.emulator._path_emulator cimport Held, PathEmulator
 from mproxy.transport._mtu cimport Mtu, mtu_acked, mtu_black_hole, mtu_init, mtu_lost, mtu_probe, mtu_too_big
@@ -105,11 +105,13 @@ cdef class Ranges:
 
 # ---- cookies
 
-def sip(bytes key, bytes data):
-    """SipHash-2-4 of `data` under a key of 16 bytes."""
+def sip(bytes key, bytes data, *, bint short=False):
+    """SipHash-2-4 of `data` under a key of 16 bytes; `short`: SipHash-1-3."""
     if len(key) != 16:
         raise ValueError("the key has 16 bytes")
-    return siphash24(key, <const uint8_t *>data, len(data))
+    if short:
+        return siphash13(key, <const char *>data, len(data))
+    return siphash24(key, <const char *>data, len(data))
 
 
 # ---- the path
