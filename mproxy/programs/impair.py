@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
 import signal
 import time
 
-from mproxy import __version__
-from mproxy.emulator._emulator import Emulator
-from mproxy.emulator._path_emulator import PathEmulator
-from mproxy.ground.config import LOG_FORMATS, LOG_LEVELS, MIB, SECOND_US, LogConfig, Setting, format_host_port
+from mproxy.ground.config import MIB, SECOND_US, LogConfig, Setting, format_host_port
 from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.ground.words import (
     parse_bind,
@@ -186,12 +182,9 @@ def parse_impair(argv: list[str] | None) -> ImpairConfig:
     parser.add(group, "--bind", parse_bind, metavar="ADDR", help=(
         "numeric address to listen on (default: every address)"))
     group.add_argument("--json", action="store_true", default=None, help="print statistics as one JSON object per line")
-    parser.add_choice(group, "--log-level", LOG_LEVELS, "debug, info, warning or error (default info)")
-    parser.add_choice(group, "--log-format", LOG_FORMATS, "text, or one JSON object per line (default text)")
-    group.add_argument("--version", action="version", version=f"mproxy {__version__}",
-                       help="print the version and exit")
-    group.add_argument("-h", "--help", action="help", help="print this text and exit")
-    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
+    parser.add_log_level(group)
+    parser.add_log_format(group)
+    parser.add_last(group, "mproxy")
     given, words = parser.split(argv)
     words = parser.take_words(split_host_port(words, 1), (
         ("PORT", lambda text: parse_port(text, 0)), ("HOST", parse_host), ("PORT", parse_port)))

@@ -16,6 +16,7 @@ from mproxy.ground.config import (
     LOG_FORMATS,
     LOG_LEVELS,
     CproxyConfig,
+    LogConfig,
     SessionConfig,
     Setting,
     SproxyConfig,
@@ -75,6 +76,23 @@ class OneLineParser(argparse.ArgumentParser):
                 raise UsageError(f"must be one of {', '.join(choices)}")
             return text
         self.add(group, option, choose, help, metavar="LEVEL" if option == "--log-level" else "|".join(choices))
+
+    def add_log_level(self, group: argparse._ActionsContainer, except_for: str = "") -> None:
+        """--log-level, with the default and where another one holds."""
+        self.add_choice(group, "--log-level", LOG_LEVELS, (
+            f"debug, info, warning or error (default {LogConfig.log_level.default}{except_for})"))
+
+    def add_log_format(self, group: argparse._ActionsContainer) -> None:
+        """--log-format."""
+        self.add_choice(group, "--log-format", LOG_FORMATS, (
+            f"text, or one JSON object per line (default {LogConfig.log_format.default})"))
+
+    def add_last(self, group: argparse._ActionsContainer, program: str | None = None) -> None:
+        """--version of the program (its own name, unless given), --help, and what `split` needs."""
+        group.add_argument("--version", action="version", version=f"{program or self.prog} {__version__}",
+                           help="print the version and exit")
+        group.add_argument("-h", "--help", action="help", help="print this text and exit")
+        self.add_argument("words", nargs="*", help=argparse.SUPPRESS)
 
     def split(self, argv: list[str] | None) -> tuple[dict[str, Any], list[str]]:
         """(options given, words given) of `argv`; options may come before, between and after the words; after `--`
@@ -164,16 +182,11 @@ def _add_common(parser: OneLineParser, config_class: type[CproxyConfig] | type[S
         "directory for keys and for what must survive a restart (default $XDG_STATE_HOME/mproxy or"
         " ~/.local/state/mproxy; root: /var/lib/mproxy)"))
     stdio = "; with --stdio warning" if config_class is CproxyConfig else ""
-    parser.add_choice(group, "--log-level", LOG_LEVELS, (
-        f"debug, info, warning or error (default {config_class.log_level.default}{stdio})"))
+    parser.add_log_level(group, stdio)
     parser.add(group, "--log-file", parse_name, metavar="FILE", help=(
         "append the log to this file instead of standard error; SIGHUP reopens it"))
-    parser.add_choice(group, "--log-format", LOG_FORMATS, (
-        f"text, or one JSON object per line (default {config_class.log_format.default})"))
-    group.add_argument("--version", action="version", version=f"{parser.prog} {__version__}",
-                       help="print the version and exit")
-    group.add_argument("-h", "--help", action="help", help="print this text and exit")
-    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
+    parser.add_log_format(group)
+    parser.add_last(group)
 
 
 _UNITS = """\

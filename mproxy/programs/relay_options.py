@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 
-from mproxy import __version__
-from mproxy.ground.config import LOG_FORMATS, LOG_LEVELS
 from mproxy.ground.errors import UsageError
 from mproxy.ground.words import (
     parse_count,
@@ -137,18 +134,9 @@ def _add_options(parser: OneLineParser) -> None:
     parser.add(group, "--log-file", parse_name, metavar="FILE", help=(
         "append the log to this file (default standard error; without it a daemon logs nothing, unless standard error"
         " is a file)"))
-    parser.add_choice(group, "--log-level", LOG_LEVELS, (
-        f"debug, info, warning or error (default {config.log_level.default})"))
-    parser.add_choice(group, "--log-format", LOG_FORMATS, (
-        f"text, or one JSON object per line (default {config.log_format.default})"))
-    _add_help(parser, group)
-    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
-
-
-def _add_help(parser: OneLineParser, group: argparse._ActionsContainer) -> None:
-    group.add_argument("--version", action="version", version=f"{parser.prog} {__version__}",
-                       help="print the version and exit")
-    group.add_argument("-h", "--help", action="help", help="print this text and exit")
+    parser.add_log_level(group)
+    parser.add_log_format(group)
+    parser.add_last(group)
 
 
 def _parse_command(command: str, *argv: str) -> dict[str, Any]:
@@ -165,8 +153,7 @@ def _parse_command(command: str, *argv: str) -> dict[str, Any]:
         parser.add(group, "--pidfile", parse_name, metavar="FILE", help="pidfile of the running relay")
         if command == "status":
             group.add_argument("--json", action="store_true", default=None, help="print one JSON object, for programs")
-    _add_help(parser, group)
-    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
+    parser.add_last(group)
     given, words = parser.split(list(argv))
     expected = ["FILE"] if command == "check" else []
     if len(words) != len(expected):

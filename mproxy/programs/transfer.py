@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import socket
 import time
 
-from mproxy import __version__
-from mproxy.ground.config import LOG_FORMATS, LOG_LEVELS, format_host_port
+from mproxy.ground.config import format_host_port
 from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.ground.words import parse_bind, parse_count, parse_duration, parse_name
 from mproxy.policy.resolver import interleave, look_up_host, numeric_address
@@ -54,12 +52,9 @@ def add_common(parser: OneLineParser) -> None:
     parser.add(group, "--name", parse_name, metavar="NAME", help=(
         "what 'mproxy status' calls this program (default: made from its port)"))
     group.add_argument("--json", action="store_true", default=None, help="print one JSON object per file")
-    parser.add_choice(group, "--log-level", LOG_LEVELS, "debug, info, warning or error (default info)")
-    parser.add_choice(group, "--log-format", LOG_FORMATS, "text, or one JSON object per line (default text)")
-    group.add_argument("--version", action="version", version=f"mproxy {__version__}",
-                       help="print the version and exit")
-    group.add_argument("-h", "--help", action="help", help="print this text and exit")
-    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
+    parser.add_log_level(group)
+    parser.add_log_format(group)
+    parser.add_last(group, "mproxy")
 
 
 def configure(given: dict[str, Any], own_key: str, **values: Any) -> TransferConfig:
