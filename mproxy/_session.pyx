@@ -17,7 +17,7 @@ order, so the peer has then read that frame, and a resume can no longer ask abou
 
 cimport cython
 
-from libc.stdint cimport INT64_MAX, int32_t, uint8_t, uint16_t
+from libc.stdint cimport INT64_MAX, int32_t, uint8_t
 from libc.string cimport memcmp, memcpy
 
 from mproxy._frames cimport Frame, ParseResult, encode_header, parser_init, parser_next

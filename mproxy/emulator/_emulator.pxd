@@ -3,8 +3,8 @@ between them. As with NAT every client has its own socket towards the server, so
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from mproxy.ground._sockaddr cimport socklen_t
 from mproxy.emulator._path_emulator cimport Held, PathEmulator
+from mproxy.ground._sockaddr cimport socklen_t
 from mproxy.io._alarm cimport Alarm
 from mproxy.io._loop cimport Loop, Source, Work
 from mproxy.io._packets cimport Inbox, Outbox, SocketAddress

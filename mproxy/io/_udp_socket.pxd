@@ -6,7 +6,7 @@ A socket is for IPv6 and IPv4, or for IPv4 alone on a host without IPv6; `peer_n
 from libc.stdint cimport uint64_t
 
 from mproxy.ground._sockaddr cimport sockaddr_in6, sockaddr_storage, socklen_t
-from mproxy.io._packets cimport Address, LocalAddress, Slot
+from mproxy.io._packets cimport LocalAddress, Slot, SocketAddress
 
 
 cdef struct Peer:

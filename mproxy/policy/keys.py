@@ -18,7 +18,7 @@ import stat
 
 from mproxy.ground._wipe import wipe
 from mproxy.ground.errors import MproxyError
-from mproxy.ground.keys import SPKI_PREFIX, foreign_key, import_cryptography, pem_block
+from mproxy.ground.key_formats import SPKI_PREFIX, foreign_key, import_cryptography, pem_block
 
 KEY_TYPE = "mproxy-ed25519"
 SPKI_BYTES = 44

@@ -21,8 +21,8 @@ from mproxy._wire import PREAMBLE_BYTES, CloseCode
 from mproxy.ground.config import say_address
 from mproxy.ground.errors import PeerError
 from mproxy.handshake import Greeter
-from mproxy.io.socket_close import finish, give_up
 from mproxy.io.slow_accept import SlowAcceptor
+from mproxy.io.socket_close import finish, give_up
 from mproxy.policy.crowd import TAG_SHARE, Crowd, Rank, at_random, share_of
 from mproxy.policy.sources import Sources, source_of
 

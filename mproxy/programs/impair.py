@@ -8,6 +8,8 @@ import re
 import signal
 import time
 
+from mproxy.emulator._emulator import Emulator
+from mproxy.emulator._path_emulator import PathEmulator
 from mproxy.ground.config import MIB, SECOND_US, LogConfig, Setting, format_host_port
 from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.ground.words import (

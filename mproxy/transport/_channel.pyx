@@ -5,6 +5,7 @@ cimport cython
 from libc.string cimport memset
 
 from mproxy._ring cimport ring_view
+from mproxy._wire cimport get16, get64, put32
 from mproxy.ground._clock cimport NEVER
 from mproxy.transport._acks cimport (
     AckInfo, acks_answer, acks_free, acks_init, acks_is_new, acks_note, acks_owe,

@@ -13,7 +13,7 @@ import re
 import stat
 
 from mproxy.ground.errors import PeerError, UsageError
-from mproxy.ground.keys import SPKI_PREFIX, foreign_key, import_cryptography, pem_block
+from mproxy.ground.key_formats import SPKI_PREFIX, foreign_key, import_cryptography, pem_block
 from mproxy.ground.words import counted
 from mproxy.transport._seal import Cipher
 from mproxy.transport.noise import Handshake, NoiseError, load, x25519_private, x25519_public
