@@ -11,7 +11,7 @@ from functools import partial
 from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.ground.words import parse_duration, printable
 from mproxy.programs.options import OneLineParser
-from mproxy.programs.status_text import clean, say_programs
+from mproxy.programs.status_text import clean, say_nothing, say_programs
 from mproxy.service import control
 from mproxy.service.exit import complain, exit_status, silence_output
 
@@ -60,7 +60,7 @@ def _status(argv: list[str]) -> int:
             started = time.monotonic()
             found, silent = ask_all(options.which, streams=True if options.streams else 0 if options.json else SHOWN)
             name_applications(found)
-            shown = "\n".join(_as_json(found) if options.json else say_programs(found))
+            shown = "\n".join(_as_json(found) if options.json else say_programs(found, options.which))
             if options.watch and not options.json and os.isatty(1):
                 shown = f"\033[H\033[J{shown}"
             print(shown, flush=True)
@@ -146,8 +146,9 @@ def _wait(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     wanted: Callable[[list[Facts]], bool] = partial(_is_so, getattr(options, "for") or "connected")
     ends_at = time.monotonic() + options.timeout / 1e6 if options.timeout is not None else None
-    while not wanted(ask_all(options.which)[0]):
+    while not wanted((found := ask_all(options.which)[0])):
         if ends_at is not None and time.monotonic() >= ends_at:
+            complain("mproxy wait", "the time is over" if found else say_nothing(options.which))
             return 1
         time.sleep(WAIT_S)
     return 0
@@ -173,18 +174,33 @@ def ask_all(which: str | None, **more: object) -> tuple[list[Facts], list[str]]:
             if os.path.exists(f"/proc/{pid}") and os.path.exists(path):
                 silent.append(str(error))
             continue
-        facts["socket"] = path
-        if which in (None, program, facts.get("name"), str(pid)):
+        if not _is_answer(facts):
+            silent.append(f"the program on {path} answers as no program of this release does")
+            continue
+        facts |= {"pid": pid, "socket": path}
+        if which in (None, program, facts["name"], str(pid)):
             found.append(facts)
     return found, silent
+
+
+def _is_answer(facts: Facts) -> bool:
+    """Whether a program is named, and has its sessions, as all who ask expect: it may be of another release, or, for
+    root, another user's who means no good."""
+    sessions = facts.get("sessions", [])
+    return (isinstance(facts.get("name"), str) and isinstance(sessions, list)
+            and all(isinstance(session, dict) and isinstance(session.get("session"), str)
+                    and isinstance(session.get("state"), str) for session in sessions))
 
 
 def name_applications(found: list[Facts]) -> None:
     """Add process and name to the applications of all streams, where they are on this host and may be seen."""
     for facts in found:
-        applications = {_ends_of(stream["application"]): stream["application"]
-                        for session in facts.get("sessions", ()) for stream in session.get("stream_list", ())
-                        if stream["application"]}
+        try:
+            applications = {_ends_of(stream["application"]): stream["application"]
+                            for session in facts.get("sessions", ()) for stream in session.get("stream_list", ())
+                            if stream["application"]}
+        except control.MALFORMED:
+            continue  # what shows them says so
         if applications:
             from mproxy.service.owners import find_owners
             for ends, (pid, name) in find_owners(facts["pid"], applications).items():

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mproxy.ground.config import format_host_port
-from mproxy.ground.words import counted, escaped
+from mproxy.ground.words import counted, escaped, printable
 from mproxy.programs.relay_status import say_bytes, say_duration, say_status
+from mproxy.service.control import MALFORMED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,20 +19,30 @@ if TYPE_CHECKING:
 LONGEST_LINE = 1000
 
 
-def say_programs(found: list[Facts]) -> Iterator[str]:
-    """Line by line; programs are apart by an empty one."""
+def say_programs(found: list[Facts], which: str | None = None) -> Iterator[str]:
+    """Line by line; programs are apart by an empty one. `which`: what was asked for."""
     if not found:
-        yield "nothing is running: no cproxy, sproxy, relay, recv or send of this user has a control socket here"
+        yield say_nothing(which)
     for number, facts in enumerate(found):
         if number:
             yield ""
-        if "transfers" in facts:
-            yield from map(clean, _say_transfers(facts))
-            continue
-        if facts.get("program") == "relay":
-            yield from map(clean, _say_relay(facts))
-        else:
-            yield from _say_program(facts)
+        try:
+            lines = list(_say_one(facts))
+        except MALFORMED:
+            lines = [f"{facts['name']}  process {facts['pid']}: its answer is not that of this release"]
+        yield from map(clean, lines)
+
+
+def say_nothing(which: str | None) -> str:
+    """That nobody has answered to `which`."""
+    what = "nothing is running" if which is None else f"nothing called {printable(which)} is running"
+    return f"{what}: no cproxy, sproxy, relay, recv or send of this user has a control socket here"
+
+
+def _say_one(facts: Facts) -> Iterator[str]:
+    if "transfers" in facts:
+        return _say_transfers(facts)
+    return _say_relay(facts) if facts.get("program") == "relay" else _say_program(facts)
 
 
 def _say_relay(facts: Facts) -> Iterator[str]:
@@ -44,10 +55,10 @@ def _say_relay(facts: Facts) -> Iterator[str]:
 def _say_program(facts: Facts) -> Iterator[str]:
     sessions = facts["sessions"]
     where = ", ".join(facts["listening"]) or "standard input and output"
-    yield clean(f"{facts['name']}  process {facts['pid']}, {facts['state']} for {say_duration(facts['uptime_s'])},"
-                f" on {where}, {counted(len(sessions), 'session')}")
+    yield (f"{facts['name']}  process {facts['pid']}, {facts['state']} for {say_duration(facts['uptime_s'])},"
+           f" on {where}, {counted(len(sessions), 'session')}")
     for session in sessions:
-        yield from map(clean, say_session(session))
+        yield from say_session(session)
 
 
 def say_session(session: Facts) -> Iterator[str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from mproxy.ground.words import counted
 from mproxy.programs.relay_status import say_bytes, say_duration
+from mproxy.service.control import MALFORMED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -157,7 +158,12 @@ class TopTable:
 
     def update(self, found: Sequence[Facts], now: float) -> None:
         """Another look at all programs, at `now` (seconds)."""
-        rows = [row for program in found for row in rows_of(program)]
+        rows: list[TopRow] = []
+        for program in found:
+            try:
+                rows += list(rows_of(program))
+            except MALFORMED:
+                rows.append(TopRow(program, "", "", "unknown", None))  # another release's, or a stranger's
         elapsed = now - self._looked_at
         for row in rows:
             before = self._moved.get(row.key)

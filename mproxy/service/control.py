@@ -264,6 +264,10 @@ class _Client:
 
 # ---- the other side
 
+# What code that believes in the answer of a stranger may run into.
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
+
+
 def ask(path: str, command: str, **more: object) -> dict[str, Any]:
     """The answer of the program that listens on `path`; MproxyError if there is none. Blocks."""
     import json

@@ -12,6 +12,7 @@ import os
 import statistics
 
 from mproxy.ground.words import escaped
+from mproxy.service.control import MALFORMED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -112,10 +113,6 @@ def count(facts: Facts) -> Iterator[Sample]:
         yield from _count_transfers(facts)
     else:
         yield from _count_sessions(facts)
-
-
-# What code that believes in the facts of a stranger may run into.
-MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
 
 
 def _count_sessions(facts: Facts) -> Iterator[Sample]:

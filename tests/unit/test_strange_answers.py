@@ -1,0 +1,62 @@
+"""mproxy status, kill, wait and top among programs that answer what nobody expects: another release's, or a user's who
+wants root to see nothing."""
+
+import pytest
+
+from mproxy.programs import status_commands
+from mproxy.programs.top_table import TopTable
+from mproxy.service import control
+
+GOOD = {"program": "recv", "name": "inbox", "state": "running", "uptime_s": 7.0, "listening": ["[::]:7000"],
+        "transfers": []}
+BEGUN = {"program": "cproxy", "name": "odd", "state": "running", "uptime_s": 1.0, "listening": []}
+STRANGE = {
+    "no name": {}, "a number": {"name": 5}, "no sessions": BEGUN, "a name alone": {"name": "odd"},
+    "an older session": BEGUN | {"sessions": [{"session": "4f2a91c0", "state": "connected", "peer": "server:6200"}]},
+    "no list": BEGUN | {"sessions": 3}, "a session of text": BEGUN | {"sessions": ["4f2a91c0"]},
+    "a list as name": BEGUN | {"sessions": [{"session": [], "state": "connected"}]},
+    "a time of text": GOOD | {"name": "odd", "uptime_s": "x"},
+    "a time without end": GOOD | {"name": "odd", "uptime_s": float("inf")},
+    "half a transfer": GOOD | {"name": "odd", "transfers": [{}]},
+    "half a relay": BEGUN | {"program": "relay", "rules": 3}}
+
+
+@pytest.fixture(params=STRANGE.values(), ids=STRANGE)
+def strange(request, monkeypatch):
+    """A strange program and a good one are running."""
+    answers = {"/strange": request.param, "/good": GOOD}
+    monkeypatch.setattr(control, "find_running", lambda: [("cproxy", 1, "/strange"), ("recv", 2, "/good")])
+    monkeypatch.setattr(control, "ask", lambda path, _command, **_more: dict(answers[path]))
+    monkeypatch.setattr(status_commands.os.path, "exists", lambda _path: True)
+
+
+@pytest.mark.parametrize("options", [[], ["--streams"], ["--json"]])
+def test_status_shows_the_others(strange, capfd, options):
+    assert status_commands.status_main(options) in (0, 1)
+    said = capfd.readouterr()
+    assert "inbox" in said.out
+    assert "/strange" in said.err or "odd" in said.out
+
+
+def test_kill_and_wait_pass_it_over(strange, capfd):
+    assert status_commands.kill_main(["00000000"]) == 1
+    assert "no session 00000000 is here" in capfd.readouterr().err
+    assert status_commands.wait_main(["--for", "away", "--timeout", "0"]) == 1
+    assert capfd.readouterr().err == "mproxy wait: the time is over\n"
+
+
+def test_top_shows_the_others(strange):
+    table = TopTable()
+    found, silent = status_commands.ask_all(None)
+    table.update(found, 1.0)
+    assert "inbox" in [row.program["name"] for row in table.rows]
+    assert len(found) + len(silent) == 2
+
+
+def test_a_name_that_nothing_has_is_named(monkeypatch, capfd):
+    monkeypatch.setattr(control, "find_running", lambda: [("recv", 2, "/good")])
+    monkeypatch.setattr(control, "ask", lambda _path, _command, **_more: dict(GOOD))
+    assert status_commands.status_main(["lapotp"]) == 1
+    assert "nothing called lapotp is running" in capfd.readouterr().out
+    assert status_commands.wait_main(["--timeout", "0", "lapotp"]) == 1
+    assert "nothing called lapotp is running" in capfd.readouterr().err
