@@ -57,12 +57,22 @@ def _say(counters: dict[str, int]) -> str:
 
 
 def say_bytes(count: float) -> str:
-    """`1.5M`, powers of 1024."""
+    """`640 B`, `1.5 MiB`: as options take sizes, powers of 1024."""
+    number, unit = _scaled(count)
+    return f"{number} {unit}iB" if unit else f"{number} B"
+
+
+def say_bytes_short(count: float) -> str:
+    """`640`, `1.5M`: the same where a column is narrow."""
+    return "".join(_scaled(count))
+
+
+def _scaled(count: float) -> tuple[str, str]:
     unit = 0
     while count >= 1024 and unit < len(_UNITS) - 1:
         count /= 1024
         unit += 1
-    return f"{count:.1f}{_UNITS[unit]}" if unit else str(count)
+    return f"{count:.1f}" if unit else str(int(count)), _UNITS[unit]
 
 
 def say_duration(seconds: float) -> str:

@@ -146,9 +146,9 @@ def _wait(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     wanted: Callable[[list[Facts]], bool] = partial(_is_so, getattr(options, "for") or "connected")
     ends_at = time.monotonic() + options.timeout / 1e6 if options.timeout is not None else None
-    while not wanted((found := ask_all(options.which)[0])):
+    while not wanted(found := ask_all(options.which)[0]):
         if ends_at is not None and time.monotonic() >= ends_at:
-            complain("mproxy wait", "the time is over" if found else say_nothing(options.which))
+            complain("mproxy wait", "--timeout has expired" if found else say_nothing(options.which))
             return 1
         time.sleep(WAIT_S)
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from mproxy.ground.words import counted
-from mproxy.programs.relay_status import say_bytes, say_duration
+from mproxy.programs.relay_status import say_bytes, say_bytes_short, say_duration
 from mproxy.service.control import MALFORMED
 
 TYPE_CHECKING = False
@@ -126,9 +126,9 @@ COLUMNS = (
     TopColumn("RTT ms", 7, 8, lambda row: row.round_trip_ms,
               lambda row: _or_dash(row.round_trip_ms, lambda value: f"{value:.1f}")),
     TopColumn("STREAMS", 7, 5, lambda row: row.streams, lambda row: _or_dash(row.streams, str)),
-    TopColumn("UP/s", 7, 4, lambda row: row.up, lambda row: say_bytes(int(row.up))),
-    TopColumn("DOWN/s", 7, 3, lambda row: row.down, lambda row: say_bytes(int(row.down))),
-    TopColumn("WAITING", 7, 9, lambda row: row.waiting, lambda row: _or_dash(row.waiting, say_bytes)),
+    TopColumn("UP/s", 7, 4, lambda row: row.up, lambda row: say_bytes_short(int(row.up))),
+    TopColumn("DOWN/s", 7, 3, lambda row: row.down, lambda row: say_bytes_short(int(row.down))),
+    TopColumn("WAITING", 7, 9, lambda row: row.waiting, lambda row: _or_dash(row.waiting, say_bytes_short)),
     TopColumn("OUTAGES", 7, 10, lambda row: row.outages, lambda row: _or_dash(row.outages, str)),
     TopColumn("LONGEST", 7, 11, lambda row: row.longest_s, lambda row: _or_dash(row.longest_s, say_duration)),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Callable
@@ -41,6 +42,8 @@ def exit_status(program: str, command: Callable[..., int | None], *arguments: ob
         silence_output()
         return FAILED
     except OSError as error:
+        if error.errno == errno.ENOSPC and not error.filename:
+            silence_output()  # Python would try again, and `start.run` complain once more
         complain(program, f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
         return FAILED
     except KeyboardInterrupt:

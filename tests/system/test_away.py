@@ -12,7 +12,7 @@ from program import Output
 from proxies import PYTHON
 from traffic import read_exactly
 
-LINE = r"mproxy: \S+ away for \d+s, 5 waiting, trying again"
+LINE = r"mproxy: \S+ away for \d+s, 5 B waiting, trying again"
 # Runs a program by its Python, so that it needs no PATH.
 WITHOUT_PATH = ("import os, sys; os.execve(sys.executable, [sys.executable, *sys.argv[1:]],"
                 " {**os.environ, 'PATH': '/no'})")

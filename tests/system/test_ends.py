@@ -62,6 +62,12 @@ def test_help_that_cannot_be_written(name):
     assert done.stderr.count("\n") == 1 and "cannot write to standard output: No space left on device" in done.stderr
 
 
+def test_an_answer_that_cannot_be_written_is_one_line():
+    with open("/dev/full", "w") as full:
+        done = run(MPROXY, "status", stdout=full)
+    assert (done.returncode, done.stderr) == (1, "mproxy status: No space left on device\n")
+
+
 def test_help_for_a_reader_that_has_gone():
     done = run("sh", "-c", f"{CPROXY} --help | true")
     assert (done.returncode, done.stderr) == (0, "")

@@ -5,6 +5,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from asking import SCHEMA
 from lab import as_nobody, outage, until
 from relays import ECHO_PORT, RELAY, SERVER, echoes, is_served, start_echo
 
@@ -141,7 +142,9 @@ def test_what_cannot_be_put_back_is_switched_off(lab, relay, echo):
     lab.router.run("sh", "-c", f"{nft} flush ruleset; mount --bind /dev/null {nft}")
     program.event("broken")
     assert settings(lab.router) == ["0", "0", "0"]
-    assert relay.status()["state"] == "broken"
+    facts = relay.status()
+    assert facts["state"] == "broken"
+    SCHEMA.validate(facts | {"socket": "where mproxy status found it"})
     assert not is_served(lab.client, 7005)
     lab.router.run("umount", nft)
     program.event("repaired")

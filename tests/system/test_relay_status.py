@@ -1,6 +1,7 @@
 """mproxy relay status: every number that is promised, and which addresses are down."""
 
 import pytest
+from asking import SCHEMA
 from lab import until
 from relays import ECHO_PORT, RELAY, SERVER, echoes, is_served, start_echo
 
@@ -20,6 +21,7 @@ def test_status_as_json(lab, relay, echo):
         facts = relay.status()
     assert {"version", "pid", "mode", "state", "uptime_s", "reloads", "rules_from", "last_reload_errors", "workers",
             "rules", "totals", "unresolved"} <= facts.keys()
+    SCHEMA.validate(facts | {"socket": "where mproxy status found it"})
     assert facts["mode"] == "user"
     assert [worker["state"] for worker in facts["workers"]] == ["running"] * 2
     assert len(facts["rules"]) == 5
@@ -58,6 +60,7 @@ def test_status_shows_which_addresses_are_down(lab, relay, echo):
         assert is_served(lab.client, 7005)
         return relay.status()["rules"][0]["down"]
     until(lambda: down() == expected, 10, "the dead address is shown")
+    SCHEMA.validate(relay.status() | {"socket": "where mproxy status found it"})
     assert f"     down: two.example:{ECHO_PORT} at 10.3.0.99: Connection refused\n" in relay.command("status")[1]
     lab.server.run("nft", "delete", "table", "ip", "dead")
     until(lambda: down() == {}, 20, "it is no more")

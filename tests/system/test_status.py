@@ -97,7 +97,7 @@ def test_a_cproxy_without_a_server_says_why(pair):
 
 def test_text_names_everything(pair, served):
     text = ask(pair.lab.client, "status")
-    for word in ("laptop", "connected for", "1 stream", "5 sent", "tcp+tls", "round trip", "heartbeat 1 s",
+    for word in ("laptop", "connected for", "1 stream", "5 B sent", "tcp+tls", "round trip", "heartbeat 1 s",
                  "key SHA256:", "/1  open for"):
         assert word in text, text
     assert "nothing is running" in ask(pair.lab.router, "status", status=1)

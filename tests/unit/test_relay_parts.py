@@ -338,12 +338,12 @@ def test_status_text():
             "protocol": "tcp", "address": "::1", "port": 80, "targets": ["a:1"], "counters": {"bytes_in": 5}}]}, False)
     assert text == """\
 mproxy relay 1, process 7, running for 1d 2h, user mode, 1 rule from f
-tcp  connections 1, bytes in 1.5K
+tcp  connections 1, bytes in 1.5 KiB
 udp  sessions 0, total 0
 not resolved: a: unknown
 
 tcp [::1]:80 -> a:1
-     bytes in 5"""
+     bytes in 5 B"""
 
 
 def test_runtime_directories(tmp_path):

@@ -42,7 +42,7 @@ def test_kill_and_wait_pass_it_over(strange, capfd):
     assert status_commands.kill_main(["00000000"]) == 1
     assert "no session 00000000 is here" in capfd.readouterr().err
     assert status_commands.wait_main(["--for", "away", "--timeout", "0"]) == 1
-    assert capfd.readouterr().err == "mproxy wait: the time is over\n"
+    assert capfd.readouterr().err == "mproxy wait: --timeout has expired\n"
 
 
 def test_top_shows_the_others(strange):
