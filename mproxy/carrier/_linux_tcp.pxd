@@ -22,7 +22,6 @@ cdef extern from "<linux/tcp.h>" nogil:
         uint32_t tcpi_segs_in
         uint32_t tcpi_min_rtt
         uint32_t tcpi_data_segs_in
-        uint64_t tcpi_delivery_rate
 
 cdef extern from "<sys/socket.h>" nogil:
     int IPPROTO_TCP, SOL_SOCKET

@@ -2,11 +2,13 @@
 
 Three things cannot be overtaken: a frame that has begun, what the kernel holds unsent, and the queue on the path. The
 first two are kept to what the carrier takes in BATCH_US, by its measured rate. The third belongs to the path. It is
-kept short only while small frames and bulk share the carrier, because otherwise it is what keeps the path busy; and
-for longer on a slow path, where its overflow costs seconds.
+kept short only while small frames and bulk share the carrier, because otherwise it is what keeps the path busy; and on
+a slow path from the first byte on, because there it costs seconds: _flight.pxd.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from mproxy.carrier._flight cimport Flight
 
 
 cdef enum:
@@ -21,7 +23,7 @@ cdef struct Pace:
     uint64_t rate          # bytes per second while it is the bottleneck; 0: unknown
     uint64_t overtakes     # the transmitter's count at the last look
     int64_t shared_until   # until then small frames and bulk share the carrier
-    int64_t slow_until     # until then the path counts as slow; 0: it does not
+    Flight flight          # how much may be in flight while the path is slow or unknown
     int64_t hold_us        # after this time waiting bulk looks for room again
     bint bounded           # the kernel keeps little of what we do not read
     int64_t bounded_at     # when that was last called for

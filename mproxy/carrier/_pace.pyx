@@ -1,8 +1,10 @@
 """How much a carrier gets at a time. Why: _pace.pxd."""
 
 from libc.limits cimport INT_MAX
+from libc.stdint cimport INT64_MAX
 from libc.string cimport memset
 
+from mproxy.carrier._flight cimport LEAST_FLIGHT_BYTES, FlightReport, flight_bound, flight_idle, flight_init
 from mproxy.carrier._linux_tcp cimport (
     IPPROTO_TCP, SOL_SOCKET, TCP_INFO, TCP_NOTSENT_LOWAT, TCP_WINDOW_CLAMP, getsockopt, setsockopt, tcp_info,
 )
@@ -20,17 +22,13 @@ cdef extern from "<sys/socket.h>" nogil:
 
 cdef enum:
     MIN_BATCH_BYTES = 8192      # least offered to a slow carrier
-    SLOW_BATCH_BYTES = 2048     # the same where a queue was seen on the path
     FIRST_BATCH_BYTES = 65536   # offered to a carrier that has not been measured
     MAX_UNSENT_BYTES = 131072   # most that the kernel may hold unsent
     BATCH_US = 2000             # a batch is what the carrier takes in this time
     MEASURE_US = 10000          # shortest time to measure the rate over
     SHARED_US = 2000000         # how long after a small frame overtook bulk the queue on the path is kept short
     PATH_QUEUE_US = 6000        # how long that queue may then be
-    SLOW_QUEUE_US = 100000      # a path with a longer queue is slow, and counts as slow for
-    SLOW_US = 30000000          # so long: bulk and small frames then share the carrier, and its queue is kept short
     LONG_RTT_US = 5000          # on a shorter path the kernel would run dry before we look again
-    LEAST_FLIGHT_BYTES = 4096   # least in flight on any path: acknowledgements may wait in the other direction's queue
     HOLD_US = 1000              # waiting bulk looks for room on the path again after this, or later on a slow path:
     HOLD_MOST_US = 20000        # at most after this
     BOUNDED_BYTES = 65536       # window of a peer that is not read as fast as it would like
@@ -42,12 +40,14 @@ cdef void pace_init(Pace *pace, int fd) noexcept nogil:
     """Begin with a new carrier."""
     memset(pace, 0, sizeof(pace[0]))
     pace.fd = fd
+    flight_init(&pace.flight)
     set_batch(pace, FIRST_BATCH_BYTES)
 
 
 cdef void pace_idle(Pace *pace) noexcept nogil:
     """There is nothing to send: the carrier is not the bottleneck."""
     pace.since = 0
+    flight_idle(&pace.flight)
 
 
 cdef void pace_note(Pace *pace, size_t offered, size_t taken, int64_t now) noexcept nogil:
@@ -58,7 +58,7 @@ cdef void pace_note(Pace *pace, size_t offered, size_t taken, int64_t now) noexc
         if taken < offered:
             pace.since = now
             pace.taken_bytes = 0
-        elif offered >= pace.batch_bytes and pace.slow_until == 0:
+        elif offered >= pace.batch_bytes:
             set_batch(pace, 2 * pace.batch_bytes)
         return
     pace.taken_bytes += taken
@@ -73,8 +73,7 @@ cdef void pace_note(Pace *pace, size_t offered, size_t taken, int64_t now) noexc
 
 cdef void set_batch(Pace *pace, uint64_t size) noexcept nogil:
     """Change the batch size by half or more; less is not worth a system call."""
-    cdef uint64_t least = SLOW_BATCH_BYTES if pace.slow_until else MIN_BATCH_BYTES
-    cdef uint32_t batch = <uint32_t>min(max(size, least), <uint64_t>MAX_BATCH_BYTES)
+    cdef uint32_t batch = <uint32_t>min(max(size, <uint64_t>MIN_BATCH_BYTES), <uint64_t>MAX_BATCH_BYTES)
     cdef int unsent = <int>min(batch, <uint32_t>MAX_UNSENT_BYTES)
     if 2 * batch <= pace.batch_bytes or batch >= 2 * pace.batch_bytes:
         pace.batch_bytes = batch
@@ -85,7 +84,7 @@ cdef void pace_note_overtakes(Pace *pace, uint64_t overtakes, int64_t now) noexc
     """`overtakes` counts small frames that went before waiting bulk."""
     if overtakes != pace.overtakes:
         pace.overtakes = overtakes
-        pace.shared_until = now + (SLOW_US if now < pace.slow_until else SHARED_US)
+        pace.shared_until = now + SHARED_US
 
 
 cdef void pace_bound(Pace *pace, int64_t now) noexcept nogil:
@@ -114,10 +113,11 @@ cdef void pace_unbound(Pace *pace, int64_t now) noexcept nogil:
 cdef int64_t pace_bulk_room(Pace *pace, bint bulk_waits, int64_t now) noexcept nogil:
     """How many bytes of bulk the carrier may get now; 0 or less: try again after `hold_us`.
 
-    While the carrier is shared no more is in flight than the path takes in its shortest round trip and PATH_QUEUE_US:
-    little enough for a short queue, and enough to keep the path busy. Otherwise, and while the rate is unknown, the
-    kernel gets twice what it has in flight, so that it always has something to send, and a later key stroke has little
-    in front of it.
+    While the path is slow or unknown `flight` says how many; otherwise it is a whole batch or nothing. While the
+    carrier is shared no more is in flight than the path takes in its shortest round trip and PATH_QUEUE_US: little
+    enough for a short queue, and enough to keep the path busy. Otherwise, and while the rate is unknown, the kernel
+    gets twice what it has in flight, so that it always has something to send, and a later key stroke has little in
+    front of it.
     """
     cdef tcp_info info
     cdef socklen_t length = sizeof(info)
@@ -129,35 +129,36 @@ cdef int64_t pace_bulk_room(Pace *pace, bint bulk_waits, int64_t now) noexcept n
     memset(&info, 0, sizeof(info))
     if getsockopt(pace.fd, IPPROTO_TCP, TCP_INFO, &info, &length) < 0 or ioctl(pace.fd, SIOCOUTQ, &queued) < 0:
         return MAX_BATCH_BYTES
-    if shared:
-        look_for_queue(pace, &info, now)
-    if shared and (pace.slow_until or (pace.since and pace.rate)):
+    room = slow_room(pace, &info, queued, shared, now)
+    if room < INT64_MAX:
+        return room
+    if shared and pace.since and pace.rate:
         room = max(<int64_t>(pace.rate * (info.tcpi_min_rtt + PATH_QUEUE_US) // 1000000), <int64_t>LEAST_FLIGHT_BYTES)
     elif info.tcpi_rtt >= LONG_RTT_US:
         room = 2 * <int64_t>info.tcpi_snd_cwnd * info.tcpi_snd_mss
     else:
         return MAX_BATCH_BYTES
-    room -= queued
+    return MAX_BATCH_BYTES if hold_back(pace, room - queued, pace.rate) > 0 else 0
+
+
+cdef int64_t slow_room(Pace *pace, const tcp_info *info, int queued, bint shared, int64_t now) noexcept nogil:
+    """The same while the path is slow or unknown; INT64_MAX: it is neither."""
+    cdef FlightReport report
+    cdef int64_t bound
+    report.acked_bytes = info.tcpi_bytes_acked
+    report.unacked_bytes = queued
+    report.rtt_us = info.tcpi_rtt
+    report.least_rtt_us = min(info.tcpi_min_rtt, info.tcpi_rtt)
+    report.segment_bytes = info.tcpi_snd_mss
+    report.window_bytes = <int64_t>info.tcpi_snd_cwnd * info.tcpi_snd_mss
+    report.shared = shared
+    bound = flight_bound(&pace.flight, &report, now)
+    return hold_back(pace, bound - queued, pace.flight.rate) if bound < INT64_MAX else INT64_MAX
+
+
+cdef int64_t hold_back(Pace *pace, int64_t room, uint64_t rate) noexcept nogil:
+    """Return `room`; when there is none, note when to look again."""
     pace.hold_us = HOLD_US
-    if room <= 0 and pace.rate:
-        pace.hold_us = min(max(-room * 1000000 // <int64_t>pace.rate, <int64_t>HOLD_US), <int64_t>HOLD_MOST_US)
-    if room <= 0 and shared and pace.slow_until:
-        pace.slow_until = now + SLOW_US
+    if room <= 0 and rate:
+        pace.hold_us = min(max(-room * 1000000 // <int64_t>rate, <int64_t>HOLD_US), <int64_t>HOLD_MOST_US)
     return room
-
-
-cdef void look_for_queue(Pace *pace, const tcp_info *info, int64_t now) noexcept nogil:
-    """A path with a long queue is slow: its rate shows in what arrives, not in what the kernel takes.
-
-    There a key stroke would not merely wait: when the queue overflows, everything after the loss waits several round
-    trips for its repair. So the path counts as slow as long as bulk waits for it.
-    """
-    cdef int64_t queue_us = <int64_t>info.tcpi_rtt - info.tcpi_min_rtt
-    if queue_us > SLOW_QUEUE_US and info.tcpi_delivery_rate:
-        pace.slow_until = now + SLOW_US
-    elif now >= pace.slow_until:
-        pace.slow_until = 0
-        return
-    if info.tcpi_delivery_rate:
-        pace.rate = info.tcpi_delivery_rate
-        set_batch(pace, pace.rate * BATCH_US // 1000000)

@@ -3,7 +3,7 @@
 import os
 
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from mproxy.carrier._carrier cimport PathReport
 from mproxy.carrier._pace cimport (
@@ -91,6 +91,7 @@ cdef class TcpCarrier(Carrier):
 
     cdef size_t room(self, bint bulk_waits, bint *bulk_too) noexcept:
         cdef size_t kept
+        cdef int64_t bulk
         if self.tls is not None:
             kept = self.tls.unsent()
             self.send_kept(False)
@@ -98,8 +99,9 @@ cdef class TcpCarrier(Carrier):
             if self.tls.unsent() > 0:
                 self.writable = False
                 return 0
-        self.bulk_fits = bulk_too[0] = pace_bulk_room(&self.pace, bulk_waits, self.loop.now_us) > 0
-        return self.pace.batch_bytes
+        bulk = pace_bulk_room(&self.pace, bulk_waits, self.loop.now_us)
+        self.bulk_fits = bulk_too[0] = bulk > 0
+        return min(self.pace.batch_bytes, <size_t>bulk) if bulk > 0 else self.pace.batch_bytes
 
     cdef size_t send(self, iovec *parts, int count, uint64_t overtakes) noexcept:
         cdef size_t offered = 0, taken, left = 0

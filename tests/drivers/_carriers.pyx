@@ -2,10 +2,11 @@
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stddef cimport size_t
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 
 from mproxy._ring cimport iovec
 from mproxy.carrier._carrier cimport Carrier, PathReport
+from mproxy.carrier._flight cimport Flight, FlightReport, FlightState, flight_bound, flight_idle, flight_init
 from mproxy.io._loop cimport Loop, Work
 
 
@@ -165,3 +166,36 @@ cdef class MemoryCarrier(Carrier):
     def describe(self):
         """Its kind."""
         return {"kind": "memory"}
+
+
+FLIGHT_STATES = {
+    FlightState.STARTING: "starting", FlightState.FREE: "free", FlightState.FULL: "full",
+    FlightState.PROBING: "probing",
+}
+
+
+cdef class DrivenFlight:
+    """What may be on its way, as a pace asks for it."""
+
+    cdef Flight flight
+
+    def __init__(self):
+        flight_init(&self.flight)
+
+    def bound(self, int64_t now, uint64_t acked, int64_t unacked, int64_t rtt, int64_t least_rtt, bint shared=False,
+              uint32_t segment=1448):
+        """Bytes that may be unacknowledged; None: no bound."""
+        cdef FlightReport report = FlightReport(acked, unacked, rtt, least_rtt, segment, 10 * segment, shared)
+        cdef int64_t bound = flight_bound(&self.flight, &report, now)
+        return None if bound == INT64_MAX else bound
+
+    def idle(self):
+        flight_idle(&self.flight)
+
+    @property
+    def state(self):
+        return FLIGHT_STATES[self.flight.state]
+
+    @property
+    def rate(self):
+        return self.flight.rate

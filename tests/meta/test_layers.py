@@ -33,7 +33,7 @@ ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 
 # The sans-I/O core: everything it needs comes in as an argument.
 PURE = ["_wire", "_ring", "_frames", "_state", "_stream", "_liveness", "_transmit", "_streams", "_session", "handshake",
-         "relay/udp/_gather", "relay/udp/_runs", "relay/udp/_flow_table"]
+         "carrier/_flight", "relay/udp/_gather", "relay/udp/_runs", "relay/udp/_flow_table"]
 PURE += [f"transport/{name}" for name in (
     "datagram_config", "_packet", "_ranges", "_rtt", "_sent", "_outflow", "_inflow", "_acks", "_pacer", "_mtu",
     "_congestion", "_cubic", "_bbr", "_recovery", "_listener", "_states", "_channel", "_path", "_setup", "_connection")]
