@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -100,6 +101,10 @@ class Trial:
         self._log = b""
 
     def __enter__(self) -> Trial:
+        """From here on Ctrl-C and SIGTERM unwind, so that the session ends with us."""
+        if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
         return self
 
     def __exit__(self, *_exception: object) -> None:

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from mproxy.io._loop import Loop
     from mproxy.service.log import Log
 
-    # Called once with the answer: an object, or the parts of its JSON text, which are made only as fast as they are
-# read.
+    # Called once with the answer: an object, or the parts of its JSON text, made only as fast as they are read.
     Reply = Callable[[Mapping[str, Any] | Iterable[str]], None]
     Command = Callable[[dict[str, Any], Reply], None]
 
@@ -77,6 +76,23 @@ def make_directory(path: str) -> None:
         os.chmod(path, 0o700)
 
 
+def sweep(place: str) -> None:
+    """Remove sockets of programs that were killed: no process has the number in their name, and nobody listens."""
+    for name in os.listdir(place):
+        pid = name.removesuffix(".sock").rpartition("-")[2]
+        if not name.endswith(".sock") or not (pid.isascii() and pid.isdigit()) or os.path.exists(f"/proc/{pid}"):
+            continue
+        try:
+            with (socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe,
+                  short_path(os.path.join(place, name)) as short):
+                probe.connect(short)  # a program in a container has a number that we do not see
+        except ConnectionRefusedError:
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(place, name))
+        except OSError:
+            pass
+
+
 @contextlib.contextmanager
 def short_path(path: str) -> Iterator[str]:
     """Another path to `path`: addresses of unix sockets have at most 107 bytes (unix(7)), paths may have more."""
@@ -94,6 +110,7 @@ def open_control(loop: Loop, log: Log, program: str, commands: Mapping[str, Comm
     for place in runtime_directories():
         try:
             make_directory(place)
+            sweep(place)
             return Server(loop, os.path.join(place, f"{program}-{os.getpid()}.sock"), commands)
         except MproxyError as error:
             wrong = wrong or error

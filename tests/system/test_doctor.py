@@ -353,6 +353,19 @@ def test_long(pair, lab, ends, doctor, cuts):
     assert (idle["lost"] > 0) is cuts
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_takes_its_session_with_it(pair, lab, number):
+    """Goal: whoever does not wait for --long leaves nothing behind: the session ends at once, at both ends."""
+    pair.echo()
+    pair.start_sproxy()
+    program = lab.client.start(MPROXY, "doctor", "--long", lab.server_address, SPROXY_PORT)
+    pair.sproxy.event("connected")
+    time.sleep(0.5)  # it may be busy with anything by now
+    program.signal(number)
+    assert program.wait() == 128 + number
+    pair.sproxy.event("ended")
+
+
 def test_sessions_that_there_are_do_not_notice(pair, lab, doctor):
     """Goal: also those of an sproxy --single, which ends one session for another; and the cproxy here is named."""
     pair.echo()

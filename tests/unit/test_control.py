@@ -1,5 +1,7 @@
 """The control socket's slices: whoever asks, and however many, a turn of the loop has little to do with answers."""
 
+import os
+import socket
 import threading
 import time
 from collections import Counter
@@ -53,3 +55,26 @@ def test_a_turn_has_few_parts(loop, tmp_path, clients):
     server.close()
     assert answers == [{"parts": list(range(PARTS))}] * clients
     assert max(turns.values()) <= max(control.SLICE_US * 1000 // PART_NS + 1, clients)
+
+
+NO_PROCESS = 1 << 22  # the kernel's numbers end below
+
+
+def test_sockets_of_killed_programs_are_removed(tmp_path):
+    """Goal: neither one that somebody listens on, though its number is that of no process here, nor another file."""
+    def listen(name):
+        listener = socket.socket(socket.AF_UNIX)
+        with control.short_path(str(tmp_path / name)) as short:
+            listener.bind(short)
+        listener.listen(1)
+        return listener
+
+    listen(f"recv-{NO_PROCESS}.sock").close()
+    listen(f"recv-{os.getpid()}.sock").close()
+    (tmp_path / f"notes-{NO_PROCESS}.sock").write_text("")
+    (tmp_path / "notes.sock").write_text("")
+    with listen(f"sproxy-{NO_PROCESS}.sock"):
+        control.sweep(str(tmp_path))
+    left = sorted(os.listdir(tmp_path))
+    assert f"recv-{NO_PROCESS}.sock" not in left
+    assert f"sproxy-{NO_PROCESS}.sock" in left and f"recv-{os.getpid()}.sock" in left and "notes.sock" in left
