@@ -26,13 +26,19 @@ BOUNDARIES = (0, 1, 2, 27, 28, 4095, 4096, 4097, 1 << 20, (1 << 20) + 1, 1 << 31
               (1 << 64) - 1)
 
 
+@pytest.fixture(autouse=True)
+def nothing_waits_for_the_collector():
+    """Sessions of earlier tests that the garbage collector has not freed yet would give their memory back in the
+    middle of one of these."""
+    gc.collect()
+
+
 class Victim:
     """A session whose applications do anything, at the mercy of whatever `feed` gives it."""
 
     def __init__(self, pick, *, is_server, config=None):
         self.pick = pick
         self.config = config or small_config(max_streams=20)
-        gc.collect()  # sessions of earlier tests that wait for it would be let go of in the middle
         self.base_bytes = pool_bytes()[0]
         self.ps = PySession(Session(self.config, is_server=is_server, session_id=SESSION_ID, secret=SECRET))
         self.owned = set()
