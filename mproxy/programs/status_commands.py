@@ -14,6 +14,7 @@ from mproxy.programs.options import OneLineParser
 from mproxy.programs.status_text import clean, say_nothing, say_programs
 from mproxy.service import control
 from mproxy.service.exit import complain, exit_status, silence_output
+from mproxy.service.survey import survey
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 # Seconds from one look to the next of --watch, and of `wait`.
 WATCH_S = 1.0
 WAIT_S = 0.1
+
+# How long programs have to answer: one that takes longer hangs.
+PATIENCE_S = 5.0
 
 # Streams of a session that a person is shown.
 SHOWN = 10
@@ -161,25 +165,19 @@ def _is_so(state: str, found: list[Facts]) -> bool:
 
 # ---- who runs
 
-def ask_all(which: str | None, **more: object) -> tuple[list[Facts], list[str]]:
+def ask_all(which: str | None, patience_s: float = PATIENCE_S, **more: object) -> tuple[list[Facts], list[str]]:
     """(facts of the programs that `which` names, what went wrong with others). `which`: a program, a name or a
-    process; `more`: what to ask besides, as the control socket's `status` takes it."""
+    process; all are asked at once; `more`: what to ask besides, as the control socket's `status` takes it."""
     found, silent = [], []
-    for program, pid, path in control.find_running():
-        try:
-            facts = control.ask(path, "status", **more)
-        except control.NobodyListens:
-            continue
-        except MproxyError as error:
-            if os.path.exists(f"/proc/{pid}") and os.path.exists(path):
-                silent.append(str(error))
-            continue
-        if not _is_answer(facts):
-            silent.append(f"the program on {path} answers as no program of this release does")
-            continue
-        facts |= {"pid": pid, "socket": path}
-        if which in (None, program, facts["name"], str(pid)):
-            found.append(facts)
+    for each in survey(patience_s, **more):
+        if each.facts is None:
+            silent.append(f"cannot ask the program on {each.path}: no answer")
+        elif not _is_answer(each.facts):
+            silent.append(f"the program on {each.path} answers as no program of this release does")
+        else:
+            facts = each.facts | {"pid": each.pid, "socket": each.path}
+            if which in (None, each.program, facts["name"], str(each.pid)):
+                found.append(facts)
     return found, silent
 
 

@@ -39,6 +39,9 @@ MESSAGE_S = 5.0
 # What --sort calls the columns.
 TITLES = [column.title.split()[0].lower() for column in COLUMNS]
 
+# What has not answered by then hangs: the others are shown without it.
+HANGS_S = 0.5
+
 # Streams of the session that is looked at.
 STREAMS = 500
 
@@ -94,6 +97,8 @@ def _on_screen(show: Callable[[TopScreen], object]) -> None:
         raise MproxyError("this Python was built without curses; 'mproxy status --watch' does without it") from None
     from mproxy.programs.top_screen import TopScreen
     os.environ.setdefault("ESCDELAY", "25")  # a lone Esc is a key
+    for name in ("LINES", "COLUMNS"):  # of another terminal: curses would believe them rather than this one
+        os.environ.pop(name, None)
     try:
         curses.wrapper(lambda window: show(TopScreen(window, KEY_MS)))
     except curses.error as error:
@@ -119,26 +124,29 @@ class Sampler(threading.Thread):
     def run(self) -> None:
         while True:
             began = time.monotonic()
-            self._look()
-            took = time.monotonic() - began
+            waited = self._look()
+            took = max(0.0, time.monotonic() - began - waited)
             try:
                 self._tasks.get(timeout=max(self._delay_s - took, RARELY * took))()
             except queue.Empty:
                 pass
 
-    def _look(self) -> None:
-        found, silent = ask_all(self._which)
+    def _look(self) -> float:
+        """Returns for how many seconds nothing was done but waiting for one that hangs."""
+        found, silent = ask_all(self._which, HANGS_S)
         now = time.monotonic()
         self.results.put(lambda top: top.on_look(found, silent, now))
+        waited_s = HANGS_S if silent else 0.0
         looked_at = self.looked_at
         if looked_at is None:
-            return
+            return waited_s
         try:
             program = control.ask(looked_at[0], "status", session=looked_at[1], streams=STREAMS)
             name_applications([program])
         except MproxyError:
             program = {"sessions": []}
         self.results.put(lambda top: top.on_session(looked_at, program))
+        return waited_s
 
 
 class Top:

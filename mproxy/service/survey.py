@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     Facts = dict[str, Any]
 
-REQUEST = b'{"command": "status"}\n'
 RECEIVE_BYTES = 1 << 20
 
 # Asked at once; each holds a descriptor.
@@ -39,25 +38,27 @@ class Surveyed:
         self.facts = facts
 
 
-def survey(patience_s: float) -> list[Surveyed]:
+def survey(patience_s: float, **more: object) -> list[Surveyed]:
     """All programs of this user, for root those of the host; each gets `patience_s` to answer, all at the same time.
 
-    Sockets that killed programs have left are passed over.
+    `more`: what to ask besides, as the control socket's `status` takes it. Sockets that killed programs have left are
+    passed over.
     """
     found = []
     running = find_running()
+    request = json.dumps({"command": "status", **more}).encode() + b"\n"
     for start in range(0, len(running), AT_ONCE):
-        found += _ask_at_once(running[start:start + AT_ONCE], time.monotonic() + patience_s)
+        found += _ask_at_once(running[start:start + AT_ONCE], request, time.monotonic() + patience_s)
     return found
 
 
-def _ask_at_once(running: list[tuple[str, int, str]], ends_at: float) -> list[Surveyed]:
+def _ask_at_once(running: list[tuple[str, int, str]], request: bytes, ends_at: float) -> list[Surveyed]:
     poll = select.poll()
     asked: dict[int, _Asked] = {}
     found = []
     for program, pid, path in running:
         try:
-            one = _Asked(program, pid, path)
+            one = _Asked(program, pid, path, request)
         except ConnectionRefusedError:
             continue  # it was killed, whatever process has its number now
         except OSError:
@@ -82,7 +83,7 @@ def _ask_at_once(running: list[tuple[str, int, str]], ends_at: float) -> list[Su
 class _Asked:
     """A program that has got its question; OSError when it cannot be asked."""
 
-    def __init__(self, program: str, pid: int, path: str) -> None:
+    def __init__(self, program: str, pid: int, path: str, request: bytes) -> None:
         self._program, self._pid, self._path = program, pid, path
         self._parts: list[bytes] = []
         self._size = 0
@@ -94,7 +95,7 @@ class _Asked:
                 self.socket.connect(short)
             self._uid = _CREDENTIALS.unpack(
                 self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[1]
-            self.socket.send(REQUEST)
+            self.socket.send(request)
             self.socket.shutdown(socket.SHUT_WR)
         except OSError:
             self.socket.close()

@@ -1,10 +1,12 @@
 """mproxy top on a terminal of tmux, with real sessions."""
 
 import shutil
+import signal
 
 import pytest
 from asking import ask, session_of, streams_of
 from lab import until
+from proxies import CPROXY_PORT
 from relays import MPROXY
 from traffic import Traffic, ends_by_reset
 
@@ -75,6 +77,25 @@ def test_it_shows_sorts_explains_and_kills(pair, served, top):
     assert "mproxy top" in pair.sproxy.event("ended")["why"]
     terminal.keys("q")
     terminal.shows("status 0")
+
+
+def test_one_that_hangs_hides_no_other(pair, served, top):
+    """Goal: what can be asked is shown at once, and goes on being shown; the one that hangs is named by status."""
+    other = pair.start_cproxy("--name", "hung", port=CPROXY_PORT + 1)
+    control = pair.lab.client.home / "runtime" / "mproxy" / f"cproxy-{other.process.pid}.sock"
+    until(control.exists, 10, "its control socket")
+    other.signal(signal.SIGSTOP)
+    try:
+        terminal = top("laptop")
+        terminal.shows("laptop", "connected", within=5)
+        pair.lab.wifi.cut()
+        terminal.shows("away", within=15)
+        status = pair.lab.client.start(MPROXY, "status")
+        assert status.wait(within=20) == 1
+        assert "laptop" in status.out.text and str(control) in status.log.text
+    finally:
+        other.signal(signal.SIGCONT)
+        pair.lab.wifi.mend()
 
 
 def test_rates_and_order(pair, served, top):

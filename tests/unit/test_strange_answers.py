@@ -5,7 +5,7 @@ import pytest
 
 from mproxy.programs import status_commands
 from mproxy.programs.top_table import TopTable
-from mproxy.service import control
+from mproxy.service.survey import Surveyed
 
 GOOD = {"program": "recv", "name": "inbox", "state": "running", "uptime_s": 7.0, "listening": ["[::]:7000"],
         "transfers": []}
@@ -25,9 +25,9 @@ STRANGE = {
 def strange(request, monkeypatch):
     """A strange program and a good one are running."""
     answers = {"/strange": request.param, "/good": GOOD}
-    monkeypatch.setattr(control, "find_running", lambda: [("cproxy", 1, "/strange"), ("recv", 2, "/good")])
-    monkeypatch.setattr(control, "ask", lambda path, _command, **_more: dict(answers[path]))
-    monkeypatch.setattr(status_commands.os.path, "exists", lambda _path: True)
+    monkeypatch.setattr(status_commands, "survey", lambda _patience_s, **_more: [
+        Surveyed("cproxy", 1, "/strange", 0, dict(answers["/strange"])),
+        Surveyed("recv", 2, "/good", 0, dict(answers["/good"]))])
 
 
 @pytest.mark.parametrize("options", [[], ["--streams"], ["--json"]])
@@ -54,8 +54,8 @@ def test_top_shows_the_others(strange):
 
 
 def test_a_name_that_nothing_has_is_named(monkeypatch, capfd):
-    monkeypatch.setattr(control, "find_running", lambda: [("recv", 2, "/good")])
-    monkeypatch.setattr(control, "ask", lambda _path, _command, **_more: dict(GOOD))
+    monkeypatch.setattr(status_commands, "survey", lambda _patience_s, **_more: [
+        Surveyed("recv", 2, "/good", 0, dict(GOOD))])
     assert status_commands.status_main(["lapotp"]) == 1
     assert "nothing called lapotp is running" in capfd.readouterr().out
     assert status_commands.wait_main(["--timeout", "0", "lapotp"]) == 1
