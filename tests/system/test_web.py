@@ -8,22 +8,11 @@ import pytest
 from lab import outage, until
 from proxies import ROOT
 from relays import MPROXY
-from traffic import ends_by_reset, read_exactly
+from traffic import ends_by_reset
 from web_client import FakeProgram, WebClient, fake_session
 
 from mproxy.web.lookout import SILENT_S
 from mproxy.web.routes import LONGEST_REQUEST, MOST_PAGES, PAGE
-
-
-@pytest.fixture
-def served(pair):
-    """Both proxies, and one application that has had its echo."""
-    pair.echo()
-    pair.start(cproxy=["--name", "laptop"])
-    app = pair.app()
-    app.sendall(b"hello")
-    assert read_exactly(app, 5) == b"hello"
-    return app
 
 
 @pytest.fixture

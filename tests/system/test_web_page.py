@@ -88,17 +88,6 @@ def visit(chromium, server):
 
 
 @pytest.fixture
-def served(pair):
-    """Both proxies, and one application that has had its echo."""
-    pair.echo()
-    pair.start(cproxy=["--name", "laptop"])
-    app = pair.app()
-    app.sendall(b"hello")
-    assert read_exactly(app, 5) == b"hello"
-    return app
-
-
-@pytest.fixture
 def crowd(lab, ends):
     """Makes a program with these sessions."""
     def make(sessions):
