@@ -1,6 +1,6 @@
-"""What all tests share: one seed for everything random, and patience on a slow machine.
+"""What all tests share: one seed for everything random, and no deadlines that a slow machine could miss.
 
-    pytest --seed N     what a failed run printed in its header, to have the same run again
+    pytest --seed N     repeats a failed run; N is in its header
 """
 
 import contextlib
@@ -69,7 +69,7 @@ def pytest_report_header(config):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown():
-    """After everything that a test has started has ended: no sanitizer may have said anything about it."""
+    """No sanitizer may have reported anything; checked when everything that the test started has ended."""
     result = yield
     said = []
     for file in (file for place in REPORTS for file in sorted(place.glob("report*"))):

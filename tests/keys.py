@@ -1,4 +1,4 @@
-"""Keys for tests, made once a run: three that differ."""
+"""Three different keys for tests, made once a run."""
 
 import functools
 
@@ -29,7 +29,7 @@ def server(number=2):
 
 
 def joined(one=None, other=None):
-    """(client, server) whose handshake is over."""
+    """(client, server), after their handshake."""
     one, other = one or client(), other or server()
     one.receive(b"")
     other.receive(one.take_out())

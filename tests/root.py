@@ -1,4 +1,4 @@
-"""Root's rights for tests that make networks, where users may have them in namespaces of their own."""
+"""Gives tests that make networks the rights of root, in a user namespace if they were started by somebody else."""
 
 import ctypes
 import os
@@ -16,10 +16,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def become_root():
-    """Enters a user namespace as its root where the run is not privileged. Raises OSError where that is forbidden.
+    """Enters a user namespace as its root, unless the run is root's already. OSError where that is forbidden.
 
-    Only while the process has one thread: before tests run, and before pytest-xdist starts the processes that run them,
-    which are in it then.
+    It works only while the process has one thread, so it is done before pytest-xdist starts the processes that run the
+    tests; they inherit the namespace.
     """
     if os.geteuid() == 0:
         return

@@ -1,4 +1,4 @@
-"""TLS of another make than ours, to speak with ours."""
+"""Another implementation of TLS than ours, to talk to ours."""
 
 import hmac
 import ssl
@@ -10,7 +10,7 @@ from tests.keys import pem
 
 
 class Stranger:
-    """A TLS client of another make (Python's own); `key_log`: a file that it tells its secrets."""
+    """A TLS client that uses Python's ssl module; it writes its secrets to the file `key_log`."""
 
     def __init__(self, chain=None, newest=ssl.TLSVersion.TLSv1_3, key_log=None):
         rules = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -24,7 +24,7 @@ class Stranger:
         self.tls = rules.wrap_bio(self.incoming, self.outgoing)
 
     def meet(self, other):
-        """The handshake with `other`, as far as it goes; what the server opened."""
+        """Do the handshake with `other`, as far as it goes; returns what the server decrypted."""
         with pytest.raises(ssl.SSLWantReadError):
             self.tls.do_handshake()
         other.receive(self.outgoing.read())
@@ -33,7 +33,7 @@ class Stranger:
         return other.receive(self.outgoing.read())
 
     def read(self, sealed):
-        """What it makes of `sealed`."""
+        """Decrypts `sealed`."""
         self.incoming.write(sealed)
         data = b""
         while True:
@@ -44,7 +44,7 @@ class Stranger:
 
 
 def chain_file(directory, certificates):
-    """A file with key 1 and its certificate, which is repeated."""
+    """A file with key 1 and so many copies of its certificate."""
     file = directory / "chain.pem"
     start = pem(1).index(b"-----BEGIN CERT")
     file.write_bytes(pem(1) + pem(1)[start:] * (certificates - 1))
@@ -52,7 +52,7 @@ def chain_file(directory, certificates):
 
 
 class RecordKey:
-    """Seals any record with a traffic secret, by the letter of RFC 8446, sections 5.2, 5.3 and 7."""
+    """Seals any record with a traffic secret, as RFC 8446, sections 5.2, 5.3 and 7, has it."""
 
     def __init__(self, secret, cipher):
         self.secret, self.cipher = secret, cipher
@@ -80,6 +80,6 @@ class RecordKey:
 
 
 def secret_in(key_log, label):
-    """The newest secret of that name."""
+    """The latest secret of that name in the file."""
     lines = [line.split() for line in key_log.read_text().splitlines() if line.startswith(label)]
     return bytes.fromhex(lines[-1][2])

@@ -59,5 +59,5 @@ WORKLOAD = Workload(
     (MPROXY, SRT, AIOQUIC),
     needs_root=True,
     peer=SRT,
-    note=f"the file of aioquic is of {QUIC_BYTES // 10**6} MB.",
+    note=f"aioquic sends a file of {QUIC_BYTES // 10**6} MB.",
 )

@@ -28,7 +28,7 @@ class Import:
 
 
 def source_files(*suffixes, under=PACKAGE):
-    """Files below `under` with one of `suffixes`, without what tools put there."""
+    """Files below `under` with one of `suffixes`, except those that tools put there."""
     found = (path for suffix in suffixes for path in under.rglob(f"*{suffix}"))
     return sorted(
         path for path in found if not any(part[0] == "." or part == "build" for part in path.relative_to(under).parts))
@@ -41,7 +41,7 @@ def module_name(path):
 
 
 def imports(path):
-    """Every Import of a Python or Cython file, wherever in the file it stands."""
+    """Every Import of a Python or Cython file, wherever it is in the file."""
     return _python_imports(path) if path.suffix in (".py", ".pyi") else _cython_imports(path)
 
 

@@ -1,4 +1,4 @@
-"""The extension modules as they were built: hardened, whatever the Python that built them was made with."""
+"""The built extension modules are hardened, however the Python that built them was itself compiled."""
 
 import os
 import platform
@@ -26,7 +26,7 @@ def is_debug_build(module):
 
 
 def of_release():
-    """The modules, where this is a release build."""
+    """The modules, if this is a release build."""
     if SANITIZED or is_debug_build(MODULES[0]):
         pytest.skip("a build for finding bugs")
     return MODULES
@@ -44,7 +44,7 @@ def test_there_is_one_for_each_source():
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: path.name.split(".")[0])
 def test_hardened(module):
-    """Goal: canaries on the stack; tables of functions that are read-only once filled; no stack that can be run."""
+    """Goal: stack canaries, read-only relocations, and a stack that is not executable."""
     segments = readelf("--program-headers", module)
     assert "GNU_RELRO" in segments
     assert re.search(r"GNU_STACK(\s+0x\w+)+\s+RW\s", segments)
@@ -54,13 +54,13 @@ def test_hardened(module):
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="CET is of x86")
 def test_jumps_land_where_they_may():
-    """Goal: functions begin with ENDBR64. Whether it is enforced is the C library's to say, and the system's."""
+    """Goal: functions begin with ENDBR64. Whether that is enforced depends on the C library and the system."""
     lacking = [module.name for module in MODULES if ENDBR64 not in module.read_bytes()]
     assert not lacking
 
 
 def test_memory_functions_are_fortified():
-    """Goal: _FORTIFY_SOURCE is in force; most calls are of sizes known while compiling, so few modules show it."""
+    """Goal: _FORTIFY_SOURCE is active. Most calls have sizes known at compile time, so it shows in few modules."""
     assert any(name.endswith("_chk") for module in of_release() for name in imported(module) - {"__stack_chk_fail"})
 
 

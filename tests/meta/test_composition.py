@@ -1,4 +1,4 @@
-"""A class has what it needs: it inherits from another one of ours only where several classes are kinds of that one."""
+"""Classes are composed: one inherits from another of ours only where several classes are variants of that one."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What a Cython module owes its readers: a .pxd with a line for every field, and a stub that tells the truth."""
+"""Each Cython module has a .pxd with a comment for every field, and a stub that matches the built extension."""
 
 import re
 import subprocess

@@ -32,7 +32,7 @@ def prose(path):
 
 
 def anchors(path):
-    """The anchors that a web view of the page gives its headings."""
+    """The anchors that the headings get when the page is rendered for the web."""
     slugs = (re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in HEADING.findall(prose(path)))
     return set(slugs)
 
@@ -135,7 +135,7 @@ NAMED_PAGE = re.compile(r"docs/[\w/-]+\.(?:md|json)")
 
 
 def ticked(pages):
-    """(page, what stands in backticks) of all that is not a block of code."""
+    """(page, text in backticks), outside of blocks of code."""
     return [(page, text) for page in pages for text in TICKED.findall(prose(page))]
 
 

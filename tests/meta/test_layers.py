@@ -1,4 +1,4 @@
-"""Imports point down only, and what lies at the bottom of it all knows no clock and no socket."""
+"""Imports point down only, and the modules at the bottom use neither clock nor socket."""
 
 import re
 
@@ -53,7 +53,7 @@ def place_of(module):
 
 
 def own_place(path):
-    """Like `place_of` for a file; a file nobody gave a place to is an error, not ground."""
+    """Like `place_of`, for a file; a file without a place of its own in the table is an error."""
     place = place_of(module_name(path))
     assert place != "mproxy" or path.name.startswith("__init__"), f"{path.relative_to(ROOT)} has no row in LAYERS"
     return place
@@ -81,7 +81,7 @@ def test_imports_point_down(path):
 
 
 def test_an_endpoint_knows_carriers_by_their_interface_alone():
-    """Which kind it is is known to whoever makes one."""
+    """Only the code that makes a carrier knows its kind."""
     files = source_files(".py", ".pyi", ".pyx", ".pxd", under=PACKAGE / "endpoint")
     found = {found.name.split(".")[2] for path in files for found in imports(path)
              if found.name.startswith("mproxy.carrier.")}
@@ -89,7 +89,7 @@ def test_an_endpoint_knows_carriers_by_their_interface_alone():
 
 
 def test_the_page_has_the_same_table():
-    """Rooms from the top down, each with what it holds."""
+    """It lists the rooms from the top down, each with its contents."""
     rows = re.findall(r"^\| (\w+) \| ((?:`[\w/]+`(?:, )?)+) \|", ARCHITECTURE, re.MULTILINE)
     page = [(room, re.findall(r"`([\w/]+)`", holds)) for room, holds in rows]
     shown = [(room, [module.removeprefix("mproxy.").replace(".", "/") for module in modules])
@@ -106,7 +106,7 @@ def test_a_room_says_what_to_read_first(directory):
 
 
 def test_no_module_imports_itself_in_a_circle():
-    """Within a room too: a circle has no first module to read."""
+    """Not within a room either: in a circle there is no module to read first."""
     modules = {module_name(path) for path in source_files(".py", ".pyx")} - {"mproxy"}
     graph = {}
     for path in source_files(".py", ".pyx", ".pxd"):

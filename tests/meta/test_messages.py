@@ -56,7 +56,7 @@ def docstrings(tree):
 
 
 def messages(path):
-    """[(line, text)] of a Python file: every text of several words that is not a docstring or a program of its own."""
+    """[(line, text)] of a Python file: every string of several words, except docstrings and whole programs."""
     tree = ast.parse(path.read_text())
     skipped = docstrings(tree)
     for node in ast.walk(tree):

@@ -1,4 +1,4 @@
-"""Metrics: docs/metrics.md and the dashboard for Grafana know those of the code, and no others."""
+"""docs/metrics.md and the dashboard for Grafana have exactly the metrics of the code."""
 
 import json
 import re
@@ -41,7 +41,7 @@ def test_the_page_speaks_of_no_others():
 
 
 def test_labels_are_bounded():
-    """Goal: never one for a session, a stream, a peer or a process."""
+    """Goal: no label has a value for each session, stream, peer or process."""
     for metric in METRICS.values():
         assert set(metric.labels) <= {"state", "version", "direction", "of", "kind", "protocol"}, metric.name
         assert not set(metric.labels) & set(GROUP)
@@ -71,7 +71,7 @@ def test_legends_name_labels_that_there_are():
 
 
 def test_the_dashboard_can_be_imported():
-    """Goal: panels have places and numbers of their own, a data source that is chosen at the import, and a query."""
+    """Goal: each panel has its own place and number, a query, and a data source that is chosen at import."""
     panels = DASHBOARD["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     taken = set()

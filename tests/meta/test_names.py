@@ -1,8 +1,8 @@
 """One word, one meaning: no two public classes of the package have one name, and no two modules; the glossary in
 docs/architecture.md says what words mean.
 
-A class here is what has a name of its own and is more than a function: `class`, `cdef class`, `cdef struct`, union or
-enum. Modules are compared without the underscore that says "Cython": whoever reads `pool` must not ask which.
+`cdef class`, `cdef struct`, unions and enums count as classes, too. Modules are compared without the underscore that
+says "Cython", so that `pool` can mean only one of them.
 """
 
 import re
@@ -25,7 +25,7 @@ def classes():
 
 
 def modules():
-    """{name without underscore: modules}; packages are rooms, which stand in a table of their own."""
+    """{name without underscore: modules}; packages are rooms, which have a table of their own."""
     found = defaultdict(set)
     for path in source_files(".py", ".pyx", ".pxd"):
         if path.stem not in ("__init__", "__main__"):
@@ -52,7 +52,7 @@ def test_modules_have_names_of_their_own():
 
 
 def test_the_glossary_names_what_there_is():
-    """The last column of each row: classes, or functions."""
+    """The last column of each row names classes or functions that exist."""
     page = (ROOT / "docs" / "architecture.md").read_text()
     rows = re.findall(r"^\| ([^|]+) \| [^|]+ \| (.+) \|$", page.partition("## Words")[2].partition("\n## ")[0],
                       re.MULTILINE)[2:]

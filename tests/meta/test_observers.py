@@ -1,4 +1,4 @@
-"""Observers have a base class in the room that calls them: who may be told what can be read, and mypy holds it."""
+"""Observers have a base class in the room that calls them. It shows what they may be told, and mypy checks them."""
 
 import ast
 import re

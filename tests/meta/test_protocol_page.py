@@ -36,7 +36,7 @@ def members(kind):
 
 
 def test_the_enums_are_known():
-    """A new enum of the protocol wants its table, and its name here."""
+    """A new enum of the protocol needs a table on the page, and its name in this test."""
     assert sorted(kind.__name__ for kind in ENUMS) == ENUM_NAMES
 
 
@@ -50,7 +50,7 @@ def test_page_has_the_table(kind):
 
 
 def test_every_other_number_on_the_page_is_right():
-    """Sizes and limits need no table, but where the page has one its numbers are those of the code."""
+    """Sizes and limits need no table, but where the page has one, its numbers must be those of the code."""
     of_enums = [members(kind) for kind in ENUMS]
     wrong = [f"protocol.md:{start}: {name} is {getattr(_wire, name, 'no name')} in mproxy._wire, not {number}"
              for start, table in tables() if not any(table.items() & known.items() for known in of_enums)

@@ -1,4 +1,4 @@
-"""The look of the source: lint, length, and words that belong elsewhere."""
+"""The form of the source: lint, length, and words that do not belong in it."""
 
 import os
 import re
@@ -34,7 +34,7 @@ def relative(path):
 
 
 def is_content(*command):
-    """Run one of the tools beside this Python."""
+    """Run a tool that is installed beside this Python."""
     tools = Path(sys.executable).parent
     done = subprocess.run([tools / command[0], *command[1:]], cwd=ROOT, capture_output=True, text=True,
                           env=os.environ | {"PATH": f"{tools}:{os.environ['PATH']}"})

@@ -21,7 +21,7 @@ def test_can_be_enabled_where_it_is_installed(unit):
 
 
 def test_sandboxed():
-    """Goal: a service that strangers talk to has no more rights than it needs."""
+    """Goal: a service that talks to strangers has only the rights it needs."""
     for unit in UNITS:
         if unit.suffix == ".service":
             for setting in ("NoNewPrivileges=yes", "ProtectSystem=strict", "ProtectHome=yes", "CapabilityBoundingSet=",

@@ -1,4 +1,4 @@
-"""What a wheel holds: the package, and nothing that only tests use."""
+"""A wheel contains the package, and nothing that only tests use."""
 
 import fnmatch
 import os
@@ -69,7 +69,7 @@ def test_holds_no_drivers(wheel):
 
 
 def test_is_shown_to_python_for_a_reason():
-    """What a Cython module shows to Python, Python of the package uses: what only tests ask for is in tests/drivers."""
+    """Whatever a Cython module shows to Python is used by the package; what only tests use is in tests/drivers."""
     texts = {path: blank_strings(path.read_text()) for path in source_files(".py", ".pyx")}
     idle = set()
     for path in source_files(".pyx"):

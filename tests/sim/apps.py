@@ -69,7 +69,7 @@ class App:
 
     @property
     def over(self):
-        """Nothing more will happen here."""
+        """Whether this application has finished."""
         return self.released
 
     def let_go(self):
@@ -96,7 +96,7 @@ class App:
         self.end.pump()
 
     def discard(self):
-        """Vanish after the end."""
+        """Close without waiting for the peer's end."""
         if self.released:
             return
         self.did_discard = self.released = True
@@ -159,7 +159,7 @@ class App:
     # ---- reading
 
     def wants(self, length):
-        """How many of `length` bytes it takes at once."""
+        """How many of `length` bytes the application takes at once."""
         if self.released or self.end.clock.now < self.stalled_until:
             return 0
         return min(length, self.plan.read_chunk)

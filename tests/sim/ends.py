@@ -78,7 +78,7 @@ class End:
     # ---- another process
 
     def die(self, *, sending=False):
-        """The process dies, and another one knows what is in the states and the rings, nothing else.
+        """The process dies, and its successor has only what is in the states and the rings.
 
         With `sending` it dies when the carrier has taken what there was to send, before that was noted. The
         applications are still there; the carrier is not.
@@ -135,7 +135,7 @@ class End:
     # ---- time
 
     def freeze(self, duration):
-        """The process is stopped: nothing is read, no timer runs."""
+        """Stop the process: it reads nothing and no timer fires."""
         self.frozen_until = self.clock.now + duration
         self.late = True
         self.clock.after(duration, self.pump)
@@ -171,7 +171,7 @@ class End:
         self.pump()
 
     def judge_carrier(self):
-        """Give up a dead carrier."""
+        """Drop the carrier if it is dead."""
         if self.ps.session.dead and self.carrier is not None:
             self.world.deaths += 1
             self.lost()
@@ -225,7 +225,7 @@ class Client(End):
         return app
 
     def dial(self):
-        """Dial a carrier beside whatever there is."""
+        """Dial a carrier, whether or not there is one already."""
         if self.frozen():
             self.clock.at(self.frozen_until, self.dial)
             return
@@ -244,7 +244,7 @@ class Client(End):
         carrier.up.write(caller.outgoing)
 
     def die(self, *, sending=False):
-        """The process dies: dials under way end with it."""
+        """The process dies, and so do its dials under way."""
         for carrier in self.dials:
             carrier.close(carrier.down, carrier.up)
         self.dials.clear()

@@ -1,7 +1,7 @@
 """Virtual time and the carriers of the simulation.
 
-A carrier is two byte pipes, FIFO, each with a latency and a bound on what is under way, like a TCP connection. It may
-be cut (both ends learn of it, each in its own time), become a black hole (nobody learns anything), or hold everything
+A carrier is two byte pipes (FIFO), each with a latency and a limit on what is under way, like a TCP connection. It may
+be cut (both ends notice, each in its own time), become a black hole (nobody notices anything), or hold everything
 back for a while. Nothing here knows a frame.
 """
 

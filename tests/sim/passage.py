@@ -1,4 +1,4 @@
-"""Random passages: one seed makes the path, its faults, the settings of both ends and what their applications do."""
+"""Random passages: one seed determines the path, its faults, the settings of both ends and what applications do."""
 
 import random
 
@@ -131,7 +131,7 @@ class Passage:
         self.check()
 
     def _over(self):
-        """Both ends are closed, the client after less than nothing if it never got through."""
+        """Whether both ends are closed; the client alone counts if it never got through."""
         return self.world.over() and (self.world.server is not None or self.world.client.ended is not None)
 
     def check(self):

@@ -1,5 +1,5 @@
 """A datagram path in virtual time: two directions, each with loss, duplication, reordering, corruption, delay, a
-rate and a queue, a largest packet; and two ends of a connection on it. One seed makes everything.
+rate, a queue and a largest packet; and the two ends of a connection on it. One seed determines everything.
 """
 
 import random

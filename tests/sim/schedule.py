@@ -1,4 +1,4 @@
-"""Random schedules: one seed makes limits, applications, network and faults, and so replays a run exactly."""
+"""Random schedules: one seed determines limits, applications, network and faults, so it replays a run exactly."""
 
 import random
 
@@ -86,7 +86,7 @@ class Schedule:
             plan.total, plan.chunk = 300_000, 8192
 
     def _split(self, data):
-        """Deliver in pieces: single bytes at first, then of any size."""
+        """Deliver in pieces: single bytes at first, then pieces of any size."""
         pieces, at = [], 0
         singles = self.random.choice((0, 0, 0, 30))
         size = max(self.random.choice((7, 100, 4000)), len(data) // 10)
@@ -99,7 +99,7 @@ class Schedule:
     # ---- faults
 
     def _watch(self, carrier):
-        """A carrier was dialled: perhaps it will not live long."""
+        """A carrier was dialled: decide whether it will be cut soon."""
         carrier.up.split = carrier.down.split = self.split
         if self.faults_left == 0 or self.world.healing:
             return
@@ -116,7 +116,7 @@ class Schedule:
                     pick.choice((0, 0, 300_000)), pick.choice((0, 0, 300_000)))
 
     def _fault(self):
-        """Something goes wrong now."""
+        """Make something go wrong now."""
         world, pick = self.world, self.random
         if self.faults_left <= 0 or world.healing:
             return

@@ -1,4 +1,4 @@
-"""How often acks go out: seldom when all is well, at once when the sender has to know."""
+"""How often acks are sent: rarely when all is well, at once when the sender has to know."""
 
 import random
 
@@ -14,7 +14,7 @@ FAST = 12.5e6  # bytes per second: 100 Mbit/s
 
 @pytest.mark.parametrize("congestion", ["bbr", "cubic"])
 def test_bulk_is_acknowledged_seldom(congestion):
-    """An ack costs both ends a wake-up: one for many packets is enough."""
+    """An ack wakes both ends, so there is one for many packets."""
     config = DatagramConfig(congestion=congestion)
     world = World(1, Faults(rate=FAST, queue_bytes=250_000), Faults(), data=bytes(6_000_000), config=config)
     world.start().run().check()
@@ -22,7 +22,7 @@ def test_bulk_is_acknowledged_seldom(congestion):
 
 
 def test_ack_that_is_not_due_goes_with_data():
-    """Both ways at once: an ack travels for nothing in a packet that leaves anyway."""
+    """With data in both directions, acks go in packets that are sent anyway, and so cost nothing."""
     config = DatagramConfig(max_packet_bytes=1200)
     faults = Faults(rate=FAST, queue_bytes=1_000_000)
     world = World(2, faults, data=bytes(3_000_000), answer=bytes(3_000_000), config=config)

@@ -1,4 +1,4 @@
-"""The carrier is cut at every byte of a scripted exchange, in either direction; nothing may come of it.
+"""The carrier is cut at every byte of a scripted exchange, in either direction, and no stream may be harmed.
 
 The script has what a session knows: streams with and without a target, data both ways at once, a half-close answered
 later, a reset from either side, a refused daemon, an application that vanishes, streams opened before and after.
@@ -104,7 +104,7 @@ def test_second_carrier_cut_too(direction):
 
 
 def test_superseded_at_every_moment():
-    """Another carrier is dialled while the first one goes on, every so many microseconds of the script."""
+    """A second carrier is dialled while the first one still works, at moments all over the script."""
     for moment in range(0, 40_000, 23):
         try:
             world = scripted(dial_at=moment)

@@ -1,4 +1,4 @@
-"""Peers that break the protocol on purpose: no crash, a session closed with a code at worst, and bounded memory.
+"""Peers that break the protocol on purpose: no crash, bounded memory, and at worst a session closed with a code.
 
 Invariant of every test here: whatever bytes arrive, `receive` raises nothing; the session is either still there or
 CLOSED with a code of the peer's faults; ring storage and streams stay within the limits; and all of it is given back.
@@ -34,7 +34,7 @@ def nothing_waits_for_the_collector():
 
 
 class Victim:
-    """A session whose applications do anything, at the mercy of whatever `feed` gives it."""
+    """A session whose applications do random things, and which gets whatever `feed` is given."""
 
     def __init__(self, pick, *, is_server, config=None):
         self.pick = pick
@@ -212,7 +212,7 @@ def test_mutated_traffic(is_server, mutate):
 
 @pytest.mark.parametrize("is_server", [True, False], ids=["server", "client"])
 def test_noise(is_server):
-    """Frames made by chance, each valid in shape and most of them believable, in any order and on several carriers."""
+    """Random frames, each well formed and most of them plausible, in any order and on several carriers."""
     fed = 0
     for seed in range(ROUNDS):
         pick = random.Random(seed)
@@ -232,7 +232,7 @@ def test_noise(is_server):
 
 
 def chance_frame(pick, victim):
-    """One frame that the codec lets pass, more often than not with numbers that the session has to believe."""
+    """A frame that the codec accepts, mostly with numbers that are plausible to the session."""
     known = [stream for stream in range(1, 40) if victim.ps.look(stream)]
     unknown = [stream for stream in range(1, 40) if stream not in known]
     kind = pick.choice((FrameType.HEARTBEAT, FrameType.OPEN, FrameType.DATA, FrameType.DATA, FrameType.DATA,
@@ -315,7 +315,7 @@ def test_heartbeat_flood(transmits):
 
 @pytest.mark.parametrize("kind", [FrameType.RESET, FrameType.ACK])
 def test_flood_for_one_stream(kind):
-    """After a RESET, or without bytes to acknowledge, more of the same means nothing."""
+    """Repeated frames after a RESET, or with nothing to acknowledge, have no effect."""
     def frames(number):
         opened = encode_frame(FrameType.OPEN, stream=1) if number == 0 else b""
         return opened + encode_frame(kind, flags=FrameFlag.WANT_ACK if kind == FrameType.ACK else 0, stream=1) * 100
@@ -345,7 +345,7 @@ def test_data_flood_over_many_streams(length):
 
 
 class Miser:
-    """Stands in for a random generator: its applications take nothing and do nothing."""
+    """Stands in for the random generator, so that applications take nothing and do nothing."""
 
     def randrange(self, *_arguments):
         return 0

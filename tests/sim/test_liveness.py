@@ -1,4 +1,4 @@
-"""When a carrier is suspect, when it is dead, what happens then, and that nothing waits longer than it must."""
+"""When a carrier is suspect or dead, what happens then, and that nothing waits longer than necessary."""
 
 import pytest
 
@@ -76,7 +76,7 @@ def test_stalled_reader_kills_no_carrier_and_delays_no_other_stream():
 
 @pytest.mark.parametrize("who", ["client", "server"])
 def test_stopped_process_does_not_blame_the_carrier(who):
-    """SIGSTOP for 2.5 s with 5 misses: whoever was stopped finds a living carrier afterwards, and nothing is lost."""
+    """SIGSTOP for 2.5 s with 5 misses: the stopped side finds its carrier alive afterwards, and nothing is lost."""
     world = beating(misses=5, suspicious=False)
     getattr(world, who).freeze(2_500_000)
     world.run(until=world.clock.now + 4 * SECOND_US)
@@ -108,7 +108,7 @@ def test_no_stall_waits_for_a_heartbeat(client_window, server_window, budget):
 
 
 def test_both_rings_full_both_ways_at_the_cut():
-    """Nobody reads, everything is full, the carrier dies: every byte is still there, and no more memory than agreed."""
+    """Nobody reads, all buffers are full and the carrier dies: no byte is lost, and memory stays within its limits."""
     world = World(small_config(session_budget_bytes=40_000), small_config(session_budget_bytes=30_000))
     world.client.dial()
     for _ in range(10):

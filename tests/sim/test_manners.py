@@ -1,5 +1,5 @@
 """How the default controller behaves towards others: what it keeps in the queue, what it does when it must give way.
-And packets that belong to nobody any more."""
+And what becomes of packets of connections that are over."""
 
 import random
 
@@ -28,7 +28,7 @@ def watch(world, seconds):
 
 @pytest.mark.parametrize("loss", [0, 0.01, 0.05])
 def test_what_is_under_way_is_bounded(loss):
-    """However long the queue: twice what the path holds, also at the start, and most of the time next to no queue."""
+    """However long the queue may be: at most twice what the path holds is under way, and there is hardly any queue."""
     world = World(1, Faults(rate=FAST, loss=loss, queue_bytes=4_000_000), Faults(loss=loss), data=bytes(60_000_000))
     seen = watch(world.start(), 4)
     assert max(in_flight for in_flight, _queued in seen) <= 2.2 * HELD
@@ -39,14 +39,14 @@ def test_what_is_under_way_is_bounded(loss):
 
 @pytest.mark.parametrize("share", [1, 0.5])
 def test_start_does_not_overflow_a_queue(share):
-    """A queue of what the path holds takes the start without loss; half of that, with little."""
+    """With a queue as large as the path's capacity the start loses nothing; with half of that, little."""
     world = World(2, Faults(rate=FAST, queue_bytes=int(share * HELD)), Faults(), data=bytes(10_000_000)).start()
     world.run().check()
     assert world.up.overflows <= (0 if share == 1 else 0.03 * world.up.sent)
 
 
 def test_path_that_becomes_narrow_is_not_flooded():
-    """A quarter of the rate from now on: after two seconds next to nothing is dropped, and the rest is used."""
+    """When a quarter of the rate is left, hardly anything is dropped after two seconds, and that quarter is used."""
     world = World(3, Faults(rate=FAST, queue_bytes=100_000), Faults(), data=bytes(60_000_000)).start()
     watch(world, 1)
     world.up.faults.rate = FAST / 4
@@ -60,7 +60,7 @@ def test_path_that_becomes_narrow_is_not_flooded():
 @pytest.mark.parametrize("recovery", ["sack", "gbn"])
 @pytest.mark.parametrize("before", [1, 40, 300])
 def test_packet_numbers_pass_2_to_the_32(recovery, before):
-    """Losses, repetitions and disorder while the numbers cross; gaps must not look larger or smaller there."""
+    """Losses, repetitions and reordering while the numbers pass it: gaps must keep their size."""
     faults = Faults(loss=0.03, duplicate=0.05, reorder=0.05)
     world = World(4, faults, data=random.Random(4).randbytes(600_000), config=DatagramConfig(recovery=recovery),
                   number=2**32 - before)
@@ -69,7 +69,7 @@ def test_packet_numbers_pass_2_to_the_32(recovery, before):
 
 
 def test_packets_of_an_old_connection_find_nobody():
-    """Its id is unknown: no answer, and no connection comes of them; neither from the ACK that once made one."""
+    """Their id is unknown, so they get no answer and open no connection, not even the ACK that once opened one."""
     world = World(5, Faults(), data=b"x" * 100_000)
     kept, carried = [], world.up.send
 
@@ -87,7 +87,7 @@ def test_packets_of_an_old_connection_find_nobody():
 
 
 def test_tiny_packets_without_end_cost_nothing_but_themselves():
-    """One byte a packet, in order: the memory stays that of one window, and acks are few."""
+    """One byte in each packet, in order: memory stays within one window, and acks are few."""
     world = World(6, Faults(), data=bytes(3000), config=DatagramConfig(max_window_bytes=64 << 10))
     write = world.client.connection.write
     world.client.connection = Slow(world.client.connection, write)

@@ -1,4 +1,4 @@
-"""Random passages over bad paths: always the same seeds, and a block of fresh ones that the run's seed makes."""
+"""Random passages over bad paths: always the same seeds, and a few fresh ones that depend on the run's seed."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Courses of a connection with a purpose each: rates, fairness, silence, addresses, the end; peers that mean harm."""
+"""Connections over paths in virtual time: rates, fairness, silence, address changes, ends, and malicious peers."""
 
 import itertools
 import random
@@ -53,7 +53,7 @@ def test_rate_follows_the_path_and_not_its_losses(loss, share):
 
 @pytest.mark.parametrize("congestion", ["cubic", "bbr"])
 def test_long_path_is_filled(congestion):
-    """300 Mbit/s at 200 ms: credit and window must grow to 7.5 MB."""
+    """At 300 Mbit/s and 200 ms, credit and window must grow to 7.5 MB."""
     rate, world = send(60_000_000, Faults(rate=37.5e6, delay=100_000, queue_bytes=4_000_000),
                        config=DatagramConfig(congestion=congestion))
     assert rate >= 100, "most of so short a transfer is its start"
@@ -86,7 +86,7 @@ def share_a_bottleneck(controls, seconds, queue_bytes):
 
 @pytest.mark.parametrize("queue_bytes", [60_000, 250_000])
 def test_two_flows_share_a_bottleneck(queue_bytes):
-    """Fairly, filling it, and without living on each other's losses."""
+    """They share it fairly and fill it, and neither gains by making the other lose packets."""
     shares, dropped, sent = share_a_bottleneck(["bbr", "bbr"], 6, queue_bytes)
     assert min(shares) >= 0.6 * max(shares)
     assert sum(shares) >= 0.85 * FAST * 3
@@ -229,7 +229,7 @@ def test_nobody_there():
 @pytest.mark.parametrize("who", ["client", "server"])
 @pytest.mark.parametrize("tells", [True, False])
 def test_address_changes_in_mid_transfer(who, tells):
-    """The data sender finds out by its own packets, the receiver by its pings; either is challenged first."""
+    """The sender of data is found by its packets, the receiver by its pings; the new address is challenged first."""
     world = World(2, Faults(rate=FAST), data=random.Random(2).randbytes(4_000_000)).start()
     world.run(lambda: world.server and len(world.server.received) > 1_000_000)
     mover, other = (world.client, world.server) if who == "client" else (world.server, world.client)
@@ -248,7 +248,7 @@ def test_address_changes_in_mid_transfer(who, tells):
 @pytest.mark.parametrize("times", [1, 2, 4])
 @pytest.mark.parametrize("both", [True, False])
 def test_lost_fins(times, both):
-    """The first packets with a FIN are lost, one way or both ways; so are the first words of goodbye."""
+    """The first packets with a FIN are lost, one way or both ways, and so are the first CLOSE packets."""
     world = World(3, Faults(), data=b"up" * 5000, answer=b"down" * 3000)
     for direction in (world.up, world.down) if both else (world.up,):
         left = itertools.count()
@@ -263,7 +263,7 @@ def test_lost_fins(times, both):
 
 
 def test_every_goodbye_lost():
-    """Nothing after the client's last ack passes: both ends finish, and none claims what it cannot know."""
+    """Nothing gets through after the client's last ack: both ends finish, and neither claims what it cannot know."""
     world = World(4, Faults(), data=b"x" * 50_000).start()
     world.run(lambda: world.client.ended)
     world.up.silent = world.down.silent = True
@@ -366,7 +366,7 @@ def test_authentic_nonsense_ends_the_connection(harm):
 
 
 def test_giving_up_twice_is_giving_up(recwarn):
-    """Several CLOSE in one packet; an exception in the engine would be seen as one that nobody could raise."""
+    """Several CLOSE in one packet; an exception in the engine would show as an unraisable one."""
     world, forge = dialled()
     world.server.take(forge(control=GIVES_UP * 3), world.client.address)
     assert world.server.ended[0] == EndCode.ABORTED
@@ -380,7 +380,7 @@ def test_giving_up_twice_is_giving_up(recwarn):
 
 @pytest.mark.parametrize("size", [1, 5_000, 60_000])
 def test_an_end_that_comes_before_everything_else(size):
-    """The FIN alone, then the bytes before it, backwards: there is storage for what has come, and no more."""
+    """The FIN comes first, then the bytes before it, backwards: memory is used only for what has come."""
     data = random.Random(size).randbytes(size)
     world, forge = dialled()
     server, address = world.server.connection, world.client.address
@@ -401,7 +401,7 @@ def test_second_end_of_a_stream_ends_the_connection():
 
 
 def test_acks_in_advance_are_found_out():
-    """Acks of everything, to be sent to faster: numbers left out give them away (RFC 9000 section 21.4)."""
+    """A peer acknowledges everything to be sent to faster; skipped numbers expose it (RFC 9000 section 21.4)."""
     world = World(8, Faults(delay=1000), data=bytes(4_000_000)).start()
     world.run(lambda: world.server and world.server.established)
     first = world.client.connection.look()["next_number"] - 1
@@ -492,7 +492,7 @@ def test_flood_of_syns_leaves_nothing_behind():
 
 
 def test_short_syn_gets_no_answer():
-    """Or a small packet from a false address would bring its owner a larger one."""
+    """Otherwise a small packet with a forged address would send its owner a larger one."""
     _client, listener, syn, _answer = knock()
     short = syn[:2] + (100).to_bytes(2, "big") + syn[4:128]
     assert listener.receive(short + checksum(short).to_bytes(4, "big"), b"client", SECOND, bytes(32)) is None
@@ -510,7 +510,7 @@ def test_cookie_is_for_one_client_one_time_and_a_minute():
 
 @pytest.mark.parametrize("at", [4, 12, 20, 28, 30, 46, 50, 66, 72])
 def test_changed_ack_is_refused(at):
-    """Id, number, options, time and cookie hang together, also when the checksum is made right again."""
+    """Id, number, options, time and cookie depend on each other, even if the checksum is corrected."""
     client, listener, _syn, answer = knock()
     ack = bytearray(shown(client, answer))
     ack[at] ^= 1
@@ -528,7 +528,7 @@ def test_sides_without_a_common_way_of_sealing_say_so():
 
 
 def test_nothing_is_told_after_the_end():
-    """A connection that was given up before its peer said a word hears the word while it drains."""
+    """A connection that was given up ignores the first packet of its peer while it drains."""
     client, listener, _syn, answer = knock()
     server = listener.receive(shown(client, answer), b"client", SECOND, bytes(32))
     server.abort(EndCode.ABORTED, b"no", SECOND)

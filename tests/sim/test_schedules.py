@@ -1,6 +1,6 @@
 """Random schedules of writes, reads, stalls, half-closes, resets, cuts, delayed and superseded carriers.
 
-A part of what `make soak` does: always the same seeds, and a block of fresh ones whose first seed is printed. A
+A part of what `make soak` does: always the same seeds, and a few fresh ones whose first seed is printed. A
 failure says how to replay it.
 """
 
@@ -35,7 +35,7 @@ def test_early_answers(first):
 
 @pytest.mark.parametrize("first", [0, FRESH], ids=["known", "fresh"])
 def test_dying_processes(first):
-    """Either side's process dies at any moment, and another one goes on with its states and rings."""
+    """Either side's process dies at any moment, and its successor continues with its states and rings."""
     revived = sum(play(seed, "dying").world.revived for seed in range(first, first + 2 * BLOCK))
     assert revived > BLOCK
 

@@ -1,4 +1,4 @@
-"""How much may be in flight (carrier/_flight), over paths of many speeds in virtual time: key strokes wait little, and
+"""How much may be in flight (carrier/_flight) on paths of many speeds, in virtual time: key strokes wait little, and
 lines are kept busy."""
 
 import statistics
@@ -47,7 +47,7 @@ class ByWindow:
 
 
 class ByNewestRate(ByWindow):
-    """The same until a key finds a long queue; from then on by the rate of the newest packets."""
+    """The same until a key meets a long queue; from then on limited by the rate of the latest packets."""
 
     slow = False
 
@@ -136,13 +136,13 @@ class Line:
                 return
 
     def copy(self, up=1 << 40, down=1 << 40):
-        """Begin with bulk of so many bytes."""
+        """Start to copy so many bytes."""
         for proxy, size in ((self.client, up), (self.server, down)):
             proxy.bulk = size
             proxy.pump()
 
     def type_keys(self, count):
-        """One each half second; returns what each took, in seconds."""
+        """Type a key every half second; returns the seconds that each took."""
         for _ in range(count):
             self.client.type_key()
             self.run(KEY_EVERY)
@@ -150,7 +150,7 @@ class Line:
         return [took / SECOND for _at, took in self.client.took]
 
     def shares(self, duration):
-        """What bulk gets of the line from now on, up and down."""
+        """The share of the line that bulk gets from now on, up and down."""
         before = self.server.bulk_arrived, self.client.bulk_arrived
         self.run(duration)
         return [(proxy.bulk_arrived - had) * SECOND / duration / self.rate
@@ -220,7 +220,7 @@ def test_a_fast_path_is_soon_free():
 
 
 def test_a_copy_alone_is_left_to_the_kernel_after_a_while():
-    """Goal: it holds its own beside other traffic; and a key that comes then makes its queue short again."""
+    """Goal: it keeps its share beside other traffic, and a key pressed later still shortens its queue."""
     line = Line(ByFlight, 0.2)
     line.copy(down=0)
     flight = line.client.rule.flight

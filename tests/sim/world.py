@@ -44,7 +44,7 @@ class World:
         return b"host%d:%d" % (plan.total, plan.chunk) if length > 5 else b""
 
     def new_carrier(self):
-        """Make a carrier and tell the schedule."""
+        """Make a carrier and let the schedule know."""
         carrier = Carrier(self.clock, self.latency, self.capacity)
         self.carriers.append(carrier)
         self.on_carrier(carrier)
@@ -85,7 +85,7 @@ class World:
         return storage
 
     def check_memory(self):
-        """No ring storage beyond what streams hold, but for a little of frames of the session itself."""
+        """Rings hold no more storage than streams use, except a little for the session's own frames."""
         ends = [end for end in (self.client, self.server) if end.ps is not None]
         storage = sum(self.check_streams(end) for end in ends)
         lists = sum(28 * stream_count(end) for end in ends)
@@ -93,7 +93,7 @@ class World:
         assert lent <= storage + 2 * (8192 + 2 * lists), f"{lent} bytes lent, streams have {storage}"
 
     def judge_reset(self, app, code):
-        """An application was told a reset: somebody must have meant it, and lost nothing it was promised."""
+        """An application was reset: somebody must have caused that on purpose, and no promised byte may be lost."""
         peer = app.peer
         if code == ResetCode.STREAM_LIMIT and self.may_limit:
             return
@@ -102,11 +102,11 @@ class World:
             assert app.received == peer.written, f"reset before what was written: {app}, {peer}"
 
     def settled(self):
-        """Every application is through."""
+        """Whether all applications have finished."""
         return all(app.over for end in (self.client, self.server) for app in end.every_app)
 
     def idle(self):
-        """Nothing is left of any stream."""
+        """Whether no stream is left."""
         ends = [end for end in (self.client, self.server) if end.ps is not None]
         return all(stream_count(end) == 0 for end in ends)
 
@@ -129,7 +129,7 @@ class World:
             assert count < 2_000_000, "the world does not come to rest"
 
     def finish(self, within_us):
-        """No more faults: everything must be through `within_us`, and all be forgotten some heartbeats later."""
+        """Without further faults, everything must finish `within_us`, and be forgotten some heartbeats later."""
         self.healing = True
         start = self.clock.now
         for end in (self.client, self.server):
@@ -175,7 +175,7 @@ class World:
                 assert session.state != CarrierState.CLOSED_FOR_GOOD, end.name
 
     def report(self):
-        """The state of everything that is not through."""
+        """The state of everything that has not finished."""
         lines = []
         for end in (self.client, self.server):
             if end.ps is not None:

@@ -1,9 +1,9 @@
 """Holds one host of the lab: run in fresh network and mount namespaces, it keeps them until its stdin ends.
 
-Its stdin is a pipe from the test process. Whatever ends that process, `kill -9` too, ends the pipe; then every process
-left in this host is killed and the namespaces go with the last of them. So nothing outlives a run.
+Its stdin is a pipe from the test process. However that process ends, even by `kill -9`, the pipe ends with it; then
+every process left in this host is killed, and the namespaces go with the last of them. So nothing outlives a run.
 
-usage: _holder.py ETC_DIRECTORY      files in it take the place of those in /etc, for this host alone
+usage: _holder.py ETC_DIRECTORY      its files replace those in /etc, for this host alone
 """
 
 import os

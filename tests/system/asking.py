@@ -1,4 +1,4 @@
-"""What `mproxy status` says on a host of the lab, held against its schema."""
+"""What `mproxy status` says on a host of the lab, validated by its schema."""
 
 import json
 
@@ -18,7 +18,7 @@ def ask(host, *words, status=0, env=None):
 
 
 def facts(host, which, *options):
-    """What `mproxy status --json` says of one program, by the schema."""
+    """What `mproxy status --json` says of one program, validated by the schema."""
     found = json.loads(ask(host, "status", "--json", *options, which))
     SCHEMA.validate(found)
     return found

@@ -51,7 +51,7 @@ def pair(lab, carrier_options):
 
 @pytest.fixture
 def served(pair):
-    """Both proxies, and one application that has had its echo."""
+    """Both proxies, and one application that has been echoed."""
     pair.echo()
     pair.start(cproxy=["--name", "laptop"])
     app = pair.app()
@@ -62,7 +62,7 @@ def served(pair):
 
 @pytest.fixture
 def ends():
-    """Closes what a test opened, in the order from last to first."""
+    """Closes what a test opened, the last one first."""
     with ExitStack() as stack:
         yield stack
 
@@ -99,7 +99,7 @@ def relay(lab):
 
 @pytest.fixture
 def carrier_options():
-    """Options of both proxies for the carriers between them; a file of tests, or one test, may have its own."""
+    """Options of both proxies for the carriers between them; a test file or a test may have its own."""
     return []
 
 
@@ -117,7 +117,7 @@ def pytest_generate_tests(metafunc):
 
 @pytest.fixture
 def bystander(pair):
-    """A session in traffic. After the test it must not have noticed anything."""
+    """A session with traffic that nothing may disturb; this is checked after the test."""
     def start(*sproxy_options):
         pair.echo()
         pair.start(sproxy=sproxy_options)

@@ -1,13 +1,13 @@
 """A crowd of hostile clients, as a program: crowd.py ADDRESS PORT SESSIONS tls|plaintext
 
-Each fourth of them does one thing, as fast as it is let, until it is killed:
+Each quarter of them does one thing, as fast as it can, until it is killed:
 
-    stuff    fills the windows of some streams, whose daemon does the same, and never reads
+    stuff    fills the windows of some streams and never reads, and neither does their daemon
     open     opens stream after stream, thousands of them, and never answers a heartbeat
     crumbs   sends DATA of one byte each
     resume   dials again and again and takes its own session over each time
 
-Prints `ready SESSIONS` when all had a session, and `again N` when somebody had to begin anew, N in all.
+Prints `ready SESSIONS` when all have had a session, and `again N` when the N-th client had to start again.
 """
 
 import os
@@ -78,7 +78,7 @@ class Client:
         self.known = False
 
     def dial(self):
-        """A new connection; the one before is dropped."""
+        """Opens a new connection and drops the one before."""
         self.drop()
         self.connection = socket.socket()
         # What waits here to be sent would lie on other hosts; that of the test has one memory for all.
@@ -142,7 +142,7 @@ class Client:
         self.out = self.out[self.connection.send(self.out):]
 
     def begin_anew(self):
-        """sproxy has ended it: another session."""
+        """sproxy ended the session: start another one."""
         self.crowd.again += 1
         print("again", self.crowd.again, flush=True)
         self.session_id = self.secret = b""

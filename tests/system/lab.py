@@ -34,13 +34,13 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def as_nobody():
-    """Prefix that runs a program as somebody who is not root but may read what root may: Python can be anywhere."""
+    """Prefix that runs a program as nobody, but able to read all files, since Python can be installed anywhere."""
     return ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
             "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
 
 
 def outage(seconds):
-    """The time for which the network is away: a part of the scenario, not a wait for something."""
+    """Sleeps for as long as the network is away: a part of the scenario, not a wait for something."""
     time.sleep(seconds)
 
 
@@ -71,7 +71,7 @@ class Host:
         self.net = None
 
     def wait_until_ready(self):
-        """The namespaces are there. OSError where they are not allowed."""
+        """Waits for the namespaces. OSError where they are not allowed."""
         if self.holder.stdout.readline() != "ready\n":
             raise OSError(f"no namespaces: holder of {self.name} ended with {self.holder.wait()}")
         self.net = os.open(f"/proc/{self.holder.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
@@ -137,7 +137,7 @@ class Host:
         return listener
 
     def command_lines(self):
-        """Those of all processes in this host, by whomever started."""
+        """Those of all processes in this host, whoever started them."""
         mine = os.readlink(f"/proc/{self.holder.pid}/ns/net")
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
@@ -145,8 +145,8 @@ class Host:
                     yield (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
 
     def knows(self, **names):
-        """Sets names in this host's /etc/hosts, each with one address or several, with spaces between; the file itself
-        stays, for it is mounted."""
+        """Sets names in this host's /etc/hosts, each with one or several addresses, separated by spaces. The file is
+        rewritten in place, because it is mounted."""
         lines = [f"{address} {name}\n" for name, addresses in names.items() for address in addresses.split()]
         self.hosts_file.write_text("127.0.0.1 localhost\n::1 localhost\n" + "".join(lines))
 

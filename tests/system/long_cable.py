@@ -1,4 +1,4 @@
-"""A cable on which packets take their time, and which remembers them: two tun devices and a thread between them."""
+"""A cable that delays packets and records them: two tun devices and a thread between them."""
 
 import fcntl
 import heapq

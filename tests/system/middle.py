@@ -1,4 +1,4 @@
-"""Somebody in the middle: passes carriers on, listens, and lies.
+"""A man in the middle: passes carriers on, listens, and changes what is said.
 
 `Middle` is where cproxy is told that sproxy is. `tls_client` plays cproxy with any key, session and secret.
 """
@@ -15,7 +15,7 @@ from tests import keys
 
 
 class Middle:
-    """Relays every connection to `Middle.target`, a function that connects; `tamper(data, upward)` may change it."""
+    """Relays every connection to `Middle.target`, a function that connects; `tamper(data, upward)` may change bytes."""
 
     def __init__(self, host, address, port):
         self.host = host
@@ -86,7 +86,7 @@ class Member:
         self.read = b""
 
     def join(self):
-        """The Welcome; PeerError when turned away."""
+        """The Welcome; PeerError if refused."""
         while True:
             self.connection.sendall(self.caller.outgoing)
             self.caller.outgoing = b""

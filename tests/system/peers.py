@@ -70,7 +70,7 @@ async def listen(port, serve, address):
 
 
 def glut(port, count):
-    """A daemon that makes no work: connections wait, full both ways, until the other side ends them."""
+    """A daemon that causes no work: its connections fill up in both directions and wait until the other side ends."""
     listener = socket.create_server(("127.0.0.1", port), backlog=4096)
     # A daemon's memory would be another host's; here one kernel's TCP memory is for all (tcp_mem in tcp(7)).
     for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):

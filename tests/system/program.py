@@ -1,4 +1,4 @@
-"""Programs under test: started, read line by line, waited for with a deadline, measured, ended."""
+"""Programs under test: starts them, reads their output by lines, waits with deadlines, measures, ends them."""
 
 import json
 import os
@@ -47,8 +47,8 @@ class Event:
 class Output:
     """What a program writes to `fd`, as text that grows; `at` of a line is the clock when it came.
 
-    A thread reads it, and so does whoever asks for it: what the program had written by then is in the answer, though
-    the thread may not have had its turn.
+    A thread reads it, and so does every caller that asks for it: the answer then has all that the program has written,
+    even if the thread did not get to run.
     """
 
     def __init__(self, fd=None):
@@ -65,14 +65,14 @@ class Output:
 
     @property
     def text(self):
-        """All that came. Put together when somebody asks: a program may write faster than a growing text is copied."""
+        """All output so far. It is joined on demand: a program may write faster than a growing text can be copied."""
         with self.changed:
             self._take()
             return "".join(self._parts)
 
     @property
     def lines(self):
-        """[(at, line), ...] that came."""
+        """[(at, line), ...] so far."""
         with self.changed:
             self._take()
             return list(self._lines)
@@ -90,7 +90,7 @@ class Output:
         return poll.poll(within_ms)
 
     def _take(self):
-        """Read what is there, but not for ever what comes meanwhile; `changed` is held."""
+        """Read what is there, but do not follow endless output; `changed` is held."""
         for _turn in range(MOST_READS):
             if self.ended or not self._is_ready(0):
                 return
@@ -121,7 +121,7 @@ class Output:
 
 
 def read_pipe(pipe):
-    """The output that comes from a pipe of Popen; None: it goes elsewhere."""
+    """The output that comes from a pipe of Popen; None if it goes elsewhere."""
     if pipe is None:
         return Output()
     fd = os.dup(pipe.fileno())
@@ -215,7 +215,7 @@ class Program:
 
 
 class PtyProgram(Program):
-    """A program that talks to a person: its three files are a terminal. `out` is the screen."""
+    """A program that talks to a person: its standard files are a terminal. `out` is the screen."""
 
     def __init__(self, argv, env=None):
         screen, terminal = pty.openpty()

@@ -64,7 +64,7 @@ class Pair:
         return self.cproxy
 
     def start_stdio(self, *options, **popen):
-        """`cproxy --stdio`; it has no listener, so nothing is waited for."""
+        """`cproxy --stdio`; it has no listener to wait for."""
         self.cproxy = self.lab.client.start(
             CPROXY, "--stdio", *self.options, *options, self.lab.server_address, SPROXY_PORT, **popen)
         self.started.append(self.cproxy)
@@ -83,7 +83,7 @@ class Pair:
         return self.lab.client.connect(port)
 
     def app_is_reset(self, port=CPROXY_PORT):
-        """Connects as an application; True if that is reset, maybe before the connect has returned."""
+        """Connects as an application; True if that is reset, even before the connect returns."""
         try:
             return ends_by_reset(self.app(port))
         except ConnectionResetError:
@@ -99,7 +99,7 @@ class Pair:
         return app, daemon
 
     def verify_health(self):
-        """No proxy may have crashed, or shown a fault of its own, whatever was done to it."""
+        """No proxy may have crashed or reported an internal error, whatever was done to it."""
         for program in self.started:
             assert "Traceback" not in program.log.text, str(program)
             assert "internal-error" not in program.log.text, str(program)

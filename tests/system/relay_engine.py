@@ -50,7 +50,7 @@ class Inside:
             return listener.getsockname()[1]
 
     def aim(self, key, targets):
-        """Targets as a resolver would give them; a name that begins with `?` has no address yet."""
+        """Sets targets as a resolver would; a name that begins with `?` has no address yet."""
         self.relay.set_targets(key, [make_target(host, port) for host, port in targets])
 
     def change(self, key, targets, options):
@@ -58,7 +58,7 @@ class Inside:
         self.relay.update(key, make_rule(targets, options))
 
     def events(self):
-        """What the observer was told so far."""
+        """What the observer has been told so far."""
         return self.observer.seen
 
     def count(self):
@@ -87,7 +87,7 @@ class Inside:
         self.relay.pairs.last_words_us = patience_us
 
     def become_nobody(self):
-        """Lose the right to large pipes for any number of them (pipe(7), pipe-user-pages-soft), and use that up."""
+        """Give up the right to any number of large pipes, and use up what users may have (pipe-user-pages-soft)."""
         os.setgid(65534)
         os.setuid(65534)
         self.held = [os.pipe() for _ in range(1100)]

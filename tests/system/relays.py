@@ -21,7 +21,7 @@ ECHO_PORT = 8005
 
 
 class RelayHost:
-    """Starts relays in `host`; everything of theirs lies in its home directory."""
+    """Starts relays in `host`; all their files are in its home directory."""
 
     def __init__(self, host):
         self.host = host
@@ -56,13 +56,13 @@ class RelayHost:
         return status, program.out.text + program.log.text
 
     def status(self):
-        """The relay's own account, of the JSON."""
+        """What `status --json` says of the relay."""
         done, text = self.command("status", "--pidfile", self.pidfile, "--json")
         assert done == 0, text
         return json.loads(text)
 
     def reload(self, *lines):
-        """Other rules, taken over."""
+        """Change the rules and reload them."""
         self.write(*lines)
         status, text = self.command("reload", "--pidfile", self.pidfile)
         assert status == 0, text
@@ -105,7 +105,7 @@ def is_served(host, port, address=RELAY):
 
 
 class Callers:
-    """Threads that connect, exchange a few bytes and close, all the time; every failure is kept."""
+    """Threads that connect, exchange a few bytes and close, all the time; they record every failure."""
 
     def __init__(self, host, port, count=4):
         self.failures = []
@@ -164,7 +164,7 @@ def udp_client(lab, address=RELAY):
 
 
 def exchange(client, server):
-    """A question and its answer; the address that the server saw."""
+    """Sends a question and reads its answer; returns the address that the server saw."""
     client.send(b"question")
     data, address = server.recvfrom(2000)
     assert data == b"question"

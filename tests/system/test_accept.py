@@ -1,4 +1,4 @@
-"""Accepting for Python through the gate: a real loop, and no descriptor left."""
+"""The gate that accepts connections for Python: on a real loop, also without a free descriptor."""
 
 import contextlib
 import os

@@ -68,7 +68,7 @@ def test_keygen_says_what_is_wrong(lab, arguments, status, words):
 
 
 def test_keygen_with_nowhere_to_print(lab):
-    """Goal: a full disk behind standard output is told in one line."""
+    """Goal: a full disk behind standard output is reported in one line."""
     with open("/dev/full", "wb") as full:
         said = finish(lab.client.start(*KEYGEN, stdout=full), status=1)
     assert "No space left" in said.splitlines()[-1] and "Traceback" not in said
@@ -117,7 +117,7 @@ class TestAuthorize:
         assert len(lines(server / "authorized_keys")) == len(lines(known_hosts)) == 1
 
     def test_options_for_a_key_that_is_there(self, lab, server):
-        """Goal: what is asked for and not done is said, with the line and its place, and told by the status."""
+        """Goal: an option that cannot be applied is reported, with the line and where it is, and by the exit status."""
         finish(authorize(lab, "--options", "max-streams=5"))
         before = lines(server / "authorized_keys")
         finish(authorize(lab, "--options", "max-streams=5"))
@@ -130,7 +130,7 @@ class TestAuthorize:
         'expiry="2020-01-31 18:00:30Z",target="localhost:22"',
     ])
     def test_a_line_whose_time_is_over(self, lab, server, options):
-        """Goal: it is not called present, as sproxy lets nobody in by it; a new expiry renews it, nothing else does."""
+        """Goal: an expired line does not count as present, since sproxy ignores it; only a new expiry renews it."""
         mine = lab.client.start(*KEYGEN, "--comment", "ann@desk")
         finish(mine)
         server.mkdir(parents=True, mode=0o700)
@@ -148,7 +148,7 @@ class TestAuthorize:
 
     @pytest.mark.parametrize("options", ["expiry=20990131", 'target="h:1",expiry="2099-01-31T18:00Z"', "expiry=soon"])
     def test_a_line_whose_time_is_not_over(self, lab, server, options):
-        """Goal: it is present; whatever is wrong with it, sproxy's log says."""
+        """Goal: it counts as present; if anything is wrong with it, sproxy's log says so."""
         mine = lab.client.start(*KEYGEN)
         finish(mine)
         server.mkdir(parents=True, mode=0o700)
@@ -160,8 +160,8 @@ class TestAuthorize:
 
     @pytest.mark.parametrize("how", ["option", "option=", "environment", "files"])
     def test_running_sproxy_is_found(self, lab, server, how):
-        """Goal: our line gets where the sproxy that runs reads it, and its key is what we remember, wherever it keeps
-        them; nothing is made where nobody looks."""
+        """Goal: our line goes into the file that the running sproxy reads, and we remember its key, wherever it keeps
+        them; no file is made where nobody reads it."""
         place = lab.server.home / "elsewhere"
         place.mkdir(mode=0o700)
         finish(lab.server.start(*KEYGEN, "--host", "-f", place / "host-key.pem"))
@@ -184,7 +184,7 @@ class TestAuthorize:
         until(lambda: sproxy.events("keys-read")[-1]["keys"] == "1", 10, "sproxy has read it")
 
     def test_sproxy_whose_files_cannot_be_told(self, lab, server):
-        """Goal: nothing is changed, and the option that helps is named: no second host key, no idle list."""
+        """Goal: nothing is changed, and the option that helps is named: no second host key, no unused list."""
         with lab.server.listen(6200):
             said = finish(authorize(lab), status=1)
             assert "--remote-dir" in said and "nothing was changed" in said and not server.exists()
@@ -195,7 +195,7 @@ class TestAuthorize:
         assert not (server / "authorized_keys").exists()
 
     def test_sproxy_that_answers_with_another_key(self, lab, server):
-        """Goal: a stale host key is not remembered as that of the sproxy that answers."""
+        """Goal: a stale host key is not remembered as the key of the sproxy that answers."""
         finish(lab.server.start(*KEYGEN, "--host"))
         sproxy = lab.server.start(SPROXY, "--state-dir", lab.server.home / "elsewhere", "6200")
         offered = sproxy.event("host-key")["fingerprint"]
@@ -205,7 +205,7 @@ class TestAuthorize:
         assert not (lab.client.home / "state" / "mproxy" / "known_hosts").exists()
 
     def test_existing_lines_stay(self, lab, server):
-        """Goal: other keys, a last line without its end, a host key that is there already, another port."""
+        """Goal: other keys, a last line without a newline, an existing host key and another port are all handled."""
         server.mkdir(parents=True)
         (server / "authorized_keys").write_text("# team\nmproxy-ed25519 other")
         finish(lab.server.start(*KEYGEN, "--host"))
@@ -217,7 +217,7 @@ class TestAuthorize:
         assert lines(lab.client.home / "state" / "mproxy" / "known_hosts")[0].startswith("bastion:7000 mproxy-ed25519 ")
 
     def test_changed_host_key_is_told_and_not_taken(self, lab, server):
-        """Goal: known_hosts has another key: refused with the line to remove, nothing overwritten."""
+        """Goal: if known_hosts has another key, it refuses, names the line to remove, and overwrites nothing."""
         finish(authorize(lab))
         known_hosts = lab.client.home / "state" / "mproxy" / "known_hosts"
         before = known_hosts.read_text()
@@ -227,7 +227,7 @@ class TestAuthorize:
         assert known_hosts.read_text() == before
 
     def test_known_hosts_that_cannot_be_written(self, lab, server):
-        """Goal: said, and told by the status: the next first contact would be an unprotected one."""
+        """Goal: it says so, also by the exit status, since the next first contact would be unprotected."""
         said = finish(authorize(lab, "--known-hosts", "/proc/known_hosts"), status=1)
         assert "cannot remember the host's key in /proc/known_hosts" in said and "Traceback" not in said
 
@@ -241,7 +241,7 @@ class TestAuthorize:
         (["--key", ""], 2, "--key '': must not be empty"),
     ])
     def test_what_fails_says_why(self, lab, server, more, status, words):
-        """Goal: one line, and no line for a key that nobody wanted."""
+        """Goal: one line says why, and no key is added that nobody asked for."""
         said = finish(authorize(lab, *more), status=status)
         assert words in said and "Traceback" not in said
         assert not (server / "authorized_keys").exists()

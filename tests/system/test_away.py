@@ -1,4 +1,4 @@
-"""What the person at the keyboard sees while the server is away: a line on the terminal, desktop notifications."""
+"""What the user sees while the server is away: a line on the terminal, and desktop notifications."""
 
 import contextlib
 import os
@@ -39,7 +39,7 @@ def expect(output, pattern, within=30):
 
 
 def test_stdio_on_a_terminal_draws_a_line_and_takes_it_away(pair):
-    """Goal: how long, how much waits, when it is tried again; the cursor stays; nothing is left when it is back."""
+    """Goal: it shows for how long, how much waits and when the next try is; the cursor stays, and the line vanishes."""
     pair.echo()
     pair.start_sproxy()
     with terminal() as (end, screen):
@@ -80,7 +80,7 @@ def test_without_a_terminal_there_is_no_line(pair):
 
 
 def test_notifications(pair):
-    """Goal: one when the server has been away for a while, one when it is back; neither holds anything up."""
+    """Goal: one when the server has been away for a while, one when it is back; neither delays anything."""
     said = pair.lab.client.home / "said"
     tools = pair.lab.client.home / "tools"
     tools.mkdir()

@@ -1,5 +1,4 @@
-"""A peer that has a session and breaks its rules: that session ends, with a reason on both sides; no other
-does."""
+"""A peer that has a session and breaks its rules: that session alone ends, with a reason on both sides."""
 
 import random
 
@@ -74,7 +73,7 @@ def carrier_options():
 
 
 def liar_with_a_stream(lab):
-    """A session whose stream 1 went around once, as WRONG_FRAMES expects."""
+    """A session whose stream 1 has been echoed once, as WRONG_FRAMES expects."""
     liar = LyingClient(lab, SPROXY_PORT)
     liar.join()
     liar.send(frame(OPEN, stream=1) + frame(DATA, stream=1, payload=b"hello"))
@@ -98,7 +97,7 @@ def test_wrong_frames_close_their_session_alone(pair, lab, bystander):
 
 
 def test_daemon_connection_of_a_liar_is_reset(pair, lab):
-    """Goal: the daemon behind a session that was closed for its fault sees a reset, no orderly end."""
+    """Goal: the daemon behind a session that was closed for a protocol error sees a reset, not an orderly end."""
     pair.start_sproxy()
     with lab.server.listen(DAEMON_PORT) as listener:
         liar = LyingClient(lab, SPROXY_PORT)
@@ -130,7 +129,7 @@ def test_more_than_the_window_is_not_taken(pair, lab, bystander):
 
 
 def test_ignorable_types_are_skipped(pair, lab, bystander):
-    """Goal: a later version's frames that say so may be skipped, and the session goes on."""
+    """Goal: frames of a later version that are marked as ignorable are skipped, and the session goes on."""
     bystander()
     liar = liar_with_a_stream(lab)
     liar.send(frame(200, IGNORABLE, stream=9, seq=1, payload=b"future" * 600) + frame(10, IGNORABLE))
@@ -147,8 +146,7 @@ def test_ignorable_types_are_skipped(pair, lab, bystander):
 ], ids=["received beyond sent", "ack beyond received", "near 2^64", "open before the end mark",
         "data before the end mark"])
 def test_resume_with_impossible_offsets(pair, lab, bystander, resume, code):
-    """Goal: offsets told at a resume are compared, never believed: outside of what is held the session is
-    closed."""
+    """Goal: offsets in a resume are checked: if they are outside of what is held, the session is closed."""
     bystander()
     first = LyingClient(lab, SPROXY_PORT)
     welcome = first.join()
@@ -164,8 +162,8 @@ def test_resume_with_impossible_offsets(pair, lab, bystander, resume, code):
 
 
 def test_resume_repeats_what_the_peer_does_not_have(pair, lab):
-    """Goal: the peer says it has received less than was sent (allowed): that is sent again. A stream that it knows to
-    have given and does not name any more is reset."""
+    """Goal: if the peer says it received less than was sent, which is allowed, the rest is sent again. A stream that
+    it once opened and no longer names is reset."""
     pair.start_sproxy()
     with lab.server.listen(DAEMON_PORT) as listener:
         first = LyingClient(lab, SPROXY_PORT)
@@ -219,8 +217,8 @@ def random_frame(chance):
     frame(HEARTBEAT, payload=b"someone else's.."),
 ], ids=["open", "unknown stream", "gap", "ack of the unsent", "welcome again", "unknown type", "2 GiB", "heartbeat"])
 def test_cproxy_closes_the_session_of_a_lying_server(pair, lab, wrong):
-    """Goal: cproxy trusts its server no more than sproxy its clients: the application is reset, GOODBYE tells
-    why, one log line too, and the next application starts a new session."""
+    """Goal: cproxy does not trust its server, as sproxy does not trust its clients: the application is reset, GOODBYE
+    and one log line say why, and the next application starts a new session."""
     with lab.server.listen(SPROXY_PORT, "0.0.0.0") as listener:
         pair.start_cproxy()
         app = pair.app()

@@ -1,4 +1,4 @@
-"""Paths that half work: that are slow, swallow large packets, forget, lead nowhere, or come back by themselves."""
+"""Paths that half work: they are slow, drop large packets, lose their NAT entries, lead nowhere, or come back."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ icmp type destination-unreachable drop; icmpv6 type packet-too-big drop; }; }"""
 
 @pytest.fixture
 def session(pair):
-    """An application that has typed and been answered, through a pair with these options."""
+    """An application that has typed and been echoed, through a pair with these options."""
     def start(*options, server=None):
         pair.echo()
         pair.start_sproxy(*options)
@@ -36,7 +36,7 @@ def typed(app, text=b"key"):
 
 
 def answered_within(app, seconds, text=b"key"):
-    """Types and says how long the echo took; at most `seconds`."""
+    """Types and returns how long the echo took, at most `seconds`."""
     begun = time.monotonic()
     typed(app, text)
     took = time.monotonic() - begun
@@ -46,7 +46,7 @@ def answered_within(app, seconds, text=b"key"):
 
 @pytest.fixture
 def slow_cable(lab, ends):
-    """The client's only way: 7 s to and fro."""
+    """The client's only path: a round trip takes 7 s."""
     lab.wifi.pull()
     if not real_root() and not os.access(TUN, os.R_OK | os.W_OK):
         pytest.skip(f"{TUN} is for root alone here")
@@ -57,7 +57,7 @@ def slow_cable(lab, ends):
 
 
 def test_seven_seconds_to_and_fro(pair, slow_cable):
-    """Goal: a first contact over a path of 7 s: SYN, TLS, HELLO and the key take four of them; no carrier is lost."""
+    """Goal: with a round trip of 7 s the first contact takes four (SYN, TLS, HELLO, key), and no carrier is lost."""
     pair.echo()
     pair.start()
     app = pair.app()
@@ -70,7 +70,7 @@ def test_seven_seconds_to_and_fro(pair, slow_cable):
 
 @pytest.mark.parametrize("narrow", ["core", "wifi"], ids=["up", "down"])
 def test_full_packets_vanish(pair, session, narrow):
-    """Goal: a path that silently drops more than 1,200 bytes: within 20 s a megabyte is there and back."""
+    """Goal: on a path that silently drops packets above 1,200 bytes, a megabyte is echoed within 20 s."""
     app = session()
     link = getattr(pair.lab, narrow)
     pair.lab.router.run("nft", "-f", "-", input=NO_ICMP)
@@ -86,7 +86,7 @@ def test_full_packets_vanish(pair, session, narrow):
 
 
 def test_a_forgotten_entry_is_found_by_the_next_key(pair, session):
-    """Goal: with a heartbeat of a minute the NAT's entry is gone: a key stroke is answered within seconds."""
+    """Goal: when the NAT has lost its entry, a key is echoed within seconds, despite a heartbeat of a minute."""
     app = session("--heartbeat", "1m")
     port = pair.cproxy.event("connected")["local"].rpartition(":")[2]
     pair.lab.router.run("nft", "-f", "-", input=(
@@ -97,7 +97,7 @@ def test_a_forgotten_entry_is_found_by_the_next_key(pair, session):
 
 
 def test_a_silent_carrier_goes_on_when_its_path_is_back(pair, session):
-    """Goal: sproxy does not run for a while (a frozen machine): the carrier that counted as lost goes on."""
+    """Goal: when sproxy is frozen for a while, the carrier that was considered lost continues afterwards."""
     app = session()
     pair.sproxy.signal(signal.SIGSTOP)
     pair.cproxy.event("lost")
@@ -111,7 +111,7 @@ def test_a_silent_carrier_goes_on_when_its_path_is_back(pair, session):
 
 @pytest.mark.parametrize("names", [{}, {"server": "10.3.0.99"}], ids=["no name service", "another answer"])
 def test_the_address_that_worked_is_tried_beside_the_lookup(pair, session, names):
-    """Goal: the path is back, but the name service is not: the session goes on."""
+    """Goal: if the path is back but the name service is not, the session goes on."""
     pair.lab.client.knows(server=pair.lab.server_address)
     app = session(server="server")
     pair.lab.wifi.pull()
@@ -122,7 +122,7 @@ def test_the_address_that_worked_is_tried_beside_the_lookup(pair, session, names
 
 
 def test_a_better_route_that_leads_nowhere(pair, session):
-    """Goal: a cable with the better metric that is dead: the session goes on over the Wi-Fi it had."""
+    """Goal: if a dead cable has the better metric, the session goes on over the Wi-Fi it had."""
     app = session()
     pair.lab.phone.cut()
     pair.lab.phone.give(5, metric=10)
@@ -133,7 +133,7 @@ def test_a_better_route_that_leads_nowhere(pair, session):
 
 
 def test_carriers_given_up_leave_nothing_in_the_kernel(pair, session):
-    """Goal: after changes under load no socket of a former carrier is left, on either side."""
+    """Goal: after address changes under load no socket of a former carrier is left, on either side."""
     session()
     traffic = Traffic([pair.app()])
     for number in range(20, 24):
@@ -155,8 +155,8 @@ def test_carriers_given_up_leave_nothing_in_the_kernel(pair, session):
 
 @pytest.mark.parametrize("kind", ["no answer", "stopped"])
 def test_first_contact_into_silence_is_told(pair, kind):
-    """Goal: SYNs vanish, or a port accepts and says nothing: after --connect-timeout the application is reset, and a
-    line says why."""
+    """Goal: if SYNs vanish, or a port accepts and stays silent, the application is reset after --connect-timeout, and
+    a line says why."""
     pair.start_sproxy()
     pair.start_cproxy("--connect-timeout", "2s")
     if kind == "no answer":

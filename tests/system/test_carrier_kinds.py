@@ -1,4 +1,4 @@
-"""What an endpoint asks of a carrier: every kind that there is meets it, and the endpoint needs no more.
+"""The carrier interface: every kind of carrier implements it, and an endpoint needs nothing else.
 
 A new kind joins KINDS.
 """
@@ -25,7 +25,7 @@ PATIENCE_S = 30
 
 
 def tcp_sockets():
-    """Two ends of one connection, as dialling and accepting leave them."""
+    """Both ends of a connection, as dialling and accepting leave them."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         one = socket.create_connection(listener.getsockname())
         other, _address = listener.accept()
@@ -65,7 +65,7 @@ def kind(request):
 
 @pytest.fixture
 def pair(loop, kind):
-    """Both ends, taken over."""
+    """Both ends, as carriers."""
     ends = [DrivenCarrier(carrier) for carrier in KINDS[kind](loop)]
     for end in ends:
         end.begin()
@@ -96,7 +96,7 @@ def pump(one, other, data, got):
 
 
 def test_bytes_come_in_order_and_all(loop, pair):
-    """Goal: more than any buffer holds, both ways, whatever is taken of an offer."""
+    """Goal: more than any buffer holds passes in both directions, however much of each offer is taken."""
     for one, other in (pair, pair[::-1]):
         data, got = bytearray(MUCH), bytearray()
         def moved(one=one, other=other, data=data, got=got):
@@ -107,7 +107,7 @@ def test_bytes_come_in_order_and_all(loop, pair):
 
 
 def test_who_takes_no_more_says_when_it_does_again(loop, pair):
-    """Goal: the endpoint looks when its work is queued, and not before."""
+    """Goal: the endpoint is told when the carrier takes data again, and not before."""
     one, other = pair
     data = bytearray(MUCH)
     def full():
@@ -151,7 +151,7 @@ def test_an_abort_is_seen_too(loop, pair):
 
 
 def test_nobody_is_woken_after_the_end(loop, pair):
-    """Goal: the endpoint may be gone."""
+    """Goal: the endpoint may be gone already."""
     one, other = pair
     one.close(True)
     wakes = one.wakes
@@ -174,7 +174,7 @@ def test_what_a_kind_says_of_itself(loop, kind):
 
 
 class Peer(EndpointObserver):
-    """One endpoint and what it told."""
+    """An endpoint and what it reported."""
 
     def __init__(self, loop, is_server, session_id, secret):
         config = SessionConfig()
@@ -196,7 +196,7 @@ class Peer(EndpointObserver):
 
 
 def test_a_session_goes_from_kind_to_kind(loop):
-    """Goal: the endpoint knows none of them: bytes go on, exact, whatever carries them next."""
+    """Goal: bytes continue exactly where they were, whatever kind of carrier follows."""
     identity = os.urandom(SESSION_ID_BYTES), os.urandom(SECRET_BYTES)
     client, server = Peer(loop, False, *identity), Peer(loop, True, *identity)
     with socket.create_server(("127.0.0.1", 0)) as listener:

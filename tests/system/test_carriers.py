@@ -1,4 +1,4 @@
-"""How a carrier is lost, and found again: black holes, other paths, cables, names, stopped processes."""
+"""How carriers are lost and replaced: black holes, other paths, cables, names, stopped processes."""
 
 import signal
 import socket
@@ -56,7 +56,7 @@ def test_silent_black_hole_is_noticed_in_time(pair, traffic, heartbeat_s, busy):
 
 
 def test_long_black_hole_loses_nothing(pair, traffic):
-    """Goal: 6 s of silence with 100 ms heartbeats; the next dial comes no later than the longest pause after it."""
+    """Goal: after 6 s of silence with 100 ms heartbeats, the next dial comes no later than the longest pause."""
     going = traffic("--heartbeat", "100ms")
     pair.lab.wifi.cut()
     outage(6)
@@ -67,7 +67,7 @@ def test_long_black_hole_loses_nothing(pair, traffic):
 
 
 def test_half_dead_carrier_does_not_block_the_return(pair, traffic):
-    """Goal: the old path swallows everything and sproxy has not noticed yet; the client comes by another path and is
+    """Goal: while the old path drops everything and sproxy has not noticed yet, a client that comes by another path is
     served at once: a higher epoch supersedes."""
     going = traffic("--heartbeat", "10s")
     pair.lab.wifi.cut()
@@ -94,7 +94,7 @@ def test_from_wifi_to_phone_and_back(pair, traffic):
 
 
 def test_planned_change_is_no_loss(pair, traffic):
-    """Goal: the better route moves the carrier while the old one works; no loss is logged."""
+    """Goal: a better route moves the carrier while the old one still works; no loss is logged."""
     going = traffic()
     phone = pair.lab.phone
     phone.give(20, metric=1000)
@@ -197,8 +197,8 @@ def test_stopped_process_loses_nothing(pair):
 
 
 def test_carrier_reset_from_outside(pair, traffic):
-    """Goal: something in the network resets the TCP connection of the carrier (here `ss -K`): a new one is there at
-    once, as the network itself is well."""
+    """Goal: if something resets the carrier's TCP connection (here `ss -K`), a new one follows at once, since the
+    network itself works."""
     going = traffic()
     if not pair.lab.client.run("ss", "-K", "dst", pair.lab.server_address, check=False).count("6200"):
         pytest.skip("the kernel cannot destroy sockets (INET_DIAG_DESTROY)")

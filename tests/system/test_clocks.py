@@ -1,4 +1,4 @@
-"""The wall clock jumps, forwards and backwards, as when a host has found a time server or its battery was empty."""
+"""The wall clock jumps forwards and backwards, as when a host finds a time server or its battery was empty."""
 
 import mmap
 import os
@@ -26,7 +26,7 @@ class Clock:
         self.environment = {"LD_PRELOAD": os.fspath(library), "MPROXY_TEST_CLOCK": os.fspath(file)}
 
     def jump(self, days):
-        """Be `days` off from now on."""
+        """Set the clock `days` off from now on."""
         self.shift[:] = struct.pack("=q", days * DAY_S)
 
 

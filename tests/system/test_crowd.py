@@ -47,7 +47,7 @@ def test_a_thousand_hostile_sessions(pair, lab, carrier_options):
 
 
 def rate_of(pair, listener):
-    """Bytes a second of one connection, every one of them judged."""
+    """Bytes a second of one connection; every byte is checked."""
     flow = Flow(*pair.joined(listener))
     flow.rate(1)
     rate = flow.rate(SECONDS)

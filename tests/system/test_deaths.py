@@ -1,4 +1,4 @@
-"""What ends with a proxy, what ends later, and what goes on: killed, restarted, idle, replaced."""
+"""What ends with a proxy, what ends later and what goes on, when proxies are killed, restarted, idle or replaced."""
 
 import errno
 import os
@@ -59,7 +59,7 @@ def test_sproxy_killed_and_restarted(pair, daemon):
 
 
 def test_session_waits_for_an_sproxy_that_refuses(pair, daemon, lab):
-    """Goal: a session that exists is not given up because nobody listens for a while (a firewall that rejects)."""
+    """Goal: a session is not given up because nobody listens for a while, as behind a firewall that rejects."""
     pair.start()
     app, connection = pair.joined(daemon)
     reject = "table inet t { chain c { type filter hook input priority 0; tcp dport 6200 reject with tcp reset; }; }"
@@ -73,7 +73,7 @@ def test_session_waits_for_an_sproxy_that_refuses(pair, daemon, lab):
 
 
 def test_cproxy_killed_for_good(pair, daemon):
-    """Goal: nobody comes back: sproxy's daemon connections stay for --session-ttl, then end, with a log line."""
+    """Goal: if cproxy never comes back, sproxy's daemon connections last --session-ttl, then end, with a log line."""
     pair.start(sproxy=["--session-ttl", "3s"])
     streams = [pair.joined(daemon) for _ in range(3)]
     pair.cproxy.stop(signal.SIGKILL)
@@ -87,7 +87,7 @@ def test_cproxy_killed_for_good(pair, daemon):
 
 
 def test_cproxy_killed_and_started_again(pair, daemon):
-    """Goal: the same instance comes back: the connections of its former life end at once, though the TTL is a week."""
+    """Goal: when the same instance comes back, its former connections end at once, though the TTL is a week."""
     pair.start()
     streams = [pair.joined(daemon) for _ in range(3)]
     pair.cproxy.stop(signal.SIGKILL)
@@ -133,7 +133,7 @@ def test_second_cproxy_with_the_same_port_and_another_state_directory(pair, daem
 
 
 def test_a_killed_proxy_is_no_orderly_end(pair, daemon):
-    """Goal: whoever reads until the end must not take a part for the whole: at both ends, of either proxy."""
+    """Goal: a reader must not mistake a part for the whole: at both ends, whichever proxy is killed."""
     pair.start()
     app, connection = pair.joined(daemon)
     connection.sendall(b"a part")
@@ -147,7 +147,7 @@ def test_a_killed_proxy_is_no_orderly_end(pair, daemon):
 
 
 def test_what_has_ended_in_order_before_a_proxy_is_killed(pair, daemon):
-    """Goal: and what was given whole, its end included, is not taken back."""
+    """Goal: data that was delivered whole, with its end, is not followed by a reset."""
     pair.start()
     app, connection = pair.joined(daemon)
     connection.sendall(bytes(100_000))
@@ -161,7 +161,7 @@ def test_what_has_ended_in_order_before_a_proxy_is_killed(pair, daemon):
 
 
 def test_killed_stdio_client_makes_room_for_the_next(pair, daemon):
-    """Goal: ssh and its ProxyCommand died with the laptop; the next one ends what the dead one left behind."""
+    """Goal: when ssh and its ProxyCommand died with the laptop, the next one ends what they left behind."""
     pair.start_sproxy()
     first = pair.start_stdio(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     orphan, _ = daemon.accept()
@@ -173,8 +173,8 @@ def test_killed_stdio_client_makes_room_for_the_next(pair, daemon):
 
 
 def test_the_next_stdio_client_says_goodbye_for_all_that_were_killed(pair, daemon):
-    """Goal: a host whose ssh connections were all killed leaves none of their daemon connections behind once one of
-    them is back; one that still runs keeps its own."""
+    """Goal: if all ssh connections of a host were killed, the next one ends all their daemon connections, but not those
+    of one that still runs."""
     def connect():
         ours, theirs = socket.socketpair()
         ours.settimeout(15)
@@ -199,7 +199,7 @@ def test_the_next_stdio_client_says_goodbye_for_all_that_were_killed(pair, daemo
 
 
 def test_killed_while_away_says_goodbye_at_the_next_start(pair, daemon, lab):
-    """Goal: no application is needed for it: cproxy alone, started anew, ends what the former one left behind."""
+    """Goal: a restarted cproxy ends what the former one left behind, without waiting for an application."""
     pair.start()
     _, connection = pair.joined(daemon)
     lab.wifi.pull()
@@ -215,7 +215,7 @@ def test_killed_while_away_says_goodbye_at_the_next_start(pair, daemon, lab):
 
 @pytest.mark.parametrize("kind", ["listening", "stdio"])
 def test_stopped_while_away_says_goodbye_when_the_path_is_back(pair, daemon, lab, kind):
-    """Goal: cproxy is never started again: the daemon's connection ends all the same, and nothing goes on running."""
+    """Goal: even if cproxy is never started again, the daemon's connection ends, and no process is left."""
     if kind == "stdio":
         pair.start_sproxy()
         cproxy = pair.start_stdio("--drain", "1s", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -236,7 +236,7 @@ def test_stopped_while_away_says_goodbye_when_the_path_is_back(pair, daemon, lab
 
 
 def test_a_copied_state_directory_takes_nothing_away(pair, daemon, lab):
-    """Goal: the twin of a running cproxy takes an identity of its own, says so, and both have working streams."""
+    """Goal: the twin of a running cproxy takes its own identity and says so; the streams of both work."""
     pair.start()
     app, connection = pair.joined(daemon)
     copy = lab.client.home / "copy"
@@ -251,7 +251,7 @@ def test_a_copied_state_directory_takes_nothing_away(pair, daemon, lab):
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
 def test_eager_begins_a_new_session_when_sproxy_is_back(pair, how):
-    """Goal: without an application, too: the first one is to find a session ready."""
+    """Goal: this needs no application, so that the first one finds a session ready."""
     pair.start(cproxy=["--eager"])
     pair.cproxy.event("connected")
     pair.sproxy.stop(how)
@@ -260,7 +260,7 @@ def test_eager_begins_a_new_session_when_sproxy_is_back(pair, how):
 
 
 def test_another_sproxy_with_the_same_key_does_not_end_a_session(pair, daemon, lab):
-    """Goal: while the name leads elsewhere for a while: "no such session" is a hint there, not the end."""
+    """Goal: if the name leads elsewhere for a while, "no such session" from there does not end the session."""
     pair.start()
     app, connection = pair.joined(daemon)
     copy = lab.server.home / "copy"
@@ -278,7 +278,7 @@ def test_another_sproxy_with_the_same_key_does_not_end_a_session(pair, daemon, l
 
 
 def test_idle_session_ends_and_the_next_application_gets_another(pair, daemon):
-    """Goal: --idle after the last application the carrier goes, orderly on both sides; the next one is served."""
+    """Goal: --idle after the last application the carrier is closed in order on both sides; the next one is served."""
     pair.start(cproxy=["--idle", "500ms"])
     app, connection = pair.joined(daemon)
     app.close()
@@ -319,7 +319,7 @@ def test_stdio_ends_with_its_stream(pair, daemon):
 
 
 def test_stdio_gives_up_when_the_session_is_gone(pair, daemon):
-    """Goal: with --stdio a dead session is an exit status that is not 0, so that ssh notices."""
+    """Goal: with --stdio a dead session gives a non-zero exit status, so that ssh notices."""
     pair.start_sproxy()
     cproxy = pair.start_stdio(stdin=subprocess.PIPE)
     connection, _ = daemon.accept()
@@ -330,8 +330,8 @@ def test_stdio_gives_up_when_the_session_is_gone(pair, daemon):
 
 
 def test_stdio_whose_reader_is_gone(pair, daemon):
-    """Goal: nobody reads cproxy's stdout any more (SIGPIPE): it ends with a status that is not 0, and so does the
-    daemon's connection."""
+    """Goal: if nobody reads cproxy's stdout any more (SIGPIPE), it ends with a non-zero status, and the daemon's
+    connection ends, too."""
     pair.start_sproxy()
     read_end, write_end = os.pipe()
     cproxy = pair.start_stdio(stdin=subprocess.PIPE, stdout=write_end)
@@ -345,7 +345,7 @@ def test_stdio_whose_reader_is_gone(pair, daemon):
 
 
 def test_traffic_of_one_session_survives_the_death_of_another(pair, lab):
-    """Goal: sproxy serves two hosts; the death of one session is no event for the other."""
+    """Goal: when sproxy serves two hosts, the death of one session does not affect the other."""
     pair.echo()
     pair.start(sproxy=["--session-ttl", "1s"])
     doomed = pair.cproxy

@@ -57,7 +57,7 @@ class Run:
         return "".join(lines)
 
     def processes(self):
-        """{pid: command line} of all that it started and that lives."""
+        """{pid: command line} of the processes that it started and that are still running."""
         found = {}
         for process in Path("/proc").glob("[0-9]*"):
             try:
@@ -70,14 +70,14 @@ class Run:
 
 @pytest.fixture(scope="module")
 def ended():
-    """{form: (exit status, output, complaints)}; all at once, for they must not collide."""
+    """{form: (exit status, output, stderr)}; all run at the same time, since they must not collide."""
     runs = {form: Run(*options, prefix=prefix, path=path) for form, (prefix, options, path) in FORMS.items()}
     return {form: run.end() for form, run in runs.items()}
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_passes_in_every_form(ended, form):
-    """Goal: exit status 0, a good verdict, no complaint; for people at 80 columns, without colours in a pipe."""
+    """Goal: exit status 0, a good verdict and no complaint; at most 80 columns, and no colours in a pipe."""
     status, output, complaints = ended[form]
     assert (status, complaints) == (0, ""), output + complaints
     assert output.startswith("Numbers are lines")
@@ -97,7 +97,7 @@ def test_says_how_it_takes_the_network_away(ended):
 
 
 def test_changes_the_address_where_it_may(ended, lab):
-    """Goal: as root of a network, and without privileges in a user namespace, a cable and no mere cut."""
+    """Goal: as root, or in a user namespace of its own, it changes an address instead of only cutting connections."""
     for form in ended.keys() & {"plain", "no privileges"}:
         output = ended[form][1]
         assert "a virtual cable" in output, output
@@ -107,8 +107,8 @@ def test_changes_the_address_where_it_may(ended, lab):
 @pytest.mark.parametrize("options", [[], ["--cut"]], ids=["cable", "cut"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 def test_interrupted_it_leaves_nothing_behind(options, number, tmp_path):
-    """Goal: whatever ends the demo in the middle ends its programs, and with them its networks; its keys go too, unless
-    it had no say in its end."""
+    """Goal: however the demo is ended, its programs end, and its networks with them; its keys go too, unless it was
+    killed."""
     run = Run(*options, home=tmp_path)
     run.read_until("cproxy connected")
     assert len(run.processes()) == 3
@@ -170,7 +170,7 @@ BAD = {
 
 
 def shown(verdict):
-    """What the screen makes of it."""
+    """What a screen would show of it."""
     reading, writing = os.pipe()
     Screen(writing).conclude(verdict)
     os.close(writing)
@@ -186,7 +186,7 @@ def test_verdict_is_good_when_all_came_in_order():
 
 @pytest.mark.parametrize("what", BAD)
 def test_verdict_is_bad(what, monkeypatch):
-    """Goal: each kind of harm alone is found, named, and gives exit status 1."""
+    """Goal: each kind of damage is found and named, and gives exit status 1."""
     received, died, delays_s, finding = BAD[what]
     verdict = Verdict(SENT, received, died, delays_s)
     assert not verdict.good

@@ -1,4 +1,4 @@
-"""mproxy doctor: each thing that can be wrong with a path is made, and has to be found and named."""
+"""mproxy doctor: everything that can be wrong with a path is set up here, and must be found and named."""
 
 import json
 import re
@@ -53,7 +53,7 @@ class Verdict:
 
 @pytest.fixture
 def doctor(lab):
-    """Asks the doctor on the client; each answer is the same in words and as JSON, and has advice with every fault."""
+    """Runs the doctor on the client; its text and its JSON must say the same, with advice for every fault."""
     def ask(*options, host=None, status=1, patience="1s", command=(MPROXY, "doctor")):
         words = [*options, "--connect-timeout", patience, host or lab.server_address, SPROXY_PORT]
         program = lab.client.start(*command, "--json", *words)
@@ -150,7 +150,7 @@ def test_no_name(doctor):
 
 
 def test_every_address_of_a_name(pair, lab, doctor):
-    """Goal: one that leads nowhere is named, and does not hide one that works."""
+    """Goal: an address that leads nowhere is named, and does not hide one that works."""
     pair.start_sproxy()
     lab.client.knows(server=f"{lab.core.address(99)} {lab.server_address}")
     verdict = doctor(host="server", status=0, patience="5s")
@@ -173,7 +173,7 @@ def test_refused(doctor):
 
 
 def test_silent(pair, lab, doctor):
-    """Goal: packets vanish."""
+    """Goal: it says that packets vanish."""
     pair.start_sproxy()
     lab.wifi.cut()
     began = time.monotonic()
@@ -193,7 +193,7 @@ def test_a_firewall_that_says_so(pair, lab, doctor):
 
 
 def test_a_program_that_hangs(pair, doctor):
-    """Goal: its kernel takes connections, nobody speaks."""
+    """Goal: it says that the host accepts connections, but nobody answers."""
     pair.start_sproxy()
     pair.sproxy.signal(signal.SIGSTOP)
     verdict = doctor(patience="500ms")
@@ -211,7 +211,7 @@ def test_ssh_on_the_port(serve, doctor):
 
 
 def test_a_captive_portal(pair, lab, serve, doctor):
-    """Goal: the router answers in place of the server, and wants a login; it waits for a whole request first."""
+    """Goal: a router that answers in the server's place and wants a login is found, though it waits for a request."""
     def portal(connection):
         request = b""
         while b"\r\n\r\n" not in request:
@@ -335,7 +335,7 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.mark.parametrize("cuts", [False, True], ids=["stays", "cut"])
 def test_long(pair, lab, ends, doctor, cuts):
-    """Goal: an idle session that keeps its connection, and one that loses it."""
+    """Goal: it tells an idle session that keeps its connection from one that loses it."""
     pair.echo()
     pair.start_sproxy()
     if cuts:
@@ -355,7 +355,7 @@ def test_long(pair, lab, ends, doctor, cuts):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_takes_its_session_with_it(pair, lab, number):
-    """Goal: whoever does not wait for --long leaves nothing behind: the session ends at once, at both ends."""
+    """Goal: interrupting --long leaves nothing behind: the session ends at once, at both ends."""
     pair.echo()
     pair.start_sproxy()
     program = lab.client.start(MPROXY, "doctor", "--long", lab.server_address, SPROXY_PORT)
@@ -367,7 +367,7 @@ def test_interrupted_it_takes_its_session_with_it(pair, lab, number):
 
 
 def test_sessions_that_there_are_do_not_notice(pair, lab, doctor):
-    """Goal: also those of an sproxy --single, which ends one session for another; and the cproxy here is named."""
+    """Goal: also those of an sproxy --single, which replaces its session; and the running cproxy is named."""
     pair.echo()
     pair.start(sproxy=["--single"], cproxy=["--name", "laptop"])
     traffic = Traffic([pair.app() for _ in range(3)])

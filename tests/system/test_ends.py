@@ -1,4 +1,4 @@
-"""How every program begins and ends: Ctrl-C before it is up, output that cannot be written, our own bugs."""
+"""How every program starts and ends: Ctrl-C while it starts, output that cannot be written, our own bugs."""
 
 import signal
 import subprocess
@@ -31,7 +31,7 @@ def run(*command, stdout=subprocess.PIPE, cwd=None):
 
 @pytest.mark.parametrize("name", RUNNING)
 def test_interrupted_before_it_is_up(name, tmp_path):
-    """Goal: Ctrl-C at any moment of the start ends the program, and never with a traceback."""
+    """Goal: Ctrl-C at any moment of the start ends the program without a traceback."""
     for moment_ms in range(0, 80, 5):
         program = subprocess.Popen(RUNNING[name], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                    stderr=subprocess.STDOUT, text=True, cwd=tmp_path)
@@ -55,7 +55,7 @@ def test_processes_have_the_name_of_the_program(name, tmp_path):
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_help_that_cannot_be_written(name):
-    """Goal: --help onto a full disk: one line that says so, and a status of its own; a reader that has gone is none."""
+    """Goal: --help to a full disk gives one line and a non-zero status; a reader that has gone is not an error."""
     with open("/dev/full", "w") as full:
         done = run(*PROGRAMS[name], "--help", stdout=full)
     assert done.returncode == 1
@@ -74,7 +74,7 @@ def test_help_for_a_reader_that_has_gone():
 
 
 def test_a_mistake_of_ours_is_one_line():
-    """Goal: an exception that nobody expects: one line that asks for a report, and what to add to it."""
+    """Goal: an unexpected exception gives one line that asks for a report and says what to add to it."""
     broken = textwrap.dedent("""\
         import sys
         from mproxy.programs import keygen, start
@@ -90,7 +90,7 @@ def test_a_mistake_of_ours_is_one_line():
 
 
 def test_no_relay_to_talk_to(tmp_path):
-    """Goal: stop, reload and status without a relay: one line, the same status however it was looked for."""
+    """Goal: stop, reload and status without a relay give one line, and the same status however it was looked for."""
     for word in ("stop", "reload", "status"):
         for how in ([], ["--pidfile", tmp_path / "none"]):
             done = run("env", f"XDG_RUNTIME_DIR={tmp_path}", MPROXY, "relay", word, *how)

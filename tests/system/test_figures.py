@@ -1,7 +1,7 @@
-"""The figures that are promised: how soon a stream goes on, what an idle one costs, how often Python is called.
+"""The promised figures: how soon a stream goes on, what an idle one costs, how often Python is called.
 
-Limits are those of the promise; the measurements behind them are far better on a quiet machine, and each is taken so
-that a busy one does not spoil it: a median, or the best of a few.
+The limits are those that were promised; figures on a quiet machine are far better. Each is measured so that a busy
+machine does not spoil it: as a median, or the best of a few.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ class Arrivals(threading.Thread):
                 self.numbers.append(int(line))
 
     def first_after(self, moment):
-        """When the first line after `moment` came, None if none did."""
+        """When the first line after `moment` came; None if there is none."""
         for at in reversed(self.times):
             if at < moment:
                 break
@@ -69,7 +69,7 @@ def test_first_byte_after_an_address_change(pair):
 
 
 def test_first_byte_after_a_long_outage(pair):
-    """Goal: the backoff that has grown in 7 s without a network does not delay the return: an event resets it."""
+    """Goal: the pauses that have grown in 7 s without a network do not delay the return: an event resets them."""
     pair.peer("count", DAEMON_PORT, "0.01")
     pair.start()
     arrivals = Arrivals(pair.app())
@@ -85,7 +85,7 @@ def test_first_byte_after_a_long_outage(pair):
 
 
 def answers(connections, within):
-    """Waits until every connection has something to read; returns the moment when the last one had."""
+    """Waits until every connection has something to read; returns the time when the last one had."""
     selector = selectors.DefaultSelector()
     for connection in connections:
         selector.register(connection, selectors.EVENT_READ)
@@ -177,7 +177,7 @@ def test_python_is_not_called_for_a_frame(pair, lab):
 
 
 def round_trips(app, connection, count):
-    """One byte there and back, again and again: two small frames each."""
+    """Sends one byte there and back `count` times: two small frames each."""
     for end in (app, connection):
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for _ in range(count):

@@ -1,4 +1,4 @@
-"""A minute of fuzzing, with sanitizers and guided by coverage: enough to notice what a change has broken."""
+"""A minute of fuzzing with sanitizers, guided by coverage: enough to notice what a change has broken."""
 
 import re
 import subprocess
@@ -19,7 +19,7 @@ def test_every_target_has_a_corpus_and_says_what_must_hold():
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_target(target):
-    """Goal: nothing found in a few seconds; the fuzzer really ran, and saw where its inputs went."""
+    """Goal: nothing is found in a few seconds; the fuzzer really ran, and saw the coverage of its inputs."""
     done = subprocess.run([ROOT / ".ci" / "asan", "fuzz", str(SECONDS_EACH), target], timeout=1500, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     assert done.returncode == 0, done.stdout

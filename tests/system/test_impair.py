@@ -16,7 +16,7 @@ MPROXY = [sys.executable, "-m", "mproxy.programs.main"]
 
 @pytest.fixture
 def server():
-    """A UDP socket that the clients write to, by way of the program."""
+    """A UDP socket to which the clients write through the program."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as bound:
         bound.bind(("127.0.0.1", 0))
         bound.settimeout(10)
@@ -65,7 +65,7 @@ def test_packets_of_every_size_there_and_back(server, impair, length):
 
 
 def test_packets_larger_than_those_of_ethernet_vanish_unless_asked_otherwise(server, impair):
-    """Trains that the loopback carries in one piece are packets again."""
+    """Trains that the loopback carries in one piece are cut into packets again."""
     program, port = impair()
     with client_of(port) as client:
         for length in (1473, 1472, 9000):
@@ -116,7 +116,7 @@ def test_the_same_seed_loses_the_same_packets(server, impair):
 
 
 def program_report(program):
-    """What SIGUSR1 prints, once everything has gone through."""
+    """What SIGUSR1 prints, when everything has gone through."""
     def ask():
         before = program.out.text.count("\n")
         program.signal(signal.SIGUSR1)

@@ -1,4 +1,4 @@
-"""The lab itself: without it the other tests would prove nothing."""
+"""The lab itself, on which the other tests rely."""
 
 import os
 import signal
@@ -49,7 +49,7 @@ def test_black_hole_swallows_everything_and_tells_nobody(lab, server_address):
 
 
 def test_traffic_judges_every_byte(lab):
-    """The judge of other tests must see a difference: a daemon that changes one byte is found out."""
+    """The check that other tests use must notice a difference: a daemon that changes one byte is caught."""
     with lab.server.inside():
         listener = socket.create_server((lab.server_address, 80))
     app = lab.client.connect(80, lab.server_address)
@@ -66,7 +66,7 @@ def test_traffic_judges_every_byte(lab):
 
 @pytest.mark.parametrize("death", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_nothing_outlives_a_killed_run(lab, tmp_path, death):
-    """Programs and namespaces of a run that was ended, in any way, go with it; daemons of their own sessions too."""
+    """Programs and namespaces go with their run, however it ended; so do daemons with sessions of their own."""
     script = textwrap.dedent("""
         import signal, sys
         from lab import Lab

@@ -19,7 +19,7 @@ CHANGES = 9
 
 @pytest.fixture
 def cable(lab, ends):
-    """The client's only way to the router."""
+    """The client's only path to the router."""
     lab.wifi.pull()
     if not real_root() and not os.access(TUN, os.R_OK | os.W_OK):
         pytest.skip(f"{TUN} is for root alone here")
@@ -30,7 +30,7 @@ def cable(lab, ends):
 
 
 def flights(segments):
-    """[(up, [segments])]: what one side sent before it got an answer."""
+    """[(up, [segments])]: what each side sent before it got an answer."""
     return [(up, list(group)) for up, group in itertools.groupby(sorted(segments), lambda segment: segment.up)]
 
 

@@ -1,4 +1,4 @@
-"""The event loop on real descriptors: when it looks for events instead of sleeping at once."""
+"""The event loop on real descriptors: when it polls for events before it sleeps."""
 
 import os
 import threading
@@ -15,12 +15,12 @@ def loop():
 
 
 class Leave(BaseException):
-    """As of a signal handler."""
+    """What a signal handler raises here."""
 
 
 @pytest.mark.parametrize("way", ["watch", "timer", "soon"])
 def test_what_a_signal_handler_raises_leaves_the_loop(loop, way):
-    """Also out of a callback that C code calls: nothing is printed, nothing swallowed."""
+    """Also from a callback that C code calls: nothing is printed, and the exception is not lost."""
     read_end, write_end = os.pipe()
     os.write(write_end, b"x")
 
@@ -42,7 +42,7 @@ def test_what_a_signal_handler_raises_leaves_the_loop(loop, way):
 
 
 def run_with_events(loop, count, interval_us):
-    """One event at a time, so often and so far apart; returns the CPU seconds the loop took for them."""
+    """Give the loop single events, so many and so far apart; returns the CPU seconds that it took for them."""
     read_end, write_end = os.pipe()
     left = count
 
@@ -69,14 +69,14 @@ def run_with_events(loop, count, interval_us):
 
 
 def test_events_far_apart_are_slept_for(loop):
-    """Goal: after looks in vain the loop stops looking: with 300 single events 3 ms apart, nobody's conversation,
+    """Goal: after looks in vain the loop looks less often: for 300 single events, 3 ms apart and so not a conversation,
     at most the looks of a doubling series (8, 16, 32, ... events between them)."""
     run_with_events(loop, 300, 3000)
     assert loop.looks_in_vain <= 6
 
 
 def test_it_does_look(loop):
-    """Goal: the test above can fail: events in a row do lead to a look."""
+    """Goal: the test above could fail: events in quick succession do lead to a look."""
     for _ in range(20):
         run_with_events(loop, 40, 3000)
         if loop.looks_in_vain:
@@ -85,7 +85,7 @@ def test_it_does_look(loop):
 
 
 def test_idle_loop_sleeps(loop):
-    """Goal: a loop without events neither turns nor looks."""
+    """Goal: a loop without events neither wakes up nor looks."""
     run_with_events(loop, 20, 1000)
     turns, looks = loop.turns, loop.looks_in_vain
     threading.Timer(0.5, loop.call_soon_threadsafe, (loop.stop,)).start()

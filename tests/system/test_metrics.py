@@ -1,4 +1,4 @@
-"""mproxy metrics: values of a known scenario, its form as promtool and a real Prometheus see it, and who may ask."""
+"""mproxy metrics: values in a known scenario, its format as promtool and Prometheus see it, and who may ask."""
 
 import json
 import re
@@ -123,7 +123,7 @@ def test_a_relay_and_a_receiver(lab, relay):
 
 
 def promtool_likes(host, text):
-    """Names, units and types by Prometheus' own judgement, which says nothing when all is well."""
+    """Checks names, units and types with Prometheus' own tool, which prints nothing if all is well."""
     assert host.run("promtool", "check", "metrics", input=text) == ""
 
 
@@ -135,7 +135,7 @@ def test_promtool_likes_it(pair, app):
 
 
 def test_one_that_hangs_costs_its_time_and_no_other(pair, app):
-    """Goal: mproxy_up is 0 for it, and everybody else is in the answer."""
+    """Goal: mproxy_up is 0 for it, and the answer has all the others."""
     other = pair.lab.client.start(MPROXY, "recv", "--open", "7000", "-o", f"{pair.lab.client.home}/files/")
     other.event("listening")
     pair.cproxy.signal(signal.SIGSTOP)
@@ -162,7 +162,7 @@ def test_what_a_killed_program_left_is_passed_over(pair, app):
 
 
 def test_over_http(pair, app):
-    """Goal: /metrics, compressed or not, in both formats; loopback answers only who calls it by an address."""
+    """Goal: /metrics, compressed or not, in both formats; on loopback only requests that name an address are served."""
     client = pair.lab.client
     exporter = served(client, str(PORT))
     here = f"http://127.0.0.1:{PORT}"
@@ -188,7 +188,7 @@ def test_a_wide_address_is_warned_of(lab):
 
 
 def test_silent_clients_keep_nobody_out(host):
-    """Goal: a client that says nothing has five seconds; more than there are threads for are closed."""
+    """Goal: silent clients have five seconds; those beyond the number of threads are closed."""
     served(host, str(PORT))
     connections = [host.connect(PORT) for _ in range(100)]
     until(lambda: fetched(host, f"http://127.0.0.1:{PORT}/")[0] == 200, 20, "an answer")
@@ -197,7 +197,7 @@ def test_silent_clients_keep_nobody_out(host):
 
 
 def test_a_real_prometheus_scrapes_it(pair, app, tmp_path):
-    """Goal: it takes every sample, and computes a rate of bytes from them."""
+    """Goal: it accepts every sample, and computes a rate of bytes from them."""
     client = pair.lab.client
     served(client, str(PORT))
     config = tmp_path / "prometheus.yml"

@@ -1,4 +1,4 @@
-"""Options that change what the programs do: --single, --allow, --plain, limits, and how they tell about themselves."""
+"""Options that change what the programs do: --single, --allow, --plain, limits, --version and --help."""
 
 import json
 import os
@@ -48,8 +48,7 @@ def test_single_lets_the_new_session_replace_the_old(pair, daemon):
     ("127.0.0.1:8001", True), ("[::1]:8001", False), ("127.0.0.1:8002", False), ("localhost:8001", False),
     (f"127.0.0.1:{DAEMON_PORT}", True)])
 def test_target_must_be_allowed(pair, target, allowed):
-    """Goal: the client may ask for the default daemon and those that sproxy allows, and for no other, however it is
-    spelt."""
+    """Goal: the client may ask only for the default daemon and those that sproxy allows, however others are spelt."""
     pair.echo()
     pair.echo(8001)
     pair.start(sproxy=["--allow", "127.0.0.1:8001", "--allow", "[::1]:9999"], cproxy=["--target", target])
@@ -58,8 +57,8 @@ def test_target_must_be_allowed(pair, target, allowed):
 
 @pytest.mark.parametrize("way", ["default", "allowed"])
 def test_a_daemon_with_a_silent_address_is_reached_at_the_next(pair, lab, way):
-    """Goal: RFC 8305: the next address is tried beside the silent one after a quarter of a second, the one after that
-    likewise, and the streams that wait lose nothing."""
+    """Goal: as in RFC 8305, the next address is tried beside the silent one after a quarter of a second, and so on; the
+    streams that wait lose nothing."""
     lab.server.knows(**{"daemon.example": "127.0.0.2 127.0.0.3 127.0.0.1"})
     lab.server.run("nft", "add", "table", "ip", "dead")
     lab.server.run("nft", "add", "chain", "ip", "dead", "in", "{ type filter hook input priority 0; }")
@@ -76,7 +75,7 @@ def test_a_daemon_with_a_silent_address_is_reached_at_the_next(pair, lab, way):
 
 
 def test_nothing_is_allowed_by_default(pair):
-    """Goal: without --allow only the default daemon can be had."""
+    """Goal: without --allow only the default daemon can be reached."""
     pair.echo()
     pair.echo(8001)
     pair.start(cproxy=["--target", "127.0.0.1:8001"])
@@ -87,7 +86,7 @@ def test_nothing_is_allowed_by_default(pair):
 
 @pytest.mark.parametrize("plain", ["cproxy", "sproxy"])
 def test_plain_is_a_bare_relay(pair, daemon, plain):
-    """Goal: one proxy alone, without any protocol: data, half-close and reset pass."""
+    """Goal: one proxy alone relays data, half-close and reset, without any protocol."""
     if plain == "cproxy":
         daemon.close()
         daemon = pair.lab.server.listen(DAEMON_PORT, "0.0.0.0")
@@ -115,7 +114,7 @@ def test_plain_is_a_bare_relay(pair, daemon, plain):
 
 
 def test_plain_does_not_survive(pair):
-    """Goal: --plain promises nothing: after its daemon died the application sees it, and the next one is refused."""
+    """Goal: --plain promises nothing: when the daemon dies the application sees it, and the next one is refused."""
     pair.start_sproxy("--plain")
     assert not is_served(pair.lab.client.connect, SPROXY_PORT, pair.lab.server_address)
 
@@ -124,7 +123,7 @@ def test_plain_does_not_survive(pair):
     (["127.0.0.1"], "127.0.0.1", "::1"), (["::1"], "::1", "127.0.0.1"),
     (["127.0.0.3", "[::1]"], "127.0.0.3", "127.0.0.1")])
 def test_bind_chooses_the_addresses(pair, bind, there, not_there):
-    """Goal: only the addresses that were named are listened on; `[addr]` and `addr` are the same."""
+    """Goal: it listens only on the addresses that were named; `[addr]` and `addr` are the same."""
     pair.echo()
     pair.start(cproxy=[word for address in bind for word in ("--bind", address)])
     assert is_served(pair.lab.client.connect, CPROXY_PORT, there)
@@ -142,7 +141,7 @@ def test_daemon_by_name_and_family(pair, host, address):
 
 
 def test_listening_addresses_by_default(pair):
-    """Goal: cproxy listens on loopback alone, whoever reaches it may use the daemon; sproxy on every address."""
+    """Goal: cproxy listens on loopback alone, since whoever reaches it may use the daemon; sproxy on every address."""
     pair.echo()
     pair.start()
     with pytest.raises(ConnectionRefusedError):
@@ -152,7 +151,7 @@ def test_listening_addresses_by_default(pair):
 
 
 def test_port_zero_is_any_free_port(pair):
-    """Goal: PORT 0: the log line `listening` names the port, the same for every address."""
+    """Goal: with PORT 0 the log line `listening` names the port, the same for every address."""
     pair.echo()
     pair.start_sproxy(port=0)
     sproxy_port = int(pair.sproxy.event("listening")["port"])
@@ -162,7 +161,7 @@ def test_port_zero_is_any_free_port(pair):
 
 
 def test_streams_beyond_the_limit_are_reset(pair, daemon):
-    """Goal: --max-streams: one more is reset, the others go on, and a place that gets free is given again."""
+    """Goal: beyond --max-streams a stream is reset, the others go on, and a free place is used again."""
     pair.start(sproxy=["--max-streams", "2"])
     pairs = [pair.joined(daemon) for _ in range(2)]
     assert not is_served(pair.app)
@@ -187,7 +186,7 @@ def try_joined(pair, daemon):
 
 
 def test_sessions_beyond_the_limit_are_refused(pair, daemon):
-    """Goal: --max-sessions: the newcomer is refused with a reason in both logs, and no other session ends for it."""
+    """Goal: beyond --max-sessions a newcomer is refused, with the reason in both logs, and no other session ends."""
     pair.start(sproxy=["--max-sessions", "1"])
     app, connection = pair.joined(daemon)
     second = pair.start_cproxy("--eager", port=CPROXY_PORT + 1)
@@ -212,7 +211,7 @@ def test_json_log_has_one_object_a_line(pair, daemon):
 
 
 def test_whole_session_is_a_handful_of_lines(pair):
-    """Goal: at the default level a hundred connections and a change of address cost a few lines, never a payload."""
+    """Goal: at the default level a hundred connections and an address change give a few lines, never payload."""
     pair.echo()
     pair.start()
     for _ in range(100):

@@ -1,4 +1,4 @@
-"""Who has how many sessions and streams at sproxy, who gives way, and how a daemon tells clients apart."""
+"""How many sessions and streams a client may have at sproxy, which give way, and how a daemon tells clients apart."""
 
 import os
 import signal
@@ -76,7 +76,7 @@ def kill(program):
 
 
 def test_max_streams_is_for_all_sessions_of_a_key(pair, lab):
-    """Goal: another session brings no more streams; another key has its own."""
+    """Goal: a second session of a key does not get more streams; another key has its own."""
     pair.echo()
     authorize(lab, key2="max-streams=2", key3="")
     pair.start_sproxy()
@@ -95,7 +95,7 @@ def test_max_streams_is_for_all_sessions_of_a_key(pair, lab):
 
 
 def test_max_sessions_of_a_key(pair, lab):
-    """Goal: a key has so many sessions; at its bound those of its own that have no carrier give way, no others'."""
+    """Goal: at a key's limit its own sessions without a carrier give way, and no others."""
     pair.echo()
     authorize(lab, key2="max-sessions=2", key3="")
     pair.start_sproxy()
@@ -116,7 +116,7 @@ def test_max_sessions_of_a_key(pair, lab):
 
 
 def test_one_key_leaves_places_to_others(pair, lab):
-    """Goal: a key takes all places, with sessions in use; another one gets in all the same."""
+    """Goal: if one key holds all places, with sessions in use, another one gets in all the same."""
     pair.echo()
     authorize(lab, key2="", key3="")
     pair.start_sproxy("--max-sessions", "4")
@@ -133,7 +133,7 @@ def test_one_key_leaves_places_to_others(pair, lab):
 
 
 def test_dead_stdio_clients_lock_nobody_out(pair, lab):
-    """Goal: ssh's proxies died without a word and hold all places: the next one gets in, also of the same key."""
+    """Goal: if ssh's proxies died silently and hold all places, the next one gets in, even with the same key."""
     pair.echo()
     pair.start_sproxy("--max-sessions", "3")
     for program in [stdio(pair) for _ in range(3)]:
@@ -145,8 +145,8 @@ def test_dead_stdio_clients_lock_nobody_out(pair, lab):
 
 
 def test_one_address_leaves_places_to_others_at_an_open_door(pair, lab):
-    """Goal: a stranger takes all places, with sessions in use; somebody from elsewhere gets in, and the stranger's
-    newest session ends for it."""
+    """Goal: if a stranger holds all places, with sessions in use, a client from elsewhere gets in, and the stranger's
+    newest session ends."""
     pair.echo()
     pair.start_sproxy("--plaintext", "--max-sessions", "4")
     held = []
@@ -168,7 +168,7 @@ def test_one_address_leaves_places_to_others_at_an_open_door(pair, lab):
 
 
 def test_sessions_of_stdio_have_a_time_of_their_own(pair, lab):
-    """Goal: nobody can come back to the session of a dead --stdio: it ends before those of others do."""
+    """Goal: nobody can come back to the session of a dead --stdio, so it ends before others do."""
     pair.echo()
     pair.start(sproxy=["--stdio-ttl", "1s"])
     app = pair.app()
@@ -182,8 +182,8 @@ def test_sessions_of_stdio_have_a_time_of_their_own(pair, lab):
 
 
 def test_a_daemon_on_this_host_can_tell_keys_apart(pair, lab):
-    """Goal: --source-per-key: each key comes from an address of its own in 127.0.0.0/8, the same at each connection; a
-    daemon elsewhere, or on ::1, is reached as always."""
+    """Goal: with --source-per-key each key has its own address in 127.0.0.0/8, the same for each connection; daemons
+    elsewhere, or on ::1, are reached as always."""
     authorize(lab, key2="", key3="")
     listener = lab.server.listen(DAEMON_PORT)
     pair.start_sproxy("--source-per-key", "--allow", f"[::1]:{DAEMON_PORT}")

@@ -1,4 +1,4 @@
-"""How connections through the relay's TCP engine end: last words are delivered, only an end looks like one."""
+"""How connections through the relay's TCP engine end: last bytes are delivered, and only an end looks like an end."""
 
 import contextlib
 import errno
@@ -84,7 +84,7 @@ def is_reset(sock):
 @pytest.mark.parametrize("pipes", [64, 0])
 @pytest.mark.parametrize("client_uploads", [True, False])
 def test_an_early_answer_arrives_before_the_reset(stage, client_uploads, pipes):
-    """Goal: who answers and closes while the other still sends is heard, every time; then comes the reset."""
+    """Goal: an answer from a peer that closes while the other still sends arrives every time, then the reset."""
     engine, server = stage.engine(), stage.server()
     port = engine.listen(0, [address_of(server)], {})
     engine.allow_pipes(pipes)
@@ -109,7 +109,7 @@ def test_an_early_answer_arrives_before_the_reset(stage, client_uploads, pipes):
 
 @pytest.mark.parametrize("pipes", [64, 0])
 def test_a_long_answer_arrives_whole_before_the_reset(stage, pipes):
-    """Goal: last words that do not fit into the buffers are delivered as the client takes them."""
+    """Goal: an answer that does not fit into the buffers is delivered as the client reads it."""
     engine, server = stage.engine(), stage.server()
     port = engine.listen(0, [address_of(server)], {})
     engine.allow_pipes(pipes)
@@ -142,7 +142,7 @@ def test_a_long_answer_arrives_whole_before_the_reset(stage, pipes):
 
 
 def test_an_answer_that_ended_in_order_is_not_cut_by_the_reset_of_an_upload(stage):
-    """Goal: an answer with its end, then a reset for what is still sent: the answer and its end arrive."""
+    """Goal: if a reset for later bytes follows an answer and its end, the answer and its end still arrive."""
     engine, server = stage.engine(), stage.server()
     port = engine.listen(0, [address_of(server)], {})
     for _ in range(ROUNDS):
@@ -158,7 +158,7 @@ def test_an_answer_that_ended_in_order_is_not_cut_by_the_reset_of_an_upload(stag
 
 
 def test_a_client_that_says_something_and_resets_is_heard(stage):
-    """Goal: what was said before a reset reaches the server, also when it was said before the server was reached."""
+    """Goal: bytes sent before a reset reach the server, even if they came before the server was connected."""
     engine, server = stage.engine(), stage.server()
     port = engine.listen(0, [address_of(server)], {})
     for _ in range(ROUNDS):
@@ -175,7 +175,7 @@ def test_a_client_that_says_something_and_resets_is_heard(stage):
 
 
 def test_a_server_that_says_something_and_resets_at_once_is_heard(stage):
-    """Goal: the words of a server that turns everybody away are heard, whoever of the two is faster."""
+    """Goal: what a server says before it refuses a client arrives, whichever of the two is faster."""
     engine, server = stage.engine(), stage.server()
     port = engine.listen(0, [address_of(server)], {})
     for turn in range(ROUNDS):
@@ -195,7 +195,7 @@ def test_a_server_that_says_something_and_resets_at_once_is_heard(stage):
 
 
 def test_who_never_reads_does_not_keep_a_broken_connection_for_ever(stage):
-    """Goal: last words that nobody takes are given up after a while without progress."""
+    """Goal: last bytes that nobody reads are dropped after a while without progress."""
     engine, server = stage.engine(), stage.server()
     port = engine.listen(0, [address_of(server)], {})
     engine.give_up_last_words_after(1_000_000)
@@ -212,8 +212,8 @@ def test_who_never_reads_does_not_keep_a_broken_connection_for_ever(stage):
 
 @pytest.mark.parametrize("pipes", [64, 0])
 def test_a_killed_relay_is_no_end(stage, pipes):
-    """Goal: kill -9 in the middle of a transfer gives both ends a reset, never something that looks like the end; a
-    direction that has ended in order stays so."""
+    """Goal: kill -9 in the middle of a transfer gives both ends a reset, never something that looks like an end; a
+    direction that has already ended in order is not affected."""
     engine, server = stage.engine(), stage.server()
     port = engine.listen(0, [address_of(server)], {})
     engine.allow_pipes(pipes)
@@ -231,7 +231,7 @@ def test_a_killed_relay_is_no_end(stage, pipes):
 
 
 def test_an_orderly_end_is_no_reset_even_when_the_last_bytes_take_long(stage):
-    """Goal: what waits in the relay's own socket at an orderly end is sent, not thrown away."""
+    """Goal: bytes that wait in the relay's own socket at an orderly end are sent, not dropped."""
     engine, server = stage.engine(), stage.server()
     port = engine.listen(0, [address_of(server)], {})
     client = socket.socket()
@@ -253,7 +253,7 @@ def test_an_orderly_end_is_no_reset_even_when_the_last_bytes_take_long(stage):
 
 
 def test_vanished_peers_are_looked_for(stage):
-    """Goal: both connections of a pair that lasts are probed by the system after a minute, every 20 s, three times."""
+    """Goal: the system probes both connections of a long-lived pair after a minute, every 20 s, three times."""
     engine, server = stage.engine(), stage.server()
     port = engine.listen(0, [address_of(server)], {})
     engine.look_after_peers_every(300_000)
@@ -261,7 +261,7 @@ def test_vanished_peers_are_looked_for(stage):
     ends = {f"sport = :{port} and dport = :{client.getsockname()[1]}", f"sport = :{daemon.getpeername()[1]}"}
 
     def seconds(end):
-        """Until the system probes that end; None: later than in a minute, or never."""
+        """Seconds until the system probes that end; None if that is more than a minute away, or never."""
         shown = subprocess.run(["ss", "-Htno", end], capture_output=True, text=True, check=True).stdout
         found = re.search(r"timer:\(keepalive,(\d+)sec,0\)", shown)
         return found and int(found[1])
@@ -272,7 +272,7 @@ def test_vanished_peers_are_looked_for(stage):
 
 
 def test_a_broken_connection_is_counted(stage):
-    """Goal: `failed` counts connections that broke, whoever broke them, once each; orderly ends are not counted."""
+    """Goal: `failed` counts each broken connection once, whoever broke it, and no orderly ends."""
     engine, server = stage.engine(), stage.server()
     port = engine.listen(0, [address_of(server)], {})
     for place in (0, 1):

@@ -1,4 +1,4 @@
-"""mproxy relay --kernel: what it installs, refuses, changes, and takes back."""
+"""mproxy relay --kernel: what it installs, refuses, changes, and undoes at its end."""
 
 import signal
 import socket
@@ -37,7 +37,7 @@ def table(host):
 
 
 def test_everything_is_taken_back(lab, relay, echo):
-    """Goal: table and settings are there while it runs, and as before afterwards; nobody gets forwarding for free."""
+    """Goal: table and settings exist while it runs and are restored afterwards; nothing else is forwarded."""
     settings(lab.router, "0")
     program = start(relay, RULE)
     assert is_served(lab.client, 7005)
@@ -52,7 +52,7 @@ def test_everything_is_taken_back(lab, relay, echo):
 
 
 def test_loopback_stays_private(lab, relay):
-    """Goal: route_localnet does not let neighbours reach 127.0.0.1, which only a rule may lead to."""
+    """Goal: route_localnet does not let neighbours reach 127.0.0.1, except through a rule."""
     start_echo(lab.router, 8007)
     start(relay, "7007 -> 127.0.0.1:8007")
     assert is_served(lab.client, 7007)
@@ -64,7 +64,7 @@ def test_loopback_stays_private(lab, relay):
 
 
 def test_killed_run_is_replaced(lab, relay, echo):
-    """Goal: a killed run leaves traffic working; the next start takes table and former settings over."""
+    """Goal: traffic works on after a kill; the next start takes over the table and the former settings."""
     settings(lab.router, "0")
     program = start(relay, RULE)
     program.signal(signal.SIGKILL)
@@ -79,7 +79,7 @@ def test_killed_run_is_replaced(lab, relay, echo):
 
 
 def test_other_tables_are_left_alone(lab, relay, echo):
-    """Goal: what somebody else has in nftables is unchanged before, during and after."""
+    """Goal: other tables in nftables never change."""
     lab.router.run("nft", "add", "table", "inet", "mine")
     program = start(relay, RULE)
     program.stop(within=30)
@@ -98,7 +98,7 @@ def test_one_at_a_time(lab, relay, echo):
 @pytest.mark.parametrize("words", ["flush ruleset", "flush table inet mproxy_relay", "delete table inet mproxy_relay",
                                    "flush chain inet mproxy_relay loopback"])
 def test_what_somebody_takes_away_comes_back(lab, relay, echo, words):
-    """Goal: after a restart of a firewall the relay leads again by itself, its guards are there, and it says so."""
+    """Goal: after a firewall restart the relay puts its rules and guards back by itself, and says so."""
     settings(lab.router, "0")
     program = start(relay, RULE)
     assert is_served(lab.client, 7005)
@@ -119,7 +119,7 @@ def test_what_somebody_takes_away_comes_back(lab, relay, echo, words):
 
 
 def test_a_setting_that_is_switched_off_comes_back(lab, relay, echo):
-    """Goal: forwarding that was on before us and is switched off under us is on again, now with the guard."""
+    """Goal: forwarding that was on before, and is switched off meanwhile, is switched on again, now with the guard."""
     settings(lab.router, "1")
     program = start(relay, RULE)
     settings(lab.router, "0")
@@ -134,8 +134,8 @@ def test_a_setting_that_is_switched_off_comes_back(lab, relay, echo):
 
 
 def test_what_cannot_be_put_back_is_switched_off(lab, relay, echo):
-    """Goal: where the table cannot be had, forwarding is not left on without it, `status` says broken; later it is
-    mended."""
+    """Goal: if the table cannot be installed, forwarding is not left on without it, and `status` says broken; it is
+    repaired later."""
     settings(lab.router, "0")
     program = start(relay, RULE)
     nft = lab.router.run("sh", "-c", "PATH=$PATH:/usr/sbin:/sbin command -v nft").strip()
@@ -157,7 +157,7 @@ def test_what_cannot_be_put_back_is_switched_off(lab, relay, echo):
     ("{ type filter hook forward priority 0; policy accept; }", "counter reject"),
 ])
 def test_a_firewall_that_drops_is_told_of(lab, relay, echo, chain, rule):
-    """Goal: another chain that would drop what we forward to other hosts is named at the start."""
+    """Goal: another chain that would drop what we forward is named at the start."""
     lab.router.run("nft", "add", "table", "ip", "filter")
     lab.router.run("nft", "add", "chain", "ip", "filter", "FORWARD", chain)
     if rule:
@@ -176,7 +176,7 @@ def test_a_firewall_that_drops_is_told_of(lab, relay, echo, chain, rule):
     ("0.0.0.0:80 -> [fd00::1]:1", "--kernel cannot translate between IPv4 and IPv6"),
 ])
 def test_impossible_rules(relay, rule, says):
-    """Goal: what the kernel cannot do is refused by name, with its line, before anything is installed."""
+    """Goal: rules that the kernel cannot implement are refused with their lines, before anything is installed."""
     program = start(relay, RULE, rule, ready=False)
     assert program.wait() == 2
     assert f"{relay.file}:2: {says}" in program.log.text
@@ -187,7 +187,7 @@ def test_impossible_rules(relay, rule, says):
 
 
 def test_name_with_several_addresses(lab, relay):
-    """Goal: the kernel makes no choice between the addresses of a name."""
+    """Goal: a name with several addresses is refused, since the kernel does not choose between them."""
     lab.router.hosts_file.write_text("10.3.0.2 twins.example\n10.3.0.3 twins.example\n")
     program = start(relay, "7005 -> twins.example:1", ready=False)
     assert program.wait() == 2
@@ -196,7 +196,7 @@ def test_name_with_several_addresses(lab, relay):
 
 
 def test_name_that_comes_later(lab, relay, echo):
-    """Goal: a name without an address stops no other rule, and is led to as soon as it has one."""
+    """Goal: a name without an address does not stop other rules, and is used as soon as it has one."""
     program = start(relay, RULE, f"7006 -> later.example:{ECHO_PORT}")
     assert is_served(lab.client, 7005)
     assert "later.example" in relay.status()["unresolved"]
@@ -207,7 +207,7 @@ def test_name_that_comes_later(lab, relay, echo):
 
 @pytest.mark.skipif(not real_root(), reason="only the real root can become another user")
 def test_without_root(relay):
-    """Goal: a user who is not root is told so."""
+    """Goal: it says that it needs root."""
     program = relay.start_with("--kernel", "7005", SERVER, ECHO_PORT, ready=False,
                                prefix=as_nobody())
     assert program.wait() == 2
@@ -215,7 +215,7 @@ def test_without_root(relay):
 
 
 def test_without_nft(relay):
-    """Goal: without nft the missing package is named."""
+    """Goal: it names the missing package."""
     relay.host.run("sh", "-c", "mount --bind /dev/null $(PATH=$PATH:/usr/sbin:/sbin command -v nft)")
     program = start(relay, RULE, ready=False)
     assert program.wait() == 1
@@ -252,7 +252,7 @@ def test_reload(lab, relay, echo):
 
 
 def test_allow_and_deny(lab, relay, echo):
-    """Goal: lists of networks hold in the kernel as well."""
+    """Goal: lists of networks work in the kernel as well."""
     start(relay, f"{RULE} allow=10.1.0.0/24", f"7006 -> {SERVER}:{ECHO_PORT} allow=10.0.0.0/8 deny=10.1.0.0/24",
           f"{RELAY}:7007 -> {SERVER}:{ECHO_PORT} deny=10.1.0.2")
     assert is_served(lab.client, 7005)
@@ -301,7 +301,7 @@ def test_drain(lab, relay, echo):
 
 @pytest.mark.skipif(not real_root(), reason="only the real root may have a socket buffer for so large a transaction")
 def test_ten_thousand_rules(lab, relay, echo):
-    """Goal: ten thousand rules are one transaction of a second or so."""
+    """Goal: ten thousand rules are installed in one transaction of about a second."""
     start(relay, *(f"{port} -> {SERVER}:{ECHO_PORT}" for port in range(10_001, 20_001)))
     assert is_served(lab.client, 10_001)
     assert is_served(lab.client, 20_000)

@@ -1,4 +1,4 @@
-"""mproxy relay under a service manager: what it reports, and the sockets that it is given."""
+"""mproxy relay under a service manager: its notifications, and sockets that it is passed."""
 
 import contextlib
 import os
@@ -66,7 +66,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 def test_socket_activation(lab, relay):
-    """Goal: a socket of the service manager is taken for its rule, one without a rule is told of."""
+    """Goal: a socket from the service manager is used for its rule; one without a rule is reported."""
     start_echo(lab.server)
     prefix = [sys.executable, "-c", ACTIVATE]
     program = relay.start(f"0.0.0.0:{RULE}", prefix=[*prefix, "SOCK_STREAM,7005,0.0.0.0"], options=["--workers", "2"])
@@ -80,8 +80,8 @@ def test_socket_activation(lab, relay):
 
 
 def test_who_called_before_it_ran_is_like_others(lab, relay):
-    """Goal: connections that stood before the relay had its listening socket, as the one has that a service manager
-    starts it for, are watched, and cut by a reset, as any other; and so is who comes next."""
+    """Goal: connections made before the relay had its listening socket, such as the one for which a service manager
+    starts it, are watched and cut by a reset like any other, and so are later ones."""
     start_echo(lab.server)
     relay.write(f"0.0.0.0:{RULE}")
     program = lab.router.start(sys.executable, "-c", ACTIVATE, "SOCK_STREAM,7005,0.0.0.0", MPROXY, "relay", "--config",
@@ -130,8 +130,8 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 def test_a_restart_refuses_nobody(lab, relay, tmp_path):
-    """Goal: the service manager holds the listening sockets while the relay stops; callers of that time wait for the
-    next run, which takes them over though the former one still has a connection."""
+    """Goal: while the relay stops, the service manager holds the listening sockets; callers wait for the next run,
+    which serves them though the former one still has a connection."""
     start_echo(lab.server)
     place = tmp_path / "notify"
     relay.write(RULE, f"udp {RULE}")
@@ -163,7 +163,7 @@ def test_a_restart_refuses_nobody(lab, relay, tmp_path):
 
 @pytest.mark.parametrize("workers", ["1", "2", "3"])
 def test_udp_socket_activation(lab, relay, workers):
-    """Goal: a socket for each family from the service manager: both are served, by however many workers."""
+    """Goal: sockets of both families from the service manager are served, by any number of workers."""
     prefix = [sys.executable, "-c", ACTIVATE, "SOCK_DGRAM,7005,0.0.0.0,::"]
     program = relay.start(f"udp {RULE}", prefix=prefix, options=["--workers", workers])
     with udp_socket(lab.server, SERVER) as server:

@@ -48,8 +48,8 @@ def web(lab):
 
 @MODES
 def test_two_web_servers(lab, relay, web, mode):
-    """Goal: two rules, two nginx: each port shows its own server, whole and unhurt, on IPv4 and IPv6, to a client on
-    another host and to one on the relay's own."""
+    """Goal: with two rules and two nginx, each port shows its own server, intact, on IPv4 and IPv6, to clients on
+    another host and on the relay's own."""
     relay.start(f"0.0.0.0:7005 -> {SERVER}:8005", f"0.0.0.0:7006 -> {SERVER}:8006", f"[::]:7005 -> [{SERVER6}]:8005",
                 options=mode)
     assert curl(lab.client, f"http://{RELAY}:7005/") == "this is alpha\n"
@@ -79,8 +79,8 @@ def test_many_requests_at_once(lab, relay, web, mode):
 
 @MODES
 def test_name_server(lab, relay, mode):
-    """Goal: DNS through UDP and TCP rules: answers find the one who asked, from the address that was asked, also in
-    parallel and on a wildcard listener."""
+    """Goal: DNS works through UDP and TCP rules: answers reach the client that asked, from the address that it asked,
+    also in parallel and on a wildcard listener."""
     lab.server.start("dnsmasq", "--keep-in-foreground", "--no-hosts", "--no-resolv", "--conf-file=/dev/null",
                      "--user=root", "--group=", "--pid-file=", "--address=/a.example/192.0.2.1",
                      "--address=/b.example/192.0.2.2",

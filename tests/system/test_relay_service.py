@@ -1,4 +1,4 @@
-"""mproxy relay as a service: workers that die, rules that change, the end, the background."""
+"""mproxy relay as a service: workers that die, rules that change, shutdown, running in the background."""
 
 import contextlib
 import os
@@ -49,7 +49,7 @@ def test_one_rule_of_the_command_line(lab, relay, echo, address, server):
 
 
 def test_listening_address(lab, relay, echo):
-    """Goal: a rule for one address is not reachable on another; a free port is told."""
+    """Goal: a rule for one address is not reachable on another; a port chosen by the system is reported."""
     program = relay.start_with(f"{RELAY}:0", SERVER, ECHO_PORT)
     port = int(program.event("listening")["port"])
     assert is_served(lab.client, port)
@@ -57,7 +57,7 @@ def test_listening_address(lab, relay, echo):
 
 
 def test_wrong_lines_start_nothing(lab, relay, echo):
-    """Goal: every wrong line is named, and the right ones are not served."""
+    """Goal: every wrong line is named, and none of the right ones is served."""
     program = relay.start(RULE, "7006 -> ", "sctp 1 -> a:1", ready=False)
     assert program.wait() == 2
     assert f"{relay.file}:2: nothing follows '->'; expected " in program.log.text
@@ -75,7 +75,7 @@ def test_a_port_in_use_starts_nothing(lab, relay, echo):
 
 
 def test_two_relays_on_one_port(lab, relay, echo):
-    """Goal: SO_REUSEPORT lets no second relay share a port by accident, TCP or UDP."""
+    """Goal: a second relay cannot share a port by accident, in spite of SO_REUSEPORT, neither with TCP nor UDP."""
     relay.start_with("7005", SERVER, ECHO_PORT)
     relay.start_with("--udp", "7005", SERVER, ECHO_PORT)
     for words in ([], ["--udp"]):
@@ -85,7 +85,7 @@ def test_two_relays_on_one_port(lab, relay, echo):
 
 
 def test_low_port_without_the_right(relay):
-    """Goal: a port below 1024 without root says what is missing."""
+    """Goal: for a port below 1024 without root, the error says what is missing."""
     relay.host.run("sysctl", "-q", "net.ipv4.ip_unprivileged_port_start=1024")
     program = relay.start_with(
         "80", SERVER, ECHO_PORT, ready=False,
@@ -95,7 +95,7 @@ def test_low_port_without_the_right(relay):
 
 
 def test_check(relay):
-    """Goal: check says what is wrong, and starts nothing."""
+    """Goal: `check` says what is wrong, and starts nothing."""
     relay.write(RULE, "udp 53 -> 10.0.0.2:53")
     assert relay.command("check", relay.file) == (0, f"{relay.file}: 2 rules\n")
     relay.write(RULE, "7005 -> b:2")
@@ -105,8 +105,8 @@ def test_check(relay):
 
 
 def test_names_that_come_later(lab, relay, echo):
-    """Goal: a name that does not resolve stops nothing else, and is found as soon as it is there; another address is
-    taken over."""
+    """Goal: a name that does not resolve does not stop other rules, and is used as soon as it does; a changed address
+    is followed."""
     program = relay.start(f"7006 -> backend.example:{ECHO_PORT}", RULE)
     assert program.event("not-resolved")["name"] == "backend.example"
     assert is_served(lab.client, 7005)
@@ -140,7 +140,7 @@ def test_a_dead_worker_is_replaced(lab, relay, echo):
 
 
 def let_in(lab, callers):
-    """Those of so many new connections that are relayed."""
+    """Opens so many connections; returns those that are relayed."""
     served = []
     for _ in range(callers):
         with contextlib.suppress(ConnectionError):  # reset before connect(2) returned
@@ -151,7 +151,7 @@ def let_in(lab, callers):
 
 
 def test_a_limit_of_a_rule_holds_for_all_workers(lab, relay, echo):
-    """Goal: `max=` lets in exactly so many, whichever workers they meet, also after one of them has died."""
+    """Goal: `max=` admits exactly so many, whichever workers they meet, also after one of them has died."""
     program = relay.start(f"{RULE} max=5", options=["--workers", "3"])
     served = let_in(lab, 12)
     assert len(served) == 5
@@ -164,8 +164,8 @@ def test_a_limit_of_a_rule_holds_for_all_workers(lab, relay, echo):
 
 
 def test_the_limit_of_the_relay_holds_for_all_workers(lab, relay, echo):
-    """Goal: --max-connections lets in exactly so many, over all rules and workers; who comes later waits, is not turned
-    away, and is served as soon as others have gone, be it with their worker."""
+    """Goal: --max-connections admits exactly so many, over all rules and workers; later callers are not refused but
+    wait, and are served as soon as others have gone, even if those went with their worker."""
     rules = [RULE, f"7006 -> {SERVER}:{ECHO_PORT}"]
     program = relay.start(*rules, options=["--workers", "4", "--max-connections", "3"])
     served = [connect(lab, 7005 + number % 2) for number in range(3)]
@@ -189,7 +189,7 @@ def test_the_limit_of_the_relay_holds_for_all_workers(lab, relay, echo):
 
 
 def test_a_worker_that_dies_young_again_and_again(lab, relay, echo):
-    """Goal: successors of the short-lived wait longer and longer, and callers are served all the same."""
+    """Goal: the successor of a short-lived worker starts later each time, and callers are served all the same."""
     program = relay.start(RULE)
     for deaths in range(1, 5):
         os.kill(until(lambda: relay.workers()[0], 20, "a worker"), signal.SIGKILL)
@@ -200,7 +200,7 @@ def test_a_worker_that_dies_young_again_and_again(lab, relay, echo):
 
 
 def test_callers_do_not_notice_a_death(lab, relay, echo):
-    """Goal: who calls while there is no worker waits in the listener's queue, and is served by the successor."""
+    """Goal: a caller that comes while there is no worker waits in the listener's queue, and the successor serves it."""
     program = relay.start(RULE)
     [pid] = relay.workers()
     os.kill(pid, signal.SIGSTOP)
@@ -211,7 +211,7 @@ def test_callers_do_not_notice_a_death(lab, relay, echo):
 
 
 def test_a_lost_supervisor_frees_the_port(lab, relay, echo):
-    """Goal: the workers of a killed supervisor let go of the port, so that the next relay can start."""
+    """Goal: the workers of a killed supervisor release the port, so that the next relay can start."""
     program = relay.start(RULE, options=["--workers", "2"])
     connection = connect(lab)
     assert echoes(connection)
@@ -225,7 +225,7 @@ def test_a_lost_supervisor_frees_the_port(lab, relay, echo):
 # ---- reload
 
 def test_reload_under_load(lab, relay, echo):
-    """Goal: no caller fails while rules come, change and go around and in the one they use, and connections go on."""
+    """Goal: no caller fails while rules are added, changed and removed, their own included, and connections go on."""
     relay.start(RULE, options=["--workers", "2"])
     connection = connect(lab)
     callers = Callers(lab.client, 7005)
@@ -241,8 +241,8 @@ def test_reload_under_load(lab, relay, echo):
 
 
 def test_reload_moves_a_port_to_other_addresses(lab, relay, echo):
-    """Goal: the same port goes over to one address, to each family apart, to every address: connections go on, and
-    callers of every address are served again by the time the command returns."""
+    """Goal: the same port moves to one address, to one for each family, to every address: connections go on, and
+    callers of each address are served when the command returns."""
     relay.start(RULE)
     connection = connect(lab)
     for rules, six in (([f"{RELAY}:{RULE}"], False), ([f"0.0.0.0:{RULE}", f"[::]:{RULE}"], True), ([RULE], True)):
@@ -253,7 +253,8 @@ def test_reload_moves_a_port_to_other_addresses(lab, relay, echo):
 
 
 def test_a_removed_rule_keeps_its_connections(lab, relay, echo):
-    """Goal: what stands goes on after its rule is gone; nobody new is let in; its counters stay in the totals."""
+    """Goal: connections go on after their rule is removed; no new ones are accepted; its counters stay in the
+    totals."""
     relay.start(RULE, f"7006 -> {SERVER}:{ECHO_PORT}")
     connection = connect(lab)
     assert echoes(connection)
@@ -265,7 +266,7 @@ def test_a_removed_rule_keeps_its_connections(lab, relay, echo):
 
 
 def test_reload_is_done_when_the_workers_are(lab, relay, echo):
-    """Goal: who has seen `reload` end, or `reloaded` in the log, meets the new rules and no others."""
+    """Goal: when `reload` has returned, or the log says `reloaded`, only the new rules are in force."""
     program = relay.start(RULE)
     [worker] = relay.workers()
     relay.write(f"7006 -> {SERVER}:{ECHO_PORT}")
@@ -298,7 +299,7 @@ def test_a_changed_target_is_for_new_connections(lab, relay, echo):
     ("192.0.2.1:7006 -> b:1", ":2: cannot listen on tcp 192.0.2.1:7006: this host has no such address"),
 ])
 def test_a_bad_file_changes_nothing(lab, relay, echo, bad, says):
-    """Goal: reload of a wrong file names the line, ends with a failure, and the former rules hold."""
+    """Goal: reloading a wrong file fails and names the line, and the former rules stay in force."""
     program = relay.start(RULE)
     relay.write(f"7007 -> {SERVER}:{ECHO_PORT}", bad)
     status, text = relay.command("reload", "--pidfile", relay.pidfile)
@@ -311,7 +312,7 @@ def test_a_bad_file_changes_nothing(lab, relay, echo, bad, says):
 
 
 def test_sighup_is_a_reload(lab, relay, echo):
-    """Goal: SIGHUP does what reload does; the log file is opened anew for logrotate."""
+    """Goal: SIGHUP does what reload does, and reopens the log file for logrotate."""
     log = relay.host.home / "relay.log"
     program = relay.start(RULE, options=["--log-file", log], ready=False)
     until(lambda: log.exists() and " ready " in log.read_text(), 20, "ready")
@@ -325,7 +326,8 @@ def test_sighup_is_a_reload(lab, relay, echo):
 # ---- the end
 
 def test_stop_drains(lab, relay, echo):
-    """Goal: after stop nobody new is served, a standing connection is finished, then the process ends with 0."""
+    """Goal: after `stop` no new caller is served, open connections are finished, then the process ends with status
+    0."""
     program = relay.start(RULE, options=["--workers", "2", "--drain-timeout", "60s"])
     connection = connect(lab)
     assert echoes(connection)
@@ -340,7 +342,7 @@ def test_stop_drains(lab, relay, echo):
 
 
 def test_drain_has_a_limit(lab, relay, echo):
-    """Goal: a connection that never ends is cut by --drain-timeout, and told in the log."""
+    """Goal: a connection that never ends is cut after --drain-timeout, and the log says so."""
     program = relay.start(RULE, options=["--drain-timeout", "500ms"])
     connection = connect(lab)
     assert echoes(connection)
@@ -364,7 +366,7 @@ def test_second_signal_ends_at_once(lab, relay, echo):
 
 
 def test_a_successor_starts_while_its_predecessor_ends(lab, relay, echo):
-    """Goal: nobody waits for the connections of a relay that stops: port and pidfile are free at once, and `status`
+    """Goal: while a relay stops, its port and pidfile are free at once, whatever connections it has left, and `status`
     finds the successor."""
     former = relay.start(RULE, options=["--drain-timeout", "60s"])
     connection = connect(lab)
@@ -383,8 +385,8 @@ def test_a_successor_starts_while_its_predecessor_ends(lab, relay, echo):
 # ---- the background
 
 def test_daemon(lab, relay, echo):
-    """Goal: --daemon returns when it serves; its pidfile finds it; a second one on the pidfile is refused; stop ends
-    it."""
+    """Goal: --daemon returns when it serves; its pidfile leads to it; a second one with the pidfile is refused; `stop`
+    ends it."""
     relay.write(RULE)
     words = ["--config", relay.file, "--daemon", "--pidfile", relay.pidfile]
     assert relay.command(*words)[0] == 0
@@ -403,7 +405,7 @@ def test_daemon(lab, relay, echo):
 
 
 def test_daemon_with_relative_paths(lab, relay, echo):
-    """Goal: files are those of the directory where the command was given, though the daemon leaves it."""
+    """Goal: relative paths refer to the directory where the command was given, though the daemon leaves it."""
     relay.write(RULE)
     home = relay.host.home
     done = relay.host.start("env", "-C", home, MPROXY, "relay", "--config", relay.file.name, "--daemon", "--pidfile",
@@ -419,8 +421,8 @@ def test_daemon_with_relative_paths(lab, relay, echo):
 @pytest.mark.parametrize("words", ["", "--log-file relay.log", "--workers 2"])
 @pytest.mark.parametrize("errors", ["2>&1", "2>errors"])
 def test_daemon_keeps_nothing_of_its_caller(lab, relay, echo, words, errors):
-    """Goal: `$(...)` ends, a lock of the caller is free, and no process holds what the caller had open; a log that goes
-    to a file goes on doing so."""
+    """Goal: `$(...)` returns, the caller's lock is released, and no process holds the caller's files; a log that is
+    redirected to a file still goes there."""
     relay.write(RULE)
     home = relay.host.home
     run = (f"{MPROXY} relay --config {relay.file} --daemon --pidfile {relay.pidfile} {words} {errors}")
@@ -439,7 +441,7 @@ def test_daemon_keeps_nothing_of_its_caller(lab, relay, echo, words, errors):
 
 
 def test_daemon_that_cannot_start(lab, relay):
-    """Goal: the caller sees why, and a failure."""
+    """Goal: the caller sees the reason and a non-zero status."""
     relay.write(RULE)
     with lab.router.listen(7005, "0.0.0.0"):
         status, text = relay.command("--config", relay.file, "--daemon", "--pidfile", relay.pidfile)
@@ -449,8 +451,8 @@ def test_daemon_that_cannot_start(lab, relay):
 
 
 def test_stale_pidfile(lab, relay, echo):
-    """Goal: the pidfile of a killed relay, even with the number of a living process, is nobody's: commands say so, and
-    a new relay takes it over."""
+    """Goal: the pidfile of a killed relay is recognised, even if its number is that of another process: commands say
+    so, and a new relay takes it over."""
     program = relay.start(RULE)
     program.signal(signal.SIGKILL)
     program.wait()
@@ -469,7 +471,7 @@ def test_stale_pidfile(lab, relay, echo):
 # ---- the control socket
 
 def test_control_socket_is_private(relay):
-    """Goal: the socket lies in a directory of mode 0700 under the runtime directory."""
+    """Goal: the socket is in a directory of mode 0700 in the runtime directory."""
     program = relay.start(RULE)
     directory = relay.runtime / "mproxy"
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
@@ -477,7 +479,7 @@ def test_control_socket_is_private(relay):
 
 
 def test_strange_requests(relay):
-    """Goal: nonsense on the control socket costs nothing but its connection."""
+    """Goal: nonsense on the control socket ends only its own connection."""
     program = relay.start(RULE)
     path = str(relay.runtime / "mproxy" / f"relay-{program.pid}.sock")
     for request in (b"\n", b"[]\n", b'{"command": 3}\n', b"x" * 10_000, b""):
@@ -499,7 +501,7 @@ def test_strange_requests(relay):
 # ---- many
 
 def test_ten_thousand_rules(lab, relay, echo):
-    """Goal: ten thousand rules are served within seconds, take as many descriptors, and a reload of all is quick."""
+    """Goal: ten thousand rules are served within seconds, with one descriptor each, and reloading them all is quick."""
     rules = [f"{port} -> {SERVER}:{ECHO_PORT}" for port in range(10_001, 20_001)]
     started = time.monotonic()
     relay.start(*rules)
@@ -513,7 +515,7 @@ def test_ten_thousand_rules(lab, relay, echo):
 
 
 def test_no_descriptors_left(lab, relay, echo):
-    """Goal: without descriptors accepting pauses, told once; who waits is served as soon as others have gone."""
+    """Goal: without descriptors accepting pauses, with one log line; callers are served as soon as others have gone."""
     program = relay.start(RULE, prefix=["prlimit", "--nofile=100"])
     connections = []
     while not program.events("accept-paused"):
@@ -539,8 +541,8 @@ def udp_server(lab):
 
 
 def test_udp_sessions_go_on_over_a_reload(lab, relay, udp_server):
-    """Goal: with several workers each client keeps its session: through reloads, and through the death of a worker that
-    is not its own."""
+    """Goal: with several workers each client keeps its flow through reloads, and through the death of another
+    worker."""
     program = relay.start(f"udp {RULE}", options=["--workers", "2"])
     clients = [udp_client(lab) for _ in range(20)]
     seen = [exchange(client, udp_server) for client in clients]
@@ -562,7 +564,7 @@ def test_udp_sessions_go_on_over_a_reload(lab, relay, udp_server):
 
 
 def test_silent_clients_of_the_control_socket_block_nobody(lab, relay, echo):
-    """Goal: more silent clients than there are places, and `status` and `reload` answer."""
+    """Goal: `status` and `reload` answer even if there are more silent clients than places."""
     program = relay.start(RULE)
     silent = []
     for _ in range(40):

@@ -1,4 +1,4 @@
-"""What mproxy relay makes sure of before it serves: rights, addresses, and rules that do not lead back to it."""
+"""What mproxy relay checks before it serves: rights, addresses, and that no rule leads back to it."""
 
 import os
 import re
@@ -22,14 +22,15 @@ def echo(lab):
 # ---- rights and addresses
 
 def ids_of(pid):
-    """{field: values} of the process: whose it is, and what it may do."""
+    """{field: values} of the process: its users, groups and capabilities."""
     fields = (line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     return {name: value.split() for name, value in fields if name in ("Uid", "Gid", "Groups", "CapEff", "CapPrm")}
 
 
 @pytest.mark.skipif(not real_root(), reason="only the real root can become another user")
 def test_workers_have_the_rights_of_a_user(lab, relay, echo):
-    """Goal: a port below 1024, workers that are somebody else for good, and a reload with another such port."""
+    """Goal: ports below 1024 work, even new ones after a reload, though the workers have become another user for
+    good."""
     relay.host.run("sysctl", "-q", "net.ipv4.ip_unprivileged_port_start=1024")
     program = relay.start(f"705 -> {SERVER}:{ECHO_PORT}", options=["--user", "nobody", "--workers", "2"])
     assert is_served(lab.client, 705)
@@ -51,14 +52,14 @@ def test_workers_have_the_rights_of_a_user(lab, relay, echo):
     (["--user", "nobody", "--kernel"], "--user and --kernel cannot be used together"),
 ])
 def test_wrong_users(relay, options, says):
-    """Goal: who mistypes the user is told so, and nothing runs."""
+    """Goal: a user that does not exist is an error, and nothing is started."""
     program = relay.start(RULE, options=options, ready=False)
     assert program.wait() == 2
     assert says in program.log.text and "Traceback" not in program.log.text
 
 
 def test_an_address_that_comes_later(lab, relay, echo):
-    """Goal: with --wait-addresses an address that is not there yet stops nothing, and is served once it is there."""
+    """Goal: with --wait-addresses a missing address does not stop other rules, and is served as soon as it exists."""
     late = "10.1.0.77"
     program = relay.start(f"{late}:{RULE}", f"udp {late}:{RULE}", f"7006 -> {SERVER}:{ECHO_PORT}", ready=False)
     assert program.wait() == 1
@@ -78,7 +79,7 @@ def test_an_address_that_comes_later(lab, relay, echo):
     ["7000 -> 127.0.0.1:7001", "7001 -> 127.0.0.1:7000"], ["udp 7000 -> 127.0.0.1:7001", f"udp 7001 -> {RELAY}:7000"],
 ])
 def test_rules_that_lead_round_are_refused(relay, rules):
-    """Goal: rules that lead back to the relay, directly or over each other, are named, and nothing is started."""
+    """Goal: rules that lead back to the relay, directly or through each other, are named, and nothing is started."""
     program = relay.start(*rules, ready=False)
     assert program.wait() == 2
     for number in range(1, len(rules) + 1):
@@ -86,7 +87,7 @@ def test_rules_that_lead_round_are_refused(relay, rules):
 
 
 def test_a_name_that_leads_round_is_left_out(lab, relay, echo):
-    """Goal: a name with an address of the relay is not followed there; its other address is; other rules go on."""
+    """Goal: of a name's addresses the relay's own is not used, but the others are; other rules work."""
     lab.router.knows(**{"me.example": RELAY})
     program = relay.start("7000 -> me.example:7000", "udp 7000 -> me.example:7000", RULE)
     seen = program.event("circle")
@@ -101,7 +102,7 @@ def test_a_name_that_leads_round_is_left_out(lab, relay, echo):
 
 
 def test_a_datagram_that_comes_back_is_dropped(lab, relay):
-    """Goal: a datagram that an address translation leads back to the relay goes round once, not for ever."""
+    """Goal: a datagram that NAT leads back to the relay goes round once, not for ever."""
     lab.router.run("nft", "add", "table", "ip", "back")
     lab.router.run("nft", "add", "chain", "ip", "back", "out", "{ type nat hook output priority -100; }")
     lab.router.run("nft", f"add rule ip back out ip daddr 192.0.2.7 udp dport 7777 dnat to {RELAY}:7000")
@@ -116,7 +117,7 @@ def test_a_datagram_that_comes_back_is_dropped(lab, relay):
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 def test_two_relays_that_lead_to_each_other(lab, relay, echo, protocol):
-    """Goal: neither sees a socket of its own, and yet one connection, or datagram, does not go round for ever."""
+    """Goal: a connection or datagram does not go round for ever, though neither relay sees a socket of its own."""
     first = relay.start(f"{protocol} 7000 -> {RELAY}:7001", RULE)
     other = relay.host.home / "other.conf"
     other.write_text(f"{protocol} 7001 -> {RELAY}:7000\n")
@@ -153,8 +154,8 @@ def test_a_datagram_that_comes_back_to_another_worker_is_dropped(lab, relay):
 
 
 def test_a_circle_that_no_rule_tells_is_ended(lab, relay, echo):
-    """Goal: connections that come back by way of an address translation end before they take every descriptor; other
-    rules do not notice."""
+    """Goal: connections that come back through NAT end before they use up all descriptors; other rules are not
+    affected."""
     lab.router.run("nft", "add", "table", "ip", "back")
     lab.router.run("nft", "add", "chain", "ip", "back", "out", "{ type nat hook output priority -100; }")
     lab.router.run("nft", f"add rule ip back out ip daddr 192.0.2.7 tcp dport 7777 dnat to {RELAY}:7000")

@@ -1,4 +1,4 @@
-"""mproxy relay status: every number that is promised, and which addresses are down."""
+"""mproxy relay status: every promised number, and which addresses are down."""
 
 import pytest
 from asking import SCHEMA
@@ -36,7 +36,7 @@ def test_status_as_json(lab, relay, echo):
 
 
 def test_status_for_people(lab, relay, echo):
-    """Goal: the text names process, rules and workers; with one relay running no pidfile is needed."""
+    """Goal: the text names process, rules and workers; if only one relay runs, it needs no pidfile."""
     relay.start(RULE)
     assert is_served(lab.client, 7005)
     status, text = relay.command("status")
@@ -47,7 +47,7 @@ def test_status_for_people(lab, relay, echo):
 
 
 def test_status_shows_which_addresses_are_down(lab, relay, echo):
-    """Goal: of a name with two addresses the dead one is shown, with the reason, until it answers; in both forms."""
+    """Goal: both forms show the dead one of a name's two addresses, with the reason, until it answers."""
     lab.router.knows(**{"two.example": f"10.3.0.99 {SERVER}"})
     lab.server.ip("addr add 10.3.0.99/32 dev lo")
     lab.server.run("nft", "add", "table", "ip", "dead")

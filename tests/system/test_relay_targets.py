@@ -47,7 +47,7 @@ def test_in_turn(stage):
 
 
 def test_fewest_connections(stage):
-    """Goal: leastconn fills up the target that lost connections."""
+    """Goal: leastconn prefers a target that has lost connections."""
     engine, servers = stage.engine(), [stage.server() for _ in range(2)]
     port = engine.listen(0, [*map(address_of, servers)], {"balance": "leastconn"})
     pairs = [(*stage.through(engine, port, servers[n % 2]), n % 2) for n in range(4)]
@@ -61,7 +61,7 @@ def test_fewest_connections(stage):
 
 
 def test_a_target_that_refuses_is_left_out_and_tried_again(stage):
-    """Goal: no client notices; one event when it goes, one when it is back."""
+    """Goal: no client notices; there is one event when it fails and one when it is back."""
     engine, good = stage.engine(), stage.server()
     dead = closed_port(stage)
     port = engine.listen(0, [dead, address_of(good)], {})
@@ -105,7 +105,7 @@ def test_resolved_later(stage):
 
 
 def test_from_ipv6_to_ipv4_and_back(stage):
-    """Goal: either family on either side."""
+    """Goal: both families work on both sides."""
     engine = stage.engine()
     for host, target in ("::1", "127.0.0.1"), ("127.0.0.1", "::1"):
         server = stage.server(target)
@@ -116,7 +116,7 @@ def test_from_ipv6_to_ipv4_and_back(stage):
 
 
 def test_a_client_that_leaves_while_the_target_is_silent(stage):
-    """Goal: its reset frees everything before the connect time-out."""
+    """Goal: the client's reset frees everything, before the connect timeout."""
     engine = stage.engine()
     port = engine.listen(0, [address_of(black_hole(stage))], {"connect_timeout_us": 60 * SECOND_US})
     client = stage.client(port)
@@ -130,7 +130,7 @@ def test_a_client_that_leaves_while_the_target_is_silent(stage):
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "::ffff:127.0.0.1"])
 def test_header_sent(stage, version, host):
-    """Goal: the target learns both addresses of the client's connection, before its bytes."""
+    """Goal: before any data the target learns both addresses of the client's connection."""
     engine, server = stage.engine(), stage.server()
     port = engine.listen(0, [address_of(server)], {"proxy": version}, "::" if ":" in host else host)
     client = stage.client(port, host.removeprefix("::ffff:"))
@@ -146,7 +146,8 @@ def test_header_sent(stage, version, host):
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_header_accepted_and_passed_on(stage, version):
-    """Goal: byte by byte or at once with the first data; the target hears of the first client, not of the proxy."""
+    """Goal: it may come byte by byte or together with data; the target is told of the original client, not the
+    proxy."""
     engine, server = stage.engine(), stage.server()
     port = engine.listen(0, [address_of(server)], {"accept_proxy": True, "proxy": 3 - version})
     origin = ("198.51.100.7", 4711), ("203.0.113.1", 80)
@@ -162,7 +163,7 @@ def test_header_accepted_and_passed_on(stage, version):
 
 
 def test_local_header(stage):
-    """Goal: a proxy that speaks for itself is known by its own address."""
+    """Goal: for a proxy that connects on its own behalf, its own address counts."""
     engine, server = stage.engine(), stage.server()
     port = engine.listen(0, [address_of(server)], {"accept_proxy": True, "proxy": 1})
     client = stage.client(port)
@@ -173,7 +174,7 @@ def test_local_header(stage):
 
 
 def test_headers_that_are_none(stage):
-    """Goal: garbage, half a header and silence cost that connection alone; a denied origin as well."""
+    """Goal: garbage, half a header, silence or a denied origin end only that connection."""
     engine, server = stage.engine(), stage.server()
     port = engine.listen(0, [address_of(server)], {
         "accept_proxy": True, "deny": (ip_network("198.51.100.0/24"),), "connect_timeout_us": SECOND_US})
@@ -199,7 +200,8 @@ def test_headers_that_are_none(stage):
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_haproxy_understands_and_is_understood(stage, tmp_path, version):
-    """Goal: relay, haproxy, relay in a row with headers between them; the daemon hears of the first client."""
+    """Goal: through relay, haproxy and relay in a row, with headers between them, the daemon learns the first
+    client."""
     engine, server = stage.engine(), stage.server()
     last = engine.listen(1, [address_of(server)], {"accept_proxy": True, "proxy": 1})
     middle = closed_port(stage)
@@ -253,7 +255,7 @@ class EchoServer(threading.Thread):
 
 
 def test_100000_connections_leave_nothing_behind(stage):
-    """Goal: descriptors, memory and counts are where they were."""
+    """Goal: descriptors, memory and counts are the same as before."""
     engine, listener = stage.engine(), stage.server()
     listener.settimeout(None)
     server = EchoServer(listener)

@@ -28,7 +28,7 @@ def stage():
 
 @pytest.fixture
 def relayed(stage):
-    """(stage, engine, port, server) of one rule; the engine ends without a connection left."""
+    """(stage, engine, port, server) of one rule; at the end the engine may have no connection left."""
     engine, server = stage.engine(), stage.server()
     yield stage, engine, engine.listen(0, [address_of(server)], {}), server
 
@@ -58,7 +58,7 @@ def is_reset(sock):
 
 
 def is_turned_away(stage, *where, **options):
-    """Whether a connection is reset, be it while it is being made."""
+    """Whether a connection is reset, even while it is being made."""
     try:
         return is_reset(stage.client(*where, **options))
     except ConnectionResetError:
@@ -66,7 +66,7 @@ def is_turned_away(stage, *where, **options):
 
 
 def fill(sock):
-    """Send until nothing more is taken for a while; how many bytes that was."""
+    """Send until nothing has been taken for a while; returns the number of bytes."""
     sock.settimeout(0.5)
     sent = 0
     with contextlib.suppress(TimeoutError):
@@ -85,7 +85,7 @@ def gone(engine, key=0):
 
 @pytest.mark.parametrize("client_first", [True, False])
 def test_each_direction_ends_for_itself(relayed, client_first):
-    """Goal: who has said everything can still be answered, however long the answer."""
+    """Goal: a client that has ended its direction still gets the answer, however long."""
     stage, engine, port, server = relayed
     first, second = stage.through(engine, port, server)
     if not client_first:
@@ -106,7 +106,7 @@ def test_each_direction_ends_for_itself(relayed, client_first):
 @pytest.mark.parametrize("client_resets", [True, False])
 @pytest.mark.parametrize("busy", [False, True])
 def test_a_reset_is_passed_on(relayed, client_resets, busy):
-    """Goal: a reset at one end is one at the other, also when the other end does not read."""
+    """Goal: a reset at one end is a reset at the other, even if that one does not read."""
     stage, engine, port, server = relayed
     one, other = stage.through(engine, port, server)
     if not client_resets:
@@ -121,7 +121,7 @@ def test_a_reset_is_passed_on(relayed, client_resets, busy):
 
 
 def test_a_reset_after_half_a_close_is_passed_on(relayed):
-    """Goal: the direction whose end was read still hears of a reset."""
+    """Goal: a reset is passed on also in a direction whose end was read before."""
     stage, engine, port, server = relayed
     client, daemon = stage.through(engine, port, server)
     client.shutdown(socket.SHUT_WR)
@@ -135,7 +135,7 @@ def test_a_reset_after_half_a_close_is_passed_on(relayed):
 
 @pytest.mark.parametrize("pipes", [64, 1, 0])
 def test_bulk_both_ways_byte_for_byte(relayed, pipes):
-    """Goal: spliced or copied, with stalls and odd sizes, every byte arrives once and in order."""
+    """Goal: every byte arrives once and in order, spliced or copied, in spite of stalls and odd sizes."""
     stage, engine, port, server = relayed
     engine.allow_pipes(pipes)
     ends = [stage.through(engine, port, server) for _ in range(2)]
@@ -179,7 +179,7 @@ def test_bulk_both_ways_byte_for_byte(relayed, pipes):
 
 
 def test_who_does_not_read_holds_only_its_own_connection(relayed):
-    """Goal: a slow reader stops its sender, costs bounded memory, and gets everything in the end."""
+    """Goal: a slow reader stops its sender, takes bounded memory, and gets everything in the end."""
     stage, engine, port, server = relayed
     _, before = engine.footprint()
     slow = [stage.through(engine, port, server) for _ in range(8)]
@@ -208,9 +208,10 @@ def test_an_urgent_byte_is_a_byte(relayed):
 
 
 def test_an_answer_in_two_pieces_is_not_held_up(stage):
-    """Goal: a server with Nagle's algorithm gets its first piece acknowledged at once, though the question came early.
+    """Goal: the first piece from a server with Nagle's algorithm is acknowledged at once, though the request came
+    early.
 
-    What the kernel delays otherwise are 40 ms; one quick answer of several tells that nothing does.
+    Otherwise the kernel would delay the ack by 40 ms; one quick answer of several shows that it does not.
     """
     engine, server = stage.engine(max_connections=1), stage.server()
     port = engine.listen(0, [address_of(server)], {})
@@ -236,7 +237,7 @@ def test_an_answer_in_two_pieces_is_not_held_up(stage):
 
 @pytest.mark.skipif(not real_root(), reason="only the real root can become another user")
 def test_pipes_that_the_system_makes_small_are_not_used(stage):
-    """Goal: a user beyond pipe-user-pages-soft has its bytes copied instead."""
+    """Goal: for a user above pipe-user-pages-soft, bytes are copied instead."""
     engine, server = stage.engine(), stage.server()
     port = engine.listen(0, [address_of(server)], {})
     engine.become_nobody()
@@ -250,7 +251,7 @@ def test_pipes_that_the_system_makes_small_are_not_used(stage):
 
 
 def test_unused_pipes_are_closed(relayed):
-    """Goal: descriptors of pipes do not stay after the bulk."""
+    """Goal: the descriptors of pipes are closed after the bulk."""
     stage, engine, port, server = relayed
     before, _ = engine.footprint()
     client, daemon = stage.through(engine, port, server)
@@ -269,7 +270,7 @@ def test_unused_pipes_are_closed(relayed):
 # ---- time-outs
 
 def test_silence_ends_a_connection(stage):
-    """Goal: the idle time-out counts from the last byte in either direction."""
+    """Goal: the idle timeout counts from the last byte in either direction."""
     engine, server = stage.engine(), stage.server()
     port = engine.listen(0, [address_of(server)], {"idle_timeout_us": SECOND_US})
     talker, listener = stage.through(engine, port, server)
@@ -297,7 +298,7 @@ def black_hole(stage):
 
 
 def test_a_target_that_does_not_answer(stage):
-    """Goal: the connect time-out, with its event."""
+    """Goal: the connect timeout applies and gives its event."""
     engine, server = stage.engine(), black_hole(stage)
     port = engine.listen(0, [address_of(server)], {"connect_timeout_us": SECOND_US})
     begun_at = time.monotonic()
@@ -308,7 +309,7 @@ def test_a_target_that_does_not_answer(stage):
 
 
 def test_a_silent_target_costs_the_first_callers_a_moment_and_the_others_nothing(stage):
-    """Goal: the next address within 300 ms, and what one caller found out serves all."""
+    """Goal: the next address is tried within 300 ms, and what one caller found out helps all others."""
     engine, hole, server = stage.engine(), black_hole(stage), stage.server()
     port = engine.listen(0, [address_of(hole), address_of(server)], {"connect_timeout_us": 10 * SECOND_US})
     took = []
@@ -323,7 +324,7 @@ def test_a_silent_target_costs_the_first_callers_a_moment_and_the_others_nothing
 
 
 def test_a_slow_target_is_waited_for_beside_the_others(stage):
-    """Goal: racing ends no attempt: the first address answers after the second was begun, which never does."""
+    """Goal: racing does not end attempts: the first address may answer after the second, silent one was begun."""
     engine, slow, hole = stage.engine(), black_hole(stage), black_hole(stage)
     port = engine.listen(0, [address_of(slow), address_of(hole)], {"connect_timeout_us": 20 * SECOND_US})
     client = stage.client(port)
@@ -349,7 +350,7 @@ def test_a_slow_target_is_waited_for_beside_the_others(stage):
 
 
 def test_all_addresses_silent_ends_with_the_connect_time_out(stage):
-    """Goal: one reset, at the time-out, whatever was raced; nothing is left behind."""
+    """Goal: the client gets one reset at the timeout, whatever was raced, and nothing is left behind."""
     engine, holes = stage.engine(), [black_hole(stage) for _ in range(3)]
     port = engine.listen(0, [address_of(hole) for hole in holes], {"connect_timeout_us": 2 * SECOND_US})
     descriptors = engine.footprint()[0]
@@ -365,7 +366,7 @@ def test_all_addresses_silent_ends_with_the_connect_time_out(stage):
 # ---- limits
 
 def test_one_connection_more_than_the_rule_has_is_reset(stage):
-    """Goal: a rule's own limit answers at once."""
+    """Goal: connections beyond a rule's own limit are reset at once."""
     engine, server = stage.engine(), stage.server()
     port = engine.listen(0, [address_of(server)], {"max_connections": 2})
     first = stage.through(engine, port, server)
@@ -381,7 +382,8 @@ def test_one_connection_more_than_the_rule_has_is_reset(stage):
 
 
 def test_without_room_callers_wait(stage):
-    """Goal: the limit of the process leaves callers to others, or in the queue, and goes on by itself."""
+    """Goal: beyond the process's limit callers are left to other processes or in the queue; it accepts again by
+    itself."""
     engine, server = stage.engine(max_connections=3), stage.server()
     ports = [engine.listen(key, [address_of(server)], {}) for key in range(2)]
     taken = [stage.through(engine, ports[n % 2], server) for n in range(3)]
@@ -405,7 +407,7 @@ def test_without_room_callers_wait(stage):
 
 @pytest.mark.parametrize("spare", [False, True])
 def test_without_descriptors_callers_wait(stage, spare):
-    """Goal: EMFILE costs no connection, is logged once, and ends by itself."""
+    """Goal: EMFILE does not end connections, is logged once, and accepting resumes by itself."""
     engine, server = stage.engine(), stage.server()
     port = engine.listen(0, [address_of(server)], {})
     engine.limit_descriptors(31)
@@ -432,7 +434,7 @@ def test_without_descriptors_callers_wait(stage, spare):
 @pytest.mark.parametrize("free", [50, 51])
 @pytest.mark.parametrize("rules", [1, 3])
 def test_a_full_worker_keeps_whom_it_has_accepted(stage, free, rules):
-    """Goal: the last one that finds room has its connection to the server, too, and is not reset for want of it."""
+    """Goal: the last connection that is accepted also gets one to the server, and is not reset for lack of it."""
     engine, server = stage.engine(), stage.server()
     ports = [engine.listen(key, [address_of(server)], {"connect_timeout_us": 300_000}) for key in range(rules)]
     engine.limit_descriptors(free)
@@ -473,7 +475,7 @@ def test_networks(stage):
 # ---- the whole
 
 def test_a_removed_rule_lets_its_connections_go_on(relayed):
-    """Goal: `remove` ends the listening, nothing else; `update` is for connections to come."""
+    """Goal: `remove` only stops listening; `update` is for later connections."""
     stage, engine, port, server = relayed
     client, daemon = stage.through(engine, port, server)
     engine.change(0, [address_of(server)], {"max_connections": 1})

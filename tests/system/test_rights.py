@@ -1,4 +1,4 @@
-"""What rights the programs have, and what other users can do to them."""
+"""The rights that the programs have, and what other users can do to them."""
 
 import os
 import pwd
@@ -28,7 +28,7 @@ def line_of(number):
 
 
 def is_nobody(program):
-    """Whether every thread of a program has the rights of nobody's, and no way to others."""
+    """Whether every thread of a program has only the rights of nobody, and cannot get others."""
     threads = list(Path(f"/proc/{program.pid}/task").iterdir())
     for thread in threads:
         status = dict(line.split(":\t", 1) for line in (thread / "status").read_text().splitlines())
@@ -57,8 +57,8 @@ def test_no_core_dump(lab, command):
 @only_root
 @COMMANDS
 def test_no_debugger(lab, command, tmp_path):
-    """Goal: files in /proc of a program of nobody's are root's (which is how the system shows that its user may neither
-    trace it nor read its memory); those of another program of his are his."""
+    """Goal: the /proc files of a program that runs as nobody belong to root (which is how the system shows that its
+    user may neither trace it nor read its memory); those of another program of nobody's belong to nobody."""
     os.chown(tmp_path, NOBODY.pw_uid, NOBODY.pw_gid)
     for directory in tmp_path.parents[:2]:
         directory.chmod(0o711)
@@ -73,8 +73,7 @@ def test_no_debugger(lab, command, tmp_path):
 
 @only_root
 def test_sproxy_gives_up_the_rights_of_root(pair, lab):
-    """Goal: a port below 1024 and then another user for good: all four ids, no groups, no capabilities, and relaying
-    goes on."""
+    """Goal: a port below 1024, then another user for good: all four ids, no groups, no capabilities; relaying works."""
     lab.server.home.joinpath("state").mkdir(exist_ok=True)
     pair.echo()
     pair.start(sproxy=("--user", "nobody"))
@@ -86,8 +85,8 @@ def test_sproxy_gives_up_the_rights_of_root(pair, lab):
 
 @only_root
 def test_keys_that_the_user_cannot_reach_stay_in_force(pair, lab):
-    """Goal: authorized_keys in a directory of root's, where it is without --state-dir: what was read at the start
-    counts, although the user cannot even look whether it has changed."""
+    """Goal: if authorized_keys is in root's directory, as without --state-dir, the keys that were read at the start
+    count, although the user cannot even look whether the file has changed."""
     directory = state_dir(lab.server)
     directory.joinpath("authorized_keys").write_text(line_of(2) + "\n")
     directory.parent.chmod(0o700)
@@ -104,7 +103,7 @@ def test_keys_that_the_user_cannot_reach_stay_in_force(pair, lab):
 
 @only_root
 def test_file_that_will_be_out_of_reach_is_told(lab):
-    """Goal: authorized_keys that nobody may not read: said at the start, not at its next change."""
+    """Goal: an authorized_keys file that the user may not read is reported at the start, not at its next change."""
     state = lab.server.home / "state" / "mproxy"
     state.mkdir(parents=True, mode=0o700)
     (state / "authorized_keys").touch(0o600)
@@ -113,7 +112,7 @@ def test_file_that_will_be_out_of_reach_is_told(lab):
 
 
 def test_user_that_does_not_exist(lab):
-    """Goal: one line before anything is done."""
+    """Goal: one line, before anything is done."""
     assert "no-such-user" in fails(lab.server.start(SPROXY, "--user", "no-such-user", SPROXY_PORT), "sproxy")
 
 
@@ -139,7 +138,7 @@ def secret_of(host):
 
 @pytest.fixture
 def incoming():
-    """A directory of nobody's, which he can reach: not below those of pytest, which are private."""
+    """A directory that belongs to nobody and can be reached: not below those of pytest, which are private."""
     with tempfile.TemporaryDirectory() as directory:
         os.chmod(directory, 0o755)
         path = Path(directory) / "incoming"
@@ -149,7 +148,7 @@ def incoming():
 
 
 def sends(host, port, *options):
-    """Send one file to this host's own receiver; how it ended."""
+    """Send a file to the receiver on this host; returns how it ended."""
     (host.home / "f").write_bytes(b"data")
     sender = host.start(*MPROXY, "send", *options, host.home / "f", "127.0.0.1", port, env=HERE)
     return sender.wait()
@@ -158,8 +157,8 @@ def sends(host, port, *options):
 @only_root
 @pytest.mark.parametrize("where", ["incoming/", "incoming/made here/", "incoming/name"])
 def test_recv_gives_up_the_rights_of_root(lab, incoming, where):
-    """Goal: a port below 1024 and a secret of root's, then another user for good, before there is a second thread; what
-    is made is that user's, the directory too."""
+    """Goal: a port below 1024 and root's secret, then another user for good, before there is a second thread; new files
+    and directories belong to that user."""
     host, key = lab.server, secret_of(lab.server)
     host.run("sysctl", "-q", "net.ipv4.ip_unprivileged_port_start=1024")
     output = f"{incoming.parent}/{where}"
@@ -174,7 +173,8 @@ def test_recv_gives_up_the_rights_of_root(lab, incoming, where):
 
 @only_root
 def test_recv_knows_its_senders_by_a_file_of_root(lab, incoming):
-    """Goal: keys of the state directory, which the user can neither read nor reach: read before, said, in force."""
+    """Goal: keys in the state directory, which the user can neither read nor reach, are read before and are in
+    force."""
     host, directory = lab.server, state_dir(lab.server)
     directory.mkdir(mode=0o700, parents=True)
     for name, number in (("host-key.pem", 1), ("client-key.pem", 2)):
@@ -195,7 +195,7 @@ def test_recv_knows_its_senders_by_a_file_of_root(lab, incoming):
     ("name", "-o {}: cannot write to its directory as nobody"),
 ])
 def test_recv_where_the_user_may_not_write(lab, incoming, where, says):
-    """Goal: a directory of root's is told at the start, not to every sender; and nothing is made as root."""
+    """Goal: a directory that belongs to root is reported at the start, not to each sender; nothing is made as root."""
     os.chown(incoming, 0, 0)
     output = f"{incoming}/{where}"
     program = lab.server.start(*MPROXY, "recv", "--user", "nobody", "--open", "-o", output, 7000, env=HERE)

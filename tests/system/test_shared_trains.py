@@ -1,4 +1,4 @@
-"""Several connections behind one address and port: what the kernel joins on the way belongs to each of them."""
+"""Several connections share an address and port, so trains that the kernel joins may have packets of each of them."""
 
 import socket
 import struct
@@ -43,7 +43,7 @@ class Nat:
         self.loop.call_later(WAIT_US, self.send_rest)
 
     def send(self):
-        """One train after the other, while there is a packet of each peer."""
+        """Send one train after the other, while each peer has a packet."""
         while len(self.queues) == PEERS and all(self.queues.values()):
             heads = [queue.pop(0) for queue in self.queues.values()]
             if {len(head) for head in heads} == {PACKET_BYTES}:
@@ -71,7 +71,7 @@ class Nat:
 
 
 def received(sock):
-    """(packet, address) that waits at a socket; None when none does."""
+    """(packet, address) that waits at a socket; None if there is none."""
     try:
         return sock.recvfrom(65536)
     except BlockingIOError:
@@ -115,7 +115,7 @@ def open_endpoint():
 
 
 def test_a_train_of_several_connections(open_endpoint):
-    """Goal: each packet gets to its connection: everything arrives, and none had to be sent again."""
+    """Goal: each packet reaches its connection: everything arrives, and nothing had to be sent again."""
     loop = Loop()
     receiver = Receiver(loop)
     _server, port = open_endpoint(loop, receiver)

@@ -34,8 +34,8 @@ def daemon(lab):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
 @pytest.mark.parametrize("ending", ["cproxy", "sproxy"])
 def test_signal_drains_what_is_queued(pair, daemon, ending, number):
-    """Goal: on a slow path 2 MiB are queued when the signal comes: all of it is delivered, the peer is told, the exit
-    status is 0, no new connection is taken."""
+    """Goal: if 2 MiB are queued on a slow path when the signal comes, all of it is delivered, the peer is told, the
+    exit status is 0, and no new connection is accepted."""
     pair.start()
     pair.lab.wifi.shape("20mbit")
     app, connection = pair.joined(daemon)
@@ -55,7 +55,7 @@ def test_signal_drains_what_is_queued(pair, daemon, ending, number):
 
 @pytest.mark.parametrize("ending", ["cproxy", "sproxy"])
 def test_open_connections_do_not_hold_the_end_up(pair, daemon, ending):
-    """Goal: a connection that is merely open is ended: nothing is queued, so --drain need not pass."""
+    """Goal: connections that are merely open are ended without waiting for --drain, since nothing is queued."""
     pair.start(sproxy=["--drain", "20s"], cproxy=["--drain", "20s"])
     app, connection = pair.joined(daemon)
     assert getattr(pair, ending).stop(signal.SIGTERM) == 0
@@ -68,7 +68,7 @@ def test_open_connections_do_not_hold_the_end_up(pair, daemon, ending):
 
 @pytest.mark.parametrize("ending", ["cproxy", "sproxy"])
 def test_drain_has_a_limit(pair, daemon, ending):
-    """Goal: what cannot be delivered (black hole) holds the end up for --drain and no longer; the status is 0."""
+    """Goal: data that cannot be delivered (black hole) delays the end by --drain and no longer; the status is 0."""
     pair.start(sproxy=["--drain", "1s"], cproxy=["--drain", "1s"])
     app, connection = pair.joined(daemon)
     pair.lab.wifi.cut()
@@ -96,8 +96,8 @@ def test_second_signal_ends_at_once(pair, daemon, ending):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=["TERM", "INT", "HUP"])
 def test_second_signal_while_the_interpreter_ends(ends, tmp_path, number):
-    """Goal: where no exception would be caught any more the second signal ends the program all the same, and without a
-    word on the terminal but its log."""
+    """Goal: the second signal ends the program even where no exception would be caught any more, and prints nothing on
+    the terminal besides the log."""
     words = ["recv", "--open", "0", "-o", f"{tmp_path}/"]
     program = Program([sys.executable, "-c", SIGNALLED_AT_THE_END, str(int(number)), *words])
     ends.callback(program.close)
@@ -109,7 +109,7 @@ def test_second_signal_while_the_interpreter_ends(ends, tmp_path, number):
 
 @pytest.mark.parametrize("where", ["cproxy", "sproxy"])
 def test_hangup_reloads_and_other_signals_are_nothing(pair, lab, where):
-    """Goal: the session goes on; the log is written to a new file of the same name when the old one was moved away."""
+    """Goal: the session goes on; if the log file was moved away, a new one of the same name is written."""
     log = lab.server.home / "proxy.log"
     pair.echo()
     options = {where: ["--log-file", log]}
@@ -132,7 +132,7 @@ def test_hangup_reloads_and_other_signals_are_nothing(pair, lab, where):
 
 @pytest.mark.parametrize("where", ["cproxy", "sproxy"])
 def test_signal_without_any_session(pair, where):
-    """Goal: a program that has nothing to do ends at once, with status 0."""
+    """Goal: a program without a session ends at once, with status 0."""
     pair.start()
     assert getattr(pair, where).stop(signal.SIGTERM) == 0
 
@@ -213,7 +213,7 @@ def log_of_kind(kind):
 
 @pytest.mark.parametrize("kind", ["/dev/full", "nobody reads", "reader gone", "closed"])
 def test_log_that_cannot_be_written(pair, lab, kind):
-    """Goal: the log may fail in any way, at any level: both programs relay as if nothing were."""
+    """Goal: however the log fails, at any level, both programs relay as if nothing had happened."""
     pair.echo()
     options = ["--log-level", "debug"]
     if kind == "closed":

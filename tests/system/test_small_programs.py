@@ -1,4 +1,4 @@
-"""The message programs, alone and through the proxies."""
+"""The message programs, by themselves and through the proxies."""
 
 import struct
 import subprocess
@@ -46,7 +46,7 @@ def test_messages_survive_a_change_of_address(pair, lab):
 
 
 def test_message_server_and_bad_clients(lab):
-    """Goal: partial reads, a length above the limit and a cut message: an error for that client alone."""
+    """Goal: partial reads work; a length above the limit or a cut message is an error for that client alone."""
     server = message_server(lab, "--bind", "0.0.0.0")
     good = lab.client.connect(DAEMON_PORT, lab.server_address)
     for byte in struct.pack(">I", 5) + b"hello":

@@ -1,4 +1,4 @@
-"""Real OpenSSH: any change of a byte ends it with a MAC error, so it is a judge of its own."""
+"""Real OpenSSH: it checks every byte, since any change ends it with a MAC error."""
 
 import hashlib
 import os
@@ -110,8 +110,8 @@ def test_copy_both_ways_through_ten_address_changes(pair, sshd):
 
 
 def test_proxy_command_survives_an_address_change(pair, sshd, carrier_options):
-    """Goal: ssh with `cproxy --stdio` as its ProxyCommand; the session lives on at another address, its exit status
-    and its last output come through, and cproxy goes when ssh goes."""
+    """Goal: with `cproxy --stdio` as ssh's ProxyCommand, the session survives an address change, its exit status and
+    last output come through, and cproxy ends when ssh ends."""
     lab = pair.lab
     pair.start_sproxy(daemon=f"127.0.0.1:{SSHD_PORT}")
     command = f"ProxyCommand={CPROXY} {' '.join(carrier_options)} --stdio {lab.server_address} {SPROXY_PORT}"
@@ -131,7 +131,7 @@ def test_proxy_command_survives_an_address_change(pair, sshd, carrier_options):
 
 
 def test_half_closed_input_reaches_the_command(pair, sshd):
-    """Goal: `tar | ssh 'cat'`-like use: the end of ssh's input ends the command's input, and all its output comes."""
+    """Goal: as in `tar | ssh cat`, the end of ssh's input ends the command's input, and all its output arrives."""
     lab = pair.lab
     pair.start(daemon=f"127.0.0.1:{SSHD_PORT}")
     ssh = lab.client.start("ssh", *options(lab, "-p", CPROXY_PORT), "root@127.0.0.1", "sha256sum",

@@ -1,4 +1,4 @@
-"""What cannot work is told in one line, with an exit status; what may work later is told and tried again."""
+"""What cannot work is reported in one line, with an exit status; what may work later is reported and tried again."""
 
 import re
 import socket
@@ -11,7 +11,7 @@ from traffic import Traffic, read_exactly
 
 
 def fails(program, name, status=2):
-    """The one line with which a program that did not start explains itself."""
+    """The one line in which a program says why it did not start."""
     assert program.wait() == status, str(program)
     assert program.out.text == ""
     lines = [line for _, line in program.log.lines]
@@ -22,7 +22,7 @@ def fails(program, name, status=2):
 
 @pytest.mark.parametrize("name", ["cproxy", "sproxy"])
 def test_port_in_use(pair, lab, name):
-    """Goal: a second program on the same port names the port and ends."""
+    """Goal: a second program on the same port ends and names the port."""
     pair.start()
     second = (lab.client.start(CPROXY, CPROXY_PORT, "server", 1) if name == "cproxy" else
               lab.server.start(SPROXY, SPROXY_PORT))
@@ -33,7 +33,7 @@ def test_port_in_use(pair, lab, name):
 
 @pytest.mark.parametrize("command", [[CPROXY, 23, "server", 6200], [SPROXY, 23]], ids=["cproxy", "sproxy"])
 def test_privileged_port_as_unprivileged_user(lab, command):
-    """Goal: port 23 without the right to it: one line, no traceback."""
+    """Goal: port 23 without permission gives one line, no traceback."""
     program = lab.client.start("setpriv", "--bounding-set=-net_bind_service", "--inh-caps=-net_bind_service", *command)
     assert re.search(r"23.*need root", fails(program, command[0].name, status=1), re.IGNORECASE)
 
@@ -41,7 +41,7 @@ def test_privileged_port_as_unprivileged_user(lab, command):
 @pytest.mark.parametrize("command", [[CPROXY, "--bind", "192.0.2.1", 5200, "server", 6200],
                                      [SPROXY, "--bind", "192.0.2.1", 6200]], ids=["cproxy", "sproxy"])
 def test_address_of_another_host(lab, command):
-    """Goal: --bind with an address that this host does not have."""
+    """Goal: --bind with an address that this host does not have gives one line."""
     assert "192.0.2.1" in fails(lab.client.start(*command), command[0].name, status=1)
 
 
@@ -82,8 +82,8 @@ WHYS = {no_address: "unreachable", unknown_name: "nowhere.example", refusing: "r
 
 @pytest.mark.parametrize("trouble", WHYS, ids=lambda function: function.__name__)
 def test_server_that_cannot_be_reached_yet(pair, lab, trouble):
-    """Goal: cproxy says why; without a session the application is told by a reset, as a failed connect would. The next
-    application is served when the trouble is over."""
+    """Goal: cproxy says why; without a session the application is reset, as if its connect had failed. The next one is
+    served when the trouble is over."""
     pair.echo()
     pair.start_cproxy("--connect-timeout", "1s", server=trouble(lab))
     assert pair.app_is_reset()
@@ -102,7 +102,7 @@ def test_server_that_cannot_be_reached_yet(pair, lab, trouble):
 
 
 def test_eager_keeps_trying(pair):
-    """Goal: --eager: no application is needed for the next attempt, and the log is not filled with them."""
+    """Goal: with --eager the next attempt does not need an application, and attempts do not fill the log."""
     pair.start_cproxy("--eager")
     assert pair.cproxy.event("dial-failed")["why"]
     outage(3)
@@ -113,7 +113,7 @@ def test_eager_keeps_trying(pair):
 
 @pytest.mark.parametrize("trouble", WHYS, ids=lambda function: function.__name__)
 def test_stdio_without_a_server(pair, lab, trouble):
-    """Goal: `cproxy --stdio` that gets no session says why in one line and exits with a status that is not 0."""
+    """Goal: if `cproxy --stdio` gets no session, it says why in one line and exits with a non-zero status."""
     server = trouble(lab)
     cproxy = pair.lab.client.start(CPROXY, "--stdio", "--connect-timeout", "1s", server, SPROXY_PORT,
                                    stdin=subprocess.PIPE)
@@ -124,7 +124,7 @@ def test_stdio_without_a_server(pair, lab, trouble):
 
 @pytest.fixture
 def silent_name_server(lab):
-    """Names that are not in the client's /etc/hosts are asked of a name server that never answers."""
+    """For names that are not in the client's /etc/hosts, a name server is asked that never answers."""
     (lab.client.home / "etc/nsswitch.conf").write_text("hosts: files dns\n")
     resolv_conf = lab.client.home / "resolv.conf"
     resolv_conf.write_text("nameserver 127.0.0.9\noptions timeout:30 attempts:5\n")
@@ -137,8 +137,8 @@ def silent_name_server(lab):
 
 
 def test_name_service_that_hangs_stops_nobody(pair, lab, silent_name_server):
-    """Goal: the name server does not answer any more when another path comes up: the session on the old path goes on
-    meanwhile, and cproxy ends on a signal."""
+    """Goal: if the name server no longer answers when another path comes up, the session goes on on the old path
+    meanwhile, and cproxy still ends on a signal."""
     lab.client.knows(server=lab.server_address)
     pair.echo()
     pair.start_sproxy()
@@ -158,7 +158,7 @@ def test_name_service_that_hangs_stops_nobody(pair, lab, silent_name_server):
 
 
 def test_state_directory_that_cannot_be_made(lab):
-    """Goal: no place for the instance id where the user wants it: one line that names it."""
+    """Goal: if the directory for the instance id cannot be made, one line names it."""
     (lab.client.home / "file").write_text("")
     cproxy = lab.client.start(CPROXY, "--state-dir", lab.client.home / "file" / "below", CPROXY_PORT, "server", 1)
     assert "file/below" in fails(cproxy, "cproxy", status=1)
@@ -168,7 +168,7 @@ def test_state_directory_that_cannot_be_made(lab):
     (">&-", "standard output is closed"), ("<&-", "standard input is closed"),
 ])
 def test_stdio_with_a_closed_descriptor(lab, closing, words):
-    """Goal: what would be thrown away without a word is refused before a connection is made."""
+    """Goal: it refuses to start, before any connection is made, since data would be dropped silently."""
     commands = [[CPROXY, "--stdio"], [PYTHON, "-m", "mproxy.programs.main", "send", "-"]]
     if closing == ">&-":
         commands[1] = [PYTHON, "-m", "mproxy.programs.main", "recv", "--open", "-o", "-"]
@@ -182,7 +182,7 @@ def test_stdio_with_a_closed_descriptor(lab, closing, words):
 @pytest.mark.parametrize("command", [[CPROXY, "--key", "mistyped", "0", "server", "6200"],
                                      [SPROXY, "--host-key", "mistyped", "0"]], ids=["cproxy", "sproxy"])
 def test_named_key_must_be_there(lab, command):
-    """Goal: a mistyped name does not make another identity."""
+    """Goal: a file name with a typo does not create another identity."""
     program = lab.client.start(*command)
     assert program.wait() == 2
     assert "mistyped: no such file" in program.log.text and len(program.log.lines) == 1
@@ -190,7 +190,7 @@ def test_named_key_must_be_there(lab, command):
 
 
 def test_stdio_is_quiet_on_a_healthy_path(pair, lab):
-    """Goal: a ProxyCommand says nothing, not even at the first contact, but for trouble and its end."""
+    """Goal: a ProxyCommand reports only trouble and its end, and nothing at the first contact."""
     pair.echo()
     pair.start_sproxy()
     program = pair.start_stdio("--heartbeat", "100ms", stdin=subprocess.PIPE)

@@ -1,4 +1,4 @@
-"""mproxy status, kill and wait: what they say of a known scenario, who can ask, and that nobody who asks does harm."""
+"""mproxy status, kill and wait: what they say in a known scenario, who may ask, and that asking does no harm."""
 
 import contextlib
 import json
@@ -50,7 +50,7 @@ def test_fields_of_a_session_that_flows(pair, served):
 
 
 def test_outages_are_counted_and_measured(pair, served):
-    """Goal: three cuts are three outages, on both sides; the longest is as long as was measured outside."""
+    """Goal: three cuts are three outages, on both sides; the longest is as long as the test measured."""
     longest = 0
     for cut, length in enumerate((1, 4, 1), 1):
         began = time.monotonic()
@@ -104,7 +104,7 @@ def test_text_names_everything(pair, served):
 
 
 def test_a_transfer_is_shown_at_both_ends(lab, tmp_path):
-    """Goal: how much of how much is done, on a path that takes 20 s for it."""
+    """Goal: it shows how much of the total is done, on a path that takes 20 s for it."""
     source = tmp_path / "source"
     source.write_bytes(bytes(range(256)) * 40_000)
     receiver = lab.server.start(MPROXY, "recv", "--open", "--name", "inbox", "7000", "-o", f"{tmp_path}/target/")
@@ -180,7 +180,7 @@ def test_usage(pair):
 
 @pytest.mark.skipif(not real_root(), reason="becomes another user: needs the real root")
 def test_another_user_is_not_shown_and_not_served(pair, served):
-    """Goal: the system itself keeps others away, and the program does, where a directory has been opened."""
+    """Goal: the system keeps other users away, and so does the program if its directory was made accessible."""
     client = pair.lab.client
     (path,) = (client.home / "runtime" / "mproxy").iterdir()
     nobody = {"XDG_RUNTIME_DIR": str(client.home / "runtime")}
@@ -212,7 +212,7 @@ def test_bad_requests_get_one_line_and_the_next_one_an_answer(pair, served, side
 
 
 def test_hostile_clients_do_not_stop_the_traffic(pair, served):
-    """Goal: a line without an end, requests without reading, and connections by the dozen, while bytes flow."""
+    """Goal: an endless line, requests whose answers are not read, and dozens of connections do not stop the bytes."""
     traffic = Traffic([pair.app() for _ in range(3)])
     with contextlib.ExitStack() as stack:
         for number in range(40):

@@ -1,4 +1,4 @@
-"""mproxy status of streams, and mproxy kill of one: each field against a known scenario."""
+"""mproxy status of streams, and mproxy kill of one: each field in a known scenario."""
 
 import os
 import socket
@@ -56,8 +56,8 @@ def test_text_shows_ten_streams_and_more_on_request(pair, served):
 
 
 def test_who_is_slow(pair):
-    """Goal: a daemon that does not read is the application at its end, and the peer at the other; a narrow path is the
-    path, at the end that sends."""
+    """Goal: if a daemon does not read, `waits_for` is the application at its end and the peer at the other; if the path
+    is narrow, it is the path, at the end that sends."""
     with pair.lab.server.listen(DAEMON_PORT) as listener:
         pair.start(cproxy=["--window", "256KiB"])
         app, daemon = pair.joined(listener)
@@ -104,7 +104,7 @@ def test_states_of_a_stream(pair):
 
 @pytest.mark.parametrize("side", ["client", "server"])
 def test_kill_ends_one_stream_at_both_ends(pair, side):
-    """Goal: its application and its daemon are reset, both logs say why, and its neighbour does not notice."""
+    """Goal: its application and its daemon are reset, both logs say why, and other streams are not affected."""
     with pair.lab.server.listen(DAEMON_PORT) as listener:
         pair.start()
         killed, killed_daemon = pair.joined(listener)
@@ -149,7 +149,7 @@ def test_kill_of_the_stream_of_stdio(pair):
 
 
 def test_ten_thousand_streams(pair, served):
-    """Goal: all of them in one answer, while others flow and nobody waits for it."""
+    """Goal: one answer has all of them, and does not hold up the streams that are busy."""
     traffic = Traffic([pair.app() for _ in range(3)])
     traffic.goes_on()
     apps = [pair.app() for _ in range(MANY)]

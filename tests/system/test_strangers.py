@@ -1,4 +1,4 @@
-"""Whoever else may call at sproxy's port, or answer cproxy's call, before there is a session."""
+"""Strangers that connect to sproxy's port, or that answer when cproxy connects, before there is a session."""
 
 import contextlib
 import random
@@ -51,8 +51,8 @@ def carrier_options():
 
 
 def test_strangers_are_turned_away(pair, lab, bystander):
-    """Goal: garbage, HTTP, TLS, ... each is told off by a closed connection at once and one log line that
-    says what it was; a session beside them goes on."""
+    """Goal: for garbage, HTTP, TLS, ... the connection is closed at once, and one log line says what it was; a session
+    beside them goes on."""
     bystander()
     for number, (name, first_bytes) in enumerate(STRANGERS.items(), 1):
         stranger = LyingClient(lab, SPROXY_PORT)
@@ -66,7 +66,7 @@ def test_strangers_are_turned_away(pair, lab, bystander):
 
 
 def test_strangers_that_leave_at_once(pair, lab, bystander):
-    """Goal: port scanners: connections that are closed or reset before or in the middle of the preamble."""
+    """Goal: port scanners do no harm: connections closed or reset before or within the preamble."""
     bystander()
     for first_bytes in (b"", preamble()[:7], preamble(), preamble() + hello()[:50]):
         for _ in range(20):
@@ -76,8 +76,8 @@ def test_strangers_that_leave_at_once(pair, lab, bystander):
 
 
 def test_unfinished_openings_are_dropped_after_5_s(pair, lab, bystander):
-    """Goal: who has not sent its preamble after 5 s is dropped, wherever it stopped. (Who has may take longer: a round
-    trip may.)"""
+    """Goal: a caller that has not sent its preamble after 5 s is dropped, wherever it stopped. (Afterwards it may take
+    longer, as a round trip may.)"""
     bystander()
     began_at = time.monotonic()
     unfinished = [LyingClient(lab, SPROXY_PORT) for _ in range(3)]
@@ -97,7 +97,7 @@ def test_unfinished_openings_are_dropped_after_5_s(pair, lab, bystander):
 
 
 def test_who_vanished_leaves_nothing_in_the_kernel(pair, lab):
-    """Goal: the address of a silent one goes: what sproxy tells it is not repeated for minutes."""
+    """Goal: when the address of a silent caller is gone, the kernel does not repeat sproxy's bytes for minutes."""
     pair.start_sproxy()
     lab.phone.give(4)
     with lab.client.inside():
@@ -112,8 +112,8 @@ def test_who_vanished_leaves_nothing_in_the_kernel(pair, lab):
 
 
 def test_the_oldest_silent_opening_makes_room(pair, lab, bystander):
-    """Goal: --max-unfinished 3: at the fourth silent one the oldest goes; those that speak, and sessions, do not
-    count."""
+    """Goal: with --max-unfinished 3 the fourth silent caller replaces the oldest; those that speak, and sessions, do
+    not count."""
     bystander("--max-unfinished", "3")
     speaking = LyingClient(lab, SPROXY_PORT)
     speaking.send(preamble())
@@ -125,7 +125,7 @@ def test_the_oldest_silent_opening_makes_room(pair, lab, bystander):
 
 
 def is_there(peer):
-    """Nothing came, and no end."""
+    """Whether neither data nor an end has come."""
     peer.connection.settimeout(0.01)
     with pytest.raises(socket.timeout):
         peer.connection.recv(1)
@@ -133,7 +133,7 @@ def is_there(peer):
 
 
 def test_a_hundred_from_one_address_are_all_served(pair, lab, bystander):
-    """Goal: an office behind one address, all at the same moment: nobody has to go for another one."""
+    """Goal: clients of an office behind one address may call at the same moment, and none has to give way."""
     bystander()
     peers = [LyingClient(lab, SPROXY_PORT) for _ in range(100)]
     for peer in peers:
@@ -167,7 +167,7 @@ def test_a_session_comes_back_by_an_address_that_is_blocked(pair, lab):
 
 
 def test_a_first_dial_that_is_turned_away_is_tried_again(pair, lab):
-    """Goal: sproxy has too many callers at this moment: the application waits for the next try, and is not reset."""
+    """Goal: if sproxy has too many callers at the moment, the application waits for the next try, and is not reset."""
     with lab.server.listen(SPROXY_PORT, "0.0.0.0") as listener:
         pair.start_cproxy()
         app = pair.app()
@@ -187,7 +187,7 @@ def test_a_first_dial_that_is_turned_away_is_tried_again(pair, lab):
 
 
 def test_who_is_never_let_in_hears_of_it(pair, lab):
-    """Goal: and when it goes on for --connect-timeout the application is reset."""
+    """Goal: if that lasts for --connect-timeout, the application is reset."""
     with lab.server.listen(SPROXY_PORT, "0.0.0.0") as listener:
         pair.start_cproxy("--connect-timeout", "1s")
         app = pair.app()
@@ -205,7 +205,7 @@ def close_all(listener):
 
 
 def test_byte_by_byte_is_as_good_as_whole(pair, lab, bystander):
-    """Goal: a slow peer is served, too: a session set up with one byte a packet."""
+    """Goal: a session can be set up with one byte in each packet."""
     bystander()
     peer = LyingClient(lab, SPROXY_PORT)
     for byte in preamble() + hello() + frame(3, 0x08) + frame(OPEN, stream=1) + frame(6, 1, stream=1, payload=b"hello"):
@@ -218,7 +218,7 @@ def test_byte_by_byte_is_as_good_as_whole(pair, lab, bystander):
 
 
 def test_version_mismatch_names_both_versions(pair, lab, bystander):
-    """Goal: a peer of another protocol version is told so, and both logs say which version each side speaks."""
+    """Goal: a peer with another protocol version is told so, and both logs name both versions."""
     bystander()
     peer = LyingClient(lab, SPROXY_PORT)
     peer.send(preamble(version=9))
@@ -242,8 +242,8 @@ def test_version_mismatch_names_both_versions(pair, lab, bystander):
     (b"", ["without an answer: what listens there is not an sproxy"]),
 ], ids=["version", "their version", "http", "ssh", "tls", "no welcome", "unknown frame", "cut short", "closed"])
 def test_cproxy_says_what_answered(pair, lab, answer, words):
-    """Goal: no sproxy at that port, or one of another version: cproxy logs what it is, lives on, and tries
-    again."""
+    """Goal: if something else than sproxy answers, or another version, cproxy logs what it is, and tries again
+    later."""
     with lab.server.listen(SPROXY_PORT, "0.0.0.0") as listener:
         pair.start_cproxy()
         app = pair.app()
@@ -291,7 +291,7 @@ def app_was_reset(app):
 ], ids=["open", "short hello", "endless hello", "unknown type", "small window", "small budget", "large window",
         "epoch 0", "unknown session"])
 def test_wrong_first_frame(pair, lab, bystander, first_frame, code):
-    """Goal: after a good preamble a first frame that is not a HELLO: turned away with the reason."""
+    """Goal: if the first frame after a good preamble is not a HELLO, it is refused, with the reason."""
     bystander()
     peer = LyingClient(lab, SPROXY_PORT)
     peer.send(preamble() + first_frame)
@@ -325,7 +325,8 @@ def test_resume_needs_the_secret(pair, lab, bystander):
 
 
 def test_endless_openings_take_no_memory(pair, lab, bystander):
-    """Goal: lengths from the wire size no buffer: hundreds of peers that announce the largest frames."""
+    """Goal: hundreds of peers that announce the largest frames take no memory: lengths from the wire size no
+    buffers."""
     bystander()
     before = pair.sproxy.anonymous_bytes()
     peers = [LyingClient(lab, SPROXY_PORT) for _ in range(120)]

@@ -27,14 +27,14 @@ MIB = 1 << 20
 
 @pytest.fixture
 def daemon(lab):
-    """The listening socket of a daemon whose connections are the test's own."""
+    """The listening socket of a daemon, which is the test itself."""
     with lab.server.listen(DAEMON_PORT) as listener:
         yield listener
 
 
 def test_200_streams_across_a_change_of_address(pair):
-    """Goal: 200 applications in full traffic; the address goes away for 2 s and changes; each gets each of
-    its bytes once and in order, and its end."""
+    """Goal: with 200 applications in full traffic, the address goes away for 2 s and changes; each still gets its bytes
+    once and in order, and its end."""
     pair.echo()
     pair.start()
     traffic = Traffic(pair.app() for _ in range(200))
@@ -50,8 +50,8 @@ def test_200_streams_across_a_change_of_address(pair):
 
 
 def test_stopped_readers_disturb_nobody(pair, daemon):
-    """Goal: for 10 s one application and one daemon read nothing (ctrl-S) while their other sides send all they can.
-    Another stream goes on at full speed, the carrier is not declared dead, and afterwards nothing is lost."""
+    """Goal: while one application and one daemon read nothing for 10 s (Ctrl-S) and their peers send all they can,
+    another stream goes on at full speed, the carrier is not declared dead, and nothing is lost."""
     pair.start()
     app, sending_daemon = pair.joined(daemon)
     sending_app, connection = pair.joined(daemon)
@@ -71,8 +71,8 @@ def test_stopped_readers_disturb_nobody(pair, daemon):
 
 
 def test_stopped_streams_leave_room_for_others(pair, daemon):
-    """Goal: more stopped readers than the session budget holds; another stream still goes through, not fast (its share
-    is small) but steadily, without waiting for heartbeats."""
+    """Goal: with more stopped readers than the session budget allows for, another stream still goes through, not fast
+    (its share is small) but steadily, without waiting for heartbeats."""
     options = ["--window", "256KiB", "--session-budget", "1MiB"]
     pair.start(sproxy=options, cproxy=options)
     stopped = [pair.joined(daemon) for _ in range(12)]
@@ -90,8 +90,7 @@ def test_stopped_streams_leave_room_for_others(pair, daemon):
 
 @pytest.mark.parametrize("answer_bytes", [0, 1, 20 * MIB])
 def test_end_of_the_request_lets_the_whole_answer_through(pair, daemon, answer_bytes):
-    """Goal: the application sends its request and EOF, and still gets everything that the daemon says after
-    that."""
+    """Goal: an application that sends its request and EOF still gets everything that the daemon sends afterwards."""
     pair.start()
     app = pair.app()
     app.sendall(b"request")
@@ -110,7 +109,7 @@ def test_end_of_the_request_lets_the_whole_answer_through(pair, daemon, answer_b
 
 
 def test_end_of_the_answer_lets_the_request_go_on(pair, daemon):
-    """Goal: the other way round: the daemon says EOF first and goes on reading."""
+    """Goal: the same the other way round: the daemon sends EOF first and goes on reading."""
     pair.start()
     app, connection = pair.joined(daemon)
     connection.sendall(b"enough")
@@ -123,7 +122,7 @@ def test_end_of_the_answer_lets_the_request_go_on(pair, daemon):
 
 
 def test_half_close_passes_a_change_of_address(pair, daemon):
-    """Goal: EOF sent during the outage is told after it, behind all bytes."""
+    """Goal: EOF during an outage is passed on afterwards, behind all bytes."""
     pair.start()
     app, connection = pair.joined(daemon)
     pair.lab.wifi.pull()
@@ -139,7 +138,7 @@ def test_half_close_passes_a_change_of_address(pair, daemon):
 
 @pytest.mark.parametrize("who", ["application", "daemon"])
 def test_close_passes_and_both_proxies_listen_on(pair, daemon, who):
-    """Goal: one side closes, the other sees the end; nothing stays open; the next connection is served."""
+    """Goal: when one side closes, the other sees the end; nothing stays open, and the next connection is served."""
     pair.start()
     app, connection = pair.joined(daemon)
     idle_fds = pair.cproxy.open_fds() - 1, pair.sproxy.open_fds() - 1
@@ -156,7 +155,7 @@ def test_close_passes_and_both_proxies_listen_on(pair, daemon, who):
 
 @pytest.mark.parametrize("who", ["application", "daemon"])
 def test_reset_passes_as_a_reset(pair, daemon, who):
-    """Goal: RST on one side is RST on the other, not an orderly end that would look like success."""
+    """Goal: RST on one side becomes RST on the other, not an orderly end that would look like success."""
     pair.start()
     app, connection = pair.joined(daemon)
     resetting, other = (app, connection) if who == "application" else (connection, app)
@@ -180,7 +179,7 @@ def test_reset_during_an_outage_passes_after_it(pair, daemon, who):
 
 
 def test_refused_daemon_is_a_reset(pair):
-    """Goal: no daemon listens: the application is told by a reset, and the reason stands in the log."""
+    """Goal: if no daemon listens, the application is reset, and the log says why."""
     pair.start()
     assert pair.app_is_reset()
     assert "refused" in pair.sproxy.event("daemon-unreachable")["why"]
@@ -189,7 +188,7 @@ def test_refused_daemon_is_a_reset(pair):
 
 
 def test_unread_bytes_of_a_closed_application_reset_the_daemon(pair, daemon):
-    """Goal: an application that goes away while its daemon still sends: the daemon is told, it does not hang."""
+    """Goal: if an application goes away while its daemon still sends, the daemon is reset and does not hang."""
     pair.start()
     app, connection = pair.joined(daemon)
     fill(connection)
@@ -202,7 +201,7 @@ ANSWER = b"HTTP/1.1 413 Too Large\r\nConnection: close\r\n\r\n".ljust(200, b"x")
 
 
 def answer_early(app, connection, before_answer=lambda: None):
-    """The daemon answers an upload of which it has read nothing, and closes: its kernel makes that a reset."""
+    """The daemon answers an upload without reading it, and closes, which its kernel turns into a reset."""
     app.setblocking(False)
     with contextlib.suppress(BlockingIOError):
         while True:
@@ -215,12 +214,12 @@ def answer_early(app, connection, before_answer=lambda: None):
 
 
 def unsent(connection):
-    """Bytes that the other end's kernel has not got (tcp(7), SIOCOUTQ)."""
+    """Bytes that the other end's kernel does not have yet (tcp(7), SIOCOUTQ)."""
     return struct.unpack("i", fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)))[0]
 
 
 def read_what_comes(app):
-    """All that an application gets, however its connection ends."""
+    """Everything that an application gets, however its connection ends."""
     parts = []
     with contextlib.suppress(ConnectionResetError):
         while part := app.recv(1 << 16):
@@ -229,7 +228,7 @@ def read_what_comes(app):
 
 
 def test_an_early_answer_arrives_before_the_reset(pair, daemon):
-    """Goal: a daemon that answers and closes while the application still uploads: the answer arrives, each time."""
+    """Goal: if a daemon answers and closes while the application still uploads, the answer arrives every time."""
     pair.start()
     for _ in range(25):
         app, connection = pair.joined(daemon)
@@ -238,7 +237,7 @@ def test_an_early_answer_arrives_before_the_reset(pair, daemon):
 
 
 def test_an_early_answer_in_an_outage_arrives_after_it(pair, daemon):
-    """Goal: the same while there is no carrier; sproxy's log says that it was the daemon, and when."""
+    """Goal: the same without a carrier; sproxy's log says that it was the daemon, and when."""
     pair.start()
     app, connection = pair.joined(daemon)
     answer_early(app, connection, lambda: (pair.lab.wifi.pull(), pair.sproxy.event("lost", within=10)))
@@ -249,7 +248,7 @@ def test_an_early_answer_in_an_outage_arrives_after_it(pair, daemon):
 
 
 def test_what_a_slow_reader_has_not_taken_survives_the_reset(pair, daemon):
-    """Goal: the reset waits also for the last step, to the application's kernel."""
+    """Goal: the reset waits until the bytes have reached the application's kernel."""
     pair.start()
     app, connection = pair.joined(daemon)
     app.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

@@ -1,4 +1,4 @@
-""".ci/system-packages, which `make` asks for what it needs of the system, with an apt-get that installs nothing."""
+""".ci/system-packages, which installs what `make` needs of the system; here with an apt-get that installs nothing."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ echo $$ > {home}/installing
 
 @pytest.fixture
 def system(host):
-    """A host that has nothing of what tests need. In place of the system's own: /usr/sbin, and apt-get."""
+    """A host with none of the programs that tests need, and with its own /usr/sbin and apt-get."""
     tools = host.home / "tools"
     tools.mkdir()
     for tool in TOOLS:
@@ -47,13 +47,13 @@ def answers(system):
 
 
 def asks_again(system):
-    """Another package asks, later."""
+    """Another package asks later whether daemons may start."""
     system.run("sh", "-c", ASKED.format(home=system.home))
     return answers(system)[-1]
 
 
 def test_no_daemon_starts_while_packages_are_installed(system):
-    """Goal: what will be installed is said before; no daemon starts by it; nothing is left behind."""
+    """Goal: it first says what it will install; no daemon is started; nothing is left behind."""
     program = start(system)
     assert program.wait() == 2  # this apt-get brings nothing
     assert "telnetd" in program.log.text.split("lacks")[0]
@@ -62,7 +62,7 @@ def test_no_daemon_starts_while_packages_are_installed(system):
 
 
 def test_killed_half_way(system):
-    """Goal: kill -9 in the middle: as long as apt-get goes on no daemon starts; later the system is as before."""
+    """Goal: after kill -9 in the middle no daemon starts while apt-get goes on; later the system is as before."""
     (system.home / "hang").touch()
     program = start(system)
     until((system.home / "installing").exists, 20, "apt-get was started")
@@ -75,7 +75,7 @@ def test_killed_half_way(system):
 
 
 def test_no_means_no(system):
-    """Goal: with SYSTEM=no nothing is installed, root or not, and what is missing is said."""
+    """Goal: with SYSTEM=no nothing is installed, as root or not, and it says what is missing."""
     program = start(system, MPROXY_SYSTEM="no")
     assert program.wait() == 2
     assert "apt-get install" in program.log.text and "telnet" in program.log.text

@@ -1,4 +1,4 @@
-"""A real telnet session: the oldest use of these programs, with the client's address pulled away."""
+"""A real telnet session, the oldest use of these programs, while the client's address changes."""
 
 import re
 import shutil
@@ -15,7 +15,7 @@ needs_telnet = pytest.mark.skipif(not (shutil.which("telnet") and shutil.which(T
 
 
 def log_in(pair, port=CPROXY_PORT):
-    """A telnet client on a terminal, at the prompt of a shell on the server. No login is asked for."""
+    """A telnet client on a terminal, at the prompt of a shell on the server, without a login."""
     telnet = pair.lab.client.start_on_terminal("telnet", "127.0.0.1", port)
     telnet.expect(r"[#$] $")
     return telnet
@@ -58,7 +58,7 @@ def test_running_ping_keeps_every_line_while_the_address_changes(pair, telnetd):
 
 
 def finish(telnet):
-    """Lets ping go on for a while, ends it and the session, and judges what came."""
+    """Lets ping go on for a while, ends it and the session, and checks the output."""
     telnet.expect(f"icmp_seq={sequence_numbers(telnet)[-1] + 10} ")
     telnet.type("\x03")
     telnet.expect(", 0% packet loss")
@@ -70,7 +70,7 @@ def finish(telnet):
 
 @needs_telnet
 def test_keys_typed_during_the_outage_arrive(pair, telnetd):
-    """Goal: what is typed while the network is away is executed when it is back, once."""
+    """Goal: what is typed while the network is away is executed once when it is back."""
     pair.start(daemon=f"127.0.0.1:{TELNETD_PORT}")
     telnet = log_in(pair)
     pair.lab.wifi.pull()

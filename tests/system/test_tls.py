@@ -1,4 +1,5 @@
-"""Encrypted carriers: what the cable shows, and who tries to get in between: refused, and the session goes on."""
+"""Encrypted carriers: what an eavesdropper sees, and attackers in the middle, who are refused while the session goes
+on."""
 
 import contextlib
 import os
@@ -43,7 +44,7 @@ class Capture:
                 self.packets.append(self.socket.recv(1 << 17))
 
     def end(self):
-        """All that was seen, in one piece."""
+        """All packets that were seen, joined."""
         self.ending = True
         self.thread.join()
         self.socket.close()
@@ -76,8 +77,8 @@ def spki(number):
 
 @pytest.mark.parametrize("carrier_options", [[], ["--plaintext"]], ids=["tls", "plaintext"])
 def test_the_cable_shows_nothing(pair, lab, carrier_options):
-    """Goal: no byte of an application, no session id, no name of a daemon on the cable, on the first carrier and on the
-    one after a resume. (Without TLS the same capture has all of these: it does look.)"""
+    """Goal: the cable shows no byte of an application, no session id and no daemon's name, neither on the first carrier
+    nor after a resume. (Without TLS the same capture finds all of these, so the test works.)"""
     capture = Capture(lab.router, "wifi")
     pair.echo()
     target = f"127.0.0.1:{DAEMON_PORT}"
@@ -101,7 +102,7 @@ def test_the_cable_shows_nothing(pair, lab, carrier_options):
 # ---- first contact
 
 def test_first_contact_needs_no_configuration(pair, lab):
-    """Goal: neither side has a key; both make one at the first start and keep it, and cproxy remembers sproxy's."""
+    """Goal: without keys, both sides make one at the first start and keep it, and cproxy remembers sproxy's."""
     for host in (lab.server, lab.client):
         for file in state_dir(host).glob("*.pem"):
             file.unlink()
@@ -127,14 +128,14 @@ def test_first_contact_needs_no_configuration(pair, lab):
 
 
 def read_back(pair, words):
-    """What the echo daemon makes of `words`."""
+    """What the echo daemon answers to `words`."""
     app = pair.app()
     app.sendall(words)
     return read_exactly(app, len(words))
 
 
 def test_pinned_fingerprint(pair, lab):
-    """Goal: --host-fingerprint lets the right key in and no other."""
+    """Goal: --host-fingerprint accepts the right key and no other."""
     pair.echo()
     pair.start(cproxy=["--host-fingerprint", fingerprint(spki(1))])
     assert read_back(pair, b"pinned") == b"pinned"
@@ -148,7 +149,7 @@ def test_pinned_fingerprint(pair, lab):
 
 @pytest.mark.parametrize("plain", ["sproxy", "cproxy"])
 def test_encrypted_and_plaintext_tell_each_other(pair, plain):
-    """Goal: one clear line on both sides at once, and the application is told; nobody waits for anything."""
+    """Goal: both sides log one clear line at once, and the application is reset; nobody has to wait."""
     pair.start(**{plain: ["--plaintext"]})
     assert pair.app_is_reset()
     for program, event in ((pair.cproxy, "dial-failed"), (pair.sproxy, "refused")):
@@ -158,8 +159,8 @@ def test_encrypted_and_plaintext_tell_each_other(pair, plain):
 # ---- in between
 
 def test_another_key_in_the_middle(pair, lab, middle):
-    """Goal: during a session somebody else answers at sproxy's address, with a key of his own. cproxy names both keys
-    and tells him nothing; when the true sproxy is back the session goes on, without a byte lost."""
+    """Goal: if somebody else with another key answers at sproxy's address during a session, cproxy names both keys and
+    sends nothing; when the true sproxy is back, the session goes on, without a byte lost."""
     going = middle.start()
     impostor = lab.server.start(
         SPROXY, "--state-dir", impostor_state(lab), 6666, f"127.0.0.1:{DAEMON_PORT}")
@@ -188,7 +189,7 @@ def impostor_state(lab):
 
 
 def test_changed_key_at_first_contact_after_a_restart(pair, lab):
-    """Goal: a new cproxy that knows another key refuses with both fingerprints and the line to remove."""
+    """Goal: a restarted cproxy that knows another key refuses, with both fingerprints and the line to remove."""
     pair.echo()
     pair.start()
     read_back(pair, b"first")
@@ -203,8 +204,8 @@ def test_changed_key_at_first_contact_after_a_restart(pair, lab):
 
 @pytest.mark.parametrize("lie", ["flag taken away", "flag added", "version", "answer in the clear"])
 def test_downgrade(pair, lab, middle, lie):
-    """Goal: who changes the preamble ends that attempt and nothing else: never is anything said in the clear, and the
-    session goes on when he is gone."""
+    """Goal: an attacker who changes the preamble ends only that attempt: nothing is ever sent in plaintext, and the
+    session goes on without the attacker."""
     going = middle.start()
 
     def tamper(data, upward):
@@ -234,7 +235,7 @@ def test_downgrade(pair, lab, middle, lie):
 
 
 def test_a_changed_byte_costs_the_carrier_alone(pair, middle):
-    """Goal: bytes changed on their way reach no application; the carrier is given up, and the session goes on."""
+    """Goal: bytes changed on the way reach no application; the carrier is dropped, and the session goes on."""
     going = middle.start()
     spoiled = []
 
@@ -251,7 +252,7 @@ def test_a_changed_byte_costs_the_carrier_alone(pair, middle):
 
 
 def test_a_replayed_handshake(pair, lab, middle):
-    """Goal: every byte that cproxy ever sent, sent once more, is worth nothing; the living carrier does not notice."""
+    """Goal: replaying every byte that cproxy ever sent achieves nothing, and the current carrier is not affected."""
     going = middle.start()
     middle.cut()
     pair.cproxy.event("resumed")
@@ -271,8 +272,8 @@ def test_a_replayed_handshake(pair, lab, middle):
 # ---- stolen things
 
 def test_stolen_id_key_or_secret(pair, lab):
-    """Goal: the session's id and secret without the key, and the id and key without the secret, are refused before the
-    living carrier is touched; an old epoch too. Who has it all resumes."""
+    """Goal: the session's id and secret without the key, the id and key without the secret, or an old epoch are refused
+    before the current carrier is touched. Only a client with all of them resumes."""
     pair.echo()
     pair.start_sproxy()
 
@@ -340,8 +341,8 @@ def two_keys_served(pair, lab):
 
 
 def test_key_removed_while_connected(pair, lab):
-    """Goal: the removed key loses its carrier and its daemon connections and gets no new session; another key's session
-    does not notice."""
+    """Goal: a removed key loses its carrier and its daemon connections and gets no new session; another key's session
+    is not affected."""
     authorize(lab, 2, 3)
     app, going = two_keys_served(pair, lab)
     assert pair.sproxy.event("keys-read")["keys"] == "2"
@@ -360,8 +361,8 @@ def test_key_removed_while_connected(pair, lab):
 
 
 def test_an_editor_and_a_deployment_end_nothing(pair, lab):
-    """Goal: authorized_keys is emptied, removed, writable by others, each for a second: the session lives. Replaced by
-    rename, or told by SIGHUP, it counts at once, well before a file that may still be written to would."""
+    """Goal: if authorized_keys is empty, missing or writable by others for a second, sessions go on. If it was replaced
+    by rename, or SIGHUP was sent, it counts at once, sooner than a file that somebody may still be writing."""
     authorize(lab, 2)
     pair.echo()
     pair.start()
@@ -408,8 +409,8 @@ def keys_are(pair, number):
 
 
 def test_authorized_keys_made_after_the_start(pair, lab):
-    """Goal: the first authorized_keys takes effect while sproxy runs: who is not in it loses his session at once and
-    gets no other; who is in it goes on. When the file is taken away the door does not open again."""
+    """Goal: the first authorized_keys takes effect while sproxy runs: keys that are not in it lose their sessions at
+    once and get no others, those in it go on. Removing the file does not open access again."""
     app, going = two_keys_served(pair, lab)
     authorize(lab, 3)
     assert ends_by_reset(app)
@@ -423,8 +424,8 @@ def test_authorized_keys_made_after_the_start(pair, lab):
 
 
 def test_an_address_that_is_not_listed_cannot_resume(pair, lab):
-    """Goal: from= is looked at again at every resume: from a listed address the session goes on, from no other; and it
-    goes on when the client is back at one, for it only roamed."""
+    """Goal: from= is checked again at every resume: the session goes on from listed addresses only, and also when the
+    client comes back to one, since it only roamed."""
     authorize(lab, 2, options=f'from="{lab.wifi.address(2)},{lab.wifi.address(3)}" ')
     pair.echo()
     pair.start()
@@ -448,7 +449,7 @@ def test_an_address_that_is_not_listed_cannot_resume(pair, lab):
 
 
 def test_key_removed_while_there_is_no_carrier(pair, lab):
-    """Goal: the session of a removed key cannot be resumed; its applications are told."""
+    """Goal: the session of a removed key cannot be resumed; its applications are reset."""
     authorize(lab, 2)
     pair.echo()
     pair.start(cproxy=["--heartbeat", "100ms"], sproxy=["--heartbeat", "100ms"])
@@ -465,7 +466,7 @@ def test_key_removed_while_there_is_no_carrier(pair, lab):
 
 
 def test_expiry_ends_a_session(pair, lab):
-    """Goal: a key whose time is over loses its session in that moment, not at its next connection."""
+    """Goal: a key that expires loses its session at that moment, not at its next connection."""
     authorize(lab, 2, options=f'expiry="{in_utc(3)}" ')
     pair.echo()
     pair.start()
@@ -483,7 +484,7 @@ def in_utc(seconds):
 
 
 def test_what_a_key_may_do(pair, lab):
-    """Goal: from=, target= and max-streams= of a line hold at every connection, and only for that key."""
+    """Goal: from=, target= and max-streams= of a line apply to every connection, and only to that key."""
     pair.echo()
     authorize(lab, 2, options='from="10.1.0.0/16",max-streams=1,target="127.0.0.1:9" ')
     pair.start(sproxy=["--allow", "127.0.0.1:9"])
@@ -499,7 +500,7 @@ def test_what_a_key_may_do(pair, lab):
 
 
 def served(pair):
-    """An application gets an answer."""
+    """Whether an application gets an answer."""
     try:
         return read_back(pair, b"?") == b"?"
     except (OSError, AssertionError):
@@ -517,7 +518,7 @@ def kept(pair):
 
 
 def test_link_local_daemons_are_refused_unless_named(pair, lab):
-    """Goal: a name that leads to a link-local or metadata address leads nowhere; the number does when it is allowed."""
+    """Goal: names with a link-local or metadata address are refused; the address itself works where it is allowed."""
     lab.server.ip("addr add 169.254.169.254/32 dev lo")
     lab.server.knows(metadata="169.254.169.254")
     listener = lab.server.listen(8080, "169.254.169.254")
@@ -533,7 +534,7 @@ def test_link_local_daemons_are_refused_unless_named(pair, lab):
 
 
 def test_refused_key_is_told_by_its_code(pair, lab):
-    """Goal: whose key is not authorised hears it over TLS, before any HELLO counts."""
+    """Goal: a client whose key is not authorised is told so over TLS, before its HELLO is considered."""
     authorize(lab, 2)
     pair.start_sproxy()
     with pytest.raises(PeerError) as caught:

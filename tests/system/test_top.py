@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(not shutil.which("tmux"), reason="no tmux")
 
 
 class Tmux:
-    """A terminal of its own on a host, with one program in it."""
+    """A separate terminal on a host, with one program in it."""
 
     def __init__(self, host, *command, columns=110, lines=24):
         self.host = host
@@ -50,8 +50,8 @@ def top(pair, ends):
 
 
 def test_it_shows_sorts_explains_and_kills(pair, served, top):
-    """Goal: a session is seen, its outage and its streams are told, a stream and the session are killed on request,
-    and never without a question."""
+    """Goal: it shows a session with its outage and streams, and kills a stream or the session on request, but never
+    without asking first."""
     name = session_of(pair.lab.client, "cproxy")["session"]
     terminal = top()
     text = terminal.shows("laptop", name, "connected", "1 session (0 away)", "DOWN/s")
@@ -80,7 +80,7 @@ def test_it_shows_sorts_explains_and_kills(pair, served, top):
 
 
 def test_one_that_hangs_hides_no_other(pair, served, top):
-    """Goal: what can be asked is shown at once, and goes on being shown; the one that hangs is named by status."""
+    """Goal: the programs that answer are shown at once and stay up to date; `status` names the one that hangs."""
     other = pair.start_cproxy("--name", "hung", port=CPROXY_PORT + 1)
     control = pair.lab.client.home / "runtime" / "mproxy" / f"cproxy-{other.process.pid}.sock"
     until(control.exists, 10, "its control socket")
@@ -108,7 +108,7 @@ def test_rates_and_order(pair, served, top):
 
 
 def test_any_size(pair, served, top):
-    """Goal: small screens have the most important columns, tiny ones a word; a resize is followed at once."""
+    """Goal: small screens show the most important columns, tiny ones one word; a resize takes effect at once."""
     terminal = top(columns=40, lines=8)
     terminal.shows("SESSION", "STATE", "connected")
     assert "OUTAGES" not in terminal.text

@@ -1,4 +1,4 @@
-"""mproxy send and recv as processes: through bad networks, killed and resumed, with hostile names and full disks."""
+"""mproxy send and recv as processes: over bad networks, killed and resumed, with hostile names and full disks."""
 
 import contextlib
 import json
@@ -90,7 +90,7 @@ def transfer(tmp_path):
 
 @pytest.fixture(params=["clear", "secret"])
 def key(request, tmp_path):
-    """Options of both sides."""
+    """The key options of both sides."""
     if request.param == "clear":
         return ()
     path = tmp_path / "secret"
@@ -151,7 +151,7 @@ def test_directories(transfer):
 
 
 def test_a_directory_that_cannot_be_read(transfer):
-    """The rest is sent, and the exit status tells."""
+    """The rest is sent, and the exit status says that something failed."""
     transfer.file("tree/good", b"data")
     transfer.file("tree/bad/f", b"data")
     receiver, port = transfer.recv()
@@ -200,7 +200,7 @@ def test_a_pipe_into_a_file(transfer):
 
 
 def test_killed_and_resumed_ten_times(transfer, seed):
-    """Each attempt begins where the one before was killed, and sends again nothing that had arrived."""
+    """Each attempt begins where the one before was killed, and does not repeat what had arrived."""
     chance = random.Random(seed)
     data = content(seed, 40 << 20)
     path = transfer.file("big", data)
@@ -238,7 +238,7 @@ def test_killed_and_resumed_ten_times(transfer, seed):
 
 
 def blocks_of(state):
-    """Blocks that a state file says are there."""
+    """The blocks that are there according to a state file."""
     try:
         digests = state.read_bytes()[72:]
     except FileNotFoundError:
@@ -357,7 +357,7 @@ def test_an_open_door_is_said(transfer, tmp_path):
 
 
 def test_answers_by_another_way(transfer):
-    """Data through a bad network in one direction, answers directly."""
+    """Data goes through a bad network, answers come back directly."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind(("127.0.0.1", 0))
         ack_port = probe.getsockname()[1]
@@ -415,7 +415,7 @@ def test_no_permission(transfer):
 
 
 def test_the_address_changes_in_mid_transfer(lab, tmp_path):
-    """The sender's host moves from one network to another; the connection goes on, nothing begins anew."""
+    """The sender's host moves from one network to another; the connection goes on, and nothing starts again."""
     (tmp_path / "in").mkdir()
     target = lab.server.home / "out"
     target.mkdir()
@@ -441,7 +441,7 @@ def test_the_address_changes_in_mid_transfer(lab, tmp_path):
 @pytest.mark.parametrize("name", [b"../escape", b"/absolute", b"a/../../b", b"", b"a//b", b".", b"link/f", b"a\0b",
                                   b"x" * 300, b".f.mproxy-state"])
 def test_a_hostile_sender_does_not_get_out(transfer, tmp_path, name):
-    """Names that lead elsewhere, and a symbolic link that lies in wait, are refused; the rest of its files arrive."""
+    """Names that lead out of the directory, and a planted symbolic link, are refused; the other files arrive."""
     outside = tmp_path / "outside"
     outside.mkdir()
     (transfer.target / "link").symlink_to(outside)
@@ -469,7 +469,7 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.mark.parametrize("once", [False, True], ids=["stays", "once"])
 def test_a_killed_sender_comes_back_at_once(transfer, once):
-    """The receiver, which goes on running, has not noticed yet that its peer is gone; the new one takes over."""
+    """The receiver is still running and has not noticed that its peer is gone; the new sender takes over."""
     data = content(14, 30 << 20)
     path = transfer.file("f", data)
     receiver, port = transfer.recv(once=once)
@@ -490,7 +490,7 @@ def test_a_killed_sender_comes_back_at_once(transfer, once):
 
 
 def test_a_killed_sender_comes_back_to_one_file(transfer):
-    """-o FILE is for one file of a sender, not for one attempt."""
+    """-o FILE accepts one file of a sender, in any number of attempts."""
     data = content(15, 20 << 20)
     path = transfer.file("f", data)
     target = transfer.target / "g"
@@ -505,7 +505,7 @@ def test_a_killed_sender_comes_back_to_one_file(transfer):
 
 
 def test_two_transfers_of_one_name(transfer):
-    """Another source under the name of one that is on its way is refused, and says why."""
+    """A second source with the name of one that is being sent is refused, with the reason."""
     (transfer.source / "other").mkdir()
     first, second = transfer.file("f", content(16, 20 << 20)), transfer.file("other/f", b"another")
     _receiver, port = transfer.recv(once=False)

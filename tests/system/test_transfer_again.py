@@ -1,4 +1,4 @@
-"""mproxy send again: directories that go on where they stopped, senders that come back, one sender for one output."""
+"""mproxy send, repeated: directories that continue where they stopped, senders that come back, one output."""
 
 import json
 import os
@@ -24,8 +24,8 @@ def tree_of(directory):
 
 @pytest.mark.parametrize("force", [(), ("--force",)], ids=["", "force"])
 def test_a_directory_goes_on_where_it_stopped(transfer, force):
-    """Goal: killed in the middle and sent again at once, the new sender takes every file over: status 0, nothing that
-    had arrived is sent twice, and a third time nothing at all is sent."""
+    """Goal: if it is killed in the middle and started again at once, the new sender takes over every file: status 0, no
+    byte that had arrived is sent twice, and a third run sends nothing at all."""
     files = {f"d/{number:02}": content(number, 600_000) for number in range(24)}
     for name, data in files.items():
         transfer.file(name, data)
@@ -49,7 +49,7 @@ def test_a_directory_goes_on_where_it_stopped(transfer, force):
 
 
 def test_directories_have_their_times_after_a_second_dial(transfer):
-    """Goal: the receiver is started anew in mid-transfer; directories that had been made get their times at the end."""
+    """Goal: if the receiver restarts during the transfer, directories made before still get their times at the end."""
     for number in range(10):
         transfer.file(f"d/{number % 2}/{number}", content(number, 1_000_000))
     for name in ("d/0", "d/1", "d"):
@@ -69,7 +69,7 @@ def test_directories_have_their_times_after_a_second_dial(transfer):
 
 
 def test_what_differs_is_an_error_and_the_rest_is_skipped(transfer):
-    """Goal: size and time of a file are no proof."""
+    """Goal: equal size and time do not prove that a file is the same."""
     for name in ("d/same", "d/other"):
         transfer.file(name, content(1, 1_500_000))
     receiver, port = transfer.recv(once=False)
@@ -90,7 +90,7 @@ def test_what_differs_is_an_error_and_the_rest_is_skipped(transfer):
 
 @pytest.mark.parametrize("once", [False, True], ids=["stays", "once"])
 def test_two_senders_to_one_standard_output(transfer, once):
-    """Goal: what two of them send is never mixed: one is served, the other refused with a reason."""
+    """Goal: their bytes are never mixed: one is served, the other is refused with a reason."""
     receiver, port = transfer.recv(output="-", once=once)
     _box, through = transfer.impair(port, "--rate", "20Mbit", "--delay", "2ms")
     senders = [transfer.send(through, transfer.file(name, name.encode() * 1_500_000)) for name in "AB"]
@@ -106,8 +106,8 @@ def test_two_senders_to_one_standard_output(transfer, once):
 @pytest.mark.parametrize("once", [False, True], ids=["stays", "once"])
 @pytest.mark.parametrize("when", ["idle", "between", "in-mid-write", "a file", "all written"])
 def test_the_reader_of_standard_output_goes(transfer, once, when):
-    """Goal: nobody reads what is written any more (`| head`): recv ends at once, as others do by SIGPIPE, a line
-    says so, and a sender that is there learns why. Once all has been written and said it does not matter."""
+    """Goal: if nobody reads the output any more (`| head`), recv ends at once, as with SIGPIPE, a line says so, and a
+    connected sender is told why. When everything has been written it does not matter."""
     reading, writing = os.pipe()
     receiver, port = transfer.recv(output="-", once=once, stdout=writing)
     os.close(writing)
@@ -144,7 +144,7 @@ def test_once_takes_one_sender(transfer):
 
 
 def test_few_descriptors(transfer):
-    """Goal: several senders of many files at a low limit: files wait, none fails."""
+    """Goal: with several senders of many files and a low limit, files wait, and none fails."""
     for sender in range(4):
         for number in range(70):
             transfer.file(f"d{sender}/{number}", content(number, 2000))

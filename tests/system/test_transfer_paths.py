@@ -1,5 +1,5 @@
-"""mproxy send when the receiver falls silent: addresses that change, programs that are stopped, started anew, or not
-there at all; and how it ends when its user wants it to."""
+"""mproxy send when the receiver falls silent: addresses that change, programs that are stopped, restarted or missing;
+and interruptions by the user."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def under_way(transfer, *options, size=20 << 20, rate="50Mbit"):
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_receiver_that_is_started_anew_is_dialled_anew(transfer, how, tmp_path):
-    """After SIGTERM it has said that it stops; after SIGKILL it is only silent."""
+    """After SIGTERM it announces that it stops; after SIGKILL it is just silent."""
     key = tmp_path / "secret"
     key.write_bytes(bytes(range(200, 232)))
     key.chmod(0o600)
@@ -53,7 +53,7 @@ def test_a_receiver_that_is_started_anew_is_dialled_anew(transfer, how, tmp_path
 
 
 def test_a_sender_that_was_stopped_goes_on(transfer):
-    """For longer than the receiver waits, and than it would wait itself."""
+    """It was stopped for longer than the receiver waits, and longer than it would wait itself."""
     data = content(22, 20 << 20)
     path = transfer.file("f", data)
     receiver, port = transfer.recv("--timeout", "2s", once=False)
@@ -83,7 +83,7 @@ def test_standard_input_is_not_sent_again(transfer):
 
 @pytest.mark.parametrize("family", ["IPv4", "IPv6"])
 def test_the_receivers_address_changes_in_mid_transfer(lab, tmp_path, family):
-    """It finds the sender again; nothing begins anew."""
+    """It finds the sender again, and nothing starts over."""
     (tmp_path / "in").mkdir()
     target = lab.server.home / "out"
     target.mkdir()
@@ -106,7 +106,7 @@ def test_the_receivers_address_changes_in_mid_transfer(lab, tmp_path, family):
 
 
 def test_what_the_network_says_is_told_at_once(lab, tmp_path):
-    """A port where nobody listens, no route, small packets; and Ctrl-C ends it."""
+    """Nobody listens on the port, no route, packets too large: each is reported at once, and Ctrl-C ends it."""
     path = tmp_path / "f"
     path.write_bytes(b"data")
 
@@ -133,7 +133,7 @@ def test_what_the_network_says_is_told_at_once(lab, tmp_path):
 
 
 def test_an_interruption_in_mid_transfer_ends_at_once_and_the_next_one_goes_on(transfer):
-    """Whether the receiver hears of it or not."""
+    """This holds whether or not the receiver is told."""
     receiver, port, sender, data = under_way(transfer)
     receiver.signal(signal.SIGSTOP)
     began = time.monotonic()
@@ -164,12 +164,12 @@ sys.exit(main(sys.argv[1:]))
 
 
 def blocked_in_sleep(program):
-    """The lookup runs: there are more threads than the first."""
+    """Whether the lookup is running: there is more than one thread."""
     return len(os.listdir(f"/proc/{program.pid}/task")) > 1
 
 
 def test_an_answer_with_a_code_that_nobody_knows_ends_it(transfer):
-    """A receiver of another kind says goodbye with code 99."""
+    """A receiver of another version says goodbye with code 99."""
     script = transfer.directory / "odd.py"
     script.write_text("""
 import sys
@@ -186,7 +186,7 @@ sys.exit(recv.main(sys.argv[1:]))
 
 
 def test_progress_on_a_terminal_stands_below_the_log(lab, tmp_path):
-    """Log lines are whole, whatever is drawn; the last line says how it ended."""
+    """Log lines are not broken by what is drawn; the last line says how it ended."""
     source = tmp_path / "tree"
     source.mkdir()
     for number in range(20):

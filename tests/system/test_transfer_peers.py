@@ -1,4 +1,4 @@
-"""Who may send to whom: keys of `mproxy keygen`, hosts with several addresses, peers that only take a place."""
+"""Who may send to whom: keys of `mproxy keygen`, hosts with several addresses, peers that only occupy a place."""
 
 import os
 import socket
@@ -150,7 +150,7 @@ def test_a_key_that_others_may_read_is_not_used(transfer, keys):
 
 
 def test_every_address_of_a_name_is_tried(transfer):
-    """The first two addresses are deaf: the third is asked after half a second, not after all tries at the first."""
+    """Two addresses do not answer: the third is tried after half a second, not after all tries at the first."""
     data = content(8, 1_000_000)
     path = transfer.file("f", data)
     receiver, port = transfer.recv("--bind", "127.0.0.3")
@@ -190,7 +190,7 @@ def test_nobody_at_any_address(transfer):
 
 
 class Mute:
-    """Dials, answers what the engine answers, and says nothing."""
+    """Dials, and lets the engine answer, but sends nothing itself."""
 
     def __init__(self):
         self.established = self.ended = None
@@ -235,7 +235,7 @@ def test_who_announces_nothing_keeps_no_place(transfer):
 
 
 def test_who_sends_nothing_makes_room_for_others(transfer):
-    """A sender that has announced something and then stalls keeps its place until somebody else needs it."""
+    """A sender that announces something and then stalls keeps its place until another one needs it."""
     receiver, port = transfer.recv("--senders", "1", once=False)
     stalled = transfer.send(port, "-", stdin=subprocess.PIPE)
     receiver.event("sender", within=MANY)
@@ -272,7 +272,7 @@ def test_who_gets_on_keeps_its_place(monkeypatch):
 
 
 class Stranger:
-    """Dials, begins a handshake that only a key could finish, and waits; another one follows when it is over."""
+    """Dials, begins a handshake that needs a key to finish, and waits; when it is over another one follows."""
 
     def __init__(self, crowd):
         self._crowd = crowd
@@ -292,7 +292,7 @@ class Stranger:
 
 
 class Crowd:
-    """Strangers without end, in a thread: `count` at once, and `fresh` new ones each 50 ms."""
+    """An endless supply of strangers, in a thread: `count` at once, and `fresh` new ones every 50 ms."""
 
     def __init__(self, port, address, count, fresh):
         self.loop, self._target, self._fresh = Loop(), Target("there", [(socket.AF_INET, ("127.0.0.1", port))]), fresh

@@ -1,4 +1,4 @@
-"""What `mproxy send` meets on its own disk: files that vanish, cannot be read, or are not what they were."""
+"""What `mproxy send` finds on its own disk: files that vanish, cannot be read, or change meanwhile."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def transfer(tmp_path):
 
 
 def send_with(transfer, patch, port, *words):
-    """The sender with `patch`, lines of Python, run before it."""
+    """The sender, after `patch`, which is some lines of Python."""
     script = transfer.directory / "patched.py"
     script.write_text(f"import os, sys\nfrom mproxy.programs.send import main\n{patch}\nsys.exit(main(sys.argv[1:]))\n")
     program = Program([sys.executable, str(script), *map(str, words), "127.0.0.1", str(port)],
@@ -33,7 +33,7 @@ def send_with(transfer, patch, port, *words):
 
 
 class SilentLink:
-    """A Link whose peer says nothing."""
+    """A Link whose peer is silent."""
 
     unsent = 0
 
@@ -76,7 +76,7 @@ def test_any_time_that_a_file_can_have(tmp_path, seconds):
 
 
 def test_a_name_longer_than_paths_are_costs_that_file_alone(tmp_path):
-    """Goal: the receiver would end the whole transfer for it."""
+    """Goal: otherwise the receiver would end the whole transfer because of it."""
     (tmp_path / "f").write_bytes(b"data")
     sources = [SourceFile(b"n" * length, FileKind.FILE, str(tmp_path / "f")) for length in (4097, 4096)]
     outcomes = Outcomes()
@@ -176,7 +176,7 @@ def test_an_empty_and_a_sparse_file_are_files(tmp_path):
 
 
 def test_a_standard_input_that_does_not_block(transfer):
-    """Somebody else has set O_NONBLOCK: it waits for more, and leaves the flag alone."""
+    """If somebody else has set O_NONBLOCK, it waits for more, and does not change the flag."""
     receiver, port = transfer.recv(output="-")
     reading, writing = os.pipe()
     os.set_blocking(reading, False)

@@ -1,4 +1,4 @@
-"""Where the kernel does not cut trains (UDP_SEGMENT): packets go one by one, and everything arrives."""
+"""If the kernel does not cut trains (UDP_SEGMENT), packets are sent one by one, and everything arrives."""
 
 import ctypes
 import errno
@@ -50,7 +50,7 @@ def refuse_trains(sock):
 
 
 def send_train():
-    """What the kernel says to a train on a socket that refuses them."""
+    """The error that the kernel gives for a train on a socket that refuses them."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         refuse_trains(sock)
         sock.connect(("127.0.0.1", 9))
@@ -82,13 +82,13 @@ def test_a_system_that_cuts_no_trains(transfer, tmp_path, sealed):
 
 
 def write_rest(pipe, data):
-    """Body of a thread: a program that has come to a halt takes no more."""
+    """Body of a thread, since a program that has stopped reads no more."""
     pipe.write(data)
     pipe.close()
 
 
 def arrives(transfer, sender, receiver, data):
-    """The transfer ends well, and less than one packet in a hundred was lost on a path that loses none by itself."""
+    """The transfer succeeds, and less than one packet in a hundred was lost, on a path that loses none by itself."""
     assert sender.wait(MANY) == 0, str(sender)
     assert receiver.wait(MANY) == 0, str(receiver)
     (arrived,) = transfer.target.iterdir()
@@ -98,7 +98,7 @@ def arrives(transfer, sender, receiver, data):
 
 @pytest.mark.parametrize("error", REFUSALS, ids=lambda number: errno.errorcode[number])
 def test_whatever_the_system_says_to_a_train(transfer, tmp_path, error):
-    """Goal: the same from the first packet on, for each of the errors; the system is asked again only now and then."""
+    """Goal: the same from the first packet on, for each of the errors; trains are tried again only now and then."""
     refusal = Refusal(tmp_path, error)
     data = content(6, 8 << 20)
     receiver, port = transfer.recv(env=os.environ | refusal.environment)

@@ -1,4 +1,4 @@
-"""The UDP engine under trains, small paths, shortage and crowds: every packet counted, every byte compared."""
+"""The UDP engine with trains, small paths, shortages and crowds; every packet is counted and every byte compared."""
 
 import errno
 import gc
@@ -19,7 +19,7 @@ WINDOW = 32  # packets on the way: no queue of the test is ever full
 
 
 def numbered(number, length):
-    """A packet that tells its place, and fills up with what depends on it."""
+    """A packet with its number, filled up with bytes that depend on it."""
     return (b"%08d" % number + bytes((number + n) % 256 for n in range(max(0, length - 8))))[:max(8, length)]
 
 
@@ -44,7 +44,7 @@ class Collector:
 
 @pytest.mark.parametrize("upwards", [True, False], ids=["to the target", "to the client"])
 def test_trains_and_single_packets_of_mixed_sizes_arrive_whole_and_in_order(host, udp_relay, seed, upwards):
-    """GSO in at one end, whatever at the other: the same packets, none joined, none cut, none twice."""
+    """Sent with GSO, received in any way: the same packets arrive, none joined, cut or duplicated."""
     server = udp_socket(host)
     key, port = udp_relay.rule([server.getsockname()])
     client = client_of(host, "127.0.0.1", port)
@@ -83,7 +83,7 @@ def test_trains_and_single_packets_of_mixed_sizes_arrive_whole_and_in_order(host
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("upwards", [True, False], ids=["to the target", "to the client"])
 def test_a_path_too_small_for_the_train_gets_its_packets_one_by_one(lab, ends, version, upwards):
-    """Packets of 1400 bytes over a link of MTU 1300: no train can be cut that way, fragments can."""
+    """Packets of 1,400 bytes over a link with an MTU of 1,300: trains cannot be cut for that, but fragments can."""
     relay = RelayThread(lab.router)
     ends.callback(relay.close)
     small = lab.core if upwards else lab.wifi
@@ -111,7 +111,7 @@ def test_a_path_too_small_for_the_train_gets_its_packets_one_by_one(lab, ends, v
 @pytest.mark.parametrize("error", REFUSALS, ids=lambda number: errno.errorcode[number])
 @pytest.mark.parametrize("upwards", [True, False], ids=["to the target", "to the client"])
 def test_a_system_that_refuses_trains_gets_their_packets_one_by_one(lab, relay, tmp_path, error, upwards):
-    """Every packet arrives, in order, whatever the system says; and no flow asks it time and again."""
+    """Every packet arrives, in order, whichever error the system gives, and no flow keeps trying."""
     refusal = Refusal(tmp_path, error)
     server = udp_socket(lab.server, SERVER)
     relay.start(f"udp 7000 -> {SERVER}:{server.getsockname()[1]}", env=refusal.environment)
@@ -167,7 +167,7 @@ def test_without_descriptors_the_oldest_flow_makes_room(host, udp_relay, echo):
 
 
 def test_a_thousand_clients_at_once(host, udp_relay, echo):
-    """Each with a socket of its own; all send before anybody reads, ten times."""
+    """Each has its own socket; all send before anybody reads, ten times."""
     key, port = udp_relay.rule([("127.0.0.1", echo.port)])
     clients = [client_of(host, "127.0.0.1", port) for _ in range(1000)]
     for turn in range(10):
@@ -188,7 +188,7 @@ def resident_bytes():
 
 
 def test_a_hundred_thousand_flows_leave_nothing_behind(host, udp_relay):
-    """As many client addresses, each with an answer, through a table of 2,000; then silence."""
+    """So many client addresses, each with an answer, pass through a table of 2,000; then there is silence."""
     server = Reflector(host)
     key, port = udp_relay.rule([server.sock.getsockname()], max_connections=2000, idle_timeout_us=2_000_000)
     client = udp_socket(host, "0.0.0.0")
@@ -210,7 +210,7 @@ def test_a_hundred_thousand_flows_leave_nothing_behind(host, udp_relay):
 
 
 class Reflector:
-    """Echo that keeps nothing: the addresses of 100,000 flows would be memory too."""
+    """An echo that stores nothing, since the addresses of 100,000 flows would take memory, too."""
 
     def __init__(self, host):
         self.sock = udp_socket(host, timeout=0.1)
@@ -232,7 +232,7 @@ class Reflector:
 
 
 def run_clients(sock, port, first, last):
-    """Clients number `first` to `last`, each with an address of its own, send a packet and get it back."""
+    """The clients `first` to `last`, each with its own address, send a packet and get it back."""
     receiver = ("127.0.0.1", port)
     for start in range(first, last, WINDOW):
         numbers = range(start, min(start + WINDOW, last))
@@ -243,7 +243,7 @@ def run_clients(sock, port, first, last):
 
 
 def test_python_does_not_run_for_packets(host, udp_relay, echo):
-    """A thread that profiles itself counts the calls of Python functions: none for 2,000 packets each way."""
+    """A thread that profiles itself counts no calls of Python functions for 2,000 packets in each direction."""
     key, port = udp_relay.rule([("127.0.0.1", echo.port)])
     clients = [client_of(host, "127.0.0.1", port) for _ in range(100)]
     calls = []
@@ -262,7 +262,7 @@ def test_python_does_not_run_for_packets(host, udp_relay, echo):
 
 
 def test_two_sockets_of_one_port_keep_every_client(host, ends, echo):
-    """SO_REUSEPORT, as two workers would have it: each client stays with the worker that it met first."""
+    """With SO_REUSEPORT, as two workers use it, each client stays with the worker that it met first."""
     workers = [RelayThread(host) for _ in range(2)]
     for worker in workers:
         ends.callback(worker.close)

@@ -1,4 +1,4 @@
-"""The engine of UDP rules: flows, addresses, bounds, ends. The relay runs in a thread of the test."""
+"""The engine of UDP rules: flows, addresses, limits, ends. The relay runs in a thread of the test."""
 
 import contextlib
 import gc
@@ -45,7 +45,7 @@ def test_every_client_has_a_socket_of_its_own(host, udp_relay, echo):
 
 @pytest.mark.parametrize("listening", ["0.0.0.0", "::"])
 def test_the_reply_comes_from_the_address_the_client_sent_to(host, udp_relay, echo, listening):
-    """The clients' sockets are connected: they would not take a reply from any other address."""
+    """The clients' sockets are connected, so they would not accept a reply from another address."""
     addresses = ["127.0.0.1", "127.5.5.5", "127.200.0.1"]
     if listening == "::":
         host.ip("addr add fd00:77::1/64 dev lo nodad", "addr add fd00:77::2/64 dev lo nodad")
@@ -67,7 +67,7 @@ def test_one_client_socket_to_two_addresses_is_two_flows(host, udp_relay, echo):
 
 
 def test_the_reply_over_a_network_comes_from_the_address_the_client_sent_to(lab, ends):
-    """The route to the client leaves by the router's wifi address; the client wrote to the core's."""
+    """The route to the client uses the router's wifi address; the client wrote to that of the core."""
     relay = RelayThread(lab.router)
     ends.callback(relay.close)
     for any_address, server, near, far in (
@@ -136,8 +136,8 @@ def test_a_full_rule_ends_the_flow_that_was_silent_longest(host, udp_relay, echo
 
 
 def test_who_makes_room_may_be_refused_at_that_moment(host, udp_relay):
-    """Goal: what a client sent before somebody took its place still goes, and it ends once, even when that is refused.
-    The first batch, of 64 packets, leaves as a train that nobody takes; the next one is read in the same turn."""
+    """Goal: what a client sent before it lost its place is still sent, and it ends once, even if that is refused. The
+    first batch, of 64 packets, leaves as a train that is refused; the next one is read in the same turn."""
     closed = udp_socket(host)
     key, port = udp_relay.rule([("127.0.0.1", closed.getsockname()[1])], max_connections=1)
     closed.close()
@@ -294,7 +294,7 @@ def assert_port_free(host, port):
 
 
 def test_a_rule_that_comes_back_takes_its_flows_over(host, udp_relay, echo):
-    """Both sockets would get packets of the same clients: the kernel spreads them by their addresses."""
+    """Otherwise both sockets would get packets of the same clients, since the kernel spreads them by address."""
     key, port = udp_relay.rule([("127.0.0.1", echo.port)])
     clients = [client_of(host, "127.0.0.1", port) for _ in range(32)]
     for client in clients:
@@ -340,7 +340,7 @@ def test_nothing_is_left_after_close(host, ends, echo):
 
 
 def test_a_stranger_s_burst_does_not_stop_the_others(host, udp_relay, echo):
-    """500 new clients at once in a table for 100; a known client that talks goes on in its flow."""
+    """With 500 new clients at once in a table for 100, a known client that is active keeps its flow."""
     key, port = udp_relay.rule([("127.0.0.1", echo.port)], max_connections=100, per_source=50)
     known = client_of(host, "127.0.0.1", port)
     burst = udp_socket(host, "0.0.0.0")
@@ -352,7 +352,7 @@ def test_a_stranger_s_burst_does_not_stop_the_others(host, udp_relay, echo):
 
 
 def test_the_packets_of_a_stream_gather_and_stay_in_order(host, udp_relay, ends):
-    """Nobody answers the flood. When it is over, the next packet is waited for again, and not looked for."""
+    """Nobody answers the flood. When it is over, the relay sleeps until the next packet again, and does not poll."""
     sink = ends.enter_context(udp_socket(host))
     key, port = udp_relay.rule([sink.getsockname()])
     numbers = []
@@ -380,7 +380,7 @@ def test_the_packets_of_a_stream_gather_and_stay_in_order(host, udp_relay, ends)
 
 
 def test_who_waits_for_answers_does_not_wait_for_others(host, udp_relay, echo):
-    """As fast as it may be: one packet to one answer is no stream."""
+    """However fast it is: one packet for each answer does not count as a stream."""
     _key, port = udp_relay.rule([("127.0.0.1", echo.port)])
     client = client_of(host, "127.0.0.1", port)
     for _ in range(40):

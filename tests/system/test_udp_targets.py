@@ -1,4 +1,4 @@
-"""The UDP relay and the addresses it leads to: which of them answer, whose port is whose, and who makes room."""
+"""The UDP relay and its targets: which addresses answer, which port belongs to which flow, and which flow has to go."""
 
 import contextlib
 import random
@@ -17,7 +17,7 @@ def free_port(host):
 
 @pytest.fixture
 def two(host, udp_relay, ends):
-    """A rule for a name with two addresses, 127.0.0.2 and 127.0.0.3, nobody there yet: (key, listening port, port)."""
+    """A rule for a name with 127.0.0.2 and 127.0.0.3, where nobody listens yet: (key, listening port, port)."""
     port = free_port(host)
     key, listening = udp_relay.rule([])
     udp_relay.aim_name(key, port, "127.0.0.2", "127.0.0.3")
@@ -25,7 +25,7 @@ def two(host, udp_relay, ends):
 
 
 def asks_until_answered(client, within=5, pause=0.1):
-    """What a client gets that asks again and again; and how long that took."""
+    """The answer that a client gets when it repeats its question, and how long that took."""
     started = time.monotonic()
     client.settimeout(pause)
     while time.monotonic() - started < within:
@@ -45,7 +45,7 @@ def test_both_addresses_of_a_name_serve(host, two, ends):
 
 
 def test_a_client_that_asks_again_reaches_the_next_address(host, two, ends):
-    """Goal: a lone client, and nothing known yet; whichever of the two is silent."""
+    """Goal: a single client finds the address that answers, whichever of the two is silent."""
     _key, listening, port = two
     silent = ends.enter_context(udp_socket(host, "127.0.0.2", port))
     ends.enter_context(Echo(host, "127.0.0.3", port, mark=b"3"))
@@ -76,7 +76,7 @@ def test_a_silent_address_leaves_the_rotation_and_is_tried_again(host, udp_relay
 
 
 def test_a_one_way_stream_stays_with_its_address(host, udp_relay, two, ends):
-    """Goal: nobody ever answers, so nothing is known of anybody; the packets of a stream stay together."""
+    """Goal: if no address ever answers, so that nothing is known of them, the packets of a stream stay together."""
     key, listening, port = two
     sinks = [ends.enter_context(udp_socket(host, f"127.0.0.{number}", port)) for number in (2, 3)]
     client = client_of(host, "127.0.0.1", listening)
@@ -97,7 +97,7 @@ def test_a_one_way_stream_stays_with_its_address(host, udp_relay, two, ends):
 
 
 def test_a_refusal_sends_others_to_the_next_address(host, udp_relay, two, ends):
-    """Goal: the first address has a host and no server: an ICMP error a flow, until it is known."""
+    """Goal: if the first address has a host but no server, each flow gets an ICMP error until that is known."""
     _key, listening, port = two
     ends.enter_context(Echo(host, "127.0.0.3", port, mark=b"3"))
     replies = [asks_until_answered(client_of(host, "127.0.0.1", listening)) for _ in range(20)]
@@ -119,7 +119,7 @@ def test_an_address_of_a_family_that_is_not_here_is_passed_over(host, udp_relay,
 
 
 def test_a_flow_follows_the_name(host, udp_relay, two, ends):
-    """Goal: an address that is lost is left with the next packet, though it still answers; one that stays is not."""
+    """Goal: if a name loses an address, its flows move with the next packet, though it still answers; others stay."""
     key, listening, port = two
     for number in (2, 3, 4):
         ends.enter_context(Echo(host, f"127.0.0.{number}", port, mark=b"%d" % number))
@@ -148,7 +148,7 @@ def test_a_rule_that_comes_back_with_another_target_takes_its_flows_there(host, 
 # ---- ports
 
 def late_echo(host, ends):
-    """A server's port, a function that lists what it was asked, and one that has it answer all of that."""
+    """A server's port, a function that lists the questions it got, and one that lets it answer them all."""
     server = ends.enter_context(udp_socket(host, timeout=0.02))
     asked = []
 
@@ -166,7 +166,7 @@ def late_echo(host, ends):
 
 @pytest.fixture
 def few_ports(lab):
-    """A network where flows have 16 ports between them."""
+    """A network with only 16 ports for flows."""
     with lab.client.inside():
         path = "/proc/sys/net/ipv4/ip_local_port_range"
         with open(path) as file:
@@ -179,7 +179,8 @@ def few_ports(lab):
 
 
 def test_a_late_answer_reaches_nobody_else(few_ports, ends):
-    """Goal: flows that end before they are answered, and so few ports that each would be used again at once."""
+    """Goal: this holds even if flows end before they are answered, and ports are so few that each is needed again at
+    once."""
     host = few_ports
     relay = RelayThread(host)
     ends.callback(relay.close)
@@ -202,7 +203,7 @@ def test_a_late_answer_reaches_nobody_else(few_ports, ends):
 
 
 def test_an_answered_flow_s_port_is_soon_free(few_ports, ends):
-    """Goal: queries that are answered go on, however few ports there are."""
+    """Goal: answered queries free their ports, so that few ports are enough."""
     host = few_ports
     relay = RelayThread(host)
     ends.callback(relay.close)
@@ -213,7 +214,7 @@ def test_an_answered_flow_s_port_is_soon_free(few_ports, ends):
 
 
 def test_without_a_rested_port_who_was_answered_makes_room(few_ports, ends):
-    """Goal: many clients, each with one query, at once one after the other: nobody is refused for want of ports."""
+    """Goal: many clients with one query each, in quick succession: none is refused for lack of ports."""
     host = few_ports
     relay = RelayThread(host)
     ends.callback(relay.close)
@@ -228,7 +229,7 @@ def test_without_a_rested_port_who_was_answered_makes_room(few_ports, ends):
 # ---- who makes room
 
 def test_single_queries_do_not_move_conversations(host, udp_relay, echo):
-    """Goal: 20 flows keep their ports at the server while 2,000 clients come by."""
+    """Goal: 20 flows keep their ports while 2,000 other clients come and go."""
     key, port = udp_relay.rule([("127.0.0.1", echo.port)], max_connections=100, per_source=0)
     clients = [client_of(host, "127.0.0.1", port) for _ in range(20)]
     for client in clients:
@@ -247,7 +248,7 @@ def test_single_queries_do_not_move_conversations(host, udp_relay, echo):
 
 
 def test_who_waits_for_an_answer_stays(host, udp_relay, ends):
-    """Goal: the answers of a slow server come, though the table was full meanwhile."""
+    """Goal: the answers of a slow server arrive, though the table was full meanwhile."""
     server, listen, answer = late_echo(host, ends)
     key, port = udp_relay.rule([("127.0.0.1", server)], max_connections=100, per_source=0)
     waiting = [client_of(host, "127.0.0.1", port) for _ in range(20)]
@@ -270,7 +271,7 @@ def test_who_waits_for_an_answer_stays(host, udp_relay, ends):
 
 
 def test_random_flows_leave_nothing_behind(host, udp_relay, two, ends, seed):
-    """Goal: moves, evictions, refusals and lost addresses in any order; all counts are right in the end."""
+    """Goal: after moves, evictions, refusals and lost addresses in any order, all counts are right in the end."""
     key, listening, port = two
     chance = random.Random(seed)
     ends.enter_context(Echo(host, "127.0.0.3", port))
@@ -290,7 +291,7 @@ def test_random_flows_leave_nothing_behind(host, udp_relay, two, ends, seed):
 
 
 def last_reply(client):
-    """Asks, and gives the last of the replies that come."""
+    """Asks, and returns the last of the replies."""
     reply = None
     with contextlib.suppress(TimeoutError, ConnectionError):
         client.send(b"last")
@@ -302,7 +303,7 @@ def last_reply(client):
 # ---- descriptors
 
 def test_tcp_connections_leave_descriptors_to_udp_flows(lab, relay, ends):
-    """Goal: with as many connections as there can be, new UDP clients are served, and those that were there before."""
+    """Goal: with the largest possible number of connections, UDP clients are served, both new and old ones."""
     start_echo(lab.server)
     rule = f"7005 -> {SERVER}:{ECHO_PORT}"
     ends.enter_context(Echo(lab.server, SERVER, ECHO_PORT))

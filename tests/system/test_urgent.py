@@ -1,4 +1,4 @@
-"""Urgent data (RFC 6093): the bytes stay in the stream, in their place, as if they were none."""
+"""Urgent data (RFC 6093): the bytes stay in their place in the stream, like ordinary ones."""
 
 import signal
 import socket
@@ -19,8 +19,8 @@ def joined(pair, request):
 
 @pytest.mark.parametrize("upward", [True, False], ids=["up", "down"])
 def test_urgent_bytes_stay_in_place(joined, upward):
-    """Goal: telnet's Synch ends with an urgent byte. It arrives, and so does what stands behind it, even when all of
-    it lay in the socket before the proxy read (a read ends in front of an urgent byte)."""
+    """Goal: telnet's Synch ends with an urgent byte. It arrives, and so do the bytes behind it, even if all of them
+    were in the socket before the proxy read (a read ends in front of an urgent byte)."""
     app, connection, *proxies = joined
     sender, receiver = (app, connection) if upward else (connection, app)
     proxy = proxies[0] if upward else proxies[1]
@@ -34,7 +34,8 @@ def test_urgent_bytes_stay_in_place(joined, upward):
 
 
 def test_stdio_on_a_socket(pair):
-    """Goal: standard input and output may be one socket; the end of the daemon's direction passes through it."""
+    """Goal: standard input and output may be the same socket, and the end of the daemon's direction passes through
+    it."""
     ours, theirs = socket.socketpair()
     ours.settimeout(10)
     with pair.lab.server.listen(DAEMON_PORT) as listener, ours:

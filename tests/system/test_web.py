@@ -1,4 +1,4 @@
-"""mproxy web by plain HTTP: who is let in, what is told, and that nothing which hangs delays it."""
+"""mproxy web over plain HTTP: who is let in, what it shows, and that a program that hangs does not delay it."""
 
 import signal
 import sys
@@ -17,7 +17,7 @@ from mproxy.web.routes import LONGEST_REQUEST, MOST_PAGES, PAGE
 
 @pytest.fixture
 def web(lab):
-    """The page's server on the client's host, and somebody who was let in."""
+    """The page's server on the client's host, and a client that was let in."""
     client = WebClient(lab.client).enter()
     yield client
     assert "Traceback" not in client.program.log.text, str(client.program)
@@ -35,7 +35,7 @@ def test_the_page_and_its_files(web):
 
 
 def test_who_is_let_in(web):
-    """Goal: no token, a wrong one, a foreign name, a foreign page: 403 for each, on every path."""
+    """Goal: no token, a wrong one, a foreign host name or a foreign page get 403, on every path."""
     web_headers, web.headers = web.headers, {}
     for target in ("/", "/?token=wrong", web.place, f"{web.place}events", "/page.js", "/favicon.ico"):
         assert web.request("GET", target).status == 403
@@ -48,7 +48,8 @@ def test_who_is_let_in(web):
 
 
 def test_a_session_is_told_with_its_outage(pair, served, web):
-    """Goal: away with the reason while the path is gone; afterwards a gap as long as it was."""
+    """Goal: the session is shown as away, with the reason, while the path is gone, and afterwards with a gap as
+    long."""
     events = web.events()
     key, row = events.session(lambda row: row["state"] == "connected")
     assert (row["name"], row["streams"], row["outages"]) == ("laptop", 1, 0)
@@ -86,7 +87,7 @@ def test_requests_that_are_none(web):
 
 
 def test_a_program_that_hangs_delays_nothing(pair, served, web):
-    """Goal: with cproxy stopped the page comes at once, other programs are told each second, and it is named."""
+    """Goal: with cproxy stopped the page comes at once and names it; other programs are updated every second."""
     fake = FakeProgram(pair.lab.client, [fake_session(1)])
     events = web.events()
     events.until(lambda tables: len(tables["sessions"]) == 2)
@@ -116,7 +117,7 @@ def test_a_program_that_talks_nonsense(web):
 
 
 def test_pages_are_bounded(web):
-    """Goal: one more than there may be is turned away, and let in when another one has gone."""
+    """Goal: beyond the limit a page is refused, and accepted when another one has gone."""
     pages = [web.events() for _ in range(MOST_PAGES)]
     for page in pages:
         page.take()
@@ -148,7 +149,7 @@ def test_listening_for_others_is_warned_about(lab):
 
 
 def test_the_browser_gets_a_link_for_one_visit(lab):
-    """Goal: what other users can see on its command line is of no use a second time."""
+    """Goal: the link that other users can see on its command line does not work a second time."""
     file = lab.client.home / "visited"
     browser = lab.client.home / "browser"
     browser.write_text(f'#!/bin/sh\necho "$1" > {file}.new; mv {file}.new {file}\n')

@@ -1,6 +1,6 @@
 """The page of mproxy web in a real browser: headless Chromium in the client's network.
 
-    MPROXY_PICTURES=docs pytest tests/system/test_web_page.py -k pictures    makes those of docs/web.md
+    MPROXY_PICTURES=docs pytest tests/system/test_web_page.py -k pictures    makes the pictures of docs/web.md
 """
 
 import os
@@ -50,7 +50,7 @@ SCROLL = """async () => {
 
 @pytest.fixture
 def chromium(lab, ends):
-    """A browser on the client, without anything of another visit."""
+    """A browser on the client, without data of earlier visits."""
     expect.set_options(timeout=PATIENCE_MS)
     with lab.client.inside():  # who is started here stays here
         playwright = sync_playwright().start()
@@ -72,7 +72,7 @@ def server(lab):
 
 @pytest.fixture
 def visit(chromium, server):
-    """Opens the page in a window of its own; nothing may have gone wrong in it at the end."""
+    """Opens the page in its own window; at the end it must not have reported any error."""
     wrong = []
 
     def open_page(**context):
@@ -98,7 +98,7 @@ def crowd(lab, ends):
 
 
 def rows(page):
-    """Those of the table of sessions that are drawn."""
+    """The rows of the table of sessions that are drawn."""
     return page.locator("#sessions tbody tr:not(.spacer)")
 
 
@@ -121,7 +121,7 @@ def test_it_loads_and_the_token_leaves_the_address(visit, served, server):
 
 
 def test_first_paint(visit, crowd):
-    """Goal: 300 ms on loopback, also with a thousand sessions."""
+    """Goal: it takes at most 300 ms on loopback, also with a thousand sessions."""
     crowd([fake_session(number) for number in range(SESSIONS)])
     page = visit()
     paints = []
@@ -174,7 +174,8 @@ def test_another_page_can_do_nothing(visit, lab, served, pair, server):
 
 
 def test_an_outage_is_seen_and_its_gap_stays(visit, pair, served):
-    """Goal: away with the reason while the path is gone, the page alive; then a gap with reason and length."""
+    """Goal: while the path is gone the page works and shows the session as away, with the reason; then it shows the
+    gap."""
     page = visit()
     expect(rows(page).first).to_contain_text("connected")
     open_detail(page)
@@ -197,7 +198,7 @@ def test_an_outage_is_seen_and_its_gap_stays(visit, pair, served):
 
 
 def test_a_session_is_ended_after_a_question(visit, pair, served):
-    """Goal: nothing happens before the answer; then both logs have the reason, and the row says that it ended."""
+    """Goal: nothing happens before it is confirmed; then both logs have the reason, and the row says that it ended."""
     page = visit()
     session = pair.cproxy.event("connected")["session"]
     rows(page).first.get_by_role("button", name=f"End session {session}…").click()
@@ -218,7 +219,7 @@ def test_a_session_is_ended_after_a_question(visit, pair, served):
 
 
 def test_a_stream_is_ended_and_the_others_go_on(visit, pair, served):
-    """Goal: of two applications the one that is chosen is reset at both ends, with the reason in both logs."""
+    """Goal: of two applications the chosen one is reset at both ends, with the reason in both logs."""
     other = pair.app()
     other.sendall(b"other")
     assert read_exactly(other, 5) == b"other"
@@ -240,7 +241,7 @@ def test_a_stream_is_ended_and_the_others_go_on(visit, pair, served):
 
 
 def test_of_a_thousand_sessions_what_is_seen_is_drawn(visit, crowd):
-    """Goal: few rows are there, the true count is told, and scrolling through all of them is smooth."""
+    """Goal: only few rows exist, the true number is shown, and scrolling through all of them is smooth."""
     crowd([fake_session(number) for number in range(SESSIONS)])
     page = visit()
     table = page.locator("#sessions")
@@ -262,7 +263,7 @@ def test_of_a_thousand_sessions_what_is_seen_is_drawn(visit, crowd):
 
 
 def test_figures_of_a_session_go_on(visit, crowd):
-    """Goal: rates and time lines of rows that were never seen are there when they are scrolled to."""
+    """Goal: rows that were never visible have their rates and time lines when they are scrolled to."""
     fake = crowd([fake_session(number) for number in range(200)])
     fake.growth[150] = 102_400
     page = visit()
@@ -274,7 +275,7 @@ def test_figures_of_a_session_go_on(visit, crowd):
 
 
 def test_streams_of_the_session_that_is_looked_at(visit, crowd):
-    """Goal: they are listed, sorted and filtered, with who is waited for; one is ended and the session stays."""
+    """Goal: they are listed, sorted and filtered, with what each waits for; one is ended and the session stays."""
     fake = crowd([fake_session(number, streams=500) for number in range(3)])
     fake.streams = [fake_stream(number, slow="peer" if number == 77 else None) for number in range(1, 501)]
     page = visit()
@@ -363,7 +364,7 @@ PEERS = [("192.0.2.17", "anna@laptop"), ("198.51.100.4", "ben@phone"), ("203.0.1
 
 
 def test_pictures(visit, crowd, tmp_path):
-    """Goal: what docs/ shows fits into 100 KB each."""
+    """Goal: the pictures in docs/ take at most 100 KB each."""
     fake = crowd([
         fake_session(0x4f2a91c0 + number * 7919, peer=peer, comment=comment, streams=number % 4 + 1, age_s=9e3 * number,
                      since_s=9000.0 * number, sent_bytes=number * 70_000_000, received_bytes=number * 900_000,

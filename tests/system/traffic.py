@@ -1,4 +1,4 @@
-"""Bytes that tell where they belong, and sockets driven and judged by them.
+"""Bytes that show where they belong, and traffic on sockets that is checked with them.
 
 `pattern(offset, count)` is the same pseudo-random text for every test: a byte lost, repeated or moved shows
 as a difference at its offset.
@@ -40,7 +40,7 @@ def read_exactly(connection, count):
 
 
 def read_pattern(connection, count, offset=0):
-    """Reads and judges `count` bytes of the pattern."""
+    """Reads and checks `count` bytes of the pattern."""
     end = offset + count
     while offset < end:
         part = connection.recv(min(end - offset, 1 << 18))
@@ -152,7 +152,7 @@ class Traffic(threading.Thread):
             time.sleep(0.005)
 
     def finish(self, within=20):
-        """Sends no more, waits for the rest of every answer and its end; returns the bytes that went around."""
+        """Stops sending, waits for the rest of every answer and its end; returns the total number of bytes."""
         self.finishing = True
         self.join(timeout=within)
         assert not self.failures, self.failures[:5]

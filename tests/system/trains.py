@@ -1,4 +1,4 @@
-"""A system that does not cut trains, for programs under test."""
+"""Makes the kernel refuse to cut trains, for programs under test."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ REFUSALS = [errno.EIO, errno.EINVAL, errno.EMSGSIZE]
 
 
 class Refusal:
-    """What a program that was started with `environment` is told of every train; `refused`: how many those were."""
+    """The error that a program started with `environment` gets for every train; `refused`: how many there were."""
 
     def __init__(self, directory, error):
         library, self._file = directory / "no_trains.so", directory / "trains"

@@ -61,7 +61,7 @@ def answers(sock, data):
 
 
 def is_silent(sock, seconds=0.3):
-    """Nothing comes for a while."""
+    """Whether nothing comes for a while."""
     sock.settimeout(seconds)
     try:
         sock.recv(1)
@@ -96,7 +96,7 @@ def send_from(sock, source, data, receiver):
 
 
 class Echo:
-    """Sends every packet back, in a thread; with `mark` in front of it. `peers`: the addresses it saw."""
+    """Sends every packet back, with `mark` in front, in a thread. `peers`: the addresses it saw."""
 
     def __init__(self, host, address="127.0.0.1", port=0, mark=b""):
         self.sock = udp_socket(host, address, port, timeout=0.1)

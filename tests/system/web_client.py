@@ -1,4 +1,4 @@
-"""`mproxy web` on a host of the lab, and a browser's side of it in plain HTTP."""
+"""`mproxy web` on a host of the lab, and a browser's part of it in plain HTTP."""
 
 import http.client
 import json
@@ -35,7 +35,7 @@ class WebClient:
         return connection.getresponse()
 
     def enter(self):
-        """What a browser does with the address that was printed."""
+        """Visits the printed address, as a browser does."""
         answer = self.request("GET", self.target)
         assert answer.status == 303, answer.read()
         self.place = answer.headers["Location"]
@@ -107,7 +107,7 @@ def fake_session(number, **fields):
 
 
 def outages(*recent):
-    """(began before, lasted, why) of each, the newest first, as a program says them."""
+    """(began before, lasted, why) of each, the newest first, as a program reports them."""
     return {"count": len(recent), "longest_s": max((lasted for _, lasted, _ in recent), default=0),
             "total_s": sum(lasted for _, lasted, _ in recent),
             "recent": [{"began_s": began, "lasted_s": lasted, "why": why} for began, lasted, why in recent]}

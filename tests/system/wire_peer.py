@@ -1,7 +1,7 @@
-"""A cproxy and an sproxy of a few lines, for lies: they send whatever a test wants, at whatever point.
+"""Small imitations of cproxy and sproxy that break the protocol: they send whatever a test wants, at any point.
 
-Written from docs/protocol.md alone, with numbers of its own: were the programs and the document to differ, these
-peers would not get along with them. They do not encrypt: the programs they talk to run with --plaintext.
+They were written from docs/protocol.md alone, with their own numbers: if the programs and the document differed,
+these peers would not work with them. They do not encrypt: the programs they talk to run with --plaintext.
 """
 
 import hashlib
@@ -36,14 +36,14 @@ def preamble(version=VERSION, magic=MAGIC, tag=0):
 
 
 def frame(kind, flags=0, stream=0, seq=0, ack=0, payload=b"", length=None, reserved=0):
-    """The bytes of a frame; nothing need be right about it."""
+    """The bytes of a frame, which need not be valid."""
     length = len(payload) if length is None else length
     return HEADER.pack(kind, flags, reserved, stream, length, seq, ack) + payload
 
 
 def hello(session=NOBODY, secret=b"", epoch=1, instance=None, window=4 * MIB, budget=64 * MIB, proof=None,
           resume_list=b""):
-    """HELLO; with a secret the proof for it and for the list that will be sent behind it."""
+    """HELLO; with a secret also the proof for it and for the list that will follow."""
     instance = instance or os.urandom(16)
     digest = hashlib.sha256(resume_list).digest() if session != NOBODY else bytes(32)
     length = len(resume_list) if session != NOBODY else 0
@@ -58,12 +58,12 @@ def hello(session=NOBODY, secret=b"", epoch=1, instance=None, window=4 * MIB, bu
 
 
 def end_mark(newest=0):
-    """The end of a RESUME list; a client tells the newest stream that it knows."""
+    """The end of a RESUME list; a client names the newest stream that it knows."""
     return frame(RESUME, END, seq=newest)
 
 
 class Peer:
-    """A carrier's end. Heartbeats are not answered unless `next_frame` is waiting for something else."""
+    """One end of a carrier. Heartbeats are not answered unless `next_frame` is waiting for another frame."""
 
     def __init__(self, connection):
         self.connection = connection
@@ -98,7 +98,7 @@ class Peer:
         self.send(end_mark(newest))
 
     def is_ended(self, within=15):
-        """Waits for the end of the carrier, whatever comes before."""
+        """Whether the carrier ends, whatever comes before."""
         end = time.monotonic() + within
         self.connection.settimeout(within)
         try:

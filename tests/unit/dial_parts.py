@@ -49,7 +49,7 @@ class FakeLoop:
 
 
 class FakeSocket:
-    """A connection to one way. `plan`: what the network does with it."""
+    """A connection along one way; `plan` says what the network does with it."""
 
     by_fd = {}  # noqa: RUF012 - one for all, as descriptors are
 
@@ -153,7 +153,7 @@ class FakeResolver:
 
 
 class Observer:
-    """Notes what the dialer tells."""
+    """Notes what the dialer reports."""
 
     def __init__(self, loop):
         self.loop = loop
@@ -180,6 +180,6 @@ class Observer:
 
 
 def refuse(way, plan):
-    """Raise what connect(2) would."""
+    """Raise what connect(2) would raise."""
     if plan.refuses:
         raise OSError(plan.refuses, errno.errorcode[plan.refuses])

@@ -35,7 +35,7 @@ def heartbeat(sent_at=0, *, echo_of=None):
 
 
 def take_all(_stream, length):
-    """An application that takes whatever it is offered."""
+    """An application that takes everything it is offered."""
     return length
 
 

@@ -1,4 +1,4 @@
-"""Access to sproxy: where streams may go, whose key may come in, and what happens when the clock jumps."""
+"""Access to sproxy: where streams may go, which keys are let in, and what happens when the clock jumps."""
 
 import socket
 import subprocess
@@ -69,7 +69,7 @@ def make(tmp_path, monkeypatch):
 
 
 def refused(access, spki=SPKI, host="10.0.0.1"):
-    """Why the key may not come in."""
+    """Why the key is refused."""
     with pytest.raises(PeerError) as caught:
         access.grant(spki, host)
     assert caught.value.code == CloseCode.KEY_REFUSED
@@ -84,14 +84,14 @@ def test_without_a_file_everybody_may_come_in(make):
 
 
 def test_a_file_that_was_named_must_be_there(make, tmp_path):
-    """A mistyped name must not let everybody in."""
+    """A file name with a typo must not let everybody in."""
     with pytest.raises(UsageError, match="mistyped: no such file"):
         make(None, authorized_keys=str(tmp_path / "mistyped"))
     assert make([], authorized_keys=str(tmp_path / "authorized_keys")).guarded
 
 
 def test_a_file_that_was_named_must_be_of_use(make, tmp_path):
-    """Nobody could come in; that is an error at once, not a line in the log."""
+    """A file that lets nobody in is an error at the start, not just a line in the log."""
     named = tmp_path / "list"
     named.mkdir()
     with pytest.raises(UsageError, match="not a regular file"):
@@ -108,7 +108,7 @@ def test_a_file_that_was_named_must_be_of_use(make, tmp_path):
 
 
 def test_a_key_that_was_named_must_be_there(make, tmp_path):
-    """A mistyped name must not give the server another identity."""
+    """A file name with a typo must not give the server another identity."""
     with pytest.raises(UsageError, match=r"--host-key .*mistyped: no such file; create it with 'mproxy keygen --host"):
         make(None, host_key=str(tmp_path / "mistyped"))
     assert not (tmp_path / "mistyped").exists()
@@ -117,7 +117,7 @@ def test_a_key_that_was_named_must_be_there(make, tmp_path):
 
 
 def test_a_key_without_a_place_is_told(tmp_path):
-    """It is another one at each start: whoever remembers it will suspect somebody in the middle."""
+    """Such a key changes at each start, so clients that remember it will suspect somebody in the middle."""
     for is_server in (True, False):
         log = Log()
         open_context(None, log, is_server=is_server)
@@ -142,7 +142,7 @@ ANYWHERE, HERE = [("0.0.0.0", 6200), ("::", 6200)], [("127.0.0.1", 6200)]
     (HERE, {}, "warning", "every user of this host can use them through 127.0.0.1:6200"),
 ])
 def test_an_open_door_is_told(make, tmp_path, listening, settings, level, words):
-    """Goal: who can reach what, and the command that ends that; louder where it undoes a daemon's being local."""
+    """Goal: the log says who can reach what and how to end that, as an error if the daemon itself is local only."""
     access = make(None, **settings)
     access._log.warning = lambda event, **fields: access._log.events.append((f"warning {event}", fields))
     access._log.error = lambda event, **fields: access._log.events.append((f"error {event}", fields))
@@ -183,7 +183,7 @@ def test_with_a_file_its_keys_alone(make):
 
 
 def test_a_file_that_appears_later_counts_from_then_on(make, tmp_path, clock):
-    """So does one that vanishes again: then nobody may come in. The log has a line for each."""
+    """So does its removal: then nobody is let in. The log has a line for each."""
     access = make(None)
     assert not access.changed()
     file = tmp_path / "authorized_keys"
@@ -205,7 +205,7 @@ def test_a_file_that_appears_later_counts_from_then_on(make, tmp_path, clock):
 
 
 def test_a_change_that_a_new_client_sees_first_is_told_all_the_same(make, tmp_path, clock):
-    """Otherwise a removed key kept its carrier when somebody else connected in that half second."""
+    """Otherwise a removed key would keep its carrier if somebody else connected in that half second."""
     access = make([public_line(SPKI)])
     (tmp_path / "authorized_keys").write_text("# nobody\n")
     refused(access)
@@ -222,7 +222,7 @@ def test_a_reload_judges_everybody_at_once(make, tmp_path, clock):
 
 
 def test_a_clock_that_jumps_closes_the_door_and_opens_it_again(make, clock):
-    """Nothing is remembered of an earlier time: only the present one counts."""
+    """Only the present time counts; nothing is remembered of an earlier one."""
     access = make([f'expiry="20270115200000Z" {public_line(SPKI)}'])
     clock.now = 1_800_043_199.0
     assert access.grant(SPKI, "10.0.0.1")
@@ -251,7 +251,7 @@ def test_a_session_belongs_to_the_key_that_began_it():
 
 
 def test_tags_hold_when_sproxy_is_started_anew_and_not_elsewhere(make):
-    """By the host key, which is wiped; without one they are of this process alone."""
+    """They depend on the host key, which is wiped from memory; without one they hold for this process alone."""
     access = make(None)
     tag = access.tags.make(b"abc", NOON)
     assert make(None).tags.holds(tag, NOON)

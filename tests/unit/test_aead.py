@@ -1,4 +1,4 @@
-"""The two libraries behind one key: published cases, the same bytes from both, refusal of everything not authentic."""
+"""Both AEAD libraries: published cases, the same bytes from both, and refusal of everything not authentic."""
 
 import random
 
@@ -45,7 +45,7 @@ def test_aes_128_gcm_of_the_specification():
 @pytest.mark.parametrize("cipher", OTHERS)
 @pytest.mark.parametrize("seed", range(60))
 def test_the_same_as_another_implementation_however_it_is_cut(cipher, seed):
-    """60 seeds for each cipher and library; the published cases have neither parts nor lengths like these."""
+    """60 seeds for each cipher and library, because the published cases cover neither parts nor such lengths."""
     chance = random.Random(seed)
     key, nonce = chance.randbytes(key_bytes(cipher)), chance.randbytes(12)
     header = chance.randbytes(chance.choice([0, 5, 13, 16, 33]))

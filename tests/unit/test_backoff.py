@@ -28,12 +28,12 @@ def refused(backoff, now):
 
 
 def unanswered(backoff, now):
-    """The same when none fails."""
+    """The same when dials are not answered at all."""
     return backoff.next_us(now)
 
 
 def dials(backoff, kind, until):
-    """The times of all dials of a series, the first included, until a time."""
+    """The times of all dials of a series, including the first, up to a given time."""
     now, times = 0, []
     while now < until:
         times.append(now)

@@ -1,4 +1,4 @@
-"""The bench's tables get into the pages, each group's between its own marks, and nothing else changes."""
+"""The tables of the benchmarks go into the pages, each between the marks of its group; nothing else changes."""
 
 import sys
 
@@ -105,7 +105,7 @@ def test_notes_stand_under_the_tables(report, monkeypatch):
 
 
 def test_a_chart_gets_smaller_and_keeps_its_figures(report):
-    """Goal: places are to a tenth of a point, names and styles stand once; no figure that is read is cut."""
+    """Goal: coordinates have one decimal, names and styles are stored once, and no figure that is shown is cut."""
     from harness.plot import smaller
     text = "<text style=\"font: 7px sans\" x=\"3\">0.8376</text>\n"
     drawn = ('<svg><metadata>\n who\n</metadata><style></style>\n <g id="a">\n'

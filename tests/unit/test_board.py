@@ -1,4 +1,4 @@
-"""The page's board: what changes is told, moments stay, outages are found, and nothing grows without end."""
+"""The board behind the page: it reports changes, keeps moments, finds outages, and its memory is bounded."""
 
 import pytest
 
@@ -46,7 +46,7 @@ class Told:
         return self.board.tables[table][key].fields
 
     def changes(self):
-        """What the last look has changed, for a page that has seen all before it."""
+        """What the last look changed, for a page that has seen everything before it."""
         known = {name: set(rows) for name, rows in self.board.tables.items()}
         return self.board.changes(self.board.look - 1, known)
 
@@ -107,7 +107,7 @@ def test_an_outage_is_a_gap_with_its_reason(told):
 
 
 def test_outages_that_the_program_remembers(told):
-    """Those of before the first look, and those between two looks; told again and again, each stays one."""
+    """Those before the first look and those between two looks; each counts once, however often it is reported."""
     told.look(outages=told.outages((20.0, 2.0, "no route"), (90.0, 9.0, "nothing heard")))
     first = [[told.now - 90, told.now - 81, "nothing heard"], [told.now - 20, told.now - 18, "no route"]]
     assert told.row()["gaps"] == first

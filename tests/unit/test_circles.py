@@ -1,4 +1,4 @@
-"""Rules that lead back to the relay itself."""
+"""Relay rules that lead back to the relay itself."""
 
 import ipaddress
 import socket

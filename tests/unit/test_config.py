@@ -1,4 +1,4 @@
-"""The configuration objects: defaults, ranges, frozenness, and numbers as people read them."""
+"""The configuration objects: their defaults and ranges, that they are frozen, and numbers as people write them."""
 
 import pytest
 from hypothesis import given, settings

@@ -1,4 +1,4 @@
-"""Congestion control by its equations: CUBIC against RFC 9438, HyStart++ against RFC 9406, the model's steady state."""
+"""Congestion control by its equations: CUBIC and RFC 9438, HyStart++ and RFC 9406, the model's steady state."""
 
 import pytest
 from mproxy.transport._bbr import Bbr, BbrMode
@@ -11,7 +11,7 @@ RTT = 100_000
 
 
 class Course:
-    """Feeds a controller one round trip at a time: everything in the window acknowledged packet by packet."""
+    """Feeds a controller one round trip at a time, and acknowledges everything in the window packet by packet."""
 
     def __init__(self, control, rtt=RTT):
         self.control, self.rtt, self.now, self.delivered = control, rtt, 1_000_000, 0
@@ -100,7 +100,7 @@ def test_small_windows_grow_as_reno_does():
 
 
 def test_hystart_leaves_slow_start_when_the_round_trip_grows():
-    """RFC 9406: conservative for five rounds, then over."""
+    """RFC 9406: growth is conservative for five rounds, then slow start ends."""
     course = Course(Cubic(SIZE))
     course.round()
     course.round()

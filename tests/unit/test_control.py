@@ -1,4 +1,4 @@
-"""The control socket's slices: whoever asks, and however many, a turn of the loop has little to do with answers."""
+"""Answers on the control socket are cut into slices: however many clients ask, a turn of the loop stays short."""
 
 import os
 import socket
@@ -23,7 +23,7 @@ def loop():
 
 
 def busy_parts(loop, turns):
-    """An answer each part of which takes PART_NS at least; `turns` counts them by the loop's turns."""
+    """An answer whose parts take at least PART_NS each; `turns` counts them for each turn of the loop."""
     yield '{"parts": ['
     for number in range(PARTS):
         ends_at = time.monotonic_ns() + PART_NS
@@ -36,7 +36,7 @@ def busy_parts(loop, turns):
 
 @pytest.mark.parametrize("clients", [1, control.MOST_CLIENTS])
 def test_a_turn_has_few_parts(loop, tmp_path, clients):
-    """Goal: one client gets the half millisecond of a turn, many get a part each; the answers are whole."""
+    """Goal: one client gets all of a turn's half millisecond, many get one part each; all answers are complete."""
     turns = Counter()
     server = control.Server(loop, str(tmp_path / "control.sock"), {
         "status": lambda _request, reply: reply(busy_parts(loop, turns))})
@@ -61,7 +61,7 @@ NO_PROCESS = 1 << 22  # the kernel's numbers end below
 
 
 def test_sockets_of_killed_programs_are_removed(tmp_path):
-    """Goal: neither one that somebody listens on, though its number is that of no process here, nor another file."""
+    """Goal: sockets that somebody listens on stay, even if no process here has their number, and so do other files."""
     def listen(name):
         listener = socket.socket(socket.AF_UNIX)
         with control.short_path(str(tmp_path / name)) as short:

@@ -1,4 +1,4 @@
-"""Who gives way among those that wait for the handshake."""
+"""Which of the connections that wait for their handshake has to go when there are too many."""
 
 import pytest
 
@@ -50,7 +50,7 @@ def test_a_stranger_among_those_who_were_here_goes_itself(crowd):
 
 
 def test_every_rank_keeps_a_part():
-    """A client with a session could hold all places with endless lists: others get in all the same."""
+    """A client that has a session could hold all places with endless lists: others must get in all the same."""
     crowd = Crowd(16, oldest)
     fill(crowd, [Rank.PROVEN] * 16)
     for newcomer, leaving in ((100, 0), (101, 1), (102, 100), (103, 101)):

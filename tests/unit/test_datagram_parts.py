@@ -111,7 +111,7 @@ def test_siphash_is_that_of_the_paper(key, data):
 # ---- ranges
 
 class RangesMachine(RuleBasedStateMachine):
-    """Any sequence of operations against a plain set."""
+    """Compares any sequence of operations with a plain set."""
 
     def __init__(self):
         super().__init__()
@@ -266,7 +266,7 @@ def test_host_refusal_bounds_the_search():
 
 
 def test_probe_leaves_room_for_data():
-    """A probe is no larger than the window allows: the usual sizes first, the interface's when there is room."""
+    """A probe is never larger than the window allows: first the usual sizes, the interface's when there is room."""
     mtu = MtuSearch(1200, 65483)
     assert mtu.probe(0, 1000) == 0, "not even the smallest"
     assert mtu.probe(0, 9600) == 8972

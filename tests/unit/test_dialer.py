@@ -1,4 +1,4 @@
-"""When cproxy dials, where, and what it reports: in virtual time, with sockets that follow a plan."""
+"""When and where cproxy dials, and what it reports, in virtual time and with sockets that follow a plan."""
 
 import errno
 import itertools
@@ -49,7 +49,7 @@ class Bench:
         return self
 
     def tried(self):
-        """Where to, and how many seconds after the start, all connections went."""
+        """The address of each connection, and how many seconds after the start it was tried."""
         return [(sock.way.address[0], (sock.began_at - self.begun) / 1e6) for sock in self.sockets]
 
     def open_sockets(self):
@@ -67,7 +67,7 @@ def welcoming(rtt_s):
 # --- attempts
 
 def test_a_connection_that_cannot_be_watched_is_one_that_failed(monkeypatch):
-    """Right: it is closed and reported, and another one is tried; it does not block the next for ever."""
+    """Right: it is closed and reported, and another one is tried; it must not block the next for ever."""
     bench = Bench(monkeypatch, lambda _way: welcoming(0.01))
     watch, out_of_memory = bench.loop.watch, [OSError(errno.ENOMEM, "Cannot allocate memory")]
 
@@ -93,7 +93,7 @@ def test_a_round_trip_of_seconds_connects(monkeypatch, rtt_s):
 
 
 def test_every_attempts_end_is_told_at_its_time(monkeypatch):
-    """Right: behind a router that drops, each attempt lives for --connect-timeout and is reported; none ends before."""
+    """Right: behind a router that drops packets each attempt lasts --connect-timeout, not less, and is reported."""
     bench = Bench(monkeypatch, lambda _way: SILENT, timeout_s=10).start(12)
     begun = [at for _address, at in bench.tried()]
     ends = [(at - bench.begun) / 1e6 for at, _why in bench.observer.failed]
@@ -142,7 +142,7 @@ def test_no_second_candidate_while_one_makes_progress(monkeypatch):
 
 
 def test_progress_upwards_counts(monkeypatch):
-    """Right: while the other end's kernel acknowledges our list the candidate is kept."""
+    """Right: the candidate is kept while the other end's kernel acknowledges our list."""
     bench = Bench(monkeypatch, lambda _way: Plan(0.1, says=[(20, b"welcome")]))
     bench.queued = 60_000
     bench.start(0.2)
@@ -161,7 +161,7 @@ def test_an_overdue_candidate_gives_way_to_one_that_works(monkeypatch):
 
 
 def test_a_doubt_that_is_over_before_hello_costs_no_change(monkeypatch):
-    """Right: bytes came on the old carrier while the new one connected: nothing is said on the new one."""
+    """Right: if bytes come on the old carrier while the new one connects, nothing is sent on the new one."""
     bench = Bench(monkeypatch, lambda _way: welcoming(0.5)).start(0.2)
     bench.observer.wanted = False
     bench.loop.run(10)
@@ -172,7 +172,7 @@ def test_a_doubt_that_is_over_before_hello_costs_no_change(monkeypatch):
 
 
 def test_who_is_given_up_for_another_is_reset(monkeypatch):
-    """Right: after an orderly end its HELLO would arrive, and be answered on a path that may have gone."""
+    """Right: after an orderly end its HELLO would still arrive, and be answered on a path that may be gone."""
     plans = iter([Plan(0.001)] + [welcoming(0.001)] * 10)
     bench = Bench(monkeypatch, lambda _way: next(plans)).start(10)
     former, *others = bench.sockets
@@ -184,7 +184,7 @@ def test_who_is_given_up_for_another_is_reset(monkeypatch):
 
 @pytest.mark.parametrize("answer", [None, "name service unreachable", (), ("10.9.9.9",)])
 def test_the_address_that_worked_needs_no_lookup(monkeypatch, answer):
-    """Right: with the name service silent, failing, empty, or lying the old address is tried at once."""
+    """Right: if the name service is silent, fails, or has no address or a wrong one, the old one is tried at once."""
     bench = Bench(monkeypatch, lambda way: welcoming(0.01) if way.address[0] == "10.3.0.2" else SILENT).start(1)
     bench.resolver.answer = answer
     bench.start(2)
@@ -193,7 +193,7 @@ def test_the_address_that_worked_needs_no_lookup(monkeypatch, answer):
 
 
 def test_a_name_that_moved_is_followed_though_something_answers_at_the_old_address(monkeypatch):
-    """Right: what answers at the old address is not our sproxy: from then on it is tried after the new one."""
+    """Right: if something else than our sproxy answers at the old address, that one is tried after the new one."""
     bench = Bench(monkeypatch, lambda _way: welcoming(0.01)).start(1)
     bench.resolver.answer = ("10.4.0.2",)
     bench.network = lambda way: (
@@ -204,7 +204,7 @@ def test_a_name_that_moved_is_followed_though_something_answers_at_the_old_addre
 
 
 def test_lookups_have_a_pace_of_their_own(monkeypatch):
-    """Right: in an outage of a day with a name service that answers, hundreds of lookups, not 65,000."""
+    """Right: an outage of a day, with a name service that answers, causes hundreds of lookups, not 65,000."""
     bench = Bench(monkeypatch, lambda _way: REFUSED).start(86_400)
     assert len(bench.resolver.asked_at) < 1000
     assert len(bench.sockets) < 1300
@@ -230,7 +230,7 @@ def test_a_portal_on_the_better_route_gives_way_to_the_device_that_worked(monkey
 
 
 def test_other_devices_than_the_last_are_never_used(monkeypatch):
-    """Right: with a tunnel down nothing is sent outside it, and a good route is used as it is."""
+    """Right: nothing is sent outside a tunnel that is down, and a route that works is left alone."""
     bench = Bench(monkeypatch, lambda _way: welcoming(0.01)).start(1)
     bench.network = lambda _way: SILENT
     bench.start(20)
@@ -254,7 +254,7 @@ def test_an_old_outage_is_dialled_at_once_when_somebody_writes_or_the_network_ch
 
 
 def test_an_application_that_never_stops_writing_does_not_keep_a_firewall_awake(monkeypatch):
-    """Right: typing on and on causes no more dials than waiting: there are more than 30 s without one."""
+    """Right: continuous typing causes no more dials than waiting does: there are more than 30 s without one."""
     bench = Bench(monkeypatch, lambda _way: REFUSED).start(0)
     for _ in range(800):
         bench.loop.run(0.25)
@@ -279,7 +279,7 @@ def test_segments_get_smaller_with_each_stuck_carrier_and_are_raised_again():
 
 
 def test_hellos_in_vain_make_segments_smaller(monkeypatch):
-    """Right: the answer to HELLO comes with much else in one packet, which a narrow path swallows: after two."""
+    """Right: the answer to HELLO may share a large packet that a narrow path drops, so two failures are enough."""
     bench = Bench(monkeypatch, lambda _way: Plan(0.001, says=[(0.001, b"tls")])).start(2)
     assert not bench.dialer.paths.narrow
     bench.loop.run(2)

@@ -1,4 +1,4 @@
-"""System calls for a file that arrives: what each of them leaves alone, and which error it raises."""
+"""The system calls with which an arriving file is written: what they must not touch, and which errors they raise."""
 
 import errno
 import fcntl
@@ -36,7 +36,7 @@ def test_a_new_file_is_private_and_locked(directory, file):
 
 
 def test_directories_on_the_way(directory, tmp_path):
-    """Goal: no link is followed, the part that is wrong is named, and no descriptor is left open."""
+    """Goal: no link is followed, the error names the wrong part of the path, and no descriptor stays open."""
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "link").symlink_to("b")
     (tmp_path / "a" / "f").write_bytes(b"")

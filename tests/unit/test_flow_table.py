@@ -1,4 +1,4 @@
-"""The flow table: who is found, who has to go, whose time is over. Literal times, no sockets."""
+"""The flow table: which flows are found, replaced or timed out. Literal times, no sockets."""
 
 import ipaddress
 import random
@@ -148,7 +148,7 @@ def test_chosen_addresses_do_not_choose_the_bucket():
 
 
 def test_random_use_agrees_with_a_plain_list(seed):
-    """The table against a list in order of use, with every bound and time in play."""
+    """The table behaves like a list in order of use, whatever the bounds and times."""
     chance = random.Random(seed)
     table = Flows(40)
     bounds = {"a": (20 * S, 15, 4), "b": (5 * S, 0, 6), "c": (0, 10, 0)}
@@ -184,7 +184,7 @@ def test_random_use_agrees_with_a_plain_list(seed):
 
 
 def make_room(model, bounds, group, chosen):
-    """What the list has to give up for a flow with this key."""
+    """The flows that the list must give up to take one with this key."""
     _idle, most, most_a_source = bounds[group]
     gone = []
     while True:
@@ -205,7 +205,7 @@ def make_room(model, bounds, group, chosen):
 # ---- who makes room, by what became of the flows
 
 def fill(table, numbers, now=0, *, answered=True, goes_on=False):
-    """Flows of different clients; returns who had to go."""
+    """Adds flows of different clients; returns those that had to go."""
     gone = []
     for number in numbers:
         gone += table.open("rule", key(number), now)

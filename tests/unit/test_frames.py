@@ -1,4 +1,4 @@
-"""The frame codec: whatever is encoded is parsed again, in whatever pieces it comes; nothing else gets through."""
+"""The frame codec: what was encoded is parsed again, in whatever pieces it comes; nothing else is accepted."""
 
 import pytest
 from hypothesis import given, settings
@@ -121,7 +121,7 @@ def outcome(pieces):
 @given(st.one_of(st.binary(max_size=300), st.tuples(FRAMES, st.data())))
 @settings(deadline=None, max_examples=300)
 def test_garbage_ends_the_same_however_it_comes(given_):
-    """Invariant: an input is refused or taken by what it says, however it is cut; never a crash."""
+    """Invariant: whether an input is accepted does not depend on how it is cut; there is never a crash."""
     if isinstance(given_, tuple):
         frames, more = given_
         data = bytearray(encoded(frames) or b"\0")
@@ -156,7 +156,7 @@ WRONG = {
 
 @pytest.mark.parametrize("data, reason", WRONG.values(), ids=WRONG)
 def test_wrong_frames_are_refused_at_their_header(data, reason):
-    """And before a byte of the payload is stored."""
+    """They are refused before a byte of the payload is stored."""
     with pytest.raises(PeerError, match=reason) as caught:
         FrameParser().feed(data[:_wire.HEADER_BYTES])
     assert caught.value.code == CloseCode.FRAME_ERROR

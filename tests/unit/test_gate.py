@@ -1,4 +1,4 @@
-"""Who is let in to the page: the token once, then the cookie; no foreign name, no foreign page."""
+"""Who may see the page: first by the token, then by the cookie; foreign host names and foreign pages are refused."""
 
 import asyncio
 import re
@@ -81,7 +81,7 @@ def test_names_of_this_host(host):
     None, "", "evil.example", "evil.example:8470", "127.0.0.1.evil.example", "10.0.0.1:8470", "localhost@evil.example",
     "[", "evil.example#127.0.0.1", "127.0.0.1, evil.example", "user@localhost.evil"])
 def test_a_foreign_name_is_refused(host):
-    """DNS rebinding: the browser believes that it talks to evil.example, and sends what it has of that."""
+    """DNS rebinding: the browser believes that it talks to evil.example, and sends the cookies of that."""
     gate = make_gate()
     assert ask(gate, gate.place, cookie=cookie_of(gate), host=host)[0] == 403
     assert ask(gate, f"/?token={gate.token}", host=host)[0] == 403

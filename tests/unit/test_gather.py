@@ -1,4 +1,4 @@
-"""When packets gather before they are read: streams, and nothing else."""
+"""When packets gather before they are read: only those of streams do."""
 
 import random
 

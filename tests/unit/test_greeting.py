@@ -1,4 +1,4 @@
-"""The reception: who is heard, who has to go, and what counts as a failure. Sockets and loop are fakes."""
+"""The reception: which callers are heard, which have to go, what counts as a failure. Sockets and loop are fakes."""
 
 import socket
 
@@ -115,7 +115,7 @@ class Log:
 
 
 class Host:
-    """Knows one tag; turns every HELLO away, or one that resumes not."""
+    """Knows one tag; refuses every HELLO, except perhaps one that resumes."""
 
     def __init__(self):
         self.ranks = {TAG: Rank.PRESENT}
@@ -140,7 +140,7 @@ class Scene:
         self.made = 0
 
     def call(self, words=b"", source=OFFICE, hung_up=False, later=False):
-        """A connection that says `words`; with `later` they have come, but were not read yet."""
+        """A connection that brings `words`; with `later` they have arrived but were not read yet."""
         self.made += 1
         sock = Sock(self.made)
         sock.arrived, sock.hung_up = words, hung_up
@@ -151,7 +151,7 @@ class Scene:
         return sock
 
     def source_of(self, prefix=ELSEWHERE):
-        """Another source each time."""
+        """A new source each time."""
         self.made += 1
         return f"100.{self.made >> 8}.{self.made & 255}.1"
 
@@ -168,7 +168,7 @@ def block(scene, source=OFFICE):
 
 
 def test_any_number_of_silent_connections_leave_those_who_speak_alone(scene):
-    """Fifteen hundred a second from 250 sources kept honest clients out: the oldest of all went."""
+    """1,500 a second from 250 sources would keep honest clients out if always the oldest of all had to go."""
     speaking = [scene.call(PREAMBLE, scene.source_of()) for _ in range(16)]
     silent = [scene.call(b"", scene.source_of()) for _ in range(500)]
     assert not any(sock.closed for sock in speaking)
@@ -176,7 +176,7 @@ def test_any_number_of_silent_connections_leave_those_who_speak_alone(scene):
 
 
 def test_words_that_were_not_read_yet_count(scene):
-    """The loop is busy: an honest caller whose words were not read yet is not taken for a silent one."""
+    """While the loop is busy, an honest caller whose bytes were not read yet must not count as silent."""
     honest = scene.call(PREAMBLE, ELSEWHERE, later=True)
     for _ in range(100):
         scene.call(b"", scene.source_of())
@@ -191,7 +191,7 @@ def test_a_flood_that_speaks_lets_returning_sessions_in(scene):
 
 
 def test_a_blocked_source_is_still_heard_when_it_shows_a_tag(scene):
-    """Many clients behind one address: garbage from one must not keep out the sessions of the others."""
+    """With many clients behind one address, garbage from one must not keep out the sessions of the others."""
     block(scene)
     assert scene.call(PREAMBLE).closed and not scene.call(b"").closed
     assert not scene.call(encode_preamble(tag=TAG)).closed
@@ -215,7 +215,7 @@ def test_an_overheard_tag_brings_no_crowd_in(scene):
 
 
 def test_a_tag_that_only_fails_is_worth_nothing(scene):
-    """Its failures are not held against the address, and it may have no more of them than an address."""
+    """Its failures do not count for the address, and it may have no more of them than an address may."""
     refused = encode_preamble(tag=TAG) + b"no frame, and nothing that could become one"
     for _ in range(FAILURES):
         assert scene.call(refused, ELSEWHERE).closed
@@ -227,7 +227,7 @@ def test_a_tag_that_only_fails_is_worth_nothing(scene):
 
 
 def test_dials_that_were_given_up_while_nobody_looked_are_no_failures(scene):
-    """sproxy stood still for ten seconds; its clients dialled and gave up, all from one address."""
+    """While sproxy stood still for ten seconds, its clients, all behind one address, dialled and gave up."""
     for _ in range(5 * FAILURES):
         assert scene.call(PREAMBLE + b"the beginning of a handshake", hung_up=True).closed
     assert not scene.call(PREAMBLE).closed and not scene.log.events
@@ -244,7 +244,7 @@ def test_who_leaves_in_the_middle_has_failed(scene):
 
 
 def test_one_session_has_two_lists_under_way_at_most(scene):
-    """Otherwise whoever has one could fill all places with endless lists."""
+    """Otherwise a client that has a session could fill all places with endless lists."""
     hello = Hello(b"s" * 16, b"i" * 16, b"n" * 16, 1, 1 << 26, 1 << 22)
     hello.list_bytes = 28
     words = PREAMBLE + hello.encode()
@@ -254,7 +254,7 @@ def test_one_session_has_two_lists_under_way_at_most(scene):
 
 
 def test_the_silent_have_seconds_and_who_speaks_has_more(scene):
-    """A round trip of seven seconds is slow, not hostile; bytes that lead nowhere buy no time."""
+    """A round trip of seven seconds is slow, not hostile; but useless bytes do not extend the time."""
     silent, dripping = scene.call(b""), scene.call(PREAMBLE[:5])
     speaking = scene.call(PREAMBLE)
     scene.loop.pass_time(SILENT_US - 1)
@@ -290,7 +290,7 @@ def test_the_end_sends_everybody_away(scene):
 
 
 def test_who_is_told_nothing_is_reset_and_a_refusal_is_not_waited_for_long(scene):
-    """Otherwise the kernel would keep the sockets of those who vanished for minutes, however many."""
+    """Otherwise the kernel would keep the sockets of vanished callers for minutes, in any number."""
     refused, silent = (scene.call(words, ELSEWHERE) for words in (b"garbage, not ours", b""))
     scene.loop.pass_time(SILENT_US)
     assert refused.sent and silent.sent

@@ -1,4 +1,4 @@
-"""How a carrier begins, what a resume has to prove, and who is turned away; with TLS and without."""
+"""How a carrier begins, what a resume has to prove, and which peers are refused, with TLS and without."""
 
 import pytest
 from hypothesis import given, settings
@@ -28,7 +28,7 @@ def make_welcome(**values):
 
 
 class Client:
-    """A Caller and what it went through."""
+    """A Caller and what happened to it."""
 
     def __init__(self, hello=None, resume_list=LIST, secret=SECRET, tls=None, judge=None, **more):
         self.judged = []
@@ -42,7 +42,7 @@ class Client:
 
 
 class Server:
-    """A Greeter that knows one session, and what it went through."""
+    """A Greeter that knows one session, and what happened to it."""
 
     def __init__(self, tls=None, judge=None, secret=SECRET):
         self.secret = secret
@@ -183,7 +183,7 @@ def test_the_proof_covers_secret_and_connection():
 
 
 def test_who_has_the_id_but_not_the_secret_is_refused(ends):
-    """Nothing of the list is kept for him."""
+    """Nothing of that caller's list is kept."""
     client, server = ends(client={"secret": b"guess" * 6})
     with pytest.raises(PeerError) as caught:
         greet(client, server)
@@ -192,7 +192,7 @@ def test_who_has_the_id_but_not_the_secret_is_refused(ends):
 
 
 def test_a_proof_is_worth_nothing_on_another_connection():
-    """Somebody who ends TLS himself and passes the bytes on has two connections with two channels."""
+    """Whoever terminates TLS in the middle and passes the bytes on has two connections, with two channel bindings."""
     client, middle = Client(tls=keys.client()), Server(tls=keys.server(3))
     middle.check = None
     middle.greeter = Greeter(lambda hello, channel: None, keys.server(3), lambda spki: None)
@@ -208,7 +208,7 @@ def test_a_proof_is_worth_nothing_on_another_connection():
 
 
 def test_a_recorded_handshake_is_worth_nothing():
-    """Byte for byte what the client sent, to the same server once more."""
+    """The client's bytes are sent to the same server a second time."""
     client, server = Client(tls=keys.client()), Server(tls=keys.server())
     first = client.said()
     server.greeter.feed(first)
@@ -226,7 +226,7 @@ def test_a_recorded_handshake_is_worth_nothing():
 @pytest.mark.parametrize("spoil", [
     lambda data: data[:-1] + b"\1", lambda data: data[:-28] + data[:28], lambda data: bytes(len(data))])
 def test_a_list_that_was_not_proven_is_refused(spoil):
-    """Offsets are part of the proof."""
+    """The proof covers the offsets."""
     client, server = Client(), Server()
     words = client.said()
     error = refusal(server.greeter, words[:-len(LIST)] + spoil(LIST))
@@ -251,7 +251,7 @@ def test_a_server_without_the_secret_is_not_believed(ends):
 
 
 def test_a_client_does_not_believe_its_own_proof(ends):
-    """Reflection: what the client proved does not prove the server."""
+    """Reflection: the client's own proof, sent back, does not prove the server."""
     client, server = ends()
     hello = greet(client, server)
     welcome = make_welcome()
@@ -322,7 +322,7 @@ def test_who_encrypts_and_who_does_not_tell_each_other(who, size):
 
 @pytest.mark.parametrize("encrypted", [True, False])
 def test_an_old_peer_hears_of_the_version(encrypted):
-    """Version 1 had neither flags nor TLS; it reads our number in our preamble."""
+    """Version 1 had neither flags nor TLS; such a peer reads our version number in our preamble."""
     server = Server(tls=keys.server() if encrypted else None)
     error = refusal(server.greeter, encode_preamble(version=1) + bytes(132))
     assert error.code == CloseCode.VERSION_ERROR
@@ -333,7 +333,7 @@ def test_an_old_peer_hears_of_the_version(encrypted):
 
 
 def test_nothing_but_tls_after_a_preamble_that_says_so():
-    """A GOODBYE that anybody could have said is no refusal."""
+    """A GOODBYE in plaintext, which anybody could have sent, does not count as a refusal."""
     client = Client(tls=keys.client())
     server = Server(tls=keys.server())
     preamble = server.greeter.prefix
@@ -418,7 +418,7 @@ def test_wrong_first_frame(opening, first):
 @given(st.binary(max_size=300), st.sampled_from([0, 1, None]), st.booleans())
 @settings(deadline=None, max_examples=300)
 def test_garbage_is_refused_or_waited_for(data, flags, encrypted):
-    """Invariant: PeerError or None, never anything else, and nothing kept beyond one small frame."""
+    """Invariant: the result is PeerError or None, and at most one small frame is kept."""
     data = data if flags is None else encode_preamble(flags=flags) + data
     for opening in (Server(tls=keys.server() if encrypted else None).greeter,
                     Client(tls=keys.client() if encrypted else None).caller):

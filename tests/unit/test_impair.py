@@ -1,4 +1,4 @@
-"""The bad network in virtual time: every number literal, every fate by its seed."""
+"""The bad network in virtual time: all numbers are literal, and the seed decides about each packet."""
 
 import pytest
 from tests.drivers._datagram import DrivenPathEmulator
@@ -125,7 +125,7 @@ def test_the_same_seed_is_the_same_fate():
 
 
 def test_the_fate_depends_on_the_order_alone():
-    """Not on the time, nor on the other options."""
+    """It depends neither on the time nor on the other options."""
     sent = packets(2000)
     lost = [packet for _, packet in through(DrivenPathEmulator(11, loss=0.1), sent)]
     slower = [packet for _, packet in through(DrivenPathEmulator(11, loss=0.1, jitter_us=50), sent, gap_us=77)]

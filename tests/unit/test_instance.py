@@ -13,7 +13,7 @@ from mproxy.policy.trust import AuthorizedKeys
 
 
 def died(holder):
-    """What the kernel does for a process that ends: the slot's lock is gone."""
+    """What the kernel does when a process ends: it releases the slot's lock."""
     import os
     os.close(holder._slot._fd)
 
@@ -136,7 +136,7 @@ def test_a_state_directory_that_cannot_be_is_named(tmp_path):
 
 @pytest.mark.parametrize(("host", "code"), [("10.1.0.7", None), ("10.5.0.7", CloseCode.WRONG_ADDRESS)])
 def test_a_key_in_the_wrong_place_is_not_a_key_that_is_refused(tmp_path, host, code):
-    """The client may roam back: the code says so."""
+    """The client may come back to a network where it is accepted, so the code differs."""
     from base64 import b64encode
     spki = SPKI_PREFIX + bytes(32)
     file = tmp_path / "authorized_keys"

@@ -1,4 +1,4 @@
-"""What --key takes: secrets that are stretched or taken as they are, and files that only we may read."""
+"""What --key takes: secrets that are stretched or used as they are, and files that only we may read."""
 
 import hashlib
 
@@ -40,7 +40,7 @@ def test_what_nobody_can_guess_costs_nothing(monkeypatch, secret):
 
 
 def test_the_stretched_one_is_the_same_everywhere(made):
-    """From RFC 7914's function, computed once: both sides must come to it."""
+    """The value comes from RFC 7914's function, computed once; both sides must get the same."""
     key = Key(made(b"correct horse battery staple\n"))
     assert key.psk == hashlib.scrypt(b"correct horse battery staple", salt=b"mproxy --key", n=65536, r=8, p=2,
                                      maxmem=80 << 20, dklen=32)
@@ -79,7 +79,7 @@ OURS = "mproxy-ed25519 " + "A" * 60
     ("PuTTY-User-Key-File-3: ssh-ed25519\nEncryption: none\n", "a PuTTY private key"),
 ])
 def test_a_key_of_something_else_is_no_secret(made, text, what):
-    """Goal: neither a text that everybody may know nor a key that must not be copied becomes what both sides share."""
+    """Goal: neither text that everybody may know nor a private key that must not be copied is taken as the secret."""
     with pytest.raises(UsageError, match=f"this is {what}, which is n(ot|either)"):
         Key(made(text.encode()))
 

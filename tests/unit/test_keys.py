@@ -1,4 +1,4 @@
-"""Key files: made once, read only when nobody else could have touched them, shown as ssh shows keys."""
+"""Key files: made once, read only if nobody else could have changed them, shown as ssh shows keys."""
 
 import base64
 import hashlib
@@ -78,7 +78,7 @@ def test_without_a_path_a_key_of_this_process(pem):
 
 
 def test_starts_at_the_same_time_agree_on_one_key(tmp_path, monkeypatch):
-    """All of them find no file, all make a key; one file results and all have that key."""
+    """All of them find no file and make a key; in the end there is one file, and all have its key."""
     everybody = threading.Barrier(4)
 
     def make_together():

@@ -1,4 +1,4 @@
-"""The log: both formats, lines that cannot be forged, and descriptors that fail."""
+"""The log: both formats, protection against forged lines, and descriptors that fail."""
 
 import errno
 import json
@@ -32,7 +32,7 @@ def utc(monkeypatch):
 
 
 class Pipe:
-    """A log that writes into a pipe, and what has come out of it so far."""
+    """A log that writes to a pipe, and what has come out of the pipe so far."""
 
     def __init__(self, level="debug", style="text"):
         self.read_fd, self.write_fd = os.pipe()
@@ -120,7 +120,7 @@ def test_a_duration_is_a_number_in_json(text, json_lines):
 
 
 def test_lines_suit_a_raw_terminal():
-    """Goal: what ssh's ProxyCommand writes begins at the left."""
+    """Goal: lines that ssh's ProxyCommand writes begin in the first column."""
     screen, terminal = pty.openpty()
     tty.setraw(screen)
     log = Log("info", "text", terminal, lambda: NOW)
@@ -145,7 +145,7 @@ class Timer:
 
 
 def test_repetitions_are_held_back_and_told(text):
-    """Goal: 3,000 refusals in a moment are five lines, and one more that counts the rest."""
+    """Goal: 3,000 refusals at once give five lines, and one more that counts the rest."""
     clock, timer = [NOW], Timer()
     log = Log("info", "text", text.write_fd, lambda: clock[0])
     log.restrain(timer.call_later)

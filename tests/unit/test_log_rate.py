@@ -1,4 +1,4 @@
-"""What the log holds back, and how it tells what it held."""
+"""Which lines the log holds back, and how it reports them later."""
 
 import pytest
 
@@ -9,7 +9,7 @@ HOUR_S = 3600
 
 
 def written(restraint, lines, at=NOON):
-    """[more] of those of the (level, event, fields) that are written at once."""
+    """The `more` of those (level, event, fields) that are written at once."""
     told = [restraint.admit(level, event, fields, at) for level, event, fields in lines]
     return [more for more in told if more is not None]
 
@@ -19,7 +19,7 @@ def refused(peer="10.0.0.1:4000", why="no HELLO within 5s"):
 
 
 def an_hour(make, a_second):
-    """Lines that are written in an hour of so many a second, those included that are told late; `make(number)`."""
+    """Lines that are written in an hour of so many a second, including the late ones; `make(number)` makes one."""
     restraint, count, number = Restraint(), 0, 0
     for second in range(0, HOUR_S, 10):
         for _ in range(10 * a_second):
@@ -38,7 +38,7 @@ def test_the_same_reason_is_told_five_times_and_then_once_a_minute_with_a_count(
 
 
 def test_a_dial_that_fails_is_told_once_a_minute_for_each_reason():
-    """Reasons that alternate are no new ones."""
+    """Reasons that alternate do not count as new."""
     restraint = Restraint()
     lines = [("warning", "dial-failed", {"sproxy": "server:6200", "why": why}) for why in ("refused", "no route")]
     assert written(restraint, lines * 50) == [0, 0]
@@ -71,12 +71,12 @@ def test_reasons_of_a_peer_s_own_making_do_not_help_it():
     (lambda number: ("warning", "dial-failed", {"why": ("refused", "no route")[number % 2]}), 2 * 61),
 ], ids=["one reason", "many reasons", "many sources", "an authorised client", "sessions", "an outage"])
 def test_lines_of_an_hour(make, most):
-    """Whoever it is that makes them: the log stays readable, and the disk has room."""
+    """Whoever causes them, the log stays readable and the disk does not fill up."""
     assert an_hour(make, 5) <= most
 
 
 def test_breaks_of_one_session_are_told_each():
-    """A break a second for two minutes: no `resumed` may be missing, nor its `lost`."""
+    """With a break every second for two minutes, neither a `resumed` nor its `lost` may be missing."""
     restraint = Restraint()
     for second in range(120):
         for line in (("warning", "lost", {"session": "4f2a91c0", "why": "closed by the peer"}),

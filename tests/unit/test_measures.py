@@ -1,4 +1,4 @@
-"""What `mproxy metrics` makes of what programs say: sums, counters that never fall, and answers of strangers."""
+"""What `mproxy metrics` makes of the programs' answers: sums, counters that never fall, and strange answers."""
 
 import copy
 import os
@@ -122,7 +122,7 @@ def test_transfers(exporter):
 
 
 def test_every_metric_has_been_seen(exporter, monkeypatch):
-    """Goal: none stands in the table that no program can have."""
+    """Goal: every metric in the table can come from some program."""
     monkeypatch.undo()
     monkeypatch.setattr(os, "listdir", lambda _path: ["0", "1"])
     transfer = {"moved_bytes": 50, "kept_bytes": 5, "left_s": 9.0}
@@ -188,7 +188,7 @@ STRANGE = {
 
 @pytest.mark.parametrize("facts", STRANGE.values(), ids=STRANGE)
 def test_strange_answers_are_none(exporter, facts):
-    """Goal: whoever can put a socket into the right place cannot spoil the scrape."""
+    """Goal: somebody who can put a socket into the right directory cannot spoil the scrape."""
     found = exporter.groups(asked(copy.deepcopy(facts)), asked(sproxy(session()), pid=2, uid=1000))
     assert found["root", "sproxy", f"sproxy-{HERE}"]["up"] == 0
     assert found["1000", "sproxy", "office"]["up"] == 1

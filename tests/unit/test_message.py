@@ -385,7 +385,7 @@ def has_ipv6():
 
 
 def test_server_shows_a_terminal_nothing_that_it_obeys():
-    """Goal: what a client sends neither moves the cursor nor changes the title; a pipe gets it as it is."""
+    """Goal: what a client sends can neither move the cursor nor change the title; a pipe gets it unchanged."""
     screen, terminal = pty.openpty()
     tty.setraw(screen)
     command = [sys.executable, "-m", "mproxy.programs.main", "message-server", "--bind", "127.0.0.1", "0"]

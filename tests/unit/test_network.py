@@ -1,4 +1,4 @@
-"""Route messages built by hand, suspends with literal clocks, one real address in a namespace."""
+"""Changes of the network: hand-made route messages, suspends with literal clocks, a real address in a namespace."""
 
 import socket
 import struct
@@ -209,7 +209,7 @@ def test_any_byte_changed_never_raises(position, value):
 
 
 class FakeSocket:
-    """recvmsg from a script of datagrams and errors, then EAGAIN."""
+    """Its recvmsg follows a script of datagrams and errors, then gives EAGAIN."""
 
     def __init__(self, *script):
         self.script = list(script)

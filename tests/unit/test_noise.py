@@ -1,4 +1,4 @@
-"""The Noise handshake: both sides agree, nobody else does, nothing changed passes."""
+"""The Noise handshake: both sides agree, others cannot take part, and changed messages are refused."""
 
 import pytest
 
@@ -17,7 +17,7 @@ NAMES = [f"Noise_{pattern}_25519_{cipher}_SHA256" for pattern in ("NNpsk0", "XX"
 
 
 def sides(name, **theirs):
-    """Initiator and responder; `theirs` is what the responder has other than it should."""
+    """Initiator and responder; `theirs` are wrong values for the responder."""
     common = {"psk": PSK} if "psk" in name else {}
     statics = [generate_private(), generate_private()] if "XX" in name else [None, None]
     arguments = {"prologue": b"both say so", **common}
@@ -101,7 +101,7 @@ def test_a_low_order_key_is_refused():
 
 
 def test_ed25519_keys_as_x25519_keys():
-    """The public key that is made of the public one belongs to the private key that is made of the private one."""
+    """The converted public key belongs to the converted private key."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     for _ in range(5):
         key = Ed25519PrivateKey.generate()

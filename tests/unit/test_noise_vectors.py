@@ -76,7 +76,7 @@ VECTORS = {
 
 @pytest.mark.parametrize("name", VECTORS)
 def test_vectors(name):
-    """Each message as published, read by the other side; then packets with the keys, sealed by libcrypto."""
+    """Each message is as published and is read by the other side; then packets with the keys, sealed by libcrypto."""
     expected_hash, texts = VECTORS[name]
     texts = [bytes.fromhex(text) for text in texts]
     sides = [Handshake(name, side == 0, PROLOGUE, ephemeral=EPHEMERALS[side],

@@ -1,4 +1,4 @@
-"""Command lines: every option, what is refused and in which words, and the help as people see it."""
+"""Command lines: every option, what is refused and with which message, and the help text."""
 
 import os
 import re
@@ -166,7 +166,7 @@ def test_bind_takes_numeric_addresses_only():
 
 
 def test_names_are_not_empty():
-    """`--user "$VARIABLE"` gives one if the variable is not set: the program would go on as root."""
+    """`--user "$VARIABLE"` gives an empty name if the variable is not set: the program would go on as root."""
     for option in ("--user", "--authorized-keys", "--host-key", "--state-dir"):
         assert refusal(parse_sproxy, [option, "", "6200"]) == f"{option} '': must not be empty"
     for option in ("--key", "--known-hosts", "--state-dir"):
@@ -423,7 +423,7 @@ def test_mproxy_refuses_unknown_programs_in_one_line(argv, start, capfd):
     ("[fe80::1%eth0]:6200", ["fe80::1%eth0", "6200"]),
 ])
 def test_host_and_port_in_one_word_or_two(joined, apart):
-    """Goal: whoever writes HOST:PORT, as with sproxy's daemon and in files of rules, is understood everywhere."""
+    """Goal: HOST:PORT in one word, as for sproxy's daemon and in rule files, works everywhere."""
     from mproxy.programs.impair import parse_impair
     from mproxy.programs.relay_options import parse_relay
     from mproxy.programs.send import parse_send

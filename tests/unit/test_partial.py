@@ -1,4 +1,4 @@
-"""Files that arrive, when the disk is not as it was left: nothing wrong gets the name, nothing planted is opened."""
+"""Files that arrive while the disk changes: only the right bytes get the name, and planted files are not opened."""
 
 import errno
 import os
@@ -86,7 +86,7 @@ DAMAGES = {"longer": (append, []), "flipped": (flip, [(1, 1)]), "hole": (make_ho
 
 @pytest.mark.parametrize("damage, missing", DAMAGES.values(), ids=DAMAGES)
 def test_what_the_state_claims_is_looked_at(arrival, part, damage, missing):
-    """Goal: whatever has happened to the part since, its state is not believed, and the right file arrives."""
+    """Goal: if the partial file was changed since, its state is not believed, and the right file arrives."""
     assert arrival.begin() == [(0, 3)]
     arrival.write(0, 1, 2)
     arrival.partial.close()
@@ -101,7 +101,7 @@ def test_what_the_state_claims_is_looked_at(arrival, part, damage, missing):
 @pytest.mark.parametrize("damage", [flip, make_hole, lambda part: os.truncate(part, BLOCK),
                                     lambda part: os.truncate(part, 4 * BLOCK)])
 def test_what_others_write_meanwhile_gets_no_name(arrival, part, damage):
-    """Goal: damage after the block was written is found before the name is given; what is right is kept."""
+    """Goal: damage to a written block is found before the file gets its name; good blocks are kept."""
     arrival.begin()
     arrival.write(0, 1, 2)
     damage(part)
@@ -117,7 +117,7 @@ def test_what_others_write_meanwhile_gets_no_name(arrival, part, damage):
 @pytest.mark.parametrize("force", [False, True])
 @pytest.mark.parametrize("how", ["replaced", "removed"])
 def test_a_part_that_was_exchanged_gets_no_name(arrival, part, how, force):
-    """Goal: the name goes to the file that was written and hashed, never to what has its temporary name."""
+    """Goal: the file that was written and hashed gets the name, never another that took its temporary name."""
     arrival.begin(force=force)
     arrival.write(0, 1, 2)
     if how == "replaced":
@@ -133,7 +133,7 @@ def test_a_part_that_was_exchanged_gets_no_name(arrival, part, how, force):
 
 
 def test_a_damaged_state(arrival):
-    """Goal: a digest that does not fit means that the block comes again."""
+    """Goal: a block whose digest does not match is sent again."""
     arrival.begin()
     arrival.write(0, 1, 2)
     arrival.partial.close()
@@ -178,7 +178,7 @@ def test_what_another_user_has_planted_is_not_opened(arrival, part):
 
 
 def test_room_is_taken_as_bytes_come(arrival, part):
-    """Goal: announcing a file of 200 MB takes no room, and a block of it at most as much again."""
+    """Goal: announcing a file of 200 MB takes no disk space, and a block of it at most twice its size."""
     arrival.file = arrival.file._replace(size=200 << 20)
     arrival.begin()
     assert part.stat().st_blocks * 512 < BLOCK
@@ -264,7 +264,7 @@ def test_standard_input_has_no_time_of_its_own(tmp_path):
 
 
 def test_what_nobody_goes_on_with_is_removed(tmp_path):
-    """Goal: old parts are removed wherever they are, but neither young ones nor those that are being written."""
+    """Goal: old partial files are removed wherever they are, but not recent ones or those that are being written."""
     (tmp_path / "below").mkdir()
     old = Arrival(tmp_path / "below", b"old")
     old.begin()
@@ -286,7 +286,7 @@ def test_what_nobody_goes_on_with_is_removed(tmp_path):
 # ---- what is there
 
 def test_the_same_file_is_there(arrival):
-    """Goal: size and time are no proof, the hash is."""
+    """Goal: the hash decides whether a file is the same, not its size and time."""
     path = arrival.directory / "f"
     path.write_bytes(arrival.data)
     present = arrival.target(PresentFile)
@@ -305,7 +305,7 @@ def test_the_same_file_is_there(arrival):
 
 
 def test_what_a_killed_receiver_has_left_beside_the_file(arrival, part):
-    """Goal: killed between giving the name and removing the temporary one, the next attempt removes it."""
+    """Goal: after a kill between giving the name and removing the temporary one, the next attempt removes it."""
     arrival.begin()
     arrival.write(0, 1, 2)
     arrival.partial.close()
@@ -348,7 +348,7 @@ def test_a_private_directory_is_private_from_the_beginning(tmp_path):
 
 @pytest.mark.parametrize("name", [b"a/b/c", b"/".join([b"d"] * 200)])
 def test_no_directory_but_those_that_are_announced(tmp_path, name):
-    """Goal: a message makes one directory at most."""
+    """Goal: a message creates one directory at most."""
     with pytest.raises(BadName):
         IntoDirectory(tmp_path, False).make(directory_file(name))
     assert os.listdir(tmp_path) == []

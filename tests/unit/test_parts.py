@@ -1,4 +1,4 @@
-"""A pipe's blocks in parts: whatever the parts are, the hash is that of the whole."""
+"""A pipe's blocks come in parts: however they are cut, the hash is that of the whole."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""The pool of pipes: its bound, what goes back with bytes in it, and what is given up."""
+"""The pool of pipes: its limit, pipes that come back with bytes in them, and pipes that are closed."""
 
 import os
 

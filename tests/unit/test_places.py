@@ -1,4 +1,4 @@
-"""Whose session gives way when all places are taken, and when nobody's does."""
+"""Whose session has to go when all places are taken, and when a newcomer is refused instead."""
 
 import pytest
 
@@ -48,7 +48,7 @@ def test_nobody_gives_way_while_there_is_room():
 
 
 def test_the_own_dead_never_lock_out_a_newcomer():
-    """The one without a carrier for longest goes; one without streams before that."""
+    """The one longest without a carrier goes; one without streams goes first."""
     dead = [("A", Session(f"gone {n}", gone_for=n)) for n in (5, 9, 7)]
     assert gives_way(full(*dead), "A") == "gone 9"
     assert gives_way(full(*dead, ("A", Session("empty", 0, gone_for=1))), "A") == "empty"
@@ -75,7 +75,7 @@ def test_sessions_without_streams_go_before_nobody_does():
 
 
 def test_one_holder_cannot_take_all_places():
-    """Nobody else is locked out, but its own newcomers are; what it began last goes, in use or not."""
+    """It locks out only its own newcomers; what it began last goes, in use or not."""
     places = full(*(("A", Session(f"a{n}")) for n in range(5)), *(("B", Session(f"b{n}")) for n in range(3)))
     assert gives_way(places, "C") == "a4"
     assert refused(places, "A")

@@ -1,4 +1,4 @@
-"""Ports that rest, in literal time: who had one is waited for until no answer can come any more."""
+"""Resting ports, in literal time: a port rests until no answer to its former user can arrive any more."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Words of the progress line of `mproxy send`."""
+"""The text of the progress line of `mproxy send`."""
 
 import pytest
 

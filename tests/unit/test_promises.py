@@ -1,4 +1,4 @@
-"""How --memory-limit is shared: what is promised to every session, and what one keeps of it beside a greedy one."""
+"""How --memory-limit is shared: what every session is promised, and what it keeps of that beside a greedy one."""
 
 import pytest
 from tests.drivers._memory import charge_memory, memory_left

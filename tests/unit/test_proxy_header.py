@@ -1,4 +1,4 @@
-"""PROXY protocol headers: what we write, what we take, and what we do not."""
+"""PROXY protocol headers: what we write, what we accept, and what we refuse."""
 
 import pytest
 from hypothesis import given
@@ -84,7 +84,7 @@ def test_garbage(garbage):
 @given(st.binary(max_size=300) | st.binary(max_size=120).map(lambda rest: SIGNATURE + rest)
        | st.binary(max_size=120).map(lambda rest: b"PROXY TCP4 " + rest))
 def test_no_bytes_do_harm(data):
-    """What is not known to be wrong yet says how long it is, or asks for more within bounds."""
+    """An input that may still be right has a length, or asks for a bounded number of further bytes."""
     found = parse_header(data)
     assert found is None or found[0] <= len(data)
     if found == (0, None):

@@ -1,4 +1,4 @@
-"""The receiving side between a link and a disk: what a sender may say when, and how much of it at once."""
+"""The receiver between link and disk: what a sender may say when, and how much of it at once."""
 
 import os
 
@@ -12,7 +12,7 @@ from mproxy.transfer.tree import DIGEST_BYTES, LEAF_BYTES
 
 
 class Link:
-    """A connection of which the test is the other end."""
+    """A connection whose other end is the test."""
 
     def __init__(self):
         self.handler = None
@@ -37,7 +37,7 @@ class Link:
         self.ended = "finished"
 
     def bring(self, data):
-        """Bytes come."""
+        """Feed bytes."""
         while data and not self.ended:
             taken, data = data[:len(self.wanted) - self.filled], data[len(self.wanted) - self.filled:]
             self.wanted[self.filled:self.filled + len(taken)] = taken
@@ -50,7 +50,7 @@ class Link:
 
 
 class Threads:
-    """Workers that work when the test says so."""
+    """Workers that run when the test says so."""
 
     def __init__(self):
         self.jobs = []
@@ -71,7 +71,7 @@ class Threads:
 
 
 class World:
-    """A receiver into a directory, and what its observer heard."""
+    """A receiver that writes into a directory, and what its observer was told."""
 
     def __init__(self, directory, allowance=None, **options):
         self.directory, self.threads = directory, Threads()
@@ -88,7 +88,7 @@ class World:
         return receiver, link
 
     def on_open(self, _receiver):
-        """Nothing is logged here."""
+        """Does nothing here."""
 
     def on_first_file(self, _receiver):
         return None
@@ -137,7 +137,7 @@ def test_a_file_arrives(world):
 
 @pytest.mark.parametrize("piece", [1, 7, 1000, 1 << 20, 1 << 30])
 def test_however_it_is_cut(world, piece):
-    """Goal: messages come in whatever pieces the network makes, also with a block that is larger than what is read
+    """Goal: messages may come in any pieces, also with a block that is larger than what is read
     ahead, and a name as long as names may be."""
     small, large = b"small", bytes(range(256)) * 300
     files = (b"s", small), (b"l", large), (b"n" * MOST_NAME_BYTES, b""), (b"e", b"")
@@ -167,7 +167,7 @@ def test_nothing_is_read_behind_a_mistake(world):
 
 @pytest.mark.parametrize("opened", [False, True])
 def test_an_end_before_it_was_asked_for(world, opened):
-    """Goal: the sender's fault, in words for people, whenever it comes."""
+    """Goal: it counts as the sender's fault, with a readable message, whenever it comes."""
     world.link.bring(announce(0, b"f"))
     if opened:
         world.threads.work()
@@ -179,7 +179,7 @@ def test_an_end_before_it_was_asked_for(world, opened):
 
 
 def test_blocks_while_the_whole_is_hashed(world):
-    """Goal: nothing is written any more once the sender has said that this is all."""
+    """Goal: nothing more is written once the sender has said that this is all."""
     world.link.bring(announce(0, b"f"))
     world.threads.work()
     world.link.bring(block(0, 0, b"data") + end(0, b"data"))
@@ -190,7 +190,7 @@ def test_blocks_while_the_whole_is_hashed(world):
 
 
 def test_a_block_without_its_end_is_written_before_what_follows(world):
-    """Goal: the block of a small file waits for its END, which comes next, and for nothing else."""
+    """Goal: the block of a small file waits only for its END, which comes next."""
     world.link.bring(announce(0, b"f") + announce(1, b"g"))
     world.threads.work()
     world.link.bring(block(0, 0, b"data"))
@@ -203,7 +203,7 @@ def test_a_block_without_its_end_is_written_before_what_follows(world):
 
 
 def test_the_end_of_another_file_behind_a_block(world):
-    """Goal: the END of one file never stands for that of another."""
+    """Goal: the END of one file never counts as that of another."""
     world.link.bring(announce(0, b"f") + announce(1, b"g"))
     world.threads.work()
     world.link.bring(block(0, 0, b"data") + block(1, 0, b"data") + end(0, b"data"))
@@ -215,7 +215,7 @@ def test_the_end_of_another_file_behind_a_block(world):
 
 
 def test_small_blocks_are_bounded(world):
-    """Goal: who sends the same small block for ever takes no more of our memory than others."""
+    """Goal: a sender that repeats the same small block for ever takes no more of our memory than others."""
     world.link.bring(announce(0, b"f"))
     world.threads.work()
     for _ in range(AHEAD + BUFFERS):
@@ -231,7 +231,7 @@ def test_small_blocks_are_bounded(world):
 
 @pytest.mark.parametrize("number", [1, (1 << 24) - 1, (1 << 32) - 1])
 def test_a_pipes_blocks_come_in_order(world, number):
-    """Goal: no memory for the number that a block says it has."""
+    """Goal: no memory is used for the number that a block claims to have."""
     world.link.bring(announce(0, b"p", kind=FileKind.PIPE))
     world.threads.work()
     world.link.bring(block(0, number, b"z", False))
@@ -241,7 +241,7 @@ def test_a_pipes_blocks_come_in_order(world, number):
 
 
 def test_files_wait_for_their_turn(tmp_path):
-    """Goal: of all files announced only as many as allowed are open; none fails."""
+    """Goal: only as many of the announced files as allowed are open at once; none fails."""
     world = World(tmp_path, Allowance(files_each=2))
     world.link.bring(b"".join(announce(index, b"f%d" % index) for index in range(5)))
     for index in range(5):
@@ -268,7 +268,7 @@ def test_out_of_descriptors_is_no_failure(world, monkeypatch):
 
 
 def test_digests_are_bounded_for_all(tmp_path, monkeypatch):
-    """Goal: files of impossible sizes do not fill the memory; who asks for too much at once waits."""
+    """Goal: files of impossible sizes do not fill the memory; a sender that asks for too much at once has to wait."""
     monkeypatch.setattr("mproxy.transfer.partial.PartialFile._check_room", lambda self: None)
     monkeypatch.setattr("mproxy.transfer.partial.PartialFile.begin", lambda self: [(0, 1)])
     world = World(tmp_path)
@@ -298,7 +298,7 @@ def test_directories_of_one_sender_are_bounded(world, monkeypatch):
 
 
 def test_a_file_waits_for_its_directory(world):
-    """Goal: whatever thread is quicker, a directory is there, with its own mode, before what lies in it."""
+    """Goal: whichever thread is faster, a directory exists, with its own mode, before its contents."""
     world.link.bring(announce(0, b"d", 0, FileKind.DIRECTORY) + announce(1, b"d/f"))
     assert len(world.threads.jobs) == 1
     world.threads.work()
@@ -340,7 +340,7 @@ def test_another_file_of_the_same_size_is_replaced_with_force(tmp_path):
 
 
 def test_after_the_end_what_workers_have_in_hand_is_let_go(world):
-    """Goal: who takes over sees when its predecessor has released its locks."""
+    """Goal: a successor can tell when its predecessor has released its locks."""
     world.link.bring(announce(0, b"f"))
     world.threads.work()
     world.link.bring(block(0, 0, b"data"))

@@ -1,4 +1,4 @@
-"""Records after the handshake: ours against OpenSSL's own record layer, and against ones built by the letter."""
+"""Records after the handshake: ours with OpenSSL's own record layer, and with ones built from the specification."""
 
 import pytest
 

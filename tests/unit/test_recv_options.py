@@ -1,4 +1,4 @@
-"""The command line of recv: who may send is decided before it starts."""
+"""The command line of recv: it decides who may send, before anything starts."""
 
 import pytest
 
@@ -13,7 +13,7 @@ def test_without_keys_it_does_not_start():
 
 
 def test_open_beside_a_key_would_open_nothing(tmp_path):
-    """Goal: who writes both learns that only one of them counts."""
+    """Goal: giving both is refused, since only one of them would count."""
     secret = tmp_path / "secret"
     secret.write_bytes(bytes(range(200, 232)))
     secret.chmod(0o600)

@@ -21,7 +21,7 @@ from mproxy.service.control import make_directory, runtime_directories
 
 
 class FakeLoop:
-    """Time by hand, calls of other threads at once in line."""
+    """Its time is set by hand, and calls from other threads are made at once."""
 
     def __init__(self):
         self.now_us = 0
@@ -51,7 +51,7 @@ class FakeLoop:
 
 
 class Book:
-    """A name service whose answers the test writes, and what was heard of it."""
+    """A name service whose answers the test gives, and the names that were learnt from it."""
 
     def __init__(self, ttl=None):
         self.loop = FakeLoop()

@@ -1,4 +1,4 @@
-"""Name resolution: which lookup serves whom, with a loop and threads that run only when told."""
+"""Name resolution: which lookup answers which question, with a loop and threads that run only when told."""
 
 import socket
 import subprocess
@@ -23,7 +23,7 @@ IPV4, IPV6 = int(socket.AF_INET), int(socket.AF_INET6)
 
 
 def found(*addresses):
-    """What getaddrinfo gives for these numeric addresses."""
+    """What getaddrinfo returns for these numeric addresses."""
     return [
         (socket.AF_INET6, socket.SOCK_STREAM, 6, "", (address, 0, 0, 0)) if ":" in address
         else (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0))

@@ -1,4 +1,4 @@
-"""The byte ring against a plain bytearray with an offset."""
+"""The byte ring behaves like a plain bytearray with an offset."""
 
 import gc
 
@@ -13,7 +13,7 @@ LARGEST = (1 << 64) - (1 << 20)   # offsets have 64 bits, and never wrap in prac
 
 @pytest.fixture(autouse=True, scope="module")
 def no_garbage():
-    """What other tests left behind holds memory of the pool, too: it must not be given back meanwhile."""
+    """Objects that other tests left behind hold memory of the pool, too, and must not return it during a test."""
     gc.collect()
     gc.disable()
     yield
@@ -107,7 +107,7 @@ TestRing = RingMachine.TestCase
 @given(st.integers(0, LARGEST), st.integers(0, 5000), st.integers(1, 20_000), st.integers(0, 12_000))
 @settings(max_examples=200, deadline=None)
 def test_growing_keeps_what_wrapped(offset, skipped, capacity, length):
-    """A ring whose bytes lie across its end keeps them in order when its storage grows."""
+    """A ring whose bytes wrap around its end keeps them in order when its storage grows."""
     ring = ByteRing(offset)
     ring.append(bytes(skipped))
     data = bytes(i * 13 % 251 for i in range(length))

@@ -1,4 +1,4 @@
-"""The rule file: what each line means, what is wrong with it in which words, and what two lines say together."""
+"""The rule file: what each line means, which mistakes are reported and how, and lines that affect each other."""
 
 import os
 import time

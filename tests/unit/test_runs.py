@@ -1,4 +1,4 @@
-"""Trains of packets: what is joined, and what never may be."""
+"""Trains of packets: which packets are joined, and which must never be."""
 
 import random
 
@@ -53,7 +53,7 @@ def test_a_segment_that_failed_is_not_tried_again_but_smaller_ones_are():
 
 
 def test_random_messages_keep_order_and_bounds(seed):
-    """Whatever comes: cutting the runs up again gives the packets that came, in their order."""
+    """Cutting the runs up again always gives the packets that came, in the same order."""
     chance = random.Random(seed)
     for _ in range(500):
         messages = []

@@ -68,7 +68,7 @@ def test_no_number_twice(cipher):
 
 @pytest.mark.parametrize("cipher", CIPHERS)
 def test_generations(cipher):
-    """Packets around a change of key arrive in any order; what is far off does not move the key."""
+    """Packets around a change of key may arrive in any order; a number that is far off does not change the key."""
     ours, theirs = pair(cipher, 7)
     last_old = ours.seal(7 + GENERATION - 1, b"", b"last of the first key")
     first_new = ours.seal(7 + GENERATION, b"", b"first of the second")

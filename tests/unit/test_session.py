@@ -75,7 +75,7 @@ def test_last_ack_lost_behind_an_old_list(pair):
 
 
 def test_last_ack_lost_and_the_peers_told_by_its_list(pair):
-    """The same, but it is the server's list that finishes the stream: after it the client still owes its last ack."""
+    """The same, but the server's list finishes the stream: the client still owes its last ack afterwards."""
     stream = started(pair)
     pair.client.end(stream)
     old_list = pair.hello()
@@ -102,7 +102,7 @@ def test_last_ack_lost_and_the_peers_told_by_its_list(pair):
 
 
 def test_no_stream_is_forgotten_under_a_planned_frame(pair):
-    """A peer may claim to have read what it cannot have read yet."""
+    """A peer may claim to have read what was not even sent yet."""
     stream = started(pair)
     pair.client.write(stream, bytes(4000))
     pair.client.transmit(100)
@@ -149,7 +149,7 @@ def test_stream_opened_after_hello_left(pair):
 
 
 def test_reset_of_a_stream_whose_open_was_lost(pair):
-    """The server never heard of the stream: a RESET would be one for a stream that was never opened."""
+    """The server never heard of the stream, so a RESET would refer to a stream that was never opened."""
     stream = pair.client.open()
     pair.client.transmit(1 << 20)
     pair.lose()
@@ -213,7 +213,7 @@ def test_newer_than_the_list_also_when_ids_wrapped():
 
 
 def test_ack_lost_behind_an_old_list(pair):
-    """All bytes arrived before HELLO left, their ack left after it and is lost: the writer must not wait for ever."""
+    """All bytes arrived before HELLO left, but their ack left later and is lost: the writer must not wait for ever."""
     stream = started(pair)
     while pair.server.write(stream, bytes(16384)):
         pair.down(take_none)
@@ -262,7 +262,7 @@ def echoed_after(pair, rtt_us):
 
 
 def test_round_trip_time_is_the_shortest_of_late(pair):
-    """Our own queue lengthens a round trip; the path does so for good, and is believed in time."""
+    """Our own queue lengthens single round trips; if the path becomes longer for good, that is noticed in time."""
     assert echoed_after(pair, 8000) == 8000
     assert echoed_after(pair, 16000) == 8125
     assert echoed_after(pair, 2000) == 2000
@@ -275,7 +275,7 @@ def test_round_trip_time_is_the_shortest_of_late(pair):
 
 @pytest.mark.parametrize("frame_type", [0, 10, 255])
 def test_unknown_type_that_may_be_ignored_is_skipped(pair, frame_type):
-    """Type 0 is as unknown as any other; its numbers mean nothing."""
+    """Type 0 is treated like any other unknown type; its numbers have no meaning."""
     stream = started(pair)
     skipped = encode_frame(
         frame_type, flags=FrameFlag.IGNORABLE, stream=stream, seq=99, ack=77, payload=b"of a later version")
@@ -332,7 +332,7 @@ def test_bulk_beyond_what_waits_stays_with_its_application():
 
 @pytest.mark.parametrize("small_is_server", [True, False])
 def test_acks_follow_the_smaller_window(small_is_server):
-    """A stream that fills a small window and then ends asks for nothing; its end must not wait for a heartbeat."""
+    """A stream that fills a small window and ends does not ask for an ack; its end must not wait for a heartbeat."""
     big, small = make_config(window_bytes=65536), make_config(window_bytes=4096)
     pair = Pair(*((big, small) if small_is_server else (small, big)))
     pair.attach()
@@ -384,7 +384,7 @@ def test_peer_that_reads_nothing_gets_no_heap_of_heartbeats(pair):
 
 @pytest.mark.parametrize("code", [11, 255, 1 << 40])
 def test_unknown_reset_code_is_an_ordinary_reset(pair, code):
-    """Both where a RESET carries it and where a RESUME does."""
+    """This holds for the code of a RESET and for that in a RESUME."""
     first, second = started(pair), started(pair)
     events = pair.client.receive(encode_frame(FrameType.RESET, stream=first, seq=code), pair.now, take_all)
     assert events == [(EventKind.RESET, first, ResetCode.APPLICATION)]
@@ -396,7 +396,7 @@ def test_unknown_reset_code_is_an_ordinary_reset(pair, code):
 
 
 def test_no_room_for_an_application_whose_stream_was_reset(pair):
-    """The I/O layer may ask once more before it has let go."""
+    """The I/O layer may ask once more before it releases the stream."""
     stream = started(pair)
     pair.client.receive(encode_frame(FrameType.RESET, stream=stream), pair.now, take_all)
     assert pair.client.write(stream, b"late") == 0

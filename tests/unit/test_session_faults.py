@@ -1,4 +1,4 @@
-"""What the session refuses, when it calls a carrier suspect or dead, and the limits it keeps to."""
+"""What the session refuses, when it considers a carrier suspect or dead, and which limits it keeps."""
 
 import pytest
 from tests.drivers._pysession import PySession
@@ -94,7 +94,7 @@ def test_data_for_a_forgotten_stream():
     (200, 150, CloseCode.OFFSET_ERROR),
 ])
 def test_claims_of_a_resume(received, ack, code):
-    """A peer may claim what was sent, and no more: 100 of 150 bytes left before the carrier was lost."""
+    """A peer may claim only what was sent: 100 of 150 bytes left before the carrier was lost."""
     client = lone(is_server=False)
     stream = client.open()
     client.write(stream, bytes(150))
@@ -177,7 +177,7 @@ def test_any_byte_counts_as_life():
 
 @pytest.mark.parametrize("path_beats, suspect_after, dead_after", [(0.1, 2, 3), (0.9, 2, 3.6), (2, 4, 8), (30, 30, 60)])
 def test_a_slow_path_is_granted_more_silence(path_beats, suspect_after, dead_after):
-    """Right: two and four times what an answer takes, if that is longer; no path counts as slower than 15 s."""
+    """Right: two and four times the time of an answer, if that is longer; at most 15 s count for a path."""
     one = lone(is_server=False)
     one.note_path(round(path_beats * BEAT_US))
     tick = 1 / BEAT_US
@@ -202,7 +202,7 @@ def test_patience_grows_where_carriers_were_of_no_use():
 
 @pytest.mark.parametrize("path_s, asked_after_s", [(0, 1), (0.4, 1), (3, 6)])
 def test_a_byte_that_is_not_answered_is_asked_after(path_s, asked_after_s):
-    """Right: with a heartbeat of an hour: one more heartbeat after a second or two round trips, doubt after two."""
+    """Right: with a heartbeat of an hour, one more is sent after a second or two round trips, and doubt follows."""
     one = lone(is_server=False, config=make_config(heartbeat_us=3600 * 1_000_000))
     one.transmit(1 << 20)
     one.session.handle_timeout(1000)
@@ -230,7 +230,7 @@ def test_an_answer_ends_the_question():
 
 @pytest.mark.parametrize("misses", [2, 3, 10])
 def test_late_clock_grants_an_interval_anew(misses):
-    """Whoever was stopped for a minute has heard nothing, but that is no fault of the carrier."""
+    """A process that was stopped for a minute has heard nothing, but the carrier is not to blame."""
     one = lone(is_server=False, config=make_config(misses=misses))
     woken = 1000 + 60 * BEAT_US
     one.session.handle_timeout(woken)
@@ -296,7 +296,7 @@ def test_client_opens_no_more_than_allowed():
 
 @pytest.mark.parametrize("small_is_server", [True, False])
 def test_the_smaller_budget_rules(small_is_server):
-    """A share of what is free, at least 4 KiB a stream: no stream starves, and the receiver's limit is not reached."""
+    """A stream gets a share of what is free, at least 4 KiB: none starves, and the receiver's limit is not reached."""
     big, small = make_config(session_budget_bytes=1 << 20), make_config(session_budget_bytes=20_000)
     pair = Pair(*((big, small) if small_is_server else (small, big)))
     pair.attach()

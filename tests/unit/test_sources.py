@@ -1,4 +1,4 @@
-"""Sources: how many failures, where known people are, and what counts as one source."""
+"""Sources: how many failures each may have, where clients are known, and what counts as one source."""
 
 import pytest
 
@@ -53,7 +53,7 @@ def test_many_sources_take_no_memory():
 
 
 def test_where_known_people_are_nobody_is_shut_out():
-    """Their neighbour's failures may be as many as they like, before or after."""
+    """However many failures their neighbours have, before or after."""
     sources = Sources()
     for _ in range(FAILURES):
         sources.failed(A, 0)

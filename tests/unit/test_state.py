@@ -1,4 +1,4 @@
-"""What of a session outlives its process: records without a pointer, and another session made of them that goes on."""
+"""What of a session outlives its process: records without pointers, from which another session continues."""
 
 import ctypes
 import re
@@ -38,7 +38,7 @@ SESSION = record("SessionState", {"Ring": RING})
 
 
 def test_records_hold_numbers_of_a_fixed_width_and_nothing_else():
-    """A pointer, an `int` or a `size_t` is a KeyError above; the compiler lays out the same."""
+    """A pointer, an `int` or a `size_t` would be a KeyError above; the compiler's layout is the same."""
     assert state_bytes() == tuple(map(ctypes.sizeof, (RING, STREAM, SESSION)))
 
 
@@ -174,7 +174,7 @@ def test_a_reset_that_was_not_sent_is(pair):
 
 
 def test_who_finished_is_not_asked_again(pair):
-    """A finished stream, kept until the peer surely knows, is neither opened nor reset by a resume."""
+    """A finished stream, kept until the peer is sure to know, is neither opened nor reset by a resume."""
     pair.both_end(1)
     assert pair.streams() == (1, 1)
     die_both(pair)
@@ -262,7 +262,7 @@ def test_a_session_that_is_over_stays_over(pair):
 
 @pytest.mark.parametrize("received, code", [(100, None), (101, CloseCode.OFFSET_ERROR)])
 def test_the_peer_may_claim_no_more_than_was_planned(received, code):
-    """What the process had planned may have left; what was only written has not."""
+    """What the process had planned to send may have left; what was only written has not."""
     one = lone(is_server=False)
     one.open()
     one.write(1, TEXT[:100])

@@ -1,5 +1,5 @@
-"""mproxy status, kill, wait and top among programs that answer what nobody expects: another release's, or a user's who
-wants root to see nothing."""
+"""mproxy status, kill, wait and top among programs that give unexpected answers: those of another release, or of a
+user who wants to hide something from root."""
 
 import pytest
 

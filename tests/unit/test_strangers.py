@@ -1,4 +1,4 @@
-"""The table of peers that have dialled and shown nothing yet."""
+"""The table of peers that have dialled but not proved anything yet."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""One stream's rules, seen through a session: what enters, what is released, and what is refused.
+"""The rules of a single stream, tested through a session: what enters, what is released, and what is refused.
 
 The rules are numbered in mproxy/_stream.pyx.
 """
@@ -56,7 +56,7 @@ def test_repetition_is_skipped(server):
 @given(st.lists(st.tuples(st.integers(0, 400), st.integers(1, 400)), max_size=12), st.integers(1, 500))
 @settings(deadline=None, max_examples=60)
 def test_any_repetition_in_any_pieces(spans, piece):
-    """Whatever overlaps and however it is cut, the application gets every byte once and in order."""
+    """However data overlaps and is cut, the application gets every byte once and in order."""
     server = lone(is_server=True)
     stream = encode_frame(FrameType.OPEN, stream=1)
     reached = 0
@@ -143,7 +143,7 @@ def test_ack_of_what_was_not_sent_or_backwards(server, frame_type, ack, code):
 
 
 def test_only_what_left_counts_as_sent(server):
-    """Of a frame that the carrier took in part, the rest was never sent."""
+    """If the carrier took only part of a frame, the rest was never sent."""
     server.write(1, TEXT[:200])
     server.transmit(28 + 50)
     assert server.look(1)["peak"] == 50
@@ -195,7 +195,7 @@ def test_half_close_lets_the_answer_through():
 
 
 def test_the_vanished_application_is_heard_to_the_end():
-    """Its bytes and its end arrive, what comes back goes nowhere, then the other side is reset."""
+    """Its bytes and its end arrive, what comes back is dropped, then the other side is reset."""
     pair = Pair()
     pair.attach()
     stream = pair.client.open()
@@ -230,7 +230,7 @@ def test_a_reset_overtakes_nothing_that_was_written():
 
 
 def test_a_reset_behind_bytes_that_were_sent_asks_for_their_ack():
-    """No heartbeat and no further DATA is needed for it to go out."""
+    """The reset needs neither a heartbeat nor further DATA to be sent."""
     pair = Pair()
     pair.attach()
     stream = pair.client.open()
@@ -262,7 +262,7 @@ def test_what_is_sent_to_a_broken_application_is_acknowledged_and_dropped():
 
 @pytest.mark.parametrize("sent", [0, 20, 100_000])
 def test_a_reset_in_an_outage_comes_behind_what_was_written(sent):
-    """However much of it the old carrier had taken, and with the word that nobody was there."""
+    """However much of it the old carrier had taken, and with the news that nobody was there."""
     pair = Pair()
     pair.attach()
     stream = pair.client.open()

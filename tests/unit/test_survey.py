@@ -1,4 +1,4 @@
-"""All programs are asked at once: what one of them does, or does not, costs no other its answer."""
+"""All programs are asked at once: whatever one of them does or fails to do, the others' answers arrive."""
 
 import contextlib
 import json

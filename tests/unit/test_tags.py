@@ -1,4 +1,4 @@
-"""Routing tags: who can make one, how long it holds, and that it tells nothing to a listener."""
+"""Routing tags: who can make one, how long it is valid, and that it tells an eavesdropper nothing."""
 
 import random
 

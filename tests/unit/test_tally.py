@@ -1,4 +1,4 @@
-"""Connections of a rule, and of all rules, over all workers."""
+"""The number of connections of a rule, and of all rules, across all workers."""
 
 import os
 
@@ -40,7 +40,7 @@ def test_rules_are_counted_apart_and_without_a_limit_too():
 
 
 def test_any_key_has_a_place():
-    """Names have hashes of either sign, another one in each process."""
+    """Names may have negative hashes, and different ones in each process."""
     tally = DrivenTally()
     for key in (-5, -(2**60), "::1", "127.0.0.1", *map(str, range(50))):
         assert tally.try_enter(key, 0) and tally.count(key) >= 1

@@ -1,4 +1,4 @@
-"""TLS between two ends in memory: what goes in comes out, whoever cuts it where, and nothing else gets in."""
+"""TLS between two ends in memory: what goes in comes out, however it is cut, and nothing else is accepted."""
 
 import ctypes
 import mmap
@@ -24,7 +24,7 @@ def in_pieces(data, size):
 
 
 def opened(end, data, size=None):
-    """What `end` makes of `data`, given in pieces."""
+    """What `end` decrypts from `data`, given in pieces."""
     return b"".join(end.receive(piece) for piece in in_pieces(data, size or len(data) or 1))
 
 
@@ -59,7 +59,7 @@ def test_tls_1_3_with_a_fast_cipher_and_nothing_else():
 
 
 def test_server_says_nothing_but_its_flight():
-    """No session ticket: behind the handshake the server is silent until it has something to say."""
+    """It sends no session ticket: after the handshake the server is silent until it has something to send."""
     _one, other = joined()
     assert other.take_out() == b""
 
@@ -178,7 +178,7 @@ def test_records_of_another_connection_are_worth_nothing():
 
 
 def test_a_failure_leaves_other_connections_alone():
-    """OpenSSL's error queue is one a thread: what one connection leaves there must not fail the next."""
+    """OpenSSL has one error queue for each thread: an error left by one connection must not fail the next."""
     bad, good = joined()[1], joined()
     with pytest.raises(PeerError):
         bad.receive(b"\x17\x03\x03\x00\x20" + bytes(32))
@@ -255,7 +255,7 @@ def test_handshake_under_way_is_not_forgotten():
 
 
 def test_forgotten_secrets_are_not_in_memory(tmp_path):
-    """Goal: who reads this process' memory finds the traffic secrets where records are made with them, and in nothing
+    """Goal: in this process' memory the traffic secrets are only where records are made with them, and in nothing
     that OpenSSL has left."""
     one, stranger = server(), Stranger(chain_file(tmp_path, 1), key_log=tmp_path / "secrets")
     stranger.meet(one)
@@ -267,7 +267,7 @@ def test_forgotten_secrets_are_not_in_memory(tmp_path):
 
 
 def copies_in_memory(secret):
-    """How often `secret` lies in this process' memory; looking makes no more of them."""
+    """How often `secret` is found in this process' memory; the search itself adds no copies."""
     count, window = 0, mmap.mmap(-1, 1 << 20)
     ours = ctypes.addressof(ctypes.c_char.from_buffer(window))
     with open("/proc/self/maps") as maps, open("/proc/self/mem", "rb", buffering=0) as memory:

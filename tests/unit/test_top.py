@@ -1,4 +1,4 @@
-"""The table of mproxy top: rows, rates, order, and columns that fit."""
+"""The table of mproxy top: rows, rates, order, and columns that fit the screen."""
 
 import pytest
 
@@ -40,7 +40,7 @@ def test_rates_are_those_between_two_looks():
     ("SESSION", False, "abc"), ("SESSION", True, "cba"), ("OUTAGES", False, "bca"), ("OUTAGES", True, "acb"),
     ("RTT ms", False, "abc"), ("RTT ms", True, "bac")])
 def test_order(title, reverse, order):
-    """Numbers: the largest first; what is unknown last, whichever way."""
+    """Numbers are sorted with the largest first; unknown values are last, in either direction."""
     table = TopTable()
     table.update([program(session("b", outages=7, round_trip_ms=1), session("c", outages=2, round_trip_ms=None),
                           session("a", outages=1, round_trip_ms=2))], 1.0)

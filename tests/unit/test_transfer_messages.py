@@ -1,4 +1,4 @@
-"""What sender and receiver say: encoded and decoded, and whatever else a peer sends."""
+"""Messages of sender and receiver, encoded and decoded, and whatever else a peer may send."""
 
 import os
 
@@ -37,7 +37,7 @@ def test_there_and_back():
 @given(st.binary(min_size=8, max_size=8), st.binary(max_size=300))
 @settings(max_examples=500)
 def test_whatever_comes_is_a_message_or_the_peers_fault(header, payload):
-    """Only PeerError, and no length above the bound."""
+    """Any bytes are messages or a PeerError, and no length is above the limit."""
     try:
         kind, length = messages.parse_header(header)
         assert length <= messages.BLOCK.size + tree.LEAF_BYTES
@@ -169,7 +169,7 @@ def test_nothing_is_replaced_even_if_it_comes_meanwhile(tmp_path):
 
 @pytest.mark.parametrize("force", [False, True])
 def test_a_directory_in_the_place_of_the_file_is_told_at_once(tmp_path, force):
-    """Goal: and not only when all has come: no file can replace a directory."""
+    """Goal: it is refused at once and not after the transfer, since no file can replace a directory."""
     (tmp_path / "f").mkdir()
     arrival = Arrival(tmp_path)
     with pytest.raises(IsADirectoryError) as caught:
@@ -197,7 +197,7 @@ def test_a_link_in_the_place_of_the_temporary_file(tmp_path):
 
 
 def test_a_size_that_nobody_has_costs_no_memory(tmp_path):
-    """2**51 bytes would be 64 GiB of digests; there is no room for them, and that is found out first."""
+    """2**51 bytes would need 64 GiB of digests; that there is no disk space is found out before."""
     directory = os.open(tmp_path, os.O_RDONLY)
     partial = PartialFile(directory, b"f", FILE._replace(size=1 << 51))
     with pytest.raises(OSError, match="No space"):

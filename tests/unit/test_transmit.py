@@ -1,4 +1,4 @@
-"""What goes on the carrier next: order, batches, turns, and frames that outlive their reason."""
+"""What is sent on the carrier next: order, batches, turns, and frames that are no longer needed."""
 
 from mproxy._frames import encode_frame
 from mproxy._wire import FrameFlag, FrameType
@@ -99,7 +99,7 @@ def test_a_begun_frame_of_a_reset_stream_is_still_finished():
 
 
 def test_an_ack_may_overtake_the_repetition_it_makes_needless():
-    """A client's RESUME list is old when it arrives, so the server may be repeating bytes that were delivered."""
+    """A client's RESUME list is old when it arrives, so the server may repeat bytes that were delivered already."""
     pair = Pair(BIG)
     pair.attach()
     stream = pair.client.open()

@@ -1,4 +1,4 @@
-"""The hash of a file: what the vector unit computes is what hashlib does, by the BLAKE2 specification."""
+"""The hash of a file: the vectorised code computes what hashlib does, by the BLAKE2 specification."""
 
 import hashlib
 import random
@@ -12,7 +12,7 @@ BLOCK = random.Random(6).randbytes(tree.LEAF_BYTES)
 
 
 def node(data, depth, offset, is_last):
-    """One node, by the words of docs/datagram.md."""
+    """One node, as docs/datagram.md defines it."""
     return hashlib.blake2b(data, digest_size=32, fanout=0, depth=3, leaf_size=262144, node_offset=offset,
                            node_depth=depth, inner_size=32, last_node=is_last).digest()
 
@@ -41,7 +41,7 @@ def test_root():
 
 @pytest.mark.parametrize("quarter", [128, 256, 4096])
 def test_lanes_are_apart(quarter):
-    """Every parameter reaches every lane, and short leaves end where they should."""
+    """Every parameter reaches every lane, and short leaves end at the right byte."""
     data = BLOCK[:4 * quarter]
     expected = [hashlib.blake2b(data[i * quarter:(i + 1) * quarter], digest_size=20, fanout=2, depth=5, leaf_size=77,
                                 node_offset=9 + i, node_depth=3, inner_size=64, last_node=i == 3).digest()
@@ -54,7 +54,7 @@ def test_lanes_are_apart(quarter):
 
 
 def test_lanes_of_every_length():
-    """Each number of compressions up to 80, other bytes in each: the same as hashlib's."""
+    """The same as hashlib's for up to 80 compressions, with different bytes in each lane."""
     if not is_fast:
         return  # this processor has no AVX2: hashlib does it all, and the test below looks at that
     for quarter in range(128, 80 * 128 + 1, 128):
@@ -83,7 +83,7 @@ def test_blocks_of_every_length_around_every_border(offset):
 
 
 def test_bad_sizes():
-    """What does not consist of four whole quarters is refused."""
+    """Sizes that do not consist of four whole quarters are refused."""
     for size in (0, 128, 513, 640):
         with pytest.raises(ValueError, match="quarters"):
             four_leaves(bytes(size), (32, 0, 3, 262144, 0, 32), 0, False)

@@ -1,4 +1,4 @@
-"""known_hosts and authorized_keys: what a line means, what a wrong one costs, and who is let in when files change."""
+"""known_hosts and authorized_keys: what lines mean, what a wrong one does, and who is let in when files change."""
 
 import multiprocessing
 import os
@@ -159,7 +159,7 @@ def test_what_is_no_list_is_no_first_contact(tmp_path, kind):
 
 
 def add_many(path, number):
-    """Of one of several processes."""
+    """Done by each of several processes."""
     for port in range(1, 41):
         HostTrust(path).verify(f"host{number}", port, ONE)
         HostTrust(path).verify("shared", port, ONE)
@@ -252,7 +252,7 @@ def test_wrong_line_says_what_is_wrong(line, words):
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", ""])
 def test_list_from_another_system(end):
-    """Goal: editors that mark UTF-8, write CRLF, or no end of the last line."""
+    """Goal: files with a UTF-8 mark, with CRLF, or without a newline at the end are understood."""
     warnings = []
     text = f"\ufeff{public_line(ONE, 'ann')}\r\nmax-streams=3 {public_line(OTHER)}{end}"
     grants = parse_authorized_keys(text.encode(), "keys", warnings.append)
@@ -407,7 +407,7 @@ def test_expiry_needs_no_change_of_the_file(tmp_path):
 # --- who is there already ---
 
 def rewrite(path, *lines):
-    """As an editor does: the file keeps its inode."""
+    """Rewrite it as an editor does: the file keeps its inode."""
     with open(path, "r+") as file:
         file.truncate(0)
         file.write("".join(f"{line}\n" for line in lines))
@@ -423,7 +423,7 @@ PASSING = {
 
 @pytest.mark.parametrize("kind", PASSING)
 def test_passing_state_of_the_file_is_no_decision(tmp_path, monkeypatch, kind):
-    """Goal: whoever comes in that moment is refused, whoever is there stays; nobody has to be judged afterwards but by
+    """Goal: clients that come in that moment are refused, those that are there stay; afterwards all are judged only by
     the file as it was left."""
     monkeypatch.setenv("HOME", str(tmp_path))
     path = tmp_path / "authorized_keys"
@@ -454,7 +454,7 @@ def test_what_the_file_stays_counts_for_all(tmp_path):
 
 
 def test_what_is_asked_for_counts_for_all(tmp_path):
-    """SIGHUP: whoever sends it has finished writing."""
+    """Whoever sends SIGHUP has finished writing the file."""
     path = tmp_path / "authorized_keys"
     write(path, public_line(ONE))
     keys = AuthorizedKeys(path)

@@ -1,4 +1,4 @@
-"""The time-out wheel: nothing early (but for what is beyond its reach), nothing late, nothing lost."""
+"""The timer wheel: no timer is early (except those beyond its range), late or lost."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""The numbers of the protocol: what may not change by accident, and that the limits fit each other."""
+"""The numbers of the protocol: they must not change by accident, and the limits must be consistent."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def test_flags_are_single_and_distinct_bits():
 
 @pytest.mark.parametrize("codes", [CloseCode, ResetCode])
 def test_codes_have_no_gaps(codes):
-    """Newer codes are appended; a peer that does not know one takes it for the first."""
+    """New codes are appended; a peer that does not know one treats it as the first."""
     assert [int(code) for code in codes] == list(range(len(list(codes))))
 
 

@@ -1,4 +1,4 @@
-"""What supervisor and workers say to each other."""
+"""Messages between the supervisor and its workers."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What workers give back to the loop: all of it, once, whoever fails; and how many of them wake up for it."""
+"""What workers hand back to the loop: every result once, whichever job fails; and how many threads are woken."""
 
 import itertools
 import threading
@@ -12,7 +12,7 @@ SECONDS = 30
 
 
 class Loop:
-    """Calls wait until the test turns."""
+    """Calls wait until the test runs a turn."""
 
     def __init__(self):
         self.calls, self.called = [], threading.Event()
@@ -38,7 +38,7 @@ def all_takes_long(monkeypatch):
 
 
 def do(workers, jobs, results):
-    """Submit jobs that are all over when this returns."""
+    """Submit jobs and wait until all are done."""
     for job in jobs:
         workers.submit(job, lambda result, error: results.append((result, error)))
     over = threading.Event()
@@ -47,7 +47,7 @@ def do(workers, jobs, results):
 
 
 def nobody(_result, _error):
-    """Waits for the result."""
+    """Ignores the result."""
 
 
 def test_many_results_in_one_call():
@@ -76,7 +76,7 @@ def test_who_fails_does_not_cost_the_others_their_results():
 
 
 def test_short_jobs_are_for_one_thread(no_time_passes):
-    """Goal: what is over in a moment wakes one thread, and the loop once."""
+    """Goal: jobs that take only a moment wake one thread, and the loop once."""
     loop, threads = Loop(), set()
     workers = Workers(loop.call_soon_threadsafe, 4)
     begin, over = threading.Event(), threading.Event()
@@ -92,7 +92,7 @@ def test_short_jobs_are_for_one_thread(no_time_passes):
 
 
 def test_short_jobs_that_are_not_are_shared(all_takes_long):
-    """Goal: two jobs that wait for each other end: there are two threads as soon as some jobs have taken long."""
+    """Goal: two jobs that wait for each other finish, since a second thread starts as soon as some jobs took long."""
     workers = Workers(Loop().call_soon_threadsafe, 2)
     meeting, met = threading.Barrier(2, timeout=SECONDS), []
     begin, over = threading.Event(), threading.Semaphore(0)
