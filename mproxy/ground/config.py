@@ -333,8 +333,8 @@ class SproxyConfig(ProgramConfig):
     max_unfinished = Setting(512, 1, 65536)
 
     # Microseconds that a session of `cproxy --stdio` without a carrier is kept, if that is less than `session_ttl_us`.
-    # Only that one process can resume it, and many end without a goodbye: killed, or with their host. A day covers a
-    # night with the laptop closed.
+    # Only that one process can resume it, and some end without a goodbye, with their host. A day covers a night with
+    # the laptop closed.
     stdio_ttl_us = Setting(DAY_US, SECOND_US, 3650 * DAY_US)
 
     # File with sproxy's key; the one in `state_dir` is made when there is none.

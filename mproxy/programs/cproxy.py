@@ -26,6 +26,7 @@ from mproxy.policy.resolver import Resolver
 from mproxy.programs.away import AwayFacts, AwayTeller
 from mproxy.programs.common import Drain, log_killed, open_listeners, say_carrier, say_seconds, say_session
 from mproxy.programs.introduction import Introduction
+from mproxy.programs.last_words import Guardian, leave_word
 from mproxy.programs.options import parse_cproxy
 from mproxy.service.inspection import Inspected, Inspection
 from mproxy.service.run import Program, run_program
@@ -111,6 +112,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._yields = False      # the session gave way to another client: sproxy has --single, or no place left
         self._stopping = False
         self._asked_at: int | None = None     # when it was asked whether sproxy is there
+        self._guardian: Guardian | None = None  # of --stdio
 
     def start(self) -> None:
         listeners = [] if self._config.stdio else open_listeners(self._config)
@@ -388,6 +390,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
             self._owes_goodbye = False
             self._instance.began(session_tag(welcome.session_id))
             if self._config.stdio:
+                self._set_guardian()
                 self._leave_for_the_dead()
         else:
             self._note_loss()
@@ -510,13 +513,23 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         if not self._config.stdio:  # with the end of its session that has left
             self._leave()
 
-    def _leave_for_the_dead(self) -> None:
-        """Have sproxy told of others with --stdio that were killed: nobody comes back to their sessions.
+    def _set_guardian(self) -> None:
+        """Have sproxy told if this process dies without a word: nobody else can come back to its session.
 
         A cproxy that listens says it itself when it is started again."""
+        path = self._instance.path
+        if self._guardian is None and self._instance.persistent and path is not None:
+            try:
+                self._guardian = Guardian(self._config, path)
+            except OSError as error:
+                self._log.warning("no-guardian", why=(
+                    f"the process that would tell sproxy of our death cannot be started: {error.strerror}"))
+
+    def _leave_for_the_dead(self) -> None:
+        """Have sproxy told of others with --stdio that died together with their guardians: their host was cut off from
+        power."""
         files = self._instance.left_beside()
         if files:
-            from mproxy.programs.goodbye import leave_word
             process = leave_word(self._config, files)
             self._log.info("goodbye-left", process=process, why=(
                 f"{len(files)} cproxy --stdio to this server died: a small process tells sproxy"))
@@ -525,11 +538,13 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         """End. If sproxy could not be told, a process of its own will tell it."""
         path = self._instance.path
         if self._instance.former and self._instance.persistent and path is not None:
-            from mproxy.programs.goodbye import leave_word
             self._instance.release()
-            process = leave_word(self._config, [path])
+            process = self._guardian.pid if self._guardian is not None else leave_word(self._config, [path])
             self._log.info("goodbye-left", process=process, why=(
                 "there is no carrier: a small process stays to tell sproxy once it answers, for an hour at most"))
+        elif self._guardian is not None:
+            self._guardian.dismiss()
+            self._guardian = None
         self._loop.stop()
 
 

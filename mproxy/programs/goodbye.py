@@ -1,18 +1,15 @@
 """The goodbye of a cproxy that ended without one, said for it by a small process.
 
-Otherwise its session, with its daemon connections, would stay at sproxy for --session-ttl. `leave_word` starts the
-process, detached from whoever started cproxy; `main` runs in it. A cproxy that has to end while there is no carrier
-leaves its own goodbye; one with --stdio that reaches sproxy leaves those of others that were killed. The process dials
-at the usual pace, and begins a new session with the identity of the cproxy that ended: so sproxy ends the former
-session, and then the new one is ended at once. So no secret is passed on, and a cproxy that starts meanwhile simply
-does the same first.
+Otherwise its session, with its daemon connections, would stay at sproxy for --session-ttl. last_words.py starts the
+process. It dials at the usual pace, and begins a new session with the identity of the cproxy that ended: so sproxy ends
+the former session, and then the new one is ended at once. So no secret is passed on, and a cproxy that starts meanwhile
+simply does the same first.
 """
 
 from __future__ import annotations
 
-import json
+import ast
 import os
-import stat
 import sys
 
 from mproxy._session import Session
@@ -28,6 +25,7 @@ from mproxy.policy.reconnect import Reconnect
 from mproxy.policy.resolver import Resolver
 from mproxy.programs.common import say_session
 from mproxy.programs.introduction import Introduction
+from mproxy.programs.last_words import VARIABLE
 from mproxy.service.rights import protect_memory
 from mproxy.service.run import install_signals, make_loop
 
@@ -43,45 +41,11 @@ if TYPE_CHECKING:
 # How long it tries. The clock stands still while the host sleeps, so a closed laptop says goodbye when it is opened.
 PATIENCE_US = 3_600_000_000
 
-# Settings that are files, which the process reads from another directory.
-PATHS = ("state_dir", "key", "known_hosts")
-
-
-def leave_word(config: CproxyConfig, files: list[str]) -> int | None:
-    """Start the process for the instances in `files`; returns its number, or None if it could not be started."""
-    import subprocess
-    files = [os.path.abspath(file) for file in files]
-    values = {**config.__dict__, "session": config.session.__dict__, "instances": files}
-    for name in PATHS:
-        values[name] = values[name] and os.path.abspath(values[name])
-    above = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # the package
-    try:
-        process = subprocess.Popen(
-            [sys.executable, "-PS", "-m", "mproxy.programs.goodbye"], cwd="/", env={**os.environ, "PYTHONPATH": above},
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=None if log_is_file() else subprocess.DEVNULL,
-            start_new_session=True)
-        assert process.stdin is not None
-        process.stdin.write(json.dumps(values).encode())
-        process.stdin.close()
-    except OSError:
-        return None
-    process.returncode = 0  # it is to outlive this one: there is nothing to wait for
-    return process.pid
-
-
-def log_is_file() -> bool:
-    """Whether standard error may be kept: it is a file, for whose end nobody waits."""
-    try:
-        return stat.S_ISREG(os.fstat(2).st_mode)
-    except OSError:
-        return False
-
-
 def main() -> int:
-    """Run in the process that `leave_word` started."""
+    """Run in the process that last_words.py started."""
     protect_memory()
     os.nice(10)
-    values = json.load(sys.stdin)
+    values = ast.literal_eval(os.environ.pop(VARIABLE))
     files = values.pop("instances")
     config = CproxyConfig(session=SessionConfig(**values.pop("session")), **values)
     return next((status for status in (say_goodbye(config, file) for file in files) if status), 0)

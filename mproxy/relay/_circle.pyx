@@ -1,7 +1,7 @@
 """Circles at run time. The rules: _circle.pxd."""
 
 from libc.errno cimport ESRCH, errno
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, memset
 
 from mproxy.ground._sockaddr cimport sockaddr, sockaddr_storage, socklen_t, take_address
 from mproxy.io._socket cimport getpeername, getsockname
@@ -36,7 +36,7 @@ cdef void place_of_own(int fd, Place *out) noexcept nogil:
     """Note the near end of a connection that we made."""
     cdef sockaddr_storage address
     cdef socklen_t length = sizeof(address)
-    out.port = 0
+    memset(out, 0, sizeof(Place))
     if getsockname(fd, <sockaddr *>&address, &length) == 0:
         take_address(<sockaddr *>&address, out.address, &out.port)
 

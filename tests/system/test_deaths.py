@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 from lab import SLOWNESS_S, outage, until
@@ -160,38 +161,90 @@ def test_what_has_ended_in_order_before_a_proxy_is_killed(pair, daemon):
     assert read_to_end(app) == bytes(100_000)
 
 
-def test_killed_stdio_client_makes_room_for_the_next(pair, daemon):
+def stdio_stream(pair, daemon, *options):
+    """A `cproxy --stdio`, our end of what it relays, and the daemon's connection."""
+    ours, theirs = socket.socketpair()
+    ours.settimeout(15)
+    with theirs:
+        program = pair.start_stdio(*options, stdin=theirs, stdout=theirs)
+    connection, _ = daemon.accept()
+    connection.settimeout(15)
+    ours.sendall(b"?")  # with the answer the WELCOME has come, too
+    assert read_exactly(connection, 1) == b"?"
+    connection.sendall(b"!")
+    assert read_exactly(ours, 1) == b"!"
+    return program, ours, connection
+
+
+def cut_power(program):
+    """All of a `cproxy --stdio` dies, also what waits to say goodbye for it."""
+    pid = program.process.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    assert len(children) == 1
+    for child in children:
+        os.kill(int(child), signal.SIGKILL)
+    program.stop(signal.SIGKILL)
+
+
+def nothing_says_goodbye(host):
+    until(lambda: not any("goodbye" in line for line in host.command_lines()), 10, "the end of whoever says goodbye")
+
+
+def test_killed_stdio_client_says_goodbye(pair, daemon, lab):
+    """Goal: of many that are killed at once no daemon connection is left, though nobody comes back; one that lives
+    keeps its own."""
+    pair.start_sproxy()
+    clients = [stdio_stream(pair, daemon) for _ in range(4)]
+    program, ours, connection = clients.pop()
+    for killed, _, _ in clients:
+        killed.stop(signal.SIGKILL)
+    assert all(ended(lost) for _, _, lost in clients)
+    connection.sendall(b"alive")
+    assert read_exactly(ours, 5) == b"alive"
+    ours.close()
+    assert ended(connection)
+    connection.close()
+    assert program.wait(10) == 0
+    nothing_says_goodbye(lab.client)
+
+
+def test_stdio_client_killed_while_away_says_goodbye_when_the_path_is_back(pair, daemon, lab):
+    """Goal: the same though sproxy cannot be reached at the time; a path that breaks is not the end of a client."""
+    pair.start_sproxy()
+    killed, _kept, lost = stdio_stream(pair, daemon)
+    _, ours, connection = stdio_stream(pair, daemon)
+    lab.wifi.pull()
+    killed.event("lost", within=10)
+    killed.stop(signal.SIGKILL)
+    assert still_open(lost)
+    lab.wifi.give(5)
+    assert ended(lost)
+    connection.sendall(b"alive")
+    assert read_exactly(ours, 5) == b"alive"
+
+
+def test_stdio_client_cut_from_power_makes_room_for_the_next(pair, daemon):
     """Goal: when ssh and its ProxyCommand died with the laptop, the next one ends what they left behind."""
     pair.start_sproxy()
-    first = pair.start_stdio(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    orphan, _ = daemon.accept()
-    first.stop(signal.SIGKILL)
+    first, _kept, orphan = stdio_stream(pair, daemon)
+    cut_power(first)
     outage(0.5)
     assert still_open(orphan)
     pair.start_stdio(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert ended(orphan)
 
 
-def test_the_next_stdio_client_says_goodbye_for_all_that_were_killed(pair, daemon):
-    """Goal: if all ssh connections of a host were killed, the next one ends all their daemon connections, but not those
-    of one that still runs."""
-    def connect():
-        ours, theirs = socket.socketpair()
-        ours.settimeout(15)
-        with theirs:
-            program = pair.start_stdio(stdin=theirs, stdout=theirs)
-        connection, _ = daemon.accept()
-        connection.settimeout(15)
-        return program, ours, connection
-
+def test_the_next_stdio_client_says_goodbye_for_all_that_were_cut_from_power(pair, daemon):
+    """Goal: if all ssh connections of a host died, the next one ends all their daemon connections, but not those of one
+    that still runs."""
     pair.start_sproxy()
-    clients = [connect() for _ in range(4)]
+    clients = [stdio_stream(pair, daemon) for _ in range(4)]
     living = [clients.pop(1)]
     for program, _, _ in clients:
-        program.stop(signal.SIGKILL)
+        cut_power(program)
     outage(0.5)
     assert all(still_open(connection) for _, _, connection in clients)
-    living.append(connect())
+    living.append(stdio_stream(pair, daemon))
     assert all(ended(connection) for _, _, connection in clients)
     for _, app, connection in living:
         connection.sendall(b"alive")
@@ -231,7 +284,7 @@ def test_stopped_while_away_says_goodbye_when_the_path_is_back(pair, daemon, lab
     lab.wifi.give(5)
     connection.settimeout(15)
     assert ended(connection)
-    until(lambda: not any("goodbye" in line for line in lab.client.command_lines()), 5, "its end")
+    nothing_says_goodbye(lab.client)
     assert "cproxy has ended" in pair.sproxy.event("ended", count=2)["why"]
 
 
