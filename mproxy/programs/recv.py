@@ -154,6 +154,9 @@ def destination_of(config: TransferConfig) -> Destination:
         if as_user and not _may_write(path):
             raise UsageError(f"-o {path}: cannot write to this directory{as_user}")
         return IntoDirectory(path, config.force, dots=config.key is not None, umask=umask)
+    if os.path.exists(output) and not os.path.isfile(output):
+        raise UsageError(f"-o {output}: a device, pipe or socket is never replaced by a file; to write into it use"
+                         " '-o -' and redirect standard output")
     directory = os.path.dirname(os.path.abspath(output))
     if not os.path.isdir(directory):
         raise UsageError(f"-o {output}: its directory does not exist{as_user and ', or cannot be reached' + as_user}")

@@ -33,7 +33,7 @@ from mproxy.service.exit import complain
 from mproxy.service.run import Program, run_program
 from mproxy.service.status import parts_of, program_facts, transfer_facts
 from mproxy.transfer.messages import FileKind, Result
-from mproxy.transfer.sender import find_sources
+from mproxy.transfer.sender import find_sources, name_of
 from mproxy.transfer.workers import Workers
 from mproxy.transport._datagram_endpoint import DatagramEndpoint
 from mproxy.transport._packet import EndCode
@@ -90,7 +90,19 @@ def parse_send(argv: list[str] | None) -> TransferConfig:
     host, port = parser.take_words(words[-2:], (("HOST", parse_host), ("PORT", parse_port)))
     if words[:-2].count("-") > 1:
         raise UsageError("'-' (standard input) can be given only once")
+    _check_names(words[:-2])
     return configure(given, "client-key.pem", paths=tuple(words[:-2]), host=host, port=port)
+
+
+def _check_names(paths: Sequence[str]) -> None:
+    """UsageError if two would be one file at the receiver: the second would be refused, or replace the first."""
+    named: dict[str, str] = {}
+    for path in paths:
+        name = name_of(path)
+        if name in named:
+            raise UsageError(f"{named[name]} and {path} would both be called {show_name(os.fsencode(name))} at the"
+                             " receiver; rename one, or send the directories that they are in")
+        named[name] = path
 
 
 class Send(Program, DeliveryObserver):

@@ -73,6 +73,10 @@ class Busy(MproxyError):
     """Another transfer is writing the same file, or has just done so."""
 
 
+class InTheWay(MproxyError):
+    """The name belongs to something that is not a file."""
+
+
 class Damaged(MproxyError):
     """The data on the disk is not what was written there."""
 
@@ -100,13 +104,15 @@ def read_block(fd: int, buffer: bytearray, number: int, length: int) -> memoryvi
 def check_free(status: Status | None, file: File, force: bool) -> None:
     """Check whether `file` may get a name that now belongs to the file with `status` (None: the name is free).
 
-    FileExistsError if it may not; Busy when the other may be the same file that has just arrived; IsADirectoryError for
-    what no file can replace.
+    FileExistsError if it may not; Busy when the other may be the same file that has just arrived; IsADirectoryError or
+    InTheWay for what no file may replace.
     """
     if status is None:
         return
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISLNK(status.st_mode):
+        raise InTheWay("a device, pipe or socket of that name is there, which is never replaced")
     if force:
         return
     if file.kind == FileKind.FILE and stat.S_ISREG(status.st_mode) and status.st_size == file.size:
@@ -383,6 +389,7 @@ class PartialFile(ArrivingFile):
 
     def _replace(self) -> bool:
         """Whether it is certain which file has the name now."""
+        check_free(find(self._directory, self._name), self._file, True)  # once more: it may have come meanwhile
         fresh = b"." + os.urandom(12).hex().encode() + PART  # a name that nobody can put another file under
         source = fresh if self._link(fresh) else self._part
         try:

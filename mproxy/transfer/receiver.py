@@ -16,7 +16,7 @@ from mproxy.transfer.conversation import Conversation
 from mproxy.transfer.destinations import Refusal
 from mproxy.transfer.file_names import BadName
 from mproxy.transfer.messages import AHEAD, End, File, FileKind, MessageType, Outcome, Result, Want, bad
-from mproxy.transfer.partial import Busy, Cancelled, Damaged
+from mproxy.transfer.partial import Busy, Cancelled, Damaged, InTheWay
 from mproxy.transfer.present import Differs
 from mproxy.transfer.tree import DIGEST_BYTES, LEAF_BYTES, block_count, block_length
 from mproxy.transport._packet import EndCode
@@ -86,7 +86,7 @@ def result_of(error: Exception) -> tuple[Result, str]:
         return error.result, str(error)
     if isinstance(error, BadName):
         return Result.BAD_NAME, str(error)
-    if isinstance(error, Busy):
+    if isinstance(error, (Busy, InTheWay)):
         return Result.EXISTS, str(error)
     if isinstance(error, Damaged):
         return Result.DAMAGED, str(error)

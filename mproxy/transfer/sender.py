@@ -443,20 +443,27 @@ def _numbers(ranges: Iterable[tuple[int, int]]) -> Iterator[int]:
         yield from range(first, first + count)
 
 
+def name_of(path: str) -> str:
+    """What the receiver calls a file, a directory or standard input (`-`) of a command line."""
+    if path == "-":
+        return "stdin"
+    return os.path.basename(os.path.abspath(path)) or "root"
+
+
 def find_sources(paths: Iterable[str], on_left_out: Callable[[str, OSError | None], object]) -> list[SourceFile]:
     """Sources of the files and directories named on a command line; MproxyError for what cannot be sent.
     `on_left_out(path, error)` is told of what is neither a file nor a directory (error None), and of what cannot be
     read or has vanished meanwhile (an OSError)."""
     sources = []
     for path in paths:
+        base = os.fsencode(name_of(path))
         if path == "-":
-            sources.append(SourceFile(b"stdin", FileKind.PIPE, fd=0))
+            sources.append(SourceFile(base, FileKind.PIPE, fd=0))
             continue
         try:
             status = os.stat(path)
         except OSError as error:
             raise MproxyError(f"cannot send {path}: {error.strerror}") from None
-        base = os.fsencode(os.path.basename(os.path.abspath(path)) or "root")
         if stat.S_ISDIR(status.st_mode):
             sources += _walk(path, base, on_left_out)
         elif stat.S_ISREG(status.st_mode):

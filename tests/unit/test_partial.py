@@ -12,7 +12,7 @@ from mproxy.transfer.destinations import IntoDirectory, IntoPipe
 from mproxy.transfer.file_names import BadName, temporary_names
 from mproxy.transfer.leftovers import remove_abandoned
 from mproxy.transfer.messages import File, FileKind
-from mproxy.transfer.partial import Busy, Damaged, PartialFile
+from mproxy.transfer.partial import Busy, Damaged, InTheWay, PartialFile
 from mproxy.transfer.present import Differs, PresentFile
 from tests.root import real_root
 
@@ -238,6 +238,23 @@ def test_where_there_are_no_hard_links(arrival, monkeypatch, rename):
     assert arrival.finish() == arrival.root
     assert (arrival.directory / "f").read_bytes() == arrival.data
     assert os.listdir(arrival.directory) == ["f"]
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+@pytest.mark.parametrize("force", [False, True])
+def test_what_is_not_a_file_is_never_replaced(arrival, tmp_path, force, when):
+    if when == "before":
+        os.mkfifo(tmp_path / "f")
+        with pytest.raises(InTheWay):
+            arrival.begin(force=force)
+    else:
+        arrival.begin(force=force)
+        arrival.write(*range(arrival.count))
+        os.mkfifo(tmp_path / "f")
+        with pytest.raises((InTheWay, FileExistsError)):
+            arrival.finish()
+    assert stat.S_ISFIFO(os.stat(tmp_path / "f").st_mode)
+    arrival.partial.abandon()
 
 
 @pytest.mark.parametrize("force", [False, True])
