@@ -3,7 +3,8 @@ status.
 
 `make` has the launchers start Python with SIGINT blocked, because while Python starts it would answer with a traceback.
 It is unblocked here, before anything else is imported, and ends the program at once and silently. A program that wants
-to end in order sets a handler later.
+to end in order sets a handler later. What else the caller has blocked is unblocked as well, or nothing but SIGKILL
+would end a server; and children can be waited for, even if the caller ignores the end of its own.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ INTERRUPTED = 128 + signal.SIGINT  # as shells count it
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
 
 
-def let_interrupts_through() -> None:
+def let_signals_through() -> None:
     """Let SIGINT end the process by default; if it is ignored (nohup, `&` in a script) it stays ignored."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def take_name(name: str) -> None:
@@ -49,7 +51,7 @@ def mproxy() -> int | str | None:
 
 def run(module: str) -> int | str | None:
     """Run `main()` of the program in `module`; returns the exit status, whatever happens to it and its output."""
-    let_interrupts_through()
+    let_signals_through()
     take_name(called(module))
     from importlib import import_module
     try:

@@ -139,6 +139,16 @@ def test_a_dead_worker_is_replaced(lab, relay, echo):
     assert after["workers"][victim["worker"]]["pid"] != victim["pid"]
 
 
+@pytest.mark.parametrize("option", ["--ignore-signal=CHLD", "--block-signal"])
+def test_what_the_caller_does_to_signals_is_its_own(lab, relay, echo, option):
+    """Goal: a worker's death is noticed, and SIGTERM ends the relay, whatever signals its caller ignores or blocks."""
+    program = relay.start(RULE, prefix=["env", option])
+    os.kill(relay.workers()[0], signal.SIGKILL)
+    program.event("worker-died")
+    until(lambda: is_served(lab.client, 7005), 10, "the successor serves")
+    assert program.stop() == 0
+
+
 def let_in(lab, callers):
     """Opens so many connections; returns those that are relayed."""
     served = []
