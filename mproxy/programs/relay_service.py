@@ -75,6 +75,9 @@ class Service:
             install_signals(self._loop, self._stop, self.reload if self._config.file else None, self._stop_at_once)
             self._listen_for_commands()
             self._rules = rules
+            if not self._config.kernel:
+                from mproxy.relay.kernel.namespace_lock import take_back
+                take_back(self.log)
             self._datapath.start(rules, self._on_ready, self._on_failed)
             self._loop.run()
             if self._failure is not None:

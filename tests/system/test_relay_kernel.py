@@ -78,6 +78,28 @@ def test_killed_run_is_replaced(lab, relay, echo):
     assert table(lab.router) == ""
 
 
+def test_a_killed_run_does_not_lead_past_the_rules_of_user_mode(lab, relay, echo):
+    """Goal: without --kernel the next start takes table and settings back, or its port would never see a caller."""
+    settings(lab.router, "0")
+    program = start(relay, "7005 -> 127.0.0.1:1")
+    program.signal(signal.SIGKILL)
+    program.wait()
+    assert not is_served(lab.client, 7005)
+    program = relay.start(RULE)
+    assert is_served(lab.client, 7005)
+    assert "killed" in program.event("table-removed")["why"]
+    assert settings(lab.router) == ["0", "0", "0"]
+    assert table(lab.router) == ""
+    assert program.stop(within=30) == 0
+
+
+def test_user_mode_leaves_a_living_run_alone(lab, relay, echo):
+    start(relay, RULE)
+    other = relay.start_with("7009", SERVER, str(ECHO_PORT))
+    assert is_served(lab.client, 7005)
+    assert not other.events("table-removed")
+
+
 def test_other_tables_are_left_alone(lab, relay, echo):
     """Goal: other tables in nftables never change."""
     lab.router.run("nft", "add", "table", "inet", "mine")
@@ -131,6 +153,24 @@ def test_a_setting_that_is_switched_off_comes_back(lab, relay, echo):
         lab.client.connect(ECHO_PORT, SERVER, timeout=1)
     assert program.stop(within=30) == 0
     assert settings(lab.router) == ["0", "0", "0"]
+
+
+def test_forwarding_of_an_interface_comes_back(lab, relay, echo):
+    """Goal: forwarding that is switched off for a single interface is noticed, too."""
+    settings(lab.router, "0")
+    program = start(relay, RULE)
+    with lab.router.inside():
+        closed = [place for place in Path("/proc/sys/net/ipv4/conf").glob("*/forwarding")
+                  if place.parent.name not in ("all", "default", "lo")]
+        for place in closed:
+            place.write_text("0")
+    names = {f"ipv4.conf.{place.parent.name}.forwarding" for place in closed}
+    until(lambda: names == {name for event in program.events("setting-restored") for name in event["name"].split(", ")},
+          20, "every interface forwards again")
+    assert is_served(lab.client, 7005)
+    assert program.stop(within=30) == 0
+    with lab.router.inside():
+        assert {place.read_text().strip() for place in closed} == {"0"}
 
 
 def test_what_cannot_be_put_back_is_switched_off(lab, relay, echo):

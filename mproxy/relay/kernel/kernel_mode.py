@@ -1,8 +1,8 @@
 """Kernel mode: the rules as an nftables table, so that packets never enter user space.
 
 This process installs the table, follows names, answers `status`, and undoes everything at its end. There is one such
-process for a network namespace, as there is one table; a lock file says which. A killed run leaves table and settings
-behind: traffic goes on, and the next start takes both over.
+process for a network namespace, as there is one table (`namespace_lock`). A killed run leaves table and settings
+behind: traffic goes on, and the next start takes both over, or in user mode takes them back.
 
 If a rule asks for what the kernel cannot do, it is refused by name before anything is touched: `refuse_impossible`.
 
@@ -13,7 +13,6 @@ before, the state is `broken`, and it is tried again.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 from collections.abc import Callable, Iterable, Sequence
@@ -27,10 +26,10 @@ from mproxy.relay.counters import NAMES, add_up
 from mproxy.relay.datapath import Datapath
 from mproxy.relay.kernel import conntrack, nft
 from mproxy.relay.kernel.kernel_settings import FORWARD4, FORWARD6, ROUTE_LOCALNET, KernelSettings
+from mproxy.relay.kernel.namespace_lock import take_lock
 from mproxy.relay.kernel.table_watch import TableWatch
 from mproxy.relay.rule_file import ListenError, RulesError
 from mproxy.relay.rule_sockets import check_free
-from mproxy.service.control import make_directory, runtime_directories
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -193,17 +192,13 @@ class Kernel(Datapath):
     # ---- start
 
     def _take_lock(self) -> None:
-        """One table, one process: locked by the inode of the network namespace, since these may share directories."""
-        place = runtime_directories({}, 0)[0]
-        make_directory(place)
-        stem = os.path.join(place, f"kernel-{os.stat('/proc/self/ns/net').st_ino}")
-        self._lock = os.open(f"{stem}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        """One table, one process."""
+        taken = take_lock()
+        if taken is None:
             raise MproxyError("another mproxy relay --kernel is running on this host: put its rules and these into one"
-                              " file") from None
-        self._settings = KernelSettings(f"{stem}.settings")
+                              " file")
+        self._lock, memory = taken
+        self._settings = KernelSettings(memory)
 
     def _check_ports(self, rules: Iterable[Rule]) -> None:
         """UsageError if a program listens on a rule's port: in kernel mode it would never get another connection."""
@@ -267,6 +262,7 @@ class Kernel(Datapath):
         assert self._watch is not None
         redirects = self._make_redirects()
         self._make_settings(redirects)
+        self._settings.remember()
         counters = self._read_counters() if self._installed and not is_lost else self._last_counters
         with self._watch.own_change():
             nft.run(nft.make_table(redirects, self._guarded()))
@@ -311,7 +307,7 @@ class Kernel(Datapath):
         if self._broken:
             self._mend("repaired", why=self._broken)
             return
-        lost = [name for name in _needed(self._redirects) if not self._settings.holds(name)]
+        lost = [what for name in _needed(self._redirects) for what in self._settings.switched_off(name)]
         if lost:
             self._mend("setting-restored", name=", ".join(name.replace("/", ".") for name in lost),
                        why="another program switched it off")
