@@ -65,7 +65,8 @@ def _numeric(host: str) -> list[str]:
 
 def _meets(rule: Rule, address: str, is_own: Callable[[str], bool]) -> bool:
     """Whether a connection to an address reaches the listener of a rule."""
-    target = ipaddress.ip_address(address.partition("%")[0])
+    plain, percent, scope = address.partition("%")
+    target = ipaddress.ip_address(plain)
     if target.version == 6 and target.ipv4_mapped is not None:
         target = target.ipv4_mapped
     host = rule.listen_host
@@ -74,7 +75,7 @@ def _meets(rule: Rule, address: str, is_own: Callable[[str], bool]) -> bool:
     if target.is_unspecified:  # connecting to no address is connecting to this host
         return True if host in ("", "0.0.0.0", "::") else ipaddress.ip_address(host.partition("%")[0]).is_loopback
     if host in ("", "0.0.0.0", "::"):
-        return target.is_loopback or is_own(str(target))
+        return target.is_loopback or is_own(f"{target}{percent}{scope}")
     return host.partition("%")[0] == str(target)
 
 
@@ -96,7 +97,7 @@ def is_own_address(address: str) -> bool:
             if _binds_anything(version):
                 sock.connect((address, 9))  # sends nothing; a connection to an own address comes from that address
                 ours: str = sock.getsockname()[0]
-                return ours == address
+                return ours.partition("%")[0] == address.partition("%")[0]
             sock.bind((address, 0))
         except OSError:
             return False

@@ -8,7 +8,7 @@ import pytest
 from mproxy.relay.circles import find_circles, has_clients, is_own_address
 from mproxy.relay.rule_file import parse_rules
 
-OWN = {"10.0.0.2", "fd00::2"}
+OWN = {"10.0.0.2", "fd00::2", "fe80::2%lo"}
 NAMES = {"me.test": ["10.9.9.9", "10.0.0.2"], "other.test": ["10.9.9.9"]}
 
 
@@ -25,6 +25,7 @@ def circles(*lines):
     (["7000 -> 10.0.0.2:7000"], {(7000, "10.0.0.2")}),
     (["7000 -> me.test:7000"], {(7000, "10.0.0.2")}),
     (["7000 -> [fd00::2]:7000"], {(7000, "fd00::2")}),
+    (["7000 -> [fe80::2%lo]:7000"], {(7000, "fe80::2%lo")}),
     (["7000 -> 10.9.9.9:1, 10.0.0.2:7000"], {(7000, "10.0.0.2")}),
     (["udp 7000 -> 10.0.0.2:7000"], {(7000, "10.0.0.2")}),
     # Each other, and three in a row.
