@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import select
@@ -320,9 +321,10 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
         self._log.info("sender", peer=say_address(self._receivers[receiver]))
 
     def on_busy(self, receiver: FileReceiver, file: File, looks: int, again: Callable[[], None]) -> bool:
-        """Another transfer is writing this file. If it has the same source, the new one takes over; what a vanished
-        sender has begun is brought to its end."""
-        older = [other for other in self._receivers if other is not receiver and other.is_receiving(file)]
+        """Another transfer is writing this file. If it has the same source, the later one takes over (if each did,
+        they would end each other); what a vanished sender has begun is brought to its end."""
+        earlier = itertools.takewhile(lambda other: other is not receiver, self._receivers)
+        older = [other for other in earlier if other.is_receiving(file)]
         for other in older:
             other.give_up(EndCode.ABORTED, ANEW)
         self._closing = [other for other in self._closing if other.closing]

@@ -271,6 +271,19 @@ def test_who_gets_on_keeps_its_place(monkeypatch):
     assert [name for name in names if receivers[name].ended] == ["stalled"]
 
 
+def test_the_latest_of_several_that_send_the_same_goes_on(monkeypatch):
+    """Each finds the others in its way, and they must not all end each other."""
+    program = recv.Recv(recv.parse_recv(["--open", "7000"]), None, Loop())
+    receivers = [Slow() for _ in range(3)]
+    for receiver in receivers:
+        receiver.is_receiving = lambda _file, receiver=receiver: receiver.ended is None
+    monkeypatch.setattr(program, "_receivers", dict.fromkeys(receivers, ("127.0.0.1", 1)))
+    for looks in (1, 2):
+        for receiver in (receivers[1], receivers[2], receivers[1], receivers[0]):
+            program.on_busy(receiver, None, looks, lambda: None)
+    assert [receiver.ended is None for receiver in receivers] == [False, False, True]
+
+
 class Stranger:
     """Dials, begins a handshake that needs a key to finish, and waits; when it is over another one follows."""
 
