@@ -129,6 +129,8 @@ def parse_recv(argv: list[str] | None) -> TransferConfig:
         "send all answers to this address ('mproxy send --ack-port'), not to where the packets come from"))
     given, words = parser.split(argv)
     port, = parser.take_words(words, (("PORT", lambda text: parse_port(text, 0)),))
+    if given.get("output") == "":
+        raise UsageError("--output '': must not be empty")
     if "partial_ttl" in given or "open" in given:
         given["partial_ttl_us"] = given.pop("partial_ttl", DAY_US)
     config = configure(given, "host-key.pem", port=port)

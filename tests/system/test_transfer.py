@@ -331,6 +331,7 @@ def test_nobody_there(transfer):
     (["send", "/nowhere", "127.0.0.1", "9"], 1, "No such file"), (["send", "127.0.0.1", "9"], 2, "missing"),
     (["send", "a/f", "b/f", "h", "9"], 2, "a/f and b/f would both be called f"),
     (["recv", "--open", "--force", "9", "-o", "/dev/null"], 2, "never replaced by a file"),
+    (["recv", "--open", "9", "-o", ""], 2, "must not be empty"),
     (["recv", "9"], 2, "--key FILE (a secret that both sides have) or --own-key, or --open"),
     (["recv", "--open", "9", "-o", "/proc/nowhere/"], 2, "cannot create this directory"),
     (["send", "--key", "/nowhere", "f", "h", "9"], 2, "key"),
