@@ -1,4 +1,4 @@
-"""Keys: what all of ours have in common, the package that computes with them, and how to recognise other programs'."""
+"""Keys: what all of ours have in common, and how to recognise other programs'."""
 
 from __future__ import annotations
 
@@ -36,12 +36,3 @@ def foreign_key(data: bytes | bytearray) -> str | None:
         if found is not None:
             return what.format(*(group.decode() for group in found.groups()))
     return None
-
-
-def import_cryptography() -> None:
-    """Make the `cryptography` package importable: the launchers start Python without site-packages."""
-    try:
-        import cryptography  # noqa: F401
-    except ImportError:
-        import site
-        site.main()

@@ -68,11 +68,12 @@ def bind_everywhere(kind: int, port: int, *, shared: bool = False) -> socket.soc
 
 
 def listen_on(hosts: Sequence[str], port: int, *, named: bool, both: bool = False,
-              prepare: Callable[[socket.socket], object] | None = None) -> list[socket.socket]:
+              prepare: Callable[[socket.socket], object] | None = None, remedy: str = "") -> list[socket.socket]:
     """Listening TCP sockets, one a host, all on one port; MproxyError.
 
     `named`: a user named the hosts, so each must be had; else those that this host lacks are left out, as long as there
-    is another. `both`: [::] takes IPv4, too. `prepare(sock)` sets what connections inherit.
+    is another. `both`: [::] takes IPv4, too. `prepare(sock)` sets what connections inherit. `remedy`: what the error
+    says besides.
     """
     listeners: list[socket.socket] = []
     for host in hosts:
@@ -87,7 +88,7 @@ def listen_on(hosts: Sequence[str], port: int, *, named: bool, both: bool = Fals
                 continue
             for listener in listeners:
                 listener.close()
-            raise cannot_listen(printable(format_host_port(host, port)), error, port) from None
+            raise cannot_listen(printable(format_host_port(host, port)), error, port, remedy) from None
         port = listener.getsockname()[1]
     return listeners
 

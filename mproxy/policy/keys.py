@@ -18,7 +18,8 @@ import stat
 
 from mproxy.ground._wipe import wipe
 from mproxy.ground.errors import MproxyError
-from mproxy.ground.key_formats import SPKI_PREFIX, foreign_key, import_cryptography, pem_block
+from mproxy.ground.key_formats import SPKI_PREFIX, foreign_key, pem_block
+from mproxy.ground.packages import KEYS, import_packages
 
 KEY_TYPE = "mproxy-ed25519"
 SPKI_BYTES = 44
@@ -179,7 +180,8 @@ def fresh_pem() -> bytearray:
         try:
             os.write(writer, _make_pem())
             status = 0
-        except ImportError:
+        except MproxyError as error:
+            os.write(writer, str(error).encode("utf-8", "backslashreplace"))
             status = 2
         finally:
             os._exit(status)
@@ -189,8 +191,7 @@ def fresh_pem() -> bytearray:
         length = pipe.readinto(pem)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status == 2:
-        raise MproxyError("cannot create a key: the Python package 'cryptography' is missing (pip install"
-                          " cryptography)")
+        raise MproxyError(f"cannot create a key: {pem[:length].decode(errors='replace')}")
     if status or not length:
         raise MproxyError("cannot create a key: the Python package 'cryptography' failed")
     wipe_from(pem, length)
@@ -199,7 +200,7 @@ def fresh_pem() -> bytearray:
 
 def _make_pem() -> bytes:
     """Runs only in the child."""
-    import_cryptography()
+    import_packages(KEYS)
     import datetime
 
     from cryptography import x509

@@ -7,20 +7,17 @@ import sys
 import threading
 
 from mproxy.ground.config import format_host_port
-from mproxy.ground.errors import MproxyError, UsageError
+from mproxy.ground.errors import UsageError
+from mproxy.ground.packages import METRICS, import_packages
 from mproxy.ground.words import is_loopback, parse_bind, parse_duration, parse_port, split_host_port
 from mproxy.programs.options import OneLineParser
 from mproxy.service.exit import complain, exit_status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from mproxy.programs.scraping import ScrapeServer
 
 PROGRAM = "mproxy metrics"
-
-PACKAGE = "prometheus-client>=0.16,<1"
 
 # How long a program may take to answer: a part of the ten seconds that Prometheus waits by default.
 PATIENCE_US = 2_000_000
@@ -48,7 +45,8 @@ def _run(argv: list[str]) -> int:
         "how long a program may take to answer (default 2s); one that does not is mproxy_up 0"))
     parser.add_argument("-h", "--help", action="help", help="print this text and exit")
     options = parser.parse_args(argv)
-    scraping = _import_scraping()
+    import_packages(METRICS)
+    from mproxy.programs import scraping
     registry = scraping.make_registry((options.patience or PATIENCE_US) / 1e6)
     if options.listen is None:
         sys.stdout.write(scraping.as_text(registry))
@@ -69,23 +67,6 @@ def _parse_patience(text: str) -> int:
     if not 1000 <= duration_us <= MOST_PATIENCE_US:
         raise UsageError("must be 1ms to 1m")
     return duration_us
-
-
-def _import_scraping() -> ModuleType:
-    """The part that needs the package; the launchers start Python without site-packages."""
-    import importlib
-    try:
-        return importlib.import_module("mproxy.programs.scraping")
-    except ImportError:
-        import site
-        site.main()
-    try:
-        return importlib.import_module("mproxy.programs.scraping")
-    except ImportError as error:
-        if not (error.name or "").startswith("prometheus_client"):
-            raise
-        raise MproxyError(f"the Python package prometheus-client is missing; install it with: {sys.executable} -m pip"
-                          f" install '{PACKAGE}'") from None
 
 
 def _serve(server: ScrapeServer, host: str) -> None:

@@ -16,7 +16,7 @@ import time
 
 from mproxy import _wire
 from mproxy.carrier._tls import Tls
-from mproxy.ground.errors import PeerError
+from mproxy.ground.errors import MproxyError, PeerError
 from mproxy.handshake import Caller
 from mproxy.policy.attempt import connect_to, reason_of
 from mproxy.policy.candidate import unacknowledged_bytes
@@ -213,12 +213,12 @@ def ask_tls(way: Way, host: str, patience_s: float) -> str | None:
 
 
 def _subject(certificate: bytes | None) -> str:
-    from mproxy.ground.key_formats import import_cryptography
+    from mproxy.ground.packages import KEYS, import_packages
     try:
-        import_cryptography()
+        import_packages(KEYS)
         from cryptography import x509
         return x509.load_der_x509_certificate(certificate or b"").subject.rfc4514_string()
-    except (ImportError, ValueError):
+    except (MproxyError, ValueError):
         return ""
 
 

@@ -16,9 +16,8 @@ from prometheus_client import generate_latest, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import CollectorRegistry
 
-from mproxy.ground.config import format_host_port
 from mproxy.ground.words import is_loopback
-from mproxy.io.bind import cannot_listen
+from mproxy.io.bind import listen_on
 from mproxy.service.measures import COUNTER, GROUP, METRICS, Ledger
 from mproxy.service.survey import survey
 
@@ -93,10 +92,8 @@ def as_text(registry: CollectorRegistry) -> str:
 
 def make_server(registry: CollectorRegistry, host: str, port: int) -> ScrapeServer:
     """Listening; MproxyError when that cannot be."""
-    try:
-        server = ScrapeServer(host, port)
-    except OSError as error:
-        raise cannot_listen(format_host_port(host, port), error, port) from None
+    (listener,) = listen_on([host], port, named=True, both=True)
+    server = ScrapeServer(listener)
     server.set_app(restricted(make_wsgi_app(registry), host))
     return server
 
@@ -112,18 +109,14 @@ class ScrapeServer(ThreadingMixIn, WSGIServer):
     """A thread for each request, up to a bound; more are closed unheard."""
 
     daemon_threads = True
-    request_queue_size = 4 * MOST_REQUESTS
 
-    def __init__(self, host: str, port: int) -> None:
-        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    def __init__(self, listener: socket.socket) -> None:
+        self.address_family = listener.family
         self._places = threading.BoundedSemaphore(MOST_REQUESTS)
-        super().__init__((host, port), _Handler)
-
-    def server_bind(self) -> None:
-        """As the base class does, but the name service is not asked what we are called."""
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.socket.bind(self.server_address)
-        self.server_address = self.socket.getsockname()
+        super().__init__(listener.getsockname(), _Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listener
+        # As `server_bind` of the base class does, but the name service is not asked what we are called.
         self.server_name, self.server_port = map(str, self.server_address[:2])  # type: ignore[assignment]
         self.setup_environ()
 

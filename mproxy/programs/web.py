@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import socket
-import sys
 import threading
 
 from mproxy.ground.config import format_host_port
-from mproxy.ground.errors import MproxyError, UsageError
+from mproxy.ground.packages import WEB, import_packages
 from mproxy.ground.words import escaped, is_loopback, parse_bind, parse_port, split_host_port
+from mproxy.io.bind import listen_on
 from mproxy.programs.options import OneLineParser
 from mproxy.service.exit import complain, exit_status
 
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
 
 PROGRAM = "mproxy web"
 LISTEN = ("127.0.0.1", 8470)
-
-# What is installed where the packages are missing; pyproject.toml has the same list.
-PACKAGES = "'starlette>=0.40,<2' 'uvicorn>=0.30,<1'"
 
 # Requests at once: 32 pages, and what they ask for beside their stream.
 MOST_REQUESTS = 128
@@ -53,8 +49,9 @@ def _web(argv: list[str]) -> int:
     parser.add_argument("-h", "--help", action="help", help="print this text and exit")
     options = parser.parse_args(argv)
     host, port = options.listen or LISTEN
-    _import_packages()
-    with _listen(host, port) as listener:
+    import_packages(WEB)
+    (listener,) = listen_on([host], port, named=True, both=True, remedy="; --listen takes another address and port")
+    with listener:
         asyncio.run(_serve(listener, host, options.open))
     return 0
 
@@ -63,30 +60,6 @@ def _parse_listen(text: str) -> tuple[str, int]:
     words = split_host_port([text], 0)
     host, port = words if len(words) == 2 else (LISTEN[0], text)
     return parse_bind(host), parse_port(port, lowest=0)
-
-
-def _import_packages() -> None:
-    """Have them on the path: the launchers start Python without site-packages."""
-    try:
-        try:
-            import uvicorn
-        except ImportError:
-            import site
-            site.main()
-        import starlette  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise MproxyError(f"the Python package '{error.name}' is missing; to install what the page needs:"
-                          f" {sys.executable} -m pip install {PACKAGES}") from None
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise UsageError(f"cannot listen on {format_host_port(host, port)}: {os.strerror(error.errno or 0)}; choose"
-                         " another address with --listen") from None
 
 
 async def _serve(listener: socket.socket, host: str, opens: bool) -> None:

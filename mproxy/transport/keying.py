@@ -13,7 +13,8 @@ import re
 import stat
 
 from mproxy.ground.errors import PeerError, UsageError
-from mproxy.ground.key_formats import SPKI_PREFIX, foreign_key, import_cryptography, pem_block
+from mproxy.ground.key_formats import SPKI_PREFIX, foreign_key, pem_block
+from mproxy.ground.packages import KEYS, import_packages
 from mproxy.ground.words import counted
 from mproxy.transport._seal import Cipher
 from mproxy.transport.noise import Handshake, NoiseError, load, x25519_private, x25519_public
@@ -90,7 +91,7 @@ class Key:
     @property
     def public(self) -> bytes:
         """The Ed25519 public key."""
-        import_cryptography()
+        import_packages(KEYS)
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
         key: bytes = Ed25519PrivateKey.from_private_bytes(self.seed).public_key().public_bytes_raw()
         return key

@@ -13,7 +13,7 @@ import hashlib
 import hmac
 
 from mproxy.ground.errors import PeerError
-from mproxy.ground.key_formats import import_cryptography
+from mproxy.ground.packages import KEYS, import_packages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,21 +46,21 @@ def load() -> None:
 
 
 def _ciphers() -> dict[str, tuple[type[AESGCM] | type[ChaCha20Poly1305], ByteOrder]]:
-    import_cryptography()
+    import_packages(KEYS)
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
     return {"AESGCM": (AESGCM, "big"), "ChaChaPoly": (ChaCha20Poly1305, "little")}
 
 
 def generate_private() -> bytes:
     """A fresh X25519 private key: 32 bytes."""
-    import_cryptography()
+    import_packages(KEYS)
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
     return X25519PrivateKey.generate().private_bytes_raw()
 
 
 def public_of(private: bytes) -> bytes:
     """The X25519 public key of a private one."""
-    import_cryptography()
+    import_packages(KEYS)
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
 
