@@ -72,7 +72,7 @@ METRICS = {metric.name: metric for metric in (
     Metric("mproxy_session_round_trip_seconds", GAUGE, ("of",), "Round trip: of the median session, and the longest."),
     Metric("mproxy_session_unacknowledged_bytes", GAUGE, (), "Held until the other side has them."),
     Metric("mproxy_session_undelivered_bytes", GAUGE, (), "Held until applications take them."),
-    Metric("mproxy_session_memory_bytes", GAUGE, (), "Memory of sessions: buffers and records."),
+    Metric("mproxy_session_memory_bytes", GAUGE, (), "Memory of sessions, their buffers included."),
     Metric("mproxy_streams", GAUGE, (), "Open streams, one for each connection of an application."),
     Metric("mproxy_streams_opened_total", COUNTER, (), "Streams opened."),
 

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from mproxy.endpoint._endpoint import Endpoint
     from mproxy.io._loop import Loop
 
+# Of a session: what its objects have outside themselves, such as lists; and what a carrier has that seals. As a test
+# measures them.
+SMALL_BYTES = 2560
+SEALED_BYTES = 3000
+
 # Of a session's outages the newest are remembered.
 REMEMBERED = 16
 
@@ -132,9 +137,20 @@ def session_facts(endpoint: Endpoint, outages: Outages, now: int) -> dict[str, A
         "resent_bytes": outages.resent_bytes,
         "unacknowledged_bytes": streams.out_held,
         "undelivered_bytes": streams.in_held,
-        "memory_bytes": streams.storage_bytes,
+        "memory_bytes": memory_bytes(endpoint),
         "heartbeat_s": seconds(outages.heartbeat_us),
         "outages": outages.facts(now)}
+
+
+def memory_bytes(endpoint: Endpoint) -> int:
+    """What a session takes in this process: rings and records of its streams, its objects, its carrier's. What the
+    system has for its sockets is not in it, nor what is there for a moment."""
+    from mproxy._transmit import Transmitter
+    session, carrier = endpoint.session, endpoint.carrier
+    total = session.streams.storage_bytes + SMALL_BYTES + Transmitter.__basicsize__
+    for part in (endpoint, session, session.streams, carrier):
+        total += type(part).__basicsize__ if part is not None else 0
+    return total + (SEALED_BYTES if carrier is not None and carrier.sealed else 0)
 
 
 def transfer_facts(peer: str, moved_bytes: int, kept_bytes: int, total_bytes: int | None,
