@@ -174,6 +174,8 @@ def counted(count: int, noun: str) -> str:
 
 def escaped(text: str) -> str:
     """`text` with characters that would disturb a terminal or a line escaped as in Python."""
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 

@@ -118,15 +118,13 @@ class Examination:
     def _look_around(self) -> Findings:
         """Whether a cproxy here has a session with it already."""
         for one in survey(1.0):
-            facts = one.facts or {}
-            if one.program != "cproxy" or facts.get("sproxy") != self._where:
+            facts = one.facts
+            if facts is None or one.program != "cproxy" or facts.get("sproxy") != self._where:
                 continue
-            sessions = facts.get("sessions")
-            for session in sessions if isinstance(sessions, list) else ():
-                if isinstance(session, dict):  # as root we ask strangers, too
-                    state, why = session.get("state"), session.get("why")
-                    text = f"{facts.get('name')} (process {one.pid}) is {state}{f': {why}' if why else ''}"
-                    yield CheckResult("here", NOTE, text, process=one.pid, state=state)
+            for session in facts["sessions"]:
+                state, why = session["state"], session["why"]
+                text = f"{facts['name']} (process {one.pid}) is {state}{f': {why}' if why else ''}"
+                yield CheckResult("here", NOTE, text, process=one.pid, state=state)
 
     def _open_key(self) -> None:
         """Ours, which is not made here: without one, one that is forgotten afterwards."""
@@ -258,13 +256,21 @@ class Examination:
                           version=_wire.VERSION, cipher=heard.cipher)
         if not self._config.plaintext:
             if isinstance(self._trust, PeerError):
-                yield CheckResult("trust", FAULT, str(self._trust), (
-                    f"compare with the line host-key in the log of sproxy, or 'mproxy keygen --host' there; only if"
-                    f" they match change {self._config.known_hosts_file or 'known_hosts'} as said above"),
-                    offered=fingerprint(self._spki))
+                offered = fingerprint(self._spki)
+                yield CheckResult("trust", FAULT, str(self._trust), self._say_distrust(offered), offered=offered)
                 return False
             yield self._say_trust()
         return (yield from self._own_key(heard))
+
+    def _say_distrust(self, offered: str) -> str:
+        """What another key than the expected one means, and what to do."""
+        compare = f"compare {offered} with the line host-key in the log of sproxy, or 'mproxy keygen --host' there"
+        if not self._config.host_fingerprint:
+            file = self._config.known_hosts_file or "known_hosts"
+            return f"{compare}; only if they match change {file} as said above"
+        return (f"the server at {self._where} is not the one that --host-fingerprint means: it is another one, or it"
+                f" has a new key, or someone is intercepting the connection; {compare}; only if they match give cproxy"
+                f" --host-fingerprint {offered} instead")
 
     def _say_trust(self) -> CheckResult:
         key = fingerprint(self._spki)

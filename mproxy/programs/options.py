@@ -65,9 +65,11 @@ class OneLineParser(argparse.ArgumentParser):
         """An option with a value; `parse` turns text into the value or raises UsageError."""
         group.add_argument(option, type=lambda text: _word(option, text, parse), help=help, **keywords)
 
-    def add_word(self, name: str, parse: Callable[[str], object], help: str) -> None:
-        """A required positional argument, an attribute `name` of the result of `parse_args`."""
-        self.add_argument(name, type=lambda text: _word(name, text, parse), help=help)
+    def add_word(self, name: str, parse: Callable[[str], object], help: str, **keywords: Any) -> None:
+        """A positional argument, required unless `nargs` says otherwise; an attribute `name` of the result of
+        `parse_args`."""
+        shown = keywords.get("metavar", name)
+        self.add_argument(name, type=lambda text: _word(shown, text, parse), help=help, **keywords)
 
     def add_choice(self, group: argparse._ActionsContainer, option: str, choices: tuple[str, ...], help: str) -> None:
         """An option whose value is one of `choices`; those of a level are only in the help's text."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 import sys
 
 from mproxy.ground.errors import MproxyError, UsageError
-from mproxy.ground.words import counted
+from mproxy.ground.words import counted, escaped
 from mproxy.programs.relay_options import PROGRAM, parse_relay
 from mproxy.programs.relay_service import Service
 from mproxy.programs.relay_status import say_status
+from mproxy.programs.status_text import clean
 from mproxy.relay.rule_file import read_rules
 from mproxy.service import control
+from mproxy.service.answers import STRANGE, is_status, what_was_done
 from mproxy.service.background import Background, LogFile, running_pid, stop_process
-from mproxy.service.exit import complain, exit_status, silence_output
+from mproxy.service.exit import exit_status, silence_output
 from mproxy.service.log import reserve_standard_fds
 from mproxy.service.systemd import given_sockets
 
@@ -54,12 +56,8 @@ def check(given: dict[str, Any]) -> int:
 
 def reload(given: dict[str, Any]) -> int:
     """Have the running relay read its rules again."""
-    answer = _ask(find_relay(given), "reload")
-    for line in answer["lines"]:
-        complain(PROGRAM, line)
-    if answer["ok"]:
-        print(answer["done"])
-    return 0 if answer["ok"] else 1
+    print(escaped(what_was_done(_ask(find_relay(given), "reload"))))
+    return 0
 
 
 def stop(given: dict[str, Any]) -> int:
@@ -70,9 +68,10 @@ def stop(given: dict[str, Any]) -> int:
 
 def status(given: dict[str, Any]) -> int:
     """Print what the running relay does."""
-    answer = _ask(find_relay(given), "status")
+    answer, as_json = _ask_status(find_relay(given)), given.get("json", False)
+    said = say_status(answer, as_json)
     try:
-        print(say_status(answer, as_json=given.get("json", False)), flush=True)
+        print(said if as_json else clean(said), flush=True)
     except BrokenPipeError:
         silence_output()  # `| head` has seen enough
     return 0
@@ -86,7 +85,7 @@ def find_relay(given: dict[str, Any]) -> int:
     if not running:
         raise MproxyError("no relay of this user is running here; choose another user's with --pidfile FILE")
     if len(running) > 1:  # one that is stopping may go on for a while beside its successor
-        running = [pid for pid in running if _ask(pid, "status")["state"] != "stopping"] or running
+        running = [pid for pid in running if _ask_status(pid)["state"] != "stopping"] or running
     if len(running) > 1:
         raise UsageError(f"{len(running)} relays are running: choose one with --pidfile FILE")
     return running[0]
@@ -94,6 +93,13 @@ def find_relay(given: dict[str, Any]) -> int:
 
 def _ask(pid: int, command: str) -> Facts:
     return control.ask(control.find_socket("relay", pid), command)
+
+
+def _ask_status(pid: int) -> Facts:
+    answer = _ask(pid, "status")
+    if not is_status(answer, "relay"):
+        raise MproxyError(f"cannot show what process {pid} does: {STRANGE}")
+    return answer
 
 
 # ---- running

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 
 from mproxy.ground.errors import MproxyError, UsageError
-from mproxy.ground.words import parse_duration, printable
+from mproxy.ground.words import parse_duration, parse_name, printable
 from mproxy.programs.options import OneLineParser
-from mproxy.programs.status_text import clean, say_nothing, say_programs
+from mproxy.programs.status_text import clean, say_missing, say_nothing, say_programs
 from mproxy.service import control
+from mproxy.service.answers import STRANGE, what_was_done
 from mproxy.service.exit import complain, exit_status, silence_output
-from mproxy.service.survey import survey
+from mproxy.service.survey import Surveyed, survey
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,12 +26,14 @@ if TYPE_CHECKING:
 WATCH_S = 1.0
 WAIT_S = 0.1
 
-# How long programs have to answer: one that takes longer hangs.
+# How long programs have to answer: one that takes longer hangs. `wait` has less time with a short --timeout.
 PATIENCE_S = 5.0
+LEAST_PATIENCE_S = 1.0
 
 # Streams of a session that a person is shown.
 SHOWN = 10
 
+KINDS = ("cproxy", "sproxy", "relay", "recv", "send")
 WHICH = "PROGRAM|NAME|PID"
 WHICH_HELP = "cproxy, sproxy, relay, recv or send: all of these; or a name, or a process number (default all)"
 
@@ -57,19 +59,19 @@ def _status(argv: list[str]) -> int:
     parser.add_argument("--streams", action="store_true", help=(
         f"every stream of each session (default: the {SHOWN} oldest, and with --json none)"))
     parser.add_argument("--watch", action="store_true", help="show it again every second, until Ctrl-C")
-    parser.add_argument("which", nargs="?", metavar=WHICH, help=WHICH_HELP)
+    add_which(parser)
     options = parser.parse_args(argv)
     try:
         while True:
             started = time.monotonic()
             found, silent = ask_all(options.which, streams=True if options.streams else 0 if options.json else SHOWN)
             name_applications(found)
-            shown = "\n".join(_as_json(found) if options.json else say_programs(found, options.which))
+            shown = "\n".join(_as_json(found, silent) if options.json else say_programs(found, options.which))
             if options.watch and not options.json and os.isatty(1):
                 shown = f"\033[H\033[J{shown}"
             print(shown, flush=True)
-            for line in silent:
-                complain("mproxy status", line)
+            for each in silent:
+                complain("mproxy status", say_silent(each))
             if not options.watch:
                 return int(bool(silent) or not found)
             time.sleep(max(0.0, started + WATCH_S - time.monotonic()))
@@ -80,9 +82,12 @@ def _status(argv: list[str]) -> int:
         return 0 if options.watch else 130
 
 
-def _as_json(found: list[Facts]) -> Iterator[str]:
+def _as_json(found: list[Facts], silent: list[Surveyed]) -> Iterator[str]:
     for facts in found:
-        yield json.dumps(facts)
+        try:
+            yield json.dumps(facts, allow_nan=False)
+        except (ValueError, RecursionError):  # in a field that nobody here knows
+            silent.append(Surveyed(facts["program"], facts["pid"], facts["socket"], 0, why=STRANGE))
 
 
 # ---- mproxy kill
@@ -108,19 +113,19 @@ def _kill(argv: list[str]) -> int:
     found, silent = ask_all(None)
     for facts in found:
         if any(each["session"] == session for each in facts.get("sessions", ())):
-            answer = control.ask(facts["socket"], "kill", session=session, reason=options.reason, **wanted)
-            if not answer.get("ok"):
-                raise MproxyError("; ".join(map(str, answer.get("lines", ["refused"]))))
-            print(clean(f"{facts['name']}: {answer['done']}"))
+            done = what_was_done(control.ask(facts["socket"], "kill", session=session, reason=options.reason, **wanted))
+            print(clean(f"{facts['name']}: {done}"))
             return 0
-    for line in silent:
-        complain("mproxy kill", line)
+    for one in silent:
+        complain("mproxy kill", say_silent(one))
     raise MproxyError(f"no session {printable(session)} is here; 'mproxy status' shows those that are")
 
 
 def split_name(text: str) -> tuple[str, dict[str, int]]:
     """(session, {"stream": number} if it names one) of SESSION or SESSION/STREAM. UsageError."""
     session, slash, number = text.partition("/")
+    if not session:
+        raise UsageError(f"not a session: {printable(text)}; 'mproxy status' shows how they are called")
     if not slash:
         return session, {}
     if not (number.isascii() and number.isdigit()):
@@ -141,39 +146,79 @@ def _wait(argv: list[str]) -> int:
         "Wait until a cproxy or sproxy is in a state; for scripts.\n\n"
         "  connected   a session has a carrier\n"
         "  away        a session has lost its carrier and waits for the next\n"
-        "  ended       no session is left, or the program has ended",
+        "  ended       no session is left, or the program has ended\n\n"
+        "Of several programs that are meant it is enough that one is connected or away;\n"
+        "they have ended when all have. A program that does not run yet is waited for,\n"
+        "and that is said; only for the end of a NAME or PID that was never seen nothing\n"
+        "is waited for: that is an error.",
         "TIME is a number with us, ms, s, m, h or d (a bare number is seconds).\n\n"
+        "exit status: 0 it is so, 1 --timeout has expired, or nothing of that name runs\n"
+        "that could end, 2 wrong command line\n\n"
         "example: mproxy wait --for connected --timeout 30s && make deploy")
     parser.add_choice(parser, "--for", ("connected", "away", "ended"), "the state (default connected)")
     parser.add(parser, "--timeout", parse_duration, metavar="TIME", help="give up after this long (default never)")
-    parser.add_argument("which", nargs="?", metavar=WHICH, help=WHICH_HELP)
+    add_which(parser)
     options = parser.parse_args(argv)
-    wanted: Callable[[list[Facts]], bool] = partial(_is_so, getattr(options, "for") or "connected")
+    awaited = Awaited(options.which, getattr(options, "for") or "connected")
     ends_at = time.monotonic() + options.timeout / 1e6 if options.timeout is not None else None
-    while not wanted(found := ask_all(options.which)[0]):
+    told = False
+    while not awaited.look(ends_at):
         if ends_at is not None and time.monotonic() >= ends_at:
-            complain("mproxy wait", "--timeout has expired" if found else say_nothing(options.which))
+            complain("mproxy wait", f"--timeout has expired{'' if awaited.seen else f': {say_nothing(options.which)}'}")
             return 1
+        if not (awaited.seen or told):
+            told = True
+            complain("mproxy wait", f"{say_missing(options.which)} yet; waiting")
         time.sleep(WAIT_S)
     return 0
 
 
-def _is_so(state: str, found: list[Facts]) -> bool:
-    states = [session["state"] for facts in found for session in facts.get("sessions", ())]
-    return not states if state == "ended" else state in states
+class Awaited:
+    """What `mproxy wait` waits for."""
+
+    def __init__(self, which: str | None, state: str) -> None:
+        self._which = which
+        self._state = state
+        self.seen: set[int] = set()  # processes that are, or were, meant
+
+    def look(self, ends_at: float | None) -> bool:
+        """Whether it is so now; MproxyError: it never will be. `ends_at`: when there is no more time."""
+        left_s = PATIENCE_S if ends_at is None else ends_at - time.monotonic()
+        found, silent = ask_all(self._which, max(LEAST_PATIENCE_S, min(PATIENCE_S, left_s)))
+        self.seen.update(facts["pid"] for facts in found)
+        states = [session["state"] for facts in found for session in facts.get("sessions", ())]
+        if self._state != "ended":
+            return self._state in states
+        if states or any(self._may_mean(each) for each in silent):
+            return False
+        if not self.seen and self._which not in (None, *KINDS):
+            raise MproxyError(f"{say_missing(self._which)}, so there is no end to wait for")
+        return True
+
+    def _may_mean(self, silent: Surveyed) -> bool:
+        """Whether a program that does not answer is one of those: its name is known from earlier answers alone."""
+        if silent.pid in self.seen or self._which in (None, silent.program, str(silent.pid)):
+            return True
+        return not self.seen and self._which not in KINDS
 
 
 # ---- who runs
 
-def ask_all(which: str | None, patience_s: float = PATIENCE_S, **more: object) -> tuple[list[Facts], list[str]]:
-    """(facts of the programs that `which` names, what went wrong with others). `which`: a program, a name or a
-    process; all are asked at once; `more`: what to ask besides, as the control socket's `status` takes it."""
+def add_which(parser: OneLineParser) -> None:
+    """Which programs are meant: the argument `which` of `ask_all`."""
+    parser.add_word("which", parse_name, WHICH_HELP, nargs="?", metavar=WHICH)
+
+
+def ask_all(which: str | None, patience_s: float = PATIENCE_S, **more: object) -> tuple[list[Facts], list[Surveyed]]:
+    """(facts of the programs that `which` names, those that cannot be asked, which may be others).
+
+    `which`: a program, a name or a process; all are asked at once. `more`: what to ask besides, as the control socket's
+    `status` takes it.
+    """
     found, silent = [], []
     for each in survey(patience_s, **more):
         if each.facts is None:
-            silent.append(f"cannot ask the program on {each.path}: no answer")
-        elif not _is_answer(each.facts):
-            silent.append(f"the program on {each.path} answers as no program of this release does")
+            silent.append(each)
         else:
             facts = each.facts | {"pid": each.pid, "socket": each.path}
             if which in (None, each.program, facts["name"], str(each.pid)):
@@ -181,24 +226,17 @@ def ask_all(which: str | None, patience_s: float = PATIENCE_S, **more: object) -
     return found, silent
 
 
-def _is_answer(facts: Facts) -> bool:
-    """Whether a program is named, and has its sessions, as all who ask expect: it may be of another release, or, for
-    root, another user's who means no good."""
-    sessions = facts.get("sessions", [])
-    return (isinstance(facts.get("name"), str) and isinstance(sessions, list)
-            and all(isinstance(session, dict) and isinstance(session.get("session"), str)
-                    and isinstance(session.get("state"), str) for session in sessions))
+def say_silent(silent: Surveyed) -> str:
+    """That one of `ask_all` cannot be asked, and why."""
+    return f"cannot ask the program on {silent.path}: {silent.why}"
 
 
 def name_applications(found: list[Facts]) -> None:
     """Add process and name to the applications of all streams, where they are on this host and may be seen."""
     for facts in found:
-        try:
-            applications = {_ends_of(stream["application"]): stream["application"]
-                            for session in facts.get("sessions", ()) for stream in session.get("stream_list", ())
-                            if stream["application"]}
-        except control.MALFORMED:
-            continue  # what shows them says so
+        applications = {_ends_of(stream["application"]): stream["application"]
+                        for session in facts.get("sessions", ()) for stream in session.get("stream_list", ())
+                        if stream["application"]}
         if applications:
             from mproxy.service.owners import find_owners
             for ends, (pid, name) in find_owners(facts["pid"], applications).items():

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from mproxy.ground.config import format_host_port
 from mproxy.ground.words import counted, escaped, printable
 from mproxy.programs.relay_status import say_bytes, say_duration, say_status
-from mproxy.service.control import MALFORMED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,23 +25,24 @@ def say_programs(found: list[Facts], which: str | None = None) -> Iterator[str]:
     for number, facts in enumerate(found):
         if number:
             yield ""
-        try:
-            lines = list(_say_one(facts))
-        except MALFORMED:
-            lines = [f"{facts['name']}  process {facts['pid']}: its answer is not that of this release"]
-        yield from map(clean, lines)
+        yield from map(clean, _say_one(facts))
+
+
+def say_missing(which: str | None) -> str:
+    """That nobody has answered to `which`."""
+    return "nothing is running" if which is None else f"nothing called {printable(which)} is running"
 
 
 def say_nothing(which: str | None) -> str:
-    """That nobody has answered to `which`."""
-    what = "nothing is running" if which is None else f"nothing called {printable(which)} is running"
-    return f"{what}: no cproxy, sproxy, relay, recv or send of this user has a control socket here"
+    """The same, and what was looked for."""
+    return f"{say_missing(which)}: no cproxy, sproxy, relay, recv or send of this user has a control socket here"
 
 
 def _say_one(facts: Facts) -> Iterator[str]:
-    if "transfers" in facts:
+    program = facts["program"]
+    if program in ("recv", "send"):
         return _say_transfers(facts)
-    return _say_relay(facts) if facts.get("program") == "relay" else _say_program(facts)
+    return _say_relay(facts) if program == "relay" else _say_program(facts)
 
 
 def _say_relay(facts: Facts) -> Iterator[str]:
@@ -88,9 +88,7 @@ def say_session(session: Facts) -> Iterator[str]:
                   f" {outages['total_s']:.1f} s in all")
     yield f"    {moved}"
     known = [f"began {say_duration(session['age_s'])} ago"] if session["age_s"] is not None else []
-    known.append(f"heartbeat {session['heartbeat_s']:g} s")
-    if "memory_bytes" in session:
-        known.append(f"{say_bytes(session['memory_bytes'])} of memory")
+    known += [f"heartbeat {session['heartbeat_s']:g} s", f"{say_bytes(session['memory_bytes'])} of memory"]
     if session["key"]:
         known.append(f"key {session['key']}")
     yield f"    {', '.join(known)}"

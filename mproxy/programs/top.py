@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import queue
+import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -14,9 +16,10 @@ from collections.abc import Callable
 from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.ground.words import parse_duration
 from mproxy.programs.options import OneLineParser
-from mproxy.programs.status_commands import WHICH, WHICH_HELP, ask_all, name_applications
+from mproxy.programs.status_commands import WHICH, add_which, ask_all, name_applications, say_silent
 from mproxy.programs.top_table import COLUMNS, TopColumn, TopRow, TopTable
 from mproxy.service import control
+from mproxy.service.answers import is_status, what_was_done
 from mproxy.service.exit import exit_status
 
 TYPE_CHECKING = False
@@ -24,10 +27,12 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mproxy.programs.top_screen import TopScreen
+    from mproxy.service.survey import Surveyed
 
     Facts = dict[str, Any]
 
 DELAY_US = 2_000_000
+LEAST_DELAY_US, MOST_DELAY_US = 100_000, 3_600_000_000
 
 # Asking takes no more than one part in so many of the time: with thousands of sessions it is done less often.
 RARELY = 25
@@ -64,15 +69,13 @@ def _top(argv: list[str]) -> int:
         "  q              quit",
         "TIME is a number with us, ms, s, m, h or d (a bare number is seconds).\n\n"
         "example: mproxy top --sort outages sproxy")
-    parser.add(parser, "--delay", parse_duration, metavar="TIME", help=(
+    parser.add(parser, "--delay", _delay, metavar="TIME", help=(
         "ask again after this long (default 2s); with thousands of sessions less often"))
     parser.add(parser, "--sort", _column, metavar="COLUMN", help=(
         f"sort by {', '.join(TITLES[:-1])} or {TITLES[-1]} (default down/s)"))
     parser.add_argument("-h", "--help", action="help", help="print this text and exit")
-    parser.add_argument("which", nargs="?", metavar=WHICH, help=WHICH_HELP)
+    add_which(parser)
     options = parser.parse_args(argv)
-    if options.delay is not None and not 100_000 <= options.delay <= 3_600_000_000:
-        raise UsageError("--delay: out of range (100ms to 1h)")
     if not (os.isatty(0) and os.isatty(1)):
         raise UsageError("standard input and output are not a terminal; for scripts there is 'mproxy status --json'")
     table = TopTable()
@@ -81,6 +84,13 @@ def _top(argv: list[str]) -> int:
     sampler = Sampler(options.which, (DELAY_US if options.delay is None else options.delay) / 1e6)
     _on_screen(lambda screen: Top(screen, table, sampler).run())
     return 0
+
+
+def _delay(text: str) -> int:
+    delay_us = parse_duration(text)
+    if not LEAST_DELAY_US <= delay_us <= MOST_DELAY_US:
+        raise UsageError("must be 100ms to 1h")
+    return delay_us
 
 
 def _column(text: str) -> TopColumn:
@@ -95,15 +105,31 @@ def _on_screen(show: Callable[[TopScreen], object]) -> None:
         import curses
     except ImportError:
         raise MproxyError("this Python was built without curses; 'mproxy status --watch' does without it") from None
-    from mproxy.programs.top_screen import TopScreen
+    from mproxy.programs.top_screen import TopScreen, can_place_cursor
     os.environ.setdefault("ESCDELAY", "25")  # a lone Esc is a key
     for name in ("LINES", "COLUMNS"):  # of another terminal: curses would believe them rather than this one
         os.environ.pop(name, None)
+    term = os.environ.get("TERM", "")
+    if not can_place_cursor(term):
+        about = f"does not describe a terminal on which text can be placed: TERM={term}" if term else "is not set"
+        raise UsageError(f"TERM {about}; 'mproxy status --watch' works on any")
+    _leave_in_order()
     try:
         curses.wrapper(lambda window: show(TopScreen(window, KEY_MS)))
     except curses.error as error:
-        raise MproxyError(f"cannot use this terminal (TERM={os.environ.get('TERM', '')}): {error};"
-                          " 'mproxy status --watch' needs less of it") from None
+        if error.__context__ is not None:  # the terminal has gone, and could not be given back
+            raise error.__context__ from None
+        raise MproxyError(f"cannot use this terminal (TERM={term}): {error}; 'mproxy status --watch' needs less of it"
+                          ) from None
+
+
+def _leave_in_order() -> None:
+    """Signals that would end the process at once raise exceptions, so that the terminal is given back."""
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, lambda number, _frame: sys.exit(128 + number))  # as shells count it
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Sampler(threading.Thread):
@@ -122,6 +148,16 @@ class Sampler(threading.Thread):
         self._tasks.put(task)
 
     def run(self) -> None:
+        try:
+            self._ask_again_and_again()
+        except Exception as error:  # a fault of ours: it ends the program, and not this thread alone
+            fault = error
+
+            def fail(_top: Top) -> None:
+                raise fault
+            self.results.put(fail)
+
+    def _ask_again_and_again(self) -> None:
         while True:
             began = time.monotonic()
             waited = self._look()
@@ -140,11 +176,14 @@ class Sampler(threading.Thread):
         looked_at = self.looked_at
         if looked_at is None:
             return waited_s
+        program: Facts = {"sessions": []}
         try:
-            program = control.ask(looked_at[0], "status", session=looked_at[1], streams=STREAMS)
-            name_applications([program])
+            answer = control.ask(looked_at[0], "status", session=looked_at[1], streams=STREAMS)
+            if is_status(answer) and "sessions" in answer:
+                program = answer
+                name_applications([program])
         except MproxyError:
-            program = {"sessions": []}
+            pass  # it has ended
         self.results.put(lambda top: top.on_session(looked_at, program))
         return waited_s
 
@@ -194,11 +233,11 @@ class Top:
 
     # ---- news
 
-    def on_look(self, found: list[Facts], silent: list[str], now: float) -> None:
+    def on_look(self, found: list[Facts], silent: list[Surveyed], now: float) -> None:
         """All programs were asked."""
         self._table.update(found, now)
         if silent:
-            self.say(silent[0])
+            self.say(say_silent(silent[0]))
 
     def on_session(self, looked_at: tuple[str, str], program: Facts) -> None:
         """The session that is looked at was asked; it may be another one by now, or have ended."""
@@ -292,8 +331,7 @@ class Top:
     def _kill(self, socket: str, session: str, wanted: dict[str, int]) -> None:
         """In the other thread."""
         try:
-            answer = control.ask(socket, "kill", session=session, reason="in mproxy top", **wanted)
-            said = str(answer["done"]) if answer.get("ok") else "; ".join(map(str, answer.get("lines", ["refused"])))
+            said = what_was_done(control.ask(socket, "kill", session=session, reason="in mproxy top", **wanted))
         except MproxyError as error:
             said = str(error)
         self._sampler.results.put(lambda top: top.say(said))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import curses
+import select
 from collections.abc import Sequence
 
+from mproxy.ground.errors import MproxyError
 from mproxy.programs.status_text import clean, say_session, say_stream
 from mproxy.programs.top_table import TopTable, columns_within
 
@@ -29,6 +31,15 @@ HELP = "arrows: move, < >: sort, r: reverse, Enter: why, k: kill, space: now, q:
 DETAIL_HELP = "arrows: choose a stream, k: kill it, K: kill the session, Esc: back, q: quit"
 
 
+def can_place_cursor(term: str) -> bool:
+    """Whether the terminal that TERM names is known, and can do what every screen needs."""
+    try:
+        curses.setupterm(term or "unknown", 1)
+    except curses.error:
+        return False
+    return bool(curses.tigetstr("cup")) and bool(curses.tigetstr("clear"))
+
+
 class TopScreen:
     """A curses window, and where each view of it was scrolled to."""
 
@@ -50,8 +61,10 @@ class TopScreen:
             pass  # one that cannot hide its cursor
 
     def read_key(self) -> str:
-        """The next key, or nothing when there was none for `wait_ms`."""
+        """The next key, or nothing when there was none for `wait_ms`. MproxyError when there will be none any more."""
         code = self._window.getch()
+        if code < 0 and _has_hung_up():
+            raise MproxyError("the terminal has gone")
         return KEYS.get(code) or (chr(code) if 0 < code < 128 else "")
 
     @property
@@ -135,3 +148,10 @@ class TopScreen:
                 self._window.addnstr(line, left, text, columns - 1 - left, style)
             except curses.error:
                 pass  # it has become smaller meanwhile: there will be an event
+
+
+def _has_hung_up() -> bool:
+    """Nobody has the other end of the terminal any more: then each read ends at once."""
+    poll = select.poll()
+    poll.register(0, 0)
+    return bool(poll.poll(0))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from mproxy.ground.words import counted
 from mproxy.programs.relay_status import say_bytes, say_bytes_short, say_duration
-from mproxy.service.control import MALFORMED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,14 +46,14 @@ class TopRow:
         return bool(self.session) and "sessions" in self.program
 
 
-def rows_of(program: Facts) -> Iterator[TopRow]:
-    """The rows of one program."""
-    if "sessions" in program:
-        yield from (_session_row(program, session) for session in program["sessions"])
-    elif "transfers" in program:
-        yield from (_transfer_row(program, transfer) for transfer in program["transfers"])
-    if not program.get("sessions") and not program.get("transfers"):
-        yield _program_row(program)
+def rows_of(program: Facts) -> list[TopRow]:
+    """The rows of one program; one of its own when it has neither sessions nor transfers."""
+    rows = [_program_row(program)]
+    if program["program"] in ("recv", "send"):
+        rows = [_transfer_row(program, transfer) for transfer in program["transfers"]] or rows
+    elif program["program"] != "relay":
+        rows = [_session_row(program, session) for session in program["sessions"]] or rows
+    return rows
 
 
 def _session_row(program: Facts, session: Facts) -> TopRow:
@@ -80,7 +79,7 @@ def _transfer_row(program: Facts, transfer: Facts) -> TopRow:
 
 def _program_row(program: Facts) -> TopRow:
     row = TopRow(program, "", "", program["state"] if program["state"] != "running" else "idle", program["uptime_s"])
-    if "totals" in program:  # a relay
+    if program["program"] == "relay":
         tcp, udp = program["totals"]["tcp"], program["totals"]["udp"]
         row.state, row.peer = program["state"], counted(len(program["rules"]), "rule")
         row.streams = tcp.get("connections", 0) + udp.get("sessions", 0)
@@ -160,10 +159,7 @@ class TopTable:
         """Another look at all programs, at `now` (seconds)."""
         rows: list[TopRow] = []
         for program in found:
-            try:
-                rows += list(rows_of(program))
-            except MALFORMED:
-                rows.append(TopRow(program, "", "", "unknown", None))  # another release's, or a stranger's
+            rows += rows_of(program)
         elapsed = now - self._looked_at
         for row in rows:
             before = self._moved.get(row.key)

@@ -41,8 +41,12 @@ def find_owners(pid: int, wanted: Collection[Ends]) -> dict[Ends, tuple[int, str
 
 def _connections(pid: int, wanted: Collection[Ends]) -> Iterator[tuple[Ends, str]]:
     """(its two ends, its inode) of every TCP connection that is wanted, of those that `pid` could see."""
-    known = {(_spell(here, mapped), _spell(there, mapped)): (here, there)
-             for here, there in wanted for mapped in (False, True)}
+    known: dict[tuple[str, str], Ends] = {}
+    for here, there in wanted:
+        try:
+            known |= {(_spell(here, mapped), _spell(there, mapped)): (here, there) for mapped in (False, True)}
+        except (OSError, ValueError):
+            continue  # not numeric: whoever said so means something else
     for table in ("tcp", "tcp6"):
         try:
             with open(f"/proc/{pid}/net/{table}", encoding="ascii") as lines:

@@ -9,6 +9,7 @@ import socket
 import struct
 import time
 
+from mproxy.service.answers import STRANGE, is_status
 from mproxy.service.control import LONGEST_ANSWER, find_running, short_path
 
 TYPE_CHECKING = False
@@ -26,16 +27,18 @@ _CREDENTIALS = struct.Struct("iII")  # struct ucred of unix(7): pid, uid, gid
 
 
 class Surveyed:
-    """A program that runs, and its answer: `facts` is None when none came in time."""
+    """A program that runs, and its answer: `facts` is None when none came in time, or one that cannot be relied on."""
 
-    __slots__ = ("facts", "path", "pid", "program", "uid")
+    __slots__ = ("facts", "path", "pid", "program", "uid", "why")
 
-    def __init__(self, program: str, pid: int, path: str, uid: int, facts: Facts | None = None) -> None:
+    def __init__(self, program: str, pid: int, path: str, uid: int, facts: Facts | None = None,
+                 why: str = "no answer") -> None:
         self.program = program
         self.pid = pid
         self.path = path    # of its control socket
         self.uid = uid      # whose it is, as the kernel says
         self.facts = facts
+        self.why = why      # there are no facts
 
 
 def survey(patience_s: float, **more: object) -> list[Surveyed]:
@@ -123,11 +126,12 @@ class _Asked:
                 facts = json.loads(b"".join(self._parts))
             except (ValueError, RecursionError):
                 pass
-        if not isinstance(facts, dict):
-            facts = None
-            if not is_there(self._path, self._pid):
-                return None
-        return Surveyed(self._program, self._pid, self._path, self._uid, facts)
+        if is_status(facts, self._program):
+            return Surveyed(self._program, self._pid, self._path, self._uid, facts)
+        if not is_there(self._path, self._pid):
+            return None
+        why = STRANGE if isinstance(facts, dict) else "no answer"
+        return Surveyed(self._program, self._pid, self._path, self._uid, why=why)
 
 
 def is_there(path: str, pid: int) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from mproxy.ground.config import format_host_port
+from mproxy.ground.words import escaped
 from mproxy.web.history import Gaps, Samples
 
 TYPE_CHECKING = False
@@ -26,6 +27,9 @@ MOST_ENDED = 200
 
 # Seconds by which an age may stray between two looks without another moment being meant.
 STRAY_S = 0.75
+
+# Between two looks a program's clock goes on by more.
+LEAST_S = 0.01
 
 # Characters of a text that a program says: some are a peer's.
 LONGEST_TEXT = 500
@@ -77,7 +81,9 @@ class SessionHistory:
     def rates(self, at: float, sent: int, received: int) -> tuple[float | None, float | None]:
         """Bytes a second out and in since the last look; `at`: the program's clock."""
         took = at - self.moved_at if self.moved_at is not None else 0.0
-        rates = (max(0, sent - self.sent) / took, max(0, received - self.received) / took) if took > 0 else (None, None)
+        rates: tuple[float | None, float | None] = (None, None)
+        if took >= LEAST_S:
+            rates = (max(0, sent - self.sent) / took, max(0, received - self.received) / took)
         self.moved_at, self.sent, self.received = at, sent, received
         return rates
 
@@ -116,7 +122,7 @@ class Board:
     # ---- what a look finds
 
     def take(self, pid: int, socket: str, facts: Facts) -> None:
-        """A program's answer to `status`. AttributeError, KeyError, TypeError, ValueError when it is none."""
+        """A program's answer to `status`, checked before."""
         key = str(pid)
         row = self._row("programs", key)
         if row is None:
@@ -124,7 +130,7 @@ class Board:
         self.sockets[key] = socket
         sessions, transfers = facts.get("sessions", ()), facts.get("transfers", ())
         row.put(self.look, {
-            "pid": pid, "program": _text(facts["program"]), "name": _text(facts.get("name", facts["program"])),
+            "pid": pid, "program": _text(facts["program"]), "name": _text(facts["name"]),
             "version": _text(facts["version"]), "uid": facts.get("uid"), "state": _text(facts["state"]),
             "started": row.moment("started", self.now - facts["uptime_s"]), "silent_since": None,
             "where": _text(_say_where(facts)), "sessions": len(sessions), "transfers": len(transfers)})
@@ -275,8 +281,8 @@ class Board:
 
 
 def _text(value: Any) -> Any:
-    """A value of a program, cut when it is a long text."""
-    return value[:LONGEST_TEXT] if isinstance(value, str) else value
+    """A value of a program; a text without what would disturb its neighbours, and cut when it is long."""
+    return escaped(value[:LONGEST_TEXT]) if isinstance(value, str) else value
 
 
 def _ago(now: float, age: float | None, sign: int = 1) -> float | None:
@@ -289,9 +295,9 @@ def _rounded(rate: float | None) -> int | None:
 
 def _say_where(facts: Facts) -> str:
     """Where a program listens, or what a relay does."""
-    if facts["program"] != "relay" or "rules" not in facts:
+    if facts["program"] != "relay":
         return ", ".join(facts.get("listening", ()))
-    workers = facts.get("workers", ())
+    workers = facts["workers"]
     return (f"{len(facts['rules'])} rules, {sum(worker['connections'] for worker in workers)} connections,"
             f" {sum(worker['sessions'] for worker in workers)} flows")
 

@@ -9,10 +9,10 @@ import asyncio
 import json
 import os
 import time
-from math import isfinite
 
 from mproxy.ground.errors import MproxyError
 from mproxy.service import control
+from mproxy.service.answers import STRANGE, is_status
 from mproxy.web.board import Board
 
 TYPE_CHECKING = False
@@ -47,7 +47,7 @@ async def ask(path: str, command: str, **more: object) -> dict[str, Any]:
                     size += len(part)
             finally:
                 writer.close()
-        answer = json.loads(b"".join(parts), parse_float=_finite, parse_constant=_finite)
+        answer = json.loads(b"".join(parts))
         if not isinstance(answer, dict):
             raise ValueError
         return answer
@@ -57,14 +57,6 @@ async def ask(path: str, command: str, **more: object) -> dict[str, Any]:
         raise MproxyError(f"no answer within {PATIENCE_S:.0f} s") from None
     except (OSError, ValueError, RecursionError) as error:
         raise MproxyError(error.strerror or "no answer" if isinstance(error, OSError) else "no answer") from None
-
-
-def _finite(text: str) -> float:
-    """A number as JSON has them: browsers know no other."""
-    value = float(text)
-    if not isfinite(value):
-        raise ValueError
-    return value
 
 
 class Lookout:
@@ -123,12 +115,13 @@ class Lookout:
 
     def _take(self, pid: int, program: str, path: str, task: asyncio.Task[dict[str, Any]]) -> None:
         try:
-            answer = {"program": program, "name": f"{program} {pid}"} | task.result()
-            self.board.take(pid, path, answer)
+            answer = task.result()
+            if is_status(answer, program):
+                self.board.take(pid, path, answer)
+            else:
+                self.board.silent(pid, program, self.board.now, STRANGE)
         except control.NobodyListens:
             self.board.lose(str(pid))
         except MproxyError as error:
             if os.path.exists(path):
                 self.board.silent(pid, program, self.board.now, str(error))
-        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
-            self.board.silent(pid, program, self.board.now, "its answer is not that of this version")

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from mproxy.ground.errors import MproxyError
+from mproxy.service.answers import is_status, what_was_done
 from mproxy.web.lookout import Lookout, ask
 
 TYPE_CHECKING = False
@@ -91,9 +92,10 @@ class Routes:
         socket, name = found
         try:
             answer = await ask(socket, "status", session=name, streams=MOST_STREAMS)
-            streams = [session.get("stream_list") for session in answer["sessions"] if session["session"] == name]
-        except (MproxyError, AttributeError, KeyError, TypeError):
-            streams = []
+        except MproxyError:
+            answer = {}
+        sessions = answer.get("sessions", ()) if is_status(answer) else ()
+        streams = [session.get("stream_list") for session in sessions if session["session"] == name]
         return JSONResponse({"streams": streams[0] if streams else None})
 
     async def kill(self, request: Request) -> Response:
@@ -114,9 +116,7 @@ class Routes:
             return JSONResponse({"why": "it has ended already"}, 409)
         socket, session = found
         try:
-            answer = await ask(socket, "kill", session=session, reason=reason or None, **which)
+            done = what_was_done(await ask(socket, "kill", session=session, reason=reason or None, **which))
         except MproxyError as error:
             return JSONResponse({"why": str(error)}, 409)
-        if not answer.get("ok"):
-            return JSONResponse({"why": "; ".join(map(str, answer.get("lines", ["refused"])))}, 409)
-        return JSONResponse({"done": str(answer.get("done", ""))})
+        return JSONResponse({"done": done})

@@ -113,7 +113,7 @@ def test_healthy(pair, lab, doctor):
     verdict = doctor(status=0)
     assert {finding["verdict"] for finding in verdict.facts["findings"]} == {"ok", "note"}
     assert verdict.of("route")["source"] == lab.wifi.address(2) and verdict.of("route")["device"] == "wifi"
-    assert 0 < verdict.of("connect")["took_s"] < 1
+    assert 0 < verdict.of("connect")["took_s"] < 5
     assert verdict.of("answer")["cipher"].startswith("TLS_") or "AES" in verdict.of("answer")["cipher"]
     assert verdict.of("trust")["offered"] == fingerprint(spki(1))
     assert verdict.of("key")["key"] == fingerprint(spki(2))
@@ -270,7 +270,10 @@ def test_the_host_has_another_key(pair, lab, doctor):
     assert "keygen --host" in trust["advice"]
     wanted = doctor("--host-fingerprint", fingerprint(spki(1)), status=0).of("trust")
     assert "--host-fingerprint" in wanted["text"]
-    assert doctor("--host-fingerprint", fingerprint(spki(3))).of("trust")["verdict"] == "fault"
+    trust = doctor("--host-fingerprint", fingerprint(spki(3))).of("trust")
+    assert trust["verdict"] == "fault" and "known_hosts" not in trust["advice"]
+    for word in ("intercepting", "keygen --host", f"--host-fingerprint {fingerprint(spki(1))}"):
+        assert word in trust["advice"]
 
 
 def test_our_key_is_refused(pair, lab, doctor):

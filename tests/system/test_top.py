@@ -1,7 +1,10 @@
 """mproxy top on a terminal of tmux, with real sessions."""
 
+import os
+import pty
 import shutil
 import signal
+import subprocess
 
 import pytest
 from asking import ask, session_of, streams_of
@@ -126,18 +129,64 @@ def test_any_size(pair, served, top):
     terminal.shows("status 0")
 
 
-def test_an_unknown_terminal_is_an_error_of_one_line(pair, top):
-    terminal = Tmux(pair.lab.client, "env", "TERM=nonsense", MPROXY, "top", columns=200)
-    text = terminal.shows("status 1")
-    terminal.close()
-    assert "mproxy top: cannot use this terminal" in text and "Traceback" not in text
+@pytest.mark.parametrize(("columns", "lines"), [(1, 1), (10, 3), (20, 4)])
+def test_it_begins_on_a_tiny_terminal(pair, served, top, columns, lines):
+    terminal = top(columns=columns, lines=lines)
+    terminal.tmux("resize-window", "-x", 80, "-y", 12)
+    terminal.shows("SESSION", "connected")
+    terminal.keys("q")
+    terminal.shows("status 0")
+
+
+@pytest.mark.parametrize("setting", [["TERM=nonsense"], ["TERM=dumb"], ["TERM=unknown"], ["TERM="], ["-u", "TERM"]],
+                         ids=" ".join)
+def test_a_terminal_that_cannot_do_it_is_an_error_of_one_line(pair, ends, setting):
+    terminal = Tmux(pair.lab.client, "env", *setting, MPROXY, "top", columns=200)
+    ends.callback(terminal.close)
+    text = terminal.shows("status 2")
+    first, second, *_ = text.splitlines()
+    assert first.startswith("mproxy top: TERM ") and "mproxy status --watch" in first and second == "status 2", text
+
+
+ENDS = {"q": ("q", 0), "Ctrl-C": ("C-c", 0), "SIGTERM": (signal.SIGTERM, 143), "SIGHUP": (signal.SIGHUP, 129),
+        "SIGQUIT": (signal.SIGQUIT, 131)}
+
+
+@pytest.mark.parametrize(("end", "status"), ENDS.values(), ids=ENDS)
+def test_the_terminal_is_given_back(pair, served, ends, tmp_path, end, status):
+    """Goal: its settings, and what stood on it, whatever ends the program."""
+    file = tmp_path / "pid"
+    terminal = Tmux(pair.lab.client, "sh", "-c", (
+        f'set -m; stty -g; sh -c "echo \\$\\$ > {file}; exec {MPROXY} top"; echo ended $?; stty -g'), columns=200)
+    ends.callback(terminal.close)
+    terminal.shows("laptop", "connected")
+    if isinstance(end, str):
+        terminal.keys(end)
+    else:
+        os.kill(int(file.read_text()), end)
+    text = terminal.shows(f"ended {status}", "status 0")
+    before, ended, after, *_ = text.splitlines()
+    assert before == after and ended == f"ended {status}", text
+
+
+def test_it_ends_when_the_terminal_has_gone():
+    """Goal: also where nobody sends SIGHUP it does not go on reading from nothing."""
+    ours, theirs = pty.openpty()
+    program = subprocess.Popen([MPROXY, "top"], stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, text=True,
+                               env=os.environ | {"TERM": "xterm"}, start_new_session=True)
+    os.close(theirs)
+    os.read(ours, 1)
+    os.close(ours)
+    assert program.communicate(timeout=20)[1] == "mproxy top: the terminal has gone\n"
+    assert program.returncode == 1
 
 
 def test_without_a_terminal(pair):
     program = pair.lab.client.start(MPROXY, "top")
     assert program.wait() == 2
     assert "not a terminal" in program.log.text and len(program.log.text.splitlines()) == 1
-    for words in (["--sort", "colour"], ["--delay", "1us"], ["--delay", "soon"]):
+    for words in (["--sort", "colour"], ["--delay", "0"], ["--delay", "2h"], ["--delay", "soon"]):
         program = pair.lab.client.start(MPROXY, "top", *words)
         assert program.wait() == 2 and len(program.log.text.splitlines()) == 1
+        assert " ".join(words) in program.log.text
     assert "--sort" in ask(pair.lab.client, "top", "--help")

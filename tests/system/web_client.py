@@ -12,6 +12,10 @@ from relays import MPROXY
 
 from mproxy.service.control import short_path
 
+# Sums of a program that has just started.
+ENDED = {"sessions": 0, "streams_ever": 0, "sent_bytes": 0, "received_bytes": 0, "resent_bytes": 0,
+         "outages": {"count": 0, "total_s": 0}}
+
 
 class WebClient:
     """Starts the page's server on `host`, and asks it."""
@@ -162,7 +166,7 @@ class FakeProgram:
             sessions = [session | {"stream_list": self.streams[:request["streams"]]} for session in sessions
                         if session["session"] == request["session"]]
         return {"program": "sproxy", "name": "crowd", "version": "1", "pid": os.getpid(), "uid": 0, "state": "running",
-                "uptime_s": self.uptime_s, "listening": ["0.0.0.0:6200"], "ended": {}, "endings": [],
+                "uptime_s": self.uptime_s, "listening": ["0.0.0.0:6200"], "ended": ENDED, "endings": [],
                 "sessions": sessions}
 
     def close(self):

@@ -10,44 +10,20 @@ import time
 import pytest
 
 from mproxy.service import survey
-
-HERE = os.getpid()
+from tests.unit.answering import HERE, AnsweringPrograms, sound
 
 # What a busy machine may add.
 SLOWNESS_S = 3
 
 
-class Programs:
-    """Control sockets in a directory; `add` has one answered by a function, in a thread."""
-
-    def __init__(self, directory, stack, monkeypatch):
-        self._directory = directory
-        self._stack = stack
-        self.running = []
-        monkeypatch.setattr(survey, "find_running", lambda: self.running)
-
-    def listen(self, name, pid=HERE):
-        listener = self._stack.enter_context(socket.socket(socket.AF_UNIX))
-        path = self._directory / f"{name}-{pid}.sock"
-        listener.bind(str(path))
-        self.running.append((name, pid, str(path)))
-        return listener
-
-    def add(self, name, answer, pid=HERE):
-        listener = self.listen(name, pid)
-        listener.listen()
-
-        def serve():
-            with contextlib.suppress(OSError):
-                connection, _ = listener.accept()
-                with connection:
-                    answer(connection)
-        threading.Thread(target=serve, daemon=True).start()
+class Programs(AnsweringPrograms):
+    """With how long it took to ask them."""
 
     def ask(self, patience_s=0.3):
-        """{name: facts}"""
+        """{name: whether it has answered}; those that have not go by their program."""
         began = time.monotonic()
-        found = {one.program: one.facts for one in survey.survey(patience_s)}
+        found = {one.facts["name"] if one.facts else one.program: one.facts is not None
+                 for one in survey.survey(patience_s)}
         assert time.monotonic() - began < patience_s + SLOWNESS_S
         return found
 
@@ -58,12 +34,13 @@ def programs(tmp_path, monkeypatch):
         yield Programs(tmp_path, stack, monkeypatch)
 
 
-def healthy(facts, pause_s=0.0):
+def in_pieces(facts):
     def answer(connection):
         assert json.loads(connection.recv(4096)) == {"command": "status"}
-        for byte in json.dumps(facts).encode() + b"\n":
-            connection.sendall(bytes([byte]))
-            time.sleep(pause_s)
+        said = json.dumps(facts).encode() + b"\n"
+        for at in range(0, len(said), 50):
+            connection.sendall(said[at:at + 50])
+            time.sleep(0.001)
     return answer
 
 
@@ -88,8 +65,8 @@ STRANGE = {
 def test_each_has_its_answer_and_strange_ones_have_none(programs):
     for name, answer in STRANGE.items():
         programs.add(name, answer)
-        programs.add(f"good-{name}", healthy({"name": name}, 0.001))
-    assert programs.ask() == {f"good-{name}": {"name": name} for name in STRANGE} | dict.fromkeys(STRANGE)
+        programs.add("recv", in_pieces(sound("recv", name=f"good-{name}")))
+    assert programs.ask() == {f"good-{name}": True for name in STRANGE} | dict.fromkeys(STRANGE, False)
 
 
 def test_what_a_killed_program_left_is_passed_over(programs):
@@ -112,17 +89,23 @@ def test_one_with_all_its_places_taken_is_silent(programs):
             client.setblocking(False)
             with contextlib.suppress(BlockingIOError):
                 client.connect(programs.running[0][2])
-        assert programs.ask() == {"busy": None}
+        assert programs.ask() == {"busy": False}
 
 
 def test_owner(programs):
-    programs.add("mine", healthy({}))
+    programs.say("recv", sound("recv"))
     (one,) = survey.survey(1)
-    assert (one.uid, one.pid, one.facts) == (os.geteuid(), HERE, {})
+    assert (one.uid, one.pid, one.facts) == (os.geteuid(), HERE, sound("recv"))
+
+
+def test_an_answer_of_another_program_is_none(programs):
+    programs.say("sproxy", sound("recv"))
+    (one,) = survey.survey(1)
+    assert one.facts is None and "this release" in one.why
 
 
 def test_more_than_are_asked_at_once(programs, monkeypatch):
     monkeypatch.setattr(survey, "AT_ONCE", 3)
     for number in range(10):
-        programs.add(f"p{number}", healthy({"number": number}))
-    assert programs.ask() == {f"p{number}": {"number": number} for number in range(10)}
+        programs.say("recv", sound("recv", name=f"p{number}"))
+    assert programs.ask() == {f"p{number}": True for number in range(10)}

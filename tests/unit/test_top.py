@@ -2,6 +2,7 @@
 
 import pytest
 
+from mproxy.programs import top
 from mproxy.programs.top_table import COLUMNS, TopTable, columns_within
 
 
@@ -92,3 +93,12 @@ def test_programs_without_sessions_have_a_row():
     for row in table.rows:
         for each in COLUMNS:
             assert len(each.say(row)) == each.width
+
+
+def test_a_fault_of_the_thread_that_asks_is_one_of_the_program(monkeypatch):
+    """Goal: it is not printed over the screen, and nobody waits for news that never come."""
+    monkeypatch.setattr(top, "ask_all", lambda *_: 1 // 0)
+    sampler = top.Sampler(None, 1.0)
+    sampler.run()
+    with pytest.raises(ZeroDivisionError):
+        sampler.results.get()(None)
