@@ -5,16 +5,18 @@ What does the relaying is a Datapath: a Supervisor with workers, or a Kernel.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from collections.abc import Callable, Sequence
 
 from mproxy import __version__
 from mproxy.ground.errors import MproxyError
 from mproxy.ground.words import counted
-from mproxy.relay.rule_file import read_rules
+from mproxy.relay.rule_file import ListenError, read_rules
 from mproxy.relay.supervisor import Supervisor
 from mproxy.service.background import PidFile, leave_terminal
-from mproxy.service.control import open_control
+from mproxy.service.control import ask, find_running, open_control
 from mproxy.service.rights import User
 from mproxy.service.run import install_signals, make_loop, raise_descriptor_limit
 from mproxy.service.systemd import Notifier
@@ -30,6 +32,21 @@ if TYPE_CHECKING:
     from mproxy.relay.rules import Rule
     from mproxy.service.background import Background, LogFile
     from mproxy.service.control import Server
+
+
+# How long a start waits for the UDP ports of a relay that is stopping: it keeps them for a second, or longer on a busy
+# host.
+PREDECESSOR_S, PREDECESSOR_LOOK_S = 10.0, 0.05
+
+
+def is_any_stopping() -> bool:
+    """Whether another relay of this user is about to end."""
+    for _program, pid, path in find_running("relay"):
+        if pid != os.getpid():
+            with contextlib.suppress(MproxyError):
+                if ask(path, "status").get("state") == "stopping":
+                    return True
+    return False
 
 
 class Service:
@@ -52,6 +69,7 @@ class Service:
         self._pidfile: PidFile | None = None
         self._server: Server | None = None
         self._user = User(config.user) if config.user else None
+        self._has_given = bool(given)  # sockets of the service manager, which can be taken only once
         self._datapath = self._make_datapath(given)
 
     def _make_datapath(self, given: dict[ListenAddress, list[socket.socket]]) -> Datapath:
@@ -78,7 +96,7 @@ class Service:
             if not self._config.kernel:
                 from mproxy.relay.kernel.namespace_lock import take_back
                 take_back(self.log)
-            self._datapath.start(rules, self._on_ready, self._on_failed)
+            self._start()
             self._loop.run()
             if self._failure is not None:
                 raise self._failure
@@ -89,6 +107,19 @@ class Service:
         self.log.tell_rest()
         self.log.info("stopped")
         return self._exit_status
+
+    def _start(self) -> None:
+        """Start what does the relaying. A predecessor that stops sends its last answers from its UDP ports, which takes
+        a second: wait for it."""
+        patience_until = time.monotonic() + PREDECESSOR_S
+        while True:
+            try:
+                self._datapath.start(self._rules, self._on_ready, self._on_failed)
+                return
+            except ListenError:
+                if self._has_given or time.monotonic() > patience_until or not is_any_stopping():
+                    raise
+            time.sleep(PREDECESSOR_LOOK_S)
 
     def _release_pidfile(self) -> None:
         """The next start need not wait for this run's connections."""

@@ -70,7 +70,13 @@ class Engines:
 
     def counts(self) -> tuple[int, int]:
         """(TCP connections, UDP flows) now, including those of removed rules."""
-        return self._engines["tcp"].count, self._engines["udp"].count
+        udp = self._engines.get("udp")
+        return self._engines["tcp"].count, udp.count if udp else 0
+
+    def end_flows(self) -> None:
+        """End all UDP flows, for good: their ports are free."""
+        if "udp" in self._engines:
+            self._engines.pop("udp").close()
 
     def close(self) -> None:
         """Reset everything."""

@@ -223,9 +223,11 @@ class Worker:
         self._look(now + min(patience_us, LAST_ANSWER_US))
 
     def _look(self, last_answer_at: int) -> None:
-        connections, flows = self._engines.counts()
         now = self._loop.now()
-        if now < self._drain_at and (connections or (flows and now < last_answer_at)):
+        if now >= last_answer_at:
+            self._engines.end_flows()
+        connections, flows = self._engines.counts()
+        if now < self._drain_at and (connections or flows):
             self._loop.call_later(LOOK_US, lambda: self._look(last_answer_at))
             return
         if connections:

@@ -378,13 +378,18 @@ def test_second_signal_ends_at_once(lab, relay, echo):
 def test_a_successor_starts_while_its_predecessor_ends(lab, relay, echo):
     """Goal: while a relay stops, its port and pidfile are free at once, whatever connections it has left, and `status`
     finds the successor."""
-    former = relay.start(RULE, options=["--drain-timeout", "60s"])
+    rules = RULE, f"udp {RULE}"
+    former = relay.start(*rules, options=["--drain-timeout", "60s"])
     connection = connect(lab)
     assert echoes(connection)
+    with udp_socket(lab.server, SERVER) as silent:
+        silent.bind((SERVER, ECHO_PORT))
+        udp_client(lab).send(b"unanswered: its flow keeps the port for a second")
+        assert silent.recv(100)
     former.signal(signal.SIGTERM)
     former.event("stopping")
     until(lambda: not relay.pidfile.exists(), 10, "the pidfile is free")
-    relay.start(RULE)
+    relay.start(*rules)
     assert is_served(lab.client, 7005) and echoes(connection)
     assert f"process {relay.started[-1].pid}, running" in relay.command("status")[1]
     connection.close()
