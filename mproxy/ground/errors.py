@@ -26,7 +26,8 @@ class PeerError(MproxyError):
     """The peer broke the protocol. Costs that peer's session or connection, never the process.
 
     `code` is a member of `mproxy._wire.CloseCode`; both sides log it. `detail` is a number that goes with some codes:
-    with STALE_EPOCH the newest epoch seen, with UNKNOWN_SESSION the site that says so, with TWIN whether it is sure.
+    with STALE_EPOCH the newest epoch seen, with UNKNOWN_SESSION and KEY_REFUSED the site that says so, with TWIN
+    whether it is sure.
     """
 
     def __init__(self, code: CloseCode | None, reason: str, detail: int = 0) -> None:

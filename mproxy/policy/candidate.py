@@ -10,6 +10,7 @@ import fcntl
 import socket
 
 from mproxy.ground.errors import PeerError
+from mproxy.io.small_packets import send_small
 from mproxy.io.socket_close import give_up
 from mproxy.policy.attempt import reason_of, well_placed
 
@@ -179,7 +180,7 @@ class Candidate:
         caller = self.caller
         while caller.outgoing:
             try:
-                sent = self._sock.send(caller.outgoing)
+                sent = send_small(self._sock, caller.outgoing)
             except BlockingIOError:
                 break
             caller.outgoing = caller.outgoing[sent:]

@@ -138,6 +138,9 @@ def parse_known_hosts(data: bytes, path: str, warn: Callable[[str], object]) -> 
         endpoint = spki = None
         try:
             endpoint = parse_host_port(words[0])
+            if len(words) == 1:
+                endpoint = None  # cut off, and perhaps within the host's name or the port
+                warn(f"{path}:{number}: no {KEY_TYPE} key after the host")
         except UsageError as error:
             warn(f"{path}:{number}: {words[0][:80]}: {error}")
         if endpoint is not None:
@@ -244,6 +247,8 @@ class AuthorizedKeys:
     def changed(self, now: float = 0.0) -> bool:
         """Read the file again if it has changed; returns whether it had. Costs one stat(2) if it had not.
 
+        What could not be used is read each time, until it can.
+
         `now` is in seconds of a clock that does not go back, the same as for `settles`.
         """
         if self.path is None:
@@ -255,21 +260,27 @@ class AuthorizedKeys:
                 return False
             stamp = None
         self.exists = self.exists or stamp is not None
-        if stamp == self._stamp:
+        if stamp == self._stamp and self.problem is None:
             return False
-        self._stamp = stamp
+        grants, problem = self._read(self.path)
+        if stamp == self._stamp and problem == self.problem:
+            return False
+        self._stamp, self._grants, self.problem = stamp, grants, problem
         self._changed_at = now
-        self.problem = None
-        try:
-            check_private(self.path)
-            self._grants = parse_authorized_keys(read_list(self.path), self.path, self._warn)
-        except (MproxyError, OSError) as error:
-            self._grants = []
-            self.problem = str(getattr(error, "strerror", None) or error)
-            self._warn(f"nobody may connect: {self.problem}")
-        if self._moved_in() and self.problem is None:
+        if problem is not None:
+            self._warn(f"nobody may connect: {problem}")
+        elif self._moved_in():
             self._changed_at = now - SETTLE_S
         return True
+
+    def _read(self, path: str) -> tuple[list[Grant], str | None]:
+        """What the file grants, and what is wrong with it: that may pass without a change of the file, as when a
+        directory above it could be written by others, or no descriptor was left."""
+        try:
+            check_private(path)
+            return parse_authorized_keys(read_list(path), path, self._warn), None
+        except (MproxyError, OSError) as error:
+            return [], str(getattr(error, "strerror", None) or error)
 
     def settles(self, now: float) -> bool:
         """Whether sessions are to be checked again at `now`: the file has been unchanged for long enough."""

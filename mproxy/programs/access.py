@@ -129,7 +129,7 @@ class Access:
         who, log = "every user of this host", self._log.warning
         if not all(is_loopback(address[0]) for address in listeners):
             who = "anyone whose packets arrive here"
-            if any(is_loopback(host) for host, _port in self._targets):
+            if any(is_here(host) for host, _port in self._targets):
                 who, log = f"ANYONE {who.removeprefix('anyone ')}, not only this host,", self._log.error
         reason = "--plaintext" if config.plaintext else "no authorized_keys"
         log("open-door", daemons=", ".join(daemons), why=f"{reason}: {who} can use them through {places}",
@@ -155,6 +155,11 @@ class Access:
                 return None
         allowed = (host, port) in self._targets and (grant is None or grant.allows_target(host, port))
         return (host, port) if allowed else None
+
+
+def is_here(host: str) -> bool:
+    """Whether a connection to `host` reaches only this host: connecting to no address is connecting to oneself."""
+    return is_loopback(host) or host in ("0.0.0.0", "::")
 
 
 def check_same_key(spki: bytes, expected: bytes) -> None:

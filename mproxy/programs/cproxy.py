@@ -400,12 +400,17 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
             welcome.budget_bytes, b"", caller.leftover)
 
     def on_dial_failed(self, why: str) -> None:
+        self._key_refused_at = None  # sproxy was not asked: what it said before is no longer the newest
+        self._dial_failed(why)
+
+    def _dial_failed(self, why: str) -> None:
         self._tell_failure(why)
         if not self._known:
             self._give_up()
 
     def on_cut_off(self, why: str) -> None:
         """sproxy, or whatever is in its place, closed a connection before its welcome."""
+        self._key_refused_at = None
         self._tell_failure(why)
         if not self._known and not self._may_try_again():
             self._give_up()
@@ -432,22 +437,26 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
             why = describe(error.code or CloseCode.ORDERLY, str(error))
             self._end_session(CloseCode.ORDERLY, f"sproxy ended it: {why}", "warning")
             self._need_carrier()
-        elif self._known and caller.refused and error.code == CloseCode.UNKNOWN_SESSION:
+        elif self._known and caller.refused and self._is_elsewhere(error):
             self._dialer.shun_answered()
-            self.on_dial_failed("another sproxy with the same key answered; it does not have this session")
+            self._tell_failure(f"another sproxy with the same key answered, not the one that has this session: {error}")
         elif error.code == CloseCode.TOO_MANY:
             self.on_cut_off(str(error))
         else:
-            self.on_dial_failed(str(error))
+            self._dial_failed(str(error))
 
     def _is_final(self, error: PeerError) -> bool:
-        """Whether a refusal ends the session. "Unknown" counts from the site that had it, or if nothing is lost."""
+        """Whether a refusal ends the session."""
         if error.code == CloseCode.KEY_REFUSED:
-            return self._refused_for_long()
-        if error.code != CloseCode.UNKNOWN_SESSION:
-            return error.code in FINAL
-        elsewhere = error.detail and self._site and error.detail != self._site
-        return not elsewhere or self._endpoint.session.streams.open_count == 0
+            return not self._is_elsewhere(error) and self._refused_for_long()
+        if error.code == CloseCode.UNKNOWN_SESSION:
+            return not self._is_elsewhere(error) or self._endpoint.session.streams.open_count == 0
+        return error.code in FINAL
+
+    def _is_elsewhere(self, error: PeerError) -> bool:
+        """Whether a refusal that counts only from the site that has the session came from another one."""
+        says_where = error.code in (CloseCode.UNKNOWN_SESSION, CloseCode.KEY_REFUSED) and error.detail
+        return bool(says_where and self._site and error.detail != self._site)
 
     def _refused_for_long(self) -> bool:
         """Whether our key has been refused for KEY_REFUSED_US: then authorized_keys is not just being written."""

@@ -22,6 +22,7 @@ from mproxy.ground.config import say_address
 from mproxy.ground.errors import PeerError
 from mproxy.handshake import Greeter
 from mproxy.io.slow_accept import SlowAcceptor
+from mproxy.io.small_packets import send_small
 from mproxy.io.socket_close import finish, give_up
 from mproxy.policy.crowd import TAG_SHARE, Crowd, Rank, at_random, share_of
 from mproxy.policy.sources import Sources, source_of
@@ -317,7 +318,8 @@ class Guest:
         greeter = self.greeter
         if greeter.outgoing:
             try:
-                greeter.outgoing = greeter.outgoing[self.sock.send(greeter.outgoing):]
+                self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                greeter.outgoing = greeter.outgoing[send_small(self.sock, greeter.outgoing):]
             except BlockingIOError:
                 pass
         self._watch.set(read=True, write=bool(greeter.outgoing))

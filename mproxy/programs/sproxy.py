@@ -66,7 +66,6 @@ EMPTY_SESSION_US = 60_000_000
 # How often the addresses of connected sessions are noted as those of known people.
 NEIGHBOURS_US = 3_600_000_000
 
-
 TWIN = "another running cproxy has the same identity: was its state directory copied?"
 
 
@@ -94,7 +93,8 @@ class Client:
         self.endpoint = endpoint
         self.instance_id = hello.instance_id
         self.spki = guest.spki     # the key it began with; empty without encryption
-        self.host = guest.address  # where its newest carrier comes from
+        self.host = guest.address  # where its newest carrier comes from,
+        self.peer = guest.peer     # with the port
         self.holder = holder       # whose place it has
         self.grant: Grant | None = None          # what its key may do; None: everything
         self.stdio = False         # all its streams come from --stdio
@@ -209,7 +209,16 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
 
     def judge(self, spki: bytes, host: str) -> None:
         """Raise PeerError unless the key may connect from that address; it is asked again when a session begins."""
-        self._access.grant_living(spki, host)
+        self._grant_living(spki, host)
+
+    def _grant_living(self, spki: bytes, host: str) -> Grant | None:
+        """The Grant of a key that may have a session; a refusal says by the site from whom it comes."""
+        try:
+            return self._access.grant_living(spki, host)
+        except PeerError as refusal:
+            if refusal.code == CloseCode.KEY_REFUSED:
+                refusal.detail = self._site
+            raise
 
     def check(self, guest: Guest, hello: Hello, channel: bytes) -> None:
         """Raise PeerError unless what a HELLO claims is proven; nothing is touched."""
@@ -264,8 +273,8 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         if client is None:
             raise PeerError(CloseCode.UNKNOWN_SESSION, "the session has ended in the meantime", self._site)
         check_epoch(hello, client.endpoint.session)
-        client.grant = self._access.grant_living(guest.spki, guest.address)
-        client.host = guest.address
+        client.grant = self._grant_living(guest.spki, guest.address)
+        client.host, client.peer = guest.address, guest.peer
         return client
 
     def _begin(self, guest: Guest, hello: Hello) -> Client:
@@ -348,8 +357,8 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         if self._instances.get((client.spki, client.instance_id)) is client:
             del self._instances[client.spki, client.instance_id]
         (self._log.warning if level == "warning" else self._log.info)(
-            "ended", session=client.name, why=why, streams=session.streams.opened, sent=session.streams.out_bytes,
-            received=session.streams.in_bytes)
+            "ended", session=client.name, peer=client.peer, why=why, streams=session.streams.opened,
+            sent=session.streams.out_bytes, received=session.streams.in_bytes)
         self._inspection.note_end(client.name, client.host, why)
         client.endpoint.dispose()
 
@@ -392,7 +401,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         client.outages.begin(client.lost_at, why)
         self._reception.known_at(client.host)
         self._log.warning(
-            "lost", session=client.name, why=why, streams=session.streams.open_count,
+            "lost", session=client.name, peer=client.peer, why=why, streams=session.streams.open_count,
             unacknowledged=session.streams.out_held)
         self._wait_for_carrier(client)
 
@@ -422,7 +431,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         client = self._clients.get(endpoint.session.session_id)
         if client is not None:
             self._log.info(
-                "left-away", session=client.name, stream=stream,
+                "left-away", session=client.name, peer=client.peer, stream=stream,
                 why=f"the daemon {'reset' if broken else 'closed'} its connection while there was no carrier")
 
     def on_refused(self, endpoint: Endpoint, stream: int, target: str, error: int) -> None:

@@ -1,5 +1,7 @@
 """A pair of proxies in a lab: cproxy on the client, sproxy on the server, ready to be used."""
 
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -26,6 +28,16 @@ def keep_key(host, name, number):
     file = directory / name
     file.touch(mode=0o600)
     file.write_bytes(keys.pem(number))
+
+
+def cut_power(program):
+    """All of a `cproxy --stdio` dies, also what waits to say goodbye for it."""
+    pid = program.process.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    assert len(children) == 1
+    for child in children:
+        os.kill(int(child), signal.SIGKILL)
+    program.stop(signal.SIGKILL)
 
 
 class Pair:

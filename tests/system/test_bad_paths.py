@@ -1,16 +1,25 @@
 """Paths that half work: they are slow, drop large packets, lose their NAT entries, lead nowhere, or come back."""
 
 import os
+import shutil
 import signal
 import time
 
 import pytest
 from lab import SLOWNESS_S, outage, until
 from long_cable import TUN, LongCable
-from proxies import CPROXY_PORT, SPROXY_PORT
+from proxies import CPROXY_PORT, SPROXY_PORT, state_dir
 from traffic import Traffic, ends_by_reset, read_exactly
 
 from tests.root import real_root
+
+# For so long a key is refused until that is the last word: cproxy.KEY_REFUSED_US.
+KEY_REFUSED_S = 5
+
+# What reaches sproxy's port goes to the next one; existing connections are reset.
+ELSEWHERE = f"""table ip t {{ chain c {{ type nat hook prerouting priority -100;
+tcp dport {SPROXY_PORT} redirect to :{SPROXY_PORT + 1}; }};
+chain d {{ type filter hook input priority 0; tcp dport {SPROXY_PORT} reject with tcp reset; }}; }}"""
 
 # ICMP that would tell of a narrow path is filtered, and the path is narrower than what leads to it.
 NO_ICMP = """table inet t { chain o { type filter hook output priority 0;
@@ -85,6 +94,22 @@ def test_full_packets_vanish(pair, session, narrow):
     traffic.finish()
 
 
+@pytest.mark.parametrize("mtu", [576, 1000])
+def test_first_contact_where_only_small_packets_pass(pair, mtu):
+    """Goal: certificates and HELLO are larger than what the path takes, in both directions: the first application is
+    served all the same, and a copy gets through."""
+    pair.lab.router.run("nft", "-f", "-", input=NO_ICMP)
+    for host in (pair.lab.client, pair.lab.server):
+        host.run("sysctl", "-qw", "net.ipv4.tcp_mtu_probing=0")
+    pair.lab.router.ip(f"link set core mtu {mtu}")
+    pair.echo()
+    pair.start()
+    traffic = Traffic([pair.app()])
+    traffic.goes_on(more=100_000)
+    traffic.finish()
+    assert not pair.cproxy.events("ended")
+
+
 def test_a_forgotten_entry_is_found_by_the_next_key(pair, session):
     """Goal: when the NAT has lost its entry, a key is echoed within seconds, despite a heartbeat of a minute."""
     app = session("--heartbeat", "1m")
@@ -130,6 +155,24 @@ def test_a_better_route_that_leads_nowhere(pair, session):
     assert resumed["local"].startswith(pair.lab.wifi.address(2) + ":")
     answered_within(app, 2)
     assert len(pair.cproxy.events("resumed")) == 1
+
+
+def test_a_key_refused_elsewhere_is_a_hint(pair, session):
+    """Goal: the address leads for a while to another sproxy with the same key, whose list does not have ours: the
+    session goes on when it leads back, however often that one has said so."""
+    app = session()
+    copy = pair.lab.server.home / "copy"
+    shutil.copytree(state_dir(pair.lab.server), copy)
+    (copy / "authorized_keys").touch(mode=0o600)
+    other = pair.start_sproxy("--state-dir", copy, port=SPROXY_PORT + 1)
+    pair.lab.server.run("nft", "-f", "-", input=ELSEWHERE)
+    app.sendall(b"key")
+    other.event("refused")
+    outage(KEY_REFUSED_S + 3)
+    pair.lab.server.run("nft", "delete", "table", "ip", "t")
+    assert read_exactly(app, 3) == b"key"
+    assert "another sproxy" in pair.cproxy.event("dial-failed")["why"]
+    assert not pair.cproxy.events("ended")
 
 
 def test_carriers_given_up_leave_nothing_in_the_kernel(pair, session):

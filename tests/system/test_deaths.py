@@ -7,11 +7,10 @@ import signal
 import socket
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
 from lab import SLOWNESS_S, outage, until
-from proxies import CPROXY_PORT, DAEMON_PORT, SPROXY_PORT, state_dir
+from proxies import CPROXY_PORT, DAEMON_PORT, SPROXY_PORT, cut_power, state_dir
 from traffic import Traffic, ends_by_reset, read_exactly, read_to_end
 
 
@@ -174,16 +173,6 @@ def stdio_stream(pair, daemon, *options):
     connection.sendall(b"!")
     assert read_exactly(ours, 1) == b"!"
     return program, ours, connection
-
-
-def cut_power(program):
-    """All of a `cproxy --stdio` dies, also what waits to say goodbye for it."""
-    pid = program.process.pid
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    assert len(children) == 1
-    for child in children:
-        os.kill(int(child), signal.SIGKILL)
-    program.stop(signal.SIGKILL)
 
 
 def nothing_says_goodbye(host):

@@ -3,11 +3,12 @@
 import os
 import signal
 import subprocess
+import time
 
 import pytest
 from lab import until
 from middle import Member
-from proxies import DAEMON_PORT, SPROXY_PORT, keep_key, state_dir
+from proxies import DAEMON_PORT, SPROXY_PORT, cut_power, keep_key, state_dir
 from traffic import read_exactly
 from wire_peer import (
     DATA,
@@ -28,6 +29,9 @@ from mproxy.programs.sproxy import loopback_of
 from tests import keys
 
 STREAM_LIMIT = 6
+
+# Of one event and source at once: log_rate.SOURCE_INFO.
+LINES = 100
 
 
 def spki(number):
@@ -68,11 +72,6 @@ def stdio(pair):
     program.process.stdin.flush()
     program.expect("x")
     return program
-
-
-def kill(program):
-    program.signal(signal.SIGKILL)
-    program.wait()
 
 
 def test_max_streams_is_for_all_sessions_of_a_key(pair, lab):
@@ -137,7 +136,7 @@ def test_dead_stdio_clients_lock_nobody_out(pair, lab):
     pair.echo()
     pair.start_sproxy("--max-sessions", "3")
     for program in [stdio(pair) for _ in range(3)]:
-        kill(program)
+        cut_power(program)
     pair.sproxy.event("lost", count=3)
     assert member(lab, 2)
     assert "it made room" in pair.sproxy.event("ended")["why"]
@@ -167,6 +166,24 @@ def test_one_address_leaves_places_to_others_at_an_open_door(pair, lab):
     assert held[0].next_frame(DATA).payload == b"still"
 
 
+def test_sessions_without_end_do_not_fill_the_log(pair, lab):
+    """Goal: what one client can make sproxy say is bounded, though every session has another id."""
+    pair.start_sproxy("--plaintext")
+    for _ in range(LINES + 100):
+        client = LyingClient(lab, SPROXY_PORT)
+        client.join()
+        client.send(frame(GOODBYE))
+        client.connection.close()
+    begun = pair.sproxy.event("connected").at
+    client = LyingClient(lab, SPROXY_PORT)
+    client.join()
+    client.send(frame(OPEN, stream=1))
+    pair.sproxy.event("daemon-unreachable")  # whatever came before is served
+    seconds = time.monotonic() - begun
+    for name in ("connected", "ended"):
+        assert 10 < len(pair.sproxy.events(name)) <= LINES + seconds + 1, name
+
+
 def test_sessions_of_stdio_have_a_time_of_their_own(pair, lab):
     """Goal: nobody can come back to the session of a dead --stdio, so it ends before others do."""
     pair.echo()
@@ -174,9 +191,9 @@ def test_sessions_of_stdio_have_a_time_of_their_own(pair, lab):
     app = pair.app()
     app.sendall(b"hello")
     assert read_exactly(app, 5) == b"hello"
-    kill(pair.cproxy)
+    pair.cproxy.stop(signal.SIGKILL)
     pair.sproxy.event("lost")
-    kill(stdio(pair))
+    cut_power(stdio(pair))
     ended = pair.sproxy.event("ended")
     assert "--stdio-ttl" in ended["why"] and ended["session"] == pair.sproxy.events("lost")[1]["session"]
 

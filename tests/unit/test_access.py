@@ -139,6 +139,8 @@ ANYWHERE, HERE = [("0.0.0.0", 6200), ("::", 6200)], [("127.0.0.1", 6200)]
                             " 0.0.0.0:6200 or [::]:6200"),
     (ANYWHERE, {"daemon_host": "10.0.0.9"}, "warning", "anyone whose packets arrive here can use them through"),
     (ANYWHERE, {"daemon_host": "10.0.0.9", "allow": (("localhost", 80),)}, "error", "ANYONE"),
+    (ANYWHERE, {"daemon_host": "0.0.0.0"}, "error", "ANYONE"),
+    (ANYWHERE, {"daemon_host": "10.0.0.9", "allow": (("::", 80),)}, "error", "ANYONE"),
     (HERE, {}, "warning", "every user of this host can use them through 127.0.0.1:6200"),
 ])
 def test_an_open_door_is_told(make, tmp_path, listening, settings, level, words):

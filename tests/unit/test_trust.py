@@ -110,9 +110,11 @@ def test_line_without_its_end_stays_one_line(tmp_path):
     assert [entry[1] for entry in parse_known_hosts(path.read_bytes(), path, None)] == [("other", 1), ("server", 6200)]
 
 
-DAMAGED = ["server", "server:62\x00\x00", "server:6200", "server:6200 ssh-ed25519 AAAA", "server:99999 x y",
-           "server:6200 mproxy-ed25519 AAAA", f"server:6200 {public_line(OTHER)[:60]}", "::1:6200 mproxy-ed25519 AAAA",
-           "\x00 \xff", "\x00" * 80, f"server:6200\x00 {public_line(OTHER)}"]
+DAMAGED = [
+    "server", "server:62", "server:62\x00\x00", "server:6200", "server:6200 ssh-ed25519 AAAA", "server:99999 x y",
+    "server:6200 mproxy-ed25519 AAAA", f"server:6200 {public_line(OTHER)[:60]}", "::1:6200 mproxy-ed25519 AAAA",
+    "\x00 \xff", "\x00" * 80, f"server:6200\x00 {public_line(OTHER)}",
+]
 
 
 @pytest.mark.parametrize("line", DAMAGED)
@@ -394,6 +396,33 @@ def test_directory_that_others_may_write_spoils_the_file(tmp_path, monkeypatch):
     (home / "a").chmod(0o755)
     tmp_path.chmod(0o777)  # above the home directory, which is the user's affair, as sshd sees it
     check_private(home / "a" / "b" / "keys")
+
+
+def test_what_was_wrong_around_the_file_may_pass(tmp_path, monkeypatch):
+    """Goal: written while its directory could be written by others, or while no descriptor was left, it counts as soon
+    as that is over, though the file is the same."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a").mkdir()
+    path = tmp_path / "a" / "authorized_keys"
+    write(path, public_line(ONE))
+    warnings = []
+    keys = AuthorizedKeys(path, warnings.append)
+    (tmp_path / "a").chmod(0o777)
+    write(path, public_line(ONE), public_line(OTHER))
+    assert keys.changed(100.0) and not keys.changed(101.0), "the same problem is told once"
+    refusal(keys.find, ONE, "10.0.0.1", NOW)
+    (tmp_path / "a").chmod(0o755)
+    assert keys.changed(102.0) and keys.find(OTHER, "10.0.0.1", NOW)
+    with monkeypatch.context() as patch:
+        patch.setattr("mproxy.policy.trust.read_list", out_of_descriptors)
+        write(path, public_line(OTHER))
+        assert keys.changed(103.0)
+    assert keys.changed(104.0) and keys.find(OTHER, "10.0.0.1", NOW)
+    assert len(warnings) == 2
+
+
+def out_of_descriptors(path):
+    raise MproxyError(f"cannot read {path}: Too many open files")
 
 
 def test_expiry_needs_no_change_of_the_file(tmp_path):
