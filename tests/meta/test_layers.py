@@ -2,8 +2,6 @@
 
 import re
 
-import pytest
-
 from tests.meta.sources import PACKAGE, ROOT, externs, imports, module_name, source_files
 
 # From the ground up; docs/architecture.md has the same table. A room imports from the rows below its own and from
@@ -66,17 +64,20 @@ def may_import(importer, imported):
     return ROW[ROOM[imported]] < ROW[ROOM[importer]]
 
 
-@pytest.mark.parametrize("path", source_files(".py", ".pyi", ".pyx", ".pxd"), ids=module_name)
-def test_imports_point_down(path):
+def imports_that_point_up(path):
+    """A line for each import of a file that is not allowed."""
     place = own_place(path)
-    wrong = []
     for found in imports(path):
         assert not found.name.startswith("."), f"{found}: write it absolute"
         if found.name.split(".")[0] != "mproxy":
             continue
         target = place_of(found.name)
         if not may_import(place, target):
-            wrong.append(f"{found}: from {place} ({ROOM[place]}) to {target} ({ROOM[target]})")
+            yield f"{found}: from {place} ({ROOM[place]}) to {target} ({ROOM[target]})"
+
+
+def test_imports_point_down():
+    wrong = [line for path in source_files(".py", ".pyi", ".pyx", ".pxd") for line in imports_that_point_up(path)]
     assert not wrong, "\n".join(wrong)
 
 
@@ -97,12 +98,11 @@ def test_the_page_has_the_same_table():
     assert page == shown
 
 
-@pytest.mark.parametrize("directory", sorted({path.parent for path in source_files(".py", ".pyx")}),
-                         ids=lambda directory: directory.name)
-def test_a_room_says_what_to_read_first(directory):
-    found = re.search(r"Read first: `([\w.]+)`", (directory / "__init__.py").read_text())
-    assert found, f"{directory.name}/__init__.py: 'Read first: `FILE`' is missing"
-    assert (directory / found[1]).exists()
+def test_rooms_say_what_to_read_first():
+    for directory in sorted({path.parent for path in source_files(".py", ".pyx")}):
+        found = re.search(r"Read first: `([\w.]+)`", (directory / "__init__.py").read_text())
+        assert found, f"{directory.name}/__init__.py: 'Read first: `FILE`' is missing"
+        assert (directory / found[1]).exists(), f"{directory.name}/__init__.py: there is no {found[1]}"
 
 
 def test_no_module_imports_itself_in_a_circle():
@@ -126,8 +126,8 @@ def test_every_pure_module_is_there():
     assert {path.relative_to(PACKAGE).with_suffix("").as_posix() for path in PURE_FILES} == set(PURE)
 
 
-@pytest.mark.parametrize("path", PURE_FILES, ids=lambda path: path.name)
-def test_core_is_pure(path):
-    wrong = [str(found) for found in imports(path) if not PURE_IMPORTS.fullmatch(found.name)]
-    wrong += [f"{path.name} uses <{header}>" for header in externs(path) if header not in PURE_HEADERS]
+def test_core_is_pure():
+    wrong = [str(found) for path in PURE_FILES for found in imports(path) if not PURE_IMPORTS.fullmatch(found.name)]
+    wrong += [f"{path.name} uses <{header}>" for path in PURE_FILES for header in externs(path)
+              if header not in PURE_HEADERS]
     assert not wrong, "the sans-I/O core takes the time and the bytes as arguments:\n" + "\n".join(wrong)

@@ -2,9 +2,8 @@
 prints them all, to be read as a whole."""
 
 import ast
+import functools
 import re
-
-import pytest
 
 from tests.meta.sources import ROOT, source_files
 
@@ -70,31 +69,33 @@ def messages(path):
     return sorted(found)
 
 
-FILES = [path for path in source_files(".py")
-         if str(path.relative_to(ROOT)) not in NO_MESSAGES and messages(path)]
+@functools.cache
+def all_messages():
+    """[(file:line, text)] of the package."""
+    names = {str(path.relative_to(ROOT)): path for path in source_files(".py")}
+    return [(f"{name}:{line}", text) for name, path in names.items() if name not in NO_MESSAGES
+            for line, text in messages(path)]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_messages_are_idiomatic(path):
-    wrong = [f"{path.relative_to(ROOT)}:{line}: {text!r}: rather {rather}"
-             for line, text in messages(path) for pattern, rather in FOREIGN if re.search(pattern, text)]
+def test_messages_are_idiomatic():
+    wrong = [f"{place}: {text!r}: rather {rather}"
+             for place, text in all_messages() for pattern, rather in FOREIGN if re.search(pattern, text)]
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_messages_are_well_formed(path):
+def test_messages_are_well_formed():
     """One sentence on one line: no doubled or dangling punctuation, no stray spaces, closed brackets."""
     wrong = []
-    for line, text in messages(path):
+    for place, text in all_messages():
         doubled = re.search(r"([,;!?])\1|[,;] ?[,;:] |\w [,;!?]|[^.]\.\.(?!\.)(?!')|\w  (?=[a-z])", text)
         if "\n" not in text and (doubled or text.count("(") != text.count(")")):
-            wrong.append(f"{path.relative_to(ROOT)}:{line}: {text!r}")
+            wrong.append(f"{place}: {text!r}")
     assert not wrong, "\n".join(wrong)
 
 
 def test_failures_are_quoted_as_programs_say_them():
     """What docs/operations.md quotes from a log is a text of the source."""
-    source = "\n".join(text for path in FILES for _line, text in messages(path)) + "\n".join(
+    source = "\n".join(text for _place, text in all_messages()) + "\n".join(
         path.read_text() for path in source_files(".pyx"))
     table = (ROOT / "docs/operations.md").read_text().partition("## Failures")[2].partition("## Monitoring")[0]
     quoted = [text for row in re.findall(r'why="([^"]+)"', table) for text in re.split(r"\.\.\.|: ", row)]
@@ -104,6 +105,5 @@ def test_failures_are_quoted_as_programs_say_them():
 
 
 if __name__ == "__main__":
-    for source in FILES:
-        for number, message in messages(source):
-            print(f"{source.relative_to(ROOT)}:{number}: {message}")
+    for where, message in all_messages():
+        print(f"{where}: {message}")

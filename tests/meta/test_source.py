@@ -45,6 +45,7 @@ def test_ruff():
     is_content("ruff", "check", "--no-cache", "--output-format=concise", ".")
 
 
+@pytest.mark.long
 def test_mypy(tmp_path):
     is_content("mypy", "--cache-dir", tmp_path)
 
@@ -53,21 +54,21 @@ def test_cython_lint():
     is_content("cython-lint", "mproxy")
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=relative)
-def test_file_is_not_too_long(path):
-    count = path.read_text().count("\n")
-    assert count <= MOST_LINES, f"{relative(path)} has {count} lines; at {MOST_LINES} there are two files in one"
+def test_files_are_not_too_long():
+    counts = {relative(path): path.read_text().count("\n") for path in SOURCES}
+    wrong = [f"{name} has {count} lines" for name, count in counts.items() if count > MOST_LINES]
+    assert not wrong, f"at {MOST_LINES} lines there are two files in one:\n" + "\n".join(wrong)
 
 
-@pytest.mark.parametrize("path", PAGES, ids=relative)
-def test_prose_has_lines_that_fit(path):
-    prose = NO_PROSE.sub(lambda found: "\n" * found[0].count("\n"), path.read_text()).split("\n")
-    wrong = [number for number, line in enumerate(prose, 1) if len(line) > MOST_COLUMNS]
-    assert not wrong, f"{relative(path)}: above {MOST_COLUMNS} columns in lines {wrong}"
+def test_prose_has_lines_that_fit():
+    wrong = []
+    for path in PAGES:
+        prose = NO_PROSE.sub(lambda found: "\n" * found[0].count("\n"), path.read_text()).split("\n")
+        wrong += [f"{relative(path)}:{number}" for number, line in enumerate(prose, 1) if len(line) > MOST_COLUMNS]
+    assert not wrong, f"above {MOST_COLUMNS} columns:\n" + "\n".join(wrong)
 
 
-@pytest.mark.parametrize("path", TEXTS, ids=relative)
-def test_text_speaks_of_the_project_alone(path):
-    wrong = [f"{relative(path)}:{number}: {found[0]!r}" for number, line in enumerate(path.read_text().split("\n"), 1)
-             if (found := FOREIGN_WORDS.search(line))]
+def test_texts_speak_of_the_project_alone():
+    wrong = [f"{relative(path)}:{number}: {found[0]!r}" for path in TEXTS
+             for number, line in enumerate(path.read_text().split("\n"), 1) if (found := FOREIGN_WORDS.search(line))]
     assert not wrong, "\n".join(wrong)
