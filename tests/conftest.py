@@ -46,6 +46,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    config.addinivalue_line("markers", "long: takes many seconds, and is begun before others")
     # A run in the background of a shell inherits an ignored SIGINT, and so would every program under test.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.option.seed is None:
@@ -55,6 +56,11 @@ def pytest_configure(config):
         if why:
             pytest.exit("the system tests need hosts of their own, with networks and mounts, and cannot have them here:"
                         f" {why}\nAll others: make test TESTS='tests/unit tests/sim tests/meta'", returncode=1)
+
+
+def pytest_collection_modifyitems(items):
+    """Long tests come first: otherwise one process would be left alone with one of them at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 def wants_hosts(config):

@@ -61,10 +61,11 @@ def test_a_number_left_out_while_the_table_is_full():
     """Goal: packets under way have a place each, also when the number of the next one is left out just then; otherwise
     a part of the stream is neither under way nor lost, and with the ring full of what follows all stands still.
 
-    Which numbers are left out depends on the first one, so many are tried; two of these hit the place.
+    Which numbers are left out depends on the first one. After 5 and 634 it is the one for which a table of 256 has no
+    place; the others are there for the case that the rule changes.
     """
     data, config = random.Random(1).randbytes(1_200_000), DatagramConfig(max_window_bytes=1 << 19)
-    for number in range(1, 640):
+    for number in (5, 634, *range(10, 640, 10)):
         world = World(7, Faults(rate=FAST, delay=25_000, queue_bytes=2_000_000), data=data, config=config,
                       number=number)
         world.start().run(limit=100_000_000).check()

@@ -67,6 +67,7 @@ def cut_carriers(direction, *positions):
     return on_carrier
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kept", [0, 1 << 20], ids=["rest lost", "other way delivered"])
 @pytest.mark.parametrize("direction", ["up", "down"])
 def test_cut_at_every_byte(direction, kept):

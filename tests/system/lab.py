@@ -173,10 +173,12 @@ class Link:
 
     def __init__(self, name, end, router, net):
         self.name, self.end, self.router, self.net = name, end, router, net
-        router.ip(f"link add {name} type veth peer name {name} netns {end.holder.pid}",
-                  f"link set {name} up", f"addr add 10.{net}.0.1/24 dev {name}",
-                  f"addr add fd00:{net}::1/64 dev {name} nodad")
-        end.ip(f"link set {name} up")
+
+    def laid(self):
+        """What makes the cable, as lines for `ip` on the router; on its other end, it has to be set up besides."""
+        return (f"link add {self.name} type veth peer name {self.name} netns {self.end.holder.pid}",
+                f"link set {self.name} up", f"addr add {self.address(1)}/24 dev {self.name}",
+                f"addr add {self.address6(1)}/64 dev {self.name} nodad")
 
     def address(self, number):
         return f"10.{self.net}.0.{number}"
@@ -186,9 +188,13 @@ class Link:
 
     def give(self, number, metric=None):
         """Adds both addresses with that number, and default routes; of two links the lower metric is used (wifi)."""
-        self.end.ip(f"addr add {self.address(number)}/24 dev {self.name}",
-                    f"addr add {self.address6(number)}/64 dev {self.name} nodad",
-                    *self.routes(metric or self.net * 100))
+        self.end.ip(*self.given(number, metric))
+
+    def given(self, number, metric=None):
+        """The lines of `give`."""
+        return (f"addr add {self.address(number)}/24 dev {self.name}",
+                f"addr add {self.address6(number)}/64 dev {self.name} nodad",
+                *self.routes(metric or self.net * 100))
 
     def routes(self, metric):
         """Default routes through this link, as `ip` takes them."""
@@ -254,8 +260,11 @@ class Lab:
         self.wifi = Link("wifi", self.client, self.router, 1)
         self.phone = Link("phone", self.client, self.router, 2)
         self.core = Link("core", self.server, self.router, 3)
-        self.wifi.give(2)
-        self.core.give(2)
+        # All that one host needs at once: this is done for every test.
+        lo = "link set lo up"
+        self.router.ip(lo, *self.wifi.laid(), *self.phone.laid(), *self.core.laid())
+        self.client.ip(lo, "link set wifi up", "link set phone up", *self.wifi.given(2))
+        self.server.ip(lo, "link set core up", *self.core.given(2))
         self.server_address = self.core.address(2)
 
     def __exit__(self, *_):

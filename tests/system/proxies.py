@@ -84,7 +84,7 @@ class Pair:
 
     def peer(self, *arguments):
         """One of the daemons of peers.py on the server, ready."""
-        daemon = self.lab.server.start(sys.executable, PEERS, *arguments)
+        daemon = self.lab.server.start(sys.executable, "-S", PEERS, *arguments)
         daemon.expect("^ready$")
         return daemon
 

@@ -81,7 +81,7 @@ class RelayHost:
 
 def start_echo(host, port=ECHO_PORT):
     """A TCP echo daemon on every address of `host`."""
-    daemon = host.start(sys.executable, PEERS, "echo", port, "all")
+    daemon = host.start(sys.executable, "-S", PEERS, "echo", port, "all")
     daemon.expect("^ready$")
     return daemon
 

@@ -65,6 +65,7 @@ def slow_cable(lab, ends):
     return cable
 
 
+@pytest.mark.long
 def test_seven_seconds_to_and_fro(pair, slow_cable):
     """Goal: with a round trip of 7 s the first contact takes four (SYN, TLS, HELLO, key), and no carrier is lost."""
     pair.echo()
@@ -196,6 +197,7 @@ def test_carriers_given_up_leave_nothing_in_the_kernel(pair, session):
     traffic.finish()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["no answer", "stopped"])
 def test_first_contact_into_silence_is_told(pair, kind):
     """Goal: if SYNs vanish, or a port accepts and stays silent, the application is reset after --connect-timeout, and

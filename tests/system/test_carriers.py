@@ -55,6 +55,7 @@ def test_silent_black_hole_is_noticed_in_time(pair, traffic, heartbeat_s, busy):
         assert read_exactly(app, 3) == b"two"
 
 
+@pytest.mark.long
 def test_long_black_hole_loses_nothing(pair, traffic):
     """Goal: after 6 s of silence with 100 ms heartbeats, the next dial comes no later than the longest pause."""
     going = traffic("--heartbeat", "100ms")
@@ -69,14 +70,14 @@ def test_long_black_hole_loses_nothing(pair, traffic):
 def test_half_dead_carrier_does_not_block_the_return(pair, traffic):
     """Goal: while the old path drops everything and sproxy has not noticed yet, a client that comes by another path is
     served at once: a higher epoch supersedes."""
-    going = traffic("--heartbeat", "10s")
+    going = traffic("--heartbeat", "30s")
     pair.lab.wifi.cut()
     pair.lab.phone.give(4, metric=50)
     given_at = time.monotonic()
     resumed = pair.cproxy.event("resumed")
     assert resumed["local"].startswith(pair.lab.phone.address(4) + ":")
     going.goes_on(more=1000)
-    assert time.monotonic() - given_at < 8  # the heartbeat alone would take longer
+    assert time.monotonic() - given_at < 15  # the heartbeat alone would take longer
     assert pair.sproxy.event("resumed")["epoch"] == resumed["epoch"]
     going.finish()
 
@@ -173,6 +174,7 @@ def test_ipv6_that_leads_nowhere_does_not_delay(pair, lab):
     assert time.monotonic() - began_at < 1 + SLOWNESS_S
 
 
+@pytest.mark.long
 def test_stopped_process_loses_nothing(pair):
     """Goal: SIGSTOP for 10 s, then SIGCONT, of a cproxy and, in another pair, of an sproxy: the other side declares the
     carrier dead, and nothing is lost."""

@@ -9,12 +9,11 @@ import pytest
 from lab import outage, until
 from long_cable import TUN, LongCable
 from proxies import DAEMON_PORT
-from test_figures import Arrivals
+from test_figures import Arrivals, least_median
 
 from tests.root import real_root
 
-DELAY_S = 0.025  # of each direction
-CHANGES = 9
+DELAY_S = 0.05  # of each direction; who waits for an answer in a flight, waits twice as long
 
 
 @pytest.fixture
@@ -43,26 +42,31 @@ def test_first_byte_and_flights_of_a_resume(pair, cable, carrier_options):
     pair.start()
     arrivals = Arrivals(pair.app())
     until(lambda: arrivals.times, 10, "first number")
-    delays, waits = [], []
-    for change in range(CHANGES):
+    numbers = itertools.count()
+    spans = [[] for _ in range(2 * flights_up - 1)]  # of each flight, how long it took to leave
+    waits = []
+
+    def change():
+        number = next(numbers)
         cable.pull()
         outage(0.3)
         cable.segments.clear()
         given_at = time.monotonic()
-        cable.give(50 + change)
-        first_at = until(lambda: arrivals.first_after(given_at), 10, "a number after the change")  # noqa: B023
-        delays.append(first_at - given_at)
-        resumed = pair.cproxy.event("resumed", count=change + 1)
+        cable.give(50 + number)
+        first_at = until(lambda: arrivals.first_after(given_at), 20, "a number after the change")
+        resumed = pair.cproxy.event("resumed", count=number + 1)
         port = int(resumed["local"].rpartition(":")[2])
         seen = flights([segment for segment in list(cable.segments) if segment.port == port and segment.at <= first_at])
         seen = seen[:2 * flights_up]
         assert [up for up, _ in seen] == [True, False] * flights_up, seen
-        for _, flight in seen[:-1]:
-            assert flight[-1].at - flight[0].at < DELAY_S, "a flight in which somebody waited"
+        for (_, flight), span in zip(seen, spans, strict=False):
+            span.append(flight[-1].at - flight[0].at)
         waits.append(first_at - seen[-1][1][0].at)
-    print("seconds to the first byte:", *(f"{delay:.3f}" for delay in sorted(delays)))
-    assert statistics.median(delays) <= 0.100 + (flights_up + 1) * 2 * DELAY_S
+        return first_at - given_at
+
+    limit = 0.100 + (flights_up + 1) * 2 * DELAY_S
+    assert least_median(change, count=7, limit=limit) <= limit
+    assert max(map(statistics.median, spans)) < DELAY_S, "a flight in which somebody waits"
     assert statistics.median(waits) < DELAY_S, "the daemon's bytes come with WELCOME, not a round trip later"
-    assert max(delays) < 3
     seen = list(arrivals.numbers)
     assert seen == list(range(len(seen)))

@@ -254,6 +254,7 @@ class EchoServer(threading.Thread):
                 self.served += 1
 
 
+@pytest.mark.long
 def test_100000_connections_leave_nothing_behind(stage):
     """Goal: descriptors, memory and counts are the same as before."""
     engine, listener = stage.engine(), stage.server()

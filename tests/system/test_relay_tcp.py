@@ -313,14 +313,14 @@ def test_a_silent_target_costs_the_first_callers_a_moment_and_the_others_nothing
     engine, hole, server = stage.engine(), black_hole(stage), stage.server()
     port = engine.listen(0, [address_of(hole), address_of(server)], {"connect_timeout_us": 10 * SECOND_US})
     took = []
-    for _ in range(6):
+    for _ in range(12):
         begun_at = time.monotonic()
         client, daemon = stage.through(engine, port, server)
         client.sendall(b"hello")
         assert daemon.recv(5) == b"hello"
         took.append(time.monotonic() - begun_at)
-    assert took[0] < 2 and sum(one > 0.2 for one in took) <= 2
-    engine.wait_for_stat(0, "connections", 6)
+    assert took[0] < 5 and sum(one > 0.2 for one in took) <= 4  # if each had to find out, it would be half of them
+    engine.wait_for_stat(0, "connections", 12)
 
 
 def test_a_slow_target_is_waited_for_beside_the_others(stage):

@@ -96,6 +96,7 @@ def key_times(lab, connect):
     return sorted(took)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("daemon")
 def test_a_key_beside_bulk_both_ways(pair):
     """Goal: p99 at most 1.5 times that of plain TCP on the same line and a second; the carrier is not lost."""

@@ -80,6 +80,7 @@ def both_grow(*paths):
           "both copies going on")
 
 
+@pytest.mark.long
 def test_copy_both_ways_through_ten_address_changes(pair, sshd):
     """Goal: 300 MB up and 300 MB down at the same time, the client's address changes ten times in the middle, and
     both files are what they were."""

@@ -49,6 +49,7 @@ def test_200_streams_across_a_change_of_address(pair):
     assert len(pair.cproxy.events("resumed")) == 1
 
 
+@pytest.mark.long
 def test_stopped_readers_disturb_nobody(pair, daemon):
     """Goal: while one application and one daemon read nothing for 10 s (Ctrl-S) and their peers send all they can,
     another stream goes on at full speed, the carrier is not declared dead, and nothing is lost."""

@@ -30,6 +30,7 @@ def telnetd(pair):
     return pair.peer("inetd", TELNETD_PORT, TELNETD, "-h", "-E", "/bin/sh")
 
 
+@pytest.mark.long
 @needs_telnet
 def test_running_ping_keeps_every_line_while_the_address_changes(pair, telnetd):
     """Goal: `ping -i 0.2` in a telnet session shows every icmp_seq once and in order, though the client's address

@@ -199,6 +199,7 @@ def test_a_pipe_into_a_file(transfer):
     assert target.read_bytes() == data
 
 
+@pytest.mark.long
 def test_killed_and_resumed_ten_times(transfer, seed):
     """Each attempt begins where the one before was killed, and does not repeat what had arrived."""
     chance = random.Random(seed)

@@ -187,6 +187,7 @@ def resident_bytes():
         return int(statm.read().split()[1]) * resource.getpagesize()
 
 
+@pytest.mark.long
 def test_a_hundred_thousand_flows_leave_nothing_behind(host, udp_relay):
     """So many client addresses, each with an answer, pass through a table of 2,000; then there is silence."""
     server = Reflector(host)

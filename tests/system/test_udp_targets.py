@@ -24,14 +24,13 @@ def two(host, udp_relay, ends):
     return key, listening, port
 
 
-def asks_until_answered(client, within=5, pause=0.1):
-    """The answer that a client gets when it repeats its question, and how long that took."""
-    started = time.monotonic()
+def asks_until_answered(client, most=50, pause=0.25):
+    """The answer that a client gets when it repeats its question, and how often it had to ask."""
     client.settimeout(pause)
-    while time.monotonic() - started < within:
+    for asked in range(1, most + 1):
         with contextlib.suppress(TimeoutError, ConnectionError):
-            return answers(client, b"?"), time.monotonic() - started
-    return None, within
+            return answers(client, b"?"), asked
+    return None, most
 
 
 # ---- health
@@ -50,8 +49,8 @@ def test_a_client_that_asks_again_reaches_the_next_address(host, two, ends):
     silent = ends.enter_context(udp_socket(host, "127.0.0.2", port))
     ends.enter_context(Echo(host, "127.0.0.3", port, mark=b"3"))
     for _ in range(2):
-        reply, took = asks_until_answered(client_of(host, "127.0.0.1", listening))
-        assert reply == b"3?" and took < 1.5
+        reply, asked = asks_until_answered(client_of(host, "127.0.0.1", listening))
+        assert reply == b"3?" and asked < 15
     assert silent.recv(10) == b"?"
 
 
@@ -102,7 +101,7 @@ def test_a_refusal_sends_others_to_the_next_address(host, udp_relay, two, ends):
     ends.enter_context(Echo(host, "127.0.0.3", port, mark=b"3"))
     replies = [asks_until_answered(client_of(host, "127.0.0.1", listening)) for _ in range(20)]
     assert all(reply == b"3?" for reply, _ in replies)
-    assert sum(took > 0.09 for _, took in replies) <= 2
+    assert sum(asked > 1 for _, asked in replies) <= 2
     assert udp_relay.named("on_target_down") == [f"name:{port} at 127.0.0.2"]
 
 
