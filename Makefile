@@ -56,7 +56,7 @@ demo: all  ## watch a connection survive a change of address
 .PHONY: test
 test: all $(DRIVERS) $(VENV)/dev-packages  ## unit, simulation, system and meta tests; TESTS=tests/unit PYTEST="-x -k ring" PROCESSES=0
 	@$(if $(filter-out $(NEEDS_NOTHING),$(TESTS)),.ci/system-packages test)
-	$(RUN) -m pytest -n $(PROCESSES) --dist worksteal $(TESTS) $(PYTEST)
+	$(RUN) -m pytest -rfEs -n $(PROCESSES) --dist worksteal $(TESTS) $(PYTEST)
 
 .PHONY: drivers
 drivers: $(DRIVERS)  ## what tests drive the core with, in tests/drivers; made by the goals that use it, and kept by `make`
