@@ -11,6 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from browser import chromium, crowd, server, visit  # noqa: F401
 from lab import Lab
 from proxies import CPROXY, SPROXY, Pair
 from relays import MPROXY, RelayHost

@@ -54,8 +54,16 @@ const timelineCell = (cell) => {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   svg.classList.add("timeline");
   svg.setAttribute("aria-hidden", "true");
-  cell.append(svg);
-  return (row) => timeline(svg, row, now() - TIMELINE_S, now());
+  const span = document.createElement("span");
+  span.className = "unseen";
+  cell.append(svg, span);
+  return (row) => {
+    const from = now() - TIMELINE_S;
+    timeline(svg, row, from, now());
+    const recent = (row.gaps ?? []).filter(([, over]) => over === null || over >= from).length;
+    const said = words.counted(recent, "outage");
+    if (span.textContent !== said) span.textContent = said;
+  };
 };
 
 const sessionCell = (cell) => {
@@ -83,7 +91,9 @@ const endCell = (cell) => {
   button.addEventListener("click", () => askToKill(shown.key));
   return (row) => {
     shown = row;
-    button.hidden = !row.session || row.state === "ended";
+    const gone = !row.session || row.state === "ended";
+    if (gone && document.activeElement === button) cell.parentElement.querySelector("button.plain").focus();
+    button.hidden = gone;
     button.setAttribute("aria-label", `End session ${row.session}…`);
   };
 };
@@ -109,7 +119,7 @@ const sessions = new Table($("sessions"), [
   { title: "Received", kind: "w-number number rare", value: (row) => row.received_bytes, largestFirst: true, cell: text((row) => words.bytes(row.received_bytes)) },
   { title: "Outages", kind: "w-since number wide", value: (row) => row.outages, largestFirst: true, cell: text(outages) },
   { title: "10 minutes", kind: "w-timeline most", cell: timelineCell },
-  { title: "", kind: "w-end wide", cell: endCell },
+  { title: "End", unseen: true, kind: "w-end wide", cell: endCell },
 ], { matches: (row) => matches(row), onDrawn: (rows) => fetchHistories(rows) });
 sessions.by = sessions.columns[1];
 
@@ -230,10 +240,13 @@ function summarize(more) {
     more ? `${more} more than this page shows` : ""].filter(Boolean).join("; ");
   if ($("summary").textContent !== summary) $("summary").textContent = summary;
   document.title = counts.away ? `(${counts.away} away) mproxy` : "mproxy";
-  if ($("announcement").textContent !== summary && Date.now() - announcedAt > BETWEEN_WORDS_MS) {
-    announcedAt = Date.now();
-    $("announcement").textContent = summary;
-  }
+  if (Date.now() - announcedAt > BETWEEN_WORDS_MS) announce(summary);
+}
+
+function announce(text) {
+  if ($("announcement").textContent === text) return;
+  announcedAt = Date.now();
+  $("announcement").textContent = text;
 }
 
 // ---- what is asked for
@@ -308,4 +321,5 @@ events.addEventListener("error", () => {
   $("link").className = "link lost";
   $("link").textContent = over ? "mproxy web has ended: start it again, and open the address that it prints"
     : "mproxy web does not answer; trying again";
+  announce($("link").textContent);
 });

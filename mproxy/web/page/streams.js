@@ -43,7 +43,7 @@ export class Streams {
       { title: "Received", kind: "w-number number wide", value: (row) => row.received_bytes, largestFirst: true, cell: text((row) => words.bytes(row.received_bytes)) },
       { title: "Buffered", kind: "w-number number wide", value: buffered, largestFirst: true, cell: text((row) => words.bytes(buffered(row))) },
       { title: "Waits for", kind: "w-program wide", value: (row) => row.slow, cell: text((row) => SLOW[row.slow] ?? "") },
-      { title: "", kind: "w-end", cell: endCell },
+      { title: "End", unseen: true, kind: "w-end", cell: endCell },
     ], { matches: (row) => this.matches(row) });
     this.wanted = [];
     $("stream-filter").addEventListener("input", () => {

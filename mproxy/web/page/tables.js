@@ -4,7 +4,8 @@
 const BESIDE = 6; // rows drawn above and below the window, so that tabbing finds the next ones
 
 export class Table {
-  // columns: {title, value: (row) => what it sorts by, cell: (td) => (row) => fills it, kind: class names}
+  // columns: {title, value: (row) => what it sorts by, cell: (td) => (row) => fills it, kind: class names,
+  //           unseen: the title is for screen readers alone}
   constructor(table, columns, { matches = () => true, onDrawn = () => {} } = {}) {
     this.table = table;
     this.scroll = table.parentElement;
@@ -40,7 +41,10 @@ export class Table {
         th.setAttribute("aria-sort", "none");
         th.append(button);
       } else {
-        th.textContent = column.title;
+        const title = document.createElement("span");
+        title.className = column.unseen ? "unseen" : "";
+        title.textContent = column.title;
+        th.append(title);
       }
       column.th = th;
       head.append(th);
