@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     # What to send, what was left out and why, and where the receiver may be.
     Prepared = tuple[list[SourceFile], list[tuple[str, OSError | None]], list[Address]]
 
+INTERRUPTED_BY = 128  # and the signal's number, as shells count it
+
 _USAGE = "mproxy send [options] FILE... HOST PORT"
 
 _DESCRIPTION = """\
@@ -240,7 +242,7 @@ class Send(Program, DeliveryObserver):
         if error is None:
             self.exit_status = self._worst or (STATUS_OF_LEFT_OUT if self._left_any_out else 0)
         elif self._stopped is not None:
-            self.exit_status = 128 + self._stopped
+            self.exit_status = INTERRUPTED_BY + self._stopped
         else:
             self.exit_status = STATUS_OF_END.get(code, 1)
             self._complain(end_text(code, explain_refusal(error, config.key), config.host, config.port))
@@ -281,7 +283,7 @@ class Send(Program, DeliveryObserver):
             self._loop.stop()
             return
         self._stopped = signal.Signals[signal_name]
-        self.exit_status = 128 + self._stopped
+        self.exit_status = INTERRUPTED_BY + self._stopped
         self._progress.close()
         self._complain("interrupted; send again to continue")
         if self._delivery is None:
@@ -313,4 +315,7 @@ def _kind_of(path: str) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """`mproxy send`; the exit status."""
-    return run_program("mproxy send", parse_send, Send, argv)
+    status = run_program("mproxy send", parse_send, Send, argv)
+    if status > INTERRUPTED_BY:
+        os._exit(status)  # at once: taking the list of a large directory apart would take as long as making it
+    return status
