@@ -44,5 +44,8 @@ def test_what_is_damaged_or_out_of_order_is_not_taken():
     assert parts.add(0, full, leaf(full, 0, False)) == 0
     assert parts.add(0, b"x", leaf(full + b"x", 0, False)) is None, "too long"
     parts = Parts()
+    assert parts.add(0, b"x", leaf(b"x", 0, False)) == 0
+    assert parts.add(0, b"", leaf(b"x", 0, False)) is None, "without data, and not the end"
+    parts = Parts()
     assert parts.add(0, b"x", leaf(b"x", 0, True)) == 0
     assert parts.add(0, b"y", leaf(b"xy", 0, True)) is None, "it has ended"
