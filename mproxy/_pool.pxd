@@ -13,6 +13,10 @@ There is one account for the process: what rings hold and records are charged, a
 promised to the sessions, the same to each; `pool_free_bytes` says how much is left of the rest. A session that asks
 before it grows, and beyond its promise takes no more than is left, leaves as much again for all others, and their
 promises untouched.
+
+A program with a keeper has its chunks in the arena (mproxy/ground/_arena.pxd), so that what rings hold outlives the
+process. Which blocks are lent is known there to nobody but the rings themselves: the next process begins with what
+they claim (`pool_recover`).
 """
 
 from libc.stddef cimport size_t
@@ -23,6 +27,12 @@ cdef enum:
     MIN_BLOCK_BYTES = 4096       # one page
     CHUNK_PAGES = 4096           # 16 MiB of address range at a time; its pages cost nothing until they are used
     MOST_CHUNKS = 65536          # 1 TiB; a block too large to be cut from a chunk counts as one
+
+
+cdef struct PoolClaim:
+    uint32_t block       # its number
+    uint32_t size        # its bytes
+    uint32_t owner       # whose it is; nothing to the pool
 
 
 cdef uint8_t *chunks[MOST_CHUNKS]  # where they lie; NULL: not used
@@ -43,3 +53,6 @@ cdef void pool_charge(int64_t size) noexcept nogil
 cdef size_t pool_free_bytes() noexcept nogil
 cdef size_t pool_session_bytes() noexcept nogil
 cdef size_t pool_redeem(size_t held, size_t before) noexcept nogil
+cdef bint pool_has_begun() noexcept nogil
+cdef void pool_use_arena() noexcept nogil
+cdef void pool_recover(const PoolClaim *claims, size_t count) noexcept nogil

@@ -2,6 +2,8 @@
 
 from libc.stdlib cimport free, realloc
 
+from mproxy.ground._arena cimport RECORD_CHUNKS, arena_base, arena_bytes, arena_punch
+
 
 cdef extern from "<stdlib.h>" nogil:
     int posix_memalign(void **out, size_t alignment, size_t size)
@@ -46,6 +48,8 @@ cdef struct SizeClass:
 
 
 cdef SizeClass classes[SIZE_CLASSES]
+cdef bint from_arena = False      # whence chunks come
+cdef uint32_t largest_cut = CHUNK_BLOCK_BYTES  # in the arena all blocks that fit into a chunk are cut
 cdef uint32_t next_chunk = 1      # chunks from here on were never used
 cdef Stack free_chunks            # chunks that were, by the numbers of their first pages
 cdef size_t kept_bytes = 0
@@ -97,12 +101,10 @@ cdef uint32_t pool_take(uint32_t size) noexcept nogil:
         kept_bytes -= size
         if kept_bytes < least_kept_bytes:
             least_kept_bytes = kept_bytes
-    elif size > CHUNK_BLOCK_BYTES:
-        block = new_chunk(size)
     else:
         block = pop(&of_size.cold)
         if block == 0:
-            block = cut_fresh(of_size, size)
+            block = new_chunk(size) if size > largest_cut else cut_fresh(of_size, size)
     if block != 0:
         lent_bytes += size
     return block
@@ -111,8 +113,11 @@ cdef uint32_t pool_take(uint32_t size) noexcept nogil:
 cdef uint32_t new_chunk(size_t size) noexcept nogil:
     """Get `size` bytes from the system; the number of their first page, or 0."""
     global next_chunk
-    cdef uint32_t first = pop(&free_chunks)
+    cdef uint32_t first
     cdef void *chunk
+    if from_arena:
+        return chunk_of_arena(size)
+    first = pop(&free_chunks)
     if first == 0:
         if next_chunk == MOST_CHUNKS:
             return 0
@@ -123,6 +128,28 @@ cdef uint32_t new_chunk(size_t size) noexcept nogil:
         return 0
     chunks[first // CHUNK_PAGES] = <uint8_t *>chunk
     return first
+
+
+cdef uint32_t chunk_of_arena(size_t size) noexcept nogil:
+    """The same there; a block larger than a chunk has several."""
+    global next_chunk
+    cdef uint32_t count = <uint32_t>((size + CHUNK_BYTES - 1) // CHUNK_BYTES), first = 0
+    if count == 1:
+        first = pop(&free_chunks)
+    if first == 0:
+        if next_chunk + count > arena_bytes // CHUNK_BYTES:
+            return 0
+        first = next_chunk * CHUNK_PAGES
+        open_chunks(next_chunk + count)
+    return first
+
+
+cdef void open_chunks(uint32_t end) noexcept nogil:
+    """Use the arena's chunks below `end`."""
+    global next_chunk
+    while next_chunk < end:
+        chunks[next_chunk] = arena_base + <size_t>next_chunk * CHUNK_BYTES
+        next_chunk += 1
 
 
 cdef uint32_t cut_fresh(SizeClass *of_size, uint32_t size) noexcept nogil:
@@ -153,7 +180,10 @@ cdef void pool_return(uint32_t block, uint32_t size) noexcept nogil:
 cdef void give_back(SizeClass *of_size, uint32_t block, uint32_t size) noexcept nogil:
     """Return a block's memory to the system; without room for the entry only its address range is lost."""
     global heap_bytes
-    if size > CHUNK_BLOCK_BYTES:
+    if from_arena:
+        arena_punch(pool_at(block), size)
+        push(&of_size.cold, block)
+    elif size > CHUNK_BLOCK_BYTES:
         free(pool_at(block))
         chunks[block // CHUNK_PAGES] = NULL
         heap_bytes += size
@@ -223,6 +253,58 @@ cdef size_t pool_redeem(size_t held, size_t before) noexcept nogil:
     cdef size_t redeemed = held if held < session_bytes else session_bytes
     promised_bytes += before - redeemed
     return redeemed
+
+
+# ---- the arena
+
+cdef bint pool_has_begun() noexcept nogil:
+    """Whether there are chunks already."""
+    return next_chunk != 1
+
+
+cdef void pool_use_arena() noexcept nogil:
+    """Take all chunks from there; before there are any."""
+    global from_arena, largest_cut, next_chunk
+    from_arena = True
+    largest_cut = CHUNK_BYTES
+    next_chunk = RECORD_CHUNKS
+
+
+cdef void pool_recover(const PoolClaim *claims, size_t count) noexcept nogil:
+    """Begin with these blocks lent, in their order, and nothing else; all other memory goes back to the system.
+
+    The blocks of one chunk have one size.
+    """
+    global lent_bytes
+    cdef uint32_t page = RECORD_CHUNKS * CHUNK_PAGES, size
+    cdef size_t i
+    for i in range(count):
+        punch_pages(page, claims[i].block)
+        page = claims[i].block + claims[i].size // MIN_BLOCK_BYTES
+        lent_bytes += claims[i].size
+    punch_pages(page, <uint32_t>(arena_bytes // MIN_BLOCK_BYTES))
+    open_chunks((page + CHUNK_PAGES - 1) // CHUNK_PAGES)
+    i = 0
+    page = RECORD_CHUNKS * CHUNK_PAGES
+    while page < next_chunk * CHUNK_PAGES:
+        if i == count or claims[i].block >= page + CHUNK_PAGES:
+            push(&free_chunks, page)
+            page += CHUNK_PAGES
+            continue
+        size = claims[i].size
+        while True:
+            if i < count and claims[i].block == page:
+                i += 1
+            else:
+                push(&class_of(size).cold, page)
+            page += size // MIN_BLOCK_BYTES
+            if page % CHUNK_PAGES == 0:
+                break
+
+
+cdef void punch_pages(uint32_t first, uint32_t end) noexcept nogil:
+    if first < end:
+        arena_punch(arena_base + <size_t>first * MIN_BLOCK_BYTES, <size_t>(end - first) * MIN_BLOCK_BYTES)
 
 
 # ---- for Python

@@ -4,7 +4,7 @@
 
 Bytes [head, tail) are kept; byte `offset` lives at place (offset mod capacity) of the storage. A ring without bytes
 owns no storage. A ring holds no pointer: its storage is named by its number in the pool, so a copy of the ring and of
-the bytes means the same elsewhere.
+the bytes means the same elsewhere. `block` and `capacity` change by one store, for which they lie side by side.
 
 `account`: bytes of storage of all rings of one owner, to be updated; NULL: not counted.
 """

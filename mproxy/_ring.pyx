@@ -1,14 +1,32 @@
-"""Byte ring with absolute offsets. Storage comes from `_pool` in powers of two from MIN_RING_BYTES up."""
+"""Byte ring with absolute offsets. Storage comes from `_pool` in powers of two from MIN_RING_BYTES up.
+
+At every instruction a ring is whole: bytes are where they belong before `tail` counts them, storage is changed by one
+store, and goes back to the pool after it.
+"""
 
 from libc.string cimport memcpy
 
 from mproxy._pool cimport pool_at, pool_return, pool_take
+from mproxy.ground._stores cimport store_pair, stores_done
 
 
 cdef void ring_init(Ring *ring, uint64_t offset) noexcept nogil:
     """Make an empty ring whose next byte has `offset`."""
     ring.block = ring.capacity = 0
     ring.head = ring.tail = offset
+
+
+cdef inline void change_storage(Ring *ring, uint32_t block, uint32_t capacity, size_t *account) noexcept nogil:
+    """Have the bytes, which are there already, in another block, or in none, and return the one before."""
+    cdef uint32_t old = ring.block, old_capacity = ring.capacity
+    stores_done()
+    store_pair(&ring.block, block, capacity)
+    stores_done()
+    if account != NULL:
+        account[0] += capacity
+        account[0] -= old_capacity
+    if old_capacity != 0:
+        pool_return(old, old_capacity)
 
 
 cdef int ring_reserve(Ring *ring, uint32_t capacity, size_t *account) noexcept nogil:
@@ -41,13 +59,7 @@ cdef int move(Ring *ring, uint32_t capacity, size_t *account) noexcept nogil:
         memcpy(base + (at & mask), old[i].iov_base, first)
         memcpy(base, <uint8_t *>old[i].iov_base + first, old[i].iov_len - first)
         at += old[i].iov_len
-    if ring.capacity != 0:
-        pool_return(ring.block, ring.capacity)
-    if account != NULL:
-        account[0] += size
-        account[0] -= ring.capacity
-    ring.block = block
-    ring.capacity = size
+    change_storage(ring, block, size, account)
     return 0
 
 
@@ -94,6 +106,7 @@ cdef int ring_append(Ring *ring, const uint8_t *data, uint32_t length, size_t *a
     for i in range(n):
         memcpy(space[i].iov_base, data, space[i].iov_len)
         data += space[i].iov_len
+    stores_done()
     ring.tail += length
     return 0
 
@@ -108,10 +121,7 @@ cdef void ring_release(Ring *ring, uint64_t offset, size_t *account) noexcept no
     ring.head = offset
     used = ring_used(ring)
     if used == 0 and ring.capacity != 0:
-        pool_return(ring.block, ring.capacity)
-        if account != NULL:
-            account[0] -= ring.capacity
-        ring.block = ring.capacity = 0
+        change_storage(ring, 0, 0, account)
     elif ring.capacity > SMALL_RING_BYTES and used <= ring.capacity // SPARSE:
         move(ring, 2 * used, account)
 

@@ -17,13 +17,15 @@ order, so the peer has then read that frame, and a resume can no longer ask abou
 
 cimport cython
 
-from libc.stdint cimport INT64_MAX, int32_t, uint8_t
+from libc.stdint cimport INT64_MAX, int32_t, uint8_t, uint16_t
 from libc.string cimport memcmp, memcpy
 
 from mproxy._frames cimport Frame, ParseResult, encode_header, parser_init, parser_next
 from mproxy._liveness cimport liveness_attach, liveness_check, liveness_deadline, liveness_heard, liveness_init
 from mproxy._ring cimport iovec, ring_used
-from mproxy._state cimport SessionState, StreamState, session_state_new
+from mproxy._state cimport (
+    SessionState, StreamState, session_note_asked, session_state_claim, session_state_new, stream_state_claim,
+)
 from mproxy._stream cimport Stream, stream_receive, stream_rewind, table_find
 from mproxy._streams cimport StreamSet, new_streams
 from mproxy._wire cimport (
@@ -31,6 +33,7 @@ from mproxy._wire cimport (
     CloseCode, FrameFlag, FrameType, ResetCode,
 )
 from mproxy.ground._clock cimport NEVER
+from mproxy.ground._stores cimport stores_done
 from mproxy.ground._wipe cimport explicit_bzero
 from mproxy.ground._wipe import wipe
 from mproxy.ground.errors import LocalError
@@ -56,6 +59,7 @@ cdef class Session:
         self.begin(config, lasting)
         if session_id:
             self.learn_identity(session_id, secret)
+        session_state_claim(lasting)
 
     cdef begin(self, config, SessionState *lasting):
         """Take the session's state over, and have no carrier."""
@@ -83,6 +87,7 @@ cdef class Session:
             raise LocalError("a session's id has 16 bytes and its secret has 32")
         memcpy(lasting.session_id, <const char *>session_id, SESSION_ID_BYTES)
         memcpy(lasting.secret, <const char *>secret, SECRET_BYTES)
+        stores_done()
         lasting.known = True
         self.secret = secret
 
@@ -372,6 +377,9 @@ cdef class Session:
         if stream == NULL:
             return self.fail(CloseCode.INTERNAL, "out of memory")
         stream.state.confirmed = True
+        session_note_asked(
+            self.lasting, stream.state, self.parser.payload, <uint16_t>frame.length, &streams.storage_bytes)
+        stream_state_claim(stream.state, self.lasting)
         if streams.open_count > self.max_streams or not streams.may_hold(0):
             streams.abort(stream, ResetCode.STREAM_LIMIT, True)
             return False

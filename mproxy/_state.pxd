@@ -4,13 +4,18 @@ A copy of a SessionState, of the StreamStates of its streams, and of the bytes i
 next carrier it goes on exactly where it was (`adopt_session` in _session.pxd, `adopt` in _streams.pxd). What a resume
 finds out again, or what belongs to a carrier or a process, is not here but in Stream, StreamSet and Session.
 
-Every number has a fixed width, and storage is named by its number in the pool (_pool.pxd).
+Every number has a fixed width, and storage is named by its number in the pool (_pool.pxd). With a keeper the records
+are in the arena (mproxy/ground/_arena.pxd), and the next worker finds them there (_inherit.pxd).
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from mproxy._ring cimport Ring
 from mproxy._wire cimport SECRET_BYTES, SESSION_ID_BYTES
+
+
+cdef enum:
+    FORGOTTEN_TARGET = 0xFFFFFFFF  # sproxy: the stream had a target, and nobody knows which
 
 
 cdef struct StreamState:
@@ -23,7 +28,7 @@ cdef struct StreamState:
     uint64_t acked        # last ack put on a carrier
     # identity
     uint32_t id           # never 0
-    uint32_t target       # where OPEN's payload is in the session's `targets`
+    uint32_t target       # where OPEN's payload is in the session's `targets`; or FORGOTTEN_TARGET
     uint16_t target_bytes  # its length; 0: the default daemon
     # flags
     uint8_t out_ended     # the application ended its direction: FIN has offset out.tail
@@ -39,6 +44,8 @@ cdef struct StreamState:
     uint8_t deaf          # the application takes no more: what the peer sends is acknowledged and goes nowhere
     uint8_t drain_reset   # the application vanished: reset once all that it wrote is acknowledged
     uint8_t retired       # in the session's list of finished streams
+    # in the arena
+    uint32_t session      # whose it is, by number; 0: the record counts for nothing
 
 
 cdef struct SessionState:
@@ -50,17 +57,31 @@ cdef struct SessionState:
     uint64_t in_bytes     # application bytes received
     uint64_t opened       # streams ever
     # streams
-    Ring targets          # cproxy: the payloads of its OPENs, each once, after its length (2 bytes); none is released
+    Ring targets          # payloads of OPENs, each once, after its length (2 bytes); none is released
     uint32_t last_id      # cproxy: last id given
     uint32_t highest_id   # highest id ever opened
     int32_t close_code    # a CloseCode: why the session is over; -1: it is not
     uint8_t is_server     # sproxy's end: streams are opened by the peer
     uint8_t known         # there has been a WELCOME: id and secret are valid
+    # in the arena
+    uint8_t deaths        # workers that have died in its turn
+    uint32_t number       # of its record; 0: that counts for nothing, nor do the streams' of this number
+
+
+cdef struct ProgramRecord:
+    uint32_t current           # which half counts, above the length of what is there; 0: nothing is kept
+    uint8_t halves[2][2040]    # what a program keeps with a session; the other half is for the next version
 
 
 cdef StreamState *stream_state_new() noexcept nogil
+cdef void stream_state_claim(StreamState *state, const SessionState *session) noexcept nogil
+cdef void stream_state_give_up(StreamState *state) noexcept nogil
 cdef void stream_state_free(StreamState *state) noexcept nogil
 cdef SessionState *session_state_new() noexcept nogil
+cdef void session_state_claim(SessionState *state) noexcept nogil
+cdef void session_state_give_up(SessionState *state) noexcept nogil
 cdef void session_state_free(SessionState *state) noexcept nogil
+cdef void session_note_asked(SessionState *session, StreamState *stream, const uint8_t *text, uint16_t length,
+                             size_t *account) noexcept nogil
 cdef int session_note_target(SessionState *session, StreamState *stream, const uint8_t *text, uint16_t length,
                              size_t *account) noexcept nogil

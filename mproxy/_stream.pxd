@@ -60,7 +60,9 @@ cdef int stream_take_ack(StreamState *state, uint64_t ack, size_t *account) noex
 cdef int stream_rewind(StreamState *state, uint64_t received) noexcept nogil
 cdef int stream_receive(
     const StreamState *state, uint64_t seq, uint32_t length, uint32_t window, uint32_t *skip) noexcept nogil
-cdef void stream_mend(StreamState *state) noexcept nogil
+cdef void stream_end_arrived(StreamState *state) noexcept nogil
+cdef void stream_abort(StreamState *state, int code, bint tell_peer) noexcept nogil
+cdef void stream_mend(StreamState *state, size_t *account) noexcept nogil
 cdef bint stream_finished(const Stream *stream) noexcept nogil
 
 cdef Stream *table_find(const StreamTable *table, uint32_t id) noexcept nogil

@@ -7,14 +7,18 @@ Rules (every function here keeps them; the session decides when to call):
    and an error.
 3. After a direction's FIN, no further byte and no second, different FIN.
 4. After a reset no byte moves in either direction.
+
+The state obeys them at every instruction, or what is missing follows from it (`stream_mend`): so each store here, and
+in the session, has its place in the order of stores (docs/protocol.md, section 9, 17).
 """
 
 from libc.stdlib cimport calloc, free
 
 from mproxy._frames cimport Frame, encode_header
-from mproxy._ring cimport ring_drop, ring_release
-from mproxy._state cimport StreamState, stream_state_free
+from mproxy._ring cimport ring_drop, ring_release, ring_used
+from mproxy._state cimport StreamState, stream_state_free, stream_state_give_up
 from mproxy._wire cimport HEADER_BYTES, FrameFlag, FrameType
+from mproxy.ground._stores cimport stores_done
 
 
 cdef Stream *stream_new(StreamState *state) noexcept nogil:
@@ -27,6 +31,7 @@ cdef Stream *stream_new(StreamState *state) noexcept nogil:
 
 cdef void stream_free(Stream *stream, size_t *account) noexcept nogil:
     """Free it and its state; the storage of its rings is counted in `account`."""
+    stream_state_give_up(stream.state)
     ring_drop(&stream.state.out, account)
     ring_drop(&stream.state.inp, account)
     stream_state_free(stream.state)
@@ -47,13 +52,16 @@ cdef bint stream_acked(const StreamState *state) noexcept nogil:
 
 cdef int stream_take_ack(StreamState *state, uint64_t ack, size_t *account) noexcept nogil:
     """The peer's application has everything below `ack`: release it. -1 when that cannot be true."""
+    cdef bint done = ack > state.out.tail
     if ack < state.out.head + state.out_done or ack > state.peak:
         return -1
-    if ack > state.out.tail:
-        state.out_done = True
+    if done:
         ack = state.out.tail
     if ack > state.out.head:
         ring_release(&state.out, ack, account)
+    if done:
+        stores_done()
+        state.out_done = True
     if state.sent < ack + state.out_done:
         state.sent = ack + state.out_done
     return 0
@@ -91,6 +99,26 @@ cdef int stream_receive(
     return <int>(end - state.inp.tail)
 
 
+cdef void stream_end_arrived(StreamState *state) noexcept nogil:
+    """The peer's direction ends behind what was received; an application that takes no more has the end already."""
+    stores_done()
+    state.in_ended = True
+    stores_done()
+    state.in_done |= state.deaf
+
+
+cdef void stream_abort(StreamState *state, int code, bint tell_peer) noexcept nogil:
+    """End both directions at once; what the rings hold is still to be dropped. An OPEN that was not sent never is."""
+    state.reset_code = <uint8_t>code
+    state.reset_ours = tell_peer and not state.open_due
+    stores_done()
+    state.aborted = True
+    stores_done()
+    state.unheard = state.open_due
+    stores_done()
+    state.open_due = False
+
+
 cdef bint stream_finished(const Stream *stream) noexcept nogil:
     """Whether there is nothing more to do for this stream but to remember it."""
     cdef const StreamState *state = stream.state
@@ -103,8 +131,22 @@ cdef bint stream_finished(const Stream *stream) noexcept nogil:
 
 # ---- another process goes on
 
-cdef void stream_mend(StreamState *state) noexcept nogil:
-    """The process that had the state is gone. What it had planned may have been sent before it could note that."""
+cdef void stream_mend(StreamState *state, size_t *account) noexcept nogil:
+    """The process that had the state is gone, maybe in the midst of a change: finish that.
+
+    What it had planned may have been sent before it could note that. Bytes received that are in no storage were handed.
+    """
+    state.deaf |= state.drain_reset
+    if state.aborted:
+        state.unheard |= state.open_due
+        stores_done()
+        state.open_due = False
+        ring_drop(&state.out, account)
+    if state.aborted or state.deaf or ring_used(&state.inp) == 0 or state.inp.capacity == 0:
+        ring_drop(&state.inp, account)
+    if state.deaf:
+        stores_done()
+        state.in_done = state.in_ended
     if state.sent < state.out.head + state.out_done:
         state.sent = state.out.head + state.out_done
     if state.peak < state.sent:

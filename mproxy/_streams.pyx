@@ -16,16 +16,18 @@ from mproxy._ring cimport (
     MIN_RING_BYTES, iovec, ring_append, ring_drop, ring_free, ring_release, ring_reserve, ring_used,
 )
 from mproxy._state cimport (
-    SessionState, StreamState, session_note_target, session_state_free, stream_state_free, stream_state_new,
+    SessionState, StreamState, session_note_target, session_state_free, session_state_give_up, stream_state_claim,
+    stream_state_free, stream_state_new,
 )
 from mproxy._stream cimport (
-    all_push, all_remove, list_streams, stream_acked, stream_finished, stream_free, stream_mend, stream_new,
-    stream_take_ack, table_add, table_clear, table_find, table_remove,
+    all_push, all_remove, list_streams, stream_abort, stream_acked, stream_end_arrived, stream_finished, stream_free,
+    stream_mend, stream_new, stream_take_ack, table_add, table_clear, table_find, table_remove,
 )
 from mproxy._transmit cimport SMALL_BYTES, Transmitter
 from mproxy._wire cimport (
     HEADER_BYTES, MAX_REASON_BYTES, MAX_WINDOW_BYTES, MIN_WINDOW_BYTES, FrameFlag, FrameType, ResetCode,
 )
+from mproxy.ground._stores cimport stores_done
 
 
 cdef enum:
@@ -50,6 +52,8 @@ cdef class StreamSet:
         self.send_window = MIN_WINDOW_BYTES  # the peer's limits are not known yet; every peer holds this much
 
     def __dealloc__(self):
+        if self.lasting != NULL:
+            session_state_give_up(self.lasting)
         self.transmitter.carrier_lost()
         while self.open_list.first != NULL:
             self.forget(self.open_list.first)
@@ -91,6 +95,7 @@ cdef class StreamSet:
             return NULL
         stream.owner = owner
         stream.state.open_due = True
+        stream_state_claim(stream.state, lasting)
         self.transmitter.ready(stream)
         return stream
 
@@ -266,16 +271,17 @@ cdef class StreamSet:
         """
         cdef StreamState *state = stream.state
         if state.deaf:
-            state.in_done = ends
             taken = length
         self.lasting.in_bytes += length
-        state.inp.head += taken
         state.inp.tail += taken
+        stores_done()
+        state.inp.head += taken
         if length > taken:
             if ring_append(&state.inp, data + taken, length - taken, &self.storage_bytes) < 0:
                 return -1
             self.in_held += length - taken
-        state.in_ended |= ends
+        if ends:
+            stream_end_arrived(state)
         self.acknowledge(stream)
         return 0
 
@@ -340,7 +346,9 @@ cdef class StreamSet:
             return
         state.deaf = True
         self.in_held -= ring_used(&state.inp)
+        stores_done()
         ring_drop(&state.inp, &self.storage_bytes)
+        stores_done()
         state.in_done = state.in_ended
         self.acknowledge(stream)
 
@@ -356,8 +364,9 @@ cdef class StreamSet:
         if stream_acked(state):
             self.abort(stream, code, True)
             return
-        state.drain_reset = True
         state.reset_code = <uint8_t>code
+        stores_done()
+        state.drain_reset = True
         self.deafen(stream)
         self.ask_ack(stream)
 
@@ -380,11 +389,8 @@ cdef class StreamSet:
         cdef StreamState *state = stream.state
         if state.aborted:
             return
-        state.aborted = True
-        state.reset_code = <uint8_t>code
-        state.reset_ours = stream.reset_due = tell_peer and not state.open_due
-        state.unheard = state.open_due
-        state.open_due = False
+        stream_abort(state, code, tell_peer)
+        stream.reset_due = state.reset_ours
         stream.ack_due = False
         self.out_held -= ring_used(&state.out)
         self.in_held -= ring_used(&state.inp)
@@ -477,7 +483,7 @@ cdef class StreamSet:
     # ---- the life of a stream
 
     cdef Stream *add_stream(self, uint32_t id) noexcept:
-        """Begin a stream; NULL when there is no memory."""
+        """Begin a stream, whose state is still to be claimed; NULL when there is no memory."""
         cdef StreamState *state = stream_state_new()
         cdef Stream *stream
         if state == NULL:
@@ -515,8 +521,8 @@ cdef class StreamSet:
         cdef Stream *stream = self.enter(state)
         if stream == NULL:
             return NULL
-        stream_mend(state)
         self.storage_bytes += state.out.capacity + state.inp.capacity
+        stream_mend(state, &self.storage_bytes)
         if state.retired:
             all_push(&self.finished_list, stream)
             self.finished_count += 1
@@ -524,7 +530,6 @@ cdef class StreamSet:
         all_push(&self.open_list, stream)
         self.open_count += 1
         if state.aborted:
-            ring_drop(&state.out, &self.storage_bytes)
             stream.reset_due = state.reset_ours
             return stream
         self.out_held += ring_used(&state.out)

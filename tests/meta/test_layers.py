@@ -10,7 +10,7 @@ from tests.meta.sources import PACKAGE, ROOT, externs, imports, module_name, sou
 LAYERS = [
     {"ground": ["mproxy", "mproxy._wire", "mproxy.ground", "mproxy._pool", "mproxy._ring"]},
     {"session": ["mproxy._frames", "mproxy._state", "mproxy._stream", "mproxy._liveness", "mproxy._transmit",
-                 "mproxy._streams", "mproxy._session", "mproxy.handshake"],
+                 "mproxy._streams", "mproxy._session", "mproxy._inherit", "mproxy.handshake"],
      "engine": [f"mproxy.transport.{name}" for name in (
          "datagram_config", "_packet", "_ranges", "_rtt", "_sent", "_states", "_pacer", "_congestion", "_cubic", "_bbr",
          "_outflow", "_inflow", "_acks", "_mtu", "_recovery", "_channel", "_listener", "_path", "_setup",

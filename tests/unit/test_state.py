@@ -43,7 +43,7 @@ def test_records_hold_numbers_of_a_fixed_width_and_nothing_else():
 
 
 def test_a_stream_stays_small():
-    assert ctypes.sizeof(STREAM) <= 96
+    assert ctypes.sizeof(STREAM) <= 104
 
 
 def another(pair, name, *, held):
@@ -193,6 +193,82 @@ def test_an_application_that_went_with_the_process_lets_go(pair):
     pair.client.discard(1)
     pair.attach()
     assert told(pair.pump()[1], 1) == TEXT[:10]
+
+
+# ---- a process that died in the midst of a change
+
+def dies_amid(pair, name, stream, **stored):
+    """One end's process dies when of a change only these fields of the stream were stored; its application lives."""
+    whole = image(getattr(pair, name))
+    changed = []
+    for state, out, inp in whole[2]:
+        state = STREAM.from_buffer_copy(state)
+        head = state.inp.head
+        if state.id == stream:
+            for field, value in stored.items():
+                ring, _, inner = field.rpartition("__")
+                setattr(getattr(state, ring) if ring else state, inner, value)
+        changed.append((bytes(state), out, inp[state.inp.head - head:]))
+    setattr(pair, name, revive(pair.config, (*whole[:2], changed), pair.now, [stream]))
+
+
+def test_handed_bytes_are_received_before_they_are_handed(pair):
+    """They went from the carrier to the application, and lie in no ring."""
+    pair.client.write(1, TEXT[:300])
+    pair.pump()
+    pair.client.write(1, TEXT[300:400])
+    pair.client.transmit(1 << 20)
+    pair.lose()
+    dies_amid(pair, "server", 1, inp__tail=400)
+    assert (pair.server.look(1)["handed"], pair.server.session.streams.in_held) == (400, 0)
+    pair.attach()
+    pair.client.write(1, b"more")
+    assert told(pair.pump()[1], 1) == b"more"
+
+
+def test_storage_of_a_ring_that_became_empty_goes_back(pair):
+    pair.client.write(1, TEXT[:300])
+    pair.pump(take_none)
+    pair.lose()
+    dies_amid(pair, "server", 1, inp__head=300)
+    assert pair.server.look(1)["in_capacity"] == 0
+
+
+def test_a_reset_in_the_midst_of_it_is_one(pair):
+    """Of a stream that was not opened yet: it never is."""
+    pair.lose()
+    pair.client.open(b"host:2")
+    dies_amid(pair, "client", 2, aborted=True)
+    pair.client.release(2)
+    assert pair.client.look(2) is None
+    pair.attach()
+    assert not [event for event in pair.pump()[1] if event[0] == EventKind.OPENED]
+
+
+def test_a_reset_gives_back_what_the_stream_held(pair):
+    pair.client.write(1, TEXT[:300])
+    pair.lose()
+    dies_amid(pair, "client", 1, aborted=True, reset_ours=True, reset_code=ResetCode.REFUSED)
+    assert (pair.client.look(1)["out_capacity"], pair.client.session.streams.out_held) == (0, 0)
+    pair.attach()
+    assert (EventKind.RESET, 1, ResetCode.REFUSED) in pair.server_events + pair.pump()[1]
+
+
+@pytest.mark.parametrize("stored", [{"deaf": True}, {"drain_reset": True}])
+def test_an_application_that_takes_no_more_takes_no_more(pair, stored):
+    pair.client.write(1, TEXT[:300])
+    pair.client.end(1)
+    pair.server.write(1, TEXT[:10])
+    pair.pump(take_none)
+    pair.server.write(1, TEXT[10:20])
+    pair.lose()
+    dies_amid(pair, "server", 1, **stored)
+    look = pair.server.look(1)
+    assert (look["handed"], look["in_done"], look["in_capacity"]) == (300, True, 0)
+    pair.attach()
+    pair.pump(take_none)
+    assert pair.client.hand(1, 99)[0] == TEXT[:20]
+    assert not [event for event in pair.server_events if event[0] == EventKind.CLOSED]
 
 
 # ---- streams to be opened

@@ -1,0 +1,16 @@
+"""What a worker inherits from the one before it: sessions, their streams, and what their rings hold.
+
+Everything is found by what records in the arena claim. A worker first calls `recover`; then, for each session, asks the
+kernel what the former worker had done with the applications' sockets and corrects the streams (`inherited_stream`), and
+takes it over with `inherit`.
+"""
+
+from libc.stdint cimport uint32_t
+
+from mproxy._state cimport SessionState, StreamState
+
+
+cdef SessionState *inherited_session(uint32_t number) noexcept nogil
+cdef StreamState *inherited_stream(uint32_t number, uint32_t nth) noexcept nogil
+cdef bint session_sound(const SessionState *state, uint32_t number) noexcept nogil
+cdef bint stream_sound(const StreamState *state, const SessionState *session) noexcept nogil
