@@ -19,6 +19,9 @@ from tests.root import why_no_hosts
 SEEDS = 2**32
 SYSTEM = Path(__file__).parent / "system"
 
+# Where the tools for networks are, which ordinary users do not have on their path.
+os.environ["PATH"] += ":/usr/local/sbin:/usr/sbin:/sbin"
+
 # A deadline per example fails on a busy machine and says nothing about the code.
 hypothesis.settings.register_profile("mproxy", deadline=None, print_blob=True)
 hypothesis.settings.register_profile("sanitizer", parent=hypothesis.settings.get_profile("mproxy"), max_examples=15)

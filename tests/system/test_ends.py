@@ -69,7 +69,7 @@ def test_an_answer_that_cannot_be_written_is_one_line():
 
 
 def test_help_for_a_reader_that_has_gone():
-    done = run("sh", "-c", f"{CPROXY} --help | true")
+    done = run("sh", "-c", '"$0" --help | true', CPROXY)
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import signal
 import socket
 import stat
@@ -440,7 +441,8 @@ def test_daemon_keeps_nothing_of_its_caller(lab, relay, echo, words, errors):
     redirected to a file still goes there."""
     relay.write(RULE)
     home = relay.host.home
-    run = (f"{MPROXY} relay --config {relay.file} --daemon --pidfile {relay.pidfile} {words} {errors}")
+    program = shlex.quote(str(MPROXY))
+    run = f"{program} relay --config {relay.file} --daemon --pidfile {relay.pidfile} {words} {errors}"
     script = f"exec 9>lock 8</dev/zero; flock 9; out=$({run}); echo status $?; exec 9>&-; flock -n lock echo free"
     done = relay.host.start("env", "-C", home, "bash", "-c", script, env=relay.environment)
     assert done.wait(within=15) == 0

@@ -157,7 +157,8 @@ def test_the_terminal_is_given_back(pair, served, ends, tmp_path, end, status):
     """Goal: its settings, and what stood on it, whatever ends the program."""
     file = tmp_path / "pid"
     terminal = Tmux(pair.lab.client, "sh", "-c", (
-        f'set -m; stty -g; sh -c "echo \\$\\$ > {file}; exec {MPROXY} top"; echo ended $?; stty -g'), columns=200)
+        f'set -m; stty -g; sh -c "echo \\$\\$ > {file}; exec \\"\\$0\\" top" "$0"; echo ended $?; stty -g'), MPROXY,
+        columns=200)
     ends.callback(terminal.close)
     terminal.shows("laptop", "connected")
     if isinstance(end, str):

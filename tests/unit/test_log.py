@@ -314,5 +314,5 @@ def test_with_standard_error_closed_a_socket_never_gets_its_number():
         "sys.stdout = None\n"
         "try: os._exit(1 if other.recv(100) else 2)\n"
         "except BlockingIOError: os._exit(0 if min(one.fileno(), other.fileno()) > 2 else 3)\n")
-    command = f"exec {sys.executable} -c \"$0\" <&- >&- 2>&-"
-    assert subprocess.run(["sh", "-c", command, program], timeout=30, check=False).returncode == 0
+    command = 'exec "$1" -c "$0" <&- >&- 2>&-'
+    assert subprocess.run(["sh", "-c", command, program, sys.executable], timeout=30, check=False).returncode == 0

@@ -404,8 +404,9 @@ def test_server_shows_a_terminal_nothing_that_it_obeys():
 
 
 def test_server_needs_a_place_for_what_comes():
-    command = f"exec {sys.executable} -m mproxy.programs.main message-server 0 >&-"
-    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, timeout=30, check=False)
+    command = 'exec "$0" -m mproxy.programs.main message-server 0 >&-'
+    done = subprocess.run(["sh", "-c", command, sys.executable], stderr=subprocess.PIPE, text=True, timeout=30,
+                          check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "standard output is closed" in done.stderr
 
 
