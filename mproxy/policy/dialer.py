@@ -276,8 +276,11 @@ class Dialer(CandidateObserver):
             self.paths.may_be_stuck(candidate.way.address[0], candidate.local, self.loop.now())
 
     def candidate_overdue(self, candidate: Candidate) -> None:
-        """Begin another one beside it, unless one is under way."""
+        """Begin another one beside it, unless one is under way; the other ways first, if it brought nothing at all: a
+        portal may answer for everybody and then be silent."""
         if candidate is self._candidate and not self._attempts:
+            if not candidate.caller.met:
+                self.paths.led_nowhere(candidate.way)
             self._begin_attempt()
 
     def candidate_failed(self, candidate: Candidate, error: Exception) -> None:

@@ -10,7 +10,7 @@ from mproxy.policy import candidate, dialer, paths
 from mproxy.policy.attempt import DialAttempt
 from mproxy.policy.dialer import Dialer
 from mproxy.policy.paths import SEGMENTS, SMALL_US, Paths, Way
-from tests.unit.dial_parts import SECOND_US, FakeLoop, FakeResolver, FakeSocket, Observer, Plan, refuse
+from tests.unit.dial_parts import SECOND_US, FakeCaller, FakeLoop, FakeResolver, FakeSocket, Observer, Plan, refuse
 
 HOST = "server.example"
 V4 = 2
@@ -227,6 +227,17 @@ def test_a_portal_on_the_better_route_gives_way_to_the_device_that_worked(monkey
         welcoming(0.05) if way.device == "wlan0" else Plan(0.001, says=[(0.001, b"strange")]))
     bench.start(5)
     assert bench.observer.welcomed[-1][1].device == "wlan0"
+
+
+def test_a_silent_portal_on_the_better_route_gives_way_as_soon_as_it_is_overdue(monkeypatch):
+    """Goal: it accepts whoever calls and says nothing: the device that worked is next, not the same route again."""
+    monkeypatch.setattr(FakeCaller, "met", False)
+    bench = Bench(monkeypatch, lambda _way: welcoming(0.01)).start(1)
+    bench.device = "eth0"
+    bench.network = lambda way: welcoming(0.05) if way.device == "wlan0" else Plan(0.001)
+    bench.start(5)
+    assert bench.observer.welcomed[-1][1].device == "wlan0"
+    assert bench.observer.welcomed[-1][0] - bench.begun < 2 * SECOND_US
 
 
 def test_other_devices_than_the_last_are_never_used(monkeypatch):
