@@ -29,6 +29,7 @@ cdef struct StreamState:
     # identity
     uint32_t id           # never 0
     uint32_t target       # where OPEN's payload is in the session's `targets`; or FORGOTTEN_TARGET
+    int32_t fd            # the application's descriptor + 1, from before its first byte to before its closing; 0: none
     uint16_t target_bytes  # its length; 0: the default daemon
     # flags
     uint8_t out_ended     # the application ended its direction: FIN has offset out.tail
@@ -44,6 +45,7 @@ cdef struct StreamState:
     uint8_t deaf          # the application takes no more: what the peer sends is acknowledged and goes nowhere
     uint8_t drain_reset   # the application vanished: reset once all that it wrote is acknowledged
     uint8_t retired       # in the session's list of finished streams
+    uint8_t dialling      # sproxy: `fd` is being connected, or will be: as far as is known the daemon has not answered
     # in the arena
     uint32_t session      # whose it is, by number; 0: the record counts for nothing
 

@@ -78,6 +78,8 @@ cdef App *app_new(Apps *apps, Stream *stream, int fd, int write_fd) noexcept:
     app.apps = apps
     app.stream = stream
     app.is_socket = write_fd < 0
+    if app.is_socket:
+        stream.state.fd = fd + 1
     app.all_prev = apps.last
     if apps.last != NULL:
         apps.last.all_next = app
@@ -121,6 +123,7 @@ cdef void app_close(App *app, bint abruptly) noexcept:
     global all_apps, all_beyond
     cdef Apps *apps = app.apps
     cdef Loop loop = <Loop>apps.loop
+    app.stream.state.fd = 0  # first: another process that goes on must not take the number for this application's
     if abruptly and app.is_socket:
         reset_on_close(app.source.fd)
         if not app.connecting and not app.broken and unsent_bytes(app.source.fd) > 0:
@@ -227,7 +230,7 @@ cdef void finish_connect(App *app, uint32_t events) noexcept:
 
 cdef void app_answered(App *app) noexcept:
     """The daemon has accepted the connection. On loopback it has by the time there are bytes for it."""
-    app.connecting = False
+    app.connecting = app.stream.state.dialling = False
     drop_target(app)
 
 

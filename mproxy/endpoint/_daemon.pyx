@@ -21,6 +21,7 @@ cdef int daemon_dial(Apps *apps, Stream *stream, Target target) noexcept:
         index += 1
     if fd < 0:
         return error
+    stream.state.dialling = True
     app = app_new(apps, stream, fd, -1)
     if app == NULL:
         close_with_reset(fd)
@@ -47,6 +48,7 @@ cdef void begin_race(App *app) noexcept:
 
 cdef bint daemon_next(App *app) noexcept:
     """The newest attempt failed: go on with the next address. False: none is left, and no attempt is under way."""
+    app.stream.state.fd = 0
     (<Loop>app.apps.loop).close(&app.source)
     dial_next(app)
     return app.source.fd >= 0 or app.race != NULL and (<Attempts>app.race).first != NULL
@@ -61,6 +63,7 @@ cdef void dial_next(App *app) noexcept:
         index += 1
     app.address = <uint8_t>(index - 1)
     app.source.fd = fd
+    app.stream.state.fd = fd + 1
     app.writable = False
     if fd >= 0:
         app_watch(app)
@@ -86,6 +89,7 @@ cdef void run_race(Work *work) noexcept:
     if attempts.is_due and not app.writable:
         if app.source.fd >= 0 and attempts.add(app.source.fd, NULL, 0):
             app.source.fd = -1
+            app.stream.state.fd = 0
             dial_next(app)
         attempts.is_due = False
     if app.source.fd < 0 and attempts.first == NULL:
@@ -94,8 +98,10 @@ cdef void run_race(Work *work) noexcept:
 
 cdef void win(App *app, Attempts attempts, Attempt *attempt) noexcept:
     """Go on with that attempt in place of the newest."""
+    app.stream.state.fd = 0
     (<Loop>app.apps.loop).close(&app.source)
     app.source.fd = attempts.take(attempt)
+    app.stream.state.fd = app.source.fd + 1
     app.writable = True
     app_watch_again(app)
     app_answered(app)
