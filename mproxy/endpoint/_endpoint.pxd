@@ -12,6 +12,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from mproxy._session cimport Session
+from mproxy._state cimport StreamState
 from mproxy._stream cimport Stream
 from mproxy.carrier._carrier cimport Carrier
 from mproxy.endpoint._app cimport App, Apps
@@ -60,6 +61,8 @@ cdef class Endpoint:
     cdef void reset_apps(self) noexcept
     cdef void end_rest(self) noexcept
     cdef void vanish(self) noexcept
+    cdef bint adopt(self, StreamState *state) noexcept
+    cdef bint serve_again(self, const StreamState *state) noexcept
     cdef int accepted(self, int fd, bytes target) noexcept
     cdef void opened(self, Stream *stream, const uint8_t *target, uint32_t length) noexcept
     cdef void open_rest(self) noexcept

@@ -7,11 +7,13 @@ from functools import partial
 from libc.errno cimport EMFILE, errno
 
 from mproxy._liveness cimport liveness_note_life
-from mproxy._ring cimport iovec
+from mproxy._pool cimport pool_at
+from mproxy._ring cimport Ring, iovec
 from mproxy._session cimport CarrierState, EventKind, SessionEvent
 from mproxy._stream cimport table_find
 from mproxy._transmit cimport MAX_IOVECS
 from mproxy._wire cimport ResetCode
+from mproxy.endpoint._adopt cimport Adopted, adopt_stream
 from mproxy.endpoint._app cimport (
     app_close, app_deliver, app_new, app_next_ready, app_read, app_refusal, app_watch, apps_may_grow,
 )
@@ -72,6 +74,32 @@ cdef class Endpoint:
         self.session.forget_secret()
         self.session = session
         self.apps.session = <void *>session
+
+    cdef bint adopt(self, StreamState *state) noexcept:
+        """Go on with a stream of a process that is gone, before there is a carrier.
+
+        `state`, the storage of its rings and its application's descriptor are ours from now on. False: what was done
+        for the application cannot be told, so it is reset, and so is the peer's.
+        """
+        cdef Adopted how = adopt_stream(&self.apps, state)
+        self.was_busy |= self.apps.count > 0
+        self.loop.schedule(&self.work)
+        return self.serve_again(state) if how == Adopted.UNSERVED else how == Adopted.KEPT
+
+    cdef bint serve_again(self, const StreamState *state) noexcept:
+        """sproxy: connect the stream's daemon in one of the next turns. False: it is not known any more which."""
+        cdef Stream *stream = table_find(&self.session.streams.table, state.id)
+        cdef const Ring *targets = &self.session.lasting.targets
+        cdef bint known = <uint64_t>state.target + state.target_bytes <= targets.tail
+        if not self.session.is_server or not known:
+            self.session.streams.reset(stream, ResetCode.LOCAL_ERROR)
+            return not self.session.is_server  # cproxy: its application was not noted, and makes a stream of its own
+        target = b""
+        if state.target_bytes > 0:
+            target = (<const char *>pool_at(targets.block) + state.target)[:state.target_bytes]
+        self.was_busy = True
+        self.unopened.append((state.id, target))
+        return True
 
     def attach(self, Carrier carrier not None, uint64_t epoch, uint32_t peer_window, uint64_t peer_budget, bytes first,
                bytes leftover):
