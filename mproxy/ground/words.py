@@ -6,7 +6,9 @@ the text; the caller puts name and text in front: `--port 99999: not a valid por
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import socket
 from collections.abc import Mapping
 
@@ -182,3 +184,14 @@ def escaped(text: str) -> str:
 def printable(text: str) -> str:
     """`text` as typed, but quoted if it is empty, has blanks or would disturb the terminal."""
     return text if text.isprintable() and text and " " not in text else ascii(text)
+
+
+def say_ending(status: int) -> str:
+    """How a process ended, from what waitpid(2) says: `exit status 1`, `SIGKILL`."""
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return f"exit status {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"

@@ -111,3 +111,4 @@ cdef class Watch:
     cdef Loop loop         # None once closed
     cdef Source source     # the descriptor
     cdef object callback   # called with the epoll events
+    cdef uint32_t events   # that are waited for

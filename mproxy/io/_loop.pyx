@@ -20,6 +20,9 @@ cdef extern from "<sys/epoll.h>" nogil:
     int epoll_ctl(int epoll_fd, int operation, int fd, epoll_event *event)
     int epoll_wait(int epoll_fd, epoll_event *events, int most, int timeout_ms)
 
+cdef extern from "<fcntl.h>" nogil:
+    int O_CLOEXEC
+
 cdef extern from "<sys/eventfd.h>" nogil:
     int EFD_NONBLOCK, EFD_CLOEXEC
     int eventfd(unsigned int start, int flags)
@@ -30,6 +33,7 @@ cdef extern from "<sched.h>" nogil:
 cdef extern from "<unistd.h>" nogil:
     long read(int fd, void *data, size_t length)
     int close(int fd)
+    int dup3(int old, int new, int flags)
 
 cdef enum:
     EVENTS_A_TURN = 128
@@ -53,6 +57,16 @@ cdef void drain_wake(Source *source, uint32_t events) noexcept:
     cdef uint64_t count
     if read(source.fd, &count, sizeof(count)) < 0:
         return  # already taken
+
+
+cdef void place(int fd, int made) except *:
+    """Give a new descriptor the number `fd`, which is free."""
+    if made != fd and made >= 0:
+        if dup3(made, fd, O_CLOEXEC) < 0:
+            raise OSError(errno, os.strerror(errno))
+        close(made)
+    elif made < 0:
+        raise OSError(errno, os.strerror(errno))
 
 
 cdef void put(WorkQueue *queue, Work *work) noexcept:
@@ -152,6 +166,20 @@ cdef class Loop:
     def watch(self, int fd, callback, *, bint read=True, bint write=False):
         """Call `callback(events)` while `fd` is ready; returns the Watch. The descriptor stays the caller's."""
         return Watch(self, fd, callback, read, write)
+
+    def renew(self):
+        """Be the loop of a process that was cloned and shares its descriptors with the one before: what that one has
+        left in them is gone, their numbers stay. Until then there are only watches and timers."""
+        cdef Watch watch
+        close(self.epoll_fd)  # first, for there may be no other number left
+        place(self.epoll_fd, epoll_create1(EPOLL_CLOEXEC))
+        close(self.wake_fd)
+        place(self.wake_fd, eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC))
+        self.now_us = read_clock()
+        self.add(&self.wake_source, EPOLLIN)
+        for watch in _watches:
+            if watch.loop is self and watch.source.fd >= 0:
+                self.add(&watch.source, watch.events)
 
     def stop(self):
         """Leave `run` at the end of the turn."""
@@ -424,14 +452,16 @@ cdef class Watch:
         self.source.fd = fd
         self.source.ready = watch_ready
         self.source.owner = <void *>self
-        if loop.add(&self.source, (EPOLLIN if read else 0) | (EPOLLOUT if write else 0)) < 0:
+        self.events = (EPOLLIN if read else 0) | (EPOLLOUT if write else 0)
+        if loop.add(&self.source, self.events) < 0:
             raise OSError(errno, os.strerror(errno))
         _watches.add(self)
 
     def set(self, *, bint read=False, bint write=False):
         """Change the events that are waited for."""
+        self.events = (EPOLLIN if read else 0) | (EPOLLOUT if write else 0)
         if self.source.fd >= 0:
-            self.loop.modify(&self.source, (EPOLLIN if read else 0) | (EPOLLOUT if write else 0))
+            self.loop.modify(&self.source, self.events)
 
     def close(self):
         """Stop waiting. The descriptor stays open."""

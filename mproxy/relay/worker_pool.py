@@ -15,6 +15,7 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 
+from mproxy.ground.words import say_ending
 from mproxy.relay import worker as worker_module
 from mproxy.relay._tally import Tally
 from mproxy.relay.worker_channel import WorkerChannel, pair
@@ -209,7 +210,7 @@ class WorkerPool:
         worker.deaths += 1
         worker.delay_us = delay_us
         self._log.error(
-            "worker-died", worker=worker.number, pid=worker.pid, why=_say_status(status),
+            "worker-died", worker=worker.number, pid=worker.pid, why=say_ending(status),
             restart=f"{delay_us / 1e6:.1f}s" if delay_us else "now")
         worker.pid = None
         if delay_us:
@@ -220,13 +221,3 @@ class WorkerPool:
     def _tell_if_ended(self) -> None:
         if all(worker.state == ENDED for worker in self.workers):
             self._observer.on_all_ended()
-
-
-def _say_status(status: int) -> str:
-    code = os.waitstatus_to_exitcode(status)
-    if code >= 0:
-        return f"exit status {code}"
-    try:
-        return signal.Signals(-code).name
-    except ValueError:
-        return f"signal {-code}"

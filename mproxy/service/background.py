@@ -13,10 +13,11 @@ import select
 import signal
 import stat
 import struct
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.ground.words import printable
+from mproxy.io.descriptors import close_others
 
 
 class PidFile:
@@ -109,7 +110,7 @@ class Background:
         os.setsid()
         if os.fork():
             os._exit(0)
-        _close_others({self._report, *keep})
+        close_others({self._report, *keep})
         _attach_null((0, 1))
         os.chdir("/")
         os.umask(0o022)
@@ -188,16 +189,6 @@ def _attach_null(fds: Iterable[int]) -> None:
         os.dup2(null, fd)
     if null > 2:
         os.close(null)
-
-
-def _close_others(keep: Collection[int]) -> None:
-    """Every descriptor but the standard ones and these."""
-    beyond = 3
-    for fd in sorted(keep):
-        if fd > beyond:
-            os.closerange(beyond, fd)
-        beyond = fd + 1
-    os.closerange(beyond, os.sysconf("SC_OPEN_MAX"))
 
 
 def _is_file(fd: int) -> bool:

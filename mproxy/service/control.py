@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from mproxy.ground.errors import MproxyError, UsageError
+from mproxy.keeper.main_process import main_pid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def open_control(loop: Loop, log: Log, program: str, commands: Mapping[str, Comm
         try:
             make_directory(place)
             sweep(place)
-            return Server(loop, os.path.join(place, f"{program}-{os.getpid()}.sock"), commands)
+            return Server(loop, os.path.join(place, f"{program}-{main_pid()}.sock"), commands)
         except MproxyError as error:
             wrong = wrong or error
     log.warning("no-control-socket", why=wrong)

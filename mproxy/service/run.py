@@ -160,12 +160,16 @@ def has_terminal() -> bool:
 
 
 def install_signals(loop: Loop, stop: Callable[[str], object], reload: Callable[[], bool] | None = None,
-                    stop_at_once: Callable[[], object] | None = None) -> None:
+                    stop_at_once: Callable[[], object] | None = None,
+                    arriving: Callable[[int], int] = int) -> None:
     """First SIGTERM, SIGINT or SIGHUP: `stop(its name)`. From the second on `stop_at_once()`; without one the process
-    ends immediately. If there is a `reload`, SIGHUP calls it instead; if that returns False SIGHUP is an end, too."""
+    ends immediately. If there is a `reload`, SIGHUP calls it instead; if that returns False SIGHUP is an end, too.
+    `arriving(number)`: as which signal they come."""
     received: list[int] = []
+    meaning = {arriving(number): number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
 
-    def on_signal(number: int, _frame: object) -> None:
+    def on_signal(arrived: int, _frame: object) -> None:
+        number = meaning[arrived]
         if number == signal.SIGHUP and reload is not None and not received:
             loop.call_soon_threadsafe(reload_or_end)
         else:
@@ -190,10 +194,11 @@ def install_signals(loop: Loop, stop: Callable[[str], object], reload: Callable[
     arrival.setblocking(False)
     signal.set_wakeup_fd(arrival.detach(), warn_on_full_buffer=False)
     loop.watch(arrived.fileno(), lambda _events: arrived.recv(512))
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
+    signal.signal(arriving(signal.SIGTERM), on_signal)
+    signal.signal(arriving(signal.SIGINT), on_signal)
     if reload is not None or signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup(1)
-        signal.signal(signal.SIGHUP, on_signal)  # the terminal is gone, or the ssh whose ProxyCommand this is has ended
+        # The terminal is gone, or the ssh whose ProxyCommand this is has ended.
+        signal.signal(arriving(signal.SIGHUP), on_signal)
     # Signals without a meaning here must not end anything; SIGXFSZ comes when a log file is at its size limit.
     for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)

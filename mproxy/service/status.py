@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 
 from mproxy import __version__
+from mproxy.keeper.main_process import main_pid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def seconds(us: int) -> float:
 
 def program_facts(loop: Loop, started_at: int, program: str, name: str, state: str) -> dict[str, Any]:
     """What every program reports first."""
-    return {"program": program, "name": name, "version": __version__, "pid": os.getpid(), "uid": os.geteuid(),
+    return {"program": program, "name": name, "version": __version__, "pid": main_pid(), "uid": os.geteuid(),
             "state": state, "uptime_s": seconds(loop.now() - started_at)}
 
 

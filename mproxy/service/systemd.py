@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Mapping, MutableMapping, Sequence
 
+from mproxy.keeper.main_process import main_pid
 from mproxy.relay.rule_sockets import name_of
 
 TYPE_CHECKING = False
@@ -35,7 +36,7 @@ class Notifier:
 
     def ready(self, status: str) -> None:
         """It serves, at the start or again after a reload. MAINPID: a daemon is not the process that was started."""
-        self._send(f"READY=1\nMAINPID={os.getpid()}\nSTATUS={status}")
+        self._send(f"READY=1\nMAINPID={main_pid()}\nSTATUS={status}")
 
     def reloading(self) -> None:
         """New rules are being read."""
@@ -73,7 +74,7 @@ class Notifier:
 
 def _watchdog_us(environ: Mapping[str, str]) -> int:
     """Microseconds of silence that count as a failure; 0: any."""
-    if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+    if environ.get("WATCHDOG_PID", str(main_pid())) != str(main_pid()):
         return 0
     text = environ.get("WATCHDOG_USEC", "")
     return int(text) if text.isdigit() else 0

@@ -19,7 +19,7 @@ LAYERS = [
     {"transport": ["mproxy.transport"], "carrier": ["mproxy.carrier"], "relay": ["mproxy.relay"],
      "emulator": ["mproxy.emulator"]},
     {"endpoint": ["mproxy.endpoint"], "transfer": ["mproxy.transfer"]},
-    {"policy": ["mproxy.policy"]},
+    {"policy": ["mproxy.policy"], "keeper": ["mproxy.keeper"]},
     {"service": ["mproxy.service"]},
     {"supervisor": ["mproxy.relay.kernel", "mproxy.relay.supervisor"], "web": ["mproxy.web"]},
     {"programs": ["mproxy.programs", "mproxy.__main__"]},

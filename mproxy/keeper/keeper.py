@@ -1,0 +1,185 @@
+"""The keeper: the process that was started, and that the service manager knows. A worker does all the work; when it
+dies, the next one is cloned from the keeper's untouched memory, within milliseconds.
+
+Workers have memory of their own, but one table of descriptors with the keeper and with each other (`_clone.pxd`). So
+the death of a worker closes nothing. The keeper only waits: it reads no descriptor, and nothing that a peer has sent.
+It passes signals on, and ends as its worker ends.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from mproxy.ground.errors import MproxyError
+from mproxy.ground.words import say_ending
+from mproxy.io.descriptors import Inherited
+from mproxy.keeper._clone import clone_worker
+from mproxy.keeper.deaths import Blame, Deaths, is_crash, is_death
+from mproxy.keeper.main_process import be_keeper
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from mproxy.ground.shapes import Logger
+    from mproxy.io._loop import Loop
+
+STOPPING = {signal.SIGTERM, signal.SIGINT}
+PASSED_ON = STOPPING | {signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
+WATCHED = PASSED_ON | {signal.SIGCHLD, signal.SIGTSTP, signal.SIGCONT}
+
+
+def passed_on(number: int) -> int:
+    """The signal by which a worker hears of one that its keeper has had. Those it gets itself mean nothing: `pkill`, or
+    a service manager, sends to both, and a second one would end it at once."""
+    return signal.SIGRTMIN + number
+
+
+HELD = WATCHED | set(map(passed_on, PASSED_ON))
+
+
+class Keeper:
+    """Keeps a worker running, with one thread and until it ends by itself.
+
+    What is open and what is in memory when `run` is called is what every worker begins with; so no worker may close a
+    descriptor of those, unless the program ends. `claim(fds)`: which of the descriptors that a dead worker has left are
+    still wanted. `turn()`: the session whose turn it was, 0: nobody's.
+    """
+
+    def __init__(self, loop: Loop, log: Logger, deaths: Deaths | None = None,
+                 claim: Callable[[list[int]], Collection[int]] = lambda fds: (),
+                 turn: Callable[[], int] = lambda: 0) -> None:
+        self.deaths = deaths or Deaths()
+        self.condemned: set[int] = set()  # sessions that the next worker is to end
+        self._loop = loop
+        self._log = log
+        self._claim = claim
+        self._turn = turn
+        self._blame = Blame()
+        self._owed: list[int] = []  # signals that came when there was no worker
+        self._stopping = False      # the worker was told to stop
+        self._mask: set[int] = set()
+
+    def hold_signals(self) -> None:
+        """From now on signals wait for `run`."""
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+
+    def run(self, work: Callable[[], int]) -> int:
+        """Returns twice, like os.fork: in a worker what `work()` returned, in the keeper the program's exit status.
+
+        `hold_signals` comes before; `work()` calls `let_signals_through` as soon as it can handle them."""
+        be_keeper()
+        inherited = Inherited()
+        while True:
+            began_at = time.monotonic_ns()
+            pid = clone_worker()
+            if pid == 0:
+                self._become_worker(inherited)
+                return work()
+            status = self._await_end(pid)
+            if not is_death(status):
+                return os.WEXITSTATUS(status)
+            pause_us = self._judge_death(pid, status, (time.monotonic_ns() - began_at) // 1000)
+            if pause_us is None:
+                return _status_of_dead(status)
+            self._wait(pause_us)
+
+    # ---- in the worker
+
+    def _become_worker(self, inherited: Inherited) -> None:
+        signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # or its log would stop it where `stty tostop` is set
+        for number in PASSED_ON:
+            signal.signal(passed_on(number), signal.SIG_IGN)
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, _pay_no_heed)
+        strangers = inherited.strangers()
+        wanted = self._claim(strangers)
+        for fd in strangers:
+            if fd not in wanted:
+                os.close(fd)
+        self._loop.renew()
+
+    def let_signals_through(self) -> None:
+        """Let the worker have the signals that it has handlers for by now."""
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+
+    # ---- in the keeper
+
+    def _await_end(self, pid: int) -> int:
+        """How the worker has ended, as waitpid(2) tells it."""
+        owed, self._owed = self._owed, []
+        for number in owed:
+            self._pass_on(pid, number)
+        while True:
+            number = signal.sigwait(WATCHED)
+            status = _reap(pid)
+            if number != signal.SIGCHLD:
+                if status is None:
+                    self._pass_on(pid, number)
+                else:
+                    self._owed.append(number)
+            if status is not None:
+                return status
+
+    def _pass_on(self, pid: int, number: int) -> None:
+        self._stopping = self._stopping or number in STOPPING
+        if number == signal.SIGTSTP:
+            _stop_both(pid)
+        else:
+            os.kill(pid, passed_on(number) if number in PASSED_ON else number)
+
+    def _judge_death(self, pid: int, status: int, lived_us: int) -> int | None:
+        """How long the next worker has to wait; None: there is to be no other one."""
+        pause_us = self.deaths.note(lived_us)
+        if self._stopping:
+            restart = "never"  # it has closed its listeners, and whatever else
+        elif pause_us is None:
+            raise MproxyError(f"the worker has died {self.deaths.young} times in a row, just after its start; the last"
+                              f" time: {say_ending(status)}")
+        else:
+            restart = f"{pause_us / 1e6:.1f}s" if pause_us else "now"
+        self._log.error("worker-died", pid=pid, why=say_ending(status), restart=restart)
+        session = self._turn()
+        if is_crash(status) and self._blame.note(session, time.monotonic_ns() // 1000):
+            self.condemned.add(session)
+        return None if self._stopping else pause_us
+
+    def _wait(self, pause_us: int) -> None:
+        """A pause; a signal for the worker ends it, and is for the next one."""
+        until = time.monotonic_ns() + pause_us * 1000
+        while not self._owed and (left := until - time.monotonic_ns()) > 0:
+            found = signal.sigtimedwait(WATCHED, left / 1e9)
+            if found is not None and found.si_signo != signal.SIGCHLD:
+                self._owed.append(found.si_signo)
+
+
+def _pay_no_heed(_number: int, _frame: object) -> None:
+    """A handler, which programs that the worker starts do not inherit as they would SIG_IGN."""
+
+
+def _reap(pid: int) -> int | None:
+    """How process `pid` has ended; None: it runs. As the first process of a container we get orphans, too."""
+    while True:
+        try:
+            found, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return None
+        if found in (0, pid):
+            return status if found else None
+
+
+def _stop_both(pid: int) -> None:
+    """Ctrl-Z: stop the worker, then this process, as it would have been without us; both go on together."""
+    os.kill(pid, signal.SIGSTOP)
+    os.kill(os.getpid(), signal.SIGTSTP)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTSTP})  # here
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})
+    os.kill(pid, signal.SIGCONT)
+
+
+def _status_of_dead(status: int) -> int:
+    """The exit status of a program whose worker died, as a shell would count it."""
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
