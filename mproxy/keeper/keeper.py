@@ -91,7 +91,7 @@ class Keeper:
     def _become_worker(self, inherited: Inherited) -> None:
         signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # or its log would stop it where `stty tostop` is set
         for number in PASSED_ON:
-            signal.signal(passed_on(number), signal.SIG_IGN)
+            signal.signal(passed_on(number), _pay_no_heed)  # SIG_IGN would drop one that waits already
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, _pay_no_heed)
         strangers = inherited.strangers()
