@@ -10,6 +10,7 @@ import os
 import socket
 import sys
 from collections.abc import Collection, Iterator
+from functools import lru_cache
 
 # An IPv4 address as one of IPv6 begins so (RFC 4291, section 2.5.5.2).
 _MAPPED = bytes(10) + b"\xff\xff"
@@ -30,10 +31,12 @@ def find_owners(pid: int, wanted: Collection[Ends]) -> dict[Ends, tuple[int, str
     if not inodes:
         return owners
     for process in filter(str.isdigit, os.listdir("/proc")):
+        owner: tuple[int, str] | None = None
         for inode in _sockets(process):
             ends = inodes.get(inode)
             if ends is not None:
-                owners.setdefault(ends, (int(process), _name(process)))
+                owner = owner or (int(process), _name(process))
+                owners.setdefault(ends, owner)
         if len(owners) == len(inodes):
             break
     return owners
@@ -42,11 +45,14 @@ def find_owners(pid: int, wanted: Collection[Ends]) -> dict[Ends, tuple[int, str
 def _connections(pid: int, wanted: Collection[Ends]) -> Iterator[tuple[Ends, str]]:
     """(its two ends, its inode) of every TCP connection that is wanted, of those that `pid` could see."""
     known: dict[tuple[str, str], Ends] = {}
-    for here, there in wanted:
-        try:
-            known |= {(_spell(here, mapped), _spell(there, mapped)): (here, there) for mapped in (False, True)}
-        except (OSError, ValueError):
-            continue  # not numeric: whoever said so means something else
+    spell = lru_cache(_spell)  # many connections, few addresses
+    for one in wanted:
+        (here, here_port), (there, there_port) = one
+        for mapped in (False, True):
+            try:
+                known[f"{spell(here, mapped)}:{here_port:04X}", f"{spell(there, mapped)}:{there_port:04X}"] = one
+            except (OSError, ValueError):
+                break  # not numeric: whoever said so means something else
     for table in ("tcp", "tcp6"):
         try:
             with open(f"/proc/{pid}/net/{table}", encoding="ascii") as lines:
@@ -59,16 +65,15 @@ def _connections(pid: int, wanted: Collection[Ends]) -> Iterator[tuple[Ends, str
             continue  # the process has gone, or there is no IPv6
 
 
-def _spell(end: tuple[str, int], mapped: bool) -> str:
-    """An address and a port as the kernel shows them, `0100007F:1450`: four bytes at a time are a number of this host.
-    `mapped`: an IPv4 address as a socket for IPv6 has it."""
-    host, port = end
+def _spell(host: str, mapped: bool) -> str:
+    """An address as the kernel shows it, `0100007F`: four bytes at a time are a number of this host. `mapped`: an IPv4
+    address as a socket for IPv6 has it."""
     if ":" in host:
         packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
     else:
         packed = (_MAPPED if mapped else b"") + socket.inet_aton(host)
     words = [int.from_bytes(packed[at:at + 4], sys.byteorder) for at in range(0, len(packed), 4)]
-    return "".join(f"{word:08X}" for word in words) + f":{port:04X}"
+    return "".join(f"{word:08X}" for word in words)
 
 
 def _sockets(process: str) -> Iterator[str]:
