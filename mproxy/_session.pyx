@@ -143,7 +143,7 @@ cdef class Session:
         self.input_end = data + length
         self.received_at = now
         liveness_heard(&self.life, now)
-        if self.streams.finished_count > FINISHED_MANY and self.barrier_sent_at == 0:
+        if self.streams.finished_list.count > FINISHED_MANY and self.barrier_sent_at == 0:
             self.add_heartbeat(0, now, 0)
 
     cdef void poll_event(self, SessionEvent *event) noexcept:
@@ -259,7 +259,7 @@ cdef class Session:
 
     cdef Stream *open_stream(self, bytes target, void *owner) noexcept:
         """cproxy: start a stream to `target` (HOST:PORT, empty: the default daemon). NULL: too many, or no memory."""
-        if self.state == CarrierState.CLOSED_FOR_GOOD or self.streams.open_count >= self.max_streams:
+        if self.state == CarrierState.CLOSED_FOR_GOOD or self.streams.open_list.count >= self.max_streams:
             return NULL
         return self.streams.open(target, owner)
 
@@ -334,7 +334,7 @@ cdef class Session:
         if fresh == -1 or (ends and frame.seq + frame.length < state.inp.tail):
             return self.fail(CloseCode.OFFSET_ERROR, "DATA at an offset that is not expected")
         if fresh == -2 or self.streams.in_held + fresh > (
-                self.budget + <uint64_t>self.streams.open_count * MIN_WINDOW_BYTES):
+                self.budget + <uint64_t>self.streams.open_list.count * MIN_WINDOW_BYTES):
             return self.fail(CloseCode.LIMIT_ERROR, "more DATA than the window or the session budget")
         if frame.flags & FrameFlag.WANT_ACK and parser.remaining == 0:
             stream.want_ack_at = frame.seq + frame.length
@@ -370,8 +370,8 @@ cdef class Session:
             return self.fail(CloseCode.STATE_ERROR, "OPEN from the side that does not open streams")
         if table_find(&self.streams.table, frame.stream) != NULL:
             return self.fail(CloseCode.STREAM_ERROR, "OPEN of a stream that is open")
-        if streams.open_count + streams.finished_count > 4 * <uint64_t>self.max_streams + FINISHED_MOST or (
-                streams.finished_count > FINISHED_FEW and not streams.may_hold(0)):
+        if streams.open_list.count + streams.finished_list.count > 4 * <uint64_t>self.max_streams + FINISHED_MOST or (
+                streams.finished_list.count > FINISHED_FEW and not streams.may_hold(0)):
             return self.fail(CloseCode.LIMIT_ERROR, "far more streams than the limit, or than there is memory for")
         stream = streams.add_stream(frame.stream)
         if stream == NULL:
@@ -380,7 +380,7 @@ cdef class Session:
         session_note_asked(
             self.lasting, stream.state, self.parser.payload, <uint16_t>frame.length, &streams.storage_bytes)
         stream_state_claim(stream.state, self.lasting)
-        if streams.open_count > self.max_streams or not streams.may_hold(0):
+        if streams.open_list.count > self.max_streams or not streams.may_hold(0):
             streams.abort(stream, ResetCode.STREAM_LIMIT, True)
             return False
         event.kind = EventKind.OPENED
@@ -430,7 +430,7 @@ cdef class Session:
         if frame.flags & FrameFlag.END:
             self.comparing = True
             self.listed_id = <uint32_t>frame.seq
-            self.streams.unlisted = self.streams.open_list.first
+            self.streams.unlisted = <Stream *>self.streams.open_list.first
             self.streams.resend_bytes = 0
             return self.compare_next(event)
         stream = table_find(&self.streams.table, frame.stream)
@@ -468,7 +468,7 @@ cdef class Session:
         while streams.unlisted != NULL:
             stream = streams.unlisted
             state = stream.state
-            streams.unlisted = stream.all_next
+            streams.unlisted = <Stream *>stream.in_all.next
             if self.unknown_to_peer(stream):
                 if state.aborted:
                     state.reset_ours = False  # nobody to tell
@@ -485,11 +485,11 @@ cdef class Session:
             elif stream.listed_epoch != self.lasting.epoch:
                 stream_rewind(state, 0)
             streams.rejoin(stream)
-        following = streams.finished_list.first
+        following = <Stream *>streams.finished_list.first
         while following != NULL:
             stream = following
             state = stream.state
-            following = stream.all_next
+            following = <Stream *>stream.in_all.next
             if state.aborted and state.reset_ours and not self.unknown_to_peer(stream):
                 streams.revive(stream)
                 streams.rejoin(stream)

@@ -9,6 +9,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from mproxy._state cimport StreamState
+from mproxy.ground._list cimport ListLink
 
 
 cdef enum Queue:
@@ -31,18 +32,11 @@ cdef struct Stream:
     uint8_t reset_due     # RESET must still be put on this carrier
     uint8_t blocked       # the application has more to give than the stream may hold
     uint8_t has_space     # in the session's list of streams whose application may be read again
-    # links
-    Queue queue           # which send queue it is in
-    Stream *queue_next    # that queue
-    Stream *queue_prev    # that queue
-    Stream *all_next      # every stream of the session, oldest first; the finished ones in their own list
-    Stream *all_prev      # the same list
-    Stream *space_next    # the list of `has_space`
-
-
-cdef struct StreamList:
-    Stream *first         # oldest
-    Stream *last          # newest
+    # places
+    uint8_t queue         # which send queue it is in: a Queue
+    ListLink in_queue     # that queue
+    ListLink in_all       # every stream of the session, oldest first; the finished ones in their own list
+    ListLink in_space     # the list of `has_space`
 
 
 cdef struct StreamTable:
@@ -70,11 +64,5 @@ cdef int table_add(StreamTable *table, Stream *stream) noexcept nogil
 cdef void table_remove(StreamTable *table, const Stream *stream) noexcept nogil
 
 cdef void table_clear(StreamTable *table) noexcept nogil
-
-cdef void queue_push(StreamList *queue, Stream *stream, Queue kind) noexcept nogil
-cdef void queue_push_front(StreamList *queue, Stream *stream, Queue kind) noexcept nogil
-cdef void queue_remove(StreamList *queue, Stream *stream) noexcept nogil
-cdef void all_push(StreamList *streams, Stream *stream) noexcept nogil
-cdef void all_remove(StreamList *streams, Stream *stream) noexcept nogil
 
 cdef uint8_t *list_streams(const Stream *stream, uint8_t *at) noexcept

@@ -223,65 +223,6 @@ cdef void table_clear(StreamTable *table) noexcept nogil:
     table.size = table.count = 0
 
 
-# ---- lists
-
-cdef void queue_push(StreamList *queue, Stream *stream, Queue kind) noexcept nogil:
-    """Append a stream that is in no queue."""
-    stream.queue = kind
-    stream.queue_next = NULL
-    stream.queue_prev = queue.last
-    if queue.last != NULL:
-        queue.last.queue_next = stream
-    else:
-        queue.first = stream
-    queue.last = stream
-
-
-cdef void queue_push_front(StreamList *queue, Stream *stream, Queue kind) noexcept nogil:
-    """Put a stream that is in no queue before all others."""
-    stream.queue = kind
-    stream.queue_prev = NULL
-    stream.queue_next = queue.first
-    if queue.first != NULL:
-        queue.first.queue_prev = stream
-    else:
-        queue.last = stream
-    queue.first = stream
-
-
-cdef void queue_remove(StreamList *queue, Stream *stream) noexcept nogil:
-    if stream.queue_prev != NULL:
-        stream.queue_prev.queue_next = stream.queue_next
-    else:
-        queue.first = stream.queue_next
-    if stream.queue_next != NULL:
-        stream.queue_next.queue_prev = stream.queue_prev
-    else:
-        queue.last = stream.queue_prev
-    stream.queue = Queue.NOT_QUEUED
-
-
-cdef void all_push(StreamList *streams, Stream *stream) noexcept nogil:
-    stream.all_next = NULL
-    stream.all_prev = streams.last
-    if streams.last != NULL:
-        streams.last.all_next = stream
-    else:
-        streams.first = stream
-    streams.last = stream
-
-
-cdef void all_remove(StreamList *streams, Stream *stream) noexcept nogil:
-    if stream.all_prev != NULL:
-        stream.all_prev.all_next = stream.all_next
-    else:
-        streams.first = stream.all_next
-    if stream.all_next != NULL:
-        stream.all_next.all_prev = stream.all_prev
-    else:
-        streams.last = stream.all_prev
-
-
 cdef uint8_t *list_streams(const Stream *stream, uint8_t *at) noexcept:
     """Encode a RESUME frame for every stream of a list; returns where the next frame goes."""
     cdef const StreamState *state
@@ -301,5 +242,5 @@ cdef uint8_t *list_streams(const Stream *stream, uint8_t *at) noexcept:
             frame.flags = FrameFlag.DONE
         encode_header(at, &frame)
         at += HEADER_BYTES
-        stream = stream.all_next
+        stream = <const Stream *>stream.in_all.next
     return at

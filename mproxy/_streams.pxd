@@ -9,8 +9,9 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from mproxy._ring cimport iovec
 from mproxy._state cimport SessionState, StreamState
-from mproxy._stream cimport Stream, StreamList, StreamTable
+from mproxy._stream cimport Stream, StreamTable
 from mproxy._transmit cimport Transmitter
+from mproxy.ground._list cimport LinkedList
 
 
 cdef class StreamSet:
@@ -26,12 +27,9 @@ cdef class StreamSet:
     # streams
     cdef Transmitter transmitter           # send queues, and the batch on its way to the carrier
     cdef StreamTable table                 # by id
-    cdef StreamList open_list              # not finished, oldest first
-    cdef StreamList finished_list          # finished, kept until the peer certainly knows
-    cdef readonly uint32_t open_count      # streams in `open_list`
-    cdef readonly uint32_t finished_count  # streams in `finished_list`
-    cdef Stream *space_first               # applications to be read again: oldest
-    cdef Stream *space_last                # newest
+    cdef LinkedList open_list              # not finished, oldest first
+    cdef LinkedList finished_list          # finished, kept until the peer certainly knows
+    cdef LinkedList with_space             # those whose applications may be read again
     cdef Stream *unlisted                  # after the end mark: next stream to compare with the peer's list
     cdef uint64_t barriers                 # barriers sent, ever
     # accounts
@@ -87,6 +85,7 @@ cdef class StreamSet:
     cdef uint32_t useful_bytes(self) noexcept
     cdef uint32_t no_room(self, Stream *stream) noexcept
     cdef void space(self, Stream *stream) noexcept
+    cdef void leave_space(self, Stream *stream) noexcept
     cdef void ask_ack(self, Stream *stream) noexcept
     cdef Stream *enter(self, StreamState *state) noexcept
     cdef void retire_if_finished(self, Stream *stream) noexcept  # may free the stream

@@ -20,13 +20,14 @@ from mproxy._state cimport (
     stream_state_free, stream_state_new,
 )
 from mproxy._stream cimport (
-    all_push, all_remove, list_streams, stream_abort, stream_acked, stream_end_arrived, stream_finished, stream_free,
-    stream_mend, stream_new, stream_take_ack, table_add, table_clear, table_find, table_remove,
+    list_streams, stream_abort, stream_acked, stream_end_arrived, stream_finished, stream_free, stream_mend, stream_new,
+    stream_take_ack, table_add, table_clear, table_find, table_remove,
 )
 from mproxy._transmit cimport SMALL_BYTES, Transmitter
 from mproxy._wire cimport (
     HEADER_BYTES, MAX_REASON_BYTES, MAX_WINDOW_BYTES, MIN_WINDOW_BYTES, FrameFlag, FrameType, ResetCode,
 )
+from mproxy.ground._list cimport list_append, list_remove
 from mproxy.ground._stores cimport stores_done
 
 
@@ -56,9 +57,9 @@ cdef class StreamSet:
             session_state_give_up(self.lasting)
         self.transmitter.carrier_lost()
         while self.open_list.first != NULL:
-            self.forget(self.open_list.first)
+            self.forget(<Stream *>self.open_list.first)
         while self.finished_list.first != NULL:
-            self.forget(self.finished_list.first)
+            self.forget(<Stream *>self.finished_list.first)
         table_clear(&self.table)
         self.transmitter.account = NULL
         if self.lasting != NULL:
@@ -76,6 +77,10 @@ cdef class StreamSet:
     @property
     def opened(self):
         return self.lasting.opened
+
+    @property
+    def open_count(self):
+        return self.open_list.count
 
     # ---- application -> peer
 
@@ -158,7 +163,7 @@ cdef class StreamSet:
 
     cpdef bint relieve(self) noexcept:
         """If there is memory again let starved streams try again, by `poll_space`; true if they may."""
-        cdef Stream *stream = self.open_list.first
+        cdef Stream *stream = <Stream *>self.open_list.first
         if not self.starved or not self.may_hold(MIN_RING_BYTES):
             return False
         self.starved = False
@@ -166,7 +171,7 @@ cdef class StreamSet:
             if stream.blocked and ring_used(&stream.state.out) == 0:
                 stream.blocked = False
                 self.space(stream)
-            stream = stream.all_next
+            stream = <Stream *>stream.in_all.next
         return True
 
     cdef size_t receive_room(self) noexcept:
@@ -218,29 +223,25 @@ cdef class StreamSet:
         """Next stream whose application may be read again, or NULL."""
         cdef Stream *stream
         while self.has_space():
-            stream = self.space_first
-            self.space_first = stream.space_next
-            if self.space_first == NULL:
-                self.space_last = NULL
-            stream.has_space = False
+            stream = <Stream *>self.with_space.first
+            self.leave_space(stream)
             if stream.owner != NULL and not stream.state.aborted:
                 return stream
         return NULL
 
     cdef bint has_space(self) noexcept:
         """Whether `poll_space` would name a stream."""
-        return self.space_first != NULL and not self.enough_waits()
+        return self.with_space.first != NULL and not self.enough_waits()
 
     cdef void space(self, Stream *stream) noexcept:
+        if not stream.has_space:
+            stream.has_space = True
+            list_append(&self.with_space, stream, &stream.in_space)
+
+    cdef void leave_space(self, Stream *stream) noexcept:
         if stream.has_space:
-            return
-        stream.has_space = True
-        stream.space_next = NULL
-        if self.space_last != NULL:
-            self.space_last.space_next = stream
-        else:
-            self.space_first = stream
-        self.space_last = stream
+            stream.has_space = False
+            list_remove(&self.with_space, stream, &stream.in_space)
 
     cdef int acked(self, Stream *stream, uint64_t ack) noexcept:
         """The peer's application has everything below `ack`; -1 when that cannot be."""
@@ -432,10 +433,10 @@ cdef class StreamSet:
 
         A stream with a planned frame is never forgotten, whatever the peer claims to have read.
         """
-        cdef Stream *stream = self.finished_list.first
+        cdef Stream *stream = <Stream *>self.finished_list.first
         while stream != NULL and stream.retire_after < self.barriers and not stream.planned:
             self.forget(stream)
-            stream = self.finished_list.first
+            stream = <Stream *>self.finished_list.first
 
     cpdef bytes resume_list(self):
         """The RESUME frames that tell a peer how far every stream is, including the end mark.
@@ -443,12 +444,12 @@ cdef class StreamSet:
         sproxy sends them after WELCOME, cproxy already after HELLO, while an old carrier may still bring data: then
         they are out of date when they arrive, which is safe, because old offsets only cause repetitions.
         """
-        cdef size_t count = self.open_count + self.finished_count + 1
+        cdef size_t count = self.open_list.count + self.finished_list.count + 1
         cdef bytes result = bytes(count * HEADER_BYTES)
         cdef uint8_t *at = <uint8_t *><char *>result
         cdef Frame frame
-        at = list_streams(self.open_list.first, at)
-        at = list_streams(self.finished_list.first, at)
+        at = list_streams(<Stream *>self.open_list.first, at)
+        at = list_streams(<Stream *>self.finished_list.first, at)
         frame.type = FrameType.RESUME
         frame.flags = FrameFlag.END
         frame.stream = frame.length = 0
@@ -459,11 +460,11 @@ cdef class StreamSet:
 
     cpdef bint owes_reset(self) noexcept:
         """A stream was reset, and the peer may not know: the carrier that took the word for it may be lost."""
-        cdef const Stream *stream = self.finished_list.first
+        cdef const Stream *stream = <const Stream *>self.finished_list.first
         while stream != NULL:
             if stream.state.aborted and stream.state.reset_ours:
                 return True
-            stream = stream.all_next
+            stream = <const Stream *>stream.in_all.next
         return False
 
     cdef void rejoin(self, Stream *stream) noexcept:
@@ -492,8 +493,7 @@ cdef class StreamSet:
         stream = self.enter(state)
         if stream == NULL:
             return NULL
-        all_push(&self.open_list, stream)
-        self.open_count += 1
+        list_append(&self.open_list, stream, &stream.in_all)
         self.lasting.opened += 1
         if id > self.lasting.highest_id:
             self.lasting.highest_id = id
@@ -524,11 +524,9 @@ cdef class StreamSet:
         self.storage_bytes += state.out.capacity + state.inp.capacity
         stream_mend(state, &self.storage_bytes)
         if state.retired:
-            all_push(&self.finished_list, stream)
-            self.finished_count += 1
+            list_append(&self.finished_list, stream, &stream.in_all)
             return stream
-        all_push(&self.open_list, stream)
-        self.open_count += 1
+        list_append(&self.open_list, stream, &stream.in_all)
         if state.aborted:
             stream.reset_due = state.reset_ours
             return stream
@@ -547,41 +545,28 @@ cdef class StreamSet:
         self.leave_open_list(stream)
         stream.state.retired = True
         stream.retire_after = self.barriers
-        all_push(&self.finished_list, stream)
-        self.finished_count += 1
+        list_append(&self.finished_list, stream, &stream.in_all)
 
     cdef void leave_open_list(self, Stream *stream) noexcept:
         if self.unlisted == stream:
-            self.unlisted = stream.all_next
-        all_remove(&self.open_list, stream)
-        self.open_count -= 1
+            self.unlisted = <Stream *>stream.in_all.next
+        list_remove(&self.open_list, stream, &stream.in_all)
 
     cdef void revive(self, Stream *stream) noexcept:
         """A finished stream has something more to say, and may be forgotten only when the peer has read that."""
         if not stream.state.retired:
             return
         stream.state.retired = False
-        all_remove(&self.finished_list, stream)
-        self.finished_count -= 1
-        all_push(&self.open_list, stream)
-        self.open_count += 1
+        list_remove(&self.finished_list, stream, &stream.in_all)
+        list_append(&self.open_list, stream, &stream.in_all)
 
     cdef void forget(self, Stream *stream) noexcept:
         """Free the stream; nothing may refer to it but the session's own lists."""
-        cdef Stream **link = &self.space_first
-        cdef Stream *last = NULL
-        if stream.has_space:
-            while link[0] != stream:
-                last = link[0]
-                link = &last.space_next
-            link[0] = stream.space_next
-            if self.space_last == stream:
-                self.space_last = last
+        self.leave_space(stream)
         self.transmitter.dequeue(stream)
         table_remove(&self.table, stream)
         if stream.state.retired:
-            all_remove(&self.finished_list, stream)
-            self.finished_count -= 1
+            list_remove(&self.finished_list, stream, &stream.in_all)
         else:
             self.leave_open_list(stream)
         stream_free(stream, &self.storage_bytes)

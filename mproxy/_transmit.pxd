@@ -9,7 +9,8 @@ from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from mproxy._ring cimport Ring, iovec
-from mproxy._stream cimport Stream, StreamList
+from mproxy._stream cimport Stream
+from mproxy.ground._list cimport LinkedList
 
 
 cdef enum:
@@ -32,9 +33,9 @@ cdef struct PlannedFrame:
 
 
 cdef class Transmitter:
-    cdef StreamList urgent         # frames without data and small data, in order of arrival
-    cdef StreamList bulk           # much data, in turns
-    cdef StreamList later          # acks that wait for the next heartbeat
+    cdef LinkedList urgent         # frames without data and small data, in order of arrival
+    cdef LinkedList bulk           # much data, in turns
+    cdef LinkedList later          # acks that wait for the next heartbeat
     cdef const Ring *targets       # the session's: payloads of OPEN frames
     cdef size_t *account           # bytes of storage of the session's rings; NULL: not counted
     cdef Ring control              # encoded frames of the session itself; they go first

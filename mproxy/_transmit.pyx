@@ -12,11 +12,22 @@ whatever happens to its stream meanwhile. Hence `Stream.planned`; and only what 
 from mproxy._frames cimport Frame, encode_header
 from mproxy._ring cimport Ring, iovec, ring_append, ring_drop, ring_init, ring_release, ring_view
 from mproxy._state cimport StreamState
-from mproxy._stream cimport Queue, queue_push, queue_push_front, queue_remove, stream_unsent
+from mproxy._stream cimport Queue, stream_unsent
 from mproxy._wire cimport HEADER_BYTES, FrameFlag, FrameType
+from mproxy.ground._list cimport list_append, list_prepend, list_remove
 
 
 cdef uint8_t zeros[BULK_FRAME_BYTES]  # in place of bytes that need no longer be sent
+
+
+cdef inline void enqueue(LinkedList *queue, Stream *stream, Queue kind) noexcept nogil:
+    stream.queue = kind
+    list_append(queue, stream, &stream.in_queue)
+
+
+cdef inline void leave_queue(LinkedList *queue, Stream *stream) noexcept nogil:
+    stream.queue = Queue.NOT_QUEUED
+    list_remove(queue, stream, &stream.in_queue)
 
 
 cdef class Transmitter:
@@ -39,7 +50,8 @@ cdef class Transmitter:
         cdef uint64_t unsent
         if stream.reset_due:
             self.dequeue(stream)
-            queue_push_front(&self.urgent, stream, Queue.URGENT)
+            stream.queue = Queue.URGENT
+            list_prepend(&self.urgent, stream, &stream.in_queue)
             return
         if stream.queue == Queue.BULK:
             return
@@ -48,39 +60,39 @@ cdef class Transmitter:
             unsent = stream_unsent(state)
         if stream.queue == Queue.URGENT:
             if unsent > SMALL_BYTES and not (state.open_due or stream.ack_due):
-                queue_remove(&self.urgent, stream)
-                queue_push(&self.bulk, stream, Queue.BULK)
+                leave_queue(&self.urgent, stream)
+                enqueue(&self.bulk, stream, Queue.BULK)
             return
         if unsent == 0 and not (state.open_due or stream.ack_due):
             return
         if stream.queue == Queue.ACK_LATER:
-            queue_remove(&self.later, stream)
+            leave_queue(&self.later, stream)
         if unsent > SMALL_BYTES:
-            queue_push(&self.bulk, stream, Queue.BULK)
+            enqueue(&self.bulk, stream, Queue.BULK)
         else:
-            queue_push(&self.urgent, stream, Queue.URGENT)
+            enqueue(&self.urgent, stream, Queue.URGENT)
 
     cdef void ack_later(self, Stream *stream) noexcept:
         """An ack is owed, but may wait for a frame that carries it, or for the next heartbeat."""
         if stream.queue == Queue.NOT_QUEUED:
-            queue_push(&self.later, stream, Queue.ACK_LATER)
+            enqueue(&self.later, stream, Queue.ACK_LATER)
 
     cdef void acks_now(self) noexcept:
         """Send the acks that have waited."""
         cdef Stream *stream
         while self.later.first != NULL:
-            stream = self.later.first
-            queue_remove(&self.later, stream)
+            stream = <Stream *>self.later.first
+            leave_queue(&self.later, stream)
             stream.ack_due = True
-            queue_push(&self.urgent, stream, Queue.URGENT)
+            enqueue(&self.urgent, stream, Queue.URGENT)
 
     cdef void dequeue(self, Stream *stream) noexcept:
         if stream.queue == Queue.URGENT:
-            queue_remove(&self.urgent, stream)
+            leave_queue(&self.urgent, stream)
         elif stream.queue == Queue.BULK:
-            queue_remove(&self.bulk, stream)
+            leave_queue(&self.bulk, stream)
         elif stream.queue == Queue.ACK_LATER:
-            queue_remove(&self.later, stream)
+            leave_queue(&self.later, stream)
 
     cdef int add_control(self, const uint8_t *data, size_t length) noexcept:
         """Append whole encoded frames of the session itself; -1 when there is no memory."""
@@ -197,14 +209,14 @@ cdef class Transmitter:
         cdef Stream *stream
         if self.urgent.first != NULL and (
                 self.urgent_run < URGENT_RUN_BYTES or self.bulk.first == NULL or not bulk_too
-                or self.urgent.first.reset_due):
-            stream = self.urgent.first
-            queue_remove(&self.urgent, stream)
+                or (<Stream *>self.urgent.first).reset_due):
+            stream = <Stream *>self.urgent.first
+            leave_queue(&self.urgent, stream)
             self.overtakes += self.bulk.first != NULL
             self.plan_stream(stream, SMALL_BYTES)
         else:
-            stream = self.bulk.first
-            queue_remove(&self.bulk, stream)
+            stream = <Stream *>self.bulk.first
+            leave_queue(&self.bulk, stream)
             self.urgent_run = 0
             self.plan_stream(stream, min(max(room, <size_t>LEAST_FRAME_BYTES), <size_t>BULK_FRAME_BYTES))
         self.ready(stream)

@@ -4,6 +4,7 @@ between them. As with NAT every client has its own socket towards the server, so
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from mproxy.emulator._path_emulator cimport Held, PathEmulator
+from mproxy.ground._list cimport LinkedList, ListLink
 from mproxy.ground._sockaddr cimport socklen_t
 from mproxy.io._alarm cimport Alarm
 from mproxy.io._loop cimport Loop, Source, Work
@@ -32,8 +33,7 @@ cdef struct EmulatorClient:
     int64_t used_at         # when it last wrote
     bint readable           # the server's answers wait
     EmulatorClient *next    # of the same bucket
-    EmulatorClient *older   # by `used_at`
-    EmulatorClient *newer   # by `used_at`
+    ListLink in_all         # all clients
 
 
 cdef class Emulator:
@@ -52,25 +52,22 @@ cdef class Emulator:
     cdef EmulatorClient **slots    # clients by slot, NULL where free
     cdef uint32_t *generations     # of each slot
     cdef uint32_t most             # clients at once
-    cdef readonly uint32_t count   # clients now
     cdef readonly uint64_t total   # clients ever
     cdef readonly uint64_t unsent  # packets that a socket did not take
     cdef int64_t idle_us           # a client is forgotten after this long
     cdef EmulatorClient *buckets[4096]  # table by address
-    cdef EmulatorClient *oldest    # who wrote longest ago
-    cdef EmulatorClient *newest    # who wrote last
+    cdef LinkedList all            # clients, first who wrote longest ago
     cdef Held burst[256]           # packets being sent
 
     cdef void run(self) noexcept
     cdef bint read_clients(self, int64_t now) noexcept
     cdef bint read_server(self, EmulatorClient *client, int64_t now) noexcept
-    cdef void send_up(self, int64_t now) noexcept
-    cdef void send_down(self, int64_t now) noexcept
+    cdef void send(self, bint inward, int64_t now) noexcept
     cdef int put_train(self, EmulatorClient *client, int first, int count, bint inward, int64_t now) noexcept
     cdef void flush(self, int fd, bint inward, int64_t now) noexcept
     cdef EmulatorClient *client_of(self, const Peer *peer, int64_t now) noexcept
     cdef EmulatorClient *add_client(self, const Peer *peer, int64_t now) noexcept
     cdef void forget(self, EmulatorClient *client) noexcept
     cdef void used(self, EmulatorClient *client, int64_t now) noexcept
-    cdef void unlink(self, EmulatorClient *client) noexcept
+    cdef bint is_idle(self, int64_t now) noexcept
     cdef EmulatorClient *find(self, uint64_t id) noexcept

@@ -6,6 +6,7 @@ from functools import partial
 from libc.errno cimport EAGAIN, errno
 from libc.stdlib cimport calloc, free
 
+from mproxy.ground._list cimport list_append, list_remove
 from mproxy.io._loop cimport EPOLLET, EPOLLIN
 from mproxy.io._packets cimport LARGEST_PACKET, MOST_SEGMENTS, Message, Slot
 from mproxy.io._socket cimport Target, close, is_spare
@@ -55,8 +56,8 @@ cdef class Emulator:
     def close(self):
         """Stop at once; what is on its way is lost."""
         cdef int fd = self.listening.fd
-        while self.oldest != NULL:
-            self.forget(self.oldest)
+        while self.all.first != NULL:
+            self.forget(<EmulatorClient *>self.all.first)
         self.alarm.close()
         self.loop.unschedule(&self.work)
         self.loop.remove(&self.listening)
@@ -65,16 +66,16 @@ cdef class Emulator:
 
     cdef void run(self) noexcept:
         cdef int64_t now = self.loop.now_us
-        cdef EmulatorClient *client = self.newest
-        cdef EmulatorClient *older
         cdef bint again = self.readable and self.read_clients(now)
+        cdef EmulatorClient *client = <EmulatorClient *>self.all.last
+        cdef EmulatorClient *older
         while client != NULL:
-            older = client.older
+            older = <EmulatorClient *>client.in_all.prev
             if client.readable and self.read_server(client, now):
                 again = True
             client = older
-        self.send_up(now)
-        self.send_down(now)
+        self.send(True, now)
+        self.send(False, now)
         self.alarm.set(max(min(self.up.deadline(), self.down.deadline()), now + TOGETHER_US))
         if again:
             self.loop.schedule(&self.work)
@@ -108,38 +109,22 @@ cdef class Emulator:
                 return False
         return True
 
-    cdef void send_up(self, int64_t now) noexcept:
-        """Send what has arrived to the server, by the socket of the client it comes from."""
+    cdef void send(self, bint inward, int64_t now) noexcept:
+        """Send what has arrived: to the server (`inward`), by the socket of the client it comes from, or to clients."""
+        cdef PathEmulator path = self.up if inward else self.down
         cdef EmulatorClient *client
         cdef int count = BURST, done, i
         while count == BURST:
             count = done = 0
-            while count < BURST and self.up.take(now, &self.burst[count]):
+            while count < BURST and path.take(now, &self.burst[count]):
                 count += 1
             while done < count:
                 client = self.find(self.burst[done].client)
-                if client == NULL:
-                    done += 1
-                    continue
-                done += self.put_train(client, done, count, True, now)
-                if done == count or self.burst[done].client != client.id or not self.outbox.has_room(MOST_SEGMENTS):
-                    self.flush(client.source.fd, True, now)
-            for i in range(count):
-                free(self.burst[i].data)
-
-    cdef void send_down(self, int64_t now) noexcept:
-        """Send what has arrived to the clients."""
-        cdef EmulatorClient *client
-        cdef int count = BURST, done, i
-        while count == BURST:
-            count = done = 0
-            while count < BURST and self.down.take(now, &self.burst[count]):
-                count += 1
-            while done < count:
-                client = self.find(self.burst[done].client)
-                done += self.put_train(client, done, count, False, now) if client != NULL else 1
-                if done == count or not self.outbox.has_room(MOST_SEGMENTS):
-                    self.flush(self.listening.fd, False, now)
+                done += self.put_train(client, done, count, inward, now) if client != NULL else 1
+                if self.outbox.count and (
+                        done == count or not self.outbox.has_room(MOST_SEGMENTS)
+                        or inward and self.burst[done].client != client.id):
+                    self.flush(client.source.fd if inward else self.listening.fd, inward, now)
             for i in range(count):
                 free(self.burst[i].data)
 
@@ -199,8 +184,8 @@ cdef class Emulator:
         cdef EmulatorClient *client
         cdef EmulatorClient **bucket = &self.buckets[peer_hash(peer) % BUCKETS]
         cdef uint32_t slot = 0
-        while self.oldest != NULL and (self.count == self.most or now - self.oldest.used_at > self.idle_us):
-            self.forget(self.oldest)
+        while self.all.first != NULL and (self.all.count == self.most or self.is_idle(now)):
+            self.forget(<EmulatorClient *>self.all.first)
         client = <EmulatorClient *>calloc(1, sizeof(EmulatorClient))
         if client == NULL:
             return NULL
@@ -224,38 +209,24 @@ cdef class Emulator:
         client.source.owner = client
         client.next = bucket[0]
         bucket[0] = client
-        self.count += 1
+        client.used_at = now
+        list_append(&self.all, client, &client.in_all)
         self.total += 1
-        self.used(client, now)
         self.loop.add(&client.source, EPOLLIN | EPOLLET)
         host, port = peer_pair(peer)
-        self.loop.guard(partial(self.on_client, host, port, self.count), None)
+        self.loop.guard(partial(self.on_client, host, port, self.all.count), None)
         return client
 
     cdef void used(self, EmulatorClient *client, int64_t now) noexcept:
         """Put it last in the order of use."""
         client.used_at = now
-        if self.newest == client:
-            return
-        self.unlink(client)
-        client.older = self.newest
-        client.newer = NULL
-        if self.newest != NULL:
-            self.newest.newer = client
-        else:
-            self.oldest = client
-        self.newest = client
+        if self.all.last != client:
+            list_remove(&self.all, client, &client.in_all)
+            list_append(&self.all, client, &client.in_all)
 
-    cdef void unlink(self, EmulatorClient *client) noexcept:
-        if client.newer != NULL:
-            client.newer.older = client.older
-        elif self.newest == client:
-            self.newest = client.older
-        if client.older != NULL:
-            client.older.newer = client.newer
-        elif self.oldest == client:
-            self.oldest = client.newer
-        client.older = client.newer = NULL
+    cdef bint is_idle(self, int64_t now) noexcept:
+        """Whether the client silent longest, if there is one, has been so for too long."""
+        return self.all.first != NULL and now - (<EmulatorClient *>self.all.first).used_at > self.idle_us
 
     cdef void forget(self, EmulatorClient *client) noexcept:
         """The client is gone; what is still on its way to it is lost."""
@@ -264,9 +235,8 @@ cdef class Emulator:
         while link[0] != client:
             link = &link[0].next
         link[0] = client.next
-        self.unlink(client)
+        list_remove(&self.all, client, &client.in_all)
         self.slots[<uint32_t>client.id] = NULL
-        self.count -= 1
         self.loop.remove(&client.source)
         close(fd)
         self.loop.free_later(client)

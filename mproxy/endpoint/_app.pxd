@@ -8,6 +8,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from mproxy._session cimport Session
 from mproxy._stream cimport Stream
+from mproxy.ground._list cimport LinkedList, ListLink
 from mproxy.io._loop cimport Loop, Source, Work
 
 
@@ -16,10 +17,9 @@ cdef struct App:
     Source sink         # where bytes are written, if that is another descriptor; else fd -1
     Apps *apps          # the set it belongs to
     Stream *stream      # its stream
-    App *all_next       # the set
-    App *all_prev       # the set
-    App *ready_next     # applications to read in this turn
-    bint in_ready       # it is among those
+    ListLink in_all     # the set
+    ListLink in_ready   # those to read in this turn
+    bint ready          # it is among those
     bint is_socket      # recv and send, else read and write
     bint is_file        # cannot be waited for: always ready
     bint readable       # no EAGAIN since the last event
@@ -41,11 +41,8 @@ cdef struct Apps:
     void *session       # borrowed Session
     void *loop          # borrowed Loop
     Work *work          # queued when an application is ready
-    App *first          # all, oldest first
-    App *last           # all
-    App *ready_first    # to be read
-    App *ready_last     # to be read
-    uint32_t count      # all
+    LinkedList all      # oldest first
+    LinkedList ready    # those to be read
     uint32_t vanished   # whose connection broke, ever
     void (*connect_failed)(Apps *apps, App *app, int error) noexcept  # daemon's address failed
     void (*left_away)(Apps *apps, App *app, bint broken) noexcept  # it ended or broke while there is no carrier

@@ -20,6 +20,7 @@ from mproxy._ring cimport iovec, ring_space, ring_used, ring_view
 from mproxy._session cimport CarrierState
 from mproxy._streams cimport StreamSet
 from mproxy._wire cimport ResetCode
+from mproxy.ground._list cimport list_append, list_remove
 from mproxy.io._attempts cimport Attempts
 from mproxy.io._linger cimport reset_when_taken
 from mproxy.io._loop cimport EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
@@ -59,8 +60,8 @@ cdef bint apps_may_grow(const Apps *apps) noexcept:
 
     So one session among others can have more than half: 10,000 streams within a usual limit of 20,000.
     """
-    cdef int64_t beyond = <int64_t>apps.count - promised, left = <int64_t>shared - all_beyond
-    return beyond < 0 or beyond < 2 * left or left > 0 and <int>apps.count == all_apps
+    cdef int64_t beyond = <int64_t>apps.all.count - promised, left = <int64_t>shared - all_beyond
+    return beyond < 0 or beyond < 2 * left or left > 0 and <int>apps.all.count == all_apps
 
 
 cdef App *app_new(Apps *apps, Stream *stream, int fd, int write_fd) noexcept:
@@ -80,15 +81,9 @@ cdef App *app_new(Apps *apps, Stream *stream, int fd, int write_fd) noexcept:
     app.is_socket = write_fd < 0
     if app.is_socket:
         stream.state.fd = fd + 1
-    app.all_prev = apps.last
-    if apps.last != NULL:
-        apps.last.all_next = app
-    else:
-        apps.first = app
-    apps.last = app
-    apps.count += 1
+    list_append(&apps.all, app, &app.in_all)
     all_apps += 1
-    all_beyond += <int>apps.count > promised
+    all_beyond += <int>apps.all.count > promised
     stream.owner = app
     stream.began_at = (<Loop>apps.loop).now_us
     return app
@@ -132,16 +127,8 @@ cdef void app_close(App *app, bint abruptly) noexcept:
     close_source(app, &app.sink)
     drop_target(app)
     leave_ready(app)
-    if app.all_prev != NULL:
-        app.all_prev.all_next = app.all_next
-    else:
-        apps.first = app.all_next
-    if app.all_next != NULL:
-        app.all_next.all_prev = app.all_prev
-    else:
-        apps.last = app.all_prev
-    all_beyond -= <int>apps.count > promised
-    apps.count -= 1
+    all_beyond -= <int>apps.all.count > promised
+    list_remove(&apps.all, app, &app.in_all)
     all_apps -= 1
     (<Session>apps.session).streams.release(app.stream)
     loop.schedule(apps.work)  # there may be a frame to send, and the owner wants to know when no application is left
@@ -258,40 +245,23 @@ cdef void app_mark_ready(App *app) noexcept:
     """Read the application in this turn."""
     cdef Apps *apps = app.apps
     (<Loop>apps.loop).schedule(apps.work)
-    if app.in_ready:
-        return
-    app.in_ready = True
-    app.ready_next = NULL
-    if apps.ready_last != NULL:
-        apps.ready_last.ready_next = app
-    else:
-        apps.ready_first = app
-    apps.ready_last = app
+    if not app.ready:
+        app.ready = True
+        list_append(&apps.ready, app, &app.in_ready)
 
 
 cdef App *app_next_ready(Apps *apps) noexcept:
     """Take the first of the applications to be read, or NULL."""
-    cdef App *app = apps.ready_first
+    cdef App *app = <App *>apps.ready.first
     if app != NULL:
-        apps.ready_first = app.ready_next
-        if apps.ready_first == NULL:
-            apps.ready_last = NULL
-        app.in_ready = False
+        leave_ready(app)
     return app
 
 
 cdef void leave_ready(App *app) noexcept:
-    cdef App **link = &app.apps.ready_first
-    cdef App *last = NULL
-    if not app.in_ready:
-        return
-    while link[0] != app:
-        last = link[0]
-        link = &last.ready_next
-    link[0] = app.ready_next
-    if app.apps.ready_last == app:
-        app.apps.ready_last = last
-    app.in_ready = False
+    if app.ready:
+        app.ready = False
+        list_remove(&app.apps.ready, app, &app.in_ready)
 
 
 # ---- application -> stream

@@ -51,7 +51,7 @@ cdef bint daemon_next(App *app) noexcept:
     app.stream.state.fd = 0
     (<Loop>app.apps.loop).close(&app.source)
     dial_next(app)
-    return app.source.fd >= 0 or app.race != NULL and (<Attempts>app.race).first != NULL
+    return app.source.fd >= 0 or app.race != NULL and (<Attempts>app.race).all.first != NULL
 
 
 cdef void dial_next(App *app) noexcept:
@@ -92,7 +92,7 @@ cdef void run_race(Work *work) noexcept:
             app.stream.state.fd = 0
             dial_next(app)
         attempts.is_due = False
-    if app.source.fd < 0 and attempts.first == NULL:
+    if app.source.fd < 0 and attempts.all.first == NULL:
         app.apps.connect_failed(app.apps, app, attempts.error or ETIMEDOUT)
 
 

@@ -82,7 +82,7 @@ cdef class Endpoint:
         for the application cannot be told, so it is reset, and so is the peer's.
         """
         cdef Adopted how = adopt_stream(&self.apps, state)
-        self.was_busy |= self.apps.count > 0
+        self.was_busy |= self.apps.all.count > 0
         self.loop.schedule(&self.work)
         return self.serve_again(state) if how == Adopted.UNSERVED else how == Adopted.KEPT
 
@@ -180,12 +180,12 @@ cdef class Endpoint:
             self.timer.cancel()
         self.disposed = True
         self.reset_apps()
-        if self.apps.first == NULL:
+        if self.apps.all.first == NULL:
             self.vanish()
 
     def reset_rest(self):
         """Reset the applications that are left: there will be no more turns."""
-        while self.apps.first != NULL:
+        while self.apps.all.first != NULL:
             self.reset_apps()
 
     cdef void vanish(self) noexcept:
@@ -203,7 +203,7 @@ cdef class Endpoint:
     @property
     def app_count(self):
         """Application connections now."""
-        return self.apps.count
+        return self.apps.all.count
 
     @property
     def vanished(self):
@@ -246,10 +246,10 @@ cdef class Endpoint:
             return
         self.read_apps()
         self.write_carrier()
-        if self.apps.ready_first != NULL or self.unopened or self.session.streams.has_space() or (
+        if self.apps.ready.first != NULL or self.unopened or self.session.streams.has_space() or (
                 self.carrier_can_go_on()):
             self.loop.schedule(&self.work)
-        if self.was_busy and self.apps.count == 0:
+        if self.was_busy and self.apps.all.count == 0:
             self.was_busy = False
             self.tell(self.observer.on_idle, (self,))
         self.session.streams.settle()
@@ -460,10 +460,10 @@ cdef class Endpoint:
         """
         cdef int left = RESETS_A_TURN
         self.unopened.clear()
-        while self.apps.first != NULL and (left > 0 or not self.session.is_server):
-            app_close(self.apps.first, not self.apps.first.write_ended)
+        while self.apps.all.first != NULL and (left > 0 or not self.session.is_server):
+            app_close(<App *>self.apps.all.first, not (<App *>self.apps.all.first).write_ended)
             left -= 1
-        self.ending = self.apps.first != NULL
+        self.ending = self.apps.all.first != NULL
 
     cdef void end_rest(self) noexcept:
         """The session is over and some applications are left."""

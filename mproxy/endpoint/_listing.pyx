@@ -40,12 +40,12 @@ def stream_ids(Endpoint endpoint not None, uint32_t after, int most):
     cdef const Stream *stream = table_find(&endpoint.session.streams.table, after) if after else NULL
     cdef list ids = []
     if stream != NULL and not stream.state.retired:
-        stream = stream.all_next
+        stream = <const Stream *>stream.in_all.next
     else:
-        stream = endpoint.session.streams.open_list.first
+        stream = <const Stream *>endpoint.session.streams.open_list.first
     while stream != NULL and len(ids) < most:
         ids.append(stream.state.id)
-        stream = stream.all_next
+        stream = <const Stream *>stream.in_all.next
     return ids
 
 

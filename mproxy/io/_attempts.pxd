@@ -8,6 +8,7 @@ and when the newest one's time is over.
 
 from libc.stdint cimport int64_t
 
+from mproxy.ground._list cimport LinkedList, ListLink
 from mproxy.io._loop cimport Loop, Source, Timer, Work
 
 
@@ -21,14 +22,14 @@ cdef struct Attempt:
     void *where          # the owner's name for the address
     int64_t began_at     # when it was dialled
     bint is_ready        # it was answered or failed, and nobody has looked yet
-    Attempt *next        # one that began earlier
+    ListLink in_all      # all of them
 
 
 cdef class Attempts:
     cdef Loop loop        # runs everything here
     cdef Work *work       # the owner's
     cdef Work own_work    # for an owner that has none
-    cdef Attempt *first   # attempts beside the newest
+    cdef LinkedList all   # attempts beside the newest, last begun first
     cdef Timer timer      # ends the newest one's time; None: not set
     cdef bint is_due      # that time is over
     cdef int error        # errno of the last one that failed

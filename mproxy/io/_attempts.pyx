@@ -3,6 +3,7 @@
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport calloc
 
+from mproxy.ground._list cimport list_prepend, list_remove
 from mproxy.io._loop cimport EPOLLET, EPOLLOUT
 from mproxy.io._socket cimport pending_error
 
@@ -44,16 +45,15 @@ cdef class Attempts:
         attempt.attempts = <void *>self
         attempt.where = where
         attempt.began_at = began
-        attempt.next = self.first
-        self.first = attempt
+        list_prepend(&self.all, attempt, &attempt.in_all)
         self.loop.modify(&attempt.source, EPOLLOUT | EPOLLET)
         return True
 
     cdef Attempt *answered(self) noexcept:
         """An attempt with an answer that nobody has looked at; `error` is its errno, 0: it is connected. Or NULL."""
-        cdef Attempt *attempt = self.first
+        cdef Attempt *attempt = <Attempt *>self.all.first
         while attempt != NULL and not attempt.is_ready:
-            attempt = attempt.next
+            attempt = <Attempt *>attempt.in_all.next
         if attempt != NULL:
             attempt.is_ready = False
             self.error = pending_error(attempt.source.fd)
@@ -61,10 +61,7 @@ cdef class Attempts:
 
     cdef int take(self, Attempt *attempt) noexcept:
         """Forget the attempt; returns its descriptor, the caller's from now on."""
-        cdef Attempt **link = &self.first
-        while link[0] != attempt:
-            link = &link[0].next
-        link[0] = attempt.next
+        list_remove(&self.all, attempt, &attempt.in_all)
         self.loop.free_later(attempt)
         return attempt.source.fd
 
@@ -76,8 +73,8 @@ cdef class Attempts:
     cdef void over(self) noexcept:
         """It is decided, or the owner ends: close all."""
         self.rest()
-        while self.first != NULL:
-            self.close(self.first)
+        while self.all.first != NULL:
+            self.close(<Attempt *>self.all.first)
         self.loop.unschedule(&self.own_work)
 
 

@@ -6,6 +6,8 @@ edge-triggered for C users (`Source`) and level-triggered for Python users (`Wat
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
+from mproxy.ground._list cimport LinkedList, ListLink
+
 
 cdef extern from "<sys/epoll.h>" nogil:
     union epoll_data_t:
@@ -23,22 +25,13 @@ cdef struct Source:
     void *owner                                           # for `ready`
 
 
-cdef struct Work
-
-
-cdef struct WorkQueue:
-    Work *first                       # NULL: it is empty
-    Work *last                        # its end
-    int count                         # its length
-
-
 cdef struct Work:
     void (*run)(Work *work) noexcept  # may queue itself again, to run in the next turn
     void *owner                       # for `run`
-    WorkQueue *queue                  # in which it waits; NULL: in none
-    Work *next                        # behind it there
-    bint slow                         # runs after the others, and only for a part of their time
+    LinkedList *queue                 # in which it waits; NULL: in none
+    ListLink in_queue                 # that queue
     int64_t ran_at                    # when it last ran
+    bint slow                         # runs after the others, and only for a part of their time
     int favours                       # slow work that had rested goes first for this many more turns
 
 
@@ -57,9 +50,9 @@ cdef class Loop:
     cdef int epoll_fd           # the epoll instance
     cdef int wake_fd            # eventfd: other threads and signals end the wait
     cdef Source wake_source     # of wake_fd
-    cdef WorkQueue quick            # work that is not slow
-    cdef WorkQueue favoured         # slow work that had rested
-    cdef WorkQueue slow             # slow work otherwise
+    cdef LinkedList quick       # work that is not slow
+    cdef LinkedList favoured    # slow work that had rested
+    cdef LinkedList slow        # slow work otherwise
     cdef bint slow_is_next      # which of these two is next, when there is work in both
     cdef Work *last_run         # what ran last; only compared
     cdef int64_t others_at      # when that last changed
@@ -90,7 +83,7 @@ cdef class Loop:
     cdef void remove(self, Source *source) noexcept
     cdef void close(self, Source *source) noexcept
     cdef void schedule(self, Work *work) noexcept
-    cdef WorkQueue *queue_of(self, Work *work) noexcept
+    cdef LinkedList *queue_of(self, Work *work) noexcept
     cdef Work *next_slow(self) noexcept
     cdef int slow_count(self) noexcept
     cdef void unschedule(self, Work *work) noexcept

@@ -12,6 +12,7 @@ from libc.string cimport memset
 
 from mproxy._pool cimport pool_trim
 from mproxy.ground._clock cimport read_clock
+from mproxy.ground._list cimport list_append, list_remove
 
 
 cdef extern from "<sys/epoll.h>" nogil:
@@ -69,25 +70,10 @@ cdef void place(int fd, int made) except *:
         raise OSError(errno, os.strerror(errno))
 
 
-cdef void put(WorkQueue *queue, Work *work) noexcept:
-    """Append."""
-    work.queue = queue
-    work.next = NULL
-    if queue.last != NULL:
-        queue.last.next = work
-    else:
-        queue.first = work
-    queue.last = work
-    queue.count += 1
-
-
-cdef Work *take_first(WorkQueue *queue) noexcept:
+cdef Work *take_first(LinkedList *queue) noexcept:
     """Take the first of a queue that is not empty."""
-    cdef Work *work = queue.first
-    queue.first = work.next
-    if queue.first == NULL:
-        queue.last = NULL
-    queue.count -= 1
+    cdef Work *work = <Work *>queue.first
+    list_remove(queue, work, &work.in_queue)
     work.queue = NULL
     return work
 
@@ -251,9 +237,10 @@ cdef class Loop:
     cdef void schedule(self, Work *work) noexcept:
         """Run the work before the loop sleeps again."""
         if work.queue == NULL:
-            put(self.queue_of(work), work)
+            work.queue = self.queue_of(work)
+            list_append(work.queue, work, &work.in_queue)
 
-    cdef WorkQueue *queue_of(self, Work *work) noexcept:
+    cdef LinkedList *queue_of(self, Work *work) noexcept:
         """Work that comes after a rest goes before what comes all the time: a heartbeat must not wait for a crowd."""
         if not work.slow:
             return &self.quick
@@ -276,21 +263,9 @@ cdef class Loop:
 
     cdef void unschedule(self, Work *work) noexcept:
         """Take back queued work; its owner ends."""
-        cdef WorkQueue *queue = work.queue
-        cdef Work *before
-        if queue == NULL:
-            return
-        if queue.first == work:
-            take_first(queue)
-            return
-        before = queue.first
-        while before.next != work:
-            before = before.next
-        before.next = work.next
-        if queue.last == work:
-            queue.last = before
-        queue.count -= 1
-        work.queue = NULL
+        if work.queue != NULL:
+            list_remove(work.queue, work, &work.in_queue)
+            work.queue = NULL
 
     cdef void free_later(self, void *memory) noexcept:
         """free(3) at the end of the turn."""

@@ -1,4 +1,4 @@
-"""Rings and the pool they borrow from, as Python sees them."""
+"""Rings and the pool they borrow from, and lists of records, as Python sees them."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
@@ -7,6 +7,7 @@ from mproxy._pool cimport pool_charge, pool_free_bytes, pool_kept_bytes, pool_le
 from mproxy._ring cimport (
     Ring, iovec, ring_append, ring_drop, ring_init, ring_release, ring_reserve, ring_space, ring_view,
 )
+from mproxy.ground._list cimport LinkedList, ListLink, list_append, list_prepend, list_remove
 
 
 def charge_memory(int64_t size):
@@ -88,3 +89,57 @@ cdef class ByteRing:
         if not self.ring.head <= offset <= self.ring.tail:
             raise ValueError("outside the ring")
         ring_release(&self.ring, offset, NULL)
+
+
+cdef enum:
+    LISTS = 2        # that a record can be in at the same time
+    MOST_RECORDS = 8
+
+
+cdef struct Record:
+    int number              # its name
+    ListLink links[LISTS]   # its places
+
+
+cdef class RecordLists:
+    """Records 0 to 7 and two lists that each of them may be in. Who asks knows which are in: that is not checked."""
+
+    cdef LinkedList lists[LISTS]        # the lists
+    cdef Record records[MOST_RECORDS]   # what can be in them
+
+    def __cinit__(self):
+        for number in range(MOST_RECORDS):
+            self.records[<int>number].number = number
+
+    def append(self, int which, int number):
+        """Enter a record at the end of a list."""
+        list_append(&self.lists[which], &self.records[number], &self.records[number].links[which])
+
+    def prepend(self, int which, int number):
+        """Enter a record at the beginning of a list."""
+        list_prepend(&self.lists[which], &self.records[number], &self.records[number].links[which])
+
+    def remove(self, int which, int number):
+        """Take a record out of a list; return the number of the one behind it, as its link still says, or None."""
+        cdef Record *behind
+        list_remove(&self.lists[which], &self.records[number], &self.records[number].links[which])
+        behind = <Record *>self.records[number].links[which].next
+        return None if behind == NULL else behind.number
+
+    def count(self, int which):
+        """How many records a list has, by its own count."""
+        return self.lists[which].count
+
+    def walk(self, int which):
+        """Return (numbers from the first to the last, numbers from the last to the first)."""
+        cdef Record *record = <Record *>self.lists[which].first
+        cdef list onward = []
+        cdef list back = []
+        while record != NULL and len(onward) <= MOST_RECORDS:
+            onward.append(record.number)
+            record = <Record *>record.links[which].next
+        record = <Record *>self.lists[which].last
+        while record != NULL and len(back) <= MOST_RECORDS:
+            back.append(record.number)
+            record = <Record *>record.links[which].prev
+        return onward, back

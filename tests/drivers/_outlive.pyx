@@ -71,14 +71,14 @@ def settle(dict known, *, bint dialled, uint64_t read=0, uint64_t released=0, ca
 cdef list states(Endpoint endpoint):
     """Where the states of its streams are."""
     cdef StreamSet streams = endpoint.session.streams
-    return states_of(streams.open_list.first) + states_of(streams.finished_list.first)
+    return states_of(<Stream *>streams.open_list.first) + states_of(<Stream *>streams.finished_list.first)
 
 
 cdef list states_of(const Stream *stream):
     found = []
     while stream != NULL:
         found.append(<size_t>stream.state)
-        stream = stream.all_next
+        stream = <Stream *>stream.in_all.next
     return found
 
 

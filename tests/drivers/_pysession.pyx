@@ -27,6 +27,11 @@ cdef class PySession:
         self.session = session
         self.streams = session.streams
 
+    @property
+    def stream_count(self):
+        """Streams that it knows of, finished ones too."""
+        return self.streams.open_list.count + self.streams.finished_list.count
+
     cdef Stream *find(self, uint32_t id) except NULL:
         cdef Stream *stream = table_find(&self.streams.table, id)
         if stream == NULL:
@@ -264,7 +269,7 @@ def image(PySession one):
     These are bytes, and all that `revive` knows.
     """
     cdef const SessionState *lasting = one.session.lasting
-    streams = images(one.streams.open_list.first) + images(one.streams.finished_list.first)
+    streams = images(<Stream *>one.streams.open_list.first) + images(<Stream *>one.streams.finished_list.first)
     return (<const char *>lasting)[:sizeof(SessionState)], kept(&lasting.targets), streams
 
 
@@ -273,7 +278,7 @@ cdef list images(const Stream *stream):
     while stream != NULL:
         streams.append(((<const char *>stream.state)[:sizeof(StreamState)],
                         kept(&stream.state.out), kept(&stream.state.inp)))
-        stream = stream.all_next
+        stream = <const Stream *>stream.in_all.next
     return streams
 
 

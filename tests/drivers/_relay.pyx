@@ -330,10 +330,10 @@ cdef class Flows:
             which = OF_GROUP
             roll = &(<_GroupOfTest>self.groups[group]).group.roll
         for standing in range(STANDINGS):
-            entry = roll.lines[<int>standing].first
+            entry = <FlowEntry *>roll.lines[<int>standing].first
             while entry != NULL:
                 found.append(self.names[<size_t>entry])
-                entry = entry.links[which].next
+                entry = <FlowEntry *>entry.links[which].next
         return found
 
     def shape(self):

@@ -169,10 +169,10 @@ cdef class World:
 
     cdef void own(self, Session session) except *:
         """Applications that are still there have their streams; of the others these are let go."""
-        cdef Stream *stream = session.streams.open_list.first
+        cdef Stream *stream = <Stream *>session.streams.open_list.first
         cdef Stream *following
         while stream != NULL:
-            following = stream.all_next
+            following = <Stream *>stream.in_all.next
             if stream.state.out_ended and stream.state.in_done:
                 session.streams.release(stream)
             elif not stream.state.aborted and not facts.sockets[session.is_server][stream.state.id].gone:
@@ -255,10 +255,10 @@ cdef class World:
 
     cdef Stream *some_stream(self, Session session) noexcept:
         """One of the streams with an application, or NULL."""
-        cdef Stream *stream = session.streams.open_list.first
+        cdef Stream *stream = <Stream *>session.streams.open_list.first
         cdef uint32_t skip = self.draw(AT_ONCE)
-        while stream != NULL and stream.all_next != NULL and skip > 0:
-            stream = stream.all_next
+        while stream != NULL and stream.in_all.next != NULL and skip > 0:
+            stream = <Stream *>stream.in_all.next
             skip -= 1
         return stream if stream != NULL and stream.owner != NULL else NULL
 
@@ -380,14 +380,15 @@ cdef bytes kept(const Ring *ring, uint32_t at, uint32_t length):
 cdef size_t storage_of(Session session) noexcept:
     """Of all its rings."""
     return (session.lasting.targets.capacity + session.transmitter.control.capacity
-            + rings_of(session.streams.open_list.first) + rings_of(session.streams.finished_list.first))
+            + rings_of(<Stream *>session.streams.open_list.first)
+            + rings_of(<Stream *>session.streams.finished_list.first))
 
 
 cdef size_t rings_of(const Stream *stream) noexcept:
     cdef size_t size = 0
     while stream != NULL:
         size += stream.state.out.capacity + stream.state.inp.capacity
-        stream = stream.all_next
+        stream = <Stream *>stream.in_all.next
     return size
 
 

@@ -94,7 +94,7 @@ class Victim:
     def check(self):
         """The limits hold."""
         streams, config = self.ps.session.streams, self.config
-        count = streams.open_count + streams.finished_count
+        count = self.ps.stream_count
         assert count <= 4 * config.max_streams + MOST_FINISHED + 1
         assert streams.in_held <= config.session_budget_bytes + 4096 * count
         assert streams.out_held <= config.session_budget_bytes + 4096 * count

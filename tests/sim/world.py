@@ -57,7 +57,7 @@ class World:
         streams, config = end.ps.session.streams, end.config
         peer_config = (self.server if end is self.client else self.client).config
         budget = min(config.session_budget_bytes, peer_config.session_budget_bytes)
-        more = 4096 * (streams.open_count + streams.finished_count)
+        more = 4096 * end.ps.stream_count
         assert streams.out_held <= budget + more, f"{end.name} holds {streams.out_held} to send"
         assert streams.in_held <= config.session_budget_bytes + more, f"{end.name}: {streams.in_held} kept"
 
@@ -181,7 +181,7 @@ class World:
             if end.ps is not None:
                 session, streams = end.ps.session, end.ps.session.streams
                 lines.append(f"{end.name}: state {session.state} epoch {session.epoch} open {streams.open_count}"
-                             f" finished {streams.finished_count} out {streams.out_held} in {streams.in_held}"
+                             f" of {end.ps.stream_count} out {streams.out_held} in {streams.in_held}"
                              f" carrier {end.carrier is not None} now {self.clock.now}")
             lines += [f"  {app}" for app in end.every_app if not app.over or end.ps.look(app.id)]
         return "\n".join(lines)
@@ -189,5 +189,4 @@ class World:
 
 def stream_count(end):
     """Streams that the end knows of, finished ones too."""
-    streams = end.ps.session.streams
-    return streams.open_count + streams.finished_count
+    return end.ps.stream_count

@@ -115,7 +115,7 @@ cdef TargetAddress next_address(Pair *pair):
 
 cdef bint is_racing(Pair *pair) noexcept:
     """Whether other attempts go on beside the newest."""
-    return pair.race != NULL and (<Race>pair.race).attempts.first != NULL
+    return pair.race != NULL and (<Race>pair.race).attempts.all.first != NULL
 
 
 cdef void starve(Pair *pair) noexcept:

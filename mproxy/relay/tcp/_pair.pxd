@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+from mproxy.ground._list cimport ListLink
 from mproxy.io._loop cimport Source, Work
 from mproxy.relay._balance cimport TargetAddress
 from mproxy.relay._cidr cimport CidrSet
@@ -44,8 +45,7 @@ cdef struct Pair:
     int hops            # that the client's first packet had left, if hops are passed on; else 0
     uint32_t attempts   # addresses tried
     int64_t dialled_at  # when the last of these attempts began
-    Pair *next          # all pairs
-    Pair *prev          # all pairs
+    ListLink in_all     # all pairs
 
 
 cdef void side_init(Side *side, Pair *pair, Side *other, int fd, void (*ready)(Source *, uint32_t) noexcept) noexcept

@@ -139,5 +139,5 @@ cdef Finding come_back(Pair *youngest, list clients) noexcept:
             place_of_peer(pair.server.source.fd, &far[count])
             clients.append((peers[count].port, (<char *>met[count].address)[:16], met[count].port))
             count += 1
-        pair = pair.next
+        pair = <Pair *>pair.in_all.next
     return find_circle(peers, met, ours, far, count)

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t
 
+from mproxy.ground._list cimport LinkedList
 from mproxy.io._accept cimport AcceptGate
 from mproxy.io._loop cimport Loop
 from mproxy.relay._tally cimport Tally
@@ -16,7 +17,7 @@ cdef class PairSet:
     cdef AcceptGate gate           # room for connections
     cdef readonly Mover mover      # moves bytes
     cdef Tally tally               # counts connections of the rules, and of all together, over all workers
-    cdef Pair *first               # all pairs
+    cdef LinkedList all            # pairs, youngest first
     cdef Wheel wheel               # their time-outs
     cdef void (*due)(Pair *pair, int64_t now) noexcept  # called when a pair's time-out has fallen out of the wheel
     cdef bint timing               # `on_tick` will be called

@@ -1,5 +1,6 @@
 """All pairs of a TCP relay. What happens to one of them: _relaying.pyx."""
 
+from mproxy.ground._list cimport list_prepend, list_remove
 from mproxy.io._socket cimport close
 from mproxy.relay._tally cimport SharedRoom
 from mproxy.relay.tcp._wheel cimport TICK_US, WheelLink, wheel_due, wheel_init, wheel_put, wheel_sweep, wheel_take
@@ -25,21 +26,13 @@ cdef class PairSet:
 
     cdef void add(self, Pair *pair) noexcept:
         """Enter a new pair, which already has its place in the gate."""
-        pair.next = self.first
-        if self.first != NULL:
-            self.first.prev = pair
-        self.first = pair
+        list_prepend(&self.all, pair, &pair.in_all)
 
     cdef void remove(self, Pair *pair) noexcept:
         """The pair has ended: give back its place, and after the turn its memory."""
         wheel_take(&self.wheel, &pair.link)
         self.loop.unschedule(&pair.work)
-        if pair.prev != NULL:
-            pair.prev.next = pair.next
-        else:
-            self.first = pair.next
-        if pair.next != NULL:
-            pair.next.prev = pair.prev
+        list_remove(&self.all, pair, &pair.in_all)
         self.gate.leave()
         self.loop.free_later(pair)
 

@@ -74,12 +74,12 @@ cdef class Race:
 
     cdef void timed_out(self) noexcept:
         """Nobody answered until the connect time-out."""
-        cdef Attempt *attempt = self.attempts.first
+        cdef Attempt *attempt = <Attempt *>self.attempts.all.first
         if self.pair.address != NULL:
             self.failed(<TargetAddress>self.pair.address, self.pair.dialled_at, ETIMEDOUT)
         while attempt != NULL:
             self.failed(<TargetAddress>attempt.where, attempt.began_at, ETIMEDOUT)
-            attempt = attempt.next
+            attempt = <Attempt *>attempt.in_all.next
 
     cdef void close(self, Attempt *attempt) noexcept:
         (<TargetAddress>attempt.where).connections -= 1
@@ -88,6 +88,6 @@ cdef class Race:
 
     cdef void over(self) noexcept:
         """It is decided, or the pair ends: close every attempt but the newest."""
-        while self.attempts.first != NULL:
-            self.close(self.attempts.first)
+        while self.attempts.all.first != NULL:
+            self.close(<Attempt *>self.attempts.all.first)
         self.attempts.over()

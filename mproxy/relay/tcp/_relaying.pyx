@@ -105,10 +105,10 @@ cdef void pair_init(Pair *pair, TcpRule rule, int fd) noexcept:
 
 cdef void reset_all(TcpRule rule) noexcept:
     """End the connections of one rule."""
-    cdef Pair *pair = rule.pairs.first
+    cdef Pair *pair = <Pair *>rule.pairs.all.first
     cdef Pair *after
     while pair != NULL:
-        after = pair.next
+        after = <Pair *>pair.in_all.next
         if pair.rule == <void *>rule:
             pair_close(pair, True)
         pair = after

@@ -5,6 +5,7 @@ from functools import partial
 from mproxy.io._accept cimport Accepting, accept_on
 from mproxy.io._socket cimport Target
 from mproxy.relay.tcp._closing cimport pair_close
+from mproxy.relay.tcp._pair cimport Pair
 from mproxy.relay.tcp._relaying cimport accepted, begin, pair_due, prepare_client
 from mproxy.relay.tcp._tcp_rule cimport TcpRule
 
@@ -82,6 +83,6 @@ cdef class TcpRelay:
         """Accept nothing more, and reset every connection."""
         for key in list(self.rules):
             self.remove(key)
-        while self.pairs.first != NULL:
-            pair_close(self.pairs.first, True)
+        while self.pairs.all.first != NULL:
+            pair_close(<Pair *>self.pairs.all.first, True)
         self.pairs.loop.soon.append(partial(_relays.discard, self))

@@ -5,6 +5,9 @@
 Activity costs nothing here: the owner notes the time in a field of its own. When the link falls out of the wheel the
 owner compares, and puts it back if there was activity meanwhile. What is due farther ahead than the wheel reaches falls
 out early and is put back likewise. Owners decide; the wheel never calls anybody.
+
+Slots are rings with a head, not lists as in ground/_list: a link leaves its slot without knowing which one that is, and
+a sweep moves all links of a slot in one step.
 """
 
 from libc.stdint cimport int64_t, uint32_t

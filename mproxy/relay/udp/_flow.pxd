@@ -12,6 +12,7 @@ another socket,
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t
 
+from mproxy.ground._list cimport LinkedList, ListLink
 from mproxy.ground._sockaddr cimport socklen_t
 from mproxy.io._loop cimport Source
 from mproxy.io._packets cimport LocalAddress, Slot, SocketAddress
@@ -55,14 +56,7 @@ cdef struct Flow:
     int touched_index       # place among the flows that have packets in the inbox
     bint failed             # the socket has an error to be read
     bint queued             # has replies to be read
-    Flow *prev              # queue of those
-    Flow *next              # queue of those
-
-
-cdef struct Ready:
-    Flow *first     # flows with replies to be read
-    Flow *last      # their end
-    uint32_t count  # their number
+    ListLink in_ready       # queue of those
 
 
 cdef void flow_begin(Flow *flow) noexcept nogil
@@ -74,5 +68,5 @@ cdef int64_t flow_rest_us(const Flow *flow, Balance balance, int64_t now) noexce
 cdef bint flow_is_owed(const Flow *flow, int64_t now) noexcept nogil
 cdef Flow *flow_without_debt(const Roll *roll, int64_t now) noexcept nogil
 cdef void flow_key(const Slot *slot, const SocketAddress *bound, bint is_wildcard, FlowKey *out) noexcept
-cdef bint ready_add(Ready *ready, Flow *flow) noexcept nogil
-cdef void ready_remove(Ready *ready, Flow *flow) noexcept nogil
+cdef bint ready_add(LinkedList *ready, Flow *flow) noexcept nogil
+cdef void ready_remove(LinkedList *ready, Flow *flow) noexcept nogil

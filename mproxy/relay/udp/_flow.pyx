@@ -2,6 +2,7 @@
 
 from libc.string cimport memcpy, memset
 
+from mproxy.ground._list cimport list_append, list_remove
 from mproxy.ground._sockaddr cimport AF_INET, map_v4
 from mproxy.io._packets cimport packet_count
 from mproxy.relay._balance cimport TargetAddress
@@ -81,7 +82,7 @@ cdef bint flow_is_owed(const Flow *flow, int64_t now) noexcept nogil:
 cdef Flow *flow_without_debt(const Roll *roll, int64_t now) noexcept nogil:
     """Which flow makes room when ports run out: as in _flow_table.pxd, but only one whose port another flow can have.
     NULL: none; then a newcomer has to wait, as the room would be of no use to it."""
-    cdef const FlowEntry *candidates[4]
+    cdef void *candidates[4]
     cdef int i
     candidates[0] = roll.lines[TWO_WAY].first if roll.lines[TWO_WAY].count > roll.count - roll.count // 4 else NULL
     candidates[1] = roll.lines[ANSWERED].first
@@ -115,33 +116,17 @@ cdef void flow_key(const Slot *slot, const SocketAddress *bound, bint is_wildcar
 
 # ---- those with replies
 
-cdef bint ready_add(Ready *ready, Flow *flow) noexcept nogil:
+cdef bint ready_add(LinkedList *ready, Flow *flow) noexcept nogil:
     """Enter the flow at the end; false when it is there already."""
     if flow.queued:
         return False
     flow.queued = True
-    flow.next = NULL
-    flow.prev = ready.last
-    if ready.last != NULL:
-        ready.last.next = flow
-    else:
-        ready.first = flow
-    ready.last = flow
-    ready.count += 1
+    list_append(ready, flow, &flow.in_ready)
     return True
 
 
-cdef void ready_remove(Ready *ready, Flow *flow) noexcept nogil:
+cdef void ready_remove(LinkedList *ready, Flow *flow) noexcept nogil:
     """Take the flow out, if it is there."""
-    if not flow.queued:
-        return
-    flow.queued = False
-    if flow.prev != NULL:
-        flow.prev.next = flow.next
-    else:
-        ready.first = flow.next
-    if flow.next != NULL:
-        flow.next.prev = flow.prev
-    else:
-        ready.last = flow.prev
-    ready.count -= 1
+    if flow.queued:
+        flow.queued = False
+        list_remove(ready, flow, &flow.in_ready)

@@ -3,11 +3,12 @@ the target. How they begin, change to another address, and end."""
 
 from libc.stdint cimport int64_t, uint16_t
 
+from mproxy.ground._list cimport LinkedList
 from mproxy.io._loop cimport Loop, Timer, Work
 from mproxy.io._packets cimport Slot
 from mproxy.relay._balance cimport TargetAddress
 from mproxy.relay.udp._batch cimport Batch
-from mproxy.relay.udp._flow cimport Ready, Flow
+from mproxy.relay.udp._flow cimport Flow
 from mproxy.relay.udp._flow_table cimport FlowKey, FlowTable
 from mproxy.relay.udp._udp_listener cimport UdpListener
 from mproxy.relay.udp._udp_rule cimport UdpRule
@@ -18,7 +19,7 @@ cdef class FlowSet:
     cdef object observer        # a RelayObserver (relay/relay_observer)
     cdef FlowTable table        # of all rules
     cdef Batch batch            # packets on their way right now
-    cdef Ready ready            # flows with replies to be read
+    cdef LinkedList ready       # flows with replies to be read
     cdef Work replies           # reads them
     cdef TargetAddress dialled  # the address that `dial` tried last
     cdef int64_t no_port_until  # all ports that the kernel offered are resting: it is not asked again until then

@@ -292,13 +292,13 @@ cdef class FlowSet:
 
     def end_idle(self):
         """End the flows whose time is over; called by the loop."""
-        cdef FlowGroup *group = self.table.active
+        cdef FlowGroup *group = <FlowGroup *>self.table.active.first
         cdef FlowGroup *next_group
         cdef FlowEntry *entry
         cdef int left = ENDS_A_TURN
         self.timer = None
         while group != NULL and left > 0:
-            next_group = group.next
+            next_group = <FlowGroup *>group.in_active.next
             while left > 0:
                 entry = group_ended(group, self.loop.now_us)
                 if entry == NULL:

@@ -20,6 +20,8 @@ These go, in this order:
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from mproxy.ground._list cimport LinkedList, ListLink
+
 
 cdef enum:
     OF_TABLE = 0
@@ -44,27 +46,16 @@ cdef struct FlowKey:
     uint32_t scope        # interface of a link-local client, else 0
 
 
-cdef struct Links:
-    FlowEntry *prev  # used before
-    FlowEntry *next  # used after
-
-
-cdef struct Line:
-    FlowEntry *first  # least recently used
-    FlowEntry *last   # most recently used
-    uint32_t count    # entries
-
-
 cdef struct Roll:
-    Line lines[STANDINGS]  # by standing
-    uint32_t count         # entries
+    LinkedList lines[STANDINGS]  # by standing; first: least recently used
+    uint32_t count               # entries
 
 
 cdef struct FlowEntry:
     FlowKey key               # whose flow this is
     uint64_t hash             # of the key
     FlowEntry *chain          # next entry of the same bucket
-    Links links[LISTS]        # places in lines of the three rolls
+    ListLink links[LISTS]     # places in lines of the three rolls
     uint8_t standings[LISTS]  # standing in each roll: they differ only in ANSWERED and SETTLED
     FlowGroup *group          # its rule
     FlowSource *source        # its client's addresses
@@ -76,8 +67,7 @@ cdef struct FlowGroup:
     int64_t idle_us         # entries unused for this long are over; 0: never
     uint32_t most           # most entries; 0: no bound
     uint32_t most_a_source  # most entries of one source; 0: no bound
-    FlowGroup *prev         # groups that have entries
-    FlowGroup *next         # groups that have entries
+    ListLink in_active      # groups that have entries
 
 
 cdef struct FlowSource:
@@ -95,7 +85,7 @@ cdef class FlowTable:
     cdef uint32_t most                # entries at most
     cdef uint8_t seed[16]             # key of the hash: an attacker who chooses addresses must not choose buckets
     cdef Roll roll                    # every entry
-    cdef FlowGroup *active            # groups that have entries
+    cdef LinkedList active            # groups that have entries
 
     cdef FlowEntry *find(self, const FlowKey *key) noexcept
     cdef FlowEntry *victim(self, FlowGroup *group, const FlowKey *key) noexcept

@@ -5,6 +5,7 @@ from libc.stddef cimport size_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
+from mproxy.ground._list cimport list_append, list_prepend, list_remove
 from mproxy.ground._siphash cimport siphash13
 from mproxy.ground._sockaddr cimport is_mapped
 
@@ -17,43 +18,19 @@ cdef enum:
 
 # ---- lists
 
-cdef inline void line_append(Line *line, FlowEntry *entry, int which) noexcept nogil:
-    entry.links[which].next = NULL
-    entry.links[which].prev = line.last
-    if line.last != NULL:
-        line.last.links[which].next = entry
-    else:
-        line.first = entry
-    line.last = entry
-    line.count += 1
-
-
-cdef inline void line_remove(Line *line, FlowEntry *entry, int which) noexcept nogil:
-    cdef Links *links = &entry.links[which]
-    if links.prev != NULL:
-        links.prev.links[which].next = links.next
-    else:
-        line.first = links.next
-    if links.next != NULL:
-        links.next.links[which].prev = links.prev
-    else:
-        line.last = links.prev
-    line.count -= 1
-
-
-cdef inline void line_touch(Line *line, FlowEntry *entry, int which) noexcept nogil:
+cdef inline void line_touch(LinkedList *line, FlowEntry *entry, int which) noexcept nogil:
     if line.last != entry:
-        line_remove(line, entry, which)
-        line_append(line, entry, which)
+        list_remove(line, entry, &entry.links[which])
+        list_append(line, entry, &entry.links[which])
 
 
 cdef inline void roll_append(Roll *roll, FlowEntry *entry, int which) noexcept nogil:
-    line_append(&roll.lines[entry.standings[which]], entry, which)
+    list_append(&roll.lines[entry.standings[which]], entry, &entry.links[which])
     roll.count += 1
 
 
 cdef inline void roll_remove(Roll *roll, FlowEntry *entry, int which) noexcept nogil:
-    line_remove(&roll.lines[entry.standings[which]], entry, which)
+    list_remove(&roll.lines[entry.standings[which]], entry, &entry.links[which])
     roll.count -= 1
 
 
@@ -73,16 +50,16 @@ cdef inline uint32_t probation(uint32_t bound) noexcept nogil:
 
 cdef FlowEntry *roll_victim(Roll *roll, uint32_t bound) noexcept nogil:
     """Which entry of a full roll has to go; the rules: _flow_table.pxd."""
-    cdef Line *lines = roll.lines
+    cdef LinkedList *lines = roll.lines
     if lines[TWO_WAY].count > bound - bound // 4:
-        return lines[TWO_WAY].first
+        return <FlowEntry *>lines[TWO_WAY].first
     if lines[WAITING].count > bound // 2:
-        return lines[WAITING].first
+        return <FlowEntry *>lines[WAITING].first
     if lines[ANSWERED].count > probation(bound) or lines[SETTLED].count == 0 and lines[ANSWERED].count:
-        return lines[ANSWERED].first
+        return <FlowEntry *>lines[ANSWERED].first
     if lines[SETTLED].count:
-        return lines[SETTLED].last
-    return lines[WAITING].first if lines[WAITING].count else lines[TWO_WAY].first
+        return <FlowEntry *>lines[SETTLED].last
+    return <FlowEntry *>(lines[WAITING].first if lines[WAITING].count else lines[TWO_WAY].first)
 
 
 cdef FlowEntry *roll_oldest(Roll *roll, int which) noexcept nogil:
@@ -91,7 +68,7 @@ cdef FlowEntry *roll_oldest(Roll *roll, int which) noexcept nogil:
     cdef FlowEntry *oldest = NULL
     cdef int standing
     for standing in range(STANDINGS):
-        entry = roll.lines[standing].first
+        entry = <FlowEntry *>roll.lines[standing].first
         if entry != NULL and (oldest == NULL or entry.used_at < oldest.used_at):
             oldest = entry
     return oldest
@@ -182,11 +159,7 @@ cdef class FlowTable:
         entry.source = source
         entry.used_at = now
         if group.roll.count == 0:
-            group.prev = NULL
-            group.next = self.active
-            if self.active != NULL:
-                self.active.prev = group
-            self.active = group
+            list_prepend(&self.active, group, &group.in_active)
         roll_append(&self.roll, entry, OF_TABLE)
         roll_append(&group.roll, entry, OF_GROUP)
         roll_append(&source.roll, entry, OF_SOURCE)
@@ -230,25 +203,20 @@ cdef class FlowTable:
         if source.roll.count == 0:
             self.forget_source(source)
         if group.roll.count == 0:
-            if group.prev != NULL:
-                group.prev.next = group.next
-            else:
-                self.active = group.next
-            if group.next != NULL:
-                group.next.prev = group.prev
+            list_remove(&self.active, group, &group.in_active)
         if self.mask >= LEAST_BUCKETS and self.roll.count < self.mask // 8:
             self.resize((self.mask + 1) // 2)
 
     cdef int64_t next_end(self) noexcept:
         """When the next flow is over if nothing uses it; -1: none will be."""
-        cdef FlowGroup *group = self.active
+        cdef FlowGroup *group = <FlowGroup *>self.active.first
         cdef int64_t at = -1, end
         while group != NULL:
             if group.idle_us > 0:
                 end = roll_oldest(&group.roll, OF_GROUP).used_at + group.idle_us
                 if at < 0 or end < at:
                     at = end
-            group = group.next
+            group = <FlowGroup *>group.in_active.next
         return at
 
     # ---- inside
@@ -264,7 +232,7 @@ cdef class FlowTable:
         roll they stay, and will have to go: else they would take the places of those that were there before."""
         if bound and roll.count < bound:
             while roll.lines[ANSWERED].count > probation(bound):
-                roll_change(roll, roll.lines[ANSWERED].first, which, SETTLED)
+                roll_change(roll, <FlowEntry *>roll.lines[ANSWERED].first, which, SETTLED)
 
     cdef FlowSource *find_source(self, FlowGroup *group, const FlowKey *key, uint64_t *out_hash) noexcept:
         """The source of this key in the group, or NULL; and the hash it has or would have."""
@@ -299,11 +267,11 @@ cdef class FlowTable:
         free(self.source_buckets)
         self.buckets, self.source_buckets, self.mask = buckets, source_buckets, size - 1
         for standing in range(STANDINGS):
-            entry = self.roll.lines[standing].first
+            entry = <FlowEntry *>self.roll.lines[standing].first
             while entry != NULL:
                 entry.chain = buckets[entry.hash & self.mask]
                 buckets[entry.hash & self.mask] = entry
                 if roll_oldest(&entry.source.roll, OF_SOURCE) == entry:  # each source once
                     entry.source.chain = source_buckets[entry.source.hash & self.mask]
                     source_buckets[entry.source.hash & self.mask] = entry.source
-                entry = entry.links[OF_TABLE].next
+                entry = <FlowEntry *>entry.links[OF_TABLE].next

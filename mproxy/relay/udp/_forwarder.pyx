@@ -161,7 +161,7 @@ cdef class Forwarder:
         self.loop.light_turns = 0  # as in `read_batch`
         while left > 0 and flows.ready.first != NULL:
             left -= 1
-            flow = flows.ready.first
+            flow = <Flow *>flows.ready.first
             ready_remove(&flows.ready, flow)
             if self.batch.outbox.count and (
                     <void *>listener != flow.listener or used + flow.most_slots > SLOTS):
