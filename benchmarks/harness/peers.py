@@ -34,16 +34,19 @@ listen hop
     server next {target} {server_options}
 """
 
-NGINX_STREAM = """
+NGINX_HEAD = """
 load_module /usr/lib/nginx/modules/ngx_stream_module.so;
 daemon off;
 worker_processes 1;
 worker_rlimit_nofile 20000;
 pid {work}/nginx-{port}.pid;
 error_log {work}/nginx-{port}.err crit;
-events {{ worker_connections 19900; multi_accept on; }}
+events {{ worker_connections 19900; {event_options} }}
 stream {{
     access_log off;
+"""
+
+NGINX_STREAM = NGINX_HEAD + """\
     server {{
         listen {listen} backlog=4096;
         proxy_pass {target};
@@ -54,16 +57,7 @@ stream {{
 }}
 """
 
-NGINX_UDP = """
-load_module /usr/lib/nginx/modules/ngx_stream_module.so;
-daemon off;
-worker_processes 1;
-worker_rlimit_nofile 20000;
-pid {work}/nginx-{port}.pid;
-error_log {work}/nginx-{port}.err crit;
-events {{ worker_connections 19900; {event_options} }}
-stream {{
-    access_log off;
+NGINX_UDP = NGINX_HEAD + """\
     server {{
         listen {listen} udp rcvbuf=4m;
         proxy_pass {target};
@@ -173,9 +167,9 @@ def haproxy_tls(hop: Hop, work: Path) -> list[str]:
 
 def nginx_stream(hop: Hop, work: Path) -> list[str]:
     config = work / f"nginx-{hop.port}.conf"
-    config.write_text(
-        NGINX_STREAM.format(work=work, port=hop.port, listen=hop.listen, target=hop.target, idle=IDLE_LIMIT)
-    )
+    config.write_text(NGINX_STREAM.format(
+        work=work, port=hop.port, listen=hop.listen, target=hop.target, idle=IDLE_LIMIT,
+        event_options="multi_accept on;"))
     return ["nginx", "-p", str(work), "-c", str(config)]
 
 

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from browser import chromium, crowd, server, visit  # noqa: F401
 from lab import Lab
 from proxies import CPROXY, SPROXY, Pair
+from relay_engine import Backstage
 from relays import MPROXY, RelayHost
 from traffic import Traffic, read_exactly
 from udp_lab import Echo, RelayThread
@@ -86,6 +87,14 @@ def udp_relay(host, ends):
 def echo(host, ends):
     """A UDP server in `host` that sends everything back."""
     return ends.enter_context(Echo(host))
+
+
+@pytest.fixture
+def stage():
+    """Engines of TCP rules, and the sockets of a test; all are closed in the end."""
+    backstage = Backstage()
+    yield backstage
+    backstage.close()
 
 
 @pytest.fixture

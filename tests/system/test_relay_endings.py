@@ -16,18 +16,12 @@ import time
 
 import pytest
 from lab import until
-from relay_engine import Backstage, address_of
+from relay_engine import address_of
+from test_relay_tcp import is_reset
 
 ROUNDS = 40
 UPLOAD = 10 << 20
 ANSWER = b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-
-
-@pytest.fixture
-def stage():
-    backstage = Backstage()
-    yield backstage
-    backstage.close()
 
 
 def read_some(sock, count):
@@ -69,16 +63,6 @@ def upload(sock, size=UPLOAD, within=20):
 def unsent(sock):
     """Bytes that the peer's system has not acknowledged."""
     return struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0]
-
-
-def is_reset(sock):
-    """Wait for the end; whether it is a reset."""
-    try:
-        while sock.recv(1 << 18):
-            pass
-    except ConnectionResetError:
-        return True
-    return False
 
 
 @pytest.mark.parametrize("pipes", [64, 0])

@@ -7,18 +7,11 @@ from ipaddress import ip_network
 
 import pytest
 from lab import KEPT_BYTES, until
-from relay_engine import Backstage, address_of
+from relay_engine import address_of
 from test_relay_tcp import SECOND_US, black_hole, gone, is_reset, is_turned_away, receive_all, reset
 from tests.drivers._relay import encode_header, parse_header
 
 LOCAL_HEADER = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"
-
-
-@pytest.fixture
-def stage():
-    backstage = Backstage()
-    yield backstage
-    backstage.close()
 
 
 def closed_port(stage):

@@ -11,19 +11,12 @@ import time
 
 import pytest
 from lab import outage, until
-from relay_engine import Backstage, address_of
+from relay_engine import address_of
 
 from tests.root import real_root
 
 SECOND_US = 1_000_000
 BULK = 48 << 20
-
-
-@pytest.fixture
-def stage():
-    backstage = Backstage()
-    yield backstage
-    backstage.close()
 
 
 @pytest.fixture
