@@ -45,6 +45,9 @@ class CandidateObserver:
     def welcomed(self, candidate: Candidate, welcome: Welcome) -> None:
         """The candidate has become a carrier."""
 
+    def candidate_heard(self, candidate: Candidate) -> None:
+        """The first bytes have come; HELLO may be the answer."""
+
     def candidate_overdue(self, candidate: Candidate) -> None:
         """Nothing has moved on it for longer than it should take."""
 
@@ -53,7 +56,7 @@ class CandidateObserver:
 
 
 class Candidate:
-    """`number` of others were overdue before it; `silent_since`: when the first of them began."""
+    """`number` of others were overdue before it and given up; `silent_since`: when the first of all began."""
 
     def __init__(self, dialer: CandidateObserver, sock: socket.socket, way: Way, connect_us: int, number: int,
                  silent_since: int) -> None:
@@ -153,6 +156,8 @@ class Candidate:
             if not data:
                 raise cut_off or OSError("closed")
             self._note_progress()
+            if not self.caller.met:
+                self._dialer.candidate_heard(self)
             welcome = self.caller.feed(data)
             self._send()
         except BlockingIOError:

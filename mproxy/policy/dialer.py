@@ -8,8 +8,9 @@ Rules:
    beside it at the backoff's pace: they are added and never replace it, so a long round trip is outlasted, and a lost
    SYN, as on a link that is just coming up, does not hold things up.
 3. The first that connects becomes the candidate: it alone says HELLO, so that sproxy never sees two of our carriers
-   compete. While it makes progress no other is begun. Another takes its place only when it is overdue; if nobody has
-   answered for --connect-timeout, that is reported.
+   compete. While it makes progress no other is begun. Another takes its place only when it is overdue; as long as
+   neither has said HELLO the one that is answered first goes on. If nobody has answered for --connect-timeout, that is
+   reported.
 4. When the network has changed, whatever uses an address that is no longer the right one is dropped, and an attempt
    begins at once. One also begins when an application is waiting.
 5. Names are looked up at their own pace, at least LOOKUP_US apart, however often we dial.
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 
 # Most under way at once; each holds a descriptor. At the pace of unanswered attempts this many outlast 20 s.
 ATTEMPTS = 16
+
+# Overdue candidates that are kept beside the present one: each has some seconds to be answered.
+MOST_ASIDE = 3
 
 # Changes of the network come in bursts; beyond this many in a second an attempt waits for its time.
 BURST = 8
@@ -90,6 +94,7 @@ class Dialer(CandidateObserver):
         self._backoff = Backoff()
         self._attempts: list[DialAttempt] = []
         self._candidate: Candidate | None = None
+        self._aside: list[Candidate] = []  # overdue ones before it that said no HELLO: any may still be answered first
         self._timer: Timer | None = None
         self._source: str | None = None  # the kernel's choice towards sproxy at the last look
         self._burst_at = self._burst = 0
@@ -119,6 +124,7 @@ class Dialer(CandidateObserver):
     def ease(self) -> None:
         """Begin nothing more; a candidate, which sproxy may have heard, goes on to its end."""
         self.running = self._candidate is not None
+        self._drop_aside()
         self._cancel_timer()
         for attempt in self._attempts:
             attempt.cancel()
@@ -143,6 +149,8 @@ class Dialer(CandidateObserver):
             self._attempts.remove(attempt)
         if self._candidate and self._candidate.misplaced():
             self._drop_candidate()
+        if any(candidate.misplaced() for candidate in self._aside):
+            self._drop_aside()
         now = self.loop.now()
         if now - self._burst_at > 1_000_000:
             self._burst_at, self._burst = now, 0
@@ -240,11 +248,30 @@ class Dialer(CandidateObserver):
             return
         number, silent_since = 0, self.loop.now()
         if former is not None:
-            number, silent_since = former.number + 1, former.silent_since
-            self._note_unwelcome(former)
-            self._drop_candidate()
+            number, silent_since = former.number, former.silent_since
+            if not self._put_aside(former):
+                number += 1
+                self._note_unwelcome(former)
+                self._drop_candidate()
         self._candidate = Candidate(self, sock, way, took_us, number, silent_since)
         self._candidate.begin()
+
+    def _put_aside(self, candidate: Candidate) -> bool:
+        """Keep an overdue candidate beside the next one, if sproxy cannot have heard HELLO from it.
+
+        So dials can follow each other as quickly as a new outage asks for, and one that waits its turn at a busy sproxy
+        does not lose it."""
+        if candidate.caller.finished or self._backoff.is_old(self.loop.now()):
+            return False
+        self._aside.append(candidate)
+        if len(self._aside) > MOST_ASIDE:
+            self._aside.pop(0).close()
+        return True
+
+    def _drop_aside(self) -> None:
+        for candidate in self._aside:
+            candidate.close()
+        self._aside = []
 
     def shun_answered(self) -> None:
         """Try the address that last turned us away after the others: what answers there is not what we are looking
@@ -261,6 +288,14 @@ class Dialer(CandidateObserver):
         if self._candidate is not None:
             self._candidate.close()
             self._candidate = None
+
+    def candidate_heard(self, candidate: Candidate) -> None:
+        """The first that is answered is the one that goes on."""
+        if candidate in self._aside:
+            self._aside.remove(candidate)
+            self._drop_candidate()
+            self._candidate = candidate
+        self._drop_aside()
 
     def welcomed(self, candidate: Candidate, welcome: Welcome) -> None:
         sock, caller, way = candidate.release(), candidate.caller, candidate.way
@@ -284,6 +319,10 @@ class Dialer(CandidateObserver):
             self._begin_attempt()
 
     def candidate_failed(self, candidate: Candidate, error: Exception) -> None:
+        if candidate in self._aside:
+            self._aside.remove(candidate)
+            candidate.close()
+            return
         if not candidate.caller.refused:
             self.paths.led_nowhere(candidate.way)
         if not isinstance(error, PeerError):

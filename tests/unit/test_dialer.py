@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+import statistics
 from types import SimpleNamespace
 
 import pytest
@@ -158,6 +159,60 @@ def test_an_overdue_candidate_gives_way_to_one_that_works(monkeypatch):
     bench = Bench(monkeypatch, lambda _way: next(plans)).start(3)
     (at, _way), = bench.observer.welcomed
     assert at - bench.begun < 1.5 * SECOND_US
+
+
+def before_hello(monkeypatch):
+    """Candidates that have sent the first words of TLS, and HELLO only behind the answer."""
+    monkeypatch.setattr(FakeCaller, "met", False)
+    monkeypatch.setattr(FakeCaller, "finished", False)
+
+
+def test_a_path_that_was_mute_is_found_soon(monkeypatch):
+    """Goal: in the first two minutes of an outage the median is 0.7 s, whatever accepted connections before and said
+    nothing."""
+    before_hello(monkeypatch)
+    took = []
+    for number in range(40):
+        back_at = 1 + 2.71 * number
+        bench = Bench(monkeypatch, lambda _way: Plan(0.005))
+        bench.start(back_at)
+        assert len(bench.open_sockets()) <= 5
+        bench.network = lambda _way: welcoming(0.005)
+        bench.loop.run(10)
+        (at, _way), = bench.observer.welcomed
+        took.append((at - bench.begun) / SECOND_US - back_at)
+        assert len(bench.open_sockets()) == 1
+    assert statistics.median(took) <= 0.7 and max(took) < 2.2
+
+
+def test_the_first_that_is_answered_goes_on(monkeypatch):
+    """Goal: a busy sproxy answers by turns: who waits longest is next, and is not given up for one that came later."""
+    before_hello(monkeypatch)
+    plans = iter([Plan(0.001, says=[(3.5, b"hello"), (4.2, b"welcome")])] + [Plan(0.001)] * 20)
+    bench = Bench(monkeypatch, lambda _way: next(plans)).start(10)
+    first, *others = bench.sockets
+    assert [at for at, _way in bench.observer.welcomed] == [first.began_at + 4_201_000]
+    assert len(others) == 3 and all(sock.is_reset for sock in others)
+    assert bench.open_sockets() == [first]
+
+
+def test_whoever_has_said_hello_stands_aside_for_nobody(monkeypatch):
+    """Right: two of ours that have are never open at once."""
+    bench = Bench(monkeypatch, lambda _way: Plan(0.005))
+    bench.dialer.start()
+    for _ in range(300):
+        bench.loop.run(0.1)
+        assert len(bench.open_sockets()) <= 1
+
+
+def test_a_mute_path_is_left_alone_in_an_old_outage(monkeypatch):
+    before_hello(monkeypatch)
+    bench = Bench(monkeypatch, lambda _way: Plan(0.005)).start(300)
+    before = len(bench.sockets)
+    bench.loop.run(600)
+    assert before < 200 and len(bench.sockets) - before < 60
+    bench.dialer.stop()
+    assert bench.open_sockets() == []
 
 
 def test_a_doubt_that_is_over_before_hello_costs_no_change(monkeypatch):
