@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from importlib import import_module
 
 from mproxy.ground.errors import PeerError
 from mproxy.ground.packages import KEYS, import_packages
@@ -40,9 +41,10 @@ class NoiseError(PeerError):
 
 
 def load() -> None:
-    """Import now what a handshake would otherwise wait for."""
+    """Import now what a handshake would otherwise wait for; with --user it might be out of reach by then."""
     _ciphers()
     generate_private()
+    import_module("cryptography.hazmat.primitives.asymmetric.ed25519")
 
 
 def _ciphers() -> dict[str, tuple[type[AESGCM] | type[ChaCha20Poly1305], ByteOrder]]:

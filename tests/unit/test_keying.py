@@ -1,12 +1,16 @@
 """What --key takes: secrets that are stretched or used as they are, and files that only we may read."""
 
 import hashlib
+import subprocess
+import sys
 
 import pytest
 
 from mproxy.ground.errors import UsageError
 from mproxy.transport import keying
 from mproxy.transport.keying import Key, stretched
+from tests import keys
+from tests.meta.sources import ROOT
 
 
 @pytest.fixture
@@ -44,6 +48,24 @@ def test_the_stretched_one_is_the_same_everywhere(made):
     key = Key(made(b"correct horse battery staple\n"))
     assert key.psk == hashlib.scrypt(b"correct horse battery staple", salt=b"mproxy --key", n=65536, r=8, p=2,
                                      maxmem=80 << 20, dklen=32)
+
+
+AFTERWARDS = """
+import sys
+from mproxy.transport.keying import Key
+from mproxy.transport.noise import Handshake, load, x25519_private
+key = Key(sys.argv[1])
+sys.meta_path.clear()
+assert len(key.public) == 32
+for protocol in ("Noise_XX_25519_AESGCM_SHA256", "Noise_XX_25519_ChaChaPoly_SHA256"):
+    Handshake(protocol, True, b"", static=x25519_private(key.seed)).write(b"")
+"""
+
+
+def test_nothing_is_imported_once_a_key_was_read(made):
+    """Goal: with --user the packages may lie where the user cannot read."""
+    path = made(keys.pem(1))
+    subprocess.run([sys.executable, "-c", AFTERWARDS, path], check=True, cwd=ROOT)
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o620, 0o610, 0o666])
