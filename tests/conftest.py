@@ -19,6 +19,9 @@ from tests.root import why_no_hosts
 SEEDS = 2**32
 SYSTEM = Path(__file__).parent / "system"
 
+# Files for keys must not be writable by a group, as what users with a group of their own make often is.
+os.umask(0o022)
+
 # Where the tools for networks are, which ordinary users do not have on their path.
 os.environ["PATH"] += ":/usr/local/sbin:/usr/sbin:/sbin"
 
