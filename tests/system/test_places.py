@@ -25,7 +25,7 @@ from wire_peer import (
 
 from mproxy.ground.errors import PeerError
 from mproxy.policy.keys import public_line
-from mproxy.programs.sproxy import loopback_of
+from mproxy.programs.daemons import loopback_of
 from tests import keys
 
 STREAM_LIMIT = 6

@@ -1,0 +1,138 @@
+"""sproxy's clients: what it remembers about each session, and by what it finds one again."""
+
+from __future__ import annotations
+
+from mproxy.policy.keys import fingerprint
+from mproxy.policy.places import Places
+from mproxy.programs.common import say_session
+from mproxy.service.status import Outages
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mproxy.endpoint._endpoint import Endpoint
+    from mproxy.handshake import Hello
+    from mproxy.io._loop import Timer
+    from mproxy.policy.grants import Grant
+    from mproxy.programs.greeting import Guest
+
+# The tags that a cproxy may show: that of the newest WELCOME may not have arrived.
+TAGS = 2
+
+
+class Client:
+    """One session and what sproxy remembers about it."""
+
+    def __init__(self, endpoint: Endpoint, hello: Hello, guest: Guest, holder: bytes | str, now: int,
+                 heartbeat_us: int) -> None:
+        self.endpoint = endpoint
+        self.instance_id = hello.instance_id
+        self.spki = guest.spki     # the key it began with; empty without encryption
+        self.host = guest.address  # where its newest carrier comes from,
+        self.peer = guest.peer     # with the port
+        self.holder = holder       # whose place it has
+        self.grant: Grant | None = None          # what its key may do; None: everything
+        self.stdio = False         # all its streams come from --stdio
+        self.tags: list[int] = []             # that its cproxy may show, the newest last
+        self.began_at = now
+        self.outages = Outages(heartbeat_us)
+        self.lost_at: int | None = None  # the last carrier's last byte
+        self.end_timer: Timer | None = None  # of --session-ttl
+        self.resumed = False   # had a carrier before
+        self.attached_at = 0   # when it got its newest carrier
+        self.probed_at: int | None = None  # when that carrier was last made to show that it is alive
+
+    @property
+    def session_id(self) -> bytes:
+        return self.endpoint.session.session_id
+
+    @property
+    def attached(self) -> bool:
+        return self.endpoint.attached
+
+    @property
+    def lent(self) -> bool:
+        return self.grant is None or self.grant.max_sessions is None
+
+    @property
+    def streams(self) -> int:
+        return self.endpoint.session.streams.open_count
+
+    @property
+    def name(self) -> str:
+        """What the log calls the session."""
+        return say_session(self.session_id)
+
+    def say_key(self) -> dict[str, str | None]:
+        """Whose session it is, for the log: None without encryption."""
+        comment = self.grant.comment if self.grant is not None else ""
+        return {"key": fingerprint(self.spki) if self.spki else None, "comment": comment or None}
+
+    def set_end_timer(self, timer: Timer | None) -> None:
+        """Have this timer, and not the former one, end the session."""
+        if self.end_timer is not None:
+            self.end_timer.cancel()
+        self.end_timer = timer
+
+
+class Clients:
+    """All of them, by session, by the cproxy they are of, by tag and by whose place they have."""
+
+    def __init__(self, most: int) -> None:
+        self.places: Places[Client] = Places(most)
+        self._by_session: dict[bytes, Client] = {}
+        self._by_instance: dict[tuple[bytes, bytes], Client] = {}  # (key, instance id) -> the newest
+        self._by_tag: dict[int, Client] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_session)
+
+    def __iter__(self) -> Iterator[Client]:
+        """Those that there are now, whatever becomes of them meanwhile."""
+        return iter(list(self._by_session.values()))
+
+    def find(self, session_id: bytes) -> Client | None:
+        """The client with that session, if it has not ended."""
+        return self._by_session.get(session_id)
+
+    def of(self, endpoint: Endpoint) -> Client:
+        """The client whose session an endpoint serves."""
+        return self._by_session[endpoint.session.session_id]
+
+    def of_instance(self, spki: bytes, instance_id: bytes) -> Client | None:
+        """The client of a running cproxy."""
+        return self._by_instance.get((spki, instance_id))
+
+    def has_tag(self, tag: int) -> bool:
+        """Whether the client with that tag is here."""
+        return tag in self._by_tag
+
+    def add(self, client: Client) -> None:
+        """Its session begins."""
+        self._by_session[client.session_id] = client
+        self._by_instance[client.spki, client.instance_id] = client
+        self._by_tag.update(dict.fromkeys(client.tags, client))
+        self.places.add(client, client.holder)
+
+    def remove(self, client: Client) -> None:
+        """Its session is over."""
+        self._by_session.pop(client.session_id, None)
+        if self._by_instance.get((client.spki, client.instance_id)) is client:
+            del self._by_instance[client.spki, client.instance_id]
+        for tag in client.tags:
+            self._by_tag.pop(tag, None)
+        self.places.remove(client, client.holder)
+
+    def give_tag(self, client: Client, tag: int) -> None:
+        """Its cproxy may show that tag, too. The WELCOME with it may not arrive, so the former one stays valid."""
+        client.tags.append(tag)
+        self._by_tag[tag] = client
+        if len(client.tags) > TAGS:
+            self._by_tag.pop(client.tags.pop(0), None)
+
+    def rehouse(self, client: Client, holder: bytes | str) -> None:
+        """It has a place of that holder from now on."""
+        self.places.remove(client, client.holder)
+        client.holder = holder
+        self.places.add(client, holder)

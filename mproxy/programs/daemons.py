@@ -1,0 +1,92 @@
+"""Which daemon a stream of sproxy is connected to, and whether its client may use it."""
+
+from __future__ import annotations
+
+import hashlib
+
+from mproxy._wire import ResetCode
+from mproxy.ground.config import format_host_port
+from mproxy.io._socket import Target
+from mproxy.policy.resolver import Resolver, numeric_address
+from mproxy.policy.targets import without_guarded
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mproxy.ground.config import SproxyConfig
+    from mproxy.ground.shapes import Address
+    from mproxy.io._loop import Loop
+    from mproxy.programs.access import Access
+    from mproxy.programs.clients import Client, Clients
+    from mproxy.service.log import Log
+
+
+class Daemons:
+    """The default daemon, and others that streams name."""
+
+    def __init__(self, config: SproxyConfig, log: Log, loop: Loop, access: Access, clients: Clients) -> None:
+        self._config = config
+        self._log = log
+        self._access = access
+        self._clients = clients
+        self._resolver = Resolver(loop.call_soon_threadsafe)
+        self._default: Target | None = None   # if it was given as a number
+        self._default_addresses: list[Address] = []
+
+    def open(self) -> None:
+        """Find out what needs no look-up."""
+        host, port = self._config.daemon_host, self._config.daemon_port
+        numeric = numeric_address(host, port)
+        if numeric is not None and numeric[0]:
+            self._default_addresses = numeric[0]
+            self._default = self._target(format_host_port(host, port), numeric[0], b"")
+
+    def default_for(self, spki: bytes) -> Target | None:
+        """The default daemon as reached for a key; None if its name has to be looked up."""
+        if self._default is None or not self._config.source_per_key:
+            return self._default
+        return self._target(self._default.text, self._default_addresses, spki)
+
+    def connect(self, client: Client, stream: int, target: bytes) -> None:
+        """Connect or refuse a stream that names its daemon, or whose client has a Grant, or the default daemon has a
+        name. PeerError, with nothing done, if the client's key counts no more."""
+        client.grant = self._access.grant_living(client.spki, client.host)
+        found = self._access.target(target, client.grant)
+        most = client.grant.max_streams if client.grant is not None else None
+        if found is None:
+            self._log.warning("refused", session=client.name, stream=stream, why="target is not allowed",
+                              target=target.decode(errors="replace") or "the default daemon")
+            client.endpoint.refuse(stream, ResetCode.NOT_ALLOWED)
+        elif most is not None and sum(each.streams for each in self._clients.places.held(client.holder)) > most:
+            client.endpoint.refuse(stream, ResetCode.STREAM_LIMIT)
+        elif not target and (default := self.default_for(client.spki)) is not None:
+            client.endpoint.connect(stream, default)
+        else:
+            host, port = found
+            self._resolver.resolve(host, port, lambda addresses, error: self._resolved(
+                client, stream, (host, port), addresses, error))
+
+    def _resolved(self, client: Client, stream: int, target: tuple[str, int], addresses: list[Address],
+                  error: str | None) -> None:
+        if self._clients.find(client.session_id) is not client:
+            return
+        text = format_host_port(*target)
+        usable = without_guarded(addresses or [], target[0])
+        if error is None and not usable:
+            error = "the name resolves to a link-local or metadata address, which can be used only as a numeric address"
+        if error is not None:
+            self._log.warning("daemon-unreachable", session=client.name, stream=stream, daemon=text, why=error)
+            client.endpoint.refuse(stream, ResetCode.UNREACHABLE)
+        else:
+            client.endpoint.connect(stream, self._target(text, usable, client.spki))
+
+    def _target(self, text: str, addresses: list[Address], spki: bytes) -> Target:
+        """A daemon, as reached for a key."""
+        if self._config.source_per_key:
+            return Target(text, addresses, loopback_of(spki))
+        return Target(text, addresses)
+
+
+def loopback_of(spki: bytes) -> bytes:
+    """An address in 127.0.0.0/8 for a key, 4 bytes: always the same, and not one in common use (127.0.x.y)."""
+    first, second, third = hashlib.sha256(b"mproxy loopback\0" + spki).digest()[:3]
+    return bytes((127, 1 + first % 254, second, 1 + third % 254))
