@@ -31,10 +31,11 @@ from mproxy.programs.transfer import (
 from mproxy.programs.transfer_keys import SenderTrust
 from mproxy.service.run import Program, run_program
 from mproxy.service.status import parts_of, program_facts, transfer_facts
+from mproxy.transfer.allowance import Allowance
 from mproxy.transfer.destinations import NOBODY_READS, IntoDirectory, IntoFile, IntoPipe
 from mproxy.transfer.file_names import current_umask
 from mproxy.transfer.messages import AHEAD, FileKind, Result
-from mproxy.transfer.receiver import Allowance, FileReceiver, ReceiveObserver
+from mproxy.transfer.receiver import FileReceiver, ReceiveObserver
 from mproxy.transfer.workers import Workers
 from mproxy.transport._datagram_endpoint import DatagramEndpoint
 from mproxy.transport._packet import EndCode

@@ -3,7 +3,8 @@
 import os
 
 from libc.errno cimport EACCES, EEXIST, EINTR, EINVAL, ENOENT, ENOSYS, EOPNOTSUPP, EPERM, errno
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t
+from libc.stdlib cimport calloc, free
 
 from mproxy.ground._clock cimport timespec
 
@@ -15,6 +16,7 @@ cdef extern from *:
     #endif
     #include <fcntl.h>
     #include <stdio.h>
+    #include <string.h>
     #include <sys/file.h>
     #include <sys/stat.h>
     #include <sys/syscall.h>
@@ -28,6 +30,9 @@ cdef extern from *:
         snprintf(own, sizeof own, "/proc/self/fd/%d", fd);
         return linkat(AT_FDCWD, own, directory, name, AT_SYMLINK_FOLLOW);
     }
+    static int duplicate(int fd) {
+        return fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    }
     """
     ctypedef unsigned int mode_t
     struct stat_t "stat":
@@ -35,13 +40,15 @@ cdef extern from *:
         mode_t st_mode
         unsigned long long st_nlink
         unsigned int st_uid
-        int64_t st_size
+        int64_t st_size, st_blocks
         timespec st_mtim, st_ctim
     int AT_SYMLINK_NOFOLLOW, LOCK_EX, LOCK_NB
     int O_RDONLY, O_RDWR, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_CLOEXEC, O_DIRECTORY
     bint IS_SAME(const stat_t *a, const stat_t *b) nogil
     int openat(int directory, const char *name, int flags, ...) nogil
     int close(int fd) nogil
+    int memcmp(const void *a, const void *b, size_t length) nogil
+    int duplicate(int fd) nogil
     int flock(int fd, int operation) nogil
     int fstat(int fd, stat_t *status) nogil
     int fstatat(int directory, const char *name, stat_t *status, int flags) nogil
@@ -61,16 +68,31 @@ cdef class Status:
 
     cdef readonly unsigned long long st_dev, st_ino, st_nlink
     cdef readonly unsigned int st_mode, st_uid
-    cdef readonly int64_t st_size, st_mtime_ns, st_ctime_ns
+    cdef readonly int64_t st_size, st_blocks, st_mtime_ns, st_ctime_ns
+
+    def is_unchanged(self, Status before not None):
+        """Whether it is still the same file, and nobody has written to it or changed its mode, names or times."""
+        return (self.st_dev == before.st_dev and self.st_ino == before.st_ino and self.st_size == before.st_size
+                and self.st_mtime_ns == before.st_mtime_ns and self.st_ctime_ns == before.st_ctime_ns)
 
 
 cdef Status as_status(const stat_t *found):
     cdef Status status = Status.__new__(Status)
+    status.st_blocks = found.st_blocks
     status.st_dev, status.st_ino, status.st_nlink = found.st_dev, found.st_ino, found.st_nlink
     status.st_mode, status.st_uid, status.st_size = found.st_mode, found.st_uid, found.st_size
-    status.st_mtime_ns = <int64_t>found.st_mtim.tv_sec * 1_000_000_000 + found.st_mtim.tv_nsec
-    status.st_ctime_ns = <int64_t>found.st_ctim.tv_sec * 1_000_000_000 + found.st_ctim.tv_nsec
+    status.st_mtime_ns, status.st_ctime_ns = as_ns(&found.st_mtim), as_ns(&found.st_ctim)
     return status
+
+
+cdef int64_t as_ns(const timespec *time) noexcept:
+    """Nanoseconds since 1970; the nearest there can be for times before 1677 and after 2262."""
+    cdef int64_t most_s = 9_223_372_035
+    if time.tv_sec > most_s:
+        return INT64_MAX
+    if time.tv_sec < -most_s:
+        return -INT64_MAX
+    return <int64_t>time.tv_sec * 1_000_000_000 + time.tv_nsec
 
 
 cdef int fail() except -1:
@@ -274,3 +296,163 @@ def settle(int fd, mode_t mode, mtime_ns):
     if result < 0:
         fail()
     return as_status(&found)
+
+
+# ---- small files, many in one go
+#
+# They do what the functions above do for one file, as long as nothing out of the ordinary happens. A file with which
+# something does is left to those functions, which do it again and find out what it was.
+
+cdef enum:
+    MOST_BYTES = 16384  # of a small file
+
+
+cdef struct Small:
+    int directory, fd
+    const char *name
+    const char *part
+    const uint8_t *data
+    size_t length
+    mode_t mode
+    bint has_time
+    timespec times[2]
+    int result
+
+
+cdef Small *small_files(Py_ssize_t count) except NULL:
+    cdef Small *files = <Small *>calloc(<size_t>count + 1, sizeof(Small))
+    if files == NULL:
+        raise MemoryError
+    return files
+
+
+def create_all(list wanted not None):
+    """Create files as `create` does, [(directory, name, another name that must be free), ...]. Returns for each
+    (descriptor, a descriptor of its directory), both for the caller to close; None: not created."""
+    cdef Py_ssize_t count = len(wanted), i
+    cdef Small *files = small_files(count)
+    try:
+        for i in range(count):
+            directory, part, name = wanted[i]
+            files[i].directory, files[i].part, files[i].name = directory, part, name
+        with nogil:
+            for i in range(count):
+                create_small(&files[i])
+        return [(files[i].fd, files[i].directory) if files[i].result else None for i in range(count)]
+    finally:
+        free(files)
+
+
+cdef void create_small(Small *one) noexcept nogil:
+    cdef stat_t found
+    cdef int directory = one.directory
+    cdef int flags = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC
+    if fstatat(directory, one.name, &found, AT_SYMLINK_NOFOLLOW) == 0 or errno != ENOENT:
+        return
+    one.fd = openat(directory, one.part, flags, <mode_t>0o600)
+    if one.fd < 0:
+        return
+    if flock(one.fd, LOCK_EX | LOCK_NB) == 0:  # who loses it to another sees to what the other has made of the file
+        # Once more: it may have come before we had the lock.
+        if fstatat(directory, one.name, &found, AT_SYMLINK_NOFOLLOW) < 0 and errno == ENOENT:
+            one.directory = duplicate(directory)
+            if one.directory >= 0:
+                one.result = 1
+                return
+        if has_name(one.fd, directory, one.part):
+            unlinkat(directory, one.part, 0)
+    close(one.fd)
+
+
+def settle_all(list arrived not None):
+    """Write new files, as `create_all` made them, and give them their names, [(descriptor, directory, temporary name,
+    name, data, mode, time in ns or None), ...]: to the disk, read again and compared, `settle` and `link_open`.
+
+    Returns for each 0: it has no name yet; 1: it has its name; 2: and the temporary name is removed and both
+    descriptors are closed.
+    """
+    cdef Py_ssize_t count = len(arrived), i
+    cdef Small *files = small_files(count)
+    cdef const uint8_t[::1] data
+    try:
+        for i in range(count):
+            fd, directory, part, name, content, mode, mtime_ns = arrived[i]
+            files[i].fd, files[i].directory, files[i].part, files[i].name = fd, directory, part, name
+            data = content
+            files[i].length = <size_t>data.shape[0]
+            if files[i].length:
+                files[i].data = &data[0]
+            files[i].mode = mode
+            files[i].has_time = mtime_ns is not None
+            if files[i].has_time:
+                files[i].times[0].tv_sec, files[i].times[0].tv_nsec = divmod(mtime_ns, 1_000_000_000)
+                files[i].times[1] = files[i].times[0]
+        with nogil:
+            for i in range(count):
+                settle_small(&files[i])
+        return [files[i].result for i in range(count)]
+    finally:
+        free(files)
+
+
+cdef void settle_small(Small *one) noexcept nogil:
+    cdef stat_t before, after
+    cdef uint8_t there[MOST_BYTES + 1]
+    if one.length > MOST_BYTES or pwrite(one.fd, one.data, one.length, 0) != <ssize_t>one.length:
+        return
+    if fdatasync(one.fd) < 0 or fchmod(one.fd, one.mode) < 0 or (one.has_time and futimens(one.fd, one.times) < 0):
+        return
+    if fstat(one.fd, &before) < 0 or pread(one.fd, there, one.length + 1, 0) != <ssize_t>one.length:
+        return
+    if one.length and memcmp(there, one.data, one.length) != 0:
+        return
+    if fstat(one.fd, &after) < 0 or not is_same_state(&before, &after) or not has_name(
+            one.fd, one.directory, one.part):
+        return
+    if link_descriptor(one.fd, one.directory, one.name) < 0:
+        return
+    one.result = 1
+    if has_name(one.fd, one.directory, one.part) and unlinkat(one.directory, one.part, 0) < 0:
+        return
+    close(one.fd)
+    close(one.directory)
+    one.result = 2
+
+
+cdef bint is_same_state(const stat_t *a, const stat_t *b) noexcept nogil:
+    return (a.st_size == b.st_size and a.st_mtim.tv_sec == b.st_mtim.tv_sec and a.st_mtim.tv_nsec == b.st_mtim.tv_nsec
+            and a.st_ctim.tv_sec == b.st_ctim.tv_sec and a.st_ctim.tv_nsec == b.st_ctim.tv_nsec)
+
+
+def read_all(list wanted not None):
+    """The contents of files, [(descriptor, Status when it was opened), ...]: for each a bytearray; None where not all
+    can be read or the file is not unchanged."""
+    cdef Py_ssize_t count = len(wanted), i
+    cdef Small *files = small_files(count)
+    cdef stat_t *found = NULL
+    cdef uint8_t[::1] room
+    cdef Status status
+    try:
+        found = <stat_t *>calloc(<size_t>count + 1, sizeof(stat_t))
+        if found == NULL:
+            raise MemoryError
+        buffers = []
+        for i in range(count):
+            fd, status = wanted[i]
+            buffer = bytearray(status.st_size)
+            buffers.append(buffer)
+            files[i].fd, files[i].length = fd, <size_t>status.st_size
+            if files[i].length:
+                room = buffer
+                files[i].data = &room[0]
+        room = None
+        with nogil:
+            for i in range(count):
+                files[i].result = (
+                    files[i].length == 0 or pread(files[i].fd, <void *>files[i].data, files[i].length, 0)
+                    == <ssize_t>files[i].length) and fstat(files[i].fd, &found[i]) == 0
+        return [buffers[i] if files[i].result and as_status(&found[i]).is_unchanged(wanted[i][1]) else None
+                for i in range(count)]
+    finally:
+        free(found)
+        free(files)

@@ -13,7 +13,7 @@ from mproxy.transfer.arriving import ArrivingFile
 from mproxy.transfer.file_names import BadName, make_directory, open_directory, split_name, temporary_names
 from mproxy.transfer.leftovers import remove_abandoned
 from mproxy.transfer.messages import FileKind, Result, bad
-from mproxy.transfer.partial import MOST_PIPE_BLOCKS, PartialFile, check_free, one_by_one
+from mproxy.transfer.partial import MOST_PIPE_BLOCKS, PartialFile, begin_together, check_free, one_by_one
 from mproxy.transfer.parts import Parts
 from mproxy.transfer.present import PresentFile, has_state, may_be
 from mproxy.transfer.tree import DIGEST_BYTES, block_count, leaf, root
@@ -71,6 +71,11 @@ class Destination:
         """What a file is received into; `anew`: the existing file is a different one. On a worker's thread."""
         raise NotImplementedError
 
+    def open_together(self, files: Sequence[File]) -> list[PartialFile | None]:
+        """What small files are received into, already begun. None for one that has to be opened by itself. On a
+        worker's thread."""
+        return [None] * len(files)
+
     def remove_abandoned(self, before_ns: int) -> tuple[int, int]:
         """As in `leftovers`. On a worker's thread."""
         return 0, 0
@@ -118,6 +123,31 @@ class IntoDirectory(Destination):
         finally:
             os.close(base)
         return _target(directory, parts[-1], file, force=self._force, umask=self._umask, spread=self.spread, anew=anew)
+
+    def open_together(self, files: Sequence[File]) -> list[PartialFile | None]:
+        targets: list[PartialFile | None] = [None] * len(files)
+        above: dict[tuple[bytes, ...], int] = {}  # descriptors of the directories they lie in
+        places: dict[int, tuple[int, bytes, File]] = {}
+        try:
+            for number, file in enumerate(files):
+                try:
+                    *way, name = self._split(file)
+                    directory = above.get(tuple(way))
+                    if directory is None:
+                        base = above.get(())
+                        if base is None:
+                            base = above[()] = os.open(self.path, _DIRECTORY)
+                        directory = above[tuple(way)] = open_directory(base, way) if way else base
+                except (OSError, BadName):
+                    continue  # `open` will say what is wrong
+                places[number] = directory, name, file
+            begun = begin_together(list(places.values()), force=self._force, umask=self._umask, spread=self.spread)
+        finally:
+            for directory in above.values():
+                os.close(directory)
+        for number, target in zip(places, begun, strict=True):
+            targets[number] = target
+        return targets
 
     def remove_abandoned(self, before_ns: int) -> tuple[int, int]:
         return remove_abandoned(self.path, before_ns)

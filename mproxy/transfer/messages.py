@@ -189,6 +189,12 @@ def pack_end(index: int, size: int, root: bytes) -> bytes:
     return _pack(MessageType.END, _END.pack(index, size, root))
 
 
+def pack_whole(index: int, digest: bytes, data: bytes | bytearray, root: bytes) -> bytes:
+    """The BLOCK and END messages of a file of one block."""
+    size = len(data)
+    return b"".join((pack_block_header(index, 0, digest, size), data, pack_end(index, size, root)))
+
+
 def pack_result(index: int, code: Result, root: bytes = bytes(DIGEST_BYTES), text: str = "") -> bytes:
     encoded = text.encode("utf-8", "backslashreplace")[:MOST_TEXT_BYTES]
     return _pack(MessageType.RESULT, _RESULT.pack(index, code, root), encoded)

@@ -26,6 +26,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from mproxy.ground.errors import MproxyError
 from mproxy.transfer._disk import (
     create,
+    create_all,
     find,
     is_named,
     link_open,
@@ -34,6 +35,7 @@ from mproxy.transfer._disk import (
     rename_new,
     reserve,
     settle,
+    settle_all,
     status_of,
     write_at,
 )
@@ -49,10 +51,12 @@ if TYPE_CHECKING:
 
     from mproxy.transfer._disk import Status
     from mproxy.transfer.arriving import Data
-    from mproxy.transfer.messages import File
+    from mproxy.transfer.messages import End, File
 
     Item = TypeVar("Item")
     Found = TypeVar("Found")
+    # Descriptors of the file and its directory, temporary name, name, data, mode, time in ns.
+    Whole = tuple[int, int, bytes, bytes, Data, int, int | None]
 
     class Spread(Protocol):
         """`Workers.spread`, or `one_by_one`: calls a function for each item, on several threads if there are some."""
@@ -163,6 +167,13 @@ class PartialFile(ArrivingFile):
             missing = self._missing()
         self._begun = True
         return missing
+
+    def begin_new(self, fd: int) -> None:
+        """In place of `begin`, for a small file whose part was made now: its descriptor. Everything is missing."""
+        self._fd = fd
+        self._made.append(self._part)
+        self._digests = bytearray(DIGEST_BYTES)
+        self._begun = True
 
     def _open_own(self, name: bytes) -> int:
         """A descriptor of one of our temporary files, locked."""
@@ -347,14 +358,31 @@ class PartialFile(ArrivingFile):
         if not complete or size != self._size() or (digest != own and not (self.kept_blocks and digest == _MISSING)):
             self.discard()
             return None
-        has_time = self._file.mtime_ns or self._file.kind == FileKind.FILE  # standard input has none
-        mode = self._file.mode & 0o777 & ~self._umask
-        self._hash_all(size, settle(self._fd, mode, self._file.mtime_ns if has_time else None))
+        self._hash_all(size, settle(self._fd, *self._mode_and_time()))
         if not is_named(self._fd, self._directory, self._part):
             raise Damaged("the partial file at the receiver was moved or replaced: send it again")
         self._give_name()
         self.close()
         return own
+
+    def _mode_and_time(self) -> tuple[int, int | None]:
+        has_time = self._file.mtime_ns or self._file.kind == FileKind.FILE  # standard input has none
+        return self._file.mode & 0o777 & ~self._umask, self._file.mtime_ns if has_time else None
+
+    def as_whole(self, data: Data, digest: bytes, end: End) -> Whole | None:
+        """What `settle_all` needs to write and finish a file of one block; None if that is not what arrived."""
+        is_new = self._state_fd < 0 and len(self._digests) == DIGEST_BYTES
+        is_right = len(data) == end.size == self._file.size and (
+            leaf(data, 0, True) == digest and root(digest) == end.root)
+        if not is_new or not is_right:
+            return None
+        return (self._fd, self._directory, self._part, self._name, data, *self._mode_and_time())
+
+    def was_settled(self, closed: bool) -> None:
+        """It has its name. `closed`: and the temporary one is removed; else that is left to `leftovers`."""
+        if closed:
+            self._fd = self._directory = -1
+        self._discarded = True
 
     def _hash_all(self, size: int, before: Status) -> None:
         """Raise Damaged unless the data on the disk is what arrived and nobody has written there since the status
@@ -439,3 +467,36 @@ class PartialFile(ArrivingFile):
             if fd >= 0:
                 os.close(fd)
         self._fd = self._state_fd = self._directory = -1
+
+
+# ---- small files, many in one go
+
+def begin_together(places: Sequence[tuple[int, bytes, File]], *, force: bool, umask: int,
+                   spread: Spread) -> list[PartialFile | None]:
+    """A PartialFile that has begun for each of these: (directory's descriptor, name, FILE message) of a file of one
+    block. None where something is in the way: it has to begin by itself."""
+    wanted = [(directory, temporary_names(name)[0], name) for directory, name, _file in places]
+    targets: list[PartialFile | None] = []
+    for (_directory, name, file), made in zip(places, create_all(wanted), strict=True):
+        target = None
+        if made is not None:
+            fd, directory = made
+            target = PartialFile(directory, name, file, force=force, umask=umask, spread=spread)
+            target.begin_new(fd)
+        targets.append(target)
+    return targets
+
+
+def finish_together(arrived: Sequence[tuple[ArrivingFile, Data, bytes, End]]) -> list[bytes | None]:
+    """Write and finish files, [(target, data, digest, END message), ...], each the only block of its file. Returns the
+    root of each. None: it has to be written and finished by itself, as if nothing had been done."""
+    wholes = [target.as_whole(data, digest, end) if isinstance(target, PartialFile) else None
+              for target, data, digest, end in arrived]
+    results = iter(settle_all([whole for whole in wholes if whole is not None]))
+    roots: list[bytes | None] = []
+    for (target, _data, _digest, end), whole in zip(arrived, wholes, strict=True):
+        result = next(results) if whole is not None else 0
+        if result and isinstance(target, PartialFile):
+            target.was_settled(result == 2)
+        roots.append(end.root if result else None)
+    return roots

@@ -12,13 +12,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from mproxy.transfer import messages
+from mproxy.transfer.allowance import ALL_DIGEST_BYTES, Allowance
 from mproxy.transfer.conversation import Conversation
 from mproxy.transfer.destinations import Refusal
 from mproxy.transfer.file_names import BadName
 from mproxy.transfer.messages import AHEAD, End, File, FileKind, MessageType, Outcome, Result, Want, bad
-from mproxy.transfer.partial import Busy, Cancelled, Damaged, InTheWay
+from mproxy.transfer.partial import Busy, Cancelled, Damaged, InTheWay, finish_together
 from mproxy.transfer.present import Differs
 from mproxy.transfer.tree import DIGEST_BYTES, LEAF_BYTES, block_count, block_length
+from mproxy.transfer.workers import Kind, Together, tried
 from mproxy.transport._packet import EndCode
 
 TYPE_CHECKING = False
@@ -28,20 +30,20 @@ if TYPE_CHECKING:
     from mproxy.transfer.arriving import ArrivingFile
     from mproxy.transfer.destinations import Destination
     from mproxy.transfer.messages import Block, Message
-    from mproxy.transfer.workers import Workers
+    from mproxy.transfer.workers import Tried, Workers
     from mproxy.transport._datagram_endpoint import Link
     from mproxy.transport.keying import Keying
     Found = TypeVar("Found")
     Ranges = Sequence[tuple[int, int]]
     # What a file is received into and what of it is missing; whether a directory (None) was made now.
     Opened = tuple[ArrivingFile | None, Ranges, bool]
+    # A file, what it is received into, its only block, that block's data and the END message.
+    Finishing = tuple["_Arriving", ArrivingFile, Block, memoryview, End]
+    # Whether its only block was good; the root of the whole, None if that is not the sender's.
+    Written = tuple[bool, bytes | None]
 
 BUFFERS = 6  # of a mebibyte each, for every sender
 SMALL_BYTES = 16384  # a block this small needs none of these, but there are never more than AHEAD of them
-
-# Digests of the files that are open: 2 TiB of one sender, or a larger file alone, and 8 TiB of all.
-SENDER_DIGEST_BYTES = 64 << 20
-ALL_DIGEST_BYTES = 256 << 20
 
 # For the directories of one sender, whose times are set at the end: enough for a million with short names.
 MOST_DIRECTORY_BYTES = 16 << 20
@@ -52,32 +54,8 @@ _CODES: dict[int | None, Result] = {
     errno.EACCES: Result.NO_PERMISSION, errno.EPERM: Result.NO_PERMISSION, errno.EROFS: Result.NO_PERMISSION,
     errno.ENAMETOOLONG: Result.BAD_NAME, errno.EILSEQ: Result.BAD_NAME, errno.EEXIST: Result.EXISTS,
     errno.EISDIR: Result.EXISTS}
+_ONE_BLOCK = ((0, 1),)
 _TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
-
-
-class Allowance:
-    """What all senders share: each may have `files_each` files open, and all of them ALL_DIGEST_BYTES of digests."""
-
-    def __init__(self, files_each: int = AHEAD) -> None:
-        self.files_each = files_each
-        self._digest_bytes = 0
-        self._waiting: dict[FileReceiver, Callable[[], object]] = {}  # what to call when there is room again
-
-    def take(self, amount: int, held: int, receiver: FileReceiver, again: Callable[[], object]) -> bool:
-        """Whether a receiver that holds `held` may open a file with `amount` bytes of digests; if not, `again` is
-        called later."""
-        if (held == 0 or held + amount <= SENDER_DIGEST_BYTES) and self._digest_bytes + amount <= ALL_DIGEST_BYTES:
-            self._digest_bytes += amount
-            return True
-        self._waiting[receiver] = again
-        return False
-
-    def give(self, amount: int) -> None:
-        """A file has ended."""
-        self._digest_bytes -= amount
-        waiting, self._waiting = self._waiting, {}
-        for again in waiting.values():
-            again()
 
 
 def result_of(error: Exception) -> tuple[Result, str]:
@@ -98,6 +76,19 @@ def result_of(error: Exception) -> tuple[Result, str]:
             return code, "a different file of this name exists; --force replaces it"
         return code, error.strerror or str(error)
     return Result.FAILED, str(error)
+
+
+def _finish_whole(target: ArrivingFile, block: Block, data: memoryview, end: End) -> Written:
+    """Write the only block of a file and finish it. On a worker's thread."""
+    good = target.write_block(block.number, data, block.digest)
+    return good, target.finish(end.size, end.root) if good else None
+
+
+def _finish_all(some: list[Finishing]) -> list[Tried[Written]]:
+    """As _finish_whole, of small files."""
+    roots = finish_together([(target, data, block.digest, end) for _arriving, target, block, data, end in some])
+    return [((True, root), None) if root is not None else tried(_finish_whole, *one[1:])
+            for one, root in zip(some, roots, strict=True)]
 
 
 def _buffer_of(data: memoryview) -> bytearray:
@@ -178,6 +169,9 @@ class FileReceiver(Conversation):
         self._small_buffers = 0  # how many are busy
         self._waiting_block = False
         self._whole: tuple[_Arriving, Block, memoryview] | None = None  # the only block of a file, whose END comes next
+        self._together = Together(workers)  # small files
+        self._opening = Kind(self._open_all, self._was_opened)
+        self._finishing = Kind(_finish_all, self._was_written_with_others)
         self._said_bye = False
         self.first: tuple[bytes, bytes] | None = None  # (name, identity) of what the sender announced first
         self.announced = False  # the sender has announced something
@@ -190,6 +184,10 @@ class FileReceiver(Conversation):
     def on_open(self) -> None:
         self._observer.on_open(self)
         self.link.send(messages.pack_hello())
+
+    def _take_messages(self) -> None:
+        with self._together:
+            super()._take_messages()
 
     def on_message(self, kind: MessageType, message: Message) -> None:
         if self._whole is not None and not (isinstance(message, End) and self._whole[0].file.index == message.index):
@@ -267,16 +265,18 @@ class FileReceiver(Conversation):
         target, end = arriving.target, arriving.end
         if end is None or target is None or arriving.pending or arriving.failure:
             self._write(arriving, block, data)
-            return
+        elif arriving.is_small and not target.in_order:
+            arriving.pending += 1
+            self._together.add(self._finishing, (arriving, target, block, data, end))
+        else:
+            self._submit(arriving, lambda: _finish_whole(target, block, data, end), lambda result, error: (
+                self._was_written_whole(arriving, _buffer_of(data), result, error)))
 
-        def write() -> tuple[bool, bytes | None]:
-            good = target.write_block(block.number, data, block.digest)
-            return good, target.finish(end.size, end.root) if good else None
+    def _was_written_with_others(self, finishing: Finishing, result: Written | None, error: Exception | None) -> None:
+        arriving, _target, _block, data, _end = finishing
+        self._was_written_whole(arriving, _buffer_of(data), result, error)
 
-        self._submit(arriving, write, lambda result, error: (
-            self._was_written_whole(arriving, _buffer_of(data), result, error)))
-
-    def _was_written_whole(self, arriving: _Arriving, buffer: bytearray, result: tuple[bool, bytes | None] | None,
+    def _was_written_whole(self, arriving: _Arriving, buffer: bytearray, result: Written | None,
                            error: Exception | None) -> None:
         good, digest = result or (False, None)
         if good:
@@ -287,6 +287,7 @@ class FileReceiver(Conversation):
 
     def on_over(self, code: int, reason: str, _local: bool) -> None:
         """The connection has ended; what has arrived is kept for another attempt."""
+        self._together.hand_over()
         unfinished = list(self._files.values())
         self._files = {}
         self._whole = None
@@ -416,6 +417,9 @@ class FileReceiver(Conversation):
         if arriving.settled:
             return
         arriving.pending += 1
+        if arriving.is_small and arriving.file.kind == FileKind.FILE and not arriving.anew and not arriving.looks:
+            self._together.add(self._opening, arriving)
+            return
         self._workers.submit(lambda: self._open(arriving),
                              lambda opened, error: self._was_opened(arriving, opened, error), short=arriving.is_small)
 
@@ -434,11 +438,11 @@ class FileReceiver(Conversation):
         finally:
             arriving.candidate = None
 
-    def _was_opened(self, arriving: _Arriving, opened: Opened, error: Exception | None) -> None:
+    def _was_opened(self, arriving: _Arriving, opened: Opened | None, error: Exception | None) -> None:
         arriving.pending -= 1
         ranges: Ranges = ()
         made = False
-        if error is None:
+        if opened is not None:
             arriving.target, ranges, made = opened
         if arriving.settled:
             self._close_soon(arriving)
@@ -475,6 +479,12 @@ class FileReceiver(Conversation):
             return
         self._directories.append((file, made))
         self._settle(arriving, Result.DONE, bytes(DIGEST_BYTES), "")
+
+    def _open_all(self, some: list[_Arriving]) -> list[Tried[Opened]]:
+        """As _open, of small files. On a worker's thread."""
+        targets = self._destination.open_together([arriving.file for arriving in some])
+        return [((target, _ONE_BLOCK, False), None) if target else tried(self._open, arriving)
+                for arriving, target in zip(some, targets, strict=True)]
 
     # ---- writing and finishing
 

@@ -17,6 +17,7 @@ from functools import partial
 
 from mproxy.ground.errors import MproxyError
 from mproxy.transfer import messages
+from mproxy.transfer._disk import Status, read_all, status_of
 from mproxy.transfer.conversation import Conversation
 from mproxy.transfer.messages import (
     AHEAD,
@@ -33,15 +34,17 @@ from mproxy.transfer.messages import (
 )
 from mproxy.transfer.parts import Parts
 from mproxy.transfer.tree import DIGEST_BYTES, LEAF_BYTES, block_count, block_length, leaf, root
+from mproxy.transfer.workers import Kind, Together, tried
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mproxy.transfer.arriving import Data
     from mproxy.transfer.messages import Block, Message
-    from mproxy.transfer.workers import Workers
+    from mproxy.transfer.workers import Tried, Workers
     from mproxy.transport._datagram_endpoint import Link
     from mproxy.transport.keying import Keying
     ReadBlock = tuple[int, Data, bytes]  # number, data, digest
+    ReadWhole = tuple[bytearray, bytes]  # data, digest
 
 READ_AHEAD = 6  # blocks being read, hashed, or waiting to be sent
 SMALL_BYTES = 16384  # a file this small is sent together with others
@@ -62,7 +65,7 @@ class Changed(MproxyError):
     """The source is not what it was when it was announced."""
 
 
-def identity(status: os.stat_result) -> bytes:
+def identity(status: Status) -> bytes:
     """16 bytes that change as soon as the file is written to, replaced, or given another time."""
     parts = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     return hashlib.blake2b(repr(parts).encode(), digest_size=16).digest()
@@ -78,6 +81,7 @@ class SourceFile:
         self.expected_bytes = expected_bytes  # its size when it was found
         self.size = 0
         self.identity = bytes(16)
+        self.status = Status()  # when it was opened
         self.outcome: Outcome | None = None  # once it is known
         self.failed = False  # given up here; the receiver has not answered yet
         self._announced_as = kind  # whatever the file turned out to be
@@ -101,7 +105,7 @@ class SourceFile:
         self._leaving = False
         self.fd = os.open(self.path, _OPEN | (os.O_DIRECTORY if is_directory else 0)
                           | (0 if self._follow else os.O_NOFOLLOW))
-        status = os.fstat(self.fd)
+        status = self.status = status_of(self.fd)
         if not is_directory and not stat.S_ISREG(status.st_mode):
             raise Changed("it is no longer a regular file")
         mode = stat.S_IMODE(status.st_mode) & 0o777
@@ -114,7 +118,7 @@ class SourceFile:
         self.identity = identity(status)
         return File(index, self.kind, mode, mtime_ns, self.size, self.identity, self.name)
 
-    def _is_made_up(self, status: os.stat_result) -> bool:
+    def _is_made_up(self, status: Status) -> bool:
         """Whether the size does not tell the length: the kernel makes up the contents when they are read (proc(5))."""
         if status.st_blocks or status.st_size > _MADE_UP_BYTES:
             return False
@@ -193,7 +197,7 @@ class SourceFile:
 
     def check_unchanged(self) -> None:
         """Raise Changed if the file was touched since `open`."""
-        if self.kind == FileKind.FILE and identity(os.fstat(self.fd)) != self.identity:
+        if self.kind == FileKind.FILE and not status_of(self.fd).is_unchanged(self.status):
             raise Changed("the file changed while it was being sent")
 
     def root(self) -> bytes:
@@ -232,17 +236,33 @@ class SendObserver:
 
 
 class _Reading:
-    """A block that is being read or waits to be sent."""
+    """A block, or a small file, that is being read or waits to be sent."""
 
-    __slots__ = ("block", "buffer", "done", "error", "index", "source")
+    __slots__ = ("block", "buffer", "done", "error", "index", "source", "whole")
 
     def __init__(self, source: SourceFile, index: int) -> None:
         self.source = source
         self.index = index
         self.buffer: bytearray | None = None    # free again once its data is in the connection's ring
         self.done = False                       # it was read
-        self.block: ReadBlock | None = None     # None: behind the end
+        self.block: ReadBlock | None = None     # None, and no `whole`: behind the end
+        self.whole: ReadWhole | None = None     # of a small file: all of it
         self.error: Exception | None = None     # or what went wrong
+
+
+def _read_all(some: list[_Reading]) -> list[Tried[ReadWhole]]:
+    """Read small files. On a worker's thread."""
+    contents = read_all([(reading.source.fd, reading.source.status) for reading in some])
+    return [tried(_read_whole, reading.source, data) for reading, data in zip(some, contents, strict=True)]
+
+
+def _read_whole(source: SourceFile, data: bytearray | None) -> ReadWhole:
+    """`data` None: it could not be read together with others."""
+    if data is None:
+        data = bytearray(source.size)
+        source.read_block(0, data)
+        source.check_unchanged()
+    return data, leaf(data, 0, True)
 
 
 class FileSender(Conversation):
@@ -257,6 +277,8 @@ class FileSender(Conversation):
         self._announcing = False
         self._settled = 0
         self._said_bye = False
+        self._together = Together(workers)
+        self._small = Kind(_read_all, self._was_read_whole)
         self._wanted: deque[tuple[int, Iterator[int]]] = deque()  # index, block numbers
         self._reading: deque[_Reading] = deque()  # in the order of sending
         self._spare: list[bytearray] = []  # buffers for blocks, kept because new ones would have to be cleared
@@ -274,6 +296,10 @@ class FileSender(Conversation):
 
     def on_open(self) -> None:
         self._observer.on_open(self)
+
+    def _take_messages(self) -> None:
+        with self._together:
+            super()._take_messages()
 
     def on_message(self, kind: MessageType, message: Message) -> None:
         """An answer of the receiver."""
@@ -363,21 +389,31 @@ class FileSender(Conversation):
             number = next(numbers, None)
             reading = _Reading(source, index)
             self._reading.append(reading)
+            if number is not None and source.is_small:
+                self._wanted.popleft()
+                source.reads += 1
+                self._together.add(self._small, reading)
+                continue
             if number is None:  # behind the last block: END
                 self._wanted.popleft()
                 reading.done = True
-                self._send()
-            else:
-                source.reads += 1
-                if source.is_small:
-                    buffer = bytearray(source.size)
-                else:
-                    buffer = reading.buffer = self._spare.pop() if self._spare else bytearray(LEAF_BYTES)
-                self._workers.submit(partial(source.read_block, number, buffer), partial(self._was_read, reading),
-                                     short=source.is_small)
+                if self._reading[0] is reading:
+                    self._send()
+                continue
+            source.reads += 1
+            buffer = reading.buffer = self._spare.pop() if self._spare else bytearray(LEAF_BYTES)
+            self._workers.submit(partial(source.read_block, number, buffer), partial(self._was_read, reading))
 
     def _was_read(self, reading: _Reading, block: ReadBlock | None, error: Exception | None) -> None:
-        reading.done, reading.block, reading.error = True, block, error
+        reading.block = block
+        self._end_reading(reading, error)
+
+    def _was_read_whole(self, reading: _Reading, whole: ReadWhole | None, error: Exception | None) -> None:
+        reading.whole = whole
+        self._end_reading(reading, error)
+
+    def _end_reading(self, reading: _Reading, error: Exception | None) -> None:
+        reading.done, reading.error = True, error
         reading.source.was_read()
         if not self.over:
             self._send()
@@ -402,6 +438,9 @@ class FileSender(Conversation):
         try:
             if reading.error is not None:
                 raise reading.error
+            if reading.whole is not None:
+                self._send_whole(source, index, *reading.whole)
+                return
             if reading.block is None:
                 if self._wanted and self._wanted[0][0] == index:
                     self._wanted.popleft()  # a pipe's end
@@ -422,6 +461,14 @@ class FileSender(Conversation):
         self.link.send(messages.pack_block_header(index, number, digest, len(data)))
         if data:
             self.link.send(data)
+
+    def _send_whole(self, source: SourceFile, index: int, data: bytearray, digest: bytes) -> None:
+        source.note(0, digest, len(data))
+        if source.compared:
+            self.link.send(messages.pack_end(index, source.size, source.root()))
+            return
+        self.sent_bytes += len(data)
+        self.link.send(messages.pack_whole(index, digest, data, source.root()))
 
 
 def _why(error: Exception) -> str:

@@ -12,15 +12,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, TypeVar
     Item = TypeVar("Item")
     Found = TypeVar("Found")
-    # What to do, whom to tell, and whether it is short.
-    Job = tuple[Callable[[], object], Callable[[Any, Exception | None], object], bool]
+    Tried = tuple[Found | None, Exception | None]  # what a function returned, or raised
+    # What to do, whom to tell, and how many short jobs it consists of; 0: it is long.
+    Job = tuple[Callable[[], object], Callable[[Any, Exception | None], object], int]
 
+AT_ONCE = 32  # short jobs of one kind that are done in one go
 TELL_S = 0.001  # longest that results wait because more of them are coming
 
 # Short jobs that take SLOW_S on average are not short: the disk is slow. The average is over the last few, and a job
@@ -46,9 +49,9 @@ class Workers:
             threading.Thread(target=self._run, daemon=True).start()
 
     def submit(self, function: Callable[[], Found], done: Callable[[Found, Exception | None], object], *,
-               short: bool = False) -> None:
+               short: int = 0) -> None:
         """Run `function()` on a thread, then `done(result, error)` on the loop's; one of the two is None. `short`: it
-        is not worth a thread of its own."""
+        consists of so many short jobs, and is not worth a thread of its own."""
         with self._lock:
             self._jobs.append((function, done, short))
             self._long_jobs += not short
@@ -87,7 +90,7 @@ class Workers:
                 told_at = began_at
             self._do(function, done)
             if short:
-                self._judge(time.monotonic() - began_at)
+                self._judge((time.monotonic() - began_at) / short)
             else:
                 self._end_long()
             del function, done, job  # buffers must not live until the next job
@@ -141,6 +144,61 @@ class Workers:
 
 def _ignore(_result: object, _error: Exception | None) -> None:
     """The results are with whoever spread the work."""
+
+
+def tried(function: Callable[..., Found], *arguments: object) -> Tried[Found]:
+    """Call the function; returns what it returned, or raised."""
+    try:
+        return function(*arguments), None
+    except Exception as error:  # whatever it is, it is for whoever wants the result
+        return None, error
+
+
+class Kind:
+    """Short jobs that can be done together: `work([item, ...])`, on a worker's thread, returns what was `tried` for
+    each; `done(item, result, error)` is called with it on the loop's."""
+
+    def __init__(self, work: Callable[[list[Any]], Sequence[Tried[Any]]],
+                 done: Callable[[Any, Any, Exception | None], object]) -> None:
+        self.work, self.done = work, done
+
+
+class Together:
+    """Short jobs, collected for as long as a `with` block of it lasts, and then handed over to the workers many in one
+    go. With small files each change of thread, and each passing on of the GIL, costs more than the work."""
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+        self._blocks = 0  # that have been entered
+        self._items: dict[Kind, list[Any]] = {}
+
+    def __enter__(self) -> None:
+        self._blocks += 1
+
+    def __exit__(self, *_error: object) -> None:
+        self._blocks -= 1
+        if not self._blocks:
+            self.hand_over()
+
+    def add(self, kind: Kind, item: object) -> None:
+        """Have this done as well."""
+        self._items.setdefault(kind, []).append(item)
+        if not self._blocks:
+            self.hand_over()
+
+    def hand_over(self) -> None:
+        """Have the workers do what has been collected."""
+        collected, self._items = self._items, {}
+        for kind, items in collected.items():
+            for first in range(0, len(items), AT_ONCE):
+                some = items[first:first + AT_ONCE]
+                self._workers.submit(partial(kind.work, some), partial(self._were_done, kind, some), short=len(some))
+
+    def _were_done(self, kind: Kind, items: list[Any], results: Sequence[Tried[Any]] | None,
+                   error: Exception | None) -> None:
+        with self:
+            for item, (result, own_error) in zip(items, results or [(None, error)] * len(items), strict=True):
+                kind.done(item, result, own_error)
 
 
 class _Share:

@@ -12,7 +12,8 @@ from mproxy.endpoint._reconcile cimport KernelFacts, Reconciled, TcpState, ask_k
 from mproxy.io._loop cimport Loop
 
 FINDINGS = {
-    <int>Reconciled.CONNECTED: "connected", <int>Reconciled.BROKEN: "broken", <int>Reconciled.UNCONNECTED: "unconnected",
+    <int>Reconciled.CONNECTED: "connected", <int>Reconciled.BROKEN: "broken",
+    <int>Reconciled.UNCONNECTED: "unconnected",
     <int>Reconciled.UNKNOWN: "unknown",
 }
 STATES = {

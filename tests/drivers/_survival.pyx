@@ -206,9 +206,9 @@ cdef class World:
         """So many steps of all that can happen; False when every stream is finished."""
         cdef Session session
         cdef bint at_server
-        cdef uint64_t n
+        cdef uint64_t _step
         cdef bint more = True
-        for n in range(steps):
+        for _step in range(steps):
             at_server = self.draw(2)
             session = self.server if at_server else self.client
             store_whole(arena_turn, session.lasting.number)
@@ -510,7 +510,6 @@ def follow(int pid, uint64_t most):
     """
     cdef uint64_t n
     cdef int status, wrong
-    cdef bint stopped = False
     for n in range(most):
         if ptrace(PTRACE_SINGLESTEP, pid, NULL, NULL) < 0 or waitpid(pid, &status, 0) != pid:
             raise OSError("ptrace")

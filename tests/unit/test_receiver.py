@@ -5,9 +5,10 @@ import os
 import pytest
 
 from mproxy.transfer import messages, tree
+from mproxy.transfer.allowance import ALL_DIGEST_BYTES, Allowance
 from mproxy.transfer.destinations import IntoDirectory
 from mproxy.transfer.messages import AHEAD, HEADER, MOST_NAME_BYTES, File, FileKind, MessageType, Result
-from mproxy.transfer.receiver import ALL_DIGEST_BYTES, BUFFERS, MOST_DIRECTORY_BYTES, Allowance, FileReceiver
+from mproxy.transfer.receiver import BUFFERS, MOST_DIRECTORY_BYTES, FileReceiver
 from mproxy.transfer.tree import DIGEST_BYTES, LEAF_BYTES
 
 
@@ -258,6 +259,7 @@ def test_out_of_descriptors_is_no_failure(world, monkeypatch):
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr(world.into, "open", crowded)
+    monkeypatch.setattr(world.into, "open_together", lambda files: [None] * len(files))
     world.link.bring(announce(0, b"f"))
     world.threads.work()
     assert world.outcomes == {}
