@@ -1,8 +1,8 @@
 """What a worker inherits from the one before it: sessions, their streams, and what their rings hold.
 
-Everything is found by what records in the arena claim. A worker first calls `recover`; then, for each session, asks the
-kernel what the former worker had done with the applications' sockets and corrects the streams (`inherited_stream`), and
-takes it over with `inherit`.
+Everything is found by what records in the arena claim. A worker first calls `recover`; then, for each session, it
+takes it over with `inherit`, and its streams, one after the other, by what the kernel says of their applications
+(`inherited_stream`; mproxy/endpoint/_takeover.pxd).
 """
 
 from libc.stdint cimport uint32_t

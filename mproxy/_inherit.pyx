@@ -16,7 +16,7 @@ from mproxy._pool cimport CHUNK_PAGES, MIN_BLOCK_BYTES, PoolClaim, pool_has_begu
 from mproxy._ring cimport Ring
 from mproxy._session cimport Session, adopt_session
 from mproxy._state cimport ProgramRecord, SessionState, StreamState
-from mproxy._wire cimport MAX_DATA_BYTES, MAX_WINDOW_BYTES, CloseCode, ResetCode
+from mproxy._wire cimport MAX_DATA_BYTES, MAX_WINDOW_BYTES, SESSION_ID_BYTES, CloseCode, ResetCode
 from mproxy.ground._arena cimport (
     ARENA_PAGE_BYTES, RECORD_CHUNKS, RecordTable, arena_base, arena_bytes, arena_keep_from_children, arena_map,
     arena_turn, record_at, record_return, records_used,
@@ -79,17 +79,34 @@ def recover():
 
 
 def inherit(config, uint32_t number, int64_t now):
-    """Go on with a session that `recover` named, once; its streams have no owner yet."""
-    cdef Session session = adopt_session(config, session_of(number), now)
-    cdef StreamState *state
+    """Go on with a session that `recover` named, once; its streams are for whoever has their applications."""
+    return adopt_session(config, session_of(number), now)
+
+
+def named_descriptors(uint32_t number):
+    """The descriptors of its applications."""
+    cdef const StreamState *state
     cdef uint32_t nth = 0
+    found = set()
     while True:
         state = inherited_stream(number, nth)
         if state == NULL:
-            return session
-        if session.streams.adopt(state) == NULL:
-            raise MemoryError
+            return found
+        if state.fd > 0:
+            found.add(state.fd - 1)
         nth += 1
+
+
+def mark(uint32_t number):
+    """A number for the session that no other one ever has; 0 while it has no identity. Those of records come again."""
+    cdef const SessionState *state = session_of(number)
+    return int.from_bytes(state.session_id[:SESSION_ID_BYTES]) if state.known else 0
+
+
+def culprit():
+    """For the keeper: the mark of the session whose turn it was; 0: none's."""
+    cdef uint32_t number = arena_turn[0]
+    return mark(number) if 0 < number <= records_used(RecordTable.SESSION_RECORDS) else 0
 
 
 def deaths(uint32_t number):

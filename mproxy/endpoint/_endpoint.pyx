@@ -21,6 +21,8 @@ from mproxy.endpoint._cost cimport cost_begin, cost_end, cost_init
 from mproxy.endpoint._daemon cimport daemon_dial, daemon_next
 from mproxy.endpoint._news cimport is_news
 from mproxy.endpoint._vitals cimport vitals_attach, vitals_died, vitals_examine, vitals_news
+from mproxy.ground._arena cimport arena_turn
+from mproxy.ground._stores cimport store_whole
 from mproxy.io._loop cimport BUFFER_BYTES, CROWD
 from mproxy.io._socket cimport close_with_reset
 
@@ -36,7 +38,11 @@ cdef enum:
 
 
 cdef void run_endpoint(Work *work) noexcept:
-    (<Endpoint>work.owner).pump()
+    """A turn; whoever finds the process dead sees whose it was."""
+    cdef Endpoint endpoint = <Endpoint>work.owner
+    store_whole(arena_turn, endpoint.session.lasting.number)
+    endpoint.pump()
+    store_whole(arena_turn, 0)
 
 
 cdef void connect_failed(Apps *apps, App *app, int error) noexcept:

@@ -17,7 +17,7 @@ from mproxy.ground.words import say_ending
 from mproxy.io.descriptors import Inherited
 from mproxy.keeper._clone import clone_worker
 from mproxy.keeper.deaths import Blame, Deaths, is_crash, is_death
-from mproxy.keeper.main_process import be_keeper
+from mproxy.keeper.main_process import be_keeper, note_death
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -133,6 +133,7 @@ class Keeper:
     def _judge_death(self, pid: int, status: int, lived_us: int) -> int | None:
         """How long the next worker has to wait; None: there is to be no other one."""
         pause_us = self.deaths.note(lived_us)
+        note_death()
         if self._stopping:
             restart = "never"  # it has closed its listeners, and whatever else
         elif pause_us is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 _keeper_pid: int | None = None
+_deaths = 0
 
 
 def be_keeper() -> None:
@@ -13,6 +14,17 @@ def be_keeper() -> None:
     _keeper_pid = os.getpid()
 
 
+def note_death() -> None:
+    """In the keeper: a worker has died; the next ones know of it."""
+    global _deaths
+    _deaths += 1
+
+
 def main_pid() -> int:
     """The process that was started: the keeper, where there is one."""
     return _keeper_pid or os.getpid()
+
+
+def worker_deaths() -> int | None:
+    """Workers of this program that have died; None: it has no keeper."""
+    return _deaths if _keeper_pid is not None else None

@@ -31,11 +31,16 @@ class Instance:
         if state_dir is None or name is None:
             return
         self._slot = SlotFile(state_dir, f"instance-{name}")
-        kept = self._slot.read(MOST_BYTES + 1)
-        if len(kept) in (INSTANCE_ID_BYTES, MOST_BYTES):
-            self.id, self.former = _split(kept)
-        else:
+        if not self.recall():
             self._keep()
+
+    def recall(self) -> bool:
+        """Be what the file says, which another process with this slot may have written last; False: it says nothing."""
+        kept = self._slot.read(MOST_BYTES + 1) if self._slot is not None else b""
+        if len(kept) not in (INSTANCE_ID_BYTES, MOST_BYTES):
+            return False
+        self.id, self.former = _split(kept)
+        return True
 
     @property
     def persistent(self) -> bool:

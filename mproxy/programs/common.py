@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Sequence
 
+from mproxy._wire import ResetCode
 from mproxy.ground.config import say_address
 from mproxy.io.bind import listen_on
 from mproxy.service.log import Seconds
@@ -83,3 +84,21 @@ def log_killed(log: Log, endpoint: Endpoint, stream: int, why: str) -> None:
 def say_seconds(us: int) -> Seconds:
     """A duration as the log shows it: `6.213s`, in JSON 6.213."""
     return Seconds(us / 1e6)
+
+
+_RESET_REASONS: dict[int, str] = {
+    ResetCode.APPLICATION: "the daemon reset its connection",
+    ResetCode.REFUSED: "the daemon refused the connection",
+    ResetCode.UNREACHABLE: "sproxy cannot reach the daemon",
+    ResetCode.TIMED_OUT: "the daemon did not answer",
+    ResetCode.NOT_ALLOWED: "sproxy does not allow this --target",
+    ResetCode.UNKNOWN_STREAM: "sproxy no longer knows the stream",
+    ResetCode.STREAM_LIMIT: "sproxy has reached its limit of streams per session (--max-streams)",
+    ResetCode.ENDED: "the session ended",
+    ResetCode.LOCAL_ERROR: "sproxy has run out of file descriptors or memory",
+}
+
+
+def say_reset(code: int) -> str:
+    """Why sproxy has reset a stream."""
+    return _RESET_REASONS.get(code, "unknown reason")

@@ -24,10 +24,11 @@ from mproxy.policy.instance import Instance, stdio_name
 from mproxy.policy.reconnect import Reconnect
 from mproxy.policy.resolver import Resolver
 from mproxy.programs.away import AwayFacts, AwayTeller
-from mproxy.programs.common import Drain, log_killed, open_listeners, say_carrier, say_seconds, say_session
+from mproxy.programs.common import Drain, log_killed, open_listeners, say_carrier, say_reset, say_seconds, say_session
 from mproxy.programs.introduction import Introduction
-from mproxy.programs.last_words import Guardian, leave_word
+from mproxy.programs.last_words import Guardian, guard, leave_for_the_dead, leave_word
 from mproxy.programs.options import parse_cproxy
+from mproxy.programs.succession import Succession
 from mproxy.service.inspection import Inspected, Inspection
 from mproxy.service.run import Program, run_program
 from mproxy.service.status import Ended, Outages, seconds, session_facts
@@ -35,7 +36,7 @@ from mproxy.service.status import Ended, Outages, seconds, session_facts
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from typing import Any
 
     from mproxy.ground.config import CproxyConfig
@@ -100,6 +101,8 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._dialer = Dialer(loop, Resolver(loop.call_soon_threadsafe), config, self)
         self._reconnect = Reconnect(loop, self._endpoint, self._dialer, log, self._carrier_wanted)
         self._teller = AwayTeller(loop, log, config.sproxy_host, self._away_facts)
+        self._succession = Succession(config, loop, self._instance, self._introduction)
+        self._sockets: list[socket.socket] = []  # that listen
         self._listeners: list[AppListener] = []
         self._listening: list[str] = []      # their addresses, as text
         self._lost_at: int | None = None      # the last carrier's last byte, while the session is without a working one
@@ -113,10 +116,17 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._stopping = False
         self._asked_at: int | None = None     # when it was asked whether sproxy is there
         self._guardian: Guardian | None = None  # of --stdio
+        self.is_kept = config.keeper
+
+    def open(self) -> None:
+        """Open the port, and read the key."""
+        self._sockets = [] if self._config.stdio else open_listeners(self._config)
+        self._introduction.open_key()
+
+    def claim(self, fds: list[int]) -> Collection[int]:
+        return self._succession.estate.claim(fds, self._sockets)
 
     def start(self) -> None:
-        listeners = [] if self._config.stdio else open_listeners(self._config)
-        self._introduction.open_key()
         if self._config.notify:
             self._teller.use_notifications()
         if self._config.stdio:
@@ -124,19 +134,41 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
             self._endpoint.add_pipes(*open_stdio(), self._target)
             self._need_carrier()
             return
+        if self.is_kept:
+            self._take_over()
         gate = AcceptGate(self._loop, AcceptLog(self._log))
-        for listener in listeners:
+        for listener in self._sockets:
             address = listener.getsockname()
             self._listeners.append(AppListener(gate, listener.fileno(), self._endpoint, self._target))
-            listener.close()
             self._listening.append(format_host_port(*address[:2]))
             self._log.info("listening", address=address[0], port=address[1], sproxy=self._sproxy)
         if self._owes_goodbye:
             self._log.info(
                 "goodbye-owed", why="a previous cproxy left a session behind: it will be ended as soon as sproxy"
                                     " answers")
-        if self._config.eager or self._owes_goodbye:
+        if self._carrier_wanted():
             self._need_carrier()
+
+    def _take_over(self) -> None:
+        """Go on with what the worker before this one had, if there was one."""
+        past = self._succession.take_over(self._endpoint, self.condemned)
+        session = self._endpoint.session
+        self._owes_goodbye = bool(self._instance.former) and not session.session_id
+        if self._succession.estate.damaged:
+            self._log.error("session-damaged", sessions=self._succession.estate.damaged)
+        if past is not None:
+            self._log.info("taken-over", session=say_session(session.session_id) or None,
+                           streams=session.streams.open_count, lost=past.lost or None)
+            self._site = past.site
+            if past.ending is not None:
+                self._end_session(CloseCode.ORDERLY, past.ending, "warning")
+            elif self._known:
+                self._began_at = past.began_at
+                self._outages.begin(self._loop.now(), "the process that served it died")
+                self._note_loss()
+                if not self._carrier_wanted():
+                    self._end_session(CloseCode.ORDERLY, "lost while idle")
+        self._succession.take_in(self._endpoint, self._target)
 
     # ---- the session
 
@@ -358,7 +390,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         elif code != ResetCode.APPLICATION:
             self._log.warning(
                 "stream-reset", session=say_session(endpoint.session.session_id), stream=stream,
-                why=RESET_REASONS.get(code, "unknown reason"))
+                why=say_reset(code))
         if self._config.stdio:
             self.exit_status = 1
 
@@ -383,16 +415,18 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         session = self._endpoint.session
         self._waiting_at = None
         if not session.session_id:
-            session.learn_identity(welcome.session_id, welcome.secret)
-            self._lost_at = None
             self._began_at = self._loop.now()
             self._site = welcome.site
+            self._succession.note(session, self._began_at, self._site)
+            session.learn_identity(welcome.session_id, welcome.secret)
+            self._lost_at = None
             self._owes_goodbye = False
             self._instance.began(session_tag(welcome.session_id))
             if self._config.stdio:
-                self._set_guardian()
-                self._leave_for_the_dead()
+                self._guardian = self._guardian or guard(self._config, self._instance, self._log)
+                leave_for_the_dead(self._config, self._instance, self._log)
         else:
+            self._succession.note(session, self._began_at or 0, self._site)
             self._note_loss()
         self._reconnect.settled(sock.getpeername())
         self._endpoint.attach(
@@ -510,6 +544,8 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         """Stop accepting, drain, say goodbye."""
         for listener in self._listeners:
             listener.close()
+        for sock in self._sockets:
+            sock.close()
         self._log.info("stopping", streams=self._endpoint.app_count)
         self._stop()
         Drain(self._loop, self._unfinished, self._config.drain_us, lambda: self._when_answered(self._say_goodbye))
@@ -521,27 +557,6 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._end_session(CloseCode.SHUTDOWN, "cproxy ends")
         if not self._config.stdio:  # with the end of its session that has left
             self._leave()
-
-    def _set_guardian(self) -> None:
-        """Have sproxy told if this process dies without a word: nobody else can come back to its session.
-
-        A cproxy that listens says it itself when it is started again."""
-        path = self._instance.path
-        if self._guardian is None and self._instance.persistent and path is not None:
-            try:
-                self._guardian = Guardian(self._config, path)
-            except OSError as error:
-                self._log.warning("no-guardian", why=(
-                    f"the process that would tell sproxy of our death cannot be started: {error.strerror}"))
-
-    def _leave_for_the_dead(self) -> None:
-        """Have sproxy told of others with --stdio that died together with their guardians: their host was cut off from
-        power."""
-        files = self._instance.left_beside()
-        if files:
-            process = leave_word(self._config, files)
-            self._log.info("goodbye-left", process=process, why=(
-                f"{len(files)} cproxy --stdio to this server died: a small process tells sproxy"))
 
     def _leave(self) -> None:
         """End. If sproxy could not be told, a process of its own will tell it."""
@@ -555,19 +570,6 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
             self._guardian.dismiss()
             self._guardian = None
         self._loop.stop()
-
-
-RESET_REASONS: dict[int, str] = {
-    ResetCode.APPLICATION: "the daemon reset its connection",
-    ResetCode.REFUSED: "the daemon refused the connection",
-    ResetCode.UNREACHABLE: "sproxy cannot reach the daemon",
-    ResetCode.TIMED_OUT: "the daemon did not answer",
-    ResetCode.NOT_ALLOWED: "sproxy does not allow this --target",
-    ResetCode.UNKNOWN_STREAM: "sproxy no longer knows the stream",
-    ResetCode.STREAM_LIMIT: "sproxy has reached its limit of streams per session (--max-streams)",
-    ResetCode.ENDED: "the session ended",
-    ResetCode.LOCAL_ERROR: "sproxy has run out of file descriptors or memory",
-}
 
 
 def instance_name(config: CproxyConfig) -> str | None:

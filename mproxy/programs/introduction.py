@@ -55,6 +55,14 @@ class Introduction:
         """The fingerprint of the sproxy that has our session; None without encryption, or before there is one."""
         return fingerprint(self._host_spki) if self._host_spki else None
 
+    def memory(self) -> tuple[int, bytes]:
+        """For `recall` in another process: the last tag, and the key of the sproxy that has our session."""
+        return self._tag, self._host_spki
+
+    def recall(self, tag: int, host_spki: bytes, epoch: int) -> None:
+        """Go on with the session of another process, whose newest carrier has that epoch."""
+        self._tag, self._host_spki, self._epoch = tag, host_spki, max(self._epoch, epoch)
+
     def make_caller(self) -> Caller:
         """Our side of the handshake on one connection."""
         tls = Tls(self._context) if self._context is not None else None
@@ -81,7 +89,7 @@ class Introduction:
             raise
         except MproxyError as error:
             raise PeerError(CloseCode.KEY_REFUSED, str(error)) from None
-        if known:
+        if known and self._host_spki:
             raise PeerError(CloseCode.KEY_REFUSED, (
                 f"{format_host_port(host, port)} offers a different key from the one at the start of this session:"
                 f" offered {fingerprint(spki)}, expected {fingerprint(self._host_spki)}"))

@@ -15,6 +15,8 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mproxy.ground.config import CproxyConfig
+    from mproxy.ground.shapes import Logger
+    from mproxy.policy.instance import Instance
 
 # Where the process finds its settings: a dictionary, as Python writes it.
 VARIABLE = "MPROXY_GOODBYE"
@@ -58,6 +60,30 @@ class Guardian:
         except OSError:
             pass  # somebody has killed it
         os.close(self._lifeline)
+
+
+def guard(config: CproxyConfig, instance: Instance, log: Logger) -> Guardian | None:
+    """Have sproxy told if this process dies without a word: nobody else can come back to the session of --stdio.
+
+    A cproxy that listens says it itself when it is started again."""
+    if not instance.persistent or instance.path is None:
+        return None
+    try:
+        return Guardian(config, instance.path)
+    except OSError as error:
+        log.warning("no-guardian", why=(
+            f"the process that would tell sproxy of our death cannot be started: {error.strerror}"))
+        return None
+
+
+def leave_for_the_dead(config: CproxyConfig, instance: Instance, log: Logger) -> None:
+    """Have sproxy told of others with --stdio that died together with their guardians: their host was cut off from
+    power."""
+    files = instance.left_beside()
+    if files:
+        process = leave_word(config, files)
+        log.info("goodbye-left", process=process, why=(
+            f"{len(files)} cproxy --stdio to this server died: a small process tells sproxy"))
 
 
 def _start(script: str, config: CproxyConfig, files: list[str], stdin: int) -> int:

@@ -8,6 +8,7 @@ to `complain` and exit with 2. `--help` and `--version` print and raise SystemEx
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
@@ -176,6 +177,9 @@ def _add_common(parser: OneLineParser, config_class: type[CproxyConfig] | type[S
         "what 'mproxy status' calls this program (default: made from its ports and addresses)"))
     parser.add(group, "--bind", parse_bind, metavar="ADDR", action="append", help=(
         f"numeric address to listen on; repeatable (default {default_bind})"))
+    group.add_argument("--keeper", action="store_true", default=None, help=(
+        "have connections outlive the death of the process that serves them (default off)"))
+    group.add_argument("--no-keeper", action="store_false", dest="keeper", default=None, help="the opposite")
     group.add_argument("--plain", action="store_true", default=None, help=(
         "a bare TCP relay without sessions: nothing survives a lost connection"))
     group.add_argument("--plaintext", action="store_true", default=None, help=(
@@ -273,7 +277,7 @@ def parse_cproxy(argv: list[str] | None) -> CproxyConfig:
 
     given, words = parser.split(argv)
     _refuse_together(given, "plaintext", ("key", "known_hosts", "host_fingerprint"))
-    _refuse_together(given, "stdio", ("plain", "bind", "eager", "idle"))
+    _refuse_together(given, "stdio", ("plain", "bind", "eager", "idle", "keeper"))
     _refuse_together(given, "plain", (
         "target", "eager", "idle", "connect_timeout", "notify", "state_dir", "key", "known_hosts", "host_fingerprint",
         *_SESSION_ONLY))
@@ -288,6 +292,8 @@ def parse_cproxy(argv: list[str] | None) -> CproxyConfig:
         given["port"] = _word("PORT", words.pop(0), _listening_port)
     given["sproxy_host"] = _word("HOST", words[0], parse_host)
     given["sproxy_port"] = _word("PORT", words[1], parse_port)
+    if "stdio" not in given:
+        given.setdefault("keeper", keeps_by_default())
     given.setdefault("state_dir", default_state_dir())
     return _configure(CproxyConfig, given)
 
@@ -336,19 +342,26 @@ def parse_sproxy(argv: list[str] | None) -> SproxyConfig:
     given["port"] = _word("PORT", words[0], _listening_port)
     if len(words) > 1:
         given["daemon_host"], given["daemon_port"] = _word("daemon", words[1], parse_host_port)
+    given.setdefault("keeper", keeps_by_default())
     given.setdefault("state_dir", default_state_dir())
     return _configure(SproxyConfig, given)
 
 
+def keeps_by_default() -> bool:
+    """Whether there is a keeper unless the command line says otherwise: what a test of everything can choose."""
+    return os.environ.get("MPROXY_KEEPER") == "1"
+
+
 # Options without a meaning for a relay without sessions; ignoring one silently would hide a mistake.
 _SESSION_ONLY = (
-    "plaintext", "heartbeat", "misses", "session_ttl", "window", "session_budget", "max_streams", "max_sessions")
+    "plaintext", "heartbeat", "misses", "session_ttl", "window", "session_budget", "max_streams", "max_sessions",
+    "keeper")
 
 
 def _refuse_together(given: dict[str, Any], first: str, others: Iterable[str]) -> None:
     """Refuse an option next to `first`, which makes it meaningless."""
     for other in others:
-        if first in given and other in given:
+        if first in given and given.get(other, False) is not False:  # --no-keeper is never out of place
             flags = [f"--{name.replace('_', '-')}" for name in (first, other)]
             raise UsageError(f"{flags[0]} and {flags[1]} cannot be used together")
 

@@ -55,7 +55,8 @@ def _say_relay(facts: Facts) -> Iterator[str]:
 def _say_program(facts: Facts) -> Iterator[str]:
     sessions = facts["sessions"]
     where = ", ".join(facts["listening"]) or "standard input and output"
-    yield (f"{facts['name']}  process {facts['pid']}, {facts['state']} for {say_duration(facts['uptime_s'])},"
+    died = f", its worker died {counted(facts['deaths'], 'time')}" if facts.get("deaths") else ""
+    yield (f"{facts['name']}  process {facts['pid']}, {facts['state']} for {say_duration(facts['uptime_s'])}{died},"
            f" on {where}, {counted(len(sessions), 'session')}")
     for session in sessions:
         yield from say_session(session)

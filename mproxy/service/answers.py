@@ -167,7 +167,7 @@ _WITH_SESSIONS = _object(_ANY_PROGRAM | {
     "ended": _object({
         "sessions": _is_count, "streams_ever": _is_count, "sent_bytes": _is_count, "received_bytes": _is_count,
         "resent_bytes": _is_count, "outages": _object({"count": _is_count, "total_s": _is_number})}),
-}, {"sproxy": _is_text, "daemon": _is_text}, never=("transfers", "workers"))
+}, {"sproxy": _is_text, "daemon": _is_text, "deaths": _is_count}, never=("transfers", "workers"))
 
 _WITH_TRANSFERS = _object(_ANY_PROGRAM | {"transfers": _list_of(_TRANSFER)}, {
     "listening": _TEXTS,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from mproxy.endpoint._listing import say_streams, stream_ids
 from mproxy.ground.words import escaped, printable
+from mproxy.keeper.main_process import worker_deaths
 from mproxy.service.status import parts_of, program_facts, seconds
 
 TYPE_CHECKING = False
@@ -71,6 +72,9 @@ class Inspection:
         of each session, the oldest, or with all (true)."""
         now, about, streams = self._loop.now(), self._inspected.inspect(), request.get("streams")
         facts = program_facts(self._loop, self._started_at, self._program, self._name, about["state"]) | about
+        deaths = worker_deaths()
+        if deaths is not None:
+            facts["deaths"] = deaths
         facts["endings"] = [{**end, "ended_s": seconds(now - ended_at)} for ended_at, end in reversed(self._ended)]
         most = ALL if streams is True else streams if isinstance(streams, int) else 0
         reply(parts_of(facts, "sessions", self._say_sessions(request.get("session"), most)))

@@ -18,10 +18,11 @@ from mproxy.service.rights import User, protect_memory, warn_of_lost_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import TypeVar
+    from collections.abc import Callable, Collection, Mapping
+    from typing import NoReturn, TypeVar
 
     from mproxy.ground.config import LogConfig
+    from mproxy.keeper.keeper import Keeper
     from mproxy.service.background import LogFile
     from mproxy.service.control import Command
 
@@ -35,6 +36,8 @@ class Program:
 
     exit_status = 0  # looked at when the loop has stopped
     reloads = False  # SIGHUP means `reload`
+    is_kept = False  # a keeper has a worker run it, and the next one when that dies
+    condemned: Collection[int] = ()  # sessions, by their marks (mproxy._inherit), that are to be ended by a worker
 
     @property
     def authorized_keys_file(self) -> str | None:
@@ -54,6 +57,11 @@ class Program:
 
     def reload(self) -> None:
         """Read files again; what is under way continues."""
+
+    def claim(self, _fds: list[int]) -> Collection[int]:
+        """In a worker, first of all: which descriptors that it did not begin with are still wanted; the others are
+        closed."""
+        return ()
 
     def commands(self) -> Mapping[str, Command]:
         """What can be asked through the control socket; empty: there is no socket."""
@@ -81,23 +89,74 @@ def _run(name: str, parse: Parse[Configuration], make_program: MakeProgram[Confi
         loop, log = make_loop(config)
         program = make_program(config, log, loop)
         reloads = program.reloads and not stdio  # ssh sends SIGHUP to its ProxyCommand when it is done
-        install_signals(loop, program.shut_down, Reload(program, log, log_file) if reloads else None)
+        reload = Reload(program, log, log_file) if reloads else None
+        keeper = make_keeper(program, config, log, loop) if program.is_kept else None
+        if keeper is None:
+            install_signals(loop, program.shut_down, reload)
         program.open()
         if user is not None:
             user.become()
             warn_of_lost_file(program.authorized_keys_file, user, log)
-        program.start()
-        commands = program.commands()
-        control = open_control(loop, log, name.removeprefix("mproxy "), commands) if commands else None
-        loop.run()
-        if control is not None:
-            control.close()
-        log.tell_rest()
-        return program.exit_status
+        if keeper is None:
+            return _serve(name, program, log, loop)
+        return keeper.run(lambda: _serve_kept(name, program, log, loop, reload, keeper))
     except (MproxyError, OSError):
         if log_file is not None:
             log_file.give_back()  # whoever started it reads standard error, not the log
         raise
+
+
+def _serve(name: str, program: Program, log: Log, loop: Loop) -> int:
+    """Run until the program stops its loop; its exit status."""
+    program.start()
+    commands = program.commands()
+    control = open_control(loop, log, name.removeprefix("mproxy "), commands) if commands else None
+    loop.run()
+    if control is not None:
+        control.close()
+    log.tell_rest()
+    return program.exit_status
+
+
+def _serve_kept(name: str, program: Program, log: Log, loop: Loop, reload: Reload | None, keeper: Keeper) -> int:
+    """The same in a worker, which dies of an error within it, so that the next one begins from a sound state."""
+    from mproxy.keeper.keeper import passed_on
+    program.condemned = keeper.condemned
+    loop.on_error = lambda error: _die(log, error)
+    install_signals(loop, program.shut_down, reload, arriving=passed_on)
+    keeper.let_signals_through()
+    try:
+        return _serve(name, program, log, loop)
+    except MproxyError:
+        raise
+    except Exception as error:
+        _die(log, error)
+
+
+def _die(log: Log, error: BaseException) -> NoReturn:
+    from mproxy.keeper.deaths import INTERNAL_ERROR
+    log.error("internal-error", why=f"{type(error).__name__}: {error}")
+    if os.environ.get("MPROXY_TRACEBACK"):
+        import traceback
+        traceback.print_exception(error)
+    os._exit(INTERNAL_ERROR)
+
+
+def make_keeper(program: Program, config: LogConfig, log: Log, loop: Loop) -> Keeper | None:
+    """The keeper of a program, with a log of its own: nothing that a worker would write again. None: there is no
+    memory that would outlive a worker."""
+    from mproxy._inherit import culprit, map_arena
+    from mproxy.keeper.keeper import Keeper
+    try:
+        map_arena()
+    except OSError as error:
+        log.warning("no-keeper", why=f"no memory for it: {error.strerror}; connections end with this process")
+        return None
+    own_log = Log(config.log_level, config.log_format)
+    own_log.restrain(lambda _delay_us, _function: None)
+    keeper = Keeper(loop, own_log, claim=program.claim, turn=culprit)
+    keeper.hold_signals()
+    return keeper
 
 
 def make_loop(config: LogConfig) -> tuple[Loop, Log]:

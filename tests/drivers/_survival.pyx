@@ -103,6 +103,16 @@ cdef bint holds(const Ring *ring, uint32_t id, int end) noexcept nogil:
     return True
 
 
+cdef adopt_streams(Session session, uint32_t number):
+    cdef StreamState *state = inherited_stream(number, 0)
+    cdef uint32_t nth = 0
+    while state != NULL:
+        if session.streams.adopt(state) == NULL:
+            raise MemoryError
+        nth += 1
+        state = inherited_stream(number, nth)
+
+
 cdef class World:
     """A worker's view of it."""
 
@@ -130,6 +140,7 @@ cdef class World:
             assert kept == record_of(kept[0] if kept else 0), "half a record of the program"
             self.reconcile(number)
             session = inherit(self.config, number, 1)
+            adopt_streams(session, number)
             if session.epoch == 0:
                 self.idle.append(session)
             elif session.is_server:

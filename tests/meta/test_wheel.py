@@ -18,8 +18,6 @@ DEFINED = re.compile(r"^ *(?:cp?def +)?(?:class|def|cpdef) +(?:[\w ]+ )?(?P<name
 # Seen by Python though no Python of the package asks for it.
 SHOWN = {
     "transport/_packet.pyx: checksum": "two ways to compute it, which are C of that module, are compared",
-    **{f"_inherit.pyx: {name}": "for a program with a keeper; there is none yet"
-       for name in ("map_arena", "recover", "inherit", "keep_record", "kept_record")},
 }
 
 

@@ -12,6 +12,8 @@ import tty
 from pathlib import Path
 from signal import SIGTERM
 
+from mproxy.programs.options import keeps_by_default
+
 # How long what must happen is waited for: much longer than it takes, as the machine may be busy with something else.
 PATIENCE_S = 30
 
@@ -19,6 +21,7 @@ PATIENCE_S = 30
 MOST_READS = 32
 
 EVENT = re.compile(r"^\S+ +(debug|info|warning|error) +([a-z][a-z-]*)(?: |$)(.*)$")
+PROXIES = {"cproxy", "sproxy"}
 FIELD = re.compile(r'([a-z_0-9]+)=("(?:[^"\\]|\\.)*"|\S*)')
 
 
@@ -145,6 +148,24 @@ class Program:
         return self.process.pid
 
     @property
+    def worker_pid(self):
+        """The process that does the work: the worker of a proxy with a keeper, else the program itself."""
+        if not self._is_kept():
+            return self.pid
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        end = time.monotonic() + PATIENCE_S
+        while not (found := children.read_text().split()):
+            assert time.monotonic() < end, f"no worker within {PATIENCE_S} s: {self}"
+            time.sleep(0.001)
+        return int(found[0])
+
+    def _is_kept(self):
+        words = set(map(str, self.argv))
+        if words & {"--no-keeper", "--stdio", "--plain"} or not {Path(word).name for word in words} & PROXIES:
+            return False
+        return "--keeper" in words or keeps_by_default()
+
+    @property
     def running(self):
         return self.process.poll() is None
 
@@ -193,7 +214,7 @@ class Program:
 
     def status(self, field):
         """A kB field of /proc/PID/status, in bytes."""
-        text = Path(f"/proc/{self.pid}/status").read_text()
+        text = Path(f"/proc/{self.worker_pid}/status").read_text()
         return int(re.search(rf"^{field}:\s+(\d+) kB", text, re.MULTILINE)[1]) * 1024
 
     def anonymous_bytes(self):
@@ -202,7 +223,7 @@ class Program:
 
     def cpu_seconds(self):
         """User and system time of all threads so far."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{self.worker_pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def open_fds(self):

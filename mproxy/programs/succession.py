@@ -1,0 +1,100 @@
+"""What cproxy keeps for the worker after this one, and does with what the one before has left. Without a keeper there
+is neither."""
+
+from __future__ import annotations
+
+import struct
+
+from mproxy._inherit import inherit, keep_record, kept_record
+from mproxy._session import CarrierState, Session
+from mproxy._wire import CloseCode
+from mproxy.endpoint._endpoint import Endpoint
+from mproxy.endpoint._takeover import take_in, take_over
+from mproxy.endpoint.observer import EndpointObserver
+from mproxy.handshake import session_tag
+from mproxy.keeper.estate import Estate
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from mproxy.ground.config import CproxyConfig
+    from mproxy.io._loop import Loop
+    from mproxy.policy.instance import Instance
+    from mproxy.programs.introduction import Introduction
+
+# When the session began, its last tag and its site; behind that the key of the sproxy that has it.
+RECORD = struct.Struct("<qQQ")
+
+# A longer key is not kept: then known_hosts alone says whether it is the right one.
+LONGEST_KEY = 2000
+
+
+class Past:
+    """What a worker knows again of the session that it has taken over."""
+
+    def __init__(self, began_at: int, site: int, lost: int, ending: str | None) -> None:
+        self.began_at = began_at
+        self.site = site
+        self.lost = lost      # streams of which it cannot be told what was done
+        self.ending = ending  # why the session is to be ended; None: it goes on
+
+
+class Succession:
+    """Of one cproxy."""
+
+    def __init__(self, config: CproxyConfig, loop: Loop, instance: Instance, introduction: Introduction) -> None:
+        self._config = config.session
+        self._loop = loop
+        self._instance = instance
+        self._introduction = introduction
+        self.estate = Estate()
+
+    def note(self, session: Session, began_at: int, site: int) -> None:
+        """Keep what the next worker has to know; before the session has an identity."""
+        tag, spki = self._introduction.memory()
+        keep_record(session, RECORD.pack(began_at, tag, site) + (spki if len(spki) <= LONGEST_KEY else b""))
+
+    def take_over(self, endpoint: Endpoint, condemned: Collection[int]) -> Past | None:
+        """Have `endpoint` go on with the session of the worker before, or, if there is none, with one that outlives
+        this one."""
+        now = self._loop.now()
+        ill = self.estate.ill(condemned)
+        found = [(inherit(self._config, number, now), number) for number in self.estate.sessions]
+        self._instance.recall()
+        if not found:
+            endpoint.renew(Session(self._config, is_server=False))
+            return None
+        found.sort(key=lambda each: each[0].state != CarrierState.CLOSED_FOR_GOOD and bool(each[0].session_id))
+        session, number = found.pop()
+        for other in found:  # it died while one followed the other
+            self._end(*other)
+        endpoint.renew(session)
+        lost = take_over(endpoint, number)
+        began_at, site = self._recall(number, session)
+        ending = "workers died in its turn" if number in ill else None
+        if session.state == CarrierState.CLOSED_FOR_GOOD:
+            ending = "it was being ended when the worker died"
+        elif session.session_id and self._instance.former != session_tag(session.session_id):
+            self._instance.began(session_tag(session.session_id))
+        return Past(began_at or now, site, len(lost), ending)
+
+    def take_in(self, endpoint: Endpoint, target: bytes) -> None:
+        """Serve the applications that the worker before had just accepted."""
+        for fd in self.estate.accepted:
+            take_in(endpoint, fd, target)
+
+    def _recall(self, number: int, session: Session) -> tuple[int, int]:
+        """(when it began, its site), as the former worker has noted."""
+        kept = kept_record(number)
+        if len(kept) < RECORD.size:
+            return 0, 0
+        began_at, tag, site = RECORD.unpack_from(kept)
+        self._introduction.recall(tag, kept[RECORD.size:], session.epoch)
+        return began_at, site
+
+    def _end(self, session: Session, number: int) -> None:
+        endpoint = Endpoint(self._loop, session, EndpointObserver())
+        take_over(endpoint, number)
+        endpoint.close(CloseCode.ORDERLY, "")
+        endpoint.dispose()

@@ -1,0 +1,99 @@
+"""sproxy under a keeper: how others see it, and what its next worker does."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from asking import facts
+from lab import until
+from proxies import DAEMON_PORT, SPROXY_PORT
+from traffic import read_exactly
+
+from tests.root import real_root
+
+UNDER_A_KEEPER = """\
+import sys
+from mproxy.programs import sproxy
+sproxy.Sproxy.is_kept = True
+sys.exit(sproxy.main())
+"""
+
+
+@pytest.fixture
+def start(pair):
+    """Starts sproxy under a keeper, with options."""
+    def start(*options):
+        program = pair.lab.server.start(
+            sys.executable, "-c", UNDER_A_KEEPER, *options, SPROXY_PORT, f"127.0.0.1:{DAEMON_PORT}")
+        pair.sproxy = program
+        return program
+    pair.echo()
+    return start
+
+
+def worker_of(program):
+    """The pid of a program's worker."""
+    children = Path(f"/proc/{program.pid}/task/{program.pid}/children")
+    return int(until(children.read_text, 10, "there is a worker"))
+
+
+def echoes(pair):
+    with pair.app() as app:
+        app.sendall(b"hello")
+        return read_exactly(app, 5) == b"hello"
+
+
+def test_the_next_worker_serves(pair, start):
+    """Goal: callers come back to the same process, which goes on to have one control socket, with its own number."""
+    program = start("--plaintext")
+    program.event("listening")
+    for number in range(2, 4):
+        assert facts(pair.lab.server, "sproxy")["pid"] == program.pid
+        pair.start_cproxy("--plaintext")
+        assert echoes(pair)
+        assert pair.cproxy.stop() == 0
+        os.kill(worker_of(program), signal.SIGKILL)
+        assert program.event("worker-died", number - 1)["why"] == "SIGKILL"
+        program.event("listening", 2 * number - 1)  # a line for each of two addresses
+    assert program.stop() == 0
+    assert len(program.events("stopping")) == 1
+
+
+def test_hangup_is_for_the_worker(pair, start, tmp_path):
+    """Goal: the log goes to a new file of the same name, before and after a death."""
+    log = pair.lab.server.home / "proxy.log"
+    program = start("--plaintext", "--log-file", log)
+    until(lambda: log.exists() and " listening " in log.read_text(), 30, "it listens")
+    for number in range(2):
+        log.rename(f"{log}.{number}")
+        program.signal(signal.SIGHUP)
+        until(lambda: log.exists() and " reloaded" in log.read_text(), 30, "reloaded")
+        os.kill(worker_of(program), signal.SIGKILL)
+        until(lambda: " listening " in log.read_text(), 30, "the next worker listens")
+    assert program.stop() == 0
+
+
+@pytest.mark.skipif(not real_root(), reason="only the real root can become another user")
+def test_every_worker_has_the_rights_of_the_user(start):
+    program = start("--plaintext", "--user", "nobody")
+    for number in range(1, 3):
+        program.event("listening", 2 * number - 1)  # a line for each of two addresses
+        worker = worker_of(program)
+        for pid in (program.pid, worker):
+            status = Path(f"/proc/{pid}/status").read_text()
+            assert "\nNoNewPrivs:\t1\n" in status and "\nCapPrm:\t0000000000000000\n" in status
+            assert Path(f"/proc/{pid}/environ").stat().st_uid == 0, "not dumpable"
+        os.kill(worker, signal.SIGKILL)
+        program.event("worker-died", number)
+    assert program.stop() == 0
+
+
+def test_a_mistake_is_told_once(pair, start):
+    """Goal: what fails at the start fails in the keeper, as without one."""
+    start("--plaintext").event("listening")
+    second = pair.lab.server.start(
+        sys.executable, "-c", UNDER_A_KEEPER, "--plaintext", SPROXY_PORT, f"127.0.0.1:{DAEMON_PORT}")
+    assert second.wait() == 1
+    assert len(second.log.lines) == 1, str(second)

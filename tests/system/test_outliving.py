@@ -1,0 +1,219 @@
+"""cproxy's worker dies, and no application notices: not a byte is lost, repeated or changed, and ends are seen as they
+were."""
+
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from asking import facts
+from conversations import PATIENCE_S, Meeting
+from lab import until
+from proxies import CPROXY_PORT, DAEMON_PORT
+from traffic import Flow, Traffic, read_exactly, read_to_end, reset
+
+KEPT = (sys.executable, Path(__file__).with_name("kept_proxy.py"))
+DEATHS = 50
+AT_ONCE = 3
+APART_S = 0.15  # two deaths, at most
+
+
+@pytest.fixture
+def daemon(lab):
+    with lab.server.listen(DAEMON_PORT) as listener:
+        yield listener
+
+
+class Kept:
+    """cproxy under a keeper, on one address, and its deaths."""
+
+    def __init__(self, pair, options, environment):
+        pair.start_sproxy()
+        self.program = pair.start_cproxy("--keeper", "--bind", "127.0.0.1", *options, prefix=KEPT, env=environment)
+        self.count = 0
+
+    def die(self, number=signal.SIGKILL):
+        """Kill the worker; returns when the next one serves."""
+        os.kill(self.program.worker_pid, number)
+        self.count += 1
+        self.program.event("listening", 1 + self.count)
+
+    def lost(self):
+        """Events that tell of applications that could not be kept."""
+        return [event for event in self.program.events() if "lost" in event.fields or event.name == "session-damaged"]
+
+
+@pytest.fixture
+def kept(pair):
+    """Starts sproxy, and cproxy under a keeper, with options."""
+    return lambda *options, env=None: Kept(pair, options, env)
+
+
+def test_bulk_both_ways(pair, daemon, kept, seed):
+    """Goal: killed at random moments, again and again, also while it resumes."""
+    chance = random.Random(f"{seed} bulk")
+    cproxy = kept()
+    app, connection = pair.joined(daemon)
+    flows = [Flow(app, connection), Flow(connection, app)]
+    for _ in range(DEATHS):
+        cproxy.die()
+        time.sleep(chance.random() * APART_S)
+    for flow in flows:
+        flow.stop(within=PATIENCE_S)
+    assert flows[0].received > 0 < flows[1].received
+    assert not cproxy.lost()
+
+
+def test_conversations_of_every_kind(pair, daemon, kept, seed):
+    """Goal: connections that are opened, half-closed, closed and reset meanwhile end as they would have."""
+    chance = random.Random(f"{seed} conversations")
+    cproxy = kept()
+    meeting = Meeting(lambda: pair.lab.client.connect(CPROXY_PORT, timeout=PATIENCE_S), daemon)
+    number, under_way = 0, []
+    while cproxy.count < DEATHS or under_way:
+        while cproxy.count < DEATHS and len(under_way) < AT_ONCE:
+            number += 1
+            under_way.append(meeting.converse(f"{seed} {number}"))
+        if cproxy.count < DEATHS:
+            cproxy.die()
+            time.sleep(chance.random() * APART_S)
+        else:
+            under_way[0].join()
+        under_way = [one for one in under_way if one.is_alive() or one.join()]
+    assert number > DEATHS // 4 and not cproxy.lost()
+
+
+def test_what_happens_while_nobody_looks(pair, daemon, kept):
+    """Goal: an end, a reset behind bytes, and a new application, between a death and the next worker."""
+    cproxy = kept()
+    ending, resetting, waiting = (pair.joined(daemon) for _ in range(3))
+    os.kill(cproxy.program.worker_pid, signal.SIGSTOP)
+    ending[0].sendall(b"bye")
+    ending[0].close()
+    resetting[0].sendall(b"cut")
+    reset(resetting[0])
+    fresh = pair.app()
+    fresh.sendall(b"hello")
+    waiting[0].sendall(b"still here")
+    cproxy.die()
+    assert read_to_end(ending[1]) == b"bye"
+    assert read_exactly(resetting[1], 3) == b"cut"
+    with pytest.raises(ConnectionResetError):
+        resetting[1].recv(1)
+    assert read_exactly(waiting[1], 10) == b"still here"
+    connection, _ = daemon.accept()
+    connection.settimeout(PATIENCE_S)
+    assert read_exactly(connection, 5) == b"hello"
+    connection.sendall(b"hello, too")
+    assert read_exactly(fresh, 10) == b"hello, too"
+
+
+def test_dies_while_away(pair, kept):
+    """Goal: deaths while the path is gone; what was written before and between arrives when it is back."""
+    pair.echo()
+    cproxy = kept()
+    traffic = Traffic([pair.app() for _ in range(3)])
+    traffic.goes_on()
+    pair.lab.wifi.cut()
+    for _ in range(3):
+        cproxy.die()
+    pair.lab.wifi.mend()
+    traffic.goes_on()
+    traffic.finish()
+
+
+def test_dies_while_the_first_dial_is_under_way(pair, kept):
+    """Goal: an application that waits for its session is not forgotten."""
+    pair.echo()
+    cproxy = kept()
+    pair.lab.wifi.cut()
+    with pair.app() as app:
+        app.sendall(b"hello")
+        for _ in range(3):
+            cproxy.die()
+        pair.lab.wifi.mend()
+        assert read_exactly(app, 5) == b"hello"
+
+
+def test_deaths_leave_nothing(pair, kept):
+    """Goal: descriptors and memory are the same as after the first death; both when streams live on, and when they have
+    ended."""
+    pair.echo()
+    cproxy = kept()
+
+    def settle():
+        with pair.app() as app:
+            traffic = Traffic([app])
+            traffic.goes_on(1 << 20)
+            cproxy.die()
+            traffic.goes_on()
+            traffic.finish()
+        until(lambda: not facts(pair.lab.client, "cproxy")["sessions"][0]["streams"], 30, "the stream has ended")
+        return cproxy.program.open_fds(), arena_bytes(cproxy.program)
+
+    fds, size = settle()
+    for _ in range(20):
+        found = settle()
+    assert found[0] == fds
+    assert found[1] <= size + (1 << 20)
+
+
+def arena_bytes(program):
+    """What the system has given for the memory that outlives a worker."""
+    pid = program.worker_pid
+    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+        if "memfd:mproxy" in line:
+            return os.stat(f"/proc/{pid}/map_files/{line.split()[0]}").st_blocks * 512
+    raise AssertionError("there is none")
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT])
+def test_crashes(pair, daemon, kept, number):
+    cproxy = kept()
+    app, connection = pair.joined(daemon)
+    cproxy.die(number)
+    assert cproxy.program.event("worker-died")["why"] == number.name
+    connection.sendall(b"hello")
+    assert read_exactly(app, 5) == b"hello"
+
+
+def test_a_mistake_in_the_program(pair, daemon, kept):
+    """Goal: an exception that nobody has expected ends the worker, which cannot rely on its state, and nothing else."""
+    cproxy = kept(env={"MPROXY_MISTAKE": "1"})
+    pair.started.remove(cproxy.program)  # its error is wanted
+    app, connection = pair.joined(daemon)
+    cproxy.program.signal(signal.SIGHUP)
+    assert cproxy.program.event("internal-error")["why"] == "SystemError: a mistake"
+    assert cproxy.program.event("worker-died")["why"] == "exit status 70"
+    connection.sendall(b"hello")
+    assert read_exactly(app, 5) == b"hello"
+
+
+def test_status_counts_deaths(pair, daemon, kept):
+    """Goal: it names the process that was started, and says how often another one took its work over."""
+    cproxy = kept()
+    app, _ = pair.joined(daemon)
+    before = facts(pair.lab.client, "cproxy")
+    assert (before["pid"], before["deaths"]) == (cproxy.program.pid, 0)
+    for _ in range(2):
+        cproxy.die()
+    after = facts(pair.lab.client, "cproxy")
+    assert (after["pid"], after["deaths"]) == (cproxy.program.pid, 2)
+    ours, = after["sessions"]
+    assert ours["session"] == before["sessions"][0]["session"] and ours["streams"] == 1
+    assert ours["age_s"] >= before["sessions"][0]["age_s"]
+    app.close()
+
+
+def test_told_to_stop_after_a_death(pair, daemon, kept):
+    """Goal: the end is orderly: what was written is delivered, and sproxy hears a goodbye."""
+    cproxy = kept()
+    app, connection = pair.joined(daemon)
+    cproxy.die()
+    app.sendall(b"last words")
+    assert cproxy.program.stop() == 0
+    assert read_exactly(connection, 10) == b"last words"
+    pair.sproxy.event("ended")
