@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+from importlib import import_module
 
 from mproxy.ground.errors import UsageError
 from mproxy.io._process import forbid_dumps, forbid_new_rights
@@ -36,6 +37,7 @@ class User:
     def become(self) -> None:
         """Give up every right of root for good, including groups and capabilities. To be called before there is a
         second thread: capabilities are those of the calling thread and of threads that it starts."""
+        import_module("json")  # for answers to mproxy status: later it might be out of reach
         if os.geteuid() != 0:
             return
         if self.uid != 0:

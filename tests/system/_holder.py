@@ -11,6 +11,10 @@ import signal
 import sys
 import time
 
+# Programs that run as nobody have their control sockets here, and not in a /tmp that all hosts share.
+NOBODY = 65534
+NOBODY_RUNTIME = f"/run/user/{NOBODY}"
+
 
 def run(*command):
     """Runs a program to its end. (To import `subprocess` would take longer than all the rest, in every test.)"""
@@ -22,12 +26,27 @@ def run(*command):
 def own_files(etc):
     # A private /run: sshd wants /run/sshd, telnetd writes utmp, and neither may touch the machine's.
     table = ["private /run tmpfs"]  # a name of its own: mount leaves out what there is already
+    table += [f"private {place} tmpfs" for place in control_sockets()]
     for name in os.listdir(etc):
         table.append(f"{quoted(os.path.join(etc, name))} /etc/{name} none bind")
     with open(os.path.join(etc, "fstab"), "w") as file:
         file.write("\n".join(table) + "\n")
     run("mount", "--all", "--fstab", file.name)
     os.mkdir("/run/sshd", 0o755)
+    os.makedirs(NOBODY_RUNTIME, 0o700)
+    try:
+        os.chown(NOBODY_RUNTIME, NOBODY, NOBODY)
+    except OSError:
+        pass  # nor can a program become nobody here: it is not the real root
+
+
+def control_sockets():
+    """Where programs have them that were started outside of the lab: by tests beside this one, or for good (mproxy
+    status in a host is root, and looks for those of every user)."""
+    for name in os.listdir("/tmp"):
+        place = f"/tmp/{name}"
+        if name.startswith("mproxy-") and name[7:].isdigit() and os.path.isdir(place) and not os.path.islink(place):
+            yield place
 
 
 def quoted(path):

@@ -31,6 +31,16 @@ HARD_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (HARD_LIMIT, HARD_LIMIT))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def own_runtime(tmp_path_factory):
+    """A place for the control sockets of programs that tests start outside of the lab: an ordinary user's would all be
+    in /tmp, where those of other tests see them."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.delenv("RUNTIME_DIRECTORY", raising=False)
+        environment.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
+        yield
+
+
 @pytest.fixture
 def lab(tmp_path):
     """Three hosts and the cables between them, gone after the test."""

@@ -7,10 +7,17 @@ import subprocess
 import sys
 import textwrap
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
+from asking import ask
 from lab import HERE, until
+from program import Program
+from proxies import SPROXY, SPROXY_PORT
+from relays import MPROXY
 from traffic import Traffic, read_exactly
+
+from tests.root import real_root
 
 
 def reachable(lab, address):
@@ -96,3 +103,33 @@ def networks_in_use():
             yield os.readlink(f"/proc/{pid}/ns/net")
         except OSError:
             continue
+
+
+@pytest.fixture
+def place_of_the_machine():
+    """For control sockets, in the /tmp that all share; somebody's program has one there."""
+    place = Path(f"/tmp/mproxy-{1_000_000_000 + os.getpid()}")
+    place.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(place / f"sproxy-{os.getpid()}.sock"))
+        listener.listen()
+        yield place
+    for file in place.iterdir():
+        file.unlink()
+    place.rmdir()
+
+
+def test_programs_beside_the_lab_are_not_seen_in_it(place_of_the_machine, lab, tmp_path, ends):
+    """Goal: neither the tester's own nor those of a test that runs at the same time, although all may be root's."""
+    beside = Program([SPROXY, "--state-dir", tmp_path / "state", "0"])
+    ends.callback(beside.close)
+    beside.event("listening")
+    program = lab.client.start(MPROXY, "status")
+    assert program.wait() == 1 and "nothing is running" in program.out.text and not program.log.text, str(program)
+
+
+@pytest.mark.skipif(not real_root(), reason="only the real root can become another user")
+def test_programs_of_nobody_are_seen_in_their_host_alone(lab, pair):
+    pair.start_sproxy("--user", "nobody")
+    assert f"sproxy:{SPROXY_PORT}" in ask(lab.server, "status")
+    assert "nothing is running" in ask(lab.client, "status", status=1)
