@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from mproxy._inherit import keep_record
 from mproxy.policy.keys import fingerprint
 from mproxy.policy.places import Places
+from mproxy.programs.client_record import ClientRecord
 from mproxy.programs.common import say_session
 from mproxy.service.status import Outages
 
@@ -12,10 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mproxy.endpoint._endpoint import Endpoint
-    from mproxy.handshake import Hello
     from mproxy.io._loop import Timer
     from mproxy.policy.grants import Grant
-    from mproxy.programs.greeting import Guest
 
 # The tags that a cproxy may show: that of the newest WELCOME may not have arrived.
 TAGS = 2
@@ -24,14 +24,14 @@ TAGS = 2
 class Client:
     """One session and what sproxy remembers about it."""
 
-    def __init__(self, endpoint: Endpoint, hello: Hello, guest: Guest, holder: bytes | str, now: int,
-                 heartbeat_us: int) -> None:
+    def __init__(self, endpoint: Endpoint, spki: bytes, instance_id: bytes, host: str, peer: str, holder: bytes | str,
+                 now: int, heartbeat_us: int) -> None:
         self.endpoint = endpoint
-        self.instance_id = hello.instance_id
-        self.spki = guest.spki     # the key it began with; empty without encryption
-        self.host = guest.address  # where its newest carrier comes from,
-        self.peer = guest.peer     # with the port
-        self.holder = holder       # whose place it has
+        self.spki = spki     # the key it began with; empty without encryption
+        self.instance_id = instance_id
+        self.host = host     # where its newest carrier comes from,
+        self.peer = peer     # with the port
+        self.holder = holder  # whose place it has
         self.grant: Grant | None = None          # what its key may do; None: everything
         self.stdio = False         # all its streams come from --stdio
         self.tags: list[int] = []             # that its cproxy may show, the newest last
@@ -69,11 +69,34 @@ class Client:
         comment = self.grant.comment if self.grant is not None else ""
         return {"key": fingerprint(self.spki) if self.spki else None, "comment": comment or None}
 
+    def note(self) -> None:
+        """Have the next worker know this client, if there will be one: after every change of what is in the record."""
+        outages = self.outages
+        record = ClientRecord(
+            spki=self.spki, instance_id=self.instance_id, host=self.host, peer=self.peer, holder=self.holder,
+            stdio=self.stdio, resumed=self.resumed, tags=self.tags, began_at=self.began_at, lost_at=self.lost_at,
+            away_at=outages.began_at, outages=outages.count, longest_us=outages.longest_us, total_us=outages.total_us,
+            resent_bytes=outages.resent_bytes)
+        keep_record(self.endpoint.session, record.encode())
+
     def set_end_timer(self, timer: Timer | None) -> None:
         """Have this timer, and not the former one, end the session."""
         if self.end_timer is not None:
             self.end_timer.cancel()
         self.end_timer = timer
+
+
+def client_of(record: ClientRecord, endpoint: Endpoint, heartbeat_us: int) -> Client:
+    """The client that the worker before this one has noted; its grant is to be looked up."""
+    client = Client(endpoint, record.spki, record.instance_id, record.host, record.peer, record.holder,
+                    record.began_at, heartbeat_us)
+    client.stdio, client.resumed = record.stdio, record.resumed
+    client.tags = record.tags
+    client.lost_at = record.lost_at
+    client.outages.began_at, client.outages.count = record.away_at, record.outages
+    client.outages.longest_us, client.outages.total_us = record.longest_us, record.total_us
+    client.outages.resent_bytes = record.resent_bytes
+    return client
 
 
 class Clients:
@@ -130,9 +153,11 @@ class Clients:
         self._by_tag[tag] = client
         if len(client.tags) > TAGS:
             self._by_tag.pop(client.tags.pop(0), None)
+        client.note()
 
     def rehouse(self, client: Client, holder: bytes | str) -> None:
         """It has a place of that holder from now on."""
         self.places.remove(client, client.holder)
         client.holder = holder
         self.places.add(client, holder)
+        client.note()

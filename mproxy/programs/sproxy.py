@@ -20,6 +20,7 @@ from mproxy.ground.errors import PeerError
 from mproxy.handshake import NO_SECRET, Welcome, session_tag
 from mproxy.io._accept import AcceptGate
 from mproxy.io.accept_observer import AcceptLog
+from mproxy.keeper.estate import Estate
 from mproxy.policy.crowd import Rank
 from mproxy.policy.memory import SESSION_BYTES, buffer_limit, promises
 from mproxy.policy.places import key_quota
@@ -32,6 +33,7 @@ from mproxy.programs.common import Drain, log_killed, open_listeners, say_carrie
 from mproxy.programs.cproxy import STARTED_ANEW, describe
 from mproxy.programs.daemons import Daemons, loopback_of
 from mproxy.programs.greeting import Reception, ReceptionHost, most_unfinished
+from mproxy.programs.heirs import Heirs
 from mproxy.programs.options import parse_sproxy
 from mproxy.service.inspection import Inspected, Inspection
 from mproxy.service.run import Program, run_program
@@ -40,13 +42,14 @@ from mproxy.service.status import Ended, seconds, session_facts
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from typing import Any
 
     from mproxy.carrier._tls import Tls
     from mproxy.ground.config import SproxyConfig
     from mproxy.handshake import Hello
     from mproxy.io._loop import Loop
+    from mproxy.io._socket import Target
     from mproxy.policy.grants import Grant
     from mproxy.programs.greeting import Guest
     from mproxy.service.control import Command
@@ -90,6 +93,8 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         self._config = config
         self._log = log
         self._loop = loop
+        self.is_kept = config.keeper
+        self._estate = Estate()
         self._stopping = False
         self._inspection = Inspection(loop, log, "sproxy", config.shown_name, self)
         self._ended = Ended()                      # sessions that are over
@@ -113,6 +118,9 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
     def authorized_keys_file(self) -> str | None:
         return None if self._config.plaintext else self._config.authorized_keys_file
 
+    def claim(self, fds: list[int]) -> Collection[int]:
+        return self._estate.claim(fds)
+
     def start(self) -> None:
         listeners, self._listeners = self._listeners, []
         self._listening = [listener.getsockname()[:2] for listener in listeners]
@@ -122,6 +130,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         self._note_neighbours()
         self._daemons.open()
         daemon = format_host_port(self._config.daemon_host, self._config.daemon_port)
+        self._go_on()
         for listener in listeners:
             address = listener.getsockname()
             self._reception.open(listener)
@@ -144,6 +153,33 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         """At the start and once a day tell whoever runs this."""
         self._access.say_open(self._listening)
         self._loop.call_later(DAY_US, self._say_open_door)
+
+    def _go_on(self) -> None:
+        """Go on with the sessions of the worker that died, as if they had lost their carriers."""
+        heirs = Heirs(self._loop, self._config.session, self)
+        heirs.find(self._estate.sessions, self._estate.ill(self.condemned))
+        for client, lost in heirs.clients:
+            self._clients.add(client)
+            self._log.info("taken-over", session=client.name, peer=client.peer, streams=client.streams,
+                           lost=lost or None)
+            if client.lost_at is None:
+                self.on_lost(client.endpoint, "sproxy's worker died")
+            else:
+                self._wait_for_carrier(client, self._loop.now() - client.lost_at)
+            try:
+                client.grant = self._access.grant_living(client.spki, client.host)
+            except PeerError as refusal:
+                self._revoke(client, refusal)
+            else:
+                client.endpoint.default_target = self._default_for(client.spki)
+        for client in heirs.condemned:
+            self._end(client, CloseCode.INTERNAL, "workers died in its turn", "warning")
+        if self._estate.damaged + heirs.nameless:
+            self._log.error("session-damaged", sessions=self._estate.damaged + heirs.nameless)
+
+    def _default_for(self, spki: bytes) -> Target | None:
+        """The daemon for streams that name none; None if each has to be judged, or its name looked up."""
+        return None if self._access.guarded else self._daemons.default_for(spki)
 
     # ---- carriers
 
@@ -237,8 +273,9 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         secret = guest.greeter.fresh_secret(session_id) if encrypted else os.urandom(_wire.SECRET_BYTES)
         session = Session(self._config.session, is_server=True, session_id=session_id, secret=secret)
         endpoint = Endpoint(self._loop, session, self)
-        endpoint.default_target = None if self._access.guarded else self._daemons.default_for(guest.spki)
-        client = Client(endpoint, hello, guest, holder, self._loop.now(), self._config.session.heartbeat_us)
+        endpoint.default_target = self._default_for(guest.spki)
+        client = Client(endpoint, guest.spki, hello.instance_id, guest.address, guest.peer, holder, self._loop.now(),
+                        self._config.session.heartbeat_us)
         client.grant = grant
         self._clients.add(client)
         return client
@@ -318,6 +355,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
                 streams=session.streams.open_count, epoch=session.epoch, **fields)
         client.resumed = True
         client.lost_at = None
+        client.note()
 
     def on_lost(self, endpoint: Endpoint, why: str) -> None:
         """The carrier is gone; the session waits for the next."""
@@ -329,6 +367,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         self._log.warning(
             "lost", session=client.name, peer=client.peer, why=why, streams=session.streams.open_count,
             unacknowledged=session.streams.out_held)
+        client.note()
         self._wait_for_carrier(client)
 
     def on_idle(self, endpoint: Endpoint) -> None:
@@ -336,13 +375,14 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         if not endpoint.attached:
             self._wait_for_carrier(client)
 
-    def _wait_for_carrier(self, client: Client) -> None:
+    def _wait_for_carrier(self, client: Client, waited_us: int = 0) -> None:
         ttl_us = self._config.session.session_ttl_us
         if client.stdio:
             ttl_us = min(ttl_us, self._config.stdio_ttl_us)
-        client.set_end_timer(self._loop.call_later(
-            ttl_us if client.streams else min(ttl_us, EMPTY_SESSION_US), lambda: self._end(
-                client, CloseCode.EXPIRED, "no carrier for " + ("--stdio-ttl" if client.stdio else "--session-ttl"))))
+        if not client.streams:
+            ttl_us = min(ttl_us, EMPTY_SESSION_US)
+        client.set_end_timer(self._loop.call_later(max(0, ttl_us - waited_us), lambda: self._end(
+            client, CloseCode.EXPIRED, "no carrier for " + ("--stdio-ttl" if client.stdio else "--session-ttl"))))
 
     def on_closed(self, endpoint: Endpoint, code: int, reason: str, local: bool) -> None:
         """cproxy ended the session, or broke the protocol."""

@@ -7,7 +7,7 @@ import struct
 import threading
 
 import pytest
-from traffic import pattern, read_pattern, send_pattern
+from traffic import Flow, pattern, read_exactly, read_pattern, send_pattern
 
 PATIENCE_S = 60
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -36,13 +36,20 @@ class Meeting:
                     return daemon
             daemon.close()
 
+    def joined(self, connect=None):
+        """An application and its daemon's connection; `connect`: where it goes in instead."""
+        with self.opening:
+            app = (connect or self.connect)()
+            app.sendall(b"?")
+            return app, self.accept(b"?")
+
 
 class Conversation(threading.Thread):
     """An application and its daemon: each sends bytes and its end, in some order, or the application resets; what goes
     wrong is raised by `join`. The two are met on a Meeting."""
 
     def __init__(self, meeting, seed):
-        super().__init__()
+        super().__init__(daemon=True)
         self.meeting, self.error = meeting, None
         chance = random.Random(seed)
         self.up, self.down = (chance.choice([0, 1, 5000, 300_000]) for _ in range(2))
@@ -87,7 +94,7 @@ class Side(threading.Thread):
     """Sends `count` bytes and the end, if it `waits` behind the other's end; reads `expected` bytes and that end."""
 
     def __init__(self, sock, count, expected, waits):
-        super().__init__()
+        super().__init__(daemon=True)
         self.sock, self.count, self.expected, self.error = sock, count, expected, None
         self.may_end = threading.Event()
         if not waits:
@@ -95,7 +102,7 @@ class Side(threading.Thread):
         self.start()
 
     def run(self):
-        sender = threading.Thread(target=self.send)
+        sender = threading.Thread(target=self.send, daemon=True)
         sender.start()
         try:
             read_pattern(self.sock, self.expected)
@@ -115,3 +122,78 @@ class Side(threading.Thread):
         super().join()
         if self.error is not None:
             raise self.error
+
+
+class PingPong(threading.Thread):
+    """Two ends that answer each other by turns, until `stop`."""
+
+    def __init__(self, one, other):
+        super().__init__(daemon=True)
+        self.one, self.other = one, other
+        self.turns, self.error, self.stopping = 0, None, False
+        self.start()
+
+    def run(self):
+        try:
+            while not self.stopping:
+                for here, there in ((self.one, self.other), (self.other, self.one)):
+                    here.sendall(b"%12d" % self.turns)
+                    assert read_exactly(there, 12) == b"%12d" % self.turns
+                    self.turns += 1
+        except BaseException as error:
+            self.error = error
+
+    def stop(self):
+        self.stopping = True
+        self.join(PATIENCE_S)
+        if self.error is not None:
+            raise self.error
+        assert not self.is_alive(), f"stuck after {self.turns} turns"
+
+
+def still_joined(app, daemon):
+    """Whether bytes pass, both ways."""
+    app.sendall(b"up")
+    daemon.sendall(b"down")
+    return read_exactly(daemon, 2) == b"up" and read_exactly(app, 4) == b"down"
+
+
+class MixedLoad(threading.Thread):
+    """Bulk both ways, ping-pong, and conversations, a few at a time, until `stop`, which says what went wrong."""
+
+    AT_ONCE = 3
+
+    def __init__(self, meeting, seed):
+        super().__init__(daemon=True)
+        self.meeting, self.seed = meeting, seed
+        (bulk, bulk_daemon), chat = meeting.joined(), meeting.joined()
+        self.flows = [Flow(bulk, bulk_daemon), Flow(bulk_daemon, bulk)]
+        self.chat = PingPong(*chat)
+        self.conversations, self.error, self.stopping = 0, None, False
+        self.start()
+
+    @property
+    def turns(self):
+        return self.chat.turns
+
+    def run(self):
+        under_way = []
+        try:
+            while not self.stopping or under_way:
+                while not self.stopping and len(under_way) < self.AT_ONCE:
+                    self.conversations += 1
+                    under_way.append(self.meeting.converse(f"{self.seed} {self.conversations}"))
+                under_way.pop(0).join()
+        except BaseException as error:
+            self.error = error
+
+    def stop(self):
+        self.stopping = True
+        self.join(2 * PATIENCE_S)
+        if self.error is not None:
+            raise self.error
+        assert not self.is_alive(), f"stuck in conversation {self.conversations}"
+        self.chat.stop()
+        for flow in self.flows:
+            flow.stop(PATIENCE_S)
+            assert flow.received > 1 << 20

@@ -1,0 +1,101 @@
+"""What sproxy notes of a client for its next worker, beside the session's own state.
+
+    version flags tags   1 byte each; flags: 1 --stdio, 2 resumed, 4 the place is the key's
+    instance id          16 bytes
+    began, lost, away    8 bytes each: microseconds of the loop's clock; 0: it has a carrier, it is not away
+    outages              how many (4 bytes), the longest, all together, bytes sent again (8 bytes each)
+    tags                 8 bytes each
+    texts                key, host, peer, holder: each after its length (1 byte)
+    check                4 bytes: CRC-32 of all before
+
+Numbers are in the processor's order: what wrote them reads them.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+VERSION = 1
+STDIO, RESUMED, KEYS_PLACE = 1, 2, 4
+HEAD = struct.Struct("=BBB16s3QI3Q")
+CHECK = struct.Struct("=I")
+MOST_TEXT = 255
+
+
+class DamagedRecord(ValueError):
+    """It is not what any sproxy has noted."""
+
+
+class ClientRecord:
+    """One client's. Times as in `Client`; None: there is none."""
+
+    __slots__ = ("away_at", "began_at", "holder", "host", "instance_id", "longest_us", "lost_at", "outages", "peer",
+                 "resent_bytes", "resumed", "spki", "stdio", "tags", "total_us")
+
+    def __init__(self, *, spki: bytes, instance_id: bytes, host: str, peer: str, holder: bytes | str, stdio: bool,
+                 resumed: bool, tags: Sequence[int], began_at: int, lost_at: int | None, away_at: int | None,
+                 outages: int, longest_us: int, total_us: int, resent_bytes: int) -> None:
+        self.spki = spki
+        self.instance_id = instance_id
+        self.host, self.peer = host, peer
+        self.holder = holder        # the key itself, or a source
+        self.stdio, self.resumed = stdio, resumed
+        self.tags = list(tags)
+        self.began_at = began_at
+        self.lost_at = lost_at      # its last carrier
+        self.away_at = away_at      # when the present outage began
+        self.outages = outages      # so many, with that one
+        self.longest_us, self.total_us = longest_us, total_us  # without it
+        self.resent_bytes = resent_bytes
+
+    def encode(self) -> bytes:
+        """The record."""
+        flags = STDIO * self.stdio | RESUMED * self.resumed | KEYS_PLACE * isinstance(self.holder, bytes)
+        holder = self.holder if isinstance(self.holder, str) else ""
+        parts = [HEAD.pack(VERSION, flags, len(self.tags), self.instance_id, self.began_at, self.lost_at or 0,
+                           self.away_at or 0, self.outages, self.longest_us, self.total_us, self.resent_bytes),
+                 struct.pack(f"={len(self.tags)}Q", *self.tags)]
+        for text in (self.spki, self.host.encode(), self.peer.encode(), holder.encode()):
+            parts += [bytes([len(text)]), text]
+        data = b"".join(parts)
+        return data + CHECK.pack(zlib.crc32(data))
+
+
+def decode_record(data: bytes) -> ClientRecord:
+    """What was noted; DamagedRecord."""
+    body = data[:-CHECK.size]
+    if len(data) < CHECK.size or CHECK.unpack(data[-CHECK.size:]) != (zlib.crc32(body),):
+        raise DamagedRecord("the check is wrong")
+    if not body or body[0] != VERSION:
+        raise DamagedRecord("of another version")
+    try:
+        _version, flags, count, instance_id, began_at, lost_at, away_at, *counts = HEAD.unpack_from(body)
+        tags = struct.unpack_from(f"={count}Q", body, HEAD.size)
+        spki, *words = texts_of(body[HEAD.size + 8 * count:], 4)
+        host, peer, holder = (word.decode() for word in words)
+    except (struct.error, ValueError) as error:
+        raise DamagedRecord(str(error)) from None
+    outages, longest_us, total_us, resent_bytes = counts
+    return ClientRecord(
+        spki=spki, instance_id=instance_id, host=host, peer=peer, holder=spki if flags & KEYS_PLACE else holder,
+        stdio=bool(flags & STDIO), resumed=bool(flags & RESUMED), tags=tags, began_at=began_at,
+        lost_at=lost_at or None, away_at=away_at or None, outages=outages, longest_us=longest_us, total_us=total_us,
+        resent_bytes=resent_bytes)
+
+
+def texts_of(data: bytes, count: int) -> list[bytes]:
+    """So many texts, each after its length, and nothing else; ValueError."""
+    found = []
+    for _number in range(count):
+        if not data or len(data) <= data[0]:
+            raise ValueError("a text is cut off")
+        found.append(data[1:1 + data[0]])
+        data = data[1 + data[0]:]
+    if data:
+        raise ValueError("there is more than the texts")
+    return found

@@ -1,0 +1,62 @@
+"""sproxy's clients of the worker that died, for the next one."""
+
+from __future__ import annotations
+
+from mproxy._inherit import inherit, kept_record
+from mproxy._session import CarrierState
+from mproxy._wire import CloseCode
+from mproxy.endpoint._endpoint import Endpoint
+from mproxy.endpoint._takeover import take_over
+from mproxy.programs.client_record import DamagedRecord, decode_record
+from mproxy.programs.clients import client_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from mproxy.endpoint.observer import EndpointObserver
+    from mproxy.ground.config import SessionConfig
+    from mproxy.io._loop import Loop
+    from mproxy.programs.client_record import ClientRecord
+    from mproxy.programs.clients import Client
+
+
+class Heirs:
+    """Makes clients of sessions that were found; none has a carrier."""
+
+    def __init__(self, loop: Loop, config: SessionConfig, observer: EndpointObserver) -> None:
+        self.clients: list[tuple[Client, int]] = []  # in the order in which they began, and how many streams each lost
+        self.condemned: list[Client] = []  # of these the ones that are to be ended
+        self.nameless = 0  # sessions of which it cannot be told whose they are; they are ended
+        self._loop = loop
+        self._config = config
+        self._observer = observer
+
+    def find(self, numbers: Iterable[int], ill: Collection[int]) -> None:
+        """Look at sessions, by the numbers of their records; those that are `ill` are to be ended."""
+        known: list[tuple[ClientRecord, int]] = []
+        for number in numbers:
+            kept = kept_record(number)
+            try:
+                known.append((decode_record(kept), number))
+            except DamagedRecord:
+                self.nameless += bool(kept)  # nothing is there yet when a session has just begun: nobody knows of it
+                self._end(number)
+        for record, number in sorted(known, key=lambda each: each[0].began_at):
+            endpoint, lost = self._endpoint(number)
+            if endpoint.session.state == CarrierState.CLOSED_FOR_GOOD:
+                endpoint.dispose()
+            else:
+                client = client_of(record, endpoint, self._config.heartbeat_us)
+                self.clients.append((client, lost))
+                if number in ill:
+                    self.condemned.append(client)
+
+    def _endpoint(self, number: int) -> tuple[Endpoint, int]:
+        endpoint = Endpoint(self._loop, inherit(self._config, number, self._loop.now()), self._observer)
+        return endpoint, len(take_over(endpoint, number))
+
+    def _end(self, number: int) -> None:
+        endpoint, _lost = self._endpoint(number)
+        endpoint.close(CloseCode.INTERNAL, "")
+        endpoint.dispose()
