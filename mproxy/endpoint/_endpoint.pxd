@@ -73,3 +73,4 @@ cdef class Endpoint:
     cdef void arm(self) noexcept
     cdef void tell_news(self, method, tuple arguments) noexcept
     cdef void tell(self, method, tuple arguments) noexcept
+    cdef void take_turn(self) noexcept

@@ -38,9 +38,8 @@ cdef enum:
 
 
 cdef void run_endpoint(Work *work) noexcept:
-    """A turn; whoever finds the process dead sees whose it was."""
     cdef Endpoint endpoint = <Endpoint>work.owner
-    store_whole(arena_turn, endpoint.session.lasting.number)
+    endpoint.take_turn()
     endpoint.pump()
     store_whole(arena_turn, 0)
 
@@ -128,7 +127,9 @@ cdef class Endpoint:
         self.arm()
         self.loop.schedule(&self.work)
         if leftover:
+            self.take_turn()
             self.process(leftover, len(leftover))
+            store_whole(arena_turn, 0)
 
     def add_pipes(self, int read_fd, int write_fd, bytes target):
         """cproxy: relay an application on two descriptors (ours from now on), non-blocking or files."""
@@ -544,7 +545,14 @@ cdef class Endpoint:
 
     cdef void tell(self, method, tuple arguments) noexcept:
         """Call a method of the observer; exceptions go to the loop's `on_error`."""
+        cdef uint32_t before = arena_turn[0]
+        self.take_turn()
         self.loop.guard(partial(method, *arguments), None)
+        store_whole(arena_turn, before)
+
+    cdef void take_turn(self) noexcept:
+        """Whoever finds the process dead sees that it was this session's turn."""
+        store_whole(arena_turn, self.session.lasting.number)
 
 
 _endpoints = set()  # alive until `dispose`: the kernel and the loop hold pointers to them

@@ -28,7 +28,6 @@ from mproxy.programs.common import Drain, log_killed, open_listeners, say_carrie
 from mproxy.programs.introduction import Introduction
 from mproxy.programs.last_words import Guardian, guard, leave_for_the_dead, leave_word
 from mproxy.programs.options import parse_cproxy
-from mproxy.programs.succession import Succession
 from mproxy.service.inspection import Inspected, Inspection
 from mproxy.service.run import Program, run_program
 from mproxy.service.status import Ended, Outages, seconds, session_facts
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     from mproxy.ground.errors import PeerError
     from mproxy.handshake import Caller, Welcome
     from mproxy.io._loop import Loop, Timer
+    from mproxy.programs.succession import Succession
     from mproxy.service.control import Command
     from mproxy.service.log import Log
 
@@ -101,7 +101,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._dialer = Dialer(loop, Resolver(loop.call_soon_threadsafe), config, self)
         self._reconnect = Reconnect(loop, self._endpoint, self._dialer, log, self._carrier_wanted)
         self._teller = AwayTeller(loop, log, config.sproxy_host, self._away_facts)
-        self._succession = Succession(config, loop, self._instance, self._introduction)
+        self._succession: Succession | None = None  # there is a keeper
         self._sockets: list[socket.socket] = []  # that listen
         self._listeners: list[AppListener] = []
         self._listening: list[str] = []      # their addresses, as text
@@ -116,7 +116,10 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._stopping = False
         self._asked_at: int | None = None     # when it was asked whether sproxy is there
         self._guardian: Guardian | None = None  # of --stdio
-        self.is_kept = config.keeper
+        if config.keeper:
+            from mproxy.programs.succession import Succession
+            self._succession = Succession(config, loop, self._instance, self._introduction)
+            self.is_kept = True
 
     def open(self) -> None:
         """Open the port, and read the key."""
@@ -124,7 +127,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._introduction.open_key()
 
     def claim(self, fds: list[int]) -> Collection[int]:
-        return self._succession.estate.claim(fds, self._sockets)
+        return self._succession.estate.claim(fds, self._sockets) if self._succession is not None else ()
 
     def start(self) -> None:
         if self._config.notify:
@@ -134,8 +137,8 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
             self._endpoint.add_pipes(*open_stdio(), self._target)
             self._need_carrier()
             return
-        if self.is_kept:
-            self._take_over()
+        if self._succession is not None:
+            self._take_over(self._succession)
         gate = AcceptGate(self._loop, AcceptLog(self._log))
         for listener in self._sockets:
             address = listener.getsockname()
@@ -149,26 +152,27 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         if self._carrier_wanted():
             self._need_carrier()
 
-    def _take_over(self) -> None:
+    def _take_over(self, succession: Succession) -> None:
         """Go on with what the worker before this one had, if there was one."""
-        past = self._succession.take_over(self._endpoint, self.condemned)
+        past = succession.take_over(self._endpoint, self.condemned)
         session = self._endpoint.session
         self._owes_goodbye = bool(self._instance.former) and not session.session_id
-        if self._succession.estate.damaged:
-            self._log.error("session-damaged", sessions=self._succession.estate.damaged)
+        if succession.estate.damaged:
+            self._log.error("session-damaged", sessions=succession.estate.damaged)
         if past is not None:
             self._log.info("taken-over", session=say_session(session.session_id) or None,
                            streams=session.streams.open_count, lost=past.lost or None)
             self._site = past.site
             if past.ending is not None:
                 self._end_session(CloseCode.ORDERLY, past.ending, "warning")
+                self._owes_goodbye = bool(self._instance.former)
             elif self._known:
                 self._began_at = past.began_at
                 self._outages.begin(self._loop.now(), "the process that served it died")
                 self._note_loss()
                 if not self._carrier_wanted():
                     self._end_session(CloseCode.ORDERLY, "lost while idle")
-        self._succession.take_in(self._endpoint, self._target)
+        succession.take_in(self._endpoint, self._target)
 
     # ---- the session
 
@@ -417,7 +421,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         if not session.session_id:
             self._began_at = self._loop.now()
             self._site = welcome.site
-            self._succession.note(session, self._began_at, self._site)
+            self._note_for_successor()
             session.learn_identity(welcome.session_id, welcome.secret)
             self._lost_at = None
             self._owes_goodbye = False
@@ -426,12 +430,16 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
                 self._guardian = self._guardian or guard(self._config, self._instance, self._log)
                 leave_for_the_dead(self._config, self._instance, self._log)
         else:
-            self._succession.note(session, self._began_at or 0, self._site)
+            self._note_for_successor()
             self._note_loss()
         self._reconnect.settled(sock.getpeername())
         self._endpoint.attach(
             TcpCarrier(self._loop, sock.detach(), caller.tls), welcome.epoch, welcome.window_bytes,
             welcome.budget_bytes, b"", caller.leftover)
+
+    def _note_for_successor(self) -> None:
+        if self._succession is not None:
+            self._succession.note(self._endpoint.session, self._began_at or 0, self._site)
 
     def on_dial_failed(self, why: str) -> None:
         self._key_refused_at = None  # sproxy was not asked: what it said before is no longer the newest

@@ -13,7 +13,7 @@ from asking import facts
 from conversations import PATIENCE_S, Meeting
 from lab import until
 from proxies import CPROXY_PORT, DAEMON_PORT
-from traffic import Flow, Traffic, read_exactly, read_to_end, reset
+from traffic import Flow, Traffic, ends_by_reset, read_exactly, read_to_end, reset
 
 KEPT = (sys.executable, Path(__file__).with_name("kept_proxy.py"))
 DEATHS = 50
@@ -182,7 +182,7 @@ def test_crashes(pair, daemon, kept, number):
 
 def test_a_mistake_in_the_program(pair, daemon, kept):
     """Goal: an exception that nobody has expected ends the worker, which cannot rely on its state, and nothing else."""
-    cproxy = kept(env={"MPROXY_MISTAKE": "1"})
+    cproxy = kept(env={"MPROXY_MISTAKE": "reload"})
     pair.started.remove(cproxy.program)  # its error is wanted
     app, connection = pair.joined(daemon)
     cproxy.program.signal(signal.SIGHUP)
@@ -190,6 +190,22 @@ def test_a_mistake_in_the_program(pair, daemon, kept):
     assert cproxy.program.event("worker-died")["why"] == "exit status 70"
     connection.sendall(b"hello")
     assert read_exactly(app, 5) == b"hello"
+
+
+def test_a_session_in_whose_turn_workers_crash(pair, daemon, kept):
+    """Goal: after the second time it is ended, and the next application is served in another one."""
+    cproxy = kept(env={"MPROXY_MISTAKE": "reset"})
+    pair.started.remove(cproxy.program)  # its errors are wanted
+    streams = [pair.joined(daemon) for _ in range(3)]
+    for number, (_, connection) in enumerate(streams[:2], 2):
+        reset(connection)
+        cproxy.program.event("listening", number)
+    assert cproxy.program.event("ended")["why"] == "workers died in its turn"
+    assert all(map(ends_by_reset, streams[2]))
+    app, connection = pair.joined(daemon)
+    connection.sendall(b"hello")
+    assert read_exactly(app, 5) == b"hello"
+    assert len({event["session"] for event in cproxy.program.events("connected")}) == 2
 
 
 def test_status_counts_deaths(pair, daemon, kept):
