@@ -344,18 +344,18 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         fields = say_carrier(endpoint)
         session = endpoint.session
         client.outages.end(self._loop.now(), session.streams.resend_bytes if client.resumed else 0, client.lost_at)
-        if not client.resumed:
+        was_here, lost_at = client.resumed, client.lost_at
+        client.resumed, client.lost_at = True, None
+        client.note()
+        if not was_here:
             if self._config.source_per_key:
                 fields["source"] = ".".join(map(str, loopback_of(client.spki)))
             self._log.info("connected", session=client.name, **fields, **client.say_key())
         else:
-            after = say_seconds(self._loop.now() - (client.lost_at or self._loop.now()))
+            after = say_seconds(self._loop.now() - (lost_at or self._loop.now()))
             self._log.info(
                 "resumed", session=client.name, after=after, resent=session.streams.resend_bytes,
                 streams=session.streams.open_count, epoch=session.epoch, **fields)
-        client.resumed = True
-        client.lost_at = None
-        client.note()
 
     def on_lost(self, endpoint: Endpoint, why: str) -> None:
         """The carrier is gone; the session waits for the next."""
@@ -363,11 +363,11 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         session = endpoint.session
         client.lost_at = session.received_at
         client.outages.begin(client.lost_at, why)
+        client.note()
         self._reception.known_at(client.host)
         self._log.warning(
             "lost", session=client.name, peer=client.peer, why=why, streams=session.streams.open_count,
             unacknowledged=session.streams.out_held)
-        client.note()
         self._wait_for_carrier(client)
 
     def on_idle(self, endpoint: Endpoint) -> None:
