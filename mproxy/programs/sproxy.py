@@ -21,6 +21,7 @@ from mproxy.handshake import NO_SECRET, Welcome, session_tag
 from mproxy.io._accept import AcceptGate
 from mproxy.io.accept_observer import AcceptLog
 from mproxy.keeper.estate import Estate
+from mproxy.keeper.main_process import worker_deaths
 from mproxy.policy.crowd import Rank
 from mproxy.policy.memory import SESSION_BYTES, buffer_limit, promises
 from mproxy.policy.places import key_quota
@@ -124,7 +125,9 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
     def start(self) -> None:
         listeners, self._listeners = self._listeners, []
         self._listening = [listener.getsockname()[:2] for listener in listeners]
-        self._say_open_door()
+        if not worker_deaths():
+            self._access.say_open(self._listening)
+        self._loop.call_later(DAY_US, self._say_open_door)
         if not self._config.plaintext:
             self._loop.call_later(LOOK_US, self._look_at_keys)
         self._note_neighbours()
@@ -150,7 +153,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         return most
 
     def _say_open_door(self) -> None:
-        """At the start and once a day tell whoever runs this."""
+        """Once a day tell whoever runs this again."""
         self._access.say_open(self._listening)
         self._loop.call_later(DAY_US, self._say_open_door)
 

@@ -2,23 +2,15 @@
 
 import os
 import signal
-import sys
 from pathlib import Path
 
 import pytest
 from asking import facts
 from lab import until
-from proxies import DAEMON_PORT, SPROXY_PORT
+from proxies import DAEMON_PORT, SPROXY, SPROXY_PORT
 from traffic import read_exactly
 
 from tests.root import real_root
-
-UNDER_A_KEEPER = """\
-import sys
-from mproxy.programs import sproxy
-sproxy.Sproxy.is_kept = True
-sys.exit(sproxy.main())
-"""
 
 
 @pytest.fixture
@@ -26,7 +18,7 @@ def start(pair):
     """Starts sproxy under a keeper, with options."""
     def start(*options):
         program = pair.lab.server.start(
-            sys.executable, "-c", UNDER_A_KEEPER, *options, SPROXY_PORT, f"127.0.0.1:{DAEMON_PORT}")
+            SPROXY, "--keeper", *options, SPROXY_PORT, f"127.0.0.1:{DAEMON_PORT}")
         pair.sproxy = program
         return program
     pair.echo()
@@ -94,6 +86,6 @@ def test_a_mistake_is_told_once(pair, start):
     """Goal: what fails at the start fails in the keeper, as without one."""
     start("--plaintext").event("listening")
     second = pair.lab.server.start(
-        sys.executable, "-c", UNDER_A_KEEPER, "--plaintext", SPROXY_PORT, f"127.0.0.1:{DAEMON_PORT}")
+        SPROXY, "--keeper", "--plaintext", SPROXY_PORT, f"127.0.0.1:{DAEMON_PORT}")
     assert second.wait() == 1
     assert len(second.log.lines) == 1, str(second)
