@@ -10,7 +10,7 @@ import threading
 import time
 import tty
 from pathlib import Path
-from signal import SIGTERM
+from signal import SIGCONT, SIGSTOP, SIGTERM
 
 from mproxy.programs.options import keeps_by_default
 
@@ -188,7 +188,10 @@ class Program:
         return found[0]
 
     def signal(self, number):
-        self.process.send_signal(number)
+        if number in (SIGSTOP, SIGCONT) and self._is_kept():
+            os.kill(self.worker_pid, number)  # no keeper can pass SIGSTOP on
+        else:
+            self.process.send_signal(number)
 
     def wait(self, within=PATIENCE_S):
         """The exit status, negative for a signal; the output is complete afterwards."""
