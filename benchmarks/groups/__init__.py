@@ -6,6 +6,7 @@ lines of `harness.contenders.TABLE`. To add a group: a module here, a line below
 (see `harness.docs`).
 """
 
-from groups import datagram, relay, session, tls
+from groups import datagram, outlive, relay, session, tls
 
-ALL = {group.name: group for group in (session.GROUP, relay.GROUP, tls.GROUP, datagram.GROUP)}
+GROUPS = (session.GROUP, relay.GROUP, tls.GROUP, datagram.GROUP, outlive.GROUP)
+ALL = {group.name: group for group in GROUPS}
