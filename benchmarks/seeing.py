@@ -32,6 +32,7 @@ from browser import CHROMIUM, SWITCHES  # noqa: E402
 from web_client import FakeProgram, fake_session  # noqa: E402
 
 from mproxy.service import control  # noqa: E402
+from mproxy.service.answers import is_status  # noqa: E402
 
 MPROXY = ROOT / "bin" / "mproxy"
 STREAMS, SESSIONS, ROUNDS = 10_000, 1000, 9
@@ -109,15 +110,19 @@ def measure_status(place: Place, stack: contextlib.ExitStack) -> None:
         time.sleep(0.1)
     for name, program in (("cproxy", cproxy), ("sproxy", sproxy)):
         path = place.socket_of(program, name)
-        asked, raw, used = [], [], []
+        asked, checked, raw, used = [], [], [], []
         for _ in range(ROUNDS):
             began, before = time.monotonic(), cpu_seconds(program.pid)
-            control.ask(path, "status", streams=True)
+            answer = control.ask(path, "status", streams=True)
             asked.append(1000 * (time.monotonic() - began))
+            if not is_status(answer, name):
+                sys.exit(f"seeing.py: the answer of {name} is refused")
+            checked.append(1000 * (time.monotonic() - began))
             used.append(1000 * (cpu_seconds(program.pid) - before))
             raw.append(1000 * time_raw(path))
-        say(f"{name}, {STREAMS} streams, asked and parsed", asked, "ms")
         say(f"{name}, {STREAMS} streams, asked", raw, "ms")
+        say(f"{name}, {STREAMS} streams, asked and parsed", asked, "ms")
+        say(f"{name}, {STREAMS} streams, asked, parsed and checked", checked, "ms")
         say(f"{name}, {STREAMS} streams, its processor", used, "ms")
     command = []
     for _ in range(ROUNDS):

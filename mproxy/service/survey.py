@@ -10,7 +10,7 @@ import struct
 import time
 
 from mproxy.service.answers import STRANGE, is_status
-from mproxy.service.control import LONGEST_ANSWER, find_running, short_path
+from mproxy.service.control import LONGEST_ANSWER, find_running, parse, short_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class _Asked:
         facts = None
         if self._answered:
             try:
-                facts = json.loads(b"".join(self._parts))
+                facts = parse(b"".join(self._parts))
             except (ValueError, RecursionError):
                 pass
         if is_status(facts, self._program):

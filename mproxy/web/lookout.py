@@ -47,7 +47,7 @@ async def ask(path: str, command: str, **more: object) -> dict[str, Any]:
                     size += len(part)
             finally:
                 writer.close()
-        answer = json.loads(b"".join(parts))
+        answer = control.parse(b"".join(parts))
         if not isinstance(answer, dict):
             raise ValueError
         return answer

@@ -10,6 +10,7 @@ CLASS = re.compile(r"^(?:cdef )?class (\w+)(?:\(([^)]*)\))?:", re.MULTILINE)
 BASES = {
     "ArrivingFile": "a file that comes: partly there, whole, or a pipe",
     "Carrier": "what carries a session's frames",
+    "Check": "what a value that was read from JSON has to be",
     "Config": "settings",
     "Congestion": "how much may be under way",
     "Conversation": "messages over a link, read alike by the sender and the receiver",
