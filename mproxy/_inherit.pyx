@@ -97,6 +97,18 @@ def named_descriptors(uint32_t number):
         nth += 1
 
 
+def give_up(uint32_t number):
+    """End a session that `recover` named without a look at what is in it; its descriptors are the caller's to close.
+
+    What its rings held is free again from the next recovery on.
+    """
+    cdef size_t i
+    drop_session(number)
+    for i in range(found.heir_count):
+        if found.heirs[i].session == number:
+            drop_stream(found.heirs[i].record)
+
+
 def mark(uint32_t number):
     """A number for the session that no other one ever has; 0 while it has no identity. Those of records come again."""
     cdef const SessionState *state = session_of(number)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from mproxy._inherit import inherit, kept_record
+import os
+
+from mproxy import _wire
+from mproxy._inherit import give_up, inherit, kept_record, mark, named_descriptors
 from mproxy._session import CarrierState
-from mproxy._wire import CloseCode
 from mproxy.endpoint._endpoint import Endpoint
 from mproxy.endpoint._takeover import take_over
 from mproxy.programs.client_record import DamagedRecord, decode_record
 from mproxy.programs.clients import client_of
+from mproxy.programs.common import say_session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,37 +29,43 @@ class Heirs:
 
     def __init__(self, loop: Loop, config: SessionConfig, observer: EndpointObserver) -> None:
         self.clients: list[tuple[Client, int]] = []  # in the order in which they began, and how many streams each lost
-        self.condemned: list[Client] = []  # of these the ones that are to be ended
+        self.condemned: list[tuple[str, ClientRecord]] = []  # sessions that were ended: workers crashed in their turns
         self.nameless = 0  # sessions of which it cannot be told whose they are; they are ended
         self._loop = loop
         self._config = config
         self._observer = observer
 
     def find(self, numbers: Iterable[int], ill: Collection[int]) -> None:
-        """Look at sessions, by the numbers of their records; those that are `ill` are to be ended."""
+        """Look at sessions, by the numbers of their records, but not at those that are `ill`."""
         known: list[tuple[ClientRecord, int]] = []
         for number in numbers:
             kept = kept_record(number)
             try:
-                known.append((decode_record(kept), number))
+                record = decode_record(kept)
             except DamagedRecord:
                 self.nameless += bool(kept)  # nothing is there yet when a session has just begun: nobody knows of it
-                self._end(number)
+                end_unseen(number)
+                continue
+            if number in ill:
+                self.condemned.append((say_session(mark(number).to_bytes(_wire.SESSION_ID_BYTES)), record))
+                end_unseen(number)
+            else:
+                known.append((record, number))
         for record, number in sorted(known, key=lambda each: each[0].began_at):
             endpoint, lost = self._endpoint(number)
             if endpoint.session.state == CarrierState.CLOSED_FOR_GOOD:
                 endpoint.dispose()
             else:
-                client = client_of(record, endpoint, self._config.heartbeat_us)
-                self.clients.append((client, lost))
-                if number in ill:
-                    self.condemned.append(client)
+                self.clients.append((client_of(record, endpoint, self._config.heartbeat_us), lost))
 
     def _endpoint(self, number: int) -> tuple[Endpoint, int]:
         endpoint = Endpoint(self._loop, inherit(self._config, number, self._loop.now()), self._observer)
         return endpoint, len(take_over(endpoint, number))
 
-    def _end(self, number: int) -> None:
-        endpoint, _lost = self._endpoint(number)
-        endpoint.close(CloseCode.INTERNAL, "")
-        endpoint.dispose()
+
+def end_unseen(number: int) -> None:
+    """End a session, and reset its applications, whatever is in it."""
+    descriptors = named_descriptors(number)
+    give_up(number)
+    for fd in descriptors:
+        os.close(fd)  # with a reset, unless it was given the end

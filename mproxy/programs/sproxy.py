@@ -175,8 +175,10 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
                 self._revoke(client, refusal)
             else:
                 client.endpoint.default_target = self._default_for(client.spki)
-        for client in heirs.condemned:
-            self._end(client, CloseCode.INTERNAL, "workers died in its turn", "warning")
+        for name, record in heirs.condemned:
+            why = "workers died in its turn"
+            self._log.warning("ended", session=name, peer=record.peer, why=why)
+            self._inspection.note_end(name, record.host, why)
         if self._estate.damaged + heirs.nameless:
             self._log.error("session-damaged", sessions=self._estate.damaged + heirs.nameless)
 

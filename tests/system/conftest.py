@@ -125,8 +125,8 @@ def carrier_options():
 
 # Files of tests of what a session promises, whether its carriers are encrypted or not.
 BOTH_WAYS = {
-    "test_carriers", "test_crowd", "test_deaths", "test_figures", "test_long_path", "test_signals", "test_ssh",
-    "test_streams", "test_telnet",
+    "test_both_outlive", "test_carriers", "test_crowd", "test_deaths", "test_figures", "test_long_path", "test_signals",
+    "test_ssh", "test_streams", "test_telnet",
 }
 
 

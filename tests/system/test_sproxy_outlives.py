@@ -232,19 +232,19 @@ def test_a_key_that_was_taken_away_between_deaths(pair, two, lab):
 
 
 def test_places_after_a_death(pair, meeting, lab):
-    """Goal: what a key has is counted again: at its limit its session without a carrier gives way to a new one."""
+    """Goal: what a key has is counted again, its streams and its sessions."""
     authorize(lab, 2)
     file = state_dir(lab.server) / "authorized_keys"
     file.write_text(f"max-sessions=1,max-streams=2 {file.read_text()}")
-    app, _daemon = meeting.joined()
+    joined = [meeting.joined()]
     kill_and_resume(pair)
-    meeting.joined()
+    joined.append(meeting.joined())
     assert ends_by_reset(meeting.connect()), "a third stream"
     second = lab.client.start(CPROXY, *pair.options, OTHER_PORT, lab.server_address, SPROXY_PORT)
     second.event("listening")
-    lab.client.connect(OTHER_PORT)
-    assert "max-sessions=" in pair.sproxy.event("refused")["why"]
-    app.close()
+    with lab.client.connect(OTHER_PORT):
+        assert "max-sessions=" in pair.sproxy.event("refused")["why"]
+    assert all(still_joined(*each) for each in joined)
 
 
 @pytest.mark.skipif(not real_root(), reason="only root may write into another process's memory")
@@ -263,8 +263,10 @@ def test_a_damaged_record_costs_its_session_alone(pair, two, place):
     assert still_joined(*others)
 
 
-def test_a_session_that_crashes_workers_is_ended_alone(pair, lab, tmp_path):
-    """Goal: after the second crash in its turn, and not after the first; other sessions go on."""
+@pytest.fixture
+def poisonous(pair, lab, tmp_path):
+    """Both proxies, of which sproxy can be poisoned, and where applications meet their daemons; two joined pairs, of
+    clients of their own."""
     library = tmp_path / "poison.so"
     subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-o", library, HERE / "poison.c", "-ldl"], check=True)
     with lab.server.listen(DAEMON_PORT) as listener:
@@ -272,14 +274,35 @@ def test_a_session_that_crashes_workers_is_ended_alone(pair, lab, tmp_path):
         pair.start_cproxy()
         place = Meeting(lambda: lab.client.connect(CPROXY_PORT, timeout=PATIENCE_S), listener)
         another(pair)
-        app, daemon = place.joined()
-        neighbours = place.joined(lambda: lab.client.connect(OTHER_PORT, timeout=PATIENCE_S))
-        daemon.sendall(b"this kills")
-        assert read_exactly(app, 10) == b"this kills", "once"
-        assert still_joined(app, daemon) and still_joined(*neighbours)
-        daemon.sendall(b"this kills")
-        assert ends_by_reset(app)
-        assert "died in its turn" in pair.sproxy.event("ended")["why"]
-        assert still_joined(*neighbours)
-        assert still_joined(*place.joined()), "its cproxy begins another one"
+        yield place, place.joined(), place.joined(lambda: lab.client.connect(OTHER_PORT, timeout=PATIENCE_S))
+
+
+def test_a_session_that_crashes_workers_is_ended_alone(pair, poisonous):
+    """Goal: after the second crash in its turn, and not after the first; other sessions go on."""
+    place, (app, daemon), neighbours = poisonous
+    daemon.sendall(b"this kills")
+    assert read_exactly(app, 10) == b"this kills", "once"
+    assert still_joined(app, daemon) and still_joined(*neighbours)
+    daemon.sendall(b"this kills")
+    assert ends_by_reset(app)
+    assert "died in its turn" in pair.sproxy.event("ended")["why"]
+    assert still_joined(*neighbours)
+    assert still_joined(*place.joined()), "its cproxy begins another one"
     assert {event["why"] for event in pair.sproxy.events("worker-died")} == {"SIGABRT"}
+
+
+def test_a_session_that_cannot_be_taken_over_is_ended_alone(pair, poisonous):
+    """Goal: it crashes two workers that look at it, and the third does not look."""
+    place, (app, daemon), neighbours = poisonous
+    daemon.sendall(bytes(4242))
+    assert read_exactly(app, 4242) == bytes(4242)
+    kill_worker(pair.sproxy)
+    assert ends_by_reset(app)
+    assert "died in its turn" in pair.sproxy.event("ended")["why"]
+    with pytest.raises(ConnectionResetError):
+        daemon.recv(1)
+    assert still_joined(*neighbours)
+    assert still_joined(*place.joined()), "its cproxy begins another one"
+    kill_worker(pair.sproxy)
+    assert still_joined(*neighbours)
+    assert [event["why"] for event in pair.sproxy.events("worker-died")] == ["SIGKILL", "SIGABRT", "SIGABRT", "SIGKILL"]
