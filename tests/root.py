@@ -9,6 +9,7 @@ from pathlib import Path
 
 HOLDER = Path(__file__).parent / "system" / "_holder.py"
 
+CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
 
@@ -24,8 +25,9 @@ def become_root():
     if os.geteuid() == 0:
         return
     uid, gid = os.getuid(), os.getgid()
-    # A network of its own too: nobody gets back into a namespace that belongs to another user.
-    if _libc.unshare(CLONE_NEWUSER | CLONE_NEWNET):
+    # A network of its own too: nobody gets back into a namespace that belongs to another user. And mounts of its own,
+    # for tests that mount something themselves.
+    if _libc.unshare(CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWNS):
         raise OSError(ctypes.get_errno(), "user namespaces are not allowed here")
     Path("/proc/self/setgroups").write_text("deny")
     Path("/proc/self/uid_map").write_text(f"0 {uid} 1")

@@ -387,7 +387,6 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", place], check=True)
 
 
-@pytest.mark.skipif(not real_root(), reason="only the real root can mount a small file system")
 @pytest.mark.parametrize("kind", ["file", "pipe"])
 def test_no_space(transfer, small_disk, kind):
     data = content(3, 8 << 20)
