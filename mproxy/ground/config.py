@@ -64,6 +64,11 @@ def format_host_port(host: str, port: int | str) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def say_place(host: str, port: int | None) -> str:
+    """`host:port`, or only the host where there is no port: it is the name of a command (`CproxyConfig.via`)."""
+    return format_host_port(host, port) if port else host
+
+
 def say_address(sockaddr: Sockaddr) -> str:
     """A socket address as the log shows it: `10.0.0.1:6200`, `[::1]:6200`; one of IPv4 never in the form of IPv6."""
     return format_host_port(sockaddr[0].removeprefix("::ffff:"), sockaddr[1])
@@ -270,6 +275,10 @@ class CproxyConfig(ProgramConfig):
     sproxy_host = Setting("")
     sproxy_port: Setting[int] = Setting(None, 1, 65535)  # type: ignore[arg-type]  # no default: always given
 
+    # Command whose standard input and output lead to sproxy. Then `sproxy_host` is what the user calls that sproxy, or
+    # `VIA_HOST` and a name, without a port.
+    via: Setting[str | None] = Setting(None)
+
     # One stream on standard input and output instead of a listener, for ssh's ProxyCommand.
     stdio = Setting(False)
 
@@ -299,7 +308,12 @@ class CproxyConfig(ProgramConfig):
     def shown_name(self) -> str:
         """`name` or its default: `cproxy:5200->server:6200`."""
         here = "stdio" if self.stdio else self.port
-        return self.name or f"cproxy:{here}->{format_host_port(self.sproxy_host, self.sproxy_port or 0)}"
+        return self.name or f"cproxy:{here}->{self.sproxy_name}"
+
+    @property
+    def sproxy_name(self) -> str:
+        """sproxy in messages: `server:6200`; of one that only a command leads to, `name` or that command."""
+        return say_place(self.sproxy_host, self.sproxy_port) if self.sproxy_port else self.name or self.via or ""
 
     @property
     def key_file(self) -> str | None:

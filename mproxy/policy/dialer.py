@@ -18,6 +18,7 @@ Rules:
 
 from __future__ import annotations
 
+from mproxy.carrier._tcp_carrier import TcpCarrier
 from mproxy.ground.errors import PeerError
 from mproxy.io.socket_close import give_up
 from mproxy.policy.attempt import DialAttempt, connect_to
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from mproxy.ground.config import CproxyConfig
     from mproxy.ground.shapes import Address
-    from mproxy.handshake import Caller, Welcome
+    from mproxy.handshake import Caller, Encryption, Welcome
     from mproxy.io._loop import Loop, Timer
     from mproxy.policy.resolver import Request, Resolved, Resolver
 
@@ -80,6 +81,8 @@ class DialObserver:
 
 class Dialer(CandidateObserver):
     """Makes connected, welcomed carriers out of a host and a port."""
+
+    follows_routes = True  # a carrier has the address that the kernel chose
 
     def __init__(self, loop: Loop, resolver: Resolver, config: CproxyConfig, observer: DialObserver,
                  connect: Callable[[Way], socket.socket] | None = None) -> None:
@@ -129,6 +132,15 @@ class Dialer(CandidateObserver):
         for attempt in self._attempts:
             attempt.cancel()
         self._attempts = []
+
+    def close(self, closed: Callable[[], object]) -> None:
+        """End, then call `closed`."""
+        self.stop()
+        closed()
+
+    def make_carrier(self, sock: socket.socket, tls: Encryption | None) -> TcpCarrier:
+        """The carrier on a socket that was welcomed."""
+        return TcpCarrier(self.loop, sock.detach(), tls)
 
     def hurry(self) -> None:
         """An application waits: do not sit out a long pause. One that merely keeps writing does not count."""

@@ -117,7 +117,7 @@ def _split(kept: bytes) -> tuple[bytes, int]:
     return kept[:INSTANCE_ID_BYTES], int.from_bytes(kept[INSTANCE_ID_BYTES:])
 
 
-def stdio_name(host: str, port: int) -> str:
+def stdio_name(host: str, port: int | None) -> str:
     """The name of --stdio clients of one sproxy, for `Instance`: they have no port of their own."""
     import urllib.parse  # takes 4 ms, and most hosts are plain
     safe = host if host.isascii() and host.replace(".", "").replace("-", "").isalnum() else urllib.parse.quote(host, "")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mproxy.ground.shapes import Logger, Sockaddr
     from mproxy.io._loop import Loop, Watch
     from mproxy.policy.dialer import Dialer
+    from mproxy.policy.via_dialer import ViaDialer
 
 # How often to compare the clocks: the longest that waking up goes unnoticed without any other sign.
 CLOCK_CHECK_US = 1_000_000
@@ -35,7 +36,8 @@ class Reconnect:
     `wanted()` says whether a carrier is needed at all. `log` gets one line for each cause of a dial.
     """
 
-    def __init__(self, loop: Loop, endpoint: Endpoint, dialer: Dialer, log: Logger, wanted: Callable[[], bool]) -> None:
+    def __init__(self, loop: Loop, endpoint: Endpoint, dialer: Dialer | ViaDialer, log: Logger,
+                 wanted: Callable[[], bool]) -> None:
         self._loop = loop
         self._endpoint = endpoint
         self._dialer = dialer
@@ -113,6 +115,8 @@ class Reconnect:
 
     def _well_placed(self) -> bool:
         """Whether the carrier has the address that the kernel would choose now (on the device to which it is bound)."""
+        if not self._dialer.follows_routes:
+            return True
         addresses = self._endpoint.addresses()
         return addresses is not None and preferred_source(addresses[1], self._dialer.device) == addresses[0][0]
 

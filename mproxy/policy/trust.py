@@ -1,6 +1,6 @@
 """Whose key is trusted: known_hosts for cproxy, authorized_keys for sproxy, much as in ssh.
 
-known_hosts      HOST:PORT mproxy-ed25519 BASE64 [comment]
+known_hosts      HOST:PORT mproxy-ed25519 BASE64 [comment], or via=NAME in place of HOST:PORT
 authorized_keys  [options ]mproxy-ed25519 BASE64 [comment], see mproxy.policy.grants
 
 Both: one entry a line; `#` begins a comment line. In authorized_keys an invalid line is skipped with a warning that
@@ -16,9 +16,9 @@ import os
 import stat
 
 from mproxy._wire import CloseCode
-from mproxy.ground.config import format_host_port
+from mproxy.ground.config import say_place
 from mproxy.ground.errors import MproxyError, PeerError, UsageError
-from mproxy.ground.words import parse_host_port
+from mproxy.ground.words import VIA_HOST, parse_host_port
 from mproxy.policy.grants import parse_grant
 from mproxy.policy.keys import KEY_TYPE, fingerprint, make_private_directory, parse_spki, public_line
 
@@ -62,7 +62,7 @@ class HostTrust:
             if fingerprint(spki) in self._pinned:
                 return "pinned"
             raise PeerError(CloseCode.KEY_REFUSED, (
-                f"the key of {format_host_port(host, port)} is not one that --host-fingerprint allows: it offers"
+                f"the key of {say_place(host, port)} is not one that --host-fingerprint allows: it offers"
                 f" {fingerprint(spki)}, expected {' or '.join(self._pinned)}"))
         if self.check(host, port, spki) == "same":
             return "known"
@@ -95,7 +95,7 @@ class HostTrust:
         try:
             if self.check(host, port, spki) == "same":
                 return True
-            line = f"{format_host_port(host, port)} {public_line(spki)}\n".encode()
+            line = f"{say_place(host, port)} {public_line(spki)}\n".encode()
             size = os.fstat(fd).st_size
             if size and os.pread(fd, 1, size - 1) != b"\n":
                 line = b"\n" + line
@@ -120,13 +120,13 @@ def judge_host(entries: list[KnownHost], path: str | None, endpoint: tuple[str, 
     damaged = [number for number, place, key in entries if key is None and place in (endpoint, None)]
     if damaged:
         raise PeerError(CloseCode.KEY_REFUSED, (
-            f"{path}:{damaged[0]} is damaged and may be the entry for {format_host_port(*endpoint)}, which offers"
+            f"{path}:{damaged[0]} is damaged and may be the entry for {say_place(*endpoint)}, which offers"
             f" {fingerprint(spki)}: repair the line, or remove it to trust this key"))
     if not known:
         return "new"
     number, key = known[0]
     raise PeerError(CloseCode.KEY_REFUSED, (
-        f"the key of {format_host_port(*endpoint)} has changed: known {fingerprint(key)}, offered {fingerprint(spki)};"
+        f"the key of {say_place(*endpoint)} has changed: known {fingerprint(key)}, offered {fingerprint(spki)};"
         f" someone may be intercepting the connection. If the change is legitimate, remove line {path}:{number}"))
 
 
@@ -137,7 +137,7 @@ def parse_known_hosts(data: bytes, path: str, warn: Callable[[str], object]) -> 
         words = text.split(None, 3)
         endpoint = spki = None
         try:
-            endpoint = parse_host_port(words[0])
+            endpoint = (words[0], 0) if words[0].startswith(VIA_HOST) else parse_host_port(words[0])
             if len(words) == 1:
                 endpoint = None  # cut off, and perhaps within the host's name or the port
                 warn(f"{path}:{number}: no {KEY_TYPE} key after the host")

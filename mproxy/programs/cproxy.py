@@ -10,7 +10,6 @@ import sys
 
 from mproxy._session import Session
 from mproxy._wire import CloseCode, ResetCode
-from mproxy.carrier._tcp_carrier import TcpCarrier
 from mproxy.endpoint._app_listener import AppListener
 from mproxy.endpoint._endpoint import Endpoint
 from mproxy.endpoint.observer import EndpointObserver
@@ -19,12 +18,12 @@ from mproxy.handshake import session_tag
 from mproxy.io._accept import AcceptGate
 from mproxy.io.accept_observer import AcceptLog
 from mproxy.io.stdio import open_stdio
-from mproxy.policy.dialer import Dialer, DialObserver
+from mproxy.policy.dialer import DialObserver
 from mproxy.policy.instance import Instance, stdio_name
 from mproxy.policy.reconnect import Reconnect
-from mproxy.policy.resolver import Resolver
 from mproxy.programs.away import AwayFacts, AwayTeller
 from mproxy.programs.common import Drain, log_killed, open_listeners, say_carrier, say_reset, say_seconds, say_session
+from mproxy.programs.dialing import make_dialer
 from mproxy.programs.introduction import Introduction
 from mproxy.programs.last_words import Guardian, guard, leave_for_the_dead, leave_word
 from mproxy.programs.options import parse_cproxy
@@ -86,7 +85,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._config = config
         self._log = log
         self._loop = loop
-        self._sproxy = format_host_port(config.sproxy_host, config.sproxy_port)
+        self._sproxy = config.sproxy_name
         self._target = format_host_port(*config.target).encode() if config.target else b""
         self._instance = Instance(config.state_dir, instance_name(config))
         self._owes_goodbye = bool(self._instance.former) and not config.stdio  # a predecessor left a session behind
@@ -98,9 +97,10 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._failure = ""        # why the last dial led to nothing
         self._endpoint = Endpoint(loop, self._new_session(), self)
         self._introduction = Introduction(config, log, self._instance, self._endpoint)
-        self._dialer = Dialer(loop, Resolver(loop.call_soon_threadsafe), config, self)
+        self._dialer = make_dialer(config, log, loop, self)
         self._reconnect = Reconnect(loop, self._endpoint, self._dialer, log, self._carrier_wanted)
-        self._teller = AwayTeller(loop, log, config.sproxy_host, self._away_facts)
+        self._teller = AwayTeller(
+            loop, log, config.sproxy_host if config.sproxy_port else self._sproxy, self._away_facts)
         self._succession: Succession | None = None  # there is a keeper
         self._sockets: list[socket.socket] = []  # that listen
         self._listeners: list[AppListener] = []
@@ -434,7 +434,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
             self._note_loss()
         self._reconnect.settled(sock.getpeername())
         self._endpoint.attach(
-            TcpCarrier(self._loop, sock.detach(), caller.tls), welcome.epoch, welcome.window_bytes,
+            self._dialer.make_carrier(sock, caller.tls), welcome.epoch, welcome.window_bytes,
             welcome.budget_bytes, b"", caller.leftover)
 
     def _note_for_successor(self) -> None:
@@ -577,7 +577,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         elif self._guardian is not None:
             self._guardian.dismiss()
             self._guardian = None
-        self._loop.stop()
+        self._dialer.close(self._loop.stop)
 
 
 def instance_name(config: CproxyConfig) -> str | None:

@@ -14,16 +14,15 @@ import sys
 
 from mproxy._session import Session
 from mproxy._wire import CloseCode
-from mproxy.carrier._tcp_carrier import TcpCarrier
 from mproxy.endpoint._endpoint import Endpoint
 from mproxy.endpoint.observer import EndpointObserver
 from mproxy.ground.config import CproxyConfig, SessionConfig
 from mproxy.ground.errors import MproxyError
-from mproxy.policy.dialer import Dialer, DialObserver
+from mproxy.policy.dialer import DialObserver
 from mproxy.policy.instance import LeftBehind
 from mproxy.policy.reconnect import Reconnect
-from mproxy.policy.resolver import Resolver
 from mproxy.programs.common import say_session
+from mproxy.programs.dialing import make_dialer
 from mproxy.programs.introduction import Introduction
 from mproxy.programs.last_words import VARIABLE
 from mproxy.service.rights import protect_memory
@@ -80,7 +79,7 @@ class Goodbye(EndpointObserver, DialObserver):
         self._speaking = False  # there is a connection that may have said HELLO
         self._endpoint = Endpoint(loop, Session(config.session, is_server=False), self)
         self._introduction = Introduction(config, log, left, self._endpoint)
-        self._dialer = Dialer(loop, Resolver(loop.call_soon_threadsafe), config, self)
+        self._dialer = make_dialer(config, log, loop, self)
         self._reconnect = Reconnect(loop, self._endpoint, self._dialer, log, lambda: True)
 
     def start(self) -> None:
@@ -114,7 +113,7 @@ class Goodbye(EndpointObserver, DialObserver):
         self._endpoint.session.learn_identity(welcome.session_id, welcome.secret)
         self._reconnect.settled(sock.getpeername())
         self._endpoint.attach(
-            TcpCarrier(self._loop, sock.detach(), caller.tls), welcome.epoch, welcome.window_bytes,
+            self._dialer.make_carrier(sock, caller.tls), welcome.epoch, welcome.window_bytes,
             welcome.budget_bytes, b"", caller.leftover)
 
     def on_dial_failed(self, _why: str) -> None:
@@ -157,7 +156,7 @@ class Goodbye(EndpointObserver, DialObserver):
 
     def _finish(self) -> None:
         self.exit_status = 0
-        self._loop.stop()
+        self._dialer.close(self._loop.stop)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,9 @@ ITS_FAULT = {CloseCode.FRAME_ERROR, CloseCode.STREAM_ERROR, CloseCode.OFFSET_ERR
              CloseCode.STATE_ERROR, CloseCode.VERSION_ERROR, CloseCode.BAD_PROOF, CloseCode.KEY_REFUSED,
              CloseCode.ENCRYPTION}
 
+# Where a guest is that came through a socket of this host.
+LOCAL_ADDRESS = "127.0.0.1"
+
 # More than preamble and HELLO; what follows (the RESUME list) is read afterwards.
 RECEIVE_BYTES = 65536
 
@@ -117,6 +120,12 @@ class Reception:
         self._acceptors = []
         for guest in (*self._silent, *self._heard):
             guest.close()
+
+    def receive_local(self, sock: socket.socket, peer: str) -> None:
+        """A guest that came through a socket of this host: `peer` is what the log calls it. What it does counts as
+        done from the loopback address."""
+        sock.setblocking(False)
+        self._place(self._silent, Guest(self._loop, self, sock, (LOCAL_ADDRESS, 0), peer), Rank.STRANGER)
 
     def known_at(self, address: str) -> None:
         """There is a session at that address, or was just now: its neighbours will be heard."""
@@ -202,11 +211,13 @@ class Reception:
 class Guest:
     """One connection until its HELLO is complete."""
 
-    def __init__(self, loop: Loop, reception: Reception, sock: socket.socket, address: Sockaddr) -> None:
+    def __init__(self, loop: Loop, reception: Reception, sock: socket.socket, address: Sockaddr,
+                 local_peer: str | None = None) -> None:
         self.sock = sock
         self.address = address[0]
         self.source = source_of(address[0])  # or the tag that it shows: to which its failures are counted
-        self.peer = say_address(address)
+        self.local_peer = local_peer  # it came through a socket of this host; None: over the network
+        self.peer = local_peer or say_address(address)
         self.spki = b""  # its key, proven; empty without encryption
         self.begun = False  # it has sent something
         self.left = False
@@ -235,7 +246,10 @@ class Guest:
     def finish(self) -> None:
         """End the connection after what was sent on it."""
         self.release()
-        finish(self.sock)
+        if self.local_peer is None:
+            finish(self.sock)
+        else:
+            self.sock.close()
 
     def has_words(self) -> bool:
         """Whether a preamble is waiting to be read."""
@@ -318,7 +332,8 @@ class Guest:
         greeter = self.greeter
         if greeter.outgoing:
             try:
-                self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if self.local_peer is None:
+                    self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 greeter.outgoing = greeter.outgoing[send_small(self.sock, greeter.outgoing):]
             except BlockingIOError:
                 pass

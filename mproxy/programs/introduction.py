@@ -8,7 +8,6 @@ import time
 from mproxy import _wire
 from mproxy._wire import CloseCode, HelloFeature
 from mproxy.carrier._tls import Tls
-from mproxy.ground.config import format_host_port
 from mproxy.ground.errors import MproxyError, PeerError
 from mproxy.ground.words import is_loopback
 from mproxy.handshake import Caller, Hello
@@ -79,24 +78,24 @@ class Introduction:
 
     def _judge_host(self, spki: bytes) -> None:
         """Raise PeerError unless sproxy's key is the expected one: during a session the one with which it began."""
-        host, port = self._config.sproxy_host, self._config.sproxy_port
+        name = self._config.sproxy_name
         known = bool(self._endpoint.session.session_id)
         if known and spki == self._host_spki:
             return
         try:
-            verdict = self._host_trust.verify(host, port, spki)
+            verdict = self._host_trust.verify(self._config.sproxy_host, self._config.sproxy_port or 0, spki)
         except PeerError:
             raise
         except MproxyError as error:
             raise PeerError(CloseCode.KEY_REFUSED, str(error)) from None
         if known and self._host_spki:
             raise PeerError(CloseCode.KEY_REFUSED, (
-                f"{format_host_port(host, port)} offers a different key from the one at the start of this session:"
+                f"{name} offers a different key from the one at the start of this session:"
                 f" offered {fingerprint(spki)}, expected {fingerprint(self._host_spki)}"))
         self._host_spki = spki
         if verdict in ("new", "unwritten"):
             event = "host-remembered" if verdict == "new" else "host-not-remembered"
-            self._log.info(event, sproxy=format_host_port(host, port), fingerprint=fingerprint(spki),
+            self._log.info(event, sproxy=name, fingerprint=fingerprint(spki),
                            file=self._host_trust.path)
 
     def _compose_hello(self) -> tuple[Hello, bytes, bytes]:

@@ -37,6 +37,7 @@ from mproxy.ground.words import (
     parse_size,
     printable,
     split_host_port,
+    via_host,
 )
 
 TYPE_CHECKING = False
@@ -201,7 +202,9 @@ SIZE is a number with KiB, MiB, GiB, or kB, MB, GB for powers of 1000.
 """
 
 _CPROXY_USAGE = """cproxy [options] PORT HOST PORT
-       cproxy [options] --stdio HOST PORT"""
+       cproxy [options] --stdio HOST PORT
+       cproxy [options] --via COMMAND PORT
+       cproxy [options] --via COMMAND --stdio"""
 
 _CPROXY_DESCRIPTION = """\
 Relay TCP connections to sproxy, and keep them alive while the network is gone
@@ -209,7 +212,8 @@ or this host's address changes.
 
   PORT            listen here for applications; 0 takes any free port
   HOST PORT       where sproxy listens: a name or address, and its port;
-                  HOST:PORT means the same"""
+                  HOST:PORT means the same. With --via they are not needed, and
+                  only say by which name known_hosts knows that sproxy"""
 
 _CPROXY_EXAMPLES = _UNITS + """
 examples:
@@ -222,9 +226,13 @@ examples:
 
   ssh without a listening port (sproxy 6200 127.0.0.1:22 on the ssh server):
     ssh -o ProxyCommand='cproxy --stdio %h 6200' user@server
+
+  where only ssh gets through (you run an sproxy on "server"):
+    cproxy --via 'ssh -T server sproxy --attach' 5200
 """
 
-_SPROXY_USAGE = "sproxy [options] PORT [HOST:PORT]"
+_SPROXY_USAGE = """sproxy [options] PORT [HOST:PORT]
+       sproxy --attach [PORT]"""
 
 _DAEMON = f"{SproxyConfig.daemon_host.default}:{SproxyConfig.daemon_port.default}"
 
@@ -246,6 +254,9 @@ examples:
 
   let clients ask for two more daemons (cproxy --target HOST:PORT):
     sproxy --allow intranet:80 --allow '[fd00::7]:5432' 6200
+
+  what cproxy --via runs here, by ssh for example:
+    sproxy --attach
 """
 
 
@@ -257,6 +268,9 @@ def parse_cproxy(argv: list[str] | None) -> CproxyConfig:
         "relay standard input and output as the only connection, then exit"))
     parser.add(group, "--target", parse_host_port, metavar="HOST:PORT", help=(
         "ask sproxy for this daemon instead of its default (sproxy must --allow it)"))
+    parser.add(group, "--via", parse_name, metavar="COMMAND", help=(
+        "reach sproxy through standard input and output of this shell command, such as 'ssh -T host sproxy --attach';"
+        " it has no terminal to ask for a password"))
     group.add_argument("--eager", action="store_true", default=None, help=(
         "connect to sproxy at start, not when the first application connects"))
     parser.add(group, "--idle", parse_duration, metavar="TIME", help=(
@@ -279,19 +293,23 @@ def parse_cproxy(argv: list[str] | None) -> CproxyConfig:
     _refuse_together(given, "plaintext", ("key", "known_hosts", "host_fingerprint"))
     _refuse_together(given, "stdio", ("plain", "bind", "eager", "idle", "keeper"))
     _refuse_together(given, "plain", (
-        "target", "eager", "idle", "connect_timeout", "notify", "state_dir", "key", "known_hosts", "host_fingerprint",
-        *_SESSION_ONLY))
+        "target", "via", "eager", "idle", "connect_timeout", "notify", "state_dir", "key", "known_hosts",
+        "host_fingerprint", *_SESSION_ONLY))
     words = split_host_port(words, 0 if "stdio" in given else 1)
     if "stdio" in given:
         given.setdefault("log_level", "warning")  # ssh's terminal is not the place to say that all is well
-        if len(words) == 3:
+        if len(words) == 3 or (len(words) == 1 and "via" in given):
             raise UsageError(f"--stdio does not listen on a port: leave out {printable(words[0])}")
-        _expect_words(parser, words, ("HOST", "PORT"))
-    else:
-        _expect_words(parser, words, ("PORT", "HOST", "PORT"))
+    listens = () if "stdio" in given else ("PORT",)
+    is_named = "via" not in given or len(words) > len(listens)  # HOST and PORT are given
+    _expect_words(parser, words, (*listens, "HOST", "PORT") if is_named else listens)
+    if listens:
         given["port"] = _word("PORT", words.pop(0), _listening_port)
-    given["sproxy_host"] = _word("HOST", words[0], parse_host)
-    given["sproxy_port"] = _word("PORT", words[1], parse_port)
+    if is_named:
+        given["sproxy_host"] = _word("HOST", words[0], parse_host)
+        given["sproxy_port"] = _word("PORT", words[1], parse_port)
+    else:
+        given["sproxy_host"] = via_host(given.get("name") or given["via"])
     if "stdio" not in given:
         given.setdefault("keeper", keeps_by_default())
     given.setdefault("state_dir", default_state_dir())
@@ -301,6 +319,10 @@ def parse_cproxy(argv: list[str] | None) -> CproxyConfig:
 def parse_sproxy(argv: list[str] | None) -> SproxyConfig:
     """The SproxyConfig of the command line `argv`, without the program's name."""
     parser = OneLineParser("sproxy", _SPROXY_USAGE, _SPROXY_DESCRIPTION, _SPROXY_EXAMPLES)
+    group = parser.add_argument_group("connection")
+    group.add_argument("--attach", action="store_true", default=None, help=(
+        "join standard input and output to the sproxy of this user that runs here (of several: the one that listens on"
+        " PORT), as one more way to reach it; ends with them"))
     group = parser.add_argument_group("clients")
     parser.add(group, "--allow", parse_host_port, metavar="HOST:PORT", action="append", help=(
         "another daemon that clients may ask for; repeatable (default none)"))
@@ -331,6 +353,8 @@ def parse_sproxy(argv: list[str] | None) -> SproxyConfig:
     _add_common(parser, SproxyConfig, "every address")
 
     given, words = parser.split(argv)
+    if given.pop("attach", None):
+        raise UsageError("--attach takes no other option, and at most a PORT")
     _refuse_together(given, "plain", (
         "single", "allow", "source_per_key", "stdio_ttl", "max_unfinished", "memory_limit", "state_dir", "host_key",
         "authorized_keys", "closed",
@@ -345,6 +369,15 @@ def parse_sproxy(argv: list[str] | None) -> SproxyConfig:
     given.setdefault("keeper", keeps_by_default())
     given.setdefault("state_dir", default_state_dir())
     return _configure(SproxyConfig, given)
+
+
+def parse_attach(argv: list[str] | None) -> int | None:
+    """The port in the command line `sproxy --attach [PORT]`; None: there is none. The words of any other command line
+    are those of `parse_sproxy`."""
+    words = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--attach"]
+    if any(word.startswith("-") for word in words) or len(words) > 1:
+        parse_sproxy(argv)
+    return _word("PORT", words[0], parse_port) if words else None
 
 
 def keeps_by_default() -> bool:

@@ -36,6 +36,7 @@ from mproxy.programs.daemons import Daemons, loopback_of
 from mproxy.programs.greeting import Reception, ReceptionHost, most_unfinished
 from mproxy.programs.heirs import Heirs
 from mproxy.programs.options import parse_sproxy
+from mproxy.service.control import Handover
 from mproxy.service.inspection import Inspected, Inspection
 from mproxy.service.run import Program, run_program
 from mproxy.service.status import Ended, seconds, session_facts
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from mproxy.io._socket import Target
     from mproxy.policy.grants import Grant
     from mproxy.programs.greeting import Guest
-    from mproxy.service.control import Command
+    from mproxy.service.control import Command, Reply
     from mproxy.service.log import Log
 
 # A longer list of streams is not an honest one (docs/protocol.md, section 8).
@@ -71,6 +72,9 @@ TWIN = "another running cproxy has the same identity: was its state directory co
 
 def main(argv: list[str] | None = None) -> int:
     """./sproxy; the exit status."""
+    if "--attach" in (sys.argv[1:] if argv is None else argv):
+        from mproxy.programs.attach import main as attach
+        return attach(argv)
     return run_program("sproxy", parse_sproxy, make_program, argv)
 
 
@@ -244,7 +248,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         client.set_end_timer(None)
         client.attached_at = self._loop.now()
         client.endpoint.attach(
-            TcpCarrier(self._loop, guest.sock.detach(), greeter.tls), hello.epoch, hello.window_bytes,
+            make_carrier(self._loop, guest), hello.epoch, hello.window_bytes,
             hello.budget_bytes, greeter.prefix + welcome.encode() + resume_list, greeter.leftover)
 
     def _new_tag(self, client: Client) -> int:
@@ -454,7 +458,14 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
     # ---- from outside
 
     def commands(self) -> dict[str, Command]:
-        return self._inspection.commands()
+        return {**self._inspection.commands(), "attach": self._attach}
+
+    def _attach(self, _request: dict[str, Any], reply: Reply) -> None:
+        """{"command": "attach"}: the connection is one of a cproxy, as one that was accepted."""
+        if self._stopping:
+            reply({"ok": False, "lines": ["this sproxy is ending"]})
+        else:
+            reply(Handover(lambda sock, pid: self._reception.receive_local(sock, f"process {pid}")))
 
     def inspect(self) -> dict[str, Any]:
         return {"state": "stopping" if self._stopping else "running",
@@ -497,6 +508,15 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
             self._end(client, CloseCode.SHUTDOWN, "sproxy is shutting down")
             client.endpoint.reset_rest()
         self._loop.stop()
+
+
+def make_carrier(loop: Loop, guest: Guest) -> TcpCarrier:
+    """The carrier of a guest whose HELLO was checked."""
+    fd, tls = guest.sock.detach(), guest.greeter.tls
+    if guest.local_peer is None:
+        return TcpCarrier(loop, fd, tls)
+    from mproxy.carrier._local_carrier import LocalCarrier
+    return LocalCarrier(loop, fd, tls, "attached", guest.local_peer)
 
 
 def check_epoch(hello: Hello, session: Session) -> None:

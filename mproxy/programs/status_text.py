@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from mproxy.ground.config import format_host_port
 from mproxy.ground.words import counted, escaped, printable
 from mproxy.programs.relay_status import say_bytes, say_duration, say_status
+from mproxy.service.status import say_carrier_between
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def say_session(session: Facts) -> Iterator[str]:
     yield f"  session {session['session'] or '(none yet)'}  {who}  {state}"
     carrier = session["carrier"]
     if carrier is not None:
-        facts = [f"{carrier['kind']} {format_host_port(*carrier['local'])} -> {format_host_port(*carrier['peer'])}"]
+        facts = [say_carrier_between(carrier, "->")]
         if session["round_trip_ms"] is not None:
             facts.append(f"round trip {session['round_trip_ms']:.1f} ms")
         if session["last_heard_s"] is not None:

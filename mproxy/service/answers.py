@@ -75,7 +75,7 @@ _SESSION = object_of({
     "unacknowledged_bytes": COUNT, "undelivered_bytes": COUNT, "memory_bytes": COUNT, "peer": TEXT,
     "key": or_null(TEXT), "comment": or_null(TEXT), "age_s": or_null(NUMBER), "heartbeat_s": NUMBER,
     "next_try_s": or_null(NUMBER),
-    "carrier": or_null(object_of({"kind": TEXT, "local": END, "peer": END})),
+    "carrier": or_null(object_of({"kind": TEXT}, {"local": END, "peer": END, "through": TEXT})),
     "outages": object_of({
         "count": COUNT, "longest_s": NUMBER, "total_s": NUMBER,
         "recent": list_of(object_of({"began_s": NUMBER, "lasted_s": NUMBER, "why": TEXT}))}),

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from mproxy.io._loop import Loop
     from mproxy.service.log import Log
 
-    # Called once with the answer: an object, or the parts of its JSON text, made only as fast as they are read.
-    Reply = Callable[[Mapping[str, Any] | Iterable[str]], None]
+    # Called once with the answer: an object, or the parts of its JSON text, made only as fast as they are read; or who
+    # takes the connection.
+    Reply = Callable[[Mapping[str, Any] | Iterable[str] | "Handover"], None]
     Command = Callable[[dict[str, Any], Reply], None]
 
 # Most bytes of a request, and clients at once: whoever can connect is the program's own user, but may make mistakes.
@@ -119,8 +120,23 @@ def open_control(loop: Loop, log: Log, program: str, commands: Mapping[str, Comm
     return None
 
 
+def credentials_of(connection: socket.socket) -> tuple[int, int, int]:
+    """(process, user, group) at the other end of a unix socket."""
+    pid, uid, gid = _CREDENTIALS.unpack(
+        connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return pid, uid, gid
+
+
 class NobodyListens(MproxyError):
     """The control socket was left behind by a program that was killed, whatever process has its number now."""
+
+
+class Handover:
+    """The answer to a request that turns the connection into something else: `taken(connection, pid)` has it after a
+    line that says so, with the process at its other end."""
+
+    def __init__(self, taken: Callable[[socket.socket, int], object]) -> None:
+        self.taken = taken
 
 
 class Server:
@@ -160,8 +176,7 @@ class Server:
             connection, _ = self._socket.accept()
         except OSError:
             return
-        _pid, uid, _gid = _CREDENTIALS.unpack(
-            connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        _pid, uid, _gid = credentials_of(connection)
         if uid not in (0, os.geteuid()):  # the directory's mode has kept others out already
             connection.close()
             return
@@ -245,14 +260,30 @@ class _Client:
         else:
             self._watch.set(read=True)
 
-    def _reply(self, answer: Mapping[str, Any] | Iterable[str]) -> None:
+    def _reply(self, answer: Mapping[str, Any] | Iterable[str] | Handover) -> None:
         if self._connection is None:
+            return
+        if isinstance(answer, Handover):
+            self._hand_over(self._connection, answer)
             return
         if isinstance(answer, dict):
             import json
             answer = [json.dumps(answer)]
         self._parts = iter(answer)
         self._watch.set(write=True)
+
+    def _hand_over(self, connection: socket.socket, answer: Handover) -> None:
+        """It is not a client any more. Whoever wants this waits for the answer before anything else is sent."""
+        pid, _uid, _gid = credentials_of(connection)
+        self._connection = None
+        self._watch.close()
+        self._server.forget(self)
+        try:
+            connection.send(b'{"ok": true}\n')
+        except OSError:
+            connection.close()
+        else:
+            answer.taken(connection, pid)
 
     def _send(self) -> None:
         assert self._connection is not None and self._parts is not None

@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 
 from mproxy import __version__
+from mproxy.ground.config import format_host_port
+from mproxy.ground.words import escaped
 from mproxy.keeper.main_process import main_pid
 
 TYPE_CHECKING = False
@@ -141,6 +143,13 @@ def session_facts(endpoint: Endpoint, outages: Outages, now: int) -> dict[str, A
         "memory_bytes": memory_bytes(endpoint),
         "heartbeat_s": seconds(outages.heartbeat_us),
         "outages": outages.facts(now)}
+
+
+def say_carrier_between(carrier: Mapping[str, Any], arrow: str) -> str:
+    """A carrier's description, as people read it: `tcp+tls 10.0.0.1:40000 -> 10.0.0.2:6200`, `command+tls ssh host`."""
+    if "local" in carrier and "peer" in carrier:
+        return f"{carrier['kind']} {format_host_port(*carrier['local'])} {arrow} {format_host_port(*carrier['peer'])}"
+    return f"{carrier['kind']} {escaped(carrier.get('through', ''))}"
 
 
 def memory_bytes(endpoint: Endpoint) -> int:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from mproxy.ground.config import format_host_port
 from mproxy.ground.words import escaped
+from mproxy.service.status import say_carrier_between
 from mproxy.web.history import Gaps, Samples
 
 TYPE_CHECKING = False
@@ -304,6 +304,4 @@ def _say_where(facts: Facts) -> str:
 
 def _say_carrier(session: Facts) -> str:
     carrier = session["carrier"]
-    if carrier is None:
-        return ""
-    return f"{carrier['kind']} {format_host_port(*carrier['local'])} \u2192 {format_host_port(*carrier['peer'])}"
+    return say_carrier_between(carrier, "\u2192") if carrier is not None else ""

@@ -23,6 +23,7 @@ BASES = {
     "Program": "what every program does from start to end",
     "ProgramConfig": "settings that cproxy and sproxy have in common",
     "Room": "for how many more there is room: in this process, or shared",
+    "TcpCarrier": "a carrier that is a stream socket",
     "_Opening": "what both sides of a handshake do",
 }
 

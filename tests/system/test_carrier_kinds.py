@@ -12,6 +12,7 @@ from tests.drivers._carriers import DrivenCarrier, MemoryCarrier
 
 from mproxy._session import Session
 from mproxy._wire import SECRET_BYTES, SESSION_ID_BYTES, CloseCode
+from mproxy.carrier._local_carrier import LocalCarrier
 from mproxy.carrier._tcp_carrier import TcpCarrier
 from mproxy.endpoint._endpoint import Endpoint
 from mproxy.endpoint.observer import EndpointObserver
@@ -42,13 +43,29 @@ def make_tls(loop):
     return tuple(TcpCarrier(loop, end.detach(), tls) for end, tls in zip(tcp_sockets(), keys.joined(), strict=True))
 
 
+def make_local(loop):
+    return tuple(LocalCarrier(loop, blank(end), None, "command", "true") for end in socket.socketpair())
+
+
+def make_local_tls(loop):
+    return tuple(LocalCarrier(loop, blank(end), tls, "command", "true")
+                 for end, tls in zip(socket.socketpair(), keys.joined(), strict=True))
+
+
+def blank(sock):
+    """Its descriptor, which does not block."""
+    sock.setblocking(False)
+    return sock.detach()
+
+
 def make_memory(loop):
     one, other = MemoryCarrier(loop), MemoryCarrier(loop)
     one.join(other)
     return one, other
 
 
-KINDS = {"tcp": make_tcp, "tcp+tls": make_tls, "memory": make_memory}
+KINDS = {"tcp": make_tcp, "tcp+tls": make_tls, "command": make_local, "command+tls": make_local_tls,
+         "memory": make_memory}
 
 
 @pytest.fixture
@@ -165,7 +182,7 @@ def test_nobody_is_woken_after_the_end(loop, pair):
 def test_what_a_kind_says_of_itself(loop, kind):
     one, other = KINDS[kind](loop)
     assert one.describe()["kind"] == kind
-    assert one.sealed == (kind == "tcp+tls")
+    assert one.sealed == kind.endswith("+tls")
     addresses = one.addresses()
     assert addresses is None or addresses == other.addresses()[::-1]
 

@@ -57,6 +57,35 @@ def test_a_turn_has_few_parts(loop, tmp_path, clients):
     assert max(turns.values()) <= max(control.SLICE_US * 1000 // PART_NS + 1, clients)
 
 
+def test_a_connection_can_become_something_else(loop, tmp_path):
+    """Goal: after the answer both ends have a connection of their own, that the server does not count any more."""
+    taken = []
+
+    def take(connection, pid):
+        taken.append(pid)
+        connection.setblocking(True)
+        connection.sendall(connection.recv(5).upper())
+        connection.close()
+        loop.stop()
+    server = control.Server(loop, str(tmp_path / "control.sock"), {
+        "attach": lambda _request, reply: reply(control.Handover(take))})
+    got = []
+
+    def attach():
+        with socket.socket(socket.AF_UNIX) as connection, control.short_path(server.path) as short:
+            connection.connect(short)
+            connection.sendall(b'{"command": "attach"}\n')
+            got.append(connection.recv(100))
+            connection.sendall(b"hello")
+            got.append(connection.recv(100))
+    thread = threading.Thread(target=attach)
+    thread.start()
+    loop.run()
+    thread.join()
+    server.close()
+    assert (got, taken) == ([b'{"ok": true}\n', b"HELLO"], [os.getpid()])
+
+
 NO_PROCESS = 1 << 22  # the kernel's numbers end below
 
 

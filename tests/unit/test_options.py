@@ -37,7 +37,7 @@ from mproxy.ground.words import (
     printable,
 )
 from mproxy.programs import main as mproxy_main
-from mproxy.programs.options import parse_cproxy, parse_sproxy
+from mproxy.programs.options import parse_attach, parse_cproxy, parse_sproxy
 from mproxy.service.exit import complain
 
 PARSE = {"cproxy": parse_cproxy, "sproxy": parse_sproxy}
@@ -220,6 +220,32 @@ def test_cproxy_stdio():
     assert (config.sproxy_host, config.sproxy_port) == ("fd00::1", 6200)
 
 
+def test_cproxy_via_needs_no_address():
+    config = parse_cproxy(["--via", "ssh -T server 'sproxy --attach'", "5200"])
+    assert (config.port, config.sproxy_host, config.sproxy_port) == (
+        5200, "via=ssh%20-T%20server%20%27sproxy%20--attach%27", None)
+    assert config.sproxy_name == "ssh -T server 'sproxy --attach'"
+    assert parse_cproxy(["--via", "x", "--name", "b\u00fcro", "5200"]).sproxy_host == "via=b%C3%BCro"
+    config = parse_cproxy(["--via", "x", "--stdio"])
+    assert config.stdio and (config.port, config.sproxy_name) == (None, "x")
+
+
+@pytest.mark.parametrize("words", [["--via", "x", "5200", "server", "6200"], ["5200", "server:6200", "--via=x"],
+                                   ["--stdio", "--via", "x", "server", "6200"]])
+def test_cproxy_via_may_have_an_address_for_the_key(words):
+    config = parse_cproxy(words)
+    assert (config.via, config.sproxy_host, config.sproxy_port, config.sproxy_name) == (
+        "x", "server", 6200, "server:6200")
+
+
+def test_attach_may_have_a_port():
+    assert parse_attach(["--attach"]) is None
+    assert parse_attach(["6200", "--attach"]) == 6200
+    for words, text in ((["--attach", "x"], "PORT x: not a valid port (1 to 65535)"),
+                        (["--attach", "1", "2"], "--attach takes no other option, and at most a PORT")):
+        assert refusal(parse_attach, words) == text
+
+
 def test_cproxy_plain_keeps_the_words():
     config = parse_cproxy(["--plain", "5200", "host", "23"])
     assert config.plain and (config.port, config.sproxy_host, config.sproxy_port) == (5200, "host", 23)
@@ -287,6 +313,13 @@ def test_sproxy_plain():
     ("sproxy", "missing argument: PORT; expected PORT [HOST:PORT] (try 'sproxy --help')"),
     ("sproxy 1 2", "daemon 2: not HOST:PORT, such as 127.0.0.1:23 or [::1]:23"),
     ("sproxy 1 a:2 b:3", "unexpected argument: b:3; expected PORT [HOST:PORT] (try 'sproxy --help')"),
+    ("cproxy --via x --plain 1", "--plain and --via cannot be used together"),
+    ("cproxy --via x", "missing argument: PORT; expected PORT (try 'cproxy --help')"),
+    ("cproxy --via x 1 server", "missing argument: PORT; expected PORT HOST PORT (try 'cproxy --help')"),
+    ("cproxy --via x --stdio 5200", "--stdio does not listen on a port: leave out 5200"),
+    ("cproxy --via", "--via: expected one argument (try 'cproxy --help')"),
+    ("sproxy --attach --single 1", "--attach takes no other option, and at most a PORT"),
+    ("sproxy --attach 1 2", "--attach takes no other option, and at most a PORT"),
     ("sproxy --single --plain 1", "--plain and --single cannot be used together"),
     ("sproxy --plain --allow a:1 1", "--plain and --allow cannot be used together"),
     ("sproxy --log-level loud 1", "--log-level loud: must be one of debug, info, warning, error"),

@@ -48,6 +48,15 @@ def refusal(call, *arguments):
 
 # --- known_hosts ---
 
+def test_a_command_is_remembered_by_its_name(tmp_path):
+    trust = HostTrust(tmp_path / "known_hosts")
+    assert trust.verify("via=ssh%20server", 0, ONE) == "new"
+    assert trust.verify("via=ssh%20server", 0, ONE) == "known"
+    assert trust.path.read_text() == f"via=ssh%20server {public_line(ONE)}\n"
+    assert "the key of via=ssh%20server has changed: known" in refusal(trust.verify, "via=ssh%20server", 0, OTHER)
+    assert trust.verify("server", 6200, OTHER) == "new"
+
+
 def test_first_contact_is_remembered(tmp_path):
     trust = HostTrust(tmp_path / "state" / "known_hosts")
     assert trust.verify("server", 6200, ONE) == "new"

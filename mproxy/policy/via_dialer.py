@@ -1,0 +1,305 @@
+"""Finds a new carrier by running a command (`--via`), where `dialer` connects to an address.
+
+One command at a time tries; the one that carries the session goes on beside it until the next is welcomed, as an old
+connection does. A command whose path has died may hang for minutes, so a change of the network ends one that has
+brought nothing yet. The pauses are those of every dial (mproxy.policy.backoff).
+"""
+
+from __future__ import annotations
+
+from mproxy.carrier._local_carrier import LocalCarrier
+from mproxy.ground.errors import PeerError
+from mproxy.policy.attempt import reason_of
+from mproxy.policy.backoff import Backoff
+from mproxy.policy.banner import Banner
+from mproxy.policy.dialer import QUIET_US
+from mproxy.policy.paths import Paths
+from mproxy.policy.via_command import ViaCommand
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from mproxy.carrier._tcp_carrier import TcpCarrier
+    from mproxy.ground.config import CproxyConfig
+    from mproxy.ground.shapes import Logger
+    from mproxy.handshake import Caller, Encryption, Welcome
+    from mproxy.io._loop import Loop, Timer
+    from mproxy.policy.dialer import DialObserver
+
+# A command whose output has ended is about to end, and then says why.
+LAST_WORDS_US = 1_000_000
+
+# For what was sent last: the peer's acknowledgement is not seen here. At the end of cproxy, and else.
+LEAVE_US = 1_000_000
+GOODBYE_US = 10_000_000
+
+# A command that has brought nothing for this long is not spared when the network has changed.
+SILENT_US = 1_000_000
+
+RECEIVE_BYTES = 65536
+
+
+class ViaDialer:
+    """As `policy.dialer.Dialer`, by a command."""
+
+    follows_routes = False  # whose addresses a command uses is unknown
+    device = None
+
+    def __init__(self, loop: Loop, config: CproxyConfig, observer: DialObserver, log: Logger) -> None:
+        self.loop = loop
+        self.log = log
+        self.timeout_us = config.connect_timeout_us
+        self.observer = observer
+        self.paths = Paths()  # nothing is learned
+        self.running = False
+        self.last_banner = ""  # logged once, not at every dial
+        self._command = config.via or ""
+        self._backoff = Backoff()
+        self._attempt: ViaAttempt | None = None
+        self._commands: dict[ViaCommand, ViaAttempt | None] = {}  # that run
+        self._carrying: ViaCommand | None = None  # of the last welcome
+        self._timer: Timer | None = None
+        self._waited_at = 0
+        self._closed: Callable[[], object] | None = None
+
+    @property
+    def next_try_at(self) -> int | None:
+        """When the next command begins, in the loop's time; None while none is due."""
+        return self._timer.at if self.running and self._timer is not None else None
+
+    def start(self) -> None:
+        """Run commands until a carrier is welcomed; does nothing if that is under way."""
+        if not self.running:
+            self.running = True
+            self._backoff.begin(self.loop.now())
+            self._schedule(self._backoff.after_failure_us(self.loop.now()) or 0)
+
+    def stop(self) -> None:
+        """Give up what is under way."""
+        if self._attempt is not None:
+            self._attempt.close()
+            self._attempt = None
+        self.ease()
+
+    def ease(self) -> None:
+        """Begin nothing more; a command that tries goes on to its end."""
+        self.running = self._attempt is not None
+        self._cancel_timer()
+
+    def hurry(self) -> None:
+        """An application waits: do not sit out a long pause. One that merely keeps writing does not count."""
+        now = self.loop.now()
+        is_news = now - self._waited_at > QUIET_US
+        self._waited_at = now
+        if self.running and is_news and self._backoff.is_old(now) and self._backoff.may_hurry(now):
+            self._begin()
+
+    def network_changed(self) -> None:
+        """Try again at once, if a carrier is wanted at all."""
+        if not self.running or not self._backoff.may_hurry(self.loop.now()):
+            return
+        if self._attempt is not None and self._attempt.silent_for(SILENT_US):
+            self._attempt.close()
+            self._attempt = None
+        self._begin()
+
+    def shun_answered(self) -> None:
+        """There is no other address."""
+
+    def close(self, closed: Callable[[], object]) -> None:
+        """End all commands, then call `closed`."""
+        self.stop()
+        self._closed = closed
+        for command in self._commands:
+            command.dismiss(0 if command.dismissed and not command.carries else LEAVE_US)
+        self._close_if_done()
+
+    def make_carrier(self, sock: socket.socket, tls: Encryption | None) -> TcpCarrier:
+        """The carrier on the socket of the last welcome."""
+        command = self._carrying
+        return LocalCarrier(self.loop, sock.detach(), tls, "command", self._command,
+                            lambda abort: command.dismiss(0 if abort else GOODBYE_US) if command else None)
+
+    # ---- commands
+
+    def _schedule(self, delay_us: int) -> None:
+        self._cancel_timer()
+        self._timer = self.loop.call_later(delay_us, self._begin)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _begin(self) -> None:
+        self._cancel_timer()
+        if self._attempt is not None:
+            return
+        if not self.observer.still_wanted():
+            self.ease()
+            return
+        try:
+            command = ViaCommand(self.loop, self._command, self.log, self._ended)
+        except OSError as error:
+            self._fail(f"cannot start the command: {reason_of(error)}")
+            return
+        self._commands[command] = self._attempt = ViaAttempt(self, command)
+        self._attempt.begin()
+
+    def _retry(self) -> None:
+        now = self.loop.now()
+        delay_us = self._backoff.after_failure_us(now)
+        self._schedule(self._backoff.next_us(now) if delay_us is None else delay_us)
+
+    def _fail(self, why: str) -> None:
+        self._retry()
+        self.observer.on_dial_failed(why)
+
+    def _ended(self, command: ViaCommand) -> None:
+        """A command has ended."""
+        attempt = self._commands.pop(command)
+        if attempt is not None and attempt is self._attempt:
+            attempt.command_ended()
+        elif command.carries and not command.dismissed:
+            self.log.warning("via-ended", why=command.say_end())
+        self._close_if_done()
+
+    def _close_if_done(self) -> None:
+        if self._closed is not None and not self._commands:
+            closed, self._closed = self._closed, None
+            closed()
+
+    # ---- what an attempt tells
+
+    def welcomed(self, attempt: ViaAttempt, welcome: Welcome) -> None:
+        """It has become a carrier."""
+        self._carrying = attempt.command
+        self._commands[attempt.command] = None
+        sock = attempt.release()
+        self._attempt = None
+        self.stop()
+        self.observer.on_welcome(sock, attempt.caller, welcome)
+
+    def attempt_failed(self, attempt: ViaAttempt, error: Exception) -> None:
+        """It has not; a PeerError means that the other end said so, or is not an sproxy."""
+        attempt.close()
+        self._attempt = None
+        self._retry()
+        if isinstance(error, PeerError):
+            self.observer.on_turned_away(error, attempt.caller)
+        elif attempt.caller.met:
+            self.observer.on_cut_off(str(error))
+        else:
+            self.observer.on_dial_failed(str(error))
+
+
+class ViaAttempt:
+    """One command that has to bring a WELCOME. Its patience is `--connect-timeout` from one sign of life to the
+    next."""
+
+    def __init__(self, dialer: ViaDialer, command: ViaCommand) -> None:
+        self.command = command
+        self.caller: Caller = dialer.observer.make_caller()
+        self._dialer = dialer
+        self._sock = command.sock
+        self._banner = Banner()
+        self._heard_at = dialer.loop.now()
+        self._is_open = True
+        self._watch = dialer.loop.watch(self._sock.fileno(), lambda _events: self._exchange(), write=True)
+        self._timer = dialer.loop.call_later(dialer.timeout_us, self._look)
+
+    def begin(self) -> None:
+        """Send the first bytes."""
+        self._exchange()
+
+    def silent_for(self, us: int) -> bool:
+        """Whether nothing has come for so long."""
+        return self._dialer.loop.now() - self._heard_at >= us
+
+    def release(self) -> socket.socket:
+        """Give the socket to the caller, whose it is from now on."""
+        if self._is_open:
+            self._is_open = False
+            self._watch.close()
+            self._timer.cancel()
+            self._tell_banner()
+        return self._sock
+
+    def close(self) -> None:
+        """End the command, without calling the dialer."""
+        self.release().close()
+        self.command.dismiss()
+
+    def command_ended(self) -> None:
+        """What it said last may still be in the socket, and may be a refusal."""
+        if self._is_open:
+            self._exchange()
+        if self._is_open:
+            self._fail(OSError(self._say_end()))
+
+    def _say_end(self) -> str:
+        met = "before the welcome" if self.caller.met else "without an answer of sproxy"
+        return f"the command ended {met}: {self.command.say_end()}"
+
+    def _fail(self, error: Exception) -> None:
+        if self._is_open:
+            self._dialer.attempt_failed(self, error)
+
+    def _look(self) -> None:
+        left_us = self._heard_at + self._dialer.timeout_us - self._dialer.loop.now()
+        if left_us > 0:
+            self._timer = self._dialer.loop.call_later(left_us, self._look)
+            return
+        words = f"; its last words: {self.command.last_words}" if self.command.last_words else ""
+        text = self._banner.text()
+        words += f"; it printed: {text}" if text else ""
+        self._fail(OSError(f"the command brought no answer of sproxy within {self._dialer.timeout_us / 1e6:g}s{words}"))
+
+    def _exchange(self) -> None:
+        try:
+            self._send()
+            data = self._sock.recv(RECEIVE_BYTES)
+            if not data:
+                self._wait_for_end()
+                return
+            self._heard_at = self._dialer.loop.now()
+            data = self._banner.feed(data)
+            welcome = self.caller.feed(data) if data else None
+            self._send()
+        except BlockingIOError:
+            return
+        except PeerError as error:
+            self._fail(error)
+        except OSError:
+            self._wait_for_end()
+        else:
+            if welcome is not None:
+                self.command.carries = True
+                self._dialer.welcomed(self, welcome)
+
+    def _wait_for_end(self) -> None:
+        """Its output has ended: its exit status says why."""
+        self._watch.close()
+        self._timer.cancel()
+        self._timer = self._dialer.loop.call_later(
+            LAST_WORDS_US, lambda: self._fail(OSError("the command closed its output, but is still running")))
+
+    def _send(self) -> None:
+        """As much as the socket takes. What cannot be sent does not matter if there is an answer to be read."""
+        caller = self.caller
+        try:
+            while caller.outgoing:
+                caller.outgoing = caller.outgoing[self._sock.send(caller.outgoing):]
+        except BlockingIOError:
+            pass
+        except OSError:
+            caller.outgoing = b""  # reading shows how it ended
+        self._watch.set(read=True, write=bool(caller.outgoing))
+
+    def _tell_banner(self) -> None:
+        text = self._banner.text()
+        if text and text != self._dialer.last_banner:
+            self._dialer.last_banner = text
+            self._dialer.log.info("banner", bytes=self._banner.length, text=text)

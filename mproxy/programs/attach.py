@@ -1,0 +1,119 @@
+"""`sproxy --attach`: joins standard input and output to the sproxy that runs here, for a cproxy that has no other way.
+
+It is a pipe: what it carries is sealed between cproxy and sproxy. It ends when either side of it does; the session does
+not, and the next one takes its place.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+
+from mproxy.ground.errors import MproxyError
+from mproxy.io.stdio import check_stdio
+from mproxy.programs.options import parse_attach
+from mproxy.service.control import PATIENCE_S, ask, find_running, short_path
+from mproxy.service.exit import exit_status
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PIECE_BYTES = 1 << 18
+
+# How long to wait for sproxy's last bytes when standard input has ended.
+LAST_S = 2
+
+LONGEST_ANSWER = 4096
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The exit status."""
+    return exit_status("sproxy", _attach, argv)
+
+
+def _attach(argv: list[str] | None) -> int:
+    port = parse_attach(argv)
+    check_stdio([0, 1])
+    for fd in (0, 1):
+        os.set_blocking(fd, True)
+    with connect(choose(port)) as connection:
+        splice(connection)
+    return 0
+
+
+def choose(port: int | None) -> str:
+    """The control socket of the sproxy to join; MproxyError if there is none, or no way to know which."""
+    found = []
+    for _program, pid, path in find_running("sproxy"):
+        try:
+            answer = ask(path, "status")
+        except MproxyError:
+            continue  # it is ending
+        if port is None and answer.get("uid") != os.geteuid():
+            continue  # root sees those of others, too, and may name one
+        listening = [str(address) for address in answer.get("listening", ())]
+        found.append((pid, path, listening))
+    if port is not None:
+        found = [each for each in found if any(address.endswith(f":{port}") for address in each[2])]
+        which = f"sproxy of this user that listens on port {port}"
+    else:
+        which = "sproxy of this user"
+    if not found:
+        raise MproxyError(f"cannot attach: no {which} is running on this host")
+    if len(found) > 1:
+        ports = sorted({address.rpartition(":")[2] for _pid, _path, listening in found for address in listening})
+        raise MproxyError(f"cannot attach: {len(found)} sproxies of this user are running here; choose one by its port"
+                          f" (sproxy --attach PORT): {', '.join(ports)}")
+    return found[0][1]
+
+
+def connect(path: str) -> socket.socket:
+    """A connection to the sproxy with that control socket, on which it expects what cproxy says. MproxyError."""
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.settimeout(PATIENCE_S)
+        with short_path(path) as short:
+            connection.connect(short)
+        connection.sendall(b'{"command": "attach"}\n')
+        answer = b""
+        while not answer.endswith(b"\n") and len(answer) < LONGEST_ANSWER:
+            byte = connection.recv(1)  # what follows is for cproxy
+            if not byte:
+                raise ConnectionResetError
+            answer += byte
+        connection.settimeout(None)
+    except OSError:
+        connection.close()
+        raise MproxyError("cannot attach: sproxy does not answer; is it just ending?") from None
+    if b'"ok": true' not in answer:
+        connection.close()
+        raise MproxyError("cannot attach: sproxy is ending, or is a version without --attach")
+    return connection
+
+
+def splice(connection: socket.socket) -> None:
+    """Pass bytes both ways until one side ends."""
+    inbound = threading.Thread(target=_feed, args=(connection,), daemon=True)
+    inbound.start()
+    try:
+        _pass(lambda: connection.recv(PIECE_BYTES), lambda data: os.write(1, data))
+    except OSError:
+        pass  # whoever reads standard output has gone
+    connection.close()
+
+
+def _feed(connection: socket.socket) -> None:
+    try:
+        _pass(lambda: os.read(0, PIECE_BYTES), connection.send)
+        connection.shutdown(socket.SHUT_WR)
+        connection.settimeout(LAST_S)
+    except OSError:
+        pass  # sproxy has closed it, which the other direction sees
+
+
+def _pass(read: Callable[[], bytes], write: Callable[[bytes], int]) -> None:
+    while data := read():
+        while data:
+            data = data[write(data):]
