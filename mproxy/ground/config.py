@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any, Generic, Self, TypeVar, overload
 
-    from mproxy.ground.shapes import Sockaddr
+    from mproxy.ground.shapes import ProxyWords, Sockaddr
     Value = TypeVar("Value")
 else:
     Generic, Value = {None: object}, None
@@ -274,6 +274,9 @@ class CproxyConfig(ProgramConfig):
     # Where sproxy is; under --plain the daemon itself. Resolved again at every dial.
     sproxy_host = Setting("")
     sproxy_port: Setting[int] = Setting(None, 1, 65535)  # type: ignore[arg-type]  # no default: always given
+
+    # HTTP or SOCKS proxy through which sproxy is reached; None: directly.
+    proxy: Setting[ProxyWords | None] = Setting(None)
 
     # Command whose standard input and output lead to sproxy. Then `sproxy_host` is what the user calls that sproxy, or
     # `VIA_HOST` and a name, without a port.

@@ -11,6 +11,9 @@ Sockaddr = tuple[str, int] | tuple[str, int, int, int]
 # One address of a host: (address family, sockaddr).
 Address = tuple[int, Sockaddr]
 
+# A proxy to connect through: (`http` or `socks5h`, host, port, user, password); user None: it wants none.
+ProxyWords = tuple[str, str, int, str | None, str]
+
 # Where a relay listens: (protocol, host, port).
 ListenAddress = tuple[str, str, int]
 

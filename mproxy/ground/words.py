@@ -34,6 +34,9 @@ _NEVER_IN_HOST = frozenset(" /:@%[]='\"\\")
 # RFC 1035 section 2.3.4, without the dot at the end.
 _HOST_LENGTH = 253
 
+# What --proxy can be.
+PROXY_SCHEMES = ("http", "socks5h")
+
 # In known_hosts, before the name of a command (cproxy --via): no host name has the character at its end.
 VIA_HOST = "via="
 
@@ -115,6 +118,23 @@ def parse_host_port(text: str) -> tuple[str, int]:
     if not colon or not host or not port:
         raise UsageError("not HOST:PORT, such as 127.0.0.1:23 or [::1]:23")
     return parse_host(host), parse_port(port)
+
+
+def parse_proxy(text: str) -> tuple[str, str, int, str | None, str]:
+    """`http://[USER[:PASSWORD]@]HOST:PORT` or `socks5h://...`, in USER and PASSWORD %40 for @ and the like. Gives
+    (scheme, host, port, user, password); user None: there is none."""
+    from urllib.parse import unquote
+    scheme, colon, rest = text.partition("://")
+    if not colon or scheme not in PROXY_SCHEMES:
+        raise UsageError("not a proxy; use http://HOST:PORT or socks5h://HOST:PORT, with USER:PASSWORD@ before HOST if"
+                         " it wants them")
+    login, at, place = rest.rpartition("@")
+    user, _, password = login.partition(":")
+    host, port = parse_host_port(place.removesuffix("/"))
+    words = unquote(user), unquote(password)
+    if any(len(word.encode()) > 255 for word in words) or ":" in words[0]:
+        raise UsageError("the user must not have a colon, and neither user nor password more than 255 bytes")
+    return scheme, host, port, words[0] if at else None, words[1]
 
 
 def split_host_port(words: list[str], at: int) -> list[str]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mproxy.handshake import Caller, Welcome
     from mproxy.io._loop import Loop, Timer, Watch
     from mproxy.policy.paths import Way
+    from mproxy.policy.tunnel import ProxyTunnel
 
 # Without progress for this long, or four times what its connection took, a candidate is overdue: TLS and HELLO are two
 # round trips. After an overdue one the next gets twice the time, up to LAST_OVERDUE_US: if the other end does not run
@@ -41,6 +42,10 @@ class CandidateObserver:
     def make_caller(self) -> Caller:
         """Our side of the handshake on one connection."""
         raise NotImplementedError
+
+    def make_tunnel(self) -> ProxyTunnel | None:
+        """What is to be said on one connection before the handshake; None: it leads to sproxy."""
+        return None
 
     def welcomed(self, candidate: Candidate, welcome: Welcome) -> None:
         """The candidate has become a carrier."""
@@ -65,6 +70,7 @@ class Candidate:
         self._sock = sock
         self.way = way
         self.local = sock.getsockname()[0]
+        self._tunnel = dialer.make_tunnel()  # until it is open
         self.caller = dialer.make_caller()
         self.number = number
         self.silent_since = silent_since
@@ -156,15 +162,25 @@ class Candidate:
             if not data:
                 raise cut_off or OSError("closed")
             self._note_progress()
-            if not self.caller.met:
+            if self._tunnel is not None:
+                data = self._through_tunnel(self._tunnel, data)
+            if data and not self.caller.met:
                 self._dialer.candidate_heard(self)
-            welcome = self.caller.feed(data)
+            if data:
+                welcome = self.caller.feed(data)
             self._send()
         except BlockingIOError:
             pass
         except OSError as error:
             raise OSError(self._say_end(reason_of(error))) from None
         return welcome
+
+    def _through_tunnel(self, tunnel: ProxyTunnel, data: bytes) -> bytes:
+        """What sproxy says in bytes that came from a proxy."""
+        rest = tunnel.feed(data)
+        if rest is not None:
+            self._tunnel = None
+        return rest or b""
 
     def _try_to_send(self) -> OSError | None:
         """The error of a connection that takes no more. It may have brought bytes before it was reset."""
@@ -177,21 +193,23 @@ class Candidate:
     def _say_end(self, reason: str) -> str:
         if self.caller.met:
             return f"{reason} before the welcome"
+        if self._tunnel is not None:
+            return f"{reason} without an answer of {self._tunnel.name}"
         return (f"{reason} without an answer: what listens there is not an sproxy (captive portals and web servers"
                 " behave this way), or it is refusing this address for a while")
 
     def _send(self) -> None:
         """A list of many streams does not leave at once; meanwhile bytes are still read."""
-        caller = self.caller
-        while caller.outgoing:
+        speaker = self._tunnel or self.caller
+        while speaker.outgoing:
             try:
-                sent = send_small(self._sock, caller.outgoing)
+                sent = send_small(self._sock, speaker.outgoing)
             except BlockingIOError:
                 break
-            caller.outgoing = caller.outgoing[sent:]
+            speaker.outgoing = speaker.outgoing[sent:]
             self._unacknowledged += sent
         if self._watch is not None:
-            self._watch.set(read=True, write=bool(caller.outgoing))
+            self._watch.set(read=True, write=bool(speaker.outgoing))
 
 
 def unacknowledged_bytes(sock: socket.socket) -> int:

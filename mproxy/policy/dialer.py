@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from mproxy.handshake import Caller, Encryption, Welcome
     from mproxy.io._loop import Loop, Timer
     from mproxy.policy.resolver import Request, Resolved, Resolver
+    from mproxy.policy.tunnel import ProxyTunnel
 
 # Most under way at once; each holds a descriptor. At the pace of unanswered attempts this many outlast 20 s.
 ATTEMPTS = 16
@@ -88,7 +89,9 @@ class Dialer(CandidateObserver):
                  connect: Callable[[Way], socket.socket] | None = None) -> None:
         self.loop = loop
         self._resolver = resolver
-        self._host, self._port = config.sproxy_host, config.sproxy_port
+        self._sproxy = config.sproxy_host, config.sproxy_port
+        self._proxy = config.proxy
+        self._host, self._port = self._sproxy if config.proxy is None else config.proxy[1:3]  # where to connect
         self.timeout_us = config.connect_timeout_us
         self.observer = observer
         self._connect = connect or self._connect_by_path
@@ -295,6 +298,12 @@ class Dialer(CandidateObserver):
 
     def make_caller(self) -> Caller:
         return self.observer.make_caller()
+
+    def make_tunnel(self) -> ProxyTunnel | None:
+        if self._proxy is None:
+            return None
+        from mproxy.policy.tunnel import open_tunnel
+        return open_tunnel(self._proxy, *self._sproxy)
 
     def _drop_candidate(self) -> None:
         if self._candidate is not None:

@@ -34,6 +34,7 @@ from mproxy.ground.words import (
     parse_host_port,
     parse_name,
     parse_port,
+    parse_proxy,
     parse_size,
     printable,
     split_host_port,
@@ -268,6 +269,9 @@ def parse_cproxy(argv: list[str] | None) -> CproxyConfig:
         "relay standard input and output as the only connection, then exit"))
     parser.add(group, "--target", parse_host_port, metavar="HOST:PORT", help=(
         "ask sproxy for this daemon instead of its default (sproxy must --allow it)"))
+    parser.add(group, "--proxy", parse_proxy, metavar="URL", help=(
+        "reach sproxy through an HTTP proxy (CONNECT) or a SOCKS proxy: http://[USER[:PASSWORD]@]HOST:PORT or"
+        " socks5h://..."))
     parser.add(group, "--via", parse_name, metavar="COMMAND", help=(
         "reach sproxy through standard input and output of this shell command, such as 'ssh -T host sproxy --attach';"
         " it has no terminal to ask for a password"))
@@ -293,8 +297,9 @@ def parse_cproxy(argv: list[str] | None) -> CproxyConfig:
     _refuse_together(given, "plaintext", ("key", "known_hosts", "host_fingerprint"))
     _refuse_together(given, "stdio", ("plain", "bind", "eager", "idle", "keeper"))
     _refuse_together(given, "plain", (
-        "target", "via", "eager", "idle", "connect_timeout", "notify", "state_dir", "key", "known_hosts",
+        "target", "proxy", "via", "eager", "idle", "connect_timeout", "notify", "state_dir", "key", "known_hosts",
         "host_fingerprint", *_SESSION_ONLY))
+    _refuse_together(given, "via", ("proxy",))
     words = split_host_port(words, 0 if "stdio" in given else 1)
     if "stdio" in given:
         given.setdefault("log_level", "warning")  # ssh's terminal is not the place to say that all is well

@@ -33,7 +33,8 @@ class Bench:
         monkeypatch.setattr(dialer, "preferred_source", lambda *_: self.source)
         monkeypatch.setattr("mproxy.policy.attempt.preferred_source", lambda *_: self.source)
         monkeypatch.setattr(candidate.fcntl, "ioctl", lambda *_: self.queued.to_bytes(4, "little"))
-        config = SimpleNamespace(sproxy_host=HOST, sproxy_port=6200, connect_timeout_us=int(timeout_s * SECOND_US))
+        config = SimpleNamespace(
+            sproxy_host=HOST, sproxy_port=6200, proxy=None, connect_timeout_us=int(timeout_s * SECOND_US))
         self.dialer = Dialer(self.loop, self.resolver, config, self.observer, self._connect)
 
     def _connect(self, way):

@@ -220,6 +220,14 @@ def test_cproxy_stdio():
     assert (config.sproxy_host, config.sproxy_port) == ("fd00::1", 6200)
 
 
+@pytest.mark.parametrize(("text", "words"), [
+    ("http://proxy:3128", ("http", "proxy", 3128, None, "")),
+    ("http://ann@proxy:3128/", ("http", "proxy", 3128, "ann", "")),
+    ("socks5h://ann:s%40:cret@[::1]:1080", ("socks5h", "::1", 1080, "ann", "s@:cret"))])
+def test_cproxy_takes_a_proxy(text, words):
+    assert parse_cproxy(["--proxy", text, "5200", "server", "6200"]).proxy == words
+
+
 def test_cproxy_via_needs_no_address():
     config = parse_cproxy(["--via", "ssh -T server 'sproxy --attach'", "5200"])
     assert (config.port, config.sproxy_host, config.sproxy_port) == (
@@ -313,6 +321,10 @@ def test_sproxy_plain():
     ("sproxy", "missing argument: PORT; expected PORT [HOST:PORT] (try 'sproxy --help')"),
     ("sproxy 1 2", "daemon 2: not HOST:PORT, such as 127.0.0.1:23 or [::1]:23"),
     ("sproxy 1 a:2 b:3", "unexpected argument: b:3; expected PORT [HOST:PORT] (try 'sproxy --help')"),
+    ("cproxy --proxy http://p:1 --via x 1", "--via and --proxy cannot be used together"),
+    ("cproxy --proxy p:1 1 h 2", "--proxy p:1: not a proxy; use http://HOST:PORT or socks5h://HOST:PORT, with"
+     " USER:PASSWORD@ before HOST if it wants them"),
+    ("cproxy --proxy http://p 1 h 2", "--proxy http://p: not HOST:PORT, such as 127.0.0.1:23 or [::1]:23"),
     ("cproxy --via x --plain 1", "--plain and --via cannot be used together"),
     ("cproxy --via x", "missing argument: PORT; expected PORT (try 'cproxy --help')"),
     ("cproxy --via x 1 server", "missing argument: PORT; expected PORT HOST PORT (try 'cproxy --help')"),
