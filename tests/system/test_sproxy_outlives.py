@@ -93,7 +93,7 @@ def test_deaths_leave_nothing(pair, meeting, seed):
     app, daemon = meeting.joined()
     kill_and_resume(pair)
     fds, chance = len(descriptors(pair.sproxy)), random.Random(seed)
-    pages = arena_bytes(pair.sproxy) if real_root() else 0
+    pages = arena_bytes(pair.sproxy)
     for _ in range(4):
         reaper = Reaper([pair.sproxy], 3, chance, 0.1)
         while reaper.is_alive():
@@ -105,8 +105,7 @@ def test_deaths_leave_nothing(pair, meeting, seed):
     kill_and_resume(pair)
     assert still_joined(app, daemon)
     until(lambda: len(descriptors(pair.sproxy)) == fds, 10, "as many descriptors as before")
-    if real_root():
-        until(lambda: arena_bytes(pair.sproxy) <= pages + (256 << 10), 30, "as much memory as before")
+    until(lambda: arena_bytes(pair.sproxy) <= pages + (256 << 10), 30, "as much memory as before")
 
 
 @pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT", "SIGSTOP"])
