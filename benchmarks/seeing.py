@@ -100,9 +100,9 @@ def measure_status(place: Place, stack: contextlib.ExitStack) -> None:
     stack.callback(os.kill, daemon, signal.SIGKILL)
     ports = [free_port(), free_port()]
     quiet = {"stderr": subprocess.DEVNULL}
-    sproxy = place.start(ROOT / "sproxy", ports[1], "127.0.0.1", listener.getsockname()[1], **quiet)
+    sproxy = place.start(ROOT / "sproxy", "--no-keeper", ports[1], "127.0.0.1", listener.getsockname()[1], **quiet)
     stack.callback(sproxy.kill)
-    cproxy = place.start(ROOT / "cproxy", ports[0], "127.0.0.1", ports[1], **quiet)
+    cproxy = place.start(ROOT / "cproxy", "--no-keeper", ports[0], "127.0.0.1", ports[1], **quiet)
     stack.callback(cproxy.kill)
     path = place.socket_of(cproxy, "cproxy")
     apps = [connect(ports[0]) for _ in range(STREAMS)]

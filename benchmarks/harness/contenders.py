@@ -53,7 +53,7 @@ SOCAT_UDP = "socat udp"
 
 PLAIN = "--plain"  # keeps no state, and refuses to be told where
 PLAINTEXT = "--plaintext"  # beside peers that do not encrypt
-KEEPER = "--keeper"
+KEEPER, NO_KEEPER = "--keeper", "--no-keeper"
 
 StartRow = Callable[[tuple[Hop, ...], Path], list[Process]]
 HopCommand = Callable[[Hop, Path], list[str]]
@@ -137,6 +137,8 @@ def ssh_pair(hops: tuple[Hop, ...], work: Path) -> list[Process]:
 
 
 def mproxy_pair(options: tuple[str, ...], hops: tuple[Hop, ...], work: Path) -> list[Process]:
+    if KEEPER not in options:
+        options += (NO_KEEPER,)
     first, last = hops
     address, _, port = first.target.rpartition(":")
     state, server_state = (

@@ -240,8 +240,9 @@ class ProgramConfig(LogConfig):
     # peer sees another key after each start, and a restarted cproxy cannot end its former sessions.
     state_dir: Setting[str | None] = Setting(None)
 
-    # A keeper has a worker do the work, and the next one when that dies, so that no connection ends with it.
-    keeper = Setting(False)
+    # A keeper has a worker do the work, and the next one when that dies, so that no connection ends with it. With
+    # --stdio and --plain there is none.
+    keeper = Setting(True)
 
     # What `mproxy status` calls this program; None: made from its ports and addresses.
     name: Setting[str | None] = Setting(None)

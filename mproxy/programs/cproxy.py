@@ -116,7 +116,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._stopping = False
         self._asked_at: int | None = None     # when it was asked whether sproxy is there
         self._guardian: Guardian | None = None  # of --stdio
-        if config.keeper:
+        if config.keeper and not config.stdio:
             from mproxy.programs.succession import Succession
             self._succession = Succession(config, loop, self._instance, self._introduction)
             self.is_kept = True

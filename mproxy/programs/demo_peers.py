@@ -203,8 +203,9 @@ class Proxy:
         self._partial = b""
         self._last_words = ""
         self._state = tempfile.TemporaryDirectory(prefix="mproxy-demo-")  # its keys are for this run alone
-        # Nothing is left to drain at a good end, and at a bad one nobody wants to wait.
-        command = [sys.executable, "-P", "-m", f"mproxy.programs.{name}", "--log-format=json", "--drain=0s"]
+        # Nothing is left to drain at a good end, and at a bad one nobody wants to wait. What ends here ends the demo.
+        command = [sys.executable, "-P", "-m", f"mproxy.programs.{name}", "--log-format=json", "--drain=0s",
+                   "--no-keeper"]
         self._process = subprocess.Popen(
             [*command, *map(str, arguments)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE, env=_environment(self._state.name), preexec_fn=_die_with_parent,

@@ -180,8 +180,10 @@ def _add_common(parser: OneLineParser, config_class: type[CproxyConfig] | type[S
     parser.add(group, "--bind", parse_bind, metavar="ADDR", action="append", help=(
         f"numeric address to listen on; repeatable (default {default_bind})"))
     group.add_argument("--keeper", action="store_true", default=None, help=(
-        "have connections outlive the death of the process that serves them (default off)"))
-    group.add_argument("--no-keeper", action="store_false", dest="keeper", default=None, help="the opposite")
+        "have connections outlive the death of the process that serves them (the default"
+        f"{', but with --stdio' if config_class is CproxyConfig else ''})"))
+    group.add_argument("--no-keeper", action="store_false", dest="keeper", default=None, help=(
+        "one process: connections end with it"))
     group.add_argument("--plain", action="store_true", default=None, help=(
         "a bare TCP relay without sessions: nothing survives a lost connection"))
     group.add_argument("--plaintext", action="store_true", default=None, help=(
@@ -315,8 +317,7 @@ def parse_cproxy(argv: list[str] | None) -> CproxyConfig:
         given["sproxy_port"] = _word("PORT", words[1], parse_port)
     else:
         given["sproxy_host"] = via_host(given.get("name") or given["via"])
-    if "stdio" not in given:
-        given.setdefault("keeper", keeps_by_default())
+    given.setdefault("keeper", keeps_by_default())
     given.setdefault("state_dir", default_state_dir())
     return _configure(CproxyConfig, given)
 
@@ -387,7 +388,7 @@ def parse_attach(argv: list[str] | None) -> int | None:
 
 def keeps_by_default() -> bool:
     """Whether there is a keeper unless the command line says otherwise: what a test of everything can choose."""
-    return os.environ.get("MPROXY_KEEPER") == "1"
+    return os.environ.get("MPROXY_KEEPER", "1") == "1"
 
 
 # Options without a meaning for a relay without sessions; ignoring one silently would hide a mistake.
