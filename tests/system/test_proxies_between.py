@@ -1,6 +1,5 @@
 """cproxy --proxy: carriers through HTTP and SOCKS proxies, ours and those that people run."""
 
-import shutil
 import sys
 from pathlib import Path
 
@@ -8,6 +7,8 @@ import pytest
 from lab import until
 from proxies import SPROXY_PORT
 from traffic import Traffic, read_exactly
+
+from tests.root import real_root
 
 PROXY = Path(__file__).with_name("proxy_server.py")
 PORT = 3128
@@ -99,7 +100,7 @@ def test_an_sproxy_that_the_proxy_cannot_reach(pair, proxy, scheme, text):
     assert pair.cproxy.event("dial-failed")["why"] == text
 
 
-@pytest.mark.skipif(shutil.which("squid") is None, reason="needs squid")
+@pytest.mark.skipif(not real_root(), reason="squid gives up its rights, which only the real root can")
 def test_squid(pair):
     pair.echo()
     pair.start_sproxy()
@@ -111,7 +112,6 @@ def test_squid(pair):
     echoed(pair, "--proxy", url(pair, "http"))
 
 
-@pytest.mark.skipif(shutil.which("microsocks") is None, reason="needs microsocks")
 @pytest.mark.parametrize("login", ["", "ann:secret@"])
 def test_microsocks(pair, login):
     pair.echo()
