@@ -12,6 +12,8 @@ from lab import as_nobody, until
 from proxies import CPROXY, CPROXY_PORT, SPROXY, SPROXY_PORT
 from traffic import Traffic, read_exactly
 
+from tests.root import real_root
+
 
 def entering(host, *argv):
     """A shell command for `argv` in `host`, as ssh, nsenter or docker exec would run it there."""
@@ -225,7 +227,7 @@ def test_attach_of_several_has_to_be_told_which(pair):
     echoed(pair)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user")
+@pytest.mark.skipif(not real_root(), reason="only the real root can become another user")
 def test_another_user_cannot_attach(pair):
     """Goal: neither sees the socket, nor is heard on it where the directory is open to all."""
     pair.echo()
