@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from mproxy.transport.keying import Keying
 
 LOOK_US = 250_000     # between two looks at how long it has been silent
+LATE_US = 1_000_000   # a look that is so late shows that this process was stopped
 DOUBT_US = 4_500_000  # two questions (the engine's keepalive) without an answer
 REDIAL_US = 10_000_000  # for one round of dialling; the next one looks names up again
 PAUSE_US = 1_000_000  # between two rounds
@@ -85,6 +86,7 @@ class Delivery(SendObserver):
         self._sender: FileSender | None = None  # the FileSender whose files arrive
         self._candidate: FileSender | None = None  # the FileSender on a connection that is being made
         self._heard_at = 0  # when `_sender`, now gone, was last heard
+        self._look_at = 0  # when the next look is due
         self._silent = False  # the observer was told of silence
         self._why: tuple[str, int] | None = None  # the last failed dial's (error, code)
         self._over = False
@@ -99,7 +101,7 @@ class Delivery(SendObserver):
         self._sources, self._readers = list(sources), readers
         self._heard_at = self._loop.now()
         self._dial(addresses)
-        self._loop.call_later(LOOK_US, self._look)
+        self._look_later()
 
     def give_up(self, code: int, reason: str) -> None:
         """End everything, with this reason; the observer is told."""
@@ -217,6 +219,9 @@ class Delivery(SendObserver):
         if self._over:
             return
         now = self._loop.now()
+        if now - self._look_at > LATE_US:
+            # It may have been stopped just when it read what the receiver said last, and took the time of before.
+            self._heard_at = min(now, self._heard_at + now - self._look_at)
         doubted = self._is_doubted()
         if self._sender is not None and self._silent and not doubted:
             self._silent = False
@@ -234,6 +239,10 @@ class Delivery(SendObserver):
                 self._candidate.give_up(EndCode.TIMED_OUT, "the other side does not answer")
         elif doubted and not self._asking and now >= self._pause_until:
             self._doubt()
+        self._look_later()
+
+    def _look_later(self) -> None:
+        self._look_at = self._loop.now() + LOOK_US
         self._loop.call_later(LOOK_US, self._look)
 
     def _doubt(self) -> None:

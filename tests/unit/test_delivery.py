@@ -1,0 +1,54 @@
+"""When a sender gives up: in virtual time, with a receiver that is only made up."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from mproxy.programs.delivery import LOOK_US, Delivery, DeliveryObserver
+from mproxy.transfer.messages import FileKind
+from mproxy.transfer.sender import SourceFile
+from mproxy.transport._packet import EndCode
+from tests.unit.dial_parts import SECOND_US, FakeLoop
+
+
+class Observer(DeliveryObserver):
+    def __init__(self):
+        self.finished = None
+
+    def on_trouble(self, event, **fields):
+        """Nothing to do."""
+
+    def on_finished(self, error, code):
+        self.finished = error, code
+
+
+@pytest.fixture
+def delivery(monkeypatch):
+    """One that has just heard from the receiver that it has gone, and would wait 3 s for another."""
+    monkeypatch.setattr(Delivery, "_dial", lambda self, addresses: None)
+    monkeypatch.setattr(Delivery, "_dial_anew", lambda self: None)
+    observer = Observer()
+    delivery = Delivery(FakeLoop(), None, "receiver", 1, list, lambda: None, observer, 3 * SECOND_US)
+    delivery.start([SourceFile(b"f", FileKind.FILE, "f")], [], None)
+    link = SimpleNamespace(heard_us=delivery._loop.now(), statistics={"packets_in": 1}, peer=("receiver", 1))
+    delivery._sender = SimpleNamespace(link=link, sent_bytes=0, kept_bytes=0)
+    delivery.on_over(delivery._sender, "not heard for too long", EndCode.IDLE, False)
+    return delivery
+
+
+def test_a_receiver_that_has_gone_is_waited_for(delivery):
+    delivery._loop.run(2.9)
+    assert delivery._observer.finished is None
+    delivery._loop.run(0.5)
+    assert delivery._observer.finished == ("not heard for too long", EndCode.IDLE)
+
+
+def test_the_time_in_which_it_was_stopped_does_not_count(delivery):
+    """Goal: a sender that was stopped after it had taken note of the time, and before it noted what the receiver said,
+    does not believe that it has waited in vain since then."""
+    delivery._loop.time += 4 * SECOND_US
+    delivery._look()
+    assert delivery._observer.finished is None
+    delivery._loop.time += LOOK_US
+    delivery._look()
+    assert delivery._observer.finished is None
