@@ -89,7 +89,8 @@ class Worker:
 
     def attach(self, loop):
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            one = socket.create_connection(listener.getsockname())
+            one = socket.socket()  # create_connection would import, and who dies meanwhile leaves half a module
+            one.connect(listener.getsockname())
             other, _ = listener.accept()
         self.epoch += 1
         firsts = [end.session.streams.resume_list() for end in self.ends]
