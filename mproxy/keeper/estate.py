@@ -3,9 +3,10 @@ been accepted. Nothing for the first worker, and without a keeper."""
 
 from __future__ import annotations
 
+import os
 import socket
 
-from mproxy._inherit import mark, named_descriptors, recover
+from mproxy._inherit import give_up, mark, named_descriptors, recover
 from mproxy.endpoint._takeover import is_untouched
 
 TYPE_CHECKING = False
@@ -33,6 +34,14 @@ class Estate:
     def ill(self, condemned: Collection[int]) -> set[int]:
         """Sessions in whose turn workers have crashed."""
         return {number for number in self.sessions if mark(number) in condemned}
+
+
+def end_unseen(number: int) -> None:
+    """End a session, and reset its applications, whatever is in it."""
+    descriptors = named_descriptors(number)
+    give_up(number)
+    for fd in descriptors:
+        os.close(fd)  # with a reset, unless it was given the end
 
 
 def _came_to(fd: int, places: list[tuple[str, int]]) -> bool:

@@ -157,6 +157,9 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         past = succession.take_over(self._endpoint, self.condemned)
         session = self._endpoint.session
         self._owes_goodbye = bool(self._instance.former) and not session.session_id
+        for session_id, why in succession.condemned:
+            self._log.warning("ended", session=say_session(session_id), why=why)
+            self._inspection.note_end(say_session(session_id), self._sproxy, why)
         if succession.estate.damaged:
             self._log.error("session-damaged", sessions=succession.estate.damaged)
         if past is not None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 from mproxy import _wire
-from mproxy._inherit import give_up, inherit, kept_record, mark, named_descriptors
+from mproxy._inherit import inherit, kept_record, mark
 from mproxy._session import CarrierState
 from mproxy.endpoint._endpoint import Endpoint
 from mproxy.endpoint._takeover import take_over
+from mproxy.keeper.estate import end_unseen
 from mproxy.programs.client_record import DamagedRecord, decode_record
 from mproxy.programs.clients import client_of
 from mproxy.programs.common import say_session
@@ -61,11 +60,3 @@ class Heirs:
     def _endpoint(self, number: int) -> tuple[Endpoint, int]:
         endpoint = Endpoint(self._loop, inherit(self._config, number, self._loop.now()), self._observer)
         return endpoint, len(take_over(endpoint, number))
-
-
-def end_unseen(number: int) -> None:
-    """End a session, and reset its applications, whatever is in it."""
-    descriptors = named_descriptors(number)
-    give_up(number)
-    for fd in descriptors:
-        os.close(fd)  # with a reset, unless it was given the end

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import struct
 
-from mproxy._inherit import inherit, keep_record, kept_record
+from mproxy._inherit import inherit, keep_record, kept_record, mark
 from mproxy._session import CarrierState, Session
-from mproxy._wire import CloseCode
+from mproxy._wire import SESSION_ID_BYTES, CloseCode
 from mproxy.endpoint._endpoint import Endpoint
 from mproxy.endpoint._takeover import take_in, take_over
 from mproxy.endpoint.observer import EndpointObserver
 from mproxy.handshake import session_tag
-from mproxy.keeper.estate import Estate
+from mproxy.keeper.estate import Estate, end_unseen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class Succession:
         self._instance = instance
         self._introduction = introduction
         self.estate = Estate()
+        self.condemned: list[tuple[bytes, str]] = []  # ids of sessions that were ended without a look at them, and why
 
     def note(self, session: Session, began_at: int, site: int) -> None:
         """Keep what the next worker has to know; before the session has an identity."""
@@ -60,7 +61,10 @@ class Succession:
         this one."""
         now = self._loop.now()
         ill = self.estate.ill(condemned)
-        found = [(inherit(self._config, number, now), number) for number in self.estate.sessions]
+        for number in ill:
+            self.condemned.append((mark(number).to_bytes(SESSION_ID_BYTES), "workers died in its turn"))
+            end_unseen(number)
+        found = [(inherit(self._config, number, now), number) for number in self.estate.sessions if number not in ill]
         self._instance.recall()
         if not found:
             endpoint.renew(Session(self._config, is_server=False))
@@ -72,7 +76,7 @@ class Succession:
         endpoint.renew(session)
         lost = take_over(endpoint, number)
         began_at, site = self._recall(number, session)
-        ending = "workers died in its turn" if number in ill else None
+        ending = None
         if session.state == CarrierState.CLOSED_FOR_GOOD:
             ending = "it was being ended when the worker died"
         elif session.session_id and self._instance.former != session_tag(session.session_id):

@@ -4,6 +4,7 @@ were."""
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,7 +17,8 @@ from mortal import arena_bytes
 from proxies import CPROXY_PORT, DAEMON_PORT
 from traffic import Flow, Traffic, ends_by_reset, read_exactly, read_to_end, reset
 
-KEPT = (sys.executable, Path(__file__).with_name("kept_proxy.py"))
+HERE = Path(__file__).parent
+KEPT = (sys.executable, HERE / "kept_proxy.py")
 DEATHS = 50
 AT_ONCE = 3
 APART_S = 0.15  # two deaths, at most
@@ -198,6 +200,24 @@ def test_a_session_in_whose_turn_workers_crash(pair, daemon, kept):
     connection.sendall(b"hello")
     assert read_exactly(app, 5) == b"hello"
     assert len({event["session"] for event in cproxy.program.events("connected")}) == 2
+
+
+def test_a_session_that_cannot_be_taken_over(pair, daemon, kept, tmp_path):
+    """Goal: it crashes two workers that look at it; the third does not look, and the daemon hears of its end."""
+    library = tmp_path / "poison.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-o", library, HERE / "poison.c", "-ldl"], check=True)
+    cproxy = kept(env={"LD_PRELOAD": str(library)})
+    pair.started.remove(cproxy.program)  # its errors are wanted
+    app, connection = pair.joined(daemon)
+    app.sendall(bytes(4241))  # and one before
+    assert read_exactly(connection, 4241) == bytes(4241)
+    os.kill(cproxy.program.worker_pid, signal.SIGKILL)
+    assert cproxy.program.event("ended")["why"] == "workers died in its turn"
+    assert ends_by_reset(app) and ends_by_reset(connection)
+    app, connection = pair.joined(daemon)
+    connection.sendall(b"hello")
+    assert read_exactly(app, 5) == b"hello"
+    assert [event["why"] for event in cproxy.program.events("worker-died")] == ["SIGKILL", "SIGABRT", "SIGABRT"]
 
 
 def test_status_counts_deaths(pair, daemon, kept):
