@@ -169,8 +169,9 @@ def test_one_source_can_not_push_others_out(host, udp_relay, echo):
     others = [client_of(host, "127.0.0.1", port, f"127.0.0.{n}") for n in range(2, 12)]
     for client in others:
         answers(client, b"x")
-    for _ in range(50):
-        answers(client_of(host, "127.0.0.1", port, "127.0.0.99"), b"x")
+    many = [client_of(host, "127.0.0.1", port, "127.0.0.99") for _ in range(50)]  # none gets the port of one before
+    for client in many:
+        answers(client, b"x")
     for client in others:
         assert answers(client, b"y") == b"y"
     stats = udp_relay.stats(key)

@@ -5,6 +5,7 @@ import re
 import shlex
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 from asking import session_of
@@ -54,10 +55,18 @@ def children(program):
     return found
 
 
+def runs(pid):
+    """Whether a process has not ended. One whose parent has died may stay a zombie: not every container reaps them."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def in_session(leader):
-    """Processes of the session that `leader` began."""
+    """Processes that run in the session that `leader` began."""
     found = subprocess.run(["ps", "-o", "pid=", "-s", str(leader)], capture_output=True, text=True, check=False)
-    return found.stdout.split()
+    return [pid for pid in found.stdout.split() if runs(pid)]
 
 
 def echoed(pair, text=b"hello"):
@@ -176,7 +185,7 @@ def test_other_options_over_a_command(pair, carrier_options):
             (command,) = children(pair.cproxy)
             os.kill(program.worker_pid, signal.SIGKILL)
             program.event("taken-over")
-            until(lambda gone=command: not os.path.exists(f"/proc/{gone}"), 10, "the command to end")
+            until(lambda gone=command: not runs(gone), 10, "the command to end")
             app.sendall(b"more")
             assert read_exactly(app, 4) == b"more"
 
