@@ -24,8 +24,7 @@ DIRECT = "direct"
 DIRECT_IPERF = "direct, iperf3"
 MPROXY = "mproxy"
 MPROXY_TLS = "mproxy tls"
-MPROXY_KEPT = "mproxy --keeper"
-MPROXY_KEPT_TLS = "mproxy tls --keeper"
+MPROXY_UNKEPT = "mproxy --no-keeper"
 MPROXY_PLAIN = "mproxy --plain"
 MPROXY_RELAY = "mproxy relay"
 HAPROXY = "haproxy"
@@ -53,7 +52,7 @@ SOCAT_UDP = "socat udp"
 
 PLAIN = "--plain"  # keeps no state, and refuses to be told where
 PLAINTEXT = "--plaintext"  # beside peers that do not encrypt
-KEEPER, NO_KEEPER = "--keeper", "--no-keeper"
+NO_KEEPER = "--no-keeper"
 
 StartRow = Callable[[tuple[Hop, ...], Path], list[Process]]
 HopCommand = Callable[[Hop, Path], list[str]]
@@ -137,8 +136,6 @@ def ssh_pair(hops: tuple[Hop, ...], work: Path) -> list[Process]:
 
 
 def mproxy_pair(options: tuple[str, ...], hops: tuple[Hop, ...], work: Path) -> list[Process]:
-    if KEEPER not in options:
-        options += (NO_KEEPER,)
     first, last = hops
     address, _, port = first.target.rpartition(":")
     state, server_state = (
@@ -179,8 +176,7 @@ TABLE: dict[str, Contender] = {
         Contender(DIRECT_IPERF, no_proxy, ("iperf3",), hops=0),
         Contender(MPROXY, partial(mproxy_pair, (PLAINTEXT,)), _MPROXY_PROGRAMS),
         Contender(MPROXY_TLS, partial(mproxy_pair, ()), _MPROXY_PROGRAMS),
-        Contender(MPROXY_KEPT, partial(mproxy_pair, (PLAINTEXT, KEEPER)), _MPROXY_PROGRAMS),
-        Contender(MPROXY_KEPT_TLS, partial(mproxy_pair, (KEEPER,)), _MPROXY_PROGRAMS),
+        Contender(MPROXY_UNKEPT, partial(mproxy_pair, (PLAINTEXT, NO_KEEPER)), _MPROXY_PROGRAMS),
         Contender(MPROXY_PLAIN, partial(mproxy_pair, (PLAIN,)), _MPROXY_PROGRAMS),
         Contender(MPROXY_RELAY, partial(same_program, peers.relay_hop), (str(peers.MPROXY),), hops=1),
         Contender(HAPROXY, partial(same_program, peers.haproxy), ("haproxy",)),

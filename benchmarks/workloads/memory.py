@@ -18,7 +18,7 @@ from functools import partial
 
 from harness import load
 from harness.bench import Bench, Case, MeasureError, Workload
-from harness.contenders import HAPROXY, MPROXY, MPROXY_KEPT, NGINX, Contender
+from harness.contenders import HAPROXY, MPROXY, MPROXY_UNKEPT, NGINX, Contender
 from harness.crowd import crowd_client, crowd_server
 from harness.places import LOOPBACK, free_port
 from harness.process import Group
@@ -40,7 +40,7 @@ def cases(bench: Bench, _stack: ExitStack) -> Iterator[Case]:
 
 def measure(bench: Bench, contender: Contender) -> dict[str, float]:
     """Growth in MB of the bigger proxy; the idle row is added on the side, from the same processes."""
-    count = STREAMS if contender.name in (MPROXY, MPROXY_KEPT) else PEER_STREAMS
+    count = STREAMS if contender.name in (MPROXY, MPROXY_UNKEPT) else PEER_STREAMS
     with ExitStack() as stack:
         port = free_port()
         stack.enter_context(load.Worker(crowd_server, (LOOPBACK, port)))

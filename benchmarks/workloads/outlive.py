@@ -23,7 +23,7 @@ from pathlib import Path
 
 from harness import load
 from harness.bench import Bench, Case, MeasureError, Workload
-from harness.contenders import HAPROXY, MPROXY, MPROXY_KEPT, MPROXY_KEPT_TLS, NGINX, SSH
+from harness.contenders import HAPROXY, MPROXY, MPROXY_TLS, MPROXY_UNKEPT, NGINX, SSH
 from harness.crowd import crowd_client, crowd_server
 from harness.places import LOOPBACK, free_port
 from harness.process import Group, descendants
@@ -157,16 +157,17 @@ def own_bytes(pid: int) -> int:
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
 
 
-_KEPT = (MPROXY_KEPT, MPROXY_KEPT_TLS)
-_BESIDE = (MPROXY_KEPT, MPROXY)
+_KEPT = (MPROXY, MPROXY_TLS)
+_BESIDE = (MPROXY, MPROXY_UNKEPT)
 
 WORKLOADS = (
     Workload("kill", "The serving process is killed", pause_cases, (*_KEPT, HAPROXY, NGINX, SSH), _KEPT),
     Workload("kill1000", "The same, with 1,000 streams", stream_cases, _KEPT, _KEPT),
     Workload("keeper", "Memory of the keeper", keeper_cases, _KEPT, _KEPT),
     Workload("kept-bulk", "Bulk, with a keeper and without", partial(bulk.cases, bulk.ONE_STREAM[:2]), _BESIDE, _BESIDE,
-             peer=MPROXY),
+             peer=MPROXY_UNKEPT),
     Workload("kept-http", "HTTP, with a keeper and without", partial(http.cases, http.KEEP_ALIVE[1:2]), _BESIDE,
-             _BESIDE, peer=MPROXY),
-    Workload("kept-memory", "Idle streams, with a keeper and without", memory.cases, _BESIDE, _BESIDE, peer=MPROXY),
+             _BESIDE, peer=MPROXY_UNKEPT),
+    Workload("kept-memory", "Idle streams, with a keeper and without", memory.cases, _BESIDE, _BESIDE,
+             peer=MPROXY_UNKEPT),
 )

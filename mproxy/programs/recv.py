@@ -34,7 +34,7 @@ from mproxy.service.status import parts_of, program_facts, transfer_facts
 from mproxy.transfer.allowance import Allowance
 from mproxy.transfer.destinations import NOBODY_READS, IntoDirectory, IntoFile, IntoPipe
 from mproxy.transfer.file_names import current_umask
-from mproxy.transfer.messages import AHEAD, FileKind, Result
+from mproxy.transfer.messages import MOST_AHEAD, FileKind, Result
 from mproxy.transfer.receiver import FileReceiver, ReceiveObserver
 from mproxy.transfer.workers import Workers
 from mproxy.transport._datagram_endpoint import DatagramEndpoint
@@ -176,7 +176,7 @@ def _may_write(directory: str) -> bool:
 def files_each(senders: int) -> int:
     """How many files each sender may have open, so that the descriptors last for all."""
     descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return max(1, min(AHEAD, (descriptors - OTHER_DESCRIPTORS) // FILE_DESCRIPTORS // senders))
+    return max(1, min(MOST_AHEAD, (descriptors - OTHER_DESCRIPTORS) // FILE_DESCRIPTORS // senders))
 
 
 class Recv(Program, DatagramObserver, ReceiveObserver):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mproxy.transfer.messages import AHEAD
+from mproxy.transfer.messages import MOST_AHEAD
 
 # Digests of the files that are open: 2 TiB of one sender, or a larger file alone, and 8 TiB of all.
 SENDER_DIGEST_BYTES = 64 << 20
@@ -14,7 +14,7 @@ ALL_DIGEST_BYTES = 256 << 20
 class Allowance:
     """Each sender may have `files_each` files open, and all of them ALL_DIGEST_BYTES of digests."""
 
-    def __init__(self, files_each: int = AHEAD) -> None:
+    def __init__(self, files_each: int = MOST_AHEAD) -> None:
         self.files_each = files_each
         self._digest_bytes = 0
         self._waiting: dict[object, Callable[[], object]] = {}  # what to call when there is room again

@@ -2,6 +2,7 @@
 
     sender                                            receiver
     HELLO {version}
+                                                      HELLO {version, how many files ahead}
     FILE {index, kind, mode, mtime, size, identity, name}
                                                       WANT {index, ranges of blocks}   or   RESULT {index, why not}
     BLOCK {index, number, digest} data ...
@@ -9,10 +10,10 @@
                                                       RESULT {index, code, root, text}
     BYE                                               BYE
 
-FILE messages go ahead of the data, up to AHEAD of them, so that small files do not cost a round trip each. A RESULT of
-the sender in place of END says that the source has changed. A root of zeros in END means that the sender was asked for
-only a part of the file. A pipe's blocks come in parts (mproxy.transfer.parts). All numbers are big-endian. Every length
-is bounded before anything is allocated.
+FILE messages go ahead of the data, as many as the receiver's HELLO allows, and AHEAD before it has come, so that small
+files do not cost a round trip each. A RESULT of the sender in place of END says that the source has changed. A root of
+zeros in END means that the sender was asked for only a part of the file. A pipe's blocks come in parts
+(mproxy.transfer.parts). All numbers are big-endian. Every length is bounded before anything is allocated.
 """
 
 from __future__ import annotations
@@ -34,8 +35,10 @@ if TYPE_CHECKING:
 
 TRANSFER_VERSION = 1
 
-# FILE messages that may be unanswered at a time.
+# FILE messages that may be unanswered at a time: by everybody, and as many as we take. With small files both sides have
+# work at the same time only if there are several batches of them under way.
 AHEAD = 64
+MOST_AHEAD = 256
 
 # Enough for a path of 4096 bytes (PATH_MAX), or some thousand ranges; whoever sends far more is after our memory.
 MOST_CONTROL_BYTES = 65536
@@ -52,7 +55,7 @@ UNKNOWN_SIZE = (1 << 64) - 1
 MOST_TIME_NS = (1 << 63) - 1
 
 HEADER = struct.Struct(">B3xI")  # type, bytes of payload
-_HELLO = struct.Struct(">H6x")
+_HELLO = struct.Struct(">HH4x")  # version, files ahead (of a receiver; 0: AHEAD)
 _FILE = struct.Struct(">IBxHqQ16s")  # index, kind, mode, mtime (ns), size, identity; then the name
 _WANT = struct.Struct(">II")  # index, number of ranges
 _RANGE = struct.Struct(">II")  # first block, number of blocks
@@ -168,8 +171,8 @@ def _pack(kind: MessageType, *parts: bytes) -> bytes:
     return HEADER.pack(kind, sum(map(len, parts))) + b"".join(parts)
 
 
-def pack_hello() -> bytes:
-    return _pack(MessageType.HELLO, _HELLO.pack(TRANSFER_VERSION))
+def pack_hello(ahead: int = 0) -> bytes:
+    return _pack(MessageType.HELLO, _HELLO.pack(TRANSFER_VERSION, ahead))
 
 
 def pack_file(file: File) -> bytes:
@@ -228,11 +231,14 @@ def parse_payload(kind: MessageType, payload: bytes | memoryview) -> Message:
 
 
 def _parse_hello(payload: bytes) -> int:
-    version: int = _HELLO.unpack(payload[:_HELLO.size])[0]
+    """How many files may be announced ahead."""
+    version: int
+    ahead: int
+    version, ahead = _HELLO.unpack(payload[:_HELLO.size])
     if version != TRANSFER_VERSION:
         raise bad(f"the peer speaks version {version} of the transfer protocol, this program speaks version"
                   f" {TRANSFER_VERSION}")
-    return version
+    return max(AHEAD, min(ahead, MOST_AHEAD))
 
 
 def _parse_file(payload: bytes) -> File:

@@ -16,7 +16,7 @@ from mproxy.transfer.allowance import ALL_DIGEST_BYTES, Allowance
 from mproxy.transfer.conversation import Conversation
 from mproxy.transfer.destinations import Refusal
 from mproxy.transfer.file_names import BadName
-from mproxy.transfer.messages import AHEAD, End, File, FileKind, MessageType, Outcome, Result, Want, bad
+from mproxy.transfer.messages import MOST_AHEAD, End, File, FileKind, MessageType, Outcome, Result, Want, bad
 from mproxy.transfer.partial import Busy, Cancelled, Damaged, InTheWay, finish_together
 from mproxy.transfer.present import Differs
 from mproxy.transfer.tree import DIGEST_BYTES, LEAF_BYTES, block_count, block_length
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     Written = tuple[bool, bytes | None]
 
 BUFFERS = 6  # of a mebibyte each, for every sender
-SMALL_BYTES = 16384  # a block this small needs none of these, but there are never more than AHEAD of them
+SMALL_BYTES = 16384  # a block this small needs none of these, but there are never more than MOST_AHEAD of them
 
 # For the directories of one sender, whose times are set at the end: enough for a million with short names.
 MOST_DIRECTORY_BYTES = 16 << 20
@@ -183,7 +183,7 @@ class FileReceiver(Conversation):
 
     def on_open(self) -> None:
         self._observer.on_open(self)
-        self.link.send(messages.pack_hello())
+        self.link.send(messages.pack_hello(MOST_AHEAD))
 
     def _take_messages(self) -> None:
         with self._together:
@@ -222,7 +222,7 @@ class FileReceiver(Conversation):
 
     def _free_buffer(self, length: int) -> bytearray | None:
         """A buffer of that many bytes; None while all are busy."""
-        if length <= SMALL_BYTES and self._small_buffers < AHEAD:
+        if length <= SMALL_BYTES and self._small_buffers < MOST_AHEAD:
             self._small_buffers += 1
             return bytearray(length)
         if not self._buffers:
@@ -337,7 +337,7 @@ class FileReceiver(Conversation):
         return self._files.get(index)
 
     def _on_file(self, file: File) -> None:
-        if file.index < self._next_index or len(self._files) >= AHEAD:
+        if file.index < self._next_index or len(self._files) >= MOST_AHEAD:
             raise bad("files out of order, or too many at once")
         if self.first is None:
             self.first = file.name, file.identity

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 READ_AHEAD = 6  # blocks being read, hashed, or waiting to be sent
 SMALL_BYTES = 16384  # a file this small is sent together with others
-SMALL_AHEAD = 64  # of these, instead of READ_AHEAD
+SMALL_AHEAD = 256  # of these, instead of READ_AHEAD
 TOGETHER_MS = 5  # what a pipe brings within this time is sent together
 _UNKNOWN_ROOT = bytes(DIGEST_BYTES)
 
@@ -273,6 +273,7 @@ class FileSender(Conversation):
         self._sources: list[SourceFile] = []
         self._workers = workers
         self._observer = observer
+        self._most_ahead = AHEAD  # files that may be announced and not settled
         self._announced = 0
         self._announcing = False
         self._settled = 0
@@ -318,7 +319,10 @@ class FileSender(Conversation):
             self._settle(message)
         elif kind == MessageType.BYE:
             self.link.finish()
-        elif kind != MessageType.HELLO:
+        elif kind == MessageType.HELLO and isinstance(message, int):
+            self._most_ahead = message
+            self._announce()
+        else:
             raise bad("the receiver sent a message that only a sender may send")
 
     def block_buffer(self, _block: Block, _length: int) -> bytearray | None:
@@ -348,7 +352,7 @@ class FileSender(Conversation):
         if self._announcing:
             return
         self._announcing = True
-        while self._announced < len(self._sources) and self._announced - self._settled < AHEAD:
+        while self._announced < len(self._sources) and self._announced - self._settled < self._most_ahead:
             index, source = self._announced, self._sources[self._announced]
             try:
                 message = source.open(index)

@@ -7,7 +7,7 @@ import pytest
 from mproxy.transfer import messages, tree
 from mproxy.transfer.allowance import ALL_DIGEST_BYTES, Allowance
 from mproxy.transfer.destinations import IntoDirectory
-from mproxy.transfer.messages import AHEAD, HEADER, MOST_NAME_BYTES, File, FileKind, MessageType, Result
+from mproxy.transfer.messages import HEADER, MOST_AHEAD, MOST_NAME_BYTES, File, FileKind, MessageType, Result
 from mproxy.transfer.receiver import BUFFERS, MOST_DIRECTORY_BYTES, FileReceiver
 from mproxy.transfer.tree import DIGEST_BYTES, LEAF_BYTES
 
@@ -219,10 +219,10 @@ def test_small_blocks_are_bounded(world):
     """Goal: a sender that repeats the same small block for ever takes no more of our memory than others."""
     world.link.bring(announce(0, b"f"))
     world.threads.work()
-    for _ in range(AHEAD + BUFFERS):
+    for _ in range(MOST_AHEAD + BUFFERS):
         world.link.bring(block(0, 0, b"data"))
     world.link.bring(block(0, 0, b"data")[:-4])
-    assert len(world.threads.jobs) == AHEAD + BUFFERS
+    assert len(world.threads.jobs) == MOST_AHEAD + BUFFERS
     assert len(world.link.wanted) != 4  # nothing is read for one more
     world.threads.work()
     world.link.bring(b"data" + end(0, b"data"))

@@ -25,7 +25,9 @@ def taken(data):
 
 
 def test_there_and_back():
-    assert taken(messages.pack_hello()) == (MessageType.HELLO, 1)
+    assert taken(messages.pack_hello()) == (MessageType.HELLO, messages.AHEAD)
+    assert taken(messages.pack_hello(100)) == (MessageType.HELLO, 100)
+    assert taken(messages.pack_hello(60000)) == (MessageType.HELLO, messages.MOST_AHEAD)
     assert taken(messages.pack_file(FILE)) == (MessageType.FILE, FILE)
     assert taken(messages.pack_want(3, [(0, 2), (5, 1)])) == (MessageType.WANT, (3, ((0, 2), (5, 1))))
     assert taken(messages.pack_end(3, 9, DIGEST)) == (MessageType.END, (3, 9, DIGEST))
