@@ -135,10 +135,11 @@ def test_a_state_directory_that_cannot_be_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(("host", "code"), [("10.1.0.7", None), ("10.5.0.7", CloseCode.WRONG_ADDRESS)])
-def test_a_key_in_the_wrong_place_is_not_a_key_that_is_refused(tmp_path, host, code):
+def test_a_key_in_the_wrong_place_is_not_a_key_that_is_refused(tmp_path, host, code, monkeypatch):
     """The client may come back to a network where it is accepted, so the code differs."""
     from base64 import b64encode
     spki = SPKI_PREFIX + bytes(32)
+    monkeypatch.setenv("HOME", str(tmp_path))  # nothing above it is looked at: in a lab of its own / is somebody else's
     file = tmp_path / "authorized_keys"
     file.write_text(f'from="10.1.0.0/24" mproxy-ed25519 {b64encode(spki).decode()}\n')
     file.chmod(0o600)
