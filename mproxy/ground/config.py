@@ -368,6 +368,13 @@ class SproxyConfig(ProgramConfig):
     # Without that file let nobody in, instead of everybody.
     closed = Setting(False)
 
+    # Whoever comes through `sproxy --attach` is a user of this account: its key is let in, and remembered in
+    # `authorized_keys`.
+    trust_attached = Setting(False)
+
+    # Microseconds without any session after which sproxy ends; None: it stays.
+    exit_idle_us: Setting[int | None] = Setting(None, SECOND_US, 365 * DAY_US)
+
     # User whose rights the process takes once it listens and has read its keys; None: it keeps its own.
     user: Setting[str | None] = Setting(None)
 

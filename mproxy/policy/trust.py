@@ -95,12 +95,7 @@ class HostTrust:
         try:
             if self.check(host, port, spki) == "same":
                 return True
-            line = f"{say_place(host, port)} {public_line(spki)}\n".encode()
-            size = os.fstat(fd).st_size
-            if size and os.pread(fd, 1, size - 1) != b"\n":
-                line = b"\n" + line
-            os.write(fd, line)
-            os.fsync(fd)
+            append_line(fd, f"{say_place(host, port)} {public_line(spki)}")
             return True
         except OSError as error:
             self._warn(f"cannot remember the host's key in {self.path}: {error.strerror}")
@@ -191,6 +186,16 @@ def open_locked(path: str) -> int:
         os.close(fd)  # somebody put another file in its place while we waited
 
 
+def append_line(fd: int, text: str) -> None:
+    """Add a line to a file, whose last one may lack its end."""
+    line = f"{text}\n".encode()
+    size = os.fstat(fd).st_size
+    if size and os.pread(fd, 1, size - 1) != b"\n":
+        line = b"\n" + line
+    os.write(fd, line)
+    os.fsync(fd)
+
+
 # ---- authorized_keys
 
 class AuthorizedKeys:
@@ -243,6 +248,22 @@ class AuthorizedKeys:
             if self._changed_at is None:
                 raise
         return None if self._settled is None else _find(self._settled, spki, host, now)
+
+    def add(self, spki: bytes, comment: str) -> bool:
+        """Append a line for a key, unless the file has one; returns whether it did. It counts once the file is read
+        again. A file that cannot be written, or that others could have written, costs a warning."""
+        if self.path is None or self.problem is not None or any(grant.spki == spki for grant in self._grants):
+            return False
+        try:
+            fd = open_locked(self.path)
+            try:
+                append_line(fd, public_line(spki, comment))
+            finally:
+                os.close(fd)
+        except OSError as error:
+            self._warn(f"cannot add a key to {self.path}: {error.strerror}")
+            return False
+        return True
 
     def changed(self, now: float = 0.0) -> bool:
         """Read the file again if it has changed; returns whether it had. Costs one stat(2) if it had not.

@@ -14,6 +14,7 @@ from mproxy.ground.config import format_host_port
 from mproxy.ground.errors import PeerError, UsageError
 from mproxy.ground.words import is_loopback, parse_host_port, printable
 from mproxy.io._moves import Moves
+from mproxy.policy.keys import find_spki, fingerprint
 from mproxy.policy.tags import Tags
 from mproxy.policy.trust import AuthorizedKeys
 from mproxy.programs.own_key import open_context
@@ -39,6 +40,7 @@ class Access:
         self._config = config
         self._log = log
         self._context: TlsContext | None = None
+        self.fingerprint = ""  # of our key
         self._keys = AuthorizedKeys(None)
         self.tags = Tags(os.urandom(32), config.session.session_ttl_us)  # without a key: for this process
         self._targets = {(config.daemon_host, config.daemon_port), *config.allow}
@@ -51,7 +53,7 @@ class Access:
                 self._log.warning("plaintext", why="--plaintext: anyone on the path can read and change everything")
             return
         self._context = open_context(config.host_key_file, self._log, is_server=True, named=config.host_key,
-                                     use=self._make_tags)
+                                     use=self._take_key)
         self._keys = self._open_list(config.authorized_keys_file)
         if config.authorized_keys is not None:
             name = printable(config.authorized_keys)
@@ -70,8 +72,9 @@ class Access:
         moves = Moves(path)
         return AuthorizedKeys(path, warn, moves.last_was_move, self._config.closed)
 
-    def _make_tags(self, pem: bytearray) -> None:
-        """Tags made with a secret of the host key, so that they survive a restart of sproxy."""
+    def _take_key(self, pem: bytearray) -> None:
+        """Tags are made with a secret of the host key, so that they survive a restart of sproxy."""
+        self.fingerprint = fingerprint(find_spki(pem, "the host key"))
         secret = hmac.digest(pem, b"mproxy 2 tag key", "sha256")
         self.tags = Tags(secret, self._config.session.session_ttl_us)
 
@@ -101,6 +104,12 @@ class Access:
 
     def _tell_keys(self) -> None:
         self._log.info("keys-read", file=self._keys.path, keys=self._keys.in_force(time.time()))
+
+    def enrol(self, spki: bytes, comment: str) -> None:
+        """Add a key to the list, unless it is in it."""
+        self._read_keys()
+        if self._keys.exists and self._keys.add(spki, comment):
+            self._log.info("key-added", key=fingerprint(spki), file=self._keys.path, why=comment)
 
     def grant(self, spki: bytes, host: str) -> Grant | None:
         """The Grant for a key at an address; None if everybody may come in. PeerError."""

@@ -2,23 +2,29 @@
 
 It is a pipe: what it carries is sealed between cproxy and sproxy. It ends when either side of it does; the session does
 not, and the next one takes its place.
+
+With --start there need not be an sproxy (mproxy.programs.started), and a first line says how to reach it without this
+pipe: `mproxy-attached ports=6200 key=SHA256:...`. Whoever is not interested skips it as a banner.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 
 from mproxy.ground.errors import MproxyError
 from mproxy.io.stdio import check_stdio
-from mproxy.programs.options import parse_attach
-from mproxy.service.control import PATIENCE_S, ask, find_running, short_path
+from mproxy.policy.announcement import announce
+from mproxy.programs.options import parse_attach, parse_attach_start
+from mproxy.service.control import MALFORMED, PATIENCE_S, ask, find_running, parse, short_path, started_directory
 from mproxy.service.exit import exit_status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 PIECE_BYTES = 1 << 18
 
@@ -30,15 +36,26 @@ LONGEST_ANSWER = 4096
 
 def main(argv: list[str] | None = None) -> int:
     """The exit status."""
-    return exit_status("sproxy", _attach, argv)
+    starts = "--start" in (sys.argv[1:] if argv is None else argv)
+    return exit_status("sproxy", _attach_start if starts else _attach, argv)
 
 
 def _attach(argv: list[str] | None) -> int:
     port = parse_attach(argv)
     check_stdio([0, 1])
-    for fd in (0, 1):
-        os.set_blocking(fd, True)
-    with connect(choose(port)) as connection:
+    connection, _facts = connect(choose(port))
+    with connection:
+        splice(connection)
+    return 0
+
+
+def _attach_start(argv: list[str] | None) -> int:
+    from mproxy.programs.started import join_or_start, own_daemon
+    daemon = parse_attach_start(argv) or own_daemon()
+    check_stdio([0, 1])
+    connection, facts = join_or_start(daemon, connect)
+    with connection:
+        os.write(1, announce(facts.get("ports", ()), facts.get("key", "")))
         splice(connection)
     return 0
 
@@ -46,6 +63,7 @@ def _attach(argv: list[str] | None) -> int:
 def choose(port: int | None) -> str:
     """The control socket of the sproxy to join; MproxyError if there is none, or no way to know which."""
     found = []
+    started = started_directory()
     for _program, pid, path in find_running("sproxy"):
         try:
             answer = ask(path, "status")
@@ -60,6 +78,7 @@ def choose(port: int | None) -> str:
         which = f"sproxy of this user that listens on port {port}"
     else:
         which = "sproxy of this user"
+        found = [each for each in found if not started or not each[1].startswith(started)] or found
     if not found:
         raise MproxyError(f"cannot attach: no {which} is running on this host")
     if len(found) > 1:
@@ -69,8 +88,9 @@ def choose(port: int | None) -> str:
     return found[0][1]
 
 
-def connect(path: str) -> socket.socket:
-    """A connection to the sproxy with that control socket, on which it expects what cproxy says. MproxyError."""
+def connect(path: str) -> tuple[socket.socket, dict[str, Any]]:
+    """A connection to the sproxy with that control socket, on which it expects what cproxy says, and what it tells of
+    itself. MproxyError."""
     connection = socket.socket(socket.AF_UNIX)
     try:
         connection.settimeout(PATIENCE_S)
@@ -87,14 +107,20 @@ def connect(path: str) -> socket.socket:
     except OSError:
         connection.close()
         raise MproxyError("cannot attach: sproxy does not answer; is it just ending?") from None
-    if b'"ok": true' not in answer:
-        connection.close()
-        raise MproxyError("cannot attach: sproxy is ending, or is a version without --attach")
-    return connection
+    try:
+        facts = parse(answer)
+        if facts["ok"]:
+            return connection, facts
+    except MALFORMED:
+        pass
+    connection.close()
+    raise MproxyError("cannot attach: sproxy is ending, or is a version without --attach")
 
 
 def splice(connection: socket.socket) -> None:
     """Pass bytes both ways until one side ends."""
+    for fd in (0, 1):
+        os.set_blocking(fd, True)
     inbound = threading.Thread(target=_feed, args=(connection,), daemon=True)
     inbound.start()
     try:

@@ -86,6 +86,9 @@ class ReceptionHost:
         """A guest's key is proven; PeerError refuses it."""
         raise NotImplementedError
 
+    def vouch(self, spki: bytes, peer: str) -> None:
+        """The same of a guest that came through a socket of this host, before it is judged."""
+
     def check(self, guest: Guest, hello: Hello, channel: bytes) -> None:
         """Its HELLO is complete, and the list after it is not kept yet; PeerError refuses it."""
         raise NotImplementedError
@@ -272,6 +275,8 @@ class Guest:
         self._wait(STEP_US, "HELLO")
 
     def _judge(self, spki: bytes) -> None:
+        if self.local_peer is not None:
+            self._reception.host.vouch(spki, self.local_peer)
         self._reception.host.judge(spki, self.address)
         self.spki = spki
 

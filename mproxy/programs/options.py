@@ -235,7 +235,8 @@ examples:
 """
 
 _SPROXY_USAGE = """sproxy [options] PORT [HOST:PORT]
-       sproxy --attach [PORT]"""
+       sproxy --attach [PORT]
+       sproxy --attach --start [HOST:PORT]"""
 
 _DAEMON = f"{SproxyConfig.daemon_host.default}:{SproxyConfig.daemon_port.default}"
 
@@ -258,8 +259,10 @@ examples:
   let clients ask for two more daemons (cproxy --target HOST:PORT):
     sproxy --allow intranet:80 --allow '[fd00::7]:5432' 6200
 
-  what cproxy --via runs here, by ssh for example:
+  what cproxy --via runs here, by ssh for example; with --start no sproxy needs
+  to run beforehand:
     sproxy --attach
+    sproxy --attach --start 127.0.0.1:5432
 """
 
 
@@ -329,6 +332,11 @@ def parse_sproxy(argv: list[str] | None) -> SproxyConfig:
     group.add_argument("--attach", action="store_true", default=None, help=(
         "join standard input and output to the sproxy of this user that runs here (of several: the one that listens on"
         " PORT), as one more way to reach it; ends with them"))
+    group.add_argument("--start", action="store_true", default=None, help=(
+        "with --attach: join the sproxy for the daemon at HOST:PORT (default: this host's sshd) that an earlier --start"
+        " has left running for this user, or start it; it ends after a day without sessions"))
+    parser.add(group, "--exit-idle", parse_duration, metavar="TIME", help=(
+        "exit when there has been no session for this long (default: never)"))
     group = parser.add_argument_group("clients")
     parser.add(group, "--allow", parse_host_port, metavar="HOST:PORT", action="append", help=(
         "another daemon that clients may ask for; repeatable (default none)"))
@@ -354,18 +362,22 @@ def parse_sproxy(argv: list[str] | None) -> SproxyConfig:
         " connect, and the log says how to prevent it)"))
     group.add_argument("--closed", action="store_true", default=None, help=(
         "as long as there is no authorized_keys, let nobody in"))
+    group.add_argument("--trust-attached", action="store_true", default=None, help=(
+        "let in every key that comes through --attach, and add it to authorized_keys"))
     parser.add(group, "--user", parse_name, metavar="USER", help=(
         "run as this user once the port is open and the keys are read; must be started as root"))
     _add_common(parser, SproxyConfig, "every address")
 
     given, words = parser.split(argv)
     if given.pop("attach", None):
-        raise UsageError("--attach takes no other option, and at most a PORT")
+        raise UsageError("--attach takes no other option than --start, and at most a PORT (with --start: HOST:PORT)")
+    if given.pop("start", None):
+        raise UsageError("--start is for use with --attach")
     _refuse_together(given, "plain", (
         "single", "allow", "source_per_key", "stdio_ttl", "max_unfinished", "memory_limit", "state_dir", "host_key",
-        "authorized_keys", "closed",
+        "authorized_keys", "closed", "trust_attached", "exit_idle",
         *_SESSION_ONLY))
-    _refuse_together(given, "plaintext", ("host_key", "authorized_keys", "source_per_key", "closed"))
+    _refuse_together(given, "plaintext", ("host_key", "authorized_keys", "source_per_key", "closed", "trust_attached"))
     if len(words) == 3 and words[2].isdigit():
         words = [words[0], format_host_port(words[1].strip("[]"), words[2])]
     _expect_words(parser, words, ("PORT", "[HOST:PORT]"))
@@ -380,10 +392,21 @@ def parse_sproxy(argv: list[str] | None) -> SproxyConfig:
 def parse_attach(argv: list[str] | None) -> int | None:
     """The port in the command line `sproxy --attach [PORT]`; None: there is none. The words of any other command line
     are those of `parse_sproxy`."""
-    words = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--attach"]
+    words = _attach_words(argv, ("--attach",))
+    return _word("PORT", words[0], parse_port) if words else None
+
+
+def parse_attach_start(argv: list[str] | None) -> tuple[str, int] | None:
+    """The daemon in the command line `sproxy --attach --start [HOST:PORT]`; None: there is none."""
+    words = _attach_words(argv, ("--attach", "--start"))
+    return _word("HOST:PORT", words[0], parse_host_port) if words else None
+
+
+def _attach_words(argv: list[str] | None, options: tuple[str, ...]) -> list[str]:
+    words = [word for word in (sys.argv[1:] if argv is None else argv) if word not in options]
     if any(word.startswith("-") for word in words) or len(words) > 1:
         parse_sproxy(argv)
-    return _word("PORT", words[0], parse_port) if words else None
+    return words
 
 
 def keeps_by_default() -> bool:

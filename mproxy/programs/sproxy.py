@@ -132,6 +132,9 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         if not worker_deaths():
             self._access.say_open(self._listening)
         self._loop.call_later(DAY_US, self._say_open_door)
+        if self._config.exit_idle_us is not None:
+            from mproxy.programs.idle_end import IdleEnd
+            IdleEnd(self._loop, self._config.exit_idle_us, lambda: bool(len(self._clients)), self._end_idle)
         if not self._config.plaintext:
             self._loop.call_later(LOOK_US, self._look_at_keys)
         self._note_neighbours()
@@ -199,6 +202,10 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         if self._clients.has_tag(tag):
             return Rank.PRESENT
         return Rank.RETURNING if self._access.tags.holds(tag, time.time()) else Rank.STRANGER
+
+    def vouch(self, spki: bytes, peer: str) -> None:
+        if self._config.trust_attached:
+            self._access.enrol(spki, f"attached by {peer}")
 
     def judge(self, spki: bytes, host: str) -> None:
         """Raise PeerError unless the key may connect from that address; it is asked again when a session begins."""
@@ -465,7 +472,8 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         if self._stopping:
             reply({"ok": False, "lines": ["this sproxy is ending"]})
         else:
-            reply(Handover(lambda sock, pid: self._reception.receive_local(sock, f"process {pid}")))
+            reply(Handover(lambda sock, pid: self._reception.receive_local(sock, f"process {pid}"), {
+                "ports": sorted({port for _host, port in self._listening}), "key": self._access.fingerprint}))
 
     def inspect(self) -> dict[str, Any]:
         return {"state": "stopping" if self._stopping else "running",
@@ -499,6 +507,10 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         self._reception.close()
         self._log.info("stopping", sessions=len(self._clients))
         Drain(self._loop, self._busy_endpoints, self._config.drain_us, self._say_goodbye)
+
+    def _end_idle(self) -> None:
+        self._log.info("idle-end", why="there was no session for --exit-idle")
+        self.shut_down("")
 
     def _busy_endpoints(self) -> list[Endpoint]:
         return [c.endpoint for c in self._clients if c.endpoint.app_count]

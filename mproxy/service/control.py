@@ -16,6 +16,7 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from mproxy.ground.config import default_state_dir
 from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.keeper.main_process import main_pid
 
@@ -60,6 +61,13 @@ def runtime_directories(environ: Mapping[str, str] = os.environ, uid: int | None
     found.append("/run/mproxy" if uid == 0 else f"/run/user/{uid}/mproxy")
     found.append(f"/tmp/mproxy-{uid}")
     return found
+
+
+def started_directory() -> str | None:
+    """Where programs that stay when their user logs out have directories for their sockets, one each: the session's own
+    is removed then. It is this host's, as several may share a home. None: there is no state directory."""
+    state_dir = default_state_dir()
+    return state_dir and os.path.join(state_dir, "started", os.uname().nodename.replace("/", "_") or "localhost")
 
 
 def make_directory(path: str) -> None:
@@ -133,10 +141,11 @@ class NobodyListens(MproxyError):
 
 class Handover:
     """The answer to a request that turns the connection into something else: `taken(connection, pid)` has it after a
-    line that says so, with the process at its other end."""
+    line that says so, with `facts`, and with the process at its other end."""
 
-    def __init__(self, taken: Callable[[socket.socket, int], object]) -> None:
+    def __init__(self, taken: Callable[[socket.socket, int], object], facts: Mapping[str, object]) -> None:
         self.taken = taken
+        self.facts = facts
 
 
 class Server:
@@ -274,12 +283,13 @@ class _Client:
 
     def _hand_over(self, connection: socket.socket, answer: Handover) -> None:
         """It is not a client any more. Whoever wants this waits for the answer before anything else is sent."""
+        import json
         pid, _uid, _gid = credentials_of(connection)
         self._connection = None
         self._watch.close()
         self._server.forget(self)
         try:
-            connection.send(b'{"ok": true}\n')
+            connection.send(json.dumps({"ok": True, **answer.facts}).encode() + b"\n")
         except OSError:
             connection.close()
         else:
@@ -372,9 +382,12 @@ def find_running(program: str = "*") -> list[tuple[str, int, str]]:
 
 def search_places() -> list[str]:
     """Directories in which there may be sockets of this user's programs; for root those of all users."""
+    from glob import escape, glob
     places = runtime_directories()
+    started = started_directory()
+    if started is not None:
+        places += sorted(glob(os.path.join(escape(started), "*", "")))
     if os.geteuid() == 0:
-        from glob import glob
         for pattern in ("/run/mproxy*", "/run/user/*/mproxy", "/tmp/mproxy-*"):
             places += sorted(glob(pattern))
     return list(dict.fromkeys(places))

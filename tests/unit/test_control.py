@@ -68,7 +68,7 @@ def test_a_connection_can_become_something_else(loop, tmp_path):
         connection.close()
         loop.stop()
     server = control.Server(loop, str(tmp_path / "control.sock"), {
-        "attach": lambda _request, reply: reply(control.Handover(take))})
+        "attach": lambda _request, reply: reply(control.Handover(take, {"ports": [6200]}))})
     got = []
 
     def attach():
@@ -83,7 +83,7 @@ def test_a_connection_can_become_something_else(loop, tmp_path):
     loop.run()
     thread.join()
     server.close()
-    assert (got, taken) == ([b'{"ok": true}\n', b"HELLO"], [os.getpid()])
+    assert (got, taken) == ([b'{"ok": true, "ports": [6200]}\n', b"HELLO"], [os.getpid()])
 
 
 NO_PROCESS = 1 << 22  # the kernel's numbers end below

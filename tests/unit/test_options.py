@@ -37,12 +37,13 @@ from mproxy.ground.words import (
     printable,
 )
 from mproxy.programs import main as mproxy_main
-from mproxy.programs.options import parse_attach, parse_cproxy, parse_sproxy
+from mproxy.programs.options import parse_attach, parse_attach_start, parse_cproxy, parse_sproxy
 from mproxy.service.exit import complain
 
 PARSE = {"cproxy": parse_cproxy, "sproxy": parse_sproxy}
 
 FINGERPRINT = "SHA256:" + "a" * 43
+ATTACH_WORDS = "--attach takes no other option than --start, and at most a PORT (with --start: HOST:PORT)"
 
 
 PARSERS = (parse_duration, parse_size, parse_count, parse_port, parse_host, parse_host_port, parse_bind)
@@ -250,8 +251,24 @@ def test_attach_may_have_a_port():
     assert parse_attach(["--attach"]) is None
     assert parse_attach(["6200", "--attach"]) == 6200
     for words, text in ((["--attach", "x"], "PORT x: not a valid port (1 to 65535)"),
-                        (["--attach", "1", "2"], "--attach takes no other option, and at most a PORT")):
+                        (["--attach", "1", "2"], ATTACH_WORDS), (["--attach", "--single"], ATTACH_WORDS)):
         assert refusal(parse_attach, words) == text
+
+
+def test_attach_start_may_have_a_daemon():
+    assert parse_attach_start(["--attach", "--start"]) is None
+    assert parse_attach_start(["--start", "[::1]:5432", "--attach"]) == ("::1", 5432)
+    for words, text in ((["--attach", "--start", "6200"],
+                         "HOST:PORT 6200: not HOST:PORT, such as 127.0.0.1:23 or [::1]:23"),
+                        (["--attach", "--start", "a:1", "b:2"], ATTACH_WORDS)):
+        assert refusal(parse_attach_start, words) == text
+    assert refusal(parse_sproxy, ["--start", "6200"]) == "--start is for use with --attach"
+
+
+def test_sproxy_that_ends_when_nobody_needs_it():
+    config = parse_sproxy(["--exit-idle", "2h", "--trust-attached", "6200"])
+    assert config.exit_idle_us == 7200 * SECOND_US and config.trust_attached
+    assert parse_sproxy(["6200"]).exit_idle_us is None
 
 
 def test_cproxy_plain_keeps_the_words():
@@ -330,8 +347,8 @@ def test_sproxy_plain():
     ("cproxy --via x 1 server", "missing argument: PORT; expected PORT HOST PORT (try 'cproxy --help')"),
     ("cproxy --via x --stdio 5200", "--stdio does not listen on a port: leave out 5200"),
     ("cproxy --via", "--via: expected one argument (try 'cproxy --help')"),
-    ("sproxy --attach --single 1", "--attach takes no other option, and at most a PORT"),
-    ("sproxy --attach 1 2", "--attach takes no other option, and at most a PORT"),
+    ("sproxy --attach --single 1", ATTACH_WORDS),
+    ("sproxy --attach 1 2", ATTACH_WORDS),
     ("sproxy --single --plain 1", "--plain and --single cannot be used together"),
     ("sproxy --plain --allow a:1 1", "--plain and --allow cannot be used together"),
     ("sproxy --log-level loud 1", "--log-level loud: must be one of debug, info, warning, error"),
