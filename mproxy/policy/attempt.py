@@ -13,7 +13,7 @@ from mproxy.io.socket_close import give_up
 from mproxy.policy.network import preferred_source
 from mproxy.policy.paths import Way
 from mproxy.policy.resolver import interleave
-from mproxy.policy.stagger import Stagger
+from mproxy.policy.stagger import NEXT_US, Stagger
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class DialAttempt:
         self._connect = connect
         self._on_connected: Connected | None = on_connected
         self._on_failed: Failed | None = on_failed
-        self._ways: Stagger[Way] = Stagger(loop, self._begin_way, self._fail_if_over)
+        self._ways: Stagger[Way] = Stagger(loop, self._begin_way, self._fail_if_over, paths.pause_us)
         self._racing: dict[socket.socket, tuple[Watch, Way, int]] = {}  # socket -> (Watch, Way, began at)
         self._tried: set[Way] = set()
         self._request: Request | None = None  # a lookup under way
@@ -85,8 +85,13 @@ class DialAttempt:
         if error is not None:
             self._errors.append(error)
         found = [Way(family, address) for family, address in interleave(addresses)]
-        self._ways.left = self._paths.in_order(found + self._ways.left)
-        self._ways.go_on()
+        left = self._paths.in_order(found + self._ways.left)
+        self._ways.left = left = [way for way in left if way not in self._tried]
+        pause_us = self._paths.pause_us(left[0]) if left else 0
+        if self._racing and pause_us > NEXT_US:
+            self._ways.wait(pause_us)
+        else:
+            self._ways.go_on()
 
     def _begin_way(self, way: Way) -> bool:
         """Start on a way, unless that was done before."""

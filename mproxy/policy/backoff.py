@@ -5,7 +5,8 @@ within a second. While dials are not answered at all (a router drops them) they 
 each one repeats its SYN by itself.
 
 After that the pauses are at once longer than half a minute, and grow: some firewalls count the connections of the last
-half minute and block whoever keeps trying, and a hundred thousand dials a day help nobody.
+half minute, or of ten, and begin to count anew with every try that they have blocked; and a hundred thousand dials a
+day help nobody. Each pause is at most 0.6 of the outage so far, so the longest come when it has lasted half an hour.
 
 Every pause is random between a part of its ceiling and the whole (jitter; M. Brooker, Exponential Backoff And Jitter,
 AWS Architecture Blog 2015): when a thousand clients lose the same sproxy their dials spread out.
@@ -34,13 +35,16 @@ LAST_SILENT_US = 2_000_000
 NEW_US = 120_000_000
 REPEATS_US = 7_000_000
 
-# Pauses in an old outage: the first outlasts a firewall's count over half a minute.
+# Pauses in an old outage: the first outlasts a firewall's count over half a minute, the last one over ten minutes.
 FIRST_PAUSE_US = 36_000_000
-LAST_PAUSE_US = 120_000_000
+LAST_PAUSE_US = 720_000_000
 
-# A sign that somebody waits, or that something has changed, starts a dial at once, if the last one is at least this
-# long ago; twice as long each time.
+# A sign that somebody waits, or that something has changed, starts a dial at once, if the last such dial is at least
+# this long ago; twice as long each time. Whoever writes again and again may be a program that nobody watches, so in the
+# end a firewall has two minutes to forget; an application that has just connected was most likely started by somebody.
 FIRST_HURRY_US = 1_000_000
+LAST_HURRY_US = 120_000_000
+NEWCOMER_US = 30_000_000
 
 
 class Backoff:
@@ -81,12 +85,12 @@ class Backoff:
         self._pause_us = min(self._pause_us * 8 // 5, LAST_PAUSE_US)
         return self._jitter(self._pause_us, 0.87)
 
-    def may_hurry(self, now: int) -> bool:
-        """Whether to follow a sign that a dial may help; it then counts as followed."""
-        if self._hurried_at is not None and now - self._hurried_at < self._hurry_us:
+    def may_hurry(self, now: int, longest_us: int = LAST_HURRY_US) -> bool:
+        """Whether to follow a sign that a dial may help, at least each `longest_us`; it then counts as followed."""
+        if self._hurried_at is not None and now - self._hurried_at < min(self._hurry_us, longest_us):
             return False
         if self._hurried_at is not None:
-            self._hurry_us = min(2 * self._hurry_us, LAST_PAUSE_US)
+            self._hurry_us = min(2 * self._hurry_us, LAST_HURRY_US)
         self._hurried_at = now
         return True
 

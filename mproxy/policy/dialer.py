@@ -3,7 +3,8 @@
 Rules:
 
 1. An attempt at once tries the address that last welcomed us, and meanwhile looks up the name (mproxy.policy.paths).
-   The next address follows 250 ms after the last or as soon as the last has failed (RFC 8305, section 5).
+   The next address follows 250 ms after the last or as soon as the last has failed (RFC 8305, section 5); two seconds
+   after it where another sproxy answered, which does not have our session.
 2. Every attempt lives until it connects, fails, or --connect-timeout is over, and its end is reported. More begin
    beside it at the backoff's pace: they are added and never replace it, so a long round trip is outlasted, and a lost
    SYN, as on a link that is just coming up, does not hold things up.
@@ -22,8 +23,8 @@ from mproxy.carrier._tcp_carrier import TcpCarrier
 from mproxy.ground.errors import PeerError
 from mproxy.io.socket_close import give_up
 from mproxy.policy.attempt import DialAttempt, connect_to
-from mproxy.policy.backoff import Backoff
 from mproxy.policy.candidate import Candidate, CandidateObserver
+from mproxy.policy.dial_schedule import DialSchedule
 from mproxy.policy.network import outgoing_device, preferred_source
 from mproxy.policy.paths import Paths, Way
 from mproxy.policy.resolver import interleave
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from mproxy.ground.config import CproxyConfig
     from mproxy.ground.shapes import Address
     from mproxy.handshake import Caller, Encryption, Welcome
-    from mproxy.io._loop import Loop, Timer
+    from mproxy.io._loop import Loop
     from mproxy.policy.resolver import Request, Resolved, Resolver
     from mproxy.policy.tunnel import ProxyTunnel
 
@@ -48,9 +49,6 @@ MOST_ASIDE = 3
 
 # Changes of the network come in bursts; beyond this many in a second an attempt waits for its time.
 BURST = 8
-
-# If an application writes again after being quiet for this long, somebody is waiting.
-QUIET_US = 10_000_000
 
 # While there is an address that may do, the name is looked up no more often than this.
 LOOKUP_US = 2_000_000
@@ -97,14 +95,12 @@ class Dialer(CandidateObserver):
         self._connect = connect or self._connect_by_path
         self.paths = Paths()
         self.device: str | None = None  # to which the last welcomed carrier is bound; None: it follows the routes
-        self._backoff = Backoff()
+        self._schedule = DialSchedule(loop, self._begin_attempt)
         self._attempts: list[DialAttempt] = []
         self._candidate: Candidate | None = None
         self._aside: list[Candidate] = []  # overdue ones before it that said no HELLO: any may still be answered first
-        self._timer: Timer | None = None
         self._source: str | None = None  # the kernel's choice towards sproxy at the last look
         self._burst_at = self._burst = 0
-        self._waited_at = 0  # when we were last told that an application waits
         self._found: list[Way] = []  # the last lookup's answer
         self._look_up_at = 0  # when to look up again
         self._answered: Way | None = None  # the way of the candidate that was last turned away
@@ -113,14 +109,14 @@ class Dialer(CandidateObserver):
     @property
     def next_try_at(self) -> int | None:
         """When the next attempt begins, in the loop's time; None while nothing is dialled."""
-        return self._timer.at if self.running and self._timer is not None else None
+        return self._schedule.next_at if self.running else None
 
     def start(self) -> None:
         """Dial until a carrier is welcomed; does nothing if that is under way."""
         if not self.running:
             self.running = True
-            self._begin_anew()
-            self._schedule(self._backoff.after_failure_us(self.loop.now()) or 0)
+            self._look_anew()
+            self._schedule.start()
 
     def stop(self) -> None:
         """Give up what is under way."""
@@ -131,7 +127,7 @@ class Dialer(CandidateObserver):
         """Begin nothing more; a candidate, which sproxy may have heard, goes on to its end."""
         self.running = self._candidate is not None
         self._drop_aside()
-        self._cancel_timer()
+        self._schedule.cancel()
         for attempt in self._attempts:
             attempt.cancel()
         self._attempts = []
@@ -145,12 +141,9 @@ class Dialer(CandidateObserver):
         """The carrier on a socket that was welcomed."""
         return TcpCarrier(self.loop, sock.detach(), tls)
 
-    def hurry(self) -> None:
-        """An application waits: do not sit out a long pause. One that merely keeps writing does not count."""
-        now = self.loop.now()
-        is_news = now - self._waited_at > QUIET_US
-        self._waited_at = now
-        if self.running and is_news and self._backoff.is_old(now) and self._backoff.may_hurry(now):
+    def hurry(self, newcomer: bool) -> None:
+        """An application waits (`newcomer`: it has just connected): do not sit out a long pause."""
+        if self.running and self._schedule.hurries(newcomer):
             self._begin_attempt()
 
     def network_changed(self) -> None:
@@ -173,15 +166,15 @@ class Dialer(CandidateObserver):
         if self._burst > BURST:
             return
         if self._source_changed():
-            self._begin_anew()
+            self._look_anew()
+            self._schedule.anew()
             self._begin_attempt()
-        elif self._backoff.may_hurry(now):
+        elif self._schedule.changed():
             self._begin_attempt()
 
     # ---- attempts
 
-    def _begin_anew(self) -> None:
-        self._backoff.begin(self.loop.now())
+    def _look_anew(self) -> None:
         self._look_up_at = 0
         self._source_changed()
 
@@ -192,20 +185,11 @@ class Dialer(CandidateObserver):
         self._source = preferred_source(known[0].address) if known else None
         return self._source is None or self._source != before
 
-    def _schedule(self, delay_us: int) -> None:
-        self._cancel_timer()
-        self._timer = self.loop.call_later(delay_us, self._begin_attempt)
-
-    def _cancel_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
     def _begin_attempt(self) -> None:
         if not self.observer.still_wanted():
             self.ease()
             return
-        self._schedule(self._backoff.next_us(self.loop.now()))
+        self._schedule.begun()
         if (self._candidate is not None and not self._candidate.overdue()) or len(self._attempts) >= ATTEMPTS:
             return
         attempt = DialAttempt(
@@ -249,9 +233,7 @@ class Dialer(CandidateObserver):
     def _retry(self) -> None:
         """Something failed: begin again at the backoff's pace, unless another attempt is under way."""
         if not self._attempts and self._candidate is None:
-            delay_us = self._backoff.after_failure_us(self.loop.now())
-            if delay_us is not None:
-                self._schedule(delay_us)
+            self._schedule.failed()
 
     def _on_connected(self, attempt: DialAttempt, sock: socket.socket, way: Way, took_us: int) -> None:
         self._attempts.remove(attempt)
@@ -276,7 +258,7 @@ class Dialer(CandidateObserver):
 
         So dials can follow each other as quickly as a new outage asks for, and one that waits its turn at a busy sproxy
         does not lose it."""
-        if candidate.caller.finished or self._backoff.is_old(self.loop.now()):
+        if candidate.caller.finished or self._schedule.is_old():
             return False
         self._aside.append(candidate)
         if len(self._aside) > MOST_ASIDE:
@@ -289,10 +271,10 @@ class Dialer(CandidateObserver):
         self._aside = []
 
     def shun_answered(self) -> None:
-        """Try the address that last turned us away after the others: what answers there is not what we are looking
-        for."""
+        """Try the address that last turned us away after the others, and later: another sproxy with the same key
+        answers there."""
         if self._answered is not None:
-            self.paths.led_nowhere(self._answered)
+            self.paths.is_elsewhere(self._answered)
 
     # ---- what the candidate tells
 

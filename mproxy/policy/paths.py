@@ -4,7 +4,9 @@
    that address now must prove the same key, or the session's secret, so nothing is lost by trying.
 2. An address where something else answered, or nothing after the connection was made, is tried after the others. None
    is left out for a while, as the relay does (relay/_balance): there many callers share what one has found, here is a
-   single caller, who takes whichever address answers and pauses between rounds anyway.
+   single caller, who takes whichever address answers and pauses between rounds anyway. Where another sproxy with the
+   same key answered (policy/site) the others get ELSEWHERE_US, as long as the session lasts: the one that has the
+   session may be farther away, and whoever connects first is the one that is asked.
 3. A path may drop full packets and pass small ones (a router drops what is too large, and filters the ICMP messages
    that would say so: RFC 2923). Each carrier that was stuck like this makes the segments of the next one smaller;
    after a while full ones are tried again, later each time.
@@ -15,6 +17,8 @@
 from __future__ import annotations
 
 from collections import namedtuple
+
+from mproxy.policy.stagger import NEXT_US
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +37,9 @@ SMALL_MOST_US = 24 * 3600 * 1_000_000
 
 # Two signs that prove nothing by themselves count if they are at most this far apart.
 SIGN_US = 60_000_000
+
+# The head start of the other addresses before one where another sproxy answered: a SYN that is lost is repeated by then.
+ELSEWHERE_US = 2_000_000
 
 MOST_PATHS = 64
 
@@ -56,6 +63,7 @@ class Paths:
         self._good: Way | None = None  # the one that last welcomed us
         self._device: str | None = None  # the device that it used
         self._sour: dict[Way, int] = {}  # how often each connected but led nowhere, since the last welcome
+        self._elsewhere: set[Way] = set()  # where another sproxy answered, since the session began
         # By (peer, local): small segments, and when the last sign was seen that full packets get lost.
         self._segments: dict[tuple[str, str | None], _Small] = {}
         self._signs: dict[tuple[str, str | None], int] = {}
@@ -73,9 +81,18 @@ class Paths:
             self._sour = {}
         self._sour[way] = self._sour.get(way, 0) + 1
 
-    def forget_address(self) -> None:
-        """What is at the address can no longer prove that it is our sproxy."""
-        self._good = None
+    def is_elsewhere(self, way: Way) -> None:
+        """What answered is another sproxy with the same key, which does not have the session."""
+        if len(self._elsewhere) >= MOST_PATHS:
+            self._elsewhere = set()
+        self._elsewhere.add(way)
+
+    def session_over(self, proven: bool) -> None:
+        """The next session may be at any address. Unless `proven` by a key, only the session's secret had shown that
+        our sproxy is at the last one."""
+        self._elsewhere = set()
+        if not proven:
+            self._good = None
 
     def known(self, device_of: Callable[[Sockaddr], str | None]) -> list[Way]:
         """Ways that need no lookup, the best first; `device_of(address)` gives the kernel's choice of a device."""
@@ -87,12 +104,16 @@ class Paths:
         return self.in_order(ways)
 
     def in_order(self, ways: list[Way]) -> list[Way]:
-        """Sort `ways`: those that led nowhere come last."""
-        return sorted(ways, key=lambda way: self._sour.get(way, 0))
+        """Sort `ways`: those that led nowhere come last, and behind them those that led elsewhere."""
+        return sorted(ways, key=lambda way: (way in self._elsewhere, self._sour.get(way, 0)))
+
+    def pause_us(self, way: Way) -> int:
+        """How much time the way before this one has."""
+        return ELSEWHERE_US if way in self._elsewhere else NEXT_US
 
     def is_sour(self, way: Way) -> bool:
         """Whether it has recently led nowhere."""
-        return way in self._sour
+        return way in self._sour or way in self._elsewhere
 
     # ---- segments
 

@@ -44,6 +44,7 @@ class Reconnect:
         self._log = log
         self._wanted = wanted
         self._in_doubt_at: float | None = None  # inf: nothing that is heard refutes it
+        self._opened = 0  # streams, when we were last told that an application waits
         self._settled_at = 0  # when the carrier was attached
         self._routed: str | None = None  # the route's device then, if not its own
         self._suspend_clock = SuspendClock()
@@ -93,8 +94,10 @@ class Reconnect:
     def hurry(self) -> None:
         """An application is waiting for a carrier."""
         self.needed()
+        opened = self._endpoint.session.streams.opened
+        newcomer, self._opened = opened != self._opened, opened
         if not self._endpoint.attached:
-            self._dialer.hurry()
+            self._dialer.hurry(newcomer)
 
     def settled(self, peer: Sockaddr) -> None:
         """A new carrier, to the address `peer`, is about to be attached."""

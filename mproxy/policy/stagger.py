@@ -23,13 +23,16 @@ class Stagger(Generic[Try]):
     """Begins the tries that are `left`, best first.
 
     `begin(one)` returns whether it is under way now. `none_left()` is called when another was wanted and there is none.
+    `pause_us(one)`: how much time the one before it has.
     """
 
-    def __init__(self, loop: Loop, begin: Callable[[Try], bool], none_left: Callable[[], object]) -> None:
+    def __init__(self, loop: Loop, begin: Callable[[Try], bool], none_left: Callable[[], object],
+                 pause_us: Callable[[Try], int] = lambda _one: NEXT_US) -> None:
         self.left: list[Try] = []
         self._loop = loop
         self._begin = begin
         self._none_left = none_left
+        self._pause_us = pause_us
         self._timer: Timer | None = None
 
     def go_on(self) -> None:
@@ -38,13 +41,14 @@ class Stagger(Generic[Try]):
         while self.left:
             if self._begin(self.left.pop(0)):
                 if self.left:
-                    self.wait()
+                    self.wait(self._pause_us(self.left[0]))
                 return
         self._none_left()
 
-    def wait(self) -> None:
+    def wait(self, pause_us: int = NEXT_US) -> None:
         """Begin the next in a while."""
-        self._timer = self._loop.call_later(NEXT_US, self.go_on)
+        self._cancel_timer()
+        self._timer = self._loop.call_later(pause_us, self.go_on)
 
     def stop(self) -> None:
         """Begin nothing more."""

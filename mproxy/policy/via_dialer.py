@@ -10,9 +10,8 @@ from __future__ import annotations
 from mproxy.carrier._local_carrier import LocalCarrier
 from mproxy.ground.errors import PeerError
 from mproxy.policy.attempt import reason_of
-from mproxy.policy.backoff import Backoff
 from mproxy.policy.banner import Banner
-from mproxy.policy.dialer import QUIET_US
+from mproxy.policy.dial_schedule import DialSchedule
 from mproxy.policy.paths import Paths
 from mproxy.policy.via_command import ViaCommand
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from mproxy.ground.config import CproxyConfig
     from mproxy.ground.shapes import Logger
     from mproxy.handshake import Caller, Encryption, Welcome
-    from mproxy.io._loop import Loop, Timer
+    from mproxy.io._loop import Loop
     from mproxy.policy.dialer import DialObserver
 
 # A command whose output has ended is about to end, and then says why.
@@ -56,25 +55,22 @@ class ViaDialer:
         self.running = False
         self.last_banner = ""  # logged once, not at every dial
         self._command = config.via or ""
-        self._backoff = Backoff()
+        self._schedule = DialSchedule(loop, self._begin)
         self._attempt: ViaAttempt | None = None
         self._commands: dict[ViaCommand, ViaAttempt | None] = {}  # that run
         self._carrying: ViaCommand | None = None  # of the last welcome
-        self._timer: Timer | None = None
-        self._waited_at = 0
         self._closed: Callable[[], object] | None = None
 
     @property
     def next_try_at(self) -> int | None:
         """When the next command begins, in the loop's time; None while none is due."""
-        return self._timer.at if self.running and self._timer is not None else None
+        return self._schedule.next_at if self.running else None
 
     def start(self) -> None:
         """Run commands until a carrier is welcomed; does nothing if that is under way."""
         if not self.running:
             self.running = True
-            self._backoff.begin(self.loop.now())
-            self._schedule(self._backoff.after_failure_us(self.loop.now()) or 0)
+            self._schedule.start()
 
     def stop(self) -> None:
         """Give up what is under way."""
@@ -86,19 +82,16 @@ class ViaDialer:
     def ease(self) -> None:
         """Begin nothing more; a command that tries goes on to its end."""
         self.running = self._attempt is not None
-        self._cancel_timer()
+        self._schedule.cancel()
 
-    def hurry(self) -> None:
-        """An application waits: do not sit out a long pause. One that merely keeps writing does not count."""
-        now = self.loop.now()
-        is_news = now - self._waited_at > QUIET_US
-        self._waited_at = now
-        if self.running and is_news and self._backoff.is_old(now) and self._backoff.may_hurry(now):
+    def hurry(self, newcomer: bool) -> None:
+        """An application waits (`newcomer`: it has just connected): do not sit out a long pause."""
+        if self.running and self._schedule.hurries(newcomer):
             self._begin()
 
     def network_changed(self) -> None:
         """Try again at once, if a carrier is wanted at all."""
-        if not self.running or not self._backoff.may_hurry(self.loop.now()):
+        if not self.running or not self._schedule.changed():
             return
         if self._attempt is not None and self._attempt.silent_for(SILENT_US):
             self._attempt.close()
@@ -124,17 +117,8 @@ class ViaDialer:
 
     # ---- commands
 
-    def _schedule(self, delay_us: int) -> None:
-        self._cancel_timer()
-        self._timer = self.loop.call_later(delay_us, self._begin)
-
-    def _cancel_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
     def _begin(self) -> None:
-        self._cancel_timer()
+        self._schedule.cancel()
         if self._attempt is not None:
             return
         if not self.observer.still_wanted():
@@ -148,13 +132,8 @@ class ViaDialer:
         self._commands[command] = self._attempt = ViaAttempt(self, command)
         self._attempt.begin()
 
-    def _retry(self) -> None:
-        now = self.loop.now()
-        delay_us = self._backoff.after_failure_us(now)
-        self._schedule(self._backoff.next_us(now) if delay_us is None else delay_us)
-
     def _fail(self, why: str) -> None:
-        self._retry()
+        self._schedule.failed()
         self.observer.on_dial_failed(why)
 
     def _ended(self, command: ViaCommand) -> None:
@@ -186,7 +165,7 @@ class ViaDialer:
         """It has not; a PeerError means that the other end said so, or is not an sproxy."""
         attempt.close()
         self._attempt = None
-        self._retry()
+        self._schedule.failed()
         if isinstance(error, PeerError):
             self.observer.on_turned_away(error, attempt.caller)
         elif attempt.caller.met:

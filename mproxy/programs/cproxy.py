@@ -204,8 +204,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
     def _session_over(self, session: Session, why: str, level: str = "info") -> None:
         self._cancel_ttl()
         self._teller.back()
-        if self._config.plaintext:
-            self._dialer.paths.forget_address()  # only the session's secret had proven who is there
+        self._dialer.paths.session_over(proven=not self._config.plaintext)
         self._lost_at = self._key_refused_at = None
         if session.session_id:
             self._ended.add(session, self._outages, self._loop.now())

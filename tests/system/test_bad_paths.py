@@ -53,16 +53,21 @@ def answered_within(app, seconds, text=b"key"):
     return took
 
 
+def long_cable(ends, end, router, delay_s):
+    """A further link of `end`, with the address number 2."""
+    if not real_root() and not os.access(TUN, os.R_OK | os.W_OK):
+        pytest.skip(f"{TUN} is for root alone here")
+    cable = LongCable(end, router, 4, delay_s)
+    ends.callback(cable.close)
+    cable.give(2)
+    return cable
+
+
 @pytest.fixture
 def slow_cable(lab, ends):
     """The client's only path: a round trip takes 7 s."""
     lab.wifi.pull()
-    if not real_root() and not os.access(TUN, os.R_OK | os.W_OK):
-        pytest.skip(f"{TUN} is for root alone here")
-    cable = LongCable(lab.client, lab.router, 4, 3.5)
-    ends.callback(cable.close)
-    cable.give(2)
-    return cable
+    return long_cable(ends, lab.client, lab.router, 3.5)
 
 
 @pytest.mark.long
@@ -173,6 +178,28 @@ def test_a_key_refused_elsewhere_is_a_hint(pair, session):
     pair.lab.server.run("nft", "delete", "table", "ip", "t")
     assert read_exactly(app, 3) == b"key"
     assert "another sproxy" in pair.cproxy.event("dial-failed")["why"]
+    assert not pair.cproxy.events("ended")
+
+
+def test_of_two_sproxies_behind_one_name_the_own_one_is_found_again(pair, lab, ends):
+    """Goal: they have the same key, and the one that does not have the session is nearer: after changes of the address
+    the session goes on, and is given up by nobody."""
+    far = long_cable(ends, lab.server, lab.router, 0.2)
+    own = far.address(2)
+    lab.client.knows(server=own)
+    pair.echo()
+    pair.start_sproxy("--bind", own)
+    copy = lab.server.home / "copy"
+    shutil.copytree(state_dir(lab.server), copy)
+    pair.start_sproxy("--bind", lab.server_address, "--state-dir", copy)
+    pair.start_cproxy(server="server")
+    app = typed(pair.app())
+    lab.client.knows(server=f"{lab.server_address} {own}")
+    for change in (1, 2):
+        lab.wifi.pull()
+        lab.wifi.give(10 + change)
+        answered_within(app, 4)
+        assert pair.cproxy.event("resumed", count=change)["peer"].startswith(own + ":")
     assert not pair.cproxy.events("ended")
 
 

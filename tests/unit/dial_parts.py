@@ -105,7 +105,8 @@ class FakeSocket:
 
 class Plan:
     """`connects_s`: after so long, None: never; with `error` (an errno). `says`: [(seconds after, bytes)]: b"welcome"
-    welcomes, b"" closes, b"strange" is no sproxy's, all else is progress. `refuses`: errno of connect itself."""
+    welcomes, b"" closes, b"strange" is no sproxy's, b"elsewhere" that of an sproxy without our session, all else is
+    progress. `refuses`: errno of connect itself."""
 
     def __init__(self, connects_s=None, error=0, says=(), refuses=0):
         self.connects_s, self.error, self.says, self.refuses = connects_s, error, says, refuses
@@ -125,6 +126,9 @@ class FakeCaller:
     def feed(self, data):
         if data == b"strange":
             raise PeerError(CloseCode.VERSION_ERROR, "not an mproxy peer")
+        if data == b"elsewhere":
+            self.refused = True
+            raise PeerError(CloseCode.UNKNOWN_SESSION, "no such session")
         return "welcome" if data == b"welcome" else None
 
 

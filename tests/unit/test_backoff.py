@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from mproxy.policy.backoff import (
     FIRST_CEILING_US,
     LAST_CEILING_US,
+    LAST_HURRY_US,
     LAST_PAUSE_US,
     LAST_SILENT_US,
     NEW_US,
+    NEWCOMER_US,
     REPEATS_US,
     Backoff,
     draw_from_system,
@@ -75,15 +77,16 @@ def test_in_two_minutes_a_path_that_comes_back_is_dialled_soon(kind, half_us):
 @pytest.mark.parametrize("drawn", [0.0, 0.5, ALMOST_ONE])
 def test_then_a_firewall_that_counts_half_a_minute_forgets(kind, last_of_new, drawn):
     """Right: from the last SYN of the new outage, repetitions included, more than 30 s pass at once, less than 40 s
-    for somebody who waits; then more and more, to two minutes."""
+    for somebody who waits; then more and more, to ten minutes, but never longer than 0.6 of the outage."""
     backoff = Backoff(draw=lambda: drawn)
     times = dials(backoff, kind, 3600 * SECOND_US)
     new, old = [at for at in times if at < last_of_new], [at for at in times if at >= last_of_new]
     assert NEW_US + 30 * SECOND_US < old[0] < NEW_US + 38 * SECOND_US
     assert max(gaps(new)) <= LAST_SILENT_US
     assert min(gaps(old)) > 50 * SECOND_US
-    assert gaps(old)[-1] > 100 * SECOND_US
+    assert gaps(old)[-1] > 610 * SECOND_US
     assert max(gaps(old)) <= LAST_PAUSE_US
+    assert all(gap <= 0.6 * at for at, gap in zip(old, gaps(old), strict=False))
 
 
 def test_a_day_costs_few_dials():
@@ -106,7 +109,15 @@ def test_somebody_who_writes_each_second_is_not_followed_for_ever():
     followed = [at for at in range(0, 3600 * SECOND_US, SECOND_US) if backoff.may_hurry(at)]
     assert followed[:3] == [0, SECOND_US, 3 * SECOND_US]
     assert gaps(followed) == sorted(gaps(followed))
-    assert gaps(followed)[-1] == LAST_PAUSE_US
+    assert gaps(followed)[-1] == LAST_HURRY_US
+
+
+def test_somebody_who_has_just_connected_waits_half_a_minute_at_most():
+    backoff = Backoff()
+    for at in range(0, 3600 * SECOND_US, SECOND_US):
+        backoff.may_hurry(at)
+    assert backoff.may_hurry(3600 * SECOND_US + NEWCOMER_US, NEWCOMER_US)
+    assert not backoff.may_hurry(3600 * SECOND_US + 2 * NEWCOMER_US)
 
 
 @settings(deadline=None)

@@ -3,6 +3,7 @@
 import errno
 import itertools
 import statistics
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +16,7 @@ from tests.unit.dial_parts import SECOND_US, FakeCaller, FakeLoop, FakeResolver,
 
 HOST = "server.example"
 V4 = 2
+OWN, OTHER = "10.3.0.2", "10.4.0.2"
 
 
 class Bench:
@@ -259,6 +261,38 @@ def test_a_name_that_moved_is_followed_though_something_answers_at_the_old_addre
     assert bench.observer.welcomed[-1][0] - bench.begun < SECOND_US
 
 
+@pytest.mark.parametrize("answer", [(OWN, OTHER), (OTHER, OWN), (OTHER,)], ids=["own first", "other first", "no own"])
+def test_a_session_finds_its_own_sproxy_though_another_one_is_nearer(monkeypatch, answer):
+    """Goal: two sproxies with one key behind one name: the one that has the session is the farther one."""
+    bench = Bench(monkeypatch, lambda way: welcoming(0.4) if way.address[0] == OWN else SILENT, answer=(OWN,)).start(3)
+    bench.resolver.answer = answer
+    bench.observer.on_turned_away = lambda *_: bench.dialer.shun_answered()
+    bench.network = lambda way: (
+        welcoming(0.4) if way.address[0] == OWN else Plan(0.01, says=[(0.01, b"elsewhere")]))
+    for _ in range(3):
+        others = len(bench.tried())
+        bench.start(5)
+        assert bench.observer.welcomed[-1][1].address[0] == OWN
+        assert bench.observer.welcomed[-1][0] - bench.begun < 2 * SECOND_US
+    assert {sock.way.address[0] for sock in bench.sockets[others:]} == {OWN}, "what has answered is remembered"
+    bench.dialer.paths.session_over(proven=True)
+    bench.resolver.answer = (OTHER,)
+    bench.network = lambda way: welcoming(0.01) if way.address[0] == OTHER else SILENT
+    bench.start(1)
+    assert bench.observer.welcomed[-1][1].address[0] == OTHER, "the next session may be anywhere"
+
+
+def test_where_only_another_sproxy_is_left_its_answer_is_heard(monkeypatch):
+    """Right: while the own one does not answer the other one is asked again and again: it may have changed."""
+    bench = Bench(monkeypatch, lambda way: welcoming(0.01) if way.address[0] == OWN else SILENT,
+                  answer=(OWN, OTHER)).start(1)
+    told = []
+    bench.observer.on_turned_away = lambda *_: (told.append(bench.loop.now()), bench.dialer.shun_answered())
+    bench.network = lambda way: SILENT if way.address[0] == OWN else Plan(0.01, says=[(0.01, b"elsewhere")])
+    bench.start(20)
+    assert len(told) >= 5
+
+
 def test_lookups_have_a_pace_of_their_own(monkeypatch):
     """Right: an outage of a day, with a name service that answers, causes hundreds of lookups, not 65,000."""
     bench = Bench(monkeypatch, lambda _way: REFUSED).start(86_400)
@@ -308,7 +342,7 @@ def test_other_devices_than_the_last_are_never_used(monkeypatch):
 
 def test_an_old_outage_is_dialled_at_once_when_somebody_writes_or_the_network_changes(monkeypatch):
     bench = Bench(monkeypatch, lambda _way: REFUSED).start(1000)
-    for sign in (bench.dialer.hurry, bench.dialer.network_changed):
+    for sign in (partial(bench.dialer.hurry, False), bench.dialer.network_changed):
         before = len(bench.sockets)
         sign()
         bench.loop.run(1)
@@ -325,10 +359,61 @@ def test_an_application_that_never_stops_writing_does_not_keep_a_firewall_awake(
     bench = Bench(monkeypatch, lambda _way: REFUSED).start(0)
     for _ in range(800):
         bench.loop.run(0.25)
-        bench.dialer.hurry()
+        bench.dialer.hurry(False)
     late = [at for _address, at in bench.tried() if at > 119]
     assert max(later - earlier for earlier, later in itertools.pairwise(late)) > 31
     assert [at for at in late if 120 < at < 150] == []
+
+
+class Firewall:
+    """Answers only who has not tried for `memory_s`; whoever has, the SYNs that the system repeats included, is dropped
+    and counts anew (nft `update @set { ip saddr timeout ... }`, iptables `recent --update`)."""
+
+    SYNS_S = (0, 1, 2, 3, 4, 5, 7)  # while an attempt lasts, 10 s, with tcp_syn_linear_timeouts
+
+    def __init__(self, memory_s):
+        self.memory_us = memory_s * SECOND_US
+        self.tries = []
+        self.bench = None
+
+    def __call__(self, _way):
+        now = self.bench.loop.now()
+        syns = [at + second * SECOND_US for at in self.tries for second in self.SYNS_S]
+        blocks = not syns or now - max(at for at in syns if at <= now) < self.memory_us
+        self.tries.append(now)
+        return SILENT if blocks else welcoming(0.05)
+
+
+def behind(monkeypatch, firewall):
+    firewall.bench = Bench(monkeypatch, firewall)
+    return firewall.bench.start(0)
+
+
+@pytest.mark.parametrize("memory_s, within_minutes", [(30, 3), (60, 6), (300, 20), (600, 42)])
+def test_a_firewall_that_counts_every_blocked_try_forgets_in_the_end(monkeypatch, memory_s, within_minutes):
+    bench = behind(monkeypatch, Firewall(memory_s))
+    bench.loop.run(60 * within_minutes)
+    assert len(bench.observer.welcomed) == 1
+
+
+def test_it_also_forgets_while_a_program_writes_each_half_minute(monkeypatch):
+    bench = behind(monkeypatch, Firewall(100))
+    for _ in range(60):
+        bench.loop.run(30)
+        if bench.dialer.running:
+            bench.dialer.hurry(False)
+    assert len(bench.observer.welcomed) == 1
+
+
+def test_who_starts_an_application_in_an_old_outage_is_not_kept_waiting(monkeypatch):
+    """Goal: half a minute apart each is tried at once, however many were in vain and however much is written."""
+    bench = Bench(monkeypatch, lambda _way: REFUSED).start(7200)
+    for _ in range(20):
+        bench.dialer.hurry(False)
+        bench.loop.run(31)
+        before = len(bench.sockets)
+        bench.dialer.hurry(True)
+        assert len(bench.sockets) == before + 1
 
 
 # --- segments
