@@ -293,6 +293,9 @@ class CproxyConfig(ProgramConfig):
     # the cost of one heartbeat a second.
     idle_us = Setting(60 * SECOND_US, 0, 30 * DAY_US)
 
+    # Keep a carrier that works when the route to sproxy leads over another device; else it moves there.
+    stay = Setting(False)
+
     # Desktop notifications when sproxy is away, and when it is back.
     notify = Setting(False)
 

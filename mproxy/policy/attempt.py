@@ -171,6 +171,16 @@ def connect_to(way: Way, segment_bytes: int = 0) -> socket.socket:
     return sock
 
 
+def bind_to_device(sock: socket.socket, device: str | None) -> bool:
+    """Have a connection keep to the device that it uses now, wherever the routes lead; whether that was possible."""
+    try:
+        if device is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode() + b"\0")
+    except OSError:  # before Linux 5.7 this takes CAP_NET_RAW
+        return False
+    return device is not None
+
+
 def reason_of(error: OSError) -> str:
     """The system's words for an OSError."""
     return os.strerror(error.errno) if error.errno else str(error)

@@ -22,7 +22,7 @@ from __future__ import annotations
 from mproxy.carrier._tcp_carrier import TcpCarrier
 from mproxy.ground.errors import PeerError
 from mproxy.io.socket_close import give_up
-from mproxy.policy.attempt import DialAttempt, connect_to
+from mproxy.policy.attempt import DialAttempt, bind_to_device, connect_to
 from mproxy.policy.candidate import Candidate, CandidateObserver
 from mproxy.policy.dial_schedule import DialSchedule
 from mproxy.policy.network import outgoing_device, preferred_source
@@ -91,6 +91,7 @@ class Dialer(CandidateObserver):
         self._proxy = config.proxy
         self._host, self._port = self._sproxy if config.proxy is None else config.proxy[1:3]  # where to connect
         self.timeout_us = config.connect_timeout_us
+        self.stays = config.stay
         self.observer = observer
         self._connect = connect or self._connect_by_path
         self.paths = Paths()
@@ -304,8 +305,9 @@ class Dialer(CandidateObserver):
         sock, caller, way = candidate.release(), candidate.caller, candidate.way
         self._candidate = None
         self.stop()
-        self.device = way.device
-        self.paths.welcomed(way, way.device or outgoing_device(way.address))
+        device = way.device or outgoing_device(way.address)
+        self.device = way.device or (device if self.stays and bind_to_device(sock, device) else None)
+        self.paths.welcomed(way, device)
         self.observer.on_welcome(sock, caller, welcome)
 
     def _note_unwelcome(self, candidate: Candidate) -> None:

@@ -4,6 +4,9 @@ A carrier is in doubt from the moment something speaks against it (two missed he
 its own address gone, another route to sproxy, the host was asleep) until bytes arrive on it again. While it is in
 doubt, or counts as lost, a new one is dialled beside the old one; the first that works wins, and that may be the old
 one. A change of the network that does not concern the carrier only makes it prove itself at once with a heartbeat.
+
+A better route while the old way is still there (a cable beside the Wi-Fi) is followed, too, but not more often than
+once a minute: a cable with a loose contact moves nobody to and fro. With --stay it is not followed at all.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 
     from mproxy.endpoint._endpoint import Endpoint
     from mproxy.ground.shapes import Logger, Sockaddr
-    from mproxy.io._loop import Loop, Watch
+    from mproxy.io._loop import Loop, Timer, Watch
     from mproxy.policy.dialer import Dialer
     from mproxy.policy.via_dialer import ViaDialer
 
@@ -28,6 +31,9 @@ CLOCK_CHECK_US = 1_000_000
 # One change of the network brings several events: address, routes, neighbours. A route that was just found to lead
 # nowhere is not tried again for the rest of them.
 BURST_US = 10_000_000
+
+# A better route is followed this long after the last one at the earliest.
+MOVE_US = 60_000_000
 
 
 class Reconnect:
@@ -46,7 +52,11 @@ class Reconnect:
         self._in_doubt_at: float | None = None  # inf: nothing that is heard refutes it
         self._opened = 0  # streams, when we were last told that an application waits
         self._settled_at = 0  # when the carrier was attached
-        self._routed: str | None = None  # the route's device then, if not its own
+        self._routed: str | None = None  # the route's device then, if the carrier is bound to one
+        self._device: str | None = None  # the carrier's
+        self._is_moving = False  # to a better route, though nothing else speaks against the carrier
+        self._move_at = 0  # not before
+        self._move_timer: Timer | None = None  # something has changed before that
         self._suspend_clock = SuspendClock()
         self._network: NetworkWatch | None = None
         self._watch: Watch | None = None
@@ -60,6 +70,8 @@ class Reconnect:
     def close(self) -> None:
         """Stop watching and dialling."""
         self._dialer.stop()
+        if self._move_timer is not None:
+            self._move_timer.cancel()
         if self._watch is not None:
             self._watch.close()
         if self._network is not None:
@@ -102,15 +114,20 @@ class Reconnect:
     def settled(self, peer: Sockaddr) -> None:
         """A new carrier, to the address `peer`, is about to be attached."""
         self._in_doubt_at = None
+        self._is_moving = False
         self._settled_at = self._loop.now()
-        self._routed = outgoing_device(peer) if self._dialer.device is not None else None
+        routed = outgoing_device(peer) if self._dialer.follows_routes else None
+        self._routed = routed if self._dialer.device is not None else None
+        self._device = self._dialer.device or routed
 
     def still_wanted(self) -> bool:
         """Whether the next dial attempt makes sense; clears a doubt that bytes have refuted."""
         if not self._endpoint.attached:
             return self._wanted()
-        if self._in_doubt_at is not None and self._heard_since(self._in_doubt_at) and self._well_placed():
+        if self._in_doubt_at is not None and self._heard_since(self._in_doubt_at) and (
+                self._well_placed() or not self._is_moving and self._way_remains()):
             self._in_doubt_at = None
+            self._is_moving = False
         return self._in_doubt_at is not None
 
     def _heard_since(self, at: float) -> bool:
@@ -123,11 +140,17 @@ class Reconnect:
         addresses = self._endpoint.addresses()
         return addresses is not None and preferred_source(addresses[1], self._dialer.device) == addresses[0][0]
 
+    def _way_remains(self) -> bool:
+        """Whether the carrier's device, with its address, still leads to sproxy, be it not the best."""
+        addresses = self._endpoint.addresses()
+        return self._device is not None and addresses is not None and (
+            preferred_source(addresses[1], self._device) == addresses[0][0])
+
     def _bound_aside(self) -> bool:
         """Whether the carrier is bound to a device that the route does not use, and it is time to try the route
         again."""
         device, addresses = self._dialer.device, self._endpoint.addresses()
-        if device is None or addresses is None:
+        if device is None or addresses is None or self._dialer.stays:
             return False
         routed = outgoing_device(addresses[1])
         known = routed == self._routed and self._loop.now() - self._settled_at < BURST_US
@@ -139,13 +162,39 @@ class Reconnect:
             return
         self._log.debug("network", what=events[0].kind, address=events[0].address, events=len(events))
         if self._endpoint.attached:
-            if not self._well_placed() or self._bound_aside():
-                self.doubt("the route to sproxy changed")
-            elif self._in_doubt_at is None:
-                self._endpoint.probe()
+            self._look_at_route()
         else:
             self.needed()
         self._dialer.network_changed()
+
+    def _look_at_route(self) -> None:
+        """Follow the route to sproxy if it is another one now; else see whether the carrier still lives."""
+        if not self._well_placed() or self._bound_aside():
+            remains = self._way_remains()
+            if not remains or self._is_moving or self._may_move():
+                self._is_moving = remains
+                self.doubt("the route to sproxy changed")
+                return
+        if self._in_doubt_at is None:
+            self._endpoint.probe()
+
+    def _may_move(self) -> bool:
+        """Whether to leave a carrier that has its old way still; it then counts as left. If it is too early the route
+        is looked at again in time."""
+        now = self._loop.now()
+        if self._dialer.stays:
+            return False
+        if now >= self._move_at:
+            self._move_at = now + MOVE_US
+            return True
+        if self._move_timer is None:
+            self._move_timer = self._loop.call_later(self._move_at - now, self._look_again)
+        return False
+
+    def _look_again(self) -> None:
+        self._move_timer = None
+        if self._endpoint.attached and self._wanted():
+            self._look_at_route()
 
     def _check_clock(self) -> None:
         self._loop.call_later(CLOCK_CHECK_US, self._check_clock)

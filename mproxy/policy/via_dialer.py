@@ -44,6 +44,7 @@ class ViaDialer:
     """As `policy.dialer.Dialer`, by a command."""
 
     follows_routes = False  # whose addresses a command uses is unknown
+    stays = False
     device = None
 
     def __init__(self, loop: Loop, config: CproxyConfig, observer: DialObserver, log: Logger) -> None:

@@ -287,6 +287,8 @@ def parse_cproxy(argv: list[str] | None) -> CproxyConfig:
         f" {_show(CproxyConfig.idle_us)})"))
     parser.add(group, "--connect-timeout", parse_duration, metavar="TIME", help=(
         f"give up one attempt to connect after this long (default {_show(CproxyConfig.connect_timeout_us)})"))
+    group.add_argument("--stay", action="store_true", default=None, help=(
+        "keep a connection to sproxy that works when a better network appears, such as a cable beside Wi-Fi"))
     group.add_argument("--notify", action="store_true", default=None, help=(
         "desktop notifications (notify-send) when the server is away, and when it is back"))
     group = parser.add_argument_group("trust")
@@ -302,9 +304,9 @@ def parse_cproxy(argv: list[str] | None) -> CproxyConfig:
     _refuse_together(given, "plaintext", ("key", "known_hosts", "host_fingerprint"))
     _refuse_together(given, "stdio", ("plain", "bind", "eager", "idle", "keeper"))
     _refuse_together(given, "plain", (
-        "target", "proxy", "via", "eager", "idle", "connect_timeout", "notify", "state_dir", "key", "known_hosts",
-        "host_fingerprint", *_SESSION_ONLY))
-    _refuse_together(given, "via", ("proxy",))
+        "target", "proxy", "via", "eager", "idle", "connect_timeout", "stay", "notify", "state_dir", "key",
+        "known_hosts", "host_fingerprint", *_SESSION_ONLY))
+    _refuse_together(given, "via", ("proxy", "stay"))
     words = split_host_port(words, 0 if "stdio" in given else 1)
     if "stdio" in given:
         given.setdefault("log_level", "warning")  # ssh's terminal is not the place to say that all is well

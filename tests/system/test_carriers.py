@@ -94,19 +94,45 @@ def test_from_wifi_to_phone_and_back(pair, traffic):
     going.finish()
 
 
-def test_planned_change_is_no_loss(pair, traffic):
-    """Goal: a better route moves the carrier while the old one still works; no loss is logged."""
-    going = traffic()
+def loose_cable(pair, going):
+    """The phone's route is the better one six times, for a moment each time; both networks work all the time."""
     phone = pair.lab.phone
     phone.give(20, metric=1000)
     for change in range(6):
         verb = "del" if change % 2 else "replace"
         phone.end.ip(f"route {verb} default via {phone.address(1)} dev {phone.name} metric 50")
-        pair.cproxy.event("resumed", count=change + 1)
         going.goes_on(more=1000)
     going.finish()
+
+
+def test_planned_change_is_no_loss(pair, traffic):
+    """Goal: a better route moves the carrier while the old one still works, but not to and fro; no loss is logged."""
+    loose_cable(pair, traffic())
     told = [event for program in (pair.cproxy, pair.sproxy) for event in program.events("lost")]
     assert not [event for event in told if event.level == "warning"], told
+    assert pair.cproxy.event("resumed")["local"].startswith(pair.lab.phone.address(20) + ":")
+    assert len(pair.cproxy.events("resumed")) == 1
+
+
+def test_stay(pair, lab, ends):
+    """Goal: with --stay a better network moves nothing, and packets go where they went before; when its own network is
+    gone the session goes on over the better one."""
+    pair.echo()
+    pair.start(cproxy=["--stay"])
+    going = Traffic([pair.app()])
+    going.goes_on(more=1000)
+    loose_cable(pair, going)
+    app = pair.app()
+    lab.phone.end.ip(f"route replace default via {lab.phone.address(1)} dev {lab.phone.name} metric 50")
+    lab.phone.cut()
+    app.sendall(b"over Wi-Fi")
+    assert read_exactly(app, 10) == b"over Wi-Fi"
+    assert not pair.cproxy.events("lost") and not pair.cproxy.events("resumed")
+    lab.phone.mend()
+    lab.wifi.pull()
+    app.sendall(b"by phone")
+    assert read_exactly(app, 8) == b"by phone"
+    assert pair.cproxy.event("resumed")["local"].startswith(lab.phone.address(20) + ":")
 
 
 def test_cable_unplugged(pair, traffic):

@@ -22,7 +22,7 @@ OWN, OTHER = "10.3.0.2", "10.4.0.2"
 class Bench:
     """A dialer. `network(way)` gives the plan for a connection."""
 
-    def __init__(self, monkeypatch, network, *, answer=("10.3.0.2",), timeout_s=10):
+    def __init__(self, monkeypatch, network, *, answer=("10.3.0.2",), timeout_s=10, stay=False):
         self.loop = FakeLoop()
         self.observer = Observer(self.loop)
         self.resolver = FakeResolver(self.loop, answer)
@@ -36,7 +36,7 @@ class Bench:
         monkeypatch.setattr("mproxy.policy.attempt.preferred_source", lambda *_: self.source)
         monkeypatch.setattr(candidate.fcntl, "ioctl", lambda *_: self.queued.to_bytes(4, "little"))
         config = SimpleNamespace(
-            sproxy_host=HOST, sproxy_port=6200, proxy=None, connect_timeout_us=int(timeout_s * SECOND_US))
+            sproxy_host=HOST, sproxy_port=6200, proxy=None, stay=stay, connect_timeout_us=int(timeout_s * SECOND_US))
         self.dialer = Dialer(self.loop, self.resolver, config, self.observer, self._connect)
 
     def _connect(self, way):

@@ -197,7 +197,7 @@ def test_cproxy_with_every_option():
         "--bind", "10.0.0.1", "--bind", "::1", "--heartbeat", "100ms", "--misses", "5", "--window", "1MiB",
         "--session-budget", "8MiB", "--session-ttl", "1h", "--max-streams", "7",
         "--drain", "1s", "--log-level", "debug", "--log-format", "json", "--eager", "--idle", "5m",
-        "--target", "[::1]:80", "--connect-timeout", "3s", "--state-dir", "/s", "--key", "k", "--known-hosts", "kh",
+        "--stay", "--target", "[::1]:80", "--connect-timeout", "3s", "--state-dir", "/s", "--key", "k", "--known-hosts", "kh",
         "--host-fingerprint", FINGERPRINT, "5200", "::1", "6200"]
     assert parse_cproxy(argv) == CproxyConfig(
         session=SessionConfig(
@@ -205,7 +205,7 @@ def test_cproxy_with_every_option():
             session_ttl_us=3600 * SECOND_US, max_streams=7),
         port=5200, sproxy_host="::1", sproxy_port=6200, bind=("10.0.0.1", "::1"),
         drain_us=SECOND_US, log_level="debug", log_format="json", eager=True, idle_us=300 * SECOND_US,
-        target=("::1", 80), connect_timeout_us=3 * SECOND_US, state_dir="/s", key="k", known_hosts="kh",
+        stay=True, target=("::1", 80), connect_timeout_us=3 * SECOND_US, state_dir="/s", key="k", known_hosts="kh",
         host_fingerprint=(FINGERPRINT,))
 
 
@@ -321,6 +321,7 @@ def test_sproxy_plain():
     ("cproxy --stdio --eager h 2", "--stdio and --eager cannot be used together"),
     ("cproxy --stdio --idle 1s h 2", "--stdio and --idle cannot be used together"),
     ("cproxy --stdio --plain h 2", "--stdio and --plain cannot be used together"),
+    ("cproxy --via ssh --stay 1", "--via and --stay cannot be used together"),
     ("cproxy --plain --target a:1 1 h 2", "--plain and --target cannot be used together"),
     ("cproxy --plain --misses 3 1 h 2", "--plain and --misses cannot be used together"),
     ("cproxy --plain --session-ttl 3d 1 h 2",
