@@ -8,14 +8,16 @@
    same key answered (policy/site) the others get ELSEWHERE_US, as long as the session lasts: the one that has the
    session may be farther away, and whoever connects first is the one that is asked.
 3. A path may drop full packets and pass small ones (a router drops what is too large, and filters the ICMP messages
-   that would say so: RFC 2923). Each carrier that was stuck like this makes the segments of the next one smaller;
-   after a while full ones are tried again, later each time.
+   that would say so: RFC 2923). Each carrier that was stuck like this makes the segments of the next one smaller, at
+   both ends: ours limits what we send, and what we say in our SYN limits what the peer sends. After a while full ones
+   are tried again, later each time. A path is an address of the peer and a network of ours, not an address in it.
 4. When the kernel's route leads over another device than the last carrier used, that device is tried, too: the better
    route may lead nowhere.
 """
 
 from __future__ import annotations
 
+import socket
 from collections import namedtuple
 
 from mproxy.policy.stagger import NEXT_US
@@ -35,7 +37,7 @@ SEGMENTS = (1200, 1000, 536)
 SMALL_US = 10 * 60_000_000
 SMALL_MOST_US = 24 * 3600 * 1_000_000
 
-# Two signs that prove nothing by themselves count if they are at most this far apart.
+# A further sign that proves nothing by itself counts if it is at most this long after the one before.
 SIGN_US = 60_000_000
 
 # The head start of the other addresses before one where another sproxy answered: a SYN that is lost is repeated by then.
@@ -64,9 +66,9 @@ class Paths:
         self._device: str | None = None  # the device that it used
         self._sour: dict[Way, int] = {}  # how often each connected but led nowhere, since the last welcome
         self._elsewhere: set[Way] = set()  # where another sproxy answered, since the session began
-        # By (peer, local): small segments, and when the last sign was seen that full packets get lost.
-        self._segments: dict[tuple[str, str | None], _Small] = {}
-        self._signs: dict[tuple[str, str | None], int] = {}
+        # By path: small segments, and when the last sign was seen that full packets get lost.
+        self._segments: dict[tuple[str, str], _Small] = {}
+        self._signs: dict[tuple[str, str], int] = {}
 
     # ---- addresses
 
@@ -124,21 +126,24 @@ class Paths:
 
     def segment_bytes(self, peer: str, local: str | None, now: int) -> int:
         """Most bytes of a segment from address `local` to `peer`; 0: no limit."""
-        small = self._segments.get((peer, local))
+        small = self._segments.get((peer, network_of(local)))
         return SEGMENTS[small.step] if small is not None and now < small.until else 0
 
     def may_be_stuck(self, peer: str, local: str | None, now: int) -> None:
-        """A sign that full packets get lost: two of them in a row count."""
-        before = self._signs.pop((peer, local), None)
-        if before is not None and now - before < SIGN_US:
+        """A sign that full packets get lost, which a peer that was stopped gives, too. The first is enough for segments
+        that are a little smaller, which cost little; still smaller ones take another sign within SIGN_US."""
+        path = peer, network_of(local)
+        before = self._signs.pop(path, None)
+        if not self.segment_bytes(peer, local, now) or (before is not None and now - before < SIGN_US):
             self.stuck(peer, local, now)
         if len(self._signs) >= MOST_PATHS:
             self._signs = {}
-        self._signs[peer, local] = now
+        self._signs[path] = now
 
     def stuck(self, peer: str, local: str | None, now: int) -> int:
         """A carrier passed only small packets: the next one begins with smaller segments. Returns their size."""
-        small = self._segments.pop((peer, local), None)
+        path = peer, network_of(local)
+        small = self._segments.pop(path, None)
         if small is None:
             small = _Small()
         elif now < small.until:
@@ -148,7 +153,7 @@ class Paths:
         small.until = now + small.hold_us
         if len(self._segments) >= MOST_PATHS:
             del self._segments[next(iter(self._segments))]
-        self._segments[peer, local] = small
+        self._segments[path] = small
         return SEGMENTS[small.step]
 
 
@@ -161,3 +166,11 @@ class _Small:
         self.step = 0
         self.until = 0
         self.hold_us = SMALL_US
+
+
+def network_of(local: str | None) -> str:
+    """An address without the part that a host is given anew from time to time: its first 24 bits, or 64 of IPv6."""
+    if local is None:
+        return ""
+    family, length = (socket.AF_INET6, 8) if ":" in local else (socket.AF_INET, 3)
+    return socket.inet_pton(family, local.partition("%")[0])[:length].hex()

@@ -11,7 +11,7 @@ import pytest
 from mproxy.policy import candidate, dialer, paths
 from mproxy.policy.attempt import DialAttempt
 from mproxy.policy.dialer import Dialer
-from mproxy.policy.paths import SEGMENTS, SMALL_US, Paths, Way
+from mproxy.policy.paths import SEGMENTS, SMALL_US, Paths, Way, network_of
 from tests.unit.dial_parts import SECOND_US, FakeCaller, FakeLoop, FakeResolver, FakeSocket, Observer, Plan, refuse
 
 HOST = "server.example"
@@ -424,24 +424,41 @@ def test_segments_get_smaller_with_each_stuck_carrier_and_are_raised_again():
     for size in (*SEGMENTS, SEGMENTS[-1]):
         assert memory.stuck("10.3.0.2", "10.1.0.2", 5) == size
         assert memory.segment_bytes("10.3.0.2", "10.1.0.2", 6) == size
-    assert memory.segment_bytes("10.3.0.2", "10.1.0.3", 6) == 0
+    assert memory.segment_bytes("10.3.0.2", "10.1.0.77", 6) == SEGMENTS[-1], "another address of the same network"
+    assert memory.segment_bytes("10.3.0.2", "10.1.1.2", 6) == 0
+    assert memory.segment_bytes("10.3.0.3", "10.1.0.2", 6) == 0
     assert memory.segment_bytes("10.3.0.2", "10.1.0.2", 5 + SMALL_US) == 0
     memory.stuck("10.3.0.2", "10.1.0.2", 10 * SMALL_US)  # tried again too early: the same size, for twice as long
     assert memory.segment_bytes("10.3.0.2", "10.1.0.2", 12 * SMALL_US - 1) == SEGMENTS[-1]
 
 
-def test_hellos_in_vain_make_segments_smaller(monkeypatch):
-    """Right: the answer to HELLO may share a large packet that a narrow path drops, so two failures are enough."""
-    bench = Bench(monkeypatch, lambda _way: Plan(0.001, says=[(0.001, b"tls")])).start(2)
+def test_a_sign_that_proves_nothing_is_enough_for_the_first_step_and_two_in_a_row_for_the_next():
+    memory = Paths()
+    path = "10.3.0.2", "10.1.0.2"
+    for at_s, size in ((0, SEGMENTS[0]), (100, SEGMENTS[0]), (130, SEGMENTS[1]), (300, SEGMENTS[1])):
+        memory.may_be_stuck(*path, at_s * SECOND_US)
+        assert memory.segment_bytes(*path, at_s * SECOND_US) == size
+
+
+def test_a_hello_in_vain_makes_segments_smaller(monkeypatch):
+    """Right: HELLO with many streams, or its answer, may share a large packet that a narrow path drops."""
+    bench = Bench(monkeypatch, lambda _way: Plan(0.001, says=[(0.001, b"tls")])).start(0.9)
     assert not bench.dialer.paths.narrow
-    bench.loop.run(2)
+    bench.loop.run(1.1)
     assert bench.dialer.paths.segment_bytes("10.3.0.2", "10.1.0.2", bench.loop.now()) == SEGMENTS[0]
+
+
+@pytest.mark.parametrize("one, other, alike", [
+    ("10.1.0.2", "10.1.0.200", True), ("10.1.0.2", "10.1.2.2", False), ("fd00:1::2", "fd00:1::a:b", True),
+    ("fd00:1::2", "fd00:1:0:1::2", False), ("fe80::1%eth0", "fe80::2%eth0", True), (None, None, True)])
+def test_networks_of_ours(one, other, alike):
+    assert (network_of(one) == network_of(other)) == alike
 
 
 def test_memory_is_bounded():
     memory = Paths()
     for number in range(1000):
-        memory.stuck(f"peer {number}", "local", 0)
+        memory.stuck(f"peer {number}", "fd00::1", 0)
         memory.led_nowhere(Way(V4, (f"peer {number}", 1)))
     assert len(memory._segments) <= paths.MOST_PATHS
     assert len(memory._sour) <= paths.MOST_PATHS

@@ -1,5 +1,6 @@
 """When cproxy looks for another carrier although it has one: routes that change, in virtual time."""
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -117,7 +118,7 @@ def test_a_cable_with_a_loose_contact_moves_nobody_to_and_fro(monkeypatch):
     host.has(CABLE, WIFI)
     host.loop.run(70)
     times = [at for at, _device in host.dialer.moves]
-    assert all(later - earlier >= MOVE_US for earlier, later in zip(times, times[1:], strict=False))
+    assert all(later - earlier >= MOVE_US for earlier, later in pairwise(times))
     assert 2 <= len(times) <= 9
     assert host.endpoint.local == CABLE[1]
 
