@@ -11,7 +11,11 @@ from mproxy.endpoint._takeover import is_untouched
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable
+    from typing import TypeVar
+
+    from mproxy.ground.shapes import Sockaddr
+    Answer = TypeVar("Answer")
 
 
 class Estate:
@@ -44,18 +48,28 @@ def end_unseen(number: int) -> None:
         os.close(fd)  # with a reset, unless it was given the end
 
 
+def peer_of(fd: int) -> tuple[int, Sockaddr] | None:
+    """Family and address of the other end, if this is a TCP connection."""
+    return _ask(fd, lambda sock: (int(sock.family), sock.getpeername()))
+
+
 def _came_to(fd: int, places: list[tuple[str, int]]) -> bool:
     """Whether it is a connection to one of these addresses of ours."""
+    local = _ask(fd, lambda sock: sock.getsockname())
+    return local is not None and any(
+        port == local[1] and where in (local[0], "0.0.0.0", "::") for where, port in places)
+
+
+def _ask(fd: int, question: Callable[[socket.socket], Answer]) -> Answer | None:
+    """What the system answers; None if it is no TCP socket, or has no answer."""
     try:
         sock = socket.socket(fileno=fd)
     except OSError:
-        return False
+        return None
     try:
-        if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type != socket.SOCK_STREAM:
-            return False
-        host, port = sock.getsockname()[:2]
-        return any(port == there and where in (host, "0.0.0.0", "::") for where, there in places)
+        is_tcp = sock.family in (socket.AF_INET, socket.AF_INET6) and sock.type == socket.SOCK_STREAM
+        return question(sock) if is_tcp else None
     except OSError:
-        return False
+        return None
     finally:
         sock.detach()

@@ -40,7 +40,7 @@ SMALL_MOST_US = 24 * 3600 * 1_000_000
 # A further sign that proves nothing by itself counts if it is at most this long after the one before.
 SIGN_US = 60_000_000
 
-# The head start of the other addresses before one where another sproxy answered: a SYN that is lost is repeated by then.
+# The head start of the others before an address where another sproxy answered: a SYN that is lost is repeated by then.
 ELSEWHERE_US = 2_000_000
 
 MOST_PATHS = 64
@@ -76,6 +76,10 @@ class Paths:
         """A carrier was set up on this path."""
         self._good, self._device = way._replace(device=None), device
         self._sour = {}
+
+    def recall(self, way: Way | None) -> None:
+        """Where a worker before this one was welcomed, if that is known: names may not be resolved just now."""
+        self._good = self._good or way
 
     def led_nowhere(self, way: Way) -> None:
         """What answered was not our sproxy, or the handshake was not answered."""

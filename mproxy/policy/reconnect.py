@@ -125,7 +125,7 @@ class Reconnect:
         if not self._endpoint.attached:
             return self._wanted()
         if self._in_doubt_at is not None and self._heard_since(self._in_doubt_at) and (
-                self._well_placed() or not self._is_moving and self._way_remains()):
+                self._well_placed() or (not self._is_moving and self._way_remains())):
             self._in_doubt_at = None
             self._is_moving = False
         return self._in_doubt_at is not None

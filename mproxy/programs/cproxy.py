@@ -127,7 +127,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._introduction.open_key()
 
     def claim(self, fds: list[int]) -> Collection[int]:
-        return self._succession.estate.claim(fds, self._sockets) if self._succession is not None else ()
+        return self._succession.claim(fds, self._sockets) if self._succession is not None else ()
 
     def start(self) -> None:
         if self._config.notify:
@@ -155,6 +155,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
     def _take_over(self, succession: Succession) -> None:
         """Go on with what the worker before this one had, if there was one."""
         past = succession.take_over(self._endpoint, self.condemned)
+        self._dialer.paths.recall(succession.way)
         session = self._endpoint.session
         self._owes_goodbye = bool(self._instance.former) and not session.session_id
         for session_id, why in succession.condemned:

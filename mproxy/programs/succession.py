@@ -12,10 +12,12 @@ from mproxy.endpoint._endpoint import Endpoint
 from mproxy.endpoint._takeover import take_in, take_over
 from mproxy.endpoint.observer import EndpointObserver
 from mproxy.handshake import session_tag
-from mproxy.keeper.estate import Estate, end_unseen
+from mproxy.keeper.estate import Estate, end_unseen, peer_of
+from mproxy.policy.paths import Way
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Collection
 
     from mproxy.ground.config import CproxyConfig
@@ -45,11 +47,21 @@ class Succession:
 
     def __init__(self, config: CproxyConfig, loop: Loop, instance: Instance, introduction: Introduction) -> None:
         self._config = config.session
+        self._dialled_port = config.sproxy_port if config.proxy is None else config.proxy[2]
         self._loop = loop
         self._instance = instance
         self._introduction = introduction
         self.estate = Estate()
+        self.way: Way | None = None  # where a former carrier led
         self.condemned: list[tuple[bytes, str]] = []  # ids of sessions that were ended without a look at them, and why
+
+    def claim(self, fds: list[int], listeners: list[socket.socket]) -> Collection[int]:
+        """Look what there is; of the descriptors `fds` those that are still wanted."""
+        wanted = self.estate.claim(fds, listeners)
+        for peer in filter(None, map(peer_of, set(fds) - wanted)):
+            if peer[1][1] == self._dialled_port:
+                self.way = Way(*peer)
+        return wanted
 
     def note(self, session: Session, began_at: int, site: int) -> None:
         """Keep what the next worker has to know; before the session has an identity."""

@@ -8,13 +8,15 @@ import time
 import pytest
 from lab import SLOWNESS_S, outage, until
 from long_cable import TUN, LongCable
-from proxies import CPROXY_PORT, SPROXY_PORT, state_dir
-from traffic import Traffic, ends_by_reset, read_exactly
+from proxies import CPROXY_PORT, DAEMON_PORT, SPROXY_PORT, state_dir
+from traffic import Flow, Traffic, ends_by_reset, read_exactly
 
 from tests.root import real_root
 
 # For so long a key is refused until that is the last word: cproxy.KEY_REFUSED_US.
 KEY_REFUSED_S = 5
+
+MIB = 1 << 20
 
 # What reaches sproxy's port goes to the next one; existing connections are reset.
 ELSEWHERE = f"""table ip t {{ chain c {{ type nat hook prerouting priority -100;
@@ -83,21 +85,68 @@ def test_seven_seconds_to_and_fro(pair, slow_cable):
     assert not pair.sproxy.events("lost")
 
 
-@pytest.mark.parametrize("narrow", ["core", "wifi"], ids=["up", "down"])
-def test_full_packets_vanish(pair, session, narrow):
-    """Goal: on a path that silently drops packets above 1,200 bytes, a megabyte is echoed within 20 s."""
-    app = session()
-    link = getattr(pair.lab, narrow)
-    pair.lab.router.run("nft", "-f", "-", input=NO_ICMP)
-    for host in (pair.lab.client, pair.lab.server):
+def make_narrow(lab, link, mtu):
+    """From now on the router drops larger packets on this link, and nobody is told."""
+    lab.router.run("nft", "-f", "-", input=NO_ICMP)
+    for host in (lab.client, lab.server):
         host.run("sysctl", "-qw", "net.ipv4.tcp_mtu_probing=0")
-    pair.lab.router.ip(f"link set {link.name} mtu 1200")
-    app.settimeout(30)
-    begun = time.monotonic()
+    lab.router.ip(f"link set {link.name} mtu {mtu}")
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("narrow", ["core", "wifi"], ids=["up", "down"])
+def test_full_packets_vanish(pair, session, narrow, family):
+    """Goal: a path begins to drop packets above 1,280 bytes in the middle of a copy: this goes on within 4 s, and later
+    carriers, from another address of the network, have small packets from the start."""
+    core, wifi = pair.lab.core, pair.lab.wifi
+    app = session(server=core.address(2) if family == 4 else core.address6(2))
     traffic = Traffic([app])
+    traffic.goes_on(more=100_000)
+    make_narrow(pair.lab, getattr(pair.lab, narrow), 1280)
+    begun = time.monotonic()
     traffic.goes_on(more=1_000_000)
-    assert time.monotonic() - begun < 20 + SLOWNESS_S
+    assert time.monotonic() - begun < 4 + SLOWNESS_S
+    resumed = pair.cproxy.events("resumed")
+    assert len(resumed) == 1
+    wifi.pull()
+    wifi.give(9)
+    pair.cproxy.event("resumed", count=2)
+    traffic.goes_on(more=1_000_000)
     traffic.finish()
+    assert len(pair.cproxy.events("resumed")) == 2
+
+
+def test_full_packets_of_sproxy_vanish_while_cproxy_only_listens(pair, lab):
+    """Goal: as above, for a daemon that sends and an application that reads: it is sproxy that must send less."""
+    with lab.server.listen(DAEMON_PORT) as daemon:
+        pair.start()
+        app, connection = pair.joined(daemon)
+    flow = Flow(connection, app)
+    until(lambda: flow.received > MIB, 10, "a copy")
+    make_narrow(lab, lab.wifi, 1280)
+    before = flow.received
+    until(lambda: flow.received > before + 16 * MIB, 4 + SLOWNESS_S, "the copy goes on")
+    flow.stop()
+
+
+@pytest.mark.parametrize("kind", ["many streams", "few"])
+def test_a_session_comes_to_a_narrow_path(pair, lab, kind):
+    """Goal: full packets vanish in the network to which the client has changed, also those in which a list of many
+    streams is said: a copy goes on within 6 s."""
+    pair.echo()
+    pair.start()
+    apps = [typed(pair.app()) for _ in range(1000 if kind == "many streams" else 1)]
+    traffic = Traffic([pair.app()])
+    traffic.goes_on(more=100_000)
+    make_narrow(lab, lab.phone, 1280)
+    lab.wifi.pull()
+    lab.phone.give(5)
+    begun = time.monotonic()
+    traffic.goes_on(more=10_000_000)
+    assert time.monotonic() - begun < 6 + SLOWNESS_S
+    traffic.finish()
+    for app in apps:
+        typed(app, b"more")
 
 
 @pytest.mark.parametrize("mtu", [576, 1000])

@@ -33,9 +33,10 @@ def daemon(lab):
 class Kept:
     """cproxy under a keeper, on one address, and its deaths."""
 
-    def __init__(self, pair, options, environment):
+    def __init__(self, pair, options, environment, server):
         pair.start_sproxy()
-        self.program = pair.start_cproxy("--keeper", "--bind", "127.0.0.1", *options, prefix=KEPT, env=environment)
+        self.program = pair.start_cproxy(
+            "--keeper", "--bind", "127.0.0.1", *options, server=server, prefix=KEPT, env=environment)
         self.count = 0
 
     def die(self, number=signal.SIGKILL):
@@ -52,7 +53,7 @@ class Kept:
 @pytest.fixture
 def kept(pair):
     """Starts sproxy, and cproxy under a keeper, with options."""
-    return lambda *options, env=None: Kept(pair, options, env)
+    return lambda *options, env=None, server=None: Kept(pair, options, env, server)
 
 
 def test_bulk_both_ways(pair, daemon, kept, seed):
@@ -68,6 +69,17 @@ def test_bulk_both_ways(pair, daemon, kept, seed):
         flow.stop(within=PATIENCE_S)
     assert flows[0].received > 0 < flows[1].received
     assert not cproxy.lost()
+
+
+def test_names_cannot_be_resolved(pair, daemon, kept):
+    """Goal: the next worker dials where the one before it had its carrier."""
+    pair.lab.client.knows(server=pair.lab.server_address)
+    cproxy = kept(server="server")
+    app, connection = pair.joined(daemon)
+    pair.lab.client.knows()
+    cproxy.die()
+    app.sendall(b"still here")
+    assert read_exactly(connection, 10) == b"still here"
 
 
 def test_conversations_of_every_kind(pair, daemon, kept, seed):

@@ -197,8 +197,8 @@ def test_cproxy_with_every_option():
         "--bind", "10.0.0.1", "--bind", "::1", "--heartbeat", "100ms", "--misses", "5", "--window", "1MiB",
         "--session-budget", "8MiB", "--session-ttl", "1h", "--max-streams", "7",
         "--drain", "1s", "--log-level", "debug", "--log-format", "json", "--eager", "--idle", "5m",
-        "--stay", "--target", "[::1]:80", "--connect-timeout", "3s", "--state-dir", "/s", "--key", "k", "--known-hosts", "kh",
-        "--host-fingerprint", FINGERPRINT, "5200", "::1", "6200"]
+        "--stay", "--target", "[::1]:80", "--connect-timeout", "3s", "--state-dir", "/s", "--key", "k",
+        "--known-hosts", "kh", "--host-fingerprint", FINGERPRINT, "5200", "::1", "6200"]
     assert parse_cproxy(argv) == CproxyConfig(
         session=SessionConfig(
             heartbeat_us=100_000, misses=5, window_bytes=MIB, session_budget_bytes=8 * MIB,
