@@ -283,6 +283,13 @@ class CproxyConfig(ProgramConfig):
     # `VIA_HOST` and a name, without a port.
     via: Setting[str | None] = Setting(None)
 
+    # That command may ask for a password at the terminal; with `stdio` until there is a session.
+    via_terminal = Setting(False)
+
+    # Host where the sproxy to which that command leads can also be reached, at the port that it announces; the key that
+    # it announces is trusted. None: only by the command.
+    direct: Setting[str | None] = Setting(None)
+
     # One stream on standard input and output instead of a listener, for ssh's ProxyCommand.
     stdio = Setting(False)
 

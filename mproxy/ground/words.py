@@ -192,6 +192,18 @@ def parse_name(text: str) -> str:
     return text
 
 
+def parse_command(text: str) -> list[str]:
+    """A command's words, quoted as for a shell."""
+    import shlex
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise UsageError(f"not a valid command ({str(error).lower()})") from None
+    if not words:
+        raise UsageError("must not be empty")
+    return words
+
+
 def via_host(name: str) -> str:
     """What stands in known_hosts for a command, or for the name that the user gave it: one word."""
     from urllib.parse import quote  # takes 4 ms

@@ -16,6 +16,9 @@ MOST_BYTES = 65536
 # How much of a banner is kept, for the log.
 SHOWN_BYTES = 300
 
+# More than a line of announcement (mproxy.policy.announcement).
+TAIL_BYTES = 400
+
 MAGIC = encode_preamble()[:4]
 
 
@@ -27,6 +30,7 @@ class Banner:
         self.found = False   # the preamble has begun
         self._shown = b""
         self._held = b""     # may be the beginning of the preamble
+        self.tail = b""      # the last bytes before it
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes of the peer; returns those of the preamble and behind it. PeerError if there is too much."""
@@ -39,6 +43,7 @@ class Banner:
             at = len(data) - _begun(data)
         self.length += at
         self._shown += data[:min(at, SHOWN_BYTES - len(self._shown))]
+        self.tail = (self.tail + data[:at])[-TAIL_BYTES:]
         if self.length > MOST_BYTES:
             raise PeerError(CloseCode.VERSION_ERROR, (
                 f"the command printed more than {MOST_BYTES >> 10} KiB, and nothing that an sproxy says; it began with:"

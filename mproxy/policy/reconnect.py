@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mproxy.ground.shapes import Logger, Sockaddr
     from mproxy.io._loop import Loop, Timer, Watch
     from mproxy.policy.dialer import Dialer
+    from mproxy.policy.host_dialer import HostDialer
     from mproxy.policy.via_dialer import ViaDialer
 
 # How often to compare the clocks: the longest that waking up goes unnoticed without any other sign.
@@ -42,7 +43,7 @@ class Reconnect:
     `wanted()` says whether a carrier is needed at all. `log` gets one line for each cause of a dial.
     """
 
-    def __init__(self, loop: Loop, endpoint: Endpoint, dialer: Dialer | ViaDialer, log: Logger,
+    def __init__(self, loop: Loop, endpoint: Endpoint, dialer: Dialer | ViaDialer | HostDialer, log: Logger,
                  wanted: Callable[[], bool]) -> None:
         self._loop = loop
         self._endpoint = endpoint

@@ -2,6 +2,9 @@
 
 It is run by /bin/sh in a session of its own: it has no terminal, is reached by no Ctrl-C, and is ended with all that it
 has started. What it says on standard error is logged line by line, up to a bound. It is waited for as soon as it ends.
+
+One that may use the terminal, to ask for a password, is in our session and process group, or the terminal would stop
+it; then what it has started has to end by itself. Its standard error is ours.
 """
 
 from __future__ import annotations
@@ -32,11 +35,27 @@ LAST_READS = 16  # of what a process that has ended left behind
 UNCHANGEABLE = {signal.SIGKILL, signal.SIGSTOP}
 
 
+def owns_terminal() -> bool:
+    """Whether a child of ours can ask something at a terminal: there is one, and we are not in its background."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)
+
+
 class ViaCommand:
     """One run of `command`. `on_end(self)` is called once, when it has ended and its last words were read. OSError if
     it cannot be started."""
 
-    def __init__(self, loop: Loop, command: str, log: Logger, on_end: Callable[[ViaCommand], object]) -> None:
+    def __init__(self, loop: Loop, command: str, log: Logger, on_end: Callable[[ViaCommand], object],
+                 has_terminal: bool = False) -> None:
+        self.has_terminal = has_terminal
         self.sock, theirs = socket.socketpair()
         self.sock.setblocking(False)
         self.ending = ""      # how it has ended
@@ -53,10 +72,10 @@ class ViaCommand:
         os.set_blocking(self._errors, False)
         try:
             self._pid = os.posix_spawn(
-                "/bin/sh", ["sh", "-c", command], os.environ, setsid=True, setsigmask=(),
+                "/bin/sh", ["sh", "-c", command], os.environ, setsid=not has_terminal, setsigmask=(),
                 setsigdef=signal.valid_signals() - UNCHANGEABLE,
                 file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0), (os.POSIX_SPAWN_DUP2, theirs.fileno(), 1),
-                              (os.POSIX_SPAWN_DUP2, errors, 2)])
+                              (os.POSIX_SPAWN_DUP2, 2 if has_terminal else errors, 2)])
         except OSError:
             self.sock.close()
             os.close(self._errors)
@@ -88,10 +107,10 @@ class ViaCommand:
 
     def _signal(self, number: signal.Signals) -> None:
         """To all of its processes: their group has its number, which is not given to another before it is waited
-        for."""
+        for. With the terminal: to itself alone."""
         if not self.ending:
             try:
-                os.killpg(self._pid, number)
+                (os.kill if self.has_terminal else os.killpg)(self._pid, number)
             except OSError:
                 pass  # it runs with other rights (sudo), and ends with its input
 

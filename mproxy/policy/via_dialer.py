@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from mproxy.carrier._local_carrier import LocalCarrier
 from mproxy.ground.errors import PeerError
+from mproxy.policy.announcement import is_announcement
 from mproxy.policy.attempt import reason_of
 from mproxy.policy.banner import Banner
 from mproxy.policy.dial_schedule import DialSchedule
 from mproxy.policy.paths import Paths
-from mproxy.policy.via_command import ViaCommand
+from mproxy.policy.via_command import ViaCommand, owns_terminal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,17 +38,23 @@ GOODBYE_US = 10_000_000
 # A command that has brought nothing for this long is not spared when the network has changed.
 SILENT_US = 1_000_000
 
+# Time to type a password, before sproxy answers.
+PERSON_US = 120_000_000
+
 RECEIVE_BYTES = 65536
 
 
 class ViaDialer:
-    """As `policy.dialer.Dialer`, by a command."""
+    """As `policy.dialer.Dialer`, by a command. `heard(the last bytes before it)` is called when a preamble comes, and
+    may raise PeerError."""
 
     follows_routes = False  # whose addresses a command uses is unknown
     stays = False
     device = None
 
-    def __init__(self, loop: Loop, config: CproxyConfig, observer: DialObserver, log: Logger) -> None:
+    def __init__(self, loop: Loop, config: CproxyConfig, observer: DialObserver, log: Logger,
+                 heard: Callable[[bytes], object] = lambda banner: None) -> None:
+        self.heard = heard
         self.loop = loop
         self.log = log
         self.timeout_us = config.connect_timeout_us
@@ -56,11 +63,18 @@ class ViaDialer:
         self.running = False
         self.last_banner = ""  # logged once, not at every dial
         self._command = config.via or ""
+        self._lends_terminal = config.via_terminal
+        self._lends_once = config.stdio  # for the application needs it then
         self._schedule = DialSchedule(loop, self._begin)
         self._attempt: ViaAttempt | None = None
         self._commands: dict[ViaCommand, ViaAttempt | None] = {}  # that run
         self._carrying: ViaCommand | None = None  # of the last welcome
         self._closed: Callable[[], object] | None = None
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether a command has brought a preamble, and no welcome yet."""
+        return self._attempt is not None and self._attempt.is_answered
 
     @property
     def next_try_at(self) -> int | None:
@@ -126,7 +140,8 @@ class ViaDialer:
             self.ease()
             return
         try:
-            command = ViaCommand(self.loop, self._command, self.log, self._ended)
+            command = ViaCommand(self.loop, self._command, self.log, self._ended,
+                                 self._lends_terminal and owns_terminal())
         except OSError as error:
             self._fail(f"cannot start the command: {reason_of(error)}")
             return
@@ -156,6 +171,7 @@ class ViaDialer:
     def welcomed(self, attempt: ViaAttempt, welcome: Welcome) -> None:
         """It has become a carrier."""
         self._carrying = attempt.command
+        self._lends_terminal = self._lends_terminal and not self._lends_once
         self._commands[attempt.command] = None
         sock = attempt.release()
         self._attempt = None
@@ -186,17 +202,23 @@ class ViaAttempt:
         self._sock = command.sock
         self._banner = Banner()
         self._heard_at = dialer.loop.now()
+        self._patience_us = max(dialer.timeout_us, PERSON_US) if command.has_terminal else dialer.timeout_us
         self._is_open = True
         self._watch = dialer.loop.watch(self._sock.fileno(), lambda _events: self._exchange(), write=True)
-        self._timer = dialer.loop.call_later(dialer.timeout_us, self._look)
+        self._timer = dialer.loop.call_later(self._patience_us, self._look)
 
     def begin(self) -> None:
         """Send the first bytes."""
         self._exchange()
 
     def silent_for(self, us: int) -> bool:
-        """Whether nothing has come for so long."""
-        return self._dialer.loop.now() - self._heard_at >= us
+        """Whether nothing has come for so long, and nobody may be typing a password."""
+        return not self.command.has_terminal and self._dialer.loop.now() - self._heard_at >= us
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether a preamble has come."""
+        return self._banner.found
 
     def release(self) -> socket.socket:
         """Give the socket to the caller, whose it is from now on."""
@@ -228,14 +250,14 @@ class ViaAttempt:
             self._dialer.attempt_failed(self, error)
 
     def _look(self) -> None:
-        left_us = self._heard_at + self._dialer.timeout_us - self._dialer.loop.now()
+        left_us = self._heard_at + self._patience_us - self._dialer.loop.now()
         if left_us > 0:
             self._timer = self._dialer.loop.call_later(left_us, self._look)
             return
         words = f"; its last words: {self.command.last_words}" if self.command.last_words else ""
         text = self._banner.text()
         words += f"; it printed: {text}" if text else ""
-        self._fail(OSError(f"the command brought no answer of sproxy within {self._dialer.timeout_us / 1e6:g}s{words}"))
+        self._fail(OSError(f"the command brought no answer of sproxy within {self._patience_us / 1e6:g}s{words}"))
 
     def _exchange(self) -> None:
         try:
@@ -245,7 +267,11 @@ class ViaAttempt:
                 self._wait_for_end()
                 return
             self._heard_at = self._dialer.loop.now()
+            was_answered = self._banner.found
             data = self._banner.feed(data)
+            if self._banner.found and not was_answered:
+                self._patience_us = self._dialer.timeout_us
+                self._dialer.heard(self._banner.tail)
             welcome = self.caller.feed(data) if data else None
             self._send()
         except BlockingIOError:
@@ -280,6 +306,6 @@ class ViaAttempt:
 
     def _tell_banner(self) -> None:
         text = self._banner.text()
-        if text and text != self._dialer.last_banner:
+        if text and text != self._dialer.last_banner and not is_announcement(text):
             self._dialer.last_banner = text
             self._dialer.log.info("banner", bytes=self._banner.length, text=text)

@@ -24,7 +24,7 @@ from mproxy.carrier._tls import Tls, TlsContext
 from mproxy.ground._wipe import wipe
 from mproxy.ground.config import default_state_dir, format_host_port
 from mproxy.ground.errors import LocalError, MproxyError, PeerError, UsageError
-from mproxy.ground.words import parse_host, parse_name, parse_port, printable
+from mproxy.ground.words import parse_command, parse_host, parse_name, parse_port, printable
 from mproxy.handshake import Caller
 from mproxy.policy.grants import parse_grant
 from mproxy.policy.keys import find_spki, fingerprint, public_line, take_identity
@@ -66,7 +66,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         f"where sproxy listens (default {SPROXY_PORT})"))
     parser.add(parser, "--name", parse_host, metavar="HOST", help=(
         "the server's name for cproxy, if ssh uses another one (default HOST)"))
-    parser.add(parser, "--ssh", _parse_command, metavar="COMMAND", default=["ssh"], help=(
+    parser.add(parser, "--ssh", parse_command, metavar="COMMAND", default=["ssh"], help=(
         "the ssh command, with any options (default ssh)"))
     parser.add_argument("--options", metavar="LIST", default="", help=(
         "options to put before the key: target=, from=, expiry=, max-streams=, max-sessions=; an existing line is not"
@@ -90,16 +90,6 @@ def _parse_destination(text: str) -> tuple[str, str]:
     if text.startswith("-") or "@" in user or not text.isprintable() or " " in text:
         raise UsageError("not a valid destination; use USER@HOST or HOST")
     return text, parse_host(host)
-
-
-def _parse_command(text: str) -> list[str]:
-    try:
-        words = shlex.split(text)
-    except ValueError as error:
-        raise UsageError(f"not a valid command ({str(error).lower()})") from None
-    if not words:
-        raise UsageError("must not be empty")
-    return words
 
 
 def _authorize(options: argparse.Namespace) -> int:

@@ -97,7 +97,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._failure = ""        # why the last dial led to nothing
         self._endpoint = Endpoint(loop, self._new_session(), self)
         self._introduction = Introduction(config, log, self._instance, self._endpoint)
-        self._dialer = make_dialer(config, log, loop, self)
+        self._dialer = make_dialer(config, log, loop, self, self._introduction.trust)
         self._reconnect = Reconnect(loop, self._endpoint, self._dialer, log, self._carrier_wanted)
         self._teller = AwayTeller(
             loop, log, config.sproxy_host if config.sproxy_port else self._sproxy, self._away_facts)

@@ -79,7 +79,7 @@ class Goodbye(EndpointObserver, DialObserver):
         self._speaking = False  # there is a connection that may have said HELLO
         self._endpoint = Endpoint(loop, Session(config.session, is_server=False), self)
         self._introduction = Introduction(config, log, left, self._endpoint)
-        self._dialer = make_dialer(config, log, loop, self)
+        self._dialer = make_dialer(config, log, loop, self, self._introduction.trust)
         self._reconnect = Reconnect(loop, self._endpoint, self._dialer, log, lambda: True)
 
     def start(self) -> None:

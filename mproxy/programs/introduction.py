@@ -54,6 +54,10 @@ class Introduction:
         """The fingerprint of the sproxy that has our session; None without encryption, or before there is one."""
         return fingerprint(self._host_spki) if self._host_spki else None
 
+    def trust(self, key: str) -> None:
+        """sproxy has the key with that fingerprint and no other, as a trusted channel says; empty: none is trusted."""
+        self._host_trust = HostTrust(None, (key,))
+
     def memory(self) -> tuple[int, bytes]:
         """For `recall` in another process: the last tag, and the key of the sproxy that has our session."""
         return self._tag, self._host_spki

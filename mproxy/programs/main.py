@@ -16,6 +16,9 @@ from mproxy.service.exit import complain
 PROGRAMS = {
     "cproxy": ("mproxy.programs.cproxy", "main", "the proxy beside the application"),
     "sproxy": ("mproxy.programs.sproxy", "main", "the proxy beside the daemon"),
+    "ssh": ("mproxy.programs.ssh", "main", "ssh that survives outages and changes of address"),
+    "connect": ("mproxy.programs.connect", "main", "the same as a ProxyCommand, for ssh_config"),
+    "setup-ssh": ("mproxy.programs.setup_ssh", "main", "write that into ~/.ssh/config for some hosts"),
     "relay": ("mproxy.programs.relay", "main", "relay TCP and UDP for many connections at once"),
     "status": ("mproxy.programs.status_commands", "status_main", "what every running program does"),
     "top": ("mproxy.programs.top", "main", "the same, live, to sort and to kill"),

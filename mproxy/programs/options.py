@@ -279,7 +279,9 @@ def parse_cproxy(argv: list[str] | None) -> CproxyConfig:
         " socks5h://..."))
     parser.add(group, "--via", parse_name, metavar="COMMAND", help=(
         "reach sproxy through standard input and output of this shell command, such as 'ssh -T host sproxy --attach';"
-        " it has no terminal to ask for a password"))
+        " it has no terminal to ask for a password, unless:"))
+    group.add_argument("--via-terminal", action="store_true", default=None, help=(
+        "that command may use the terminal; with --stdio until there is a session"))
     group.add_argument("--eager", action="store_true", default=None, help=(
         "connect to sproxy at start, not when the first application connects"))
     parser.add(group, "--idle", parse_duration, metavar="TIME", help=(
@@ -304,9 +306,11 @@ def parse_cproxy(argv: list[str] | None) -> CproxyConfig:
     _refuse_together(given, "plaintext", ("key", "known_hosts", "host_fingerprint"))
     _refuse_together(given, "stdio", ("plain", "bind", "eager", "idle", "keeper"))
     _refuse_together(given, "plain", (
-        "target", "proxy", "via", "eager", "idle", "connect_timeout", "stay", "notify", "state_dir", "key",
-        "known_hosts", "host_fingerprint", *_SESSION_ONLY))
+        "target", "proxy", "via", "via_terminal", "eager", "idle", "connect_timeout", "stay", "notify", "state_dir",
+        "key", "known_hosts", "host_fingerprint", *_SESSION_ONLY))
     _refuse_together(given, "via", ("proxy", "stay"))
+    if "via_terminal" in given and "via" not in given:
+        raise UsageError("--via-terminal is for use with --via")
     words = split_host_port(words, 0 if "stdio" in given else 1)
     if "stdio" in given:
         given.setdefault("log_level", "warning")  # ssh's terminal is not the place to say that all is well

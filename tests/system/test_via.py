@@ -5,6 +5,7 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -249,6 +250,40 @@ def test_another_user_cannot_attach(pair):
                           timeout=30, text=True, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     assert done.returncode == 1 and "cannot attach: no sproxy of this user" in done.stderr
     assert not pair.sproxy.events("connected")
+
+
+@pytest.mark.skipif(not real_root(), reason="only the real root can become another user")
+def test_the_kernel_says_who_attaches(pair):
+    """Goal: the directory's mode keeps others out; where that was changed they are not heard either."""
+    pair.start_sproxy("--no-keeper")
+    assert attach(pair.lab.server).returncode == 0
+    (control,) = (pair.lab.server.home / "runtime" / "mproxy").glob("sproxy-*.sock")
+    control.chmod(0o666)  # and as_nobody() can enter every directory
+    ask = (f"import socket; s = socket.socket(socket.AF_UNIX); s.connect({str(control)!r})\n"
+           "try:\n    s.sendall(b'{\"command\": \"attach\"}\\n'); print(s.recv(13))\n"
+           "except (BrokenPipeError, ConnectionResetError):\n    print(b'')")
+    for prefix, answer in (([], "b'{\"ok\": true, '\n"), (as_nobody(), "b''\n")):
+        done = subprocess.run(pair.lab.server.entering([*prefix, sys.executable, "-c", ask]), timeout=30, text=True,
+                              capture_output=True, check=False)
+        assert done.stdout == answer, done
+
+
+@pytest.mark.parametrize("allowed", [True, False], ids=["terminal", "none"])
+def test_a_command_may_ask_at_the_terminal_if_allowed(pair, attaching, allowed):
+    """Goal: what is typed reaches it, and it reads nothing that is not for it."""
+    pair.lab.client.ip("route flush default", "link set wifi down")
+    script = f"printf 'Password: ' > /dev/tty && read word < /dev/tty && test $word = sesame && exec {attaching}"
+    options = ["--via-terminal"] if allowed else []
+    cproxy = pair.lab.client.start_on_terminal(
+        "setsid", "--ctty", "--wait", CPROXY, *options, "--no-keeper", "--eager", "--via", script, CPROXY_PORT)
+    if allowed:
+        cproxy.out.wait(lambda: "Password: " in cproxy.out.text, 30)
+        cproxy.type("sesame\n")
+        until(lambda: " connected " in cproxy.out.text, 30, "the session")
+        echoed(pair)
+    else:
+        until(lambda: "dial-failed" in cproxy.out.text, 30, "the command's failure")
+        assert "cannot create /dev/tty" in cproxy.out.text
 
 
 def test_an_attached_stranger_is_bounded(pair):

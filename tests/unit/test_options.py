@@ -347,6 +347,7 @@ def test_sproxy_plain():
     ("cproxy --via x", "missing argument: PORT; expected PORT (try 'cproxy --help')"),
     ("cproxy --via x 1 server", "missing argument: PORT; expected PORT HOST PORT (try 'cproxy --help')"),
     ("cproxy --via x --stdio 5200", "--stdio does not listen on a port: leave out 5200"),
+    ("cproxy --via-terminal 1 host 2", "--via-terminal is for use with --via"),
     ("cproxy --via", "--via: expected one argument (try 'cproxy --help')"),
     ("sproxy --attach --single 1", ATTACH_WORDS),
     ("sproxy --attach 1 2", ATTACH_WORDS),
@@ -405,7 +406,7 @@ def test_help_is_complete(program, capsys):
     assert caught.value.code == 0
     config_class = {"cproxy": CproxyConfig, "sproxy": SproxyConfig}[program]
     shown = {**SessionConfig.settings(), **config_class.settings()}
-    words = {"session", "port", "sproxy_host", "sproxy_port", "daemon_host", "daemon_port"}
+    words = {"session", "port", "sproxy_host", "sproxy_port", "daemon_host", "daemon_port", "direct"}
     if program == "sproxy":
         words.add("connect_timeout_us")
     for name in shown.keys() - words:

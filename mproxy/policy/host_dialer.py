@@ -1,0 +1,317 @@
+"""Finds carriers to a host where ssh gets in: straight to sproxy's port where that is known and open, else through ssh.
+
+`mproxy connect` uses it. Rules:
+
+1. The port that is known is tried first. When it refuses, or has not answered for some time (less before there is a
+   session, since somebody waits), the command of --via is run beside it: ssh, which starts sproxy where none runs.
+2. What sproxy says there before the session begins (policy.announcement) is believed, as ssh has proven who it is: its
+   port and its key. They are remembered, and no other key is accepted at the port.
+3. As soon as sproxy has answered through ssh, the port is left alone: sproxy should not see two of our carriers
+   compete. If it does in the end, the resume sorts that out; the first welcome ends the other way.
+4. A session that ssh carries moves to the port, if that can be reached; whether it could is remembered, too.
+5. What is reported of failed dials is what ssh says: a port that is closed is no news.
+"""
+
+from __future__ import annotations
+
+from mproxy._wire import CloseCode
+from mproxy.ground.errors import PeerError
+from mproxy.policy.announcement import find_announcement
+from mproxy.policy.dialer import DialObserver
+from mproxy.policy.host_record import HostRecord
+from mproxy.policy.via_dialer import ViaDialer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from mproxy.carrier._tcp_carrier import TcpCarrier
+    from mproxy.ground.config import CproxyConfig
+    from mproxy.ground.shapes import Logger
+    from mproxy.handshake import Caller, Encryption, Welcome
+    from mproxy.io._loop import Loop, Timer
+    from mproxy.policy.dialer import Dialer
+    from mproxy.policy.paths import Paths
+
+# How long the port alone is tried: while somebody waits for the session to begin, and later, when an outage most likely
+# concerns both ways.
+FIRST_ALONE_US = 1_000_000
+ALONE_US = 3_000_000
+
+# After the welcome through ssh, when to try the port, and for how long.
+MOVE_AFTER_US = 500_000
+MOVE_US = 8_000_000
+
+NOT_FOUND = "exit status 127"  # of a shell: there is no such command
+
+
+class HostDialer:
+    """As `policy.dialer.Dialer`. `make_direct(port, observer)` makes one for that port of the host;
+    `trust(fingerprint)` says which key sproxy has."""
+
+    def __init__(self, loop: Loop, config: CproxyConfig, observer: DialObserver, log: Logger,
+                 make_direct: Callable[[int, DialObserver], Dialer], trust: Callable[[str], object]) -> None:
+        self.loop = loop
+        self.observer = observer
+        self._host = config.direct or ""
+        self._make_direct = make_direct
+        self._trust = trust
+        self._record = HostRecord(config.state_dir, config.name or self._host)
+        self._via = ViaDialer(loop, config, _ViaObserver(self), log, self._heard)
+        self._direct: Dialer | None = None
+        self._carrying: Dialer | ViaDialer = self._via
+        self._has_begun = False  # there was a welcome
+        self._is_moving = False  # a session that ssh carries is on its way to the port
+        self._timer: Timer | None = None  # of the next thing to be done
+        self._use_port(self._record.port)
+        trust(self._record.key)
+
+    def _use_port(self, port: int) -> None:
+        if self._direct is not None:
+            self._direct.stop()
+        self._direct = self._make_direct(port, _DirectObserver(self)) if port else None
+
+    # ---- what the others see of it
+
+    @property
+    def running(self) -> bool:
+        """Whether a carrier is being looked for."""
+        return self._via.running or self._direct_runs or (self._timer is not None and not self._is_carried)
+
+    @property
+    def _direct_runs(self) -> bool:
+        return self._direct is not None and self._direct.running
+
+    @property
+    def _is_carried(self) -> bool:
+        return not self.observer.still_wanted()
+
+    @property
+    def next_try_at(self) -> int | None:
+        """When the next attempt begins, in the loop's time; None while none is due."""
+        found = [at for at in (self._via.next_try_at, self._direct.next_try_at if self._direct else None)
+                 if at is not None]
+        return min(found, default=None)
+
+    @property
+    def follows_routes(self) -> bool:
+        """Whether the carrier has the address that the kernel chose."""
+        return self._carrying.follows_routes
+
+    @property
+    def stays(self) -> bool:
+        """Whether it is kept although there is a better route."""
+        return self._carrying.stays
+
+    @property
+    def device(self) -> str | None:
+        """To which it is bound."""
+        return self._carrying.device
+
+    @property
+    def paths(self) -> Paths:
+        """What is known of the paths to the port."""
+        return (self._direct or self._via).paths
+
+    def start(self) -> None:
+        """Dial until a carrier is welcomed; does nothing if that is under way."""
+        if self._is_moving:
+            self.stop()  # what it was to replace was lost
+        if self._via.running or self._direct_runs:
+            return
+        if self._direct is None or (self._record.is_shut and not self._has_begun):
+            self._via.start()
+            return
+        self._direct.start()
+        self._wait(ALONE_US if self._has_begun else FIRST_ALONE_US, self._start_via)
+
+    def stop(self) -> None:
+        """Give up what is under way."""
+        self._cancel_timer()
+        self._is_moving = False
+        self._via.stop()
+        if self._direct is not None:
+            self._direct.stop()
+
+    def ease(self) -> None:
+        """Begin nothing more."""
+        self._cancel_timer()
+        self._via.ease()
+        if self._direct is not None:
+            self._direct.ease()
+
+    def hurry(self, newcomer: bool) -> None:
+        """An application waits, or has just come."""
+        self._via.hurry(newcomer)
+        if self._direct is not None:
+            self._direct.hurry(newcomer)
+
+    def network_changed(self) -> None:
+        """Try again at once, if a carrier is wanted at all."""
+        self._via.network_changed()
+        if self._direct is not None:
+            self._direct.network_changed()
+
+    def shun_answered(self) -> None:
+        """Try the other addresses of the host first."""
+        if self._direct is not None:
+            self._direct.shun_answered()
+
+    def close(self, closed: Callable[[], object]) -> None:
+        """End, then call `closed`."""
+        self.stop()
+        self._via.close(closed)
+
+    def make_carrier(self, sock: socket.socket, tls: Encryption | None) -> TcpCarrier:
+        """The carrier on the socket of the last welcome."""
+        return self._carrying.make_carrier(sock, tls)
+
+    # ---- one way after the other
+
+    def _wait(self, us: int, act: Callable[[], object]) -> None:
+        self._cancel_timer()
+        self._timer = self.loop.call_later(us, act)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _start_via(self) -> None:
+        self._cancel_timer()
+        self._via.start()
+
+    def _heard(self, banner: bytes) -> None:
+        """sproxy answers through ssh. PeerError if it does not say where else it is."""
+        found = find_announcement(banner)
+        if found is None or not found.key:
+            raise PeerError(CloseCode.VERSION_ERROR, "the sproxy there was not started by 'sproxy --attach --start'")
+        self._trust(found.key)
+        port = found.ports[0] if found.ports else 0
+        if (port, found.key) != (self._record.port, self._record.key) or self._direct is None:
+            self._record.learn(port, found.key)
+            self._use_port(port)
+        else:
+            self._direct.stop()
+        self._cancel_timer()
+
+    def _move(self) -> None:
+        """Try to leave ssh for the port."""
+        self._timer = None
+        if self._direct is not None and self._is_carried:
+            self._is_moving = True
+            self._direct.start()
+            self._wait(MOVE_US, self._stay)
+
+    def _stay(self) -> None:
+        """The port cannot be reached."""
+        self._cancel_timer()
+        self._is_moving = False
+        self._record.note(is_shut=True)
+        if self._direct is not None:
+            self._direct.stop()
+
+    # ---- what the port tells
+
+    def direct_is_wanted(self) -> bool:
+        """Whether the next attempt at the port makes sense."""
+        return not self._via.is_answered and (self._is_moving or self.observer.still_wanted())
+
+    def direct_failed(self) -> None:
+        """Refused, unreachable, or not the sproxy that is expected."""
+        if self._is_moving:
+            self._stay()
+        elif not self._via.running:
+            self._start_via()
+
+    def direct_welcomed(self, sock: socket.socket, caller: Caller, welcome: Welcome) -> None:
+        assert self._direct is not None
+        self._carrying = self._direct
+        self._record.note(is_shut=False)
+        self._welcomed(sock, caller, welcome)
+
+    # ---- what the command tells
+
+    def via_welcomed(self, sock: socket.socket, caller: Caller, welcome: Welcome) -> None:
+        self._carrying = self._via
+        if self._direct is not None:
+            self._direct.stop()
+        self._welcomed(sock, caller, welcome)
+        if self._direct is not None:
+            self._wait(MOVE_AFTER_US, self._move)
+
+    def _welcomed(self, sock: socket.socket, caller: Caller, welcome: Welcome) -> None:
+        self._cancel_timer()
+        self._has_begun = True
+        self._is_moving = False
+        if self._carrying is not self._via:
+            self._via.stop()
+        self.observer.on_welcome(sock, caller, welcome)
+
+    def via_failed(self) -> None:
+        """The port was left alone while there was an answer through ssh."""
+        if self._direct is not None and self._has_begun and self.observer.still_wanted():
+            self._direct.start()
+
+    def explain(self, why: str) -> str:
+        """What a failure of ssh means."""
+        if NOT_FOUND in why and not self._has_begun:
+            return (f"mproxy is not installed on {self._host}, or not on the PATH of its ssh commands: install it"
+                    " there, or name its sproxy with --remote-sproxy; until then: ssh -o ProxyCommand=none")
+        return why
+
+
+class _DirectObserver(DialObserver):
+    """What the port's dialer asks and tells."""
+
+    def __init__(self, host: HostDialer) -> None:
+        self._host = host
+
+    def still_wanted(self) -> bool:
+        return self._host.direct_is_wanted()
+
+    def make_caller(self) -> Caller:
+        return self._host.observer.make_caller()
+
+    def on_welcome(self, sock: socket.socket, caller: Caller, welcome: Welcome) -> None:
+        self._host.direct_welcomed(sock, caller, welcome)
+
+    def on_dial_failed(self, why: str) -> None:
+        self._host.direct_failed()
+
+    def on_cut_off(self, why: str) -> None:
+        self._host.direct_failed()
+
+    def on_turned_away(self, error: PeerError, caller: Caller) -> None:
+        if caller.refused and error.code != CloseCode.KEY_REFUSED:
+            self._host.observer.on_turned_away(error, caller)  # it is our sproxy, and about the session
+        else:
+            self._host.direct_failed()
+
+
+class _ViaObserver(DialObserver):
+    """What the command's dialer asks and tells."""
+
+    def __init__(self, host: HostDialer) -> None:
+        self._host = host
+
+    def still_wanted(self) -> bool:
+        return self._host.observer.still_wanted()
+
+    def make_caller(self) -> Caller:
+        return self._host.observer.make_caller()
+
+    def on_welcome(self, sock: socket.socket, caller: Caller, welcome: Welcome) -> None:
+        self._host.via_welcomed(sock, caller, welcome)
+
+    def on_dial_failed(self, why: str) -> None:
+        self._host.via_failed()
+        self._host.observer.on_dial_failed(self._host.explain(why))
+
+    def on_cut_off(self, why: str) -> None:
+        self._host.via_failed()
+        self._host.observer.on_cut_off(why)
+
+    def on_turned_away(self, error: PeerError, caller: Caller) -> None:
+        self._host.observer.on_turned_away(error, caller)

@@ -1,0 +1,64 @@
+"""What is remembered of a host between two `mproxy connect`: the port of the sproxy that ssh started there, its key,
+and whether that port could be reached.
+
+A file in `hosts` of the state directory, one line: PORT SHA256:... open|shut. Where it cannot be read, ssh is asked
+again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+_LINE = re.compile(r"([0-9]{1,5}) (SHA256:[A-Za-z0-9+/]{43}) (open|shut)\n?")
+
+LONGEST_LINE = 200
+
+
+class HostRecord:
+    """The record of the host called `name`; it is kept only if there is a state directory."""
+
+    def __init__(self, state_dir: str | None, name: str) -> None:
+        self.port = 0          # 0: unknown, or it listens on none
+        self.key = ""          # fingerprint
+        self.is_shut = False   # the port did not answer
+        self._path: str | None = None
+        if state_dir is not None:
+            from urllib.parse import quote  # takes 4 ms
+            self._path = os.path.join(state_dir, "hosts", quote(name, "@:+,"))
+            self._read(self._path)
+
+    def learn(self, port: int, key: str) -> None:
+        """What its sproxy says over a channel that is trusted."""
+        if (port, key) != (self.port, self.key):
+            self.port, self.key, self.is_shut = port, key, False
+            self._write()
+
+    def note(self, is_shut: bool) -> None:
+        """Whether the port answers."""
+        if is_shut != self.is_shut:
+            self.is_shut = is_shut
+            self._write()
+
+    def _read(self, path: str) -> None:
+        try:
+            with open(path, encoding="ascii", errors="replace") as file:
+                match = _LINE.fullmatch(file.read(LONGEST_LINE))
+        except OSError:
+            return
+        if match is not None and 0 < int(match[1]) < 65536:
+            self.port, self.key, self.is_shut = int(match[1]), match[2], match[3] == "shut"
+
+    def _write(self) -> None:
+        """Others see the whole line or the one before; where it cannot be written, nothing is remembered."""
+        if self._path is None:
+            return
+        temporary = f"{self._path}.{os.getpid()}"
+        line = f"{self.port} {self.key} {'shut' if self.is_shut else 'open'}\n"
+        try:
+            os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
+            with open(temporary, "w", encoding="ascii", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+                file.write(line)
+            os.replace(temporary, self._path)
+        except OSError:
+            pass

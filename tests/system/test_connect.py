@@ -1,0 +1,312 @@
+"""mproxy connect, mproxy ssh: a real ssh to a real sshd, on which nobody has set up anything but the programs."""
+
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+
+import pytest
+from lab import outage, until
+from proxies import ROOT, state_dir
+from relays import MPROXY
+from test_ssh import SSHD, SSHD_CONFIG, SSHD_PORT, listening, make_key
+
+from tests.root import real_root
+
+pytestmark = [
+    pytest.mark.skipif(not (shutil.which("ssh") and shutil.which(SSHD)), reason="no openssh-client and -server"),
+    pytest.mark.skipif(not real_root(), reason="sshd gives up privileges only as the real root"),
+]
+
+PORT = 6200  # the first that sproxy takes
+
+CLIENT_CONFIG = """
+Host server
+    HostName {address}
+    Port {port}
+    User root
+Host *
+    IdentityFile {home}/key
+    IdentitiesOnly yes
+    UserKnownHostsFile {home}/known_hosts
+    GlobalKnownHostsFile none
+    StrictHostKeyChecking yes
+"""
+
+
+class SshHost:
+    """An sshd on the server of a lab, and ssh on its client."""
+
+    def __init__(self, lab):
+        self.lab = lab
+        self.home = lab.client.home
+        self.config = self.home / "config"
+        server = lab.server
+        make_key(server.home / "host_key")
+        make_key(self.home / "key")
+        shutil.copy(self.home / "key.pub", server.home / "authorized_keys")
+        address = lab.server_address
+        (self.home / "known_hosts").write_text(
+            f"[{address}]:{SSHD_PORT} {(server.home / 'host_key.pub').read_text()}")
+        self.config.write_text(CLIENT_CONFIG.format(address=address, port=SSHD_PORT, home=self.home))
+        self.daemon = None
+
+    def start(self, path=ROOT):
+        """sshd, whose commands find programs in `path`, and everything of theirs in the server's home."""
+        server = self.lab.server
+        there = {"PATH": f"{path}:/usr/bin:/bin", **{name: server.environment()[name] for name in (
+            "XDG_STATE_HOME", "XDG_RUNTIME_DIR", "HOME")}}
+        config = SSHD_CONFIG.format(port=SSHD_PORT, home=server.home).replace("127.0.0.1", "0.0.0.0")
+        config += f"SetEnv {' '.join(f'{name}={value}' for name, value in there.items())}\n"
+        (server.home / "sshd_config").write_text(config)
+        self.daemon = server.start(SSHD, "-D", "-e", "-f", server.home / "sshd_config")
+        with server.inside():
+            until(lambda: self.daemon.running and listening(SSHD_PORT), 10, "sshd listening")
+        return self
+
+    def command(self, *words):
+        """`mproxy ssh` with the client's settings."""
+        return [MPROXY, "ssh", "-F", self.config, *words]
+
+    def run(self, *words, program=None, **options):
+        """To its end: status, output, errors."""
+        argv = self.command(*words) if program is None else [*program, *words]
+        return subprocess.run(self.lab.client.entering(argv), env=self.lab.client.environment(), timeout=60, text=True,
+                              stdin=options.pop("stdin", subprocess.DEVNULL), capture_output=True, check=False,
+                              **options)
+
+    def log(self):
+        """What the started sproxy has logged."""
+        (log,) = state_dir(self.lab.server).glob("started/*/*/log")
+        return log.read_text()
+
+    def peers(self, event="connected"):
+        """Where the carriers of its sessions came from: an address, or `process`."""
+        return [re.search(r'(?:peer=([\d.]+):|through="(process) )', line).group(1, 2)
+                for line in self.log().splitlines() if f" {event} " in line]
+
+    def record(self):
+        return "".join(record.read_text() for record in state_dir(self.lab.client).glob("hosts/*"))
+
+    def block_port(self):
+        """A firewall between both, through which only ssh gets."""
+        self.lab.router.run("nft", "add table ip wall;"
+                            " add chain ip wall forward { type filter hook forward priority 0; };"
+                            f" add rule ip wall forward tcp dport {PORT} drop")
+
+
+THROUGH_SSH, DIRECT = (None, "process"), ("10.1.0.2", None)
+
+
+@pytest.fixture
+def host(lab):
+    return SshHost(lab).start()
+
+
+def test_the_first_call_starts_what_is_needed_and_the_next_goes_straight(host):
+    """Goal: status, output and errors are the command's, from the first call on; the second needs no ssh of its own."""
+    script = "echo out; echo err >&2; exit 7"
+    for number in (1, 2):
+        done = host.run("server", script)
+        assert (done.returncode, done.stdout, done.stderr) == (7, "out\n", "err\n"), number
+    assert host.peers() == [THROUGH_SSH, DIRECT]
+    assert re.fullmatch(rf"{PORT} SHA256:\S{{43}} open\n", host.record())
+
+
+def lines(first, last):
+    return "".join(f"number {n}\n" for n in range(first, last + 1))
+
+
+COUNTING = "for i in $(seq 100); do echo number $i; sleep 0.05; done; read line; echo got $line; exit 7"
+
+
+@pytest.mark.parametrize("way", ["first", "next", "ssh"])
+def test_survives_an_address_change(host, way):
+    """Goal: whether it began through ssh, straight, or has to stay with ssh; status and output come through."""
+    lab = host.lab
+    if way == "next":
+        assert host.run("server", "true").returncode == 0
+    if way == "ssh":
+        host.block_port()
+    ssh = lab.client.start(*host.command("server", COUNTING), stdin=subprocess.PIPE)
+    ssh.expect("^number 20$")
+    if way == "first":
+        until(lambda: host.peers("resumed"), 20, "the session to move to the port")
+        assert host.peers("resumed") == [DIRECT]
+    lab.wifi.pull()
+    outage(1.5)
+    lab.wifi.give(33)
+    ssh.expect("^number 100$")
+    ssh.process.stdin.write(b"this\n")
+    ssh.process.stdin.flush()
+    assert ssh.wait() == 7, str(ssh)
+    assert ssh.out.text == lines(1, 100) + "got this\n"
+    last = host.peers("resumed")[-1]
+    assert last == (THROUGH_SSH if way == "ssh" else ("10.1.0.33", None))
+    until(lambda: not any(" connect " in line for line in lab.client.command_lines()), 10, "end of mproxy connect")
+
+
+def test_where_only_ssh_gets_through_it_stays_with_ssh(host):
+    """Goal: the port is blocked; that is found out beside the session, and remembered."""
+    host.block_port()
+    ssh = host.lab.client.start(*host.command("server", "cat"), stdin=subprocess.PIPE)
+    until(lambda: host.record().endswith(" shut\n"), 30, "the port to be given up")
+    ssh.process.stdin.write(b"still there\n")
+    ssh.process.stdin.flush()
+    ssh.expect("^still there$")
+    ssh.process.stdin.close()
+    assert ssh.wait() == 0
+    assert host.peers() == [THROUGH_SSH]
+
+
+def test_a_port_that_was_open_is_given_up_for_ssh(host):
+    """Goal: known and silent, it costs a second, not the session."""
+    assert host.run("server", "true").returncode == 0
+    host.block_port()
+    assert host.run("server", "exit 3").returncode == 3
+    assert host.peers() == [THROUGH_SSH, THROUGH_SSH]
+
+
+def test_an_sproxy_that_has_a_new_key_is_known_by_ssh(host):
+    """Goal: its files were removed; no question, no refusal, and no trust in what the port says."""
+    assert host.run("server", "true").returncode == 0
+    old = host.record()
+    (place,) = state_dir(host.lab.server).glob("started/*/*")
+    (socket,) = place.glob("*.sock")
+    os.kill(int(socket.stem.rpartition("-")[2]), signal.SIGTERM)
+    until(lambda: not socket.exists(), 10, "its end")
+    shutil.rmtree(place)
+    done = host.run("server", "echo again")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "again\n", "")
+    assert host.record() != old
+    assert host.peers() == [THROUGH_SSH]
+
+
+def test_without_mproxy_there_one_line_says_what_to_do(lab):
+    host = SshHost(lab).start(path="/nowhere")
+    done = host.run("server", "true")
+    assert done.returncode == 255 and done.stdout == ""
+    (line,) = [line for line in done.stderr.splitlines() if "mproxy" in line]
+    assert f"mproxy is not installed on {lab.server_address}" in line and "ssh -o ProxyCommand=none" in line
+
+
+def test_a_changed_host_key_is_ssh_s_business(host):
+    """Goal: ssh's own message, as without us, and nothing is started."""
+    make_key(host.home / "other")
+    known = host.home / "known_hosts"
+    known.write_text(f"{known.read_text().split()[0]} {(host.home / 'other.pub').read_text()}")
+    done = host.run("server", "true")
+    assert done.returncode == 255
+    assert "Host key verification failed." in done.stderr
+    assert not list(state_dir(host.lab.server).glob("started/*/*"))
+
+
+def test_scp_and_pipes_by_ssh_config(host):
+    """Goal: what uses ssh needs nothing but `mproxy setup-ssh`; it is undone without a trace."""
+    before = host.config.read_text()
+    done = host.run("--yes", "--config", host.config, "server", program=[MPROXY, "setup-ssh"])
+    assert done.returncode == 0, done.stderr
+    text = host.config.read_text()
+    assert text.endswith(before) and f"ProxyCommand {MPROXY} connect %r@%h:%p %n" in text
+    host.config.write_text(text.replace(" connect ", f" connect --ssh 'ssh -F {host.config}' "))
+    data = os.urandom(3_000_000)
+    (host.home / "file").write_bytes(data)
+    done = host.run("-q", "-F", host.config, host.home / "file", f"server:{host.lab.server.home}/copy", program=["scp"])
+    assert done.returncode == 0, done.stderr
+    assert (host.lab.server.home / "copy").read_bytes() == data
+    done = subprocess.run(host.lab.client.entering(["ssh", "-F", host.config, "server", "sha256sum"]), input=data,
+                          env=host.lab.client.environment(), capture_output=True, timeout=60, check=False)
+    assert done.stdout.split()[0].decode() == hashlib.sha256(data).hexdigest(), done.stderr
+    assert host.peers() == [THROUGH_SSH, DIRECT]
+    assert host.run("--undo", "--yes", "--config", host.config, program=[MPROXY, "setup-ssh"]).returncode == 0
+    assert host.config.read_text() == before
+
+
+# --- mproxy ssh beside ssh, option by option
+
+OPTIONS = {
+    "command": ["server", "echo a; echo b >&2; exit 3"],
+    "no command found": ["server", "no-such-command"],
+    "killed": ["server", "kill -9 $$"],
+    "words": ["server", "--", "printf", "%s.", "'a b'", "c"],
+    "terminal": ["-tt", "server", "tty | sed 's/[0-9]*$//'; stty size; exit 4"],
+    "no terminal": ["-T", "server", "tty"],
+    "no input": ["-n", "server", "cat"],
+    "user by option": ["-l", "root", "server", "id -un"],
+    "port by option": ["-p", str(SSHD_PORT), "server", "echo $SSH_CONNECTION | cut -d' ' -f4"],
+    "wrong user": ["-o", "BatchMode=yes", "-l", "nobody", "server", "true"],
+    "environment": ["-o", "SetEnv=LC_TEST=1", "server", "echo $LC_TEST"],
+    "quiet": ["-q", "-o", "BatchMode=yes", "-l", "nobody", "server", "true"],
+    "options after the host": ["server", "-T", "echo after"],
+    "joined options": ["-Tp", str(SSHD_PORT), "server", "echo joined"],
+    "agent": ["-A", "server", "test -S $SSH_AUTH_SOCK && echo agent"],
+    "ciphers": ["-c", "aes256-ctr", "-m", "hmac-sha2-256", "server", "echo ciphers"],
+    "settings": ["-G", "server"],
+    "version": ["-V"],
+    "wrong option": ["-z", "server"],
+    "unknown setting": ["-o", "Nonsense=1", "server", "true"],
+    "subsystem": ["-s", "server", "no-such-subsystem"],
+}
+
+
+@pytest.mark.parametrize("words", OPTIONS.values(), ids=OPTIONS)
+def test_it_is_ssh(host, words):
+    """Goal: status, output and errors are those of ssh alone."""
+    agent = {"SSH_AUTH_SOCK": str(host.home / "agent")} if "-A" in words else {}
+    if agent:
+        host.lab.client.start("ssh-agent", "-D", "-a", agent["SSH_AUTH_SOCK"])
+        until(lambda: os.path.exists(agent["SSH_AUTH_SOCK"]), 10, "the agent")
+        words = [f"env={agent['SSH_AUTH_SOCK']}", *words]
+        words = words[1:]
+    environment = {**host.lab.client.environment(), **agent}
+    done = {}
+    for program in (["ssh"], [MPROXY, "ssh"]):
+        done[program[0]] = subprocess.run(
+            host.lab.client.entering([*program, "-F", host.config, *words]), env=environment, timeout=60, text=True,
+            stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    plain, ours = done["ssh"], done[MPROXY]
+    told = "\n".join(line for line in ours.stdout.splitlines() if not line.startswith("proxycommand "))
+    assert (ours.returncode, told) == (plain.returncode, plain.stdout.rstrip("\n")), ours.stderr
+    if "nobody" not in words:
+        assert ours.stderr == plain.stderr
+
+
+def test_forwards_and_a_master(host):
+    """Goal: -L by a master in the background, which a plain ssh shares, and which ends when it is told to."""
+    control = host.home / "control"
+    with host.lab.server.inside():
+        listener = host.lab.server.listen(7000)
+    # -f: it goes to the background once it is connected, and keeps our pipes; so its errors go to a file.
+    done = subprocess.run(
+        host.lab.client.entering(host.command("-M", "-S", control, "-f", "-N", "-L", "7001:127.0.0.1:7000", "server")),
+        env=host.lab.client.environment(), timeout=60, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, check=False)
+    assert done.returncode == 0
+    app = host.lab.client.connect(7001)
+    daemon, _ = listener.accept()
+    daemon.sendall(b"hello")
+    assert app.recv(5) == b"hello"
+    shared = host.run("-F", host.config, "-S", control, "server", "echo shared", program=["ssh"])
+    assert shared.stdout == "shared\n"
+    assert host.run("-F", host.config, "-S", control, "-O", "exit", "server", program=["ssh"]).returncode == 0
+    until(lambda: not any(" connect " in line for line in host.lab.client.command_lines()), 10, "end of mproxy connect")
+
+
+def test_a_person_types_one_password_for_the_bootstrap(host):
+    """Goal: the ssh that starts sproxy may ask at the terminal, and ssh's own question follows."""
+    key = host.home / "key"
+    subprocess.run(["ssh-keygen", "-q", "-p", "-P", "", "-N", "open sesame", "-f", key], check=True, timeout=30)
+    ssh = host.lab.client.start_on_terminal(
+        "setsid", "--ctty", "--wait", *host.command("server", "echo hello"))
+    for question in (1, 2):
+        until(lambda count=question: ssh.out.text.count("Enter passphrase") == count, 30, f"question {question}")
+        ssh.type("open sesame\n")
+    assert ssh.wait() == 0, str(ssh)
+    assert ssh.out.text.endswith("hello\n")
+    again = host.lab.client.start_on_terminal(
+        "setsid", "--ctty", "--wait", *host.command("server", "echo hello"))
+    until(lambda: again.out.text.count("Enter passphrase") == 1, 30, "one question")
+    again.type("open sesame\n")
+    assert again.wait() == 0 and again.out.text.count("Enter passphrase") == 1
