@@ -32,7 +32,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mproxy.ground.shapes import Address
     from mproxy.io._loop import Loop
-    from mproxy.transfer.sender import SourceFile
+    from mproxy.transfer.source_file import SourceFile
     from mproxy.transport._datagram_endpoint import DatagramEndpoint, Link
     from mproxy.transport.keying import Keying
 

@@ -32,6 +32,7 @@ PROGRAMS = {
     "demo": ("mproxy.programs.demo", "main", "watch a connection survive a change of address"),
     "send": ("mproxy.programs.send", "main", "send files and directories to mproxy recv, over UDP"),
     "recv": ("mproxy.programs.recv", "main", "receive what mproxy send sends"),
+    "hash": ("mproxy.programs.hashing", "main", "the hash of files, as send and recv print it"),
     "impair": ("mproxy.programs.impair", "main", "a bad network in a box, for any UDP protocol"),
     "message-server": ("mproxy.programs.message", "server_main", "print the messages that clients send"),
     "message-client": ("mproxy.programs.message", "client_main", "send each line typed as a message"),

@@ -19,13 +19,13 @@ from mproxy.policy.network import NetworkWatch
 from mproxy.programs.options import OneLineParser
 from mproxy.programs.transfer import (
     STATUS_OF_END,
-    STATUS_OF_RESULT,
     add_common,
     configure,
     find_addresses,
     show_name,
     sockaddr_bytes,
     with_packet_size,
+    with_result,
     write_line,
 )
 from mproxy.programs.transfer_keys import SenderTrust
@@ -95,7 +95,8 @@ may."""
 
 _EPILOG = """\
 exit status (--once): 0 everything arrived, 2 wrong command line, 3 no space, 4
-no permission, 5 already exists, 6 no answer, 7 the keys do not agree, 1 any
+no permission, 5 already exists, 6 no answer, 7 the keys do not agree, 8
+partial: what was named could not be read, or changed while it was sent, 1 any
 other failure. With -o -, with and without --once: 141 nobody reads standard
 output any more.
 
@@ -114,6 +115,8 @@ def parse_recv(argv: list[str] | None) -> TransferConfig:
     group.add_argument("-o", "--output", metavar="FILE|DIR|-", help=(
         "destination: a file, a directory, or '-' for standard output (default: the current directory)"))
     group.add_argument("--force", action="store_true", default=None, help="replace existing files")
+    group.add_argument("--perms", action="store_true", default=None, help=(
+        "give files and directories the sender's modes, whatever our umask (never set-user-ID and the like)"))
     group.add_argument("--once", action="store_true", default=None, help="exit after the first sender")
     parser.add(group, "--senders", parse_count, metavar="N", help="senders at once (default 16)")
     parser.add(group, "--partial-ttl", parse_duration, metavar="TIME", help=(
@@ -145,7 +148,7 @@ def parse_recv(argv: list[str] | None) -> TransferConfig:
 
 def destination_of(config: TransferConfig) -> Destination:
     """The destination of -o."""
-    output, umask = config.output, current_umask()
+    output, umask = config.output, 0 if config.perms else current_umask()
     as_user = f" as {config.user}" if config.user else ""
     if output == "-":
         return IntoPipe()
@@ -355,13 +358,12 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
         if receiver is self._taken:
             self._served = receiver.first
         name, peer = show_name(file.name), say_address(self._receivers.get(receiver, ("?", 0)))
-        self._worst = self._worst or STATUS_OF_RESULT.get(code, 1)
-        is_file = file.kind != FileKind.DIRECTORY
+        self._worst = with_result(self._worst, code)
         if self._config.json:
             if self._config.output != "-":
                 write_line({"file": name, "peer": peer, "result": code.name.lower(),
-                            "hash": root.hex() if code == Result.DONE and is_file else None, "text": text})
-        elif code == Result.DONE and is_file:
+                            "hash": root.hex() if code == Result.DONE and file.has_data else None, "text": text})
+        elif code == Result.DONE and file.has_data:
             size = file.size if file.kind == FileKind.FILE else receiver.received_bytes
             self._log.info("received", file=name, peer=peer, bytes=size, hash=root.hex())
         elif code != Result.DONE:

@@ -15,9 +15,8 @@ from mproxy.programs.delivery import Delivery, DeliveryObserver
 from mproxy.programs.options import OneLineParser
 from mproxy.programs.progress import Progress
 from mproxy.programs.transfer import (
+    PARTIAL,
     STATUS_OF_END,
-    STATUS_OF_LEFT_OUT,
-    STATUS_OF_RESULT,
     Stopwatch,
     add_common,
     bound_family,
@@ -26,6 +25,7 @@ from mproxy.programs.transfer import (
     find_addresses,
     show_name,
     with_packet_size,
+    with_result,
     write_line,
 )
 from mproxy.programs.transfer_keys import explain_refusal, sender_keying
@@ -33,7 +33,8 @@ from mproxy.service.exit import complain
 from mproxy.service.run import Program, run_program
 from mproxy.service.status import parts_of, program_facts, transfer_facts
 from mproxy.transfer.messages import FileKind, Result
-from mproxy.transfer.sender import find_sources, name_of
+from mproxy.transfer.selection import Selection
+from mproxy.transfer.walk import find_sources, name_of
 from mproxy.transfer.workers import Workers
 from mproxy.transport._datagram_endpoint import DatagramEndpoint
 from mproxy.transport._packet import EndCode
@@ -48,10 +49,10 @@ if TYPE_CHECKING:
     from mproxy.programs.transfer_config import TransferConfig
     from mproxy.service.control import Command, Reply
     from mproxy.service.log import Log
-    from mproxy.transfer.sender import SourceFile
+    from mproxy.transfer.source_file import SourceFile
     from mproxy.transport.datagram_config import DatagramConfig
     # What to send, what was left out and why, and where the receiver may be.
-    Prepared = tuple[list[SourceFile], list[tuple[str, OSError | None]], list[Address]]
+    Prepared = tuple[list[SourceFile], list[tuple[str, str | OSError]], list[Address]]
 
 INTERRUPTED_BY = 128  # and the signal's number, as shells count it
 
@@ -64,9 +65,9 @@ continues where it stopped, as long as the file has not changed."""
 
 _EPILOG = """\
 exit status: 0 everything arrived, 2 wrong command line, 3 no space, 4 no
-permission, 5 already exists, 6 no answer, 7 the keys do not agree, 8 all but
-what is neither a file nor a directory (symbolic links) arrived, 130
-interrupted, 1 any other failure.
+permission, 5 already exists, 6 no answer, 7 the keys do not agree, 8 partial:
+everything arrived but what was named (left out, unreadable, or changed while it
+was sent), 130 interrupted, 1 any other failure.
 
 TIME is a number with us, ms, s, m, h or d (1s, 1.5m; a bare number is seconds).
 
@@ -79,6 +80,19 @@ examples:
 def parse_send(argv: list[str] | None) -> TransferConfig:
     """The TransferConfig of the command line `argv`."""
     parser = OneLineParser("mproxy send", _USAGE, _DESCRIPTION, _EPILOG)
+    group = parser.add_argument_group("files")
+    links = group.add_mutually_exclusive_group()
+    links.add_argument("--links", action="store_const", const="keep", default=None, help=(
+        "send symbolic links in directories as links (default: they are left out); one that could lead out of the"
+        " receiver's directory is left out"))
+    links.add_argument("--copy-links", action="store_const", const="copy", default=None, dest="links", help=(
+        "send what symbolic links in directories lead to"))
+    group.add_argument("--exclude", action="append", dest="rules", type=lambda text: (False, text), metavar="PATTERN",
+                       help="leave out what fits in directories, as rsync does; the first pattern that fits decides")
+    group.add_argument("--include", action="append", dest="rules", type=lambda text: (True, text), metavar="PATTERN",
+                       help="send what fits, although a later --exclude would leave it out")
+    group.add_argument("--dry-run", action="store_true", default=None, help=(
+        "print the names of what would be sent, and send nothing"))
     add_common(parser)
     parser.add_argument("--quiet", action="store_true", default=None, help="no progress bar")
     parser.add(parser, "--known-hosts", parse_name, metavar="FILE", help=(
@@ -93,6 +107,8 @@ def parse_send(argv: list[str] | None) -> TransferConfig:
     if words[:-2].count("-") > 1:
         raise UsageError("'-' (standard input) can be given only once")
     _check_names(words[:-2])
+    given["rules"] = tuple(given.get("rules", ()))
+    Selection(given["rules"])  # UsageError for a pattern that is wrong
     return configure(given, "client-key.pem", paths=tuple(words[:-2]), host=host, port=port)
 
 
@@ -127,7 +143,6 @@ class Send(Program, DeliveryObserver):
         self._progress = Progress(loop, log, config.quiet)
         self._endpoint: DatagramEndpoint | None = None
         self._worst = 0
-        self._left_any_out = False
         self._stopped: int | None = None  # the signal that ends it
         self._finished = False
         self._watch = Stopwatch()
@@ -145,8 +160,9 @@ class Send(Program, DeliveryObserver):
 
         def prepare() -> Prepared:
             left_out = []
-            sources = find_sources(config.paths, lambda path, error: left_out.append((path, error)))
-            return sources, left_out, look_up()
+            sources = find_sources(config.paths, lambda path, why: left_out.append((path, why)), config.links,
+                                   config.rules)
+            return sources, left_out, [] if config.dry_run else look_up()
 
         self._workers.submit(prepare, lambda found, error: self._prepared(own, look_up, found, error))
 
@@ -163,6 +179,9 @@ class Send(Program, DeliveryObserver):
             sources, left_out, addresses = found
             for path, why in left_out:
                 self._left_out(path, why)
+            if config.dry_run:
+                self._list(sources)
+                return
             try:
                 endpoint = self._open(own, addresses)
             except MproxyError as refusal:
@@ -196,12 +215,23 @@ class Send(Program, DeliveryObserver):
         self._complain(error)
         self._loop.stop()
 
-    def _left_out(self, path: str, error: OSError | None) -> None:
-        if error is not None:
-            self._worst = 1
-        self._left_any_out = True
-        self._log.warning("left-out", file=show_name(os.fsencode(path)), why=_kind_of(path) if error is None
-                          else error.strerror)
+    def _list(self, sources: Sequence[SourceFile]) -> None:
+        """--dry-run: what would be sent."""
+        self._finished = True
+        self.exit_status = self._worst
+        for source in sources:
+            name = show_name(source.name)
+            if self._config.json:
+                self._write({"file": name, "kind": source.kind.name.lower(), "bytes": source.expected_bytes})
+            else:
+                self._progress.clear()
+                print(name + "/" * (source.kind == FileKind.DIRECTORY))
+        self._loop.stop()
+
+    def _left_out(self, path: str, why: str | OSError) -> None:
+        self._worst = self._worst or PARTIAL
+        self._log.warning("left-out", file=show_name(os.fsencode(path)),
+                          why=why if isinstance(why, str) else why.strerror)
 
     def _watch_network(self) -> None:
         try:
@@ -219,15 +249,15 @@ class Send(Program, DeliveryObserver):
     def on_file(self, source: SourceFile) -> None:
         outcome, name = source.outcome, show_name(source.name)
         assert outcome is not None
-        self._worst = self._worst or STATUS_OF_RESULT.get(outcome.code, 1)
+        self._worst = with_result(self._worst, outcome.code)
         done = outcome.code == Result.DONE
         if self._config.json:
             self._write({"file": name, "result": outcome.code.name.lower(), "bytes": source.size,
-                         "hash": outcome.root.hex() if done and source.kind != FileKind.DIRECTORY else None,
+                         "hash": outcome.root.hex() if done and source.has_data else None,
                          "text": outcome.text})
         elif not done:
             self._complain(f"{name}: {outcome.text}")
-        elif source.kind != FileKind.DIRECTORY:
+        elif source.has_data:
             self._log.info("sent", file=name, bytes=source.size, hash=outcome.root.hex())
 
     def on_trouble(self, event: str, **fields: object) -> None:
@@ -240,7 +270,7 @@ class Send(Program, DeliveryObserver):
         self._finished = True
         self._progress.close()
         if error is None:
-            self.exit_status = self._worst or (STATUS_OF_LEFT_OUT if self._left_any_out else 0)
+            self.exit_status = self._worst
         elif self._stopped is not None:
             self.exit_status = INTERRUPTED_BY + self._stopped
         else:
@@ -307,10 +337,6 @@ def _total_of(sources: Sequence[SourceFile]) -> int | None:
     if any(source.kind == FileKind.PIPE for source in sources):
         return None
     return sum(source.expected_bytes for source in sources)
-
-
-def _kind_of(path: str) -> str:
-    return "a symbolic link" if os.path.islink(path) else "neither a file nor a directory"
 
 
 def main(argv: list[str] | None = None) -> int:

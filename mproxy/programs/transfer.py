@@ -26,11 +26,19 @@ if TYPE_CHECKING:
     from mproxy.programs.options import OneLineParser
 
 # Exit status, for scripts; 1 is any other failure, 2 a wrong command line.
-STATUS_OF_LEFT_OUT = 8
-STATUS_OF_RESULT = {Result.DONE: 0, Result.NO_SPACE: 3, Result.NO_PERMISSION: 4, Result.EXISTS: 5}
+PARTIAL = 8  # everything arrived but what is not sent, cannot be read, or changed meanwhile
+STATUS_OF_RESULT = {Result.DONE: 0, Result.NO_SPACE: 3, Result.NO_PERMISSION: 4, Result.EXISTS: 5,
+                    Result.UNREADABLE: PARTIAL, Result.CHANGED: PARTIAL}
 STATUS_OF_END: dict[int, int] = {EndCode.TIMED_OUT: 6, EndCode.IDLE: 6, EndCode.HANDSHAKE_FAILED: 7, EndCode.VERSION: 7}
 
 _LOOPBACK_BYTES = 65483  # fits the loopback's MTU, within the 65,535 bytes of an IPv4 packet
+
+
+def with_result(status: int, code: Result) -> int:
+    """The exit status so far, and after one more file: the first failure counts, PARTIAL only if there is no other."""
+    if status not in (0, PARTIAL):
+        return status
+    return STATUS_OF_RESULT.get(code, 1) or status
 
 
 def add_common(parser: OneLineParser) -> None:

@@ -7,6 +7,7 @@ from mproxy.transport.datagram_config import DatagramConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from mproxy.transfer.selection import Rule
     from mproxy.transport.keying import Key
 
 
@@ -27,9 +28,13 @@ class TransferConfig(LogConfig):
     port: Setting[int] = Setting(None, 0, 65535)  # type: ignore[arg-type]  # no default: always given
     ack_port: Setting[int | None] = Setting(None, 0, 65535)
     known_hosts: Setting[str | None] = Setting(None)
+    links = Setting("omit")  # one of walk.LINKS
+    rules: Setting[tuple[Rule, ...]] = Setting(())  # of --include and --exclude, in their order
+    dry_run = Setting(False)
     # recv
     output: Setting[str | None] = Setting(None)
     force = Setting(False)
+    perms = Setting(False)
     once = Setting(False)
     ack_to: Setting[tuple[str, int] | None] = Setting(None)
     authorized_keys: Setting[str | None] = Setting(None)

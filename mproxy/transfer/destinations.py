@@ -10,7 +10,15 @@ from collections.abc import Sequence
 from mproxy.ground.errors import PeerError
 from mproxy.transfer._disk import find
 from mproxy.transfer.arriving import ArrivingFile
-from mproxy.transfer.file_names import BadName, make_directory, open_directory, split_name, temporary_names
+from mproxy.transfer.file_links import SecondName, is_same, make_link
+from mproxy.transfer.file_names import (
+    BadName,
+    check_link,
+    make_directory,
+    open_directory,
+    split_name,
+    temporary_names,
+)
 from mproxy.transfer.leftovers import remove_abandoned
 from mproxy.transfer.messages import FileKind, Result, bad
 from mproxy.transfer.partial import MOST_PIPE_BLOCKS, PartialFile, begin_together, check_free, one_by_one
@@ -67,6 +75,10 @@ class Destination:
         """Make a directory unless it is there; whether it was made now. On a worker's thread."""
         raise NotImplementedError
 
+    def link(self, file: File) -> None:
+        """Make a symbolic link. On a worker's thread."""
+        raise NotImplementedError
+
     def open(self, file: File, anew: bool = False) -> ArrivingFile:
         """What a file is received into; `anew`: the existing file is a different one. On a worker's thread."""
         raise NotImplementedError
@@ -98,8 +110,8 @@ class IntoDirectory(Destination):
     def place_of(self, file: File) -> object:
         return file.name
 
-    def _split(self, file: File) -> list[bytes]:
-        parts = split_name(file.name)
+    def _split(self, name: bytes) -> list[bytes]:
+        parts = split_name(name)
         if not self._dots and any(part.startswith(b".") for part in parts):
             raise BadName("the name has a component that begins with a dot, which a receiver with --open does not"
                           " accept")
@@ -109,20 +121,54 @@ class IntoDirectory(Destination):
         base = os.open(self.path, _DIRECTORY)
         try:
             # We need access while it is being filled; `dress` gives it its own mode.
-            fd, made = make_directory(base, self._split(file), (file.mode & 0o777) | 0o700)
+            fd, made = make_directory(base, self._split(file.name), (file.mode & 0o777) | 0o700)
         finally:
             os.close(base)
         os.close(fd)
         return made
 
-    def open(self, file: File, anew: bool = False) -> ArrivingFile:
-        parts = self._split(file)
+    def link(self, file: File) -> None:
+        directory, name = self._open_above(file.name)
+        try:
+            check_link(file.name, file.other)
+            if not self._dots and any(part.startswith(b".") and part not in (b".", b"..")
+                                      for part in file.other.split(b"/")):
+                raise BadName("the symbolic link leads to a name that begins with a dot, which a receiver with --open"
+                              " does not accept")
+            make_link(directory, name, file, self._force)
+        finally:
+            os.close(directory)
+
+    def _open_above(self, path: bytes) -> tuple[int, bytes]:
+        """(descriptor of the directory that it lies in, its own name)."""
+        *way, name = self._split(path)
         base = os.open(self.path, _DIRECTORY)
         try:
-            directory = open_directory(base, parts[:-1])
+            return open_directory(base, way), name
         finally:
             os.close(base)
-        return _target(directory, parts[-1], file, force=self._force, umask=self._umask, spread=self.spread, anew=anew)
+
+    def open(self, file: File, anew: bool = False) -> ArrivingFile:
+        directory, name = self._open_above(file.name)
+        if file.other and not anew:
+            second = self._open_second(directory, name, file)
+            if second is not None:
+                return second
+        return _target(directory, name, file, force=self._force, umask=self._umask, spread=self.spread, anew=anew)
+
+    def _open_second(self, directory: int, name: bytes, file: File) -> SecondName | None:
+        """As `open`, of a file that is said to be another name of one that is here; None if it cannot be that."""
+        try:
+            above, first = self._open_above(file.other)
+        except (OSError, BadName):
+            return None
+        found, taken = find(above, first), find(directory, name)
+        if not may_be(found, file) or (taken is not None and not is_same(taken, found)):
+            os.close(above)
+            return None
+        present = PresentFile(above, first, file, force=self._force, umask=self._umask, spread=self.spread,
+                              gets_names=True)
+        return SecondName(present, directory, name)
 
     def open_together(self, files: Sequence[File]) -> list[PartialFile | None]:
         targets: list[PartialFile | None] = [None] * len(files)
@@ -131,7 +177,7 @@ class IntoDirectory(Destination):
         try:
             for number, file in enumerate(files):
                 try:
-                    *way, name = self._split(file)
+                    *way, name = self._split(file.name)
                     directory = above.get(tuple(way))
                     if directory is None:
                         base = above.get(())
@@ -157,14 +203,15 @@ class IntoDirectory(Destination):
             try:
                 base = os.open(self.path, _DIRECTORY)
                 try:
-                    fd = open_directory(base, self._split(file))
+                    fd = open_directory(base, self._split(file.name))
                 finally:
                     os.close(base)
                 try:
                     os.utime(fd, ns=(file.mtime_ns, file.mtime_ns))
-                    if made and file.mode & 0o700 != 0o700:
-                        inherited = os.fstat(fd).st_mode & 0o7000
-                        os.fchmod(fd, inherited | file.mode & 0o777 & ~self._umask)
+                    now = os.fstat(fd).st_mode & 0o7777
+                    wanted = now & 0o7000 | file.mode & 0o777 & ~self._umask
+                    if made and now != wanted:
+                        os.fchmod(fd, wanted)
                 finally:
                     os.close(fd)
             except (OSError, BadName):
@@ -184,6 +231,9 @@ class IntoFile(Destination):
 
     def make(self, _file: File) -> NoReturn:
         raise Refusal(Result.REFUSED, "the receiver accepts only one file; start it with -o DIR for more")
+
+    def link(self, file: File) -> NoReturn:
+        self.make(file)
 
     def open(self, file: File, anew: bool = False) -> ArrivingFile:
         if file.index > 0:
@@ -214,6 +264,9 @@ class IntoPipe(Destination):
 
     def make(self, _file: File) -> NoReturn:
         raise Refusal(Result.REFUSED, "the receiver writes to a pipe and cannot accept directories")
+
+    def link(self, _file: File) -> NoReturn:
+        raise Refusal(Result.REFUSED, "the receiver writes to a pipe and cannot accept symbolic links")
 
     def open(self, file: File, anew: bool = False) -> ArrivingFile:
         return PipedFile(self, file)

@@ -40,6 +40,22 @@ def split_name(name: bytes) -> list[bytes]:
     return parts
 
 
+def check_link(name: bytes, target: bytes) -> None:
+    """BadName unless a symbolic link called `name` stays in the directory, whatever other links lie in its way.
+
+    Each link is made in a real directory, never behind another link, so '..' at the beginning of its target counts
+    those above it. Behind a name it would not: that may be a link, too.
+    """
+    if not target or target.startswith(b"/") or b"\0" in target:
+        raise BadName("the symbolic link leads to an absolute path")
+    parts = [part for part in target.split(b"/") if part not in (b"", b".")]
+    up = next((number for number, part in enumerate(parts) if part != b".."), len(parts))
+    if up > name.count(b"/"):
+        raise BadName("the symbolic link leads out of the directory")
+    if b".." in parts[up:]:
+        raise BadName("the symbolic link goes up behind a name, which may lead out of the directory")
+
+
 def is_temporary(part: bytes) -> bool:
     """Whether a name in a directory is one of ours."""
     return part.startswith(b".") and part.endswith((PART, STATE))

@@ -3,7 +3,7 @@
     sender                                            receiver
     HELLO {version}
                                                       HELLO {version, how many files ahead}
-    FILE {index, kind, mode, mtime, size, identity, name}
+    FILE {index, kind, mode, mtime, size, identity, name[, other]}
                                                       WANT {index, ranges of blocks}   or   RESULT {index, why not}
     BLOCK {index, number, digest} data ...
     END {index, size, root}
@@ -11,9 +11,12 @@
     BYE                                               BYE
 
 FILE messages go ahead of the data, as many as the receiver's HELLO allows, and AHEAD before it has come, so that small
-files do not cost a round trip each. A RESULT of the sender in place of END says that the source has changed. A root of
-zeros in END means that the sender was asked for only a part of the file. A pipe's blocks come in parts
-(mproxy.transfer.parts). All numbers are big-endian. Every length is bounded before anything is allocated.
+files do not cost a round trip each. `other`, behind a zero byte, is where a symbolic link leads, or the name of a file
+that has arrived and is the same one (a hard link): the receiver compares, and asks for what it does not find.
+
+A RESULT of the sender in place of END says that the source has changed. A root of zeros in END means that the sender
+was asked for only a part of the file. A pipe's blocks come in parts (mproxy.transfer.parts). All numbers are
+big-endian. Every length is bounded before anything is allocated.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     # What `parse_payload` returns.
     Message: TypeAlias = "int | File | Want | End | Outcome | None"
 
-TRANSFER_VERSION = 1
+TRANSFER_VERSION = 2
 
 # FILE messages that may be unanswered at a time: by everybody, and as many as we take. With small files both sides have
 # work at the same time only if there are several batches of them under way.
@@ -56,7 +59,7 @@ MOST_TIME_NS = (1 << 63) - 1
 
 HEADER = struct.Struct(">B3xI")  # type, bytes of payload
 _HELLO = struct.Struct(">HH4x")  # version, files ahead (of a receiver; 0: AHEAD)
-_FILE = struct.Struct(">IBxHqQ16s")  # index, kind, mode, mtime (ns), size, identity; then the name
+_FILE = struct.Struct(">IBxHqQ16s")  # index, kind, mode, mtime (ns), size, identity; then the names
 _WANT = struct.Struct(">II")  # index, number of ranges
 _RANGE = struct.Struct(">II")  # first block, number of blocks
 BLOCK = struct.Struct(f">II{DIGEST_BYTES}s")  # index, number, digest; then the data
@@ -78,6 +81,7 @@ class FileKind(enum.IntEnum):
     FILE = 1  # size known, blocks in any order, can continue after an interruption
     DIRECTORY = 2  # no data
     PIPE = 3  # size unknown, blocks in order
+    LINK = 4  # symbolic; no data
 
 
 class Result(enum.IntEnum):
@@ -90,6 +94,7 @@ class Result(enum.IntEnum):
     CHANGED = 6  # the source changed while it was sent
     DAMAGED = 7  # the hash does not agree
     REFUSED = 8  # not wanted: a second file for one output, a directory for standard output
+    UNREADABLE = 9  # the source cannot be read
 
 
 # By number: calling or searching an enumeration costs more than the rest of a short message.
@@ -102,8 +107,9 @@ _LEAST_BYTES = {MessageType.HELLO: _HELLO.size, MessageType.FILE: _FILE.size, Me
                 MessageType.BYE: 0}
 
 
-class File(namedtuple("File", "index kind mode mtime_ns size identity name")):
-    """A FILE message: what the sender has. `identity` tells one state of the source from another."""
+class File(namedtuple("File", "index kind mode mtime_ns size identity name other", defaults=(b"",))):
+    """A FILE message: what the sender has. `identity` tells one state of the source from another; `other` is the target
+    of a symbolic link, or the name of a file that is the same."""
 
     __slots__ = ()
     index: int
@@ -113,10 +119,16 @@ class File(namedtuple("File", "index kind mode mtime_ns size identity name")):
     size: int
     identity: bytes
     name: bytes
+    other: bytes
+
+    @property
+    def has_data(self) -> bool:
+        """Whether it consists of more than its name."""
+        return self.kind in (FileKind.FILE, FileKind.PIPE)
 
     if TYPE_CHECKING:
         def __new__(cls, index: int, kind: FileKind, mode: int, mtime_ns: int,
-                    size: int, identity: bytes, name: bytes) -> Self: ...
+                    size: int, identity: bytes, name: bytes, other: bytes = b"") -> Self: ...
 
 
 class Want(namedtuple("Want", "index ranges")):
@@ -176,7 +188,8 @@ def pack_hello(ahead: int = 0) -> bytes:
 
 
 def pack_file(file: File) -> bytes:
-    return _pack(MessageType.FILE, _FILE.pack(*file[:6]), file.name)
+    names = file.name + b"\0" + file.other if file.other else file.name
+    return _pack(MessageType.FILE, _FILE.pack(*file[:6]), names)
 
 
 def pack_want(index: int, ranges: Collection[tuple[int, int]]) -> bytes:
@@ -243,8 +256,9 @@ def _parse_hello(payload: bytes) -> int:
 
 def _parse_file(payload: bytes) -> File:
     index, number, *rest = _FILE.unpack(payload[:_FILE.size])
-    file = File._make((index, _KINDS.get(number), *rest, payload[_FILE.size:]))
-    if index > MOST_INDEX or file.kind is None or len(file.name) > MOST_NAME_BYTES:
+    name, _, other = payload[_FILE.size:].partition(b"\0")
+    file = File._make((index, _KINDS.get(number), *rest, name, other))
+    if index > MOST_INDEX or file.kind is None or len(name) > MOST_NAME_BYTES or len(other) > MOST_NAME_BYTES:
         raise bad("a malformed FILE message")
     limit = UNKNOWN_SIZE if file.kind == FileKind.PIPE else MOST_SIZE
     if file.size > limit or (file.kind == FileKind.FILE and -(-file.size // LEAF_BYTES) >= 1 << 32):

@@ -11,7 +11,7 @@ import os
 import stat
 
 from mproxy.ground.errors import MproxyError
-from mproxy.transfer._disk import find, is_named, remove_named, status_of
+from mproxy.transfer._disk import find, is_named, link_open, remove_named, status_of
 from mproxy.transfer.arriving import ArrivingFile
 from mproxy.transfer.file_names import temporary_names
 from mproxy.transfer.messages import FileKind
@@ -45,13 +45,15 @@ class PresentFile(ArrivingFile):
     """For an existing file what PartialFile is for one that arrives."""
 
     def __init__(self, directory_fd: int, name: bytes, file: File, *, force: bool = False, umask: int = 0,
-                 spread: Spread = one_by_one) -> None:
+                 spread: Spread = one_by_one, gets_names: bool = False) -> None:
+        """`gets_names`: meanwhile it may get more of them (hard links), which changes its st_ctime."""
         self._directory = directory_fd
         self._name = name
         self._file = file
         self._force = force
         self._umask = umask
         self._spread = spread
+        self._gets_names = gets_names
         self._fd = -1
         self._cancelled = False
         self.kept_blocks = block_count(file.size)
@@ -95,8 +97,14 @@ class PresentFile(ArrivingFile):
     def _is_still(self, before: Status) -> bool:
         status = status_of(self._fd)
         return is_named(self._fd, self._directory, self._name) and (
-            status.st_mtime_ns, status.st_ctime_ns, status.st_size) == (
-            before.st_mtime_ns, before.st_ctime_ns, before.st_size)
+            status.st_mtime_ns, status.st_size) == (before.st_mtime_ns, before.st_size) and (
+            status.st_ctime_ns == before.st_ctime_ns or self._gets_names)
+
+    def give_name(self, directory: int, name: bytes) -> None:
+        """Give the file, once it was found to be the same, one more name. FileExistsError; OSError where there are no
+        hard links."""
+        if not is_named(self._fd, directory, name):
+            link_open(self._fd, directory, name)
 
     def _dress(self) -> None:
         try:

@@ -115,7 +115,8 @@ class _Arriving:
         self.holds = False  # a part of the Allowance
         self.settled = False
         self.blocks = block_count(file.size) if file.kind == FileKind.FILE else 0
-        self.is_small = file.kind == FileKind.DIRECTORY or (file.kind == FileKind.FILE and file.size <= SMALL_BYTES)
+        self.is_small = not file.has_data or (file.kind == FileKind.FILE and file.size <= SMALL_BYTES)
+        self.is_plain = self.is_small and file.kind == FileKind.FILE and not file.other
         self.digest_bytes = self.blocks * DIGEST_BYTES  # memory for its digests, needed before any arrives
 
 
@@ -393,7 +394,7 @@ class FileReceiver(Conversation):
 
     def _take(self, arriving: _Arriving) -> bool:
         """Whether the Allowance lets it be opened now."""
-        if arriving.file.kind == FileKind.DIRECTORY:
+        if not arriving.file.has_data:
             return True
         if self._held_files >= self._allowance.files_each or not self._allowance.take(
                 arriving.digest_bytes, self._held_bytes, self, self._open_next):
@@ -417,7 +418,7 @@ class FileReceiver(Conversation):
         if arriving.settled:
             return
         arriving.pending += 1
-        if arriving.is_small and arriving.file.kind == FileKind.FILE and not arriving.anew and not arriving.looks:
+        if arriving.is_plain and not arriving.anew and not arriving.looks:
             self._together.add(self._opening, arriving)
             return
         self._workers.submit(lambda: self._open(arriving),
@@ -427,6 +428,9 @@ class FileReceiver(Conversation):
         """On a worker's thread."""
         if arriving.file.kind == FileKind.DIRECTORY:
             return None, (), self._destination.make(arriving.file)
+        if arriving.file.kind == FileKind.LINK:
+            self._destination.link(arriving.file)
+            return None, (), False
         arriving.candidate = target = self._destination.open(arriving.file, arriving.anew)
         try:
             if arriving.settled:
@@ -448,6 +452,8 @@ class FileReceiver(Conversation):
             self._close_soon(arriving)
         elif error is not None:
             self._could_not_open(arriving, error)
+        elif arriving.file.kind == FileKind.LINK:
+            self._settle(arriving, Result.DONE, bytes(DIGEST_BYTES), "")
         elif arriving.target is None:
             self._note_directory(arriving, made)
         elif arriving.failure:

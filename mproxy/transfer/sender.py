@@ -7,219 +7,32 @@ loop's thread copies it into the connection's ring when there is room; that is a
 from __future__ import annotations
 
 import errno
-import hashlib
-import os
-import select
-import stat
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 from mproxy.ground.errors import MproxyError
 from mproxy.transfer import messages
-from mproxy.transfer._disk import Status, read_all, status_of
+from mproxy.transfer._disk import read_all
 from mproxy.transfer.conversation import Conversation
-from mproxy.transfer.messages import (
-    AHEAD,
-    MOST_NAME_BYTES,
-    MOST_TIME_NS,
-    UNKNOWN_SIZE,
-    File,
-    FileKind,
-    MessageType,
-    Outcome,
-    Result,
-    Want,
-    bad,
-)
-from mproxy.transfer.parts import Parts
-from mproxy.transfer.tree import DIGEST_BYTES, LEAF_BYTES, block_count, block_length, leaf, root
+from mproxy.transfer.messages import AHEAD, FileKind, MessageType, Outcome, Result, Want, bad
+from mproxy.transfer.source_file import UNKNOWN_ROOT, Changed
+from mproxy.transfer.tree import LEAF_BYTES, block_count, leaf
 from mproxy.transfer.workers import Kind, Together, tried
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from mproxy.transfer.arriving import Data
     from mproxy.transfer.messages import Block, Message
+    from mproxy.transfer.source_file import ReadBlock, SourceFile
     from mproxy.transfer.workers import Tried, Workers
     from mproxy.transport._datagram_endpoint import Link
     from mproxy.transport.keying import Keying
-    ReadBlock = tuple[int, Data, bytes]  # number, data, digest
     ReadWhole = tuple[bytearray, bytes]  # data, digest
 
 READ_AHEAD = 6  # blocks being read, hashed, or waiting to be sent
-SMALL_BYTES = 16384  # a file this small is sent together with others
-SMALL_AHEAD = 256  # of these, instead of READ_AHEAD
-TOGETHER_MS = 5  # what a pipe brings within this time is sent together
-_UNKNOWN_ROOT = bytes(DIGEST_BYTES)
-
-# If a pipe or a terminal has taken the file's place, it must neither make us wait nor become our terminal.
-_OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-
-# A file of /proc or /sys has no blocks, and its size is 0 or a page, whatever it holds.
-_MADE_UP_BYTES = 1 << 16
+SMALL_AHEAD = 256  # small files, instead of READ_AHEAD
 
 _TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
-
-
-class Changed(MproxyError):
-    """The source is not what it was when it was announced."""
-
-
-def identity(status: Status) -> bytes:
-    """16 bytes that change as soon as the file is written to, replaced, or given another time."""
-    parts = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    return hashlib.blake2b(repr(parts).encode(), digest_size=16).digest()
-
-
-class SourceFile:
-    """One thing to send: `name` is what the receiver sees, a relative path as bytes; `path` or `fd` is ours."""
-
-    def __init__(self, name: bytes, kind: FileKind, path: str | None = None, fd: int = -1, follow: bool = True,
-                 expected_bytes: int = 0) -> None:
-        self.name, self.kind, self.path = name, kind, path
-        self.fd = fd
-        self.expected_bytes = expected_bytes  # its size when it was found
-        self.size = 0
-        self.identity = bytes(16)
-        self.status = Status()  # when it was opened
-        self.outcome: Outcome | None = None  # once it is known
-        self.failed = False  # given up here; the receiver has not answered yet
-        self._announced_as = kind  # whatever the file turned out to be
-        self._follow = follow  # a symbolic link at `path` is what was meant
-        self._digests: dict[int, bytes] = {}
-        self._parts = Parts()  # of a pipe
-        self._ended = False  # the pipe has ended
-        self._asked = False  # the receiver has said what it wants
-        self.kept_bytes = 0  # that the receiver already had
-        self.compared = False  # the receiver wants no block but the hash of the whole: it may have the file
-        self.reads = 0  # that workers are doing now
-        self._leaving = False  # to be closed when they have ended
-
-    def open(self, index: int) -> File:
-        """Its FILE message; OSError, or Changed when something of another kind has taken its place."""
-        if self.path is None:
-            return File(index, self.kind, 0o666, 0, UNKNOWN_SIZE, os.urandom(16), self.name)
-        is_directory = self.kind == FileKind.DIRECTORY
-        if len(self.name) > MOST_NAME_BYTES:  # longer than any path at the receiver
-            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-        self._leaving = False
-        self.fd = os.open(self.path, _OPEN | (os.O_DIRECTORY if is_directory else 0)
-                          | (0 if self._follow else os.O_NOFOLLOW))
-        status = self.status = status_of(self.fd)
-        if not is_directory and not stat.S_ISREG(status.st_mode):
-            raise Changed("it is no longer a regular file")
-        mode = stat.S_IMODE(status.st_mode) & 0o777
-        mtime_ns = max(-MOST_TIME_NS, min(status.st_mtime_ns, MOST_TIME_NS))
-        if not is_directory and self._is_made_up(status):
-            self.kind = FileKind.PIPE
-            return File(index, self.kind, mode, mtime_ns, UNKNOWN_SIZE, os.urandom(16), self.name)
-        if self.kind == FileKind.FILE:
-            self.size = status.st_size
-        self.identity = identity(status)
-        return File(index, self.kind, mode, mtime_ns, self.size, self.identity, self.name)
-
-    def _is_made_up(self, status: Status) -> bool:
-        """Whether the size does not tell the length: the kernel makes up the contents when they are read (proc(5))."""
-        if status.st_blocks or status.st_size > _MADE_UP_BYTES:
-            return False
-        return len(os.pread(self.fd, status.st_size + 1, 0)) != status.st_size
-
-    def again(self) -> SourceFile:
-        """The same, for another connection."""
-        return SourceFile(self.name, self._announced_as, self.path, 0 if self.path is None else -1, self._follow)
-
-    @property
-    def is_spent(self) -> bool:
-        """Whether some of it was read that cannot be read again."""
-        return self.path is None and (self.reads > 0 or self._ended or bool(self._digests))
-
-    @property
-    def is_small(self) -> bool:
-        """Whether it is too small for a buffer of its own and for waiting until there is room."""
-        return self.kind == FileKind.FILE and self.size <= SMALL_BYTES
-
-    def check_wanted(self, ranges: Sequence[tuple[int, int]]) -> None:
-        """Raise PeerError if the receiver asks twice, or for more than there is."""
-        if (self._asked and not self.compared) or self.kind == FileKind.DIRECTORY:
-            raise bad("the receiver made a request that makes no sense")
-        # It asks once; or first for the hash, and then for blocks, when its own file turned out to be different.
-        self.compared = self.kind == FileKind.FILE and not ranges and not self._asked
-        self._asked = True
-        # Ranges are in order, so the last one reaches farthest.
-        if self.kind == FileKind.FILE and ranges and sum(ranges[-1]) > block_count(self.size):
-            raise bad("the receiver requested blocks beyond the end of the file")
-
-    def read_block(self, number: int, buffer: bytearray) -> ReadBlock | None:
-        """(number, data, digest), the data in `buffer` (LEAF_BYTES) or not; None after the end of a pipe, whose blocks
-        come in parts and so are numbered differently. On a worker's thread."""
-        if self.kind == FileKind.PIPE:
-            return self._read_pipe()
-        data = memoryview(buffer)[:block_length(self.size, number)]
-        view, at = data, number * LEAF_BYTES
-        while view:
-            got = os.preadv(self.fd, [view], at)
-            if got == 0:
-                raise Changed("the file became shorter while it was being sent")
-            view, at = view[got:], at + got
-        return number, data, leaf(data, number, number == block_count(self.size) - 1)
-
-    def _read_pipe(self) -> ReadBlock | None:
-        if self._parts.ended:
-            return None
-        data = self._read_some(self._parts.room)
-        number, digest = self._parts.make(data, not data)
-        return number, data, digest
-
-    def _read_some(self, most: int) -> bytearray:
-        """Read what comes within a moment, at most `most` bytes; nothing at the end."""
-        buffer = bytearray(most)
-        length = 0
-        while length < most and not self._ended:
-            if length > 0 and self.path is None and not _has_input(self.fd, TOGETHER_MS):
-                break
-            try:
-                got = os.readv(self.fd, [memoryview(buffer)[length:]])
-            except BlockingIOError:
-                if self.path is not None:
-                    raise  # a file of the kernel that has nothing to read yet, who knows for how long
-                _has_input(self.fd, None)  # somebody else set O_NONBLOCK, and may rely on it
-                continue
-            self._ended = got == 0
-            length += got
-        del buffer[length:]
-        return buffer
-
-    def note(self, number: int, digest: bytes, length: int) -> None:
-        """A block was handed to the connection."""
-        self._digests[number] = digest
-        if self.kind == FileKind.PIPE:
-            self.size += length
-
-    def check_unchanged(self) -> None:
-        """Raise Changed if the file was touched since `open`."""
-        if self.kind == FileKind.FILE and not status_of(self.fd).is_unchanged(self.status):
-            raise Changed("the file changed while it was being sent")
-
-    def root(self) -> bytes:
-        """The hash of the whole if all of it was sent; else zeros."""
-        count = block_count(self.size)
-        if len(self._digests) != count:
-            return _UNKNOWN_ROOT
-        return root(b"".join(self._digests[number] for number in range(count)))
-
-    def close(self) -> None:
-        """Close the descriptor as soon as nobody reads from it: its number may at once be another file's."""
-        self._leaving = True
-        if self.reads == 0:
-            if self.fd > 2:
-                os.close(self.fd)
-            self.fd = -1
-
-    def was_read(self) -> None:
-        """A read that `reads` counts has ended."""
-        self.reads -= 1
-        if self._leaving:
-            self.close()
 
 
 class SendObserver:
@@ -276,6 +89,7 @@ class FileSender(Conversation):
         self._most_ahead = AHEAD  # files that may be announced and not settled
         self._announced = 0
         self._announcing = False
+        self._first_names = 0  # sources that are not another name of one before them; those are at the end
         self._settled = 0
         self._said_bye = False
         self._together = Together(workers)
@@ -290,6 +104,7 @@ class FileSender(Conversation):
     def start(self, sources: list[SourceFile]) -> None:
         """Say hello and announce: it leaves with the first packet that may carry it, sealed if there are keys."""
         self._sources = sources
+        self._first_names = sum(1 for source in sources if not source.same_as)
         self.link.send(messages.pack_hello())
         self._announce()
 
@@ -354,6 +169,8 @@ class FileSender(Conversation):
         self._announcing = True
         while self._announced < len(self._sources) and self._announced - self._settled < self._most_ahead:
             index, source = self._announced, self._sources[self._announced]
+            if source.same_as and self._settled < self._first_names:
+                break  # the other name has to be there first
             try:
                 message = source.open(index)
             except (OSError, Changed) as error:
@@ -361,7 +178,8 @@ class FileSender(Conversation):
                 if getattr(error, "errno", None) in _TOO_MANY_OPEN and self._announced > self._settled:
                     break  # tried again when another one has ended
                 self._announced += 1
-                self._settle(messages.Outcome(index, Result.FAILED, _UNKNOWN_ROOT, f"cannot read: {_why(error)}"))
+                self._settle(messages.Outcome(index, Result.UNREADABLE, UNKNOWN_ROOT,
+                                              f"cannot read: {_why(error)}"))
                 continue
             self._announced += 1
             self.link.send(messages.pack_file(message))
@@ -452,7 +270,7 @@ class FileSender(Conversation):
                 self.link.send(messages.pack_end(index, source.size, source.root()))
                 return
         except (OSError, MproxyError) as error:
-            code = Result.CHANGED if isinstance(error, Changed) else Result.FAILED
+            code = Result.CHANGED if isinstance(error, Changed) else Result.UNREADABLE
             text = _why(error)
             source.failed = True  # settled by the receiver's answer
             self.link.send(messages.pack_result(index, code, text=text))
@@ -482,68 +300,6 @@ def _why(error: Exception) -> str:
     return "it is now a symbolic link" if error.errno == errno.ELOOP else error.strerror or str(error)
 
 
-def _has_input(fd: int, timeout_ms: int | None) -> bool:
-    """Whether there is something to read, or the end, within that time (None: wait as long as it takes)."""
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    return bool(poll.poll(timeout_ms))
-
-
 def _numbers(ranges: Iterable[tuple[int, int]]) -> Iterator[int]:
     for first, count in ranges:
         yield from range(first, first + count)
-
-
-def name_of(path: str) -> str:
-    """What the receiver calls a file, a directory or standard input (`-`) of a command line."""
-    if path == "-":
-        return "stdin"
-    return os.path.basename(os.path.abspath(path)) or "root"
-
-
-def find_sources(paths: Iterable[str], on_left_out: Callable[[str, OSError | None], object]) -> list[SourceFile]:
-    """Sources of the files and directories named on a command line; MproxyError for what cannot be sent.
-    `on_left_out(path, error)` is told of what is neither a file nor a directory (error None), and of what cannot be
-    read or has vanished meanwhile (an OSError)."""
-    sources = []
-    for path in paths:
-        base = os.fsencode(name_of(path))
-        if path == "-":
-            sources.append(SourceFile(base, FileKind.PIPE, fd=0))
-            continue
-        try:
-            status = os.stat(path)
-        except OSError as error:
-            raise MproxyError(f"cannot send {path}: {error.strerror}") from None
-        if stat.S_ISDIR(status.st_mode):
-            sources += _walk(path, base, on_left_out)
-        elif stat.S_ISREG(status.st_mode):
-            sources.append(SourceFile(base, FileKind.FILE, path, expected_bytes=status.st_size))
-        else:
-            raise MproxyError(f"cannot send {path}: neither a file nor a directory; to send a pipe, use '-' (standard"
-                              " input)")
-    return sources
-
-
-def _walk(top: str, base: bytes, on_left_out: Callable[[str, OSError | None], object]) -> list[SourceFile]:
-    """Everything in a directory but symbolic links, devices and the like."""
-    found = [SourceFile(base, FileKind.DIRECTORY, top)]
-    for directory, names, files in os.walk(top, onerror=lambda error: on_left_out(error.filename, error)):
-        below = os.path.relpath(directory, top)
-        prefix = base if below == "." else base + b"/" + os.fsencode(below)
-        names.sort()
-        for name in names + sorted(files):
-            path = os.path.join(directory, name)
-            try:
-                status = os.lstat(path)
-            except OSError as error:
-                on_left_out(path, error)
-                continue
-            inner = prefix + b"/" + os.fsencode(name)
-            if stat.S_ISDIR(status.st_mode):
-                found.append(SourceFile(inner, FileKind.DIRECTORY, path, follow=False))
-            elif stat.S_ISREG(status.st_mode):
-                found.append(SourceFile(inner, FileKind.FILE, path, follow=False, expected_bytes=status.st_size))
-            else:
-                on_left_out(path, None)
-    return found

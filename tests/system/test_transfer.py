@@ -159,17 +159,17 @@ def test_a_directory_that_cannot_be_read(transfer):
     script.write_text(f"""
 import os, sys
 from mproxy.programs.send import main
-scandir = os.scandir
+listdir = os.listdir
 def blind(path):
     if os.path.basename(path) == "bad":
         raise PermissionError(13, "Permission denied", path)
-    return scandir(path)
-os.scandir = blind
+    return listdir(path)
+os.listdir = blind
 sys.exit(main([{str(transfer.source / 'tree')!r}, "127.0.0.1", "{port}"]))
 """)
     sender = Program([sys.executable, str(script)], env={**os.environ, "PYTHONPATH": str(MPROXY_ROOT)})
     transfer.programs.append(sender)
-    assert sender.wait(MANY) == 1
+    assert sender.wait(MANY) == 8
     assert sender.event("left-out")["why"] == "Permission denied"
     assert receiver.wait(MANY) == 0
     assert (transfer.target / "tree" / "good").read_bytes() == b"data"
@@ -276,7 +276,7 @@ def test_a_source_that_changes_meanwhile_is_not_delivered(transfer):
     until(lambda: blocks_of(state) > 2, 30, "some blocks")
     with path.open("r+b") as file:
         file.write(b"other")
-    assert sender.wait(MANY) == 1
+    assert sender.wait(MANY) == 8
     assert "changed while it was being sent" in sender.log.text
     until(lambda: os.listdir(transfer.target) == [], 10, "nothing is left")
 
@@ -441,8 +441,8 @@ def test_the_address_changes_in_mid_transfer(lab, tmp_path):
     assert len(receiver.events("sender")) == 1
 
 
-@pytest.mark.parametrize("name", [b"../escape", b"/absolute", b"a/../../b", b"", b"a//b", b".", b"link/f", b"a\0b",
-                                  b"x" * 300, b".f.mproxy-state"])
+@pytest.mark.parametrize("name", [b"../escape", b"/absolute", b"a/../../b", b"", b"a//b", b".", b"link/f", b"x" * 300,
+                                  b".f.mproxy-state"])
 def test_a_hostile_sender_does_not_get_out(transfer, tmp_path, name):
     """Names that lead out of the directory, and a planted symbolic link, are refused; the other files arrive."""
     outside = tmp_path / "outside"
@@ -453,12 +453,12 @@ def test_a_hostile_sender_does_not_get_out(transfer, tmp_path, name):
     script.write_text(f"""
 import sys
 from pathlib import Path
-from mproxy.transfer import sender
+from mproxy.transfer.source_file import SourceFile
 from mproxy.transfer.messages import FileKind
 from mproxy.programs.send import main
 import mproxy.programs.send as send
-send.find_sources = lambda paths, _left_out: [sender.SourceFile({name!r}, FileKind.FILE, {str(path)!r}),
-                                   sender.SourceFile(b"good", FileKind.FILE, {str(path)!r})]
+send.find_sources = lambda *_arguments: [SourceFile({name!r}, FileKind.FILE, {str(path)!r}),
+                                         SourceFile(b"good", FileKind.FILE, {str(path)!r})]
 sys.exit(main(sys.argv[1:]))
 """)
     before = set(tmp_path.rglob("*"))

@@ -12,7 +12,9 @@ from test_transfer import MANY, MPROXY_ROOT, Transfer
 
 from mproxy.transfer import sender as sending
 from mproxy.transfer.messages import HEADER, FileKind, MessageType, Result, parse_payload
-from mproxy.transfer.sender import FileSender, SourceFile, find_sources
+from mproxy.transfer.sender import FileSender
+from mproxy.transfer.source_file import SourceFile
+from mproxy.transfer.walk import find_sources
 
 
 @pytest.fixture
@@ -59,7 +61,8 @@ def test_any_number_of_files_that_cannot_be_opened_in_a_row(tmp_path):
     gone = [SourceFile(b"f%d" % number, FileKind.FILE, str(tmp_path / "gone")) for number in range(5000)]
     outcomes = Outcomes()
     FileSender(SilentLink(), None, outcomes).start(gone)
-    assert outcomes.files == [(source.name, Result.FAILED, "cannot read: No such file or directory") for source in gone]
+    assert outcomes.files == [
+        (source.name, Result.UNREADABLE, "cannot read: No such file or directory") for source in gone]
 
 
 @pytest.mark.parametrize("seconds", [-(10**11), -5, 0, 10**10, 10**11])
@@ -82,7 +85,7 @@ def test_a_name_longer_than_paths_are_costs_that_file_alone(tmp_path):
     outcomes = Outcomes()
     link = SilentLink()
     FileSender(link, None, outcomes).start(sources)
-    assert outcomes.files == [(b"n" * 4097, Result.FAILED, "cannot read: File name too long")]
+    assert outcomes.files == [(b"n" * 4097, Result.UNREADABLE, "cannot read: File name too long")]
     assert parse_payload(MessageType.FILE, link.sent[-1][HEADER.size:]).name == b"n" * 4096
     sources[1].close()
 
@@ -100,7 +103,7 @@ def test_out_of_descriptors_a_file_waits(tmp_path, monkeypatch):
 
     outcomes = Outcomes()
     sender = FileSender(SilentLink(), None, outcomes)
-    monkeypatch.setattr(sending.os, "open", scarce)
+    monkeypatch.setattr(os, "open", scarce)
     sender.start(sources)
     assert outcomes.files == []
     left[0] = 1
@@ -127,7 +130,7 @@ def test_something_else_in_its_place_does_not_stop_us(tmp_path, becomes):
     outcomes = Outcomes()
     FileSender(SilentLink(), None, outcomes).start(sources)
     (name, code, text), = outcomes.files
-    assert (name, code) == (b"tree/f", Result.FAILED)
+    assert (name, code) == (b"tree/f", Result.UNREADABLE)
     assert text == ("cannot read: it is now a symbolic link" if becomes == "link"
                     else "cannot read: it is no longer a regular file")
     sources[0].close()
@@ -145,7 +148,7 @@ def late(path, **more):
     return lstat(path, **more)
 os.lstat = late
 """, port, transfer.source / "tree")
-    assert sender.wait(MANY) == 1
+    assert sender.wait(MANY) == 8
     assert receiver.wait(MANY) == 0
     assert sender.event("left-out")["file"].endswith("/tree/gone")
     assert sender.event("left-out")["why"] == "No such file or directory"

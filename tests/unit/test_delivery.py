@@ -6,7 +6,7 @@ import pytest
 
 from mproxy.programs.delivery import LOOK_US, Delivery, DeliveryObserver
 from mproxy.transfer.messages import FileKind
-from mproxy.transfer.sender import SourceFile
+from mproxy.transfer.source_file import SourceFile
 from mproxy.transport._packet import EndCode
 from tests.unit.dial_parts import SECOND_US, FakeLoop
 

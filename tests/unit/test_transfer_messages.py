@@ -12,7 +12,7 @@ from mproxy.transfer.file_names import LONGEST_COMPONENT, BadName, split_name
 from mproxy.transfer.messages import HEADER, File, FileKind, MessageType, Result
 from mproxy.transfer.partial import Busy, PartialFile
 from mproxy.transfer.receiver import result_of
-from mproxy.transfer.sender import SourceFile
+from mproxy.transfer.source_file import SourceFile
 
 DIGEST = bytes(range(32))
 FILE = File(3, FileKind.FILE, 0o644, 10**18, 5_000_000, b"i" * 16, b"dir/name")

@@ -1,0 +1,76 @@
+"""`mproxy hash`: prints the hash of files that `mproxy send` and `mproxy recv` print."""
+
+from __future__ import annotations
+
+import os
+
+from mproxy.ground.errors import UsageError
+from mproxy.ground.words import escaped
+from mproxy.programs.options import OneLineParser
+from mproxy.service.exit import FAILED, complain, exit_status
+from mproxy.transfer.tree import LEAF_BYTES, leaf, root
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PROGRAM = "mproxy hash"
+
+
+def main(argv: list[str]) -> int:
+    """`mproxy hash`; the exit status."""
+    return exit_status(PROGRAM, lambda: _print_hashes(_parse(argv)))
+
+
+def _parse(argv: list[str]) -> Sequence[str]:
+    parser = OneLineParser(
+        PROGRAM, f"{PROGRAM} FILE...",
+        "Print the hash of each FILE, as 'mproxy send' and 'mproxy recv' print it.\n"
+        "FILE '-' is standard input.",
+        "exit status: 0 all were read, 1 one could not be read, 2 wrong command line.")
+    parser.add_last(parser, "mproxy")
+    _given, words = parser.split(argv)
+    if not words:
+        raise UsageError("missing argument: FILE (try 'mproxy hash --help')")
+    return words
+
+
+def _print_hashes(paths: Sequence[str]) -> int:
+    status = 0
+    for path in paths:
+        try:
+            fd = 0 if path == "-" else os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
+            try:
+                digest = root_of(fd)
+            finally:
+                if fd:
+                    os.close(fd)
+        except OSError as error:
+            complain(PROGRAM, f"{path}: {error.strerror}")
+            status = FAILED
+            continue
+        print(f"{digest.hex()}  {escaped(path)}")
+    return status
+
+
+def root_of(fd: int) -> bytes:
+    """The hash of all that can be read from a descriptor."""
+    digests = bytearray()
+    data, following = bytearray(LEAF_BYTES), bytearray(LEAF_BYTES)
+    length = _fill(fd, data)
+    number, more = 0, True
+    while more:
+        rest = _fill(fd, following) if length == LEAF_BYTES else 0
+        more = rest > 0
+        digests += leaf(memoryview(data)[:length], number, not more)
+        data, following, length, number = following, data, rest, number + 1
+    return root(digests)
+
+
+def _fill(fd: int, buffer: bytearray) -> int:
+    """How many bytes were read: fewer than there is room for only at the end."""
+    view = memoryview(buffer)
+    length = 0
+    while length < len(buffer) and (got := os.readv(fd, [view[length:]])):
+        length += got
+    return length

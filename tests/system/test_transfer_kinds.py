@@ -1,0 +1,111 @@
+"""What arrives is what was there: kinds of files, their names, modes and times, between two programs."""
+
+import os
+import socket
+import stat
+
+import pytest
+from test_transfer import MANY, Transfer, content
+
+# Names of a file may have any bytes but two, on most file systems.
+ODD_NAMES = [b"\xff\xfe", b"a\nb", b" ", b"-rf", b"\x1b[31m", b"x" * 255, "é".encode() * 127 + b"x"]
+
+
+@pytest.fixture
+def transfer(tmp_path):
+    made = Transfer(tmp_path)
+    yield made
+    made.close()
+
+
+def kinds_of(top):
+    """{path: (kind and mode, time, what is in it)} of everything below a directory."""
+    found = {}
+    for path, names, files in os.walk(os.fsencode(top)):
+        for name in [b".", *names, *files]:
+            one = os.path.join(path, name)
+            status = os.lstat(one)
+            inside = os.readlink(one) if stat.S_ISLNK(status.st_mode) else None
+            if stat.S_ISREG(status.st_mode):
+                with open(one, "rb") as file:
+                    inside = file.read()
+            found[os.path.relpath(one, os.fsencode(top))] = status.st_mode, status.st_mtime_ns, inside
+    return found
+
+
+@pytest.mark.parametrize("perms", [(), ("--perms",)], ids=["umask", "perms"])
+def test_a_tree_of_every_kind(transfer, perms):
+    """Goal: everything but what is no data arrives as it was; a second run sends nothing, and a third is content."""
+    top = transfer.source / "t"
+    for name in ("deep/a/b/c", "empty", "locked"):
+        (top / name).mkdir(parents=True)
+    for number, name in enumerate(ODD_NAMES):
+        with open(os.path.join(os.fsencode(top), name), "wb") as file:
+            file.write(content(number, number * 300))
+    for mode in (0o400, 0o755, 0o666, 0o4755):
+        transfer.file(f"t/{mode:o}", content(mode, 2000)).chmod(mode)
+    transfer.file("t/deep/a/large", content(1, 3_000_000))
+    os.link(top / "deep/a/large", top / "deep/second")
+    os.link(top / "755", top / "locked/third")
+    (top / "in").symlink_to("deep/a")
+    (top / "deep/up").symlink_to(b"../\xff")
+    (top / "dangling").symlink_to("nowhere")
+    (top / "out").symlink_to("../../etc")
+    os.mkfifo(top / "fifo")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(top / "socket"))
+    for number, name in enumerate(("deep/a/b/c", "deep", "empty", "locked", ".")):
+        os.utime(top / name, ns=(0, 10**18 + number))
+    os.utime(top / "in", ns=(0, 5 * 10**17), follow_symlinks=False)
+    (top / "locked").chmod(0o577)
+    mask = os.umask(0o027)
+    try:
+        receiver, port = transfer.recv(*perms, once=False)
+    finally:
+        os.umask(mask)
+    kept = 0o777 if perms else 0o750
+    expected = {}
+    for name, (mode, time_ns, inside) in kinds_of(top).items():
+        if name not in (b"out", b"fifo", b"socket"):
+            expected[name] = (mode if stat.S_ISLNK(mode) else stat.S_IFMT(mode) | mode & kept), time_ns, inside
+    for _run in range(2):
+        sender = transfer.send(port, "--links", "--json", top)
+        assert sender.wait(MANY) == 8, str(sender)
+        assert {os.path.basename(line["file"]): line["why"] for line in sender.events("left-out")} == {
+            "out": "the symbolic link leads out of the directory", "fifo": "neither a file nor a directory",
+            "socket": "neither a file nor a directory"}
+        arrived = kinds_of(transfer.target / "t")
+        assert {name: what for name, what in arrived.items() if what != expected.get(name)} == {}
+        assert set(arrived) == set(expected)
+        for first, second in (("deep/a/large", "deep/second"), ("755", "locked/third")):
+            assert (transfer.target / "t" / first).stat().st_ino == (transfer.target / "t" / second).stat().st_ino
+    receiver.stop()
+
+
+def test_what_links_lead_to(transfer):
+    transfer.file("elsewhere/f", b"data")
+    transfer.file("t/f", b"own")
+    (transfer.source / "t/d").symlink_to("../elsewhere")
+    (transfer.source / "t/g").symlink_to("../elsewhere/f")
+    (transfer.source / "t/dangling").symlink_to("nowhere")
+    _receiver, port = transfer.recv()
+    sender = transfer.send(port, "--copy-links", transfer.source / "t")
+    assert sender.wait(MANY) == 8
+    assert sender.event("left-out")["why"] == "No such file or directory"
+    arrived = {str(path.relative_to(transfer.target)): path.is_symlink() for path in transfer.target.rglob("*")}
+    assert arrived == dict.fromkeys(
+        ("t", "t/f", "t/d", "t/d/f", "t/g"), False)
+    assert (transfer.target / "t/g").read_bytes() == b"data"
+
+
+def test_patterns_and_a_dry_run(transfer):
+    for name in ("t/a.c", "t/a.o", "t/keep.o", "t/build/b.c"):
+        transfer.file(name, b"data")
+    options = ["--include", "keep.o", "--exclude", "*.o", "--exclude", "build/"]
+    sender = transfer.send(9, "--dry-run", *options, transfer.source / "t")
+    assert sender.wait(MANY) == 0
+    assert sender.out.text.splitlines() == ["t/", "t/a.c", "t/keep.o"]
+    receiver, port = transfer.recv()
+    assert transfer.send(port, *options, transfer.source / "t").wait(MANY) == 0
+    assert receiver.wait(MANY) == 0
+    assert sorted(path.name for path in transfer.target.rglob("*")) == ["a.c", "keep.o", "t"]

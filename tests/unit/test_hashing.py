@@ -1,0 +1,34 @@
+"""`mproxy hash`: the same hash as a transfer's."""
+
+import os
+import threading
+
+import pytest
+
+from mproxy.programs import main
+from mproxy.transfer import tree
+
+
+@pytest.mark.parametrize("size", [0, 1, (1 << 18) + 1, 1 << 20, (1 << 20) + 1, 2 << 20, 2_500_000])
+@pytest.mark.parametrize("kind", ["file", "pipe"])
+def test_the_hash_of_a_transfer(tmp_path, capsys, size, kind):
+    data, path = os.urandom(size), tmp_path / "f"
+    if kind == "file":
+        path.write_bytes(data)
+    else:
+        os.mkfifo(path)
+        threading.Thread(target=path.write_bytes, args=(data,), daemon=True).start()
+    count = tree.block_count(size)
+    leaves = [tree.leaf(data[number << 20:(number + 1) << 20], number, number == count - 1) for number in range(count)]
+    assert main.main(["hash", str(path)]) == 0
+    assert capsys.readouterr().out == f"{tree.root(b''.join(leaves)).hex()}  {path}\n"
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_is_hashed(tmp_path, capfd):
+    (tmp_path / "f").write_bytes(b"data")
+    assert main.main(["hash", str(tmp_path), str(tmp_path / "none"), str(tmp_path / "f")]) == 1
+    out, err = capfd.readouterr()
+    assert out.count("\n") == 1
+    assert err == (f"mproxy hash: {tmp_path}: Is a directory\n"
+                   f"mproxy hash: {tmp_path / 'none'}: No such file or directory\n")
+    assert main.main(["hash"]) == 2
