@@ -46,6 +46,9 @@ cdef struct StreamState:
     uint8_t drain_reset   # the application vanished: reset once all that it wrote is acknowledged
     uint8_t retired       # in the session's list of finished streams
     uint8_t dialling      # sproxy: `fd` is being connected, or will be: as far as is known the daemon has not answered
+    # what the application's connection carried that is no part of the stream, before its first byte
+    uint16_t read_before  # from the application: what it said to have the stream opened
+    uint16_t written_before  # to it
     # in the arena
     uint32_t session      # whose it is, by number; 0: the record counts for nothing
 

@@ -25,8 +25,8 @@ from mproxy.io._attempts cimport Attempts
 from mproxy.io._linger cimport reset_when_taken
 from mproxy.io._loop cimport EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
 from mproxy.io._socket cimport (
-    IPPROTO_TCP, SHUT_WR, TCP_NOTSENT_LOWAT, close, finish_on_close, pending_error, receive_parts, reset_on_close,
-    send_parts, set_option, shutdown, spare_from, ssize_t, unsent_bytes,
+    IPPROTO_TCP, SHUT_WR, TCP_NOTSENT_LOWAT, Target, close, finish_on_close, pending_error, receive_parts,
+    reset_on_close, send_bytes, send_parts, set_errno, set_option, shutdown, spare_from, ssize_t, unsent_bytes,
 )
 
 
@@ -217,8 +217,22 @@ cdef void finish_connect(App *app, uint32_t events) noexcept:
 
 cdef void app_answered(App *app) noexcept:
     """The daemon has accepted the connection. On loopback it has by the time there are bytes for it."""
+    cdef bint told = app.target == NULL or tell_first(app, (<Target>app.target).first)
     app.connecting = app.stream.state.dialling = False
     drop_target(app)
+    if not told:
+        app_write_failed(app)
+
+
+cdef bint tell_first(App *app, bytes words) noexcept:
+    """Send what comes before the stream; false: it could not be sent whole, which an empty buffer always can."""
+    set_errno(EPIPE)
+    return not words or send_bytes(app.source.fd, words, len(words), False) == <ssize_t>len(words)
+
+
+cdef bint may_hurry(App *app) noexcept:
+    """Whether bytes may be sent before the daemon is known to have accepted: not if something comes first."""
+    return app.connecting and (app.target == NULL or not (<Target>app.target).first)
 
 
 cdef int app_refusal(int error) noexcept:
@@ -321,7 +335,7 @@ cdef void app_deliver(App *app, const uint8_t *data, uint32_t length) noexcept:
     cdef Session session = <Session>app.apps.session
     cdef iovec part
     cdef ssize_t n = 0
-    if length > 0 and (app.writable or app.connecting) and ring_used(&app.stream.state.inp) == 0:
+    if length > 0 and (app.writable or may_hurry(app)) and ring_used(&app.stream.state.inp) == 0:
         part.iov_base = <void *>data
         part.iov_len = length
         n = send_parts(app.sink.fd if app.sink.fd >= 0 else app.source.fd, app.is_socket, &part, 1)

@@ -12,7 +12,10 @@ cdef enum:
 cdef void accepted(void *owner, int fd, sockaddr_storage *_address) noexcept:
     cdef AppListener listener = <AppListener>owner
     listener.acceptor.gate.leave()  # descriptors alone are what bounds applications
-    listener.endpoint.accepted(fd, listener.target)
+    if listener.greet is None:
+        listener.endpoint.accepted(fd, listener.target)
+    else:
+        listener.acceptor.gate.loop.guard(listener.greet, fd)
 
 
 cdef void turn_over(void *owner) noexcept:
@@ -22,14 +25,18 @@ cdef void turn_over(void *owner) noexcept:
 
 
 cdef class AppListener:
-    """Relay every application that connects to the listening socket `fd` (a duplicate of the caller's)."""
+    """Relay every application that connects to the listening socket `fd` (a duplicate of the caller's).
 
-    def __init__(self, AcceptGate gate, int fd, Endpoint endpoint, bytes target=b""):
+    `greet(fd)`: what is done first with each, whose target is not known yet.
+    """
+
+    def __init__(self, AcceptGate gate, int fd, Endpoint endpoint, bytes target=b"", greet=None):
         cdef Accepting how
         how.prepare, how.accepted, how.turn_over = reset_on_close, accepted, turn_over  # the first: _app.pyx
         how.owner, how.with_address, how.most = <void *>self, False, ACCEPTS_A_TURN
         self.endpoint = endpoint
         self.target = target
+        self.greet = greet
         self.acceptor = accept_on(gate, fd, &how)
         _listeners.add(self)
 

@@ -2,7 +2,7 @@
 
 from cpython.ref cimport Py_INCREF
 from libc.errno cimport ENOMEM, ETIMEDOUT, errno
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint16_t
 
 from mproxy._ring cimport ring_used
 from mproxy.endpoint._app cimport app_answered, app_flush, app_new, app_watch, app_watch_again
@@ -22,6 +22,7 @@ cdef int daemon_dial(Apps *apps, Stream *stream, Target target) noexcept:
     if fd < 0:
         return error
     stream.state.dialling = True
+    stream.state.written_before = <uint16_t>len(target.first)
     app = app_new(apps, stream, fd, -1)
     if app == NULL:
         close_with_reset(fd)

@@ -9,7 +9,7 @@ Python is told of events only: observer.py.
 """
 
 from libc.stddef cimport size_t
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from mproxy._session cimport Session
 from mproxy._state cimport StreamState
@@ -63,7 +63,7 @@ cdef class Endpoint:
     cdef void vanish(self) noexcept
     cdef bint adopt(self, StreamState *state) noexcept
     cdef bint serve_again(self, const StreamState *state) noexcept
-    cdef int accepted(self, int fd, bytes target) noexcept
+    cdef int accepted(self, int fd, bytes target, uint16_t read=*, uint16_t written=*) noexcept
     cdef void opened(self, Stream *stream, const uint8_t *target, uint32_t length) noexcept
     cdef void open_rest(self) noexcept
     cdef void open_app(self, Stream *stream, const uint8_t *target, size_t length) noexcept

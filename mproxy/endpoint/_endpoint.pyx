@@ -5,6 +5,7 @@ from collections import deque
 from functools import partial
 
 from libc.errno cimport EMFILE, errno
+from libc.stdint cimport uint16_t
 
 from mproxy._liveness cimport liveness_note_life
 from mproxy._pool cimport pool_at
@@ -139,6 +140,14 @@ cdef class Endpoint:
             raise OSError(errno, os.strerror(errno))
         self.was_busy = True
         self.loop.schedule(&self.work)
+
+    def add_greeted(self, int fd, bytes target, uint16_t read, uint16_t written):
+        """cproxy: relay an application that has said where to, over a connection that has carried `read` bytes from it
+        and `written` to it. The descriptor is ours from now on."""
+        self.accepted(fd, target, read, written)
+        self.loop.schedule(&self.work)
+        if self.carrier is None:
+            self.tell(self.observer.on_waiting, (self,))
 
     def connect(self, uint32_t stream_id, Target target):
         """sproxy: connect the stream's daemon; does nothing if the stream has ended meanwhile."""
@@ -481,10 +490,16 @@ cdef class Endpoint:
         elif self.disposed:
             self.vanish()
 
-    cdef int accepted(self, int fd, bytes target) noexcept:
-        """cproxy: make a stream for an application just accepted; -1 (the application is reset) if there is no room."""
+    cdef int accepted(self, int fd, bytes target, uint16_t read=0, uint16_t written=0) noexcept:
+        """cproxy: make a stream for an application just accepted; -1 (the application is reset) if there is no room.
+
+        `read` and `written` bytes of its connection are no part of the stream.
+        """
         cdef Stream *stream = self.session.open_stream(target, NULL)
-        cdef App *app = app_new(&self.apps, stream, fd, -1) if stream != NULL else NULL
+        cdef App *app = NULL
+        if stream != NULL:
+            stream.state.read_before, stream.state.written_before = read, written  # before `fd`, for whoever goes on
+            app = app_new(&self.apps, stream, fd, -1)
         if app == NULL:
             if stream != NULL:
                 self.session.streams.reset(stream, ResetCode.LOCAL_ERROR)

@@ -5,12 +5,12 @@ from libc.string cimport memcpy, memset, strchr
 
 from mproxy._ring cimport iovec, ring_used, ring_view
 from mproxy._session cimport Session
-from mproxy._state cimport StreamState
+from mproxy._state cimport FORGOTTEN_TARGET, StreamState
 from mproxy._stream cimport Stream, table_find
 from mproxy.carrier._carrier cimport PathReport
 from mproxy.endpoint._app cimport App
 from mproxy.endpoint._endpoint cimport Endpoint
-from mproxy.ground._sockaddr cimport AF_INET, ntohs, sockaddr, sockaddr_in, sockaddr_storage, socklen_t
+from mproxy.ground._sockaddr cimport AF_INET, AF_INET6, ntohs, sockaddr, sockaddr_in, sockaddr_storage, socklen_t
 from mproxy.io._socket cimport Target, getpeername, getsockname
 
 
@@ -156,7 +156,8 @@ cdef char *put_target(char *out, Session session, const Stream *stream, const En
     """Which daemon: what cproxy asks for, where sproxy is connected to; null: sproxy's default, or not yet."""
     cdef const App *app = <const App *>stream.owner
     cdef iovec parts[2]
-    if not session.is_server and stream.state.target_bytes:
+    if stream.state.target_bytes and not (session.is_server and ends.here[0]) and (
+            stream.state.target != FORGOTTEN_TARGET):
         ring_view(&session.lasting.targets, stream.state.target, stream.state.target_bytes, parts)  # in one piece
         return put_quoted(out, (<const char *>parts[0].iov_base)[:stream.state.target_bytes].decode(errors="replace"))
     if session.is_server and app != NULL and app.target != NULL:
@@ -206,5 +207,7 @@ cdef bint name_of(int fd, int (*ask)(int, sockaddr *, socklen_t *) noexcept nogi
             host += 1
         put_number(port, ntohs(v4.sin_port))[0] = 0
         return True
+    if address.ss_family != AF_INET6:
+        return False
     return getnameinfo(<sockaddr *>&address, length, host, HOST_BYTES, port, PORT_BYTES,
                        NI_NUMERICHOST | NI_NUMERICSERV) == 0

@@ -37,7 +37,7 @@ cdef struct KernelFacts:
 cdef enum Reconciled:
     CONNECTED            # the offsets are right, and it goes on
     BROKEN               # they are right; what it has left can be read, and it takes nothing more
-    UNCONNECTED          # it has not been connected yet, or was refused; no byte has moved
+    UNCONNECTED          # not connected yet, or refused, or not told what comes first; no byte of the stream has moved
     UNKNOWN              # what was done cannot be told; nothing was changed
 
 

@@ -160,13 +160,19 @@ cdef Reconciled reconcile(SessionState *session, StreamState *state, const Kerne
         TcpState.FIN_WAIT1, TcpState.FIN_WAIT2, TcpState.CLOSING, TcpState.LAST_ACK, TcpState.TIME_WAIT)
     cdef uint64_t read = facts.received - facts.unread - facts.peer_ended
     cdef uint64_t written = facts.acked + facts.unacked - dialled - ended, more
-    if not facts.is_counted:
+    cdef bint untouched = state.out.tail == 0 and state.inp.head == 0
+    if not facts.is_counted or read < state.read_before:
         return Reconciled.UNKNOWN
+    read -= state.read_before
     if dialled and (facts.tcp_state in (TcpState.SYN_SENT, TcpState.SYN_RECV) or (
             facts.tcp_state == TcpState.CLOSE and facts.acked == 0)):
-        return Reconciled.UNCONNECTED if state.out.tail == 0 and state.inp.head == 0 else Reconciled.UNKNOWN
+        return Reconciled.UNCONNECTED if untouched else Reconciled.UNKNOWN
     if facts.tcp_state not in (TcpState.ESTABLISHED, TcpState.CLOSE, TcpState.CLOSE_WAIT) and not ended:
         return Reconciled.UNKNOWN
+    if facts.tcp_state != TcpState.CLOSE and not state.deaf:
+        if written < state.written_before:
+            return Reconciled.UNCONNECTED if dialled and written == 0 and untouched else Reconciled.UNKNOWN
+        written -= state.written_before
     if not may_have_read(state, read):
         return Reconciled.UNKNOWN
     if facts.tcp_state != TcpState.CLOSE and not state.deaf:

@@ -14,6 +14,12 @@ cdef extern from "<sys/socket.h>" nogil:
     struct sockaddr_storage:
         uint16_t ss_family
 
+cdef extern from "<sys/un.h>" nogil:
+    int AF_UNIX
+    struct sockaddr_un:
+        uint16_t sun_family
+        char sun_path[108]
+
 cdef extern from "<netinet/in.h>" nogil:
     int AF_INET, AF_INET6
     struct in_addr:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any, Generic, Self, TypeVar, overload
 
-    from mproxy.ground.shapes import ProxyWords, Sockaddr
+    from mproxy.ground.shapes import Forward, ProxyWords, Sockaddr, Spot
     Value = TypeVar("Value")
 else:
     Generic, Value = {None: object}, None
@@ -216,7 +216,7 @@ class ProgramConfig(LogConfig):
     session = Setting(SessionConfig())
 
     # TCP port to listen on; 0 takes any free one, which the log line `listening` tells. None: no listener
-    # (--stdio).
+    # (--stdio, or only forwards).
     port: Setting[int | None] = Setting(None, 0, 65535)
 
     # Numeric addresses to listen on; empty: the program's default, see `bind_addresses`.
@@ -306,8 +306,14 @@ class CproxyConfig(ProgramConfig):
     # Desktop notifications when sproxy is away, and when it is back.
     notify = Setting(False)
 
-    # (host, port) of the daemon to ask sproxy for; None: sproxy's default.
-    target: Setting[tuple[str, int] | None] = Setting(None)
+    # The daemon to ask sproxy for; None: sproxy's default.
+    target: Setting[Spot | None] = Setting(None)
+
+    # More places where applications connect, each with the target of its streams (-L).
+    forward: Setting[tuple[Forward, ...]] = Setting(())
+
+    # More places, where applications say over SOCKS what the target is (-D).
+    dynamic: Setting[tuple[Spot, ...]] = Setting(())
 
     # File with this client's key; the one in `state_dir` is made when there is none.
     key: Setting[str | None] = Setting(None)
@@ -321,8 +327,16 @@ class CproxyConfig(ProgramConfig):
     @property
     def shown_name(self) -> str:
         """`name` or its default: `cproxy:5200->server:6200`."""
-        here = "stdio" if self.stdio else self.port
-        return self.name or f"cproxy:{here}->{self.sproxy_name}"
+        return self.name or f"cproxy:{'stdio' if self.stdio else self.first_place}->{self.sproxy_name}"
+
+    @property
+    def first_place(self) -> int | str | None:
+        """Port or path at which it listens, of several the first; None: there is none."""
+        spots = [listening for listening, _ in self.forward] + list(self.dynamic)
+        if self.port is not None or not spots:
+            return self.port
+        path, port = spots[0]
+        return port if not path.startswith("/") else path
 
     @property
     def sproxy_name(self) -> str:
@@ -356,8 +370,8 @@ class SproxyConfig(ProgramConfig):
     # One session at a time: a new one closes the former one together with its daemon connections.
     single = Setting(False)
 
-    # ((host, port), ...) that clients may ask for besides the default; empty: none. Compared as text.
-    allow: Setting[tuple[tuple[str, int], ...]] = Setting(())
+    # What clients may ask for besides the default; empty: nothing. Compared as text.
+    allow: Setting[tuple[Spot, ...]] = Setting(())
 
     # Connections that have not said anything yet, and as many again that have begun but not said HELLO yet. Each costs
     # one file descriptor, and some 20 KiB once it encrypts. One source may have a quarter: 128 that dial at once.
@@ -391,6 +405,9 @@ class SproxyConfig(ProgramConfig):
     # Connect to daemons on 127.0.0.0/8 from an address there that is made from the client's key, so that a daemon's
     # limits and bans for one address concern one client.
     source_per_key = Setting(False)
+
+    # Version of the PROXY protocol in which daemons are told first where the client comes from; None: they are not.
+    send_proxy: Setting[int | None] = Setting(None)
 
     # Bytes that the buffers of all sessions may hold together. 1 GiB is eight sessions at their worst, or thousands
     # that do not stall; beyond it every stream keeps only what it must have (4 KiB) until others release some.

@@ -14,6 +14,13 @@ Address = tuple[int, Sockaddr]
 # A proxy to connect through: (`http` or `socks5h`, host, port, user, password); user None: it wants none.
 ProxyWords = tuple[str, str, int, str | None, str]
 
+# Where a stream leads, or where applications connect: (host, port), or (path, 0) of a unix socket
+# (mproxy.ground.forwarding).
+Spot = tuple[str, int]
+
+# Where applications connect, and where their streams lead.
+Forward = tuple[Spot, Spot]
+
 # Where a relay listens: (protocol, host, port).
 ListenAddress = tuple[str, str, int]
 

@@ -29,7 +29,7 @@ _NUMBER_WITH_UNIT = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,15}))?([A-Za-z]*)", 
 _FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}", re.ASCII)
 
 # Characters that no host name has, but an option, a path, a URL or a mistyped HOST:PORT; the resolver judges the rest.
-_NEVER_IN_HOST = frozenset(" /:@%[]='\"\\")
+_NEVER_IN_HOST = frozenset(" /:@%[]='\"\\*")
 
 # RFC 1035 section 2.3.4, without the dot at the end.
 _HOST_LENGTH = 253
@@ -213,6 +213,17 @@ def via_host(name: str) -> str:
 def counted(count: int, noun: str) -> str:
     """`1 rule`, `2 rules`, for nouns whose plural takes an s."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def say_duration(seconds: float) -> str:
+    """The two largest units: `3d 4h`, `2m 5s`."""
+    seconds = int(seconds)
+    parts: list[str] = []
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        if seconds >= length or (unit == "s" and not parts):
+            parts.append(f"{seconds // length}{unit}")
+            seconds %= length
+    return " ".join(parts[:2])
 
 
 def escaped(text: str) -> str:

@@ -92,6 +92,7 @@ cdef class Target:
     cdef readonly int count             # addresses known
     cdef readonly str text              # HOST:PORT, for people
     cdef bint local                     # on this host, where an answer always comes
+    cdef readonly bytes first           # what it is to be sent before all else, at most 128 bytes
     cdef uint8_t source[4]              # of 127.0.0.0/8: from where to connect to such addresses; 0: from anywhere
 
     cdef int dial(self, int index) noexcept

@@ -1,12 +1,15 @@
 """The system calls on sockets. Every descriptor here is non-blocking; errors are left in errno."""
 
+import os
 import socket as _python_socket
 
 from libc.errno cimport EAGAIN, EINPROGRESS, EINTR, EMFILE, errno
 from libc.stdint cimport uint16_t
 from libc.string cimport memcpy, memset
 
-from mproxy.ground._sockaddr cimport AF_INET, AF_INET6, htons, inet_pton, sockaddr_in, sockaddr_in6
+from mproxy.ground._sockaddr cimport (
+    AF_INET, AF_INET6, AF_UNIX, htons, inet_pton, sockaddr_in, sockaddr_in6, sockaddr_un,
+)
 
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -173,23 +176,33 @@ cdef bint is_reserved(int fd) noexcept nogil:
 
 
 cdef class Target:
-    """A daemon's addresses, ready for connect(2). `addresses`: [(family, sockaddr)] as `resolver` gives them.
+    """A daemon's addresses, ready for connect(2). `addresses`: [(family, sockaddr)] as `resolver` gives them; of a unix
+    socket (AF_UNIX, (path, 0)).
 
     `source`: 4 bytes of an address in 127.0.0.0/8 from which to connect, if the daemon's is in 127.0.0.0/8, too.
+    `first`: what a daemon is told before the stream's first byte.
     """
 
-    def __init__(self, str text, list addresses, bytes source=bytes(4)):
+    def __init__(self, str text, list addresses, bytes source=bytes(4), bytes first=b""):
         cdef sockaddr_in *v4
         cdef sockaddr_in6 *v6
+        cdef sockaddr_un *local
         cdef int i
         self.text = text
+        self.first = first
         for i in range(4):
             self.source[i] = source[i]
         self.local = all(address[0] in ("127.0.0.1", "::1") for _family, address in addresses)
         for family, address in addresses[:8]:
             memset(&self.addresses[self.count], 0, sizeof(sockaddr_storage))
             host = address[0].partition("%")[0].encode()
-            if family == _python_socket.AF_INET:
+            if family == _python_socket.AF_UNIX:
+                path = os.fsencode(address[0])
+                local = <sockaddr_un *>&self.addresses[self.count]
+                local.sun_family = <uint16_t>AF_UNIX
+                memcpy(local.sun_path, <const char *>path, min(<size_t>len(path), sizeof(local.sun_path) - 1))
+                self.lengths[self.count] = sizeof(sockaddr_un)
+            elif family == _python_socket.AF_INET:
                 v4 = <sockaddr_in *>&self.addresses[self.count]
                 v4.sin_family = AF_INET
                 v4.sin_port = htons(address[1])
@@ -207,6 +220,8 @@ cdef class Target:
     def address_text(self, int index):
         """Address `index`, without its port."""
         cdef sockaddr_storage *address = &self.addresses[index]
+        if address.ss_family == AF_UNIX:
+            return os.fsdecode((<sockaddr_un *>address).sun_path)
         if address.ss_family == AF_INET:
             return _python_socket.inet_ntop(AF_INET, (<uint8_t *>&(<sockaddr_in *>address).sin_addr)[:4])
         return _python_socket.inet_ntop(AF_INET6, (<uint8_t *>&(<sockaddr_in6 *>address).sin6_addr)[:16])

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import socket
+import stat
 
 from mproxy.ground.config import format_host_port
 from mproxy.ground.errors import MproxyError
@@ -91,6 +92,61 @@ def listen_on(hosts: Sequence[str], port: int, *, named: bool, both: bool = Fals
             raise cannot_listen(printable(format_host_port(host, port)), error, port, remedy) from None
         port = listener.getsockname()[1]
     return listeners
+
+
+class UnixListener:
+    """A listening unix socket at `path`, for this user alone; MproxyError. It replaces one that a dead program left."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.sock = socket.socket(socket.AF_UNIX, TCP | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            if _is_left_over(path):
+                os.unlink(path)
+            mask = os.umask(0o177)
+            try:
+                self.sock.bind(path)
+            finally:
+                os.umask(mask)
+            self._file = _identity(path)
+            self.sock.listen(BACKLOG)
+        except OSError as error:
+            self.sock.close()
+            raise MproxyError(f"cannot listen on {printable(path)}: {_explain_path(error)}") from None
+
+    def close(self) -> None:
+        """Stop listening, and remove the file, unless it is another program's by now."""
+        self.sock.close()
+        with contextlib.suppress(OSError):
+            if _identity(self.path) == self._file:
+                os.unlink(self.path)
+
+
+def _identity(path: str) -> tuple[int, int]:
+    found = os.lstat(path)
+    return found.st_dev, found.st_ino
+
+
+def _is_left_over(path: str) -> bool:
+    """Whether it is a socket at which nobody listens."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return False
+        with socket.socket(socket.AF_UNIX, TCP | socket.SOCK_NONBLOCK) as probe:
+            probe.connect(path)
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        pass  # binding will tell, or it is busy
+    return False
+
+
+def _explain_path(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "there is such a file, or another program listens there; remove it or choose another path"
+    if error.errno == errno.ENOENT:
+        return "there is no such directory; make it first"
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 def open_udp(host: str | None, port: int) -> socket.socket:

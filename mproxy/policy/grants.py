@@ -4,7 +4,7 @@
 
 Options are joined by commas, their values are in double quotes (\\" for a quote inside):
 
-    target="HOST:PORT,..."   only these daemons
+    target="HOST:PORT,..."   only these daemons; `*` as in sproxy's --allow
     from="CIDR,..."          only from these addresses
     expiry="2027-01-31"      only until then; local time, or UTC with a Z: "2027-01-31T18:00Z"
     max-streams=N            most connections at once, in all sessions of the key together
@@ -18,7 +18,7 @@ from __future__ import annotations
 import time
 
 from mproxy.ground.errors import UsageError
-from mproxy.ground.words import parse_host_port
+from mproxy.ground.forwarding import parse_permitted, permits
 from mproxy.policy.keys import KEY_TYPE, parse_spki
 
 TYPE_CHECKING = False
@@ -32,7 +32,7 @@ class Grant:
     """What one line of authorized_keys allows. None in `targets`, `networks`, `expires_at`, `max_streams` or
     `max_sessions`: the line does not say.
 
-    `targets` are (host, port), compared as text; `expires_at` is in seconds since 1970.
+    `targets` are as in mproxy.ground.forwarding, compared as text; `expires_at` is in seconds since 1970.
     """
 
     __slots__ = ("spki", "line", "comment", "targets", "networks", "expires_at", "max_streams", "max_sessions")
@@ -69,7 +69,7 @@ class Grant:
 
     def allows_target(self, host: str, port: int) -> bool:
         """Whether streams may go to HOST:PORT, as far as this line is concerned."""
-        return self.targets is None or (host, port) in self.targets
+        return self.targets is None or any(permits(each, (host, port)) for each in self.targets)
 
 
 def parse_grant(text: str, number: int = 1) -> Grant:
@@ -134,7 +134,7 @@ def _read_value(text: str, at: int, name: str) -> tuple[str, int]:
 
 
 def _parse_targets(value: str) -> frozenset[tuple[str, int]]:
-    return frozenset(parse_host_port(part.strip()) for part in value.split(","))
+    return frozenset(parse_permitted(part.strip()) for part in value.split(","))
 
 
 def _parse_networks(value: str) -> tuple[Network, ...]:

@@ -1,4 +1,4 @@
-"""Where sproxy may connect: addresses that cannot be reached just by a name.
+"""Where sproxy may connect: addresses that cannot be reached just by a name, or as one of many.
 
 Link-local addresses (RFC 3927; RFC 4291, section 2.5.6) are the host's neighbourhood, and on cloud providers' machines
 the place of the metadata service, which hands out the machine's own credentials. A name that a client may ask for could
@@ -34,3 +34,17 @@ def without_guarded(addresses: list[Address], host: str) -> list[Address]:
     except ValueError:
         return [(family, address) for family, address in addresses if not is_guarded(address[0])]
     return addresses
+
+
+def elsewhere(addresses: list[Address]) -> list[Address]:
+    """Those that may be meant by somebody who may go anywhere: neither guarded nor this host's own loopback, whose
+    daemons rely on being reached from here alone."""
+    return [(family, address) for family, address in addresses
+            if not (is_guarded(address[0]) or is_own(address[0]))]
+
+
+def is_own(host: str) -> bool:
+    """Whether a numeric address means the host that connects to it."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    address = getattr(address, "ipv4_mapped", None) or address
+    return address.is_loopback or address.is_unspecified

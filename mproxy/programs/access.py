@@ -12,7 +12,8 @@ from mproxy._wire import CloseCode
 from mproxy.carrier._tls import Tls
 from mproxy.ground.config import format_host_port
 from mproxy.ground.errors import PeerError, UsageError
-from mproxy.ground.words import is_loopback, parse_host_port, printable
+from mproxy.ground.forwarding import is_path, is_wide, parse_target, permits, say_target
+from mproxy.ground.words import is_loopback, printable
 from mproxy.io._moves import Moves
 from mproxy.policy.keys import find_spki, fingerprint
 from mproxy.policy.tags import Tags
@@ -23,7 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mproxy.carrier._tls import TlsContext
     from mproxy.ground.config import SproxyConfig
-    from mproxy.ground.shapes import Logger
+    from mproxy.ground.shapes import Logger, Spot
     from mproxy.policy.grants import Grant
 
 # How often to look whether authorized_keys has changed, or a key's time is over.
@@ -44,6 +45,7 @@ class Access:
         self._keys = AuthorizedKeys(None)
         self.tags = Tags(os.urandom(32), config.session.session_ttl_us)  # without a key: for this process
         self._targets = {(config.daemon_host, config.daemon_port), *config.allow}
+        self._named = {target for target in self._targets if not is_wide(target)}
 
     def open(self) -> None:
         """Read the keys; makes the host's at the first start."""
@@ -133,12 +135,12 @@ class Access:
         if self.guarded:
             return
         config = self._config
-        daemons = [format_host_port(*target) for target in sorted(self._targets)]
+        daemons = [say_target(*target) for target in sorted(self._named)]
         places = " or ".join(format_host_port(*address[:2]) for address in listeners)
         who, log = "every user of this host", self._log.warning
         if not all(is_loopback(address[0]) for address in listeners):
             who = "anyone whose packets arrive here"
-            if any(is_here(host) for host, _port in self._targets):
+            if any(is_here(host) for host, _port in self._named):
                 who, log = f"ANYONE {who.removeprefix('anyone ')}, not only this host,", self._log.error
         reason = "--plaintext" if config.plaintext else "no authorized_keys"
         log("open-door", daemons=", ".join(daemons), why=f"{reason}: {who} can use them through {places}",
@@ -155,20 +157,32 @@ class Access:
 
     def target(self, words: bytes, grant: Grant | None) -> tuple[str, int] | None:
         """(host, port) to which a stream may be connected; None if it may not. `words`: as in OPEN."""
-        config = self._config
-        host, port = config.daemon_host, config.daemon_port
+        target = self._config.daemon_host, self._config.daemon_port
         if words:
             try:
-                host, port = parse_host_port(words.decode())
+                target = parse_target(words.decode())
             except (UsageError, ValueError):
                 return None
-        allowed = (host, port) in self._targets and (grant is None or grant.allows_target(host, port))
-        return (host, port) if allowed else None
+        if grant is None:
+            return target if self.is_named(target) else None
+        permitted = any(permits(each, target) for each in self._targets)
+        return target if permitted and grant.allows_target(*target) else None
+
+    def why_not(self, grant: Grant | None) -> str:
+        """Why a target is refused."""
+        if grant is None and self._named != self._targets:
+            return "target is not allowed: a * in --allow counts only for keys in authorized_keys (mproxy authorize)"
+        return "target is not allowed"
+
+    def is_named(self, target: Spot) -> bool:
+        """Whether the command line names the target's host, or its path, and not only a `*`: that is meant for hosts
+        elsewhere, and for keys that are listed, or everybody could reach everything from here."""
+        return target in self._named or any(permits(each, target) for each in self._named)
 
 
 def is_here(host: str) -> bool:
     """Whether a connection to `host` reaches only this host: connecting to no address is connecting to oneself."""
-    return is_loopback(host) or host in ("0.0.0.0", "::")
+    return is_loopback(host) or host in ("0.0.0.0", "::") or is_path(host)
 
 
 def check_same_key(spki: bytes, expected: bytes) -> None:

@@ -80,7 +80,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         " default)"))
     parser.add_argument("--remote-mproxy", metavar="COMMAND", default="mproxy", help=(
         "mproxy command on the server, to create a missing host key (default mproxy)"))
-    parser.add_argument("-h", "--help", action="help", help="print this text and exit")
+    parser.add_help_options()
     parser.add_word("destination", _parse_destination, "user and host for ssh")
     return parser.parse_args(argv)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from mproxy.ground.words import say_duration
 from mproxy.io._output import is_terminal, is_writable, write_now
 
 TYPE_CHECKING = False
@@ -47,7 +48,7 @@ class AwayFacts:
 
     def say(self, server: str) -> str:
         """One line for a person."""
-        from mproxy.programs.relay_status import say_bytes, say_duration  # needed by those who are away alone
+        from mproxy.programs.relay_status import say_bytes  # needed by those who are away alone
         parts = [f"mproxy: {server} away for {say_duration(self.away_us / 1e6)}"]
         if self.waiting:
             parts.append(f"{say_bytes(self.waiting)} waiting")

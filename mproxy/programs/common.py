@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 
 def open_listeners(config: ProgramConfig) -> list[socket.socket]:
     """Listening sockets for the configured addresses, all on one port; an IPv6 one takes IPv6 only. MproxyError."""
-    return listen_on(config.bind_addresses, config.port or 0, named=bool(config.bind), prepare=_prepare_listener)
+    return listen_at(config.bind_addresses, config.port or 0, named=bool(config.bind))
+
+
+def listen_at(hosts: Sequence[str], port: int, *, named: bool) -> list[socket.socket]:
+    """The same for any addresses and port."""
+    return listen_on(hosts, port, named=named, prepare=_prepare_listener)
 
 
 def _prepare_listener(listener: socket.socket) -> None:
@@ -91,7 +96,7 @@ _RESET_REASONS: dict[int, str] = {
     ResetCode.REFUSED: "the daemon refused the connection",
     ResetCode.UNREACHABLE: "sproxy cannot reach the daemon",
     ResetCode.TIMED_OUT: "the daemon did not answer",
-    ResetCode.NOT_ALLOWED: "sproxy does not allow this --target",
+    ResetCode.NOT_ALLOWED: "sproxy does not allow this target (see its --allow)",
     ResetCode.UNKNOWN_STREAM: "sproxy no longer knows the stream",
     ResetCode.STREAM_LIMIT: "sproxy has reached its limit of streams per session (--max-streams)",
     ResetCode.ENDED: "the session ended",

@@ -6,26 +6,24 @@ There is one session at a time. It begins with the first application (or --eager
 
 from __future__ import annotations
 
+import hashlib
 import sys
 
 from mproxy._session import Session
 from mproxy._wire import CloseCode, ResetCode
-from mproxy.endpoint._app_listener import AppListener
 from mproxy.endpoint._endpoint import Endpoint
 from mproxy.endpoint.observer import EndpointObserver
-from mproxy.ground.config import format_host_port
 from mproxy.handshake import session_tag
-from mproxy.io._accept import AcceptGate
-from mproxy.io.accept_observer import AcceptLog
 from mproxy.io.stdio import open_stdio
 from mproxy.policy.dialer import DialObserver
 from mproxy.policy.instance import Instance, stdio_name
 from mproxy.policy.reconnect import Reconnect
 from mproxy.programs.away import AwayFacts, AwayTeller
-from mproxy.programs.common import Drain, log_killed, open_listeners, say_carrier, say_reset, say_seconds, say_session
+from mproxy.programs.common import Drain, log_killed, say_carrier, say_reset, say_seconds, say_session
 from mproxy.programs.dialing import make_dialer
 from mproxy.programs.introduction import Introduction
 from mproxy.programs.last_words import Guardian, guard, leave_for_the_dead, leave_word
+from mproxy.programs.listening_side import ListeningSide
 from mproxy.programs.options import parse_cproxy
 from mproxy.service.inspection import Inspected, Inspection
 from mproxy.service.run import Program, run_program
@@ -86,7 +84,6 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._log = log
         self._loop = loop
         self._sproxy = config.sproxy_name
-        self._target = format_host_port(*config.target).encode() if config.target else b""
         self._instance = Instance(config.state_dir, instance_name(config))
         self._owes_goodbye = bool(self._instance.former) and not config.stdio  # a predecessor left a session behind
         self._site = 0  # which of the sproxies with its key has our session, 0: unknown
@@ -96,15 +93,13 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._inspection = Inspection(loop, log, "cproxy", config.shown_name, self)
         self._failure = ""        # why the last dial led to nothing
         self._endpoint = Endpoint(loop, self._new_session(), self)
+        self._listening = ListeningSide(config, log, loop, self._endpoint)
         self._introduction = Introduction(config, log, self._instance, self._endpoint)
         self._dialer = make_dialer(config, log, loop, self, self._introduction.trust)
         self._reconnect = Reconnect(loop, self._endpoint, self._dialer, log, self._carrier_wanted)
         self._teller = AwayTeller(
             loop, log, config.sproxy_host if config.sproxy_port else self._sproxy, self._away_facts)
         self._succession: Succession | None = None  # there is a keeper
-        self._sockets: list[socket.socket] = []  # that listen
-        self._listeners: list[AppListener] = []
-        self._listening: list[str] = []      # their addresses, as text
         self._lost_at: int | None = None      # the last carrier's last byte, while the session is without a working one
         self._waiting_at: int | None = None   # since when applications have been waiting for a session
         self._idle_timer: Timer | None = None   # of --idle
@@ -123,28 +118,23 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
 
     def open(self) -> None:
         """Open the port, and read the key."""
-        self._sockets = [] if self._config.stdio else open_listeners(self._config)
+        self._listening.open()
         self._introduction.open_key()
 
     def claim(self, fds: list[int]) -> Collection[int]:
-        return self._succession.claim(fds, self._sockets) if self._succession is not None else ()
+        return self._succession.claim(fds, self._listening.tcp_sockets()) if self._succession is not None else ()
 
     def start(self) -> None:
         if self._config.notify:
             self._teller.use_notifications()
         if self._config.stdio:
             self._teller.use_terminal()
-            self._endpoint.add_pipes(*open_stdio(), self._target)
+            self._endpoint.add_pipes(*open_stdio(), self._listening.target)
             self._need_carrier()
             return
         if self._succession is not None:
             self._take_over(self._succession)
-        gate = AcceptGate(self._loop, AcceptLog(self._log))
-        for listener in self._sockets:
-            address = listener.getsockname()
-            self._listeners.append(AppListener(gate, listener.fileno(), self._endpoint, self._target))
-            self._listening.append(format_host_port(*address[:2]))
-            self._log.info("listening", address=address[0], port=address[1], sproxy=self._sproxy)
+        self._listening.start()
         if self._owes_goodbye:
             self._log.info(
                 "goodbye-owed", why="a previous cproxy left a session behind: it will be ended as soon as sproxy"
@@ -176,7 +166,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
                 self._note_loss()
                 if not self._carrier_wanted():
                     self._end_session(CloseCode.ORDERLY, "lost while idle")
-        succession.take_in(self._endpoint, self._target)
+        self._listening.take_in(succession.estate.accepted)
 
     # ---- the session
 
@@ -526,7 +516,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         return self._inspection.commands()
 
     def inspect(self) -> dict[str, Any]:
-        return {"state": "stopping" if self._stopping else "running", "listening": self._listening,
+        return {"state": "stopping" if self._stopping else "running", "listening": self._listening.addresses,
                 "sproxy": self._sproxy, "ended": self._ended.facts()}
 
     def inspect_sessions(self) -> Iterator[tuple[Endpoint, Callable[[], dict[str, Any]]]]:
@@ -553,10 +543,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
 
     def shut_down(self, _signal: str) -> None:
         """Stop accepting, drain, say goodbye."""
-        for listener in self._listeners:
-            listener.close()
-        for sock in self._sockets:
-            sock.close()
+        self._listening.close()
         self._log.info("stopping", streams=self._endpoint.app_count)
         self._stop()
         Drain(self._loop, self._unfinished, self._config.drain_us, lambda: self._when_answered(self._say_goodbye))
@@ -584,10 +571,14 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
 
 
 def instance_name(config: CproxyConfig) -> str | None:
-    """Whose identity this cproxy has: its port's, or that of --stdio clients of its sproxy; None: only for this run."""
+    """Whose identity this cproxy has: that of its first port or path, or of --stdio clients of its sproxy; None: only
+    for this run."""
     if config.stdio:
         return stdio_name(config.sproxy_host, config.sproxy_port)
-    return str(config.port) if config.port else None
+    place = config.first_place
+    if isinstance(place, str):
+        return f"path-{hashlib.sha256(place.encode()).hexdigest()[:16]}"
+    return str(place) if place else None
 
 
 def describe(code: int, reason: str) -> str:

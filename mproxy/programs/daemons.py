@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 
 from mproxy._wire import ResetCode
 from mproxy.ground.config import format_host_port
+from mproxy.ground.forwarding import is_path, say_target
 from mproxy.io._socket import Target
 from mproxy.policy.resolver import Resolver, numeric_address
-from mproxy.policy.targets import without_guarded
+from mproxy.policy.targets import elsewhere, without_guarded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,11 +40,14 @@ class Daemons:
         numeric = numeric_address(host, port)
         if numeric is not None and numeric[0]:
             self._default_addresses = numeric[0]
-            self._default = self._target(format_host_port(host, port), numeric[0], b"")
+            self._default = Target(format_host_port(host, port), numeric[0])
 
     def default_for(self, spki: bytes) -> Target | None:
-        """The default daemon as reached for a key; None if its name has to be looked up."""
-        if self._default is None or not self._config.source_per_key:
+        """The default daemon as reached for a key; None if its name has to be looked up, or it is told something else
+        for each stream."""
+        if self._default is None or self._config.send_proxy is not None:
+            return None
+        if not self._config.source_per_key:
             return self._default
         return self._target(self._default.text, self._default_addresses, spki)
 
@@ -53,13 +58,15 @@ class Daemons:
         found = self._access.target(target, client.grant)
         most = client.grant.max_streams if client.grant is not None else None
         if found is None:
-            self._log.warning("refused", session=client.name, stream=stream, why="target is not allowed",
+            self._log.warning("refused", session=client.name, stream=stream, why=self._access.why_not(client.grant),
                               target=target.decode(errors="replace") or "the default daemon")
             client.endpoint.refuse(stream, ResetCode.NOT_ALLOWED)
         elif most is not None and sum(each.streams for each in self._clients.places.held(client.holder)) > most:
             client.endpoint.refuse(stream, ResetCode.STREAM_LIMIT)
         elif not target and (default := self.default_for(client.spki)) is not None:
             client.endpoint.connect(stream, default)
+        elif is_path(found[0]):
+            self._connect(client, stream, found, [(socket.AF_UNIX, found)])
         else:
             host, port = found
             self._resolver.resolve(host, port, lambda addresses, error: self._resolved(
@@ -69,21 +76,34 @@ class Daemons:
                   error: str | None) -> None:
         if self._clients.find(client.session_id) is not client:
             return
-        text = format_host_port(*target)
+        text = say_target(*target)
         usable = without_guarded(addresses or [], target[0])
         if error is None and not usable:
             error = "the name resolves to a link-local or metadata address, which can be used only as a numeric address"
+        elif error is None and not self._access.is_named(target) and not (usable := elsewhere(usable)):
+            error = "this host's own addresses, and link-local ones, must be named by --allow: a * does not mean them"
         if error is not None:
             self._log.warning("daemon-unreachable", session=client.name, stream=stream, daemon=text, why=error)
             client.endpoint.refuse(stream, ResetCode.UNREACHABLE)
         else:
-            client.endpoint.connect(stream, self._target(text, usable, client.spki))
+            self._connect(client, stream, target, usable)
 
-    def _target(self, text: str, addresses: list[Address], spki: bytes) -> Target:
+    def _connect(self, client: Client, stream: int, target: tuple[str, int], addresses: list[Address]) -> None:
+        found = self._target(say_target(*target), addresses, client.spki, self._first_words(client))
+        client.endpoint.connect(stream, found)
+
+    def _target(self, text: str, addresses: list[Address], spki: bytes, first: bytes = b"") -> Target:
         """A daemon, as reached for a key."""
-        if self._config.source_per_key:
-            return Target(text, addresses, loopback_of(spki))
-        return Target(text, addresses)
+        source = loopback_of(spki) if self._config.source_per_key else bytes(4)
+        return Target(text, addresses, source, first)
+
+    def _first_words(self, client: Client) -> bytes:
+        """What a daemon is told about the client: where its carrier comes from, and has come to."""
+        if self._config.send_proxy is None:
+            return b""
+        from mproxy.relay._proxy_header import make_header
+        found = client.endpoint.addresses()
+        return make_header(self._config.send_proxy, (found[1], found[0]) if found is not None else None)
 
 
 def loopback_of(spki: bytes) -> bytes:

@@ -89,7 +89,7 @@ def parse(argv: list[str] | None) -> DemoConfig:
     parser.add_argument("--cut", action="store_true", default=None, help=(
         "cut connections on this host instead of changing an address between two virtual hosts; the default where the"
         " system does not allow those"))
-    parser.add_argument("--help", "-h", action="help", help="print this text and exit")
+    parser.add_help_options()
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
     return DemoConfig(**{{"outage": "outage_us", "heartbeat": "heartbeat_us"}.get(name, name): value
                          for name, value in given.items()})

@@ -84,7 +84,7 @@ def _parse(argv: list[str]) -> tuple[CproxyConfig, dict[str, bool]]:
     parser.add_argument("--plaintext", action="store_true", default=None, help="as with cproxy: no encryption")
     parser.add(parser, "--state-dir", parse_name, metavar="DIR", help=(
         "directory of the keys (default $XDG_STATE_HOME/mproxy or ~/.local/state/mproxy; root: /var/lib/mproxy)"))
-    parser.add_argument("-h", "--help", action="help", help="print this text and exit")
+    parser.add_help_options()
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
     given, words = parser.split(argv)
     host, port = parser.take_words(split_host_port(words, 0), (("HOST", parse_host), ("PORT", parse_port)))

@@ -40,7 +40,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         " /var/lib/mproxy)"))
     parser.add_argument("--comment", metavar="TEXT", help="comment after the key (default USER@HOST)")
     parser.add_argument("--host", action="store_true", help="sproxy's key instead of a client's (host-key.pem)")
-    parser.add_argument("-h", "--help", action="help", help="print this text and exit")
+    parser.add_help_options()
     return parser.parse_args(argv)
 
 

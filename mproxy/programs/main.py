@@ -39,11 +39,25 @@ PROGRAMS = {
 }
 
 
+# What `mproxy` alone says, ordered by what people need: (command, what it is for).
+OVERVIEW = (
+    ("mproxy ssh user@server", "ssh that survives outages and changes of address"),
+    ("cproxy 5200 server 6200", "beside the application, which connects to 5200"),
+    ("sproxy 6200 127.0.0.1:22", "beside the daemon: the other end of that"),
+    ("mproxy authorize user@server", "exchange keys over ssh, once"),
+    ("mproxy status", "what runs, and what it has been through"),
+    ("mproxy doctor server 6200", "why there is no connection, and what to do"),
+    ("mproxy send FILE server 7000", "files over UDP, to: mproxy recv 7000"),
+    ("mproxy relay 80 server 8080", "forward TCP and UDP for many connections at once"),
+)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the program named by `argv` (default: the process's own command line); the exit status."""
     program, *rest = (sys.argv[1:] if argv is None else argv) or [""]
-    if program in ("--help", "-h"):
-        print(_help())
+    texts = {"": _overview, "--help": _help, "-h": _help, "--help-all": _help_all}
+    if program in texts:
+        print(texts[program]())
         return 0
     if program == "--version":
         print(f"mproxy {__version__}")
@@ -52,12 +66,31 @@ def main(argv: list[str] | None = None) -> int:
         module, function, _ = PROGRAMS[program]
         status: int = getattr(importlib.import_module(module), function)(rest)
         return status
-    wrong = f"{printable(program)} is not an mproxy program." if program else "no program given."
-    complain("mproxy", f"{wrong} Choose from {', '.join(PROGRAMS)} (try 'mproxy --help')")
+    complain("mproxy", f"{printable(program)} is not an mproxy program. Choose from {', '.join(PROGRAMS)}"
+                       " (try 'mproxy --help')")
     return 2
 
 
+def _overview() -> str:
+    width = max(len(command) for command, _ in OVERVIEW)
+    return "\n".join((
+        "mproxy keeps TCP connections alive while the network under them changes.",
+        *(f"  {command:{width}}  {what}" for command, what in OVERVIEW),
+        "All of it: mproxy --help. The options of one program: mproxy PROGRAM --help"))
+
+
 def _help() -> str:
+    import textwrap
+    shown = {command.removeprefix("mproxy ").split()[0] for command, _ in OVERVIEW}
+    others = ", ".join(name for name in PROGRAMS if name not in shown)
+    *lines, _ = _overview().splitlines()
+    return "\n".join((
+        "usage: mproxy PROGRAM ...", "", *lines, "",
+        *textwrap.wrap(f"Also: {others}.", 79, break_on_hyphens=False), "",
+        "A line for each: mproxy --help-all. Its options: mproxy PROGRAM --help"))
+
+
+def _help_all() -> str:
     width = max(map(len, PROGRAMS))
     lines = [f"  {name:{width}}  {summary}" for name, (_, _, summary) in PROGRAMS.items()]
     return "\n".join((

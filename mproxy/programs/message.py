@@ -269,7 +269,7 @@ def server_main(argv: list[str]) -> int:
         "example: mproxy message-server 5000")
     parser.add(parser, "--bind", parse_bind, metavar="ADDR", help=(
         "numeric address to listen on (default 127.0.0.1 and ::1: this host alone; 0.0.0.0 or :: is every address)"))
-    parser.add_argument("--help", "-h", action="help", help="print this text and exit")
+    parser.add_help_options()
     parser.add_word("PORT", lambda text: parse_port(text, lowest=0), "TCP port; 0 takes any free one")
     closed = reserve_standard_fds()
     take_interrupts()
@@ -300,7 +300,7 @@ def client_main(argv: list[str]) -> int:
         f"mproxy {program}", "mproxy message-client HOST PORT",
         f"Send each line of standard input, up to {LIMIT_BYTES} bytes, as a message.",
         "example: mproxy message-client 127.0.0.1 5000")
-    parser.add_argument("--help", "-h", action="help", help="print this text and exit")
+    parser.add_help_options()
     parser.add_word("HOST", parse_host, "name or address of the server; HOST:PORT means the same")
     parser.add_word("PORT", parse_port, "its TCP port")
     reserve_standard_fds()

@@ -43,7 +43,7 @@ def _run(argv: list[str]) -> int:
         "serve over HTTP, on 127.0.0.1 unless an address is named; 0.0.0.0 and [::] are all addresses"))
     parser.add(parser, "--patience", _parse_patience, metavar="TIME", help=(
         "how long a program may take to answer (default 2s); one that does not is mproxy_up 0"))
-    parser.add_argument("-h", "--help", action="help", help="print this text and exit")
+    parser.add_help_options()
     options = parser.parse_args(argv)
     import_packages(METRICS)
     from mproxy.programs import scraping

@@ -25,6 +25,7 @@ from mproxy.ground.config import (
     format_host_port,
 )
 from mproxy.ground.errors import UsageError
+from mproxy.ground.forwarding import parse_forward, parse_permitted, parse_spot, parse_target
 from mproxy.ground.words import (
     parse_bind,
     parse_count,
@@ -64,9 +65,11 @@ class OneLineParser(argparse.ArgumentParser):
         raise UsageError(f"{message.removeprefix('argument ')} (try '{self.prog} --help')")
 
     def add(self, group: argparse._ActionsContainer, option: str, parse: Callable[[str], object], help: str,
-            **keywords: Any) -> None:
-        """An option with a value; `parse` turns text into the value or raises UsageError."""
-        group.add_argument(option, type=lambda text: _word(option, text, parse), help=help, **keywords)
+            long: str | None = None, **keywords: Any) -> None:
+        """An option with a value; `parse` turns text into the value or raises UsageError. `long`: a short option's
+        other name."""
+        names = (option, long) if long else (option,)
+        group.add_argument(*names, type=lambda text: _word(option, text, parse), help=help, **keywords)
 
     def add_word(self, name: str, parse: Callable[[str], object], help: str, **keywords: Any) -> None:
         """A positional argument, required unless `nargs` says otherwise; an attribute `name` of the result of
@@ -96,8 +99,15 @@ class OneLineParser(argparse.ArgumentParser):
         """--version of the program (its own name, unless given), --help, and what `split` needs."""
         group.add_argument("--version", action="version", version=f"{program or self.prog} {__version__}",
                            help="print the version and exit")
-        group.add_argument("-h", "--help", action="help", help="print this text and exit")
+        self.add_help_options(group)
         self.add_argument("words", nargs="*", help=argparse.SUPPRESS)
+
+    def add_help_options(self, group: argparse._ActionsContainer | None = None) -> None:
+        """--help and --help-all."""
+        group = group or self
+        group.add_argument("-h", "--help", action=_BriefHelp, nargs=0, dest=argparse.SUPPRESS,
+                           default=argparse.SUPPRESS, help="print what is used most, and exit")
+        group.add_argument("--help-all", action="help", help="print this text and exit")
 
     def split(self, argv: list[str] | None) -> tuple[dict[str, Any], list[str]]:
         """(options given, words given) of `argv`; options may come before, between and after the words; after `--`
@@ -121,6 +131,15 @@ def _help_format(prog: str) -> _HelpFormat:
     return _HelpFormat(prog, max_help_position=27, width=79)
 
 
+class _BriefHelp(argparse.Action):
+    """Prints a text that fits a small terminal."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from mproxy.programs.brief_help import brief_help
+        print(brief_help(parser.prog, parser.format_help()), end="")
+        parser.exit()
+
+
 class _HelpFormat(argparse.RawDescriptionHelpFormatter):
     """Text around the options as it is written; that of options in lines that do not break `client-key.pem`."""
 
@@ -139,6 +158,12 @@ def _word(name: str, text: str, parse: Callable[[str], Value]) -> Value:
 
 def _listening_port(text: str) -> int:
     return parse_port(text, lowest=0)
+
+
+def _parse_proxy_version(text: str) -> int:
+    if text not in ("v1", "v2"):
+        raise UsageError("must be v1 or v2")
+    return int(text[1])
 
 
 def _show(setting: Setting[Any]) -> str:
@@ -205,6 +230,7 @@ SIZE is a number with KiB, MiB, GiB, or kB, MB, GB for powers of 1000.
 """
 
 _CPROXY_USAGE = """cproxy [options] PORT HOST PORT
+       cproxy [options] -L PORT:HOST:PORT ... -D PORT HOST PORT
        cproxy [options] --stdio HOST PORT
        cproxy [options] --via COMMAND PORT
        cproxy [options] --via COMMAND --stdio"""
@@ -224,8 +250,8 @@ examples:
     cproxy 5200 server 6200
     telnet 127.0.0.1 5200
 
-  like ssh -L 8080:intranet:80 (sproxy 6200 --allow intranet:80 on "server"):
-    cproxy --target intranet:80 8080 server 6200
+  like ssh -L and -D (sproxy --allow intranet:80 --allow '*:443' on "server"):
+    cproxy -L 8080:intranet:80 -D 1080 server 6200
 
   ssh without a listening port (sproxy 6200 127.0.0.1:22 on the ssh server):
     ssh -o ProxyCommand='cproxy --stdio %h 6200' user@server
@@ -272,8 +298,13 @@ def parse_cproxy(argv: list[str] | None) -> CproxyConfig:
     group = parser.add_argument_group("connection")
     group.add_argument("--stdio", action="store_true", default=None, help=(
         "relay standard input and output as the only connection, then exit"))
-    parser.add(group, "--target", parse_host_port, metavar="HOST:PORT", help=(
-        "ask sproxy for this daemon instead of its default (sproxy must --allow it)"))
+    parser.add(group, "--target", parse_target, metavar="HOST:PORT", help=(
+        "ask sproxy for this daemon, or for that at the unix socket /PATH, instead of its default (sproxy must --allow"
+        " it)"))
+    parser.add(group, "-L", parse_forward, long="--forward", metavar="[ADDR:]PORT:HOST:PORT", action="append", help=(
+        "listen on this port, too, and ask sproxy for HOST:PORT; repeatable; /PATH for a unix socket on either side"))
+    parser.add(group, "-D", parse_spot, long="--dynamic", metavar="[ADDR:]PORT", action="append", help=(
+        "listen on this port, too, as a SOCKS proxy (4A and 5) whose names are looked up at sproxy; repeatable"))
     parser.add(group, "--proxy", parse_proxy, metavar="URL", help=(
         "reach sproxy through an HTTP proxy (CONNECT) or a SOCKS proxy: http://[USER[:PASSWORD]@]HOST:PORT or"
         " socks5h://..."))
@@ -304,19 +335,21 @@ def parse_cproxy(argv: list[str] | None) -> CproxyConfig:
 
     given, words = parser.split(argv)
     _refuse_together(given, "plaintext", ("key", "known_hosts", "host_fingerprint"))
-    _refuse_together(given, "stdio", ("plain", "bind", "eager", "idle", "keeper"))
+    _refuse_together(given, "stdio", ("plain", "bind", "eager", "idle", "keeper", "forward", "dynamic"))
     _refuse_together(given, "plain", (
-        "target", "proxy", "via", "via_terminal", "eager", "idle", "connect_timeout", "stay", "notify", "state_dir",
-        "key", "known_hosts", "host_fingerprint", *_SESSION_ONLY))
+        "target", "forward", "dynamic", "proxy", "via", "via_terminal", "eager", "idle", "connect_timeout", "stay",
+        "notify", "state_dir", "key", "known_hosts", "host_fingerprint", *_SESSION_ONLY))
     _refuse_together(given, "via", ("proxy", "stay"))
     if "via_terminal" in given and "via" not in given:
         raise UsageError("--via-terminal is for use with --via")
-    words = split_host_port(words, 0 if "stdio" in given else 1)
+    forwards = "forward" in given or "dynamic" in given
+    words = split_host_port(words, 0 if "stdio" in given or (forwards and len(words) == 1) else 1)
     if "stdio" in given:
         given.setdefault("log_level", "warning")  # ssh's terminal is not the place to say that all is well
         if len(words) == 3 or (len(words) == 1 and "via" in given):
             raise UsageError(f"--stdio does not listen on a port: leave out {printable(words[0])}")
-    listens = () if "stdio" in given else ("PORT",)
+    has_port = "stdio" not in given and not (forwards and len(words) in (0, 2))
+    listens = ("PORT",) if has_port else ()
     is_named = "via" not in given or len(words) > len(listens)  # HOST and PORT are given
     _expect_words(parser, words, (*listens, "HOST", "PORT") if is_named else listens)
     if listens:
@@ -344,13 +377,17 @@ def parse_sproxy(argv: list[str] | None) -> SproxyConfig:
     parser.add(group, "--exit-idle", parse_duration, metavar="TIME", help=(
         "exit when there has been no session for this long (default: never)"))
     group = parser.add_argument_group("clients")
-    parser.add(group, "--allow", parse_host_port, metavar="HOST:PORT", action="append", help=(
-        "another daemon that clients may ask for; repeatable (default none)"))
+    parser.add(group, "--allow", parse_permitted, metavar="HOST:PORT", action="append", help=(
+        "another daemon that clients may ask for, or the /PATH of its unix socket; repeatable (default none); '*:443',"
+        " '*.example.com:*' and '*:*' count only for keys in authorized_keys"))
     group.add_argument("--single", action="store_true", default=None, help=(
         "one session at a time: a new one closes the one before it and its connections to the daemon"))
     group.add_argument("--source-per-key", action="store_true", default=None, help=(
         "connect to daemons on 127.0.0.1 from a separate address for each client's key (127.x.y.z), so that their"
         " limits and bans affect one client only"))
+    parser.add(group, "--send-proxy", _parse_proxy_version, metavar="v1|v2", help=(
+        "tell every daemon first, in haproxy's PROXY protocol, which address the client comes from; the daemon must"
+        " expect it"))
     parser.add(group, "--stdio-ttl", parse_duration, metavar="TIME", help=(
         "keep a session of cproxy --stdio without a connection this long (default"
         f" {_show(SproxyConfig.stdio_ttl_us)}, at most --session-ttl)"))
@@ -380,8 +417,8 @@ def parse_sproxy(argv: list[str] | None) -> SproxyConfig:
     if given.pop("start", None):
         raise UsageError("--start is for use with --attach")
     _refuse_together(given, "plain", (
-        "single", "allow", "source_per_key", "stdio_ttl", "max_unfinished", "memory_limit", "state_dir", "host_key",
-        "authorized_keys", "closed", "trust_attached", "exit_idle",
+        "single", "allow", "source_per_key", "send_proxy", "stdio_ttl", "max_unfinished", "memory_limit", "state_dir",
+        "host_key", "authorized_keys", "closed", "trust_attached", "exit_idle",
         *_SESSION_ONLY))
     _refuse_together(given, "plaintext", ("host_key", "authorized_keys", "source_per_key", "closed", "trust_attached"))
     if len(words) == 3 and words[2].isdigit():

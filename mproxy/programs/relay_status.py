@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from mproxy.ground.config import format_host_port
-from mproxy.ground.words import counted
+from mproxy.ground.words import counted, say_duration
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,14 +73,3 @@ def _scaled(count: float) -> tuple[str, str]:
         count /= 1024
         unit += 1
     return f"{count:.1f}" if unit else str(int(count)), _UNITS[unit]
-
-
-def say_duration(seconds: float) -> str:
-    """The two largest units: `3d 4h`, `2m 5s`."""
-    seconds = int(seconds)
-    parts: list[str] = []
-    for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
-        if seconds >= length or (unit == "s" and not parts):
-            parts.append(f"{seconds // length}{unit}")
-            seconds %= length
-    return " ".join(parts[:2])

@@ -48,7 +48,7 @@ def _run(argv: list[str]) -> int:
     parser.add_argument("--yes", action="store_true", default=False, help="do not ask")
     parser.add_argument("--config", metavar="FILE", default="~/.ssh/config", help=(
         "another file than ~/.ssh/config"))
-    parser.add_argument("-h", "--help", action="help", help="print this text and exit")
+    parser.add_help_options()
     parser.add_argument("words", nargs="*")
     given, hosts = parser.split(argv)
     for host in hosts:

@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    if argv in (["--help"], ["-h"]):
+    if argv in (["--help"], ["-h"], ["--help-all"]):
         print(HELP)
         raise SystemExit(0)
     command = compose(argv, own_command())

@@ -251,5 +251,5 @@ def _ends_of(application: Facts) -> tuple[tuple[str, int], tuple[str, int]]:
 
 def _parser(word: str, usage: str, description: str, epilog: str) -> OneLineParser:
     parser = OneLineParser(f"mproxy {word}", f"mproxy {word} {usage}", description, epilog)
-    parser.add_argument("-h", "--help", action="help", help="print this text and exit")
+    parser.add_help_options()
     return parser

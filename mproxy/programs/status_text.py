@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mproxy.ground.config import format_host_port
-from mproxy.ground.words import counted, escaped, printable
-from mproxy.programs.relay_status import say_bytes, say_duration, say_status
+from mproxy.ground.words import counted, escaped, printable, say_duration
+from mproxy.programs.relay_status import say_bytes, say_status
 from mproxy.service.status import say_carrier_between
 
 TYPE_CHECKING = False

@@ -9,7 +9,7 @@ from mproxy._inherit import inherit, keep_record, kept_record, mark
 from mproxy._session import CarrierState, Session
 from mproxy._wire import SESSION_ID_BYTES, CloseCode
 from mproxy.endpoint._endpoint import Endpoint
-from mproxy.endpoint._takeover import take_in, take_over
+from mproxy.endpoint._takeover import take_over
 from mproxy.endpoint.observer import EndpointObserver
 from mproxy.handshake import session_tag
 from mproxy.keeper.estate import Estate, end_unseen, peer_of
@@ -94,11 +94,6 @@ class Succession:
         elif session.session_id and self._instance.former != session_tag(session.session_id):
             self._instance.began(session_tag(session.session_id))
         return Past(began_at or now, site, len(lost), ending)
-
-    def take_in(self, endpoint: Endpoint, target: bytes) -> None:
-        """Serve the applications that the worker before had just accepted."""
-        for fd in self.estate.accepted:
-            take_in(endpoint, fd, target)
 
     def _recall(self, number: int, session: Session) -> tuple[int, int]:
         """(when it began, its site), as the former worker has noted."""

@@ -73,7 +73,7 @@ def _top(argv: list[str]) -> int:
         "ask again after this long (default 2s); with thousands of sessions less often"))
     parser.add(parser, "--sort", _column, metavar="COLUMN", help=(
         f"sort by {', '.join(TITLES[:-1])} or {TITLES[-1]} (default down/s)"))
-    parser.add_argument("-h", "--help", action="help", help="print this text and exit")
+    parser.add_help_options()
     add_which(parser)
     options = parser.parse_args(argv)
     if not (os.isatty(0) and os.isatty(1)):

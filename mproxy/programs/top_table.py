@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from mproxy.ground.words import counted
-from mproxy.programs.relay_status import say_bytes, say_bytes_short, say_duration
+from mproxy.ground.words import counted, say_duration
+from mproxy.programs.relay_status import say_bytes, say_bytes_short
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

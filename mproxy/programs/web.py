@@ -46,7 +46,7 @@ def _web(argv: list[str]) -> int:
         "numeric address and port, or a port of 127.0.0.1; port 0 takes any free one (default"
         f" {format_host_port(host, port)})"))
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
-    parser.add_argument("-h", "--help", action="help", help="print this text and exit")
+    parser.add_help_options()
     options = parser.parse_args(argv)
     host, port = options.listen or LISTEN
     import_packages(WEB)

@@ -4,7 +4,7 @@ from libc.stdio cimport snprintf
 from libc.string cimport memchr, memcmp, memcpy, memset
 
 from mproxy.ground._sockaddr cimport (
-    AF_INET, AF_INET6, htons, inet_ntop, inet_pton, is_mapped, sockaddr_in, sockaddr_in6, take_address,
+    AF_INET, AF_INET6, htons, inet_ntop, inet_pton, is_mapped, map_v4, sockaddr_in, sockaddr_in6, take_address,
 )
 
 
@@ -53,6 +53,34 @@ cdef void origin_source(const Origin *origin, sockaddr_storage *out) noexcept no
 
 
 # ---- writing
+
+def make_header(int version, origin):
+    """The header, as bytes, for (source, destination), each (host, port, ...); None: not known."""
+    cdef Origin found
+    cdef uint8_t out[OWN_HEADER_BYTES]
+    memset(&found, 0, sizeof(found))
+    if origin is not None:
+        source, destination = origin
+        found.source_port, found.destination_port = source[1], destination[1]
+        is_v4 = put_host(source[0], found.source) + put_host(destination[0], found.destination) == 2
+        found.family = <uint16_t>AF_INET6
+        if is_v4:
+            found.family = <uint16_t>AF_INET
+            memcpy(found.source, found.source + 12, 4)
+            memcpy(found.destination, found.destination + 12, 4)
+    return (<char *>out)[:header_write(out, version, &found)]
+
+
+cdef bint put_host(str host, uint8_t *out) except -1:
+    """A numeric address in the form of IPv6; whether it is one of IPv4."""
+    cdef uint8_t v4[4]
+    text = host.partition("%")[0].encode()
+    if inet_pton(AF_INET, text, v4) == 1:
+        map_v4(out, v4)
+    elif inet_pton(AF_INET6, text, out) != 1:
+        raise ValueError(f"not an address: {host}")
+    return is_mapped(out)
+
 
 cdef int header_write(uint8_t *out, int version, const Origin *origin) noexcept nogil:
     """Write a header of version 1 or 2 into OWN_HEADER_BYTES of room; returns its length."""

@@ -26,6 +26,7 @@ import os
 import select
 import time
 
+from mproxy.ground.words import say_duration
 from mproxy.io._output import is_terminal, is_writable, write_now
 
 TYPE_CHECKING = False
@@ -53,10 +54,10 @@ _LOOK_US = 10_000_000
 
 
 class Seconds(float):
-    """A duration in seconds: `6.213s` in text, a number in JSON."""
+    """A duration in seconds: in text `6.213s`, and from a minute on `2m5s` or `3d4h`; a number in JSON."""
 
     def __str__(self) -> str:
-        return f"{float(self):.3f}s"
+        return f"{float(self):.3f}s" if self < 60 else say_duration(self).replace(" ", "")
 
 
 class Log:

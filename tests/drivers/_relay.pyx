@@ -12,7 +12,7 @@ from mproxy.relay._cidr cimport CidrSet
 from mproxy.relay.udp._gather cimport Gather, gather_decide, gather_full, gather_is_due
 from mproxy.relay.tcp._pipes cimport Pipe, PipePool
 from mproxy.relay.udp._ports cimport port_rest, port_rests
-from mproxy.relay._proxy_header cimport OWN_HEADER_BYTES, Origin, header_parse, header_write
+from mproxy.relay._proxy_header cimport Origin, header_parse
 from mproxy.relay.udp._runs cimport ANY_SEGMENT, Piece, Run, run_next
 from mproxy.relay.udp._flow_table cimport (
     OF_GROUP, OF_TABLE, STANDINGS, FlowEntry, FlowGroup, FlowKey, Roll, FlowTable, FlowSource, group_ended,
@@ -114,27 +114,6 @@ def rests(uint16_t port, int64_t now):
 
 
 # ---- PROXY protocol
-
-def encode_header(int version, origin):
-    """The header for ((source, port), (destination, port)), or None when that is not known."""
-    cdef Origin found
-    cdef uint8_t out[OWN_HEADER_BYTES]
-    cdef const uint8_t *packed
-    memset(&found, 0, sizeof(found))
-    if origin is not None:
-        (source, found.source_port), (destination, found.destination_port) = origin
-        address = ipaddress.ip_address(source)
-        found.family = <uint16_t>(AF_INET if address.version == 4 else AF_INET6)
-        data = address.packed
-        packed = data
-        memcpy(found.source, packed, address.max_prefixlen // 8)
-        address = ipaddress.ip_address(destination)
-        data = address.packed
-        packed = data
-        memcpy(found.destination, packed, address.max_prefixlen // 8)
-    length = header_write(out, version, &found)
-    return (<char *>out)[:length]
-
 
 def parse_header(bytes data):
     """(length, origin as for `encode_header`); length 0: more is to come; None: no header."""

@@ -50,10 +50,10 @@ def broken(page):
 
 
 def options_of(program):
-    """Every option that `./program --help` shows, or `mproxy program --help`."""
+    """Every option that `./program --help-all` shows, or `mproxy program --help-all`."""
     program, *word = program.split()
     command = [sys.executable, "-m", "mproxy.programs.main", *word] if word else [ROOT / program]
-    done = subprocess.run([*command, "--help"], capture_output=True, text=True, timeout=30, cwd=ROOT)
+    done = subprocess.run([*command, "--help-all"], capture_output=True, text=True, timeout=30, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return set(OPTION.findall(done.stdout))
 

@@ -116,6 +116,8 @@ def test_a_duration_is_a_number_in_json(text, json_lines):
     for pipe in (text, json_lines):
         pipe.log.info("resumed", after=say_seconds(6_213_400))
     assert text.read().endswith(" after=6.213s\n")
+    text.log.info("resumed", after=say_seconds(3 * 3600_000_000 + 425_000_000))
+    assert text.read().endswith(" after=3h7m\n")
     assert json.loads(json_lines.read())["after"] == 6.213
 
 

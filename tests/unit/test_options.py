@@ -382,17 +382,37 @@ def test_complaints_are_one_printable_line(capfd):
 
 # --- help, version, start ---
 
-@pytest.mark.parametrize("words", [*mproxy_main.PROGRAMS, "relay check", "relay reload", "relay stop", "relay status"])
-def test_help_fits_80_columns_and_says_what_a_time_is(words, capsys):
+PROGRAMS = [*mproxy_main.PROGRAMS, "relay check", "relay reload", "relay stop", "relay status"]
+OPTION = re.compile(r"(?<![\w-])--?[a-zA-Z][a-z-]*")
+
+
+def help_of(words, option, capsys):
+    """What `mproxy words option` prints."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         with pytest.raises(SystemExit) as caught:
-            mproxy_main.main([*words.split(), "--help"])
+            mproxy_main.main([*words.split(), option])
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    text = capsys.readouterr().out
     assert caught.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", PROGRAMS)
+def test_help_fits_a_terminal_and_names_real_options(words, capsys):
+    text, whole = help_of(words, "--help", capsys), help_of(words, "--help-all", capsys)
+    assert text.startswith("usage: ") and text.count("\n") <= 24
+    assert max(map(len, text.splitlines())) <= 80
+    if text != whole:
+        assert f"{words if words in PARSE else f'mproxy {words}'} --help-all" in text
+    lines = [line for line in text.splitlines() if not line.startswith("  ssh ") and "'ssh " not in line]
+    assert set(OPTION.findall("\n".join(lines))) - {"--attach", "--debug"} <= set(OPTION.findall(whole))
+
+
+@pytest.mark.parametrize("words", PROGRAMS)
+def test_the_whole_help_fits_80_columns_and_says_what_a_time_is(words, capsys):
+    text = help_of(words, "--help-all", capsys)
     assert max(map(len, text.splitlines())) <= 80
     assert "TIME is a number with " in text or "TIME" not in text
     assert not re.search(r"\w-\n", text), "a word is divided"
@@ -401,7 +421,7 @@ def test_help_fits_80_columns_and_says_what_a_time_is(words, capsys):
 @pytest.mark.parametrize("program", ["cproxy", "sproxy"])
 def test_help_is_complete(program, capsys):
     with pytest.raises(SystemExit) as caught:
-        PARSE[program](["--help"])
+        PARSE[program](["--help-all"])
     text = capsys.readouterr().out
     assert caught.value.code == 0
     config_class = {"cproxy": CproxyConfig, "sproxy": SproxyConfig}[program]
@@ -410,7 +430,7 @@ def test_help_is_complete(program, capsys):
     if program == "sproxy":
         words.add("connect_timeout_us")
     for name in shown.keys() - words:
-        assert f"\n  {shown[name].option} " in text or f"\n  {shown[name].option}\n" in text, name
+        assert re.search(rf"\n  (-\w \S+, )?{shown[name].option}[ \n]", text), name
     for name in SessionConfig.settings().keys() | {"drain_us", "max_sessions"} & shown.keys():
         assert f"(default {shown[name].format(shown[name].default)}" in " ".join(text.split()), name
     assert "examples:" in text and "kB" in text
@@ -418,7 +438,7 @@ def test_help_is_complete(program, capsys):
 
 def test_help_mentions_telnet_forwarding_and_proxy_command(capsys):
     with pytest.raises(SystemExit):
-        parse_cproxy(["-h"])
+        parse_cproxy(["--help-all"])
     text = capsys.readouterr().out
     for word in ("telnet 127.0.0.1 5200", "ssh -L", "ProxyCommand='cproxy --stdio %h 6200'"):
         assert word in text
@@ -461,18 +481,29 @@ def test_mproxy_dispatches_the_rest_of_the_words(monkeypatch):
 
 
 def test_mproxy_help_and_version(capsys):
-    assert mproxy_main.main(["--help"]) == 0
+    assert mproxy_main.main(["--help-all"]) == 0
     text = capsys.readouterr().out
     assert all(f"\n  {name} " in text for name in mproxy_main.PROGRAMS)
     assert max(map(len, text.splitlines())) <= 80
+    assert mproxy_main.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(re.search(rf"\b{name}\b", text) for name in mproxy_main.PROGRAMS)
+    assert max(map(len, text.splitlines())) <= 80 and text.count("\n") <= 24
     assert mproxy_main.main(["--version"]) == 0
     assert capsys.readouterr().out == f"mproxy {mproxy.__version__}\n"
+
+
+def test_mproxy_alone_says_in_ten_lines_what_it_can_do(capsys):
+    assert mproxy_main.main([]) == 0
+    text = capsys.readouterr().out
+    assert text.count("\n") == 10 and max(map(len, text.splitlines())) <= 80
+    named = {command.removeprefix("mproxy ").split()[0] for command, _ in mproxy_main.OVERVIEW}
+    assert named <= mproxy_main.PROGRAMS.keys()
 
 
 @pytest.mark.parametrize("argv, start", [
     (["relax"], "mproxy: relax is not an mproxy program. Choose from cproxy, sproxy,"),
     (["--what"], "mproxy: --what is not an mproxy program."),
-    ([], "mproxy: no program given. Choose from"),
 ])
 def test_mproxy_refuses_unknown_programs_in_one_line(argv, start, capfd):
     assert mproxy_main.main(argv) == 2

@@ -3,7 +3,9 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.drivers._relay import encode_header, parse_header
+from tests.drivers._relay import parse_header
+
+from mproxy.relay._proxy_header import make_header
 
 FOUR = (("192.0.2.7", 40_000), ("203.0.113.9", 443))
 SIX = (("2001:db8::7", 1), ("ff02::1:2", 65_535))
@@ -20,7 +22,7 @@ V2_FOUR = SIGNATURE + b"\x21\x11\0\x0c\xc0\0\2\7\xcb\0\x71\x09\x9c\x40\x01\xbb"
     (2, None, SIGNATURE + b"\x21\0\0\0"),
 ])
 def test_bytes_of_the_specification(version, origin, header):
-    assert encode_header(version, origin) == header
+    assert make_header(version, origin) == header
     assert parse_header(header) == (len(header), origin)
     assert parse_header(header + b"PROXY and the rest") == (len(header), origin)
 
@@ -28,7 +30,7 @@ def test_bytes_of_the_specification(version, origin, header):
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("origin", [FOUR, SIX, LONGEST, None])
 def test_byte_by_byte(version, origin):
-    header = encode_header(version, origin)
+    header = make_header(version, origin)
     assert len(header) <= 107
     for n in range(len(header)):
         assert parse_header(header[:n]) == (0, None)
@@ -39,7 +41,7 @@ def test_byte_by_byte(version, origin):
        st.tuples(st.ip_addresses(v=6), st.ip_addresses(v=6)), st.integers(0, 65535), st.integers(0, 65535))
 def test_there_and_back(version, addresses, source_port, destination_port):
     origin = (str(addresses[0]), source_port), (str(addresses[1]), destination_port)
-    header = encode_header(version, origin)
+    header = make_header(version, origin)
     assert parse_header(header) == (len(header), origin)
 
 

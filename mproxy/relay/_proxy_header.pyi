@@ -1,0 +1,3 @@
+from mproxy.ground.shapes import Sockaddr
+
+def make_header(version: int, origin: tuple[Sockaddr, Sockaddr] | None) -> bytes: ...
