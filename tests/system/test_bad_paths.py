@@ -233,7 +233,7 @@ def test_a_key_refused_elsewhere_is_a_hint(pair, session):
 def test_of_two_sproxies_behind_one_name_the_own_one_is_found_again(pair, lab, ends):
     """Goal: they have the same key, and the one that does not have the session is nearer: after changes of the address
     the session goes on, and is given up by nobody."""
-    far = long_cable(ends, lab.server, lab.router, 0.2)
+    far = long_cable(ends, lab.server, lab.router, 0.4)
     own = far.address(2)
     lab.client.knows(server=own)
     pair.echo()
