@@ -124,7 +124,7 @@ class Delivery(SendObserver):
     def done_bytes(self) -> int:
         """Bytes of files that have arrived or are on their way."""
         sender = self._sender
-        return self._done_before + (sender.sent_bytes + sender.kept_bytes if sender else self._done_last)
+        return self._done_before + (sender.done_bytes if sender else self._done_last)
 
     @property
     def statistics(self) -> dict[str, int]:
@@ -320,7 +320,7 @@ class Delivery(SendObserver):
             self.kept_bytes = sender.kept_bytes
         self._heard_at = sender.link.heard_us
         self._sent_bytes += sender.sent_bytes
-        self._done_last = sender.sent_bytes + sender.kept_bytes
+        self._done_last = sender.done_bytes
         _add(self._ended, sender.link.statistics)
 
     def _finish(self, error: str | None, code: int) -> None:

@@ -23,6 +23,11 @@ class ArrivingFile:
         """Write a block whose digest must be `digest`; False when it is another."""
         raise NotImplementedError
 
+    def write_holes(self, first: int, count: int) -> None:
+        """These blocks, none of which is the last, are zeros: nothing is on the sender's disk. Only of a sparse file,
+        and not of a destination that takes no holes."""
+        raise NotImplementedError
+
     def finish(self, size: int, digest: bytes) -> bytes | None:
         """All has arrived: give it its name; returns the root. None: that is not the sender's, and nothing is kept."""
         raise NotImplementedError

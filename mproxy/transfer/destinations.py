@@ -65,6 +65,7 @@ class Destination:
     """Where files go. What a method's docstring says about threads holds for all destinations."""
 
     one_sender = False
+    takes_holes = True
     spread: Spread  # for long work
 
     def place_of(self, file: File) -> object:
@@ -253,6 +254,7 @@ class IntoPipe(Destination):
     """Standard output: one file after the other, from one sender at a time."""
 
     one_sender = True
+    takes_holes = False
 
     def __init__(self, fd: int = 1) -> None:
         self.fd = fd

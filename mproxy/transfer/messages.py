@@ -2,10 +2,11 @@
 
     sender                                            receiver
     HELLO {version}
-                                                      HELLO {version, how many files ahead}
-    FILE {index, kind, mode, mtime, size, identity, name[, other]}
+                                                      HELLO {version, how many files ahead, takes holes}
+    FILE {index, kind, sparse, mode, mtime, size, identity, name[, other]}
                                                       WANT {index, ranges of blocks}   or   RESULT {index, why not}
     BLOCK {index, number, digest} data ...
+    HOLES {index, first block, number of blocks}
     END {index, size, root}
                                                       RESULT {index, code, root, text}
     BYE                                               BYE
@@ -13,6 +14,9 @@
 FILE messages go ahead of the data, as many as the receiver's HELLO allows, and AHEAD before it has come, so that small
 files do not cost a round trip each. `other`, behind a zero byte, is where a symbolic link leads, or the name of a file
 that has arrived and is the same one (a hard link): the receiver compares, and asks for what it does not find.
+
+HOLES stands for BLOCKs of zeros that take no room on the sender's disk, never the last one; only of a file that is
+said to be sparse, and only if the receiver takes them.
 
 A RESULT of the sender in place of END says that the source has changed. A root of zeros in END means that the sender
 was asked for only a part of the file. A pipe's blocks come in parts (mproxy.transfer.parts). All numbers are
@@ -34,7 +38,7 @@ if TYPE_CHECKING:
     from typing import Self, TypeAlias
 
     # What `parse_payload` returns.
-    Message: TypeAlias = "int | File | Want | End | Outcome | None"
+    Message: TypeAlias = "Hello | File | Want | End | Outcome | Holes | None"
 
 TRANSFER_VERSION = 2
 
@@ -58,11 +62,12 @@ UNKNOWN_SIZE = (1 << 64) - 1
 MOST_TIME_NS = (1 << 63) - 1
 
 HEADER = struct.Struct(">B3xI")  # type, bytes of payload
-_HELLO = struct.Struct(">HH4x")  # version, files ahead (of a receiver; 0: AHEAD)
-_FILE = struct.Struct(">IBxHqQ16s")  # index, kind, mode, mtime (ns), size, identity; then the names
+_HELLO = struct.Struct(">HH?3x")  # version; of a receiver: files ahead (0: AHEAD), whether it takes holes
+_FILE = struct.Struct(">IB?HqQ16s")  # index, kind, sparse, mode, mtime (ns), size, identity; then the names
 _WANT = struct.Struct(">II")  # index, number of ranges
 _RANGE = struct.Struct(">II")  # first block, number of blocks
 BLOCK = struct.Struct(f">II{DIGEST_BYTES}s")  # index, number, digest; then the data
+_HOLES = struct.Struct(">III")  # index, first block, number of blocks
 _END = struct.Struct(f">I4xQ{DIGEST_BYTES}s")  # index, size, root
 _RESULT = struct.Struct(f">IB3x{DIGEST_BYTES}s")  # index, code, root; then text
 
@@ -75,6 +80,7 @@ class MessageType(enum.IntEnum):
     END = 5
     RESULT = 6
     BYE = 7
+    HOLES = 8
 
 
 class FileKind(enum.IntEnum):
@@ -104,10 +110,21 @@ _RESULTS = {code.value: code for code in Result}
 
 _LEAST_BYTES = {MessageType.HELLO: _HELLO.size, MessageType.FILE: _FILE.size, MessageType.WANT: _WANT.size,
                 MessageType.BLOCK: BLOCK.size, MessageType.END: _END.size, MessageType.RESULT: _RESULT.size,
-                MessageType.BYE: 0}
+                MessageType.BYE: 0, MessageType.HOLES: _HOLES.size}
 
 
-class File(namedtuple("File", "index kind mode mtime_ns size identity name other", defaults=(b"",))):
+class Hello(namedtuple("Hello", "ahead takes_holes")):
+    """A HELLO message, of a receiver: how many files may be announced ahead, and whether it takes HOLES."""
+
+    __slots__ = ()
+    ahead: int
+    takes_holes: bool
+
+    if TYPE_CHECKING:
+        def __new__(cls, ahead: int, takes_holes: bool) -> Self: ...
+
+
+class File(namedtuple("File", "index kind mode mtime_ns size identity name other sparse", defaults=(b"", False))):
     """A FILE message: what the sender has. `identity` tells one state of the source from another; `other` is the target
     of a symbolic link, or the name of a file that is the same."""
 
@@ -120,6 +137,7 @@ class File(namedtuple("File", "index kind mode mtime_ns size identity name other
     identity: bytes
     name: bytes
     other: bytes
+    sparse: bool
 
     @property
     def has_data(self) -> bool:
@@ -128,7 +146,7 @@ class File(namedtuple("File", "index kind mode mtime_ns size identity name other
 
     if TYPE_CHECKING:
         def __new__(cls, index: int, kind: FileKind, mode: int, mtime_ns: int,
-                    size: int, identity: bytes, name: bytes, other: bytes = b"") -> Self: ...
+                    size: int, identity: bytes, name: bytes, other: bytes = b"", sparse: bool = False) -> Self: ...
 
 
 class Want(namedtuple("Want", "index ranges")):
@@ -152,6 +170,18 @@ class Block(namedtuple("Block", "index number digest")):
 
     if TYPE_CHECKING:
         def __new__(cls, index: int, number: int, digest: bytes) -> Self: ...
+
+
+class Holes(namedtuple("Holes", "index first count")):
+    """A HOLES message."""
+
+    __slots__ = ()
+    index: int
+    first: int
+    count: int
+
+    if TYPE_CHECKING:
+        def __new__(cls, index: int, first: int, count: int) -> Self: ...
 
 
 class End(namedtuple("End", "index size root")):
@@ -183,13 +213,13 @@ def _pack(kind: MessageType, *parts: bytes) -> bytes:
     return HEADER.pack(kind, sum(map(len, parts))) + b"".join(parts)
 
 
-def pack_hello(ahead: int = 0) -> bytes:
-    return _pack(MessageType.HELLO, _HELLO.pack(TRANSFER_VERSION, ahead))
+def pack_hello(ahead: int = 0, takes_holes: bool = False) -> bytes:
+    return _pack(MessageType.HELLO, _HELLO.pack(TRANSFER_VERSION, ahead, takes_holes))
 
 
 def pack_file(file: File) -> bytes:
     names = file.name + b"\0" + file.other if file.other else file.name
-    return _pack(MessageType.FILE, _FILE.pack(*file[:6]), names)
+    return _pack(MessageType.FILE, _FILE.pack(file.index, file.kind, file.sparse, *file[2:6]), names)
 
 
 def pack_want(index: int, ranges: Collection[tuple[int, int]]) -> bytes:
@@ -199,6 +229,10 @@ def pack_want(index: int, ranges: Collection[tuple[int, int]]) -> bytes:
 def pack_block_header(index: int, number: int, digest: bytes, length: int) -> bytes:
     """All of a BLOCK message but its data."""
     return HEADER.pack(MessageType.BLOCK, BLOCK.size + length) + BLOCK.pack(index, number, digest)
+
+
+def pack_holes(index: int, first: int, count: int) -> bytes:
+    return _pack(MessageType.HOLES, _HOLES.pack(index, first, count))
 
 
 def pack_end(index: int, size: int, root: bytes) -> bytes:
@@ -243,21 +277,20 @@ def parse_payload(kind: MessageType, payload: bytes | memoryview) -> Message:
     return _PARSERS[kind](payload)
 
 
-def _parse_hello(payload: bytes) -> int:
-    """How many files may be announced ahead."""
+def _parse_hello(payload: bytes) -> Hello:
     version: int
     ahead: int
-    version, ahead = _HELLO.unpack(payload[:_HELLO.size])
+    version, ahead, takes_holes = _HELLO.unpack(payload[:_HELLO.size])
     if version != TRANSFER_VERSION:
         raise bad(f"the peer speaks version {version} of the transfer protocol, this program speaks version"
                   f" {TRANSFER_VERSION}")
-    return max(AHEAD, min(ahead, MOST_AHEAD))
+    return Hello(max(AHEAD, min(ahead, MOST_AHEAD)), takes_holes)
 
 
 def _parse_file(payload: bytes) -> File:
-    index, number, *rest = _FILE.unpack(payload[:_FILE.size])
+    index, number, sparse, *rest = _FILE.unpack(payload[:_FILE.size])
     name, _, other = payload[_FILE.size:].partition(b"\0")
-    file = File._make((index, _KINDS.get(number), *rest, name, other))
+    file = File._make((index, _KINDS.get(number), *rest, name, other, sparse))
     if index > MOST_INDEX or file.kind is None or len(name) > MOST_NAME_BYTES or len(other) > MOST_NAME_BYTES:
         raise bad("a malformed FILE message")
     limit = UNKNOWN_SIZE if file.kind == FileKind.PIPE else MOST_SIZE
@@ -277,6 +310,12 @@ def _parse_want(payload: bytes) -> Want:
             raise bad("ranges out of order")
         end = first + length
     return Want(index, ranges)
+
+
+def _parse_holes(payload: bytes) -> Holes:
+    if len(payload) != _HOLES.size:
+        raise bad("a holes message of the wrong length")
+    return Holes(*_HOLES.unpack(payload))
 
 
 def _parse_end(payload: bytes) -> End:
@@ -299,4 +338,5 @@ def _parse_bye(payload: bytes) -> None:
 
 _PARSERS: dict[MessageType, Callable[[bytes], Message]] = {
     MessageType.HELLO: _parse_hello, MessageType.FILE: _parse_file, MessageType.WANT: _parse_want,
-    MessageType.END: _parse_end, MessageType.RESULT: _parse_result, MessageType.BYE: _parse_bye}
+    MessageType.END: _parse_end, MessageType.RESULT: _parse_result, MessageType.BYE: _parse_bye,
+    MessageType.HOLES: _parse_holes}

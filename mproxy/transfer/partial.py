@@ -41,9 +41,10 @@ from mproxy.transfer._disk import (
 )
 from mproxy.transfer.arriving import ArrivingFile
 from mproxy.transfer.file_names import PART, temporary_names
+from mproxy.transfer.holes import fill_with_zeros, is_hole, write_with_holes
 from mproxy.transfer.messages import MOST_RANGES, FileKind
 from mproxy.transfer.parts import Parts
-from mproxy.transfer.tree import DIGEST_BYTES, LEAF_BYTES, block_count, block_length, leaf, root
+from mproxy.transfer.tree import DIGEST_BYTES, LEAF_BYTES, ZERO_DIGEST, block_count, block_length, leaf, root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -149,6 +150,7 @@ class PartialFile(ArrivingFile):
         self._cancelled = False
         self._made: list[bytes] = []  # temporary names that did not exist before
         self._begun = False
+        self._is_new = False  # nothing of it was there before, so what is not written is a hole
         self._discarded = False  # what now has the temporary names is not ours
         self.in_order = file.kind == FileKind.PIPE
         self.kept_blocks = 0  # that were there from an earlier attempt
@@ -229,7 +231,7 @@ class PartialFile(ArrivingFile):
         data = os.pread(self._state_fd, length, 0)
         if len(data) != length or _STATE.unpack_from(data) != (_MAGIC, size, self._file.identity):
             return False
-        if os.fstat(self._fd).st_size > size:
+        if self._file.sparse or os.fstat(self._fd).st_size > size:
             os.ftruncate(self._fd, size)
         self._digests = bytearray(data[_STATE.size:])
         self._forget(self._damaged())
@@ -248,6 +250,8 @@ class PartialFile(ArrivingFile):
             if self._cancelled:
                 raise Cancelled("no longer wanted")
             if not self._has(number):
+                continue
+            if self._digest(number) == ZERO_DIGEST and number < count - 1 and is_hole(self._fd, number, size):
                 continue
             length = block_length(size, number)
             data = read_block(self._fd, buffer, number, length)
@@ -268,11 +272,15 @@ class PartialFile(ArrivingFile):
             self._note(number, _MISSING)
 
     def _start_anew(self) -> None:
-        if self._file.kind == FileKind.FILE and self._file.size > LEAF_BYTES:  # a single block tells when it is written
+        # A single block tells when it is written, and nobody knows how much of a sparse file there is.
+        if self._file.kind == FileKind.FILE and self._file.size > LEAF_BYTES and not self._file.sparse:
             self._check_room()  # first: the digests of an absurd size would fill the memory
         for fd, name in ((self._fd, self._part), (self._state_fd, self._state_name)):
             if fd >= 0 and name not in self._made:
                 os.ftruncate(fd, 0)
+        self._is_new = True
+        if self._file.sparse:
+            os.ftruncate(self._fd, self._file.size)
         if self._file.kind == FileKind.FILE:
             self._digests = bytearray(block_count(self._file.size) * DIGEST_BYTES)
         if self._state_fd >= 0 and self._digests:
@@ -288,7 +296,7 @@ class PartialFile(ArrivingFile):
 
     def _reserve(self) -> None:
         """Reserve room a step ahead of what arrives, never more than has arrived; OSError where there is none."""
-        if self._file.kind != FileKind.FILE or not self._reserving.acquire(blocking=False):
+        if self._file.kind != FileKind.FILE or self._file.sparse or not self._reserving.acquire(blocking=False):
             return
         try:
             here = self.kept_blocks * LEAF_BYTES + self._arrived
@@ -334,11 +342,24 @@ class PartialFile(ArrivingFile):
             at = place
         elif leaf(data, number, number == block_count(self._file.size) - 1) != digest:
             return False
-        write_at(self._fd, data, at)
+        if self._file.sparse and self._is_new:
+            write_with_holes(self._fd, data, at)
+        else:
+            write_at(self._fd, data, at)
         self._arrived += len(data)
         self._note(number, digest)
         self._reserve()
         return True
+
+    def write_holes(self, first: int, count: int) -> None:
+        if not self._is_new:
+            for number in range(first, first + count):
+                if not is_hole(self._fd, number, self._file.size):
+                    fill_with_zeros(self._fd, number)
+        digests, at = ZERO_DIGEST * count, first * DIGEST_BYTES
+        self._digests[at:at + len(digests)] = digests
+        if self._state_fd >= 0:
+            os.pwrite(self._state_fd, digests, _STATE.size + at)
 
     def _note(self, number: int, digest: bytes) -> None:
         at = number * DIGEST_BYTES

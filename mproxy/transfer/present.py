@@ -14,9 +14,10 @@ from mproxy.ground.errors import MproxyError
 from mproxy.transfer._disk import find, is_named, link_open, remove_named, status_of
 from mproxy.transfer.arriving import ArrivingFile
 from mproxy.transfer.file_names import temporary_names
+from mproxy.transfer.holes import is_hole
 from mproxy.transfer.messages import FileKind
 from mproxy.transfer.partial import Cancelled, one_by_one, read_block, spans
-from mproxy.transfer.tree import LEAF_BYTES, block_count, block_length, leaf, root
+from mproxy.transfer.tree import LEAF_BYTES, ZERO_DIGEST, block_count, block_length, leaf, root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -90,6 +91,9 @@ class PresentFile(ArrivingFile):
         for number in numbers:
             if self._cancelled:
                 raise Cancelled("no longer wanted")
+            if number < self.kept_blocks - 1 and self._file.sparse and is_hole(self._fd, number, self._file.size):
+                digests.append((number, ZERO_DIGEST))
+                continue
             data = read_block(self._fd, buffer, number, block_length(self._file.size, number))
             digests.append((number, leaf(data, number, number == self.kept_blocks - 1)))
         return digests

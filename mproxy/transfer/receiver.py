@@ -14,11 +14,22 @@ from collections.abc import Callable, Sequence
 from mproxy.transfer import messages
 from mproxy.transfer.allowance import ALL_DIGEST_BYTES, Allowance
 from mproxy.transfer.conversation import Conversation
-from mproxy.transfer.destinations import Refusal
-from mproxy.transfer.file_names import BadName
-from mproxy.transfer.messages import MOST_AHEAD, End, File, FileKind, MessageType, Outcome, Result, Want, bad
-from mproxy.transfer.partial import Busy, Cancelled, Damaged, InTheWay, finish_together
+from mproxy.transfer.messages import (
+    MOST_AHEAD,
+    MOST_RANGES,
+    End,
+    File,
+    FileKind,
+    Holes,
+    MessageType,
+    Outcome,
+    Result,
+    Want,
+    bad,
+)
+from mproxy.transfer.partial import Busy, Cancelled, finish_together
 from mproxy.transfer.present import Differs
+from mproxy.transfer.results import result_of
 from mproxy.transfer.tree import DIGEST_BYTES, LEAF_BYTES, block_count, block_length
 from mproxy.transfer.workers import Kind, Together, tried
 from mproxy.transport._packet import EndCode
@@ -49,33 +60,9 @@ SMALL_BYTES = 16384  # a block this small needs none of these, but there are nev
 MOST_DIRECTORY_BYTES = 16 << 20
 DIRECTORY_BYTES = 256  # what one takes besides its name
 
-_CODES: dict[int | None, Result] = {
-    errno.ENOSPC: Result.NO_SPACE, errno.EDQUOT: Result.NO_SPACE, errno.EFBIG: Result.NO_SPACE,
-    errno.EACCES: Result.NO_PERMISSION, errno.EPERM: Result.NO_PERMISSION, errno.EROFS: Result.NO_PERMISSION,
-    errno.ENAMETOOLONG: Result.BAD_NAME, errno.EILSEQ: Result.BAD_NAME, errno.EEXIST: Result.EXISTS,
-    errno.EISDIR: Result.EXISTS}
+MOST_PENDING = MOST_RANGES + BUFFERS  # jobs of one file
 _ONE_BLOCK = ((0, 1),)
 _TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
-
-
-def result_of(error: Exception) -> tuple[Result, str]:
-    """(Result, text) of an exception."""
-    if isinstance(error, Refusal):
-        return error.result, str(error)
-    if isinstance(error, BadName):
-        return Result.BAD_NAME, str(error)
-    if isinstance(error, (Busy, InTheWay)):
-        return Result.EXISTS, str(error)
-    if isinstance(error, Damaged):
-        return Result.DAMAGED, str(error)
-    if isinstance(error, OSError):
-        code = _CODES.get(error.errno, Result.FAILED)
-        if error.errno == errno.EISDIR:
-            return code, "a directory of that name is there"
-        if code == Result.EXISTS:
-            return code, "a different file of this name exists; --force replaces it"
-        return code, error.strerror or str(error)
-    return Result.FAILED, str(error)
 
 
 def _finish_whole(target: ArrivingFile, block: Block, data: memoryview, end: End) -> Written:
@@ -111,6 +98,7 @@ class _Arriving:
         self.pending = 0  # jobs that workers are doing for it
         self.failure: tuple[Result, str] | None = None  # (Result, text)
         self.end: End | None = None  # the END message
+        self.hole_blocks = 0  # that the sender has named
         self.looks = 0  # how often another transfer was found writing it
         self.holds = False  # a part of the Allowance
         self.settled = False
@@ -184,7 +172,7 @@ class FileReceiver(Conversation):
 
     def on_open(self) -> None:
         self._observer.on_open(self)
-        self.link.send(messages.pack_hello(MOST_AHEAD))
+        self.link.send(messages.pack_hello(MOST_AHEAD, self._destination.takes_holes))
 
     def _take_messages(self) -> None:
         with self._together:
@@ -206,6 +194,8 @@ class FileReceiver(Conversation):
             if arriving is not None:
                 arriving.failure = (message.code, message.text or "the sender gave up on this file")
                 self._advance(arriving)
+        elif isinstance(message, Holes):
+            self._on_holes(message)
         elif kind == MessageType.BYE:
             self._on_bye()
         elif isinstance(message, Want):
@@ -366,6 +356,20 @@ class FileReceiver(Conversation):
         else:
             self._advance(arriving)
 
+    def _on_holes(self, holes: Holes) -> None:
+        arriving = self._arriving(holes.index)
+        if arriving is None or arriving.failure:
+            return
+        target = arriving.target
+        arriving.hole_blocks += holes.count
+        # Between two holes there is data, or the end of a range that was asked for.
+        if (not arriving.asked or target is None or arriving.end is not None or not arriving.file.sparse
+                or not self._destination.takes_holes or arriving.pending > MOST_PENDING
+                or holes.first + holes.count >= arriving.blocks or arriving.hole_blocks >= arriving.blocks):
+            raise bad("holes of a file that was not requested, or that has none there")
+        self._submit(arriving, lambda: target.write_holes(holes.first, holes.count),
+                     lambda _result, error: self._was_written(arriving, None, True, error))
+
     def _on_bye(self) -> None:
         if self._files:
             raise bad("the sender said goodbye before its files were complete")
@@ -501,8 +505,9 @@ class FileReceiver(Conversation):
         workers = self._in_order if in_order else self._workers
         workers.submit(function, done, short=arriving.is_small)
 
-    def _was_written(self, arriving: _Arriving, buffer: bytearray, good: bool, error: Exception | None) -> None:
-        self._release(buffer)
+    def _was_written(self, arriving: _Arriving, buffer: bytearray | None, good: bool, error: Exception | None) -> None:
+        if buffer is not None:
+            self._release(buffer)
         arriving.pending -= 1
         if error is not None:
             arriving.failure = arriving.failure or result_of(error)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from mproxy.ground.errors import MproxyError
 from mproxy.transfer import messages
 from mproxy.transfer._disk import read_all
 from mproxy.transfer.conversation import Conversation
-from mproxy.transfer.messages import AHEAD, FileKind, MessageType, Outcome, Result, Want, bad
+from mproxy.transfer.messages import AHEAD, FileKind, Hello, MessageType, Outcome, Result, Want, bad
 from mproxy.transfer.source_file import UNKNOWN_ROOT, Changed
 from mproxy.transfer.tree import LEAF_BYTES, block_count, leaf
 from mproxy.transfer.workers import Kind, Together, tried
@@ -51,13 +51,14 @@ class SendObserver:
 class _Reading:
     """A block, or a small file, that is being read or waits to be sent."""
 
-    __slots__ = ("block", "buffer", "done", "error", "index", "source", "whole")
+    __slots__ = ("block", "buffer", "done", "error", "holes", "index", "source", "whole")
 
     def __init__(self, source: SourceFile, index: int) -> None:
         self.source = source
         self.index = index
         self.buffer: bytearray | None = None    # free again once its data is in the connection's ring
         self.done = False                       # it was read
+        self.holes: range | None = None         # or blocks of which there is nothing to read
         self.block: ReadBlock | None = None     # None, and no `whole`: behind the end
         self.whole: ReadWhole | None = None     # of a small file: all of it
         self.error: Exception | None = None     # or what went wrong
@@ -89,17 +90,24 @@ class FileSender(Conversation):
         self._most_ahead = AHEAD  # files that may be announced and not settled
         self._announced = 0
         self._announcing = False
+        self._may_send_holes = False
         self._first_names = 0  # sources that are not another name of one before them; those are at the end
         self._settled = 0
         self._said_bye = False
         self._together = Together(workers)
         self._small = Kind(_read_all, self._was_read_whole)
-        self._wanted: deque[tuple[int, Iterator[int]]] = deque()  # index, block numbers
+        self._wanted: deque[tuple[int, Iterator[int | range]]] = deque()  # index, block numbers
         self._reading: deque[_Reading] = deque()  # in the order of sending
         self._spare: list[bytearray] = []  # buffers for blocks, kept because new ones would have to be cleared
         self._leaving: bytearray | None = None  # the buffer whose block is being copied into the connection's ring
         self.sent_bytes = 0  # of files
         self.kept_bytes = 0  # that the receiver had already
+        self.hole_bytes = 0  # that need not be sent
+
+    @property
+    def done_bytes(self) -> int:
+        """Bytes of files that have arrived or are on their way."""
+        return self.sent_bytes + self.kept_bytes + self.hole_bytes
 
     def start(self, sources: list[SourceFile]) -> None:
         """Say hello and announce: it leaves with the first packet that may carry it, sealed if there are keys."""
@@ -122,20 +130,19 @@ class FileSender(Conversation):
         if isinstance(message, Want):
             source = self._source_of(message.index)
             source.check_wanted(message.ranges)
-            numbers = range(block_count(source.size)) if source.compared else _numbers(message.ranges)
-            self._wanted.append((message.index, iter(numbers)))
+            self._want(message.index, ((0, block_count(source.size)),) if source.compared else message.ranges)
             if source.kind == FileKind.FILE:
                 self.kept_bytes -= source.kept_bytes
                 source.kept_bytes = source.size - sum(
                     min(count * LEAF_BYTES, source.size - first * LEAF_BYTES) for first, count in message.ranges)
                 self.kept_bytes += source.kept_bytes
-            self._read()
+            self._send()
         elif isinstance(message, Outcome):
             self._settle(message)
         elif kind == MessageType.BYE:
             self.link.finish()
-        elif kind == MessageType.HELLO and isinstance(message, int):
-            self._most_ahead = message
+        elif isinstance(message, Hello):
+            self._most_ahead, self._may_send_holes = message.ahead, message.takes_holes
             self._announce()
         else:
             raise bad("the receiver sent a message that only a sender may send")
@@ -196,6 +203,11 @@ class FileSender(Conversation):
         self._observer.on_file(source)
         self._announce()
 
+    def _want(self, index: int, ranges: Sequence[tuple[int, int]]) -> None:
+        source = self._sources[index]
+        source.sparse = source.sparse and self._may_send_holes
+        self._wanted.append((index, source.pieces(ranges)))
+
     def _read(self) -> None:
         """Keep the workers busy."""
         while self._wanted:
@@ -219,8 +231,9 @@ class FileSender(Conversation):
             if number is None:  # behind the last block: END
                 self._wanted.popleft()
                 reading.done = True
-                if self._reading[0] is reading:
-                    self._send()
+                continue
+            if isinstance(number, range):
+                reading.holes, reading.done = number, True
                 continue
             source.reads += 1
             buffer = reading.buffer = self._spare.pop() if self._spare else bytearray(LEAF_BYTES)
@@ -241,18 +254,23 @@ class FileSender(Conversation):
             self._send()
 
     def _send(self) -> None:
-        """Send what was read, in order, while the connection has room."""
-        while self._reading and self._reading[0].done and self._may_send():
-            if self._leaving is not None:
-                self._spare.append(self._leaving)
-            reading = self._reading.popleft()
-            self._leaving = reading.buffer
-            if reading.source.outcome is None and not reading.source.failed:
-                self._send_one(reading.source, reading)
-        self._read()
+        """Send what was read, in order, while the connection has room, and have more read."""
+        ready = True
+        while ready:
+            while self._may_send():
+                if self._leaving is not None:
+                    self._spare.append(self._leaving)
+                reading = self._reading.popleft()
+                self._leaving = reading.buffer
+                if reading.source.outcome is None and not reading.source.failed:
+                    self._send_one(reading.source, reading)
+            self._read()
+            ready = self._may_send()  # there was something to send that need not be read
 
     def _may_send(self) -> bool:
-        """Whether the connection has room; for small files, whether not too many of them wait."""
+        """Whether something was read and the connection has room; for small files, whether not too many wait."""
+        if not self._reading or not self._reading[0].done:
+            return False
         return self.link.unsent < (SMALL_AHEAD if self._leaving is None and self._reading[0].source.is_small else 1)
 
     def _send_one(self, source: SourceFile, reading: _Reading) -> None:
@@ -262,6 +280,9 @@ class FileSender(Conversation):
                 raise reading.error
             if reading.whole is not None:
                 self._send_whole(source, index, *reading.whole)
+                return
+            if reading.holes:
+                self._send_holes(source, index, reading.holes)
                 return
             if reading.block is None:
                 if self._wanted and self._wanted[0][0] == index:
@@ -284,6 +305,12 @@ class FileSender(Conversation):
         if data:
             self.link.send(data)
 
+    def _send_holes(self, source: SourceFile, index: int, holes: range) -> None:
+        source.note_holes(holes)
+        if not source.compared:
+            self.hole_bytes += len(holes) * LEAF_BYTES
+            self.link.send(messages.pack_holes(index, holes.start, len(holes)))
+
     def _send_whole(self, source: SourceFile, index: int, data: bytearray, digest: bytes) -> None:
         source.note(0, digest, len(data))
         if source.compared:
@@ -298,8 +325,3 @@ def _why(error: Exception) -> str:
     if not isinstance(error, OSError):
         return str(error)
     return "it is now a symbolic link" if error.errno == errno.ELOOP else error.strerror or str(error)
-
-
-def _numbers(ranges: Iterable[tuple[int, int]]) -> Iterator[int]:
-    for first, count in ranges:
-        yield from range(first, first + count)

@@ -7,13 +7,14 @@ import hashlib
 import os
 import select
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from mproxy.ground.errors import MproxyError
 from mproxy.transfer._disk import Status, status_of
+from mproxy.transfer.holes import has_holes, pieces
 from mproxy.transfer.messages import MOST_NAME_BYTES, MOST_TIME_NS, UNKNOWN_SIZE, File, FileKind, bad
 from mproxy.transfer.parts import Parts
-from mproxy.transfer.tree import DIGEST_BYTES, LEAF_BYTES, block_count, block_length, leaf, root
+from mproxy.transfer.tree import DIGEST_BYTES, LEAF_BYTES, ZERO_DIGEST, block_count, block_length, leaf, root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class SourceFile:
         self.fd = fd
         self.expected_bytes = expected_bytes  # its size when it was found
         self.size = 0
+        self.sparse = False
         self.identity = bytes(16)
         self.status = Status()  # when it was opened
         self.outcome: Outcome | None = None  # once it is known
@@ -94,8 +96,10 @@ class SourceFile:
             return File(index, self.kind, mode, mtime_ns, UNKNOWN_SIZE, os.urandom(16), self.name)
         if self.kind == FileKind.FILE:
             self.size = status.st_size
+            self.sparse = has_holes(status) and not self.is_small
         self.identity = identity(status)
-        return File(index, self.kind, mode, mtime_ns, self.size, self.identity, self.name, self.same_as)
+        return File(index, self.kind, mode, mtime_ns, self.size, self.identity, self.name, self.same_as,
+                    self.sparse)
 
     def _open_link(self, index: int, path: str) -> File:
         status = os.lstat(path)
@@ -187,6 +191,16 @@ class SourceFile:
         self._digests[number] = digest
         if self.kind == FileKind.PIPE:
             self.size += length
+
+    def note_holes(self, numbers: range) -> None:
+        """It was said that these blocks are zeros."""
+        self._digests.update(dict.fromkeys(numbers, ZERO_DIGEST))
+
+    def pieces(self, ranges: Sequence[tuple[int, int]]) -> Iterator[int | range]:
+        """Numbers of the blocks to send, in order; a range of those that are holes."""
+        if self.sparse:
+            return pieces(self.fd, self.size, ranges)
+        return (number for first, count in ranges for number in range(first, first + count))
 
     def check_unchanged(self) -> None:
         """Raise Changed if the file was touched since `open`."""

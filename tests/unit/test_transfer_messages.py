@@ -11,7 +11,7 @@ from mproxy.transfer import messages, tree
 from mproxy.transfer.file_names import LONGEST_COMPONENT, BadName, split_name
 from mproxy.transfer.messages import HEADER, File, FileKind, MessageType, Result
 from mproxy.transfer.partial import Busy, PartialFile
-from mproxy.transfer.receiver import result_of
+from mproxy.transfer.results import result_of
 from mproxy.transfer.source_file import SourceFile
 
 DIGEST = bytes(range(32))
@@ -25,10 +25,12 @@ def taken(data):
 
 
 def test_there_and_back():
-    assert taken(messages.pack_hello()) == (MessageType.HELLO, messages.AHEAD)
-    assert taken(messages.pack_hello(100)) == (MessageType.HELLO, 100)
-    assert taken(messages.pack_hello(60000)) == (MessageType.HELLO, messages.MOST_AHEAD)
-    assert taken(messages.pack_file(FILE)) == (MessageType.FILE, FILE)
+    assert taken(messages.pack_hello()) == (MessageType.HELLO, (messages.AHEAD, False))
+    assert taken(messages.pack_hello(100, True)) == (MessageType.HELLO, (100, True))
+    assert taken(messages.pack_hello(60000)) == (MessageType.HELLO, (messages.MOST_AHEAD, False))
+    for file in (FILE, FILE._replace(sparse=True), FILE._replace(kind=FileKind.LINK, other=b"../f")):
+        assert taken(messages.pack_file(file)) == (MessageType.FILE, file)
+    assert taken(messages.pack_holes(3, 4, 5)) == (MessageType.HOLES, (3, 4, 5))
     assert taken(messages.pack_want(3, [(0, 2), (5, 1)])) == (MessageType.WANT, (3, ((0, 2), (5, 1))))
     assert taken(messages.pack_end(3, 9, DIGEST)) == (MessageType.END, (3, 9, DIGEST))
     assert taken(messages.pack_result(3, Result.EXISTS, DIGEST, "é")) == (
@@ -50,7 +52,8 @@ def test_whatever_comes_is_a_message_or_the_peers_fault(header, payload):
 
 
 @given(st.sampled_from([messages.pack_file(FILE), messages.pack_want(3, [(0, 2), (5, 1)]),
-                        messages.pack_end(3, 9, DIGEST), messages.pack_result(3, Result.DONE, DIGEST, "x")]),
+                        messages.pack_end(3, 9, DIGEST), messages.pack_result(3, Result.DONE, DIGEST, "x"),
+                        messages.pack_holes(3, 4, 5)]),
        st.integers(0, 200), st.integers(1, 255))
 def test_a_changed_byte_does_no_harm(data, place, change):
     damaged = bytearray(data)
