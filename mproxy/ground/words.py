@@ -26,6 +26,9 @@ SIZE_BYTES = {"": 1, "b": 1} | {
 # Digits on either side of the point; more would be a slip of the finger, or an attempt at a huge integer.
 _NUMBER_WITH_UNIT = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,15}))?([A-Za-z]*)", re.ASCII)
 
+_RATE = re.compile(r"([0-9]{1,12})(?:\.([0-9]{1,6}))?([kmg]?)(?:bit|bit/s)?", re.ASCII | re.IGNORECASE)
+_RATE_FACTOR = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
+
 _FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}", re.ASCII)
 
 # Characters that no host name has, but an option, a path, a URL or a mistyped HOST:PORT; the resolver judges the rest.
@@ -49,6 +52,18 @@ def parse_duration(text: str) -> int:
     if duration_us is None:
         raise UsageError("not a duration; use a number and a unit (us, ms, s, m, h, d), such as 100ms or 1.5h")
     return duration_us
+
+
+def parse_rate(text: str) -> int:
+    """`100Mbit`, `1.5Gbit`, `300k`; a bare number is bits a second; 0 is no limit."""
+    match = _RATE.fullmatch(text)
+    if match is None:
+        raise UsageError("not a rate; use a number and a unit (kbit, Mbit, Gbit), such as 100Mbit")
+    whole, fraction, unit = match[1], match[2] or "", match[3].lower()
+    rate: int = int(whole + fraction) * _RATE_FACTOR[unit] // 10 ** len(fraction)
+    if rate > 10**12 or 0 < rate < 1000:
+        raise UsageError("out of range (1kbit to 1000Gbit, or 0 for no limit)")
+    return rate
 
 
 def parse_size(text: str) -> int:

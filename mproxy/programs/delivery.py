@@ -25,6 +25,7 @@ from mproxy.programs.reach import Reach
 from mproxy.programs.sounding import Sounding
 from mproxy.transfer.messages import FileKind, Result
 from mproxy.transfer.sender import FileSender, SendObserver
+from mproxy.transfer.throttle import Throttle
 from mproxy.transfer.workers import Workers
 from mproxy.transport._packet import EndCode
 
@@ -70,12 +71,14 @@ class Delivery(SendObserver):
 
     def __init__(self, loop: Loop, endpoint: DatagramEndpoint, host: str, port: int,
                  look_up: Callable[[], list[Address]], keying: Callable[[], Keying | None], observer: DeliveryObserver,
-                 silence_us: int) -> None:
+                 silence_us: int, rate: int = 0) -> None:
+        """`rate`: bytes of files and what is said of them that may be sent in a second; 0: no limit."""
         self._loop, self._endpoint = loop, endpoint
         self._host, self._port = host, port
         self._look_up, self._keying = look_up, keying
         self._observer = observer
         self._silence_us = silence_us
+        self._rate = rate
         self._asker: Workers | None = None  # the worker that looks names up
         self._sources: list[SourceFile] = []
         self._known: set[SourceFile] = set()  # those whose outcome was told
@@ -175,10 +178,14 @@ class Delivery(SendObserver):
         """A receiver has answered: send to it, or try it beside the old connection."""
         self._stop_dialling()
         if self._sender is None and not self._ended:
-            sender = self._sender = FileSender(link, self._readers, self, self._keying())
+            sender = self._sender = self._send_over(link)
             sender.start(self._sources)
         else:
-            self._candidate = FileSender(link, self._readers, self, self._keying())
+            self._candidate = self._send_over(link)
+
+    def _send_over(self, link: Link) -> FileSender:
+        throttle = Throttle(self._loop, link, self._rate) if self._rate else None
+        return FileSender(link, self._readers, self, self._keying(), throttle)
 
     def _stop_dialling(self) -> None:
         self._reach = None

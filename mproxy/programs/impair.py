@@ -18,6 +18,7 @@ from mproxy.ground.words import (
     parse_duration,
     parse_host,
     parse_port,
+    parse_rate,
     parse_size,
     split_host_port,
 )
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
 _HIGHEST_SEED = 2**64 - 1
 
 LOOK_US = 250_000  # from one look whether packets were too large to the next
-
-_RATE = re.compile(r"([0-9]{1,12})(?:\.([0-9]{1,6}))?([kmg]?)(?:bit|bit/s)?", re.ASCII | re.IGNORECASE)
-_RATE_FACTOR = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
 
 class ImpairConfig(LogConfig):
@@ -111,18 +109,6 @@ def parse_percent(text: str) -> float:
     if value > 100:
         raise UsageError("not a percentage; use a number from 0 to 100, such as 5 or 0.1")
     return value / 100
-
-
-def parse_rate(text: str) -> int:
-    """`100Mbit`, `1.5Gbit`, `300k`; a bare number is bits a second; 0 is no limit."""
-    match = _RATE.fullmatch(text)
-    if match is None:
-        raise UsageError("not a rate; use a number and a unit (kbit, Mbit, Gbit), such as 100Mbit")
-    whole, fraction, unit = match[1], match[2] or "", match[3].lower()
-    rate: int = int(whole + fraction) * _RATE_FACTOR[unit] // 10 ** len(fraction)
-    if rate > 10**12 or 0 < rate < 1000:
-        raise UsageError("out of range (1kbit to 1000Gbit, or 0 for no limit)")
-    return rate
 
 
 def parse_mtu(text: str) -> int:

@@ -29,6 +29,7 @@ from mproxy.programs.transfer import (
     write_line,
 )
 from mproxy.programs.transfer_keys import SenderTrust
+from mproxy.service.exit import complain
 from mproxy.service.run import Program, run_program
 from mproxy.service.status import parts_of, program_facts, transfer_facts
 from mproxy.transfer.allowance import Allowance
@@ -362,8 +363,8 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
         if self._config.json:
             if self._config.output != "-":
                 write_line({"file": name, "peer": peer, "result": code.name.lower(),
-                            "hash": root.hex() if code == Result.DONE and file.has_data else None, "text": text})
-        elif code == Result.DONE and file.has_data:
+                            "hash": root.hex() if code == Result.DONE and any(root) else None, "text": text})
+        elif code == Result.DONE and any(root):
             size = file.size if file.kind == FileKind.FILE else receiver.received_bytes
             self._log.info("received", file=name, peer=peer, bytes=size, hash=root.hex())
         elif code != Result.DONE:
@@ -437,6 +438,8 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
         """SIGINT, SIGTERM: what has arrived stays for the next attempt."""
         if self._config.once:
             self.exit_status = 1
+        if self._config.output != "-" and any(receiver.progress for receiver in self._receivers):
+            complain("mproxy recv", "interrupted; what has arrived is kept: sent again, it continues where it stopped")
         self._end(EndCode.STOPPED, f"the receiver was interrupted by {signal_name}")
 
     def _end(self, code: int, why: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from mproxy.ground.config import format_host_port
 from mproxy.ground.errors import MproxyError, UsageError
-from mproxy.ground.words import is_loopback, parse_host, parse_name, parse_port, split_host_port
+from mproxy.ground.words import is_loopback, parse_host, parse_name, parse_port, parse_rate, split_host_port
 from mproxy.io.bind import open_udp
 from mproxy.policy.network import NetworkWatch
 from mproxy.programs.delivery import Delivery, DeliveryObserver
@@ -93,6 +93,10 @@ def parse_send(argv: list[str] | None) -> TransferConfig:
                        help="send what fits, although a later --exclude would leave it out")
     group.add_argument("--dry-run", action="store_true", default=None, help=(
         "print the names of what would be sent, and send nothing"))
+    group.add_argument("--update", action="store_true", default=None, help=(
+        "skip files that the receiver has with the same size and time (default: they are compared by their hash)"))
+    parser.add(group, "--limit", parse_rate, metavar="RATE", help=(
+        "send at most this much: a number with kbit, Mbit or Gbit, a second"))
     add_common(parser)
     parser.add_argument("--quiet", action="store_true", default=None, help="no progress bar")
     parser.add(parser, "--known-hosts", parse_name, metavar="FILE", help=(
@@ -161,7 +165,7 @@ class Send(Program, DeliveryObserver):
         def prepare() -> Prepared:
             left_out = []
             sources = find_sources(config.paths, lambda path, why: left_out.append((path, why)), config.links,
-                                   config.rules)
+                                   config.rules, config.update)
             return sources, left_out, [] if config.dry_run else look_up()
 
         self._workers.submit(prepare, lambda found, error: self._prepared(own, look_up, found, error))
@@ -188,7 +192,8 @@ class Send(Program, DeliveryObserver):
                 self._fail(refusal)
                 return
         delivery = self._delivery = Delivery(self._loop, endpoint, config.host, config.port, look_up,
-                                  lambda: sender_keying(config, self._log), self, self._endpoint_config.idle_us)
+                                  lambda: sender_keying(config, self._log), self, self._endpoint_config.idle_us,
+                                  config.limit // 8)
         self._began_at, self._total = self._loop.now(), _total_of(sources)
         self._progress.start(self._total, lambda: delivery.done_bytes, lambda: delivery.statistics.get("lost", 0))
         delivery.start(sources, addresses, self._workers)
@@ -253,11 +258,11 @@ class Send(Program, DeliveryObserver):
         done = outcome.code == Result.DONE
         if self._config.json:
             self._write({"file": name, "result": outcome.code.name.lower(), "bytes": source.size,
-                         "hash": outcome.root.hex() if done and source.has_data else None,
+                         "hash": outcome.root.hex() if done and any(outcome.root) else None,
                          "text": outcome.text})
         elif not done:
             self._complain(f"{name}: {outcome.text}")
-        elif source.has_data:
+        elif any(outcome.root):  # not of directories and links, nor of what was there already by its time
             self._log.info("sent", file=name, bytes=source.size, hash=outcome.root.hex())
 
     def on_trouble(self, event: str, **fields: object) -> None:

@@ -31,6 +31,8 @@ class TransferConfig(LogConfig):
     links = Setting("omit")  # one of walk.LINKS
     rules: Setting[tuple[Rule, ...]] = Setting(())  # of --include and --exclude, in their order
     dry_run = Setting(False)
+    update = Setting(False)
+    limit = Setting(0)  # bits a second; 0: no limit
     # recv
     output: Setting[str | None] = Setting(None)
     force = Setting(False)

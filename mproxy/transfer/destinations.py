@@ -20,7 +20,7 @@ from mproxy.transfer.file_names import (
     temporary_names,
 )
 from mproxy.transfer.leftovers import remove_abandoned
-from mproxy.transfer.messages import FileKind, Result, bad
+from mproxy.transfer.messages import BY_TIME, FileKind, Result, bad
 from mproxy.transfer.partial import MOST_PIPE_BLOCKS, PartialFile, begin_together, check_free, one_by_one
 from mproxy.transfer.parts import Parts
 from mproxy.transfer.present import PresentFile, has_state, may_be
@@ -79,6 +79,10 @@ class Destination:
     def link(self, file: File) -> None:
         """Make a symbolic link. On a worker's thread."""
         raise NotImplementedError
+
+    def has(self, _file: File) -> bool:
+        """Whether a file is here and need not be compared. On a worker's thread."""
+        return False
 
     def open(self, file: File, anew: bool = False) -> ArrivingFile:
         """What a file is received into; `anew`: the existing file is a different one. On a worker's thread."""
@@ -139,6 +143,16 @@ class IntoDirectory(Destination):
             make_link(directory, name, file, self._force)
         finally:
             os.close(directory)
+
+    def has(self, file: File) -> bool:
+        if not file.flags & BY_TIME:
+            return False
+        directory, name = self._open_above(file.name)
+        try:
+            found = find(directory, name)
+        finally:
+            os.close(directory)
+        return may_be(found, file) and found is not None and found.st_mtime_ns == file.mtime_ns
 
     def _open_above(self, path: bytes) -> tuple[int, bytes]:
         """(descriptor of the directory that it lies in, its own name)."""

@@ -3,7 +3,7 @@
     sender                                            receiver
     HELLO {version}
                                                       HELLO {version, how many files ahead, takes holes}
-    FILE {index, kind, sparse, mode, mtime, size, identity, name[, other]}
+    FILE {index, kind, flags, mode, mtime, size, identity, name[, other]}
                                                       WANT {index, ranges of blocks}   or   RESULT {index, why not}
     BLOCK {index, number, digest} data ...
     HOLES {index, first block, number of blocks}
@@ -63,13 +63,16 @@ MOST_TIME_NS = (1 << 63) - 1
 
 HEADER = struct.Struct(">B3xI")  # type, bytes of payload
 _HELLO = struct.Struct(">HH?3x")  # version; of a receiver: files ahead (0: AHEAD), whether it takes holes
-_FILE = struct.Struct(">IB?HqQ16s")  # index, kind, sparse, mode, mtime (ns), size, identity; then the names
+_FILE = struct.Struct(">IBBHqQ16s")  # index, kind, flags, mode, mtime (ns), size, identity; then the names
 _WANT = struct.Struct(">II")  # index, number of ranges
 _RANGE = struct.Struct(">II")  # first block, number of blocks
 BLOCK = struct.Struct(f">II{DIGEST_BYTES}s")  # index, number, digest; then the data
 _HOLES = struct.Struct(">III")  # index, first block, number of blocks
 _END = struct.Struct(f">I4xQ{DIGEST_BYTES}s")  # index, size, root
 _RESULT = struct.Struct(f">IB3x{DIGEST_BYTES}s")  # index, code, root; then text
+
+
+SPARSE, BY_TIME = 1, 2  # flags of a FILE
 
 
 class MessageType(enum.IntEnum):
@@ -124,9 +127,9 @@ class Hello(namedtuple("Hello", "ahead takes_holes")):
         def __new__(cls, ahead: int, takes_holes: bool) -> Self: ...
 
 
-class File(namedtuple("File", "index kind mode mtime_ns size identity name other sparse", defaults=(b"", False))):
+class File(namedtuple("File", "index kind mode mtime_ns size identity name other flags", defaults=(b"", 0))):
     """A FILE message: what the sender has. `identity` tells one state of the source from another; `other` is the target
-    of a symbolic link, or the name of a file that is the same."""
+    of a symbolic link, or the name of a file that is the same. BY_TIME: a file of that size and time is the same."""
 
     __slots__ = ()
     index: int
@@ -137,7 +140,11 @@ class File(namedtuple("File", "index kind mode mtime_ns size identity name other
     identity: bytes
     name: bytes
     other: bytes
-    sparse: bool
+    flags: int
+
+    @property
+    def sparse(self) -> bool:
+        return bool(self.flags & SPARSE)
 
     @property
     def has_data(self) -> bool:
@@ -146,7 +153,7 @@ class File(namedtuple("File", "index kind mode mtime_ns size identity name other
 
     if TYPE_CHECKING:
         def __new__(cls, index: int, kind: FileKind, mode: int, mtime_ns: int,
-                    size: int, identity: bytes, name: bytes, other: bytes = b"", sparse: bool = False) -> Self: ...
+                    size: int, identity: bytes, name: bytes, other: bytes = b"", flags: int = 0) -> Self: ...
 
 
 class Want(namedtuple("Want", "index ranges")):
@@ -219,7 +226,7 @@ def pack_hello(ahead: int = 0, takes_holes: bool = False) -> bytes:
 
 def pack_file(file: File) -> bytes:
     names = file.name + b"\0" + file.other if file.other else file.name
-    return _pack(MessageType.FILE, _FILE.pack(file.index, file.kind, file.sparse, *file[2:6]), names)
+    return _pack(MessageType.FILE, _FILE.pack(file.index, file.kind, file.flags, *file[2:6]), names)
 
 
 def pack_want(index: int, ranges: Collection[tuple[int, int]]) -> bytes:
@@ -288,9 +295,9 @@ def _parse_hello(payload: bytes) -> Hello:
 
 
 def _parse_file(payload: bytes) -> File:
-    index, number, sparse, *rest = _FILE.unpack(payload[:_FILE.size])
+    index, number, flags, *rest = _FILE.unpack(payload[:_FILE.size])
     name, _, other = payload[_FILE.size:].partition(b"\0")
-    file = File._make((index, _KINDS.get(number), *rest, name, other, sparse))
+    file = File._make((index, _KINDS.get(number), *rest, name, other, flags))
     if index > MOST_INDEX or file.kind is None or len(name) > MOST_NAME_BYTES or len(other) > MOST_NAME_BYTES:
         raise bad("a malformed FILE message")
     limit = UNKNOWN_SIZE if file.kind == FileKind.PIPE else MOST_SIZE

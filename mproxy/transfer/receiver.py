@@ -435,6 +435,8 @@ class FileReceiver(Conversation):
         if arriving.file.kind == FileKind.LINK:
             self._destination.link(arriving.file)
             return None, (), False
+        if self._destination.has(arriving.file):
+            return None, (), False
         arriving.candidate = target = self._destination.open(arriving.file, arriving.anew)
         try:
             if arriving.settled:
@@ -456,7 +458,8 @@ class FileReceiver(Conversation):
             self._close_soon(arriving)
         elif error is not None:
             self._could_not_open(arriving, error)
-        elif arriving.file.kind == FileKind.LINK:
+        elif arriving.target is None and arriving.file.kind != FileKind.DIRECTORY:
+            self.kept_bytes += arriving.file.size
             self._settle(arriving, Result.DONE, bytes(DIGEST_BYTES), "")
         elif arriving.target is None:
             self._note_directory(arriving, made)

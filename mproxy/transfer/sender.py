@@ -24,6 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mproxy.transfer.messages import Block, Message
     from mproxy.transfer.source_file import ReadBlock, SourceFile
+    from mproxy.transfer.throttle import Throttle
     from mproxy.transfer.workers import Tried, Workers
     from mproxy.transport._datagram_endpoint import Link
     from mproxy.transport.keying import Keying
@@ -82,8 +83,10 @@ def _read_whole(source: SourceFile, data: bytearray | None) -> ReadWhole:
 class FileSender(Conversation):
     """Sends sources over a Link."""
 
-    def __init__(self, link: Link, workers: Workers, observer: SendObserver, keying: Keying | None = None) -> None:
+    def __init__(self, link: Link, workers: Workers, observer: SendObserver, keying: Keying | None = None,
+                 throttle: Throttle | None = None) -> None:
         super().__init__(link, keying)
+        self._out = throttle or link
         self._sources: list[SourceFile] = []
         self._workers = workers
         self._observer = observer
@@ -113,7 +116,7 @@ class FileSender(Conversation):
         """Say hello and announce: it leaves with the first packet that may carry it, sealed if there are keys."""
         self._sources = sources
         self._first_names = sum(1 for source in sources if not source.same_as)
-        self.link.send(messages.pack_hello())
+        self._out.send(messages.pack_hello())
         self._announce()
 
     # ---- of Conversation
@@ -189,11 +192,11 @@ class FileSender(Conversation):
                                               f"cannot read: {_why(error)}"))
                 continue
             self._announced += 1
-            self.link.send(messages.pack_file(message))
+            self._out.send(messages.pack_file(message))
         self._announcing = False
         if self._settled == len(self._sources) and not self._said_bye:
             self._said_bye = True
-            self.link.send(messages.pack_bye())
+            self._out.send(messages.pack_bye())
 
     def _settle(self, outcome: Outcome) -> None:
         source = self._source_of(outcome.index)
@@ -271,7 +274,7 @@ class FileSender(Conversation):
         """Whether something was read and the connection has room; for small files, whether not too many wait."""
         if not self._reading or not self._reading[0].done:
             return False
-        return self.link.unsent < (SMALL_AHEAD if self._leaving is None and self._reading[0].source.is_small else 1)
+        return self._out.unsent < (SMALL_AHEAD if self._leaving is None and self._reading[0].source.is_small else 1)
 
     def _send_one(self, source: SourceFile, reading: _Reading) -> None:
         index = reading.index
@@ -288,36 +291,36 @@ class FileSender(Conversation):
                 if self._wanted and self._wanted[0][0] == index:
                     self._wanted.popleft()  # a pipe's end
                 source.check_unchanged()
-                self.link.send(messages.pack_end(index, source.size, source.root()))
+                self._out.send(messages.pack_end(index, source.size, source.root()))
                 return
         except (OSError, MproxyError) as error:
             code = Result.CHANGED if isinstance(error, Changed) else Result.UNREADABLE
             text = _why(error)
             source.failed = True  # settled by the receiver's answer
-            self.link.send(messages.pack_result(index, code, text=text))
+            self._out.send(messages.pack_result(index, code, text=text))
             return
         number, data, digest = reading.block
         source.note(number, digest, len(data))
         if source.compared:
             return
         self.sent_bytes += len(data)
-        self.link.send(messages.pack_block_header(index, number, digest, len(data)))
+        self._out.send(messages.pack_block_header(index, number, digest, len(data)))
         if data:
-            self.link.send(data)
+            self._out.send(data)
 
     def _send_holes(self, source: SourceFile, index: int, holes: range) -> None:
         source.note_holes(holes)
         if not source.compared:
             self.hole_bytes += len(holes) * LEAF_BYTES
-            self.link.send(messages.pack_holes(index, holes.start, len(holes)))
+            self._out.send(messages.pack_holes(index, holes.start, len(holes)))
 
     def _send_whole(self, source: SourceFile, index: int, data: bytearray, digest: bytes) -> None:
         source.note(0, digest, len(data))
         if source.compared:
-            self.link.send(messages.pack_end(index, source.size, source.root()))
+            self._out.send(messages.pack_end(index, source.size, source.root()))
             return
         self.sent_bytes += len(data)
-        self.link.send(messages.pack_whole(index, digest, data, source.root()))
+        self._out.send(messages.pack_whole(index, digest, data, source.root()))
 
 
 def _why(error: Exception) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from mproxy.ground.errors import MproxyError
 from mproxy.transfer._disk import Status, status_of
 from mproxy.transfer.holes import has_holes, pieces
-from mproxy.transfer.messages import MOST_NAME_BYTES, MOST_TIME_NS, UNKNOWN_SIZE, File, FileKind, bad
+from mproxy.transfer.messages import BY_TIME, MOST_NAME_BYTES, MOST_TIME_NS, SPARSE, UNKNOWN_SIZE, File, FileKind, bad
 from mproxy.transfer.parts import Parts
 from mproxy.transfer.tree import DIGEST_BYTES, LEAF_BYTES, ZERO_DIGEST, block_count, block_length, leaf, root
 
@@ -49,12 +49,13 @@ def identity(status: Status | os.stat_result) -> bytes:
 
 class SourceFile:
     """One thing to send: `name` is what the receiver sees, a relative path as bytes; `path` or `fd` is ours.
-    `same_as`: the name of a source that is the same file (a hard link)."""
+    `same_as`: the name of a source that is the same file (a hard link); `by_time`: the receiver need not compare the
+    contents of a file that has its size and time."""
 
     def __init__(self, name: bytes, kind: FileKind, path: str | None = None, fd: int = -1, follow: bool = True,
-                 expected_bytes: int = 0, same_as: bytes = b"") -> None:
+                 expected_bytes: int = 0, same_as: bytes = b"", by_time: bool = False) -> None:
         self.name, self.kind, self.path = name, kind, path
-        self.same_as = same_as
+        self.same_as, self.by_time = same_as, by_time
         self.fd = fd
         self.expected_bytes = expected_bytes  # its size when it was found
         self.size = 0
@@ -99,7 +100,7 @@ class SourceFile:
             self.sparse = has_holes(status) and not self.is_small
         self.identity = identity(status)
         return File(index, self.kind, mode, mtime_ns, self.size, self.identity, self.name, self.same_as,
-                    self.sparse)
+                    SPARSE * self.sparse | BY_TIME * self.by_time)
 
     def _open_link(self, index: int, path: str) -> File:
         status = os.lstat(path)
@@ -118,7 +119,7 @@ class SourceFile:
     def again(self) -> SourceFile:
         """The same, for another connection."""
         return SourceFile(self.name, self._announced_as, self.path, 0 if self.path is None else -1, self._follow,
-                          same_as=self.same_as)
+                          same_as=self.same_as, by_time=self.by_time)
 
     @property
     def is_spent(self) -> bool:

@@ -32,13 +32,13 @@ def name_of(path: str) -> str:
 
 
 def find_sources(paths: Iterable[str], on_left_out: OnLeftOut, links: str = LINKS[0],
-                 rules: Iterable[Rule] = ()) -> list[SourceFile]:
+                 rules: Iterable[Rule] = (), by_time: bool = False) -> list[SourceFile]:
     """Sources of the files and directories named on a command line, and of what `rules` (`selection`) leave of what is
-    in these; MproxyError for what cannot be sent.
+    in these; MproxyError for what cannot be sent. `by_time`: as of SourceFile.
 
     `on_left_out(path, why)` is told of what is neither a file nor a directory (a text), and of what cannot be read or
     has vanished meanwhile (an OSError). What is named itself may be a symbolic link to what is meant."""
-    walk = Walk(on_left_out, links, Selection(rules))
+    walk = Walk(on_left_out, links, Selection(rules), by_time)
     for path in paths:
         base = os.fsencode(name_of(path))
         if path == "-":
@@ -61,12 +61,13 @@ def find_sources(paths: Iterable[str], on_left_out: OnLeftOut, links: str = LINK
 class Walk:
     """Collects sources: directories before what is in them, and further names of a file after everything else."""
 
-    def __init__(self, on_left_out: OnLeftOut, links: str, selection: Selection) -> None:
+    def __init__(self, on_left_out: OnLeftOut, links: str, selection: Selection, by_time: bool) -> None:
         self.sources: list[SourceFile] = []
         self.second_names: list[SourceFile] = []
         self._on_left_out = on_left_out
         self._links = links
         self._selection = selection
+        self._by_time = by_time
         self._first_names: dict[tuple[int, int], bytes] = {}  # of files that have several: (device, inode)
 
     def add_file(self, path: str, name: bytes, status: os.stat_result, *, follow: bool = False) -> None:
@@ -75,7 +76,8 @@ class Walk:
         if status.st_nlink > 1:
             first = self._first_names.setdefault((status.st_dev, status.st_ino), name)
         source = SourceFile(name, FileKind.FILE, path, follow=follow or self._links == "copy",
-                            expected_bytes=status.st_size, same_as=b"" if first == name else first)
+                            expected_bytes=status.st_size, same_as=b"" if first == name else first,
+                            by_time=self._by_time)
         (self.second_names if source.same_as else self.sources).append(source)
 
     def add_directory(self, top: str, name: bytes, status: os.stat_result) -> None:

@@ -3,6 +3,7 @@
 import os
 import socket
 import stat
+import time
 
 import pytest
 from test_transfer import MANY, Transfer, content
@@ -109,3 +110,28 @@ def test_patterns_and_a_dry_run(transfer):
     assert transfer.send(port, *options, transfer.source / "t").wait(MANY) == 0
     assert receiver.wait(MANY) == 0
     assert sorted(path.name for path in transfer.target.rglob("*")) == ["a.c", "keep.o", "t"]
+
+
+def test_what_is_there_by_size_and_time_is_not_read(transfer):
+    for name in ("t/f", "t/g"):
+        transfer.file(name, content(1, 1_500_000))
+    receiver, port = transfer.recv("--force", once=False)
+    assert transfer.send(port, transfer.source / "t").wait(MANY) == 0
+    there = transfer.target / "t/f"
+    times = there.stat()
+    there.write_bytes(bytes(1_500_000))
+    os.utime(there, ns=(times.st_atime_ns, times.st_mtime_ns))
+    for options, expected in ((("--update",), bytes(1_500_000)), ((), content(1, 1_500_000))):
+        sender = transfer.send(port, "--json", *options, transfer.source / "t")
+        assert sender.wait(MANY) == 0, str(sender)
+        assert there.read_bytes() == expected
+    receiver.stop()
+
+
+def test_a_limit(transfer):
+    path = transfer.file("f", content(1, 1_000_000))
+    _receiver, port = transfer.recv()
+    began = time.monotonic()
+    assert transfer.send(port, "--limit", "8Mbit", path).wait(MANY) == 0
+    assert time.monotonic() - began > 0.9
+    assert (transfer.target / "f").read_bytes() == path.read_bytes()

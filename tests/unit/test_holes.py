@@ -170,7 +170,7 @@ def test_a_sparse_file_goes_on_where_it_stopped(tmp_path, world, keeps_holes):
 
 
 def announced(world, size=10 * MIB, sparse=True):
-    bring(world, messages.pack_file(File(0, FileKind.FILE, 0o644, 10**18, size, b"i" * 16, b"f", b"", sparse)))
+    bring(world, messages.pack_file(File(0, FileKind.FILE, 0o644, 10**18, size, b"i" * 16, b"f", b"", int(sparse))))
 
 
 @pytest.mark.parametrize("holes", [(0, 10), (9, 1), (0, 0), (1 << 32) - 1, (5, (1 << 32) - 1)])
@@ -212,7 +212,7 @@ def test_holes_that_are_a_lie_are_found_out(world):
 def test_an_absurd_size_costs_neither_room_nor_much_memory(world):
     announced(world, size=1 << 55)
     assert world.outcomes[b"f"][0] == Result.NO_SPACE
-    announced_next = File(1, FileKind.FILE, 0o644, 0, 100 << 30, b"i" * 16, b"g", b"", True)
+    announced_next = File(1, FileKind.FILE, 0o644, 0, 100 << 30, b"i" * 16, b"g", b"", messages.SPARSE)
     bring(world, messages.pack_file(announced_next))
     assert used(world.directory / ".g.mproxy-part") == 0
 
