@@ -60,6 +60,9 @@ def open_file(file):
         if file.kind == FileKind.DIRECTORY:
             DESTINATION.make(file)
             target = None
+        elif file.kind == FileKind.LINK:
+            DESTINATION.link(file)
+            target = None
         else:
             target = DESTINATION.open(file)
     except (OSError, PeerError, ValueError, BadName) as error:

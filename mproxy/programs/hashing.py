@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from mproxy.ground.errors import UsageError
 from mproxy.ground.words import escaped
 from mproxy.programs.options import OneLineParser
 from mproxy.service.exit import FAILED, complain, exit_status
-from mproxy.transfer.tree import LEAF_BYTES, leaf, root
+from mproxy.transfer._disk import status_of
+from mproxy.transfer.holes import has_holes, pieces
+from mproxy.transfer.partial import read_block
+from mproxy.transfer.tree import LEAF_BYTES, ZERO_DIGEST, block_count, block_length, leaf, root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,6 +59,9 @@ def _print_hashes(paths: Sequence[str]) -> int:
 
 def root_of(fd: int) -> bytes:
     """The hash of all that can be read from a descriptor."""
+    status = status_of(fd)
+    if stat.S_ISREG(status.st_mode) and status.st_size > LEAF_BYTES and has_holes(status):
+        return _root_with_holes(fd, status.st_size)
     digests = bytearray()
     data, following = bytearray(LEAF_BYTES), bytearray(LEAF_BYTES)
     length = _fill(fd, data)
@@ -64,6 +71,19 @@ def root_of(fd: int) -> bytes:
         more = rest > 0
         digests += leaf(memoryview(data)[:length], number, not more)
         data, following, length, number = following, data, rest, number + 1
+    return root(digests)
+
+
+def _root_with_holes(fd: int, size: int) -> bytes:
+    count = block_count(size)
+    digests = bytearray()
+    buffer = bytearray(LEAF_BYTES)
+    for piece in pieces(fd, size, [(0, count)]):
+        if isinstance(piece, range):
+            digests += ZERO_DIGEST * len(piece)
+        else:
+            data = read_block(fd, buffer, piece, block_length(size, piece))
+            digests += leaf(data, piece, piece == count - 1)
     return root(digests)
 
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from typing import Self, TypeAlias
 
     # What `parse_payload` returns.
-    Message: TypeAlias = "Hello | File | Want | End | Outcome | Holes | None"
+    Message: TypeAlias = "ReceiverHello | File | Want | End | Outcome | Holes | None"
 
 TRANSFER_VERSION = 2
 
@@ -116,7 +116,7 @@ _LEAST_BYTES = {MessageType.HELLO: _HELLO.size, MessageType.FILE: _FILE.size, Me
                 MessageType.BYE: 0, MessageType.HOLES: _HOLES.size}
 
 
-class Hello(namedtuple("Hello", "ahead takes_holes")):
+class ReceiverHello(namedtuple("ReceiverHello", "ahead takes_holes")):
     """A HELLO message, of a receiver: how many files may be announced ahead, and whether it takes HOLES."""
 
     __slots__ = ()
@@ -284,14 +284,14 @@ def parse_payload(kind: MessageType, payload: bytes | memoryview) -> Message:
     return _PARSERS[kind](payload)
 
 
-def _parse_hello(payload: bytes) -> Hello:
+def _parse_hello(payload: bytes) -> ReceiverHello:
     version: int
     ahead: int
     version, ahead, takes_holes = _HELLO.unpack(payload[:_HELLO.size])
     if version != TRANSFER_VERSION:
         raise bad(f"the peer speaks version {version} of the transfer protocol, this program speaks version"
                   f" {TRANSFER_VERSION}")
-    return Hello(max(AHEAD, min(ahead, MOST_AHEAD)), takes_holes)
+    return ReceiverHello(max(AHEAD, min(ahead, MOST_AHEAD)), takes_holes)
 
 
 def _parse_file(payload: bytes) -> File:
@@ -299,6 +299,8 @@ def _parse_file(payload: bytes) -> File:
     name, _, other = payload[_FILE.size:].partition(b"\0")
     file = File._make((index, _KINDS.get(number), *rest, name, other, flags))
     if index > MOST_INDEX or file.kind is None or len(name) > MOST_NAME_BYTES or len(other) > MOST_NAME_BYTES:
+        raise bad("a malformed FILE message")
+    if flags and file.kind != FileKind.FILE:
         raise bad("a malformed FILE message")
     limit = UNKNOWN_SIZE if file.kind == FileKind.PIPE else MOST_SIZE
     if file.size > limit or (file.kind == FileKind.FILE and -(-file.size // LEAF_BYTES) >= 1 << 32):
@@ -322,7 +324,10 @@ def _parse_want(payload: bytes) -> Want:
 def _parse_holes(payload: bytes) -> Holes:
     if len(payload) != _HOLES.size:
         raise bad("a holes message of the wrong length")
-    return Holes(*_HOLES.unpack(payload))
+    holes = Holes(*_HOLES.unpack(payload))
+    if holes.count == 0:
+        raise bad("holes that are none")
+    return holes
 
 
 def _parse_end(payload: bytes) -> End:

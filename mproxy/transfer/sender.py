@@ -15,7 +15,7 @@ from mproxy.ground.errors import MproxyError
 from mproxy.transfer import messages
 from mproxy.transfer._disk import read_all
 from mproxy.transfer.conversation import Conversation
-from mproxy.transfer.messages import AHEAD, FileKind, Hello, MessageType, Outcome, Result, Want, bad
+from mproxy.transfer.messages import AHEAD, FileKind, MessageType, Outcome, ReceiverHello, Result, Want, bad
 from mproxy.transfer.source_file import UNKNOWN_ROOT, Changed
 from mproxy.transfer.tree import LEAF_BYTES, block_count, leaf
 from mproxy.transfer.workers import Kind, Together, tried
@@ -144,7 +144,7 @@ class FileSender(Conversation):
             self._settle(message)
         elif kind == MessageType.BYE:
             self.link.finish()
-        elif isinstance(message, Hello):
+        elif isinstance(message, ReceiverHello):
             self._most_ahead, self._may_send_holes = message.ahead, message.takes_holes
             self._announce()
         else:

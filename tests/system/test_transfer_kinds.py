@@ -1,5 +1,6 @@
 """What arrives is what was there: kinds of files, their names, modes and times, between two programs."""
 
+import json
 import os
 import socket
 import stat
@@ -135,3 +136,30 @@ def test_a_limit(transfer):
     assert transfer.send(port, "--limit", "8Mbit", path).wait(MANY) == 0
     assert time.monotonic() - began > 0.9
     assert (transfer.target / "f").read_bytes() == path.read_bytes()
+
+
+def test_a_large_sparse_file(transfer):
+    """Goal: of 20 GB with 1 MB of data 1 MB is sent and takes room; the hash is that of the file as it reads."""
+    path, target = transfer.source / "f", transfer.target / "f"
+    data = content(1, 1_000_000)
+    with path.open("wb") as file:
+        file.truncate(20 << 30)
+        file.seek((7 << 30) + 5000)
+        file.write(data)
+    if path.stat().st_blocks * 512 > 2 << 20:
+        pytest.skip("this file system has no holes")
+    receiver, port = transfer.recv()
+    sender = transfer.send(port, "--json", path)
+    assert sender.wait(MANY) == 0, str(sender)
+    assert receiver.wait(MANY) == 0
+    result, summary = (json.loads(line) for _, line in sender.out.lines)
+    assert summary["bytes"] <= 4 << 20
+    assert target.stat().st_size == 20 << 30
+    assert target.stat().st_blocks * 512 <= 2 << 20
+    with target.open("rb") as file:
+        file.seek((7 << 30) + 5000)
+        assert file.read(len(data) + 1) == data + b"\0"
+    for one in (path, target):
+        hashing = transfer.start("hash", one)
+        assert hashing.wait(MANY) == 0
+        assert hashing.out.text == f"{result['hash']}  {one}\n"

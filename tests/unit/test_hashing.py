@@ -32,3 +32,16 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_hashed(tmp_path, capfd):
     assert err == (f"mproxy hash: {tmp_path}: Is a directory\n"
                    f"mproxy hash: {tmp_path / 'none'}: No such file or directory\n")
     assert main.main(["hash"]) == 2
+
+
+def test_holes(tmp_path, capsys):
+    path = tmp_path / "f"
+    with path.open("wb") as file:
+        file.truncate(5 << 20)
+        file.seek(2 << 20)
+        file.write(b"data")
+    assert main.main(["hash", str(path)]) == 0
+    of_holes = capsys.readouterr().out
+    path.write_bytes(path.read_bytes())
+    assert main.main(["hash", str(path)]) == 0
+    assert capsys.readouterr().out == of_holes
