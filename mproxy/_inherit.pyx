@@ -18,8 +18,8 @@ from mproxy._session cimport Session, adopt_session
 from mproxy._state cimport ProgramRecord, SessionState, StreamState
 from mproxy._wire cimport MAX_DATA_BYTES, MAX_WINDOW_BYTES, SESSION_ID_BYTES, CloseCode, ResetCode
 from mproxy.ground._arena cimport (
-    ARENA_PAGE_BYTES, RECORD_CHUNKS, RecordTable, arena_base, arena_bytes, arena_keep_from_children, arena_map,
-    arena_turn, record_at, record_return, records_used,
+    ARENA_PAGE_BYTES, OWN_RECORD_AT, RECORD_CHUNKS, RecordTable, arena_base, arena_bytes, arena_keep_from_children,
+    arena_map, arena_turn, record_at, record_return, records_used,
 )
 from mproxy.ground._stores cimport store_whole, stores_done
 from mproxy.ground._wipe cimport explicit_bzero
@@ -145,26 +145,44 @@ cdef StreamState *inherited_stream(uint32_t number, uint32_t nth) noexcept nogil
     return stream_of(found.heirs[low + nth].record)
 
 
-# ---- what the program knows of a session
+# ---- what the program knows
 
 def keep_record(Session session, bytes data):
     """Have `data` outlive the process with the session, instead of what was kept before; nothing without an arena."""
-    cdef ProgramRecord *record
-    cdef uint32_t half
+    if session.lasting.number != 0:
+        write_record(<ProgramRecord *>record_at(RecordTable.PROGRAM_RECORDS, session.lasting.number), data)
+
+
+def kept_record(uint32_t number):
+    """What was kept with a session that `recover` named; nothing at all when it died before that."""
+    return read_record(<const ProgramRecord *>record_at(RecordTable.PROGRAM_RECORDS, number))
+
+
+def keep_own_record(bytes data):
+    """Have `data` outlive the process with no session, instead of what was kept before; nothing without an arena."""
+    if arena_base != NULL:
+        write_record(own_record(), data)
+
+
+def kept_own_record():
+    """What was kept by that, also by this process; nothing at all when nothing was."""
+    return read_record(own_record()) if arena_base != NULL else b""
+
+
+cdef inline ProgramRecord *own_record() noexcept nogil:
+    return <ProgramRecord *>(arena_base + OWN_RECORD_AT)
+
+
+cdef write_record(ProgramRecord *record, bytes data):
+    cdef uint32_t half = 1 - ((record.current >> 16) & 1)
     if len(data) > <Py_ssize_t>sizeof(record.halves[0]):
-        raise LocalError("the program's record of a session is too long")
-    if session.lasting.number == 0:
-        return
-    record = <ProgramRecord *>record_at(RecordTable.PROGRAM_RECORDS, session.lasting.number)
-    half = (record.current >> 16) ^ 1
+        raise LocalError("a program's record is too long")
     memcpy(record.halves[half], <const char *>data, len(data))
     stores_done()
     store_whole(&record.current, half << 16 | <uint32_t>len(data))
 
 
-def kept_record(uint32_t number):
-    """What was kept with a session that `recover` named; nothing at all when it died before that."""
-    cdef const ProgramRecord *record = <const ProgramRecord *>record_at(RecordTable.PROGRAM_RECORDS, number)
+cdef bytes read_record(const ProgramRecord *record):
     cdef uint32_t half = record.current >> 16, length = record.current & 0xFFFF
     if half > 1 or length > sizeof(record.halves[0]):
         return b""

@@ -49,6 +49,7 @@ hypothesis.settings.load_profile("sanitizer" if "ASAN_OPTIONS" in os.environ els
 
 def pytest_addoption(parser):
     parser.addoption("--seed", type=int, help="seed of the random schedules (default: another one each run)")
+    parser.addoption("--every-point", action="store_true", help="tests/system/test_fault_points.py: all, not some")
 
 
 def pytest_configure(config):

@@ -19,6 +19,7 @@ cdef enum:
     LEAST_ARENA_CHUNKS = 1024     # 16 GiB
     TABLE_CHUNKS = 32             # address range of a table: 512 MiB
     RECORD_CHUNKS = 97            # the head's and the tables'
+    OWN_RECORD_AT = 4096          # in the head: what the program keeps that is no session's
 
 
 cdef enum RecordTable:

@@ -6,7 +6,6 @@ There is one session at a time. It begins with the first application (or --eager
 
 from __future__ import annotations
 
-import hashlib
 import sys
 
 from mproxy._session import Session
@@ -15,16 +14,18 @@ from mproxy.endpoint._endpoint import Endpoint
 from mproxy.endpoint.observer import EndpointObserver
 from mproxy.handshake import session_tag
 from mproxy.io.stdio import open_stdio
+from mproxy.keeper.main_process import worker_deaths
 from mproxy.policy.dialer import DialObserver
-from mproxy.policy.instance import Instance, stdio_name
+from mproxy.policy.instance import Instance
 from mproxy.policy.reconnect import Reconnect
 from mproxy.programs.away import AwayFacts, AwayTeller
 from mproxy.programs.common import Drain, log_killed, say_carrier, say_reset, say_seconds, say_session
 from mproxy.programs.dialing import make_dialer
-from mproxy.programs.introduction import Introduction
+from mproxy.programs.introduction import Introduction, instance_name
 from mproxy.programs.last_words import Guardian, guard, leave_for_the_dead, leave_word
 from mproxy.programs.listening_side import ListeningSide
 from mproxy.programs.options import parse_cproxy
+from mproxy.programs.why_ended import STARTED_ANEW, say_close
 from mproxy.service.inspection import Inspected, Inspection
 from mproxy.service.run import Program, run_program
 from mproxy.service.status import Ended, Outages, seconds, session_facts
@@ -46,9 +47,6 @@ if TYPE_CHECKING:
 # Codes by which sproxy says that the session is gone. Every other refusal may pass; BAD_PROOF, too, because somebody on
 # the path can cause it by changing the preamble, which the proof covers.
 FINAL = {CloseCode.EXPIRED, CloseCode.REPLACED, CloseCode.LIMIT_ERROR}
-
-# sproxy's words when a cproxy with the same identity has begun a session; it replaces sessions for other reasons, too.
-STARTED_ANEW = "cproxy started anew"
 
 # A key that is refused for this long is no longer authorised.
 KEY_REFUSED_US = 5_000_000
@@ -114,6 +112,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         if config.keeper and not config.stdio:
             from mproxy.programs.succession import Succession
             self._succession = Succession(config, loop, self._instance, self._introduction)
+            self._ended = self._succession.ended
             self.is_kept = True
 
     def open(self) -> None:
@@ -141,6 +140,8 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
                                     " answers")
         if self._carrier_wanted():
             self._need_carrier()
+        if worker_deaths():
+            self._log.info("recovered", sessions=int(self._known), streams=self._endpoint.session.streams.open_count)
 
     def _take_over(self, succession: Succession) -> None:
         """Go on with what the worker before this one had, if there was one."""
@@ -156,14 +157,16 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         if past is not None:
             self._log.info("taken-over", session=say_session(session.session_id) or None,
                            streams=session.streams.open_count, lost=past.lost or None)
-            self._site = past.site
+            now = self._loop.now()
+            if self._known:
+                self._site, self._began_at, self._lost_at = past.site, past.began_at, past.lost_at
+                self._outages.recall(*past.outages)
             if past.ending is not None:
                 self._end_session(CloseCode.ORDERLY, past.ending, "warning")
                 self._owes_goodbye = bool(self._instance.former)
             elif self._known:
-                self._began_at = past.began_at
-                self._outages.begin(self._loop.now(), "the process that served it died")
-                self._note_loss()
+                self._outages.begin(now, "the process that served it died")
+                self._note_loss(now - (past.lost_at or now))
                 if not self._carrier_wanted():
                     self._end_session(CloseCode.ORDERLY, "lost while idle")
         self._listening.take_in(succession.estate.accepted)
@@ -247,6 +250,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._cancel_ttl()
         self._failures = 0
         self._complained = False
+        self._note_for_successor()
 
     def _away_facts(self) -> AwayFacts:
         now, next_try_at, session = self._loop.now(), self._dialer.next_try_at, self._endpoint.session
@@ -304,11 +308,14 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         else:
             self._end_session(CloseCode.ORDERLY, "lost while idle")
 
-    def _note_loss(self) -> None:
+    def _note_loss(self, waited_us: int = 0) -> None:
+        """There is no carrier; the worker before has waited for one for so long."""
         if self._lost_at is None:
             self._lost_at = self._endpoint.session.received_at
         if self._ttl_timer is None:
-            self._ttl_timer = self._loop.call_later(self._config.session.session_ttl_us, self._on_ttl)
+            ttl_us = self._config.session.session_ttl_us
+            self._ttl_timer = self._loop.call_later(max(0, ttl_us - waited_us), self._on_ttl)
+        self._note_for_successor()
 
     def _on_ttl(self) -> None:
         self._end_session(CloseCode.EXPIRED, "no carrier within --session-ttl", "warning")
@@ -321,7 +328,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._yields = code == CloseCode.REPLACED and reason != STARTED_ANEW
         if code == CloseCode.REPLACED and not self._yields:
             self._rename()  # otherwise the twins would replace each other for ever
-        self._session_over(endpoint.session, f"{who}: {describe(code, reason)}", "warning")
+        self._session_over(endpoint.session, f"{who}: {say_close(code, reason)}", "warning")
 
     def _rename(self) -> None:
         """A twin is running: take another identity."""
@@ -414,16 +421,15 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         if not session.session_id:
             self._began_at = self._loop.now()
             self._site = welcome.site
+            self._lost_at = None
             self._note_for_successor()
             session.learn_identity(welcome.session_id, welcome.secret)
-            self._lost_at = None
             self._owes_goodbye = False
             self._instance.began(session_tag(welcome.session_id))
             if self._config.stdio:
                 self._guardian = self._guardian or guard(self._config, self._instance, self._log)
                 leave_for_the_dead(self._config, self._instance, self._log)
         else:
-            self._note_for_successor()
             self._note_loss()
         self._reconnect.settled(sock.getpeername())
         self._endpoint.attach(
@@ -432,7 +438,8 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
 
     def _note_for_successor(self) -> None:
         if self._succession is not None:
-            self._succession.note(self._endpoint.session, self._began_at or 0, self._site)
+            self._succession.note(
+                self._endpoint.session, self._began_at, self._lost_at, self._site, self._outages)
 
     def on_dial_failed(self, why: str) -> None:
         self._key_refused_at = None  # sproxy was not asked: what it said before is no longer the newest
@@ -469,7 +476,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
                 self._rename()
         elif self._known and caller.refused and self._is_final(error):
             self._instance.ended()
-            why = describe(error.code or CloseCode.ORDERLY, str(error))
+            why = say_close(error.code or CloseCode.ORDERLY, str(error))
             self._end_session(CloseCode.ORDERLY, f"sproxy ended it: {why}", "warning")
             self._need_carrier()
         elif self._known and caller.refused and self._is_elsewhere(error):
@@ -568,23 +575,6 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
             self._guardian.dismiss()
             self._guardian = None
         self._dialer.close(self._loop.stop)
-
-
-def instance_name(config: CproxyConfig) -> str | None:
-    """Whose identity this cproxy has: that of its first port or path, or of --stdio clients of its sproxy; None: only
-    for this run."""
-    if config.stdio:
-        return stdio_name(config.sproxy_host, config.sproxy_port)
-    place = config.first_place
-    if isinstance(place, str):
-        return f"path-{hashlib.sha256(place.encode()).hexdigest()[:16]}"
-    return str(place) if place else None
-
-
-def describe(code: int, reason: str) -> str:
-    """A close code with the peer's words, for the log."""
-    name = CloseCode(code).name.lower().replace("_", "-")
-    return f"{name} ({reason})" if reason else name
 
 
 if __name__ == "__main__":

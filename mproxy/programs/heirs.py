@@ -28,6 +28,7 @@ class Heirs:
 
     def __init__(self, loop: Loop, config: SessionConfig, observer: EndpointObserver) -> None:
         self.clients: list[tuple[Client, int]] = []  # in the order in which they began, and how many streams each lost
+        self.over: list[Client] = []  # whose sessions were being ended when the worker died
         self.condemned: list[tuple[str, ClientRecord]] = []  # sessions that were ended: workers crashed in their turns
         self.nameless = 0  # sessions of which it cannot be told whose they are; they are ended
         self._loop = loop
@@ -52,10 +53,11 @@ class Heirs:
                 known.append((record, number))
         for record, number in sorted(known, key=lambda each: each[0].began_at):
             endpoint, lost = self._endpoint(number)
+            client = client_of(record, endpoint, self._config.heartbeat_us)
             if endpoint.session.state == CarrierState.CLOSED_FOR_GOOD:
-                endpoint.dispose()
+                self.over.append(client)
             else:
-                self.clients.append((client_of(record, endpoint, self._config.heartbeat_us), lost))
+                self.clients.append((client, lost))
 
     def _endpoint(self, number: int) -> tuple[Endpoint, int]:
         endpoint = Endpoint(self._loop, inherit(self._config, number, self._loop.now()), self._observer)

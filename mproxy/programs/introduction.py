@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 
@@ -11,6 +12,7 @@ from mproxy.carrier._tls import Tls
 from mproxy.ground.errors import MproxyError, PeerError
 from mproxy.ground.words import is_loopback
 from mproxy.handshake import Caller, Hello
+from mproxy.policy.instance import stdio_name
 from mproxy.policy.keys import fingerprint
 from mproxy.policy.trust import HostTrust
 from mproxy.programs.own_key import open_context
@@ -119,3 +121,14 @@ def make_hello(config: CproxyConfig, session_id: bytes, instance_id: bytes, epoc
         session_id, instance_id, os.urandom(_wire.NONCE_BYTES), epoch,
         config.session.session_budget_bytes, config.session.window_bytes,
         HelloFeature.RENAMES | (HelloFeature.STDIO if config.stdio else 0), former)
+
+
+def instance_name(config: CproxyConfig) -> str | None:
+    """Whose identity this cproxy has: that of its first port or path, or of --stdio clients of its sproxy; None: only
+    for this run."""
+    if config.stdio:
+        return stdio_name(config.sproxy_host, config.sproxy_port)
+    place = config.first_place
+    if isinstance(place, str):
+        return f"path-{hashlib.sha256(place.encode()).hexdigest()[:16]}"
+    return str(place) if place else None

@@ -11,6 +11,7 @@ from mproxy.ground.forwarding import ANYWHERE, is_path, say_target
 from mproxy.io._accept import AcceptGate
 from mproxy.io.accept_observer import AcceptLog
 from mproxy.io.bind import UnixListener
+from mproxy.keeper.main_process import worker_deaths
 from mproxy.programs.common import listen_at, open_listeners
 
 TYPE_CHECKING = False
@@ -121,7 +122,8 @@ class ListeningSide:
         for each in self._entrances:
             each.listener = AppListener(gate, each.sock.fileno(), self._endpoint, each.target,
                                         self._greet() if each.is_dynamic else None)
-            self._log.info("listening", **each.say(), sproxy=self._config.sproxy_name)
+            if not worker_deaths():
+                self._log.info("listening", **each.say(), sproxy=self._config.sproxy_name)
 
     def _greet(self) -> Callable[[int], object]:
         assert self._greeter is not None

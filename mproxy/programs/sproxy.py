@@ -8,6 +8,7 @@ import time
 from functools import partial
 
 from mproxy import _wire
+from mproxy._inherit import keep_own_record, kept_own_record
 from mproxy._pool import limit_memory
 from mproxy._session import Session
 from mproxy._wire import CloseCode, HelloFeature, ResetCode
@@ -31,11 +32,11 @@ from mproxy.policy.tags import NONCE_BYTES
 from mproxy.programs.access import DAY_US, LOOK_US, Access, check_same_key
 from mproxy.programs.clients import Client, Clients
 from mproxy.programs.common import Drain, log_killed, open_listeners, say_carrier, say_seconds
-from mproxy.programs.cproxy import STARTED_ANEW, describe
 from mproxy.programs.daemons import Daemons, loopback_of
 from mproxy.programs.greeting import Reception, ReceptionHost, most_unfinished
 from mproxy.programs.heirs import Heirs
 from mproxy.programs.options import parse_sproxy
+from mproxy.programs.why_ended import STARTED_ANEW, say_close
 from mproxy.service.control import Handover
 from mproxy.service.inspection import Inspected, Inspection
 from mproxy.service.run import Program, run_program
@@ -102,7 +103,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         self._estate = Estate()
         self._stopping = False
         self._inspection = Inspection(loop, log, "sproxy", config.shown_name, self)
-        self._ended = Ended()                      # sessions that are over
+        self._ended = Ended(keep_own_record)       # sessions that are over
         self._listeners: list[socket.socket] = []  # until they are served
         self._listening: list[tuple[str, int]] = []  # (host, port) of each listener
         self._access = Access(config, log)
@@ -144,7 +145,11 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         for listener in listeners:
             address = listener.getsockname()
             self._reception.open(listener)
-            self._log.info("listening", address=address[0], port=address[1], daemon=daemon)
+            if not worker_deaths():
+                self._log.info("listening", address=address[0], port=address[1], daemon=daemon)
+        if worker_deaths():
+            streams = sum(client.streams for client in self._clients)
+            self._log.info("recovered", sessions=len(self._clients), streams=streams)
 
     def _share_out(self) -> int:
         """Promise every session its part of --memory-limit and of the descriptors; returns how many sessions there can
@@ -166,8 +171,12 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
 
     def _go_on(self) -> None:
         """Go on with the sessions of the worker that died, as if they had lost their carriers."""
+        self._ended.recall(kept_own_record())
         heirs = Heirs(self._loop, self._config.session, self)
         heirs.find(self._estate.sessions, self._estate.ill(self.condemned))
+        for client in heirs.over:
+            self._ended.add(client.endpoint.session, client.outages, self._loop.now())
+            client.endpoint.dispose()
         for client, lost in heirs.clients:
             self._clients.add(client)
             self._log.info("taken-over", session=client.name, peer=client.peer, streams=client.streams,
@@ -403,7 +412,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
     def on_closed(self, endpoint: Endpoint, code: int, reason: str, local: bool) -> None:
         """cproxy ended the session, or broke the protocol."""
         who = "cproxy broke the protocol" if local else "cproxy ended it"
-        self._forget(self._clients.of(endpoint), f"{who}: {describe(code, reason)}", "warning" if local else "info")
+        self._forget(self._clients.of(endpoint), f"{who}: {say_close(code, reason)}", "warning" if local else "info")
 
     def on_reset(self, endpoint: Endpoint, stream: int, code: int, why: str) -> None:
         """cproxy's application has reset its connection, as they do, or somebody has."""

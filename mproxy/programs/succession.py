@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import struct
 
-from mproxy._inherit import inherit, keep_record, kept_record, mark
+from mproxy._inherit import inherit, keep_own_record, keep_record, kept_own_record, kept_record, mark
 from mproxy._session import CarrierState, Session
 from mproxy._wire import SESSION_ID_BYTES, CloseCode
 from mproxy.endpoint._endpoint import Endpoint
@@ -14,6 +14,7 @@ from mproxy.endpoint.observer import EndpointObserver
 from mproxy.handshake import session_tag
 from mproxy.keeper.estate import Estate, end_unseen, peer_of
 from mproxy.policy.paths import Way
+from mproxy.service.status import Ended, Outages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,21 +26,24 @@ if TYPE_CHECKING:
     from mproxy.policy.instance import Instance
     from mproxy.programs.introduction import Introduction
 
-# When the session began, its last tag and its site; behind that the key of the sproxy that has it.
-RECORD = struct.Struct("<qQQ")
+# When the session began, its last carrier's last byte (0: it has one), its last tag and its site, and its outages as
+# they are remembered; behind that the key of the sproxy that has it.
+RECORD = struct.Struct("=QQQQ5Q")
 
 # A longer key is not kept: then known_hosts alone says whether it is the right one.
-LONGEST_KEY = 2000
+LONGEST_KEY = 1960
 
 
 class Past:
     """What a worker knows again of the session that it has taken over."""
 
-    def __init__(self, began_at: int, site: int, lost: int, ending: str | None) -> None:
+    def __init__(self, began_at: int, lost_at: int, site: int, outages: tuple[int, int, int, int, int]) -> None:
         self.began_at = began_at
+        self.lost_at = lost_at or None  # its last carrier, if it had none when the worker died
         self.site = site
-        self.lost = lost      # streams of which it cannot be told what was done
-        self.ending = ending  # why the session is to be ended; None: it goes on
+        self.outages = outages          # for `Outages.recall`
+        self.lost = 0                   # streams of which it cannot be told what was done
+        self.ending: str | None = None  # why the session is to be ended; None: it goes on
 
 
 class Succession:
@@ -53,6 +57,7 @@ class Succession:
         self._introduction = introduction
         self.estate = Estate()
         self.way: Way | None = None  # where a former carrier led
+        self.ended = Ended(keep_own_record)
         self.condemned: list[tuple[bytes, str]] = []  # ids of sessions that were ended without a look at them, and why
 
     def claim(self, fds: list[int], listeners: list[socket.socket]) -> Collection[int]:
@@ -63,15 +68,17 @@ class Succession:
                 self.way = Way(*peer)
         return wanted
 
-    def note(self, session: Session, began_at: int, site: int) -> None:
-        """Keep what the next worker has to know; before the session has an identity."""
+    def note(self, session: Session, began_at: int | None, lost_at: int | None, site: int, outages: Outages) -> None:
+        """Keep what the next worker has to know: before the session has an identity, and after every change."""
         tag, spki = self._introduction.memory()
-        keep_record(session, RECORD.pack(began_at, tag, site) + (spki if len(spki) <= LONGEST_KEY else b""))
+        keep_record(session, RECORD.pack(began_at or 0, lost_at or 0, tag, site, *outages.memory())
+                    + (spki if len(spki) <= LONGEST_KEY else b""))
 
     def take_over(self, endpoint: Endpoint, condemned: Collection[int]) -> Past | None:
         """Have `endpoint` go on with the session of the worker before, or, if there is none, with one that outlives
         this one."""
         now = self._loop.now()
+        self.ended.recall(kept_own_record())
         ill = self.estate.ill(condemned)
         for number in ill:
             self.condemned.append((mark(number).to_bytes(SESSION_ID_BYTES), "workers died in its turn"))
@@ -87,24 +94,28 @@ class Succession:
             self._end(*other)
         endpoint.renew(session)
         lost = take_over(endpoint, number)
-        began_at, site = self._recall(number, session)
-        ending = None
+        past = self._recall(number, session)
+        past.lost = len(lost)
         if session.state == CarrierState.CLOSED_FOR_GOOD:
-            ending = "it was being ended when the worker died"
+            past.ending = "it was being ended when the worker died"
         elif session.session_id and self._instance.former != session_tag(session.session_id):
             self._instance.began(session_tag(session.session_id))
-        return Past(began_at or now, site, len(lost), ending)
+        return past
 
-    def _recall(self, number: int, session: Session) -> tuple[int, int]:
-        """(when it began, its site), as the former worker has noted."""
+    def _recall(self, number: int, session: Session) -> Past:
+        """What the former worker has noted."""
         kept = kept_record(number)
         if len(kept) < RECORD.size:
-            return 0, 0
-        began_at, tag, site = RECORD.unpack_from(kept)
+            return Past(self._loop.now(), 0, 0, (0, 0, 0, 0, 0))
+        began_at, lost_at, tag, site, *outages = RECORD.unpack_from(kept)
         self._introduction.recall(tag, kept[RECORD.size:], session.epoch)
-        return began_at, site
+        return Past(began_at, lost_at, site, tuple(outages))
 
     def _end(self, session: Session, number: int) -> None:
+        if session.session_id:
+            outages = Outages(self._config.heartbeat_us)
+            outages.recall(*self._recall(number, session).outages)
+            self.ended.add(session, outages, self._loop.now())
         endpoint = Endpoint(self._loop, session, EndpointObserver())
         take_over(endpoint, number)
         endpoint.close(CloseCode.ORDERLY, "")

@@ -6,6 +6,7 @@ Counters are in the sessions and are read on request; only outages are counted f
 from __future__ import annotations
 
 import os
+import struct
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -16,6 +17,7 @@ from mproxy.keeper.main_process import main_pid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from mproxy._session import Session
@@ -29,6 +31,11 @@ SEALED_BYTES = 3000
 
 # Of a session's outages the newest are remembered.
 REMEMBERED = 16
+
+# What outlives a worker of the sessions that were over: seven sums, then the ids of the last sessions in them.
+SUMS = struct.Struct("=7Q")
+SESSION_ID = struct.Struct("=16s")
+LAST_ADDED = 16
 
 
 class Outages:
@@ -68,6 +75,15 @@ class Outages:
             self.past.append((self.began_at, now, self.why))
             self.began_at = None
 
+    def memory(self) -> tuple[int, int, int, int, int]:
+        """For `recall` in another process."""
+        return self.began_at or 0, self.count, self.longest_us, self.total_us, self.resent_bytes
+
+    def recall(self, began_at: int, count: int, longest_us: int, total_us: int, resent_bytes: int) -> None:
+        """Go on with the outages of a session of another process."""
+        self.began_at = began_at or None
+        self.count, self.longest_us, self.total_us, self.resent_bytes = count, longest_us, total_us, resent_bytes
+
     def until(self, now: int) -> int:
         """How long they lasted together, with the one that lasts."""
         return self.total_us + (now - self.began_at if self.began_at is not None else 0)
@@ -83,30 +99,43 @@ class Outages:
 
 
 class Ended:
-    """Sums of a program's sessions that are over, so that what a program has done altogether never grows less."""
+    """Sums of a program's sessions that are over, so that what a program has done altogether never grows less.
 
-    __slots__ = ("_outages", "_outages_us", "_received_bytes", "_resent_bytes", "_sent_bytes", "_sessions", "_streams")
+    `keep` gets what the next worker needs for its `recall`. A session that is over can be found by that one, whether it
+    is in the sums or not; so they know the last ones that are.
+    """
 
-    def __init__(self) -> None:
-        self._sessions = self._streams = 0
-        self._sent_bytes = self._received_bytes = self._resent_bytes = 0
-        self._outages = self._outages_us = 0
+    __slots__ = ("_added", "_keep", "_sums")
+
+    def __init__(self, keep: Callable[[bytes], object] | None = None) -> None:
+        self._keep = keep
+        self._sums = [0] * 7
+        self._added: deque[bytes] = deque(maxlen=LAST_ADDED)
 
     def add(self, session: Session, outages: Outages, now: int) -> None:
-        """That one is over."""
-        self._sessions += 1
-        self._streams += session.streams.opened
-        self._sent_bytes += session.streams.out_bytes
-        self._received_bytes += session.streams.in_bytes
-        self._resent_bytes += outages.resent_bytes
-        self._outages += outages.count
-        self._outages_us += outages.until(now)
+        """That one is over; does nothing the second time."""
+        if session.session_id in self._added:
+            return
+        streams = session.streams
+        more = (1, streams.opened, streams.out_bytes, streams.in_bytes, outages.resent_bytes, outages.count,
+                outages.until(now))
+        self._sums = [old + new for old, new in zip(self._sums, more, strict=True)]
+        self._added.append(session.session_id)
+        if self._keep is not None:
+            self._keep(SUMS.pack(*self._sums) + b"".join(map(SESSION_ID.pack, self._added)))
+
+    def recall(self, kept: bytes) -> None:
+        """Go on from what the worker before has kept, if there is anything that can be it."""
+        if len(kept) >= SUMS.size and (len(kept) - SUMS.size) % SESSION_ID.size == 0:
+            self._sums = list(SUMS.unpack_from(kept))
+            self._added.extend(each for each, in SESSION_ID.iter_unpack(kept[SUMS.size:]))
 
     def facts(self) -> dict[str, Any]:
         """As JSON has them."""
-        return {"sessions": self._sessions, "streams_ever": self._streams, "sent_bytes": self._sent_bytes,
-                "received_bytes": self._received_bytes, "resent_bytes": self._resent_bytes,
-                "outages": {"count": self._outages, "total_s": seconds(self._outages_us)}}
+        sessions, streams, sent_bytes, received_bytes, resent_bytes, outages, outages_us = self._sums
+        return {"sessions": sessions, "streams_ever": streams, "sent_bytes": sent_bytes,
+                "received_bytes": received_bytes, "resent_bytes": resent_bytes,
+                "outages": {"count": outages, "total_s": seconds(outages_us)}}
 
 
 def seconds(us: int) -> float:

@@ -10,7 +10,9 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 from mproxy._inherit cimport inherited_stream, session_sound, stream_sound
-from mproxy._inherit import deaths, inherit, keep_record, kept_record, map_arena, recover
+from mproxy._inherit import (
+    deaths, inherit, keep_own_record, keep_record, kept_own_record, kept_record, map_arena, recover,
+)
 from mproxy._pool cimport MIN_BLOCK_BYTES, pool_lent_bytes
 from mproxy._ring cimport Ring, iovec, ring_space, ring_used, ring_view
 from mproxy._session cimport CarrierState, EventKind, Session, SessionEvent
@@ -135,9 +137,9 @@ cdef class World:
         numbers, damaged = recover()
         assert damaged == 0, "a session was damaged"
         facts.in_turns = sum(deaths(number) for number in numbers)
-        for number in numbers:
-            kept = kept_record(number)
+        for kept in [kept_own_record(), *map(kept_record, numbers)]:
             assert kept == record_of(kept[0] if kept else 0), "half a record of the program"
+        for number in numbers:
             self.reconcile(number)
             session = inherit(self.config, number, 1)
             adopt_streams(session, number)
@@ -258,6 +260,7 @@ cdef class World:
             session.probe(1)
         elif chance < 43:
             keep_record(session, record_of(self.draw(256)))
+            keep_own_record(record_of(self.draw(256)))
         else:
             stream = self.some_stream(session)
             if stream != NULL:
@@ -409,7 +412,7 @@ def target_of(uint32_t id):
 
 
 def record_of(int value):
-    """What a program may keep with a session; its first byte says what all of it is."""
+    """What a program may keep, with a session or besides; its first byte says what all of it is."""
     return bytes([value]) * (value * 7)
 
 

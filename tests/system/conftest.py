@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from browser import chromium, crowd, server, visit  # noqa: F401
 from lab import Lab
+from openssh import sshd  # noqa: F401
 from proxies import CPROXY, SPROXY, Pair
 from relay_engine import Backstage
 from relays import MPROXY, RelayHost

@@ -12,6 +12,9 @@ from traffic import Flow, pattern, read_exactly, read_pattern, send_pattern
 PATIENCE_S = 60
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
+# How a conversation may end.
+ENDINGS = ("application first", "daemon first", "as it comes", "application resets", "daemon resets")
+
 
 class Meeting:
     """Where applications meet their daemons: `connect()` makes an application, and `daemon` listens."""
@@ -21,10 +24,10 @@ class Meeting:
         self.daemon.settimeout(PATIENCE_S)
         self.opening = threading.Semaphore(1)  # one at a time, so that it is known which connection is whose
 
-    def converse(self, seed):
-        """Begin a conversation."""
+    def converse(self, seed, ending=None):
+        """Begin a conversation; without an `ending` of its own that is one of them."""
         assert self.opening.acquire(timeout=PATIENCE_S)
-        return Conversation(self, seed)
+        return Conversation(self, seed, ending)
 
     def accept(self, greeting):
         """The daemon's end of a connection that brings `greeting`; one that nobody had noted yet brings nothing."""
@@ -45,15 +48,15 @@ class Meeting:
 
 
 class Conversation(threading.Thread):
-    """An application and its daemon: each sends bytes and its end, in some order, or the application resets; what goes
-    wrong is raised by `join`. The two are met on a Meeting."""
+    """An application and its daemon: each sends bytes and its end, in some order, or one resets; what goes wrong is
+    raised by `join`. The two are met on a Meeting."""
 
-    def __init__(self, meeting, seed):
+    def __init__(self, meeting, seed, ending=None):
         super().__init__(daemon=True)
         self.meeting, self.error = meeting, None
         chance = random.Random(seed)
         self.up, self.down = (chance.choice([0, 1, 5000, 300_000]) for _ in range(2))
-        self.ending = chance.choice(["application first", "daemon first", "as it comes", "reset"])
+        self.ending = ending or chance.choice(ENDINGS)
         self.app = meeting.connect()
         self.start()
 
@@ -71,13 +74,14 @@ class Conversation(threading.Thread):
             self.error = error
 
     def converse(self, daemon):
-        if self.ending == "reset":
-            self.app.sendall(pattern(0, 5000))  # as much as is certainly on its way when the reset follows
-            self.app.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-            self.app.close()
-            read_pattern(daemon, 5000)
+        if self.ending.endswith("resets"):
+            one, other = (self.app, daemon) if self.ending.startswith("application") else (daemon, self.app)
+            one.sendall(pattern(0, 5000))  # as much as is certainly on its way when the reset follows
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            one.close()
+            read_pattern(other, 5000)
             with pytest.raises(ConnectionResetError):
-                daemon.recv(1)
+                other.recv(1)
             return
         sides = [Side(self.app, self.up, self.down, self.ending == "daemon first"),
                  Side(daemon, self.down, self.up, self.ending == "application first")]

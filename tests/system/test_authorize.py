@@ -5,19 +5,12 @@ import shutil
 
 import pytest
 from lab import until
+from openssh import NEEDS_SSHD, SSHD, SSHD_CONFIG, SSHD_PORT, listening, make_key, ssh_options
 from proxies import PYTHON, SPROXY
-from test_ssh import SSHD, SSHD_CONFIG, SSHD_PORT, listening, make_key, options
-
-from tests.root import real_root
 
 KEYGEN = [PYTHON, "-m", "mproxy.programs.main", "keygen"]
 AUTHORIZE = [PYTHON, "-m", "mproxy.programs.main", "authorize"]
 FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
-
-needs_ssh = [
-    pytest.mark.skipif(not (shutil.which("ssh") and shutil.which(SSHD)), reason="no openssh-client and -server"),
-    pytest.mark.skipif(not real_root(), reason="sshd gives up privileges only as the real root"),
-]
 
 
 def lines(path):
@@ -91,12 +84,12 @@ def server(lab):
 
 def authorize(lab, *more):
     """One run of it, to the lab's server, which cproxy would call by its address."""
-    ssh = " ".join(map(str, ["ssh", *options(lab, "-p", SSHD_PORT)]))
+    ssh = " ".join(map(str, ["ssh", *ssh_options(lab, "-p", SSHD_PORT)]))
     return lab.client.start(*AUTHORIZE, "--ssh", ssh, *more, f"root@{lab.server_address}")
 
 
 class TestAuthorize:
-    pytestmark = needs_ssh
+    pytestmark = NEEDS_SSHD
 
     def test_both_sides_know_each_other(self, lab, server):
         """Goal: to a server where sproxy has never run: it has a host key afterwards, our line once, however

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from asking import facts
 from conversations import PATIENCE_S, Meeting
-from lab import until
+from lab import SLOWNESS_S, outage, until
 from mortal import arena_bytes
 from proxies import CPROXY_PORT, DAEMON_PORT
 from traffic import Flow, Traffic, ends_by_reset, read_exactly, read_to_end, reset
@@ -43,7 +43,7 @@ class Kept:
         """Kill the worker; returns when the next one serves."""
         os.kill(self.program.worker_pid, number)
         self.count += 1
-        self.program.event("listening", 1 + self.count)
+        self.program.event("recovered", self.count)
 
     def lost(self):
         """Events that tell of applications that could not be kept."""
@@ -203,9 +203,9 @@ def test_a_session_in_whose_turn_workers_crash(pair, daemon, kept):
     cproxy = kept(env={"MPROXY_MISTAKE": "reset"})
     pair.started.remove(cproxy.program)  # its errors are wanted
     streams = [pair.joined(daemon) for _ in range(3)]
-    for number, (_, connection) in enumerate(streams[:2], 2):
+    for number, (_, connection) in enumerate(streams[:2], 1):
         reset(connection)
-        cproxy.program.event("listening", number)
+        cproxy.program.event("recovered", number)
     assert cproxy.program.event("ended")["why"] == "workers died in its turn"
     assert all(map(ends_by_reset, streams[2]))
     app, connection = pair.joined(daemon)
@@ -246,6 +246,76 @@ def test_status_counts_deaths(pair, daemon, kept):
     assert ours["session"] == before["sessions"][0]["session"] and ours["streams"] == 1
     assert ours["age_s"] >= before["sessions"][0]["age_s"]
     app.close()
+
+
+def figures(program):
+    """What a program has done altogether, as its metrics count it."""
+    told = program["ended"]
+    sums = {name: told[name] for name in ("streams_ever", "sent_bytes", "received_bytes", "resent_bytes")}
+    sums["outages"] = told["outages"]["count"]
+    for session in program["sessions"]:
+        for name in sums:
+            sums[name] += session["outages"]["count"] if name == "outages" else session[name]
+    return sums
+
+
+def test_figures_never_grow_less(pair, daemon, kept):
+    """Goal: what ended sessions and outages have come to is known to every worker: killed at once, while there is a
+    carrier, while there is none, and between two sessions."""
+    cproxy = kept("--idle", "1ms")
+    known = figures(facts(pair.lab.client, "cproxy"))
+    for number in range(3):
+        app, connection = pair.joined(daemon)
+        connection.sendall(b"x" * 1000)
+        assert read_exactly(app, 1000) == b"x" * 1000
+        cproxy.die()
+        connection.sendall(b"y")
+        assert read_exactly(app, 1) == b"y"
+        pair.lab.wifi.pull()
+        cproxy.program.event("lost", number + 1)
+        cproxy.die()
+        told = facts(pair.lab.client, "cproxy")
+        assert told["sessions"][0]["outages"]["count"] == 2
+        assert told["sessions"][0]["outages"]["total_s"] < 30
+        pair.lab.wifi.give(3 + number)
+        app.close()
+        connection.close()
+        cproxy.program.event("ended", number + 1)
+        cproxy.die()
+        told = facts(pair.lab.client, "cproxy")
+        found = figures(told)
+        assert told["ended"]["sessions"] == number + 1 and not told["sessions"]
+        assert all(found[name] > known[name] for name in ("streams_ever", "sent_bytes", "received_bytes"))
+        assert found["outages"] == known["outages"] + 2
+        known = found
+    assert known["received_bytes"] == 3 * 1001
+
+
+def test_deaths_do_not_prolong_a_session_without_a_carrier(pair, daemon, kept):
+    """Goal: --session-ttl counts from the loss of the carrier, however often workers died since then."""
+    cproxy = kept("--session-ttl", "8s")
+    app, _ = pair.joined(daemon)
+    pair.lab.wifi.cut()
+    cproxy.program.event("lost")
+    lost_at = time.monotonic()
+    for _ in range(2):
+        outage(2)
+        cproxy.die()
+    assert ends_by_reset(app)
+    assert time.monotonic() - lost_at < 8 + SLOWNESS_S
+    assert "--session-ttl" in cproxy.program.event("ended")["why"]
+
+
+def test_the_log_of_a_death(pair, daemon, kept):
+    """Goal: that a worker died, which sessions go on, and that all is well; no greeting as at a start."""
+    cproxy = kept()
+    pair.joined(daemon)
+    cproxy.die()
+    names = [event.name for event in cproxy.program.events()]
+    assert names[names.index("worker-died"):][:3] == ["worker-died", "taken-over", "recovered"]
+    recovered = cproxy.program.event("recovered")
+    assert (recovered["sessions"], recovered["streams"]) == ("1", "1")
+    assert names.count("listening") == 1
 
 
 def test_told_to_stop_after_a_death(pair, daemon, kept):

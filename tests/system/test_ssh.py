@@ -2,72 +2,16 @@
 
 import hashlib
 import os
-import shutil
 import subprocess
 
 import pytest
 from lab import outage, until
+from openssh import NEEDS_SSHD, SSHD_PORT, sha256, ssh_options
 from proxies import CPROXY, CPROXY_PORT, SPROXY_PORT
 
-from tests.root import real_root
-
-SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
-SSHD_PORT = 2222
 COPY_BYTES = 300_000_000
 
-pytestmark = [
-    pytest.mark.skipif(not (shutil.which("ssh") and shutil.which(SSHD)), reason="no openssh-client and -server"),
-    pytest.mark.skipif(not real_root(), reason="sshd gives up privileges only as the real root"),
-]
-
-SSHD_CONFIG = """
-Port {port}
-ListenAddress 127.0.0.1
-HostKey {home}/host_key
-AuthorizedKeysFile {home}/authorized_keys
-PidFile none
-PermitRootLogin yes
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-UsePAM no
-StrictModes no
-UseDNS no
-LogLevel ERROR
-Subsystem sftp internal-sftp
-"""
-
-
-def make_key(path):
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True, timeout=30)
-
-
-@pytest.fixture
-def sshd(lab):
-    """An OpenSSH daemon on the server, with keys of its own; the client's key is in its home."""
-    home = lab.server.home
-    make_key(home / "host_key")
-    make_key(lab.client.home / "key")
-    shutil.copy(lab.client.home / "key.pub", home / "authorized_keys")
-    (home / "sshd_config").write_text(SSHD_CONFIG.format(port=SSHD_PORT, home=home))
-    daemon = lab.server.start(SSHD, "-D", "-e", "-f", home / "sshd_config")
-    with lab.server.inside():
-        until(lambda: daemon.running and listening(SSHD_PORT), 10, "sshd listening")
-    return daemon
-
-
-def listening(port):
-    done = subprocess.run(["ss", "-Hltn", f"sport = :{port}"], stdout=subprocess.PIPE, check=True, timeout=10)
-    return bool(done.stdout)
-
-
-def options(lab, *more):
-    return ["-F", "none", "-i", lab.client.home / "key", "-o", "StrictHostKeyChecking=no", "-o", "BatchMode=yes",
-            "-o", f"UserKnownHostsFile={lab.client.home}/known_hosts", "-o", "LogLevel=ERROR", *more]
-
-
-def sha256(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+pytestmark = NEEDS_SSHD
 
 
 def size(path):
@@ -90,7 +34,7 @@ def test_copy_both_ways_through_ten_address_changes(pair, sshd):
     there, here = lab.server.home / "there", lab.client.home / "here"
     source = lab.client.home / "source"
     source.write_bytes(os.urandom(COPY_BYTES))
-    scp = ["scp", "-q", *options(lab, "-P", CPROXY_PORT)]
+    scp = ["scp", "-q", *ssh_options(lab, "-P", CPROXY_PORT)]
     up = lab.client.start(*scp, source, f"root@127.0.0.1:{there}")
     down = lab.client.start(*scp, f"root@127.0.0.1:{source}", here)
     for change in range(10):
@@ -117,7 +61,7 @@ def test_proxy_command_survives_an_address_change(pair, sshd, carrier_options):
     pair.start_sproxy(daemon=f"127.0.0.1:{SSHD_PORT}")
     command = f"ProxyCommand={CPROXY} {' '.join(carrier_options)} --stdio {lab.server_address} {SPROXY_PORT}"
     script = "for i in $(seq 100); do echo number $i; sleep 0.05; done; read line; echo got $line; exit 7"
-    ssh = lab.client.start("ssh", *options(lab, "-o", command), "root@somewhere", script, stdin=subprocess.PIPE)
+    ssh = lab.client.start("ssh", *ssh_options(lab, "-o", command), "root@somewhere", script, stdin=subprocess.PIPE)
     ssh.expect("^number 20$")
     lab.wifi.pull()
     outage(1.5)
@@ -135,7 +79,7 @@ def test_half_closed_input_reaches_the_command(pair, sshd):
     """Goal: as in `tar | ssh cat`, the end of ssh's input ends the command's input, and all its output arrives."""
     lab = pair.lab
     pair.start(daemon=f"127.0.0.1:{SSHD_PORT}")
-    ssh = lab.client.start("ssh", *options(lab, "-p", CPROXY_PORT), "root@127.0.0.1", "sha256sum",
+    ssh = lab.client.start("ssh", *ssh_options(lab, "-p", CPROXY_PORT), "root@127.0.0.1", "sha256sum",
                            stdin=subprocess.PIPE)
     data = os.urandom(5_000_000)
     ssh.process.stdin.write(data)

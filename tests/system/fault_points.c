@@ -1,0 +1,89 @@
+/* A program that is killed behind the n-th system call of its worker, before it can note what the call has done:
+ * preloaded into cproxy and sproxy.
+ *
+ * MPROXY_FAULTS names a file with three numbers, which whoever tests has before him, too: calls until death (0: it is
+ * not to die), calls after that death until the next one, and how many deaths there were. A worker is what the process
+ * in which this was loaded has as a child; other processes are left alone. */
+
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+static struct { uint32_t left, again, deaths; } *faults;
+static pid_t loaded_in;
+
+__attribute__((constructor)) static void load(void)
+{
+    const char *path = getenv("MPROXY_FAULTS");
+    int fd = path ? open(path, O_RDWR | O_CLOEXEC) : -1;
+    void *place = fd < 0 ? MAP_FAILED : mmap(NULL, sizeof(*faults), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (fd >= 0)
+        close(fd);
+    if (place != MAP_FAILED)
+        faults = place;
+    loaded_in = getpid();
+}
+
+static void after(long result)
+{
+    int error = errno;
+    if (faults == NULL || (result < 0 && error == EAGAIN) || getppid() != loaded_in || getpid() == loaded_in)
+        return;
+    if (faults->left > 0 && --faults->left == 0) {
+        faults->left = faults->again;
+        faults->again = 0;
+        faults->deaths++;
+        kill(getpid(), SIGKILL);
+        for (;;)
+            pause();
+    }
+    errno = error;
+}
+
+#define BEHIND(type, name, parameters, arguments)                      \
+    type name parameters                                               \
+    {                                                                  \
+        static type (*real) parameters;                                \
+        type result;                                                   \
+        if (!real)                                                     \
+            real = (type (*) parameters)dlsym(RTLD_NEXT, #name);       \
+        result = real arguments;                                       \
+        after((long)result);                                           \
+        return result;                                                 \
+    }
+
+BEHIND(ssize_t, recv, (int fd, void *data, size_t length, int flags), (fd, data, length, flags))
+BEHIND(ssize_t, send, (int fd, const void *data, size_t length, int flags), (fd, data, length, flags))
+BEHIND(ssize_t, recvmsg, (int fd, struct msghdr *message, int flags), (fd, message, flags))
+BEHIND(ssize_t, sendmsg, (int fd, const struct msghdr *message, int flags), (fd, message, flags))
+BEHIND(int, socket, (int domain, int type, int protocol), (domain, type, protocol))
+BEHIND(int, connect, (int fd, const struct sockaddr *address, socklen_t length), (fd, address, length))
+BEHIND(int, accept4, (int fd, struct sockaddr *address, socklen_t *length, int flags), (fd, address, length, flags))
+BEHIND(int, setsockopt, (int fd, int level, int name, const void *value, socklen_t length),
+       (fd, level, name, value, length))
+BEHIND(int, shutdown, (int fd, int how), (fd, how))
+BEHIND(int, close, (int fd), (fd))
+BEHIND(int, rename, (const char *from, const char *to), (from, to))
+BEHIND(ssize_t, pwrite64, (int fd, const void *data, size_t length, off64_t at), (fd, data, length, at))
+BEHIND(int, ftruncate64, (int fd, off64_t length), (fd, length))
+BEHIND(int, madvise, (void *start, size_t length, int advice), (start, length, advice))
+
+/* Not the log, of which nothing is remembered. */
+ssize_t write(int fd, const void *data, size_t length)
+{
+    static ssize_t (*real)(int, const void *, size_t);
+    ssize_t result;
+    if (!real)
+        real = (ssize_t (*)(int, const void *, size_t))dlsym(RTLD_NEXT, "write");
+    result = real(fd, data, length);
+    if (fd > 2)
+        after(result);
+    return result;
+}
