@@ -94,14 +94,23 @@ lint: $(VENV)/dev-packages  ## ruff and mypy on the Python part, cython-lint on 
 	$(RUN) -m mypy
 
 .PHONY: install
-install: all  ## for every user: PREFIX=/usr/local; a Python environment in PREFIX/lib/mproxy, programs in bin, units for systemd
+install: pages  ## for every user: PREFIX=/usr/local; a Python environment in PREFIX/lib/mproxy, programs in bin, units for systemd
 	$(RUN) -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation -w build/wheel .
 	$(RUN) .ci/install "$(PYTHON)" "$(PREFIX)" "$$(ls -t build/wheel/mproxy-*.whl | head -n 1)"
+
+.PHONY: pages
+pages: all  ## man pages, and completions for bash, zsh and fish, in build/pages
+	@rm -rf build/pages
+	$(RUN) .ci/write-pages build/pages
 
 .PHONY: uninstall
 uninstall:  ## what `make install` with the same PREFIX has put there
 	rm -rf "$(PREFIX)/lib/mproxy"
 	rm -f $(INSTALLED)
+	rm -f "$(PREFIX)"/share/man/man1/mproxy*.1 $(patsubst %,"$(PREFIX)/share/man/man1/%.1",cproxy sproxy) \
+		$(patsubst %,"$(PREFIX)/share/bash-completion/completions/%",cproxy sproxy mproxy) \
+		$(patsubst %,"$(PREFIX)/share/fish/vendor_completions.d/%.fish",cproxy sproxy mproxy) \
+		"$(PREFIX)/share/zsh/site-functions/_mproxy"
 
 .PHONY: clean
 clean:  ## remove what was built, keep the virtual environment
