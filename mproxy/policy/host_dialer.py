@@ -75,19 +75,6 @@ class HostDialer:
     # ---- what the others see of it
 
     @property
-    def running(self) -> bool:
-        """Whether a carrier is being looked for."""
-        return self._via.running or self._direct_runs or (self._timer is not None and not self._is_carried)
-
-    @property
-    def _direct_runs(self) -> bool:
-        return self._direct is not None and self._direct.running
-
-    @property
-    def _is_carried(self) -> bool:
-        return not self.observer.still_wanted()
-
-    @property
     def next_try_at(self) -> int | None:
         """When the next attempt begins, in the loop's time; None while none is due."""
         found = [at for at in (self._via.next_try_at, self._direct.next_try_at if self._direct else None)
@@ -118,7 +105,7 @@ class HostDialer:
         """Dial until a carrier is welcomed; does nothing if that is under way."""
         if self._is_moving:
             self.stop()  # what it was to replace was lost
-        if self._via.running or self._direct_runs:
+        if self._via.running or (self._direct is not None and self._direct.running):
             return
         if self._direct is None or (self._record.is_shut and not self._has_begun):
             self._via.start()
@@ -199,7 +186,7 @@ class HostDialer:
     def _move(self) -> None:
         """Try to leave ssh for the port."""
         self._timer = None
-        if self._direct is not None and self._is_carried:
+        if self._direct is not None and not self.observer.still_wanted():
             self._is_moving = True
             self._direct.start()
             self._wait(MOVE_US, self._stay)

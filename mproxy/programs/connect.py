@@ -7,7 +7,6 @@ the host and of the user, are what they always were.
 
 from __future__ import annotations
 
-import os
 import shlex
 
 from mproxy.ground.config import LOG_LEVELS, CproxyConfig, SessionConfig, default_state_dir, format_host_port
@@ -96,13 +95,3 @@ def bootstrap(ssh: list[str], user: str, name: str, port: int, sproxy: str) -> s
     there = shlex.join(["sh", "-c", f'PATH="{MORE_PATH}"; exec {sproxy} --attach --start'])
     login = ["-l", user] if user else []
     return f"exec {shlex.join([*ssh, *BARE, '-p', str(port), *login, '--', name, f'exec {there}'])}"
-
-
-def own_command() -> list[str]:
-    """How to call this `mproxy` from elsewhere."""
-    import shutil
-    import sys
-    script = shutil.which(sys.argv[0])
-    if script is not None and os.path.basename(script) == "mproxy":
-        return [os.path.abspath(script)]
-    return [sys.executable, "-m", "mproxy"]

@@ -14,8 +14,8 @@ import sys
 
 from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.ground.words import printable
-from mproxy.programs.connect import own_command
 from mproxy.programs.options import OneLineParser
+from mproxy.programs.own_command import own_command
 from mproxy.service.exit import complain, exit_status
 
 PROGRAM = "mproxy setup-ssh"

@@ -8,7 +8,7 @@ import shlex
 import sys
 
 from mproxy.ground.errors import MproxyError
-from mproxy.programs.connect import own_command
+from mproxy.programs.own_command import own_command
 from mproxy.service.exit import exit_status
 
 PROGRAM = "mproxy ssh"

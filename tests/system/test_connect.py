@@ -258,8 +258,6 @@ def test_it_is_ssh(host, words):
     if agent:
         host.lab.client.start("ssh-agent", "-D", "-a", agent["SSH_AUTH_SOCK"])
         until(lambda: os.path.exists(agent["SSH_AUTH_SOCK"]), 10, "the agent")
-        words = [f"env={agent['SSH_AUTH_SOCK']}", *words]
-        words = words[1:]
     environment = {**host.lab.client.environment(), **agent}
     done = {}
     for program in (["ssh"], [MPROXY, "ssh"]):

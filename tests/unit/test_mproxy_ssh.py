@@ -1,5 +1,9 @@
 """What `mproxy ssh`, `connect` and `setup-ssh` make of their words, and what is remembered of a host."""
 
+import re
+import subprocess
+import sys
+
 import pytest
 
 from mproxy.ground.errors import UsageError
@@ -40,6 +44,13 @@ def test_ssh_s_words_are_understood(words, parts):
 def test_what_concerns_the_way_is_shared(words, shared, kept):
     option = f" --ssh {shared}" if shared else ""
     assert compose(words, ["mproxy"]) == ["ssh", "-o", f"ProxyCommand=mproxy connect{option} %r@%h:%p %n", *kept]
+
+
+def test_ssh_is_not_kept_waiting():
+    """Goal: what runs only to run ssh imports nothing of a session."""
+    script = "import sys, mproxy.programs.ssh; print(*(name for name in sys.modules if name.startswith('mproxy.')))"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30)
+    assert not re.search(r"mproxy\.(_session|policy|io|endpoint|programs\.cproxy)", loaded.stdout)
 
 
 @pytest.mark.parametrize(("text", "parts"), [
