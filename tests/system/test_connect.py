@@ -9,16 +9,11 @@ import subprocess
 
 import pytest
 from lab import outage, until
+from openssh import NEEDS_SSHD, SSHD, SSHD_CONFIG, SSHD_PORT, listening, make_key
 from proxies import ROOT, state_dir
 from relays import MPROXY
-from test_ssh import SSHD, SSHD_CONFIG, SSHD_PORT, listening, make_key
 
-from tests.root import real_root
-
-pytestmark = [
-    pytest.mark.skipif(not (shutil.which("ssh") and shutil.which(SSHD)), reason="no openssh-client and -server"),
-    pytest.mark.skipif(not real_root(), reason="sshd gives up privileges only as the real root"),
-]
+pytestmark = NEEDS_SSHD
 
 PORT = 6200  # the first that sproxy takes
 
