@@ -15,6 +15,7 @@ from browser import chromium, crowd, server, visit  # noqa: F401
 from lab import Lab
 from openssh import sshd  # noqa: F401
 from proxies import CPROXY, SPROXY, Pair
+from real_daemons import postgres, redis, repository  # noqa: F401
 from relay_engine import Backstage
 from relays import MPROXY, RelayHost
 from traffic import Traffic, read_exactly
