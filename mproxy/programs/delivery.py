@@ -97,6 +97,7 @@ class Delivery(SendObserver):
         self._sent_bytes = 0
         self._done_before = 0  # bytes of files that were settled over connections before this one
         self._done_last = 0  # bytes of files over the last connection, once it is over
+        self.takes_attributes = True  # of files, as far as is known
         self.kept_bytes = 0  # that the receiver had at the beginning
 
     def start(self, sources: Iterable[SourceFile], addresses: Sequence[Address], readers: Workers) -> None:
@@ -326,6 +327,7 @@ class Delivery(SendObserver):
         if not self._ended:
             self.kept_bytes = sender.kept_bytes
         self._heard_at = sender.link.heard_us
+        self.takes_attributes = sender.takes_attributes
         self._sent_bytes += sender.sent_bytes
         self._done_last = sender.done_bytes
         _add(self._ended, sender.link.statistics)

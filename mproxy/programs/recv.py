@@ -118,6 +118,8 @@ def parse_recv(argv: list[str] | None) -> TransferConfig:
     group.add_argument("--force", action="store_true", default=None, help="replace existing files")
     group.add_argument("--perms", action="store_true", default=None, help=(
         "give files and directories the sender's modes, whatever our umask (never set-user-ID and the like)"))
+    group.add_argument("--xattrs", action="store_true", default=None, help=(
+        "give files and directories the extended attributes and ACLs that 'mproxy send --xattrs' sends"))
     group.add_argument("--once", action="store_true", default=None, help="exit after the first sender")
     parser.add(group, "--senders", parse_count, metavar="N", help="senders at once (default 16)")
     parser.add(group, "--partial-ttl", parse_duration, metavar="TIME", help=(
@@ -238,6 +240,7 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
     def start(self) -> None:
         """Begin to receive. Files made from now on belong to the present user."""
         self._destination = destination_of(self._config)
+        self._destination.takes_attributes = self._config.xattrs
         self._workers = Workers(self._loop.call_soon_threadsafe, min(4, os.cpu_count() or 1))
         self._in_order = Workers(self._loop.call_soon_threadsafe, 1)
         self._sweeper = Workers(self._loop.call_soon_threadsafe, 1)

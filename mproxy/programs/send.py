@@ -95,6 +95,8 @@ def parse_send(argv: list[str] | None) -> TransferConfig:
         "print the names of what would be sent, and send nothing"))
     group.add_argument("--update", action="store_true", default=None, help=(
         "skip files that the receiver has with the same size and time (default: they are compared by their hash)"))
+    group.add_argument("--xattrs", action="store_true", default=None, help=(
+        "send the extended attributes of files and directories, and with them ACLs; the receiver needs --xattrs, too"))
     parser.add(group, "--limit", parse_rate, metavar="RATE", help=(
         "send at most this much: a number with kbit, Mbit or Gbit, a second"))
     add_common(parser)
@@ -165,7 +167,7 @@ class Send(Program, DeliveryObserver):
         def prepare() -> Prepared:
             left_out = []
             sources = find_sources(config.paths, lambda path, why: left_out.append((path, why)), config.links,
-                                   config.rules, config.update)
+                                   config.rules, config.update, config.xattrs)
             return sources, left_out, [] if config.dry_run else look_up()
 
         self._workers.submit(prepare, lambda found, error: self._prepared(own, look_up, found, error))
@@ -273,6 +275,9 @@ class Send(Program, DeliveryObserver):
         config, delivery = self._config, self._delivery
         assert delivery is not None
         self._finished = True
+        if config.xattrs and not delivery.takes_attributes:
+            self._worst = self._worst or PARTIAL
+            self._log.warning("xattrs-left-out", why="the receiver was started without --xattrs")
         self._progress.close()
         if error is None:
             self.exit_status = self._worst

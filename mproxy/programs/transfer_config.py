@@ -20,6 +20,7 @@ class TransferConfig(LogConfig):
     bind: Setting[str | None] = Setting(None)
     json = Setting(False)
     quiet = Setting(False)
+    xattrs = Setting(False)
     # What `mproxy status` calls this program; None: made from its port, or from where it sends.
     name: Setting[str | None] = Setting(None)
     # send

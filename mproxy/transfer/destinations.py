@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from mproxy.ground.errors import PeerError
 from mproxy.transfer._disk import find
 from mproxy.transfer.arriving import ArrivingFile
+from mproxy.transfer.attributes import AttributesError, give_attributes
 from mproxy.transfer.file_links import SecondName, is_same, make_link
 from mproxy.transfer.file_names import (
     BadName,
@@ -66,6 +67,7 @@ class Destination:
 
     one_sender = False
     takes_holes = True
+    takes_attributes = False
     spread: Spread  # for long work
 
     def place_of(self, file: File) -> object:
@@ -225,11 +227,13 @@ class IntoDirectory(Destination):
                     os.utime(fd, ns=(file.mtime_ns, file.mtime_ns))
                     now = os.fstat(fd).st_mode & 0o7777
                     wanted = now & 0o7000 | file.mode & 0o777 & ~self._umask
+                    if made and file.attributes:
+                        give_attributes(fd, file.attributes)
                     if made and now != wanted:
                         os.fchmod(fd, wanted)
                 finally:
                     os.close(fd)
-            except (OSError, BadName):
+            except (OSError, BadName, AttributesError):
                 pass
 
 

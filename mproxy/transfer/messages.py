@@ -3,7 +3,7 @@
     sender                                            receiver
     HELLO {version}
                                                       HELLO {version, how many files ahead, takes holes}
-    FILE {index, kind, flags, mode, mtime, size, identity, name[, other]}
+    FILE {index, kind, flags, mode, mtime, size, identity, name[, other[, attributes]]}
                                                       WANT {index, ranges of blocks}   or   RESULT {index, why not}
     BLOCK {index, number, digest} data ...
     HOLES {index, first block, number of blocks}
@@ -62,7 +62,7 @@ UNKNOWN_SIZE = (1 << 64) - 1
 MOST_TIME_NS = (1 << 63) - 1
 
 HEADER = struct.Struct(">B3xI")  # type, bytes of payload
-_HELLO = struct.Struct(">HH?3x")  # version; of a receiver: files ahead (0: AHEAD), whether it takes holes
+_HELLO = struct.Struct(">HH??2x")  # version; of a receiver: files ahead (0: AHEAD), whether it takes holes, attributes
 _FILE = struct.Struct(">IBBHqQ16s")  # index, kind, flags, mode, mtime (ns), size, identity; then the names
 _WANT = struct.Struct(">II")  # index, number of ranges
 _RANGE = struct.Struct(">II")  # first block, number of blocks
@@ -116,18 +116,21 @@ _LEAST_BYTES = {MessageType.HELLO: _HELLO.size, MessageType.FILE: _FILE.size, Me
                 MessageType.BYE: 0, MessageType.HOLES: _HOLES.size}
 
 
-class ReceiverHello(namedtuple("ReceiverHello", "ahead takes_holes")):
-    """A HELLO message, of a receiver: how many files may be announced ahead, and whether it takes HOLES."""
+class ReceiverHello(namedtuple("ReceiverHello", "ahead takes_holes takes_attributes")):
+    """A HELLO message, of a receiver: how many files may be announced ahead, and whether it takes HOLES, and extended
+    attributes."""
 
     __slots__ = ()
     ahead: int
     takes_holes: bool
+    takes_attributes: bool
 
     if TYPE_CHECKING:
-        def __new__(cls, ahead: int, takes_holes: bool) -> Self: ...
+        def __new__(cls, ahead: int, takes_holes: bool, takes_attributes: bool) -> Self: ...
 
 
-class File(namedtuple("File", "index kind mode mtime_ns size identity name other flags", defaults=(b"", 0))):
+class File(namedtuple("File", "index kind mode mtime_ns size identity name other flags attributes",
+                      defaults=(b"", 0, b""))):
     """A FILE message: what the sender has. `identity` tells one state of the source from another; `other` is the target
     of a symbolic link, or the name of a file that is the same. BY_TIME: a file of that size and time is the same."""
 
@@ -141,6 +144,7 @@ class File(namedtuple("File", "index kind mode mtime_ns size identity name other
     name: bytes
     other: bytes
     flags: int
+    attributes: bytes
 
     @property
     def sparse(self) -> bool:
@@ -152,8 +156,8 @@ class File(namedtuple("File", "index kind mode mtime_ns size identity name other
         return self.kind in (FileKind.FILE, FileKind.PIPE)
 
     if TYPE_CHECKING:
-        def __new__(cls, index: int, kind: FileKind, mode: int, mtime_ns: int,
-                    size: int, identity: bytes, name: bytes, other: bytes = b"", flags: int = 0) -> Self: ...
+        def __new__(cls, index: int, kind: FileKind, mode: int, mtime_ns: int, size: int, identity: bytes, name: bytes,
+                    other: bytes = b"", flags: int = 0, attributes: bytes = b"") -> Self: ...
 
 
 class Want(namedtuple("Want", "index ranges")):
@@ -220,12 +224,16 @@ def _pack(kind: MessageType, *parts: bytes) -> bytes:
     return HEADER.pack(kind, sum(map(len, parts))) + b"".join(parts)
 
 
-def pack_hello(ahead: int = 0, takes_holes: bool = False) -> bytes:
-    return _pack(MessageType.HELLO, _HELLO.pack(TRANSFER_VERSION, ahead, takes_holes))
+def pack_hello(ahead: int = 0, takes_holes: bool = False, takes_attributes: bool = False) -> bytes:
+    return _pack(MessageType.HELLO, _HELLO.pack(TRANSFER_VERSION, ahead, takes_holes, takes_attributes))
 
 
 def pack_file(file: File) -> bytes:
-    names = file.name + b"\0" + file.other if file.other else file.name
+    names = file.name
+    if file.attributes:
+        names = b"\0".join((file.name, file.other, file.attributes))
+    elif file.other:
+        names = file.name + b"\0" + file.other
     return _pack(MessageType.FILE, _FILE.pack(file.index, file.kind, file.flags, *file[2:6]), names)
 
 
@@ -287,17 +295,18 @@ def parse_payload(kind: MessageType, payload: bytes | memoryview) -> Message:
 def _parse_hello(payload: bytes) -> ReceiverHello:
     version: int
     ahead: int
-    version, ahead, takes_holes = _HELLO.unpack(payload[:_HELLO.size])
+    version, ahead, takes_holes, takes_attributes = _HELLO.unpack(payload[:_HELLO.size])
     if version != TRANSFER_VERSION:
         raise bad(f"the peer speaks version {version} of the transfer protocol, this program speaks version"
                   f" {TRANSFER_VERSION}")
-    return ReceiverHello(max(AHEAD, min(ahead, MOST_AHEAD)), takes_holes)
+    return ReceiverHello(max(AHEAD, min(ahead, MOST_AHEAD)), takes_holes, takes_attributes)
 
 
 def _parse_file(payload: bytes) -> File:
     index, number, flags, *rest = _FILE.unpack(payload[:_FILE.size])
-    name, _, other = payload[_FILE.size:].partition(b"\0")
-    file = File._make((index, _KINDS.get(number), *rest, name, other, flags))
+    name, _, more = payload[_FILE.size:].partition(b"\0")
+    other, _, attributes = more.partition(b"\0")
+    file = File._make((index, _KINDS.get(number), *rest, name, other, flags, attributes))
     if index > MOST_INDEX or file.kind is None or len(name) > MOST_NAME_BYTES or len(other) > MOST_NAME_BYTES:
         raise bad("a malformed FILE message")
     if flags and file.kind != FileKind.FILE:

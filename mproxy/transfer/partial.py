@@ -40,6 +40,7 @@ from mproxy.transfer._disk import (
     write_at,
 )
 from mproxy.transfer.arriving import ArrivingFile
+from mproxy.transfer.attributes import give_attributes
 from mproxy.transfer.file_names import PART, temporary_names
 from mproxy.transfer.holes import fill_with_zeros, is_hole, write_with_holes
 from mproxy.transfer.messages import MOST_RANGES, FileKind
@@ -379,6 +380,8 @@ class PartialFile(ArrivingFile):
         if not complete or size != self._size() or (digest != own and not (self.kept_blocks and digest == _MISSING)):
             self.discard()
             return None
+        if self._file.attributes:
+            give_attributes(self._fd, self._file.attributes)
         self._hash_all(size, settle(self._fd, *self._mode_and_time()))
         if not is_named(self._fd, self._directory, self._part):
             raise Damaged("the partial file at the receiver was moved or replaced: send it again")
@@ -395,7 +398,7 @@ class PartialFile(ArrivingFile):
         is_new = self._state_fd < 0 and len(self._digests) == DIGEST_BYTES
         is_right = len(data) == end.size == self._file.size and (
             leaf(data, 0, True) == digest and root(digest) == end.root)
-        if not is_new or not is_right:
+        if not is_new or not is_right or self._file.attributes:
             return None
         return (self._fd, self._directory, self._part, self._name, data, *self._mode_and_time())
 

@@ -13,6 +13,7 @@ import stat
 from mproxy.ground.errors import MproxyError
 from mproxy.transfer._disk import find, is_named, link_open, remove_named, status_of
 from mproxy.transfer.arriving import ArrivingFile
+from mproxy.transfer.attributes import AttributesError, give_attributes
 from mproxy.transfer.file_names import temporary_names
 from mproxy.transfer.holes import is_hole
 from mproxy.transfer.messages import FileKind
@@ -112,9 +113,10 @@ class PresentFile(ArrivingFile):
 
     def _dress(self) -> None:
         try:
+            give_attributes(self._fd, self._file.attributes)
             os.fchmod(self._fd, self._file.mode & 0o777 & ~self._umask)
             os.utime(self._fd, ns=(self._file.mtime_ns, self._file.mtime_ns))
-        except PermissionError:
+        except (PermissionError, AttributesError):
             pass  # it is another user's
 
     def _remove_leftovers(self) -> None:

@@ -104,7 +104,7 @@ class _Arriving:
         self.settled = False
         self.blocks = block_count(file.size) if file.kind == FileKind.FILE else 0
         self.is_small = not file.has_data or (file.kind == FileKind.FILE and file.size <= SMALL_BYTES)
-        self.is_plain = self.is_small and file.kind == FileKind.FILE and not file.other
+        self.is_plain = self.is_small and file.kind == FileKind.FILE and not file.other and not file.attributes
         self.digest_bytes = self.blocks * DIGEST_BYTES  # memory for its digests, needed before any arrives
 
 
@@ -172,7 +172,8 @@ class FileReceiver(Conversation):
 
     def on_open(self) -> None:
         self._observer.on_open(self)
-        self.link.send(messages.pack_hello(MOST_AHEAD, self._destination.takes_holes))
+        self.link.send(messages.pack_hello(MOST_AHEAD, self._destination.takes_holes,
+                                           self._destination.takes_attributes))
 
     def _take_messages(self) -> None:
         with self._together:
@@ -336,6 +337,8 @@ class FileReceiver(Conversation):
             if refusal:
                 self.give_up(EndCode.ABORTED, refusal)
                 return
+        if file.attributes and not self._destination.takes_attributes:
+            file = file._replace(attributes=b"")
         self._next_index = file.index + 1  # a file that the sender could not open leaves a gap
         arriving = self._files[file.index] = _Arriving(file)
         if arriving.digest_bytes > ALL_DIGEST_BYTES:
@@ -486,7 +489,7 @@ class FileReceiver(Conversation):
 
     def _note_directory(self, arriving: _Arriving, made: bool) -> None:
         file = arriving.file
-        self._directory_bytes += len(file.name) + DIRECTORY_BYTES
+        self._directory_bytes += len(file.name) + len(file.attributes) + DIRECTORY_BYTES
         if self._directory_bytes > MOST_DIRECTORY_BYTES:
             self.give_up(EndCode.BAD_PACKET, "more directories than one sender may create")
             return

@@ -94,6 +94,7 @@ class FileSender(Conversation):
         self._announced = 0
         self._announcing = False
         self._may_send_holes = False
+        self.takes_attributes = True  # until the receiver says that it does not
         self._first_names = 0  # sources that are not another name of one before them; those are at the end
         self._settled = 0
         self._said_bye = False
@@ -146,6 +147,7 @@ class FileSender(Conversation):
             self.link.finish()
         elif isinstance(message, ReceiverHello):
             self._most_ahead, self._may_send_holes = message.ahead, message.takes_holes
+            self.takes_attributes = message.takes_attributes
             self._announce()
         else:
             raise bad("the receiver sent a message that only a sender may send")
@@ -183,7 +185,7 @@ class FileSender(Conversation):
                 break  # the other name has to be there first
             try:
                 message = source.open(index)
-            except (OSError, Changed) as error:
+            except (OSError, MproxyError) as error:
                 source.close()
                 if getattr(error, "errno", None) in _TOO_MANY_OPEN and self._announced > self._settled:
                     break  # tried again when another one has ended

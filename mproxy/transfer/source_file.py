@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from mproxy.ground.errors import MproxyError
 from mproxy.transfer._disk import Status, status_of
+from mproxy.transfer.attributes import attributes_of
 from mproxy.transfer.holes import has_holes, pieces
 from mproxy.transfer.messages import BY_TIME, MOST_NAME_BYTES, MOST_TIME_NS, SPARSE, UNKNOWN_SIZE, File, FileKind, bad
 from mproxy.transfer.parts import Parts
@@ -53,9 +54,10 @@ class SourceFile:
     contents of a file that has its size and time."""
 
     def __init__(self, name: bytes, kind: FileKind, path: str | None = None, fd: int = -1, follow: bool = True,
-                 expected_bytes: int = 0, same_as: bytes = b"", by_time: bool = False) -> None:
+                 expected_bytes: int = 0, same_as: bytes = b"", by_time: bool = False,
+                 with_attributes: bool = False) -> None:
         self.name, self.kind, self.path = name, kind, path
-        self.same_as, self.by_time = same_as, by_time
+        self.same_as, self.by_time, self.with_attributes = same_as, by_time, with_attributes
         self.fd = fd
         self.expected_bytes = expected_bytes  # its size when it was found
         self.size = 0
@@ -100,7 +102,8 @@ class SourceFile:
             self.sparse = has_holes(status) and not self.is_small
         self.identity = identity(status)
         return File(index, self.kind, mode, mtime_ns, self.size, self.identity, self.name, self.same_as,
-                    SPARSE * self.sparse | BY_TIME * self.by_time)
+                    SPARSE * self.sparse | BY_TIME * self.by_time,
+                    attributes_of(self.fd) if self.with_attributes else b"")
 
     def _open_link(self, index: int, path: str) -> File:
         status = os.lstat(path)
@@ -119,7 +122,7 @@ class SourceFile:
     def again(self) -> SourceFile:
         """The same, for another connection."""
         return SourceFile(self.name, self._announced_as, self.path, 0 if self.path is None else -1, self._follow,
-                          same_as=self.same_as, by_time=self.by_time)
+                          same_as=self.same_as, by_time=self.by_time, with_attributes=self.with_attributes)
 
     @property
     def is_spent(self) -> bool:

@@ -32,13 +32,15 @@ def name_of(path: str) -> str:
 
 
 def find_sources(paths: Iterable[str], on_left_out: OnLeftOut, links: str = LINKS[0],
-                 rules: Iterable[Rule] = (), by_time: bool = False) -> list[SourceFile]:
+                 rules: Iterable[Rule] = (), by_time: bool = False,
+                 with_attributes: bool = False) -> list[SourceFile]:
     """Sources of the files and directories named on a command line, and of what `rules` (`selection`) leave of what is
-    in these; MproxyError for what cannot be sent. `by_time`: as of SourceFile.
+    in these; MproxyError for what cannot be sent. `by_time`, `with_attributes`: as
+    of SourceFile.
 
     `on_left_out(path, why)` is told of what is neither a file nor a directory (a text), and of what cannot be read or
     has vanished meanwhile (an OSError). What is named itself may be a symbolic link to what is meant."""
-    walk = Walk(on_left_out, links, Selection(rules), by_time)
+    walk = Walk(on_left_out, links, Selection(rules), by_time, with_attributes)
     for path in paths:
         base = os.fsencode(name_of(path))
         if path == "-":
@@ -61,13 +63,14 @@ def find_sources(paths: Iterable[str], on_left_out: OnLeftOut, links: str = LINK
 class Walk:
     """Collects sources: directories before what is in them, and further names of a file after everything else."""
 
-    def __init__(self, on_left_out: OnLeftOut, links: str, selection: Selection, by_time: bool) -> None:
+    def __init__(self, on_left_out: OnLeftOut, links: str, selection: Selection, by_time: bool,
+                 with_attributes: bool) -> None:
         self.sources: list[SourceFile] = []
         self.second_names: list[SourceFile] = []
         self._on_left_out = on_left_out
         self._links = links
         self._selection = selection
-        self._by_time = by_time
+        self._by_time, self._with_attributes = by_time, with_attributes
         self._first_names: dict[tuple[int, int], bytes] = {}  # of files that have several: (device, inode)
 
     def add_file(self, path: str, name: bytes, status: os.stat_result, *, follow: bool = False) -> None:
@@ -77,12 +80,12 @@ class Walk:
             first = self._first_names.setdefault((status.st_dev, status.st_ino), name)
         source = SourceFile(name, FileKind.FILE, path, follow=follow or self._links == "copy",
                             expected_bytes=status.st_size, same_as=b"" if first == name else first,
-                            by_time=self._by_time)
+                            by_time=self._by_time, with_attributes=self._with_attributes)
         (self.second_names if source.same_as else self.sources).append(source)
 
     def add_directory(self, top: str, name: bytes, status: os.stat_result) -> None:
         """A directory and everything in it."""
-        self.sources.append(SourceFile(name, FileKind.DIRECTORY, top))
+        self.sources.append(SourceFile(name, FileKind.DIRECTORY, top, with_attributes=self._with_attributes))
         # Those whose contents are still to be listed, each with all the directories that it lies in.
         waiting = [(top, name, {(status.st_dev, status.st_ino)})]
         while waiting:
@@ -97,7 +100,8 @@ class Walk:
                 if itself in above:
                     self._on_left_out(inner, OSError(errno.ELOOP, "a symbolic link to a directory that it lies in"))
                     continue
-                self.sources.append(SourceFile(inner_name, FileKind.DIRECTORY, inner, follow=self._links == "copy"))
+                self.sources.append(SourceFile(inner_name, FileKind.DIRECTORY, inner, follow=self._links == "copy",
+                                               with_attributes=self._with_attributes))
                 below.append((inner, inner_name, above | {itself} if self._links == "copy" else above))
             waiting += reversed(below)
 

@@ -59,6 +59,7 @@ def test_directories_have_their_times_after_a_second_dial(transfer):
     sender = transfer.send(through, "--json", transfer.source / "d")
     until(lambda: len(receiver.events("received")) >= 3, MANY, "some files have arrived")
     receiver.stop()
+    assert "what has arrived is kept: sent again, it continues where it stopped" in receiver.log.text
     transfer.recv(port=port, once=False)
     assert sender.wait(MANY) == 0, str(sender)
     sender.event("dialled-anew")

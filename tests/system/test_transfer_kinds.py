@@ -163,3 +163,20 @@ def test_a_large_sparse_file(transfer):
         hashing = transfer.start("hash", one)
         assert hashing.wait(MANY) == 0
         assert hashing.out.text == f"{result['hash']}  {one}\n"
+
+
+def test_extended_attributes(transfer):
+    path = transfer.file("t/f", b"data")
+    try:
+        os.setxattr(path, "user.of-file", b"\0one")
+        os.setxattr(path.parent, "user.of-directory", b"two")
+    except OSError:
+        pytest.skip("this file system has no extended attributes")
+    for options, status in ((("--xattrs",), 0), ((), 8)):
+        receiver, port = transfer.recv(*options)
+        sender = transfer.send(port, "--xattrs", path.parent)
+        assert sender.wait(MANY) == status, str(sender)
+        assert receiver.wait(MANY) == 0
+        assert len(sender.events("xattrs-left-out")) == (status == 8)
+    assert os.getxattr(transfer.target / "t/f", "user.of-file") == b"\0one"
+    assert os.getxattr(transfer.target / "t", "user.of-directory") == b"two"

@@ -31,7 +31,7 @@ def delivery(monkeypatch):
     delivery = Delivery(FakeLoop(), None, "receiver", 1, list, lambda: None, observer, 3 * SECOND_US)
     delivery.start([SourceFile(b"f", FileKind.FILE, "f")], [], None)
     link = SimpleNamespace(heard_us=delivery._loop.now(), statistics={"packets_in": 1}, peer=("receiver", 1))
-    delivery._sender = SimpleNamespace(link=link, sent_bytes=0, kept_bytes=0, done_bytes=0)
+    delivery._sender = SimpleNamespace(link=link, sent_bytes=0, kept_bytes=0, done_bytes=0, takes_attributes=False)
     delivery.on_over(delivery._sender, "not heard for too long", EndCode.IDLE, False)
     return delivery
 

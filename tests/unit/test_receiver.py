@@ -158,6 +158,15 @@ def test_however_it_is_cut(world, piece):
     assert world.link.ended is None
 
 
+def test_a_sender_of_an_older_version_is_told(world):
+    data = bytearray(messages.pack_hello())
+    data[HEADER.size + 1] = 1
+    world.link.bring(bytes(data) + announce(0, b"f"))
+    assert world.link.ended == ("the peer speaks version 1 of the transfer protocol, this program speaks version"
+                                f" {messages.TRANSFER_VERSION}")
+    assert world.outcomes == {}
+
+
 def test_nothing_is_read_behind_a_mistake(world):
     world.link.bring(announce(0, b"f") + announce(0, b"again") + announce(1, b"g"))
     assert world.link.ended == "files out of order, or too many at once"

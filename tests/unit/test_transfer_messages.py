@@ -25,10 +25,11 @@ def taken(data):
 
 
 def test_there_and_back():
-    assert taken(messages.pack_hello()) == (MessageType.HELLO, (messages.AHEAD, False))
-    assert taken(messages.pack_hello(100, True)) == (MessageType.HELLO, (100, True))
-    assert taken(messages.pack_hello(60000)) == (MessageType.HELLO, (messages.MOST_AHEAD, False))
-    for file in (FILE, FILE._replace(flags=3), FILE._replace(kind=FileKind.LINK, other=b"../f")):
+    assert taken(messages.pack_hello()) == (MessageType.HELLO, (messages.AHEAD, False, False))
+    assert taken(messages.pack_hello(100, True)) == (MessageType.HELLO, (100, True, False))
+    assert taken(messages.pack_hello(60000, False, True)) == (MessageType.HELLO, (messages.MOST_AHEAD, False, True))
+    for file in (FILE, FILE._replace(flags=3), FILE._replace(kind=FileKind.LINK, other=b"../f"),
+                 FILE._replace(attributes=b"\0\1 x"), FILE._replace(other=b"f", attributes=b"\0")):
         assert taken(messages.pack_file(file)) == (MessageType.FILE, file)
     assert taken(messages.pack_holes(3, 4, 5)) == (MessageType.HOLES, (3, 4, 5))
     assert taken(messages.pack_want(3, [(0, 2), (5, 1)])) == (MessageType.WANT, (3, ((0, 2), (5, 1))))
