@@ -42,6 +42,8 @@ cdef struct Parser:
 
 cdef void parser_init(Parser *parser) noexcept nogil
 cdef ParseResult parser_next(Parser *parser, const uint8_t **data, const uint8_t *end) noexcept nogil
+cdef const char *frame_of_packet(const uint8_t **data, const uint8_t *end, Frame *frame,
+                                 const uint8_t **payload) noexcept nogil
 cdef void encode_header(uint8_t *out, const Frame *frame) noexcept nogil
 
 

@@ -161,6 +161,23 @@ cdef inline ParseResult next_part(Parser *parser, const uint8_t **data, const ui
     return ParseResult.DATA_PART
 
 
+cdef const char *frame_of_packet(const uint8_t **data, const uint8_t *end, Frame *frame,
+                                 const uint8_t **payload) noexcept nogil:
+    """Read the next frame, which is there as a whole, and advance `data` behind it; returns what is wrong, or NULL."""
+    cdef const char *wrong
+    if end - data[0] < HEADER_BYTES:
+        return "frame cut off by the end of its packet"
+    decode_header(data[0], frame)
+    wrong = check_header(frame, get16(data[0] + 2))
+    if wrong != NULL:
+        return wrong
+    payload[0] = data[0] + HEADER_BYTES
+    if frame.length > end - payload[0]:
+        return "frame cut off by the end of its packet"
+    data[0] = payload[0] + frame.length
+    return NULL
+
+
 # ---- the codec for tests, tools and the handshake
 
 def encode_frame(int type, *, int flags=0, uint32_t stream=0, uint64_t seq=0, uint64_t ack=0, bytes payload=b""):

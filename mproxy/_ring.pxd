@@ -40,6 +40,7 @@ cdef inline uint32_t ring_free(const Ring *ring) noexcept nogil:
 
 cdef void ring_init(Ring *ring, uint64_t offset) noexcept nogil
 cdef int ring_reserve(Ring *ring, uint32_t capacity, size_t *account) noexcept nogil
+cdef int ring_reach(Ring *ring, uint64_t end, uint64_t kept, size_t *account) noexcept nogil
 cdef int ring_space(const Ring *ring, uint32_t most, iovec *out) noexcept nogil
 cdef int ring_view(const Ring *ring, uint64_t offset, uint32_t length, iovec *out) noexcept nogil
 cdef int ring_append(Ring *ring, const uint8_t *data, uint32_t length, size_t *account) noexcept nogil

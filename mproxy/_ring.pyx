@@ -34,11 +34,22 @@ cdef int ring_reserve(Ring *ring, uint32_t capacity, size_t *account) noexcept n
 
     The ring keeps its bytes; iovecs taken before become invalid.
     """
-    return 0 if capacity <= ring.capacity else move(ring, capacity, account)
+    return 0 if capacity <= ring.capacity else move(ring, capacity, ring_used(ring), account)
 
 
-cdef int move(Ring *ring, uint32_t capacity, size_t *account) noexcept nogil:
-    """Move to storage for `capacity` bytes, rounded up, at least what the ring holds; -1 when there is no memory."""
+cdef int ring_reach(Ring *ring, uint64_t end, uint64_t kept, size_t *account) noexcept nogil:
+    """Have storage for every byte below `end`, and not many times as much; -1 when there is no memory.
+
+    Everything below `kept` keeps its place: somebody may have put bytes behind `tail` that are not counted yet.
+    """
+    cdef uint64_t reach = end - ring.head
+    if reach <= ring.capacity <= SMALL_RING_BYTES or reach <= ring.capacity < SPARSE * reach:
+        return 0
+    return move(ring, <uint32_t>(reach if reach > ring.capacity else 2 * reach), <uint32_t>(kept - ring.head), account)
+
+
+cdef int move(Ring *ring, uint32_t capacity, uint32_t kept, size_t *account) noexcept nogil:
+    """Move with the first `kept` bytes to storage for `capacity` bytes, rounded up; -1 when there is no memory."""
     cdef uint8_t *base
     cdef iovec old[2]
     cdef uint32_t size = MIN_RING_BYTES, first, mask, block
@@ -51,7 +62,7 @@ cdef int move(Ring *ring, uint32_t capacity, size_t *account) noexcept nogil:
         return -1
     base = pool_at(block)
     mask = size - 1
-    n = ring_view(ring, ring.head, ring_used(ring), old)
+    n = ring_view(ring, ring.head, kept, old)
     for i in range(n):
         first = size - (at & mask)
         if first > old[i].iov_len:
@@ -123,7 +134,7 @@ cdef void ring_release(Ring *ring, uint64_t offset, size_t *account) noexcept no
     if used == 0 and ring.capacity != 0:
         change_storage(ring, 0, 0, account)
     elif ring.capacity > SMALL_RING_BYTES and used <= ring.capacity // SPARSE:
-        move(ring, 2 * used, account)
+        move(ring, 2 * used, used, account)
 
 
 cdef void ring_drop(Ring *ring, size_t *account) noexcept nogil:

@@ -91,6 +91,7 @@ cdef class Session:
     cdef int take(self, uint32_t length) noexcept
     cdef int poll_transmit(self, size_t most, bint bulk_too, iovec *out) noexcept
     cdef void transmitted(self, size_t length) noexcept
+    cdef void echo(self) noexcept
     cdef uint64_t moved_bytes(self) noexcept
     cpdef bint wants_transmit(self) noexcept
     # time

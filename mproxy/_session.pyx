@@ -190,10 +190,14 @@ cdef class Session:
         """
         if self.state == CarrierState.NO_CARRIER:
             return 0
+        self.echo()
+        return self.streams.poll_transmit(most, self.state == CarrierState.ACTIVE, bulk_too, out)
+
+    cdef void echo(self) noexcept:
+        """Queue the echo that the peer waits for, if it does."""
         if self.reply_to >= 0:
             self.add_heartbeat(FrameFlag.REPLY, 0, self.reply_to)
             self.reply_to = -1
-        return self.streams.poll_transmit(most, self.state == CarrierState.ACTIVE, bulk_too, out)
 
     cdef void transmitted(self, size_t length) noexcept:
         """The carrier took `length` bytes of what was described last."""

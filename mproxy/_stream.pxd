@@ -8,6 +8,7 @@ function: _stream.pyx.
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from mproxy._disorder cimport Disorder
 from mproxy._state cimport StreamState
 from mproxy.ground._list cimport ListLink
 
@@ -24,6 +25,7 @@ cdef struct Stream:
     void *owner           # the I/O layer's record of the application socket; while set, the stream is not freed
     int64_t began_at      # when the I/O layer had the application; 0: not yet
     # of this carrier
+    Disorder *disorder    # what is out of order on a carrier that does not keep order; NULL: nothing ever was
     uint64_t listed_epoch  # last carrier on which the peer listed the stream
     uint64_t want_ack_at  # acknowledge at once when the application has taken everything below; 0: not asked
     uint64_t retire_after  # finished: may be forgotten once a heartbeat with a higher number is echoed
@@ -57,6 +59,9 @@ cdef int stream_receive(
 cdef void stream_end_arrived(StreamState *state) noexcept nogil
 cdef void stream_abort(StreamState *state, int code, bint tell_peer) noexcept nogil
 cdef void stream_mend(StreamState *state, size_t *account) noexcept nogil
+cdef Disorder *stream_disorder(Stream *stream) noexcept nogil
+cdef void stream_restore_order(Stream *stream, uint64_t *early_held, size_t *account) noexcept nogil
+cdef void restore_order(Stream *stream, uint64_t *early_held, size_t *account) noexcept nogil
 cdef bint stream_finished(const Stream *stream) noexcept nogil
 
 cdef Stream *table_find(const StreamTable *table, uint32_t id) noexcept nogil

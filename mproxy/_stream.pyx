@@ -14,6 +14,7 @@ in the session, has its place in the order of stores (docs/protocol.md, section 
 
 from libc.stdlib cimport calloc, free
 
+from mproxy._disorder cimport Disorder, disorder_forget_early, disorder_free, disorder_new, disorder_reach
 from mproxy._frames cimport Frame, encode_header
 from mproxy._ring cimport ring_drop, ring_release, ring_used
 from mproxy._state cimport StreamState, stream_state_free, stream_state_give_up
@@ -35,6 +36,7 @@ cdef void stream_free(Stream *stream, size_t *account) noexcept nogil:
     ring_drop(&stream.state.out, account)
     ring_drop(&stream.state.inp, account)
     stream_state_free(stream.state)
+    disorder_free(stream.disorder)
     free(stream)
 
 
@@ -127,6 +129,31 @@ cdef bint stream_finished(const Stream *stream) noexcept nogil:
     if state.aborted:
         return True
     return state.out_done and state.in_done and not state.drain_reset and state.acked == state.inp.tail + 1
+
+
+# ---- a carrier that does not keep order
+
+cdef Disorder *stream_disorder(Stream *stream) noexcept nogil:
+    """What is out of order of the stream; NULL when there is no memory for that."""
+    if stream.disorder == NULL:
+        stream.disorder = disorder_new()
+    return stream.disorder
+
+
+cdef void stream_restore_order(Stream *stream, uint64_t *early_held, size_t *account) noexcept nogil:
+    """Forget what is out of order: the carrier or the stream is over."""
+    if stream.disorder != NULL:
+        early_held[0] -= disorder_reach(stream.disorder, stream.state)
+        disorder_forget_early(stream.disorder, stream.state, account)
+        disorder_free(stream.disorder)
+        stream.disorder = NULL
+
+
+cdef void restore_order(Stream *stream, uint64_t *early_held, size_t *account) noexcept nogil:
+    """The same for every stream of a list."""
+    while stream != NULL:
+        stream_restore_order(stream, early_held, account)
+        stream = <Stream *>stream.in_all.next
 
 
 # ---- another process goes on

@@ -23,6 +23,7 @@ cdef class StreamSet:
     cdef readonly int64_t rtt_us           # shortest recent round trip: more is our queue; -1 before the first echo
     cdef bint active                       # there is a carrier for streams
     cdef public bint sealed                # the carrier is encrypted
+    cdef public bint unordered             # the carrier does not keep the order of DATA and ACK frames
     cdef public bint stalled               # the carrier did not take all it was offered
     # streams
     cdef Transmitter transmitter           # send queues, and the batch on its way to the carrier
@@ -35,6 +36,7 @@ cdef class StreamSet:
     # accounts
     cdef readonly uint64_t out_held        # bytes in the streams' `out` rings
     cdef readonly uint64_t in_held         # bytes in the streams' `inp` rings
+    cdef readonly uint64_t early_held      # offsets from what each `inp` ring holds to the last byte that came early
     cdef readonly uint64_t resend_bytes    # bytes sent before that the last resume found missing
     cdef readonly size_t storage_bytes     # memory of all its rings and records
     cdef size_t redeemed_bytes             # the part of `storage_bytes` that its promise covers, as the account knows

@@ -7,21 +7,22 @@ peer may say, and what that does to streams, is in _session.
 
 cimport cython
 
-from libc.stdint cimport uint16_t
+from libc.stdint cimport uint16_t, uint64_t
 from libc.string cimport memcpy
 
+from mproxy._disorder cimport disorder_reach
 from mproxy._frames cimport Frame, encode_header
 from mproxy._pool cimport pool_charge, pool_redeem, pool_session_bytes
 from mproxy._ring cimport (
-    MIN_RING_BYTES, iovec, ring_append, ring_drop, ring_free, ring_release, ring_reserve, ring_used,
+    MIN_RING_BYTES, iovec, ring_append, ring_drop, ring_free, ring_reach, ring_release, ring_reserve, ring_used,
 )
 from mproxy._state cimport (
     SessionState, StreamState, session_note_target, session_state_free, session_state_give_up, stream_state_claim,
     stream_state_free, stream_state_new,
 )
 from mproxy._stream cimport (
-    list_streams, stream_abort, stream_acked, stream_end_arrived, stream_finished, stream_free, stream_mend, stream_new,
-    stream_take_ack, table_add, table_clear, table_find, table_remove,
+    list_streams, restore_order, stream_abort, stream_acked, stream_end_arrived, stream_finished, stream_free,
+    stream_mend, stream_new, stream_restore_order, stream_take_ack, table_add, table_clear, table_find, table_remove,
 )
 from mproxy._transmit cimport SMALL_BYTES, Transmitter
 from mproxy._wire cimport (
@@ -289,7 +290,12 @@ cdef class StreamSet:
     cdef void handed(self, Stream *stream, uint32_t length) noexcept:
         """The application took `length` of the kept bytes."""
         cdef StreamState *state = stream.state
-        ring_release(&state.inp, state.inp.head + length, &self.storage_bytes)
+        cdef uint64_t early_end = state.inp.tail + disorder_reach(stream.disorder, state)
+        if early_end > state.inp.tail:
+            state.inp.head += length
+            ring_reach(&state.inp, early_end, early_end, &self.storage_bytes)
+        else:
+            ring_release(&state.inp, state.inp.head + length, &self.storage_bytes)
         self.in_held -= length
         self.acknowledge(stream)
 
@@ -376,7 +382,8 @@ cdef class StreamSet:
 
         The last DATA frame asks; when it has been planned, an ACK does.
         """
-        if stream.state.drain_reset and stream.state.sent == stream.state.out.tail + stream.state.out_ended:
+        cdef const StreamState *state = stream.state
+        if state.drain_reset and not state.aborted and state.sent == state.out.tail + state.out_ended:
             stream.ack_due = True
             self.transmitter.ready(stream)
 
@@ -395,6 +402,7 @@ cdef class StreamSet:
         stream.ack_due = False
         self.out_held -= ring_used(&state.out)
         self.in_held -= ring_used(&state.inp)
+        stream_restore_order(stream, &self.early_held, &self.storage_bytes)
         ring_drop(&state.inp, &self.storage_bytes)
         if stream.planned == 0:
             ring_drop(&state.out, &self.storage_bytes)
@@ -413,7 +421,10 @@ cdef class StreamSet:
     cdef void carrier_lost(self) noexcept:
         """Go on buffering."""
         self.transmitter.carrier_lost()
-        self.active = self.stalled = False
+        if self.unordered:
+            restore_order(<Stream *>self.open_list.first, &self.early_held, &self.storage_bytes)
+            restore_order(<Stream *>self.finished_list.first, &self.early_held, &self.storage_bytes)
+        self.active = self.stalled = self.unordered = False
         self.rtt_us = -1  # nothing is known of the next carrier; until then only the window bounds the rings
 
     cdef int poll_transmit(self, size_t most, bint streams_too, bint bulk_too, iovec *out) noexcept:
@@ -431,10 +442,12 @@ cdef class StreamSet:
     cdef void barrier_passed(self) noexcept:
         """The heartbeat sent last was echoed: forget the finished streams whose last frame the peer has read by then.
 
-        A stream with a planned frame is never forgotten, whatever the peer claims to have read.
+        A stream with a planned frame is never forgotten, whatever the peer claims to have read. Neither is one with a
+        frame under way on a carrier that does not keep order: the heartbeat may have overtaken it.
         """
         cdef Stream *stream = <Stream *>self.finished_list.first
-        while stream != NULL and stream.retire_after < self.barriers and not stream.planned:
+        while stream != NULL and stream.retire_after < self.barriers and not stream.planned and (
+                stream.disorder == NULL or stream.disorder.under_way == 0):
             self.forget(stream)
             stream = <Stream *>self.finished_list.first
 

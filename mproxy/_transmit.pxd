@@ -47,6 +47,7 @@ cdef class Transmitter:
     cdef size_t batch_bytes        # bytes of the batch still to be sent
     cdef uint32_t urgent_run       # bytes planned for urgent streams since the last bulk turn
     cdef uint32_t peer_window      # most bytes of one stream beyond its ack
+    cdef uint32_t frame_bytes      # most payload of the next DATA frame; less than usual where each packet has its own
     cdef uint64_t overtakes        # small frames planned while bulk waited, ever
     cdef uint64_t frames           # frames planned, ever
     cdef uint64_t resent_bytes     # payload bytes planned below `peak`: repetitions
@@ -65,3 +66,6 @@ cdef class Transmitter:
     cdef void plan_next_stream(self, size_t room, bint bulk_too) noexcept
     cdef void plan_stream(self, Stream *stream, size_t most) noexcept
     cdef void plan_frame(self, Stream *stream, int type, int flags, uint64_t seq, uint32_t length) noexcept
+
+
+cdef int view_payload(const PlannedFrame *plan, iovec *out) noexcept

@@ -9,6 +9,7 @@ A planned frame is a promise: the carrier is a byte stream, so a frame whose fir
 whatever happens to its stream meanwhile. Hence `Stream.planned`; and only what was really sent moves `peak`.
 """
 
+from mproxy._disorder cimport disorder_again, disorder_next
 from mproxy._frames cimport Frame, encode_header
 from mproxy._ring cimport Ring, iovec, ring_append, ring_drop, ring_init, ring_release, ring_view
 from mproxy._state cimport StreamState
@@ -30,6 +31,11 @@ cdef inline void leave_queue(LinkedList *queue, Stream *stream) noexcept nogil:
     list_remove(queue, stream, &stream.in_queue)
 
 
+cdef inline bint owes_frame(Stream *stream) noexcept nogil:
+    """Whether there is something to send besides new bytes."""
+    return stream.state.open_due or stream.ack_due or disorder_again(stream.disorder, stream.state)
+
+
 cdef class Transmitter:
     """Send queues and batch of one session.
 
@@ -38,6 +44,7 @@ cdef class Transmitter:
 
     def __cinit__(self):
         ring_init(&self.control, 0)
+        self.frame_bytes = BULK_FRAME_BYTES
 
     def __dealloc__(self):
         ring_drop(&self.control, self.account)
@@ -59,11 +66,11 @@ cdef class Transmitter:
         if not state.aborted and state.sent - state.out.head < self.peer_window:
             unsent = stream_unsent(state)
         if stream.queue == Queue.URGENT:
-            if unsent > SMALL_BYTES and not (state.open_due or stream.ack_due):
+            if unsent > SMALL_BYTES and not owes_frame(stream):
                 leave_queue(&self.urgent, stream)
                 enqueue(&self.bulk, stream, Queue.BULK)
             return
-        if unsent == 0 and not (state.open_due or stream.ack_due):
+        if unsent == 0 and not owes_frame(stream):
             return
         if stream.queue == Queue.ACK_LATER:
             leave_queue(&self.later, stream)
@@ -147,6 +154,7 @@ cdef class Transmitter:
         self.first_sent = self.batch_bytes = 0
         ring_drop(&self.control, self.account)
         self.control_planned = self.control.tail
+        self.frame_bytes = BULK_FRAME_BYTES
 
     # ---- output
 
@@ -224,8 +232,10 @@ cdef class Transmitter:
     cdef void plan_stream(self, Stream *stream, size_t most) noexcept:
         """Plan what the stream owes: OPEN or RESET, then DATA of at most `most` bytes, or a bare ACK."""
         cdef StreamState *state = stream.state
-        cdef uint64_t length, allowed
+        cdef uint64_t length, allowed, seq
+        cdef bint fin
         cdef int flags = 0
+        most = min(most, <size_t>self.frame_bytes)
         if state.open_due:
             state.open_due = False
             self.plan_frame(stream, FrameType.OPEN, 0, 0, state.target_bytes)
@@ -236,6 +246,13 @@ cdef class Transmitter:
                 self.plan_frame(stream, FrameType.RESET, 0, state.reset_code, 0)
                 stream.reset_due = False
             stream.ack_due = False
+            return
+        if disorder_again(stream.disorder, state):
+            length = disorder_next(stream.disorder, state, <uint32_t>most, &seq, &fin)
+            if (stream.blocked or state.drain_reset) and seq + length == state.out.tail:
+                flags = FrameFlag.WANT_ACK
+            self.plan_frame(stream, FrameType.DATA, flags | (FrameFlag.FIN if fin else 0), seq, <uint32_t>length)
+            self.resent_bytes += length
             return
         length = allowed = 0
         if state.sent < state.out.tail:
@@ -258,7 +275,8 @@ cdef class Transmitter:
         elif stream.ack_due:
             if stream.blocked or state.drain_reset:
                 flags = FrameFlag.WANT_ACK
-            self.plan_frame(stream, FrameType.ACK, flags, 0, 0)
+            # The frame may arrive before the bytes that it asks about, on a carrier that does not keep order.
+            self.plan_frame(stream, FrameType.ACK, flags, state.sent if flags else 0, 0)
 
     cdef void plan_frame(self, Stream *stream, int type, int flags, uint64_t seq, uint32_t length) noexcept:
         """Append one frame with the newest ack to the batch."""

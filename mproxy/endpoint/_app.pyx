@@ -351,7 +351,7 @@ cdef void app_deliver(App *app, const uint8_t *data, uint32_t length) noexcept:
             return
         n = max(n, <ssize_t>0)  # an event will tell of a connection that failed
     session.take(<uint32_t>n)
-    if app.stream.state.in_ended:
+    if app.stream.state.in_ended or length == 0:  # without bytes of its own: others are in order now
         app_flush(app)
 
 

@@ -13,7 +13,7 @@ ACK_NEXT      type 1, packet number that this answers 8 (0: none), delay 4, cred
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from mproxy.transport._ranges cimport RangeSet
+from mproxy.ground._ranges cimport RangeSet
 
 
 cdef enum:

@@ -3,7 +3,7 @@
 from mproxy._wire cimport get32, get64, put32, put64
 from mproxy.ground._clock cimport NEVER
 from mproxy.transport._packet cimport ControlType, get_varint, put_varint
-from mproxy.transport._ranges cimport (
+from mproxy.ground._ranges cimport (
     Range, ranges_add, ranges_at, ranges_drop_lowest, ranges_free, ranges_has, ranges_init,
 )
 

@@ -17,6 +17,7 @@ from mproxy.transport._inflow cimport Inflow
 from mproxy.transport._mtu cimport Mtu
 from mproxy.transport._outflow cimport Chunk, Outflow
 from mproxy.transport._pacer cimport Pacer
+from mproxy.transport._parcels cimport Parcel, Parcels
 from mproxy.transport._packet cimport Header, PeerAddress, Seal
 from mproxy.transport._recovery cimport Recovery
 
@@ -34,6 +35,7 @@ cdef struct Transmit:
 cdef struct PlannedPacket:
     Chunk chunk             # data of the packet
     uint32_t control_bytes  # control messages, already written
+    uint32_t parcel_bytes   # of the parcel; 0: there is none
     uint32_t flags          # SENT_*; 0: it needs no ack
     uint32_t size           # of a full packet
 
@@ -63,7 +65,10 @@ cdef class Channel:
     cdef Pacer pacer                     # of ours
     cdef Mtu mtu                         # largest packet of the path
     cdef int64_t peer_delay_us           # longest time that the peer holds back an ack
+    cdef readonly Parcels parcels        # that travel in packets beside the stream; None: there are none
     # what is to be sent
+    cdef Parcel parcel                   # of the packet that is being built
+    cdef bint parcels_wait               # there may be one for the next packet
     cdef int probes                      # packets that may leave regardless of the window
     cdef bint ping_due                   # ask for a sign of life
     cdef bint credit_due                 # announce the credit in a packet that gets acknowledged
@@ -79,6 +84,8 @@ cdef class Channel:
     cdef uint64_t challenge              # with these eight bytes
     cdef bint responded                  # it answers such a question: PATH_RESPONSE
     cdef uint64_t response               # with these
+    cdef const uint8_t *carried          # the parcel it carries; NULL: none
+    cdef uint32_t carried_bytes          # its length
     cdef const uint8_t *close            # the peer gives up: code, length of the reason, reason; NULL: it does not
     # the end
     cdef bint peer_done                  # the peer has everything and will not answer much longer
@@ -102,6 +109,7 @@ cdef class Channel:
     cdef int64_t timeout_us(self, int backoff) noexcept
     cdef int build_clear(self, Transmit *out, int kind, uint64_t number, uint32_t control_bytes) noexcept
     cdef uint64_t expected(self) noexcept
+    cdef void carry(self, Parcels parcels) noexcept
 
     # inner
     cdef int open_parts(self, const Header *header, uint8_t *packet, uint32_t length, iovec *parts) noexcept
@@ -111,9 +119,11 @@ cdef class Channel:
     cdef void after_acks(self, int64_t now) noexcept
     cdef uint32_t build(self, uint8_t *p, PlannedPacket *plan, int64_t now) noexcept
     cdef void write_control(self, uint8_t *p, PlannedPacket *plan, int64_t now) noexcept
+    cdef int add_parcel(self, uint8_t *control, PlannedPacket *plan, iovec *parts) noexcept
     cdef bint pick(self, PlannedPacket *plan) noexcept
     cdef bint should_ask(self, const PlannedPacket *plan) noexcept
     cdef uint32_t fill_probe(self, Transmit *out, int64_t now) noexcept
     cdef Taken take_close(self, const uint8_t *p) noexcept
     cdef bint may_send(self, uint32_t size, bint is_first, int64_t now) noexcept
+    cdef bint has_more(self) noexcept
     cdef void note_end(self, int64_t now) noexcept

@@ -2,10 +2,11 @@
 
 cimport cython
 
+from libc.stdint cimport uint16_t
 from libc.string cimport memset
 
 from mproxy._ring cimport ring_view
-from mproxy._wire cimport get16, get64, put32
+from mproxy._wire cimport get16, get64, put16, put32
 from mproxy.ground._clock cimport NEVER
 from mproxy.transport._acks cimport (
     AckInfo, acks_answer, acks_free, acks_init, acks_is_new, acks_note, acks_owe,
@@ -26,13 +27,14 @@ from mproxy.transport._outflow cimport (
     outflow_took,
 )
 from mproxy.transport._pacer cimport RUN_BYTES, pacer_fill, pacer_ready_at
+from mproxy.transport._parcels cimport MOST_PARCEL_PARTS, PARCEL_HEADER_BYTES, Parcels
 from mproxy.transport._packet cimport (
     BASE_PACKET_BYTES, CRC_BYTES, PACKET_HEADER_BYTES, ControlType, EndCode, PacketFlag, PacketType, crc32c, crc_seal,
     get_header, put_header,
 )
 from mproxy.transport._recovery cimport PROBES, Recovery
 from mproxy.transport._rtt cimport rtt_timeout
-from mproxy.transport._sent cimport SENT_CREDIT, SENT_DATA, SENT_PROBE
+from mproxy.transport._sent cimport SENT_CREDIT, SENT_DATA, SENT_PARCEL, SENT_PROBE
 
 
 cdef enum:
@@ -75,6 +77,15 @@ cdef class Channel:
         self.pacer.filled_at = now
         return self.recovery.start(first_out + 1, &self.out, go_back)
 
+    cdef void carry(self, Parcels parcels) noexcept:
+        """Carry these from now on; None: no more."""
+        self.parcels = self.recovery.parcels = parcels
+        self.parcels_wait = False
+
+    cdef inline bint has_more(self) noexcept:
+        """Whether anything is to be sent besides control messages."""
+        return self.parcels_wait or outflow_has(&self.out)
+
     # ---- in
 
     cdef Taken take(self, uint8_t *packet, uint32_t length, int64_t now) noexcept:
@@ -85,7 +96,7 @@ cdef class Channel:
         cdef uint32_t control_end
         cdef Taken result
         self.eliciting = self.answered = self.challenged = self.responded = False
-        self.close = NULL
+        self.close = self.carried = NULL
         get_header(packet, &header)
         control_end = PACKET_HEADER_BYTES + header.control_bytes
         if control_end + self.receiving.trailer_bytes > length:
@@ -108,6 +119,9 @@ cdef class Channel:
         result = self.take_control(packet + PACKET_HEADER_BYTES, packet + control_end, now)
         if result != Taken.ACCEPTED:
             return result
+        if self.carried != NULL and (
+                self.parcels is None or not self.parcels.take(self.carried, self.carried_bytes, now)):
+            return Taken.NO_ROOM
         self.newest = header.number > self.acks.largest
         count = acks_note(&self.acks, header.number, now)
         if count < 0:
@@ -185,6 +199,12 @@ cdef class Channel:
                 length = 4 + p[3]
                 if self.take_close(p + 1) != Taken.ACCEPTED:
                     return Taken.WRONG
+            elif p[0] == ControlType.PARCEL and end - p > PARCEL_HEADER_BYTES and (
+                    end - p == PARCEL_HEADER_BYTES + get16(p + 1)):
+                length = <int>(end - p)
+                self.eliciting = True
+                self.carried = p + PARCEL_HEADER_BYTES
+                self.carried_bytes = get16(p + 1)
             else:
                 return Taken.WRONG
             p += length
@@ -259,6 +279,9 @@ cdef class Channel:
         self.recovery.on_timeout(now)
         self.after_acks(now)
         self.probes = PROBES
+        if self.parcels is not None and not self.has_more():
+            self.recovery.ask_parcel()
+            self.parcels_wait = self.parcels.prepare()
         if self.recovery.tries == PERSISTENT_TRIES:
             self.congestion.on_timeout(self.recovery.in_flight, now)
 
@@ -287,10 +310,12 @@ cdef class Channel:
             plan.size = BASE_PACKET_BYTES  # large packets may no longer pass
         pacer_fill(&self.pacer, self.congestion.rate, plan.size, now)
         self.pace_at = NEVER
+        if self.parcels is not None:
+            self.parcels_wait = self.parcels.prepare()
         if self.fill_probe(out, now):
             return 1
         while count < out.most and out.length + plan.size <= out.room and self.recovery.ready() == 0:
-            allowed = self.may_send(plan.size, count == 0, now) and (outflow_has(&self.out) or self.probes > 0)
+            allowed = self.may_send(plan.size, count == 0, now) and (self.has_more() or self.probes > 0)
             if not allowed and not (self.acks.due or self.ping_due or self.credit_due):
                 break  # an ack that is not due waits for data to go with
             self.write_control(p + PACKET_HEADER_BYTES, &plan, now)
@@ -328,7 +353,7 @@ cdef class Channel:
 
     cdef void note_end(self, int64_t now) noexcept:
         """A run is over: note whether the application or the window ended it, and when the next may leave."""
-        cdef bint has = outflow_has(&self.out)
+        cdef bint has = self.has_more()
         cdef bint window_open = self.recovery.in_flight + self.mtu.current <= self.congestion.window
         self.starved = not has and window_open
         if self.starved:
@@ -340,7 +365,20 @@ cdef class Channel:
         """Choose the data of a packet; a probe repeats the oldest bytes when there is nothing else."""
         cdef uint32_t most = plan.size - PACKET_HEADER_BYTES - self.sending.trailer_bytes - plan.control_bytes
         cdef uint64_t offset, end
-        if outflow_pick(&self.out, most, &plan.chunk):
+        cdef uint32_t room
+        if self.parcels_wait:
+            room = most // 2 if outflow_has(&self.out) else most
+            if room > PARCEL_HEADER_BYTES:
+                self.parcels.fill(room - PARCEL_HEADER_BYTES, &self.parcel)
+                plan.parcel_bytes = self.parcel.length
+                self.parcels_wait = plan.parcel_bytes > 0 and self.parcels.prepare()
+            if plan.parcel_bytes > 0:
+                most -= PARCEL_HEADER_BYTES + plan.parcel_bytes
+        if outflow_has(&self.out) and most > 0 and outflow_pick(&self.out, most, &plan.chunk):
+            return True
+        if plan.parcel_bytes > 0:
+            plan.chunk.offset = self.out.sent
+            plan.chunk.length = plan.chunk.fin = plan.chunk.again = 0
             return True
         if self.probes > 0 and self.recovery.oldest(&offset, &end):
             outflow_cut(&self.out, offset, end, most, &plan.chunk)
@@ -350,7 +388,7 @@ cdef class Channel:
     cdef void write_control(self, uint8_t *p, PlannedPacket *plan, int64_t now) noexcept:
         """Write the control messages that are due."""
         cdef uint32_t length = 0
-        plan.flags = 0
+        plan.flags = plan.parcel_bytes = 0
         if self.acks.due or self.credit_due or self.acks.unacked > 0:
             length = acks_write(&self.acks, p, CONTROL_ROOM, self.inp.limit, self.expected(), now)
             if length > 0:
@@ -359,7 +397,7 @@ cdef class Channel:
             acks_sent(&self.acks)
         if self.credit_due:
             plan.flags |= SENT_CREDIT
-        if self.ping_due or self.credit_due or self.probes > 0 and not outflow_has(&self.out):
+        if self.ping_due or self.credit_due or self.probes > 0 and not self.has_more():
             p[length] = ControlType.PING
             length += 1
             plan.flags |= PING_FLAG
@@ -379,15 +417,18 @@ cdef class Channel:
         if plan.chunk.fin or self.probes > 0:
             return True
         return self.asked <= self.recovery.largest_acked and (
-            not outflow_has(&self.out) or self.recovery.in_flight + 2 * plan.size > self.congestion.window)
+            not self.has_more() or self.recovery.in_flight + 2 * plan.size > self.congestion.window)
 
     cdef uint32_t build(self, uint8_t *p, PlannedPacket *plan, int64_t now) noexcept:
         """Make one packet at `p`: control is already there, data comes from the ring. Returns its length; 0: no key."""
         cdef Header header
-        cdef iovec parts[3]
+        cdef iovec parts[3 + MOST_PARCEL_PARTS]
         cdef int count = 1
         cdef Chunk *chunk = &plan.chunk
-        cdef uint32_t length = PACKET_HEADER_BYTES + plan.control_bytes + chunk.length + self.sending.trailer_bytes
+        cdef uint32_t length = PACKET_HEADER_BYTES + chunk.length + self.sending.trailer_bytes
+        if plan.parcel_bytes > 0:
+            count += self.add_parcel(p + PACKET_HEADER_BYTES, plan, parts + 1)
+        length += plan.control_bytes
         header.type = PacketType.DATA
         header.flags = PacketFlag.FIN if chunk.fin else 0
         header.control_bytes = plan.control_bytes
@@ -395,11 +436,11 @@ cdef class Channel:
         header.offset = chunk.offset
         header.number = self.recovery.take_number()
         parts[0].iov_base = p + PACKET_HEADER_BYTES
-        parts[0].iov_len = plan.control_bytes
+        parts[0].iov_len = plan.control_bytes - plan.parcel_bytes
         if chunk.length > 0 or chunk.fin:
             plan.flags |= SENT_DATA
             outflow_took(&self.out, chunk)
-            count += ring_view(&self.out.ring, chunk.offset, chunk.length, parts + 1)
+            count += ring_view(&self.out.ring, chunk.offset, chunk.length, parts + count)
             if self.out.limit - self.out.acked_to < 2 * self.congestion.window:
                 header.flags |= PacketFlag.WANT_CREDIT
         if plan.flags != 0:
@@ -413,6 +454,8 @@ cdef class Channel:
                              p + PACKET_HEADER_BYTES) < 0:
             return 0
         self.recovery.on_sent(length, plan.flags, chunk.offset, chunk.length + (1 if chunk.fin else 0), now)
+        if plan.parcel_bytes > 0:
+            self.recovery.note_parcel(header.number, self.parcel.tag)
         if plan.flags != 0:
             if self.probes > 0:
                 self.probes -= 1
@@ -422,12 +465,25 @@ cdef class Channel:
         self.out_bytes += length
         return length
 
+    cdef int add_parcel(self, uint8_t *control, PlannedPacket *plan, iovec *parts) noexcept:
+        """Put the parcel behind the control messages, as the last of them; returns how many parts it has."""
+        cdef int i
+        control += plan.control_bytes
+        control[0] = ControlType.PARCEL
+        put16(control + 1, <uint16_t>plan.parcel_bytes)
+        for i in range(self.parcel.count):
+            parts[i] = self.parcel.parts[i]
+        plan.control_bytes += PARCEL_HEADER_BYTES + plan.parcel_bytes
+        plan.flags |= SENT_PARCEL
+        return self.parcel.count
+
     cdef uint32_t build_bare(self, Transmit *out, uint32_t control_bytes, uint32_t flags, int64_t now) noexcept:
         """Make a packet of the control messages written at out.data + PACKET_HEADER_BYTES; `flags` are SENT_*."""
         cdef PlannedPacket plan
         plan.chunk.offset = self.out.sent
         plan.chunk.length = plan.chunk.fin = plan.chunk.again = 0
         plan.control_bytes = control_bytes
+        plan.parcel_bytes = 0
         plan.flags = flags
         plan.size = self.mtu.current
         if self.recovery.ready() < 0:

@@ -11,7 +11,7 @@ application has taken everything below `end`.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from mproxy._ring cimport Ring, iovec
-from mproxy.transport._ranges cimport RangeSet
+from mproxy.ground._ranges cimport RangeSet
 
 
 cdef enum:

@@ -3,7 +3,7 @@
 from libc.string cimport memcpy
 
 from mproxy._ring cimport ring_drop, ring_init, ring_reserve, ring_view
-from mproxy.transport._ranges cimport (
+from mproxy.ground._ranges cimport (
     ranges_add, ranges_at, ranges_drop_below, ranges_free, ranges_init, ranges_overlap,
 )
 

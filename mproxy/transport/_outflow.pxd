@@ -10,7 +10,7 @@ A FIN takes one offset, so it is sent, lost and acknowledged like a byte. The ha
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from mproxy._ring cimport Ring
-from mproxy.transport._ranges cimport RangeSet
+from mproxy.ground._ranges cimport RangeSet
 
 
 cdef struct Chunk:

@@ -1,7 +1,7 @@
 """The sending half of the stream; invariants: _outflow.pxd."""
 
 from mproxy._ring cimport ring_drop, ring_free, ring_init, ring_reserve, ring_used
-from mproxy.transport._ranges cimport (
+from mproxy.ground._ranges cimport (
     Range, ranges_add, ranges_at, ranges_drop_below, ranges_find, ranges_free, ranges_init, ranges_remove,
 )
 

@@ -40,6 +40,7 @@ cpdef enum ControlType:
     PATH_CHALLENGE = 4  # 8 bytes to be sent back to the address they came from
     PATH_RESPONSE = 5   # those 8 bytes
     CLOSE = 6           # the connection is over: code and reason
+    PARCEL = 7          # what goes beside the stream: length 2, bytes; the last message of its packet
 
 
 cpdef enum EndCode:

@@ -16,6 +16,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from mproxy.transport._acks cimport AckInfo
 from mproxy.transport._congestion cimport AckSample
 from mproxy.transport._outflow cimport Outflow
+from mproxy.transport._parcels cimport Parcels
 from mproxy.transport._rtt cimport Rtt
 from mproxy.transport._sent cimport SentTable
 
@@ -30,6 +31,7 @@ cdef enum:
 
 cdef class Recovery:
     cdef Outflow *flow                   # the stream whose bytes the packets carry
+    cdef Parcels parcels                 # that the packets carry; None: there are none
     cdef bint go_back                    # gbn
     cdef SentTable sent                  # packets under way
     cdef Rtt rtt                         # of the path
@@ -83,6 +85,8 @@ cdef class Recovery:
     cdef int64_t timeout_at(self, int64_t max_delay) noexcept
     cdef void on_timeout(self, int64_t now) noexcept
     cdef bint oldest(self, uint64_t *offset, uint64_t *end) noexcept
+    cdef void note_parcel(self, uint64_t number, uint64_t tag) noexcept
+    cdef void ask_parcel(self) noexcept
 
     # inner
     cdef void begin(self, int64_t now) noexcept

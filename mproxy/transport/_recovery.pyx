@@ -6,7 +6,7 @@ from mproxy.transport._outflow cimport outflow_acked, outflow_go_back, outflow_l
 from mproxy.transport._packet cimport BASE_PACKET_BYTES
 from mproxy.transport._rtt cimport GRANULARITY_US, rtt_init, rtt_sample, rtt_timeout
 from mproxy.transport._sent cimport (
-    SENT_BURST, SENT_DATA, SENT_LOST, SENT_PROBE, Sent, sent_add, sent_at, sent_free, sent_init, sent_next,
+    SENT_BURST, SENT_DATA, SENT_LOST, SENT_PARCEL, SENT_PROBE, Sent, sent_add, sent_at, sent_free, sent_init, sent_next,
     sent_reserve, sent_settle,
 )
 
@@ -74,6 +74,10 @@ cdef class Recovery:
         entry.flags = flags | (SENT_BURST if self.burst_until > self.delivered else 0)
         self.sent.next += 1
         return 0
+
+    cdef void note_parcel(self, uint64_t number, uint64_t tag) noexcept:
+        """The packet that went out with this number carries a parcel."""
+        sent_at(&self.sent, number).parcel = tag
 
     # ---- acks
 
@@ -154,6 +158,8 @@ cdef class Recovery:
             self.large_lost = 0
         if entry.flags & SENT_DATA and outflow_acked(self.flow, entry.offset, entry.offset + entry.length) < 0:
             self.failed = True
+        if entry.flags & SENT_PARCEL and self.parcels is not None:
+            self.parcels.acked(entry.parcel)
         if number >= self.newest:
             self.newest = number
             self.sample.prior_delivered = entry.delivered
@@ -222,6 +228,8 @@ cdef class Recovery:
         self.sample.newest_lost_sent_at = entry.sent_at
         if entry.size > BASE_PACKET_BYTES:
             self.large_lost += 1
+        if entry.flags & SENT_PARCEL and self.parcels is not None:
+            self.parcels.lost(entry.parcel)
         if entry.flags & SENT_DATA and not self.go_back \
                 and outflow_lost(self.flow, entry.offset, entry.offset + entry.length) < 0:
             self.failed = True
@@ -334,3 +342,14 @@ cdef class Recovery:
                 return True
             number = sent_next(&self.sent, number + 1, self.sent.next)
         return False
+
+    cdef void ask_parcel(self) noexcept:
+        """Have the oldest parcel in flight said again, for a probe; that its packet is lost is not certain."""
+        cdef uint64_t number = sent_next(&self.sent, self.sent.base, self.sent.next)
+        cdef Sent *entry
+        while number < self.sent.next:
+            entry = sent_at(&self.sent, number)
+            if entry.flags & SENT_PARCEL and not entry.flags & SENT_LOST:
+                self.parcels.lost(entry.parcel)
+                return
+            number = sent_next(&self.sent, number + 1, self.sent.next)

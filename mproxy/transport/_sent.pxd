@@ -16,6 +16,7 @@ cdef enum:
     SENT_PROBE = 0x04     # probes the path's packet size: its loss says nothing about the path's load
     SENT_BURST = 0x08     # application limited: less was sent than was allowed
     SENT_LOST = 0x10      # declared lost, but remembered for a while: its ack would show that this was wrong
+    SENT_PARCEL = 0x20    # carries a parcel
     FIRST_SENT = 256      # entries at the start
     MOST_SENT = 1048576   # most entries: 64 MiB; a 10 Gbit/s path of 1 s holds no more packets of 1200 bytes
 
@@ -31,6 +32,7 @@ cdef struct Sent:
     uint64_t lost           # bytes lost when it was sent
     uint32_t in_flight      # bytes in flight then, this packet included
     uint32_t flags          # SENT_*
+    uint64_t parcel         # SENT_PARCEL: its tag
 
 
 cdef struct SentTable:

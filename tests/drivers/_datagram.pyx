@@ -12,7 +12,7 @@ from mproxy.transport._mtu cimport Mtu, mtu_acked, mtu_black_hole, mtu_init, mtu
 from mproxy.transport._packet cimport (
     PACKET_HEADER_BYTES, Header, Seal, get_header, get_varint, packet_type, put_header, put_varint,
 )
-from mproxy.transport._ranges cimport (
+from mproxy.ground._ranges cimport (
     RangeSet, ranges_add, ranges_at, ranges_drop_below, ranges_drop_lowest, ranges_free, ranges_has, ranges_init,
     ranges_overlap, ranges_remove,
 )

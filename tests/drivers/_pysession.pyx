@@ -7,6 +7,7 @@ session what a carrier brought and hands the streams' bytes to their application
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy
 
+from mproxy._disorder cimport disorder_reach
 from mproxy._liveness cimport liveness_note_life, liveness_note_path
 from mproxy._pool cimport pool_take
 from mproxy._ring cimport Ring, iovec, ring_space, ring_used, ring_view
@@ -210,6 +211,7 @@ cdef class PySession:
             "in_ended": bool(state.in_ended), "in_done": bool(state.in_done),
             "out_capacity": state.out.capacity, "in_capacity": state.inp.capacity,
             "aborted": bool(state.aborted), "retired": bool(state.retired), "blocked": bool(stream.blocked),
+            "early": disorder_reach(stream.disorder, state),
         }
 
     @property

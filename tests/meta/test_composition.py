@@ -22,6 +22,7 @@ BASES = {
     "Network": "what the demo can take away",
     "Program": "what every program does from start to end",
     "ProgramConfig": "settings that cproxy and sproxy have in common",
+    "Parcels": "what travels beside a connection's stream",
     "ProxyTunnel": "what is said to a proxy before there is a connection to sproxy",
     "Room": "for how many more there is room: in this process, or shared",
     "TcpCarrier": "a carrier that is a stream socket",

@@ -9,11 +9,12 @@ from tests.meta.sources import PACKAGE, ROOT, externs, imports, module_name, sou
 # are read in this order.
 LAYERS = [
     {"ground": ["mproxy", "mproxy._wire", "mproxy.ground", "mproxy._pool", "mproxy._ring"]},
-    {"session": ["mproxy._frames", "mproxy._state", "mproxy._stream", "mproxy._liveness", "mproxy._transmit",
-                 "mproxy._streams", "mproxy._session", "mproxy._inherit", "mproxy.handshake"],
+    {"session": ["mproxy._frames", "mproxy._state", "mproxy._disorder", "mproxy._stream", "mproxy._liveness",
+                 "mproxy._transmit", "mproxy._streams", "mproxy._session", "mproxy._parcel_reader", "mproxy._inherit",
+                 "mproxy.handshake"],
      "engine": [f"mproxy.transport.{name}" for name in (
-         "datagram_config", "_packet", "_ranges", "_rtt", "_sent", "_states", "_pacer", "_congestion", "_cubic", "_bbr",
-         "_outflow", "_inflow", "_acks", "_mtu", "_recovery", "_channel", "_listener", "_path", "_setup",
+         "datagram_config", "_packet", "_rtt", "_sent", "_states", "_pacer", "_congestion", "_cubic", "_bbr",
+         "_outflow", "_inflow", "_acks", "_mtu", "_parcels", "_recovery", "_channel", "_listener", "_path", "_setup",
          "_connection")]},
     {"io": ["mproxy.io"]},
     {"transport": ["mproxy.transport"], "carrier": ["mproxy.carrier"], "relay": ["mproxy.relay"],
@@ -30,11 +31,12 @@ ORDER = {module: number for row in LAYERS for modules in row.values() for number
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 
 # The sans-I/O core: everything it needs comes in as an argument.
-PURE = ["_wire", "_ring", "_frames", "_state", "_stream", "_liveness", "_transmit", "_streams", "_session", "handshake",
-         "carrier/_flight", "relay/udp/_gather", "relay/udp/_runs", "relay/udp/_flow_table"]
+PURE = ["_wire", "ground/_ranges", "_ring", "_frames", "_state", "_disorder", "_stream", "_liveness", "_transmit",
+        "_streams", "_session", "_parcel_reader", "handshake", "carrier/_flight", "carrier/_frame_parcels",
+        "relay/udp/_gather", "relay/udp/_runs", "relay/udp/_flow_table"]
 PURE += [f"transport/{name}" for name in (
-    "datagram_config", "_packet", "_ranges", "_rtt", "_sent", "_outflow", "_inflow", "_acks", "_pacer", "_mtu",
-    "_congestion", "_cubic", "_bbr", "_recovery", "_listener", "_states", "_channel", "_path", "_setup", "_connection")]
+    "datagram_config", "_packet", "_rtt", "_sent", "_outflow", "_inflow", "_acks", "_pacer", "_mtu", "_congestion",
+    "_cubic", "_bbr", "_parcels", "_recovery", "_listener", "_states", "_channel", "_path", "_setup", "_connection")]
 PURE_FILES = [path for name in PURE for path in sorted(PACKAGE.glob(f"{name}.p[yx]*")) if path.suffix != ".pyi"]
 # No errno: there is no system call that could set it. cpython: what handles objects and memory, not signals or files.
 PURE_IMPORTS = re.compile(

@@ -196,6 +196,8 @@ class End:
                 session.streams.stalled = bool(session.wants_transmit())
                 break
             self.outward.write(data)
+        if self.carrier is not None:
+            self.carrier.pump(self, self.outward)
         self.pumping = False
         self.arm()
         self.world.check(self)
@@ -303,6 +305,7 @@ class Client(End):
         self.use(carrier, carrier.down, carrier.up)
         carrier.down.sink = lambda data: self.arrived(carrier, data)
         session.attach(hello.epoch, welcome.window_bytes, welcome.budget_bytes, b"", self.clock.now)
+        carrier.attached(self, self.outward)
         self.world.attached += 1
         if caller.leftover:
             self.arrived(carrier, caller.leftover)
@@ -372,6 +375,7 @@ class Server(End):
         carrier.up.sink = lambda data: self.arrived(carrier, data)
         first = greeter.prefix + welcome.encode() + resume_list
         session.attach(hello.epoch, hello.window_bytes, hello.budget_bytes, first, self.clock.now)
+        carrier.attached(self, self.outward)
         if greeter.leftover:
             self.arrived(carrier, greeter.leftover)
         self.pump()

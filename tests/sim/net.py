@@ -132,6 +132,16 @@ class Carrier:
         self.down = Pipe(clock, latency, capacity)    # server -> client
         self.dead = False
 
+    def attached(self, end, outward):
+        """The session of `end` goes on over it."""
+
+    def pump(self, end, outward):
+        """Nothing is left to do: `end` has written all that there was room for."""
+
+    def storage(self):
+        """Bytes of ring storage that it holds itself."""
+        return 0
+
     def cut(self, keep_up=0, keep_down=0, notice_up=0, notice_down=0):
         """Break the connection: what is under way is lost but for the first bytes kept; both readers see the end."""
         self.dead = True

@@ -4,6 +4,9 @@ import random
 
 from mproxy.ground.config import SessionConfig
 from tests.sim.apps import Plan
+from tests.sim.net import Carrier
+from tests.sim.packets import PacketCarrier
+from tests.sim.path import Faults
 from tests.sim.world import HOUR_US, World
 
 MAX_FAULTS = 12
@@ -12,9 +15,10 @@ MAX_FAULTS = 12
 class Schedule:
     """One run. `str()` says how to replay it."""
 
-    def __init__(self, seed, kind=None):
+    def __init__(self, seed, kind=None, carriers="bytes"):
         self.seed = seed
         self.asked = kind
+        self.carriers = carriers
         self.random = random.Random(seed)
         self.kind = self.random.choice((
             "mixed", "mixed", "both-full", "supersede", "short-streams", "beating", "crossing"))
@@ -30,9 +34,13 @@ class Schedule:
         self.world.on_carrier = self._watch
         self.faults_left = pick.randrange(3 * MAX_FAULTS if self.kind == "crossing" else MAX_FAULTS)
         self.split = pick.choice((None, None, self._split))
+        if carriers != "bytes":
+            self.up, self.down = self._path(), self._path()
+            self.world.make_carrier = self._make_carrier
 
     def __str__(self):
         kind = f" --kind {self.asked}" if self.asked else ""
+        kind += f" --carriers {self.carriers}" if self.carriers != "bytes" else ""
         return f"seed {self.seed} ({self.kind}); replay: python -m tests.sim.soak --seed {self.seed}{kind}"
 
     # ---- making it up
@@ -44,6 +52,21 @@ class Schedule:
         return SessionConfig(
             heartbeat_us=self.heartbeat_us, misses=pick.choice((2, 3, 5)), window_bytes=window,
             session_budget_bytes=budget)
+
+    def _path(self):
+        """What one direction of every carrier of packets does to them."""
+        pick = self.random
+        worst = pick.choice((0, 0.02, 0.1, 0.1 if self.heartbeat_us < HOUR_US else 0.3))
+        return Faults(
+            delay=self.latency, jitter=pick.choice((0, self.latency)), loss=worst, duplicate=worst / 3,
+            reorder=pick.choice((0, worst, 0.3)), reorder_by=2 * self.latency, corrupt=worst / 10,
+            rate=pick.choice((0, 0, 2e5, 5e6)), mtu=pick.choice((65_535, 1300)))
+
+    def _make_carrier(self):
+        world = self.world
+        if self.carriers == "changing" and self.random.random() < 0.5:
+            return Carrier(world.clock, world.latency, world.capacity)
+        return PacketCarrier(world, self.random.random(), self.up, self.down)
 
     def _plan(self, is_server):
         pick = self.random
@@ -100,6 +123,8 @@ class Schedule:
 
     def _watch(self, carrier):
         """A carrier was dialled: decide whether it will be cut soon."""
+        if isinstance(carrier, PacketCarrier):
+            return
         carrier.up.split = carrier.down.split = self.split
         if self.faults_left == 0 or self.world.healing:
             return
@@ -131,11 +156,13 @@ class Schedule:
                 world.clock.after(pick.randrange(2 * self.latency), world.client.dial)
         elif carrier is None:
             pass
+        elif isinstance(carrier, PacketCarrier) and what < 0.5:
+            carrier.rebind()
         elif what < 0.6:
             self._cut(carrier)
         elif what < 0.7:
             carrier.hold(pick.randrange(1, 3_000_000))
-        elif what < 0.8 and self.heartbeat_us < HOUR_US:
+        elif what < 0.8 and (self.heartbeat_us < HOUR_US or isinstance(carrier, PacketCarrier)):
             carrier.black_hole()
         elif what < 0.9:
             pick.choice((world.client, world.server)).freeze(pick.randrange(1, 5_000_000))
@@ -175,9 +202,9 @@ class Schedule:
             self.world.client.open(self._plan(False), self._plan(True))
 
 
-def play(seed, kind=None):
+def play(seed, kind=None, carriers="bytes"):
     """Run the schedule of `seed`; the AssertionError of a failure tells how to replay it."""
-    schedule = Schedule(seed, kind)
+    schedule = Schedule(seed, kind, carriers)
     try:
         schedule.run()
     except Exception as error:

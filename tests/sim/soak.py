@@ -19,10 +19,12 @@ def main(arguments=None):
     parser.add_argument("--seconds", type=float, default=60, help="how long (default 60)")
     parser.add_argument("--seed", type=int, help="play this schedule only")
     parser.add_argument("--kind", help="of session schedules this one only, as early-answer (default: any)")
+    parser.add_argument("--carriers", choices=("bytes", "packets", "changing"), default="bytes",
+                        help="of which kind carriers are (default bytes, as over TCP)")
     parser.add_argument("--datagram", action="store_true", help="connections over datagrams")
     parser.add_argument("--from", dest="first", type=int, help="first seed; the rest follow (default: a random one)")
     options = parser.parse_args(arguments)
-    play = passage.play if options.datagram else lambda seed: schedule.play(seed, options.kind)
+    play = passage.play if options.datagram else lambda seed: schedule.play(seed, options.kind, options.carriers)
     first = options.first if options.first is not None else random.SystemRandom().randrange(1 << 40)
     seeds = [options.seed] if options.seed is not None else range(first, first + (1 << 40))
     start = shown = time.monotonic()

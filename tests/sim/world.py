@@ -27,10 +27,12 @@ class World:
         self.capacity = capacity
         self.carriers = []
         self.dial_patience = 2_000_000_000
+        self.make_carrier = lambda: Carrier(self.clock, self.latency, self.capacity)
         self.redial_pause = lambda: 50_000
         self.on_carrier = lambda carrier: None
         self.healing = False      # no more faults; applications hurry
         self.attached = 0
+        self.packet_carriers = 0  # ends that sent frames as parcels
         self.deaths = 0           # of carriers
         self.revived = 0          # processes that another one went on for
         self.may_limit = False    # more streams than the server's limit may be opened
@@ -45,7 +47,7 @@ class World:
 
     def new_carrier(self):
         """Make a carrier and let the schedule know."""
-        carrier = Carrier(self.clock, self.latency, self.capacity)
+        carrier = self.make_carrier()
         self.carriers.append(carrier)
         self.on_carrier(carrier)
         return carrier
@@ -59,12 +61,13 @@ class World:
         budget = min(config.session_budget_bytes, peer_config.session_budget_bytes)
         more = 4096 * end.ps.stream_count
         assert streams.out_held <= budget + more, f"{end.name} holds {streams.out_held} to send"
-        assert streams.in_held <= config.session_budget_bytes + more, f"{end.name}: {streams.in_held} kept"
+        kept = streams.in_held + streams.early_held
+        assert kept <= config.session_budget_bytes + more, f"{end.name}: {kept} kept"
 
     def check_streams(self, end):
         """The same of every stream: slower, so not after every event. Returns the storage of the rings."""
         streams, window = end.ps.session.streams, end.config.window_bytes
-        out_held = in_held = storage = 0
+        out_held = in_held = storage = early = 0
         for stream_id in end.apps:
             look = end.ps.look(stream_id)
             if look is None:
@@ -80,8 +83,10 @@ class World:
             assert look["received"] - look["handed"] <= min(window, look["in_capacity"] or 0), look
             assert max(look["out_capacity"], look["in_capacity"]) < 2 * window, look
             assert look["out_capacity"] <= max(65536, 8 * (look["written"] - look["acked"])), look
-            assert look["in_capacity"] <= max(65536, 8 * (look["received"] - look["handed"])), look
+            assert look["in_capacity"] <= max(65536, 8 * (look["received"] - look["handed"] + look["early"])), look
+            early += look["early"]
         assert (out_held, in_held) == (streams.out_held, streams.in_held), end.name
+        assert early == streams.early_held, f"{end.name}: {early} early, {streams.early_held} accounted for"
         return storage
 
     def check_memory(self):
@@ -89,7 +94,7 @@ class World:
         ends = [end for end in (self.client, self.server) if end.ps is not None]
         storage = sum(self.check_streams(end) for end in ends)
         lists = sum(28 * stream_count(end) for end in ends)
-        lent = pool_bytes()[0] - self.base_bytes
+        lent = pool_bytes()[0] - self.base_bytes - sum(carrier.storage() for carrier in self.carriers)
         assert lent <= storage + 2 * (8192 + 2 * lists), f"{lent} bytes lent, streams have {storage}"
 
     def judge_reset(self, app, code):
@@ -153,7 +158,7 @@ class World:
             raise AssertionError("streams are left over:\n" + self.report())
         self.run(most_us=4 * self.latency)
         self.check_outcome()
-        lent = pool_bytes()[0] - self.base_bytes
+        lent = pool_bytes()[0] - self.base_bytes - sum(carrier.storage() for carrier in self.carriers)
         assert lent <= 8192, f"{lent} bytes of ring storage leaked"
 
     def check_outcome(self):
