@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 TYPE_CHECKING = False
@@ -9,6 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 STANDARD = (0, 1, 2)
+
+# What the system says nothing about, though it is open: a directory in /proc of a process that is gone.
+NOWHERE = (0, 0)
 
 
 def close_others(keep: Collection[int]) -> None:
@@ -46,6 +50,6 @@ def _file_of(fd: int) -> tuple[int, int] | None:
     """What a descriptor leads to: its device and inode. A socket has an inode of its own; None: it is closed."""
     try:
         found = os.fstat(fd)
-    except OSError:
-        return None
+    except OSError as error:
+        return None if error.errno == errno.EBADF else NOWHERE
     return found.st_dev, found.st_ino

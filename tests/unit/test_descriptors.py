@@ -65,3 +65,14 @@ def test_what_was_closed_is_not_there(pipe):
 def test_the_others_are_closed():
     done = subprocess.run([sys.executable, "-c", CLOSE], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["0", "1", "2", "9"]
+
+
+def test_what_leads_nowhere_any_more_is_a_stranger_all_the_same():
+    """Goal: a worker that died while it looked which descriptors there are has left one that stat(2) fails for."""
+    inherited = Inherited()
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
+        late = os.open(f"/proc/{process.pid}/fd", os.O_RDONLY)
+    try:
+        assert inherited.strangers() == [late]
+    finally:
+        os.close(late)
