@@ -52,6 +52,7 @@ cdef inline bint in_arena(const void *place) noexcept nogil:
 
 
 cdef int arena_map() noexcept
+cdef void arena_unmap() noexcept nogil
 cdef void arena_keep_from_children() noexcept nogil
 cdef void arena_punch(void *start, size_t length) noexcept nogil
 cdef void shape_records(RecordTable table, uint32_t record_bytes, uint32_t most) noexcept nogil

@@ -42,6 +42,7 @@ cdef extern from *:
 cdef extern from "<sys/mman.h>" nogil:
     int MADV_REMOVE, MADV_DONTDUMP, MADV_DONTFORK
     int madvise(void *start, size_t length, int advice)
+    int munmap(void *start, size_t length)
 
 
 cdef Records tables[RecordTable.RECORD_TABLES]
@@ -64,6 +65,16 @@ cdef int arena_map() noexcept:
     arena_bytes = size
     arena_turn = &(<ArenaHead *>base).turn
     return 0
+
+
+cdef void arena_unmap() noexcept nogil:
+    """This process has it no more; nothing that lies there may be used from now on."""
+    global arena_base, arena_bytes, arena_turn
+    if arena_base != NULL:
+        munmap(arena_base, arena_bytes)
+        arena_base = NULL
+        arena_bytes = 0
+        arena_turn = &no_turn
 
 
 cdef void arena_keep_from_children() noexcept nogil:

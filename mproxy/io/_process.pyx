@@ -3,10 +3,11 @@
 import os
 
 from libc.errno cimport errno
+from libc.signal cimport SIGKILL
 
 
 cdef extern from "<sys/prctl.h>" nogil:
-    int PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP
+    int PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP, PR_SET_PDEATHSIG
     int prctl(int option, unsigned long value, ...)
 
 
@@ -25,3 +26,10 @@ def forbid_new_rights():
     # Up to the last one that this kernel has; where root may not even do this, the first call has to suffice.
     while prctl(PR_CAPBSET_DROP, capability, <unsigned long>0, <unsigned long>0, <unsigned long>0) == 0:
         capability += 1
+
+
+def die_with_parent(int parent):
+    """This process is killed when `parent`, which has made it, ends; at once if it has ended already."""
+    prctl(PR_SET_PDEATHSIG, SIGKILL, <unsigned long>0, <unsigned long>0, <unsigned long>0)
+    if os.getppid() != parent:
+        os._exit(1)

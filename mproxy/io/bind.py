@@ -11,6 +11,7 @@ import stat
 from mproxy.ground.config import format_host_port
 from mproxy.ground.errors import MproxyError
 from mproxy.ground.words import printable
+from mproxy.io import heirlooms
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,17 +70,22 @@ def bind_everywhere(kind: int, port: int, *, shared: bool = False) -> socket.soc
 
 
 def listen_on(hosts: Sequence[str], port: int, *, named: bool, both: bool = False,
-              prepare: Callable[[socket.socket], object] | None = None, remedy: str = "") -> list[socket.socket]:
+              prepare: Callable[[socket.socket], object] | None = None, remedy: str = "",
+              outlive: bool = False) -> list[socket.socket]:
     """Listening TCP sockets, one a host, all on one port; MproxyError.
 
     `named`: a user named the hosts, so each must be had; else those that this host lacks are left out, as long as there
     is another. `both`: [::] takes IPv4, too. `prepare(sock)` sets what connections inherit. `remedy`: what the error
-    says besides.
+    says besides. `outlive`: the next build of the program is to have them, too, and this one those of the one before.
     """
     listeners: list[socket.socket] = []
+    asked_port = port
     for host in hosts:
+        name = f"port {host} {asked_port}"
+        given = heirlooms.take(name) if outlive else None
         try:
-            listener = bind_socket(TCP, host, port, both=both and host == "::")
+            listener = (socket.socket(fileno=given) if given is not None
+                        else bind_socket(TCP, host, port, both=both and host == "::"))
             listeners.append(listener)
             if prepare is not None:
                 prepare(listener)
@@ -91,6 +97,8 @@ def listen_on(hosts: Sequence[str], port: int, *, named: bool, both: bool = Fals
                 listener.close()
             raise cannot_listen(printable(format_host_port(host, port)), error, port, remedy) from None
         port = listener.getsockname()[1]
+        if outlive:
+            heirlooms.note(name, listener.fileno())
     return listeners
 
 
@@ -99,6 +107,12 @@ class UnixListener:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        given = heirlooms.take(f"path {path}")
+        if given is not None:
+            self.sock = socket.socket(fileno=given)
+            self._file = _identity(path)
+            heirlooms.note(f"path {path}", given)
+            return
         self.sock = socket.socket(socket.AF_UNIX, TCP | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
             if _is_left_over(path):
@@ -110,6 +124,7 @@ class UnixListener:
                 os.umask(mask)
             self._file = _identity(path)
             self.sock.listen(BACKLOG)
+            heirlooms.note(f"path {path}", self.sock.fileno())
         except OSError as error:
             self.sock.close()
             raise MproxyError(f"cannot listen on {printable(path)}: {_explain_path(error)}") from None

@@ -26,10 +26,12 @@ def close_others(keep: Collection[int]) -> None:
 
 
 class Inherited:
-    """The descriptors that are open now, told apart from later ones that have the same numbers."""
+    """The descriptors that are open now, but those that are another's, told apart from later ones that have the same
+    numbers."""
 
-    def __init__(self) -> None:
-        self._files = {fd: found for fd in _open_descriptors() if (found := _file_of(fd)) is not None}
+    def __init__(self, others: Collection[int] = ()) -> None:
+        self._files = {fd: found for fd in _open_descriptors()
+                       if fd not in others and (found := _file_of(fd)) is not None}
 
     def has(self, fd: int) -> bool:
         """Whether it was open then, and still is what it was."""

@@ -21,6 +21,10 @@ BLAME_US = 60_000_000
 # The exit status of an error within the program (EX_SOFTWARE of sysexits.h).
 INTERNAL_ERROR = 70
 
+# That of a worker, and of a keeper, that has given all to the next build of the program (upgrades.py). If that has
+# ended meanwhile, the next worker still has it.
+HANDED_OVER = 76
+
 # Signals by which a process ends that did something wrong. The others come from outside: nobody's turn is to blame.
 _OWN_FAULT = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGSYS,
               signal.SIGTRAP}
@@ -28,7 +32,7 @@ _OWN_FAULT = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, sign
 
 def is_death(status: int) -> bool:
     """Whether a worker has died, not ended: an exit status of its own choice is an end."""
-    return not os.WIFEXITED(status) or os.WEXITSTATUS(status) == INTERNAL_ERROR
+    return not os.WIFEXITED(status) or os.WEXITSTATUS(status) in (INTERNAL_ERROR, HANDED_OVER)
 
 
 def is_crash(status: int) -> bool:

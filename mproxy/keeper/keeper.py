@@ -1,5 +1,6 @@
 """The keeper: the process that was started, and that the service manager knows. A worker does all the work; when it
-dies, the next one is cloned from the keeper's untouched memory, within milliseconds.
+dies, the next one is cloned from the keeper's untouched memory, within milliseconds. After an upgrade the keeper of the
+next build does so, and this one stands in front of it (upgrades.py).
 
 Workers have memory of their own, but one table of descriptors with the keeper and with each other (`_clone.pxd`). So
 the death of a worker closes nothing. The keeper only waits: it reads no descriptor, and nothing that a peer has sent.
@@ -18,6 +19,7 @@ from mproxy.io.descriptors import Inherited
 from mproxy.keeper._clone import clone_worker
 from mproxy.keeper.deaths import Blame, Deaths, is_crash, is_death
 from mproxy.keeper.main_process import be_keeper, note_death
+from mproxy.keeper.signals import HELD, PASSED_ON, STOPPING, meanings, passed_on, stop_with
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,38 +27,28 @@ if TYPE_CHECKING:
 
     from mproxy.ground.shapes import Logger
     from mproxy.io._loop import Loop
-
-STOPPING = {signal.SIGTERM, signal.SIGINT}
-PASSED_ON = STOPPING | {signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
-WATCHED = PASSED_ON | {signal.SIGCHLD, signal.SIGTSTP, signal.SIGCONT}
-
-
-def passed_on(number: int) -> int:
-    """The signal by which a worker hears of one that its keeper has had. Those it gets itself mean nothing: `pkill`, or
-    a service manager, sends to both, and a second one would end it at once."""
-    return signal.SIGRTMIN + number
-
-
-HELD = WATCHED | set(map(passed_on, PASSED_ON))
-
+    from mproxy.keeper.upgrades import Upgrades
 
 class Keeper:
     """Keeps a worker running, with one thread and until it ends by itself.
 
     What is open and what is in memory when `run` is called is what every worker begins with; so no worker may close a
     descriptor of those, unless the program ends. `claim(fds)`: which of the descriptors that a dead worker has left are
-    still wanted. `turn()`: the session whose turn it was, 0: nobody's.
+    still wanted. `turn()`: the session whose turn it was, 0: nobody's. `upgrades`: without, there are none.
     """
 
     def __init__(self, loop: Loop, log: Logger, deaths: Deaths | None = None,
                  claim: Callable[[list[int]], Collection[int]] = lambda fds: (),
-                 turn: Callable[[], int] = lambda: 0) -> None:
+                 turn: Callable[[], int] = lambda: 0, upgrades: Upgrades | None = None) -> None:
         self.deaths = deaths or Deaths()
         self.condemned: set[int] = set()  # sessions that the next worker is to end
         self._loop = loop
         self._log = log
         self._claim = claim
         self._turn = turn
+        self.upgrades = upgrades
+        self._meaning = meanings(passed=upgrades is not None and not upgrades.is_main)
+        self._in_front = False      # another keeper has the workers
         self._blame = Blame()
         self._owed: list[int] = []  # signals that came when there was no worker
         self._stopping = False      # the worker was told to stop
@@ -66,12 +58,13 @@ class Keeper:
         """From now on signals wait for `run`."""
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
 
-    def run(self, work: Callable[[], int]) -> int:
+    def run(self, work: Callable[[], int], given: Collection[int] = ()) -> int:
         """Returns twice, like os.fork: in a worker what `work()` returned, in the keeper the program's exit status.
 
-        `hold_signals` comes before; `work()` calls `let_signals_through` as soon as it can handle them."""
+        `hold_signals` comes before; `work()` calls `let_signals_through` as soon as it can handle them. `given`:
+        descriptors that are the first worker's to claim."""
         be_keeper()
-        inherited = Inherited()
+        inherited = Inherited(given)
         while True:
             began_at = time.monotonic_ns()
             pid = clone_worker()
@@ -79,6 +72,8 @@ class Keeper:
                 self._become_worker(inherited)
                 return work()
             status = self._await_end(pid)
+            if self.upgrades is not None and self.upgrades.is_handed_over(status):
+                return self._stand_in_front(self.upgrades, status)
             if not is_death(status):
                 return os.WEXITSTATUS(status)
             pause_us = self._judge_death(pid, status, (time.monotonic_ns() - began_at) // 1000)
@@ -112,23 +107,46 @@ class Keeper:
         owed, self._owed = self._owed, []
         for number in owed:
             self._pass_on(pid, number)
-        while True:
-            number = signal.sigwait(WATCHED)
-            status = _reap(pid)
-            if number != signal.SIGCHLD:
-                if status is None:
-                    self._pass_on(pid, number)
-                else:
-                    self._owed.append(number)
-            if status is not None:
-                return status
+        status = self._reap(pid)
+        while status is None:
+            number = self._meaning[signal.sigwait(self._meaning)]
+            status = self._reap(pid)
+            if status is not None and number != signal.SIGCHLD:
+                self._owed.append(number)
+            elif number != signal.SIGCHLD:
+                self._pass_on(pid, number)
+        return status
 
     def _pass_on(self, pid: int, number: int) -> None:
         self._stopping = self._stopping or number in STOPPING
         if number == signal.SIGTSTP:
-            _stop_both(pid)
+            stop_with(pid, signal.SIGTSTP if self._in_front else signal.SIGSTOP)
+        elif number == signal.SIGUSR2 and self.upgrades is not None and not self._stopping:
+            self.upgrades.begin()
         else:
             os.kill(pid, passed_on(number) if number in PASSED_ON else number)
+
+    def _stand_in_front(self, upgrades: Upgrades, status: int) -> int:
+        """Another keeper has everything now, and then perhaps the next one; the exit status of the last."""
+        self._in_front = True
+        while upgrades.is_handed_over(status):
+            pid = upgrades.promote()
+            if self._stopping:  # the one before was told so, and ends without doing it
+                self._pass_on(pid, signal.SIGTERM)
+            status = self._await_end(pid)
+        return os.WEXITSTATUS(status) if os.WIFEXITED(status) else _status_of_dead(status)
+
+    def _reap(self, pid: int) -> int | None:
+        """How process `pid` has ended; None: it runs. As the first process of a container we get orphans, too."""
+        while True:
+            try:
+                found, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return None
+            if found in (0, pid):
+                return status if found else None
+            if self.upgrades is not None:
+                self.upgrades.ended(found, status)
 
     def _judge_death(self, pid: int, status: int, lived_us: int) -> int | None:
         """How long the next worker has to wait; None: there is to be no other one."""
@@ -151,33 +169,13 @@ class Keeper:
         """A pause; a signal for the worker ends it, and is for the next one."""
         until = time.monotonic_ns() + pause_us * 1000
         while not self._owed and (left := until - time.monotonic_ns()) > 0:
-            found = signal.sigtimedwait(WATCHED, left / 1e9)
+            found = signal.sigtimedwait(self._meaning, left / 1e9)
             if found is not None and found.si_signo != signal.SIGCHLD:
-                self._owed.append(found.si_signo)
+                self._owed.append(self._meaning[found.si_signo])
 
 
 def _pay_no_heed(_number: int, _frame: object) -> None:
     """A handler, which programs that the worker starts do not inherit as they would SIG_IGN."""
-
-
-def _reap(pid: int) -> int | None:
-    """How process `pid` has ended; None: it runs. As the first process of a container we get orphans, too."""
-    while True:
-        try:
-            found, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return None
-        if found in (0, pid):
-            return status if found else None
-
-
-def _stop_both(pid: int) -> None:
-    """Ctrl-Z: stop the worker, then this process, as it would have been without us; both go on together."""
-    os.kill(pid, signal.SIGSTOP)
-    os.kill(os.getpid(), signal.SIGTSTP)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTSTP})  # here
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})
-    os.kill(pid, signal.SIGCONT)
 
 
 def _status_of_dead(status: int) -> int:

@@ -20,6 +20,7 @@ from mproxy.ground._wipe import wipe
 from mproxy.ground.errors import MproxyError
 from mproxy.ground.key_formats import SPKI_PREFIX, foreign_key, pem_block
 from mproxy.ground.packages import KEYS, import_packages
+from mproxy.io import heirlooms
 
 KEY_TYPE = "mproxy-ed25519"
 SPKI_BYTES = 44
@@ -78,35 +79,40 @@ def find_spki(pem: bytes | bytearray, path: str) -> bytes:
 
 # ---- files
 
-def take_identity(path: str | None) -> tuple[Identity, bool]:
+def take_identity(path: str | None, outlive: bool = False) -> tuple[Identity, bool]:
     """The Identity in the file `path`, made now if there is none: (Identity, whether it is new).
 
     Without a path the key is only for this process. MproxyError if others could have read or changed the file.
+    `outlive`: the next build of the program is to have it, even if it may not open the file.
     """
     if path is None:
         return Identity("memory", fresh_pem()), True
-    identity = read_identity(path)
+    identity = read_identity(path, outlive)
     if identity is not None:
         return identity, False
     pem = fresh_pem()
-    if write_new(path, pem):
-        return Identity(path, pem), True
-    wipe(pem)  # another process was faster
-    identity = read_identity(path)
+    is_new = write_new(path, pem)  # or another process was faster
+    wipe(pem)
+    identity = read_identity(path, outlive)
     if identity is None:
         raise MproxyError(f"the key {path} vanished while it was being created")
-    return identity, False
+    return identity, is_new
 
 
-def read_identity(path: str) -> Identity | None:
+def read_identity(path: str, outlive: bool = False) -> Identity | None:
     """The Identity in the file `path`; None if there is no such file."""
+    heirloom = f"key {path}"
+    given = heirlooms.take(heirloom) if outlive and not os.access(path, os.R_OK) else None
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = given if given is not None else os.open(
+            path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
     except OSError as error:
         why = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
         raise MproxyError(f"cannot read the key {path}: {why}") from None
+    if outlive and (given is not None or os.geteuid() == 0):  # root may become somebody who cannot read it
+        heirlooms.note(heirloom, os.dup(fd))
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):

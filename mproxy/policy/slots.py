@@ -9,6 +9,7 @@ import fcntl
 import os
 
 from mproxy.ground.errors import MproxyError
+from mproxy.io import heirlooms
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,12 +26,25 @@ class SlotFile:
         self.path: str | None = None
         self._fd = -1
         self._first = os.path.join(state_dir, name)
+        self._heirloom = f"slot {self._first}"
         try:
-            os.makedirs(state_dir, mode=0o700, exist_ok=True)
-            self._take()
+            if not self._inherit():
+                os.makedirs(state_dir, mode=0o700, exist_ok=True)
+                self._take()
         except OSError as error:
             raise MproxyError(
                 f"cannot keep state in {state_dir}: {error.strerror}; choose another place with --state-dir") from None
+
+    def _inherit(self) -> bool:
+        """Have the slot of the program whose place this process takes, with its lock."""
+        fd = heirlooms.take(self._heirloom)
+        if fd is not None:
+            self._hold(os.readlink(f"/proc/self/fd/{fd}"), fd)
+        return fd is not None
+
+    def _hold(self, path: str, fd: int) -> None:
+        self.path, self._fd = path, fd  # the lock lives as long as the descriptor
+        heirlooms.note(self._heirloom, fd)
 
     def _take(self) -> None:
         for path in self._paths():
@@ -40,7 +54,7 @@ class SlotFile:
             except BlockingIOError:
                 os.close(fd)
                 continue
-            self.path, self._fd = path, fd  # the lock lives as long as the descriptor
+            self._hold(path, fd)
             return
 
     def _paths(self) -> Iterator[str]:
@@ -74,6 +88,7 @@ class SlotFile:
     def release(self) -> None:
         """Unlock the file before the process ends."""
         if self.held:
+            heirlooms.forget(self._heirloom)
             os.close(self._fd)
             self._fd = -1
 

@@ -88,6 +88,15 @@ def decode_record(data: bytes) -> ClientRecord:
         resent_bytes=resent_bytes)
 
 
+def understands(data: bytes) -> bool:
+    """Whether it is what a sproxy has noted of which this one knows the version."""
+    try:
+        decode_record(data)
+    except DamagedRecord:
+        return False
+    return True
+
+
 def texts_of(data: bytes, count: int) -> list[bytes]:
     """So many texts, each after its length, and nothing else; ValueError."""
     found = []

@@ -27,7 +27,7 @@ def open_listeners(config: ProgramConfig) -> list[socket.socket]:
 
 def listen_at(hosts: Sequence[str], port: int, *, named: bool) -> list[socket.socket]:
     """The same for any addresses and port."""
-    return listen_on(hosts, port, named=named, prepare=_prepare_listener)
+    return listen_on(hosts, port, named=named, prepare=_prepare_listener, outlive=True)
 
 
 def _prepare_listener(listener: socket.socket) -> None:

@@ -14,7 +14,7 @@ from mproxy.endpoint._endpoint import Endpoint
 from mproxy.endpoint.observer import EndpointObserver
 from mproxy.handshake import session_tag
 from mproxy.io.stdio import open_stdio
-from mproxy.keeper.main_process import worker_deaths
+from mproxy.keeper.main_process import is_first, say_succession
 from mproxy.policy.dialer import DialObserver
 from mproxy.policy.instance import Instance
 from mproxy.policy.reconnect import Reconnect
@@ -33,7 +33,7 @@ from mproxy.service.status import Ended, Outages, seconds, session_facts
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator, Mapping
     from typing import Any
 
     from mproxy.ground.config import CproxyConfig
@@ -123,6 +123,15 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
     def claim(self, fds: list[int]) -> Collection[int]:
         return self._succession.claim(fds, self._listening.tcp_sockets()) if self._succession is not None else ()
 
+    def vows(self) -> dict[str, Any]:
+        return {"figures": self._inspection.memory()}
+
+    def keep_vows(self, vows: Mapping[str, Any]) -> None:
+        self._inspection.recall(vows.get("figures", {}))
+
+    def understands(self, record: bytes) -> bool:
+        return self._succession is not None and self._succession.understands(record)
+
     def start(self) -> None:
         if self._config.notify:
             self._teller.use_notifications()
@@ -140,7 +149,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
                                     " answers")
         if self._carrier_wanted():
             self._need_carrier()
-        if worker_deaths():
+        if not is_first():
             self._log.info("recovered", sessions=int(self._known), streams=self._endpoint.session.streams.open_count)
 
     def _take_over(self, succession: Succession) -> None:
@@ -165,7 +174,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
                 self._end_session(CloseCode.ORDERLY, past.ending, "warning")
                 self._owes_goodbye = bool(self._instance.former)
             elif self._known:
-                self._outages.begin(now, "the process that served it died")
+                self._outages.begin(now, say_succession("cproxy"))
                 self._note_loss(now - (past.lost_at or now))
                 if not self._carrier_wanted():
                     self._end_session(CloseCode.ORDERLY, "lost while idle")

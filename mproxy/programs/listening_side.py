@@ -11,7 +11,7 @@ from mproxy.ground.forwarding import ANYWHERE, is_path, say_target
 from mproxy.io._accept import AcceptGate
 from mproxy.io.accept_observer import AcceptLog
 from mproxy.io.bind import UnixListener
-from mproxy.keeper.main_process import worker_deaths
+from mproxy.keeper.main_process import is_first
 from mproxy.programs.common import listen_at, open_listeners
 
 TYPE_CHECKING = False
@@ -122,7 +122,7 @@ class ListeningSide:
         for each in self._entrances:
             each.listener = AppListener(gate, each.sock.fileno(), self._endpoint, each.target,
                                         self._greet() if each.is_dynamic else None)
-            if not worker_deaths():
+            if is_first():
                 self._log.info("listening", **each.say(), sproxy=self._config.sproxy_name)
 
     def _greet(self) -> Callable[[int], object]:

@@ -24,6 +24,7 @@ PROGRAMS = {
     "top": ("mproxy.programs.top", "main", "the same, live, to sort and to kill"),
     "kill": ("mproxy.programs.status_commands", "kill_main", "end a session, or one stream of it"),
     "wait": ("mproxy.programs.status_commands", "wait_main", "wait until a session is connected, for scripts"),
+    "upgrade": ("mproxy.programs.upgrade", "main", "have a new version take over, with all connections"),
     "metrics": ("mproxy.programs.metrics", "main", "metrics of every running program, for Prometheus"),
     "web": ("mproxy.programs.web", "main", "the same as a page in the browser, live"),
     "doctor": ("mproxy.programs.doctor", "main", "find out why there is no session, and what to do"),

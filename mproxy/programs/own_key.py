@@ -26,7 +26,7 @@ def open_context(path: str | None, log: Logger, *, is_server: bool, named: str |
         option, word = ("--host-key", " --host") if is_server else ("--key", "")
         raise UsageError(f"{option} {printable(named)}: no such file; create it with 'mproxy keygen{word} -f"
                          f" {printable(named)}'")
-    identity, is_new = take_identity(path)
+    identity, is_new = take_identity(path, outlive=True)
     try:
         use(identity.pem)
         context = TlsContext(identity.pem, is_server=is_server)

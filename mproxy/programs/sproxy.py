@@ -17,12 +17,12 @@ from mproxy.endpoint._app import share_descriptors
 from mproxy.endpoint._endpoint import Endpoint
 from mproxy.endpoint.observer import EndpointObserver
 from mproxy.ground.config import format_host_port
-from mproxy.ground.errors import PeerError
+from mproxy.ground.errors import MproxyError, PeerError
 from mproxy.handshake import NO_SECRET, Welcome, session_tag
 from mproxy.io._accept import AcceptGate
 from mproxy.io.accept_observer import AcceptLog
 from mproxy.keeper.estate import Estate
-from mproxy.keeper.main_process import worker_deaths
+from mproxy.keeper.main_process import is_first, say_succession
 from mproxy.policy.crowd import Rank
 from mproxy.policy.memory import SESSION_BYTES, buffer_limit, promises
 from mproxy.policy.places import key_quota
@@ -30,6 +30,7 @@ from mproxy.policy.site import Site
 from mproxy.policy.sources import source_of
 from mproxy.policy.tags import NONCE_BYTES
 from mproxy.programs.access import DAY_US, LOOK_US, Access, check_same_key
+from mproxy.programs.client_record import understands
 from mproxy.programs.clients import Client, Clients
 from mproxy.programs.common import Drain, log_killed, open_listeners, say_carrier, say_seconds
 from mproxy.programs.daemons import Daemons, loopback_of
@@ -45,7 +46,7 @@ from mproxy.service.status import Ended, seconds, session_facts
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator, Mapping
     from typing import Any
 
     from mproxy.carrier._tls import Tls
@@ -127,10 +128,21 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
     def claim(self, fds: list[int]) -> Collection[int]:
         return self._estate.claim(fds)
 
+    def understands(self, record: bytes) -> bool:
+        return understands(record)
+
+    def vows(self) -> dict[str, Any]:
+        return {"figures": self._inspection.memory(), "guarded": self._access.guarded}
+
+    def keep_vows(self, vows: Mapping[str, Any]) -> None:
+        self._inspection.recall(vows.get("figures", {}))
+        if vows.get("guarded") and not self._access.guarded:
+            raise MproxyError("authorized_keys is missing or cannot be read any more: anyone could come in")
+
     def start(self) -> None:
         listeners, self._listeners = self._listeners, []
         self._listening = [listener.getsockname()[:2] for listener in listeners]
-        if not worker_deaths():
+        if is_first():
             self._access.say_open(self._listening)
         self._loop.call_later(DAY_US, self._say_open_door)
         if self._config.exit_idle_us is not None:
@@ -145,9 +157,9 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         for listener in listeners:
             address = listener.getsockname()
             self._reception.open(listener)
-            if not worker_deaths():
+            if is_first():
                 self._log.info("listening", address=address[0], port=address[1], daemon=daemon)
-        if worker_deaths():
+        if not is_first():
             streams = sum(client.streams for client in self._clients)
             self._log.info("recovered", sessions=len(self._clients), streams=streams)
 
@@ -170,7 +182,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         self._loop.call_later(DAY_US, self._say_open_door)
 
     def _go_on(self) -> None:
-        """Go on with the sessions of the worker that died, as if they had lost their carriers."""
+        """Go on with the sessions of the worker before, as if they had lost their carriers."""
         self._ended.recall(kept_own_record())
         heirs = Heirs(self._loop, self._config.session, self)
         heirs.find(self._estate.sessions, self._estate.ill(self.condemned))
@@ -182,7 +194,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
             self._log.info("taken-over", session=client.name, peer=client.peer, streams=client.streams,
                            lost=lost or None)
             if client.lost_at is None:
-                self.on_lost(client.endpoint, "sproxy's worker died")
+                self.on_lost(client.endpoint, say_succession("sproxy"))
             else:
                 self._wait_for_carrier(client, self._loop.now() - client.lost_at)
             try:

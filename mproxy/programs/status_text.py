@@ -57,6 +57,7 @@ def _say_program(facts: Facts) -> Iterator[str]:
     sessions = facts["sessions"]
     where = ", ".join(facts["listening"]) or "standard input and output"
     died = f", its worker died {counted(facts['deaths'], 'time')}" if facts.get("deaths") else ""
+    died += f", upgraded {counted(facts['upgrades'], 'time')}" if facts.get("upgrades") else ""
     yield (f"{facts['name']}  process {facts['pid']}, {facts['state']} for {say_duration(facts['uptime_s'])}{died},"
            f" on {where}, {counted(len(sessions), 'session')}")
     for session in sessions:

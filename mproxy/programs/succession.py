@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from mproxy.policy.instance import Instance
     from mproxy.programs.introduction import Introduction
 
-# When the session began, its last carrier's last byte (0: it has one), its last tag and its site, and its outages as
-# they are remembered; behind that the key of the sproxy that has it.
-RECORD = struct.Struct("=QQQQ5Q")
+# The version; when the session began, its last carrier's last byte (0: it has one), its last tag and its site, and its
+# outages as they are remembered; behind that the key of the sproxy that has it.
+RECORD = struct.Struct("=BQQQQ5Q")
+VERSION = 1
 
 # A longer key is not kept: then known_hosts alone says whether it is the right one.
 LONGEST_KEY = 1960
@@ -71,8 +72,12 @@ class Succession:
     def note(self, session: Session, began_at: int | None, lost_at: int | None, site: int, outages: Outages) -> None:
         """Keep what the next worker has to know: before the session has an identity, and after every change."""
         tag, spki = self._introduction.memory()
-        keep_record(session, RECORD.pack(began_at or 0, lost_at or 0, tag, site, *outages.memory())
+        keep_record(session, RECORD.pack(VERSION, began_at or 0, lost_at or 0, tag, site, *outages.memory())
                     + (spki if len(spki) <= LONGEST_KEY else b""))
+
+    def understands(self, record: bytes) -> bool:
+        """Whether that was noted by a cproxy whose version this one knows."""
+        return len(record) >= RECORD.size and record[0] == VERSION
 
     def take_over(self, endpoint: Endpoint, condemned: Collection[int]) -> Past | None:
         """Have `endpoint` go on with the session of the worker before, or, if there is none, with one that outlives
@@ -105,9 +110,9 @@ class Succession:
     def _recall(self, number: int, session: Session) -> Past:
         """What the former worker has noted."""
         kept = kept_record(number)
-        if len(kept) < RECORD.size:
+        if not self.understands(kept):
             return Past(self._loop.now(), 0, 0, (0, 0, 0, 0, 0))
-        began_at, lost_at, tag, site, *outages = RECORD.unpack_from(kept)
+        _version, began_at, lost_at, tag, site, *outages = RECORD.unpack_from(kept)
         self._introduction.recall(tag, kept[RECORD.size:], session.epoch)
         return Past(began_at, lost_at, site, tuple(outages))
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from mproxy.endpoint._listing import say_streams, stream_ids
 from mproxy.ground.words import escaped, printable
-from mproxy.keeper.main_process import worker_deaths
+from mproxy.keeper.main_process import upgrades, worker_deaths
 from mproxy.service.status import parts_of, program_facts, seconds
 
 TYPE_CHECKING = False
@@ -58,14 +58,26 @@ class Inspection:
         self._name = name
         self._inspected = inspected
         self._started_at = loop.now()
-        self._ended: deque[tuple[int, dict[str, str]]] = deque(maxlen=REMEMBERED)  # (when, which and why)
+        self._last: deque[tuple[int, dict[str, str]]] = deque(maxlen=REMEMBERED)  # (when, which and why)
 
     def commands(self) -> dict[str, Command]:
         return {"status": self._tell_status, "kill": self._kill}
 
+    def memory(self) -> dict[str, Any]:
+        """For `recall` in the next build of the program."""
+        return {"started_at": self._started_at, "last": list(self._last)}
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        """Go on with the figures of the build before; what this one does not know of them begins anew."""
+        try:
+            self._started_at = int(memory["started_at"])
+            self._last.extend((int(at), dict(end)) for at, end in memory["last"])
+        except (KeyError, TypeError, ValueError):
+            pass
+
     def note_end(self, session: str, peer: str, why: str) -> None:
         """A session has ended."""
-        self._ended.append((self._loop.now(), {"session": session, "peer": peer, "why": why}))
+        self._last.append((self._loop.now(), {"session": session, "peer": peer, "why": why}))
 
     def _tell_status(self, request: dict[str, Any], reply: Reply) -> None:
         """{"command": "status", "session": NAME, "streams": COUNT}: of that session alone; with so many of the streams
@@ -75,7 +87,8 @@ class Inspection:
         deaths = worker_deaths()
         if deaths is not None:
             facts["deaths"] = deaths
-        facts["endings"] = [{**end, "ended_s": seconds(now - ended_at)} for ended_at, end in reversed(self._ended)]
+            facts["upgrades"] = upgrades()
+        facts["endings"] = [{**end, "ended_s": seconds(now - ended_at)} for ended_at, end in reversed(self._last)]
         most = ALL if streams is True else streams if isinstance(streams, int) else 0
         reply(parts_of(facts, "sessions", self._say_sessions(request.get("session"), most)))
 

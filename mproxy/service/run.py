@@ -7,11 +7,12 @@ import resource
 import signal
 import socket
 
+from mproxy import __version__
 from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.io._loop import Loop
 from mproxy.io._socket import keep_spare
 from mproxy.io.stdio import check_stdio
-from mproxy.service.control import open_control
+from mproxy.service.control import Handover, open_control
 from mproxy.service.exit import exit_status
 from mproxy.service.log import Log
 from mproxy.service.rights import User, protect_memory, warn_of_lost_file
@@ -19,12 +20,13 @@ from mproxy.service.rights import User, protect_memory, warn_of_lost_file
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
-    from typing import NoReturn, TypeVar
+    from typing import Any, NoReturn, TypeVar
 
     from mproxy.ground.config import LogConfig
     from mproxy.keeper.keeper import Keeper
+    from mproxy.keeper.successor import Successor
     from mproxy.service.background import LogFile
-    from mproxy.service.control import Command
+    from mproxy.service.control import Command, Reply
 
     Configuration = TypeVar("Configuration", bound=LogConfig)
     Parse = Callable[[list[str] | None], Configuration]
@@ -63,6 +65,17 @@ class Program:
         closed."""
         return ()
 
+    def understands(self, _record: bytes) -> bool:
+        """Whether what another build has kept with a session is of a version that this one knows."""
+        return True
+
+    def vows(self) -> dict[str, Any]:
+        """What the next build has to do, too."""
+        return {}
+
+    def keep_vows(self, vows: Mapping[str, Any]) -> None:
+        """When open: MproxyError if this one cannot do what the build before it did."""
+
     def commands(self) -> Mapping[str, Command]:
         """What can be asked through the control socket; empty: there is no socket."""
         return {}
@@ -76,13 +89,28 @@ def run_program(name: str, parse: Callable[[list[str] | None], Configuration],
 
 def _run(name: str, parse: Parse[Configuration], make_program: MakeProgram[Configuration],
          argv: list[str] | None) -> int:
+    if "MPROXY_SUCCESSOR" not in os.environ:
+        return _begin(name, parse, make_program, argv)
+    from mproxy.keeper.successor import Successor
+    successor = Successor(name)
+    try:
+        return _begin(name, parse, make_program, argv, successor)
+    except BaseException as error:
+        if successor.serves:
+            raise
+        successor.fail(error if isinstance(error, MproxyError) else f"{type(error).__name__}: {error}")
+
+
+def _begin(name: str, parse: Parse[Configuration], make_program: MakeProgram[Configuration], argv: list[str] | None,
+           successor: Successor | None = None) -> int:
+    """The same, perhaps in place of another build of the program."""
     log_file = None
     try:
         config = parse(argv)
         protect_memory()
         stdio = getattr(config, "stdio", False)
         check_stdio(standard_fds_of(config))
-        log_file = open_log_file(getattr(config, "log_file", None))
+        log_file = open_log_file(getattr(config, "log_file", None), successor is not None)
         user_name = getattr(config, "user", None)
         user = User(user_name) if user_name else None
         raise_descriptor_limit()
@@ -90,26 +118,33 @@ def _run(name: str, parse: Parse[Configuration], make_program: MakeProgram[Confi
         program = make_program(config, log, loop)
         reloads = program.reloads and not stdio  # ssh sends SIGHUP to its ProxyCommand when it is done
         reload = Reload(program, log, log_file) if reloads else None
-        keeper = make_keeper(program, config, log, loop) if program.is_kept else None
+        keeper = make_keeper(program, config, log, loop, successor) if program.is_kept else None
         if keeper is None:
+            if successor is not None:
+                raise MproxyError("without a keeper no sessions can be taken over")
             install_signals(loop, program.shut_down, reload)
         program.open()
         if user is not None:
             user.become()
-            warn_of_lost_file(program.authorized_keys_file, user, log)
+            if successor is None:
+                warn_of_lost_file(program.authorized_keys_file, user, log)
         if keeper is None:
             return _serve(name, program, log, loop)
-        return keeper.run(lambda: _serve_kept(name, program, log, loop, reload, keeper))
+        given: Collection[int] = ()
+        if successor is not None:
+            program.keep_vows(successor.vows)
+            given = successor.take_over(program.understands)
+        return keeper.run(lambda: _serve_kept(name, program, log, loop, reload, keeper), given)
     except (MproxyError, OSError):
         if log_file is not None:
             log_file.give_back()  # whoever started it reads standard error, not the log
         raise
 
 
-def _serve(name: str, program: Program, log: Log, loop: Loop) -> int:
-    """Run until the program stops its loop; its exit status."""
+def _serve(name: str, program: Program, log: Log, loop: Loop, more: Mapping[str, Command] | None = None) -> int:
+    """Run until the program stops its loop; its exit status. `more`: what else can be asked for."""
     program.start()
-    commands = program.commands()
+    commands = {**program.commands(), **(more or {})}
     control = open_control(loop, log, name.removeprefix("mproxy "), commands) if commands else None
     loop.run()
     if control is not None:
@@ -120,13 +155,28 @@ def _serve(name: str, program: Program, log: Log, loop: Loop) -> int:
 
 def _serve_kept(name: str, program: Program, log: Log, loop: Loop, reload: Reload | None, keeper: Keeper) -> int:
     """The same in a worker, which dies of an error within it, so that the next one begins from a sound state."""
-    from mproxy.keeper.keeper import passed_on
+
+    from mproxy.keeper.handing_over import HandingOver
+    from mproxy.keeper.main_process import is_upgraded, upgrades
+    from mproxy.keeper.signals import passed_on
     program.condemned = keeper.condemned
     loop.on_error = lambda error: _die(log, error)
-    install_signals(loop, program.shut_down, reload, arriving=passed_on)
+    assert keeper.upgrades is not None
+    handing_over = HandingOver(loop, log, name, keeper.upgrades.worker_end, program.vows)
+
+    def upgrade(_request: dict[str, Any], reply: Reply) -> None:
+        reply(Handover(lambda asker, _pid: handing_over.ask(asker), {}))
+
+    def shut_down(signal_name: str) -> None:
+        handing_over.refuse("the program is ending")
+        program.shut_down(signal_name)
+
+    install_signals(loop, shut_down, reload, arriving=passed_on)
+    if is_upgraded():
+        log.info("upgraded", version=__version__, upgrades=upgrades())
     keeper.let_signals_through()
     try:
-        return _serve(name, program, log, loop)
+        return _serve(name, program, log, loop, {"upgrade": upgrade})
     except MproxyError:
         raise
     except Exception as error:
@@ -142,11 +192,15 @@ def _die(log: Log, error: BaseException) -> NoReturn:
     os._exit(INTERNAL_ERROR)
 
 
-def make_keeper(program: Program, config: LogConfig, log: Log, loop: Loop) -> Keeper | None:
+def make_keeper(program: Program, config: LogConfig, log: Log, loop: Loop,
+                successor: Successor | None = None) -> Keeper | None:
     """The keeper of a program, with a log of its own: nothing that a worker would write again. None: there is no
     memory that would outlive a worker."""
+    # All that an upgrade needs is read now: by then the files are those of the next build.
     from mproxy._inherit import culprit, map_arena
+    from mproxy.keeper import handing_over  # noqa: F401
     from mproxy.keeper.keeper import Keeper
+    from mproxy.keeper.upgrades import Upgrades
     try:
         map_arena()
     except OSError as error:
@@ -154,7 +208,8 @@ def make_keeper(program: Program, config: LogConfig, log: Log, loop: Loop) -> Ke
         return None
     own_log = Log(config.log_level, config.log_format)
     own_log.restrain(lambda _delay_us, _function: None)
-    keeper = Keeper(loop, own_log, claim=program.claim, turn=culprit)
+    upgrades = Upgrades(successor.main_socket if successor is not None else None)
+    keeper = Keeper(loop, own_log, claim=program.claim, turn=culprit, upgrades=upgrades)
     keeper.hold_signals()
     return keeper
 
@@ -176,13 +231,18 @@ def standard_fds_of(config: LogConfig) -> list[int]:
     return [fd for fd, used in enumerate((reads, writes)) if used]
 
 
-def open_log_file(path: str | None) -> LogFile | None:
-    """Send standard error to a file; None without one. UsageError."""
+def open_log_file(path: str | None, is_open: bool = False) -> LogFile | None:
+    """Send standard error to a file; None without one. UsageError, unless it goes to one already: this process may have
+    lost the right to open it."""
     if path is None:
         return None
     from mproxy.service.background import LogFile
     log_file = LogFile(path)
-    log_file.open()
+    try:
+        log_file.open()
+    except UsageError:
+        if not is_open:
+            raise
     return log_file
 
 

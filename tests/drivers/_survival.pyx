@@ -74,8 +74,13 @@ for place in range(sizeof(pattern)):
 
 def begin():
     """Make the arena and the kernel's memory; once, before there is a worker."""
-    global facts
     map_arena()
+    begin_kernel()
+
+
+def begin_kernel():
+    """Make the kernel's memory, for processes that have arenas of their own."""
+    global facts
     facts = <Facts *>mmap(NULL, sizeof(Facts), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0)
 
 

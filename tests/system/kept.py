@@ -24,8 +24,9 @@ import time
 
 from mproxy.io._loop import Loop
 from mproxy.keeper.deaths import INTERNAL_ERROR, Deaths
-from mproxy.keeper.keeper import Keeper, passed_on
+from mproxy.keeper.keeper import Keeper
 from mproxy.keeper.main_process import main_pid
+from mproxy.keeper.signals import passed_on
 from mproxy.service.log import Log
 from mproxy.service.run import install_signals
 

@@ -132,6 +132,23 @@ def read_pipe(pipe):
     return Output(fd)
 
 
+def last_of_line(pid):
+    """The process of this name from which no other one comes: after an upgrade there are two keepers before the
+    worker, which may have children of other names."""
+    while found := [int(child) for child in of_process(pid, f"task/{pid}/children").split()
+                    if of_process(child, "comm") == of_process(pid, "comm")]:
+        pid = found[0]
+    return pid
+
+
+def of_process(pid, file):
+    """What /proc says of a process; nothing when it has ended."""
+    try:
+        return Path(f"/proc/{pid}/{file}").read_text()
+    except OSError:
+        return ""
+
+
 class Program:
     """A process with its output. Ends by `stop` in a test or by `close` at the end of one."""
 
@@ -152,12 +169,11 @@ class Program:
         """The process that does the work: the worker of a proxy with a keeper, else the program itself."""
         if not self._is_kept():
             return self.pid
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
         end = time.monotonic() + PATIENCE_S
-        while not (found := children.read_text().split()):
+        while (found := last_of_line(self.pid)) == self.pid:
             assert time.monotonic() < end, f"no worker within {PATIENCE_S} s: {self}"
             time.sleep(0.001)
-        return int(found[0])
+        return found
 
     def _is_kept(self):
         words = set(map(str, self.argv))

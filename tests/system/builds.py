@@ -1,0 +1,68 @@
+"""Builds of cproxy and sproxy that follow each other at one place, as an installation puts them there."""
+
+import os
+
+from asking import ask
+
+# What is wrong with a build: what its launcher does before it starts the program.
+SOUND = ""
+EXITS = "sys.exit(3)"
+HANGS = "import time; time.sleep(60)"
+RAISES = "sys.excepthook = lambda *_: None; raise SystemError('a mistake')"
+RAISES_LATER = """
+import mproxy.programs.cproxy, mproxy.programs.sproxy
+def mistake(*_): raise SystemError('a mistake')
+mproxy.programs.cproxy.make_program = mproxy.programs.sproxy.make_program = mistake
+"""
+CANNOT_READ = """
+import mproxy.keeper.successor as successor
+def damaged(*_): raise successor.LocalError('not for me')
+successor.load_sessions = damaged
+"""
+DIES_LOADING = """
+import os, mproxy.keeper.successor as successor
+successor.load_sessions = lambda *_: os.kill(os.getpid(), 11)
+"""
+HANGS_LOADING = """
+import time, mproxy.keeper.successor as successor
+successor.load_sessions = lambda *_: time.sleep(60)
+"""
+DIES_READY = """
+import os, mproxy.keeper.successor as successor
+successor.Successor._load_apart = lambda *_: os.kill(os.getpid(), 9)
+"""
+TOO_NEW = """
+import mproxy.keeper.successor as successor
+successor.OLDEST, successor.VERSION = 7, 9
+"""
+FORMER = """
+import mproxy.keeper.successor as successor
+import mproxy.keeper.handing_over as handing_over
+successor.VERSION = handing_over.VERSION = 1
+"""
+
+
+class Build:
+    """A launcher like that of `make`, on one host, in a place of its own; `install` puts another one there."""
+
+    def __init__(self, host, program):
+        self.host = host
+        self.name = program.name
+        self._launcher = program.read_text()
+        directory = host.home / "build"
+        directory.mkdir(exist_ok=True)
+        self.path = directory / program.name
+        self.install()
+
+    def install(self, fault=SOUND):
+        first, last = self._launcher.split("sys.exit(")
+        fresh = self.path.with_suffix(".new")
+        fresh.write_text(f"{first}{fault}\nsys.exit({last}")
+        fresh.chmod(0o755)
+        os.rename(fresh, self.path)
+
+    def upgrade(self, status=0):
+        """What `mproxy upgrade` says."""
+        return ask(self.host, "upgrade", self.name, status=status)
+
+
