@@ -154,5 +154,6 @@ def split_frames(bytes frames):
         wrong = frame_of_packet(&at, end, &frame, &payload)
         if wrong != NULL:
             return wrong.decode()
-        found.append((frame.type, frame.flags, frame.stream, frame.seq, frame.ack, (<const char *>payload)[:frame.length]))
+        found.append((frame.type, frame.flags, frame.stream, frame.seq, frame.ack,
+                      (<const char *>payload)[:frame.length]))
     return found
