@@ -116,7 +116,7 @@ def rests(uint16_t port, int64_t now):
 # ---- PROXY protocol
 
 def parse_header(bytes data):
-    """(length, origin as for `encode_header`); length 0: more is to come; None: no header."""
+    """(length, origin as for `make_header`); length 0: more is to come; None: no header."""
     cdef Origin found
     cdef int length = header_parse(data, <int>len(data), &found)
     if length < 0:

@@ -9,7 +9,9 @@ import pytest
 from lab import KEPT_BYTES, until
 from relay_engine import address_of
 from test_relay_tcp import SECOND_US, black_hole, gone, is_reset, is_turned_away, receive_all, reset
-from tests.drivers._relay import encode_header, parse_header
+from tests.drivers._relay import parse_header
+
+from mproxy.relay._proxy_header import make_header
 
 LOCAL_HEADER = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"
 
@@ -144,7 +146,7 @@ def test_header_accepted_and_passed_on(stage, version):
     engine, server = stage.engine(), stage.server()
     port = engine.listen(0, [address_of(server)], {"accept_proxy": True, "proxy": 3 - version})
     origin = ("198.51.100.7", 4711), ("203.0.113.1", 80)
-    header = encode_header(version, origin)
+    header = make_header(version, origin)
     for portions in [bytes([byte]) for byte in header] + [b"data"], [header + b"data"]:
         client = stage.client(port)
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -172,12 +174,12 @@ def test_headers_that_are_none(stage):
     port = engine.listen(0, [address_of(server)], {
         "accept_proxy": True, "deny": (ip_network("198.51.100.0/24"),), "connect_timeout_us": SECOND_US})
     for garbage in (b"GET / HTTP/1.0\r\n\r\n", b"PROXY TCP4 1.2.3.4 5.6.7.8 1 99999\r\n", b"PROXY " + b"x" * 5000,
-                    encode_header(2, (("198.51.100.7", 1), ("203.0.113.1", 80)))):
+                    make_header(2, (("198.51.100.7", 1), ("203.0.113.1", 80)))):
         client = stage.client(port)
         client.sendall(garbage)
         assert is_reset(client)
     half = stage.client(port)
-    half.sendall(encode_header(2, None)[:-1])
+    half.sendall(make_header(2, None)[:-1])
     half.shutdown(socket.SHUT_WR)
     assert is_reset(half)
     assert engine.stats(0)["refused"] == 5
@@ -187,7 +189,7 @@ def test_headers_that_are_none(stage):
     gone(engine)
     assert engine.stats(0)["refused"] == 5
     good = stage.client(port)
-    good.sendall(encode_header(1, (("192.0.2.1", 1), ("203.0.113.1", 80))) + b"x")
+    good.sendall(make_header(1, (("192.0.2.1", 1), ("203.0.113.1", 80))) + b"x")
     assert stage.accept(server).recv(9) == b"x"
 
 

@@ -65,12 +65,9 @@ def test_an_acl(path, tmp_path):
     assert os.getxattr(other, ACL) == VALUE
 
 
-def test_too_many(path):
-    try:
-        for number in range(4):
-            os.setxattr(path, f"user.{number}", b"x" * (MOST_ATTRIBUTE_BYTES // 4))
-    except OSError:
-        pytest.skip("this file system has no room for so many")
+def test_too_many(path, monkeypatch):
+    """Not every file system has room for so many."""
+    monkeypatch.setattr(os, "getxattr", lambda _fd, _name: b"x" * (MOST_ATTRIBUTE_BYTES // 2))
     with pytest.raises(AttributesError, match="more than 48 KiB"):
         attributes_at(path)
 
