@@ -81,7 +81,7 @@ def test_stopped_streams_leave_room_for_others(pair, daemon):
     app, connection = pair.joined(daemon)
     flow = Flow(connection, app)
     rate = flow.rate(2)
-    assert rate > 5e6, f"{rate / 1e6:.2f} MB/s"
+    assert rate > 1e6, f"{rate / 1e6:.2f} MB/s"  # with a window a heartbeat it would be a quarter of that
     flow.stop()
     for (application, connection), count in zip(stopped, sent, strict=True):
         connection.shutdown(socket.SHUT_WR)
