@@ -229,8 +229,10 @@ cdef class Loop:
             source.fd = -1
 
     cdef void close(self, Source *source) noexcept:
-        """Close the descriptor, of which there is no duplicate: that ends the watching as well."""
+        """Stop watching and close the descriptor. Closing alone would not do: a process that is just being started may
+        have a duplicate, and events would come for a source that is gone."""
         if source.fd >= 0:
+            epoll_ctl(self.epoll_fd, EPOLL_CTL_DEL, source.fd, NULL)
             close(source.fd)
             source.fd = -1
 

@@ -309,7 +309,7 @@ def test_deaths_do_not_prolong_a_session_without_a_carrier(pair, daemon, kept):
 def test_the_log_of_a_death(pair, daemon, kept):
     """Goal: that a worker died, which sessions go on, and that all is well; no greeting as at a start."""
     cproxy = kept()
-    pair.joined(daemon)
+    _stream = pair.joined(daemon)
     cproxy.die()
     names = [event.name for event in cproxy.program.events()]
     assert names[names.index("worker-died"):][:3] == ["worker-died", "taken-over", "recovered"]
