@@ -15,6 +15,7 @@ from lab import outage, until
 from mortal import arena_bytes, descriptors, kill_worker
 from proxies import CPROXY, CPROXY_PORT, DAEMON_PORT, SPROXY, SPROXY_PORT
 from relays import MPROXY
+from test_via import runs
 from traffic import ends_by_reset, read_exactly, read_to_end, reset
 
 
@@ -236,7 +237,7 @@ def test_signals_reach_the_program_behind(kept):
     line = line_of(kept.sproxy.pid)
     assert kept.cproxy.stop() == 0 and len(kept.cproxy.events("stopping")) == 1
     kept.sproxy.process.kill()
-    until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in line[1:]), 10, "all have died with it")
+    until(lambda: not any(map(runs, line[1:])), 10, "all have died with it")
 
 
 def test_a_program_that_is_ending_is_not_upgraded(kept):

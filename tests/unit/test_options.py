@@ -430,7 +430,7 @@ def test_help_is_complete(program, capsys):
     if program == "sproxy":
         words.add("connect_timeout_us")
     for name in shown.keys() - words:
-        assert re.search(rf"\n  (-\w \S+, )?{shown[name].option}[ \n]", text), name
+        assert re.search(rf"\n  (-\w( \S+)?, )?{shown[name].option}[ \n]", text), name
     for name in SessionConfig.settings().keys() | {"drain_us", "max_sessions"} & shown.keys():
         assert f"(default {shown[name].format(shown[name].default)}" in " ".join(text.split()), name
     assert "examples:" in text and "kB" in text

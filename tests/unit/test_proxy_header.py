@@ -1,7 +1,7 @@
 """PROXY protocol headers: what we write, what we accept, and what we refuse."""
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from tests.drivers._relay import parse_header
 
@@ -41,6 +41,7 @@ def test_byte_by_byte(version, origin):
        st.tuples(st.ip_addresses(v=6), st.ip_addresses(v=6)), st.integers(0, 65535), st.integers(0, 65535))
 def test_there_and_back(version, addresses, source_port, destination_port):
     origin = (str(addresses[0]), source_port), (str(addresses[1]), destination_port)
+    assume(not any(address.version == 6 and address.ipv4_mapped for address in addresses))  # these count as IPv4
     header = make_header(version, origin)
     assert parse_header(header) == (len(header), origin)
 
