@@ -34,6 +34,7 @@ SIZES = ((1, 20, 3), (1_000, 5, 1), (10_000, 5, 1))
 FULL_OUTAGE_SECONDS, QUICK_OUTAGE_SECONDS = 1.5, 1.0
 SEND_AFTER_SECONDS = 0.2  # into the outage, so that the tokens can't slip through before it
 SETTLE_SECONDS = 0.5
+OF_USE_SECONDS = 4.0  # carriers that die younger than the silence that ends one are granted more of it each time
 HEARTBEATS = (("1s", "black hole, heartbeat 1 s"), ("100ms", "black hole, heartbeat 100 ms"))
 DETECTION_LIMIT_SECONDS = 15.0
 
@@ -124,6 +125,7 @@ def measure_detection(hosts: TwoHosts, group: Group) -> dict[str, float]:
     finally:
         hosts.set_black_hole(False)
     _wait_for_resume(group.processes[0], resumed)
+    time.sleep(OF_USE_SECONDS)
     return dict(zip(("cproxy s", "sproxy s"), noticed, strict=True))
 
 
