@@ -165,9 +165,11 @@ $(DRIVERS): $(BUILT) setup.py $(wildcard tests/drivers/*.pyx)
 		--inplace $(if $(filter setup.py,$?),--force) > $@.log 2>&1 || { tail -n 40 $@.log >&2; exit 1; }
 	@touch $@
 
-cproxy sproxy: .ci/write-launcher | $(VENV)/bin/python
+LAUNCHER := .ci/write-launcher mproxy/programs/push_script.py
+
+cproxy sproxy: $(LAUNCHER) | $(VENV)/bin/python
 	@$(RUN) .ci/write-launcher $@
 
 # Not ./mproxy: that is the package.
-bin/mproxy: .ci/write-launcher | $(VENV)/bin/python
+bin/mproxy: $(LAUNCHER) | $(VENV)/bin/python
 	@$(RUN) .ci/write-launcher $@

@@ -290,8 +290,15 @@ class CproxyConfig(ProgramConfig):
     # it announces is trusted. None: only by the command.
     direct: Setting[str | None] = Setting(None)
 
+    # What the user's ssh calls that host, for advice.
+    ssh_name = Setting("")
+
     # One stream on standard input and output instead of a listener, for ssh's ProxyCommand.
     stdio = Setting(False)
+
+    # Once there is a session, log only what ends it: at this terminal somebody works, whom the line of `away` tells
+    # more.
+    hushed = Setting(False)
 
     # Dial sproxy at the start, not when the first application comes.
     eager = Setting(False)

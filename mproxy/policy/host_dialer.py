@@ -55,6 +55,7 @@ class HostDialer:
         self.loop = loop
         self.observer = observer
         self._host = config.direct or ""
+        self._ssh_name = config.ssh_name or self._host
         self._make_direct = make_direct
         self._trust = trust
         self._record = HostRecord(config.state_dir, config.name or self._host)
@@ -244,8 +245,8 @@ class HostDialer:
     def explain(self, why: str) -> str:
         """What a failure of ssh means."""
         if NOT_FOUND in why and not self._has_begun:
-            return (f"mproxy is not installed on {self._host}, or not on the PATH of its ssh commands: install it"
-                    " there, or name its sproxy with --remote-sproxy; until then: ssh -o ProxyCommand=none")
+            return (f"mproxy is not installed on {self._host}, or not on the PATH of its ssh commands: 'mproxy push"
+                    f" {self._ssh_name}' installs it there; until then: ssh -o ProxyCommand=none")
         return why
 
 

@@ -59,6 +59,7 @@ class ViaCommand:
         self.sock, theirs = socket.socketpair()
         self.sock.setblocking(False)
         self.ending = ""      # how it has ended
+        self.succeeded = False  # with exit status 0
         self.last_words = ""  # its last line on standard error
         self.carries = False  # it has brought a WELCOME
         self.dismissed = False  # its end was asked for
@@ -122,7 +123,7 @@ class ViaCommand:
             self._say(self._rest)
         self._signal(signal.SIGKILL)  # what it has left in the background
         _pid, status = os.waitpid(self._pid, 0)
-        self.ending = say_ending(status)
+        self.ending, self.succeeded = say_ending(status), status == 0
         for watch in (self._watch, self._errors_watch):
             watch.close()
         for fd in (self._pidfd, self._errors):

@@ -158,7 +158,8 @@ class ViaDialer:
         if attempt is not None and attempt is self._attempt:
             attempt.command_ended()
         elif command.carries and not command.dismissed:
-            self.log.warning("via-ended", why=command.say_end())
+            # In order: sproxy has closed it, perhaps because it has a newer one, whose welcome is still on its way.
+            (self.log.info if command.succeeded else self.log.warning)("via-ended", why=command.say_end())
         self._close_if_done()
 
     def _close_if_done(self) -> None:

@@ -96,15 +96,19 @@ class AwayTeller:
 
     def back(self) -> None:
         """There is one again, or the session is over."""
+        self.withdraw()
+        if self._noticed:
+            self._noticed = False
+            self._notify(f"{self._server} is back", "connections continue where they were")
+
+    def withdraw(self) -> None:
+        """Nobody waits for one any more: whose terminal it was, a shell writes there now."""
         for timer in (self._line_timer, self._notice_timer):
             if timer is not None:
                 timer.cancel()
         self._line_timer = self._notice_timer = None
         self._clear()
         self._log.before_line = None
-        if self._noticed:
-            self._noticed = False
-            self._notify(f"{self._server} is back", "connections continue where they were")
 
     # ---- the line
 

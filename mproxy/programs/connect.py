@@ -7,22 +7,31 @@ the host and of the user, are what they always were.
 
 from __future__ import annotations
 
+import os
 import shlex
+import socket
 
 from mproxy.ground.config import LOG_LEVELS, CproxyConfig, SessionConfig, default_state_dir, format_host_port
-from mproxy.ground.errors import UsageError
+from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.ground.words import parse_command, parse_duration, parse_host, parse_name, parse_port, via_host
 from mproxy.programs.cproxy import make_program
 from mproxy.programs.options import OneLineParser
 from mproxy.service.exit import exit_status
 from mproxy.service.run import run_program
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 PROGRAM = "mproxy connect"
 
-# What ssh does here, whatever ssh_config says for other uses: one command, without a terminal, a forward or another
-# connection. ProxyCommand comes last, because -J before it counts, and ssh refuses -J after it.
+# In the environment of the ssh that starts sproxy: whoever is called by it has nothing to do but connect to sshd.
+BOOTSTRAP = "MPROXY_BOOTSTRAP"
+
+# What that ssh does, whatever ssh_config says for other uses: one command, without a terminal, a forward or another
+# connection. How HOST is reached is ssh_config's.
 BARE = ("-T", "-a", "-x", "-o", "ClearAllForwardings=yes", "-o", "ControlMaster=no", "-o", "ControlPath=none",
-        "-o", "RemoteCommand=none", "-o", "PermitLocalCommand=no", "-o", "ProxyCommand=none", "-o", "LogLevel=ERROR")
+        "-o", "RemoteCommand=none", "-o", "PermitLocalCommand=no", "-o", "LogLevel=ERROR")
 
 # Where sproxy may be on the other host although ssh does not look there.
 MORE_PATH = "$PATH:$HOME/.local/bin:/usr/local/bin"
@@ -34,12 +43,43 @@ def main(argv: list[str]) -> int:
 
 
 def _run(argv: list[str]) -> int:
+    if BOOTSTRAP in os.environ:
+        return relay(argv)
     config = parse(argv)
     return run_program("cproxy", lambda _argv: config, make_program, argv)
 
 
+def relay(argv: list[str]) -> int:
+    """Be no more than a connection to sshd: ssh_config calls us for the ssh that starts sproxy, too."""
+    from mproxy.programs.attach import splice
+    _given, (_user, host, port), _name = read(argv)
+    try:
+        connection = socket.create_connection((host, port))
+    except OSError as error:
+        raise MproxyError(f"cannot connect to {host} port {port}: {error.strerror or error}") from None
+    with connection:
+        splice(connection)
+    return 0
+
+
 def parse(argv: list[str]) -> CproxyConfig:
     """The CproxyConfig of a command line."""
+    given, (user, host, port), name = read(argv)
+    session = SessionConfig(**{f"{name}_us": given.pop(name) for name in ("heartbeat",) if name in given})
+    ssh, sproxy = given.pop("ssh"), given.pop("remote_sproxy")
+    given["hushed"] = "log_level" not in given
+    given.setdefault("log_level", "warning")
+    given.setdefault("state_dir", default_state_dir())
+    login = f"{user}@" if user else ""
+    place = f"{login}{format_host_port(host, port)}"
+    return CproxyConfig(
+        session=session, stdio=True, keeper=False, name=place, sproxy_host=via_host(f"ssh:{place}"), direct=host,
+        via=bootstrap(ssh, user, name, port, sproxy), via_terminal=True,
+        ssh_name=f"{login}{name if port == 22 else format_host_port(name, port)}", **given)
+
+
+def read(argv: list[str]) -> tuple[dict[str, Any], tuple[str, str, int], str]:
+    """The options of a command line, its destination, and what ssh_config calls that."""
     parser = OneLineParser(
         PROGRAM, f"{PROGRAM} [options] [USER@]HOST[:PORT] [NAME]",
         "Connect standard input and output to sshd on HOST by a session that survives\n"
@@ -57,7 +97,8 @@ def parse(argv: list[str]) -> CproxyConfig:
         "sproxy on HOST (default: sproxy on the PATH there, or in ~/.local/bin or /usr/local/bin)"))
     parser.add(parser, "--heartbeat", parse_duration, metavar="TIME", help=(
         "send a heartbeat this often (default 1s)"))
-    parser.add_choice(parser, "--log-level", LOG_LEVELS, "debug, info, warning or error (default warning)")
+    parser.add_choice(parser, "--log-level", LOG_LEVELS, (
+        "debug, info, warning or error (default warning until there is a session, then error)"))
     parser.add(parser, "--state-dir", parse_name, metavar="DIR", help=(
         "directory for our key and what is known of hosts (default $XDG_STATE_HOME/mproxy or ~/.local/state/mproxy;"
         " root: /var/lib/mproxy)"))
@@ -65,15 +106,8 @@ def parse(argv: list[str]) -> CproxyConfig:
     given, words = parser.split(argv)
     if not 1 <= len(words) <= 2:
         parser.error("expected [USER@]HOST[:PORT] and at most a NAME" if words else "missing argument: HOST")
-    user, host, port = parse_destination(words[0])
-    session = SessionConfig(**{f"{name}_us": given.pop(name) for name in ("heartbeat",) if name in given})
-    ssh, sproxy = given.pop("ssh"), given.pop("remote_sproxy")
-    given.setdefault("log_level", "warning")
-    given.setdefault("state_dir", default_state_dir())
-    name = f"{f'{user}@' if user else ''}{format_host_port(host, port)}"
-    return CproxyConfig(
-        session=session, stdio=True, keeper=False, name=name, sproxy_host=via_host(f"ssh:{name}"), direct=host,
-        via=bootstrap(ssh, user, words[1] if len(words) > 1 else host, port, sproxy), via_terminal=True, **given)
+    destination = parse_destination(words[0])
+    return given, destination, words[1] if len(words) > 1 else destination[1]
 
 
 def parse_destination(text: str) -> tuple[str, str, int]:
@@ -93,5 +127,5 @@ def bootstrap(ssh: list[str], user: str, name: str, port: int, sproxy: str) -> s
     if user.startswith("-") or name.startswith("-"):
         raise UsageError("neither user nor host may begin with a hyphen")
     there = shlex.join(["sh", "-c", f'PATH="{MORE_PATH}"; exec {sproxy} --attach --start'])
-    login = ["-l", user] if user else []
-    return f"exec {shlex.join([*ssh, *BARE, '-p', str(port), *login, '--', name, f'exec {there}'])}"
+    words = [*ssh, *BARE, "-p", str(port), *(["-l", user] if user else []), "--", name, f"exec {there}"]
+    return f"export {BOOTSTRAP}=1; exec {shlex.join(words)}"

@@ -211,7 +211,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._lost_at = self._key_refused_at = None
         if session.session_id:
             self._ended.add(session, self._outages, self._loop.now())
-            (self._log.warning if level == "warning" else self._log.info)(
+            (self._warn_of_end if level == "warning" else self._log.info)(
                 "ended", session=say_session(session.session_id), why=why, streams=session.streams.opened,
                 sent=session.streams.out_bytes, received=session.streams.in_bytes)
             self._inspection.note_end(say_session(session.session_id), self._sproxy, why)
@@ -222,6 +222,11 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
             self._leave()
         elif self._config.eager and not self._stopping and not self._yields:
             self._loop.call_later(EAGER_PAUSE_US, self._reconnect.needed)
+
+    @property
+    def _warn_of_end(self) -> Callable[..., None]:
+        """How to log what ends applications; with --stdio that is an error, for it ends all."""
+        return self._log.error if self._config.stdio else self._log.warning
 
     def _cancel_ttl(self) -> None:
         if self._ttl_timer is not None:
@@ -377,6 +382,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
     def _stop(self) -> None:
         """Find out whether the path to sproxy works."""
         self._stopping = True
+        self._teller.withdraw()
         self._asked_at = self._loop.now()
         if self._endpoint.attached:
             self._endpoint.probe()
@@ -401,7 +407,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         elif code == ResetCode.KILLED:
             log_killed(self._log, endpoint, stream, why)
         elif code != ResetCode.APPLICATION:
-            self._log.warning(
+            self._warn_of_end(
                 "stream-reset", session=say_session(endpoint.session.session_id), stream=stream,
                 why=say_reset(code))
         if self._config.stdio:
@@ -440,6 +446,8 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
                 leave_for_the_dead(self._config, self._instance, self._log)
         else:
             self._note_loss()
+        if self._config.hushed:
+            self._log.confine("error")
         self._reconnect.settled(sock.getpeername())
         self._endpoint.attach(
             self._dialer.make_carrier(sock, caller.tls), welcome.epoch, welcome.window_bytes,

@@ -19,6 +19,7 @@ PROGRAMS = {
     "ssh": ("mproxy.programs.ssh", "main", "ssh that survives outages and changes of address"),
     "connect": ("mproxy.programs.connect", "main", "the same as a ProxyCommand, for ssh_config"),
     "setup-ssh": ("mproxy.programs.setup_ssh", "main", "write that into ~/.ssh/config for some hosts"),
+    "push": ("mproxy.programs.push", "main", "install mproxy on a host, by ssh, for its user"),
     "relay": ("mproxy.programs.relay", "main", "relay TCP and UDP for many connections at once"),
     "status": ("mproxy.programs.status_commands", "status_main", "what every running program does"),
     "top": ("mproxy.programs.top", "main", "the same, live, to sort and to kill"),

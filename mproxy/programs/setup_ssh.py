@@ -1,7 +1,8 @@
 """`mproxy setup-ssh`: has ssh, and all that uses it, reach some hosts by `mproxy connect`, by a block in ~/.ssh/config.
 
 The block is the first thing in the file, because of several values ssh takes the first. It ends with `Match all`, so
-that what follows is no part of its last host.
+that what follows is no part of its last host. It does not count for the ssh that starts sproxy, which has to reach the
+host as the rest of the file says: by a ProxyJump, perhaps.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 
 from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.ground.words import printable
+from mproxy.programs.connect import BOOTSTRAP
 from mproxy.programs.options import OneLineParser
 from mproxy.programs.own_command import own_command
 from mproxy.service.exit import complain, exit_status
@@ -22,7 +24,7 @@ PROGRAM = "mproxy setup-ssh"
 
 BEGIN, END = "# mproxy setup-ssh: begin", "# mproxy setup-ssh: end"
 BLOCK = re.compile(rf"^{BEGIN}\n(.*?)^{END}\n\n?", re.MULTILINE | re.DOTALL)
-HOSTS = re.compile(r"^Host (.+)$", re.MULTILINE)
+HOSTS = re.compile(r"^(?:Host (.+)|Match originalhost (\S+) .*)$", re.MULTILINE)
 
 # A pattern of ssh_config, for one or several hosts.
 PATTERN = re.compile(r"!?[\w.*?:@%+-]+")
@@ -76,7 +78,7 @@ def change(text: str, hosts: list[str], mproxy: list[str], undo: bool) -> str:
     found = BLOCK.search(text)
     present = found[1] if found else ""
     match = HOSTS.search(present)
-    listed = match[1].split() if match else []
+    listed = re.split("[ ,]+", match[1] or match[2]) if match else []
     rest = BLOCK.sub("", text, count=1)
     wanted = list(dict.fromkeys([*listed, *hosts]))
     if undo:
@@ -84,8 +86,9 @@ def change(text: str, hosts: list[str], mproxy: list[str], undo: bool) -> str:
     if not wanted:
         return rest
     command = shlex.join(mproxy).replace("%", "%%")
-    return (f"{BEGIN}\nHost {' '.join(wanted)}\n    ProxyCommand {command} connect %r@%h:%p %n\nMatch all\n{END}\n"
-            f"{chr(10) if rest else ''}{rest}")
+    # printenv(1) means the same to every shell that somebody may have.
+    return (f'{BEGIN}\nMatch originalhost {",".join(wanted)} !exec "printenv {BOOTSTRAP}"\n'
+            f"    ProxyCommand {command} connect %r@%h:%p %n\nMatch all\n{END}\n{chr(10) if rest else ''}{rest}")
 
 
 def read(path: str) -> str:

@@ -96,6 +96,10 @@ class Log:
         self._call_later = call_later
         self._looking = False
 
+    def confine(self, level: str) -> None:
+        """From now on write what has this level or a higher one."""
+        self._lowest = _RANK[level]
+
     def forget(self, event: str) -> None:
         """Drop what was held back of an event: it is over."""
         if self._restraint is not None:

@@ -122,7 +122,8 @@ def _begin(name: str, parse: Parse[Configuration], make_program: MakeProgram[Con
         if keeper is None:
             if successor is not None:
                 raise MproxyError("without a keeper no sessions can be taken over")
-            install_signals(loop, program.shut_down, reload)
+            # ssh sends SIGHUP to its ProxyCommand at its end, and so does the kernel if ssh had its own terminal.
+            install_signals(loop, program.shut_down, reload, one_hangup=stdio)
         program.open()
         if user is not None:
             user.become()
@@ -280,10 +281,10 @@ def has_terminal() -> bool:
 
 def install_signals(loop: Loop, stop: Callable[[str], object], reload: Callable[[], bool] | None = None,
                     stop_at_once: Callable[[], object] | None = None,
-                    arriving: Callable[[int], int] = int) -> None:
+                    arriving: Callable[[int], int] = int, one_hangup: bool = False) -> None:
     """First SIGTERM, SIGINT or SIGHUP: `stop(its name)`. From the second on `stop_at_once()`; without one the process
     ends immediately. If there is a `reload`, SIGHUP calls it instead; if that returns False SIGHUP is an end, too.
-    `arriving(number)`: as which signal they come."""
+    `arriving(number)`: as which signal they come. `one_hangup`: SIGHUP after SIGHUP says nothing new."""
     received: list[int] = []
     meaning = {arriving(number): number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
 
@@ -299,6 +300,8 @@ def install_signals(loop: Loop, stop: Callable[[str], object], reload: Callable[
             end(signal.SIGHUP)
 
     def end(number: int) -> None:
+        if one_hangup and number == signal.SIGHUP and number in received:
+            return
         received.append(number)
         if len(received) == 1:
             loop.call_soon_threadsafe(lambda: stop(signal.Signals(number).name))

@@ -138,11 +138,18 @@ class Host:
 
     def command_lines(self):
         """Those of all processes in this host, whoever started them."""
+        return self.processes().values()
+
+    def processes(self):
+        """{process: its command line} of the same."""
         mine = os.readlink(f"/proc/{self.holder.pid}/ns/net")
+        found = {}
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 if os.readlink(process / "ns/net") == mine:
-                    yield (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                    line = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                    found[int(process.name)] = line
+        return found
 
     def knows(self, **names):
         """Sets names in this host's /etc/hosts, each with one or several addresses, separated by spaces. The file is

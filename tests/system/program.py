@@ -265,6 +265,10 @@ class PtyProgram(Program):
         self.screen = screen
         self.out = Output(os.dup(screen))
 
+    def logged(self):
+        """Lines of a log on the screen, wherever they begin."""
+        return re.findall(r"\d (?:debug|info|warning|error) [a-z][a-z-]*(?: .*|$)", self.out.text, re.MULTILINE)
+
     def type(self, text):
         os.write(self.screen, text.encode())
 

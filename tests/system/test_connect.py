@@ -6,12 +6,16 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from lab import outage, until
 from openssh import NEEDS_SSHD, SSHD, SSHD_CONFIG, SSHD_PORT, listening, make_key
 from proxies import ROOT, state_dir
 from relays import MPROXY
+
+from mproxy import __version__
 
 pytestmark = NEEDS_SSHD
 
@@ -130,6 +134,7 @@ def test_survives_an_address_change(host, way):
     if way == "first":
         until(lambda: host.peers("resumed"), 20, "the session to move to the port")
         assert host.peers("resumed") == [DIRECT]
+        assert ssh.log.text == ""
     lab.wifi.pull()
     outage(1.5)
     lab.wifi.give(33)
@@ -185,6 +190,22 @@ def test_without_mproxy_there_one_line_says_what_to_do(lab):
     assert done.returncode == 255 and done.stdout == ""
     (line,) = [line for line in done.stderr.splitlines() if "mproxy" in line]
     assert f"mproxy is not installed on {lab.server_address}" in line and "ssh -o ProxyCommand=none" in line
+    assert f"'mproxy push root@server:{SSHD_PORT}'" in line
+
+
+def test_mproxy_is_pushed_there(lab):
+    """Goal: one ssh, and the next is mproxy's, with all that it needs; a second push changes nothing for the worse."""
+    host = SshHost(lab).start(path=Path(sys.executable).resolve().parent)
+    for _time in range(2):
+        done = host.run("--ssh", f"ssh -F {host.config}", "server", program=[MPROXY, "push"])
+        place = lab.server.home / ".local"
+        assert (done.returncode, done.stdout) == (0, ""), done.stderr
+        assert done.stderr == f"mproxy push: mproxy {__version__} is installed on server, in {place}/bin\n"
+    assert len(list((place / "lib" / "mproxy").iterdir())) == 1
+    done = host.run("server", "echo there; exit 6")
+    assert (done.returncode, done.stdout, done.stderr) == (6, "there\n", "")
+    sproxy = next(line for line in lab.server.command_lines() if "--trust-attached" in line)
+    assert "mproxy sproxy" in sproxy
 
 
 def test_a_changed_host_key_is_ssh_s_business(host):
@@ -217,6 +238,32 @@ def test_scp_and_pipes_by_ssh_config(host):
     assert host.peers() == [THROUGH_SSH, DIRECT]
     assert host.run("--undo", "--yes", "--config", host.config, program=[MPROXY, "setup-ssh"]).returncode == 0
     assert host.config.read_text() == before
+
+
+@pytest.mark.parametrize("how", ["mproxy ssh", "setup-ssh", "by hand"])
+def test_ssh_config_says_how_the_host_is_reached(host, how):
+    """Goal: by a ProxyJump, for the ssh that starts sproxy as for any other; by our own ProxyCommand it does not go."""
+    known, address = host.home / "known_hosts", host.lab.server_address
+    known.write_text(known.read_text().replace(
+        f"[{address}]:{SSHD_PORT}", f"[{address}]:{SSHD_PORT},[127.0.0.1]:{SSHD_PORT}"))
+    behind = f"Host behind\n    HostName 127.0.0.1\n    Port {SSHD_PORT}\n    User root\n    ProxyJump server\n"
+    host.config.write_text(behind + host.config.read_text())
+    connect = f"ProxyCommand {MPROXY} connect --ssh 'ssh -F {host.config}' %r@%h:%p %n\n"
+    program, name, peers = ["ssh", "-F", host.config], "behind", [THROUGH_SSH]
+    if how == "mproxy ssh":
+        program = [MPROXY, "ssh", "-F", host.config]
+    elif how == "setup-ssh":
+        # The gate, too: within the other's bootstrap it is reached straight.
+        done = host.run("--yes", "--config", host.config, "behind", "server", program=[MPROXY, "setup-ssh"])
+        assert done.returncode == 0, done.stderr
+        text = host.config.read_text()
+        host.config.write_text(text.replace(f"ProxyCommand {MPROXY} connect %r@%h:%p %n\n", connect))
+    else:
+        name = "server"
+        host.config.write_text(f"Host server\n    {connect}" + host.config.read_text())
+    done = host.run(name, "echo there; exit 5", program=program)
+    assert (done.returncode, done.stdout, done.stderr) == (5, "there\n", "")
+    assert host.peers() == peers
 
 
 # --- mproxy ssh beside ssh, option by option
@@ -297,9 +344,40 @@ def test_a_person_types_one_password_for_the_bootstrap(host):
         until(lambda count=question: ssh.out.text.count("Enter passphrase") == count, 30, f"question {question}")
         ssh.type("open sesame\n")
     assert ssh.wait() == 0, str(ssh)
-    assert ssh.out.text.endswith("hello\n")
+    assert "hello\n" in ssh.out.text and not ssh.logged()
     again = host.lab.client.start_on_terminal(
         "setsid", "--ctty", "--wait", *host.command("server", "echo hello"))
     until(lambda: again.out.text.count("Enter passphrase") == 1, 30, "one question")
     again.type("open sesame\n")
-    assert again.wait() == 0 and again.out.text.count("Enter passphrase") == 1
+    assert again.wait() == 0 and again.out.text.count("Enter passphrase") == 1 and not again.logged()
+
+
+def test_a_key_that_an_agent_keeps_takes_one_passphrase(host):
+    """Goal: what the first ssh has put there by AddKeysToAgent is there for the second."""
+    subprocess.run(["ssh-keygen", "-q", "-p", "-P", "", "-N", "open sesame", "-f", host.home / "key"], check=True,
+                   timeout=30)
+    agent = host.home / "agent"
+    host.lab.client.start("ssh-agent", "-D", "-a", agent)
+    until(agent.exists, 10, "the agent")
+    ssh = host.lab.client.start_on_terminal(
+        "setsid", "--ctty", "--wait", *host.command("-o", "AddKeysToAgent=yes", "server", "echo hello"),
+        env={"SSH_AUTH_SOCK": str(agent)})
+    ssh.expect("Enter passphrase")
+    ssh.type("open sesame\n")
+    assert ssh.wait() == 0, str(ssh)
+    assert "hello\n" in ssh.out.text and ssh.out.text.count("Enter passphrase") == 1
+
+
+def test_a_person_s_terminal_shows_nothing_of_carriers(host):
+    """Goal: the ssh that carries the session dies, another one is run, and no log line gets into somebody's work."""
+    host.block_port()
+    ssh = host.lab.client.start_on_terminal(
+        "setsid", "--ctty", "--wait", *host.command("server", "echo ready; read line; echo got $line"))
+    ssh.expect("^ready$")
+    (carrying,) = [pid for pid, line in host.lab.client.processes().items() if line.startswith("ssh ")
+                   and "--attach" in line and " connect " not in line]
+    os.kill(carrying, signal.SIGKILL)
+    until(lambda: host.peers("resumed"), 20, "another ssh to carry it")
+    ssh.type("this\n")
+    assert ssh.wait() == 0, str(ssh)
+    assert "got this\n" in ssh.out.text and not ssh.logged()

@@ -94,6 +94,25 @@ def test_second_signal_ends_at_once(pair, daemon, ending):
     program.wait()  # not the 60 s
 
 
+def test_a_second_hangup_is_the_first_once_more(pair, lab):
+    """Goal: a ProxyCommand whose ssh had a terminal of its own is told by ssh and by the kernel; it ends in order."""
+    pair.echo()
+    pair.start_sproxy()
+    program = pair.start_stdio("--log-level", "info", stdin=subprocess.PIPE)
+    for text in (b"hello", b"more"):
+        program.process.stdin.write(text)
+        program.process.stdin.flush()
+        if text == b"hello":
+            program.expect("hello")
+            lab.wifi.cut()
+    program.signal(signal.SIGHUP)
+    program.event("stopping")
+    program.signal(signal.SIGHUP)
+    outage(0.5)
+    lab.wifi.mend()
+    assert program.wait() == 0, str(program)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=["TERM", "INT", "HUP"])
 def test_second_signal_while_the_interpreter_ends(ends, tmp_path, number):
     """Goal: the second signal ends the program even where no exception would be caught any more, and prints nothing on

@@ -62,10 +62,12 @@ def test_destinations(text, parts):
 
 def test_connect_is_a_cproxy_with_two_ways():
     config = parse(["--ssh", "ssh -J gate", "ann@10.0.0.1:2222", "work"])
-    assert config.stdio and config.via_terminal
+    assert config.stdio and config.via_terminal and config.hushed
     assert (config.direct, config.name) == ("10.0.0.1", "ann@10.0.0.1:2222")
-    assert config.via.startswith("exec ssh -J gate -T -a -x ")
+    assert config.via.startswith("export MPROXY_BOOTSTRAP=1; exec ssh -J gate -T -a -x ")
+    assert "Proxy" not in config.via
     assert " -p 2222 -l ann -- work " in config.via and "sproxy --attach --start" in config.via
+    assert not parse(["--log-level", "warning", "server"]).hushed
     with pytest.raises(UsageError, match="hyphen"):
         parse(["--ssh", "ssh", "server", "--", "-oProxyCommand=x"])
     with pytest.raises(UsageError, match="missing argument: HOST"):
@@ -116,7 +118,7 @@ def test_a_damaged_record_is_no_record(tmp_path, text):
 
 BLOCK = """\
 # mproxy setup-ssh: begin
-Host {}
+Match originalhost {} !exec "printenv MPROXY_BOOTSTRAP"
     ProxyCommand mproxy connect %r@%h:%p %n
 Match all
 # mproxy setup-ssh: end
@@ -128,10 +130,15 @@ def test_hosts_are_put_first_and_taken_out():
     one = change(text, ["server"], ["mproxy"], undo=False)
     assert one == BLOCK.format("server") + "\n" + text
     two = change(one, ["*.work", "server"], ["mproxy"], undo=False)
-    assert two == BLOCK.format("server *.work") + "\n" + text
+    assert two == BLOCK.format("server,*.work") + "\n" + text
     assert change(two, ["server"], ["mproxy"], undo=True) == BLOCK.format("*.work") + "\n" + text
     assert change(two, [], ["mproxy"], undo=True) == text
     assert change(two, ["*.work", "server"], ["mproxy"], undo=True) == text
+
+
+def test_a_block_that_an_earlier_version_wrote_is_known():
+    old = BLOCK.replace('Match originalhost {} !exec "printenv MPROXY_BOOTSTRAP"', "Host a *.b")
+    assert change(old + "\nUser ann\n", ["c"], ["mproxy"], undo=False) == BLOCK.format("a,*.b,c") + "\nUser ann\n"
 
 
 def test_a_file_that_was_not_there():

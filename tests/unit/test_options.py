@@ -426,7 +426,8 @@ def test_help_is_complete(program, capsys):
     assert caught.value.code == 0
     config_class = {"cproxy": CproxyConfig, "sproxy": SproxyConfig}[program]
     shown = {**SessionConfig.settings(), **config_class.settings()}
-    words = {"session", "port", "sproxy_host", "sproxy_port", "daemon_host", "daemon_port", "direct"}
+    words = {"session", "port", "sproxy_host", "sproxy_port", "daemon_host", "daemon_port", "direct", "ssh_name",
+             "hushed"}
     if program == "sproxy":
         words.add("connect_timeout_us")
     for name in shown.keys() - words:
