@@ -98,6 +98,10 @@ install: pages  ## for every user: PREFIX=/usr/local; a Python environment in PR
 	$(RUN) -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation -w build/wheel .
 	$(RUN) .ci/install "$(PYTHON)" "$(PREFIX)" "$$(ls -t build/wheel/mproxy-*.whl | head -n 1)"
 
+.PHONY: wheel
+wheel: all $(VENV)/wheel-packages  ## a wheel in dist/ for this Python: where it is installed neither a compiler nor OpenSSL is needed
+	.ci/build-wheel $(RUN) dist
+
 .PHONY: pages
 pages: all  ## man pages, and completions for bash, zsh and fish, in build/pages
 	@rm -rf build/pages
@@ -143,6 +147,9 @@ $(VENV)/run-packages: pyproject.toml $(VENV)/build-packages
 
 $(VENV)/dev-packages: pyproject.toml $(VENV)/build-packages
 	$(call pip_install,["dependency-groups"]["dev"])
+
+$(VENV)/wheel-packages: pyproject.toml $(VENV)/build-packages
+	$(call pip_install,["dependency-groups"]["wheel"])
 
 $(VENV)/bench-packages: pyproject.toml $(VENV)/build-packages
 	$(call pip_install,["dependency-groups"]["bench"])

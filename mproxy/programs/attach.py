@@ -18,7 +18,7 @@ from mproxy.ground.errors import MproxyError
 from mproxy.io.stdio import check_stdio
 from mproxy.policy.announcement import announce
 from mproxy.programs.options import parse_attach, parse_attach_start
-from mproxy.service.control import MALFORMED, PATIENCE_S, ask, find_running, parse, short_path, started_directory
+from mproxy.service.control import MALFORMED, PATIENCE_S, ask, find_running, parse, short_path, staying_directory
 from mproxy.service.exit import exit_status
 
 TYPE_CHECKING = False
@@ -63,7 +63,7 @@ def _attach_start(argv: list[str] | None) -> int:
 def choose(port: int | None) -> str:
     """The control socket of the sproxy to join; MproxyError if there is none, or no way to know which."""
     found = []
-    started = started_directory()
+    started = staying_directory("started")
     for _program, pid, path in find_running("sproxy"):
         try:
             answer = ask(path, "status")

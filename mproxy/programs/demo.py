@@ -299,7 +299,7 @@ class Screen:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._colours = os.isatty(fd) and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+        self._colours = os.isatty(fd) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         self._column = 0  # in a row of numbers; 0 while there is none
         self._started_at = time.monotonic()
 

@@ -292,8 +292,8 @@ examples:
 """
 
 
-def parse_cproxy(argv: list[str] | None) -> CproxyConfig:
-    """The CproxyConfig of the command line `argv`, without the program's name."""
+def cproxy_parser() -> OneLineParser:
+    """cproxy's options."""
     parser = OneLineParser("cproxy", _CPROXY_USAGE, _CPROXY_DESCRIPTION, _CPROXY_EXAMPLES)
     group = parser.add_argument_group("connection")
     group.add_argument("--stdio", action="store_true", default=None, help=(
@@ -332,7 +332,12 @@ def parse_cproxy(argv: list[str] | None) -> CproxyConfig:
     parser.add(group, "--host-fingerprint", parse_fingerprint, metavar="SHA256:...", action="append", help=(
         "the server must have this key; repeatable; nothing is remembered then"))
     _add_common(parser, CproxyConfig, " and ".join(CproxyConfig.DEFAULT_BIND))
+    return parser
 
+
+def parse_cproxy(argv: list[str] | None) -> CproxyConfig:
+    """The CproxyConfig of the command line `argv`, without the program's name."""
+    parser = cproxy_parser()
     given, words = parser.split(argv)
     _refuse_together(given, "plaintext", ("key", "known_hosts", "host_fingerprint"))
     _refuse_together(given, "stdio", ("plain", "bind", "eager", "idle", "keeper", "forward", "dynamic"))
@@ -364,8 +369,8 @@ def parse_cproxy(argv: list[str] | None) -> CproxyConfig:
     return _configure(CproxyConfig, given)
 
 
-def parse_sproxy(argv: list[str] | None) -> SproxyConfig:
-    """The SproxyConfig of the command line `argv`, without the program's name."""
+def sproxy_parser() -> OneLineParser:
+    """sproxy's options."""
     parser = OneLineParser("sproxy", _SPROXY_USAGE, _SPROXY_DESCRIPTION, _SPROXY_EXAMPLES)
     group = parser.add_argument_group("connection")
     group.add_argument("--attach", action="store_true", default=None, help=(
@@ -410,7 +415,12 @@ def parse_sproxy(argv: list[str] | None) -> SproxyConfig:
     parser.add(group, "--user", parse_name, metavar="USER", help=(
         "run as this user once the port is open and the keys are read; must be started as root"))
     _add_common(parser, SproxyConfig, "every address")
+    return parser
 
+
+def parse_sproxy(argv: list[str] | None) -> SproxyConfig:
+    """The SproxyConfig of the command line `argv`, without the program's name."""
+    parser = sproxy_parser()
     given, words = parser.split(argv)
     if given.pop("attach", None):
         raise UsageError("--attach takes no other option than --start, and at most a PORT (with --start: HOST:PORT)")

@@ -109,8 +109,8 @@ examples:
 """
 
 
-def parse_recv(argv: list[str] | None) -> TransferConfig:
-    """The TransferConfig of the command line `argv`."""
+def recv_parser() -> OneLineParser:
+    """The options of `mproxy recv`."""
     parser = OneLineParser("mproxy recv", _USAGE, _DESCRIPTION, _EPILOG)
     group = parser.add_argument_group("files")
     group.add_argument("-o", "--output", metavar="FILE|DIR|-", help=(
@@ -134,6 +134,12 @@ def parse_recv(argv: list[str] | None) -> TransferConfig:
         "write files as this user: give up root's rights once the port is open and the keys are read"))
     parser.add(parser, "--ack-to", parse_host_port, metavar="HOST:PORT", help=(
         "send all answers to this address ('mproxy send --ack-port'), not to where the packets come from"))
+    return parser
+
+
+def parse_recv(argv: list[str] | None) -> TransferConfig:
+    """The TransferConfig of the command line `argv`."""
+    parser = recv_parser()
     given, words = parser.split(argv)
     port, = parser.take_words(words, (("PORT", lambda text: parse_port(text, 0)),))
     if given.get("output") == "":

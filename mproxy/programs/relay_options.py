@@ -83,8 +83,7 @@ def parse_relay(argv: list[str]) -> tuple[str, Any]:
     """(command, RelayConfig) for running, command "run"; (command, {option: value}) for the commands."""
     if argv and argv[0] in COMMANDS:
         return argv[0], _parse_command(*argv)
-    parser = OneLineParser(PROGRAM, _USAGE, _DESCRIPTION, _EPILOG)
-    _add_options(parser)
+    parser = relay_parser()
     given, words = parser.split(argv)
     udp = given.pop("udp", False)
     if "config" in given:
@@ -104,7 +103,9 @@ def parse_relay(argv: list[str]) -> tuple[str, Any]:
     return "run", RelayConfig(**given)
 
 
-def _add_options(parser: OneLineParser) -> None:
+def relay_parser() -> OneLineParser:
+    """The options with which it runs."""
+    parser = OneLineParser(PROGRAM, _USAGE, _DESCRIPTION, _EPILOG)
     config = RelayConfig
     group = parser.add_argument_group("rules")
     group.add_argument("--udp", action="store_true", default=None, help="relay UDP datagrams, not TCP connections")
@@ -137,6 +138,7 @@ def _add_options(parser: OneLineParser) -> None:
     parser.add_log_level(group)
     parser.add_log_format(group)
     parser.add_last(group)
+    return parser
 
 
 def _parse_command(command: str, *argv: str) -> dict[str, Any]:

@@ -63,6 +63,7 @@ class Service:
         self._rules: Sequence[Rule] = []
         self._reloads = 0
         self._last_reload: list[str] | None = None  # what went wrong; None: nothing
+        self._is_ready = False
         self._stopping = False
         self._exit_status = 0
         self._failure: MproxyError | None = None
@@ -130,6 +131,7 @@ class Service:
     def _on_ready(self) -> None:
         if self._stopping:
             return
+        self._is_ready = True
         self.log.info("ready", pid=os.getpid(), rules=len(self._rules), mode=self._mode)
         self._notifier.ready(counted(len(self._rules), "rule"))
         self._notifier.keep_no_more()
@@ -163,7 +165,7 @@ class Service:
         return {
             "program": "relay", "name": self._config.shown_name, "version": __version__, "pid": os.getpid(),
             "uid": os.geteuid(), "mode": self._mode, "rules_from": self._config.origin,
-            "state": "stopping" if self._stopping else "running",
+            "state": "stopping" if self._stopping else "running" if self._is_ready else "starting",
             "uptime_s": (self._loop.now() - self._started_at) // 1_000_000,
             "reloads": self._reloads, "last_reload_errors": self._last_reload or [], **facts}
 

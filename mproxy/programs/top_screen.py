@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import curses
+import os
 import select
 from collections.abc import Sequence
 
@@ -49,12 +50,13 @@ class TopScreen:
         window.timeout(wait_ms)  # of `read_key`
         self._first = 0     # row at the top of the table, or stream at the top of the list
         self._bad = curses.A_BOLD
-        try:
-            curses.use_default_colors()
-            curses.init_pair(1, curses.COLOR_RED, -1)
-            self._bad |= curses.color_pair(1)
-        except curses.error:
-            pass  # a terminal without colours
+        if not os.environ.get("NO_COLOR"):  # no-color.org: empty means that it is not set
+            try:
+                curses.use_default_colors()
+                curses.init_pair(1, curses.COLOR_RED, -1)
+                self._bad |= curses.color_pair(1)
+            except curses.error:
+                pass  # a terminal without colours
         try:
             curses.curs_set(0)
         except curses.error:

@@ -43,6 +43,9 @@ SLICE_BYTES = 65536
 # Most bytes of an answer that a client accepts: 100,000 streams are some 50 MiB.
 LONGEST_ANSWER = 256 << 20
 
+# Who has programs stay: `sproxy --attach --start`, and `mproxy up`.
+STAYING = ("started", "up")
+
 # How long a client waits for an answer. A reload of thousands of rules is done in a fraction of it.
 PATIENCE_S = 30
 
@@ -63,11 +66,12 @@ def runtime_directories(environ: Mapping[str, str] = os.environ, uid: int | None
     return found
 
 
-def started_directory() -> str | None:
+def staying_directory(kind: str) -> str | None:
     """Where programs that stay when their user logs out have directories for their sockets, one each: the session's own
-    is removed then. It is this host's, as several may share a home. None: there is no state directory."""
+    is removed then. It is this host's, as several may share a home. `kind`: one of STAYING. None: there is no state
+    directory."""
     state_dir = default_state_dir()
-    return state_dir and os.path.join(state_dir, "started", os.uname().nodename.replace("/", "_") or "localhost")
+    return state_dir and os.path.join(state_dir, kind, os.uname().nodename.replace("/", "_") or "localhost")
 
 
 def make_directory(path: str) -> None:
@@ -384,9 +388,8 @@ def search_places() -> list[str]:
     """Directories in which there may be sockets of this user's programs; for root those of all users."""
     from glob import escape, glob
     places = runtime_directories()
-    started = started_directory()
-    if started is not None:
-        places += sorted(glob(os.path.join(escape(started), "*", "")))
+    for directory in filter(None, map(staying_directory, STAYING)):
+        places += sorted(glob(os.path.join(escape(directory), "*", "")))
     if os.geteuid() == 0:
         for pattern in ("/run/mproxy*", "/run/user/*/mproxy", "/tmp/mproxy-*"):
             places += sorted(glob(pattern))

@@ -204,6 +204,14 @@ def test_colours_are_for_terminals(monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
     screen, terminal = os.openpty()
     Screen(terminal).tell("no address", "TAKEN: ", demo.RED)
-    assert b"\x1b[" + demo.RED.encode() + b"mTAKEN: \x1b[m" in os.read(screen, 1000)
+    coloured = b"\x1b[" + demo.RED.encode() + b"mTAKEN: \x1b[m"
+    assert coloured in os.read(screen, 1000)
+    monkeypatch.setenv("NO_COLOR", "")  # as if it were not set: no-color.org
+    Screen(terminal).tell("no address", "TAKEN: ", demo.RED)
+    assert coloured in os.read(screen, 1000)
+    monkeypatch.setenv("NO_COLOR", "1")
+    Screen(terminal).tell("no address", "TAKEN: ", demo.RED)
+    told = os.read(screen, 1000)
+    assert b"TAKEN: " in told and b"\x1b" not in told
     os.close(terminal)
     os.close(screen)

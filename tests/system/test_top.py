@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -50,6 +51,19 @@ def top(pair, ends):
         ends.callback(terminal.close)
         return terminal
     return start
+
+
+def test_colours_are_for_those_who_want_them(pair):
+    pair.start_cproxy("--eager")
+    pair.cproxy.event("dial-failed")
+    for environment, is_red in (("NO_COLOR=", True), ("NO_COLOR=1", False)):
+        terminal = Tmux(pair.lab.client, "env", environment, MPROXY, "top")
+        try:
+            terminal.shows("connecting")
+            screen = terminal.tmux("capture-pane", "-e", "-p")
+        finally:
+            terminal.close()
+        assert bool(re.search(r"\x1b\[(?:\d+;)*31m", screen)) == is_red, screen
 
 
 def test_it_shows_sorts_explains_and_kills(pair, served, top):
