@@ -10,6 +10,7 @@ from mproxy._wire import CloseCode
 from mproxy.ground.errors import PeerError
 
 SECOND_US = 1_000_000
+FIRST_FD = 1000
 V4 = int(socket.AF_INET)
 RESET = struct.pack("ii", 1, 0)  # struct linger
 
@@ -21,6 +22,12 @@ class FakeLoop:
         self.time = 1_000_000
         self._events = []
         self._count = 0
+        self._open = []  # what has a descriptor here
+
+    def descriptor(self, owner):
+        """A number that nobody else has here, for something that is watched: its `watch` is set then."""
+        self._open.append(owner)
+        return FIRST_FD + len(self._open) - 1
 
     def now(self):
         return self.time
@@ -34,7 +41,7 @@ class FakeLoop:
 
     def watch(self, fd, call, *, read=True, write=False):
         watch = SimpleNamespace(call=call, close=lambda: None, set=lambda **_: None)
-        FakeSocket.by_fd[fd].watch = watch
+        self._open[fd - FIRST_FD].watch = watch
         return watch
 
     def run(self, seconds):
@@ -51,13 +58,10 @@ class FakeLoop:
 class FakeSocket:
     """A connection along one way; `plan` says what the network does with it."""
 
-    by_fd = {}  # noqa: RUF012 - one for all, as descriptors are
-
     def __init__(self, loop, way, plan):
         self.loop, self.way, self.plan = loop, way, plan
         self.began_at = loop.now()
-        self.fd = len(self.by_fd) + 1000
-        self.by_fd[self.fd] = self
+        self.fd = loop.descriptor(self)
         self.watch = None
         self.closed = self.is_reset = False
         self.inbox = []

@@ -7,11 +7,10 @@ import pytest
 
 from mproxy.policy import reconnect
 from mproxy.policy.reconnect import MOVE_US, Reconnect
-from tests.unit.dial_parts import SECOND_US, FakeLoop, FakeSocket
+from tests.unit.dial_parts import SECOND_US, FakeLoop
 
 PEER = ("10.3.0.2", 6200)
 WIFI, CABLE = ("wlan0", "10.1.0.2"), ("eth0", "10.2.0.2")
-NETWORK_FD = 3000
 
 
 class Carried:
@@ -74,8 +73,9 @@ class Host:
         monkeypatch.setattr(reconnect, "NetworkWatch", lambda: self)
         monkeypatch.setattr(reconnect, "outgoing_device", lambda _peer: next(iter(self.ways), None))
         monkeypatch.setattr(reconnect, "preferred_source", self._preferred_source)
-        FakeSocket.by_fd[NETWORK_FD] = SimpleNamespace(watch=None)
         self.loop = FakeLoop()
+        self.watch = None
+        self.fd = self.loop.descriptor(self)
         self.ways = dict([WIFI])
         self.endpoint = Carried(self.loop)
         self.dialer = Dials(self, stays)
@@ -87,7 +87,7 @@ class Host:
         return self.ways.get(device) if device else next(iter(self.ways.values()), None)
 
     def fileno(self):
-        return NETWORK_FD
+        return self.fd
 
     def read_events(self):
         return [SimpleNamespace(kind="route-changed", address="default")]
@@ -96,7 +96,7 @@ class Host:
         """From now on these are the ways, the best first; it takes several events."""
         self.ways = dict(ways)
         for _ in range(3):
-            FakeSocket.by_fd[NETWORK_FD].watch.call(0)
+            self.watch.call(0)
             self.loop.run(seconds / 3)
 
     def devices(self):
