@@ -188,11 +188,17 @@ def reason_of(error: OSError) -> str:
 
 def well_placed(sock: socket.socket, way: Way) -> bool:
     """Whether the kernel would still choose the local address that `sock` has."""
+    local = local_host(sock)
+    return local is not None and local == preferred_source(way.address, way.device)
+
+
+def local_host(sock: socket.socket) -> str | None:
+    """The local address that `sock` has; None where there is no telling."""
     try:
-        local: str = sock.getsockname()[0]
-        return local == preferred_source(way.address, way.device)
+        host: str = sock.getsockname()[0]
+        return host
     except OSError:
-        return False
+        return None
 
 
 def _say(way: Way) -> str:

@@ -22,7 +22,7 @@ from __future__ import annotations
 from mproxy.carrier._tcp_carrier import TcpCarrier
 from mproxy.ground.errors import PeerError
 from mproxy.io.socket_close import give_up
-from mproxy.policy.attempt import DialAttempt, bind_to_device, connect_to
+from mproxy.policy.attempt import DialAttempt, bind_to_device, connect_to, local_host
 from mproxy.policy.candidate import Candidate, CandidateObserver
 from mproxy.policy.dial_schedule import DialSchedule
 from mproxy.policy.network import outgoing_device, preferred_source
@@ -219,12 +219,20 @@ class Dialer(CandidateObserver):
         return self._resolver.resolve(self._host, self._port, resolved)
 
     def _connect_by_path(self, way: Way) -> socket.socket:
-        """Connect with segments that fit the path, as far as is known."""
+        """Connect with segments that fit the path, as far as is known. A route that was just announced may lead another
+        way than the one asked about: which it is shows when the connection has its address."""
         segment_bytes = 0
         if self.paths.narrow:
-            local = preferred_source(way.address, way.device)
-            segment_bytes = self.paths.segment_bytes(way.address[0], local, self.loop.now())
-        return connect_to(way, segment_bytes)
+            segment_bytes = self._fitting(way, preferred_source(way.address, way.device))
+        sock = connect_to(way, segment_bytes)
+        if self.paths.narrow and (fitting := self._fitting(way, local_host(sock))) != segment_bytes:
+            give_up(sock)
+            return connect_to(way, fitting)
+        return sock
+
+    def _fitting(self, way: Way, local: str | None) -> int:
+        """Bytes of a segment from `local`; 0: no limit."""
+        return self.paths.segment_bytes(way.address[0], local, self.loop.now())
 
     def _on_failed(self, attempt: DialAttempt, why: str) -> None:
         self._attempts.remove(attempt)

@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+import socket
 import statistics
 from functools import partial
 from types import SimpleNamespace
@@ -446,6 +447,23 @@ def test_a_hello_in_vain_makes_segments_smaller(monkeypatch):
     assert not bench.dialer.paths.narrow
     bench.loop.run(1.1)
     assert bench.dialer.paths.segment_bytes("10.3.0.2", "10.1.0.2", bench.loop.now()) == SEGMENTS[0]
+
+
+@pytest.mark.parametrize(("asked", "remembered", "fits"), [
+    (None, "127.0.0.9", True), ("10.1.0.9", "127.0.0.9", True), ("10.1.0.9", "10.1.0.2", False)],
+    ids=["no route yet", "another route", "a path of before"])
+def test_segments_fit_the_address_that_the_connection_has(monkeypatch, asked, remembered, fits):
+    """Right: a route that comes between the question which it is and the connection must not lead to a memory of
+    another path, nor past that of its own."""
+    monkeypatch.setattr(dialer, "preferred_source", lambda *_: asked)
+    config = SimpleNamespace(sproxy_host=HOST, sproxy_port=6200, proxy=None, stay=False, connect_timeout_us=SECOND_US)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        loop = FakeLoop()
+        one = Dialer(loop, FakeResolver(loop, None), config, Observer(loop))
+        one.paths.stuck("127.0.0.1", remembered, loop.now())
+        with one._connect(Way(V4, listener.getsockname())) as sock:
+            largest = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
+    assert (largest <= SEGMENTS[0]) is fits
 
 
 @pytest.mark.parametrize("one, other, alike", [
