@@ -1,11 +1,16 @@
-"""The event loop on real descriptors: when it polls for events before it sleeps."""
+"""The event loop on real descriptors: when it polls for events before it sleeps, and what it watches."""
 
+import gc
 import os
+import socket
 import threading
 import time
+from pathlib import Path
 
 import pytest
+from tests.drivers._carriers import DrivenCarrier
 
+from mproxy.carrier._tcp_carrier import TcpCarrier
 from mproxy.io._loop import Loop
 
 
@@ -94,3 +99,43 @@ def test_idle_loop_sleeps(loop):
     assert loop.turns - turns <= 3
     assert loop.looks_in_vain == looks
     assert time.thread_time() - begun < 0.1
+
+
+def watchers_of(fd):
+    """How many epoll instances of this process watch what has, or had, this number: proc(5), fdinfo."""
+    found = 0
+    for link in Path("/proc/self/fd").iterdir():
+        try:
+            if os.readlink(link) == "anon_inode:[eventpoll]":
+                found += f"tfd: {fd:8} " in Path(f"/proc/self/fdinfo/{link.name}").read_text()
+        except FileNotFoundError:
+            pass  # that of the look itself
+    return found
+
+
+def test_what_was_closed_is_watched_no_longer_though_somebody_has_a_duplicate(loop):
+    """Right: a process that is just being started has one of everything. As long as it does, closing alone would not
+    end the watching, and the next event would be for memory that is free by then."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        peer = socket.create_connection(listener.getsockname())
+        connection, _address = listener.accept()
+    connection.setblocking(False)
+    duplicate, fd = connection.dup(), connection.detach()
+    before = watchers_of(fd)
+    carrier = DrivenCarrier(TcpCarrier(loop, fd))
+    carrier.begin()
+    assert watchers_of(fd) == before + 1
+    carrier.close(False)
+    assert watchers_of(fd) == before
+    wakes = carrier.wakes
+    with peer, duplicate:
+        for number in range(20):
+            if number == 10:
+                assert carrier.wakes == wakes
+                del carrier
+                gc.collect()
+            peer.sendall(b"x")
+            loop.call_later(1, loop.stop)
+            loop.run()
+        duplicate.setblocking(True)
+        assert duplicate.recv(20, socket.MSG_WAITALL) == b"x" * 20
