@@ -79,9 +79,3 @@ cdef packed struct StreamImage:
     uint8_t retired       # as there
     uint8_t dialling      # as there
     uint32_t check        # of all before
-
-
-cdef struct StreamPlace:
-    uint32_t session      # a stream of this session,
-    uint32_t id           # its id there,
-    uint32_t record       # and where it is

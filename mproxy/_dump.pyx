@@ -7,8 +7,8 @@ from libc.string cimport memcmp, memcpy, memset
 
 from mproxy._ring cimport Ring, iovec, ring_append, ring_init, ring_view
 from mproxy._state cimport (
-    ProgramRecord, SessionState, StreamState, session_state_claim, session_state_new, stream_state_claim,
-    stream_state_new,
+    ProgramRecord, SessionState, StreamPlace, StreamState, compare_places, session_state_claim, session_state_new,
+    stream_state_claim, stream_state_new,
 )
 from mproxy._wire cimport MAX_WINDOW_BYTES, SECRET_BYTES, SESSION_ID_BYTES
 from mproxy.ground._arena cimport RecordTable, arena_base, record_at, record_number, records_used
@@ -169,14 +169,6 @@ cdef size_t find_streams(StreamPlace *places) noexcept nogil:
             count += 1
     qsort(places, count, sizeof(StreamPlace), compare_places)
     return count
-
-
-cdef int compare_places(const void *one, const void *other) noexcept nogil:
-    cdef const StreamPlace *a = <const StreamPlace *>one
-    cdef const StreamPlace *b = <const StreamPlace *>other
-    if a.session != b.session:
-        return 1 if a.session > b.session else -1
-    return (a.id > b.id) - (a.id < b.id)
 
 
 cdef inline const SessionState *session_at(uint32_t number) noexcept nogil:

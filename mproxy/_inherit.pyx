@@ -15,7 +15,7 @@ from libc.string cimport memcpy
 from mproxy._pool cimport CHUNK_PAGES, MIN_BLOCK_BYTES, PoolClaim, pool_has_begun, pool_recover, pool_use_arena
 from mproxy._ring cimport Ring
 from mproxy._session cimport Session, adopt_session
-from mproxy._state cimport ProgramRecord, SessionState, StreamState
+from mproxy._state cimport ProgramRecord, SessionState, StreamPlace, StreamState, compare_places
 from mproxy._wire cimport MAX_DATA_BYTES, MAX_WINDOW_BYTES, SESSION_ID_BYTES, CloseCode, ResetCode
 from mproxy.ground._arena cimport (
     ARENA_PAGE_BYTES, OWN_RECORD_AT, RECORD_CHUNKS, RecordTable, arena_base, arena_bytes, arena_keep_from_children,
@@ -26,17 +26,11 @@ from mproxy.ground._wipe cimport explicit_bzero
 from mproxy.ground.errors import LocalError
 
 
-cdef struct Heir:
-    uint32_t session  # a stream of this session,
-    uint32_t id       # its id there,
-    uint32_t record   # and where it is
-
-
 cdef struct Findings:
     uint32_t sessions    # records to look at
     uint32_t streams     # records to look at
     uint8_t *damaged     # of each session
-    Heir *heirs          # streams, by session and id
+    StreamPlace *heirs   # streams, by session and id
     size_t heir_count    # entries
     PoolClaim *claims    # what their rings hold, by block
     size_t claim_count   # entries
@@ -224,7 +218,7 @@ cdef begin():
     found.streams = records_used(RecordTable.STREAM_RECORDS)
     found.heir_count = found.claim_count = 0
     found.damaged = <uint8_t *>calloc(found.sessions + 1, 1)
-    found.heirs = <Heir *>malloc((found.streams + 1) * sizeof(Heir))
+    found.heirs = <StreamPlace *>malloc((found.streams + 1) * sizeof(StreamPlace))
     found.claims = <PoolClaim *>malloc((found.sessions + 2 * <size_t>found.streams + 1) * sizeof(PoolClaim))
     if found.damaged == NULL or found.heirs == NULL or found.claims == NULL:
         raise MemoryError
@@ -259,9 +253,9 @@ cdef void find_streams() noexcept nogil:
 cdef void find_doubles() noexcept nogil:
     """Order the streams; a session with two of one id is damaged."""
     cdef size_t i
-    qsort(found.heirs, found.heir_count, sizeof(Heir), compare_heirs)
+    qsort(found.heirs, found.heir_count, sizeof(StreamPlace), compare_places)
     for i in range(1, found.heir_count):
-        if compare_heirs(&found.heirs[i - 1], &found.heirs[i]) == 0:
+        if compare_places(&found.heirs[i - 1], &found.heirs[i]) == 0:
             found.damaged[found.heirs[i].session] = True
 
 
@@ -297,14 +291,6 @@ cdef void add_claim(const Ring *ring, uint32_t session) noexcept nogil:
         found.claims[found.claim_count].size = ring.capacity
         found.claims[found.claim_count].owner = session
         found.claim_count += 1
-
-
-cdef int compare_heirs(const void *one, const void *other) noexcept nogil:
-    cdef const Heir *a = <const Heir *>one
-    cdef const Heir *b = <const Heir *>other
-    if a.session != b.session:
-        return 1 if a.session > b.session else -1
-    return (a.id > b.id) - (a.id < b.id)
 
 
 cdef int compare_claims(const void *one, const void *other) noexcept nogil:

@@ -78,6 +78,13 @@ cdef struct ProgramRecord:
     uint8_t halves[2][2040]    # what a program keeps with a session; the other half is for the next version
 
 
+cdef struct StreamPlace:  # for whoever goes through all streams; itself it is not kept
+    uint32_t session      # a stream of this session,
+    uint32_t id           # its id there,
+    uint32_t record       # and where it is
+
+
+cdef int compare_places(const void *one, const void *other) noexcept nogil
 cdef StreamState *stream_state_new() noexcept nogil
 cdef void stream_state_claim(StreamState *state, const SessionState *session) noexcept nogil
 cdef void stream_state_give_up(StreamState *state) noexcept nogil

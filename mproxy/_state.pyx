@@ -22,6 +22,15 @@ shape_records(RecordTable.PROGRAM_RECORDS, sizeof(ProgramRecord), MOST_SESSIONS)
 shape_records(RecordTable.STREAM_RECORDS, sizeof(StreamState), MOST_STREAMS)
 
 
+cdef int compare_places(const void *one, const void *other) noexcept nogil:
+    """The order of two StreamPlaces, by session and id."""
+    cdef const StreamPlace *a = <const StreamPlace *>one
+    cdef const StreamPlace *b = <const StreamPlace *>other
+    if a.session != b.session:
+        return 1 if a.session > b.session else -1
+    return (a.id > b.id) - (a.id < b.id)
+
+
 cdef StreamState *stream_state_new() noexcept nogil:
     """A record of zeros, or NULL when there is no memory."""
     if arena_base != NULL:

@@ -10,6 +10,16 @@ from mproxy.carrier._frame_parcels cimport FrameParcels
 from mproxy.transport._connection cimport Connection
 
 
+cdef tuple take_data(Session session, const SessionEvent *event, takes):
+    """DATA, of which an application takes as much as it `takes` at once, while nothing is held for it."""
+    cdef uint32_t count = 0
+    if ring_used(&event.stream.state.inp) == 0 and event.length > 0:
+        count = min(<uint32_t>takes(event.stream.state.id, event.length), event.length)
+    part = (<const char *>event.data)[:count] if count else b""
+    session.take(count)
+    return event.kind, event.stream.state.id, part, bool(event.ends)
+
+
 cdef class PyParcels(FrameParcels):
     """`takes(id, n)` as for PySession; `handle(events)` gets these. What they raise is kept in `error`."""
 
@@ -74,7 +84,6 @@ cdef class PyParcels(FrameParcels):
         cdef Session session = self.session
         cdef ParcelReader reader = self.reader
         cdef SessionEvent event
-        cdef uint32_t count
         events = []
         while True:
             if of_parcel:
@@ -84,12 +93,7 @@ cdef class PyParcels(FrameParcels):
             if event.kind == EventKind.NOTHING:
                 return events
             if event.kind == EventKind.DATA:
-                count = 0
-                if ring_used(&event.stream.state.inp) == 0 and event.length > 0:
-                    count = min(<uint32_t>self.takes(event.stream.state.id, event.length), event.length)
-                part = (<const char *>event.data)[:count] if count else b""
-                events.append((event.kind, event.stream.state.id, part, bool(event.ends)))
-                session.take(count)
+                events.append(take_data(session, &event, self.takes))
             elif event.kind == EventKind.OPENED:
                 event.stream.owner = <void *>self
                 events.append((event.kind, event.stream.state.id, (<const char *>event.data)[:event.length]))
@@ -122,7 +126,6 @@ cdef class Parcelled:
 
     cdef give(self, bytes frames, int64_t now):
         cdef SessionEvent event
-        cdef uint32_t count
         cdef Session session = self.reader.session
         events = []
         self.reader.begin(frames, <uint32_t>len(frames), now)
@@ -131,12 +134,7 @@ cdef class Parcelled:
             if event.kind == EventKind.NOTHING:
                 return events, bool(self.reader.refused)
             if event.kind == EventKind.DATA:
-                count = 0
-                if ring_used(&event.stream.state.inp) == 0 and event.length > 0:
-                    count = min(<uint32_t>self.takes(event.stream.state.id, event.length), event.length)
-                part = (<const char *>event.data)[:count] if count else b""
-                events.append((event.kind, event.stream.state.id, part, bool(event.ends)))
-                session.take(count)
+                events.append(take_data(session, &event, self.takes))
             else:
                 reason = (<const char *>event.data)[:event.length]
                 events.append((event.kind, event.code, reason, bool(event.local)))

@@ -4,12 +4,12 @@
  * in the function that `die_behind` was given. */
 
 #define _GNU_SOURCE
-#include <dlfcn.h>
+#include "behind.h"
+
 #include <errno.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -40,24 +40,3 @@ static void after(long result)
     next();
     _exit(1);
 }
-
-#define BEHIND(type, name, parameters, arguments)                      \
-    type name parameters                                               \
-    {                                                                  \
-        static type (*real) parameters;                                \
-        type result;                                                   \
-        if (!real)                                                     \
-            real = (type (*) parameters)dlsym(RTLD_NEXT, #name);       \
-        result = real arguments;                                       \
-        after(result);                                                 \
-        return result;                                                 \
-    }
-
-BEHIND(ssize_t, recv, (int fd, void *data, size_t length, int flags), (fd, data, length, flags))
-BEHIND(ssize_t, send, (int fd, const void *data, size_t length, int flags), (fd, data, length, flags))
-BEHIND(ssize_t, recvmsg, (int fd, struct msghdr *message, int flags), (fd, message, flags))
-BEHIND(ssize_t, sendmsg, (int fd, const struct msghdr *message, int flags), (fd, message, flags))
-BEHIND(int, connect, (int fd, const struct sockaddr *address, socklen_t length), (fd, address, length))
-BEHIND(int, shutdown, (int fd, int how), (fd, how))
-BEHIND(int, close, (int fd), (fd))
-BEHIND(int, accept4, (int fd, struct sockaddr *address, socklen_t *length, int flags), (fd, address, length, flags))

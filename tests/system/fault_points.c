@@ -6,14 +6,14 @@
  * in which this was loaded has as a child; other processes are left alone. */
 
 #define _GNU_SOURCE
-#include <dlfcn.h>
+#include "behind.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 static struct { uint32_t left, again, deaths; } *faults;
@@ -47,29 +47,9 @@ static void after(long result)
     errno = error;
 }
 
-#define BEHIND(type, name, parameters, arguments)                      \
-    type name parameters                                               \
-    {                                                                  \
-        static type (*real) parameters;                                \
-        type result;                                                   \
-        if (!real)                                                     \
-            real = (type (*) parameters)dlsym(RTLD_NEXT, #name);       \
-        result = real arguments;                                       \
-        after((long)result);                                           \
-        return result;                                                 \
-    }
-
-BEHIND(ssize_t, recv, (int fd, void *data, size_t length, int flags), (fd, data, length, flags))
-BEHIND(ssize_t, send, (int fd, const void *data, size_t length, int flags), (fd, data, length, flags))
-BEHIND(ssize_t, recvmsg, (int fd, struct msghdr *message, int flags), (fd, message, flags))
-BEHIND(ssize_t, sendmsg, (int fd, const struct msghdr *message, int flags), (fd, message, flags))
 BEHIND(int, socket, (int domain, int type, int protocol), (domain, type, protocol))
-BEHIND(int, connect, (int fd, const struct sockaddr *address, socklen_t length), (fd, address, length))
-BEHIND(int, accept4, (int fd, struct sockaddr *address, socklen_t *length, int flags), (fd, address, length, flags))
 BEHIND(int, setsockopt, (int fd, int level, int name, const void *value, socklen_t length),
        (fd, level, name, value, length))
-BEHIND(int, shutdown, (int fd, int how), (fd, how))
-BEHIND(int, close, (int fd), (fd))
 BEHIND(int, rename, (const char *from, const char *to), (from, to))
 BEHIND(ssize_t, pwrite64, (int fd, const void *data, size_t length, off64_t at), (fd, data, length, at))
 BEHIND(int, ftruncate64, (int fd, off64_t length), (fd, length))

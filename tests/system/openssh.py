@@ -5,7 +5,7 @@ import shutil
 import subprocess
 
 import pytest
-from lab import until
+from lab import outage, until
 
 from tests.root import real_root
 
@@ -60,6 +60,26 @@ def listening(port):
 def ssh_options(lab, *more):
     return ["-F", "none", "-i", lab.client.home / "key", "-o", "StrictHostKeyChecking=no", "-o", "BatchMode=yes",
             "-o", f"UserKnownHostsFile={lab.client.home}/known_hosts", "-o", "LogLevel=ERROR", *more]
+
+
+# For a remote shell: output of five seconds, then a line of input, and a status.
+COUNTING = "for i in $(seq 100); do echo number $i; sleep 0.05; done; read line; echo got $line; exit 7"
+
+
+def numbers(first, last):
+    return "".join(f"number {n}\n" for n in range(first, last + 1))
+
+
+def counts_on(lab, ssh):
+    """The client's address changes while `ssh` is COUNTING: output, input and status come through."""
+    lab.wifi.pull()
+    outage(1.5)
+    lab.wifi.give(33)
+    ssh.expect("^number 100$")
+    ssh.process.stdin.write(b"this\n")
+    ssh.process.stdin.flush()
+    assert ssh.wait() == 7, str(ssh)
+    assert ssh.out.text == numbers(1, 100) + "got this\n"
 
 
 def sha256(path):

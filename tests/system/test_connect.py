@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from lab import outage, until
-from openssh import NEEDS_SSHD, SSHD, SSHD_CONFIG, SSHD_PORT, listening, make_key
+from lab import until
+from openssh import COUNTING, NEEDS_SSHD, SSHD, SSHD_CONFIG, SSHD_PORT, counts_on, listening, make_key
 from proxies import ROOT, state_dir
 from relays import MPROXY
 
@@ -114,13 +114,6 @@ def test_the_first_call_starts_what_is_needed_and_the_next_goes_straight(host):
     assert re.fullmatch(rf"{PORT} SHA256:\S{{43}} open\n", host.record())
 
 
-def lines(first, last):
-    return "".join(f"number {n}\n" for n in range(first, last + 1))
-
-
-COUNTING = "for i in $(seq 100); do echo number $i; sleep 0.05; done; read line; echo got $line; exit 7"
-
-
 @pytest.mark.parametrize("way", ["first", "next", "ssh"])
 def test_survives_an_address_change(host, way):
     """Goal: whether it began through ssh, straight, or has to stay with ssh; status and output come through."""
@@ -135,14 +128,7 @@ def test_survives_an_address_change(host, way):
         until(lambda: host.peers("resumed"), 20, "the session to move to the port")
         assert host.peers("resumed") == [DIRECT]
         assert ssh.log.text == ""
-    lab.wifi.pull()
-    outage(1.5)
-    lab.wifi.give(33)
-    ssh.expect("^number 100$")
-    ssh.process.stdin.write(b"this\n")
-    ssh.process.stdin.flush()
-    assert ssh.wait() == 7, str(ssh)
-    assert ssh.out.text == lines(1, 100) + "got this\n"
+    counts_on(lab, ssh)
     last = host.peers("resumed")[-1]
     assert last == (THROUGH_SSH if way == "ssh" else ("10.1.0.33", None))
     until(lambda: not any(" connect " in line for line in lab.client.command_lines()), 10, "end of mproxy connect")

@@ -36,7 +36,8 @@ def test_unknown_versions_are_refused():
 
 def fields(file, struct):
     """The names in a struct of a .pxd file."""
-    text = re.search(rf"^cdef (?:packed )?struct {struct}:\n(.*?)\n\n\n", (PACKAGE / file).read_text(), re.S | re.M)[1]
+    code = (PACKAGE / file).read_text()
+    text = re.search(rf"^cdef (?:packed )?struct {struct}:\n(.*?)\n(?:\n\n|\Z)", code, re.S | re.M)[1]
     return set(re.findall(r"^    \w+ (\w+)", text, re.M))
 
 
