@@ -12,7 +12,7 @@ import signal
 import socket
 from collections.abc import Mapping
 
-from mproxy.ground.config import DURATION_UNITS, SECOND_US
+from mproxy.ground.config import DURATION_UNITS, SECOND_US, format_host_port
 from mproxy.ground.errors import UsageError
 
 DURATION_US = dict(DURATION_UNITS, **{"": SECOND_US})
@@ -150,6 +150,14 @@ def parse_proxy(text: str) -> tuple[str, str, int, str | None, str]:
     if any(len(word.encode()) > 255 for word in words) or ":" in words[0]:
         raise UsageError("the user must not have a colon, and neither user nor password more than 255 bytes")
     return scheme, host, port, words[0] if at else None, words[1]
+
+
+def format_proxy(proxy: tuple[str, str, int, str | None, str]) -> str:
+    """What `parse_proxy` takes."""
+    from urllib.parse import quote
+    scheme, host, port, user, password = proxy
+    login = f"{quote(user, '')}:{quote(password, '')}@" if user is not None else ""
+    return f"{scheme}://{login}{format_host_port(host, port)}"
 
 
 def split_host_port(words: list[str], at: int) -> list[str]:

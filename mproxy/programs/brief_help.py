@@ -145,6 +145,7 @@ SIGUSR1 prints the statistics so far. All options: mproxy impair --help-all
 """,
     "mproxy doctor": """\
 usage: mproxy doctor [options] HOST PORT
+       mproxy doctor [options] --via COMMAND
 
 Find out why cproxy has no session with the sproxy at HOST PORT, or how good the
 path to it is, and what to do. Existing sessions are not affected.
@@ -152,6 +153,7 @@ path to it is, and what to do. Existing sessions are not affected.
   --session          begin a session as well, and show what the daemon says
   --long             the same, and leave it idle for a minute: does it survive?
   --json             one JSON object at the end
+  --proxy URL, --via COMMAND  the way to it, as with cproxy
   --connect-timeout TIME  how long each step waits for an answer (default 5s)
   --state-dir DIR    where the keys are; --key, --known-hosts and
                      --host-fingerprint as with cproxy

@@ -6,7 +6,8 @@ import argparse
 import json
 import sys
 
-from mproxy.ground.config import CproxyConfig, default_state_dir, format_host_port
+from mproxy.ground.config import CproxyConfig, default_state_dir
+from mproxy.ground.errors import UsageError
 from mproxy.ground.words import (
     escaped,
     parse_duration,
@@ -14,7 +15,9 @@ from mproxy.ground.words import (
     parse_host,
     parse_name,
     parse_port,
+    parse_proxy,
     split_host_port,
+    via_host,
 )
 from mproxy.programs.examination import Examination
 from mproxy.programs.findings import FAULT, MARKS
@@ -24,6 +27,7 @@ from mproxy.service.exit import exit_status, silence_output
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
     from mproxy.programs.findings import CheckResult
 
@@ -34,6 +38,7 @@ LONGEST_LINE = 600
 
 # How long a step may take; enough for a lost packet or two.
 PATIENCE_US = 5_000_000
+VIA_PATIENCE_US = 15_000_000  # ssh has a handshake of its own, and a shell at the other end
 
 
 def main(argv: list[str]) -> int:
@@ -50,7 +55,7 @@ def _run(argv: list[str]) -> int:
         if options["json"]:
             print(json.dumps(summary | {"findings": [finding.facts() for finding in found]}))
         else:
-            print("\n".join(_conclude(summary)))
+            print("\n".join(_conclude(config.sproxy_name, summary)))
     except BrokenPipeError:
         silence_output()  # `| head` has seen enough
         return 1
@@ -59,14 +64,18 @@ def _run(argv: list[str]) -> int:
 
 def _parse(argv: list[str]) -> tuple[CproxyConfig, dict[str, bool]]:
     parser = OneLineParser(
-        PROGRAM, f"{PROGRAM} [options] HOST PORT",
+        PROGRAM, f"{PROGRAM} [options] HOST PORT\n       {PROGRAM} [options] --via COMMAND [HOST PORT]",
         "Find out why cproxy has no session with the sproxy at HOST PORT, or how good the\n"
         "path to it is, and what to do. Existing sessions are not affected.\n\n"
-        "  HOST PORT       where sproxy should be; HOST:PORT means the same",
+        "  HOST PORT       where sproxy should be; HOST:PORT means the same; with\n"
+        "                  --via as with cproxy",
         "TIME is a number with us, ms, s, m, h or d (a bare number is seconds).\n\n"
         "exit status: 0 a session is possible, 1 something prevents it, 2 wrong command\n"
         "line\n\n"
-        "example: mproxy doctor server 6200")
+        "examples:\n"
+        "  mproxy doctor server 6200\n"
+        "  mproxy doctor --proxy http://10.0.0.1:3128 server 6200\n"
+        "  mproxy doctor --via 'ssh -T server sproxy --attach'")
     parser.add_argument("--session", action="store_true", default=False, help=(
         "begin a session as well, and show what the daemon says first; an sproxy --single ends its other session for"
         " it"))
@@ -74,7 +83,13 @@ def _parse(argv: list[str]) -> tuple[CproxyConfig, dict[str, bool]]:
         "--session, which is then left idle for a minute: does its connection survive?"))
     parser.add_argument("--json", action="store_true", default=False, help="one JSON object at the end")
     parser.add(parser, "--connect-timeout", parse_duration, metavar="TIME", help=(
-        "how long each step waits for an answer (default 5s)"))
+        "how long each step waits for an answer (default 5s; a command of --via: 15s)"))
+    parser.add(parser, "--proxy", parse_proxy, metavar="URL", help=(
+        "through this HTTP or SOCKS proxy, as with cproxy: what does it say?"))
+    parser.add(parser, "--via", parse_name, metavar="COMMAND", help=(
+        "through this command, as with cproxy: does it bring an sproxy? It has no terminal here"))
+    parser.add(parser, "--name", parse_name, metavar="NAME", help=(
+        "as with cproxy --via: the name under which known_hosts has that sproxy"))
     parser.add(parser, "--key", parse_name, metavar="FILE", help=(
         "our key, as with cproxy (default client-key.pem in --state-dir)"))
     parser.add(parser, "--known-hosts", parse_name, metavar="FILE", help=(
@@ -87,12 +102,19 @@ def _parse(argv: list[str]) -> tuple[CproxyConfig, dict[str, bool]]:
     parser.add_help_options()
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
     given, words = parser.split(argv)
-    host, port = parser.take_words(split_host_port(words, 0), (("HOST", parse_host), ("PORT", parse_port)))
+    if "via" in given and "proxy" in given:
+        raise UsageError("--via and --proxy cannot be combined: the command is what leads to sproxy")
+    place: dict[str, Any] = {}
+    if "via" not in given or words:
+        place["sproxy_host"], place["sproxy_port"] = parser.take_words(
+            split_host_port(words, 0), (("HOST", parse_host), ("PORT", parse_port)))
+    else:
+        place["sproxy_host"] = via_host(given.get("name") or given["via"])
     options = {name: given.pop(name) for name in ("session", "long", "json")}
     given.setdefault("state_dir", default_state_dir())
     config = CproxyConfig(
-        sproxy_host=host, sproxy_port=port, stdio=True,
-        connect_timeout_us=given.pop("connect_timeout", PATIENCE_US),
+        stdio=True, **place,
+        connect_timeout_us=given.pop("connect_timeout", VIA_PATIENCE_US if "via" in given else PATIENCE_US),
         host_fingerprint=tuple(given.pop("host_fingerprint", ())), **given)
     return config, options
 
@@ -110,14 +132,14 @@ def _tell(findings: Iterator[CheckResult], as_json: bool) -> list[CheckResult]:
 def _summary(config: CproxyConfig, found: list[CheckResult]) -> dict[str, object]:
     faults = [finding for finding in found if finding.verdict == FAULT]
     return {
-        "host": config.sproxy_host, "port": config.sproxy_port, "possible": not faults,
+        "host": config.sproxy_host if config.sproxy_port else None, "port": config.sproxy_port, "via": config.via,
+        "possible": not faults,
         "why": faults[0].text if faults else "",
         "advice": list(dict.fromkeys(finding.advice for finding in found if finding.advice))}
 
 
-def _conclude(summary: dict[str, object]) -> Iterator[str]:
+def _conclude(where: str, summary: dict[str, object]) -> Iterator[str]:
     """What it comes to, and what to do."""
-    where = format_host_port(str(summary["host"]), str(summary["port"]))
     yield ""
     yield _clean(f"{'A' if summary['possible'] else 'No'} session with {where} is possible from here.")
     advice = summary["advice"]

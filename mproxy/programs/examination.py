@@ -23,7 +23,8 @@ from mproxy.policy.network import outgoing_device, preferred_source
 from mproxy.policy.paths import SEGMENTS, Way
 from mproxy.policy.trust import HostTrust
 from mproxy.programs import probes
-from mproxy.programs.findings import FAULT, NOTE, OK, WARNING, CheckResult
+from mproxy.programs.between import CommandRun, ProxyBetween
+from mproxy.programs.findings import FAULT, NOTE, OK, WARNING, CheckResult, say_s
 from mproxy.programs.own_key import open_context
 from mproxy.service.survey import survey
 
@@ -65,24 +66,15 @@ LANGUAGES: dict[CloseCode | None, str] = {
     CloseCode.VERSION_ERROR: "install the same release of mproxy on both sides"}
 
 
-class Silence:
-    """A log that nobody reads: the findings say what there is to say."""
-
-    def debug(self, event: str, /, **fields: object) -> None: ...
-    def info(self, event: str, /, **fields: object) -> None: ...
-    def warning(self, event: str, /, **fields: object) -> None: ...
-    def error(self, event: str, /, **fields: object) -> None: ...
-    def restrain(self, call_later: Callable[[int, Callable[[], None]], object]) -> None: ...
-    def tell_rest(self) -> None: ...
-
-
 class Examination:
     """Of the path to one sproxy, as the cproxy with this configuration would have it."""
 
     def __init__(self, config: CproxyConfig, with_session: bool, long: bool) -> None:
         self._config = config
-        self._host, self._port = config.sproxy_host, config.sproxy_port
-        self._where = format_host_port(self._host, self._port)
+        self._host, self._port = config.sproxy_host, config.sproxy_port or 0
+        self._where = config.sproxy_name
+        self._between = ProxyBetween(config) if config.proxy is not None else None
+        self._near = config.proxy[1:3] if config.proxy is not None else (self._host, self._port)  # where to connect
         self._patience_s = config.connect_timeout_us / 1e6
         self._with_session = with_session
         self._long = long
@@ -97,21 +89,40 @@ class Examination:
         """Each finding as soon as it is known. UsageError for a key that is not there."""
         self._open_key()
         yield from self._look_around()
+        possible = yield from (self._by_address() if self._config.via is None else self._by_command(self._config.via))
+        if possible and self._with_session:
+            from mproxy.programs.trial import try_session
+            yield from try_session(self._config, self._long)
+
+    def _by_address(self) -> Generator[CheckResult, None, bool]:
+        """Everything about the path to an address; whether a session is possible."""
         ways = yield from self._resolve()
         ways = yield from self._route(ways)
         connected = yield from self._connect(ways)
-        if not connected:
+        if self._between is not None:
+            connected = yield from self._between.pass_through(connected, self._patience_s)
+        elif not connected:
             yield from self._udp(ways[:1])
-            return
-        welcome = yield from self._answer(connected)
+        welcome = (yield from self._answer(connected)) if connected else None
         if welcome is None:
-            return
+            return False
         yield from self._round_trip(welcome)
         yield from self._size(welcome)
-        yield from self._udp([welcome])
-        if self._with_session:
-            from mproxy.programs.trial import try_session
-            yield from try_session(self._config, self._long)
+        if self._between is None:
+            yield from self._udp([welcome])
+        return True
+
+    def _by_command(self, command: str) -> Generator[CheckResult, None, bool]:
+        """The same for a command: nothing is known of its path but what it says."""
+        run = CommandRun(command)
+        heard = run.converse(lambda sock: self._ask(sock, unwrap=run.unwrap), self._patience_s)
+        yield run.judge(heard)
+        if heard.refused or self._trust:
+            return (yield from self._sproxy(heard, ""))
+        if run.brought_sproxy:
+            text, advice = self._stranger(None, heard)
+            yield CheckResult("answer", FAULT, text, advice)
+        return False
 
     # ---- this host
 
@@ -131,14 +142,15 @@ class Examination:
         config = self._config
         if not config.plaintext:
             self._has_key = config.key is not None or bool(config.key_file and os.path.lexists(config.key_file))
-            self._context = open_context(config.key_file if self._has_key else None, Silence(),
+            self._context = open_context(config.key_file if self._has_key else None, probes.Silence(),
                                          is_server=False, named=config.key)
 
     # ---- from a name to connections
 
     def _resolve(self) -> Findings:
         began = time.monotonic()
-        addresses, error = probes.resolve(self._host, self._port, self._patience_s)
+        host, port = self._near
+        addresses, error = probes.resolve(host, port, self._patience_s)
         took_s = time.monotonic() - began
         if error is not None:
             yield CheckResult("name", FAULT, error, (
@@ -146,9 +158,9 @@ class Examination:
                 " server in /etc/resolv.conf; an address instead of a name works without either"))
             return []
         shown = [str(address[0]) for _family, address in addresses]
-        text = f"{self._host} is {', '.join(shown)} (found in {say_s(took_s)})"
-        if shown == [self._host]:
-            text = f"{self._host} is an address"
+        text = f"{host} is {', '.join(shown)} (found in {say_s(took_s)})"
+        if shown == [host]:
+            text = f"{host} is an address"
         slow = took_s > SLOW_NAME_S
         yield CheckResult("name", WARNING if slow else OK, text,
                           "the name service is slow: see /etc/resolv.conf" if slow else "", addresses=shown,
@@ -193,8 +205,11 @@ class Examination:
         if isinstance(error, TimeoutError) and error.errno is None:
             return f"{where}: no answer within {self._patience_s:g} s: packets vanish", (
                 f"is the host at {where} on, and at that address? Else a firewall drops what goes there: TCP port"
-                f" {self._port} must be open from here to sproxy")
+                f" {self._near[1]} must be open from here to {'sproxy' if self._between is None else 'the proxy'}")
         assert error is not None
+        if error.errno == errno.ECONNREFUSED and self._between is not None:
+            return f"{where}: refused: the host is there, but no proxy listens on that port", (
+                "is the proxy running there? Else correct its address in --proxy")
         if error.errno == errno.ECONNREFUSED:
             return f"{where}: refused: the host is there, but nothing listens on that port", (
                 "start sproxy there ('ss -ltn' on the server shows who listens), or correct the port; a firewall that"
@@ -219,10 +234,18 @@ class Examination:
             self._trust = PeerError(CloseCode.KEY_REFUSED, str(error))
             raise self._trust from None
 
-    def _ask(self, sock: socket.socket, list_bytes: int = 0, patience_s: float | None = None) -> Heard:
+    def _ask(self, sock: socket.socket, list_bytes: int = 0, patience_s: float | None = None, said: bytes = b"",
+             unwrap: Callable[[bytes], bytes] = bytes) -> Heard:
         self._spki, self._trust = b"", ""
         return probes.ask_for_session(sock, self._config, self._context, self._judge,
-                                      patience_s or self._patience_s, list_bytes)
+                                      patience_s or self._patience_s, list_bytes, said, unwrap)
+
+    def _connect_again(self, way: Way, segment_bytes: int = 0) -> Connected | None:
+        """Another connection by a way that was good before; None when it cannot be had now."""
+        (each,) = probes.connect_all([way], self._patience_s, segment_bytes)
+        if each.sock is None or (self._between is not None and not self._between.opens(each, self._patience_s)):
+            return None
+        return each
 
     def _answer(self, connected: list[Connected]) -> Findings:
         """The first way to an sproxy that lets us in, or would if it were not for a key; None when there is none."""
@@ -233,7 +256,7 @@ class Examination:
             if usable is not None:
                 each.sock.close()
                 continue
-            heard = self._ask(each.sock)
+            heard = self._ask(each.sock, said=each.heard)
             at = f"{each.way.address[0]}: " if several else ""
             if heard.silent:
                 heard = self._ask_in_small(each.way) or heard
@@ -242,7 +265,7 @@ class Examination:
                     usable = each.way
                     self._mtu = heard.mtu
             else:
-                text, advice = self._stranger(each.way, heard)
+                text, advice = self._stranger(each.way if self._between is None else None, heard)
                 last = each is connected[-1]
                 yield CheckResult("answer", FAULT if last else WARNING, f"{at}{text}", advice)
         return usable
@@ -310,8 +333,8 @@ class Examination:
                               "see its log; it may be ignoring this address for a while, after too many failures")
         return False
 
-    def _stranger(self, way: Way, heard: Heard) -> tuple[str, str]:
-        """(who it is, what to do) of what does not speak as an sproxy does."""
+    def _stranger(self, way: Way | None, heard: Heard) -> tuple[str, str]:
+        """(who it is, what to do) of what does not speak as an sproxy does. With a `way` it is asked some more."""
         first, wrong_port = heard.first, "correct the port: sproxy listens on another one"
         if heard.error is not None and first.startswith(MAGIC):
             return f"an sproxy, but {heard.error}", LANGUAGES.get(heard.error.code, "see the log of that sproxy")
@@ -319,12 +342,12 @@ class Examination:
             banner = first.split(b"\n")[0].decode(errors="replace").strip()
             return f"an SSH server, not an sproxy: {banner}", (
                 f"{wrong_port}; 'sproxy PORT 127.0.0.1:{self._port}' beside that ssh server relays to it")
-        http = probes.ask_http(way, self._where, self._patience_s)
+        http = probes.ask_http(way, self._where, self._patience_s) if way is not None else None
         if http is not None:
             return f"a web server or a captive portal, not an sproxy: {http}", (
                 f"does this network want a login first? Open a page in a browser. Else {wrong_port}")
         if describe_bytes(first) == "TLS" or not first:
-            subject = probes.ask_tls(way, self._host, self._patience_s)
+            subject = probes.ask_tls(way, self._host, self._patience_s) if way is not None else None
             if subject is not None:
                 return f"a TLS server or portal, not an sproxy{f': {subject}' if subject else ''}", (
                     f"{wrong_port}; a network that lets only web traffic through may answer in its place")
@@ -359,7 +382,8 @@ class Examination:
         whole = [each for each in took if each < least + LOST_S]
         jitter = statistics.pstdev(whole)
         lost = ROUNDS - len(whole)
-        text = f"round trip {say_s(least)}, varying by {say_s(jitter)} ({ROUNDS} tries)"
+        far = "" if self._between is None else " to the proxy"
+        text = f"round trip{far} {say_s(least)}, varying by {say_s(jitter)} ({ROUNDS} tries)"
         facts: dict[str, Any] = {
             "round_trip_s": round(least, 6), "jitter_s": round(jitter, 6), "tries": ROUNDS, "lost": lost}
         if lost:
@@ -372,23 +396,24 @@ class Examination:
 
     def _ask_in_small(self, way: Way) -> Heard | None:
         """The same question in small packets; None when it is not answered either."""
-        (each,) = probes.connect_all([way], self._patience_s, SEGMENTS[-1])
-        heard = self._ask(each.sock) if each.sock is not None else None
+        each = self._connect_again(way, SEGMENTS[-1])
+        heard = self._ask(each.sock, said=each.heard) if each is not None and each.sock is not None else None
         return heard if heard is not None and not heard.silent else None
 
     def _large_is_heard(self, way: Way, segment_bytes: int = 0) -> bool:
         """Whether what needs packets of full size, or of so many bytes, is answered."""
-        (each,) = probes.connect_all([way], self._patience_s, segment_bytes)
-        if each.sock is None:
+        each = self._connect_again(way, segment_bytes)
+        if each is None or each.sock is None:
             return False
-        heard = self._ask(each.sock, LARGE_BYTES, max(LARGE_PATIENCE_S, LARGE_ROUNDS * self._round_trip_s))
+        heard = self._ask(each.sock, LARGE_BYTES, max(LARGE_PATIENCE_S, LARGE_ROUNDS * self._round_trip_s), each.heard)
         self._mtu = heard.mtu or self._mtu
         return not heard.silent
 
     def _size(self, way: Way) -> Findings:
         """From here to there alone: sproxy has nothing large to say to a stranger."""
         if self._large_is_heard(way):
-            yield CheckResult("size", OK, f"full-size packets get there ({self._mtu} bytes)", mtu=self._mtu)
+            there = "get there" if self._between is None else "get to the proxy"
+            yield CheckResult("size", OK, f"full-size packets {there} ({self._mtu} bytes)", mtu=self._mtu)
             return
         passes = next((size for size in SEGMENTS if self._large_is_heard(way, size)), None)
         if passes is None:
@@ -414,10 +439,3 @@ class Examination:
                 text = f"datagrams do not get there: {reason_of(answer)}"
             passes = None if answer is None else isinstance(answer, bytes) or answer.errno == errno.ECONNREFUSED
             yield CheckResult("udp", NOTE, f"{text} (mproxy send needs UDP, sessions do not)", passes=passes)
-
-
-def say_s(seconds: float) -> str:
-    """`0.4 ms`, `12 ms`, `1.2 s`."""
-    if seconds >= 1:
-        return f"{seconds:.1f} s"
-    return f"{seconds * 1000:.0f} ms" if seconds >= 0.01 else f"{seconds * 1000:.1f} ms"

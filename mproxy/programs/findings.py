@@ -24,3 +24,10 @@ class CheckResult:
     def facts(self) -> dict[str, Any]:
         """As JSON has it."""
         return {"check": self.check, "verdict": self.verdict, "text": self.text, "advice": self.advice, **self.more}
+
+
+def say_s(seconds: float) -> str:
+    """`0.4 ms`, `12 ms`, `1.2 s`."""
+    if seconds >= 1:
+        return f"{seconds:.1f} s"
+    return f"{seconds * 1000:.0f} ms" if seconds >= 0.01 else f"{seconds * 1000:.1f} ms"

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mproxy.handshake import Hello
     from mproxy.policy.paths import Way
     from mproxy.policy.resolver import Answer
+    from mproxy.policy.tunnel import ProxyTunnel
 
 RECEIVE_BYTES = 65536
 
@@ -58,16 +59,29 @@ def resolve(host: str, port: int, patience_s: float) -> Answer:
 
 # ---- connections
 
-class Connected:
-    """What became of one attempt: a blocking socket, or None and why."""
+class Silence:
+    """A log that nobody reads: the findings say what there is to say."""
 
-    __slots__ = ("error", "sock", "took_s", "way")
+    def debug(self, event: str, /, **fields: object) -> None: ...
+    def info(self, event: str, /, **fields: object) -> None: ...
+    def warning(self, event: str, /, **fields: object) -> None: ...
+    def error(self, event: str, /, **fields: object) -> None: ...
+    def restrain(self, call_later: Callable[[int, Callable[[], None]], object]) -> None: ...
+    def tell_rest(self) -> None: ...
+
+
+class Connected:
+    """What became of one attempt: a blocking socket, or None and why. `heard`: what sproxy said through a proxy while
+    the proxy was asked."""
+
+    __slots__ = ("error", "heard", "sock", "took_s", "way")
 
     def __init__(self, way: Way, sock: socket.socket | None, took_s: float, error: OSError | None = None) -> None:
         self.way = way
         self.sock = sock
         self.took_s = took_s
         self.error = error
+        self.heard = b""
 
 
 def connect_all(ways: list[Way], patience_s: float, segment_bytes: int = 0) -> list[Connected]:
@@ -105,8 +119,27 @@ def _finish_connecting(way: Way, sock: socket.socket, took_s: float) -> Connecte
     return Connected(way, sock, took_s)
 
 
+def open_tunnel(connected: Connected, tunnel: ProxyTunnel, patience_s: float) -> None:
+    """Ask the proxy at the other end for a connection to sproxy. PeerError if it refuses, or is none; OSError."""
+    sock = connected.sock
+    assert sock is not None
+    ends_at = time.monotonic() + patience_s
+    rest = None
+    while rest is None:
+        sock.settimeout(max(ends_at - time.monotonic(), 0.001))
+        sock.sendall(tunnel.outgoing)
+        tunnel.outgoing = b""
+        data = sock.recv(RECEIVE_BYTES)
+        if not data:
+            raise ConnectionError("closed")
+        rest = tunnel.feed(data)
+    connected.heard = rest
+
+
 def path_mtu(sock: socket.socket) -> int | None:
-    """Bytes of the largest packet, as the kernel knows it by now."""
+    """Bytes of the largest packet, as the kernel knows it by now; None also where there are no packets (a command)."""
+    if sock.family not in _FAMILIES:
+        return None
     level, _errors, mtu = _FAMILIES[sock.family]
     try:
         return sock.getsockopt(level, mtu)
@@ -136,8 +169,10 @@ class Heard:
 
 
 def ask_for_session(sock: socket.socket, config: CproxyConfig, context: TlsContext | None,
-                    judge: Callable[[bytes], object], patience_s: float, list_bytes: int = 0) -> Heard:
-    """Ask an sproxy for a session that there never was. Closes the socket. `list_bytes` go behind the question."""
+                    judge: Callable[[bytes], object], patience_s: float, list_bytes: int = 0,
+                    said: bytes = b"", unwrap: Callable[[bytes], bytes] = bytes) -> Heard:
+    """Ask an sproxy for a session that there never was. Closes the socket. `list_bytes` go behind the question; `said`
+    is what came before, and `unwrap` gives of what comes that which is for us."""
     def compose() -> tuple[Hello, bytes, bytes]:
         hello = make_hello(config, os.urandom(_wire.SESSION_ID_BYTES), os.urandom(_wire.INSTANCE_ID_BYTES),
                            time.time_ns() // 1000)
@@ -146,19 +181,21 @@ def ask_for_session(sock: socket.socket, config: CproxyConfig, context: TlsConte
     tls = Tls(context) if context is not None else None
     caller = Caller(compose, tls, judge)
     heard = Heard()
+    cut_off: OSError | None = None
     began = time.monotonic()
     with sock:
         try:
             while (left_s := began + patience_s - time.monotonic()) > 0:
                 sock.settimeout(left_s)
-                sock.sendall(caller.outgoing)
-                caller.outgoing = b""
-                data = sock.recv(RECEIVE_BYTES)
+                cut_off = _send(sock, caller) or cut_off
+                data, said = said or sock.recv(RECEIVE_BYTES), b""
                 if not data:
-                    heard.ended = "closed"
+                    heard.ended = reason_of(cut_off) if cut_off else "closed"
                     break
+                data = unwrap(data)
                 heard.first = heard.first or data
-                caller.feed(data)
+                if data:
+                    caller.feed(data)
         except PeerError as error:
             heard.error = error
         except TimeoutError:
@@ -171,6 +208,16 @@ def ask_for_session(sock: socket.socket, config: CproxyConfig, context: TlsConte
         heard.mtu = path_mtu(sock)
         heard.unacknowledged = unacknowledged_bytes(sock)
     return heard
+
+
+def _send(sock: socket.socket, caller: Caller) -> OSError | None:
+    """Say what there is to say; the error of a connection that takes no more, which may have brought bytes before."""
+    words, caller.outgoing = caller.outgoing, b""
+    try:
+        sock.sendall(words)
+    except (BrokenPipeError, ConnectionResetError) as error:
+        return error
+    return None
 
 
 # ---- strangers

@@ -11,7 +11,7 @@ import sys
 import time
 
 from mproxy.ground.errors import MproxyError
-from mproxy.ground.words import counted, printable
+from mproxy.ground.words import counted, format_proxy, printable
 from mproxy.programs.findings import FAULT, NOTE, OK, WARNING, CheckResult
 from mproxy.service import control
 
@@ -182,4 +182,8 @@ def words_of(config: CproxyConfig) -> list[str]:
     for fingerprint in config.host_fingerprint:
         words += ["--host-fingerprint", fingerprint]
     words += ["--plaintext"] if config.plaintext else []
-    return [*words, "--", config.sproxy_host, str(config.sproxy_port)]
+    if config.proxy is not None:
+        words += ["--proxy", format_proxy(config.proxy)]
+    if config.via is not None:
+        words += ["--via", config.via, *(["--name", config.name] if config.name else [])]
+    return [*words, "--", *([config.sproxy_host, str(config.sproxy_port)] if config.sproxy_port else [])]

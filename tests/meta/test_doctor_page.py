@@ -6,7 +6,7 @@ import re
 from tests.meta.sources import PACKAGE, ROOT
 
 PAGE = (ROOT / "docs" / "doctor.md").read_text()
-SOURCES = [PACKAGE / "programs" / name for name in ("examination.py", "trial.py")]
+SOURCES = [PACKAGE / "programs" / name for name in ("examination.py", "between.py", "trial.py")]
 COMMON = {"check", "verdict", "text", "advice"}
 
 

@@ -1,6 +1,5 @@
 """mproxy doctor: everything that can be wrong with a path is set up here, and must be found and named."""
 
-import json
 import re
 import signal
 import socket
@@ -10,6 +9,7 @@ import threading
 import time
 
 import pytest
+from doctoring import Doctor
 from lab import SLOWNESS_S, outage
 from proxies import DAEMON_PORT, SPROXY_PORT, state_dir
 from relays import MPROXY
@@ -28,45 +28,9 @@ PORTAL = """table ip t { chain p { type nat hook prerouting priority -100;
 iifname "wifi" tcp dport 6200 redirect to :8080; }; }"""
 
 
-class Verdict:
-    """What the doctor said, as JSON; `of` is the finding about one subject."""
-
-    def __init__(self, text):
-        self.facts = json.loads(text)
-
-    def of(self, check):
-        found = self.all(check)
-        assert len(found) == 1, f"{len(found)} of {check}: {self.facts}"
-        return found[0]
-
-    def all(self, check):
-        return [finding for finding in self.facts["findings"] if finding["check"] == check]
-
-    @property
-    def checks(self):
-        return {finding["check"] for finding in self.facts["findings"]}
-
-    @property
-    def faults(self):
-        return [finding["check"] for finding in self.facts["findings"] if finding["verdict"] == "fault"]
-
-
 @pytest.fixture
 def doctor(lab):
-    """Runs the doctor on the client; its text and its JSON must say the same, with advice for every fault."""
-    def ask(*options, host=None, status=1, patience="1s", command=(MPROXY, "doctor")):
-        words = [*options, "--connect-timeout", patience, host or lab.server_address, SPROXY_PORT]
-        program = lab.client.start(*command, "--json", *words)
-        assert program.wait(within=60) == status, str(program)
-        assert program.log.text == "", str(program)
-        verdict = Verdict(program.out.text)
-        assert verdict.facts["possible"] is (status == 0)
-        assert bool(verdict.faults) is (status == 1)
-        for finding in verdict.facts["findings"]:
-            if finding["verdict"] == "fault":
-                assert finding["advice"] in verdict.facts["advice"]
-        return verdict
-    return ask
+    return Doctor(lab)
 
 
 @pytest.fixture

@@ -4,10 +4,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from doctoring import Doctor
 from lab import until
 from proxies import SPROXY_PORT
 from traffic import Traffic, read_exactly
 
+from mproxy.ground.words import format_proxy, parse_proxy
 from tests.root import real_root
 
 PROXY = Path(__file__).with_name("proxy_server.py")
@@ -27,6 +29,17 @@ shutdown_lifetime 0 seconds
 pinger_enable off
 """
 
+DANTE = """
+logoutput: stderr
+internal: 0.0.0.0 port = {port}
+external: core
+external: wifi
+clientmethod: none
+socksmethod: none
+client pass {{ from: 0.0.0.0/0 to: 0.0.0.0/0 }}
+socks pass {{ from: 0.0.0.0/0 to: 0.0.0.0/0 }}
+"""
+
 
 @pytest.fixture
 def proxy(pair):
@@ -41,8 +54,8 @@ def proxy(pair):
     return start
 
 
-def echoed(pair, *options):
-    pair.start_cproxy(*options)
+def echoed(pair, *options, server=None):
+    pair.start_cproxy(*options, server=server)
     app = pair.app()
     app.sendall(b"hello")
     assert read_exactly(app, 5) == b"hello"
@@ -122,9 +135,78 @@ def test_microsocks(pair, login):
     echoed(pair, "--proxy", url(pair, "socks5h", login))
 
 
+def test_dante(pair):
+    """Goal: also by a name that the proxy looks up."""
+    pair.echo()
+    pair.start_sproxy()
+    router = pair.lab.router
+    router.knows(behind=pair.lab.server_address)
+    config = router.home / "danted.conf"
+    config.write_text(DANTE.format(port=PORT))
+    dante = router.start("danted", "-f", config)
+    until(lambda: listens(pair), 30, f"danted to listen: {dante}")
+    echoed(pair, "--proxy", url(pair, "socks5h"), server="behind")
+
+
 def listens(pair):
     try:
         pair.lab.client.connect(PORT, pair.lab.wifi.address(1), timeout=2).close()
     except OSError:
         return False
     return True
+
+
+# --- mproxy doctor --proxy
+
+@pytest.fixture
+def doctor(lab):
+    return Doctor(lab)
+
+
+@pytest.mark.parametrize("scheme", ["http", "socks5h"])
+def test_the_doctor_goes_through_the_proxy(pair, proxy, doctor, scheme):
+    """Goal: every step, sproxy by the name that only the proxy knows, and a session."""
+    pair.lab.router.knows(behind=pair.lab.server_address)
+    proxy("ann:s:cret")
+    pair.lab.client.ip("route flush default")
+    between = url(pair, scheme, "ann:s%3Acret@")
+    verdict = doctor("--session", "--proxy", between, host="behind", status=0, patience="10s")
+    assert verdict.checks == {"name", "route", "connect", "proxy", "answer", "trust", "key", "path", "size", "session",
+                              "daemon"}
+    assert "10.3.0.2" not in verdict.of("name")["text"]
+    assert f"behind:{SPROXY_PORT}" in verdict.of("proxy")["text"]
+    assert "to the proxy" in verdict.of("path")["text"] and "to the proxy" in verdict.of("size")["text"]
+
+
+@pytest.mark.parametrize(("scheme", "login", "text", "advice"), [
+    ("http", "", "wants a user and a password (407)", "USER:PASSWORD@"),
+    ("socks5h", "ann:wrong@", "does not accept this user and password", "USER:PASSWORD@")])
+def test_the_doctor_quotes_a_proxy_that_refuses(pair, proxy, doctor, scheme, login, text, advice):
+    proxy("ann:secret")
+    verdict = doctor("--proxy", url(pair, scheme, login))
+    assert verdict.faults == ["proxy"]
+    assert text in verdict.of("proxy")["text"] and advice in verdict.of("proxy")["advice"]
+
+
+@pytest.mark.parametrize("scheme", ["http", "socks5h"])
+def test_the_doctor_finds_that_the_proxy_cannot_reach_sproxy(pair, proxy, doctor, scheme):
+    proxy()
+    pair.sproxy.stop()
+    verdict = doctor("--proxy", url(pair, scheme))
+    assert verdict.faults == ["proxy"] and "is sproxy running" in verdict.of("proxy")["advice"]
+
+
+def test_the_doctor_finds_that_there_is_no_proxy(pair, doctor):
+    """Goal: nothing listens there; something listens, but it is an sproxy."""
+    pair.start_sproxy()
+    connect = doctor("--proxy", url(pair, "http")).of("connect")
+    assert "no proxy listens" in connect["text"] and "--proxy" in connect["advice"]
+    place = f"{pair.lab.server_address}:{SPROXY_PORT}"
+    for scheme in ("http", "socks5h"):
+        verdict = doctor("--proxy", f"{scheme}://{place}")
+        assert verdict.faults == ["proxy"] and "http://HOST:PORT" in verdict.of("proxy")["advice"]
+
+
+@pytest.mark.parametrize("text", ["http://proxy:3128", "socks5h://a%40b:p%3A%2F@[fd00::1]:1080", "http://ann:@proxy:1"])
+def test_a_proxy_is_written_as_it_was_given(text):
+    assert format_proxy(parse_proxy(text)) == text

@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 from asking import session_of
+from doctoring import Doctor
 from lab import as_nobody, until
 from proxies import CPROXY, CPROXY_PORT, SPROXY, SPROXY_PORT
 from traffic import Traffic, read_exactly
 
+from mproxy.policy.keys import find_spki, public_line
+from tests import keys
 from tests.root import real_root
 
 
@@ -299,3 +302,49 @@ def test_an_attached_stranger_is_bounded(pair):
         assert each.wait(within=20) == 0
     assert "no preamble within 5s" in pair.sproxy.event("refused", count=5)["why"]
     until(lambda: pair.sproxy.open_fds() <= before, 10, "their descriptors to be closed")
+
+
+# --- mproxy doctor --via
+
+@pytest.fixture
+def doctor(lab):
+    return Doctor(lab)
+
+
+def test_the_doctor_goes_by_the_command(pair, attaching, doctor):
+    """Goal: what it prints first is shown, a session begins by it, and it ends with the doctor."""
+    pair.lab.client.ip("route flush default", "link set wifi down")
+    verdict = doctor("--session", "--via", f"echo Welcome; {attaching}", status=0, patience="10s", named=False)
+    assert verdict.checks == {"command", "answer", "trust", "key", "session", "daemon"}
+    assert "Welcome" in verdict.of("command")["text"] and verdict.of("command")["took_s"] > 0
+    assert verdict.facts["via"].endswith("--attach") and verdict.facts["port"] is None
+    assert doctor("--via", attaching, status=0, patience="10s").facts["port"] == SPROXY_PORT  # it may have a place, too
+
+
+@pytest.mark.parametrize(("command", "text"), [
+    ("echo Permission denied >&2; exit 255", "exit status 255; its last words: Permission denied"),
+    ("echo 'This account is closed.'; exit 1", "it printed: This account is closed."),
+    ("sleep 1000", "no answer of sproxy for 1 s"),
+    ("exec 1>&- 0>&-; sleep 1000", "closes its output, but is still running"),
+    ("yes", "more than 64 KiB"),
+    ("nothing-of-that-name", "not found")])
+def test_the_doctor_says_what_is_wrong_with_a_command(pair, doctor, command, text):
+    """Goal: and nothing of it goes on running."""
+    verdict = doctor("--via", f"{command} # {os.getpid()}-by-the-doctor", named=False)
+    assert verdict.faults == ["command"] and text in verdict.of("command")["text"]
+    assert "BatchMode" in verdict.of("command")["advice"]
+    found = subprocess.run(["pgrep", "-f", f"{os.getpid()}-by-the-doctor"], capture_output=True, text=True, check=False)
+    assert not [pid for pid in found.stdout.split() if runs(pid)]
+
+
+def test_the_doctor_knows_the_name_of_a_command(pair, attaching, doctor):
+    """Goal: the key that cproxy remembered under its --name is known, and another one is not taken for it."""
+    start(pair, attaching, "--name", "my server")
+    echoed(pair)
+    trust = doctor("--via", attaching, "--name", "my server", status=0, patience="10s", named=False).of("trust")
+    assert trust["verdict"] == "ok"
+    known = pair.lab.client.home / "state" / "mproxy" / "known_hosts"
+    words = known.read_text().split()
+    known.write_text(f"{words[0]} {words[1]} {public_line(find_spki(keys.pem(3), 'test')).split()[1]}\n")
+    verdict = doctor("--via", attaching, "--name", "my server", patience="10s", named=False)
+    assert verdict.faults == ["trust"]
