@@ -40,6 +40,9 @@ _HOST_LENGTH = 253
 # What --proxy can be.
 PROXY_SCHEMES = ("http", "socks5h")
 
+# RFC 3986, section 2.3.
+_UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+
 # In known_hosts, before the name of a command (cproxy --via): no host name has the character at its end.
 VIA_HOST = "via="
 
@@ -229,8 +232,13 @@ def parse_command(text: str) -> list[str]:
 
 def via_host(name: str) -> str:
     """What stands in known_hosts for a command, or for the name that the user gave it: one word."""
-    from urllib.parse import quote  # takes 4 ms
-    return VIA_HOST + quote(name, "/@:+,.")
+    return VIA_HOST + percent_encoded(name, "/@:+,")
+
+
+def percent_encoded(text: str, safe: str = "") -> str:
+    """As urllib.parse.quote; to import that takes 4 ms of the start of every ssh."""
+    return "".join(character if character in _UNRESERVED or character in safe else
+                   "".join(f"%{byte:02X}" for byte in character.encode()) for character in text)
 
 
 def counted(count: int, noun: str) -> str:

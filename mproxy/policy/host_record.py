@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import re
 
+from mproxy.ground.words import percent_encoded
+
 _LINE = re.compile(r"([0-9]{1,5}) (SHA256:[A-Za-z0-9+/]{43}) (open|shut)\n?")
 
 LONGEST_LINE = 200
@@ -24,8 +26,7 @@ class HostRecord:
         self.is_shut = False   # the port did not answer
         self._path: str | None = None
         if state_dir is not None:
-            from urllib.parse import quote  # takes 4 ms
-            self._path = os.path.join(state_dir, "hosts", quote(name, "@:+,"))
+            self._path = os.path.join(state_dir, "hosts", percent_encoded(name, "@:+,"))
             self._read(self._path)
 
     def learn(self, port: int, key: str) -> None:

@@ -14,6 +14,7 @@ import fcntl
 import os
 
 from mproxy._wire import INSTANCE_ID_BYTES
+from mproxy.ground.words import percent_encoded
 from mproxy.policy.slots import SlotFile
 
 TAG_BYTES = 4
@@ -119,6 +120,4 @@ def _split(kept: bytes) -> tuple[bytes, int]:
 
 def stdio_name(host: str, port: int | None) -> str:
     """The name of --stdio clients of one sproxy, for `Instance`: they have no port of their own."""
-    import urllib.parse  # takes 4 ms, and most hosts are plain
-    safe = host if host.isascii() and host.replace(".", "").replace("-", "").isalnum() else urllib.parse.quote(host, "")
-    return f"stdio-{safe[:200]}-{port}"
+    return f"stdio-{percent_encoded(host)[:200]}-{port}"

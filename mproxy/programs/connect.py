@@ -8,14 +8,13 @@ the host and of the user, are what they always were.
 from __future__ import annotations
 
 import os
-import shlex
 import socket
 
 from mproxy.ground.config import LOG_LEVELS, CproxyConfig, SessionConfig, default_state_dir, format_host_port
 from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.ground.words import parse_command, parse_duration, parse_host, parse_name, parse_port, via_host
 from mproxy.programs.cproxy import make_program
-from mproxy.programs.options import OneLineParser
+from mproxy.programs.own_command import is_plain, shell_words
 from mproxy.service.exit import exit_status
 from mproxy.service.run import run_program
 
@@ -80,6 +79,25 @@ def parse(argv: list[str]) -> CproxyConfig:
 
 def read(argv: list[str]) -> tuple[dict[str, Any], tuple[str, str, int], str]:
     """The options of a command line, its destination, and what ssh_config calls that."""
+    given, words = split_plain(argv) or split(argv)
+    destination = parse_destination(words[0])
+    return given, destination, words[1] if len(words) > 1 else destination[1]
+
+
+def split_plain(argv: list[str]) -> tuple[dict[str, Any], list[str]] | None:
+    """(options, words) of a command line as `mproxy ssh` and ssh_config have it most often, since every ssh waits for
+    this, and a parser takes 10 ms; None: it is another one."""
+    given: dict[str, Any] = {"ssh": ["ssh"], "remote_sproxy": "sproxy"}
+    if argv[:1] == ["--ssh"] and len(argv) > 1 and argv[1].split() and is_plain(argv[1].replace(" ", "")):
+        given["ssh"], argv = argv[1].split(), argv[2:]
+    if not 1 <= len(argv) <= 2 or any(word.startswith("-") for word in argv):
+        return None
+    return given, argv
+
+
+def split(argv: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """(options, words) of any command line."""
+    from mproxy.programs.options import OneLineParser
     parser = OneLineParser(
         PROGRAM, f"{PROGRAM} [options] [USER@]HOST[:PORT] [NAME]",
         "Connect standard input and output to sshd on HOST by a session that survives\n"
@@ -106,8 +124,7 @@ def read(argv: list[str]) -> tuple[dict[str, Any], tuple[str, str, int], str]:
     given, words = parser.split(argv)
     if not 1 <= len(words) <= 2:
         parser.error("expected [USER@]HOST[:PORT] and at most a NAME" if words else "missing argument: HOST")
-    destination = parse_destination(words[0])
-    return given, destination, words[1] if len(words) > 1 else destination[1]
+    return given, words
 
 
 def parse_destination(text: str) -> tuple[str, str, int]:
@@ -126,6 +143,6 @@ def bootstrap(ssh: list[str], user: str, name: str, port: int, sproxy: str) -> s
     """The shell command that joins the sproxy there, or starts it. ssh_config has its say under the host's `name`."""
     if user.startswith("-") or name.startswith("-"):
         raise UsageError("neither user nor host may begin with a hyphen")
-    there = shlex.join(["sh", "-c", f'PATH="{MORE_PATH}"; exec {sproxy} --attach --start'])
+    there = shell_words(["sh", "-c", f'PATH="{MORE_PATH}"; exec {sproxy} --attach --start'])
     words = [*ssh, *BARE, "-p", str(port), *(["-l", user] if user else []), "--", name, f"exec {there}"]
-    return f"export {BOOTSTRAP}=1; exec {shlex.join(words)}"
+    return f"export {BOOTSTRAP}=1; exec {shell_words(words)}"

@@ -24,7 +24,6 @@ from mproxy.programs.dialing import make_dialer
 from mproxy.programs.introduction import Introduction, instance_name
 from mproxy.programs.last_words import Guardian, guard, leave_for_the_dead, leave_word
 from mproxy.programs.listening_side import ListeningSide
-from mproxy.programs.options import parse_cproxy
 from mproxy.programs.why_ended import STARTED_ANEW, say_close
 from mproxy.service.inspection import Inspected, Inspection
 from mproxy.service.run import Program, run_program
@@ -61,6 +60,7 @@ ANSWER_US = 1_000_000
 
 def main(argv: list[str] | None = None) -> int:
     """./cproxy; the exit status."""
+    from mproxy.programs.options import parse_cproxy  # mproxy connect can do without
     return run_program("cproxy", parse_cproxy, make_program, argv)
 
 

@@ -5,12 +5,9 @@ Programs are imported only when called, so each one starts as fast as if it were
 
 from __future__ import annotations
 
-import importlib
 import sys
 
 from mproxy import __version__
-from mproxy.ground.words import printable
-from mproxy.service.exit import complain
 
 # word: (module, function, summary). Every function takes the words after its own and returns the exit status.
 PROGRAMS = {
@@ -70,8 +67,10 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if program in PROGRAMS:
         module, function, _ = PROGRAMS[program]
-        status: int = getattr(importlib.import_module(module), function)(rest)
+        status: int = getattr(__import__(module, fromlist=(function,)), function)(rest)
         return status
+    from mproxy.ground.words import printable
+    from mproxy.service.exit import complain
     complain("mproxy", f"{printable(program)} is not an mproxy program. Choose from {', '.join(PROGRAMS)}"
                        " (try 'mproxy --help')")
     return 2

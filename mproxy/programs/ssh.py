@@ -1,15 +1,12 @@
 """`mproxy ssh`: ssh itself, with `mproxy connect` as its ProxyCommand. All that a person sees and scripts rely on is
-ssh's, because it is ssh that runs."""
+ssh's, because it is ssh that runs. Everybody waits for this, so as good as nothing is imported."""
 
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 
-from mproxy.ground.errors import MproxyError
-from mproxy.programs.own_command import own_command
-from mproxy.service.exit import exit_status
+from mproxy.programs.own_command import own_command, shell_words
 
 PROGRAM = "mproxy ssh"
 
@@ -42,19 +39,17 @@ WAYS = ("proxycommand", "proxyjump")
 
 def main(argv: list[str]) -> int:
     """`mproxy ssh`; does not return unless ssh cannot be run."""
-    return exit_status(PROGRAM, _run, argv)
-
-
-def _run(argv: list[str]) -> int:
     if argv in (["--help"], ["-h"], ["--help-all"]):
         print(HELP)
         raise SystemExit(0)
     command = compose(argv, own_command())
+    sys.stdout.flush()
     try:
-        sys.stdout.flush()
         os.execvp(command[0], command)
     except OSError as error:
-        raise MproxyError(f"cannot run ssh: {error.strerror}; is it installed?") from None
+        from mproxy.service.exit import FAILED, complain
+        complain(PROGRAM, f"cannot run ssh: {error.strerror}; is it installed?")
+        return FAILED
 
 
 def compose(argv: list[str], mproxy: list[str]) -> list[str]:
@@ -68,9 +63,9 @@ def compose(argv: list[str], mproxy: list[str]) -> list[str]:
             shared += words
         if not is_way:
             kept += words
-    connect = [*mproxy, "connect", *(["--ssh", shlex.join(["ssh", *shared])] if shared else [])]
+    connect = [*mproxy, "connect", *(["--ssh", shell_words(["ssh", *shared])] if shared else [])]
     # ssh replaces what follows a % in it.
-    return ["ssh", "-o", f"ProxyCommand={shlex.join(connect).replace('%', '%%')} %r@%h:%p %n", *kept]
+    return ["ssh", "-o", f"ProxyCommand={shell_words(connect).replace('%', '%%')} %r@%h:%p %n", *kept]
 
 
 def split(argv: list[str]) -> list[tuple[list[str], bool]]:

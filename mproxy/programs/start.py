@@ -10,8 +10,13 @@ would end a server; and children can be waited for, even if the caller ignores t
 from __future__ import annotations
 
 import os
-import signal
 import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+else:
+    import _signal as signal  # the same without names for its numbers, which take 5 ms of the start of every ssh
 
 INTERRUPTED = 128 + signal.SIGINT  # as shells count it
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
@@ -53,9 +58,8 @@ def run(module: str) -> int | str | None:
     """Run `main()` of the program in `module`; returns the exit status, whatever happens to it and its output."""
     let_signals_through()
     take_name(called(module))
-    from importlib import import_module
     try:
-        status = import_module(f"mproxy.programs.{module}").main()
+        status = __import__(f"mproxy.programs.{module}", fromlist=("main",)).main()  # importlib takes a while, too
     except SystemExit as end:  # --help, --version
         status = end.code
     except KeyboardInterrupt:

@@ -1,18 +1,24 @@
 """What `mproxy ssh`, `connect` and `setup-ssh` make of their words, and what is remembered of a host."""
 
-import re
 import subprocess
 import sys
+import urllib.parse
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mproxy.ground.errors import UsageError
+from mproxy.ground.words import percent_encoded
 from mproxy.policy.announcement import announce, find_announcement, is_announcement
 from mproxy.policy.host_record import HostRecord
-from mproxy.programs.connect import parse, parse_destination
+from mproxy.programs.connect import parse, parse_destination, split_plain
+from mproxy.programs.connect import split as split_connect
 from mproxy.programs.setup_ssh import change
 from mproxy.programs.ssh import compose, split
 
+ROOT = Path(__file__).resolve().parents[2]
 KEY = "SHA256:" + "k" * 43
 
 
@@ -50,7 +56,33 @@ def test_ssh_is_not_kept_waiting():
     """Goal: what runs only to run ssh imports nothing of a session."""
     script = "import sys, mproxy.programs.ssh; print(*(name for name in sys.modules if name.startswith('mproxy.')))"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30)
-    assert not re.search(r"mproxy\.(_session|policy|io|endpoint|programs\.cproxy)", loaded.stdout)
+    assert set(loaded.stdout.split()) == {"mproxy.programs", "mproxy.programs.own_command", "mproxy.programs.ssh"}
+
+
+def test_most_connects_need_no_parser():
+    script = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); from mproxy.programs.connect import parse;"
+              " parse(['--ssh', 'ssh -F x', 'ann@host:22', 'host']); import mproxy.policy.host_dialer;"
+              " print({'argparse', 'urllib.parse'} & set(sys.modules))")
+    done = subprocess.run([sys.executable, "-IS", "-c", script], capture_output=True, text=True, check=True, timeout=30)
+    assert done.stdout == "set()\n"
+
+
+@given(st.text(), st.sampled_from(["", "/@:+,"]))
+def test_names_of_files_are_those_of_url_s(text, safe):
+    assert percent_encoded(text, safe) == urllib.parse.quote(text, safe)
+
+
+@pytest.mark.parametrize("words", [["ann@host:22"], ["ann@host:22", "name"], ["--ssh", "ssh -F x", "host", "name"]])
+def test_that_makes_no_difference(words):
+    assert split_plain(words) is not None
+    assert split_connect(words) == split_plain(words)
+
+
+@pytest.mark.parametrize("words", [
+    [], ["a", "b", "c"], ["--ssh"], ["--ssh", "", "host"], ["--ssh", "ssh -i 'x y'", "host"], ["host", "--ssh", "ssh"],
+    ["--", "host"]])
+def test_other_words_are_for_the_parser(words):
+    assert split_plain(words) is None
 
 
 @pytest.mark.parametrize(("text", "parts"), [
