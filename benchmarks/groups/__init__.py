@@ -6,7 +6,7 @@ lines of `harness.contenders.TABLE`. To add a group: a module here, a line below
 (see `harness.docs`).
 """
 
-from groups import datagram, outlive, paths, relay, session, tls
+from groups import copy, datagram, outlive, paths, relay, session, tls
 
-GROUPS = (session.GROUP, relay.GROUP, tls.GROUP, datagram.GROUP, outlive.GROUP, paths.GROUP)
+GROUPS = (session.GROUP, relay.GROUP, tls.GROUP, datagram.GROUP, copy.GROUP, outlive.GROUP, paths.GROUP)
 ALL = {group.name: group for group in GROUPS}

@@ -44,6 +44,8 @@ KCPTUN_DEFAULT = "kcptun"
 AIOQUIC = "aioquic"
 RSYNC = "rsync --fsync"
 PATH = "path"
+SCP = "scp"
+RSYNC_SSH = "rsync over ssh"
 
 MPROXY_UDP = "mproxy relay --udp"
 NGINX_UDP = "nginx stream udp"
@@ -199,5 +201,7 @@ TABLE: dict[str, Contender] = {
         Contender(AIOQUIC, no_proxy, modules=("aioquic",)),
         Contender(RSYNC, no_proxy, ("rsync",)),
         Contender(PATH, no_proxy, hops=0),
+        Contender(SCP, no_proxy, ("scp", "/usr/sbin/sshd")),
+        Contender(RSYNC_SSH, no_proxy, ("rsync", "ssh", "/usr/sbin/sshd")),
     )
 }

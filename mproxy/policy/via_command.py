@@ -10,6 +10,7 @@ it; then what it has started has to end by itself. Its standard error is ours.
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 
@@ -59,7 +60,7 @@ class ViaCommand:
         self.sock, theirs = socket.socketpair()
         self.sock.setblocking(False)
         self.ending = ""      # how it has ended
-        self.succeeded = False  # with exit status 0
+        self.status: int | None = None  # its exit status; None: by a signal, or not yet
         self.last_words = ""  # its last line on standard error
         self.carries = False  # it has brought a WELCOME
         self.dismissed = False  # its end was asked for
@@ -102,6 +103,17 @@ class ViaCommand:
             self._signal(signal.SIGCONT)
             self._timer = self._loop.call_later(KILL_US, lambda: self._signal(signal.SIGKILL))
 
+    def end_now(self, patience_s: float) -> None:
+        """The same once the loop has ended: SIGTERM, and SIGKILL after that time."""
+        if self.ending:
+            return
+        self._signal(signal.SIGTERM)
+        self._signal(signal.SIGCONT)
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        if not poll.poll(patience_s * 1000):
+            self._signal(signal.SIGKILL)
+
     def say_end(self) -> str:
         """How it ended, with its last words."""
         return f"{self.ending}: {self.last_words}" if self.last_words else self.ending
@@ -123,7 +135,8 @@ class ViaCommand:
             self._say(self._rest)
         self._signal(signal.SIGKILL)  # what it has left in the background
         _pid, status = os.waitpid(self._pid, 0)
-        self.ending, self.succeeded = say_ending(status), status == 0
+        self.ending = say_ending(status)
+        self.status = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
         for watch in (self._watch, self._errors_watch):
             watch.close()
         for fd in (self._pidfd, self._errors):

@@ -159,7 +159,7 @@ class ViaDialer:
             attempt.command_ended()
         elif command.carries and not command.dismissed:
             # In order: sproxy has closed it, perhaps because it has a newer one, whose welcome is still on its way.
-            (self.log.info if command.succeeded else self.log.warning)("via-ended", why=command.say_end())
+            (self.log.info if command.status == 0 else self.log.warning)("via-ended", why=command.say_end())
         self._close_if_done()
 
     def _close_if_done(self) -> None:

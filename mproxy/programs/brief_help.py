@@ -81,6 +81,28 @@ examples:
 
 All options, and those of a rule: mproxy relay --help-all
 """,
+    "mproxy copy": """\
+usage: mproxy copy [options] FILE... [USER@]HOST:PATH
+       mproxy copy [options] [USER@]HOST:FILE... PATH
+
+Copy files and directories to another host, or from there, as scp does: ssh
+starts the other end, the data go over UDP. Copied again after an interruption,
+it continues where it stopped. HOST needs mproxy, installed.
+
+  -P PORT            sshd's port; --ssh COMMAND is ssh with any options
+  --links            symbolic links as links; --copy-links: what they lead to
+  --exclude PATTERN  leave out what fits, as rsync does; --include before it
+  --update           skip what is there with the same size and time
+  --no-clobber       leave files alone that exist and are different
+  --limit RATE       such as 20Mbit; --dry-run only names what would be copied
+
+examples:
+  mproxy copy movie.mkv photos/ ann@server:incoming/
+  mproxy copy 'server:logs/*.gz' .
+
+exit status: 0 all has arrived, 8 all but what was named; --help-all has more
+All options: mproxy copy --help-all
+""",
     "mproxy send": """\
 usage: mproxy send [options] FILE... HOST PORT
 

@@ -131,6 +131,11 @@ class Delivery(SendObserver):
         return self._done_before + (sender.done_bytes if sender else self._done_last)
 
     @property
+    def peer(self) -> tuple[str, int] | None:
+        """Where the receiver is; None while there is no connection."""
+        return self._sender.link.peer if self._sender is not None else None
+
+    @property
     def statistics(self) -> dict[str, int]:
         """Counters of all connections, {name: number}; empty before the first one."""
         total = dict(self._ended)

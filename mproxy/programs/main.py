@@ -33,6 +33,7 @@ PROGRAMS = {
     "keygen": ("mproxy.programs.keygen", "main", "create this client's key"),
     "authorize": ("mproxy.programs.authorize", "main", "exchange keys with a server over ssh"),
     "demo": ("mproxy.programs.demo", "main", "watch a connection survive a change of address"),
+    "copy": ("mproxy.programs.copying", "main", "copy files to or from another host, as scp does, over UDP"),
     "send": ("mproxy.programs.send", "main", "send files and directories to mproxy recv, over UDP"),
     "recv": ("mproxy.programs.recv", "main", "receive what mproxy send sends"),
     "hash": ("mproxy.programs.hashing", "main", "the hash of files, as send and recv print it"),
@@ -50,7 +51,7 @@ OVERVIEW = (
     ("mproxy authorize user@server", "exchange keys over ssh, once"),
     ("mproxy status", "what runs, and what it has been through"),
     ("mproxy doctor server 6200", "why there is no connection, and what to do"),
-    ("mproxy send FILE server 7000", "files over UDP, to: mproxy recv 7000"),
+    ("mproxy copy FILE server:dir/", "files over UDP, as scp copies them"),
     ("mproxy relay 80 server 8080", "forward TCP and UDP for many connections at once"),
 )
 

@@ -17,10 +17,13 @@ from mproxy.ground.words import parse_count, parse_duration, parse_host_port, pa
 from mproxy.io.bind import open_udp
 from mproxy.policy.network import NetworkWatch
 from mproxy.programs.options import OneLineParser
+from mproxy.programs.reach import Reach
 from mproxy.programs.transfer import (
     STATUS_OF_END,
     add_common,
+    bound_family,
     configure,
+    end_text,
     find_addresses,
     show_name,
     sockaddr_bytes,
@@ -40,6 +43,7 @@ from mproxy.transfer.receiver import FileReceiver, ReceiveObserver
 from mproxy.transfer.workers import Workers
 from mproxy.transport._datagram_endpoint import DatagramEndpoint
 from mproxy.transport._packet import EndCode
+from mproxy.transport.keying import Keying
 from mproxy.transport.observers import DatagramObserver
 
 TYPE_CHECKING = False
@@ -47,13 +51,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from mproxy.ground.shapes import Address
     from mproxy.io._loop import Loop, Watch
+    from mproxy.programs.transfer import LookUp
     from mproxy.programs.transfer_config import TransferConfig
     from mproxy.service.control import Command, Reply
     from mproxy.service.log import Log
     from mproxy.transfer.destinations import Destination
     from mproxy.transfer.messages import File
     from mproxy.transport._datagram_endpoint import Link
+
+PROGRAM = "mproxy recv"
 
 # A handshake is three packets, and a sender at once announces what it has; 10 s outlast several losses on a long path.
 OPEN_WITHIN_US = 10_000_000
@@ -111,7 +119,7 @@ examples:
 
 def recv_parser() -> OneLineParser:
     """The options of `mproxy recv`."""
-    parser = OneLineParser("mproxy recv", _USAGE, _DESCRIPTION, _EPILOG)
+    parser = OneLineParser(PROGRAM, _USAGE, _DESCRIPTION, _EPILOG)
     group = parser.add_argument_group("files")
     group.add_argument("-o", "--output", metavar="FILE|DIR|-", help=(
         "destination: a file, a directory, or '-' for standard output (default: the current directory)"))
@@ -155,8 +163,8 @@ def parse_recv(argv: list[str] | None) -> TransferConfig:
     return config
 
 
-def destination_of(config: TransferConfig) -> Destination:
-    """The destination of -o."""
+def destination_of(config: TransferConfig, expects: Callable[[bytes], bool] | None = None) -> Destination:
+    """The destination of -o; `expects` as of IntoDirectory."""
     output, umask = config.output, 0 if config.perms else current_umask()
     as_user = f" as {config.user}" if config.user else ""
     if output == "-":
@@ -169,7 +177,7 @@ def destination_of(config: TransferConfig) -> Destination:
             raise UsageError(f"-o {path}: cannot create this directory{as_user}: {error.strerror}") from None
         if as_user and not _may_write(path):
             raise UsageError(f"-o {path}: cannot write to this directory{as_user}")
-        return IntoDirectory(path, config.force, dots=config.key is not None, umask=umask)
+        return IntoDirectory(path, config.force, dots=config.key is not None, umask=umask, expects=expects)
     if os.path.exists(output) and not os.path.isfile(output):
         raise UsageError(f"-o {output}: a device, pipe or socket is never replaced by a file; to write into it use"
                          " '-o -' and redirect standard output")
@@ -192,7 +200,8 @@ def files_each(senders: int) -> int:
 
 
 class Recv(Program, DatagramObserver, ReceiveObserver):
-    """`mproxy recv`: receives files from several senders."""
+    """`mproxy recv`: receives files from several senders; or from one, which it dials, if `look_up(family)` tells where
+    that is. `program` is what complaints begin with; `expects` as of IntoDirectory."""
 
     # From `open` and `start` on.
     _endpoint: DatagramEndpoint
@@ -201,7 +210,10 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
     _in_order: Workers  # one thread, for pipes
     _sweeper: Workers   # one thread more: a directory may be large
 
-    def __init__(self, config: TransferConfig, log: Log, loop: Loop) -> None:
+    def __init__(self, config: TransferConfig, log: Log, loop: Loop, look_up: LookUp | None = None,
+                 program: str = PROGRAM, expects: Callable[[bytes], bool] | None = None) -> None:
+        self._look_up, self._program, self._expects = look_up, program, expects
+        self._reach: Reach | None = None
         self._started_at = loop.now()
         self._config, self._log, self._loop = config, log, loop
         self._network: NetworkWatch | None = None
@@ -224,6 +236,7 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
         self._farewell_us: int | None = None
         self._allowance = Allowance(files_each(config.senders))
         self._address = ("", 0)
+        self._family: int | None = None  # of addresses that our socket can reach; None: both
         self._trust = SenderTrust(config, log)
 
     def open(self) -> None:
@@ -234,9 +247,15 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
             host, port = config.ack_to
             family, sockaddr = find_addresses(host, port)[0]
             datagram = datagram.replace(answer_to=sockaddr_bytes(family, sockaddr))
-        with open_udp(config.bind, config.port) as listener:
-            self._endpoint = DatagramEndpoint(self._loop, listener.fileno(), datagram, self, most=config.senders)
-            self._address = listener.getsockname()
+        with open_udp(config.bind, 0 if self._look_up else config.port) as own:
+            self._endpoint = DatagramEndpoint(self._loop, own.fileno(), datagram, None if self._look_up else self,
+                                              most=config.senders)
+            self._address, self._family = own.getsockname(), bound_family(own)
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self._address[1]
 
     @property
     def authorized_keys_file(self) -> str | None:
@@ -245,7 +264,7 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
 
     def start(self) -> None:
         """Begin to receive. Files made from now on belong to the present user."""
-        self._destination = destination_of(self._config)
+        self._destination = destination_of(self._config, self._expects)
         self._destination.takes_attributes = self._config.xattrs
         self._workers = Workers(self._loop.call_soon_threadsafe, min(4, os.cpu_count() or 1))
         self._in_order = Workers(self._loop.call_soon_threadsafe, 1)
@@ -255,14 +274,35 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
             self._log.warning("open-door", why=(
                 "--open: anyone who can reach the port can send files; use --key or --own-key to let in only those"
                 " with keys"))
-        self._log.info("listening", address=self._address[0], port=self._address[1])
-        self._sweep()
+        if self._look_up is not None:
+            self._dial(self._look_up)
+        else:
+            self._log.info("listening", address=self._address[0], port=self._address[1])
+        if self._config.sweep:
+            self._sweep()
         self._watch_output()
         try:
             self._network = NetworkWatch()
             self._loop.watch(self._network.fileno(), self._on_network)
         except OSError:
             pass  # then the engine's own timeouts have to do
+
+    def _dial(self, look_up: LookUp) -> None:
+        self._workers.submit(lambda: look_up(self._family), self._looked_up)
+
+    def _looked_up(self, addresses: list[Address] | None, error: Exception | None) -> None:
+        if self._leaving:
+            return
+        if addresses is None:
+            self._not_reached(EndCode.TIMED_OUT, str(error))
+            return
+        self._reach = Reach(self._loop, self._endpoint, addresses, self.on_link, self._not_reached)
+
+    def _not_reached(self, code: int, why: str) -> None:
+        if not self._leaving:
+            self.exit_status = STATUS_OF_END.get(code, 1)
+            complain(self._program, end_text(code, why, self._config.host, self._config.port))
+            self._leave()
 
     def _on_network(self, _events: int) -> None:
         if self._network is not None and self._network.read_events():
@@ -302,7 +342,9 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
             link.abort(int(EndCode.STOPPED if stopped else EndCode.ABORTED),
                        b"the receiver was stopped" if stopped else ONE_SENDER.encode())
             return
-        receiver = FileReceiver(link, self._destination, self._workers, self, keying=self._trust.keying(),
+        self._reach = None
+        keying = Keying(self._config.key, True) if self._look_up and self._config.key else self._trust.keying()
+        receiver = FileReceiver(link, self._destination, self._workers, self, keying=keying,
                                 in_order=self._in_order, allowance=self._allowance)
         self._began[receiver] = self._loop.now()
         self._receivers[receiver] = link.peer
@@ -376,6 +418,8 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
         elif code == Result.DONE and any(root):
             size = file.size if file.kind == FileKind.FILE else receiver.received_bytes
             self._log.info("received", file=name, peer=peer, bytes=size, hash=root.hex())
+        elif code != Result.DONE and self._look_up is not None:
+            complain(self._program, f"{name}: {text}")
         elif code != Result.DONE:
             self._log.warning("not-received", file=name, peer=peer, why=text)
 
@@ -388,6 +432,8 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
         self._note_ended(receiver)
         if error is None:
             self._log.info("finished", peer=peer, bytes=receiver.received_bytes, kept=receiver.kept_bytes)
+        elif self._look_up is not None:
+            complain(self._program, end_text(code, error, self._config.host, self._config.port))
         elif receiver.open:
             self._log.warning("broken-off", peer=peer, why=error, bytes=receiver.progress)
         else:
@@ -402,7 +448,7 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
             return
         if error is None:
             self._outcome = self._worst
-        elif self._served is not None and self._served == receiver.first:
+        elif self._look_up is not None or (self._served is not None and self._served == receiver.first):
             self._outcome = STATUS_OF_END.get(code, 1)
         if self._outcome is not None and self._taken is None and (error is None or not self._receivers):
             self.exit_status = self._outcome
@@ -412,6 +458,26 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
         self._ended["transfers"] += receiver.open
         self._ended["moved_bytes"] += receiver.received_bytes
         self._ended["kept_bytes"] += receiver.kept_bytes
+
+    @property
+    def done_bytes(self) -> int:
+        """Bytes of files that have arrived, or were here already."""
+        return self._ended["moved_bytes"] + self._ended["kept_bytes"] + sum(
+            receiver.progress + receiver.kept_bytes for receiver in self._receivers)
+
+    @property
+    def peer(self) -> tuple[str, int] | None:
+        """Where a sender is; None while there is none."""
+        return next((receiver.link.peer for receiver in self._receivers if receiver.open), None)
+
+    def give_up(self, why: str) -> None:
+        """There is nobody who could send any more."""
+        if self._leaving:
+            return
+        self.exit_status = 1
+        if not self._receivers:
+            complain(self._program, why)
+        self._end(EndCode.ABORTED, why)
 
     def _leave(self) -> None:
         """Stop when the last repetitions are answered and the last blocks are written."""
@@ -448,7 +514,7 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
         if self._config.once:
             self.exit_status = 1
         if self._config.output != "-" and any(receiver.progress for receiver in self._receivers):
-            complain("mproxy recv", "interrupted; what has arrived is kept: sent again, it continues where it stopped")
+            complain(self._program, "interrupted; what has arrived is kept: sent again, it continues where it stopped")
         self._end(EndCode.STOPPED, f"the receiver was interrupted by {signal_name}")
 
     def _end(self, code: int, why: str) -> None:
@@ -456,8 +522,10 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
             receiver.give_up(code, why)
         self._farewell_us = FAREWELL_US
         self._leave()
+        if self._reach is not None:
+            self._reach.give_up(code, why)
 
 
 def main(argv: list[str] | None = None) -> int:
     """`mproxy recv`; the exit status."""
-    return run_program("mproxy recv", parse_recv, Recv, argv)
+    return run_program(PROGRAM, parse_recv, Recv, argv)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from mproxy.ground.config import format_host_port
 from mproxy.ground.errors import MproxyError, UsageError
-from mproxy.ground.words import is_loopback, parse_host, parse_name, parse_port, parse_rate, split_host_port
+from mproxy.ground.words import is_loopback, parse_host, parse_name, parse_port, split_host_port
 from mproxy.io.bind import open_udp
 from mproxy.policy.network import NetworkWatch
 from mproxy.programs.delivery import Delivery, DeliveryObserver
@@ -19,11 +19,13 @@ from mproxy.programs.transfer import (
     STATUS_OF_END,
     Stopwatch,
     add_common,
+    add_source_options,
     bound_family,
     configure,
     end_text,
     find_addresses,
     show_name,
+    take_rules,
     with_packet_size,
     with_result,
     write_line,
@@ -33,7 +35,6 @@ from mproxy.service.exit import complain
 from mproxy.service.run import Program, run_program
 from mproxy.service.status import parts_of, program_facts, transfer_facts
 from mproxy.transfer.messages import FileKind, Result
-from mproxy.transfer.selection import Selection
 from mproxy.transfer.walk import find_sources, name_of
 from mproxy.transfer.workers import Workers
 from mproxy.transport._datagram_endpoint import DatagramEndpoint
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
     from mproxy.ground.shapes import Address
     from mproxy.io._loop import Loop
+    from mproxy.programs.transfer import LookUp
     from mproxy.programs.transfer_config import TransferConfig
     from mproxy.service.control import Command, Reply
     from mproxy.service.log import Log
@@ -81,24 +83,7 @@ def parse_send(argv: list[str] | None) -> TransferConfig:
     """The TransferConfig of the command line `argv`."""
     parser = OneLineParser("mproxy send", _USAGE, _DESCRIPTION, _EPILOG)
     group = parser.add_argument_group("files")
-    links = group.add_mutually_exclusive_group()
-    links.add_argument("--links", action="store_const", const="keep", default=None, help=(
-        "send symbolic links in directories as links (default: they are left out); one that could lead out of the"
-        " receiver's directory is left out"))
-    links.add_argument("--copy-links", action="store_const", const="copy", default=None, dest="links", help=(
-        "send what symbolic links in directories lead to"))
-    group.add_argument("--exclude", action="append", dest="rules", type=lambda text: (False, text), metavar="PATTERN",
-                       help="leave out what fits in directories, as rsync does; the first pattern that fits decides")
-    group.add_argument("--include", action="append", dest="rules", type=lambda text: (True, text), metavar="PATTERN",
-                       help="send what fits, although a later --exclude would leave it out")
-    group.add_argument("--dry-run", action="store_true", default=None, help=(
-        "print the names of what would be sent, and send nothing"))
-    group.add_argument("--update", action="store_true", default=None, help=(
-        "skip files that the receiver has with the same size and time (default: they are compared by their hash)"))
-    group.add_argument("--xattrs", action="store_true", default=None, help=(
-        "send the extended attributes of files and directories, and with them ACLs; the receiver needs --xattrs, too"))
-    parser.add(group, "--limit", parse_rate, metavar="RATE", help=(
-        "send at most this much: a number with kbit, Mbit or Gbit, a second"))
+    add_source_options(parser, group, "; the receiver needs --xattrs, too")
     add_common(parser)
     parser.add_argument("--quiet", action="store_true", default=None, help="no progress bar")
     parser.add(parser, "--known-hosts", parse_name, metavar="FILE", help=(
@@ -112,13 +97,12 @@ def parse_send(argv: list[str] | None) -> TransferConfig:
     host, port = parser.take_words(words[-2:], (("HOST", parse_host), ("PORT", parse_port)))
     if words[:-2].count("-") > 1:
         raise UsageError("'-' (standard input) can be given only once")
-    _check_names(words[:-2])
-    given["rules"] = tuple(given.get("rules", ()))
-    Selection(given["rules"])  # UsageError for a pattern that is wrong
+    check_names(words[:-2])
+    take_rules(given)
     return configure(given, "client-key.pem", paths=tuple(words[:-2]), host=host, port=port)
 
 
-def _check_names(paths: Sequence[str]) -> None:
+def check_names(paths: Sequence[str]) -> None:
     """UsageError if two would be one file at the receiver: the second would be refused, or replace the first."""
     named: dict[str, str] = {}
     for path in paths:
@@ -130,7 +114,8 @@ def _check_names(paths: Sequence[str]) -> None:
 
 
 class Send(Program, DeliveryObserver):
-    """`mproxy send`: sends files to one receiver."""
+    """`mproxy send`: sends files to one receiver. `look_up(family)` gives its addresses, where not its name alone does;
+    `program` is what complaints begin with."""
 
     _workers: Workers                  # from `start` on
     _endpoint_config: DatagramConfig   # from when the files are known on
@@ -139,8 +124,10 @@ class Send(Program, DeliveryObserver):
     FAREWELL_US = 150_000
     LAST_WORDS_US = 5_000_000  # after a good end: three timeouts, unless the path is very slow
 
-    def __init__(self, config: TransferConfig, log: Log, loop: Loop) -> None:
+    def __init__(self, config: TransferConfig, log: Log, loop: Loop, look_up: LookUp | None = None,
+                 program: str = "mproxy send") -> None:
         self.exit_status = 1
+        self._look_up, self._program = look_up, program
         self._config, self._log, self._loop = config, log, loop
         self._started_at = self._began_at = loop.now()
         self._total: int | None = None  # bytes of all files; None: unknown
@@ -162,12 +149,12 @@ class Send(Program, DeliveryObserver):
         self._watch_network()
 
         def look_up() -> list[Address]:
-            return find_addresses(config.host, config.port, family)
+            return self._look_up(family) if self._look_up else find_addresses(config.host, config.port, family)
 
         def prepare() -> Prepared:
             left_out = []
             sources = find_sources(config.paths, lambda path, why: left_out.append((path, why)), config.links,
-                                   config.rules, config.update, config.xattrs)
+                                   config.rules, config.update, config.xattrs, config.renamed)
             return sources, left_out, [] if config.dry_run else look_up()
 
         self._workers.submit(prepare, lambda found, error: self._prepared(own, look_up, found, error))
@@ -317,6 +304,20 @@ class Send(Program, DeliveryObserver):
                                             self._total, self._loop.now() - self._began_at))
         reply(parts_of(facts, "transfers", transfers))
 
+    @property
+    def peer(self) -> tuple[str, int] | None:
+        """Where the receiver is; None while there is no connection."""
+        return self._delivery.peer if self._delivery is not None else None
+
+    def give_up(self, why: str) -> None:
+        """There is nobody who could receive any more."""
+        if self._finished:
+            return
+        if self._delivery is not None:
+            self._delivery.give_up(EndCode.ABORTED, why)
+        else:
+            self._fail(MproxyError(why))
+
     def shut_down(self, signal_name: str) -> None:
         """SIGINT, SIGTERM: what has arrived is kept there for the next attempt."""
         if self._finished:
@@ -335,7 +336,7 @@ class Send(Program, DeliveryObserver):
 
     def _complain(self, text: object) -> None:
         self._progress.clear()
-        complain("mproxy send", text)
+        complain(self._program, text)
 
     def _write(self, data: dict[str, object]) -> None:
         self._progress.clear()

@@ -15,6 +15,7 @@ import socket
 
 from mproxy.ground.config import format_host_port
 from mproxy.ground.errors import MproxyError
+from mproxy.io.bind import UDP, bind_everywhere
 from mproxy.programs import staying
 
 TYPE_CHECKING = False
@@ -69,4 +70,15 @@ def free_port() -> int:
                 return port
         else:
             return port
+    return 0
+
+
+def free_udp_port() -> int:
+    """The same for UDP."""
+    for port in PORTS:
+        try:
+            bind_everywhere(UDP, port).close()
+        except OSError:
+            continue
+        return port
     return 0

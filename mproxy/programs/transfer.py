@@ -9,21 +9,26 @@ import time
 
 from mproxy.ground.config import format_host_port
 from mproxy.ground.errors import MproxyError, UsageError
-from mproxy.ground.words import parse_bind, parse_count, parse_duration, parse_name
+from mproxy.ground.words import parse_bind, parse_count, parse_duration, parse_name, parse_rate
 from mproxy.policy.resolver import interleave, look_up_host, numeric_address
 from mproxy.programs.transfer_config import TransferConfig
 from mproxy.programs.transfer_keys import add_key_options, take_key
 from mproxy.transfer.messages import Result
+from mproxy.transfer.selection import Selection
 from mproxy.transport._packet import MAX_PACKET_BYTES, EndCode
 from mproxy.transport.datagram_config import CONGESTIONS, RECOVERIES, DatagramConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    import argparse
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from mproxy.ground.shapes import Address, Sockaddr
     from mproxy.programs.options import OneLineParser
+
+    # Addresses of the other side, of a family that our socket has (None: of both).
+    LookUp = Callable[[int | None], list[Address]]
 
 # Exit status, for scripts; 1 is any other failure, 2 a wrong command line.
 PARTIAL = 8  # everything arrived but what is not sent, cannot be read, or changed meanwhile
@@ -45,6 +50,18 @@ def add_common(parser: OneLineParser) -> None:
     """Options of both programs."""
     group = parser.add_argument_group("connection")
     add_key_options(parser, group)
+    add_path_options(parser, group)
+    group = parser.add_argument_group("output")
+    parser.add(group, "--name", parse_name, metavar="NAME", help=(
+        "what 'mproxy status' calls this program (default: made from its port)"))
+    group.add_argument("--json", action="store_true", default=None, help="print one JSON object per file")
+    parser.add_log_level(group)
+    parser.add_log_format(group)
+    parser.add_last(group, "mproxy")
+
+
+def add_path_options(parser: OneLineParser, group: argparse._ActionsContainer) -> None:
+    """Options about the connection that concern no keys."""
     parser.add_choice(group, "--recovery", RECOVERIES, (
         "how losses are repaired: sack (default) or gbn, Go-Back-N"))
     parser.add_choice(group, "--congestion", CONGESTIONS, (
@@ -56,24 +73,40 @@ def add_common(parser: OneLineParser) -> None:
     parser.add(group, "--timeout", parse_duration, metavar="TIME", help=(
         "give up after this long without an answer (default 1m)"))
     parser.add(group, "--bind", parse_bind, metavar="ADDR", help="local numeric address to use (default: every one)")
-    group = parser.add_argument_group("output")
-    parser.add(group, "--name", parse_name, metavar="NAME", help=(
-        "what 'mproxy status' calls this program (default: made from its port)"))
-    group.add_argument("--json", action="store_true", default=None, help="print one JSON object per file")
-    parser.add_log_level(group)
-    parser.add_log_format(group)
-    parser.add_last(group, "mproxy")
+
+
+def add_source_options(parser: OneLineParser, group: argparse._ActionsContainer, receiver_too: str) -> None:
+    """Options about which files are sent, and how. `receiver_too`: what is said of an option that both sides need."""
+    links = group.add_mutually_exclusive_group()
+    links.add_argument("--links", action="store_const", const="keep", default=None, help=(
+        "send symbolic links in directories as links (default: they are left out); one that could lead out of the"
+        " receiver's directory is left out"))
+    links.add_argument("--copy-links", action="store_const", const="copy", default=None, dest="links", help=(
+        "send what symbolic links in directories lead to"))
+    group.add_argument("--exclude", action="append", dest="rules", type=lambda text: (False, text), metavar="PATTERN",
+                       help="leave out what fits in directories, as rsync does; the first pattern that fits decides")
+    group.add_argument("--include", action="append", dest="rules", type=lambda text: (True, text), metavar="PATTERN",
+                       help="send what fits, although a later --exclude would leave it out")
+    group.add_argument("--dry-run", action="store_true", default=None, help=(
+        "print the names of what would be sent, and send nothing"))
+    group.add_argument("--update", action="store_true", default=None, help=(
+        "skip files that the receiver has with the same size and time (default: they are compared by their hash)"))
+    group.add_argument("--xattrs", action="store_true", default=None, help=(
+        f"send the extended attributes of files and directories, and with them ACLs{receiver_too}"))
+    parser.add(group, "--limit", parse_rate, metavar="RATE", help=(
+        "send at most this much: a number with kbit, Mbit or Gbit, a second"))
+
+
+def take_rules(given: dict[str, Any]) -> None:
+    """Check --exclude and --include; UsageError for a pattern that is wrong."""
+    given["rules"] = tuple(given.get("rules", ()))
+    Selection(given["rules"])
 
 
 def configure(given: dict[str, Any], own_key: str, **values: Any) -> TransferConfig:
     """The TransferConfig of options by their command line names; `own_key` is the file of --own-key, `values` are
     finished settings."""
-    datagram: dict[str, Any] = {
-        name: given.pop(name) for name in ("recovery", "congestion", "window", "retries") if name in given}
-    if "window" in datagram:
-        datagram.setdefault("congestion", "fixed")
-    if "timeout" in given:
-        datagram["idle_us"] = given.pop("timeout")
+    datagram = take_datagram(given)
     key = take_key(given, own_key)
     peers = tuple(given.pop("peer", ()))
     if peers and not (key and key.seed):
@@ -81,6 +114,17 @@ def configure(given: dict[str, Any], own_key: str, **values: Any) -> TransferCon
     datagram["sealed"] = key is not None
     given = {name.replace("-", "_"): value for name, value in given.items()}
     return TransferConfig(datagram=DatagramConfig(**datagram), key=key, peers=peers, **given, **values)
+
+
+def take_datagram(given: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a DatagramConfig from the options of `add_path_options`, which are removed from `given`."""
+    datagram: dict[str, Any] = {
+        name: given.pop(name) for name in ("recovery", "congestion", "window", "retries") if name in given}
+    if "window" in datagram:
+        datagram.setdefault("congestion", "fixed")
+    if "timeout" in given:
+        datagram["idle_us"] = given.pop("timeout")
+    return datagram
 
 
 def with_packet_size(datagram: DatagramConfig, loopback: bool) -> DatagramConfig:

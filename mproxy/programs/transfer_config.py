@@ -34,6 +34,7 @@ class TransferConfig(LogConfig):
     dry_run = Setting(False)
     update = Setting(False)
     limit = Setting(0)  # bits a second; 0: no limit
+    renamed: Setting[str | None] = Setting(None)  # what the receiver calls the only one of `paths`
     # recv
     output: Setting[str | None] = Setting(None)
     force = Setting(False)
@@ -44,5 +45,6 @@ class TransferConfig(LogConfig):
     open = Setting(False)
     # User whose rights the process takes once the port is open and the keys are read; None: it keeps its own.
     user: Setting[str | None] = Setting(None)
+    sweep = Setting(True)  # remove abandoned partial files
     partial_ttl_us = Setting(7 * DAY_US, SECOND_US, 3650 * DAY_US)
     senders = Setting(16, 1, 1000)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mproxy.ground.errors import PeerError
 from mproxy.transfer._disk import find
@@ -106,11 +106,12 @@ class Destination:
 
 class IntoDirectory(Destination):
     """Files go below `path`, under the sender's names for them. `dots`: whether a component of a name may begin with a
-    dot. Modes are those of the sender less `umask`."""
+    dot. Modes are those of the sender less `umask`. `expects(first component)`: whether something of that name was
+    asked for."""
 
-    def __init__(self, path: str, force: bool, *, dots: bool = True, umask: int = 0,
-                 spread: Spread = one_by_one) -> None:
-        self.path, self._force, self._dots = path, force, dots
+    def __init__(self, path: str, force: bool, *, dots: bool = True, umask: int = 0, spread: Spread = one_by_one,
+                 expects: Callable[[bytes], bool] | None = None) -> None:
+        self.path, self._force, self._dots, self._expects = path, force, dots, expects
         self._umask = umask
         self.spread = spread
 
@@ -119,6 +120,8 @@ class IntoDirectory(Destination):
 
     def _split(self, name: bytes) -> list[bytes]:
         parts = split_name(name)
+        if self._expects is not None and not self._expects(parts[0]):
+            raise BadName("nothing of that name was asked for")
         if not self._dots and any(part.startswith(b".") for part in parts):
             raise BadName("the name has a component that begins with a dot, which a receiver with --open does not"
                           " accept")

@@ -33,16 +33,16 @@ def name_of(path: str) -> str:
 
 def find_sources(paths: Iterable[str], on_left_out: OnLeftOut, links: str = LINKS[0],
                  rules: Iterable[Rule] = (), by_time: bool = False,
-                 with_attributes: bool = False) -> list[SourceFile]:
+                 with_attributes: bool = False, renamed: str | None = None) -> list[SourceFile]:
     """Sources of the files and directories named on a command line, and of what `rules` (`selection`) leave of what is
-    in these; MproxyError for what cannot be sent. `by_time`, `with_attributes`: as
-    of SourceFile.
+    in these; MproxyError for what cannot be sent. `by_time`, `with_attributes`: as of SourceFile; `renamed`: what the
+    receiver calls the only one of `paths`.
 
     `on_left_out(path, why)` is told of what is neither a file nor a directory (a text), and of what cannot be read or
     has vanished meanwhile (an OSError). What is named itself may be a symbolic link to what is meant."""
     walk = Walk(on_left_out, links, Selection(rules), by_time, with_attributes)
     for path in paths:
-        base = os.fsencode(name_of(path))
+        base = os.fsencode(renamed or name_of(path))
         if path == "-":
             walk.sources.append(SourceFile(base, FileKind.PIPE, fd=0))
             continue

@@ -83,6 +83,14 @@ class Key:
             self.psk = stretched(data.strip())
         load()
 
+    @classmethod
+    def one_time(cls, secret: bytes) -> Key:
+        """A key of 32 random bytes that both sides have learnt by a trusted channel, for one transfer."""
+        key = cls.__new__(cls)
+        key.path, key.psk, key.seed = "the one-time key", secret, b""
+        load()
+        return key
+
     @property
     def spki(self) -> bytes:
         """The same as DER SubjectPublicKeyInfo, of which fingerprints are made."""

@@ -11,90 +11,13 @@ from pathlib import Path
 
 import pytest
 from lab import until
-from openssh import COUNTING, NEEDS_SSHD, SSHD, SSHD_CONFIG, SSHD_PORT, counts_on, listening, make_key
-from proxies import ROOT, state_dir
+from openssh import COUNTING, NEEDS_SSHD, SSHD_PORT, SshHost, counts_on, make_key
+from proxies import SPROXY_PORT, state_dir
 from relays import MPROXY
 
 from mproxy import __version__
 
 pytestmark = NEEDS_SSHD
-
-PORT = 6200  # the first that sproxy takes
-
-CLIENT_CONFIG = """
-Host server
-    HostName {address}
-    Port {port}
-    User root
-Host *
-    IdentityFile {home}/key
-    IdentitiesOnly yes
-    UserKnownHostsFile {home}/known_hosts
-    GlobalKnownHostsFile none
-    StrictHostKeyChecking yes
-"""
-
-
-class SshHost:
-    """An sshd on the server of a lab, and ssh on its client."""
-
-    def __init__(self, lab):
-        self.lab = lab
-        self.home = lab.client.home
-        self.config = self.home / "config"
-        server = lab.server
-        make_key(server.home / "host_key")
-        make_key(self.home / "key")
-        shutil.copy(self.home / "key.pub", server.home / "authorized_keys")
-        address = lab.server_address
-        (self.home / "known_hosts").write_text(
-            f"[{address}]:{SSHD_PORT} {(server.home / 'host_key.pub').read_text()}")
-        self.config.write_text(CLIENT_CONFIG.format(address=address, port=SSHD_PORT, home=self.home))
-        self.daemon = None
-
-    def start(self, path=ROOT):
-        """sshd, whose commands find programs in `path`, and everything of theirs in the server's home."""
-        server = self.lab.server
-        there = {"PATH": f"{path}:/usr/bin:/bin", **{name: server.environment()[name] for name in (
-            "XDG_STATE_HOME", "XDG_RUNTIME_DIR", "HOME")}}
-        config = SSHD_CONFIG.format(port=SSHD_PORT, home=server.home).replace("127.0.0.1", "0.0.0.0")
-        config += f"SetEnv {' '.join(f'{name}={value}' for name, value in there.items())}\n"
-        (server.home / "sshd_config").write_text(config)
-        self.daemon = server.start(SSHD, "-D", "-e", "-f", server.home / "sshd_config")
-        with server.inside():
-            until(lambda: self.daemon.running and listening(SSHD_PORT), 10, "sshd listening")
-        return self
-
-    def command(self, *words):
-        """`mproxy ssh` with the client's settings."""
-        return [MPROXY, "ssh", "-F", self.config, *words]
-
-    def run(self, *words, program=None, **options):
-        """To its end: status, output, errors."""
-        argv = self.command(*words) if program is None else [*program, *words]
-        return subprocess.run(self.lab.client.entering(argv), env=self.lab.client.environment(), timeout=60, text=True,
-                              stdin=options.pop("stdin", subprocess.DEVNULL), capture_output=True, check=False,
-                              **options)
-
-    def log(self):
-        """What the started sproxy has logged."""
-        (log,) = state_dir(self.lab.server).glob("started/*/*/log")
-        return log.read_text()
-
-    def peers(self, event="connected"):
-        """Where the carriers of its sessions came from: an address, or `process`."""
-        return [re.search(r'(?:peer=([\d.]+):|through="(process) )', line).group(1, 2)
-                for line in self.log().splitlines() if f" {event} " in line]
-
-    def record(self):
-        return "".join(record.read_text() for record in state_dir(self.lab.client).glob("hosts/*"))
-
-    def block_port(self):
-        """A firewall between both, through which only ssh gets."""
-        self.lab.router.run("nft", "add table ip wall;"
-                            " add chain ip wall forward { type filter hook forward priority 0; };"
-                            f" add rule ip wall forward tcp dport {PORT} drop")
-
 
 THROUGH_SSH, DIRECT = (None, "process"), ("10.1.0.2", None)
 
@@ -111,7 +34,7 @@ def test_the_first_call_starts_what_is_needed_and_the_next_goes_straight(host):
         done = host.run("server", script)
         assert (done.returncode, done.stdout, done.stderr) == (7, "out\n", "err\n"), number
     assert host.peers() == [THROUGH_SSH, DIRECT]
-    assert re.fullmatch(rf"{PORT} SHA256:\S{{43}} open\n", host.record())
+    assert re.fullmatch(rf"{SPROXY_PORT} SHA256:\S{{43}} open\n", host.record())
 
 
 @pytest.mark.parametrize("way", ["first", "next", "ssh"])

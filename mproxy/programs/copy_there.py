@@ -1,0 +1,272 @@
+"""The other end of `mproxy copy`: what ssh starts. It listens on a UDP port, and lets in who has the key that has come
+through ssh; it receives as `mproxy recv --once` does, or sends to who dials it.
+
+It stays when ssh ends while files are on their way, because ssh does not survive an outage and they do. Without a
+connection it ends with ssh, and with one when nothing has been heard for `--timeout`.
+"""
+
+from __future__ import annotations
+
+import os
+
+from mproxy.ground.errors import MproxyError, UsageError
+from mproxy.ground.words import is_loopback
+from mproxy.io.bind import open_udp
+from mproxy.io.stdio import open_stdio
+from mproxy.programs.awaited import MOST_STRANGERS, AwaitedDelivery
+from mproxy.programs.copy_places import at_home, find_landing, find_paths, make_directory_of, without_dots
+from mproxy.programs.copy_words import MOST_REQUEST_BYTES, VERSION, pack_answer
+from mproxy.programs.delivery import DeliveryObserver
+from mproxy.programs.packet_pipe import PacketPipe
+from mproxy.programs.recv import Recv
+from mproxy.programs.send import check_names
+from mproxy.programs.started import free_udp_port
+from mproxy.programs.transfer import show_name, with_packet_size
+from mproxy.programs.transfer_config import TransferConfig
+from mproxy.service.exit import USAGE, complain
+from mproxy.service.run import Program, run_program
+from mproxy.transfer.messages import FileKind
+from mproxy.transfer.walk import find_sources
+from mproxy.transfer.workers import Workers
+from mproxy.transport._datagram_endpoint import DatagramEndpoint
+from mproxy.transport._packet import EndCode
+from mproxy.transport.datagram_config import DatagramConfig
+from mproxy.transport.keying import Key, Keying
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from mproxy.io._loop import Loop
+    from mproxy.service.control import Command
+    from mproxy.service.log import Log
+    from mproxy.transfer.source_file import SourceFile
+
+PROGRAM = "mproxy copy"
+
+# How often to look whether anything is left to do without ssh.
+LOOK_US = 500_000
+
+# At the end: how long the engine may answer the last repetitions.
+LAST_WORDS_US, LAST_LOOK_US = 5_000_000, 5_000
+
+MOST_NAMED = 1000  # of what is left out
+
+
+class CopyRequest:
+    """What the one end asks of the other; MproxyError if that is not to be understood."""
+
+    def __init__(self, line: bytes) -> None:
+        import json
+        try:
+            said = json.loads(line)
+            if said["version"] != VERSION:
+                raise ValueError
+            self.target: str | None = said.get("target")  # None: it is to send
+            self.paths: list[str] = said.get("paths", [])
+            self.several: bool = said.get("several", False)
+            self.renamed: str | None = said.get("renamed")
+            self.dry_run: bool = said.get("dry_run", False)
+            options = {**said["options"], "rules": tuple(map(tuple, said["options"].get("rules", ())))}
+            self.config = TransferConfig(
+                datagram=DatagramConfig(sealed=True, **said["datagram"]),
+                key=Key.one_time(bytes.fromhex(said["secret"])), port=0, once=True, sweep=False, log_level="error",
+                **options)
+        except (ValueError, KeyError, TypeError, AttributeError, UsageError):
+            raise MproxyError("mproxy on the other host is of another version, and does not understand this one;"
+                              " install the same on both") from None
+
+
+def main() -> int:
+    """`mproxy copy --other-end`; the exit status. What goes wrong is for the other end to say."""
+    line = _read_line()
+    if not line:
+        return USAGE
+    try:
+        request = CopyRequest(line)
+        config = _configure(request)
+    except MproxyError as error:
+        return _refuse(str(error))
+    return run_program("mproxy recv", lambda _argv: config, lambda config, log, loop: OtherEnd(
+        request, config, log, loop), [])
+
+
+def _read_line() -> bytes:
+    """What is asked."""
+    line = b""
+    while not line.endswith(b"\n"):
+        data = os.read(0, 65536)
+        if not data or len(line) > MOST_REQUEST_BYTES:
+            complain(PROGRAM, "--other-end is for the mproxy copy of another host, which starts this by ssh")
+            return b""
+        line += data
+    return line
+
+
+def _refuse(why: str, status: int = 1) -> int:
+    try:
+        os.write(1, pack_answer({"error": why, "status": status}))
+    except OSError:
+        pass  # nobody is there any more
+    return status
+
+
+def _configure(request: CopyRequest) -> TransferConfig:
+    """Where to, and under which names; MproxyError."""
+    if request.target is None:
+        paths = find_paths(request.paths)
+        if request.renamed is None:
+            paths = without_dots(paths)
+            check_names(paths)
+        elif len(paths) > 1:
+            raise MproxyError(f"{len(paths)} things fit, but there is no directory {request.renamed}; several are"
+                              " copied into one, so name one that exists, or write a slash behind it to have it made")
+        return request.config.replace(paths=tuple(paths), renamed=request.renamed)
+    landing = find_landing(at_home(request.target), request.several)
+    make_directory_of(landing)
+    return request.config.replace(output=landing.directory, renamed=landing.name)
+
+
+class OtherEnd(Program):
+    """Receives or sends, and joins that to the pipe to the other end."""
+
+    def __init__(self, request: CopyRequest, config: TransferConfig, log: Log, loop: Loop) -> None:
+        self._loop = loop
+        self._renamed = config.renamed
+        self._pipe: PacketPipe | None = None
+        self._program: Recv | Sending
+        if request.target is None:
+            self._program = Sending(config, log, loop, request.dry_run, self._found)
+        else:
+            self._program = Recv(config.replace(port=free_udp_port()), log, loop, program=PROGRAM)
+
+    @property
+    def exit_status(self) -> int:  # type: ignore[override]
+        """That of the transfer."""
+        return self._program.exit_status
+
+    def open(self) -> None:
+        self._program.open()
+
+    def start(self) -> None:
+        try:
+            self._program.start()
+        except MproxyError as error:
+            _refuse(str(error))
+            self._loop.stop()
+            return
+        if isinstance(self._program, Recv):
+            self._join({"port": self._program.port, "renamed": self._renamed})
+
+    def _found(self, answer: dict[str, Any]) -> None:
+        """What there is to send was found, or nothing was."""
+        if "port" in answer:
+            self._join(answer)
+        else:
+            os.write(1, pack_answer(answer))
+            self._loop.stop()
+
+    def _join(self, answer: dict[str, Any]) -> None:
+        """Answer, and carry packets from now on."""
+        seen = os.environ.get("SSH_CONNECTION", "").split()
+        here = seen[2] if len(seen) == 4 else ""
+        os.write(1, pack_answer({**answer, "address": here}))
+        read_fd, write_fd = open_stdio()
+        self._pipe = PacketPipe(self._loop, read_fd, write_fd, answer["port"], self._look)
+        self._pipe.open()
+
+    def _look(self) -> None:
+        """Without ssh: is anything left to do?"""
+        assert self._pipe is not None
+        peer = self._program.peer
+        if peer is None or peer[1] == self._pipe.port:
+            self._program.shut_down("SIGHUP")
+        else:
+            self._loop.call_later(LOOK_US, self._look)
+
+    def commands(self) -> Mapping[str, Command]:
+        return self._program.commands()
+
+    def shut_down(self, signal_name: str) -> None:
+        self._program.shut_down(signal_name)
+
+
+class Sending(Program, DeliveryObserver):
+    """Sends to the one that dials and has the key. `on_found(answer)` is told what there is to send."""
+
+    _workers: Workers
+    _endpoint: DatagramEndpoint
+
+    def __init__(self, config: TransferConfig, log: Log, loop: Loop, dry_run: bool,
+                 on_found: Callable[[dict[str, Any]], object]) -> None:
+        self.exit_status = 1
+        self._config, self._log, self._loop = config, log, loop
+        self._dry_run = dry_run
+        self._on_found = on_found
+        self._left_out: list[tuple[str, str]] = []
+        self._delivery = AwaitedDelivery(loop, self._make_keying, self, config.limit // 8)
+
+    def _make_keying(self) -> Keying:
+        assert self._config.key is not None
+        return Keying(self._config.key, False)
+
+    @property
+    def peer(self) -> tuple[str, int] | None:
+        """Where the receiver is; None while there is none."""
+        return self._delivery.peer
+
+    def start(self) -> None:
+        self._workers = Workers(self._loop.call_soon_threadsafe, min(4, os.cpu_count() or 1))
+        config = self._config
+        self._workers.submit(
+            lambda: find_sources(config.paths, self._leave_out, config.links, config.rules, config.update,
+                                 config.xattrs, config.renamed), self._were_found)
+
+    def _leave_out(self, path: str, why: str | OSError) -> None:
+        self._left_out.append((show_name(os.fsencode(path)), why if isinstance(why, str) else why.strerror or ""))
+
+    def _were_found(self, sources: list[SourceFile] | None, error: Exception | None) -> None:
+        if sources is None:
+            if not isinstance(error, (MproxyError, OSError)):
+                raise error or AssertionError
+            self._on_found({"error": str(error), "status": 1})
+            return
+        answer: dict[str, Any] = {"left_out": self._left_out[:MOST_NAMED], "left_out_count": len(self._left_out)}
+        if self._dry_run:
+            answer["names"] = [(show_name(source.name), source.kind.name.lower(), source.expected_bytes)
+                               for source in sources]
+        else:
+            answer["port"] = self._listen()
+            answer["bytes"] = sum(source.expected_bytes for source in sources if source.kind == FileKind.FILE)
+            self._delivery.start(sources, self._workers)
+        self._on_found(answer)
+
+    def _listen(self) -> int:
+        with open_udp(None, free_udp_port()) as own:
+            datagram = with_packet_size(self._config.datagram, _is_same_host())
+            self._endpoint = DatagramEndpoint(self._loop, own.fileno(), datagram, self._delivery, most=MOST_STRANGERS)
+            port: int = own.getsockname()[1]
+        return port
+
+    def on_finished(self, error: str | None, code: int) -> None:
+        self.exit_status = 0 if error is None else 1
+        self._leave()
+
+    def _leave(self, left_us: int = LAST_WORDS_US) -> None:
+        if self._endpoint.count and left_us > 0:
+            self._loop.call_later(LAST_LOOK_US, lambda: self._leave(left_us - LAST_LOOK_US))
+        else:
+            self._loop.stop()
+
+    def shut_down(self, signal_name: str) -> None:
+        if self._delivery.peer is None:
+            self._loop.stop()
+        else:
+            self._delivery.give_up(EndCode.STOPPED, f"the sender was interrupted by {signal_name}")
+
+
+def _is_same_host() -> bool:
+    """Whether ssh has come from this very host, where packets may be large."""
+    seen = os.environ.get("SSH_CONNECTION", "").split()
+    return len(seen) == 4 and is_loopback(seen[0])

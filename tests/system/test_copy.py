@@ -1,0 +1,301 @@
+"""mproxy copy: between hosts, started by a real ssh; what scp's users expect, and what scp does not survive."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from lab import outage, until
+from long_cable import TUN, LongCable
+from openssh import NEEDS_SSHD, SSHD_PORT, SshHost, sha256
+from relays import MPROXY
+
+pytestmark = NEEDS_SSHD
+
+MANY = 60
+UDP_PORTS = "udp dport 6200-6299"
+
+
+class CopyHost(SshHost):
+    """An sshd on the server whose commands find mproxy, and `mproxy copy` on the client."""
+
+    def __init__(self, lab):
+        super().__init__(lab)
+        self.start(MPROXY.parent)
+        self.there = lab.server.home
+
+    def words(self, *words):
+        """What is copied to the user's home goes to the server's directory instead: he is the real root."""
+        return [MPROXY, "copy", "--ssh", f"ssh -F {self.config}", "--remote-mproxy", f"cd {self.there}; mproxy", *words]
+
+    def copy(self, *words):
+        """To its end: status, output, errors."""
+        return self.run(*words, program=self.words())
+
+    def begin(self, *words, **options):
+        return self.lab.client.start(*self.words(*words), **options)
+
+    def file(self, name, size, where=None):
+        path = (where or self.home) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(os.urandom(size))
+        return path
+
+    def other_ends(self):
+        """Numbers of the processes that a copy has started on the server."""
+        mine = os.readlink(f"/proc/{self.lab.server.holder.pid}/ns/net")
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                words = (process / "cmdline").read_bytes().split(b"\0")
+                if os.readlink(process / "ns/net") == mine and b"--other-end" in words and b"sh" not in words:
+                    found.append(int(process.name))
+        return found
+
+    def nothing_stays(self):
+        until(lambda: not self.other_ends(), 20, "the end of the other end")
+
+
+def has_bytes(part, at):
+    """Whether what is there has come: random bytes are not zeros."""
+    try:
+        with open(part, "rb") as file:
+            file.seek(at)
+            return any(file.read(16))
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture
+def host(lab):
+    made = CopyHost(lab)
+    yield made
+    made.nothing_stays()
+
+
+def test_there_and_back(host):
+    """Goal: files, directories, links, modes and times, each way; nothing of it is left behind."""
+    tree = host.home / "a tree"
+    for number in range(40):
+        host.file(f"a tree/{number % 5}/file {number}", number * 1000)
+    host.file("a tree/large", 5_000_000)
+    (tree / "empty").mkdir()
+    (tree / "link").symlink_to("large")
+    os.chmod(tree / "large", 0o640)
+    os.utime(tree / "large", ns=(10**18, 10**18 + 7))
+    done = host.copy("--links", tree, "server:")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    there = host.there / "a tree"
+    done = host.copy("--links", "server:a tree", f"{host.home}/back")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    for copy in (there, host.home / "back"):
+        assert subprocess.run(["diff", "-r", tree, copy], timeout=30, check=False).returncode == 0
+        status = (copy / "large").stat()
+        assert (status.st_mode & 0o777, status.st_mtime_ns) == (0o640, 10**18 + 7)
+        assert os.readlink(copy / "link") == "large"
+    assert not [name for name in os.listdir(host.there) if "mproxy" in name]
+
+
+def test_names_as_scp_has_them(host):
+    """Goal: a directory takes what is copied; another target is its name; patterns, homes, spaces, several sources."""
+    one, two = host.file("one", 10), host.file("two", 20)
+    there = host.there
+    assert host.copy(one, "server:new name").returncode == 0
+    assert (there / "new name").read_bytes() == one.read_bytes()
+    (there / "dir").mkdir()
+    assert host.copy(one, two, "root@server:dir").returncode == 0
+    assert host.copy(one, f"server:{there}/made/").returncode == 0
+    assert sorted(os.listdir(there / "dir")) == ["one", "two"] and os.listdir(there / "made") == ["one"]
+    assert host.copy(two, "server:new name").returncode == 0
+    assert (there / "new name").read_bytes() == two.read_bytes(), "it replaces, as scp does"
+    assert host.copy("--no-clobber", one, "server:new name").returncode == 5
+    assert (there / "new name").read_bytes() == two.read_bytes()
+    assert host.copy(there / "dir", "server:copy of dir").returncode == 0
+    assert sorted(os.listdir(there / "copy of dir")) == ["one", "two"]
+    here = host.home / "here"
+    here.mkdir()
+    assert host.copy("server:dir/*", "server:~/new name", here).returncode == 0
+    assert sorted(os.listdir(here)) == ["new name", "one", "two"]
+    assert host.copy("server:dir/.", here / "dots").returncode == 0
+    assert sorted(os.listdir(here / "dots")) == ["one", "two"]
+
+
+def test_one_line_says_what_is_wrong(host):
+    one, two = host.file("one", 10), host.file("two", 20)
+    wrong = {
+        ("server:missing", "."): "cannot send missing: No such file or directory",
+        ("server:*.nothing", "."): "No such file or directory",
+        (one, two, "server:missing"): "missing: no such directory",
+        (one, "server:nowhere/name"): "there is no directory nowhere",
+        (one, f"server:{host.there}/host_key/x/"): "cannot make this directory",
+        (host.home / "missing", "server:"): "missing: No such file or directory",
+        ("server:host_key*", host.home / "no such"): "2 things fit",
+    }
+    for words, text in wrong.items():
+        done = host.copy(*words)
+        (line,) = done.stderr.splitlines()
+        assert (done.returncode, line.startswith("mproxy copy: ")) == (1, True), done.stderr
+        assert text in line
+    host.nothing_stays()
+
+
+def test_ssh_s_own_complaints_are_seen(host):
+    one = host.file("one", 10)
+    done = host.copy(one, "nobody@server:")
+    assert done.returncode == 1 and "Permission denied" in done.stderr
+    assert done.stderr.splitlines()[-1] == "mproxy copy: ssh to nobody@server has failed (exit status 255)"
+    done = host.run("--ssh", "/no/such/ssh", one, "server:", program=[MPROXY, "copy"])
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "mproxy copy: cannot run /no/such/ssh: is it installed?"
+
+
+def test_without_mproxy_there_one_line_says_what_to_do(host):
+    one = host.file("one", 10)
+    config = host.there / "sshd_config"
+    config.write_text(config.read_text().replace(f"PATH={MPROXY.parent}:", "PATH="))
+    os.kill(host.daemon.process.pid, signal.SIGHUP)
+    look = ["-F", host.config, "server", "command -v mproxy"]
+    until(lambda: host.run(*look, program=["ssh"]).returncode in (1, 127), 20, "sshd with its new settings")
+    done = host.run("--ssh", f"ssh -F {host.config}", one, "server:", program=[MPROXY, "copy"])
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert "mproxy is not installed on server" in line and "--remote-mproxy" in line
+    assert host.copy("--remote-mproxy", MPROXY, one, f"server:{host.there}").returncode == 0
+    done = host.copy("--remote-mproxy", "echo hello", one, "server:")
+    assert done.returncode == 1 and "has not answered (exit status 0)" in done.stderr
+
+
+def test_options_of_both_sides(host):
+    """Goal: what is left out is named, and the status says so, each way; a dry run writes nothing."""
+    tree = host.home / "tree"
+    for name in ("keep", "drop.o", ".git/config"):
+        host.file(f"tree/{name}", 100)
+    os.mkfifo(tree / "pipe")
+    os.chmod(tree / "keep", 0o666)
+    options = ["--perms", "--exclude", "*.o", "--exclude", ".git/"]
+    for source, target in ((tree, "server:"), (f"server:{tree}", f"{host.home}/back")):
+        done = host.copy("--dry-run", *options, source, target)
+        name = "back" if target.endswith("back") else "tree"
+        assert (done.returncode, done.stdout) == (8, f"{name}/\n{name}/keep\n"), done.stderr
+        assert "pipe" in done.stderr
+        assert not (host.home / "back").exists()
+        done = host.copy(*options, source, target)
+        assert done.returncode == 8 and "pipe" in done.stderr, done.stderr
+    for copy in (host.there / "tree", host.home / "back"):
+        assert os.listdir(copy) == ["keep"]
+        assert (copy / "keep").stat().st_mode & 0o777 == 0o666
+    done = host.copy("--json", "--update", tree / "keep", "server:tree")
+    (told, summary) = map(json.loads, done.stdout.splitlines())
+    assert (told["file"], told["result"], summary["status"], summary["bytes"]) == ("keep", "done", 0, 0)
+
+
+@pytest.mark.parametrize("way", ["push", "pull"])
+def test_survives_an_address_change_on_a_bad_path(host, ends, way):
+    """Goal: ssh dies of it, the copy goes on. The path takes 100 ms and loses 2 %."""
+    lab = host.lab
+    if not os.access(TUN, os.R_OK | os.W_OK):
+        pytest.skip(f"no {TUN}")
+    lab.core.pull()
+    cable = LongCable(lab.server, lab.router, 4, 0.05)
+    ends.callback(cable.close)
+    cable.give(2)
+    host.block_port("numgen random mod 100 < 2")
+    where = host.there if way == "pull" else host.home
+    source = host.file("large", 8_000_000, where)
+    target = (host.home if way == "pull" else host.there) / "copy"
+    words = ["server:large", target] if way == "pull" else [source, "server:copy"]
+    ssh = f"ssh -F {host.config} -o HostName={cable.address(2)} -o StrictHostKeyChecking=no"
+    copy = host.begin("--ssh", f"{ssh} -o ServerAliveInterval=1 -o ServerAliveCountMax=2", "--limit", "20Mbit", *words)
+    part = target.with_name(".copy.mproxy-part")
+    until(lambda: has_bytes(part, 1 << 20), MANY, "a megabyte of it")
+    lab.wifi.pull()
+    outage(1.5)
+    lab.wifi.give(33)
+    assert copy.wait(MANY) == 0, str(copy)
+    assert sha256(target) == sha256(source)
+
+
+@pytest.mark.parametrize("way", ["push", "pull"])
+def test_through_ssh_where_udp_is_blocked(host, way):
+    """Goal: it works, and one line says why it may be slow."""
+    host.block_port(UDP_PORTS)
+    where = host.there if way == "pull" else host.home
+    source = host.file("file", 3_000_000, where)
+    target = (host.home if way == "pull" else host.there) / "copy"
+    done = host.copy(*(["server:file", target] if way == "pull" else [source, "server:copy"]))
+    assert done.returncode == 0, done.stderr
+    assert sha256(target) == sha256(source)
+    (line,) = done.stderr.splitlines()
+    assert "through-ssh" in line and "UDP" in line
+
+
+@pytest.mark.parametrize("way", ["push", "pull"])
+@pytest.mark.parametrize("end", ["here", "there"])
+def test_ctrl_c_leaves_what_the_next_copy_goes_on_with(host, way, end):
+    where = host.there if way == "pull" else host.home
+    source = host.file("large", 6_000_000, where)
+    target = (host.home if way == "pull" else host.there) / "copy"
+    words = ["server:large", target] if way == "pull" else [source, "server:copy"]
+    copy = host.begin("--limit", "20Mbit", *words)
+    part = target.with_name(".copy.mproxy-part")
+    until(lambda: has_bytes(part, 2 << 20), MANY, "two megabytes of it")
+    if end == "here":
+        os.kill(copy.process.pid, signal.SIGINT)
+        assert copy.wait(MANY) == 130, str(copy)
+    else:
+        (other,) = host.other_ends()
+        os.kill(other, signal.SIGINT)
+        assert copy.wait(MANY) not in (0, 130), str(copy)
+    host.nothing_stays()
+    assert part.exists() and not target.exists()
+    done = host.copy("--json", *words)
+    assert done.returncode == 0, done.stderr
+    assert sha256(target) == sha256(source)
+    if way == "push":
+        summary = json.loads(done.stdout.splitlines()[-1])
+        assert summary["kept"] >= 1 << 20
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM])
+def test_the_other_end_does_not_stay_when_this_one_is_killed(host, signal_number):
+    source = host.file("large", 6_000_000)
+    copy = host.begin("--limit", "5Mbit", "--timeout", "3s", source, "server:")
+    until((host.there / ".large.mproxy-part").exists, MANY, "a part of it")
+    os.kill(copy.process.pid, signal_number)
+    copy.wait(MANY)
+    host.nothing_stays()
+
+
+def test_the_other_end_is_killed(host):
+    """Goal: that is said at once, not after the timeout."""
+    source = host.file("large", 6_000_000)
+    copy = host.begin("--limit", "5Mbit", source, "server:")
+    until((host.there / ".large.mproxy-part").exists, MANY, "a part of it")
+    (other,) = host.other_ends()
+    os.kill(other, signal.SIGKILL)
+    assert copy.wait(20) == 1, str(copy)
+    assert "the other end has ended" in copy.log.text
+
+
+def test_standard_input_is_copied(host):
+    copy = host.begin("-", "server:out", stdin=subprocess.PIPE)
+    copy.process.stdin.write(b"hello\n" * 1000)
+    copy.process.stdin.close()
+    assert copy.wait(MANY) == 0, str(copy)
+    assert (host.there / "out").read_bytes() == b"hello\n" * 1000
+
+
+def test_an_ipv6_address(host):
+    """Goal: [address]:path, with a port of sshd as scp names it."""
+    one = host.file("one", 10)
+    config = host.there / "sshd_config"
+    config.write_text(config.read_text().replace("ListenAddress 0.0.0.0", "ListenAddress ::"))
+    host.daemon.close()
+    host.lab.server.start("/usr/sbin/sshd", "-D", "-e", "-f", config)
+    address = host.lab.core.address6(2)
+    until(lambda: host.copy("--ssh", f"ssh -F {host.config} -o StrictHostKeyChecking=no", "-P", SSHD_PORT, one,
+                            f"root@[{address}]:").returncode == 0, 20, "a copy to an IPv6 address")
+    assert (host.there / "one").read_bytes() == one.read_bytes()
