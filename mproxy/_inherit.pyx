@@ -19,7 +19,7 @@ from mproxy._state cimport ProgramRecord, SessionState, StreamPlace, StreamState
 from mproxy._wire cimport MAX_DATA_BYTES, MAX_WINDOW_BYTES, SESSION_ID_BYTES, CloseCode, ResetCode
 from mproxy.ground._arena cimport (
     ARENA_PAGE_BYTES, OWN_RECORD_AT, RECORD_CHUNKS, RecordTable, arena_base, arena_bytes, arena_keep_from_children,
-    arena_map, arena_turn, arena_unmap, record_at, record_return, records_used,
+    arena_map, arena_punch, arena_turn, arena_unmap, record_at, record_return, records_used,
 )
 from mproxy.ground._stores cimport store_whole, stores_done
 from mproxy.ground._wipe cimport explicit_bzero
@@ -54,6 +54,11 @@ def map_arena():
 def forget_arena():
     """Have no arena any more, and nothing that lies there: another process has it all. For the keeper."""
     arena_unmap()
+
+
+def empty_arena():
+    """Have nothing in the arena any more, as when it was mapped. For the keeper, before there is a worker."""
+    arena_punch(arena_base, arena_bytes)
 
 
 def recover():

@@ -12,6 +12,7 @@ GROUP = WorkloadGroup(
     (
         absolute(outlive.PAUSE_ROW, "pause ms", 150, 50),
         absolute(outlive.STREAMS_ROW, "last byte ms", 300, 150),
+        absolute(outlive.UPGRADE_ROW, "longest ms", 300, 100),
         at_most("bulk up", "CPU s/GB", 1.03, 1.01, MPROXY_UNKEPT),
         at_least("keep-alive, 32 clients", "req/s", 0.97, 0.99, MPROXY_UNKEPT),
         absolute(outlive.KEEPER_ROW, "USS MB", 6, 3),
@@ -20,5 +21,6 @@ GROUP = WorkloadGroup(
     (
         (outlive.PAUSE_ROW, "pause ms", "less is better"),
         (outlive.STREAMS_ROW, "last byte ms", "less is better"),
+        (outlive.UPGRADE_ROW, "longest ms", "less is better"),
     ),
 )

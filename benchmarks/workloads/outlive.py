@@ -6,6 +6,9 @@ notes the longest time without a byte around that moment. Streams: 1,000 are ope
 moment the daemon sends 64 bytes on each, and the clock stops when the client has the last of them. A kill is 1.2 s
 after the one before, which is when a worker has come of age. Memory of the keeper: what is its own alone (USS), beside
 a worker that has served. Bulk, HTTP and idle streams: the workloads of the session group, with a keeper beside without.
+Upgrade: while 64 bytes go down on each of 1,000 streams, round after round, sproxy is told to hand over to the next
+build, which is itself; the longest round counts, from the daemon's first byte to the client's last one, beside the
+ordinary ones. A connection that is lost ends the row.
 Limits: on loopback the dial takes no time; over a path it takes its round trips. Killing what serves in a peer ends its
 connections: there is no pause to measure, which is said where it is left out.
 """
@@ -15,6 +18,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import statistics
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -32,11 +36,13 @@ from workloads import bulk, http, memory
 
 PAUSE_ROW = "kill -9 of sproxy's worker, bulk"
 STREAMS_ROW = "kill -9 of sproxy's worker, 1,000 streams"
+UPGRADE_ROW = "upgrade of sproxy, 1,000 streams"
 KEEPER_ROW = "the keeper's own memory"
 KILLS, STREAM_KILLS, QUICK_KILLS = 50, 20, 5
 STREAMS = 1_000
 TOKEN_BYTES = 64
 OF_AGE_SECONDS = 1.2
+UPGRADE_SECONDS = 2.5
 WATCHED_SECONDS = 1.0
 CUT = "cut: the connection ended with the process"
 
@@ -129,6 +135,34 @@ def measure_streams(group: Group, server: load.Worker, client: load.Worker) -> d
     return {"first byte ms": first, "last byte ms": last}
 
 
+def upgrade_cases(bench: Bench, stack: ExitStack) -> Iterator[Case]:
+    for contender in bench.contenders():
+        port = free_port()
+        server = stack.enter_context(load.Worker(crowd_server, (LOOPBACK, port)))
+        chain = contender.chain_between(f"{LOOPBACK}:{port}")
+        group = bench.start_or_raise(stack, contender, chain)
+        client = stack.enter_context(load.Worker(crowd_client, chain.entry))
+        _order(client, "open", STREAMS)
+        yield Case(UPGRADE_ROW, contender.name, partial(measure_upgrade, group, server, client),
+                   bench.plan.pick(STREAM_KILLS, QUICK_KILLS))
+
+
+def measure_upgrade(group: Group, server: load.Worker, client: load.Worker) -> dict[str, float]:
+    """Milliseconds of the longest round while another build takes over, and of the median."""
+    rounds = []
+    os.kill(group.processes[-1].pid, signal.SIGUSR2)
+    until = time.monotonic() + UPGRADE_SECONDS
+    while time.monotonic() < until:
+        client.control.send(("collect", TOKEN_BYTES, 20.0))
+        begun_ns = time.monotonic_ns()
+        server.ask("send", TOKEN_BYTES)
+        outcome, detail = client.answer()
+        if outcome != "done":
+            raise MeasureError(detail)
+        rounds.append((detail[1] - begun_ns) / 1e6)
+    return {"longest ms": max(rounds), "ordinary ms": statistics.median(rounds)}
+
+
 def _order(client: load.Worker, *command) -> None:
     outcome, detail = client.ask(*command)
     if outcome != "done":
@@ -163,6 +197,7 @@ _BESIDE = (MPROXY, MPROXY_UNKEPT)
 WORKLOADS = (
     Workload("kill", "The serving process is killed", pause_cases, (*_KEPT, HAPROXY, NGINX, SSH), _KEPT),
     Workload("kill1000", "The same, with 1,000 streams", stream_cases, _KEPT, _KEPT),
+    Workload("upgrade", "Another build takes over", upgrade_cases, _KEPT, _KEPT),
     Workload("keeper", "Memory of the keeper", keeper_cases, _KEPT, _KEPT),
     Workload("kept-bulk", "Bulk, with a keeper and without", partial(bulk.cases, bulk.ONE_STREAM[:2]), _BESIDE, _BESIDE,
              peer=MPROXY_UNKEPT),

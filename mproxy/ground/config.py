@@ -244,6 +244,9 @@ class ProgramConfig(LogConfig):
     # --stdio and --plain there is none.
     keeper = Setting(True)
 
+    # At SIGUSR1 connections are left with the service manager, for the next start.
+    survive = Setting(False)
+
     # What `mproxy status` calls this program; None: made from its ports and addresses.
     name: Setting[str | None] = Setting(None)
 

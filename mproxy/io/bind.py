@@ -85,7 +85,7 @@ def listen_on(hosts: Sequence[str], port: int, *, named: bool, both: bool = Fals
         given = heirlooms.take(name) if outlive else None
         try:
             listener = (socket.socket(fileno=given) if given is not None
-                        else bind_socket(TCP, host, port, both=both and host == "::"))
+                        else _bind_anew(host, port, both and host == "::", outlive))
             listeners.append(listener)
             if prepare is not None:
                 prepare(listener)
@@ -102,13 +102,25 @@ def listen_on(hosts: Sequence[str], port: int, *, named: bool, both: bool = Fals
     return listeners
 
 
+def _bind_anew(host: str, port: int, both: bool, outlive: bool) -> socket.socket:
+    try:
+        return bind_socket(TCP, host, port, both=both)
+    except OSError as error:
+        # What the program before had at another address may be in the way.
+        if not outlive or error.errno != errno.EADDRINUSE or not heirlooms.close_port(port):
+            raise
+    return bind_socket(TCP, host, port, both=both)
+
+
 class UnixListener:
     """A listening unix socket at `path`, for this user alone; MproxyError. It replaces one that a dead program left."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         given = heirlooms.take(f"path {path}")
-        if given is not None:
+        if given is not None and not os.path.lexists(path):
+            os.close(given)  # its directory went with the former run
+        elif given is not None:
             self.sock = socket.socket(fileno=given)
             self._file = _identity(path)
             heirlooms.note(f"path {path}", given)

@@ -37,6 +37,14 @@ def take(name: str) -> int | None:
     return _given.pop(name, None)
 
 
+def close_port(port: int) -> bool:
+    """Close what nobody has taken and listens on this port, perhaps at another address; whether there was any."""
+    names = [name for name in _given if name.startswith("port ") and name.endswith(f" {port}")]
+    for name in names:
+        os.close(_given.pop(name))
+    return bool(names)
+
+
 def close_rest() -> None:
     """Close what nobody has taken: it means nothing any more."""
     while _given:

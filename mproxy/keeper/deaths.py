@@ -25,6 +25,9 @@ INTERNAL_ERROR = 70
 # ended meanwhile, the next worker still has it.
 HANDED_OVER = 76
 
+# That of a worker, and of a keeper that is not the main process, that has left all for the next start (leaving.py).
+STORED = 77
+
 # Signals by which a process ends that did something wrong. The others come from outside: nobody's turn is to blame.
 _OWN_FAULT = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGSYS,
               signal.SIGTRAP}

@@ -6,9 +6,7 @@ Nothing that it does before its end changes anything, so it may also die on the 
 
 from __future__ import annotations
 
-import fcntl
 import json
-import mmap
 import os
 import signal
 import socket
@@ -18,9 +16,11 @@ from mproxy._inherit import kept_own_record
 from mproxy.ground.errors import LocalError
 from mproxy.ground.words import escaped
 from mproxy.io import heirlooms
+from mproxy.io.manager_socket import MOST_FDS
+from mproxy.io.sealed_file import make_sealed
 from mproxy.keeper.deaths import HANDED_OVER
 from mproxy.keeper.main_process import main_pid, upgrades, worker_deaths
-from mproxy.keeper.upgrade_messages import MOST_FDS, hear, say
+from mproxy.keeper.upgrade_messages import hear, say
 from mproxy.keeper.upgrades import PATIENCE_S
 
 TYPE_CHECKING = False
@@ -93,7 +93,8 @@ class HandingOver:
             say(sock, {"program": self._program, "deaths": worker_deaths(), "upgrades": upgrades(),
                        "vows": self._vows(), "things": list(things)}, list(things.values()))
         except OSError as error:
-            self._fail(f"it does not listen: {error.strerror}")
+            message = self._next_word() or {}  # it has ended already, and perhaps said why
+            self._fail(str(message.get("failed", f"it does not listen: {error.strerror}")))
             return
         self._watch = self._loop.watch(sock.fileno(), self._hear)
 
@@ -173,20 +174,4 @@ class HandingOver:
 
 def make_dump(version: int) -> tuple[int, list[int]]:
     """All sessions in a file without a name that nobody can change any more, and the descriptors that go with them."""
-    fd = os.memfd_create("mproxy-dump", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    rooms: list[mmap.mmap] = []
-
-    def room(length: int) -> mmap.mmap:
-        os.ftruncate(fd, length)
-        rooms.append(mmap.mmap(fd, length))
-        return rooms[0]
-
-    try:
-        descriptors = dump_sessions(version, kept_own_record(), room)
-        rooms[0].close()
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS,
-                    fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd, descriptors
+    return make_sealed("mproxy-dump", lambda room: dump_sessions(version, kept_own_record(), room))

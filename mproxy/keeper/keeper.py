@@ -17,7 +17,7 @@ from mproxy.ground.errors import MproxyError
 from mproxy.ground.words import say_ending
 from mproxy.io.descriptors import Inherited
 from mproxy.keeper._clone import clone_worker
-from mproxy.keeper.deaths import Blame, Deaths, is_crash, is_death
+from mproxy.keeper.deaths import STORED, Blame, Deaths, is_crash, is_death
 from mproxy.keeper.main_process import be_keeper, note_death
 from mproxy.keeper.signals import HELD, PASSED_ON, STOPPING, meanings, passed_on, stop_with
 
@@ -52,6 +52,7 @@ class Keeper:
         self._blame = Blame()
         self._owed: list[int] = []  # signals that came when there was no worker
         self._stopping = False      # the worker was told to stop
+        self._leaving = False       # and to leave all for the next start, if it can
         self._mask: set[int] = set()
 
     def hold_signals(self) -> None:
@@ -75,7 +76,7 @@ class Keeper:
             if self.upgrades is not None and self.upgrades.is_handed_over(status):
                 return self._stand_in_front(self.upgrades, status)
             if not is_death(status):
-                return os.WEXITSTATUS(status)
+                return self._exit_status(os.WEXITSTATUS(status))
             pause_us = self._judge_death(pid, status, (time.monotonic_ns() - began_at) // 1000)
             if pause_us is None:
                 return _status_of_dead(status)
@@ -119,6 +120,7 @@ class Keeper:
 
     def _pass_on(self, pid: int, number: int) -> None:
         self._stopping = self._stopping or number in STOPPING
+        self._leaving = self._leaving or number == signal.SIGUSR1
         if number == signal.SIGTSTP:
             stop_with(pid, signal.SIGTSTP if self._in_front else signal.SIGSTOP)
         elif number == signal.SIGUSR2 and self.upgrades is not None and not self._stopping:
@@ -134,7 +136,13 @@ class Keeper:
             if self._stopping:  # the one before was told so, and ends without doing it
                 self._pass_on(pid, signal.SIGTERM)
             status = self._await_end(pid)
-        return os.WEXITSTATUS(status) if os.WIFEXITED(status) else _status_of_dead(status)
+        return self._exit_status(os.WEXITSTATUS(status)) if os.WIFEXITED(status) else _status_of_dead(status)
+
+    def _exit_status(self, status: int) -> int:
+        """That of the program, whose worker, or the keeper behind this one, has chosen this one for itself."""
+        if status == STORED and self.upgrades is not None and self.upgrades.is_main:
+            return self.upgrades.hand_on(self._log)
+        return status
 
     def _reap(self, pid: int) -> int | None:
         """How process `pid` has ended; None: it runs. As the first process of a container we get orphans, too."""
@@ -161,6 +169,8 @@ class Keeper:
             restart = f"{pause_us / 1e6:.1f}s" if pause_us else "now"
         self._log.error("worker-died", pid=pid, why=say_ending(status), restart=restart)
         session = self._turn()
+        if self._leaving:
+            self._owed.append(signal.SIGUSR1)
         if is_crash(status) and self._blame.note(session, time.monotonic_ns() // 1000):
             self.condemned.add(session)
         return None if self._stopping else pause_us

@@ -8,6 +8,7 @@ _keeper_pid: int | None = None
 _deaths = 0
 _upgrades = 0
 _is_new = False  # no worker of this keeper has died since it took another's place
+_is_back = False  # nor since it took over what the program before its start had left
 
 
 def be_keeper() -> None:
@@ -22,11 +23,17 @@ def take_place(main: int, deaths: int, upgrades: int) -> None:
     _keeper_pid, _deaths, _upgrades, _is_new = main, deaths, upgrades, True
 
 
+def come_back() -> None:
+    """This process is the keeper of a program that a service manager has restarted, and goes on with what that had."""
+    global _is_back
+    _is_back = True
+
+
 def note_death() -> None:
     """In the keeper: a worker has died; the next ones know of it."""
-    global _deaths, _is_new
+    global _deaths, _is_new, _is_back
     _deaths += 1
-    _is_new = False
+    _is_new = _is_back = False
 
 
 def upgrades() -> int | None:
@@ -40,12 +47,19 @@ def is_upgraded() -> bool:
 
 
 def is_first() -> bool:
-    """Whether nothing was served before this process."""
+    """Whether nothing was served before this process, since the program was started."""
     return not (_deaths or _upgrades)
+
+
+def has_past() -> bool:
+    """Whether this process goes on with what another one has begun."""
+    return _is_back or not is_first()
 
 
 def say_succession(program: str) -> str:
     """Why this process goes on with what another one has begun."""
+    if _is_back:
+        return f"{program} was restarted"
     return f"{program} was upgraded" if _is_new else f"{program}'s worker died"
 
 

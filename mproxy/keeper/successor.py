@@ -4,31 +4,25 @@ loads the sessions, and serves when the main process says so. Until then its end
 
 from __future__ import annotations
 
-import mmap
 import os
 import signal
 import socket
 
 from mproxy import __version__
-from mproxy._dump import OLDEST, VERSION, load_sessions
-from mproxy._inherit import keep_own_record, kept_record, recover
-from mproxy.ground.errors import LocalError, MproxyError
+from mproxy._dump import OLDEST, VERSION
 from mproxy.io import heirlooms
 from mproxy.io._process import die_with_parent
 from mproxy.keeper.handing_over import LOG
+from mproxy.keeper.loading import load_apart
 from mproxy.keeper.main_process import take_place
 from mproxy.keeper.upgrade_messages import hear, say
 from mproxy.keeper.upgrades import PATIENCE_S, SUCCESSOR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any, NoReturn
 
-    Judge = Callable[[bytes], bool]
-
-# What the process that loads says when it has; else it says why not.
-RIGHT = b"loaded"
+    from mproxy.keeper.loading import Judge
 
 
 class Successor:
@@ -81,7 +75,9 @@ class Successor:
             if more is None or not more[1]:
                 os._exit(0)
             descriptors += more[1]
-        self._load_apart(dump, descriptors, judge)
+        why = load_apart(dump, descriptors, judge)
+        if why:
+            self.fail(why)
         os.close(dump)
         say(self._socket, {"loaded": __version__})
         self._wait_for_word()
@@ -92,21 +88,6 @@ class Successor:
         self.serves = True
         return descriptors
 
-    def _load_apart(self, dump: int, descriptors: list[int], judge: Judge) -> None:
-        """Load the dump in a process of its own, for a keeper has nothing in its memory that came from a peer."""
-        read_end, write_end = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            signal.alarm(PATIENCE_S)
-            os.close(read_end)
-            _load(dump, descriptors, judge, write_end)
-        os.close(write_end)
-        with open(read_end, "rb") as pipe:
-            found = pipe.read()
-        os.waitpid(pid, 0)
-        if found != RIGHT:
-            self.fail(found.decode(errors="replace") or "it died when it read the dump")
-
     def _wait_for_word(self) -> None:
         """Wait until the main process says that the other one has ended."""
         while True:
@@ -116,21 +97,3 @@ class Successor:
             if "go" in heard[0]:
                 return
 
-
-def _load(dump: int, descriptors: list[int], judge: Judge, pipe: int) -> NoReturn:
-    """Say how it went, and end."""
-    try:
-        numbers, about = load_sessions(mmap.mmap(dump, 0, mmap.MAP_PRIVATE, mmap.PROT_READ), descriptors)
-        found, damaged = recover()
-        if damaged or found != numbers:
-            raise LocalError(f"{damaged or len(numbers) - len(found)} of {len(numbers)} sessions cannot be right")
-        for number in numbers:
-            record = kept_record(number)
-            if record and not judge(record):
-                raise LocalError("what the program has kept with a session is of another version")
-        keep_own_record(about)
-        os.write(pipe, RIGHT)
-    except (MproxyError, OSError, ValueError, MemoryError) as error:
-        os.write(pipe, f"it cannot read the dump: {error}".encode())
-    finally:
-        os._exit(0)

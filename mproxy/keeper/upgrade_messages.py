@@ -6,13 +6,13 @@ import json
 import os
 import socket
 
+from mproxy.io.manager_socket import MOST_FDS
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-# Most descriptors of one message: the kernel's SCM_MAX_FD is 253.
-MOST_FDS = 250
 LONGEST = 65536
 
 

@@ -19,11 +19,14 @@ from mproxy.ground.words import say_ending
 from mproxy.io._process import die_with_parent
 from mproxy.io.descriptors import close_others
 from mproxy.keeper.deaths import HANDED_OVER
+from mproxy.keeper.handing_on import hand_on
 from mproxy.keeper.upgrade_messages import make_sockets, say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
+
+    from mproxy.ground.shapes import Logger
 
 # The next build has this long until it is ready, and again until it has all; the kernel counts.
 PATIENCE_S = 5
@@ -90,6 +93,11 @@ class Upgrades:
         close_others({self._end.fileno(), self.worker_end.fileno()})
         forget_arena()
         return pid
+
+    def hand_on(self, log: Logger) -> int:
+        """The program ends, and leaves all to the service manager; its exit status."""
+        assert self._end is not None
+        return hand_on(self._end, log)
 
     def _tell_end(self, why: str) -> None:
         try:

@@ -14,7 +14,7 @@ from mproxy.endpoint._endpoint import Endpoint
 from mproxy.endpoint.observer import EndpointObserver
 from mproxy.handshake import session_tag
 from mproxy.io.stdio import open_stdio
-from mproxy.keeper.main_process import is_first, say_succession
+from mproxy.keeper.main_process import has_past, say_succession
 from mproxy.policy.dialer import DialObserver
 from mproxy.policy.instance import Instance
 from mproxy.policy.reconnect import Reconnect
@@ -124,9 +124,10 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         return self._succession.claim(fds, self._listening.tcp_sockets()) if self._succession is not None else ()
 
     def vows(self) -> dict[str, Any]:
-        return {"figures": self._inspection.memory()}
+        return {"figures": self._inspection.memory(), **self._introduction.vows()}
 
     def keep_vows(self, vows: Mapping[str, Any]) -> None:
+        self._introduction.keep_vows(vows)
         self._inspection.recall(vows.get("figures", {}))
 
     def understands(self, record: bytes) -> bool:
@@ -149,7 +150,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
                                     " answers")
         if self._carrier_wanted():
             self._need_carrier()
-        if not is_first():
+        if has_past():
             self._log.info("recovered", sessions=int(self._known), streams=self._endpoint.session.streams.open_count)
 
     def _take_over(self, succession: Succession) -> None:

@@ -19,6 +19,9 @@ from mproxy.programs.own_key import open_context
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
     from mproxy.carrier._tls import TlsContext
     from mproxy.endpoint._endpoint import Endpoint
     from mproxy.ground.config import CproxyConfig
@@ -67,6 +70,16 @@ class Introduction:
     def recall(self, tag: int, host_spki: bytes, epoch: int) -> None:
         """Go on with the session of another process, whose newest carrier has that epoch."""
         self._tag, self._host_spki, self._epoch = tag, host_spki, max(self._epoch, epoch)
+
+    def vows(self) -> dict[str, str]:
+        """For the next start of this cproxy, which goes on with the session."""
+        return {"sproxy": self._config.sproxy_name}
+
+    def keep_vows(self, vows: Mapping[str, Any]) -> None:
+        """MproxyError: the session is another sproxy's."""
+        ours = self._config.sproxy_name
+        if vows.get("sproxy", ours) != ours:
+            raise MproxyError(f"it led to {vows['sproxy']}, and this cproxy leads to {ours}")
 
     def make_caller(self) -> Caller:
         """Our side of the handshake on one connection."""

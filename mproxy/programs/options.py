@@ -209,6 +209,9 @@ def _add_common(parser: OneLineParser, config_class: type[CproxyConfig] | type[S
         f"{', but with --stdio' if config_class is CproxyConfig else ''})"))
     group.add_argument("--no-keeper", action="store_false", dest="keeper", default=None, help=(
         "one process: connections end with it"))
+    group.add_argument("--survive", action="store_true", default=None, help=(
+        "have connections outlive 'systemctl restart': at SIGUSR1 they are left with the service manager, for the next"
+        " start"))
     group.add_argument("--plain", action="store_true", default=None, help=(
         "a bare TCP relay without sessions: nothing survives a lost connection"))
     group.add_argument("--plaintext", action="store_true", default=None, help=(
@@ -340,7 +343,7 @@ def parse_cproxy(argv: list[str] | None) -> CproxyConfig:
     parser = cproxy_parser()
     given, words = parser.split(argv)
     _refuse_together(given, "plaintext", ("key", "known_hosts", "host_fingerprint"))
-    _refuse_together(given, "stdio", ("plain", "bind", "eager", "idle", "keeper", "forward", "dynamic"))
+    _refuse_together(given, "stdio", ("plain", "bind", "eager", "idle", "keeper", "survive", "forward", "dynamic"))
     _refuse_together(given, "plain", (
         "target", "forward", "dynamic", "proxy", "via", "via_terminal", "eager", "idle", "connect_timeout", "stay",
         "notify", "state_dir", "key", "known_hosts", "host_fingerprint", *_SESSION_ONLY))

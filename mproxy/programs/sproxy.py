@@ -22,7 +22,7 @@ from mproxy.handshake import NO_SECRET, Welcome, session_tag
 from mproxy.io._accept import AcceptGate
 from mproxy.io.accept_observer import AcceptLog
 from mproxy.keeper.estate import Estate
-from mproxy.keeper.main_process import is_first, say_succession
+from mproxy.keeper.main_process import has_past, is_first, say_succession
 from mproxy.policy.crowd import Rank
 from mproxy.policy.memory import SESSION_BYTES, buffer_limit, promises
 from mproxy.policy.places import key_quota
@@ -159,7 +159,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
             self._reception.open(listener)
             if is_first():
                 self._log.info("listening", address=address[0], port=address[1], daemon=daemon)
-        if not is_first():
+        if has_past():
             streams = sum(client.streams for client in self._clients)
             self._log.info("recovered", sessions=len(self._clients), streams=streams)
 

@@ -15,13 +15,15 @@ from mproxy.io.stdio import check_stdio
 from mproxy.service.control import Handover, open_control
 from mproxy.service.exit import exit_status
 from mproxy.service.log import Log
+from mproxy.service.restart import Restart
 from mproxy.service.rights import User, protect_memory, warn_of_lost_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
     from typing import Any, NoReturn, TypeVar
 
+    from mproxy.endpoint._endpoint import Endpoint
     from mproxy.ground.config import LogConfig
     from mproxy.keeper.keeper import Keeper
     from mproxy.keeper.successor import Successor
@@ -64,6 +66,14 @@ class Program:
         """In a worker, first of all: which descriptors that it did not begin with are still wanted; the others are
         closed."""
         return ()
+
+    def inspect_sessions(self) -> Iterator[tuple[Endpoint, object]]:
+        """Each session's endpoint, and more."""
+        return iter(())
+
+    def connections(self) -> int:
+        """How many of applications there are."""
+        return sum(endpoint.app_count for endpoint, _more in self.inspect_sessions())
 
     def understands(self, _record: bytes) -> bool:
         """Whether what another build has kept with a session is of a version that this one knows."""
@@ -119,11 +129,12 @@ def _begin(name: str, parse: Parse[Configuration], make_program: MakeProgram[Con
         reloads = program.reloads and not stdio  # ssh sends SIGHUP to its ProxyCommand when it is done
         reload = Reload(program, log, log_file) if reloads else None
         keeper = make_keeper(program, config, log, loop, successor) if program.is_kept else None
+        restart = Restart(name, program, config, log, loop, keeper is not None)
         if keeper is None:
             if successor is not None:
                 raise MproxyError("without a keeper no sessions can be taken over")
             # ssh sends SIGHUP to its ProxyCommand at its end, and so does the kernel if ssh had its own terminal.
-            install_signals(loop, program.shut_down, reload, one_hangup=stdio)
+            install_signals(loop, program.shut_down, reload, one_hangup=stdio, leave=restart.leave)
         program.open()
         if user is not None:
             user.become()
@@ -131,11 +142,12 @@ def _begin(name: str, parse: Parse[Configuration], make_program: MakeProgram[Con
                 warn_of_lost_file(program.authorized_keys_file, user, log)
         if keeper is None:
             return _serve(name, program, log, loop)
-        given: Collection[int] = ()
         if successor is not None:
             program.keep_vows(successor.vows)
-            given = successor.take_over(program.understands)
-        return keeper.run(lambda: _serve_kept(name, program, log, loop, reload, keeper), given)
+            given: Collection[int] = successor.take_over(program.understands)
+        else:
+            given = restart.take_over()
+        return keeper.run(lambda: _serve_kept(name, program, log, loop, reload, keeper, restart), given)
     except (MproxyError, OSError):
         if log_file is not None:
             log_file.give_back()  # whoever started it reads standard error, not the log
@@ -154,9 +166,9 @@ def _serve(name: str, program: Program, log: Log, loop: Loop, more: Mapping[str,
     return program.exit_status
 
 
-def _serve_kept(name: str, program: Program, log: Log, loop: Loop, reload: Reload | None, keeper: Keeper) -> int:
+def _serve_kept(name: str, program: Program, log: Log, loop: Loop, reload: Reload | None, keeper: Keeper,
+                restart: Restart) -> int:
     """The same in a worker, which dies of an error within it, so that the next one begins from a sound state."""
-
     from mproxy.keeper.handing_over import HandingOver
     from mproxy.keeper.main_process import is_upgraded, upgrades
     from mproxy.keeper.signals import passed_on
@@ -172,7 +184,8 @@ def _serve_kept(name: str, program: Program, log: Log, loop: Loop, reload: Reloa
         handing_over.refuse("the program is ending")
         program.shut_down(signal_name)
 
-    install_signals(loop, shut_down, reload, arriving=passed_on)
+    restart.begin(keeper.upgrades.worker_end)
+    install_signals(loop, shut_down, reload, arriving=passed_on, leave=restart.leave)
     if is_upgraded():
         log.info("upgraded", version=__version__, upgrades=upgrades())
     keeper.let_signals_through()
@@ -281,23 +294,31 @@ def has_terminal() -> bool:
 
 def install_signals(loop: Loop, stop: Callable[[str], object], reload: Callable[[], bool] | None = None,
                     stop_at_once: Callable[[], object] | None = None,
-                    arriving: Callable[[int], int] = int, one_hangup: bool = False) -> None:
+                    arriving: Callable[[int], int] = int, one_hangup: bool = False,
+                    leave: Callable[[], bool] | None = None) -> None:
     """First SIGTERM, SIGINT or SIGHUP: `stop(its name)`. From the second on `stop_at_once()`; without one the process
     ends immediately. If there is a `reload`, SIGHUP calls it instead; if that returns False SIGHUP is an end, too.
-    `arriving(number)`: as which signal they come. `one_hangup`: SIGHUP after SIGHUP says nothing new."""
+    `arriving(number)`: as which signal they come. `one_hangup`: SIGHUP after SIGHUP says nothing new. If there is a
+    `leave`, SIGUSR1 calls it; if that returns, with False, SIGUSR1 is an end, too."""
     received: list[int] = []
-    meaning = {arriving(number): number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    meaning = {arriving(number): number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)}
 
     def on_signal(arrived: int, _frame: object) -> None:
         number = meaning[arrived]
         if number == signal.SIGHUP and reload is not None and not received:
             loop.call_soon_threadsafe(reload_or_end)
+        elif number == signal.SIGUSR1:
+            loop.call_soon_threadsafe(leave_or_end)
         else:
             end(number)
 
     def reload_or_end() -> None:
         if reload is None or not reload():
             end(signal.SIGHUP)
+
+    def leave_or_end() -> None:
+        if not received and leave is not None and not leave():
+            end(signal.SIGUSR1)
 
     def end(number: int) -> None:
         if one_hangup and number == signal.SIGHUP and number in received:
@@ -324,6 +345,8 @@ def install_signals(loop: Loop, stop: Callable[[str], object], reload: Callable[
     # Signals without a meaning here must not end anything; SIGXFSZ comes when a log file is at its size limit.
     for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
+    if leave is not None:
+        signal.signal(arriving(signal.SIGUSR1), on_signal)
 
 
 def raise_descriptor_limit() -> None:

@@ -5,12 +5,13 @@ It takes only environment variables and datagrams; nothing of systemd needs to b
 
 from __future__ import annotations
 
-import array
+import contextlib
 import os
 import socket
 import time
 from collections.abc import Mapping, MutableMapping, Sequence
 
+from mproxy.io.manager_socket import MOST_FDS, ManagerSocket
 from mproxy.keeper.main_process import main_pid
 from mproxy.relay.rule_sockets import name_of
 
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from mproxy.ground.shapes import ListenAddress
 
 _FIRST_FD = 3
-
-# Most descriptors in one message: the kernel's SCM_MAX_FD is 253.
-_MOST_FDS = 250
 _STORE_NAME = "mproxy-relay"
 
 
@@ -29,10 +27,8 @@ class Notifier:
     """Tells the service manager how the service is doing. Without a manager the methods do nothing."""
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
-        self._address = environ.get("NOTIFY_SOCKET", "")
-        if self._address.startswith("@"):
-            self._address = "\0" + self._address[1:]
-        self.watchdog_us = _watchdog_us(environ) if self._address else 0
+        self._manager = ManagerSocket(environ)
+        self.watchdog_us = _watchdog_us(environ) if self._manager.is_there else 0
 
     def ready(self, status: str) -> None:
         """It serves, at the start or again after a reload. MAINPID: a daemon is not the process that was started."""
@@ -49,8 +45,8 @@ class Notifier:
     def keep(self, fds: Sequence[int]) -> None:
         """Have the manager hold these sockets until the service has ended, and give them to the next run if there is
         one (FileDescriptorStoreMax= in the unit): meanwhile callers wait."""
-        for start in range(0, len(fds), _MOST_FDS):
-            self._send(f"FDSTORE=1\nFDNAME={_STORE_NAME}", fds[start:start + _MOST_FDS])
+        for start in range(0, len(fds), MOST_FDS):
+            self._send(f"FDSTORE=1\nFDNAME={_STORE_NAME}", fds[start:start + MOST_FDS])
 
     def keep_no_more(self) -> None:
         """The sockets that a former run had kept have been taken over."""
@@ -61,15 +57,9 @@ class Notifier:
         self._send("WATCHDOG=1")
 
     def _send(self, text: str, fds: Sequence[int] = ()) -> None:
-        if not self._address:
-            return
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-                sock.connect(self._address)
-                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-                sock.sendmsg([text.encode()], rights)
-        except OSError:
-            pass  # the manager is being restarted; the next message will reach it
+        if self._manager.is_there:
+            with contextlib.suppress(OSError):  # the manager is being restarted; the next message will reach it
+                self._manager.tell(text.encode(), fds)
 
 
 def _watchdog_us(environ: Mapping[str, str]) -> int:

@@ -29,6 +29,16 @@ def test_sandboxed():
                 assert f"\n{setting}" in unit.read_text(), f"{unit.name}: {setting}"
 
 
+def test_what_is_kept_over_a_restart():
+    """Goal: the program learns from every systemd how much that is; and a restart is not a stop."""
+    for name in ("cproxy", "sproxy"):
+        text = (ROOT / "contrib" / f"{name}@.service").read_text()
+        room = re.search(r"^FileDescriptorStoreMax=(\d+)$", text, re.MULTILINE)[1]
+        for setting in (f"Environment=FDSTORE={room}", "RestartKillSignal=SIGUSR1", "NotifyAccess=main",
+                        f"ExecStart=/usr/local/bin/{name} --survive $ARGUMENTS"):
+            assert f"\n{setting}\n" in text, setting
+
+
 def test_services_that_share_a_state_directory_share_a_user():
     """Goal: systemd gives the directory to the user of whichever is started last; the others could not read their keys.
     The name of a dynamic user is made of the unit's, unless User= says another one."""

@@ -1,6 +1,7 @@
 """Builds of cproxy and sproxy that follow each other at one place, as an installation puts them there."""
 
 import os
+import sys
 
 from asking import ask
 
@@ -15,21 +16,21 @@ def mistake(*_): raise SystemError('a mistake')
 mproxy.programs.cproxy.make_program = mproxy.programs.sproxy.make_program = mistake
 """
 CANNOT_READ = """
-import mproxy.keeper.successor as successor
-def damaged(*_): raise successor.LocalError('not for me')
-successor.load_sessions = damaged
+import mproxy.keeper.loading as loading
+def damaged(*_): raise loading.LocalError('not for me')
+loading.load_sessions = damaged
 """
 DIES_LOADING = """
-import os, mproxy.keeper.successor as successor
-successor.load_sessions = lambda *_: os.kill(os.getpid(), 11)
+import os, mproxy.keeper.loading as loading
+loading.load_sessions = lambda *_: os.kill(os.getpid(), 11)
 """
 HANGS_LOADING = """
-import time, mproxy.keeper.successor as successor
-successor.load_sessions = lambda *_: time.sleep(60)
+import time, mproxy.keeper.loading as loading
+loading.load_sessions = lambda *_: time.sleep(60)
 """
 DIES_READY = """
 import os, mproxy.keeper.successor as successor
-successor.Successor._load_apart = lambda *_: os.kill(os.getpid(), 9)
+successor.load_apart = lambda *_: os.kill(os.getpid(), 9)
 """
 TOO_NEW = """
 import mproxy.keeper.successor as successor
@@ -52,6 +53,11 @@ class Build:
         directory = host.home / "build"
         directory.mkdir(exist_ok=True)
         self.path = directory / program.name
+        self.install()
+
+    def run_by(self, python):
+        """The builds that follow are started by another interpreter."""
+        self._launcher = self._launcher.replace(sys.executable, python)
         self.install()
 
     def install(self, fault=SOUND):
