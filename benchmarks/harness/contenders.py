@@ -35,6 +35,8 @@ SOCAT = "socat"
 STUNNEL = "stunnel"
 HAPROXY_TLS = "haproxy tls"
 SSH = "ssh -L"
+PLAIN_SSH = "ssh"
+MPROXY_SSH = "mproxy ssh"
 # Of transfers, started by harness.transfer.
 MPROXY_CUBIC = "mproxy --congestion cubic"
 MPROXY_GBN = "mproxy --recovery gbn"
@@ -193,6 +195,8 @@ TABLE: dict[str, Contender] = {
         Contender(HAPROXY_TLS, partial(same_program, peers.haproxy_tls), ("haproxy", "openssl")),
         Contender(STUNNEL, partial(same_program, peers.stunnel), ("stunnel4", "openssl")),
         Contender(SSH, ssh_pair, ("ssh", "/usr/sbin/sshd", "ssh-keygen")),
+        Contender(PLAIN_SSH, no_proxy, ("ssh", "/usr/sbin/sshd", "ssh-keygen")),
+        Contender(MPROXY_SSH, no_proxy, ("ssh", "/usr/sbin/sshd", "ssh-keygen")),
         Contender(MPROXY_CUBIC, no_proxy),
         Contender(MPROXY_GBN, no_proxy),
         Contender(SRT, no_proxy, ("srt-file-transmit",)),

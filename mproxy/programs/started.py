@@ -31,13 +31,35 @@ PORTS = range(6200, 6300)
 # Without any session, also none that waits for its client, it ends.
 EXIT_IDLE = "1d"
 
+LOOPBACK = "127.0.0.1"
+
+# As /proc/net/tcp has them: a state; every address, this one, and every one of IPv6, which takes IPv4 as a rule.
+LISTENS = "0A"
+REACHED_BY_LOOPBACK = {"00000000", socket.inet_aton(LOOPBACK)[::-1].hex().upper(), "0" * 32}
+
 NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 
 def own_daemon() -> tuple[str, int]:
-    """The sshd that has let us in, or would: at the port that ssh tells, on the loopback address."""
+    """The sshd that has let us in, or would: at the port that ssh tells, on loopback if it listens there."""
     words = os.environ.get("SSH_CONNECTION", "").split()
-    return "127.0.0.1", int(words[3]) if len(words) == 4 and words[3].isdigit() else 22
+    if len(words) != 4 or not words[3].isdigit():
+        return LOOPBACK, 22
+    address, port = words[2], int(words[3])
+    found = listening_at(port)
+    return LOOPBACK if not found or not found.isdisjoint(REACHED_BY_LOOPBACK) else address, port
+
+
+def listening_at(port: int) -> set[str]:
+    """Addresses at which something listens on a port, as the kernel writes them; none where it does not say."""
+    found = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError), open(table, encoding="ascii") as file:
+            for line in file:
+                words = line.split()
+                if words[3] == LISTENS and words[1].endswith(f":{port:04X}"):
+                    found.add(words[1].partition(":")[0])
+    return found
 
 
 def join_or_start(daemon: tuple[str, int], attach: Callable[[str], Attached]) -> Attached:

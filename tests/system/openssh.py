@@ -121,12 +121,12 @@ class SshHost:
         self.config.write_text(CLIENT_CONFIG.format(address=address, port=SSHD_PORT, home=self.home))
         self.daemon = None
 
-    def start(self, path=ROOT):
+    def start(self, path=ROOT, listens="0.0.0.0"):
         """sshd, whose commands find programs in `path`, and everything of theirs in the server's home."""
         server = self.lab.server
         there = {"PATH": f"{path}:/usr/bin:/bin", **{name: server.environment()[name] for name in (
             "XDG_STATE_HOME", "XDG_RUNTIME_DIR", "HOME")}}
-        config = SSHD_CONFIG.format(port=SSHD_PORT, home=server.home).replace("127.0.0.1", "0.0.0.0")
+        config = SSHD_CONFIG.format(port=SSHD_PORT, home=server.home).replace("127.0.0.1", listens)
         config += f"SetEnv {' '.join(f'{name}={value}' for name, value in there.items())}\n"
         (server.home / "sshd_config").write_text(config)
         self.daemon = server.start(SSHD, "-D", "-e", "-f", server.home / "sshd_config")

@@ -93,6 +93,12 @@ def test_an_sproxy_that_has_a_new_key_is_known_by_ssh(host):
     assert host.peers() == [THROUGH_SSH]
 
 
+def test_an_sshd_that_does_not_listen_on_loopback(lab):
+    host = SshHost(lab).start(listens=lab.server_address)
+    done = host.run("server", "echo there")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "there\n", "")
+
+
 def test_without_mproxy_there_one_line_says_what_to_do(lab):
     host = SshHost(lab).start(path="/nowhere")
     done = host.run("server", "true")
