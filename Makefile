@@ -102,6 +102,12 @@ install: pages  ## for every user: PREFIX=/usr/local; a Python environment in PR
 wheel: all $(VENV)/wheel-packages  ## a wheel in dist/ for this Python: where it is installed neither a compiler nor OpenSSL is needed
 	.ci/build-wheel $(RUN) dist
 
+.PHONY: deb
+deb: pages  ## a Debian package in dist/, for this Debian; PYTHON has to be of the version that is its python3
+	@rm -rf build/wheel
+	.ci/build-wheel $(RUN) build/wheel plain
+	$(RUN) .ci/build-deb build/wheel/mproxy-*.whl build/pages dist
+
 .PHONY: pages
 pages: all  ## man pages, and completions for bash, zsh and fish, in build/pages
 	@rm -rf build/pages
