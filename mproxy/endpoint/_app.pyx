@@ -25,7 +25,7 @@ from mproxy.io._attempts cimport Attempts
 from mproxy.io._linger cimport reset_when_taken
 from mproxy.io._loop cimport EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
 from mproxy.io._socket cimport (
-    IPPROTO_TCP, SHUT_WR, TCP_NOTSENT_LOWAT, Target, close, finish_on_close, pending_error, receive_parts,
+    IPPROTO_TCP, SHUT_WR, TCP_NOTSENT_LOWAT, Target, finish_on_close, pending_error, receive_parts,
     reset_on_close, send_bytes, send_parts, set_errno, set_option, shutdown, spare_from, ssize_t, unsent_bytes,
 )
 
@@ -123,8 +123,8 @@ cdef void app_close(App *app, bint abruptly) noexcept:
         reset_on_close(app.source.fd)
         if not app.connecting and not app.broken and unsent_bytes(app.source.fd) > 0:
             reset_when_taken(loop, &app.source)
-    close_source(app, &app.source)
-    close_source(app, &app.sink)
+    loop.close(&app.source)
+    loop.close(&app.sink)
     drop_target(app)
     leave_ready(app)
     all_beyond -= <int>apps.all.count > promised
@@ -133,18 +133,6 @@ cdef void app_close(App *app, bint abruptly) noexcept:
     (<Session>apps.session).streams.release(app.stream)
     loop.schedule(apps.work)  # there may be a frame to send, and the owner wants to know when no application is left
     loop.free_later(app)
-
-
-cdef void close_source(App *app, Source *source) noexcept:
-    """Close a descriptor. Standard input and output may have duplicates in other programs, so that closing does not
-    end the watching of them."""
-    cdef Loop loop = <Loop>app.apps.loop
-    cdef int fd = source.fd
-    if app.is_socket:
-        loop.close(source)
-    elif fd >= 0:
-        loop.remove(source)
-        close(fd)
 
 
 cdef void app_vanished(App *app) noexcept:
@@ -399,4 +387,4 @@ cdef void app_flush(App *app) noexcept:
         return
     shutdown(fd, SHUT_WR)
     if not app.is_socket:
-        close_source(app, &app.sink)  # this is how the reader of a pipe sees the end
+        (<Loop>app.apps.loop).close(&app.sink)  # this is how the reader of a pipe sees the end

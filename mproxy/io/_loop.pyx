@@ -229,8 +229,9 @@ cdef class Loop:
             source.fd = -1
 
     cdef void close(self, Source *source) noexcept:
-        """Stop watching and close the descriptor. Closing alone would not do: a process that is just being started may
-        have a duplicate, and events would come for a source that is gone."""
+        """Stop watching and close the descriptor. Closing alone would not do: others may have a duplicate, such as a
+        program with the same standard input, or a process that is just being started. Events would come for a source
+        that is gone."""
         if source.fd >= 0:
             epoll_ctl(self.epoll_fd, EPOLL_CTL_DEL, source.fd, NULL)
             close(source.fd)

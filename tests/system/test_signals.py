@@ -200,7 +200,9 @@ def test_out_of_descriptors_beside_the_daemon(pair):
             served += read_exactly(app, 1) == b"x"
         except ConnectionError:
             continue
-    assert 10 <= served < 40
+    # Of the 40 it uses 16 itself, three of these for another build that may take over: both ends of the way to it, and
+    # the key, where it may not be read then; and some are kept for carriers.
+    assert 12 <= served < 40
     used = pair.sproxy.cpu_seconds()
     outage(1)
     assert pair.sproxy.cpu_seconds() - used < 0.2, "busy"
