@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 MOST_FDS = 250
 
 # A manager that takes or answers nothing for so long has other troubles.
-PATIENCE_S = 10
+PATIENCE_S = 30
 
 
 class ManagerSocket:

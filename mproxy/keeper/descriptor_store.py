@@ -28,6 +28,9 @@ LISTENER = "mproxy-port-"  # and which of the manifest's
 CONNECTION = "app"
 MOST_CONNECTIONS = 32000
 
+# How much longer the manager is to wait for the program's end, from each message on.
+EXTENSION_US = 30_000_000
+
 FORMAT = 1
 LONGEST_MANIFEST = 4 << 20
 _FIRST_FD = 3
@@ -50,8 +53,9 @@ def store_room(environ: Mapping[str, str] = os.environ) -> int:
 
 
 def store_message(name: str) -> bytes:
-    """Keep the descriptors that come with it, also while they have an error or an end to tell."""
-    return f"FDSTORE=1\nFDPOLL=0\nFDNAME={name}".encode()
+    """Keep the descriptors that come with it, also while they have an error or an end to tell. The manager compares
+    each with each, so thousands take seconds: it is not to lose its patience with us."""
+    return f"FDSTORE=1\nFDPOLL=0\nFDNAME={name}\nEXTEND_TIMEOUT_USEC={EXTENSION_US}".encode()
 
 
 def remove_message(name: str) -> bytes:

@@ -57,6 +57,7 @@ class RealManager:
         until(lambda: not self.program.running or self.ask("is-system-running", check=False).strip() == "running",
               30, f"systemd is up: {self.program}")
         if not self.program.running:
+            self.close()
             raise PermissionError(str(self.program))
 
     @property
