@@ -108,6 +108,7 @@ def test_without_mproxy_there_one_line_says_what_to_do(lab):
     assert f"'mproxy push root@server:{SSHD_PORT}'" in line
 
 
+@pytest.mark.skipif("ASAN_OPTIONS" in os.environ, reason="what is pushed runs without the sanitizers")
 def test_mproxy_is_pushed_there(lab):
     """Goal: one ssh, and the next is mproxy's, with all that it needs; a second push changes nothing for the worse."""
     host = SshHost(lab).start(path=Path(sys.executable).resolve().parent)
