@@ -57,6 +57,12 @@ HOMES = ("/home", "/root", "/run/user")
 # Options by which files are written elsewhere than in the state directory.
 WRITTEN = ("output", "log-file", "pidfile", "state-dir")
 
+# For cproxy and sproxy with --survive, as in the units in contrib/.
+SURVIVAL = [
+    "# `systemctl restart` ends no connection: the manager keeps them for the next start. A stop ends them.",
+    "RestartKillSignal=SIGUSR1", "NotifyAccess=main", "FileDescriptorStoreMax=4096",
+    "# The same number, which systemd tells by itself since version 254.", "Environment=FDSTORE=4096"]
+
 # What a stop may take beyond the time in which connections can end.
 STOP_MARGIN_US = 10_000_000
 
@@ -81,6 +87,8 @@ def unit_text(entry: Entry, mproxy: list[str], is_system: bool) -> str:
     elif is_system and entry.program == "recv":
         raise UsageError(f"{entry.path}:{entry.line}: a service of the system that writes files needs an owner for"
                          " them; expected user = NAME")
+    if _survives(config):
+        words = ["--survive", *(word for word in words if word != "--survive")]
     sections = [
         [f"# Written by 'mproxy service install {'--system ' if is_system else ''}{entry.name}', from {entry.path}.",
          "[Unit]",
@@ -122,10 +130,15 @@ def _reload(config: Any, mproxy: list[str]) -> list[str]:
         return ["# The version that is installed now takes over, and reads all files again; no connection ends.",
                 f"ExecReload={_quoted([*mproxy, 'upgrade'])} $MAINPID",
                 "# Where memory is short the worker is killed, and the next one takes its connections.",
-                "OOMPolicy=continue"]
+                "OOMPolicy=continue", *(SURVIVAL if _survives(config) else [])]
     if isinstance(config, RelayConfig) and config.file is not None:
         return ["ExecReload=kill -HUP $MAINPID"]
     return []
+
+
+def _survives(config: Any) -> bool:
+    """Whether its connections outlive `systemctl restart`."""
+    return isinstance(config, ProgramConfig) and config.keeper and not config.plain
 
 
 def _stop_us(config: Any) -> int:

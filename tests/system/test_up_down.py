@@ -192,4 +192,4 @@ def test_without_systemd_a_service_is_one_clear_line(office):
         assert wrong == ("mproxy service: systemd does not run here; 'mproxy up NAME' starts an entry, from cron's"
                          " @reboot or the init system in use\n")
     shown, _ = mproxy(office, "service", "show", "office")
-    assert f"ExecStart={MPROXY} cproxy --name office --eager" in shown
+    assert f"ExecStart={MPROXY} cproxy --survive --name office --eager" in shown

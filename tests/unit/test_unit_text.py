@@ -9,7 +9,7 @@ import pytest
 
 from mproxy.ground.errors import UsageError
 from mproxy.programs.entries import read_entries
-from mproxy.programs.unit_text import LOW_PORTS, SANDBOX, SYSTEM_SANDBOX, unit_name, unit_text
+from mproxy.programs.unit_text import LOW_PORTS, SANDBOX, SURVIVAL, SYSTEM_SANDBOX, unit_name, unit_text
 from tests.meta.sources import ROOT
 
 MOST_EXPOSED = 2.0
@@ -95,11 +95,21 @@ def test_those_that_ship_are_sandboxed_alike(name):
 def test_a_service_of_the_system(entries):
     lines = lines_of(entries["ssh"], True)
     log = "/var/log/mproxy/ssh.log"
-    assert f"ExecStart=/bin/true sproxy --name ssh --drain 1m --log-file {log} 6200 127.0.0.1:22" in lines
+    assert f"ExecStart=/bin/true sproxy --survive --name ssh --drain 1m --log-file {log} 6200 127.0.0.1:22" in lines
     for line in ("ExecReload=/bin/true upgrade $MAINPID", "TimeoutStopSec=70s", "DynamicUser=yes", "User=mproxy",
                  "RuntimeDirectory=mproxy-ssh", "CapabilityBoundingSet=", "ProtectHome=yes",
                  "ReadWritePaths=/var/log/mproxy", "WantedBy=multi-user.target"):
         assert line in lines, line
+
+
+@pytest.mark.parametrize("name", ["cproxy@", "sproxy@"])
+def test_connections_outlive_a_restart(tmp_path, entries, name):
+    shipped = (ROOT / "contrib" / f"{name}.service").read_text().splitlines()
+    assert set(SURVIVAL) <= {*shipped} and set(SURVIVAL) <= {*lines_of(entries["office"], True)}
+    (tmp_path / "config.toml").write_text("[sproxy.a]\narguments = 6200\nkeeper = false\n")
+    (entry,) = read_entries([str(tmp_path / "config.toml")]).values()
+    lines = lines_of(entry, True)
+    assert not set(SURVIVAL) & {*lines} and not [line for line in lines if "--survive" in line]
 
 
 def test_a_service_of_a_user(entries):
@@ -132,4 +142,4 @@ def test_words_are_quoted(tmp_path):
     (entry,) = read_entries([str(tmp_path / "config.toml")]).values()
     (start,) = [line for line in lines_of(entry, False) if line.startswith("ExecStart=")]
     assert start == (
-        r'ExecStart=/bin/true cproxy --name a --via "ssh -T \"b c\" \\ 100%% $$HOME" 5200')
+        r'ExecStart=/bin/true cproxy --survive --name a --via "ssh -T \"b c\" \\ 100%% $$HOME" 5200')
