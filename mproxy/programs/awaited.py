@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mproxy.transfer.source_file import SourceFile
     from mproxy.transfer.workers import Workers
     from mproxy.transport._datagram_endpoint import Link
-    from mproxy.transport.keying import Keying
+    from mproxy.transport.keying import KeyExchange
 
 # Whoever has not shown the keys has a place this long; and how many of them there may be.
 OPEN_WITHIN_US = 10_000_000
@@ -32,7 +32,7 @@ TAKEN = "this sender already has its receiver"
 class AwaitedDelivery(DatagramObserver, SendObserver):
     """Sends sources to the first that dials the endpoint that it observes, with what `keying()` gives."""
 
-    def __init__(self, loop: Loop, keying: Callable[[], Keying], observer: DeliveryObserver,
+    def __init__(self, loop: Loop, keying: Callable[[], KeyExchange], observer: DeliveryObserver,
                  rate: int = 0) -> None:
         """`rate`: as of a Delivery."""
         self._loop, self._keying, self._observer, self._rate = loop, keying, observer, rate

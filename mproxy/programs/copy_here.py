@@ -245,10 +245,9 @@ class Copy(Program):
         """Of our side, which has the options of these names."""
         from mproxy.programs.transfer_config import TransferConfig
         from mproxy.transport.datagram_config import DatagramConfig
-        from mproxy.transport.keying import Key
         config = self._config
         return TransferConfig(
-            datagram=DatagramConfig(sealed=True, **config.datagram), key=Key.one_time(self._secret),
+            datagram=DatagramConfig(sealed=True, **config.datagram), secret=self._secret,
             host=config.remote.host, port=place[1], bind=config.bind, json=config.json, quiet=config.quiet,
             dry_run=config.dry_run, log_level=config.log_level, log_format=config.log_format, **config.for_one(names))
 

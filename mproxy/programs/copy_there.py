@@ -31,7 +31,7 @@ from mproxy.transfer.workers import Workers
 from mproxy.transport._datagram_endpoint import DatagramEndpoint
 from mproxy.transport._packet import EndCode
 from mproxy.transport.datagram_config import DatagramConfig
-from mproxy.transport.keying import Key, Keying
+from mproxy.transport.one_time import OneTimeKeying
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class CopyRequest:
             options = {**said["options"], "rules": tuple(map(tuple, said["options"].get("rules", ())))}
             self.config = TransferConfig(
                 datagram=DatagramConfig(sealed=True, **said["datagram"]),
-                key=Key.one_time(bytes.fromhex(said["secret"])), port=0, once=True, sweep=False, log_level="error",
+                secret=bytes.fromhex(said["secret"]), port=0, once=True, sweep=False, log_level="error",
                 **options)
         except (ValueError, KeyError, TypeError, AttributeError, UsageError):
             raise MproxyError("mproxy on the other host is of another version, and does not understand this one;"
@@ -207,9 +207,9 @@ class Sending(Program, DeliveryObserver):
         self._left_out: list[tuple[str, str]] = []
         self._delivery = AwaitedDelivery(loop, self._make_keying, self, config.limit // 8)
 
-    def _make_keying(self) -> Keying:
-        assert self._config.key is not None
-        return Keying(self._config.key, False)
+    def _make_keying(self) -> OneTimeKeying:
+        assert self._config.secret is not None
+        return OneTimeKeying(self._config.secret, False)
 
     @property
     def peer(self) -> tuple[str, int] | None:

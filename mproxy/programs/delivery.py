@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mproxy.io._loop import Loop
     from mproxy.transfer.source_file import SourceFile
     from mproxy.transport._datagram_endpoint import DatagramEndpoint, Link
-    from mproxy.transport.keying import Keying
+    from mproxy.transport.keying import KeyExchange
 
 LOOK_US = 250_000     # between two looks at how long it has been silent
 LATE_US = 1_000_000   # a look that is so late shows that this process was stopped
@@ -70,8 +70,8 @@ class Delivery(SendObserver):
     _readers: Workers  # that read files, from `start` on
 
     def __init__(self, loop: Loop, endpoint: DatagramEndpoint, host: str, port: int,
-                 look_up: Callable[[], list[Address]], keying: Callable[[], Keying | None], observer: DeliveryObserver,
-                 silence_us: int, rate: int = 0) -> None:
+                 look_up: Callable[[], list[Address]], keying: Callable[[], KeyExchange | None],
+                 observer: DeliveryObserver, silence_us: int, rate: int = 0) -> None:
         """`rate`: bytes of files and what is said of them that may be sent in a second; 0: no limit."""
         self._loop, self._endpoint = loop, endpoint
         self._host, self._port = host, port

@@ -31,7 +31,7 @@ from mproxy.programs.transfer import (
     with_result,
     write_line,
 )
-from mproxy.programs.transfer_keys import SenderTrust
+from mproxy.programs.transfer_keys import SenderTrust, sender_keying
 from mproxy.service.exit import complain
 from mproxy.service.run import Program, run_program
 from mproxy.service.status import parts_of, program_facts, transfer_facts
@@ -43,7 +43,6 @@ from mproxy.transfer.receiver import FileReceiver, ReceiveObserver
 from mproxy.transfer.workers import Workers
 from mproxy.transport._datagram_endpoint import DatagramEndpoint
 from mproxy.transport._packet import EndCode
-from mproxy.transport.keying import Keying
 from mproxy.transport.observers import DatagramObserver
 
 TYPE_CHECKING = False
@@ -177,7 +176,7 @@ def destination_of(config: TransferConfig, expects: Callable[[bytes], bool] | No
             raise UsageError(f"-o {path}: cannot create this directory{as_user}: {error.strerror}") from None
         if as_user and not _may_write(path):
             raise UsageError(f"-o {path}: cannot write to this directory{as_user}")
-        return IntoDirectory(path, config.force, dots=config.key is not None, umask=umask, expects=expects)
+        return IntoDirectory(path, config.force, dots=bool(config.key or config.secret), umask=umask, expects=expects)
     if os.path.exists(output) and not os.path.isfile(output):
         raise UsageError(f"-o {output}: a device, pipe or socket is never replaced by a file; to write into it use"
                          " '-o -' and redirect standard output")
@@ -270,7 +269,7 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
         self._in_order = Workers(self._loop.call_soon_threadsafe, 1)
         self._sweeper = Workers(self._loop.call_soon_threadsafe, 1)
         self._destination.spread = self._workers.spread
-        if self._config.key is None:
+        if self._config.open:
             self._log.warning("open-door", why=(
                 "--open: anyone who can reach the port can send files; use --key or --own-key to let in only those"
                 " with keys"))
@@ -343,7 +342,7 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
                        b"the receiver was stopped" if stopped else ONE_SENDER.encode())
             return
         self._reach = None
-        keying = Keying(self._config.key, True) if self._look_up and self._config.key else self._trust.keying()
+        keying = sender_keying(self._config, self._log) if self._look_up else self._trust.keying()
         receiver = FileReceiver(link, self._destination, self._workers, self, keying=keying,
                                 in_order=self._in_order, allowance=self._allowance)
         self._began[receiver] = self._loop.now()

@@ -16,6 +16,7 @@ class TransferConfig(LogConfig):
 
     datagram = Setting(DatagramConfig())
     key: Setting[Key | None] = Setting(None)
+    secret: Setting[bytes | None] = Setting(None)  # for one transfer, in place of a key
     peers: Setting[tuple[str, ...]] = Setting(())
     bind: Setting[str | None] = Setting(None)
     json = Setting(False)

@@ -16,6 +16,7 @@ from mproxy.ground.words import parse_fingerprint, parse_name
 from mproxy.policy.keys import fingerprint
 from mproxy.policy.trust import AuthorizedKeys, HostTrust
 from mproxy.transport.keying import DISAGREE, Key, Keying
+from mproxy.transport.one_time import OneTimeKeying
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from mproxy.programs.options import OneLineParser
     from mproxy.programs.transfer_config import TransferConfig
     from mproxy.transport._datagram_endpoint import Link
+    from mproxy.transport.keying import KeyExchange
 
 
 def add_key_options(parser: OneLineParser, group: argparse._ActionsContainer) -> None:
@@ -60,8 +62,10 @@ def in_state_dir(name: str) -> str | None:
     return directory and os.path.join(directory, name)
 
 
-def sender_keying(config: TransferConfig, log: Logger) -> Keying | None:
-    """The Keying for the connection to `config.host`; None without a key."""
+def sender_keying(config: TransferConfig, log: Logger) -> KeyExchange | None:
+    """The KeyExchange for the connection to `config.host`; None without a key."""
+    if config.secret is not None:
+        return OneTimeKeying(config.secret, True)
     if config.key is None:
         return None
     hosts = HostTrust(config.known_hosts or in_state_dir("known_hosts"),
@@ -105,8 +109,10 @@ class SenderTrust:
                              " put the line that 'mproxy keygen' prints into"
                              f" {path or 'a file for --authorized-keys'}")
 
-    def keying(self) -> Keying | None:
-        """The Keying for a new connection; None without a key."""
+    def keying(self) -> KeyExchange | None:
+        """The KeyExchange for a new connection; None without a key."""
+        if self._config.secret is not None:
+            return OneTimeKeying(self._config.secret, False)
         return None if self._config.key is None else Keying(self._config.key, False, self._judge)
 
     @property

@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mproxy.transfer.messages import Message
     from mproxy.transport._datagram_endpoint import Link
-    from mproxy.transport.keying import Keying
+    from mproxy.transport.keying import KeyExchange
 
 # Messages about small files are some hundred bytes each, so whatever has arrived is read in one go. No more than this
 # of a large block is copied an extra time.
@@ -22,7 +22,7 @@ READ_AHEAD_BYTES = 16384
 class Conversation(LinkHandler):
     """A Link's handler that reads messages. `keying` answers handshakes; None where there are no keys."""
 
-    def __init__(self, link: Link, keying: Keying | None = None) -> None:
+    def __init__(self, link: Link, keying: KeyExchange | None = None) -> None:
         self.link = link
         self.over = False
         self.open = False  # the peer has shown that it is there and has the keys

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from mproxy.transfer.messages import Block, Message
     from mproxy.transfer.workers import Tried, Workers
     from mproxy.transport._datagram_endpoint import Link
-    from mproxy.transport.keying import Keying
+    from mproxy.transport.keying import KeyExchange
     Found = TypeVar("Found")
     Ranges = Sequence[tuple[int, int]]
     # What a file is received into and what of it is missing; whether a directory (None) was made now.
@@ -138,7 +138,7 @@ class FileReceiver(Conversation):
     """Receives over a Link into `destination`. `workers` writes; blocks of a pipe go through `in_order`, one thread."""
 
     def __init__(self, link: Link, destination: Destination, workers: Workers, observer: ReceiveObserver, *,
-                 keying: Keying | None = None, in_order: Workers | None = None,
+                 keying: KeyExchange | None = None, in_order: Workers | None = None,
                  allowance: Allowance | None = None) -> None:
         super().__init__(link, keying)
         self._destination = destination

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mproxy.transfer.throttle import Throttle
     from mproxy.transfer.workers import Tried, Workers
     from mproxy.transport._datagram_endpoint import Link
-    from mproxy.transport.keying import Keying
+    from mproxy.transport.keying import KeyExchange
     ReadWhole = tuple[bytearray, bytes]  # data, digest
 
 READ_AHEAD = 6  # blocks being read, hashed, or waiting to be sent
@@ -83,7 +83,7 @@ def _read_whole(source: SourceFile, data: bytearray | None) -> ReadWhole:
 class FileSender(Conversation):
     """Sends sources over a Link."""
 
-    def __init__(self, link: Link, workers: Workers, observer: SendObserver, keying: Keying | None = None,
+    def __init__(self, link: Link, workers: Workers, observer: SendObserver, keying: KeyExchange | None = None,
                  throttle: Throttle | None = None) -> None:
         super().__init__(link, keying)
         self._out = throttle or link

@@ -31,6 +31,8 @@ class Suite(enum.IntEnum):
     NNPSK0_CHACHAPOLY = 2
     XX_AESGCM = 3
     XX_CHACHAPOLY = 4
+    ONE_TIME_AESGCM = 5  # transport/one_time
+    ONE_TIME_CHACHAPOLY = 6
 
 
 _NAMES = {
@@ -83,14 +85,6 @@ class Key:
             self.psk = stretched(data.strip())
         load()
 
-    @classmethod
-    def one_time(cls, secret: bytes) -> Key:
-        """A key of 32 random bytes that both sides have learnt by a trusted channel, for one transfer."""
-        key = cls.__new__(cls)
-        key.path, key.psk, key.seed = "the one-time key", secret, b""
-        load()
-        return key
-
     @property
     def spki(self) -> bytes:
         """The same as DER SubjectPublicKeyInfo, of which fingerprints are made."""
@@ -141,7 +135,15 @@ def trust_nobody(_spki: bytes, _link: Link) -> None:
     raise NoiseError("no key of a peer is trusted here")
 
 
-class Keying:
+class KeyExchange:
+    """One side of the handshake of one connection."""
+
+    def take(self, link: Link, data: bytes) -> None:
+        """Take a handshake message of the peer, or b"" to make the first one; answers over the link. PeerError."""
+        raise NotImplementedError
+
+
+class Keying(KeyExchange):
     """One side of the handshake of one connection. `judge(spki, link)` raises PeerError for a key of `mproxy keygen`
     that is not trusted; `spki` is its DER SubjectPublicKeyInfo."""
 
@@ -155,7 +157,6 @@ class Keying:
         self._judged = False
 
     def take(self, link: Link, data: bytes) -> None:
-        """Take a handshake message of the peer, or b"" to make the first one; answers over the link."""
         message: bytes | None = data
         if self._handshake is None:
             self._handshake, message = self._begin(link, data)

@@ -128,7 +128,7 @@ def test_a_request_arrives_as_it_was_meant():
     assert request.target is None and list(map(os.fsencode, request.paths)) == [b"\xff"]
     assert request.config.rules == ((False, "*.o"),) and request.config.update
     assert (request.config.datagram.window, request.config.datagram.idle_us) == (7, 5_000_000)
-    assert request.config.key.psk == b"\7" * 32
+    assert request.config.secret == b"\7" * 32
 
 
 @pytest.mark.parametrize("line", [
