@@ -6,7 +6,7 @@ on either side, and there is no other one: what was interrupted is sent again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from mproxy.programs.delivery import DeliveryObserver
 from mproxy.transfer.sender import FileSender, SendObserver
@@ -16,6 +16,7 @@ from mproxy.transport.observers import DatagramObserver
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from mproxy.ground.shapes import Address
     from mproxy.io._loop import Loop
     from mproxy.transfer.source_file import SourceFile
     from mproxy.transfer.workers import Workers
@@ -42,8 +43,8 @@ class AwaitedDelivery(DatagramObserver, SendObserver):
         self._sender: FileSender | None = None
         self._over = False
 
-    def start(self, sources: Iterable[SourceFile], readers: Workers) -> None:
-        """Let the receiver in from now on."""
+    def start(self, sources: Iterable[SourceFile], _addresses: Sequence[Address], readers: Workers) -> None:
+        """Let the receiver in from now on. Addresses are for those who dial."""
         self._sources, self._readers = list(sources), readers
 
     def give_up(self, code: int, reason: str) -> None:

@@ -105,6 +105,7 @@ All options: mproxy copy --help-all
 """,
     "mproxy send": """\
 usage: mproxy send [options] FILE... HOST PORT
+       mproxy send [options] FILE...      prints a code for mproxy recv CODE
 
 Send files and directories to 'mproxy recv' at HOST PORT, over UDP. FILE '-' is
 standard input. Sent again after an interruption, a file continues where it
@@ -126,6 +127,7 @@ All options: mproxy send --help-all
 """,
     "mproxy recv": """\
 usage: mproxy recv [options] PORT [-o FILE|DIR|-]
+       mproxy recv [options] CODE [HOST PORT]     CODE is of mproxy send FILE...
 
 Receive what 'mproxy send' sends to UDP port PORT. A file gets its name only
 once all of it has arrived and its hash matches.

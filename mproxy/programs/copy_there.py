@@ -239,7 +239,7 @@ class Sending(Program, DeliveryObserver):
         else:
             answer["port"] = self._listen()
             answer["bytes"] = sum(source.expected_bytes for source in sources if source.kind == FileKind.FILE)
-            self._delivery.start(sources, self._workers)
+            self._delivery.start(sources, (), self._workers)
         self._on_found(answer)
 
     def _listen(self) -> int:

@@ -13,13 +13,22 @@ from functools import partial
 
 from mproxy.ground.config import DAY_US, SECOND_US, format_host_port, say_address
 from mproxy.ground.errors import UsageError
-from mproxy.ground.words import parse_count, parse_duration, parse_host_port, parse_name, parse_port
+from mproxy.ground.words import (
+    parse_count,
+    parse_duration,
+    parse_host,
+    parse_host_port,
+    parse_name,
+    parse_port,
+    split_host_port,
+)
 from mproxy.io.bind import open_udp
 from mproxy.policy.network import NetworkWatch
 from mproxy.programs.options import OneLineParser
 from mproxy.programs.reach import Reach
 from mproxy.programs.transfer import (
     STATUS_OF_END,
+    WRONG_CODE,
     add_common,
     bound_family,
     configure,
@@ -43,6 +52,8 @@ from mproxy.transfer.receiver import FileReceiver, ReceiveObserver
 from mproxy.transfer.workers import Workers
 from mproxy.transport._datagram_endpoint import DatagramEndpoint
 from mproxy.transport._packet import EndCode
+from mproxy.transport.code_keying import is_code
+from mproxy.transport.keying import DISAGREE
 from mproxy.transport.observers import DatagramObserver
 
 TYPE_CHECKING = False
@@ -91,7 +102,8 @@ OUTPUT_CLOSED = 128 + signal.SIGPIPE  # as shells count it
 ONE_SENDER = "the receiver accepts only one sender, and already has one"
 ANEW = "the same file is being sent again"
 
-_USAGE = "mproxy recv [options] PORT [-o FILE|DIR|-]"
+_USAGE = """mproxy recv [options] PORT [-o FILE|DIR|-]
+       mproxy recv [options] CODE [HOST PORT] [-o FILE|DIR|-]"""
 
 _DESCRIPTION = """\
 Receive what 'mproxy send' sends to UDP port PORT. Files go to the current
@@ -99,7 +111,8 @@ directory, to DIR, to FILE (one), or to standard output (-o -). A file gets its
 name only once all of it has arrived and its hash matches.
 
 Only senders with keys may send, see --key and --own-key; with --open anyone
-may."""
+may. CODE is what 'mproxy send FILE...' prints: one transfer, sealed, from that
+sender; HOST PORT tells where it is, unless it is in the same network."""
 
 _EPILOG = """\
 exit status (--once): 0 everything arrived, 2 wrong command line, 3 no space, 4
@@ -148,6 +161,8 @@ def parse_recv(argv: list[str] | None) -> TransferConfig:
     """The TransferConfig of the command line `argv`."""
     parser = recv_parser()
     given, words = parser.split(argv)
+    if words and is_code(words[0]):
+        return _configure_with_code(parser, given, words)
     port, = parser.take_words(words, (("PORT", lambda text: parse_port(text, 0)),))
     if given.get("output") == "":
         raise UsageError("--output '': must not be empty")
@@ -160,6 +175,21 @@ def parse_recv(argv: list[str] | None) -> TransferConfig:
         raise UsageError("without keys anyone who can reach the port could write files here: use --key FILE (a secret"
                          " that both sides have) or --own-key, or --open to accept files from anyone")
     return config
+
+
+def _configure_with_code(parser: OneLineParser, given: dict[str, Any], words: list[str]) -> TransferConfig:
+    from mproxy.transport import code_keying
+    for option in ("once", "senders", "open", "authorized_keys", "ack_to", "user", "partial_ttl"):
+        if option in given:
+            raise UsageError(f"--{option.replace('_', '-')} is for a receiver that listens; leave it out with a code")
+    words = split_host_port(words, -1) if len(words) > 1 else words
+    place: tuple[Any, Any] = ("", 0)
+    if len(words) > 1:
+        host, port = parser.take_words(words[1:], (("HOST", parse_host), ("PORT", parse_port)))
+        place = host, port
+    code, = parser.take_words(words[:1], (("CODE", code_keying.parse_code),))
+    code_keying.load()
+    return configure(given, "host-key.pem", host=place[0], port=place[1], code=code, once=True, sweep=False)
 
 
 def destination_of(config: TransferConfig, expects: Callable[[bytes], bool] | None = None) -> Destination:
@@ -176,7 +206,7 @@ def destination_of(config: TransferConfig, expects: Callable[[bytes], bool] | No
             raise UsageError(f"-o {path}: cannot create this directory{as_user}: {error.strerror}") from None
         if as_user and not _may_write(path):
             raise UsageError(f"-o {path}: cannot write to this directory{as_user}")
-        return IntoDirectory(path, config.force, dots=bool(config.key or config.secret), umask=umask, expects=expects)
+        return IntoDirectory(path, config.force, dots=not config.open, umask=umask, expects=expects)
     if os.path.exists(output) and not os.path.isfile(output):
         raise UsageError(f"-o {output}: a device, pipe or socket is never replaced by a file; to write into it use"
                          " '-o -' and redirect standard output")
@@ -211,7 +241,8 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
 
     def __init__(self, config: TransferConfig, log: Log, loop: Loop, look_up: LookUp | None = None,
                  program: str = PROGRAM, expects: Callable[[bytes], bool] | None = None) -> None:
-        self._look_up, self._program, self._expects = look_up, program, expects
+        self._look_up = look_up or (self._find_sender if config.code else None)
+        self._program, self._expects = program, expects
         self._reach: Reach | None = None
         self._started_at = loop.now()
         self._config, self._log, self._loop = config, log, loop
@@ -293,15 +324,23 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
         if self._leaving:
             return
         if addresses is None:
-            self._not_reached(EndCode.TIMED_OUT, str(error))
+            self.exit_status = STATUS_OF_END[EndCode.TIMED_OUT]
+            complain(self._program, error)
+            self._leave()
             return
         self._reach = Reach(self._loop, self._endpoint, addresses, self.on_link, self._not_reached)
 
     def _not_reached(self, code: int, why: str) -> None:
         if not self._leaving:
             self.exit_status = STATUS_OF_END.get(code, 1)
-            complain(self._program, end_text(code, why, self._config.host, self._config.port))
+            complain(self._program, self._end_text(code, why))
             self._leave()
+
+    def _end_text(self, code: int, why: str) -> str:
+        config = self._config
+        if config.code is not None and (why == DISAGREE or not config.host):
+            return WRONG_CODE if why == DISAGREE else f"the sender: {why}"
+        return end_text(code, why, config.host, config.port)
 
     def _on_network(self, _events: int) -> None:
         if self._network is not None and self._network.read_events():
@@ -348,6 +387,10 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
         self._began[receiver] = self._loop.now()
         self._receivers[receiver] = link.peer
         self._loop.call_later(OPEN_WITHIN_US, partial(self._check_announced, receiver))
+
+    def _find_sender(self, family: int | None) -> list[Address]:
+        from mproxy.programs.finding import find_sender
+        return find_sender(self._config, family)
 
     @staticmethod
     def _check_announced(receiver: FileReceiver) -> None:
@@ -432,7 +475,7 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
         if error is None:
             self._log.info("finished", peer=peer, bytes=receiver.received_bytes, kept=receiver.kept_bytes)
         elif self._look_up is not None:
-            complain(self._program, end_text(code, error, self._config.host, self._config.port))
+            complain(self._program, self._end_text(code, error))
         elif receiver.open:
             self._log.warning("broken-off", peer=peer, why=error, bytes=receiver.progress)
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Sequence
 
 from mproxy.ground.config import format_host_port
@@ -11,9 +12,11 @@ from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.ground.words import is_loopback, parse_host, parse_name, parse_port, split_host_port
 from mproxy.io.bind import open_udp
 from mproxy.policy.network import NetworkWatch
+from mproxy.programs.awaited import MOST_STRANGERS, AwaitedDelivery
 from mproxy.programs.delivery import Delivery, DeliveryObserver
 from mproxy.programs.options import OneLineParser
 from mproxy.programs.progress import Progress
+from mproxy.programs.started import free_udp_port
 from mproxy.programs.transfer import (
     PARTIAL,
     STATUS_OF_END,
@@ -52,18 +55,24 @@ if TYPE_CHECKING:
     from mproxy.service.control import Command, Reply
     from mproxy.service.log import Log
     from mproxy.transfer.source_file import SourceFile
+    from mproxy.transport.code_keying import Code
     from mproxy.transport.datagram_config import DatagramConfig
     # What to send, what was left out and why, and where the receiver may be.
     Prepared = tuple[list[SourceFile], list[tuple[str, str | OSError]], list[Address]]
 
 INTERRUPTED_BY = 128  # and the signal's number, as shells count it
 
-_USAGE = "mproxy send [options] FILE... HOST PORT"
+_USAGE = """mproxy send [options] FILE... HOST PORT
+       mproxy send [options] FILE..."""
 
 _DESCRIPTION = """\
 Send files and directories to 'mproxy recv' at HOST PORT (or HOST:PORT), over
 UDP. FILE '-' is standard input. Sending a file again after an interruption
-continues where it stopped, as long as the file has not changed."""
+continues where it stopped, as long as the file has not changed.
+
+Without HOST PORT it prints a code, such as 7-violet-harbour, and waits: another
+host of the same network gets the files, sealed, by 'mproxy recv
+7-violet-harbour'; one elsewhere adds this host's address and port."""
 
 _EPILOG = """\
 exit status: 0 everything arrived, 2 wrong command line, 3 no space, 4 no
@@ -91,15 +100,39 @@ def parse_send(argv: list[str] | None) -> TransferConfig:
     parser.add(parser, "--ack-port", parse_port, metavar="PORT", help=(
         "receive answers on this local port ('mproxy recv --ack-to'), not on the one that sends"))
     given, words = parser.split(argv)
+    if _is_without_host(words):
+        return _configure_with_code(given, words)
     words = split_host_port(words, -1)
     if len(words) < 3:
         parser.error(f"missing argument: {('FILE', 'HOST', 'PORT')[len(words)]}; expected FILE... HOST PORT")
     host, port = parser.take_words(words[-2:], (("HOST", parse_host), ("PORT", parse_port)))
-    if words[:-2].count("-") > 1:
-        raise UsageError("'-' (standard input) can be given only once")
-    check_names(words[:-2])
+    _check_sources(words[:-2])
     take_rules(given)
     return configure(given, "client-key.pem", paths=tuple(words[:-2]), host=host, port=port)
+
+
+def _is_without_host(words: Sequence[str]) -> bool:
+    """Whether all words are files: not if the last two can be HOST PORT."""
+    if len(words) >= 3 and words[-1].isascii() and words[-1].isdigit():
+        return False
+    return bool(words) and all(word == "-" or os.path.lexists(word) for word in words)
+
+
+def _configure_with_code(given: dict[str, Any], words: Sequence[str]) -> TransferConfig:
+    from mproxy.transport import code_keying
+    for option in ("ack_port", "known_hosts"):
+        if option in given:
+            raise UsageError(f"--{option.replace('_', '-')} needs HOST PORT")
+    code_keying.load()
+    _check_sources(words)
+    take_rules(given)
+    return configure(given, "client-key.pem", paths=tuple(words), port=0, code=code_keying.make_code())
+
+
+def _check_sources(paths: Sequence[str]) -> None:
+    if paths.count("-") > 1:
+        raise UsageError("'-' (standard input) can be given only once")
+    check_names(paths)
 
 
 def check_names(paths: Sequence[str]) -> None:
@@ -131,7 +164,7 @@ class Send(Program, DeliveryObserver):
         self._config, self._log, self._loop = config, log, loop
         self._started_at = self._began_at = loop.now()
         self._total: int | None = None  # bytes of all files; None: unknown
-        self._delivery: Delivery | None = None
+        self._delivery: Delivery | AwaitedDelivery | None = None
         self._network: NetworkWatch | None = None
         self._progress = Progress(loop, log, config.quiet)
         self._endpoint: DatagramEndpoint | None = None
@@ -144,7 +177,7 @@ class Send(Program, DeliveryObserver):
         """Look at the files and look up the receiver's name, which may take a while; then dial."""
         config = self._config
         self._workers = Workers(self._loop.call_soon_threadsafe, min(4, os.cpu_count() or 1))
-        own = open_udp(config.bind, 0)
+        own = open_udp(config.bind, free_udp_port() if config.code else 0)
         family = bound_family(own)
         self._watch_network()
 
@@ -155,7 +188,7 @@ class Send(Program, DeliveryObserver):
             left_out = []
             sources = find_sources(config.paths, lambda path, why: left_out.append((path, why)), config.links,
                                    config.rules, config.update, config.xattrs, config.renamed)
-            return sources, left_out, [] if config.dry_run else look_up()
+            return sources, left_out, [] if config.dry_run or config.code else look_up()
 
         self._workers.submit(prepare, lambda found, error: self._prepared(own, look_up, found, error))
 
@@ -176,13 +209,12 @@ class Send(Program, DeliveryObserver):
                 self._list(sources)
                 return
             try:
-                endpoint = self._open(own, addresses)
+                delivery = self._delivery = self._await(config.code, own) if config.code else Delivery(
+                    self._loop, self._open(own, addresses), config.host, config.port, look_up,
+                    lambda: sender_keying(config, self._log), self, self._endpoint_config.idle_us, config.limit // 8)
             except MproxyError as refusal:
                 self._fail(refusal)
                 return
-        delivery = self._delivery = Delivery(self._loop, endpoint, config.host, config.port, look_up,
-                                  lambda: sender_keying(config, self._log), self, self._endpoint_config.idle_us,
-                                  config.limit // 8)
         self._began_at, self._total = self._loop.now(), _total_of(sources)
         self._progress.start(self._total, lambda: delivery.done_bytes, lambda: delivery.statistics.get("lost", 0))
         delivery.start(sources, addresses, self._workers)
@@ -200,6 +232,33 @@ class Send(Program, DeliveryObserver):
         if answers:
             answers.close()
         return endpoint
+
+    def _await(self, code: Code, own: socket.socket) -> AwaitedDelivery:
+        """Let in whoever has the code, and say how."""
+        from mproxy.programs.finding import CodeOffer, say_places
+        from mproxy.transport.code_keying import CodeKeying
+        delivery = AwaitedDelivery(self._loop, lambda: CodeKeying(code, False, self._wrong_code), self,
+                                   self._config.limit // 8)
+        self._endpoint = DatagramEndpoint(self._loop, own.fileno(), with_packet_size(self._config.datagram, False),
+                                          delivery, most=MOST_STRANGERS)
+        port: int = own.getsockname()[1]
+        CodeOffer(self._loop, code.number, port)
+        if self._config.json:
+            self._write({"code": str(code), "port": port})
+        else:
+            print(f"On the other host:  mproxy recv {code}")
+            for place in say_places(port)[:2]:
+                print(f"  elsewhere:        mproxy recv {code} {place}")
+            sys.stdout.flush()
+        return delivery
+
+    def _wrong_code(self) -> None:
+        """One guess is all that anybody has."""
+        def end() -> None:
+            if self._delivery is not None and self._delivery.peer is None:
+                self._delivery.give_up(EndCode.HANDSHAKE_FAILED, "a wrong code was tried, so this one no longer"
+                                       " counts: send again for a new one")
+        self._loop.call_later(0, end)
 
     def _fail(self, error: Exception) -> None:
         """End before anything was sent."""
@@ -272,7 +331,8 @@ class Send(Program, DeliveryObserver):
             self.exit_status = INTERRUPTED_BY + self._stopped
         else:
             self.exit_status = STATUS_OF_END.get(code, 1)
-            self._complain(end_text(code, explain_refusal(error, config.key), config.host, config.port))
+            self._complain(error if config.code else end_text(code, explain_refusal(error, config.key), config.host,
+                                                              config.port))
         summary = {"bytes": delivery.sent_bytes, "kept": delivery.kept_bytes,
                    "seconds": round(self._watch.seconds, 3), **delivery.statistics}
         if config.json:
@@ -295,7 +355,7 @@ class Send(Program, DeliveryObserver):
 
     def _tell_status(self, _request: dict[str, Any], reply: Reply) -> None:
         config, delivery = self._config, self._delivery
-        to = format_host_port(config.host, config.port)
+        to = format_host_port(config.host, config.port) if not config.code else f"code {config.code.number}"
         facts = program_facts(self._loop, self._started_at, "send", config.name or f"send->{to}",
                               "stopping" if self._finished or self._stopped is not None else "running")
         transfers = []

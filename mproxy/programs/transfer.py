@@ -109,9 +109,11 @@ def configure(given: dict[str, Any], own_key: str, **values: Any) -> TransferCon
     datagram = take_datagram(given)
     key = take_key(given, own_key)
     peers = tuple(given.pop("peer", ()))
+    if values.get("code") and (key or peers):
+        raise UsageError("a code takes the place of a key: leave out --key, --own-key and --peer")
     if peers and not (key and key.seed):
         raise UsageError("--peer works with keys from 'mproxy keygen' only, so --key must be one too")
-    datagram["sealed"] = key is not None
+    datagram["sealed"] = key is not None or values.get("code") is not None
     given = {name.replace("-", "_"): value for name, value in given.items()}
     return TransferConfig(datagram=DatagramConfig(**datagram), key=key, peers=peers, **given, **values)
 
@@ -188,6 +190,9 @@ def find_addresses(host: str, port: int, family: int | None = None) -> list[Addr
         wanted = "IPv4" if family == socket.AF_INET else "IPv6"
         raise MproxyError(f"{host} has no {wanted} address, but our socket is {wanted}")
     return [(family, (sockaddr[0], port, *sockaddr[2:])) for family, sockaddr in fitting]
+
+
+WRONG_CODE = "the code is wrong, or was used before: ask the sender for a new one"
 
 
 def end_text(code: int, reason: str, host: str, port: int) -> str:

@@ -8,6 +8,7 @@ from mproxy.transport.datagram_config import DatagramConfig
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mproxy.transfer.selection import Rule
+    from mproxy.transport.code_keying import Code
     from mproxy.transport.keying import Key
 
 
@@ -16,6 +17,7 @@ class TransferConfig(LogConfig):
 
     datagram = Setting(DatagramConfig())
     key: Setting[Key | None] = Setting(None)
+    code: Setting[Code | None] = Setting(None)  # in place of a key
     secret: Setting[bytes | None] = Setting(None)  # for one transfer, in place of a key
     peers: Setting[tuple[str, ...]] = Setting(())
     bind: Setting[str | None] = Setting(None)

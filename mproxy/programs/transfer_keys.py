@@ -66,6 +66,9 @@ def sender_keying(config: TransferConfig, log: Logger) -> KeyExchange | None:
     """The KeyExchange for the connection to `config.host`; None without a key."""
     if config.secret is not None:
         return OneTimeKeying(config.secret, True)
+    if config.code is not None:
+        from mproxy.transport.code_keying import CodeKeying
+        return CodeKeying(config.code, True)
     if config.key is None:
         return None
     hosts = HostTrust(config.known_hosts or in_state_dir("known_hosts"),

@@ -33,6 +33,8 @@ class Suite(enum.IntEnum):
     XX_CHACHAPOLY = 4
     ONE_TIME_AESGCM = 5  # transport/one_time
     ONE_TIME_CHACHAPOLY = 6
+    SPAKE2_AESGCM = 7  # transport/code_keying
+    SPAKE2_CHACHAPOLY = 8
 
 
 _NAMES = {

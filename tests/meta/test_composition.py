@@ -17,6 +17,7 @@ BASES = {
     "Datapath": "what carries a relay's rules out",
     "Destination": "where a receiver puts what comes",
     "Inspected": "a program that says, when it is asked, what it does",
+    "KeyExchange": "how both sides of a connection get their keys",
     "LinkHandler": "who is told of a link's events",
     "LogConfig": "settings of a program with a log",
     "Network": "what the demo can take away",
