@@ -113,6 +113,7 @@ PermitRootLogin yes
 PasswordAuthentication no
 AllowTcpForwarding yes
 UseDNS no
+Subsystem sftp internal-sftp
 """
 
 
