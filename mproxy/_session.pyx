@@ -325,6 +325,8 @@ cdef class Session:
         cdef bint ends = (frame.flags & FrameFlag.FIN) and parser.remaining == 0
         if self.state != CarrierState.ACTIVE:
             return self.fail(CloseCode.STATE_ERROR, "DATA before the end of the RESUME list")
+        if self.streams.unordered:
+            return self.fail(CloseCode.STATE_ERROR, "DATA in the ordered stream of a carrier of packets")
         stream = table_find(&self.streams.table, frame.stream)
         if stream == NULL:
             return self.fail(CloseCode.STREAM_ERROR, "DATA for a stream that is not open")

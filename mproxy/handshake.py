@@ -10,7 +10,8 @@ Client (`Caller`)                                  Server (`Greeter`)
                                                    5. WELCOME with the server's proof, RESUME list
 6. checks proof and list
 
-With `--plaintext` steps 1 and 3 are one, as are 2 and 5. Whoever drives this sends `outgoing` after every call; bytes
+With `--plaintext` steps 1 and 3 are one, as are 2 and 5; so they are on a link of packets, whose keys are known before
+its first byte. Whoever drives this sends `outgoing` after every call; bytes
 after the first frame (and the list, on a resume) belong to the session and are in `leftover`.
 """
 
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class Encryption(Protocol):
-        """What the handshake needs of TLS: `mproxy.carrier._tls.Tls`."""
+        """What the handshake needs of TLS: `mproxy.carrier._tls.Tls`; of a link of packets:
+        `mproxy.transport.keying.LinkKeys`."""
 
         @property
         def finished(self) -> bool: ...
@@ -209,7 +211,8 @@ class _Opening:
     """One side of the beginning; `tls` is None without encryption.
 
     `judge(spki)` is called once, when the peer has proven that it holds that key and before any frame is read or sent;
-    it raises PeerError to turn the peer away.
+    it raises PeerError to turn the peer away. A `tls` that is finished already, as on a link of packets, seals the
+    preambles as well; the client has judged the server's key by then.
     """
 
     our_name = peer_name = ""  # in messages
@@ -221,6 +224,7 @@ class _Opening:
         self.peer_tag = 0
         self.finished = False  # frames may flow: TLS, if wanted, is set up, and the peer's key was judged
         self._judge = judge
+        self._is_inside = tls is not None and tls.finished
         self._our_preamble = encode_preamble(tag=tag, flags=PreambleFlag.TLS if tls is not None else 0)
         self._preamble = b""
         self._parser = FrameParser()
@@ -247,7 +251,7 @@ class _Opening:
         if self.tls is None:
             return NO_CHANNEL
         preambles = (self._preamble + self._our_preamble if self.is_server else self._our_preamble + self._preamble)
-        return self.tls.exporter(CHANNEL_LABEL, preambles, len(NO_CHANNEL))
+        return self.tls.exporter(CHANNEL_LABEL, b"" if self._is_inside else preambles, len(NO_CHANNEL))
 
     def fresh_secret(self, session_id: bytes) -> bytes:
         """The secret of a session that begins on this connection: with TLS both ends derive it; it is never sent."""
@@ -399,7 +403,7 @@ class Caller(_Opening):
         self.refused = False  # the peer is an sproxy, of the right key if keys are in use, and said GOODBYE
         self.detail = 0       # what else that GOODBYE said: see PeerError
         self.outgoing = self._our_preamble
-        if tls is None:
+        if tls is None or self._is_inside:
             self.finished = True
             self._open()
         else:

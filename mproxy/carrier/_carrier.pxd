@@ -19,12 +19,17 @@ It may assume that all calls come from the loop's thread, that nobody else reads
 and that `receive` and `send` are called only while their marks allow it. It need not know frames, but may: what `send`
 is offered begins with the rest of a frame that was taken in part, if there is one, and every header is a part of its
 own. It never calls Python, and calls the endpoint only by queueing its work.
+
+A carrier of packets differs in three things. It `pulls`: `room` is 0, and wakes what asks the session for frames when a
+packet may leave. What comes it gives to a `Recipient` at once, since a packet can be refused only before it is
+acknowledged. And its peer may have `moved` to another address.
 """
 
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from mproxy._ring cimport iovec
+from mproxy._session cimport Session
 from mproxy.io._loop cimport Loop, Work
 
 
@@ -38,18 +43,26 @@ cdef struct PathReport:
     uint32_t data_packets  # those with data, in order or not
 
 
+cdef struct Recipient:
+    bint (*take)(void *owner, const uint8_t *data, uint32_t length, bint is_parcel) noexcept  # False: no room for it
+    void *owner                # for `take`, whose data are frames in order, or those of one packet: a parcel
+
+
 cdef class Carrier:
     cdef readonly Loop loop    # runs the endpoint as well
     cdef Work *work            # the endpoint's; NULL before `begin` and after `close`
     cdef readonly bint sealed  # what the path sees is encrypted
+    cdef readonly bint pulls   # it asks the session for frames by itself
     # marks
     cdef bint readable         # `receive` may bring something
     cdef bint writable         # `send` may take something
     cdef bint holding          # bulk waits for room; `work` is queued when it is time to ask again
     cdef bint over             # nothing will be received or sent any more
     cdef str why               # why it is over, for the log
+    cdef bint moved            # the peer has another address; whoever has seen that takes the mark away
 
     cdef void begin(self, Work *work) noexcept
+    cdef void join(self, Session session, Recipient *recipient) noexcept
     cdef long receive(self, size_t most, const uint8_t **data) noexcept
     cdef size_t room(self, bint bulk_waits, bint *bulk_too) noexcept
     cdef size_t send(self, iovec *parts, int count, uint64_t overtakes) noexcept

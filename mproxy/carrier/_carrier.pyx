@@ -8,6 +8,9 @@ cdef class Carrier:
         """The endpoint takes over: queue its work whenever a mark changes. May be `over` at once."""
         self.work = work
 
+    cdef void join(self, Session session, Recipient *recipient) noexcept:
+        """After `begin`: whose frames it carries, and who takes what comes in packets. For carriers that pull."""
+
     cdef long receive(self, size_t most, const uint8_t **data) noexcept:
         """Bring up to `most` bytes; returns how many lie at `data` until the next call of anything here.
 

@@ -3,6 +3,7 @@
 Every flag of an App follows from its stream's state, and from what the kernel says (_reconcile.pxd).
 """
 
+from mproxy._session cimport Session
 from mproxy._state cimport StreamState
 from mproxy.endpoint._app cimport Apps
 
@@ -14,3 +15,4 @@ cdef enum Adopted:
 
 
 cdef Adopted adopt_stream(Apps *apps, StreamState *state) noexcept
+cdef object asked_target(Session session, const StreamState *state)

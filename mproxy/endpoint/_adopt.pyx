@@ -1,6 +1,11 @@
 """Going on with the applications of a process that is gone: _adopt.pxd."""
 
+from libc.stdint cimport uint64_t
+
+from mproxy._pool cimport pool_at
+from mproxy._ring cimport Ring
 from mproxy._session cimport CarrierState, Session
+from mproxy._state cimport StreamState
 from mproxy._stream cimport Stream
 from mproxy._streams cimport StreamSet
 from mproxy._wire cimport ResetCode
@@ -98,3 +103,11 @@ cdef void go_on(StreamSet streams, App *app, bint broken, bint peer_ended) noexc
     app_watch(app)
     if app.broken:
         app_mark_ready(app)
+
+
+cdef object asked_target(Session session, const StreamState *state):
+    """The target that the peer has asked for, as bytes; None: it is not known any more."""
+    cdef const Ring *targets = &session.lasting.targets
+    if <uint64_t>state.target + state.target_bytes > targets.tail:
+        return None
+    return (<const char *>pool_at(targets.block) + state.target)[:state.target_bytes] if state.target_bytes else b""

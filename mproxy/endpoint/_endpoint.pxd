@@ -11,10 +11,11 @@ Python is told of events only: observer.py.
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from mproxy._parcel_reader cimport ParcelReader
 from mproxy._session cimport Session
 from mproxy._state cimport StreamState
 from mproxy._stream cimport Stream
-from mproxy.carrier._carrier cimport Carrier
+from mproxy.carrier._carrier cimport Carrier, Recipient
 from mproxy.endpoint._app cimport App, Apps
 from mproxy.endpoint._cost cimport Cost
 from mproxy.endpoint._news cimport News
@@ -32,6 +33,8 @@ cdef class Endpoint:
     cdef Work work                       # `pump`, in the loop's queue
     cdef Timer timer                     # calls `on_timer`
     cdef readonly Carrier carrier        # what moves its frames; None: there is none at the moment
+    cdef Recipient recipient             # this endpoint, for a carrier of packets
+    cdef ParcelReader parcels            # what comes in single packets of it
     cdef bint short_of_memory            # the carrier is not read
     cdef bint awaits_memory              # `on_memory` will look: the carrier is not read, or applications are not
     cdef object unopened                 # sproxy: deque of (stream id, target) of OPENs for the next turn
@@ -51,9 +54,10 @@ cdef class Endpoint:
     cdef bint carrier_can_go_on(self) noexcept
     cdef void wait_for_memory(self) noexcept
     cdef void read_carrier(self) noexcept
-    cdef void process(self, const uint8_t *data, size_t length) noexcept
+    cdef bint process(self, const uint8_t *data, size_t length, bint is_parcel) noexcept
     cdef void read_apps(self) noexcept
     cdef void write_carrier(self) noexcept
+    cdef void note_unanswered(self) noexcept
     cdef void carrier_failed(self, str why) noexcept
     cdef void forsake(self, str why) noexcept
     cdef void revive(self) noexcept

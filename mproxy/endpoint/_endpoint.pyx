@@ -8,13 +8,13 @@ from libc.errno cimport EMFILE, errno
 from libc.stdint cimport uint16_t
 
 from mproxy._liveness cimport liveness_note_life
-from mproxy._pool cimport pool_at
-from mproxy._ring cimport Ring, iovec
+from mproxy._parcel_reader cimport ParcelReader
+from mproxy._ring cimport iovec
 from mproxy._session cimport CarrierState, EventKind, SessionEvent
 from mproxy._stream cimport table_find
 from mproxy._transmit cimport MAX_IOVECS
 from mproxy._wire cimport ResetCode
-from mproxy.endpoint._adopt cimport Adopted, adopt_stream
+from mproxy.endpoint._adopt cimport Adopted, adopt_stream, asked_target
 from mproxy.endpoint._app cimport (
     app_close, app_deliver, app_new, app_next_ready, app_read, app_refusal, app_watch, apps_may_grow,
 )
@@ -54,6 +54,16 @@ cdef void left_away(Apps *apps, App *app, bint broken) noexcept:
     endpoint.tell_news(endpoint.observer.on_left_away, (endpoint, app.stream.state.id, bool(broken)))
 
 
+cdef bint take(void *owner, const uint8_t *data, uint32_t length, bint is_parcel) noexcept:
+    cdef Endpoint endpoint = <Endpoint>owner
+    cdef bint taken
+    endpoint.take_turn()
+    taken = endpoint.process(data, length, is_parcel)
+    store_whole(arena_turn, 0)
+    endpoint.loop.schedule(&endpoint.work)
+    return taken
+
+
 cdef class Endpoint:
     """One session's I/O. It ends by `close` or by the peer; then `renew` it or drop it."""
 
@@ -71,6 +81,7 @@ cdef class Endpoint:
         self.apps.owner = <void *>self
         self.session = session
         self.apps.session = <void *>session
+        self.recipient = Recipient(take, <void *>self)
         _endpoints.add(self)
 
     # ---- commands
@@ -94,15 +105,10 @@ cdef class Endpoint:
 
     cdef bint serve_again(self, const StreamState *state) noexcept:
         """sproxy: connect the stream's daemon in one of the next turns. False: it is not known any more which."""
-        cdef Stream *stream = table_find(&self.session.streams.table, state.id)
-        cdef const Ring *targets = &self.session.lasting.targets
-        cdef bint known = <uint64_t>state.target + state.target_bytes <= targets.tail
-        if not self.session.is_server or not known:
-            self.session.streams.reset(stream, ResetCode.LOCAL_ERROR)
+        target = asked_target(self.session, state) if self.session.is_server else None
+        if target is None:
+            self.session.streams.reset(table_find(&self.session.streams.table, state.id), ResetCode.LOCAL_ERROR)
             return not self.session.is_server  # cproxy: its application was not noted, and makes a stream of its own
-        target = b""
-        if state.target_bytes > 0:
-            target = (<const char *>pool_at(targets.block) + state.target)[:state.target_bytes]
         self.was_busy = True
         self.unopened.append((state.id, target))
         return True
@@ -123,13 +129,16 @@ cdef class Endpoint:
         if carrier.over:
             self.carrier_failed(carrier.why)
             return
+        if carrier.pulls:
+            self.parcels = ParcelReader(self.session)
+            carrier.join(self.session, &self.recipient)
         if len(_endpoints) > MANY:
             carrier.bound(True)
         self.arm()
         self.loop.schedule(&self.work)
         if leftover:
             self.take_turn()
-            self.process(leftover, len(leftover))
+            self.process(leftover, len(leftover), False)
             store_whole(arena_turn, 0)
 
     def add_pipes(self, int read_fd, int write_fd, bytes target):
@@ -260,6 +269,9 @@ cdef class Endpoint:
                 break
         if self.ending:
             return
+        if self.carrier is not None and self.carrier.moved:
+            self.carrier.moved = False
+            self.tell(self.observer.on_moved, (self,))
         self.read_apps()
         self.write_carrier()
         if self.apps.ready.first != NULL or self.unopened or self.session.streams.has_space() or (
@@ -313,22 +325,28 @@ cdef class Endpoint:
             return
         length = carrier.receive(most, &data)
         if length >= 0:
-            self.process(data, length)
+            self.process(data, length, False)
         if carrier.over and self.carrier is carrier:  # the session may have ended it
             self.carrier_failed(carrier.why)
 
-    cdef void process(self, const uint8_t *data, size_t length) noexcept:
-        """Let the session parse what the carrier brought and act on its events."""
+    cdef bint process(self, const uint8_t *data, size_t length, bint is_parcel) noexcept:
+        """Let the session parse what the carrier brought, and act on its events. False: a parcel finds no room."""
         cdef SessionEvent event
         cdef App *app
-        self.session.receive(data, length, self.loop.now_us)
+        if is_parcel:
+            self.parcels.begin(data, <uint32_t>length, self.loop.now_us)
+        else:
+            self.session.receive(data, length, self.loop.now_us)
         self.suspected = False
         if self.forsaken:
             self.revive()
         while True:
-            self.session.poll_event(&event)
+            if is_parcel:
+                self.parcels.poll_event(&event)
+            else:
+                self.session.poll_event(&event)
             if event.kind == EventKind.NOTHING:
-                return
+                return not (is_parcel and self.parcels.refused)
             if event.kind == EventKind.DATA:
                 app = <App *>event.stream.owner
                 if app != NULL:
@@ -349,7 +367,7 @@ cdef class Endpoint:
                 self.was_busy = False  # with the end told, it goes without saying that nobody is left
                 reason = (<const char *>event.data)[:event.length].decode(errors="replace")
                 self.tell(self.observer.on_closed, (self, event.code, reason, bool(event.local)))
-                return
+                return True
 
     cdef void read_apps(self) noexcept:
         """Read applications that have something and whose stream has room, in turns."""
@@ -383,6 +401,8 @@ cdef class Endpoint:
         while carrier.writable and done < TURN_BYTES:
             most = carrier.room(self.session.transmitter.bulk.first != NULL, &bulk_too)
             if most == 0:
+                if carrier.pulls:
+                    self.note_unanswered()
                 break
             count = self.session.poll_transmit(most, bulk_too, parts)
             if count == 0:
@@ -391,13 +411,18 @@ cdef class Endpoint:
             taken = carrier.send(parts, count, self.session.transmitter.overtakes)
             self.session.transmitted(taken)
             done += taken
-            if self.session.life.unanswered_at == 0 and self.session.streams.out_held > 0 and taken > 0:
-                self.session.life.unanswered_at = self.loop.now_us
-                if self.session.deadline() < self.armed_at:
-                    self.arm()
+            if taken > 0:
+                self.note_unanswered()
         self.session.streams.stalled = not carrier.writable
         if carrier.over and self.session.state != CarrierState.CLOSED_FOR_GOOD:
             self.carrier_failed(carrier.why)
+
+    cdef void note_unanswered(self) noexcept:
+        """Something was sent: from now on applications' bytes are to be answered."""
+        if self.session.life.unanswered_at == 0 and self.session.streams.out_held > 0:
+            self.session.life.unanswered_at = self.loop.now_us
+            if self.session.deadline() < self.armed_at:
+                self.arm()
 
     # ---- carrier
 

@@ -29,6 +29,9 @@ class EndpointObserver:
     def on_revived(self, endpoint: Endpoint) -> None:
         """cproxy: the carrier that counted as lost brings bytes again."""
 
+    def on_moved(self, endpoint: Endpoint) -> None:
+        """The peer has another address, and the carrier went on."""
+
     def on_waiting(self, endpoint: Endpoint) -> None:
         """cproxy: a dial may help now. An application came or wrote while there is no carrier, or something answered on
         the one that counted as lost."""

@@ -279,6 +279,9 @@ class CproxyConfig(ProgramConfig):
     sproxy_host = Setting("")
     sproxy_port: Setting[int] = Setting(None, 1, 65535)  # type: ignore[arg-type]  # no default: always given
 
+    # What carries sessions: `tcp`, or `datagram`: UDP, to the port of the same number.
+    carrier = Setting("tcp")
+
     # HTTP or SOCKS proxy through which sproxy is reached; None: directly.
     proxy: Setting[ProxyWords | None] = Setting(None)
 
@@ -372,6 +375,9 @@ class SproxyConfig(ProgramConfig):
     # Sessions at once, including those without a carrier. Each costs a few KiB plus its streams; when all places are
     # taken a session that is not in use gives way, or the newcomer is refused.
     max_sessions = Setting(1000, 1, 1_000_000)
+
+    # Listen for carriers over UDP as well, at the port of the same number.
+    udp = Setting(False)
 
     # The daemon that a stream without a target goes to; the default is a telnet daemon on this host.
     daemon_host = Setting("127.0.0.1")

@@ -33,6 +33,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
+    from typing import Any
 
     from mproxy.ground.config import CproxyConfig
     from mproxy.ground.shapes import Address
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from mproxy.io._loop import Loop
     from mproxy.policy.resolver import Request, Resolved, Resolver
     from mproxy.policy.tunnel import ProxyTunnel
+    from mproxy.transport.keying import LinkKeys
 
 # Most under way at once; each holds a descriptor. At the pace of unanswered attempts this many outlast 20 s.
 ATTEMPTS = 16
@@ -61,12 +63,12 @@ class DialObserver:
         """Asked before each attempt."""
         raise NotImplementedError
 
-    def make_caller(self) -> Caller:
-        """Our side of the handshake, for an attempt that has connected."""
+    def make_caller(self, keys: LinkKeys | None = None) -> Caller:
+        """Our side of the handshake, for an attempt that has connected; `keys`: those of a link."""
         raise NotImplementedError
 
-    def on_welcome(self, sock: socket.socket, caller: Caller, welcome: Welcome) -> None:
-        """There is a carrier; its socket now belongs to the observer."""
+    def on_welcome(self, connection: Any, caller: Caller, welcome: Welcome) -> None:
+        """There is a carrier: `connection` (a socket, or a Link) is for the dialer's `make_carrier`."""
 
     def on_dial_failed(self, why: str) -> None:
         """An attempt failed on all addresses, or had no answer in time."""

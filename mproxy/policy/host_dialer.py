@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mproxy.io._loop import Loop, Timer
     from mproxy.policy.dialer import Dialer
     from mproxy.policy.paths import Paths
+    from mproxy.transport.keying import LinkKeys
 
 # How long the port alone is tried: while somebody waits for the session to begin, and later, when an outage most likely
 # concerns both ways.
@@ -259,8 +260,8 @@ class _DirectObserver(DialObserver):
     def still_wanted(self) -> bool:
         return self._host.direct_is_wanted()
 
-    def make_caller(self) -> Caller:
-        return self._host.observer.make_caller()
+    def make_caller(self, keys: LinkKeys | None = None) -> Caller:
+        return self._host.observer.make_caller(keys)
 
     def on_welcome(self, sock: socket.socket, caller: Caller, welcome: Welcome) -> None:
         self._host.direct_welcomed(sock, caller, welcome)
@@ -287,8 +288,8 @@ class _ViaObserver(DialObserver):
     def still_wanted(self) -> bool:
         return self._host.observer.still_wanted()
 
-    def make_caller(self) -> Caller:
-        return self._host.observer.make_caller()
+    def make_caller(self, keys: LinkKeys | None = None) -> Caller:
+        return self._host.observer.make_caller(keys)
 
     def on_welcome(self, sock: socket.socket, caller: Caller, welcome: Welcome) -> None:
         self._host.via_welcomed(sock, caller, welcome)

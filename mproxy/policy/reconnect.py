@@ -22,9 +22,12 @@ if TYPE_CHECKING:
     from mproxy.endpoint._endpoint import Endpoint
     from mproxy.ground.shapes import Logger, Sockaddr
     from mproxy.io._loop import Loop, Timer, Watch
+    from mproxy.policy.datagram_dialer import DatagramDialer
     from mproxy.policy.dialer import Dialer
     from mproxy.policy.host_dialer import HostDialer
+    from mproxy.policy.race_dialer import RaceDialer
     from mproxy.policy.via_dialer import ViaDialer
+    AnyDialer = Dialer | DatagramDialer | RaceDialer | ViaDialer | HostDialer
 
 # How often to compare the clocks: the longest that waking up goes unnoticed without any other sign.
 CLOCK_CHECK_US = 1_000_000
@@ -43,7 +46,7 @@ class Reconnect:
     `wanted()` says whether a carrier is needed at all. `log` gets one line for each cause of a dial.
     """
 
-    def __init__(self, loop: Loop, endpoint: Endpoint, dialer: Dialer | ViaDialer | HostDialer, log: Logger,
+    def __init__(self, loop: Loop, endpoint: Endpoint, dialer: AnyDialer, log: Logger,
                  wanted: Callable[[], bool]) -> None:
         self._loop = loop
         self._endpoint = endpoint
@@ -112,12 +115,12 @@ class Reconnect:
         if not self._endpoint.attached:
             self._dialer.hurry(newcomer)
 
-    def settled(self, peer: Sockaddr) -> None:
-        """A new carrier, to the address `peer`, is about to be attached."""
+    def settled(self, addresses: tuple[Sockaddr, Sockaddr] | None) -> None:
+        """A new carrier, with these addresses (local, peer), is about to be attached."""
         self._in_doubt_at = None
         self._is_moving = False
         self._settled_at = self._loop.now()
-        routed = outgoing_device(peer) if self._dialer.follows_routes else None
+        routed = outgoing_device(addresses[1]) if addresses is not None and self._dialer.follows_routes else None
         self._routed = routed if self._dialer.device is not None else None
         self._device = self._dialer.device or routed
 

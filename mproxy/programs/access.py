@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mproxy.ground.config import SproxyConfig
     from mproxy.ground.shapes import Logger, Spot
     from mproxy.policy.grants import Grant
+    from mproxy.transport.keying import Keying, KeyPair
 
 # How often to look whether authorized_keys has changed, or a key's time is over.
 LOOK_US = 500_000
@@ -41,6 +42,7 @@ class Access:
         self._config = config
         self._log = log
         self._context: TlsContext | None = None
+        self._pair: KeyPair | None = None  # our key, for datagrams
         self.fingerprint = ""  # of our key
         self._keys = AuthorizedKeys(None)
         self.tags = Tags(os.urandom(32), config.session.session_ttl_us)  # without a key: for this process
@@ -79,6 +81,9 @@ class Access:
         self.fingerprint = fingerprint(find_spki(pem, "the host key"))
         secret = hmac.digest(pem, b"mproxy 2 tag key", "sha256")
         self.tags = Tags(secret, self._config.session.session_ttl_us)
+        if self._config.udp:
+            from mproxy.transport.keying import KeyPair
+            self._pair = KeyPair(pem, self._config.host_key_file or "the key")
 
     @property
     def guarded(self) -> bool:
@@ -88,6 +93,12 @@ class Access:
     def make_tls(self) -> Tls | None:
         """The server's end of a new connection; None without encryption."""
         return Tls(self._context) if self._context is not None else None
+
+    def make_keying(self) -> Keying:
+        """Our side of the agreement on keys for one link. The peer's key is judged afterwards, as with TLS."""
+        from mproxy.transport.keying import SESSION_PURPOSE, Keying
+        assert self._pair is not None
+        return Keying(self._pair, False, lambda _spki, _link: None, SESSION_PURPOSE)
 
     def changed(self) -> bool:
         """Whether running sessions have to be checked by `grant_living` again."""

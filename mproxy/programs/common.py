@@ -69,8 +69,10 @@ class Drain:
 
 
 def say_carrier(endpoint: Endpoint) -> dict[str, Any]:
-    """The endpoint's carrier as the log shows it: its description, without its kind."""
+    """The endpoint's carrier as the log shows it: its description, and its kind where that is datagrams."""
     facts = endpoint.carrier.describe() if endpoint.carrier is not None else {}
+    if facts.get("kind") == "datagram":
+        facts["carrier"] = "datagram"
     return {name: say_address(value) if isinstance(value, tuple) else value
             for name, value in facts.items() if name != "kind"}
 

@@ -31,7 +31,6 @@ from mproxy.service.status import Ended, Outages, seconds, session_facts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Collection, Iterator, Mapping
     from typing import Any
 
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     from mproxy.programs.succession import Succession
     from mproxy.service.control import Command
     from mproxy.service.log import Log
+    from mproxy.transport.keying import LinkKeys
 
 # Codes by which sproxy says that the session is gone. Every other refusal may pass; BAD_PROOF, too, because somebody on
 # the path can cause it by changing the preamble, which the proof covers.
@@ -93,7 +93,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._endpoint = Endpoint(loop, self._new_session(), self)
         self._listening = ListeningSide(config, log, loop, self._endpoint)
         self._introduction = Introduction(config, log, self._instance, self._endpoint)
-        self._dialer = make_dialer(config, log, loop, self, self._introduction.trust)
+        self._dialer = make_dialer(config, log, loop, self, self._introduction)
         self._reconnect = Reconnect(loop, self._endpoint, self._dialer, log, self._carrier_wanted)
         self._teller = AwayTeller(
             loop, log, config.sproxy_host if config.sproxy_port else self._sproxy, self._away_facts)
@@ -426,10 +426,10 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
     def still_wanted(self) -> bool:
         return self._reconnect.still_wanted()
 
-    def make_caller(self) -> Caller:
-        return self._introduction.make_caller()
+    def make_caller(self, keys: LinkKeys | None = None) -> Caller:
+        return self._introduction.make_caller(keys)
 
-    def on_welcome(self, sock: socket.socket, caller: Caller, welcome: Welcome) -> None:
+    def on_welcome(self, connection: Any, caller: Caller, welcome: Welcome) -> None:
         """The candidate becomes the carrier."""
         self._introduction.welcomed(welcome)
         session = self._endpoint.session
@@ -449,10 +449,9 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
             self._note_loss()
         if self._config.hushed:
             self._log.confine("error")
-        self._reconnect.settled(sock.getpeername())
-        self._endpoint.attach(
-            self._dialer.make_carrier(sock, caller.tls), welcome.epoch, welcome.window_bytes,
-            welcome.budget_bytes, b"", caller.leftover)
+        carrier = self._dialer.make_carrier(connection, caller.tls)
+        self._reconnect.settled(carrier.addresses())
+        self._endpoint.attach(carrier, welcome.epoch, welcome.window_bytes, welcome.budget_bytes, b"", caller.leftover)
 
     def _note_for_successor(self) -> None:
         if self._succession is not None:

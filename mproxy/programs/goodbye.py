@@ -30,12 +30,13 @@ from mproxy.service.run import install_signals, make_loop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
+    from typing import Any
 
     from mproxy.ground.errors import PeerError
     from mproxy.handshake import Caller, Welcome
     from mproxy.io._loop import Loop
     from mproxy.service.log import Log
+    from mproxy.transport.keying import LinkKeys
 
 # How long it tries. The clock stands still while the host sleeps, so a closed laptop says goodbye when it is opened.
 PATIENCE_US = 3_600_000_000
@@ -79,7 +80,7 @@ class Goodbye(EndpointObserver, DialObserver):
         self._speaking = False  # there is a connection that may have said HELLO
         self._endpoint = Endpoint(loop, Session(config.session, is_server=False), self)
         self._introduction = Introduction(config, log, left, self._endpoint)
-        self._dialer = make_dialer(config, log, loop, self, self._introduction.trust)
+        self._dialer = make_dialer(config, log, loop, self, self._introduction)
         self._reconnect = Reconnect(loop, self._endpoint, self._dialer, log, lambda: True)
 
     def start(self) -> None:
@@ -102,19 +103,18 @@ class Goodbye(EndpointObserver, DialObserver):
             self._finish()
         return owed
 
-    def make_caller(self) -> Caller:
+    def make_caller(self, keys: LinkKeys | None = None) -> Caller:
         self._speaking = True
         self._left.take()
-        return self._introduction.make_caller()
+        return self._introduction.make_caller(keys)
 
-    def on_welcome(self, sock: socket.socket, caller: Caller, welcome: Welcome) -> None:
+    def on_welcome(self, connection: Any, caller: Caller, welcome: Welcome) -> None:
         """The former session has ended; there is an empty one instead."""
         self._left.ended()
         self._endpoint.session.learn_identity(welcome.session_id, welcome.secret)
-        self._reconnect.settled(sock.getpeername())
-        self._endpoint.attach(
-            self._dialer.make_carrier(sock, caller.tls), welcome.epoch, welcome.window_bytes,
-            welcome.budget_bytes, b"", caller.leftover)
+        carrier = self._dialer.make_carrier(connection, caller.tls)
+        self._reconnect.settled(carrier.addresses())
+        self._endpoint.attach(carrier, welcome.epoch, welcome.window_bytes, welcome.budget_bytes, b"", caller.leftover)
 
     def on_dial_failed(self, _why: str) -> None:
         self._let_go()

@@ -18,6 +18,7 @@ import resource
 import socket
 
 from mproxy._wire import PREAMBLE_BYTES, CloseCode
+from mproxy.carrier._tcp_carrier import TcpCarrier
 from mproxy.ground.config import say_address
 from mproxy.ground.errors import PeerError
 from mproxy.handshake import Greeter
@@ -29,6 +30,7 @@ from mproxy.policy.sources import Sources, source_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from mproxy.carrier._carrier import Carrier
     from mproxy.ground.config import SproxyConfig
     from mproxy.ground.shapes import Logger, Sockaddr
     from mproxy.handshake import Encryption, Hello
@@ -94,7 +96,7 @@ class ReceptionHost:
         raise NotImplementedError
 
     def admit(self, guest: Guest, hello: Hello) -> None:
-        """Take the guest's socket, its `greeter` and what is left in that; PeerError refuses it."""
+        """Take the guest's carrier, its `greeter` and what is left in that; PeerError refuses it."""
         raise NotImplementedError
 
 
@@ -128,16 +130,19 @@ class Reception:
         """A guest that came through a socket of this host: `peer` is what the log calls it. What it does counts as
         done from the loopback address."""
         sock.setblocking(False)
-        self._place(self._silent, Guest(self._loop, self, sock, (LOCAL_ADDRESS, 0), peer), Rank.STRANGER)
+        self.receive_guest(SocketGuest(self._loop, self, sock, (LOCAL_ADDRESS, 0), peer))
+
+    def receive_guest(self, guest: Guest) -> None:
+        """A guest has come; another one may have to go for it."""
+        self._place(self._silent, guest, Rank.STRANGER)
 
     def known_at(self, address: str) -> None:
         """There is a session at that address, or was just now: its neighbours will be heard."""
         self._sources.welcomed(source_of(address), self._loop.now())
 
     def _receive(self, sock: socket.socket, address: Sockaddr) -> None:
-        """Make a guest of a connection; another one may have to go for it."""
         sock.setblocking(False)
-        self._place(self._silent, Guest(self._loop, self, sock, address), Rank.STRANGER)
+        self.receive_guest(SocketGuest(self._loop, self, sock, address))
 
     def _place(self, crowd: Crowd[Guest], guest: Guest, rank: Rank) -> None:
         share = share_of(crowd.most, self._sources.known(guest.source, self._loop.now()))
@@ -203,72 +208,55 @@ class Reception:
         self._log.warning("refused", peer=guest.peer, why=str(error))
         if error.code in ITS_FAULT:
             self._note_failure(guest)
-        try:
-            guest.sock.send(guest.greeter.farewell(error))
-            guest.sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # it did not wait for the answer
-        guest.finish()
+        guest.finish(guest.greeter.farewell(error))
 
 
 class Guest:
-    """One connection until its HELLO is complete."""
+    """One connection until its HELLO is complete: on a socket (SocketGuest), or a link of packets."""
 
-    def __init__(self, loop: Loop, reception: Reception, sock: socket.socket, address: Sockaddr,
-                 local_peer: str | None = None) -> None:
-        self.sock = sock
+    local_peer: str | None = None  # it came through a socket of this host; None: over the network
+
+    def __init__(self, loop: Loop, reception: Reception, address: Sockaddr, peer: str, tls: Encryption | None) -> None:
         self.address = address[0]
         self.source = source_of(address[0])  # or the tag that it shows: to which its failures are counted
-        self.local_peer = local_peer  # it came through a socket of this host; None: over the network
-        self.peer = local_peer or say_address(address)
+        self.peer = peer
         self.spki = b""  # its key, proven; empty without encryption
         self.begun = False  # it has sent something
         self.left = False
         self._loop = loop
         self._reception = reception
-        self.greeter = Greeter(self._check, reception.host.make_tls(), self._judge, self._meet)
-        self._watch = loop.watch(sock.fileno(), lambda _events: self._queue())
+        self.greeter = Greeter(self._check, tls, self._judge, self._meet)
         self._missing = ""  # what the timer waits for
         self._timer: Timer | None = None
         self._wait(SILENT_US, "preamble")
 
     def release(self) -> None:
-        """Stop waiting; the socket now belongs to the caller."""
+        """Stop waiting; the connection now belongs to the caller."""
         if not self.left:
             self.left = True
-            self._watch.close()
             if self._timer is not None:
                 self._timer.cancel()
             self._reception.left(self)
 
     def close(self) -> None:
-        """End the connection, leaving nothing of it in the kernel."""
-        self.release()
-        give_up(self.sock)
+        """End the connection, leaving nothing of it behind."""
+        raise NotImplementedError
 
-    def finish(self) -> None:
-        """End the connection after what was sent on it."""
-        self.release()
-        if self.local_peer is None:
-            finish(self.sock)
-        else:
-            self.sock.close()
+    def finish(self, last_words: bytes) -> None:
+        """Send these, and end the connection behind them."""
+        raise NotImplementedError
+
+    def make_carrier(self) -> Carrier:
+        """The carrier of a guest whose HELLO was checked."""
+        raise NotImplementedError
 
     def has_words(self) -> bool:
         """Whether a preamble is waiting to be read."""
-        try:
-            return len(self.sock.recv(PREAMBLE_BYTES, socket.MSG_PEEK)) == PREAMBLE_BYTES
-        except OSError:
-            return False
+        return False
 
-    def _is_gone(self) -> bool:
-        """Whether the guest has disconnected."""
-        try:
-            return not self.sock.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
+    def _send(self) -> None:
+        """Send what the handshake has to say."""
+        raise NotImplementedError
 
     def _meet(self, tag: int) -> None:
         self._reception.met(self, tag)
@@ -295,6 +283,83 @@ class Guest:
     def _time_out(self) -> None:
         self._reception.refuse(self, PeerError(CloseCode.STATE_ERROR, self._missing))
 
+    def _take(self, data: bytes | None) -> None:
+        """Bytes have come, or there is room to send."""
+        self.begun |= data is not None
+        try:
+            hello = self.greeter.feed(data) if data else None
+            self._send()
+        except Unheard:
+            self.close()
+        except PeerError as error:
+            self._reception.refuse(self, error)
+        except OSError:
+            self._reception.gave_up(self)
+        else:
+            if hello is not None:
+                self._reception.introduced(self, hello)
+            elif data and self.greeter.proven:
+                self._wait(STEP_US, "list of streams")
+
+
+class SocketGuest(Guest):
+    """One that came through a socket."""
+
+    def __init__(self, loop: Loop, reception: Reception, sock: socket.socket, address: Sockaddr,
+                 local_peer: str | None = None) -> None:
+        self.sock = sock
+        self.local_peer = local_peer
+        super().__init__(loop, reception, address, local_peer or say_address(address), reception.host.make_tls())
+        self._watch = loop.watch(sock.fileno(), lambda _events: self._queue())
+
+    def release(self) -> None:
+        """Stop waiting; the socket now belongs to the caller."""
+        if not self.left:
+            self._watch.close()
+        super().release()
+
+    def close(self) -> None:
+        """End the connection, leaving nothing of it in the kernel."""
+        self.release()
+        give_up(self.sock)
+
+    def finish(self, last_words: bytes) -> None:
+        """Send these, and end the connection behind them."""
+        try:
+            self.sock.send(last_words)
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # it did not wait for the answer
+        self.release()
+        if self.local_peer is None:
+            finish(self.sock)
+        else:
+            self.sock.close()
+
+    def make_carrier(self) -> Carrier:
+        """The carrier on its socket."""
+        fd, tls = self.sock.detach(), self.greeter.tls
+        if self.local_peer is None:
+            return TcpCarrier(self._loop, fd, tls)
+        from mproxy.carrier._local_carrier import LocalCarrier
+        return LocalCarrier(self._loop, fd, tls, "attached", self.local_peer)
+
+    def has_words(self) -> bool:
+        """Whether a preamble is waiting to be read."""
+        try:
+            return len(self.sock.recv(PREAMBLE_BYTES, socket.MSG_PEEK)) == PREAMBLE_BYTES
+        except OSError:
+            return False
+
+    def _is_gone(self) -> bool:
+        """Whether the guest has disconnected."""
+        try:
+            return not self.sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
     def _queue(self) -> None:
         self._watch.set()
         self._loop.call_slow(self._on_turn)
@@ -312,25 +377,10 @@ class Guest:
             data = b""
         if data and not self.begun and self._is_gone():
             self.close()  # it came and went while we were busy, which is not a failure
-            return
-        if data == b"":
-            self._reception.gave_up(self)
-            return
-        self.begun |= data is not None
-        try:
-            hello = self.greeter.feed(data) if data else None
-            self._send()
-        except Unheard:
-            self.close()
-        except PeerError as error:
-            self._reception.refuse(self, error)
-        except OSError:
+        elif data == b"":
             self._reception.gave_up(self)
         else:
-            if hello is not None:
-                self._reception.introduced(self, hello)
-            elif data and self.greeter.proven:
-                self._wait(STEP_US, "list of streams")
+            self._take(data)
 
     def _send(self) -> None:
         """Send what the handshake has to say; the socket's empty buffer takes it, though that is not guaranteed."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mproxy.ground.shapes import Logger
     from mproxy.handshake import Welcome
     from mproxy.policy.instance import Instance, LeftBehind
+    from mproxy.transport.keying import Keying, KeyPair, LinkKeys
 
 
 class Introduction:
@@ -39,6 +40,7 @@ class Introduction:
         self._instance = instance
         self._endpoint = endpoint
         self._context: TlsContext | None = None    # our key; None without encryption
+        self._pair: KeyPair | None = None          # the same for datagrams, if they are in use
         self._host_spki = b""  # the key of the sproxy that has our session
         self._host_trust = HostTrust(
             config.known_hosts_file, config.host_fingerprint, lambda text: log.warning("known-hosts", why=text))
@@ -50,9 +52,15 @@ class Introduction:
         """Read our key; makes it at the first start."""
         config = self._config
         if not config.plaintext:
-            self._context = open_context(config.key_file, self._log, is_server=False, named=config.key)
+            self._context = open_context(config.key_file, self._log, is_server=False, named=config.key,
+                                         use=self._take_key)
         elif not is_loopback(config.sproxy_host):
             self._log.warning("plaintext", why="--plaintext: anyone on the path can read and change everything")
+
+    def _take_key(self, pem: bytearray) -> None:
+        if self._config.carrier != "tcp":
+            from mproxy.transport.keying import KeyPair
+            self._pair = KeyPair(pem, self._config.key_file or "the key")
 
     @property
     def host_fingerprint(self) -> str | None:
@@ -81,10 +89,16 @@ class Introduction:
         if vows.get("sproxy", ours) != ours:
             raise MproxyError(f"it led to {vows['sproxy']}, and this cproxy leads to {ours}")
 
-    def make_caller(self) -> Caller:
-        """Our side of the handshake on one connection."""
-        tls = Tls(self._context) if self._context is not None else None
+    def make_caller(self, keys: LinkKeys | None = None) -> Caller:
+        """Our side of the handshake on one connection; on a link `keys` were agreed on by `make_keying`."""
+        tls = keys or (Tls(self._context) if self._context is not None else None)
         return Caller(self._compose_hello, tls, self._judge_host, self._tag)
+
+    def make_keying(self) -> Keying:
+        """Our side of the agreement on keys for one link."""
+        from mproxy.transport.keying import SESSION_PURPOSE, Keying
+        assert self._pair is not None
+        return Keying(self._pair, True, lambda spki, _link: self._judge_host(spki), SESSION_PURPOSE)
 
     def welcomed(self, welcome: Welcome) -> None:
         """HELLO was answered."""

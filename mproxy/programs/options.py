@@ -308,6 +308,9 @@ def cproxy_parser() -> OneLineParser:
         "listen on this port, too, and ask sproxy for HOST:PORT; repeatable; /PATH for a unix socket on either side"))
     parser.add(group, "-D", parse_spot, long="--dynamic", metavar="[ADDR:]PORT", action="append", help=(
         "listen on this port, too, as a SOCKS proxy (4A and 5) whose names are looked up at sproxy; repeatable"))
+    parser.add_choice(group, "--carrier", CARRIERS, (
+        "reach sproxy over TCP (the default) or over UDP, where a lost packet holds up nothing else and a new address"
+        " costs one round trip; sproxy needs --udp for that; auto: UDP where it passes, else TCP"))
     parser.add(group, "--proxy", parse_proxy, metavar="URL", help=(
         "reach sproxy through an HTTP proxy (CONNECT) or a SOCKS proxy: http://[USER[:PASSWORD]@]HOST:PORT or"
         " socks5h://..."))
@@ -345,9 +348,11 @@ def parse_cproxy(argv: list[str] | None) -> CproxyConfig:
     _refuse_together(given, "plaintext", ("key", "known_hosts", "host_fingerprint"))
     _refuse_together(given, "stdio", ("plain", "bind", "eager", "idle", "keeper", "survive", "forward", "dynamic"))
     _refuse_together(given, "plain", (
-        "target", "forward", "dynamic", "proxy", "via", "via_terminal", "eager", "idle", "connect_timeout", "stay",
-        "notify", "state_dir", "key", "known_hosts", "host_fingerprint", *_SESSION_ONLY))
+        "target", "forward", "dynamic", "carrier", "proxy", "via", "via_terminal", "eager", "idle", "connect_timeout",
+        "stay", "notify", "state_dir", "key", "known_hosts", "host_fingerprint", *_SESSION_ONLY))
     _refuse_together(given, "via", ("proxy", "stay"))
+    if given.get("carrier") == "datagram":
+        _refuse_together(given, "carrier", ("plaintext", "proxy", "via", "stay"))
     if "via_terminal" in given and "via" not in given:
         raise UsageError("--via-terminal is for use with --via")
     forwards = "forward" in given or "dynamic" in given
@@ -384,6 +389,10 @@ def sproxy_parser() -> OneLineParser:
         " has left running for this user, or start it; it ends after a day without sessions"))
     parser.add(group, "--exit-idle", parse_duration, metavar="TIME", help=(
         "exit when there has been no session for this long (default: never)"))
+    group.add_argument("--udp", action="store_true", default=None, help=(
+        "listen on UDP port PORT, too, for cproxy --carrier datagram"))
+    group.add_argument("--no-udp", action="store_false", dest="udp", default=None, help=(
+        "TCP only (the default)"))
     group = parser.add_argument_group("clients")
     parser.add(group, "--allow", parse_permitted, metavar="HOST:PORT", action="append", help=(
         "another daemon that clients may ask for, or the /PATH of its unix socket; repeatable (default none); '*:443',"
@@ -431,9 +440,10 @@ def parse_sproxy(argv: list[str] | None) -> SproxyConfig:
         raise UsageError("--start is for use with --attach")
     _refuse_together(given, "plain", (
         "single", "allow", "source_per_key", "send_proxy", "stdio_ttl", "max_unfinished", "memory_limit", "state_dir",
-        "host_key", "authorized_keys", "closed", "trust_attached", "exit_idle",
+        "host_key", "authorized_keys", "closed", "trust_attached", "exit_idle", "udp",
         *_SESSION_ONLY))
-    _refuse_together(given, "plaintext", ("host_key", "authorized_keys", "source_per_key", "closed", "trust_attached"))
+    _refuse_together(given, "plaintext", ("host_key", "authorized_keys", "source_per_key", "closed", "trust_attached",
+                                         "udp"))
     if len(words) == 3 and words[2].isdigit():
         words = [words[0], format_host_port(words[1].strip("[]"), words[2])]
     _expect_words(parser, words, ("PORT", "[HOST:PORT]"))
@@ -469,6 +479,8 @@ def keeps_by_default() -> bool:
     """Whether there is a keeper unless the command line says otherwise: what a test of everything can choose."""
     return os.environ.get("MPROXY_KEEPER", "1") == "1"
 
+
+CARRIERS = ("tcp", "datagram", "auto")
 
 # Options without a meaning for a relay without sessions; ignoring one silently would hide a mistake.
 _SESSION_ONLY = (

@@ -12,11 +12,10 @@ from mproxy._inherit import keep_own_record, kept_own_record
 from mproxy._pool import limit_memory
 from mproxy._session import Session
 from mproxy._wire import CloseCode, HelloFeature, ResetCode
-from mproxy.carrier._tcp_carrier import TcpCarrier
 from mproxy.endpoint._app import share_descriptors
 from mproxy.endpoint._endpoint import Endpoint
 from mproxy.endpoint.observer import EndpointObserver
-from mproxy.ground.config import format_host_port
+from mproxy.ground.config import format_host_port, say_address
 from mproxy.ground.errors import MproxyError, PeerError
 from mproxy.handshake import NO_SECRET, Welcome, session_tag
 from mproxy.io._accept import AcceptGate
@@ -56,6 +55,7 @@ if TYPE_CHECKING:
     from mproxy.io._socket import Target
     from mproxy.policy.grants import Grant
     from mproxy.programs.greeting import Guest
+    from mproxy.programs.link_guest import LinkDoor
     from mproxy.service.control import Command, Reply
     from mproxy.service.log import Log
 
@@ -114,10 +114,17 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         self._daemons = Daemons(config, log, loop, self._access, self._clients)
         self._key_quota = key_quota(most)
         self._site = 0  # see policy.site
+        self._most = most
+        self._link_door: LinkDoor | None = None
+        if config.udp:
+            from mproxy.programs.link_guest import LinkDoor
+            self._link_door = LinkDoor(loop, log, config, self._reception, self._access.make_keying)
 
     def open(self) -> None:
         """Open the port, and read the keys and the files beside them."""
         self._listeners = open_listeners(self._config)
+        if self._link_door is not None:
+            self._link_door.bind(self._listeners)
         self._access.open()
         self._site = Site(self._config.state_dir, self._config.port or 0).number
 
@@ -158,7 +165,10 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
             address = listener.getsockname()
             self._reception.open(listener)
             if is_first():
-                self._log.info("listening", address=address[0], port=address[1], daemon=daemon)
+                self._log.info("listening", address=address[0], port=address[1], daemon=daemon,
+                               udp="yes" if self._link_door is not None else None)
+        if self._link_door is not None:
+            self._link_door.open(self._most)
         if has_past():
             streams = sum(client.streams for client in self._clients)
             self._log.info("recovered", sessions=len(self._clients), streams=streams)
@@ -276,8 +286,8 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         client.set_end_timer(None)
         client.attached_at = self._loop.now()
         client.endpoint.attach(
-            make_carrier(self._loop, guest), hello.epoch, hello.window_bytes,
-            hello.budget_bytes, greeter.prefix + welcome.encode() + resume_list, greeter.leftover)
+            guest.make_carrier(), hello.epoch, hello.window_bytes, hello.budget_bytes,
+            greeter.prefix + welcome.encode() + resume_list, greeter.leftover)
 
     def _new_tag(self, client: Client) -> int:
         """The tag for a WELCOME."""
@@ -407,6 +417,18 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
             unacknowledged=session.streams.out_held)
         self._wait_for_carrier(client)
 
+    def on_moved(self, endpoint: Endpoint) -> None:
+        """The client has another address, at which its key may not be allowed."""
+        client = self._clients.of(endpoint)
+        carrier = endpoint.carrier.describe() if endpoint.carrier is not None else {}
+        client.host, client.peer = carrier["peer"][0], say_address(carrier["peer"])
+        client.note()
+        self._log.info("moved", session=client.name, peer=client.peer)
+        try:
+            client.grant = self._access.grant_living(client.spki, client.host)
+        except PeerError as refusal:
+            self._loop.call_later(0, partial(self._revoke, client, refusal))  # the endpoint is at work
+
     def on_idle(self, endpoint: Endpoint) -> None:
         client = self._clients.of(endpoint)
         if not endpoint.attached:
@@ -526,6 +548,8 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         """Stop accepting, drain, say goodbye."""
         self._stopping = True
         self._reception.close()
+        if self._link_door is not None:
+            self._link_door.close()
         self._log.info("stopping", sessions=len(self._clients))
         Drain(self._loop, self._busy_endpoints, self._config.drain_us, self._say_goodbye)
 
@@ -540,16 +564,10 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         for client in self._clients:
             self._end(client, CloseCode.SHUTDOWN, "sproxy is shutting down")
             client.endpoint.reset_rest()
-        self._loop.stop()
-
-
-def make_carrier(loop: Loop, guest: Guest) -> TcpCarrier:
-    """The carrier of a guest whose HELLO was checked."""
-    fd, tls = guest.sock.detach(), guest.greeter.tls
-    if guest.local_peer is None:
-        return TcpCarrier(loop, fd, tls)
-    from mproxy.carrier._local_carrier import LocalCarrier
-    return LocalCarrier(loop, fd, tls, "attached", guest.local_peer)
+        if self._link_door is not None:
+            self._link_door.leave(self._loop.stop)
+        else:
+            self._loop.stop()
 
 
 def check_epoch(hello: Hello, session: Session) -> None:

@@ -16,7 +16,7 @@ from mproxy.programs.transfer_keys import add_key_options, take_key
 from mproxy.transfer.messages import Result
 from mproxy.transfer.selection import Selection
 from mproxy.transport._packet import MAX_PACKET_BYTES, EndCode
-from mproxy.transport.datagram_config import CONGESTIONS, RECOVERIES, DatagramConfig
+from mproxy.transport.datagram_config import CONGESTIONS, LOOPBACK_PACKET_BYTES, RECOVERIES, DatagramConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ PARTIAL = 8  # everything arrived but what is not sent, cannot be read, or chang
 STATUS_OF_RESULT = {Result.DONE: 0, Result.NO_SPACE: 3, Result.NO_PERMISSION: 4, Result.EXISTS: 5,
                     Result.UNREADABLE: PARTIAL, Result.CHANGED: PARTIAL}
 STATUS_OF_END: dict[int, int] = {EndCode.TIMED_OUT: 6, EndCode.IDLE: 6, EndCode.HANDSHAKE_FAILED: 7, EndCode.VERSION: 7}
-
-_LOOPBACK_BYTES = 65483  # fits the loopback's MTU, within the 65,535 bytes of an IPv4 packet
 
 
 def with_result(status: int, code: Result) -> int:
@@ -131,7 +129,7 @@ def take_datagram(given: dict[str, Any]) -> dict[str, Any]:
 
 def with_packet_size(datagram: DatagramConfig, loopback: bool) -> DatagramConfig:
     """The DatagramConfig for a local interface: the loopback carries packets of 64 KiB."""
-    return datagram.replace(max_packet_bytes=_LOOPBACK_BYTES if loopback else MAX_PACKET_BYTES)
+    return datagram.replace(max_packet_bytes=LOOPBACK_PACKET_BYTES if loopback else MAX_PACKET_BYTES)
 
 
 def sockaddr_bytes(family: int, sockaddr: Sockaddr) -> bytes:

@@ -182,6 +182,8 @@ cdef class Link:
             if self.filled >= self.fill_least:
                 self.fill_buffer, self.fill_least = None, 0
                 self.tell(partial(self.handler.on_filled, self))
+        if self.connection.channel.parcels is not None and not self.ended:
+            self.connection.channel.parcels.arrived(now)
         if not self.read_end_told and self.connection.read_ended:
             self.read_end_told = True
             self.tell(partial(self.handler.on_read_ended, self))
@@ -342,6 +344,8 @@ cdef class DatagramEndpoint:
             if (self.sending is not None or self.transmit(link, now)) and not link.active:
                 link.active = True
                 self.waiting.append(link)
+            if link.connection.channel.parcels is not None:
+                link.connection.channel.parcels.left()
             if link.connection.state == ConnectionState.CLOSED:
                 link.events(now)
                 self.remove(link)
@@ -391,6 +395,8 @@ cdef class DatagramEndpoint:
         link.connection.receive_run(slot.data + begin, end - begin, slot.segment, source, now)
         if self.listener is not None:
             link.local = slot.local
+        if link.connection.setup.handshake_event:
+            link.events(now)  # it may bring the keys for the very next packet
         link.wake()
 
     cdef void take_new(self, Slot *slot, uint32_t offset, uint32_t end, const PeerAddress *source,

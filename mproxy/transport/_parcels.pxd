@@ -28,3 +28,5 @@ cdef class Parcels:
     cdef void acked(self, uint64_t tag) noexcept
     cdef void lost(self, uint64_t tag) noexcept
     cdef bint take(self, const uint8_t *data, uint32_t length, int64_t now) noexcept
+    cdef void arrived(self, int64_t now) noexcept
+    cdef void left(self) noexcept

@@ -21,3 +21,9 @@ cdef class Parcels:
     cdef bint take(self, const uint8_t *data, uint32_t length, int64_t now) noexcept:
         """The peer's parcel came, in an authentic packet not seen before. False: as if it had been lost."""
         return False
+
+    cdef void arrived(self, int64_t now) noexcept:
+        """Packets were taken: the stream may have brought bytes."""
+
+    cdef void left(self) noexcept:
+        """All that may leave now has left."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from mproxy.ground.config import HOUR_US, MIB, MILLISECOND_US, SECOND_US, Config, Setting
+from mproxy.ground.config import HOUR_US, MIB, MILLISECOND_US, SECOND_US, Config, SessionConfig, Setting
 from mproxy.ground.errors import UsageError
+
+# Largest packets: what fits the loopback's MTU within the 65,535 bytes of an IPv4 packet, and jumbo frames.
+LOOPBACK_PACKET_BYTES = 65483
+JUMBO_PACKET_BYTES = 8972
 
 RECOVERIES = ("sack", "gbn")
 CONGESTIONS = ("bbr", "cubic", "fixed")
@@ -58,3 +62,12 @@ class DatagramConfig(Config):
             raise UsageError(f"--recovery {self.recovery}: must be one of {', '.join(RECOVERIES)}")
         if self.congestion not in CONGESTIONS:
             raise UsageError(f"--congestion {self.congestion}: must be one of {', '.join(CONGESTIONS)}")
+
+
+def for_session(session: SessionConfig, max_packet_bytes: int) -> DatagramConfig:
+    """Settings of a connection that carries such a session. Its ordered stream has lists and small frames, no bulk; the
+    session's heartbeats are its signs of life."""
+    return DatagramConfig(
+        sealed=True, max_window_bytes=MIB, max_packet_bytes=max_packet_bytes,
+        keepalive_us=max(DatagramConfig.keepalive_us.default, session.heartbeat_us),
+        idle_us=min(max(DatagramConfig.idle_us.default, 4 * session.misses * session.heartbeat_us), 24 * HOUR_US))

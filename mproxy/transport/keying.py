@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import hmac
 import os
 import re
 import stat
@@ -46,6 +47,9 @@ _NAMES = {
 _SHORTEST_SECRET = 16
 
 DISAGREE = "the keys do not agree"  # all that a refused peer is told
+
+# What the keys are for, when not for files.
+SESSION_PURPOSE = b"mproxy session"
 
 # Whoever has one packet can try secrets against it for ever, so each try is made expensive: scrypt (RFC 7914) with
 # 64 MiB and a third of a second, which is what OWASP's password storage guide asks for. Both sides must arrive at the
@@ -95,10 +99,25 @@ class Key:
     @property
     def public(self) -> bytes:
         """The Ed25519 public key."""
-        import_packages(KEYS)
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-        key: bytes = Ed25519PrivateKey.from_private_bytes(self.seed).public_key().public_bytes_raw()
-        return key
+        return _public_of(self.seed)
+
+
+class KeyPair:
+    """An Ed25519 key in the place of a Key: that of a proxy, of which its certificate is made, too."""
+
+    psk = b""
+
+    def __init__(self, pem: bytes | bytearray, path: str) -> None:
+        self.seed = _seed_of(pem, path)
+        self.public = _public_of(self.seed)
+        load()
+
+
+def _public_of(seed: bytes) -> bytes:
+    import_packages(KEYS)
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    key: bytes = Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
+    return key
 
 
 def stretched(secret: bytes) -> bytes:
@@ -115,11 +134,11 @@ def _is_text(data: bytes) -> bool:
         return False
 
 
-def _seed_of(data: bytes, path: str) -> bytes:
+def _seed_of(data: bytes | bytearray, path: str) -> bytes:
     der = pem_block(data, b"PRIVATE KEY")
     if not der.startswith(_PKCS8_PREFIX) or len(der) < len(_PKCS8_PREFIX) + 32:
         raise UsageError(f"--key {path}: contains no Ed25519 key; create one with 'mproxy keygen'")
-    return der[len(_PKCS8_PREFIX):len(_PKCS8_PREFIX) + 32]
+    return bytes(der[len(_PKCS8_PREFIX):len(_PKCS8_PREFIX) + 32])
 
 
 def has_aes() -> bool:
@@ -147,16 +166,27 @@ class KeyExchange:
 
 class Keying(KeyExchange):
     """One side of the handshake of one connection. `judge(spki, link)` raises PeerError for a key of `mproxy keygen`
-    that is not trusted; `spki` is its DER SubjectPublicKeyInfo."""
+    that is not trusted; `spki` is its DER SubjectPublicKeyInfo. Both sides must have the same `purpose`."""
 
-    def __init__(self, key: Key, initiator: bool, judge: Callable[[bytes, Link], object] = trust_nobody) -> None:
+    def __init__(self, key: Key | KeyPair, initiator: bool, judge: Callable[[bytes, Link], object] = trust_nobody,
+                 purpose: bytes = b"") -> None:
         self._key = key
         self._initiator = initiator
         self._judge = judge
+        self._purpose = purpose
         self._handshake: Handshake | None = None
         self._suite = Suite.NNPSK0_AESGCM
         self._cipher = Cipher.AESGCM
         self._judged = False
+        self.peer_spki = b""  # the peer's key, once it has proven it
+
+    @property
+    def link_keys(self) -> LinkKeys | None:
+        """What a session derives from the handshake; None before its end."""
+        handshake = self._handshake
+        if handshake is None or not handshake.finished:
+            return None
+        return LinkKeys(handshake.exporter(), self.peer_spki)
 
     def take(self, link: Link, data: bytes) -> None:
         message: bytes | None = data
@@ -191,8 +221,8 @@ class Keying(KeyExchange):
             self._suite, message = Suite(data[0]), data[1:]
         name, self._cipher = _NAMES[self._suite]
         static = None if self._key.psk else x25519_private(self._key.seed)
-        handshake = Handshake(name, self._initiator, link.prologue + bytes([self._suite]), static=static,
-                              psk=self._key.psk or None)
+        prologue = link.prologue + bytes([self._suite]) + self._purpose
+        handshake = Handshake(name, self._initiator, prologue, static=static, psk=self._key.psk or None)
         return handshake, message
 
     def _identity(self, handshake: Handshake) -> bytes:
@@ -205,5 +235,39 @@ class Keying(KeyExchange):
             return
         if len(payload) != 32 or x25519_public(payload) != handshake.remote_static:
             raise NoiseError("the peer did not prove that it holds the key it presented")
-        self._judge(SPKI_PREFIX + payload, link)
+        self.peer_spki = SPKI_PREFIX + payload
+        self._judge(self.peer_spki, link)
         self._judged = True
+
+
+class LinkKeys:
+    """A link whose keys are known, as `mproxy.handshake` sees the encryption of a carrier: it has nothing to seal, as
+    every packet of the link is."""
+
+    finished = True
+    broken = False
+
+    def __init__(self, exporter: bytes, spki: bytes) -> None:
+        self._exporter = exporter
+        self._spki = spki
+
+    def receive(self, data: bytes) -> bytes:
+        """What the peer has sent."""
+        return data
+
+    def seal(self, data: bytes) -> bytes:
+        """What goes to the peer."""
+        return data
+
+    def take_out(self) -> bytes:
+        """Nothing is waiting."""
+        return b""
+
+    def peer_spki(self) -> bytes:
+        """The peer's key, as DER SubjectPublicKeyInfo."""
+        return self._spki
+
+    def exporter(self, label: bytes, context: bytes, length: int) -> bytes:
+        """A secret of up to 32 bytes that both ends of this very link know and nobody else."""
+        assert length <= hashlib.sha256().digest_size
+        return hmac.digest(self._exporter, bytes([len(label)]) + label + context, "sha256")[:length]

@@ -226,6 +226,10 @@ class Handshake:
         first, second = self._symmetric.split()
         return (first, second) if self._initiator else (second, first)
 
+    def exporter(self) -> bytes:
+        """A secret beside the keys, bound to all that was said; of it others may be derived for other purposes."""
+        return self._symmetric.hkdf(b"mproxy exporter" + self.hash, 1)[0]
+
     def _mix_e(self, public: bytes) -> None:
         self._symmetric.mix_hash(public)
         if self._psk_mode:

@@ -16,6 +16,8 @@ BASES = {
     "Conversation": "messages over a link, read alike by the sender and the receiver",
     "Datapath": "what carries a relay's rules out",
     "Destination": "where a receiver puts what comes",
+    "FrameParcels": "a session's frames in packets",
+    "Guest": "who has connected to sproxy, and was not let in yet",
     "Inspected": "a program that says, when it is asked, what it does",
     "KeyExchange": "how both sides of a connection get their keys",
     "LinkHandler": "who is told of a link's events",

@@ -60,7 +60,7 @@ class Dials:
             device, self.host.endpoint.local = next(iter(self.host.ways.items()))
             self.device = device if self.device else None
             self.moves.append((self.host.loop.now(), device))
-            self.host.policy.settled(PEER)
+            self.host.policy.settled((PEER, PEER))
 
     def network_changed(self):
         pass
@@ -81,7 +81,7 @@ class Host:
         self.dialer = Dials(self, stays)
         log = SimpleNamespace(debug=lambda *_, **__: None)
         self.policy = Reconnect(self.loop, self.endpoint, self.dialer, log, lambda: True)
-        self.policy.settled(PEER)
+        self.policy.settled((PEER, PEER))
 
     def _preferred_source(self, _peer, device=None):
         return self.ways.get(device) if device else next(iter(self.ways.values()), None)
@@ -169,7 +169,7 @@ def test_stay(monkeypatch, bound):
     """Goal: a better network is never used while the one in use works; one that is gone is left at once."""
     host = Host(monkeypatch, stays=True)
     host.dialer.device = "wlan0" if bound else None
-    host.policy.settled(PEER)
+    host.policy.settled((PEER, PEER))
     host.has(CABLE, WIFI)
     host.loop.run(300)
     assert host.devices() == [] and host.endpoint.probes > 0

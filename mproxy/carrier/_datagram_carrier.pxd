@@ -1,0 +1,33 @@
+"""The carrier that is a connection over datagrams: DATA and ACK frames in packets of their own, all others in order.
+
+Inbound: the DatagramEndpoint reads packets; a parcel goes to the endpoint while it lies where it was opened, what came
+in order before it. Outbound: whatever lets a packet leave (window, pace) asks the session for frames, as told in
+_frame_parcels.pxd. So there is nothing to hold back here, and a keystroke never waits behind bulk taken too early.
+
+Its end: the last words are written into the ordered stream, which ends behind them, and the link stays until the peer
+has ended its own or GOODBYE_US are over.
+"""
+
+from libc.stddef cimport size_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+
+from mproxy.carrier._carrier cimport Carrier, Recipient
+from mproxy.carrier._frame_parcels cimport FrameParcels
+from mproxy.transport._datagram_endpoint cimport Link
+
+
+cdef enum:
+    GOODBYE_US = 10000000  # how long last words are repeated
+
+
+cdef class LinkFrames(FrameParcels):
+    cdef DatagramCarrier carrier  # to which these belong
+    cdef Recipient *recipient     # who takes what comes; NULL: the carrier was closed
+
+
+cdef class DatagramCarrier(Carrier):
+    cdef readonly Link link       # the connection
+    cdef LinkFrames frames        # of the session; None: `join` was not called yet
+    cdef uint32_t parcels         # taken
+
+    cdef void wake_endpoint(self) noexcept

@@ -1,0 +1,195 @@
+"""The carrier that is a connection over datagrams. Both lives of a byte, and its end: _datagram_carrier.pxd."""
+
+import os
+import socket
+from functools import partial
+
+from libc.string cimport memcpy, memset
+
+from mproxy._ring cimport iovec
+from mproxy._session cimport Session
+from mproxy.carrier._carrier cimport PathReport
+from mproxy.io._loop cimport BUFFER_BYTES, Work
+from mproxy.io._udp_socket cimport Peer, peer_pair
+from mproxy.transport._channel cimport Channel
+from mproxy.transport._datagram_endpoint cimport DatagramEndpoint, Link
+from mproxy.transport._packet cimport EndCode
+from mproxy.transport.observers import LinkHandler
+
+
+cdef class LinkFrames(FrameParcels):
+    """Of `carrier`, for one session."""
+
+    def __init__(self, Session session not None, DatagramCarrier carrier not None):
+        FrameParcels.__init__(self, session, carrier.link.connection)
+        self.carrier = carrier
+
+    cdef void deliver_ordered(self, int64_t now) noexcept:
+        cdef uint8_t *buffer = self.carrier.loop.buffer
+        cdef iovec parts[2]
+        cdef uint32_t length
+        while self.recipient != NULL and self.connection.read_view(BUFFER_BYTES, parts) > 0:
+            length = <uint32_t>parts[0].iov_len
+            memcpy(buffer, parts[0].iov_base, length)  # its place in the ring is free from here on
+            self.connection.consume(length, now)
+            self.recipient.take(self.recipient.owner, buffer, length, False)
+
+    cdef bint deliver(self, const uint8_t *data, uint32_t length, int64_t now) noexcept:
+        if self.recipient == NULL or not self.recipient.take(self.recipient.owner, data, length, True):
+            return False
+        self.carrier.parcels += 1
+        return True
+
+    cdef void arrived(self, int64_t now) noexcept:
+        self.deliver_ordered(now)
+
+    cdef void left(self) noexcept:
+        if self.session is not None:
+            self.carrier.writable = not self.session.wants_transmit()
+            self.session.streams.stalled = not self.carrier.writable
+
+
+cdef class DatagramCarrier(Carrier):
+    """`link`, whose keys are known, now belongs to the carrier."""
+
+    def __init__(self, Link link not None):
+        self.loop = link.endpoint.loop
+        self.link = link
+        self.sealed = True
+        self.pulls = True
+        link.handler = Liveliness(self)
+
+    cdef void wake_endpoint(self) noexcept:
+        if self.work != NULL:
+            self.loop.schedule(self.work)
+
+    cdef void begin(self, Work *work) noexcept:
+        self.work = work
+        self.writable = True
+        _open.add(self)
+        if self.link.ended:
+            self.end("closed by the peer")
+
+    cdef void join(self, Session session, Recipient *recipient) noexcept:
+        self.frames = LinkFrames(session, self)
+        self.frames.recipient = recipient
+
+    cdef long receive(self, size_t most, const uint8_t **data) noexcept:
+        self.readable = False
+        return -1
+
+    cdef size_t room(self, bint bulk_waits, bint *bulk_too) noexcept:
+        bulk_too[0] = True
+        self.writable = False
+        self.link.wake()
+        return 0
+
+    cdef bint report(self, PathReport *path) noexcept:
+        cdef Channel channel = self.link.connection.channel
+        path.answer_us = channel.timeout_us(0)
+        path.silent_us = self.loop.now_us - self.link.connection.received_at
+        path.repeats = 0  # the engine finds by itself which packets are too large
+        path.in_flight = <uint32_t>channel.recovery.waiting
+        path.acked_bytes = channel.recovery.delivered
+        path.packets = <uint32_t>channel.in_packets
+        path.data_packets = self.parcels
+        return True
+
+    cdef void close(self, bint abort) noexcept:
+        if self.frames is not None:
+            if not abort:
+                self.frames.prepare()
+            self.frames.recipient = NULL
+            self.frames.close()
+        self.work = NULL
+        if abort:
+            self.link.abort(EndCode.ABORTED, b"")
+        else:
+            leave_link(self.link)
+        # Whoever brings packets may be at work in here.
+        self.loop.soon.append(partial(_open.discard, self))
+
+    # ---- told by the link, through Liveliness
+
+    def peer_moved(self):
+        """The peer has another address."""
+        self.moved = True
+        self.wake_endpoint()
+
+    def lose(self, str why not None):
+        """It is over, and the endpoint will see that."""
+        self.end(why)
+        self.readable = True
+        self.wake_endpoint()
+
+    def describe(self):
+        """`kind` (datagram), `local` and `peer` as (host, port)."""
+        return {"kind": "datagram", "local": own_address(self.link), "peer": self.link.peer}
+
+
+class Liveliness(LinkHandler):
+    """What the link of a carrier tells."""
+
+    def __init__(self, DatagramCarrier carrier):
+        self._carrier = carrier
+
+    def on_address_changed(self, _link):
+        self._carrier.peer_moved()
+
+    def on_read_ended(self, _link):
+        self._carrier.lose("closed by the peer")
+
+    def on_ended(self, _link, _code, reason, local):
+        self._carrier.lose(reason if local and reason else "closed by the peer")
+
+
+class Farewell(LinkHandler):
+    """Takes what still comes on a link whose carrier was closed, so that its stream can end."""
+
+    def __init__(self):
+        self._rest = bytearray(4096)
+
+    def on_filled(self, link):
+        if not link.ended:
+            link.fill(self._rest, 1)
+
+
+def leave_link(Link link not None):
+    """End a link behind what was written or given to `send`."""
+    link.handler = Farewell()
+    if link.ended:
+        return
+    link.finish()
+    link.handler.on_filled(link)
+    link.endpoint.loop.call_later(GOODBYE_US, partial(link.abort, int(EndCode.ABORTED), b""))
+
+
+def is_busy(DatagramEndpoint endpoint not None):
+    """Whether a link of it has not ended yet."""
+    return any(not (<Link>link).ended for link in endpoint.links.values())
+
+
+cdef tuple own_address(Link link):
+    """(host, port) that the peer writes to; until it has, the host that the kernel would write from."""
+    cdef Peer peer
+    if link.endpoint.sockets == 0:
+        return "?", 0
+    with socket.socket(fileno=os.dup(link.endpoint.sources[0].fd)) as own:
+        port = own.getsockname()[1]
+    memset(&peer, 0, sizeof(peer))
+    memcpy(&peer.name.sin6_addr, link.local.bytes, 16)
+    host = peer_pair(&peer)[0]
+    return host if host != "::" else source_towards(link.peer), port
+
+
+cdef str source_towards(tuple peer):
+    """The address that the kernel would write from to (host, port)."""
+    with socket.socket(socket.AF_INET6 if ":" in peer[0] else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(peer)
+        except OSError:
+            return "?"  # there is no route
+        return probe.getsockname()[0]
+
+
+_open = set()  # carriers in use, alive until the turn after `close`

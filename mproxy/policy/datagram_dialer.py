@@ -1,0 +1,304 @@
+"""Finds a new carrier over datagrams (`--carrier datagram`), where `dialer` connects over TCP.
+
+One attempt at a time: it looks the name up and dials its addresses, one beside the other (RFC 8305), until one answers;
+with that it agrees on keys, and says HELLO. The engine repeats what gets lost, so more attempts would not help. The
+links of all attempts, and the one that carries the session, have one socket: when the network has changed each of them
+sends a packet from the new address at once, and goes on. The pauses are those of every dial (mproxy.policy.backoff).
+"""
+
+from __future__ import annotations
+
+from mproxy.carrier._datagram_carrier import DatagramCarrier, is_busy
+from mproxy.ground.config import format_host_port
+from mproxy.ground.errors import MproxyError, PeerError
+from mproxy.ground.words import is_loopback
+from mproxy.io._socket import Target
+from mproxy.io.bind import open_udp
+from mproxy.policy.dial_schedule import DialSchedule
+from mproxy.policy.paths import Paths
+from mproxy.policy.resolver import interleave
+from mproxy.policy.stagger import Stagger
+from mproxy.transport._datagram_endpoint import DatagramEndpoint
+from mproxy.transport._packet import EndCode
+from mproxy.transport.datagram_config import JUMBO_PACKET_BYTES, LOOPBACK_PACKET_BYTES, for_session
+from mproxy.transport.keying import DISAGREE
+from mproxy.transport.observers import LinkHandler
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mproxy.ground.config import CproxyConfig
+    from mproxy.ground.shapes import Address
+    from mproxy.handshake import Caller, Encryption, Welcome
+    from mproxy.io._loop import Loop, Timer
+    from mproxy.policy.dialer import DialObserver
+    from mproxy.policy.resolver import Request, Resolver
+    from mproxy.transport._datagram_endpoint import Link
+    from mproxy.transport.keying import Keying
+
+# At the end, for the acknowledgement of what was said last; and how often to look.
+LEAVE_US = 1_000_000
+LOOK_US = 5_000
+
+RECEIVE_BYTES = 65536
+
+
+class DatagramDialer:
+    """As `policy.dialer.Dialer`, over datagrams. `make_keying()`: our side of one agreement on keys; `heard()` is
+    called when an address has answered."""
+
+    follows_routes = False  # its socket has no address of its own: each packet leaves by the route of the moment
+    stays = False
+    device = None
+
+    def __init__(self, loop: Loop, resolver: Resolver, config: CproxyConfig, observer: DialObserver,
+                 make_keying: Callable[[], Keying], heard: Callable[[], object] = lambda: None) -> None:
+        self.heard = heard
+        self.loop = loop
+        self.resolver = resolver
+        self.sproxy = config.sproxy_host, config.sproxy_port
+        self.timeout_us = config.connect_timeout_us
+        self.observer = observer
+        self.make_keying = make_keying
+        self.paths = Paths()  # nothing is learned
+        self.running = False
+        local = is_loopback(config.sproxy_host)
+        self._config = for_session(
+            config.session, LOOPBACK_PACKET_BYTES if local else JUMBO_PACKET_BYTES)
+        self._schedule = DialSchedule(loop, self._begin)
+        self._attempt: LinkAttempt | None = None
+        self._endpoint: DatagramEndpoint | None = None
+
+    @property
+    def next_try_at(self) -> int | None:
+        """When the next attempt begins, in the loop's time; None while none is due."""
+        return self._schedule.next_at if self.running else None
+
+    def start(self) -> None:
+        """Dial until a carrier is welcomed; does nothing if that is under way."""
+        if not self.running:
+            self.running = True
+            self._schedule.start()
+
+    def stop(self) -> None:
+        """Give up what is under way."""
+        if self._attempt is not None:
+            self._attempt.close()
+            self._attempt = None
+        self.ease()
+
+    def ease(self) -> None:
+        """Begin nothing more; an attempt, which sproxy may have heard, goes on to its end."""
+        self.running = self._attempt is not None
+        self._schedule.cancel()
+
+    def hurry(self, newcomer: bool) -> None:
+        """An application waits (`newcomer`: it has just connected): do not sit out a long pause."""
+        if self.running and self._schedule.hurries(newcomer):
+            self._begin()
+
+    def network_changed(self) -> None:
+        """Let sproxy see where we are, and dial again at once if a carrier is wanted at all."""
+        if self._endpoint is not None:
+            self._endpoint.probe()
+        if self.running:
+            self.resolver.network_changed()
+            if self._schedule.changed():
+                self._begin()
+
+    def shun_answered(self) -> None:
+        """The next attempt may reach another one of its addresses."""
+
+    def close(self, closed: Callable[[], object]) -> None:
+        """End; call `closed` when the last words have arrived, or it is too late for that."""
+        self.stop()
+        self._leave(closed, self.loop.now() + LEAVE_US)
+
+    def _leave(self, closed: Callable[[], object], until: int) -> None:
+        if self._endpoint is not None and is_busy(self._endpoint) and self.loop.now() < until:
+            self.loop.call_later(LOOK_US, lambda: self._leave(closed, until))
+            return
+        if self._endpoint is not None:
+            self._endpoint.close()
+            self._endpoint = None
+        closed()
+
+    def make_carrier(self, link: Link, _keys: Encryption | None) -> DatagramCarrier:
+        """The carrier on a link that was welcomed."""
+        return DatagramCarrier(link)
+
+    # ---- attempts
+
+    def _begin(self) -> None:
+        self._schedule.cancel()
+        if self._attempt is not None:
+            return
+        if not self.observer.still_wanted():
+            self.ease()
+            return
+        try:
+            endpoint = self._open()
+        except (MproxyError, OSError) as error:
+            self._schedule.failed()
+            self.observer.on_dial_failed(str(error))
+            return
+        self._attempt = LinkAttempt(self, endpoint)
+
+    def _open(self) -> DatagramEndpoint:
+        if self._endpoint is None:
+            with open_udp(None, 0) as sock:
+                self._endpoint = DatagramEndpoint(self.loop, sock.fileno(), self._config)
+        return self._endpoint
+
+    def welcomed(self, attempt: LinkAttempt, link: Link, caller: Caller, welcome: Welcome) -> None:
+        """It has become a carrier."""
+        attempt.release()
+        self._attempt = None
+        self.stop()
+        self.observer.on_welcome(link, caller, welcome)
+
+    def attempt_failed(self, attempt: LinkAttempt, error: Exception) -> None:
+        """It has not; a PeerError means that the other end said so, or is not an sproxy."""
+        attempt.close()
+        self._attempt = None
+        self._schedule.failed()
+        if isinstance(error, PeerError) and attempt.caller is not None:
+            self.observer.on_turned_away(error, attempt.caller)
+        elif isinstance(error, (PeerError, TimeoutError)) or attempt.caller is None:
+            self.observer.on_dial_failed(str(error))
+        else:
+            self.observer.on_cut_off(str(error))
+
+
+class LinkAttempt(LinkHandler):
+    """Links to the addresses of sproxy, of which the first that answers has to bring a WELCOME. Its patience is
+    `--connect-timeout` from one sign of life to the next."""
+
+    def __init__(self, dialer: DatagramDialer, endpoint: DatagramEndpoint) -> None:
+        self.caller: Caller | None = None  # once there are keys
+        self._dialer = dialer
+        self._endpoint = endpoint
+        self._links: list[Link] = []
+        self._link: Link | None = None  # the one that has answered
+        self._keying = dialer.make_keying()
+        self._buffer = bytearray(RECEIVE_BYTES)
+        self._is_open = True
+        self._errors: list[str] = []
+        self._ways: Stagger[Address] = Stagger(dialer.loop, self._dial, self._fail_if_over)
+        self._request: Request | None = dialer.resolver.resolve(*dialer.sproxy, self._resolved)
+        self._timer: Timer = dialer.loop.call_later(dialer.timeout_us, self._time_out)
+
+    def release(self) -> None:
+        """Touch nothing any more; the link that has answered is the caller's."""
+        self._is_open = False
+        self._timer.cancel()
+        self._ways.stop()
+        if self._request is not None:
+            self._request.cancel()
+            self._request = None
+        for link in self._links:
+            if link is not self._link:
+                link.abort(int(EndCode.ABORTED), b"")
+
+    def close(self) -> None:
+        """End the links, without calling the dialer."""
+        if self._is_open:
+            self.release()
+            if self._link is not None:
+                self._link.abort(int(EndCode.HANDSHAKE_FAILED), DISAGREE.encode())
+
+    def _fail(self, error: Exception) -> None:
+        if self._is_open:
+            self._dialer.attempt_failed(self, error)
+
+    def _time_out(self) -> None:
+        within = f"within {self._dialer.timeout_us / 1e6:g}s"
+        if self._link is not None:
+            self._fail(TimeoutError(f"UDP: answered, but no welcome {within}"))
+        elif self._links:
+            where = ", ".join(format_host_port(*link.peer) for link in self._links)
+            self._fail(TimeoutError(f"UDP: no answer {within} ({where})"))
+        else:
+            self._fail(TimeoutError(f"no answer from the name service {within}"))
+
+    def _progress(self) -> None:
+        self._timer.cancel()
+        self._timer = self._dialer.loop.call_later(self._dialer.timeout_us, self._time_out)
+
+    # ---- addresses
+
+    def _resolved(self, addresses: list[Address], error: str | None) -> None:
+        self._request = None
+        if error is not None:
+            self._fail(OSError(error))
+            return
+        self._ways.left = interleave(addresses)
+        self._ways.go_on()
+
+    def _dial(self, address: Address) -> bool:
+        _family, sockaddr = address
+        target = Target(format_host_port(sockaddr[0], sockaddr[1]), [address])
+        self._links.append(self._endpoint.connect(target, self))
+        return True
+
+    def _fail_if_over(self) -> None:
+        if self._link is None and not self._links:
+            self._fail(OSError("; ".join(dict.fromkeys(self._errors)) or "no address found"))
+
+    # ---- told by the links
+
+    def on_handshake(self, link: Link, data: bytes) -> None:
+        """It has answered, and keys are to be agreed on."""
+        if not self._is_open or (self._link is not None and link is not self._link):
+            return
+        if self._link is None:
+            self._link = link
+            self._ways.stop()
+            for other in self._links:
+                if other is not link:
+                    other.abort(int(EndCode.ABORTED), b"")
+            self._dialer.heard()
+        self._progress()
+        try:
+            self._keying.take(link, data)
+        except PeerError as error:
+            self._fail(error)
+            return
+        keys = self._keying.link_keys
+        if keys is not None:
+            self.caller = self._dialer.observer.make_caller(keys)
+            link.send(self.caller.outgoing)
+            link.fill(self._buffer, 1)
+
+    def on_filled(self, link: Link) -> None:
+        """sproxy has said something."""
+        if not self._is_open or self.caller is None:
+            return
+        self._progress()
+        try:
+            welcome = self.caller.feed(bytes(self._buffer[:link.filled]))
+        except PeerError as error:
+            self._fail(error)
+            return
+        if welcome is not None:
+            self._dialer.welcomed(self, link, self.caller, welcome)
+        else:
+            link.fill(self._buffer, 1)
+
+    def on_read_ended(self, link: Link) -> None:
+        """sproxy has nothing more to say."""
+        if link is self._link:
+            self._fail(OSError("closed before the welcome"))
+
+    def on_ended(self, link: Link, _code: int, reason: str, _local: bool) -> None:
+        """The link is over."""
+        if not self._is_open:
+            return
+        self._links.remove(link)
+        where = f"UDP: {reason or 'ended without a reason'} ({format_host_port(*link.peer)})"
+        if link is self._link:
+            self._fail(OSError(where))
+        else:
+            self._errors.append(where)
+            self._ways.go_on()

@@ -1,0 +1,267 @@
+"""Finds carriers over datagrams where they pass, and over TCP everywhere else (`cproxy --carrier auto`). Rules:
+
+1. Datagrams have a head start; then TCP is dialled beside them, and the first welcome ends the other. So where UDP is
+   blocked nobody waits longer than the head start.
+2. As soon as sproxy has answered over UDP TCP is left alone, as sproxy should not see two of our carriers compete; it
+   joins again if that answer leads to nothing.
+3. If TCP was faster UDP counts as blocked: it is tried after a minute, then after twice as long each time, up to half
+   an hour, and whenever the network has changed. A session that TCP carries then moves by an ordinary resume.
+4. What is reported of failed dials is what TCP says: that UDP is blocked is no news.
+"""
+
+from __future__ import annotations
+
+from mproxy.policy.dialer import DialObserver
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+    from typing import Any
+
+    from mproxy.carrier._carrier import Carrier
+    from mproxy.ground.errors import PeerError
+    from mproxy.handshake import Caller, Encryption, Welcome
+    from mproxy.io._loop import Loop, Timer
+    from mproxy.policy.datagram_dialer import DatagramDialer
+    from mproxy.policy.dialer import Dialer
+    from mproxy.policy.paths import Paths
+    from mproxy.transport._datagram_endpoint import Link
+    from mproxy.transport.keying import LinkKeys
+
+# How long datagrams are tried alone, and how long after their first answer.
+HEAD_START_US = 300_000
+ANSWERED_US = 1_000_000
+
+# When UDP is tried again where it did not pass: at first, and at most.
+AGAIN_US = 60_000_000
+MOST_AGAIN_US = 1_800_000_000
+
+# A session that TCP carries: how long after a change of the network, and for how long, UDP is tried.
+MOVE_AFTER_US = 500_000
+MOVE_US = 5_000_000
+
+
+class RaceDialer:
+    """As `policy.dialer.Dialer`. `make_tcp(observer)` and `make_datagram(observer, heard)` make the two; `heard()` is
+    called when sproxy has answered over UDP."""
+
+    def __init__(self, loop: Loop, observer: DialObserver, make_tcp: Callable[[DialObserver], Dialer],
+                 make_datagram: Callable[[DialObserver, Callable[[], object]], DatagramDialer]) -> None:
+        self.loop = loop
+        self.observer = observer
+        self._tcp = make_tcp(_TcpObserver(self))
+        self._datagram = make_datagram(_DatagramObserver(self), self._heard)
+        self._carrying: Dialer | DatagramDialer = self._tcp
+        self._on_tcp = False     # TCP carries a session
+        self._is_moving = False  # and that is on its way to UDP
+        self._failures = 0       # times in a row that UDP did not pass
+        self._again_at = 0       # when to try it again
+        self._timer: Timer | None = None  # of the next thing to be done
+
+    # ---- what the others see of it
+
+    @property
+    def next_try_at(self) -> int | None:
+        """When the next attempt begins, in the loop's time; None while none is due."""
+        found = [at for at in (self._tcp.next_try_at, self._datagram.next_try_at) if at is not None]
+        return min(found, default=None)
+
+    @property
+    def follows_routes(self) -> bool:
+        """Whether the carrier has the address that the kernel chose."""
+        return self._carrying.follows_routes
+
+    @property
+    def stays(self) -> bool:
+        """Whether it is kept although there is a better route."""
+        return self._carrying.stays
+
+    @property
+    def device(self) -> str | None:
+        """To which it is bound."""
+        return self._carrying.device
+
+    @property
+    def paths(self) -> Paths:
+        """What is known of the paths for TCP."""
+        return self._tcp.paths
+
+    def start(self) -> None:
+        """Dial until a carrier is welcomed; does nothing if that is under way."""
+        if self._is_moving:
+            self.stop()  # what it was to replace was lost
+        if self._tcp.running or self._datagram.running:
+            return
+        if self.loop.now() < self._again_at:
+            self._start_tcp()
+        else:
+            self._datagram.start()
+            self._wait(HEAD_START_US, self._start_tcp)
+
+    def stop(self) -> None:
+        """Give up what is under way."""
+        self._cancel_timer()
+        self._on_tcp = self._is_moving = False
+        self._tcp.stop()
+        self._datagram.stop()
+
+    def ease(self) -> None:
+        """Begin nothing more."""
+        self._cancel_timer()
+        self._tcp.ease()
+        self._datagram.ease()
+        self._plan_move()
+
+    def hurry(self, newcomer: bool) -> None:
+        """An application waits, or has just come."""
+        self._tcp.hurry(newcomer)
+        self._datagram.hurry(newcomer)
+
+    def network_changed(self) -> None:
+        """What was found out about UDP may not hold any more; try again at once, if a carrier is wanted at all."""
+        self._failures = self._again_at = 0
+        self._tcp.network_changed()
+        self._datagram.network_changed()
+        if self._tcp.running and not self._datagram.running:
+            self._datagram.start()
+        elif not self._tcp.running:
+            self._plan_move(MOVE_AFTER_US)
+
+    def shun_answered(self) -> None:
+        """Try the other addresses first."""
+        self._tcp.shun_answered()
+
+    def close(self, closed: Callable[[], object]) -> None:
+        """End, then call `closed`."""
+        self.stop()
+        self._datagram.close(closed)
+
+    def make_carrier(self, connection: Any, keys: Encryption | None) -> Carrier:
+        """The carrier on the connection of the last welcome."""
+        return self._carrying.make_carrier(connection, keys)
+
+    # ---- one beside the other
+
+    def _wait(self, us: int, act: Callable[[], object]) -> None:
+        self._cancel_timer()
+        self._timer = self.loop.call_later(us, act)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _start_tcp(self) -> None:
+        self._cancel_timer()
+        self._tcp.start()
+
+    def _heard(self) -> None:
+        """sproxy answers over UDP."""
+        if not self._is_moving:
+            self._tcp.stop()
+            self._wait(ANSWERED_US, self._start_tcp)
+
+    def _plan_move(self, after_us: int = 0) -> None:
+        """Look again in a while whether UDP passes, if TCP carries the session."""
+        if self._on_tcp and not self._is_moving:
+            self._wait(max(after_us, self._again_at - self.loop.now()), self._move)
+
+    def _move(self) -> None:
+        self._timer = None
+        if not self.observer.still_wanted():
+            self._is_moving = True
+            self._datagram.start()
+            self._wait(MOVE_US, self._stay)
+
+    def _stay(self) -> None:
+        """UDP does not pass."""
+        self._is_moving = False
+        self._datagram.stop()
+        self._note_blocked()
+        self._plan_move()
+
+    def _note_blocked(self) -> None:
+        self._again_at = self.loop.now() + min(AGAIN_US << min(self._failures, 8), MOST_AGAIN_US)
+        self._failures += 1
+
+    # ---- what they tell
+
+    def datagram_is_wanted(self) -> bool:
+        """Whether the next attempt over UDP makes sense."""
+        return self._is_moving or self.observer.still_wanted()
+
+    def datagram_failed(self) -> None:
+        """No answer, or one that led to nothing."""
+        if self._is_moving:
+            self._stay()
+        elif not self._tcp.running:
+            self._start_tcp()
+
+    def datagram_welcomed(self, link: Link, caller: Caller, welcome: Welcome) -> None:
+        self._failures = self._again_at = 0
+        self._carrying = self._datagram
+        self.stop()
+        self.observer.on_welcome(link, caller, welcome)
+
+    def tcp_welcomed(self, sock: socket.socket, caller: Caller, welcome: Welcome) -> None:
+        if self._datagram.running:
+            self._note_blocked()
+        self._carrying = self._tcp
+        self.stop()
+        self._on_tcp = True
+        self._plan_move()
+        self.observer.on_welcome(sock, caller, welcome)
+
+
+class _TcpObserver(DialObserver):
+    """What TCP's dialer asks and tells."""
+
+    def __init__(self, race: RaceDialer) -> None:
+        self._race = race
+
+    def still_wanted(self) -> bool:
+        return self._race.observer.still_wanted()
+
+    def make_caller(self, keys: LinkKeys | None = None) -> Caller:
+        return self._race.observer.make_caller(keys)
+
+    def on_welcome(self, connection: Any, caller: Caller, welcome: Welcome) -> None:
+        self._race.tcp_welcomed(connection, caller, welcome)
+
+    def on_dial_failed(self, why: str) -> None:
+        self._race.observer.on_dial_failed(why)
+
+    def on_cut_off(self, why: str) -> None:
+        self._race.observer.on_cut_off(why)
+
+    def on_turned_away(self, error: PeerError, caller: Caller) -> None:
+        self._race.observer.on_turned_away(error, caller)
+
+
+class _DatagramObserver(DialObserver):
+    """What the dialer of datagrams asks and tells."""
+
+    def __init__(self, race: RaceDialer) -> None:
+        self._race = race
+
+    def still_wanted(self) -> bool:
+        return self._race.datagram_is_wanted()
+
+    def make_caller(self, keys: LinkKeys | None = None) -> Caller:
+        return self._race.observer.make_caller(keys)
+
+    def on_welcome(self, connection: Any, caller: Caller, welcome: Welcome) -> None:
+        self._race.datagram_welcomed(connection, caller, welcome)
+
+    def on_dial_failed(self, why: str) -> None:
+        self._race.datagram_failed()
+
+    def on_cut_off(self, why: str) -> None:
+        self._race.datagram_failed()
+
+    def on_turned_away(self, error: PeerError, caller: Caller) -> None:
+        if caller.refused:
+            self._race.observer.on_turned_away(error, caller)  # it is our sproxy, and TCP would hear the same
+        else:
+            self._race.datagram_failed()

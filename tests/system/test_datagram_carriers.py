@@ -1,0 +1,241 @@
+"""cproxy --carrier datagram and sproxy --udp: a session over UDP, whatever happens to network and proxies."""
+
+import os
+import random
+import signal
+import socket
+from subprocess import PIPE
+
+import pytest
+from asking import session_of
+from proxies import SPROXY_PORT, keep_key, state_dir
+from traffic import Traffic, read_exactly
+
+from mproxy.policy.keys import find_spki, public_line
+from tests import keys
+
+DATAGRAM = ["--carrier", "datagram"]
+
+
+@pytest.fixture
+def joined(pair):
+    """Both proxies, and an application that has been echoed over UDP."""
+    pair.echo()
+    pair.start(sproxy=["--udp"], cproxy=[*DATAGRAM, "--name", "laptop"])
+    return echoed(pair)
+
+
+def echoed(pair, text=b"hello"):
+    app = pair.app()
+    app.sendall(text)
+    assert read_exactly(app, len(text)) == text
+    return app
+
+
+def roam(pair, come, gone, number):
+    """The client's address changes at once, and so does its way."""
+    come.give(number, metric=10 + number)
+    gone.pull()
+
+
+def test_a_session_over_udp(pair, joined):
+    """Goal: log and status name the carrier, and no byte of the session went over TCP."""
+    for proxy in (pair.cproxy, pair.sproxy):
+        assert proxy.event("connected")["carrier"] == "datagram"
+    carrier = session_of(pair.lab.client, "laptop")["carrier"]
+    assert carrier["kind"] == "datagram" and carrier["peer"] == [pair.lab.server_address, SPROXY_PORT]
+    assert carrier["local"][0] == pair.lab.wifi.address(2)
+    assert "ESTAB" not in pair.lab.client.run("ss", "-tnH", f"dport = :{SPROXY_PORT}")
+
+
+def test_bulk_both_ways(pair, joined):
+    """Goal: 16 MiB each way at once arrive as they were sent, beside what somebody types."""
+    bulk = Traffic([pair.app() for _ in range(3)], in_flight=1 << 20)
+    bulk.goes_on(more=16 << 20, within=60)
+    joined.sendall(b"key")
+    assert read_exactly(joined, 3) == b"key"
+    bulk.finish(within=60)
+
+
+def test_an_address_change_is_a_packet(pair, joined):
+    """Goal: five changes of address in full traffic, without a gap between them: one line in sproxy's log for each, no
+    loss and no resume."""
+    going = Traffic([pair.app() for _ in range(3)])
+    going.goes_on()
+    for change in range(5):
+        gone, come = (pair.lab.wifi, pair.lab.phone) if change % 2 == 0 else (pair.lab.phone, pair.lab.wifi)
+        roam(pair, come, gone, 20 + change)
+        assert pair.sproxy.event("moved", count=change + 1)["peer"].startswith(come.address(20 + change) + ":")
+        going.goes_on(more=1000)
+    going.finish()
+    for proxy in (pair.cproxy, pair.sproxy):
+        assert not proxy.events("lost") and not proxy.events("resumed"), proxy
+
+
+def test_a_black_hole_is_outlasted(pair, joined):
+    """Goal: the session goes on once packets pass again, over this carrier or another one."""
+    going = Traffic([pair.app()])
+    going.goes_on()
+    pair.lab.wifi.cut()
+    pair.cproxy.event("lost")
+    pair.lab.wifi.mend()
+    going.goes_on(more=1000)
+    going.finish()
+
+
+@pytest.mark.parametrize("who", ["sproxy", "cproxy"])
+def test_workers_may_die(pair, joined, who):
+    """Goal: the keys of a link die with its process; the next one dials, or is dialled, and the session goes on."""
+    going = Traffic([pair.app()])
+    going.goes_on()
+    os.kill(getattr(pair, who).worker_pid, signal.SIGKILL)
+    pair.sproxy.event("resumed")
+    going.goes_on(more=1000)
+    going.finish()
+
+
+def test_a_goodbye_arrives(pair, joined):
+    """Goal: whoever ends says so, although there is no kernel that would say it afterwards."""
+    assert pair.cproxy.stop() == 0
+    assert pair.sproxy.event("ended")["why"].startswith("cproxy ended it")
+    pair.start_cproxy(*DATAGRAM)
+    echoed(pair)
+    assert pair.sproxy.stop() == 0
+    assert pair.cproxy.event("ended")["why"].startswith("sproxy ended it")
+
+
+def test_the_end_of_an_idle_session(pair):
+    pair.echo()
+    pair.start(sproxy=["--udp"], cproxy=[*DATAGRAM, "--idle", "100ms"])
+    echoed(pair).close()
+    assert pair.cproxy.event("ended")["why"] == "idle"
+    assert pair.sproxy.event("ended")["why"].startswith("cproxy ended it")
+    echoed(pair)
+
+
+def test_stdio(pair):
+    """Goal: the last byte of a copy arrives before cproxy ends."""
+    pair.echo()
+    pair.start_sproxy("--udp")
+    cproxy = pair.start_stdio(*DATAGRAM, stdin=PIPE)
+    cproxy.process.stdin.write(b"all of it")
+    cproxy.process.stdin.close()
+    assert cproxy.wait() == 0
+    assert cproxy.out.text == "all of it"
+
+
+def test_who_may_come_in(pair):
+    """Goal: the same keys are judged by the same files as over TCP."""
+    pair.echo()
+    allowed = state_dir(pair.lab.server) / "authorized_keys"
+    allowed.write_text(public_line(find_spki(keys.pem(1), "key"), "somebody else") + "\n")
+    pair.start(sproxy=["--udp"], cproxy=DATAGRAM)
+    assert pair.app_is_reset()
+    assert "key" in pair.cproxy.event("dial-failed")["why"]
+    assert pair.sproxy.event("refused")
+    allowed.write_text(public_line(find_spki(keys.pem(2), "key"), "laptop") + "\n")
+    pair.sproxy.event("keys-read", count=2)
+    echoed(pair)
+
+
+def test_another_server_is_refused(pair, joined):
+    """Goal: known_hosts counts for UDP: nothing is said to a server with another key."""
+    assert pair.cproxy.stop() == 0
+    assert pair.sproxy.stop() == 0
+    keep_key(pair.lab.server, "host-key.pem", 3)
+    pair.start(sproxy=["--udp"], cproxy=DATAGRAM)
+    assert pair.app_is_reset()
+    assert "known_hosts" in pair.cproxy.event("dial-failed")["why"]
+    assert not pair.sproxy.events("connected")
+
+
+def test_nobody_there(pair):
+    """Goal: without an answer over UDP the application is told, as with a refused connection."""
+    pair.start_sproxy()  # TCP only
+    pair.start_cproxy(*DATAGRAM, "--connect-timeout", "500ms")
+    assert pair.app_is_reset()
+    assert "UDP: no answer" in pair.cproxy.event("dial-failed")["why"]
+
+
+# ---- strangers
+
+def stranger(pair):
+    """A UDP socket on the client that reaches sproxy's port."""
+    with pair.lab.client.inside():
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.connect((pair.lab.server_address, SPROXY_PORT))
+    sock.setblocking(False)
+    return sock
+
+
+def test_garbage_disturbs_nobody(pair, joined):
+    """Goal: random packets, and packets of every kind with random contents, are dropped; the session goes on."""
+    seed = int.from_bytes(os.urandom(4))
+    pick = random.Random(seed)
+    going = Traffic([pair.app()])
+    with stranger(pair) as sock:
+        for number in range(5000):
+            data = pick.randbytes(pick.choice((0, 1, 35, 36, 62, 200, 1200, 1472)))
+            if number % 2 and data:
+                data = bytes([pick.randrange(8)]) + data[1:]
+            try:
+                sock.send(data)
+            except BlockingIOError:
+                pass
+    going.goes_on(more=1000)
+    going.finish()
+    assert len(pair.sproxy.events("connected")) == 1, f"seed {seed}"
+
+
+# ---- beside TCP
+
+AUTO = ["--carrier", "auto"]
+
+
+def block_udp(pair, verb="add"):
+    """Have UDP packets to sproxy vanish on the router."""
+    pair.lab.router.ip(f"rule {verb} pref 50 ipproto udp dport {SPROXY_PORT} blackhole")
+
+
+def test_auto_prefers_udp(pair):
+    pair.echo()
+    pair.start(sproxy=["--udp"], cproxy=AUTO)
+    echoed(pair)
+    assert pair.cproxy.event("connected")["carrier"] == "datagram"
+    assert "ESTAB" not in pair.lab.client.run("ss", "-tnH", f"dport = :{SPROXY_PORT}")
+
+
+def test_auto_where_udp_is_blocked(pair):
+    """Goal: TCP carries the session after the head start; when UDP passes again, and the network changes, the session
+    moves there and nothing is lost."""
+    pair.echo()
+    block_udp(pair)
+    pair.start(sproxy=["--udp"], cproxy=AUTO)
+    going = Traffic([pair.app()])
+    going.goes_on()
+    assert "carrier" not in pair.cproxy.event("connected").fields
+    block_udp(pair, "del")
+    pair.lab.phone.give(7, metric=1000)
+    assert pair.cproxy.event("resumed")["carrier"] == "datagram"
+    going.goes_on(more=1000)
+    going.finish()
+
+
+def test_auto_without_udp_at_sproxy(pair):
+    pair.echo()
+    pair.start(cproxy=AUTO)
+    echoed(pair)
+    assert "carrier" not in pair.cproxy.event("connected").fields
+
+
+def test_auto_when_udp_is_blocked_in_the_middle(pair):
+    """Goal: a session over UDP falls back to TCP by itself."""
+    pair.echo()
+    pair.start(sproxy=["--udp"], cproxy=AUTO)
+    going = Traffic([pair.app()])
+    going.goes_on()
+    assert pair.cproxy.event("connected")["carrier"] == "datagram"
+    block_udp(pair)
+    assert "carrier" not in pair.cproxy.event("resumed").fields
+    going.goes_on(more=1000)
+    going.finish()
