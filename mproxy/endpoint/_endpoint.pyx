@@ -57,10 +57,10 @@ cdef void left_away(Apps *apps, App *app, bint broken) noexcept:
 cdef bint take(void *owner, const uint8_t *data, uint32_t length, bint is_parcel) noexcept:
     cdef Endpoint endpoint = <Endpoint>owner
     cdef bint taken
+    endpoint.loop.schedule(&endpoint.work)  # before: it may be disposed of, and then has no more turns
     endpoint.take_turn()
     taken = endpoint.process(data, length, is_parcel)
     store_whole(arena_turn, 0)
-    endpoint.loop.schedule(&endpoint.work)
     return taken
 
 
