@@ -9,7 +9,7 @@ GROUP = WorkloadGroup(
     "ssh",
     "ssh",
     (ssh_start.WORKLOAD,),
-    tuple(at_most(row, ssh_start.NEXT, 1.5, 1.1, PLAIN_SSH, ours=MPROXY_SSH) for row in ssh_start.ROWS)
-    + tuple(at_most(row, ssh_start.FIRST, 4, 2.6, PLAIN_SSH, ours=MPROXY_SSH) for row in ssh_start.ROWS),
+    tuple(at_most(row, ssh_start.NEXT, 1.1, 1.0, PLAIN_SSH, ours=MPROXY_SSH) for row in ssh_start.ROWS)
+    + tuple(at_most(row, ssh_start.FIRST, 1.3, 1.2, PLAIN_SSH, ours=MPROXY_SSH) for row in ssh_start.ROWS),
     tuple((row, ssh_start.NEXT, "less is better") for row in ssh_start.ROWS),
 )
