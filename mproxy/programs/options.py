@@ -310,7 +310,7 @@ def cproxy_parser() -> OneLineParser:
         "listen on this port, too, as a SOCKS proxy (4A and 5) whose names are looked up at sproxy; repeatable"))
     parser.add_choice(group, "--carrier", CARRIERS, (
         "reach sproxy over TCP (the default) or over UDP, where a lost packet holds up nothing else and a new address"
-        " costs one round trip; sproxy needs --udp for that; auto: UDP where it passes, else TCP"))
+        " needs no new connection; sproxy needs --udp for that; auto: UDP where it passes, else TCP"))
     parser.add(group, "--proxy", parse_proxy, metavar="URL", help=(
         "reach sproxy through an HTTP proxy (CONNECT) or a SOCKS proxy: http://[USER[:PASSWORD]@]HOST:PORT or"
         " socks5h://..."))
