@@ -87,8 +87,11 @@ def add_source_options(parser: OneLineParser, group: argparse._ActionsContainer,
                        help="send what fits, although a later --exclude would leave it out")
     group.add_argument("--dry-run", action="store_true", default=None, help=(
         "print the names of what would be sent, and send nothing"))
-    group.add_argument("--update", action="store_true", default=None, help=(
-        "skip files that the receiver has with the same size and time (default: they are compared by their hash)"))
+    present = group.add_mutually_exclusive_group()
+    present.add_argument("--checksum", action="store_false", dest="update", default=None, help=(
+        "compare files that the receiver has with the same size by their hash, whatever their times (the default)"))
+    present.add_argument("--update", action="store_true", default=None, help=(
+        "skip files that the receiver has with the same size and time"))
     group.add_argument("--xattrs", action="store_true", default=None, help=(
         f"send the extended attributes of files and directories, and with them ACLs{receiver_too}"))
     parser.add(group, "--limit", parse_rate, metavar="RATE", help=(

@@ -190,6 +190,13 @@ def test_options_of_both_sides(host):
     done = host.copy("--json", "--update", tree / "keep", "server:tree")
     (told, summary) = map(json.loads, done.stdout.splitlines())
     assert (told["file"], told["result"], summary["status"], summary["bytes"]) == ("keep", "done", 0, 0)
+    there = host.there / "tree/keep"
+    times = there.stat()
+    there.write_bytes(bytes(100))
+    os.utime(there, ns=(times.st_atime_ns, times.st_mtime_ns))
+    for option, is_found in (("--update", False), ("--checksum", True)):
+        assert host.copy(option, tree / "keep", "server:tree").returncode == 0
+        assert (there.read_bytes() == (tree / "keep").read_bytes()) == is_found
 
 
 @pytest.mark.parametrize("way", ["push", "pull"])

@@ -122,10 +122,36 @@ def test_what_is_there_by_size_and_time_is_not_read(transfer):
     times = there.stat()
     there.write_bytes(bytes(1_500_000))
     os.utime(there, ns=(times.st_atime_ns, times.st_mtime_ns))
-    for options, expected in ((("--update",), bytes(1_500_000)), ((), content(1, 1_500_000))):
+    for options, expected in ((("--update",), bytes(1_500_000)), (("--checksum",), content(1, 1_500_000))):
         sender = transfer.send(port, "--json", *options, transfer.source / "t")
         assert sender.wait(MANY) == 0, str(sender)
         assert there.read_bytes() == expected
+    receiver.stop()
+
+
+@pytest.mark.parametrize("options", [("--checksum",), ()], ids=["asked", "default"])
+def test_what_is_there_by_its_hash(transfer, options):
+    """Goal: the hash decides and not the time: what was only touched is not sent, what is different is, though its
+    size and time are the same."""
+    names = ("touched", "same", "different")
+    for number, name in enumerate(names):
+        transfer.file(f"t/{name}", content(number, 1_500_000))
+    receiver, port = transfer.recv("--force", once=False)
+    assert transfer.send(port, transfer.source / "t").wait(MANY) == 0
+    times = (transfer.target / "t/different").stat()
+    (transfer.target / "t/different").write_bytes(bytes(1_500_000))
+    os.utime(transfer.target / "t/different", ns=(times.st_atime_ns, times.st_mtime_ns))
+    os.utime(transfer.target / "t/touched", ns=(0, 0))
+    before = {name: (transfer.target / "t" / name).stat().st_ino for name in names}
+    sender = transfer.send(port, "--json", *options, transfer.source / "t")
+    assert sender.wait(MANY) == 0, str(sender)
+    summary = json.loads(sender.out.lines[-1][1])
+    assert (summary["bytes"], summary["kept"]) == (1_500_000, 3_000_000)
+    for number, name in enumerate(names):
+        there, here = transfer.target / "t" / name, transfer.source / "t" / name
+        assert there.read_bytes() == content(number, 1_500_000)
+        assert there.stat().st_mtime_ns == here.stat().st_mtime_ns
+        assert (there.stat().st_ino == before[name]) == (name != "different")
     receiver.stop()
 
 

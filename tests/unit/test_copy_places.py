@@ -10,6 +10,7 @@ from mproxy.programs.copy_options import parse_copy
 from mproxy.programs.copy_places import asked_for, find_landing, find_paths, parse_place, without_dots
 from mproxy.programs.copy_there import CopyRequest
 from mproxy.programs.copy_words import MOST_NOISE_BYTES, AnswerReader, pack_answer, pack_request
+from mproxy.programs.send import parse_send
 
 REMOTE = {
     "server:": ("", "server", ""),
@@ -129,6 +130,18 @@ def test_a_request_arrives_as_it_was_meant():
     assert request.config.rules == ((False, "*.o"),) and request.config.update
     assert (request.config.datagram.window, request.config.datagram.idle_us) == (7, 5_000_000)
     assert request.config.secret == b"\7" * 32
+
+
+def test_the_hash_decides_unless_told_otherwise():
+    words = ["a", "h", "7000"]
+    assert not parse_send(words).update and not parse_send(["--checksum", *words]).update
+    assert parse_send(["--update", *words]).update
+    asked = parse_copy(["--checksum", "h:x", "."]).for_one(("update",))
+    assert asked == {"update": False}
+    for parse, rest in ((parse_send, words), (parse_copy, ["h:x", "."])):
+        with pytest.raises((UsageError, SystemExit)) as refusal:
+            parse(["--checksum", "--update", *rest])
+        assert getattr(refusal.value, "code", 2) == 2
 
 
 @pytest.mark.parametrize("line", [
