@@ -92,7 +92,7 @@ it continues where it stopped. HOST needs mproxy, installed.
   -P PORT            sshd's port; --ssh COMMAND is ssh with any options
   --links            symbolic links as links; --copy-links: what they lead to
   --exclude PATTERN  leave out what fits, as rsync does; --include before it
-  --update           skip what is there with the same size and time, not by hash
+  --update           skip by size and time what is there (--checksum: by hash)
   --no-clobber       leave files alone that exist and are different
   --limit RATE       such as 20Mbit; --dry-run only names what would be copied
 
