@@ -29,17 +29,6 @@ shutdown_lifetime 0 seconds
 pinger_enable off
 """
 
-DANTE = """
-logoutput: stderr
-internal: 0.0.0.0 port = {port}
-external: core
-external: wifi
-clientmethod: none
-socksmethod: none
-client pass {{ from: 0.0.0.0/0 to: 0.0.0.0/0 }}
-socks pass {{ from: 0.0.0.0/0 to: 0.0.0.0/0 }}
-"""
-
 
 @pytest.fixture
 def proxy(pair):
@@ -127,25 +116,14 @@ def test_squid(pair):
 
 @pytest.mark.parametrize("login", ["", "ann:secret@"])
 def test_microsocks(pair, login):
+    """Goal: by a name that only the proxy looks up."""
     pair.echo()
     pair.start_sproxy()
+    pair.lab.router.knows(behind=pair.lab.server_address)
     user = ["-u", "ann", "-P", "secret"] if login else []
     microsocks = pair.lab.router.start("microsocks", "-i", "0.0.0.0", "-p", PORT, *user)
     until(lambda: listens(pair), 10, f"microsocks to listen: {microsocks}")
-    echoed(pair, "--proxy", url(pair, "socks5h", login))
-
-
-def test_dante(pair):
-    """Goal: also by a name that the proxy looks up."""
-    pair.echo()
-    pair.start_sproxy()
-    router = pair.lab.router
-    router.knows(behind=pair.lab.server_address)
-    config = router.home / "danted.conf"
-    config.write_text(DANTE.format(port=PORT))
-    dante = router.start("danted", "-f", config)
-    until(lambda: listens(pair), 30, f"danted to listen: {dante}")
-    echoed(pair, "--proxy", url(pair, "socks5h"), server="behind")
+    echoed(pair, "--proxy", url(pair, "socks5h", login), server="behind")
 
 
 def listens(pair):
