@@ -164,6 +164,7 @@ class Bank:
             postgres_programs() / "pgbench", "-h", "127.0.0.1", "-p", port, "-U", "test", "-n", "-c", "4", "-T", "600",
             "postgres")
         self.known = 0
+        self.hear(0)  # where nothing is connected yet, a path that is gone is told at once, as by connect(2)
 
     def ask(self, _number):
         self.known = self.query("select count(*) from pgbench_history")

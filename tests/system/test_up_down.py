@@ -135,7 +135,7 @@ output = "{host.home}/in/"
 [sproxy.busy]
 arguments = "6201"
 """)
-    listeners = [host.listen(8081), host.listen(6201)]
+    listeners = [host.listen(port) for port in (80, 8081, 6201)]
     said, wrong = mproxy(host, "up", status=1)
     assert [line.split(",")[0] for line in said.splitlines()] == [
         "shell: running", "web: running", "inbox: running"]
