@@ -53,17 +53,15 @@ def top(pair, ends):
     return start
 
 
-def test_colours_are_for_those_who_want_them(pair):
+@pytest.mark.parametrize(("environment", "is_red"), [("NO_COLOR=", True), ("NO_COLOR=1", False)])
+def test_colours_are_for_those_who_want_them(pair, ends, environment, is_red):
     pair.start_cproxy("--eager")
     pair.cproxy.event("dial-failed")
-    for environment, is_red in (("NO_COLOR=", True), ("NO_COLOR=1", False)):
-        terminal = Tmux(pair.lab.client, "env", environment, MPROXY, "top")
-        try:
-            terminal.shows("connecting")
-            screen = terminal.tmux("capture-pane", "-e", "-p")
-        finally:
-            terminal.close()
-        assert bool(re.search(r"\x1b\[(?:\d+;)*31m", screen)) == is_red, screen
+    terminal = Tmux(pair.lab.client, "env", environment, MPROXY, "top")
+    ends.callback(terminal.close)
+    terminal.shows("connecting")
+    until(lambda: bool(re.search(r"\x1b\[(?:\d+;)*31m", terminal.tmux("capture-pane", "-e", "-p"))) == is_red, 10,
+          f"colours with {environment}")
 
 
 def test_it_shows_sorts_explains_and_kills(pair, served, top):
