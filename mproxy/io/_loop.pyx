@@ -168,7 +168,7 @@ cdef class Loop:
                 self.add(&watch.source, watch.events)
 
     def stop(self):
-        """Leave `run` at the end of the turn."""
+        """Leave `run` at the end of the turn; before it, do not begin."""
         self.stopping = True
 
     def run(self):
@@ -176,7 +176,6 @@ cdef class Loop:
         cdef epoll_event events[EVENTS_A_TURN]
         cdef Source *source
         cdef int i, n = 0
-        self.stopping = False
         while not self.stopping:
             n = self.wait(events, n)
             PyErr_CheckSignals()
@@ -197,6 +196,7 @@ cdef class Loop:
             if self.now_us >= self.trim_at:
                 self.trim_at = self.now_us + TRIM_US
                 pool_trim()
+        self.stopping = False
         leaving, self.leaving = self.leaving, None
         if leaving is not None:
             raise leaving

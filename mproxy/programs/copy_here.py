@@ -119,10 +119,14 @@ class Copy(Program):
     # ---- what is asked
 
     def _compose(self) -> bytes:
-        """What the other end has to know."""
+        """What the other end has to know. MproxyError when it need not be asked: there is nothing to copy."""
         config = self._config
         asked: dict[str, Any] = {"secret": self._secret.hex(), "datagram": config.datagram}
         if config.pushes:
+            from mproxy.transfer.walk import look_at_source
+            for path in config.paths:
+                if path != "-":
+                    look_at_source(path)
             asked |= {"target": config.target, "several": len(config.paths) > 1,
                       "options": config.for_one(RECEIVERS)}
         else:

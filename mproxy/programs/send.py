@@ -60,6 +60,9 @@ if TYPE_CHECKING:
     # What to send, what was left out and why, and where the receiver may be.
     Prepared = tuple[list[SourceFile], list[tuple[str, str | OSError]], list[Address]]
 
+_UNSEALED = ("{}without keys anyone on the path can read and change what is sent; use --key or --own-key, here and at"
+             " the receiver")
+
 INTERRUPTED_BY = 128  # and the signal's number, as shells count it
 
 _USAGE = """mproxy send [options] FILE... HOST PORT
@@ -97,6 +100,8 @@ def parse_send(argv: list[str] | None) -> TransferConfig:
     parser.add_argument("--quiet", action="store_true", default=None, help="no progress bar")
     parser.add(parser, "--known-hosts", parse_name, metavar="FILE", help=(
         "remembered keys of receivers, as for cproxy (default known_hosts in its state directory)"))
+    parser.add_argument("--open", action="store_true", default=None, help=(
+        "without keys, to 'mproxy recv --open': anyone on the path can read and change what is sent"))
     parser.add(parser, "--ack-port", parse_port, metavar="PORT", help=(
         "receive answers on this local port ('mproxy recv --ack-to'), not on the one that sends"))
     given, words = parser.split(argv)
@@ -108,7 +113,11 @@ def parse_send(argv: list[str] | None) -> TransferConfig:
     host, port = parser.take_words(words[-2:], (("HOST", parse_host), ("PORT", parse_port)))
     _check_sources(words[:-2])
     take_rules(given)
-    return configure(given, "client-key.pem", paths=tuple(words[:-2]), host=host, port=port)
+    config = configure(given, "client-key.pem", paths=tuple(words[:-2]), host=host, port=port)
+    if config.key is not None and config.open:
+        raise UsageError("--open and a key cannot be used together: with a key nothing is sent in the clear; leave one"
+                         " out")
+    return config
 
 
 def _is_without_host(words: Sequence[str]) -> bool:
@@ -120,7 +129,7 @@ def _is_without_host(words: Sequence[str]) -> bool:
 
 def _configure_with_code(given: dict[str, Any], words: Sequence[str]) -> TransferConfig:
     from mproxy.transport import code_keying
-    for option in ("ack_port", "known_hosts"):
+    for option in ("ack_port", "known_hosts", "open"):
         if option in given:
             raise UsageError(f"--{option.replace('_', '-')} needs HOST PORT")
     code_keying.load()
@@ -176,6 +185,8 @@ class Send(Program, DeliveryObserver):
     def start(self) -> None:
         """Look at the files and look up the receiver's name, which may take a while; then dial."""
         config = self._config
+        if not config.datagram.sealed and not config.dry_run:
+            self._log.warning("unsealed", why=_UNSEALED.format("--open: " if config.open else ""))
         self._workers = Workers(self._loop.call_soon_threadsafe, min(4, os.cpu_count() or 1))
         own = open_udp(config.bind, free_udp_port() if config.code else 0)
         family = bound_family(own)

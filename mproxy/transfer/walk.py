@@ -46,18 +46,24 @@ def find_sources(paths: Iterable[str], on_left_out: OnLeftOut, links: str = LINK
         if path == "-":
             walk.sources.append(SourceFile(base, FileKind.PIPE, fd=0))
             continue
-        try:
-            status = os.stat(path)
-        except OSError as error:
-            raise MproxyError(f"cannot send {path}: {error.strerror}") from None
+        status = look_at_source(path)
         if stat.S_ISDIR(status.st_mode):
             walk.add_directory(path, base, status)
-        elif stat.S_ISREG(status.st_mode):
-            walk.add_file(path, base, status, follow=True)
         else:
-            raise MproxyError(f"cannot send {path}: neither a file nor a directory; to send a pipe, use '-' (standard"
-                              " input)")
+            walk.add_file(path, base, status, follow=True)
     return walk.sources + walk.second_names
+
+
+def look_at_source(path: str) -> os.stat_result:
+    """What the file or directory named `path` is; MproxyError for what cannot be sent."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise MproxyError(f"cannot send {path}: {error.strerror}") from None
+    if not (stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode)):
+        raise MproxyError(f"cannot send {path}: neither a file nor a directory; to send a pipe, use '-' (standard"
+                          " input)")
+    return status
 
 
 class Walk:

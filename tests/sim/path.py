@@ -141,8 +141,9 @@ class Peer:
             self.connection.finish()
             self.to_send = None
         if not self.paused:
-            self.received += self.connection.read(self.read_most, now)
-            if self.read_pause:
+            read = self.connection.read(self.read_most, now)
+            self.received += read
+            if read and self.read_pause:  # what arrives later wakes it, so it need not look again and again
                 self.paused = True
                 self.world.clock.after(self.read_pause, self._resume)
         if self.complete_at is None and self.connection.connection.read_ended:

@@ -128,6 +128,7 @@ def test_one_line_says_what_is_wrong(host):
     wrong = {
         ("server:missing", "."): "cannot send missing: No such file or directory",
         ("server:*.nothing", "."): "No such file or directory",
+        ("server:host_key", "nowhere/name"): "there is no directory nowhere",
         (one, two, "server:missing"): "missing: no such directory",
         (one, "server:nowhere/name"): "there is no directory nowhere",
         (one, f"server:{host.there}/host_key/x/"): "cannot make this directory",
@@ -140,6 +141,12 @@ def test_one_line_says_what_is_wrong(host):
         assert (done.returncode, line.startswith("mproxy copy: ")) == (1, True), done.stderr
         assert text in line
     host.nothing_stays()
+
+
+def test_what_is_not_there_is_said_before_ssh_is_asked(host):
+    done = host.copy(host.home / "missing", "nobody@server:")
+    assert (done.returncode, done.stderr) == (
+        1, f"mproxy copy: cannot send {host.home}/missing: No such file or directory\n")
 
 
 def test_ssh_s_own_complaints_are_seen(host):

@@ -46,6 +46,17 @@ def test_what_a_signal_handler_raises_leaves_the_loop(loop, way):
     os.close(write_end)
 
 
+def test_a_loop_that_was_stopped_before_it_runs_does_not_begin_once(loop):
+    seen = []
+    loop.call_later(0, lambda: seen.append(1))
+    loop.stop()
+    loop.run()
+    assert not seen
+    loop.call_later(1000, loop.stop)
+    loop.run()
+    assert seen == [1]
+
+
 def run_with_events(loop, count, interval_us):
     """Give the loop single events, so many and so far apart; returns the CPU seconds that it took for them."""
     read_end, write_end = os.pipe()

@@ -337,7 +337,8 @@ def test_nobody_there(transfer):
     (["recv", "--open", "9", "-o", "/proc/nowhere/"], 2, "cannot create this directory"),
     (["send", "--key", "/nowhere", "f", "h", "9"], 2, "key"),
     (["recv", "--window", "0", "9"], 2, "out of range"),
-    (["recv", "--recovery", "tcp", "9"], 2, "must be one of sack, gbn")])
+    (["recv", "--recovery", "tcp", "9"], 2, "must be one of sack, gbn"),
+    (["send", "--open", "/"], 2, "--open needs HOST PORT")])
 def test_wrong_command_lines(transfer, words, status, text):
     program = transfer.start(*words)
     assert program.wait(30) == status
@@ -358,6 +359,19 @@ def test_an_open_door_is_said(transfer, tmp_path):
     (tmp_path / "secret").chmod(0o600)
     sealed, _port = transfer.recv("--key", tmp_path / "secret", once=False)
     assert not sealed.events("open-door")
+
+
+def test_sending_in_the_clear_is_said(transfer, tmp_path):
+    for options in ((), ("--open",)):
+        receiver, port = transfer.recv()
+        sender = transfer.send(port, transfer.file("f", b"data"), *options)
+        assert sender.wait(MANY) == receiver.wait(MANY) == 0
+        why = sender.event("unsealed")["why"]
+        assert "anyone on the path can read" in why and why.startswith("--open: ") == bool(options)
+    (tmp_path / "secret").write_text("0" * 64)
+    (tmp_path / "secret").chmod(0o600)
+    refused = transfer.send(9, "--open", "--key", tmp_path / "secret", "f")
+    assert refused.wait(30) == 2 and "--open and a key cannot be used together" in refused.log.text
 
 
 def test_answers_by_another_way(transfer):
