@@ -7,6 +7,7 @@ import binascii
 import re
 
 SPKI_PREFIX = bytes.fromhex("302a300506032b6570032100")  # RFC 8410, section 10.1: all but the key itself
+PKCS8_PREFIX = bytes.fromhex("302e020100300506032b657004220420")  # section 7: all but the private key itself
 
 # What a file named by mistake may hold. PEM labels (RFC 7468) are in capital letters; those of OpenVPN's static keys,
 # which are secrets, are not.
@@ -27,6 +28,13 @@ def pem_block(pem: bytes | bytearray, label: bytes) -> bytes:
         return base64.b64decode(bytes(pem[start + len(begin):stop])) if 0 <= start < stop else b""
     except (binascii.Error, ValueError):
         return b""
+
+
+def pem_text(der: bytes, label: bytes) -> bytes:
+    """The block with that label that holds this."""
+    encoded = base64.b64encode(der)
+    lines = [encoded[at:at + 64] for at in range(0, len(encoded), 64)]
+    return b"\n".join([b"-----BEGIN " + label + b"-----", *lines, b"-----END " + label + b"-----", b""])
 
 
 def foreign_key(data: bytes | bytearray) -> str | None:

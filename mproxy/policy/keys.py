@@ -3,8 +3,7 @@
 A key file is PEM: the private key (PKCS #8), then the certificate. A key is identified by its `spki`, the DER
 SubjectPublicKeyInfo of 44 bytes (RFC 8410, section 4); names and dates in the certificate mean nothing.
 
-Private keys are in bytearrays, which `wipe` clears. They are made in a child process, so that neither the
-`cryptography` package nor what it leaves behind stays in the memory of a program that runs for months.
+Private keys are in bytearrays, which `wipe` clears.
 """
 
 from __future__ import annotations
@@ -16,19 +15,25 @@ import hashlib
 import os
 import stat
 
+from mproxy.ground._curves import ed25519_public_of, ed25519_sign
 from mproxy.ground._wipe import wipe
 from mproxy.ground.errors import MproxyError
-from mproxy.ground.key_formats import SPKI_PREFIX, foreign_key, pem_block
-from mproxy.ground.packages import KEYS, import_packages
+from mproxy.ground.key_formats import PKCS8_PREFIX, SPKI_PREFIX, foreign_key, pem_block, pem_text
 from mproxy.io import heirlooms
 
 KEY_TYPE = "mproxy-ed25519"
 SPKI_BYTES = 44
+KEY_BYTES = 32
 
 # A key file has about 700 bytes.
 _MOST_BYTES = 16384
 
 _LABEL = b"CERTIFICATE"
+
+# Elements of a certificate: its version; the algorithm (RFC 8410, section 3); the kind of name (X.520).
+_VERSION_3 = bytes.fromhex("a003020102")
+_ED25519 = bytes.fromhex("300506032b6570")
+_COMMON_NAME = bytes.fromhex("0603550403")
 
 
 class Identity:
@@ -179,47 +184,35 @@ def sync_directory(directory: str) -> None:
 
 def fresh_pem() -> bytearray:
     """A new key and its certificate as PEM, in a bytearray."""
-    reader, writer = os.pipe2(os.O_CLOEXEC)
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            os.write(writer, _make_pem())
-            status = 0
-        except MproxyError as error:
-            os.write(writer, str(error).encode("utf-8", "backslashreplace"))
-            status = 2
-        finally:
-            os._exit(status)
-    os.close(writer)
-    pem = bytearray(_MOST_BYTES)
-    with open(reader, "rb", buffering=0) as pipe:
-        length = pipe.readinto(pem)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if status == 2:
-        raise MproxyError(f"cannot create a key: {pem[:length].decode(errors='replace')}")
-    if status or not length:
-        raise MproxyError("cannot create a key: the Python package 'cryptography' failed")
-    wipe_from(pem, length)
+    seed = os.urandom(KEY_BYTES)
+    private = bytearray(PKCS8_PREFIX + bytes(KEY_BYTES))
+    private[len(PKCS8_PREFIX):] = seed
+    encoded = binascii.b2a_base64(private, newline=False)  # in one line: it has 64 characters
+    beginning, end = b"-----BEGIN PRIVATE KEY-----\n", b"\n-----END PRIVATE KEY-----\n"
+    rest = end + pem_text(_certificate(seed), _LABEL)
+    pem = bytearray(len(beginning) + len(encoded) + len(rest))  # it must not grow: what it leaves behind is not wiped
+    pem[:len(beginning)] = beginning
+    pem[len(beginning):-len(rest)] = encoded
+    pem[-len(rest):] = rest
+    for secret in (seed, private, encoded):
+        wipe(secret)
     return pem
 
 
-def _make_pem() -> bytes:
-    """Runs only in the child."""
-    import_packages(KEYS)
-    import datetime
+def _certificate(seed: bytes) -> bytes:
+    """A certificate for the key that it is signed with (RFC 5280, section 4.1), in DER."""
+    serial = b"\x40" + os.urandom(15)  # positive, and of no more bytes than it needs
+    name = _der(0x30, _der(0x31, _der(0x30, _COMMON_NAME + _der(0x0C, b"mproxy"))))
+    # A key does not age by the calendar, and a clock that jumps must not lock anybody out (section 4.1.2.5).
+    validity = _der(0x30, _der(0x17, b"000101000000Z") + _der(0x18, b"99991231235959Z"))
+    words = _der(0x30, (_VERSION_3 + _der(0x02, serial) + _ED25519 + name + validity + name
+                        + SPKI_PREFIX + ed25519_public_of(seed)))
+    return _der(0x30, words + _ED25519 + _der(0x03, b"\0" + ed25519_sign(seed, words)))
 
-    from cryptography import x509
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-    key = Ed25519PrivateKey.generate()
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "mproxy")])
-    certificate = (
-        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        # A key does not age by the calendar, and a clock that jumps must not lock anybody out (RFC 5280, 4.1.2.5).
-        .not_valid_before(datetime.datetime(2000, 1, 1)).not_valid_after(datetime.datetime(9999, 12, 31, 23, 59, 59))
-        .sign(key, None))
-    return (key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-            + certificate.public_bytes(Encoding.PEM))
+def _der(tag: int, content: bytes) -> bytes:
+    """One element, shorter than 65536 bytes."""
+    length = len(content)
+    size = bytes([length]) if length < 0x80 else b"\x81" + bytes([length]) if length < 0x100 else (
+        b"\x82" + length.to_bytes(2))
+    return bytes([tag]) + size + content

@@ -13,12 +13,12 @@ import os
 import re
 import stat
 
+from mproxy.ground._curves import ed25519_public_of
 from mproxy.ground.errors import PeerError, UsageError
-from mproxy.ground.key_formats import SPKI_PREFIX, foreign_key, pem_block
-from mproxy.ground.packages import KEYS, import_packages
+from mproxy.ground.key_formats import PKCS8_PREFIX, SPKI_PREFIX, foreign_key, pem_block
 from mproxy.ground.words import counted
 from mproxy.transport._seal import Cipher
-from mproxy.transport.noise import Handshake, NoiseError, load, x25519_private, x25519_public
+from mproxy.transport.noise import Handshake, NoiseError, x25519_private, x25519_public
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,7 +58,6 @@ _SALT = b"mproxy --key"
 _COST_N, _COST_R, _COST_P, _MOST_MEMORY_BYTES = 1 << 16, 8, 2, 80 << 20
 _HEXADECIMAL = re.compile(rb"[0-9a-f]{64,}|[0-9A-F]{64,}")
 _MOST_BYTES = 65536
-_PKCS8_PREFIX = bytes.fromhex("302e020100300506032b657004220420")  # RFC 8410 section 7: all but the seed
 
 
 class Key:
@@ -89,7 +88,6 @@ class Key:
                              f" {_SHORTEST_SECRET} are needed, such as the output of 'head -c 32 /dev/urandom'")
         else:
             self.psk = stretched(data.strip())
-        load()
 
     @property
     def spki(self) -> bytes:
@@ -99,7 +97,7 @@ class Key:
     @property
     def public(self) -> bytes:
         """The Ed25519 public key."""
-        return _public_of(self.seed)
+        return ed25519_public_of(self.seed)
 
 
 class KeyPair:
@@ -109,15 +107,7 @@ class KeyPair:
 
     def __init__(self, pem: bytes | bytearray, path: str) -> None:
         self.seed = _seed_of(pem, path)
-        self.public = _public_of(self.seed)
-        load()
-
-
-def _public_of(seed: bytes) -> bytes:
-    import_packages(KEYS)
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    key: bytes = Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
-    return key
+        self.public = ed25519_public_of(self.seed)
 
 
 def stretched(secret: bytes) -> bytes:
@@ -136,9 +126,9 @@ def _is_text(data: bytes) -> bool:
 
 def _seed_of(data: bytes | bytearray, path: str) -> bytes:
     der = pem_block(data, b"PRIVATE KEY")
-    if not der.startswith(_PKCS8_PREFIX) or len(der) < len(_PKCS8_PREFIX) + 32:
+    if not der.startswith(PKCS8_PREFIX) or len(der) < len(PKCS8_PREFIX) + 32:
         raise UsageError(f"--key {path}: contains no Ed25519 key; create one with 'mproxy keygen'")
-    return bytes(der[len(_PKCS8_PREFIX):len(_PKCS8_PREFIX) + 32])
+    return bytes(der[len(PKCS8_PREFIX):len(PKCS8_PREFIX) + 32])
 
 
 def has_aes() -> bool:

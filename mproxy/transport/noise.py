@@ -4,23 +4,23 @@
     XX       both sides have a key pair (`mproxy keygen`):    -> e    <- e, ee, s, es    -> s, se
 
 Protocol names are Noise_<pattern>_25519_<AESGCM or ChaChaPoly>_SHA256. It runs once a connection, so it is plain
-Python; X25519 and the ciphers come from the `cryptography` package, HMAC and hashes from the standard library.
+Python; X25519 and the ciphers are libcrypto's, HMAC and hashes come from the standard library.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-from importlib import import_module
+import os
 
+from mproxy.ground._aead import AeadCipher
+from mproxy.ground._curves import x25519_agree, x25519_public_of
 from mproxy.ground.errors import PeerError
-from mproxy.ground.packages import KEYS, import_packages
+from mproxy.transport._noise_cipher import open_message, seal_message
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
-
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
     ByteOrder = Literal["big", "little"]
 
 # Tokens of each message; the initiator begins. A psk modifier puts a token in front of message 1 (section 9.4).
@@ -32,6 +32,12 @@ HASH_BYTES = 32
 KEY_BYTES = 32
 TAG_BYTES = 16
 
+# By their names: libcrypto's, and how the number of a message stands in its nonce (sections 12.3 and 12.4).
+CIPHERS: dict[str, tuple[AeadCipher, ByteOrder]] = {
+    "AESGCM": (AeadCipher.AES_256_GCM, "big"),
+    "ChaChaPoly": (AeadCipher.CHACHA20_POLY1305, "little"),
+}
+
 
 class NoiseError(PeerError):
     """The peer's message is not authentic: it has another key, or somebody is in between."""
@@ -40,38 +46,15 @@ class NoiseError(PeerError):
         super().__init__(None, reason)
 
 
-def load() -> None:
-    """Import now what a handshake would otherwise wait for; with --user it might be out of reach by then."""
-    _ciphers()
-    generate_private()
-    import_module("cryptography.hazmat.primitives.asymmetric.ed25519")
-
-
-def _ciphers() -> dict[str, tuple[type[AESGCM] | type[ChaCha20Poly1305], ByteOrder]]:
-    import_packages(KEYS)
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
-    return {"AESGCM": (AESGCM, "big"), "ChaChaPoly": (ChaCha20Poly1305, "little")}
-
-
 def generate_private() -> bytes:
     """A fresh X25519 private key: 32 bytes."""
-    import_packages(KEYS)
-    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-    return X25519PrivateKey.generate().private_bytes_raw()
-
-
-def public_of(private: bytes) -> bytes:
-    """The X25519 public key of a private one."""
-    import_packages(KEYS)
-    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+    return os.urandom(KEY_BYTES)
 
 
 def _dh(private: bytes, public: bytes) -> bytes:
     """DH() of section 12.1; a public key that gives all zeros is refused."""
-    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
     try:
-        return X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
+        return x25519_agree(private, public)
     except ValueError:
         raise NoiseError("the peer's key is unusable (low order)") from None
 
@@ -85,7 +68,7 @@ class CipherState:
     """Section 5.1."""
 
     def __init__(self, cipher: str) -> None:
-        self._make, self._order = _ciphers()[cipher]
+        self._cipher, self._order = CIPHERS[cipher]
         self.key: bytes | None = None
         self.nonce = 0
 
@@ -99,16 +82,17 @@ class CipherState:
         return nonce
 
     def encrypt(self, associated: bytes, plain: bytes) -> bytes:
-        return plain if self.key is None else self._make(self.key).encrypt(self._take_nonce(), plain, associated)
+        if self.key is None:
+            return plain
+        return seal_message(self._cipher, self.key, self._take_nonce(), associated, plain)
 
     def decrypt(self, associated: bytes, data: bytes) -> bytes:
         if self.key is None:
             return data
-        from cryptography.exceptions import InvalidTag
-        try:
-            return self._make(self.key).decrypt(self._take_nonce(), data, associated)
-        except InvalidTag:
-            raise NoiseError("the keys do not agree") from None
+        plain = open_message(self._cipher, self.key, self._take_nonce(), associated, data)
+        if plain is None:
+            raise NoiseError("the keys do not agree")
+        return plain
 
 
 class SymmetricState:
@@ -196,11 +180,11 @@ class Handshake:
         for token in self._messages.pop(0):
             if token == "e":
                 self._e = self._e or generate_private()
-                public = public_of(self._e)
+                public = x25519_public_of(self._e)
                 out += public
                 self._mix_e(public)
             elif token == "s":
-                out += symmetric.encrypt_and_hash(public_of(self._s))
+                out += symmetric.encrypt_and_hash(x25519_public_of(self._s))
             else:
                 self._mix(token)
         return out + symmetric.encrypt_and_hash(payload)

@@ -4,8 +4,9 @@ import random
 
 import pytest
 from cryptography.hazmat.primitives.ciphers import aead as other
-from mproxy.ground._aead import AeadCipher, use_multi_buffer
 from tests.drivers._datagram import pass_message
+
+from mproxy.ground._aead import AeadCipher, use_multi_buffer
 
 HAS_MULTI_BUFFER = use_multi_buffer(True)
 OTHERS = {AeadCipher.AES_128_GCM: other.AESGCM, AeadCipher.AES_256_GCM: other.AESGCM,

@@ -53,7 +53,7 @@ def test_the_stretched_one_is_the_same_everywhere(made):
 AFTERWARDS = """
 import sys
 from mproxy.transport.keying import Key
-from mproxy.transport.noise import Handshake, load, x25519_private
+from mproxy.transport.noise import Handshake, x25519_private
 key = Key(sys.argv[1])
 sys.meta_path.clear()
 assert len(key.public) == 32

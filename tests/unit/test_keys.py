@@ -1,8 +1,11 @@
 """Key files: made once, read only if nobody else could have changed them, shown as ssh shows keys."""
 
 import base64
+import datetime
 import hashlib
 import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -20,6 +23,7 @@ from mproxy.policy.keys import (
     take_identity,
     write_new,
 )
+from tests.meta.sources import ROOT
 
 # RFC 8032, section 7.1, test 1: the public key; the fingerprint by `openssl pkey -pubin -outform der | sha256sum`.
 SPKI = SPKI_PREFIX + bytes.fromhex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a")
@@ -69,6 +73,30 @@ def test_the_key_belongs_to_its_certificate(tmp_path):
     der = private.public_key().public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     assert der == identity.spki
+
+
+def test_certificates_are_what_others_make_of_the_key(pem):
+    """Byte by byte those of the `cryptography` package, which made them before."""
+    x509 = pytest.importorskip("cryptography.x509")
+    serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
+    for text in (pem, *(bytes(fresh_pem()) for _ in range(20))):
+        key, found = serialization.load_pem_private_key(text, None), x509.load_pem_x509_certificate(text)
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "mproxy")])
+        made = (x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+                .serial_number(found.serial_number).not_valid_before(datetime.datetime(2000, 1, 1))
+                .not_valid_after(datetime.datetime(9999, 12, 31, 23, 59, 59)).sign(key, None))
+        pem_of = serialization.Encoding.PEM
+        assert text == key.private_bytes(
+            pem_of, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()) + made.public_bytes(pem_of)
+
+
+def test_making_keys_imports_no_package():
+    """Goal: nobody waits for that when a server is started by the first ssh."""
+    script = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); from mproxy.policy.keys import fresh_pem; fresh_pem();"
+              " from mproxy.transport.keying import Keying; import mproxy.transport.one_time;"
+              " print([name for name in sys.modules if name.startswith(('cryptography', 'cffi', 'site'))])")
+    done = subprocess.run([sys.executable, "-IS", "-c", script], capture_output=True, text=True, check=True, timeout=30)
+    assert done.stdout == "[]\n"
 
 
 def test_without_a_path_a_key_of_this_process(pem):

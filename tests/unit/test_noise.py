@@ -2,11 +2,11 @@
 
 import pytest
 
+from mproxy.ground._curves import x25519_public_of
 from mproxy.transport.noise import (
     Handshake,
     NoiseError,
     generate_private,
-    public_of,
     x25519_private,
     x25519_public,
 )
@@ -106,7 +106,7 @@ def test_ed25519_keys_as_x25519_keys():
     for _ in range(5):
         key = Ed25519PrivateKey.generate()
         private = x25519_private(key.private_bytes_raw())
-        assert x25519_public(key.public_key().public_bytes_raw()) == public_of(private)
+        assert x25519_public(key.public_key().public_bytes_raw()) == x25519_public_of(private)
 
 
 @pytest.mark.parametrize("key", [b"\1" + bytes(31), bytes([0xFF] * 31 + [0x7F])])
