@@ -70,6 +70,7 @@ cdef class Channel:
     cdef Parcel parcel                   # of the packet that is being built
     cdef bint parcels_wait               # there may be one for the next packet
     cdef int probes                      # packets that may leave regardless of the window
+    cdef bint on_trial                   # packets are built for an address that is not proven: small, and few
     cdef bint ping_due                   # ask for a sign of life
     cdef bint credit_due                 # announce the credit in a packet that gets acknowledged
     cdef uint32_t unasked                # packets sent since one asked for an ack
@@ -78,6 +79,7 @@ cdef class Channel:
     cdef int64_t pace_at                 # when the pacer lets the next run leave; NEVER: nothing waits for it
     # outcome of `take`, whatever it returned
     cdef bint newest                     # the packet has the highest number so far
+    cdef uint64_t came_to                # the id in its header
     cdef bint eliciting                  # it wants an ack
     cdef bint answered                   # it acknowledged something
     cdef bint challenged                 # it asks whether we are where it went: PATH_CHALLENGE
@@ -110,6 +112,9 @@ cdef class Channel:
     cdef int build_clear(self, Transmit *out, int kind, uint64_t number, uint32_t control_bytes) noexcept
     cdef uint64_t expected(self) noexcept
     cdef void carry(self, Parcels parcels) noexcept
+    cdef uint64_t say_again(self, uint64_t low, uint64_t high, uint32_t most, int64_t before) noexcept
+    cdef void leave_path(self, uint64_t trial_from, int64_t now) noexcept
+    cdef void hurry(self, int64_t now) noexcept
 
     # inner
     cdef int open_parts(self, const Header *header, uint8_t *packet, uint32_t length, iovec *parts) noexcept

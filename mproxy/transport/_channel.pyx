@@ -34,7 +34,8 @@ from mproxy.transport._packet cimport (
 )
 from mproxy.transport._recovery cimport PROBES, Recovery
 from mproxy.transport._rtt cimport rtt_timeout
-from mproxy.transport._sent cimport SENT_CREDIT, SENT_DATA, SENT_PARCEL, SENT_PROBE
+from mproxy.transport._veil cimport VEILED_LEAST, veil
+from mproxy.transport._sent cimport SENT_CREDIT, SENT_DATA, SENT_PARCEL, SENT_PROBE, SENT_TRIAL
 
 
 cdef enum:
@@ -97,6 +98,8 @@ cdef class Channel:
         cdef Taken result
         self.eliciting = self.answered = self.challenged = self.responded = False
         self.close = self.carried = NULL
+        if self.receiving.veils and length >= VEILED_LEAST:
+            veil(self.receiving.veil_key, packet, length)
         get_header(packet, &header)
         control_end = PACKET_HEADER_BYTES + header.control_bytes
         if control_end + self.receiving.trailer_bytes > length:
@@ -123,6 +126,7 @@ cdef class Channel:
                 self.parcels is None or not self.parcels.take(self.carried, self.carried_bytes, now)):
             return Taken.NO_ROOM
         self.newest = header.number > self.acks.largest
+        self.came_to = header.destination
         count = acks_note(&self.acks, header.number, now)
         if count < 0:
             return Taken.NO_ROOM
@@ -266,6 +270,28 @@ cdef class Channel:
         if recovery.spurious:
             self.congestion.on_spurious(now)
 
+    # ---- another path
+
+    cdef uint64_t say_again(self, uint64_t low, uint64_t high, uint32_t most, int64_t before) noexcept:
+        """Send again what packets low..high-1 carried that were sent before that time and are still under way."""
+        cdef uint64_t next_number = self.recovery.say_again(low, high, most, before)
+        if self.parcels is not None:
+            self.parcels_wait = self.parcels.prepare()
+        return next_number
+
+    cdef void leave_path(self, uint64_t trial_from, int64_t now) noexcept:
+        """The peer has moved; packets of the trial that began with this number went to where it is."""
+        self.recovery.leave_path(trial_from, now)
+        if self.recovery.lost_flags & SENT_CREDIT:
+            self.credit_due = True
+
+    cdef void hurry(self, int64_t now) noexcept:
+        """The network is another one: send again at once what waits for its ack longer than a round trip."""
+        self.probes = max(self.probes, PROBES)
+        self.recovery.tries = 0
+        self.say_again(self.recovery.sent.base, self.recovery.sent.next, PROBES * BASE_PACKET_BYTES,
+                       now - self.recovery.time_threshold())
+
     # ---- time
 
     cdef void lose(self, int64_t now) noexcept:
@@ -308,11 +334,13 @@ cdef class Channel:
         plan.size = self.mtu.current
         if self.probes > 0 and self.recovery.tries > 1 or self.recovery.tries > PERSISTENT_TRIES:
             plan.size = BASE_PACKET_BYTES  # large packets may no longer pass
+        if self.on_trial:
+            plan.size = min(out.room, <uint32_t>BASE_PACKET_BYTES)
         pacer_fill(&self.pacer, self.congestion.rate, plan.size, now)
         self.pace_at = NEVER
         if self.parcels is not None:
             self.parcels_wait = self.parcels.prepare()
-        if self.fill_probe(out, now):
+        if not self.on_trial and self.fill_probe(out, now):
             return 1
         while count < out.most and out.length + plan.size <= out.room and self.recovery.ready() == 0:
             allowed = self.may_send(plan.size, count == 0, now) and (self.has_more() or self.probes > 0)
@@ -343,7 +371,7 @@ cdef class Channel:
 
         A run begins when the pacer has a good part of it, and ends when the pacer is empty.
         """
-        if self.probes > 0:
+        if self.probes > 0 or self.on_trial:
             return True
         if self.recovery.in_flight + size > self.congestion.window:
             return False
@@ -444,6 +472,8 @@ cdef class Channel:
             if self.out.limit - self.out.acked_to < 2 * self.congestion.window:
                 header.flags |= PacketFlag.WANT_CREDIT
         if plan.flags != 0:
+            if self.on_trial:
+                plan.flags |= SENT_TRIAL
             self.unasked += 1
             if self.should_ask(plan):
                 header.flags |= PacketFlag.WANT_ACK
@@ -453,6 +483,8 @@ cdef class Channel:
         if self.sending.seal(self.sending.context, header.number, p, PACKET_HEADER_BYTES, parts, count,
                              p + PACKET_HEADER_BYTES) < 0:
             return 0
+        if self.sending.veils:
+            veil(self.sending.veil_key, p, length)
         self.recovery.on_sent(length, plan.flags, chunk.offset, chunk.length + (1 if chunk.fin else 0), now)
         if plan.parcel_bytes > 0:
             self.recovery.note_parcel(header.number, self.parcel.tag)

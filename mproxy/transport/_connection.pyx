@@ -111,9 +111,9 @@ cdef class Connection:
     cpdef void probe(self, int64_t now) noexcept:
         """The path may have changed: send a packet, so that the peer sees our address, and hear whether it lives."""
         if self.state == ConnectionState.OPEN:
-            self.channel.ping_due = True
-            self.channel.probes = max(self.channel.probes, 1)
-            self.channel.recovery.tries = 0
+            self.path.may_have_moved()
+            self.channel.ping_due = True  # and what has been heard, for the peer
+            self.channel.hurry(now)
         elif self.setup.repeat_at != NEVER:
             self.setup.due = True
 
@@ -124,7 +124,7 @@ cdef class Connection:
     # ---- packets in
 
     cdef int receive(self, uint8_t *packet, uint32_t length, const PeerAddress *source, int64_t now) noexcept:
-        """Take a packet whose `packet_id` is `local_id`; returns a Taken."""
+        """Take a packet whose `packet_id` is one of ours; returns a Taken."""
         cdef int kind = packet_type(packet, length)
         cdef Taken result
         if kind == 0 or self.state == ConnectionState.CLOSED or self.state == ConnectionState.NEW:
@@ -353,6 +353,11 @@ cdef class Connection:
             return 0
         if (self.path.challenge_due or self.path.response_due) and self.path.packet(out, now):
             return 1
+        if self.path.show_due and self.path.show_address(out, now):
+            return 1
+        count = self.path.trial(out, now)
+        if count > 0:
+            return count
         out.to = self.path.where()
         count = channel.fill(out, now)
         if count == 0 and outflow_blocked(&channel.out) and channel.recovery.waiting == 0 \

@@ -53,6 +53,7 @@ cdef class Link:
     cdef size_t fill_left                # bytes of room there
     cdef size_t fill_least               # least bytes worth reporting; 0: there is no buffer to be filled
     cdef readonly size_t filled          # bytes that the buffer given to `fill` has got
+    cdef list names                      # ids that packets to it may have
     cdef object send_queue               # deque of buffers to be sent
     cdef object send_buffer              # keeps the memory of `send_at`
     cdef const uint8_t *send_at          # the next byte of the buffer in hand
@@ -84,7 +85,8 @@ cdef class DatagramEndpoint:
     cdef Link sending                 # whose packets wait in the outbox until the socket has room; None: it is empty
     cdef bint v4                      # the first socket is for IPv4 alone
     cdef uint8_t *out                 # OUT_BYTES
-    cdef dict links                   # all, by id
+    cdef dict links                   # all, by their first id
+    cdef dict names                   # the same, by every id that packets to them may have
     cdef list waiting                 # those that something happened to
     cdef readonly uint32_t most       # most peers admitted at once
     cdef readonly uint32_t places     # how many of these are taken
@@ -109,6 +111,8 @@ cdef class DatagramEndpoint:
     cdef void put(self, const PeerAddress *to, const LocalAddress *local, uint8_t *data, uint32_t length) noexcept
     cdef Link find(self, uint64_t id)
     cdef void insert(self, Link link) noexcept
+    cdef void rename(self, Link link) noexcept
+    cdef void forget(self, Link link, names) noexcept
     cdef void remove(self, Link link) noexcept
     cdef bint transmit(self, Link link, int64_t now) noexcept
     cdef bint flush(self, Link link, int64_t now) noexcept

@@ -12,28 +12,17 @@ from libc.string cimport memcpy, memset
 
 from mproxy._ring cimport iovec
 from mproxy.ground._clock cimport NEVER
-from mproxy.ground._sockaddr cimport is_mapped
+from mproxy.transport._arrivals cimport end_of_run, source_of, to_engine
 from mproxy.transport._channel cimport Channel, Transmit
 from mproxy.transport._connection cimport ConnectionEvent, ConnectionEventKind
 from mproxy.transport._listener cimport ListenResult
-from mproxy.transport._packet cimport MIN_PACKET_BYTES, EndCode, PacketType, Seal, packet_id, packet_type
+from mproxy.transport._packet cimport EndCode, PacketType, Seal, packet_id, packet_type
 from mproxy.transport._states cimport ConnectionState
 from mproxy.transport.strangers import Strangers
 from mproxy.io._loop cimport EPOLLET, EPOLLIN, EPOLLOUT
 from mproxy.io._packets cimport MOST_SEGMENTS, Message
 from mproxy.io._socket cimport Target
 from mproxy.io._udp_socket cimport Peer, peer_name, peer_of, peer_pair, peer_set, udp_buffers, udp_fragment, udp_is_v4
-
-
-cdef uint32_t end_of_run(const Slot *slot, uint32_t begin) noexcept nogil:
-    """Where the packets of a train that are for the same connection as the one at `begin` end."""
-    cdef uint32_t at = begin + slot.segment
-    if slot.length - begin < MIN_PACKET_BYTES:
-        return slot.length
-    while at < slot.length and slot.length - at >= MIN_PACKET_BYTES \
-            and packet_id(slot.data + at) == packet_id(slot.data + begin):
-        at += slot.segment
-    return min(at, slot.length)
 
 
 cdef class Link:
@@ -43,6 +32,7 @@ cdef class Link:
         self.endpoint = endpoint
         self.connection = Connection(endpoint.config, entropy=os.urandom(32))
         self.send_queue = deque()
+        self.names = []
 
     # ---- commands
 
@@ -76,11 +66,15 @@ cdef class Link:
     def secure(self, bytes send_key, bytes receive_key, int cipher):
         """Use the keys of the handshake."""
         cdef Seal sending, receiving
-        self.sending = PacketKey(send_key, cipher, self.connection.setup.first_out, True)
-        self.receiving = PacketKey(receive_key, cipher, self.connection.setup.first_in, False)
+        cdef bint veiled = self.connection.setup.veiled
+        self.sending = PacketKey(send_key, cipher, self.connection.setup.first_out, True, veiled)
+        self.receiving = PacketKey(receive_key, cipher, self.connection.setup.first_in, False, veiled)
         self.sending.fill(&sending)
         self.receiving.fill(&receiving)
         self.connection.secure(&sending, &receiving)
+        if veiled:
+            self.connection.path.change_ids(self.receiving.ids_key, self.sending.ids_key)
+            self.endpoint.rename(self)
         self.wake()
 
     def abort(self, int code, bytes reason):
@@ -237,6 +231,7 @@ cdef class DatagramEndpoint:
         self.observer = observer
         self.most = most
         self.links = {}
+        self.names = {}
         self.waiting = []
         self.work.run = run_endpoint
         self.work.owner = <void *>self
@@ -393,6 +388,8 @@ cdef class DatagramEndpoint:
             self.take_new(slot, begin, end, source, now)
             return
         link.connection.receive_run(slot.data + begin, end - begin, slot.segment, source, now)
+        if link.connection.path.ids.heard_more:
+            self.rename(link)
         if self.listener is not None:
             link.local = slot.local
         if link.connection.setup.handshake_event:
@@ -555,13 +552,31 @@ cdef class DatagramEndpoint:
     # ---- links
 
     cdef Link find(self, uint64_t id):
-        return self.links.get(id)
+        return self.names.get(id)
 
     cdef void insert(self, Link link) noexcept:
-        self.links[link.connection.channel.local_id] = link
+        link.names = [link.connection.channel.local_id]
+        self.links[link.names[0]] = self.names[link.names[0]] = link
+
+    cdef void rename(self, Link link) noexcept:
+        """Find it by the ids that packets to it may have from now on."""
+        if link.closed:
+            return
+        names = link.connection.path.ids.window()
+        self.forget(link, set(link.names) - set(names))
+        for name in names:
+            self.names.setdefault(name, link)  # nobody can choose an id that another one has
+        link.names = names
+
+    cdef void forget(self, Link link, names) noexcept:
+        """Do not find it by these ids any more."""
+        for name in names:
+            if self.names.get(name) is link:
+                del self.names[name]
 
     cdef void remove(self, Link link) noexcept:
         link.closed = True
+        self.forget(link, link.names)
         if self.strangers is not None:
             self.strangers.remove(link.connection.channel.local_id)
         self.links.pop(link.connection.channel.local_id, None)
@@ -582,16 +597,3 @@ cdef void socket_ready(Source *source, uint32_t events) noexcept:
     if events & EPOLLOUT and endpoint.sending is not None:
         endpoint.flush(endpoint.sending, endpoint.loop.now_us)
     endpoint.loop.schedule(&endpoint.work)
-
-
-cdef bytes source_of(const PeerAddress *address):
-    """What counts as one source: an IPv4 address, or the /64 that an IPv6 host may use."""
-    cdef const uint8_t *raw = address.bytes + 8
-    return raw[:16 if is_mapped(raw) else 8]
-
-
-cdef void to_engine(const Peer *peer, PeerAddress *out) noexcept:
-    """An address as the engine compares it: without the parts that only mean something here."""
-    memset(out, 0, sizeof(PeerAddress))
-    out.length = 28
-    memcpy(out.bytes, &peer.name, 28)

@@ -35,6 +35,7 @@ cdef enum:
 cpdef enum OptionFlag:
     SEALED = 0x01    # packets after the set-up are sealed
     GO_BACK = 0x02   # recovery gbn in both directions; the client chooses
+    VEILED = 0x04    # of sealed packets: ids change with the path, numbers are veiled; if both sides say so
 
 
 cdef enum ListenResult:

@@ -57,7 +57,7 @@ cdef class Listener:
             raise ValueError("the secret of a listener has 16 bytes")
         memcpy(self.secret, <const char *>secret, 16)
         self.options.version = DATAGRAM_VERSION
-        self.options.flags = OptionFlag.SEALED if config.sealed else 0
+        self.options.flags = OptionFlag.SEALED | OptionFlag.VEILED if config.sealed else 0
         self.options.packet_bytes = config.max_packet_bytes
         self.options.ack_delay_us = config.ack_delay_us
         self.options.credit = min(FIRST_WINDOW_BYTES, config.max_window_bytes)

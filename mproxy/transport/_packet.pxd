@@ -86,6 +86,8 @@ cdef struct Seal:
     OpenPacket open         # for incoming packets
     void *context           # of this direction's key
     uint32_t trailer_bytes  # bytes at the packet's end: 16 for a tag
+    bint veils              # number and offset of a packet are hidden (_veil)
+    uint8_t veil_key[32]    # by this key
 
 
 cdef struct Header:

@@ -140,6 +140,7 @@ cdef void crc_seal(Seal *seal) noexcept nogil:
     seal.open = crc_open_packet
     seal.context = NULL
     seal.trailer_bytes = CRC_BYTES
+    seal.veils = False
 
 
 cdef int put_varint(uint8_t *p, uint64_t value) noexcept nogil:

@@ -87,6 +87,8 @@ cdef class Recovery:
     cdef bint oldest(self, uint64_t *offset, uint64_t *end) noexcept
     cdef void note_parcel(self, uint64_t number, uint64_t tag) noexcept
     cdef void ask_parcel(self) noexcept
+    cdef uint64_t say_again(self, uint64_t low, uint64_t high, uint32_t most, int64_t before) noexcept
+    cdef void leave_path(self, uint64_t trial_from, int64_t now) noexcept
 
     # inner
     cdef void begin(self, int64_t now) noexcept

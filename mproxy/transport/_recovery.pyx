@@ -6,8 +6,8 @@ from mproxy.transport._outflow cimport outflow_acked, outflow_go_back, outflow_l
 from mproxy.transport._packet cimport BASE_PACKET_BYTES
 from mproxy.transport._rtt cimport GRANULARITY_US, rtt_init, rtt_sample, rtt_timeout
 from mproxy.transport._sent cimport (
-    SENT_BURST, SENT_DATA, SENT_LOST, SENT_PARCEL, SENT_PROBE, Sent, sent_add, sent_at, sent_free, sent_init, sent_next,
-    sent_reserve, sent_settle,
+    SENT_BURST, SENT_DATA, SENT_LOST, SENT_PARCEL, SENT_PROBE, SENT_TRIAL, Sent, sent_add, sent_at, sent_free,
+    sent_init, sent_next, sent_reserve, sent_settle,
 )
 
 
@@ -353,3 +353,38 @@ cdef class Recovery:
                 self.parcels.lost(entry.parcel)
                 return
             number = sent_next(&self.sent, number + 1, self.sent.next)
+
+    cdef uint64_t say_again(self, uint64_t low, uint64_t high, uint32_t most, int64_t before) noexcept:
+        """Have what packets low..high-1 under way, sent before that time, carried said again, about `most` bytes of it;
+        that they are lost is not certain. Returns the number to go on with."""
+        cdef uint64_t number = sent_next(&self.sent, low, high)
+        cdef uint32_t size = 0
+        cdef Sent *entry
+        while number < high:
+            entry = sent_at(&self.sent, number)
+            if entry.sent_at > before or size >= most:
+                break
+            if not entry.flags & SENT_LOST:
+                size += entry.size
+                if entry.flags & SENT_PARCEL and self.parcels is not None:
+                    self.parcels.lost(entry.parcel)
+                if entry.flags & SENT_DATA and not self.go_back \
+                        and outflow_lost(self.flow, entry.offset, entry.offset + entry.length) < 0:
+                    self.failed = True
+            number = sent_next(&self.sent, number + 1, high)
+        return number
+
+    cdef void leave_path(self, uint64_t trial_from, int64_t now) noexcept:
+        """The peer has moved: all that is under way counts as lost, but for packets of a trial that began with number
+        `trial_from`. It is no sign of congestion."""
+        cdef uint64_t number = sent_next(&self.sent, self.sent.base, self.sent.next)
+        cdef Sent *entry
+        self.begin(now)
+        while number < self.sent.next and not self.go_back:
+            entry = sent_at(&self.sent, number)
+            if not entry.flags & SENT_LOST and not (entry.flags & SENT_TRIAL and number >= trial_from):
+                self.lost(number, now)
+            number = sent_next(&self.sent, number + 1, self.sent.next)
+        self.loss_at = NEVER
+        self.large_lost = 0
+        self.tries = 0

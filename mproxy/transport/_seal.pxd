@@ -47,5 +47,7 @@ cdef struct KeyState:
 
 cdef class PacketKey:
     cdef KeyState state  # the engine's functions get a pointer to it: it lives as long as this object
+    cdef bytes veil_key  # of the packets' headers; empty: they have no veil
+    cdef bytes ids_key   # of the ids in these packets
 
     cdef void fill(self, Seal *out) noexcept

@@ -1,6 +1,8 @@
 # distutils: libraries = crypto
 """Sealing of packets. Why nonces are fresh and keys do not wear out: _seal.pxd."""
 
+import hmac
+
 from libc.string cimport memcpy, memset
 
 from mproxy.ground._aead cimport (
@@ -11,12 +13,15 @@ from mproxy.ground._evp cimport OPENSSL_cleanse
 
 
 cdef class PacketKey:
-    """The key of one direction. `first` is the number of that direction's first packet."""
+    """The key of one direction. `first` is the number of that direction's first packet; `veils`: its packets have a
+    veil, and its ids change (_veil, _ids)."""
 
-    def __init__(self, bytes key, int cipher, uint64_t first, bint sealing):
+    def __init__(self, bytes key, int cipher, uint64_t first, bint sealing, bint veils=False):
         cdef int i
         if len(key) != KEY_BYTES or cipher not in (AESGCM, CHACHAPOLY):
             raise ValueError("no such cipher, or a key of another length")
+        self.veil_key = hmac.digest(key, b"mproxy veil", "sha256") if veils else b""
+        self.ids_key = hmac.digest(key, b"mproxy ids", "sha256")[:16]
         self.state.cipher = cipher
         self.state.sealing = sealing
         self.state.first = self.state.next_number = first
@@ -44,6 +49,9 @@ cdef class PacketKey:
         out.open = open_packet
         out.context = &self.state
         out.trailer_bytes = TAG_BYTES
+        out.veils = bool(self.veil_key)
+        if out.veils:
+            memcpy(out.veil_key, <const char *>self.veil_key, sizeof(out.veil_key))
 
 
 cdef inline AeadCipher algorithm(int cipher) noexcept nogil:

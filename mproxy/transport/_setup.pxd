@@ -39,6 +39,7 @@ cdef class SetUp:
     cdef bint active                     # this side dialled
     cdef bint sealed                     # packets need keys
     cdef bint secured                    # packets have keys
+    cdef bint veiled                     # ids change with the path, and numbers are veiled
     cdef int retries                     # most tries without an answer; 0: no limit
     cdef Options options                 # ours
     cdef uint64_t first_out              # our first packet number, taken by the set-up

@@ -28,7 +28,7 @@ cdef class SetUp:
         self.sealed = config.sealed
         self.retries = config.retries
         self.options.version = DATAGRAM_VERSION
-        self.options.flags = (OptionFlag.SEALED if config.sealed else 0) | (
+        self.options.flags = (OptionFlag.SEALED | OptionFlag.VEILED if config.sealed else 0) | (
             OptionFlag.GO_BACK if config.recovery == "gbn" else 0)
         self.options.packet_bytes = config.max_packet_bytes
         self.options.ack_delay_us = config.ack_delay_us
@@ -62,6 +62,7 @@ cdef class SetUp:
         cdef Options theirs
         get_options(self.peer_options, &theirs)
         self.prologue_length = PROLOGUE_BYTES
+        self.veiled = self.options.flags & theirs.flags & OptionFlag.VEILED
         channel.peer_delay_us = min(theirs.ack_delay_us, 1000000)
         channel.out.limit = theirs.credit
         mtu_init(&channel.mtu, BASE_PACKET_BYTES, min(self.options.packet_bytes, theirs.packet_bytes), now)

@@ -9,6 +9,7 @@ from mproxy._ring cimport iovec
 from mproxy.transport._channel cimport Channel, Transmit
 from mproxy.transport._connection cimport Connection, ConnectionEvent, ConnectionEventKind
 from mproxy.transport._listener cimport Listener, ListenResult, Reply
+from mproxy.transport._ids cimport ConnectionIds
 from mproxy.transport._packet cimport PeerAddress, Seal, crc_seal
 from mproxy.transport._states cimport ConnectionState
 
@@ -143,11 +144,24 @@ cdef class PyConnection:
         """Send the next handshake message; False: too long."""
         return self.connection.send_handshake(message, <uint32_t>len(message)) == 0
 
-    def secure(self):
-        """Go on as if keys were known: the checksum stands for them, so that a handshake can be played without."""
+    def secure(self, out_secret=None, in_secret=None):
+        """Go on as if keys were known: the checksum stands for them, so that a handshake can be played without. With 16
+        bytes for each direction ids change with the path."""
         cdef Seal seal
         crc_seal(&seal)
         self.connection.secure(&seal, &seal)
+        if out_secret is not None and self.connection.setup.veiled:
+            self.connection.path.change_ids(<bytes>in_secret, <bytes>out_secret)
+
+    def knows(self, uint64_t id):
+        """Whether packets to us may have this id."""
+        cdef ConnectionIds ids = self.connection.path.ids
+        return id in ids.window() if ids.changing else id == self.connection.channel.local_id
+
+    @property
+    def ids(self):
+        """Its ConnectionIds."""
+        return self.connection.path.ids
 
     @property
     def deadline(self):

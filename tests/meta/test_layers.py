@@ -14,8 +14,8 @@ LAYERS = [
                  "mproxy._dump", "mproxy.handshake"],
      "engine": [f"mproxy.transport.{name}" for name in (
          "datagram_config", "_packet", "_rtt", "_sent", "_states", "_pacer", "_congestion", "_cubic", "_bbr",
-         "_outflow", "_inflow", "_acks", "_mtu", "_parcels", "_recovery", "_channel", "_listener", "_path", "_setup",
-         "_connection")]},
+         "_outflow", "_inflow", "_acks", "_mtu", "_parcels", "_recovery", "_veil", "_channel", "_listener", "_ids",
+         "_path", "_setup", "_connection")]},
     {"io": ["mproxy.io"]},
     {"transport": ["mproxy.transport"], "relay": ["mproxy.relay"], "emulator": ["mproxy.emulator"]},
     {"carrier": ["mproxy.carrier"]},
@@ -36,7 +36,8 @@ PURE = ["_wire", "ground/_ranges", "_ring", "_frames", "_state", "_disorder", "_
         "relay/udp/_gather", "relay/udp/_runs", "relay/udp/_flow_table"]
 PURE += [f"transport/{name}" for name in (
     "datagram_config", "_packet", "_rtt", "_sent", "_outflow", "_inflow", "_acks", "_pacer", "_mtu", "_congestion",
-    "_cubic", "_bbr", "_parcels", "_recovery", "_listener", "_states", "_channel", "_path", "_setup", "_connection")]
+    "_cubic", "_bbr", "_parcels", "_recovery", "_veil", "_listener", "_states", "_channel", "_ids", "_path", "_setup",
+    "_connection")]
 PURE_FILES = [path for name in PURE for path in sorted(PACKAGE.glob(f"{name}.p[yx]*")) if path.suffix != ".pyi"]
 # No errno: there is no system call that could set it. cpython: what handles objects and memory, not signals or files.
 PURE_IMPORTS = re.compile(

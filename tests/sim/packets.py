@@ -193,6 +193,7 @@ class PacketCarrier:
         self.paths = {"client": Direction(self.clock, up, random.Random(self.random.random())),
                       "server": Direction(self.clock, down, random.Random(self.random.random()))}
         self.paths["client"].sink = self._to_server
+        self.paths["client"].where = lambda: self.client.address
         self.paths["server"].sink = lambda packet: self.client.take(packet, b"server")
         self.listener = PyListener(CONFIG, self.random.randbytes(16))
         self.client.connection = PyConnection(CONFIG, self.random.randbytes(32))
@@ -205,7 +206,7 @@ class PacketCarrier:
             self.paths[engine.name].send(packet)
 
     def _to_server(self, packet):
-        source = self.client.address
+        source = self.paths["client"].source
         if self.server.connection is not None:
             if int.from_bytes(packet[4:12], "big") == self.server.connection.local_id:
                 self.server.take(packet, source)
@@ -266,6 +267,10 @@ class PacketCarrier:
     def _let_through(self):
         for path in self.paths.values():
             path.silent = self.dead
+
+    def lose_under_way(self, name):
+        """Lose the packets of one end that are under way."""
+        self.paths[name].lose_under_way()
 
     def rebind(self):
         """The client's packets come from another address, as after a change of a NAT's mind."""

@@ -34,14 +34,17 @@ class Faults:
 
 
 class Direction:
-    """One way. `sink(packet)` gets what arrives."""
+    """One way. `sink(packet)` gets what arrives; `source` is then what `where()` said when it was sent."""
 
     def __init__(self, clock, faults, pick):
         self.clock = clock
         self.faults = faults
         self.random = pick
         self.sink = None
+        self.where = lambda: None
+        self.source = None
         self.silent = False
+        self.lost_until = -1     # what entered before is lost on its way
         self.busy_until = 0
         self.last_at = 0
         self.sent = self.dropped = self.overflows = self.delivered_bytes = 0
@@ -68,13 +71,18 @@ class Direction:
             self.last_at = at = max(at, self.last_at)
         if pick.random() < faults.corrupt:
             packet = self._damage(packet)
-        self.clock.at(int(at), self._arrive, packet)
+        self.clock.at(int(at), self._arrive, packet, now, self.where())
         if pick.random() < faults.duplicate:
-            self.clock.at(int(at + pick.random() * 10_000), self._arrive, packet)
+            self.clock.at(int(at + pick.random() * 10_000), self._arrive, packet, now, self.where())
 
-    def _arrive(self, packet):
-        if not self.silent:
+    def lose_under_way(self):
+        """Lose what is on its way now."""
+        self.lost_until = self.clock.now
+
+    def _arrive(self, packet, sent_at, source):
+        if not self.silent and sent_at > self.lost_until:
             self.delivered_bytes += len(packet)
+            self.source = source
             self.sink(packet)
 
     def _damage(self, packet):
@@ -193,6 +201,7 @@ class World:
         self.answer = answer
         self.data = data
         self.up.sink = self._to_server
+        self.up.where = lambda: self.client.address
         self.down.sink = self._to_client
         self.stray = 0
         self.messages = 2
@@ -217,14 +226,16 @@ class World:
         if number <= self.messages:
             peer.connection.send_handshake(b"m" * number)
         if number >= self.messages:
-            peer.connection.secure()
+            secrets = b"u" * 16, b"d" * 16
+            peer.connection.secure(*(secrets if peer is self.client else reversed(secrets)))
 
     def _to_server(self, packet):
+        source = self.up.source
         if self.server is not None:
-            if int.from_bytes(packet[4:12], "big") == self.server.connection.local_id:
-                self.server.take(packet, self.client.address)
+            if self.server.connection.knows(int.from_bytes(packet[4:12], "big")):
+                self.server.take(packet, source)
             return
-        found = self.listener.receive(packet, self.client.address, self.clock.now, self.random.randbytes(32))
+        found = self.listener.receive(packet, source, self.clock.now, self.random.randbytes(32))
         if isinstance(found, bytes):
             if len(packet) >= len(found):
                 self.down.send(found)

@@ -5,6 +5,7 @@ from tests.sim.apps import Plan
 from tests.sim.test_packets import finish, lab
 
 ATTACKER = b"attacker"
+CHALLENGE_BYTES = 41
 
 
 class Tap:
@@ -15,6 +16,7 @@ class Tap:
         self.carrier = world.client.carrier
         self.seen = []          # copies of what the client sent
         self.from_attacker = self.to_attacker = 0
+        self.data_to_attacker = 0  # in packets larger than a challenge
         self._sends = sends
         self._forward = self.carrier.forward
         self.carrier.paths["client"].sink = self._on_packet
@@ -32,6 +34,7 @@ class Tap:
     def _on_answer(self, engine, address, packet):
         if address == ATTACKER:
             self.to_attacker += len(packet)
+            self.data_to_attacker += len(packet) if len(packet) > CHALLENGE_BYTES else 0
         else:
             self._forward(engine, address, packet)
 
@@ -54,7 +57,7 @@ def over(world):
 
 def test_packets_that_overtake_themselves_from_elsewhere_move_nothing():
     """Goal: whoever sends our packets on from his address, faster than the path does, gets a challenge, which he cannot
-    answer, and at most three times what he sent."""
+    answer, and at most three times what he sent; after some such addresses nothing but challenges."""
     world = at_work()
 
     def sends(tap, packet):
@@ -64,6 +67,7 @@ def test_packets_that_overtake_themselves_from_elsewhere_move_nothing():
     tap = Tap(world, sends)
     over(world)
     assert 0 < tap.to_attacker <= 3 * tap.from_attacker
+    assert tap.data_to_attacker <= 4 * 12_000
     assert world.client.carrier.server.connection.look()["peer"] == b"client"
 
 

@@ -8,6 +8,7 @@ from subprocess import PIPE
 
 import pytest
 from asking import session_of
+from capture import Capture
 from proxies import SPROXY_PORT, keep_key, state_dir
 from traffic import Traffic, read_exactly
 
@@ -70,6 +71,33 @@ def test_an_address_change_is_a_packet(pair, joined):
     going.finish()
     for proxy in (pair.cproxy, pair.sproxy):
         assert not proxy.events("lost") and not proxy.events("resumed"), proxy
+
+
+def names_and_numbers(packets):
+    """Ids and numbers of the sealed packets to and from sproxy's port, of captured IPv4 packets."""
+    names, numbers = set(), set()
+    for packet in packets:
+        ports = packet[34:36], packet[36:38]
+        if packet[23] == socket.IPPROTO_UDP and SPROXY_PORT.to_bytes(2, "big") in ports and packet[42] == 5:
+            names.add(packet[46:54])
+            numbers.add(int.from_bytes(packet[54:62], "big"))
+    return names, numbers
+
+
+def test_who_watches_two_networks(pair, joined):
+    """Goal: no id of a packet is seen in both, and no number shows that it counts on from another."""
+    watched = Capture(pair.lab.client, "wifi"), Capture(pair.lab.client, "phone")
+    joined.sendall(b"before")
+    assert read_exactly(joined, 6) == b"before"
+    roam(pair, pair.lab.phone, pair.lab.wifi, 30)
+    pair.sproxy.event("moved")
+    joined.sendall(b"after")
+    assert read_exactly(joined, 5) == b"after"
+    for capture in watched:
+        capture.end()
+    (before, numbers), (after, more_numbers) = (names_and_numbers(capture.packets) for capture in watched)
+    assert len(before) >= 2 and len(after) >= 2 and not before & after
+    assert min(numbers | more_numbers) > 1 << 40, "random bits of 64: not a number that began below 2^32"
 
 
 def test_a_black_hole_is_outlasted(pair, joined):

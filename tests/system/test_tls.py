@@ -5,11 +5,10 @@ import contextlib
 import os
 import re
 import signal
-import socket
-import threading
 import time
 
 import pytest
+from capture import Capture
 from lab import SLOWNESS_S, outage, until
 from middle import Member, Middle
 from proxies import CPROXY, CPROXY_PORT, DAEMON_PORT, SPROXY, SPROXY_PORT, keep_key, state_dir
@@ -22,33 +21,6 @@ from tests import keys
 
 MIDDLE_PORT = 6300
 NEEDLE = b"nobody on the path may read this line"
-
-
-class Capture:
-    """Every packet that a host sees on one interface."""
-
-    def __init__(self, host, interface):
-        with host.inside():
-            self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
-        self.socket.bind((interface, 0))
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 << 20)
-        self.socket.settimeout(0.1)
-        self.packets = []
-        self.ending = False
-        self.thread = threading.Thread(target=self._run)
-        self.thread.start()
-
-    def _run(self):
-        while not self.ending:
-            with contextlib.suppress(TimeoutError):
-                self.packets.append(self.socket.recv(1 << 17))
-
-    def end(self):
-        """All packets that were seen, joined."""
-        self.ending = True
-        self.thread.join()
-        self.socket.close()
-        return b"".join(self.packets)
 
 
 @pytest.fixture

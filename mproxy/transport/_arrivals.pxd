@@ -1,0 +1,14 @@
+"""What has come from a socket: from which address, as the engine compares it and as strangers are counted, and how far
+the packets of one connection go in a train.
+"""
+
+from libc.stdint cimport uint32_t
+
+from mproxy.io._packets cimport Slot
+from mproxy.io._udp_socket cimport Peer
+from mproxy.transport._packet cimport PeerAddress
+
+
+cdef uint32_t end_of_run(const Slot *slot, uint32_t begin) noexcept nogil
+cdef bytes source_of(const PeerAddress *address)
+cdef void to_engine(const Peer *peer, PeerAddress *out) noexcept

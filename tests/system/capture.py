@@ -1,0 +1,32 @@
+"""What somebody sees who can read every packet of a host."""
+
+import contextlib
+import socket
+import threading
+
+
+class Capture:
+    """Every packet that a host sees on one interface."""
+
+    def __init__(self, host, interface):
+        with host.inside():
+            self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+        self.socket.bind((interface, 0))
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 << 20)
+        self.socket.settimeout(0.1)
+        self.packets = []
+        self.ending = False
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self):
+        while not self.ending:
+            with contextlib.suppress(TimeoutError):
+                self.packets.append(self.socket.recv(1 << 17))
+
+    def end(self):
+        """All packets that were seen, joined."""
+        self.ending = True
+        self.thread.join()
+        self.socket.close()
+        return b"".join(self.packets)
