@@ -7,10 +7,11 @@ import sys
 from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.ground.words import counted, escaped
 from mproxy.programs.relay_options import PROGRAM, parse_relay
+from mproxy.programs.relay_rules import change_rules
 from mproxy.programs.relay_service import Service
 from mproxy.programs.relay_status import say_status
 from mproxy.programs.status_text import clean
-from mproxy.relay.rule_file import read_rules
+from mproxy.relay.rule_file import read_rules, read_written
 from mproxy.service import control
 from mproxy.service.answers import STRANGE, is_status, what_was_done
 from mproxy.service.background import Background, LogFile, running_pid, stop_process
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run_command(argv: list[str]) -> int:
     command, given = parse_relay(argv)
     commands: dict[str, Callable[[Any], int]] = {
-        "run": run, "check": check, "reload": reload, "stop": stop, "status": status}
+        "run": run, "check": check, "reload": reload, "stop": stop, "status": status, "rule": rule}
     return commands[command](given)
 
 
@@ -77,6 +78,11 @@ def status(given: dict[str, Any]) -> int:
     return 0
 
 
+def rule(given: dict[str, Any]) -> int:
+    """Add a rule to the running relay, remove some, or print all."""
+    return change_rules(given, control.find_socket("relay", find_relay(given)))
+
+
 def find_relay(given: dict[str, Any]) -> int:
     """The process of the running relay for which the command is."""
     if "pidfile" in given:
@@ -107,7 +113,7 @@ def _ask_status(pid: int) -> Facts:
 def run(config: RelayConfig) -> int:
     """Serve until stopped; the exit status."""
     given, strange = given_sockets()
-    rules = list(config.rules) if config.file is None else read_rules(config.file)
+    rules = list(config.rules) if config.file is None else read_written(config.file)
     reserve_standard_fds()
     background = Background()
     if config.daemon:

@@ -15,8 +15,9 @@ from mproxy.ground.words import (
     split_host_port,
 )
 from mproxy.programs.options import OneLineParser
+from mproxy.programs.relay_rules import parse_rule_words
 from mproxy.relay.relay_config import MOST_WORKERS, RelayConfig
-from mproxy.relay.rule_file import parse_listen, parse_options
+from mproxy.relay.rule_file import check_weights, parse_listen, parse_options
 from mproxy.relay.rules import Rule
 
 TYPE_CHECKING = False
@@ -24,12 +25,13 @@ if TYPE_CHECKING:
     from typing import Any
 
 PROGRAM = "mproxy relay"
-COMMANDS = ("check", "reload", "stop", "status")
+COMMANDS = ("check", "reload", "stop", "status", "rule")
 
 _USAGE = """mproxy relay [options] PORT HOST HOST_PORT [RULE_OPTION ...]
        mproxy relay [options] --config FILE
        mproxy relay check FILE
-       mproxy relay reload|stop|status [--pidfile FILE]"""
+       mproxy relay reload|stop|status [--pidfile FILE]
+       mproxy relay rule add RULE | remove NAME|RULE | list [--pidfile FILE]"""
 
 _DESCRIPTION = """\
 Relay TCP connections and UDP datagrams: client -> relay -> server.
@@ -44,7 +46,10 @@ Relay TCP connections and UDP datagrams: client -> relay -> server.
   reload          make a running relay read its file again; rules that did not
                   change and existing connections are not touched
   stop            let it finish its connections, then end it
-  status          show its rules, connections, bytes and workers"""
+  status          show its rules, connections, bytes and workers
+  rule            add a rule to a running relay, as a file has it, until it
+                  ends; remove the rules of a NAME (name=), of a RULE, or that
+                  listen where it says ('udp 53'); list all"""
 
 _EPILOG = """\
 a rule file has one rule per line; # starts a comment:
@@ -63,8 +68,14 @@ options of a rule:
   balance=roundrobin|leastconn   with several servers (default roundrobin)
   proxy=v1|v2              send a PROXY protocol header to the server
   accept-proxy             expect one from the client
+  name=NAME                what the rule is called
   source=ADDRESS           connect to servers from this address of the host
   per-source=N             UDP flows of one client address at once
+  weights=N,N              part of the connections for each server
+  check=TIME               ask every server this often whether it is well: by
+                           connecting, or by check-send=TEXT check-expect=TEXT
+                           (\\r \\n \\s \\xNN in it); check-port=PORT of another
+                           port; check-rise=N (2), check-fall=N (3) in a row
 
 TIME is a number with us, ms, s, m, h or d (1s, 1.5m; a bare number is seconds).
 
@@ -98,7 +109,7 @@ def parse_relay(argv: list[str]) -> tuple[str, Any]:
         given["drain_timeout_us"] = given.pop("drain_timeout")
     if "daemon" in given and "pidfile" not in given:
         raise UsageError("--daemon needs --pidfile FILE, by which reload, stop and status find the process")
-    for file in given.keys() & {"pidfile", "log_file"}:
+    for file in given.keys() & {"pidfile", "log_file", "access_log"}:
         given[file] = os.path.abspath(given[file])  # a daemon leaves the present directory
     return "run", RelayConfig(**given)
 
@@ -135,6 +146,9 @@ def relay_parser() -> OneLineParser:
     parser.add(group, "--log-file", parse_name, metavar="FILE", help=(
         "append the log to this file (default standard error; without it a daemon logs nothing, unless standard error"
         " is a file)"))
+    parser.add(group, "--access-log", parse_name, metavar="FILE", help=(
+        "append a line of JSON to this file for each connection that has ended; reopened at a reload, and when it was"
+        " moved away"))
     parser.add_log_level(group)
     parser.add_log_format(group)
     parser.add_last(group)
@@ -142,21 +156,25 @@ def relay_parser() -> OneLineParser:
 
 
 def _parse_command(command: str, *argv: str) -> dict[str, Any]:
-    """The options of check, reload, stop and status."""
+    """The options of check, reload, stop, status and rule."""
     if command == "check":
         parser = OneLineParser(f"{PROGRAM} check", "mproxy relay check [--kernel] FILE",
                                "Report what is wrong with a rule file.", None)
         group = parser.add_argument_group("options")
         group.add_argument("--kernel", action="store_true", default=None, help="also report what --kernel lacks")
     else:
-        usage = f"mproxy relay {command} [--pidfile FILE]{' [--json]' if command == 'status' else ''}"
+        words_of = " add RULE|remove NAME|RULE|list" if command == "rule" else ""
+        as_json = command in ("status", "rule")
+        usage = f"mproxy relay {command}{words_of} [--pidfile FILE]{' [--json]' if as_json else ''}"
         parser = OneLineParser(f"{PROGRAM} {command}", usage, None, _CLIENT_EPILOG)
         group = parser.add_argument_group("options")
         parser.add(group, "--pidfile", parse_name, metavar="FILE", help="pidfile of the running relay")
-        if command == "status":
+        if as_json:
             group.add_argument("--json", action="store_true", default=None, help="print one JSON object, for programs")
     parser.add_last(group)
     given, words = parser.split(list(argv))
+    if command == "rule":
+        return given | parse_rule_words(words)
     expected = ["FILE"] if command == "check" else []
     if len(words) != len(expected):
         parser.error(f"missing argument: {' '.join(expected)}" if len(words) < len(expected)
@@ -189,4 +207,5 @@ def _rule(parser: OneLineParser, words: list[str], protocol: str) -> Rule:
     except UsageError as error:
         raise UsageError(f"{name} {printable(text)}: {error}") from None
     [options] = parse_options((protocol,), tuple(words[3:]), {})
+    check_weights(options.weights, 1)
     return Rule(1, protocol, "" if host == "::" else host, ports[0], (target,), options)

@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable, Sequence
 
 from mproxy import __version__
-from mproxy.ground.errors import MproxyError
+from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.ground.words import counted
-from mproxy.relay.rule_file import ListenError, read_rules
+from mproxy.programs.relay_rules import listed, propose
+from mproxy.relay.live_rules import LiveRules
+from mproxy.relay.rule_file import ListenError, read_written
 from mproxy.relay.supervisor import Supervisor
 from mproxy.service.background import PidFile, leave_terminal
 from mproxy.service.control import ask, find_running, open_control
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from mproxy.relay.relay_config import RelayConfig
     from mproxy.relay.rules import Rule
     from mproxy.service.background import Background, LogFile
-    from mproxy.service.control import Server
+    from mproxy.service.control import Reply, Server
 
 
 # How long a start waits for the UDP ports of a relay that is stopping: it keeps them for a second, or longer on a busy
@@ -60,7 +62,7 @@ class Service:
         self._notifier = Notifier()
         self._loop, self.log = make_loop(config)
         self._started_at = self._loop.now()
-        self._rules: Sequence[Rule] = []
+        self._live = LiveRules((), config.origin)
         self._reloads = 0
         self._last_reload: list[str] | None = None  # what went wrong; None: nothing
         self._is_ready = False
@@ -87,13 +89,14 @@ class Service:
             self._user.become()
 
     def run(self, rules: Sequence[Rule]) -> int:
-        """Serve until stopped; returns the exit status. MproxyError if it cannot start."""
+        """Serve until stopped; returns the exit status. MproxyError if it cannot start. `rules`: as they were written,
+        before `settle_rules`."""
         self._pidfile = PidFile(self._config.pidfile) if self._config.pidfile else None
         try:
             raise_descriptor_limit()
             install_signals(self._loop, self._stop, self.reload if self._config.file else None, self._stop_at_once)
             self._listen_for_commands()
-            self._rules = rules
+            self._live = LiveRules(rules, self._config.origin)
             if not self._config.kernel:
                 from mproxy.relay.kernel.namespace_lock import take_back
                 take_back(self.log)
@@ -115,7 +118,7 @@ class Service:
         patience_until = time.monotonic() + PREDECESSOR_S
         while True:
             try:
-                self._datapath.start(self._rules, self._on_ready, self._on_failed)
+                self._datapath.start(self._live.rules, self._on_ready, self._on_failed)
                 return
             except ListenError:
                 if self._has_given or time.monotonic() > patience_until or not is_any_stopping():
@@ -132,8 +135,8 @@ class Service:
         if self._stopping:
             return
         self._is_ready = True
-        self.log.info("ready", pid=os.getpid(), rules=len(self._rules), mode=self._mode)
-        self._notifier.ready(counted(len(self._rules), "rule"))
+        self.log.info("ready", pid=os.getpid(), rules=len(self._live.rules), mode=self._mode)
+        self._notifier.ready(counted(len(self._live.rules), "rule"))
         self._notifier.keep_no_more()
         self._background.ready()
         if self._config.daemon:
@@ -159,7 +162,8 @@ class Service:
     def _listen_for_commands(self) -> None:
         self._server = open_control(self._loop, self.log, "relay", {
             "status": lambda _request, reply: self._datapath.status(lambda facts: reply(self._facts(facts))),
-            "reload": lambda _request, reply: self._reload(reply)})
+            "reload": lambda _request, reply: self._reload(reply),
+            "rule": self._change_rules})
 
     def _facts(self, facts: Facts) -> Facts:
         return {
@@ -184,8 +188,9 @@ class Service:
         try:
             self._log_file.open()
             self._datapath.reopen_log(2)
-            rules = read_rules(self._config.file)
-            added, changed, removed = self._datapath.apply(rules)
+            self._datapath.reopen_access()
+            proposed = self._live.propose_file(read_written(self._config.file))
+            added, changed, removed = self._datapath.apply(proposed.rules)
         except MproxyError as error:
             lines = error.lines()
             for line in lines:
@@ -194,9 +199,10 @@ class Service:
             self._notifier.ready("reload failed: the previous rules stay in effect")
             reply({"ok": False, "lines": [*lines, "nothing was changed: the previous rules stay in effect"]})
             return
-        self._rules, self._last_reload = rules, None
+        self._live.settle(proposed)
+        self._last_reload = None
         self._reloads += 1
-        self._datapath.when_followed(lambda: self._reloaded(len(rules), added, changed, removed, reply))
+        self._datapath.when_followed(lambda: self._reloaded(len(proposed.rules), added, changed, removed, reply))
 
     def _reloaded(self, rules: int, added: int, changed: int, removed: int,
                   reply: Callable[[dict[str, Any]], object]) -> None:
@@ -204,6 +210,26 @@ class Service:
         total = counted(rules, "rule")
         self._notifier.ready(total)
         reply({"ok": True, "lines": [], "done": f"{total}: {added} added, {changed} changed, {removed} removed"})
+
+    def _change_rules(self, request: dict[str, Any], reply: Reply) -> None:
+        """`mproxy relay rule`: one rule more or less, or all of them; the answer comes when the workers follow."""
+        if request.get("do") == "list":
+            reply({"ok": True, "rules": listed(self._live)})
+            return
+        try:
+            if self._stopping or not self._is_ready:
+                raise MproxyError("the relay is stopping" if self._stopping else "the relay is starting: try again")
+            proposed, done = propose(self._live, request)
+            self._datapath.apply(proposed.rules)
+        except MproxyError as error:
+            reply({"ok": False, "lines": error.lines(), "usage": isinstance(error, UsageError)})
+            return
+        self._live.settle(proposed)
+        self._datapath.when_followed(lambda: self._rules_changed(done, reply))
+
+    def _rules_changed(self, done: str, reply: Reply) -> None:
+        self.log.info("rules-changed", what=done)
+        reply({"ok": True, "lines": [], "done": done})
 
     # ---- the end
 

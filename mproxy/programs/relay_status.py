@@ -43,10 +43,17 @@ def say_status(facts: Facts, as_json: bool) -> str:
         listen = format_host_port(rule["address"], rule["port"]) if rule["address"] else rule["port"]
         lines.append(f"{rule['protocol']} {listen} -> {', '.join(rule['targets'])}")
         lines.append(f"     {_say(rule['counters'])}")
+        lines += [f"     checks: {_say_checked(rule['checked'])}"] if "checked" in rule else []
         lines += [f"     down: {target}: {why}" for target, why in rule.get("down", {}).items()]
     if len(facts["rules"]) > SHOWN:
         lines.append(f"and {counted(len(facts['rules']) - SHOWN, 'more rule')}: --json has all")
     return "\n".join(lines)
+
+
+def _say_checked(checked: dict[str, str]) -> str:
+    """How the addresses with a health check are: `2 up, 1 down`."""
+    states = list(checked.values())
+    return f"{states.count('up')} up, {states.count('down')} down"
 
 
 def _say(counters: dict[str, int]) -> str:

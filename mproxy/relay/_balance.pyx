@@ -10,6 +10,7 @@ cdef class TargetAddress:
     def __init__(self, Target target, int index=0):
         self.target = target
         self.index = index
+        self.weight = 1
 
     @property
     def text(self):
@@ -33,12 +34,14 @@ cdef class Balance:
         self.addresses = []
         self.least = least
 
-    def set_targets(self, targets):
-        """Take new targets (Target, ...). An address known before, of a target with the same text, keeps its state."""
+    def set_targets(self, targets, weights=None, failing=None):
+        """Take new targets (Target, ...). An address known before, of a target with the same text, keeps its state.
+        `weights`: of each target, or None: all addresses alike. `failing`: of each target, the numbers of its addresses
+        whose health check fails; or None."""
         cdef TargetAddress address
         cdef Target target
-        known, addresses = list(self.addresses), []
-        for target in targets:
+        known, addresses, ill = list(self.addresses), [], []
+        for number, target in enumerate(targets):
             for index in range(target.count):
                 for address in known:
                     if address.at(target, index):
@@ -47,19 +50,35 @@ cdef class Balance:
                 else:
                     address = TargetAddress(target)
                 address.target, address.index = target, index
+                address.weight = 1 if weights is None else <double>weights[number] / target.count
                 addresses.append(address)
+                if failing is not None and index in failing[number]:
+                    ill.append(address)
         for address in known:
             address.gone = True
+        self.weighted = weights is not None
         self.targets, self.addresses = list(targets), addresses
+        self._shun(ill)
+
+    def _shun(self, ill):
+        """Choose who gets callers: those that are well and have weight, or else the next best. `ill`: with a check that
+        fails."""
+        cdef TargetAddress address
+        well = [one for one in self.addresses if one not in ill] or self.addresses
+        chosen = [address for address in well if address.weight > 0] or well
+        for address in self.addresses:
+            address.failing = address not in well
+            address.shunned = address not in chosen
+        self.usable = <int>len(chosen)
 
     cdef TargetAddress choose(self, int64_t now, list tried):
         """The address for the next caller, not one of `tried` (which may be None); None when none is left."""
-        cdef TargetAddress address, best = None
-        cdef uint32_t i, at, count = <uint32_t>len(self.addresses)
+        cdef TargetAddress address
+        cdef uint32_t i, count = <uint32_t>len(self.addresses)
+        cdef list fit = []
         for i in range(count):
-            at = (self.turn + i) % count
-            address = <TargetAddress>self.addresses[at]
-            if tried is not None and address in tried:
+            address = <TargetAddress>self.addresses[(self.turn + i) % count]
+            if address.shunned or tried is not None and address in tried:
                 continue
             if address.failures == 0 and self.is_silent(address, now):
                 self.failed(address, now, now, ETIMEDOUT)
@@ -70,20 +89,39 @@ cdef class Balance:
                     address.failures = min(address.failures + 1, <uint32_t>32)
                 address.down_until = now + backoff_us(address.failures)
                 return address
-            if best is None or (self.least and address.connections < best.connections):
-                best = address
-                if not self.least:
-                    break
-        if best is None:
+            fit.append(address)
+            if not self.least and not self.weighted:
+                break
+        if not fit:
             return self.last_resort(tried)
-        self.turn = (<uint32_t>self.addresses.index(best) + 1) % count
+        address = self.best_of(fit)
+        self.turn = (<uint32_t>self.addresses.index(address) + 1) % count
+        return address
+
+    cdef TargetAddress best_of(self, list fit):
+        """The one of these, in the order of their turns, that is most behind; there is one."""
+        cdef TargetAddress address, best = <TargetAddress>fit[0]
+        cdef double total = 0
+        if self.least:
+            for address in fit:
+                if (address.connections + 1) * best.weight < (best.connections + 1) * address.weight:
+                    best = address
+        elif self.weighted:
+            for address in fit:
+                address.credit += address.weight
+                total += address.weight
+                if address.credit > best.credit:
+                    best = address
+            best.credit -= total
         return best
 
     cdef TargetAddress last_resort(self, list tried):
         """Of the addresses that are down, the one whose time is up first; None when there is none."""
         cdef TargetAddress address, best = None
         for address in self.addresses:
-            if (tried is None or address not in tried) and (best is None or address.down_until < best.down_until):
+            if address.shunned or tried is not None and address in tried:
+                continue
+            if best is None or address.down_until < best.down_until:
                 best = address
         return best
 

@@ -48,7 +48,7 @@ def refuse_circles(rules: Iterable[Rule], name: str) -> None:
     """RulesError that names every rule that is in a circle by the addresses in the rules themselves."""
     wrong = {}
     for step in find_circles(rules, _numeric, is_own_address):
-        over = "" if step.to is step.rule else f" via line {step.to.number}"
+        over = "" if step.to is step.rule else f" via line {step.to.number}" if step.to.number else " via an added rule"
         wrong[step.rule.number] = f"{step.rule} leads back to itself{over}; use another host or port"
     if wrong:
         raise RulesError(name, sorted(wrong.items()))

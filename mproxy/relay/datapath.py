@@ -46,6 +46,9 @@ class Datapath:
         """End at once."""
         raise NotImplementedError
 
+    def reopen_access(self) -> None:
+        """Open the access log again, if there is one; UsageError when that fails, and the former goes on."""
+
     def reopen_log(self, fd: int) -> None:
         """From now on the log goes to another file, open as `fd`."""
         raise NotImplementedError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Iterable, KeysView
+from collections.abc import Iterable, KeysView, Sequence
 from typing import Any
 
 from mproxy.relay.tcp._tcp_relay import TcpRelay
@@ -32,6 +32,11 @@ class Engines:
                          "udp": UdpRelay(loop, observer, max_flows)}
         self._of_key: dict[int, Any] = {}
 
+    def keep_accounts(self) -> None:
+        """From now on tell the observer of what has ended."""
+        for engine in self._engines.values():
+            engine.keep_accounts()
+
     @property
     def keys(self) -> KeysView[int]:
         """Those of the rules that listen."""
@@ -50,10 +55,11 @@ class Engines:
         if key in self._of_key:
             self._of_key[key].update(key, rule)
 
-    def set_targets(self, key: int, targets: Iterable[Target]) -> None:
-        """Other addresses for future connections."""
+    def set_targets(self, key: int, targets: Iterable[Target], weights: Sequence[int] | None = None,
+                    failing: Sequence[Sequence[int]] | None = None) -> None:
+        """Other addresses for future connections, or the same with other weights and checks (Balance)."""
         if key in self._of_key:
-            self._of_key[key].set_targets(key, targets)
+            self._of_key[key].set_targets(key, targets, weights, failing)
 
     def remove(self, key: int) -> None:
         """Stop listening; existing connections continue."""

@@ -49,6 +49,9 @@ class RelayConfig(LogConfig):
     # Every process appends its lines here; it is reopened at each reload, so that it can be rotated.
     log_file: Setting[str | None] = Setting(None)
 
+    # A line for each connection that has ended goes here.
+    access_log: Setting[str | None] = Setting(None)
+
     @property
     def origin(self) -> str:
         """Where the rules come from, for messages."""
@@ -65,4 +68,6 @@ class RelayConfig(LogConfig):
     def _check(self) -> None:
         if self.kernel and self.user:
             raise UsageError("--user and --kernel cannot be used together: kernel mode has no workers")
+        if self.kernel and self.access_log:
+            raise UsageError("--access-log and --kernel cannot be used together: the kernel does not say what ended")
         super()._check()

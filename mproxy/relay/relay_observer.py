@@ -5,6 +5,23 @@ from __future__ import annotations
 from mproxy.io.accept_observer import AcceptObserver
 
 
+class Account:
+    """What is known of a connection that has ended, for the access log."""
+
+    __slots__ = ("client", "through", "target", "address", "bytes_in", "bytes_out", "duration_us", "why")
+
+    def __init__(self, client: str, through: str | None, target: str | None, address: str | None, bytes_in: int,
+                 bytes_out: int, duration_us: int, why: str) -> None:
+        self.client = client        # ADDRESS:PORT, as the client's PROXY header says, or as we see it
+        self.through = through      # as we see it, if the header says something else
+        self.target = target        # HOST:PORT as in the rule; None: it came to none
+        self.address = address      # of the target
+        self.bytes_in = bytes_in    # from the client
+        self.bytes_out = bytes_out  # to the client
+        self.duration_us = duration_us
+        self.why = why
+
+
 class RelayObserver(AcceptObserver):
     """Told of what an operator can do something about; `error` is an errno."""
 
@@ -17,6 +34,9 @@ class RelayObserver(AcceptObserver):
 
     def on_circle(self, key: int) -> None:
         """Connections or datagrams of the rule come back to this relay."""
+
+    def on_ended(self, key: int, account: Account) -> None:
+        """A connection or flow has ended; only if `keep_accounts` was called."""
 
     def on_target_down(self, key: int, target: str, error: int) -> None:
         """One of several addresses does not answer, and is left out for a while."""

@@ -21,8 +21,8 @@ from collections.abc import Callable, Iterable
 
 from mproxy.ground.config import DAY_US, HOUR_US, MILLISECOND_US, format_duration
 from mproxy.ground.errors import MproxyError, UsageError
-from mproxy.ground.words import parse_bind, parse_count, parse_duration, parse_host, parse_port, printable
-from mproxy.relay.rules import LEAST_CONNECTIONS, ROUND_ROBIN, UDP_OPTIONS, Rule, RuleOptions
+from mproxy.ground.words import counted, parse_bind, parse_count, parse_duration, parse_host, parse_port, printable
+from mproxy.relay.rules import LEAST_CONNECTIONS, ROUND_ROBIN, UDP_OPTIONS, HealthCheck, Rule, RuleOptions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,13 +39,24 @@ MOST_RULES = 100_000
 MOST_TARGETS = 64
 LONGEST_LINE = 4096
 
+# Of the weight of a target, and of what a health check sends or expects, in bytes.
+MOST_WEIGHT = 1000
+LONGEST_CHECK = 1024
+
 PROTOCOLS = {"tcp": ("tcp",), "udp": ("udp",), "tcp+udp": ("tcp", "udp"), "udp+tcp": ("tcp", "udp")}
+
+# Of a text with escapes; for `#` there is \x23.
+_PIECE = re.compile(rb"\\([rnts\\])|\\x([0-9A-Fa-f]{2})|([^\\]+)")
+_ESCAPES = {b"r": b"\r", b"n": b"\n", b"t": b"\t", b"s": b" ", b"\\": b"\\"}
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 
 _HEAD = re.compile(r"(?:([^\s:\[\]]*)\s+)?(\S+)")
 
 
 class LinesError(MproxyError):
-    """Lines of a file are wrong. `wrong`: [(line number, what is wrong and what is expected), ...]."""
+    """Lines of a file are wrong. `wrong`: [(line number, what is wrong and what is expected), ...]; number 0: of a rule
+    that is in no file."""
 
     def __init__(self, name: str, wrong: list[tuple[int, str]]) -> None:
         self.name = name
@@ -54,7 +65,8 @@ class LinesError(MproxyError):
 
     def lines(self) -> list[str]:
         """Lines to be shown, each `FILE:LINE: text`: the first TOLD of them, and how many more there are."""
-        told = [f"{self.name}:{number}: {text}" for number, text in self.wrong[:TOLD]]
+        told = [f"{self.name}:{number}: {text}" if number else f"added rule: {text}"
+                for number, text in self.wrong[:TOLD]]
         more = len(self.wrong) - TOLD
         return told + ([f"{self.name}: and {more} more wrong lines"] if more > 0 else [])
 
@@ -69,6 +81,11 @@ class ListenError(LinesError):
 
 def read_rules(path: str) -> list[Rule]:
     """The Rules of a file; RulesError, or UsageError when it cannot be read."""
+    return settle_rules(read_written(path), path)
+
+
+def read_written(path: str) -> list[Rule]:
+    """The same, as they are written: `settle_rules` is still to come."""
     try:
         with open(path, "rb") as file:
             data = file.read()
@@ -78,11 +95,25 @@ def read_rules(path: str) -> list[Rule]:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise RulesError(path, [(line, "not UTF-8 text; expected one rule per line")]) from None
-    return parse_rules(text, path)
+    return _parse_lines(text, path)
 
 
 def parse_rules(text: str, name: str = "rules") -> list[Rule]:
     """The Rules of a whole file, in its order; a RulesError has `name` before the line number."""
+    return settle_rules(_parse_lines(text, name), name)
+
+
+def settle_rules(written: Iterable[Rule], name: str) -> list[Rule]:
+    """What rules mean beside each other, steps 3 and 4; RulesError when two overlap."""
+    rules = _widen(list(written))
+    wrong = _overlaps(rules)
+    if wrong:
+        raise RulesError(name, sorted(wrong))
+    return rules
+
+
+def _parse_lines(text: str, name: str) -> list[Rule]:
+    """Steps 1 and 2. If a line is wrong those that overlap are named with it."""
     rules: list[Rule] = []
     wrong: list[tuple[int, str]] = []
     cache: OptionCache = {}
@@ -97,12 +128,10 @@ def parse_rules(text: str, name: str = "rules") -> list[Rule]:
         if len(rules) > MOST_RULES:
             wrong.append((number, f"more than {MOST_RULES} rules, which is the limit: is a range too long?"))
             break
-    rules = _widen(rules)
-    wrong += _overlaps(rules)
     if not wrong and not rules:
         wrong = [(1, f"no rules in this file; expected lines such as {LINE}")]
     if wrong:
-        raise RulesError(name, sorted(wrong))
+        raise RulesError(name, sorted(wrong + _overlaps(_widen(rules))))
     return rules
 
 
@@ -121,6 +150,7 @@ def parse_line(line: str, number: int, cache: OptionCache | None = None) -> list
     if len(targets) > MOST_TARGETS:
         raise UsageError(f"too many targets: {len(targets)}; expected at most {MOST_TARGETS}")
     options = parse_options(protocols, tuple(words[1:]), {} if cache is None else cache)
+    check_weights(options[0].weights, len(targets))
     rules = [
         Rule(number, protocol, host, port,
              tuple((target, first + index) for target, first in targets), options[which])
@@ -128,6 +158,13 @@ def parse_line(line: str, number: int, cache: OptionCache | None = None) -> list
     for rule in rules:
         _refuse_circle(rule)
     return rules
+
+
+def check_weights(weights: tuple[int, ...], targets: int) -> None:
+    """UsageError unless there is one for each target."""
+    if weights and len(weights) != targets:
+        raise UsageError(f"{counted(len(weights), 'weight')} for {counted(targets, 'target')}; expected one for each"
+                         " target, in their order")
 
 
 def _refuse_circle(rule: Rule) -> None:
@@ -229,9 +266,23 @@ def parse_options(protocols: tuple[str, ...], words: tuple[str, ...], cache: Opt
             if name in given:
                 raise UsageError(f"option given twice: {printable(word)}; give {word.partition('=')[0]} once")
             given[name] = value
-        names = tuple(word.partition("=")[0] for word in words)
-        cache[key] = [_fill(protocol, given | {"given": names}) for protocol in protocols]
+        given["given"] = words
+        _join_check(given, protocols)
+        cache[key] = [_fill(protocol, given) for protocol in protocols]
     return cache[key]
+
+
+def _join_check(given: dict[str, Any], protocols: tuple[str, ...]) -> None:
+    """Make one HealthCheck of the options that are about it."""
+    parts = {name.removeprefix("check_"): given.pop(name) for name in list(given) if name.startswith("check_")}
+    if "interval_us" not in parts:
+        if parts:
+            raise UsageError(f"check-{next(iter(parts))} needs check=TIME, for example check=5s")
+        return
+    if "udp" in protocols and not parts.keys() >= {"send", "expect"}:
+        raise UsageError("check of a udp rule needs check-send=TEXT and check-expect=TEXT: only an answer shows that a"
+                         " server is there")
+    given["check"] = HealthCheck(**parts)
 
 
 def _fill(protocol: str, given: dict[str, Any]) -> RuleOptions:
@@ -268,6 +319,12 @@ def _networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network,
     return tuple(ipaddress.ip_network(word.strip("[]") if "/" not in word else word) for word in text.split(","))
 
 
+def _name(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise UsageError
+    return text
+
+
 def _sources(text: str) -> tuple[str, ...]:
     addresses = tuple(parse_bind(word) for word in text.split(","))
     if len({":" in address for address in addresses}) != len(addresses):
@@ -275,11 +332,35 @@ def _sources(text: str) -> tuple[str, ...]:
     return addresses
 
 
-def _limit(text: str) -> int:
-    value = parse_count(text)
-    if not 1 <= value <= 1_000_000:
+def _number(lowest: int, highest: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        value = parse_count(text)
+        if not lowest <= value <= highest:
+            raise UsageError
+        return value
+    return parse
+
+
+def _weights(text: str) -> tuple[int, ...]:
+    weights = tuple(map(_number(0, MOST_WEIGHT), text.split(",")))
+    if not any(weights):
         raise UsageError
-    return value
+    return weights
+
+
+def _bytes(text: str) -> bytes:
+    """What a text with escapes stands for: an option has no blanks in it, and a line no `#`."""
+    data, at, found = text.encode(), 0, b""
+    while at < len(data):
+        match = _PIECE.match(data, at)
+        if match is None:
+            raise UsageError
+        letter, number, plain = match.groups()
+        found += _ESCAPES[letter] if letter else bytes([int(number, 16)]) if number else plain
+        at = match.end()
+    if not 0 < len(found) <= LONGEST_CHECK:
+        raise UsageError
+    return found
 
 
 def _timeout(lowest: int, highest: int, zero: bool = False) -> Callable[[str], int]:
@@ -302,13 +383,16 @@ def _choice(**values: object) -> Callable[[str], object]:
 _COUNT = ("a number from 1 to 1000000", "for example {}=500")
 _NETWORKS = ("a list of networks", "for example {}=10.0.0.0/8,192.168.1.7,fd00::/8 (no bits set beyond the prefix)")
 
+_TEXT = (f"a text of 1 to {LONGEST_CHECK} bytes", "for example {}=PING\\r\\n; \\s is a blank, \\x23 the byte 0x23,"
+         " \\\\ a backslash")
+
 # option: (field of RuleOptions, parser of its value or None for a bare word, its only protocol or "", (what the value
 # is, example))
 OPTIONS = {
     "allow": ("allow", _networks, "", _NETWORKS),
     "deny": ("deny", _networks, "", _NETWORKS),
-    "max": ("max_connections", _limit, "", _COUNT),
-    "per-source": ("per_source", _limit, "udp", _COUNT),
+    "max": ("max_connections", _number(1, 1_000_000), "", _COUNT),
+    "per-source": ("per_source", _number(1, 1_000_000), "udp", _COUNT),
     "timeout": ("idle_timeout_us", _timeout(MILLISECOND_US, 30 * DAY_US, zero=True), "", (
         f"a time from 1ms to {format_duration(30 * DAY_US)} or 0", "for example {}=30s or {}=1h")),
     "connect-timeout": ("connect_timeout_us", _timeout(MILLISECOND_US, HOUR_US), "tcp", (
@@ -318,7 +402,17 @@ OPTIONS = {
     "proxy": ("proxy", _choice(v1=1, v2=2), "tcp", ("a version of the PROXY protocol", "use {}=v1 or {}=v2")),
     "source": ("source", _sources, "tcp", (
         "an address of this host (or one IPv4 and one IPv6)", "for example {}=10.0.0.7")),
+    "name": ("name", _name, "", ("a name of letters, digits, -, _ and ., a letter first", "for example {}=web")),
     "accept-proxy": ("accept_proxy", None, "tcp", ("", "")),
+    "weights": ("weights", _weights, "", (
+        f"a list of numbers from 0 to {MOST_WEIGHT}, not all 0", "for example {}=3,1: one for each target")),
+    "check": ("check_interval_us", _timeout(100 * MILLISECOND_US, HOUR_US), "", (
+        "a time from 100ms to 1h", "for example {}=5s")),
+    "check-send": ("check_send", _bytes, "", _TEXT),
+    "check-expect": ("check_expect", _bytes, "", _TEXT),
+    "check-port": ("check_port", parse_port, "", ("a port", "for example {}=8080")),
+    "check-rise": ("check_rise", _number(1, 1000), "", ("a number from 1 to 1000", "for example {}=2")),
+    "check-fall": ("check_fall", _number(1, 1000), "", ("a number from 1 to 1000", "for example {}=3")),
 }
 OPTIONS = {
     name: (field, parse, only, (what, example.replace("{}", name)))
@@ -351,8 +445,9 @@ def _overlaps(rules: Iterable[Rule]) -> list[tuple[int, str]]:
             lines = other.number, rule.number
             if lines not in wrong and _meet(rule.listen_host, other.listen_host):
                 wrong[lines] = (
-                    f"{rule.protocol} {rule.listen_text} is already used on line {other.number}"
-                    f" ({other.protocol} {other.listen_text}); only one rule may listen on an address and port")
+                    f"{rule.protocol} {rule.listen_text} is already used"
+                    f" {f'on line {other.number}' if other.number else 'by an added rule'} ({other.protocol}"
+                    f" {other.listen_text}); only one rule may listen on an address and port")
         others.append(rule)
     return [(number, text) for (_, number), text in wrong.items()]
 

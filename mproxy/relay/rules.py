@@ -18,6 +18,27 @@ UDP_FLOWS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """How the addresses of a rule's targets are asked whether they are well: health.py."""
+
+    # From one check to the next, and the longest that one may take: then it has failed.
+    interval_us: int
+
+    # What is sent once the connection stands (UDP: the datagram), and what the answer has to contain; empty: nothing.
+    # With neither, a TCP connection that is accepted will do.
+    send: bytes = b""
+    expect: bytes = b""
+
+    # Another port to ask than that of the target; 0: the same.
+    port: int = 0
+
+    # Checks in a row that must succeed before an address is used again, and fail before it is not. One failure in three
+    # may be chance; two successes are a server that has really come up.
+    rise: int = 2
+    fall: int = 3
+
+
+@dataclass(frozen=True, slots=True)
 class RuleOptions:
     """The options of a rule. Rules with the same words share one object."""
 
@@ -52,7 +73,16 @@ class RuleOptions:
     # UDP flows of one source address at once, 0: as `max_connections` allows.
     per_source: int = 0
 
-    # Names of the options that were given: these are wanted, the others are only defaults.
+    # The part of the callers that each target gets; empty: all addresses the same.
+    weights: tuple[int, ...] = ()
+
+    # None: only callers find out that an address does not answer.
+    check: HealthCheck | None = None
+
+    # What people call the rule, to remove it or to find it in the log; "": nothing.
+    name: str = ""
+
+    # The options as they were given: these are wanted, the others are only defaults.
     given: tuple[str, ...] = ()
 
     def share(self, worker: int, workers: int) -> RuleOptions:
@@ -108,6 +138,12 @@ class Rule:
     @property
     def targets_text(self) -> str:
         return ", ".join(format_host_port(host, port) for host, port in self.targets)
+
+    @property
+    def line(self) -> str:
+        """As it may be written into a file."""
+        protocol = "" if self.protocol == "tcp" else f"{self.protocol} "
+        return " ".join((f"{protocol}{self.listen_text} -> {self.targets_text}", *self.options.given))
 
     def same(self, other: Rule) -> bool:
         """Whether it does the same as `other`, wherever in the file it is."""

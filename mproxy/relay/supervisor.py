@@ -18,11 +18,13 @@ from mproxy.ground.config import format_host_port
 from mproxy.ground.errors import MproxyError
 from mproxy.ground.words import counted
 from mproxy.policy.name_cache import NameCache
+from mproxy.relay.access_log import AccessFile
 from mproxy.relay.circles import find_circles, is_own_address, refuse_circles
 from mproxy.relay.counters import Counters, add_up
 from mproxy.relay.datapath import Datapath
 from mproxy.relay.engines import UDP_SHARE
 from mproxy.relay.rule_file import ListenError
+from mproxy.relay.rule_health import RuleHealth
 from mproxy.relay.rule_sockets import open_listener, take_given
 from mproxy.relay.worker_channel import MOST_FDS
 from mproxy.relay.worker_messages import pack_rule
@@ -41,11 +43,18 @@ if TYPE_CHECKING:
     from mproxy.relay.rules import Rule
     from mproxy.relay.worker_messages import Down, Report
     from mproxy.relay.worker_pool import WorkerProcess
+    SentTarget = tuple[str, list[Address], int | None, list[int]]  # as in worker.py
     Given = dict[ListenAddress, list[socket.socket]]
     Value = TypeVar("Value")
 
 # Descriptors of a process besides its listeners and connections: log, channels, loop, files.
 OTHER_FDS = 64
+
+# From one look whether the access log was moved away to the next.
+ACCESS_LOOK_US = 1_000_000
+
+# Addresses of a name that are used: as many as a Target holds.
+MOST_ADDRESSES = 8
 
 # Rules in one message to a worker: far below its limits of bytes and descriptors, even with 64 targets each.
 RULES_A_MESSAGE = 20
@@ -96,9 +105,12 @@ class Supervisor(Datapath, WorkerPoolObserver):
         self._next_key = 1
         self._counters = Counters()
         self._down: dict[int, Down] = {}  # by worker
+        self._health = RuleHealth(loop, log, self._addresses, self._send_targets)
         self._names = NameCache(loop, self._on_name_changed, self._on_name_failed)
         self._pool = WorkerPool(loop, log, self, config.workers, prepare)
         self._failed_names = 0
+        self._access: AccessFile | None = None
+        self._access_failed = False
         # By number: the workers that have not answered, and whom to call when all have.
         self._questions: dict[int, tuple[set[int], Callable[[], object]]] = {}
         self._next_question = 1
@@ -110,7 +122,11 @@ class Supervisor(Datapath, WorkerPoolObserver):
               _on_failed: Callable[[MproxyError], object]) -> None:
         """Bind everything, fork the workers; `on_ready()` when all of them serve. ListenError if a listener fails."""
         refuse_circles(rules, self._config.origin)
-        self._take_over(rules, self._open(rules, {}))
+        opened = self._open(rules, {})
+        self.reopen_access()
+        if self._access is not None:
+            self._follow_access()
+        self._take_over(rules, opened)
         for name, sockets in self._given.items():
             self._log.warning("socket-unused", why="no rule listens on it", address=":".join(map(str, name)))
             for sock in sockets:
@@ -158,6 +174,7 @@ class Supervisor(Datapath, WorkerPoolObserver):
     def stop(self, patience_us: int, on_ended: Callable[[], object]) -> None:
         self._on_ended = on_ended
         self._names.close()
+        self._health.close()
         self._entries = {}
         self._by_key = {}
         self._pool.drain(patience_us)
@@ -165,6 +182,29 @@ class Supervisor(Datapath, WorkerPoolObserver):
     def stop_at_once(self) -> None:
         """Kill all workers at once."""
         self._pool.kill()
+
+    def reopen_access(self) -> None:
+        if self._config.access_log:
+            self._access = AccessFile(self._config.access_log)
+            for worker in self._pool.alive:
+                self._send_access(worker)
+
+    def _send_access(self, worker: WorkerProcess) -> None:
+        if self._access is not None:
+            worker.send("access", fds=[self._access.fileno()], owner=self._access)
+
+    def _follow_access(self) -> None:
+        """Open the access log again when it was moved away."""
+        if self._access is not None and self._access.was_moved():
+            try:
+                self.reopen_access()
+            except MproxyError as error:
+                if not self._access_failed:
+                    self._log.error("access-log-failed", why=f"{error}; the previous file stays in use")
+                self._access_failed = True
+            else:
+                self._access_failed = False
+        self._loop.call_later(ACCESS_LOOK_US, self._follow_access)
 
     def reopen_log(self, fd: int) -> None:
         for worker in self._pool.alive:
@@ -194,6 +234,7 @@ class Supervisor(Datapath, WorkerPoolObserver):
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         have = sum(len(entry.listener.sockets) for entry in self._entries.values())
         need = have + sum(1 if rule.protocol == "tcp" else self._config.workers for rule in rules) + OTHER_FDS
+        need += self._health.most_descriptors
         if need > limit:
             raise MproxyError(
                 f"{counted(len(rules), 'rule')} would need {need} descriptors, but this process may have only {limit}:"
@@ -260,13 +301,24 @@ class Supervisor(Datapath, WorkerPoolObserver):
                 self._users.setdefault(host, set()).add(entry.key)
         self._ports = {(entry.rule.protocol, entry.rule.listen_port) for entry in self._entries.values()}
         self._names.want(self._users)
-        self._send_targets(self._look_for_circles())
+        changed = self._look_for_circles()
+        self._health.follow({key: entry.rule for key, entry in self._by_key.items()})
+        self._send_targets(changed)
 
-    def _targets(self, entry: ActiveRule) -> list[tuple[str, list[Address]]]:
-        left_out = self._circles.get(entry.key, ())
-        return [(format_host_port(host, port),
-                 [address for address in self._names.addresses(host, port) if (host, address[1][0]) not in left_out])
-                for host, port in entry.rule.targets]
+    def _addresses(self, key: int, host: str, port: int) -> list[Address]:
+        """The addresses of a rule's target that the workers may use."""
+        left_out = self._circles.get(key, ())
+        return [address for address in self._names.addresses(host, port)
+                if (host, address[1][0]) not in left_out][:MOST_ADDRESSES]
+
+    def _targets(self, entry: ActiveRule) -> list[SentTarget]:
+        weights = entry.rule.options.weights or (None,) * len(entry.rule.targets)
+        return [self._target(entry, host, port, weight)
+                for (host, port), weight in zip(entry.rule.targets, weights, strict=True)]
+
+    def _target(self, entry: ActiveRule, host: str, port: int, weight: int | None) -> SentTarget:
+        addresses = self._addresses(entry.key, host, port)
+        return format_host_port(host, port), addresses, weight, self._health.failing(entry.rule, addresses)
 
     def _look_for_circles(self) -> list[int]:
         """Find addresses of names that lead back to this relay; returns the keys of rules where that has changed."""
@@ -294,6 +346,7 @@ class Supervisor(Datapath, WorkerPoolObserver):
         keys = set(self._users.get(host, ()))
         if any(map(self._may_circle, keys)):
             keys.update(self._look_for_circles())
+        self._health.addresses_changed()
         addresses = ", ".join(address for _, (address, *_) in self._names.addresses(host, 0))
         level = self._log.info if len(self._users) <= LOGGED_ONE_BY_ONE else self._log.debug
         level("resolved", name=host, addresses=addresses, rules=len(keys))
@@ -315,6 +368,7 @@ class Supervisor(Datapath, WorkerPoolObserver):
 
     def on_started(self, worker: WorkerProcess) -> None:
         """Tell the new process everything."""
+        self._send_access(worker)
         self._send_rules(worker, list(self._entries.values()))
 
     def _send_rules(self, worker: WorkerProcess, entries: Iterable[ActiveRule]) -> None:
@@ -416,7 +470,7 @@ class Supervisor(Datapath, WorkerPoolObserver):
         totals["tcp"]["connections"] = sum(worker.connections for worker in workers)
         totals["udp"]["sessions"] = sum(worker.flows for worker in workers)
         return {"workers": [self._worker_facts(worker) for worker in workers], "rules": rules, "totals": totals,
-                "unresolved": self._names.unresolved(), "circles": self._circle_facts()}
+                **self._health.totals(), "unresolved": self._names.unresolved(), "circles": self._circle_facts()}
 
     def _circle_facts(self) -> dict[str, list[str]]:
         """{rule: addresses that are left out}, as text."""
@@ -428,12 +482,13 @@ class Supervisor(Datapath, WorkerPoolObserver):
         return {"line": rule.number, "protocol": rule.protocol, "address": rule.listen_host,
                 "port": entry.listener.port,
                 "targets": [format_host_port(host, port) for host, port in rule.targets],
-                "down": self._down_facts(entry.key),
+                **self._health.facts(entry.key), "down": self._down_facts(entry.key),
                 "counters": self._counters.of_rule(entry.key, rule.protocol)}
 
     def _down_facts(self, key: int) -> dict[str, str]:
         """{HOST:PORT: why} of the addresses that any worker leaves out."""
-        return {text: os.strerror(error) for down in self._down.values() for text, error in down.get(key, ())}
+        found = {text: os.strerror(error) for down in self._down.values() for text, error in down.get(key, ())}
+        return found | self._health.down(key)
 
     def _worker_facts(self, worker: WorkerProcess) -> Facts:
         uptime_us = self._loop.now() - worker.started_at if worker.pid else 0

@@ -10,8 +10,10 @@ and does what it is told over the channel (rules as in worker_messages.py):
     report   number                                              answered by `counters`, with everything that changed
     drain    microseconds                                        accept nobody, end when the last connection has ended
     log      with the descriptor of a reopened log file
+    access   with the descriptor of the access log
 
-`targets` is [(text, [(family, sockaddr), ...]), ...], one entry for each target of the rule. The worker reports:
+`targets` is [(text, [(family, sockaddr), ...], weight, failing), ...], one entry for each target of the rule: `weight`
+is None without weights, `failing` has the numbers of the addresses whose health check fails. The worker reports:
 
     ready                                                        once, when the loop runs
     counters number, [(key, {name: value}), ...], connections, flows
@@ -31,6 +33,7 @@ from collections.abc import Callable
 
 from mproxy.io._loop import Loop
 from mproxy.io._socket import Target
+from mproxy.relay.access_log import AccessLog
 from mproxy.relay.engines import Engines
 from mproxy.relay.relay_observer import RelayObserver
 from mproxy.relay.rules import share
@@ -40,15 +43,15 @@ from mproxy.relay.worker_messages import pack_counters, unpack_rule
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterable
     from typing import Any, NoReturn
 
     from mproxy.ground.shapes import Address, Logger
     from mproxy.relay._tally import Tally
     from mproxy.relay.counters import Values
+    from mproxy.relay.relay_observer import Account
     from mproxy.relay.rules import Rule
     from mproxy.relay.worker_messages import Down
-    PackedTarget = tuple[str, list[Address]]
+    PackedTarget = tuple[str, list[Address], int | None, list[int]]
 
 # From one unasked report to the next; and how many times as long as a report takes, at least, so that reporting costs
 # 1 % of one CPU however many rules there are.
@@ -116,16 +119,20 @@ class Worker:
         self._loop = Loop()
         self._loop.on_error = self._on_error
         log.restrain(self._loop.call_later)
-        self._engines = Engines(self._loop, Watcher(log, self._loop, number, self._say_rule), max_connections,
-                                share(max_connections, number, tally.workers), tally)
+        self._access = AccessLog(self._loop, log, number)
+        watcher = Watcher(log, self._loop, number, self._say_rule, self._note)
+        self._engines = Engines(self._loop, watcher, max_connections, share(max_connections, number, tally.workers),
+                                tally)
         self._channel = WorkerChannel(self._loop, sock, self._on_message, self._on_orphaned)
         self._rules: dict[int, Rule] = {}  # key -> Rule, for the log
+        self._former: dict[int, Rule] = {}  # removed ones, whose connections go on: the last of them
         self._told: dict[int, Values] = {}  # key -> counters as last reported
         self._down: Down = {}  # key -> addresses that are down, as last reported
         self._drain_at = 0  # once draining
         self._handlers: dict[str, Callable[..., None]] = {
             "add": self._add, "update": self._update, "targets": self._set_targets, "remove": self._remove,
-            "report": self._report, "drain": self._drain, "log": self._take_log}
+            "report": self._report, "drain": self._drain, "log": self._take_log,
+            "access": self._take_access}
 
     def run(self) -> None:
         """Run the loop until everything is done."""
@@ -142,7 +149,7 @@ class Worker:
     def _on_message(self, message: list[Any], fds: list[int]) -> None:
         name, *arguments = message
         try:
-            if name in ("add", "log"):
+            if name in ("add", "log", "access"):
                 arguments.append(fds)
             self._handlers[name](*arguments)
         finally:
@@ -161,7 +168,7 @@ class Worker:
                 self._log.error("listener-failed", worker=self._number, line=rule.number, rule=rule, why=error.strerror)
                 continue
             self._rules[key] = rule
-            self._engines.set_targets(key, make_targets(targets))
+            self._aim(key, targets)
 
     def _update(self, key: int, packed: list[Any]) -> None:
         self._rules[key] = rule = unpack_rule(packed)
@@ -169,7 +176,12 @@ class Worker:
 
     def _set_targets(self, entries: list[tuple[int, list[PackedTarget]]]) -> None:
         for key, targets in entries:
-            self._engines.set_targets(key, make_targets(targets))
+            self._aim(key, targets)
+
+    def _aim(self, key: int, targets: list[PackedTarget]) -> None:
+        weights = [weight for _, _, weight, _ in targets if weight is not None]
+        self._engines.set_targets(key, [Target(text, addresses) for text, addresses, _, _ in targets], weights or None,
+                                  [failing for _, _, _, failing in targets])
 
     def _remove(self, keys: list[int]) -> None:
         for start in range(0, len(keys), COUNTERS_A_MESSAGE):
@@ -177,9 +189,16 @@ class Worker:
             self._channel.send("removed", pack_counters({key: self._engines.stats(key) for key in some}))
         for key in keys:
             self._engines.remove(key)
-            self._rules.pop(key, None)
+            self._forget(key)
             self._told.pop(key, None)
             self._down.pop(key, None)
+
+    def _forget(self, key: int) -> None:
+        rule = self._rules.pop(key, None)
+        if rule is not None:
+            self._former[key] = rule
+            if len(self._former) > MOST_REMEMBERED:
+                del self._former[next(iter(self._former))]
 
     # ---- counters
 
@@ -233,6 +252,7 @@ class Worker:
         if connections:
             self._log.warning("connections-cut", worker=self._number, connections=connections)
         self._engines.close()
+        self._access.close()
         self._loop.stop()
 
     def _on_orphaned(self) -> None:
@@ -244,15 +264,26 @@ class Worker:
     def _take_log(self, fds: list[int]) -> None:
         os.dup2(fds[0], 2)
 
+    def _take_access(self, fds: list[int]) -> None:
+        self._access.use(fds[0])
+        self._engines.keep_accounts()
+
+    def _note(self, key: int, account: Account) -> None:
+        rule = self._rules.get(key) or self._former.get(key)
+        if rule is not None:
+            self._access.note(rule, account)
+
 
 class Watcher(RelayObserver):
     """Logs what happens to rules, and the same thing not too often."""
 
-    def __init__(self, log: Logger, loop: Loop, worker: int, say_rule: Callable[[int], object]) -> None:
+    def __init__(self, log: Logger, loop: Loop, worker: int, say_rule: Callable[[int], object],
+                 note: Callable[[int, Account], None]) -> None:
         self._log = log
         self._loop = loop
         self._worker = worker
         self._say_rule = say_rule
+        self._note = note
         # By target and reason: time of the last line, connections since.
         self._unreachable: dict[tuple[str, str], tuple[int, int]] = {}
 
@@ -279,13 +310,11 @@ class Watcher(RelayObserver):
         self._log.error("circle", worker=self._worker, rule=self._say_rule(key),
                         why="what is sent to it comes back to this relay: connections are reset, datagrams dropped")
 
+    def on_ended(self, key: int, account: Account) -> None:
+        self._note(key, account)
+
     def on_target_down(self, key: int, target: str, error: int) -> None:
         self._log.warning("target-down", worker=self._worker, target=target, why=os.strerror(error))
 
     def on_target_up(self, key: int, target: str) -> None:
         self._log.info("target-up", worker=self._worker, target=target)
-
-
-def make_targets(targets: Iterable[PackedTarget]) -> list[Target]:
-    """[(text, addresses), ...] as the engines take them; addresses [] where a name is not known yet."""
-    return [Target(text, addresses) for text, addresses in targets]

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _DEFAULTS = {field.name: field.default for field in fields(RuleOptions)}
 _NETWORKS = {"allow", "deny"}
+_NOT_FOR_WORKERS = {"check"}  # the supervisor checks
 _COUNTERS = {name for names in NAMES.values() for name in names}
 _LARGEST = 1 << 64
 _MOST_ADDRESSES = 1024   # of a rule: 64 targets of 8 addresses each
@@ -41,11 +42,11 @@ class WorkerMessageError(Exception):
 # ---- to workers
 
 def pack_rule(rule: Rule) -> list[Any]:
-    """A Rule as JSON; options with their default values are left out."""
+    """A Rule as JSON, without options that have their default values, or are none of a worker's business."""
     options = {}
     for name, default in _DEFAULTS.items():
         value = getattr(rule.options, name)
-        if value != default:
+        if value != default and name not in _NOT_FOR_WORKERS:
             options[name] = [str(network) for network in value] if name in _NETWORKS else value
     return [rule.number, rule.protocol, rule.listen_host, rule.listen_port, rule.targets, options]
 

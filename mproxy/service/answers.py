@@ -87,7 +87,7 @@ _TRANSFER = object_of({
 
 _RULE = object_of({
     "line": COUNT, "protocol": TEXT, "address": TEXT, "port": COUNT, "targets": _TEXTS,
-    "counters": _COUNTS}, {"down": named(TEXT)})
+    "counters": _COUNTS}, {"down": named(TEXT), "checked": named(TEXT)})
 
 _WORKER = object_of({
     "worker": COUNT, "pid": or_null(COUNT), "state": TEXT, "deaths": COUNT, "uptime_s": NUMBER,
@@ -114,7 +114,8 @@ _WITH_RULES = object_of(_ANY_PROGRAM | {
     "mode": TEXT, "rules_from": TEXT, "reloads": COUNT, "last_reload_errors": _TEXTS,
     "rules": list_of(_RULE), "workers": list_of(_WORKER), "totals": object_of({"tcp": _COUNTS, "udp": _COUNTS}),
     "unresolved": named(TEXT),
-}, {"circles": named(_TEXTS), "broken": TEXT}, never=("sessions", "transfers"))
+}, {"circles": named(_TEXTS), "broken": TEXT, "checks": object_of({"asked": COUNT, "failed": COUNT})},
+    never=("sessions", "transfers"))
 
 _PROGRAMS: dict[str, Check] = {
     "cproxy": _WITH_SESSIONS, "sproxy": _WITH_SESSIONS, "recv": _WITH_TRANSFERS, "send": _WITH_TRANSFERS,

@@ -96,6 +96,9 @@ METRICS = {metric.name: metric for metric in (
     Metric("mproxy_relay_bytes_total", COUNTER, ("protocol", "direction"), "Bytes: in from clients, out to them."),
     Metric("mproxy_relay_packets_total", COUNTER, ("protocol", "direction"), "Datagrams, likewise."),
     Metric("mproxy_relay_targets_down", GAUGE, (), "Addresses of targets that are left out now."),
+    Metric("mproxy_relay_targets_checked", GAUGE, ("state",), "Addresses with a health check: up or down."),
+    Metric("mproxy_relay_checks_total", COUNTER, (), "Health checks that came to an end."),
+    Metric("mproxy_relay_check_failures_total", COUNTER, (), "Health checks that failed."),
     Metric("mproxy_relay_unresolved_names", GAUGE, (), "Names of targets without an address."),
     Metric("mproxy_relay_reloads_total", COUNTER, (), "Rules read again and taken over."),
     Metric("mproxy_relay_last_reload_failed", GAUGE, (), "1 when the last reload failed, and the old rules stay."),
@@ -138,6 +141,9 @@ def _count_transfers(facts: Facts) -> Iterator[Sample]:
 def _count_relay(facts: Facts) -> Iterator[Sample]:
     yield "mproxy_relay_reloads_total", (), facts["reloads"]
     yield "mproxy_relay_worker_deaths_total", (), sum(worker["deaths"] for worker in facts["workers"])
+    if "checks" in facts:
+        yield "mproxy_relay_checks_total", (), facts["checks"]["asked"]
+        yield "mproxy_relay_check_failures_total", (), facts["checks"]["failed"]
     for protocol in PROTOCOLS:
         for name, value in facts["totals"][protocol].items():
             kind, _, direction = name.partition("_")
@@ -203,6 +209,9 @@ def _gauge_relay(group: list[Facts]) -> Iterator[Sample]:
     workers = [worker for facts in group for worker in facts["workers"]]
     yield "mproxy_relay_workers", (), sum(worker["state"] == "running" for worker in workers)
     yield "mproxy_relay_targets_down", (), sum(len(rule.get("down", ())) for rule in rules)
+    checked = [state for rule in rules for state in rule.get("checked", {}).values()]
+    for state in ("up", "down"):
+        yield "mproxy_relay_targets_checked", (state,), checked.count(state)
     yield "mproxy_relay_unresolved_names", (), sum(len(facts.get("unresolved", ())) for facts in group)
     yield "mproxy_relay_last_reload_failed", (), int(any(facts["last_reload_errors"] for facts in group))
 

@@ -205,3 +205,75 @@ def test_a_trial_that_is_not_answered_doubles_the_pause():
     assert pauses == [1, 2, 4, 8, 16, 30]
     assert balance.answer(a, now + 1) is False, "it was never told"
     assert sorted(picks(balance, 2, now + 2)) == ["a", "b"]
+
+
+# ---- weights and health checks
+
+def weighed(weights, *, least=False, count=1):
+    balance = DrivenBalance(least)
+    balance.set_targets([several(name, *(f"10.0.{ord(name)}.{n}" for n in range(count if name == "a" else 1)))
+                         for name in "abcd"[:len(weights)]], weights)
+    return balance
+
+
+def test_weights_are_the_parts_of_the_callers_and_evenly_mixed():
+    assert picks(weighed([3, 1]), 8) == "abaaabaa"
+    assert sorted(picks(weighed([5, 3, 2]), 100)) == sorted("a" * 50 + "b" * 30 + "c" * 20)
+
+
+def test_a_weight_is_the_targets_and_not_each_of_its_addresses():
+    drawn = picks(weighed([1, 1], count=4), 80)
+    assert drawn.count("a") == drawn.count("b") == 40
+
+
+def test_fewest_connections_for_their_weight():
+    assert sorted(picks(weighed([3, 1], least=True), 8)) == sorted("aaabaaab")
+
+
+def test_weight_0_gets_nobody_new_while_another_has_more():
+    balance = weighed([0, 1])
+    assert picks(balance, 3) == "bbb"
+    fail(balance, "b", NOW)
+    assert picks(balance, 2) == "bb"
+    assert picks(weighed([0]), 2) == "aa"
+
+
+def test_a_down_address_leaves_its_part_to_the_others():
+    balance = weighed([2, 1, 1])
+    fail(balance, "a", NOW)
+    assert sorted(picks(balance, 4)) == ["b", "b", "c", "c"]
+
+
+def sick(balance, *failing):
+    balance.set_targets(balance.targets, None, list(failing))
+
+
+def test_an_address_whose_check_fails_gets_nobody_while_another_one_is_well():
+    balance = make("abc")
+    sick(balance, [0], [], [])
+    assert picks(balance, 4) == "bcbc"
+    for name in "bc":  # what callers find out is no reason to try it
+        fail(balance, name, NOW)
+    assert "a" not in picks(balance, 4)
+    sick(balance, [], [], [])
+    assert picks(balance, 3) == "aaa"
+
+
+def test_if_all_checks_fail_they_are_tried_as_without_checks():
+    balance = make("ab")
+    sick(balance, [0], [0])
+    assert sorted(picks(balance, 4)) == ["a", "a", "b", "b"]
+    fail(balance, "a", NOW)
+    assert picks(balance, 2) == "bb"
+
+
+def test_each_address_of_a_name_has_a_check_of_its_own():
+    balance = aimed(several("web:80", "10.0.0.1", "10.0.0.2"), target("b"))
+    sick(balance, [1], [])
+    assert {balance.pick(NOW).text for _ in range(6)} == {"web:80 at 10.0.0.1", "b"}
+
+
+def test_weight_0_helps_out_before_one_whose_check_fails():
+    balance = DrivenBalance()
+    balance.set_targets([target("a"), target("b")], [0, 1], [[], [0]])
+    assert picks(balance, 2) == "aa"

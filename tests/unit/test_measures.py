@@ -29,10 +29,12 @@ def sproxy(*sessions, **facts):
 
 
 def relay(**facts):
-    rule = {"protocol": "tcp", "down": {"192.0.2.1:80": "refused"}, "counters": {}}
+    rule = {"protocol": "tcp", "down": {"192.0.2.1:80": "refused"}, "counters": {},
+            "checked": {"192.0.2.1:80": "down", "192.0.2.2:80": "up"}}
     return {
         "program": "relay", "name": "relay:rules", "version": "0.1.0", "state": "running", "reloads": 2,
         "last_reload_errors": [], "unresolved": {"nowhere": "unknown host"}, "rules": [rule],
+        "checks": {"asked": 5, "failed": 2},
         "workers": [{"pid": HERE, "state": "running", "deaths": 1}],
         "totals": {
             "tcp": {"connections": 4, "total": 9, "refused": 1, "failed": 2, "timed_out": 3, "bytes_in": 5,

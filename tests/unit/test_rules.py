@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mproxy.ground.config import HOUR_US, MINUTE_US, SECOND_US
 from mproxy.ground.errors import UsageError
 from mproxy.relay.rule_file import RulesError, parse_rules, read_rules
-from mproxy.relay.rules import UDP_FLOWS, Rule, RuleOptions
+from mproxy.relay.rules import UDP_FLOWS, HealthCheck, Rule, RuleOptions
 
 EXAMPLE = """\
 # the example of the documentation
@@ -49,7 +49,8 @@ def test_the_example():
     assert [rule.targets for rule in ranged] == [(("10.0.0.3", port),) for port in range(8100, 8111)]
     assert ranged[0].options is ranged[-1].options
     assert ranged[0].options == RuleOptions(
-        allow=(ip_network("10.0.0.0/8"),), proxy=2, max_connections=500, given=("allow", "proxy", "max"))
+        allow=(ip_network("10.0.0.0/8"),), proxy=2, max_connections=500,
+        given=("allow=10.0.0.0/8", "proxy=v2", "max=500"))
     assert rules[16].targets == (("a.example", 443), ("b.example", 443))
     assert rules[16].options.balance == "leastconn"
 
@@ -80,6 +81,14 @@ def test_ipv6_wildcard_leaves_ipv4_to_a_rule_of_its_own():
 ])
 def test_options(words, field, value):
     assert getattr(only(f"80 -> host:1 {words}").options, field) == value
+
+
+def test_weights_and_checks():
+    options = only("80 -> a:1, b:1 weights=3,1 check=2s check-send=GET\\s/\\r\\n\\x23\\\\ check-expect=é check-port=81"
+                   " check-rise=1 check-fall=5").options
+    assert options.weights == (3, 1)
+    assert options.check == HealthCheck(2 * SECOND_US, b"GET /\r\n#\\", "é".encode(), 81, 1, 5)
+    assert only("80 -> a:1 check=2s").options.check == HealthCheck(2 * SECOND_US)
 
 
 def test_defaults():
@@ -120,6 +129,16 @@ def test_defaults():
     ("80 -> host:1 source=10.0.0.1,10.0.0.2", ": not an address of this host (or one IPv4 and one IPv6)"),
     ("80 -> host:1 allow=", ": not a list of networks"),
     ("80 -> host:1 balance=random", "balance=random: not a balancing method; use balance=roundrobin or"),
+    ("80 -> a:1, b:1 weights=3", "1 weight for 2 targets; expected one for each target, in their order"),
+    ("80 -> a:1, b:1 weights=0,0", "weights=0,0: not a list of numbers from 0 to 1000, not all 0; for example"),
+    ("80 -> a:1 weights=1001", "weights=1001: not a list of numbers"),
+    ("80 -> a:1 check=50ms", "check=50ms: not a time from 100ms to 1h; for example check=5s"),
+    ("80 -> a:1 check-rise=2", "check-rise needs check=TIME, for example check=5s"),
+    ("80 -> a:1 check=5s check-fall=0", "check-fall=0: not a number from 1 to 1000; for example check-fall=3"),
+    ("80 -> a:1 check=5s check-port=0", "check-port=0: not a port; for example check-port=8080"),
+    ("80 -> a:1 check=5s check-send=a\\q", "check-send=a\\q: not a text of 1 to 1024 bytes; for example"),
+    ("80 -> a:1 check=5s check-expect=", "check-expect=: not a text"),
+    ("udp 53 -> a:53 check=5s", "check of a udp rule needs check-send=TEXT and check-expect=TEXT"),
     ("80 -> host:1 per-source=3", "per-source applies to udp rules only"),
     ("udp 80 -> host:1 proxy=v1", "proxy applies to tcp rules only"),
     ("tcp+udp 80 -> host:1 accept-proxy", "accept-proxy applies to tcp rules only"),

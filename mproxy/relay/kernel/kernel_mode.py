@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     Living = dict[tuple[str, int, tuple[str, int]], int]  # connections now, by protocol, listening port, target
 
 # Options that nftables can carry out. All others need a process that sees the bytes, or counts connections.
-POSSIBLE = {"allow", "deny"}
+POSSIBLE = {"allow", "deny", "name"}
 
 # How long the start waits for names. A rule whose name is not known yet is left out until it is.
 NAMES_PATIENCE_US = 5_000_000
@@ -72,7 +72,7 @@ def refuse_impossible(rules: Iterable[Rule], name: str) -> None:
 
 
 def _impossible(rule: Rule) -> str | None:
-    options = [option for option in rule.options.given if option not in POSSIBLE]
+    options = [name for name in (word.partition("=")[0] for word in rule.options.given) if name not in POSSIBLE]
     if options:
         return f"--kernel does not support {', '.join(options)}"
     if len(rule.targets) > 1:

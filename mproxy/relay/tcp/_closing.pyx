@@ -12,6 +12,8 @@ from libc.errno cimport ETIMEDOUT
 from libc.stdlib cimport free
 
 from mproxy.io._socket cimport finish_on_close
+from mproxy.relay._accounts cimport NO_TARGET, account_of
+from mproxy.relay._balance cimport TargetAddress
 from mproxy.relay.tcp._mover cimport Side
 from mproxy.relay.tcp._pair cimport drop_address
 from mproxy.relay.tcp._pair_set cimport PairSet
@@ -22,6 +24,8 @@ from mproxy.relay.tcp._tcp_rule cimport TcpRule
 cdef void pair_close(Pair *pair, bint abruptly) noexcept:
     """End both connections, orderly or with resets, and release everything."""
     cdef TcpRule rule = <TcpRule>pair.rule
+    if pair.noted != NULL:
+        tell_ended(pair, rule)
     side_close(&pair.client, rule.pairs, abruptly)
     side_close(&pair.server, rule.pairs, abruptly)
     race_over(pair)
@@ -31,6 +35,17 @@ cdef void pair_close(Pair *pair, bint abruptly) noexcept:
     rule.pairs.tally.leave(rule.slot)
     rule.pairs.remove(pair)
     Py_XDECREF(<PyObject *>pair.rule)
+
+
+cdef void tell_ended(Pair *pair, TcpRule rule) noexcept:
+    """Tell the observer what is noted of the pair."""
+    cdef TargetAddress address = None
+    if pair.address != NULL:
+        address = <TargetAddress>pair.address
+    rule.pairs.tell(partial(rule.pairs.observer.on_ended, rule.key, account_of(
+        pair.noted, rule.pairs.loop.now_us, address, pair.why, pair.error)))
+    free(pair.noted)
+    pair.noted = NULL
 
 
 cdef void side_close(Side *side, PairSet pairs, bint abruptly) noexcept:
@@ -49,6 +64,7 @@ cdef void pair_unreachable(Pair *pair, int error) noexcept:
         rule.timed_out += 1
     else:
         rule.failed += 1
+    pair.why, pair.error = NO_TARGET, error
     pair_close(pair, True)
     rule.pairs.tell(partial(rule.pairs.observer.on_refused, rule.key, rule.targets_text, error))
 

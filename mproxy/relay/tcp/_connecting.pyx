@@ -13,6 +13,7 @@ from libc.stdint cimport uint8_t
 
 from mproxy._ring cimport ring_used
 from mproxy.io._socket cimport MSG_DONTWAIT, MSG_PEEK, pending_error, recv
+from mproxy.relay._accounts cimport BAD_HEADER, CLIENT_BROKE, DONE
 from mproxy.relay._balance cimport TargetAddress
 from mproxy.relay.tcp._closing cimport pair_close, pair_unreachable, race_over
 from mproxy.relay.tcp._dial cimport dial
@@ -31,6 +32,7 @@ cdef bint advance(Pair *pair) noexcept:
     """Go on towards OPEN; true when it is reached."""
     cdef int error
     if pair.client.failed and not has_spoken(pair):
+        pair.why = CLIENT_BROKE
         pair_close(pair, True)
         return False
     if pair.state == GREETING:
@@ -66,6 +68,7 @@ cdef bint greet(Pair *pair) noexcept:
     if greeting == WRONG:
         rule.refused += 1
     if greeting == WRONG or greeting == LEFT:
+        pair.why = BAD_HEADER if greeting == WRONG else CLIENT_BROKE if pair.client.failed else DONE
         pair_close(pair, greeting == WRONG or pair.client.failed)
     return greeting == TAKEN
 
@@ -204,6 +207,7 @@ cdef bint connected(Pair *pair) noexcept:
     if address.failures and rule.balance.worked(address):
         pairs.tell(partial(pairs.observer.on_target_up, rule.key, address.text))
     if rule.proxy and not pair.server.broken and not send_header(pair, rule.proxy):
+        pair.why = CLIENT_BROKE
         pair_close(pair, True)
         return False
     return True

@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from mproxy.ground._list cimport ListLink
 from mproxy.io._loop cimport Source, Work
+from mproxy.relay._accounts cimport Noted
 from mproxy.relay._balance cimport TargetAddress
 from mproxy.relay._cidr cimport CidrSet
 from mproxy.relay._circle cimport Finding
@@ -35,6 +36,9 @@ cdef struct Pair:
     void *rule          # owned TcpRule
     void *race          # owned Race, while there are several addresses and none has answered; or NULL
     void *address       # owned TargetAddress, or NULL
+    Noted *noted        # owned; for the access log, or NULL
+    uint8_t why         # EndReason
+    int error           # errno that goes with it
     Origin *origin      # owned; what the client's PROXY header said, until the target is told; or NULL
     int64_t since       # OPEN: last byte; before: accepted; ENDING: the last progress
     int64_t owed        # ENDING: bytes that the other one had not acknowledged at the last look

@@ -47,6 +47,8 @@ cdef int send_early(Pair *pair, Mover mover, uint64_t *count) noexcept:
     ring_release(ring, ring.head + n, NULL)
     count[0] += n
     mover.moved += n
+    if pair.noted != NULL:
+        pair.noted.bytes_in += n
     return 0
 
 
@@ -70,6 +72,8 @@ cdef HeaderOutcome take_header(Pair *pair, uint8_t *buffer, CidrSet deny, bint k
     origin_source(&origin, &source)
     if origin.family and deny is not None and deny.has(<sockaddr *>&source):
         return WRONG
+    if origin.family and pair.noted != NULL:
+        pair.noted.client = source
     if origin.family and keep:
         pair.origin = <Origin *>malloc(sizeof(Origin))
         if pair.origin != NULL:

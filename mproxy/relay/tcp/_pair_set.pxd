@@ -20,6 +20,7 @@ cdef class PairSet:
     cdef LinkedList all            # pairs, youngest first
     cdef Wheel wheel               # their time-outs
     cdef void (*due)(Pair *pair, int64_t now) noexcept  # called when a pair's time-out has fallen out of the wheel
+    cdef public bint keeps_accounts  # the observer is told of what has ended
     cdef bint timing               # `on_tick` will be called
     cdef int64_t trim_at           # when to look for unused pipes
     cdef public int64_t look_us    # between two looks at the peers of a connection

@@ -28,7 +28,7 @@ cdef class Race:
 
     cdef bint has_other(self) noexcept:
         """Whether there is such an address."""
-        return len(self.tried) < len(self.balance.addresses)
+        return len(self.tried) < self.balance.usable
 
     cdef void failed(self, TargetAddress address, int64_t began, int error) noexcept:
         """An attempt was refused or not answered."""

@@ -9,5 +9,5 @@ from mproxy.relay.tcp._tcp_rule cimport TcpRule
 
 cdef void prepare_client(int fd) noexcept nogil
 cdef void accepted(void *owner, int fd, sockaddr_storage *address) noexcept
-cdef void begin(TcpRule rule, int fd) noexcept
+cdef void begin(TcpRule rule, int fd, const sockaddr_storage *address) noexcept
 cdef void pair_due(Pair *pair, int64_t now) noexcept

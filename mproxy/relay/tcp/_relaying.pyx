@@ -14,10 +14,13 @@ from libc.errno cimport ETIMEDOUT
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc
 
-from mproxy.ground._sockaddr cimport sockaddr
+from mproxy.ground._sockaddr cimport sockaddr, sockaddr_storage
 from mproxy.io._accept cimport Acceptor
 from mproxy.io._loop cimport Source, Work
 from mproxy.io._socket cimport IPPROTO_TCP, SOL_SOCKET, SO_OOBINLINE, TCP_NODELAY, reset_on_close, set_option
+from mproxy.relay._accounts cimport (
+    BAD_HEADER, CLIENT_BROKE, DONE, IN_CIRCLE, SILENT, TARGET_BROKE, Noted,
+)
 from mproxy.relay._circle cimport LOOK_EVERY
 from mproxy.relay._hops cimport save_hops
 from mproxy.relay.tcp._closing cimport pair_close, pair_unreachable
@@ -49,11 +52,11 @@ cdef void accepted(void *owner, int fd, sockaddr_storage *address) noexcept:
     elif rule.ask:
         rule.pairs.tell(partial(rule.pairs.observer.on_wanted, rule.key, fd))
     else:
-        begin(rule, fd)
+        begin(rule, fd, address)
 
 
-cdef void begin(TcpRule rule, int fd) noexcept:
-    """Make a pair of the connection, if the rule may have one more."""
+cdef void begin(TcpRule rule, int fd, const sockaddr_storage *address) noexcept:
+    """Make a pair of the connection, if the rule may have one more. `address`: the client's, NULL: not known."""
     cdef PairSet pairs = rule.pairs
     cdef Pair *pair
     if not pairs.tally.enter(rule.slot, rule.most):
@@ -66,6 +69,8 @@ cdef void begin(TcpRule rule, int fd) noexcept:
         pairs.refuse(fd)
         return
     pair_init(pair, rule, fd)
+    if pairs.keeps_accounts and address != NULL:
+        note(pair, address)
     rule.connections += 1
     rule.total += 1
     if rule.total % LOOK_EVERY == 0 and rule.guard.hops.look(rule.connections):
@@ -77,6 +82,7 @@ cdef void begin(TcpRule rule, int fd) noexcept:
         return
     if pair.hops == 1:
         rule.refused += 1
+        pair.why = IN_CIRCLE
         pair_close(pair, True)
         return
     if not rule.accept_proxy and not rule.proxy:
@@ -86,6 +92,14 @@ cdef void begin(TcpRule rule, int fd) noexcept:
         pairs.wait_until(pair, pair.since + rule.connect_us)
     if not rule.accept_proxy:
         connect_next(pair, 0)
+
+
+cdef void note(Pair *pair, const sockaddr_storage *address) noexcept nogil:
+    """Begin what is noted for the access log; without memory there is none."""
+    pair.noted = <Noted *>calloc(1, sizeof(Noted))
+    if pair.noted != NULL:
+        pair.noted.peer = address[0]
+        pair.noted.began_us = pair.since
 
 
 cdef void pair_init(Pair *pair, TcpRule rule, int fd) noexcept:
@@ -110,6 +124,7 @@ cdef void reset_all(TcpRule rule) noexcept:
     while pair != NULL:
         after = <Pair *>pair.in_all.next
         if pair.rule == <void *>rule:
+            pair.why = IN_CIRCLE
             pair_close(pair, True)
         pair = after
 
@@ -127,12 +142,15 @@ cdef void run_pair(Work *work) noexcept:
     cdef Pair *pair = <Pair *>work.owner
     cdef TcpRule rule = <TcpRule>pair.rule
     cdef Mover mover = rule.pairs.mover
-    cdef uint64_t before = mover.moved
+    cdef uint64_t before = mover.moved, came = rule.bytes_in, left = rule.bytes_out
     cdef MoveOutcome up, down
     if pair.state < OPEN and not advance(pair):
         return
     up = mover.move(&pair.client, &rule.bytes_in)
     down = mover.move(&pair.server, &rule.bytes_out)
+    if pair.noted != NULL:
+        pair.noted.bytes_in += rule.bytes_in - came
+        pair.noted.bytes_out += rule.bytes_out - left
     if mover.moved != before:
         pair.since = rule.pairs.loop.now_us
     if up == AGAIN or down == AGAIN:
@@ -140,6 +158,7 @@ cdef void run_pair(Work *work) noexcept:
     if pair.client.broken or pair.server.broken:
         last_words(pair)
     elif pair.client.write_ended and pair.server.write_ended:
+        pair.why = DONE
         pair_close(pair, False)
     if mover.pool.open:
         rule.pairs.arm()
@@ -152,6 +171,7 @@ cdef void last_words(Pair *pair) noexcept:
     cdef int64_t owed
     if pair.state != ENDING:
         pair.state = ENDING
+        pair.why = CLIENT_BROKE if pair.client.broken else TARGET_BROKE
         (<TcpRule>pair.rule).failed += 1
     if told.broken:
         pair_close(pair, True)
@@ -179,6 +199,7 @@ cdef void pair_due(Pair *pair, int64_t now) noexcept:
         rule.pairs.wait_until(pair, pair.due_at)
     elif pair.state == OPEN:
         rule.timed_out += 1
+        pair.why = SILENT
         pair_close(pair, True)
     elif pair.state == ENDING:
         if now - pair.since >= rule.pairs.last_words_us:
@@ -190,6 +211,7 @@ cdef void pair_due(Pair *pair, int64_t now) noexcept:
             (<Race>pair.race).timed_out()
         if pair.state == GREETING:
             rule.timed_out += 1
+            pair.why, pair.error = BAD_HEADER, ETIMEDOUT
             pair_close(pair, True)
         else:
             pair_unreachable(pair, ETIMEDOUT)
@@ -206,8 +228,10 @@ cdef bint look_after(Pair *pair, int64_t now) noexcept:
     pair.look_at = now + (<TcpRule>pair.rule).pairs.look_us
     if has_vanished(pair.client.source.fd):
         mover.fail(&pair.client)
+        pair.error = ETIMEDOUT
     if has_vanished(pair.server.source.fd):
         mover.fail(&pair.server)
+        pair.error = ETIMEDOUT
     if pair.client.broken or pair.server.broken:
         last_words(pair)
         return False

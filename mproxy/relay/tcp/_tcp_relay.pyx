@@ -32,6 +32,10 @@ cdef class TcpRelay:
         """Connections now."""
         return self.pairs.gate.count
 
+    def keep_accounts(self):
+        """From now on tell the observer of each connection that has ended: `on_ended`."""
+        self.pairs.keeps_accounts = True
+
     def keep(self, int descriptors):
         """Leave this many of the process's descriptors to others."""
         self.pairs.gate.kept = descriptors
@@ -46,9 +50,10 @@ cdef class TcpRelay:
         for fd in fds:
             added.acceptors.append(accept_on(self.pairs.gate, fd, &how))
 
-    def set_targets(self, key, targets):
-        """Set where connections of a rule go: a Target for each of its targets, count 0 while it is not resolved."""
-        (<TcpRule>self.rules[key]).balance.set_targets(targets)
+    def set_targets(self, key, targets, weights=None, failing=None):
+        """Set where connections of a rule go: a Target for each of its targets, count 0 while it is not resolved; the
+        rest as in Balance."""
+        (<TcpRule>self.rules[key]).balance.set_targets(targets, weights, failing)
 
     def ask(self, key):
         """Let the observer name the target of each connection: on_wanted(key, fd), to be answered by `relay`."""
@@ -60,7 +65,7 @@ cdef class TcpRelay:
             self.pairs.refuse(fd)
             return
         self.set_targets(key, [target])  # an address that was there before keeps its state: callers share it
-        begin(self.rules[key], fd)
+        begin(self.rules[key], fd, NULL)
 
     def update(self, key, rule):
         """Set new options for the same listeners: connections accepted from now on follow them."""

@@ -60,6 +60,8 @@ cdef class Batch:
             message = &self.outbox.messages[i]
             sent += message.sent
             rule.counts.bytes_in += message.sent_bytes
+            if flow.noted != NULL:
+                flow.noted.bytes_in += message.sent_bytes
             if message.fell_back:
                 flow.in_limit = min(flow.in_limit, message.segment)
             if message.error and is_passing(message.error):
@@ -94,6 +96,8 @@ cdef class Batch:
             flow = <Flow *>message.owner
             listener.rule.counts.packets_out += message.sent
             listener.rule.counts.bytes_out += message.sent_bytes
+            if flow.noted != NULL:
+                flow.noted.bytes_out += message.sent_bytes
             if message.fell_back:
                 flow.out_limit = min(flow.out_limit, message.segment)
             if message.error:

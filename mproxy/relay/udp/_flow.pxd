@@ -4,6 +4,7 @@ A flow stays with its address as long as that answers. With its client's next pa
 another socket,
 
 * when the name no longer has the address, or the rule no longer has the name: so does a flow in kernel mode;
+* when its health check fails, and another address's does not;
 * when it was never answered, PATIENCE_US after it began to ask, or KNOWN_PATIENCE_US if the address has answered others
   lately; doubled each time, up to LONGEST_PATIENCE_US. A stream, STREAM_PACKETS without an answer, stays: it does not
   ask anything;
@@ -16,6 +17,7 @@ from mproxy.ground._list cimport LinkedList, ListLink
 from mproxy.ground._sockaddr cimport socklen_t
 from mproxy.io._loop cimport Source
 from mproxy.io._packets cimport LocalAddress, Slot, SocketAddress
+from mproxy.relay._accounts cimport Noted
 from mproxy.relay._balance cimport Balance
 from mproxy.relay.udp._flow_table cimport FlowEntry, FlowKey, Roll
 
@@ -40,6 +42,7 @@ cdef struct Flow:
     void *listener          # borrowed UdpListener, from which replies leave; it outlives its flows
     void *address           # owned reference to a TargetAddress: the address it goes to
     uint16_t port           # the socket's
+    Noted *noted            # owned; for the access log, or NULL
     bint answered           # the address has answered
     int64_t asked_at        # the first packet since the last answer; 0: none
     int64_t patience_us     # how long an answer is waited for before the flow looks for another address

@@ -39,14 +39,14 @@ cdef void flow_heard(Flow *flow, const Slot *slots, int count) noexcept:
 
 cdef bint flow_is_due(const Flow *flow, int64_t now) noexcept:
     """Whether to look for another address before the next packet."""
-    return (<TargetAddress>flow.address).gone or (
+    return (<TargetAddress>flow.address).gone or (<TargetAddress>flow.address).failing or (
         flow.asked_at != 0 and now - flow.asked_at >= flow.patience_us)
 
 
 cdef bint flow_may_leave(Flow *flow, Balance balance, int64_t now) noexcept:
     """Whether a flow that is due has reason to leave its address."""
     cdef TargetAddress address = <TargetAddress>flow.address
-    if address.gone:
+    if address.gone or address.failing:
         return True
     if len(balance.addresses) < 2:
         return False

@@ -24,6 +24,7 @@ cdef class FlowSet:
     cdef TargetAddress dialled  # the address that `dial` tried last
     cdef int64_t no_port_until  # all ports that the kernel offered are resting: it is not asked again until then
     cdef Timer timer            # ends idle flows; None: not set
+    cdef bint keeps_accounts    # the observer is told of what has ended
 
     cdef Flow *open(self, UdpListener listener, Slot *slot, FlowKey *key) noexcept
     cdef void enter(self, Flow *flow, UdpListener listener, Slot *slot) noexcept
@@ -40,7 +41,9 @@ cdef class FlowSet:
     cdef void let_go(self, Flow *flow) noexcept
     cdef void evict(self, Flow *flow) noexcept
     cdef void fail(self, Flow *flow, int error) noexcept
-    cdef void end(self, Flow *flow) noexcept
+    cdef void end(self, Flow *flow, int why, int error) noexcept
+    cdef void note(self, Flow *flow, const Slot *slot) noexcept
+    cdef void tell_ended(self, Flow *flow, int why, int error) noexcept
     cdef void look_at(self, int64_t at) noexcept
     cdef void end_all(self) noexcept
     cdef void failed(self, UdpRule rule, TargetAddress address, int64_t began, int error) noexcept

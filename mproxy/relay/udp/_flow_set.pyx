@@ -6,11 +6,14 @@ from functools import partial
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EADDRINUSE, EAGAIN, EDESTADDRREQ
 from libc.stdint cimport uint32_t
-from libc.stdlib cimport calloc
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
 
-from mproxy.ground._sockaddr cimport ntohs
+from mproxy.ground._sockaddr cimport ntohs, sockaddr_storage
 from mproxy.io._loop cimport EPOLLERR, EPOLLET, EPOLLIN, Source
+from mproxy.io._packets cimport SocketAddress
 from mproxy.io._socket cimport Target, close
+from mproxy.relay._accounts cimport MADE_ROOM, SILENT, STOPPED, TARGET_BROKE, Noted, account_of
 from mproxy.relay._balance cimport Balance
 from mproxy.relay._circle cimport own_forget, own_has, own_note
 from mproxy.relay._hops cimport set_hops
@@ -53,7 +56,7 @@ cdef class FlowSet:
     cdef void end_all(self) noexcept:
         """End every flow."""
         while self.table.roll.count:
-            self.end(<Flow *>self.table.some())
+            self.end(<Flow *>self.table.some(), STOPPED, 0)
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
@@ -107,11 +110,20 @@ cdef class FlowSet:
         flow.most_slots = FEW_SLOTS
         flow.first_slot = NOWHERE
         flow.patience_us = PATIENCE_US
+        if self.keeps_accounts:
+            self.note(flow, slot)
         self.asks(flow, <TargetAddress>flow.address)
         own_note(flow.port, flow.source.fd)
         listener.rule.began()
         if group.idle_us:
             self.look_at(self.loop.now_us + group.idle_us)
+
+    cdef void note(self, Flow *flow, const Slot *slot) noexcept:
+        """Begin what is noted for the access log; without memory there is none."""
+        flow.noted = <Noted *>calloc(1, sizeof(Noted))
+        if flow.noted != NULL:
+            memcpy(&flow.noted.peer, &slot.sender, min(sizeof(sockaddr_storage), sizeof(SocketAddress)))
+            flow.noted.began_us = self.loop.now_us
 
     cdef void asks(self, Flow *flow, TargetAddress address) noexcept:
         """The flow begins to ask an address."""
@@ -260,7 +272,7 @@ cdef class FlowSet:
         (<UdpListener>flow.listener).rule.counts.evicted += 1
         if flow.first_slot != NOWHERE:
             self.batch.send_in(flow, self.loop.now_us)
-        self.end(flow)
+        self.end(flow, MADE_ROOM, 0)
 
     cdef void fail(self, Flow *flow, int error) noexcept:
         """The target or the route to it refused (ICMP, or no route): this flow is over, the others go on."""
@@ -268,13 +280,15 @@ cdef class FlowSet:
         cdef TargetAddress address = <TargetAddress>flow.address
         cdef int64_t began = flow.asked_at or self.loop.now_us
         rule.counts.errors += 1
-        self.end(flow)
+        self.end(flow, TARGET_BROKE, error)
         self.failed(rule, address, began, error)
         self.tell_refused(rule, address.text, error)
 
-    cdef void end(self, Flow *flow) noexcept:
-        """Release everything that the flow has."""
+    cdef void end(self, Flow *flow, int why, int error) noexcept:
+        """Release everything that the flow has. `why`: an EndReason, with an errno or 0."""
         cdef UdpRule rule = (<UdpListener>flow.listener).rule
+        if flow.noted != NULL:
+            self.tell_ended(flow, why, error)
         ready_remove(&self.ready, flow)
         self.let_go(flow)
         self.table.remove(&flow.entry)
@@ -305,7 +319,7 @@ cdef class FlowSet:
                     break
                 left -= 1
                 (<UdpListener>(<Flow *>entry).listener).rule.counts.expired += 1
-                self.end(<Flow *>entry)
+                self.end(<Flow *>entry, SILENT, 0)
             group = next_group
         self.look_at(self.table.next_end())
 
@@ -327,6 +341,13 @@ cdef class FlowSet:
         if rule.told_at == 0 or now - rule.told_at >= TELL_US:
             rule.told_at = now
             self.tell(partial(self.observer.on_refused, rule.key, target, error))
+
+    cdef void tell_ended(self, Flow *flow, int why, int error) noexcept:
+        """Tell what is noted of the flow."""
+        self.tell(partial(self.observer.on_ended, (<UdpListener>flow.listener).rule.key, account_of(
+            flow.noted, self.loop.now_us, <TargetAddress>flow.address, why, error)))
+        free(flow.noted)
+        flow.noted = NULL
 
     cdef void tell(self, event) noexcept:
         self.loop.guard(event, None)

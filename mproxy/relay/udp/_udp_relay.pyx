@@ -31,6 +31,10 @@ cdef class UdpRelay:
         self.leaving = set()
         _relays.add(self)
 
+    def keep_accounts(self):
+        """From now on tell the observer of each flow that has ended: `on_ended`."""
+        self.flows.keeps_accounts = True
+
     @property
     def count(self):
         """Flows now."""
@@ -54,10 +58,10 @@ cdef class UdpRelay:
             added.listeners.append(listener)
             self._take_over(listener)
 
-    def set_targets(self, key, targets):
-        """Flows of the rule go to these (a Target each). Existing ones stay if their address is among them, else they
-        move with their client's next packet."""
-        (<UdpRule>self.rules[key]).balance.set_targets(targets)
+    def set_targets(self, key, targets, weights=None, failing=None):
+        """Flows of the rule go to these (a Target each; the rest as in Balance). Existing ones stay if their address is
+        among them and not failing, else they move with their client's next packet."""
+        (<UdpRule>self.rules[key]).balance.set_targets(targets, weights, failing)
 
     def update(self, key, rule):
         """The rule's options have changed."""
