@@ -6,15 +6,17 @@ import os
 import tempfile
 
 from mproxy.ground.errors import PeerError
+from mproxy.transfer.bundle import parse_bundle
 from mproxy.transfer.destinations import IntoDirectory
 from mproxy.transfer.file_names import BadName
 from mproxy.transfer.messages import (
-    BLOCK,
+    BUNDLE,
     HEADER,
     MOST_CONTROL_BYTES,
     MOST_INDEX,
     MOST_RANGES,
     MOST_SIZE,
+    WITH_BULK,
     FileKind,
     MessageType,
     parse_header,
@@ -29,6 +31,15 @@ os.symlink(PLACE, os.path.join(INSIDE, "link"))
 DESTINATION = IntoDirectory(INSIDE, False)
 
 
+def check_bundle(data):
+    """What fills a bundle lies in it."""
+    try:
+        entries = parse_bundle(data[BUNDLE.size:], data[0] if data else 0)
+    except PeerError:
+        return
+    assert all(entry.at + entry.file.size <= len(data) for entry in entries)
+
+
 def check(data):
     """Called with every input."""
     if len(data) < HEADER.size:
@@ -37,8 +48,10 @@ def check(data):
         kind, length = parse_header(data[:HEADER.size])
     except PeerError:
         return
-    assert length <= (BLOCK.size + LEAF_BYTES if kind == MessageType.BLOCK else MOST_CONTROL_BYTES)
-    if kind == MessageType.BLOCK:
+    assert length <= (WITH_BULK[kind] + LEAF_BYTES if kind in WITH_BULK else MOST_CONTROL_BYTES)
+    if kind == MessageType.BUNDLE:
+        check_bundle(data[HEADER.size:])
+    if kind in WITH_BULK:
         return
     try:
         message = parse_payload(kind, data[HEADER.size:].ljust(length, b"\0")[:length])

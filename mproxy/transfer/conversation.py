@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from mproxy.ground.errors import PeerError
-from mproxy.transfer.messages import BLOCK, HEADER, Block, MessageType, parse_header, parse_payload
+from mproxy.transfer.messages import (
+    BLOCK,
+    BUNDLE,
+    HEADER,
+    WITH_BULK,
+    Block,
+    Bundle,
+    MessageType,
+    parse_header,
+    parse_payload,
+)
 from mproxy.transport._packet import EndCode
 from mproxy.transport.keying import DISAGREE
 from mproxy.transport.observers import LinkHandler
@@ -30,7 +40,8 @@ class Conversation(LinkHandler):
         self._refusal = ""  # why we do not trust the peer's key: it is not told
         self._ahead = memoryview(b"")  # what has arrived, from the beginning of a message
         self._at = self._end = 0  # which of these bytes are still to be read
-        self._block, self._length = Block(0, 0, b""), 0  # the last block, and the length of its data
+        self._block: Block | Bundle = Block(0, 0, b"")  # the last block or bundle
+        self._length = 0  # of its data
         self._data: memoryview | None = None  # where that goes, while the last `_missing` bytes are still to come
         self._missing = 0
         self._gave_up = False
@@ -77,15 +88,15 @@ class Conversation(LinkHandler):
         """The peer is there, with the keys."""
 
     def on_message(self, kind: MessageType, message: Message) -> None:
-        """A message other than BLOCK."""
+        """A message without bulk."""
         raise NotImplementedError
 
-    def block_buffer(self, block: Block, length: int) -> bytearray | None:
-        """Where a block's data goes. None: wait; `take_block` will be called with a buffer."""
+    def block_buffer(self, block: Block | Bundle, length: int) -> bytearray | None:
+        """Where the data of a block or a bundle goes. None: wait; `take_block` will be called with a buffer."""
         raise NotImplementedError
 
-    def on_block(self, block: Block, data: memoryview) -> None:
-        """A block, its data in the buffer."""
+    def on_block(self, block: Block | Bundle, data: memoryview) -> None:
+        """A block or a bundle, its data in the buffer."""
         raise NotImplementedError
 
     def on_over(self, code: int, reason: str, local: bool) -> None:
@@ -130,12 +141,17 @@ class Conversation(LinkHandler):
         if not self._at_hand(HEADER.size):
             return False
         kind, length = parse_header(self._ahead, self._at)
-        if not self._at_hand(HEADER.size + (BLOCK.size if kind == MessageType.BLOCK else length)):
+        own_length = WITH_BULK.get(kind, length)
+        if not self._at_hand(HEADER.size + own_length):
             return False
         begin = self._at + HEADER.size
-        if kind == MessageType.BLOCK:
-            self._at = begin + BLOCK.size
-            self._block, self._length = Block(*BLOCK.unpack_from(self._ahead, begin)), length - BLOCK.size
+        if kind in WITH_BULK:
+            self._at = begin + own_length
+            self._length = length - own_length
+            if kind is MessageType.BLOCK:
+                self._block = Block(*BLOCK.unpack_from(self._ahead, begin))
+            else:
+                self._block = Bundle(*BUNDLE.unpack_from(self._ahead, begin))
             buffer = self.block_buffer(self._block, self._length)
             return buffer is not None and self._receive(buffer)
         self._at = begin + length

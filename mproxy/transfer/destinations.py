@@ -15,6 +15,7 @@ from mproxy.transfer.file_links import SecondName, is_same, make_link
 from mproxy.transfer.file_names import (
     BadName,
     check_link,
+    check_part,
     make_directory,
     open_directory,
     split_name,
@@ -68,6 +69,7 @@ class Destination:
     one_sender = False
     takes_holes = True
     takes_attributes = False
+    takes_bundles = False
     spread: Spread  # for long work
 
     def place_of(self, file: File) -> object:
@@ -109,29 +111,40 @@ class IntoDirectory(Destination):
     dot. Modes are those of the sender less `umask`. `expects(first component)`: whether something of that name was
     asked for."""
 
+    takes_bundles = True
+
     def __init__(self, path: str, force: bool, *, dots: bool = True, umask: int = 0, spread: Spread = one_by_one,
                  expects: Callable[[bytes], bool] | None = None) -> None:
-        self.path, self._force, self._dots, self._expects = path, force, dots, expects
-        self._umask = umask
+        self.path, self._force, self.dots, self._expects = path, force, dots, expects
+        self.umask = umask
         self.spread = spread
 
     def place_of(self, file: File) -> object:
         return file.name
 
-    def _split(self, name: bytes) -> list[bytes]:
+    def split(self, name: bytes) -> list[bytes]:
+        """The components of a name; BadName if it is not accepted."""
         parts = split_name(name)
         if self._expects is not None and not self._expects(parts[0]):
             raise BadName("nothing of that name was asked for")
-        if not self._dots and any(part.startswith(b".") for part in parts):
-            raise BadName("the name has a component that begins with a dot, which a receiver with --open does not"
-                          " accept")
+        if not self.dots:
+            for part in parts:
+                check_part(part, False)
         return parts
+
+    def open_below(self, parts: list[bytes]) -> int:
+        """A descriptor of the directory that these lead to; BadName if there is none."""
+        base = os.open(self.path, _DIRECTORY)
+        try:
+            return open_directory(base, parts)
+        finally:
+            os.close(base)
 
     def make(self, file: File) -> bool:
         base = os.open(self.path, _DIRECTORY)
         try:
             # We need access while it is being filled; `dress` gives it its own mode.
-            fd, made = make_directory(base, self._split(file.name), (file.mode & 0o777) | 0o700)
+            fd, made = make_directory(base, self.split(file.name), (file.mode & 0o777) | 0o700)
         finally:
             os.close(base)
         os.close(fd)
@@ -141,7 +154,7 @@ class IntoDirectory(Destination):
         directory, name = self._open_above(file.name)
         try:
             check_link(file.name, file.other)
-            if not self._dots and any(part.startswith(b".") and part not in (b".", b"..")
+            if not self.dots and any(part.startswith(b".") and part not in (b".", b"..")
                                       for part in file.other.split(b"/")):
                 raise BadName("the symbolic link leads to a name that begins with a dot, which a receiver with --open"
                               " does not accept")
@@ -161,12 +174,8 @@ class IntoDirectory(Destination):
 
     def _open_above(self, path: bytes) -> tuple[int, bytes]:
         """(descriptor of the directory that it lies in, its own name)."""
-        *way, name = self._split(path)
-        base = os.open(self.path, _DIRECTORY)
-        try:
-            return open_directory(base, way), name
-        finally:
-            os.close(base)
+        *way, name = self.split(path)
+        return self.open_below(way), name
 
     def open(self, file: File, anew: bool = False) -> ArrivingFile:
         directory, name = self._open_above(file.name)
@@ -174,7 +183,7 @@ class IntoDirectory(Destination):
             second = self._open_second(directory, name, file)
             if second is not None:
                 return second
-        return _target(directory, name, file, force=self._force, umask=self._umask, spread=self.spread, anew=anew)
+        return _target(directory, name, file, force=self._force, umask=self.umask, spread=self.spread, anew=anew)
 
     def _open_second(self, directory: int, name: bytes, file: File) -> SecondName | None:
         """As `open`, of a file that is said to be another name of one that is here; None if it cannot be that."""
@@ -186,7 +195,7 @@ class IntoDirectory(Destination):
         if not may_be(found, file) or (taken is not None and not is_same(taken, found)):
             os.close(above)
             return None
-        present = PresentFile(above, first, file, force=self._force, umask=self._umask, spread=self.spread,
+        present = PresentFile(above, first, file, force=self._force, umask=self.umask, spread=self.spread,
                               gets_names=True)
         return SecondName(present, directory, name)
 
@@ -197,7 +206,7 @@ class IntoDirectory(Destination):
         try:
             for number, file in enumerate(files):
                 try:
-                    *way, name = self._split(file.name)
+                    *way, name = self.split(file.name)
                     directory = above.get(tuple(way))
                     if directory is None:
                         base = above.get(())
@@ -207,7 +216,7 @@ class IntoDirectory(Destination):
                 except (OSError, BadName):
                     continue  # `open` will say what is wrong
                 places[number] = directory, name, file
-            begun = begin_together(list(places.values()), force=self._force, umask=self._umask, spread=self.spread)
+            begun = begin_together(list(places.values()), force=self._force, umask=self.umask, spread=self.spread)
         finally:
             for directory in above.values():
                 os.close(directory)
@@ -221,15 +230,11 @@ class IntoDirectory(Destination):
     def dress(self, directories: Sequence[tuple[File, bool]]) -> None:
         for file, made in reversed(directories):
             try:
-                base = os.open(self.path, _DIRECTORY)
-                try:
-                    fd = open_directory(base, self._split(file.name))
-                finally:
-                    os.close(base)
+                fd = self.open_below(self.split(file.name))
                 try:
                     os.utime(fd, ns=(file.mtime_ns, file.mtime_ns))
                     now = os.fstat(fd).st_mode & 0o7777
-                    wanted = now & 0o7000 | file.mode & 0o777 & ~self._umask
+                    wanted = now & 0o7000 | file.mode & 0o777 & ~self.umask
                     if made and file.attributes:
                         give_attributes(fd, file.attributes)
                     if made and now != wanted:

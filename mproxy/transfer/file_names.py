@@ -31,13 +31,22 @@ def split_name(name: bytes) -> list[bytes]:
     if len(parts) > MOST_DEPTH:
         raise BadName(f"the name is more than {MOST_DEPTH} directories deep")
     for part in parts:
-        if part in (b"", b".", b".."):
-            raise BadName("the name is absolute, or has an empty, '.' or '..' component")
-        if len(part) > LONGEST_COMPONENT:
-            raise BadName(f"the name has a component longer than {LONGEST_COMPONENT} bytes")
-        if is_temporary(part):
-            raise BadName("the name is reserved for mproxy itself")
+        check_part(part)
     return parts
+
+
+def check_part(part: bytes, dots: bool = True) -> None:
+    """BadName unless that can be a component of a path; `dots`: whether it may begin with a dot."""
+    if part in (b"", b".", b".."):
+        raise BadName("the name is absolute, or has an empty, '.' or '..' component")
+    if b"\0" in part:
+        raise BadName("the name contains a zero byte")
+    if len(part) > LONGEST_COMPONENT:
+        raise BadName(f"the name has a component longer than {LONGEST_COMPONENT} bytes")
+    if is_temporary(part):
+        raise BadName("the name is reserved for mproxy itself")
+    if not dots and part.startswith(b"."):
+        raise BadName("the name has a component that begins with a dot, which a receiver with --open does not accept")
 
 
 def check_link(name: bytes, target: bytes) -> None:

@@ -2,13 +2,15 @@
 
     sender                                            receiver
     HELLO {version}
-                                                      HELLO {version, how many files ahead, takes holes}
+                                                      HELLO {version, how many files ahead, what it takes}
     FILE {index, kind, flags, mode, mtime, size, identity, name[, other[, attributes]]}
                                                       WANT {index, ranges of blocks}   or   RESULT {index, why not}
     BLOCK {index, number, digest} data ...
     HOLES {index, first block, number of blocks}
     END {index, size, root}
-                                                      RESULT {index, code, root, text}
+                                                      RESULT {index, code, made, root, text}
+    BUNDLE {number of entries} entries ...
+                                                      ANSWER {what became of each entry}
     BYE                                               BYE
 
 FILE messages go ahead of the data, as many as the receiver's HELLO allows, and AHEAD before it has come, so that small
@@ -17,6 +19,11 @@ that has arrived and is the same one (a hard link): the receiver compares, and a
 
 HOLES stands for BLOCKs of zeros that take no room on the sender's disk, never the last one; only of a file that is
 said to be sparse, and only if the receiver takes them.
+
+A BUNDLE (mproxy.transfer.bundle) stands for the FILEs of many small files and directories, and for what follows these:
+nothing is waited for, only the connection's window holds it up. `made`, of a directory, says that nothing is in it yet.
+A file that was in a bundle may be announced once more by itself. Bundles are answered in order. A FILE is looked at
+when the bundles before it are.
 
 A RESULT of the sender in place of END says that the source has changed. A root of zeros in END means that the sender
 was asked for only a part of the file. A pipe's blocks come in parts (mproxy.transfer.parts). All numbers are
@@ -38,7 +45,7 @@ if TYPE_CHECKING:
     from typing import Self, TypeAlias
 
     # What `parse_payload` returns.
-    Message: TypeAlias = "ReceiverHello | File | Want | End | Outcome | Holes | None"
+    Message: TypeAlias = "ReceiverHello | File | Want | End | Outcome | Holes | Answers | None"
 
 TRANSFER_VERSION = 2
 
@@ -53,6 +60,7 @@ MOST_RANGES = 4000
 MOST_NAME_BYTES = 4096
 MOST_TEXT_BYTES = 1000
 MOST_INDEX = 1 << 31
+MOST_BUNDLE_ENTRIES = 1024
 
 # The largest file offset (off_t).
 MOST_SIZE = (1 << 63) - 1
@@ -62,14 +70,16 @@ UNKNOWN_SIZE = (1 << 64) - 1
 MOST_TIME_NS = (1 << 63) - 1
 
 HEADER = struct.Struct(">B3xI")  # type, bytes of payload
-_HELLO = struct.Struct(">HH??2x")  # version; of a receiver: files ahead (0: AHEAD), whether it takes holes, attributes
+# Version; of a receiver: files ahead (0: AHEAD), whether it takes holes, attributes, bundles.
+_HELLO = struct.Struct(">HH???x")
 _FILE = struct.Struct(">IBBHqQ16s")  # index, kind, flags, mode, mtime (ns), size, identity; then the names
 _WANT = struct.Struct(">II")  # index, number of ranges
 _RANGE = struct.Struct(">II")  # first block, number of blocks
 BLOCK = struct.Struct(f">II{DIGEST_BYTES}s")  # index, number, digest; then the data
+BUNDLE = struct.Struct(">I")  # number of entries; then these
 _HOLES = struct.Struct(">III")  # index, first block, number of blocks
 _END = struct.Struct(f">I4xQ{DIGEST_BYTES}s")  # index, size, root
-_RESULT = struct.Struct(f">IB3x{DIGEST_BYTES}s")  # index, code, root; then text
+_RESULT = struct.Struct(f">IB?2x{DIGEST_BYTES}s")  # index, code, made, root; then text
 
 
 SPARSE, BY_TIME = 1, 2  # flags of a FILE
@@ -84,6 +94,8 @@ class MessageType(enum.IntEnum):
     RESULT = 6
     BYE = 7
     HOLES = 8
+    BUNDLE = 9
+    ANSWER = 10
 
 
 class FileKind(enum.IntEnum):
@@ -113,20 +125,27 @@ _RESULTS = {code.value: code for code in Result}
 
 _LEAST_BYTES = {MessageType.HELLO: _HELLO.size, MessageType.FILE: _FILE.size, MessageType.WANT: _WANT.size,
                 MessageType.BLOCK: BLOCK.size, MessageType.END: _END.size, MessageType.RESULT: _RESULT.size,
-                MessageType.BYE: 0, MessageType.HOLES: _HOLES.size}
+                MessageType.BYE: 0, MessageType.HOLES: _HOLES.size, MessageType.BUNDLE: BUNDLE.size,
+                MessageType.ANSWER: 1}
+_MOST_BYTES = {MessageType.BLOCK: BLOCK.size + LEAF_BYTES, MessageType.BUNDLE: BUNDLE.size + LEAF_BYTES,
+               MessageType.ANSWER: MOST_BUNDLE_ENTRIES}
+
+# What is followed by data that go into a buffer of their own; the message itself ends before them.
+WITH_BULK = {MessageType.BLOCK: BLOCK.size, MessageType.BUNDLE: BUNDLE.size}
 
 
-class ReceiverHello(namedtuple("ReceiverHello", "ahead takes_holes takes_attributes")):
-    """A HELLO message, of a receiver: how many files may be announced ahead, and whether it takes HOLES, and extended
-    attributes."""
+class ReceiverHello(namedtuple("ReceiverHello", "ahead takes_holes takes_attributes takes_bundles")):
+    """A HELLO message, of a receiver: how many files may be announced ahead, and whether it takes HOLES, extended
+    attributes, and bundles."""
 
     __slots__ = ()
     ahead: int
     takes_holes: bool
     takes_attributes: bool
+    takes_bundles: bool
 
     if TYPE_CHECKING:
-        def __new__(cls, ahead: int, takes_holes: bool, takes_attributes: bool) -> Self: ...
+        def __new__(cls, ahead: int, takes_holes: bool, takes_attributes: bool, takes_bundles: bool) -> Self: ...
 
 
 class File(namedtuple("File", "index kind mode mtime_ns size identity name other flags attributes",
@@ -183,6 +202,26 @@ class Block(namedtuple("Block", "index number digest")):
         def __new__(cls, index: int, number: int, digest: bytes) -> Self: ...
 
 
+class Bundle(namedtuple("Bundle", "count")):
+    """What a BUNDLE message says of its data."""
+
+    __slots__ = ()
+    count: int
+
+    if TYPE_CHECKING:
+        def __new__(cls, count: int) -> Self: ...
+
+
+class Answers(namedtuple("Answers", "codes")):
+    """An ANSWER message: a BundleAnswer for each entry of the oldest bundle that has none yet."""
+
+    __slots__ = ()
+    codes: bytes
+
+    if TYPE_CHECKING:
+        def __new__(cls, codes: bytes) -> Self: ...
+
+
 class Holes(namedtuple("Holes", "index first count")):
     """A HOLES message."""
 
@@ -207,25 +246,27 @@ class End(namedtuple("End", "index size root")):
         def __new__(cls, index: int, size: int, root: bytes) -> Self: ...
 
 
-class Outcome(namedtuple("Outcome", "index code root text")):
-    """A RESULT message."""
+class Outcome(namedtuple("Outcome", "index code root text made", defaults=(False,))):
+    """A RESULT message. `made`: the directory was made now, so nothing is in it."""
 
     __slots__ = ()
     index: int
     code: Result
     root: bytes
     text: str
+    made: bool
 
     if TYPE_CHECKING:
-        def __new__(cls, index: int, code: Result, root: bytes, text: str) -> Self: ...
+        def __new__(cls, index: int, code: Result, root: bytes, text: str, made: bool = False) -> Self: ...
 
 
 def _pack(kind: MessageType, *parts: bytes) -> bytes:
     return HEADER.pack(kind, sum(map(len, parts))) + b"".join(parts)
 
 
-def pack_hello(ahead: int = 0, takes_holes: bool = False, takes_attributes: bool = False) -> bytes:
-    return _pack(MessageType.HELLO, _HELLO.pack(TRANSFER_VERSION, ahead, takes_holes, takes_attributes))
+def pack_hello(ahead: int = 0, takes_holes: bool = False, takes_attributes: bool = False,
+               takes_bundles: bool = False) -> bytes:
+    return _pack(MessageType.HELLO, _HELLO.pack(TRANSFER_VERSION, ahead, takes_holes, takes_attributes, takes_bundles))
 
 
 def pack_file(file: File) -> bytes:
@@ -260,9 +301,18 @@ def pack_whole(index: int, digest: bytes, data: bytes | bytearray, root: bytes) 
     return b"".join((pack_block_header(index, 0, digest, size), data, pack_end(index, size, root)))
 
 
-def pack_result(index: int, code: Result, root: bytes = bytes(DIGEST_BYTES), text: str = "") -> bytes:
+def pack_result(index: int, code: Result, root: bytes = bytes(DIGEST_BYTES), text: str = "",
+                made: bool = False) -> bytes:
     encoded = text.encode("utf-8", "backslashreplace")[:MOST_TEXT_BYTES]
-    return _pack(MessageType.RESULT, _RESULT.pack(index, code, root), encoded)
+    return _pack(MessageType.RESULT, _RESULT.pack(index, code, made, root), encoded)
+
+
+def pack_bundle(count: int, entries: bytes) -> bytes:
+    return _pack(MessageType.BUNDLE, BUNDLE.pack(count), entries)
+
+
+def pack_answer(codes: bytes) -> bytes:
+    return _pack(MessageType.ANSWER, codes)
 
 
 def pack_bye() -> bytes:
@@ -280,14 +330,13 @@ def parse_header(data: bytes | memoryview, at: int = 0) -> tuple[MessageType, in
     kind = _TYPES.get(number)
     if kind is None:
         raise bad(f"message of unknown type {number}")
-    most = BLOCK.size + LEAF_BYTES if kind is MessageType.BLOCK else MOST_CONTROL_BYTES
-    if not _LEAST_BYTES[kind] <= length <= most:
+    if not _LEAST_BYTES[kind] <= length <= _MOST_BYTES.get(kind, MOST_CONTROL_BYTES):
         raise bad(f"message of type {number} with {length} bytes")
     return kind, length
 
 
 def parse_payload(kind: MessageType, payload: bytes | memoryview) -> Message:
-    """The contents of a message other than BLOCK; PeerError when it is malformed."""
+    """The contents of a message without bulk; PeerError when it is malformed."""
     payload = bytes(payload)
     return _PARSERS[kind](payload)
 
@@ -295,11 +344,11 @@ def parse_payload(kind: MessageType, payload: bytes | memoryview) -> Message:
 def _parse_hello(payload: bytes) -> ReceiverHello:
     version: int
     ahead: int
-    version, ahead, takes_holes, takes_attributes = _HELLO.unpack(payload[:_HELLO.size])
+    version, ahead, takes_holes, takes_attributes, takes_bundles = _HELLO.unpack(payload[:_HELLO.size])
     if version != TRANSFER_VERSION:
         raise bad(f"the peer speaks version {version} of the transfer protocol, this program speaks version"
                   f" {TRANSFER_VERSION}")
-    return ReceiverHello(max(AHEAD, min(ahead, MOST_AHEAD)), takes_holes, takes_attributes)
+    return ReceiverHello(max(AHEAD, min(ahead, MOST_AHEAD)), takes_holes, takes_attributes, takes_bundles)
 
 
 def _parse_file(payload: bytes) -> File:
@@ -346,10 +395,10 @@ def _parse_end(payload: bytes) -> End:
 
 
 def _parse_result(payload: bytes) -> Outcome:
-    index, code, root = _RESULT.unpack(payload[:_RESULT.size])
+    index, code, made, root = _RESULT.unpack(payload[:_RESULT.size])
     if code not in _RESULTS or len(payload) > _RESULT.size + MOST_TEXT_BYTES:
         raise bad("a malformed result")
-    return Outcome(index, _RESULTS[code], root, payload[_RESULT.size:].decode("utf-8", "replace"))
+    return Outcome(index, _RESULTS[code], root, payload[_RESULT.size:].decode("utf-8", "replace"), made)
 
 
 def _parse_bye(payload: bytes) -> None:
@@ -360,4 +409,4 @@ def _parse_bye(payload: bytes) -> None:
 _PARSERS: dict[MessageType, Callable[[bytes], Message]] = {
     MessageType.HELLO: _parse_hello, MessageType.FILE: _parse_file, MessageType.WANT: _parse_want,
     MessageType.END: _parse_end, MessageType.RESULT: _parse_result, MessageType.BYE: _parse_bye,
-    MessageType.HOLES: _parse_holes}
+    MessageType.HOLES: _parse_holes, MessageType.ANSWER: Answers}

@@ -13,10 +13,16 @@ from collections.abc import Callable, Sequence
 
 from mproxy.transfer import messages
 from mproxy.transfer.allowance import ALL_DIGEST_BYTES, Allowance
+from mproxy.transfer.arrival import SMALL_BYTES, Arrival
+from mproxy.transfer.bundle import BundleAnswer
+from mproxy.transfer.bundles_in import BundlesInHost, IncomingBundles
 from mproxy.transfer.conversation import Conversation
+from mproxy.transfer.finishing import buffer_of, finish_all, finish_whole
 from mproxy.transfer.messages import (
     MOST_AHEAD,
     MOST_RANGES,
+    Answers,
+    Bundle,
     End,
     File,
     FileKind,
@@ -27,7 +33,7 @@ from mproxy.transfer.messages import (
     Want,
     bad,
 )
-from mproxy.transfer.partial import Busy, Cancelled, finish_together
+from mproxy.transfer.partial import Busy, Cancelled
 from mproxy.transfer.present import Differs
 from mproxy.transfer.results import result_of
 from mproxy.transfer.tree import DIGEST_BYTES, LEAF_BYTES, block_count, block_length
@@ -38,8 +44,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TypeVar
 
+    from mproxy.ground.errors import PeerError
     from mproxy.transfer.arriving import ArrivingFile
+    from mproxy.transfer.bundle import BundleEntry
     from mproxy.transfer.destinations import Destination
+    from mproxy.transfer.finishing import Finishing, Written
     from mproxy.transfer.messages import Block, Message
     from mproxy.transfer.workers import Tried, Workers
     from mproxy.transport._datagram_endpoint import Link
@@ -48,13 +57,8 @@ if TYPE_CHECKING:
     Ranges = Sequence[tuple[int, int]]
     # What a file is received into and what of it is missing; whether a directory (None) was made now.
     Opened = tuple[ArrivingFile | None, Ranges, bool]
-    # A file, what it is received into, its only block, that block's data and the END message.
-    Finishing = tuple["_Arriving", ArrivingFile, Block, memoryview, End]
-    # Whether its only block was good; the root of the whole, None if that is not the sender's.
-    Written = tuple[bool, bytes | None]
 
 BUFFERS = 6  # of a mebibyte each, for every sender
-SMALL_BYTES = 16384  # a block this small needs none of these, but there are never more than MOST_AHEAD of them
 
 # For the directories of one sender, whose times are set at the end: enough for a million with short names.
 MOST_DIRECTORY_BYTES = 16 << 20
@@ -63,49 +67,6 @@ DIRECTORY_BYTES = 256  # what one takes besides its name
 MOST_PENDING = MOST_RANGES + BUFFERS  # jobs of one file
 _ONE_BLOCK = ((0, 1),)
 _TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
-
-
-def _finish_whole(target: ArrivingFile, block: Block, data: memoryview, end: End) -> Written:
-    """Write the only block of a file and finish it. On a worker's thread."""
-    good = target.write_block(block.number, data, block.digest)
-    return good, target.finish(end.size, end.root) if good else None
-
-
-def _finish_all(some: list[Finishing]) -> list[Tried[Written]]:
-    """As _finish_whole, of small files."""
-    roots = finish_together([(target, data, block.digest, end) for _arriving, target, block, data, end in some])
-    return [((True, root), None) if root is not None else tried(_finish_whole, *one[1:])
-            for one, root in zip(some, roots, strict=True)]
-
-
-def _buffer_of(data: memoryview) -> bytearray:
-    """The buffer that a block was received into."""
-    buffer = data.obj
-    assert isinstance(buffer, bytearray)
-    return buffer
-
-
-class _Arriving:
-    """A file between FILE and RESULT."""
-
-    def __init__(self, file: File) -> None:
-        self.file = file
-        self.target: ArrivingFile | None = None
-        self.candidate: ArrivingFile | None = None  # the target while it is being opened
-        self.anew = False  # a different file has its name, and is to be replaced
-        self.asked = False  # whether blocks were asked for
-        self.next_number = 0  # of a pipe's blocks
-        self.pending = 0  # jobs that workers are doing for it
-        self.failure: tuple[Result, str] | None = None  # (Result, text)
-        self.end: End | None = None  # the END message
-        self.hole_blocks = 0  # that the sender has named
-        self.looks = 0  # how often another transfer was found writing it
-        self.holds = False  # a part of the Allowance
-        self.settled = False
-        self.blocks = block_count(file.size) if file.kind == FileKind.FILE else 0
-        self.is_small = not file.has_data or (file.kind == FileKind.FILE and file.size <= SMALL_BYTES)
-        self.is_plain = self.is_small and file.kind == FileKind.FILE and not file.other and not file.attributes
-        self.digest_bytes = self.blocks * DIGEST_BYTES  # memory for its digests, needed before any arrives
 
 
 class ReceiveObserver:
@@ -134,7 +95,7 @@ class ReceiveObserver:
         raise NotImplementedError
 
 
-class FileReceiver(Conversation):
+class FileReceiver(Conversation, BundlesInHost):
     """Receives over a Link into `destination`. `workers` writes; blocks of a pipe go through `in_order`, one thread."""
 
     def __init__(self, link: Link, destination: Destination, workers: Workers, observer: ReceiveObserver, *,
@@ -146,21 +107,22 @@ class FileReceiver(Conversation):
         self._in_order = in_order or workers
         self._observer = observer
         self._allowance = allowance or Allowance()
-        self._files: dict[int, _Arriving] = {}
-        self._queue: deque[_Arriving] = deque()  # files that are not yet being opened
-        self._directory: _Arriving | None = None  # that is being made: what is announced after it may lie in it
+        self._files: dict[int, Arrival] = {}
+        self._queue: deque[Arrival] = deque()  # files that are not yet being opened
+        self._directory: Arrival | None = None  # that is being made: what is announced after it may lie in it
         self._directories: list[tuple[File, bool]] = []  # and whether it was made here
         self._directory_bytes = 0
         self._held_files = self._held_bytes = 0  # parts of the Allowance
-        self._closing: set[_Arriving] = set()  # files that workers are still busy with after the end
+        self._closing: set[Arrival] = set()  # files that workers are still busy with after the end
         self._next_index = 0
         self._buffers: list[bytearray | None] = [None] * BUFFERS
         self._small_buffers = 0  # how many are busy
         self._waiting_block = False
-        self._whole: tuple[_Arriving, Block, memoryview] | None = None  # the only block of a file, whose END comes next
+        self._whole: tuple[Arrival, Block, memoryview] | None = None  # the only block of a file, whose END comes next
         self._together = Together(workers)  # small files
         self._opening = Kind(self._open_all, self._was_opened)
-        self._finishing = Kind(_finish_all, self._was_written_with_others)
+        self._finishing = Kind(finish_all, self._was_written_with_others)
+        self._bundles = IncomingBundles(self, destination, workers)
         self._said_bye = False
         self.first: tuple[bytes, bytes] | None = None  # (name, identity) of what the sender announced first
         self.announced = False  # the sender has announced something
@@ -173,7 +135,7 @@ class FileReceiver(Conversation):
     def on_open(self) -> None:
         self._observer.on_open(self)
         self.link.send(messages.pack_hello(MOST_AHEAD, self._destination.takes_holes,
-                                           self._destination.takes_attributes))
+                                           self._destination.takes_attributes, self._destination.takes_bundles))
 
     def _take_messages(self) -> None:
         with self._together:
@@ -199,15 +161,20 @@ class FileReceiver(Conversation):
             self._on_holes(message)
         elif kind == MessageType.BYE:
             self._on_bye()
-        elif isinstance(message, Want):
+        elif isinstance(message, (Want, Answers)):
             raise bad("the sender sent a message that only a receiver may send")
 
-    def block_buffer(self, block: Block, length: int) -> bytearray | None:
-        """Where the next block goes; None while all buffers are busy."""
+    def block_buffer(self, block: Block | Bundle, length: int) -> bytearray | None:
+        """Where the next block or bundle goes; None while all buffers are busy."""
         self._write_whole()
-        arriving = self._arriving(block.index)
-        if arriving is not None:
-            self._check_block(arriving, block, length)
+        if isinstance(block, Bundle):
+            if self.first is None or self._said_bye:
+                raise bad("a bundle before the first file, or after the goodbye")
+            self._bundles.check(block)
+        else:
+            arriving = self._arriving(block.index)
+            if arriving is not None:
+                self._check_block(arriving, block, length)
         buffer = self._free_buffer(length)
         self._waiting_block = buffer is None
         return buffer
@@ -221,7 +188,7 @@ class FileReceiver(Conversation):
             return None
         return self._buffers.pop() or bytearray(LEAF_BYTES)
 
-    def _check_block(self, arriving: _Arriving, block: Block, length: int) -> None:
+    def _check_block(self, arriving: Arrival, block: Block, length: int) -> None:
         file = arriving.file
         if not arriving.asked or arriving.end is not None:
             raise bad("a block of a file that was not requested")
@@ -232,21 +199,24 @@ class FileReceiver(Conversation):
         elif block.number >= block_count(file.size) or length != block_length(file.size, block.number):
             raise bad("a block outside its file")
 
-    def on_block(self, block: Block, data: memoryview) -> None:
+    def on_block(self, block: Block | Bundle, data: memoryview) -> None:
+        if isinstance(block, Bundle):
+            self._bundles.add(block, data)
+            return
         arriving = self._files.get(block.index)
         self.received_bytes += len(data)
         if arriving is None or arriving.failure:
-            self._release(_buffer_of(data))
+            self._release(buffer_of(data))
         elif arriving.blocks == 1 and self._whole is None:
             self._whole = arriving, block, data
         else:
             self._write(arriving, block, data)
 
-    def _write(self, arriving: _Arriving, block: Block, data: memoryview) -> None:
+    def _write(self, arriving: Arrival, block: Block, data: memoryview) -> None:
         target = arriving.target
         assert target is not None  # blocks are asked for when it is open
         self._submit(arriving, lambda: target.write_block(block.number, data, block.digest),
-                     lambda good, error: self._was_written(arriving, _buffer_of(data), good, error))
+                     lambda good, error: self._was_written(arriving, buffer_of(data), good, error))
 
     def _write_whole(self) -> None:
         """Write the block that waits for its END; if that has arrived, the file is finished in the same go: with many
@@ -261,14 +231,14 @@ class FileReceiver(Conversation):
             arriving.pending += 1
             self._together.add(self._finishing, (arriving, target, block, data, end))
         else:
-            self._submit(arriving, lambda: _finish_whole(target, block, data, end), lambda result, error: (
-                self._was_written_whole(arriving, _buffer_of(data), result, error)))
+            self._submit(arriving, lambda: finish_whole(target, block, data, end), lambda result, error: (
+                self._was_written_whole(arriving, buffer_of(data), result, error)))
 
     def _was_written_with_others(self, finishing: Finishing, result: Written | None, error: Exception | None) -> None:
         arriving, _target, _block, data, _end = finishing
-        self._was_written_whole(arriving, _buffer_of(data), result, error)
+        self._was_written_whole(arriving, buffer_of(data), result, error)
 
-    def _was_written_whole(self, arriving: _Arriving, buffer: bytearray, result: Written | None,
+    def _was_written_whole(self, arriving: Arrival, buffer: bytearray, result: Written | None,
                            error: Exception | None) -> None:
         good, digest = result or (False, None)
         if good:
@@ -280,6 +250,7 @@ class FileReceiver(Conversation):
     def on_over(self, code: int, reason: str, _local: bool) -> None:
         """The connection has ended; what has arrived is kept for another attempt."""
         self._together.hand_over()
+        self._bundles.close()
         unfinished = list(self._files.values())
         self._files = {}
         self._whole = None
@@ -301,7 +272,7 @@ class FileReceiver(Conversation):
     @property
     def waits_for_us(self) -> bool:
         """Whether the sender has to wait because our disk is busy."""
-        return self._waiting_block or any(
+        return self._waiting_block or self._bundles.busy or any(
             arriving.pending or arriving.target is None for arriving in self._files.values())
 
     @property
@@ -322,15 +293,15 @@ class FileReceiver(Conversation):
 
     # ---- what the sender says
 
-    def _arriving(self, index: int) -> _Arriving | None:
+    def _arriving(self, index: int) -> Arrival | None:
         """The file; None when it was settled while the message was under way."""
         if index >= self._next_index:
             raise bad("the sender referred to a file that is not being transferred")
         return self._files.get(index)
 
     def _on_file(self, file: File) -> None:
-        if file.index < self._next_index or len(self._files) >= MOST_AHEAD:
-            raise bad("files out of order, or too many at once")
+        if file.index in self._files or len(self._files) >= MOST_AHEAD:
+            raise bad("a file announced twice, or too many at once")
         if self.first is None:
             self.first = file.name, file.identity
             refusal = self._observer.on_first_file(self)
@@ -339,8 +310,8 @@ class FileReceiver(Conversation):
                 return
         if file.attributes and not self._destination.takes_attributes:
             file = file._replace(attributes=b"")
-        self._next_index = file.index + 1  # a file that the sender could not open leaves a gap
-        arriving = self._files[file.index] = _Arriving(file)
+        self._next_index = max(self._next_index, file.index + 1)  # what went otherwise, or could not be, leaves gaps
+        arriving = self._files[file.index] = Arrival(file, self._bundles.received)
         if arriving.digest_bytes > ALL_DIGEST_BYTES:
             self._fail(arriving, Result.NO_SPACE, "a file larger than 8 TiB")
             return
@@ -374,7 +345,7 @@ class FileReceiver(Conversation):
                      lambda _result, error: self._was_written(arriving, None, True, error))
 
     def _on_bye(self) -> None:
-        if self._files:
+        if self._files or self._bundles.busy:
             raise bad("the sender said goodbye before its files were complete")
         self._said_bye = True
         self._workers.submit(lambda: self._destination.dress(self._directories), self._were_dressed)
@@ -390,7 +361,7 @@ class FileReceiver(Conversation):
         """Open announced files, in order, as many as may be open."""
         while self._queue and self._directory is None and not self.over:
             arriving = self._queue[0]
-            if not arriving.settled and not self._take(arriving):
+            if not arriving.settled and (arriving.behind > self._bundles.stored or not self._take(arriving)):
                 return
             self._queue.popleft()
             if arriving.settled:
@@ -399,7 +370,7 @@ class FileReceiver(Conversation):
                 self._directory = arriving
             self._begin(arriving)
 
-    def _take(self, arriving: _Arriving) -> bool:
+    def _take(self, arriving: Arrival) -> bool:
         """Whether the Allowance lets it be opened now."""
         if not arriving.file.has_data:
             return True
@@ -411,7 +382,7 @@ class FileReceiver(Conversation):
         self._held_bytes += arriving.digest_bytes
         return True
 
-    def _let_go(self, arriving: _Arriving) -> None:
+    def _let_go(self, arriving: Arrival) -> None:
         if arriving is self._directory:
             self._directory = None
         if arriving.holds:
@@ -420,8 +391,9 @@ class FileReceiver(Conversation):
             self._held_bytes -= arriving.digest_bytes
             self._allowance.give(arriving.digest_bytes)
         self._open_next()
+        self._bundles.go_on()
 
-    def _begin(self, arriving: _Arriving) -> None:
+    def _begin(self, arriving: Arrival) -> None:
         if arriving.settled:
             return
         arriving.pending += 1
@@ -431,7 +403,7 @@ class FileReceiver(Conversation):
         self._workers.submit(lambda: self._open(arriving),
                              lambda opened, error: self._was_opened(arriving, opened, error), short=arriving.is_small)
 
-    def _open(self, arriving: _Arriving) -> Opened:
+    def _open(self, arriving: Arrival) -> Opened:
         """On a worker's thread."""
         if arriving.file.kind == FileKind.DIRECTORY:
             return None, (), self._destination.make(arriving.file)
@@ -451,7 +423,7 @@ class FileReceiver(Conversation):
         finally:
             arriving.candidate = None
 
-    def _was_opened(self, arriving: _Arriving, opened: Opened | None, error: Exception | None) -> None:
+    def _was_opened(self, arriving: Arrival, opened: Opened | None, error: Exception | None) -> None:
         arriving.pending -= 1
         ranges: Ranges = ()
         made = False
@@ -465,19 +437,20 @@ class FileReceiver(Conversation):
             self.kept_bytes += arriving.file.size
             self._settle(arriving, Result.DONE, bytes(DIGEST_BYTES), "")
         elif arriving.target is None:
-            self._note_directory(arriving, made)
+            if self._note_directory(arriving.file, made):
+                self._settle(arriving, Result.DONE, bytes(DIGEST_BYTES), "", made)
         elif arriving.failure:
             self._advance(arriving)
         else:
             self._ask(arriving, ranges)
 
-    def _ask(self, arriving: _Arriving, ranges: Ranges) -> None:
+    def _ask(self, arriving: Arrival, ranges: Ranges) -> None:
         arriving.asked = bool(ranges)
         if not arriving.anew and arriving.target is not None:
             self.kept_bytes += min(arriving.target.kept_blocks * LEAF_BYTES, arriving.file.size)
         self.link.send(messages.pack_want(arriving.file.index, ranges))
 
-    def _could_not_open(self, arriving: _Arriving, error: Exception) -> None:
+    def _could_not_open(self, arriving: Arrival, error: Exception) -> None:
         if isinstance(error, Busy):
             arriving.looks += 1
             if self._observer.on_busy(self, arriving.file, arriving.looks, lambda: self._begin(arriving)):
@@ -487,16 +460,42 @@ class FileReceiver(Conversation):
             return
         self._fail(arriving, *result_of(error))
 
-    def _note_directory(self, arriving: _Arriving, made: bool) -> None:
-        file = arriving.file
+    def _note_directory(self, file: File, made: bool) -> bool:
+        """Remember to give it its time at the end; False: there are too many, and the connection is over."""
         self._directory_bytes += len(file.name) + len(file.attributes) + DIRECTORY_BYTES
         if self._directory_bytes > MOST_DIRECTORY_BYTES:
             self.give_up(EndCode.BAD_PACKET, "more directories than one sender may create")
-            return
+            return False
         self._directories.append((file, made))
-        self._settle(arriving, Result.DONE, bytes(DIGEST_BYTES), "")
+        return True
 
-    def _open_all(self, some: list[_Arriving]) -> list[Tried[Opened]]:
+    # ---- bundles
+
+    def may_store(self) -> bool:
+        stored = self._bundles.stored
+        return self._directory is None and not any(
+            arriving.file.kind == FileKind.DIRECTORY and arriving.behind <= stored for arriving in self._queue)
+
+    def on_stored(self, entries: list[BundleEntry], answers: list[BundleAnswer], data: memoryview) -> None:
+        for (file, digest, at), answer in zip(entries, answers, strict=True):
+            if answer is not BundleAnswer.DONE and answer is not BundleAnswer.MADE:
+                continue
+            if file.kind is FileKind.DIRECTORY:
+                if not self._note_directory(file, answer is BundleAnswer.MADE):
+                    return
+            elif at < 0:
+                self.kept_bytes += file.size
+            else:
+                self.received_bytes += file.size
+            self._observer.on_file(self, file, Result.DONE, digest, "")
+        self.link.send(messages.pack_answer(bytes(answers)))
+        self._release(buffer_of(data))
+        self._open_next()
+
+    def on_bad_bundle(self, error: PeerError) -> None:
+        self.give_up(EndCode.BAD_PACKET, str(error))
+
+    def _open_all(self, some: list[Arrival]) -> list[Tried[Opened]]:
         """As _open, of small files. On a worker's thread."""
         targets = self._destination.open_together([arriving.file for arriving in some])
         return [((target, _ONE_BLOCK, False), None) if target else tried(self._open, arriving)
@@ -504,14 +503,14 @@ class FileReceiver(Conversation):
 
     # ---- writing and finishing
 
-    def _submit(self, arriving: _Arriving, function: Callable[[], Found],
+    def _submit(self, arriving: Arrival, function: Callable[[], Found],
                 done: Callable[[Found, Exception | None], object]) -> None:
         arriving.pending += 1
         in_order = arriving.target is not None and arriving.target.in_order
         workers = self._in_order if in_order else self._workers
         workers.submit(function, done, short=arriving.is_small)
 
-    def _was_written(self, arriving: _Arriving, buffer: bytearray | None, good: bool, error: Exception | None) -> None:
+    def _was_written(self, arriving: Arrival, buffer: bytearray | None, good: bool, error: Exception | None) -> None:
         if buffer is not None:
             self._release(buffer)
         arriving.pending -= 1
@@ -535,7 +534,7 @@ class FileReceiver(Conversation):
                 self._waiting_block = False
                 self.take_block(free)
 
-    def _advance(self, arriving: _Arriving) -> None:
+    def _advance(self, arriving: Arrival) -> None:
         """Settle a file as soon as that is possible."""
         if arriving.settled or arriving.pending:
             return
@@ -549,7 +548,7 @@ class FileReceiver(Conversation):
             self._submit(arriving, lambda: target.finish(end.size, end.root),
                          lambda digest, error: self._was_finished(arriving, digest, error))
 
-    def _was_finished(self, arriving: _Arriving, digest: bytes | None, error: Exception | None) -> None:
+    def _was_finished(self, arriving: Arrival, digest: bytes | None, error: Exception | None) -> None:
         arriving.pending -= 1
         if arriving.settled:
             self._close_soon(arriving)
@@ -566,20 +565,20 @@ class FileReceiver(Conversation):
         else:
             self._settle(arriving, Result.DONE, digest, "")
 
-    def _fail(self, arriving: _Arriving, code: Result, text: str) -> None:
+    def _fail(self, arriving: Arrival, code: Result, text: str) -> None:
         self._settle(arriving, code, bytes(DIGEST_BYTES), text)
 
-    def _settle(self, arriving: _Arriving, code: Result, digest: bytes, text: str) -> None:
+    def _settle(self, arriving: Arrival, code: Result, digest: bytes, text: str, made: bool = False) -> None:
         arriving.settled = True
         del self._files[arriving.file.index]
         if arriving.target is not None:
             arriving.target.abandon()
             arriving.target = None
-        self.link.send(messages.pack_result(arriving.file.index, code, digest, text))
+        self.link.send(messages.pack_result(arriving.file.index, code, digest, text, made))
         self._observer.on_file(self, arriving.file, code, digest, text)
         self._let_go(arriving)
 
-    def _close_soon(self, arriving: _Arriving) -> None:
+    def _close_soon(self, arriving: Arrival) -> None:
         """After the end: let go of a file once no worker is busy with it."""
         if arriving.pending:
             return
@@ -589,10 +588,10 @@ class FileReceiver(Conversation):
         else:
             self._submit_close(target, arriving)
 
-    def _submit_close(self, target: ArrivingFile, arriving: _Arriving) -> None:
+    def _submit_close(self, target: ArrivingFile, arriving: Arrival) -> None:
         workers = self._in_order if target.in_order else self._workers
         workers.submit(target.abandon, lambda _result, _error: self._was_closed(arriving))
 
-    def _was_closed(self, arriving: _Arriving) -> None:
+    def _was_closed(self, arriving: Arrival) -> None:
         self._closing.discard(arriving)
         self._let_go(arriving)

@@ -14,15 +14,26 @@ from functools import partial
 from mproxy.ground.errors import MproxyError
 from mproxy.transfer import messages
 from mproxy.transfer._disk import read_all
+from mproxy.transfer.bundles_out import BundlesOutHost, OutgoingBundles
 from mproxy.transfer.conversation import Conversation
-from mproxy.transfer.messages import AHEAD, FileKind, MessageType, Outcome, ReceiverHello, Result, Want, bad
+from mproxy.transfer.messages import (
+    AHEAD,
+    Answers,
+    FileKind,
+    MessageType,
+    Outcome,
+    ReceiverHello,
+    Result,
+    Want,
+    bad,
+)
 from mproxy.transfer.source_file import UNKNOWN_ROOT, Changed
 from mproxy.transfer.tree import LEAF_BYTES, block_count, leaf
 from mproxy.transfer.workers import Kind, Together, tried
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from mproxy.transfer.messages import Block, Message
+    from mproxy.transfer.messages import Block, Bundle, Message
     from mproxy.transfer.source_file import ReadBlock, SourceFile
     from mproxy.transfer.throttle import Throttle
     from mproxy.transfer.workers import Tried, Workers
@@ -32,6 +43,7 @@ if TYPE_CHECKING:
 
 READ_AHEAD = 6  # blocks being read, hashed, or waiting to be sent
 SMALL_AHEAD = 256  # small files, instead of READ_AHEAD
+BUNDLES_AHEAD = 2  # that wait for room in the connection's ring
 
 _TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
 
@@ -80,7 +92,7 @@ def _read_whole(source: SourceFile, data: bytearray | None) -> ReadWhole:
     return data, leaf(data, 0, True)
 
 
-class FileSender(Conversation):
+class FileSender(Conversation, BundlesOutHost):
     """Sends sources over a Link."""
 
     def __init__(self, link: Link, workers: Workers, observer: SendObserver, keying: KeyExchange | None = None,
@@ -91,7 +103,10 @@ class FileSender(Conversation):
         self._workers = workers
         self._observer = observer
         self._most_ahead = AHEAD  # files that may be announced and not settled
-        self._announced = 0
+        self._looked_at = 0  # sources that were announced, put into a bundle, or put aside
+        self._announced: set[int] = set()  # by themselves, and not settled
+        self._aside: deque[tuple[int, int]] = deque()  # index, and the bundles that go first
+        self._bundles: OutgoingBundles | None = None  # once it is known that the receiver takes them
         self._announcing = False
         self._may_send_holes = False
         self.takes_attributes = True  # until the receiver says that it does not
@@ -142,20 +157,27 @@ class FileSender(Conversation):
                 self.kept_bytes += source.kept_bytes
             self._send()
         elif isinstance(message, Outcome):
-            self._settle(message)
+            source = self._source_of(message.index)
+            if message.made and source.kind == FileKind.DIRECTORY and self._bundles is not None:
+                self._bundles.note_made(source.name)
+            self._settle(source, message)
+        elif isinstance(message, Answers):
+            self._take_answers(message)
         elif kind == MessageType.BYE:
             self.link.finish()
         elif isinstance(message, ReceiverHello):
             self._most_ahead, self._may_send_holes = message.ahead, message.takes_holes
             self.takes_attributes = message.takes_attributes
+            if message.takes_bundles and self._bundles is None:
+                self._bundles = OutgoingBundles(self, self._workers)
             self._announce()
         else:
             raise bad("the receiver sent a message that only a sender may send")
 
-    def block_buffer(self, _block: Block, _length: int) -> bytearray | None:
+    def block_buffer(self, _block: Block | Bundle, _length: int) -> bytearray | None:
         raise bad("the receiver sent a message that only a sender may send")
 
-    def on_block(self, block: Block, data: memoryview) -> None:
+    def on_block(self, block: Block | Bundle, data: memoryview) -> None:
         """Never called: `block_buffer` offers no buffer."""
 
     def on_sent(self, _link: Link) -> None:
@@ -170,43 +192,120 @@ class FileSender(Conversation):
     # ---- inner
 
     def _source_of(self, index: int) -> SourceFile:
-        if index >= self._announced or self._sources[index].outcome is not None:
+        if index not in self._announced:
             raise bad("the receiver referred to a file that is not being transferred")
         return self._sources[index]
 
+    # ---- announcing
+
     def _announce(self) -> None:
-        """Announce sources, as far ahead as may be. One that cannot be read is settled at once."""
+        """Announce sources, as far ahead as may be."""
         if self._announcing:
             return
         self._announcing = True
-        while self._announced < len(self._sources) and self._announced - self._settled < self._most_ahead:
-            index, source = self._announced, self._sources[self._announced]
-            if source.same_as and self._settled < self._first_names:
-                break  # the other name has to be there first
-            try:
-                message = source.open(index)
-            except (OSError, MproxyError) as error:
-                source.close()
-                if getattr(error, "errno", None) in _TOO_MANY_OPEN and self._announced > self._settled:
-                    break  # tried again when another one has ended
-                self._announced += 1
-                self._settle(messages.Outcome(index, Result.UNREADABLE, UNKNOWN_ROOT,
-                                              f"cannot read: {_why(error)}"))
-                continue
-            self._announced += 1
-            self._out.send(messages.pack_file(message))
+        if self._bundles is None:
+            while self._may_look() and self._may_announce():
+                self._looked_at += 1
+                if not self._announce_alone(self._looked_at - 1):
+                    break
+        else:
+            self._fill_bundles(self._bundles)
+            while self._aside and self._aside[0][1] <= self._bundles.sent and self._may_announce():
+                if not self._announce_alone(self._aside.popleft()[0]):
+                    break
         self._announcing = False
         if self._settled == len(self._sources) and not self._said_bye:
             self._said_bye = True
             self._out.send(messages.pack_bye())
 
-    def _settle(self, outcome: Outcome) -> None:
-        source = self._source_of(outcome.index)
+    def _may_look(self) -> bool:
+        """Whether the next source can be looked at; another name of a file when that one is there."""
+        if self._looked_at == len(self._sources):
+            return False
+        if self._bundles is not None and self._looked_at and self._sources[0].outcome is None and (
+                self._sources[0].kind == FileKind.DIRECTORY):
+            return False  # it decides whether the rest is sent or asked for
+        return not self._sources[self._looked_at].same_as or self._settled >= self._first_names
+
+    def _may_announce(self) -> bool:
+        return len(self._announced) < self._most_ahead
+
+    def _fill_bundles(self, bundles: OutgoingBundles) -> None:
+        """Put into bundles what there is room for, and aside what goes in none."""
+        bundles.add_wanted()
+        while bundles.has_room and self._may_look() and len(self._aside) < self._most_ahead:
+            index, self._looked_at = self._looked_at, self._looked_at + 1
+            source = self._sources[index]
+            if bundles.takes(source):
+                bundles.add(index, source)
+            else:
+                self._aside.append((index, bundles.begun))
+        bundles.hand_over()
+
+    def _announce_alone(self, index: int) -> bool:
+        """Announce a source by a FILE of its own. One that cannot be read is settled at once. False: too many files are
+        open, and it is tried again when another one has ended."""
+        source = self._sources[index]
+        try:
+            message = source.open(index)
+        except (OSError, MproxyError) as error:
+            source.close()
+            if getattr(error, "errno", None) in _TOO_MANY_OPEN and self._announced:
+                self._try_later(index)
+                return False
+            self._settle(source, messages.Outcome(index, Result.UNREADABLE, UNKNOWN_ROOT,
+                                                  f"cannot read: {_why(error)}"))
+            return True
+        self._announced.add(index)
+        self._out.send(messages.pack_file(message))
+        return True
+
+    def _try_later(self, index: int) -> None:
+        if self._bundles is None:
+            self._looked_at -= 1
+        else:
+            self._aside.appendleft((index, 0))
+
+    def _settle(self, source: SourceFile, outcome: Outcome) -> None:
         source.outcome = outcome
         source.close()
+        self._announced.discard(outcome.index)
         self._settled += 1
         self._observer.on_file(source)
         self._announce()
+
+    # ---- bundles
+
+    def _take_answers(self, answers: Answers) -> None:
+        if self._bundles is None:
+            raise bad("the receiver answered a bundle that was not sent")
+        self._announcing = True  # not after each of them
+        try:
+            self._bundles.answer(answers)
+        finally:
+            self._announcing = False
+        self._announce()
+
+    def on_bundle_read(self) -> None:
+        if not self.over:
+            self._send()
+
+    def on_answer(self, source: SourceFile, outcome: Outcome, is_kept: bool) -> None:
+        self.kept_bytes += source.size * is_kept
+        self._settle(source, outcome)
+
+    def on_alone(self, index: int, _source: SourceFile) -> None:
+        self._aside.append((index, 0))
+
+    def _send_bundles(self, bundles: OutgoingBundles) -> None:
+        while bundles.is_ready and self._out.unsent < BUNDLES_AHEAD:
+            message, moved = bundles.take()
+            if message:
+                self.sent_bytes += moved
+                self._out.send(message)
+            self._announce()
+
+    # ---- blocks
 
     def _want(self, index: int, ranges: Sequence[tuple[int, int]]) -> None:
         source = self._sources[index]
@@ -260,6 +359,8 @@ class FileSender(Conversation):
 
     def _send(self) -> None:
         """Send what was read, in order, while the connection has room, and have more read."""
+        if self._bundles is not None:
+            self._send_bundles(self._bundles)
         ready = True
         while ready:
             while self._may_send():

@@ -67,7 +67,7 @@ class SourceFile:
         self.outcome: Outcome | None = None  # once it is known
         self.failed = False  # given up here; the receiver has not answered yet
         self._announced_as = kind  # whatever the file turned out to be
-        self._follow = follow  # a symbolic link at `path` is what was meant
+        self.follows = follow  # a symbolic link at `path` is what was meant
         self._digests: dict[int, bytes] = {}
         self._parts = Parts()  # of a pipe
         self._ended = False  # the pipe has ended
@@ -88,7 +88,7 @@ class SourceFile:
         if self.kind == FileKind.LINK:
             return self._open_link(index, self.path)
         self.fd = os.open(self.path, _OPEN | (os.O_DIRECTORY if is_directory else 0)
-                          | (0 if self._follow else os.O_NOFOLLOW))
+                          | (0 if self.follows else os.O_NOFOLLOW))
         status = self.status = status_of(self.fd)
         if not is_directory and not stat.S_ISREG(status.st_mode):
             raise Changed("it is no longer a regular file")
@@ -121,7 +121,7 @@ class SourceFile:
 
     def again(self) -> SourceFile:
         """The same, for another connection."""
-        return SourceFile(self.name, self._announced_as, self.path, 0 if self.path is None else -1, self._follow,
+        return SourceFile(self.name, self._announced_as, self.path, 0 if self.path is None else -1, self.follows,
                           same_as=self.same_as, by_time=self.by_time, with_attributes=self.with_attributes)
 
     @property

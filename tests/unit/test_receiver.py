@@ -169,7 +169,7 @@ def test_a_sender_of_an_older_version_is_told(world):
 
 def test_nothing_is_read_behind_a_mistake(world):
     world.link.bring(announce(0, b"f") + announce(0, b"again") + announce(1, b"g"))
-    assert world.link.ended == "files out of order, or too many at once"
+    assert world.link.ended == "a file announced twice, or too many at once"
     world.threads.work()
     assert list(world.outcomes) == []
     assert world.receiver.first == (b"f", b"i" * 16)

@@ -25,9 +25,10 @@ def taken(data):
 
 
 def test_there_and_back():
-    assert taken(messages.pack_hello()) == (MessageType.HELLO, (messages.AHEAD, False, False))
-    assert taken(messages.pack_hello(100, True)) == (MessageType.HELLO, (100, True, False))
-    assert taken(messages.pack_hello(60000, False, True)) == (MessageType.HELLO, (messages.MOST_AHEAD, False, True))
+    assert taken(messages.pack_hello()) == (MessageType.HELLO, (messages.AHEAD, False, False, False))
+    assert taken(messages.pack_hello(100, True)) == (MessageType.HELLO, (100, True, False, False))
+    assert taken(messages.pack_hello(60000, False, True, True)) == (
+        MessageType.HELLO, (messages.MOST_AHEAD, False, True, True))
     for file in (FILE, FILE._replace(flags=3), FILE._replace(kind=FileKind.LINK, other=b"../f"),
                  FILE._replace(attributes=b"\0\1 x"), FILE._replace(other=b"f", attributes=b"\0")):
         assert taken(messages.pack_file(file)) == (MessageType.FILE, file)
@@ -35,7 +36,10 @@ def test_there_and_back():
     assert taken(messages.pack_want(3, [(0, 2), (5, 1)])) == (MessageType.WANT, (3, ((0, 2), (5, 1))))
     assert taken(messages.pack_end(3, 9, DIGEST)) == (MessageType.END, (3, 9, DIGEST))
     assert taken(messages.pack_result(3, Result.EXISTS, DIGEST, "é")) == (
-        MessageType.RESULT, (3, Result.EXISTS, DIGEST, "é"))
+        MessageType.RESULT, (3, Result.EXISTS, DIGEST, "é", False))
+    assert taken(messages.pack_result(3, Result.DONE, made=True)) == (
+        MessageType.RESULT, (3, Result.DONE, bytes(32), "", True))
+    assert taken(messages.pack_answer(b"\0\1\3")) == (MessageType.ANSWER, (b"\0\1\3",))
     assert taken(messages.pack_bye()) == (MessageType.BYE, None)
 
 
@@ -46,7 +50,7 @@ def test_whatever_comes_is_a_message_or_the_peers_fault(header, payload):
     try:
         kind, length = messages.parse_header(header)
         assert length <= messages.BLOCK.size + tree.LEAF_BYTES
-        if kind != MessageType.BLOCK:
+        if kind not in messages.WITH_BULK:
             messages.parse_payload(kind, payload[:length].ljust(length, b"\0"))
     except PeerError:
         pass
@@ -61,7 +65,7 @@ def test_a_changed_byte_does_no_harm(data, place, change):
     damaged[place % len(damaged)] ^= change
     try:
         kind, length = messages.parse_header(bytes(damaged[:HEADER.size]))
-        if kind != MessageType.BLOCK and length == len(damaged) - HEADER.size:
+        if kind not in messages.WITH_BULK and length == len(damaged) - HEADER.size:
             messages.parse_payload(kind, damaged[HEADER.size:])
     except PeerError:
         pass

@@ -1,0 +1,215 @@
+"""Small files, many in one go. How and why: _small.pxd."""
+
+from libc.errno cimport EINTR, EIO, errno
+from libc.stdint cimport int64_t, uint8_t
+from libc.stdlib cimport calloc, free, malloc
+
+from mproxy.ground._clock cimport timespec
+
+
+cdef extern from *:
+    """
+    #ifndef _GNU_SOURCE
+    #define _GNU_SOURCE 1
+    #endif
+    #include <errno.h>
+    #include <fcntl.h>
+    #include <stdio.h>
+    #include <string.h>
+    #include <sys/stat.h>
+    #include <unistd.h>
+    #ifndef O_TMPFILE
+    #define O_TMPFILE (020000000 | O_DIRECTORY)
+    #endif
+    #define TIME_NS(time) ((time).tv_sec * 1000000000LL + (time).tv_nsec)
+    /* Of a time that an int64_t of nanoseconds holds; others are for those who take more care. */
+    #define IS_NEAR(time) ((time).tv_sec > -9000000000LL && (time).tv_sec < 9000000000LL)
+    /* The first way needs a privilege (CAP_DAC_READ_SEARCH), the second /proc. */
+    static int name_unnamed(int fd, int directory, const char *name) {
+        char own[32];
+        if (linkat(fd, "", directory, name, AT_EMPTY_PATH) == 0)
+            return 0;
+        if (errno == EEXIST)
+            return -1;
+        snprintf(own, sizeof own, "/proc/self/fd/%d", fd);
+        return linkat(AT_FDCWD, own, directory, name, AT_SYMLINK_FOLLOW);
+    }
+    """
+    ctypedef unsigned int mode_t
+    struct stat_t "stat":
+        unsigned long long st_dev, st_ino
+        mode_t st_mode
+        int64_t st_size
+        timespec st_mtim, st_ctim
+    int O_RDONLY, O_RDWR, O_NOFOLLOW, O_NONBLOCK, O_NOCTTY, O_CLOEXEC, O_DIRECTORY, O_TMPFILE
+    bint S_ISREG(mode_t mode) nogil
+    bint IS_NEAR(timespec time) nogil
+    int64_t TIME_NS(timespec time) nogil
+    int open(const char *path, int flags, ...) nogil
+    int openat(int directory, const char *name, int flags, ...) nogil
+    int close(int fd) nogil
+    int memcmp(const void *a, const void *b, size_t length) nogil
+    int fstat(int fd, stat_t *status) nogil
+    ssize_t pread(int fd, void *data, size_t length, int64_t at) nogil
+    ssize_t pwrite(int fd, const void *data, size_t length, int64_t at) nogil
+    int fdatasync(int fd) nogil
+    int fchmod(int fd, mode_t mode) nogil
+    int futimens(int fd, const timespec *times) nogil
+    int name_unnamed(int fd, int directory, const char *name) nogil
+
+cdef enum:
+    MOST = 16384      # bytes of a small file
+    ROOM = 1 << 18    # bytes of all that are read in one go, but for the last
+    AT_ONCE = 64      # files that are open at a time
+
+MOST_BYTES = MOST
+
+
+# ---- reading
+
+cdef struct Read:
+    const char *path
+    int how
+    bint is_there
+    size_t at, length
+    mode_t mode
+    int64_t mtime_ns, size
+
+
+def read_files(wanted not None):
+    """What is at these places, [(path, how), ...]: for each (mode, time in ns, size, contents); None: not as it should
+    be.
+
+    `how`: 0 is a directory, 1 a file, plus 2 if a symbolic link at its end is followed, plus 4 if its contents are not
+    needed (then they are empty).
+    """
+    cdef Py_ssize_t count = len(wanted), i
+    cdef Read *files = <Read *>calloc(<size_t>count + 1, sizeof(Read))
+    cdef uint8_t *room = <uint8_t *>malloc(ROOM + MOST + 1)
+    cdef size_t used = 0
+    try:
+        if files == NULL or room == NULL:
+            raise MemoryError
+        for i in range(count):
+            files[i].path, files[i].how = wanted[i]
+        with nogil:
+            for i in range(count):
+                if used <= ROOM:
+                    files[i].at = used
+                    read_one(&files[i], room + used)
+                    used += files[i].length
+        return [as_found(&files[i], <char *>room + files[i].at) if files[i].is_there else None for i in range(count)]
+    finally:
+        free(files)
+        free(room)
+
+
+cdef tuple as_found(const Read *one, const char *data):
+    return one.mode, one.mtime_ns, one.size, data[:one.length]
+
+
+cdef void read_one(Read *one, uint8_t *room) noexcept nogil:
+    cdef stat_t before, after
+    cdef ssize_t got = 0
+    cdef int flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY  # neither a pipe nor a terminal may hold us up
+    cdef int fd
+    if not one.how & 2:
+        flags |= O_NOFOLLOW
+    if not one.how & 1:
+        flags |= O_DIRECTORY
+    fd = open(one.path, flags)
+    if fd < 0:
+        return
+    if fstat(fd, &before) == 0 and IS_NEAR(before.st_mtim):
+        if not one.how & 1:
+            one.is_there = True
+        elif S_ISREG(before.st_mode) and before.st_size <= MOST:
+            one.is_there, one.size = True, before.st_size
+            if not one.how & 4:
+                # A byte more than there should be: a file that the kernel makes up has any length.
+                got = pread(fd, room, <size_t>before.st_size + 1, 0)
+                one.is_there = (
+                    got == before.st_size and fstat(fd, &after) == 0 and after.st_size == before.st_size
+                    and TIME_NS(after.st_mtim) == TIME_NS(before.st_mtim)
+                    and TIME_NS(after.st_ctim) == TIME_NS(before.st_ctim))
+    if one.is_there:
+        one.length = <size_t>got
+        one.mode, one.mtime_ns = before.st_mode, TIME_NS(before.st_mtim)
+    close(fd)
+
+
+# ---- making
+
+cdef struct Made:
+    int directory, fd, error
+    const char *name
+    const uint8_t *data
+    size_t length
+    mode_t mode
+    timespec times[2]
+
+
+def make_files(const uint8_t[::1] data not None, wanted not None):
+    """Make files, [(directory's descriptor, name, where in `data` it begins, its bytes, mode, time in ns), ...], each
+    whole and on the disk before it has its name. Returns for each 0, or why it was not made: an errno."""
+    cdef Py_ssize_t count = len(wanted), i
+    cdef Py_ssize_t at, length, some, done = 0
+    cdef int64_t mtime_ns
+    cdef Made *files = <Made *>calloc(<size_t>count + 1, sizeof(Made))
+    try:
+        if files == NULL:
+            raise MemoryError
+        for i in range(count):
+            directory, name, at, length, mode, mtime_ns = wanted[i]
+            if at < 0 or not 0 <= length <= MOST or at + length > data.shape[0]:
+                raise ValueError("a small file outside its data")
+            files[i].directory, files[i].name, files[i].mode = directory, name, mode
+            files[i].length = <size_t>length
+            if length:
+                files[i].data = &data[at]
+            # Towards the past, so that nanoseconds are never negative.
+            files[i].times[0].tv_sec, files[i].times[0].tv_nsec = divmod(mtime_ns, 1_000_000_000)
+            files[i].times[1] = files[i].times[0]
+        with nogil:
+            while done < count:
+                some = min(count - done, <Py_ssize_t>AT_ONCE)
+                make_some(&files[done], some)
+                done += some
+        return [files[i].error for i in range(count)]
+    finally:
+        free(files)
+
+
+cdef void make_some(Made *files, Py_ssize_t count) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(count):
+        write_one(&files[i])
+    for i in range(count):
+        name_one(&files[i])
+
+
+cdef void write_one(Made *one) noexcept nogil:
+    one.fd = openat(one.directory, b".", O_TMPFILE | O_RDWR | O_CLOEXEC, <mode_t>0o600)
+    if one.fd < 0:
+        one.error = errno
+    elif one.length and pwrite(one.fd, one.data, one.length, 0) != <ssize_t>one.length:
+        one.error = errno or EIO
+
+
+cdef void name_one(Made *one) noexcept nogil:
+    cdef uint8_t there[MOST + 1]
+    cdef int result
+    if one.fd < 0:
+        return
+    if one.error == 0:
+        result = fdatasync(one.fd)
+        while result < 0 and errno == EINTR:
+            result = fdatasync(one.fd)
+        if result < 0 or fchmod(one.fd, one.mode) < 0 or futimens(one.fd, one.times) < 0:
+            one.error = errno
+        elif pread(one.fd, there, one.length + 1, 0) != <ssize_t>one.length or (
+                one.length and memcmp(there, one.data, one.length) != 0):
+            one.error = EIO
+        elif name_unnamed(one.fd, one.directory, one.name) < 0:
+            one.error = errno
+    close(one.fd)

@@ -1,0 +1,36 @@
+"""A file between its FILE and its RESULT, as the receiver knows it."""
+
+from __future__ import annotations
+
+from mproxy.transfer.messages import FileKind
+from mproxy.transfer.tree import DIGEST_BYTES, block_count
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mproxy.transfer.arriving import ArrivingFile
+    from mproxy.transfer.messages import End, File, Result
+
+SMALL_BYTES = 16384  # a block this small needs no buffer of a mebibyte; there are never more than MOST_AHEAD of them
+
+
+class Arrival:
+    """`behind`: the number of bundles that have to be stored before it is looked at."""
+
+    def __init__(self, file: File, behind: int = 0) -> None:
+        self.file, self.behind = file, behind
+        self.target: ArrivingFile | None = None
+        self.candidate: ArrivingFile | None = None  # the target while it is being opened
+        self.anew = False  # a different file has its name, and is to be replaced
+        self.asked = False  # whether blocks were asked for
+        self.next_number = 0  # of a pipe's blocks
+        self.pending = 0  # jobs that workers are doing for it
+        self.failure: tuple[Result, str] | None = None  # (Result, text)
+        self.end: End | None = None  # the END message
+        self.hole_blocks = 0  # that the sender has named
+        self.looks = 0  # how often another transfer was found writing it
+        self.holds = False  # a part of the Allowance
+        self.settled = False
+        self.blocks = block_count(file.size) if file.kind == FileKind.FILE else 0
+        self.is_small = not file.has_data or (file.kind == FileKind.FILE and file.size <= SMALL_BYTES)
+        self.is_plain = self.is_small and file.kind == FileKind.FILE and not file.other and not file.attributes
+        self.digest_bytes = self.blocks * DIGEST_BYTES  # memory for its digests, needed before any arrives

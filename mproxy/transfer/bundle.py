@@ -1,0 +1,101 @@
+"""A bundle: small files and directories that are announced, and mostly sent, in one message.
+
+An entry is what FILE says of a file, then its name, and then its contents if the sender expects that the receiver does
+not have the file: its directory was made during this transfer. Else the receiver answers that it wants it. The root
+tells the hash of the whole; zeros with BY_TIME, where size and time decide.
+
+The receiver answers bundles in their order, with one BundleAnswer for each entry.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections import namedtuple
+
+from mproxy.transfer._small import MOST_BYTES
+from mproxy.transfer.messages import (
+    BY_TIME,
+    MOST_BUNDLE_ENTRIES,
+    MOST_NAME_BYTES,
+    MOST_TIME_NS,
+    File,
+    FileKind,
+    bad,
+)
+from mproxy.transfer.tree import DIGEST_BYTES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
+
+    from mproxy.transfer.arriving import Data
+
+# How large ours are. Memory at both ends is bounded by it, and so is what is lost with a connection.
+BUNDLE_ENTRIES, BUNDLE_BYTES = 256, 1 << 18
+
+WITH_DATA = 4  # beside BY_TIME: the contents follow
+
+_ENTRY = struct.Struct(f">BBHqIH{DIGEST_BYTES}s")  # kind, flags, mode, mtime (ns), size, bytes of the name, root
+ENTRY_BYTES = _ENTRY.size
+_NO_IDENTITY = bytes(16)
+_KINDS = {kind.value: kind for kind in (FileKind.FILE, FileKind.DIRECTORY)}
+
+
+class BundleAnswer(enum.IntEnum):
+    """What became of an entry."""
+
+    DONE = 0  # it is there, its hash verified
+    MADE = 1  # the directory was made now, so nothing is in it
+    WANTED = 2  # nothing of this name is there: send the contents
+    ALONE = 3  # something is out of the ordinary: announce it with a FILE of its own
+
+
+class BundleEntry(namedtuple("BundleEntry", "file root at")):
+    """An entry of a bundle that has come. `at`: where in the bundle its contents begin; -1: they did not come."""
+
+    __slots__ = ()
+    file: File
+    root: bytes
+    at: int
+
+    if TYPE_CHECKING:
+        def __new__(cls, file: File, root: bytes, at: int) -> Self: ...
+
+
+def pack_entry(kind: FileKind, flags: int, mode: int, mtime_ns: int, size: int, name: bytes, root: bytes) -> bytes:
+    """All of an entry but its contents."""
+    return _ENTRY.pack(kind, flags, mode & 0o777, mtime_ns, size, len(name), root) + name
+
+
+def parse_bundle(data: Data, count: int) -> list[BundleEntry]:
+    """The `count` entries that fill `data`; PeerError when they do not, or are malformed."""
+    entries = []
+    view = memoryview(data)
+    at, end = 0, len(view)
+    for _ in range(count):
+        if end - at < ENTRY_BYTES:
+            raise bad("a bundle that is too short")
+        number, flags, mode, mtime_ns, size, length, root = _ENTRY.unpack_from(view, at)
+        kind = _KINDS.get(number)
+        at += ENTRY_BYTES + length
+        if kind is None or size > MOST_BYTES or length > MOST_NAME_BYTES or not -MOST_TIME_NS <= mtime_ns <= (
+                MOST_TIME_NS) or flags & ~(BY_TIME | WITH_DATA) or (kind is not FileKind.FILE and (size or flags)):
+            raise bad("a malformed entry of a bundle")
+        name = bytes(view[at - length:at])
+        begin = -1
+        if flags & WITH_DATA:
+            begin, at = at, at + size
+        if at > end:
+            raise bad("a bundle that is too short")
+        file = File(0, kind, mode, mtime_ns, size, _NO_IDENTITY, name, b"", flags & BY_TIME)
+        entries.append(BundleEntry(file, root, begin))
+    if at != end:
+        raise bad("a bundle that is longer than its entries")
+    return entries
+
+
+def check_count(count: int) -> None:
+    """PeerError for a number of entries that no bundle has."""
+    if not 0 < count <= MOST_BUNDLE_ENTRIES:
+        raise bad("a bundle of no entries, or of too many")

@@ -1,0 +1,131 @@
+"""A bundle on its way to the disk: the directories in it are made, and the files that are new.
+
+Everything else (a file that is there and not the same, one that may not be made) is left to be announced by itself:
+the usual way finds out what is to be done about it, or why it cannot be.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+
+from mproxy.ground.errors import MproxyError
+from mproxy.transfer._disk import find
+from mproxy.transfer._small import make_files
+from mproxy.transfer.bundle import BundleAnswer
+from mproxy.transfer.file_names import check_part
+from mproxy.transfer.messages import BY_TIME, End, FileKind
+from mproxy.transfer.partial import finish_together
+from mproxy.transfer.present import PresentFile, may_be
+from mproxy.transfer.tree import leaf, root
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mproxy.transfer.arriving import Data
+    from mproxy.transfer.bundle import BundleEntry
+    from mproxy.transfer.destinations import IntoDirectory
+    from mproxy.transfer.messages import File
+    # Which entry, descriptor of its directory, its name there.
+    Place = tuple[int, int, bytes]
+
+# Why a file was not made that no other way of making it can change.
+_FINAL = (errno.EEXIST, errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+
+
+class BundleStore:
+    """Stores one bundle below the directory of `destination`. On a worker's thread."""
+
+    def __init__(self, destination: IntoDirectory, data: Data) -> None:
+        self._destination, self._data, self._umask = destination, data, destination.umask
+        self._above: dict[bytes, int] = {}  # descriptors of the directories that its files lie in
+        self._answers: list[BundleAnswer] = []
+
+    def store(self, entries: Sequence[BundleEntry]) -> list[BundleAnswer]:
+        """Store them, and say what became of each. Never raises because of a file or a directory."""
+        self._answers = [BundleAnswer.ALONE] * len(entries)
+        places: list[Place] = []
+        try:
+            for number, entry in enumerate(entries):
+                try:
+                    if entry.file.kind is FileKind.DIRECTORY:
+                        made = self._destination.make(entry.file)
+                        self._answers[number] = BundleAnswer.MADE if made else BundleAnswer.DONE
+                    elif entry.at < 0:
+                        self._answers[number] = self._compare(entry)
+                    elif root(leaf(self._data[entry.at:entry.at + entry.file.size], 0, True)) == entry.root:
+                        places.append((number, *self._place_of(entry.file.name)))
+                except (OSError, MproxyError):
+                    pass  # announced by itself it will be said what is wrong
+            self._make(entries, places)
+        finally:
+            for directory in self._above.values():
+                os.close(directory)
+        return self._answers
+
+    def _place_of(self, path: bytes) -> tuple[int, bytes]:
+        """(descriptor of its directory, its name there); the descriptor is ours."""
+        above, _, name = path.rpartition(b"/")
+        directory = self._above.get(above)
+        if directory is None or not above:
+            *way, name = self._destination.split(path)
+            if directory is None:
+                directory = self._above[above] = self._destination.open_below(way)
+        else:
+            check_part(name, self._destination.dots)
+        return directory, name
+
+    def _make(self, entries: Sequence[BundleEntry], places: list[Place]) -> None:
+        errors = make_files(self._data, [
+            (directory, name, entries[number].at, entries[number].file.size,
+             entries[number].file.mode & 0o777 & ~self._umask, entries[number].file.mtime_ns)
+            for number, directory, name in places])
+        again = []
+        for (number, _directory, _name), error in zip(places, errors, strict=True):
+            if error == 0:
+                self._answers[number] = BundleAnswer.DONE
+            elif error not in _FINAL:
+                again.append(number)
+        if again:
+            self._make_with_names(entries, again)
+
+    def _make_with_names(self, entries: Sequence[BundleEntry], numbers: Sequence[int]) -> None:
+        """Where a file cannot be made without a name, as on FAT and many network file systems."""
+        targets = self._destination.open_together([entries[number].file for number in numbers])
+        arrived = []
+        for number, target in zip(numbers, targets, strict=True):
+            if target is not None:
+                file, digest, at = entries[number]
+                data = self._data[at:at + file.size]
+                arrived.append((number, target, (target, data, leaf(data, 0, True), End(0, file.size, digest))))
+        roots = finish_together([arrival for _number, _target, arrival in arrived])
+        for (number, target, _arrival), digest in zip(arrived, roots, strict=True):
+            if digest is not None:
+                self._answers[number] = BundleAnswer.DONE
+            else:
+                target.abandon()
+
+    def _compare(self, entry: BundleEntry) -> BundleAnswer:
+        """The answer to an entry without contents."""
+        file = entry.file
+        directory, name = self._place_of(file.name)
+        found = find(directory, name)
+        if found is None:
+            return BundleAnswer.WANTED
+        if not may_be(found, file):
+            return BundleAnswer.ALONE
+        if file.flags & BY_TIME:
+            return BundleAnswer.DONE if found.st_mtime_ns == file.mtime_ns else BundleAnswer.ALONE
+        return BundleAnswer.DONE if self._is_same(file, entry.root) else BundleAnswer.ALONE
+
+    def _is_same(self, file: File, digest: bytes) -> bool:
+        """Whether the file that is there has this root; if so it gets the sender's mode and time where files are
+        replaced."""
+        target = self._destination.open(file)
+        try:
+            if not isinstance(target, PresentFile):
+                return False
+            target.begin()
+            return target.finish(file.size, digest) == digest
+        finally:
+            target.close()

@@ -1,0 +1,414 @@
+"""Bundles: small files that go without waiting for an answer, and whatever else either side may say or find."""
+
+import os
+import stat
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mproxy.ground.errors import PeerError
+from mproxy.transfer import bundle, messages
+from mproxy.transfer._small import make_files, read_files
+from mproxy.transfer.bundle import WITH_DATA, BundleAnswer, pack_entry, parse_bundle
+from mproxy.transfer.messages import BY_TIME, File, FileKind, MessageType, Result
+from mproxy.transfer.sender import FileSender, SendObserver
+from mproxy.transfer.tree import leaf, root
+from mproxy.transfer.walk import find_sources
+from tests.unit.test_receiver import Link, Threads, World
+
+TIME_NS = 10**18 + 7
+DONE, MADE, WANTED, ALONE = BundleAnswer
+
+
+def hash_of(data):
+    return root(leaf(data, 0, True))
+
+
+def file_entry(name, data=b"data", with_data=True, flags=0, digest=None, mode=0o640):
+    head = pack_entry(FileKind.FILE, flags | WITH_DATA * with_data, mode, TIME_NS, len(data), name,
+                      hash_of(data) if digest is None else digest)
+    return head + data * with_data
+
+
+def directory_entry(name, mode=0o755):
+    return pack_entry(FileKind.DIRECTORY, 0, mode, TIME_NS, 0, name, bytes(32))
+
+
+@pytest.fixture
+def world(tmp_path):
+    """One that has made the directory `d`."""
+    (tmp_path / "to").mkdir()
+    made = World(tmp_path / "to")
+    made.link.bring(messages.pack_file(File(0, FileKind.DIRECTORY, 0o755, TIME_NS, 0, b"i" * 16, b"d")))
+    made.threads.work()
+    return made
+
+
+def give(world, *entries):
+    """The receiver's answer to a bundle of these."""
+    world.link.bring(messages.pack_bundle(len(entries), b"".join(entries)))
+    world.threads.work()
+    answers = world.link.answers(MessageType.ANSWER)
+    return list(answers[-1].codes) if answers else None
+
+
+# ---- the receiver
+
+def test_directories_and_files_arrive_as_they_were(world):
+    assert world.link.answers(MessageType.RESULT)[0].made
+    assert give(world, directory_entry(b"d/e", 0o700), file_entry(b"d/e/f", mode=0o4604), file_entry(b"d/empty", b""),
+                directory_entry(b"d/e"), file_entry(b"d/e/g", b"x" * 16384)) == [MADE, DONE, DONE, DONE, DONE]
+    top = world.directory / "d"
+    assert (top / "e/f").read_bytes() == b"data" and (top / "empty").read_bytes() == b""
+    assert (top / "e/g").stat().st_size == 16384
+    assert stat.S_IMODE((top / "e/f").stat().st_mode) == 0o604
+    assert (top / "e/f").stat().st_mtime_ns == TIME_NS
+    assert sorted(os.listdir(top)) == ["e", "empty"], "nothing is left beside them"
+    assert world.outcomes[b"d/e/f"] == (Result.DONE, "")
+    assert world.receiver.received_bytes == 4 + 16384
+    world.link.bring(messages.pack_bye())
+    world.threads.work()
+    assert (top / "e").stat().st_mtime_ns == TIME_NS
+    assert stat.S_IMODE((top / "e").stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("name", [b"d/../out", b"/out", b"d//f", b"d/.", b"", b"d/.f.mproxy-part", b"d/" + b"x" * 256,
+                                  b"d/none/f", b"d/link/f", b"d/file/f", b"d/a\0b", b"d/" + b"e/" * 200 + b"f"])
+def test_no_name_leads_out(world, tmp_path, name):
+    (tmp_path / "elsewhere").mkdir()
+    (world.directory / "d/link").symlink_to(tmp_path / "elsewhere")
+    (world.directory / "d/file").write_bytes(b"")
+    for data in (True, False):
+        assert give(world, file_entry(b"d/before"), file_entry(name, with_data=data), file_entry(b"d/after")) in (
+            [DONE, ALONE, DONE], [ALONE, ALONE, ALONE])
+    assert sorted(os.listdir(world.directory)) == ["d"] and sorted(os.listdir(world.directory / "d")) == [
+        "after", "before", "file", "link"]
+    assert os.listdir(tmp_path / "elsewhere") == []
+
+
+@pytest.mark.parametrize("name", [b"d/link/e", b"../e", b"d/file"])
+def test_no_directory_leads_out(world, tmp_path, name):
+    (world.directory / "d/link").symlink_to(tmp_path)
+    (world.directory / "d/file").write_bytes(b"")
+    assert give(world, directory_entry(name)) == [ALONE]
+    assert sorted(os.listdir(tmp_path)) == ["to"]
+
+
+def test_what_is_hidden_is_not_for_everybody(tmp_path):
+    world = World(tmp_path, dots=False)
+    world.link.bring(messages.pack_file(File(0, FileKind.DIRECTORY, 0o755, TIME_NS, 0, b"i" * 16, b"d")))
+    world.threads.work()
+    assert give(world, file_entry(b"d/.ssh"), file_entry(b".ssh"), directory_entry(b"d/.e"), file_entry(b"d/f"),
+                file_entry(b"d/.second")) == [ALONE, ALONE, ALONE, DONE, ALONE]
+
+
+def test_only_what_was_asked_for(tmp_path):
+    world = World(tmp_path, expects=lambda name: name == b"d")
+    world.link.bring(messages.pack_file(File(0, FileKind.DIRECTORY, 0o755, TIME_NS, 0, b"i" * 16, b"d")))
+    world.threads.work()
+    assert give(world, file_entry(b"d/f"), file_entry(b"g"), directory_entry(b"h")) == [DONE, ALONE, ALONE]
+
+
+def test_a_wrong_hash_makes_no_file(world):
+    assert give(world, file_entry(b"d/f", digest=bytes(32)), file_entry(b"d/g")) == [ALONE, DONE]
+    assert os.listdir(world.directory / "d") == ["g"]
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "directory", "fifo"])
+@pytest.mark.parametrize("with_data", [True, False])
+def test_nothing_that_is_there_is_touched(world, kind, with_data):
+    there = world.directory / "d/f"
+    {"file": lambda: there.write_bytes(b"other"), "link": lambda: there.symlink_to("nowhere"),
+     "directory": there.mkdir, "fifo": lambda: os.mkfifo(there)}[kind]()
+    before = os.lstat(there)
+    assert give(world, file_entry(b"d/f", with_data=with_data)) == [ALONE]
+    assert os.lstat(there) == before
+
+
+@pytest.mark.parametrize("case", ["same", "other", "none", "twice"])
+def test_what_is_there_is_compared_by_its_hash(world, case):
+    there = world.directory / "d/f"
+    if case != "none":
+        there.write_bytes(b"data" if case != "other" else b"DATA")
+    entry = file_entry(b"d/f", with_data=False)
+    assert give(world, entry) == {"same": [DONE], "other": [ALONE], "none": [WANTED], "twice": [DONE]}[case]
+    assert world.receiver.kept_bytes == 4 * (case in ("same", "twice"))
+
+
+def test_size_and_time_are_enough_where_that_was_said(world):
+    there = world.directory / "d/f"
+    there.write_bytes(b"DATA")
+    os.utime(there, ns=(0, TIME_NS))
+    assert give(world, file_entry(b"d/f", with_data=False, flags=BY_TIME, digest=bytes(32))) == [DONE]
+    os.utime(there, ns=(0, TIME_NS + 1))
+    assert give(world, file_entry(b"d/f", with_data=False, flags=BY_TIME, digest=bytes(32))) == [ALONE]
+
+
+def test_a_file_system_without_unnamed_files(world, monkeypatch):
+    monkeypatch.setattr("mproxy.transfer.bundle_store.make_files", lambda _data, wanted: [95] * len(wanted))
+    (world.directory / "d/there").write_bytes(b"other")
+    assert give(world, file_entry(b"d/f"), file_entry(b"d/there"), file_entry(b"d/g", b"")) == [DONE, ALONE, DONE]
+    assert sorted(os.listdir(world.directory / "d")) == ["f", "g", "there"]
+    assert (world.directory / "d/there").read_bytes() == b"other"
+
+
+def test_what_is_announced_later_waits_for_the_bundle(world):
+    world.link.bring(messages.pack_bundle(1, directory_entry(b"d/e"))
+                     + messages.pack_file(File(7, FileKind.FILE, 0o644, TIME_NS, 3, b"i" * 16, b"d/e/f"))
+                     + messages.pack_file(File(3, FileKind.DIRECTORY, 0o755, TIME_NS, 0, b"i" * 16, b"d/g"))
+                     + messages.pack_bundle(1, file_entry(b"d/g/h")))
+    world.threads.work()
+    assert world.link.answers(MessageType.WANT) == [(7, ((0, 1),))]
+    assert [list(answer.codes) for answer in world.link.answers(MessageType.ANSWER)] == [[MADE], [DONE]]
+
+
+@pytest.mark.parametrize("broken", [
+    messages.pack_bundle(0, b""),
+    messages.pack_bundle(1025, b"x" * 100_000),
+    messages.pack_bundle(2, file_entry(b"d/f")),
+    messages.pack_bundle(1, file_entry(b"d/f") + b"x"),
+    messages.pack_bundle(1, file_entry(b"d/f")[:-1]),
+    messages.pack_bundle(1, file_entry(b"d/f", b"x" * 16385)),
+    messages.pack_bundle(1, pack_entry(FileKind.PIPE, 0, 0, 0, 0, b"d/f", bytes(32))),
+    messages.pack_bundle(1, pack_entry(FileKind.DIRECTORY, WITH_DATA, 0, 0, 0, b"d/f", bytes(32))),
+    messages.pack_bundle(1, pack_entry(FileKind.FILE, 64, 0, 0, 0, b"d/f", bytes(32))),
+    messages.pack_bundle(1, pack_entry(FileKind.FILE, 0, 0, -1 << 63, 0, b"d/f", bytes(32))),
+    messages.pack_answer(b"\0"),
+    messages.pack_bye() + messages.pack_bundle(1, file_entry(b"d/f")),
+    messages.pack_bundle(1, file_entry(b"d/f")) + messages.pack_bye(),
+], ids=str)
+def test_a_sender_that_breaks_the_rules_costs_itself(world, broken):
+    world.link.bring(broken)
+    world.threads.work()
+    assert world.link.ended not in (None, "finished")
+    assert world.error
+
+
+def test_no_bundle_before_the_first_file(tmp_path):
+    world = World(tmp_path)
+    world.link.bring(messages.pack_bundle(1, file_entry(b"f")))
+    assert "before the first file" in world.link.ended
+
+
+def test_many_directories_in_bundles_are_too_many(world, monkeypatch):
+    monkeypatch.setattr("mproxy.transfer.receiver.MOST_DIRECTORY_BYTES", 600)
+    give(world, directory_entry(b"d/1"), directory_entry(b"d/2"), directory_entry(b"d/3"))
+    assert "more directories" in world.link.ended
+
+
+@given(st.binary(max_size=200), st.integers(1, 3))
+def test_whatever_comes_is_a_bundle_or_the_peers_fault(data, count):
+    try:
+        parse_bundle(data, count)
+    except PeerError:
+        pass
+
+
+@given(st.integers(0, 200), st.integers(1, 255))
+def test_a_changed_byte_does_no_harm(place, change):
+    data = bytearray(directory_entry(b"d/e") + file_entry(b"d/e/f") + file_entry(b"d/g", with_data=False))
+    data[place % len(data)] ^= change
+    try:
+        for entry in parse_bundle(data, 3):
+            assert entry.at < 0 or entry.at + entry.file.size <= len(data)
+    except PeerError:
+        pass
+
+
+# ---- the sender
+
+class Outcomes(SendObserver):
+    def __init__(self):
+        self.said, self.error = {}, "nothing"
+
+    def on_file(self, source):
+        self.said[source.name] = source.outcome.code
+
+    def on_over(self, _sender, error, _code, _local):
+        self.error = error
+
+
+class OutLink(Link):
+    """Has room for everything."""
+
+    unsent = 0
+
+    def __init__(self):
+        super().__init__()
+        self.raw = []
+
+    def send(self, data):
+        self.raw.append(bytes(data))
+        kind, length = messages.parse_header(data[:8])
+        if kind == MessageType.BUNDLE:
+            [count] = messages.BUNDLE.unpack_from(data, 8)
+            self.said.append((kind, parse_bundle(data[12:], count)))
+        elif kind != MessageType.BLOCK:
+            self.said.append((kind, messages.parse_payload(kind, bytes(data[8:8 + length]))))
+
+
+class Sending:
+    """A sender of a tree, and a receiver that is the test."""
+
+    def __init__(self, top, takes_bundles=True, **options):
+        self.link, self.threads, self.outcomes = OutLink(), Threads(), Outcomes()
+        self.sender = FileSender(self.link, self.threads, self.outcomes)
+        self.link.handler = self.sender
+        self.sources = find_sources([str(top)], lambda path, why: None, **options)
+        self.sender.start(self.sources)
+        self.sender.on_established(self.link)
+        self.link.bring(messages.pack_hello(256, True, False, takes_bundles))
+
+    def work(self):
+        self.threads.work()
+        self.sender.on_sent(self.link)
+        self.threads.work()
+
+    @property
+    def bundles(self):
+        return self.link.answers(MessageType.BUNDLE)
+
+    def announced(self):
+        return [file.name for file in self.link.answers(MessageType.FILE)]
+
+    def settle(self, made):
+        """Answer what was announced by itself."""
+        for file in self.link.answers(MessageType.FILE):
+            if file.index in self.sender._announced:
+                self.link.bring(messages.pack_result(
+                    file.index, Result.DONE, made=made and file.kind == FileKind.DIRECTORY))
+
+
+@pytest.fixture
+def top(tmp_path):
+    """100 directories, so that what is announced before the receiver's hello are directories only; and 1,500 files."""
+    top = tmp_path / "d"
+    for number in range(100):
+        (top / f"{number:02}").mkdir(parents=True)
+        for inner in range(15):
+            (top / f"{number:02}/{inner}").write_bytes(b"%d" % inner)
+    return top
+
+
+def test_all_small_files_leave_without_an_answer(top):
+    """Goal: once it is known that their directory is new, no answer is waited for, however many they are."""
+    sending = Sending(top)
+    sending.settle(made=True)
+    for _ in range(20):
+        sending.work()
+    names = [entry.file.name for one in sending.bundles for entry in one]
+    assert len(names) + len(sending.announced()) == 1601
+    assert not any(b"/" in name[5:] for name in sending.announced()), "files are in bundles"
+    assert all(entry.at >= 0 for one in sending.bundles for entry in one if entry.file.kind == FileKind.FILE)
+    assert max(map(len, sending.bundles)) <= bundle.BUNDLE_ENTRIES
+    for one in sending.bundles:
+        sending.link.bring(messages.pack_answer(bytes([DONE] * len(one))))
+    assert len(sending.outcomes.said) == 1601
+    assert sending.link.said[-1] == (MessageType.BYE, None)
+    assert sending.sender.sent_bytes == sum(len(b"%d" % inner) for inner in range(15)) * 100
+
+
+def test_what_may_be_there_is_asked_for(top):
+    """Goal: where the directory was there before, hashes go first, and contents of what is wanted."""
+    sending = Sending(top)
+    sending.settle(made=False)
+    for _ in range(20):
+        sending.work()
+    first = sending.bundles
+    assert all(entry.at < 0 for one in first for entry in one)
+    assert sending.sender.sent_bytes == 0
+    for one in first:
+        sending.link.bring(messages.pack_answer(bytes(
+            WANTED if entry.file.name.endswith(b"/3") else DONE for entry in one)))
+        sending.work()
+    wanted = [entry for one in sending.bundles[len(first):] for entry in one]
+    assert [entry.file.name[-2:] for entry in wanted] == [b"/3"] * 100 and all(entry.at >= 0 for entry in wanted)
+
+
+def test_a_receiver_of_before_gets_no_bundles(top):
+    sending = Sending(top, takes_bundles=False)
+    for _ in range(20):
+        sending.settle(made=True)
+        sending.work()
+    assert sending.bundles == [] and len(sending.announced()) == 1601
+
+
+def test_what_is_no_longer_as_it_was_goes_alone(top):
+    sending = Sending(top)
+    for name, change in (("50/1", os.unlink), ("50/2", lambda path: os.truncate(path, 20_000))):
+        change(top / name)
+    os.unlink(top / "50/3")
+    os.symlink("/etc/passwd", top / "50/3")
+    os.unlink(top / "50/4")
+    os.mkfifo(top / "50/4")
+    sending.settle(made=True)
+    for _ in range(20):
+        sending.work()
+    names = [entry.file.name for one in sending.bundles for entry in one]
+    assert not {b"d/50/1", b"d/50/2", b"d/50/3", b"d/50/4"} & set(names) and b"d/50/5" in names
+    assert sending.announced()[-1:] == [b"d/50/2"]
+    assert [sending.outcomes.said[b"d/50/%d" % number] for number in (1, 3, 4)] == [Result.UNREADABLE] * 3
+
+
+def test_what_the_receiver_cannot_do_goes_alone(top):
+    sending = Sending(top)
+    sending.settle(made=True)
+    sending.work()
+    [first, *_] = sending.bundles
+    sending.link.bring(messages.pack_answer(bytes([ALONE] * len(first))))
+    sending.work()
+    assert {entry.file.name for entry in first} <= set(sending.announced())
+
+
+@pytest.mark.parametrize("answer", [b"\0", b"\4" * 256, b"\2" * 256, b"\1" * 256, b"\0" * 257])
+def test_a_receiver_that_answers_nonsense_costs_itself(top, answer):
+    sending = Sending(top)
+    sending.settle(made=True)
+    sending.work()
+    sending.link.bring(messages.pack_answer(answer))
+    assert "answer" in sending.link.ended
+
+
+def test_an_answer_to_nothing(top):
+    sending = Sending(top)
+    sending.link.bring(messages.pack_answer(b"\0"))
+    assert "that was not sent" in sending.link.ended
+
+
+# ---- system calls
+
+def test_files_are_read_as_they_are_or_not_at_all(tmp_path):
+    (tmp_path / "f").write_bytes(b"12345")
+    (tmp_path / "large").write_bytes(bytes(16385))
+    (tmp_path / "link").symlink_to("f")
+    os.mkfifo(tmp_path / "fifo")
+    os.utime(tmp_path / "f", ns=(0, -5))
+
+    def read(name, how):
+        [found] = read_files([(os.fsencode(tmp_path / name), how)])
+        return found and (found[1:] if how & 1 else True)
+
+    assert read("f", 1) == (-5, 5, b"12345") and read("f", 5) == (-5, 5, b"")
+    assert [read(name, 1) for name in ("large", "link", "fifo", "none", ".")] == [None] * 5
+    assert read("link", 3) == (-5, 5, b"12345")
+    assert read(".", 0) and not read("f", 0)
+    [made_up] = read_files([(b"/proc/self/status", 1)])
+    assert made_up is None, "its size tells nothing"
+    many = read_files([(os.fsencode(tmp_path / "f"), 1)] * 300)
+    assert len(many) == 300 and {one[3] for one in many} == {b"12345"}
+
+
+def test_files_are_made_whole_or_not_at_all(tmp_path):
+    fd = os.open(tmp_path, os.O_RDONLY)
+    (tmp_path / "there").write_bytes(b"x")
+    before = len(os.listdir("/proc/self/fd"))
+    wanted = [(fd, b"%d" % number, number % 5, 5, 0o604, -1) for number in range(200)]
+    assert make_files(b"123456789a", [*wanted, (fd, b"there", 0, 5, 0o600, 0), (fd, b"no/f", 0, 1, 0, 0)]) == [
+        *[0] * 200, 17, 2]
+    assert (tmp_path / "3").read_bytes() == b"45678" and (tmp_path / "3").stat().st_mtime_ns == -1
+    assert (tmp_path / "there").read_bytes() == b"x"
+    assert len(os.listdir("/proc/self/fd")) == before and len(os.listdir(tmp_path)) == 201
+    with pytest.raises(ValueError, match="outside"):
+        make_files(b"123", [(fd, b"f", 1, 3, 0, 0)])
+    os.close(fd)
