@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 
+from mproxy.ground.private_directory import make_private_directories
 from mproxy.ground.words import percent_encoded
 
 _LINE = re.compile(r"([0-9]{1,5}) (SHA256:[A-Za-z0-9+/]{43}) (open|shut)\n?")
@@ -57,7 +58,7 @@ class HostRecord:
         temporary = f"{self._path}.{os.getpid()}"
         line = f"{self.port} {self.key} {'shut' if self.is_shut else 'open'}\n"
         try:
-            os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
+            make_private_directories(os.path.dirname(self._path))
             with open(temporary, "w", encoding="ascii", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
                 file.write(line)
             os.replace(temporary, self._path)

@@ -9,6 +9,7 @@ import fcntl
 import os
 
 from mproxy.ground.errors import MproxyError
+from mproxy.ground.private_directory import make_private_directories
 from mproxy.io import heirlooms
 
 TYPE_CHECKING = False
@@ -29,7 +30,7 @@ class SlotFile:
         self._heirloom = f"slot {self._first}"
         try:
             if not self._inherit():
-                os.makedirs(state_dir, mode=0o700, exist_ok=True)
+                make_private_directories(state_dir)
                 self._take()
         except OSError as error:
             raise MproxyError(

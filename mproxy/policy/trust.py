@@ -352,7 +352,8 @@ def check_private(path: str) -> None:
     """MproxyError if another user could have written the file, as with sshd's StrictModes.
 
     The file and every directory above it, up to the home directory, must belong to us or root and not be writable by
-    others. (A directory with the sticky bit, such as /tmp, keeps others from replacing our files.)
+    others. (A directory with the sticky bit, such as /tmp, keeps others from replacing our files.) A group that has the
+    owner as its only member, as on Debian, is not others; its sshd sees it in the same way.
     """
     path = os.path.realpath(path)
     home = os.path.realpath(os.environ.get("HOME") or "/")
@@ -361,13 +362,29 @@ def check_private(path: str) -> None:
         raise MproxyError(f"{path} is not a regular file")
     while True:
         sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
-        if status.st_uid not in (0, os.geteuid()) or (status.st_mode & 0o022 and not sticky):
+        others = status.st_mode & 0o022
+        if others == 0o020 and is_own_group(status.st_gid, status.st_uid):
+            others = 0
+        if status.st_uid not in (0, os.geteuid()) or (others and not sticky):
             raise MproxyError(f"{path} can be written by other users: it must belong to you and not be writable by"
                               " others (chmod go-w)")
         if path in (home, "/"):
             return
         path = os.path.dirname(path)
         status = os.stat(path)
+
+
+def is_own_group(gid: int, uid: int) -> bool:
+    """Whether a group has that user as its only member: systems that give each user such a group let it write what the
+    user makes (umask 002)."""
+    import grp
+    import pwd
+    try:
+        names = set(grp.getgrgid(gid).gr_mem)
+        primary = {user.pw_uid: user.pw_name for user in pwd.getpwall() if user.pw_gid == gid}
+        return uid in primary and len(primary) == 1 and names <= {primary[uid]}
+    except (KeyError, OSError):
+        return False
 
 
 def parse_authorized_keys(data: bytes, path: str, warn: Callable[[str], object]) -> list[Grant]:

@@ -14,6 +14,7 @@ import shlex
 import sys
 
 from mproxy.ground.errors import MproxyError, UsageError
+from mproxy.ground.private_directory import make_private_directories
 from mproxy.ground.words import printable
 from mproxy.programs.connect import BOOTSTRAP
 from mproxy.programs.options import OneLineParser
@@ -124,7 +125,7 @@ def write(path: str, text: str) -> None:
     """Put the new file in the old one's place at once, with its mode; others see either."""
     temporary = f"{path}.{os.getpid()}"
     try:
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        make_private_directories(os.path.dirname(path))
         mode = os.stat(path).st_mode & 0o777 if os.path.exists(path) else 0o600
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
         with open(fd, "w", encoding="utf-8", errors="surrogateescape") as file:

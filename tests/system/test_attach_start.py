@@ -69,6 +69,17 @@ def test_a_session_begins_where_no_sproxy_runs(pair, starting):
     assert log_of(pair.lab.server).count(" listening ") == 2  # IPv4 and IPv6
 
 
+def test_a_session_begins_where_the_umask_lets_a_group_write(pair):
+    """Goal: Debian's and Ubuntu's, in ssh sessions: the key that was told is let in, since nobody else can write its
+    list."""
+    pair.echo()
+    start(pair, entering(pair.lab.server, "sh", "-c", 'umask 002; exec "$@"', "sh", SPROXY, "--attach", "--start",
+                         DAEMON))
+    echoed(pair)
+    found = place(pair.lab.server)
+    assert all(each.stat().st_mode & 0o077 == 0 for each in (found, found.parent, found.parent.parent))
+
+
 def children_of(program):
     pid = program.worker_pid
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
