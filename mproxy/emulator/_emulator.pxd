@@ -53,6 +53,7 @@ cdef class Emulator:
     cdef uint32_t *generations     # of each slot
     cdef uint32_t most             # clients at once
     cdef readonly uint64_t total   # clients ever
+    cdef readonly uint64_t rebound  # how often a client's packets began to come from another port
     cdef readonly uint64_t unsent  # packets that a socket did not take
     cdef int64_t idle_us           # a client is forgotten after this long
     cdef EmulatorClient *buckets[4096]  # table by address
@@ -67,6 +68,7 @@ cdef class Emulator:
     cdef void flush(self, int fd, bint inward, int64_t now) noexcept
     cdef EmulatorClient *client_of(self, const Peer *peer, int64_t now) noexcept
     cdef EmulatorClient *add_client(self, const Peer *peer, int64_t now) noexcept
+    cdef int open_socket(self) noexcept
     cdef void forget(self, EmulatorClient *client) noexcept
     cdef void used(self, EmulatorClient *client, int64_t now) noexcept
     cdef bint is_idle(self, int64_t now) noexcept

@@ -64,6 +64,20 @@ cdef class Emulator:
         os.close(fd)
         self.loop.call_soon_threadsafe(partial(_relays.discard, self))
 
+    def rebind(self):
+        """Every client's packets come to the server from another port from now on, as when a NAT forgets its table;
+        what the server sends to the former one is lost. A client for whom there is no descriptor keeps its port."""
+        cdef EmulatorClient *client = <EmulatorClient *>self.all.first
+        cdef int fd
+        while client != NULL:
+            fd = self.open_socket()
+            if fd >= 0:
+                self.loop.close(&client.source)
+                client.source.fd = fd
+                self.loop.add(&client.source, EPOLLIN | EPOLLET)
+                self.rebound += 1
+            client = <EmulatorClient *>client.in_all.next
+
     cdef void run(self) noexcept:
         cdef int64_t now = self.loop.now_us
         cdef bint again = self.readable and self.read_clients(now)
@@ -189,14 +203,10 @@ cdef class Emulator:
         client = <EmulatorClient *>calloc(1, sizeof(EmulatorClient))
         if client == NULL:
             return NULL
-        client.source.fd = udp_socket()
-        if client.source.fd < 0 or is_spare(client.source.fd) or udp_connect(client.source.fd, &self.server) < 0:
-            if client.source.fd >= 0:
-                close(client.source.fd)
+        client.source.fd = self.open_socket()
+        if client.source.fd < 0:
             free(client)
             return NULL
-        udp_buffers(client.source.fd, SOCKET_BYTES)
-        udp_fragment(client.source.fd, True)
         while self.slots[slot] != NULL:
             slot += 1
         self.generations[slot] += 1
@@ -216,6 +226,17 @@ cdef class Emulator:
         host, port = peer_pair(peer)
         self.loop.guard(partial(self.on_client, host, port, self.all.count), None)
         return client
+
+    cdef int open_socket(self) noexcept:
+        """A new one, towards the server; negative: none can be had."""
+        cdef int fd = udp_socket()
+        if fd >= 0 and (is_spare(fd) or udp_connect(fd, &self.server) < 0):
+            close(fd)
+            return -1
+        if fd >= 0:
+            udp_buffers(fd, SOCKET_BYTES)
+            udp_fragment(fd, True)
+        return fd
 
     cdef void used(self, EmulatorClient *client, int64_t now) noexcept:
         """Put it last in the order of use."""

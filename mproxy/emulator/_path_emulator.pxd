@@ -2,12 +2,16 @@
 order, or not at all.
 
 What happens to packet n depends only on the seed and n, never on the time or on other options: the same packets in the
-same order have the same fate. On its way a packet passes
+same order have the same fate. Outages alone go by the clock. On its way a packet passes
 
 1. the MTU: larger packets vanish, as in a network whose ICMP messages are filtered;
-2. the queue in front of the link, drop-tail, then the link with its rate (an IP packet counts with its headers);
-3. the wire: loss, duplication, corruption;
-4. the delay, with jitter that keeps the order; packets chosen for reordering take longer, and others overtake them.
+2. the outage, if there is one: then it vanishes, too;
+3. the queue in front of the link, drop-tail, then the link with its rate (an IP packet counts with its headers);
+4. the wire: loss, single or in bursts, duplication, corruption;
+5. the delay, with jitter that keeps the order; packets chosen for reordering take longer, and others overtake them.
+
+Bursts are those of Gilbert (1960) and Elliott (1963): the wire is good or bad, and changes with a probability from each
+packet to the next; while it is good it loses none of this kind.
 """
 
 from libc.stddef cimport size_t
@@ -33,6 +37,8 @@ cdef struct Counts:
     uint64_t delivered   # came out, second copies included
     uint64_t delivered_bytes  # of these
     uint64_t lost        # by --loss
+    uint64_t lost_in_bursts  # by --burst-loss
+    uint64_t lost_in_outages  # by --outage
     uint64_t duplicated  # by --duplicate
     uint64_t corrupted   # by --corrupt
     uint64_t reordered   # by --reorder
@@ -46,6 +52,13 @@ cdef class PathEmulator:
     cdef double duplicate        # probability
     cdef double corrupt          # probability
     cdef double reorder          # probability
+    cdef double burst_begins     # probability that the wire is bad from this packet on, after a good one
+    cdef double burst_ends       # and the other way round
+    cdef double burst_loss       # probability, while it is bad
+    cdef bint is_bad             # the wire, now
+    cdef int64_t outage_every_us  # from the beginning of one outage to that of the next; 0: none
+    cdef int64_t outage_us       # how long each takes
+    cdef int64_t outage_from_us  # the first one begins `outage_every_us - outage_us` after this
     cdef int64_t delay_us        # of every packet
     cdef int64_t jitter_us       # up to this much more or less
     cdef int64_t reorder_us      # reordered packets come up to this much later
@@ -66,5 +79,8 @@ cdef class PathEmulator:
     cdef bint take(self, int64_t now, Held *out) noexcept
     cdef int64_t deadline(self) noexcept
     cdef double random(self) noexcept
+    cdef double nth(self, uint64_t n) noexcept
+    cdef bint in_burst(self) noexcept
+    cdef bint in_outage(self, int64_t now) noexcept
     cdef void hold(self, int64_t at, const uint8_t *data, uint32_t length, uint64_t client, bint damage) noexcept
     cdef int64_t pass_link(self, uint32_t length, int64_t now) noexcept

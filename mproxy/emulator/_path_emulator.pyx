@@ -9,17 +9,32 @@ from mproxy.ground._clock cimport NEVER
 cdef enum:
     DAMAGED_BYTES = 4    # most bytes of a damaged packet that are changed
     LARGEST_CHANGE = 62  # to one of them; even all of them on the same byte change it
+    OWN_NUMBERS = 64     # random numbers of a packet before those of bursts: more than all others need
 
 
 cdef class PathEmulator:
-    """One direction. `options`: loss, duplicate, corrupt, reorder (0 to 1), delay_us, jitter_us, reorder_us, rate
-    (bits a second), queue_bytes, mtu (bytes of the largest IP packet); by default nothing is done."""
+    """One direction; by default nothing is done. `options`: those of `change`."""
 
     def __init__(self, uint64_t seed=0, **options):
+        self.seed = seed
+        self.change(**options)
+
+    def change(self, **options):
+        """From the next packet on: loss, duplicate, corrupt, reorder (0 to 1), burst_share (of all packets, 0 to 1) and
+        burst_packets (on average) while the wire is bad, burst_loss (0 to 1) then, outage_every_us, outage_us,
+        outage_from_us, delay_us, jitter_us, reorder_us, rate (bits a second), queue_bytes, mtu (bytes of the largest IP
+        packet). What is not named has its default: nothing is done. What is on its way stays there."""
+        cdef double share = options.pop("burst_share", 0.0)
         self.loss = options.pop("loss", 0.0)
         self.duplicate = options.pop("duplicate", 0.0)
         self.corrupt = options.pop("corrupt", 0.0)
         self.reorder = options.pop("reorder", 0.0)
+        self.burst_ends = 1.0 / options.pop("burst_packets", 1.0)
+        self.burst_begins = self.burst_ends * share / (1.0 - share)
+        self.burst_loss = options.pop("burst_loss", 1.0)
+        self.outage_every_us = options.pop("outage_every_us", 0)
+        self.outage_us = options.pop("outage_us", 0)
+        self.outage_from_us = options.pop("outage_from_us", 0)
         self.delay_us = options.pop("delay_us", 0)
         self.jitter_us = options.pop("jitter_us", 0)
         self.reorder_us = options.pop("reorder_us", 5000)
@@ -28,7 +43,6 @@ cdef class PathEmulator:
         self.mtu = options.pop("mtu", 0)
         if options:
             raise TypeError(f"no such option: {', '.join(options)}")
-        self.seed = seed
 
     def __dealloc__(self):
         cdef size_t i
@@ -40,14 +54,19 @@ cdef class PathEmulator:
         """A packet enters."""
         cdef int64_t at, usual
         cdef double lost, twice, damaged, late, lateness, jitter
+        cdef bint in_burst
         self.counts.packets += 1
         self.counts.bytes += length
         self.draw = mixed(self.seed + mixed(self.counts.packets))
+        in_burst = self.in_burst()
         # Every packet draws the same numbers, needed or not, so that one option does not change what another does.
         lost, twice, damaged, late = self.random(), self.random(), self.random(), self.random()
         lateness, jitter = self.random(), self.random()
         if self.mtu and length + HEADER_BYTES > self.mtu:
             self.counts.too_large += 1
+            return
+        if self.in_outage(now):
+            self.counts.lost_in_outages += 1
             return
         at = self.pass_link(length, now)
         if at < 0:
@@ -55,6 +74,9 @@ cdef class PathEmulator:
             return
         if lost < self.loss:
             self.counts.lost += 1
+            return
+        if in_burst:
+            self.counts.lost_in_bursts += 1
             return
         usual = max(at + self.delay_us + <int64_t>((2 * jitter - 1) * self.jitter_us), at)
         if late < self.reorder:
@@ -68,6 +90,18 @@ cdef class PathEmulator:
         if twice < self.duplicate:
             self.counts.duplicated += 1
             self.hold(at, data, length, client, False)
+
+    cdef bint in_burst(self) noexcept:
+        """Whether this packet is lost in a burst; may have the wire change from good to bad or back."""
+        cdef double change = self.nth(OWN_NUMBERS), lost = self.nth(OWN_NUMBERS + 1)
+        if change < (self.burst_ends if self.is_bad else self.burst_begins):
+            self.is_bad = not self.is_bad
+        return self.is_bad and lost < self.burst_loss
+
+    cdef bint in_outage(self, int64_t now) noexcept:
+        if self.outage_every_us == 0 or now < self.outage_from_us:
+            return False
+        return (now - self.outage_from_us) % self.outage_every_us >= self.outage_every_us - self.outage_us
 
     cdef int64_t pass_link(self, uint32_t length, int64_t now) noexcept:
         """When the packet has left the link; -1 when the queue in front of it is full."""
@@ -149,14 +183,26 @@ cdef class PathEmulator:
 
     cdef double random(self) noexcept:
         """This packet's next random number in [0, 1) (SplitMix64: Steele, Lea, Flood 2014)."""
-        self.draw += <uint64_t>0x9E3779B97F4A7C15
-        return (mixed(self.draw) >> 11) * (1.0 / (<uint64_t>1 << 53))
+        self.draw += STEP
+        return unit(mixed(self.draw))
+
+    cdef double nth(self, uint64_t n) noexcept:
+        """The nth of the same numbers, counted from the next."""
+        return unit(mixed(self.draw + STEP * n))
 
     # ---- for Python
 
     def statistics(self):
         """What happened so far: {name: number}."""
         return self.counts
+
+
+cdef uint64_t STEP = <uint64_t>0x9E3779B97F4A7C15
+
+
+cdef inline double unit(uint64_t value) noexcept nogil:
+    """In [0, 1)."""
+    return (value >> 11) * (1.0 / (<uint64_t>1 << 53))
 
 
 cdef inline uint64_t mixed(uint64_t value) noexcept nogil:

@@ -155,7 +155,11 @@ A bad network in a box: relay UDP packets from the first PORT to HOST PORT and
 back, and lose, damage, reorder and delay them. A value holds for both ways; A/B
 is A to the server and B to the client.
 
+  --profile NAME     dsl, hotel-wifi, lte-train or geo-satellite
   --loss P           lose P % of the packets; --duplicate, --corrupt, --reorder
+  --burst-loss P:N   lose P %, in bursts of N
+  --outage 30s/5s    lose everything for 5 s of each 30 s
+  --rebind TIME      other ports for the server this often
   --delay TIME       in one direction; --jitter TIME varies it
   --rate RATE        of the link, such as 100Mbit; --queue SIZE waits for it
   --mtu N            drop larger packets
@@ -163,7 +167,8 @@ is A to the server and B to the client.
 
 examples:
   mproxy impair --loss 5/0 --delay 10ms --rate 100Mbit 7001 127.0.0.1 7000
-  mproxy impair --seed 42 --loss 10 --reorder 20 7001 server 7000
+  mproxy impair --profile lte-train 7001 server 7000
+  mproxy impair set --loss 100                 changes it while it runs
 
 SIGUSR1 prints the statistics so far. All options: mproxy impair --help-all
 """,

@@ -4,199 +4,51 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import time
 
 from mproxy.emulator._emulator import Emulator
 from mproxy.emulator._path_emulator import PathEmulator
-from mproxy.ground.config import MIB, SECOND_US, LogConfig, Setting, format_host_port
+from mproxy.ground.config import format_host_port
 from mproxy.ground.errors import MproxyError, UsageError
-from mproxy.ground.words import (
-    parse_bind,
-    parse_count,
-    parse_duration,
-    parse_host,
-    parse_port,
-    parse_rate,
-    parse_size,
-    split_host_port,
-)
 from mproxy.io._socket import Target
 from mproxy.io.bind import open_udp
 from mproxy.policy.resolver import look_up_host, numeric_address
-from mproxy.programs.options import OneLineParser
+from mproxy.programs.impair_options import (
+    HIGHEST_SEED,
+    NOW,
+    ImpairConfig,
+    PathConfig,
+    parse_changes,
+    parse_impair,
+    say_path,
+)
 from mproxy.service.run import Program, run_program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import TypeVar
-    Value = TypeVar("Value")
-    from mproxy.io._loop import Loop
+    from collections.abc import Mapping
+    from typing import Any
+
+    from mproxy.io._loop import Loop, Timer
+    from mproxy.service.control import Command, Reply
     from mproxy.service.log import Log
 
-_HIGHEST_SEED = 2**64 - 1
-
 LOOK_US = 250_000  # from one look whether packets were too large to the next
-
-
-class ImpairConfig(LogConfig):
-    """What the bad network does. A pair is (to the server, to the client)."""
-
-    port: Setting[int] = Setting(None, 0, 65535)  # type: ignore[arg-type]  # no default: always given
-    host = Setting("")
-    server_port: Setting[int] = Setting(None, 1, 65535)  # type: ignore[arg-type]  # no default: always given
-    bind: Setting[str | None] = Setting(None)
-
-    # Probabilities, 0 to 1.
-    loss = Setting((0.0, 0.0))
-    duplicate = Setting((0.0, 0.0))
-    corrupt = Setting((0.0, 0.0))
-    reorder = Setting((0.0, 0.0))
-
-    # Microseconds. A reordered packet arrives later by up to `reorder_by`; 5 ms lets some forty packets of a
-    # 100 Mbit/s flow overtake it.
-    delay = Setting((0, 0))
-    jitter = Setting((0, 0))
-    reorder_by = Setting((5_000, 5_000))
-
-    # Bits a second, 0: no limit; bytes that may wait in front of the link. 256 KiB is 20 ms at 100 Mbit/s.
-    rate = Setting((0, 0))
-    queue = Setting((262_144, 262_144))
-
-    # Bytes of the largest IP packet, 0: no limit. 1500 is Ethernet's, and so most networks'; without a limit the
-    # loopback would carry a protocol's packets of 64 KiB, each of which is lost, or not, as a whole.
-    mtu = Setting((1500, 1500))
-
-    seed: Setting[int | None] = Setting(None, 0, _HIGHEST_SEED)
-
-    # Clients at once, each with a descriptor; and after how much silence one is forgotten.
-    clients = Setting(1024, 1, 100_000)
-    idle_us = Setting(60 * SECOND_US, SECOND_US, 3600 * SECOND_US)
-
-    json = Setting(False)
-
-
-_USAGE = "mproxy impair [options] PORT HOST PORT"
-
-_DESCRIPTION = """\
-A bad network in a box: relay UDP packets from the first PORT to HOST PORT (or
-HOST:PORT) and back, and lose, duplicate, reorder, damage and delay them on the
-way.
-
-A value applies to both directions; A/B is A for packets to the server and B
-for packets to the client. P is a percentage. What happens to a packet depends
-only on the seed and on how many packets came before it: a run can be repeated."""
-
-_EPILOG = """\
-TIME is a number with us, ms, s; SIZE a number with KiB, MiB; RATE a number
-with kbit, Mbit, Gbit (per second). SIGUSR1 prints the statistics so far.
-
-examples:
-  5 % loss to the server, 20 ms round trip, 100 Mbit/s:
-    mproxy impair --loss 5/0 --delay 10ms --rate 100Mbit 7001 127.0.0.1 7000
-
-  the same run again:
-    mproxy impair --seed 42 --loss 10 --corrupt 5 --reorder 20 7001 server 7000
-"""
-
-
-def parse_percent(text: str) -> float:
-    """`5`, `0.1`, `5%`: a probability from 0 to 1."""
-    match = re.fullmatch(r"([0-9]{1,3})(?:\.([0-9]{1,9}))?%?", text, re.ASCII)
-    value = float(text.rstrip("%")) if match else 101.0
-    if value > 100:
-        raise UsageError("not a percentage; use a number from 0 to 100, such as 5 or 0.1")
-    return value / 100
-
-
-def parse_mtu(text: str) -> int:
-    """Bytes of an IP packet; 0: no limit."""
-    mtu = parse_count(text)
-    if mtu and not 68 <= mtu <= 65535:
-        raise UsageError("out of range (68, by RFC 791, to 65535, or 0 for no limit)")
-    return mtu
-
-
-def _parse_queue(text: str) -> int:
-    size = parse_size(text)
-    if not 2048 <= size <= 1024 * MIB:
-        raise UsageError("out of range (2KiB to 1GiB)")
-    return size
-
-
-def _parse_delay(text: str) -> int:
-    delay_us = parse_duration(text)
-    if delay_us > 60 * SECOND_US:
-        raise UsageError("out of range (0 to 1m)")
-    return delay_us
-
-
-def both(parse: Callable[[str], Value]) -> Callable[[str], tuple[Value, Value]]:
-    """A parser of `VALUE` or `VALUE/VALUE`."""
-    def parse_both(text: str) -> tuple[Value, Value]:
-        to_server, slash, to_client = text.partition("/")
-        first = parse(to_server)
-        return first, parse(to_client) if slash else first
-    return parse_both
-
-
-def parse_impair(argv: list[str] | None) -> ImpairConfig:
-    """The ImpairConfig of the command line `argv`."""
-    parser = OneLineParser("mproxy impair", _USAGE, _DESCRIPTION, _EPILOG)
-    group = parser.add_argument_group("packets")
-    for option, what in (("--loss", "lose P %% of them"), ("--duplicate", "deliver P %% of them twice"),
-                         ("--corrupt", "damage P %% of them"), ("--reorder", "reorder P %% of them")):
-        parser.add(group, option, both(parse_percent), metavar="P[/P]", help=f"{what} (default 0)")
-    parser.add(group, "--reorder-by", both(_parse_delay), metavar="TIME[/TIME]", help=(
-        "delay reordered packets by up to this much (default 5ms)"))
-    parser.add(group, "--mtu", both(parse_mtu), metavar="N[/N]", help=(
-        "drop IP packets larger than N bytes (default 1500, as on Ethernet; 0: none)"))
-    group = parser.add_argument_group("link")
-    parser.add(group, "--delay", both(_parse_delay), metavar="TIME[/TIME]", help="delay in one direction (default 0)")
-    parser.add(group, "--jitter", both(_parse_delay), metavar="TIME[/TIME]", help=(
-        "vary the delay by up to this much either way; packets stay in order (default 0)"))
-    parser.add(group, "--rate", both(parse_rate), metavar="RATE[/RATE]", help=(
-        "limit on the rate of IP packets, headers included (default 0: no limit)"))
-    parser.add(group, "--queue", both(_parse_queue), metavar="SIZE[/SIZE]", help=(
-        "limit on what waits for the link; more is dropped (default 256KiB)"))
-    group = parser.add_argument_group("general")
-    parser.add(group, "--seed", parse_seed, metavar="N", help=(
-        "seed of the random numbers (default: a new one each run; the log shows it)"))
-    parser.add(group, "--clients", parse_count, metavar="N", help=(
-        f"clients at once; beyond it the one silent longest is forgotten (default {ImpairConfig.clients.default})"))
-    parser.add(group, "--idle", parse_duration, metavar="TIME", help="forget a client silent this long (default 1m)")
-    parser.add(group, "--bind", parse_bind, metavar="ADDR", help=(
-        "numeric address to listen on (default: every address)"))
-    group.add_argument("--json", action="store_true", default=None, help="print statistics as one JSON object per line")
-    parser.add_log_level(group)
-    parser.add_log_format(group)
-    parser.add_last(group, "mproxy")
-    given, words = parser.split(argv)
-    words = parser.take_words(split_host_port(words, 1), (
-        ("PORT", lambda text: parse_port(text, 0)), ("HOST", parse_host), ("PORT", parse_port)))
-    given["idle_us"] = given.pop("idle", ImpairConfig.idle_us.default)
-    return ImpairConfig(port=words[0], host=words[1], server_port=words[2], **given)
-
-
-def parse_seed(text: str) -> int:
-    """A whole number of 64 bits."""
-    if not (text.isascii() and text.isdigit() and len(text) <= 20 and int(text) <= _HIGHEST_SEED):
-        raise UsageError("not a valid seed; use a whole number below 2**64")
-    return int(text)
 
 
 class Impair(Program):
     """The program: one relay, statistics when asked and at the end."""
 
     _relay: Emulator     # from `start` on
+    _rebinding: Timer | None = None
 
     def __init__(self, config: ImpairConfig, log: Log, loop: Loop) -> None:
         self._config = config
         self._log = log
         self._loop = loop
         self._began = time.monotonic()
+        self._outages_from_us = loop.now()
         self._seed = int.from_bytes(os.urandom(4)) if config.seed is None else config.seed
 
     def start(self) -> None:
@@ -207,13 +59,58 @@ class Impair(Program):
         family, sockaddr = addresses[0]
         target = Target(format_host_port(config.host, config.server_port),
                         [(family, (sockaddr[0], config.server_port, *sockaddr[2:]))])
+        up, down = (PathEmulator((self._seed * 2 + direction) & HIGHEST_SEED, **self._options(direction))
+                    for direction in (0, 1))  # each direction has its own seed
         with open_udp(config.bind, config.port) as listener:
-            self._relay = Emulator(self._loop, listener.fileno(), target, self._path(0), self._path(1),
-                                      self._on_client, most=config.clients, idle_us=config.idle_us)
+            self._relay = Emulator(self._loop, listener.fileno(), target, up, down,
+                                   self._on_client, most=config.clients, idle_us=config.idle_us)
             address = listener.getsockname()
+        self._name = config.name or f"{address[1]}->{target.text}"
         signal.signal(signal.SIGUSR1, lambda *_: self._loop.call_soon_threadsafe(self.print_statistics))
-        self._log.info("listening", address=address[0], port=address[1], server=target.text, seed=self._seed)
+        self._log.info("listening", address=address[0], port=address[1], server=target.text, seed=self._seed,
+                       network=say_path(config))
         self._look()
+        self._rebind_later()
+
+    def commands(self) -> Mapping[str, Command]:
+        return {"name": lambda _request, reply: reply({"name": self._name}), "set": self._set}
+
+    def _set(self, request: dict[str, Any], reply: Reply) -> None:
+        """Of `mproxy impair set`, whose words are in `arguments`."""
+        try:
+            anew, changes, _words = parse_changes([str(word) for word in request["arguments"]])
+            if changes or anew:
+                self._change(anew, changes)
+        except (UsageError, KeyError, TypeError) as error:
+            reply({"ok": False, "lines": [str(error)]})
+        else:
+            reply({"ok": True, "done": say_path(self._config)})
+
+    def _change(self, anew: bool, changes: dict[str, Any]) -> None:
+        if changes.get("rebind_us") == NOW:
+            del changes["rebind_us"]
+            self._relay.rebind()
+        if "outage" in changes:
+            self._outages_from_us = self._loop.now()
+        kept = vars(self._config)
+        if anew:
+            kept = {name: value for name, value in kept.items() if name not in PathConfig.settings()}
+        self._config = ImpairConfig(**{**kept, **changes})
+        for direction, path in enumerate((self._relay.up, self._relay.down)):
+            path.change(**self._options(direction))
+        self._rebind_later()
+        self._log.info("changed", network=say_path(self._config))
+
+    def _rebind_later(self) -> None:
+        if self._rebinding is not None:
+            self._rebinding.cancel()
+            self._rebinding = None
+        if self._config.rebind_us:
+            self._rebinding = self._loop.call_later(self._config.rebind_us, self._rebind)
+
+    def _rebind(self) -> None:
+        self._relay.rebind()
+        self._rebind_later()
 
     def _look(self) -> None:
         """Say once that packets vanish because of their size: whoever does not know the option would search for long.
@@ -226,14 +123,17 @@ class Impair(Program):
         else:
             self._loop.call_later(LOOK_US, self._look)
 
-    def _path(self, direction: int) -> PathEmulator:
-        """The network in one direction, which has its own seed."""
+    def _options(self, direction: int) -> dict[str, float]:
+        """Of the PathEmulator of one direction."""
         config = self._config
-        return PathEmulator((self._seed * 2 + direction) & _HIGHEST_SEED, loss=config.loss[direction],
-                    duplicate=config.duplicate[direction], corrupt=config.corrupt[direction],
-                    reorder=config.reorder[direction], delay_us=config.delay[direction],
-                    jitter_us=config.jitter[direction], reorder_us=config.reorder_by[direction],
-                    rate=config.rate[direction], queue_bytes=config.queue[direction], mtu=config.mtu[direction])
+        bad, packets, within = config.burst_loss[direction]
+        return {"loss": config.loss[direction], "duplicate": config.duplicate[direction],
+                "corrupt": config.corrupt[direction], "reorder": config.reorder[direction],
+                "burst_share": bad, "burst_packets": packets, "burst_loss": within,
+                "outage_every_us": config.outage[0], "outage_us": config.outage[1],
+                "outage_from_us": self._outages_from_us, "delay_us": config.delay[direction],
+                "jitter_us": config.jitter[direction], "reorder_us": config.reorder_by[direction],
+                "rate": config.rate[direction], "queue_bytes": config.queue[direction], "mtu": config.mtu[direction]}
 
     def _on_client(self, host: str, port: int, count: int) -> None:
         self._log.debug("client", peer=format_host_port(host, port), clients=count)
@@ -251,10 +151,10 @@ class Impair(Program):
         seconds = time.monotonic() - self._began
         if self._config.json:
             text = json.dumps({"seed": self._seed, "seconds": round(seconds, 3), "clients": relay.total,
-                               "unsent": relay.unsent, **directions}) + "\n"
+                               "rebound": relay.rebound, "unsent": relay.unsent, **directions}) + "\n"
         else:
             text = _table(directions, f"seed {self._seed}, {seconds:.1f} s, clients {relay.total}, "
-                                      f"not sent {relay.unsent}")
+                                      f"ports changed {relay.rebound}, not sent {relay.unsent}")
         try:
             os.write(1, text.encode())
         except OSError:
@@ -272,4 +172,7 @@ def _table(directions: dict[str, dict[str, int]], title: str) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """`mproxy impair`; the exit status."""
+    if argv and argv[0] == "set":
+        from mproxy.programs import impair_set
+        return impair_set.main(argv[1:])
     return run_program("mproxy impair", parse_impair, Impair, argv)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 RECEIVE_BYTES = 1 << 20
 
+# What has a control socket for other commands.
+WITHOUT_STATUS = ("impair",)
+
 # Asked at once; each holds a descriptor.
 AT_ONCE = 200
 
@@ -48,7 +51,7 @@ def survey(patience_s: float, **more: object) -> list[Surveyed]:
     passed over.
     """
     found = []
-    running = find_running()
+    running = [one for one in find_running() if one[0] not in WITHOUT_STATUS]
     request = json.dumps({"command": "status", **more}).encode() + b"\n"
     for start in range(0, len(running), AT_ONCE):
         found += _ask_at_once(running[start:start + AT_ONCE], request, time.monotonic() + patience_s)

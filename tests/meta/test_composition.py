@@ -23,6 +23,7 @@ BASES = {
     "LinkHandler": "who is told of a link's events",
     "LogConfig": "settings of a program with a log",
     "Network": "what the demo can take away",
+    "PathConfig": "what a bad network does, which can change while it runs",
     "Program": "what every program does from start to end",
     "ProgramConfig": "settings that cproxy and sproxy have in common",
     "Parcels": "what travels beside a connection's stream",

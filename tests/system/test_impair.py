@@ -1,14 +1,20 @@
 """`mproxy impair` as a process: packets of real sockets, many clients, statistics."""
 
 import json
+import os
 import signal
 import socket
 import struct
+import subprocess
 import sys
+import time
+from itertools import pairwise
 
 import pytest
 from lab import until
 from program import Program
+
+from mproxy.programs.impair_profiles import PROFILES
 
 UDP_SEGMENT = 103  # linux/udp.h
 MPROXY = [sys.executable, "-m", "mproxy.programs.main"]
@@ -143,6 +149,78 @@ def test_nobody_listens_at_the_server_yet(server, impair):
             except TimeoutError:
                 continue
     raise AssertionError("nothing came through after the server was there")
+
+
+def impair_set(*words):
+    return subprocess.run([*MPROXY, "impair", "set", *words], capture_output=True, text=True, check=False, timeout=30)
+
+
+def test_it_is_changed_while_it_runs(server, impair, tmp_path, monkeypatch):
+    """Named each time: others may run on this host, which root sees."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    name = f"here-{os.getpid()}"
+    nobody = impair_set("--loss", "1", name)
+    assert nobody.returncode == 1 and nobody.stderr.startswith("mproxy impair set: no 'mproxy impair' ")
+    program, port = impair("--name", name, "--delay", "1ms")
+    with client_of(port) as client:
+        client.send(b"before")
+        assert server.recv(100) == b"before"
+        assert impair_set("--loss", "100/0", name).stdout == "--loss 100/0 --delay 1ms\n"
+        assert program.event("changed")["network"] == "--loss 100/0 --delay 1ms"
+        client.send(b"lost")
+        assert impair_set(name, "--loss", "0").stdout == "--delay 1ms\n"
+        client.send(b"after")
+        assert server.recv(100) == b"after"
+    assert impair_set(str(program.pid)).stdout == "--delay 1ms\n"
+    assert sorted(impair_set("--profile", "dsl", name).stdout.split()) == sorted(PROFILES["dsl"].split())
+    wrong = impair_set("--loss", "200", name)
+    assert wrong.returncode == 2 and "not a percentage" in wrong.stderr
+    status = subprocess.run([*MPROXY, "status"], capture_output=True, text=True, check=False, timeout=30)
+    assert "impair" not in status.stdout + status.stderr
+    assert statistics(program)["to_server"]["lost"] == 1
+
+
+def test_packets_come_from_another_port_and_answers_to_it_arrive(server, impair, tmp_path, monkeypatch):
+    """As behind a NAT that forgot: what goes to the port before does not."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    name = f"nat-{os.getpid()}"
+    program, port = impair("--name", name)
+    with client_of(port) as client:
+        client.send(b"one")
+        first = server.recvfrom(100)[1]
+        assert impair_set("--rebind", "now", name).returncode == 0
+        client.send(b"two")
+        second = server.recvfrom(100)[1]
+        assert first != second
+        server.sendto(b"to nobody", first)
+        server.sendto(b"to the client", second)
+        assert client.recv(100) == b"to the client"
+        assert impair_set("--rebind", "100ms", name).stdout == "--rebind 100ms\n"
+        ports = {second}
+
+        def seen():
+            client.send(b"again")
+            ports.add(server.recvfrom(100)[1])
+            return len(ports) > 3
+        until(seen, 10, "its port changes by itself")
+    assert statistics(program)["rebound"] > 3
+
+
+def test_an_outage_lets_nothing_through(server, impair):
+    program, port = impair("--outage", "600ms/300ms")
+    server.settimeout(0.05)
+    came, last = [], time.monotonic() + 3
+    with client_of(port) as client:
+        while time.monotonic() < last:
+            client.send(b"tick")
+            try:
+                server.recv(100)
+                came.append(time.monotonic())
+            except TimeoutError:
+                pass
+    gaps = [later - sooner for sooner, later in pairwise(came) if later - sooner > 0.2]
+    assert 3 <= len(gaps) <= 6 and all(gap < 0.6 for gap in gaps), gaps
+    assert statistics(program)["to_server"]["lost_in_outages"] > 3
 
 
 def test_wrong_command_line():
