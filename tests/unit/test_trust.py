@@ -1,11 +1,8 @@
 """known_hosts and authorized_keys: what lines mean, what a wrong one does, and who is let in when files change."""
 
-import grp
 import multiprocessing
 import os
-import pwd
 import re
-import stat
 import time
 from datetime import UTC, datetime
 
@@ -15,7 +12,6 @@ from hypothesis import strategies as st
 
 from mproxy._wire import CloseCode
 from mproxy.ground.errors import MproxyError, PeerError, UsageError
-from mproxy.ground.private_directory import make_private_directories
 from mproxy.io._moves import Moves
 from mproxy.policy import trust
 from mproxy.policy.grants import parse_grant
@@ -411,45 +407,6 @@ def test_directory_that_others_may_write_spoils_the_file(tmp_path, monkeypatch):
     (home / "a").chmod(0o755)
     tmp_path.chmod(0o777)  # above the home directory, which is the user's affair, as sshd sees it
     check_private(home / "a" / "b" / "keys")
-
-
-@pytest.mark.parametrize("members, users, own", [
-    ((), ((1000, 1000),), True), (("u1000",), ((1000, 1000),), True),           # Debian's, listed as a member or not
-    (("u1001",), ((1000, 1000),), False), ((), ((1000, 1000), (1001, 1000)), False),  # another one is in it
-    (("u1000",), ((1000, 100),), False), ((), ((1001, 1000),), False)])         # not the owner's primary group
-def test_a_group_with_the_owner_alone_may_write(tmp_path, monkeypatch, members, users, own):
-    """Goal: where the umask is 002, as in ssh sessions on Debian, what pipx and others have made on the way is no
-    reason to let nobody in; its sshd does the same."""
-    monkeypatch.setattr(grp, "getgrgid", lambda _gid: grp.struct_group(("ann", "x", 1000, list(members))))
-    monkeypatch.setattr(pwd, "getpwall", lambda: [
-        pwd.struct_passwd((f"u{uid}", "x", uid, gid, "", "/", "/bin/sh")) for uid, gid in users])
-    assert trust.is_own_group(1000, 1000) is own
-
-
-def test_a_directory_of_ones_own_group_does_not_spoil_the_file(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "a").mkdir()
-    write(tmp_path / "a" / "keys", public_line(ONE))
-    (tmp_path / "a").chmod(0o775)
-    monkeypatch.setattr(trust, "is_own_group", lambda _gid, _uid: True)
-    check_private(tmp_path / "a" / "keys")
-    (tmp_path / "a").chmod(0o777)
-    with pytest.raises(MproxyError, match="can be written by other users"):
-        check_private(tmp_path / "a" / "keys")
-
-
-def test_every_directory_that_is_made_is_private(tmp_path):
-    """os.makedirs leaves those in between to the umask."""
-    old = os.umask(0o002)
-    try:
-        make_private_directories(str(tmp_path / "a" / "b" / "c"))
-        make_private_directories(str(tmp_path / "a" / "b" / "c"))
-    finally:
-        os.umask(old)
-    assert [stat.S_IMODE((tmp_path / place).stat().st_mode) for place in ("a", "a/b", "a/b/c")] == [0o700] * 3
-    (tmp_path / "file").touch()
-    with pytest.raises(FileExistsError):
-        make_private_directories(str(tmp_path / "file"))
 
 
 def test_what_was_wrong_around_the_file_may_pass(tmp_path, monkeypatch):
