@@ -44,6 +44,8 @@ if TYPE_CHECKING:
         def take_out(self) -> bytes: ...
         def peer_spki(self) -> bytes | None: ...
         def exporter(self, label: bytes, context: bytes, length: int) -> bytes: ...
+        def hand_over(self) -> bytearray: ...
+        def take_over(self, state: bytes | bytearray) -> None: ...
 
 PREAMBLE = struct.Struct(">IBBHQ")  # magic, version, flags, reserved, routing tag
 HELLO = struct.Struct(">16s16s32s16sQQII32sII")
@@ -62,7 +64,13 @@ CLIENT_LABEL = b"mproxy 2 client\0"
 SERVER_LABEL = b"mproxy 2 server\0"
 
 # What stands for a TLS connection in the proofs when there is none.
-NO_CHANNEL = bytes(32)
+CHANNEL_BYTES = 32
+NO_CHANNEL = bytes(CHANNEL_BYTES)
+
+# What goes to another process in front of a HELLO: routing tag, id of a new session, lengths of what is to be sent and
+# to be said before WELCOME. And how many bytes of secrets there are before those of TLS.
+HANDED = struct.Struct("=Q16sII")
+HANDED_SECRETS = CHANNEL_BYTES + _wire.SECRET_BYTES
 
 USE_BOTH = "use --plaintext on both sides or on neither"
 
@@ -359,6 +367,8 @@ class Greeter(_Opening):
         self._check = check
         self._meet = meet
         self.prefix = self._our_preamble  # what goes before WELCOME or GOODBYE
+        self.fresh_id = b""  # of a new session on a connection that began in another process
+        self._channel = self._fresh = b""  # of such a one
 
     def _met(self) -> None:
         self._meet(self.peer_tag)
@@ -373,6 +383,40 @@ class Greeter(_Opening):
             hello.list_bytes = 0
         self._check(hello, self.channel())
         return hello
+
+    def hand_over(self, hello: Hello, fresh_id: bytes) -> tuple[bytes, bytearray]:
+        """What another process goes on from behind HELLO, by `take_over`; the second is to be wiped. `fresh_id`: of the
+        session, if a new one is wanted. This one can do nothing any more. PeerError."""
+        secret = bytearray(self.channel())
+        fresh_id = b"" if hello.session_id or self.tls is None else self.fresh_id or fresh_id
+        secret += self.fresh_secret(fresh_id) if fresh_id else NO_SECRET
+        about = HANDED.pack(self.peer_tag, fresh_id or NO_SESSION, len(self.prefix), len(self.outgoing))
+        if self.tls is not None:
+            secret += self.tls.hand_over()
+        return about + hello.payload() + self.prefix + self.outgoing + (self._behind or self._parser.unparsed), secret
+
+    def take_over(self, about: bytes, secret: bytearray) -> Hello | None:
+        """Go on from what another process's `hand_over` has given; returns HELLO as `feed` does. PeerError."""
+        self.peer_tag, fresh_id, prefix, outgoing = HANDED.unpack_from(about)
+        self._preamble = encode_preamble(tag=self.peer_tag)
+        self.fresh_id = fresh_id if fresh_id != NO_SESSION else b""
+        rest = about[HANDED.size + HELLO.size:]
+        self.prefix, self.outgoing, rest = rest[:prefix], rest[prefix:prefix + outgoing], rest[prefix + outgoing:]
+        self._channel, self._fresh = bytes(secret[:CHANNEL_BYTES]), bytes(secret[CHANNEL_BYTES:HANDED_SECRETS])
+        if self.tls is not None:
+            self.tls.take_over(secret[HANDED_SECRETS:])
+        self.finished = True
+        hello = self._read_first(FrameType.HELLO, 0, 0, about[HANDED.size:HANDED.size + HELLO.size])
+        self._first, self._behind = hello, rest
+        return hello if self._complete(hello) is not None else None
+
+    def channel(self) -> bytes:
+        """The same, wherever the connection began."""
+        return self._channel or super().channel()
+
+    def fresh_secret(self, session_id: bytes) -> bytes:
+        """The same; of one that began in another process for `fresh_id` alone."""
+        return self._fresh if session_id == self.fresh_id else super().fresh_secret(session_id)
 
     def farewell(self, error: PeerError) -> bytes:
         """Bytes that tell the peer why it is turned away; without what it cannot read yet."""

@@ -6,6 +6,7 @@ from libc.string cimport memcmp, memcpy, strlen, strncmp
 
 from mproxy._pool cimport pool_at, pool_return, pool_take
 from mproxy._wire import CloseCode
+from mproxy.ground._aead cimport CHACHA20_POLY1305
 from mproxy.ground.errors import PeerError, UsageError
 from mproxy.carrier._openssl cimport (
     BIO, BIO_CTRL_FLUSH, BIO_METHOD, BIO_TYPE_SOURCE_SINK, EVP_PKEY, EVP_PKEY_ED25519, SSL, SSL_ERROR_WANT_READ,
@@ -65,6 +66,15 @@ cdef enum:
 
 cdef bytes CIPHERS = b":".join(
     [b"TLS_AES_128_GCM_SHA256", b"TLS_CHACHA20_POLY1305_SHA256"][::1 if has_fast_aes() else -1])
+
+cdef struct Handed:
+    uint64_t sealed               # records under the present key, in either direction
+    uint64_t opened
+    uint8_t sealing[32]           # traffic secrets
+    uint8_t opening[32]
+    bint chacha                   # the cipher is ChaCha20-Poly1305, not AES-GCM
+    bint update_due               # as in Tls
+
 
 cdef const char *KEY_UPDATE = b"\x18\0\0\1\0"  # a handshake message: its type, its length, no update in return
 
@@ -353,6 +363,46 @@ cdef class Tls:
             clear_copies(self.ssl, self.opening.secret)
             SSL_free(self.ssl)
             self.ssl = NULL
+
+    def hand_over(self):
+        """What another process goes on from, by `take_over`: keys, numbers of records, the beginning of one. From then
+        on this one can do nothing any more. For one that is `finished`, after `take_out`; to be wiped. PeerError if it has
+        ended.
+        """
+        if self.broken or self.ended:
+            raise PeerError(CloseCode.ENCRYPTION, self.why())
+        self.forget()
+        state = bytearray(sizeof(Handed) + self.kept_bytes)
+        cdef uint8_t[::1] view = state
+        cdef Handed *handed = <Handed *>&view[0]
+        handed.chacha = self.sealing.aead.cipher == CHACHA20_POLY1305
+        handed.update_due = self.update_due
+        handed.sealed, handed.opened = self.sealing.number, self.opening.number
+        memcpy(handed.sealing, self.sealing.secret, SECRET_BYTES)
+        memcpy(handed.opening, self.opening.secret, SECRET_BYTES)
+        if self.kept_bytes > 0:
+            memcpy(&view[sizeof(Handed)], self.kept, self.kept_bytes)
+        direction_end(&self.sealing)
+        direction_end(&self.opening)
+        self.fail(Alert.CLOSE_NOTIFY, "it is another process's")
+        return state
+
+    def take_over(self, const uint8_t[::1] state):
+        """Be the connection of another process that has given it by `hand_over`. PeerError if that cannot be."""
+        cdef const Handed *handed = <const Handed *>&state[0]
+        cdef size_t kept = state.shape[0] - sizeof(Handed)
+        assert not self.finished
+        if not (direction_begin(&self.sealing, handed.chacha, handed.sealing, True)
+                and direction_begin(&self.opening, handed.chacha, handed.opening, False)):
+            self.fail(Alert.CLOSE_NOTIFY, "no keys")
+            raise PeerError(CloseCode.ENCRYPTION, self.why())
+        self.sealing.number, self.opening.number = handed.sealed, handed.opened
+        self.update_due = handed.update_due
+        SSL_free(self.ssl)
+        self.ssl = NULL
+        self.finished = True
+        if kept > 0:
+            self.keep(&state[sizeof(Handed)], kept)
 
     def _shake_hands(self, bytes data):
         """Go on with the handshake; true when it is over."""

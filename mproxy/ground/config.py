@@ -367,6 +367,10 @@ class CproxyConfig(ProgramConfig):
         return self.known_hosts or self.in_state_dir("known_hosts")
 
 
+# A routing tag has 6 bits for a worker's number.
+MOST_WORKERS = 64
+
+
 class SproxyConfig(ProgramConfig):
     """Settings of sproxy, the proxy beside the daemon."""
 
@@ -375,6 +379,12 @@ class SproxyConfig(ProgramConfig):
     # Sessions at once, including those without a carrier. Each costs a few KiB plus its streams; when all places are
     # taken a session that is not in use gives way, or the newcomer is refused.
     max_sessions = Setting(1000, 1, 1_000_000)
+
+    # Processes that share the sessions, each with a keeper, and its part of the memory. Over UDP there is one.
+    workers = Setting(1, 1, MOST_WORKERS)
+
+    # Which of several sproxies with one host key this is: the first byte of its tags, for whoever stands in front.
+    node = Setting(0, 0, 255)
 
     # Listen for carriers over UDP as well, at the port of the same number.
     udp = Setting(False)

@@ -34,12 +34,14 @@ class Keeper:
 
     What is open and what is in memory when `run` is called is what every worker begins with; so no worker may close a
     descriptor of those, unless the program ends. `claim(fds)`: which of the descriptors that a dead worker has left are
-    still wanted. `turn()`: the session whose turn it was, 0: nobody's. `upgrades`: without, there are none.
+    still wanted. `turn()`: the session whose turn it was, 0: nobody's. `upgrades`: without, there are none. `behind`:
+    it stands behind another process, which passes signals on, as it does at the latest after an upgrade.
     """
 
     def __init__(self, loop: Loop, log: Logger, deaths: Deaths | None = None,
                  claim: Callable[[list[int]], Collection[int]] = lambda fds: (),
-                 turn: Callable[[], int] = lambda: 0, upgrades: Upgrades | None = None) -> None:
+                 turn: Callable[[], int] = lambda: 0, upgrades: Upgrades | None = None, *,
+                 behind: bool = False) -> None:
         self.deaths = deaths or Deaths()
         self.condemned: set[int] = set()  # sessions that the next worker is to end
         self._loop = loop
@@ -47,7 +49,7 @@ class Keeper:
         self._claim = claim
         self._turn = turn
         self.upgrades = upgrades
-        self._meaning = meanings(passed=upgrades is not None and not upgrades.is_main)
+        self._meaning = meanings(passed=behind or (upgrades is not None and not upgrades.is_main))
         self._in_front = False      # another keeper has the workers
         self._blame = Blame()
         self._owed: list[int] = []  # signals that came when there was no worker
@@ -55,9 +57,10 @@ class Keeper:
         self._leaving = False       # and to leave all for the next start, if it can
         self._mask: set[int] = set()
 
-    def hold_signals(self) -> None:
-        """From now on signals wait for `run`."""
-        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+    def hold_signals(self, mask: set[int] | None = None) -> None:
+        """From now on signals wait for `run`. `mask`: they do already, and which others did before."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+        self._mask = before if mask is None else mask
 
     def run(self, work: Callable[[], int], given: Collection[int] = ()) -> int:
         """Returns twice, like os.fork: in a worker what `work()` returned, in the keeper the program's exit status.

@@ -45,7 +45,10 @@ class Access:
         self._pair: KeyPair | None = None  # our key, for datagrams
         self.fingerprint = ""  # of our key
         self._keys = AuthorizedKeys(None)
-        self.tags = Tags(os.urandom(32), config.session.session_ttl_us)  # without a key: for this process
+        self.worker = 0        # in which this process is
+        self._moves: list[Moves] = []  # of the list, one a worker: each event is told once
+        # Without a key: for this run.
+        self.tags = Tags(os.urandom(32), config.session.session_ttl_us, config.node)
         self._targets = {(config.daemon_host, config.daemon_port), *config.allow}
         self._named = {target for target in self._targets if not is_wide(target)}
 
@@ -73,14 +76,14 @@ class Access:
             self._log.warning("authorized-keys", why=text)
         if path is None:
             return AuthorizedKeys(None, closed=self._config.closed)
-        moves = Moves(path)
-        return AuthorizedKeys(path, warn, moves.last_was_move, self._config.closed)
+        self._moves = [Moves(path) for _ in range(self._config.workers)]
+        return AuthorizedKeys(path, warn, lambda: self._moves[self.worker].last_was_move(), self._config.closed)
 
     def _take_key(self, pem: bytearray) -> None:
         """Tags are made with a secret of the host key, so that they survive a restart of sproxy."""
         self.fingerprint = fingerprint(find_spki(pem, "the host key"))
         secret = hmac.digest(pem, b"mproxy 2 tag key", "sha256")
-        self.tags = Tags(secret, self._config.session.session_ttl_us)
+        self.tags = Tags(secret, self._config.session.session_ttl_us, self._config.node)
         if self._config.udp:
             from mproxy.transport.keying import KeyPair
             self._pair = KeyPair(pem, self._config.host_key_file or "the key")

@@ -11,11 +11,15 @@ from mproxy.service.status import Outages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from mproxy.endpoint._endpoint import Endpoint
     from mproxy.io._loop import Timer
     from mproxy.policy.grants import Grant
+    from mproxy.programs.client_board import ClientBoard
+
+# Why a session ends that gives its place up.
+MADE_ROOM = "all places were taken: it made room for a new session"
 
 # The tags that a cproxy may show: that of the newest WELCOME may not have arrived.
 TAGS = 2
@@ -42,6 +46,8 @@ class Client:
         self.resumed = False   # had a carrier before
         self.attached_at = 0   # when it got its newest carrier
         self.probed_at: int | None = None  # when that carrier was last made to show that it is alive
+        self.mark = b""        # its holder, as the roster has it
+        self.on_note: Callable[[Client], object] | None = None  # who else is told of changes
 
     @property
     def session_id(self) -> bytes:
@@ -78,6 +84,8 @@ class Client:
             away_at=outages.began_at, outages=outages.count, longest_us=outages.longest_us, total_us=outages.total_us,
             resent_bytes=outages.resent_bytes)
         keep_record(self.endpoint.session, record.encode())
+        if self.on_note is not None:
+            self.on_note(self)
 
     def set_end_timer(self, timer: Timer | None) -> None:
         """Have this timer, and not the former one, end the session."""
@@ -100,9 +108,11 @@ def client_of(record: ClientRecord, endpoint: Endpoint, heartbeat_us: int) -> Cl
 
 
 class Clients:
-    """All of them, by session, by the cproxy they are of, by tag and by whose place they have."""
+    """All of them, by session, by the cproxy they are of, by tag and by whose place they have. `board`: where other
+    workers see them; None: there is no other."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, board: ClientBoard | None = None) -> None:
+        self._board = board
         self.places: Places[Client] = Places(most)
         self._by_session: dict[bytes, Client] = {}
         self._by_instance: dict[tuple[bytes, bytes], Client] = {}  # (key, instance id) -> the newest
@@ -127,6 +137,11 @@ class Clients:
         """The client of a running cproxy."""
         return self._by_instance.get((spki, instance_id))
 
+    def streams_of(self, holder: bytes | str) -> int:
+        """Open streams of all sessions of a holder."""
+        elsewhere = self._board.streams_of(holder) if self._board is not None else 0
+        return elsewhere + sum(client.streams for client in self.places.held(holder))
+
     def has_tag(self, tag: int) -> bool:
         """Whether the client with that tag is here."""
         return tag in self._by_tag
@@ -137,6 +152,8 @@ class Clients:
         self._by_instance[client.spki, client.instance_id] = client
         self._by_tag.update(dict.fromkeys(client.tags, client))
         self.places.add(client, client.holder)
+        if self._board is not None:
+            self._board.add(client)
 
     def remove(self, client: Client) -> None:
         """Its session is over."""
@@ -146,6 +163,8 @@ class Clients:
         for tag in client.tags:
             self._by_tag.pop(tag, None)
         self.places.remove(client, client.holder)
+        if self._board is not None:
+            self._board.remove(client)
 
     def give_tag(self, client: Client, tag: int) -> None:
         """Its cproxy may show that tag, too. The WELCOME with it may not arrive, so the former one stays valid."""

@@ -61,7 +61,7 @@ class Daemons:
             self._log.warning("refused", session=client.name, stream=stream, why=self._access.why_not(client.grant),
                               target=target.decode(errors="replace") or "the default daemon")
             client.endpoint.refuse(stream, ResetCode.NOT_ALLOWED)
-        elif most is not None and sum(each.streams for each in self._clients.places.held(client.holder)) > most:
+        elif most is not None and self._clients.streams_of(client.holder) > most:
             client.endpoint.refuse(stream, ResetCode.STREAM_LIMIT)
         elif not target and (default := self.default_for(client.spki)) is not None:
             client.endpoint.connect(stream, default)

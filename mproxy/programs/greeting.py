@@ -30,12 +30,26 @@ from mproxy.policy.sources import Sources, source_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from mproxy.carrier._carrier import Carrier
     from mproxy.ground.config import SproxyConfig
     from mproxy.ground.shapes import Logger, Sockaddr
     from mproxy.handshake import Encryption, Hello
     from mproxy.io._accept import AcceptGate
     from mproxy.io._loop import Loop, Timer
+
+    class Placing(Protocol):
+        """Who knows to which worker a guest belongs: `mproxy.programs.crew.Crew`."""
+
+        def place(self, guest: SocketGuest, tag: int) -> None:
+            """A guest has shown this tag; Elsewhere."""
+
+        def count(self, guests: int) -> None:
+            """There are so many now."""
+
+        def hand_over(self, guest: SocketGuest, where: Elsewhere) -> None:
+            """Give a guest to the worker that it is for."""
 
 # The preamble travels right behind the connection's first packets; this is time for some of them to be lost.
 SILENT_US = 5_000_000
@@ -59,13 +73,22 @@ RECEIVE_BYTES = 65536
 LOOK_AT = 16
 
 
+class Elsewhere(Exception):
+    """The guest is for another worker of this sproxy (mproxy.programs.crew)."""
+
+    def __init__(self, worker: int, hello: Hello | None = None) -> None:
+        super().__init__(worker)
+        self.worker = worker
+        self.hello = hello  # that it has said; None: it has shown only its tag
+
+
 class Unheard(Exception):
     """The guest is disconnected without an answer."""
 
 
 def most_unfinished(config: SproxyConfig) -> int:
-    """Guests in one crowd: --max-unfinished, but at most an eighth of the descriptors."""
-    return min(config.max_unfinished, max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
+    """Guests in one crowd: this worker's part of --max-unfinished, but at most an eighth of the descriptors."""
+    return min(-(-config.max_unfinished // config.workers), max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
 
 
 def first_silent(guests: list[Guest]) -> Guest:
@@ -112,6 +135,7 @@ class Reception:
         self._heard: Crowd[Guest] = Crowd(most, at_random)
         self._sources = Sources()
         self.host = host
+        self.placing: Placing | None = None  # if guests may be another worker's
         self._acceptors: list[SlowAcceptor] = []
 
     def open(self, listener: socket.socket) -> None:
@@ -132,9 +156,20 @@ class Reception:
         sock.setblocking(False)
         self.receive_guest(SocketGuest(self._loop, self, sock, (LOCAL_ADDRESS, 0), peer))
 
+    def __len__(self) -> int:
+        """Guests at present."""
+        return len(self._silent) + len(self._heard)
+
+    def receive_from(self, sock: socket.socket, address: Sockaddr, local_peer: str | None, hops: int) -> SocketGuest:
+        """A guest that another worker has accepted."""
+        guest = SocketGuest(self._loop, self, sock, address, local_peer, hops)
+        self.receive_guest(guest)
+        return guest
+
     def receive_guest(self, guest: Guest) -> None:
         """A guest has come; another one may have to go for it."""
         self._place(self._silent, guest, Rank.STRANGER)
+        self._count()
 
     def known_at(self, address: str) -> None:
         """There is a session at that address, or was just now: its neighbours will be heard."""
@@ -165,6 +200,11 @@ class Reception:
         """The guest no longer waits: it was handed over, or its connection is closed."""
         self._silent.remove(guest)
         self._heard.remove(guest)
+        self._count()
+
+    def _count(self) -> None:
+        if self.placing is not None:
+            self.placing.count(len(self))
 
     def met(self, guest: Guest, tag: int) -> None:
         """The guest's preamble is right; Unheard if its source is not to be heard, or there are too many."""
@@ -183,6 +223,11 @@ class Reception:
         if guest.left:
             raise Unheard
 
+    def is_known(self, guest: Guest) -> None:
+        """Another worker has met the guest, and judged it."""
+        self._silent.remove(guest)
+        self._place(self._heard, guest, Rank.RETURNING)
+
     def proven(self, guest: Guest, session_id: bytes) -> None:
         """Its HELLO resumes that session; the list after it may take its time."""
         self._dismiss(self._heard.add(guest, session_id, TAG_SHARE, Rank.PROVEN))
@@ -198,6 +243,8 @@ class Reception:
         guest.release()
         try:
             self.host.admit(guest, hello)
+        except Elsewhere as where:
+            guest.go(Elsewhere(where.worker, hello))
         except PeerError as error:
             self.refuse(guest, error)
         else:
@@ -215,6 +262,7 @@ class Guest:
     """One connection until its HELLO is complete: on a socket (SocketGuest), or a link of packets."""
 
     local_peer: str | None = None  # it came through a socket of this host; None: over the network
+    hops = 0  # from one worker to another, so far
 
     def __init__(self, loop: Loop, reception: Reception, address: Sockaddr, peer: str, tls: Encryption | None) -> None:
         self.address = address[0]
@@ -250,6 +298,10 @@ class Guest:
         """The carrier of a guest whose HELLO was checked."""
         raise NotImplementedError
 
+    def go(self, where: Elsewhere) -> None:
+        """Be another worker's guest."""
+        raise NotImplementedError
+
     def has_words(self) -> bool:
         """Whether a preamble is waiting to be read."""
         return False
@@ -269,7 +321,10 @@ class Guest:
         self.spki = spki
 
     def _check(self, hello: Hello, channel: bytes) -> None:
-        self._reception.host.check(self, hello, channel)
+        try:
+            self._reception.host.check(self, hello, channel)
+        except Elsewhere as where:
+            raise Elsewhere(where.worker, hello) from None
         if hello.session_id:
             self._reception.proven(self, hello.session_id)
             self._wait(STEP_US, "list of streams")
@@ -291,6 +346,8 @@ class Guest:
             self._send()
         except Unheard:
             self.close()
+        except Elsewhere as where:
+            self.go(where)
         except PeerError as error:
             self._reception.refuse(self, error)
         except OSError:
@@ -306,9 +363,13 @@ class SocketGuest(Guest):
     """One that came through a socket."""
 
     def __init__(self, loop: Loop, reception: Reception, sock: socket.socket, address: Sockaddr,
-                 local_peer: str | None = None) -> None:
+                 local_peer: str | None = None, hops: int = 0) -> None:
         self.sock = sock
+        self.sockaddr = address
         self.local_peer = local_peer
+        self.hops = hops
+        self.words = b""  # all that it has said, as long as that may have to be said again to another worker
+        self._is_unplaced = reception.placing is not None and not hops
         super().__init__(loop, reception, address, local_peer or say_address(address), reception.host.make_tls())
         self._watch = loop.watch(sock.fileno(), lambda _events: self._queue())
 
@@ -343,6 +404,49 @@ class SocketGuest(Guest):
             return TcpCarrier(self._loop, fd, tls)
         from mproxy.carrier._local_carrier import LocalCarrier
         return LocalCarrier(self._loop, fd, tls, "attached", self.local_peer)
+
+    def go(self, where: Elsewhere) -> None:
+        """Be another worker's guest."""
+        assert self._reception.placing is not None
+        self._reception.placing.hand_over(self, where)
+
+    def say_again(self, words: bytes) -> None:
+        """What it has said to another worker."""
+        if not self.left:
+            self._take(words)
+
+    def go_on(self, about: bytes, secret: bytearray, spki: bytes) -> None:
+        """It has said HELLO to another worker, and proven that it has that key."""
+        if self.left:
+            return
+        self.begun = True
+        self.spki = spki
+        self._reception.is_known(self)
+        if self.left:
+            return
+        try:
+            hello = self.greeter.take_over(about, secret)
+            self._send()
+        except Elsewhere as where:
+            self.go(where)
+        except PeerError as error:
+            self._reception.refuse(self, error)
+        except OSError:
+            self._reception.gave_up(self)
+        else:
+            if hello is not None:
+                self._reception.introduced(self, hello)
+
+    def _meet(self, tag: int) -> None:
+        if self._is_unplaced and self._reception.placing is not None:
+            self._reception.placing.place(self, tag)
+            self._is_unplaced, self.words = False, b""
+        super()._meet(tag)
+
+    def _take(self, data: bytes | None) -> None:
+        if data and self._is_unplaced:
+            self.words += data
+        super()._take(data)
 
     def has_words(self) -> bool:
         """Whether a preamble is waiting to be read."""

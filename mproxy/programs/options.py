@@ -16,6 +16,7 @@ from mproxy import __version__
 from mproxy.ground.config import (
     LOG_FORMATS,
     LOG_LEVELS,
+    MOST_WORKERS,
     CproxyConfig,
     LogConfig,
     SessionConfig,
@@ -387,6 +388,11 @@ def sproxy_parser() -> OneLineParser:
     group.add_argument("--start", action="store_true", default=None, help=(
         "with --attach: join the sproxy for the daemon at HOST:PORT (default: this host's sshd) that an earlier --start"
         " has left running for this user, or start it; it ends after a day without sessions"))
+    parser.add(group, "--workers", parse_workers, metavar="N|auto", help=(
+        f"processes that share the sessions, to use so many cores; auto: one a core (default {SproxyConfig.workers})"))
+    parser.add(group, "--node", parse_count, metavar="N", help=(
+        "which of several sproxies with the same host key this is, 0 to 255, for a balancer in front of them: the first"
+        f" byte of the routing tags that cproxies come back with (default {SproxyConfig.node})"))
     parser.add(group, "--exit-idle", parse_duration, metavar="TIME", help=(
         "exit when there has been no session for this long (default: never)"))
     group.add_argument("--udp", action="store_true", default=None, help=(
@@ -440,10 +446,14 @@ def parse_sproxy(argv: list[str] | None) -> SproxyConfig:
         raise UsageError("--start is for use with --attach")
     _refuse_together(given, "plain", (
         "single", "allow", "source_per_key", "send_proxy", "stdio_ttl", "max_unfinished", "memory_limit", "state_dir",
-        "host_key", "authorized_keys", "closed", "trust_attached", "exit_idle", "udp",
+        "host_key", "authorized_keys", "closed", "trust_attached", "exit_idle", "udp", "node",
         *_SESSION_ONLY))
     _refuse_together(given, "plaintext", ("host_key", "authorized_keys", "source_per_key", "closed", "trust_attached",
                                          "udp"))
+    if given.get("workers", 1) > 1:
+        _refuse_together(given, "workers", ("plain", "udp", "survive"))
+        if given.setdefault("keeper", True) is False:
+            raise UsageError("--workers and --no-keeper cannot be used together")
     if len(words) == 3 and words[2].isdigit():
         words = [words[0], format_host_port(words[1].strip("[]"), words[2])]
     _expect_words(parser, words, ("PORT", "[HOST:PORT]"))
@@ -473,6 +483,15 @@ def _attach_words(argv: list[str] | None, options: tuple[str, ...]) -> list[str]
     if any(word.startswith("-") for word in words) or len(words) > 1:
         parse_sproxy(argv)
     return words
+
+
+def parse_workers(text: str) -> int:
+    """How many workers: a number, or `auto`: one for each core that this process may use. UsageError."""
+    if text == "auto":
+        return min(len(os.sched_getaffinity(0)), MOST_WORKERS)
+    if not text.isdigit():
+        raise UsageError("not a whole number, nor auto")
+    return parse_count(text)
 
 
 def keeps_by_default() -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import nullcontext
 from functools import partial
 
 from mproxy import _wire
@@ -17,7 +18,7 @@ from mproxy.endpoint._endpoint import Endpoint
 from mproxy.endpoint.observer import EndpointObserver
 from mproxy.ground.config import format_host_port, say_address
 from mproxy.ground.errors import MproxyError, PeerError
-from mproxy.handshake import NO_SECRET, Welcome, session_tag
+from mproxy.handshake import NO_SECRET, Welcome
 from mproxy.io._accept import AcceptGate
 from mproxy.io.accept_observer import AcceptLog
 from mproxy.keeper.estate import Estate
@@ -30,12 +31,13 @@ from mproxy.policy.sources import source_of
 from mproxy.policy.tags import NONCE_BYTES
 from mproxy.programs.access import DAY_US, LOOK_US, Access, check_same_key
 from mproxy.programs.client_record import understands
-from mproxy.programs.clients import Client, Clients
+from mproxy.programs.clients import MADE_ROOM, Client, Clients
 from mproxy.programs.common import Drain, log_killed, open_listeners, say_carrier, say_seconds
 from mproxy.programs.daemons import Daemons, loopback_of
 from mproxy.programs.greeting import Reception, ReceptionHost, most_unfinished
 from mproxy.programs.heirs import Heirs
 from mproxy.programs.options import parse_sproxy
+from mproxy.programs.twins import check_epoch, check_twin
 from mproxy.programs.why_ended import STARTED_ANEW, say_close
 from mproxy.service.control import Handover
 from mproxy.service.inspection import Inspected, Inspection
@@ -54,9 +56,10 @@ if TYPE_CHECKING:
     from mproxy.io._loop import Loop
     from mproxy.io._socket import Target
     from mproxy.policy.grants import Grant
+    from mproxy.programs.crew import Crew
     from mproxy.programs.greeting import Guest
     from mproxy.programs.link_guest import LinkDoor
-    from mproxy.service.control import Command, Reply
+    from mproxy.service.control import Command, Desk, Reply, Server
     from mproxy.service.log import Log
 
 # A longer list of streams is not an honest one (docs/protocol.md, section 8).
@@ -69,7 +72,7 @@ EMPTY_SESSION_US = 60_000_000
 # How often the addresses of connected sessions are noted as those of known people.
 NEIGHBOURS_US = 3_600_000_000
 
-TWIN = "another running cproxy has the same identity: was its state directory copied?"
+ONE_AT_A_TIME = "--single: a new session started"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -103,14 +106,20 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         self.is_kept = config.keeper
         self._estate = Estate()
         self._stopping = False
+        self._is_spokesman = True  # the worker that says what concerns the whole program, if there are several
         self._inspection = Inspection(loop, log, "sproxy", config.shown_name, self)
         self._ended = Ended(keep_own_record)       # sessions that are over
         self._listeners: list[socket.socket] = []  # until they are served
         self._listening: list[tuple[str, int]] = []  # (host, port) of each listener
         self._access = Access(config, log)
+        self.workers = config.workers
         self._reception = Reception(loop, AcceptGate(loop, AcceptLog(log), takes_spare=True), log, config, self)
         most = self._share_out()
-        self._clients = Clients(most)
+        self._crew: Crew | None = None
+        if config.workers > 1:
+            from mproxy.programs.crew import Crew
+            self._crew = Crew(config.workers, most)
+        self._clients = Clients(most) if self._crew is None else self._crew.clients
         self._daemons = Daemons(config, log, loop, self._access, self._clients)
         self._key_quota = key_quota(most)
         self._site = 0  # see policy.site
@@ -146,15 +155,30 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         if vows.get("guarded") and not self._access.guarded:
             raise MproxyError("authorized_keys is missing or cannot be read any more: anyone could come in")
 
+    def join(self, number: int) -> None:
+        assert self._crew is not None
+        self._crew.join(number)
+        self._access.worker = number
+        self._is_spokesman = number == 0
+
+    def open_desk(self, loop: Loop, log: Log, name: str, commands: Mapping[str, Command]) -> Desk | Server | None:
+        assert self._crew is not None
+        return self._crew.open_desk(loop, log, name, commands)
+
     def start(self) -> None:
         listeners, self._listeners = self._listeners, []
         self._listening = [listener.getsockname()[:2] for listener in listeners]
-        if is_first():
+        is_new = is_first() and self._is_spokesman
+        if self._crew is not None:
+            self._reception.placing = self._crew
+            self._crew.start(self._loop, self._log, self._access, self._reception, listeners, self._end)
+        if is_new:
             self._access.say_open(self._listening)
-        self._loop.call_later(DAY_US, self._say_open_door)
-        if self._config.exit_idle_us is not None:
+        if self._is_spokesman:
+            self._loop.call_later(DAY_US, self._say_open_door)
+        if self._config.exit_idle_us is not None and self._is_spokesman:
             from mproxy.programs.idle_end import IdleEnd
-            IdleEnd(self._loop, self._config.exit_idle_us, lambda: bool(len(self._clients)), self._end_idle)
+            IdleEnd(self._loop, self._config.exit_idle_us, self._in_use, self._end_idle)
         if not self._config.plaintext:
             self._loop.call_later(LOOK_US, self._look_at_keys)
         self._note_neighbours()
@@ -164,7 +188,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         for listener in listeners:
             address = listener.getsockname()
             self._reception.open(listener)
-            if is_first():
+            if is_new:
                 self._log.info("listening", address=address[0], port=address[1], daemon=daemon,
                                udp="yes" if self._link_door is not None else None)
         if self._link_door is not None:
@@ -175,15 +199,16 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
 
     def _share_out(self) -> int:
         """Promise every session its part of --memory-limit and of the descriptors; returns how many sessions there can
-        be."""
+        be. Each worker has its part of both, and of the sessions."""
         config = self._config
         whole = buffer_limit(config.memory_limit_bytes)
         most, each = promises(whole, config.max_sessions)
         if most < config.max_sessions:
             self._log.warning("few-sessions", most=most, why=(
                 f"--memory-limit is too small for --max-sessions {config.max_sessions}"))
-        limit_memory(whole - most * SESSION_BYTES, most, each)
-        share_descriptors(most, 2 * most_unfinished(config))
+        part = -(-most // config.workers)
+        limit_memory((whole - most * SESSION_BYTES) // config.workers, part, each)
+        share_descriptors(part, 2 * most_unfinished(config))
         return most
 
     def _say_open_door(self) -> None:
@@ -257,6 +282,8 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
             return
         client = self._clients.find(hello.session_id)
         if client is None:
+            if self._crew is not None:
+                self._crew.find(guest, hello.session_id)
             raise PeerError(
                 CloseCode.UNKNOWN_SESSION, "no such session; sproxy was restarted, or it expired", self._site)
         session = client.endpoint.session
@@ -270,7 +297,8 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
     def admit(self, guest: Guest, hello: Hello) -> None:
         """Take a guest's carrier, whose HELLO was checked; PeerError turns it away."""
         greeter = guest.greeter
-        client = self._find(guest, hello) if hello.session_id else self._begin(guest, hello)
+        with nullcontext() if hello.session_id or self._crew is None else self._crew.roster:
+            client = self._find(guest, hello) if hello.session_id else self._begin(guest, hello)
         session = client.endpoint.session
         client.stdio = bool(hello.features & HelloFeature.STDIO)
         secret = session.secret if not hello.session_id and greeter.tls is None else NO_SECRET
@@ -291,7 +319,9 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
 
     def _new_tag(self, client: Client) -> int:
         """The tag for a WELCOME."""
-        tag = self._access.tags.make(os.urandom(NONCE_BYTES), time.time())
+        tag = 0
+        while not tag or self._clients.has_tag(tag):
+            tag = self._access.tags.make(os.urandom(NONCE_BYTES), time.time(), self._access.worker)
         self._clients.give_tag(client, tag)
         return tag
 
@@ -311,11 +341,13 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         former = self._clients.of_instance(guest.spki, hello.instance_id)
         if former is not None:
             if not self._config.single:
-                self._check_twin(hello, former)
+                check_twin(hello, former, self._loop.now())
             check_epoch(hello, former.endpoint.session)
         holder = self._holder(guest.spki, guest.address)
-        self._make_place(holder, grant, former)
-        session_id = os.urandom(_wire.SESSION_ID_BYTES)
+        if self._crew is not None:
+            self._crew.choose(guest, hello, grant, holder)
+        self._make_place(guest, holder, grant, former)
+        session_id = guest.greeter.fresh_id or os.urandom(_wire.SESSION_ID_BYTES)
         encrypted = guest.greeter.tls is not None
         secret = guest.greeter.fresh_secret(session_id) if encrypted else os.urandom(_wire.SECRET_BYTES)
         session = Session(self._config.session, is_server=True, session_id=session_id, secret=secret)
@@ -331,42 +363,25 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         """Whose place a session takes: its key's, if keys mean something."""
         return spki if self._access.guarded else source_of(address)
 
-    def _make_place(self, holder: bytes | str, grant: Grant | None, former: Client | None) -> None:
+    def _make_place(self, guest: Guest, holder: bytes | str, grant: Grant | None, former: Client | None) -> None:
         """End what a new session replaces: `former` of the same cproxy, or all with --single, or one that gives way."""
         if self._config.single:
             for client in self._clients:
-                self._end(client, CloseCode.REPLACED, (
-                    STARTED_ANEW if client is former else "--single: a new session started"))
+                self._end(client, CloseCode.REPLACED, STARTED_ANEW if client is former else ONE_AT_A_TIME)
+            if self._crew is not None:
+                self._crew.end_others(ONE_AT_A_TIME)
         elif former is not None:
             self._end(former, CloseCode.REPLACED, STARTED_ANEW)
         else:
             quota = None
             if self._access.guarded:
                 quota = (grant and grant.max_sessions) or self._key_quota
-            leaving = self._clients.places.make_room(holder, quota, self._loop.now())
+            if self._crew is not None:
+                leaving = self._crew.make_room(guest, holder, quota, self._loop.now())
+            else:
+                leaving = self._clients.places.make_room(holder, quota, self._loop.now())
             if leaving is not None:
-                self._end(leaving, CloseCode.REPLACED, "all places were taken: it made room for a new session",
-                          "warning" if leaving.streams else "info")
-
-    def _check_twin(self, hello: Hello, former: Client) -> None:
-        """Raise PeerError if a new session's instance is not the former one come back, but has a copy of its state.
-
-        Whoever has a working carrier keeps its session, whatever the other one knows: the copy may be recent. Without
-        one, a session with streams is kept for the cproxy that knows it. A session without streams may never have been
-        known there: its WELCOME may have been lost.
-        """
-        if not hello.features & HelloFeature.RENAMES:
-            return
-        session = former.endpoint.session
-        if former.endpoint.attached:
-            if former.probed_at is None or former.probed_at < former.attached_at:
-                former.endpoint.probe()
-                former.probed_at = self._loop.now()
-            heard = session.received_at > former.probed_at
-            raise PeerError(CloseCode.TWIN, TWIN if heard else "the previous session still holds its connection",
-                            int(heard))
-        if session.streams.open_count and hello.former != session_tag(session.session_id):
-            raise PeerError(CloseCode.TWIN, TWIN, 1)
+                self._end(leaving, CloseCode.REPLACED, MADE_ROOM, "warning" if leaving.streams else "info")
 
     def _end(self, client: Client, code: int, why: str, level: str = "info") -> None:
         """End a session from this side."""
@@ -547,6 +562,8 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
     def shut_down(self, _signal: str) -> None:
         """Stop accepting, drain, say goodbye."""
         self._stopping = True
+        if self._crew is not None:
+            self._crew.stop_accepting()
         self._reception.close()
         if self._link_door is not None:
             self._link_door.close()
@@ -555,7 +572,13 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
 
     def _end_idle(self) -> None:
         self._log.info("idle-end", why="there was no session for --exit-idle")
-        self.shut_down("")
+        if self._crew is not None:
+            self._crew.end_program()
+        else:
+            self.shut_down("")
+
+    def _in_use(self) -> bool:
+        return bool(len(self._clients)) or (self._crew is not None and self._crew.in_use)
 
     def _busy_endpoints(self) -> list[Endpoint]:
         return [c.endpoint for c in self._clients if c.endpoint.app_count]
@@ -568,12 +591,6 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
             self._link_door.leave(self._loop.stop)
         else:
             self._loop.stop()
-
-
-def check_epoch(hello: Hello, session: Session) -> None:
-    """Raise PeerError unless the HELLO is newer than every carrier of the session."""
-    if hello.epoch <= session.epoch:
-        raise PeerError(CloseCode.STALE_EPOCH, "a newer carrier exists", session.epoch)
 
 
 if __name__ == "__main__":

@@ -152,50 +152,24 @@ class Handover:
         self.facts = facts
 
 
-class Server:
-    """Listens for commands; answers each by its function in `commands`."""
+class Desk:
+    """Answers commands, each by its function in `commands`, on connections that it is given by `adopt`."""
 
-    def __init__(self, loop: Loop, path: str, commands: Mapping[str, Command]) -> None:
-        self.path = path
+    def __init__(self, loop: Loop, commands: Mapping[str, Command]) -> None:
         self._loop = loop
         self._commands = commands
         self._clients: dict[_Client, None] = {}  # in the order in which they came
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        try:
-            if os.path.lexists(path):
-                os.unlink(path)  # left by a process that had the same number
-            with short_path(path) as short:
-                self._socket.bind(short)
-            os.chmod(path, 0o600)
-            self._socket.listen(MOST_CLIENTS)
-        except OSError as error:
-            self._socket.close()
-            raise UsageError(f"cannot listen on the control socket {path}: {error.strerror}") from None
-        self._watch = loop.watch(self._socket.fileno(), self._accept)
 
-    def close(self) -> None:
-        """Close the socket and remove its file."""
-        self._watch.close()
-        self._socket.close()
-        for client in list(self._clients):
-            client.close()
-        try:
-            os.unlink(self.path)
-        except OSError:
-            pass
-
-    def _accept(self, _events: int) -> None:
-        try:
-            connection, _ = self._socket.accept()
-        except OSError:
-            return
-        _pid, uid, _gid = credentials_of(connection)
-        if uid not in (0, os.geteuid()):  # the directory's mode has kept others out already
-            connection.close()
-            return
+    def adopt(self, connection: socket.socket) -> None:
+        """Answer what comes on this connection."""
         if len(self._clients) >= MOST_CLIENTS:  # first a client that waits for nothing goes, else the oldest
             min(self._clients, key=lambda client: client.waits).close()
         self._clients[_Client(self._loop, connection, self)] = None
+
+    def close(self) -> None:
+        """Answer nobody any more."""
+        for client in list(self._clients):
+            client.close()
 
     def forget(self, client: _Client) -> None:
         """It has closed."""
@@ -221,10 +195,51 @@ class Server:
             answer(request, reply)
 
 
+class Server:
+    """A desk that listens."""
+
+    def __init__(self, loop: Loop, path: str, commands: Mapping[str, Command]) -> None:
+        self.path = path
+        self._desk = Desk(loop, commands)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            if os.path.lexists(path):
+                os.unlink(path)  # left by a process that had the same number
+            with short_path(path) as short:
+                self._socket.bind(short)
+            os.chmod(path, 0o600)
+            self._socket.listen(MOST_CLIENTS)
+        except OSError as error:
+            self._socket.close()
+            raise UsageError(f"cannot listen on the control socket {path}: {error.strerror}") from None
+        self._watch = loop.watch(self._socket.fileno(), self._accept)
+
+    def close(self) -> None:
+        """Close the socket and remove its file."""
+        self._watch.close()
+        self._socket.close()
+        self._desk.close()
+        try:
+            os.unlink(self.path)
+        except OSError:
+            pass
+
+    def _accept(self, _events: int) -> None:
+        try:
+            connection, _ = self._socket.accept()
+        except OSError:
+            return
+        _pid, uid, _gid = credentials_of(connection)
+        if uid not in (0, os.geteuid()):  # the directory's mode has kept others out already
+            connection.close()
+            return
+        self._desk.adopt(connection)
+
+
 class _Client:
     """One request at a time on its way in, then its answer on its way out."""
 
-    def __init__(self, loop: Loop, connection: socket.socket, server: Server) -> None:
+    def __init__(self, loop: Loop, connection: socket.socket, server: Desk) -> None:
         connection.setblocking(False)
         self._connection: socket.socket | None = connection
         self._server = server

@@ -104,7 +104,7 @@ class Inspection:
         endpoints = [each for each, _facts in self._inspected.inspect_sessions()]
         endpoint = next((each for each in endpoints if name and name == name_of(each)), None)
         if endpoint is None:
-            reply({"ok": False, "lines": [f"no session {printable(str(name))} here"]})
+            reply({"ok": False, "unknown": True, "lines": [f"no session {printable(str(name))} here"]})
         elif "stream" in request:
             reply(self._kill_stream(endpoint, request["stream"], why))
         else:

@@ -82,6 +82,7 @@ class Log:
         self._restraint: Restraint | None = None  # what holds repetitions back
         self._call_later: Callable[[int, Callable[[], None]], object] = lambda _delay_us, _function: None
         self._looking = False   # a timer runs
+        self._marks: dict[str, object] = {}  # fields of every line
         if fd == 2:
             reserve_standard_fds()
 
@@ -95,6 +96,10 @@ class Log:
         self._restraint = Restraint()
         self._call_later = call_later
         self._looking = False
+
+    def mark(self, **fields: object) -> None:
+        """From now on every line has these fields, too."""
+        self._marks = fields
 
     def confine(self, level: str) -> None:
         """From now on write what has this level or a higher one."""
@@ -156,6 +161,8 @@ class Log:
         now = self._now()
         if more:
             fields = {**fields, "more": more}
+        if self._marks:
+            fields = {**fields, **self._marks}
         lost = b""
         if self._lost:
             lost = self._compose(self._stamp(now), "warning", "lines-lost", {"count": self._lost})

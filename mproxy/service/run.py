@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mproxy.keeper.keeper import Keeper
     from mproxy.keeper.successor import Successor
     from mproxy.service.background import LogFile
-    from mproxy.service.control import Command, Reply
+    from mproxy.service.control import Command, Desk, Reply, Server
 
     Configuration = TypeVar("Configuration", bound=LogConfig)
     Parse = Callable[[list[str] | None], Configuration]
@@ -40,6 +40,7 @@ class Program:
 
     exit_status = 0  # looked at when the loop has stopped
     reloads = False  # SIGHUP means `reload`
+    workers = 1  # processes that do its work; of several each is told which one it is by `join`
     is_kept = False  # a keeper has a worker run it, and the next one when that dies
     condemned: Collection[int] = ()  # sessions, by their marks (mproxy._inherit), that are to be ended by a worker
 
@@ -86,6 +87,14 @@ class Program:
     def keep_vows(self, vows: Mapping[str, Any]) -> None:
         """When open: MproxyError if this one cannot do what the build before it did."""
 
+    def join(self, number: int) -> None:
+        """This process is of worker `number` of several; nothing runs yet."""
+        raise NotImplementedError
+
+    def open_desk(self, loop: Loop, log: Log, name: str, commands: Mapping[str, Command]) -> Desk | Server | None:
+        """Where a worker of several is asked, all others perhaps through it."""
+        raise NotImplementedError
+
     def commands(self) -> Mapping[str, Command]:
         """What can be asked through the control socket; empty: there is no socket."""
         return {}
@@ -128,6 +137,12 @@ def _begin(name: str, parse: Parse[Configuration], make_program: MakeProgram[Con
         program = make_program(config, log, loop)
         reloads = program.reloads and not stdio  # ssh sends SIGHUP to its ProxyCommand when it is done
         reload = Reload(program, log, log_file) if reloads else None
+        if program.workers > 1:
+            if successor is not None:
+                raise MproxyError("with --workers no sessions can be taken over")
+            from mproxy.service.several import run_several
+            return run_several(program, config, log, loop, user, lambda keeper: _serve_as_one_of_several(
+                name, program, log, loop, reload, keeper))
         keeper = make_keeper(program, config, log, loop, successor) if program.is_kept else None
         restart = Restart(name, program, config, log, loop, keeper is not None)
         if keeper is None:
@@ -173,7 +188,7 @@ def _serve_kept(name: str, program: Program, log: Log, loop: Loop, reload: Reloa
     from mproxy.keeper.main_process import is_upgraded, upgrades
     from mproxy.keeper.signals import passed_on
     program.condemned = keeper.condemned
-    loop.on_error = lambda error: _die(log, error)
+    loop.on_error = lambda error: die(log, error)
     assert keeper.upgrades is not None
     handing_over = HandingOver(loop, log, name, keeper.upgrades.worker_end, program.vows)
 
@@ -194,10 +209,34 @@ def _serve_kept(name: str, program: Program, log: Log, loop: Loop, reload: Reloa
     except MproxyError:
         raise
     except Exception as error:
-        _die(log, error)
+        die(log, error)
 
 
-def _die(log: Log, error: BaseException) -> NoReturn:
+def _serve_as_one_of_several(name: str, program: Program, log: Log, loop: Loop, reload: Reload | None,
+                             keeper: Keeper) -> int:
+    """The same in a worker of several, which others may ask for this one."""
+    from mproxy.keeper.signals import passed_on
+    from mproxy.service.several import refuse_upgrade
+    program.condemned = keeper.condemned
+    loop.on_error = lambda error: die(log, error)
+    install_signals(loop, program.shut_down, reload, arriving=passed_on)
+    keeper.let_signals_through()
+    try:
+        program.start()
+        desk = program.open_desk(loop, log, name, {**program.commands(), "upgrade": refuse_upgrade})
+        loop.run()
+        if desk is not None:
+            desk.close()
+        log.tell_rest()
+        return program.exit_status
+    except MproxyError:
+        raise
+    except Exception as error:
+        die(log, error)
+
+
+def die(log: Log, error: BaseException) -> NoReturn:
+    """End a worker by an error within it: the next one begins from a sound state."""
     from mproxy.keeper.deaths import INTERNAL_ERROR
     log.error("internal-error", why=f"{type(error).__name__}: {error}")
     if os.environ.get("MPROXY_TRACEBACK"):

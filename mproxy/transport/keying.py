@@ -257,6 +257,14 @@ class LinkKeys:
         """The peer's key, as DER SubjectPublicKeyInfo."""
         return self._spki
 
+    def hand_over(self) -> bytearray:
+        """A link cannot go to another process."""
+        raise NotImplementedError
+
+    def take_over(self, state: bytes | bytearray) -> None:
+        """Nor come from one."""
+        raise NotImplementedError
+
     def exporter(self, label: bytes, context: bytes, length: int) -> bytes:
         """A secret of up to 32 bytes that both ends of this very link know and nobody else."""
         assert length <= hashlib.sha256().digest_size

@@ -77,11 +77,12 @@ class Middle:
 class Member:
     """A cproxy of a few lines: says HELLO through TLS with key `number`, then sends and receives bytes."""
 
-    def __init__(self, connection, number, session_id=b"", secret=b"", epoch=None, instance=b"i" * 16):
+    def __init__(self, connection, number, session_id=b"", secret=b"", epoch=None, instance=b"i" * 16,
+                 tag=0):
         self.connection = connection
         hello = Hello(session_id, instance, os.urandom(16), epoch or time.time_ns() // 1000, 64 << 20, 4 << 20)
         self.tls = keys.client(number)
-        self.caller = Caller(lambda: (hello, end_of_list(), secret), self.tls)
+        self.caller = Caller(lambda: (hello, end_of_list(), secret), self.tls, tag=tag)
         self.hello = hello
         self.read = b""
 

@@ -50,7 +50,7 @@ def authorize(lab, **lines):
 def member(lab, number):
     """Another cproxy with that key, in a session of its own."""
     joined = Member(lab.client.connect(SPROXY_PORT, lab.server_address), number, instance=os.urandom(16))
-    joined.join()
+    joined.welcome = joined.join()
     return joined
 
 

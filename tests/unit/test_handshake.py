@@ -120,6 +120,78 @@ def test_a_resume(ends, size):
     assert client.caller.leftover == LIST
 
 
+# ---- a handshake that begins in one process and ends in another
+
+def moved(server, where):
+    """Have the server's connection in a Server that has no part in it yet; returns what `take_over` does."""
+    tls = keys.server() if server.greeter.tls is not None else None
+    other = Server(tls=tls)
+    about, secret = server.greeter.hand_over(server.checked[-1], b"f" * 16)
+    where.append(other)
+    return other.greeter.take_over(about, secret)
+
+
+@pytest.mark.parametrize("new", [True, False])
+@pytest.mark.parametrize("times", [1, 3])
+def test_another_process_goes_on_behind_hello(ends, new, times):
+    client, server = ends({"hello": make_hello(session_id=b"")} if new else None)
+    greet(client, server)
+    where = [server]
+    for _ in range(times):
+        hello = moved(where[-1], where)
+    last = where[-1]
+    assert hello.payload() == server.checked[0].payload()
+    assert last.greeter.leftover == LIST and last.greeter.peer_tag == server.greeter.peer_tag
+    values = {}
+    if new:
+        values["session_id"] = last.greeter.fresh_id or SESSION
+        secret = last.greeter.fresh_secret(last.greeter.fresh_id) if last.greeter.tls is not None else NO_SECRET
+    welcome = fed(client.caller, last.welcome(hello, **values) + b"")
+    assert not new or welcome.secret == secret
+    assert client.caller.leftover == LIST
+
+
+def test_another_process_gets_the_rest_of_the_list(ends):
+    """The list may come in pieces, and a record of TLS, too."""
+    for size in range(1, 40, 7):
+        client, server = ends()
+        if server.greeter.tls is not None:
+            fed(server.greeter, client.said())
+            fed(client.caller, server.said())
+        words = client.said()
+        for at in range(len(words)):
+            if server.checked:
+                break
+            server.greeter.feed(words[at:at + 1])
+        else:
+            at = len(words)
+        where = []
+        hello = moved(server, where)
+        hello = hello or fed(where[0].greeter, words[at:], size)
+        assert hello.session_id == SESSION and where[0].greeter.leftover == LIST
+        assert fed(client.caller, where[0].welcome(hello)).session_id == SESSION
+
+
+def test_another_process_checks_the_proof_again(ends):
+    client, server = ends()
+    greet(client, server)
+    about, secret = server.greeter.hand_over(server.checked[-1], b"")
+    other = Server(tls=keys.server() if server.greeter.tls is not None else None, secret=b"x" * 32)
+    with pytest.raises(PeerError) as caught:
+        other.greeter.take_over(about, secret)
+    assert caught.value.code == CloseCode.BAD_PROOF
+
+
+def test_whoever_has_handed_over_can_do_nothing_more():
+    client, server = Client(tls=keys.client()), Server(tls=keys.server())
+    greet(client, server)
+    server.greeter.hand_over(server.checked[-1], b"")
+    for deed in (lambda: server.greeter.tls.seal(b"x"), lambda: server.greeter.tls.receive(b"x"),
+                 lambda: server.greeter.hand_over(server.checked[-1], b"")):
+        with pytest.raises(PeerError):
+            deed()
+
+
 def test_a_new_session_without_tls():
     client, server = Client(make_hello(session_id=b"")), Server()
     hello = greet(client, server)

@@ -2,6 +2,8 @@
 
 import random
 
+import pytest
+
 from mproxy.policy.tags import LEAST_PERIOD_S, NONCE_BYTES, PERIODS, Tags
 
 NOON = 1_800_000_000
@@ -16,6 +18,20 @@ def test_only_the_key_makes_tags_that_hold():
     assert not ours.holds(0, NOON)
     for bit in range(64):
         assert not ours.holds(tag ^ 1 << bit, NOON), f"bit {bit} means nothing"
+
+
+@pytest.mark.parametrize("node", [0, 17, 255])
+def test_it_leads_to_node_and_worker(node, seed):
+    chance, tags, others = random.Random(seed), Tags(b"key", WEEK_US, node), Tags(b"key", WEEK_US, 1)
+    for worker in (0, 1, 17, 63):
+        tag = tags.make(chance.randbytes(NONCE_BYTES), NOON, worker)
+        assert tags.worker(tag, NOON + 60) == worker
+        assert tag >> 56 == node, "whoever stands in front reads it in the first byte"
+        assert others.holds(tag, NOON) and others.worker(tag, NOON) is None, "of another node"
+        assert tags.worker(tag, NOON + 9 * 86_400) is None, "too old"
+        for bit in range(64):
+            assert tags.worker(tag ^ 1 << bit, NOON) is None, f"forged at bit {bit}"
+    assert tags.worker(0, NOON) is None
 
 
 def test_it_holds_after_a_restart():
