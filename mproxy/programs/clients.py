@@ -12,11 +12,18 @@ from mproxy.service.status import Outages
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Protocol
 
     from mproxy.endpoint._endpoint import Endpoint
     from mproxy.io._loop import Timer
     from mproxy.policy.grants import Grant
-    from mproxy.programs.client_board import ClientBoard
+
+    class Board(Protocol):
+        """Where other workers see our clients: `mproxy.programs.client_board.ClientBoard`."""
+
+        def add(self, client: Client, /) -> None: ...
+        def remove(self, client: Client, /) -> None: ...
+        def streams_of(self, holder: bytes | str, /) -> int: ...
 
 # Why a session ends that gives its place up.
 MADE_ROOM = "all places were taken: it made room for a new session"
@@ -111,7 +118,7 @@ class Clients:
     """All of them, by session, by the cproxy they are of, by tag and by whose place they have. `board`: where other
     workers see them; None: there is no other."""
 
-    def __init__(self, most: int, board: ClientBoard | None = None) -> None:
+    def __init__(self, most: int, board: Board | None = None) -> None:
         self._board = board
         self.places: Places[Client] = Places(most)
         self._by_session: dict[bytes, Client] = {}
