@@ -366,8 +366,8 @@ cdef class Tls:
 
     def hand_over(self):
         """What another process goes on from, by `take_over`: keys, numbers of records, the beginning of one. From then
-        on this one can do nothing any more. For one that is `finished`, after `take_out`; to be wiped. PeerError if it has
-        ended.
+        on this one can do nothing any more. For one that is `finished`, after `take_out`; to be wiped. PeerError if it
+        has ended.
         """
         if self.broken or self.ended:
             raise PeerError(CloseCode.ENCRYPTION, self.why())
