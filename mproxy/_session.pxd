@@ -26,10 +26,12 @@ from mproxy._transmit cimport Transmitter
 
 cpdef enum EventKind:
     NOTHING   # input used up
-    OPENED    # sproxy: the peer opened `stream`; `data` is the target, empty for the default daemon
+    OPENED    # the peer opened `stream`; `data` is the target, empty for the default daemon
     DATA      # `data` goes to the stream's application; with `ends` nothing comes after it
     RESET     # the stream was reset; `code` is a ResetCode
     RESUMED   # the peer's list is complete: streams flow on this carrier
+    LISTEN    # sproxy: the peer asks to listen at `data`, which has number `code`; with `ends` nowhere else
+    LISTENING  # cproxy: about number `code`: it listens at `data`, or, unless `ends`, does not, and `data` says why
     CLOSED    # the session is over; `code` is a CloseCode, `local` says who found the reason
 
 
@@ -45,8 +47,8 @@ cdef struct SessionEvent:
     Stream *stream        # OPENED, DATA, RESET
     const uint8_t *data   # DATA, OPENED, RESET and CLOSED (reason text): valid until the next call
     uint32_t length       # bytes at `data`
-    bint ends             # DATA: the direction ends after these bytes
-    int code              # RESET, CLOSED
+    bint ends             # DATA: the direction ends after these bytes; LISTEN, LISTENING
+    int code              # RESET, CLOSED, LISTEN, LISTENING
     bint local            # CLOSED: this side found the reason
 
 
@@ -55,7 +57,8 @@ cdef class Session:
     cdef Transmitter transmitter           # of `streams`; the session's own frames go through it, too
     # identity
     cdef SessionState *lasting             # what of it must outlive the process; freed with `streams`
-    cdef readonly bint is_server           # sproxy's end: streams are opened by the peer
+    cdef readonly bint is_server           # sproxy's end
+    cdef public bint is_served             # cproxy: sproxy may open streams, for it may have been asked to listen
     cdef readonly bytes secret             # proves the right to resume; empty before the first WELCOME
     # limits
     cdef readonly uint32_t window          # what this side holds for one stream, each direction
@@ -71,7 +74,8 @@ cdef class Session:
     cdef uint32_t current_left             # number of those
     cdef bint current_ends                 # the direction ends after them
     cdef bint comparing                    # the peer's list is being compared with ours
-    cdef uint32_t listed_id                # newest stream opened when the peer made its list
+    cdef uint32_t listed_id                # newest stream that a client had opened when it made its list,
+    cdef uint32_t listed_served            # and that it knew of ours
     cdef bytes close_reason                # why the session ended, in words
     cdef bint close_told                   # the CLOSED event was given
     # time
@@ -108,6 +112,7 @@ cdef class Session:
     cdef bint on_resume(self, SessionEvent *event) noexcept
     cdef bint on_open(self, SessionEvent *event) noexcept
     cdef bint on_reset(self, SessionEvent *event) noexcept
+    cdef bint on_listen(self, SessionEvent *event) noexcept
     cdef bint on_heartbeat(self) noexcept
     cdef bint check_forgotten(self) noexcept
     cdef bint on_ack(self, Stream *stream, uint64_t ack) noexcept

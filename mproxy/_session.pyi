@@ -10,7 +10,9 @@ class EventKind(IntEnum):
     DATA = 2
     RESET = 3
     RESUMED = 4
-    CLOSED = 5
+    LISTEN = 5
+    LISTENING = 6
+    CLOSED = 7
 
 class CarrierState(IntEnum):
     NO_CARRIER = 0
@@ -20,6 +22,7 @@ class CarrierState(IntEnum):
 
 @final
 class Session:
+    is_served: bool
     def __init__(
         self, config: SessionConfig, *, is_server: bool, session_id: bytes = b"", secret: bytes = b""
     ) -> None: ...

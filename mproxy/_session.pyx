@@ -24,12 +24,13 @@ from mproxy._frames cimport Frame, ParseResult, encode_header, parser_init, pars
 from mproxy._liveness cimport liveness_attach, liveness_check, liveness_deadline, liveness_heard, liveness_init
 from mproxy._ring cimport iovec, ring_used
 from mproxy._state cimport (
-    SessionState, StreamState, session_note_asked, session_state_claim, session_state_new, stream_state_claim,
+    SessionState, StreamState, id_here, opened_here, session_note_asked, session_state_claim, session_state_new,
+    stream_state_claim,
 )
 from mproxy._stream cimport Stream, stream_receive, stream_rewind, table_find
 from mproxy._streams cimport StreamSet, new_streams
 from mproxy._wire cimport (
-    HEADER_BYTES, HEARTBEAT_BYTES, MAX_REASON_BYTES, MIN_WINDOW_BYTES, SECRET_BYTES, SESSION_ID_BYTES,
+    HEADER_BYTES, HEARTBEAT_BYTES, MAX_PLACES, MAX_REASON_BYTES, MIN_WINDOW_BYTES, SECRET_BYTES, SESSION_ID_BYTES,
     CloseCode, FrameFlag, FrameType, ResetCode,
 )
 from mproxy.ground._clock cimport NEVER
@@ -292,7 +293,7 @@ cdef class Session:
             return self.on_resume(event)
         if frame.type == FrameType.HELLO or frame.type == FrameType.WELCOME:
             return self.fail(CloseCode.STATE_ERROR, "HELLO or WELCOME inside a session")
-        if not FrameType.HELLO <= frame.type <= FrameType.GOODBYE:
+        if not FrameType.HELLO <= frame.type <= FrameType.LISTENING:
             return False
         if self.state != CarrierState.ACTIVE:
             return self.fail(CloseCode.STATE_ERROR, "stream frame before the end of the RESUME list")
@@ -300,6 +301,8 @@ cdef class Session:
             return self.on_open(event)
         if frame.type == FrameType.RESET:
             return self.on_reset(event)
+        if frame.type == FrameType.LISTEN or frame.type == FrameType.LISTENING:
+            return self.on_listen(event)
         stream = table_find(&self.streams.table, frame.stream)
         if stream == NULL:
             return self.check_forgotten()
@@ -311,7 +314,10 @@ cdef class Session:
 
     cdef bint check_forgotten(self) noexcept:
         """A frame without bytes may arrive late, for a stream that both sides have finished; never for a new one."""
-        if self.parser.frame.stream > self.lasting.highest_id:
+        cdef uint32_t id = self.parser.frame.stream
+        cdef bint ours = opened_here(self.lasting, id)
+        if ours and <int32_t>((id_here(self.lasting, id) - self.lasting.last_id) << 1) > 0 or (
+                not ours and id > self.lasting.highest_id):
             return self.fail(CloseCode.STREAM_ERROR, "frame for a stream that was never opened")
         return False
 
@@ -372,9 +378,14 @@ cdef class Session:
         cdef StreamSet streams = self.streams
         cdef Frame *frame = &self.parser.frame
         cdef Stream *stream
-        if not self.is_server:
-            return self.fail(CloseCode.STATE_ERROR, "OPEN from the side that does not open streams")
-        if table_find(&self.streams.table, frame.stream) != NULL:
+        if not (self.is_server or self.is_served):
+            return self.fail(CloseCode.STATE_ERROR, "OPEN from the side that was not asked to listen")
+        if opened_here(self.lasting, frame.stream):
+            return self.fail(CloseCode.STREAM_ERROR, "OPEN with an id of the side that it came to")
+        stream = table_find(&streams.table, frame.stream)
+        if stream != NULL and not self.is_server and stream.listed_epoch == self.lasting.epoch:
+            return False  # it had come on the former carrier, after the list for this one was made
+        if stream != NULL:
             return self.fail(CloseCode.STREAM_ERROR, "OPEN of a stream that is open")
         if streams.open_list.count + streams.finished_list.count > 4 * <uint64_t>self.max_streams + FINISHED_MOST or (
                 streams.finished_list.count > FINISHED_FEW and not streams.may_hold(0)):
@@ -393,6 +404,20 @@ cdef class Session:
         event.stream = stream
         event.data = self.parser.payload
         event.length = frame.length
+        return True
+
+    cdef bint on_listen(self, SessionEvent *event) noexcept:
+        """The peer asks to listen somewhere, or answers that."""
+        cdef Frame *frame = &self.parser.frame
+        cdef bint asks = frame.type == FrameType.LISTEN, ends = asks and frame.flags & FrameFlag.END != 0
+        if asks != self.is_server or not (asks or self.is_served):
+            return self.fail(CloseCode.STATE_ERROR, "LISTEN or LISTENING from the wrong side")
+        if frame.seq > MAX_PLACES or (frame.seq == 0) != ends or ring_used(&self.transmitter.control) > CONTROL_BYTES:
+            return self.fail(CloseCode.LIMIT_ERROR, "LISTEN with a number too high, or more of it than can be answered")
+        event.kind = EventKind.LISTEN if asks else EventKind.LISTENING
+        event.code = <int>frame.seq
+        event.ends = ends if asks else frame.ack != 0
+        event.data, event.length = self.parser.payload, frame.length
         return True
 
     cdef bint on_reset(self, SessionEvent *event) noexcept:
@@ -436,6 +461,7 @@ cdef class Session:
         if frame.flags & FrameFlag.END:
             self.comparing = True
             self.listed_id = <uint32_t>frame.seq
+            self.listed_served = <uint32_t>frame.ack
             self.streams.unlisted = <Stream *>self.streams.open_list.first
             self.streams.resend_bytes = 0
             return self.compare_next(event)
@@ -480,7 +506,7 @@ cdef class Session:
                     state.reset_ours = False  # nobody to tell
                 elif state.in_done and state.out_done:
                     continue  # finished and forgotten there; here the application is still to let go
-                elif self.is_server or state.confirmed:
+                elif state.confirmed:
                     self.tell_reset(event, stream, ResetCode.UNKNOWN_STREAM)
                     if event.kind != EventKind.NOTHING:
                         return True
@@ -507,11 +533,15 @@ cdef class Session:
     cdef bint unknown_to_peer(self, const Stream *stream) noexcept:
         """Whether the peer's complete list lacks the stream.
 
-        That does not count if the client opened it on the former carrier after making the list for this one.
+        A client makes its list for this carrier while the former one goes on: so it does not count that the list lacks
+        what began on that one later. Of the client's that has come; of ours it has if the client has shown so.
         """
+        cdef const StreamState *state = stream.state
         if stream.listed_epoch == self.lasting.epoch:
             return False
-        return not self.is_server or <int32_t>(stream.state.id - self.listed_id) <= 0
+        if opened_here(self.lasting, state.id):
+            return not (self.is_server and state.confirmed and state.id > self.listed_served)
+        return not self.is_server or <int32_t>((state.id - self.listed_id) << 1) <= 0
 
     # ---- ends
 

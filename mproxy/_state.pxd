@@ -11,7 +11,7 @@ are in the arena (mproxy/ground/_arena.pxd), and the next worker finds them ther
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from mproxy._ring cimport Ring
-from mproxy._wire cimport SECRET_BYTES, SESSION_ID_BYTES
+from mproxy._wire cimport SECRET_BYTES, SERVER_STREAM_BIT, SESSION_ID_BYTES
 
 
 cdef enum:
@@ -37,7 +37,7 @@ cdef struct StreamState:
     uint8_t in_ended      # FIN received; its offset is inp.tail
     uint8_t in_done       # ... and handed to the application
     uint8_t open_due      # OPEN must still be put on this carrier
-    uint8_t confirmed     # cproxy: the peer has shown that it knows the stream
+    uint8_t confirmed     # the peer has shown that it knows the stream
     uint8_t unheard       # ended before the peer can have heard of it: nothing to remember
     uint8_t aborted       # ended by a reset, ours or the peer's; no byte moves any more
     uint8_t reset_ours    # the reset began on this side: the peer has to be told
@@ -45,7 +45,7 @@ cdef struct StreamState:
     uint8_t deaf          # the application takes no more: what the peer sends is acknowledged and goes nowhere
     uint8_t drain_reset   # the application vanished: reset once all that it wrote is acknowledged
     uint8_t retired       # in the session's list of finished streams
-    uint8_t dialling      # sproxy: `fd` is being connected, or will be: as far as is known the daemon has not answered
+    uint8_t dialling      # the peer's: `fd` is being connected, or will be: as far as is known nobody has answered
     # what the application's connection carried that is no part of the stream, before its first byte
     uint16_t read_before  # from the application: what it said to have the stream opened
     uint16_t written_before  # to it
@@ -63,10 +63,10 @@ cdef struct SessionState:
     uint64_t opened       # streams ever
     # streams
     Ring targets          # payloads of OPENs, each once, after its length (2 bytes); none is released
-    uint32_t last_id      # cproxy: last id given
-    uint32_t highest_id   # highest id ever opened
+    uint32_t last_id      # last id given, without SERVER_STREAM_BIT
+    uint32_t highest_id   # highest id that the peer has opened
     int32_t close_code    # a CloseCode: why the session is over; -1: it is not
-    uint8_t is_server     # sproxy's end: streams are opened by the peer
+    uint8_t is_server     # sproxy's end
     uint8_t known         # there has been a WELCOME: id and secret are valid
     # in the arena
     uint8_t deaths        # workers that have died in its turn
@@ -97,3 +97,13 @@ cdef void session_note_asked(SessionState *session, StreamState *stream, const u
                              size_t *account) noexcept nogil
 cdef int session_note_target(SessionState *session, StreamState *stream, const uint8_t *text, uint16_t length,
                              size_t *account) noexcept nogil
+
+
+cdef inline bint opened_here(const SessionState *session, uint32_t id) noexcept nogil:
+    """Whether it is an id of streams that this side opens."""
+    return id >> SERVER_STREAM_BIT == session.is_server
+
+
+cdef inline uint32_t id_here(const SessionState *session, uint32_t number) noexcept nogil:
+    """The id of this side's stream of that number, which is below 2^31; and the other way round."""
+    return number ^ (<uint32_t>session.is_server << SERVER_STREAM_BIT)

@@ -17,8 +17,8 @@ from mproxy._ring cimport (
     MIN_RING_BYTES, iovec, ring_append, ring_drop, ring_free, ring_reach, ring_release, ring_reserve, ring_used,
 )
 from mproxy._state cimport (
-    SessionState, StreamState, session_note_target, session_state_free, session_state_give_up, stream_state_claim,
-    stream_state_free, stream_state_new,
+    SessionState, StreamState, id_here, opened_here, session_note_target, session_state_free, session_state_give_up,
+    stream_state_claim, stream_state_free, stream_state_new,
 )
 from mproxy._stream cimport (
     list_streams, restore_order, stream_abort, stream_acked, stream_end_arrived, stream_finished, stream_free,
@@ -26,7 +26,8 @@ from mproxy._stream cimport (
 )
 from mproxy._transmit cimport SMALL_BYTES, Transmitter
 from mproxy._wire cimport (
-    HEADER_BYTES, MAX_REASON_BYTES, MAX_WINDOW_BYTES, MIN_WINDOW_BYTES, FrameFlag, FrameType, ResetCode,
+    HEADER_BYTES, MAX_REASON_BYTES, MAX_WINDOW_BYTES, MIN_WINDOW_BYTES, SERVER_STREAM_BIT, FrameFlag, FrameType,
+    ResetCode,
 )
 from mproxy.ground._list cimport list_append, list_remove
 from mproxy.ground._stores cimport stores_done
@@ -90,9 +91,10 @@ cdef class StreamSet:
         cdef SessionState *lasting = self.lasting
         cdef Stream *stream
         lasting.last_id += 1
-        while lasting.last_id == 0 or table_find(&self.table, lasting.last_id) != NULL:
-            lasting.last_id += 1
-        stream = self.add_stream(lasting.last_id)
+        while lasting.last_id >> SERVER_STREAM_BIT or lasting.last_id == 0 or (
+                table_find(&self.table, id_here(lasting, lasting.last_id)) != NULL):
+            lasting.last_id = 1 if lasting.last_id >> SERVER_STREAM_BIT else lasting.last_id + 1
+        stream = self.add_stream(id_here(lasting, lasting.last_id))
         if stream == NULL:
             return NULL
         if target and session_note_target(lasting, stream.state, target, <uint16_t>len(target),
@@ -467,7 +469,7 @@ cdef class StreamSet:
         frame.flags = FrameFlag.END
         frame.stream = frame.length = 0
         frame.seq = self.lasting.last_id
-        frame.ack = 0
+        frame.ack = self.lasting.highest_id if self.lasting.highest_id >> SERVER_STREAM_BIT else 0
         encode_header(at, &frame)
         return result
 
@@ -508,7 +510,7 @@ cdef class StreamSet:
             return NULL
         list_append(&self.open_list, stream, &stream.in_all)
         self.lasting.opened += 1
-        if id > self.lasting.highest_id:
+        if not opened_here(self.lasting, id) and id > self.lasting.highest_id:
             self.lasting.highest_id = id
         return stream
 

@@ -32,18 +32,20 @@ cpdef enum FrameType:
     WELCOME = 2    # sproxy's answer: the session lives, on this carrier
     RESUME = 3     # where one stream stands; one with flag END closes the list
     HEARTBEAT = 4  # session id, timestamp and echo: liveness, round-trip time, barrier
-    OPEN = 5       # cproxy starts a stream
+    OPEN = 5       # a stream starts: cproxy's, or one that came to where cproxy has sproxy listen
     DATA = 6       # application bytes; seq is the offset of the first
     ACK = 7        # nothing but the ack of the header
     RESET = 8      # abrupt end of one stream
     GOODBYE = 9    # end of the session, with the reason
+    LISTEN = 10    # cproxy asks sproxy to listen
+    LISTENING = 11  # sproxy's answer: it does, or why not
 
 
 cpdef enum FrameFlag:
     FIN = 0x01        # DATA: the direction ends after this payload
     WANT_ACK = 0x02   # DATA, ACK: the sender's buffer is full: acknowledge once all up to here is delivered
     REPLY = 0x04      # HEARTBEAT: answer to a heartbeat, not to be answered
-    END = 0x08        # RESUME: last of the list, stream 0; cproxy's seq is the id of the newest stream it knew
+    END = 0x08        # RESUME: last of the list, stream 0; seq and ack say which streams cproxy knew. LISTEN: the last
     DONE = 0x10       # RESUME: this side has finished with the stream
     ABORTED = 0x20    # RESUME, with DONE: it ended by a reset
     IGNORABLE = 0x80  # a receiver that does not know the type skips the frame
@@ -103,10 +105,12 @@ cpdef enum:
     HELLO_BYTES = 144             # payload of HELLO
     WELCOME_BYTES = 168           # payload of WELCOME
     HEARTBEAT_BYTES = 16          # payload of HEARTBEAT: the session id
-    MAX_TARGET_BYTES = 300        # payload of OPEN: HOST:PORT, HOST at most 255 bytes
+    MAX_TARGET_BYTES = 300        # payload of OPEN and LISTEN: HOST:PORT, HOST at most 255 bytes; of LISTENING
     MAX_REASON_BYTES = 200        # payload of RESET and GOODBYE: UTF-8 text
     MAX_IGNORABLE_BYTES = 4096    # payload of a type we do not know and may skip
     MAX_DATA_BYTES = 1048576      # payload of DATA
+    MAX_PLACES = 32               # where sproxy listens for one session
+    SERVER_STREAM_BIT = 31        # set in the ids of streams that sproxy opens, and in no other
     MIN_WINDOW_BYTES = 4096       # smallest stream window and session budget that may be offered
     MAX_WINDOW_BYTES = 1073741824
 

@@ -9,6 +9,7 @@ INSTANCE_ID_BYTES: int
 MAGIC: int
 MAX_DATA_BYTES: int
 MAX_IGNORABLE_BYTES: int
+MAX_PLACES: int
 MAX_REASON_BYTES: int
 MAX_TARGET_BYTES: int
 MAX_WINDOW_BYTES: int
@@ -17,6 +18,7 @@ NONCE_BYTES: int
 PREAMBLE_BYTES: int
 PROOF_BYTES: int
 SECRET_BYTES: int
+SERVER_STREAM_BIT: int
 SESSION_ID_BYTES: int
 VERSION: int
 WELCOME_BYTES: int
@@ -61,6 +63,8 @@ class FrameType(IntEnum):
     ACK = 7
     RESET = 8
     GOODBYE = 9
+    LISTEN = 10
+    LISTENING = 11
 
 class HelloFeature(IntEnum):
     RENAMES = 1
@@ -81,3 +85,6 @@ class ResetCode(IntEnum):
     LOCAL_ERROR = 8
     WHILE_AWAY = 9
     KILLED = 10
+
+class WelcomeFeature(IntEnum):
+    LISTENS = 1

@@ -4,3 +4,7 @@
 cpdef enum HelloFeature:
     RENAMES = 0x01       # this cproxy takes another instance id when it is told TWIN
     STDIO = 0x40000000   # every stream comes from `cproxy --stdio`: nobody else will resume the session
+
+
+cpdef enum WelcomeFeature:
+    LISTENS = 0x01       # this sproxy knows LISTEN

@@ -51,7 +51,7 @@ cdef class PySession:
 
     def receive(self, bytes data, int64_t now, takes):
         """Give carrier bytes; return events: (OPENED, id, target), (DATA, id, bytes taken, ends), (RESET, id, code),
-        (RESUMED,), (CLOSED, code, reason, local).
+        (RESUMED,), (LISTEN or LISTENING, number, text, ends), (CLOSED, code, reason, local).
 
         `takes(id, n)` says how many of n bytes the application takes at once; the rest is kept. `ends` is the flag of
         the frame; the application is told by `hand` when the bytes before are taken.
@@ -79,6 +79,8 @@ cdef class PySession:
             elif event.kind == EventKind.RESET:
                 events.append((event.kind, stream.state.id, event.code))
                 self.streams.release(stream)
+            elif event.kind == EventKind.LISTEN or event.kind == EventKind.LISTENING:
+                events.append((event.kind, event.code, (<const char *>event.data)[:event.length], bool(event.ends)))
             elif event.kind == EventKind.CLOSED:
                 reason = (<const char *>event.data)[:event.length]
                 events.append((event.kind, event.code, reason, bool(event.local)))
@@ -121,6 +123,10 @@ cdef class PySession:
         """Start a stream; returns its id, 0 when the session has too many."""
         cdef Stream *stream = self.session.open_stream(target, <void *>self)
         return stream.state.id if stream != NULL else 0
+
+    def skip_ids(self, uint32_t last):
+        """As if all ids up to this one had been given."""
+        self.session.lasting.last_id = last
 
     def write(self, uint32_t id, bytes data):
         """Write as the application does: returns how many bytes the session took, 0 when it has no room."""

@@ -49,7 +49,7 @@ def test_man_pages_are_well_formed(pages):
 
 @pytest.mark.parametrize(("line", "found"), [
     ("cproxy --stat", "--state-dir"), ("mproxy relay --work", "--workers"), ("mproxy sta", "status"),
-    ("/usr/bin/sproxy --allo", "--allow")])
+    ("/usr/bin/sproxy --allow-l", "--allow-listen")])
 def test_bash_completes(pages, line, found):
     words = line.split()
     script = (f"source {pages}/bash-completion/completions/{words[0].rpartition('/')[2]}\n"

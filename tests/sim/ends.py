@@ -31,6 +31,7 @@ class End:
         self.inward = self.outward = None   # pipes of `carrier`
         self.apps = {}
         self.every_app = []
+        self.began = []                     # those that this side opened
         self.frozen_until = 0
         self.timer_at = None
         self.heard_at = 0
@@ -90,6 +91,7 @@ class End:
         self.drop_carrier()
         held = {app.id for app in self.apps.values() if not app.released}
         self.ps = revive(self.config, image(self.ps), self.clock.now, held)
+        self.ps.session.is_served = self is self.world.client
         self.timer_at = None
         self.world.revived += 1
         for app in self.apps.values():
@@ -97,6 +99,40 @@ class End:
                 app.may_write = True
                 app.write()
         self.pump()
+
+    # ---- streams
+
+    @property
+    def other(self):
+        """The other end."""
+        return self.world.server if self is self.world.client else self.world.client
+
+    def open(self, plan, peer_plan):
+        """Open a stream with an application at each end; returns ours, or None when there cannot be one."""
+        stream_id = self.ps.open(self.world.target_of(peer_plan))
+        if stream_id == 0:
+            return None
+        app = App(self, stream_id, plan, self.world.new_keys())
+        self.apps[stream_id] = app
+        self.every_app.append(app)
+        self.began.append(app)
+        app.peer = App(self.other, stream_id, peer_plan, app.key + 1, app)
+        app.begin()
+        self.pump()
+        return app
+
+    def opened(self, stream_id, target):
+        """The peer opened a stream."""
+        app = self.other.apps[stream_id].peer
+        assert target == self.world.target_of(app.plan), "target arrived changed"
+        assert stream_id not in self.apps, "stream opened twice"
+        self.apps[stream_id] = app
+        self.every_app.append(app)
+        if app.plan.refuse:
+            app.did_reset = app.released = True
+            self.ps.reset(stream_id, int(ResetCode.REFUSED))
+        else:
+            app.begin()
 
     # ---- events
 
@@ -209,22 +245,10 @@ class Client(End):
     def __init__(self, world, config):
         super().__init__(world, "client", config)
         self.ps = PySession(Session(config, is_server=False))
+        self.ps.session.is_served = True
         self.epoch = 0
         self.dials = []          # carriers that are not answered yet
         self.redial_at = None
-
-    def open(self, plan, server_plan):
-        """Open a stream with an application at each end; returns the client's, or None when there are too many."""
-        stream_id = self.ps.open(self.world.target_of(server_plan))
-        if stream_id == 0:
-            return None
-        app = App(self, stream_id, plan, 2 * len(self.every_app))
-        self.apps[stream_id] = app
-        self.every_app.append(app)
-        app.peer = App(self.world.server, stream_id, server_plan, app.key + 1, app)
-        app.begin()
-        self.pump()
-        return app
 
     def dial(self):
         """Dial a carrier, whether or not there is one already."""
@@ -380,15 +404,6 @@ class Server(End):
             self.arrived(carrier, greeter.leftover)
         self.pump()
 
-    def opened(self, stream_id, target):
-        """The peer opened a stream."""
-        app = self.world.client.apps[stream_id].peer
-        assert target == self.world.target_of(app.plan), "target arrived changed"
-        assert stream_id not in self.apps, "stream opened twice"
-        self.apps[stream_id] = app
-        self.every_app.append(app)
-        if app.plan.refuse:
-            app.did_reset = app.released = True
-            self.ps.reset(stream_id, int(ResetCode.REFUSED))
-        else:
-            app.begin()
+    def open(self, plan, peer_plan):
+        """Not before the client knows the session, and so can have asked for it."""
+        return super().open(plan, peer_plan) if self.world.client.ps.session.session_id else None

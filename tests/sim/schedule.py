@@ -32,6 +32,8 @@ class Schedule:
         self.world.redial_pause = lambda: int(pick.uniform(1, 2 + 4 * self.latency))
         self.world.dial_patience = 50 * self.latency + 1_000_000
         self.world.on_carrier = self._watch
+        self.opener = random.Random(~seed)     # of its own: who opens decides about nothing else
+        self.served = self.opener.choice((0, 0, 0.5, 1))  # how many streams sproxy opens
         self.faults_left = pick.randrange(3 * MAX_FAULTS if self.kind == "crossing" else MAX_FAULTS)
         self.split = pick.choice((None, None, self._split))
         if carriers != "bytes":
@@ -68,7 +70,7 @@ class Schedule:
             return Carrier(world.clock, world.latency, world.capacity)
         return PacketCarrier(world, self.random.random(), self.up, self.down)
 
-    def _plan(self, is_server):
+    def _plan(self, accepts):
         pick = self.random
         total = int(2 ** pick.uniform(0, 12 if self.kind in ("short-streams", "crossing") else 18)) - 1
         plan = Plan(total, chunk=int(2 ** pick.uniform(4, 15)), end_pause=pick.choice((0, 0, 0, 20_000, 300_000)),
@@ -89,20 +91,20 @@ class Schedule:
             plan.stall_at, plan.stall_for = pick.randrange(total + 1), pick.randrange(1, 2_000_000)
         end = pick.random()
         if self.kind == "early-answer":
-            self._answer_early(plan, is_server)
+            self._answer_early(plan, accepts)
         elif end < 0.1:
             plan.reset_at = pick.randrange(2 * total + 1)
         elif end < 0.2:
             plan.discard = True
-        elif end < 0.25 and is_server:
+        elif end < 0.25 and accepts:
             plan.refuse = True
         return plan
 
     @staticmethod
-    def _answer_early(plan, is_server):
+    def _answer_early(plan, accepts):
         """A daemon that answers and closes while its client goes on uploading: the answer arrives, then the reset."""
         plan.pause = 0
-        if is_server:
+        if accepts:
             plan.total = min(plan.total, 3000)
             plan.reset_behind = True
         else:
@@ -199,7 +201,8 @@ class Schedule:
 
     def _open(self):
         if not self.world.healing:
-            self.world.client.open(self._plan(False), self._plan(True))
+            end = self.world.server if self.opener.random() < self.served else self.world.client
+            end.open(self._plan(False), self._plan(True))
 
 
 def play(seed, kind=None, carriers="bytes"):

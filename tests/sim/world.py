@@ -34,6 +34,7 @@ class World:
         self.attached = 0
         self.packet_carriers = 0  # ends that sent frames as parcels
         self.deaths = 0           # of carriers
+        self.keys = 0             # of patterns, given so far
         self.revived = 0          # processes that another one went on for
         self.may_limit = False    # more streams than the server's limit may be opened
         self.client = Client(self, client_config or small_config())
@@ -44,6 +45,11 @@ class World:
         """The target a stream to `plan` is opened with: of varying length, sometimes empty."""
         length = plan.total % 40
         return b"host%d:%d" % (plan.total, plan.chunk) if length > 5 else b""
+
+    def new_keys(self):
+        """Two keys of patterns: the one to use, and the next one for the peer."""
+        self.keys += 2
+        return self.keys - 2
 
     def new_carrier(self):
         """Make a carrier and let the schedule know."""
@@ -163,9 +169,9 @@ class World:
 
     def check_outcome(self):
         """Every stream ended as it should."""
-        for app in self.client.every_app:
+        for app in self.client.began + self.server.began:
             peer = app.peer
-            if self.server.apps.get(app.id) is not peer:
+            if peer.end.apps.get(app.id) is not peer:
                 assert app.did_reset or app.saw_reset is not None, f"never opened: {app}"
                 continue
             reset = app.did_reset or peer.did_reset or app.saw_reset is not None or peer.saw_reset is not None

@@ -5,13 +5,14 @@ import zlib
 
 import pytest
 
-from mproxy.programs.client_record import ClientRecord, DamagedRecord, decode_record
+from mproxy._wire import MAX_PLACES
+from mproxy.programs.client_record import ClientRecord, DamagedRecord, PlaceSocket, decode_record
 
 SPKI = bytes(range(44))
 MOST_BYTES = 2040  # what there is room for in the arena
 FACTS = {
     "spki": SPKI, "instance_id": bytes(range(16)), "host": "fe80::1%eth0", "peer": "[fe80::1%eth0]:4000",
-    "holder": "fe80::/64", "stdio": False, "resumed": True, "tags": [1 << 63, 7], "began_at": 5_000_000,
+    "holder": "fe80::/64", "stdio": False, "resumed": True, "tags": [1 << 63, 7], "began_at": 5_000_000, "places": [],
     "lost_at": 6_000_000, "away_at": 7_000_000, "outages": 3, "longest_us": 40, "total_us": 60, "resent_bytes": 1 << 40,
 }
 
@@ -29,8 +30,22 @@ def test_all_of_it_comes_back(changes):
     assert facts_of(decode_record(ClientRecord(**facts).encode())) == facts
 
 
+def test_places_come_back():
+    """Goal: without places it is what builds before them can read."""
+    places = [PlaceSocket(number, 0xFFFFFFFF - number, 7 + number, 1 << 31) for number in (1, 1, MAX_PLACES)]
+    data = ClientRecord(**FACTS | {"places": places}).encode()
+    found = decode_record(data).places
+    assert [(each.number, each.mark, each.fd, each.inode) for each in found] == [
+        (each.number, each.mark, each.fd, each.inode) for each in places]
+    assert (data[0], ClientRecord(**FACTS).encode()[0]) == (2, 1)
+    for length in range(len(data)):
+        with pytest.raises(DamagedRecord):
+            decode_record(data[:length])
+
+
 def test_there_is_room_for_the_longest():
-    longest = FACTS | {"host": "h" * 255, "peer": "p" * 255, "holder": "s" * 255}
+    places = [PlaceSocket(number, 0, 0, 0) for number in range(MAX_PLACES)] * 2
+    longest = FACTS | {"host": "h" * 255, "peer": "p" * 255, "holder": "s" * 255, "places": places}
     assert len(ClientRecord(**longest).encode()) <= MOST_BYTES
 
 
@@ -66,10 +81,10 @@ def test_what_has_a_right_check_may_be_wrong_all_the_same(seed):
             record = decode_record(bytes(changed))
         except DamagedRecord:
             continue
-        assert record.encode()[:1] == b"\1"
+        assert record.encode()[:1] == (b"\2" if record.places else b"\1")
 
 
 def test_another_version_is_refused():
-    data = b"\2" + ClientRecord(**FACTS).encode()[1:-4]
+    data = b"\3" + ClientRecord(**FACTS).encode()[1:-4]
     with pytest.raises(DamagedRecord, match="version"):
         decode_record(data + zlib.crc32(data).to_bytes(4, "little"))
