@@ -28,7 +28,7 @@ cdef class Endpoint:
     cdef readonly Loop loop              # runs everything here
     cdef readonly Session session        # the state machine
     cdef public object observer          # an EndpointObserver
-    cdef public Target default_target    # sproxy: the daemon; None: ask the observer for every stream
+    cdef public Target default_target    # sproxy: the daemon; None: ask the observer for every stream of the peer's
     cdef Apps apps                       # the application connections
     cdef Work work                       # `pump`, in the loop's queue
     cdef Timer timer                     # calls `on_timer`
@@ -37,7 +37,7 @@ cdef class Endpoint:
     cdef ParcelReader parcels            # what comes in single packets of it
     cdef bint short_of_memory            # the carrier is not read
     cdef bint awaits_memory              # `on_memory` will look: the carrier is not read, or applications are not
-    cdef object unopened                 # sproxy: deque of (stream id, target) of OPENs for the next turn
+    cdef object unopened                 # deque of (stream id, target) of OPENs for the next turn
     cdef int opens_left                  # more may be served in this turn
     cdef Cost cost                       # what the session costs, and how much it is read at a time
     cdef News news                       # how often the observer is told of applications that were refused or left

@@ -11,6 +11,7 @@ from mproxy._liveness cimport liveness_note_life
 from mproxy._parcel_reader cimport ParcelReader
 from mproxy._ring cimport iovec
 from mproxy._session cimport CarrierState, EventKind, SessionEvent
+from mproxy._state cimport opened_here
 from mproxy._stream cimport table_find
 from mproxy._transmit cimport MAX_IOVECS
 from mproxy._wire cimport ResetCode
@@ -104,11 +105,11 @@ cdef class Endpoint:
         return self.serve_again(state) if how == Adopted.UNSERVED else how == Adopted.KEPT
 
     cdef bint serve_again(self, const StreamState *state) noexcept:
-        """sproxy: connect the stream's daemon in one of the next turns. False: it is not known any more which."""
-        target = asked_target(self.session, state) if self.session.is_server else None
+        """Connect the daemon of the peer's stream in one of the next turns. False: it is not known any more which."""
+        target = None if opened_here(self.session.lasting, state.id) else asked_target(self.session, state)
         if target is None:
             self.session.streams.reset(table_find(&self.session.streams.table, state.id), ResetCode.LOCAL_ERROR)
-            return not self.session.is_server  # cproxy: its application was not noted, and makes a stream of its own
+            return opened_here(self.session.lasting, state.id)  # its application comes once more, by itself
         self.was_busy = True
         self.unopened.append((state.id, target))
         return True
@@ -151,21 +152,21 @@ cdef class Endpoint:
         self.loop.schedule(&self.work)
 
     def add_greeted(self, int fd, bytes target, uint16_t read, uint16_t written):
-        """cproxy: relay an application that has said where to, over a connection that has carried `read` bytes from it
-        and `written` to it. The descriptor is ours from now on."""
+        """Relay an application that has said where to, over a connection that has carried `read` bytes from it and
+        `written` to it. The descriptor is ours from now on."""
         self.accepted(fd, target, read, written)
         self.loop.schedule(&self.work)
         if self.carrier is None:
             self.tell(self.observer.on_waiting, (self,))
 
     def connect(self, uint32_t stream_id, Target target):
-        """sproxy: connect the stream's daemon; does nothing if the stream has ended meanwhile."""
+        """Connect the daemon of a stream of the peer's; does nothing if it has ended meanwhile."""
         cdef Stream *stream = table_find(&self.session.streams.table, stream_id)
         if stream != NULL and not stream.state.aborted and stream.owner == NULL:
             self.dial(stream, target)
 
     def refuse(self, uint32_t stream_id, int code):
-        """sproxy: reset the stream instead."""
+        """Reset such a stream instead."""
         cdef Stream *stream = table_find(&self.session.streams.table, stream_id)
         if stream != NULL and not stream.state.aborted and stream.owner == NULL:
             self.session.streams.reset(stream, code)
@@ -353,21 +354,23 @@ cdef class Endpoint:
                     app_deliver(app, event.data, event.length)
             elif event.kind == EventKind.OPENED:
                 self.opened(event.stream, event.data, event.length)
-            elif event.kind == EventKind.RESET:
-                app = <App *>event.stream.owner
-                app_close(app, True)
-                why = (<const char *>event.data)[:event.length].decode(errors="replace")
-                self.tell(self.observer.on_reset, (self, event.stream.state.id, event.code, why))
             elif event.kind == EventKind.RESUMED:
                 self.tell(self.observer.on_resumed, (self,))
             else:
-                self.write_carrier()
-                self.end_carrier(False)
-                self.reset_apps()
-                self.was_busy = False  # with the end told, it goes without saying that nobody is left
-                reason = (<const char *>event.data)[:event.length].decode(errors="replace")
-                self.tell(self.observer.on_closed, (self, event.code, reason, bool(event.local)))
-                return True
+                text = (<const char *>event.data)[:event.length].decode(errors="replace")
+                if event.kind == EventKind.CLOSED:
+                    self.write_carrier()
+                    self.end_carrier(False)
+                    self.reset_apps()
+                    self.was_busy = False  # with the end told, it goes without saying that nobody is left
+                    self.tell(self.observer.on_closed, (self, event.code, text, bool(event.local)))
+                    return True
+                if event.kind == EventKind.RESET:
+                    app_close(<App *>event.stream.owner, True)
+                    self.tell(self.observer.on_reset, (self, event.stream.state.id, event.code, text))
+                else:
+                    method = self.observer.on_listen if self.session.is_server else self.observer.on_listening
+                    self.tell(method, (self, event.code, bool(event.ends), text))
 
     cdef void read_apps(self) noexcept:
         """Read applications that have something and whose stream has room, in turns."""
@@ -439,7 +442,6 @@ cdef class Endpoint:
 
     cdef void forsake(self, str why) noexcept:
         """The carrier counts as lost. cproxy keeps it until another one works: the path may come back before.
-
         Nothing is sent to keep it alive: the kernel repeats what is on its way.
         """
         if self.session.is_server:
@@ -516,11 +518,11 @@ cdef class Endpoint:
             self.vanish()
 
     cdef int accepted(self, int fd, bytes target, uint16_t read=0, uint16_t written=0) noexcept:
-        """cproxy: make a stream for an application just accepted; -1 (the application is reset) if there is no room.
+        """Make a stream for an application just accepted; -1 (the application is reset) if there is no room.
 
         `read` and `written` bytes of its connection are no part of the stream.
         """
-        cdef Stream *stream = self.session.open_stream(target, NULL)
+        cdef Stream *stream = self.session.open_stream(target, NULL) if apps_may_grow(&self.apps) else NULL
         cdef App *app = NULL
         if stream != NULL:
             stream.state.read_before, stream.state.written_before = read, written  # before `fd`, for whoever goes on
@@ -535,7 +537,7 @@ cdef class Endpoint:
         return 0
 
     cdef void opened(self, Stream *stream, const uint8_t *target, uint32_t length) noexcept:
-        """sproxy: the peer opened a stream."""
+        """The peer opened a stream."""
         self.was_busy = True
         if self.opens_left == 0:
             self.unopened.append((stream.state.id, (<const char *>target)[:length]))

@@ -5,7 +5,7 @@ from libc.string cimport memcpy, memset, strchr
 
 from mproxy._ring cimport iovec, ring_used, ring_view
 from mproxy._session cimport Session
-from mproxy._state cimport FORGOTTEN_TARGET, StreamState
+from mproxy._state cimport FORGOTTEN_TARGET, StreamState, opened_here
 from mproxy._stream cimport Stream, table_find
 from mproxy.carrier._carrier cimport PathReport
 from mproxy.endpoint._app cimport App
@@ -153,16 +153,17 @@ cdef bint is_path_busy(Endpoint endpoint) noexcept:
 
 
 cdef char *put_target(char *out, Session session, const Stream *stream, const Ends *ends):
-    """Which daemon: what cproxy asks for, where sproxy is connected to; null: sproxy's default, or not yet."""
+    """Which daemon: what the one side asks for, where the other is connected to; null: sproxy's default, or not yet."""
     cdef const App *app = <const App *>stream.owner
+    cdef bint dialled = not opened_here(session.lasting, stream.state.id)
     cdef iovec parts[2]
-    if stream.state.target_bytes and not (session.is_server and ends.here[0]) and (
+    if stream.state.target_bytes and not (dialled and ends.here[0]) and (
             stream.state.target != FORGOTTEN_TARGET):
         ring_view(&session.lasting.targets, stream.state.target, stream.state.target_bytes, parts)  # in one piece
         return put_quoted(out, (<const char *>parts[0].iov_base)[:stream.state.target_bytes].decode(errors="replace"))
-    if session.is_server and app != NULL and app.target != NULL:
+    if dialled and app != NULL and app.target != NULL:
         return put_quoted(out, (<Target>app.target).text)
-    if not session.is_server or not ends.here[0]:
+    if not dialled or not ends.here[0]:
         return stpcpy(out, "null")
     out = put_host(stpcpy(out, '"'), ends.host)
     return stpcpy(stpcpy(stpcpy(out, ":"), ends.port), '"')

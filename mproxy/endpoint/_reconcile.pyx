@@ -5,6 +5,7 @@ from libc.stddef cimport size_t
 from libc.string cimport memset
 
 from mproxy._ring cimport iovec
+from mproxy._state cimport opened_here
 from mproxy._wire cimport MAX_DATA_BYTES
 from mproxy.ground._sockaddr cimport AF_INET, AF_INET6, socklen_t
 from mproxy.ground._stores cimport stores_done
@@ -155,7 +156,7 @@ cdef Reconciled reconcile(SessionState *session, StreamState *state, const Kerne
     empty, came straight from the carrier: then `inp.tail` moves with it, for these bytes need not come again. Where the
     numbers contradict each other nothing is changed: a byte may be lost or come twice.
     """
-    cdef bint dialled = session.is_server
+    cdef bint dialled = not opened_here(session, state.id)
     cdef bint ended = facts.tcp_state in (
         TcpState.FIN_WAIT1, TcpState.FIN_WAIT2, TcpState.CLOSING, TcpState.LAST_ACK, TcpState.TIME_WAIT)
     cdef uint64_t read = facts.received - facts.unread - facts.peer_ended

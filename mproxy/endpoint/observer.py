@@ -40,15 +40,24 @@ class EndpointObserver:
         """The session is over and its applications were reset. `code` is a CloseCode; `local`: this side found the
         reason."""
 
+    # ---- places where sproxy listens
+
+    def on_listen(self, endpoint: Endpoint, number: int, was_last: bool, place: str) -> None:
+        """sproxy: the peer wants it to listen at `place`, which has that number, to be answered with `answer_place`;
+        or, with `was_last`, nowhere but at what it has asked for on this carrier."""
+
+    def on_listening(self, endpoint: Endpoint, number: int, listens: bool, text: str) -> None:
+        """cproxy: sproxy's answer; `text`: where it listens, or why it does not."""
+
     # ---- applications
 
     def on_opened(self, endpoint: Endpoint, stream: int, target: bytes) -> None:
-        """sproxy: the peer opened a stream to `target` (HOST:PORT, empty: the default daemon). To be answered with
-        `Endpoint.connect` or `Endpoint.refuse`, now or later."""
+        """The peer opened a stream to `target` (HOST:PORT, empty: the default daemon; at cproxy the number of a place
+        where sproxy listens). To be answered with `Endpoint.connect` or `Endpoint.refuse`, now or later."""
         endpoint.refuse(stream, ResetCode.NOT_ALLOWED)
 
     def on_refused(self, endpoint: Endpoint, stream: int, target: str, error: int) -> None:
-        """sproxy: the daemon cannot be reached (errno). In a flood only some are told."""
+        """The daemon cannot be reached (errno). In a flood only some are told."""
 
     def on_reset(self, endpoint: Endpoint, stream: int, code: int, why: str) -> None:
         """The peer reset a stream (ResetCode); its application was reset after all that the peer's had written. `why`:

@@ -328,6 +328,9 @@ class CproxyConfig(ProgramConfig):
     # More places, where applications say over SOCKS what the target is (-D).
     dynamic: Setting[tuple[Spot, ...]] = Setting(())
 
+    # Places where sproxy is to listen, each with the target here of its streams (-R).
+    remote: Setting[tuple[Forward, ...]] = Setting(())
+
     # File with this client's key; the one in `state_dir` is made when there is none.
     key: Setting[str | None] = Setting(None)
 
@@ -340,7 +343,11 @@ class CproxyConfig(ProgramConfig):
     @property
     def shown_name(self) -> str:
         """`name` or its default: `cproxy:5200->server:6200`."""
-        return self.name or f"cproxy:{'stdio' if self.stdio else self.first_place}->{self.sproxy_name}"
+        place = "stdio" if self.stdio else self.first_place
+        if place is None and self.remote:
+            host, port = self.remote[0][0]
+            place = f"remote:{port or host}"
+        return self.name or f"cproxy:{place}->{self.sproxy_name}"
 
     @property
     def first_place(self) -> int | str | None:
@@ -398,6 +405,9 @@ class SproxyConfig(ProgramConfig):
 
     # What clients may ask for besides the default; empty: nothing. Compared as text.
     allow: Setting[tuple[Spot, ...]] = Setting(())
+
+    # Where clients may have it listen (cproxy -R); empty: nowhere.
+    allow_listen: Setting[tuple[Spot, ...]] = Setting(())
 
     # Connections that have not said anything yet, and as many again that have begun but not said HELLO yet. Each costs
     # one file descriptor, and some 20 KiB once it encrypts. One source may have a quarter: 128 that dial at once.

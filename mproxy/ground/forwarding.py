@@ -4,13 +4,16 @@ A target is (host, port), or (path, 0) for a unix socket, whose path begins with
 written in the same way: host "" stands for the addresses that the program listens on anyway.
 
 What is permitted is a target, too, with a host of `*` (any), `*.example.com` (any below it), or a port of 0 (any).
+
+A place is where cproxy has sproxy listen: host "" stands for sproxy's loopback addresses, `*` for every address. What
+is permitted of places is one, with a host of `*` (any) or a port of 0 (any).
 """
 
 from __future__ import annotations
 
 from mproxy.ground.config import format_host_port
 from mproxy.ground.errors import UsageError
-from mproxy.ground.words import parse_bind, parse_host, parse_host_port, parse_port
+from mproxy.ground.words import is_loopback, parse_bind, parse_host, parse_host_port, parse_port
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
 PATH_BYTES = 107
 
 ANYWHERE = "*"
+
+# Ports below this one are the system's.
+UNPRIVILEGED = 1024
 
 
 def is_path(host: str) -> bool:
@@ -82,6 +88,35 @@ def parse_forward(text: str) -> Forward:
     else:
         raise UsageError(wrong)
     return _parse_listening(fields, wrong), target
+
+
+def say_place(place: Spot) -> str:
+    """A place as it stands in LISTEN."""
+    host, port = place
+    return host if is_path(host) else format_host_port(host or "localhost", port)
+
+
+def is_wide_place(permitted: Spot) -> bool:
+    """Whether clients choose the address or the port."""
+    return permitted[0] == ANYWHERE or (permitted[1] == 0 and not is_path(permitted[0]))
+
+
+def parse_permitted_place(text: str) -> Spot:
+    """`PORT` (on the loopback addresses), `ADDRESS:PORT`, or the path of a unix socket; `*` may be all of either."""
+    host, colon, port = text.rpartition(":")
+    if is_path(text) or port != ANYWHERE:
+        return parse_spot(text)
+    return _parse_listening([*_fields(host), "0"] if colon else ["0"], "not [ADDRESS:]PORT or /PATH")
+
+
+def permits_place(permitted: Spot, place: Spot) -> bool:
+    """Whether a place is among those. Ports below 1024 are only where they are named."""
+    host, port = permitted
+    if is_path(host) or is_path(place[0]):
+        return permitted == place
+    if not (place[1] == port if port else place[1] == 0 or place[1] >= UNPRIVILEGED):
+        return False
+    return host in (ANYWHERE, place[0]) or (not host and is_loopback(place[0]))
 
 
 def _parse_listening(fields: list[str], wrong: str) -> Spot:

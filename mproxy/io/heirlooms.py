@@ -37,6 +37,11 @@ def take(name: str) -> int | None:
     return _given.pop(name, None)
 
 
+def take_all(prefix: str) -> list[int]:
+    """The descriptors whose names begin so, if the program before had such; they are the caller's from now on."""
+    return [_given.pop(name) for name in list(_given) if name.startswith(prefix)]
+
+
 def close_port(port: int) -> bool:
     """Close what nobody has taken and listens on this port, perhaps at another address; whether there was any."""
     names = [name for name in _given if name.startswith("port ") and name.endswith(f" {port}")]

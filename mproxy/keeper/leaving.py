@@ -43,7 +43,7 @@ LOOK_US = 10_000_000
 
 # Of what outlives an upgrade, that which callers would miss meanwhile. Locks and files are had again, and locks must
 # be: where their files lie may look different to the next start.
-LISTENERS = ("port ", "path ")
+LISTENERS = ("port ", "path ", "place ")
 
 
 class Leaving:

@@ -5,6 +5,7 @@
 Options are joined by commas, their values are in double quotes (\\" for a quote inside):
 
     target="HOST:PORT,..."   only these daemons; `*` as in sproxy's --allow
+    listen="[ADDR:]PORT,..."  only there may cproxy -R listen; `*` as in sproxy's --allow-listen
     from="CIDR,..."          only from these addresses
     expiry="2027-01-31"      only until then; local time, or UTC with a Z: "2027-01-31T18:00Z"
     max-streams=N            most connections at once, in all sessions of the key together
@@ -18,7 +19,7 @@ from __future__ import annotations
 import time
 
 from mproxy.ground.errors import UsageError
-from mproxy.ground.forwarding import parse_permitted, permits
+from mproxy.ground.forwarding import parse_permitted, parse_permitted_place, permits, permits_place
 from mproxy.policy.keys import KEY_TYPE, parse_spki
 
 TYPE_CHECKING = False
@@ -29,13 +30,14 @@ if TYPE_CHECKING:
 
 
 class Grant:
-    """What one line of authorized_keys allows. None in `targets`, `networks`, `expires_at`, `max_streams` or
+    """What one line of authorized_keys allows. None in `targets`, `places`, `networks`, `expires_at`, `max_streams` or
     `max_sessions`: the line does not say.
 
-    `targets` are as in mproxy.ground.forwarding, compared as text; `expires_at` is in seconds since 1970.
+    `targets` and `places` are as in mproxy.ground.forwarding, compared as text; `expires_at` is in seconds since 1970.
     """
 
-    __slots__ = ("spki", "line", "comment", "targets", "networks", "expires_at", "max_streams", "max_sessions")
+    __slots__ = ("spki", "line", "comment", "targets", "places", "networks", "expires_at", "max_streams",
+                 "max_sessions")
 
     def __init__(self, spki: bytes, line: int, comment: str = "", options: dict[str, Any] | None = None) -> None:
         options = options or {}
@@ -43,6 +45,7 @@ class Grant:
         self.line = line
         self.comment = comment
         self.targets: frozenset[tuple[str, int]] | None = options.get("target")
+        self.places: frozenset[tuple[str, int]] | None = options.get("listen")
         self.networks: tuple[Network, ...] | None = options.get("from")
         self.expires_at: float | None = options.get("expiry")
         self.max_streams: int | None = options.get("max-streams")
@@ -65,11 +68,15 @@ class Grant:
         return self._rights() == other._rights()
 
     def _rights(self) -> tuple[object, ...]:
-        return self.targets, self.networks, self.expires_at, self.max_streams, self.max_sessions
+        return self.targets, self.places, self.networks, self.expires_at, self.max_streams, self.max_sessions
 
     def allows_target(self, host: str, port: int) -> bool:
         """Whether streams may go to HOST:PORT, as far as this line is concerned."""
         return self.targets is None or any(permits(each, (host, port)) for each in self.targets)
+
+    def allows_place(self, place: tuple[str, int]) -> bool:
+        """Whether sproxy may listen there for the key, as far as this line is concerned."""
+        return self.places is None or any(permits_place(each, place) for each in self.places)
 
 
 def parse_grant(text: str, number: int = 1) -> Grant:
@@ -137,6 +144,10 @@ def _parse_targets(value: str) -> frozenset[tuple[str, int]]:
     return frozenset(parse_permitted(part.strip()) for part in value.split(","))
 
 
+def _parse_places(value: str) -> frozenset[tuple[str, int]]:
+    return frozenset(parse_permitted_place(part.strip()) for part in value.split(","))
+
+
 def _parse_networks(value: str) -> tuple[Network, ...]:
     import ipaddress  # only this option needs it
     try:
@@ -168,7 +179,7 @@ def _parse_number(value: str) -> int:
     return int(value)
 
 
-_OPTIONS = {"target": _parse_targets, "from": _parse_networks, "expiry": _parse_expiry,
+_OPTIONS = {"target": _parse_targets, "listen": _parse_places, "from": _parse_networks, "expiry": _parse_expiry,
             "max-streams": _parse_number, "max-sessions": _parse_number}
 
 

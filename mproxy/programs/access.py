@@ -12,7 +12,15 @@ from mproxy._wire import CloseCode
 from mproxy.carrier._tls import Tls
 from mproxy.ground.config import format_host_port
 from mproxy.ground.errors import PeerError, UsageError
-from mproxy.ground.forwarding import is_path, is_wide, parse_target, permits, say_target
+from mproxy.ground.forwarding import (
+    is_path,
+    is_wide,
+    is_wide_place,
+    parse_target,
+    permits,
+    permits_place,
+    say_target,
+)
 from mproxy.ground.words import is_loopback, printable
 from mproxy.io._moves import Moves
 from mproxy.policy.keys import find_spki, fingerprint
@@ -181,6 +189,12 @@ class Access:
             return target if self.is_named(target) else None
         permitted = any(permits(each, target) for each in self._targets)
         return target if permitted and grant.allows_target(*target) else None
+
+    def may_listen(self, place: Spot, grant: Grant | None) -> bool:
+        """Whether a client may have us listen there. A `*` on the command line counts only for keys that are listed."""
+        permitted = [each for each in self._config.allow_listen
+                     if permits_place(each, place) and (grant is not None or not is_wide_place(each))]
+        return bool(permitted) and (grant is None or grant.allows_place(place))
 
     def why_not(self, grant: Grant | None) -> str:
         """Why a target is refused."""

@@ -11,7 +11,7 @@ MOST_LINES = 24
 BRIEF = {
     "cproxy": """\
 usage: cproxy [options] PORT HOST PORT
-       cproxy [options] -L PORT:HOST:PORT ... -D PORT ... HOST PORT
+       cproxy [options] -L PORT:HOST:PORT ... -D PORT ... -R ... HOST PORT
        cproxy [options] --stdio HOST PORT
 
 Keep TCP connections alive while the network is gone or changes: listen on the
@@ -19,10 +19,10 @@ first PORT, and relay to the sproxy at HOST PORT.
 
   -L PORT:HOST:PORT  listen here as well, for the daemon at HOST:PORT, or /PATH
   -D PORT            listen here as well, as a SOCKS proxy
+  -R PORT:HOST:PORT  have sproxy listen, for HOST:PORT as reached from here
   --stdio            one connection on standard input and output, for ssh
   --target HOST:PORT ask for this daemon instead of sproxy's default
   --via COMMAND      reach sproxy through a command, where only that leads to it
-  --eager            connect at once, not with the first application
   --name NAME        what 'mproxy status' calls it
   --log-file FILE    append the log here; --log-level debug tells more
 

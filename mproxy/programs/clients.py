@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from mproxy.endpoint._endpoint import Endpoint
     from mproxy.io._loop import Timer
     from mproxy.policy.grants import Grant
+    from mproxy.programs.client_record import PlaceSocket
+    from mproxy.programs.served_place import ServedPlace
 
     class Board(Protocol):
         """Where other workers see our clients: `mproxy.programs.client_board.ClientBoard`."""
@@ -44,6 +46,8 @@ class Client:
         self.peer = peer     # with the port
         self.holder = holder  # whose place it has
         self.grant: Grant | None = None          # what its key may do; None: everything
+        self.places: dict[int, ServedPlace] = {}    # where sproxy listens for it, by number
+        self.kept_places: list[PlaceSocket] = []    # the same of the worker before, until it is taken up
         self.stdio = False         # all its streams come from --stdio
         self.tags: list[int] = []             # that its cproxy may show, the newest last
         self.began_at = now
@@ -89,7 +93,8 @@ class Client:
             spki=self.spki, instance_id=self.instance_id, host=self.host, peer=self.peer, holder=self.holder,
             stdio=self.stdio, resumed=self.resumed, tags=self.tags, began_at=self.began_at, lost_at=self.lost_at,
             away_at=outages.began_at, outages=outages.count, longest_us=outages.longest_us, total_us=outages.total_us,
-            resent_bytes=outages.resent_bytes)
+            resent_bytes=outages.resent_bytes,
+            places=[*self.kept_places, *(each for place in self.places.values() for each in place.memory())])
         keep_record(self.endpoint.session, record.encode())
         if self.on_note is not None:
             self.on_note(self)
@@ -107,6 +112,7 @@ def client_of(record: ClientRecord, endpoint: Endpoint, heartbeat_us: int) -> Cl
                     record.began_at, heartbeat_us)
     client.stdio, client.resumed = record.stdio, record.resumed
     client.tags = record.tags
+    client.kept_places = record.places
     client.lost_at = record.lost_at
     client.outages.began_at, client.outages.count = record.away_at, record.outages
     client.outages.longest_us, client.outages.total_us = record.longest_us, record.total_us

@@ -25,9 +25,9 @@ def open_listeners(config: ProgramConfig) -> list[socket.socket]:
     return listen_at(config.bind_addresses, config.port or 0, named=bool(config.bind))
 
 
-def listen_at(hosts: Sequence[str], port: int, *, named: bool) -> list[socket.socket]:
+def listen_at(hosts: Sequence[str], port: int, *, named: bool, outlive: bool = True) -> list[socket.socket]:
     """The same for any addresses and port."""
-    return listen_on(hosts, port, named=named, prepare=_prepare_listener, outlive=True)
+    return listen_on(hosts, port, named=named, prepare=_prepare_listener, outlive=outlive)
 
 
 def _prepare_listener(listener: socket.socket) -> None:
@@ -86,6 +86,18 @@ def log_killed(log: Log, endpoint: Endpoint, stream: int, why: str) -> None:
     """Log that the other side has ended one stream on request. `why` is in its words."""
     log.warning("stream-killed", session=say_session(endpoint.session.session_id), stream=stream,
                 why=f"at the other end: {why or 'ended by mproxy kill'}")
+
+
+def log_reset(log: Log, endpoint: Endpoint, stream: int, code: int, why: str, warn: Callable[..., None]) -> None:
+    """Log that sproxy has reset a stream, unless its daemon has, as daemons do. `why` is in sproxy's words."""
+    session = say_session(endpoint.session.session_id)
+    if code == ResetCode.WHILE_AWAY:
+        log.info("stream-reset", session=session, stream=stream,
+                 why="the daemon reset its connection while there was no carrier")
+    elif code == ResetCode.KILLED:
+        log_killed(log, endpoint, stream, why)
+    elif code != ResetCode.APPLICATION:
+        warn("stream-reset", session=session, stream=stream, why=say_reset(code))
 
 
 def say_seconds(us: int) -> Seconds:

@@ -6,10 +6,11 @@ There is one session at a time. It begins with the first application (or --eager
 
 from __future__ import annotations
 
+import os
 import sys
 
 from mproxy._session import Session
-from mproxy._wire import CloseCode, ResetCode
+from mproxy._wire import CloseCode, WelcomeFeature
 from mproxy.endpoint._endpoint import Endpoint
 from mproxy.endpoint.observer import EndpointObserver
 from mproxy.handshake import session_tag
@@ -19,12 +20,13 @@ from mproxy.policy.dialer import DialObserver
 from mproxy.policy.instance import Instance
 from mproxy.policy.reconnect import Reconnect
 from mproxy.programs.away import AwayFacts, AwayTeller
-from mproxy.programs.common import Drain, log_killed, say_carrier, say_reset, say_seconds, say_session
+from mproxy.programs.common import Drain, log_reset, say_carrier, say_seconds, say_session
 from mproxy.programs.dialing import make_dialer
 from mproxy.programs.introduction import Introduction, instance_name
 from mproxy.programs.last_words import Guardian, guard, leave_for_the_dead, leave_word
 from mproxy.programs.listening_side import ListeningSide
-from mproxy.programs.why_ended import STARTED_ANEW, say_close
+from mproxy.programs.remote_places import RemotePlaces
+from mproxy.programs.why_ended import FINAL, KEY_REFUSED_US, STARTED_ANEW, say_close
 from mproxy.service.inspection import Inspected, Inspection
 from mproxy.service.run import Program, run_program
 from mproxy.service.status import Ended, Outages, seconds, session_facts
@@ -42,13 +44,6 @@ if TYPE_CHECKING:
     from mproxy.service.control import Command
     from mproxy.service.log import Log
     from mproxy.transport.keying import LinkKeys
-
-# Codes by which sproxy says that the session is gone. Every other refusal may pass; BAD_PROOF, too, because somebody on
-# the path can cause it by changing the preamble, which the proof covers.
-FINAL = {CloseCode.EXPIRED, CloseCode.REPLACED, CloseCode.LIMIT_ERROR}
-
-# A key that is refused for this long is no longer authorised.
-KEY_REFUSED_US = 5_000_000
 
 # How long --eager waits after the end of a session before it begins the next: the same may happen again at once.
 EAGER_PAUSE_US = 1_000_000
@@ -92,6 +87,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._failure = ""        # why the last dial led to nothing
         self._endpoint = Endpoint(loop, self._new_session(), self)
         self._listening = ListeningSide(config, log, loop, self._endpoint)
+        self._places = RemotePlaces(config, log, loop, self._endpoint)
         self._introduction = Introduction(config, log, self._instance, self._endpoint)
         self._dialer = make_dialer(config, log, loop, self, self._introduction)
         self._reconnect = Reconnect(loop, self._endpoint, self._dialer, log, self._carrier_wanted)
@@ -157,6 +153,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         """Go on with what the worker before this one had, if there was one."""
         past = succession.take_over(self._endpoint, self.condemned)
         self._dialer.paths.recall(succession.way)
+        self._places.begin(past is not None)
         session = self._endpoint.session
         self._owes_goodbye = bool(self._instance.former) and not session.session_id
         for session_id, why in succession.condemned:
@@ -217,6 +214,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
                 sent=session.streams.out_bytes, received=session.streams.in_bytes)
             self._inspection.note_end(say_session(session.session_id), self._sproxy, why)
         self._endpoint.renew(self._new_session())
+        self._places.begin()
         self._began_at, self._outages = None, Outages(self._config.session.heartbeat_us)
         if self._config.stdio:
             self.exit_status = self.exit_status or int(level != "info")
@@ -256,6 +254,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         else:
             self._log_resumed(endpoint, self._lost_at, session.streams.resend_bytes)
         self._carried()
+        self._places.ask()
         if endpoint.app_count == 0:
             self.on_idle(endpoint)
 
@@ -401,16 +400,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
 
     def on_reset(self, endpoint: Endpoint, stream: int, code: int, why: str) -> None:
         """sproxy reset a stream; its application was reset, after all that the daemon had written."""
-        if code == ResetCode.WHILE_AWAY:
-            self._log.info(
-                "stream-reset", session=say_session(endpoint.session.session_id), stream=stream,
-                why="the daemon reset its connection while there was no carrier")
-        elif code == ResetCode.KILLED:
-            log_killed(self._log, endpoint, stream, why)
-        elif code != ResetCode.APPLICATION:
-            self._warn_of_end(
-                "stream-reset", session=say_session(endpoint.session.session_id), stream=stream,
-                why=say_reset(code))
+        log_reset(self._log, endpoint, stream, code, why, self._warn_of_end)
         if self._config.stdio:
             self.exit_status = 1
 
@@ -420,6 +410,15 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
             self._log.info(
                 "left-away", session=say_session(endpoint.session.session_id), stream=stream,
                 why=f"the application {'reset' if broken else 'ended'} its connection while there was no carrier")
+
+    def on_listening(self, _endpoint: Endpoint, number: int, listens: bool, text: str) -> None:
+        self._places.answered(number, listens, text)
+
+    def on_opened(self, _endpoint: Endpoint, stream: int, target: bytes) -> None:
+        self._places.connect(stream, target)
+
+    def on_refused(self, _endpoint: Endpoint, stream: int, target: str, error: int) -> None:
+        self._places.unreachable(stream, target, os.strerror(error))
 
     # ---- told by the dialer
 
@@ -432,6 +431,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
     def on_welcome(self, connection: Any, caller: Caller, welcome: Welcome) -> None:
         """The candidate becomes the carrier."""
         self._introduction.welcomed(welcome)
+        self._places.is_known = bool(welcome.features & WelcomeFeature.LISTENS)
         session = self._endpoint.session
         self._waiting_at = None
         if not session.session_id:
@@ -541,6 +541,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
 
     def inspect(self) -> dict[str, Any]:
         return {"state": "stopping" if self._stopping else "running", "listening": self._listening.addresses,
+                "remote": self._places.listening,
                 "sproxy": self._sproxy, "ended": self._ended.facts()}
 
     def inspect_sessions(self) -> Iterator[tuple[Endpoint, Callable[[], dict[str, Any]]]]:
@@ -568,6 +569,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
     def shut_down(self, _signal: str) -> None:
         """Stop accepting, drain, say goodbye."""
         self._listening.close()
+        self._places.close()
         self._log.info("stopping", streams=self._endpoint.app_count)
         self._stop()
         Drain(self._loop, self._unfinished, self._config.drain_us, lambda: self._when_answered(self._say_goodbye))

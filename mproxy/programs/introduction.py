@@ -151,11 +151,18 @@ def make_hello(config: CproxyConfig, session_id: bytes, instance_id: bytes, epoc
 
 
 def instance_name(config: CproxyConfig) -> str | None:
-    """Whose identity this cproxy has: that of its first port or path, or of --stdio clients of its sproxy; None: only
-    for this run."""
+    """Whose identity this cproxy has: that of its first port or path, or of the first where its sproxy listens for it,
+    or of --stdio clients of its sproxy; None: only for this run."""
     if config.stdio:
         return stdio_name(config.sproxy_host, config.sproxy_port)
     place = config.first_place
     if isinstance(place, str):
-        return f"path-{hashlib.sha256(place.encode()).hexdigest()[:16]}"
+        return f"path-{digest_of(place)}"
+    if place is None and config.remote:
+        return f"remote-{digest_of(config.shown_name)}"
     return str(place) if place else None
+
+
+def digest_of(text: str) -> str:
+    """Enough of a hash to tell texts apart, in the name of a file."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

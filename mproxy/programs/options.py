@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 
 from mproxy import __version__
+from mproxy._wire import MAX_PLACES
 from mproxy.ground.config import (
     LOG_FORMATS,
     LOG_LEVELS,
@@ -26,7 +27,7 @@ from mproxy.ground.config import (
     format_host_port,
 )
 from mproxy.ground.errors import UsageError
-from mproxy.ground.forwarding import parse_forward, parse_permitted, parse_spot, parse_target
+from mproxy.ground.forwarding import parse_forward, parse_permitted, parse_permitted_place, parse_spot, parse_target
 from mproxy.ground.words import (
     parse_bind,
     parse_count,
@@ -234,7 +235,7 @@ SIZE is a number with KiB, MiB, GiB, or kB, MB, GB for powers of 1000.
 """
 
 _CPROXY_USAGE = """cproxy [options] PORT HOST PORT
-       cproxy [options] -L PORT:HOST:PORT ... -D PORT HOST PORT
+       cproxy [options] -L PORT:HOST:PORT -R PORT:HOST:PORT -D PORT HOST PORT
        cproxy [options] --stdio HOST PORT
        cproxy [options] --via COMMAND PORT
        cproxy [options] --via COMMAND --stdio"""
@@ -256,6 +257,10 @@ examples:
 
   like ssh -L and -D (sproxy --allow intranet:80 --allow '*:443' on "server"):
     cproxy -L 8080:intranet:80 -D 1080 server 6200
+
+  like ssh -R: who connects to port 9000 of "server" reaches port 3000 here
+  (sproxy --allow-listen 9000 on "server"):
+    cproxy -R 9000:localhost:3000 server 6200
 
   ssh without a listening port (sproxy 6200 127.0.0.1:22 on the ssh server):
     ssh -o ProxyCommand='cproxy --stdio %h 6200' user@server
@@ -309,6 +314,10 @@ def cproxy_parser() -> OneLineParser:
         "listen on this port, too, and ask sproxy for HOST:PORT; repeatable; /PATH for a unix socket on either side"))
     parser.add(group, "-D", parse_spot, long="--dynamic", metavar="[ADDR:]PORT", action="append", help=(
         "listen on this port, too, as a SOCKS proxy (4A and 5) whose names are looked up at sproxy; repeatable"))
+    parser.add(group, "-R", parse_forward, long="--remote", metavar="[ADDR:]PORT:HOST:PORT", action="append", help=(
+        "have sproxy listen on this port (of its loopback addresses, unless ADDR or * is given; 0: a free one, which"
+        " the log tells), and connect to HOST:PORT from here; repeatable; /PATH on either side (sproxy must"
+        " --allow-listen it)"))
     parser.add_choice(group, "--carrier", CARRIERS, (
         "reach sproxy over TCP (the default) or over UDP, where a lost packet holds up nothing else and a new address"
         " needs no new connection; sproxy needs --udp for that; auto: UDP where it passes, else TCP"))
@@ -347,16 +356,17 @@ def parse_cproxy(argv: list[str] | None) -> CproxyConfig:
     parser = cproxy_parser()
     given, words = parser.split(argv)
     _refuse_together(given, "plaintext", ("key", "known_hosts", "host_fingerprint"))
-    _refuse_together(given, "stdio", ("plain", "bind", "eager", "idle", "keeper", "survive", "forward", "dynamic"))
+    _refuse_together(given, "stdio", (
+        "plain", "bind", "eager", "idle", "keeper", "survive", "forward", "dynamic", "remote"))
     _refuse_together(given, "plain", (
-        "target", "forward", "dynamic", "carrier", "proxy", "via", "via_terminal", "eager", "idle", "connect_timeout",
-        "stay", "notify", "state_dir", "key", "known_hosts", "host_fingerprint", *_SESSION_ONLY))
+        "target", "forward", "dynamic", "remote", "carrier", "proxy", "via", "via_terminal", "eager", "idle",
+        "connect_timeout", "stay", "notify", "state_dir", "key", "known_hosts", "host_fingerprint", *_SESSION_ONLY))
     _refuse_together(given, "via", ("proxy", "stay"))
     if given.get("carrier") == "datagram":
         _refuse_together(given, "carrier", ("plaintext", "proxy", "via", "stay"))
     if "via_terminal" in given and "via" not in given:
         raise UsageError("--via-terminal is for use with --via")
-    forwards = "forward" in given or "dynamic" in given
+    forwards = any(name in given for name in ("forward", "dynamic", "remote"))
     words = split_host_port(words, 0 if "stdio" in given or (forwards and len(words) == 1) else 1)
     if "stdio" in given:
         given.setdefault("log_level", "warning")  # ssh's terminal is not the place to say that all is well
@@ -373,6 +383,10 @@ def parse_cproxy(argv: list[str] | None) -> CproxyConfig:
         given["sproxy_port"] = _word("PORT", words[1], parse_port)
     else:
         given["sproxy_host"] = via_host(given.get("name") or given["via"])
+    if "remote" in given:
+        given["eager"] = True
+        if len(given["remote"]) > MAX_PLACES:
+            raise UsageError(f"-R can be given {MAX_PLACES} times; another cproxy --name can have more")
     given.setdefault("keeper", keeps_by_default())
     given.setdefault("state_dir", default_state_dir())
     return _configure(CproxyConfig, given)
@@ -403,6 +417,9 @@ def sproxy_parser() -> OneLineParser:
     parser.add(group, "--allow", parse_permitted, metavar="HOST:PORT", action="append", help=(
         "another daemon that clients may ask for, or the /PATH of its unix socket; repeatable (default none); '*:443',"
         " '*.example.com:*' and '*:*' count only for keys in authorized_keys"))
+    parser.add(group, "--allow-listen", parse_permitted_place, metavar="[ADDR:]PORT", action="append", help=(
+        "where clients may have this sproxy listen (cproxy -R): PORT on the loopback addresses, ADDR:PORT, or a /PATH;"
+        " repeatable (default nowhere); '*' for PORT (from 1024 up) or ADDR counts only for keys in authorized_keys"))
     group.add_argument("--single", action="store_true", default=None, help=(
         "one session at a time: a new one closes the one before it and its connections to the daemon"))
     group.add_argument("--source-per-key", action="store_true", default=None, help=(
@@ -445,9 +462,9 @@ def parse_sproxy(argv: list[str] | None) -> SproxyConfig:
     if given.pop("start", None):
         raise UsageError("--start is for use with --attach")
     _refuse_together(given, "plain", (
-        "single", "allow", "source_per_key", "send_proxy", "stdio_ttl", "max_unfinished", "memory_limit", "state_dir",
-        "host_key", "authorized_keys", "closed", "trust_attached", "exit_idle", "udp", "node",
-        *_SESSION_ONLY))
+        "single", "allow", "allow_listen", "source_per_key", "send_proxy", "stdio_ttl", "max_unfinished",
+        "memory_limit", "state_dir", "host_key", "authorized_keys", "closed", "trust_attached", "exit_idle", "udp",
+        "node", *_SESSION_ONLY))
     _refuse_together(given, "plaintext", ("host_key", "authorized_keys", "source_per_key", "closed", "trust_attached",
                                          "udp"))
     if given.get("workers", 1) > 1:

@@ -10,10 +10,8 @@ from functools import partial
 
 from mproxy import _wire
 from mproxy._inherit import keep_own_record, kept_own_record
-from mproxy._pool import limit_memory
 from mproxy._session import Session
-from mproxy._wire import CloseCode, HelloFeature, ResetCode
-from mproxy.endpoint._app import share_descriptors
+from mproxy._wire import CloseCode, HelloFeature, ResetCode, WelcomeFeature
 from mproxy.endpoint._endpoint import Endpoint
 from mproxy.endpoint.observer import EndpointObserver
 from mproxy.ground.config import format_host_port, say_address
@@ -24,7 +22,6 @@ from mproxy.io.accept_observer import AcceptLog
 from mproxy.keeper.estate import Estate
 from mproxy.keeper.main_process import has_past, is_first, say_succession
 from mproxy.policy.crowd import Rank
-from mproxy.policy.memory import SESSION_BYTES, buffer_limit, promises
 from mproxy.policy.places import key_quota
 from mproxy.policy.site import Site
 from mproxy.policy.sources import source_of
@@ -34,9 +31,11 @@ from mproxy.programs.client_record import understands
 from mproxy.programs.clients import MADE_ROOM, Client, Clients
 from mproxy.programs.common import Drain, log_killed, open_listeners, say_carrier, say_seconds
 from mproxy.programs.daemons import Daemons, loopback_of
-from mproxy.programs.greeting import Reception, ReceptionHost, most_unfinished
+from mproxy.programs.greeting import Reception, ReceptionHost
 from mproxy.programs.heirs import Heirs
 from mproxy.programs.options import parse_sproxy
+from mproxy.programs.served_places import ServedPlaces
+from mproxy.programs.sharing import share_out
 from mproxy.programs.twins import check_epoch, check_twin
 from mproxy.programs.why_ended import STARTED_ANEW, say_close
 from mproxy.service.control import Handover
@@ -114,13 +113,14 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         self._access = Access(config, log)
         self.workers = config.workers
         self._reception = Reception(loop, AcceptGate(loop, AcceptLog(log), takes_spare=True), log, config, self)
-        most = self._share_out()
+        most = share_out(config, log)
         self._crew: Crew | None = None
         if config.workers > 1:
             from mproxy.programs.crew import Crew
             self._crew = Crew(config.workers, most)
         self._clients = Clients(most) if self._crew is None else self._crew.clients
         self._daemons = Daemons(config, log, loop, self._access, self._clients)
+        self._places = ServedPlaces(log, loop, self._access, self._clients)
         self._key_quota = key_quota(most)
         self._site = 0  # see policy.site
         self._most = most
@@ -135,6 +135,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         if self._link_door is not None:
             self._link_door.bind(self._listeners)
         self._access.open()
+        self._places.open()
         self._site = Site(self._config.state_dir, self._config.port or 0).number
 
     @property
@@ -142,7 +143,8 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         return None if self._config.plaintext else self._config.authorized_keys_file
 
     def claim(self, fds: list[int]) -> Collection[int]:
-        return self._estate.claim(fds)
+        wanted = self._estate.claim(fds, self._places.claim(fds, self._estate))
+        return wanted | self._places.claimed()
 
     def understands(self, record: bytes) -> bool:
         return understands(record)
@@ -197,20 +199,6 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
             streams = sum(client.streams for client in self._clients)
             self._log.info("recovered", sessions=len(self._clients), streams=streams)
 
-    def _share_out(self) -> int:
-        """Promise every session its part of --memory-limit and of the descriptors; returns how many sessions there can
-        be. Each worker has its part of both, and of the sessions."""
-        config = self._config
-        whole = buffer_limit(config.memory_limit_bytes)
-        most, each = promises(whole, config.max_sessions)
-        if most < config.max_sessions:
-            self._log.warning("few-sessions", most=most, why=(
-                f"--memory-limit is too small for --max-sessions {config.max_sessions}"))
-        part = -(-most // config.workers)
-        limit_memory((whole - most * SESSION_BYTES) // config.workers, part, each)
-        share_descriptors(part, 2 * most_unfinished(config))
-        return most
-
     def _say_open_door(self) -> None:
         """Once a day tell whoever runs this again."""
         self._access.say_open(self._listening)
@@ -238,6 +226,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
                 self._revoke(client, refusal)
             else:
                 client.endpoint.default_target = self._default_for(client.spki)
+        self._places.recall([client for client, _lost in heirs.clients], self._estate.accepted)
         for name, record in heirs.condemned:
             why = "workers died in its turn"
             self._log.warning("ended", session=name, peer=record.peer, why=why)
@@ -304,7 +293,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         secret = session.secret if not hello.session_id and greeter.tls is None else NO_SECRET
         welcome = Welcome(
             session.session_id, secret, os.urandom(_wire.NONCE_BYTES), hello.epoch,
-            self._config.session.session_budget_bytes, self._config.session.window_bytes,
+            self._config.session.session_budget_bytes, self._config.session.window_bytes, WelcomeFeature.LISTENS,
             routing_tag=self._new_tag(client), site=self._site)
         resume_list = session.streams.resume_list()
         if hello.session_id:
@@ -391,6 +380,7 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
     def _forget(self, client: Client, why: str, level: str = "info") -> None:
         session = client.endpoint.session
         client.set_end_timer(None)
+        self._places.forget(client)
         self._clients.remove(client)
         self._ended.add(session, client.outages, self._loop.now())
         (self._log.warning if level == "warning" else self._log.info)(
@@ -489,6 +479,10 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
             self._loop.call_later(0, partial(self._revoke, client, refusal))  # the endpoint is at work
             endpoint.refuse(stream, ResetCode.NOT_ALLOWED)
 
+    def on_listen(self, endpoint: Endpoint, number: int, was_last: bool, place: str) -> None:
+        client = self._clients.of(endpoint)
+        self._places.settle(client) if was_last else self._places.listen(client, number, place)
+
     # ---- keys that are taken away
 
     def _look_at_keys(self) -> None:
@@ -508,6 +502,8 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
                     client.grant = self._access.grant_living(client.spki, client.host)
                 except PeerError as refusal:
                     self._revoke(client, refusal)
+                else:
+                    self._places.judge(client)
 
     def _note_neighbours(self) -> None:
         """At addresses with sessions strangers must not lock out others."""
@@ -567,6 +563,8 @@ class Sproxy(Program, EndpointObserver, ReceptionHost, Inspected):
         self._reception.close()
         if self._link_door is not None:
             self._link_door.close()
+        for client in self._clients:
+            self._places.forget(client)
         self._log.info("stopping", sessions=len(self._clients))
         Drain(self._loop, self._busy_endpoints, self._config.drain_us, self._say_goodbye)
 

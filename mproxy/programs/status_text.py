@@ -60,6 +60,8 @@ def _say_program(facts: Facts) -> Iterator[str]:
     died += f", upgraded {counted(facts['upgrades'], 'time')}" if facts.get("upgrades") else ""
     yield (f"{facts['name']}  process {facts['pid']}, {facts['state']} for {say_duration(facts['uptime_s'])}{died},"
            f" on {where}, {counted(len(sessions), 'session')}")
+    for place in facts.get("remote", ()):
+        yield f"  listening at sproxy: {place}"
     for session in sessions:
         yield from say_session(session)
 

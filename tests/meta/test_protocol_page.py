@@ -14,7 +14,8 @@ from tests.meta.sources import ROOT
 PAGE = ROOT / "docs" / "protocol.md"
 ROW = re.compile(r"\|\s*`?([A-Z][A-Z0-9_]*)`?\s*\|\s*`?(0x[0-9A-Fa-f]+|\d+)`?\s*\|")
 ENUMS = [kind for kind in vars(_wire).values() if isinstance(kind, type) and issubclass(kind, enum.Enum)]
-ENUM_NAMES = ["CloseCode", "FrameFlag", "FrameType", "HelloFeature", "PreambleFlag", "ResetCode"]
+ENUM_NAMES = ["CloseCode", "FrameFlag", "FrameType", "HelloFeature", "PreambleFlag", "ResetCode",
+              "WelcomeFeature"]
 
 
 def tables():

@@ -13,7 +13,7 @@ from traffic import Flow, Traffic, ends_by_reset, read_exactly
 
 from tests.root import real_root
 
-# For so long a key is refused until that is the last word: cproxy.KEY_REFUSED_US.
+# For so long a key is refused until that is the last word: why_ended.KEY_REFUSED_US.
 KEY_REFUSED_S = 5
 
 MIB = 1 << 20

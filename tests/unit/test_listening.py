@@ -1,8 +1,9 @@
 """Streams that sproxy opens, and how it is asked to listen: the rules of docs/protocol.md, without sockets."""
 
 import pytest
-from mproxy._frames import encode_frame
 from mproxy._listening import answer_listen, ask_listen, end_asking
+
+from mproxy._frames import encode_frame
 from mproxy._session import CarrierState, EventKind
 from mproxy._wire import MAX_PLACES, SERVER_STREAM_BIT, CloseCode, FrameFlag, FrameType, ResetCode
 from mproxy.ground.errors import LocalError

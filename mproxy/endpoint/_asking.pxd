@@ -1,0 +1,1 @@
+"""What the two sides say about places where sproxy listens for a cproxy, given to an endpoint's session."""

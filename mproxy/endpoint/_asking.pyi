@@ -1,0 +1,6 @@
+from collections.abc import Mapping
+
+from mproxy.endpoint._endpoint import Endpoint
+
+def ask_for_places(endpoint: Endpoint, places: Mapping[int, bytes]) -> None: ...
+def answer_place(endpoint: Endpoint, number: int, listens: bool, text: str) -> None: ...
