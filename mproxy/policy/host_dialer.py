@@ -218,6 +218,7 @@ class HostDialer:
         assert self._direct is not None
         self._carrying = self._direct
         self._record.note(is_shut=False)
+        self._via.keep_terminal()
         self._welcomed(sock, caller, welcome)
 
     # ---- what the command tells

@@ -43,6 +43,11 @@ PERSON_US = 120_000_000
 
 RECEIVE_BYTES = 65536
 
+# Exit status of a shell: there is no such command. Where ssh ends, only a login shell looks where pipx and
+# 'mproxy push' install.
+NOT_FOUND = 127
+NOT_ON_PATH = "; if it is installed there, name it by its path, such as .local/bin/sproxy"
+
 
 class ViaDialer:
     """As `policy.dialer.Dialer`, by a command. `heard(the last bytes before it)` is called when a preamble comes, and
@@ -130,6 +135,10 @@ class ViaDialer:
         return LocalCarrier(self.loop, sock.detach(), tls, "command", self._command,
                             lambda abort: command.dismiss(0 if abort else GOODBYE_US) if command else None)
 
+    def keep_terminal(self) -> None:
+        """A session has begun, by this way or another: whose terminal it is needs it now."""
+        self._lends_terminal = self._lends_terminal and not self._lends_once
+
     # ---- commands
 
     def _begin(self) -> None:
@@ -172,7 +181,7 @@ class ViaDialer:
     def welcomed(self, attempt: ViaAttempt, welcome: Welcome) -> None:
         """It has become a carrier."""
         self._carrying = attempt.command
-        self._lends_terminal = self._lends_terminal and not self._lends_once
+        self.keep_terminal()
         self._commands[attempt.command] = None
         sock = attempt.release()
         self._attempt = None
@@ -244,7 +253,8 @@ class ViaAttempt:
 
     def _say_end(self) -> str:
         met = "before the welcome" if self.caller.met else "without an answer of sproxy"
-        return f"the command ended {met}: {self.command.say_end()}"
+        hint = NOT_ON_PATH if self.command.status == NOT_FOUND and not self.caller.met else ""
+        return f"the command ended {met}: {self.command.say_end()}{hint}"
 
     def _fail(self, error: Exception) -> None:
         if self._is_open:

@@ -135,6 +135,14 @@ def test_a_command_that_ends_at_once_says_why(pair):
     assert [event["line"] for event in pair.cproxy.events("via-says")][:2] == ["first", "Permission denied"]
 
 
+def test_an_sproxy_that_is_not_on_the_path_there(pair):
+    """Goal: who has it from pipx or mproxy push, where ssh's commands do not look, is told what to write."""
+    start(pair, "no-such-sproxy --attach")
+    assert pair.app_is_reset()
+    why = pair.cproxy.event("dial-failed")["why"]
+    assert "exit status 127" in why and why.endswith("name it by its path, such as .local/bin/sproxy")
+
+
 def test_pauses_between_commands_grow(pair, tmp_path):
     marks = tmp_path / "marks"
     start(pair, f"date +%s.%N >> {marks}; false", "--eager")

@@ -52,13 +52,16 @@ class Way:
     follows_routes, stays, device, next_try_at, is_answered = False, False, None, None, False
 
     def __init__(self, observer):
-        self.observer, self.running = observer, False
+        self.observer, self.running, self.keeps_terminal = observer, False, False
 
     def start(self):
         self.running = True
 
     def stop(self):
         self.running = False
+
+    def keep_terminal(self):
+        self.keeps_terminal = True
 
 
 class Caller:
@@ -142,6 +145,14 @@ def test_an_unknown_host_is_reached_by_ssh_and_then_at_its_port(ways, tmp_path):
     ways.welcome(ways.direct)
     assert ways.asked.welcomes == 2
     assert (again(tmp_path).port, again(tmp_path).is_shut) == (6201, False)
+
+
+def test_a_session_through_the_port_takes_the_terminal_from_ssh(record, ways):
+    """Goal: in an outage the ssh that runs beside the port writes nothing into the work of who has the terminal."""
+    ways.dialer.start()
+    assert not ways.via.keeps_terminal
+    ways.welcome(ways.direct)
+    assert ways.via.keeps_terminal
 
 
 def test_a_port_that_cannot_be_reached_is_remembered(ways, tmp_path):
