@@ -71,8 +71,10 @@ def join_or_start(daemon: tuple[str, int], attach: Callable[[str], Attached]) ->
         for path in staying.sockets(place):
             with contextlib.suppress(MproxyError):
                 return attach(path)
+        # sshd has limits for one address; others, such as PostgreSQL as Debian sets it up, know 127.0.0.1 alone.
+        sources = ["--source-per-key"] if daemon == own_daemon() else []
         words = ["--name", f"started:{name}", "--log-file", os.path.join(place, "log"), "--state-dir", place,
-                 "--closed", "--trust-attached", "--exit-idle", EXIT_IDLE, "--source-per-key", str(free_port()), name]
+                 "--closed", "--trust-attached", "--exit-idle", EXIT_IDLE, *sources, str(free_port()), name]
         return staying.start(place, "sproxy", words, attach)
 
 

@@ -80,6 +80,14 @@ def test_a_session_begins_where_the_umask_lets_a_group_write(pair):
     assert all(each.stat().st_mode & 0o077 == 0 for each in (found, found.parent, found.parent.parent))
 
 
+@pytest.mark.parametrize("daemon, has", [("127.0.0.1:22", True), (DAEMON, False)])
+def test_sshd_alone_sees_an_address_for_each_key(pair, daemon, has):
+    """Goal: PostgreSQL as Debian sets it up lets in 127.0.0.1, and no other address of the host."""
+    announced(pair.lab.server, daemon)
+    words = Path(f"/proc/{started(pair.lab.server, daemon)}/cmdline").read_text().split("\0")
+    assert ("--source-per-key" in words) is has
+
+
 def children_of(program):
     pid = program.worker_pid
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
