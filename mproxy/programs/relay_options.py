@@ -68,6 +68,8 @@ options of a rule:
   balance=roundrobin|leastconn   with several servers (default roundrobin)
   proxy=v1|v2              send a PROXY protocol header to the server
   accept-proxy             expect one from the client
+  new-per-source=10/s      new connections or flows of each source address (/s,
+                           /m, /h), new-burst=N of them at once
   name=NAME                what the rule is called
   source=ADDRESS           connect to servers from this address of the host
   per-source=N             UDP flows of one client address at once

@@ -15,6 +15,7 @@ cdef enum EndReason:
     NO_TARGET = 5       # none could be reached, for an error
     BAD_HEADER = 6      # its PROXY header was wrong, or names somebody who may not come in
     IN_CIRCLE = 7       # it led back to the relay
+    TOO_OFTEN = 9       # its source came too often, as its PROXY header shows
     MADE_ROOM = 8       # UDP: for another flow
 
 

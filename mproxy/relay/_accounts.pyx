@@ -12,7 +12,7 @@ from mproxy.relay.relay_observer import Account
 _WHY = {
     STOPPED: "stopped", DONE: "done", CLIENT_BROKE: "client reset", TARGET_BROKE: "target reset", SILENT: "silent",
     NO_TARGET: "no target: no address known", BAD_HEADER: "bad PROXY header", IN_CIRCLE: "leads back to the relay",
-    MADE_ROOM: "made room for another",
+    TOO_OFTEN: "its source came too often", MADE_ROOM: "made room for another",
 }
 
 

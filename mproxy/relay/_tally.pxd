@@ -5,6 +5,7 @@ killed can be taken out of the sum."""
 from libc.stdint cimport uint32_t
 
 from mproxy.io._accept cimport Room
+from mproxy.relay._newcomers cimport Newcomers
 
 
 cdef enum:
@@ -16,6 +17,7 @@ cdef class Tally:
     cdef uint32_t *counts           # a row of SLOTS for each worker
     cdef readonly uint32_t workers  # rows
     cdef uint32_t *mine             # the row of this process
+    cdef readonly Newcomers newcomers  # how often each source has come, likewise
 
     cdef uint32_t slot(self, key)
     cdef uint32_t sum(self, uint32_t slot) noexcept

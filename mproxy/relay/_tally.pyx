@@ -23,6 +23,7 @@ cdef class Tally:
     def __init__(self, uint32_t workers=1):
         self.counts = <uint32_t *>shared_zeros(<size_t>workers * SLOTS * sizeof(uint32_t))
         self.workers = workers
+        self.newcomers = Newcomers()
         self.mine = self.counts
 
     def __dealloc__(self):

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
 # What is counted, by protocol: `stats` of the engines.
 NAMES = {
-    "tcp": ("connections", "total", "refused", "failed", "timed_out", "bytes_in", "bytes_out"),
-    "udp": ("sessions", "total", "refused", "evicted", "expired", "errors", "dropped",
+    "tcp": ("connections", "total", "refused", "limited", "failed", "timed_out", "bytes_in", "bytes_out"),
+    "udp": ("sessions", "total", "refused", "limited", "evicted", "expired", "errors", "dropped",
             "packets_in", "packets_out", "bytes_in", "bytes_out"),
 }
 

@@ -29,7 +29,7 @@ class Engines:
                  tally: Tally) -> None:
         self._loop = loop
         self._engines: dict[str, Any] = {"tcp": TcpRelay(loop, observer, max_connections, tally),
-                         "udp": UdpRelay(loop, observer, max_flows)}
+                         "udp": UdpRelay(loop, observer, max_flows, tally.newcomers)}
         self._of_key: dict[int, Any] = {}
 
     def keep_accounts(self) -> None:

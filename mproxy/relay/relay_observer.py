@@ -35,6 +35,10 @@ class RelayObserver(AcceptObserver):
     def on_circle(self, key: int) -> None:
         """Connections or datagrams of the rule come back to this relay."""
 
+    def on_limited(self, key: int, source: str, count: int) -> None:
+        """So many connections or flows that came too often were turned away; `source` began the last of them. Told
+        every LIMITED_TELL_US at most for each rule."""
+
     def on_ended(self, key: int, account: Account) -> None:
         """A connection or flow has ended; only if `keep_accounts` was called."""
 

@@ -19,7 +19,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterable
 
-from mproxy.ground.config import DAY_US, HOUR_US, MILLISECOND_US, format_duration
+from mproxy.ground.config import DAY_US, HOUR_US, MILLISECOND_US, MINUTE_US, SECOND_US, format_duration
 from mproxy.ground.errors import MproxyError, UsageError
 from mproxy.ground.words import counted, parse_bind, parse_count, parse_duration, parse_host, parse_port, printable
 from mproxy.relay.rules import LEAST_CONNECTIONS, ROUND_ROBIN, UDP_OPTIONS, HealthCheck, Rule, RuleOptions
@@ -267,6 +267,8 @@ def parse_options(protocols: tuple[str, ...], words: tuple[str, ...], cache: Opt
                 raise UsageError(f"option given twice: {printable(word)}; give {word.partition('=')[0]} once")
             given[name] = value
         given["given"] = words
+        if "new_burst" in given and "new_per_source" not in given:
+            raise UsageError("new-burst needs new-per-source=RATE, for example new-per-source=10/s")
         _join_check(given, protocols)
         cache[key] = [_fill(protocol, given) for protocol in protocols]
     return cache[key]
@@ -311,12 +313,18 @@ def _option(word: str, protocols: tuple[str, ...]) -> tuple[str, object]:
         return field, True
     try:
         return field, parse(text)
-    except (UsageError, ValueError):
+    except (UsageError, ValueError, KeyError):
         raise UsageError(f"{printable(word)}: not {expected[0]}; {expected[1]}") from None
 
 
 def _networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
     return tuple(ipaddress.ip_network(word.strip("[]") if "/" not in word else word) for word in text.split(","))
+
+
+def _rate(text: str) -> tuple[int, int]:
+    """(count, time in microseconds) of `10/s`."""
+    count, _, unit = text.partition("/")
+    return _number(1, 1_000_000)(count), {"s": SECOND_US, "m": MINUTE_US, "h": HOUR_US}[unit]
 
 
 def _name(text: str) -> str:
@@ -402,6 +410,8 @@ OPTIONS = {
     "proxy": ("proxy", _choice(v1=1, v2=2), "tcp", ("a version of the PROXY protocol", "use {}=v1 or {}=v2")),
     "source": ("source", _sources, "tcp", (
         "an address of this host (or one IPv4 and one IPv6)", "for example {}=10.0.0.7")),
+    "new-per-source": ("new_per_source", _rate, "", ("a rate", "for example {}=10/s, {}=100/m or {}=1000/h")),
+    "new-burst": ("new_burst", _number(1, 1_000_000), "", _COUNT),
     "name": ("name", _name, "", ("a name of letters, digits, -, _ and ., a letter first", "for example {}=web")),
     "accept-proxy": ("accept_proxy", None, "tcp", ("", "")),
     "weights": ("weights", _weights, "", (

@@ -79,11 +79,27 @@ class RuleOptions:
     # None: only callers find out that an address does not answer.
     check: HealthCheck | None = None
 
+    # How often each source may begin a connection or flow: (so many, in so many microseconds); empty: no limit. And how
+    # many at once; 0: those of one such time.
+    new_per_source: tuple[int, ...] = ()
+    new_burst: int = 0
+
     # What people call the rule, to remove it or to find it in the log; "": nothing.
     name: str = ""
 
     # The options as they were given: these are wanted, the others are only defaults.
     given: tuple[str, ...] = ()
+
+    @property
+    def new_interval_ns(self) -> int:
+        """From one new connection of a source to the next, nanoseconds; 0: no limit."""
+        count, time_us = self.new_per_source or (1, 0)
+        return time_us * 1000 // count
+
+    @property
+    def most_new(self) -> int:
+        """New connections of a source at once."""
+        return self.new_burst or (self.new_per_source or (0,))[0]
 
     def share(self, worker: int, workers: int) -> RuleOptions:
         """The part of the limits that worker number `worker` keeps to. The parts add up to the whole, unless there are

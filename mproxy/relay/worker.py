@@ -310,6 +310,9 @@ class Watcher(RelayObserver):
         self._log.error("circle", worker=self._worker, rule=self._say_rule(key),
                         why="what is sent to it comes back to this relay: connections are reset, datagrams dropped")
 
+    def on_limited(self, key: int, source: str, count: int) -> None:
+        self._log.warning("source-limited", worker=self._worker, rule=self._say_rule(key), source=source, refused=count)
+
     def on_ended(self, key: int, account: Account) -> None:
         self._note(key, account)
 

@@ -87,6 +87,7 @@ METRICS = {metric.name: metric for metric in (
     Metric("mproxy_relay_connections", GAUGE, ("protocol",), "Connections (UDP: flows) now."),
     Metric("mproxy_relay_opened_total", COUNTER, ("protocol",), "Connections (UDP: flows) that came."),
     Metric("mproxy_relay_refused_total", COUNTER, ("protocol",), "Turned away: deny, max, no usable target."),
+    Metric("mproxy_relay_limited_total", COUNTER, ("protocol",), "Turned away: their source came too often."),
     Metric("mproxy_relay_failed_total", COUNTER, ("protocol",), "The server could not be reached, or it broke."),
     Metric("mproxy_relay_timed_out_total", COUNTER, ("protocol",), "Connections that were silent for too long."),
     Metric("mproxy_relay_evicted_total", COUNTER, ("protocol",), "Flows that made room for others."),

@@ -12,6 +12,7 @@ from mproxy.relay._cidr cimport CidrSet
 from mproxy.relay.udp._gather cimport Gather, gather_decide, gather_full, gather_is_due
 from mproxy.relay.tcp._pipes cimport Pipe, PipePool
 from mproxy.relay.udp._ports cimport port_rest, port_rests
+from mproxy.relay._newcomers cimport Newcomers
 from mproxy.relay._proxy_header cimport Origin, header_parse
 from mproxy.relay.udp._runs cimport ANY_SEGMENT, Piece, Run, run_next
 from mproxy.relay.udp._flow_table cimport (
@@ -54,6 +55,26 @@ cdef class DrivenBalance(Balance):
 
 
 # ---- who may come
+
+cdef class DrivenNewcomers(Newcomers):
+    """Newcomers that are let in by text."""
+
+    def let_in(self, text, int64_t now, int64_t every_ns, int burst, uint64_t rule=1):
+        """`admits`."""
+        cdef sockaddr_in v4
+        cdef sockaddr_in6 v6
+        cdef const uint8_t *packed
+        address = ipaddress.ip_address(text)
+        data = address.packed
+        packed = data
+        if address.version == 4:
+            v4.sin_family = AF_INET
+            memcpy(&v4.sin_addr, packed, 4)
+            return self.admits(rule, <sockaddr *>&v4, now, every_ns, burst)
+        v6.sin6_family = AF_INET6
+        memcpy(&v6.sin6_addr, packed, 16)
+        return self.admits(rule, <sockaddr *>&v6, now, every_ns, burst)
+
 
 cdef class DrivenNetworks(CidrSet):
     """A CidrSet that is asked by text."""

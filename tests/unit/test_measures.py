@@ -37,9 +37,11 @@ def relay(**facts):
         "checks": {"asked": 5, "failed": 2},
         "workers": [{"pid": HERE, "state": "running", "deaths": 1}],
         "totals": {
-            "tcp": {"connections": 4, "total": 9, "refused": 1, "failed": 2, "timed_out": 3, "bytes_in": 5,
+            "tcp": {"connections": 4, "total": 9, "refused": 1, "limited": 1, "failed": 2, "timed_out": 3,
+                    "bytes_in": 5,
                     "bytes_out": 6},
-            "udp": {"sessions": 7, "total": 8, "refused": 0, "evicted": 1, "expired": 2, "errors": 3, "dropped": 4,
+            "udp": {"sessions": 7, "total": 8, "refused": 0, "limited": 0,
+                    "evicted": 1, "expired": 2, "errors": 3, "dropped": 4,
                     "packets_in": 10, "packets_out": 11, "bytes_in": 12, "bytes_out": 13}}} | facts
 
 

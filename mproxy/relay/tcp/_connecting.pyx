@@ -12,8 +12,9 @@ from libc.errno cimport EAGAIN, ECONNRESET, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPI
 from libc.stdint cimport uint8_t
 
 from mproxy._ring cimport ring_used
+from mproxy.ground._sockaddr cimport sockaddr, sockaddr_storage
 from mproxy.io._socket cimport MSG_DONTWAIT, MSG_PEEK, pending_error, recv
-from mproxy.relay._accounts cimport BAD_HEADER, CLIENT_BROKE, DONE
+from mproxy.relay._accounts cimport BAD_HEADER, CLIENT_BROKE, DONE, TOO_OFTEN
 from mproxy.relay._balance cimport TargetAddress
 from mproxy.relay.tcp._closing cimport pair_close, pair_unreachable, race_over
 from mproxy.relay.tcp._dial cimport dial
@@ -64,7 +65,13 @@ cdef bint is_over(Pair *pair, int error) noexcept:
 cdef bint greet(Pair *pair) noexcept:
     """Take the PROXY header that the client begins with; true when it is complete and the client may come in."""
     cdef TcpRule rule = <TcpRule>pair.rule
-    cdef HeaderOutcome greeting = take_header(pair, rule.pairs.loop.buffer, rule.deny, rule.proxy != 0)
+    cdef sockaddr_storage client
+    cdef HeaderOutcome greeting = take_header(pair, rule.pairs.loop.buffer, rule.deny, rule.proxy != 0, &client)
+    if greeting == TAKEN and client.ss_family and rule.comes_too_often(<sockaddr *>&client):
+        rule.refused += 1
+        pair.why = TOO_OFTEN
+        pair_close(pair, True)
+        return False
     if greeting == WRONG:
         rule.refused += 1
     if greeting == WRONG or greeting == LEFT:

@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from mproxy.ground._list cimport ListLink
+from mproxy.ground._sockaddr cimport sockaddr_storage
 from mproxy.io._loop cimport Source, Work
 from mproxy.relay._accounts cimport Noted
 from mproxy.relay._balance cimport TargetAddress
@@ -55,7 +56,8 @@ cdef struct Pair:
 cdef void side_init(Side *side, Pair *pair, Side *other, int fd, void (*ready)(Source *, uint32_t) noexcept) noexcept
 cdef void read_early(Pair *pair, uint8_t *buffer) noexcept
 cdef int send_early(Pair *pair, Mover mover, uint64_t *count) noexcept
-cdef HeaderOutcome take_header(Pair *pair, uint8_t *buffer, CidrSet deny, bint keep) noexcept
+cdef HeaderOutcome take_header(
+    Pair *pair, uint8_t *buffer, CidrSet deny, bint keep, sockaddr_storage *out_client) noexcept
 cdef void hold_address(Pair *pair, TargetAddress address) noexcept
 cdef void drop_address(Pair *pair) noexcept
 cdef bint send_header(Pair *pair, int version) noexcept

@@ -52,10 +52,11 @@ cdef int send_early(Pair *pair, Mover mover, uint64_t *count) noexcept:
     return 0
 
 
-cdef HeaderOutcome take_header(Pair *pair, uint8_t *buffer, CidrSet deny, bint keep) noexcept:
-    """Take the PROXY header that the client begins with; with `keep`, `origin` then has what it says."""
+cdef HeaderOutcome take_header(
+        Pair *pair, uint8_t *buffer, CidrSet deny, bint keep, sockaddr_storage *out_client) noexcept:
+    """Take the PROXY header that the client begins with; with `keep`, `origin` then has what it says. `out_client`:
+    whom it names, family 0: nobody."""
     cdef int fd = pair.client.source.fd
-    cdef sockaddr_storage source
     cdef Origin origin
     cdef int length
     cdef ssize_t n = recv(fd, buffer, LONGEST_HEADER_BYTES, MSG_PEEK | MSG_DONTWAIT)
@@ -69,11 +70,11 @@ cdef HeaderOutcome take_header(Pair *pair, uint8_t *buffer, CidrSet deny, bint k
         return SHORT
     if length <= 0 or recv(fd, buffer, length, MSG_DONTWAIT) != length:
         return WRONG
-    origin_source(&origin, &source)
-    if origin.family and deny is not None and deny.has(<sockaddr *>&source):
+    origin_source(&origin, out_client)
+    if origin.family and deny is not None and deny.has(<sockaddr *>out_client):
         return WRONG
     if origin.family and pair.noted != NULL:
-        pair.noted.client = source
+        pair.noted.client = out_client[0]
     if origin.family and keep:
         pair.origin = <Origin *>malloc(sizeof(Origin))
         if pair.origin != NULL:

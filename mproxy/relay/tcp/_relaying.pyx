@@ -46,7 +46,7 @@ cdef void prepare_client(int fd) noexcept nogil:
 cdef void accepted(void *owner, int fd, sockaddr_storage *address) noexcept:
     """Take on a new connection of the rule `owner`, or reset it."""
     cdef TcpRule rule = <TcpRule>owner
-    if not rule.admits(<sockaddr *>address):
+    if not rule.admits(<sockaddr *>address) or not rule.accept_proxy and rule.comes_too_often(<sockaddr *>address):
         rule.refused += 1
         rule.pairs.refuse(fd)
     elif rule.ask:

@@ -26,15 +26,21 @@ cdef class TcpRule:
     cdef uint32_t slot            # of the tally, where they are counted
     cdef int64_t connect_us       # from accepting to OPEN; 0: no limit
     cdef int64_t idle_us          # longest silence, 0: any
+    cdef int64_t new_interval_ns  # from one new connection of a source to the next; 0: no limit
+    cdef int new_burst            # of these at once
     cdef CircleGuard guard        # looks for circles
     cdef uint32_t connections     # now, here
     cdef uint64_t total           # admitted so far
     cdef uint64_t refused         # not admitted, by networks, limit, header, or for want of an address
+    cdef uint64_t limited         # of these, because their source came too often
+    cdef uint64_t limited_told    # of these, reported
+    cdef int64_t limited_told_at  # when
     cdef uint64_t failed          # no target could be reached, or the connection broke
     cdef uint64_t timed_out       # waiting for the header, connecting, or silent
     cdef uint64_t bytes_in        # client to target
     cdef uint64_t bytes_out       # target to client
 
     cdef bint admits(self, const sockaddr *client) noexcept
+    cdef bint comes_too_often(self, const sockaddr *client) noexcept
     cdef void configure(self, rule)
     cdef dict stats(self)

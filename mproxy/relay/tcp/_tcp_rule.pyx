@@ -1,6 +1,9 @@
 """One TCP rule."""
 
+from functools import partial
+
 from mproxy.relay._cidr cimport is_allowed
+from mproxy.relay._newcomers cimport LIMITED_TELL_US, source_text
 
 
 cdef class TcpRule:
@@ -25,15 +28,30 @@ cdef class TcpRule:
         self.sources = SourceAddresses(getattr(options, "source", ()))
         self.proxy, self.accept_proxy = options.proxy, options.accept_proxy
         self.most = options.max_connections
+        self.new_interval_ns, self.new_burst = options.new_interval_ns, options.most_new
         self.connect_us, self.idle_us = options.connect_timeout_us, options.idle_timeout_us
 
     cdef bint admits(self, const sockaddr *client) noexcept:
         """Whether a client with this address may have a connection."""
         return not self.guard.is_closed() and is_allowed(self.allow, self.deny, client)
 
+    cdef bint comes_too_often(self, const sockaddr *client) noexcept:
+        """Whether this client's source has begun too many connections; then it is counted, and told now and then."""
+        cdef int64_t now = self.pairs.loop.now_us
+        if self.new_interval_ns == 0 or self.pairs.tally.newcomers.admits(
+                self.slot, client, now, self.new_interval_ns, self.new_burst):
+            return False
+        self.limited += 1
+        if self.limited_told == 0 or now - self.limited_told_at >= LIMITED_TELL_US:
+            self.pairs.tell(partial(self.pairs.observer.on_limited, self.key, source_text(client),
+                                    self.limited - self.limited_told))
+            self.limited_told, self.limited_told_at = self.limited, now
+        return True
+
     cdef dict stats(self):
         """The counters so far, and the connections now."""
         return {
-            "connections": self.connections, "total": self.total, "refused": self.refused, "failed": self.failed,
+            "connections": self.connections, "total": self.total, "refused": self.refused,
+            "limited": self.limited, "failed": self.failed,
             "timed_out": self.timed_out, "bytes_in": self.bytes_in, "bytes_out": self.bytes_out,
         }

@@ -4,9 +4,11 @@ the target. How they begin, change to another address, and end."""
 from libc.stdint cimport int64_t, uint16_t
 
 from mproxy.ground._list cimport LinkedList
+from mproxy.ground._sockaddr cimport sockaddr
 from mproxy.io._loop cimport Loop, Timer, Work
 from mproxy.io._packets cimport Slot
 from mproxy.relay._balance cimport TargetAddress
+from mproxy.relay._newcomers cimport Newcomers
 from mproxy.relay.udp._batch cimport Batch
 from mproxy.relay.udp._flow cimport Flow
 from mproxy.relay.udp._flow_table cimport FlowKey, FlowTable
@@ -18,6 +20,7 @@ cdef class FlowSet:
     cdef Loop loop              # runs everything here
     cdef object observer        # a RelayObserver (relay/relay_observer)
     cdef FlowTable table        # of all rules
+    cdef Newcomers newcomers    # how often each source has begun flows, in all workers
     cdef Batch batch            # packets on their way right now
     cdef LinkedList ready       # flows with replies to be read
     cdef Work replies           # reads them
@@ -27,6 +30,7 @@ cdef class FlowSet:
     cdef bint keeps_accounts    # the observer is told of what has ended
 
     cdef Flow *open(self, UdpListener listener, Slot *slot, FlowKey *key) noexcept
+    cdef bint comes_too_often(self, UdpRule rule, const sockaddr *client) noexcept
     cdef void enter(self, Flow *flow, UdpListener listener, Slot *slot) noexcept
     cdef void asks(self, Flow *flow, TargetAddress address) noexcept
     cdef int make_room(self, UdpRule rule, const FlowKey *key) noexcept

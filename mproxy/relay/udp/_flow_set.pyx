@@ -5,7 +5,7 @@ from functools import partial
 
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EADDRINUSE, EAGAIN, EDESTADDRREQ
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
@@ -17,6 +17,7 @@ from mproxy.relay._accounts cimport MADE_ROOM, SILENT, STOPPED, TARGET_BROKE, No
 from mproxy.relay._balance cimport Balance
 from mproxy.relay._circle cimport own_forget, own_has, own_note
 from mproxy.relay._hops cimport set_hops
+from mproxy.relay._newcomers cimport LIMITED_TELL_US, source_text
 from mproxy.relay.udp._batch cimport FEW_SLOTS, NOWHERE
 from mproxy.relay.udp._flow cimport (
     PATIENCE_US, ready_add, ready_remove, flow_begin, flow_heard, flow_is_owed, flow_may_leave,
@@ -47,11 +48,12 @@ cdef void flow_ready(Source *source, uint32_t events) noexcept:
 cdef class FlowSet:
     """At most `most` flows, of all rules together. Who reads their replies fills in `replies`."""
 
-    def __init__(self, Loop loop, observer, most):
+    def __init__(self, Loop loop, observer, most, Newcomers newcomers):
         self.loop = loop
         self.observer = observer
         self.table = FlowTable(most, os.urandom(16))
         self.batch = Batch()
+        self.newcomers = newcomers
 
     cdef void end_all(self) noexcept:
         """End every flow."""
@@ -74,6 +76,8 @@ cdef class FlowSet:
         if own_has(key.client, ntohs(key.client_port)) or rule.goes_round(slot, key):
             self.tell(partial(self.observer.on_circle, rule.key))
             return NULL
+        if rule.new_interval_ns and self.comes_too_often(rule, &slot.sender.any):
+            return NULL
         self.make_room(rule, key)
         fd = self.find_room(rule, &port)
         if fd < 0:
@@ -95,6 +99,18 @@ cdef class FlowSet:
             return NULL
         self.enter(flow, listener, slot)
         return flow
+
+    cdef bint comes_too_often(self, UdpRule rule, const sockaddr *client) noexcept:
+        """Whether this client's source has begun too many flows; then it is counted, and told now and then."""
+        cdef int64_t now = self.loop.now_us
+        if self.newcomers.admits(<uint64_t>hash(rule.key), client, now, rule.new_interval_ns, rule.new_burst):
+            return False
+        rule.counts.limited += 1
+        if rule.limited_told == 0 or now - rule.limited_told_at >= LIMITED_TELL_US:
+            self.tell(partial(self.observer.on_limited, rule.key, source_text(client),
+                              rule.counts.limited - rule.limited_told))
+            rule.limited_told, rule.limited_told_at = rule.counts.limited, now
+        return True
 
     cdef void enter(self, Flow *flow, UdpListener listener, Slot *slot) noexcept:
         """The flow is in the table: fill in the rest."""

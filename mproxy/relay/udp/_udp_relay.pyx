@@ -7,6 +7,7 @@ from libc.string cimport memcmp
 
 from mproxy.io._loop cimport Loop
 from mproxy.io._packets cimport SocketAddress
+from mproxy.relay._newcomers cimport Newcomers
 from mproxy.relay.udp._flow cimport Flow
 from mproxy.relay.udp._flow_table cimport OF_GROUP, STANDINGS, roll_victim
 from mproxy.relay.udp._udp_listener cimport UdpListener
@@ -20,12 +21,13 @@ _relays = set()  # open ones: the loop holds pointers to their parts
 
 
 cdef class UdpRelay:
-    """Relays UDP rules. `max_flows`: of all rules together; 0: as many as this process has descriptors for."""
+    """Relays UDP rules. `max_flows`: of all rules together; 0: as many as this process has descriptors for.
+    `newcomers`: where sources are counted together with those of other workers."""
 
-    def __init__(self, Loop loop, observer, max_flows):
+    def __init__(self, Loop loop, observer, max_flows, Newcomers newcomers=None):
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         for_flows = max(1, descriptors - descriptors // OTHERS_SHARE)
-        self.flows = FlowSet(loop, observer, min(max_flows or for_flows, for_flows))
+        self.flows = FlowSet(loop, observer, min(max_flows or for_flows, for_flows), newcomers or Newcomers())
         self.forwarder = Forwarder(self.flows)
         self.rules = {}
         self.leaving = set()

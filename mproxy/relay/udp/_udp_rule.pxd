@@ -17,6 +17,7 @@ cdef enum:
 cdef struct FlowCounts:
     uint64_t total        # flows opened
     uint64_t refused      # packets of clients that got no flow
+    uint64_t limited      # packets that would have begun a flow of a source that came too often
     uint64_t evicted      # flows that made room for others
     uint64_t expired      # flows whose idle time was over
     uint64_t errors       # flows that ended with an error, and packets that could not be sent
@@ -38,6 +39,10 @@ cdef class UdpRule:
     cdef HopCount hops      # of packets that begin flows
     cdef list listeners     # its sockets: of UdpListener
     cdef set leaving        # if removed, those it is among: it admits nobody new and ends with its last flow; else None
+    cdef int64_t new_interval_ns  # from one new flow of a source to the next; 0: no limit
+    cdef int new_burst            # of these at once
+    cdef uint64_t limited_told    # of the limited ones, reported
+    cdef int64_t limited_told_at  # when
     cdef int64_t told_at    # when the observer was last told of a refusal
 
     cdef bint admits(self, const sockaddr *client) noexcept

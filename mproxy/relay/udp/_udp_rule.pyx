@@ -26,6 +26,7 @@ cdef class UdpRule:
         self.group.most_a_source = options.per_source
         self.allow = CidrSet(options.allow) if options.allow else None
         self.deny = CidrSet(options.deny) if options.deny else None
+        self.new_interval_ns, self.new_burst = options.new_interval_ns, options.most_new
         self.balance.least = options.balance == "leastconn"
 
     def stats(self):
