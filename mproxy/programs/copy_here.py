@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mproxy.ground.shapes import Address
     from mproxy.io._loop import Loop, Watch
     from mproxy.programs.copy_places import Landing
+    from mproxy.programs.early_search import EarlySearch
     from mproxy.programs.packet_pipe import PacketPipe
     from mproxy.programs.progress import Progress
     from mproxy.programs.recv import Recv
@@ -83,6 +84,7 @@ class Copy(Program):
         self._reader = AnswerReader()
         self._pipe: PacketPipe | None = None
         self._progress: Progress | None = None
+        self._search: EarlySearch | None = None
         self._secret = os.urandom(32)
         self._left_out = 0
         self._landing: Landing | None = None  # of what is copied here
@@ -110,6 +112,10 @@ class Copy(Program):
             self._fail(str(error))
             return
         self._ssh = ViaCommand(self._loop, self._command(), self._log, self._ssh_ended, has_terminal=True)
+        if config.pushes and "-" not in config.paths:
+            from mproxy.programs.early_search import EarlySearch
+            options = self._settings(SENDERS, ("", 0))
+            self._search = EarlySearch(config.paths, options.links, options.rules, options.update, options.xattrs)
         with contextlib.suppress(OSError):  # it has ended already, and will be asked why
             self._ssh.sock.send(request)
         self._watch = self._loop.watch(self._ssh.sock.fileno(), self._on_answer)
@@ -226,7 +232,7 @@ class Copy(Program):
         except MproxyError as error:
             self._fail(str(error), USAGE)
             return
-        self._begin(Send(settings, self._log, self._loop, self._look_up(place), PROGRAM))
+        self._begin(Send(settings, self._log, self._loop, self._look_up(place), PROGRAM, self._search))
 
     def _receive(self, place: tuple[str, int], answer: dict[str, Any]) -> None:
         from mproxy.programs.progress import Progress

@@ -451,6 +451,8 @@ class Recv(Program, DatagramObserver, ReceiveObserver):
     def on_file(self, receiver: FileReceiver, file: File, code: Result, root: bytes, text: str) -> None:
         if receiver is self._taken:
             self._served = receiver.first
+        if code == Result.DONE and not self._config.json and not self._log.writes_info:
+            return  # there may be a million of them
         name, peer = show_name(file.name), say_address(self._receivers.get(receiver, ("?", 0)))
         self._worst = with_result(self._worst, code)
         if self._config.json:

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
     from mproxy.ground.shapes import Address
     from mproxy.io._loop import Loop
+    from mproxy.programs.early_search import EarlySearch
     from mproxy.programs.transfer import LookUp
     from mproxy.programs.transfer_config import TransferConfig
     from mproxy.service.control import Command, Reply
@@ -167,9 +168,10 @@ class Send(Program, DeliveryObserver):
     LAST_WORDS_US = 5_000_000  # after a good end: three timeouts, unless the path is very slow
 
     def __init__(self, config: TransferConfig, log: Log, loop: Loop, look_up: LookUp | None = None,
-                 program: str = "mproxy send") -> None:
+                 program: str = "mproxy send", search: EarlySearch | None = None) -> None:
+        """`search` has begun to look for the files."""
         self.exit_status = 1
-        self._look_up, self._program = look_up, program
+        self._look_up, self._program, self._search = look_up, program, search
         self._config, self._log, self._loop = config, log, loop
         self._started_at = self._began_at = loop.now()
         self._total: int | None = None  # bytes of all files; None: unknown
@@ -181,6 +183,7 @@ class Send(Program, DeliveryObserver):
         self._stopped: int | None = None  # the signal that ends it
         self._finished = False
         self._watch = Stopwatch()
+        self._is_quiet = not config.json and not log.writes_info  # what has arrived is not named
 
     def start(self) -> None:
         """Look at the files and look up the receiver's name, which may take a while; then dial."""
@@ -196,9 +199,15 @@ class Send(Program, DeliveryObserver):
             return self._look_up(family) if self._look_up else find_addresses(config.host, config.port, family)
 
         def prepare() -> Prepared:
-            left_out = []
-            sources = find_sources(config.paths, lambda path, why: left_out.append((path, why)), config.links,
-                                   config.rules, config.update, config.xattrs, config.renamed)
+            left_out: list[tuple[str, str | OSError]] = []
+
+            def leave_out(path: str, why: str | OSError) -> None:
+                left_out.append((path, why))
+            if self._search is not None and self._search.serves(config.paths, config.renamed):
+                sources = self._search.find(leave_out, config.renamed)
+            else:
+                sources = find_sources(config.paths, leave_out, config.links, config.rules, config.update,
+                                       config.xattrs, config.renamed)
             return sources, left_out, [] if config.dry_run or config.code else look_up()
 
         self._workers.submit(prepare, lambda found, error: self._prepared(own, look_up, found, error))
@@ -311,10 +320,13 @@ class Send(Program, DeliveryObserver):
     # ---- of Delivery
 
     def on_file(self, source: SourceFile) -> None:
-        outcome, name = source.outcome, show_name(source.name)
+        outcome = source.outcome
         assert outcome is not None
-        self._worst = with_result(self._worst, outcome.code)
         done = outcome.code == Result.DONE
+        if done and self._is_quiet:
+            return  # there may be a million of them
+        self._worst = with_result(self._worst, outcome.code)
+        name = show_name(source.name)
         if self._config.json:
             self._write({"file": name, "result": outcome.code.name.lower(), "bytes": source.size,
                          "hash": outcome.root.hex() if done and any(outcome.root) else None,

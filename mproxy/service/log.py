@@ -105,6 +105,11 @@ class Log:
         """From now on write what has this level or a higher one."""
         self._lowest = _RANK[level]
 
+    @property
+    def writes_info(self) -> bool:
+        """Whether events of the level info are written."""
+        return self._lowest <= 1
+
     def forget(self, event: str) -> None:
         """Drop what was held back of an event: it is over."""
         if self._restraint is not None:

@@ -18,7 +18,7 @@ from mproxy.transfer.file_names import check_part
 from mproxy.transfer.messages import BY_TIME, End, FileKind
 from mproxy.transfer.partial import finish_together
 from mproxy.transfer.present import PresentFile, may_be
-from mproxy.transfer.tree import leaf, root
+from mproxy.transfer.tree import leaf, small_root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class BundleStore:
                         self._answers[number] = BundleAnswer.MADE if made else BundleAnswer.DONE
                     elif entry.at < 0:
                         self._answers[number] = self._compare(entry)
-                    elif root(leaf(self._data[entry.at:entry.at + entry.file.size], 0, True)) == entry.root:
+                    elif small_root(self._data[entry.at:entry.at + entry.file.size]) == entry.root:
                         places.append((number, *self._place_of(entry.file.name)))
                 except (OSError, MproxyError):
                     pass  # announced by itself it will be said what is wrong

@@ -14,7 +14,7 @@ from functools import partial
 from mproxy.transfer._small import MOST_BYTES, read_files
 from mproxy.transfer.bundle import BUNDLE_BYTES, BUNDLE_ENTRIES, ENTRY_BYTES, WITH_DATA, BundleAnswer, pack_entry
 from mproxy.transfer.messages import BY_TIME, Answers, FileKind, Outcome, Result, bad, pack_bundle
-from mproxy.transfer.tree import DIGEST_BYTES, leaf, root
+from mproxy.transfer.tree import DIGEST_BYTES, small_root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def _read(bundle: _OutgoingBundle) -> None:
             if source.by_time:
                 flags = BY_TIME
             if with_data or not source.by_time:
-                digest = root(leaf(data, 0, True))
+                digest = small_root(data)
             if with_data:
                 flags |= WITH_DATA
                 bundle.moved_bytes += len(data)

@@ -8,6 +8,7 @@ import os
 import select
 import stat
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 from mproxy.ground.errors import MproxyError
 from mproxy.transfer._disk import Status, status_of
@@ -53,29 +54,48 @@ class SourceFile:
     `same_as`: the name of a source that is the same file (a hard link); `by_time`: the receiver need not compare the
     contents of a file that has its size and time."""
 
+    # What most of them never have otherwise: there may be a million.
+    fd = -1
+    expected_bytes = 0  # its size when it was found
+    same_as = b""
+    by_time = with_attributes = False
+    size = 0
+    sparse = False
+    identity = bytes(16)
+    outcome: Outcome | None = None  # once it is known
+    failed = False  # given up here; the receiver has not answered yet
+    _ended = False  # the pipe has ended
+    _asked = False  # the receiver has said what it wants
+    kept_bytes = 0  # that the receiver already had
+    compared = False  # the receiver wants no block but the hash of the whole: it may have the file
+    reads = 0  # that workers are doing now
+    _leaving = False  # to be closed when they have ended
+    status = Status()  # when it was opened
+
     def __init__(self, name: bytes, kind: FileKind, path: str | None = None, fd: int = -1, follow: bool = True,
                  expected_bytes: int = 0, same_as: bytes = b"", by_time: bool = False,
                  with_attributes: bool = False) -> None:
         self.name, self.kind, self.path = name, kind, path
-        self.same_as, self.by_time, self.with_attributes = same_as, by_time, with_attributes
-        self.fd = fd
-        self.expected_bytes = expected_bytes  # its size when it was found
-        self.size = 0
-        self.sparse = False
-        self.identity = bytes(16)
-        self.status = Status()  # when it was opened
-        self.outcome: Outcome | None = None  # once it is known
-        self.failed = False  # given up here; the receiver has not answered yet
         self._announced_as = kind  # whatever the file turned out to be
         self.follows = follow  # a symbolic link at `path` is what was meant
-        self._digests: dict[int, bytes] = {}
-        self._parts = Parts()  # of a pipe
-        self._ended = False  # the pipe has ended
-        self._asked = False  # the receiver has said what it wants
-        self.kept_bytes = 0  # that the receiver already had
-        self.compared = False  # the receiver wants no block but the hash of the whole: it may have the file
-        self.reads = 0  # that workers are doing now
-        self._leaving = False  # to be closed when they have ended
+        if expected_bytes:
+            self.expected_bytes = expected_bytes
+        if same_as:
+            self.same_as = same_as
+        if by_time or with_attributes:
+            self.by_time, self.with_attributes = by_time, with_attributes
+        if path is None:
+            self.fd = fd
+
+    @cached_property
+    def _digests(self) -> dict[int, bytes]:
+        """Of the blocks that were handed to the connection."""
+        return {}
+
+    @cached_property
+    def _parts(self) -> Parts:
+        """Of a pipe."""
+        return Parts()
 
     def open(self, index: int) -> File:
         """Its FILE message; OSError, or Changed when something of another kind has taken its place."""
@@ -220,6 +240,8 @@ class SourceFile:
 
     def close(self) -> None:
         """Close the descriptor as soon as nobody reads from it: its number may at once be another file's."""
+        if self.fd < 0:
+            return
         self._leaving = True
         if self.reads == 0:
             if self.fd > 2:
