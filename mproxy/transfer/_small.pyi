@@ -1,7 +1,8 @@
 from collections.abc import Sequence
 
 MOST_BYTES: int
+HERE: int
 
-def read_files(wanted: Sequence[tuple[bytes, int]]) -> list[tuple[int, int, int, bytes] | None]: ...
+def read_files(wanted: Sequence[tuple[int, bytes, int]]) -> list[tuple[int, int, int, int, bytes] | None]: ...
 def make_files(data: bytes | bytearray | memoryview,
                wanted: Sequence[tuple[int, bytes, int, int, int, int]]) -> list[int]: ...

@@ -39,13 +39,13 @@ cdef extern from *:
     struct stat_t "stat":
         unsigned long long st_dev, st_ino
         mode_t st_mode
+        unsigned long long st_nlink
         int64_t st_size
         timespec st_mtim, st_ctim
-    int O_RDONLY, O_RDWR, O_NOFOLLOW, O_NONBLOCK, O_NOCTTY, O_CLOEXEC, O_DIRECTORY, O_TMPFILE
+    int AT_FDCWD, O_RDONLY, O_RDWR, O_NOFOLLOW, O_NONBLOCK, O_NOCTTY, O_CLOEXEC, O_DIRECTORY, O_TMPFILE
     bint S_ISREG(mode_t mode) nogil
     bint IS_NEAR(timespec time) nogil
     int64_t TIME_NS(timespec time) nogil
-    int open(const char *path, int flags, ...) nogil
     int openat(int directory, const char *name, int flags, ...) nogil
     int close(int fd) nogil
     int memcmp(const void *a, const void *b, size_t length) nogil
@@ -63,22 +63,24 @@ cdef enum:
     AT_ONCE = 64      # files that are open at a time
 
 MOST_BYTES = MOST
+HERE = AT_FDCWD
 
 
 # ---- reading
 
 cdef struct Read:
     const char *path
-    int how
+    int directory, how
     bint is_there
     size_t at, length
     mode_t mode
+    unsigned long long names
     int64_t mtime_ns, size
 
 
 def read_files(wanted not None):
-    """What is at these places, [(path, how), ...]: for each (mode, time in ns, size, contents); None: not as it should
-    be.
+    """What is at these places, [(directory's descriptor, path, how), ...]: for each (mode, time in ns, size, number of
+    names, contents); None: not as it should be. The descriptor counts for relative paths; it may be AT_FDCWD.
 
     `how`: 0 is a directory, 1 a file, plus 2 if a symbolic link at its end is followed, plus 4 if its contents are not
     needed (then they are empty).
@@ -91,7 +93,7 @@ def read_files(wanted not None):
         if files == NULL or room == NULL:
             raise MemoryError
         for i in range(count):
-            files[i].path, files[i].how = wanted[i]
+            files[i].directory, files[i].path, files[i].how = wanted[i]
         with nogil:
             for i in range(count):
                 if used <= ROOM:
@@ -105,7 +107,7 @@ def read_files(wanted not None):
 
 
 cdef tuple as_found(const Read *one, const char *data):
-    return one.mode, one.mtime_ns, one.size, data[:one.length]
+    return one.mode, one.mtime_ns, one.size, one.names, data[:one.length]
 
 
 cdef void read_one(Read *one, uint8_t *room) noexcept nogil:
@@ -117,7 +119,7 @@ cdef void read_one(Read *one, uint8_t *room) noexcept nogil:
         flags |= O_NOFOLLOW
     if not one.how & 1:
         flags |= O_DIRECTORY
-    fd = open(one.path, flags)
+    fd = openat(one.directory, one.path, flags)
     if fd < 0:
         return
     if fstat(fd, &before) == 0 and IS_NEAR(before.st_mtim):
@@ -134,7 +136,7 @@ cdef void read_one(Read *one, uint8_t *room) noexcept nogil:
                     and TIME_NS(after.st_ctim) == TIME_NS(before.st_ctim))
     if one.is_there:
         one.length = <size_t>got
-        one.mode, one.mtime_ns = before.st_mode, TIME_NS(before.st_mtim)
+        one.mode, one.mtime_ns, one.names = before.st_mode, TIME_NS(before.st_mtim), before.st_nlink
     close(fd)
 
 

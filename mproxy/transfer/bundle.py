@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 # How large ours are. Memory at both ends is bounded by it, and so is what is lost with a connection.
 BUNDLE_ENTRIES, BUNDLE_BYTES = 256, 1 << 18
 
+AS_DIRECTORY, AS_FILE, FOLLOWED, UNREAD = 0, 1, 2, 4  # how `read_files` reads
+
 WITH_DATA = 4  # beside BY_TIME: the contents follow
 
 _ENTRY = struct.Struct(f">BBHqIH{DIGEST_BYTES}s")  # kind, flags, mode, mtime (ns), size, bytes of the name, root

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 
 from mproxy.ground.errors import MproxyError
 from mproxy.transfer._disk import find
-from mproxy.transfer._small import make_files
-from mproxy.transfer.bundle import BundleAnswer
+from mproxy.transfer._small import make_files, read_files
+from mproxy.transfer.bundle import AS_FILE, UNREAD, BundleAnswer
 from mproxy.transfer.file_names import check_part
 from mproxy.transfer.messages import BY_TIME, End, FileKind
 from mproxy.transfer.partial import finish_together
-from mproxy.transfer.present import PresentFile, may_be
+from mproxy.transfer.present import PresentFile
 from mproxy.transfer.tree import leaf, small_root
 
 TYPE_CHECKING = False
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mproxy.transfer.messages import File
     # Which entry, descriptor of its directory, its name there.
     Place = tuple[int, int, bytes]
+    Found = tuple[int, int, int, int, bytes]  # as of `read_files`
 
 # Why a file was not made that no other way of making it can change.
 _FINAL = (errno.EEXIST, errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
@@ -45,6 +46,7 @@ class BundleStore:
         """Store them, and say what became of each. Never raises because of a file or a directory."""
         self._answers = [BundleAnswer.ALONE] * len(entries)
         places: list[Place] = []
+        compared: list[Place] = []
         try:
             for number, entry in enumerate(entries):
                 try:
@@ -52,12 +54,13 @@ class BundleStore:
                         made = self._destination.make(entry.file)
                         self._answers[number] = BundleAnswer.MADE if made else BundleAnswer.DONE
                     elif entry.at < 0:
-                        self._answers[number] = self._compare(entry)
+                        compared.append((number, *self._place_of(entry.file.name)))
                     elif small_root(self._data[entry.at:entry.at + entry.file.size]) == entry.root:
                         places.append((number, *self._place_of(entry.file.name)))
                 except (OSError, MproxyError):
                     pass  # announced by itself it will be said what is wrong
             self._make(entries, places)
+            self._compare(entries, compared)
         finally:
             for directory in self._above.values():
                 os.close(directory)
@@ -105,18 +108,29 @@ class BundleStore:
             else:
                 target.abandon()
 
-    def _compare(self, entry: BundleEntry) -> BundleAnswer:
-        """The answer to an entry without contents."""
+    def _compare(self, entries: Sequence[BundleEntry], places: list[Place]) -> None:
+        """Answer entries without contents."""
+        found = read_files([(directory, name, AS_FILE | UNREAD * bool(entries[number].file.flags & BY_TIME))
+                            for number, directory, name in places])
+        for (number, directory, name), one in zip(places, found, strict=True):
+            try:
+                self._answers[number] = self._compare_one(entries[number], one) if one is not None else (
+                    BundleAnswer.ALONE if find(directory, name) else BundleAnswer.WANTED)
+            except (OSError, MproxyError):
+                pass
+
+    def _compare_one(self, entry: BundleEntry, found: Found) -> BundleAnswer:
+        mode, mtime_ns, size, names, data = found
         file = entry.file
-        directory, name = self._place_of(file.name)
-        found = find(directory, name)
-        if found is None:
-            return BundleAnswer.WANTED
-        if not may_be(found, file):
-            return BundleAnswer.ALONE
         if file.flags & BY_TIME:
-            return BundleAnswer.DONE if found.st_mtime_ns == file.mtime_ns else BundleAnswer.ALONE
-        return BundleAnswer.DONE if self._is_same(file, entry.root) else BundleAnswer.ALONE
+            is_same = size == file.size and mtime_ns == file.mtime_ns
+        elif size != file.size or small_root(data) != entry.root:
+            is_same = False
+        elif names > 1 or mode & 0o7777 != file.mode & 0o777 & ~self._umask or mtime_ns != file.mtime_ns:
+            is_same = self._is_same(file, entry.root)  # there is more to do
+        else:
+            is_same = True
+        return BundleAnswer.DONE if is_same else BundleAnswer.ALONE
 
     def _is_same(self, file: File, digest: bytes) -> bool:
         """Whether the file that is there has this root; if so it gets the sender's mode and time where files are

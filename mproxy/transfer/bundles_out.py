@@ -11,8 +11,19 @@ import os
 from collections import deque
 from functools import partial
 
-from mproxy.transfer._small import MOST_BYTES, read_files
-from mproxy.transfer.bundle import BUNDLE_BYTES, BUNDLE_ENTRIES, ENTRY_BYTES, WITH_DATA, BundleAnswer, pack_entry
+from mproxy.transfer._small import HERE, MOST_BYTES, read_files
+from mproxy.transfer.bundle import (
+    AS_DIRECTORY,
+    AS_FILE,
+    BUNDLE_BYTES,
+    BUNDLE_ENTRIES,
+    ENTRY_BYTES,
+    FOLLOWED,
+    UNREAD,
+    WITH_DATA,
+    BundleAnswer,
+    pack_entry,
+)
 from mproxy.transfer.messages import BY_TIME, Answers, FileKind, Outcome, Result, bad, pack_bundle
 from mproxy.transfer.tree import DIGEST_BYTES, small_root
 
@@ -26,7 +37,6 @@ if TYPE_CHECKING:
 MOST_READING = 4  # bundles that are being read, or wait to be sent
 
 _NO_ROOT = bytes(DIGEST_BYTES)
-_DIRECTORY, _FILE, _FOLLOWED, _UNREAD = 0, 1, 2, 4  # how a source is read: see read_files
 
 
 class BundlesOutHost:
@@ -175,7 +185,7 @@ class OutgoingBundles:
 
 def _read(bundle: _OutgoingBundle) -> None:
     """Read the sources of a bundle. On a worker's thread; nobody else touches it meanwhile."""
-    found = read_files([(os.fsencode(source.path or ""), _how(source, with_data))
+    found = read_files([(HERE, os.fsencode(source.path or ""), _how(source, with_data))
                         for _index, source, with_data in bundle.items])
     parts: list[bytes] = []
     items: list[Item] = []
@@ -184,7 +194,7 @@ def _read(bundle: _OutgoingBundle) -> None:
         if one is None:
             bundle.left.append(item)
             continue
-        mode, mtime_ns, source.size, data = one
+        mode, mtime_ns, source.size, _names, data = one
         digest, flags = _NO_ROOT, 0
         if source.kind is FileKind.FILE:
             if source.by_time:
@@ -205,5 +215,5 @@ def _read(bundle: _OutgoingBundle) -> None:
 
 def _how(source: SourceFile, with_data: bool) -> int:
     if source.kind is FileKind.DIRECTORY:
-        return _DIRECTORY | _FOLLOWED * source.follows
-    return _FILE | _FOLLOWED * source.follows | _UNREAD * (source.by_time and not with_data)
+        return AS_DIRECTORY | FOLLOWED * source.follows
+    return AS_FILE | FOLLOWED * source.follows | UNREAD * (source.by_time and not with_data)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mproxy.ground.errors import PeerError
 from mproxy.transfer import bundle, messages
-from mproxy.transfer._small import make_files, read_files
+from mproxy.transfer._small import HERE, make_files, read_files
 from mproxy.transfer.bundle import WITH_DATA, BundleAnswer, pack_entry, parse_bundle
 from mproxy.transfer.messages import BY_TIME, File, FileKind, MessageType, Result
 from mproxy.transfer.sender import FileSender, SendObserver
@@ -134,6 +134,17 @@ def test_what_is_there_is_compared_by_its_hash(world, case):
     entry = file_entry(b"d/f", with_data=False)
     assert give(world, entry) == {"same": [DONE], "other": [ALONE], "none": [WANTED], "twice": [DONE]}[case]
     assert world.receiver.kept_bytes == 4 * (case in ("same", "twice"))
+
+
+def test_what_is_the_same_gets_mode_and_time_where_files_are_replaced(tmp_path):
+    world = World(tmp_path)
+    world.into._force = True
+    world.link.bring(messages.pack_file(File(0, FileKind.DIRECTORY, 0o755, TIME_NS, 0, b"i" * 16, b"d")))
+    world.threads.work()
+    (tmp_path / "d/f").write_bytes(b"data")
+    for _again in range(2):
+        assert give(world, file_entry(b"d/f", with_data=False)) == [DONE]
+        assert (tmp_path / "d/f").stat().st_mtime_ns == TIME_NS and (tmp_path / "d/f").stat().st_mode & 0o777 == 0o640
 
 
 def test_size_and_time_are_enough_where_that_was_said(world):
@@ -386,17 +397,17 @@ def test_files_are_read_as_they_are_or_not_at_all(tmp_path):
     os.utime(tmp_path / "f", ns=(0, -5))
 
     def read(name, how):
-        [found] = read_files([(os.fsencode(tmp_path / name), how)])
-        return found and (found[1:] if how & 1 else True)
+        [found] = read_files([(HERE, os.fsencode(tmp_path / name), how)])
+        return found and ((*found[1:3], found[4]) if how & 1 else True)
 
     assert read("f", 1) == (-5, 5, b"12345") and read("f", 5) == (-5, 5, b"")
     assert [read(name, 1) for name in ("large", "link", "fifo", "none", ".")] == [None] * 5
     assert read("link", 3) == (-5, 5, b"12345")
     assert read(".", 0) and not read("f", 0)
-    [made_up] = read_files([(b"/proc/self/status", 1)])
+    [made_up] = read_files([(HERE, b"/proc/self/status", 1)])
     assert made_up is None, "its size tells nothing"
-    many = read_files([(os.fsencode(tmp_path / "f"), 1)] * 300)
-    assert len(many) == 300 and {one[3] for one in many} == {b"12345"}
+    many = read_files([(HERE, os.fsencode(tmp_path / "f"), 1)] * 300)
+    assert len(many) == 300 and {one[4] for one in many} == {b"12345"}
 
 
 def test_files_are_made_whole_or_not_at_all(tmp_path):
