@@ -89,6 +89,7 @@ cpdef enum ResetCode:
 
 cpdef enum PreambleFlag:
     TLS = 0x01           # what follows is TLS, and frames inside it
+    PROBE = 0x02         # nothing follows: the client wants to know whether the server answers
 
 
 cpdef enum:

@@ -72,6 +72,7 @@ class HelloFeature(IntEnum):
 
 class PreambleFlag(IntEnum):
     TLS = 1
+    PROBE = 2
 
 class ResetCode(IntEnum):
     APPLICATION = 0

@@ -230,6 +230,7 @@ class _Opening:
         self.tls = tls
         self.outgoing = b""  # to be sent; whoever sends it empties it
         self.peer_tag = 0
+        self.is_probe = False  # the peer only wants to know whether there is somebody
         self.finished = False  # frames may flow: TLS, if wanted, is set up, and the peer's key was judged
         self._judge = judge
         self._is_inside = tls is not None and tls.finished
@@ -326,8 +327,9 @@ class _Opening:
             raise PeerError(
                 CloseCode.VERSION_ERROR,
                 f"peer speaks protocol version {version}, this program speaks version {_wire.VERSION}")
+        self.is_probe = self.is_server and bool(flags & PreambleFlag.PROBE)
         encrypts = bool(flags & PreambleFlag.TLS)
-        if encrypts != (self.tls is not None):
+        if not self.is_probe and encrypts != (self.tls is not None):
             peer, us = ("encrypts", "does not") if encrypts else ("does not encrypt", "does")
             raise PeerError(CloseCode.ENCRYPTION, f"{self.peer_name} {peer}, {self.our_name} {us}: {USE_BOTH}")
 

@@ -150,7 +150,8 @@ class Crew:
             secret[:] = bytes(len(secret))
         guest.release()
         with guest.sock:
-            self._inboxes.send(where.worker, about, words, [guest.sock.fileno()])
+            if not self._inboxes.send(where.worker, about, words, [guest.sock.fileno()]):
+                self._log.warning("refused", peer=guest.peer, why="the worker that has its session takes no more now")
         if isinstance(words, bytearray):
             words[:] = bytes(len(words))
         self.roster.send_guest(where.worker)

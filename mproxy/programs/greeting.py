@@ -82,6 +82,10 @@ class Elsewhere(Exception):
         self.hello = hello  # that it has said; None: it has shown only its tag
 
 
+class Probed(Exception):
+    """Nobody wants to be let in: it is enough that there is somebody."""
+
+
 class Unheard(Exception):
     """The guest is disconnected without an answer."""
 
@@ -311,8 +315,14 @@ class Guest:
         raise NotImplementedError
 
     def _meet(self, tag: int) -> None:
+        if self.greeter.is_probe:
+            raise Probed
+        self._place(tag)
         self._reception.met(self, tag)
         self._wait(STEP_US, "HELLO")
+
+    def _place(self, tag: int) -> None:
+        """Elsewhere: it is for another worker."""
 
     def _judge(self, spki: bytes) -> None:
         if self.local_peer is not None:
@@ -344,6 +354,8 @@ class Guest:
         try:
             hello = self.greeter.feed(data) if data else None
             self._send()
+        except Probed:
+            self.finish(self.greeter.prefix)
         except Unheard:
             self.close()
         except Elsewhere as where:
@@ -437,11 +449,10 @@ class SocketGuest(Guest):
             if hello is not None:
                 self._reception.introduced(self, hello)
 
-    def _meet(self, tag: int) -> None:
+    def _place(self, tag: int) -> None:
         if self._is_unplaced and self._reception.placing is not None:
             self._reception.placing.place(self, tag)
             self._is_unplaced, self.words = False, b""
-        super()._meet(tag)
 
     def _take(self, data: bytes | None) -> None:
         if data and self._is_unplaced:

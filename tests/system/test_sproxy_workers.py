@@ -17,7 +17,7 @@ from middle import Member
 from program import last_of_line, of_process
 from proxies import CPROXY, CPROXY_PORT, DAEMON_PORT, SPROXY, SPROXY_PORT
 from test_places import STREAM_LIMIT, authorize, member, open_streams, turned_away
-from traffic import Flow
+from traffic import Flow, read_to_end
 from wire_peer import (
     DATA,
     GOODBYE,
@@ -48,7 +48,8 @@ def branches(program):
 
 def start(pair, *options, workers=2):
     pair.start_sproxy("--workers", workers, *options)
-    until(lambda: all(worker != keeper for keeper, worker in branches(pair.sproxy)), PATIENCE_S, "all workers run")
+    if workers > 1:
+        until(lambda: all(worker != keeper for keeper, worker in branches(pair.sproxy)), PATIENCE_S, "all workers run")
     return pair.sproxy
 
 
@@ -346,6 +347,68 @@ def test_it_stops_accepting_when_it_ends(pair, lab):
             lab.client.connect(SPROXY_PORT, lab.server_address)
         assert program.wait() == 0
         app.close()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_probe_is_answered_without_a_key(pair, lab, workers):
+    authorize(lab, key3="")
+    program = start(pair, workers=workers)
+    for _ in range(30):
+        with lab.client.connect(SPROXY_PORT, lab.server_address) as probe:
+            probe.sendall(bytes.fromhex("ab6d7078020200000000000000000000"))
+            assert read_to_end(probe)[:5] == bytes.fromhex("ab6d707802")
+    assert member(lab, 3)
+    assert not program.events("refused") and not program.events("source-blocked")
+
+
+HAPROXY = """
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 1m
+    timeout server 1m
+frontend mproxy
+    bind :{port}
+    tcp-request inspect-delay 5s
+    tcp-request content accept if {{ req.len ge 16 }}
+    default_backend sproxies
+backend sproxies
+    balance roundrobin
+    option tcp-check
+    tcp-check connect
+    tcp-check send-binary ab6d7078020200000000000000000000
+    tcp-check expect binary ab6d707802
+    use-server node17 if {{ req.payload(8,1),hex -m str 11 }}
+    use-server node18 if {{ req.payload(8,1),hex -m str 12 }}
+    server node17 127.0.0.1:{first} check inter 100ms
+    server node18 127.0.0.1:{second} check inter 100ms
+"""
+
+
+def test_a_balancer_sends_clients_back_by_their_tag(pair, lab, tmp_path):
+    """Goal: haproxy, as docs/operations.md has it, in front of two sproxies with one key: each resume finds its own."""
+    ports = {17: 6217, 18: 6218}
+    nodes = {node: pair.start_sproxy("--node", node, "--workers", 2, port=port) for node, port in ports.items()}
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(HAPROXY.format(port=SPROXY_PORT, first=ports[17], second=ports[18]))
+    lab.server.start("haproxy", "-db", "-f", config)
+    until(lambda: connects(lab), PATIENCE_S, "haproxy listens")
+    sessions = [Ways(lab, True) for _ in range(4)]
+    assert {each.tag >> 56 for each in sessions} == {17, 18}
+    for _ in range(5):
+        for each in sessions:
+            each.resume(each.tag)
+    for node, program in nodes.items():
+        assert not program.events("refused"), node
+        assert not program.events("source-blocked")
+
+
+def connects(lab):
+    try:
+        lab.client.connect(SPROXY_PORT, lab.server_address).close()
+    except OSError:
+        return False
+    return True
 
 
 def test_exit_idle_is_when_no_worker_has_a_session(pair, lab):

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from mproxy._wire import CloseCode
+from mproxy._wire import CloseCode, PreambleFlag
 from mproxy.ground.config import SproxyConfig
 from mproxy.ground.errors import PeerError
 from mproxy.handshake import Hello, encode_preamble
@@ -197,6 +197,17 @@ def test_a_blocked_source_is_still_heard_when_it_shows_a_tag(scene):
     assert not scene.call(encode_preamble(tag=TAG)).closed
     assert scene.call(encode_preamble(tag=TAG + 1)).closed, "a tag that nobody made"
     assert not scene.call(PREAMBLE, ELSEWHERE).closed
+
+
+@pytest.mark.parametrize("flags", [PreambleFlag.PROBE, PreambleFlag.PROBE | PreambleFlag.TLS])
+def test_a_probe_is_answered_and_is_no_failure(scene, flags):
+    """Goal: whoever looks every second whether there is an sproxy is not taken for one who fails."""
+    for _ in range(5 * FAILURES):
+        sock = scene.call(encode_preamble(flags=flags))
+        assert sock.sent == PREAMBLE and sock.closed
+    assert not scene.log.events and not len(scene.reception)
+    block(scene)
+    assert scene.call(encode_preamble(flags=flags)).sent == PREAMBLE, "also where nobody is heard"
 
 
 def test_nobody_is_blocked_where_sessions_are(scene):
