@@ -64,7 +64,7 @@ def _run(argv: list[str]) -> int:
         "  mproxy config check")
     add_config(parser)
     parser.add_help_options()
-    parser.add_argument("words", nargs="*")
+    parser.add_hidden_words()
     given, words = parser.split(argv)
     commands = {"check": _check, "show": _show}
     if words == ["example"]:

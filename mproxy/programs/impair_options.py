@@ -280,13 +280,15 @@ def parse_changes(argv: list[str]) -> tuple[bool, dict[str, Any], list[str]]:
         "Change the network of an 'mproxy impair' that runs: what is named, from the next\n"
         "packet on; --profile changes everything else as well. Prints how it is then;\n"
         "without options it prints how it is.",
+        "TIME is a number with us, ms, s, m or h; SIZE a number with KiB, MiB; RATE a\n"
+        "number with kbit, Mbit, Gbit (per second).\n\n"
         "examples:\n"
         "  mproxy impair set --loss 100        nothing gets through\n"
         "  mproxy impair set --loss 0\n"
         "  mproxy impair set --rebind now      another port, once")
     _add_path_options(parser, _parse_rebind_now, "; 'now': once, at once")
     parser.add_help_options()
-    parser.add_argument("words", nargs="*")
+    parser.add_hidden_words()
     given, words = parser.split(argv)
     if len(words) > 1:
         raise UsageError("expected at most one NAME or PID (try 'mproxy impair set --help')")

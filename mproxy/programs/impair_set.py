@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
 def _run(argv: list[str]) -> int:
     _anew, _changes, words = parse_changes(argv)  # what is wrong is said before anybody is asked
     path = find_impair(words[0] if words else None)
-    print(escaped(what_was_done(ask(path, "set", arguments=[word for word in argv if word not in words]))))
+    print(escaped(what_was_done(ask(path, "set", arguments=argv))))
     return 0
 
 

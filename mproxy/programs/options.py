@@ -102,6 +102,10 @@ class OneLineParser(argparse.ArgumentParser):
         group.add_argument("--version", action="version", version=f"{program or self.prog} {__version__}",
                            help="print the version and exit")
         self.add_help_options(group)
+        self.add_hidden_words()
+
+    def add_hidden_words(self) -> None:
+        """What `split` needs: the usage says what they are."""
         self.add_argument("words", nargs="*", help=argparse.SUPPRESS)
 
     def add_help_options(self, group: argparse._ActionsContainer | None = None) -> None:

@@ -71,7 +71,7 @@ def _run(argv: list[str]) -> int:
     parser.add(parser, "--wheel", parse_name, metavar="FILE", help=(
         "a wheel of mproxy, for another Python or processor (default: made of this mproxy's own files)"))
     parser.add_help_options()
-    parser.add_argument("words", nargs="*")
+    parser.add_hidden_words()
     given, words = parser.split(argv)
     if len(words) != 1:
         parser.error("expected one [USER@]HOST[:PORT]" if words else "missing argument: HOST")

@@ -46,7 +46,7 @@ def _run(argv: list[str]) -> int:
         " this user's"))
     add_config(parser)
     parser.add_help_options()
-    parser.add_argument("words", nargs="*")
+    parser.add_hidden_words()
     given, words = parser.split(argv)
     commands = {"install": install, "remove": remove, "show": show}
     if len(words) != 2 or words[0] not in commands:

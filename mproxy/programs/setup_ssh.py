@@ -52,7 +52,7 @@ def _run(argv: list[str]) -> int:
     parser.add_argument("--config", metavar="FILE", default="~/.ssh/config", help=(
         "another file than ~/.ssh/config"))
     parser.add_help_options()
-    parser.add_argument("words", nargs="*")
+    parser.add_hidden_words()
     given, hosts = parser.split(argv)
     for host in hosts:
         if not PATTERN.fullmatch(host):

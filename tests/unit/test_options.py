@@ -382,7 +382,8 @@ def test_complaints_are_one_printable_line(capfd):
 
 # --- help, version, start ---
 
-PROGRAMS = [*mproxy_main.PROGRAMS, "relay check", "relay reload", "relay stop", "relay status"]
+PROGRAMS = [*mproxy_main.PROGRAMS, "relay check", "relay reload", "relay stop", "relay status",
+            "impair set"]
 OPTION = re.compile(r"(?<![\w-])--?[a-zA-Z][a-z-]*")
 
 
@@ -403,6 +404,7 @@ def help_of(words, option, capsys):
 def test_help_fits_a_terminal_and_names_real_options(words, capsys):
     text, whole = help_of(words, "--help", capsys), help_of(words, "--help-all", capsys)
     assert text.startswith("usage: ") and text.count("\n") <= 24
+    assert "\n  words\n" not in whole  # what argparse calls them is no word for a user
     assert max(map(len, text.splitlines())) <= 80
     if text != whole:
         assert f"{words if words in PARSE else f'mproxy {words}'} --help-all" in text
