@@ -70,6 +70,7 @@ options of a rule:
   accept-proxy             expect one from the client
   new-per-source=10/s      new connections or flows of each source address (/s,
                            /m, /h), new-burst=N of them at once
+  keepalive=60s,20s,3      probe silent peers: after, every, how often; 0: never
   name=NAME                what the rule is called
   source=ADDRESS           connect to servers from this address of the host
   per-source=N             UDP flows of one client address at once

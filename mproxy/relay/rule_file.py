@@ -291,7 +291,7 @@ def _fill(protocol: str, given: dict[str, Any]) -> RuleOptions:
     """RuleOptions of one protocol: what was given for it, and defaults for the rest."""
     if protocol == "tcp":
         return RuleOptions(**{name: value for name, value in given.items() if name != "per_source"})
-    values = {name: value for name, value in given.items() if name != "connect_timeout_us"}
+    values = {name: value for name, value in given.items() if name not in ("connect_timeout_us", "keepalive")}
     values.setdefault("max_connections", UDP_OPTIONS.max_connections)
     values.setdefault("idle_timeout_us", UDP_OPTIONS.idle_timeout_us)
     # Half of the table, so that one source cannot push out everybody else.
@@ -319,6 +319,18 @@ def _option(word: str, protocols: tuple[str, ...]) -> tuple[str, object]:
 
 def _networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
     return tuple(ipaddress.ip_network(word.strip("[]") if "/" not in word else word) for word in text.split(","))
+
+
+def _keepalive(text: str) -> tuple[int, int, int]:
+    """(idle, interval, probes) of `30s,10s,3`; without the last ones the system's usual."""
+    first, *more = text.split(",")
+    if len(more) > 2:
+        raise UsageError
+    times = [0 if time == "0" else _timeout(SECOND_US, 9 * HOUR_US)(time) // SECOND_US for time in (first, *more[:1])]
+    interval_s = times[1] if more else max(1, min(20, times[0] // 3))
+    if not interval_s:
+        raise UsageError
+    return times[0], interval_s, _number(1, 127)(more[1]) if len(more) > 1 else 3
 
 
 def _rate(text: str) -> tuple[int, int]:
@@ -412,6 +424,9 @@ OPTIONS = {
         "an address of this host (or one IPv4 and one IPv6)", "for example {}=10.0.0.7")),
     "new-per-source": ("new_per_source", _rate, "", ("a rate", "for example {}=10/s, {}=100/m or {}=1000/h")),
     "new-burst": ("new_burst", _number(1, 1_000_000), "", _COUNT),
+    "keepalive": ("keepalive", _keepalive, "tcp", (
+        "a time from 1s to 9h, or 0, perhaps with another one and a count from 1 to 127",
+        "for example {}=60s or {}=30s,10s,3")),
     "name": ("name", _name, "", ("a name of letters, digits, -, _ and ., a letter first", "for example {}=web")),
     "accept-proxy": ("accept_proxy", None, "tcp", ("", "")),
     "weights": ("weights", _weights, "", (

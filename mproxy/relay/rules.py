@@ -84,6 +84,10 @@ class RuleOptions:
     new_per_source: tuple[int, ...] = ()
     new_burst: int = 0
 
+    # TCP: seconds of silence before a peer is probed, from one probe to the next, and probes in vain until it counts as
+    # gone (tcp(7)); empty: 60, 20 and 3; 0 seconds: it is not probed.
+    keepalive: tuple[int, ...] = ()
+
     # What people call the rule, to remove it or to find it in the log; "": nothing.
     name: str = ""
 

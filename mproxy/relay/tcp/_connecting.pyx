@@ -18,6 +18,7 @@ from mproxy.relay._accounts cimport BAD_HEADER, CLIENT_BROKE, DONE, TOO_OFTEN
 from mproxy.relay._balance cimport TargetAddress
 from mproxy.relay.tcp._closing cimport pair_close, pair_unreachable, race_over
 from mproxy.relay.tcp._dial cimport dial
+from mproxy.relay.tcp._keepalive cimport keep_alive
 from mproxy.relay.tcp._mover cimport side_holds
 from mproxy.relay.tcp._pair cimport (
     CONNECTING, GREETING, LEFT, OPEN, STARVED, TAKEN, WRONG, HeaderOutcome, drop_address, has_spoken, hold_address,
@@ -207,6 +208,9 @@ cdef bint connected(Pair *pair) noexcept:
     cdef PairSet pairs = rule.pairs
     cdef TargetAddress address = <TargetAddress>pair.address
     race_over(pair)
+    if rule.has_keepalive:
+        pair.server.kept_alive = True
+        keep_alive(pair.server.source.fd, &rule.keepalive)
     pair.state = OPEN
     pair.since = pairs.loop.now_us
     pair.look_at = pair.since + pairs.look_us

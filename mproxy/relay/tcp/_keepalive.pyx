@@ -13,12 +13,14 @@ cdef enum:
     UNANSWERED = 3  # times that something was repeated in vain
 
 
-cdef void keep_alive(int fd) noexcept nogil:
-    """Have the system probe the peer of a socket; connections inherit it from their listener."""
-    set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1)
-    set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, IDLE_S)
-    set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, INTERVAL_S)
-    set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, PROBES)
+cdef void keep_alive(int fd, const Keepalive *how) noexcept nogil:
+    """Have the system probe the peer of a socket, NULL: as usual; connections inherit it from their listener."""
+    cdef bint is_wanted = how == NULL or how.idle_s > 0
+    set_option(fd, SOL_SOCKET, SO_KEEPALIVE, is_wanted)
+    if is_wanted:
+        set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, how.idle_s if how != NULL else <int>IDLE_S)
+        set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, how.interval_s if how != NULL else <int>INTERVAL_S)
+        set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, how.probes if how != NULL else <int>PROBES)
 
 
 cdef bint has_vanished(int fd) noexcept nogil:

@@ -39,7 +39,7 @@ cdef void prepare_client(int fd) noexcept nogil:
     """Set the options of a client's connection, or of the listening socket that it inherits them from."""
     set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1)
     set_option(fd, SOL_SOCKET, SO_OOBINLINE, 1)  # else urgent bytes would not be read
-    keep_alive(fd)
+    keep_alive(fd, NULL)
     reset_on_close(fd)  # even if this process is killed: `finish_on_close` is for an end in order
 
 
@@ -69,6 +69,8 @@ cdef void begin(TcpRule rule, int fd, const sockaddr_storage *address) noexcept:
         pairs.refuse(fd)
         return
     pair_init(pair, rule, fd)
+    if rule.has_keepalive:
+        keep_alive(fd, &rule.keepalive)
     if pairs.keeps_accounts and address != NULL:
         note(pair, address)
     rule.connections += 1
@@ -224,7 +226,7 @@ cdef bint look_after(Pair *pair, int64_t now) noexcept:
     cdef Mover mover = (<TcpRule>pair.rule).pairs.mover
     if not pair.server.kept_alive:
         pair.server.kept_alive = True
-        keep_alive(pair.server.source.fd)  # not in `dial`: what is soon over need not be kept alive
+        keep_alive(pair.server.source.fd, NULL)  # not in `dial`: what is soon over need not be kept alive
     pair.look_at = now + (<TcpRule>pair.rule).pairs.look_us
     if has_vanished(pair.client.source.fd):
         mover.fail(&pair.client)

@@ -7,6 +7,7 @@ from mproxy.relay._balance cimport Balance
 from mproxy.relay._cidr cimport CidrSet
 from mproxy.relay.tcp._circle_guard cimport CircleGuard
 from mproxy.relay.tcp._dial cimport SourceAddresses
+from mproxy.relay.tcp._keepalive cimport Keepalive
 from mproxy.relay.tcp._pair_set cimport PairSet
 
 
@@ -26,6 +27,8 @@ cdef class TcpRule:
     cdef uint32_t slot            # of the tally, where they are counted
     cdef int64_t connect_us       # from accepting to OPEN; 0: no limit
     cdef int64_t idle_us          # longest silence, 0: any
+    cdef bint has_keepalive       # of its own
+    cdef Keepalive keepalive      # with which its peers are probed
     cdef int64_t new_interval_ns  # from one new connection of a source to the next; 0: no limit
     cdef int new_burst            # of these at once
     cdef CircleGuard guard        # looks for circles

@@ -28,6 +28,9 @@ cdef class TcpRule:
         self.sources = SourceAddresses(getattr(options, "source", ()))
         self.proxy, self.accept_proxy = options.proxy, options.accept_proxy
         self.most = options.max_connections
+        self.has_keepalive = bool(options.keepalive)
+        if self.has_keepalive:
+            self.keepalive.idle_s, self.keepalive.interval_s, self.keepalive.probes = options.keepalive
         self.new_interval_ns, self.new_burst = options.new_interval_ns, options.most_new
         self.connect_us, self.idle_us = options.connect_timeout_us, options.idle_timeout_us
 
