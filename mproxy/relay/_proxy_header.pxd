@@ -1,4 +1,6 @@
-"""PROXY protocol (haproxy.org/download/1.8/doc/proxy-protocol.txt), versions 1 and 2: who the client really is."""
+"""PROXY protocol (haproxy.org/download/1.8/doc/proxy-protocol.txt), versions 1 and 2: who the client really is.
+
+Over UDP there is version 2 alone, and it begins every datagram: each may come alone, or first."""
 
 from libc.stdint cimport uint8_t, uint16_t
 
@@ -22,3 +24,5 @@ cdef void origin_set(Origin *origin, const sockaddr *source, const sockaddr *des
 cdef void origin_source(const Origin *origin, sockaddr_storage *out) noexcept nogil
 cdef int header_write(uint8_t *out, int version, const Origin *origin) noexcept nogil
 cdef int header_parse(const uint8_t *data, int length, Origin *origin) noexcept nogil
+cdef int datagram_header_write(uint8_t *out, const Origin *origin) noexcept nogil
+cdef int datagram_header_parse(const uint8_t *data, int length, Origin *origin) noexcept nogil

@@ -17,6 +17,8 @@ cdef enum:
     PROXY_COMMAND = 0x21
     OVER_TCP4 = 0x11
     OVER_TCP6 = 0x21
+    OVER_UDP4 = 0x12
+    OVER_UDP6 = 0x22
     TCP4_BYTES = 12
     TCP6_BYTES = 36
     ZERO = 48   # ASCII digits
@@ -54,8 +56,9 @@ cdef void origin_source(const Origin *origin, sockaddr_storage *out) noexcept no
 
 # ---- writing
 
-def make_header(int version, origin):
-    """The header, as bytes, for (source, destination), each (host, port, ...); None: not known."""
+def make_header(int version, origin, bint datagram=False):
+    """The header, as bytes, for (source, destination), each (host, port, ...); None: not known. `datagram`: of UDP, and
+    version 2."""
     cdef Origin found
     cdef uint8_t out[OWN_HEADER_BYTES]
     memset(&found, 0, sizeof(found))
@@ -68,6 +71,8 @@ def make_header(int version, origin):
             found.family = <uint16_t>AF_INET
             memcpy(found.source, found.source + 12, 4)
             memcpy(found.destination, found.destination + 12, 4)
+    if datagram:
+        return (<char *>out)[:datagram_header_write(out, &found)]
     return (<char *>out)[:header_write(out, version, &found)]
 
 
@@ -84,7 +89,12 @@ cdef bint put_host(str host, uint8_t *out) except -1:
 
 cdef int header_write(uint8_t *out, int version, const Origin *origin) noexcept nogil:
     """Write a header of version 1 or 2 into OWN_HEADER_BYTES of room; returns its length."""
-    return write_line(<char *>out, origin) if version == 1 else write_binary(out, origin)
+    return write_line(<char *>out, origin) if version == 1 else write_binary(out, origin, OVER_TCP4, OVER_TCP6)
+
+
+cdef int datagram_header_write(uint8_t *out, const Origin *origin) noexcept nogil:
+    """Likewise for a datagram, in version 2."""
+    return write_binary(out, origin, OVER_UDP4, OVER_UDP6)
 
 
 cdef int write_line(char *out, const Origin *origin) noexcept nogil:
@@ -99,12 +109,12 @@ cdef int write_line(char *out, const Origin *origin) noexcept nogil:
         source, destination, <unsigned int>origin.source_port, <unsigned int>origin.destination_port)
 
 
-cdef int write_binary(uint8_t *out, const Origin *origin) noexcept nogil:
+cdef int write_binary(uint8_t *out, const Origin *origin, int over4, int over6) noexcept nogil:
     cdef int size = 4 if origin.family == AF_INET else 16 if origin.family == AF_INET6 else 0
     cdef int length = 2 * size + 4 if size else 0
     memcpy(out, SIGNATURE, SIGNATURE_BYTES)
     out[12] = PROXY_COMMAND
-    out[13] = OVER_TCP4 if size == 4 else OVER_TCP6 if size == 16 else 0
+    out[13] = <uint8_t>(over4 if size == 4 else over6 if size == 16 else 0)
     put_port(out + 14, <uint16_t>length)
     if size:
         memcpy(out + FIXED_BYTES, origin.source, size)
@@ -135,11 +145,20 @@ cdef int header_parse(const uint8_t *data, int length, Origin *origin) noexcept 
     if length == 0:
         return 0
     if data[0] == SIGNATURE[0]:
-        return parse_binary(data, length, origin)
+        return parse_binary(data, length, origin, OVER_TCP4, OVER_TCP6)
     return parse_line(<const char *>data, length, origin)
 
 
-cdef int parse_binary(const uint8_t *data, int length, Origin *origin) noexcept nogil:
+cdef int datagram_header_parse(const uint8_t *data, int length, Origin *origin) noexcept nogil:
+    """Likewise for a datagram, which has the whole header: -1 if not."""
+    cdef int found = 0
+    memset(origin, 0, sizeof(Origin))
+    if length >= FIXED_BYTES:
+        found = parse_binary(data, length, origin, OVER_UDP4, OVER_UDP6)
+    return found if found > 0 else -1
+
+
+cdef int parse_binary(const uint8_t *data, int length, Origin *origin, int over4, int over6) noexcept nogil:
     cdef int rest, size
     if memcmp(data, SIGNATURE, min(length, <int>SIGNATURE_BYTES)) != 0:
         return -1
@@ -150,7 +169,7 @@ cdef int parse_binary(const uint8_t *data, int length, Origin *origin) noexcept 
         return -1
     if data[13] >> 4 > 3 or data[13] & 0xF > 2 or FIXED_BYTES + rest > LONGEST_HEADER_BYTES:
         return -1
-    size = 4 if data[13] == OVER_TCP4 else 16 if data[13] == OVER_TCP6 else 0
+    size = 4 if data[13] == over4 else 16 if data[13] == over6 else 0
     if data[12] == PROXY_COMMAND and size:
         if rest < (TCP4_BYTES if size == 4 else TCP6_BYTES):
             return -1

@@ -234,5 +234,5 @@ class Probe:
 
 def _header(version: int) -> bytes:
     """A PROXY header with which the relay speaks for itself."""
-    header = make_header(version, None)
+    header = make_header(version, None)  # of UDP it is the same
     return header if version == 1 else header[:12] + b"\x20" + header[13:]

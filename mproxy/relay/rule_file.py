@@ -267,6 +267,8 @@ def parse_options(protocols: tuple[str, ...], words: tuple[str, ...], cache: Opt
                 raise UsageError(f"option given twice: {printable(word)}; give {word.partition('=')[0]} once")
             given[name] = value
         given["given"] = words
+        if given.get("proxy") == 1 and "udp" in protocols:
+            raise UsageError("proxy=v1 is for tcp rules only; use proxy=v2")
         if "new_burst" in given and "new_per_source" not in given:
             raise UsageError("new-burst needs new-per-source=RATE, for example new-per-source=10/s")
         _join_check(given, protocols)
@@ -305,7 +307,7 @@ def _option(word: str, protocols: tuple[str, ...]) -> tuple[str, object]:
     if name not in OPTIONS:
         raise UsageError(f"unknown option: {printable(word)}; expected one of {', '.join(_SPELLING.values())}")
     field, parse, only, expected = OPTIONS[name]
-    if only and (only not in protocols or (field in ("proxy", "accept_proxy", "source") and protocols != ("tcp",))):
+    if only and (only not in protocols or (field == "source" and protocols != ("tcp",))):
         raise UsageError(f"{name} applies to {only} rules only")
     if bool(equals) != (parse is not None):
         raise UsageError(f"{name} needs a value: {name}=..." if parse else f"{name} takes no value")
@@ -419,7 +421,7 @@ OPTIONS = {
         f"a time from 1ms to {format_duration(HOUR_US)}", "for example {}=5s")),
     "balance": ("balance", _choice(**{ROUND_ROBIN: ROUND_ROBIN, LEAST_CONNECTIONS: LEAST_CONNECTIONS}), "", (
         "a balancing method", f"use {{}}={ROUND_ROBIN} or {{}}={LEAST_CONNECTIONS}")),
-    "proxy": ("proxy", _choice(v1=1, v2=2), "tcp", ("a version of the PROXY protocol", "use {}=v1 or {}=v2")),
+    "proxy": ("proxy", _choice(v1=1, v2=2), "", ("a version of the PROXY protocol", "use {}=v1 or {}=v2")),
     "source": ("source", _sources, "tcp", (
         "an address of this host (or one IPv4 and one IPv6)", "for example {}=10.0.0.7")),
     "new-per-source": ("new_per_source", _rate, "", ("a rate", "for example {}=10/s, {}=100/m or {}=1000/h")),
@@ -428,7 +430,7 @@ OPTIONS = {
         "a time from 1s to 9h, or 0, perhaps with another one and a count from 1 to 127",
         "for example {}=60s or {}=30s,10s,3")),
     "name": ("name", _name, "", ("a name of letters, digits, -, _ and ., a letter first", "for example {}=web")),
-    "accept-proxy": ("accept_proxy", None, "tcp", ("", "")),
+    "accept-proxy": ("accept_proxy", None, "", ("", "")),
     "weights": ("weights", _weights, "", (
         f"a list of numbers from 0 to {MOST_WEIGHT}, not all 0", "for example {}=3,1: one for each target")),
     "check": ("check_interval_us", _timeout(100 * MILLISECOND_US, HOUR_US), "", (

@@ -13,7 +13,7 @@ from mproxy.relay.udp._gather cimport Gather, gather_decide, gather_full, gather
 from mproxy.relay.tcp._pipes cimport Pipe, PipePool
 from mproxy.relay.udp._ports cimport port_rest, port_rests
 from mproxy.relay._newcomers cimport Newcomers
-from mproxy.relay._proxy_header cimport Origin, header_parse
+from mproxy.relay._proxy_header cimport Origin, datagram_header_parse, header_parse
 from mproxy.relay.udp._runs cimport ANY_SEGMENT, Piece, Run, run_next
 from mproxy.relay.udp._flow_table cimport (
     OF_GROUP, OF_TABLE, STANDINGS, FlowEntry, FlowGroup, FlowKey, Roll, FlowTable, FlowSource, group_ended,
@@ -139,7 +139,16 @@ def rests(uint16_t port, int64_t now):
 def parse_header(bytes data):
     """(length, origin as for `make_header`); length 0: more is to come; None: no header."""
     cdef Origin found
-    cdef int length = header_parse(data, <int>len(data), &found)
+    return say_header(header_parse(data, <int>len(data), &found), &found)
+
+
+def parse_datagram_header(bytes data):
+    """Likewise of a datagram."""
+    cdef Origin found
+    return say_header(datagram_header_parse(data, <int>len(data), &found), &found)
+
+
+cdef object say_header(int length, const Origin *found):
     if length < 0:
         return None
     if length == 0 or found.family == 0:

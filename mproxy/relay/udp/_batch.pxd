@@ -1,7 +1,7 @@
 """Packets that were received together, and those that leave together. Both are dealt with before anything else runs."""
 
 from libc.stddef cimport size_t
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint32_t
 
 from mproxy.io._packets cimport SLOTS, Inbox, Outbox
 from mproxy.relay.udp._flow cimport Flow
@@ -24,6 +24,8 @@ cdef class Batch:
 
     cdef bint put(self, Flow *flow, int slot) noexcept
     cdef int send_in(self, Flow *flow, int64_t now) noexcept
+    cdef int send_headed(self, Flow *flow, int slot, uint32_t *sent) noexcept
+    cdef int flush_in(self, Flow *flow, uint32_t *sent) noexcept
     cdef void pack_out(self, Flow *flow, int first, int count) noexcept
     cdef void flush_out(self, UdpListener listener) noexcept
 

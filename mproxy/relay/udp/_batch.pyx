@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint32_t
 
-from mproxy.io._packets cimport Message
+from mproxy.io._packets cimport Message, Slot
 from mproxy.relay.udp._flow cimport flow_sent
 from mproxy.relay.udp._udp_dial cimport is_passing
 from mproxy.relay.udp._udp_rule cimport UdpRule
@@ -46,22 +46,56 @@ cdef class Batch:
     cdef int send_in(self, Flow *flow, int64_t now) noexcept:
         """Send the flow's packets in the inbox to its target; 0, or the errno with which the flow has failed."""
         cdef UdpRule rule = (<UdpListener>flow.listener).rule
-        cdef int slot = flow.first_slot, i, error = 0
+        cdef int slot = flow.first_slot, error
         cdef uint32_t sent = 0
-        cdef Message *message
-        while slot != NOWHERE:
-            self.packer.take(self.inbox, slot)
-            slot = self.next_slot[slot]
         flow.first_slot = NOWHERE
         self.touched[flow.touched_index] = NULL
-        self.packer.pack(flow, True)
+        if flow.header != NULL:
+            error = self.send_headed(flow, slot, &sent)
+        else:
+            while slot != NOWHERE:
+                self.packer.take(self.inbox, slot)
+                slot = self.next_slot[slot]
+            self.packer.pack(flow, True)
+            error = self.flush_in(flow, &sent)
+        rule.counts.packets_in += sent
+        flow_sent(flow, sent, now)
+        return error
+
+    cdef int send_headed(self, Flow *flow, int slot, uint32_t *sent) noexcept:
+        """Send the packets from `slot` on one by one, each behind the flow's header."""
+        cdef Slot *received
+        cdef uint32_t at, size
+        cdef int error = 0
+        while slot != NOWHERE:
+            received = &self.inbox.slots[slot]
+            at = 0
+            while at == 0 or at < received.length:
+                size = min(received.segment, received.length - at)
+                if not self.outbox.has_room(2):
+                    error = self.flush_in(flow, sent) or error
+                self.outbox.add(NULL, 0, NULL).owner = flow
+                self.outbox.add_part(flow.header, flow.header_bytes)
+                self.outbox.add_part(received.data + at, size)
+                self.outbox.finish(0, False)
+                at += max(size, <uint32_t>1)
+            slot = self.next_slot[slot]
+        return self.flush_in(flow, sent) or error
+
+    cdef int flush_in(self, Flow *flow, uint32_t *sent) noexcept:
+        """Send what the outbox has for the flow's target; 0, or the errno with which the flow has failed."""
+        cdef UdpRule rule = (<UdpListener>flow.listener).rule
+        cdef Message *message
+        cdef uint32_t payload
+        cdef int i, error = 0
         self.outbox.flush(flow.source.fd, False)
         for i in range(self.outbox.count):
             message = &self.outbox.messages[i]
-            sent += message.sent
-            rule.counts.bytes_in += message.sent_bytes
+            sent[0] += message.sent
+            payload = message.sent_bytes - message.sent * flow.header_bytes
+            rule.counts.bytes_in += payload
             if flow.noted != NULL:
-                flow.noted.bytes_in += message.sent_bytes
+                flow.noted.bytes_in += payload
             if message.fell_back:
                 flow.in_limit = min(flow.in_limit, message.segment)
             if message.error and is_passing(message.error):
@@ -69,8 +103,6 @@ cdef class Batch:
             elif message.error:
                 error = message.error
         self.outbox.clear()
-        rule.counts.packets_in += sent
-        flow_sent(flow, sent, now)
         return error
 
     # ---- towards the client

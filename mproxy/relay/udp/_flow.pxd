@@ -11,7 +11,7 @@ another socket,
 * when it was answered before, but for LOST_US since it asked nothing has come from the address for anybody.
 """
 
-from libc.stdint cimport int64_t, uint16_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
 from mproxy.ground._list cimport LinkedList, ListLink
 from mproxy.ground._sockaddr cimport socklen_t
@@ -19,6 +19,7 @@ from mproxy.io._loop cimport Source
 from mproxy.io._packets cimport LocalAddress, Slot, SocketAddress
 from mproxy.relay._accounts cimport Noted
 from mproxy.relay._balance cimport Balance
+from mproxy.relay._proxy_header cimport Origin
 from mproxy.relay.udp._flow_table cimport FlowEntry, FlowKey, Roll
 
 
@@ -42,6 +43,8 @@ cdef struct Flow:
     void *listener          # borrowed UdpListener, from which replies leave; it outlives its flows
     void *address           # owned reference to a TargetAddress: the address it goes to
     uint16_t port           # the socket's
+    uint8_t *header         # owned; begins every packet to the target, or NULL
+    uint32_t header_bytes   # its length
     Noted *noted            # owned; for the access log, or NULL
     bint answered           # the address has answered
     int64_t asked_at        # the first packet since the last answer; 0: none
@@ -62,6 +65,8 @@ cdef struct Flow:
     ListLink in_ready       # queue of those
 
 
+cdef void flow_key_of_origin(const Slot *slot, const Origin *origin, FlowKey *out) noexcept
+cdef bint flow_head(Flow *flow, const Slot *slot, const SocketAddress *bound, const Origin *origin) noexcept nogil
 cdef void flow_begin(Flow *flow) noexcept nogil
 cdef void flow_sent(Flow *flow, uint32_t packets, int64_t now) noexcept nogil
 cdef void flow_heard(Flow *flow, const Slot *slots, int count) noexcept

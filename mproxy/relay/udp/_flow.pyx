@@ -1,11 +1,13 @@
 """What becomes of a flow: _flow.pxd."""
 
+from libc.stdlib cimport malloc
 from libc.string cimport memcpy, memset
 
 from mproxy.ground._list cimport list_append, list_remove
-from mproxy.ground._sockaddr cimport AF_INET, map_v4
+from mproxy.ground._sockaddr cimport AF_INET, AF_INET6, htons, map_v4
 from mproxy.io._packets cimport packet_count
 from mproxy.relay._balance cimport TargetAddress
+from mproxy.relay._proxy_header cimport OWN_HEADER_BYTES, datagram_header_write, origin_set
 from mproxy.relay.udp._flow_table cimport ANSWERED, OF_TABLE, SETTLED, TWO_WAY, WAITING
 
 
@@ -112,6 +114,37 @@ cdef void flow_key(const Slot *slot, const SocketAddress *bound, bint is_wildcar
     else:
         memcpy(out.local, &bound.v6.sin6_addr, 16)
     out.local_port = bound.v4.sin_port  # at the same place in both families
+
+
+cdef void flow_key_of_origin(const Slot *slot, const Origin *origin, FlowKey *out) noexcept:
+    """Make a key of `flow_key` that of the client whom the packet's PROXY header names. The port from which the packet
+    came stays part of it: whoever sends the header uses another one for each of his flows."""
+    if origin.family == AF_INET:
+        map_v4(out.client, origin.source)
+    else:
+        memcpy(out.client, origin.source, 16)
+    out.client_port = htons(origin.source_port)
+    out.scope = slot.sender.v4.sin_port  # at the same place in both families
+
+
+cdef bint flow_head(Flow *flow, const Slot *slot, const SocketAddress *bound, const Origin *origin) noexcept nogil:
+    """Have the flow's packets begin with a PROXY header: as `origin` says, or, if it is NULL or says nothing, as the
+    packet came. False: no memory."""
+    cdef SocketAddress met
+    cdef Origin own
+    if origin == NULL or origin.family == 0:
+        met = bound[0]
+        if slot.local.bytes[0] | slot.local.bytes[10] | slot.local.bytes[15]:  # the socket listens on every address
+            memset(&met, 0, sizeof(met))
+            met.v6.sin6_family = AF_INET6
+            met.v6.sin6_port = bound.v4.sin_port
+            memcpy(&met.v6.sin6_addr, slot.local.bytes, 16)
+        origin_set(&own, &slot.sender.any, &met.any)
+        origin = &own
+    flow.header = <uint8_t *>malloc(OWN_HEADER_BYTES)
+    if flow.header != NULL:
+        flow.header_bytes = <uint32_t>datagram_header_write(flow.header, origin)
+    return flow.header != NULL
 
 
 # ---- those with replies

@@ -9,6 +9,7 @@ from mproxy.io._loop cimport Loop, Timer, Work
 from mproxy.io._packets cimport Slot
 from mproxy.relay._balance cimport TargetAddress
 from mproxy.relay._newcomers cimport Newcomers
+from mproxy.relay._proxy_header cimport Origin
 from mproxy.relay.udp._batch cimport Batch
 from mproxy.relay.udp._flow cimport Flow
 from mproxy.relay.udp._flow_table cimport FlowKey, FlowTable
@@ -29,9 +30,9 @@ cdef class FlowSet:
     cdef Timer timer            # ends idle flows; None: not set
     cdef bint keeps_accounts    # the observer is told of what has ended
 
-    cdef Flow *open(self, UdpListener listener, Slot *slot, FlowKey *key) noexcept
+    cdef Flow *open(self, UdpListener listener, Slot *slot, FlowKey *key, const Origin *origin) noexcept
     cdef bint comes_too_often(self, UdpRule rule, const sockaddr *client) noexcept
-    cdef void enter(self, Flow *flow, UdpListener listener, Slot *slot) noexcept
+    cdef void enter(self, Flow *flow, UdpListener listener, Slot *slot, const Origin *origin) noexcept
     cdef void asks(self, Flow *flow, TargetAddress address) noexcept
     cdef int make_room(self, UdpRule rule, const FlowKey *key) noexcept
     cdef int find_room(self, UdpRule rule, uint16_t *port) noexcept
@@ -46,7 +47,7 @@ cdef class FlowSet:
     cdef void evict(self, Flow *flow) noexcept
     cdef void fail(self, Flow *flow, int error) noexcept
     cdef void end(self, Flow *flow, int why, int error) noexcept
-    cdef void note(self, Flow *flow, const Slot *slot) noexcept
+    cdef void note(self, Flow *flow, const Slot *slot, const Origin *origin) noexcept
     cdef void tell_ended(self, Flow *flow, int why, int error) noexcept
     cdef void look_at(self, int64_t at) noexcept
     cdef void end_all(self) noexcept

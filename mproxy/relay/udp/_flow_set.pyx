@@ -9,7 +9,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
-from mproxy.ground._sockaddr cimport ntohs, sockaddr_storage
+from mproxy.ground._sockaddr cimport ntohs, sockaddr, sockaddr_storage
 from mproxy.io._loop cimport EPOLLERR, EPOLLET, EPOLLIN, Source
 from mproxy.io._packets cimport SocketAddress
 from mproxy.io._socket cimport Target, close
@@ -18,9 +18,10 @@ from mproxy.relay._balance cimport Balance
 from mproxy.relay._circle cimport own_forget, own_has, own_note
 from mproxy.relay._hops cimport set_hops
 from mproxy.relay._newcomers cimport LIMITED_TELL_US, source_text
+from mproxy.relay._proxy_header cimport origin_source
 from mproxy.relay.udp._batch cimport FEW_SLOTS, NOWHERE
 from mproxy.relay.udp._flow cimport (
-    PATIENCE_US, ready_add, ready_remove, flow_begin, flow_heard, flow_is_owed, flow_may_leave,
+    PATIENCE_US, ready_add, ready_remove, flow_begin, flow_head, flow_heard, flow_is_owed, flow_may_leave,
     flow_rest_us, flow_without_debt,
 )
 from mproxy.relay.udp._flow_table cimport FlowEntry, FlowGroup, group_ended
@@ -65,18 +66,23 @@ cdef class FlowSet:
 
     # ---- one begins
 
-    cdef Flow *open(self, UdpListener listener, Slot *slot, FlowKey *key) noexcept:
-        """A new flow for the sender of this packet; NULL: it is not let in, or there is no room."""
+    cdef Flow *open(self, UdpListener listener, Slot *slot, FlowKey *key, const Origin *origin) noexcept:
+        """A new flow for the sender of this packet, or for whom its PROXY header names: `origin`, or NULL. NULL: it is
+        not let in, or there is no room."""
         cdef UdpRule rule = listener.rule
         cdef Flow *flow
         cdef uint16_t port = 0
+        cdef sockaddr_storage client
         cdef int fd
         if not rule.admits(&slot.sender.any):
             return NULL
         if own_has(key.client, ntohs(key.client_port)) or rule.goes_round(slot, key):
             self.tell(partial(self.observer.on_circle, rule.key))
             return NULL
-        if rule.new_interval_ns and self.comes_too_often(rule, &slot.sender.any):
+        memcpy(&client, &slot.sender, sizeof(SocketAddress))
+        if origin != NULL and origin.family:
+            origin_source(origin, &client)
+        if rule.new_interval_ns and self.comes_too_often(rule, <sockaddr *>&client):
             return NULL
         self.make_room(rule, key)
         fd = self.find_room(rule, &port)
@@ -97,7 +103,7 @@ cdef class FlowSet:
             close(fd)
             self.loop.free_later(flow)
             return NULL
-        self.enter(flow, listener, slot)
+        self.enter(flow, listener, slot, origin)
         return flow
 
     cdef bint comes_too_often(self, UdpRule rule, const sockaddr *client) noexcept:
@@ -112,7 +118,7 @@ cdef class FlowSet:
             rule.limited_told, rule.limited_told_at = rule.counts.limited, now
         return True
 
-    cdef void enter(self, Flow *flow, UdpListener listener, Slot *slot) noexcept:
+    cdef void enter(self, Flow *flow, UdpListener listener, Slot *slot, const Origin *origin) noexcept:
         """The flow is in the table: fill in the rest."""
         cdef FlowGroup *group = flow.entry.group
         flow.source.ready = flow_ready
@@ -127,19 +133,23 @@ cdef class FlowSet:
         flow.first_slot = NOWHERE
         flow.patience_us = PATIENCE_US
         if self.keeps_accounts:
-            self.note(flow, slot)
+            self.note(flow, slot, origin)
+        if listener.rule.proxy and not flow_head(flow, slot, &listener.bound, origin):
+            listener.rule.counts.errors += 1
         self.asks(flow, <TargetAddress>flow.address)
         own_note(flow.port, flow.source.fd)
         listener.rule.began()
         if group.idle_us:
             self.look_at(self.loop.now_us + group.idle_us)
 
-    cdef void note(self, Flow *flow, const Slot *slot) noexcept:
+    cdef void note(self, Flow *flow, const Slot *slot, const Origin *origin) noexcept:
         """Begin what is noted for the access log; without memory there is none."""
         flow.noted = <Noted *>calloc(1, sizeof(Noted))
         if flow.noted != NULL:
             memcpy(&flow.noted.peer, &slot.sender, min(sizeof(sockaddr_storage), sizeof(SocketAddress)))
             flow.noted.began_us = self.loop.now_us
+            if origin != NULL:
+                origin_source(origin, &flow.noted.client)
 
     cdef void asks(self, Flow *flow, TargetAddress address) noexcept:
         """The flow begins to ask an address."""
@@ -308,6 +318,7 @@ cdef class FlowSet:
         ready_remove(&self.ready, flow)
         self.let_go(flow)
         self.table.remove(&flow.entry)
+        free(flow.header)
         self.loop.free_later(flow)
         if rule.leaving is not None and rule.group.roll.count == 0:
             rule.dissolve()

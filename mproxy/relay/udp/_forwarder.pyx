@@ -18,8 +18,9 @@ from libc.string cimport memcmp
 
 from mproxy.ground._clock cimport read_clock
 from mproxy.io._packets cimport SLOTS, Slot, packet_count
+from mproxy.relay._proxy_header cimport Origin
 from mproxy.relay.udp._batch cimport slots_next_time
-from mproxy.relay.udp._flow cimport ready_remove, flow_is_due, flow_key
+from mproxy.relay.udp._flow cimport ready_remove, flow_is_due, flow_key, flow_key_of_origin
 from mproxy.relay.udp._flow_table cimport FlowKey
 from mproxy.relay.udp._gather cimport gather_decide, gather_is_due
 
@@ -120,6 +121,8 @@ cdef class Forwarder:
         cdef Flow *flow = NULL
         cdef Slot *slot
         cdef FlowKey key
+        cdef Origin origin
+        cdef bint heads = listener.rule.accept_proxy
         cdef int i, error
         batch.touched_count = 0
         for i in range(count):
@@ -127,15 +130,22 @@ cdef class Forwarder:
             if slot.cut:
                 listener.rule.counts.errors += 1
                 continue
+            if heads and not listener.rule.take_header(slot, &origin):
+                listener.rule.counts.refused += 1
+                continue
             flow_key(slot, &listener.bound, listener.is_wildcard, &key)
+            if heads and origin.family:
+                flow_key_of_origin(slot, &origin, &key)
             # Packets of one client tend to arrive together.
             if flow == NULL or memcmp(&flow.entry.key, &key, sizeof(FlowKey)) != 0:
                 flow = <Flow *>flows.table.find(&key)
                 if flow == NULL:
-                    flow = flows.open(listener, slot, &key)
+                    flow = flows.open(listener, slot, &key, &origin if heads else NULL)
                     if flow == NULL:
                         listener.rule.counts.refused += packet_count(slot.length, slot.segment)
                         continue
+            if heads:  # another host may send for the same client now
+                flow.client, flow.client_bytes, flow.local = slot.sender, slot.sender_bytes, slot.local
             if batch.put(flow, i):
                 flows.table.asks(&flow.entry, self.loop.now_us)
         for i in range(batch.touched_count):

@@ -10,9 +10,12 @@ from libc.string cimport memcmp, memset
 from mproxy.ground._sockaddr cimport AF_INET, socklen_t
 from mproxy.io._loop cimport EPOLLET, EPOLLIN
 from mproxy.io._packets cimport SLOTS, dropped_packets, receive_trains, report_hops, report_local_address
-from mproxy.io._socket cimport close, getsockname, set_receive_queue
+from mproxy.io._socket cimport close, getsockname, set_option, set_receive_queue
 from mproxy.relay.udp._gather cimport gather_full
 
+
+cdef extern from "<netinet/udp.h>" nogil:
+    int SOL_UDP, UDP_GRO
 
 cdef enum:
     LISTENER_BUFFER = 4194304    # bytes of a listener's queue; without privileges it may get less (net.core.rmem_max)
@@ -46,7 +49,8 @@ cdef class UdpListener:
             self.is_wildcard = memcmp(&self.bound.v6.sin6_addr, zeros, sizeof(zeros)) == 0
         if self.is_wildcard:
             report_local_address(fd, self.bound.any.sa_family)
-        receive_trains(fd)
+        self.source.fd = fd
+        self.follow_rule()
         self.gather.full = gather_full(set_receive_queue(fd, LISTENER_BUFFER))
         self.source.fd = os.dup(fd)
         if loop.add(&self.source, EPOLLIN | EPOLLET) < 0:
@@ -54,6 +58,13 @@ cdef class UdpListener:
             os.close(self.source.fd)
             raise OSError(error, os.strerror(error))
         _listeners.add(self)
+
+    def follow_rule(self):
+        """Packets that have a PROXY header each come one by one, all others in trains."""
+        if self.rule.accept_proxy:
+            set_option(self.source.fd, SOL_UDP, UDP_GRO, 0)
+        else:
+            receive_trains(self.source.fd)
 
     def stop(self):
         """Close the socket."""

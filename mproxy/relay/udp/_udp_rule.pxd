@@ -7,6 +7,7 @@ from mproxy.io._packets cimport Slot
 from mproxy.relay._balance cimport Balance
 from mproxy.relay._cidr cimport CidrSet
 from mproxy.relay._hops cimport HopCount
+from mproxy.relay._proxy_header cimport Origin
 from mproxy.relay.udp._flow_table cimport FlowGroup, FlowKey
 
 
@@ -36,6 +37,8 @@ cdef class UdpRule:
     cdef CidrSet deny       # None: nobody
     cdef Balance balance    # where flows go
     cdef FlowCounts counts  # see FlowCounts
+    cdef bint proxy         # every datagram to a target begins with a PROXY header
+    cdef bint accept_proxy  # every datagram of a client does
     cdef HopCount hops      # of packets that begin flows
     cdef list listeners     # its sockets: of UdpListener
     cdef set leaving        # if removed, those it is among: it admits nobody new and ends with its last flow; else None
@@ -46,6 +49,7 @@ cdef class UdpRule:
     cdef int64_t told_at    # when the observer was last told of a refusal
 
     cdef bint admits(self, const sockaddr *client) noexcept
+    cdef bint take_header(self, Slot *slot, Origin *out_origin) noexcept
     cdef void began(self) noexcept
     cdef bint goes_round(self, Slot *slot, const FlowKey *key) noexcept
     cdef void leave(self, set leaving)

@@ -1,10 +1,12 @@
 """One UDP rule."""
 
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memmove
 
+from mproxy.ground._sockaddr cimport sockaddr_storage
 from mproxy.relay._cidr cimport is_allowed
 from mproxy.relay._circle cimport LOOK_EVERY, Place
 from mproxy.relay._hops cimport may_come_round
+from mproxy.relay._proxy_header cimport datagram_header_parse, origin_source
 
 
 cdef class UdpRule:
@@ -27,6 +29,9 @@ cdef class UdpRule:
         self.allow = CidrSet(options.allow) if options.allow else None
         self.deny = CidrSet(options.deny) if options.deny else None
         self.new_interval_ns, self.new_burst = options.new_interval_ns, options.most_new
+        self.proxy, self.accept_proxy = options.proxy != 0, options.accept_proxy
+        for listener in self.listeners:
+            listener.follow_rule()
         self.balance.least = options.balance == "leastconn"
 
     def stats(self):
@@ -36,6 +41,23 @@ cdef class UdpRule:
     cdef bint admits(self, const sockaddr *client) noexcept:
         """Whether a client with this address may have a flow."""
         return self.leaving is None and is_allowed(self.allow, self.deny, client)
+
+    cdef bint take_header(self, Slot *slot, Origin *out_origin) noexcept:
+        """Take the PROXY header off a packet; false when it has none, or who sent or who is named may not come in."""
+        cdef sockaddr_storage client
+        cdef int length
+        if slot.segment < slot.length:  # a train: it was received before `accept-proxy` was set
+            return False
+        length = datagram_header_parse(slot.data, <int>slot.length, out_origin)
+        if length < 0 or not is_allowed(self.allow, self.deny, &slot.sender.any):
+            return False
+        origin_source(out_origin, &client)
+        if out_origin.family and self.deny is not None and self.deny.has(<sockaddr *>&client):
+            return False
+        memmove(slot.data, slot.data + length, slot.length - length)
+        slot.length -= length
+        slot.segment = slot.length
+        return True
 
     cdef void began(self) noexcept:
         """A flow has begun."""
