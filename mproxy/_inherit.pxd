@@ -7,10 +7,12 @@ takes it over with `inherit`, and its streams, one after the other, by what the 
 
 from libc.stdint cimport uint32_t
 
+from mproxy._ring cimport Ring
 from mproxy._state cimport SessionState, StreamState
 
 
 cdef SessionState *inherited_session(uint32_t number) noexcept nogil
 cdef StreamState *inherited_stream(uint32_t number, uint32_t nth) noexcept nogil
+cdef bint ring_sound(const Ring *ring, uint32_t passed) noexcept nogil
 cdef bint session_sound(const SessionState *state, uint32_t number) noexcept nogil
 cdef bint stream_sound(const StreamState *state, const SessionState *session) noexcept nogil

@@ -10,7 +10,8 @@ from mproxy._stream cimport Stream
 from mproxy._streams cimport StreamSet
 from mproxy._wire cimport ResetCode
 from mproxy.endpoint._app cimport App, app_close, app_mark_ready, app_new, app_watch
-from mproxy.endpoint._reconcile cimport KernelFacts, Reconciled, ask_kernel, reconcile
+from mproxy.endpoint._reconcile cimport Reconciled, reconcile
+from mproxy.io._kernel_facts cimport KernelFacts, ask_kernel
 from mproxy.io._socket cimport SHUT_WR, close_with_reset, finish_on_close, shutdown
 
 

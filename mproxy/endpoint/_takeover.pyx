@@ -5,7 +5,6 @@ from libc.stdint cimport uint32_t
 from mproxy._inherit cimport inherited_stream
 from mproxy._state cimport StreamState
 from mproxy.endpoint._endpoint cimport Endpoint
-from mproxy.endpoint._reconcile cimport KernelFacts, ask_kernel
 from mproxy.ground._arena cimport arena_turn
 from mproxy.ground._stores cimport store_whole
 
@@ -32,11 +31,3 @@ def take_over(Endpoint endpoint, uint32_t number):
 def take_in(Endpoint endpoint, int fd, bytes target):
     """cproxy: an application that was accepted, and no more was done. The descriptor is ours from now on."""
     endpoint.accepted(fd, target)
-
-
-def is_untouched(int fd):
-    """Whether it is a connection that was accepted, and from which nothing was read, and nothing written to it."""
-    cdef KernelFacts facts
-    ask_kernel(fd, &facts)
-    return (facts.is_counted and facts.received - facts.unread - facts.peer_ended == 0
-            and facts.acked + facts.unacked == 0)

@@ -21,6 +21,7 @@ cdef enum:
 
 cdef class Room:
     cdef bint enter(self) noexcept
+    cdef void take(self) noexcept
     cdef void leave(self) noexcept
     cdef bint is_full(self) noexcept
     cdef str why(self)
@@ -42,6 +43,7 @@ cdef class AcceptGate:
     cdef bint is_last(self, int fd) noexcept
     cdef bint has_descriptor(self) noexcept
     cdef bint enter(self) noexcept
+    cdef void take(self) noexcept
     cdef void leave(self) noexcept
     cdef void shut(self, acceptor, str why, bint starved) noexcept
     cdef void open(self) noexcept

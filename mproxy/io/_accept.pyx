@@ -17,6 +17,9 @@ cdef class Room:
         """One connection more, if there is room."""
         return True
 
+    cdef void take(self) noexcept:
+        """One that is there already, whether there is room or not."""
+
     cdef void leave(self) noexcept:
         """One connection less."""
 
@@ -63,6 +66,11 @@ cdef class AcceptGate:
             return False
         self.count += 1
         return True
+
+    cdef void take(self) noexcept:
+        """One connection more, which is there already."""
+        self.room.take()
+        self.count += 1
 
     cdef void leave(self) noexcept:
         """One connection less."""

@@ -25,12 +25,17 @@ def close_others(keep: Collection[int]) -> None:
     os.closerange(beyond, os.sysconf("SC_OPEN_MAX"))
 
 
+def open_descriptors() -> list[int]:
+    """Numbers of all open descriptors, and perhaps of one that has just been closed."""
+    return sorted(map(int, os.listdir("/proc/self/fd")))
+
+
 class Inherited:
     """The descriptors that are open now, but those that are another's, told apart from later ones that have the same
     numbers."""
 
     def __init__(self, others: Collection[int] = ()) -> None:
-        self._files = {fd: found for fd in _open_descriptors()
+        self._files = {fd: found for fd in open_descriptors()
                        if fd not in others and (found := _file_of(fd)) is not None}
 
     def has(self, fd: int) -> bool:
@@ -39,13 +44,8 @@ class Inherited:
 
     def strangers(self) -> list[int]:
         """The descriptors that have come since then. Standard ones never count as such: a log is reopened."""
-        return [fd for fd in _open_descriptors() if fd not in STANDARD
+        return [fd for fd in open_descriptors() if fd not in STANDARD
                 and (found := _file_of(fd)) is not None and found != self._files.get(fd)]
-
-
-def _open_descriptors() -> list[int]:
-    """Numbers of all open descriptors, and perhaps of one that has just been closed."""
-    return sorted(map(int, os.listdir("/proc/self/fd")))
 
 
 def _file_of(fd: int) -> tuple[int, int] | None:

@@ -7,7 +7,7 @@ import os
 import socket
 
 from mproxy._inherit import give_up, mark, named_descriptors, recover
-from mproxy.endpoint._takeover import is_untouched
+from mproxy.io._kernel_facts import is_untouched
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

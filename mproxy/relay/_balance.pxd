@@ -19,6 +19,7 @@ Every address of every target is a TargetAddress of its own, whose state all cal
 
 from libc.stdint cimport int64_t, uint32_t
 
+from mproxy.ground._sockaddr cimport sockaddr_storage
 from mproxy.io._socket cimport Target
 
 
@@ -50,6 +51,7 @@ cdef class TargetAddress:
     cdef int64_t asked_at               # when the first of these flows began
 
     cdef bint at(self, Target target, int index) noexcept
+    cdef bint leads_to(self, const sockaddr_storage *address) noexcept
 
 
 cdef class Balance:

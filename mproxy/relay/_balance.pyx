@@ -24,6 +24,10 @@ cdef class TargetAddress:
         return self.target.text == target.text and self.target.lengths[self.index] == target.lengths[index] and memcmp(
             &self.target.addresses[self.index], &target.addresses[index], target.lengths[index]) == 0
 
+    cdef bint leads_to(self, const sockaddr_storage *address) noexcept:
+        """Whether it is that address, as the system gives it of a connection."""
+        return memcmp(&self.target.addresses[self.index], address, self.target.lengths[self.index]) == 0
+
 
 cdef class Balance:
     """The addresses of one rule. Call order: `choose`, then `failed` or `worked` for what was chosen; with datagrams

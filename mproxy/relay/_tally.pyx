@@ -85,6 +85,9 @@ cdef class SharedRoom(Room):
     cdef bint enter(self) noexcept:
         return self.tally.enter(ALL_RULES, self.most)
 
+    cdef void take(self) noexcept:
+        self.tally.enter(ALL_RULES, 0)
+
     cdef void leave(self) noexcept:
         self.tally.leave(ALL_RULES)
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mproxy.io._loop import Loop
     from mproxy.io._socket import Target
     from mproxy.relay._tally import Tally
+    from mproxy.relay.inheritance import Inheritance
     from mproxy.relay.relay_observer import RelayObserver
     from mproxy.relay.rules import Rule
 
@@ -60,6 +61,10 @@ class Engines:
         """Other addresses for future connections, or the same with other weights and checks (Balance)."""
         if key in self._of_key:
             self._of_key[key].set_targets(key, targets, weights, failing)
+
+    def take_over(self, inheritance: Inheritance) -> tuple[int, int]:
+        """Go on with what another worker has left: TCP connections that do, and how many were lost."""
+        return inheritance.take_over(self._engines["tcp"])
 
     def remove(self, key: int) -> None:
         """Stop listening; existing connections continue."""

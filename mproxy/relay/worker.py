@@ -1,11 +1,12 @@
 """A worker: one process with one loop, which relays what the supervisor tells it to.
 
-It begins as a fork of the supervisor, keeps nothing of it but the channel, gives up its rights if there is a --user,
-and does what it is told over the channel (rules as in worker_messages.py):
+It is cloned by its keeper (worker_keeper.py), which has given up its rights if there is a --user, takes over what the
+worker before it has left, and does what it is told over the channel (rules as in worker_messages.py):
 
     add      [(key, rule, targets, count of descriptors), ...]   with the listening sockets
     update   key, rule                                           other options, same listener
     targets  [(key, targets), ...]                               after a name was looked up
+    take_over                                                    all rules are there: go on with what is left
     remove   [key, ...]                                          established connections go on
     report   number                                              answered by `counters`, with everything that changed
     drain    microseconds                                        accept nobody, end when the last connection has ended
@@ -25,9 +26,7 @@ is None without weights, `failing` has the numbers of the addresses whose health
 from __future__ import annotations
 
 import errno
-import gc
 import os
-import signal
 import time
 from collections.abc import Callable
 
@@ -35,6 +34,7 @@ from mproxy.io._loop import Loop
 from mproxy.io._socket import Target
 from mproxy.relay.access_log import AccessLog
 from mproxy.relay.engines import Engines
+from mproxy.relay.inheritance import Inheritance
 from mproxy.relay.relay_observer import RelayObserver
 from mproxy.relay.rules import share
 from mproxy.relay.worker_channel import WorkerChannel
@@ -82,17 +82,14 @@ REPEAT_US = 10_000_000
 MOST_REMEMBERED = 10_000
 
 
-def run(sock: socket.socket, log: Logger, number: int, max_connections: int, tally: Tally,
-        prepare: Callable[[], object]) -> NoReturn:
-    """Serve until drained, or until the supervisor ends; never returns."""
+def run(loop: Loop, sock: socket.socket, kept: set[int], condemned: set[int], log: Logger, number: int,
+        max_connections: int, tally: Tally) -> NoReturn:
+    """Serve until drained, or until the supervisor ends; never returns. `kept`, `condemned`: see Inheritance."""
     status = 1
     try:
-        # What was the supervisor's is never freed here: by now its descriptors have other owners.
-        gc.freeze()
-        _forget_supervisor(sock)
-        prepare()
         tally.be(number)
-        Worker(sock, log, number, max_connections, tally).run()
+        tally.forget(number)  # what the worker before had is counted again
+        Worker(loop, sock, Inheritance(kept, condemned), log, number, max_connections, tally).run()
         log.tell_rest()
         status = 0
     except BaseException as error:
@@ -101,22 +98,15 @@ def run(sock: socket.socket, log: Logger, number: int, max_connections: int, tal
         os._exit(status)
 
 
-def _forget_supervisor(sock: socket.socket) -> None:
-    """Ignore signals, which reach the whole group: the supervisor passes on what they mean. Close its descriptors."""
-    signal.set_wakeup_fd(-1)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    os.closerange(3, sock.fileno())
-    os.closerange(sock.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
-
-
 class Worker:
     """Observer of the engines; carries out in this process what the supervisor asks for."""
 
-    def __init__(self, sock: socket.socket, log: Logger, number: int, max_connections: int, tally: Tally) -> None:
+    def __init__(self, loop: Loop, sock: socket.socket, inheritance: Inheritance, log: Logger, number: int,
+                 max_connections: int, tally: Tally) -> None:
         self._log = log
         self._number = number
-        self._loop = Loop()
+        self._loop = loop
+        self._inheritance = inheritance
         self._loop.on_error = self._on_error
         log.restrain(self._loop.call_later)
         self._access = AccessLog(self._loop, log, number)
@@ -131,7 +121,7 @@ class Worker:
         self._drain_at = 0  # once draining
         self._handlers: dict[str, Callable[..., None]] = {
             "add": self._add, "update": self._update, "targets": self._set_targets, "remove": self._remove,
-            "report": self._report, "drain": self._drain, "log": self._take_log,
+            "take_over": self._take_over, "report": self._report, "drain": self._drain, "log": self._take_log,
             "access": self._take_access}
 
     def run(self) -> None:
@@ -182,6 +172,12 @@ class Worker:
         weights = [weight for _, _, weight, _ in targets if weight is not None]
         self._engines.set_targets(key, [Target(text, addresses) for text, addresses, _, _ in targets], weights or None,
                                   [failing for _, _, _, failing in targets])
+
+    def _take_over(self) -> None:
+        """Go on with what the worker before this one has left, now that all rules are here."""
+        connections, lost = self._engines.take_over(self._inheritance)
+        if connections or lost:
+            self._log.info("taken-over", worker=self._number, connections=connections, lost=lost or None)
 
     def _remove(self, keys: list[int]) -> None:
         for start in range(0, len(keys), COUNTERS_A_MESSAGE):

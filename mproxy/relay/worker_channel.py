@@ -144,3 +144,15 @@ def pair() -> tuple[socket.socket, socket.socket]:
     one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     return one, other
 
+
+# ---- between processes of which one has no loop
+
+def send_now(sock: socket.socket, *message: Any) -> None:
+    """Send a short message on a blocking socket; OSError when nobody is there."""
+    sock.sendall(_LAST + json.dumps(message, separators=(",", ":")).encode())
+
+
+def receive_now(sock: socket.socket) -> tuple[list[Any], list[int]] | None:
+    """The next message on a blocking socket, and its descriptors; None: the other side has ended."""
+    data, fds, _, _ = socket.recv_fds(sock, PIECE_BYTES, MOST_FDS, socket.MSG_CMSG_CLOEXEC)
+    return (json.loads(data[1:]), fds) if data else None

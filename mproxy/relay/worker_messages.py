@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         | tuple[Literal["counters"], int, dict[int, Values], int, int]  # number, what changed, connections, flows
         | tuple[Literal["down"], Down]
         | tuple[Literal["removed"], dict[int, Values]])
+    KeeperReport = tuple[Literal["started"], int] | tuple[Literal["ended"], int, int]
 
 _DEFAULTS = {field.name: field.default for field in fields(RuleOptions)}
 _NETWORKS = {"allow", "deny"}
@@ -75,6 +76,18 @@ def check_report(message: list[Any]) -> Report:
         case ["removed", list(changed)]:
             return "removed", _check_counters(changed)
     raise WorkerMessageError("not a message of a worker")
+
+
+def check_keeper(message: list[Any]) -> KeeperReport:
+    """What a worker's keeper said; WorkerMessageError if it is not a message that it may send."""
+    match message:
+        case ["started", int(pid)]:
+            _check_number(pid)
+            return "started", pid
+        case ["ended", int(status), int(serial)]:
+            _check_number(status, serial)
+            return "ended", status, serial
+    raise WorkerMessageError("not a message of a keeper")
 
 
 def pack_counters(counters: dict[int, Values]) -> list[tuple[int, Values]]:

@@ -1,11 +1,15 @@
-"""The worker processes: forked, watched, replaced.
+"""The worker processes: started, watched, replaced.
 
-Everything that starts or ends a worker is in this file. A worker is in one of these states:
+Everything that starts or ends a worker is in this file; its keeper (worker_keeper.py) carries that out. A worker is in
+one of these states:
 
-    starting   forked, has not said `ready` yet
+    starting   asked for, has not said `ready` yet
     running    serves
     waiting    died; its successor comes after a delay, which grows while they die young
     ended      died while the relay stops: no successor
+
+The successor has the connections of the one before it. Only when they die young again and again is the keeper ended,
+and with it all that they have left.
 """
 
 from __future__ import annotations
@@ -14,12 +18,15 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from mproxy.ground.words import say_ending
+from mproxy.keeper.deaths import Blame, Deaths, is_crash
 from mproxy.relay import worker as worker_module
 from mproxy.relay._tally import Tally
 from mproxy.relay.worker_channel import WorkerChannel, pair
-from mproxy.relay.worker_messages import WorkerMessageError, check_report
+from mproxy.relay.worker_keeper import keep
+from mproxy.relay.worker_messages import WorkerMessageError, check_keeper, check_report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,9 +38,7 @@ if TYPE_CHECKING:
 
 STARTING, RUNNING, WAITING, ENDED = "starting", "running", "waiting", "ended"
 
-# A worker that lived for less died young. Its successor waits, 0.1 s and then twice as long each time.
-YOUNG_US = 10_000_000
-FIRST_DELAY_US = 100_000
+# How long there is no worker when so many have died young in a row that their connections were given up.
 LAST_DELAY_US = 10_000_000
 
 # Workers report each second, or less often if reports take long. One that is silent for this long hangs.
@@ -42,26 +47,77 @@ LOOK_US = 5_000_000
 
 
 class WorkerProcess:
-    """One place in the pool, and the process that fills it now."""
+    """One place in the pool, the process that fills it now, and its keeper."""
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.state = WAITING
         self.pid: int | None = None
+        self.pidfd = -1
         self.channel: WorkerChannel | None = None
+        self.is_ready = False                 # it has said so
+        self.hangs = False                    # it is killed because it is silent
+        self.is_lost = False                  # it is to be killed as soon as it is known which process it is
         self.started_at = 0
         self.heard_at = 0
-        self.deaths = 0         # since the relay started
-        self.delay_us = 0       # until the next start
-        self.connections = 0    # as last reported
+        self.deaths = 0                       # since the relay started
+        self.history = Deaths()
+        self.blame = Blame()
+        self.condemned: set[int] = set()      # serials of pairs that the next worker is to end
+        self.connections = 0                  # as last reported
         self.flows = 0
-        self.watch: Watch | None = None       # of the pidfd
-        self.pidfd = -1
+        self.keeper: KeeperProcess | None = None
 
     def send(self, *message: Any, fds: Sequence[int] = (), owner: object = None) -> None:
         """As `WorkerChannel.send`; does nothing when there is no process."""
         if self.channel is not None:
             self.channel.send(*message, fds=fds, owner=owner)
+
+    def kill(self) -> None:
+        """Nothing can be sent to it or believed from it any more."""
+        if self.pidfd < 0:
+            self.is_lost = True
+            return
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def forget(self) -> None:
+        """It has ended."""
+        if self.channel is not None:
+            self.channel.read()  # its last reports
+        if self.channel is not None:
+            self.channel.close()
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+        self.pid, self.pidfd, self.channel = None, -1, None
+        self.is_ready = self.hangs = self.is_lost = False
+        self.connections = self.flows = 0
+
+
+class KeeperProcess:
+    """The process that keeps the worker of one place."""
+
+    def __init__(self, pid: int, line: WorkerChannel) -> None:
+        self.pid = pid
+        self.pidfd = os.pidfd_open(pid)
+        self.line = line
+        self.watch: Watch | None = None  # of the pidfd
+
+    def kill(self) -> None:
+        """End it, and its worker with it."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def forget(self) -> int | None:
+        """How it has ended; None: it has not."""
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        if pid == 0:
+            return None
+        if self.watch is not None:
+            self.watch.close()
+        self.line.close()
+        os.close(self.pidfd)
+        return status
 
 
 class WorkerPoolObserver:
@@ -85,7 +141,7 @@ class WorkerPoolObserver:
 
 
 class WorkerPool:
-    """`count` workers. `prepare()` is called first in the process of each."""
+    """`count` workers. `prepare()` is called first in the process of each keeper."""
 
     def __init__(self, loop: Loop, log: Logger, observer: WorkerPoolObserver, count: int,
                  prepare: Callable[[], object]) -> None:
@@ -99,10 +155,10 @@ class WorkerPool:
         self.workers = [WorkerProcess(number) for number in range(count)]
 
     def start(self, max_connections: int) -> None:
-        """Fork them all. max_connections: of all together; 0: no limit."""
+        """Start them all. max_connections: of all together; 0: no limit."""
         self._max_connections = max_connections
         for worker in self.workers:
-            self._fork(worker)
+            self._start(worker)
         self._loop.call_later(LOOK_US, self._look)
 
     def send(self, *message: Any) -> None:
@@ -121,34 +177,44 @@ class WorkerPool:
         self._loop.call_later(patience_us + LOOK_US, self.kill)
         for worker in self.workers:
             if worker.state == WAITING:
-                worker.state = ENDED
+                self._end(worker)
         self._tell_if_ended()
 
     def kill(self) -> None:
         """End those that are left at once."""
         self._draining = True
-        for worker in self.alive:
-            signal.pidfd_send_signal(worker.pidfd, signal.SIGKILL)
+        for worker in self.workers:
+            worker.kill()
+            if worker.keeper is not None:
+                worker.keeper.kill()
 
     # ---- birth
 
-    def _fork(self, worker: WorkerProcess) -> None:
+    def _start(self, worker: WorkerProcess) -> None:
         if self._draining:
             return
+        if worker.keeper is None:
+            worker.keeper = self._fork(worker)
+        ours, its = pair()
+        worker.keeper.line.send("start", sorted(worker.condemned), fds=[its.fileno()], owner=its)
+        worker.state = STARTING
+        worker.started_at = worker.heard_at = self._loop.now()
+        worker.channel = WorkerChannel(self._loop, ours, partial(self._received, worker), worker.kill)
+        self._observer.on_started(worker)
+        worker.send("take_over")
+
+    def _fork(self, worker: WorkerProcess) -> KeeperProcess:
         ours, its = pair()
         pid = os.fork()
         if pid == 0:
-            worker_module.run(its, self._log, worker.number, self._max_connections, self._tally, self._prepare)
+            keep(its, self._log, worker.number, self._prepare, partial(
+                worker_module.run, log=self._log, number=worker.number, max_connections=self._max_connections,
+                tally=self._tally))
         its.close()
-        worker.pid = pid
-        worker.state = STARTING
-        worker.started_at = worker.heard_at = self._loop.now()
-        worker.pidfd = os.pidfd_open(pid)
-        worker.watch = self._loop.watch(worker.pidfd, lambda _events: self._reap(worker))
-        worker.channel = WorkerChannel(
-            self._loop, ours, lambda message, fds: self._received(worker, message, fds),
-            lambda: self._kill(worker))
-        self._observer.on_started(worker)
+        self._tally.forget(worker.number)
+        keeper = KeeperProcess(pid, WorkerChannel(self._loop, ours, partial(self._told, worker), lambda: None))
+        keeper.watch = self._loop.watch(keeper.pidfd, lambda _events: self._reap(worker, keeper))
+        return keeper
 
     def _received(self, worker: WorkerProcess, message: list[Any], fds: list[int]) -> None:
         for fd in fds:  # a worker has no reason to send any
@@ -157,19 +223,40 @@ class WorkerPool:
             report = check_report(message)
         except WorkerMessageError as error:
             self._log.error("worker-failed", worker=worker.number, why=f"invalid message from the worker: {error}")
-            self._kill(worker)
+            worker.kill()
             return
         worker.heard_at = self._loop.now()
         if report[0] == "ready":
-            worker.state = RUNNING
-            self._log.debug("worker-ready", worker=worker.number, pid=worker.pid)
+            worker.is_ready = True
+            self._look_if_runs(worker)
         self._observer.on_message(worker, report)
 
-    @staticmethod
-    def _kill(worker: WorkerProcess) -> None:
-        """Nothing can be sent to it or believed from it any more: the pidfd will show its end."""
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(worker.pidfd, signal.SIGKILL)
+    def _told(self, worker: WorkerProcess, message: list[Any], fds: list[int]) -> None:
+        """Its keeper says something."""
+        for fd in fds:
+            os.close(fd)
+        try:
+            told = check_keeper(message)
+        except WorkerMessageError as error:
+            self._log.error("worker-failed", worker=worker.number, why=f"invalid message from its keeper: {error}")
+            if worker.keeper is not None:
+                worker.keeper.kill()
+            return
+        if told[0] == "started":
+            worker.pid = told[1]
+            with contextlib.suppress(ProcessLookupError):
+                worker.pidfd = os.pidfd_open(told[1])
+            if worker.is_lost:
+                worker.kill()
+            self._look_if_runs(worker)
+        else:
+            self._ended(worker, *told[1:])
+
+    def _look_if_runs(self, worker: WorkerProcess) -> None:
+        if worker.is_ready and worker.pid is not None and worker.state == STARTING:
+            worker.state = RUNNING
+            worker.condemned.clear()
+            self._log.debug("worker-ready", worker=worker.number, pid=worker.pid)
 
     def _look(self) -> None:
         """Find workers that hang, in an endless loop or stopped by a signal."""
@@ -177,46 +264,66 @@ class WorkerPool:
         for worker in self.alive:
             if now - worker.heard_at > SILENCE_US:
                 self._log.error("worker-hangs", worker=worker.number, pid=worker.pid, silent=SILENCE_US // 1_000_000)
-                signal.pidfd_send_signal(worker.pidfd, signal.SIGKILL)
+                worker.hangs = True
+                worker.kill()
         self._loop.call_later(LOOK_US, self._look)
 
     # ---- death
 
-    def _reap(self, worker: WorkerProcess) -> None:
-        assert worker.pid is not None
-        pid, status = os.waitpid(worker.pid, os.WNOHANG)
-        if pid == 0:
+    def _ended(self, worker: WorkerProcess, status: int, serial: int) -> None:
+        """The worker has; `serial` of the pair whose turn it was."""
+        pid, is_own_fault = worker.pid, worker.hangs or is_crash(status)
+        worker.forget()
+        self._observer.on_died(worker)
+        if self._draining:
+            self._end(worker)
+            self._tell_if_ended()
             return
-        if worker.channel is not None:
-            worker.channel.read()  # its last reports
-            worker.channel.close()
-        if worker.watch is not None:
-            worker.watch.close()
-        os.close(worker.pidfd)
-        worker.channel = worker.watch = None
-        worker.connections = worker.flows = 0
+        if is_own_fault and worker.blame.note(serial, self._loop.now()):
+            worker.condemned.add(serial)
+            self._log.error("connection-condemned", worker=worker.number, why="two workers have crashed in its turn")
+        pause_us = worker.history.note(self._loop.now() - worker.started_at)
+        self._await_next(worker, pid, status, LAST_DELAY_US if pause_us is None else pause_us)
+        if pause_us is None and worker.keeper is not None:
+            self._log.error("connections-given-up", worker=worker.number,
+                            why=f"{worker.history.young} workers in a row have died just after their start")
+            worker.history = Deaths()
+            worker.keeper.kill()
+
+    def _await_next(self, worker: WorkerProcess, pid: int | None, status: int, delay_us: int) -> None:
+        worker.state = WAITING
+        worker.deaths += 1
+        self._log.error(
+            "worker-died", worker=worker.number, pid=pid, why=say_ending(status),
+            restart=f"{delay_us / 1e6:.1f}s" if delay_us else "now")
+        if delay_us:
+            self._loop.call_later(delay_us, lambda: self._start(worker))
+        else:
+            self._start(worker)
+
+    def _reap(self, worker: WorkerProcess, keeper: KeeperProcess) -> None:
+        """A keeper has ended; a worker that it had has ended with it, and so have its connections."""
+        status = keeper.forget()
+        if status is None or worker.keeper is not keeper:
+            return
+        worker.keeper = None
         self._tally.forget(worker.number)
+        if worker.channel is None:
+            return  # it is known, and when there will be another one
+        pid = worker.pid
+        worker.forget()
         self._observer.on_died(worker)
         if self._draining:
             worker.state = ENDED
             self._tell_if_ended()
         else:
-            self._replace(worker, status)
+            self._await_next(worker, pid, status, worker.history.note(0) or 0)
 
-    def _replace(self, worker: WorkerProcess, status: int) -> None:
-        young = self._loop.now() - worker.started_at < YOUNG_US
-        delay_us = min(max(2 * worker.delay_us, FIRST_DELAY_US), LAST_DELAY_US) if young and worker.deaths else 0
-        worker.state = WAITING
-        worker.deaths += 1
-        worker.delay_us = delay_us
-        self._log.error(
-            "worker-died", worker=worker.number, pid=worker.pid, why=say_ending(status),
-            restart=f"{delay_us / 1e6:.1f}s" if delay_us else "now")
-        worker.pid = None
-        if delay_us:
-            self._loop.call_later(delay_us, lambda: self._fork(worker))
-        else:
-            self._fork(worker)
+    def _end(self, worker: WorkerProcess) -> None:
+        """There is to be no other one."""
+        worker.state = ENDED
+        if worker.keeper is not None:
+            worker.keeper.line.close()  # so the keeper ends
 
     def _tell_if_ended(self) -> None:
         if all(worker.state == ENDED for worker in self.workers):

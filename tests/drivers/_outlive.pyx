@@ -8,7 +8,8 @@ from mproxy._state cimport SessionState, StreamState
 from mproxy._stream cimport Stream
 from mproxy._streams cimport StreamSet
 from mproxy.endpoint._endpoint cimport Endpoint
-from mproxy.endpoint._reconcile cimport KernelFacts, Reconciled, TcpState, ask_kernel, reconcile
+from mproxy.endpoint._reconcile cimport Reconciled, reconcile
+from mproxy.io._kernel_facts cimport KernelFacts, TcpState, ask_kernel
 from mproxy.io._loop cimport Loop
 
 FINDINGS = {

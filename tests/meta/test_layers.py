@@ -23,7 +23,8 @@ LAYERS = [
     {"endpoint": ["mproxy.endpoint"], "transfer": ["mproxy.transfer"]},
     {"policy": ["mproxy.policy"], "keeper": ["mproxy.keeper"]},
     {"service": ["mproxy.service"]},
-    {"supervisor": ["mproxy.relay.kernel", "mproxy.relay.supervisor"], "web": ["mproxy.web"]},
+    {"supervisor": ["mproxy.relay.kernel", "mproxy.relay.worker_keeper", "mproxy.relay.worker_pool",
+                    "mproxy.relay.supervisor"], "web": ["mproxy.web"]},
     {"programs": ["mproxy.programs", "mproxy.__main__"]},
 ]
 ROW = {room: number for number, row in enumerate(LAYERS) for room in row}

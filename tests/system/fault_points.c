@@ -3,7 +3,8 @@
  *
  * MPROXY_FAULTS names a file with three numbers, which whoever tests has before him, too: calls until death (0: it is
  * not to die), calls after that death until the next one, and how many deaths there were. A worker is what the process
- * in which this was loaded has as a child; other processes are left alone. */
+ * in which this was loaded has as a child; with MPROXY_FAULTS_OF=2 what its children have, as the relay's keepers do.
+ * Other processes are left alone. */
 
 #define _GNU_SOURCE
 #include "behind.h"
@@ -18,6 +19,7 @@
 
 static struct { uint32_t left, again, deaths; } *faults;
 static pid_t loaded_in;
+static int of_grandchildren;
 
 __attribute__((constructor)) static void load(void)
 {
@@ -29,12 +31,14 @@ __attribute__((constructor)) static void load(void)
     if (place != MAP_FAILED)
         faults = place;
     loaded_in = getpid();
+    of_grandchildren = getenv("MPROXY_FAULTS_OF") != NULL;
 }
 
 static void after(long result)
 {
     int error = errno;
-    if (faults == NULL || (result < 0 && error == EAGAIN) || getppid() != loaded_in || getpid() == loaded_in)
+    if (faults == NULL || (result < 0 && error == EAGAIN) || getpid() == loaded_in
+        || (getppid() == loaded_in) == of_grandchildren)
         return;
     if (faults->left > 0 && --faults->left == 0) {
         faults->left = faults->again;
@@ -50,6 +54,9 @@ static void after(long result)
 BEHIND(int, socket, (int domain, int type, int protocol), (domain, type, protocol))
 BEHIND(int, setsockopt, (int fd, int level, int name, const void *value, socklen_t length),
        (fd, level, name, value, length))
+BEHIND(ssize_t, splice, (int from, off64_t *from_at, int to, off64_t *to_at, size_t length, unsigned flags),
+       (from, from_at, to, to_at, length, flags))
+BEHIND(int, pipe2, (int *fds, int flags), (fds, flags))
 BEHIND(int, rename, (const char *from, const char *to), (from, to))
 BEHIND(ssize_t, pwrite64, (int fd, const void *data, size_t length, off64_t at), (fd, data, length, at))
 BEHIND(int, ftruncate64, (int fd, off64_t length), (fd, length))

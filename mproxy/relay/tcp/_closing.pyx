@@ -16,6 +16,7 @@ from mproxy.relay._accounts cimport NO_TARGET, account_of
 from mproxy.relay._balance cimport TargetAddress
 from mproxy.relay.tcp._mover cimport Side
 from mproxy.relay.tcp._pair cimport drop_address
+from mproxy.relay.tcp._pair_record cimport pair_record_free, pair_record_give_up
 from mproxy.relay.tcp._pair_set cimport PairSet
 from mproxy.relay.tcp._race cimport Race
 from mproxy.relay.tcp._tcp_rule cimport TcpRule
@@ -26,11 +27,15 @@ cdef void pair_close(Pair *pair, bint abruptly) noexcept:
     cdef TcpRule rule = <TcpRule>pair.rule
     if pair.noted != NULL:
         tell_ended(pair, rule)
-    side_close(&pair.client, rule.pairs, abruptly)
-    side_close(&pair.server, rule.pairs, abruptly)
+    if not abruptly:
+        finish_on_close(pair.client.source.fd)
+        finish_on_close(pair.server.source.fd)
+    pair_record_give_up(pair.record)  # from here on a next worker closes what is left open, and no more
+    side_close(&pair.client, rule.pairs)
+    side_close(&pair.server, rule.pairs)
     race_over(pair)
     drop_address(pair)
-    free(pair.origin)
+    pair_record_free(pair.record)
     rule.connections -= 1
     rule.pairs.tally.leave(rule.slot)
     rule.pairs.remove(pair)
@@ -48,10 +53,8 @@ cdef void tell_ended(Pair *pair, TcpRule rule) noexcept:
     pair.noted = NULL
 
 
-cdef void side_close(Side *side, PairSet pairs, bint abruptly) noexcept:
+cdef void side_close(Side *side, PairSet pairs) noexcept:
     pairs.mover.drop(side)
-    if side.source.fd >= 0 and not abruptly:
-        finish_on_close(side.source.fd)
     pairs.loop.close(&side.source)
 
 

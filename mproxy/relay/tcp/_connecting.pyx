@@ -22,7 +22,7 @@ from mproxy.relay.tcp._keepalive cimport keep_alive
 from mproxy.relay.tcp._mover cimport side_holds
 from mproxy.relay.tcp._pair cimport (
     CONNECTING, GREETING, LEFT, OPEN, STARVED, TAKEN, WRONG, HeaderOutcome, drop_address, has_spoken, hold_address,
-    next_look, send_early, send_header, take_header,
+    name_server, next_look, send_early, send_header, take_header,
 )
 from mproxy.relay.tcp._pair_set cimport PairSet
 from mproxy.relay.tcp._race cimport Race
@@ -98,7 +98,8 @@ cdef void connect_next(Pair *pair, int error) noexcept:
             hold_address(pair, address)
         address = <TargetAddress>pair.address
         pair.dialled_at = rule.pairs.loop.now_us
-        fd = dial(address.target, address.index, rule.sources, ring_used(&pair.server.waiting) > 0, pair.hops - 1)
+        fd = dial(address.target, address.index, rule.sources,
+                  ring_used(&pair.record.server.waiting) > 0, pair.hops - 1)
         error = errno if fd < 0 else start_wait(pair, fd)
         if error == 0:
             return
@@ -221,4 +222,5 @@ cdef bint connected(Pair *pair) noexcept:
         pair.why = CLIENT_BROKE
         pair_close(pair, True)
         return False
+    name_server(pair)
     return True

@@ -14,14 +14,14 @@ Rules, for each direction:
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from mproxy._ring cimport Ring
 from mproxy.io._loop cimport Loop, Source
+from mproxy.relay.tcp._pair_record cimport SideRecord
 from mproxy.relay.tcp._pipes cimport Pipe, PipePool
 
 
 cdef enum:
     SMALL_READ_BYTES = 16384
-    LARGE_READ_BYTES = 262144        # the loop's buffer
+    LARGE_READ_BYTES = 262144        # the buffer
     TURN_READS = 4                   # reads of one direction before other pairs get their turn
     WAITING_BUDGET_BYTES = 67108864  # bytes in all rings above which reads stay small
 
@@ -40,7 +40,7 @@ cdef enum MoveOutcome:
 cdef struct Side:
     Source source        # the socket
     Side *other          # the other half of the pair
-    Ring waiting         # bytes that this socket has not taken yet
+    SideRecord *record   # what outlives the worker; in its ring are bytes that this socket has not taken yet
     Pipe *pipe           # the same; NULL: none
     uint8_t grade        # Grade of reading this socket
     bint readable        # no EAGAIN since the last event
@@ -56,7 +56,8 @@ cdef struct Side:
 
 
 cdef class Mover:
-    cdef Loop loop               # whose buffer and clock are used
+    cdef Loop loop               # whose clock is used
+    cdef uint8_t *buffer         # in which bytes are copied: the arena's, or the loop's
     cdef readonly PipePool pool  # pipes
     cdef uint64_t moved          # bytes passed on, all directions
 

@@ -3,12 +3,14 @@
 from libc.errno cimport EAGAIN, EINTR, EINVAL, ENOMEM, errno
 
 from mproxy._pool cimport pool_lent_bytes
-from mproxy._ring cimport iovec, ring_append, ring_drop, ring_release, ring_used, ring_view
+from mproxy._ring cimport Ring, iovec, ring_append, ring_drop, ring_release, ring_used, ring_view
+from mproxy.ground._stores cimport stores_done
 from mproxy.io._loop cimport EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
 from mproxy.io._socket cimport (
     MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, SHUT_WR, pending_error, recv, send, send_parts, shutdown, ssize_t,
     unsent_bytes,
 )
+from mproxy.relay.tcp._pair_record cimport copy_buffer, note_copying, note_passed
 
 
 cdef extern from "<fcntl.h>" nogil:
@@ -35,12 +37,12 @@ cdef void side_mark(Side *side, uint32_t events) noexcept:
 
 cdef bint side_holds(const Side *side) noexcept:
     """Whether bytes wait for this socket."""
-    return side.pipe != NULL or ring_used(&side.waiting) > 0
+    return side.pipe != NULL or ring_used(&side.record.waiting) > 0
 
 
 cdef int64_t side_owed(Side *side) noexcept:
     """Bytes meant for this socket that its peer's system has not acknowledged; EOF counts as one."""
-    return unsent_bytes(side.source.fd) + ring_used(&side.waiting) + (side.pipe.held if side.pipe != NULL else 0)
+    return unsent_bytes(side.source.fd) + ring_used(&side.record.waiting) + (side.pipe.held if side.pipe != NULL else 0)
 
 
 cdef class Mover:
@@ -48,6 +50,7 @@ cdef class Mover:
 
     def __init__(self, Loop loop):
         self.loop = loop
+        self.buffer = loop.buffer if copy_buffer == NULL else copy_buffer
         self.pool = PipePool()
 
     cdef void watch(self, Side *side, bint awaits_space) noexcept:
@@ -86,7 +89,8 @@ cdef class Mover:
         self.look_for_error(source)
         if source.read_ended and not sink.write_ended and not side_holds(sink) and not source.broken \
                 and not sink.broken:
-            sink.write_ended = True
+            sink.write_ended = sink.record.ended = True
+            stores_done()
             if not source.write_ended:  # else both directions are through, and close(2) tells the peer
                 shutdown(sink.source.fd, SHUT_WR)
         return WAITS
@@ -97,14 +101,15 @@ cdef class Mover:
         cdef ssize_t n
         if source.grade != SMALL and pool_lent_bytes() < WAITING_BUDGET_BYTES:
             most = LARGE_READ_BYTES
-        n = recv(source.source.fd, self.loop.buffer, most, MSG_DONTWAIT)
+        note_copying(source.other.record)
+        n = recv(source.source.fd, self.buffer, most, MSG_DONTWAIT)
         if n > 0:
             source.readable = n == <ssize_t>most or source.hung_up or source.urgent
             if n >= BULK_BYTES and not source.urgent:
                 source.grade = SPLICED
             else:
                 source.grade = LARGE if n >= SMALL_READ_BYTES else SMALL
-            self.deliver(source.other, self.loop.buffer, <uint32_t>n, count)
+            self.deliver(source.other, self.buffer, <uint32_t>n, count)
         elif n == 0:
             source.read_ended = True
         elif errno == EAGAIN:
@@ -125,6 +130,8 @@ cdef class Mover:
         pipe = self.pool.take(self.loop.now_us)
         if pipe == NULL:
             return WAITS
+        pipe.record.user = sink.record.mark
+        stores_done()
         n = splice(source.source.fd, NULL, pipe.write_fd, NULL, pipe.capacity, SPLICE_F_MOVE | SPLICE_F_NONBLOCK)
         if n <= 0:
             error = errno if n < 0 else 0
@@ -139,6 +146,7 @@ cdef class Mover:
             return WAITS  # recv tells which it is
         pipe.held = <uint32_t>n
         sink.pipe = pipe
+        note_passed(sink.record, <uint64_t>n)
         if n < SMALL_READ_BYTES:
             source.grade = LARGE
         self.flush_pipe(sink, count)
@@ -161,11 +169,12 @@ cdef class Mover:
                 n = 0
             count[0] += n
             self.moved += n
+            note_passed(sink.record, <uint64_t>n)
             if n == <ssize_t>length:
                 return
             self.stalled(sink)
         sink.other.grade = SMALL  # the sink is the slow one: what larger reads bring would only wait here
-        if ring_append(&sink.waiting, data + n, length - <uint32_t>n, NULL) < 0:  # bytes are lost, so the pair is
+        if ring_append(&sink.record.waiting, data + n, length - <uint32_t>n, NULL) < 0:  # lost, and so is the pair
             self.fail(sink)
             self.fail(sink.other)
 
@@ -176,14 +185,15 @@ cdef class Mover:
             self.flush_pipe(sink, count)
 
     cdef void flush_ring(self, Side *sink, uint64_t *count) noexcept:
+        cdef Ring *ring = &sink.record.waiting
         cdef iovec parts[2]
         cdef uint32_t waiting
         cdef ssize_t n
-        while sink.writable and ring_used(&sink.waiting) > 0:
-            waiting = ring_used(&sink.waiting)
-            n = send_parts(sink.source.fd, True, parts, ring_view(&sink.waiting, sink.waiting.head, waiting, parts))
+        while sink.writable and ring_used(ring) > 0:
+            waiting = ring_used(ring)
+            n = send_parts(sink.source.fd, True, parts, ring_view(ring, ring.head, waiting, parts))
             if n >= 0:
-                ring_release(&sink.waiting, sink.waiting.head + n, NULL)
+                ring_release(ring, ring.head + n, NULL)
                 count[0] += n
                 self.moved += n
                 if n < <ssize_t>waiting:
@@ -213,7 +223,8 @@ cdef class Mover:
 
     cdef void fail(self, Side *side) noexcept:
         """The socket reported an error: what it received before can still be read; what waits for it is dropped."""
-        side.broken = True
+        side.broken = side.record.broken = True
+        stores_done()
         side.failed = False
         side.readable = side.hung_up = True
         self.drop(side)
@@ -228,7 +239,7 @@ cdef class Mover:
 
     cdef void drop(self, Side *side) noexcept:
         """Forget what waits for this socket."""
-        ring_drop(&side.waiting, NULL)
+        ring_drop(&side.record.waiting, NULL)
         if side.pipe != NULL:
             self.pool.give(side.pipe)
             side.pipe = NULL

@@ -9,8 +9,8 @@ from mproxy.relay._accounts cimport Noted
 from mproxy.relay._balance cimport TargetAddress
 from mproxy.relay._cidr cimport CidrSet
 from mproxy.relay._circle cimport Finding
-from mproxy.relay._proxy_header cimport Origin
 from mproxy.relay.tcp._mover cimport Mover, Side
+from mproxy.relay.tcp._pair_record cimport PairRecord
 from mproxy.relay.tcp._wheel cimport WheelLink
 
 
@@ -40,7 +40,7 @@ cdef struct Pair:
     Noted *noted        # owned; for the access log, or NULL
     uint8_t why         # EndReason
     int error           # errno that goes with it
-    Origin *origin      # owned; what the client's PROXY header said, until the target is told; or NULL
+    PairRecord *record  # owned; what outlives the worker
     int64_t since       # OPEN: last byte; before: accepted; ENDING: the last progress
     int64_t owed        # ENDING: bytes that the other one had not acknowledged at the last look
     int64_t due_at      # when the time-out is looked at
@@ -60,6 +60,8 @@ cdef HeaderOutcome take_header(
     Pair *pair, uint8_t *buffer, CidrSet deny, bint keep, sockaddr_storage *out_client) noexcept
 cdef void hold_address(Pair *pair, TargetAddress address) noexcept
 cdef void drop_address(Pair *pair) noexcept
+cdef void name_server(Pair *pair) noexcept
+cdef void unname_server(Pair *pair) noexcept
 cdef bint send_header(Pair *pair, int version) noexcept
 cdef bint has_spoken(Pair *pair) noexcept
 cdef int64_t next_look(Pair *pair) noexcept

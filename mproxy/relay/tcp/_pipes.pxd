@@ -7,6 +7,8 @@ warmest first; nobody leaves it from its middle, so one pointer is enough.
 
 from libc.stdint cimport int64_t, uint32_t
 
+from mproxy.relay.tcp._pair_record cimport PipeRecord
+
 
 cdef enum:
     PIPE_BYTES = 524288       # 128 pages; 50 streams take a fifth less CPU than with half the size, one stream as much
@@ -16,6 +18,7 @@ cdef enum:
 
 
 cdef struct Pipe:
+    PipeRecord *record  # what outlives the worker
     int read_fd        # where bytes come out
     int write_fd       # where bytes go in
     uint32_t capacity  # bytes in whole pages; parts of pages fill it sooner
@@ -34,6 +37,10 @@ cdef class PipePool:
 
     cdef Pipe *take(self, int64_t now) noexcept
     cdef Pipe *make(self) noexcept
+    cdef Pipe *adopt(self, PipeRecord *record, uint32_t held) noexcept
     cdef void give(self, Pipe *pipe) noexcept
     cdef void close_one(self) noexcept
     cdef void trim(self) noexcept
+
+
+cdef void close_strange_pipes() noexcept nogil

@@ -14,7 +14,9 @@ from libc.errno cimport ETIMEDOUT
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc
 
+from mproxy.ground._arena cimport arena_turn
 from mproxy.ground._sockaddr cimport sockaddr, sockaddr_storage
+from mproxy.ground._stores cimport store_whole
 from mproxy.io._accept cimport Acceptor
 from mproxy.io._loop cimport Source, Work
 from mproxy.io._socket cimport IPPROTO_TCP, SOL_SOCKET, SO_OOBINLINE, TCP_NODELAY, reset_on_close, set_option
@@ -28,6 +30,7 @@ from mproxy.relay.tcp._connecting cimport advance, connect_next
 from mproxy.relay.tcp._keepalive cimport has_vanished, keep_alive
 from mproxy.relay.tcp._mover cimport AGAIN, Mover, MoveOutcome, Side, side_holds, side_mark, side_owed
 from mproxy.relay.tcp._pair cimport ENDING, GREETING, OPEN, STARVED, next_look, read_early, side_init
+from mproxy.relay.tcp._pair_record cimport PairRecord, pair_record_claim, pair_record_free, pair_record_new
 from mproxy.relay.tcp._pair_set cimport PairSet
 from mproxy.relay.tcp._race cimport Race
 from mproxy.relay.tcp._wheel cimport TICK_US
@@ -63,18 +66,30 @@ cdef void begin(TcpRule rule, int fd, const sockaddr_storage *address) noexcept:
         rule.refused += 1
         pairs.refuse(fd)
         return
-    pair = <Pair *>calloc(1, sizeof(Pair))
+    pair = pair_new(rule, pair_record_new(), fd)
     if pair == NULL:
         pairs.tally.leave(rule.slot)
         pairs.refuse(fd)
         return
-    pair_init(pair, rule, fd)
+    pair.record.key = rule.number
+    pair.record.greeting = rule.accept_proxy
+    pair.record.began_us = pair.since
+    pair.record.client.fd = fd + 1
+    pair_record_claim(pair.record)
     if rule.has_keepalive:
         keep_alive(fd, &rule.keepalive)
     if pairs.keeps_accounts and address != NULL:
         note(pair, address)
     rule.connections += 1
     rule.total += 1
+    store_whole(arena_turn, pair.record.serial)
+    welcome(rule, pair)
+    store_whole(arena_turn, 0)
+
+
+cdef void welcome(TcpRule rule, Pair *pair) noexcept:
+    """Let the new pair begin, if it is no part of a circle."""
+    cdef PairSet pairs = rule.pairs
     if rule.total % LOOK_EVERY == 0 and rule.guard.hops.look(rule.connections):
         for acceptor in rule.acceptors:
             save_hops((<Acceptor>acceptor).source.fd, rule.guard.hops.counting)
@@ -82,13 +97,14 @@ cdef void begin(TcpRule rule, int fd, const sockaddr_storage *address) noexcept:
         pairs.tell(partial(pairs.observer.on_circle, rule.key))
         reset_all(rule)
         return
+    pair.record.hops = pair.hops
     if pair.hops == 1:
         rule.refused += 1
         pair.why = IN_CIRCLE
         pair_close(pair, True)
         return
     if not rule.accept_proxy and not rule.proxy:
-        read_early(pair, pairs.loop.buffer)
+        read_early(pair, pairs.mover.buffer)
     pairs.mover.watch(&pair.client, False)
     if rule.connect_us:
         pairs.wait_until(pair, pair.since + rule.connect_us)
@@ -104,7 +120,14 @@ cdef void note(Pair *pair, const sockaddr_storage *address) noexcept nogil:
         pair.noted.began_us = pair.since
 
 
-cdef void pair_init(Pair *pair, TcpRule rule, int fd) noexcept:
+cdef Pair *pair_new(TcpRule rule, PairRecord *record, int fd) noexcept:
+    """A pair with that record, of which `fd` is the client's socket; NULL when there is no memory, for either."""
+    cdef Pair *pair = <Pair *>calloc(1, sizeof(Pair)) if record != NULL else NULL
+    if pair == NULL:
+        if record != NULL:
+            pair_record_free(record)
+        return NULL
+    pair.record = record
     side_init(&pair.client, pair, &pair.server, fd, side_ready)
     side_init(&pair.server, pair, &pair.client, -1, side_ready)
     pair.client.writable = True
@@ -117,6 +140,7 @@ cdef void pair_init(Pair *pair, TcpRule rule, int fd) noexcept:
     pair.since = rule.pairs.loop.now_us
     pair.idle_us = rule.idle_us
     rule.pairs.add(pair)
+    return pair
 
 
 cdef void reset_all(TcpRule rule) noexcept:
@@ -140,8 +164,14 @@ cdef void side_ready(Source *source, uint32_t events) noexcept:
 
 
 cdef void run_pair(Work *work) noexcept:
-    """Do what the events of this turn allow."""
+    """Do what the events of this turn allow. If that kills the process, it is known whose turn it was."""
     cdef Pair *pair = <Pair *>work.owner
+    store_whole(arena_turn, pair.record.serial)
+    take_turn(pair)
+    store_whole(arena_turn, 0)
+
+
+cdef void take_turn(Pair *pair) noexcept:
     cdef TcpRule rule = <TcpRule>pair.rule
     cdef Mover mover = rule.pairs.mover
     cdef uint64_t before = mover.moved, came = rule.bytes_in, left = rule.bytes_out
@@ -192,6 +222,12 @@ cdef void last_words(Pair *pair) noexcept:
 
 cdef void pair_due(Pair *pair, int64_t now) noexcept:
     """The time-out has fallen out of the wheel."""
+    store_whole(arena_turn, pair.record.serial)
+    time_out(pair, now)
+    store_whole(arena_turn, 0)
+
+
+cdef void time_out(Pair *pair, int64_t now) noexcept:
     cdef TcpRule rule = <TcpRule>pair.rule
     if pair.state == OPEN:
         if now >= pair.look_at and not look_after(pair, now):

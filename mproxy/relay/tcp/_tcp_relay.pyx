@@ -2,10 +2,13 @@
 
 from functools import partial
 
-from mproxy.io._accept cimport Accepting, accept_on
+from mproxy.io._accept cimport Accepting, Acceptor, accept_on
 from mproxy.io._socket cimport Target
+from mproxy.relay.rules import Rule, RuleOptions
 from mproxy.relay.tcp._closing cimport pair_close
+from mproxy.relay.tcp._going_on cimport go_on, key_of, take_in
 from mproxy.relay.tcp._pair cimport Pair
+from mproxy.relay.tcp._pipes cimport close_strange_pipes
 from mproxy.relay.tcp._relaying cimport accepted, begin, pair_due, prepare_client
 from mproxy.relay.tcp._tcp_rule cimport TcpRule
 
@@ -66,6 +69,31 @@ cdef class TcpRelay:
             return
         self.set_targets(key, [target])  # an address that was there before keeps its state: callers share it
         begin(self.rules[key], fd, NULL)
+
+    def take_over(self, records):
+        """Go on with the pairs of `find_survivors`, after all rules were added: how many do, and how many were lost.
+
+        A rule that was removed meanwhile has its connections to their end.
+        """
+        cdef TcpRule rule
+        gone, going_on = {}, 0
+        for number in records:
+            key = key_of(number)
+            rule = self.rules.get(key) or gone.get(key)
+            if rule is None:
+                rule = gone[key] = TcpRule(self.pairs, key, Rule(0, "tcp", "", 0, (), RuleOptions()))
+            going_on += go_on(rule, number)
+        close_strange_pipes()
+        return going_on, len(records) - going_on
+
+    def take_in(self, key, int fd):
+        """Begin with a connection that was accepted for a rule, as if it had just come; the descriptor is ours."""
+        take_in(self.rules[key], fd)
+
+    def listeners(self):
+        """[(key, descriptor of a listening socket), ...] of all rules."""
+        return [(key, (<Acceptor>acceptor).source.fd)
+                for key, rule in self.rules.items() for acceptor in (<TcpRule>rule).acceptors]
 
     def update(self, key, rule):
         """Set new options for the same listeners: connections accepted from now on follow them."""

@@ -14,6 +14,7 @@ from mproxy.relay.tcp._pair_set cimport PairSet
 cdef class TcpRule:
     cdef PairSet pairs            # all pairs, this rule's among them
     cdef readonly object key      # the caller's name for this rule
+    cdef int64_t number           # the same, if it is one; else 0
     cdef str targets_text         # of its targets, for people
     cdef list acceptors           # its listening sockets
     cdef Balance balance          # targets

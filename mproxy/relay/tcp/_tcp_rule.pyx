@@ -12,6 +12,7 @@ cdef class TcpRule:
     def __init__(self, PairSet pairs, key, rule):
         self.pairs = pairs
         self.key = key
+        self.number = key if isinstance(key, int) else 0
         self.slot = pairs.tally.slot(key)
         self.acceptors = []
         self.balance = Balance()
