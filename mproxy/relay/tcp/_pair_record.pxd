@@ -38,8 +38,8 @@ cdef struct PairRecord:
     int64_t began_us     # when it was accepted, by a clock that all workers share
     uint8_t greeting     # the client begins with a PROXY header
     Origin origin        # what that says; family 0: nothing
-    SideRecord client
-    SideRecord server
+    SideRecord client    # who connected to us
+    SideRecord server    # whom we connect to
 
 
 cdef struct PipeRecord:
@@ -52,7 +52,7 @@ cdef struct RelayHead:
     uint32_t serials     # given so far
     uint32_t copying     # mark of the side for which the buffer was last used
     uint64_t copy_from   # place, among the bytes for that side, of the first one in the buffer
-    PipeRecord pipes[PIPE_PLACES]
+    PipeRecord pipes[PIPE_PLACES]  # in any order, with gaps
 
 
 cdef RelayHead *relay_head     # in the arena, if there is one
