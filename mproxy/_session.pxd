@@ -76,6 +76,7 @@ cdef class Session:
     cdef bint comparing                    # the peer's list is being compared with ours
     cdef uint32_t listed_id                # newest stream that a client had opened when it made its list,
     cdef uint32_t listed_served            # and that it knew of ours
+    cdef readonly bint met                 # the peer has named the session: the WELCOME of a new one has arrived
     cdef bytes close_reason                # why the session ended, in words
     cdef bint close_told                   # the CLOSED event was given
     # time

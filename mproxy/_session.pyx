@@ -437,6 +437,7 @@ cdef class Session:
         cdef int64_t sample
         if memcmp(self.parser.payload, self.lasting.session_id, HEARTBEAT_BYTES) != 0:
             return self.fail(CloseCode.STATE_ERROR, "HEARTBEAT of another session")
+        self.met = True
         if not frame.flags & FrameFlag.REPLY:
             self.reply_to = <int64_t>(frame.seq & INT64_MAX)
             return False
@@ -594,6 +595,7 @@ cdef Session adopt_session(config, SessionState *lasting, int64_t now):
     cdef Session session = Session.__new__(Session)
     session.begin(config, lasting)
     session.received_at = now
+    session.met = True
     if lasting.known:
         session.secret = lasting.secret[:SECRET_BYTES]
     return session

@@ -7,6 +7,7 @@ import os
 import time
 
 from mproxy import _wire
+from mproxy._early import early_words, note_early
 from mproxy._wire import CloseCode, HelloFeature
 from mproxy.carrier._tls import Tls
 from mproxy.ground.errors import MproxyError, PeerError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from mproxy._session import Session
     from mproxy.carrier._tls import TlsContext
     from mproxy.endpoint._endpoint import Endpoint
     from mproxy.ground.config import CproxyConfig
@@ -46,6 +48,7 @@ class Introduction:
             config.known_hosts_file, config.host_fingerprint, lambda text: log.warning("known-hosts", why=text))
         self._tag = 0           # of the last WELCOME: by it sproxy recognises us before anything else
         self._epoch = 0
+        self._early: dict[int, int] = {}  # by the epoch of a HELLO, how many bytes of the application went with it
         self.under_way = False  # HELLO was said and is waiting for its answer
 
     def open_key(self) -> None:
@@ -104,6 +107,10 @@ class Introduction:
         """HELLO was answered."""
         self.under_way = False
         self._tag = welcome.routing_tag
+        length = self._early.get(welcome.epoch)
+        if length is not None:
+            note_early(self._endpoint.session.streams, length, welcome.epoch)
+        self._early.clear()
 
     def is_stale(self, epoch: int) -> None:
         """sproxy has seen a carrier of that epoch: the next HELLO has a higher one."""
@@ -139,7 +146,17 @@ class Introduction:
         self._epoch = max(self._epoch + 1, time.time_ns() // 1000)
         former = 0 if session.session_id else self._instance.former
         hello = make_hello(self._config, session.session_id, self._instance.id, self._epoch, former)
-        return hello, session.streams.resume_list(), session.secret
+        return hello, session.streams.resume_list() + self._early_words(session), session.secret
+
+    def _early_words(self, session: Session) -> bytes:
+        """What goes with the HELLO of a new session, where the daemon is known to be sshd: should nobody answer, another
+        connection will say it again."""
+        if session.session_id or self._config.direct is None:
+            return b""
+        words, length = early_words(session.streams)
+        if words:
+            self._early[self._epoch] = length
+        return words
 
 
 def make_hello(config: CproxyConfig, session_id: bytes, instance_id: bytes, epoch: int, former: int = 0) -> Hello:

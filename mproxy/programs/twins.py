@@ -19,8 +19,8 @@ def check_twin(hello: Hello, former: Client, now: int) -> None:
     """Raise PeerError if a new session's instance is not the former one come back, but has a copy of its state.
 
     Whoever has a working carrier keeps its session, whatever the other one knows: the copy may be recent. Without one,
-    a session with streams is kept for the cproxy that knows it. A session without streams may never have been known
-    there: its WELCOME may have been lost.
+    a session with streams is kept for the cproxy that knows it. One without streams, or of which we have only heard
+    what went with its HELLO, may never have been known there: its WELCOME may have been lost.
     """
     if not hello.features & HelloFeature.RENAMES:
         return
@@ -32,7 +32,7 @@ def check_twin(hello: Hello, former: Client, now: int) -> None:
         heard = session.received_at > former.probed_at
         raise PeerError(CloseCode.TWIN, TWIN if heard else "the previous session still holds its connection",
                         int(heard))
-    if session.streams.open_count and hello.former != session_tag(session.session_id):
+    if session.met and session.streams.open_count and hello.former != session_tag(session.session_id):
         raise PeerError(CloseCode.TWIN, TWIN, 1)
 
 
