@@ -24,7 +24,8 @@ cdef Stream *early_stream(StreamSet streams) noexcept:
     return stream
 
 
-cdef uint8_t *put_frame(uint8_t *at, int type, uint32_t id, const Ring *ring, uint64_t offset, uint32_t length) noexcept:
+cdef uint8_t *put_frame(
+        uint8_t *at, int type, uint32_t id, const Ring *ring, uint64_t offset, uint32_t length) noexcept:
     """Encode a frame whose payload is in a ring; returns where the next one goes."""
     cdef Frame frame
     cdef iovec parts[2]

@@ -594,8 +594,7 @@ cdef Session adopt_session(config, SessionState *lasting, int64_t now):
     """Go on with the session of a process that is gone, whose state is now ours. `streams.adopt` brings its streams."""
     cdef Session session = Session.__new__(Session)
     session.begin(config, lasting)
-    session.received_at = now
-    session.met = True
+    session.received_at, session.met = now, True
     if lasting.known:
         session.secret = lasting.secret[:SECRET_BYTES]
     return session

@@ -2,6 +2,8 @@
 
 import os
 
+from mproxy.ground.errors import MproxyError
+
 
 def make_private_directories(path: str) -> None:
     """Make sure of a directory. It, and each one above it that is missing, is for this user alone whatever the umask:
@@ -18,3 +20,11 @@ def make_private_directories(path: str) -> None:
             raise
         make_private_directories(above)
         make_private_directories(path)
+
+
+def make_private_directory(path: str) -> None:
+    """The same; MproxyError if it cannot be made."""
+    try:
+        make_private_directories(path)
+    except OSError as error:
+        raise MproxyError(f"cannot create the directory {path}: {error.strerror}") from None

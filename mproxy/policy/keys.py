@@ -19,7 +19,7 @@ from mproxy.ground._curves import ed25519_public_of, ed25519_sign
 from mproxy.ground._wipe import wipe
 from mproxy.ground.errors import MproxyError
 from mproxy.ground.key_formats import PKCS8_PREFIX, SPKI_PREFIX, foreign_key, pem_block, pem_text
-from mproxy.ground.private_directory import make_private_directories
+from mproxy.ground.private_directory import make_private_directory
 from mproxy.io import heirlooms
 
 KEY_TYPE = "mproxy-ed25519"
@@ -137,14 +137,6 @@ def read_identity(path: str, outlive: bool = False) -> Identity | None:
 def wipe_from(buffer: bytearray, length: int) -> None:
     """Shorten a bytearray whose rest was never used, without copying it."""
     del buffer[length:]
-
-
-def make_private_directory(path: str) -> None:
-    """Make sure of a directory that only this user can enter; MproxyError otherwise."""
-    try:
-        make_private_directories(path)
-    except OSError as error:
-        raise MproxyError(f"cannot create the directory {path}: {error.strerror}") from None
 
 
 def write_new(path: str, data: bytes | bytearray) -> bool:

@@ -18,9 +18,10 @@ import stat
 from mproxy._wire import CloseCode
 from mproxy.ground.config import say_place
 from mproxy.ground.errors import MproxyError, PeerError, UsageError
+from mproxy.ground.private_directory import make_private_directory
 from mproxy.ground.words import VIA_HOST, parse_host_port
 from mproxy.policy.grants import parse_grant
-from mproxy.policy.keys import KEY_TYPE, fingerprint, make_private_directory, parse_spki, public_line
+from mproxy.policy.keys import KEY_TYPE, fingerprint, parse_spki, public_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,12 +12,10 @@ from __future__ import annotations
 import os
 import socket
 import sys
-import threading
 
 from mproxy.ground.errors import MproxyError
 from mproxy.io.stdio import check_stdio
 from mproxy.policy.announcement import announce
-from mproxy.programs.options import parse_attach, parse_attach_start
 from mproxy.service.control import MALFORMED, PATIENCE_S, ask, find_running, parse, short_path, staying_directory
 from mproxy.service.exit import exit_status
 
@@ -41,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _attach(argv: list[str] | None) -> int:
+    from mproxy.programs.options import parse_attach
     port = parse_attach(argv)
     check_stdio([0, 1])
     connection, _facts = connect(choose(port))
@@ -51,13 +50,22 @@ def _attach(argv: list[str] | None) -> int:
 
 def _attach_start(argv: list[str] | None) -> int:
     from mproxy.programs.started import join_or_start, own_daemon
-    daemon = parse_attach_start(argv) or own_daemon()
+    daemon = _parse_start(sys.argv[1:] if argv is None else argv) or own_daemon()
     check_stdio([0, 1])
     connection, facts = join_or_start(daemon, connect)
     with connection:
         os.write(1, announce(facts.get("ports", ()), facts.get("key", "")))
         splice(connection)
     return 0
+
+
+def _parse_start(argv: list[str]) -> tuple[str, int] | None:
+    """The daemon that the command line names. ssh runs the one that names none, and waits for this: the parser takes
+    10 ms, and is left out there."""
+    if argv == ["--attach", "--start"]:
+        return None
+    from mproxy.programs.options import parse_attach_start
+    return parse_attach_start(argv)
 
 
 def choose(port: int | None) -> str:
@@ -99,10 +107,11 @@ def connect(path: str) -> tuple[socket.socket, dict[str, Any]]:
         connection.sendall(b'{"command": "attach"}\n')
         answer = b""
         while not answer.endswith(b"\n") and len(answer) < LONGEST_ANSWER:
-            byte = connection.recv(1)  # what follows is for cproxy
-            if not byte:
+            there = connection.recv(LONGEST_ANSWER, socket.MSG_PEEK)
+            if not there:
                 raise ConnectionResetError
-            answer += byte
+            line, end, _rest = there.partition(b"\n")
+            answer += connection.recv(len(line + end))  # what follows is for cproxy
         connection.settimeout(None)
     except OSError:
         connection.close()
@@ -119,6 +128,7 @@ def connect(path: str) -> tuple[socket.socket, dict[str, Any]]:
 
 def splice(connection: socket.socket) -> None:
     """Pass bytes both ways until one side ends."""
+    import threading
     for fd in (0, 1):
         os.set_blocking(fd, True)
     inbound = threading.Thread(target=_feed, args=(connection,), daemon=True)

@@ -23,7 +23,7 @@ from mproxy.programs.away import AwayFacts, AwayTeller
 from mproxy.programs.common import Drain, log_reset, say_carrier, say_seconds, say_session
 from mproxy.programs.dialing import make_dialer
 from mproxy.programs.introduction import Introduction, instance_name
-from mproxy.programs.last_words import Guardian, guard, leave_for_the_dead, leave_word
+from mproxy.programs.last_words import Guard
 from mproxy.programs.listening_side import ListeningSide
 from mproxy.programs.remote_places import RemotePlaces
 from mproxy.programs.why_ended import FINAL, KEY_REFUSED_US, STARTED_ANEW, say_close
@@ -104,7 +104,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         self._yields = False      # the session gave way to another client: sproxy has --single, or no place left
         self._stopping = False
         self._asked_at: int | None = None     # when it was asked whether sproxy is there
-        self._guardian: Guardian | None = None  # of --stdio
+        self._guard = Guard(loop, config, self._instance, log)
         if config.keeper and not config.stdio:
             from mproxy.programs.succession import Succession
             self._succession = Succession(config, loop, self._instance, self._introduction)
@@ -426,6 +426,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         return self._reconnect.still_wanted()
 
     def make_caller(self, keys: LinkKeys | None = None) -> Caller:
+        self._guard.prepare()
         return self._introduction.make_caller(keys)
 
     def on_welcome(self, connection: Any, caller: Caller, welcome: Welcome) -> None:
@@ -443,8 +444,7 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
             self._owes_goodbye = False
             self._instance.began(session_tag(welcome.session_id))
             if self._config.stdio:
-                self._guardian = self._guardian or guard(self._config, self._instance, self._log)
-                leave_for_the_dead(self._config, self._instance, self._log)
+                self._guard.begin()
         else:
             self._note_loss()
         if self._config.hushed:
@@ -587,12 +587,11 @@ class Cproxy(Program, EndpointObserver, DialObserver, Inspected):
         path = self._instance.path
         if self._instance.former and self._instance.persistent and path is not None:
             self._instance.release()
-            process = self._guardian.pid if self._guardian is not None else leave_word(self._config, [path])
+            process = self._guard.leave(path)
             self._log.info("goodbye-left", process=process, why=(
                 "there is no carrier: a small process stays to tell sproxy once it answers, for an hour at most"))
-        elif self._guardian is not None:
-            self._guardian.dismiss()
-            self._guardian = None
+        else:
+            self._guard.dismiss()
         self._dialer.close(self._loop.stop)
 
 

@@ -48,7 +48,7 @@ class Introduction:
             config.known_hosts_file, config.host_fingerprint, lambda text: log.warning("known-hosts", why=text))
         self._tag = 0           # of the last WELCOME: by it sproxy recognises us before anything else
         self._epoch = 0
-        self._early: dict[int, int] = {}  # by the epoch of a HELLO, how many bytes of the application went with it
+        self._early: dict[int, int] = {}  # by a HELLO's epoch, how many bytes of the application went with it
         self.under_way = False  # HELLO was said and is waiting for its answer
 
     def open_key(self) -> None:
@@ -149,8 +149,8 @@ class Introduction:
         return hello, session.streams.resume_list() + self._early_words(session), session.secret
 
     def _early_words(self, session: Session) -> bytes:
-        """What goes with the HELLO of a new session, where the daemon is known to be sshd: should nobody answer, another
-        connection will say it again."""
+        """What goes with the HELLO of a new session, where the daemon is known to be sshd: should nobody answer, it is
+        said again on another connection."""
         if session.session_id or self._config.direct is None:
             return b""
         words, length = early_words(session.streams)

@@ -16,6 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mproxy.ground.config import CproxyConfig
     from mproxy.ground.shapes import Logger
+    from mproxy.io._loop import Loop, Timer
     from mproxy.policy.instance import Instance
 
 # Where the process finds its settings: a dictionary, as Python writes it.
@@ -60,6 +61,51 @@ class Guardian:
         except OSError:
             pass  # somebody has killed it
         os.close(self._lifeline)
+
+
+class Guard:
+    """Has a cproxy with --stdio guarded when its session begins. A process takes 10 ms to start, for which the
+    application would wait: so it is started before, while sproxy's answer is awaited."""
+
+    def __init__(self, loop: Loop, config: CproxyConfig, instance: Instance, log: Logger) -> None:
+        self._loop = loop
+        self._config, self._instance, self._log = config, instance, log
+        self._guardian: Guardian | None = None
+        self._timer: Timer | None = None
+        self._is_begun = False
+
+    def prepare(self) -> None:
+        """There may soon be a session: start it as soon as the loop has done what is to be done now."""
+        if self._config.stdio and not self._is_begun and self._timer is None:
+            self._timer = self._loop.call_later(0, self._start)
+
+    def begin(self) -> None:
+        """There is a session."""
+        self._start()
+        leave_for_the_dead(self._config, self._instance, self._log)
+
+    def _start(self) -> None:
+        if not self._is_begun:
+            self._is_begun = True
+            self._cancel()
+            self._guardian = guard(self._config, self._instance, self._log)
+
+    def leave(self, path: str) -> int | None:
+        """Have goodbye said for the instance in that file after our end; the process that will, None if there is
+        none."""
+        self._cancel()
+        return self._guardian.pid if self._guardian is not None else leave_word(self._config, [path])
+
+    def dismiss(self) -> None:
+        """There is nothing to say any more."""
+        self._cancel()
+        if self._guardian is not None:
+            self._guardian.dismiss()
+            self._guardian = None
+
+    def _cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 def guard(config: CproxyConfig, instance: Instance, log: Logger) -> Guardian | None:

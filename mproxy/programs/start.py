@@ -45,8 +45,8 @@ def cproxy() -> int | str | None:
 
 
 def sproxy() -> int | str | None:
-    """./sproxy; the exit status."""
-    return run("sproxy")
+    """./sproxy; the exit status. With --attach it is a pipe, which needs next to nothing of sproxy, and ssh waits."""
+    return run("attach" if "--attach" in sys.argv[1:] else "sproxy")
 
 
 def mproxy() -> int | str | None:
@@ -98,4 +98,4 @@ def complain(module: str, text: str) -> None:
 
 def called(module: str) -> str:
     """The name that the user called."""
-    return "mproxy" if module == "main" else module
+    return {"main": "mproxy", "attach": "sproxy"}.get(module, module)

@@ -121,7 +121,7 @@ def test_mproxy_is_pushed_there(lab):
     done = host.run("server", "echo there; exit 6")
     assert (done.returncode, done.stdout, done.stderr) == (6, "there\n", "")
     sproxy = next(line for line in lab.server.command_lines() if "--trust-attached" in line)
-    assert "mproxy sproxy" in sproxy
+    assert " sproxy --name started:" in sproxy
 
 
 def test_a_changed_host_key_is_ssh_s_business(host):

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 from tests.drivers._pysession import PySession
-from tests.unit.session_pair import SECRET, SESSION_ID, Pair, frames_of, take_all
 
 from mproxy._early import early_words, note_early
 from mproxy._session import EventKind, Session
@@ -13,6 +12,7 @@ from mproxy._wire import FrameType
 from mproxy.handshake import Welcome
 from mproxy.programs.connect import parse
 from mproxy.programs.introduction import Introduction
+from tests.unit.session_pair import SECRET, SESSION_ID, Pair, frames_of, take_all
 
 BANNER = b"SSH-2.0-OpenSSH_9.2\r\n"
 LATER = b"and what comes later"

@@ -1,7 +1,9 @@
 """What `mproxy ssh`, `connect` and `setup-ssh` make of their words, and what is remembered of a host."""
 
+import socket
 import subprocess
 import sys
+import threading
 import urllib.parse
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from mproxy.ground.errors import UsageError
 from mproxy.ground.words import percent_encoded
 from mproxy.policy.announcement import announce, find_announcement, is_announcement
 from mproxy.policy.host_record import HostRecord
+from mproxy.programs import attach
+from mproxy.programs import start as launch
 from mproxy.programs.connect import parse, parse_destination, split_plain
 from mproxy.programs.connect import split as split_connect
 from mproxy.programs.setup_ssh import change
@@ -178,3 +182,52 @@ def test_a_file_that_was_not_there():
     assert one == BLOCK.format("server")
     assert change(one, [], ["mproxy"], undo=True) == ""
     assert change("User ann\n", [], ["mproxy"], undo=True) == "User ann\n"
+
+
+# --- sproxy --attach --start, for which ssh waits
+
+def test_a_pipe_needs_next_to_nothing():
+    script = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); from mproxy.programs import attach, started;"
+              " attach._parse_start(['--attach', '--start']); print({'argparse', 'hashlib', 'json', 'threading',"
+              " 'mproxy._session', 'mproxy.carrier._tls', 'mproxy.programs.sproxy'} & set(sys.modules))")
+    done = subprocess.run([sys.executable, "-IS", "-c", script], capture_output=True, text=True, check=True, timeout=30)
+    assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize(("words", "module"), [
+    (["--attach", "--start"], "attach"), (["--attach", "6200"], "attach"), (["6200", "127.0.0.1:22"], "sproxy")])
+def test_sproxy_is_loaded_where_it_serves(monkeypatch, words, module):
+    asked = []
+    monkeypatch.setattr(sys, "argv", ["sproxy", *words])
+    monkeypatch.setattr(launch, "run", asked.append)
+    launch.sproxy()
+    assert asked == [module] and launch.called(module) == "sproxy"
+
+
+@pytest.mark.parametrize(("words", "daemon"), [
+    (["--attach", "--start"], None), (["--start", "--attach"], None),
+    (["--attach", "--start", "[::1]:22"], ("::1", 22))])
+def test_daemons_of_a_pipe(words, daemon):
+    assert attach._parse_start(words) == daemon
+
+
+def test_the_answer_of_sproxy_ends_where_cproxy_s_words_begin(tmp_path):
+    """It may come in any pieces, and what is behind it is not ours."""
+    path = tmp_path / "sproxy-1.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def serve():
+            with listener.accept()[0] as served:
+                served.recv(100)
+                for piece in (b'{"ok": tr', b'ue, "ports": [1]}\nfor cproxy'):
+                    served.sendall(piece)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        connection, facts = attach.connect(str(path))
+        thread.join(10)
+        with connection:
+            assert facts == {"ok": True, "ports": [1]}
+            assert connection.recv(100) == b"for cproxy"
