@@ -22,7 +22,7 @@ cdef struct Shape:
     int of_stream        # 1: stream must be non-zero, 0: must be zero, -1: either
 
 
-cdef Shape shapes[12]
+cdef Shape shapes[13]
 memset(shapes, 0, sizeof(shapes))
 shapes[<int>FrameType.HELLO] = Shape(HELLO_BYTES, HELLO_BYTES, 0, 0)
 shapes[<int>FrameType.WELCOME] = Shape(WELCOME_BYTES, WELCOME_BYTES, 0, 0)
@@ -36,6 +36,7 @@ shapes[<int>FrameType.RESET] = Shape(0, MAX_REASON_BYTES, 0, 1)
 shapes[<int>FrameType.GOODBYE] = Shape(0, MAX_REASON_BYTES, 0, 0)
 shapes[<int>FrameType.LISTEN] = Shape(0, MAX_TARGET_BYTES, FrameFlag.END, 0)
 shapes[<int>FrameType.LISTENING] = Shape(0, MAX_TARGET_BYTES, 0, 0)
+shapes[<int>FrameType.REST] = Shape(0, 0, 0, 0)
 
 
 cdef void encode_header(uint8_t *out, const Frame *frame) noexcept nogil:
@@ -68,7 +69,7 @@ cdef const char *check_header(const Frame *frame, uint32_t reserved) noexcept no
     cdef const Shape *shape
     if reserved != 0:
         return "frame header with reserved bits set"
-    if frame.type == 0 or frame.type > FrameType.LISTENING:
+    if frame.type == 0 or frame.type > FrameType.REST:
         if not frame.flags & FrameFlag.IGNORABLE:
             return "frame of unknown type"
         if frame.length > MAX_IGNORABLE_BYTES:

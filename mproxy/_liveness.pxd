@@ -7,7 +7,8 @@ from libc.stdint cimport int64_t
 
 
 cdef struct Liveness:
-    int64_t heartbeat_us   # interval
+    int64_t heartbeat_us   # interval of heartbeats, but at rest
+    int64_t interval_us    # the same now (_rest)
     int64_t misses         # intervals of silence that mean a dead carrier
     int64_t patience       # how many times that time is granted
     int64_t path_us        # the carrier's round trip with its variation; 0: unknown

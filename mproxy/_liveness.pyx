@@ -11,7 +11,7 @@ cdef enum:
 cdef void liveness_init(Liveness *life, int64_t heartbeat_us, int misses) noexcept:
     """Begin with a session."""
     memset(life, 0, sizeof(life[0]))
-    life.heartbeat_us = heartbeat_us
+    life.heartbeat_us = life.interval_us = heartbeat_us
     life.misses = misses
     life.patience = 1
 
@@ -43,12 +43,12 @@ cdef void liveness_note_life(Liveness *life, int64_t now) noexcept:
 
 cdef int64_t doubt_us(const Liveness *life) noexcept:
     """Silence that makes a carrier suspect: two heartbeats, or the time of two answers on a slow path."""
-    return max(min(<int64_t>2, life.misses) * life.heartbeat_us, 2 * life.path_us)
+    return max(min(<int64_t>2, life.misses) * life.interval_us, 2 * life.path_us)
 
 
 cdef int64_t liveness_death_us(const Liveness *life) noexcept:
     """Silence that ends it."""
-    return max(life.misses * life.heartbeat_us, 4 * life.path_us) * life.patience
+    return max(life.misses * life.interval_us, 4 * life.path_us) * life.patience
 
 
 cdef int64_t answer_us(const Liveness *life) noexcept:
@@ -78,8 +78,8 @@ cdef bint liveness_check(Liveness *life, int64_t now) noexcept:
     cdef int64_t late = now - liveness_deadline(life)
     if late < 0:
         return False
-    if late > life.heartbeat_us // 2 and now - life.alive_at > life.heartbeat_us:
-        life.alive_at = now - life.heartbeat_us
+    if late > life.interval_us // 2 and now - life.alive_at > life.interval_us:
+        life.alive_at = now - life.interval_us
     if life.unanswered_at and not life.suspect and now - life.unanswered_at >= answer_us(life):
         if life.asked and now - life.unanswered_at < 2 * answer_us(life):
             life.suspect = True

@@ -17,6 +17,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from mproxy._frames cimport Parser
 from mproxy._liveness cimport Liveness
+from mproxy._rest cimport SessionRest
 from mproxy._ring cimport iovec
 from mproxy._state cimport SessionState
 from mproxy._stream cimport Stream
@@ -81,6 +82,7 @@ cdef class Session:
     cdef bint close_told                   # the CLOSED event was given
     # time
     cdef Liveness life                     # how long the peer has been silent
+    cdef SessionRest rest                  # whether heartbeats may go less often
     cdef readonly int64_t received_at      # when the peer's last byte arrived
     cdef int64_t barrier_sent_at           # timestamp of the unanswered barrier; 0: none
     cdef int64_t reply_to                  # timestamp to echo; -1: none

@@ -21,7 +21,8 @@ from libc.stdint cimport INT64_MAX, int32_t, uint8_t, uint16_t
 from libc.string cimport memcmp, memcpy
 
 from mproxy._frames cimport Frame, ParseResult, encode_header, parser_init, parser_next
-from mproxy._liveness cimport liveness_attach, liveness_check, liveness_deadline, liveness_heard, liveness_init
+from mproxy._liveness cimport liveness_check, liveness_deadline, liveness_heard, liveness_init
+from mproxy._rest cimport rest_ask, rest_attach, rest_heard, rest_look, rest_take
 from mproxy._ring cimport iovec, ring_used
 from mproxy._state cimport (
     SessionState, StreamState, id_here, opened_here, session_note_asked, session_state_claim, session_state_new,
@@ -73,6 +74,7 @@ cdef class Session:
         self.budget = config.session_budget_bytes
         self.max_streams = config.max_streams
         liveness_init(&self.life, config.heartbeat_us, config.misses)
+        self.rest.wanted_us = 0 if self.is_server else config.idle_heartbeat_us
         self.state = CarrierState.NO_CARRIER if lasting.close_code < 0 else CarrierState.CLOSED_FOR_GOOD
         self.close_reason = b""
         self.reply_to = -1
@@ -125,7 +127,7 @@ cdef class Session:
             raise MemoryError
         self.state = CarrierState.RESUMING
         self.received_at = now
-        liveness_attach(&self.life, now)
+        rest_attach(&self.rest, &self.life, now)
         self.barrier_sent_at = 0
         self.reply_to = -1
 
@@ -225,6 +227,7 @@ cdef class Session:
 
     cpdef handle_timeout(self, int64_t now):
         """Send what is due and look at the silence: `suspect` and `dead` may become true."""
+        rest_look(&self.rest, &self.life, self.lasting, now)
         if liveness_check(&self.life, now):
             self.probe(now)
 
@@ -240,20 +243,15 @@ cdef class Session:
         """Send a heartbeat, and the acks that have waited, now."""
         self.transmitter.acks_now()
         self.add_heartbeat(0, now, 0)
-        self.life.heartbeat_at = now + self.life.heartbeat_us
+        self.life.heartbeat_at = now + self.life.interval_us
+        rest_ask(&self.rest, &self.life, self.streams, now)
 
     cdef void add_heartbeat(self, int flags, uint64_t seq, uint64_t ack) noexcept:
         """Queue a heartbeat; one that asks for an echo becomes the barrier when none is under way."""
-        cdef Frame frame
+        cdef Frame frame = Frame(FrameType.HEARTBEAT, <uint8_t>flags, 0, HEARTBEAT_BYTES, seq, ack)
         cdef uint8_t data[HEADER_BYTES + HEARTBEAT_BYTES]
         if ring_used(&self.transmitter.control) > CONTROL_BYTES:
             return
-        frame.type = FrameType.HEARTBEAT
-        frame.flags = <uint8_t>flags
-        frame.stream = 0
-        frame.length = HEARTBEAT_BYTES
-        frame.seq = seq
-        frame.ack = ack
         encode_header(data, &frame)
         memcpy(data + HEADER_BYTES, self.lasting.session_id, HEARTBEAT_BYTES)
         if self.transmitter.add_control(data, sizeof(data)) == 0 and flags == 0 and self.barrier_sent_at == 0:
@@ -293,6 +291,8 @@ cdef class Session:
             return self.on_resume(event)
         if frame.type == FrameType.HELLO or frame.type == FrameType.WELCOME:
             return self.fail(CloseCode.STATE_ERROR, "HELLO or WELCOME inside a session")
+        if frame.type == FrameType.REST:
+            return rest_take(&self.rest, &self.life, self.streams, self.lasting, frame.seq, self.received_at)
         if not FrameType.HELLO <= frame.type <= FrameType.LISTENING:
             return False
         if self.state != CarrierState.ACTIVE:
@@ -440,6 +440,7 @@ cdef class Session:
         self.met = True
         if not frame.flags & FrameFlag.REPLY:
             self.reply_to = <int64_t>(frame.seq & INT64_MAX)
+            rest_heard(&self.rest, &self.life, self.received_at)
             return False
         # A peer that read several heartbeats at once echoes the newest of them.
         if self.barrier_sent_at == 0 or not self.barrier_sent_at <= <int64_t>frame.ack <= self.received_at:

@@ -39,6 +39,7 @@ cpdef enum FrameType:
     GOODBYE = 9    # end of the session, with the reason
     LISTEN = 10    # cproxy asks sproxy to listen
     LISTENING = 11  # sproxy's answer: it does, or why not
+    REST = 12      # IGNORABLE: cproxy's heartbeats come less often now; seq is their interval
 
 
 cpdef enum FrameFlag:

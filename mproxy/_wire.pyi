@@ -65,6 +65,7 @@ class FrameType(IntEnum):
     GOODBYE = 9
     LISTEN = 10
     LISTENING = 11
+    REST = 12
 
 class HelloFeature(IntEnum):
     RENAMES = 1

@@ -69,5 +69,6 @@ cdef class Carrier:
     cdef void idle(self) noexcept
     cdef void bound(self, bint on) noexcept
     cdef bint report(self, PathReport *path) noexcept
+    cdef void expect(self, int64_t interval_us, int64_t death_us) noexcept
     cdef void close(self, bint abort) noexcept
     cdef void end(self, str why) noexcept

@@ -39,6 +39,9 @@ cdef class Carrier:
     cdef void bound(self, bint on) noexcept:
         """The peer is read more slowly than it would like: let little pile up on this side. Off: back to normal."""
 
+    cdef void expect(self, int64_t interval_us, int64_t death_us) noexcept:
+        """How far apart the peer's signs of life are from now on, and what silence the session counts as death."""
+
     cdef bint report(self, PathReport *path) noexcept:
         """Report on the path, when the endpoint is in doubt; false: nothing is known of it."""
         return False

@@ -29,5 +29,8 @@ cdef class DatagramCarrier(Carrier):
     cdef readonly Link link       # the connection
     cdef LinkFrames frames        # of the session; None: `join` was not called yet
     cdef uint32_t parcels         # taken
+    cdef int64_t keepalive_us     # the link's, but at rest
+    cdef int64_t idle_us          # the link's, but at rest
+    cdef int64_t interval_us      # of heartbeats, as told last
 
     cdef void wake_endpoint(self) noexcept

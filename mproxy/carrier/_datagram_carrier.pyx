@@ -57,6 +57,8 @@ cdef class DatagramCarrier(Carrier):
         self.link = link
         self.sealed = True
         self.pulls = True
+        self.keepalive_us = link.connection.keepalive_us
+        self.idle_us = link.connection.idle_us
         link.handler = Liveliness(self)
 
     cdef void wake_endpoint(self) noexcept:
@@ -94,6 +96,13 @@ cdef class DatagramCarrier(Carrier):
         path.packets = <uint32_t>channel.in_packets
         path.data_packets = self.parcels
         return True
+
+    cdef void expect(self, int64_t interval_us, int64_t death_us) noexcept:
+        if interval_us != self.interval_us:
+            self.interval_us = interval_us
+            self.link.connection.expect(self.keepalive_us if interval_us <= self.keepalive_us else 2 * interval_us,
+                                        max(self.idle_us, 4 * death_us), self.loop.now_us)
+            self.link.wake()
 
     cdef void close(self, bint abort) noexcept:
         if self.frames is not None:

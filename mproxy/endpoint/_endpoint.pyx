@@ -7,7 +7,7 @@ from functools import partial
 from libc.errno cimport EMFILE, errno
 from libc.stdint cimport uint16_t
 
-from mproxy._liveness cimport liveness_note_life
+from mproxy._liveness cimport liveness_death_us, liveness_note_life
 from mproxy._parcel_reader cimport ParcelReader
 from mproxy._ring cimport iovec
 from mproxy._session cimport CarrierState, EventKind, SessionEvent
@@ -22,7 +22,7 @@ from mproxy.endpoint._app cimport (
 from mproxy.endpoint._cost cimport cost_begin, cost_end, cost_init
 from mproxy.endpoint._daemon cimport daemon_dial, daemon_next
 from mproxy.endpoint._news cimport is_news
-from mproxy.endpoint._vitals cimport vitals_attach, vitals_died, vitals_examine, vitals_news
+from mproxy.endpoint._vitals cimport vitals_attach, vitals_died, vitals_examine, vitals_news, vitals_sent
 from mproxy.ground._arena cimport arena_turn
 from mproxy.ground._stores cimport store_whole
 from mproxy.io._loop cimport BUFFER_BYTES, CROWD
@@ -422,10 +422,8 @@ cdef class Endpoint:
 
     cdef void note_unanswered(self) noexcept:
         """Something was sent: from now on applications' bytes are to be answered."""
-        if self.session.life.unanswered_at == 0 and self.session.streams.out_held > 0:
-            self.session.life.unanswered_at = self.loop.now_us
-            if self.session.deadline() < self.armed_at:
-                self.arm()
+        if vitals_sent(self.session, self.loop.now_us) and self.session.deadline() < self.armed_at:
+            self.arm()
 
     # ---- carrier
 
@@ -480,6 +478,7 @@ cdef class Endpoint:
             liveness_note_life(&self.session.life, self.loop.now_us)  # it is this side that does not read
         vitals_examine(&self.vitals, self.session, self.carrier, self.loop.now_us)
         self.session.handle_timeout(self.loop.now_us)
+        self.carrier.expect(self.session.life.interval_us, liveness_death_us(&self.session.life))
         self.loop.schedule(&self.work)
         if self.session.life.dead:
             vitals_died(&self.vitals, self.session)

@@ -26,5 +26,6 @@ cdef struct Vitals:
 
 cdef void vitals_attach(Vitals *vitals, Session session, int64_t now) noexcept
 cdef void vitals_examine(Vitals *vitals, Session session, Carrier carrier, int64_t now) noexcept
+cdef bint vitals_sent(Session session, int64_t now) noexcept
 cdef int vitals_news(Vitals *vitals, Session session) noexcept
 cdef void vitals_died(Vitals *vitals, Session session) noexcept

@@ -3,6 +3,7 @@
 from libc.string cimport memset
 
 from mproxy._liveness cimport liveness_death_us, liveness_note_life, liveness_note_path
+from mproxy._rest cimport rest_look
 from mproxy.carrier._carrier cimport PathReport
 
 
@@ -36,7 +37,7 @@ cdef void vitals_examine(Vitals *vitals, Session session, Carrier carrier, int64
     cdef uint64_t released = session.lasting.out_bytes - session.streams.out_held
     cdef bint held = session.streams.out_held > 0 and released == vitals.released
     vitals.released = released
-    if held or session.life.unanswered_at or now - session.life.alive_at >= session.life.heartbeat_us:
+    if held or session.life.unanswered_at or now - session.life.alive_at >= session.life.interval_us:
         look(vitals, session, carrier, now)
 
 
@@ -49,7 +50,7 @@ cdef void look(Vitals *vitals, Session session, Carrier carrier, int64_t now) no
     if not carrier.report(&path):
         return
     liveness_note_path(&session.life, path.answer_us)
-    if path.repeats >= repeats and path.silent_us < 2 * session.life.heartbeat_us:
+    if path.repeats >= repeats and path.silent_us < 2 * session.life.interval_us:
         vitals.loses_full = True
     if vitals.looked_at > session.received_at:
         if path.data_packets != vitals.data_packets or path.acked_bytes - vitals.acked_bytes > MUCH_BYTES:
@@ -60,6 +61,16 @@ cdef void look(Vitals *vitals, Session session, Carrier carrier, int64_t now) no
     vitals.acked_bytes = path.acked_bytes
     vitals.packets = path.packets
     vitals.data_packets = path.data_packets
+
+
+cdef bint vitals_sent(Session session, int64_t now) noexcept:
+    """Something was sent. True: bytes of applications, and they are the first to wait for a sign of life; or they have
+    ended the session's rest."""
+    cdef bint woken = session.rest.on and rest_look(&session.rest, &session.life, session.lasting, now)
+    if session.life.unanswered_at != 0 or session.streams.out_held == 0:
+        return woken
+    session.life.unanswered_at = now
+    return True
 
 
 cdef int vitals_news(Vitals *vitals, Session session) noexcept:

@@ -165,6 +165,10 @@ class SessionConfig(Config):
     # dead peer.
     heartbeat_us = Setting(SECOND_US, 10 * MILLISECOND_US, HOUR_US)
 
+    # Microseconds from one heartbeat to the next at rest (no byte of an application for ten heartbeats, none that waits
+    # for its ack), as cproxy asks for; 0: as always. Below 30 s, after which many a NAT forgets a UDP mapping.
+    idle_heartbeat_us = Setting(0, 0, HOUR_US)
+
     # Heartbeat intervals without a byte after which the carrier is given up. Nearly one interval of silence
     # is normal, so 1 would kill living carriers; one lost packet costs a retransmission timeout of 200 ms and
     # more, so 2 suits only long intervals.
@@ -188,6 +192,9 @@ class SessionConfig(Config):
     max_streams = Setting(20_000, 1, 1_000_000)
 
     def _check(self) -> None:
+        if 0 < self.idle_heartbeat_us < self.heartbeat_us:
+            raise UsageError(f"--idle-heartbeat {format_duration(self.idle_heartbeat_us)}: must not be less than"
+                             f" --heartbeat, which is {format_duration(self.heartbeat_us)}")
         if self.session_budget_bytes < self.window_bytes:
             raise UsageError(
                 f"--session-budget {format_size(self.session_budget_bytes)}: out of range"

@@ -338,6 +338,9 @@ def cproxy_parser() -> OneLineParser:
     parser.add(group, "--idle", parse_duration, metavar="TIME", help=(
         "keep the connection to sproxy this long after the last application has left (default"
         f" {_show(CproxyConfig.idle_us)})"))
+    parser.add(group, "--idle-heartbeat", parse_duration, metavar="TIME", help=(
+        "send heartbeats only this often while nothing moves, to spare a mobile radio; 25s is good (default as"
+        " --heartbeat)"))
     parser.add(group, "--connect-timeout", parse_duration, metavar="TIME", help=(
         f"give up one attempt to connect after this long (default {_show(CproxyConfig.connect_timeout_us)})"))
     group.add_argument("--stay", action="store_true", default=None, help=(
@@ -364,6 +367,7 @@ def parse_cproxy(argv: list[str] | None) -> CproxyConfig:
         "plain", "bind", "eager", "idle", "keeper", "survive", "forward", "dynamic", "remote"))
     _refuse_together(given, "plain", (
         "target", "forward", "dynamic", "remote", "carrier", "proxy", "via", "via_terminal", "eager", "idle",
+        "idle_heartbeat",
         "connect_timeout", "stay", "notify", "state_dir", "key", "known_hosts", "host_fingerprint", *_SESSION_ONLY))
     _refuse_together(given, "via", ("proxy", "stay"))
     if given.get("carrier") == "datagram":

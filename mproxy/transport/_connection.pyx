@@ -117,6 +117,14 @@ cdef class Connection:
         elif self.setup.repeat_at != NEVER:
             self.setup.due = True
 
+    cdef void expect(self, int64_t keepalive_us, int64_t idle_us, int64_t now) noexcept:
+        """Ask for a sign of life, and give the peer up, after that much silence from now on."""
+        self.keepalive_us = keepalive_us
+        self.idle_us = idle_us
+        if self.state == ConnectionState.OPEN:
+            self.keepalive_at = now + keepalive_us
+            self.idle_at = now + idle_us
+
     cpdef void abort(self, int code, bytes reason, int64_t now) noexcept:
         """Give up; the peer is told the EndCode and the reason (UTF-8, cut at MAX_END_REASON_BYTES)."""
         self.end(code, reason, now)

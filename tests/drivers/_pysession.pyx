@@ -10,6 +10,7 @@ from libc.string cimport memcpy
 from mproxy._disorder cimport disorder_reach
 from mproxy._liveness cimport liveness_note_life, liveness_note_path
 from mproxy._pool cimport pool_take
+from mproxy._rest cimport rest_look
 from mproxy._ring cimport Ring, iovec, ring_space, ring_used, ring_view
 from mproxy._session cimport EventKind, Session, SessionEvent, adopt_session
 from mproxy._state cimport SessionState, StreamState, session_state_new, stream_state_new
@@ -192,6 +193,20 @@ cdef class PySession:
     def release(self, uint32_t id):
         """The application is done with both directions."""
         self.streams.release(self.find(id))
+
+    def wakes(self, int64_t now):
+        """Applications may have done something, which ends rest."""
+        return rest_look(&self.session.rest, &self.session.life, self.session.lasting, now)
+
+    @property
+    def interval_us(self):
+        """From one heartbeat to the next, now."""
+        return self.session.life.interval_us
+
+    @property
+    def alive_at(self):
+        """Since when there has been silence."""
+        return self.session.life.alive_at
 
     def spaces(self):
         """Return the ids of the streams whose application may write again."""

@@ -199,8 +199,9 @@ class End:
         session = self.ps.session
         session.handle_timeout(self.clock.now)
         if self.carrier is not None and not self.late:
-            silent = self.clock.now - self.heard_at
-            beats = self.config.heartbeat_us
+            rests = self.world.client.config.idle_heartbeat_us > 0
+            silent = self.clock.now - (self.ps.alive_at if rests else self.heard_at)
+            beats = self.ps.interval_us
             assert session.dead == (silent >= self.config.misses * beats), f"{self.name}: dead after {silent} us"
             assert session.suspect == (silent >= min(2, self.config.misses) * beats), f"{self.name}: {silent} us"
         self.judge_carrier()
@@ -220,6 +221,7 @@ class End:
             return
         self.pumping = True
         session = self.ps.session
+        self.ps.wakes(self.clock.now)
         for stream_id in self.ps.spaces():
             app = self.apps.get(stream_id)
             if app is not None:

@@ -20,12 +20,13 @@ from traffic import ends_by_reset, read_exactly, read_to_end, reset
 class Services:
     """Both proxies as services, and where applications meet their daemons."""
 
-    def __init__(self, pair, lab, directory, listener, room=4096):
+    def __init__(self, pair, lab, directory, listener, room=4096, sproxy=(), cproxy=()):
         self.pair, self.lab = pair, lab
         self.managers = {}
         self.commands = {
-            "sproxy": [SPROXY, "--keeper", "--survive", *pair.options, SPROXY_PORT, f"127.0.0.1:{DAEMON_PORT}"],
-            "cproxy": [CPROXY, "--keeper", "--survive", *pair.options, CPROXY_PORT, pair.lab.server_address,
+            "sproxy": [SPROXY, "--keeper", "--survive", *pair.options, *sproxy, SPROXY_PORT,
+                       f"127.0.0.1:{DAEMON_PORT}"],
+            "cproxy": [CPROXY, "--keeper", "--survive", *pair.options, *cproxy, CPROXY_PORT, pair.lab.server_address,
                        SPROXY_PORT]}
         for name, host in (("sproxy", lab.server), ("cproxy", lab.client)):
             (directory / f"of-{name}").mkdir()

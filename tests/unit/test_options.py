@@ -197,12 +197,13 @@ def test_cproxy_with_every_option():
         "--bind", "10.0.0.1", "--bind", "::1", "--heartbeat", "100ms", "--misses", "5", "--window", "1MiB",
         "--session-budget", "8MiB", "--session-ttl", "1h", "--max-streams", "7",
         "--drain", "1s", "--log-level", "debug", "--log-format", "json", "--eager", "--idle", "5m",
+        "--idle-heartbeat", "25s",
         "--stay", "--target", "[::1]:80", "--connect-timeout", "3s", "--state-dir", "/s", "--key", "k",
         "--known-hosts", "kh", "--host-fingerprint", FINGERPRINT, "5200", "::1", "6200"]
     assert parse_cproxy(argv) == CproxyConfig(
         session=SessionConfig(
-            heartbeat_us=100_000, misses=5, window_bytes=MIB, session_budget_bytes=8 * MIB,
-            session_ttl_us=3600 * SECOND_US, max_streams=7),
+            heartbeat_us=100_000, idle_heartbeat_us=25 * SECOND_US, misses=5, window_bytes=MIB,
+            session_budget_bytes=8 * MIB, session_ttl_us=3600 * SECOND_US, max_streams=7),
         port=5200, sproxy_host="::1", sproxy_port=6200, bind=("10.0.0.1", "::1"),
         drain_us=SECOND_US, log_level="debug", log_format="json", eager=True, idle_us=300 * SECOND_US,
         stay=True, target=("::1", 80), connect_timeout_us=3 * SECOND_US, state_dir="/s", key="k", known_hosts="kh",
@@ -330,6 +331,8 @@ def test_sproxy_plain():
     ("cproxy --heart 1s 1 h 2", "unrecognized arguments: --heart (try 'cproxy --help')"),
     ("cproxy 1 h 2 --heartbeat", "--heartbeat: expected one argument (try 'cproxy --help')"),
     ("cproxy --heartbeat 5ms 1 h 2", "--heartbeat 5ms: out of range (10ms to 1h)"),
+    ("cproxy --idle-heartbeat 500ms 1 h 2",
+     "--idle-heartbeat 500ms: must not be less than --heartbeat, which is 1s"),
     ("cproxy --heartbeat soon 1 h 2",
      "--heartbeat soon: not a duration; use a number and a unit (us, ms, s, m, h, d), such as 100ms or 1.5h"),
     ("cproxy --window 128MiB 1 h 2",
@@ -431,10 +434,12 @@ def test_help_is_complete(program, capsys):
     words = {"session", "port", "sproxy_host", "sproxy_port", "daemon_host", "daemon_port", "direct", "ssh_name",
              "hushed"}
     if program == "sproxy":
-        words.add("connect_timeout_us")
+        words |= {"connect_timeout_us", "idle_heartbeat_us"}
     for name in shown.keys() - words:
         assert re.search(rf"\n  (-\w( \S+)?, )?{shown[name].option}[ \n]", text), name
     for name in SessionConfig.settings().keys() | {"drain_us", "max_sessions"} & shown.keys():
+        if name == "idle_heartbeat_us":
+            continue  # as another option
         assert f"(default {shown[name].format(shown[name].default)}" in " ".join(text.split()), name
     assert "examples:" in text and "kB" in text
 
