@@ -1,14 +1,26 @@
 """Hard paths: what they take away, and how soon a connection goes on."""
 
-from harness.contenders import MPROXY_TLS
+from harness.contenders import MPROXY_AUTO, MPROXY_DATAGRAM, MPROXY_TLS
 from harness.group import WorkloadGroup
-from harness.targets import absolute
-from workloads import black_hole
+from harness.targets import Limit, Target, absolute, at_most
+from workloads import bad_path, black_hole
 
 GROUP = WorkloadGroup(
     "paths",
     "Hard paths",
-    (black_hole.WORKLOAD,),
-    tuple(absolute(row, black_hole.METRIC, 10, 4, ours=MPROXY_TLS) for row in black_hole.ROWS),
-    tuple((row, black_hole.METRIC, "less is better") for row in black_hole.ROWS),
+    (black_hole.WORKLOAD, bad_path.WORKLOAD),
+    (
+        *(absolute(row, black_hole.METRIC, 10, 4, ours=MPROXY_TLS) for row in black_hole.ROWS),
+        absolute(bad_path.ROAM, bad_path.SILENCE, 1.6, 1.2, ours=MPROXY_DATAGRAM),
+        absolute(bad_path.KEYS, bad_path.P50, 1.15, ours=MPROXY_DATAGRAM),
+        at_most(bad_path.KEYS, bad_path.P99, 0.5, None, MPROXY_TLS, ours=MPROXY_DATAGRAM),
+        Target(bad_path.BULK, bad_path.SHARE, Limit(0.85, at_least=True), Limit(0.93, at_least=True), MPROXY_DATAGRAM),
+        Target(bad_path.BLOCKED, bad_path.FIRST, Limit(1.1, "over", (MPROXY_TLS,)), Limit(0.3, "over", (MPROXY_TLS,)),
+               MPROXY_AUTO),
+        absolute(bad_path.IDLE, bad_path.DAILY, 4, 2, ours=MPROXY_DATAGRAM),
+        absolute(bad_path.IDLE, bad_path.DAILY, 4, 2, ours=MPROXY_TLS),
+    ),
+    (*((row, black_hole.METRIC, "less is better") for row in black_hole.ROWS),
+     (bad_path.ROAM, bad_path.SILENCE, "less is better"), (bad_path.KEYS, bad_path.P99, "less is better"),
+     (bad_path.BULK, bad_path.SHARE, "more is better")),
 )

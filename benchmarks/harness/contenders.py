@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +24,9 @@ DIRECT = "direct"
 DIRECT_IPERF = "direct, iperf3"
 MPROXY = "mproxy"
 MPROXY_TLS = "mproxy tls"
+MPROXY_TLS_BBR = "mproxy tls, bbr"  # of the kernel: the path's hosts are set to it
+MPROXY_DATAGRAM = "mproxy datagram"
+MPROXY_AUTO = "mproxy auto"
 MPROXY_UNKEPT = "mproxy --no-keeper"
 MPROXY_PLAIN = "mproxy --plain"
 MPROXY_RELAY = "mproxy relay"
@@ -71,6 +74,12 @@ class Contender:
     needs: tuple[str, ...] = ()
     hops: int = 2
     modules: tuple[str, ...] = ()  # of Python
+
+    def with_client_options(self, *options: str) -> Contender:
+        """The same with more options of cproxy; for those that are an mproxy_pair."""
+        assert isinstance(self.start_row, partial)
+        given = self.start_row.keywords.get("cproxy", ())
+        return replace(self, start_row=partial(self.start_row, cproxy=(*given, *options)))
 
     def missing(self) -> list[str]:
         programs = [program for program in self.needs if shutil.which(program) is None]
@@ -139,7 +148,9 @@ def ssh_pair(hops: tuple[Hop, ...], work: Path) -> list[Process]:
     return [started(peers.ssh_forward(first, last, work), first, work), server]
 
 
-def mproxy_pair(options: tuple[str, ...], hops: tuple[Hop, ...], work: Path) -> list[Process]:
+def mproxy_pair(options: tuple[str, ...], hops: tuple[Hop, ...], work: Path, *, sproxy: tuple[str, ...] = (),
+                cproxy: tuple[str, ...] = ()) -> list[Process]:
+    """`options` of both, and those that one of them has alone."""
     first, last = hops
     address, _, port = first.target.rpartition(":")
     state, server_state = (
@@ -148,16 +159,21 @@ def mproxy_pair(options: tuple[str, ...], hops: tuple[Hop, ...], work: Path) -> 
     server_command = [
         str(REPOSITORY / "sproxy"),
         *options,
+        *sproxy,
         *server_state,
         "--bind",
         last.listen_address,
         str(last.port),
         last.target,
     ]
-    client_command = [str(REPOSITORY / "cproxy"), *options, *state, "--bind", first.listen_address]
+    client_command = [str(REPOSITORY / "cproxy"), *options, *cproxy, *state, "--bind", first.listen_address]
     client_command += [str(first.port), address, port]
     server = started(server_command, last, work)
     return [started(client_command, first, work), server]
+
+
+def _over_udp(carrier: str) -> StartRow:
+    return partial(mproxy_pair, (), sproxy=("--udp",), cproxy=("--carrier", carrier))
 
 
 def udp_hop(command: HopCommand, hops: tuple[Hop, ...], work: Path) -> list[Process]:
@@ -180,6 +196,9 @@ TABLE: dict[str, Contender] = {
         Contender(DIRECT_IPERF, no_proxy, ("iperf3",), hops=0),
         Contender(MPROXY, partial(mproxy_pair, (PLAINTEXT,)), _MPROXY_PROGRAMS),
         Contender(MPROXY_TLS, partial(mproxy_pair, ()), _MPROXY_PROGRAMS),
+        Contender(MPROXY_TLS_BBR, partial(mproxy_pair, ()), _MPROXY_PROGRAMS),
+        Contender(MPROXY_DATAGRAM, _over_udp("datagram"), _MPROXY_PROGRAMS),
+        Contender(MPROXY_AUTO, _over_udp("auto"), _MPROXY_PROGRAMS),
         Contender(MPROXY_UNKEPT, partial(mproxy_pair, (PLAINTEXT, NO_KEEPER)), _MPROXY_PROGRAMS),
         Contender(MPROXY_PLAIN, partial(mproxy_pair, (PLAIN,)), _MPROXY_PROGRAMS),
         Contender(MPROXY_RELAY, partial(same_program, peers.relay_hop), (str(peers.MPROXY),), hops=1),
