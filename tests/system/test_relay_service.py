@@ -196,7 +196,7 @@ def test_the_limit_of_the_relay_holds_for_all_workers(lab, relay, echo):
     assert relay.status()["totals"]["tcp"]["connections"] == 3
     for connection in served:
         connection.close()
-    assert all(echoes(connection) for connection in waiting[:3])
+    assert sum(echoes(connection) for connection in waiting) >= 3  # two ports: nobody knows which of the four
 
 
 def test_a_worker_that_dies_young_again_and_again(lab, relay, echo):
