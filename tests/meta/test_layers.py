@@ -10,8 +10,8 @@ from tests.meta.sources import PACKAGE, ROOT, externs, imports, module_name, sou
 LAYERS = [
     {"ground": ["mproxy", "mproxy._wire", "mproxy.ground", "mproxy._pool", "mproxy._ring"]},
     {"session": ["mproxy._frames", "mproxy._state", "mproxy._disorder", "mproxy._stream", "mproxy._liveness",
-                 "mproxy._transmit", "mproxy._streams", "mproxy._early", "mproxy._rest", "mproxy._session", "mproxy._listening",
-                 "mproxy._parcel_reader", "mproxy._inherit", "mproxy._dump", "mproxy.handshake"],
+                 "mproxy._transmit", "mproxy._streams", "mproxy._early", "mproxy._rest", "mproxy._session",
+                 "mproxy._listening", "mproxy._parcel_reader", "mproxy._inherit", "mproxy._dump", "mproxy.handshake"],
      "engine": [f"mproxy.transport.{name}" for name in (
          "datagram_config", "_packet", "_rtt", "_sent", "_states", "_pacer", "_congestion", "_cubic", "_bbr",
          "_outflow", "_inflow", "_acks", "_mtu", "_parcels", "_recovery", "_veil", "_channel", "_listener", "_ids",
