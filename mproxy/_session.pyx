@@ -110,8 +110,7 @@ cdef class Session:
     cpdef attach(self, uint64_t epoch, uint32_t peer_window, uint64_t peer_budget, bytes first, int64_t now):
         """Go on over a new carrier, on which `first` is sent before all else.
 
-        The old carrier must not bring or take bytes any more. Limits are what the peer offered in its HELLO or
-        WELCOME.
+        The old carrier must not bring or take bytes any more. Limits are what the peer offered (HELLO or WELCOME).
         """
         if self.state == CarrierState.CLOSED_FOR_GOOD:
             raise LocalError("the session is closed")
