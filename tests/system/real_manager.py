@@ -27,6 +27,10 @@ exec env -i container=test PATH="$PATH" "$2" --system --unit=idle.target --log-t
 """
 IDLE = "[Unit]\nDefaultDependencies=no\n"
 
+# What a system starts with. /tmp is this host's, since the test's files are there, and a beginning would empty it.
+NEVER = ("sysinit.target", "rescue.target", "emergency.target", "systemd-tmpfiles-setup.service",
+         "systemd-tmpfiles-clean.service")
+
 # What the units rely on and a checkout does not have: a place outside of /home, files that any user may read, a
 # journal.
 DROP_IN = """[Unit]
@@ -50,6 +54,8 @@ class RealManager:
         self.units = directory / "units"
         self.units.mkdir()
         (self.units / "idle.target").write_text(IDLE)
+        for name in NEVER:
+            (self.units / name).symlink_to("/dev/null")
         enter = f'echo $$ > {self.cgroup}/cgroup.procs && exec "$@"'
         self.program = host.start(
             "sh", "-c", enter, "enter", "unshare", "--pid", "--mount", "--cgroup", "--ipc", "--fork", "--kill-child",
