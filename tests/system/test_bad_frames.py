@@ -132,7 +132,7 @@ def test_ignorable_types_are_skipped(pair, lab, bystander):
     """Goal: frames of a later version that are marked as ignorable are skipped, and the session goes on."""
     bystander()
     liar = liar_with_a_stream(lab)
-    liar.send(frame(200, IGNORABLE, stream=9, seq=1, payload=b"future" * 600) + frame(10, IGNORABLE))
+    liar.send(frame(200, IGNORABLE, stream=9, seq=1, payload=b"future" * 600) + frame(99, IGNORABLE))
     liar.send(frame(DATA, stream=1, seq=5, ack=5, payload=b"again"))
     assert liar.next_frame(DATA).payload == b"again"
 
