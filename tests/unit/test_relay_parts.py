@@ -186,7 +186,8 @@ def test_counters_outlive_worker_and_rule():
     counters.told(0, {1: {"connections": 2, "total": 5, "bytes_in": 100}})
     counters.told(1, {1: {"connections": 1, "total": 1, "bytes_in": 7}})
     assert counters.of_rule(1, "tcp") == {
-        "connections": 3, "total": 6, "refused": 0, "failed": 0, "timed_out": 0, "bytes_in": 107, "bytes_out": 0}
+        "connections": 3, "total": 6, "refused": 0, "limited": 0, "failed": 0, "timed_out": 0, "bytes_in": 107,
+        "bytes_out": 0}
     counters.worker_gone(0)
     assert counters.of_rule(1, "tcp")["connections"] == 1
     assert counters.of_rule(1, "tcp")["total"] == 6
