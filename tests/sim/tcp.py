@@ -195,7 +195,7 @@ class TokenBucket(Direction):
             return
         self.busy_until += len(packet) * 1e6 / self.faults.rate
         at = max(self.clock.now, self.busy_until) + self.faults.delay
-        self.clock.at(int(at), self._arrive, packet)
+        self.clock.at(int(at), self._arrive, packet, self.clock.now, None)
 
 
 def connect(clock, faults, burst=0):

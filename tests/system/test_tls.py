@@ -341,7 +341,7 @@ def test_an_editor_and_a_deployment_end_nothing(pair, lab):
     going = Traffic([pair.app()])
     going.goes_on(more=1000)
     file = state_dir(lab.server) / "authorized_keys"
-    for trouble in (lambda: os.truncate(file, 0), file.unlink, lambda: file.chmod(0o664)):
+    for trouble in (lambda: os.truncate(file, 0), file.unlink, lambda: file.chmod(0o666)):
         trouble()
         keys_are(pair, 0)
         outage(1)
